@@ -1,0 +1,68 @@
+//! What the user asked for, as plain data. Imports nothing of the crate.
+
+use std::path::PathBuf;
+
+/// A whole machine, before it exists.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// bzImage or PVH ELF; `None` only with `incoming`.
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line.
+    pub append: String,
+    /// Guest RAM in bytes, a multiple of 4096, at most 64 GiB.
+    pub memory: u64,
+    /// vCPUs, 1 to 8.
+    pub cpus: u8,
+    /// virtio-blk devices, in order.
+    pub disks: Vec<Disk>,
+    /// virtio-net devices, in order.
+    pub nets: Vec<Net>,
+    /// Where the serial console goes.
+    pub serial: Serial,
+    /// QMP socket.
+    pub control: Option<PathBuf>,
+    /// Wait for a migration instead of booting.
+    pub incoming: Option<Address>,
+}
+
+/// One virtio-blk device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Raw image.
+    pub path: PathBuf,
+    /// Guest and host may not write.
+    pub read_only: bool,
+}
+
+/// One virtio-net device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// Tap interface, made if it does not exist.
+    pub tap: String,
+    /// Guest's address; `None`: 52:54:00:12:34:56 plus the device's index, as QEMU.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// The host side of the serial port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Serial {
+    /// The terminal minivmm was started from, in raw mode.
+    Stdio,
+    /// Output to a file, no input.
+    File(PathBuf),
+    /// A new pseudo-terminal; its path is printed.
+    Pty,
+    /// Nowhere.
+    None,
+}
+
+/// Where a migration goes to or comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// `unix:PATH`
+    Unix(PathBuf),
+    /// `tcp:HOST:PORT`
+    Tcp(String),
+}

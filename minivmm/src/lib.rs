@@ -1,0 +1,8 @@
+//! minivmm: a small KVM virtual-machine monitor that boots Linux and live-migrates it with `vmstate`.
+
+pub mod bus;
+pub mod config;
+pub mod devices;
+pub mod irq;
+pub mod memory;
+pub mod vm;

@@ -1,0 +1,1 @@
+//! The lab: guest kernels, an emulated KVM host, guest workloads, and the migration demo.

@@ -1,0 +1,2 @@
+//! `#[derive(VmState)]`: see the `vmstate` crate.
+#![forbid(unsafe_code)]

@@ -1,0 +1,9 @@
+//! Bytes in and out: big-endian, no framing of its own.
+//!
+//! [`Writer`] cannot fail; [`Reader`] tells "not enough bytes yet" from "wrong bytes", and knows the stream offset.
+
+mod reader;
+mod writer;
+
+pub use reader::{Limits, Reader, Strictness};
+pub use writer::{Outcomes, Writer};

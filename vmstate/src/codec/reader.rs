@@ -1,0 +1,183 @@
+//! The bounded cursor of a load: every take is checked, every error carries the stream offset.
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a load accepts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strictness {
+    /// Every required section exactly once, exact names, full 32-bit versions, booleans 0 or 1.
+    #[default]
+    Strict,
+    /// What QEMU 10.0 accepts, as far as it is safe.
+    QemuCompatible,
+}
+
+/// Limits on what one load may cost, whatever the peer claims.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes that the fields of one section may allocate in sum.
+    pub allocation: usize,
+    /// How deep descriptions may nest.
+    pub depth: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { allocation: 64 << 20, depth: 32 }
+    }
+}
+
+/// A cursor over the bytes at hand.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    bytes: &'a [u8],
+    position: usize,
+    /// Stream offset of `bytes[0]`.
+    base: u64,
+    strictness: Strictness,
+    allocation_left: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader whose first byte is at stream offset `base`.
+    pub fn new(bytes: &'a [u8], base: u64, strictness: Strictness, limits: Limits) -> Self {
+        Self { bytes, position: 0, base, strictness, allocation_left: limits.allocation }
+    }
+
+    /// A strict reader from offset 0, with default limits.
+    pub fn strict(bytes: &'a [u8]) -> Self {
+        Self::new(bytes, 0, Strictness::Strict, Limits::default())
+    }
+
+    /// What this load accepts.
+    pub fn strictness(&self) -> Strictness {
+        self.strictness
+    }
+
+    /// Stream offset of the next byte.
+    pub fn offset(&self) -> u64 {
+        self.base.saturating_add(self.position as u64)
+    }
+
+    /// Bytes consumed since this reader was made.
+    pub fn consumed(&self) -> usize {
+        self.position
+    }
+
+    /// The bytes not yet consumed.
+    pub fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.position..).unwrap_or_default()
+    }
+
+    /// The next `count` bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Incomplete`] if fewer are left.
+    #[inline]
+    pub fn take(&mut self, count: usize) -> Result<&'a [u8]> {
+        match self.rest().get(..count) {
+            Some(taken) => {
+                self.position += count;
+                Ok(taken)
+            }
+            None => Err(self.incomplete(count)),
+        }
+    }
+
+    /// The next `N` bytes as an array.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Incomplete`] if fewer are left.
+    #[inline]
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        match self.rest().first_chunk::<N>() {
+            Some(taken) => {
+                self.position += N;
+                Ok(*taken)
+            }
+            None => Err(self.incomplete(N)),
+        }
+    }
+
+    /// The next `count` bytes, left in place; `None` if fewer are at hand.
+    pub fn peek(&self, count: usize) -> Option<&'a [u8]> {
+        self.rest().get(..count)
+    }
+
+    /// One byte. Errors as [`take`](Self::take).
+    #[inline]
+    pub fn u8(&mut self) -> Result<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    /// Two bytes, big-endian. Errors as [`take`](Self::take).
+    #[inline]
+    pub fn u16(&mut self) -> Result<u16> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    /// Four bytes, big-endian. Errors as [`take`](Self::take).
+    #[inline]
+    pub fn u32(&mut self) -> Result<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    /// Eight bytes, big-endian. Errors as [`take`](Self::take).
+    #[inline]
+    pub fn u64(&mut self) -> Result<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    /// Charges `bytes` to the allocation budget, before anything is allocated for the peer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Malformed`] once the budget is used up.
+    pub fn charge(&mut self, bytes: usize) -> Result<()> {
+        match self.allocation_left.checked_sub(bytes) {
+            Some(left) => {
+                self.allocation_left = left;
+                Ok(())
+            }
+            None => Err(self.malformed(format!(
+                "needs {bytes} bytes of memory, {} are left of this section's limit",
+                self.allocation_left
+            ))),
+        }
+    }
+
+    /// An error of kind `Malformed` at the current offset.
+    #[cold]
+    pub fn malformed(&self, message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Malformed, message).at(self.offset())
+    }
+
+    #[cold]
+    fn incomplete(&self, wanted: usize) -> Error {
+        let left = self.rest().len();
+        Error::new(ErrorKind::Incomplete, format!("{wanted} bytes expected, {left} left")).at(self.offset())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_big_endian_and_tells_where_it_ran_out() {
+        let mut reader = Reader::new(&[1, 2, 3, 4, 5, 6, 7], 0x10, Strictness::Strict, Limits::default());
+        assert_eq!(reader.u16().unwrap(), 0x0102);
+        assert_eq!(reader.u32().unwrap(), 0x0304_0506);
+        let error = reader.u16().unwrap_err();
+        assert!(error.is_incomplete());
+        assert_eq!(error.to_string(), "at 0x16: 2 bytes expected, 1 left");
+        assert_eq!(reader.u8().unwrap(), 7, "a failed take consumes nothing");
+    }
+
+    #[test]
+    fn budget_is_charged_once_and_then_refuses() {
+        let mut reader = Reader::new(&[], 0, Strictness::Strict, Limits { allocation: 10, depth: 1 });
+        reader.charge(6).unwrap();
+        assert_eq!(reader.charge(5).unwrap_err().kind(), ErrorKind::Malformed);
+        reader.charge(4).unwrap();
+    }
+}

@@ -1,0 +1,95 @@
+//! The byte sink of a save: big-endian puts, and the outcomes that the bytes alone do not show.
+
+/// The run-time decisions of one save, in wire order: whether a conditional field or a subsection was sent (0 or 1),
+/// how many elements a counted array had, how many bytes a custom field took.
+///
+/// A description plus its outcomes fixes every offset, which is how the stream's self-description is written
+/// without a second walk over the device.
+pub type Outcomes = Vec<u32>;
+
+/// A growing buffer of encoded state.
+#[derive(Debug, Default)]
+pub struct Writer {
+    bytes: Vec<u8>,
+    outcomes: Option<Outcomes>,
+}
+
+impl Writer {
+    /// An empty buffer that does not record outcomes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty buffer that records outcomes, for a self-description.
+    pub fn recording() -> Self {
+        Self { bytes: Vec::new(), outcomes: Some(Outcomes::new()) }
+    }
+
+    /// Appends raw bytes.
+    #[inline]
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Appends one byte.
+    #[inline]
+    pub fn u8(&mut self, value: u8) {
+        self.bytes.push(value);
+    }
+
+    /// Appends two bytes, big-endian.
+    #[inline]
+    pub fn u16(&mut self, value: u16) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    /// Appends four bytes, big-endian.
+    #[inline]
+    pub fn u32(&mut self, value: u32) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    /// Appends eight bytes, big-endian.
+    #[inline]
+    pub fn u64(&mut self, value: u64) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    /// Appends `count` zero bytes.
+    pub fn zeros(&mut self, count: usize) {
+        self.bytes.resize(self.bytes.len() + count, 0);
+    }
+
+    /// Notes a run-time decision; see [`Outcomes`].
+    #[inline]
+    pub fn outcome(&mut self, value: u32) {
+        if let Some(outcomes) = &mut self.outcomes {
+            outcomes.push(value);
+        }
+    }
+
+    /// Bytes written so far.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// True if nothing was written.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// What was written so far.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// The bytes, and the outcomes (empty if this writer does not record).
+    pub fn into_parts(self) -> (Vec<u8>, Outcomes) {
+        (self.bytes, self.outcomes.unwrap_or_default())
+    }
+}

@@ -1,0 +1,65 @@
+//! Guest RAM: blocks, pages, dirty bitmaps, rounds.
+
+use crate::error::Result;
+
+/// Bytes of a page, the unit of the dirty bitmap and of a page record (QEMU's `TARGET_PAGE_SIZE` on x86).
+pub const PAGE_SIZE: u64 = 4096;
+
+/// A named stretch of guest RAM; both sides must know the same names with the same lengths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RamBlock {
+    /// Name, as `microvm.ram`; at most 255 bytes.
+    pub name: String,
+    /// Length in bytes, a multiple of [`PAGE_SIZE`].
+    pub len: u64,
+}
+
+/// The embedder's guest memory. Offsets are in bytes from the start of a block; `block` is an index into
+/// [`blocks`](Self::blocks).
+pub trait GuestRam {
+    /// The blocks; the same at every call.
+    fn blocks(&self) -> &[RamBlock];
+
+    /// Copies out `into.len()` bytes. The guest may write them meanwhile: its log then says so.
+    ///
+    /// # Errors
+    /// `Misuse` outside the block.
+    fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()>;
+
+    /// Copies in.
+    ///
+    /// # Errors
+    /// `Misuse` outside the block.
+    fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()>;
+
+    /// Makes a page zero; need not touch memory that already is.
+    ///
+    /// # Errors
+    /// `Misuse` outside the block.
+    fn zero_page(&self, block: usize, offset: u64) -> Result<()>;
+}
+
+/// The embedder's record of pages written since they were last cleared: vCPUs and devices together.
+pub trait DirtyLog {
+    /// Begins to record; all pages count as dirty from the engine's side.
+    ///
+    /// # Errors
+    /// What the hypervisor refuses.
+    fn start(&mut self) -> Result<()>;
+
+    /// ORs the pages of `block` written since the last call into `words` (bit 0 of word 0 is page 0).
+    ///
+    /// # Errors
+    /// What the hypervisor refuses.
+    fn sync(&mut self, block: usize, words: &mut [u64]) -> Result<()>;
+
+    /// Called before pages `first..first + count` of `block` are read for sending, in page order: a hypervisor that
+    /// write-protects late (`KVM_CLEAR_DIRTY_LOG`) does it here.
+    ///
+    /// # Errors
+    /// What the hypervisor refuses.
+    fn clear(&mut self, block: usize, first: u64, count: u64) -> Result<()>;
+
+    /// Ends recording. Must not fail: it runs on the way out of a failed migration.
+    fn stop(&mut self);
+}

@@ -1,0 +1,92 @@
+//! Descriptions as data: what a device's state looks like on the wire, version by version.
+//!
+//! No code of a device is reachable from here: a [`Description`] can be a `const` that the derive wrote, or come
+//! out of a JSON file of another release.
+
+mod shared;
+
+pub use shared::Shared;
+
+/// What one struct looks like on the wire: QEMU's `VMStateDescription` without its C pointers.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Description {
+    /// Name, as sent for sections and subsections.
+    pub name: Shared<str>,
+    /// Newest version, the one that is written.
+    pub version: u32,
+    /// Oldest version that still loads.
+    pub minimum_version: u32,
+    /// Fields in wire order.
+    pub fields: Shared<[Field]>,
+    /// Subsections in the order they are written.
+    pub subsections: Shared<[Description]>,
+}
+
+impl Description {
+    /// A description from its parts; `const`, for the derive.
+    pub const fn new(
+        name: Shared<str>,
+        version: u32,
+        minimum_version: u32,
+        fields: Shared<[Field]>,
+        subsections: Shared<[Description]>,
+    ) -> Self {
+        Self { name, version, minimum_version, fields, subsections }
+    }
+}
+
+/// One field of a [`Description`].
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Field {
+    /// Name, as the self-description shows it.
+    pub name: Shared<str>,
+    /// What its bytes are.
+    pub kind: Kind,
+    /// When it is there.
+    pub presence: Presence,
+}
+
+impl Field {
+    /// A field from its parts; `const`, for the derive.
+    pub const fn new(name: Shared<str>, kind: Kind, presence: Presence) -> Self {
+        Self { name, kind, presence }
+    }
+}
+
+/// When a field is on the wire.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Presence {
+    /// From this version of its description on (QEMU's field version; 0 is always).
+    Since(u32),
+    /// When the named predicate holds (QEMU's `field_exists`): an outcome the bytes do not show.
+    If(Shared<str>),
+}
+
+/// What the bytes of a field are. Integers are big-endian.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// One byte, 0 or 1.
+    Bool,
+    /// An unsigned integer of 1, 2, 4 or 8 bytes.
+    Unsigned(u8),
+    /// A two's complement integer of 1, 2, 4 or 8 bytes.
+    Signed(u8),
+    /// Raw bytes of fixed length.
+    Buffer(usize),
+    /// Raw bytes, as many as the outcome says.
+    CountedBuffer,
+    /// Zero bytes that nobody reads.
+    Unused(usize),
+    /// A nested struct, inline: no name, version or length of its own on the wire.
+    Struct(Shared<Description>),
+    /// So many elements, concatenated.
+    Array(Shared<Kind>, usize),
+    /// As many elements as the outcome says, concatenated.
+    CountedArray(Shared<Kind>),
+    /// Bytes of a hand-written codec under this type name; the outcome says how many.
+    Custom(Shared<str>),
+}

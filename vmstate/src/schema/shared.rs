@@ -1,0 +1,69 @@
+//! `Shared`: a value that is either in the binary or owned, so descriptions can be constants and can be parsed.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// A shared, immutable value: a constant of the program, or counted memory.
+pub enum Shared<T: ?Sized + 'static> {
+    /// A constant.
+    Static(&'static T),
+    /// Made at run time.
+    Owned(Arc<T>),
+}
+
+impl<T: ?Sized> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match self {
+            Self::Static(value) => value,
+            Self::Owned(value) => value,
+        }
+    }
+}
+
+impl<T: ?Sized> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Static(value) => Self::Static(value),
+            Self::Owned(value) => Self::Owned(Arc::clone(value)),
+        }
+    }
+}
+
+impl<T: ?Sized + PartialEq> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl<T: ?Sized + fmt::Debug> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<T: ?Sized + fmt::Display> fmt::Display for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<T> From<T> for Shared<T> {
+    fn from(value: T) -> Self {
+        Self::Owned(Arc::new(value))
+    }
+}
+
+impl From<&str> for Shared<str> {
+    fn from(value: &str) -> Self {
+        Self::Owned(value.into())
+    }
+}
+
+impl<T> From<Vec<T>> for Shared<[T]> {
+    fn from(values: Vec<T>) -> Self {
+        Self::Owned(values.into())
+    }
+}

@@ -1,0 +1,45 @@
+//! Sections: who sends which state under which name, and in which order.
+
+use crate::codec::{Reader, Writer};
+use crate::error::Result;
+use crate::schema::Description;
+use crate::state::VmState;
+
+/// One device's state as the stream sees it: object-safe, so that a registry can hold many.
+///
+/// Implemented for every [`VmState`], and for the usual ways to share one.
+pub trait Section {
+    /// Name, versions, fields.
+    fn description(&self) -> &'static Description;
+
+    /// Appends the newest version of the state.
+    ///
+    /// # Errors
+    /// What a hook of the device refuses.
+    fn save(&mut self, out: &mut Writer) -> Result<()>;
+
+    /// Replaces the state by what `input` holds, written at `version`; or leaves all as it was.
+    ///
+    /// # Errors
+    /// Any kind, with path and offset.
+    fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()>;
+}
+
+impl<T: VmState> Section for T {
+    fn description(&self) -> &'static Description {
+        T::DESCRIPTION
+    }
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        crate::state::Wire::save(self, out)
+    }
+
+    fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
+        let mut undo = T::Undo::default();
+        let loaded = self.load_version(input, version, &mut undo);
+        if loaded.is_err() {
+            self.undo(undo);
+        }
+        loaded
+    }
+}

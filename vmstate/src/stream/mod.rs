@@ -1,0 +1,1 @@
+//! The stream's grammar: header, configuration, sections, commands, end, self-description.
