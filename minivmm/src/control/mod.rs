@@ -5,7 +5,9 @@ mod client;
 mod qmp;
 mod report;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Client, ClientError};
-pub use qmp::Session;
+pub use qmp::{CommandTooLong, Session};
 pub use socket::{ControlError, Server};

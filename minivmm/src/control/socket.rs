@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
@@ -27,6 +27,9 @@ const OUTGOING_MAX: usize = 256;
 
 /// How long a client may leave a message unread before it is cut off.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the clients together may take, at the end, to read what is on its way to them.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -109,11 +112,18 @@ impl Drop for Server {
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
-        // Readers see the end of their input; replies and events on their way still go out, within the write timeout.
+        // Readers see the end of their input; replies and events on their way still go out, for a while.
         // The list is taken out first: an event would have to wait for its lock.
         let clients = std::mem::take(&mut *lock(&self.clients));
-        for client in clients {
+        for client in &clients {
             let _ = client.stream.shutdown(Shutdown::Read);
+        }
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        for client in clients {
+            while !client.thread.is_finished() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let _ = client.stream.shutdown(Shutdown::Both);
             let _ = client.thread.join();
         }
         // Another process may have put its own socket there meanwhile.
