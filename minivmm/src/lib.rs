@@ -6,5 +6,7 @@ pub mod config;
 pub mod control;
 pub mod devices;
 pub mod irq;
+pub mod kvm;
 pub mod memory;
+pub mod migration;
 pub mod vm;

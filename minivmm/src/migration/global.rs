@@ -1,6 +1,7 @@
 //! Sections `timer` and `globalstate`: what belongs to the machine as a whole.
 
 use vmstate::VmState;
+use vmstate::state::Unused;
 
 use crate::vm::RunState;
 
@@ -11,8 +12,10 @@ use crate::vm::RunState;
 pub struct Timer {
     /// Offset of QEMU's tick counter; 0 under KVM.
     pub cpu_ticks_offset: i64,
+    #[vmstate(since = 2)]
+    unused: Unused<8>,
     /// The machine's clock in ns.
-    #[vmstate(since = 2, pad_before = 8)]
+    #[vmstate(since = 2)]
     pub cpu_clock_offset: i64,
 }
 

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kvm_bindings::{
-    KVM_VCPUEVENT_VALID_PAYLOAD, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SMM, kvm_vcpu_events,
-};
+use kvm_bindings::{KVM_VCPUEVENT_VALID_PAYLOAD, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SMM, kvm_vcpu_events};
 use vmstate::VmState;
 
 use super::cpu::Cpu;

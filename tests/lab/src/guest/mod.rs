@@ -1,3 +1,6 @@
 //! stub
 pub const ROLE: &str = "guest";
-pub(crate) fn main() -> ! { crate::pid1::mount_all(); crate::pid1::power_off() }
+pub(crate) fn main() -> ! {
+    crate::pid1::mount_all();
+    crate::pid1::power_off()
+}

@@ -1,0 +1,3 @@
+//! The only ioctls.
+
+pub mod state;
