@@ -15,7 +15,7 @@ pub(crate) struct Timers {
 #[derive(VmState, Default)]
 #[vmstate(name = "fw_cfg", version = 2, minimum_version = 1)]
 #[vmstate(subsection(name = "fw_cfg/dma", version = 0))]
-#[vmstate(subsection(name = "fw_cfg/acpi_mr", version = 1))]
+#[vmstate(subsection(name = "fw_cfg/acpi_mr"))]
 pub(crate) struct FwCfg {
     cur_entry: u16,
     #[vmstate(name = "cur_offset", exists = Self::is_version_1, wire = u16)]
