@@ -2,7 +2,9 @@
 
 pub mod boot;
 pub mod bus;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod devices;
 pub mod error;
 pub mod irq;

@@ -1,5 +1,7 @@
 //! Device models. They see guest memory, interrupt lines and bytes; never KVM.
 
+pub mod serial;
+
 use std::time::Duration;
 
 /// What the machine asks of a device that does work of its own (threads, host I/O).
