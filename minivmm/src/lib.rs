@@ -1,7 +1,9 @@
 //! minivmm: a small KVM virtual-machine monitor that boots Linux and live-migrates it with `vmstate`.
 
 pub mod bus;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod devices;
 pub mod irq;
 pub mod memory;

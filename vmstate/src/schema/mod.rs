@@ -89,4 +89,6 @@ pub enum Kind {
     CountedArray(Shared<Kind>),
     /// Bytes of a hand-written codec under this type name; the outcome says how many.
     Custom(Shared<str>),
+    /// No bytes: the place where a device checks what it has so far (QEMU's `VMSTATE_VALIDATE`).
+    Check,
 }
