@@ -3,6 +3,7 @@
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod devices;
 pub mod irq;
