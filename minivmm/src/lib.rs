@@ -4,6 +4,7 @@ pub mod boot;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod devices;
 pub mod error;
