@@ -1,6 +1,7 @@
 //! Device models. They see guest memory, interrupt lines and bytes; never KVM.
 
 pub mod serial;
+pub mod virtio;
 
 use std::time::Duration;
 

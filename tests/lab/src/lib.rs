@@ -13,4 +13,5 @@ mod pid1;
 pub mod process;
 pub mod roles;
 pub mod skip;
+pub mod tiny;
 pub mod tree;
