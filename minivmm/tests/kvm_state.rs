@@ -47,8 +47,16 @@ fn disturb(vm: &VmFd, vcpus: &[VcpuFd]) {
         sregs.gdt.base = 0xffff_8000_0000_0000;
         sregs.cr2 = 0xdead_b000;
         vcpu.set_sregs(&sregs).unwrap();
-        vcpu.set_regs(&kvm_regs { rax: 1 + n, rbx: 2, rsp: 3, r15: 4, rip: 0x1234, rflags: 0x46, ..Default::default() })
-            .unwrap();
+        vcpu.set_regs(&kvm_regs {
+            rax: 1 + n,
+            rbx: 2,
+            rsp: 3,
+            r15: 4,
+            rip: 0x1234,
+            rflags: 0x46,
+            ..Default::default()
+        })
+        .unwrap();
         let mut debug = vcpu.get_debug_regs().unwrap();
         debug.db[1] = 0x4000 + n;
         vcpu.set_debug_regs(&debug).unwrap();
