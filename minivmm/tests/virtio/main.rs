@@ -6,3 +6,4 @@ mod blk;
 mod driver;
 mod hostile;
 mod mmio;
+mod state;

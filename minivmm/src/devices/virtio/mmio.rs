@@ -47,7 +47,7 @@ pub struct Virtio<M: Model> {
     pub(super) registers: Registers,
     pub(super) worker: Worker<M>,
     /// Features of model, rings and transport.
-    offered: u64,
+    pub(super) offered: u64,
 }
 
 impl<M: Model> Virtio<M> {

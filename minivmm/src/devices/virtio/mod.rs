@@ -9,12 +9,19 @@ mod interrupt;
 pub mod mmio;
 mod queue;
 mod registers;
+mod state;
+mod wire;
 mod worker;
 
 use std::os::fd::RawFd;
 
+use vmstate::codec::{Reader, Writer};
+use vmstate::error::Result;
+use vmstate::schema::Description;
+
 pub use self::interrupt::Interrupt;
 pub use self::queue::{Broken, Chain, Ring, Segments};
+pub use self::state::Snapshot;
 pub use self::worker::Io;
 
 /// Largest queue the transport offers, as QEMU's virtio-mmio (its `VIRTQUEUE_MAX_SIZE`).
@@ -48,6 +55,30 @@ pub trait Model: Send + 'static {
     /// # Errors
     /// A ring or a request breaks the protocol: the device stops until the guest resets it.
     fn process(&mut self, io: &mut Io<'_>) -> Result<(), Broken>;
+
+    /// What of it is guest state, and not in the configuration alone.
+    type State;
+
+    /// The section: its name and version, and one field `virtio`.
+    const DESCRIPTION: &'static Description;
+
+    /// The state now.
+    fn state(&self) -> Self::State;
+
+    /// Replaces the state.
+    fn set_state(&mut self, state: Self::State);
+
+    /// Appends the device's own part of the section.
+    ///
+    /// # Errors
+    /// What a nested struct refuses.
+    fn save_state(&mut self, out: &mut Writer) -> Result<()>;
+
+    /// Reads the device's own part; `config` and the low word of `features` came before it.
+    ///
+    /// # Errors
+    /// Any kind; nothing has changed.
+    fn load_state(&self, config: &[u8], features: u64, input: &mut Reader<'_>) -> Result<Self::State>;
 
     /// A descriptor whose readiness makes work, watched for edges.
     fn source(&self) -> Option<RawFd>;

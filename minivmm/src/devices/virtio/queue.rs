@@ -109,6 +109,13 @@ impl Ring {
         Ok(ring)
     }
 
+    /// The same ring once more, to go back to.
+    pub(super) fn duplicate(&self) -> Self {
+        // Its own state is what `try_from` accepts.
+        let queue = Queue::try_from(self.queue.state()).unwrap_or_default();
+        Self { queue, interrupt_next: true }
+    }
+
     /// True once the driver has set the queue up.
     pub fn is_ready(&self) -> bool {
         self.queue.ready()

@@ -1,9 +1,12 @@
 //! What the driver wrote to the transport's registers, kept as written: the stream carries it.
 
+use vmstate::VmState;
+
 use super::queue::Layout;
 
-/// Registers of one queue; addresses as low and high word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Registers of one queue; addresses as low and high word. On the wire as QEMU's struct of this name.
+#[derive(VmState, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[vmstate(name = "virtio_mmio/queue_state", version = 1)]
 pub(super) struct QueueRegisters {
     /// 0 until the driver writes it: the default size then holds.
     pub(super) num: u16,

@@ -89,10 +89,15 @@ impl<M: Model> Core<M> {
 
     pub(super) fn set_fault(&self, fault: Option<Broken>) {
         let tell = fault.is_some();
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+        self.restore_fault(fault);
         if tell {
             self.interrupt.raise_config();
         }
+    }
+
+    /// The same, without telling the driver: it was told.
+    pub(super) fn restore_fault(&self, fault: Option<Broken>) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
     fn work(&self) {

@@ -7,10 +7,16 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_blk::*;
+use vmstate::codec::{Reader, Writer};
+use vmstate::error::{Error, ErrorKind, Result};
+use vmstate::schema::{Description, Field, Kind, Presence, Shared};
 
 pub use self::image::{Image, ImageError, SECTOR};
 use self::request::Worker;
 use super::{Broken, Io, Model};
+
+const FIELDS: &[Field] =
+    &[Field::new(Shared::Static("virtio"), Kind::Custom(Shared::Static("virtio")), Presence::Since(0))];
 
 /// Sectors one discard or write-zeroes may cover: what QEMU offers, 2 GiB less a sector.
 const RANGE_SECTORS_MAX: u32 = 0x003f_ffff;
@@ -46,27 +52,6 @@ impl Blk {
             features |= 1 << VIRTIO_BLK_F_RO;
         }
         Self { worker: Worker::new(image), features }
-    }
-
-    /// Checks a configuration of another host's device, and takes over what the guest has set there.
-    ///
-    /// # Errors
-    /// It is of a disk of another size.
-    pub(super) fn check_config(&self, config: &[u8]) -> Result<bool, String> {
-        let ours = self.worker.image.sectors();
-        match config.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes)) {
-            Some(theirs) if theirs == ours => {
-                Ok(config.get(WRITEBACK).map_or(self.worker.write_back, |byte| byte & 1 != 0))
-            }
-            theirs => Err(format!(
-                "the guest's disk has {} sectors of 512 bytes, the image here has {ours}",
-                theirs.unwrap_or(0)
-            )),
-        }
-    }
-
-    pub(super) fn set_write_back(&mut self, write_back: bool) {
-        self.worker.write_back = write_back;
     }
 }
 
@@ -140,6 +125,47 @@ impl Model for Blk {
                 return Ok(());
             }
         }
+    }
+
+    /// Write-back: the byte of the configuration that the driver can change.
+    type State = bool;
+
+    const DESCRIPTION: &'static Description =
+        &Description::new(Shared::Static("virtio-blk"), 2, 2, Shared::Static(FIELDS), Shared::Static(&[]));
+
+    fn state(&self) -> bool {
+        self.worker.write_back
+    }
+
+    fn set_state(&mut self, write_back: bool) {
+        self.worker.write_back = write_back;
+    }
+
+    /// The list of requests in flight, which is empty: all were finished before. An element starts with 1.
+    fn save_state(&mut self, out: &mut Writer) -> Result<()> {
+        out.u8(0);
+        Ok(())
+    }
+
+    fn load_state(&self, config: &[u8], _features: u64, input: &mut Reader<'_>) -> Result<bool> {
+        let refuse = |offset, what| Err(Error::new(ErrorKind::Rejected, what).at(offset));
+        let theirs = config.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let ours = self.worker.image.sectors();
+        if theirs != ours {
+            return refuse(
+                input.offset(),
+                format!("the guest's disk has {theirs} sectors of 512 bytes, the image here has {ours}"),
+            );
+        }
+        let offset = input.offset();
+        if input.u8()? != 0 {
+            // QEMU keeps requests that failed on the host; their form depends on the width of its pointers.
+            return refuse(
+                offset,
+                "disk requests are in flight: let the source finish them (resume it once its disk works again)".into(),
+            );
+        }
+        Ok(config.get(WRITEBACK).is_none_or(|byte| byte & 1 != 0))
     }
 
     fn source(&self) -> Option<RawFd> {
