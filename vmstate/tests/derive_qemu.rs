@@ -3,9 +3,9 @@
 mod devices;
 
 use serde_json::Value;
+use vmstate::VmState;
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 use vmstate::schema::vmdesc;
-use vmstate::VmState;
 
 /// Loads each fixture section of `name` into a fresh `T`, saves it again, and compares bytes and description.
 fn same_as_qemu<T: VmState>(name: &str, fresh: impl Fn() -> T) {
