@@ -14,6 +14,8 @@ use crate::guest::net::PEER;
 use crate::netlink;
 
 const BRIDGE: &str = "lab0";
+/// Locally administered, unicast.
+const MAC: [u8; 6] = [0x52, 0x54, 0, 0x77, 0, 1];
 
 /// The bridge, in the namespace of the thread that made it and of what it starts from then on.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ impl Network {
         }
         let bridge = |error: io::Error| Error::failed(format!("no network bridge: {error}"));
         netlink::up("lo").map_err(bridge)?;
-        netlink::add_bridge(BRIDGE).map_err(bridge)?;
+        netlink::add_bridge(BRIDGE, MAC).map_err(bridge)?;
         netlink::add_address(BRIDGE, PEER).map_err(bridge)?;
         netlink::up(BRIDGE).map_err(bridge)?;
         Ok(Self(()))

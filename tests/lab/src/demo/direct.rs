@@ -42,7 +42,7 @@ pub(super) fn migrate(scratch: &Path, roles: &Path, program: Program, kernel: &K
 
     progress.show("starting the destination", "");
     let (mut destination, uri) = bench.incoming()?;
-    let before = Timed::ask(&mut source, "mark")?;
+    let before = Timed::mark(&mut source)?;
     progress.show("migrating", "");
     source.start_migration(&uri)?;
     let migration = source.follow_migration(Instant::now() + MIGRATION, |info| {
@@ -61,12 +61,13 @@ pub(super) fn migrate(scratch: &Path, roles: &Path, program: Program, kernel: &K
 
     work(&mut progress, "letting it work on at the destination");
     progress.show("verifying", "");
-    let after = Timed::ask(&mut destination, "report")?;
+    let after = Timed::mark(&mut destination)?;
+    let verified = destination.ask("report", Instant::now() + ANSWER)?;
     let packets = peer.as_ref().map(|peer| peer.tally().report());
     destination.type_in("poweroff\n")?;
     let off = destination.process().wait(Instant::now() + ANSWER)?;
     progress.end();
-    Ok(Report { boot, before, after, migration, left_behind, packets, no_network, off: off.success() })
+    Ok(Report { boot, before, after, verified, migration, left_behind, packets, no_network, off: off.success() })
 }
 
 fn work(progress: &mut Progress, step: &str) {
@@ -77,7 +78,7 @@ fn work(progress: &mut Progress, step: &str) {
     }
 }
 
-/// An answer of the guest, and between which instants of the host it read its clocks.
+/// The guest's clocks, ticks and complaints, and between which instants of the host it read its clocks.
 #[derive(Debug)]
 pub(super) struct Timed {
     pub(super) asked: Instant,
@@ -86,9 +87,9 @@ pub(super) struct Timed {
 }
 
 impl Timed {
-    fn ask(vmm: &mut Vmm, command: &str) -> Result<Self> {
+    fn mark(vmm: &mut Vmm) -> Result<Self> {
         let asked = Instant::now();
-        let content = vmm.ask(command, asked + ANSWER)?;
+        let content = vmm.ask("mark", asked + ANSWER)?;
         Ok(Self { asked, answered: Instant::now(), content })
     }
 }

@@ -14,10 +14,12 @@ const DRIFT: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) boot: Duration,
-    /// The guest's answer just before the migration.
+    /// The guest's clocks and ticks up to the migration.
     pub(super) before: Timed,
-    /// Its verification after it.
+    /// Those from there on.
     pub(super) after: Timed,
+    /// The guest's verification of what it did.
+    pub(super) verified: Value,
     /// `query-migrate` of the source, at the end.
     pub(super) migration: Value,
     /// Run state of the source, at the end.
@@ -78,14 +80,16 @@ impl Report {
             "packets_received": self.packets,
             "checks": checks.collect::<Vec<_>>(),
             "migration": self.migration,
-            "guest": after,
+            "guest": self.verified,
         })
     }
 
     fn checks(&self) -> Vec<Check> {
-        let after = &self.after.content;
-        let (memory, disk, tick) = (&after["memory"], &after["disk"], &after["tick"]);
-        let log: Vec<_> = after["log"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let (memory, disk, tick) = (&self.verified["memory"], &self.verified["disk"], &self.after.content["tick"]);
+        let lines = |timed: &Timed| timed.content["log"].as_array().cloned().unwrap_or_default();
+        let earlier = lines(&self.before);
+        let log = lines(&self.after).into_iter().filter(|line| !earlier.contains(line));
+        let log: Vec<_> = log.map(|line| line.as_str().unwrap_or_default().to_owned()).collect();
         vec![
             check(
                 "memory verified",
@@ -116,7 +120,7 @@ impl Report {
             let detail = self.no_network.clone().unwrap_or_default();
             return Check { what: WHAT, verdict: Verdict::Skipped, detail };
         };
-        let net = &self.after.content["net"];
+        let net = &self.verified["net"];
         let count = |value: &Value| value.as_u64().unwrap_or(0);
         let (sent, came, back) = (count(&net["sent"]), count(&received["unique"]), count(&net["echoes"]["unique"]));
         let doubled = count(&received["duplicates"]) + count(&net["echoes"]["duplicates"]);
