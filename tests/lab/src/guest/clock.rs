@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 /// From one tick to the next.
 const INTERVAL: Duration = Duration::from_millis(1);
+/// Nanoseconds between two readings that count as one.
+const TOGETHER: i64 = 200_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Instants {
@@ -18,9 +20,20 @@ struct Instants {
 }
 
 impl Instants {
+    /// Both clocks at one time: read again when something came between.
     fn now() -> Self {
         let read = |clock| clock_gettime(clock).map_or(0, |time| time.tv_sec() * 1_000_000_000 + time.tv_nsec());
-        Self { monotonic: read(ClockId::CLOCK_MONOTONIC), realtime: read(ClockId::CLOCK_REALTIME) }
+        let mut last = Self { monotonic: 0, realtime: 0 };
+        for _ in 0..5 {
+            let before = read(ClockId::CLOCK_MONOTONIC);
+            let realtime = read(ClockId::CLOCK_REALTIME);
+            let monotonic = read(ClockId::CLOCK_MONOTONIC);
+            last = Self { monotonic, realtime };
+            if monotonic - before < TOGETHER {
+                break;
+            }
+        }
+        last
     }
 }
 

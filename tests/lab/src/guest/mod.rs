@@ -140,17 +140,16 @@ fn work(options: Options) -> Result<()> {
     for line in input.split(b'\n').map_while(std::result::Result::ok) {
         match String::from_utf8_lossy(&line).trim() {
             "" => {}
-            "mark" => say("mark", json!({ "clock": clock::now(), "tick": ticks.take() })),
+            "mark" => {
+                let (clock, tick) = (clock::now(), ticks.take());
+                say("mark", json!({ "clock": clock, "tick": tick, "log": kernel_log::complaints() }));
+            }
             "report" => {
-                let tick = ticks.take();
                 let net = net.as_ref().map(|net| net.report());
                 let report = json!({
                     "memory": memory.as_ref().map(|work| work.hold(memory::verify)),
                     "disk": disk.as_ref().map(|work| work.hold(disk::verify)),
                     "net": net,
-                    "tick": tick,
-                    "clock": clock::now(),
-                    "log": kernel_log::complaints(),
                 });
                 say("report", report);
             }
