@@ -2,7 +2,6 @@
 
 use minivmm::kvm::state::{Apic, Cpu, CpuCommon, IoApic, KvmClock, Pic, Pit};
 use minivmm::migration::global::{GlobalState, Timer};
-use minivmm::vm::RunState;
 use serde_json::Value;
 use vmstate::VmState;
 use vmstate::codec::{Reader, Writer};
@@ -54,7 +53,7 @@ fn chips_and_clocks_are_qemus() {
     same("i8254", Pit::default);
     same("kvmclock", KvmClock::default);
     same("timer", Timer::default);
-    same("globalstate", || GlobalState::new(RunState::Running));
+    same("globalstate", || GlobalState::new("running"));
 }
 
 #[test]
