@@ -82,9 +82,9 @@ fn a_running_linux_under_kvm() {
     // 9600 baud, Linux' default for a console, is 115200 / 12.
     assert_eq!(serial.fields.value(&["state", "divider"]), Some(&Value::Unsigned(12)));
     assert_eq!(serial.fields.value(&["state", "lcr"]), Some(&Value::Unsigned(0x13)));
-    // IA32_APIC_BASE of the boot processor, its APIC on, at the address of reset.
+    // IA32_APIC_BASE of the boot processor, its APIC on and in x2APIC mode, at the address of reset.
     let apic = &stream.device("apic", 0).unwrap().fields;
-    assert_eq!(apic.value(&["apicbase"]), Some(&Value::Unsigned(0xfee0_0900)));
+    assert_eq!(apic.value(&["apicbase"]), Some(&Value::Unsigned(0xfee0_0d00)));
     let clock = stream.device("kvmclock", 0).unwrap();
     assert!(clock.fields.subsection("kvmclock/clock_is_reliable").is_some());
     // Long mode: EFER has LME and LMA, CR0 has paging and protection.
