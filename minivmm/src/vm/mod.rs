@@ -2,4 +2,6 @@
 
 mod handle;
 
-pub use handle::{Envelope, Handle, MigrationInfo, MigrationStatus, Refusal, Request, RunState, Shared};
+pub use handle::{
+    Envelope, Event, Handle, MigrationInfo, MigrationParameters, MigrationStatus, Refusal, Request, RunState, Shared,
+};

@@ -82,7 +82,9 @@ impl L1 {
         for attempt in 0..=REPEATS {
             match self.attempt(scratch, &initrd, job.time)? {
                 Ok(outcome) => return Ok(outcome),
-                Err(hang) if attempt < REPEATS => eprintln!("lab: the emulated host hung ({hang}); the job is repeated"),
+                Err(hang) if attempt < REPEATS => {
+                    eprintln!("lab: the emulated host hung ({hang}); the job is repeated")
+                }
                 Err(hang) => eprintln!("lab: the emulated host hung ({hang})"),
             }
         }

@@ -23,5 +23,6 @@ pub mod qmp;
 pub mod roles;
 mod signals;
 pub mod skip;
+pub mod tiny;
 pub mod tree;
 pub mod vmm;

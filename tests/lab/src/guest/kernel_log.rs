@@ -51,7 +51,9 @@ mod tests {
     #[test]
     fn complaints_are_known_by_the_kernels_words() {
         assert!(is_complaint("watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [guest:1]"));
-        assert!(is_complaint("clocksource: timekeeping watchdog on CPU0: Marking clocksource 'tsc' as unstable because the skew is too large:"));
+        assert!(is_complaint(
+            "clocksource: timekeeping watchdog on CPU0: Marking clocksource 'tsc' as unstable because the skew is too large:"
+        ));
         assert!(is_complaint("blk_update_request: I/O error, dev vda, sector 2048"));
         assert!(!is_complaint("clocksource: Switched to clocksource kvm-clock"));
     }

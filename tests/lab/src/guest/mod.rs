@@ -47,7 +47,11 @@ pub struct Options {
 impl Options {
     /// What the kernel's command line must end with.
     pub fn command_line(self) -> String {
-        if self.shell { format!("-- {ROLE} shell") } else { format!("-- {ROLE} memory={} rate={}", self.memory_mib, self.rate) }
+        if self.shell {
+            format!("-- {ROLE} shell")
+        } else {
+            format!("-- {ROLE} memory={} rate={}", self.memory_mib, self.rate)
+        }
     }
 
     fn parse(words: impl Iterator<Item = String>) -> Self {
