@@ -2,5 +2,3 @@
 
 pub mod global;
 pub mod ram;
-pub mod sections;
-mod view;
