@@ -1,6 +1,8 @@
 //! What the user asked for, as plain data. Imports nothing of the crate.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// A whole machine, before it exists.
 #[derive(Clone, Debug)]
@@ -65,4 +67,29 @@ pub enum Address {
     Unix(PathBuf),
     /// `tcp:HOST:PORT`
     Tcp(String),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    /// Reads `unix:PATH`, `tcp:HOST:PORT` or `tcp:[IPV6]:PORT`; the error is a sentence for the user.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
+            Some(("tcp", peer)) => match peer.rsplit_once(':') {
+                Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(Self::Tcp(peer.into())),
+                _ => Err(format!("'{text}' lacks a host or a port of 0 to 65535; write tcp:HOST:PORT")),
+            },
+            _ => Err(format!("'{text}' is no address; write unix:PATH or tcp:HOST:PORT")),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(peer) => write!(f, "tcp:{peer}"),
+        }
+    }
 }

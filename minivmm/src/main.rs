@@ -1,3 +1,79 @@
-//! The `minivmm` command.
+//! The `minivmm` command: hands what the user asked for to the room that does it, and turns the outcome into an exit code.
 
-fn main() {}
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use minivmm::cli::{self, Command, EXIT_USAGE, MigrateArgs, Outcome, Parsed};
+use minivmm::config::Config;
+use minivmm::console::Console;
+use minivmm::control::{ClientError, Server};
+use minivmm::vm::{End, Request, Vm};
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(Parsed::Command(command)) => command,
+        Ok(Parsed::Text(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return refuse(&error),
+    };
+    match command {
+        Command::Run(arguments) => match arguments.into_config() {
+            Ok(config) => run(config),
+            Err(error) => refuse(&error),
+        },
+        Command::Migrate(arguments) => migrate(&arguments),
+        Command::Demo(_) => refuse(&"demo: this build has no lab yet"),
+    }
+}
+
+/// The machine runs on this thread; console and control socket have their own.
+fn run(config: Config) -> ExitCode {
+    let console = match Console::open(&config.serial) {
+        Ok(console) => console,
+        Err(error) => return refuse(&error),
+    };
+    let Console { output, input, terminal: _terminal } = console;
+    let control = config.control.clone();
+    let vm = match Vm::new(config, output) {
+        Ok(vm) => vm,
+        Err(error) => return refuse(&error.with_causes()),
+    };
+    let _server = match control.map(|path| Server::bind(&path, vm.handle())).transpose() {
+        Ok(server) => server,
+        Err(error) => return refuse(&error),
+    };
+    if let Some(input) = input {
+        let (keyboard, handle) = (vm.keyboard(), vm.handle());
+        let quit = move || handle.tell(Request::Quit);
+        if let Err(error) = input.pump(move |bytes| keyboard.send(bytes), quit) {
+            return fail(&format!("the host gives no thread for the console: {error}"));
+        }
+    }
+    match vm.run() {
+        End::PoweredOff | End::Quit => ExitCode::SUCCESS,
+        End::Failed(why) => fail(&why),
+    }
+}
+
+fn migrate(arguments: &MigrateArgs) -> ExitCode {
+    match arguments.carry_out() {
+        Ok(Outcome::Completed) => ExitCode::SUCCESS,
+        Ok(Outcome::NotMigrated(reason)) => fail(&reason),
+        Err(error @ ClientError::Connect { .. }) => refuse(&error),
+        Err(error) => fail(&error),
+    }
+}
+
+/// The user can mend it by changing the command.
+fn refuse(sentence: &dyn Display) -> ExitCode {
+    eprintln!("minivmm: {sentence}");
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// The command was right, what it set off failed.
+fn fail(sentence: &dyn Display) -> ExitCode {
+    eprintln!("minivmm: {sentence}");
+    ExitCode::FAILURE
+}

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::config::Address;
@@ -115,6 +115,41 @@ pub struct MigrationInfo {
     pub error: Option<String>,
 }
 
+/// Limits of outgoing migrations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MigrationParameters {
+    /// Longest pause of the guest.
+    pub downtime_limit: Duration,
+    /// Bytes a second; 0 is no limit.
+    pub max_bandwidth: u64,
+}
+
+impl Default for MigrationParameters {
+    /// QEMU's defaults: 300 ms, 128 MiB/s.
+    fn default() -> Self {
+        Self { downtime_limit: Duration::from_millis(300), max_bandwidth: 128 << 20 }
+    }
+}
+
+/// A change that subscribers hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The run state changed.
+    RunState {
+        /// Before.
+        old: RunState,
+        /// Now.
+        new: RunState,
+    },
+    /// The migration's status changed.
+    Migration(MigrationStatus),
+    /// The process ends on the user's request, whatever the guest does; [`RunState::Shutdown`] is the guest's doing.
+    Quit,
+}
+
+/// Takes an event without blocking; `false` ends the subscription.
+type Subscriber = Box<dyn Fn(Event) -> bool + Send>;
+
 /// What the driver can be asked to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
@@ -126,6 +161,12 @@ pub enum Request {
     Quit,
     /// Press the power button.
     PowerDown,
+    /// Reset the machine: asked for by the guest, or by the user.
+    Reset,
+    /// From the machine itself: the guest powered off.
+    PoweredOff,
+    /// From the machine itself: a vCPU cannot go on, and why.
+    Fail(String),
     /// Begin an outgoing migration; answered as soon as it has begun.
     Migrate(Address),
     /// Cancel the outgoing migration; answered once it has ended.
@@ -155,10 +196,21 @@ impl std::error::Error for Refusal {}
 pub type Envelope = (Request, Sender<Result<(), Refusal>>);
 
 /// State the driver publishes; readable at any time, also while the driver is busy.
-#[derive(Debug)]
 pub struct Shared {
     run_state: Mutex<RunState>,
     migration: Mutex<MigrationInfo>,
+    parameters: Mutex<MigrationParameters>,
+    subscribers: Mutex<Vec<Subscriber>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("run_state", &self.run_state)
+            .field("migration", &self.migration)
+            .field("parameters", &self.parameters)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A way to reach the driver, for any thread.
@@ -172,7 +224,12 @@ impl Handle {
     /// A handle, and what the driver keeps of it.
     pub fn new(state: RunState) -> (Self, Receiver<Envelope>, Arc<Shared>) {
         let (requests, receiver) = channel();
-        let shared = Arc::new(Shared { run_state: Mutex::new(state), migration: Mutex::default() });
+        let shared = Arc::new(Shared {
+            run_state: Mutex::new(state),
+            migration: Mutex::default(),
+            parameters: Mutex::default(),
+            subscribers: Mutex::default(),
+        });
         (Self { requests, shared: Arc::clone(&shared) }, receiver, shared)
     }
 
@@ -187,6 +244,12 @@ impl Handle {
         answers.recv().map_err(|_| gone())?
     }
 
+    /// Asks without waiting: for threads that the driver itself waits for.
+    pub fn tell(&self, request: Request) {
+        // A driver that has ended needs no telling.
+        let _ = self.requests.send((request, channel().0));
+    }
+
     /// The run state last published.
     pub fn run_state(&self) -> RunState {
         self.shared.run_state()
@@ -196,26 +259,72 @@ impl Handle {
     pub fn migration(&self) -> MigrationInfo {
         self.shared.migration()
     }
+
+    /// The migration limits last published.
+    pub fn parameters(&self) -> MigrationParameters {
+        self.shared.parameters()
+    }
+
+    /// Calls `subscriber` at each change from now on, on the thread that publishes it: it must not block nor use this
+    /// handle. It is dropped once it returns `false`.
+    pub fn subscribe(&self, subscriber: impl Fn(Event) -> bool + Send + 'static) {
+        lock(&self.shared.subscribers).push(Box::new(subscriber));
+    }
+
+    /// Tells the subscribers that the user ends the process.
+    pub fn announce_quit(&self) {
+        self.shared.notify(Event::Quit);
+    }
 }
 
 impl Shared {
     /// The run state last published.
     pub fn run_state(&self) -> RunState {
-        *self.run_state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        *lock(&self.run_state)
     }
 
     /// Publishes the run state.
     pub fn set_run_state(&self, state: RunState) {
-        *self.run_state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = state;
+        let old = std::mem::replace(&mut *lock(&self.run_state), state);
+        if old != state {
+            self.notify(Event::RunState { old, new: state });
+        }
     }
 
     /// The migration figures last published.
     pub fn migration(&self) -> MigrationInfo {
-        self.migration.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        lock(&self.migration).clone()
     }
 
     /// Changes the published figures.
     pub fn update_migration(&self, change: impl FnOnce(&mut MigrationInfo)) {
-        change(&mut self.migration.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let (old, new) = {
+            let mut migration = lock(&self.migration);
+            let old = migration.status;
+            change(&mut migration);
+            (old, migration.status)
+        };
+        if old != new {
+            self.notify(Event::Migration(new));
+        }
     }
+
+    /// The migration limits last published.
+    pub fn parameters(&self) -> MigrationParameters {
+        *lock(&self.parameters)
+    }
+
+    /// Publishes the migration limits.
+    pub fn set_parameters(&self, parameters: MigrationParameters) {
+        *lock(&self.parameters) = parameters;
+    }
+
+    fn notify(&self, event: Event) {
+        lock(&self.subscribers).retain(|subscriber| subscriber(event));
+    }
+}
+
+/// Each lock guards one value that is replaced whole, so a panicked holder leaves nothing half-made.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,0 +1,79 @@
+//! The command line: what the user typed becomes plain data, or one sentence that says what to change.
+
+mod demo;
+mod migrate;
+mod run;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+pub use demo::{DemoArgs, DemoGuest};
+pub use migrate::{MigrateArgs, Outcome};
+pub use run::RunArgs;
+
+/// Exit code for a wrong command line, a missing file, or a machine that could not be built.
+pub const EXIT_USAGE: u8 = 2;
+
+/// What the user wants.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run a virtual machine, or receive one
+    Run(RunArgs),
+    /// Migrate a running machine, and wait for the end
+    Migrate(MigrateArgs),
+    /// Boot a guest, let it work, migrate it live, check it, and report
+    Demo(DemoArgs),
+}
+
+/// A small KVM virtual-machine monitor that boots Linux and live-migrates it.
+#[derive(Debug, Parser)]
+#[command(name = "minivmm", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// One sentence that names the flag and what to do; the process ends with [`EXIT_USAGE`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// What came of reading the command line.
+#[derive(Clone, Debug)]
+pub enum Parsed {
+    /// A command to carry out.
+    Command(Command),
+    /// Help or the version, asked for: print it and end with success.
+    Text(String),
+}
+
+/// Reads an argument vector; the first item is the program's name.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Parsed, UsageError> {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => Ok(Parsed::Command(cli.command)),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Text(error.to_string())),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+                Err(UsageError("no command given; say run, migrate or demo, or see minivmm --help".into()))
+            }
+            _ => Err(UsageError(one_sentence(&error.to_string()))),
+        },
+    }
+}
+
+/// clap's first paragraph is the message, what follows is tips and usage.
+fn one_sentence(report: &str) -> String {
+    let message = report.split("\n\n").next().unwrap_or(report);
+    let words: Vec<&str> = message.trim_start_matches("error: ").split_whitespace().collect();
+    let sentence = words.join(" ");
+    // These say what is possible instead: from `values`, or clap's list for an enum.
+    if sentence.starts_with("invalid value") { sentence } else { format!("{sentence}; see minivmm --help") }
+}

@@ -1,0 +1,99 @@
+//! `minivmm run`: flags of a machine, checked as a whole, to its configuration.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::cli::{UsageError, values};
+use crate::config::{Address, Config, Disk, Net, Serial};
+
+/// virtio-mmio windows of the machine, as QEMU's `microvm` without a second IOAPIC.
+const VIRTIO_WINDOWS: usize = 8;
+
+/// Flags of `minivmm run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// Linux kernel: a bzImage or an ELF image with a PVH entry
+    #[arg(long, value_name = "FILE", required_unless_present = "incoming")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
+    append: String,
+    /// Guest RAM, with K, M or G: 1M to 64G
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = values::memory)]
+    memory: u64,
+    /// Number of vCPUs: 1 to 8
+    #[arg(long, value_name = "N", default_value = "1", value_parser = values::cpus)]
+    cpus: u8,
+    /// virtio-blk device on a raw image: FILE[,readonly]; may be repeated
+    #[arg(long = "disk", value_name = "FILE", value_parser = values::disk)]
+    disks: Vec<Disk>,
+    /// virtio-net device on a tap interface: tap=NAME[,mac=XX:XX:XX:XX:XX:XX]; may be repeated
+    #[arg(long = "net", value_name = "tap=NAME", value_parser = values::net)]
+    nets: Vec<Net>,
+    /// Serial console: stdio, file:PATH, pty or none
+    #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = values::serial)]
+    serial: Serial,
+    /// QMP socket to make: unix:PATH
+    #[arg(long, value_name = "unix:PATH", value_parser = values::control)]
+    control: Option<PathBuf>,
+    /// Wait for a migration in place of booting: unix:PATH or tcp:HOST:PORT
+    #[arg(long, value_name = "ADDRESS", value_parser = str::parse::<Address>)]
+    incoming: Option<Address>,
+}
+
+impl RunArgs {
+    /// The machine these flags describe.
+    ///
+    /// # Errors
+    /// A file that cannot be opened as its use needs, or more devices than the machine has room for.
+    pub fn into_config(self) -> Result<Config, UsageError> {
+        let devices = self.disks.len() + self.nets.len();
+        if devices > VIRTIO_WINDOWS {
+            return Err(UsageError(format!(
+                "--disk, --net: {devices} devices, but the machine has room for {VIRTIO_WINDOWS}; leave some out"
+            )));
+        }
+        if let Some(kernel) = &self.kernel {
+            must_open("--kernel", kernel, false, "give a Linux bzImage or an ELF image with a PVH entry")?;
+        }
+        if let Some(initrd) = &self.initrd {
+            must_open("--initrd", initrd, false, "give an initial RAM disk")?;
+        }
+        for disk in &self.disks {
+            let mend = if disk.read_only {
+                "give a raw disk image"
+            } else {
+                "give a raw disk image that may be written, or add ,readonly"
+            };
+            must_open("--disk", &disk.path, !disk.read_only, mend)?;
+        }
+        Ok(Config {
+            kernel: self.kernel,
+            initrd: self.initrd,
+            append: self.append,
+            memory: self.memory,
+            cpus: self.cpus,
+            disks: self.disks,
+            nets: self.nets,
+            serial: self.serial,
+            control: self.control,
+            incoming: self.incoming,
+        })
+    }
+}
+
+/// Says early, and by the flag's name, what the machine would trip over later.
+fn must_open(flag: &str, path: &Path, write: bool, mend: &str) -> Result<(), UsageError> {
+    let opened = File::options().read(true).write(write).open(path).and_then(|file| file.metadata());
+    let problem = match opened {
+        Ok(metadata) if metadata.is_dir() => "it is a directory".to_string(),
+        Ok(_) => return Ok(()),
+        Err(error) => error.to_string(),
+    };
+    Err(UsageError(format!("{flag} {}: {problem}; {mend}", path.display())))
+}

@@ -1,0 +1,217 @@
+//! Real argument vectors, and what the user then reads.
+
+use std::path::PathBuf;
+
+use crate::cli::{Command, Parsed, parse};
+use crate::config::{Address, Config, Disk, Net, Serial};
+
+fn command(line: &[&str]) -> Result<Command, String> {
+    let arguments = std::iter::once("minivmm").chain(line.iter().copied());
+    match parse(arguments).map_err(|error| error.to_string())? {
+        Parsed::Command(command) => Ok(command),
+        Parsed::Text(text) => panic!("help in place of a command: {text}"),
+    }
+}
+
+fn run(line: &[&str]) -> Result<Config, String> {
+    let line: Vec<&str> = std::iter::once("run").chain(line.iter().copied()).collect();
+    match command(&line)? {
+        Command::Run(arguments) => arguments.into_config().map_err(|error| error.to_string()),
+        other => panic!("not a run: {other:?}"),
+    }
+}
+
+/// This source file stands for any file that can be read.
+const READABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/main.rs");
+
+#[test]
+fn a_whole_machine() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("a,b.raw");
+    std::fs::write(&image, []).unwrap();
+    let image_flag = image.to_str().unwrap().replace(',', ",,");
+    let config = run(&[
+        "--kernel",
+        READABLE,
+        "--initrd",
+        READABLE,
+        "--append",
+        "-x console=ttyS0",
+        "--memory",
+        "1G",
+        "--cpus",
+        "8",
+        "--disk",
+        &image_flag,
+        "--disk",
+        &format!("{READABLE},readonly"),
+        "--net",
+        "tap=tap0,mac=52:54:00:ab:CD:ef",
+        "--net",
+        "tap=tap1",
+        "--serial",
+        "file:/tmp/x:y",
+        "--control",
+        "unix:/tmp/qmp",
+        "--incoming",
+        "tcp:[::1]:4444",
+    ])
+    .unwrap();
+    assert_eq!(config.kernel, Some(PathBuf::from(READABLE)));
+    assert_eq!(config.initrd, Some(PathBuf::from(READABLE)));
+    assert_eq!(config.append, "-x console=ttyS0");
+    assert_eq!(config.memory, 1_073_741_824);
+    assert_eq!(config.cpus, 8);
+    assert_eq!(config.disks, [Disk { path: image, read_only: false }, Disk { path: READABLE.into(), read_only: true }]);
+    assert_eq!(
+        config.nets,
+        [
+            Net { tap: "tap0".into(), mac: Some([0x52, 0x54, 0, 0xab, 0xcd, 0xef]) },
+            Net { tap: "tap1".into(), mac: None }
+        ]
+    );
+    assert_eq!(config.serial, Serial::File("/tmp/x:y".into()));
+    assert_eq!(config.control, Some("/tmp/qmp".into()));
+    assert_eq!(config.incoming, Some(Address::Tcp("[::1]:4444".into())));
+}
+
+#[test]
+fn the_least_machine() {
+    let config = run(&["--incoming", "unix:/tmp/in"]).unwrap();
+    assert_eq!((config.kernel, config.memory, config.cpus), (None, 268_435_456, 1));
+    assert_eq!((config.append.as_str(), config.serial, config.control), ("", Serial::Stdio, None));
+    assert_eq!(config.incoming, Some(Address::Unix("/tmp/in".into())));
+}
+
+#[test]
+fn each_mistake_gets_one_sentence() {
+    let incoming = ["--incoming", "unix:/tmp/in"];
+    let mistakes: &[(&[&str], &str)] = &[
+        (
+            &["--memory", "64.5G"],
+            "invalid value '64.5G' for '--memory <SIZE>': write a number of bytes, or one with K, M or G, as 256M",
+        ),
+        (
+            &["--memory", "+1M"],
+            "invalid value '+1M' for '--memory <SIZE>': write a number of bytes, or one with K, M or G, as 256M",
+        ),
+        (
+            &["--memory", "M"],
+            "invalid value 'M' for '--memory <SIZE>': write a number of bytes, or one with K, M or G, as 256M",
+        ),
+        (
+            &["--memory", ""],
+            "invalid value '' for '--memory <SIZE>': write a number of bytes, or one with K, M or G, as 256M",
+        ),
+        (&["--memory", "65G"], "invalid value '65G' for '--memory <SIZE>': guest RAM is 1M to 64G"),
+        (&["--memory", "1048575"], "invalid value '1048575' for '--memory <SIZE>': guest RAM is 1M to 64G"),
+        (
+            &["--memory", "1048577"],
+            "invalid value '1048577' for '--memory <SIZE>': guest RAM is whole pages; give a multiple of 4K",
+        ),
+        (
+            &["--memory", "99999999999G"],
+            "invalid value '99999999999G' for '--memory <SIZE>': that is more than 64 bits can count",
+        ),
+        (&["--cpus", "0"], "invalid value '0' for '--cpus <N>': the machine has 1 to 8 vCPUs"),
+        (&["--cpus", "9"], "invalid value '9' for '--cpus <N>': the machine has 1 to 8 vCPUs"),
+        (
+            &["--disk", "/nowhere/a.raw"],
+            "--disk /nowhere/a.raw: No such file or directory (os error 2); give a raw disk image that may be written, or add ,readonly",
+        ),
+        (&["--disk", "/,readonly"], "--disk /: it is a directory; give a raw disk image"),
+        (
+            &["--disk", "a.raw,ro"],
+            "invalid value 'a.raw,ro' for '--disk <FILE>': 'ro' is unknown; write FILE or FILE,readonly (a comma in FILE as ,,)",
+        ),
+        (
+            &["--net", "mac=52:54:00:12:34:56"],
+            "invalid value 'mac=52:54:00:12:34:56' for '--net <tap=NAME>': write tap=NAME or tap=NAME,mac=52:54:00:12:34:56",
+        ),
+        (
+            &["--net", "tap=sixteen-letters!"],
+            "invalid value 'tap=sixteen-letters!' for '--net <tap=NAME>': 'sixteen-letters!' is no interface name; use 1 to 15 letters or digits",
+        ),
+        (
+            &["--net", "tap=t,mac=53:54:00:12:34:56"],
+            "invalid value 'tap=t,mac=53:54:00:12:34:56' for '--net <tap=NAME>': '53:54:00:12:34:56' is a multicast address; choose one with an even first byte, as 52:54:00:12:34:56",
+        ),
+        (
+            &["--net", "tap=t,mac=52:54:00:12:34"],
+            "invalid value 'tap=t,mac=52:54:00:12:34' for '--net <tap=NAME>': '52:54:00:12:34' is no MAC address; write six bytes, as 52:54:00:12:34:56",
+        ),
+        (&["--serial", "tty"], "invalid value 'tty' for '--serial <WHERE>': write stdio, file:PATH, pty or none"),
+        (
+            &["--control", "tcp:localhost:1"],
+            "invalid value 'tcp:localhost:1' for '--control <unix:PATH>': write unix:PATH",
+        ),
+        (
+            &["--kernel", "/nowhere/vmlinuz"],
+            "--kernel /nowhere/vmlinuz: No such file or directory (os error 2); give a Linux bzImage or an ELF image with a PVH entry",
+        ),
+        (
+            &["--kernel", READABLE, "--initrd", "/nowhere/initrd"],
+            "--initrd /nowhere/initrd: No such file or directory (os error 2); give an initial RAM disk",
+        ),
+        (&["--smp", "2"], "unexpected argument '--smp' found; see minivmm --help"),
+        (&["--cpus"], "a value is required for '--cpus <N>' but none was supplied; see minivmm --help"),
+        (
+            &["--cpus", "1", "--cpus", "2"],
+            "the argument '--cpus <N>' cannot be used multiple times; see minivmm --help",
+        ),
+    ];
+    for (flags, sentence) in mistakes {
+        let line: Vec<&str> = incoming.iter().chain(*flags).copied().collect();
+        assert_eq!(run(&line).unwrap_err(), *sentence, "for {flags:?}");
+    }
+}
+
+#[test]
+fn addresses_are_checked() {
+    let wrong = |address: &str| run(&["--incoming", address]).unwrap_err();
+    let start = |address: &str| format!("invalid value '{address}' for '--incoming <ADDRESS>': '{address}' ");
+    for address in ["", "unix:", "/tmp/in", "exec:cat"] {
+        assert_eq!(wrong(address), start(address) + "is no address; write unix:PATH or tcp:HOST:PORT");
+    }
+    for address in ["tcp:host", "tcp::1", "tcp:host:65536", "tcp:host:"] {
+        assert_eq!(wrong(address), start(address) + "lacks a host or a port of 0 to 65535; write tcp:HOST:PORT");
+    }
+}
+
+#[test]
+fn a_machine_needs_a_kernel_or_a_migration() {
+    assert_eq!(
+        run(&["--cpus", "1"]).unwrap_err(),
+        "the following required arguments were not provided: --kernel <FILE>; see minivmm --help"
+    );
+}
+
+#[test]
+fn the_machine_has_eight_windows() {
+    let mut line = vec!["--incoming", "unix:/tmp/in", "--net", "tap=t"];
+    line.extend(["--disk", concat!(env!("CARGO_MANIFEST_DIR"), "/src/main.rs,readonly")].repeat(7));
+    assert_eq!(run(&line).unwrap().disks.len(), 7);
+    line.extend(["--net", "tap=u"]);
+    assert_eq!(run(&line).unwrap_err(), "--disk, --net: 9 devices, but the machine has room for 8; leave some out");
+}
+
+#[test]
+fn migrate_and_demo() {
+    match command(&["migrate", "--control", "unix:/tmp/qmp", "tcp:far:1"]).unwrap() {
+        Command::Migrate(arguments) => {
+            assert_eq!(arguments.control, PathBuf::from("/tmp/qmp"));
+            assert_eq!(arguments.to, Address::Tcp("far:1".into()));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(
+        command(&["migrate", "unix:/tmp/in"]).unwrap_err(),
+        "the following required arguments were not provided: --control <unix:PATH>; see minivmm --help"
+    );
+    assert_eq!(
+        command(&["demo", "--guest", "dos"]).unwrap_err(),
+        "invalid value 'dos' for '--guest <GUEST>' [possible values: linux, tiny]"
+    );
+    assert_eq!(command(&[]).unwrap_err(), "no command given; say run, migrate or demo, or see minivmm --help");
+    assert_eq!(command(&["start"]).unwrap_err(), "unrecognized subcommand 'start'; see minivmm --help");
+}

@@ -1,0 +1,127 @@
+//! Values of command-line flags: from text to plain data, with a sentence for the user where that fails.
+
+use std::path::PathBuf;
+
+use crate::config::{Address, Disk, Net, Serial};
+
+/// Bytes, from a number with an optional `K`, `M` or `G` (powers of 1024).
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let shift = match text.chars().last() {
+        Some('K' | 'k') => 10,
+        Some('M' | 'm') => 20,
+        Some('G' | 'g') => 30,
+        _ => 0,
+    };
+    let digits = if shift == 0 { text } else { &text[..text.len() - 1] };
+    // `u64::from_str` would take a sign.
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("write a number of bytes, or one with K, M or G, as 256M".into());
+    }
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "that is more than 64 bits can count".into())
+}
+
+/// Guest RAM: whole pages, from the megabyte that the boot protocol needs to the 64 GiB that the machine can map.
+pub(super) fn memory(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    if !(1 << 20..=64 << 30).contains(&bytes) {
+        return Err("guest RAM is 1M to 64G".into());
+    }
+    if bytes % 4096 != 0 {
+        return Err("guest RAM is whole pages; give a multiple of 4K".into());
+    }
+    Ok(bytes)
+}
+
+/// A number of vCPUs.
+pub(super) fn cpus(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(count @ 1..=8) => Ok(count),
+        _ => Err("the machine has 1 to 8 vCPUs".into()),
+    }
+}
+
+/// `FILE[,readonly]`
+pub(super) fn disk(text: &str) -> Result<Disk, String> {
+    let mut parts = comma_separated(text).into_iter();
+    let path = parts.next().filter(|path| !path.is_empty()).ok_or("write FILE or FILE,readonly")?;
+    let mut read_only = false;
+    for option in parts {
+        match option.as_str() {
+            "readonly" => read_only = true,
+            _ => return Err(format!("'{option}' is unknown; write FILE or FILE,readonly (a comma in FILE as ,,)")),
+        }
+    }
+    Ok(Disk { path: path.into(), read_only })
+}
+
+/// `tap=NAME[,mac=XX:XX:XX:XX:XX:XX]`
+pub(super) fn net(text: &str) -> Result<Net, String> {
+    let usage = "write tap=NAME or tap=NAME,mac=52:54:00:12:34:56";
+    let (mut tap, mut mac) = (None, None);
+    for option in comma_separated(text) {
+        match option.split_once('=') {
+            Some(("tap", name)) => tap = Some(tap_name(name)?),
+            Some(("mac", address)) => mac = Some(mac_address(address)?),
+            _ => return Err(format!("'{option}' is unknown; {usage}")),
+        }
+    }
+    Ok(Net { tap: tap.ok_or(usage)?, mac })
+}
+
+/// Linux's rule for interface names: below `IFNAMSIZ` (16) with the NUL, no slash, no white space.
+fn tap_name(name: &str) -> Result<String, String> {
+    let fits = (1..16).contains(&name.len()) && !name.contains(|c: char| c == '/' || c.is_whitespace());
+    if fits { Ok(name.into()) } else { Err(format!("'{name}' is no interface name; use 1 to 15 letters or digits")) }
+}
+
+fn mac_address(text: &str) -> Result<[u8; 6], String> {
+    let bytes: Option<Vec<u8>> =
+        text.split(':').map(|part| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten()).collect();
+    let address: [u8; 6] = bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| format!("'{text}' is no MAC address; write six bytes, as 52:54:00:12:34:56"))?;
+    // IEEE 802: bit 0 of the first byte marks a group, which no interface can have as its own.
+    if address[0] & 1 != 0 {
+        return Err(format!(
+            "'{text}' is a multicast address; choose one with an even first byte, as 52:54:00:12:34:56"
+        ));
+    }
+    Ok(address)
+}
+
+/// `stdio`, `file:PATH`, `pty` or `none`
+pub(super) fn serial(text: &str) -> Result<Serial, String> {
+    match text.split_once(':') {
+        None if text == "stdio" => Ok(Serial::Stdio),
+        None if text == "pty" => Ok(Serial::Pty),
+        None if text == "none" => Ok(Serial::None),
+        Some(("file", path)) if !path.is_empty() => Ok(Serial::File(path.into())),
+        _ => Err("write stdio, file:PATH, pty or none".into()),
+    }
+}
+
+/// `unix:PATH`, for sockets that are never reached over a network.
+pub(super) fn control(text: &str) -> Result<PathBuf, String> {
+    match text.parse() {
+        Ok(Address::Unix(path)) => Ok(path),
+        _ => Err("write unix:PATH".into()),
+    }
+}
+
+/// Parts between single commas; a doubled comma stands for one within a part, as in QEMU's options.
+fn comma_separated(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == ',' && chars.next_if_eq(&',').is_none() {
+            parts.push(String::new());
+        } else if let Some(part) = parts.last_mut() {
+            part.push(c);
+        }
+    }
+    parts
+}

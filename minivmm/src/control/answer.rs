@@ -1,0 +1,115 @@
+//! What each QMP command does: arguments checked, driver asked or published state read.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::config::Address;
+use crate::control::report;
+use crate::vm::{Handle, Refusal, Request};
+
+/// An error of QMP: its class and a sentence.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) class: &'static str,
+    pub(super) desc: String,
+}
+
+impl Failure {
+    pub(super) fn generic(desc: impl Into<String>) -> Self {
+        Self { class: "GenericError", desc: desc.into() }
+    }
+
+    pub(super) fn not_found(desc: impl Into<String>) -> Self {
+        Self { class: "CommandNotFound", desc: desc.into() }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::generic(refusal.0)
+    }
+}
+
+type CarryOut = fn(&Handle, &mut Arguments) -> Result<Value, Failure>;
+
+/// Every command, in the order of `query-commands`: its name, the arguments it takes, what it does.
+const COMMANDS: &[(&str, &[&str], CarryOut)] = &[
+    ("qmp_capabilities", &["enable"], negotiate),
+    ("query-commands", &[], |_, _| Ok(COMMANDS.iter().map(|(name, ..)| json!({"name": name})).collect())),
+    ("query-version", &[], |_, _| Ok(report::version())),
+    ("query-status", &[], |handle, _| Ok(report::status(handle.run_state()))),
+    ("stop", &[], |handle, _| ask(handle, Request::Stop)),
+    ("cont", &[], |handle, _| ask(handle, Request::Cont)),
+    ("system_powerdown", &[], |handle, _| ask(handle, Request::PowerDown)),
+    ("quit", &[], quit),
+    ("migrate", &["uri"], migrate),
+    ("migrate_cancel", &[], |handle, _| ask(handle, Request::MigrateCancel)),
+    ("query-migrate", &[], |handle, _| Ok(report::migration(&handle.migration()))),
+    ("migrate-set-parameters", &["downtime-limit", "max-bandwidth"], set_parameters),
+    ("query-migrate-parameters", &[], |handle, _| Ok(report::parameters(handle.parameters()))),
+];
+
+/// Carries out the command called `name`.
+pub(super) fn answer(handle: &Handle, name: &str, arguments: Map<String, Value>) -> Result<Value, Failure> {
+    let Some((_, known, carry_out)) = COMMANDS.iter().find(|(command, ..)| *command == name) else {
+        return Err(Failure::not_found(format!("The command {name} has not been found")));
+    };
+    if let Some(unknown) = arguments.keys().find(|argument| !known.contains(&argument.as_str())) {
+        return Err(Failure::generic(format!("Parameter '{unknown}' is unexpected")));
+    }
+    carry_out(handle, &mut Arguments(arguments))
+}
+
+fn ask(handle: &Handle, request: Request) -> Result<Value, Failure> {
+    handle.ask(request)?;
+    Ok(json!({}))
+}
+
+/// The greeting offers no capability, so there is none to enable.
+fn negotiate(_: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
+    match arguments.0.shift_remove("enable") {
+        None => Ok(json!({})),
+        Some(Value::Array(list)) if list.is_empty() => Ok(json!({})),
+        Some(Value::Array(list)) => Err(Failure::generic(format!("Capability {} is not available", list[0]))),
+        Some(_) => Err(Failure::generic("Invalid parameter type for 'enable', expected: array")),
+    }
+}
+
+fn quit(handle: &Handle, _: &mut Arguments) -> Result<Value, Failure> {
+    handle.announce_quit();
+    ask(handle, Request::Quit)
+}
+
+fn migrate(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
+    let uri = match arguments.0.shift_remove("uri") {
+        Some(Value::String(uri)) => uri,
+        Some(_) => return Err(Failure::generic("Invalid parameter type for 'uri', expected: string")),
+        None => return Err(Failure::generic("Parameter 'uri' is missing")),
+    };
+    let address: Address = uri.parse().map_err(Failure::generic)?;
+    ask(handle, Request::Migrate(address))
+}
+
+fn set_parameters(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
+    let downtime_limit =
+        arguments.unsigned("downtime-limit", report::DOWNTIME_LIMIT_MAX_MS)?.map(Duration::from_millis);
+    let max_bandwidth = arguments.unsigned("max-bandwidth", u64::MAX)?;
+    ask(handle, Request::MigrateSetParameters { downtime_limit, max_bandwidth })
+}
+
+/// Arguments of one command.
+struct Arguments(Map<String, Value>);
+
+impl Arguments {
+    /// An integer of 0 to `max`, where it is given.
+    fn unsigned(&mut self, name: &str, max: u64) -> Result<Option<u64>, Failure> {
+        match self.0.shift_remove(name) {
+            None => Ok(None),
+            Some(value) => match value.as_u64() {
+                Some(number) if number <= max => Ok(Some(number)),
+                _ => Err(Failure::generic(format!("Parameter '{name}' expects an integer in the range of 0 to {max}"))),
+            },
+        }
+    }
+}

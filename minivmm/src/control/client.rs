@@ -1,0 +1,94 @@
+//! A QMP client, for the commands of this program that speak to a running machine.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+/// Longest message a server is believed to send, in bytes.
+const MESSAGE_MAX: u64 = 1 << 20;
+
+/// What went wrong between this program and the machine.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers at the socket.
+    #[error("--control unix:{}: {source}; give the path that the machine was started with", path.display())]
+    Connect {
+        /// The socket's path.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The machine refused a command.
+    #[error("{0}")]
+    Refused(String),
+    /// The connection ended.
+    #[error("the machine closed its control socket")]
+    Closed,
+    /// The connection failed.
+    #[error("the control socket failed: {0}")]
+    Io(#[from] io::Error),
+    /// The other side does not speak QMP.
+    #[error("the control socket does not speak QMP: {0}")]
+    Protocol(String),
+}
+
+/// A connection that has been negotiated.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+    migration_status: Option<String>,
+}
+
+impl Client {
+    /// Connects and negotiates.
+    ///
+    /// # Errors
+    /// Nobody listens at `path`, or what answers is no QMP server.
+    pub fn connect(path: &Path) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(path).map_err(|source| ClientError::Connect { path: path.into(), source })?;
+        let mut client = Self { stream: BufReader::new(stream), migration_status: None };
+        let greeting = client.message()?;
+        if greeting.get("QMP").is_none() {
+            return Err(ClientError::Protocol(format!("it greets with {greeting}")));
+        }
+        client.execute("qmp_capabilities", json!({}))?;
+        Ok(client)
+    }
+
+    /// Carries out one command and returns its result.
+    ///
+    /// # Errors
+    /// The machine refuses, or the connection fails.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, ClientError> {
+        let message = json!({"execute": command, "arguments": arguments}).to_string() + "\n";
+        self.stream.get_mut().write_all(message.as_bytes())?;
+        loop {
+            let mut reply = self.message()?;
+            if let Some(value) = reply.get_mut("return") {
+                return Ok(value.take());
+            }
+            if let Some(error) = reply.get("error") {
+                return Err(ClientError::Refused(error["desc"].as_str().unwrap_or("no reason given").into()));
+            }
+            if reply["event"] == "MIGRATION" {
+                self.migration_status = reply["data"]["status"].as_str().map(str::to_owned);
+            }
+        }
+    }
+
+    /// The status in the last MIGRATION event: the last word of a machine that has ended.
+    pub fn migration_status(&self) -> Option<&str> {
+        self.migration_status.as_deref()
+    }
+
+    fn message(&mut self) -> Result<Value, ClientError> {
+        let mut line = Vec::new();
+        (&mut self.stream).take(MESSAGE_MAX).read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            return Err(ClientError::Closed);
+        }
+        serde_json::from_slice(&line).map_err(|error| ClientError::Protocol(error.to_string()))
+    }
+}

@@ -1,0 +1,104 @@
+//! Published state in QMP's field names and units.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::vm::{Event, MigrationInfo, MigrationParameters, MigrationStatus, RunState};
+
+/// Largest `downtime-limit` that QEMU takes: 2000 s.
+pub(super) const DOWNTIME_LIMIT_MAX_MS: u64 = 2000 * 1000;
+
+const PAGE_SIZE: u64 = 4096;
+
+/// The release of QEMU whose machine and protocol this is, as its clients look for it, and what really answers.
+pub(super) fn version() -> Value {
+    json!({
+        "qemu": {"micro": 0, "minor": 0, "major": 10},
+        "package": concat!("minivmm ", env!("CARGO_PKG_VERSION")),
+    })
+}
+
+/// Body of `query-status`.
+pub(super) fn status(state: RunState) -> Value {
+    json!({"status": state.as_str(), "running": state == RunState::Running})
+}
+
+/// Body of `query-migrate`: times in milliseconds, sizes in bytes, `mbps` in 10⁶ bits a second.
+///
+/// QEMU shows figures only from the first round on and while they mean something; so does this.
+pub(super) fn migration(info: &MigrationInfo) -> Value {
+    use MigrationStatus::{Active, Cancelled, Cancelling, Completed, Device, Failed, None, Setup};
+    let mut body = json!({});
+    if info.status != None {
+        body["status"] = info.status.as_str().into();
+    }
+    match info.status {
+        None | Setup | Failed | Cancelled => {}
+        Active | Device | Cancelling | Completed => {
+            body["total-time"] = milliseconds(info.total_time);
+            body["setup-time"] = milliseconds(info.setup_time);
+            if let Some(downtime) = info.downtime {
+                body["downtime"] = milliseconds(downtime);
+            } else if let Some(downtime) = info.expected_downtime {
+                body["expected-downtime"] = milliseconds(downtime);
+            }
+            body["ram"] = ram(info);
+        }
+    }
+    if let Some(error) = &info.error {
+        body["error-desc"] = error.as_str().into();
+    }
+    body
+}
+
+fn ram(info: &MigrationInfo) -> Value {
+    json!({
+        "transferred": info.transferred,
+        "remaining": info.remaining,
+        "total": info.total,
+        "duplicate": info.zero_pages,
+        "normal": info.normal_pages,
+        "normal-bytes": info.normal_pages.saturating_mul(PAGE_SIZE),
+        "dirty-pages-rate": info.dirty_pages_rate,
+        "mbps": info.bandwidth as f64 * 8.0 / 1e6,
+        "dirty-sync-count": info.rounds,
+        "pages-per-second": info.bandwidth / PAGE_SIZE,
+        "page-size": PAGE_SIZE,
+    })
+}
+
+/// Body of `query-migrate-parameters`.
+pub(super) fn parameters(parameters: MigrationParameters) -> Value {
+    json!({
+        "downtime-limit": milliseconds(parameters.downtime_limit),
+        "max-bandwidth": parameters.max_bandwidth,
+    })
+}
+
+/// The message for `event`, or `None` where QMP has none for that change.
+pub(super) fn event(event: Event, at: SystemTime) -> Option<Value> {
+    let (name, data) = match event {
+        Event::RunState { new: RunState::Running, .. } => ("RESUME", None),
+        Event::RunState { new: RunState::Shutdown, .. } => {
+            ("SHUTDOWN", Some(json!({"guest": true, "reason": "guest-shutdown"})))
+        }
+        Event::RunState { old: RunState::Running, .. } => ("STOP", None),
+        Event::RunState { .. } => return None,
+        Event::Migration(status) => ("MIGRATION", Some(json!({"status": status.as_str()}))),
+        Event::Quit => ("SHUTDOWN", Some(json!({"guest": false, "reason": "host-qmp-quit"}))),
+    };
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut message = json!({
+        "timestamp": {"seconds": since.as_secs(), "microseconds": since.subsec_micros()},
+        "event": name,
+    });
+    if let Some(data) = data {
+        message["data"] = data;
+    }
+    Some(message)
+}
+
+fn milliseconds(duration: Duration) -> Value {
+    Value::from(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}

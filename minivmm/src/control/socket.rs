@@ -1,0 +1,250 @@
+//! The QMP socket: who may connect, one reader and one writer thread a client, and a clean end.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::stat::{Mode, fchmod};
+
+use crate::control::qmp::{Session, line};
+use crate::control::report;
+use crate::vm::Handle;
+
+/// Clients at once: a management program, a person, and room.
+const CLIENTS_MAX: usize = 16;
+
+/// Messages that wait for a slow client before it is cut off.
+const OUTGOING_MAX: usize = 256;
+
+/// How long a client may leave a message unread before it is cut off.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the clients together may take, at the end, to read what is on its way to them.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Something other than a socket has that name.
+    #[error("--control {}: the file exists and is no socket; remove it or choose another path", .0.display())]
+    NotASocket(PathBuf),
+    /// Another process answers there.
+    #[error("--control {}: another process listens there; end it or choose another path", .0.display())]
+    InUse(PathBuf),
+    /// The system refused.
+    #[error("--control {}: {source}; choose a path in a directory that you may write", path.display())]
+    Bind {
+        /// The socket's path.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// A listening control socket; dropped, it answers what is under way, closes, and removes its file.
+///
+/// Drop it after the driver, or at least while nobody waits for an answer of the driver.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    inode: Option<(u64, u64)>,
+    listener: Arc<UnixListener>,
+    clients: Clients,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+type Clients = Arc<Mutex<Vec<Client>>>;
+
+/// What the server keeps of a client.
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    outgoing: SyncSender<Outgoing>,
+    negotiated: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// A message for a client, or the end of them.
+type Outgoing = Option<Vec<u8>>;
+
+impl Server {
+    /// Listens at `path`, for the owner of this process only.
+    ///
+    /// # Errors
+    /// The path is taken, or the system refuses it. A socket file that nobody listens on any more is replaced.
+    pub fn bind(path: &Path, handle: Handle) -> Result<Self, ControlError> {
+        remove_stale(path)?;
+        let refused = |source| ControlError::Bind { path: path.into(), source };
+        let listener = Arc::new(listen_privately(path).map_err(refused)?);
+        let inode = inode(path);
+        let clients = Clients::default();
+        let audience = Arc::downgrade(&clients);
+        handle.subscribe(move |event| match audience.upgrade() {
+            Some(clients) => {
+                if let Some(message) = report::event(event, SystemTime::now()) {
+                    tell(&lock(&clients), &line(&message));
+                }
+                true
+            }
+            None => false,
+        });
+        let acceptor = {
+            let (listener, clients) = (Arc::clone(&listener), Arc::clone(&clients));
+            spawn("qmp-accept", move || accept(&listener, &clients, &handle)).map_err(refused)?
+        };
+        Ok(Self { path: path.into(), inode, listener, clients, acceptor: Some(acceptor) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Wakes `accept`; std has no shutdown for listeners.
+        let _ = nix::sys::socket::shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+        // Readers see the end of their input; replies and events on their way still go out, for a while.
+        // The list is taken out first: an event would have to wait for its lock.
+        let clients = std::mem::take(&mut *lock(&self.clients));
+        for client in &clients {
+            let _ = client.stream.shutdown(Shutdown::Read);
+        }
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        for client in clients {
+            while !client.thread.is_finished() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let _ = client.stream.shutdown(Shutdown::Both);
+            let _ = client.thread.join();
+        }
+        // Another process may have put its own socket there meanwhile.
+        if self.inode.is_some() && inode(&self.path) == self.inode {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn remove_stale(path: &Path) -> Result<(), ControlError> {
+    let refused = |source| ControlError::Bind { path: path.into(), source };
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(refused(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => Err(ControlError::NotASocket(path.into())),
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => Err(ControlError::InUse(path.into())),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(refused)
+            }
+            Err(error) => Err(refused(error)),
+        },
+    }
+}
+
+/// Linux gives the socket file the mode of the socket itself (`unix_bind`), so there is no moment when others may connect.
+fn listen_privately(path: &Path) -> io::Result<UnixListener> {
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&fd, Backlog::new(CLIENTS_MAX as i32)?)?;
+    Ok(fd.into())
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+fn accept(listener: &UnixListener, clients: &Mutex<Vec<Client>>, handle: &Handle) {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let mut clients = lock(clients);
+                clients.retain(|client| !client.thread.is_finished());
+                // One too many is closed at once: it sees no greeting.
+                if clients.len() < CLIENTS_MAX
+                    && let Ok(client) = serve(stream, handle.clone())
+                {
+                    clients.push(client);
+                }
+            }
+            // EINVAL is what `Server::drop` causes.
+            Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => return,
+            // Out of descriptors, say: clients that leave make room.
+            Err(_) => thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// Queues an event for each client; one whose queue is full is cut off, so it can neither miss an event nor hold up the
+/// thread that publishes it.
+fn tell(clients: &[Client], message: &[u8]) {
+    for client in clients.iter().filter(|client| client.negotiated.load(Ordering::SeqCst)) {
+        if client.outgoing.try_send(Some(message.to_vec())).is_err() {
+            let _ = client.stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Starts the threads of one client.
+fn serve(stream: UnixStream, handle: Handle) -> io::Result<Client> {
+    stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    let (mut input, output) = (stream.try_clone()?, stream.try_clone()?);
+    let (outgoing, messages) = sync_channel(OUTGOING_MAX);
+    let negotiated = Arc::new(AtomicBool::new(false));
+    let writer = spawn("qmp-write", move || write(output, &messages))?;
+    let thread = {
+        let (outgoing, negotiated) = (outgoing.clone(), Arc::clone(&negotiated));
+        spawn("qmp-read", move || {
+            read(&mut input, Session::new(handle), &outgoing, &negotiated);
+            let _ = outgoing.send(None);
+            let _ = writer.join();
+            let _ = input.shutdown(Shutdown::Both);
+        })?
+    };
+    Ok(Client { stream, outgoing, negotiated, thread })
+}
+
+/// Until the client leaves, or cannot be written to. Waits where it does not read its answers: that is its own matter.
+fn read(input: &mut UnixStream, mut session: Session, outgoing: &SyncSender<Outgoing>, negotiated: &AtomicBool) {
+    let mut buffer = [0; 4096];
+    let mut alive = outgoing.send(Some(session.greeting())).is_ok();
+    while alive {
+        let bytes = match input.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => &buffer[..length],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        let received = session.receive(bytes, |session, reply| {
+            alive = alive && outgoing.send(Some(reply)).is_ok();
+            negotiated.store(session.is_negotiated(), Ordering::SeqCst);
+        });
+        alive = alive && received.is_ok();
+    }
+}
+
+fn write(mut output: UnixStream, messages: &Receiver<Outgoing>) {
+    while let Ok(Some(message)) = messages.recv() {
+        if output.write_all(&message).is_err() {
+            // Wakes the reader as well.
+            let _ = output.shutdown(Shutdown::Both);
+            return;
+        }
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.into()).spawn(body)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
