@@ -1,2 +1,43 @@
-//! `#[derive(VmState)]`: see the `vmstate` crate.
+//! `#[derive(VmState)]`: the one declaration of a device's migratable state. Use it through the `vmstate` crate.
+//!
+//! parse (`attr`, `ast`) → `check` → `expand`. Mistakes are collected and reported together, each at the user's token;
+//! an impl is emitted even then, so that the rest of the user's crate is not flooded with follow-up errors.
 #![forbid(unsafe_code)]
+
+mod ast;
+mod attr;
+mod check;
+mod ctxt;
+mod expand;
+mod fallback;
+mod symbol;
+
+use proc_macro::TokenStream;
+use syn::{DeriveInput, parse_macro_input};
+
+/// Implements `vmstate::VmState` and `vmstate::Wire`. Every attribute is explained, with its bytes, in
+/// `docs/derive.md`.
+///
+/// On the struct: `name`, `version`, `minimum_version`, `pre_save`, `post_save`, `pre_load`, `post_load`, `validate`,
+/// `subsection(…)`, `crate`. On a field: `skip`, `name`, `since`, `exists`, `must_exist`, `validate`, `len` with `max`,
+/// `buffer`, `wire`, `with`, `subsection`.
+#[proc_macro_derive(VmState, attributes(vmstate))]
+pub fn derive_vm_state(input: TokenStream) -> TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    derive(&input).into()
+}
+
+fn derive(input: &DeriveInput) -> proc_macro2::TokenStream {
+    let ctxt = ctxt::Ctxt::new();
+    let container = ast::Container::from_input(&ctxt, input);
+    if let Some(container) = &container {
+        check::check(&ctxt, container);
+    }
+    match (container, ctxt.into_errors()) {
+        (Some(container), None) => expand::expand(&container),
+        (container, errors) => {
+            let krate = container.map_or_else(ast::default_crate, |container| container.krate);
+            fallback::expand(input, &krate, errors)
+        }
+    }
+}

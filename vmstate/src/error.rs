@@ -39,11 +39,16 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: ErrorKind,
     section: Option<String>,
-    /// Innermost field first: each layer on the way out pushes its own name.
-    path: Vec<String>,
+    /// Innermost step first: each layer on the way out pushes its own.
+    path: Vec<Step>,
     offset: Option<u64>,
     message: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+enum Step {
+    Field(String),
+    Element(usize),
 }
 
 impl Error {
@@ -74,7 +79,13 @@ impl Error {
 
     /// Puts `field` in front of the path.
     pub fn in_field(mut self, field: impl Into<String>) -> Self {
-        self.0.path.push(field.into());
+        self.0.path.push(Step::Field(field.into()));
+        self
+    }
+
+    /// Puts element `index` in front of the path; the field that holds it comes next.
+    pub fn in_element(mut self, index: usize) -> Self {
+        self.0.path.push(Step::Element(index));
         self
     }
 
@@ -101,7 +112,15 @@ impl Error {
 
     /// Field path from the section's description inwards, as `channels[1] › count`.
     pub fn path(&self) -> String {
-        self.0.path.iter().rev().map(String::as_str).collect::<Vec<_>>().join(" › ")
+        let mut path = String::new();
+        for step in self.0.path.iter().rev() {
+            match step {
+                Step::Field(name) if path.is_empty() => path.push_str(name),
+                Step::Field(name) => path.extend([" › ", name]),
+                Step::Element(index) => path.push_str(&format!("[{index}]")),
+            }
+        }
+        path
     }
 
     /// Offset in bytes from the start of the stream.
@@ -175,6 +194,12 @@ mod tests {
             .in_section("serial", 0);
         assert_eq!(error.to_string(), "serial/0 › state › fcr at 0x1f4e: version 4 is newer than 3");
         assert_eq!(error.path(), "state › fcr");
+    }
+
+    #[test]
+    fn an_element_is_written_behind_its_field() {
+        let error = Error::new(ErrorKind::Malformed, "no").in_field("count").in_element(1).in_field("channels");
+        assert_eq!(error.path(), "channels[1] › count");
     }
 
     #[test]

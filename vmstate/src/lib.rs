@@ -1,5 +1,6 @@
 //! Migratable virtual-machine device state: a derive macro, QEMU's stream format, and a live-migration engine.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
 pub mod channel;
 pub mod codec;
@@ -13,4 +14,7 @@ pub mod stream;
 
 pub use error::{Error, ErrorKind, Result};
 pub use section::Section;
-pub use state::{VmState, Wire};
+#[doc(hidden)]
+pub use state::support as __private;
+pub use state::{Unused, VmState, Wire};
+pub use vmstate_derive::VmState;

@@ -1,5 +1,8 @@
 //! Device models. They see guest memory, interrupt lines and bytes; never KVM.
 
+pub mod serial;
+pub mod virtio;
+
 use std::time::Duration;
 
 /// What the machine asks of a device that does work of its own (threads, host I/O).

@@ -36,17 +36,31 @@ pub struct Reader<'a> {
     base: u64,
     strictness: Strictness,
     allocation_left: usize,
+    complete: bool,
 }
 
 impl<'a> Reader<'a> {
-    /// A reader whose first byte is at stream offset `base`.
+    /// A reader whose first byte is at stream offset `base`. More bytes may come later: where a look-ahead runs out
+    /// of bytes, the load is [`ErrorKind::Incomplete`].
     pub fn new(bytes: &'a [u8], base: u64, strictness: Strictness, limits: Limits) -> Self {
-        Self { bytes, position: 0, base, strictness, allocation_left: limits.allocation }
+        Self { bytes, position: 0, base, strictness, allocation_left: limits.allocation, complete: false }
     }
 
-    /// A strict reader from offset 0, with default limits.
+    /// Says that `bytes` are all there is. A look-ahead for a subsection that runs out of bytes then finds none, so
+    /// that state can end where the buffer ends; inside a stream a section's footer always follows.
+    pub fn complete(mut self) -> Self {
+        self.complete = true;
+        self
+    }
+
+    /// A strict, [complete](Self::complete) reader from offset 0, with default limits.
     pub fn strict(bytes: &'a [u8]) -> Self {
-        Self::new(bytes, 0, Strictness::Strict, Limits::default())
+        Self::new(bytes, 0, Strictness::Strict, Limits::default()).complete()
+    }
+
+    /// True if no bytes follow those at hand.
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// What this load accepts.
@@ -151,8 +165,9 @@ impl<'a> Reader<'a> {
         Error::new(ErrorKind::Malformed, message).at(self.offset())
     }
 
+    /// An error of kind `Incomplete` at the current offset: `wanted` bytes are needed from here.
     #[cold]
-    fn incomplete(&self, wanted: usize) -> Error {
+    pub fn incomplete(&self, wanted: usize) -> Error {
         let left = self.rest().len();
         Error::new(ErrorKind::Incomplete, format!("{wanted} bytes expected, {left} left")).at(self.offset())
     }

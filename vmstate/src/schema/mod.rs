@@ -4,8 +4,10 @@
 //! out of a JSON file of another release.
 
 mod shared;
+mod vmdesc;
 
 pub use shared::Shared;
+pub use vmdesc::vmdesc;
 
 /// What one struct looks like on the wire: QEMU's `VMStateDescription` without its C pointers.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,4 +91,6 @@ pub enum Kind {
     CountedArray(Shared<Kind>),
     /// Bytes of a hand-written codec under this type name; the outcome says how many.
     Custom(Shared<str>),
+    /// No bytes: the place where a device checks what it has so far (QEMU's `VMSTATE_VALIDATE`).
+    Check,
 }

@@ -35,11 +35,6 @@ impl<T: VmState> Section for T {
     }
 
     fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
-        let mut undo = T::Undo::default();
-        let loaded = self.load_version(input, version, &mut undo);
-        if loaded.is_err() {
-            self.undo(undo);
-        }
-        loaded
+        self.load_or_keep(input, version)
     }
 }

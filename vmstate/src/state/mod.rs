@@ -1,19 +1,33 @@
 //! State that moves: the traits that the derive implements, and the rules of a load.
 //!
-//! A load works in place, so that predicates and hooks see the fields loaded before them as QEMU's do, and keeps
-//! each replaced value in an [`Undo`](Wire::Undo). If anything fails, the undo puts all of them back: a device
-//! whose load fails is as it was before.
+//! A load works in place, so that predicates and hooks see the fields loaded before them as QEMU's do. What the
+//! device held before is [remembered](Wire::remember) first; if anything fails, all of it is put back: a device
+//! whose load fails is as it was.
 
+mod array;
+mod counted;
+mod hook;
 mod primitive;
+mod subsection;
+#[doc(hidden)]
+pub mod support;
+mod unused;
 
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::{Description, Kind};
 
+pub use unused::Unused;
+
 /// A value with a place on the wire: an integer, an array, a nested struct.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be migrated: it has no place on the wire",
+    label = "does not implement `vmstate::Wire`",
+    note = "derive `VmState` for it, give the field `#[vmstate(with = module)]`, or `#[vmstate(skip)]` if it is no guest state"
+)]
 pub trait Wire {
-    /// What a load replaced. `Default` is "nothing yet".
-    type Undo: Default;
+    /// All that is needed to put back the value.
+    type Undo;
 
     /// What the bytes are.
     const KIND: Kind;
@@ -21,28 +35,46 @@ pub trait Wire {
     /// Appends the value.
     ///
     /// # Errors
-    /// Only what a hook (`pre_save`, `post_save`) of a nested struct refuses.
+    /// What a hook or check of a nested struct refuses.
     fn save(&mut self, out: &mut Writer) -> Result<()>;
 
-    /// Replaces the value by the next one of `input`. What was there before goes to `undo`, also on failure.
+    /// Replaces the value by the next one of `input`.
     ///
     /// # Errors
     /// Any kind; the value is then half loaded until [`undo`](Self::undo) is called.
-    fn load(&mut self, input: &mut Reader<'_>, undo: &mut Self::Undo) -> Result<()>;
+    fn load(&mut self, input: &mut Reader<'_>) -> Result<()>;
 
-    /// Puts back what [`load`](Self::load) replaced.
+    /// Copies out what a load or a hook may change.
+    fn remember(&self) -> Self::Undo;
+
+    /// Puts back what [`remember`](Self::remember) copied.
     fn undo(&mut self, undo: Self::Undo);
 }
 
 /// A struct with a description: a section, a subsection, or a nested struct. Implemented by `#[derive(VmState)]`,
 /// which also implements [`Wire`] for it.
+#[diagnostic::on_unimplemented(note = "add `#[derive(vmstate::VmState)]` to `{Self}`")]
 pub trait VmState: Wire {
     /// Its name, versions, fields and subsections.
     const DESCRIPTION: &'static Description;
 
-    /// As [`Wire::load`], for state that was written at `version`.
+    /// Replaces the state by what `input` holds, written at `version`.
     ///
     /// # Errors
-    /// Also [`Incompatible`](crate::ErrorKind::Incompatible) if `version` is outside the window.
-    fn load_version(&mut self, input: &mut Reader<'_>, version: u32, undo: &mut Self::Undo) -> Result<()>;
+    /// Any kind, [`Incompatible`](crate::error::ErrorKind::Incompatible) if `version` is outside the window; the
+    /// state is then half loaded. Use [`load_or_keep`](Self::load_or_keep) unless a caller undoes it.
+    fn load_version(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()>;
+
+    /// Replaces the state by what `input` holds, written at `version`; or keeps all as it was. The whole of a section.
+    ///
+    /// # Errors
+    /// Any kind, with path and offset.
+    fn load_or_keep(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
+        let before = self.remember();
+        let loaded = self.load_version(input, version).and_then(|()| subsection::none_left(input, Self::DESCRIPTION));
+        if loaded.is_err() {
+            self.undo(before);
+        }
+        loaded
+    }
 }

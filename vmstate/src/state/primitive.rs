@@ -8,7 +8,7 @@ use crate::schema::Kind;
 macro_rules! integer {
     ($($type:ty => $kind:expr),* $(,)?) => {$(
         impl Wire for $type {
-            type Undo = Option<$type>;
+            type Undo = $type;
             const KIND: Kind = $kind;
 
             #[inline]
@@ -18,17 +18,19 @@ macro_rules! integer {
             }
 
             #[inline]
-            fn load(&mut self, input: &mut Reader<'_>, undo: &mut Self::Undo) -> Result<()> {
-                let loaded = <$type>::from_be_bytes(input.array()?);
-                *undo = Some(std::mem::replace(self, loaded));
+            fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
+                *self = <$type>::from_be_bytes(input.array()?);
                 Ok(())
             }
 
             #[inline]
-            fn undo(&mut self, undo: Self::Undo) {
-                if let Some(old) = undo {
-                    *self = old;
-                }
+            fn remember(&self) -> Self {
+                *self
+            }
+
+            #[inline]
+            fn undo(&mut self, undo: Self) {
+                *self = undo;
             }
         }
     )*};
@@ -46,7 +48,7 @@ integer! {
 }
 
 impl Wire for bool {
-    type Undo = Option<bool>;
+    type Undo = bool;
     const KIND: Kind = Kind::Bool;
 
     #[inline]
@@ -56,19 +58,22 @@ impl Wire for bool {
     }
 
     /// QEMU takes any non-zero byte for true (`get_bool`, migration/vmstate-types.c); a strict load takes 0 and 1.
-    fn load(&mut self, input: &mut Reader<'_>, undo: &mut Self::Undo) -> Result<()> {
-        let byte = input.peek(1).map_or(0, |byte| byte[0]);
-        if byte > 1 && input.strictness() == Strictness::Strict {
+    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        if let Some(&[byte]) = input.peek(1)
+            && byte > 1
+            && input.strictness() == Strictness::Strict
+        {
             return Err(input.malformed(format!("a bool is 0 or 1, got {byte}")));
         }
-        let loaded = input.u8()? != 0;
-        *undo = Some(std::mem::replace(self, loaded));
+        *self = input.u8()? != 0;
         Ok(())
     }
 
-    fn undo(&mut self, undo: Self::Undo) {
-        if let Some(old) = undo {
-            *self = old;
-        }
+    fn remember(&self) -> Self {
+        *self
+    }
+
+    fn undo(&mut self, undo: Self) {
+        *self = undo;
     }
 }

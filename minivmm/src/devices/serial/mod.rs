@@ -1,0 +1,186 @@
+//! 16550A serial port at PIO 0x3f8, GSI 4: registers by `vm-superio`, with the FIFO depth of the real chip.
+//!
+//! `vm-superio` has no FIFO control register, and a 64-byte buffer. QEMU's stream carries that register and a
+//! FIFO of 16 bytes, so both are kept here: the guest never has more bytes in the chip than the wire can carry.
+
+mod output;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use vm_superio::Trigger;
+use vm_superio::serial::NoEvents;
+
+use self::output::Output;
+use crate::bus::BusDevice;
+use crate::devices::{Device, DeviceError};
+use crate::irq::IrqLine;
+
+/// Ports of the chip.
+pub const WINDOW: u64 = 8;
+
+/// Receive FIFO of a 16550A.
+const FIFO_DEPTH: usize = 16;
+
+/// Input kept for the guest beyond its FIFO.
+const INPUT_CAPACITY: usize = 4096;
+
+const DATA: u8 = 0;
+const IIR_FCR: u8 = 2;
+const LCR: u8 = 3;
+
+const FCR_ENABLE: u8 = 0x01;
+const FCR_CLEAR_RECEIVE: u8 = 0x02;
+/// Bits of FCR that stay set: enable, DMA mode, trigger level (the clear bits clear themselves).
+const FCR_STICKY: u8 = 0xc9;
+const IIR_FIFO_ENABLED: u8 = 0xc0;
+const IIR_NONE: u8 = 0x01;
+const LCR_DLAB: u8 = 0x80;
+const MCR_LOOP: u8 = 0x10;
+
+/// The serial port. Interrupts are edges: the line goes high, then low.
+pub struct Serial {
+    uart: Uart,
+    fcr: u8,
+    /// Came from the host, does not fit the FIFO yet.
+    input: VecDeque<u8>,
+    irq: Arc<dyn IrqLine>,
+    output: Output,
+}
+
+type Uart = vm_superio::Serial<Pulse, NoEvents, Output>;
+
+impl Serial {
+    /// A port after reset, whose output goes to `sink`.
+    ///
+    /// # Errors
+    /// The output thread could not be started.
+    pub fn new(irq: Arc<dyn IrqLine>, sink: Box<dyn Write + Send>) -> io::Result<Self> {
+        let output = Output::new(sink)?;
+        let uart = Uart::new(Pulse(Arc::clone(&irq)), output.clone());
+        Ok(Self { uart, fcr: 0, input: VecDeque::new(), irq, output })
+    }
+
+    /// Takes input for the guest; returns how many bytes, the caller keeps the rest and tries again later.
+    pub fn enqueue(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(INPUT_CAPACITY - self.input.len().min(INPUT_CAPACITY));
+        self.input.extend(&bytes[..taken]);
+        self.refill();
+        taken
+    }
+
+    /// Bytes the receiver can hold now: without FIFO it is a single register.
+    fn depth(&self) -> usize {
+        if self.fcr & FCR_ENABLE == 0 { 1 } else { FIFO_DEPTH }
+    }
+
+    fn received(&self) -> usize {
+        self.uart.state().in_buffer.len()
+    }
+
+    fn in_loopback(&self) -> bool {
+        self.uart.state().modem_control & MCR_LOOP != 0
+    }
+
+    /// Moves waiting input into the receiver. In loopback the receiver listens to the transmitter only.
+    fn refill(&mut self) {
+        if self.input.is_empty() || self.in_loopback() {
+            return;
+        }
+        let room = self.depth().saturating_sub(self.received()).min(self.input.len());
+        let bytes: Vec<u8> = self.input.drain(..room).collect();
+        let taken = self.uart.enqueue_raw_bytes(&bytes);
+        debug_assert!(taken.is_ok_and(|taken| taken == bytes.len()), "the chip's buffer holds 64 bytes");
+    }
+
+    fn write_fcr(&mut self, value: u8) {
+        let toggled = (value ^ self.fcr) & FCR_ENABLE != 0;
+        if toggled || value & FCR_CLEAR_RECEIVE != 0 {
+            self.clear_receiver();
+        }
+        self.fcr = if value & FCR_ENABLE == 0 { 0 } else { value & FCR_STICKY };
+    }
+
+    /// `vm-superio` gives its buffer away only through the data port, which the divisor latch may hide.
+    fn clear_receiver(&mut self) {
+        let lcr = self.uart.read(LCR);
+        self.set(LCR, lcr & !LCR_DLAB);
+        for _ in 0..self.received() {
+            self.uart.read(DATA);
+        }
+        self.set(LCR, lcr);
+    }
+
+    /// Output never fails ([`Output`] takes all), nor does a line.
+    fn set(&mut self, register: u8, value: u8) {
+        let _ = self.uart.write(register, value);
+    }
+}
+
+impl BusDevice for Serial {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        for (register, byte) in (offset as u8..).zip(data) {
+            *byte = self.uart.read(register);
+            if register == IIR_FCR && self.fcr & FCR_ENABLE == 0 {
+                *byte &= !IIR_FIFO_ENABLED;
+            }
+        }
+        self.refill();
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        for (register, &byte) in (offset as u8..).zip(data) {
+            let loops = register == DATA && self.in_loopback() && self.uart.state().line_control & LCR_DLAB == 0;
+            match register {
+                IIR_FCR => self.write_fcr(byte),
+                DATA if loops && self.received() >= self.depth() => {} // overrun: the byte is lost
+                _ => self.set(register, byte),
+            }
+        }
+        self.refill();
+    }
+}
+
+impl Device for Serial {
+    /// Gives the sink a moment to take the output. A terminal that nobody reads is no reason to refuse.
+    fn pause(&mut self, deadline: Duration) -> Result<(), DeviceError> {
+        self.output.drain(deadline.min(Duration::from_millis(100)));
+        Ok(())
+    }
+
+    /// An interrupt that is pending but not yet seen by the guest is raised again: on a fresh host its edge was never
+    /// sent, and a guest that waits for "transmitter empty" would wait for ever.
+    fn resume(&mut self) {
+        if self.uart.state().interrupt_identification != IIR_NONE {
+            Pulse(Arc::clone(&self.irq)).pulse();
+        }
+    }
+}
+
+impl fmt::Debug for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serial").field("uart", &self.uart.state()).field("fcr", &self.fcr).finish_non_exhaustive()
+    }
+}
+
+/// The interrupt output, as an edge.
+struct Pulse(Arc<dyn IrqLine>);
+
+impl Pulse {
+    fn pulse(&self) {
+        self.0.set(true);
+        self.0.set(false);
+    }
+}
+
+impl Trigger for Pulse {
+    type E = std::convert::Infallible;
+
+    fn trigger(&self) -> Result<(), Self::E> {
+        self.pulse();
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! Where the guest's output goes: buffered, and written by a thread, so that a slow terminal never stops a vCPU.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Bytes kept for a sink that does not take them. What comes on top is lost, as on a real line without flow control.
+const CAPACITY: usize = 1 << 20;
+
+/// How long the last clone waits at its end for the sink to take what is left.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A [`Write`] that never blocks. Clones share the buffer and its thread.
+#[derive(Clone, Debug)]
+pub(super) struct Output(Arc<Owner>);
+
+#[derive(Debug)]
+struct Owner(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    buffer: Mutex<Buffer>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    /// The thread has taken bytes that the sink does not have yet.
+    writing: bool,
+    closed: bool,
+}
+
+impl Output {
+    /// Starts the thread. It ends when the last clone is dropped, or the sink fails.
+    pub(super) fn new(sink: Box<dyn Write + Send>) -> io::Result<Self> {
+        let shared = Arc::new(Shared { buffer: Mutex::default(), changed: Condvar::new() });
+        let theirs = Arc::clone(&shared);
+        thread::Builder::new().name("serial-output".into()).spawn(move || theirs.run(sink))?;
+        Ok(Self(Arc::new(Owner(shared))))
+    }
+
+    /// Waits until the sink has all, at most `timeout`.
+    pub(super) fn drain(&self, timeout: Duration) {
+        self.0.0.drain(timeout);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Buffer> {
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, guard: MutexGuard<'a, Buffer>) -> MutexGuard<'a, Buffer> {
+        self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, mut sink: Box<dyn Write + Send>) {
+        let mut buffer = self.lock();
+        loop {
+            if !buffer.bytes.is_empty() {
+                let bytes = std::mem::take(&mut buffer.bytes);
+                buffer.writing = true;
+                drop(buffer);
+                let written = sink.write_all(&bytes).and_then(|()| sink.flush());
+                buffer = self.lock();
+                buffer.writing = false;
+                buffer.closed |= written.is_err();
+                self.changed.notify_all();
+            } else if buffer.closed {
+                return;
+            } else {
+                buffer = self.wait(buffer);
+            }
+            if buffer.closed && buffer.bytes.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn drain(&self, timeout: Duration) {
+        let end = Instant::now() + timeout;
+        let mut buffer = self.lock();
+        while (buffer.writing || !buffer.bytes.is_empty()) && !buffer.closed {
+            let Some(left) = end.checked_duration_since(Instant::now()) else { return };
+            buffer = self.changed.wait_timeout(buffer, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.drain(LINGER);
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let shared = &self.0.0;
+        let mut buffer = shared.lock();
+        if !buffer.closed {
+            let room = CAPACITY.saturating_sub(buffer.bytes.len()).min(bytes.len());
+            buffer.bytes.extend_from_slice(&bytes[..room]);
+            shared.changed.notify_all();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

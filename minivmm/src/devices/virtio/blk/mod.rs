@@ -1,0 +1,174 @@
+//! virtio-blk (virtio 1.2 §5.2) over a raw image: one queue, one request at a time, in order.
+
+mod image;
+mod request;
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use virtio_bindings::virtio_blk::*;
+use vmstate::codec::{Reader, Writer};
+use vmstate::error::{Error, ErrorKind, Result};
+use vmstate::schema::{Description, Field, Kind, Presence, Shared};
+
+pub use self::image::{Image, ImageError, SECTOR};
+use self::request::Worker;
+use super::{Broken, Io, Model};
+
+const FIELDS: &[Field] =
+    &[Field::new(Shared::Static("virtio"), Kind::Custom(Shared::Static("virtio")), Presence::Since(0))];
+
+/// Sectors one discard or write-zeroes may cover: what QEMU offers, 2 GiB less a sector.
+const RANGE_SECTORS_MAX: u32 = 0x003f_ffff;
+/// Data segments of one request: QEMU's default queue of 256 less header and status.
+const SEGMENTS_MAX: u32 = 254;
+/// Bytes of the configuration up to `write_zeroes_may_unmap`, which is what QEMU sends.
+const CONFIG_LEN: usize = 57;
+/// Offset of `writeback`.
+const WRITEBACK: usize = 32;
+
+/// The disk.
+#[derive(Debug)]
+pub struct Blk {
+    worker: Worker,
+    features: u64,
+}
+
+impl Blk {
+    /// A disk of the guest's on `image`.
+    pub fn new(image: Arc<Image>) -> Self {
+        let features = [
+            VIRTIO_BLK_F_SEG_MAX,
+            VIRTIO_BLK_F_GEOMETRY,
+            VIRTIO_BLK_F_BLK_SIZE,
+            VIRTIO_BLK_F_FLUSH,
+            VIRTIO_BLK_F_TOPOLOGY,
+            VIRTIO_BLK_F_CONFIG_WCE,
+            VIRTIO_BLK_F_DISCARD,
+            VIRTIO_BLK_F_WRITE_ZEROES,
+        ];
+        let mut features = features.iter().fold(0, |all, bit| all | 1 << bit);
+        if image.is_read_only() {
+            features |= 1 << VIRTIO_BLK_F_RO;
+        }
+        Self { worker: Worker::new(image), features }
+    }
+}
+
+impl Model for Blk {
+    const ID: u32 = 2;
+    const QUEUES: &'static [u16] = &[256];
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// virtio 1.2 §5.2.4, with the values of QEMU: the guest sees the same disk under either.
+    fn config(&self) -> Vec<u8> {
+        let sectors = self.worker.image.sectors();
+        let (heads, track) = (16u8, 63u8);
+        let cylinders = (sectors / (u64::from(heads) * u64::from(track))).clamp(2, 16383) as u16;
+        let mut config = Vec::with_capacity(CONFIG_LEN);
+        config.extend(sectors.to_le_bytes());
+        config.extend(0u32.to_le_bytes()); // size_max: none
+        config.extend(SEGMENTS_MAX.to_le_bytes());
+        config.extend(cylinders.to_le_bytes());
+        config.extend([heads, track]);
+        config.extend((SECTOR as u32).to_le_bytes()); // blk_size
+        config.extend([0; 8]); // topology: blocks of one sector, aligned, no preferred size
+        config.push(u8::from(self.worker.write_back));
+        config.push(0); // unused
+        config.extend(1u16.to_le_bytes()); // num_queues
+        config.extend(RANGE_SECTORS_MAX.to_le_bytes()); // discard: sectors, segments, alignment
+        config.extend(1u32.to_le_bytes());
+        config.extend(1u32.to_le_bytes());
+        config.extend(RANGE_SECTORS_MAX.to_le_bytes()); // write zeroes: sectors, segments, may unmap
+        config.extend(1u32.to_le_bytes());
+        config.push(1);
+        config
+    }
+
+    fn write_config(&mut self, offset: usize, data: &[u8]) {
+        if let (WRITEBACK, [value]) = (offset, data) {
+            self.worker.write_back = value & 1 != 0;
+        }
+    }
+
+    /// §5.2.5.2: a driver that knows no FLUSH gets write-through.
+    fn activate(&mut self, features: u64) {
+        let flush = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
+        let selectable = features & 1 << VIRTIO_BLK_F_CONFIG_WCE != 0;
+        if !flush && !selectable {
+            self.worker.write_back = false;
+        }
+    }
+
+    fn reset(&mut self) {
+        self.worker.write_back = true;
+    }
+
+    fn process(&mut self, io: &mut Io<'_>) -> Result<(), Broken> {
+        let memory = io.memory;
+        loop {
+            if io.rings[0].is_ready() {
+                io.rings[0].quiet(memory)?;
+            }
+            while !io.pausing() {
+                let Some(chain) = io.rings[0].pop(memory)? else { break };
+                let head = chain.head;
+                let written = self.worker.execute(memory, chain)?;
+                io.rings[0].complete(memory, head, written)?;
+                io.rings[0].signal(memory, io.interrupt)?;
+            }
+            // Also when pausing: whoever runs the guest next must get its kicks.
+            if !io.rings[0].is_ready() || !io.rings[0].listen(memory)? || io.pausing() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Write-back: the byte of the configuration that the driver can change.
+    type State = bool;
+
+    const DESCRIPTION: &'static Description =
+        &Description::new(Shared::Static("virtio-blk"), 2, 2, Shared::Static(FIELDS), Shared::Static(&[]));
+
+    fn state(&self) -> bool {
+        self.worker.write_back
+    }
+
+    fn set_state(&mut self, write_back: bool) {
+        self.worker.write_back = write_back;
+    }
+
+    /// The list of requests in flight, which is empty: all were finished before. An element starts with 1.
+    fn save_state(&mut self, out: &mut Writer) -> Result<()> {
+        out.u8(0);
+        Ok(())
+    }
+
+    fn load_state(&self, config: &[u8], _features: u64, input: &mut Reader<'_>) -> Result<bool> {
+        let refuse = |offset, what| Err(Error::new(ErrorKind::Rejected, what).at(offset));
+        let theirs = config.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let ours = self.worker.image.sectors();
+        if theirs != ours {
+            return refuse(
+                input.offset(),
+                format!("the guest's disk has {theirs} sectors of 512 bytes, the image here has {ours}"),
+            );
+        }
+        let offset = input.offset();
+        if input.u8()? != 0 {
+            // QEMU keeps requests that failed on the host; their form depends on the width of its pointers.
+            return refuse(
+                offset,
+                "disk requests are in flight: let the source finish them (resume it once its disk works again)".into(),
+            );
+        }
+        Ok(config.get(WRITEBACK).is_none_or(|byte| byte & 1 != 0))
+    }
+
+    fn source(&self) -> Option<RawFd> {
+        None
+    }
+}

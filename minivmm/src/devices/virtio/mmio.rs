@@ -1,0 +1,272 @@
+//! The virtio-mmio transport, version 2 (virtio 1.2 §4.2): registers, negotiation, queue set-up, interrupts.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
+};
+use virtio_bindings::virtio_mmio::*;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::registers::Registers;
+use super::worker::{Core, Worker};
+use super::{Broken, Interrupt, Model, QUEUE_SIZE_MAX, Ring};
+use crate::bus::BusDevice;
+use crate::devices::{Device, DeviceError};
+use crate::irq::IrqLine;
+use crate::memory::GuestMemory;
+
+/// Bytes of a device's window.
+pub const WINDOW: u64 = 0x200;
+
+/// Offset of QueueNotify: a write of a queue's number does what a write of 1 to that queue's event does.
+pub const QUEUE_NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
+
+/// "virt"
+const MAGIC: u32 = 0x7472_6976;
+const VERSION: u32 = 2;
+/// "QEMU", which is what a guest of this machine sees there.
+const VENDOR: u32 = 0x554d_4551;
+/// Window of the device's own configuration.
+const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
+
+/// Features of every device here: the rings', and virtio 1.
+const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+
+const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
+const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
+const NEEDS_RESET: u8 = VIRTIO_CONFIG_S_NEEDS_RESET as u8;
+
+/// A virtio device in its window.
+pub struct Virtio<M: Model> {
+    name: String,
+    pub(super) registers: Registers,
+    pub(super) worker: Worker<M>,
+    /// Features of model, rings and transport.
+    pub(super) offered: u64,
+}
+
+impl<M: Model> Virtio<M> {
+    /// A device after reset. `name` is its section, as `virtio-mmio@00000000feb00e00/virtio-blk`.
+    ///
+    /// # Errors
+    /// The host denied a thread or an event.
+    pub fn new(name: String, model: M, memory: GuestMemory, irq: Arc<dyn IrqLine>) -> io::Result<Self> {
+        let offered = FEATURES | model.features();
+        let core = Core::new(model, memory, Interrupt::new(irq))?;
+        let thread = name.rsplit('/').next().unwrap_or_default();
+        let worker = Worker::start(core, thread)?;
+        Ok(Self { name, registers: Registers::new(M::QUEUES.len()), worker, offered })
+    }
+
+    /// Section name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// One event for each queue: a write to it is a kick, as KVM makes it from a write to [`QUEUE_NOTIFY`].
+    pub fn kicks(&self) -> &[EventFd] {
+        &self.worker.core.kicks
+    }
+
+    /// Why the device waits for a reset, if it does.
+    pub fn fault(&self) -> Option<String> {
+        self.worker.core.fault().map(|Broken(what)| what)
+    }
+
+    pub(super) fn event_idx(features: u64) -> bool {
+        features & 1 << VIRTIO_RING_F_EVENT_IDX != 0
+    }
+
+    /// True if a device may run with `features`: all of them offered, virtio 1 among them.
+    pub(super) fn acceptable(&self, features: u64) -> bool {
+        features & !self.offered == 0 && features & 1 << VIRTIO_F_VERSION_1 != 0
+    }
+
+    fn read_register(&mut self, register: u32) -> u32 {
+        let ready = |queue: &super::registers::QueueRegisters| u32::from(queue.ready);
+        match register {
+            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
+            VIRTIO_MMIO_VERSION => VERSION,
+            VIRTIO_MMIO_DEVICE_ID => M::ID,
+            VIRTIO_MMIO_VENDOR_ID => VENDOR,
+            VIRTIO_MMIO_DEVICE_FEATURES => match self.registers.device_features_sel {
+                0 => self.offered as u32,
+                1 => (self.offered >> 32) as u32,
+                _ => 0,
+            },
+            VIRTIO_MMIO_QUEUE_NUM_MAX => self.registers.queue().map_or(0, |_| u32::from(QUEUE_SIZE_MAX)),
+            VIRTIO_MMIO_QUEUE_READY => self.registers.queue().map_or(0, |queue| ready(queue)),
+            VIRTIO_MMIO_INTERRUPT_STATUS => u32::from(self.worker.core.interrupt.status()),
+            VIRTIO_MMIO_STATUS => u32::from(self.status()),
+            // §4.2.2: a length of all ones says that there is no such shared memory region.
+            VIRTIO_MMIO_SHM_LEN_LOW | VIRTIO_MMIO_SHM_LEN_HIGH => u32::MAX,
+            VIRTIO_MMIO_SHM_BASE_LOW | VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
+            VIRTIO_MMIO_CONFIG_GENERATION => self.worker.core.interrupt.generation(),
+            _ => 0,
+        }
+    }
+
+    fn write_register(&mut self, register: u32, value: u32) {
+        match register {
+            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.registers.device_features_sel = value,
+            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.registers.driver_features_sel = value,
+            // §2.2.1: features are negotiated before FEATURES_OK only.
+            VIRTIO_MMIO_DRIVER_FEATURES if self.registers.status & FEATURES_OK == 0 => {
+                if let Some(word) = self.registers.driver_features.get_mut(self.registers.driver_features_sel as usize)
+                {
+                    *word = value;
+                }
+            }
+            // A number that no queue can have selects none; the register is 16 bits wide in the stream.
+            VIRTIO_MMIO_QUEUE_SEL => self.registers.queue_sel = value.try_into().unwrap_or(u16::MAX),
+            VIRTIO_MMIO_QUEUE_NOTIFY => self.kick(value),
+            VIRTIO_MMIO_INTERRUPT_ACK => self.worker.core.interrupt.acknowledge(value as u8),
+            VIRTIO_MMIO_STATUS => self.write_status(value as u8),
+            VIRTIO_MMIO_QUEUE_READY => self.write_ready(value & 1 != 0),
+            _ => self.write_queue(register, value),
+        }
+    }
+
+    /// Layout of the selected queue; fixed while the queue is ready (§4.2.2.2).
+    fn write_queue(&mut self, register: u32, value: u32) {
+        let Some(queue) = self.registers.queue().filter(|queue| !queue.ready) else { return };
+        match register {
+            VIRTIO_MMIO_QUEUE_NUM => queue.num = value.try_into().unwrap_or(0),
+            VIRTIO_MMIO_QUEUE_DESC_LOW => queue.descriptors[0] = value,
+            VIRTIO_MMIO_QUEUE_DESC_HIGH => queue.descriptors[1] = value,
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW => queue.available[0] = value,
+            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => queue.available[1] = value,
+            VIRTIO_MMIO_QUEUE_USED_LOW => queue.used[0] = value,
+            VIRTIO_MMIO_QUEUE_USED_HIGH => queue.used[1] = value,
+            _ => {}
+        }
+    }
+
+    fn kick(&self, queue: u32) {
+        if let Some(kick) = self.kicks().get(queue as usize) {
+            // Fails only when the counter is full, and then the kick is already there.
+            let _ = kick.write(1);
+        }
+    }
+
+    fn write_ready(&mut self, ready: bool) {
+        let index = usize::from(self.registers.queue_sel);
+        let event_idx = Self::event_idx(self.registers.features());
+        let Some(queue) = self.registers.queue().filter(|queue| queue.ready != ready) else { return };
+        let core = &self.worker.core;
+        let ring = if ready { Ring::at(queue.layout(), event_idx, &core.memory) } else { Ok(Ring::new()) };
+        match ring {
+            Ok(ring) => {
+                queue.ready = ready;
+                core.quiesced(|active| active.rings[index] = ring);
+            }
+            Err(broken) => core.set_fault(Some(broken)),
+        }
+    }
+
+    pub(super) fn status(&self) -> u8 {
+        let needs_reset = if self.worker.core.fault().is_some() { NEEDS_RESET } else { 0 };
+        self.registers.status | needs_reset
+    }
+
+    fn write_status(&mut self, value: u8) {
+        if value == 0 {
+            return self.reset();
+        }
+        // §2.1.1: the driver clears no bit. NEEDS_RESET is the device's own.
+        let mut status = self.registers.status | (value & !NEEDS_RESET);
+        let features = self.registers.features();
+        if status & FEATURES_OK != 0 && !self.acceptable(features) {
+            status &= !FEATURES_OK;
+        }
+        // §3.1.1: a driver that saw FEATURES_OK refused must not go on.
+        if status & FEATURES_OK == 0 {
+            status &= !DRIVER_OK;
+        }
+        let starts = status & DRIVER_OK != 0 && self.registers.status & DRIVER_OK == 0;
+        self.registers.status = status;
+        if starts {
+            self.worker.core.quiesced(|active| {
+                active.model.activate(features);
+                active.driving = true;
+            });
+        }
+    }
+
+    fn reset(&mut self) {
+        let core = &self.worker.core;
+        core.quiesced(|active| {
+            active.driving = false;
+            active.rings.fill_with(Ring::new);
+            active.model.reset();
+        });
+        core.set_fault(None);
+        core.interrupt.restore(0);
+        self.registers = Registers::new(M::QUEUES.len());
+    }
+
+    fn read_config(&self, offset: usize, data: &mut [u8]) {
+        let config = self.worker.core.quiesced(|active| active.model.config());
+        for (index, byte) in data.iter_mut().enumerate() {
+            *byte = config.get(offset + index).copied().unwrap_or(0);
+        }
+    }
+
+    fn write_config(&mut self, offset: usize, data: &[u8]) {
+        self.worker.core.quiesced(|active| {
+            if offset + data.len() <= active.model.config().len() {
+                active.model.write_config(offset, data);
+            }
+        });
+    }
+}
+
+/// Registers are 32 bits wide and aligned (§4.2.2.2); accesses of another shape do nothing and read zero.
+impl<M: Model> BusDevice for Virtio<M> {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        if offset >= CONFIG {
+            self.read_config((offset - CONFIG) as usize, data);
+        } else if let (0, Ok(word)) = (offset % 4, <&mut [u8; 4]>::try_from(&mut *data)) {
+            *word = self.read_register(offset as u32).to_le_bytes();
+        } else {
+            data.fill(0);
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if offset >= CONFIG {
+            self.write_config((offset - CONFIG) as usize, data);
+        } else if let (0, Ok(word)) = (offset % 4, <[u8; 4]>::try_from(data)) {
+            self.write_register(offset as u32, u32::from_le_bytes(word));
+        }
+    }
+}
+
+impl<M: Model> Device for Virtio<M> {
+    fn pause(&mut self, deadline: Duration) -> Result<(), DeviceError> {
+        if self.worker.core.gate.pause(Some(deadline)) {
+            return Ok(());
+        }
+        Err(DeviceError {
+            device: self.name.clone(),
+            what: format!("a request of the guest did not finish within {deadline:?}; it goes on, try again later"),
+        })
+    }
+
+    fn resume(&mut self) {
+        let interrupt = &self.worker.core.interrupt;
+        interrupt.restore(interrupt.status());
+        self.worker.core.gate.resume();
+    }
+}
+
+impl<M: Model> fmt::Debug for Virtio<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Virtio").field("name", &self.name).field("registers", &self.registers).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,85 @@
+//! Virtio 1.x devices behind a virtio-mmio transport. Every register write and every descriptor of the guest is
+//! hostile input: at worst the guest's own device asks to be reset.
+//!
+//! [`Virtio`](mmio::Virtio) is the transport, generic over a [`Model`] (as [`blk`]). A thread for each device
+//! does its I/O, so vCPUs only write registers.
+
+pub mod blk;
+mod interrupt;
+pub mod mmio;
+mod queue;
+mod registers;
+mod state;
+mod wire;
+mod worker;
+
+use std::os::fd::RawFd;
+
+use vmstate::codec::{Reader, Writer};
+use vmstate::error::Result;
+use vmstate::schema::Description;
+
+pub use self::interrupt::Interrupt;
+pub use self::queue::{Broken, Chain, Ring, Segments};
+pub use self::state::Snapshot;
+pub use self::worker::Io;
+
+/// Largest queue the transport offers, as QEMU's virtio-mmio (its `VIRTQUEUE_MAX_SIZE`).
+pub const QUEUE_SIZE_MAX: u16 = 1024;
+
+/// What makes a virtio device a disk or a network card.
+pub trait Model: Send + 'static {
+    /// Virtio device number (virtio 1.2 §5).
+    const ID: u32;
+
+    /// Queue sizes after reset, one for each queue. QEMU sends them in its stream.
+    const QUEUES: &'static [u16];
+
+    /// Features offered, without those of rings and transport.
+    fn features(&self) -> u64;
+
+    /// Configuration space, little-endian.
+    fn config(&self) -> Vec<u8>;
+
+    /// The guest changed configuration bytes; `data` fits at `offset`. Read-only bytes are to be ignored.
+    fn write_config(&mut self, offset: usize, data: &[u8]);
+
+    /// The driver is ready, and understands `features`.
+    fn activate(&mut self, features: u64);
+
+    /// Back to the state after power-on.
+    fn reset(&mut self);
+
+    /// Works until nothing is left to do, or [`Io::pausing`].
+    ///
+    /// # Errors
+    /// A ring or a request breaks the protocol: the device stops until the guest resets it.
+    fn process(&mut self, io: &mut Io<'_>) -> Result<(), Broken>;
+
+    /// What of it is guest state, and not in the configuration alone.
+    type State;
+
+    /// The section: its name and version, and one field `virtio`.
+    const DESCRIPTION: &'static Description;
+
+    /// The state now.
+    fn state(&self) -> Self::State;
+
+    /// Replaces the state.
+    fn set_state(&mut self, state: Self::State);
+
+    /// Appends the device's own part of the section.
+    ///
+    /// # Errors
+    /// What a nested struct refuses.
+    fn save_state(&mut self, out: &mut Writer) -> Result<()>;
+
+    /// Reads the device's own part; `config` and the low word of `features` came before it.
+    ///
+    /// # Errors
+    /// Any kind; nothing has changed.
+    fn load_state(&self, config: &[u8], features: u64, input: &mut Reader<'_>) -> Result<Self::State>;
+
+    /// A descriptor whose readiness makes work, watched for edges.
+    fn source(&self) -> Option<RawFd>;
+}

@@ -1,0 +1,235 @@
+//! A virtio device as a section of QEMU's stream: one field `virtio` of hand-written bytes (see [`super::wire`]).
+
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
+};
+use vmstate::codec::{Reader, Writer};
+use vmstate::error::{Error, ErrorKind, Result};
+use vmstate::schema::{Description, Kind, Shared};
+use vmstate::{VmState, Wire};
+
+use super::mmio::Virtio;
+use super::registers::{QueueRegisters, Registers};
+use super::wire::{ALIGN, Head, QueueHead, RingAddresses, Tail};
+use super::{Broken, Model, QUEUE_SIZE_MAX, Ring};
+
+const NEEDS_RESET: u8 = VIRTIO_CONFIG_S_NEEDS_RESET as u8;
+const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
+const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
+
+/// All that a load replaces.
+#[derive(Debug)]
+pub struct Snapshot<S> {
+    registers: Registers,
+    interrupt_status: u8,
+    fault: Option<Broken>,
+    rings: Vec<Ring>,
+    driving: bool,
+    model: S,
+}
+
+impl<M: Model> Virtio<M> {
+    fn replace(&mut self, with: Snapshot<M::State>) {
+        let features = with.registers.features();
+        self.registers = with.registers;
+        let core = &self.worker.core;
+        core.quiesced(|active| {
+            active.rings = with.rings;
+            active.driving = with.driving;
+            if with.driving {
+                active.model.activate(features);
+            }
+            active.model.set_state(with.model);
+        });
+        core.restore_fault(with.fault);
+        core.interrupt.restore(with.interrupt_status);
+    }
+
+    fn head(&self, rings: &[Ring], config: Vec<u8>) -> Head {
+        let queues = self.registers.queues.iter().zip(rings).zip(M::QUEUES);
+        Head {
+            device_features_sel: self.registers.device_features_sel,
+            driver_features_sel: self.registers.driver_features_sel,
+            guest_page_shift: 0,
+            status: self.status(),
+            interrupt_status: self.worker.core.interrupt.status(),
+            queue_sel: self.registers.queue_sel,
+            features_low: self.registers.driver_features[0],
+            config_len: config.len() as u32,
+            config,
+            queue_count: M::QUEUES.len() as u32,
+            queues: queues
+                .map(|((registers, ring), default)| QueueHead {
+                    size: u32::from(size(registers, *default)),
+                    align: ALIGN,
+                    descriptors: if registers.ready { registers.layout().descriptors } else { 0 },
+                    next_available: ring.next_available(),
+                })
+                .collect(),
+        }
+    }
+
+    fn tail(&self) -> Tail {
+        let mut tail = Tail { features: self.registers.features(), ..Tail::default() };
+        for (index, (registers, default)) in self.registers.queues.iter().zip(M::QUEUES).enumerate() {
+            let layout = registers.layout();
+            if registers.ready {
+                tail.rings.0[index] = RingAddresses { available: layout.available, used: layout.used };
+            }
+            tail.default_sizes.0[index] = u32::from(*default);
+            tail.chosen_size |= size(registers, *default) != *default;
+            tail.transport.queues.0[index] = *registers;
+        }
+        tail.transport.driver_features = self.registers.driver_features;
+        tail.broken = self.worker.core.fault().is_some();
+        tail.started = self.registers.status & DRIVER_OK != 0;
+        tail
+    }
+
+    /// Checks everything that was read against this device, and makes of it what [`replace`](Self::replace) takes.
+    fn accept(&self, head: &Head, tail: &Tail, model: M::State) -> Result<Snapshot<M::State>, String> {
+        let status = head.status & !NEEDS_RESET;
+        let registers = Registers {
+            device_features_sel: head.device_features_sel,
+            driver_features_sel: head.driver_features_sel,
+            driver_features: tail.transport.driver_features,
+            queue_sel: head.queue_sel,
+            status,
+            queues: tail.transport.queues.0[..M::QUEUES.len()].to_vec(),
+        };
+        let features = registers.features();
+        if registers.driver_features[0] != head.features_low || (tail.features != 0 && tail.features != features) {
+            return Err(format!(
+                "features are {features:#x} in the transport, {:#x} in the device",
+                tail.features | u64::from(head.features_low)
+            ));
+        }
+        if status & FEATURES_OK != 0 && !self.acceptable(features) {
+            return Err(format!("features {features:#x} are not among those offered here, {:#x}", self.offered));
+        }
+        if status & DRIVER_OK != 0 && status & FEATURES_OK == 0 || tail.started != (status & DRIVER_OK != 0) {
+            return Err(format!("status {status:#x} contradicts itself"));
+        }
+        if head.queues.len() != M::QUEUES.len() {
+            return Err(format!("{} queues, the device has {}", head.queues.len(), M::QUEUES.len()));
+        }
+        if tail.transport.queues.0[M::QUEUES.len()..].iter().any(|queue| *queue != QueueRegisters::default()) {
+            return Err(format!("registers of a queue past the device's {}", M::QUEUES.len()));
+        }
+        if tail.disabled {
+            return Err("the device was disabled at its source, and there is no way to enable one".into());
+        }
+        let mut fault = None;
+        if tail.broken || head.status & NEEDS_RESET != 0 {
+            fault = Some(Broken::new("the device was broken before the migration"));
+        }
+        let mut rings = Vec::with_capacity(M::QUEUES.len());
+        for (index, (registers, queue)) in registers.queues.iter().zip(&head.queues).enumerate() {
+            let addresses = tail.rings.0[index];
+            let ring = self.accept_ring(registers, *queue, addresses, Self::event_idx(features));
+            match ring.map_err(|Broken(what)| format!("queue {index}: {what}"))? {
+                Ok(ring) => rings.push(ring),
+                Err(broken) => {
+                    fault.get_or_insert(broken);
+                    rings.push(Ring::new());
+                }
+            }
+        }
+        let interrupt_status = head.interrupt_status;
+        Ok(Snapshot { registers, interrupt_status, fault, rings, driving: status & DRIVER_OK != 0, model })
+    }
+
+    /// A ring at its place. What the stream says must be right; what guest memory says is the guest's fault: that
+    /// breaks the device and not the migration, which a guest must not be able to prevent.
+    fn accept_ring(
+        &self,
+        registers: &QueueRegisters,
+        queue: QueueHead,
+        addresses: RingAddresses,
+        event_idx: bool,
+    ) -> Result<Result<Ring, Broken>, Broken> {
+        if !registers.ready {
+            return Ok(Ok(Ring::new()));
+        }
+        let layout = registers.layout();
+        let same = queue.size == u32::from(layout.size)
+            && queue.descriptors == layout.descriptors
+            && addresses == RingAddresses { available: layout.available, used: layout.used };
+        if !same {
+            return Err(Broken::new(format_args!("{layout:x?} in the transport, {queue:x?} {addresses:x?} elsewhere")));
+        }
+        let memory = &self.worker.core.memory;
+        Ring::at(layout, event_idx, memory)?;
+        Ok(Ring::resume_at(layout, event_idx, queue.next_available, memory))
+    }
+}
+
+fn size(registers: &QueueRegisters, default: u16) -> u16 {
+    if registers.num == 0 { default } else { registers.num }
+}
+
+impl<M: Model> Wire for Virtio<M> {
+    type Undo = Snapshot<M::State>;
+    const KIND: Kind = Kind::Struct(Shared::Static(M::DESCRIPTION));
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        debug_assert!(M::QUEUES.iter().all(|size| *size <= QUEUE_SIZE_MAX));
+        // A writer of its own: the outcome of the whole is its length, those inside are nobody's.
+        let mut inner = Writer::new();
+        self.worker.core.quiesced(|active| {
+            self.head(&active.rings, active.model.config()).save(&mut inner)?;
+            active.model.save_state(&mut inner)
+        })?;
+        self.tail().save(&mut inner)?;
+        out.outcome(inner.len() as u32);
+        out.bytes(inner.as_slice());
+        Ok(())
+    }
+
+    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        self.load_version(input, M::DESCRIPTION.version)
+    }
+
+    fn remember(&self) -> Self::Undo {
+        let core = &self.worker.core;
+        let (rings, driving, model) = core.quiesced(|active| {
+            (active.rings.iter().map(Ring::duplicate).collect(), active.driving, active.model.state())
+        });
+        Snapshot {
+            registers: self.registers.clone(),
+            interrupt_status: core.interrupt.status(),
+            fault: core.fault(),
+            rings,
+            driving,
+            model,
+        }
+    }
+
+    fn undo(&mut self, undo: Self::Undo) {
+        self.replace(undo);
+    }
+}
+
+impl<M: Model> VmState for Virtio<M> {
+    const DESCRIPTION: &'static Description = M::DESCRIPTION;
+
+    fn load_version(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
+        let start = input.offset();
+        let refuse = |what: String| Error::new(ErrorKind::Rejected, what).at(start).in_field("virtio");
+        let ours = M::DESCRIPTION;
+        if version != ours.version {
+            let what = format!("version {version} is not {}, the only one", ours.version);
+            return Err(Error::new(ErrorKind::Incompatible, what).at(start));
+        }
+        let in_field = |error: Error| error.in_field("virtio");
+        let (mut head, mut tail) = (Head::default(), Tail::default());
+        head.load(input).map_err(in_field)?;
+        let features = u64::from(head.features_low);
+        let load_model = |model: &M, input: &mut Reader<'_>| model.load_state(&head.config, features, input);
+        let model = self.worker.core.quiesced(|active| load_model(&active.model, input)).map_err(in_field)?;
+        tail.load(input).map_err(in_field)?;
+        let snapshot = self.accept(&head, &tail, model).map_err(refuse)?;
+        self.replace(snapshot);
+        Ok(())
+    }
+}

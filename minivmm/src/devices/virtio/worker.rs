@@ -1,0 +1,268 @@
+//! The thread that does a device's I/O, and the gate at which it can be stopped between two requests.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::{Broken, Interrupt, Model, Ring};
+use crate::memory::GuestMemory;
+
+/// What a model sees while it works.
+#[derive(Debug)]
+pub struct Io<'a> {
+    /// The queues, in the device's order.
+    pub rings: &'a mut [Ring],
+    /// Guest memory.
+    pub memory: &'a GuestMemory,
+    /// To the driver.
+    pub interrupt: &'a Interrupt,
+    gate: &'a Gate,
+}
+
+impl Io<'_> {
+    /// True if no new chain may be taken.
+    pub fn pausing(&self) -> bool {
+        self.gate.pausing.load(Ordering::Acquire)
+    }
+}
+
+/// What the thread and the transport share.
+pub(super) struct Core<M> {
+    pub(super) gate: Gate,
+    pub(super) interrupt: Interrupt,
+    pub(super) memory: GuestMemory,
+    /// Why the device stopped until reset.
+    fault: Mutex<Option<Broken>>,
+    pub(super) kicks: Vec<EventFd>,
+    active: Mutex<Active<M>>,
+}
+
+/// What belongs to whoever holds the lock: the thread while it works, the transport while the thread is paused.
+pub(super) struct Active<M> {
+    pub(super) model: M,
+    pub(super) rings: Vec<Ring>,
+    /// The driver said DRIVER_OK.
+    pub(super) driving: bool,
+}
+
+impl<M: Model> Core<M> {
+    pub(super) fn new(model: M, memory: GuestMemory, interrupt: Interrupt) -> io::Result<Self> {
+        Ok(Self {
+            gate: Gate::new()?,
+            interrupt,
+            memory,
+            fault: Mutex::new(None),
+            kicks: M::QUEUES.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<io::Result<_>>()?,
+            active: Mutex::new(Active {
+                model,
+                rings: M::QUEUES.iter().map(|_| Ring::new()).collect(),
+                driving: false,
+            }),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Active<M>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does `work` while the thread is stopped between two requests.
+    pub(super) fn quiesced<R>(&self, work: impl FnOnce(&mut Active<M>) -> R) -> R {
+        let was_paused = self.gate.is_paused();
+        self.gate.pause(None);
+        let result = work(&mut self.lock());
+        if !was_paused {
+            self.gate.resume();
+        }
+        result
+    }
+
+    pub(super) fn fault(&self) -> Option<Broken> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_fault(&self, fault: Option<Broken>) {
+        let tell = fault.is_some();
+        self.restore_fault(fault);
+        if tell {
+            self.interrupt.raise_config();
+        }
+    }
+
+    /// The same, without telling the driver: it was told.
+    pub(super) fn restore_fault(&self, fault: Option<Broken>) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    fn work(&self) {
+        let mut active = self.lock();
+        let Active { model, rings, driving } = &mut *active;
+        if *driving && self.fault().is_none() {
+            let mut io = Io { rings, memory: &self.memory, interrupt: &self.interrupt, gate: &self.gate };
+            if let Err(broken) = model.process(&mut io) {
+                self.set_fault(Some(broken));
+            }
+        }
+    }
+
+    fn run(&self, epoll: &Epoll) {
+        let mut events = [EpollEvent::default(); 8];
+        while self.gate.pass() {
+            self.work();
+            // Interrupted by a signal, or bad descriptors, which cannot be: looking once more harms nobody.
+            let count = epoll.wait(-1, &mut events).unwrap_or(0);
+            for event in &events[..count] {
+                let fired = event.data() as usize;
+                let _ = match fired.checked_sub(1) {
+                    None => self.gate.wake.read(),
+                    Some(queue) => self.kicks.get(queue).map_or(Ok(0), EventFd::read),
+                };
+            }
+        }
+    }
+}
+
+impl<M> fmt::Debug for Core<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("interrupt", &self.interrupt).field("fault", &self.fault).finish_non_exhaustive()
+    }
+}
+
+/// The running thread; dropping it ends it after the request it is at.
+pub(super) struct Worker<M: Model> {
+    pub(super) core: Arc<Core<M>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<M: Model> Worker<M> {
+    pub(super) fn start(core: Core<M>, name: &str) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        let watch = |fd: RawFd, events: EventSet, data: usize| {
+            epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(events, data as u64))
+        };
+        watch(core.gate.wake.as_raw_fd(), EventSet::IN, 0)?;
+        for (queue, kick) in core.kicks.iter().enumerate() {
+            watch(kick.as_raw_fd(), EventSet::IN, 1 + queue)?;
+        }
+        if let Some(source) = core.lock().model.source() {
+            // Edges: without buffers of the guest the source stays ready, and would keep the thread spinning.
+            watch(source, EventSet::IN | EventSet::EDGE_TRIGGERED, usize::MAX)?;
+        }
+        let core = Arc::new(core);
+        let theirs = Arc::clone(&core);
+        let thread = thread::Builder::new().name(name.into()).spawn(move || theirs.run(&epoll))?;
+        Ok(Self { core, thread: Some(thread) })
+    }
+}
+
+impl<M: Model> Drop for Worker<M> {
+    fn drop(&mut self) {
+        self.core.gate.close();
+        if let Some(thread) = self.thread.take() {
+            // It panicked: the message is out, and there is nothing to save in a device that goes away.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Where the thread stops on request.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// Copy of "phase is not Open" that the thread reads between two requests.
+    pausing: AtomicBool,
+    phase: Mutex<Phase>,
+    changed: Condvar,
+    wake: EventFd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Asked to stop.
+    Closing,
+    /// The thread waits.
+    Paused,
+    /// The thread ends.
+    Ended,
+}
+
+impl Gate {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            pausing: AtomicBool::new(false),
+            phase: Mutex::new(Phase::Open),
+            changed: Condvar::new(),
+            wake: EventFd::new(EFD_NONBLOCK)?,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, phase: &mut Phase, to: Phase) {
+        *phase = to;
+        self.pausing.store(to != Phase::Open, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// The thread's side: waits while paused; false if it is to end.
+    fn pass(&self) -> bool {
+        let mut phase = self.lock();
+        loop {
+            match *phase {
+                Phase::Open => return true,
+                Phase::Ended => return false,
+                Phase::Closing => self.turn(&mut phase, Phase::Paused),
+                Phase::Paused => phase = self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        *self.lock() == Phase::Paused
+    }
+
+    /// Waits until the thread is between two requests; false, and open again, if it is not within `timeout`.
+    pub(super) fn pause(&self, timeout: Option<Duration>) -> bool {
+        let end = timeout.map(|timeout| Instant::now() + timeout);
+        let mut phase = self.lock();
+        if *phase == Phase::Open {
+            self.turn(&mut phase, Phase::Closing);
+            // Cannot fail: the counter is far from full.
+            let _ = self.wake.write(1);
+        }
+        while *phase == Phase::Closing {
+            phase = match end.map(|end| end.saturating_duration_since(Instant::now())) {
+                None => self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => {
+                    self.turn(&mut phase, Phase::Open);
+                    return false;
+                }
+                Some(left) => self.changed.wait_timeout(phase, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+        true
+    }
+
+    /// Lets the thread go on; it first looks at all queues.
+    pub(super) fn resume(&self) {
+        let mut phase = self.lock();
+        if *phase != Phase::Ended {
+            self.turn(&mut phase, Phase::Open);
+            let _ = self.wake.write(1);
+        }
+    }
+
+    fn close(&self) {
+        let mut phase = self.lock();
+        self.turn(&mut phase, Phase::Ended);
+        let _ = self.wake.write(1);
+    }
+}

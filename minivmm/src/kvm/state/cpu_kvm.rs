@@ -1,0 +1,369 @@
+//! Between section `cpu` and KVM's structs: registers, segments, x87 and vector state, MSRs.
+
+use std::collections::BTreeMap;
+
+use kvm_bindings::{kvm_debugregs, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xsave};
+
+use super::cpu::{Cpu, FpReg, MtrrVar, Segment, XmmReg, YmmhReg};
+use super::msr::index;
+
+/// hflags2 bit "NMIs are blocked" (QEMU's `HF2_NMI_MASK`).
+const HFLAGS2_NMI: u32 = 1 << 2;
+
+/// Offsets in the standard XSAVE format (Intel SDM volume 1, 13.4).
+mod xsave {
+    pub(super) const MXCSR: usize = 24;
+    pub(super) const ST0: usize = 32;
+    pub(super) const XMM0: usize = 160;
+    pub(super) const XSTATE_BV: usize = 512;
+    pub(super) const YMMH0: usize = 576;
+    /// First byte behind x87, SSE and AVX state.
+    pub(super) const REST: usize = 832;
+}
+
+/// Bytes of `kvm_xsave` behind what section `cpu` holds: AVX-512, PKRU and what else XCR0 enables.
+pub(super) const XSAVE_REST: usize = 4096 - xsave::REST;
+
+impl Cpu {
+    /// The MSRs that section `cpu` carries; TSC-deadline last, since it only arms a timer whose TSC is already right.
+    pub(super) fn msr_indices() -> Vec<u32> {
+        let mut indices: Vec<u32> = vec![
+            index::TSC,
+            index::TSC_ADJUST,
+            index::SYSENTER_CS,
+            index::SYSENTER_ESP,
+            index::SYSENTER_EIP,
+            index::MCG_CAP,
+            index::MCG_STATUS,
+            index::MCG_CTL,
+            index::PAT,
+            index::MTRR_DEF_TYPE,
+            index::STAR,
+            index::LSTAR,
+            index::CSTAR,
+            index::FMASK,
+            index::KERNEL_GS_BASE,
+            index::TSC_AUX,
+            index::KVM_WALL_CLOCK,
+            index::KVM_SYSTEM_TIME,
+            index::KVM_ASYNC_PF_EN,
+            index::KVM_ASYNC_PF_INT,
+            index::KVM_STEAL_TIME,
+            index::KVM_PV_EOI_EN,
+            index::KVM_POLL_CONTROL,
+        ];
+        indices.extend(index::MTRR_FIXED);
+        indices.extend((0..16).map(|n| index::MTRR_PHYS_BASE_0 + n));
+        indices.extend((0..40).map(|n| index::MC0_CTL + n));
+        indices.push(index::TSC_DEADLINE);
+        indices
+    }
+
+    pub(super) fn take_msrs(&mut self, values: &BTreeMap<u32, u64>) {
+        let get = |index: u32| values.get(&index).copied().unwrap_or(0);
+        self.tsc = get(index::TSC);
+        self.tsc_adjust = get(index::TSC_ADJUST);
+        self.sysenter_cs = get(index::SYSENTER_CS) as u32;
+        self.sysenter_esp = get(index::SYSENTER_ESP);
+        self.sysenter_eip = get(index::SYSENTER_EIP);
+        self.mcg_cap = get(index::MCG_CAP);
+        self.mcg_status = get(index::MCG_STATUS);
+        self.mcg_ctl = get(index::MCG_CTL);
+        self.pat = get(index::PAT);
+        self.mtrr_deftype = get(index::MTRR_DEF_TYPE);
+        self.star = get(index::STAR);
+        self.lstar = get(index::LSTAR);
+        self.cstar = get(index::CSTAR);
+        self.fmask = get(index::FMASK);
+        self.kernel_gs_base = get(index::KERNEL_GS_BASE);
+        self.tsc_aux = get(index::TSC_AUX);
+        self.wall_clock_msr = get(index::KVM_WALL_CLOCK);
+        self.system_time_msr = get(index::KVM_SYSTEM_TIME);
+        self.async_pf_en_msr = get(index::KVM_ASYNC_PF_EN);
+        self.async_pf_int_msr = get(index::KVM_ASYNC_PF_INT);
+        self.steal_time_msr = get(index::KVM_STEAL_TIME);
+        self.pv_eoi_en_msr = get(index::KVM_PV_EOI_EN);
+        self.poll_control_msr = values.get(&index::KVM_POLL_CONTROL).copied().unwrap_or(1);
+        self.mtrr_fixed = index::MTRR_FIXED.map(get);
+        self.mtrr_var = std::array::from_fn(|n| {
+            let base = index::MTRR_PHYS_BASE_0 + 2 * n as u32;
+            MtrrVar { base: get(base), mask: get(base + 1) }
+        });
+        self.mce_banks = std::array::from_fn(|n| get(index::MC0_CTL + n as u32));
+        self.tsc_deadline = get(index::TSC_DEADLINE);
+    }
+
+    /// The values for [`msr_indices`](Self::msr_indices), in that order, without the TSC itself: `clock` sets it.
+    pub(super) fn msr_values(&self) -> Vec<(u32, u64)> {
+        let value = |msr: u32| match msr {
+            index::TSC_ADJUST => self.tsc_adjust,
+            index::SYSENTER_CS => u64::from(self.sysenter_cs),
+            index::SYSENTER_ESP => self.sysenter_esp,
+            index::SYSENTER_EIP => self.sysenter_eip,
+            index::MCG_CAP => self.mcg_cap,
+            index::MCG_STATUS => self.mcg_status,
+            index::MCG_CTL => self.mcg_ctl,
+            index::PAT => self.pat,
+            index::MTRR_DEF_TYPE => self.mtrr_deftype,
+            index::STAR => self.star,
+            index::LSTAR => self.lstar,
+            index::CSTAR => self.cstar,
+            index::FMASK => self.fmask,
+            index::KERNEL_GS_BASE => self.kernel_gs_base,
+            index::TSC_AUX => self.tsc_aux,
+            index::KVM_WALL_CLOCK => self.wall_clock_msr,
+            index::KVM_SYSTEM_TIME => self.system_time_msr,
+            index::KVM_ASYNC_PF_EN => self.async_pf_en_msr,
+            index::KVM_ASYNC_PF_INT => self.async_pf_int_msr,
+            index::KVM_STEAL_TIME => self.steal_time_msr,
+            index::KVM_PV_EOI_EN => self.pv_eoi_en_msr,
+            index::KVM_POLL_CONTROL => self.poll_control_msr,
+            index::TSC_DEADLINE => self.tsc_deadline,
+            _ => self.table_msr(msr),
+        };
+        Self::msr_indices().into_iter().filter(|&msr| msr != index::TSC).map(|msr| (msr, value(msr))).collect()
+    }
+
+    fn table_msr(&self, msr: u32) -> u64 {
+        if let Some(n) = index::MTRR_FIXED.iter().position(|&fixed| fixed == msr) {
+            return self.mtrr_fixed[n];
+        }
+        if let Some(bank) = msr.checked_sub(index::MC0_CTL).and_then(|n| self.mce_banks.get(n as usize)) {
+            return *bank;
+        }
+        let n = (msr - index::MTRR_PHYS_BASE_0) as usize;
+        let pair = self.mtrr_var[n / 2];
+        if n.is_multiple_of(2) { pair.base } else { pair.mask }
+    }
+
+    pub(super) fn take_regs(&mut self, regs: &kvm_regs) {
+        self.regs = [
+            regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8, regs.r9, regs.r10,
+            regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+        ];
+        self.eip = regs.rip;
+        self.eflags = regs.rflags;
+    }
+
+    pub(super) fn kvm_regs(&self) -> kvm_regs {
+        let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = self.regs;
+        #[rustfmt::skip]
+        let regs = kvm_regs {
+            rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15,
+            rip: self.eip, rflags: self.eflags,
+        };
+        regs
+    }
+
+    pub(super) fn take_sregs(&mut self, sregs: &kvm_sregs) {
+        self.segs = [sregs.es, sregs.cs, sregs.ss, sregs.ds, sregs.fs, sregs.gs].map(Segment::from);
+        self.ldt = sregs.ldt.into();
+        self.tr = sregs.tr.into();
+        self.gdt = Segment { base: sregs.gdt.base, limit: sregs.gdt.limit.into(), ..Default::default() };
+        self.idt = Segment { base: sregs.idt.base, limit: sregs.idt.limit.into(), ..Default::default() };
+        self.cr0 = sregs.cr0;
+        self.cr2 = sregs.cr2;
+        self.cr3 = sregs.cr3;
+        self.cr4 = sregs.cr4;
+        self.efer = sregs.efer;
+        self.hflags = self.derive_hflags();
+    }
+
+    /// CR8 and the APIC base belong to the LAPIC's section; an interrupt being delivered is set with the events.
+    pub(super) fn kvm_sregs(&self, apic_base: u64, cr8: u64) -> kvm_sregs {
+        let [es, cs, ss, ds, fs, gs] = self.segs.map(kvm_segment::from);
+        kvm_sregs {
+            cs,
+            ds,
+            es,
+            fs,
+            gs,
+            ss,
+            tr: self.tr.into(),
+            ldt: self.ldt.into(),
+            gdt: table(&self.gdt),
+            idt: table(&self.idt),
+            cr0: self.cr0,
+            cr2: self.cr2,
+            cr3: self.cr3,
+            cr4: self.cr4,
+            cr8,
+            efer: self.efer,
+            apic_base,
+            interrupt_bitmap: [0; 4],
+        }
+    }
+
+    /// The mode bits that QEMU caches (`x86_update_hflags`): privilege, CR0 and RFLAGS bits at QEMU's places.
+    fn derive_hflags(&self) -> u32 {
+        let [_, cs, ss, ..] = &self.segs;
+        let bit = |set: bool, at: u32| u32::from(set) << at;
+        let long = self.efer & (1 << 10) != 0;
+        let cs64 = long && cs.flags & (1 << 21) != 0;
+        let mut hflags = (ss.flags >> 13) & 3;
+        hflags |= bit(self.cr0 & 1 != 0, 7); // PE
+        hflags |= ((self.cr0 as u32) << 8) & 0xe00; // MP, EM, TS
+        hflags |= (self.eflags as u32) & 0x2_3100; // VM, IOPL, TF
+        hflags |= bit(self.cr4 & (1 << 9) != 0, 22); // OSFXSR
+        hflags |= bit(long, 14);
+        if cs64 {
+            hflags |= 1 << 4 | 1 << 5 | 1 << 15; // CS32, SS32, CS64
+        } else {
+            hflags |= bit(cs.flags & (1 << 22) != 0, 4) | bit(ss.flags & (1 << 22) != 0, 5);
+            hflags |= bit(self.segs[3].base | self.segs[0].base | ss.base != 0, 6); // ADDSEG
+        }
+        hflags
+    }
+
+    pub(super) fn take_debug_regs(&mut self, regs: &kvm_debugregs) {
+        let [db0, db1, db2, db3] = regs.db;
+        self.dr = [db0, db1, db2, db3, regs.dr6, regs.dr7, regs.dr6, regs.dr7];
+    }
+
+    pub(super) fn kvm_debug_regs(&self) -> kvm_debugregs {
+        let [db0, db1, db2, db3, _, _, dr6, dr7] = self.dr;
+        kvm_debugregs { db: [db0, db1, db2, db3], dr6, dr7, ..Default::default() }
+    }
+
+    pub(super) fn take_events(&mut self, events: &kvm_vcpu_events) {
+        let exception = events.exception.injected != 0 || events.exception.pending != 0;
+        self.exception_nr = if exception { events.exception.nr.into() } else { -1 };
+        self.has_error_code = events.exception.has_error_code;
+        self.interrupt_injected = if events.interrupt.injected != 0 { events.interrupt.nr.into() } else { -1 };
+        self.soft_interrupt = events.interrupt.soft;
+        self.nmi_injected = events.nmi.injected;
+        self.nmi_pending = events.nmi.pending;
+        self.hflags2 = if events.nmi.masked != 0 { HFLAGS2_NMI } else { 0 };
+        self.sipi_vector = events.sipi_vector;
+    }
+
+    /// The events as far as section `cpu` knows them; `extra` completes them.
+    pub(super) fn kvm_events(&self) -> kvm_vcpu_events {
+        let mut events = kvm_vcpu_events { sipi_vector: self.sipi_vector, ..Default::default() };
+        if let Ok(nr) = u8::try_from(self.exception_nr) {
+            events.exception.injected = 1;
+            events.exception.nr = nr;
+            events.exception.has_error_code = self.has_error_code;
+        }
+        if let Ok(nr) = u8::try_from(self.interrupt_injected) {
+            events.interrupt.injected = 1;
+            events.interrupt.nr = nr;
+            events.interrupt.soft = self.soft_interrupt;
+        }
+        events.nmi.injected = self.nmi_injected;
+        events.nmi.pending = self.nmi_pending;
+        events.nmi.masked = u8::from(self.hflags2 & HFLAGS2_NMI != 0);
+        events
+    }
+
+    /// Takes x87, SSE and AVX state; returns the rest of the area.
+    pub(super) fn take_xsave(&mut self, area: &kvm_xsave) -> Vec<u8> {
+        let bytes: Vec<u8> = area.region.iter().flat_map(|word| word.to_le_bytes()).collect();
+        self.fpuc = le(&bytes, 0) as u16;
+        self.fpus = le(&bytes, 2) as u16;
+        self.fptag = u16::from(bytes[4]);
+        self.fpop = le(&bytes, 6) as u16;
+        self.fpip = le(&bytes, 8);
+        self.fpdp = le(&bytes, 16);
+        self.mxcsr = le(&bytes, xsave::MXCSR) as u32;
+        self.fpregs = std::array::from_fn(|n| FpReg {
+            mantissa: le(&bytes, xsave::ST0 + 16 * n),
+            exponent: le(&bytes, xsave::ST0 + 16 * n + 8) as u16,
+        });
+        self.xmm = std::array::from_fn(|n| XmmReg {
+            low: le(&bytes, xsave::XMM0 + 16 * n),
+            high: le(&bytes, xsave::XMM0 + 16 * n + 8),
+        });
+        self.xstate_bv = le(&bytes, xsave::XSTATE_BV);
+        self.ymmh = std::array::from_fn(|n| YmmhReg {
+            low: le(&bytes, xsave::YMMH0 + 16 * n),
+            high: le(&bytes, xsave::YMMH0 + 16 * n + 8),
+        });
+        bytes[xsave::REST..].to_vec()
+    }
+
+    /// The area from this section's state and `rest`, which may be shorter than [`XSAVE_REST`].
+    pub(super) fn kvm_xsave(&self, rest: &[u8]) -> kvm_xsave {
+        let mut bytes = [0_u8; 4096];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(0, &self.fpuc.to_le_bytes());
+        put(2, &self.fpus.to_le_bytes());
+        put(4, &[self.fptag as u8]);
+        put(6, &self.fpop.to_le_bytes());
+        put(8, &self.fpip.to_le_bytes());
+        put(16, &self.fpdp.to_le_bytes());
+        put(xsave::MXCSR, &self.mxcsr.to_le_bytes());
+        put(xsave::MXCSR + 4, &0xffff_u32.to_le_bytes());
+        for (n, register) in self.fpregs.iter().enumerate() {
+            put(xsave::ST0 + 16 * n, &register.mantissa.to_le_bytes());
+            put(xsave::ST0 + 16 * n + 8, &register.exponent.to_le_bytes());
+        }
+        for (n, register) in self.xmm.iter().enumerate() {
+            put(xsave::XMM0 + 16 * n, &register.low.to_le_bytes());
+            put(xsave::XMM0 + 16 * n + 8, &register.high.to_le_bytes());
+        }
+        put(xsave::XSTATE_BV, &self.xstate_bv.to_le_bytes());
+        for (n, register) in self.ymmh.iter().enumerate() {
+            put(xsave::YMMH0 + 16 * n, &register.low.to_le_bytes());
+            put(xsave::YMMH0 + 16 * n + 8, &register.high.to_le_bytes());
+        }
+        put(xsave::REST, &rest[..rest.len().min(XSAVE_REST)]);
+        let mut area = kvm_xsave::default();
+        for (word, chunk) in area.region.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*chunk);
+        }
+        area
+    }
+}
+
+/// Up to eight little-endian bytes at `at`.
+fn le(bytes: &[u8], at: usize) -> u64 {
+    let mut value = [0; 8];
+    value.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(value)
+}
+
+fn table(segment: &Segment) -> kvm_dtable {
+    kvm_dtable { base: segment.base, limit: segment.limit as u16, padding: [0; 3] }
+}
+
+impl From<kvm_segment> for Segment {
+    fn from(segment: kvm_segment) -> Self {
+        let bit = |value: u8, at: u32| u32::from(value & 1) << at;
+        let flags = u32::from(segment.type_ & 15) << 8
+            | bit(segment.s, 12)
+            | u32::from(segment.dpl & 3) << 13
+            | bit(segment.present, 15)
+            | bit(segment.avl, 20)
+            | bit(segment.l, 21)
+            | bit(segment.db, 22)
+            | bit(segment.g, 23);
+        Self {
+            selector: segment.selector.into(),
+            base: segment.base,
+            limit: segment.limit,
+            flags: if segment.unusable != 0 { 0 } else { flags },
+        }
+    }
+}
+
+impl From<Segment> for kvm_segment {
+    fn from(segment: Segment) -> Self {
+        let bit = |at: u32| (segment.flags >> at & 1) as u8;
+        Self {
+            base: segment.base,
+            limit: segment.limit,
+            selector: segment.selector as u16,
+            type_: (segment.flags >> 8 & 15) as u8,
+            present: bit(15),
+            dpl: (segment.flags >> 13 & 3) as u8,
+            db: bit(22),
+            s: bit(12),
+            l: bit(21),
+            g: bit(23),
+            avl: bit(20),
+            unusable: bit(15) ^ 1,
+            padding: 0,
+        }
+    }
+}

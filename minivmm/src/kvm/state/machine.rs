@@ -1,0 +1,71 @@
+//! The whole hypervisor side of a machine: all vCPUs, the interrupt chips, the timer and the clocks, at one instant.
+
+use kvm_ioctls::{VcpuFd, VmFd};
+use nix::time::{ClockId, clock_gettime};
+
+use super::vcpu::HostFeatures;
+use super::{ClockReference, IoApic, KvmClock, Pic, Pit, StateError, VcpuState, clock};
+
+/// State that lives in the kernel.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HypervisorState {
+    /// Section `kvmclock`.
+    pub clock: KvmClock,
+    /// Section `minivmm/clock`.
+    pub reference: ClockReference,
+    /// Sections of each vCPU.
+    pub vcpus: Vec<VcpuState>,
+    /// Sections `i8259`, master and slave.
+    pub pics: [Pic; 2],
+    /// Section `ioapic`.
+    pub ioapic: IoApic,
+    /// Section `i8254`.
+    pub pit: Pit,
+}
+
+impl HypervisorState {
+    /// Room for the state of `vcpus` vCPUs.
+    pub fn new(vcpus: usize) -> Self {
+        Self { vcpus: vec![VcpuState::default(); vcpus], ..Default::default() }
+    }
+
+    /// Reads a machine whose vCPUs are all stopped.
+    ///
+    /// # Errors
+    /// An ioctl failed.
+    pub fn get(vm: &VmFd, vcpus: &[&VcpuFd], host: &HostFeatures) -> Result<Self, StateError> {
+        let (clock, reference) = clock::get(vm, vcpus)?;
+        let now = clock.clock as i64;
+        Ok(Self {
+            vcpus: vcpus.iter().map(|vcpu| VcpuState::get(vcpu, host, now)).collect::<Result<_, _>>()?,
+            pics: [Pic::get(vm, 0)?, Pic::get(vm, 1)?],
+            ioapic: IoApic::get(vm)?,
+            pit: Pit::get(vm, now.wrapping_sub(monotonic()))?,
+            clock,
+            reference,
+        })
+    }
+
+    /// Writes a machine that has not run yet. The clocks come first: a TSC deadline is armed against the TSC.
+    ///
+    /// # Errors
+    /// An ioctl failed; the machine must not run.
+    pub fn set(&self, vm: &VmFd, vcpus: &[&VcpuFd]) -> Result<(), StateError> {
+        let tsc: Vec<u64> = self.vcpus.iter().map(|vcpu| vcpu.cpu.tsc).collect();
+        clock::set(vm, vcpus, &self.clock, &self.reference, &tsc)?;
+        for (chip, pic) in (0..).zip(&self.pics) {
+            pic.set(vm, chip)?;
+        }
+        self.ioapic.set(vm)?;
+        self.pit.set(vm, (self.clock.clock as i64).wrapping_sub(monotonic()))?;
+        for (vcpu, state) in vcpus.iter().zip(&self.vcpus) {
+            state.set(vcpu)?;
+        }
+        Ok(())
+    }
+}
+
+/// The clock by which KVM's timer counts, in ns.
+fn monotonic() -> i64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec() * 1_000_000_000 + now.tv_nsec())
+}

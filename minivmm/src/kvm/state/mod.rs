@@ -1,0 +1,63 @@
+//! Hypervisor state as sections: what KVM knows of a vCPU and of the interrupt chips, in QEMU's field layout.
+//!
+//! Each struct here is a section of QEMU's `microvm` (names, versions and fields as its streams describe themselves),
+//! with a `get` that asks KVM and a `set` that tells it. What QEMU's sections have no room for travels beside them in
+//! sections of minivmm's own ([`VcpuExtra`], [`ClockReference`]), so nothing of a vCPU is lost.
+//!
+//! The order of the KVM calls is the one that [`vcpu`] documents.
+
+pub mod apic;
+pub mod clock;
+pub mod cpu;
+mod cpu_kvm;
+pub mod extra;
+pub mod ioapic;
+pub mod machine;
+pub mod msr;
+pub mod pic;
+pub mod pit;
+pub mod vcpu;
+
+pub use apic::Apic;
+pub use clock::{ClockReference, KvmClock};
+pub use cpu::{Cpu, CpuCommon};
+pub use extra::VcpuExtra;
+pub use ioapic::IoApic;
+pub use machine::HypervisorState;
+pub use pic::Pic;
+pub use pit::Pit;
+pub use vcpu::VcpuState;
+
+/// A KVM call that failed while state was read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// An ioctl failed.
+    #[error("{call} failed: {source}; the host kernel may be older than the one the state came from")]
+    Ioctl {
+        /// The ioctl's name.
+        call: &'static str,
+        /// What the kernel said.
+        source: kvm_ioctls::Error,
+    },
+    /// The destination's KVM does not take a model-specific register.
+    #[error("this host's KVM refuses MSR {index:#x} = {value:#x}; migrate to a host with the same CPU features")]
+    Msr {
+        /// Register number.
+        index: u32,
+        /// The value that was refused.
+        value: u64,
+    },
+    /// The XSAVE area does not fit the format.
+    #[error("the vCPU's XSAVE area has {bytes} bytes, {limit} are supported; start the guest without AMX")]
+    XsaveSize {
+        /// Bytes KVM asks for.
+        bytes: usize,
+        /// Bytes supported.
+        limit: usize,
+    },
+}
+
+/// Names the ioctl in the error.
+fn call<T>(call: &'static str, result: Result<T, kvm_ioctls::Error>) -> Result<T, StateError> {
+    result.map_err(|source| StateError::Ioctl { call, source })
+}

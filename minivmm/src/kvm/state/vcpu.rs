@@ -1,0 +1,119 @@
+//! A whole vCPU: which KVM calls, in which order.
+//!
+//! Reading: KVM_GET_MP_STATE first, since it may accept a pending INIT and change everything else;
+//! KVM_GET_VCPU_EVENTS last. All vCPUs are stopped. Writing: CPUID was set when the vCPU was made; KVM_SET_LAPIC after
+//! KVM_SET_SREGS (which enables the LAPIC) and before KVM_SET_MSRS (else a TSC deadline is dropped); the TSC before
+//! the deadline; KVM_SET_VCPU_EVENTS last, since KVM_SET_REGS clears a pending exception. FS and GS bases come with
+//! the segments, EFER with the special registers.
+
+use kvm_ioctls::{Cap, Kvm, VcpuFd};
+
+use super::apic::Apic;
+use super::cpu::{Cpu, CpuCommon};
+use super::extra::VcpuExtra;
+use super::{StateError, call, msr};
+
+/// KVM_MP_STATE_HALTED.
+const MP_STATE_HALTED: u32 = 3;
+
+/// All sections of one vCPU.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VcpuState {
+    /// Section `cpu_common`.
+    pub common: CpuCommon,
+    /// Section `cpu`.
+    pub cpu: Cpu,
+    /// Section `apic`.
+    pub apic: Apic,
+    /// Section `minivmm/vcpu`.
+    pub extra: VcpuExtra,
+}
+
+/// What this host's KVM has to offer, asked once.
+#[derive(Clone, Debug)]
+pub struct HostFeatures {
+    extra_msrs: Vec<u32>,
+}
+
+impl HostFeatures {
+    /// Asks.
+    ///
+    /// # Errors
+    /// The MSR list cannot be read, or vCPUs have more XSAVE state than the format carries.
+    pub fn new(kvm: &Kvm) -> Result<Self, StateError> {
+        const LIMIT: usize = 4096;
+        let bytes = usize::try_from(kvm.check_extension_int(Cap::Xsave2)).unwrap_or(0);
+        if bytes > LIMIT {
+            return Err(StateError::XsaveSize { bytes, limit: LIMIT });
+        }
+        let all = call("KVM_GET_MSR_INDEX_LIST", kvm.get_msr_index_list())?;
+        Ok(Self { extra_msrs: VcpuExtra::msr_indices(all.as_slice()) })
+    }
+}
+
+impl VcpuState {
+    /// Reads a stopped vCPU. `now` is the machine's clock in ns.
+    ///
+    /// # Errors
+    /// An ioctl failed.
+    pub fn get(vcpu: &VcpuFd, host: &HostFeatures, now: i64) -> Result<Self, StateError> {
+        let mut state = Self::default();
+        let cpu = &mut state.cpu;
+        cpu.mp_state = call("KVM_GET_MP_STATE", vcpu.get_mp_state())?.mp_state;
+        state.common.halted = u32::from(cpu.mp_state == MP_STATE_HALTED);
+        cpu.take_regs(&call("KVM_GET_REGS", vcpu.get_regs())?);
+        let sregs = call("KVM_GET_SREGS", vcpu.get_sregs())?;
+        cpu.take_sregs(&sregs);
+        let area = call("KVM_GET_XSAVE", vcpu.get_xsave())?;
+        state.extra.take_xsave_rest(cpu.take_xsave(&area));
+        let xcrs = call("KVM_GET_XCRS", vcpu.get_xcrs())?;
+        cpu.xcr0 = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize).find(|xcr| xcr.xcr == 0).map_or(1, |xcr| xcr.value);
+        cpu.take_debug_regs(&call("KVM_GET_DEBUGREGS", vcpu.get_debug_regs())?);
+        let page = call("KVM_GET_LAPIC", vcpu.get_lapic())?;
+        (state.apic, state.extra.apic_current_count) = Apic::from_kvm(&page, sregs.apic_base, now);
+        cpu.tsc_khz = call("KVM_GET_TSC_KHZ", vcpu.get_tsc_khz())?.into();
+        cpu.take_msrs(&msr::read(vcpu, &Cpu::msr_indices())?);
+        if state.apic.deadline_timer_is_armed() && cpu.tsc_deadline == 0 {
+            // It expired, but its interrupt may not have reached the IRR yet: let it fire again at the destination.
+            cpu.tsc_deadline = cpu.tsc;
+        }
+        state.extra.take_msrs(msr::read(vcpu, &host.extra_msrs)?);
+        let events = call("KVM_GET_VCPU_EVENTS", vcpu.get_vcpu_events())?;
+        cpu.take_events(&events);
+        state.extra.take_events(&events);
+        Ok(state)
+    }
+
+    /// Writes a vCPU that has not run yet, all but its TSC.
+    ///
+    /// # Errors
+    /// An ioctl failed; the vCPU must not run.
+    pub fn set(&self, vcpu: &VcpuFd) -> Result<(), StateError> {
+        let (cpu, extra) = (&self.cpu, &self.extra);
+        let mp_state = kvm_bindings::kvm_mp_state { mp_state: cpu.mp_state };
+        call("KVM_SET_MP_STATE", vcpu.set_mp_state(mp_state))?;
+        call("KVM_SET_REGS", vcpu.set_regs(&cpu.kvm_regs()))?;
+        let sregs = cpu.kvm_sregs(self.apic.apicbase.into(), u64::from(self.apic.tpr >> 4));
+        call("KVM_SET_SREGS", vcpu.set_sregs(&sregs))?;
+        let mut xcrs = call("KVM_GET_XCRS", vcpu.get_xcrs())?;
+        if xcrs.nr_xcrs > 0 {
+            xcrs.nr_xcrs = 1;
+            xcrs.xcrs[0].xcr = 0;
+            xcrs.xcrs[0].value = cpu.xcr0;
+            call("KVM_SET_XCRS", vcpu.set_xcrs(&xcrs))?;
+        }
+        let area = cpu.kvm_xsave(&extra.xsave_rest);
+        // SAFETY: `HostFeatures::new` made sure that this host's area is no larger than the 4096 bytes of `area`.
+        call("KVM_SET_XSAVE", unsafe { vcpu.set_xsave(&area) })?;
+        call("KVM_SET_DEBUGREGS", vcpu.set_debug_regs(&cpu.kvm_debug_regs()))?;
+        let page = call("KVM_GET_LAPIC", vcpu.get_lapic())?;
+        call("KVM_SET_LAPIC", vcpu.set_lapic(&self.apic.to_kvm(&page, extra.apic_current_count)))?;
+        let extra_msrs: Vec<_> = extra.msrs.iter().map(|msr| (msr.index, msr.value)).collect();
+        msr::write(vcpu, &extra_msrs)?;
+        msr::write(vcpu, &cpu.msr_values())?;
+        let host_flags = call("KVM_GET_VCPU_EVENTS", vcpu.get_vcpu_events())?.flags;
+        let mut events = cpu.kvm_events();
+        extra.complete_events(&mut events, host_flags);
+        call("KVM_SET_VCPU_EVENTS", vcpu.set_vcpu_events(&events))
+    }
+}

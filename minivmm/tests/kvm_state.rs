@@ -1,0 +1,153 @@
+//! Hypervisor state moves whole: read from one VM, through the wire, into another, and read again.
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_pit_config, kvm_regs};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use minivmm::kvm::state::HypervisorState;
+use minivmm::kvm::state::vcpu::HostFeatures;
+
+struct Host {
+    kvm: Kvm,
+    features: HostFeatures,
+}
+
+fn host() -> Option<Host> {
+    let kvm = match Kvm::new() {
+        Ok(kvm) => kvm,
+        Err(error) => {
+            vmstate_lab::skip::skip(&format!("/dev/kvm does not open: {error}"));
+            return None;
+        }
+    };
+    let features = HostFeatures::new(&kvm).unwrap();
+    Some(Host { kvm, features })
+}
+
+fn machine(host: &Host, vcpus: u64) -> (VmFd, Vec<VcpuFd>) {
+    let vm = host.kvm.create_vm().unwrap();
+    vm.set_tss_address(0xfffb_d000).unwrap();
+    vm.create_irq_chip().unwrap();
+    vm.create_pit2(kvm_pit_config::default()).unwrap();
+    let cpuid = host.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+    let vcpus = (0..vcpus)
+        .map(|id| {
+            let vcpu = vm.create_vcpu(id).unwrap();
+            vcpu.set_cpuid2(&cpuid).unwrap();
+            vcpu
+        })
+        .collect();
+    (vm, vcpus)
+}
+
+/// Values a guest could have: everything that can be set without running is set to something that is not the default.
+fn disturb(vm: &VmFd, vcpus: &[VcpuFd]) {
+    for (n, vcpu) in (0..).zip(vcpus) {
+        let mut sregs = vcpu.get_sregs().unwrap();
+        sregs.fs.base = 0x7f00_0000_1000 + n;
+        sregs.cs.selector = 0x10;
+        sregs.gdt.base = 0xffff_8000_0000_0000;
+        sregs.cr2 = 0xdead_b000;
+        vcpu.set_sregs(&sregs).unwrap();
+        vcpu.set_regs(&kvm_regs {
+            rax: 1 + n,
+            rbx: 2,
+            rsp: 3,
+            r15: 4,
+            rip: 0x1234,
+            rflags: 0x46,
+            ..Default::default()
+        })
+        .unwrap();
+        let mut debug = vcpu.get_debug_regs().unwrap();
+        debug.db[1] = 0x4000 + n;
+        vcpu.set_debug_regs(&debug).unwrap();
+        let mut lapic = vcpu.get_lapic().unwrap();
+        lapic.regs[0x80] = 0x20; // TPR
+        lapic.regs[0xf1] = 1; // SPIV: software-enabled
+        lapic.regs[0x320] = 0x44; // LVT timer: vector
+        lapic.regs[0x322] = 0; // and not masked
+        vcpu.set_lapic(&lapic).unwrap();
+    }
+    let mut pit = vm.get_pit2().unwrap();
+    pit.channels[2].count = 0x1234;
+    vm.set_pit2(&pit).unwrap();
+}
+
+#[test]
+fn state_survives_the_wire_and_another_vm() {
+    let Some(host) = host() else { return };
+    let (vm, vcpus) = machine(&host, 2);
+    disturb(&vm, &vcpus);
+    let vcpus: Vec<&VcpuFd> = vcpus.iter().collect();
+    let mut source = HypervisorState::get(&vm, &vcpus, &host.features).unwrap();
+    // KVM_SET_FPU leaves XSTATE_BV alone, so vector registers go in with the whole state; KVM_GET_FPU is the judge.
+    let cpu = &mut source.vcpus[0].cpu;
+    (cpu.fpuc, cpu.fpip, cpu.xmm[0].low, cpu.xstate_bv) = (0x27f, 0x5678, 0x1111_2222, cpu.xstate_bv | 3);
+    source.set(&vm, &vcpus).unwrap();
+    let fpu = vcpus[0].get_fpu().unwrap();
+    assert_eq!((fpu.fcw, fpu.last_ip, &fpu.xmm[0][..4]), (0x27f, 0x5678, &[0x22, 0x22, 0x11, 0x11][..]));
+    let source = HypervisorState::get(&vm, &vcpus, &host.features).unwrap();
+    assert_eq!(source.vcpus[1].cpu.regs[0], 2, "RAX of the second vCPU");
+    assert_eq!(source.vcpus[1].cpu.segs[4].base, 0x7f00_0000_1001, "FS base of the second vCPU");
+    assert_eq!(source.vcpus[0].cpu.xmm[0].low, 0x1111_2222);
+    assert_eq!((source.vcpus[0].cpu.fpuc, source.vcpus[0].cpu.fpip), (0x27f, 0x5678));
+    assert_eq!(source.vcpus[0].apic.lvt[0], 0x44);
+    assert_eq!(source.pit.channels[2].count, 0x1234);
+
+    let mut moved = HypervisorState::new(2);
+    for (from, to) in source.vcpus.clone().iter_mut().zip(&mut moved.vcpus) {
+        through_wire(&mut from.common, &mut to.common);
+        through_wire(&mut from.cpu, &mut to.cpu);
+        through_wire(&mut from.apic, &mut to.apic);
+        through_wire(&mut from.extra, &mut to.extra);
+    }
+    let mut copy = source.clone();
+    through_wire(&mut copy.clock, &mut moved.clock);
+    through_wire(&mut copy.reference, &mut moved.reference);
+    through_wire(&mut copy.pics[0], &mut moved.pics[0]);
+    through_wire(&mut copy.pics[1], &mut moved.pics[1]);
+    through_wire(&mut copy.ioapic, &mut moved.ioapic);
+    through_wire(&mut copy.pit, &mut moved.pit);
+    assert_eq!(moved, source);
+
+    let (vm, vcpus) = machine(&host, 2);
+    let vcpus: Vec<&VcpuFd> = vcpus.iter().collect();
+    moved.set(&vm, &vcpus).unwrap();
+    let mut destination = HypervisorState::get(&vm, &vcpus, &host.features).unwrap();
+    assert!(destination.clock.clock > source.clock.clock, "the KVM clock goes on");
+    for (there, here) in destination.vcpus.iter_mut().zip(&source.vcpus) {
+        assert!(there.cpu.tsc > here.cpu.tsc, "the TSC goes on");
+        assert!(there.cpu.tsc - here.cpu.tsc < 60 * 1000 * here.cpu.tsc_khz as u64, "by less than a minute");
+        forget_time(there);
+    }
+    for (there, mut here) in destination.vcpus.iter().zip(source.vcpus) {
+        forget_time(&mut here);
+        assert_eq!(there.cpu, here.cpu);
+        assert_eq!(there.apic, here.apic);
+        assert_eq!(there.common, here.common);
+        let changed: Vec<_> = here.extra.msrs.iter().filter(|msr| !there.extra.msrs.contains(msr)).collect();
+        assert!(changed.is_empty(), "MSRs that did not arrive: {changed:x?}");
+        assert_eq!(there.extra.xsave_rest, here.extra.xsave_rest);
+        assert_eq!(there.extra.events, here.extra.events);
+    }
+    assert_eq!(destination.ioapic, source.ioapic);
+    assert_eq!(destination.pics, source.pics);
+    assert_eq!(destination.pit.channels[2].count, source.pit.channels[2].count);
+}
+
+/// What no destination can make equal: the moments at which the two readings were made.
+fn forget_time(state: &mut minivmm::kvm::state::VcpuState) {
+    state.cpu.tsc = 0;
+    state.apic.initial_count_load_time = 0;
+    state.apic.next_time = 0;
+    state.extra.apic_current_count = 0;
+}
+
+fn through_wire<T: vmstate::VmState>(from: &mut T, to: &mut T) {
+    let mut out = vmstate::codec::Writer::new();
+    vmstate::Section::save(from, &mut out).unwrap();
+    let mut bytes = out.into_bytes();
+    bytes.push(0x7e); // the footer that follows a section, which the look for a subsection sees
+    let mut input = vmstate::codec::Reader::strict(&bytes);
+    vmstate::Section::load(to, &mut input, T::DESCRIPTION.version).unwrap();
+    assert_eq!(input.rest(), [0x7e]);
+}

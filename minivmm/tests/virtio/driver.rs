@@ -1,0 +1,218 @@
+//! A driver written from the virtio 1.2 text: registers, split rings in guest memory, waiting for interrupts.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use minivmm::bus::BusDevice;
+use minivmm::devices::virtio::Model;
+use minivmm::devices::virtio::mmio::Virtio;
+use minivmm::irq::TestLine;
+use minivmm::memory::GuestMemory;
+use vm_memory::{Bytes, GuestAddress};
+
+pub const VERSION_1: u64 = 1 << 32;
+pub const EVENT_IDX: u64 = 1 << 29;
+pub const INDIRECT: u64 = 1 << 28;
+
+pub const NEXT: u16 = 1;
+pub const WRITE: u16 = 2;
+pub const INDIRECT_DESCRIPTOR: u16 = 4;
+
+/// 4 MiB of RAM at 0; queue `n` at 1 MiB + n·64 KiB; buffers from 2 MiB.
+pub const MEMORY: usize = 4 << 20;
+pub const BUFFERS: u64 = 2 << 20;
+pub const QUEUE_SIZE: u16 = 16;
+
+pub fn memory() -> GuestMemory {
+    GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap()
+}
+
+pub struct Driver<M: Model> {
+    pub device: Virtio<M>,
+    pub memory: GuestMemory,
+    pub line: Arc<TestLine>,
+    pub queues: Vec<Queue>,
+}
+
+impl<M: Model> Driver<M> {
+    pub fn new(model: M, memory: GuestMemory) -> Self {
+        let line = Arc::new(TestLine::default());
+        let device = Virtio::new("virtio-mmio@test/virtio".into(), model, memory.clone(), line.clone()).unwrap();
+        let queues = (0..M::QUEUES.len()).map(|index| Queue::new(index, memory.clone())).collect();
+        Self { device, memory, line, queues }
+    }
+
+    pub fn read32(&mut self, register: u64) -> u32 {
+        let mut word = [0; 4];
+        self.device.read(register, &mut word);
+        u32::from_le_bytes(word)
+    }
+
+    pub fn write32(&mut self, register: u64, value: u32) {
+        self.device.write(register, &value.to_le_bytes());
+    }
+
+    pub fn offered(&mut self) -> u64 {
+        self.write32(0x014, 0);
+        let low = self.read32(0x010);
+        self.write32(0x014, 1);
+        u64::from(self.read32(0x010)) << 32 | u64::from(low)
+    }
+
+    /// §3.1.1 up to FEATURES_OK; what the device then says.
+    pub fn negotiate(&mut self, features: u64) -> u32 {
+        self.write32(0x070, 0);
+        self.write32(0x070, 1);
+        self.write32(0x070, 3);
+        self.write32(0x024, 0);
+        self.write32(0x020, features as u32);
+        self.write32(0x024, 1);
+        self.write32(0x020, (features >> 32) as u32);
+        self.write32(0x070, 11);
+        self.read32(0x070)
+    }
+
+    pub fn set_up_queue(&mut self, index: usize) {
+        let base = self.queues[index].base;
+        self.write32(0x030, index as u32);
+        assert_eq!(self.read32(0x044), 0, "not ready yet");
+        assert!(self.read32(0x034) >= u32::from(QUEUE_SIZE));
+        self.write32(0x038, u32::from(QUEUE_SIZE));
+        for (register, address) in [(0x080, base), (0x090, base + AVAILABLE), (0x0a0, base + USED)] {
+            self.write32(register, address as u32);
+            self.write32(register + 4, (address >> 32) as u32);
+        }
+        self.write32(0x044, 1);
+    }
+
+    /// The whole of §3.1.1.
+    pub fn start(&mut self, features: u64) {
+        let status = self.negotiate(features | VERSION_1);
+        assert_eq!(status, 11, "features accepted");
+        for index in 0..M::QUEUES.len() {
+            self.set_up_queue(index);
+            assert_eq!(self.read32(0x044), 1, "ready");
+            self.queues[index].event_idx = features & EVENT_IDX != 0;
+        }
+        self.write32(0x070, 15);
+        assert_eq!(self.read32(0x070), 15);
+    }
+
+    pub fn notify(&mut self, queue: usize) {
+        self.write32(0x050, queue as u32);
+    }
+
+    /// Waits for one more used chain, then acknowledges the interrupt.
+    pub fn wait(&mut self, queue: usize) -> (u32, u32) {
+        let used = self.queues[queue].wait_used();
+        self.until("an interrupt", |driver| driver.line.is_high());
+        self.write32(0x064, 1);
+        used
+    }
+
+    /// Makes a chain available, kicks, waits; bytes the device says it wrote.
+    pub fn request(&mut self, queue: usize, buffers: &[Buffer]) -> u32 {
+        let head = self.queues[queue].offer(buffers);
+        self.notify(queue);
+        let (id, len) = self.wait(queue);
+        assert_eq!(id, u32::from(head));
+        len
+    }
+
+    pub fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !condition(self) {
+            assert!(Instant::now() < end, "waited 10 s for {what}");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+}
+
+/// Address, length, device writes.
+pub type Buffer = (u64, u32, bool);
+
+pub const AVAILABLE: u64 = 0x1000;
+pub const USED: u64 = 0x2000;
+
+/// One split ring, driver side (§2.7).
+pub struct Queue {
+    pub base: u64,
+    memory: GuestMemory,
+    available: u16,
+    seen: u16,
+    next: u16,
+    pub event_idx: bool,
+}
+
+impl Queue {
+    fn new(index: usize, memory: GuestMemory) -> Self {
+        let base = (1 << 20) + index as u64 * 0x1_0000;
+        Self { base, memory, available: 0, seen: 0, next: 0, event_idx: false }
+    }
+
+    pub fn descriptor(&self, index: u16, address: u64, len: u32, flags: u16, next: u16) {
+        let at = self.base + 16 * u64::from(index);
+        self.memory.write_obj(address, GuestAddress(at)).unwrap();
+        self.memory.write_obj(len, GuestAddress(at + 8)).unwrap();
+        self.memory.write_obj(flags, GuestAddress(at + 12)).unwrap();
+        self.memory.write_obj(next, GuestAddress(at + 14)).unwrap();
+    }
+
+    /// Writes a chain of free descriptors and makes it available; its head.
+    pub fn offer(&mut self, buffers: &[Buffer]) -> u16 {
+        let head = self.next;
+        for (position, &(address, len, writes)) in buffers.iter().enumerate() {
+            let index = (head + position as u16) % QUEUE_SIZE;
+            let more = if position + 1 < buffers.len() { NEXT } else { 0 };
+            let flags = more | if writes { WRITE } else { 0 };
+            self.descriptor(index, address, len, flags, (index + 1) % QUEUE_SIZE);
+        }
+        self.next = (head + buffers.len() as u16) % QUEUE_SIZE;
+        self.publish(head);
+        head
+    }
+
+    /// Makes the chain at `head` available.
+    pub fn publish(&mut self, head: u16) {
+        let slot = self.base + AVAILABLE + 4 + 2 * u64::from(self.available % QUEUE_SIZE);
+        self.memory.write_obj(head, GuestAddress(slot)).unwrap();
+        if self.event_idx {
+            let used_event = self.base + AVAILABLE + 4 + 2 * u64::from(QUEUE_SIZE);
+            self.memory.write_obj(self.seen, GuestAddress(used_event)).unwrap();
+        }
+        self.available = self.available.wrapping_add(1);
+        self.set_available(self.available);
+    }
+
+    pub fn set_available(&mut self, index: u16) {
+        self.memory.store(index, GuestAddress(self.base + AVAILABLE + 2), std::sync::atomic::Ordering::SeqCst).unwrap();
+    }
+
+    pub fn used_index(&self) -> u16 {
+        self.memory.load(GuestAddress(self.base + USED + 2), std::sync::atomic::Ordering::SeqCst).unwrap()
+    }
+
+    /// Next used element that was not seen yet: id and length.
+    pub fn poll_used(&mut self) -> Option<(u32, u32)> {
+        if self.used_index() == self.seen {
+            return None;
+        }
+        let element = self.base + USED + 4 + 8 * u64::from(self.seen % QUEUE_SIZE);
+        self.seen = self.seen.wrapping_add(1);
+        Some((
+            self.memory.read_obj(GuestAddress(element)).unwrap(),
+            self.memory.read_obj(GuestAddress(element + 4)).unwrap(),
+        ))
+    }
+
+    pub fn wait_used(&mut self) -> (u32, u32) {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(used) = self.poll_used() {
+                return used;
+            }
+            assert!(Instant::now() < end, "waited 10 s for a used buffer");
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Virtio devices without KVM: a hand-written driver on the other side, with numbers from the virtio 1.2 text.
+
+#![allow(unreachable_pub)] // modules of one test program
+
+mod blk;
+mod driver;
+mod hostile;
+mod mmio;
+mod state;

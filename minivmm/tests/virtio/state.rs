@@ -1,0 +1,237 @@
+//! Sections: real ones of QEMU 10.0.2 load and come out the same; a device goes on where another stopped; a load
+//! that fails changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use minivmm::devices::Device;
+use minivmm::devices::virtio::Model;
+use minivmm::devices::virtio::blk::{Blk, Image};
+use minivmm::memory::GuestMemory;
+use tempfile::NamedTempFile;
+use vm_memory::{Bytes, GuestAddress};
+use vmstate::Section;
+use vmstate::codec::{Reader, Writer};
+
+use crate::driver::{BUFFERS, Driver, EVENT_IDX};
+use crate::mmio::disk;
+
+pub fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/../tests/fixtures/streams/{name}.section", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+pub fn save(section: &mut dyn Section) -> Vec<u8> {
+    let mut out = Writer::recording();
+    section.save(&mut out).unwrap();
+    let (bytes, outcomes) = out.into_parts();
+    assert_eq!(outcomes, [bytes.len() as u32], "one field, of so many bytes");
+    bytes
+}
+
+pub fn load(section: &mut dyn Section, bytes: &[u8]) -> vmstate::Result<()> {
+    let version = section.description().version;
+    let mut input = Reader::strict(bytes);
+    section.load(&mut input, version)?;
+    assert_eq!(input.rest(), b"", "all of it was read");
+    Ok(())
+}
+
+/// Guest memory as large as the guest's of the fixtures, with ring indices that fit its sections.
+pub fn guest_of_fixture(indices: &[(u64, u16)]) -> GuestMemory {
+    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 128 << 20)]).unwrap();
+    for &(ring, index) in indices {
+        memory.write_obj(index, GuestAddress(ring + 2)).unwrap();
+    }
+    memory
+}
+
+fn sparse_disk(bytes: u64) -> (Arc<Image>, NamedTempFile) {
+    let file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(bytes).unwrap();
+    (Arc::new(Image::open(file.path(), false).unwrap()), file)
+}
+
+/// Sections of QEMU 10.0.2: name, available and used ring with their index.
+const BLK: [(&str, [(u64, u16); 2]); 2] = [
+    ("microvm-kvm-virtio-blk", [(0x2a9_4000, 13), (0x2a9_5000, 13)]),
+    ("microvm-tcg-virtio-blk", [(0x2a9_c000, 13), (0x2a9_d000, 13)]),
+];
+
+#[test]
+fn qemus_disk_loads_and_saves_byte_for_byte() {
+    for (name, rings) in BLK {
+        let section = fixture(name);
+        assert_eq!(section.len(), 48387);
+        let (image, _file) = sparse_disk(16 << 20);
+        let mut driver = Driver::new(Blk::new(image), guest_of_fixture(&rings));
+        load(&mut driver.device, &section).unwrap();
+        assert_eq!(driver.device.fault(), None);
+        assert_eq!(driver.read32(0x070), 15, "running");
+        assert_eq!(save(&mut driver.device), section, "{name}");
+    }
+}
+
+#[test]
+fn a_disk_after_reset_is_sent_with_qemus_defaults() {
+    let (mut driver, _file) = disk(1 << 20);
+    let bytes = save(&mut driver.device);
+    assert_eq!(bytes[..20], [0; 20], "selectors, status, interrupt, queue, features: zero");
+    assert_eq!(bytes[20..24], [0, 0, 0, 57], "length of the configuration");
+    let config = &bytes[24..24 + 57];
+    assert_eq!(config[..8], 2048u64.to_le_bytes());
+    let queues = &bytes[24 + 57..];
+    assert_eq!(queues[..12], [0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0x10, 0], "one queue, 256 entries, aligned to 4096");
+    assert!(!bytes.windows(15).any(|window| window == b"virtio/ringsize"), "no size was chosen");
+    let (mut fresh, _file) = disk(1 << 20);
+    fresh.start(0);
+    load(&mut fresh.device, &bytes).unwrap();
+    assert_eq!(fresh.read32(0x070), 0);
+    fresh.start(0);
+}
+
+/// A request through `driver`: its status.
+fn flush(driver: &mut Driver<Blk>) -> u8 {
+    driver.memory.write_slice(&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], GuestAddress(BUFFERS)).unwrap();
+    driver.memory.write_obj(0xffu8, GuestAddress(BUFFERS + 64)).unwrap();
+    driver.request(0, &[(BUFFERS, 16, false), (BUFFERS + 64, 1, true)]);
+    driver.memory.read_obj(GuestAddress(BUFFERS + 64)).unwrap()
+}
+
+/// The driver of `from`, its guest memory and its rings, on another device.
+pub fn move_to<M: Model>(mut from: Driver<M>, model: M) -> Driver<M> {
+    from.device.pause(Duration::from_secs(5)).unwrap();
+    let bytes = save(&mut from.device);
+    let mut to = Driver::new(model, from.memory.clone());
+    to.device.pause(Duration::from_secs(5)).unwrap();
+    load(&mut to.device, &bytes).unwrap();
+    assert_eq!(save(&mut to.device), bytes, "loads and saves to the same");
+    to.queues = from.queues;
+    to.device.resume();
+    to
+}
+
+#[test]
+fn a_disk_goes_on_where_another_stopped() {
+    for features in [0, EVENT_IDX] {
+        let (mut driver, file) = disk(4096);
+        let image = || Arc::new(Image::open(file.path(), false).unwrap());
+        driver.start(features | 1 << 9);
+        for _ in 0..40 {
+            assert_eq!(flush(&mut driver), 0);
+        }
+        driver = move_to(driver, Blk::new(image()));
+        for _ in 0..40 {
+            assert_eq!(flush(&mut driver), 0);
+        }
+        // A request that came too late for the source, and an interrupt that the guest has not seen.
+        driver.device.pause(Duration::from_secs(5)).unwrap();
+        driver.queues[0].offer(&[(BUFFERS, 16, false), (BUFFERS + 64, 1, true)]);
+        driver.notify(0);
+        driver = move_to(driver, Blk::new(image()));
+        driver.wait(0);
+        driver.queues[0].offer(&[(BUFFERS, 16, false), (BUFFERS + 64, 1, true)]);
+        driver.notify(0);
+        driver.until("an interrupt", |driver| driver.line.is_high());
+        driver = move_to(driver, Blk::new(image()));
+        assert!(driver.line.is_high(), "still pending on the new host");
+        driver.wait(0);
+        assert!(!driver.line.is_high());
+    }
+}
+
+#[test]
+fn write_through_survives() {
+    use minivmm::bus::BusDevice;
+    let (mut driver, file) = disk(4096);
+    driver.start(1 << 9 | 1 << 11);
+    driver.device.write(0x120, &[0]);
+    let mut moved = move_to(driver, Blk::new(Arc::new(Image::open(file.path(), false).unwrap())));
+    let mut byte = [9];
+    moved.device.read(0x120, &mut byte);
+    assert_eq!(byte, [0]);
+}
+
+#[test]
+fn a_disk_of_another_size_is_refused_by_name() {
+    let (image, _file) = sparse_disk(8 << 20);
+    let mut driver = Driver::new(Blk::new(image), guest_of_fixture(&BLK[0].1));
+    let error = load(&mut driver.device, &fixture(BLK[0].0)).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("32768 sectors of 512 bytes, the image here has 16384"), "{text}");
+    assert_eq!(error.path(), "virtio");
+}
+
+/// Bytes of the section are changed in turn: a load that fails has changed nothing, whatever it had read before.
+#[test]
+fn a_load_that_fails_changes_nothing() {
+    let section = fixture(BLK[0].0);
+    let (mut driver, _file) = disk(4096);
+    driver.start(EVENT_IDX);
+    assert_eq!(flush(&mut driver), 0);
+    driver.device.pause(Duration::from_secs(5)).unwrap();
+    let before = save(&mut driver.device);
+    let (image, _sparse) = sparse_disk(16 << 20);
+    let mut other = Driver::new(Blk::new(image), guest_of_fixture(&BLK[0].1));
+    other.device.pause(Duration::from_secs(5)).unwrap();
+    load(&mut other.device, &section).unwrap();
+    let interesting = (0..section.len()).filter(|at| *at < 200 || section[*at] != 0 || at % 997 == 0);
+    let (mut refused, mut loaded) = (0, 0);
+    for at in interesting {
+        let mut changed = section.clone();
+        changed[at] ^= 1 << (at % 8);
+        assert!(load(&mut driver.device, &changed).is_err(), "the disk has another size");
+        match load(&mut other.device, &changed) {
+            Ok(()) => {
+                loaded += 1;
+                load(&mut other.device, &section).unwrap();
+            }
+            Err(_) => refused += 1,
+        }
+        assert_eq!(save(&mut other.device), section, "byte {at}");
+    }
+    assert!(refused > 100 && loaded > 10, "{refused} refused, {loaded} loaded");
+    assert_eq!(save(&mut driver.device), before);
+    driver.device.resume();
+    assert_eq!(flush(&mut driver), 0, "works on after all those failed loads");
+}
+
+#[test]
+fn a_truncated_section_asks_for_more() {
+    let section = fixture(BLK[0].0);
+    let (image, _file) = sparse_disk(16 << 20);
+    let mut driver = Driver::new(Blk::new(image), guest_of_fixture(&BLK[0].1));
+    let before = save(&mut driver.device);
+    for len in (0..180).chain([16_600, 20_000, 20_700, 48_000]) {
+        assert!(load(&mut driver.device, &section[..len]).is_err(), "{len} bytes");
+    }
+    assert_eq!(save(&mut driver.device), before);
+}
+
+/// Ring indices are in guest memory, so the guest writes them: it may break its device, not its migration.
+#[test]
+fn indices_that_the_guest_made_up_break_the_device_only() {
+    for (ring, index) in [(0, 13 + 1025), (1, 12 - 1024)] {
+        let mut rings = BLK[0].1;
+        rings[ring].1 = index as u16;
+        let (image, _file) = sparse_disk(16 << 20);
+        let mut driver = Driver::new(Blk::new(image), guest_of_fixture(&rings));
+        load(&mut driver.device, &fixture(BLK[0].0)).unwrap();
+        assert_eq!(driver.read32(0x070) & 0x40, 0x40, "DEVICE_NEEDS_RESET");
+        driver.write32(0x070, 0);
+        assert_eq!(driver.read32(0x070), 0);
+    }
+}
+
+#[test]
+fn requests_in_flight_are_refused_in_one_sentence() {
+    let mut section = fixture(BLK[0].0);
+    // After the head of 24 bytes, 57 of configuration, the count and one queue of 18.
+    let list = 24 + 57 + 4 + 18;
+    assert_eq!(section[list..list + 3], [0, 5, 21], "end of list, then virtio/64bit_features");
+    section[list] = 1;
+    let (image, _file) = sparse_disk(16 << 20);
+    let mut driver = Driver::new(Blk::new(image), guest_of_fixture(&BLK[0].1));
+    let error = load(&mut driver.device, &section).unwrap_err();
+    assert!(error.to_string().contains("disk requests are in flight"), "{error}");
+    assert_eq!(error.offset(), Some(list as u64));
+}

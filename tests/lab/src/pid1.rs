@@ -1,0 +1,56 @@
+//! What the first process of a machine does before its work and after it: mounts, modules, power-off.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::mount::{MsFlags, mount};
+use nix::sys::reboot::{RebootMode, reboot};
+
+use crate::kernel::find_modules;
+
+/// `MODULE_INIT_COMPRESSED_FILE` (linux/module.h): the kernel unpacks the module itself, since 5.17.
+const COMPRESSED: ModuleInitFlags = ModuleInitFlags::from_bits_retain(4);
+
+/// Mounts the kernel's file systems and makes the directories that programs expect.
+pub(crate) fn mount_all() {
+    for directory in ["/proc", "/sys", "/dev", "/tmp", "/run", "/out", "/mnt"] {
+        let _ = fs::create_dir_all(directory);
+    }
+    for (kind, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
+        report(target, mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>));
+    }
+    for (kind, target) in [("devpts", "/dev/pts"), ("tmpfs", "/dev/shm")] {
+        let _ = fs::create_dir_all(target);
+        report(target, mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>));
+    }
+}
+
+/// Loads those of `names` that the initrd has.
+pub(crate) fn load_modules(names: &[&str]) {
+    let release = nix::sys::utsname::uname().map(|name| name.release().to_owned()).unwrap_or_default();
+    for module in find_modules(&Path::new("/lib/modules").join(release), names).into_iter().flatten() {
+        let flags =
+            if module.extension().is_some_and(|end| end != "ko") { COMPRESSED } else { ModuleInitFlags::empty() };
+        let load = || -> io::Result<()> { Ok(finit_module(File::open(&module)?, c"", flags)?) };
+        report(&module.display().to_string(), load());
+    }
+}
+
+/// Turns the machine off.
+pub(crate) fn power_off() -> ! {
+    nix::unistd::sync();
+    let refused = reboot(RebootMode::RB_POWER_OFF);
+    // Pid 1 must not end: the kernel would panic.
+    println!("power-off: {refused:?}");
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}
+
+fn report<E: std::fmt::Display>(what: &str, result: Result<(), E>) {
+    if let Err(error) = result {
+        println!("{what}: {error}");
+    }
+}

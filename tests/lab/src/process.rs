@@ -1,0 +1,92 @@
+//! Child processes that never outlive us: ended when dropped, and by the kernel when we die.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::error::{Error, FileContext, Result};
+
+/// First argument that makes our executable a launcher: see [`exec`].
+pub const ROLE: &str = "lab-exec";
+
+/// A child process, killed and reaped when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: String,
+}
+
+impl Process {
+    /// Starts what `prepare` completes: `program`'s arguments and standard streams. It is started through `launcher`,
+    /// an executable with our roles, for the kernel ties a child's life to its parent's only at the child's own wish.
+    ///
+    /// # Errors
+    /// When the launcher cannot be started.
+    pub fn spawn(launcher: &Path, program: &Path, prepare: impl FnOnce(&mut Command)) -> Result<Self> {
+        let mut command = Command::new(launcher);
+        command.arg(ROLE).arg(std::process::id().to_string()).arg(program);
+        prepare(&mut command);
+        let child = command.spawn().doing("start", launcher)?;
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { child, name })
+    }
+
+    /// The child, for its streams.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Its end, if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it still runs at `deadline`.
+    pub fn wait(&mut self, deadline: Instant) -> Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.ended() {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                return Err(Error::failed(format!("{} did not end in time", self.name)));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The launcher: `lab-exec PARENT PROGRAM ARG…` ties its life to its parent's, then becomes the program.
+pub(crate) fn exec(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+    let parent = arguments.next().and_then(|id| id.to_str()?.parse::<i32>().ok());
+    let Some(program) = arguments.next() else { return ExitCode::from(2) };
+    let tied = set_pdeathsig(Signal::SIGKILL);
+    // The parent may have died before that.
+    if tied.is_err() || Some(nix::unistd::getppid().as_raw()) != parent {
+        return ExitCode::from(2);
+    }
+    // Signals that the parent handles by waiting for them are blocked, and would stay so across exec.
+    let unblocked = SigSet::all().thread_unblock();
+    let error = Command::new(&program).args(arguments).exec();
+    eprintln!("cannot start {}: {error} {unblocked:?}", program.display());
+    ExitCode::from(2)
+}

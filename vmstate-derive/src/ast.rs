@@ -1,0 +1,168 @@
+//! The struct as the derive sees it: parts (the struct itself, then its subsections), and fields that belong to one.
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+use syn::spanned::Spanned as _;
+use syn::{Data, DeriveInput, Expr, Index, Member, Path, Type};
+
+use crate::attr::container::{ContainerAttrs, PartAttrs};
+use crate::attr::field::FieldAttrs;
+use crate::ctxt::Ctxt;
+
+/// The struct.
+pub(crate) struct Container<'a> {
+    pub(crate) input: &'a DeriveInput,
+    /// Path of the `vmstate` crate.
+    pub(crate) krate: TokenStream,
+    /// The struct itself, then its subsections.
+    pub(crate) parts: Vec<Part>,
+    /// All fields in declaration order, the skipped ones too.
+    pub(crate) fields: Vec<Field<'a>>,
+}
+
+/// The struct itself or a subsection: what has a name and versions on the wire.
+pub(crate) struct Part {
+    pub(crate) name: String,
+    pub(crate) version: u32,
+    pub(crate) minimum_version: u32,
+    pub(crate) attrs: PartAttrs,
+    /// Where to point when something is wrong with it as a whole.
+    pub(crate) tokens: TokenStream,
+}
+
+/// A field.
+pub(crate) struct Field<'a> {
+    pub(crate) member: Member,
+    pub(crate) ty: &'a Type,
+    /// Its name on the wire.
+    pub(crate) name: String,
+    /// Index of its part; `None` if it is skipped or names no declared subsection.
+    pub(crate) part: Option<usize>,
+    pub(crate) codec: Codec,
+    pub(crate) attrs: FieldAttrs,
+}
+
+/// How a field's bytes are made.
+pub(crate) enum Codec {
+    /// By its type.
+    Plain,
+    /// Raw bytes, of a fixed length or counted.
+    Buffer(Option<Length>),
+    /// A `Vec` whose length is another field.
+    Counted(Length),
+    /// Converted to this integer type.
+    Via(Type),
+    /// By a module of the user.
+    With(Path),
+}
+
+/// A length that is another field.
+pub(crate) struct Length {
+    pub(crate) member: Member,
+    pub(crate) name: String,
+    pub(crate) max: Expr,
+}
+
+/// Path of the `vmstate` crate where it was not renamed.
+pub(crate) fn default_crate() -> TokenStream {
+    quote!(::vmstate)
+}
+
+impl<'a> Container<'a> {
+    /// Reads the struct; mistakes go to `ctxt`. `None` if it is no struct.
+    pub(crate) fn from_input(ctxt: &Ctxt, input: &'a DeriveInput) -> Option<Self> {
+        let attrs = ContainerAttrs::from_attrs(ctxt, &input.attrs);
+        let data = match &input.data {
+            Data::Struct(data) => data,
+            Data::Enum(data) => {
+                ctxt.error(data.enum_token, "VmState can be derived for structs only; keep an enum as its integer");
+                return None;
+            }
+            Data::Union(data) => {
+                ctxt.error(data.union_token, "VmState can be derived for structs only");
+                return None;
+            }
+        };
+        let krate = attrs.krate.map_or_else(default_crate, |path| path.value.to_token_stream());
+        let mut parts = vec![Part::new(ctxt, attrs.main, input.ident.to_token_stream())];
+        for (item, attrs) in attrs.subsections {
+            parts.push(Part::new(ctxt, attrs, item.word.to_token_stream()));
+        }
+        let fields = data.fields.iter().enumerate().map(|(index, field)| Field::new(ctxt, index, field, &parts));
+        let fields = fields.collect();
+        Some(Self { input, krate, parts, fields })
+    }
+
+    /// The migrated fields of part `part`, each with its index among all.
+    pub(crate) fn fields_of(&self, part: usize) -> impl Iterator<Item = (usize, &Field<'a>)> {
+        self.fields.iter().enumerate().filter(move |(_, field)| field.part == Some(part))
+    }
+
+    /// The migrated fields, each with its index among all.
+    pub(crate) fn migrated(&self) -> impl Iterator<Item = (usize, &Field<'a>)> {
+        self.fields.iter().enumerate().filter(|(_, field)| field.part.is_some())
+    }
+}
+
+impl Part {
+    fn new(ctxt: &Ctxt, attrs: PartAttrs, tokens: TokenStream) -> Self {
+        let name = match &attrs.name {
+            Some(name) => name.value.clone(),
+            None => {
+                ctxt.error(&tokens, "a name on the wire is needed: `name = \"…\"`");
+                String::new()
+            }
+        };
+        let version = attrs.version.as_ref().map_or(1, |version| version.value);
+        let minimum_version = attrs.minimum_version.as_ref().map_or(version, |version| version.value);
+        let tokens = attrs.name.as_ref().map_or(tokens, |name| name.tokens.clone());
+        Self { name, version, minimum_version, attrs, tokens }
+    }
+}
+
+impl<'a> Field<'a> {
+    fn new(ctxt: &Ctxt, index: usize, field: &'a syn::Field, parts: &[Part]) -> Self {
+        let attrs = FieldAttrs::from_attrs(ctxt, &field.attrs);
+        let member = match &field.ident {
+            Some(ident) => Member::Named(ident.clone()),
+            None => Member::Unnamed(Index { index: u32::try_from(index).unwrap_or(u32::MAX), span: field.ty.span() }),
+        };
+        let own_name = match &member {
+            Member::Named(ident) => syn::ext::IdentExt::unraw(ident).to_string(),
+            Member::Unnamed(index) => index.index.to_string(),
+        };
+        let name = attrs.name.as_ref().map_or(own_name, |name| name.value.clone());
+        let part = match (&attrs.skip, &attrs.subsection) {
+            (Some(_), _) => None,
+            (None, None) => Some(0),
+            (None, Some(wanted)) => {
+                // The struct itself is no subsection of itself.
+                let found = parts.iter().skip(1).position(|part| part.name == wanted.value).map(|index| index + 1);
+                if found.is_none() {
+                    let message = format!("no `subsection(name = {:?}, …)` is declared on the struct", wanted.value);
+                    ctxt.error(&wanted.tokens, message);
+                }
+                found
+            }
+        };
+        let codec = Codec::new(&attrs);
+        Self { member, ty: &field.ty, name, part, codec, attrs }
+    }
+}
+
+impl Codec {
+    fn new(attrs: &FieldAttrs) -> Self {
+        let length = attrs.len.as_ref().map(|len| Length {
+            name: len.value.to_string(),
+            member: Member::Named(len.value.clone()),
+            max: attrs.max.as_ref().map_or_else(|| Expr::Verbatim(quote!(0)), |max| max.value.clone()),
+        });
+        match (length, &attrs.buffer, &attrs.wire, &attrs.with) {
+            (_, _, _, Some(with)) => Self::With(with.value.clone()),
+            (_, _, Some(wire), _) => Self::Via(wire.value.clone()),
+            (length, Some(_), ..) => Self::Buffer(length),
+            (Some(length), ..) => Self::Counted(length),
+            (None, None, None, None) => Self::Plain,
+        }
+    }
+}

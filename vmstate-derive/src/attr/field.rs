@@ -1,0 +1,72 @@
+//! Attributes of a field.
+
+use proc_macro2::Ident;
+use syn::{Attribute, Expr, Path, Type};
+
+use super::{Once, Spanned, all_items};
+use crate::ctxt::Ctxt;
+use crate::symbol;
+
+/// What a field says of itself.
+pub(crate) struct FieldAttrs {
+    pub(crate) skip: Option<Spanned<()>>,
+    pub(crate) name: Option<Spanned<String>>,
+    pub(crate) since: Option<Spanned<u32>>,
+    pub(crate) exists: Option<Spanned<Path>>,
+    pub(crate) must_exist: Option<Spanned<Path>>,
+    pub(crate) validate: Option<Spanned<Path>>,
+    pub(crate) len: Option<Spanned<Ident>>,
+    pub(crate) max: Option<Spanned<Expr>>,
+    pub(crate) buffer: Option<Spanned<()>>,
+    pub(crate) wire: Option<Spanned<Type>>,
+    pub(crate) with: Option<Spanned<Path>>,
+    pub(crate) subsection: Option<Spanned<String>>,
+}
+
+impl FieldAttrs {
+    pub(crate) fn from_attrs(ctxt: &Ctxt, attrs: &[Attribute]) -> Self {
+        let mut skip = Once::default();
+        let mut name = Once::default();
+        let mut since = Once::default();
+        let mut exists = Once::default();
+        let mut must_exist = Once::default();
+        let mut validate = Once::default();
+        let mut len = Once::default();
+        let mut max = Once::default();
+        let mut buffer = Once::default();
+        let mut wire = Once::default();
+        let mut with = Once::default();
+        let mut subsection = Once::default();
+        for item in &all_items(ctxt, attrs) {
+            match item.word.to_string().as_str() {
+                symbol::SKIP => skip.set(ctxt, item, item.flag(ctxt)),
+                symbol::NAME => name.set(ctxt, item, item.text(ctxt)),
+                symbol::SINCE => since.set(ctxt, item, item.number(ctxt)),
+                symbol::EXISTS => exists.set(ctxt, item, item.path(ctxt)),
+                symbol::MUST_EXIST => must_exist.set(ctxt, item, item.path(ctxt)),
+                symbol::VALIDATE => validate.set(ctxt, item, item.path(ctxt)),
+                symbol::LEN => len.set(ctxt, item, item.is(ctxt, "field")),
+                symbol::MAX => max.set(ctxt, item, item.is(ctxt, "a number of elements")),
+                symbol::BUFFER => buffer.set(ctxt, item, item.flag(ctxt)),
+                symbol::WIRE => wire.set(ctxt, item, item.is(ctxt, "an integer type")),
+                symbol::WITH => with.set(ctxt, item, item.path(ctxt)),
+                symbol::SUBSECTION => subsection.set(ctxt, item, item.text(ctxt)),
+                _ => item.unknown(ctxt, "a field", symbol::ON_FIELD),
+            }
+        }
+        Self {
+            skip: skip.get(),
+            name: name.get(),
+            since: since.get(),
+            exists: exists.get(),
+            must_exist: must_exist.get(),
+            validate: validate.get(),
+            len: len.get(),
+            max: max.get(),
+            buffer: buffer.get(),
+            wire: wire.get(),
+            with: with.get(),
+            subsection: subsection.get(),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The syntax of `#[vmstate(…)]`: a list of `word`, `word = value` and `word(…)`, each read once.
+
+pub(crate) mod container;
+pub(crate) mod field;
+
+use proc_macro2::{Ident, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::ext::IdentExt;
+use syn::parse::{Parse, ParseStream, Parser};
+use syn::punctuated::Punctuated;
+use syn::{Attribute, LitInt, LitStr, Path, Token, parenthesized};
+
+use crate::ctxt::Ctxt;
+use crate::symbol;
+
+/// One entry of the list.
+pub(crate) struct Item {
+    pub(crate) word: Ident,
+    value: Value,
+}
+
+enum Value {
+    None,
+    Is(TokenStream),
+    List(TokenStream),
+}
+
+impl Parse for Item {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        let word = input.call(Ident::parse_any)?;
+        let value = if input.peek(Token![=]) {
+            input.parse::<Token![=]>()?;
+            let mut value = TokenStream::new();
+            while !input.is_empty() && !input.peek(Token![,]) {
+                value.extend([input.parse::<TokenTree>()?]);
+            }
+            Value::Is(value)
+        } else if input.peek(syn::token::Paren) {
+            let list;
+            parenthesized!(list in input);
+            Value::List(list.parse()?)
+        } else {
+            Value::None
+        };
+        Ok(Self { word, value })
+    }
+}
+
+impl Item {
+    /// The entry without a value.
+    pub(crate) fn flag(&self, ctxt: &Ctxt) -> Option<Spanned<()>> {
+        match self.value {
+            Value::None => Some(Spanned { value: (), tokens: self.word.to_token_stream() }),
+            _ => self.expected(ctxt, format!("`{}` takes no value", self.word)),
+        }
+    }
+
+    /// `word = "text"`.
+    pub(crate) fn text(&self, ctxt: &Ctxt) -> Option<Spanned<String>> {
+        self.is::<LitStr>(ctxt, "\"text\"").map(|spanned| spanned.map(|literal| literal.value()))
+    }
+
+    /// `word = 3`.
+    pub(crate) fn number(&self, ctxt: &Ctxt) -> Option<Spanned<u32>> {
+        self.is::<LitInt>(ctxt, "a number").and_then(|spanned| match spanned.value.base10_parse() {
+            Ok(value) => Some(Spanned { value, tokens: spanned.tokens }),
+            Err(_) => {
+                ctxt.error(&spanned.tokens, format!("expected `{} = a number` from 0 to {}", self.word, u32::MAX));
+                None
+            }
+        })
+    }
+
+    /// `word = path::to::it`.
+    pub(crate) fn path(&self, ctxt: &Ctxt) -> Option<Spanned<Path>> {
+        self.is::<Path>(ctxt, "a path")
+    }
+
+    /// `word = value` of any syntax.
+    pub(crate) fn is<T: Parse>(&self, ctxt: &Ctxt, what: &str) -> Option<Spanned<T>> {
+        let expected = || format!("expected `{} = {what}`", self.word);
+        match &self.value {
+            Value::Is(tokens) => match syn::parse2(tokens.clone()) {
+                Ok(value) => Some(Spanned { value, tokens: tokens.clone() }),
+                Err(_) if tokens.is_empty() => self.expected(ctxt, expected()),
+                Err(_) => {
+                    ctxt.error(tokens, expected());
+                    None
+                }
+            },
+            _ => self.expected(ctxt, expected()),
+        }
+    }
+
+    /// `word(entries)`.
+    pub(crate) fn list(&self, ctxt: &Ctxt) -> Option<Vec<Item>> {
+        match &self.value {
+            Value::List(tokens) => items(ctxt, tokens.clone()),
+            _ => self.expected(ctxt, format!("expected `{}(…)`", self.word)),
+        }
+    }
+
+    /// Says that this word does not belong here.
+    pub(crate) fn unknown(&self, ctxt: &Ctxt, place: &str, allowed: &[&str]) {
+        let word = self.word.to_string();
+        let elsewhere = [
+            ("a struct", symbol::ON_CONTAINER),
+            ("a field", symbol::ON_FIELD),
+            ("`subsection(…)`", symbol::IN_SUBSECTION),
+        ];
+        let help = match symbol::nearest(&word, allowed) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => match elsewhere.iter().find(|(_, words)| words.contains(&word.as_str())) {
+                Some((there, _)) => format!("it belongs on {there}"),
+                None => format!("known are {}", allowed.join(", ")),
+            },
+        };
+        ctxt.error(&self.word, format!("unknown attribute `{word}` on {place}; {help}"));
+    }
+
+    fn expected<T>(&self, ctxt: &Ctxt, message: String) -> Option<T> {
+        ctxt.error(&self.word, message);
+        None
+    }
+}
+
+/// A value with the user's tokens for it.
+#[derive(Clone)]
+pub(crate) struct Spanned<T> {
+    pub(crate) value: T,
+    pub(crate) tokens: TokenStream,
+}
+
+impl<T> Spanned<T> {
+    fn map<U>(self, f: impl FnOnce(T) -> U) -> Spanned<U> {
+        Spanned { value: f(self.value), tokens: self.tokens }
+    }
+}
+
+/// An attribute that may be given once.
+pub(crate) struct Once<T>(Option<Spanned<T>>);
+
+impl<T> Default for Once<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> Once<T> {
+    /// Sets it from what was read (`None` if that was wrong and is reported).
+    pub(crate) fn set(&mut self, ctxt: &Ctxt, item: &Item, value: Option<Spanned<T>>) {
+        if self.0.is_some() {
+            ctxt.error(&item.word, format!("`{}` is given twice", item.word));
+        } else {
+            self.0 = value;
+        }
+    }
+
+    pub(crate) fn get(self) -> Option<Spanned<T>> {
+        self.0
+    }
+}
+
+/// All entries of all `#[vmstate(…)]` among `attrs`.
+pub(crate) fn all_items(ctxt: &Ctxt, attrs: &[Attribute]) -> Vec<Item> {
+    let ours = attrs.iter().filter(|attr| attr.path().is_ident(symbol::VMSTATE));
+    ours.filter_map(|attr| match attr.meta.require_list() {
+        Ok(list) => items(ctxt, list.tokens.clone()),
+        Err(error) => {
+            ctxt.syn_error(error);
+            None
+        }
+    })
+    .flatten()
+    .collect()
+}
+
+fn items(ctxt: &Ctxt, tokens: TokenStream) -> Option<Vec<Item>> {
+    match Punctuated::<Item, Token![,]>::parse_terminated.parse2(tokens) {
+        Ok(items) => Some(items.into_iter().collect()),
+        Err(error) => {
+            ctxt.syn_error(error);
+            None
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Rules that need more than one attribute to see, one function a rule.
+
+use std::collections::{HashMap, HashSet};
+
+use syn::{Expr, ExprLit, Lit};
+
+use crate::ast::{Codec, Container, Length};
+use crate::ctxt::Ctxt;
+
+/// Notes every broken rule.
+pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
+    minimum_not_above_version(ctxt, container);
+    since_within_version(ctxt, container);
+    names_fit_their_length_byte(ctxt, container);
+    names_are_unique(ctxt, container);
+    subsections_carry_the_prefix(ctxt, container);
+    subsections_are_unique_and_have_fields(ctxt, container);
+    skip_stands_alone(ctxt, container);
+    one_presence(ctxt, container);
+    one_codec(ctxt, container);
+    len_and_max_go_together(ctxt, container);
+    length_comes_first(ctxt, container);
+}
+
+/// `minimum_version = 4` with `version = 3` could load nothing.
+fn minimum_not_above_version(ctxt: &Ctxt, container: &Container<'_>) {
+    for part in &container.parts {
+        if let Some(minimum) = &part.attrs.minimum_version
+            && minimum.value > part.version
+        {
+            ctxt.error(&minimum.tokens, format!("minimum_version {} is above version {}", minimum.value, part.version));
+        }
+    }
+}
+
+/// `since = 4` with `version = 3` would never be there.
+fn since_within_version(ctxt: &Ctxt, container: &Container<'_>) {
+    for field in &container.fields {
+        if let (Some(since), Some(part)) = (&field.attrs.since, field.part) {
+            let part = &container.parts[part];
+            if since.value > part.version {
+                let message = format!("since {} is beyond version {}", since.value, part.version);
+                ctxt.error(&since.tokens, message);
+            }
+        }
+    }
+}
+
+/// Section and subsection names have one byte for their length.
+fn names_fit_their_length_byte(ctxt: &Ctxt, container: &Container<'_>) {
+    for part in &container.parts {
+        if part.name.len() > 255 {
+            let message = format!("this name has {} bytes, the wire has room for 255", part.name.len());
+            ctxt.error(&part.tokens, message);
+        }
+        if part.attrs.name.is_some() && part.name.is_empty() {
+            ctxt.error(&part.tokens, "the name is empty");
+        }
+    }
+}
+
+/// Two fields of one name are nearly always a slip. QEMU has some on purpose and numbers them in its
+/// self-description: those are declared by naming every one of them with `name = "…"`.
+fn names_are_unique(ctxt: &Ctxt, container: &Container<'_>) {
+    let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
+    for (_, field) in container.migrated() {
+        by_name.entry((field.part, field.name.as_str())).or_default().push(field);
+    }
+    for (_, field) in container.migrated() {
+        let Some(same) = by_name.get(&(field.part, field.name.as_str())) else { continue };
+        let accident = same.len() > 1 && same.iter().any(|field| field.attrs.name.is_none());
+        if let (true, Some(name)) = (accident, &field.attrs.name) {
+            let message = format!(
+                "another field is called {:?} too; if that is meant, give each of them this `name = …`",
+                field.name
+            );
+            ctxt.error(&name.tokens, message);
+        }
+    }
+}
+
+/// A reader tells a subsection from other data by its parent's name: `parent/…`.
+fn subsections_carry_the_prefix(ctxt: &Ctxt, container: &Container<'_>) {
+    let [main, subsections @ ..] = container.parts.as_slice() else { return };
+    let prefix = format!("{}/", main.name);
+    for part in subsections {
+        let named = part.attrs.name.is_some() && main.attrs.name.is_some();
+        if named && part.name.strip_prefix(&prefix).is_none_or(str::is_empty) {
+            ctxt.error(&part.tokens, format!("a subsection of {:?} must be called \"{prefix}…\"", main.name));
+        }
+    }
+}
+
+/// A subsection without fields carries nothing; two of one name cannot be told apart.
+fn subsections_are_unique_and_have_fields(ctxt: &Ctxt, container: &Container<'_>) {
+    let mut names = HashSet::new();
+    for (index, part) in container.parts.iter().enumerate().skip(1) {
+        if part.attrs.name.is_none() {
+            continue;
+        }
+        if !names.insert(&part.name) {
+            ctxt.error(&part.tokens, format!("subsection {:?} is declared twice", part.name));
+        } else if container.fields_of(index).next().is_none() {
+            let message = format!("no field has `subsection = {:?}`", part.name);
+            ctxt.error(&part.tokens, message);
+        }
+    }
+}
+
+/// A skipped field is not on the wire, so nothing can be said of its bytes.
+fn skip_stands_alone(ctxt: &Ctxt, container: &Container<'_>) {
+    for field in &container.fields {
+        let attrs = &field.attrs;
+        let Some(skip) = &attrs.skip else { continue };
+        let others = [
+            attrs.name.is_some(),
+            attrs.since.is_some(),
+            attrs.exists.is_some(),
+            attrs.must_exist.is_some(),
+            attrs.validate.is_some(),
+            attrs.len.is_some(),
+            attrs.max.is_some(),
+            attrs.buffer.is_some(),
+            attrs.wire.is_some(),
+            attrs.with.is_some(),
+            attrs.subsection.is_some(),
+        ];
+        if others.contains(&true) {
+            ctxt.error(&skip.tokens, "a field with `skip` is not migrated, its other attributes mean nothing");
+        }
+    }
+}
+
+/// QEMU ignores a field's version where it has a predicate; here only one can be given.
+fn one_presence(ctxt: &Ctxt, container: &Container<'_>) {
+    for field in &container.fields {
+        if let (Some(since), Some(_)) = (&field.attrs.since, &field.attrs.exists) {
+            ctxt.error(&since.tokens, "give `since` or `exists`: the predicate of `exists` gets the version");
+        }
+    }
+}
+
+/// The bytes of a field are made in one way.
+fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
+    for field in &container.fields {
+        let attrs = &field.attrs;
+        let others = attrs.buffer.is_some() || attrs.len.is_some();
+        if let Some(with) = &attrs.with
+            && (others || attrs.wire.is_some())
+        {
+            ctxt.error(&with.tokens, "`with` makes the bytes alone: `buffer`, `len` and `wire` do not go with it");
+        }
+        if let Some(wire) = &attrs.wire
+            && others
+        {
+            ctxt.error(&wire.tokens, "`wire` is for an integer: `buffer` and `len` do not go with it");
+        }
+    }
+}
+
+/// A length from the peer is used only below a limit of ours.
+fn len_and_max_go_together(ctxt: &Ctxt, container: &Container<'_>) {
+    for field in &container.fields {
+        match (&field.attrs.len, &field.attrs.max) {
+            (Some(len), None) => {
+                ctxt.error(&len.tokens, "`len` needs `max = …`: the most elements that a stream may ask for");
+            }
+            (None, Some(max)) => ctxt.error(&max.tokens, "`max` goes with `len = field`"),
+            (Some(_), Some(max)) => {
+                if let Expr::Lit(ExprLit { lit: Lit::Int(literal), .. }) = &max.value
+                    && literal.base10_digits() == "0"
+                {
+                    ctxt.error(&max.tokens, "`max = 0` would allow no element at all");
+                }
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+/// The length must be loaded before the elements are counted; one that is skipped is the machine's configuration and
+/// always there.
+fn length_comes_first(ctxt: &Ctxt, container: &Container<'_>) {
+    for (index, field) in container.migrated() {
+        let (Codec::Counted(Length { member, name, .. }) | Codec::Buffer(Some(Length { member, name, .. }))) =
+            &field.codec
+        else {
+            continue;
+        };
+        let Some(len) = &field.attrs.len else { continue };
+        let Some((place, length)) = container.fields.iter().enumerate().find(|(_, other)| other.member == *member)
+        else {
+            ctxt.error(&len.tokens, format!("there is no field `{name}`"));
+            continue;
+        };
+        let loaded_before = match (length.part, field.part) {
+            (None, _) => length.attrs.skip.is_some(),
+            (Some(theirs), Some(ours)) if theirs == ours => place < index,
+            // The struct's own fields come before its subsections; of two subsections either may be absent.
+            (Some(theirs), _) => theirs == 0,
+        };
+        if !loaded_before {
+            ctxt.error(&len.tokens, format!("`{name}` must come before the array whose length it is"));
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! One field's bytes: for each way to make them, its kind, its save, its load and its undo.
+
+use proc_macro2::{TokenStream, TokenTree};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::spanned::Spanned as _;
+use syn::{Generics, parse_quote};
+
+use crate::ast::{Codec, Container, Field, Length};
+
+/// The schema's `Kind`.
+pub(super) fn kind(field: &Field<'_>) -> TokenStream {
+    let ty = field.ty;
+    match &field.codec {
+        Codec::Plain => quote!(<#ty as __v::Wire>::KIND),
+        Codec::Buffer(None) => quote!(<#ty as __v::Buffer>::KIND),
+        Codec::Buffer(Some(_)) => quote!(__v::Kind::CountedBuffer),
+        Codec::Counted(_) => quote!(<#ty as __v::Counted>::KIND),
+        Codec::Via(wire) => quote!(<#wire as __v::Wire>::KIND),
+        Codec::With(module) => quote!(#module::KIND),
+    }
+}
+
+/// Appends the field to `out`.
+pub(super) fn save(field: &Field<'_>) -> TokenStream {
+    let Field { member, ty, name, .. } = field;
+    match &field.codec {
+        Codec::Plain => quote!(__v::within(<#ty as __v::Wire>::save(&mut self.#member, out), #name)?;),
+        Codec::Buffer(None) => quote!(out.bytes(<#ty as __v::Buffer>::bytes(&self.#member));),
+        Codec::Buffer(Some(length)) => {
+            let count = count_to_save(length, name);
+            quote!(__v::within(__v::bytes::save(&self.#member, #count, out), #name)?;)
+        }
+        Codec::Counted(length) => {
+            let count = count_to_save(length, name);
+            quote!(__v::within(<#ty as __v::Counted>::save(&mut self.#member, #count, out), #name)?;)
+        }
+        Codec::Via(wire) => quote!(__v::within(__v::save_as::<#ty, #wire>(self.#member, out), #name)?;),
+        Codec::With(module) => quote! {
+            let before = out.len();
+            __v::within(#module::save(&self.#member, out), #name)?;
+            __v::within(__v::custom_size(&#module::KIND, before, out), #name)?;
+        },
+    }
+}
+
+/// Replaces the field by the next bytes of `input`.
+pub(super) fn load(field: &Field<'_>) -> TokenStream {
+    let Field { member, ty, name, .. } = field;
+    match &field.codec {
+        Codec::Plain => quote!(__v::within(<#ty as __v::Wire>::load(&mut self.#member, input), #name)?;),
+        Codec::Buffer(None) => quote!(__v::within(<#ty as __v::Buffer>::load(&mut self.#member, input), #name)?;),
+        Codec::Buffer(Some(length)) => {
+            let count = count_to_load(length, name);
+            quote!(__v::within(__v::bytes::load(&mut self.#member, #count, input), #name)?;)
+        }
+        Codec::Counted(length) => {
+            let count = count_to_load(length, name);
+            quote!(__v::within(<#ty as __v::Counted>::load(&mut self.#member, #count, input), #name)?;)
+        }
+        Codec::Via(wire) => quote!(__v::within(__v::load_as::<#ty, #wire>(&mut self.#member, input), #name)?;),
+        Codec::With(module) => quote!(self.#member = __v::within(#module::load(input), #name)?;),
+    }
+}
+
+/// The type that keeps the field's value for an undo.
+pub(super) fn undo_type(field: &Field<'_>) -> TokenStream {
+    let ty = field.ty;
+    match by_trait(&field.codec) {
+        // At the type: a field that cannot be migrated is pointed at there.
+        Some(keeper) => quote_spanned!(ty.span()=> <#ty as #keeper>::Undo),
+        None => ty.to_token_stream(),
+    }
+}
+
+/// The field's value, for an undo.
+pub(super) fn remember(field: &Field<'_>) -> TokenStream {
+    let Field { member, ty, .. } = field;
+    match by_trait(&field.codec) {
+        Some(keeper) => quote!(<#ty as #keeper>::remember(&self.#member)),
+        None => quote!(<#ty as ::core::clone::Clone>::clone(&self.#member)),
+    }
+}
+
+/// Puts back `kept`.
+pub(super) fn undo(field: &Field<'_>, kept: &TokenStream) -> TokenStream {
+    let Field { member, ty, .. } = field;
+    match by_trait(&field.codec) {
+        Some(keeper) => quote!(<#ty as #keeper>::undo(&mut self.#member, #kept);),
+        None => quote!(self.#member = #kept;),
+    }
+}
+
+/// The struct's generics, with what its generic fields need.
+pub(super) fn with_bounds(container: &Container<'_>) -> Generics {
+    let mut generics = container.input.generics.clone();
+    let parameters: Vec<_> = generics.type_params().map(|parameter| parameter.ident.clone()).collect();
+    for (_, field) in container.migrated() {
+        let ty = field.ty;
+        let generic = mentions(ty.to_token_stream(), &parameters);
+        let bound = match (&field.codec, by_trait(&field.codec)) {
+            _ if !generic => continue,
+            (Codec::Via(_), _) => continue,
+            (_, Some(keeper)) => parse_quote!(#ty: #keeper),
+            (_, None) => parse_quote!(#ty: ::core::clone::Clone),
+        };
+        generics.make_where_clause().predicates.push(bound);
+    }
+    generics
+}
+
+/// The trait that makes the undo; the other ways keep a clone.
+fn by_trait(codec: &Codec) -> Option<TokenStream> {
+    match codec {
+        Codec::Plain => Some(quote!(__v::Wire)),
+        Codec::Counted(_) => Some(quote!(__v::Counted)),
+        Codec::Buffer(_) | Codec::Via(_) | Codec::With(_) => None,
+    }
+}
+
+fn count_to_save(length: &Length, name: &str) -> TokenStream {
+    let Length { member, name: length, max } = length;
+    quote!(__v::within(__v::count_to_save(self.#member, #length, #max), #name)?)
+}
+
+fn count_to_load(length: &Length, name: &str) -> TokenStream {
+    let Length { member, name: length, max } = length;
+    quote!(__v::within(__v::count_to_load(self.#member, #length, #max, input), #name)?)
+}
+
+fn mentions(tokens: TokenStream, parameters: &[syn::Ident]) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => parameters.contains(&ident),
+        TokenTree::Group(group) => mentions(group.stream(), parameters),
+        _ => false,
+    })
+}

@@ -1,0 +1,79 @@
+//! The description: constants that say what the fields and subsections are.
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+use syn::Path;
+
+use super::fields_const;
+use crate::ast::{Container, Field, Part};
+
+/// `DESCRIPTION` of the struct itself.
+pub(super) fn main(container: &Container<'_>) -> TokenStream {
+    let value = description(&container.parts[0], 0, &quote!(<Self as __Parts>::__SUBSECTIONS));
+    quote!(const DESCRIPTION: &'static __v::Description = &#value;)
+}
+
+/// The field list of each part, and the list of subsections.
+pub(super) fn parts(container: &Container<'_>) -> TokenStream {
+    let lists = (0..container.parts.len()).map(|part| {
+        let list = fields_const(part);
+        let fields = container.fields_of(part).map(|(_, field)| entries(field));
+        quote!(const #list: &'static [__v::Field] = &[#(#fields)*];)
+    });
+    let subsections = container.parts.iter().enumerate().skip(1);
+    let subsections = subsections.map(|(index, part)| description(part, index, &quote!(&[])));
+    quote! {
+        #(#lists)*
+        const __SUBSECTIONS: &'static [__v::Description] = &[#(#subsections),*];
+    }
+}
+
+fn description(part: &Part, index: usize, subsections: &TokenStream) -> TokenStream {
+    let Part { name, version, minimum_version, .. } = part;
+    let fields = fields_const(index);
+    quote! {
+        __v::Description::new(
+            __v::Shared::Static(#name),
+            #version,
+            #minimum_version,
+            __v::Shared::Static(<Self as __Parts>::#fields),
+            __v::Shared::Static(#subsections),
+        )
+    }
+}
+
+/// The field's entry, and one for each check at its place.
+fn entries(field: &Field<'_>) -> TokenStream {
+    let name = &field.name;
+    let kind = super::codec::kind(field);
+    let before = field.attrs.must_exist.as_ref().map(|path| check(&path.value));
+    let after = field.attrs.validate.as_ref().map(|path| check(&path.value));
+    let presence = match (&field.attrs.since, &field.attrs.exists) {
+        (_, Some(exists)) => conditional(&exists.value),
+        (since, None) => {
+            let since = since.as_ref().map_or(0, |since| since.value);
+            quote!(__v::Presence::Since(#since))
+        }
+    };
+    quote! {
+        #before
+        __v::Field::new(__v::Shared::Static(#name), #kind, #presence),
+        #after
+    }
+}
+
+fn check(path: &Path) -> TokenStream {
+    let name = text(path);
+    let presence = conditional(path);
+    quote!(__v::Field::new(__v::Shared::Static(#name), __v::Kind::Check, #presence),)
+}
+
+fn conditional(path: &Path) -> TokenStream {
+    let predicate = text(path);
+    quote!(__v::Presence::If(__v::Shared::Static(#predicate)))
+}
+
+/// A path as the user wrote it, without the spaces that tokens are printed with.
+pub(super) fn text(path: &Path) -> String {
+    path.to_token_stream().to_string().replace(' ', "")
+}

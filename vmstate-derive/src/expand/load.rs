@@ -1,0 +1,98 @@
+//! `load`: version window, pre_load, fields in order, subsections in whatever order they come, checks, post_load.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use super::{call, codec, desc, load_fn};
+use crate::ast::{Container, Field, Part};
+
+/// One method for each part.
+pub(super) fn parts(container: &Container<'_>) -> TokenStream {
+    (0..container.parts.len()).map(|part| method(container, part)).collect()
+}
+
+fn method(container: &Container<'_>, index: usize) -> TokenStream {
+    let part = &container.parts[index];
+    let Part { version: newest, minimum_version: oldest, .. } = part;
+    let name = load_fn(index);
+    let fields = container.fields_of(index).map(|(_, field)| field_code(field, *oldest));
+    let subsections = if index == 0 { subsections(container) } else { TokenStream::new() };
+    let pre_load = part.attrs.pre_load.as_ref().map(|path| {
+        let call = call(&path.value, &quote!(self));
+        quote!(__v::load_hook(#call, "pre_load", input)?;)
+    });
+    let validate = part.attrs.validate.as_ref().map(|path| {
+        let call = call(&path.value, &quote!(&*self));
+        quote!(__v::load_hook(#call, "validate", input)?;)
+    });
+    let post_load = part.attrs.post_load.as_ref().map(|path| {
+        let call = call(&path.value, &quote!(self, version));
+        quote!(__v::load_hook(#call, "post_load", input)?;)
+    });
+    quote! {
+        fn #name(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()> {
+            __v::window(version, #newest, #oldest, input)?;
+            #pre_load
+            #(#fields)*
+            #subsections
+            #validate
+            #post_load
+            ::core::result::Result::Ok(())
+        }
+    }
+}
+
+fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
+    let name = &field.name;
+    let before = field.attrs.must_exist.as_ref().map(|path| {
+        let text = desc::text(&path.value);
+        let call = call(&path.value, &quote!(&*self, version));
+        quote! {
+            __v::within(
+                __v::load_hook(__v::must_exist(#call, #text), "must_exist", input),
+                #name,
+            )?;
+        }
+    });
+    let after = field.attrs.validate.as_ref().map(|path| {
+        let call = call(&path.value, &quote!(&*self));
+        quote!(__v::within(__v::load_hook(#call, "validate", input), #name)?;)
+    });
+    let load = codec::load(field);
+    let load = match (&field.attrs.since, &field.attrs.exists) {
+        (_, Some(exists)) => {
+            let call = call(&exists.value, &quote!(&*self, version));
+            quote!(if #call { #load })
+        }
+        (Some(since), None) if since.value > oldest => {
+            let since = since.value;
+            quote!(if version >= #since { #load })
+        }
+        _ => load,
+    };
+    quote!(#before #load #after)
+}
+
+fn subsections(container: &Container<'_>) -> TokenStream {
+    let count = container.parts.len() - 1;
+    if count == 0 {
+        return TokenStream::new();
+    }
+    let arms = container.parts.iter().enumerate().skip(1).map(|(index, part)| {
+        let name = &part.name;
+        let load_part = load_fn(index);
+        let place = index - 1;
+        quote!(#place => __v::within(<Self as __Parts>::#load_part(self, input, version), #name)?,)
+    });
+    quote! {
+        let mut seen = [false; #count];
+        while let ::core::option::Option::Some((place, version)) =
+            __v::next(input, <Self as __v::VmState>::DESCRIPTION, &mut seen)?
+        {
+            match place {
+                #(#arms)*
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The output: `const _: () = { … }` with every path absolute, so that nothing of the user's scope is relied on.
+
+mod codec;
+mod desc;
+mod load;
+mod save;
+mod undo;
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned as _;
+use syn::{Ident, Path};
+
+use crate::ast::Container;
+
+/// Both impls.
+pub(crate) fn expand(container: &Container<'_>) -> TokenStream {
+    let krate = &container.krate;
+    let ident = &container.input.ident;
+    let generics = codec::with_bounds(container);
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+
+    let descriptions = desc::parts(container);
+    let description = desc::main(container);
+    let saves = save::parts(container);
+    let loads = load::parts(container);
+    let undo_struct = undo::definition(container, &generics);
+    let remember = undo::remember(container);
+    let undo = undo::undo(container);
+    let (save_main, load_main) = (save_fn(0), load_fn(0));
+    let version = container.parts[0].version;
+    let declared_saves = (0..container.parts.len()).map(save_fn);
+    let declared_loads = (0..container.parts.len()).map(load_fn);
+    let declared_fields = (0..container.parts.len()).map(fields_const);
+
+    quote! {
+        #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
+        #[allow(unused_qualifications, missing_docs, missing_debug_implementations, unreachable_pub)]
+        const _: () = {
+            use #krate::__private as __v;
+
+            #undo_struct
+
+            trait __Parts: ::core::marker::Sized {
+                #(const #declared_fields: &'static [__v::Field];)*
+                const __SUBSECTIONS: &'static [__v::Description];
+                #(fn #declared_saves(&mut self, out: &mut __v::Writer) -> __v::Result<()>;)*
+                #(fn #declared_loads(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()>;)*
+            }
+
+            #[automatically_derived]
+            impl #impl_generics __Parts for #ident #ty_generics #where_clause {
+                #descriptions
+                #saves
+                #loads
+            }
+
+            #[automatically_derived]
+            impl #impl_generics __v::Wire for #ident #ty_generics #where_clause {
+                type Undo = __Undo #ty_generics;
+                const KIND: __v::Kind = __v::Kind::Struct(__v::Shared::Static(<Self as __v::VmState>::DESCRIPTION));
+
+                fn save(&mut self, out: &mut __v::Writer) -> __v::Result<()> {
+                    <Self as __Parts>::#save_main(self, out)
+                }
+
+                fn load(&mut self, input: &mut __v::Reader<'_>) -> __v::Result<()> {
+                    <Self as __Parts>::#load_main(self, input, #version)
+                }
+
+                fn remember(&self) -> Self::Undo {
+                    #remember
+                }
+
+                fn undo(&mut self, undo: Self::Undo) {
+                    #undo
+                }
+            }
+
+            #[automatically_derived]
+            impl #impl_generics __v::VmState for #ident #ty_generics #where_clause {
+                #description
+
+                fn load_version(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()> {
+                    <Self as __Parts>::#load_main(self, input, version)
+                }
+            }
+        };
+    }
+}
+
+/// A call of the user's function, so that a wrong signature is shown where the user named the function.
+fn call(path: &Path, arguments: &TokenStream) -> TokenStream {
+    quote_spanned!(path.span()=> #path(#arguments))
+}
+
+fn save_fn(part: usize) -> Ident {
+    format_ident!("__save_{part}")
+}
+
+fn load_fn(part: usize) -> Ident {
+    format_ident!("__load_{part}")
+}
+
+fn fields_const(part: usize) -> Ident {
+    format_ident!("__FIELDS_{part}")
+}

@@ -1,0 +1,109 @@
+//! `save`: straight line, field order is wire order; then the subsections that are needed.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use super::{call, codec, desc, save_fn};
+use crate::ast::{Container, Field};
+
+/// One method for each part.
+pub(super) fn parts(container: &Container<'_>) -> TokenStream {
+    (0..container.parts.len()).map(|part| method(container, part)).collect()
+}
+
+fn method(container: &Container<'_>, index: usize) -> TokenStream {
+    let part = &container.parts[index];
+    let name = save_fn(index);
+    let fields = container.fields_of(index).map(|(_, field)| field_code(field, part.version));
+    let subsections = if index == 0 { subsections(container) } else { TokenStream::new() };
+    let validate = part.attrs.validate.as_ref().map(|path| {
+        let call = call(&path.value, &quote!(&*self));
+        quote!(__v::hook(#call, "validate")?;)
+    });
+    let pre_save = part.attrs.pre_save.as_ref().map(|path| {
+        let call = call(&path.value, &quote!(self));
+        quote!(__v::hook(#call, "pre_save")?;)
+    });
+    let body = quote! {
+        #(#fields)*
+        #subsections
+        #validate
+        ::core::result::Result::Ok(())
+    };
+    let body = match &part.attrs.post_save {
+        None => body,
+        // QEMU calls post_save also after a failed save, but not if pre_save itself refused.
+        Some(path) => {
+            let call = call(&path.value, &quote!(self));
+            quote! {
+                let saved = (|| -> __v::Result<()> { #body })();
+                #call;
+                saved
+            }
+        }
+    };
+    quote! {
+        fn #name(&mut self, out: &mut __v::Writer) -> __v::Result<()> {
+            #pre_save
+            #body
+        }
+    }
+}
+
+fn field_code(field: &Field<'_>, version: u32) -> TokenStream {
+    let name = &field.name;
+    let before = field.attrs.must_exist.as_ref().map(|path| {
+        let text = desc::text(&path.value);
+        let call = call(&path.value, &quote!(&*self, #version));
+        quote! {
+            __v::within(__v::hook(__v::must_exist(#call, #text), "must_exist"), #name)?;
+        }
+    });
+    let after = field.attrs.validate.as_ref().map(|path| {
+        let call = call(&path.value, &quote!(&*self));
+        quote!(__v::within(__v::hook(#call, "validate"), #name)?;)
+    });
+    let save = codec::save(field);
+    let save = match &field.attrs.exists {
+        None => save,
+        Some(exists) => {
+            let call = call(&exists.value, &quote!(&*self, #version));
+            quote! {
+                if #call {
+                    out.outcome(1);
+                    #save
+                } else {
+                    out.outcome(0);
+                }
+            }
+        }
+    };
+    quote!(#before #save #after)
+}
+
+fn subsections(container: &Container<'_>) -> TokenStream {
+    let subsections = container.parts.iter().enumerate().skip(1);
+    let subsections = subsections.map(|(index, part)| {
+        let (name, version) = (&part.name, part.version);
+        let save_part = save_fn(index);
+        let save = quote! {
+            out.outcome(1);
+            __v::save_header(#name, #version, out);
+            __v::within(<Self as __Parts>::#save_part(self, out), #name)?;
+        };
+        match &part.attrs.needed {
+            None => save,
+            Some(needed) => {
+                let call = call(&needed.value, &quote!(&*self));
+                quote! {
+                    if #call {
+                        #save
+                    } else {
+                        out.outcome(0);
+                    }
+                }
+            }
+        }
+    });
+    subsections.collect()
+}

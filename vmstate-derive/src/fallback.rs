@@ -1,0 +1,45 @@
+//! What is emitted for a struct with mistakes: their messages, and an impl that does nothing.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::DeriveInput;
+
+/// The impl keeps other code that uses the type from failing too; it never runs, since the crate does not compile.
+pub(crate) fn expand(input: &DeriveInput, krate: &TokenStream, errors: Option<syn::Error>) -> TokenStream {
+    let errors = errors.map(|errors| errors.to_compile_error());
+    let ident = &input.ident;
+    let (impl_generics, ty_generics, where_clause) = input.generics.split_for_impl();
+    quote! {
+        #errors
+        #[allow(unused_qualifications)]
+        const _: () = {
+            use #krate::__private as __v;
+            #[automatically_derived]
+            impl #impl_generics __v::Wire for #ident #ty_generics #where_clause {
+                type Undo = ();
+                const KIND: __v::Kind = __v::Kind::Unused(0);
+                fn save(&mut self, _: &mut __v::Writer) -> __v::Result<()> {
+                    ::core::result::Result::Ok(())
+                }
+                fn load(&mut self, _: &mut __v::Reader<'_>) -> __v::Result<()> {
+                    ::core::result::Result::Ok(())
+                }
+                fn remember(&self) {}
+                fn undo(&mut self, (): ()) {}
+            }
+            #[automatically_derived]
+            impl #impl_generics __v::VmState for #ident #ty_generics #where_clause {
+                const DESCRIPTION: &'static __v::Description = &__v::Description::new(
+                    __v::Shared::Static(""),
+                    0,
+                    0,
+                    __v::Shared::Static(&[]),
+                    __v::Shared::Static(&[]),
+                );
+                fn load_version(&mut self, _: &mut __v::Reader<'_>, _: u32) -> __v::Result<()> {
+                    ::core::result::Result::Ok(())
+                }
+            }
+        };
+    }
+}

@@ -1,0 +1,81 @@
+//! Every attribute word, once; and the nearest one to a word that is none.
+
+pub(crate) const BUFFER: &str = "buffer";
+pub(crate) const CRATE: &str = "crate";
+pub(crate) const EXISTS: &str = "exists";
+pub(crate) const LEN: &str = "len";
+pub(crate) const MAX: &str = "max";
+pub(crate) const MINIMUM_VERSION: &str = "minimum_version";
+pub(crate) const MUST_EXIST: &str = "must_exist";
+pub(crate) const NAME: &str = "name";
+pub(crate) const NEEDED: &str = "needed";
+pub(crate) const POST_LOAD: &str = "post_load";
+pub(crate) const POST_SAVE: &str = "post_save";
+pub(crate) const PRE_LOAD: &str = "pre_load";
+pub(crate) const PRE_SAVE: &str = "pre_save";
+pub(crate) const SINCE: &str = "since";
+pub(crate) const SKIP: &str = "skip";
+pub(crate) const SUBSECTION: &str = "subsection";
+pub(crate) const VALIDATE: &str = "validate";
+pub(crate) const VERSION: &str = "version";
+pub(crate) const VMSTATE: &str = "vmstate";
+pub(crate) const WIRE: &str = "wire";
+pub(crate) const WITH: &str = "with";
+
+/// What may stand on a struct.
+pub(crate) const ON_CONTAINER: &[&str] =
+    &[CRATE, MINIMUM_VERSION, NAME, POST_LOAD, POST_SAVE, PRE_LOAD, PRE_SAVE, SUBSECTION, VALIDATE, VERSION];
+
+/// What may stand in `subsection(…)`.
+pub(crate) const IN_SUBSECTION: &[&str] =
+    &[MINIMUM_VERSION, NAME, NEEDED, POST_LOAD, POST_SAVE, PRE_LOAD, PRE_SAVE, VALIDATE, VERSION];
+
+/// What may stand on a field.
+pub(crate) const ON_FIELD: &[&str] =
+    &[BUFFER, EXISTS, LEN, MAX, MUST_EXIST, NAME, SINCE, SKIP, SUBSECTION, VALIDATE, WIRE, WITH];
+
+/// The allowed word that `word` was probably meant to be.
+pub(crate) fn nearest<'a>(word: &str, allowed: &[&'a str]) -> Option<&'a str> {
+    allowed
+        .iter()
+        .map(|candidate| (distance(word, candidate), *candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.len().max(word.len()) / 3 || candidate.starts_with(word))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in b.chars().enumerate() {
+            let substituted = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[row.len() - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_finds_slips_of_the_pen_and_nothing_far() {
+        assert_eq!(nearest("sinc", ON_FIELD), Some(SINCE));
+        assert_eq!(nearest("skipped", ON_FIELD), None);
+        assert_eq!(nearest("minimum", ON_CONTAINER), Some(MINIMUM_VERSION));
+        assert_eq!(nearest("postload", ON_CONTAINER), Some(POST_LOAD));
+        assert_eq!(nearest("colour", ON_FIELD), None);
+    }
+
+    #[test]
+    fn words_are_sorted() {
+        for words in [ON_CONTAINER, IN_SUBSECTION, ON_FIELD] {
+            assert!(words.is_sorted());
+        }
+    }
+}

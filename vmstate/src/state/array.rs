@@ -1,0 +1,72 @@
+//! Fixed arrays and boxes: elements concatenated, no count on the wire.
+
+use super::Wire;
+use super::support::KindOf;
+use crate::codec::{Reader, Writer};
+use crate::error::Result;
+use crate::schema::{Kind, Shared};
+
+impl<T: Wire, const N: usize> Wire for [T; N] {
+    type Undo = [T::Undo; N];
+    const KIND: Kind = Kind::Array(Shared::Static(KindOf::<T>::REF), N);
+
+    #[inline]
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        save_each(self, out)
+    }
+
+    #[inline]
+    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        load_each(self, input)
+    }
+
+    fn remember(&self) -> Self::Undo {
+        self.each_ref().map(T::remember)
+    }
+
+    fn undo(&mut self, undo: Self::Undo) {
+        for (element, undo) in self.iter_mut().zip(undo) {
+            element.undo(undo);
+        }
+    }
+}
+
+/// The pointee alone: QEMU's pointer fields have no presence byte.
+impl<T: Wire> Wire for Box<T> {
+    type Undo = T::Undo;
+    const KIND: Kind = T::KIND;
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        (**self).save(out)
+    }
+
+    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        (**self).load(input)
+    }
+
+    fn remember(&self) -> Self::Undo {
+        (**self).remember()
+    }
+
+    fn undo(&mut self, undo: Self::Undo) {
+        (**self).undo(undo);
+    }
+}
+
+/// Saves element after element.
+#[inline]
+pub(super) fn save_each<T: Wire>(elements: &mut [T], out: &mut Writer) -> Result<()> {
+    for (index, element) in elements.iter_mut().enumerate() {
+        element.save(out).map_err(|error| error.in_element(index))?;
+    }
+    Ok(())
+}
+
+/// Loads element after element, in place.
+#[inline]
+pub(super) fn load_each<T: Wire>(elements: &mut [T], input: &mut Reader<'_>) -> Result<()> {
+    for (index, element) in elements.iter_mut().enumerate() {
+        element.load(input).map_err(|error| error.in_element(index))?;
+    }
+    Ok(())
+}

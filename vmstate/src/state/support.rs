@@ -1,0 +1,107 @@
+//! What derived code calls. Not for anyone else: it changes with the derive.
+
+pub use super::counted::{Counted, bytes, count_to_load, count_to_save};
+pub use super::hook::{hook, load_hook, must_exist};
+pub use super::subsection::{next, save_header};
+pub use super::{VmState, Wire};
+pub use crate::codec::{Reader, Writer};
+pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::schema::{Description, Field, Kind, Presence, Shared};
+
+/// A wire kind by reference, for kinds that hold another.
+#[derive(Debug)]
+pub struct KindOf<T>(std::marker::PhantomData<T>);
+
+impl<T: Wire> KindOf<T> {
+    /// The kind.
+    pub const REF: &'static Kind = &T::KIND;
+}
+
+/// Types that `#[vmstate(buffer)]` can be put on without `len`.
+#[diagnostic::on_unimplemented(message = "`buffer` needs `[u8; N]`, or `Vec<u8>` with `len`; `{Self}` is neither")]
+pub trait Buffer {
+    /// What the bytes are.
+    const KIND: Kind;
+    /// The bytes.
+    fn bytes(&self) -> &[u8];
+    /// Replaces them all.
+    fn load(&mut self, input: &mut Reader<'_>) -> Result<()>;
+}
+
+impl<const N: usize> Buffer for [u8; N] {
+    const KIND: Kind = Kind::Buffer(N);
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+
+    #[inline]
+    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        *self = input.array()?;
+        Ok(())
+    }
+}
+
+/// Names the field in an error of its save or load.
+#[inline]
+pub fn within<T>(result: Result<T>, field: &'static str) -> Result<T> {
+    match result {
+        Ok(value) => Ok(value),
+        Err(error) => Err(error.in_field(field)),
+    }
+}
+
+/// Saves `value` as a `W`, if it fits.
+#[inline]
+pub fn save_as<T, W>(value: T, out: &mut Writer) -> Result<()>
+where
+    T: Copy + std::fmt::Display + TryInto<W>,
+    W: Wire,
+{
+    match value.try_into() {
+        Ok(mut wire) => wire.save(out),
+        Err(_) => Err(Error::new(ErrorKind::Rejected, format!("{value} does not fit {}", std::any::type_name::<W>()))),
+    }
+}
+
+/// Loads a `W` into a field of another integer type.
+#[inline]
+pub fn load_as<T, W>(value: &mut T, input: &mut Reader<'_>) -> Result<()>
+where
+    T: TryFrom<W>,
+    W: Wire + Copy + Default + std::fmt::Display,
+{
+    let offset = input.offset();
+    let mut wire = W::default();
+    wire.load(input)?;
+    *value = T::try_from(wire).map_err(|_| {
+        Error::new(ErrorKind::Malformed, format!("{wire} does not fit {}", std::any::type_name::<T>())).at(offset)
+    })?;
+    Ok(())
+}
+
+/// Notes how many bytes a hand-written codec wrote, if its kind leaves that open.
+pub fn custom_size(kind: &Kind, before: usize, out: &mut Writer) -> Result<()> {
+    if !matches!(kind, Kind::Custom(_)) {
+        return Ok(());
+    }
+    let size = out.len().saturating_sub(before);
+    let size =
+        u32::try_from(size).map_err(|_| Error::new(ErrorKind::Rejected, format!("{size} bytes are too many")))?;
+    out.outcome(size);
+    Ok(())
+}
+
+/// Refuses a version outside the window.
+#[inline]
+pub fn window(version: u32, newest: u32, oldest: u32, input: &Reader<'_>) -> Result<()> {
+    let message = if version > newest {
+        format!("version {version} is newer than {newest}")
+    } else if version < oldest {
+        format!("version {version} is older than {oldest}, the oldest that loads")
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::Incompatible, message).at(input.offset()))
+}

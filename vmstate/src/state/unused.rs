@@ -1,0 +1,41 @@
+//! `Unused`: bytes of the format that mean nothing any more.
+
+use super::Wire;
+use crate::codec::{Reader, Writer};
+use crate::error::Result;
+use crate::schema::Kind;
+
+/// `N` bytes at this place of the wire that nobody reads: zero when saved, anything when loaded (QEMU's
+/// `VMSTATE_UNUSED`). The self-description names such a field `unused`, whatever the struct calls it.
+///
+/// ```
+/// use vmstate::{Unused, VmState};
+///
+/// #[derive(VmState, Default)]
+/// #[vmstate(name = "pic", version = 2)]
+/// struct Pic {
+///     id: u8,
+///     #[vmstate(since = 2)]
+///     _was_base: Unused<8>,
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Unused<const N: usize>;
+
+impl<const N: usize> Wire for Unused<N> {
+    type Undo = ();
+    const KIND: Kind = Kind::Unused(N);
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        out.zeros(N);
+        Ok(())
+    }
+
+    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        input.take(N).map(drop)
+    }
+
+    fn remember(&self) {}
+
+    fn undo(&mut self, (): ()) {}
+}
