@@ -70,6 +70,12 @@ pub enum Error {
         /// What is wrong and what to do.
         what: String,
     },
+    /// A device cannot be made: its own sentence.
+    #[error("{what}")]
+    Device {
+        /// What is wrong and what to do.
+        what: String,
+    },
     /// A vCPU did not stop in time.
     #[error("vCPU {index} did not stop within {seconds} s; the host is overloaded or its KVM hangs")]
     VcpuStuck {
@@ -81,6 +87,22 @@ pub enum Error {
 }
 
 impl Error {
+    /// The error and what caused it, in one line.
+    pub fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        text
+    }
+
+    /// For `map_err` behind a device's constructor.
+    pub(crate) fn device(error: impl std::fmt::Display) -> Self {
+        Self::Device { what: error.to_string() }
+    }
+
     /// For `map_err` behind a kvm-ioctls call.
     pub(crate) fn kvm(call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
         move |errno| Self::Kvm { call, source: errno.into() }

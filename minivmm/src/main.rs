@@ -4,7 +4,10 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 use minivmm::cli::{self, Command, EXIT_USAGE, MigrateArgs, Outcome, Parsed};
-use minivmm::control::ClientError;
+use minivmm::config::Config;
+use minivmm::console::Console;
+use minivmm::control::{ClientError, Server};
+use minivmm::vm::{End, Request, Vm};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os()) {
@@ -17,11 +20,40 @@ fn main() -> ExitCode {
     };
     match command {
         Command::Run(arguments) => match arguments.into_config() {
-            Ok(_config) => refuse(&"run: this build has no machine yet"),
+            Ok(config) => run(config),
             Err(error) => refuse(&error),
         },
         Command::Migrate(arguments) => migrate(&arguments),
         Command::Demo(_) => refuse(&"demo: this build has no lab yet"),
+    }
+}
+
+/// The machine runs on this thread; console and control socket have their own.
+fn run(config: Config) -> ExitCode {
+    let console = match Console::open(&config.serial) {
+        Ok(console) => console,
+        Err(error) => return refuse(&error),
+    };
+    let Console { output, input, terminal: _terminal } = console;
+    let control = config.control.clone();
+    let vm = match Vm::new(config, output) {
+        Ok(vm) => vm,
+        Err(error) => return refuse(&error.with_causes()),
+    };
+    let _server = match control.map(|path| Server::bind(&path, vm.handle())).transpose() {
+        Ok(server) => server,
+        Err(error) => return refuse(&error),
+    };
+    if let Some(input) = input {
+        let (keyboard, handle) = (vm.keyboard(), vm.handle());
+        let quit = move || handle.tell(Request::Quit);
+        if let Err(error) = input.pump(move |bytes| keyboard.send(bytes), quit) {
+            return fail(&format!("the host gives no thread for the console: {error}"));
+        }
+    }
+    match vm.run() {
+        End::PoweredOff | End::Quit => ExitCode::SUCCESS,
+        End::Failed(why) => fail(&why),
     }
 }
 
