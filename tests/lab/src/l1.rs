@@ -146,13 +146,18 @@ fn watch(qemu: &mut Process, console: &Path, deadline: Instant) -> Option<&'stat
             }
         }
     });
+    let mut text = Vec::new();
     let (mut size, mut grown) = (0, Instant::now());
     loop {
         match output.recv_timeout(Duration::from_millis(200)) {
             Ok(bytes) => {
                 // Not through a lock on stdout: the test harness captures what `print!` writes.
-                print!("{}", String::from_utf8_lossy(&bytes));
+                text.extend(bytes);
+                // A character may come in two halves.
+                let whole = std::str::from_utf8(&text).map_or_else(|e| e.error_len().map_or(e.valid_up_to(), |_| text.len()), str::len);
+                print!("{}", String::from_utf8_lossy(&text[..whole]));
                 let _ = io::stdout().flush();
+                text.drain(..whole);
             }
             Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => {}

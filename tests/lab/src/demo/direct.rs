@@ -63,7 +63,9 @@ pub(super) fn migrate(scratch: &Path, roles: &Path, program: Program, kernel: &K
     progress.show("verifying", "");
     let after = Timed::mark(&mut destination)?;
     let verified = destination.ask("report", Instant::now() + ANSWER)?;
-    let packets = peer.as_ref().map(|peer| peer.tally().report());
+    // Sending went on after the verification.
+    let sent = verified["net"]["sent"].as_u64().unwrap_or(0);
+    let packets = peer.as_ref().map(|peer| peer.tally().of_first(sent).report());
     destination.type_in("poweroff\n")?;
     let off = destination.process().wait(Instant::now() + ANSWER)?;
     progress.end();

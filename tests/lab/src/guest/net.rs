@@ -51,9 +51,20 @@ impl Tally {
         }
     }
 
-    /// Datagrams received, `unique`, `duplicates` and `corrupt`.
+    /// The part of it that concerns the first `count` datagrams.
+    pub fn of_first(mut self, count: u64) -> Self {
+        self.seen.truncate(count as usize);
+        self.unique = self.seen.iter().filter(|seen| **seen).count() as u64;
+        self
+    }
+
+    /// Datagrams received, `unique`, `duplicates` and `corrupt`; `missing` are the first gaps, as number and length.
     pub fn report(&self) -> Value {
-        json!({ "unique": self.unique, "duplicates": self.duplicates, "corrupt": self.corrupt })
+        let runs = self.seen.chunk_by(|one, next| one == next);
+        let starts = runs.clone().scan(0, |at, run| Some(std::mem::replace(at, *at + run.len())));
+        let missing = starts.zip(runs).filter(|(_, run)| !run[0]).map(|(at, run)| json!([at, run.len()]));
+        let missing: Vec<_> = missing.take(8).collect();
+        json!({ "unique": self.unique, "duplicates": self.duplicates, "corrupt": self.corrupt, "missing": missing })
     }
 }
 
@@ -174,6 +185,6 @@ mod tests {
         tally.take(&damaged);
         tally.take(&[0xff; SIZE]);
         tally.take(&[]);
-        assert_eq!(tally.report(), json!({ "unique": 3, "duplicates": 1, "corrupt": 3 }));
+        assert_eq!(tally.report(), json!({ "unique": 3, "duplicates": 1, "corrupt": 3, "missing": [[2, 1]] }));
     }
 }
