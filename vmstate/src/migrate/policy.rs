@@ -78,6 +78,8 @@ pub struct Forecast {
     pub total: Option<Duration>,
 }
 
+/// A peer that has just started answers slowly, so the first rounds do not yet prove that it always does.
+const COLD_ROUNDS: u32 = 3;
 /// Dirtied to sent, above which no end is in sight. A guest that writes all its pages over and over dirties each only
 /// once a round, so it comes close to 1 and never beyond.
 const HOPELESS: f64 = 0.95;
@@ -89,7 +91,7 @@ pub fn decide(figures: &Figures, limits: &Limits) -> (Verdict, Forecast) {
     let forecast = Forecast { downtime, total: total(figures, limits, fixed) };
     let verdict = if downtime <= limits.downtime {
         Verdict::SwitchOver
-    } else if fixed > limits.downtime {
+    } else if fixed > limits.downtime && figures.rounds >= COLD_ROUNDS {
         Verdict::GiveUp(Reason::FixedCost { least_downtime: fixed })
     } else if limits.rounds.is_some_and(|rounds| figures.rounds >= rounds) {
         Verdict::GiveUp(Reason::Rounds { expected_downtime: downtime })
