@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pair::guest::{Device, Load};
 use pair::run::{Outcome, Setup};
-use pair::world::World;
+use pair::world::{Side, World};
 use vmstate::error::ErrorKind;
 use vmstate::migrate::SourcePhase;
 
@@ -73,7 +73,7 @@ fn a_busy_guest_arrives_whole_and_within_its_downtime() {
         assert_eq!(downtime.pause, Duration::from_millis(3));
         assert!(downtime.total() < Duration::from_millis(30), "{downtime:?}");
         assert_eq!(control.progress().downtime, Some(downtime.total()));
-        assert_eq!(report.bytes, outcome.world.sent(pair::world::Side::Source) as u64);
+        assert_eq!(report.bytes, outcome.world.sent(Side::Source) as u64);
     }
 }
 
@@ -184,12 +184,23 @@ fn what_a_machine_refuses_leaves_the_guest_where_it_was() {
     assert_eq!(outcome.arrival.unwrap_err().to_string(), "no claim");
 }
 
+#[test]
+fn a_guest_that_was_taken_over_and_cannot_resume_is_not_handed_back() {
+    let answered = Setup::new(&BLOCKS, None).run().world.sent(Side::Destination);
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.destination.refuses = Some("resume");
+    let outcome = setup.run();
+    assert_eq!(outcome.departure.phase, SourcePhase::Completed);
+    assert_eq!(outcome.arrival.unwrap_err().to_string(), "no resume");
+    assert_eq!(outcome.world.sent(Side::Destination), answered, "the source was told two things");
+}
+
 /// A third process took the disk in the moment when the source had let it go.
 #[test]
 fn a_stolen_lock_leaves_no_guest_running() {
     let setup = Setup::new(&BLOCKS, None);
     let lock = pair::guest::Lock::default();
-    *lock.lock().unwrap() = Some(pair::world::Side::Source);
+    *lock.lock().unwrap() = Some(Side::Source);
     let mut setup = Setup { destination: pair::guest::Vm { lock: Some(lock), ..setup.destination }, ..setup };
     // The source's own lock is free again after the release.
     setup.source.running = true;
@@ -235,8 +246,10 @@ fn different_machines_are_told_apart_before_the_guest_is_paused() {
 fn a_device_too_few_or_too_many_stops_it_before_the_commit() {
     let mut setup = Setup::new(&BLOCKS, None);
     setup.destination_devices.push(Device::default());
+    setup.source.cancels_at = Some(("release", setup.source_control.clone()));
     let outcome = setup.run();
     assert_stayed(&outcome, SourcePhase::Failed);
+    assert_eq!(outcome.source.cancel_granted, None, "the source has let go of its lock");
     let error = outcome.arrival.unwrap_err().to_string();
     assert!(error.contains("required sections did not come: device/2"), "{error}");
 

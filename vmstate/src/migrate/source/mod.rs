@@ -1,18 +1,20 @@
 //! The source: sends a running guest, and is left with either the guest running here or the destination's word that it
 //! runs there. The phases are drawn in `phase.rs`.
 
+mod rounds;
+mod switch_over;
+
 use std::time::Duration;
 
-use super::control::Control;
-use super::phase::{Phase, SourcePhase};
-use super::policy::{self, Figures, Verdict};
-use super::report::{Downtime, Report, Round};
-use super::wire::{ANSWERS, Patience, Wire};
-use super::{Machine, Reclaim, save};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ram::{DirtyLog, GuestRam, PAGE_SIZE, PageCount, RamSender};
+use crate::migrate::control::Control;
+use crate::migrate::phase::{Phase, SourcePhase};
+use crate::migrate::report::{Downtime, Report};
+use crate::migrate::wire::{ANSWERS, Patience, Wire};
+use crate::migrate::{Machine, Reclaim, save};
+use crate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamSender};
 use crate::section::Sections;
 use crate::stream::{Command, Element, Reply, put_configuration, put_header};
 
@@ -79,11 +81,6 @@ const READY: u32 = 5;
 const ROUND: u32 = 6;
 /// Bytes handed to the channel at once.
 const CHUNK: usize = 1 << 20;
-/// A limited source sends so often, in chunks of the size that follows.
-const PACE: Duration = Duration::from_millis(100);
-/// Bytes that say something about the speed of the wire; fewer say more about its round trip.
-const TELLING: u64 = 4 << 20;
-
 /// Sends the guest. Returns when this side is over.
 pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Control) -> Departure {
     let Outgoing { channel, clock, machine, sections, ram, log } = outgoing;
@@ -160,147 +157,6 @@ impl Source<'_, '_> {
         self.ask(HELLO)?;
         self.report.setup = self.clock.now().saturating_sub(self.begun);
         self.enter(SourcePhase::Rounds);
-        Ok(())
-    }
-
-    /// Sends all pages, then those written meanwhile, until what is left fits into the downtime.
-    fn rounds(&mut self) -> Result<()> {
-        // A log that clears late reports everything once, so that there is something to clear.
-        self.ram.sync()?;
-        loop {
-            let mut round = self.round()?;
-            round.dirtied = self.ram.sync()?;
-            let bytes_per_page = self.bytes_per_page();
-            let dirtied = round.dirtied as f64 / round.duration.as_secs_f64().max(f64::EPSILON);
-            self.report.rounds.push(round);
-            let figures = Figures {
-                pending_bytes: whole(self.ram.pending_pages() as f64 * bytes_per_page),
-                dirty_bytes_per_second: dirtied * bytes_per_page,
-                wire_bytes_per_second: self.speed.unwrap_or(f64::INFINITY),
-                bandwidth_limit: self.control.bandwidth_limit(),
-                round_trip: self.report.round_trip,
-                switch_over_cost: self.options.switch_over_cost,
-                elapsed: self.clock.now().saturating_sub(self.begun),
-                rounds: u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX),
-            };
-            let limits = policy::Limits {
-                downtime: self.control.downtime_limit(),
-                rounds: self.options.max_rounds,
-                total: self.options.max_total,
-            };
-            let (verdict, forecast) = policy::decide(&figures, &limits);
-            tracing::debug!(?figures, ?verdict, ?forecast, "round over");
-            self.publish();
-            self.control.publish(|progress| {
-                progress.dirty_pages_per_second = whole(dirtied);
-                progress.expected_downtime = Some(forecast.downtime);
-                progress.expected_total = forecast.total;
-            });
-            match verdict {
-                Verdict::Iterate => {}
-                Verdict::SwitchOver => return Ok(()),
-                Verdict::GiveUp(reason) => return Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}"))),
-            }
-        }
-    }
-
-    fn round(&mut self) -> Result<Round> {
-        let (begun, bytes, pages) = (self.clock.now(), self.wire.sent(), self.ram.sent());
-        self.control.publish(|progress| progress.rounds += 1);
-        let mut slept = Duration::ZERO;
-        loop {
-            let chunk = match self.control.bandwidth_limit() {
-                Some(limit) => usize::try_from(limit / 10).unwrap_or(CHUNK).clamp(1, CHUNK),
-                None => CHUNK,
-            };
-            let sending = self.clock.now();
-            let over = save::put_ram_part(&mut self.buffer, &mut self.ram, chunk)?;
-            let bytes = self.buffer.len() as u64;
-            self.flush()?;
-            self.heed_replies()?;
-            slept += self.pace(bytes, sending)?;
-            self.publish();
-            if over {
-                break;
-            }
-        }
-        // What was sent may still be in a socket's buffer: only the answer says that it went through the wire.
-        Element::Command(Command::Ping(ROUND)).write(&mut self.buffer);
-        self.ask(ROUND)?;
-        let duration = self.clock.now().saturating_sub(begun);
-        let bytes = self.wire.sent() - bytes;
-        let busy = duration.saturating_sub(slept).as_secs_f64();
-        if busy > 0.0 && (bytes >= TELLING || self.speed.is_none()) {
-            self.speed = Some(bytes as f64 / busy);
-        }
-        let sent = self.ram.sent();
-        let pages = PageCount { normal: sent.normal - pages.normal, zero: sent.zero - pages.zero };
-        Ok(Round { duration, bytes, pages, dirtied: 0 })
-    }
-
-    /// Sleeps as long as `bytes`, begun to be sent at `begun`, last at the bandwidth limit. Returns how long it slept.
-    fn pace(&mut self, bytes: u64, begun: Duration) -> Result<Duration> {
-        let mut slept = Duration::ZERO;
-        while let Some(limit) = self.control.bandwidth_limit() {
-            let due = Duration::try_from_secs_f64(bytes as f64 / limit as f64).unwrap_or(Duration::MAX);
-            let left = due.saturating_sub(self.clock.now().saturating_sub(begun));
-            if left.is_zero() {
-                break;
-            }
-            let nap = left.min(PACE);
-            self.clock.sleep(nap);
-            slept += nap;
-            self.control.check()?;
-        }
-        Ok(slept)
-    }
-
-    /// Pauses the guest, sends the rest, and waits until the destination has all of it.
-    fn switch_over(&mut self) -> Result<()> {
-        self.enter(SourcePhase::SwitchOver);
-        self.control.check()?;
-        self.mark = self.clock.now();
-        self.machine.pause()?;
-        self.paused = true;
-        let mut downtime = Downtime { pause: self.lap(), ..Downtime::default() };
-        self.ram.sync()?;
-        downtime.sync = self.lap();
-        Element::Command(Command::SwitchoverStart).write(&mut self.buffer);
-        while !save::put_ram_part(&mut self.buffer, &mut self.ram, CHUNK)? {
-            self.flush()?;
-        }
-        save::put_ram_end(&mut self.buffer, &mut self.ram)?;
-        self.flush()?;
-        downtime.pages = self.lap();
-        let described = save::put_devices(&mut self.buffer, self.sections, &self.options.machine_type)?;
-        Element::Command(Command::Ping(READY)).write(&mut self.buffer);
-        self.flush()?;
-        downtime.devices = self.lap();
-        // Written now, while the destination loads; sent with the end of the stream.
-        Element::Eof.write(&mut self.buffer);
-        described.write(&mut self.buffer);
-        self.await_pong(READY)?;
-        downtime.confirm = self.lap();
-        self.downtime = Some(downtime);
-        Ok(())
-    }
-
-    /// Gives the guest away. The buffer holds the end of the stream.
-    fn commit(&mut self) -> Result<()> {
-        self.control.commit()?;
-        self.machine.release()?;
-        self.enter(SourcePhase::Commit);
-        let sent = self.wire.send(&self.buffer);
-        // Even if not all of it could be sent: the end of the stream is its first byte.
-        match self.await_reply() {
-            Ok(Reply::Shut(0)) => {}
-            Ok(reply) => return Err(unexpected(reply)),
-            Err(error) => return Err(sent.err().unwrap_or(error)),
-        }
-        let commit = self.lap();
-        if let Some(downtime) = &mut self.downtime {
-            downtime.commit = commit;
-        }
         Ok(())
     }
 
@@ -393,18 +249,6 @@ impl Source<'_, '_> {
             Some(reply) => Err(refuse(reply).map_or_else(|refused| refused, unexpected)),
             None => Ok(()),
         }
-    }
-
-    /// What a pending page will cost on the wire, by the pages sent so far.
-    fn bytes_per_page(&self) -> f64 {
-        let sent = self.ram.sent();
-        let pages = sent.normal + sent.zero;
-        if pages == 0 { PAGE_SIZE as f64 } else { self.wire.sent() as f64 / pages as f64 }
-    }
-
-    fn lap(&mut self) -> Duration {
-        let now = self.clock.now();
-        now.saturating_sub(std::mem::replace(&mut self.mark, now))
     }
 
     fn enter(&mut self, phase: SourcePhase) {
