@@ -165,3 +165,145 @@ fn divisor_latch_hides_data() {
     rig.serial.pause(Duration::from_secs(1)).unwrap();
     assert!(rig.sink.0.lock().unwrap().is_empty());
 }
+
+mod section {
+    use super::*;
+    use vmstate::Section;
+    use vmstate::codec::{Reader, Writer};
+
+    fn save(rig: &mut Rig) -> Vec<u8> {
+        let mut out = Writer::new();
+        rig.serial.save(&mut out).unwrap();
+        out.into_bytes()
+    }
+
+    fn load(rig: &mut Rig, bytes: &[u8], version: u32) -> vmstate::Result<()> {
+        let mut input = Reader::strict(bytes);
+        rig.serial.load(&mut input, version)?;
+        assert_eq!(input.rest(), b"");
+        Ok(())
+    }
+
+    fn subsection(name: &str, body: &[u8]) -> Vec<u8> {
+        [&[5, name.len() as u8], name.as_bytes(), &[0, 0, 0, 1], body].concat()
+    }
+
+    /// divider 12, rbr, ier 5, iir, lcr 8N1, mcr, lsr, msr, scr, fcr: as in a stream of QEMU 10.0.2.
+    const QEMU: [u8; 11] = [0x00, 0x0c, 0x00, 0x05, 0xc1, 0x13, 0x0b, 0x60, 0xb0, 0x00, 0x81];
+
+    #[test]
+    fn qemus_port_loads_and_saves_byte_for_byte() {
+        for accelerator in ["kvm", "tcg"] {
+            let path = format!(
+                "{}/../tests/fixtures/streams/microvm-{accelerator}-serial.section",
+                env!("CARGO_MANIFEST_DIR")
+            );
+            let bytes = std::fs::read(path).unwrap();
+            assert_eq!(bytes, QEMU);
+            let mut rig = rig();
+            load(&mut rig, &bytes, 3).unwrap();
+            assert_eq!(save(&mut rig), bytes);
+            assert_eq!((rig.get(IER), rig.get(IIR), rig.get(LCR), rig.get(MCR)), (5, 0xc1, 0x13, 0x0b));
+            assert_eq!(rig.edges(), 0);
+        }
+    }
+
+    #[test]
+    fn versions_outside_the_window_are_refused() {
+        let mut rig = rig();
+        for version in [0, 1, 4] {
+            assert!(load(&mut rig, &QEMU, version).is_err(), "version {version}");
+        }
+        // The nested struct always has the layout of its newest version.
+        load(&mut rig, &QEMU, 2).unwrap();
+    }
+
+    #[test]
+    fn unread_input_travels() {
+        let mut source = rig();
+        source.put(IIR, 0x81);
+        source.put(IER, 0x01);
+        source.serial.enqueue(b"secret");
+        let bytes = save(&mut source);
+        // Six bytes are below the trigger level of eight: QEMU reports them by the timeout interrupt.
+        let mut expected = vec![0, 12, 0, 1, 0xcc, 3, 8, 0x61, 0xb0, 0, 0x81];
+        expected.extend(subsection("serial/recv_fifo", b"secret\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x06"));
+        expected.extend(subsection("serial/timeout_ipending", &[0, 0, 0, 1]));
+        assert_eq!(bytes, expected);
+        let mut destination = rig();
+        load(&mut destination, &bytes, 3).unwrap();
+        destination.serial.resume();
+        assert!(destination.edges() > 0, "the guest is told");
+        assert_eq!(destination.get(IIR), 0xc4);
+        let got: Vec<u8> =
+            std::iter::from_fn(|| (destination.get(LSR) & 1 != 0).then(|| destination.get(RBR))).collect();
+        assert_eq!(got, b"secret");
+    }
+
+    #[test]
+    fn fifo_of_qemu_may_wrap_and_output_left_over_is_sent() {
+        let mut bytes = vec![0, 12, 0, 3, 0xc4, 3, 8, 0x01, 0xb0, 0, 0x01];
+        bytes.extend(subsection("serial/thr_ipending", &[0, 0, 0, 1]));
+        bytes.extend(subsection("serial/tsr", &[0, 0, 0, 1, b'?', b'A']));
+        bytes.extend(subsection("serial/recv_fifo", b"cd____________ab\0\0\0\x0e\0\0\0\x04"));
+        bytes.extend(subsection("serial/xmit_fifo", b"BC______________\0\0\0\0\0\0\0\x02"));
+        bytes.extend(subsection("serial/fifo_timeout_timer", &[1; 8]));
+        bytes.extend(subsection("serial/poll", &[0; 12]));
+        let mut rig = rig();
+        load(&mut rig, &bytes, 3).unwrap();
+        assert!(rig.sink.0.lock().unwrap().is_empty(), "nothing leaves before the guest runs");
+        let again = save(&mut rig);
+        let mut rig = self::rig();
+        load(&mut rig, &again, 3).unwrap();
+        rig.serial.resume();
+        rig.serial.pause(Duration::from_secs(5)).unwrap();
+        assert_eq!(*rig.sink.0.lock().unwrap(), b"ABC");
+        let got: Vec<u8> = std::iter::from_fn(|| (rig.get(LSR) & 1 != 0).then(|| rig.get(RBR))).collect();
+        assert_eq!(got, b"abcd");
+        assert_eq!(rig.get(IIR), 0xc2, "transmitter empty is still to come");
+    }
+
+    #[test]
+    fn transmitter_empty_is_not_lost() {
+        let mut source = rig();
+        source.put(IER, 0x02);
+        let bytes = save(&mut source);
+        assert_eq!(bytes[4], 0x02, "iir");
+        let mut destination = rig();
+        load(&mut destination, &bytes, 3).unwrap();
+        let before = destination.edges();
+        destination.serial.resume();
+        assert_eq!(destination.edges(), before + 1);
+        assert_eq!(destination.get(IIR), 0x02);
+    }
+
+    #[test]
+    fn a_load_that_fails_changes_nothing() {
+        let mut rig = rig();
+        rig.put(IIR, 0x81);
+        rig.serial.enqueue(b"kept");
+        rig.put(7, 0x5a);
+        let before = save(&mut rig);
+        let fifo = |head: u8, num: u8| {
+            [&QEMU[..], &subsection("serial/recv_fifo", &[&[0; 16][..], &[0, 0, 0, head, 0, 0, 0, num]].concat())]
+                .concat()
+        };
+        let mut bad_ier = QEMU;
+        bad_ier[3] = 0x10;
+        let cases = [
+            fifo(16, 1),
+            fifo(0, 17),
+            bad_ier.to_vec(),
+            [&QEMU[..], &subsection("serial/tsr", &[0, 0, 0, 5, 0, 0])].concat(),
+            [&QEMU[..], &subsection("serial/unknown", &[])].concat(),
+        ];
+        for bytes in cases {
+            assert!(load(&mut rig, &bytes, 3).is_err());
+            assert_eq!(save(&mut rig), before);
+        }
+        for len in 0..QEMU.len() {
+            assert!(load(&mut rig, &QEMU[..len], 3).is_err());
+        }
+        assert_eq!(save(&mut rig), before);
+    }
+}

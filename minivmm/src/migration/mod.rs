@@ -1,4 +1,4 @@
-//! Migration: the four seams between the machine and `vmstate`.
+//! Migration: the seams between the machine and `vmstate`: guest RAM and its dirty log, and the table of sections.
 
 pub mod global;
-mod view;
+pub mod ram;

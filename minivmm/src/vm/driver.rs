@@ -123,6 +123,9 @@ impl Vm {
             Request::Stop => self.stop()?,
             Request::Cont => self.cont()?,
             Request::Quit => {}
+            Request::PowerDown => {
+                self.machine.devices.ged.lock().unwrap_or_else(PoisonError::into_inner).press_power_button();
+            }
             Request::Reset => self.reset()?,
             Request::PoweredOff => {
                 self.shared.set_run_state(RunState::Shutdown);

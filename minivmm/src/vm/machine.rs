@@ -42,7 +42,7 @@ impl Machine {
     pub(super) fn new(config: &Config, ram: &Ram, backends: &Backends, handle: &Handle) -> Result<Self> {
         let kvm = KvmVm::new(kvm::open()?, ram)?;
         let mut buses = Buses::default();
-        let devices = Devices::new(&kvm, backends, &mut buses)?;
+        let devices = Devices::new(&kvm, backends, &mut buses, handle.clone())?;
         let vcpus = make_vcpus(&kvm, config.cpus)?;
         let buses = Arc::new(buses);
         let vcpus = vcpus.into_iter().map(|vcpu| spawn(vcpu, Arc::clone(&buses), handle.clone()));

@@ -4,8 +4,10 @@
 //! FIFO of 16 bytes, so both are kept here: the guest never has more bytes in the chip than the wire can carry.
 
 mod output;
+mod state;
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use vm_superio::Trigger;
 use vm_superio::serial::NoEvents;
 
 use self::output::Output;
+pub use self::state::Thawed;
 use crate::bus::BusDevice;
 use crate::devices::{Device, DeviceError};
 use crate::irq::IrqLine;
@@ -47,6 +50,8 @@ pub struct Serial {
     fcr: u8,
     /// Came from the host, does not fit the FIFO yet.
     input: VecDeque<u8>,
+    /// Output that the host this guest came from could not get rid of.
+    unsent: Vec<u8>,
     irq: Arc<dyn IrqLine>,
     output: Output,
 }
@@ -61,7 +66,7 @@ impl Serial {
     pub fn new(irq: Arc<dyn IrqLine>, sink: Box<dyn Write + Send>) -> io::Result<Self> {
         let output = Output::new(sink)?;
         let uart = Uart::new(Pulse(Arc::clone(&irq)), output.clone());
-        Ok(Self { uart, fcr: 0, input: VecDeque::new(), irq, output })
+        Ok(Self { uart, fcr: 0, input: VecDeque::new(), unsent: Vec::new(), irq, output })
     }
 
     /// Takes input for the guest; returns how many bytes, the caller keeps the rest and tries again later.
@@ -114,6 +119,13 @@ impl Serial {
         self.set(LCR, lcr);
     }
 
+    fn replace(&mut self, with: Thawed) -> Result<(), vm_superio::serial::Error<Infallible>> {
+        self.uart = Uart::from_state(&with.chip, Pulse(Arc::clone(&self.irq)), NoEvents, self.output.clone())?;
+        self.fcr = with.fcr;
+        self.unsent = with.unsent;
+        Ok(())
+    }
+
     /// Output never fails ([`Output`] takes all), nor does a line.
     fn set(&mut self, register: u8, value: u8) {
         let _ = self.uart.write(register, value);
@@ -154,6 +166,8 @@ impl Device for Serial {
     /// An interrupt that is pending but not yet seen by the guest is raised again: on a fresh host its edge was never
     /// sent, and a guest that waits for "transmitter empty" would wait for ever.
     fn resume(&mut self) {
+        // Never fails.
+        let _ = self.output.write_all(&std::mem::take(&mut self.unsent));
         if self.uart.state().interrupt_identification != IIR_NONE {
             Pulse(Arc::clone(&self.irq)).pulse();
         }
@@ -177,7 +191,7 @@ impl Pulse {
 }
 
 impl Trigger for Pulse {
-    type E = std::convert::Infallible;
+    type E = Infallible;
 
     fn trigger(&self) -> Result<(), Self::E> {
         self.pulse();
