@@ -200,6 +200,11 @@ fn a_machine_runs_is_stopped_and_ends_in_order() {
     let Some(machine) = Running::start(&["--serial", "stdio"], Stdio::null()) else { return };
     let mut control = machine.control();
     let status = |control: &mut Client| control.execute("query-status", json!({})).unwrap()["status"].clone();
+    // The socket is there before the guest starts.
+    let deadline = Instant::now() + PATIENCE;
+    while status(&mut control) == "prelaunch" && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
     assert_eq!(status(&mut control), "running");
     control.execute("stop", json!({})).unwrap();
     assert_eq!(status(&mut control), "paused");
