@@ -46,8 +46,7 @@ impl Guest {
         let kvm = match kvm::open() {
             Ok(kvm) => kvm,
             Err(error) => {
-                assert!(std::env::var_os("VMSTATE_NO_SKIP").is_none(), "{error}");
-                eprintln!("skipped: {error}");
+                vmstate_lab::skip::skip(error);
                 return None;
             }
         };

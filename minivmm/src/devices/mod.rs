@@ -1,5 +1,6 @@
 //! Device models. They see guest memory, interrupt lines and bytes; never KVM.
 
+pub mod ged;
 pub mod serial;
 pub mod virtio;
 

@@ -3,6 +3,7 @@
 pub mod cpuid;
 pub mod dirty;
 pub mod power_on;
+pub mod state;
 pub mod thread;
 pub mod vcpu;
 pub mod vm;

@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::boot::layout::{COM1, COM1_GSI, COM1_LEN, VIRTIO_MMIO_LEN, virtio_place, virtio_window};
+use crate::boot::layout::{COM1, COM1_GSI, COM1_LEN, GED, GED_GSI, VIRTIO_MMIO_LEN, virtio_place, virtio_window};
+use crate::devices::ged::{self, Ged, Power};
 use crate::devices::serial::Serial;
 use crate::devices::virtio::Model;
 use crate::devices::virtio::blk::Blk;
@@ -13,7 +14,9 @@ use crate::devices::{Device, DeviceError};
 use crate::error::{Error, Result};
 use crate::kvm::vcpu::Buses;
 use crate::kvm::vm::KvmVm;
+use crate::migration::sections::SharedSection;
 use crate::vm::backends::Backends;
+use crate::vm::handle::{Handle, Request};
 
 /// A device that vCPUs, its own threads and the driver reach.
 pub type Shared<T> = Arc<Mutex<T>>;
@@ -22,6 +25,8 @@ pub type Shared<T> = Arc<Mutex<T>>;
 pub struct Devices {
     /// COM1.
     pub serial: Shared<Serial>,
+    /// Power button, power-off, reset.
+    pub ged: Shared<Ged>,
     /// Disks, in the order of the command line.
     pub disks: Vec<Shared<Virtio<Blk>>>,
     virtio_windows: Vec<u8>,
@@ -34,15 +39,23 @@ impl fmt::Debug for Devices {
 }
 
 impl Devices {
-    /// Devices as after power-on, in their windows on `buses`.
+    /// Devices as after power-on, in their windows on `buses`. Power-off and reset by the guest are told to `handle`.
     ///
     /// # Errors
     /// [`Error::Device`], [`Error::Kvm`].
-    pub fn new(kvm: &KvmVm, backends: &Backends, buses: &mut Buses) -> Result<Self> {
+    pub fn new(kvm: &KvmVm, backends: &Backends, buses: &mut Buses, handle: Handle) -> Result<Self> {
         let serial = Serial::new(kvm.irq_line(COM1_GSI), Box::new(backends.console.clone())).map_err(Error::device)?;
         let serial = Arc::new(Mutex::new(serial));
         buses.pio.insert(COM1.into(), COM1_LEN.into(), serial.clone());
-        let mut devices = Self { serial, disks: Vec::new(), virtio_windows: Vec::new() };
+        let on_power = move |power| {
+            handle.tell(match power {
+                Power::Off => Request::PoweredOff,
+                Power::Reset => Request::Reset,
+            });
+        };
+        let ged = Arc::new(Mutex::new(Ged::new(kvm.irq_line(GED_GSI), Box::new(on_power))));
+        buses.mmio.insert(GED, ged::WINDOW, ged.clone());
+        let mut devices = Self { serial, ged, disks: Vec::new(), virtio_windows: Vec::new() };
         for image in &backends.images {
             let disk = devices.add_virtio(kvm, buses, "virtio-blk", Blk::new(Arc::clone(image)))?;
             devices.disks.push(disk);
@@ -98,10 +111,22 @@ impl Devices {
         self.all().into_iter().for_each(|device| lock(device).resume());
     }
 
-    /// Those that send come before those that are told: virtio devices, then the serial port.
+    /// All with their sections' names.
+    pub fn sections(&self) -> Vec<(String, SharedSection)> {
+        let mut sections: Vec<(String, SharedSection)> =
+            vec![("acpi-ged".into(), self.ged.clone()), ("serial".into(), self.serial.clone())];
+        for disk in &self.disks {
+            let name = disk.lock().unwrap_or_else(PoisonError::into_inner).name().to_owned();
+            sections.push((name, disk.clone()));
+        }
+        sections
+    }
+
+    /// Those that send come before those that are told: virtio devices, then the rest.
     fn all(&self) -> Vec<&Mutex<dyn Device>> {
         let mut all: Vec<&Mutex<dyn Device>> = Vec::new();
         all.extend(self.disks.iter().map(|disk| &**disk as &Mutex<dyn Device>));
+        all.push(&*self.ged);
         all.push(&*self.serial);
         all
     }

@@ -154,7 +154,8 @@ fn watch(qemu: &mut Process, console: &Path, deadline: Instant) -> Option<&'stat
                 // Not through a lock on stdout: the test harness captures what `print!` writes.
                 text.extend(bytes);
                 // A character may come in two halves.
-                let whole = std::str::from_utf8(&text).map_or_else(|e| e.error_len().map_or(e.valid_up_to(), |_| text.len()), str::len);
+                let whole = std::str::from_utf8(&text)
+                    .map_or_else(|e| e.error_len().map_or(e.valid_up_to(), |_| text.len()), str::len);
                 print!("{}", String::from_utf8_lossy(&text[..whole]));
                 let _ = io::stdout().flush();
                 text.drain(..whole);

@@ -136,7 +136,8 @@ impl Vmm {
                     let what = if reason == RecvTimeoutError::Timeout { "did not come in time" } else { "never came" };
                     let (console, errors) = (self.console(), self.errors());
                     let tail: Vec<_> = console.lines().rev().take(5).collect();
-                    let sentence = format!("the guest's {event:?} {what}; monitor: {errors:?}; console, last first: {tail:?}");
+                    let sentence =
+                        format!("the guest's {event:?} {what}; monitor: {errors:?}; console, last first: {tail:?}");
                     return Err(Error::failed(sentence));
                 }
             }
@@ -238,7 +239,8 @@ fn minivmm_arguments(config: &Config) -> Vec<String> {
 
 fn qemu_arguments(config: &Config, accelerator: &str) -> Vec<String> {
     let path = |path: &Path| path.display().to_string();
-    let mut arguments: Vec<String> = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"].map(str::to_owned).to_vec();
+    let mut arguments: Vec<String> =
+        ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"].map(str::to_owned).to_vec();
     let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
     flag("-M", format!("microvm,acpi=on,pcie=off,ioapic2=off,auto-kernel-cmdline=off,accel={accelerator}"));
     flag("-cpu", if accelerator == "kvm" { "host".into() } else { "max".into() });

@@ -21,7 +21,13 @@ const ANSWER: Duration = Duration::from_secs(30);
 const MIGRATION: Duration = Duration::from_secs(60);
 
 /// Boots, migrates, verifies.
-pub(super) fn migrate(scratch: &Path, roles: &Path, program: Program, kernel: &Kernel, guest: &Guest) -> Result<Report> {
+pub(super) fn migrate(
+    scratch: &Path,
+    roles: &Path,
+    program: Program,
+    kernel: &Kernel,
+    guest: &Guest,
+) -> Result<Report> {
     let mut progress = Progress::new();
     // Before any thread: a user namespace is for a process that has none.
     let network = Network::enter();

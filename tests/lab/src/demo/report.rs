@@ -108,7 +108,11 @@ impl Report {
                 tick["backward"] == 0 && tick["max_apart_us"].as_u64() < Some(1000),
                 format!("{} steps back, {} µs apart at most", tick["backward"], tick["max_apart_us"]),
             ),
-            check("kernel log clean", log.is_empty(), if log.is_empty() { "no complaint".into() } else { log.join("; ") }),
+            check(
+                "kernel log clean",
+                log.is_empty(),
+                if log.is_empty() { "no complaint".into() } else { log.join("; ") },
+            ),
             check("one guest", self.left_behind == "postmigrate", format!("the source is {}", self.left_behind)),
             check("power-off at the destination", self.off, "its process ended".into()),
         ]
@@ -129,7 +133,8 @@ impl Report {
         // What the peer sends while the guest stands still may find a full ring: counted, and no fault.
         let unanswered = came.saturating_sub(back);
         let good = sent > 0 && lost == 0 && doubled == 0 && corrupt == 0 && net["errors"] == json!([]);
-        let detail = format!("{sent} sent, {lost} lost, {unanswered} echoes lost, {doubled} doubled, {corrupt} damaged");
+        let detail =
+            format!("{sent} sent, {lost} lost, {unanswered} echoes lost, {doubled} doubled, {corrupt} damaged");
         check(WHAT, good, detail)
     }
 

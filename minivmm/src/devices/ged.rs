@@ -1,0 +1,187 @@
+//! ACPI generic event device of the machine: tells the guest of a pressed power button, and takes its power-off and
+//! reset. Registers as QEMU's `acpi-ged` at the machine's fixed place (GSI 9, an edge).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vmstate::VmState;
+
+use crate::bus::BusDevice;
+use crate::devices::{Device, DeviceError};
+use crate::irq::IrqLine;
+
+/// Bytes of the window.
+pub const WINDOW: u64 = 0x204;
+
+/// Which events are pending; reading clears (QEMU's `ACPI_GED_EVT_SEL_OFFSET`).
+const SELECTOR: u64 = 0;
+/// Sleep control register of the FADT (ACPI 6.5 §4.8.3.7).
+const SLEEP_CONTROL: u64 = 0x200;
+/// Reset register of the FADT.
+const RESET: u64 = 0x202;
+
+/// The power button was pressed (QEMU's `ACPI_GED_PWR_DOWN_EVT`); the DSDT's `_EVT` tests this bit.
+pub const POWER_BUTTON: u32 = 0x2;
+/// Value that the FADT says resets.
+pub const RESET_VALUE: u8 = 0x42;
+/// SLP_TYP of state S5, as the DSDT's `_S5` says.
+pub const SLEEP_TYPE_S5: u8 = 5;
+
+/// What the guest asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// Off.
+    Off,
+    /// Restart.
+    Reset,
+}
+
+/// The event device.
+#[derive(VmState)]
+#[vmstate(name = "acpi-ged", version = 1)]
+#[vmstate(subsection(name = "acpi-ged/memhp", version = 1, needed = Self::always))]
+pub struct Ged {
+    ged_state: Events,
+    #[vmstate(subsection = "acpi-ged/memhp")]
+    memhp_state: MemoryHotplug,
+    #[vmstate(skip)]
+    irq: Arc<dyn IrqLine>,
+    #[vmstate(skip)]
+    on_power: Box<dyn FnMut(Power) + Send>,
+}
+
+#[derive(VmState, Debug, Default)]
+#[vmstate(name = "acpi-ged-state", version = 1)]
+struct Events {
+    sel: u32,
+}
+
+/// QEMU's device has memory slots, of which this machine has none.
+#[derive(VmState, Debug, Default)]
+#[vmstate(name = "memory hotplug state", version = 1)]
+struct MemoryHotplug {
+    selector: u32,
+}
+
+impl Ged {
+    /// A device without events. `on_power` runs on a vCPU's thread: it should only pass the word on.
+    pub fn new(irq: Arc<dyn IrqLine>, on_power: Box<dyn FnMut(Power) + Send>) -> Self {
+        Self { ged_state: Events::default(), memhp_state: MemoryHotplug::default(), irq, on_power }
+    }
+
+    /// Presses the power button: the guest shuts down if it wants to.
+    pub fn press_power_button(&mut self) {
+        self.ged_state.sel |= POWER_BUTTON;
+        self.pulse();
+    }
+
+    fn pulse(&self) {
+        self.irq.set(true);
+        self.irq.set(false);
+    }
+
+    fn always(&self) -> bool {
+        true
+    }
+}
+
+impl BusDevice for Ged {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let (SELECTOR, Ok(word)) = (offset, <&mut [u8; 4]>::try_from(data)) {
+            *word = std::mem::take(&mut self.ged_state.sel).to_le_bytes();
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        match (offset, data) {
+            // SLP_EN is bit 5, SLP_TYP bits 2 to 4.
+            (SLEEP_CONTROL, [value]) if value & 0x20 != 0 && (value >> 2) & 7 == SLEEP_TYPE_S5 => {
+                (self.on_power)(Power::Off);
+            }
+            (RESET, [RESET_VALUE]) => (self.on_power)(Power::Reset),
+            _ => {}
+        }
+    }
+}
+
+impl Device for Ged {
+    fn pause(&mut self, _deadline: Duration) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// An event that the guest has not fetched is announced again: on a fresh host its edge was never sent.
+    fn resume(&mut self) {
+        if self.ged_state.sel != 0 {
+            self.pulse();
+        }
+    }
+}
+
+impl fmt::Debug for Ged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ged").field("ged_state", &self.ged_state).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::irq::TestLine;
+    use std::sync::mpsc::{Receiver, channel};
+    use vmstate::Section;
+    use vmstate::codec::{Reader, Writer};
+
+    fn ged() -> (Ged, Receiver<Power>) {
+        let (sender, receiver) = channel();
+        let on_power = Box::new(move |power| sender.send(power).unwrap());
+        (Ged::new(Arc::new(TestLine::default()), on_power), receiver)
+    }
+
+    fn read(ged: &mut Ged) -> u32 {
+        let mut word = [0xff; 4];
+        ged.read(0, &mut word);
+        u32::from_le_bytes(word)
+    }
+
+    #[test]
+    fn selector_shows_the_button_once() {
+        let (mut ged, _) = ged();
+        ged.press_power_button();
+        assert_eq!(read(&mut ged), 2);
+        assert_eq!(read(&mut ged), 0);
+    }
+
+    #[test]
+    fn registers_power_off_and_reset() {
+        let (mut ged, power) = ged();
+        for (offset, value) in [(0x200, 0x14), (0x200, 0x30), (0x201, 0x34), (0x202, 0x41), (0x203, 0x42)] {
+            ged.write(offset, &[value]);
+            assert!(power.try_recv().is_err(), "{value:#x} at {offset:#x} means nothing");
+        }
+        ged.write(0x200, &[0x34]);
+        assert_eq!(power.recv(), Ok(Power::Off));
+        ged.write(0x202, &[0x42]);
+        assert_eq!(power.recv(), Ok(Power::Reset));
+        ged.write(0x200, &[0x34, 0, 0, 0]);
+        assert!(power.try_recv().is_err(), "registers are bytes");
+    }
+
+    #[test]
+    fn section_is_qemus() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/streams/microvm-kvm-acpi-ged.section");
+        let bytes = std::fs::read(path).unwrap();
+        let (mut ged, _) = ged();
+        ged.press_power_button();
+        ged.load(&mut Reader::strict(&bytes), 1).unwrap();
+        let mut out = Writer::new();
+        ged.save(&mut out).unwrap();
+        assert_eq!(out.as_slice(), bytes);
+        assert_eq!(read(&mut ged), 0);
+        let mut pending = bytes.clone();
+        pending[3] = 2;
+        ged.load(&mut Reader::strict(&pending), 1).unwrap();
+        assert_eq!(read(&mut ged), 2);
+    }
+}
