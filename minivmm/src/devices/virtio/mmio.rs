@@ -48,6 +48,8 @@ pub struct Virtio<M: Model> {
     pub(super) worker: Worker<M>,
     /// Features of model, rings and transport.
     pub(super) offered: u64,
+    /// Loaded, and not resumed since.
+    pub(super) arriving: bool,
 }
 
 impl<M: Model> Virtio<M> {
@@ -60,7 +62,7 @@ impl<M: Model> Virtio<M> {
         let core = Core::new(model, memory, Interrupt::new(irq))?;
         let thread = name.rsplit('/').next().unwrap_or_default();
         let worker = Worker::start(core, thread)?;
-        Ok(Self { name, registers: Registers::new(M::QUEUES.len()), worker, offered })
+        Ok(Self { name, registers: Registers::new(M::QUEUES.len()), worker, offered, arriving: false })
     }
 
     /// Section name.
@@ -261,6 +263,9 @@ impl<M: Model> Device for Virtio<M> {
     fn resume(&mut self) {
         let interrupt = &self.worker.core.interrupt;
         interrupt.restore(interrupt.status());
+        if std::mem::take(&mut self.arriving) {
+            self.worker.core.quiesced(|active| active.model.arrive(interrupt));
+        }
         self.worker.core.gate.resume();
     }
 }

@@ -36,6 +36,7 @@ impl<M: Model> Virtio<M> {
         core.quiesced(|active| {
             active.rings = with.rings;
             active.driving = with.driving;
+            active.model.reset();
             if with.driving {
                 active.model.activate(features);
             }
@@ -206,6 +207,7 @@ impl<M: Model> Wire for Virtio<M> {
     }
 
     fn undo(&mut self, undo: Self::Undo) {
+        self.arriving = false;
         self.replace(undo);
     }
 }
@@ -230,6 +232,7 @@ impl<M: Model> VmState for Virtio<M> {
         tail.load(input).map_err(in_field)?;
         let snapshot = self.accept(&head, &tail, model).map_err(refuse)?;
         self.replace(snapshot);
+        self.arriving = true;
         Ok(())
     }
 }
