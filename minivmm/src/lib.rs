@@ -1,10 +1,15 @@
 //! minivmm: a small KVM virtual-machine monitor that boots Linux and live-migrates it with `vmstate`.
 
+pub mod boot;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod devices;
+pub mod error;
 pub mod irq;
+pub mod kvm;
 pub mod memory;
+pub mod migration;
 pub mod vm;

@@ -1,8 +1,14 @@
 //! The `minivmm` command: hands what the user asked for to the room that does it, and turns the outcome into an exit code.
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
-use minivmm::cli::{self, Command, EXIT_USAGE, Parsed, UsageError};
+use minivmm::cli::{self, Command, EXIT_USAGE, MigrateArgs, Outcome, Parsed};
+use minivmm::config::Config;
+use minivmm::console::{self, Console};
+use minivmm::control::{ClientError, Server};
+use minivmm::vm::{End, Handle, Request, Vm};
+use nix::sys::signal::{SigSet, Signal};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os()) {
@@ -11,19 +17,82 @@ fn main() -> ExitCode {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
-        Err(error) => return complain(&error),
+        Err(error) => return refuse(&error),
     };
     match command {
         Command::Run(arguments) => match arguments.into_config() {
-            Ok(_config) => complain(&UsageError("run: this build has no machine yet".into())),
-            Err(error) => complain(&error),
+            Ok(config) => run(config),
+            Err(error) => refuse(&error),
         },
-        Command::Migrate(_) => complain(&UsageError("migrate: this build has no client yet".into())),
-        Command::Demo(_) => complain(&UsageError("demo: this build has no lab yet".into())),
+        Command::Migrate(arguments) => migrate(&arguments),
+        Command::Demo(_) => refuse(&"demo: this build has no lab yet"),
     }
 }
 
-fn complain(error: &UsageError) -> ExitCode {
-    eprintln!("minivmm: {error}");
+/// The machine runs on this thread; console and control socket have their own.
+fn run(config: Config) -> ExitCode {
+    // Before there is another thread: threads inherit it.
+    let signals = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
+    if let Err(error) = signals.thread_block() {
+        return fail(&format!("the host does not let signals be blocked: {error}"));
+    }
+    let console = match Console::open(&config.serial) {
+        Ok(console) => console,
+        Err(error) => return refuse(&error),
+    };
+    let Console { output, input, terminal: _terminal } = console;
+    let control = config.control.clone();
+    let vm = match Vm::new(config, output) {
+        Ok(vm) => vm,
+        Err(error) => return refuse(&error.with_causes()),
+    };
+    let _server = match control.map(|path| Server::bind(&path, vm.handle())).transpose() {
+        Ok(server) => server,
+        Err(error) => return refuse(&error),
+    };
+    let handle = vm.handle();
+    std::thread::spawn(move || end_on_signal(&signals, &handle));
+    if let Some(input) = input {
+        let (keyboard, handle) = (vm.keyboard(), vm.handle());
+        let quit = move || handle.tell(Request::Quit);
+        if let Err(error) = input.pump(move |bytes| keyboard.send(bytes), quit) {
+            return fail(&format!("the host gives no thread for the console: {error}"));
+        }
+    }
+    match vm.run() {
+        End::PoweredOff | End::Quit => ExitCode::SUCCESS,
+        End::Failed(why) => fail(&why),
+    }
+}
+
+/// The first signal ends the machine in order, the next the process at once.
+fn end_on_signal(signals: &SigSet, handle: &Handle) {
+    if signals.wait().is_ok() {
+        handle.tell(Request::Quit);
+    }
+    if let Ok(signal) = signals.wait() {
+        console::restore();
+        std::process::exit(128 + signal as i32);
+    }
+}
+
+fn migrate(arguments: &MigrateArgs) -> ExitCode {
+    match arguments.carry_out() {
+        Ok(Outcome::Completed) => ExitCode::SUCCESS,
+        Ok(Outcome::NotMigrated(reason)) => fail(&reason),
+        Err(error @ ClientError::Connect { .. }) => refuse(&error),
+        Err(error) => fail(&error),
+    }
+}
+
+/// The user can mend it by changing the command.
+fn refuse(sentence: &dyn Display) -> ExitCode {
+    eprintln!("minivmm: {sentence}");
     ExitCode::from(EXIT_USAGE)
+}
+
+/// The command was right, what it set off failed.
+fn fail(sentence: &dyn Display) -> ExitCode {
+    eprintln!("minivmm: {sentence}");
+    ExitCode::FAILURE
 }

@@ -1,6 +1,242 @@
-//! Guest memory: the only mmap. RAM below 3 GiB and from 4 GiB, as QEMU's `microvm` lays it out.
+//! Guest memory: the only mmap. One RAM block `microvm.ram`, below 3 GiB and from 4 GiB, as QEMU's `microvm` lays it out.
+//!
+//! Offsets are in bytes from the start of the block, as migration counts; guest addresses are what the guest sees.
 
 use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::error::{Error, Result};
 
 /// Guest memory whose device writes are recorded page by page.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<AtomicBitmap>;
+
+/// Bytes of a page.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// Name of the RAM block in migration streams.
+pub const RAM_BLOCK: &str = "microvm.ram";
+
+/// RAM below 4 GiB ends here at the latest: above are MMIO windows, APICs and firmware.
+pub const LOW_RAM_MAX: u64 = 0xc000_0000;
+
+/// RAM that does not fit below [`LOW_RAM_MAX`] goes on here.
+pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
+
+/// Largest RAM in bytes.
+pub const RAM_MAX: u64 = 64 << 30;
+
+/// The RAM block. Clones share the same memory.
+#[derive(Clone, Debug)]
+pub struct Ram {
+    guest: GuestMemory,
+    len: u64,
+}
+
+/// A stretch of the block that is contiguous for guest and host.
+#[derive(Clone, Copy, Debug)]
+pub struct Stretch {
+    /// Bytes from the start of the block.
+    pub offset: u64,
+    /// Where the guest sees it.
+    pub guest_address: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Where this process sees it; valid as long as the [`Ram`] lives.
+    pub host_address: u64,
+}
+
+impl Ram {
+    /// Reserves `len` bytes; the host gives pages as they are first touched.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if `len` is zero, not of whole pages, over [`RAM_MAX`], or the host has no address space.
+    pub fn new(len: u64) -> Result<Self> {
+        if len == 0 || len > RAM_MAX || !len.is_multiple_of(PAGE_SIZE) {
+            return Err(Error::Memory {
+                what: format!("{len} bytes is not possible; give a multiple of 4096 bytes, at most 64G"),
+            });
+        }
+        let low = len.min(LOW_RAM_MAX);
+        let mut ranges = vec![(GuestAddress(0), low as usize)];
+        if len > low {
+            ranges.push((GuestAddress(HIGH_RAM_START), (len - low) as usize));
+        }
+        let guest = GuestMemory::from_ranges(&ranges)
+            .map_err(|error| Error::Memory { what: format!("the host does not give {len} bytes: {error}") })?;
+        let ram = Self { guest, len };
+        for stretch in ram.stretches() {
+            // SAFETY: the range is exactly a live private mapping of `ram`, and MADV_HUGEPAGE changes no contents.
+            // Its result does not matter: without huge pages the guest is only slower.
+            unsafe { libc::madvise(stretch.host_address as *mut _, stretch.len as usize, libc::MADV_HUGEPAGE) };
+        }
+        Ok(ram)
+    }
+
+    /// The memory as devices see it.
+    pub fn guest(&self) -> &GuestMemory {
+        &self.guest
+    }
+
+    /// Bytes of the block.
+    #[expect(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Last byte below 4 GiB, plus one.
+    pub fn low_end(&self) -> u64 {
+        self.len.min(LOW_RAM_MAX)
+    }
+
+    /// The contiguous stretches, in order of offset.
+    pub fn stretches(&self) -> impl Iterator<Item = Stretch> + '_ {
+        self.guest.iter().map(|region| Stretch {
+            offset: offset_of(region.start_addr().0),
+            guest_address: region.start_addr().0,
+            len: region.len(),
+            host_address: region.get_mmap().as_ptr() as u64,
+        })
+    }
+
+    /// Where the guest sees the byte at `offset`; `None` outside the block.
+    pub fn guest_address(&self, offset: u64) -> Option<u64> {
+        (offset < self.len).then(|| if offset < LOW_RAM_MAX { offset } else { offset - LOW_RAM_MAX + HIGH_RAM_START })
+    }
+
+    /// Copies out. vCPUs may write meanwhile: the dirty log then says so.
+    ///
+    /// # Errors
+    /// [`Error::OutsideRam`]; nothing was copied then.
+    pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+        let outside = Error::OutsideRam { at: offset, len: into.len() as u64 };
+        let Some((low_len, low, high)) = self.place(offset, into.len()) else { return Err(outside) };
+        let (first, second) = into.split_at_mut(low_len);
+        self.guest.read_slice(first, low).and_then(|()| self.guest.read_slice(second, high)).map_err(|_| outside)
+    }
+
+    /// Copies in, and marks the pages as written by a device.
+    ///
+    /// # Errors
+    /// [`Error::OutsideRam`]; nothing was copied then.
+    pub fn write(&self, offset: u64, from: &[u8]) -> Result<()> {
+        let outside = Error::OutsideRam { at: offset, len: from.len() as u64 };
+        let Some((low_len, low, high)) = self.place(offset, from.len()) else { return Err(outside) };
+        let (first, second) = from.split_at(low_len);
+        self.guest.write_slice(first, low).and_then(|()| self.guest.write_slice(second, high)).map_err(|_| outside)
+    }
+
+    /// Makes the page at `offset` zero. A page that already reads as zero is not written, so that the host need not
+    /// give memory for it.
+    ///
+    /// # Errors
+    /// [`Error::OutsideRam`].
+    pub fn zero_page(&self, offset: u64) -> Result<()> {
+        let mut page = [0; PAGE_SIZE as usize];
+        self.read(offset, &mut page)?;
+        if page != [0; PAGE_SIZE as usize] {
+            self.write(offset, &[0; PAGE_SIZE as usize])?;
+        }
+        Ok(())
+    }
+
+    /// Moves the record of device writes into `words`: ORs it in and clears it. Bit 0 of word 0 is the block's first page.
+    ///
+    /// # Panics
+    /// If `words` is shorter than one bit a page.
+    pub fn take_device_writes(&self, words: &mut [u64]) {
+        for region in self.guest.iter() {
+            // Both stretches begin at a whole word: 3 GiB is 12288 words of 64 pages.
+            let first = (offset_of(region.start_addr().0) / PAGE_SIZE / 64) as usize;
+            for (index, word) in region.get_mmap().bitmap().get_and_reset().into_iter().enumerate() {
+                if word != 0 {
+                    words[first + index] |= word;
+                }
+            }
+        }
+    }
+
+    /// How many of `len` bytes at `offset` lie below the hole, where they begin, and where the rest begins. Where one
+    /// part is empty its address is inside RAM all the same, as vm-memory wants it.
+    fn place(&self, offset: u64, len: usize) -> Option<(usize, GuestAddress, GuestAddress)> {
+        let end = offset.checked_add(len as u64).filter(|&end| end <= self.len)?;
+        let low_len = LOW_RAM_MAX.min(end).saturating_sub(offset);
+        let low = if low_len == 0 { 0 } else { offset };
+        let high = if end <= LOW_RAM_MAX { 0 } else { self.guest_address(offset + low_len)? };
+        Some((low_len as usize, GuestAddress(low), GuestAddress(high)))
+    }
+}
+
+fn offset_of(guest_address: u64) -> u64 {
+    if guest_address < HIGH_RAM_START { guest_address } else { guest_address - HIGH_RAM_START + LOW_RAM_MAX }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_ram_is_one_stretch() {
+        let ram = Ram::new(16 << 20).unwrap();
+        let stretches: Vec<_> = ram.stretches().map(|s| (s.offset, s.guest_address, s.len)).collect();
+        assert_eq!(stretches, [(0, 0, 16 << 20)]);
+        assert_eq!(ram.guest_address(16 << 20), None);
+    }
+
+    /// QEMU's `microvm`: 3 GiB below, the rest from 4 GiB.
+    #[test]
+    fn large_ram_goes_on_at_4_gib() {
+        let ram = Ram::new(5 << 30).unwrap();
+        let stretches: Vec<_> = ram.stretches().map(|s| (s.offset, s.guest_address, s.len)).collect();
+        assert_eq!(stretches, [(0, 0, 3 << 30), (3 << 30, 4 << 30, 2 << 30)]);
+        assert_eq!(ram.guest_address((3 << 30) - 1), Some((3 << 30) - 1));
+        assert_eq!(ram.guest_address(3 << 30), Some(4 << 30));
+        ram.write((3 << 30) + 8, &[7]).unwrap();
+        let mut seen = [0];
+        ram.guest().read_slice(&mut seen, GuestAddress((4 << 30) + 8)).unwrap();
+        assert_eq!(seen, [7]);
+        ram.write((3 << 30) - 2, &[1, 2, 3, 4]).unwrap();
+        let mut across = [0; 6];
+        ram.read((3 << 30) - 3, &mut across).unwrap();
+        assert_eq!(across, [0, 1, 2, 3, 4, 0]);
+    }
+
+    #[test]
+    fn device_writes_are_taken_once_by_block_offset() {
+        let ram = Ram::new((3 << 30) + (1 << 20)).unwrap();
+        let pages = (ram.len() / PAGE_SIZE) as usize;
+        let mut words = vec![0; pages.div_ceil(64)];
+        ram.guest().write_slice(&[1; 4097], GuestAddress(0x3fff)).unwrap();
+        ram.guest().write_slice(&[1], GuestAddress((4 << 30) + 0x41000)).unwrap();
+        ram.take_device_writes(&mut words);
+        let set: Vec<_> = (0..pages).filter(|page| words[page / 64] >> (page % 64) & 1 == 1).collect();
+        assert_eq!(set, [3, 4, 786_432 + 0x41]);
+        let mut again = vec![0; words.len()];
+        ram.take_device_writes(&mut again);
+        assert!(again.iter().all(|&word| word == 0));
+    }
+
+    #[test]
+    fn accesses_outside_are_refused() {
+        let ram = Ram::new(1 << 20).unwrap();
+        assert!(matches!(ram.read((1 << 20) - 1, &mut [0; 2]), Err(Error::OutsideRam { .. })));
+        assert!(matches!(ram.write(u64::MAX, &[0]), Err(Error::OutsideRam { .. })));
+        assert!(matches!(ram.zero_page(1 << 20), Err(Error::OutsideRam { .. })));
+        for len in [0, 4095, RAM_MAX + PAGE_SIZE] {
+            assert!(matches!(Ram::new(len), Err(Error::Memory { .. })), "{len}");
+        }
+    }
+
+    #[test]
+    fn zeroing_a_zero_page_touches_nothing() {
+        let ram = Ram::new(1 << 20).unwrap();
+        let mut words = [0; 4];
+        ram.zero_page(0x3000).unwrap();
+        ram.take_device_writes(&mut words);
+        assert_eq!(words, [0; 4]);
+        ram.write(0x3fff, &[1]).unwrap();
+        ram.zero_page(0x3000).unwrap();
+        let mut page = [9; 4096];
+        ram.read(0x3000, &mut page).unwrap();
+        assert_eq!(page, [0; 4096]);
+    }
+}

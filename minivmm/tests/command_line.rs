@@ -1,6 +1,23 @@
 //! The built command itself: exit codes, and what goes to which stream.
 
-use std::process::{Command, Output};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use minivmm::config::Address;
+use minivmm::control::{Client, Server};
+use minivmm::vm::{Handle, MigrationStatus, Request, RunState, Shared};
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn minivmm(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_minivmm")).args(arguments).output().unwrap()
@@ -23,5 +40,211 @@ fn help_and_version_are_no_mistakes() {
         let output = minivmm(&arguments);
         assert_eq!(output.status.code(), Some(0));
         assert!(output.stderr.is_empty() && !output.stdout.is_empty());
+    }
+}
+
+/// A machine that is only a control socket; `script` is what its migration does after `migrate`.
+fn machine(script: fn(&Shared)) -> (tempfile::TempDir, Server, Receiver<Request>) {
+    let directory = tempfile::tempdir().unwrap();
+    let (handle, requests, shared) = Handle::new(RunState::Running);
+    let (seen, requests_seen) = channel();
+    thread::spawn(move || {
+        while let Ok((request, answer)) = requests.recv() {
+            let _ = seen.send(request.clone());
+            match request {
+                Request::Migrate(_) => script(&shared),
+                Request::MigrateCancel => shared.update_migration(|info| info.status = MigrationStatus::Cancelled),
+                _ => {}
+            }
+            let _ = answer.send(Ok(()));
+        }
+    });
+    let server = Server::bind(&directory.path().join("qmp"), handle).unwrap();
+    (directory, server, requests_seen)
+}
+
+fn migrate(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+    command.args(["migrate", "--control", &format!("unix:{}/qmp", directory.display()), "unix:/run/there"]);
+    command
+}
+
+#[test]
+fn migrate_waits_for_the_end_and_tells_it() {
+    let (directory, _server, requests) = machine(|shared| {
+        shared.update_migration(|info| {
+            info.status = MigrationStatus::Completed;
+            info.total_time = Duration::from_millis(1500);
+            info.downtime = Some(Duration::from_millis(12));
+            info.transferred = 300 << 20;
+        });
+    });
+    let output = migrate(directory.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "migrated to unix:/run/there: 300 MiB in 1500 ms, downtime 12 ms\n"
+    );
+    assert_eq!(requests.recv().unwrap(), Request::Migrate(Address::Unix("/run/there".into())));
+
+    let (directory, _server, _requests) = machine(|shared| {
+        shared.update_migration(|info| {
+            info.status = MigrationStatus::Failed;
+            info.error = Some("connection refused".into());
+        });
+    });
+    let output = migrate(directory.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "minivmm: the migration failed: connection refused; the guest runs on where it was\n"
+    );
+}
+
+#[test]
+fn an_interrupt_cancels_the_migration() {
+    let (directory, _server, requests) =
+        machine(|shared| shared.update_migration(|info| info.status = MigrationStatus::Active));
+    let child = migrate(directory.path()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(matches!(requests.recv().unwrap(), Request::Migrate(_)));
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(requests.recv().unwrap(), Request::MigrateCancel);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "minivmm: the migration was cancelled; the guest runs on where it was\n"
+    );
+}
+
+#[test]
+fn migrate_without_a_machine_is_a_mistake() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = migrate(directory.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with("minivmm: --control unix:"));
+}
+
+/// A machine of the real command, with the tiny guest; ended with the value.
+struct Running {
+    child: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Running {
+    /// `None`, said aloud, where there is no KVM.
+    fn start(arguments: &[&str], stdin: Stdio) -> Option<Self> {
+        if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
+            vmstate_lab::skip::skip(format!("/dev/kvm: {error}"));
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let kernel = directory.path().join("tiny");
+        std::fs::write(&kernel, vmstate_lab::tiny::bzimage()).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_minivmm"))
+            .args(["run", "--memory", "64M", "--append", &vmstate_lab::tiny::command_line(16, 4096), "--kernel"])
+            .arg(&kernel)
+            .arg("--control")
+            .arg(format!("unix:{}/qmp", directory.path().display()))
+            .args(arguments)
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Some(Self { child, directory })
+    }
+
+    fn control(&self) -> Client {
+        let path = self.directory.path().join("qmp");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Client::connect(&path) {
+                Ok(client) => return client,
+                Err(error) => assert!(Instant::now() < deadline, "no control socket: {error}"),
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Waits for the end; what it printed.
+    fn end(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None => assert!(Instant::now() < deadline, "the machine does not end"),
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        let mut output = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+        self.child.stderr.take().unwrap().read_to_string(&mut output).unwrap();
+        (status.code(), output)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_machine_runs_is_stopped_and_ends_in_order() {
+    let Some(machine) = Running::start(&["--serial", "stdio"], Stdio::null()) else { return };
+    let mut control = machine.control();
+    let status = |control: &mut Client| control.execute("query-status", json!({})).unwrap()["status"].clone();
+    assert_eq!(status(&mut control), "running");
+    control.execute("stop", json!({})).unwrap();
+    assert_eq!(status(&mut control), "paused");
+    control.execute("cont", json!({})).unwrap();
+    assert_eq!(status(&mut control), "running");
+    let path = machine.directory.path().join("qmp");
+    control.execute("quit", json!({})).unwrap();
+    let (code, output) = machine.end();
+    assert_eq!(code, Some(0), "{output}");
+    assert!(output.starts_with(vmstate_lab::tiny::BANNER), "{output}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn an_image_in_use_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("disk.raw");
+    File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let disk = image.to_str().unwrap();
+    let Some(machine) = Running::start(&["--serial", "none", "--disk", disk], Stdio::null()) else { return };
+    machine.control();
+    let (code, output) = Running::start(&["--serial", "none", "--disk", disk], Stdio::null()).unwrap().end();
+    assert_eq!(code, Some(2), "{output}");
+    assert_eq!(output.lines().count(), 1, "{output}");
+    assert!(output.contains(disk) && output.contains("use"), "{output}");
+}
+
+/// The user's terminal is raw as long as the machine runs, and then as it was, whatever ended the machine.
+#[test]
+fn the_terminal_is_given_back() {
+    for end in ["ctrl-a x", "sigterm"] {
+        let pair = openpty(None, None).unwrap();
+        let before = tcgetattr(&pair.slave).unwrap();
+        let stdin = Stdio::from(pair.slave.try_clone().unwrap());
+        let Some(machine) = Running::start(&["--serial", "stdio"], stdin) else { return };
+        machine.control();
+        assert!(!tcgetattr(&pair.slave).unwrap().local_flags.contains(LocalFlags::ICANON), "not raw");
+        match end {
+            "sigterm" => machine.signal(Signal::SIGTERM),
+            _ => File::from(pair.master.try_clone().unwrap()).write_all(b"\x01x").unwrap(),
+        }
+        let (code, output) = machine.end();
+        assert_eq!(code, Some(0), "{end}: {output}");
+        let after = tcgetattr(&pair.slave).unwrap();
+        assert_eq!(after.local_flags, before.local_flags, "after {end}");
+        assert_eq!(after.input_flags, before.input_flags, "after {end}");
     }
 }

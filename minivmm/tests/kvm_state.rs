@@ -60,15 +60,11 @@ fn disturb(vm: &VmFd, vcpus: &[VcpuFd]) {
         let mut debug = vcpu.get_debug_regs().unwrap();
         debug.db[1] = 0x4000 + n;
         vcpu.set_debug_regs(&debug).unwrap();
-        let mut area = vcpu.get_xsave().unwrap();
-        area.region[0] = 0x0020_027f; // FCW, FSW
-        area.region[40] = 0x1111_2222; // XMM0
-        area.region[128] |= 3; // XSTATE_BV: x87 and SSE in use
-        // SAFETY: `HostFeatures::new` refused hosts with more than 4096 bytes of XSAVE state.
-        unsafe { vcpu.set_xsave(&area) }.unwrap();
         let mut lapic = vcpu.get_lapic().unwrap();
         lapic.regs[0x80] = 0x20; // TPR
-        lapic.regs[0x320] = 0x44; // LVT timer, vector
+        lapic.regs[0xf1] = 1; // SPIV: software-enabled
+        lapic.regs[0x320] = 0x44; // LVT timer: vector
+        lapic.regs[0x322] = 0; // and not masked
         vcpu.set_lapic(&lapic).unwrap();
     }
     let mut pit = vm.get_pit2().unwrap();
@@ -82,10 +78,18 @@ fn state_survives_the_wire_and_another_vm() {
     let (vm, vcpus) = machine(&host, 2);
     disturb(&vm, &vcpus);
     let vcpus: Vec<&VcpuFd> = vcpus.iter().collect();
+    let mut source = HypervisorState::get(&vm, &vcpus, &host.features).unwrap();
+    // KVM_SET_FPU leaves XSTATE_BV alone, so vector registers go in with the whole state; KVM_GET_FPU is the judge.
+    let cpu = &mut source.vcpus[0].cpu;
+    (cpu.fpuc, cpu.fpip, cpu.xmm[0].low, cpu.xstate_bv) = (0x27f, 0x5678, 0x1111_2222, cpu.xstate_bv | 3);
+    source.set(&vm, &vcpus).unwrap();
+    let fpu = vcpus[0].get_fpu().unwrap();
+    assert_eq!((fpu.fcw, fpu.last_ip, &fpu.xmm[0][..4]), (0x27f, 0x5678, &[0x22, 0x22, 0x11, 0x11][..]));
     let source = HypervisorState::get(&vm, &vcpus, &host.features).unwrap();
     assert_eq!(source.vcpus[1].cpu.regs[0], 2, "RAX of the second vCPU");
     assert_eq!(source.vcpus[1].cpu.segs[4].base, 0x7f00_0000_1001, "FS base of the second vCPU");
     assert_eq!(source.vcpus[0].cpu.xmm[0].low, 0x1111_2222);
+    assert_eq!((source.vcpus[0].cpu.fpuc, source.vcpus[0].cpu.fpip), (0x27f, 0x5678));
     assert_eq!(source.vcpus[0].apic.lvt[0], 0x44);
     assert_eq!(source.pit.channels[2].count, 0x1234);
 

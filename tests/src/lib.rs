@@ -1,1 +1,3 @@
 //! Shared parts of the workspace's tests.
+
+pub mod stream_parser;

@@ -39,7 +39,7 @@ fn since_within_version(ctxt: &Ctxt, container: &Container<'_>) {
         if let (Some(since), Some(part)) = (&field.attrs.since, field.part) {
             let part = &container.parts[part];
             if since.value > part.version {
-                let message = format!("since {} is beyond version {} of {:?}", since.value, part.version, part.name);
+                let message = format!("since {} is beyond version {}", since.value, part.version);
                 ctxt.error(&since.tokens, message);
             }
         }

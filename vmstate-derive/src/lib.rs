@@ -10,6 +10,8 @@ mod check;
 mod ctxt;
 mod expand;
 mod fallback;
+#[cfg(test)]
+mod golden;
 mod symbol;
 
 use proc_macro::TokenStream;

@@ -1,11 +1,21 @@
 //! `minivmm migrate`: asks a running machine to migrate, shows progress, and waits for the end.
 
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use serde_json::{Value, json};
 
 use crate::cli::values;
 use crate::config::Address;
+use crate::control::{Client, ClientError};
+
+/// Time between two looks at the figures: often enough to follow, rare enough to cost nothing.
+const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Flags of `minivmm migrate`.
 #[derive(Args, Clone, Debug)]
@@ -16,4 +26,134 @@ pub struct MigrateArgs {
     /// Where the machine shall go: unix:PATH or tcp:HOST:PORT
     #[arg(value_name = "ADDRESS", value_parser = str::parse::<Address>)]
     pub to: Address,
+}
+
+/// How a migration that began came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest runs at the destination.
+    Completed,
+    /// The guest runs on at the source: the sentence says why.
+    NotMigrated(String),
+}
+
+impl MigrateArgs {
+    /// Migrates; Ctrl-C cancels. Progress goes to standard error, as one line that is rewritten, if that is a terminal.
+    ///
+    /// # Errors
+    /// The machine cannot be reached, refuses, or breaks off the conversation so that the outcome is unknown.
+    pub fn carry_out(&self) -> Result<Outcome, ClientError> {
+        let interrupts = Interrupts::new()?;
+        let mut client = Client::connect(&self.control)?;
+        client.execute("migrate", json!({"uri": self.to.to_string()}))?;
+        let mut line = ProgressLine::default();
+        loop {
+            if interrupts.pending()? {
+                line.show("cancelling");
+                client.execute("migrate_cancel", json!({}))?;
+            }
+            let figures = match client.execute("query-migrate", json!({})) {
+                Ok(figures) => figures,
+                // The machine may end as soon as the guest has left: its last event tells.
+                Err(_) if client.migration_status() == Some("completed") => json!({"status": "completed"}),
+                Err(error) => {
+                    line.end("");
+                    return Err(error);
+                }
+            };
+            match figures["status"].as_str() {
+                Some("completed") => {
+                    line.end(&format!("migrated to {}{}", self.to, summary(&figures)));
+                    return Ok(Outcome::Completed);
+                }
+                Some("failed" | "cancelled") => {
+                    line.end("");
+                    return Ok(Outcome::NotMigrated(failure(&figures)));
+                }
+                _ => line.show(&progress(&figures)),
+            }
+            thread::sleep(INTERVAL);
+        }
+    }
+}
+
+/// SIGINT and SIGTERM as something to look at between two steps.
+struct Interrupts(SignalFd);
+
+impl Interrupts {
+    fn new() -> io::Result<Self> {
+        let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+        signals.thread_block()?;
+        Ok(Self(SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?))
+    }
+
+    fn pending(&self) -> io::Result<bool> {
+        Ok(self.0.read_signal()?.is_some())
+    }
+}
+
+fn progress(figures: &Value) -> String {
+    let ram = &figures["ram"];
+    if ram.is_null() {
+        return figures["status"].as_str().unwrap_or("waiting").to_string();
+    }
+    let mebibytes = |member: &str| ram[member].as_u64().unwrap_or(0) >> 20;
+    let mut text = format!(
+        "{}: round {}, {} of {} MiB left, {:.0} Mbit/s",
+        figures["status"].as_str().unwrap_or("active"),
+        ram["dirty-sync-count"],
+        mebibytes("remaining"),
+        mebibytes("total"),
+        ram["mbps"].as_f64().unwrap_or(0.0)
+    );
+    if let Some(downtime) = figures["expected-downtime"].as_u64() {
+        text += &format!(", expected downtime {downtime} ms");
+    }
+    text
+}
+
+fn summary(figures: &Value) -> String {
+    match (figures["total-time"].as_u64(), figures["ram"]["transferred"].as_u64()) {
+        (Some(total), Some(bytes)) => {
+            let downtime =
+                figures["downtime"].as_u64().map(|downtime| format!(", downtime {downtime} ms")).unwrap_or_default();
+            format!(": {} MiB in {total} ms{downtime}", bytes >> 20)
+        }
+        _ => String::new(),
+    }
+}
+
+fn failure(figures: &Value) -> String {
+    match (figures["status"].as_str(), figures["error-desc"].as_str()) {
+        (Some("cancelled"), _) => "the migration was cancelled; the guest runs on where it was".into(),
+        (_, Some(reason)) => format!("the migration failed: {reason}; the guest runs on where it was"),
+        _ => "the migration failed, the machine does not say why; the guest runs on where it was".into(),
+    }
+}
+
+/// One line on standard error, rewritten in place; nothing but the last word where that is no terminal.
+#[derive(Default)]
+struct ProgressLine {
+    shown: bool,
+}
+
+impl ProgressLine {
+    fn show(&mut self, text: &str) {
+        let mut stderr = io::stderr().lock();
+        if stderr.is_terminal() {
+            self.shown = true;
+            // ECMA-48 EL: erases what a longer line before left.
+            let _ = write!(stderr, "\r{text}\x1b[K");
+            let _ = stderr.flush();
+        }
+    }
+
+    fn end(&mut self, text: &str) {
+        if std::mem::take(&mut self.shown) {
+            eprint!("\r\x1b[K");
+        }
+        if !text.is_empty() {
+            eprintln!("{text}");
+        }
+    }
 }

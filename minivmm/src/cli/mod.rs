@@ -13,7 +13,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 pub use demo::{DemoArgs, DemoGuest};
-pub use migrate::MigrateArgs;
+pub use migrate::{MigrateArgs, Outcome};
 pub use run::RunArgs;
 
 /// Exit code for a wrong command line, a missing file, or a machine that could not be built.

@@ -133,7 +133,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
     let (handle, _shared, seen) = running();
     let mut session = negotiated(&handle);
     let fine = json!({"return": {}});
-    let commands: [(&str, Request); 5] = [
+    let commands: [(&str, Request); 6] = [
         (
             r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x"}}"#,
             Request::Migrate(Address::Unix("/run/x".into())),
@@ -146,11 +146,12 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
             r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":18446744073709551615}}"#,
             Request::MigrateSetParameters { downtime_limit: None, max_bandwidth: Some(u64::MAX) },
         ),
+        (r#"{"execute":"system_reset"}"#, Request::Reset),
         (r#"{"execute":"system_powerdown"}"#, Request::PowerDown),
         (r#"{"execute":"migrate_cancel"}"#, Request::MigrateCancel),
     ];
     for (command, request) in commands {
-        assert_eq!(say(&mut session, command.as_bytes()), [fine.clone()], "to {command}");
+        assert_eq!(say(&mut session, command.as_bytes()), std::slice::from_ref(&fine), "to {command}");
         assert_eq!(seen.try_recv().unwrap(), request, "from {command}");
     }
     let refused = [
@@ -246,7 +247,11 @@ fn framing_takes_any_split_and_survives_garbage() {
         assert_eq!(replies.len(), 1, "{garbage:?}");
         assert_eq!(replies[0]["error"]["class"], "GenericError");
         assert!(replies[0]["error"]["desc"].as_str().unwrap().starts_with("JSON parse error, "));
-        assert_eq!(say(&mut session, b"\n{\"execute\":\"query-status\"}"), [status.clone()], "after {garbage:?}");
+        assert_eq!(
+            say(&mut session, b"\n{\"execute\":\"query-status\"}"),
+            std::slice::from_ref(&status),
+            "after {garbage:?}"
+        );
     }
     let mut endless = vec![b'"'];
     endless.resize(64 * 1024 + 1, b'a');

@@ -1,8 +1,10 @@
 //! Sections `timer` and `globalstate`: what belongs to the machine as a whole.
 
 use vmstate::VmState;
+use vmstate::state::Unused;
 
-use crate::vm::RunState;
+/// QMP's name of the state of a machine that goes on at once.
+const RUNNING: &str = "running";
 
 /// Section `timer`, version 2: QEMU's virtual clock. Its guest-visible clocks come from KVM, so only the clock by which
 /// timers in sections are counted matters here.
@@ -11,8 +13,10 @@ use crate::vm::RunState;
 pub struct Timer {
     /// Offset of QEMU's tick counter; 0 under KVM.
     pub cpu_ticks_offset: i64,
+    #[vmstate(since = 2)]
+    unused: Unused<8>,
     /// The machine's clock in ns.
-    #[vmstate(since = 2, pad_before = 8)]
+    #[vmstate(since = 2)]
     pub cpu_clock_offset: i64,
 }
 
@@ -33,9 +37,9 @@ pub struct GlobalState {
 }
 
 impl GlobalState {
-    /// For a machine in `state`.
-    pub fn new(state: RunState) -> Self {
-        let name = state.as_str().as_bytes();
+    /// For a machine in the run state that QMP calls `name`; a name over 31 bytes is cut.
+    pub fn new(name: &str) -> Self {
+        let name = &name.as_bytes()[..name.len().min(31)];
         let mut runstate = [0; 32];
         runstate[..name.len()].copy_from_slice(name);
         Self { size: name.len() as u32 + 1, runstate, has_vm_was_suspended: 1, vm_was_suspended: 0, unused: [0; 66] }
@@ -44,7 +48,7 @@ impl GlobalState {
     /// True if the machine ran when it was saved, and so goes on at once.
     pub fn was_running(&self) -> bool {
         let name = self.runstate.split(|&byte| byte == 0).next().unwrap_or_default();
-        name == RunState::Running.as_str().as_bytes()
+        name == RUNNING.as_bytes()
     }
 }
 
@@ -56,11 +60,11 @@ mod tests {
     #[test]
     fn running_is_sent_as_qemu_does() {
         let mut out = vmstate::codec::Writer::new();
-        vmstate::Section::save(&mut GlobalState::new(RunState::Running), &mut out).unwrap();
+        vmstate::Section::save(&mut GlobalState::new("running"), &mut out).unwrap();
         let bytes = out.into_bytes();
         assert_eq!(bytes.len(), 4 + 32 + 1 + 1 + 66);
         assert_eq!(&bytes[..13], b"\0\0\0\x08running\0\0");
-        assert!(GlobalState::new(RunState::Running).was_running());
-        assert!(!GlobalState::new(RunState::Paused).was_running());
+        assert!(GlobalState::new("running").was_running());
+        assert!(!GlobalState::new("paused").was_running());
     }
 }

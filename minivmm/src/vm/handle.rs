@@ -161,6 +161,12 @@ pub enum Request {
     Quit,
     /// Press the power button.
     PowerDown,
+    /// Reset the machine: asked for by the guest, or by the user.
+    Reset,
+    /// From the machine itself: the guest powered off.
+    PoweredOff,
+    /// From the machine itself: a vCPU cannot go on, and why.
+    Fail(String),
     /// Begin an outgoing migration; answered as soon as it has begun.
     Migrate(Address),
     /// Cancel the outgoing migration; answered once it has ended.
@@ -236,6 +242,12 @@ impl Handle {
         let (answer, answers) = channel();
         self.requests.send((request, answer)).map_err(|_| gone())?;
         answers.recv().map_err(|_| gone())?
+    }
+
+    /// Asks without waiting: for threads that the driver itself waits for.
+    pub fn tell(&self, request: Request) {
+        // A driver that has ended needs no telling.
+        let _ = self.requests.send((request, channel().0));
     }
 
     /// The run state last published.

@@ -1,7 +1,12 @@
 //! The machine: owns vCPUs, memory and devices. One thread, the driver, changes its run state.
 
+pub mod backends;
+pub mod devices;
+mod driver;
 mod handle;
+pub mod machine;
 
+pub use driver::{End, Keyboard, Vm};
 pub use handle::{
     Envelope, Event, Handle, MigrationInfo, MigrationParameters, MigrationStatus, Refusal, Request, RunState, Shared,
 };

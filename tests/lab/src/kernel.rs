@@ -9,8 +9,20 @@ use crate::tree::Tree;
 
 /// Modules that an emulated host needs, each behind those it depends on. One that is not there is built in.
 pub const HOST_MODULES: &[&str] = &[
-    "irqbypass", "ccp", "kvm", "kvm-amd", "virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev",
-    "virtio_pci", "virtio_blk", "tun", "llc", "stp", "bridge",
+    "irqbypass",
+    "ccp",
+    "kvm",
+    "kvm-amd",
+    "virtio",
+    "virtio_ring",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_blk",
+    "tun",
+    "llc",
+    "stp",
+    "bridge",
 ];
 
 /// Modules that a guest needs, each behind those it depends on. One that is not there is built in.

@@ -4,7 +4,7 @@
 //! fault of the job: only then, when its closing line is missing, is the job repeated.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -17,6 +17,7 @@ use crate::error::{Error, FileContext, Result};
 use crate::init;
 use crate::kernel::{HOST_MODULES, Kernel};
 use crate::process::Process;
+use crate::progress::is_dumb;
 use crate::tree::Tree;
 
 /// Set for a job: it runs in an emulated host already.
@@ -62,24 +63,28 @@ pub struct Outcome {
 }
 
 impl L1 {
-    /// Runs a job in a fresh emulated host; its output goes to our standard output as it comes.
+    /// Runs a job in a fresh emulated host; its output goes to our standard output as it comes. Files of
+    /// the run lie in `scratch`.
     ///
     /// # Errors
     /// When the host cannot be started, or hung as often as a job is repeated.
-    pub fn run(&self, mut job: Job) -> Result<Outcome> {
-        let directory = tempfile::tempdir().doing("make", &std::env::temp_dir())?;
-        let initrd = directory.path().join("initrd");
+    pub fn run(&self, scratch: &Path, mut job: Job) -> Result<Outcome> {
+        let initrd = scratch.join("host.initrd");
         job.files.program("/init", &self.roles)?;
         job.files.directory(init::OUT);
         job.env.push(format!("{INSIDE}=1"));
+        // The job's terminal is a serial port that ends where our standard error does, or does not.
+        job.env.push(if io::stderr().is_terminal() && !is_dumb() { "TERM=linux" } else { "TERM=dumb" }.to_owned());
         let description = json!({ "argv": job.argv, "env": job.env, "seconds": job.time.as_secs() });
         job.files.bytes(init::JOB, description.to_string());
         self.kernel.add_modules(&mut job.files, HOST_MODULES);
         job.files.write(&initrd)?;
         for attempt in 0..=REPEATS {
-            match self.attempt(directory.path(), &initrd, job.time)? {
+            match self.attempt(scratch, &initrd, job.time)? {
                 Ok(outcome) => return Ok(outcome),
-                Err(hang) if attempt < REPEATS => eprintln!("lab: the emulated host hung ({hang}); the job is repeated"),
+                Err(hang) if attempt < REPEATS => {
+                    eprintln!("lab: the emulated host hung ({hang}); the job is repeated")
+                }
                 Err(hang) => eprintln!("lab: the emulated host hung ({hang})"),
             }
         }
@@ -141,13 +146,19 @@ fn watch(qemu: &mut Process, console: &Path, deadline: Instant) -> Option<&'stat
             }
         }
     });
+    let mut text = Vec::new();
     let (mut size, mut grown) = (0, Instant::now());
     loop {
         match output.recv_timeout(Duration::from_millis(200)) {
             Ok(bytes) => {
                 // Not through a lock on stdout: the test harness captures what `print!` writes.
-                print!("{}", String::from_utf8_lossy(&bytes));
+                text.extend(bytes);
+                // A character may come in two halves.
+                let whole = std::str::from_utf8(&text)
+                    .map_or_else(|e| e.error_len().map_or(e.valid_up_to(), |_| text.len()), str::len);
+                print!("{}", String::from_utf8_lossy(&text[..whole]));
                 let _ = io::stdout().flush();
+                text.drain(..whole);
             }
             Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => {}

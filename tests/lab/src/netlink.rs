@@ -15,6 +15,7 @@ const RTM_NEWADDR: u16 = 20;
 const REQUEST_ACK: u16 = 0x1 | 0x4;
 const CREATE_EXCLUSIVE: u16 = 0x400 | 0x200;
 const IFF_UP: u32 = 1;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
@@ -41,12 +42,13 @@ pub fn add_address(name: &str, address: Ipv4Addr) -> io::Result<()> {
     request(RTM_NEWADDR, CREATE_EXCLUSIVE, &payload)
 }
 
-/// Makes a bridge.
+/// Makes a bridge with a fixed address: else it takes the lowest of its ports', and changes it with them.
 ///
 /// # Errors
 /// The kernel's answer.
-pub fn add_bridge(name: &str) -> io::Result<()> {
+pub fn add_bridge(name: &str, mac: [u8; 6]) -> io::Result<()> {
     let mut payload = link(0, 0);
+    attribute(&mut payload, IFLA_ADDRESS, &mac);
     attribute(&mut payload, IFLA_IFNAME, name.as_bytes());
     let mut kind = Vec::new();
     attribute(&mut kind, IFLA_INFO_KIND, b"bridge");

@@ -139,7 +139,9 @@ fn modules_of(image: &str) -> Result<Option<String>> {
 fn backports(package: &str) -> Option<String> {
     let known = versions(package).ok()?;
     let (_, line) = known.into_iter().find(|(_, line)| line.contains("-backports/"))?;
-    line.split_whitespace().find_map(|word| word.split('/').find(|part| part.ends_with("-backports"))).map(str::to_owned)
+    line.split_whitespace()
+        .find_map(|word| word.split('/').find(|part| part.ends_with("-backports")))
+        .map(str::to_owned)
 }
 
 /// Version and source line of each version that apt knows.
@@ -173,9 +175,14 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    let words: Vec<_> = [command.get_program()].into_iter().chain(command.get_args()).map(|w| w.to_string_lossy()).collect();
+    let words: Vec<_> =
+        [command.get_program()].into_iter().chain(command.get_args()).map(|w| w.to_string_lossy()).collect();
     let reason = String::from_utf8_lossy(&output.stderr);
-    Err(Error::failed(format!("`{}` failed: {}", words.join(" "), reason.trim().lines().next_back().unwrap_or_default())))
+    Err(Error::failed(format!(
+        "`{}` failed: {}",
+        words.join(" "),
+        reason.trim().lines().next_back().unwrap_or_default()
+    )))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ enum Entry {
     Directory,
     Host(PathBuf),
     Bytes(Vec<u8>),
+    Program(Vec<u8>),
     Link(String),
 }
 
@@ -56,7 +57,10 @@ impl Tree {
         for library in libraries(source)? {
             self.host(&library, &library);
         }
-        self.host(path, source);
+        match without_symbols(source) {
+            Some(stripped) => self.add(path.as_ref(), Entry::Program(stripped)),
+            None => self.host(path, source),
+        }
         Ok(())
     }
 
@@ -72,8 +76,9 @@ impl Tree {
             match entry {
                 Entry::Directory => archive.directory(&name).doing("write", initrd)?,
                 Entry::Link(target) => archive.symlink(&name, target).doing("write", initrd)?,
-                Entry::Bytes(bytes) => {
-                    archive.file(&name, false, bytes.len() as u64, &bytes[..]).doing("write", initrd)?;
+                Entry::Bytes(bytes) | Entry::Program(bytes) => {
+                    let executable = matches!(entry, Entry::Program(_));
+                    archive.file(&name, executable, bytes.len() as u64, &bytes[..]).doing("write", initrd)?;
                 }
                 Entry::Host(source) => {
                     let file = File::open(source).doing("open", source)?;
@@ -110,6 +115,14 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let mut all: Vec<PathBuf> = paths.map(PathBuf::from).collect();
     all.push(loader);
     Ok(all)
+}
+
+/// The program without its symbols, which are most of it and only slow an emulated machine down; `None` where there is
+/// no `strip`.
+fn without_symbols(program: &Path) -> Option<Vec<u8>> {
+    let scratch = tempfile::NamedTempFile::new().ok()?;
+    let stripped = Command::new(find_program("strip")?).arg("-o").arg(scratch.path()).arg(program).output().ok()?;
+    if stripped.status.success() { fs::read(scratch.path()).ok() } else { None }
 }
 
 /// The program interpreter an ELF file names (PT_INTERP, System V ABI).

@@ -62,14 +62,13 @@ impl Item {
 
     /// `word = 3`.
     pub(crate) fn number(&self, ctxt: &Ctxt) -> Option<Spanned<u32>> {
-        let spanned = self.is::<LitInt>(ctxt, "a number")?;
-        match spanned.value.base10_parse() {
+        self.is::<LitInt>(ctxt, "a number").and_then(|spanned| match spanned.value.base10_parse() {
             Ok(value) => Some(Spanned { value, tokens: spanned.tokens }),
-            Err(error) => {
-                ctxt.syn_error(error);
+            Err(_) => {
+                ctxt.error(&spanned.tokens, format!("expected `{} = a number` from 0 to {}", self.word, u32::MAX));
                 None
             }
-        }
+        })
     }
 
     /// `word = path::to::it`.

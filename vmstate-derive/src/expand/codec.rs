@@ -1,7 +1,8 @@
 //! One field's bytes: for each way to make them, its kind, its save, its load and its undo.
 
 use proc_macro2::{TokenStream, TokenTree};
-use quote::{ToTokens, quote};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::spanned::Spanned as _;
 use syn::{Generics, parse_quote};
 
 use crate::ast::{Codec, Container, Field, Length};
@@ -23,8 +24,8 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
 pub(super) fn save(field: &Field<'_>) -> TokenStream {
     let Field { member, ty, name, .. } = field;
     match &field.codec {
-        Codec::Plain => quote!(__v::save::<#ty>(&mut self.#member, out, #name)?;),
-        Codec::Buffer(None) => quote!(out.bytes(&self.#member);),
+        Codec::Plain => quote!(__v::within(<#ty as __v::Wire>::save(&mut self.#member, out), #name)?;),
+        Codec::Buffer(None) => quote!(out.bytes(<#ty as __v::Buffer>::bytes(&self.#member));),
         Codec::Buffer(Some(length)) => {
             let count = count_to_save(length, name);
             quote!(__v::within(__v::bytes::save(&self.#member, #count, out), #name)?;)
@@ -46,8 +47,8 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
 pub(super) fn load(field: &Field<'_>) -> TokenStream {
     let Field { member, ty, name, .. } = field;
     match &field.codec {
-        Codec::Plain => quote!(__v::load::<#ty>(&mut self.#member, input, #name)?;),
-        Codec::Buffer(None) => quote!(__v::within(__v::load_buffer(&mut self.#member, input), #name)?;),
+        Codec::Plain => quote!(__v::within(<#ty as __v::Wire>::load(&mut self.#member, input), #name)?;),
+        Codec::Buffer(None) => quote!(__v::within(<#ty as __v::Buffer>::load(&mut self.#member, input), #name)?;),
         Codec::Buffer(Some(length)) => {
             let count = count_to_load(length, name);
             quote!(__v::within(__v::bytes::load(&mut self.#member, #count, input), #name)?;)
@@ -65,7 +66,8 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
 pub(super) fn undo_type(field: &Field<'_>) -> TokenStream {
     let ty = field.ty;
     match by_trait(&field.codec) {
-        Some(keeper) => quote!(<#ty as #keeper>::Undo),
+        // At the type: a field that cannot be migrated is pointed at there.
+        Some(keeper) => quote_spanned!(ty.span()=> <#ty as #keeper>::Undo),
         None => ty.to_token_stream(),
     }
 }

@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::{codec, desc, load_fn};
+use super::{call, codec, desc, load_fn};
 use crate::ast::{Container, Field, Part};
 
 /// One method for each part.
@@ -18,16 +18,16 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
     let fields = container.fields_of(index).map(|(_, field)| field_code(field, *oldest));
     let subsections = if index == 0 { subsections(container) } else { TokenStream::new() };
     let pre_load = part.attrs.pre_load.as_ref().map(|path| {
-        let path = &path.value;
-        quote!(__v::load_hook(#path(self), "pre_load", input)?;)
+        let call = call(&path.value, &quote!(self));
+        quote!(__v::load_hook(#call, "pre_load", input)?;)
     });
     let validate = part.attrs.validate.as_ref().map(|path| {
-        let path = &path.value;
-        quote!(__v::load_hook(#path(&*self), "validate", input)?;)
+        let call = call(&path.value, &quote!(&*self));
+        quote!(__v::load_hook(#call, "validate", input)?;)
     });
     let post_load = part.attrs.post_load.as_ref().map(|path| {
-        let path = &path.value;
-        quote!(__v::load_hook(#path(self, version), "post_load", input)?;)
+        let call = call(&path.value, &quote!(self, version));
+        quote!(__v::load_hook(#call, "post_load", input)?;)
     });
     quote! {
         fn #name(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()> {
@@ -46,23 +46,23 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
     let name = &field.name;
     let before = field.attrs.must_exist.as_ref().map(|path| {
         let text = desc::text(&path.value);
-        let path = &path.value;
+        let call = call(&path.value, &quote!(&*self, version));
         quote! {
             __v::within(
-                __v::load_hook(__v::must_exist(#path(&*self, version), #text), "must_exist", input),
+                __v::load_hook(__v::must_exist(#call, #text), "must_exist", input),
                 #name,
             )?;
         }
     });
     let after = field.attrs.validate.as_ref().map(|path| {
-        let path = &path.value;
-        quote!(__v::within(__v::load_hook(#path(&*self), "validate", input), #name)?;)
+        let call = call(&path.value, &quote!(&*self));
+        quote!(__v::within(__v::load_hook(#call, "validate", input), #name)?;)
     });
     let load = codec::load(field);
     let load = match (&field.attrs.since, &field.attrs.exists) {
         (_, Some(exists)) => {
-            let exists = &exists.value;
-            quote!(if #exists(&*self, version) { #load })
+            let call = call(&exists.value, &quote!(&*self, version));
+            quote!(if #call { #load })
         }
         (Some(since), None) if since.value > oldest => {
             let since = since.value;

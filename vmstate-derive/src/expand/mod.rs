@@ -7,8 +7,9 @@ mod save;
 mod undo;
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
-use syn::Ident;
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned as _;
+use syn::{Ident, Path};
 
 use crate::ast::Container;
 
@@ -86,6 +87,11 @@ pub(crate) fn expand(container: &Container<'_>) -> TokenStream {
             }
         };
     }
+}
+
+/// A call of the user's function, so that a wrong signature is shown where the user named the function.
+fn call(path: &Path, arguments: &TokenStream) -> TokenStream {
+    quote_spanned!(path.span()=> #path(#arguments))
 }
 
 fn save_fn(part: usize) -> Ident {

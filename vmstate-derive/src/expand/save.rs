@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::{codec, desc, save_fn};
+use super::{call, codec, desc, save_fn};
 use crate::ast::{Container, Field};
 
 /// One method for each part.
@@ -17,12 +17,12 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
     let fields = container.fields_of(index).map(|(_, field)| field_code(field, part.version));
     let subsections = if index == 0 { subsections(container) } else { TokenStream::new() };
     let validate = part.attrs.validate.as_ref().map(|path| {
-        let path = &path.value;
-        quote!(__v::hook(#path(&*self), "validate")?;)
+        let call = call(&path.value, &quote!(&*self));
+        quote!(__v::hook(#call, "validate")?;)
     });
     let pre_save = part.attrs.pre_save.as_ref().map(|path| {
-        let path = &path.value;
-        quote!(__v::hook(#path(self), "pre_save")?;)
+        let call = call(&path.value, &quote!(self));
+        quote!(__v::hook(#call, "pre_save")?;)
     });
     let body = quote! {
         #(#fields)*
@@ -34,10 +34,10 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
         None => body,
         // QEMU calls post_save also after a failed save, but not if pre_save itself refused.
         Some(path) => {
-            let path = &path.value;
+            let call = call(&path.value, &quote!(self));
             quote! {
                 let saved = (|| -> __v::Result<()> { #body })();
-                #path(self);
+                #call;
                 saved
             }
         }
@@ -54,22 +54,22 @@ fn field_code(field: &Field<'_>, version: u32) -> TokenStream {
     let name = &field.name;
     let before = field.attrs.must_exist.as_ref().map(|path| {
         let text = desc::text(&path.value);
-        let path = &path.value;
+        let call = call(&path.value, &quote!(&*self, #version));
         quote! {
-            __v::within(__v::hook(__v::must_exist(#path(&*self, #version), #text), "must_exist"), #name)?;
+            __v::within(__v::hook(__v::must_exist(#call, #text), "must_exist"), #name)?;
         }
     });
     let after = field.attrs.validate.as_ref().map(|path| {
-        let path = &path.value;
-        quote!(__v::within(__v::hook(#path(&*self), "validate"), #name)?;)
+        let call = call(&path.value, &quote!(&*self));
+        quote!(__v::within(__v::hook(#call, "validate"), #name)?;)
     });
     let save = codec::save(field);
     let save = match &field.attrs.exists {
         None => save,
         Some(exists) => {
-            let exists = &exists.value;
+            let call = call(&exists.value, &quote!(&*self, #version));
             quote! {
-                if #exists(&*self, #version) {
+                if #call {
                     out.outcome(1);
                     #save
                 } else {
@@ -94,9 +94,9 @@ fn subsections(container: &Container<'_>) -> TokenStream {
         match &part.attrs.needed {
             None => save,
             Some(needed) => {
-                let needed = &needed.value;
+                let call = call(&needed.value, &quote!(&*self));
                 quote! {
-                    if #needed(&*self) {
+                    if #call {
                         #save
                     } else {
                         out.outcome(0);

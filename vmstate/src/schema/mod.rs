@@ -4,8 +4,10 @@
 //! out of a JSON file of another release.
 
 mod shared;
+mod vmdesc;
 
 pub use shared::Shared;
+pub use vmdesc::vmdesc;
 
 /// What one struct looks like on the wire: QEMU's `VMStateDescription` without its C pointers.
 #[derive(Clone, Debug, PartialEq)]

@@ -22,10 +22,25 @@ impl<T: Wire> KindOf<T> {
 pub trait Buffer {
     /// What the bytes are.
     const KIND: Kind;
+    /// The bytes.
+    fn bytes(&self) -> &[u8];
+    /// Replaces them all.
+    fn load(&mut self, input: &mut Reader<'_>) -> Result<()>;
 }
 
 impl<const N: usize> Buffer for [u8; N] {
     const KIND: Kind = Kind::Buffer(N);
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+
+    #[inline]
+    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        *self = input.array()?;
+        Ok(())
+    }
 }
 
 /// Names the field in an error of its save or load.
@@ -35,25 +50,6 @@ pub fn within<T>(result: Result<T>, field: &'static str) -> Result<T> {
         Ok(value) => Ok(value),
         Err(error) => Err(error.in_field(field)),
     }
-}
-
-/// Saves a plain field.
-#[inline]
-pub fn save<T: Wire>(value: &mut T, out: &mut Writer, field: &'static str) -> Result<()> {
-    within(value.save(out), field)
-}
-
-/// Loads a plain field.
-#[inline]
-pub fn load<T: Wire>(value: &mut T, input: &mut Reader<'_>, field: &'static str) -> Result<()> {
-    within(value.load(input), field)
-}
-
-/// Loads a fixed buffer.
-#[inline]
-pub fn load_buffer<const N: usize>(value: &mut [u8; N], input: &mut Reader<'_>) -> Result<()> {
-    *value = input.array()?;
-    Ok(())
 }
 
 /// Saves `value` as a `W`, if it fits.

@@ -84,7 +84,8 @@ pub fn set(
         Some(vcpu) => call("KVM_GET_TSC_KHZ", vcpu.get_tsc_khz())? == reference.tsc_khz,
         None => false,
     };
-    let by_wall_clock = reference.realtime != 0 && same_rate && has_instant(&here) && reference.tsc.len() == vcpus.len();
+    let by_wall_clock =
+        reference.realtime != 0 && same_rate && has_instant(&here) && reference.tsc.len() == vcpus.len();
     let mut data = kvm_clock_data { clock: clock.clock, ..Default::default() };
     if by_wall_clock {
         data.flags = KVM_CLOCK_REALTIME;
@@ -112,13 +113,22 @@ fn has_instant(data: &kvm_clock_data) -> bool {
     data.flags & wanted == wanted
 }
 
-vmm_sys_util::ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, kvm_bindings::KVMIO, 0xe2, kvm_device_attr);
+/// kvm-ioctls has these for other devices, but not for x86 vCPUs. The macro makes public functions without documentation.
+mod request {
+    #![allow(missing_docs, unreachable_pub)]
+
+    use kvm_bindings::{KVMIO, kvm_device_attr};
+    use vmm_sys_util::ioctl_iow_nr;
+
+    ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+    ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
+}
 
 fn get_tsc_offset(vcpu: &VcpuFd) -> Result<u64, StateError> {
     let mut offset = 0_u64;
     let attribute = tsc_offset_attribute(&raw mut offset as u64);
     // SAFETY: the attribute's address is of a live u64, which is what KVM_VCPU_TSC_OFFSET writes.
-    match unsafe { ioctl_with_ref(vcpu, KVM_GET_DEVICE_ATTR(), &attribute) } {
+    match unsafe { ioctl_with_ref(vcpu, request::KVM_GET_DEVICE_ATTR(), &attribute) } {
         0 => Ok(offset),
         _ => Err(StateError::Ioctl { call: "KVM_GET_DEVICE_ATTR", source: kvm_ioctls::Error::last() }),
     }
@@ -126,7 +136,11 @@ fn get_tsc_offset(vcpu: &VcpuFd) -> Result<u64, StateError> {
 
 fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> Result<(), StateError> {
     let attribute = tsc_offset_attribute(&raw const offset as u64);
-    call("KVM_SET_DEVICE_ATTR", vcpu.set_device_attr(&attribute))
+    // SAFETY: the attribute's address is of a live u64, which is what KVM_VCPU_TSC_OFFSET reads.
+    match unsafe { ioctl_with_ref(vcpu, request::KVM_SET_DEVICE_ATTR(), &attribute) } {
+        0 => Ok(()),
+        _ => Err(StateError::Ioctl { call: "KVM_SET_DEVICE_ATTR", source: kvm_ioctls::Error::last() }),
+    }
 }
 
 fn tsc_offset_attribute(addr: u64) -> kvm_device_attr {

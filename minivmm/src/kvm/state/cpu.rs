@@ -81,6 +81,7 @@ pub struct MtrrVar {
 #[vmstate(subsection(name = "cpu/async_pv_eoi_msr", version = 1, needed = Self::has_pv_eoi))]
 #[vmstate(subsection(name = "cpu/steal_time_msr", version = 1, needed = Self::has_steal_time))]
 #[vmstate(subsection(name = "cpu/poll_control_msr", version = 1, needed = Self::has_poll_control))]
+#[vmstate(subsection(name = "cpu/fpop_ip_dp", version = 1, needed = Self::has_last_x87))]
 #[vmstate(subsection(name = "cpu/msr_tsc_adjust", version = 1, needed = Self::has_tsc_adjust))]
 #[vmstate(subsection(name = "cpu/msr_tscdeadline", version = 1, needed = Self::has_tsc_deadline))]
 #[vmstate(subsection(name = "cpu/tsc_khz", version = 1, needed = Self::has_tsc_khz))]
@@ -298,6 +299,15 @@ pub struct Cpu {
     /// MSR_KVM_POLL_CONTROL; 1 at reset.
     #[vmstate(name = "env.poll_control_msr", subsection = "cpu/poll_control_msr")]
     pub poll_control_msr: u64,
+    /// Opcode of the last x87 instruction.
+    #[vmstate(name = "env.fpop", subsection = "cpu/fpop_ip_dp")]
+    pub fpop: u16,
+    /// Its address.
+    #[vmstate(name = "env.fpip", subsection = "cpu/fpop_ip_dp")]
+    pub fpip: u64,
+    /// Its operand's address.
+    #[vmstate(name = "env.fpdp", subsection = "cpu/fpop_ip_dp")]
+    pub fpdp: u64,
     /// IA32_TSC_ADJUST.
     #[vmstate(name = "env.tsc_adjust", subsection = "cpu/msr_tsc_adjust")]
     pub tsc_adjust: u64,
@@ -328,6 +338,10 @@ impl Cpu {
 
     fn has_poll_control(&self) -> bool {
         self.poll_control_msr != 1
+    }
+
+    fn has_last_x87(&self) -> bool {
+        self.fpop != 0 || self.fpip != 0 || self.fpdp != 0
     }
 
     fn has_tsc_adjust(&self) -> bool {
@@ -418,6 +432,9 @@ impl Default for Cpu {
             pv_eoi_en_msr: 0,
             steal_time_msr: 0,
             poll_control_msr: 1,
+            fpop: 0,
+            fpip: 0,
+            fpdp: 0,
             tsc_adjust: 0,
             tsc_deadline: 0,
             tsc_khz: 0,

@@ -262,6 +262,9 @@ impl Cpu {
         self.fpuc = le(&bytes, 0) as u16;
         self.fpus = le(&bytes, 2) as u16;
         self.fptag = u16::from(bytes[4]);
+        self.fpop = le(&bytes, 6) as u16;
+        self.fpip = le(&bytes, 8);
+        self.fpdp = le(&bytes, 16);
         self.mxcsr = le(&bytes, xsave::MXCSR) as u32;
         self.fpregs = std::array::from_fn(|n| FpReg {
             mantissa: le(&bytes, xsave::ST0 + 16 * n),
@@ -280,15 +283,15 @@ impl Cpu {
     }
 
     /// The area from this section's state and `rest`, which may be shorter than [`XSAVE_REST`].
-    pub(super) fn kvm_xsave(&self, last_x87: &super::extra::LastX87, rest: &[u8]) -> kvm_xsave {
+    pub(super) fn kvm_xsave(&self, rest: &[u8]) -> kvm_xsave {
         let mut bytes = [0_u8; 4096];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         put(0, &self.fpuc.to_le_bytes());
         put(2, &self.fpus.to_le_bytes());
         put(4, &[self.fptag as u8]);
-        put(6, &last_x87.opcode.to_le_bytes());
-        put(8, &last_x87.instruction.to_le_bytes());
-        put(16, &last_x87.operand.to_le_bytes());
+        put(6, &self.fpop.to_le_bytes());
+        put(8, &self.fpip.to_le_bytes());
+        put(16, &self.fpdp.to_le_bytes());
         put(xsave::MXCSR, &self.mxcsr.to_le_bytes());
         put(xsave::MXCSR + 4, &0xffff_u32.to_le_bytes());
         for (n, register) in self.fpregs.iter().enumerate() {

@@ -2,26 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use kvm_bindings::{
-    KVM_VCPUEVENT_VALID_PAYLOAD, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SMM, kvm_vcpu_events,
-};
+use kvm_bindings::{KVM_VCPUEVENT_VALID_PAYLOAD, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SMM, kvm_vcpu_events};
 use vmstate::VmState;
 
 use super::cpu::Cpu;
 use super::cpu_kvm::XSAVE_REST;
 use super::msr::index;
-
-/// The x87 unit's last instruction, which FXSAVE keeps and section `cpu` does not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
-#[vmstate(name = "minivmm/vcpu/last-x87", version = 1)]
-pub struct LastX87 {
-    /// FOP.
-    pub opcode: u16,
-    /// FIP.
-    pub instruction: u64,
-    /// FDP.
-    pub operand: u64,
-}
 
 /// One model-specific register.
 #[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
@@ -61,8 +47,6 @@ pub struct Events {
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "minivmm/vcpu", version = 1)]
 pub struct VcpuExtra {
-    /// Last x87 instruction.
-    pub last_x87: LastX87,
     /// Pending events.
     pub events: Events,
     /// LAPIC timer's current count, from which KVM_SET_LAPIC goes on counting.

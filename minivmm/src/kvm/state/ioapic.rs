@@ -3,6 +3,7 @@
 use kvm_bindings::{KVM_IRQCHIP_IOAPIC, kvm_irqchip};
 use kvm_ioctls::VmFd;
 use vmstate::VmState;
+use vmstate::state::Unused;
 
 use super::{StateError, call};
 
@@ -14,8 +15,10 @@ pub struct IoApic {
     pub id: u8,
     /// Selected register.
     pub ioregsel: u8,
+    #[vmstate(since = 2)]
+    unused: Unused<8>,
     /// Pending lines.
-    #[vmstate(since = 2, pad_before = 8)]
+    #[vmstate(since = 2)]
     pub irr: u32,
     /// Redirection table.
     pub ioredtbl: [u64; 24],
@@ -34,6 +37,7 @@ impl IoApic {
         Ok(Self {
             id: state.id as u8,
             ioregsel: state.ioregsel as u8,
+            unused: Unused,
             irr: state.irr,
             // SAFETY: `bits` covers the whole union; any bytes are a valid u64.
             ioredtbl: state.redirtbl.map(|entry| unsafe { entry.bits }),

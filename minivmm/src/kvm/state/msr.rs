@@ -47,8 +47,7 @@ pub(super) fn write(vcpu: &VcpuFd, values: &[(u32, u64)]) -> Result<(), StateErr
 }
 
 fn table(values: impl Iterator<Item = (u32, u64)>) -> Msrs {
-    let entries: Vec<_> =
-        values.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
+    let entries: Vec<_> = values.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
     Msrs::from_entries(&entries).expect("a batch is smaller than the table's limit")
 }
 

@@ -10,7 +10,7 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
 use super::apic::Apic;
 use super::cpu::{Cpu, CpuCommon};
-use super::extra::{LastX87, VcpuExtra};
+use super::extra::VcpuExtra;
 use super::{StateError, call, msr};
 
 /// KVM_MP_STATE_HALTED.
@@ -65,7 +65,6 @@ impl VcpuState {
         let sregs = call("KVM_GET_SREGS", vcpu.get_sregs())?;
         cpu.take_sregs(&sregs);
         let area = call("KVM_GET_XSAVE", vcpu.get_xsave())?;
-        state.extra.last_x87 = LastX87::from_area(&area);
         state.extra.take_xsave_rest(cpu.take_xsave(&area));
         let xcrs = call("KVM_GET_XCRS", vcpu.get_xcrs())?;
         cpu.xcr0 = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize).find(|xcr| xcr.xcr == 0).map_or(1, |xcr| xcr.value);
@@ -103,7 +102,7 @@ impl VcpuState {
             xcrs.xcrs[0].value = cpu.xcr0;
             call("KVM_SET_XCRS", vcpu.set_xcrs(&xcrs))?;
         }
-        let area = cpu.kvm_xsave(&extra.last_x87, &extra.xsave_rest);
+        let area = cpu.kvm_xsave(&extra.xsave_rest);
         // SAFETY: `HostFeatures::new` made sure that this host's area is no larger than the 4096 bytes of `area`.
         call("KVM_SET_XSAVE", unsafe { vcpu.set_xsave(&area) })?;
         call("KVM_SET_DEBUGREGS", vcpu.set_debug_regs(&cpu.kvm_debug_regs()))?;
@@ -116,16 +115,5 @@ impl VcpuState {
         let mut events = cpu.kvm_events();
         extra.complete_events(&mut events, host_flags);
         call("KVM_SET_VCPU_EVENTS", vcpu.set_vcpu_events(&events))
-    }
-}
-
-impl LastX87 {
-    fn from_area(area: &kvm_bindings::kvm_xsave) -> Self {
-        let word = |n: usize| u64::from(area.region[n]);
-        Self {
-            opcode: (area.region[1] >> 16) as u16,
-            instruction: word(2) | word(3) << 32,
-            operand: word(4) | word(5) << 32,
-        }
     }
 }

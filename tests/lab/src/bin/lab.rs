@@ -1,18 +1,39 @@
-//! The lab by itself.
+//! The lab by itself: the demo with QEMU in minivmm's place, which gives the figures to compare with.
 #![forbid(unsafe_code)]
+
 use std::process::ExitCode;
-use std::time::Duration;
-use vmstate_lab::{l1, packages, roles, tree::Tree};
+
+use vmstate_lab::demo::{self, Options};
+use vmstate_lab::roles;
+
+const USAGE: &str = "usage: lab demo --qemu [--kernel FILE] [--cpus N] [--json FILE]";
+
 fn main() -> ExitCode {
-    if let Some(code) = roles::dispatch() { return code; }
-    let mut args: Vec<String> = std::env::args().skip(1).collect();
-    let own = std::env::current_exe().unwrap();
-    let host = l1::L1 { qemu: packages::qemu().unwrap(), kernel: packages::kernel().unwrap(), roles: own, memory_mib: 2048 };
-    let mut files = Tree::new();
-    let p = std::path::PathBuf::from(&args[0]);
-    files.program("/job/busybox", &p).unwrap();
-    args[0] = "/job/busybox".into();
-    let o = host.run(l1::Job { argv: args, env: vec![], files, time: Duration::from_secs(60) }).unwrap();
-    eprintln!("{} {:?}", o.code, o.artifacts.iter().map(|a| (&a.0, a.1.len())).collect::<Vec<_>>());
-    ExitCode::from(o.code as u8)
+    if let Some(code) = roles::dispatch() {
+        return code;
+    }
+    match parse(std::env::args().skip(1)) {
+        Some(options) => demo::run(&options),
+        None => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn parse(mut words: impl Iterator<Item = String>) -> Option<Options> {
+    if words.next()? != "demo" {
+        return None;
+    }
+    let mut options = Options::default();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--qemu" => options.qemu = true,
+            "--kernel" => options.kernel = Some(words.next()?.into()),
+            "--cpus" => options.cpus = words.next()?.parse().ok()?,
+            "--json" => options.json = Some(words.next()?.into()),
+            _ => return None,
+        }
+    }
+    options.qemu.then_some(options)
 }

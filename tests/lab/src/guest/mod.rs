@@ -1,3 +1,210 @@
-//! stub
+//! The workload in the guest, as its first process: works, and on demand verifies everything it did.
+//!
+//! What it works on follows from the machine: memory as the command line says, files when there is a disk, packets when
+//! there is a network card, and always a tick. Commands and answers are lines on the serial console.
+
+pub mod clock;
+mod disk;
+mod kernel_log;
+mod memory;
+pub mod net;
+pub mod pattern;
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use serde_json::{Value, json};
+
+use crate::error::{FileContext, Result};
+use crate::kernel::GUEST_MODULES;
+use crate::pid1;
+
+/// Argument after which the executable acts as the guest's first process.
 pub const ROLE: &str = "guest";
-pub(crate) fn main() -> ! { crate::pid1::mount_all(); crate::pid1::power_off() }
+/// Begins each line of ours on the console; JSON follows.
+pub const PREFIX: &str = "@lab ";
+const CONSOLE: &str = "/dev/console";
+
+/// Words of the command line behind `-- guest`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Memory to dirty, in MiB; 0 dirties none.
+    pub memory_mib: usize,
+    /// Pages to dirty a second; 0 is as many as it can.
+    pub rate: u64,
+    /// A shell on the console in place of the workload.
+    pub shell: bool,
+}
+
+impl Options {
+    /// What the kernel's command line must end with.
+    pub fn command_line(self) -> String {
+        if self.shell {
+            format!("-- {ROLE} shell")
+        } else {
+            format!("-- {ROLE} memory={} rate={}", self.memory_mib, self.rate)
+        }
+    }
+
+    fn parse(words: impl Iterator<Item = String>) -> Self {
+        let mut options = Self::default();
+        for word in words {
+            match word.split_once('=') {
+                Some(("memory", value)) => options.memory_mib = value.parse().unwrap_or(0),
+                Some(("rate", value)) => options.rate = value.parse().unwrap_or(0),
+                _ => options.shell |= word == "shell",
+            }
+        }
+        options
+    }
+}
+
+/// A workload's state, worked on in small steps between which a verification can take hold of it.
+#[derive(Debug)]
+struct Work<T> {
+    state: Mutex<T>,
+    held: AtomicBool,
+}
+
+impl<T: Send + 'static> Work<T> {
+    /// Works in a thread of its own; `step` returns the pause before the next one.
+    fn start(state: T, mut step: impl FnMut(&mut T) -> Duration + Send + 'static) -> Arc<Self> {
+        let work = Arc::new(Self { state: Mutex::new(state), held: AtomicBool::new(false) });
+        let worker = Arc::clone(&work);
+        thread::spawn(move || {
+            loop {
+                // A mutex alone is not fair: a busy worker would take it again at once, for ever.
+                while worker.held.load(Ordering::Acquire) {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                let pause = step(&mut worker.lock());
+                if !pause.is_zero() {
+                    thread::sleep(pause);
+                }
+            }
+        });
+        work
+    }
+
+    /// Holds the work up while `look` looks at it.
+    fn hold<R>(&self, look: impl FnOnce(&mut T) -> R) -> R {
+        self.held.store(true, Ordering::Release);
+        let result = look(&mut self.lock());
+        self.held.store(false, Ordering::Release);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, T> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs the workload, never returns.
+pub(crate) fn main() -> ! {
+    pid1::mount_all();
+    pid1::load_modules(GUEST_MODULES);
+    let options = Options::parse(std::env::args().skip(2));
+    let ended = if options.shell { shell() } else { work(options) };
+    if let Err(error) = ended {
+        println!("guest: {error}");
+    }
+    pid1::power_off()
+}
+
+fn shell() -> Result<()> {
+    let shell = Path::new("/bin/busybox");
+    Command::new(shell).args(["sh", "-i"]).status().doing("run", shell)?;
+    Ok(())
+}
+
+fn work(options: Options) -> Result<()> {
+    let (input, mut output) = console()?;
+    let ticks = clock::Ticks::start();
+    let memory = (options.memory_mib > 0).then(|| memory::start(options.memory_mib, options.rate));
+    let disk = Path::new("/dev/vda").exists().then(disk::start).transpose()?;
+    let net = Path::new("/sys/class/net/eth0").exists().then(net::start).transpose()?;
+    let mut say = |event: &str, value: Value| {
+        let mut line = json!({});
+        line[event] = value;
+        let _ = writeln!(output, "\r\n{PREFIX}{line}\r");
+    };
+    say("ready", clock::now());
+    for line in input.split(b'\n').map_while(std::result::Result::ok) {
+        match String::from_utf8_lossy(&line).trim() {
+            "" => {}
+            "mark" => {
+                let (clock, tick) = (clock::now(), ticks.take());
+                say("mark", json!({ "clock": clock, "tick": tick, "log": kernel_log::complaints() }));
+            }
+            "report" => {
+                let net = net.as_ref().map(|net| net.report());
+                let report = json!({
+                    "memory": memory.as_ref().map(|work| work.hold(memory::verify)),
+                    "disk": disk.as_ref().map(|work| work.hold(disk::verify)),
+                    "net": net,
+                });
+                say("report", report);
+            }
+            "poweroff" => {
+                if let Some(disk) = &disk {
+                    disk.hold(|_| disk::unmount());
+                }
+                return Ok(());
+            }
+            other => say("unknown", json!(other)),
+        }
+    }
+    Ok(())
+}
+
+/// The console, without echo and without any change to what passes.
+fn console() -> Result<(impl BufRead, File)> {
+    let path = Path::new(CONSOLE);
+    let console = OpenOptions::new().read(true).write(true).open(path).doing("open", path)?;
+    let mut settings = tcgetattr(console.as_fd()).doing("set up", path)?;
+    cfmakeraw(&mut settings);
+    tcsetattr(console.as_fd(), SetArg::TCSANOW, &settings).doing("set up", path)?;
+    Ok((BufReader::new(console.try_clone().doing("share", path)?), console))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_survive_the_command_line() {
+        for options in [
+            Options { memory_mib: 64, rate: 5000, shell: false },
+            Options { shell: true, ..Options::default() },
+            Options::default(),
+        ] {
+            let line = options.command_line();
+            assert_eq!(Options::parse(line.split(' ').skip(2).map(str::to_owned)), options);
+        }
+    }
+
+    #[test]
+    fn work_stands_still_while_it_is_held() {
+        let work = Work::start(0u64, |count| {
+            *count += 1;
+            Duration::ZERO
+        });
+        let (first, second) = work.hold(|count| {
+            let first = *count;
+            thread::sleep(Duration::from_millis(20));
+            (first, *count)
+        });
+        assert_eq!(first, second);
+        while work.hold(|count| *count) == second {
+            thread::yield_now();
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! ACPI tables: hardware-reduced, with the devices of QEMU's `microvm` under QEMU's names.
+//!
+//! RSDP, XSDT, FADT (reset, sleep control and sleep status through the GED's registers), MADT, DSDT (COM1, GED with
+//! its power button, the virtio-mmio windows in use, `\_S5`). References: ACPI specification 6.5, chapter and table
+//! numbers below; QEMU's own tables, as they are in guest memory of a running `microvm`.
+
+use acpi_tables::aml::{
+    And, Device, EISAName, Equal, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If,
+    Interrupt, Local, Memory32Fixed, Method, Name, Notify, OpRegion, OpRegionSpace, Package, Path, ResourceTemplate,
+    Scope, Store,
+};
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, aml};
+
+use crate::boot::layout::{
+    ACPI, COM1, COM1_GSI, COM1_LEN, GED, GED_GSI, GED_REGISTERS, IOAPIC, LAPIC, VIRTIO_MMIO_LEN, virtio_place,
+};
+use crate::error::Result;
+use crate::memory::Ram;
+
+const OEM: [u8; 6] = *b"VMSTAT";
+const TABLE: [u8; 8] = *b"MINIVMM ";
+const REVISION: u32 = 1;
+
+/// GED registers, one byte each: sleep control at +0, sleep status at +1, reset at +2; QEMU's `acpi-ged`.
+const RESET_VALUE: u8 = 0x42;
+/// GED event selector, bit 1: the power button was pressed.
+const POWER_BUTTON_EVENT: u8 = 2;
+/// Sleep type of `\_S5` in the sleep control register.
+const S5_SLEEP_TYPE: u8 = 5;
+
+/// FADT "IA-PC boot architecture": no VGA, no CMOS clock (table 5.11); no 8042, no other legacy device.
+const NO_VGA_NO_CMOS: u16 = 1 << 2 | 1 << 5;
+
+/// What of the machine the tables depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// vCPUs; their APIC ids count from 0.
+    pub cpus: u8,
+    /// Windows that hold a virtio device.
+    pub virtio_windows: Vec<u8>,
+}
+
+/// Writes all tables into their place; the RSDP is at its start.
+pub(crate) fn write(ram: &Ram, machine: &Machine) -> Result<()> {
+    let mut at = ACPI.start + 64;
+    let mut put = |table: &dyn Aml| {
+        let mut bytes = Vec::new();
+        table.to_aml_bytes(&mut bytes);
+        let address = at;
+        at += (bytes.len() as u64).next_multiple_of(16);
+        ram.write(address, &bytes).map(|()| address)
+    };
+    let dsdt = put(&dsdt(&machine.virtio_windows))?;
+    let fadt = put(&fadt(dsdt))?;
+    let madt = put(&madt(machine.cpus))?;
+    let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = put(&xsdt)?;
+    let mut rsdp = Vec::new();
+    Rsdp::new(OEM, xsdt).to_aml_bytes(&mut rsdp);
+    ram.write(ACPI.start, &rsdp)
+}
+
+/// Section 5.2.9; in a hardware-reduced one (4.1) all fixed hardware is absent.
+fn fadt(dsdt: u64) -> impl Aml {
+    let byte = |offset| GAS::new(AddressSpace::SystemMemory, 8, 0, AccessSize::Undefined, GED_REGISTERS + offset);
+    let mut fadt =
+        FADTBuilder::new(OEM, TABLE, REVISION).dsdt_64(dsdt).flag(Flags::HwReducedAcpi).flag(Flags::ResetRegSup);
+    fadt.sleep_control_reg = byte(0);
+    fadt.sleep_status_reg = byte(1);
+    fadt.reset_reg = byte(2);
+    fadt.reset_value = RESET_VALUE;
+    fadt.iapc_boot_arch = NO_VGA_NO_CMOS.into();
+    fadt.finalize()
+}
+
+/// Section 5.2.12. Without interrupt source overrides, as QEMU's: GSIs are the IOAPIC's pins.
+fn madt(cpus: u8) -> impl Aml {
+    const PCAT_COMPAT: u32 = 1;
+    let mut madt = Sdt::new(*b"APIC", 36, 3, OEM, TABLE, REVISION);
+    madt.append_slice(&LAPIC.to_le_bytes());
+    madt.append_slice(&PCAT_COMPAT.to_le_bytes());
+    for cpu in 0..cpus {
+        // Processor local APIC: processor uid, APIC id, enabled.
+        madt.append_slice(&[0, 8, cpu, cpu, 1, 0, 0, 0]);
+    }
+    madt.append_slice(&[1, 12, 0, 0]);
+    madt.append_slice(&IOAPIC.to_le_bytes());
+    madt.append_slice(&0_u32.to_le_bytes());
+    // NMI at LINT1 of every processor.
+    madt.append_slice(&[4, 6, 0xff, 0, 0, 1]);
+    madt
+}
+
+fn dsdt(virtio_windows: &[u8]) -> impl Aml {
+    let mut body = Vec::new();
+    add_com1(&mut body);
+    add_ged(&mut body);
+    for &window in virtio_windows {
+        add_virtio(&mut body, window);
+    }
+    let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, REVISION);
+    dsdt.append_slice(&Scope::raw(Path::new("_SB_"), body));
+    let mut s5 = Vec::new();
+    Name::new("_S5_".into(), &Package::new(vec![&S5_SLEEP_TYPE, &aml::ZERO, &aml::ZERO, &aml::ZERO]))
+        .to_aml_bytes(&mut s5);
+    dsdt.append_slice(&s5);
+    dsdt
+}
+
+fn add_com1(body: &mut Vec<u8>) {
+    Device::new(
+        "COM1".into(),
+        vec![
+            &Name::new("_HID".into(), &EISAName::new("PNP0501")),
+            &Name::new("_UID".into(), &aml::ONE),
+            &Name::new("_STA".into(), &0xf_u8),
+            &Name::new(
+                "_CRS".into(),
+                &ResourceTemplate::new(vec![
+                    &IO::new(COM1, COM1, 0, COM1_LEN as u8),
+                    &Interrupt::new(true, true, false, false, COM1_GSI),
+                ]),
+            ),
+        ],
+    )
+    .to_aml_bytes(body);
+}
+
+/// Section 5.6.9: the guest reads the event selector when the interrupt comes, and notifies the device it is for.
+fn add_ged(body: &mut Vec<u8>) {
+    Device::new(
+        "GED_".into(),
+        vec![
+            &Name::new("_HID".into(), &"ACPI0013"),
+            &Name::new("_UID".into(), &"GED"),
+            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&Interrupt::new(true, true, false, false, GED_GSI)])),
+            &OpRegion::new("EREG".into(), OpRegionSpace::SystemMemory, &(GED as u32), &4_u8),
+            &Field::new(
+                "EREG".into(),
+                FieldAccessType::DWord,
+                FieldLockRule::NoLock,
+                FieldUpdateRule::WriteAsZeroes,
+                vec![FieldEntry::Named(*b"ESEL", 32)],
+            ),
+            &Method::new(
+                "_EVT".into(),
+                1,
+                true,
+                vec![
+                    &Store::new(&Local(0), &Path::new("ESEL")),
+                    &And::new(&Local(1), &Local(0), &POWER_BUTTON_EVENT),
+                    &If::new(
+                        &Equal::new(&Local(1), &POWER_BUTTON_EVENT),
+                        vec![&Notify::new(&Path::new("PWRB"), &0x80_u8)],
+                    ),
+                ],
+            ),
+        ],
+    )
+    .to_aml_bytes(body);
+    Device::new(
+        "PWRB".into(),
+        vec![&Name::new("_HID".into(), &EISAName::new("PNP0C0C")), &Name::new("_UID".into(), &aml::ZERO)],
+    )
+    .to_aml_bytes(body);
+}
+
+fn add_virtio(body: &mut Vec<u8>, window: u8) {
+    let (address, gsi) = virtio_place(window);
+    Device::new(
+        format!("VR{window:02}").as_str().into(),
+        vec![
+            &Name::new("_HID".into(), &"LNRO0005"),
+            &Name::new("_UID".into(), &window),
+            &Name::new("_CCA".into(), &aml::ONE),
+            &Name::new(
+                "_CRS".into(),
+                &ResourceTemplate::new(vec![
+                    &Memory32Fixed::new(true, address as u32, VIRTIO_MMIO_LEN as u32),
+                    &Interrupt::new(true, false, false, false, gsi),
+                ]),
+            ),
+        ],
+    )
+    .to_aml_bytes(body);
+}

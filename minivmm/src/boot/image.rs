@@ -1,0 +1,133 @@
+//! Kernel, initial RAM disk and command line: from files into guest memory.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::ops::Range;
+use std::path::Path;
+
+use linux_loader::loader::bootparam::setup_header;
+use linux_loader::loader::{BzImage, Elf, KernelLoader, PvhBootCapability};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::boot::cpu::Entry;
+use crate::boot::layout::{COMMAND_LINE, HIGH_MEMORY};
+use crate::error::{Error, Result};
+use crate::memory::{PAGE_SIZE, Ram};
+
+/// `xloadflags`, bit 0: the image has the 64-bit entry point at +0x200 (boot.rst; protocol 2.12).
+const XLF_KERNEL_64: u16 = 1;
+const ENTRY_64: u64 = 0x200;
+
+/// An ELF kernel says nothing about where its initial RAM disk may be: below RAM's hole, as QEMU does it.
+const PVH_INITRD_MAX: u64 = crate::memory::LOW_RAM_MAX - 1;
+
+/// A kernel in guest memory.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Where it starts.
+    pub entry: Entry,
+    /// First byte behind all it needs before it knows the memory map.
+    pub end: u64,
+    /// bzImage: its setup header, as it was in the file.
+    pub header: Option<setup_header>,
+}
+
+/// Loads the bzImage or PVH ELF at `path`.
+///
+/// # Errors
+/// [`Error::File`] for `--kernel`; [`Error::Memory`] if RAM is too small for it.
+pub fn load_kernel(ram: &Ram, path: &Path) -> Result<Kernel> {
+    let mut file = open("--kernel", path)?;
+    let mut magic = [0; 4];
+    file.read_exact(&mut magic).map_err(|_| not_a_kernel(path, "it is shorter than four bytes"))?;
+    file.rewind().map_err(|source| unreadable("--kernel", path, source))?;
+    let kernel = if magic == *b"\x7fELF" { load_elf(ram, path, file)? } else { load_bzimage(ram, path, file)? };
+    if kernel.end > ram.low_end() {
+        return Err(Error::Memory { what: format!("the kernel needs more than {} bytes; give more", kernel.end) });
+    }
+    Ok(kernel)
+}
+
+fn load_elf(ram: &Ram, path: &Path, mut file: File) -> Result<Kernel> {
+    let loaded = Elf::load(ram.guest(), None, &mut file, Some(GuestAddress(HIGH_MEMORY)))
+        .map_err(|error| not_a_kernel(path, &error.to_string()))?;
+    match loaded.pvh_boot_cap {
+        PvhBootCapability::PvhEntryPresent(entry) => {
+            Ok(Kernel { entry: Entry::Pvh(entry.0), end: loaded.kernel_end, header: None })
+        }
+        _ => Err(not_a_kernel(path, "the ELF file has no PVH note; build it with CONFIG_PVH=y or give a bzImage")),
+    }
+}
+
+fn load_bzimage(ram: &Ram, path: &Path, mut file: File) -> Result<Kernel> {
+    let loaded = BzImage::load(ram.guest(), None, &mut file, Some(GuestAddress(HIGH_MEMORY)))
+        .map_err(|error| not_a_kernel(path, &format!("neither ELF nor bzImage, or larger than RAM ({error})")))?;
+    let header = loaded.setup_header.ok_or_else(|| not_a_kernel(path, "it has no setup header"))?;
+    if header.version < 0x20c || header.xloadflags & XLF_KERNEL_64 == 0 {
+        return Err(not_a_kernel(path, "it has no 64-bit entry point; give an x86-64 kernel of Linux 3.8 or newer"));
+    }
+    let load = loaded.kernel_load.0;
+    // The kernel moves itself to its preferred address if it was loaded below, and unpacks there (boot.rst, init_size).
+    let run = load.max(header.pref_address);
+    let end = loaded.kernel_end.max(run.saturating_add(header.init_size.into()));
+    Ok(Kernel { entry: Entry::Linux64(load + ENTRY_64), end, header: Some(header) })
+}
+
+/// Loads the initial RAM disk as high as `kernel` allows, and says where.
+///
+/// # Errors
+/// [`Error::File`] for `--initrd`; [`Error::Memory`] if RAM is too small for it.
+pub fn load_initrd(ram: &Ram, path: &Path, kernel: &Kernel) -> Result<Range<u64>> {
+    let mut file = open("--initrd", path)?;
+    let len = file.metadata().map_err(|source| unreadable("--initrd", path, source))?.len();
+    let max = kernel.header.map_or(PVH_INITRD_MAX, |header| header.initrd_addr_max.into());
+    let end = ram.low_end().min(max + 1);
+    let start = end.checked_sub(len).map(|start| start & !(PAGE_SIZE - 1)).filter(|&start| start >= kernel.end);
+    let Some(start) = start else {
+        return Err(Error::Memory {
+            what: format!("the kernel and an initial RAM disk of {len} bytes do not fit below {end:#x}; give more"),
+        });
+    };
+    ram.guest()
+        .read_exact_volatile_from(GuestAddress(start), &mut file, len as usize)
+        .map_err(|error| Error::File { flag: "--initrd", path: path.into(), what: error.to_string(), source: None })?;
+    Ok(start..start + len)
+}
+
+/// Writes the command line with its end.
+///
+/// # Errors
+/// [`Error::Flag`] for `--append`.
+pub fn write_command_line(ram: &Ram, append: &str, kernel: &Kernel) -> Result<()> {
+    let room = COMMAND_LINE.end - COMMAND_LINE.start - 1;
+    let max = kernel.header.map_or(room, |header| room.min(header.cmdline_size.into()));
+    if append.len() as u64 > max {
+        let what = format!("{} bytes, but the kernel takes {max} at most; shorten it", append.len());
+        return Err(Error::Flag { flag: "--append", what });
+    }
+    if append.contains('\0') {
+        return Err(Error::Flag {
+            flag: "--append",
+            what: "it holds a zero byte, which would end it; remove it".into(),
+        });
+    }
+    ram.write(COMMAND_LINE.start, append.as_bytes())?;
+    ram.write(COMMAND_LINE.start + append.len() as u64, &[0])
+}
+
+fn open(flag: &'static str, path: &Path) -> Result<File> {
+    File::open(path).map_err(|source| unreadable(flag, path, source))
+}
+
+fn unreadable(flag: &'static str, path: &Path, source: std::io::Error) -> Error {
+    Error::File { flag, path: path.into(), what: format!("cannot be read: {source}"), source: None }
+}
+
+fn not_a_kernel(path: &Path, why: &str) -> Error {
+    Error::File {
+        flag: "--kernel",
+        path: path.into(),
+        what: format!("is not a kernel that can be booted: {why}"),
+        source: None,
+    }
+}

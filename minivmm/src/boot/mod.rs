@@ -1,0 +1,38 @@
+//! Bringing a kernel into guest memory: image, initial RAM disk, command line, tables, and where the first vCPU starts.
+
+pub mod acpi;
+pub mod cpu;
+pub mod image;
+pub mod layout;
+mod params;
+
+use std::path::Path;
+
+use crate::boot::cpu::Entry;
+use crate::error::Result;
+use crate::memory::Ram;
+
+/// What to boot.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    /// bzImage or PVH ELF.
+    pub kernel: &'a Path,
+    /// Initial RAM disk.
+    pub initrd: Option<&'a Path>,
+    /// Command line.
+    pub append: &'a str,
+}
+
+/// Puts the payload and the machine's tables into `ram`.
+///
+/// # Errors
+/// [`Error::File`](crate::error::Error::File) and [`Error::Flag`](crate::error::Error::Flag), naming the flag.
+pub fn load(ram: &Ram, payload: Payload<'_>, acpi: &acpi::Machine) -> Result<Entry> {
+    let kernel = image::load_kernel(ram, payload.kernel)?;
+    let initrd = payload.initrd.map(|path| image::load_initrd(ram, path, &kernel)).transpose()?;
+    image::write_command_line(ram, payload.append, &kernel)?;
+    acpi::write(ram, acpi)?;
+    cpu::write_tables(ram, kernel.entry)?;
+    params::write(ram, &kernel, initrd)?;
+    Ok(kernel.entry)
+}

@@ -1,0 +1,102 @@
+//! Bytes on their way from the keyboard to the serial port, at the pace of the port.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Ctrl-A, QEMU's escape character: with `x` it ends the machine, twice it is sent once.
+const ESCAPE: u8 = 0x01;
+
+/// How long to wait before input is offered again to a port that took none.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// A keyboard.
+#[derive(Debug)]
+pub struct Input {
+    source: File,
+    escape: bool,
+    pub(super) held: Option<OwnedFd>,
+}
+
+impl Input {
+    /// All bytes go to the guest.
+    pub(super) fn plain(source: File) -> Self {
+        Self { source, escape: false, held: None }
+    }
+
+    /// Ctrl-A x asks for the end.
+    pub(super) fn with_escape(source: File) -> Self {
+        Self { source, escape: true, held: None }
+    }
+
+    /// Keeps `fd` open as long as the input is read.
+    pub(super) fn holding(self, fd: OwnedFd) -> Self {
+        Self { held: Some(fd), ..self }
+    }
+
+    /// Starts a thread that gives what is typed to `sink`, which returns how many bytes it took, until the input ends
+    /// or the user asks for the end: then `quit` is called. The process ends without waiting for it.
+    ///
+    /// # Errors
+    /// The thread could not be started.
+    pub fn pump(
+        self,
+        mut sink: impl FnMut(&[u8]) -> usize + Send + 'static,
+        quit: impl FnOnce() + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        thread::Builder::new().name("console-input".into()).spawn(move || {
+            let Self { mut source, escape, held: _held } = self;
+            let mut keys = Keys { escape, escaped: false };
+            let mut buffer = [0; 256];
+            loop {
+                let typed = match source.read(&mut buffer) {
+                    // The end of the input is not the end of the guest.
+                    Ok(0) => return,
+                    Ok(length) => &buffer[..length],
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(_) => return,
+                };
+                let (bytes, ended) = keys.translate(typed);
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    match sink(rest).min(rest.len()) {
+                        0 => thread::sleep(RETRY),
+                        taken => rest = &rest[taken..],
+                    }
+                }
+                if ended {
+                    return quit();
+                }
+            }
+        })
+    }
+}
+
+/// State of the escape sequence.
+struct Keys {
+    escape: bool,
+    escaped: bool,
+}
+
+impl Keys {
+    /// What the guest gets of `typed`, and whether the user then asked for the end.
+    fn translate(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+        let mut bytes = Vec::with_capacity(typed.len());
+        for &byte in typed {
+            match (self.escaped, byte) {
+                (false, ESCAPE) if self.escape => self.escaped = true,
+                (false, _) => bytes.push(byte),
+                (true, b'x') => return (bytes, true),
+                (true, ESCAPE) => {
+                    self.escaped = false;
+                    bytes.push(ESCAPE);
+                }
+                // An unknown sequence is swallowed, as by QEMU.
+                (true, _) => self.escaped = false,
+            }
+        }
+        (bytes, false)
+    }
+}

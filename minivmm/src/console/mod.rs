@@ -1,0 +1,93 @@
+//! The host side of the serial port: terminal, file or pseudo-terminal.
+
+mod input;
+mod terminal;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use nix::pty::openpty;
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::ttyname;
+
+use crate::config::Serial;
+
+pub use input::Input;
+pub use terminal::{RawTerminal, restore};
+
+/// An open console.
+pub struct Console {
+    /// Takes what the guest prints. May block: the serial port writes from a thread of its own.
+    pub output: Box<dyn Write + Send>,
+    /// What is typed, where there is a keyboard.
+    pub input: Option<Input>,
+    /// Keeps the terminal raw until it is dropped.
+    pub terminal: Option<RawTerminal>,
+}
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Console").field("input", &self.input).field("terminal", &self.terminal).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no console.
+#[derive(Debug, thiserror::Error)]
+#[error("--serial {place}: {source}; {mend}")]
+pub struct ConsoleError {
+    place: String,
+    source: io::Error,
+    mend: &'static str,
+}
+
+impl Console {
+    /// Opens the console that `serial` names. A new pseudo-terminal's path is printed on standard output.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn open(serial: &Serial) -> Result<Self, ConsoleError> {
+        let refused = |place: &str, mend| {
+            let place = place.to_owned();
+            move |source| ConsoleError { place, source, mend }
+        };
+        match serial {
+            Serial::Stdio => Self::stdio().map_err(refused("stdio", "use --serial none or --serial file:PATH")),
+            Serial::File(path) => {
+                let mend = "choose a path that you may write";
+                let file = File::create(path).map_err(refused(&format!("file:{}", path.display()), mend))?;
+                Ok(Self { output: Box::new(file), input: None, terminal: None })
+            }
+            Serial::Pty => Self::pty().map_err(refused("pty", "use --serial none or --serial file:PATH")),
+            Serial::None => Ok(Self { output: Box::new(io::sink()), input: None, terminal: None }),
+        }
+    }
+
+    /// Files of their own, for `std`'s are buffered by line and guarded by locks that a blocked reader holds.
+    fn stdio() -> io::Result<Self> {
+        let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let terminal = RawTerminal::enter()?;
+        Ok(Self { output: Box::new(output), input: Some(Input::with_escape(input)), terminal })
+    }
+
+    fn pty() -> io::Result<Self> {
+        let pair = openpty(None, None)?;
+        // Echo and line editing are the guest's business.
+        let mut settings = tcgetattr(&pair.slave)?;
+        cfmakeraw(&mut settings);
+        tcsetattr(&pair.slave, SetArg::TCSANOW, &settings)?;
+        println!("serial console on {}", ttyname(&pair.slave)?.display());
+        let master = File::from(pair.master);
+        Ok(Self {
+            output: Box::new(master.try_clone()?),
+            // With no one at the other end a read fails (EIO), unless a slave stays open.
+            input: Some(Input::plain(master).holding(pair.slave)),
+            terminal: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

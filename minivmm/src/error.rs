@@ -1,0 +1,110 @@
+//! What can go wrong while a machine is built or run: each text names the flag, file or call, and what to do.
+//!
+//! Rank 0: imports nothing of the crate.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Result with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the machine. The text of the source is not repeated in it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// `/dev/kvm` does not open.
+    #[error("/dev/kvm does not open: {remedy}")]
+    OpenKvm {
+        /// What to do.
+        remedy: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The host's KVM is too old or too small.
+    #[error("the host's KVM lacks {capability}, which minivmm needs: use a Linux kernel from {since} on")]
+    MissingCapability {
+        /// KVM's name for it, as `KVM_CAP_IRQCHIP`.
+        capability: &'static str,
+        /// First kernel release that has it.
+        since: &'static str,
+    },
+    /// A call into KVM failed.
+    #[error("KVM refused {call}")]
+    Kvm {
+        /// The ioctl and what it was for.
+        call: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Guest RAM cannot be had.
+    #[error("--memory: {what}")]
+    Memory {
+        /// What is wrong and what to do.
+        what: String,
+    },
+    /// An access outside guest RAM.
+    #[error("guest RAM has no {len} bytes at {at:#x}")]
+    OutsideRam {
+        /// First byte, as an offset in the RAM block or a guest address.
+        at: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// A file named by a flag cannot be read or is not what it should be.
+    #[error("{flag} {}: {what}", path.display())]
+    File {
+        /// The flag, as `--kernel`.
+        flag: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        what: String,
+        /// Why, where the system said so.
+        source: Option<io::Error>,
+    },
+    /// A flag's value cannot be used.
+    #[error("{flag}: {what}")]
+    Flag {
+        /// The flag, as `--append`.
+        flag: &'static str,
+        /// What is wrong and what to do.
+        what: String,
+    },
+    /// A device cannot be made: its own sentence.
+    #[error("{what}")]
+    Device {
+        /// What is wrong and what to do.
+        what: String,
+    },
+    /// A vCPU did not stop in time.
+    #[error("vCPU {index} did not stop within {seconds} s; the host is overloaded or its KVM hangs")]
+    VcpuStuck {
+        /// Which.
+        index: u8,
+        /// Waited.
+        seconds: u64,
+    },
+}
+
+impl Error {
+    /// The error and what caused it, in one line.
+    pub fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        text
+    }
+
+    /// For `map_err` behind a device's constructor.
+    pub(crate) fn device(error: impl std::fmt::Display) -> Self {
+        Self::Device { what: error.to_string() }
+    }
+
+    /// For `map_err` behind a kvm-ioctls call.
+    pub(crate) fn kvm(call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
+        move |errno| Self::Kvm { call, source: errno.into() }
+    }
+}

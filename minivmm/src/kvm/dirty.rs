@@ -1,0 +1,110 @@
+//! KVM's record of pages written by vCPUs, by page of the RAM block.
+//!
+//! With manual protection a page that was reported stays writable, and dirty, until it is cleared. Clearing may
+//! touch only what was reported: a bit set since then belongs to the next report. So the report is kept here.
+
+use kvm_bindings::kvm_clear_dirty_log;
+use vmm_sys_util::ioctl::ioctl_with_ref;
+
+use crate::error::{Error, Result};
+use crate::kvm::vm::KvmVm;
+use crate::memory::PAGE_SIZE;
+
+/// Request numbers, which the macro makes as public functions without documentation.
+mod request {
+    #![allow(missing_docs, unreachable_pub)]
+    use kvm_bindings::{KVMIO, kvm_clear_dirty_log};
+    vmm_sys_util::ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
+}
+
+/// Pages cleared by one ioctl at most: long enough to be cheap a page, short enough not to keep vCPUs waiting for
+/// the MMU lock. A multiple of 64, as the ioctl wants.
+const CLEAR_PAGES: u64 = 4096;
+
+/// Recording, from [`start`](Self::start) to [`stop`](Self::stop).
+#[derive(Debug)]
+pub struct DirtyLog {
+    /// Reported and not yet cleared; empty without manual protection.
+    reported: Vec<u64>,
+}
+
+impl DirtyLog {
+    /// Begins to record. Pages may count as written from the start on, whether they were or not.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn start(vm: &KvmVm) -> Result<Self> {
+        vm.log_dirty_pages(true)?;
+        let words = if vm.manual_protect() { (vm.ram().len() / PAGE_SIZE).div_ceil(64) } else { 0 };
+        Ok(Self { reported: vec![0; words as usize] })
+    }
+
+    /// ORs the pages written since they were last cleared (without manual protection: last reported) into `words`;
+    /// bit 0 of word 0 is the block's first page.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    ///
+    /// # Panics
+    /// If `words` is shorter than one bit a page.
+    pub fn sync(&mut self, vm: &KvmVm, words: &mut [u64]) -> Result<()> {
+        for (slot, stretch) in vm.slots() {
+            let log = vm.fd().get_dirty_log(slot, stretch.len as usize).map_err(Error::kvm("KVM_GET_DIRTY_LOG"))?;
+            let first = (stretch.offset / PAGE_SIZE / 64) as usize;
+            for (index, word) in log.into_iter().enumerate() {
+                words[first + index] |= word;
+                if let Some(reported) = self.reported.get_mut(first + index) {
+                    *reported = word;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Clears at least pages `first..first + count` of the last report, so that the next one tells who was written
+    /// after this call. To be called before the pages are read.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn clear(&mut self, vm: &KvmVm, first: u64, count: u64) -> Result<()> {
+        if self.reported.is_empty() || count == 0 {
+            return Ok(());
+        }
+        for (slot, stretch) in vm.slots() {
+            let (start, end) = (stretch.offset / PAGE_SIZE, (stretch.offset + stretch.len) / PAGE_SIZE);
+            let mut page = first.max(start) / CLEAR_PAGES * CLEAR_PAGES;
+            while page < end.min(first.saturating_add(count)) {
+                let next = end.min(page + CLEAR_PAGES);
+                let bits = &mut self.reported[(page / 64) as usize..next.div_ceil(64) as usize];
+                if bits.iter().any(|&word| word != 0) {
+                    clear_pages(vm, slot, page - start, next - page, bits)?;
+                    bits.fill(0);
+                }
+                page = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends recording. A slot whose flag cannot be taken back goes on recording, which costs the guest some speed
+    /// and is otherwise harmless.
+    pub fn stop(self, vm: &KvmVm) {
+        let _ = vm.log_dirty_pages(false);
+    }
+}
+
+/// `first` and `count` in pages of the slot.
+fn clear_pages(vm: &KvmVm, slot: u32, first: u64, count: u64, bits: &mut [u64]) -> Result<()> {
+    assert!(bits.len() as u64 * 64 >= count, "one bit a page");
+    let request = kvm_clear_dirty_log {
+        slot,
+        num_pages: count as u32,
+        first_page: first,
+        __bindgen_anon_1: kvm_bindings::kvm_clear_dirty_log__bindgen_ty_1 { dirty_bitmap: bits.as_mut_ptr().cast() },
+    };
+    // SAFETY: the descriptor is a VM's; the kernel reads `count` bits from `bits`, which has them.
+    match unsafe { ioctl_with_ref(vm.fd(), request::KVM_CLEAR_DIRTY_LOG(), &request) } {
+        0 => Ok(()),
+        _ => Err(Error::Kvm { call: "KVM_CLEAR_DIRTY_LOG", source: std::io::Error::last_os_error() }),
+    }
+}

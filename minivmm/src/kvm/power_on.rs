@@ -1,0 +1,49 @@
+//! A vCPU as firmware leaves it to a kernel: CPUID, the few MSRs that matter, and the boot registers.
+
+use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
+
+use crate::error::{Error, Result};
+use crate::kvm::vcpu::Vcpu;
+
+/// IA32_MISC_ENABLE: fast strings, as every firmware sets it.
+const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
+/// IA32_MTRR_DEF_TYPE: enabled, everything write-back. Without it Linux does without PAT, too.
+const MTRR_DEF_TYPE: (u32, u64) = (0x2ff, 1 << 11 | 6);
+
+impl Vcpu {
+    /// Sets what the CPU is.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn set_cpuid(&self, cpuid: &CpuId) -> Result<()> {
+        self.fd().set_cpuid2(cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))
+    }
+
+    /// Sets the MSRs that firmware sets on every CPU.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn set_firmware_msrs(&self) -> Result<()> {
+        let entries = [MISC_ENABLE, MTRR_DEF_TYPE].map(|(index, data)| kvm_msr_entry { index, data, reserved: 0 });
+        let msrs = Msrs::from_entries(&entries).expect("two entries are fewer than the limit");
+        match self.fd().set_msrs(&msrs).map_err(Error::kvm("KVM_SET_MSRS"))? {
+            count if count == entries.len() => Ok(()),
+            // KVM stops at the first MSR it refuses (api.rst, 4.19).
+            _ => Err(Error::Kvm {
+                call: "KVM_SET_MSRS for IA32_MISC_ENABLE, IA32_MTRR_DEF_TYPE",
+                source: std::io::ErrorKind::Unsupported.into(),
+            }),
+        }
+    }
+
+    /// Sets where it starts: `change` gets the system registers as they are after reset.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn set_start(&self, registers: &kvm_regs, change: impl FnOnce(&mut kvm_sregs)) -> Result<()> {
+        let mut sregs = self.fd().get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
+        change(&mut sregs);
+        self.fd().set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
+        self.fd().set_regs(registers).map_err(Error::kvm("KVM_SET_REGS"))
+    }
+}

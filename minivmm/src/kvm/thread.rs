@@ -1,0 +1,228 @@
+//! A vCPU's thread: running, paused exactly, ended.
+//!
+//! The thread holds the vCPU's lock while it runs and gives it back when it is paused, so whoever gets the lock sees
+//! a vCPU at rest: outside KVM_RUN, with every access completed.
+//!
+//! ```text
+//!          resume            kick + EINTR
+//!  Paused ───────► Running ──────────────► Paused ──end──► (thread gone)
+//! ```
+
+use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use libc::{c_int, c_void, siginfo_t};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use crate::error::{Error, Result};
+use crate::kvm::vcpu::{Buses, Exit, Vcpu};
+
+/// What a vCPU reports; it is paused then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VcpuEvent {
+    /// Triple fault: the machine resets.
+    TripleFault,
+    /// It cannot go on: why.
+    Failed(String),
+}
+
+/// The thread of one vCPU. It is paused at first; dropping it ends it.
+pub struct VcpuThread {
+    index: u8,
+    shared: Arc<Shared>,
+    immediate_exit: ImmediateExit,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    vcpu: Mutex<Vcpu>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    wanted: Wanted,
+    /// The thread holds the vCPU.
+    running: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Run,
+    Pause,
+    End,
+}
+
+/// `kvm_run.immediate_exit` of a vCPU that [`Shared`] keeps alive.
+struct ImmediateExit(*mut u8);
+
+// SAFETY: the byte is only accessed as an atomic, by any thread.
+unsafe impl Send for ImmediateExit {}
+// SAFETY: as above.
+unsafe impl Sync for ImmediateExit {}
+
+impl fmt::Debug for VcpuThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VcpuThread").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+impl VcpuThread {
+    /// Starts the thread, paused. `report` is called on it.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if the host gives no thread.
+    pub fn spawn(mut vcpu: Vcpu, buses: Arc<Buses>, report: impl Fn(VcpuEvent) + Send + 'static) -> Result<Self> {
+        install_kick_handler();
+        let index = vcpu.index();
+        let immediate_exit = ImmediateExit(vcpu.immediate_exit());
+        let shared = Arc::new(Shared {
+            vcpu: Mutex::new(vcpu),
+            state: Mutex::new(State { wanted: Wanted::Pause, running: false }),
+            changed: Condvar::new(),
+        });
+        let thread = std::thread::Builder::new()
+            .name(format!("vcpu{index}"))
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || shared.serve(&buses, &report)
+            })
+            .map_err(|error| Error::Flag { flag: "--cpus", what: format!("the host gives no thread: {error}") })?;
+        Ok(Self { index, shared, immediate_exit, thread: Some(thread) })
+    }
+
+    /// APIC id.
+    pub fn index(&self) -> u8 {
+        self.index
+    }
+
+    /// The vCPU, at rest. Blocks while it runs: pause it first.
+    pub fn vcpu(&self) -> MutexGuard<'_, Vcpu> {
+        lock(&self.shared.vcpu)
+    }
+
+    /// Lets it run.
+    pub fn resume(&self) {
+        self.want(Wanted::Run);
+    }
+
+    /// Asks it to pause, without waiting: all of a machine's are asked before the first is waited for.
+    pub fn ask_pause(&self) {
+        self.want(Wanted::Pause);
+        self.kick();
+    }
+
+    /// Waits until it is paused.
+    ///
+    /// # Errors
+    /// [`Error::VcpuStuck`] after `deadline`.
+    pub fn wait_paused(&self, deadline: Duration) -> Result<()> {
+        let until = Instant::now() + deadline;
+        let mut state = lock(&self.shared.state);
+        while state.running {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::VcpuStuck { index: self.index, seconds: deadline.as_secs() });
+            }
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(|poison| poison.into_inner()).0;
+        }
+        Ok(())
+    }
+
+    fn want(&self, wanted: Wanted) {
+        let mut state = lock(&self.shared.state);
+        state.wanted = wanted;
+        // Counted as running from here on, so that a pause right behind waits for the thread to have seen both.
+        state.running |= wanted == Wanted::Run;
+        self.shared.changed.notify_all();
+    }
+
+    /// Gets the thread out of KVM_RUN: the byte for an entry that is about to happen, the signal for one that is.
+    fn kick(&self) {
+        // SAFETY: `shared` keeps the vCPU and so its mapping alive; the byte is only ever accessed atomically.
+        unsafe { AtomicU8::from_ptr(self.immediate_exit.0) }.store(1, Ordering::SeqCst);
+        if let Some(thread) = &self.thread {
+            // Fails only if the thread has ended, and then there is nothing to kick.
+            let _ = thread.kill(SIGRTMIN());
+        }
+    }
+}
+
+impl Drop for VcpuThread {
+    fn drop(&mut self) {
+        self.want(Wanted::End);
+        self.kick();
+        if let Some(thread) = self.thread.take() {
+            // It ends by a panic only if a device panicked; that was printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn serve(&self, buses: &Buses, report: &dyn Fn(VcpuEvent)) {
+        while self.wait_for_run() {
+            let event = self.run(buses);
+            let mut state = lock(&self.state);
+            if event.is_some() && state.wanted == Wanted::Run {
+                state.wanted = Wanted::Pause;
+            }
+            state.running = state.wanted == Wanted::Run;
+            self.changed.notify_all();
+            drop(state);
+            if let Some(event) = event {
+                report(event);
+            }
+        }
+    }
+
+    /// True to run, false to end.
+    fn wait_for_run(&self) -> bool {
+        let mut state = lock(&self.state);
+        loop {
+            match state.wanted {
+                Wanted::Run => return true,
+                Wanted::End => return false,
+                Wanted::Pause => {
+                    state.running = false;
+                    self.changed.notify_all();
+                    state = self.changed.wait(state).unwrap_or_else(|poison| poison.into_inner());
+                }
+            }
+        }
+    }
+
+    /// Runs until something else is wanted, or the vCPU cannot go on.
+    fn run(&self, buses: &Buses) -> Option<VcpuEvent> {
+        let mut vcpu = lock(&self.vcpu);
+        loop {
+            match vcpu.enter(buses) {
+                Exit::Handled => {}
+                Exit::Interrupted => {
+                    // Cleared before looking: a kick from here on is either seen now or interrupts the next entry.
+                    vcpu.clear_immediate_exit();
+                    if lock(&self.state).wanted != Wanted::Run {
+                        return None;
+                    }
+                }
+                Exit::TripleFault => return Some(VcpuEvent::TripleFault),
+                Exit::Failed(why) => return Some(VcpuEvent::Failed(why)),
+            }
+        }
+    }
+}
+
+/// A panic elsewhere leaves these values whole: they are set in one go.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
+}
+
+/// The signal's only purpose is to interrupt KVM_RUN; without a handler it would end the process.
+fn install_kick_handler() {
+    extern "C" fn nothing(_: c_int, _: *mut siginfo_t, _: *mut c_void) {}
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| register_signal_handler(SIGRTMIN(), nothing).expect("SIGRTMIN can have a handler"));
+}

@@ -1,0 +1,114 @@
+//! One vCPU: entering the guest, and handing its port and memory accesses to the buses.
+
+use std::fmt;
+use std::sync::atomic::AtomicU8;
+
+use kvm_bindings::kvm_run;
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use crate::bus::Bus;
+use crate::memory::Ram;
+
+/// Where the guest's accesses go.
+#[derive(Clone, Debug, Default)]
+pub struct Buses {
+    /// Port space.
+    pub pio: Bus,
+    /// Memory space outside RAM.
+    pub mmio: Bus,
+}
+
+/// Why [`Vcpu::enter`] came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// An access was answered; the instruction completes at the next entry.
+    Handled,
+    /// Interrupted from outside, with no instruction half done: the state can be read.
+    Interrupted,
+    /// The guest's CPU shut down (triple fault); a real machine resets.
+    TripleFault,
+    /// The CPU cannot go on: why.
+    Failed(String),
+}
+
+/// A vCPU.
+pub struct Vcpu {
+    index: u8,
+    fd: VcpuFd,
+    /// What the guest may write while this vCPU runs stays mapped.
+    _ram: Ram,
+}
+
+impl fmt::Debug for Vcpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vcpu").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+impl Vcpu {
+    pub(crate) fn new(index: u8, fd: VcpuFd, ram: Ram) -> Self {
+        Self { index, fd, _ram: ram }
+    }
+
+    /// APIC id.
+    pub fn index(&self) -> u8 {
+        self.index
+    }
+
+    /// The file to ask for registers and other state.
+    pub fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// The byte that makes the next entry come back at once, with any access completed; valid while the vCPU lives.
+    pub(crate) fn immediate_exit(&mut self) -> *mut u8 {
+        let run: *mut kvm_run = self.fd.get_kvm_run();
+        // SAFETY: `run` is the live mapping of this vCPU; only an address is taken.
+        unsafe { &raw mut (*run).immediate_exit }
+    }
+
+    /// Takes the request to come back at once away.
+    pub(crate) fn clear_immediate_exit(&mut self) {
+        let byte = self.immediate_exit();
+        // SAFETY: the byte lives as long as `self` and is only ever accessed atomically, here and by the kicker.
+        unsafe { AtomicU8::from_ptr(byte) }.store(0, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Runs the guest until it needs something, and answers it from `buses`.
+    pub fn enter(&mut self, buses: &Buses) -> Exit {
+        match self.fd.run() {
+            Ok(VcpuExit::IoIn(port, data)) => buses.pio.read(port.into(), data),
+            Ok(VcpuExit::IoOut(port, data)) => buses.pio.write(port.into(), data),
+            Ok(VcpuExit::MmioRead(address, data)) => buses.mmio.read(address, data),
+            Ok(VcpuExit::MmioWrite(address, data)) => buses.mmio.write(address, data),
+            Ok(VcpuExit::Shutdown) => return Exit::TripleFault,
+            Ok(VcpuExit::InternalError) => return Exit::Failed(self.internal_error()),
+            Ok(exit) => {
+                let exit = format!("{exit:?}");
+                return Exit::Failed(format!("unexpected exit {exit} at {}", self.place()));
+            }
+            // EAGAIN: a waiting application processor was just started (api.rst, 4.10).
+            Err(error) if error.errno() == libc::EAGAIN => {}
+            Err(error) if error.errno() == libc::EINTR => return Exit::Interrupted,
+            Err(error) => return Exit::Failed(format!("KVM_RUN failed: {error} at {}", self.place())),
+        }
+        Exit::Handled
+    }
+
+    /// KVM gives no reason as text; the suberrors are in api.rst, KVM_EXIT_INTERNAL_ERROR.
+    fn internal_error(&mut self) -> String {
+        // SAFETY: the union holds `internal` after this exit reason; all its bit patterns are valid.
+        let internal = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal };
+        let what = match internal.suberror {
+            1 => "it cannot emulate the instruction",
+            2 => "two events at once",
+            3 => "an event could not be delivered",
+            _ => "it gives no reason",
+        };
+        format!("KVM internal error {} ({what}) at {}", internal.suberror, self.place())
+    }
+
+    fn place(&self) -> String {
+        self.fd.get_regs().map_or_else(|_| "an unknown address".into(), |regs| format!("rip {:#x}", regs.rip))
+    }
+}

@@ -1,0 +1,153 @@
+//! One KVM virtual machine: memory slots, interrupt controllers, timer, interrupt lines, doorbells.
+
+use std::fmt;
+use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::error::{Error, Result};
+use crate::irq::IrqLine;
+use crate::kvm::vcpu::Vcpu;
+use crate::memory::{Ram, Stretch};
+
+/// Four pages that old Intel CPUs need below 4 GiB for real mode: one for identity-mapped paging, three for a TSS.
+/// Where QEMU has them, out of the way of RAM and devices.
+const IDENTITY_MAP: u64 = 0xfffb_c000;
+const TSS: usize = 0xfffb_d000;
+
+/// A virtual machine in the kernel, with its RAM in slots and its interrupt controllers made.
+pub struct KvmVm {
+    kvm: Kvm,
+    fd: Arc<VmFd>,
+    ram: Ram,
+    manual_protect: bool,
+}
+
+impl fmt::Debug for KvmVm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvmVm").field("ram", &self.ram.len()).finish_non_exhaustive()
+    }
+}
+
+impl KvmVm {
+    /// A machine with `ram`, PIC, IOAPIC, PIT, and no vCPU yet.
+    ///
+    /// # Errors
+    /// [`Error::OpenKvm`], [`Error::MissingCapability`], [`Error::Kvm`].
+    pub fn new(kvm: Kvm, ram: &Ram) -> Result<Self> {
+        let fd = kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
+        fd.set_identity_map_address(IDENTITY_MAP).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        fd.set_tss_address(TSS).map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
+        fd.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
+        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        fd.create_pit2(pit).map_err(Error::kvm("KVM_CREATE_PIT2"))?;
+        let manual_protect = enable_manual_protect(&fd)?;
+        let vm = Self { kvm, fd: Arc::new(fd), ram: ram.clone(), manual_protect };
+        vm.set_slots(0)?;
+        Ok(vm)
+    }
+
+    /// The file to ask for state: clock, PIC, IOAPIC, PIT.
+    pub fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// What the host offers.
+    pub fn kvm(&self) -> &Kvm {
+        &self.kvm
+    }
+
+    /// The RAM in the slots.
+    pub fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
+    /// Makes the vCPU with APIC id `index`.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn create_vcpu(&self, index: u8) -> Result<Vcpu> {
+        let fd = self.fd.create_vcpu(index.into()).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
+        Ok(Vcpu::new(index, fd, self.ram.clone()))
+    }
+
+    /// The wire to `gsi` of the interrupt controllers.
+    pub fn irq_line(&self, gsi: u32) -> Arc<dyn IrqLine> {
+        Arc::new(GsiLine { fd: Arc::clone(&self.fd), gsi })
+    }
+
+    /// Signals `doorbell` when the guest writes the 32-bit `value` at `address`, instead of an exit to this process.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn add_doorbell(&self, address: u64, value: u32, doorbell: &EventFd) -> Result<()> {
+        self.fd
+            .register_ioevent(doorbell, &IoEventAddress::Mmio(address), value)
+            .map_err(Error::kvm("KVM_IOEVENTFD for a virtio queue"))
+    }
+
+    /// True if the dirty log is cleared on request ([`clear`](crate::kvm::dirty::DirtyLog::clear)) and not when read.
+    pub(crate) fn manual_protect(&self) -> bool {
+        self.manual_protect
+    }
+
+    /// Memory slots, by slot number.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (u32, Stretch)> + '_ {
+        (0..).zip(self.ram.stretches())
+    }
+
+    /// Begins or ends KVM's recording of pages written by vCPUs.
+    pub(crate) fn log_dirty_pages(&self, on: bool) -> Result<()> {
+        self.set_slots(if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 })
+    }
+
+    fn set_slots(&self, flags: u32) -> Result<()> {
+        for (slot, stretch) in self.slots() {
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags,
+                guest_phys_addr: stretch.guest_address,
+                memory_size: stretch.len,
+                userspace_addr: stretch.host_address,
+            };
+            // SAFETY: the range is a whole live mapping of `self.ram`, used by nothing but the guest and vm-memory.
+            // The guest writes it only while a vCPU runs, and every vCPU holds the RAM.
+            unsafe { self.fd.set_user_memory_region(region) }
+                .map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION for guest RAM"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Write protection on request, and all pages dirty at the start: beginning to record then costs nothing
+/// (api.rst, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, Linux 5.7). An older host records without.
+fn enable_manual_protect(fd: &VmFd) -> Result<bool> {
+    let wanted = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
+    if fd.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into()) as u32 & wanted != wanted {
+        return Ok(false);
+    }
+    let mut cap = kvm_enable_cap { cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, ..Default::default() };
+    cap.args[0] = wanted.into();
+    fd.enable_cap(&cap).map_err(Error::kvm("KVM_ENABLE_CAP for KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2"))?;
+    Ok(true)
+}
+
+/// An input of the in-kernel interrupt controllers.
+struct GsiLine {
+    fd: Arc<VmFd>,
+    gsi: u32,
+}
+
+impl IrqLine for GsiLine {
+    fn set(&self, high: bool) {
+        // KVM_IRQ_LINE fails only without an interrupt controller or for a GSI beyond its pins; both are fixed
+        // when the machine is built.
+        let result = self.fd.set_irq_line(self.gsi, high);
+        debug_assert!(result.is_ok(), "KVM_IRQ_LINE for GSI {}: {result:?}", self.gsi);
+    }
+}

@@ -1,0 +1,88 @@
+//! Which sections a machine has: QEMU `microvm`'s, by its names and instance numbers, and what minivmm adds.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use vmstate::Section;
+use vmstate::section::Sections;
+
+use super::global::{GlobalState, Timer};
+use super::view::View;
+use crate::kvm::state::HypervisorState;
+
+/// A device's section, as it is shared between vCPUs, the device's threads and a migration.
+pub type SharedSection = Arc<Mutex<dyn Section + Send>>;
+
+/// State that no device model owns, between the kernel and the stream: read before a save, written after a load.
+#[derive(Clone, Debug)]
+pub struct MachineState {
+    /// vCPUs, interrupt chips, timer, clocks.
+    pub hypervisor: HypervisorState,
+    /// Section `timer`.
+    pub timer: Timer,
+    /// Section `globalstate`.
+    pub global: GlobalState,
+}
+
+impl MachineState {
+    /// Room for the state of a machine with so many vCPUs.
+    pub fn new(vcpus: usize) -> Self {
+        Self { hypervisor: HypervisorState::new(vcpus), timer: Timer::default(), global: GlobalState::new("paused") }
+    }
+}
+
+/// Everything that has a section.
+#[derive(Clone)]
+pub struct Parts {
+    /// The kernel's side.
+    pub state: Arc<Mutex<MachineState>>,
+    /// How many vCPUs there are.
+    pub vcpus: usize,
+    /// Device models, with their sections' names.
+    pub devices: Vec<(String, SharedSection)>,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.devices.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+impl Parts {
+    /// Registers all of them, in the order that QEMU sends them.
+    ///
+    /// # Errors
+    /// Two devices have the same name.
+    pub fn sections(&self) -> vmstate::Result<Sections<'static>> {
+        let state = &self.state;
+        let mut sections = Sections::new();
+        sections.register("timer", 0, View::new(state, |state: &mut MachineState| &mut state.timer))?;
+        for vcpu in 0..self.vcpus {
+            let instance = vcpu as u32;
+            let common = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].common);
+            sections.register("cpu_common", instance, common)?;
+            let cpu = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].cpu);
+            sections.register("cpu", instance, cpu)?;
+            let apic = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].apic);
+            sections.register("apic", instance, apic)?;
+        }
+        sections.register("ioapic", 0, View::new(state, |state: &mut MachineState| &mut state.hypervisor.ioapic))?;
+        sections.register("kvmclock", 0, View::new(state, |state: &mut MachineState| &mut state.hypervisor.clock))?;
+        for chip in 0..2 {
+            let pic = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.pics[chip]);
+            sections.register("i8259", chip as u32, pic)?;
+        }
+        sections.register("i8254", 0, View::new(state, |state: &mut MachineState| &mut state.hypervisor.pit))?;
+        for (name, device) in &self.devices {
+            sections.register(name, 0, Arc::clone(device))?;
+        }
+        sections.register("globalstate", 0, View::new(state, |state: &mut MachineState| &mut state.global))?;
+        let reference = View::new(state, |state: &mut MachineState| &mut state.hypervisor.reference);
+        sections.register("minivmm/clock", 0, reference)?.optional();
+        for vcpu in 0..self.vcpus {
+            let extra = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].extra);
+            sections.register("minivmm/vcpu", vcpu as u32, extra)?.optional();
+        }
+        Ok(sections)
+    }
+}

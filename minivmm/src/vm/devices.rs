@@ -1,0 +1,126 @@
+//! The machine's devices: made, put in their windows, stopped and started together.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::boot::layout::{COM1, COM1_GSI, COM1_LEN, GED, GED_GSI, VIRTIO_MMIO_LEN, virtio_place, virtio_window};
+use crate::devices::ged::{self, Ged, Power};
+use crate::devices::serial::Serial;
+use crate::devices::virtio::Model;
+use crate::devices::virtio::blk::Blk;
+use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Virtio};
+use crate::devices::{Device, DeviceError};
+use crate::error::{Error, Result};
+use crate::kvm::vcpu::Buses;
+use crate::kvm::vm::KvmVm;
+use crate::vm::backends::Backends;
+use crate::vm::handle::{Handle, Request};
+
+/// A device that vCPUs, its own threads and the driver reach.
+pub type Shared<T> = Arc<Mutex<T>>;
+
+/// All devices of a machine.
+pub struct Devices {
+    /// COM1.
+    pub serial: Shared<Serial>,
+    /// Power button, power-off, reset.
+    pub ged: Shared<Ged>,
+    /// Disks, in the order of the command line.
+    pub disks: Vec<Shared<Virtio<Blk>>>,
+    virtio_windows: Vec<u8>,
+}
+
+impl fmt::Debug for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Devices").field("virtio_windows", &self.virtio_windows).finish_non_exhaustive()
+    }
+}
+
+impl Devices {
+    /// Devices as after power-on, in their windows on `buses`. Power-off and reset by the guest are told to `handle`.
+    ///
+    /// # Errors
+    /// [`Error::Device`], [`Error::Kvm`].
+    pub fn new(kvm: &KvmVm, backends: &Backends, buses: &mut Buses, handle: Handle) -> Result<Self> {
+        let serial = Serial::new(kvm.irq_line(COM1_GSI), Box::new(backends.console.clone())).map_err(Error::device)?;
+        let serial = Arc::new(Mutex::new(serial));
+        buses.pio.insert(COM1.into(), COM1_LEN.into(), serial.clone());
+        let on_power = move |power| {
+            handle.tell(match power {
+                Power::Off => Request::PoweredOff,
+                Power::Reset => Request::Reset,
+            });
+        };
+        let ged = Arc::new(Mutex::new(Ged::new(kvm.irq_line(GED_GSI), Box::new(on_power))));
+        buses.mmio.insert(GED, ged::WINDOW, ged.clone());
+        let mut devices = Self { serial, ged, disks: Vec::new(), virtio_windows: Vec::new() };
+        for image in &backends.images {
+            let disk = devices.add_virtio(kvm, buses, "virtio-blk", Blk::new(Arc::clone(image)))?;
+            devices.disks.push(disk);
+        }
+        Ok(devices)
+    }
+
+    /// Windows that hold a virtio device, in the order of the command line.
+    pub fn virtio_windows(&self) -> &[u8] {
+        &self.virtio_windows
+    }
+
+    /// Puts `model` into the next free window.
+    fn add_virtio<M: Model>(
+        &mut self,
+        kvm: &KvmVm,
+        buses: &mut Buses,
+        name: &str,
+        model: M,
+    ) -> Result<Shared<Virtio<M>>> {
+        let window = virtio_window(self.virtio_windows.len() as u8);
+        let (address, gsi) = virtio_place(window);
+        // QEMU's section name: the bus path of the transport, then the device.
+        let name = format!("virtio-mmio@{address:016x}/{name}");
+        let device = Virtio::new(name, model, kvm.ram().guest().clone(), kvm.irq_line(gsi)).map_err(Error::device)?;
+        for (queue, kick) in (0..).zip(device.kicks()) {
+            kvm.add_doorbell(address + QUEUE_NOTIFY, queue, kick)?;
+        }
+        let device = Arc::new(Mutex::new(device));
+        buses.mmio.insert(address, VIRTIO_MMIO_LEN, device.clone());
+        self.virtio_windows.push(window);
+        Ok(device)
+    }
+
+    /// Waits until no device has work in flight, `deadline` for all of them.
+    ///
+    /// # Errors
+    /// One did not finish; all go on as before.
+    pub fn pause(&self, deadline: Duration) -> Result<(), DeviceError> {
+        let until = Instant::now() + deadline;
+        for (index, device) in self.all().into_iter().enumerate() {
+            let left = until.saturating_duration_since(Instant::now());
+            if let Err(error) = lock(device).pause(left) {
+                self.all().into_iter().take(index).for_each(|device| lock(device).resume());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// All go on.
+    pub fn resume(&self) {
+        self.all().into_iter().for_each(|device| lock(device).resume());
+    }
+
+    /// Those that send come before those that are told: virtio devices, then the rest.
+    fn all(&self) -> Vec<&Mutex<dyn Device>> {
+        let mut all: Vec<&Mutex<dyn Device>> = Vec::new();
+        all.extend(self.disks.iter().map(|disk| &**disk as &Mutex<dyn Device>));
+        all.push(&*self.ged);
+        all.push(&*self.serial);
+        all
+    }
+}
+
+/// A panic inside a device was printed by its thread; what is left of the device still can be stopped.
+fn lock<'a>(device: &'a Mutex<dyn Device + 'static>) -> MutexGuard<'a, dyn Device + 'static> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,109 @@
+//! What a reset replaces whole: the KVM machine, its vCPUs, its devices. RAM stays.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_ioctls::Cap;
+
+use crate::boot::{self, Payload, acpi};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::kvm::thread::{VcpuEvent, VcpuThread};
+use crate::kvm::vcpu::{Buses, Vcpu};
+use crate::kvm::vm::KvmVm;
+use crate::kvm::{self, cpuid};
+use crate::memory::Ram;
+use crate::vm::backends::Backends;
+use crate::vm::devices::Devices;
+use crate::vm::handle::{Handle, Request};
+
+/// A vCPU comes out of the kernel within microseconds, on a loaded host within milliseconds.
+const VCPU_PATIENCE: Duration = Duration::from_secs(10);
+
+/// vCPUs and devices around a machine's RAM. Nothing runs until [`resume_vcpus`](Self::resume_vcpus).
+#[derive(Debug)]
+pub struct Machine {
+    /// vCPUs, by APIC id. First here, so that they end before what they use.
+    pub vcpus: Vec<VcpuThread>,
+    /// The kernel's side: slots, interrupt chips, timer, clock.
+    pub kvm: KvmVm,
+    /// Devices.
+    pub devices: Devices,
+}
+
+impl Machine {
+    /// Builds one as after power-on, with nothing in its RAM. What the guest does to the whole machine is told to
+    /// `handle`.
+    ///
+    /// # Errors
+    /// Any; see [`Error`].
+    pub(super) fn new(config: &Config, ram: &Ram, backends: &Backends, handle: &Handle) -> Result<Self> {
+        let kvm = KvmVm::new(kvm::open()?, ram)?;
+        let mut buses = Buses::default();
+        let devices = Devices::new(&kvm, backends, &mut buses, handle.clone())?;
+        let vcpus = make_vcpus(&kvm, config.cpus)?;
+        let buses = Arc::new(buses);
+        let vcpus = vcpus.into_iter().map(|vcpu| spawn(vcpu, Arc::clone(&buses), handle.clone()));
+        Ok(Self { vcpus: vcpus.collect::<Result<_>>()?, kvm, devices })
+    }
+
+    /// Loads `kernel` with what belongs to it, and puts the first vCPU at its entry.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Flag`], [`Error::Memory`].
+    pub(super) fn load(&self, config: &Config, kernel: &Path) -> Result<()> {
+        let payload = Payload { kernel, initrd: config.initrd.as_deref(), append: &config.append };
+        let acpi = acpi::Machine { cpus: config.cpus, virtio_windows: self.devices.virtio_windows().to_vec() };
+        let entry = boot::load(self.kvm.ram(), payload, &acpi)?;
+        self.vcpus[0].vcpu().set_start(&entry.registers(), |sregs| entry.set_system_registers(sregs))
+    }
+
+    /// Stops all vCPUs: outside the guest, no access half done. Devices go on.
+    ///
+    /// # Errors
+    /// [`Error::VcpuStuck`]; all run on.
+    pub fn pause_vcpus(&self) -> Result<()> {
+        self.vcpus.iter().for_each(VcpuThread::ask_pause);
+        let paused = self.vcpus.iter().try_for_each(|vcpu| vcpu.wait_paused(VCPU_PATIENCE));
+        if paused.is_err() {
+            self.vcpus.iter().for_each(VcpuThread::resume);
+        }
+        paused
+    }
+
+    /// Lets all vCPUs, which are paused, run.
+    pub fn resume_vcpus(&self) {
+        for vcpu in &self.vcpus {
+            // The guest's watchdog would take the pause for a lock-up. Refused while the guest has no kvmclock, and
+            // then it has nothing to be told.
+            let _ = vcpu.vcpu().fd().kvmclock_ctrl();
+        }
+        self.vcpus.iter().for_each(VcpuThread::resume);
+    }
+}
+
+fn make_vcpus(kvm: &KvmVm, cpus: u8) -> Result<Vec<Vcpu>> {
+    let supported =
+        kvm.kvm().get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
+    let tsc_deadline = kvm.kvm().check_extension(Cap::TscDeadlineTimer);
+    let make = |index| {
+        let vcpu = kvm.create_vcpu(index)?;
+        vcpu.set_cpuid(&cpuid::for_vcpu(&supported, index, cpus, tsc_deadline))?;
+        vcpu.set_firmware_msrs()?;
+        Ok(vcpu)
+    };
+    (0..cpus).map(make).collect()
+}
+
+fn spawn(vcpu: Vcpu, buses: Arc<Buses>, handle: Handle) -> Result<VcpuThread> {
+    let index = vcpu.index();
+    VcpuThread::spawn(vcpu, buses, move |event| {
+        handle.tell(match event {
+            // A real machine resets when its CPU shuts down.
+            VcpuEvent::TripleFault => Request::Reset,
+            VcpuEvent::Failed(why) => Request::Fail(format!("vCPU {index}: {why}")),
+        });
+    })
+}

@@ -1,0 +1,188 @@
+//! The tiny guest on a real `/dev/kvm`: boot, exact pause, and the dirty log held against what the guest wrote.
+//!
+//! The oracles are the guest's own check of its memory and its rule for what each page holds after each pass.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use minivmm::boot::{self, Payload, acpi::Machine};
+use minivmm::bus::BusDevice;
+use minivmm::kvm::dirty::DirtyLog;
+use minivmm::kvm::thread::{VcpuEvent, VcpuThread};
+use minivmm::kvm::vcpu::Buses;
+use minivmm::kvm::vm::KvmVm;
+use minivmm::kvm::{self, cpuid};
+use minivmm::memory::{PAGE_SIZE, Ram};
+use vmstate_lab::tiny;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// COM1 as far as the tiny guest needs it.
+#[derive(Default)]
+struct Console {
+    text: String,
+}
+
+impl BusDevice for Console {
+    fn read(&mut self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+    fn write(&mut self, _offset: u64, data: &[u8]) {
+        self.text.extend(data.iter().map(|&byte| char::from(byte)));
+    }
+}
+
+struct Guest {
+    vm: KvmVm,
+    vcpu: VcpuThread,
+    console: Arc<Mutex<Console>>,
+    pages: u64,
+    events: std::sync::mpsc::Receiver<VcpuEvent>,
+}
+
+impl Guest {
+    /// `None` after saying that the test is skipped.
+    fn boot(pages: u64, span: u64) -> Option<Self> {
+        let kvm = match kvm::open() {
+            Ok(kvm) => kvm,
+            Err(error) => {
+                vmstate_lab::skip::skip(error);
+                return None;
+            }
+        };
+        let ram = Ram::new(tiny::FIRST_PAGE + pages * PAGE_SIZE).unwrap();
+        let supported = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).unwrap();
+        let vm = KvmVm::new(kvm, &ram).unwrap();
+        let vcpu = vm.create_vcpu(0).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = dir.path().join("tiny");
+        std::fs::write(&kernel, tiny::bzimage()).unwrap();
+        let append = tiny::command_line(pages, span);
+        let payload = Payload { kernel: &kernel, initrd: None, append: &append };
+        let entry = boot::load(&ram, payload, &Machine { cpus: 1, virtio_windows: Vec::new() }).unwrap();
+        vcpu.set_cpuid(&cpuid::for_vcpu(&supported, 0, 1, false)).unwrap();
+        vcpu.set_firmware_msrs().unwrap();
+        vcpu.set_start(&entry.registers(), |sregs| entry.set_system_registers(sregs)).unwrap();
+        let console = Arc::new(Mutex::new(Console::default()));
+        let mut buses = Buses::default();
+        buses.pio.insert(0x3f8, 8, console.clone());
+        let (sender, events) = std::sync::mpsc::channel();
+        let vcpu = VcpuThread::spawn(vcpu, Arc::new(buses), move |event| drop(sender.send(event))).unwrap();
+        Some(Self { vm, vcpu, console, pages, events })
+    }
+
+    fn pause(&self) {
+        self.vcpu.ask_pause();
+        self.vcpu.wait_paused(PATIENCE).unwrap();
+    }
+
+    /// Passes the guest has printed.
+    fn passes(&self) -> u64 {
+        let console = self.console.lock().unwrap();
+        assert!(!console.text.contains('E'), "the guest found its memory wrong: {}", console.text);
+        console.text.lines().filter(|line| line.len() == 9 && line.starts_with('p')).count() as u64
+    }
+
+    fn run_until_pass(&self, pass: u64) {
+        self.vcpu.resume();
+        let until = Instant::now() + PATIENCE;
+        while self.passes() < pass {
+            if let Ok(event) = self.events.try_recv() {
+                panic!("{event:?}");
+            }
+            assert!(
+                Instant::now() < until,
+                "no pass {pass} within {PATIENCE:?}: {}",
+                self.console.lock().unwrap().text
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// First word of each page, as the block holds it.
+    fn words(&self) -> Vec<u64> {
+        let read = |page: u64| {
+            let mut bytes = [0; 8];
+            self.vm.ram().read(tiny::FIRST_PAGE + page * PAGE_SIZE, &mut bytes).unwrap();
+            u64::from_le_bytes(bytes)
+        };
+        (0..self.pages).map(read).collect()
+    }
+}
+
+#[test]
+fn boots_and_prints_its_passes() {
+    let Some(guest) = Guest::boot(64, 0) else { return };
+    guest.run_until_pass(3);
+    guest.pause();
+    let text = guest.console.lock().unwrap().text.clone();
+    assert!(text.starts_with("tiny\np00000001\np00000002\np00000003\n"), "{text}");
+}
+
+/// A paused guest has written a run of pages of one pass and the rest of the one before, and nothing moves any more.
+#[test]
+fn pause_is_exact_and_resume_goes_on() {
+    let Some(guest) = Guest::boot(256, 0) else { return };
+    let mut seen = 1;
+    for _ in 0..20 {
+        guest.run_until_pass(seen + 1);
+        guest.pause();
+        seen = guest.passes();
+        let words = guest.words();
+        let pass_of = |page: u64, word| {
+            (seen..=seen + 1).find(|&pass| tiny::expected(tiny::FIRST_PAGE + page * PAGE_SIZE, pass) == word)
+        };
+        // The line of a pass is printed after its last page, so pages can be of the pass under way or the last one.
+        let passes: Vec<_> = (0..).zip(&words).map(|(page, &word)| pass_of(page, word)).collect();
+        assert!(passes.iter().all(Option::is_some), "after pass {seen}: {passes:?}");
+        assert!(passes.is_sorted_by(|a, b| a >= b), "{passes:?}");
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(guest.words(), words, "a paused guest writes nothing");
+    }
+}
+
+/// Follows the guest by the log alone: a copy that takes only the pages reported must always equal the memory.
+#[test]
+fn dirty_log_loses_no_write() {
+    let Some(guest) = Guest::boot(1000, 0) else { return };
+    let ram = guest.vm.ram();
+    guest.run_until_pass(1);
+    let mut log = DirtyLog::start(&guest.vm).unwrap();
+    let pages = (ram.len() / PAGE_SIZE) as usize;
+    let mut copy = vec![0; ram.len() as usize];
+    ram.read(0, &mut copy).unwrap();
+    let mut dirty = vec![0; pages.div_ceil(64)];
+    let mut take = |dirty: &mut Vec<u64>, copy: &mut Vec<u8>| {
+        log.sync(&guest.vm, dirty).unwrap();
+        log.clear(&guest.vm, 0, pages as u64).unwrap();
+        let mut count = 0;
+        for page in (0..pages).filter(|page| dirty[page / 64] >> (page % 64) & 1 == 1) {
+            let at = page * PAGE_SIZE as usize;
+            ram.read(at as u64, &mut copy[at..at + PAGE_SIZE as usize]).unwrap();
+            count += 1;
+        }
+        dirty.fill(0);
+        count
+    };
+    for round in 0..30 {
+        // The guest runs on while pages are copied: those it writes meanwhile must be in the next report.
+        take(&mut dirty, &mut copy);
+        std::thread::sleep(Duration::from_micros(300 * round));
+        guest.pause();
+        take(&mut dirty, &mut copy);
+        let mut now = vec![0; copy.len()];
+        ram.read(0, &mut now).unwrap();
+        let lost: Vec<_> = (0..pages).filter(|page| now[page << 12..][..4096] != copy[page << 12..][..4096]).collect();
+        assert!(lost.is_empty(), "round {round}: pages {lost:x?} changed and were not reported");
+        assert_eq!(take(&mut dirty, &mut copy), 0, "a paused guest dirties nothing");
+        guest.run_until_pass(guest.passes() + 1);
+    }
+    guest.pause();
+    // Exact, too: after one whole pass just the guest's pages and its stack are reported.
+    take(&mut dirty, &mut copy);
+    guest.run_until_pass(guest.passes() + 2);
+    guest.pause();
+    let count = take(&mut dirty, &mut copy);
+    assert!((1000..1010).contains(&count), "{count} pages reported");
+    log.stop(&guest.vm);
+}

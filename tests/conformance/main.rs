@@ -1,0 +1,4 @@
+//! Conformance: what is on the wire is QEMU's format, judged by a parser that shares no code with the crates.
+
+mod fixtures;
+mod grammar;

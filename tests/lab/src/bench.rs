@@ -1,0 +1,132 @@
+//! A test bench: one guest with its kernel, initrd, disk and network, and monitors to run it and to receive it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::error::{FileContext, Result};
+use crate::kernel::{GUEST_MODULES, Kernel};
+use crate::network::Network;
+use crate::tree::{Tree, find_program};
+use crate::vmm::{Config, Program, Vmm};
+use crate::{guest, packages};
+
+const DISK_SIZE: u64 = 64 << 20;
+const BOOT: Duration = Duration::from_secs(60);
+
+/// The guest and its load.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// RAM in MiB.
+    pub memory_mib: u32,
+    /// vCPUs.
+    pub cpus: u8,
+    /// What its workload does.
+    pub options: guest::Options,
+    /// Whether it has a disk, and works on it.
+    pub disk: bool,
+}
+
+/// Everything that the monitors of one guest share.
+#[derive(Debug)]
+pub struct Bench<'a> {
+    directory: &'a Path,
+    launcher: PathBuf,
+    program: Program,
+    network: Option<&'a Network>,
+    config: Config,
+    started: u32,
+}
+
+impl<'a> Bench<'a> {
+    /// Prepares initrd and disk in `directory`. `roles` is an executable with our roles: the guest's first process, and
+    /// our launcher. With a network, the guest has a card.
+    ///
+    /// # Errors
+    /// When a file cannot be made, or a tool is missing.
+    pub fn new(
+        directory: &'a Path,
+        roles: &Path,
+        program: Program,
+        kernel: &Kernel,
+        guest: &Guest,
+        network: Option<&'a Network>,
+    ) -> Result<Self> {
+        let initrd = directory.join("guest.initrd");
+        let mut tree = Tree::new();
+        tree.program("/init", roles)?;
+        kernel.add_modules(&mut tree, GUEST_MODULES);
+        if let Some(busybox) = find_program("busybox") {
+            tree.program("/bin/busybox", &busybox)?;
+        }
+        tree.write(&initrd)?;
+        let disk = guest.disk.then(|| make_disk(directory)).transpose()?;
+        let config = Config {
+            kernel: kernel.image.clone(),
+            initrd,
+            append: format!("console=ttyS0 quiet panic=-1 {}", guest.options.command_line()),
+            memory_mib: guest.memory_mib,
+            cpus: guest.cpus,
+            disk,
+            tap: None,
+            control: PathBuf::new(),
+            incoming: None,
+        };
+        Ok(Self { directory, launcher: roles.to_owned(), program, network, config, started: 0 })
+    }
+
+    /// Boots the guest and waits until its workload runs.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn boot(&mut self) -> Result<Vmm> {
+        let mut vmm = self.start(None)?;
+        vmm.expect("ready", Instant::now() + BOOT)?;
+        Ok(vmm)
+    }
+
+    /// Starts a monitor that waits for a migration, and gives the address it waits at.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn incoming(&mut self) -> Result<(Vmm, String)> {
+        let uri = format!("unix:{}", self.directory.join(format!("migration{}", self.started)).display());
+        let mut vmm = self.start(Some(uri.clone()))?;
+        vmm.await_status("inmigrate", Instant::now() + Duration::from_secs(10))?;
+        Ok((vmm, uri))
+    }
+
+    /// Starts a monitor without waiting for anything but its control socket.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(&mut self, incoming: Option<String>) -> Result<Vmm> {
+        let number = self.started;
+        self.started += 1;
+        let mut config = self.config.clone();
+        config.control = self.directory.join(format!("control{number}"));
+        config.incoming = incoming;
+        config.tap = self.network.map(|_| format!("tap{number}"));
+        let vmm = Vmm::spawn(&self.launcher, &self.program, &config)?;
+        if let (Some(network), Some(tap)) = (self.network, &config.tap) {
+            network.attach(tap, Instant::now() + Duration::from_secs(5))?;
+        }
+        Ok(vmm)
+    }
+
+    /// The image of the guest's disk.
+    pub fn disk(&self) -> Option<&Path> {
+        self.config.disk.as_deref()
+    }
+}
+
+/// A raw image with an empty ext4 file system.
+fn make_disk(directory: &Path) -> Result<PathBuf> {
+    let disk = directory.join("disk.img");
+    let image = File::create(&disk).doing("create", &disk)?;
+    image.set_len(DISK_SIZE).doing("size", &disk)?;
+    let format = packages::tool("mkfs.ext4", "e2fsprogs")?;
+    packages::run(Command::new(format).args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(&disk))?;
+    Ok(disk)
+}

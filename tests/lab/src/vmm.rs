@@ -1,0 +1,294 @@
+//! A virtual-machine monitor as a process: minivmm, or QEMU's microvm, which has the same devices and commands.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+use crate::guest;
+use crate::process::Process;
+use crate::qmp::Qmp;
+
+const START: Duration = Duration::from_secs(20);
+
+/// Which monitor.
+#[derive(Clone, Debug)]
+pub enum Program {
+    /// This executable, as `minivmm run`.
+    Minivmm(PathBuf),
+    /// This `qemu-system-x86_64`, with the accelerator `kvm` or `tcg`.
+    Qemu(PathBuf, &'static str),
+}
+
+/// The machine.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Kernel image.
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    pub initrd: PathBuf,
+    /// Kernel command line.
+    pub append: String,
+    /// Guest RAM in MiB.
+    pub memory_mib: u32,
+    /// vCPUs.
+    pub cpus: u8,
+    /// Raw image of the disk.
+    pub disk: Option<PathBuf>,
+    /// Tap interface of the network card.
+    pub tap: Option<String>,
+    /// Control socket.
+    pub control: PathBuf,
+    /// Address to wait on for a migration.
+    pub incoming: Option<String>,
+}
+
+/// A running monitor; ended when dropped.
+#[derive(Debug)]
+pub struct Vmm {
+    process: Process,
+    /// Its control connection.
+    pub qmp: Qmp,
+    input: ChildStdin,
+    messages: Receiver<Value>,
+    console: Arc<Mutex<String>>,
+    errors: Arc<Mutex<String>>,
+}
+
+impl Vmm {
+    /// Starts the monitor and connects to its control socket.
+    ///
+    /// # Errors
+    /// What it said when it ended at once, or that it does not answer.
+    pub fn spawn(launcher: &Path, program: &Program, config: &Config) -> Result<Self> {
+        let (Program::Minivmm(path) | Program::Qemu(path, _)) = program;
+        let mut process = Process::spawn(launcher, path, |command| {
+            match program {
+                Program::Minivmm(_) => command.args(minivmm_arguments(config)),
+                Program::Qemu(_, accelerator) => command.args(qemu_arguments(config, accelerator)),
+            };
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        })?;
+        let closed = || Error::failed("the monitor's streams are closed");
+        let input = process.child().stdin.take().ok_or_else(closed)?;
+        let output = process.child().stdout.take().ok_or_else(closed)?;
+        let complaints = process.child().stderr.take().ok_or_else(closed)?;
+        let (sender, messages) = channel();
+        let console = gather(output, move |line| {
+            if let Some((_, message)) = line.split_once(guest::PREFIX)
+                && let Ok(message) = serde_json::from_str(message)
+            {
+                // Nobody listens any more when this fails.
+                let _ = sender.send(message);
+            }
+        });
+        let errors = gather(complaints, |_| ());
+        let deadline = Instant::now() + START;
+        let connected = loop {
+            match Qmp::connect(&config.control, Instant::now() + Duration::from_millis(200)) {
+                Ok(qmp) => break Ok(qmp),
+                Err(error) if process.ended().is_some() || Instant::now() > deadline => break Err(error),
+                Err(_) => {}
+            }
+        };
+        let qmp = connected.map_err(|error| {
+            thread::sleep(Duration::from_millis(50));
+            Error::failed(format!("{}: {error}; it said: {}", path.display(), read(&errors).trim()))
+        })?;
+        Ok(Self { process, qmp, input, messages, console, errors })
+    }
+
+    /// The process, to wait for it or to kill it.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Everything the guest wrote to its serial port.
+    pub fn console(&self) -> String {
+        read(&self.console)
+    }
+
+    /// Everything the monitor wrote to its standard error.
+    pub fn errors(&self) -> String {
+        read(&self.errors)
+    }
+
+    /// Waits for the guest's message `event` and returns its content.
+    ///
+    /// # Errors
+    /// When it does not come until `deadline`, or the monitor ends.
+    pub fn expect(&mut self, event: &str, deadline: Instant) -> Result<Value> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.messages.recv_timeout(left) {
+                Ok(mut message) => {
+                    if let Some(content) = message.get_mut(event) {
+                        return Ok(content.take());
+                    }
+                }
+                Err(reason) => {
+                    let what = if reason == RecvTimeoutError::Timeout { "did not come in time" } else { "never came" };
+                    let (console, errors) = (self.console(), self.errors());
+                    let tail: Vec<_> = console.lines().rev().take(5).collect();
+                    let sentence =
+                        format!("the guest's {event:?} {what}; monitor: {errors:?}; console, last first: {tail:?}");
+                    return Err(Error::failed(sentence));
+                }
+            }
+        }
+    }
+
+    /// Writes to the guest's serial port.
+    ///
+    /// # Errors
+    /// When the monitor has ended.
+    pub fn type_in(&mut self, text: &str) -> Result<()> {
+        let write = self.input.write_all(text.as_bytes()).and_then(|()| self.input.flush());
+        write.map_err(|error| Error::failed(format!("the guest's console: {error}")))
+    }
+
+    /// Gives the guest's workload a command and returns its answer.
+    ///
+    /// # Errors
+    /// When it does not answer until `deadline`.
+    pub fn ask(&mut self, command: &str, deadline: Instant) -> Result<Value> {
+        self.type_in(&format!("{command}\n"))?;
+        self.expect(command, deadline)
+    }
+
+    /// The run state as QMP says it.
+    ///
+    /// # Errors
+    /// When the monitor does not answer.
+    pub fn status(&mut self) -> Result<String> {
+        let answer = self.qmp.execute("query-status", Value::Null)?;
+        Ok(answer["status"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Starts an outgoing migration.
+    ///
+    /// # Errors
+    /// The monitor's refusal.
+    pub fn start_migration(&mut self, uri: &str) -> Result<()> {
+        self.qmp.execute("migrate", json!({ "uri": uri })).map(|_| ())
+    }
+
+    /// Follows the outgoing migration to its end and returns its last figures, whatever its `status`.
+    ///
+    /// # Errors
+    /// When it has not ended at `deadline`, or the monitor does not answer.
+    pub fn follow_migration(&mut self, deadline: Instant, mut watch: impl FnMut(&Value)) -> Result<Value> {
+        loop {
+            let info = self.qmp.execute("query-migrate", Value::Null)?;
+            if matches!(info["status"].as_str(), Some("completed" | "failed" | "cancelled")) {
+                return Ok(info);
+            }
+            watch(&info);
+            if Instant::now() > deadline {
+                return Err(Error::failed(format!("the migration did not end in time: {info}")));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the run state is `state`.
+    ///
+    /// # Errors
+    /// When it is not at `deadline`.
+    pub fn await_status(&mut self, state: &str, deadline: Instant) -> Result<()> {
+        loop {
+            let now = self.status()?;
+            if now == state {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Error::failed(format!("the machine is {now}, not {state}")));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn minivmm_arguments(config: &Config) -> Vec<String> {
+    let path = |path: &Path| path.display().to_string();
+    let mut arguments: Vec<String> = ["run", "--serial", "stdio"].map(str::to_owned).to_vec();
+    let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+    flag("--kernel", path(&config.kernel));
+    flag("--initrd", path(&config.initrd));
+    flag("--append", config.append.clone());
+    flag("--memory", format!("{}M", config.memory_mib));
+    flag("--cpus", config.cpus.to_string());
+    flag("--control", format!("unix:{}", path(&config.control)));
+    if let Some(disk) = &config.disk {
+        flag("--disk", path(disk));
+    }
+    if let Some(tap) = &config.tap {
+        flag("--net", format!("tap={tap}"));
+    }
+    if let Some(uri) = &config.incoming {
+        flag("--incoming", uri.clone());
+    }
+    arguments
+}
+
+fn qemu_arguments(config: &Config, accelerator: &str) -> Vec<String> {
+    let path = |path: &Path| path.display().to_string();
+    let mut arguments: Vec<String> =
+        ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"].map(str::to_owned).to_vec();
+    let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+    flag("-M", format!("microvm,acpi=on,pcie=off,ioapic2=off,auto-kernel-cmdline=off,accel={accelerator}"));
+    flag("-cpu", if accelerator == "kvm" { "host".into() } else { "max".into() });
+    flag("-global", "virtio-mmio.force-legacy=false".into());
+    flag("-m", format!("{}M", config.memory_mib));
+    flag("-smp", config.cpus.to_string());
+    flag("-kernel", path(&config.kernel));
+    flag("-initrd", path(&config.initrd));
+    flag("-append", config.append.clone());
+    flag("-chardev", "stdio,id=console,signal=off".into());
+    flag("-serial", "chardev:console".into());
+    flag("-qmp", format!("unix:{},server=on,wait=off", path(&config.control)));
+    if let Some(disk) = &config.disk {
+        flag("-drive", format!("id=disk,if=none,format=raw,file={}", path(disk)));
+        flag("-device", "virtio-blk-device,drive=disk".into());
+    }
+    if let Some(tap) = &config.tap {
+        flag("-netdev", format!("tap,id=net,ifname={tap},script=no,downscript=no"));
+        flag("-device", "virtio-net-device,netdev=net".into());
+    }
+    if let Some(uri) = &config.incoming {
+        flag("-incoming", uri.clone());
+    }
+    arguments
+}
+
+/// Collects a stream in the background; `line` sees each whole line.
+fn gather(stream: impl Read + Send + 'static, mut line: impl FnMut(&str) + Send + 'static) -> Arc<Mutex<String>> {
+    let text = Arc::new(Mutex::new(String::new()));
+    let gathered = Arc::clone(&text);
+    thread::spawn(move || {
+        let mut stream = BufReader::new(stream);
+        let mut pending = String::new();
+        // Not by lines: a shell's prompt ends without one.
+        while let Ok(bytes @ [_, ..]) = stream.fill_buf() {
+            let (size, chunk) = (bytes.len(), String::from_utf8_lossy(bytes).into_owned());
+            stream.consume(size);
+            gathered.lock().unwrap_or_else(PoisonError::into_inner).push_str(&chunk);
+            pending.push_str(&chunk);
+            while let Some(end) = pending.find('\n') {
+                line(pending[..end].trim_end());
+                pending.drain(..=end);
+            }
+        }
+    });
+    text
+}
+
+fn read(text: &Mutex<String>) -> String {
+    text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}

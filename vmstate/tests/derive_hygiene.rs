@@ -1,0 +1,143 @@
+//! Derived code relies on nothing of the scope it lands in, and is silent under every lint.
+#![no_implicit_prelude]
+#![deny(warnings, clippy::all, clippy::pedantic, clippy::nursery)]
+#![deny(missing_docs, missing_debug_implementations, unreachable_pub, unused_qualifications, trivial_casts)]
+
+extern crate vmstate as renamed;
+
+use ::std::prelude::rust_2024::derive;
+
+/// Names that derived code would trip over if it were careless.
+#[allow(dead_code, non_camel_case_types, missing_debug_implementations, clippy::redundant_pub_crate)]
+mod traps {
+    pub(super) struct Result;
+    pub(super) struct Option;
+    pub(super) struct Some;
+    pub(super) struct Ok;
+    pub(super) struct Clone;
+    pub(super) struct VmState;
+    pub(super) mod core {}
+    pub(super) mod std {}
+    pub(super) mod vmstate {}
+}
+
+#[allow(unused_imports)]
+use traps::*;
+
+/// A device behind a renamed crate.
+#[derive(renamed::VmState, Debug)]
+#[vmstate(name = "dev", version = 2, minimum_version = 1, crate = renamed)]
+#[vmstate(pre_save = Self::hook, post_save = Self::after, pre_load = Self::hook, post_load = Self::loaded)]
+#[vmstate(validate = Self::check)]
+#[vmstate(subsection(name = "dev/x", needed = Self::needed))]
+#[vmstate(subsection(name = "dev/y"))]
+pub struct Device<T, const N: usize> {
+    value: T,
+    words: [u16; N],
+    #[vmstate(since = 2)]
+    r#type: u8,
+    #[vmstate(exists = Self::exists, must_exist = Self::exists, validate = Self::check)]
+    maybe: bool,
+    count: u8,
+    #[vmstate(len = count, max = 4)]
+    list: ::std::vec::Vec<u8>,
+    #[vmstate(subsection = "dev/x", wire = u8)]
+    narrow: u64,
+    #[vmstate(subsection = "dev/y", buffer)]
+    raw: [u8; 2],
+    #[vmstate(subsection = "dev/y", buffer, len = count, max = 4)]
+    bytes: ::std::vec::Vec<u8>,
+    #[vmstate(skip)]
+    host: ::std::string::String,
+}
+
+type Verdict = ::std::result::Result<(), &'static str>;
+
+#[allow(clippy::unnecessary_wraps, clippy::needless_pass_by_ref_mut, clippy::unused_self)]
+impl<T, const N: usize> Device<T, N> {
+    fn hook(&mut self) -> Verdict {
+        self.host.clear();
+        ::std::result::Result::Ok(())
+    }
+
+    fn after(&mut self) {
+        self.host.push('s');
+    }
+
+    fn loaded(&mut self, version: u32) -> Verdict {
+        self.host.push(if version == 2 { 'l' } else { 'o' });
+        ::std::result::Result::Ok(())
+    }
+
+    const fn check(&self) -> Verdict {
+        ::std::result::Result::Ok(())
+    }
+
+    const fn needed(&self) -> bool {
+        self.narrow != 0
+    }
+
+    const fn exists(&self, _version: u32) -> bool {
+        true
+    }
+}
+
+/// Positions are names too.
+#[derive(renamed::VmState, Debug)]
+#[vmstate(name = "pair", crate = ::vmstate)]
+pub struct Pair(u8, #[vmstate(skip)] u8, u8);
+
+/// A struct without fields.
+#[derive(renamed::VmState, Debug)]
+#[vmstate(name = "nothing", crate = ::vmstate)]
+pub struct Nothing;
+
+#[::std::prelude::v1::test]
+fn generic_device_moves() {
+    use ::std::{assert_eq, iter::Iterator as _, string::String, vec};
+    let new = || Device::<i16, 2> {
+        value: 0,
+        words: [0; 2],
+        r#type: 0,
+        maybe: false,
+        count: 0,
+        list: vec![],
+        narrow: 0,
+        raw: [0; 2],
+        bytes: vec![],
+        host: String::new(),
+    };
+    let mut device = new();
+    device.value = -2;
+    device.r#type = 9;
+    device.count = 1;
+    device.list = vec![5];
+    device.bytes = vec![6];
+    let mut out = renamed::codec::Writer::new();
+    renamed::Wire::save(&mut device, &mut out).unwrap();
+    assert_eq!(device.host, "s");
+    assert_eq!(out.as_slice(), b"\xff\xfe\0\0\0\0\x09\0\x01\x05\x05\x05dev/y\0\0\0\x01\0\0\x06");
+
+    let mut loaded = new();
+    let mut input = renamed::codec::Reader::strict(out.as_slice());
+    renamed::VmState::load_or_keep(&mut loaded, &mut input, 2).unwrap();
+    assert_eq!((loaded.value, loaded.r#type, &*loaded.bytes, &*loaded.host), (-2, 9, &[6][..], "l"));
+    let names = <Device<i16, 2> as renamed::VmState>::DESCRIPTION.fields.iter().map(|field| &*field.name);
+    assert_eq!(
+        names.collect::<vec::Vec<_>>(),
+        ["value", "words", "type", "Self::exists", "maybe", "Self::check", "count", "list"]
+    );
+}
+
+#[::std::prelude::v1::test]
+fn tuple_struct_moves() {
+    use ::std::{assert_eq, iter::Iterator as _};
+    let mut out = renamed::codec::Writer::new();
+    let mut pair = Pair(1, 2, 3);
+    renamed::Wire::save(&mut pair, &mut out).unwrap();
+    assert_eq!(pair.1, 2);
+    renamed::Wire::save(&mut Nothing, &mut out).unwrap();
+    assert_eq!(out.as_slice(), [1, 3]);
+    let names = <Pair as renamed::VmState>::DESCRIPTION.fields.iter().map(|field| &*field.name);
+    assert_eq!(names.collect::<::std::vec::Vec<_>>(), ["0", "2"]);
+}

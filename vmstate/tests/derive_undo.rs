@@ -1,0 +1,250 @@
+//! A load that fails leaves the device as it was, whatever fails and wherever.
+
+use proptest::prelude::*;
+use vmstate::codec::{Limits, Reader, Strictness, Writer};
+use vmstate::{ErrorKind, VmState, Wire};
+
+#[derive(VmState, Default, Clone, Debug, PartialEq)]
+#[vmstate(name = "leaf", post_load = Self::thaw)]
+struct Leaf {
+    value: u16,
+    derived: u16,
+}
+
+impl Leaf {
+    fn thaw(&mut self, _version: u32) -> Result<(), &'static str> {
+        self.derived = self.value.wrapping_mul(3);
+        if self.value == 0xffff { Err("leaf says no") } else { Ok(()) }
+    }
+}
+
+mod text {
+    use vmstate::codec::{Reader, Writer};
+    use vmstate::schema::{Kind, Shared};
+
+    pub(crate) const KIND: Kind = Kind::Custom(Shared::Static("text"));
+
+    pub(crate) fn save(value: &String, out: &mut Writer) -> vmstate::Result<()> {
+        out.u8(u8::try_from(value.len()).unwrap());
+        out.bytes(value.as_bytes());
+        Ok(())
+    }
+
+    pub(crate) fn load(input: &mut Reader<'_>) -> vmstate::Result<String> {
+        let length = input.u8()?;
+        let bytes = input.take(length.into())?;
+        String::from_utf8(bytes.to_vec()).map_err(|_| input.malformed("no UTF-8"))
+    }
+}
+
+/// One field of every kind, and hooks that change fields which the stream does not carry.
+#[derive(VmState, Default, Clone, Debug, PartialEq)]
+#[vmstate(name = "zoo", version = 3, minimum_version = 1)]
+#[vmstate(pre_load = Self::reset, post_load = Self::thaw, validate = Self::check)]
+#[vmstate(subsection(name = "zoo/a", needed = Self::has_a, post_load = Self::thaw_a))]
+#[vmstate(subsection(name = "zoo/b", needed = Self::has_b))]
+struct Zoo {
+    verdict: u8,
+    flag: bool,
+    leaf: Leaf,
+    leaves: [Leaf; 2],
+    boxed: Box<i64>,
+    count: u8,
+    #[vmstate(len = count, max = 4)]
+    list: Vec<Leaf>,
+    #[vmstate(len = count, max = 4, buffer)]
+    bytes: Vec<u8>,
+    #[vmstate(buffer)]
+    fixed: [u8; 3],
+    #[vmstate(with = text)]
+    text: String,
+    #[vmstate(wire = u16)]
+    wide: u64,
+    #[vmstate(since = 3)]
+    new: u32,
+    #[vmstate(exists = Self::old)]
+    gone: u32,
+    #[vmstate(subsection = "zoo/a")]
+    a: u32,
+    #[vmstate(subsection = "zoo/b")]
+    b: Leaf,
+}
+
+impl Zoo {
+    fn reset(&mut self) -> Result<(), &'static str> {
+        self.new = 0xaaaa;
+        self.a = 0xbbbb;
+        self.list.clear();
+        self.bytes.push(9);
+        if self.gone == 0xdead { Err("pre_load says no") } else { Ok(()) }
+    }
+
+    fn thaw(&mut self, _version: u32) -> Result<(), &'static str> {
+        self.gone = 0xcccc;
+        self.text.push('!');
+        self.list.push(Leaf::default());
+        if self.verdict == 1 { Err("post_load says no") } else { Ok(()) }
+    }
+
+    fn thaw_a(&mut self, _version: u32) -> Result<(), &'static str> {
+        self.wide = 7;
+        if self.a == 1 { Err("the subsection says no") } else { Ok(()) }
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        if self.verdict == 2 { Err("validate says no") } else { Ok(()) }
+    }
+
+    fn old(&self, version: u32) -> bool {
+        version < 3
+    }
+
+    fn has_a(&self) -> bool {
+        self.a != 0
+    }
+
+    fn has_b(&self) -> bool {
+        self.b.value != 0
+    }
+
+    fn full() -> Self {
+        let leaf = |value| Leaf { value, derived: !value };
+        Self {
+            verdict: 0,
+            flag: true,
+            leaf: leaf(1),
+            leaves: [leaf(2), leaf(3)],
+            boxed: Box::new(-4),
+            count: 2,
+            list: vec![leaf(5), leaf(6)],
+            bytes: vec![7, 8],
+            fixed: [9, 10, 11],
+            text: "text".into(),
+            wide: 12,
+            new: 13,
+            gone: 14,
+            a: 15,
+            b: leaf(16),
+        }
+    }
+
+    fn bytes(mut self) -> Vec<u8> {
+        let mut out = Writer::new();
+        self.save(&mut out).unwrap();
+        out.into_bytes()
+    }
+}
+
+/// Loads `bytes` into devices of different shape: each must refuse, and stay.
+fn refuses(bytes: &[u8], version: u32, limits: Limits, kind: ErrorKind, text: &str) {
+    let other = Zoo { count: 4, list: vec![Leaf::default(); 4], bytes: vec![1; 4], ..Zoo::default() };
+    for before in [Zoo::default(), Zoo::full(), other] {
+        let mut zoo = before.clone();
+        let mut input = Reader::new(bytes, 0, Strictness::Strict, limits).complete();
+        let error = zoo.load_or_keep(&mut input, version).unwrap_err();
+        assert_eq!(zoo, before, "after {error}");
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().ends_with(text), "{error} should end with {text}");
+    }
+}
+
+fn refuses_by_default(zoo: Zoo, kind: ErrorKind, text: &str) {
+    refuses(&unchecked(zoo), 3, Limits::default(), kind, text);
+}
+
+/// The bytes of a zoo that would not pass its own checks.
+fn unchecked(zoo: Zoo) -> Vec<u8> {
+    let verdict = zoo.verdict;
+    let mut bytes = Zoo { verdict: 0, ..zoo }.bytes();
+    bytes[0] = verdict;
+    bytes
+}
+
+#[test]
+fn the_whole_loads() {
+    let mut zoo = Zoo::default();
+    zoo.load_or_keep(&mut Reader::strict(&Zoo::full().bytes()), 3).unwrap();
+    assert_eq!((zoo.leaves[1].value, zoo.list[1].value, &*zoo.text, zoo.b.value), (3, 6, "text!", 16));
+}
+
+#[test]
+fn cut_short() {
+    let bytes = Zoo::full().bytes();
+    for cut in 0..bytes.len() {
+        let before = Zoo::full();
+        let mut zoo = before.clone();
+        let mut input = Reader::new(&bytes[..cut], 0, Strictness::Strict, Limits::default());
+        let error = zoo.load_or_keep(&mut input, 3).unwrap_err();
+        assert!(error.is_incomplete(), "cut at {cut}: {error}");
+        assert_eq!(zoo, before, "cut at {cut}");
+    }
+}
+
+#[test]
+fn refused_by_a_version() {
+    refuses(&Zoo::full().bytes(), 4, Limits::default(), ErrorKind::Incompatible, "version 4 is newer than 3");
+    refuses(&[], 0, Limits::default(), ErrorKind::Incompatible, "version 0 is older than 1, the oldest that loads");
+}
+
+#[test]
+fn refused_by_a_nested_struct() {
+    let mut zoo = Zoo::full();
+    zoo.leaves[1].value = 0xffff;
+    refuses_by_default(zoo, ErrorKind::Rejected, "leaves[1] at 0xe: post_load: leaf says no");
+    let mut zoo = Zoo::full();
+    zoo.list[0].value = 0xffff;
+    refuses_by_default(zoo, ErrorKind::Rejected, "list[0] at 0x1b: post_load: leaf says no");
+}
+
+#[test]
+fn refused_by_a_subsection() {
+    refuses_by_default(Zoo { a: 1, ..Zoo::full() }, ErrorKind::Rejected, "post_load: the subsection says no");
+    let b = Leaf { value: 0xffff, derived: 0 };
+    refuses_by_default(Zoo { b, ..Zoo::full() }, ErrorKind::Rejected, "post_load: leaf says no");
+    let mut bytes = Zoo::full().bytes();
+    bytes.extend(b"\x05\x05zoo/c\0\0\0\x01");
+    refuses(&bytes, 3, Limits::default(), ErrorKind::Incompatible, "subsection \"zoo/c\" is not known to \"zoo\"");
+}
+
+#[test]
+fn refused_by_the_device() {
+    refuses_by_default(Zoo { verdict: 1, ..Zoo::full() }, ErrorKind::Rejected, "post_load: post_load says no");
+    refuses_by_default(Zoo { verdict: 2, ..Zoo::full() }, ErrorKind::Rejected, "validate: validate says no");
+    let before = Zoo { gone: 0xdead, ..Zoo::full() };
+    let mut zoo = before.clone();
+    let error = zoo.load_or_keep(&mut Reader::strict(&Zoo::full().bytes()), 3).unwrap_err();
+    assert_eq!((zoo, error.message()), (before, "pre_load: pre_load says no"));
+}
+
+#[test]
+fn refused_by_a_value() {
+    let mut bytes = Zoo::full().bytes();
+    bytes[1] = 2;
+    refuses(&bytes, 3, Limits::default(), ErrorKind::Malformed, "flag at 0x1: a bool is 0 or 1, got 2");
+    let mut bytes = Zoo::full().bytes();
+    bytes[0x16] = 5;
+    let text = "list at 0x17: count is 5, from 0 to 4 elements are allowed";
+    refuses(&bytes, 3, Limits::default(), ErrorKind::Malformed, text);
+    let limits = Limits { allocation: 9, ..Limits::default() };
+    let text = "bytes at 0x1f: needs 2 bytes of memory, 1 are left of this section's limit";
+    refuses(&Zoo::full().bytes(), 3, limits, ErrorKind::Malformed, text);
+}
+
+proptest! {
+    /// Whatever the bytes: a load succeeds, or changes nothing.
+    #[test]
+    fn any_bytes(at in 0_usize..80, change in 1_u8.., cut in 0_usize..200, version in 0_u32..5) {
+        let mut bytes = Zoo::full().bytes();
+        let length = bytes.len();
+        bytes[at % length] ^= change;
+        bytes.truncate(cut);
+        for strictness in [Strictness::Strict, Strictness::QemuCompatible] {
+            let before = Zoo::full();
+            let mut zoo = before.clone();
+            let mut input = Reader::new(&bytes, 0, strictness, Limits::default());
+            if zoo.load_or_keep(&mut input, version).is_err() {
+                prop_assert_eq!(zoo, before);
+            }
+        }
+    }
+}

@@ -1,0 +1,10 @@
+use vmstate::VmState;
+
+#[derive(VmState)]
+#[vmstate(name = "dev")]
+enum Dev {
+    A,
+    B,
+}
+
+fn main() {}
