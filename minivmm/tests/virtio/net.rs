@@ -88,7 +88,7 @@ fn frame(payload: &[u8]) -> Vec<u8> {
     [&[0; 12], payload].concat()
 }
 
-fn send(driver: &mut Driver<Net<Wire>>, bytes: &[u8], piece: usize) {
+fn send<B: Backend>(driver: &mut Driver<Net<B>>, bytes: &[u8], piece: usize) {
     driver.memory.write_slice(bytes, GuestAddress(BUFFERS)).unwrap();
     let buffers: Vec<_> = (0..bytes.len())
         .step_by(piece)
@@ -102,7 +102,7 @@ fn buffer(index: u64) -> u64 {
     BUFFERS + 0x10_0000 + index * 0x1000
 }
 
-fn offer(driver: &mut Driver<Net<Wire>>, index: u64, len: u32) {
+fn offer<B: Backend>(driver: &mut Driver<Net<B>>, index: u64, len: u32) {
     driver.queues[RECEIVE].offer(&[(buffer(index), len, true)]);
 }
 
@@ -364,4 +364,52 @@ fn description_is_one_field_of_qemus_name() {
     assert_eq!((&*description.name, description.version), ("virtio-net", 11));
     assert_eq!(description.fields.len(), 1);
     assert_eq!(&*description.fields[0].name, "virtio");
+}
+
+/// A real tap: frames leave through it, and the host's come in. Needs root.
+#[test]
+fn a_tap_carries_frames_both_ways() {
+    use minivmm::devices::virtio::net::Tap;
+    use std::process::Command;
+
+    let name = format!("vmt{}", std::process::id());
+    let tap = match Tap::open(&name) {
+        Ok(tap) => tap,
+        Err(error) => return vmstate_lab::skip::skip(error),
+    };
+    assert_eq!(Tap::open(&name).unwrap_err().name, name, "in use");
+    assert_ne!(tap.offloads().0 & GUEST_CSUM, 0, "every kernel since 2.6.27 can leave checksums undone");
+    let up = Command::new("ip").args(["link", "set", &name, "up"]).output();
+    if !up.is_ok_and(|output| output.status.success()) {
+        return vmstate_lab::skip::skip("ip link set failed");
+    }
+    let mut driver = Driver::new(Net::new(tap, MAC), memory());
+    driver.start(MRG_RXBUF);
+    for index in 0..8 {
+        offer(&mut driver, index, 2048);
+    }
+    driver.notify(RECEIVE);
+    let counter = || -> u64 {
+        let path = format!("/sys/class/net/{name}/statistics/rx_packets");
+        std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
+    };
+    let before = counter();
+    let payload = [&[0xff; 6][..], &MAC, &[0x88, 0xb5], &[0; 46]].concat();
+    send(&mut driver, &frame(&payload), 100);
+    assert_eq!(counter(), before + 1, "the host has received it");
+    // The host sends an ARP request for whoever has an address in a network that the tap is given.
+    let run = |arguments: &[&str]| assert!(Command::new("ip").args(arguments).status().unwrap().success());
+    run(&["address", "add", "203.0.113.1/24", "dev", &name]);
+    let socket = std::net::UdpSocket::bind("203.0.113.1:0").unwrap();
+    socket.send_to(b"x", "203.0.113.2:9").unwrap();
+    let arp = |driver: &mut Driver<Net<Tap>>| loop {
+        let (id, len) = driver.queues[RECEIVE].wait_used();
+        let mut bytes = vec![0; len as usize];
+        driver.memory.read_slice(&mut bytes, GuestAddress(buffer(u64::from(id)))).unwrap();
+        if bytes[24..26] == [0x08, 0x06] {
+            break bytes;
+        }
+    };
+    let request = arp(&mut driver);
+    assert_eq!(request[12 + 14 + 24..12 + 14 + 28], [203, 0, 113, 2], "who has");
 }

@@ -42,6 +42,8 @@ const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
 const NEEDS_RESET: u8 = VIRTIO_CONFIG_S_NEEDS_RESET as u8;
 
 /// A virtio device in its window.
+///
+/// After a load it is paused until [`resume`](Device::resume): nothing of the guest's happens before it runs here.
 pub struct Virtio<M: Model> {
     name: String,
     pub(super) registers: Registers,
