@@ -10,7 +10,7 @@ const COMPLAINTS: &[&str] = &[
     "blocked for more than",
     "hung task",
     "rcu: INFO",
-        "Marking clocksource",
+    "Marking clocksource",
     "EXT4-fs error",
     "Remounting filesystem read-only",
     "BUG:",
