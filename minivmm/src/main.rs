@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use minivmm::cli::{self, Command, EXIT_USAGE, MigrateArgs, Outcome, Parsed};
 use minivmm::config::Config;
-use minivmm::console::Console;
+use minivmm::console::{self, Console};
 use minivmm::control::{ClientError, Server};
-use minivmm::vm::{End, Request, Vm};
+use minivmm::vm::{End, Handle, Request, Vm};
+use nix::sys::signal::{SigSet, Signal};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os()) {
@@ -30,6 +31,11 @@ fn main() -> ExitCode {
 
 /// The machine runs on this thread; console and control socket have their own.
 fn run(config: Config) -> ExitCode {
+    // Before there is another thread: threads inherit it.
+    let signals = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
+    if let Err(error) = signals.thread_block() {
+        return fail(&format!("the host does not let signals be blocked: {error}"));
+    }
     let console = match Console::open(&config.serial) {
         Ok(console) => console,
         Err(error) => return refuse(&error),
@@ -44,6 +50,8 @@ fn run(config: Config) -> ExitCode {
         Ok(server) => server,
         Err(error) => return refuse(&error),
     };
+    let handle = vm.handle();
+    std::thread::spawn(move || end_on_signal(&signals, &handle));
     if let Some(input) = input {
         let (keyboard, handle) = (vm.keyboard(), vm.handle());
         let quit = move || handle.tell(Request::Quit);
@@ -54,6 +62,17 @@ fn run(config: Config) -> ExitCode {
     match vm.run() {
         End::PoweredOff | End::Quit => ExitCode::SUCCESS,
         End::Failed(why) => fail(&why),
+    }
+}
+
+/// The first signal ends the machine in order, the next the process at once.
+fn end_on_signal(signals: &SigSet, handle: &Handle) {
+    if signals.wait().is_ok() {
+        handle.tell(Request::Quit);
+    }
+    if let Ok(signal) = signals.wait() {
+        console::restore();
+        std::process::exit(128 + signal as i32);
     }
 }
 

@@ -1,16 +1,23 @@
 //! The built command itself: exit codes, and what goes to which stream.
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use minivmm::config::Address;
-use minivmm::control::Server;
+use minivmm::control::{Client, Server};
 use minivmm::vm::{Handle, MigrationStatus, Request, RunState, Shared};
+use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn minivmm(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_minivmm")).args(arguments).output().unwrap()
@@ -116,4 +123,137 @@ fn migrate_without_a_machine_is_a_mistake() {
     let output = migrate(directory.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().starts_with("minivmm: --control unix:"));
+}
+
+/// A machine of the real command, with the tiny guest; ended with the value.
+struct Running {
+    child: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Running {
+    /// `None`, said aloud, where there is no KVM.
+    fn start(arguments: &[&str], stdin: Stdio) -> Option<Self> {
+        if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
+            vmstate_lab::skip::skip(format!("/dev/kvm: {error}"));
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let kernel = directory.path().join("tiny");
+        std::fs::write(&kernel, vmstate_lab::tiny::bzimage()).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_minivmm"))
+            .args(["run", "--memory", "64M", "--append", &vmstate_lab::tiny::command_line(16, 4096), "--kernel"])
+            .arg(&kernel)
+            .arg("--control")
+            .arg(format!("unix:{}/qmp", directory.path().display()))
+            .args(arguments)
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Some(Self { child, directory })
+    }
+
+    fn control(&self) -> Client {
+        let path = self.directory.path().join("qmp");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Client::connect(&path) {
+                Ok(client) => return client,
+                Err(error) => assert!(Instant::now() < deadline, "no control socket: {error}"),
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Waits for the end; what it printed.
+    fn end(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None => assert!(Instant::now() < deadline, "the machine does not end"),
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        let mut output = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+        self.child.stderr.take().unwrap().read_to_string(&mut output).unwrap();
+        (status.code(), output)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_machine_runs_is_stopped_and_ends_in_order() {
+    let Some(machine) = Running::start(&["--serial", "stdio"], Stdio::null()) else { return };
+    let mut control = machine.control();
+    let status = |control: &mut Client| control.execute("query-status", json!({})).unwrap()["status"].clone();
+    // The socket is there before the guest starts.
+    let deadline = Instant::now() + PATIENCE;
+    while status(&mut control) == "prelaunch" && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(status(&mut control), "running");
+    control.execute("stop", json!({})).unwrap();
+    assert_eq!(status(&mut control), "paused");
+    control.execute("cont", json!({})).unwrap();
+    assert_eq!(status(&mut control), "running");
+    let path = machine.directory.path().join("qmp");
+    control.execute("quit", json!({})).unwrap();
+    let (code, output) = machine.end();
+    assert_eq!(code, Some(0), "{output}");
+    assert!(output.starts_with(vmstate_lab::tiny::BANNER), "{output}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn an_image_in_use_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("disk.raw");
+    File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let disk = image.to_str().unwrap();
+    let Some(machine) = Running::start(&["--serial", "none", "--disk", disk], Stdio::null()) else { return };
+    machine.control();
+    let (code, output) = Running::start(&["--serial", "none", "--disk", disk], Stdio::null()).unwrap().end();
+    assert_eq!(code, Some(2), "{output}");
+    assert_eq!(
+        output,
+        format!(
+            "minivmm: --disk: disk image {disk} is in use by another process; end that process or give another image\n"
+        )
+    );
+}
+
+/// The user's terminal is raw as long as the machine runs, and then as it was, whatever ended the machine.
+#[test]
+fn the_terminal_is_given_back() {
+    for end in ["ctrl-a x", "sigterm"] {
+        let pair = openpty(None, None).unwrap();
+        let before = tcgetattr(&pair.slave).unwrap();
+        let stdin = Stdio::from(pair.slave.try_clone().unwrap());
+        let Some(machine) = Running::start(&["--serial", "stdio"], stdin) else { return };
+        machine.control();
+        assert!(!tcgetattr(&pair.slave).unwrap().local_flags.contains(LocalFlags::ICANON), "not raw");
+        match end {
+            "sigterm" => machine.signal(Signal::SIGTERM),
+            _ => File::from(pair.master.try_clone().unwrap()).write_all(b"\x01x").unwrap(),
+        }
+        let (code, output) = machine.end();
+        assert_eq!(code, Some(0), "{end}: {output}");
+        let after = tcgetattr(&pair.slave).unwrap();
+        assert_eq!(after.local_flags, before.local_flags, "after {end}");
+        assert_eq!(after.input_flags, before.input_flags, "after {end}");
+    }
 }

@@ -18,3 +18,10 @@ pub use section::Section;
 pub use state::support as __private;
 pub use state::{Unused, VmState, Wire};
 pub use vmstate_derive::VmState;
+
+/// The prose of `docs/`, whose examples run as tests.
+#[cfg(doctest)]
+mod docs {
+    #[doc = include_str!("../../docs/derive.md")]
+    mod derive {}
+}

@@ -41,6 +41,7 @@ const COMMANDS: &[(&str, &[&str], CarryOut)] = &[
     ("query-status", &[], |handle, _| Ok(report::status(handle.run_state()))),
     ("stop", &[], |handle, _| ask(handle, Request::Stop)),
     ("cont", &[], |handle, _| ask(handle, Request::Cont)),
+    ("system_reset", &[], |handle, _| ask(handle, Request::Reset)),
     ("system_powerdown", &[], |handle, _| ask(handle, Request::PowerDown)),
     ("quit", &[], quit),
     ("migrate", &["uri"], migrate),

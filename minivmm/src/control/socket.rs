@@ -224,8 +224,9 @@ fn read(input: &mut UnixStream, mut session: Session, outgoing: &SyncSender<Outg
             Err(_) => break,
         };
         let received = session.receive(bytes, |session, reply| {
-            alive = alive && outgoing.send(Some(reply)).is_ok();
+            // Before the answer is out: what happens once the client has it must not be missed.
             negotiated.store(session.is_negotiated(), Ordering::SeqCst);
+            alive = alive && outgoing.send(Some(reply)).is_ok();
         });
         alive = alive && received.is_ok();
     }

@@ -133,7 +133,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
     let (handle, _shared, seen) = running();
     let mut session = negotiated(&handle);
     let fine = json!({"return": {}});
-    let commands: [(&str, Request); 5] = [
+    let commands: [(&str, Request); 6] = [
         (
             r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x"}}"#,
             Request::Migrate(Address::Unix("/run/x".into())),
@@ -146,6 +146,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
             r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":18446744073709551615}}"#,
             Request::MigrateSetParameters { downtime_limit: None, max_bandwidth: Some(u64::MAX) },
         ),
+        (r#"{"execute":"system_reset"}"#, Request::Reset),
         (r#"{"execute":"system_powerdown"}"#, Request::PowerDown),
         (r#"{"execute":"migrate_cancel"}"#, Request::MigrateCancel),
     ];

@@ -102,7 +102,6 @@ pub fn move_to<M: Model>(mut from: Driver<M>, model: M) -> Driver<M> {
     from.device.pause(Duration::from_secs(5)).unwrap();
     let bytes = save(&mut from.device);
     let mut to = Driver::new(model, from.memory.clone());
-    to.device.pause(Duration::from_secs(5)).unwrap();
     load(&mut to.device, &bytes).unwrap();
     assert_eq!(save(&mut to.device), bytes, "loads and saves to the same");
     to.queues = from.queues;
@@ -127,6 +126,12 @@ fn a_disk_goes_on_where_another_stopped() {
         driver.device.pause(Duration::from_secs(5)).unwrap();
         driver.queues[0].offer(&[(BUFFERS, 16, false), (BUFFERS + 64, 1, true)]);
         driver.notify(0);
+        let bytes = save(&mut driver.device);
+        let mut waiting = Driver::new(Blk::new(image()), driver.memory.clone());
+        load(&mut waiting.device, &bytes).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(driver.queues[0].poll_used(), None, "nothing happens before the guest runs");
+        drop(waiting);
         driver = move_to(driver, Blk::new(image()));
         driver.wait(0);
         driver.queues[0].offer(&[(BUFFERS, 16, false), (BUFFERS + 64, 1, true)]);

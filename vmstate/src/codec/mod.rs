@@ -2,8 +2,10 @@
 //!
 //! [`Writer`] cannot fail; [`Reader`] tells "not enough bytes yet" from "wrong bytes", and knows the stream offset.
 
+mod name;
 mod reader;
 mod writer;
 
+pub(crate) use name::put_name;
 pub use reader::{Limits, Reader, Strictness};
 pub use writer::{Outcomes, Writer};

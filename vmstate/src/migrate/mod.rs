@@ -1,4 +1,23 @@
 //! Live migration: source and destination, from the first page to one running guest.
+//!
+//! [`source::run`] sends a running guest, [`destination::run`] takes one in; both block until their side is over.
+//! [`snapshot`] writes a paused guest to a file and reads it back. `docs/live-migration.md` tells the protocol and what
+//! happens after a fault at each point of it.
+
+mod control;
+pub mod destination;
+mod load;
+mod phase;
+pub mod policy;
+mod report;
+mod save;
+pub mod snapshot;
+pub mod source;
+mod wire;
+
+pub use control::{Control, Progress};
+pub use phase::{DestinationPhase, Phase, SourcePhase};
+pub use report::{Arrival, Downtime, Report, Round};
 
 use crate::error::Result;
 
@@ -22,7 +41,15 @@ pub trait Machine {
     /// A device could not drain in time; the machine runs on.
     fn pause(&mut self) -> Result<()>;
 
-    /// Runs the guest (again).
+    /// Destination: every section has loaded and passed its own checks. The last moment to refuse before the source is
+    /// told that it may let go: what sections hold for the hypervisor is given to it here.
+    ///
+    /// # Errors
+    /// The hypervisor refuses the state; the guest stays at the source.
+    fn loaded(&mut self) -> Result<()>;
+
+    /// Source, after a failure: undoes [`pause`](Self::pause); a guest that was paused before it stays paused.
+    /// Destination, once it has taken over: runs the guest, if the source's ran.
     ///
     /// # Errors
     /// What the hypervisor refuses.
@@ -31,10 +58,10 @@ pub trait Machine {
     /// Source, before the commit: gives up the exclusive resources so that the peer can take them.
     ///
     /// # Errors
-    /// They could not be released; the migration fails and the source resumes.
+    /// They could not be released, and this side still holds all of them; the migration fails and the source resumes.
     fn release(&mut self) -> Result<()>;
 
-    /// Destination at the commit, or a source whose commit failed: takes the exclusive resources.
+    /// Destination at the commit, or a source whose commit failed: takes the exclusive resources, all or none.
     ///
     /// # Errors
     /// An error other than "the peer has them".

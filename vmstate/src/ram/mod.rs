@@ -1,6 +1,18 @@
 //! Guest RAM: blocks, pages, dirty bitmaps, rounds.
 
+mod bitmap;
+mod receiver;
+mod record;
+mod sender;
+mod zero;
+
 use crate::error::Result;
+
+pub use bitmap::Bitmap;
+pub use receiver::{RamReceiver, Record};
+pub use record::{RAM_IDSTR, RAM_VERSION, put_end_of_section};
+pub use sender::{PageCount, RamSender};
+pub use zero::is_zero;
 
 /// Bytes of a page, the unit of the dirty bitmap and of a page record (QEMU's `TARGET_PAGE_SIZE` on x86).
 pub const PAGE_SIZE: u64 = 4096;
@@ -53,8 +65,9 @@ pub trait DirtyLog {
     /// What the hypervisor refuses.
     fn sync(&mut self, block: usize, words: &mut [u64]) -> Result<()>;
 
-    /// Called before pages `first..first + count` of `block` are read for sending, in page order: a hypervisor that
-    /// write-protects late (`KVM_CLEAR_DIRTY_LOG`) does it here.
+    /// Called before pages of `first..first + count` of `block` are read for sending, in page order: a hypervisor that
+    /// write-protects late (`KVM_CLEAR_DIRTY_LOG`) does it here. It may clear only what [`sync`](Self::sync) has
+    /// reported: a page written since then and cleared unreported would be lost.
     ///
     /// # Errors
     /// What the hypervisor refuses.

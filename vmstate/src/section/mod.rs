@@ -1,13 +1,18 @@
 //! Sections: who sends which state under which name, and in which order.
 
+mod registry;
+mod shared;
+
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::Description;
 use crate::state::VmState;
 
+pub use registry::{Registration, Sections};
+
 /// One device's state as the stream sees it: object-safe, so that a registry can hold many.
 ///
-/// Implemented for every [`VmState`], and for the usual ways to share one.
+/// Implemented for every [`VmState`], for a borrowed section, and for a device that threads share (`Arc<Mutex<_>>`).
 pub trait Section {
     /// Name, versions, fields.
     fn description(&self) -> &'static Description;

@@ -1,1 +1,20 @@
-//! The stream's grammar: header, configuration, sections, commands, end, self-description.
+//! The stream's grammar, byte for byte QEMU's version 3: header, configuration, sections, commands, end,
+//! self-description, and the answers on the return path. `docs/wire-format-stream.md` has the tables.
+//!
+//! ```text
+//! header configuration ( command | START | PART | END | FULL )* EOF [ self-description ]
+//! ```
+//!
+//! Only bytes in and bytes out: who sends what when is the business of [`migrate`](crate::migrate).
+
+mod command;
+mod configuration;
+mod description;
+mod element;
+mod reply;
+
+pub use command::Command;
+pub use configuration::{Configuration, put_configuration};
+pub use description::{MAX_DESCRIPTION, SelfDescription, read_description_length};
+pub use element::{Element, SectionHeader, put_footer, put_header, read_footer, read_header};
+pub use reply::Reply;

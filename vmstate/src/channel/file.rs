@@ -1,0 +1,51 @@
+//! A stream in a file.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use super::Channel;
+
+/// A file, written or read from its beginning.
+#[derive(Debug)]
+pub struct FileChannel {
+    file: File,
+}
+
+impl FileChannel {
+    /// A new file. One that exists is not touched.
+    ///
+    /// # Errors
+    /// As [`File::create_new`].
+    pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
+        File::create_new(path).map(|file| Self { file })
+    }
+
+    /// An existing file.
+    ///
+    /// # Errors
+    /// As [`File::open`].
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        File::open(path).map(|file| Self { file })
+    }
+
+    /// Waits until what was sent is on the disk. Without it a power failure can leave a file that looks complete and
+    /// is not.
+    ///
+    /// # Errors
+    /// As [`File::sync_all`].
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+}
+
+impl Channel for FileChannel {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+
+    fn receive(&mut self, into: &mut [u8], _timeout: Option<Duration>) -> io::Result<usize> {
+        self.file.read(into)
+    }
+}

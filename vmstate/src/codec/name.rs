@@ -1,0 +1,25 @@
+//! Names on the wire: the length in one byte, then the bytes (`qemu_get_counted_string`, migration/qemu-file.c).
+
+use super::Reader;
+use crate::error::Result;
+
+impl Reader<'_> {
+    /// A name of 1 to 255 bytes, with its length before it.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take); `Malformed` if it is empty or no UTF-8.
+    pub fn name(&mut self) -> Result<String> {
+        let length = self.u8()?;
+        match str::from_utf8(self.take(usize::from(length))?) {
+            Ok(text) if !text.is_empty() => Ok(text.to_owned()),
+            Ok(_) => Err(self.malformed("the name that ends here is empty")),
+            Err(_) => Err(self.malformed("the name that ends here is not UTF-8")),
+        }
+    }
+}
+
+/// Appends a name; whoever registers one has checked that it has at most 255 bytes.
+pub(crate) fn put_name(out: &mut Vec<u8>, name: &str) {
+    out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+    out.extend_from_slice(name.as_bytes());
+}

@@ -1,0 +1,142 @@
+//! The handle on a migration that other threads hold: cancel it, move its limits, watch it.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::phase::Phase;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A shared handle on one migration of either side. Clones are the same handle. Made anew for each migration.
+#[derive(Clone, Debug)]
+pub struct Control(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    intent: AtomicU8,
+    downtime_limit_nanos: AtomicU64,
+    /// Bytes a second; 0 is no limit.
+    bandwidth_limit: AtomicU64,
+    progress: Mutex<Progress>,
+}
+
+/// Values of `intent`. A cancel and the commit race for the same word, so exactly one of them wins.
+const OPEN: u8 = 0;
+const CANCELLED: u8 = 1;
+const COMMITTED: u8 = 2;
+
+/// QEMU's default (migration/options.c).
+const DEFAULT_DOWNTIME_LIMIT: Duration = Duration::from_millis(300);
+
+/// Figures of a migration at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Where it stands.
+    pub phase: Phase,
+    /// Since it began.
+    pub elapsed: Duration,
+    /// From the beginning to the first page.
+    pub setup: Duration,
+    /// Bytes sent, or received.
+    pub bytes: u64,
+    /// Guest RAM in bytes.
+    pub ram_bytes: u64,
+    /// Bytes of guest RAM still to send.
+    pub remaining_bytes: u64,
+    /// Pages sent or received whole.
+    pub normal_pages: u64,
+    /// Pages sent or received as zero.
+    pub zero_pages: u64,
+    /// Rounds begun.
+    pub rounds: u32,
+    /// Pages that the guest dirties a second, measured over the last round.
+    pub dirty_pages_per_second: u64,
+    /// Bytes that go through the wire a second.
+    pub bytes_per_second: u64,
+    /// Predicted pause of the guest, if it were switched over now; from the end of the first round on.
+    pub expected_downtime: Option<Duration>,
+    /// Predicted time from the beginning to the end; `None` before the first round has ended, and as long as the guest
+    /// dirties pages faster than they go.
+    pub expected_total: Option<Duration>,
+    /// Measured, once over: from the order to pause until the destination's last word.
+    pub downtime: Option<Duration>,
+}
+
+impl Default for Control {
+    /// QEMU's downtime limit of 300 ms, no limit of bandwidth.
+    fn default() -> Self {
+        let control = Self(Arc::new(Shared {
+            intent: AtomicU8::new(OPEN),
+            downtime_limit_nanos: AtomicU64::new(0),
+            bandwidth_limit: AtomicU64::new(0),
+            progress: Mutex::default(),
+        }));
+        control.set_downtime_limit(DEFAULT_DOWNTIME_LIMIT);
+        control
+    }
+}
+
+impl Control {
+    /// Asks to cancel. True if it will be: false once the commit has begun.
+    pub fn cancel(&self) -> bool {
+        self.settle(CANCELLED)
+    }
+
+    /// True if a cancel was asked for, and granted.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.intent.load(Ordering::Acquire) == CANCELLED
+    }
+
+    /// The longest pause that the guest may feel.
+    pub fn downtime_limit(&self) -> Duration {
+        Duration::from_nanos(self.0.downtime_limit_nanos.load(Ordering::Relaxed))
+    }
+
+    /// See [`downtime_limit`](Self::downtime_limit). Takes effect at the end of the current round.
+    pub fn set_downtime_limit(&self, limit: Duration) {
+        let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        self.0.downtime_limit_nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    /// Bytes a second that the rounds may send; `None` is no limit. The switch-over is never slowed.
+    pub fn bandwidth_limit(&self) -> Option<u64> {
+        Some(self.0.bandwidth_limit.load(Ordering::Relaxed)).filter(|&limit| limit > 0)
+    }
+
+    /// See [`bandwidth_limit`](Self::bandwidth_limit). Takes effect within a tenth of a second; 0 is no limit.
+    pub fn set_bandwidth_limit(&self, bytes_per_second: u64) {
+        self.0.bandwidth_limit.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// The figures now. Waits for nothing but the copy of another such call.
+    pub fn progress(&self) -> Progress {
+        *self.0.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the figures.
+    pub(super) fn publish(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.0.progress.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// An error if a cancel was asked for.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.is_cancelled() { Err(cancelled()) } else { Ok(()) }
+    }
+
+    /// Closes the door to cancelling.
+    pub(super) fn commit(&self) -> Result<()> {
+        if self.settle(COMMITTED) { Ok(()) } else { Err(cancelled()) }
+    }
+
+    fn settle(&self, intent: u8) -> bool {
+        let intents = &self.0.intent;
+        match intents.compare_exchange(OPEN, intent, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(settled) => settled == intent,
+        }
+    }
+}
+
+fn cancelled() -> Error {
+    Error::new(ErrorKind::Cancelled, "cancelled")
+}

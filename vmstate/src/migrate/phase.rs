@@ -1,0 +1,128 @@
+//! The phases of both sides, and the only moves between them.
+//!
+//! ```text
+//! source       Setup ──► Rounds ──► SwitchOver ──► Commit ──► Completed        guest runs at the destination
+//!                │          │           │            ├──────► Unacknowledged   at the destination, by the lock
+//!                │          │           │            ├──────► Undecided        paused here: nobody can tell
+//!                ▼          ▼           ▼            ▼
+//!              Failed or Cancelled: guest runs at the source
+//!
+//! destination  Setup ──► Receiving ──► Loading ──► Ready ──► Commit ──► Completed   guest runs here
+//!                └────────────┴───────────┴──────────┴─────────┴──────► Failed      guest never ran here
+//! ```
+//!
+//! The guest is paused at the source from `SwitchOver` on. `Commit` begins when the source gives up its exclusive
+//! resources; nobody may cancel after that.
+
+/// Where a source stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SourcePhase {
+    /// Introduces itself and waits for the destination's first answer.
+    Setup,
+    /// Sends pages while the guest runs.
+    Rounds,
+    /// The guest is paused; sends the rest, and waits until the destination has loaded and checked all of it.
+    SwitchOver,
+    /// Has given up its exclusive resources and told the destination to take over.
+    Commit,
+    /// The destination runs the guest, and said so.
+    Completed,
+    /// Cancelled; the guest runs here.
+    Cancelled,
+    /// Failed; the guest runs here.
+    Failed,
+    /// The destination has the exclusive resources, but its last word did not arrive. The guest stays paused here.
+    Unacknowledged,
+    /// The destination's last word did not arrive, and no exclusive resource tells who may run. The guest stays
+    /// paused here until someone looks at the destination.
+    Undecided,
+}
+
+/// Where a destination stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DestinationPhase {
+    /// Waits for the source's introduction.
+    Setup,
+    /// Takes in pages.
+    Receiving,
+    /// The source's guest is paused; takes in the last pages and the devices.
+    Loading,
+    /// Everything is loaded and checked, and the source knows. Waits for its word to take over.
+    Ready,
+    /// Has that word; takes the exclusive resources.
+    Commit,
+    /// Runs the guest.
+    Completed,
+    /// Failed; the guest never ran here.
+    Failed,
+}
+
+use DestinationPhase as D;
+use SourcePhase as S;
+
+const SOURCE_MOVES: [(S, S); 13] = [
+    (S::Setup, S::Rounds),
+    (S::Setup, S::Failed),
+    (S::Setup, S::Cancelled),
+    (S::Rounds, S::SwitchOver),
+    (S::Rounds, S::Failed),
+    (S::Rounds, S::Cancelled),
+    (S::SwitchOver, S::Commit),
+    (S::SwitchOver, S::Failed),
+    (S::SwitchOver, S::Cancelled),
+    (S::Commit, S::Completed),
+    (S::Commit, S::Failed),
+    (S::Commit, S::Unacknowledged),
+    (S::Commit, S::Undecided),
+];
+
+/// A source that waits for no answer (QEMU's) goes from `Loading` to `Commit`.
+const DESTINATION_MOVES: [(D, D); 11] = [
+    (D::Setup, D::Receiving),
+    (D::Setup, D::Failed),
+    (D::Receiving, D::Loading),
+    (D::Receiving, D::Failed),
+    (D::Loading, D::Ready),
+    (D::Loading, D::Commit),
+    (D::Loading, D::Failed),
+    (D::Ready, D::Commit),
+    (D::Ready, D::Failed),
+    (D::Commit, D::Completed),
+    (D::Commit, D::Failed),
+];
+
+impl SourcePhase {
+    /// True if `next` may follow.
+    pub fn may_become(self, next: Self) -> bool {
+        SOURCE_MOVES.contains(&(self, next))
+    }
+
+    /// True if nothing follows.
+    pub fn is_final(self) -> bool {
+        !SOURCE_MOVES.iter().any(|&(from, _)| from == self)
+    }
+}
+
+impl DestinationPhase {
+    /// True if `next` may follow.
+    pub fn may_become(self, next: Self) -> bool {
+        DESTINATION_MOVES.contains(&(self, next))
+    }
+
+    /// True if nothing follows.
+    pub fn is_final(self) -> bool {
+        !DESTINATION_MOVES.iter().any(|&(from, _)| from == self)
+    }
+}
+
+/// Where either side stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Not begun.
+    #[default]
+    Idle,
+    /// A source.
+    Source(SourcePhase),
+    /// A destination.
+    Destination(DestinationPhase),
+}

@@ -1,0 +1,72 @@
+//! What a migration took, once it is over.
+
+use std::time::Duration;
+
+use crate::ram::PageCount;
+
+/// Of a source.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// From the beginning to the last word.
+    pub total: Duration,
+    /// From the beginning to the first page.
+    pub setup: Duration,
+    /// Bytes sent.
+    pub bytes: u64,
+    /// Pages sent, in rounds and switch-over.
+    pub pages: PageCount,
+    /// Each round, in order.
+    pub rounds: Vec<Round>,
+    /// From a question to the destination to its answer.
+    pub round_trip: Duration,
+    /// The pause, if it came that far.
+    pub downtime: Option<Downtime>,
+}
+
+/// One round: everything that was dirty when it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Round {
+    /// How long it took.
+    pub duration: Duration,
+    /// Bytes sent.
+    pub bytes: u64,
+    /// Pages sent.
+    pub pages: PageCount,
+    /// Pages that the guest dirtied meanwhile.
+    pub dirtied: u64,
+}
+
+/// Where the pause went. Each part ends where the next begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Downtime {
+    /// From the order to pause until the machine stood still.
+    pub pause: Duration,
+    /// Last look into the dirty log.
+    pub sync: Duration,
+    /// Last pages handed to the wire.
+    pub pages: Duration,
+    /// Devices saved and handed to the wire.
+    pub devices: Duration,
+    /// Until the destination had loaded and checked everything, and said so.
+    pub confirm: Duration,
+    /// Until the destination had taken over, and said so.
+    pub commit: Duration,
+}
+
+impl Downtime {
+    /// The sum.
+    pub fn total(&self) -> Duration {
+        self.pause + self.sync + self.pages + self.devices + self.confirm + self.commit
+    }
+}
+
+/// Of a destination.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Arrival {
+    /// From the first byte to the running guest.
+    pub total: Duration,
+    /// Bytes received.
+    pub bytes: u64,
+    /// Pages received.
+    pub pages: PageCount,
+}

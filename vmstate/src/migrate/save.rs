@@ -1,0 +1,54 @@
+//! The parts of a stream that a migration and a file have in common, on the way out.
+
+use crate::codec::Writer;
+use crate::error::Result;
+use crate::ram::{PAGE_SIZE, RAM_IDSTR, RAM_VERSION, RamSender, put_end_of_section};
+use crate::section::Sections;
+use crate::stream::{Element, SectionHeader, SelfDescription, put_footer};
+
+/// Section numbers: the RAM's, and the first of the devices'. Not 0: QEMU's destination looks a number up among all
+/// handlers, and those it has not loaded yet have number 0 (`load_section_id`, migration/savevm.c).
+const RAM_ID: u32 = 1;
+const FIRST_DEVICE_ID: u32 = 2;
+
+/// Appends the section that announces the RAM blocks.
+pub(super) fn put_ram_start(out: &mut Vec<u8>, ram: &RamSender<'_>) {
+    let (idstr, instance, version) = (RAM_IDSTR.to_owned(), 0, RAM_VERSION);
+    Element::Start(SectionHeader { id: RAM_ID, idstr, instance, version }).write(out);
+    ram.put_blocks(out);
+    put_footer(out, RAM_ID);
+}
+
+/// Appends a section of pages, until `out` has about `wanted` bytes; true if no pages are left.
+pub(super) fn put_ram_part(out: &mut Vec<u8>, ram: &mut RamSender<'_>, wanted: usize) -> Result<bool> {
+    put_ram(out, ram, Element::Part(RAM_ID), wanted)
+}
+
+/// Appends the last section of pages, with all that are left.
+pub(super) fn put_ram_end(out: &mut Vec<u8>, ram: &mut RamSender<'_>) -> Result<()> {
+    put_ram(out, ram, Element::End(RAM_ID), usize::MAX).map(|_| ())
+}
+
+fn put_ram(out: &mut Vec<u8>, ram: &mut RamSender<'_>, element: Element, wanted: usize) -> Result<bool> {
+    element.write(out);
+    let over = ram.put_pages(out, wanted)?;
+    put_end_of_section(out);
+    put_footer(out, RAM_ID);
+    Ok(over)
+}
+
+/// Appends all devices. Returns their description, which belongs after the end of the stream.
+pub(super) fn put_devices(out: &mut Vec<u8>, sections: &mut Sections<'_>, machine: &str) -> Result<SelfDescription> {
+    let mut described = SelfDescription::new(machine, PAGE_SIZE);
+    for (id, section) in (FIRST_DEVICE_ID..).zip(sections.in_order()) {
+        let mut body = Writer::recording();
+        section.save(&mut body)?;
+        let (body, outcomes) = body.into_parts();
+        let (idstr, instance, description) = (section.idstr().to_owned(), section.instance(), section.description());
+        described.push(&idstr, instance, description, &outcomes);
+        Element::Full(SectionHeader { id, idstr, instance, version: description.version }).write(out);
+        out.extend_from_slice(&body);
+        put_footer(out, id);
+    }
+    Ok(described)
+}

@@ -1,0 +1,107 @@
+//! A paused guest in a file: the same stream, without a destination that answers.
+
+use std::time::Duration;
+
+use super::control::Control;
+use super::load::{Loader, Step};
+use super::save;
+use super::wire::{Patience, Wire};
+use crate::channel::{Channel, Clock};
+use crate::codec::{Limits, Strictness};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ram::{DirtyLog, GuestRam, RamSender};
+use crate::section::Sections;
+use crate::stream::{Command, Element, put_configuration, put_header};
+
+/// Bytes handed to the channel at once.
+const CHUNK: usize = 1 << 20;
+
+/// Writes a guest, which must not run meanwhile. Sections and memory are all there is: the caller keeps the disks.
+///
+/// # Errors
+/// What a device refuses, or the channel.
+pub fn save(
+    channel: &mut dyn Channel,
+    machine_type: &str,
+    sections: &mut Sections<'_>,
+    ram: &dyn GuestRam,
+) -> Result<()> {
+    let mut log = Still;
+    let mut ram = RamSender::start(ram, &mut log)?;
+    let mut out = Vec::new();
+    put_header(&mut out);
+    put_configuration(&mut out, machine_type);
+    save::put_ram_start(&mut out, &ram);
+    while !save::put_ram_part(&mut out, &mut ram, CHUNK)? {
+        channel.send(&out)?;
+        out.clear();
+    }
+    save::put_ram_end(&mut out, &mut ram)?;
+    let described = save::put_devices(&mut out, sections, machine_type)?;
+    Element::Eof.write(&mut out);
+    described.write(&mut out);
+    channel.send(&out)?;
+    Ok(())
+}
+
+/// Reads a guest, which does not run yet: whether it may is for the caller to decide.
+///
+/// # Errors
+/// What is wrong with the stream, with its place.
+pub fn load(
+    channel: &mut dyn Channel,
+    machine_type: &str,
+    strictness: Strictness,
+    limits: Limits,
+    sections: &mut Sections<'_>,
+    ram: &dyn GuestRam,
+) -> Result<()> {
+    let control = Control::default();
+    let wire = Wire::new(channel, &Still, &control, strictness, limits);
+    let mut loader = Loader::new(wire, sections, ram, strictness, Patience::Endless);
+    loader.introduction(machine_type)?;
+    loop {
+        let offset = loader.wire.offset();
+        match loader.step()? {
+            Step::Section | Step::Command(Command::SwitchoverStart) => {}
+            Step::Command(command) => {
+                let message = format!("command {command:?} wants an answer, which a file cannot give");
+                return Err(Error::new(ErrorKind::Incompatible, message).at(offset));
+            }
+            Step::Eof => break,
+        }
+    }
+    loader.check_complete()?;
+    // A file may end here: the self-description is for people and tools.
+    if let Err(error) = loader.drop_description(Patience::Endless) {
+        tracing::debug!("no self-description: {error}");
+    }
+    Ok(())
+}
+
+/// A guest that does not run writes nothing, and a file makes nobody wait.
+struct Still;
+
+impl DirtyLog for Still {
+    fn start(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn sync(&mut self, _block: usize, _words: &mut [u64]) -> Result<()> {
+        Ok(())
+    }
+
+    fn clear(&mut self, _block: usize, _first: u64, _count: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn stop(&mut self) {}
+}
+
+impl Clock for Still {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn sleep(&self, _duration: Duration) {}
+}

@@ -1,0 +1,180 @@
+//! The channel as both sides use it: bytes out, and decoding of what comes in, with bounded memory and bounded waits.
+
+use std::io;
+use std::time::Duration;
+
+use super::control::Control;
+use crate::channel::{Channel, Clock};
+use crate::codec::{Limits, Reader, Strictness};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Bytes asked from the channel at once.
+const RECEIVE: usize = 1 << 20;
+/// No element, and no device's section, is longer. The peer can make this side hold so much and no more.
+const LONGEST: usize = 32 << 20;
+/// How often a wait looks whether it was cancelled.
+const SLICE: Duration = Duration::from_millis(50);
+/// A decode that ran out of bytes is repeated from its start. Below this length that is cheap, so every new byte is
+/// worth a try; above it, only twice the bytes are, or a silence: else a slow peer makes the work quadratic.
+const CHEAP: usize = 64 << 10;
+const SILENCE: Duration = Duration::from_millis(1);
+
+/// How long to wait for the peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Patience {
+    /// Until this moment of the clock.
+    Until(Duration),
+    /// As long as something comes at least so often.
+    Silence(Duration),
+    /// For ever.
+    Endless,
+}
+
+pub(super) struct Wire<'a> {
+    channel: &'a mut dyn Channel,
+    clock: &'a dyn Clock,
+    control: &'a Control,
+    strictness: Strictness,
+    limits: Limits,
+    received: Vec<u8>,
+    /// What of `received` is there and not yet decoded.
+    start: usize,
+    end: usize,
+    /// Stream offset of `received[0]`.
+    base: u64,
+    sent: u64,
+}
+
+impl<'a> Wire<'a> {
+    pub(super) fn new(
+        channel: &'a mut dyn Channel,
+        clock: &'a dyn Clock,
+        control: &'a Control,
+        strictness: Strictness,
+        limits: Limits,
+    ) -> Self {
+        Self { channel, clock, control, strictness, limits, received: Vec::new(), start: 0, end: 0, base: 0, sent: 0 }
+    }
+
+    /// Bytes sent so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Bytes decoded so far.
+    pub(super) fn offset(&self) -> u64 {
+        self.base + self.start as u64
+    }
+
+    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.channel.send(bytes)?;
+        self.sent += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Decodes with `decode`, which is called again from the same place whenever it ran out of bytes and more came.
+    pub(super) fn decode<T>(
+        &mut self,
+        patience: Patience,
+        mut decode: impl FnMut(&mut Reader<'_>) -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            let at_hand = self.received.get(self.start..self.end).unwrap_or_default();
+            let mut reader = Reader::new(at_hand, self.offset(), self.strictness, self.limits);
+            match decode(&mut reader) {
+                Ok(decoded) => {
+                    self.start += reader.consumed();
+                    return Ok(decoded);
+                }
+                Err(error) if error.is_incomplete() => {
+                    let have = at_hand.len();
+                    if have >= LONGEST {
+                        return Err(Error::new(ErrorKind::Malformed, format!("longer than {LONGEST} bytes"))
+                            .at(self.offset())
+                            .with_source(error));
+                    }
+                    self.more(have, patience).map_err(|lost| lost.at(self.offset() + have as u64))?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// As [`decode`](Self::decode), of what is there already.
+    pub(super) fn poll<T>(&mut self, decode: impl FnMut(&mut Reader<'_>) -> Result<T>) -> Result<Option<T>> {
+        match self.decode(Patience::Until(Duration::ZERO), decode) {
+            Ok(decoded) => Ok(Some(decoded)),
+            Err(error) if is_timeout(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Receives something; much, if much is at hand already.
+    fn more(&mut self, have: usize, patience: Patience) -> Result<()> {
+        self.receive(patience)?;
+        let enough = if have < CHEAP { have } else { have.saturating_mul(2) };
+        while self.end - self.start < enough {
+            match self.receive_within(Some(SILENCE)) {
+                Ok(_) => {}
+                Err(error) if is_timeout(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, patience: Patience) -> Result<()> {
+        let deadline = match patience {
+            Patience::Until(moment) => Some(moment),
+            Patience::Silence(longest) => Some(self.clock.now().saturating_add(longest)),
+            Patience::Endless => None,
+        };
+        loop {
+            self.control.check()?;
+            let left = deadline.map(|deadline| deadline.saturating_sub(self.clock.now()));
+            match self.receive_within(Some(left.map_or(SLICE, |left| left.min(SLICE)))) {
+                Err(error) if is_timeout(&error) && left.is_none_or(|left| left > SLICE) => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn receive_within(&mut self, timeout: Option<Duration>) -> Result<()> {
+        if self.start == self.end {
+            self.base += self.start as u64;
+            (self.start, self.end) = (0, 0);
+        }
+        if self.received.len() - self.end < RECEIVE / 4 {
+            self.received.copy_within(self.start..self.end, 0);
+            self.base += self.start as u64;
+            (self.start, self.end) = (0, self.end - self.start);
+            let wanted = (self.end * 2).max(RECEIVE);
+            self.received.resize(wanted.max(self.received.len()), 0);
+        }
+        let free = self.received.get_mut(self.end..).unwrap_or_default();
+        loop {
+            match self.channel.receive(free, timeout) {
+                Ok(0) => {
+                    let closed = io::Error::from(io::ErrorKind::UnexpectedEof);
+                    return Err(Error::new(ErrorKind::Io, "the peer closed the connection").with_source(closed));
+                }
+                Ok(count) => {
+                    self.end += count.min(free.len());
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {
+                    let late = io::Error::from(io::ErrorKind::TimedOut);
+                    return Err(Error::new(ErrorKind::Io, "the peer is silent").with_source(late));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// True if the peer was merely too slow.
+fn is_timeout(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|source| source.kind() == io::ErrorKind::TimedOut)
+}

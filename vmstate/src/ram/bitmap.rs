@@ -1,0 +1,100 @@
+//! A set of pages: one bit each, walked by runs.
+
+use std::ops::Range;
+
+/// Which pages of a block are in the set. Bit 0 of word 0 is page 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bitmap {
+    words: Vec<u64>,
+    pages: u64,
+}
+
+const BITS: u64 = u64::BITS as u64;
+
+impl Bitmap {
+    /// The empty set, of a block of `pages` pages.
+    pub fn empty(pages: u64) -> Self {
+        // A bitmap that does not fit the address space belongs to a guest that does not either.
+        let words = usize::try_from(pages.div_ceil(BITS)).unwrap_or(usize::MAX);
+        Self { words: vec![0; words], pages }
+    }
+
+    /// All pages.
+    pub fn full(pages: u64) -> Self {
+        let mut all = Self::empty(pages);
+        all.words.fill(u64::MAX);
+        all.trim();
+        all
+    }
+
+    /// Pages of the block, in the set or not.
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Pages in the set.
+    pub fn count(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// True if `page` is in the set.
+    pub fn contains(&self, page: u64) -> bool {
+        self.word(page / BITS) >> (page % BITS) & 1 == 1
+    }
+
+    /// Lets `change` set bits, and drops those past the last page.
+    pub fn edit<T>(&mut self, change: impl FnOnce(&mut [u64]) -> T) -> T {
+        let result = change(&mut self.words);
+        self.trim();
+        result
+    }
+
+    /// The first run of pages in the set at or after `from`, cut after `longest` pages.
+    pub fn run(&self, from: u64, longest: u64) -> Option<Range<u64>> {
+        let start = self.next(from, self.pages, 0)?;
+        let end = self.pages.min(start.saturating_add(longest));
+        Some(start..self.next(start, end, u64::MAX).unwrap_or(end))
+    }
+
+    /// Takes pages out of the set.
+    pub fn remove(&mut self, pages: Range<u64>) {
+        let mut page = pages.start;
+        while page < pages.end {
+            let next = (page / BITS + 1).saturating_mul(BITS).min(pages.end);
+            let ones = u64::MAX >> (BITS - (next - page));
+            if let Some(word) = usize::try_from(page / BITS).ok().and_then(|index| self.words.get_mut(index)) {
+                *word &= !(ones << (page % BITS));
+            }
+            page = next;
+        }
+    }
+
+    /// The first page of `from..until` whose bit is set in `word ^ flip`.
+    fn next(&self, from: u64, until: u64, flip: u64) -> Option<u64> {
+        let mut index = from / BITS;
+        let mut skipped = u64::MAX << (from % BITS);
+        while index < until.div_ceil(BITS) {
+            let word = (self.word(index) ^ flip) & skipped;
+            if word != 0 {
+                let page = index * BITS + u64::from(word.trailing_zeros());
+                return (page < until).then_some(page);
+            }
+            skipped = u64::MAX;
+            index += 1;
+        }
+        None
+    }
+
+    fn word(&self, index: u64) -> u64 {
+        usize::try_from(index).ok().and_then(|index| self.words.get(index)).copied().unwrap_or(0)
+    }
+
+    fn trim(&mut self) {
+        let used = self.pages % BITS;
+        if used != 0
+            && let Some(last) = self.words.last_mut()
+        {
+            *last &= u64::MAX >> (BITS - used);
+        }
+    }
+}

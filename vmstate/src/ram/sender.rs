@@ -1,0 +1,178 @@
+//! The source's side of RAM: which pages are still to send, and their records.
+//!
+//! A page leaves the set of pending pages only when its record is written, and the log is told before its bytes are
+//! read: a write after that is in the next report. So a page whose newest bytes are not on the wire is always
+//! either pending or in the log.
+
+use super::bitmap::Bitmap;
+use super::record::{NORMAL_BYTES, flag};
+use super::zero::is_zero;
+use super::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
+use crate::codec::put_name;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Pages read at once: the copy stays in the first cache levels until it is looked at and sent.
+const RUN: u64 = 16;
+/// Pages that the log is asked to clear at once, 16 MiB. A page cleared early and written again before its turn is sent
+/// twice; a call per page would cost more.
+const CLEAR: u64 = 4096;
+
+/// Pages written to the stream so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageCount {
+    /// Sent whole.
+    pub normal: u64,
+    /// Sent as zero.
+    pub zero: u64,
+}
+
+/// All pages of a guest, on their way. Stops the log when dropped.
+pub struct RamSender<'a> {
+    ram: &'a dyn GuestRam,
+    log: &'a mut dyn DirtyLog,
+    pending: Vec<Bitmap>,
+    pending_pages: u64,
+    /// Where the round is: a block, and the first of its pages not looked at.
+    block: usize,
+    page: u64,
+    /// The log was told up to this page of the block.
+    cleared: u64,
+    sent: PageCount,
+    copy: Vec<u8>,
+}
+
+impl<'a> RamSender<'a> {
+    /// Starts the log; all pages are pending.
+    ///
+    /// # Errors
+    /// `Misuse` if a block has no name that fits the wire or is not made of whole pages; what the log refuses.
+    pub fn start(ram: &'a dyn GuestRam, log: &'a mut dyn DirtyLog) -> Result<Self> {
+        for block in ram.blocks() {
+            check_block(block)?;
+        }
+        log.start()?;
+        let pending: Vec<_> = ram.blocks().iter().map(|block| Bitmap::full(block.len / PAGE_SIZE)).collect();
+        let pending_pages = pending.iter().map(Bitmap::count).sum();
+        let copy = vec![0; usize::try_from(RUN * PAGE_SIZE).unwrap_or_default()];
+        let sent = PageCount::default();
+        Ok(Self { ram, log, pending, pending_pages, block: 0, page: 0, cleared: 0, sent, copy })
+    }
+
+    /// Appends the body of the START section: total length, then name and length of each block.
+    pub fn put_blocks(&self, out: &mut Vec<u8>) {
+        let blocks = self.ram.blocks();
+        let total: u64 = blocks.iter().map(|block| block.len).sum();
+        out.extend_from_slice(&(total | flag::MEM_SIZE).to_be_bytes());
+        for block in blocks {
+            put_name(out, &block.name);
+            out.extend_from_slice(&block.len.to_be_bytes());
+        }
+        super::put_end_of_section(out);
+    }
+
+    /// Takes in what the log has, and begins a round from the first page. Returns how many more pages are pending
+    /// for it.
+    ///
+    /// # Errors
+    /// What the log refuses.
+    pub fn sync(&mut self) -> Result<u64> {
+        let before = self.pending_pages;
+        for (index, pending) in self.pending.iter_mut().enumerate() {
+            pending.edit(|words| self.log.sync(index, words))?;
+        }
+        (self.block, self.page, self.cleared) = (0, 0, 0);
+        self.pending_pages = self.pending.iter().map(Bitmap::count).sum();
+        Ok(self.pending_pages - before)
+    }
+
+    /// Pages still to send.
+    pub fn pending_pages(&self) -> u64 {
+        self.pending_pages
+    }
+
+    /// Pages written to the stream since the start.
+    pub fn sent(&self) -> PageCount {
+        self.sent
+    }
+
+    /// Appends records until `out` has about `wanted` bytes or the round is over; true if it is over. Records of one
+    /// call belong into one section: its first names its block.
+    ///
+    /// # Errors
+    /// What memory or log refuse.
+    pub fn put_pages(&mut self, out: &mut Vec<u8>, wanted: usize) -> Result<bool> {
+        let mut named = None;
+        while let Some(pending) = self.pending.get(self.block) {
+            let Some(run) = pending.run(self.page, RUN) else {
+                (self.block, self.page, self.cleared) = (self.block + 1, 0, 0);
+                continue;
+            };
+            if out.len() >= wanted {
+                return Ok(false);
+            }
+            if run.end > self.cleared {
+                let first = (run.start / CLEAR * CLEAR).max(self.cleared);
+                let end = run.end.next_multiple_of(CLEAR).min(pending.pages());
+                self.log.clear(self.block, first, end - first)?;
+                self.cleared = end;
+            }
+            self.put_run(out, run.start, run.end, named == Some(self.block))?;
+            named = Some(self.block);
+            self.page = run.end;
+            self.pending_pages -= run.end - run.start;
+            if let Some(pending) = self.pending.get_mut(self.block) {
+                pending.remove(run);
+            }
+        }
+        Ok(true)
+    }
+
+    fn put_run(&mut self, out: &mut Vec<u8>, first: u64, end: u64, mut named: bool) -> Result<()> {
+        let bytes = usize::try_from((end - first) * PAGE_SIZE).unwrap_or(usize::MAX);
+        let copy = self.copy.get_mut(..bytes).unwrap_or_default();
+        self.ram.read(self.block, first * PAGE_SIZE, copy)?;
+        out.reserve(usize::try_from((end - first) * NORMAL_BYTES).unwrap_or_default());
+        let (pages, _) = copy.as_chunks::<{ PAGE_SIZE as usize }>();
+        for (page, bytes) in (first..end).zip(pages) {
+            let zero = is_zero(bytes);
+            let kind = if zero { flag::ZERO } else { flag::PAGE };
+            let relative = if named { flag::CONTINUE } else { 0 };
+            out.extend_from_slice(&((page * PAGE_SIZE) | kind | relative).to_be_bytes());
+            if let (false, Some(block)) = (named, self.ram.blocks().get(self.block)) {
+                put_name(out, &block.name);
+                named = true;
+            }
+            if zero {
+                out.push(0);
+                self.sent.zero += 1;
+            } else {
+                out.extend_from_slice(bytes);
+                self.sent.normal += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for RamSender<'_> {
+    fn drop(&mut self) {
+        self.log.stop();
+    }
+}
+
+impl std::fmt::Debug for RamSender<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RamSender").field("pending", &self.pending_pages()).field("sent", &self.sent).finish()
+    }
+}
+
+fn check_block(block: &RamBlock) -> Result<()> {
+    let misuse = |message: &str| Err(Error::new(ErrorKind::Misuse, format!("RAM block {:?} {message}", block.name)));
+    if block.name.is_empty() || block.name.len() > usize::from(u8::MAX) {
+        return misuse("needs a name of 1 to 255 bytes");
+    }
+    if !block.len.is_multiple_of(PAGE_SIZE) {
+        return misuse("is not made of whole pages");
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! The configuration: what must be equal on both sides before any device is looked at.
+//!
+//! `07 | u32 length | machine name | subsections`; the vmsd "configuration" of migration/savevm.c, which has no
+//! version on the wire.
+
+use super::element::kind;
+use crate::codec::{Reader, Strictness};
+use crate::error::{Error, ErrorKind, Result};
+
+/// No machine's name is longer; QEMU itself has no limit and dies of a large one.
+const MAX_MACHINE_NAME: u32 = 255;
+/// No QEMU has as many capabilities.
+const MAX_CAPABILITIES: u32 = 64;
+/// log2 of the page size.
+const PAGE_BITS: u32 = 12;
+
+/// What the source says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Configuration {
+    /// Machine type, as `microvm`.
+    pub machine: String,
+    /// log2 of the page size, if the source says it.
+    pub page_bits: Option<u32>,
+    /// Capabilities that change what is in the stream, if the source says them.
+    pub capabilities: Vec<String>,
+    /// The machine's UUID, if the source says it.
+    pub uuid: Option<[u8; 16]>,
+}
+
+/// Appends the configuration of a machine type: name only, as QEMU does unless capabilities ask for more.
+pub fn put_configuration(out: &mut Vec<u8>, machine: &str) {
+    out.push(kind::CONFIGURATION);
+    out.extend_from_slice(&u32::try_from(machine.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(machine.as_bytes());
+}
+
+impl Configuration {
+    /// Reads it, with its subsections in any order. It ends where no subsection begins, so the byte after it must
+    /// be at hand.
+    ///
+    /// # Errors
+    /// `Malformed`, or `Incompatible` for a subsection of another name or version.
+    pub fn read(input: &mut Reader<'_>) -> Result<Self> {
+        let offset = input.offset();
+        let mark = input.u8()?;
+        if mark != kind::CONFIGURATION {
+            let message = format!("the configuration {:#04x} expected, got {mark:#04x}", kind::CONFIGURATION);
+            return Err(Error::new(ErrorKind::Malformed, message).at(offset));
+        }
+        let length = input.u32()?;
+        if length > MAX_MACHINE_NAME {
+            let message = format!("the machine's name has {length} bytes, at most {MAX_MACHINE_NAME} are allowed");
+            return Err(input.malformed(message));
+        }
+        let name = input.take(usize::try_from(length).unwrap_or(usize::MAX))?;
+        let machine = str::from_utf8(name).map_err(|_| input.malformed("the machine's name is not UTF-8"))?.to_owned();
+        let mut configuration = Self { machine, ..Self::default() };
+        loop {
+            match input.peek(1) {
+                Some(&[kind::SUBSECTION]) => configuration.read_subsection(input)?,
+                Some(_) => return Ok(configuration),
+                None => {
+                    return Err(Error::new(ErrorKind::Incomplete, "the configuration has no end").at(input.offset()));
+                }
+            }
+        }
+    }
+
+    fn read_subsection(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        let offset = input.offset();
+        input.u8()?;
+        let name = input.name()?;
+        let version = input.u32()?;
+        let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message).at(offset));
+        if version != 1 {
+            return incompatible(format!("{name}: version {version} is not 1"));
+        }
+        match name.as_str() {
+            "configuration/target-page-bits" => self.page_bits = Some(input.u32()?),
+            "configuration/capabilities" => self.capabilities = read_capabilities(input)?,
+            "configuration/uuid" => self.uuid = Some(input.array()?),
+            _ => return incompatible(format!("{name} is not known")),
+        }
+        Ok(())
+    }
+
+    /// Compares what the source says with the `machine` type here.
+    ///
+    /// A QEMU-compatible load takes any beginning of the name for the name, as QEMU's `strncmp` does.
+    ///
+    /// # Errors
+    /// `Incompatible`, with both sides named.
+    pub fn check(&self, machine: &str, strictness: Strictness) -> Result<()> {
+        let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
+        let same = match strictness {
+            Strictness::Strict => self.machine == machine,
+            Strictness::QemuCompatible => machine.starts_with(&self.machine),
+        };
+        if !same {
+            return incompatible(format!("the source is a machine of type {}, this one is {machine}", self.machine));
+        }
+        if let Some(bits) = self.page_bits.filter(|&bits| bits != PAGE_BITS) {
+            return incompatible(format!("the source has pages of 2^{bits} bytes, this machine of 2^{PAGE_BITS}"));
+        }
+        if let Some(name) = self.capabilities.first() {
+            return incompatible(format!("capability {name} is on at the source and not supported here: turn it off"));
+        }
+        Ok(())
+    }
+}
+
+fn read_capabilities(input: &mut Reader<'_>) -> Result<Vec<String>> {
+    let count = input.u32()?;
+    if count > MAX_CAPABILITIES {
+        return Err(input.malformed(format!("{count} capabilities, at most {MAX_CAPABILITIES} exist")));
+    }
+    (0..count).map(|_| input.name()).collect()
+}

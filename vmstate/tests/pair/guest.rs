@@ -1,0 +1,302 @@
+//! A guest whose memory changes with virtual time, with a dirty log as KVM keeps it; and the machine around it, whose
+//! one exclusive resource is a virtual disk lock.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use vmstate::channel::Clock;
+use vmstate::codec::{Reader, Writer};
+use vmstate::error::{Error, ErrorKind, Result};
+use vmstate::migrate::{Machine, Reclaim};
+use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
+use vmstate::schema::{Description, Shared};
+use vmstate::section::Section;
+
+use super::world::{Side, World};
+
+/// How the guest writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    pub writes_per_second: f64,
+    /// The pages it writes to, from the start of the first block.
+    pub working_set: u64,
+}
+
+#[derive(Debug)]
+struct Memory {
+    bytes: Vec<Vec<u8>>,
+    /// Written and not cleared, as the hypervisor knows it; one bool a page.
+    written: Vec<Vec<bool>>,
+    /// Reported since, as the embedder must remember.
+    reported: Vec<Vec<bool>>,
+    log: bool,
+    running: bool,
+    load: Load,
+    random: u64,
+    written_until: Duration,
+    owed: f64,
+}
+
+/// Guest memory, shared by its three roles.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    blocks: Arc<[RamBlock]>,
+    memory: Arc<Mutex<Memory>>,
+    world: World,
+    /// The log reports and clears in one, as KVM without manual protection.
+    pub clears_when_read: bool,
+}
+
+impl Guest {
+    pub fn new(world: &World, blocks: &[(&str, u64)], load: Load) -> Self {
+        let blocks: Arc<[RamBlock]> =
+            blocks.iter().map(|&(name, pages)| RamBlock { name: name.to_owned(), len: pages * PAGE_SIZE }).collect();
+        let pages = |value| -> Vec<Vec<bool>> {
+            blocks.iter().map(|block| vec![value; (block.len / PAGE_SIZE) as usize]).collect()
+        };
+        let memory = Memory {
+            bytes: blocks.iter().map(|block| vec![0; block.len as usize]).collect(),
+            written: pages(false),
+            reported: pages(false),
+            log: false,
+            running: false,
+            load,
+            random: 0x9e37_79b9_7f4a_7c15,
+            written_until: Duration::ZERO,
+            owed: 0.0,
+        };
+        Self { blocks, memory: Arc::new(Mutex::new(memory)), world: world.clone(), clears_when_read: false }
+    }
+
+    /// Writes as the guest does.
+    pub fn poke(&self, block: usize, offset: u64, byte: u8) {
+        let mut memory = self.memory.lock().unwrap();
+        memory.poke(block, offset, byte);
+    }
+
+    pub fn memory(&self) -> Vec<Vec<u8>> {
+        self.memory.lock().unwrap().bytes.clone()
+    }
+
+    pub fn is_logging(&self) -> bool {
+        self.memory.lock().unwrap().log
+    }
+
+    pub fn set_running(&self, running: bool) {
+        let mut memory = self.memory.lock().unwrap();
+        memory.catch_up(self.world.now());
+        memory.running = running;
+    }
+
+    fn caught_up(&self) -> std::sync::MutexGuard<'_, Memory> {
+        let mut memory = self.memory.lock().unwrap();
+        memory.catch_up(self.world.now());
+        memory
+    }
+}
+
+impl Memory {
+    fn poke(&mut self, block: usize, offset: u64, byte: u8) {
+        self.bytes[block][offset as usize] = byte;
+        self.written[block][(offset / PAGE_SIZE) as usize] = true;
+    }
+
+    /// Does the writes that the guest has done since the last look.
+    fn catch_up(&mut self, now: Duration) {
+        let passed = now.saturating_sub(self.written_until);
+        self.written_until = now;
+        if !self.running {
+            return;
+        }
+        self.owed += passed.as_secs_f64() * self.load.writes_per_second;
+        while self.owed >= 1.0 {
+            self.owed -= 1.0;
+            // xorshift64
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            let page = self.random % self.load.working_set;
+            let offset = page * PAGE_SIZE + (self.random >> 32) % PAGE_SIZE;
+            self.poke(0, offset, (self.random >> 24) as u8);
+        }
+    }
+}
+
+impl GuestRam for Guest {
+    fn blocks(&self) -> &[RamBlock] {
+        &self.blocks
+    }
+
+    fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        let memory = self.caught_up();
+        into.copy_from_slice(&memory.bytes[block][offset as usize..][..into.len()]);
+        Ok(())
+    }
+
+    fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
+        self.memory.lock().unwrap().bytes[block][offset as usize..][..from.len()].copy_from_slice(from);
+        Ok(())
+    }
+
+    fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
+        self.write(block, offset, &[0; PAGE_SIZE as usize])
+    }
+}
+
+impl DirtyLog for Guest {
+    fn start(&mut self) -> Result<()> {
+        let mut memory = self.caught_up();
+        assert!(!memory.log, "started twice");
+        memory.log = true;
+        memory.written.iter_mut().for_each(|pages| pages.fill(true));
+        memory.reported.iter_mut().for_each(|pages| pages.fill(false));
+        Ok(())
+    }
+
+    fn sync(&mut self, block: usize, words: &mut [u64]) -> Result<()> {
+        let mut memory = self.caught_up();
+        let memory = &mut *memory;
+        assert!(memory.log, "not started");
+        for (page, written) in memory.written[block].iter_mut().enumerate() {
+            if *written {
+                words[page / 64] |= 1 << (page % 64);
+                memory.reported[block][page] = true;
+                *written = !self.clears_when_read;
+            }
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self, block: usize, first: u64, count: u64) -> Result<()> {
+        if self.clears_when_read {
+            return Ok(());
+        }
+        let mut memory = self.caught_up();
+        for page in first as usize..(first + count) as usize {
+            if std::mem::take(&mut memory.reported[block][page]) {
+                memory.written[block][page] = false;
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        let mut memory = self.memory.lock().unwrap();
+        assert!(memory.log, "stopped twice");
+        memory.log = false;
+    }
+}
+
+/// The disk lock that both sides see.
+pub type Lock = Arc<Mutex<Option<Side>>>;
+
+/// A machine that only keeps count of what it was told.
+#[derive(Debug)]
+pub struct Vm {
+    pub side: Side,
+    pub guest: Guest,
+    pub world: World,
+    /// `None`: the guest has no disk.
+    pub lock: Option<Lock>,
+    pub running: bool,
+    pub refuses: Option<&'static str>,
+    pub pause_takes: Duration,
+}
+
+impl Vm {
+    /// A killed process holds no lock and runs nothing.
+    pub fn bury(&mut self) {
+        self.running = false;
+        if let Some(lock) = &self.lock {
+            lock.lock().unwrap().take_if(|holder| *holder == self.side);
+        }
+    }
+
+    fn refused(&self, what: &str) -> Result<()> {
+        if self.world.is_dead(self.side) {
+            return Err(Error::new(ErrorKind::Misuse, "dead"));
+        }
+        match self.refuses {
+            Some(refused) if refused == what => Err(Error::new(ErrorKind::Rejected, format!("no {what}"))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Machine for Vm {
+    fn pause(&mut self) -> Result<()> {
+        self.refused("pause")?;
+        self.world.advance(self.pause_takes);
+        self.guest.set_running(false);
+        self.running = false;
+        Ok(())
+    }
+
+    fn loaded(&mut self) -> Result<()> {
+        self.refused("loaded")
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        self.refused("resume")?;
+        self.running = true;
+        self.guest.set_running(true);
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<()> {
+        self.refused("release")?;
+        if let Some(lock) = &self.lock {
+            let released = lock.lock().unwrap().take();
+            assert_eq!(released, Some(self.side));
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self) -> Result<Reclaim> {
+        self.refused("claim")?;
+        let Some(lock) = &self.lock else { return Ok(Reclaim::Undecidable) };
+        let mut holder = lock.lock().unwrap();
+        match *holder {
+            Some(holder) if holder != self.side => Ok(Reclaim::Lost),
+            _ => {
+                *holder = Some(self.side);
+                Ok(Reclaim::Won)
+            }
+        }
+    }
+}
+
+/// A device: a register, and as many bytes as it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    pub register: u32,
+    pub fifo: Vec<u8>,
+    pub refuses: bool,
+}
+
+static DEVICE: Description = Description::new(Shared::Static("device"), 2, 1, Shared::Static(&[]), Shared::Static(&[]));
+
+impl Section for Device {
+    fn description(&self) -> &'static Description {
+        &DEVICE
+    }
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        out.u32(self.register);
+        out.u32(self.fifo.len() as u32);
+        out.bytes(&self.fifo);
+        Ok(())
+    }
+
+    fn load(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<()> {
+        let register = input.u32()?;
+        let length = input.u32()? as usize;
+        input.charge(length)?;
+        let fifo = input.take(length)?.to_vec();
+        if self.refuses {
+            return Err(Error::new(ErrorKind::Rejected, "the device refuses").in_field("register"));
+        }
+        (self.register, self.fifo) = (register, fifo);
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! One migration on the virtual wire, from a set-up to what came of it.
+
+use std::thread;
+use std::time::Duration;
+
+use vmstate::error::Error;
+use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
+use vmstate::migrate::source::{self, Departure, Outgoing, SourceOptions};
+use vmstate::migrate::{Arrival, Control};
+use vmstate::section::{Section, Sections};
+
+use super::guest::{Device, Guest, Load, Lock, Vm};
+use super::world::{Fault, Side, World};
+
+/// What a run is made of; change what the test is about.
+pub struct Setup {
+    pub world: World,
+    pub source: Vm,
+    pub destination: Vm,
+    pub source_devices: Vec<Device>,
+    pub destination_devices: Vec<Device>,
+    pub source_options: SourceOptions,
+    pub destination_options: DestinationOptions,
+    pub source_control: Control,
+    pub destination_control: Control,
+}
+
+/// What came of it.
+pub struct Outcome {
+    pub world: World,
+    pub departure: Departure,
+    pub arrival: Result<Arrival, Error>,
+    pub source: Vm,
+    pub destination: Vm,
+    pub source_devices: Vec<Device>,
+    pub destination_devices: Vec<Device>,
+}
+
+pub const MACHINE: &str = "testvm";
+
+impl Setup {
+    /// A running source and a waiting destination with the same blocks and two devices, on an unlimited wire.
+    pub fn new(blocks: &[(&str, u64)], fault: Option<Fault>) -> Self {
+        Self::with(blocks, World::new(fault, None, Duration::ZERO), Load::default())
+    }
+
+    pub fn with(blocks: &[(&str, u64)], world: World, load: Load) -> Self {
+        let lock: Lock = Lock::default();
+        *lock.lock().unwrap() = Some(Side::Source);
+        let machine = |side| Vm {
+            side,
+            guest: Guest::new(&world, blocks, load),
+            world: world.clone(),
+            lock: Some(lock.clone()),
+            running: side == Side::Source,
+            refuses: None,
+            pause_takes: Duration::ZERO,
+        };
+        let (source, destination) = (machine(Side::Source), machine(Side::Destination));
+        source.guest.set_running(true);
+        let devices = |fill: u8| {
+            let device =
+                |length| Device { register: u32::from(fill) * 0x0101, fifo: vec![fill; length], refuses: false };
+            vec![device(3), device(40)]
+        };
+        Self {
+            source,
+            destination,
+            source_devices: devices(0x11),
+            destination_devices: devices(0),
+            source_options: SourceOptions::new(MACHINE),
+            destination_options: DestinationOptions::new(MACHINE),
+            source_control: Control::default(),
+            destination_control: Control::default(),
+            world,
+        }
+    }
+
+    /// Both sides to their end.
+    pub fn run(self) -> Outcome {
+        let Self { world, mut source, mut destination, mut source_devices, mut destination_devices, .. } = self;
+        let (departure, arrival) = thread::scope(|scope| {
+            let arriving = scope.spawn(|| {
+                world.begin(Side::Destination);
+                let result = destination::run(
+                    Incoming {
+                        channel: &mut world.end(Side::Destination),
+                        clock: &world,
+                        ram: &destination.guest.clone(),
+                        machine: &mut destination,
+                        sections: &mut sections(&mut destination_devices),
+                    },
+                    &self.destination_options,
+                    &self.destination_control,
+                );
+                if world.is_dead(Side::Destination) {
+                    destination.bury();
+                }
+                world.finish(Side::Destination);
+                result
+            });
+            world.begin(Side::Source);
+            let departure = source::run(
+                Outgoing {
+                    channel: &mut world.end(Side::Source),
+                    clock: &world,
+                    ram: &source.guest.clone(),
+                    log: &mut source.guest.clone(),
+                    machine: &mut source,
+                    sections: &mut sections(&mut source_devices),
+                },
+                &self.source_options,
+                &self.source_control,
+            );
+            if world.is_dead(Side::Source) {
+                source.bury();
+            }
+            world.finish(Side::Source);
+            (departure, arriving.join().unwrap())
+        });
+        Outcome { world, departure, arrival, source, destination, source_devices, destination_devices }
+    }
+}
+
+fn sections(devices: &mut [Device]) -> Sections<'_> {
+    let mut sections = Sections::new();
+    for (instance, device) in (0..).zip(devices) {
+        sections.register("device", instance, device as &mut dyn Section).unwrap();
+    }
+    sections
+}
