@@ -27,7 +27,7 @@ impl Backends {
     /// a migration: they belong to its source until that hands over.
     ///
     /// # Errors
-    /// [`Error::Device`].
+    /// [`Error::Flag`].
     pub fn open(config: &Config, console: Box<dyn Write + Send>) -> Result<Self> {
         let images = config.disks.iter().map(|disk| {
             let image = Image::open(&disk.path, disk.read_only)?;
@@ -36,9 +36,18 @@ impl Backends {
             }
             Ok(Arc::new(image))
         });
-        let images = images.collect::<Result<_, ImageError>>().map_err(Error::device)?;
+        let images = images.collect::<Result<_, ImageError>>().map_err(refused)?;
         Ok(Self { console: SharedWriter(Arc::new(Mutex::new(console))), images })
     }
+}
+
+/// A disk that cannot be used, with the flag that named it.
+fn refused(error: ImageError) -> Error {
+    let mend = match error {
+        ImageError::InUse { .. } => "end that process or give another image",
+        _ => "give a raw disk image that may be opened",
+    };
+    Error::Flag { flag: "--disk", what: format!("{error}; {mend}") }
 }
 
 /// A writer that outlives each of the devices that write to it.

@@ -14,6 +14,7 @@ use crate::devices::{Device, DeviceError};
 use crate::error::{Error, Result};
 use crate::kvm::vcpu::Buses;
 use crate::kvm::vm::KvmVm;
+use crate::migration::sections::SharedSection;
 use crate::vm::backends::Backends;
 use crate::vm::handle::{Handle, Request};
 
@@ -108,6 +109,17 @@ impl Devices {
     /// All go on.
     pub fn resume(&self) {
         self.all().into_iter().for_each(|device| lock(device).resume());
+    }
+
+    /// All with their sections' names.
+    pub fn sections(&self) -> Vec<(String, SharedSection)> {
+        let mut sections: Vec<(String, SharedSection)> =
+            vec![("acpi-ged".into(), self.ged.clone()), ("serial".into(), self.serial.clone())];
+        for disk in &self.disks {
+            let name = disk.lock().unwrap_or_else(PoisonError::into_inner).name().to_owned();
+            sections.push((name, disk.clone()));
+        }
+        sections
     }
 
     /// Those that send come before those that are told: virtio devices, then the rest.

@@ -6,12 +6,18 @@
     trait __Parts : :: core :: marker :: Sized {
         const __FIELDS_0 : & 'static [__v :: Field] ;
         const __SUBSECTIONS : & 'static [__v :: Description] ;
+        const __FRAMED : () ;
         fn __save_0 (& mut self , out : & mut __v :: Writer) -> __v :: Result < () > ;
         fn __load_0 (& mut self , input : & mut __v :: Reader < '_ > , version : u32) -> __v :: Result < () > ;
     }
     # [automatically_derived] impl < 'a , T : Copy , const N : usize > __Parts for Ring < 'a , T , N > where T : Default , [T ; N] : __v :: Wire , Option < T > : :: core :: clone :: Clone {
         const __FIELDS_0 : & 'static [__v :: Field] = & [__v :: Field :: new (__v :: Shared :: Static ("0") , < [T ; N] as __v :: Wire > :: KIND , __v :: Presence :: Since (0u32)) , __v :: Field :: new (__v :: Shared :: Static ("1") , codec :: KIND , __v :: Presence :: Since (0u32)) ,] ;
         const __SUBSECTIONS : & 'static [__v :: Description] = & [] ;
+        const __FRAMED : () = {
+            :: core :: assert ! (! < Self as __Parts > :: __FIELDS_0 [0usize] . kind . ends_in_subsections () , "this ends in subsections and more fields follow: a reader may take their first bytes for a \
+                    subsection. Put it last or into a subsection, or say `unframed` if that layout is given") ;
+        }
+        ;
         fn __save_0 (& mut self , out : & mut __v :: Writer) -> __v :: Result < () > {
             __v :: within (< [T ; N] as __v :: Wire > :: save (& mut self . 0 , out) , "0") ? ;
             let before = out . len () ;
@@ -20,6 +26,7 @@
             :: core :: result :: Result :: Ok (())
         }
         fn __load_0 (& mut self , input : & mut __v :: Reader < '_ > , version : u32) -> __v :: Result < () > {
+            let () = < Self as __Parts > :: __FRAMED ;
             __v :: window (version , 1u32 , 1u32 , input) ? ;
             __v :: within (< [T ; N] as __v :: Wire > :: load (& mut self . 0 , input) , "0") ? ;
             self . 1 = __v :: within (codec :: load (input) , "1") ? ;

@@ -6,18 +6,21 @@
     trait __Parts : :: core :: marker :: Sized {
         const __FIELDS_0 : & 'static [__v :: Field] ;
         const __SUBSECTIONS : & 'static [__v :: Description] ;
+        const __FRAMED : () ;
         fn __save_0 (& mut self , out : & mut __v :: Writer) -> __v :: Result < () > ;
         fn __load_0 (& mut self , input : & mut __v :: Reader < '_ > , version : u32) -> __v :: Result < () > ;
     }
     # [automatically_derived] impl __Parts for Plain {
         const __FIELDS_0 : & 'static [__v :: Field] = & [__v :: Field :: new (__v :: Shared :: Static ("a") , < u8 as __v :: Wire > :: KIND , __v :: Presence :: Since (0u32)) , __v :: Field :: new (__v :: Shared :: Static ("b") , < [u32 ; 4] as __v :: Wire > :: KIND , __v :: Presence :: Since (0u32)) ,] ;
         const __SUBSECTIONS : & 'static [__v :: Description] = & [] ;
+        const __FRAMED : () = () ;
         fn __save_0 (& mut self , out : & mut __v :: Writer) -> __v :: Result < () > {
             __v :: within (< u8 as __v :: Wire > :: save (& mut self . a , out) , "a") ? ;
             __v :: within (< [u32 ; 4] as __v :: Wire > :: save (& mut self . b , out) , "b") ? ;
             :: core :: result :: Result :: Ok (())
         }
         fn __load_0 (& mut self , input : & mut __v :: Reader < '_ > , version : u32) -> __v :: Result < () > {
+            let () = < Self as __Parts > :: __FRAMED ;
             __v :: window (version , 1u32 , 1u32 , input) ? ;
             __v :: within (< u8 as __v :: Wire > :: load (& mut self . a , input) , "a") ? ;
             __v :: within (< [u32 ; 4] as __v :: Wire > :: load (& mut self . b , input) , "b") ? ;
