@@ -59,6 +59,14 @@ impl Tap {
         Self::attach(name).map_err(|source| TapError { name: name.into(), source })
     }
 
+    /// Another hold on the same attachment, for the card that a reset makes.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, offloads: self.offloads })
+    }
+
     fn attach(name: &str) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
         let mut ifr_name = [0; libc::IFNAMSIZ];
