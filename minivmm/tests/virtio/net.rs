@@ -383,7 +383,7 @@ fn a_tap_carries_frames_both_ways() {
     if !up.is_ok_and(|output| output.status.success()) {
         return vmstate_lab::skip::skip("ip link set failed");
     }
-    let mut driver = Driver::new(Net::new(Arc::new(tap), MAC), memory());
+    let mut driver = Driver::new(Net::new(tap, MAC), memory());
     driver.start(MRG_RXBUF);
     for index in 0..8 {
         offer(&mut driver, index, 2048);
@@ -402,7 +402,7 @@ fn a_tap_carries_frames_both_ways() {
     run(&["address", "add", "203.0.113.1/24", "dev", &name]);
     let socket = std::net::UdpSocket::bind("203.0.113.1:0").unwrap();
     socket.send_to(b"x", "203.0.113.2:9").unwrap();
-    let arp = |driver: &mut Driver<Net<Arc<Tap>>>| loop {
+    let arp = |driver: &mut Driver<Net<Tap>>| loop {
         let (id, len) = driver.queues[RECEIVE].wait_used();
         let mut bytes = vec![0; len as usize];
         driver.memory.read_slice(&mut bytes, GuestAddress(buffer(u64::from(id)))).unwrap();

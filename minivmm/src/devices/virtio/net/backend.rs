@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
@@ -36,29 +35,6 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// It cannot do that.
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
-}
-
-/// A backend that outlives the card, as at a reset of the machine.
-impl<B: Backend + Sync> Backend for Arc<B> {
-    fn fd(&self) -> RawFd {
-        (**self).fd()
-    }
-
-    fn receive(&self, frame: &mut [u8]) -> io::Result<usize> {
-        (**self).receive(frame)
-    }
-
-    fn send(&self, frame: &[u8]) -> io::Result<()> {
-        (**self).send(frame)
-    }
-
-    fn offloads(&self) -> Offloads {
-        (**self).offloads()
-    }
-
-    fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
-        (**self).set_offloads(offloads)
-    }
 }
 
 /// A set of virtio-net's `GUEST_*` feature bits: checksums not computed, segments not cut, in frames for the guest.
