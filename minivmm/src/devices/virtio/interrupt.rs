@@ -61,13 +61,19 @@ impl Interrupt {
     /// Replaces the pending causes and drives the line, also when nothing changed: the interrupt controller of
     /// another host does not know its level.
     pub fn restore(&self, status: u8) {
-        self.set(|_| status);
+        let mut pending = self.lock();
+        *pending = status;
+        self.line.set(status != 0);
     }
 
     fn set(&self, change: impl FnOnce(u8) -> u8) {
         let mut status = self.lock();
-        *status = change(*status);
-        self.line.set(*status != 0);
+        let before = *status;
+        *status = change(before);
+        // A line that stays high interrupts again by itself, and each drive costs a system call.
+        if (before != 0) != (*status != 0) {
+            self.line.set(*status != 0);
+        }
     }
 }
 
