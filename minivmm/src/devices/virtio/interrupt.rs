@@ -23,8 +23,9 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Nothing pending, line low.
+    /// Nothing pending, line low, even if the device in this place before a reset left it high.
     pub fn new(line: Arc<dyn IrqLine>) -> Self {
+        line.set(false);
         Self { status: Mutex::new(0), generation: AtomicU32::new(0), line }
     }
 
