@@ -63,9 +63,9 @@ impl Devices {
             let disk = devices.add_virtio(kvm, buses, "virtio-blk", Blk::new(Arc::clone(image)))?;
             devices.disks.push(disk);
         }
-        for (tap, mac) in &backends.nets {
-            let tap = tap.try_clone().map_err(Error::device)?;
-            let net = devices.add_virtio(kvm, buses, "virtio-net", Net::new(tap, *mac))?;
+        for (tap, mac) in &backends.taps {
+            let net = Net::new(tap.try_clone().map_err(Error::device)?, *mac);
+            let net = devices.add_virtio(kvm, buses, "virtio-net", net)?;
             devices.nets.push(net);
         }
         Ok(devices)
@@ -123,14 +123,8 @@ impl Devices {
     pub fn sections(&self) -> Vec<(String, SharedSection)> {
         let mut sections: Vec<(String, SharedSection)> =
             vec![("acpi-ged".into(), self.ged.clone()), ("serial".into(), self.serial.clone())];
-        for disk in &self.disks {
-            let name = disk.lock().unwrap_or_else(PoisonError::into_inner).name().to_owned();
-            sections.push((name, disk.clone()));
-        }
-        for net in &self.nets {
-            let name = net.lock().unwrap_or_else(PoisonError::into_inner).name().to_owned();
-            sections.push((name, net.clone()));
-        }
+        sections.extend(self.disks.iter().map(section));
+        sections.extend(self.nets.iter().map(section));
         sections
     }
 
@@ -148,4 +142,9 @@ impl Devices {
 /// A panic inside a device was printed by its thread; what is left of the device still can be stopped.
 fn lock<'a>(device: &'a Mutex<dyn Device + 'static>) -> MutexGuard<'a, dyn Device + 'static> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn section<M: Model>(device: &Shared<Virtio<M>>) -> (String, SharedSection) {
+    let name = device.lock().unwrap_or_else(PoisonError::into_inner).name().to_owned();
+    (name, device.clone())
 }

@@ -59,7 +59,7 @@ impl Tap {
         Self::attach(name).map_err(|source| TapError { name: name.into(), source })
     }
 
-    /// The same attachment once more, for the card of a machine that was reset.
+    /// Another hold on the same attachment, for the card that a reset makes.
     ///
     /// # Errors
     /// The process has no descriptor left.
