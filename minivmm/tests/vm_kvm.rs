@@ -191,6 +191,23 @@ fn pvh_kernels_start_with_their_start_info() {
     assert_eq!(vm.thread.join().unwrap(), End::Quit);
 }
 
+/// Each byte of a string instruction goes to the same port.
+#[test]
+fn string_output_goes_to_one_port() {
+    let code = [
+        0x48, 0x8d, 0x35, 0x0e, 0, 0, 0, // lea text(%rip), %rsi
+        0xb9, 4, 0, 0, 0, // mov $4, %ecx
+        0x66, 0xba, 0xf8, 0x03, // mov $0x3f8, %dx
+        0xf3, 0x6e, // rep outsb
+        0xf4, 0xeb, 0xfd, // hlt; jmp back
+        b'T', b'E', b'X', b'T',
+    ];
+    let Some(vm) = start_image(1, with_code(&code)) else { return };
+    vm.screen.wait("text", |text| text == "TEXT");
+    vm.handle.ask(Request::Quit).unwrap();
+    assert_eq!(vm.thread.join().unwrap(), End::Quit);
+}
+
 /// A real machine resets when its CPU shuts down.
 #[test]
 fn a_triple_fault_resets() {
