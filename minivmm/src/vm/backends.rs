@@ -6,11 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::Config;
 use crate::devices::virtio::blk::{Image, ImageError};
-<<<<<<< HEAD
-use crate::devices::virtio::net::Tap;
-=======
 use crate::devices::virtio::net::{Tap, TapError};
->>>>>>> main
 use crate::error::{Error, Result};
 
 /// Open files of the host.
@@ -19,26 +15,19 @@ pub struct Backends {
     pub(super) console: SharedWriter,
     /// Disk images, in the order of the command line.
     pub(super) images: Vec<Arc<Image>>,
-<<<<<<< HEAD
-    /// Tap interfaces with the guest's addresses, in the order of the command line.
-    pub(super) taps: Vec<(Tap, [u8; 6])>,
-=======
     /// Network cards' taps and addresses, in the order of the command line.
     pub(super) nets: Vec<(Tap, [u8; 6])>,
->>>>>>> main
 }
+
+/// QEMU's address of its first card; each further one adds 1.
+const FIRST_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 
 impl fmt::Debug for Backends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-<<<<<<< HEAD
-        let (images, taps) = (self.images.len(), self.taps.len());
-        f.debug_struct("Backends").field("images", &images).field("taps", &taps).finish_non_exhaustive()
-=======
         f.debug_struct("Backends")
             .field("images", &self.images.len())
             .field("nets", &self.nets.len())
             .finish_non_exhaustive()
->>>>>>> main
     }
 }
 
@@ -57,14 +46,6 @@ impl Backends {
             Ok(Arc::new(image))
         });
         let images = images.collect::<Result<_, ImageError>>().map_err(refused)?;
-<<<<<<< HEAD
-        let taps = config.nets.iter().zip(0..).map(|(net, index)| {
-            let tap = Tap::open(&net.tap).map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;
-            Ok((tap, net.mac.unwrap_or([0x52, 0x54, 0x00, 0x12, 0x34, 0x56 + index])))
-        });
-        let taps = taps.collect::<Result<_>>()?;
-        Ok(Self { console: SharedWriter(Arc::new(Mutex::new(console))), images, taps })
-=======
         let nets = (0..).zip(&config.nets).map(|(index, net)| {
             let mut mac = FIRST_MAC;
             mac[5] += index;
@@ -73,7 +54,6 @@ impl Backends {
         let nets = nets.collect::<Result<_, TapError>>();
         let nets = nets.map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;
         Ok(Self { console: SharedWriter(Arc::new(Mutex::new(console))), images, nets })
->>>>>>> main
     }
 }
 
