@@ -75,7 +75,7 @@ fn start_image(cpus: u8, image: Vec<u8>) -> Option<Running> {
         kernel: Some(kernel),
         initrd: None,
         append: tiny::command_line(16, 0x10),
-        memory: 16 << 20,
+        memory: 32 << 20,
         cpus,
         disks: Vec::new(),
         nets: Vec::new(),
@@ -145,6 +145,68 @@ fn a_vcpu_that_cannot_go_on_ends_the_machine_with_a_reason() {
         }
         end => panic!("{end:?}"),
     }
+}
+
+/// An ELF kernel with the PVH note: one segment at 16 MiB, entered in 32-bit mode.
+fn pvh_elf(code: &[u8]) -> Vec<u8> {
+    const LOAD: u64 = 0x100_0000;
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(0x200, 0);
+    let mut put = |at: usize, bytes: &[u8]| elf[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x10, &[2, 0, 62, 0, 1]); // ET_EXEC, EM_X86_64, version
+    put(0x18, &LOAD.to_le_bytes()); // e_entry
+    put(0x20, &0x40_u64.to_le_bytes()); // e_phoff
+    put(0x34, &[64, 0, 56, 0, 2, 0]); // e_ehsize, e_phentsize, e_phnum
+    let mut header = |at: usize, kind: u32, offset: u64, address: u64, len: u64| {
+        put(at, &kind.to_le_bytes());
+        for (n, value) in [offset, address, address, len, len, 4].into_iter().enumerate() {
+            put(at + 8 + n * 8, &value.to_le_bytes());
+        }
+    };
+    header(0x40, 1, 0x200, LOAD, code.len() as u64); // PT_LOAD
+    header(0x78, 4, 0x100, 0, 20); // PT_NOTE
+    put(0x100, &[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0]); // name and value of 4 bytes, XEN_ELFNOTE_PHYS32_ENTRY
+    put(0x10c, b"Xen\0");
+    put(0x110, &(LOAD as u32).to_le_bytes());
+    elf.extend_from_slice(code);
+    elf
+}
+
+/// The guest looks for the magic number that EBX points to and prints the first letter of its command line.
+#[test]
+fn pvh_kernels_start_with_their_start_info() {
+    let code = [
+        0x81, 0x3b, 0x78, 0xc5, 0x6e, 0x33, // cmpl $0x336ec578, (%ebx)
+        0x75, 0x0a, // jne over the print
+        0x8b, 0x73, 0x18, // mov 24(%ebx), %esi: cmdline_paddr
+        0x8a, 0x06, // mov (%esi), %al
+        0x66, 0xba, 0xf8, 0x03, // mov $0x3f8, %dx
+        0xee, // out %al, %dx
+        0xf4, 0xeb, 0xfd, // hlt; jmp back
+    ];
+    let Some(vm) = start_image(1, pvh_elf(&code)) else { return };
+    // 16 pages: "10 10".
+    vm.screen.wait("letter", |text| text == "1");
+    vm.handle.ask(Request::Quit).unwrap();
+    assert_eq!(vm.thread.join().unwrap(), End::Quit);
+}
+
+/// Each byte of a string instruction comes from and goes to the same port: the scratch register, then the transmitter.
+#[test]
+fn string_instructions_stay_at_one_port() {
+    let code = [
+        0xb0, b'S', 0x66, 0xba, 0xff, 0x03, 0xee, // mov $'S', %al; mov $0x3ff, %dx; out %al, %dx
+        0xbf, 0, 0, 0x08, 0, 0xb9, 4, 0, 0, 0, // mov $0x80000, %edi; mov $4, %ecx
+        0xf3, 0x6c, // rep insb
+        0xbe, 0, 0, 0x08, 0, 0xb9, 4, 0, 0, 0, // mov $0x80000, %esi; mov $4, %ecx
+        0x66, 0xba, 0xf8, 0x03, 0xf3, 0x6e, // mov $0x3f8, %dx; rep outsb
+        0xf4, 0xeb, 0xfd, // hlt; jmp back
+    ];
+    let Some(vm) = start_image(1, with_code(&code)) else { return };
+    vm.screen.wait("four letters", |text| text.len() == 4);
+    assert_eq!(vm.screen.text(), "SSSS");
+    vm.handle.ask(Request::Quit).unwrap();
+    assert_eq!(vm.thread.join().unwrap(), End::Quit);
 }
 
 /// A real machine resets when its CPU shuts down.
