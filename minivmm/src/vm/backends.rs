@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::Config;
 use crate::devices::virtio::blk::{Image, ImageError};
-use crate::devices::virtio::net::Tap;
+use crate::devices::virtio::net::{Tap, TapError};
 use crate::error::{Error, Result};
 
 /// Open files of the host.
@@ -15,14 +15,19 @@ pub struct Backends {
     pub(super) console: SharedWriter,
     /// Disk images, in the order of the command line.
     pub(super) images: Vec<Arc<Image>>,
-    /// Tap interfaces with the guest's addresses, in the order of the command line.
-    pub(super) taps: Vec<(Tap, [u8; 6])>,
+    /// Network cards' taps and addresses, in the order of the command line.
+    pub(super) nets: Vec<(Tap, [u8; 6])>,
 }
+
+/// QEMU's address of its first card; each further one adds 1.
+const FIRST_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 
 impl fmt::Debug for Backends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (images, taps) = (self.images.len(), self.taps.len());
-        f.debug_struct("Backends").field("images", &images).field("taps", &taps).finish_non_exhaustive()
+        f.debug_struct("Backends")
+            .field("images", &self.images.len())
+            .field("nets", &self.nets.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -41,12 +46,14 @@ impl Backends {
             Ok(Arc::new(image))
         });
         let images = images.collect::<Result<_, ImageError>>().map_err(refused)?;
-        let taps = config.nets.iter().zip(0..).map(|(net, index)| {
-            let tap = Tap::open(&net.tap).map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;
-            Ok((tap, net.mac.unwrap_or([0x52, 0x54, 0x00, 0x12, 0x34, 0x56 + index])))
+        let nets = (0..).zip(&config.nets).map(|(index, net)| {
+            let mut mac = FIRST_MAC;
+            mac[5] += index;
+            Tap::open(&net.tap).map(|tap| (tap, net.mac.unwrap_or(mac)))
         });
-        let taps = taps.collect::<Result<_>>()?;
-        Ok(Self { console: SharedWriter(Arc::new(Mutex::new(console))), images, taps })
+        let nets = nets.collect::<Result<_, TapError>>();
+        let nets = nets.map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;
+        Ok(Self { console: SharedWriter(Arc::new(Mutex::new(console))), images, nets })
     }
 }
 

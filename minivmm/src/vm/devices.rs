@@ -63,9 +63,9 @@ impl Devices {
             let disk = devices.add_virtio(kvm, buses, "virtio-blk", Blk::new(Arc::clone(image)))?;
             devices.disks.push(disk);
         }
-        for (tap, mac) in &backends.taps {
-            let net = Net::new(tap.try_clone().map_err(Error::device)?, *mac);
-            let net = devices.add_virtio(kvm, buses, "virtio-net", net)?;
+        for (tap, mac) in &backends.nets {
+            let tap = tap.try_clone().map_err(Error::device)?;
+            let net = devices.add_virtio(kvm, buses, "virtio-net", Net::new(tap, *mac))?;
             devices.nets.push(net);
         }
         Ok(devices)

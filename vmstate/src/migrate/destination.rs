@@ -7,7 +7,7 @@ use super::control::Control;
 use super::load::{Loader, Step};
 use super::phase::{DestinationPhase, Phase};
 use super::report::Arrival;
-use super::wire::{Patience, Wire};
+use super::wire::{Patience, STREAM, Wire};
 use super::{Machine, Reclaim};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
@@ -70,7 +70,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
     });
     let patience = options.silence.map_or(Patience::Endless, Patience::Silence);
-    let wire = Wire::new(channel, clock, control, options.strictness, options.limits);
+    let wire = Wire::new(channel, clock, control, options.strictness, options.limits, STREAM);
     let loader = Loader::new(wire, sections, ram, options.strictness, patience);
     let (begun, phase) = (clock.now(), DestinationPhase::Setup);
     let mut destination = Destination { loader, clock, machine, control, begun, phase, answers: false };

@@ -45,7 +45,8 @@ pub(super) fn put_devices(out: &mut Vec<u8>, sections: &mut Sections<'_>, machin
         section.save(&mut body)?;
         let (body, outcomes) = body.into_parts();
         let (idstr, instance, description) = (section.idstr().to_owned(), section.instance(), section.description());
-        described.push(&idstr, instance, description, &outcomes);
+        let pushed = described.push(&idstr, instance, description, &outcomes);
+        pushed.map_err(|error| error.in_section(&idstr, instance))?;
         Element::Full(SectionHeader { id, idstr, instance, version: description.version }).write(out);
         out.extend_from_slice(&body);
         put_footer(out, id);

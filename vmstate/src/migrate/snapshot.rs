@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::control::Control;
 use super::load::{Loader, Step};
 use super::save;
-use super::wire::{Patience, Wire};
+use super::wire::{Patience, STREAM, Wire};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
@@ -57,7 +57,7 @@ pub fn load(
     ram: &dyn GuestRam,
 ) -> Result<()> {
     let control = Control::default();
-    let wire = Wire::new(channel, &Still, &control, strictness, limits);
+    let wire = Wire::new(channel, &Still, &control, strictness, limits, STREAM);
     let mut loader = Loader::new(wire, sections, ram, strictness, Patience::Endless);
     loader.introduction(machine_type)?;
     loop {

@@ -7,7 +7,7 @@ use super::control::Control;
 use super::phase::{Phase, SourcePhase};
 use super::policy::{self, Figures, Verdict};
 use super::report::{Downtime, Report, Round};
-use super::wire::{Patience, Wire};
+use super::wire::{ANSWERS, Patience, Wire};
 use super::{Machine, Reclaim, save};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
@@ -98,7 +98,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
             return Departure { phase: SourcePhase::Failed, error: Some(error), report: Report::default() };
         }
     };
-    let wire = Wire::new(channel, clock, control, Strictness::Strict, Limits::default());
+    let wire = Wire::new(channel, clock, control, Strictness::Strict, Limits::default(), ANSWERS);
     let mut source = Source {
         wire,
         clock,
@@ -175,7 +175,7 @@ impl Source<'_, '_> {
             let dirtied = round.dirtied as f64 / round.duration.as_secs_f64().max(f64::EPSILON);
             self.report.rounds.push(round);
             let figures = Figures {
-                pending_bytes: (self.ram.pending_pages() as f64 * bytes_per_page) as u64,
+                pending_bytes: whole(self.ram.pending_pages() as f64 * bytes_per_page),
                 dirty_bytes_per_second: dirtied * bytes_per_page,
                 wire_bytes_per_second: self.speed.unwrap_or(f64::INFINITY),
                 bandwidth_limit: self.control.bandwidth_limit(),
@@ -193,7 +193,7 @@ impl Source<'_, '_> {
             tracing::debug!(?figures, ?verdict, ?forecast, "round over");
             self.publish();
             self.control.publish(|progress| {
-                progress.dirty_pages_per_second = dirtied as u64;
+                progress.dirty_pages_per_second = whole(dirtied);
                 progress.expected_downtime = Some(forecast.downtime);
                 progress.expected_total = forecast.total;
             });
@@ -411,7 +411,7 @@ impl Source<'_, '_> {
             progress.bytes = self.wire.sent();
             progress.remaining_bytes = self.ram.pending_pages() * PAGE_SIZE;
             (progress.normal_pages, progress.zero_pages) = (sent.normal, sent.zero);
-            progress.bytes_per_second = self.speed.unwrap_or_default() as u64;
+            progress.bytes_per_second = whole(self.speed.unwrap_or_default());
         });
     }
 }
@@ -428,4 +428,10 @@ fn refuse(reply: Reply) -> Result<Reply> {
 
 fn unexpected(reply: Reply) -> Error {
     Error::new(ErrorKind::Malformed, format!("the destination answered {reply:?}, which nobody asked for"))
+}
+
+/// To the next lower integer; what does not fit becomes the nearest that does.
+#[expect(clippy::cast_possible_truncation, reason = "`as` saturates here, which is what is wanted")]
+fn whole(number: f64) -> u64 {
+    number as u64
 }

@@ -8,8 +8,10 @@ use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Bytes asked from the channel at once.
-const RECEIVE: usize = 1 << 20;
+/// Bytes of a stream received at once.
+pub(super) const STREAM: usize = 1 << 20;
+/// Bytes of answers received at once.
+pub(super) const ANSWERS: usize = 256;
 /// No element, and no device's section, is longer. The peer can make this side hold so much and no more.
 const LONGEST: usize = 32 << 20;
 /// How often a wait looks whether it was cancelled.
@@ -46,14 +48,17 @@ pub(super) struct Wire<'a> {
 }
 
 impl<'a> Wire<'a> {
+    /// A wire that receives up to `capacity` bytes at once.
     pub(super) fn new(
         channel: &'a mut dyn Channel,
         clock: &'a dyn Clock,
         control: &'a Control,
         strictness: Strictness,
         limits: Limits,
+        capacity: usize,
     ) -> Self {
-        Self { channel, clock, control, strictness, limits, received: Vec::new(), start: 0, end: 0, base: 0, sent: 0 }
+        let received = vec![0; capacity];
+        Self { channel, clock, control, strictness, limits, received, start: 0, end: 0, base: 0, sent: 0 }
     }
 
     /// Bytes sent so far.
@@ -144,12 +149,13 @@ impl<'a> Wire<'a> {
             self.base += self.start as u64;
             (self.start, self.end) = (0, 0);
         }
-        if self.received.len() - self.end < RECEIVE / 4 {
+        if self.received.len() - self.end < self.received.len() / 4 {
             self.received.copy_within(self.start..self.end, 0);
             self.base += self.start as u64;
             (self.start, self.end) = (0, self.end - self.start);
-            let wanted = (self.end * 2).max(RECEIVE);
-            self.received.resize(wanted.max(self.received.len()), 0);
+            if self.end > self.received.len() / 2 {
+                self.received.resize(self.received.len() * 2, 0);
+            }
         }
         let free = self.received.get_mut(self.end..).unwrap_or_default();
         loop {

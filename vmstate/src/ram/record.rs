@@ -24,9 +24,6 @@ pub(super) mod flag {
 /// The bits of a record's first word that are flags.
 pub(super) const FLAGS: u64 = PAGE_SIZE - 1;
 
-/// Bytes of a normal page on the wire, within a run.
-pub(super) const NORMAL_BYTES: u64 = 8 + PAGE_SIZE;
-
 /// The record kinds that exist and are not supported, with what to do about them.
 pub(super) fn unsupported(flags: u64) -> Option<&'static str> {
     const UNSUPPORTED: [(u64, &str); 5] = [

@@ -5,14 +5,17 @@
 //! either pending or in the log.
 
 use super::bitmap::Bitmap;
-use super::record::{NORMAL_BYTES, flag};
+use super::record::flag;
 use super::zero::is_zero;
 use super::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
 use crate::codec::put_name;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Pages read at once: the copy stays in the first cache levels until it is looked at and sent.
-const RUN: u64 = 16;
+const RUN: usize = 16;
+/// Bytes of a page, and of its record within a run.
+const PAGE: usize = 4096;
+const NORMAL: usize = 8 + PAGE;
 /// Pages that the log is asked to clear at once, 16 MiB. A page cleared early and written again before its turn is sent
 /// twice; a call per page would cost more.
 const CLEAR: u64 = 4096;
@@ -53,7 +56,7 @@ impl<'a> RamSender<'a> {
         log.start()?;
         let pending: Vec<_> = ram.blocks().iter().map(|block| Bitmap::full(block.len / PAGE_SIZE)).collect();
         let pending_pages = pending.iter().map(Bitmap::count).sum();
-        let copy = vec![0; usize::try_from(RUN * PAGE_SIZE).unwrap_or_default()];
+        let copy = vec![0; RUN * PAGE];
         let sent = PageCount::default();
         Ok(Self { ram, log, pending, pending_pages, block: 0, page: 0, cleared: 0, sent, copy })
     }
@@ -103,7 +106,7 @@ impl<'a> RamSender<'a> {
     pub fn put_pages(&mut self, out: &mut Vec<u8>, wanted: usize) -> Result<bool> {
         let mut named = None;
         while let Some(pending) = self.pending.get(self.block) {
-            let Some(run) = pending.run(self.page, RUN) else {
+            let Some(run) = pending.run(self.page, RUN as u64) else {
                 (self.block, self.page, self.cleared) = (self.block + 1, 0, 0);
                 continue;
             };
@@ -128,12 +131,11 @@ impl<'a> RamSender<'a> {
     }
 
     fn put_run(&mut self, out: &mut Vec<u8>, first: u64, end: u64, mut named: bool) -> Result<()> {
-        let bytes = usize::try_from((end - first) * PAGE_SIZE).unwrap_or(usize::MAX);
-        let copy = self.copy.get_mut(..bytes).unwrap_or_default();
+        let pages = usize::try_from(end - first).unwrap_or(RUN).min(RUN);
+        let copy = self.copy.get_mut(..pages * PAGE).unwrap_or_default();
         self.ram.read(self.block, first * PAGE_SIZE, copy)?;
-        out.reserve(usize::try_from((end - first) * NORMAL_BYTES).unwrap_or_default());
-        let (pages, _) = copy.as_chunks::<{ PAGE_SIZE as usize }>();
-        for (page, bytes) in (first..end).zip(pages) {
+        out.reserve(pages * NORMAL);
+        for (page, bytes) in (first..end).zip(copy.chunks_exact(PAGE)) {
             let zero = is_zero(bytes);
             let kind = if zero { flag::ZERO } else { flag::PAGE };
             let relative = if named { flag::CONTINUE } else { 0 };

@@ -10,7 +10,7 @@ use std::io;
 use super::element::kind;
 use crate::codec::{Outcomes, Reader};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::Description;
+use crate::schema::{Description, vmdesc};
 
 /// The longest self-description that a loader reads, in bytes; QEMU's for a large machine is about 100 KiB.
 pub const MAX_DESCRIPTION: u32 = 16 << 20;
@@ -30,12 +30,16 @@ impl SelfDescription {
     }
 
     /// Adds the section just written.
-    pub fn push(&mut self, idstr: &str, instance: u32, description: &Description, outcomes: &Outcomes) {
+    ///
+    /// # Errors
+    /// `Misuse` if it was not written as its description says.
+    pub fn push(&mut self, idstr: &str, instance: u32, description: &Description, outcomes: &Outcomes) -> Result<()> {
         let mut device = Map::new();
         device.insert("name".into(), idstr.into());
         device.insert("instance_id".into(), instance.into());
-        device.extend(describe(description, outcomes));
+        device.extend(vmdesc(description, outcomes)?);
         self.devices.push(Value::Object(device));
+        Ok(())
     }
 
     /// Appends mark, length and text.
@@ -71,14 +75,6 @@ pub fn read_description_length(input: &mut Reader<'_>) -> Result<u32> {
         (kind::DESCRIPTION, length) => malformed(format!("a self-description of {length} bytes is too long")),
         (mark, _) => malformed(format!("{mark:#04x} after the end of the stream")),
     }
-}
-
-fn describe(description: &Description, _outcomes: &Outcomes) -> Map<String, Value> {
-    let mut map = Map::new();
-    map.insert("vmsd_name".into(), (*description.name).into());
-    map.insert("version".into(), description.version.into());
-    map.insert("fields".into(), Value::Array(Vec::new()));
-    map
 }
 
 /// JSON on one line with `", "` between items and `": "` after names, ASCII only (qobject/json-writer.c).

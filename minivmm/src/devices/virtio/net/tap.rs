@@ -59,7 +59,7 @@ impl Tap {
         Self::attach(name).map_err(|source| TapError { name: name.into(), source })
     }
 
-    /// Another hold on the same attachment, for the card that a reset makes.
+    /// The same attachment once more, for the card of a machine that was reset.
     ///
     /// # Errors
     /// The process has no descriptor left.
