@@ -281,7 +281,7 @@ fn unsafes(file: &Path) -> Vec<Offence> {
 
 /// Rust sources below `folder`, except inputs of other tests.
 fn sources(folder: &str) -> Vec<PathBuf> {
-    let input = |file: &Path| file.iter().any(|part| part == "ui" || part == "fixtures");
+    let input = |file: &Path| file.iter().any(|part| part == "ui" || part == "golden" || part == "fixtures");
     files(folder).into_iter().filter(|file| file.extension().is_some_and(|end| end == "rs") && !input(file)).collect()
 }
 

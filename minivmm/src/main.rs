@@ -9,8 +9,13 @@ use minivmm::console::{self, Console};
 use minivmm::control::{ClientError, Server};
 use minivmm::vm::{End, Handle, Request, Vm};
 use nix::sys::signal::{SigSet, Signal};
+use vmstate_lab::{demo, roles};
 
 fn main() -> ExitCode {
+    // The executable is also the lab's first process in its machines, and its launcher.
+    if let Some(code) = roles::dispatch() {
+        return code;
+    }
     let command = match cli::parse(std::env::args_os()) {
         Ok(Parsed::Command(command)) => command,
         Ok(Parsed::Text(text)) => {
@@ -25,7 +30,7 @@ fn main() -> ExitCode {
             Err(error) => refuse(&error),
         },
         Command::Migrate(arguments) => migrate(&arguments),
-        Command::Demo(_) => refuse(&"demo: this build has no lab yet"),
+        Command::Demo(arguments) => demo::run(&arguments.into_options()),
     }
 }
 

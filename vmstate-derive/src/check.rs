@@ -124,6 +124,7 @@ fn skip_stands_alone(ctxt: &Ctxt, container: &Container<'_>) {
             attrs.wire.is_some(),
             attrs.with.is_some(),
             attrs.subsection.is_some(),
+            attrs.unframed.is_some(),
         ];
         if others.contains(&true) {
             ctxt.error(&skip.tokens, "a field with `skip` is not migrated, its other attributes mean nothing");

@@ -1,4 +1,4 @@
-//! Golden expansions: what `tests/golden/NAME.rs` expands to is kept in `NAME.expanded.rs`, so that a change of the
+//! Golden expansions: what `tests/fixtures/NAME.rs` expands to is kept in `NAME.expanded.rs`, so that a change of the
 //! derived code shows in review. `BLESS=1 cargo test -p vmstate-derive` writes it anew.
 
 use std::path::Path;
@@ -8,7 +8,7 @@ use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 use syn::DeriveInput;
 
 fn golden(name: &str) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let source = fs::read_to_string(folder.join(name).with_extension("rs")).unwrap();
     let input: DeriveInput = syn::parse_str(&source).unwrap();
     let mut lines = Lines::default();

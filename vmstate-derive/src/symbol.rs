@@ -16,6 +16,7 @@ pub(crate) const PRE_SAVE: &str = "pre_save";
 pub(crate) const SINCE: &str = "since";
 pub(crate) const SKIP: &str = "skip";
 pub(crate) const SUBSECTION: &str = "subsection";
+pub(crate) const UNFRAMED: &str = "unframed";
 pub(crate) const VALIDATE: &str = "validate";
 pub(crate) const VERSION: &str = "version";
 pub(crate) const VMSTATE: &str = "vmstate";
@@ -32,7 +33,7 @@ pub(crate) const IN_SUBSECTION: &[&str] =
 
 /// What may stand on a field.
 pub(crate) const ON_FIELD: &[&str] =
-    &[BUFFER, EXISTS, LEN, MAX, MUST_EXIST, NAME, SINCE, SKIP, SUBSECTION, VALIDATE, WIRE, WITH];
+    &[BUFFER, EXISTS, LEN, MAX, MUST_EXIST, NAME, SINCE, SKIP, SUBSECTION, UNFRAMED, VALIDATE, WIRE, WITH];
 
 /// The allowed word that `word` was probably meant to be.
 pub(crate) fn nearest<'a>(word: &str, allowed: &[&'a str]) -> Option<&'a str> {

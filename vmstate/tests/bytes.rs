@@ -142,6 +142,31 @@ fn a_vector_is_charged_to_the_budget_before_it_is_made() {
 }
 
 state! {
+    #[vmstate(name = "timers")]
+    struct Timers {
+        n: u8,
+        #[vmstate(len = n, max = 9)]
+        timers: [Inner; 3],
+        end: u8,
+    }
+}
+
+#[test]
+fn an_array_may_send_its_first_elements_only() {
+    let inner = |x| Inner { x, y: [0, 1] };
+    let state = Timers { n: 2, timers: [inner(1), inner(2), Inner::default()], end: 9 };
+    both_ways(state.clone(), b"\x02\0\x01\0\x01\0\x02\0\x01\x09");
+    let kept = load(state.clone(), b"\x01\0\x07\0\x01\x08", 1, Strictness::Strict).unwrap();
+    assert_eq!(kept, Timers { n: 1, timers: [inner(7), inner(2), Inner::default()], end: 8 }, "others stay");
+
+    let error = load(state.clone(), b"\x04", 1, Strictness::Strict).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Malformed);
+    assert_eq!(error.to_string(), "timers at 0x1: its length field says 4, it has room for 3");
+    let error = vmstate::Wire::save(&mut Timers { n: 4, ..state }, &mut Writer::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Rejected);
+}
+
+state! {
     #[vmstate(name = "versioned", version = 3, minimum_version = 1)]
     struct Versioned {
         a: u8,

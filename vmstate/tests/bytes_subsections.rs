@@ -112,6 +112,7 @@ fn qemu_takes_one_twice_and_reads_names_up_to_a_nul() {
 #[derive(VmState, Default, Debug, PartialEq)]
 #[vmstate(name = "outer")]
 struct Outer {
+    #[vmstate(unframed)]
     dev: Dev,
     after: [u8; 4],
 }

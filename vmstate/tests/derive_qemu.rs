@@ -36,6 +36,21 @@ fn same_as_qemu<T: VmState>(name: &str, fresh: impl Fn() -> T) {
             assert_eq!(Value::from(described).to_string(), Value::from(expected).to_string());
         }
 
+        for (at, change) in
+            (0..body.len()).flat_map(|at| [0x01, 0x05 ^ body[at], 0x80, 0xff].map(|change| (at, change)))
+        {
+            let mut damaged = body.clone();
+            damaged[at] ^= change;
+            for strictness in [Strictness::Strict, Strictness::QemuCompatible] {
+                let mut device = fresh();
+                let before = saved(&mut device);
+                let mut input = Reader::new(&damaged, 0, strictness, Limits::default()).complete();
+                if device.load_or_keep(&mut input, version).is_err() {
+                    assert_eq!(saved(&mut device), before, "{name} damaged at {at}");
+                }
+            }
+        }
+
         for cut in 0..body.len() {
             let mut device = fresh();
             let mut input = Reader::new(&body[..cut], 0, Strictness::Strict, Limits::default());
@@ -45,6 +60,12 @@ fn same_as_qemu<T: VmState>(name: &str, fresh: impl Fn() -> T) {
         compared += 1;
     }
     assert!(compared > 0, "no fixture of {name}");
+}
+
+fn saved<T: VmState>(device: &mut T) -> Vec<u8> {
+    let mut out = Writer::new();
+    device.save(&mut out).unwrap();
+    out.into_bytes()
 }
 
 fn unhex(text: &str) -> Vec<u8> {

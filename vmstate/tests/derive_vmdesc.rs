@@ -92,6 +92,7 @@ struct Arrays {
     #[vmstate(exists = Self::always)]
     conditional: [u16; 3],
     plain: [Plain; 2],
+    #[vmstate(unframed)]
     extra: [Extra; 3],
     checked: [Checked; 2],
 }

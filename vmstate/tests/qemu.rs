@@ -139,6 +139,10 @@ impl Machine for Vm {
         Ok(())
     }
 
+    fn loaded(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     fn resume(&mut self) -> Result<()> {
         self.running = true;
         Ok(())

@@ -191,3 +191,90 @@ fn add_virtio(body: &mut Vec<u8>, window: u8) {
     )
     .to_aml_bytes(body);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tables(machine: &Machine) -> Ram {
+        let ram = Ram::new(1 << 20).unwrap();
+        write(&ram, machine).unwrap();
+        ram
+    }
+
+    fn bytes(ram: &Ram, at: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        ram.read(at, &mut bytes).unwrap();
+        bytes
+    }
+
+    fn u64_in(table: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(table[at..at + 8].try_into().unwrap())
+    }
+
+    /// A table as an operating system takes it: by its own length, with a sum of zero (section 5.2.6).
+    fn table(ram: &Ram, at: u64, signature: &[u8; 4]) -> Vec<u8> {
+        let header = bytes(ram, at, 36);
+        assert_eq!(&header[..4], signature);
+        let table = bytes(ram, at, u32::from_le_bytes(header[4..8].try_into().unwrap()) as usize);
+        assert_eq!(table.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)), 0, "{signature:?}");
+        table
+    }
+
+    fn contains(table: &[u8], part: &[u8]) -> bool {
+        table.windows(part.len()).any(|window| window == part)
+    }
+
+    /// Follows the pointers from the RSDP (offsets: sections 5.2.5.3, 5.2.8, 5.2.9).
+    #[test]
+    fn an_operating_system_finds_every_table() {
+        let ram = tables(&Machine { cpus: 8, virtio_windows: (0..8).collect() });
+        let rsdp = bytes(&ram, 0x9_0000, 36);
+        assert_eq!(&rsdp[..8], b"RSD PTR ");
+        for len in [20, 36] {
+            assert_eq!(rsdp[..len].iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)), 0);
+        }
+        let xsdt = table(&ram, u64_in(&rsdp, 24), b"XSDT");
+        assert_eq!(xsdt.len(), 36 + 2 * 8);
+        table(&ram, u64_in(&xsdt, 44), b"APIC");
+        let fadt = table(&ram, u64_in(&xsdt, 36), b"FACP");
+        let dsdt = table(&ram, u64_in(&fadt, 140), b"DSDT");
+        assert!(u64_in(&fadt, 140) >= 0x9_0040 && dsdt.len() < 0x1000);
+        // Flags: hardware-reduced, reset register. Then the reset register and its value, sleep control, sleep status,
+        // all as in QEMU's FADT.
+        assert_eq!(fadt[112..116], [0, 4, 0x10, 0]);
+        assert_eq!(fadt[116..129], [0, 8, 0, 0, 0x02, 0x02, 0xa0, 0xfe, 0, 0, 0, 0, 0x42]);
+        assert_eq!(fadt[244..256], [0, 8, 0, 0, 0x00, 0x02, 0xa0, 0xfe, 0, 0, 0, 0]);
+        assert_eq!(fadt[256..268], [0, 8, 0, 0, 0x01, 0x02, 0xa0, 0xfe, 0, 0, 0, 0]);
+        for window in 0..8 {
+            assert!(contains(&dsdt, format!("VR{window:02}").as_bytes()));
+        }
+    }
+
+    /// QEMU 10.0's MADT of a `microvm` with one vCPU, behind the header.
+    #[test]
+    fn madt_is_qemus() {
+        let mut madt = Vec::new();
+        super::madt(1).to_aml_bytes(&mut madt);
+        let qemu = [
+            0x00, 0x00, 0xe0, 0xfe, 0x01, 0x00, 0x00, 0x00, 0x00, 0x08, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x01, 0x0c,
+            0x00, 0x00, 0x00, 0x00, 0xc0, 0xfe, 0x00, 0x00, 0x00, 0x00, 0x04, 0x06, 0xff, 0x00, 0x00, 0x01,
+        ];
+        assert_eq!(madt[36..], qemu);
+    }
+
+    /// QEMU 10.0's AML for the virtio device of window 7, its power button and `\_S5`.
+    #[test]
+    fn dsdt_has_qemus_devices() {
+        let mut dsdt = Vec::new();
+        super::dsdt(&[7]).to_aml_bytes(&mut dsdt);
+        assert!(contains(
+            &dsdt,
+            b"\x5b\x82\x42\x04VR07\x08_HID\x0dLNRO0005\0\x08_UID\x0a\x07\x08_CCA\x01\x08_CRS\x11\x1a\x0a\x17\
+              \x86\x09\0\x01\0\x0e\xb0\xfe\0\x02\0\0\x89\x06\0\x01\x01\x17\0\0\0\x79\0"
+        ));
+        assert!(contains(&dsdt, b"\x08_S5_\x12\x07\x04\x0a\x05\0\0\0"));
+        assert!(contains(&dsdt, b"\x5b\x80EREG\0\x0c\0\0\xa0\xfe\x0a\x04\x5b\x81\x0bEREG"));
+        assert!(!contains(&dsdt, b"VR06"));
+    }
+}

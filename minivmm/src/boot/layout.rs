@@ -5,6 +5,9 @@
 
 use std::ops::Range;
 
+/// What the machine is called in a migration stream.
+pub const MACHINE_TYPE: &str = "microvm";
+
 /// GED event selector; its registers are at +0x200.
 pub const GED: u64 = 0xfea0_0000;
 /// Sleep control, sleep status, reset: one byte each from here.

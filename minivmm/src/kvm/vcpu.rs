@@ -76,9 +76,15 @@ impl Vcpu {
 
     /// Runs the guest until it needs something, and answers it from `buses`.
     pub fn enter(&mut self, buses: &Buses) -> Exit {
+        let run: *const kvm_run = self.fd.get_kvm_run();
         match self.fd.run() {
-            Ok(VcpuExit::IoIn(port, data)) => buses.pio.read(port.into(), data),
-            Ok(VcpuExit::IoOut(port, data)) => buses.pio.write(port.into(), data),
+            // A string instruction comes as one exit with all its accesses.
+            Ok(VcpuExit::IoIn(port, data)) => {
+                data.chunks_mut(access_size(run)).for_each(|access| buses.pio.read(port.into(), access));
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                data.chunks(access_size(run)).for_each(|access| buses.pio.write(port.into(), access));
+            }
             Ok(VcpuExit::MmioRead(address, data)) => buses.mmio.read(address, data),
             Ok(VcpuExit::MmioWrite(address, data)) => buses.mmio.write(address, data),
             Ok(VcpuExit::Shutdown) => return Exit::TripleFault,
@@ -111,4 +117,14 @@ impl Vcpu {
     fn place(&self) -> String {
         self.fd.get_regs().map_or_else(|_| "an unknown address".into(), |regs| format!("rip {:#x}", regs.rip))
     }
+}
+
+/// Bytes of each access of the port exit in `run`, the mapping of a live vCPU.
+fn access_size(run: *const kvm_run) -> usize {
+    // SAFETY: the mapping is live, and nothing writes it while the vCPU is outside KVM_RUN; the accesses' data lie
+    // behind the struct.
+    let exit = unsafe { &(*run).__bindgen_anon_1 };
+    // SAFETY: the union holds `io` after a port exit; all its bit patterns are valid.
+    let size = unsafe { exit.io.size };
+    usize::from(size).max(1)
 }

@@ -20,6 +20,13 @@ pub struct Timer {
     pub cpu_clock_offset: i64,
 }
 
+impl Timer {
+    /// For a machine whose clock shows `clock` ns.
+    pub fn at(clock: u64) -> Self {
+        Self { cpu_clock_offset: clock as i64, ..Self::default() }
+    }
+}
+
 /// Section `globalstate`, version 1: the run state in which the machine goes on.
 #[derive(Clone, Debug, PartialEq, VmState)]
 #[vmstate(name = "globalstate", version = 1)]

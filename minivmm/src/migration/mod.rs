@@ -2,3 +2,5 @@
 
 pub mod global;
 pub mod ram;
+pub mod sections;
+mod view;

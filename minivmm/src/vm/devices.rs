@@ -10,10 +10,12 @@ use crate::devices::serial::Serial;
 use crate::devices::virtio::Model;
 use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Virtio};
+use crate::devices::virtio::net::{Net, Tap};
 use crate::devices::{Device, DeviceError};
 use crate::error::{Error, Result};
 use crate::kvm::vcpu::Buses;
 use crate::kvm::vm::KvmVm;
+use crate::migration::sections::SharedSection;
 use crate::vm::backends::Backends;
 use crate::vm::handle::{Handle, Request};
 
@@ -28,6 +30,8 @@ pub struct Devices {
     pub ged: Shared<Ged>,
     /// Disks, in the order of the command line.
     pub disks: Vec<Shared<Virtio<Blk>>>,
+    /// Network cards, in the order of the command line.
+    pub nets: Vec<Shared<Virtio<Net<Tap>>>>,
     virtio_windows: Vec<u8>,
 }
 
@@ -54,10 +58,15 @@ impl Devices {
         };
         let ged = Arc::new(Mutex::new(Ged::new(kvm.irq_line(GED_GSI), Box::new(on_power))));
         buses.mmio.insert(GED, ged::WINDOW, ged.clone());
-        let mut devices = Self { serial, ged, disks: Vec::new(), virtio_windows: Vec::new() };
+        let mut devices = Self { serial, ged, disks: Vec::new(), nets: Vec::new(), virtio_windows: Vec::new() };
         for image in &backends.images {
             let disk = devices.add_virtio(kvm, buses, "virtio-blk", Blk::new(Arc::clone(image)))?;
             devices.disks.push(disk);
+        }
+        for (tap, mac) in &backends.nets {
+            let tap = tap.try_clone().map_err(Error::device)?;
+            let net = devices.add_virtio(kvm, buses, "virtio-net", Net::new(tap, *mac))?;
+            devices.nets.push(net);
         }
         Ok(devices)
     }
@@ -110,10 +119,20 @@ impl Devices {
         self.all().into_iter().for_each(|device| lock(device).resume());
     }
 
+    /// All with their sections' names.
+    pub fn sections(&self) -> Vec<(String, SharedSection)> {
+        let mut sections: Vec<(String, SharedSection)> =
+            vec![("acpi-ged".into(), self.ged.clone()), ("serial".into(), self.serial.clone())];
+        sections.extend(self.disks.iter().map(section));
+        sections.extend(self.nets.iter().map(section));
+        sections
+    }
+
     /// Those that send come before those that are told: virtio devices, then the rest.
     fn all(&self) -> Vec<&Mutex<dyn Device>> {
         let mut all: Vec<&Mutex<dyn Device>> = Vec::new();
         all.extend(self.disks.iter().map(|disk| &**disk as &Mutex<dyn Device>));
+        all.extend(self.nets.iter().map(|net| &**net as &Mutex<dyn Device>));
         all.push(&*self.ged);
         all.push(&*self.serial);
         all
@@ -123,4 +142,9 @@ impl Devices {
 /// A panic inside a device was printed by its thread; what is left of the device still can be stopped.
 fn lock<'a>(device: &'a Mutex<dyn Device + 'static>) -> MutexGuard<'a, dyn Device + 'static> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn section<M: Model>(device: &Shared<Virtio<M>>) -> (String, SharedSection) {
+    let name = device.lock().unwrap_or_else(PoisonError::into_inner).name().to_owned();
+    (name, device.clone())
 }

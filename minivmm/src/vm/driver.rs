@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  Prelaunch ──start──► Running ◄──cont/stop──► Paused
-//!  InMigrate ───────────►  │ ▲ └─vCPU fails──► InternalError
+//!  InMigrate ──arrived──►  │ ▲ └─vCPU fails──► InternalError
+//!  FinishMigrate ◄─switch-over─┴─taken back─►    FinishMigrate ──handed over──► PostMigrate
 //!                          │ └─reset─┘
 //!                          └─guest powers off──► Shutdown, and the process ends
 //! ```
@@ -16,10 +17,13 @@ use crate::config::Config;
 use crate::devices::serial::Serial;
 use crate::error::Result;
 use crate::memory::Ram;
+use crate::migration::sections::MachineState;
 use crate::vm::backends::Backends;
 use crate::vm::devices::Shared as SharedDevice;
 use crate::vm::handle::{Envelope, Handle, Refusal, Request, RunState, Shared};
+use crate::vm::incoming::Door;
 use crate::vm::machine::Machine;
+use crate::vm::migrating::Underway;
 
 /// Disk I/O in flight is given this long at a stop; a host whose disk needs longer has other worries.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -39,14 +43,20 @@ pub enum End {
 #[derive(Debug)]
 pub struct Vm {
     config: Config,
-    ram: Ram,
-    backends: Backends,
-    machine: Machine,
+    pub(super) ram: Ram,
+    pub(super) backends: Backends,
+    pub(super) machine: Machine,
     requests: Receiver<Envelope>,
-    shared: Arc<Shared>,
-    handle: Handle,
+    pub(super) shared: Arc<Shared>,
+    pub(super) handle: Handle,
     /// The serial port of the machine as it is now; a reset makes a new one.
     keyboard: Keyboard,
+    /// State on its way between the kernel and a migration stream.
+    pub(super) state: Arc<Mutex<MachineState>>,
+    /// The outgoing migration, while there is one.
+    pub(super) underway: Option<Underway>,
+    /// Where the source of an incoming migration is awaited, until the driver runs.
+    door: Option<Door>,
 }
 
 /// Where typed bytes go.
@@ -81,7 +91,9 @@ impl Vm {
             machine.load(&config, kernel)?;
         }
         let keyboard = Keyboard(Arc::new(Mutex::new(Arc::clone(&machine.devices.serial))));
-        Ok(Self { config, ram, backends, machine, requests, shared, handle, keyboard })
+        let state = Arc::new(Mutex::new(MachineState::new(machine.vcpus.len())));
+        let door = config.incoming.as_ref().map(Door::open).transpose()?;
+        Ok(Self { config, ram, backends, machine, requests, shared, handle, keyboard, state, underway: None, door })
     }
 
     /// To reach the driver from other threads.
@@ -99,9 +111,18 @@ impl Vm {
         if self.shared.run_state() == RunState::Prelaunch {
             self.start();
         }
+        if let Some(door) = self.door.take()
+            && let Err(Outcome::Ended(end)) = self.receive(door)
+        {
+            return end;
+        }
         loop {
             // This driver holds a handle, so the channel never closes.
             let Ok((request, answer)) = self.requests.recv() else { return End::Quit };
+            if request == Request::MigrateCancel {
+                self.cancel_migration(answer);
+                continue;
+            }
             let quits = request == Request::Quit;
             let outcome = self.serve(request);
             let (reply, end) = match outcome {
@@ -132,19 +153,26 @@ impl Vm {
                 return Err(Outcome::Ended(End::PoweredOff));
             }
             Request::Fail(why) => self.fail(why)?,
-            other => return Err(Outcome::Refused(Refusal(format!("{other:?} is not there yet")))),
+            Request::Migrate(address) => self.migrate(address)?,
+            Request::MigrateCancel => {}
+            parameters @ Request::MigrateSetParameters { .. } => self.set_migration_parameters(&parameters),
+            Request::SwitchOver => self.switch_over()?,
+            Request::Loaded => self.write_state()?,
+            Request::GoOn => self.go_on()?,
+            Request::Departed(end) => self.departed(end)?,
+            Request::Arrived(end) => self.arrived(end)?,
         }
         Ok(())
     }
 
-    fn start(&self) {
+    pub(super) fn start(&self) {
         self.machine.devices.resume();
         self.machine.resume_vcpus();
         self.shared.set_run_state(RunState::Running);
     }
 
     /// vCPUs first: then no new work comes while the devices finish theirs.
-    fn rest(&self) -> std::result::Result<(), Refusal> {
+    pub(super) fn rest(&self) -> std::result::Result<(), Refusal> {
         self.machine.pause_vcpus().map_err(|error| Refusal(error.to_string()))?;
         self.machine.devices.pause(DRAIN_PATIENCE).map_err(|error| {
             self.machine.resume_vcpus();
@@ -170,7 +198,10 @@ impl Vm {
     }
 
     /// Everything but RAM is made anew, and the kernel is loaded again.
-    fn reset(&mut self) -> std::result::Result<(), Outcome> {
+    pub(super) fn reset(&mut self) -> std::result::Result<(), Outcome> {
+        if self.defer_reset() {
+            return Ok(());
+        }
         let state = self.shared.run_state();
         if !matches!(state, RunState::Running | RunState::Paused) {
             return Err(Refusal(format!("the machine is in state {} and cannot reset", state.as_str())).into());
@@ -206,7 +237,7 @@ impl Vm {
 }
 
 /// Why a request was not simply carried out.
-enum Outcome {
+pub(super) enum Outcome {
     Refused(Refusal),
     Ended(End),
 }

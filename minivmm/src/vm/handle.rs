@@ -5,7 +5,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use vmstate::migrate::{Control, Progress};
+
 use crate::config::Address;
+use crate::vm::outgoing::Departed;
 
 /// Run states, named as QMP's `RunState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +118,23 @@ pub struct MigrationInfo {
     pub error: Option<String>,
 }
 
+impl MigrationInfo {
+    fn take(&mut self, progress: &Progress) {
+        self.total_time = progress.elapsed;
+        self.downtime = progress.downtime;
+        self.expected_downtime = progress.expected_downtime;
+        self.setup_time = progress.setup;
+        self.transferred = progress.bytes;
+        self.total = progress.ram_bytes;
+        self.remaining = progress.remaining_bytes;
+        self.normal_pages = progress.normal_pages;
+        self.zero_pages = progress.zero_pages;
+        self.rounds = progress.rounds.into();
+        self.dirty_pages_rate = progress.dirty_pages_per_second;
+        self.bandwidth = progress.bytes_per_second;
+    }
+}
+
 /// Limits of outgoing migrations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MigrationParameters {
@@ -167,6 +187,16 @@ pub enum Request {
     PoweredOff,
     /// From the machine itself: a vCPU cannot go on, and why.
     Fail(String),
+    /// From the migration thread, at the source: stop the guest and read its state.
+    SwitchOver,
+    /// From the migration thread, at the destination: all sections are loaded; give the kernel its state.
+    Loaded,
+    /// From the migration thread: the guest goes on on this side.
+    GoOn,
+    /// From the migration thread, at the source: it has ended.
+    Departed(Departed),
+    /// From the migration thread, at the destination: it has ended, or why it failed.
+    Arrived(Result<(), String>),
     /// Begin an outgoing migration; answered as soon as it has begun.
     Migrate(Address),
     /// Cancel the outgoing migration; answered once it has ended.
@@ -198,6 +228,8 @@ pub type Envelope = (Request, Sender<Result<(), Refusal>>);
 /// State the driver publishes; readable at any time, also while the driver is busy.
 pub struct Shared {
     run_state: Mutex<RunState>,
+    /// Figures of the migration under way, as the engine publishes them.
+    control: Mutex<Option<Control>>,
     migration: Mutex<MigrationInfo>,
     parameters: Mutex<MigrationParameters>,
     subscribers: Mutex<Vec<Subscriber>>,
@@ -226,6 +258,7 @@ impl Handle {
         let (requests, receiver) = channel();
         let shared = Arc::new(Shared {
             run_state: Mutex::new(state),
+            control: Mutex::default(),
             migration: Mutex::default(),
             parameters: Mutex::default(),
             subscribers: Mutex::default(),
@@ -291,9 +324,19 @@ impl Shared {
         }
     }
 
-    /// The migration figures last published.
+    /// The migration figures now.
     pub fn migration(&self) -> MigrationInfo {
-        lock(&self.migration).clone()
+        let mut info = lock(&self.migration).clone();
+        if let Some(control) = &*lock(&self.control) {
+            info.take(&control.progress());
+        }
+        info
+    }
+
+    /// A migration begins, whose figures `control` has.
+    pub fn begin_migration(&self, control: &Control) {
+        *lock(&self.control) = Some(control.clone());
+        self.update_migration(|info| *info = MigrationInfo { status: MigrationStatus::Setup, ..Default::default() });
     }
 
     /// Changes the published figures.

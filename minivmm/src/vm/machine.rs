@@ -10,6 +10,8 @@ use kvm_ioctls::Cap;
 use crate::boot::{self, Payload, acpi};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::kvm::state::vcpu::HostFeatures;
+use crate::kvm::state::{HypervisorState, StateError};
 use crate::kvm::thread::{VcpuEvent, VcpuThread};
 use crate::kvm::vcpu::{Buses, Vcpu};
 use crate::kvm::vm::KvmVm;
@@ -28,7 +30,8 @@ pub struct Machine {
     /// vCPUs, by APIC id. First here, so that they end before what they use.
     pub vcpus: Vec<VcpuThread>,
     /// The kernel's side: slots, interrupt chips, timer, clock.
-    pub kvm: KvmVm,
+    pub kvm: Arc<KvmVm>,
+    host: HostFeatures,
     /// Devices.
     pub devices: Devices,
 }
@@ -40,13 +43,14 @@ impl Machine {
     /// # Errors
     /// Any; see [`Error`].
     pub(super) fn new(config: &Config, ram: &Ram, backends: &Backends, handle: &Handle) -> Result<Self> {
-        let kvm = KvmVm::new(kvm::open()?, ram)?;
+        let kvm = Arc::new(KvmVm::new(kvm::open()?, ram)?);
+        let host = HostFeatures::new(kvm.kvm()).map_err(Error::device)?;
         let mut buses = Buses::default();
         let devices = Devices::new(&kvm, backends, &mut buses, handle.clone())?;
         let vcpus = make_vcpus(&kvm, config.cpus)?;
         let buses = Arc::new(buses);
         let vcpus = vcpus.into_iter().map(|vcpu| spawn(vcpu, Arc::clone(&buses), handle.clone()));
-        Ok(Self { vcpus: vcpus.collect::<Result<_>>()?, kvm, devices })
+        Ok(Self { vcpus: vcpus.collect::<Result<_>>()?, kvm, host, devices })
     }
 
     /// Loads `kernel` with what belongs to it, and puts the first vCPU at its entry.
@@ -81,6 +85,26 @@ impl Machine {
             let _ = vcpu.vcpu().fd().kvmclock_ctrl();
         }
         self.vcpus.iter().for_each(VcpuThread::resume);
+    }
+
+    /// Reads what the kernel holds of the machine, which is at rest.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub(super) fn read_state(&self) -> Result<HypervisorState, StateError> {
+        let vcpus: Vec<_> = self.vcpus.iter().map(VcpuThread::vcpu).collect();
+        let fds: Vec<_> = vcpus.iter().map(|vcpu| vcpu.fd()).collect();
+        HypervisorState::get(self.kvm.fd(), &fds, &self.host)
+    }
+
+    /// Gives the kernel what it holds of the machine, which has not run.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub(super) fn write_state(&self, state: &HypervisorState) -> Result<(), StateError> {
+        let vcpus: Vec<_> = self.vcpus.iter().map(VcpuThread::vcpu).collect();
+        let fds: Vec<_> = vcpus.iter().map(|vcpu| vcpu.fd()).collect();
+        state.set(self.kvm.fd(), &fds)
     }
 }
 

@@ -4,9 +4,14 @@ pub mod backends;
 pub mod devices;
 mod driver;
 mod handle;
+mod incoming;
 pub mod machine;
+mod migrating;
+mod outgoing;
+mod seam;
 
 pub use driver::{End, Keyboard, Vm};
 pub use handle::{
     Envelope, Event, Handle, MigrationInfo, MigrationParameters, MigrationStatus, Refusal, Request, RunState, Shared,
 };
+pub use outgoing::Departed;

@@ -6,4 +6,5 @@ mod blk;
 mod driver;
 mod hostile;
 mod mmio;
+mod net;
 mod state;

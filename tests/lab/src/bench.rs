@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::error::{FileContext, Result};
 use crate::kernel::{GUEST_MODULES, Kernel};
 use crate::network::Network;
-use crate::tree::{Tree, find_program};
+use crate::tree::Tree;
 use crate::vmm::{Config, Program, Vmm};
 use crate::{guest, packages};
 
@@ -57,14 +57,14 @@ impl<'a> Bench<'a> {
         let mut tree = Tree::new();
         tree.program("/init", roles)?;
         kernel.add_modules(&mut tree, GUEST_MODULES);
-        if let Some(busybox) = find_program("busybox") {
-            tree.program("/bin/busybox", &busybox)?;
+        if guest.options.shell {
+            tree.program("/bin/busybox", &packages::busybox()?)?;
         }
         tree.write(&initrd)?;
         let disk = guest.disk.then(|| make_disk(directory)).transpose()?;
         let config = Config {
             kernel: kernel.image.clone(),
-            initrd,
+            initrd: Some(initrd),
             append: format!("console=ttyS0 quiet panic=-1 {}", guest.options.command_line()),
             memory_mib: guest.memory_mib,
             cpus: guest.cpus,

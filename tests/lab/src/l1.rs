@@ -15,17 +15,24 @@ use serde_json::json;
 use crate::cpio;
 use crate::error::{Error, FileContext, Result};
 use crate::init;
-use crate::kernel::{HOST_MODULES, Kernel};
+use crate::kernel::{GUEST_MODULES, HOST_MODULES, Kernel};
+use crate::packages;
 use crate::process::Process;
 use crate::progress::is_dumb;
 use crate::tree::Tree;
 
 /// Set for a job: it runs in an emulated host already.
 pub const INSIDE: &str = "VMSTATE_LAB_L1";
+const MEMORY_MIB: u32 = 2048;
 const REPEATS: u32 = 2;
 const BOOT: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(30);
 const ARTIFACTS_MAX: u64 = 512 << 20;
+
+/// Where the kernel for guests lies inside.
+pub const GUEST_KERNEL: &str = "/boot/vmlinuz";
+/// Where minivmm lies inside.
+pub const MINIVMM: &str = "/bin/minivmm";
 
 /// What an emulated host is made of.
 #[derive(Debug)]
@@ -62,7 +69,54 @@ pub struct Outcome {
     pub artifacts: Vec<(String, Vec<u8>)>,
 }
 
+impl Job {
+    /// A job with all that a migration takes: minivmm, the guest's kernel with its modules, and the tools.
+    ///
+    /// # Errors
+    /// When something of that is missing on this machine.
+    pub fn new(minivmm: &Path, guest: &Kernel, time: Duration) -> Result<Self> {
+        let mut files = Tree::new();
+        files.program(MINIVMM, minivmm)?;
+        files.host(GUEST_KERNEL, &guest.image);
+        guest.add_modules(&mut files, GUEST_MODULES);
+        files.program("/sbin/mkfs.ext4", &packages::tool("mkfs.ext4", "e2fsprogs")?)?;
+        files.host("/etc/mke2fs.conf", "/etc/mke2fs.conf");
+        files.program("/bin/busybox", &packages::busybox()?)?;
+        Ok(Self { argv: Vec::new(), env: vec!["PATH=/bin:/sbin".into()], files, time })
+    }
+
+    /// Adds QEMU, and the firmware that its microvm boots a kernel with.
+    ///
+    /// # Errors
+    /// When QEMU cannot be read.
+    pub fn add_qemu(&mut self, qemu: &Path) -> Result<()> {
+        self.files.program("/bin/qemu-system-x86_64", qemu)?;
+        for directory in ["/usr/share/qemu", "/usr/share/seabios"] {
+            for file in ["bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin"] {
+                let path = Path::new(directory).join(file);
+                if path.is_file() {
+                    self.files.host(Path::new("/usr/share/qemu").join(file), path);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl L1 {
+    /// An emulated host with the distribution's QEMU and kernel.
+    ///
+    /// # Errors
+    /// When one of them is missing.
+    pub fn new(roles: &Path) -> Result<Self> {
+        Ok(Self {
+            qemu: packages::qemu()?,
+            kernel: packages::kernel()?,
+            roles: roles.to_owned(),
+            memory_mib: MEMORY_MIB,
+        })
+    }
+
     /// Runs a job in a fresh emulated host; its output goes to our standard output as it comes. Files of
     /// the run lie in `scratch`.
     ///
@@ -109,7 +163,7 @@ impl L1 {
             command.args(["-kernel", &file(&self.kernel.image), "-initrd", &file(initrd), "-append"]);
             command.arg(format!(
                 "console=ttyS0 panic=-1 nokaslr mitigations=off quiet tsc=reliable nohz=off highres=off \
-                 random.trust_cpu=on rdinit=/init -- {}",
+                 random.trust_cpu=on no_timer_check rdinit=/init -- {}",
                 init::ROLE
             ));
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(complaints);

@@ -36,23 +36,8 @@ pub fn kernel() -> Result<Kernel> {
         return Err(Error::missing("a guest kernel", remedy));
     };
     eprintln!("lab: downloading {image} into {}", cache.display());
-    let scratch = tempfile::tempdir_in(&cache).doing("make", &cache)?;
-    let root = scratch.path().join("root");
-    for package in [Some(image.clone()), modules_of(&image)?].into_iter().flatten() {
-        run(Command::new("apt-get").args(["download", "-q", &package]).current_dir(scratch.path()))?;
-    }
-    for entry in fs::read_dir(scratch.path()).doing("list", scratch.path())?.flatten() {
-        if entry.path().extension().is_some_and(|end| end == "deb") {
-            run(Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(&root))?;
-        }
-    }
-    let home = cache.join(&image);
-    // Another process may have been faster; its copy is as good.
-    if let Err(error) = fs::rename(&root, &home)
-        && !home.is_dir()
-    {
-        return Err(error).doing("create", &home);
-    }
+    let packages: Vec<_> = [Some(image.clone()), modules_of(&image)?].into_iter().flatten().collect();
+    download(&packages, &cache.join(&image))?;
     let image = cached(&cache).ok_or_else(|| Error::failed(format!("{image} holds no kernel image")))?;
     Kernel::open(&image)
 }
@@ -63,6 +48,21 @@ pub fn kernel() -> Result<Kernel> {
 /// A sentence with the command that installs it.
 pub fn qemu() -> Result<PathBuf> {
     tool("qemu-system-x86_64", "qemu-system-x86")
+}
+
+/// A statically linked busybox: the shell of a guest; downloaded into the cache when it is not installed.
+///
+/// # Errors
+/// When there is no apt, or the download fails.
+pub fn busybox() -> Result<PathBuf> {
+    let cached = cache()?.join("busybox-static");
+    let inside = ["bin/busybox", "usr/bin/busybox"].map(|path| cached.join(path));
+    if let Some(path) = find_program("busybox").or_else(|| inside.iter().find(|path| path.is_file()).cloned()) {
+        return Ok(path);
+    }
+    download(&["busybox-static".to_owned()], &cached)?;
+    let missing = || Error::missing("busybox", "install it with `sudo apt-get install busybox-static`");
+    inside.into_iter().find(|path| path.is_file()).ok_or_else(missing)
 }
 
 /// A program of the distribution, installed when it is missing and the user is root.
@@ -86,6 +86,26 @@ pub fn tool(program: &str, package: &str) -> Result<PathBuf> {
     }
     run(install.arg(package))?;
     find_program(program).ok_or_else(missing)
+}
+
+/// Downloads packages and unpacks them together into `home`, which appears only when it is whole.
+fn download(packages: &[String], home: &Path) -> Result<()> {
+    let parent = home.parent().unwrap_or(home);
+    let scratch = tempfile::tempdir_in(parent).doing("make", parent)?;
+    let root = scratch.path().join("root");
+    run(Command::new("apt-get").args(["download", "-q"]).args(packages).current_dir(scratch.path()))?;
+    for entry in fs::read_dir(scratch.path()).doing("list", scratch.path())?.flatten() {
+        if entry.path().extension().is_some_and(|end| end == "deb") {
+            run(Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(&root))?;
+        }
+    }
+    // Another process may have been faster; its copy is as good.
+    if let Err(error) = fs::rename(&root, home)
+        && !home.is_dir()
+    {
+        return Err(error).doing("create", home);
+    }
+    Ok(())
 }
 
 /// Where downloads are kept: in cargo's target directory when we were built there, else in the user's cache.

@@ -32,7 +32,7 @@ pub struct Config {
     /// Kernel image.
     pub kernel: PathBuf,
     /// Initial RAM disk.
-    pub initrd: PathBuf,
+    pub initrd: Option<PathBuf>,
     /// Kernel command line.
     pub append: String,
     /// Guest RAM in MiB.
@@ -220,11 +220,13 @@ fn minivmm_arguments(config: &Config) -> Vec<String> {
     let mut arguments: Vec<String> = ["run", "--serial", "stdio"].map(str::to_owned).to_vec();
     let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
     flag("--kernel", path(&config.kernel));
-    flag("--initrd", path(&config.initrd));
     flag("--append", config.append.clone());
     flag("--memory", format!("{}M", config.memory_mib));
     flag("--cpus", config.cpus.to_string());
     flag("--control", format!("unix:{}", path(&config.control)));
+    if let Some(initrd) = &config.initrd {
+        flag("--initrd", path(initrd));
+    }
     if let Some(disk) = &config.disk {
         flag("--disk", path(disk));
     }
@@ -248,11 +250,13 @@ fn qemu_arguments(config: &Config, accelerator: &str) -> Vec<String> {
     flag("-m", format!("{}M", config.memory_mib));
     flag("-smp", config.cpus.to_string());
     flag("-kernel", path(&config.kernel));
-    flag("-initrd", path(&config.initrd));
     flag("-append", config.append.clone());
     flag("-chardev", "stdio,id=console,signal=off".into());
     flag("-serial", "chardev:console".into());
     flag("-qmp", format!("unix:{},server=on,wait=off", path(&config.control)));
+    if let Some(initrd) = &config.initrd {
+        flag("-initrd", path(initrd));
+    }
     if let Some(disk) = &config.disk {
         flag("-drive", format!("id=disk,if=none,format=raw,file={}", path(disk)));
         flag("-device", "virtio-blk-device,drive=disk".into());

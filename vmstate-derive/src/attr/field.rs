@@ -21,6 +21,7 @@ pub(crate) struct FieldAttrs {
     pub(crate) wire: Option<Spanned<Type>>,
     pub(crate) with: Option<Spanned<Path>>,
     pub(crate) subsection: Option<Spanned<String>>,
+    pub(crate) unframed: Option<Spanned<()>>,
 }
 
 impl FieldAttrs {
@@ -37,6 +38,7 @@ impl FieldAttrs {
         let mut wire = Once::default();
         let mut with = Once::default();
         let mut subsection = Once::default();
+        let mut unframed = Once::default();
         for item in &all_items(ctxt, attrs) {
             match item.word.to_string().as_str() {
                 symbol::SKIP => skip.set(ctxt, item, item.flag(ctxt)),
@@ -51,6 +53,7 @@ impl FieldAttrs {
                 symbol::WIRE => wire.set(ctxt, item, item.is(ctxt, "an integer type")),
                 symbol::WITH => with.set(ctxt, item, item.path(ctxt)),
                 symbol::SUBSECTION => subsection.set(ctxt, item, item.text(ctxt)),
+                symbol::UNFRAMED => unframed.set(ctxt, item, item.flag(ctxt)),
                 _ => item.unknown(ctxt, "a field", symbol::ON_FIELD),
             }
         }
@@ -67,6 +70,7 @@ impl FieldAttrs {
             wire: wire.get(),
             with: with.get(),
             subsection: subsection.get(),
+            unframed: unframed.get(),
         }
     }
 }

@@ -62,6 +62,16 @@ fn entries(field: &Field<'_>) -> TokenStream {
     }
 }
 
+/// How many entries for checks come before the field's own.
+pub(super) fn entries_before(field: &Field<'_>) -> usize {
+    usize::from(field.attrs.must_exist.is_some())
+}
+
+/// How many entries for checks come after the field's own.
+pub(super) fn entries_after(field: &Field<'_>) -> usize {
+    usize::from(field.attrs.validate.is_some())
+}
+
 fn check(path: &Path) -> TokenStream {
     let name = text(path);
     let presence = conditional(path);

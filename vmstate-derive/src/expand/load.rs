@@ -29,8 +29,11 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
         let call = call(&path.value, &quote!(self, version));
         quote!(__v::load_hook(#call, "post_load", input)?;)
     });
+    // A generic struct is checked here, once its parameters are known.
+    let framed = (index == 0).then(|| quote!(let () = <Self as __Parts>::__FRAMED;));
     quote! {
         fn #name(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()> {
+            #framed
             __v::window(version, #newest, #oldest, input)?;
             #pre_load
             #(#fields)*

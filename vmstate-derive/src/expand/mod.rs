@@ -2,6 +2,7 @@
 
 mod codec;
 mod desc;
+mod framing;
 mod load;
 mod save;
 mod undo;
@@ -22,6 +23,8 @@ pub(crate) fn expand(container: &Container<'_>) -> TokenStream {
 
     let descriptions = desc::parts(container);
     let description = desc::main(container);
+    let framed = framing::value(container);
+    let framed_now = framing::constants(container);
     let saves = save::parts(container);
     let loads = load::parts(container);
     let undo_struct = undo::definition(container, &generics);
@@ -40,10 +43,12 @@ pub(crate) fn expand(container: &Container<'_>) -> TokenStream {
             use #krate::__private as __v;
 
             #undo_struct
+            #framed_now
 
             trait __Parts: ::core::marker::Sized {
                 #(const #declared_fields: &'static [__v::Field];)*
                 const __SUBSECTIONS: &'static [__v::Description];
+                const __FRAMED: ();
                 #(fn #declared_saves(&mut self, out: &mut __v::Writer) -> __v::Result<()>;)*
                 #(fn #declared_loads(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()>;)*
             }
@@ -51,6 +56,7 @@ pub(crate) fn expand(container: &Container<'_>) -> TokenStream {
             #[automatically_derived]
             impl #impl_generics __Parts for #ident #ty_generics #where_clause {
                 #descriptions
+                const __FRAMED: () = #framed;
                 #saves
                 #loads
             }

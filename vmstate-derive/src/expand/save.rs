@@ -37,7 +37,7 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
             let call = call(&path.value, &quote!(self));
             quote! {
                 let saved = (|| -> __v::Result<()> { #body })();
-                #call;
+                let () = #call;
                 saved
             }
         }

@@ -108,6 +108,9 @@ impl Destination<'_, '_> {
         }
         self.loader.check_complete()?;
         self.begin_loading();
+        if self.phase == DestinationPhase::Loading {
+            self.machine.loaded()?;
+        }
         self.enter(DestinationPhase::Commit);
         self.control.commit()?;
         match self.machine.claim()? {
@@ -138,6 +141,7 @@ impl Destination<'_, '_> {
                     self.loader.check_complete()?;
                     self.begin_loading();
                     if self.phase == DestinationPhase::Loading {
+                        self.machine.loaded()?;
                         self.enter(DestinationPhase::Ready);
                     }
                 }

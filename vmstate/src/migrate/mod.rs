@@ -41,6 +41,13 @@ pub trait Machine {
     /// A device could not drain in time; the machine runs on.
     fn pause(&mut self) -> Result<()>;
 
+    /// Destination: every section has loaded and passed its own checks. The last moment to refuse before the source is
+    /// told that it may let go: what sections hold for the hypervisor is given to it here.
+    ///
+    /// # Errors
+    /// The hypervisor refuses the state; the guest stays at the source.
+    fn loaded(&mut self) -> Result<()>;
+
     /// Source, after a failure: undoes [`pause`](Self::pause); a guest that was paused before it stays paused.
     /// Destination, once it has taken over: runs the guest, if the source's ran.
     ///

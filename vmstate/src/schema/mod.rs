@@ -3,6 +3,7 @@
 //! No code of a device is reachable from here: a [`Description`] can be a `const` that the derive wrote, or come
 //! out of a JSON file of another release.
 
+mod framing;
 mod shared;
 mod vmdesc;
 

@@ -1,4 +1,4 @@
-//! Vectors whose length is an earlier field: the count is not sent again with the elements.
+//! Vectors and arrays of which as many elements are sent as an earlier field says: the count is not sent again.
 
 use std::mem::size_of;
 
@@ -11,8 +11,8 @@ use crate::schema::{Kind, Shared};
 
 /// What `#[vmstate(len = …)]` can be put on.
 #[diagnostic::on_unimplemented(
-    message = "`len` needs a `Vec` of something that can be migrated, `{Self}` is not",
-    note = "the elements of the `Vec` must implement `vmstate::Wire` and `Default`"
+    message = "`len` needs a `Vec` or an array of something that can be migrated, `{Self}` is not",
+    note = "the elements must implement `vmstate::Wire`, those of a `Vec` also `Default`"
 )]
 pub trait Counted {
     /// All that is needed to put back the value.
@@ -57,6 +57,36 @@ impl<T: Wire + Default> Counted for Vec<T> {
             element.undo(undo);
         }
     }
+}
+
+/// The first elements, as many as the length says, are on the wire; the others are left as they are (QEMU's
+/// `VMSTATE_STRUCT_VARRAY_UINT8`, which does not check the capacity).
+impl<T: Wire, const N: usize> Counted for [T; N] {
+    type Undo = [T::Undo; N];
+    const KIND: Kind = Kind::CountedArray(Shared::Static(KindOf::<T>::REF));
+
+    fn save(&mut self, count: usize, out: &mut Writer) -> Result<()> {
+        let sent = self.get_mut(..count).ok_or_else(|| Error::new(ErrorKind::Rejected, too_many(count, N)))?;
+        out.outcome(outcome(count)?);
+        save_each(sent, out)
+    }
+
+    fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()> {
+        let sent = self.get_mut(..count).ok_or_else(|| input.malformed(too_many(count, N)))?;
+        load_each(sent, input)
+    }
+
+    fn remember(&self) -> Self::Undo {
+        Wire::remember(self)
+    }
+
+    fn undo(&mut self, undo: Self::Undo) {
+        Wire::undo(self, undo);
+    }
+}
+
+fn too_many(count: usize, capacity: usize) -> String {
+    format!("its length field says {count}, it has room for {capacity}")
 }
 
 /// `#[vmstate(buffer)]` with `len`: raw bytes, as many as the length field says.

@@ -23,7 +23,8 @@ pub use unused::Unused;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be migrated: it has no place on the wire",
     label = "does not implement `vmstate::Wire`",
-    note = "derive `VmState` for it, give the field `#[vmstate(with = module)]`, or `#[vmstate(skip)]` if it is no guest state"
+    note = "derive `VmState` for it, give the field `#[vmstate(with = module)]`, or `#[vmstate(skip)]` if it is no guest state",
+    note = "a `Vec` needs `#[vmstate(len = field, max = N)]`"
 )]
 pub trait Wire {
     /// All that is needed to put back the value.

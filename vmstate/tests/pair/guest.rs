@@ -261,6 +261,10 @@ impl Machine for Vm {
         Ok(())
     }
 
+    fn loaded(&mut self) -> Result<()> {
+        self.refused("loaded")
+    }
+
     fn resume(&mut self) -> Result<()> {
         self.refused("resume")?;
         self.running = true;

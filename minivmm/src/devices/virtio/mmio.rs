@@ -42,12 +42,16 @@ const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
 const NEEDS_RESET: u8 = VIRTIO_CONFIG_S_NEEDS_RESET as u8;
 
 /// A virtio device in its window.
+///
+/// After a load it is paused until [`resume`](Device::resume): nothing of the guest's happens before it runs here.
 pub struct Virtio<M: Model> {
     name: String,
     pub(super) registers: Registers,
     pub(super) worker: Worker<M>,
     /// Features of model, rings and transport.
     pub(super) offered: u64,
+    /// Loaded, and not resumed since.
+    pub(super) arriving: bool,
 }
 
 impl<M: Model> Virtio<M> {
@@ -60,7 +64,7 @@ impl<M: Model> Virtio<M> {
         let core = Core::new(model, memory, Interrupt::new(irq))?;
         let thread = name.rsplit('/').next().unwrap_or_default();
         let worker = Worker::start(core, thread)?;
-        Ok(Self { name, registers: Registers::new(M::QUEUES.len()), worker, offered })
+        Ok(Self { name, registers: Registers::new(M::QUEUES.len()), worker, offered, arriving: false })
     }
 
     /// Section name.
@@ -261,6 +265,9 @@ impl<M: Model> Device for Virtio<M> {
     fn resume(&mut self) {
         let interrupt = &self.worker.core.interrupt;
         interrupt.restore(interrupt.status());
+        if std::mem::take(&mut self.arriving) {
+            self.worker.core.quiesced(|active| active.model.arrive(interrupt));
+        }
         self.worker.core.gate.resume();
     }
 }

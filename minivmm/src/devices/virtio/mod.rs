@@ -1,12 +1,13 @@
 //! Virtio 1.x devices behind a virtio-mmio transport. Every register write and every descriptor of the guest is
 //! hostile input: at worst the guest's own device asks to be reset.
 //!
-//! [`Virtio`](mmio::Virtio) is the transport, generic over a [`Model`] (as [`blk`]). A thread for each device
+//! [`Virtio`](mmio::Virtio) is the transport, generic over a [`Model`] ([`blk`], [`net`]). A thread for each device
 //! does its I/O, so vCPUs only write registers.
 
 pub mod blk;
 mod interrupt;
 pub mod mmio;
+pub mod net;
 mod queue;
 mod registers;
 mod state;
@@ -17,7 +18,7 @@ use std::os::fd::RawFd;
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::Result;
-use vmstate::schema::Description;
+use vmstate::schema::{Description, Field, Kind, Presence, Shared};
 
 pub use self::interrupt::Interrupt;
 pub use self::queue::{Broken, Chain, Ring, Segments};
@@ -26,6 +27,10 @@ pub use self::worker::Io;
 
 /// Largest queue the transport offers, as QEMU's virtio-mmio (its `VIRTQUEUE_MAX_SIZE`).
 pub const QUEUE_SIZE_MAX: u16 = 1024;
+
+/// The one field of a virtio device's description: hand-written bytes.
+const VIRTIO_FIELD: Shared<[Field]> =
+    Shared::Static(&[Field::new(Shared::Static("virtio"), Kind::Custom(Shared::Static("virtio")), Presence::Since(0))]);
 
 /// What makes a virtio device a disk or a network card.
 pub trait Model: Send + 'static {
@@ -79,6 +84,9 @@ pub trait Model: Send + 'static {
     /// # Errors
     /// Any kind; nothing has changed.
     fn load_state(&self, config: &[u8], features: u64, input: &mut Reader<'_>) -> Result<Self::State>;
+
+    /// The guest goes on here for the first time after a load.
+    fn arrive(&mut self, _interrupt: &Interrupt) {}
 
     /// A descriptor whose readiness makes work, watched for edges.
     fn source(&self) -> Option<RawFd>;

@@ -177,6 +177,30 @@ impl Ring {
         Ok(self.queue.add_used(memory, head, written)?)
     }
 
+    /// Gives chains back that belong together. The driver sees all or none of them: it takes a frame whose rest is
+    /// not there yet for a broken one.
+    ///
+    /// # Errors
+    /// The used ring is not writable.
+    pub(super) fn complete_all(&mut self, memory: &GuestMemory, chains: &[(u16, u32)]) -> Result<(), Broken> {
+        if let [(head, written)] = chains {
+            return self.complete(memory, *head, *written);
+        }
+        let mut next = self.queue.next_used();
+        for (head, written) in chains {
+            // §2.7.8: flags and index, two bytes each, then elements of eight bytes.
+            let slot = self.queue.used_ring() + 4 + 8 * u64::from(next % self.queue.size());
+            let element = u64::from(*written) << 32 | u64::from(*head);
+            memory.write_obj(element.to_le(), GuestAddress(slot))?;
+            next = next.wrapping_add(1);
+        }
+        memory.store(next.to_le(), GuestAddress(self.queue.used_ring() + 2), Ordering::Release)?;
+        self.queue.set_next_used(next);
+        // `virtio-queue` did not count these, and would not see that the driver wants to be told.
+        self.interrupt_next = true;
+        Ok(())
+    }
+
     /// Interrupts for what was completed since the last call, if the driver wants that.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ pub struct Snapshot<S> {
     rings: Vec<Ring>,
     driving: bool,
     model: S,
+    /// Whether the device works; a load leaves it paused.
+    paused: bool,
 }
 
 impl<M: Model> Virtio<M> {
@@ -33,9 +35,11 @@ impl<M: Model> Virtio<M> {
         let features = with.registers.features();
         self.registers = with.registers;
         let core = &self.worker.core;
+        core.gate.pause(None);
         core.quiesced(|active| {
             active.rings = with.rings;
             active.driving = with.driving;
+            active.model.reset();
             if with.driving {
                 active.model.activate(features);
             }
@@ -43,6 +47,9 @@ impl<M: Model> Virtio<M> {
         });
         core.restore_fault(with.fault);
         core.interrupt.restore(with.interrupt_status);
+        if !with.paused {
+            core.gate.resume();
+        }
     }
 
     fn head(&self, rings: &[Ring], config: Vec<u8>) -> Head {
@@ -136,7 +143,8 @@ impl<M: Model> Virtio<M> {
             }
         }
         let interrupt_status = head.interrupt_status;
-        Ok(Snapshot { registers, interrupt_status, fault, rings, driving: status & DRIVER_OK != 0, model })
+        let driving = status & DRIVER_OK != 0;
+        Ok(Snapshot { registers, interrupt_status, fault, rings, driving, model, paused: true })
     }
 
     /// A ring at its place. What the stream says must be right; what guest memory says is the guest's fault: that
@@ -202,10 +210,12 @@ impl<M: Model> Wire for Virtio<M> {
             rings,
             driving,
             model,
+            paused: core.gate.is_paused(),
         }
     }
 
     fn undo(&mut self, undo: Self::Undo) {
+        self.arriving = false;
         self.replace(undo);
     }
 }
@@ -230,6 +240,7 @@ impl<M: Model> VmState for Virtio<M> {
         tail.load(input).map_err(in_field)?;
         let snapshot = self.accept(&head, &tail, model).map_err(refuse)?;
         self.replace(snapshot);
+        self.arriving = true;
         Ok(())
     }
 }

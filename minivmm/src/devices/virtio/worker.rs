@@ -225,7 +225,7 @@ impl Gate {
         }
     }
 
-    fn is_paused(&self) -> bool {
+    pub(super) fn is_paused(&self) -> bool {
         *self.lock() == Phase::Paused
     }
 

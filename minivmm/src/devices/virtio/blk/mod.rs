@@ -9,14 +9,11 @@ use std::sync::Arc;
 use virtio_bindings::virtio_blk::*;
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
-use vmstate::schema::{Description, Field, Kind, Presence, Shared};
+use vmstate::schema::{Description, Shared};
 
 pub use self::image::{Image, ImageError, SECTOR};
 use self::request::Worker;
-use super::{Broken, Io, Model};
-
-const FIELDS: &[Field] =
-    &[Field::new(Shared::Static("virtio"), Kind::Custom(Shared::Static("virtio")), Presence::Since(0))];
+use super::{Broken, Io, Model, VIRTIO_FIELD};
 
 /// Sectors one discard or write-zeroes may cover: what QEMU offers, 2 GiB less a sector.
 const RANGE_SECTORS_MAX: u32 = 0x003f_ffff;
@@ -131,7 +128,7 @@ impl Model for Blk {
     type State = bool;
 
     const DESCRIPTION: &'static Description =
-        &Description::new(Shared::Static("virtio-blk"), 2, 2, Shared::Static(FIELDS), Shared::Static(&[]));
+        &Description::new(Shared::Static("virtio-blk"), 2, 2, VIRTIO_FIELD, Shared::Static(&[]));
 
     fn state(&self) -> bool {
         self.worker.write_back

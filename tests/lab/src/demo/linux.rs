@@ -1,11 +1,13 @@
-//! The demo's course, on a machine that runs Linux guests.
+//! The demo's course with a Linux guest, on a machine that runs such guests.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::Report;
+use super::findings::Findings;
+use super::report::Report;
+use super::{completed, show_migration};
 use crate::bench::{Bench, Guest};
 use crate::error::{Error, Result};
 use crate::guest::net::Peer;
@@ -32,15 +34,11 @@ pub(super) fn migrate(
     // Before any thread: a user namespace is for a process that has none.
     let network = Network::enter();
     signals::remove_on_interrupt(scratch.to_owned());
-    let (network, no_network) = match network {
-        Ok(network) => (Some(network), None),
-        Err(error) => (None, Some(error.to_string())),
-    };
     let refused = |error| Error::failed(format!("the network's peer: {error}"));
-    let peer = network.is_some().then(Peer::start).transpose().map_err(refused)?;
+    let peer = network.as_ref().ok().map(|_| Peer::start()).transpose().map_err(refused)?;
 
     progress.show("booting Linux", &kernel.version);
-    let mut bench = Bench::new(scratch, roles, program, kernel, guest, network.as_ref())?;
+    let mut bench = Bench::new(scratch, roles, program, kernel, guest, network.as_ref().ok())?;
     let booting = Instant::now();
     let mut source = bench.boot()?;
     let boot = booting.elapsed();
@@ -48,34 +46,28 @@ pub(super) fn migrate(
 
     progress.show("starting the destination", "");
     let (mut destination, uri) = bench.incoming()?;
-    let before = Timed::mark(&mut source)?;
-    progress.show("migrating", "");
+    let before = Mark::take(&mut source)?;
     source.start_migration(&uri)?;
-    let migration = source.follow_migration(Instant::now() + MIGRATION, |info| {
-        let ram = &info["ram"];
-        let left = ram["remaining"].as_u64().unwrap_or(0) >> 20;
-        let total = ram["total"].as_u64().unwrap_or(0) >> 20;
-        progress.show("migrating", &format!("round {}, {left} of {total} MiB left", ram["dirty-sync-count"]));
-    })?;
-    if migration["status"] != "completed" {
-        let reason = migration["error-desc"].as_str().unwrap_or("no reason given");
-        return Err(Error::failed(format!("the migration {}: {reason}", migration["status"])));
-    }
+    let end = Instant::now() + MIGRATION;
+    let migration = completed(source.follow_migration(end, |info| show_migration(&mut progress, info))?)?;
     destination.await_status("running", Instant::now() + ANSWER)?;
     let left_behind = source.status()?;
     source.process().kill();
 
     work(&mut progress, "letting it work on at the destination");
     progress.show("verifying", "");
-    let after = Timed::mark(&mut destination)?;
+    let after = Mark::take(&mut destination)?;
     let verified = destination.ask("report", Instant::now() + ANSWER)?;
     // Sending went on after the verification.
     let sent = verified["net"]["sent"].as_u64().unwrap_or(0);
-    let packets = peer.as_ref().map(|peer| peer.tally().of_first(sent).report());
+    let packets = match (network, peer) {
+        (Err(reason), _) => Err(reason.to_string()),
+        (Ok(_), peer) => Ok(peer.map(|peer| peer.tally().of_first(sent).report()).unwrap_or_default()),
+    };
     destination.type_in("poweroff\n")?;
-    let off = destination.process().wait(Instant::now() + ANSWER)?;
+    let off = destination.process().wait(Instant::now() + ANSWER)?.success();
     progress.end();
-    Ok(Report { boot, before, after, verified, migration, left_behind, packets, no_network, off: off.success() })
+    Ok(Findings { boot, before, after, verified, migration, left_behind, packets, off }.report())
 }
 
 fn work(progress: &mut Progress, step: &str) {
@@ -88,14 +80,14 @@ fn work(progress: &mut Progress, step: &str) {
 
 /// The guest's clocks, ticks and complaints, and between which instants of the host it read its clocks.
 #[derive(Debug)]
-pub(super) struct Timed {
+pub(super) struct Mark {
     pub(super) asked: Instant,
     pub(super) answered: Instant,
     pub(super) content: Value,
 }
 
-impl Timed {
-    fn mark(vmm: &mut Vmm) -> Result<Self> {
+impl Mark {
+    fn take(vmm: &mut Vmm) -> Result<Self> {
         let asked = Instant::now();
         let content = vmm.ask("mark", asked + ANSWER)?;
         Ok(Self { asked, answered: Instant::now(), content })

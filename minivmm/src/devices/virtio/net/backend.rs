@@ -1,0 +1,81 @@
+//! The host side of a network card: whole frames, each behind a virtio-net header of 12 bytes.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6,
+    VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_UFO,
+    VIRTIO_NET_F_HOST_USO,
+};
+
+/// Where frames go to and come from. Never blocks.
+pub trait Backend: Send + 'static {
+    /// Ready to read when a frame waits.
+    fn fd(&self) -> RawFd;
+
+    /// The next frame; its length.
+    ///
+    /// # Errors
+    /// `WouldBlock` if none waits.
+    fn receive(&self, frame: &mut [u8]) -> io::Result<usize>;
+
+    /// Sends a frame.
+    ///
+    /// # Errors
+    /// It was not sent; nobody waits for it.
+    fn send(&self, frame: &[u8]) -> io::Result<()>;
+
+    /// What it can leave undone in frames for the guest.
+    fn offloads(&self) -> Offloads;
+
+    /// What it is to leave undone from now on.
+    ///
+    /// # Errors
+    /// It cannot do that.
+    fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
+}
+
+/// A set of virtio-net's `GUEST_*` feature bits: checksums not computed, segments not cut, in frames for the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offloads(pub u64);
+
+/// Bit for the guest's receive side, and the bit of the same ability on its transmit side.
+const PAIRS: [(u32, u32); 6] = [
+    (VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_CSUM),
+    (VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_HOST_TSO4),
+    (VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_TSO6),
+    (VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_HOST_ECN),
+    (VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_HOST_UFO),
+    (VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_HOST_USO),
+];
+
+impl Offloads {
+    /// Every bit there is.
+    pub const ALL: Self = Self(
+        1 << VIRTIO_NET_F_GUEST_CSUM
+            | 1 << VIRTIO_NET_F_GUEST_TSO4
+            | 1 << VIRTIO_NET_F_GUEST_TSO6
+            | 1 << VIRTIO_NET_F_GUEST_ECN
+            | 1 << VIRTIO_NET_F_GUEST_UFO
+            | 1 << VIRTIO_NET_F_GUEST_USO4
+            | 1 << VIRTIO_NET_F_GUEST_USO6,
+    );
+
+    /// Those among `features`.
+    pub fn of(features: u64) -> Self {
+        Self(features & Self::ALL.0)
+    }
+
+    /// True if `bit` is in the set.
+    pub fn has(self, bit: u32) -> bool {
+        self.0 & 1 << bit != 0
+    }
+
+    /// Features to offer for a backend that can do these: who takes unfinished frames also gives them.
+    pub fn features(self) -> u64 {
+        let given = PAIRS.iter().filter(|(guest, _)| self.has(*guest)).fold(0, |all, (_, host)| all | 1 << host);
+        self.0 | given
+    }
+}

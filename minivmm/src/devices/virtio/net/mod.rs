@@ -1,0 +1,292 @@
+//! virtio-net (virtio 1.2 §5.1): one pair of queues and a control queue, over a [`Backend`].
+
+mod backend;
+mod control;
+mod frame;
+mod state;
+mod tap;
+
+use std::fmt;
+use std::io;
+use std::os::fd::RawFd;
+
+use virtio_bindings::virtio_net::*;
+use vmstate::codec::{Reader, Writer};
+use vmstate::error::{Error, ErrorKind, Result};
+use vmstate::schema::{Description, Shared};
+use vmstate::{VmState, Wire};
+
+pub use self::backend::{Backend, Offloads};
+use self::frame::FRAME_MAX;
+pub use self::state::NetState;
+pub use self::tap::{Tap, TapError};
+use super::{Broken, Interrupt, Io, Model, VIRTIO_FIELD};
+
+/// Bytes of the header before each frame, with `num_buffers` (always there in virtio 1).
+pub const HEADER: usize = 12;
+
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+const CONTROL: usize = 2;
+
+/// Frames moved in one direction before the other has its turn.
+const BATCH: usize = 256;
+
+/// Features that need nothing of the backend.
+const FEATURES: u64 = 1 << VIRTIO_NET_F_MAC
+    | 1 << VIRTIO_NET_F_MRG_RXBUF
+    | 1 << VIRTIO_NET_F_STATUS
+    | 1 << VIRTIO_NET_F_CTRL_VQ
+    | 1 << VIRTIO_NET_F_CTRL_RX
+    | 1 << VIRTIO_NET_F_CTRL_VLAN
+    | 1 << VIRTIO_NET_F_CTRL_RX_EXTRA
+    | 1 << VIRTIO_NET_F_CTRL_MAC_ADDR
+    | 1 << VIRTIO_NET_F_CTRL_GUEST_OFFLOADS
+    | 1 << VIRTIO_NET_F_GUEST_ANNOUNCE;
+
+/// The card.
+pub struct Net<B> {
+    backend: B,
+    state: NetState,
+    /// Address after reset.
+    mac: [u8; 6],
+    frame: Box<[u8]>,
+    /// Length of a frame in `frame` that waits for buffers of the guest.
+    waiting: Option<usize>,
+}
+
+impl<B: Backend> Net<B> {
+    /// A card with address `mac`.
+    pub fn new(backend: B, mac: [u8; 6]) -> Self {
+        let state = Self::fresh(&backend, mac);
+        Self { backend, state, mac, frame: vec![0; FRAME_MAX].into(), waiting: None }
+    }
+
+    fn fresh(backend: &B, mac: [u8; 6]) -> NetState {
+        NetState::new(mac, backend.offloads().has(VIRTIO_NET_F_GUEST_UFO))
+    }
+
+    fn apply_offloads(&mut self) {
+        // Only sets that the backend said it can do get here; if it fails all the same, frames come finished.
+        let _ = self.backend.set_offloads(Offloads(self.state.curr_guest_offloads));
+    }
+
+    /// Sends frames of the guest; true if there were any.
+    fn transmit(&mut self, io: &mut Io<'_>) -> std::result::Result<bool, Broken> {
+        let memory = io.memory;
+        let mut some = false;
+        for _ in 0..BATCH {
+            if io.pausing() {
+                break;
+            }
+            let Some(mut chain) = io.rings[TRANSMIT].pop(memory)? else { break };
+            let len = chain.readable.len();
+            if len < HEADER as u64 {
+                return Err(Broken::new(format_args!("a frame to send has {len} bytes, less than its header")));
+            }
+            // Longer than any frame: dropped, as every frame may be.
+            if len <= FRAME_MAX as u64 {
+                let mut frame = vec![0; len as usize];
+                chain.readable.read(memory, &mut frame)?;
+                let _ = self.backend.send(&frame);
+            }
+            io.rings[TRANSMIT].complete(memory, chain.head, 0)?;
+            some = true;
+        }
+        if some {
+            io.rings[TRANSMIT].signal(memory, io.interrupt)?;
+        }
+        Ok(some)
+    }
+
+    /// Puts frames from the backend into buffers of the guest; true if there were any.
+    fn receive(&mut self, io: &mut Io<'_>) -> std::result::Result<bool, Broken> {
+        let mut some = false;
+        for _ in 0..BATCH {
+            if io.pausing() {
+                break;
+            }
+            let len = match self.waiting.take() {
+                Some(len) => len,
+                None => match self.backend.receive(&mut self.frame) {
+                    Ok(len) if len >= HEADER => len,
+                    Ok(_) => {
+                        some = true;
+                        continue;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(_) => break,
+                },
+            };
+            if !self.deliver(len, io)? {
+                self.waiting = Some(len);
+                break;
+            }
+            some = true;
+        }
+        if some {
+            io.rings[RECEIVE].signal(io.memory, io.interrupt)?;
+        }
+        Ok(some)
+    }
+
+    /// Puts one frame into as many buffers as it takes; false, and nothing taken, if the guest has too few.
+    fn deliver(&mut self, len: usize, io: &mut Io<'_>) -> std::result::Result<bool, Broken> {
+        let ring = &mut io.rings[RECEIVE];
+        let mergeable = self.state.negotiated(VIRTIO_NET_F_MRG_RXBUF);
+        let mut chains = Vec::new();
+        let mut room = 0;
+        while room < len as u64 {
+            let Some(chain) = ring.pop(io.memory)? else {
+                chains.iter().for_each(|_| ring.unpop());
+                return Ok(false);
+            };
+            if chain.writable.len() < HEADER as u64 {
+                return Err(Broken::new("a receive buffer is smaller than a frame's header"));
+            }
+            room += chain.writable.len();
+            chains.push(chain);
+            if !mergeable && room < len as u64 {
+                // It will never fit: dropped, and the buffer stays for the next frame.
+                ring.unpop();
+                return Ok(true);
+            }
+        }
+        frame::set_num_buffers(&mut self.frame, chains.len() as u16);
+        let mut rest = &self.frame[..len];
+        let mut used = Vec::with_capacity(chains.len());
+        for mut chain in chains {
+            let (part, after) = rest.split_at(rest.len().min(chain.writable.len() as usize));
+            chain.writable.write(io.memory, part)?;
+            used.push((chain.head, part.len() as u32));
+            rest = after;
+        }
+        ring.complete_all(io.memory, &used)?;
+        Ok(true)
+    }
+
+    /// Carries out commands; true if there were any.
+    fn control(&mut self, io: &mut Io<'_>) -> std::result::Result<bool, Broken> {
+        let memory = io.memory;
+        let mut some = false;
+        while !io.pausing() {
+            let Some(mut chain) = io.rings[CONTROL].pop(memory)? else { break };
+            let Some(mut answer) = chain.writable.split_last() else {
+                return Err(Broken::new("a control command has no place for its answer"));
+            };
+            let mut command = vec![0; chain.readable.len().min(control::COMMAND_MAX) as usize];
+            chain.readable.read(memory, &mut command)?;
+            let offloads = self.state.curr_guest_offloads;
+            let done = chain.readable.is_empty() && control::execute(&mut self.state, &command);
+            if self.state.curr_guest_offloads != offloads {
+                self.apply_offloads();
+            }
+            answer.write(memory, &[if done { VIRTIO_NET_OK as u8 } else { VIRTIO_NET_ERR as u8 }])?;
+            io.rings[CONTROL].complete(memory, chain.head, 1)?;
+            some = true;
+        }
+        if some {
+            io.rings[CONTROL].signal(memory, io.interrupt)?;
+        }
+        Ok(some)
+    }
+}
+
+impl<B: Backend> Model for Net<B> {
+    const ID: u32 = 1;
+    const QUEUES: &'static [u16] = &[256, 256, 64];
+
+    fn features(&self) -> u64 {
+        FEATURES | self.backend.offloads().features()
+    }
+
+    /// virtio 1.2 §5.1.4, as far as its features are offered: address and status.
+    fn config(&self) -> Vec<u8> {
+        [&self.state.mac[..], &self.state.status.to_le_bytes()].concat()
+    }
+
+    /// In virtio 1 the driver changes nothing here.
+    fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
+
+    fn activate(&mut self, features: u64) {
+        self.state.features = features;
+        self.state.mergeable_rx_bufs = u32::from(self.state.negotiated(VIRTIO_NET_F_MRG_RXBUF));
+        self.state.curr_guest_offloads = Offloads::of(features).0;
+        self.apply_offloads();
+    }
+
+    fn reset(&mut self) {
+        self.state = Self::fresh(&self.backend, self.mac);
+        self.waiting = None;
+        self.apply_offloads();
+    }
+
+    fn process(&mut self, io: &mut Io<'_>) -> std::result::Result<(), Broken> {
+        loop {
+            for ring in io.rings.iter_mut().filter(|ring| ring.is_ready()) {
+                ring.quiet(io.memory)?;
+            }
+            while self.control(io)? | self.transmit(io)? | self.receive(io)? {}
+            // Of new receive buffers nobody needs to hear unless a frame waits for them.
+            let mut more = false;
+            for (index, ring) in io.rings.iter_mut().enumerate().filter(|(_, ring)| ring.is_ready()) {
+                if index != RECEIVE || self.waiting.is_some() {
+                    more |= ring.listen(io.memory)?;
+                }
+            }
+            if !more || io.pausing() {
+                return Ok(());
+            }
+        }
+    }
+
+    type State = NetState;
+
+    const DESCRIPTION: &'static Description =
+        &Description::new(Shared::Static("virtio-net"), 11, 11, VIRTIO_FIELD, Shared::Static(&[]));
+
+    fn state(&self) -> NetState {
+        self.state.clone()
+    }
+
+    fn set_state(&mut self, state: NetState) {
+        self.state = NetState { features: self.state.features, ..state };
+        self.apply_offloads();
+    }
+
+    fn save_state(&mut self, out: &mut Writer) -> Result<()> {
+        self.state.save(out)
+    }
+
+    fn load_state(&self, _config: &[u8], features: u64, input: &mut Reader<'_>) -> Result<NetState> {
+        let mut state = NetState { features, ..Self::fresh(&self.backend, self.mac) };
+        state.load_version(input, NetState::DESCRIPTION.version)?;
+        let missing = state.curr_guest_offloads & !self.backend.offloads().0;
+        if missing != 0 {
+            let what = format!("the guest relies on offloads {missing:#x} that the network here does not have");
+            return Err(Error::new(ErrorKind::Incompatible, what).at(input.offset()));
+        }
+        Ok(state)
+    }
+
+    /// Tells the network where the guest is now: at once for it, and by its own word if it can.
+    fn arrive(&mut self, interrupt: &Interrupt) {
+        // Whoever does not hear it learns from the guest's next frame.
+        let _ = self.backend.send(&frame::announcement(self.state.mac));
+        let able = [VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_CTRL_VQ];
+        if able.iter().all(|bit| self.state.negotiated(*bit)) {
+            self.state.status |= VIRTIO_NET_S_ANNOUNCE as u16;
+            interrupt.raise_config();
+        }
+    }
+
+    fn source(&self) -> Option<RawFd> {
+        Some(self.backend.fd())
+    }
+}
+
+impl<B> fmt::Debug for Net<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Net").field("state", &self.state).finish_non_exhaustive()
+    }
+}

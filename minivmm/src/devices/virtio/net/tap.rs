@@ -1,0 +1,124 @@
+//! A Linux tap interface. The only ioctls outside the hypervisor's.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::{ioctl_write_int_bad, ioctl_write_ptr, ioctl_write_ptr_bad, request_code_write};
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6,
+};
+
+use super::HEADER;
+use super::backend::{Backend, Offloads};
+
+// linux/if_tun.h: TUNSETIFF and TUNSETOFFLOAD are declared with the size of an int, whatever they take.
+ioctl_write_ptr_bad!(tunsetiff, request_code_write!(b'T', 202, size_of::<libc::c_int>()), libc::ifreq);
+ioctl_write_int_bad!(tunsetoffload, request_code_write!(b'T', 208, size_of::<libc::c_uint>()));
+ioctl_write_ptr!(tunsetvnethdrsz, b'T', 216, libc::c_int);
+
+/// virtio-net's bit, and TUN_F_* of linux/if_tun.h.
+const OFFLOADS: [(u32, libc::c_int); 7] = [
+    (VIRTIO_NET_F_GUEST_CSUM, 0x01),
+    (VIRTIO_NET_F_GUEST_TSO4, 0x02),
+    (VIRTIO_NET_F_GUEST_TSO6, 0x04),
+    (VIRTIO_NET_F_GUEST_ECN, 0x08),
+    (VIRTIO_NET_F_GUEST_UFO, 0x10),
+    (VIRTIO_NET_F_GUEST_USO4, 0x20),
+    (VIRTIO_NET_F_GUEST_USO6, 0x40),
+];
+
+/// A tap that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot use tap interface {name:?}: {source}; it needs CAP_NET_ADMIN, or `ip tuntap add dev {name} mode tap user USER`"
+)]
+pub struct TapError {
+    /// The interface.
+    pub name: String,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// An attached tap.
+#[derive(Debug)]
+pub struct Tap {
+    file: File,
+    offloads: Offloads,
+}
+
+impl Tap {
+    /// Attaches to the tap `name`, which is made if there is none. It is for the host's administrator to bring it up
+    /// and connect it.
+    ///
+    /// # Errors
+    /// [`TapError`]: no right to, in use, name too long.
+    pub fn open(name: &str) -> Result<Self, TapError> {
+        Self::attach(name).map_err(|source| TapError { name: name.into(), source })
+    }
+
+    /// The same attachment once more, for the card of a machine that was reset.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, offloads: self.offloads })
+    }
+
+    fn attach(name: &str) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+        let mut ifr_name = [0; libc::IFNAMSIZ];
+        if name.is_empty() || name.len() >= ifr_name.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a name has 1 to 15 bytes"));
+        }
+        for (to, from) in ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        let flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+        let request = libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
+        // SAFETY: TUNSETIFF reads one `ifreq`, which lives across the call; its name ends in NUL.
+        unsafe { tunsetiff(file.as_raw_fd(), &raw const request) }?;
+        let header = HEADER as libc::c_int;
+        // SAFETY: TUNSETVNETHDRSZ reads one int, which lives across the call.
+        unsafe { tunsetvnethdrsz(file.as_raw_fd(), &raw const header) }?;
+        let mut tap = Self { file, offloads: Offloads::default() };
+        tap.offloads = tap.probe();
+        tap.set_offloads(Offloads::default())?;
+        Ok(tap)
+    }
+
+    /// The largest set that this kernel takes: UDP segmentation is younger (Linux 6.2), UDP fragmentation older.
+    fn probe(&self) -> Offloads {
+        let without = |bits: &[u32]| Offloads(bits.iter().fold(Offloads::ALL.0, |all, bit| all & !(1 << bit)));
+        let uso = [VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6];
+        let tries = [Offloads::ALL, without(&uso), without(&[uso[0], uso[1], VIRTIO_NET_F_GUEST_UFO])];
+        tries.into_iter().find(|offloads| self.set_offloads(*offloads).is_ok()).unwrap_or_default()
+    }
+}
+
+impl Backend for Tap {
+    fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    fn receive(&self, frame: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(frame)
+    }
+
+    fn send(&self, frame: &[u8]) -> io::Result<()> {
+        (&self.file).write(frame).map(drop)
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+
+    fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
+        let flags = OFFLOADS.iter().filter(|(bit, _)| offloads.has(*bit)).fold(0, |all, (_, flag)| all | flag);
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        unsafe { tunsetoffload(self.file.as_raw_fd(), flags) }?;
+        Ok(())
+    }
+}

@@ -1,0 +1,220 @@
+//! The driver with the tiny guest on a real `/dev/kvm`: stop, cont, reset, power-off, and what is refused.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use minivmm::config::{Config, Serial};
+use minivmm::vm::{End, Handle, Keyboard, Request, RunState, Vm};
+use vmstate_lab::tiny;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Default)]
+struct Screen(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Screen {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+
+    fn wait(&self, what: &str, enough: impl Fn(&str) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !enough(&self.text()) {
+            assert!(Instant::now() < until, "no {what} within {PATIENCE:?}: {}", self.text());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn wait_for_more(&self) {
+        let lines = self.text().lines().count();
+        self.wait("more passes", |text| text.lines().count() > lines + 2);
+    }
+}
+
+struct Running {
+    handle: Handle,
+    keyboard: Keyboard,
+    screen: Screen,
+    thread: JoinHandle<End>,
+    _dir: tempfile::TempDir,
+}
+
+/// The tiny guest's image with other code at its 64-bit entry point, which is 512 bytes behind its setup code.
+fn with_code(code: &[u8]) -> Vec<u8> {
+    let mut image = tiny::bzimage();
+    image[1024 + 512..][..code.len()].copy_from_slice(code);
+    image
+}
+
+fn start(cpus: u8) -> Option<Running> {
+    start_image(cpus, tiny::bzimage())
+}
+
+/// `None` after saying that the test is skipped.
+fn start_image(cpus: u8, image: Vec<u8>) -> Option<Running> {
+    if let Err(error) = minivmm::kvm::open() {
+        vmstate_lab::skip::skip(error);
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = dir.path().join("tiny");
+    std::fs::write(&kernel, image).unwrap();
+    let config = Config {
+        kernel: Some(kernel),
+        initrd: None,
+        append: tiny::command_line(16, 0x10),
+        memory: 32 << 20,
+        cpus,
+        disks: Vec::new(),
+        nets: Vec::new(),
+        serial: Serial::None,
+        control: None,
+        incoming: None,
+    };
+    let screen = Screen::default();
+    let vm = Vm::new(config, Box::new(screen.clone())).unwrap();
+    let (handle, keyboard) = (vm.handle(), vm.keyboard());
+    let thread = std::thread::spawn(move || vm.run());
+    Some(Running { handle, keyboard, screen, thread, _dir: dir })
+}
+
+#[test]
+fn stops_goes_on_resets_and_powers_off() {
+    let Some(vm) = start(2) else { return };
+    vm.screen.wait_for_more();
+    assert_eq!(vm.handle.run_state(), RunState::Running);
+    vm.handle.ask(Request::Stop).unwrap();
+    vm.handle.ask(Request::Stop).unwrap();
+    assert_eq!(vm.handle.run_state(), RunState::Paused);
+    // What was printed before the stop is on the screen when it has been carried out.
+    let stopped = vm.screen.text();
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!(vm.screen.text(), stopped);
+    vm.handle.ask(Request::Cont).unwrap();
+    vm.screen.wait_for_more();
+    assert_eq!(vm.screen.text().matches(tiny::BANNER).count(), 1);
+
+    for times in 2..5 {
+        assert_eq!(vm.keyboard.send(b"r"), 1);
+        vm.screen.wait("banner after reset", |text| text.matches(tiny::BANNER).count() == times);
+        vm.screen.wait_for_more();
+    }
+    vm.handle.ask(Request::Reset).unwrap();
+    vm.screen.wait("banner after the user's reset", |text| text.matches(tiny::BANNER).count() == 5);
+    assert!(!vm.screen.text().contains('E'), "{}", vm.screen.text());
+
+    assert_eq!(vm.keyboard.send(b"q"), 1);
+    assert_eq!(vm.thread.join().unwrap(), End::PoweredOff);
+    assert_eq!(vm.handle.run_state(), RunState::Shutdown);
+    assert!(vm.handle.ask(Request::Cont).is_err(), "the driver has ended");
+}
+
+#[test]
+fn quits_while_stopped_and_while_running() {
+    for stop in [false, true] {
+        let Some(vm) = start(1) else { return };
+        vm.screen.wait_for_more();
+        if stop {
+            vm.handle.ask(Request::Stop).unwrap();
+        }
+        vm.handle.ask(Request::Quit).unwrap();
+        assert_eq!(vm.thread.join().unwrap(), End::Quit);
+    }
+}
+
+/// The first instruction is fetched from where there is no memory: no KVM can go on there.
+#[test]
+fn a_vcpu_that_cannot_go_on_ends_the_machine_with_a_reason() {
+    // mov $0xd0000000, %eax; jmp *%rax
+    let Some(vm) = start_image(1, with_code(&[0xb8, 0, 0, 0, 0xd0, 0xff, 0xe0])) else { return };
+    match vm.thread.join().unwrap() {
+        End::Failed(why) => {
+            assert!(why.starts_with("vCPU 0: KVM internal error 1") && why.contains("0xd0000000"), "{why}")
+        }
+        end => panic!("{end:?}"),
+    }
+}
+
+/// An ELF kernel with the PVH note: one segment at 16 MiB, entered in 32-bit mode.
+fn pvh_elf(code: &[u8]) -> Vec<u8> {
+    const LOAD: u64 = 0x100_0000;
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(0x200, 0);
+    let mut put = |at: usize, bytes: &[u8]| elf[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x10, &[2, 0, 62, 0, 1]); // ET_EXEC, EM_X86_64, version
+    put(0x18, &LOAD.to_le_bytes()); // e_entry
+    put(0x20, &0x40_u64.to_le_bytes()); // e_phoff
+    put(0x34, &[64, 0, 56, 0, 2, 0]); // e_ehsize, e_phentsize, e_phnum
+    let mut header = |at: usize, kind: u32, offset: u64, address: u64, len: u64| {
+        put(at, &kind.to_le_bytes());
+        for (n, value) in [offset, address, address, len, len, 4].into_iter().enumerate() {
+            put(at + 8 + n * 8, &value.to_le_bytes());
+        }
+    };
+    header(0x40, 1, 0x200, LOAD, code.len() as u64); // PT_LOAD
+    header(0x78, 4, 0x100, 0, 20); // PT_NOTE
+    put(0x100, &[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0]); // name and value of 4 bytes, XEN_ELFNOTE_PHYS32_ENTRY
+    put(0x10c, b"Xen\0");
+    put(0x110, &(LOAD as u32).to_le_bytes());
+    elf.extend_from_slice(code);
+    elf
+}
+
+/// The guest looks for the magic number that EBX points to and prints the first letter of its command line.
+#[test]
+fn pvh_kernels_start_with_their_start_info() {
+    let code = [
+        0x81, 0x3b, 0x78, 0xc5, 0x6e, 0x33, // cmpl $0x336ec578, (%ebx)
+        0x75, 0x0a, // jne over the print
+        0x8b, 0x73, 0x18, // mov 24(%ebx), %esi: cmdline_paddr
+        0x8a, 0x06, // mov (%esi), %al
+        0x66, 0xba, 0xf8, 0x03, // mov $0x3f8, %dx
+        0xee, // out %al, %dx
+        0xf4, 0xeb, 0xfd, // hlt; jmp back
+    ];
+    let Some(vm) = start_image(1, pvh_elf(&code)) else { return };
+    // 16 pages: "10 10".
+    vm.screen.wait("letter", |text| text == "1");
+    vm.handle.ask(Request::Quit).unwrap();
+    assert_eq!(vm.thread.join().unwrap(), End::Quit);
+}
+
+/// Each byte of a string instruction comes from and goes to the same port: the scratch register, then the transmitter.
+#[test]
+fn string_instructions_stay_at_one_port() {
+    let code = [
+        0xb0, b'S', 0x66, 0xba, 0xff, 0x03, 0xee, // mov $'S', %al; mov $0x3ff, %dx; out %al, %dx
+        0xbf, 0, 0, 0x08, 0, 0xb9, 4, 0, 0, 0, // mov $0x80000, %edi; mov $4, %ecx
+        0xf3, 0x6c, // rep insb
+        0xbe, 0, 0, 0x08, 0, 0xb9, 4, 0, 0, 0, // mov $0x80000, %esi; mov $4, %ecx
+        0x66, 0xba, 0xf8, 0x03, 0xf3, 0x6e, // mov $0x3f8, %dx; rep outsb
+        0xf4, 0xeb, 0xfd, // hlt; jmp back
+    ];
+    let Some(vm) = start_image(1, with_code(&code)) else { return };
+    vm.screen.wait("four letters", |text| text.len() == 4);
+    assert_eq!(vm.screen.text(), "SSSS");
+    vm.handle.ask(Request::Quit).unwrap();
+    assert_eq!(vm.thread.join().unwrap(), End::Quit);
+}
+
+/// A real machine resets when its CPU shuts down.
+#[test]
+fn a_triple_fault_resets() {
+    // mov $'X', %al; mov $0x3f8, %dx; out %al, %dx; ud2, with no handler for it
+    let Some(vm) = start_image(1, with_code(&[0xb0, b'X', 0x66, 0xba, 0xf8, 0x03, 0xee, 0x0f, 0x0b])) else { return };
+    vm.screen.wait("third boot", |text| text.starts_with("XXX"));
+    vm.handle.ask(Request::Quit).unwrap();
+    assert_eq!(vm.thread.join().unwrap(), End::Quit);
+}

@@ -1,0 +1,39 @@
+//! Boots to a shell.
+
+use std::time::{Duration, Instant};
+
+use vmstate_lab::error::Result;
+use vmstate_lab::guest;
+
+use crate::place::case;
+use crate::world::{World, ensure, idle, within};
+
+fn shell(world: &mut World, cpus: u8) -> Result<()> {
+    let options = guest::Options { shell: true, ..guest::Options::default() };
+    let mut bench = world.bench(&vmstate_lab::bench::Guest { cpus, options, ..idle() })?;
+    let mut vmm = bench.start(None)?;
+    let wait = |vmm: &vmstate_lab::vmm::Vmm, text: &str, deadline: Instant| {
+        while !vmm.console().contains(text) {
+            ensure(Instant::now() < deadline, || format!("no {text:?} on the console: {}", vmm.console()))?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    };
+    wait(&vmm, "# ", within(Duration::from_secs(60)))?;
+    // What is typed is echoed: the answer must not be part of the question.
+    vmm.type_in("echo $((6*7)) is $(busybox nproc)\n")?;
+    wait(&vmm, &format!("42 is {cpus}"), within(Duration::from_secs(10)))?;
+    vmm.type_in("exit\n")?;
+    let status = vmm.process().wait(within(Duration::from_secs(20)))?;
+    ensure(status.success(), || format!("the monitor ended with {status} after the power-off"))
+}
+
+#[test]
+fn to_a_shell_with_one_cpu() {
+    case("boot::to_a_shell_with_one_cpu", |world| shell(world, 1));
+}
+
+#[test]
+fn to_a_shell_with_two_cpus() {
+    case("boot::to_a_shell_with_two_cpus", |world| shell(world, 2));
+}

@@ -1,0 +1,78 @@
+//! Migrations of a guest at work: memory, disk, network, many in a row.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use vmstate_lab::bench::Guest;
+use vmstate_lab::error::Result;
+use vmstate_lab::guest::net::Peer;
+use vmstate_lab::vmm::Vmm;
+
+use crate::place::case;
+use crate::world::{World, dirtying, ensure, idle, migrate, power_off, verify};
+
+const WORK: Duration = Duration::from_secs(2);
+
+/// Boots, works, migrates, works, verifies.
+fn under_load(world: &World, guest: &Guest) -> Result<Vmm> {
+    let mut bench = world.bench(guest)?;
+    let source = bench.boot()?;
+    sleep(WORK);
+    let (mut destination, _) = migrate(&mut bench, source)?;
+    sleep(WORK);
+    verify(&mut destination)?;
+    Ok(destination)
+}
+
+#[test]
+fn idle_guest() {
+    case("loads::idle_guest", |world| power_off(under_load(world, &idle())?));
+}
+
+#[test]
+fn two_cpus() {
+    case("loads::two_cpus", |world| power_off(under_load(world, &Guest { cpus: 2, ..dirtying(32, 2000) })?));
+}
+
+#[test]
+fn memory_dirtied_at_full_speed() {
+    case("loads::memory_dirtied_at_full_speed", |world| power_off(under_load(world, &dirtying(64, 0))?));
+}
+
+#[test]
+fn files_written_and_synced() {
+    case("loads::files_written_and_synced", |world| power_off(under_load(world, &Guest { disk: true, ..idle() })?));
+}
+
+/// No datagram of the guest is lost or doubled.
+fn nothing_lost(peer: &Peer, guest: &mut Vmm) -> Result<()> {
+    let sent = verify(guest)?["net"]["sent"].as_u64().unwrap_or(0);
+    let came = peer.tally().of_first(sent).report();
+    ensure(sent > 0 && came["unique"] == sent && came["duplicates"] == 0 && came["corrupt"] == 0, || {
+        format!("{sent} datagrams sent, but the peer has {came}")
+    })
+}
+
+#[test]
+fn packets_both_ways() {
+    case("loads::packets_both_ways", |world| {
+        let peer = world.connect()?;
+        let mut destination = under_load(world, &idle())?;
+        nothing_lost(&peer, &mut destination)?;
+        power_off(destination)
+    });
+}
+
+#[test]
+fn there_and_back_five_times() {
+    case("loads::there_and_back_five_times", |world| {
+        let peer = world.connect()?;
+        let mut bench = world.bench(&Guest { disk: true, ..dirtying(16, 2000) })?;
+        let mut vmm = bench.boot()?;
+        for _ in 0..10 {
+            (vmm, _) = migrate(&mut bench, vmm)?;
+            nothing_lost(&peer, &mut vmm)?;
+        }
+        power_off(vmm)
+    });
+}

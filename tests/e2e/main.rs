@@ -1,0 +1,12 @@
+//! Whole migrations of a Linux guest between two monitors, judged by the guest itself. docs/testing.md lists the cases.
+//!
+//! Each case runs where KVM runs Linux: here, or else in a fresh emulated host of its own, where this very executable
+//! runs that one case.
+#![forbid(unsafe_code)]
+
+mod boot;
+mod faults;
+mod loads;
+mod place;
+mod stream;
+mod world;

@@ -1,0 +1,110 @@
+//! Where a case runs, and with what.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use vmstate_lab::error::{Error, Result};
+use vmstate_lab::kernel::Kernel;
+use vmstate_lab::l1::{self, GUEST_KERNEL, Job, L1, MINIVMM};
+use vmstate_lab::vmm::Program;
+use vmstate_lab::{host, init, packages, skip};
+
+use crate::world::World;
+
+/// Set to `qemu`, the cases run with QEMU in minivmm's place: what fails then is the case's fault.
+const MONITOR: &str = "VMSTATE_E2E_MONITOR";
+const TIME: Duration = Duration::from_secs(240);
+
+/// Runs the case `name`, the test's path, on a KVM that runs Linux.
+///
+/// # Panics
+/// When the case fails.
+pub(crate) fn case(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
+    let outcome = match host::runs_linux() {
+        Ok(()) => World::new().and_then(|mut world| body(&mut world)),
+        Err(reason) if env::var_os(l1::INSIDE).is_some() => Err(Error::failed(reason)),
+        Err(_) => match prepare() {
+            Ok((host, job)) => emulated(name, &host, job),
+            Err(error) => return skip::skip(format!("no emulated host: {error}")),
+        },
+    };
+    if let Err(error) = outcome {
+        panic!("{name}: {error}");
+    }
+}
+
+fn prepare() -> Result<(L1, Job)> {
+    Ok((L1::new(minivmm())?, Job::new(minivmm(), &packages::kernel()?, TIME)?))
+}
+
+fn emulated(name: &str, host: &L1, mut job: Job) -> Result<()> {
+    let scratch = scratch()?;
+    let own = env::current_exe().map_err(|error| Error::failed(error.to_string()))?;
+    job.files.program("/bin/e2e", &own)?;
+    job.argv = ["/bin/e2e", "--exact", name, "--nocapture", "--test-threads=1"].map(str::to_owned).to_vec();
+    job.env.push("RUST_BACKTRACE=0".into());
+    if let Ok(monitor) = env::var(MONITOR) {
+        job.env.push(format!("{MONITOR}={monitor}"));
+        job.add_qemu(&host.qemu)?;
+    }
+    let outcome = host.run(scratch.path(), job)?;
+    for (file, content) in outcome.artifacts {
+        keep(&file, &content)?;
+    }
+    if outcome.code == 0 {
+        Ok(())
+    } else {
+        Err(Error::failed(format!("exit code {} in the emulated host", outcome.code)))
+    }
+}
+
+/// Keeps a file that a case made, for people and for other tests.
+pub(crate) fn keep(file: &str, content: &[u8]) -> Result<()> {
+    let directory =
+        if env::var_os(l1::INSIDE).is_some() { PathBuf::from(init::OUT) } else { target().join("lab-artifacts") };
+    let path = directory.join(file);
+    let written = std::fs::create_dir_all(&directory).and_then(|()| std::fs::write(&path, content));
+    written.map_err(|error| Error::failed(format!("{}: {error}", path.display())))
+}
+
+/// minivmm, built with optimisation: an emulated host is slow enough.
+pub(crate) fn minivmm() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        if env::var_os(l1::INSIDE).is_some() {
+            return MINIVMM.into();
+        }
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let arguments = ["build", "--release", "--locked", "--quiet", "-p", "minivmm", "--bin", "minivmm"];
+        let built = Command::new(cargo).args(arguments).arg("--target-dir").arg(target()).status();
+        assert!(built.is_ok_and(|status| status.success()), "minivmm does not build");
+        target().join("release/minivmm")
+    })
+}
+
+/// The monitor under test.
+pub(crate) fn monitor() -> Result<Program> {
+    if env::var_os(MONITOR).is_some_and(|value| value == "qemu") {
+        return Ok(Program::Qemu(packages::qemu()?, "kvm"));
+    }
+    Ok(Program::Minivmm(minivmm().to_owned()))
+}
+
+/// The guest's kernel.
+pub(crate) fn kernel() -> Result<Kernel> {
+    if env::var_os(l1::INSIDE).is_some() { Kernel::open(Path::new(GUEST_KERNEL)) } else { packages::kernel() }
+}
+
+/// A directory that goes away with its value.
+pub(crate) fn scratch() -> Result<tempfile::TempDir> {
+    tempfile::tempdir().map_err(|error| Error::failed(format!("no temporary directory: {error}")))
+}
+
+/// Cargo's target directory: this executable lies in `TARGET/PROFILE/deps`.
+fn target() -> PathBuf {
+    let own = env::current_exe().unwrap_or_default();
+    own.ancestors().nth(3).map(Path::to_owned).unwrap_or_else(|| PathBuf::from("target"))
+}

@@ -1,0 +1,64 @@
+//! The bytes of a real migration, kept as an artifact.
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+
+use vmstate_lab::bench::Guest;
+use vmstate_lab::error::{Error, Result};
+
+use crate::place::{case, keep, scratch};
+use crate::world::{ANSWER, MIGRATION, dirtying, ensure, goes_on, power_off, within};
+
+/// Stands between source and destination: passes everything on both ways, and keeps what the source sends.
+fn relay(listen: &Path, connect: &str) -> Result<JoinHandle<std::io::Result<Vec<u8>>>> {
+    let listener =
+        UnixListener::bind(listen).map_err(|error| Error::failed(format!("{}: {error}", listen.display())))?;
+    let connect = connect.trim_start_matches("unix:").to_owned();
+    Ok(thread::spawn(move || {
+        let mut source = listener.accept()?.0;
+        let mut destination = UnixStream::connect(connect)?;
+        let (mut back, mut to) = (destination.try_clone()?, source.try_clone()?);
+        // Ends with the connection; an error is the end, too.
+        thread::spawn(move || std::io::copy(&mut back, &mut to));
+        let mut kept = Vec::new();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match source.read(&mut buffer)? {
+                0 => {
+                    destination.shutdown(std::net::Shutdown::Write)?;
+                    return Ok(kept);
+                }
+                size => {
+                    kept.extend(&buffer[..size]);
+                    destination.write_all(&buffer[..size])?;
+                }
+            }
+        }
+    }))
+}
+
+#[test]
+fn is_kept() {
+    case("stream::is_kept", |world| {
+        let mut bench = world.bench(&Guest { disk: true, ..dirtying(16, 2000) })?;
+        let mut source = bench.boot()?;
+        let (mut destination, uri) = bench.incoming()?;
+        let directory = scratch()?;
+        let between = directory.path().join("relay");
+        let relay = relay(&between, &uri)?;
+        source.start_migration(&format!("unix:{}", between.display()))?;
+        let info = source.follow_migration(within(MIGRATION), |_| ())?;
+        ensure(info["status"] == "completed", || format!("the migration did not complete: {info}"))?;
+        destination.await_status("running", within(ANSWER))?;
+        drop(source);
+        let lost = |_| Error::failed("the relay ended badly");
+        let bytes = relay.join().map_err(lost)?.map_err(|error| Error::failed(format!("relay: {error}")))?;
+        // Magic and version of QEMU's migration stream, big-endian.
+        ensure(bytes.starts_with(b"QEVM\0\0\0\x03"), || format!("the stream begins with {:?}", bytes.get(..8)))?;
+        keep("migration.stream", &bytes)?;
+        goes_on(&mut destination)?;
+        power_off(destination)
+    });
+}

@@ -1,0 +1,150 @@
+//! What the cases share: a guest with its monitors, and the guest's own verdict.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use vmstate_lab::bench::{Bench, Guest};
+use vmstate_lab::error::{Error, Result};
+use vmstate_lab::guest;
+use vmstate_lab::guest::net::Peer;
+use vmstate_lab::kernel::Kernel;
+use vmstate_lab::network::Network;
+use vmstate_lab::vmm::{Program, Vmm};
+
+use crate::place;
+
+/// For an answer of the guest or of a monitor.
+pub(crate) const ANSWER: Duration = Duration::from_secs(30);
+/// For a migration.
+pub(crate) const MIGRATION: Duration = Duration::from_secs(60);
+/// Clocks may differ by this much more than what the measurement leaves open.
+const DRIFT: Duration = Duration::from_millis(20);
+
+/// A place for one case.
+#[derive(Debug)]
+pub(crate) struct World {
+    scratch: TempDir,
+    kernel: Kernel,
+    program: Program,
+    network: Option<Network>,
+}
+
+impl World {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { scratch: place::scratch()?, kernel: place::kernel()?, program: place::monitor()?, network: None })
+    }
+
+    /// Gives the guests of this world a network, and the peer there.
+    pub(crate) fn connect(&mut self) -> Result<Peer> {
+        self.network = Some(Network::enter()?);
+        Peer::start().map_err(|error| Error::failed(format!("the network's peer: {error}")))
+    }
+
+    /// A guest and what its monitors share.
+    pub(crate) fn bench(&self, guest: &Guest) -> Result<Bench<'_>> {
+        let (program, network) = (self.program.clone(), self.network.as_ref());
+        Bench::new(self.scratch.path(), place::minivmm(), program, &self.kernel, guest, network)
+    }
+}
+
+/// A guest with 256 MiB and one vCPU that has nothing to do.
+pub(crate) fn idle() -> Guest {
+    Guest { memory_mib: 256, cpus: 1, options: guest::Options::default(), disk: false }
+}
+
+/// One that dirties `mib` MiB, `rate` pages a second or as fast as it can.
+pub(crate) fn dirtying(mib: usize, rate: u64) -> Guest {
+    Guest { options: guest::Options { memory_mib: mib, rate, shell: false }, ..idle() }
+}
+
+/// A deadline from now on.
+pub(crate) fn within(time: Duration) -> Instant {
+    Instant::now() + time
+}
+
+/// Fails the case with a sentence unless `holds`.
+pub(crate) fn ensure(holds: bool, sentence: impl FnOnce() -> String) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::failed(sentence())) }
+}
+
+/// Migrates, with the guest's clocks compared across it; the source's process has ended then.
+pub(crate) fn migrate(bench: &mut Bench<'_>, mut source: Vmm) -> Result<(Vmm, Value)> {
+    let (mut destination, uri) = bench.incoming()?;
+    let earliest = Instant::now();
+    let before = source.ask("mark", within(ANSWER))?;
+    let begun = Instant::now();
+    source.start_migration(&uri)?;
+    let info = source.follow_migration(within(MIGRATION), |_| ())?;
+    ensure(info["status"] == "completed", || format!("the migration did not complete: {info}"))?;
+    destination.await_status("running", within(ANSWER))?;
+    let state = source.status()?;
+    ensure(state == "postmigrate", || format!("the source is {state} after the migration"))?;
+    drop(source);
+
+    let asked = Instant::now();
+    let after = destination.ask("mark", within(ANSWER))?;
+    let answered = Instant::now();
+    let clock = |mark: &Value| Duration::from_nanos(mark["clock"]["monotonic_ns"].as_u64().unwrap_or(0));
+    let passed = clock(&after).saturating_sub(clock(&before));
+    let downtime = Duration::from_millis(info["downtime"].as_u64().unwrap_or(0));
+    let (least, most) = ((asked - begun).saturating_sub(downtime + DRIFT), answered - earliest + DRIFT);
+    ensure((least..=most).contains(&passed), || format!("the guest's clock went {passed:?} in {least:?} to {most:?}"))?;
+    let tick = &after["tick"];
+    ensure(tick["backward"] == 0, || format!("a clock went backward: {tick}"))?;
+    ensure(tick["max_apart_us"].as_u64().is_some_and(|us| us < 1000), || format!("the clocks went apart: {tick}"))?;
+    let new: Vec<_> = lines(&after).into_iter().filter(|line| !lines(&before).contains(line)).collect();
+    ensure(new.is_empty(), || format!("the guest's kernel complains: {new:?}"))?;
+    println!(
+        "migrated in {} ms, down {} ms, felt {} us, usual {} us, {} rounds, {} bytes",
+        info["total-time"],
+        info["downtime"],
+        tick["max_gap_us"],
+        before["tick"]["max_gap_us"],
+        info["ram"]["dirty-sync-count"],
+        info["ram"]["transferred"]
+    );
+    Ok((destination, info))
+}
+
+fn lines(mark: &Value) -> Vec<&str> {
+    mark["log"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// The guest verifies everything it did, and it did something.
+pub(crate) fn verify(vmm: &mut Vmm) -> Result<Value> {
+    let report = vmm.ask("report", within(ANSWER))?;
+    for (load, wrong) in [("memory", "mismatches"), ("disk", "bad")] {
+        let load = &report[load];
+        if !load.is_null() {
+            ensure(load[wrong] == 0 && load["writes"].as_u64() > Some(0), || format!("the guest found {report}"))?;
+        }
+    }
+    for load in ["disk", "net"] {
+        let errors = report[load].get("errors").cloned().unwrap_or(json!([]));
+        ensure(errors == json!([]), || format!("{load} of the guest: {errors}"))?;
+    }
+    Ok(report)
+}
+
+/// The guest works on for a moment, its timers fire, and what it did until then is right.
+pub(crate) fn goes_on(vmm: &mut Vmm) -> Result<()> {
+    let state = vmm.status()?;
+    ensure(state == "running", || format!("the guest does not run: {state}"))?;
+    let writes = |report: &Value| report["memory"]["writes"].as_u64().unwrap_or(0);
+    let before = writes(&verify(vmm)?);
+    vmm.ask("mark", within(ANSWER))?;
+    std::thread::sleep(Duration::from_millis(500));
+    let tick = vmm.ask("mark", within(ANSWER))?["tick"].take();
+    let after = writes(&verify(vmm)?);
+    ensure(after > before && tick["ticks"].as_u64() > Some(10), || {
+        format!("the guest stands still: {before} writes, then {after}, meanwhile {tick}")
+    })
+}
+
+/// Powers the guest off; the monitor ends well.
+pub(crate) fn power_off(mut vmm: Vmm) -> Result<()> {
+    vmm.type_in("poweroff\n")?;
+    let status = vmm.process().wait(within(ANSWER))?;
+    ensure(status.success(), || format!("the monitor ended with {status}: {}", vmm.errors()))
+}

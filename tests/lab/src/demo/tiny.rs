@@ -1,0 +1,101 @@
+//! The demo's course with the tiny guest: bare metal, no download, on any `/dev/kvm`, in seconds.
+//!
+//! The guest checks every page in each pass over its memory and prints the pass's number, so its console tells whether
+//! it went on where it stood, and with the right memory.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::report::{Check, Report, migration_figures};
+use super::{completed, show_migration};
+use crate::error::{Error, FileContext, Result};
+use crate::progress::Progress;
+use crate::vmm::{Config, Program, Vmm};
+use crate::{signals, tiny};
+
+/// 4 MiB, of which a software KVM rewrites some passes a second.
+const PAGES: u64 = 1024;
+/// Passes before the migration, and again after it.
+const PASSES: u64 = 5;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Boots, migrates, verifies.
+pub(super) fn migrate(scratch: &Path, launcher: &Path, program: &Program) -> Result<Report> {
+    signals::remove_on_interrupt(scratch.to_owned());
+    let mut progress = Progress::new();
+    let kernel = scratch.join("tiny");
+    fs::write(&kernel, tiny::bzimage()).doing("write", &kernel)?;
+    let mut config = Config {
+        kernel,
+        initrd: None,
+        append: tiny::command_line(PAGES, 0),
+        memory_mib: 16,
+        cpus: 1,
+        disk: None,
+        tap: None,
+        control: scratch.join("control0"),
+        incoming: None,
+    };
+    progress.show("booting the tiny guest", "");
+    let booting = Instant::now();
+    let mut source = Vmm::spawn(launcher, program, &config)?;
+    await_pass(&source, 1)?;
+    let boot = booting.elapsed();
+    await_pass(&source, PASSES)?;
+
+    progress.show("starting the destination", "");
+    config.control = scratch.join("control1");
+    let uri = format!("unix:{}", scratch.join("migration").display());
+    config.incoming = Some(uri.clone());
+    let mut destination = Vmm::spawn(launcher, program, &config)?;
+    source.start_migration(&uri)?;
+    let end = Instant::now() + PATIENCE;
+    let migration = completed(source.follow_migration(end, |info| show_migration(&mut progress, info))?)?;
+    destination.await_status("running", Instant::now() + PATIENCE)?;
+    let left_behind = source.status()?;
+    let last = passes(&source).last().copied().unwrap_or(0);
+    source.process().kill();
+
+    progress.show("letting it work on at the destination", "");
+    await_pass(&destination, last + PASSES)?;
+    let counted = passes(&destination);
+    destination.type_in("q")?;
+    let off = destination.process().wait(Instant::now() + PATIENCE)?.success();
+    progress.end();
+
+    let first = counted.first().copied().unwrap_or(0);
+    // The line printed across the switch-over begins at the source and ends at the destination.
+    let in_turn = counted.windows(2).all(|two| two[1] == two[0] + 1) && (last + 1..=last + 2).contains(&first);
+    let consoles = source.console() + &destination.console();
+    let checks = vec![
+        Check::new("memory verified", !consoles.contains('E'), format!("{PAGES} pages in each pass")),
+        Check::new("went on where it stood", in_turn, format!("pass {last} at the source, then from pass {first} on")),
+        Check::new("one guest", left_behind == "postmigrate", format!("the source is {left_behind}")),
+        Check::new("power-off", off, if off { "the destination ended well" } else { "the destination failed" }),
+    ];
+    let numbers = json!({ "boot_ms": boot.as_millis() as u64, "migration": migration });
+    Ok(Report { figures: migration_figures(boot, &migration), checks, numbers })
+}
+
+/// Numbers of the passes whose whole line a monitor's console shows.
+fn passes(vmm: &Vmm) -> Vec<u64> {
+    let console = vmm.console();
+    let whole = console.rfind('\n').map_or("", |end| &console[..end]);
+    let numbers = whole.lines().filter_map(|line| line.trim().strip_prefix('p'));
+    numbers.filter(|digits| digits.len() == 8).filter_map(|digits| u64::from_str_radix(digits, 16).ok()).collect()
+}
+
+fn await_pass(vmm: &Vmm, pass: u64) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while passes(vmm).last().is_none_or(|last| *last < pass) {
+        if Instant::now() > deadline {
+            let sentence = format!("the guest does not get to pass {pass}; console: {:?}", vmm.console());
+            return Err(Error::failed(format!("{sentence}; monitor: {:?}", vmm.errors())));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
