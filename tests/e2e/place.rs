@@ -26,8 +26,8 @@ pub(crate) fn case(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
     let outcome = match host::runs_linux() {
         Ok(()) => World::new().and_then(|mut world| body(&mut world)),
         Err(reason) if env::var_os(l1::INSIDE).is_some() => Err(Error::failed(reason)),
-        Err(_) => match L1::new(minivmm()) {
-            Ok(host) => emulated(name, &host),
+        Err(_) => match prepare() {
+            Ok((host, job)) => emulated(name, &host, job),
             Err(error) => return skip::skip(format!("no emulated host: {error}")),
         },
     };
@@ -36,9 +36,12 @@ pub(crate) fn case(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
     }
 }
 
-fn emulated(name: &str, host: &L1) -> Result<()> {
+fn prepare() -> Result<(L1, Job)> {
+    Ok((L1::new(minivmm())?, Job::new(minivmm(), &packages::kernel()?, TIME)?))
+}
+
+fn emulated(name: &str, host: &L1, mut job: Job) -> Result<()> {
     let scratch = scratch()?;
-    let mut job = Job::new(minivmm(), &packages::kernel()?, TIME)?;
     let own = env::current_exe().map_err(|error| Error::failed(error.to_string()))?;
     job.files.program("/bin/e2e", &own)?;
     job.argv = ["/bin/e2e", "--exact", name, "--nocapture", "--test-threads=1"].map(str::to_owned).to_vec();

@@ -127,15 +127,19 @@ pub(crate) fn verify(vmm: &mut Vmm) -> Result<Value> {
     Ok(report)
 }
 
-/// The guest works on for a moment, and what it did until then is right.
+/// The guest works on for a moment, its timers fire, and what it did until then is right.
 pub(crate) fn goes_on(vmm: &mut Vmm) -> Result<()> {
     let state = vmm.status()?;
     ensure(state == "running", || format!("the guest does not run: {state}"))?;
     let writes = |report: &Value| report["memory"]["writes"].as_u64().unwrap_or(0);
     let before = writes(&verify(vmm)?);
+    vmm.ask("mark", within(ANSWER))?;
     std::thread::sleep(Duration::from_millis(500));
+    let tick = vmm.ask("mark", within(ANSWER))?["tick"].take();
     let after = writes(&verify(vmm)?);
-    ensure(after > before, || format!("the guest stands still: {before} writes, then {after}"))
+    ensure(after > before && tick["ticks"].as_u64() > Some(10), || {
+        format!("the guest stands still: {before} writes, then {after}, meanwhile {tick}")
+    })
 }
 
 /// Powers the guest off; the monitor ends well.

@@ -2,10 +2,43 @@
 
 mod pair;
 
-use pair::run::Setup;
+use std::time::Duration;
+
+use pair::guest::{Device, Load};
+use pair::run::{Outcome, Setup};
+use pair::world::World;
+use vmstate::error::ErrorKind;
 use vmstate::migrate::SourcePhase;
 
 const BLOCKS: [(&str, u64); 3] = [("main.ram", 40), ("rom", 2), ("table", 1)];
+const LARGE: [(&str, u64); 2] = [("main.ram", 3000), ("rom", 2)];
+const MEGABYTE: f64 = 1e6;
+
+/// A guest full of data that writes all the time, on a wire of that many bytes a second.
+fn busy(bytes_per_second: f64, writes_per_second: f64, working_set: u64) -> Setup {
+    let world = World::new(None, Some(bytes_per_second), Duration::from_micros(200));
+    let setup = Setup::with(&LARGE, world, Load { writes_per_second, working_set });
+    for page in 0..LARGE[0].1 {
+        setup.source.guest.poke(0, page * 4096 + page, 1 + page as u8 % 200);
+    }
+    setup
+}
+
+fn assert_arrived(outcome: &Outcome) {
+    assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
+    assert!(outcome.arrival.is_ok());
+    assert!(outcome.destination.running && !outcome.source.running);
+    // Time goes on after the hand-over, and with it the guest; but only here, where it does not run, it stands still.
+    assert_eq!(outcome.destination_devices, outcome.source_devices);
+    assert!(!outcome.source.guest.is_logging());
+}
+
+fn assert_stayed(outcome: &Outcome, phase: SourcePhase) {
+    assert_eq!(outcome.departure.phase, phase, "{:?}", outcome.departure.error);
+    assert!(outcome.arrival.is_err());
+    assert!(outcome.source.running && !outcome.destination.running);
+    assert!(!outcome.source.guest.is_logging());
+}
 
 #[test]
 fn an_idle_guest_arrives_whole() {
@@ -15,10 +48,201 @@ fn an_idle_guest_arrives_whole() {
     }
     setup.source.guest.poke(2, 4095, 1);
     let outcome = setup.run();
-    assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
-    let arrival = outcome.arrival.unwrap();
+    assert_arrived(&outcome);
     assert_eq!(outcome.destination.guest.memory(), outcome.source.guest.memory());
-    assert_eq!(outcome.destination_devices, outcome.source_devices);
-    assert!(outcome.destination.running && !outcome.source.running && !outcome.source.guest.is_logging());
+    let arrival = outcome.arrival.unwrap();
     assert_eq!((arrival.pages.normal, arrival.pages.zero), (5, 38));
+}
+
+#[test]
+fn a_busy_guest_arrives_whole_and_within_its_downtime() {
+    for clears_when_read in [false, true] {
+        let mut setup = busy(50.0 * MEGABYTE, 4000.0, 500);
+        setup.source.guest.clears_when_read = clears_when_read;
+        setup.source.pause_takes = Duration::from_millis(3);
+        setup.source_control.set_downtime_limit(Duration::from_millis(30));
+        let control = setup.source_control.clone();
+        let outcome = setup.run();
+        assert_arrived(&outcome);
+        assert_eq!(outcome.destination.guest.memory(), outcome.source.guest.memory());
+        let report = &outcome.departure.report;
+        assert!(report.rounds.len() > 1, "{report:?}");
+        assert!(report.rounds[0].dirtied > 300 && report.rounds[0].dirtied <= 500, "{report:?}");
+        assert_eq!(report.rounds[0].pages.normal + report.rounds[0].pages.zero, 3002);
+        let downtime = report.downtime.unwrap();
+        assert_eq!(downtime.pause, Duration::from_millis(3));
+        assert!(downtime.total() < Duration::from_millis(30), "{downtime:?}");
+        assert_eq!(control.progress().downtime, Some(downtime.total()));
+        assert_eq!(report.bytes, outcome.world.sent(pair::world::Side::Source) as u64);
+    }
+}
+
+#[test]
+fn a_guest_faster_than_the_wire_is_given_up_and_can_go_later() {
+    let mut setup = busy(10.0 * MEGABYTE, 1e5, 3000);
+    setup.source_options.max_rounds = Some(4);
+    let control = setup.source_control.clone();
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Failed);
+    let error = outcome.departure.error.as_ref().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(error.to_string().contains("limit of rounds"), "{error}");
+    assert_eq!(outcome.departure.report.rounds.len(), 4);
+    // 10 MB/s take 12 MB in 1.2 s, and all is dirty again by then.
+    let progress = control.progress();
+    assert_eq!(progress.expected_total, None);
+    let expected = progress.expected_downtime.unwrap();
+    assert!(expected > Duration::from_millis(1100) && expected < Duration::from_millis(1400), "{expected:?}");
+    let outcome = Setup::again(outcome, &LARGE).run();
+    assert_arrived(&outcome);
+    assert_eq!(outcome.destination.guest.memory(), outcome.source.guest.memory());
+}
+
+#[test]
+fn a_raised_downtime_limit_lets_it_through() {
+    let setup = busy(10.0 * MEGABYTE, 1e5, 3000);
+    setup.source_control.set_downtime_limit(Duration::from_secs(2));
+    let outcome = setup.run();
+    assert_arrived(&outcome);
+    assert_eq!(outcome.departure.report.rounds.len(), 1);
+}
+
+#[test]
+fn a_limit_on_bandwidth_is_kept_in_the_rounds_and_lifted_for_the_switch_over() {
+    let setup = busy(100.0 * MEGABYTE, 100.0, 3000);
+    setup.source_control.set_bandwidth_limit(4_000_000);
+    let outcome = setup.run();
+    assert_arrived(&outcome);
+    let report = outcome.departure.report;
+    for round in &report.rounds {
+        let speed = round.bytes as f64 / round.duration.as_secs_f64();
+        assert!(speed < 4.1e6 && speed > 3.5e6, "{round:?}: {speed}");
+    }
+    // At the limited speed they alone would take 35 ms.
+    let last = report.pages.normal - report.rounds.iter().map(|round| round.pages.normal).sum::<u64>();
+    let downtime = report.downtime.unwrap();
+    assert!(last > 50, "{report:?}");
+    assert!(downtime.total() < Duration::from_millis(35), "{last} pages, {downtime:?}");
+}
+
+#[test]
+fn cancelled_in_any_phase_the_guest_goes_on_and_can_go_later() {
+    for syncs in [1, 3, 5] {
+        let mut setup = busy(50.0 * MEGABYTE, 4000.0, 500);
+        setup.source_control.set_downtime_limit(Duration::from_millis(10));
+        setup.source.guest.cancels_in = Some((syncs, setup.source_control.clone()));
+        let outcome = setup.run();
+        assert_stayed(&outcome, SourcePhase::Cancelled);
+        assert!(outcome.departure.report.rounds.len() <= syncs as usize / 2 + 1);
+        let outcome = Setup::again(outcome, &LARGE).run();
+        assert_arrived(&outcome);
+        assert_eq!(outcome.destination.guest.memory(), outcome.source.guest.memory());
+    }
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.source.cancels_at = Some(("pause", setup.source_control.clone()));
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Cancelled);
+    assert_eq!(outcome.source.cancel_granted, Some(true));
+
+    let setup = Setup::new(&BLOCKS, None);
+    assert!(setup.source_control.cancel());
+    assert_stayed(&setup.run(), SourcePhase::Cancelled);
+}
+
+#[test]
+fn after_the_commit_has_begun_a_cancel_is_refused() {
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.source.cancels_at = Some(("release", setup.source_control.clone()));
+    let outcome = setup.run();
+    assert_eq!(outcome.source.cancel_granted, Some(false));
+    assert_arrived(&outcome);
+}
+
+#[test]
+fn a_cancelled_destination_never_runs_the_guest() {
+    let setup = Setup::new(&BLOCKS, None);
+    setup.destination_control.cancel();
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Failed);
+    assert_eq!(outcome.arrival.unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn what_a_machine_refuses_leaves_the_guest_where_it_was() {
+    for what in ["pause", "release"] {
+        let mut setup = Setup::new(&BLOCKS, None);
+        setup.source.refuses = Some(what);
+        let outcome = setup.run();
+        assert_stayed(&outcome, SourcePhase::Failed);
+        assert_eq!(outcome.departure.error.unwrap().to_string(), format!("no {what}"));
+    }
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.destination.refuses = Some("claim");
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Failed);
+    assert_eq!(outcome.departure.error.unwrap().kind(), ErrorKind::Peer);
+    assert_eq!(outcome.arrival.unwrap_err().to_string(), "no claim");
+}
+
+/// A third process took the disk in the moment when the source had let it go.
+#[test]
+fn a_stolen_lock_leaves_no_guest_running() {
+    let setup = Setup::new(&BLOCKS, None);
+    let lock = pair::guest::Lock::default();
+    *lock.lock().unwrap() = Some(pair::world::Side::Source);
+    let mut setup = Setup { destination: pair::guest::Vm { lock: Some(lock), ..setup.destination }, ..setup };
+    // The source's own lock is free again after the release.
+    setup.source.running = true;
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Failed);
+    assert!(outcome.arrival.unwrap_err().to_string().contains("exclusive resources"));
+}
+
+#[test]
+fn a_refusing_device_sends_the_guest_back_with_a_reason_on_both_sides() {
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.destination_devices[1].refuses = true;
+    let before = setup.destination_devices[1].clone();
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Failed);
+    assert_eq!(outcome.departure.error.unwrap().kind(), ErrorKind::Peer);
+    let error = outcome.arrival.unwrap_err();
+    assert_eq!((error.section(), error.path().as_str()), (Some("device/1"), "register"));
+    assert_eq!(outcome.destination_devices[1], before);
+}
+
+#[test]
+fn different_machines_are_told_apart_before_the_guest_is_paused() {
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.destination_options.machine_type = "testvm2".to_owned();
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Failed);
+    assert_eq!(outcome.departure.report.downtime, None);
+    let error = outcome.arrival.unwrap_err().to_string();
+    assert_eq!(error, "at 0x8: the source is a machine of type testvm, this one is testvm2");
+
+    let other: [(&str, u64); 3] = [("main.ram", 41), ("rom", 2), ("table", 1)];
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.destination.guest = Setup::new(&other, None).destination.guest;
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Failed);
+    assert!(outcome.departure.report.rounds.is_empty());
+    let error = outcome.arrival.unwrap_err().to_string();
+    assert!(error.contains("main.ram has 163840 bytes at the source and 167936 here"), "{error}");
+}
+
+#[test]
+fn a_device_too_few_or_too_many_stops_it_before_the_commit() {
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.destination_devices.push(Device::default());
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Failed);
+    let error = outcome.arrival.unwrap_err().to_string();
+    assert!(error.contains("required sections did not come: device/2"), "{error}");
+
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.destination_devices.pop();
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Failed);
+    assert_eq!(outcome.arrival.unwrap_err().section(), Some("device/1"));
 }

@@ -177,11 +177,16 @@ impl Queue {
         let slot = self.base + AVAILABLE + 4 + 2 * u64::from(self.available % QUEUE_SIZE);
         self.memory.write_obj(head, GuestAddress(slot)).unwrap();
         if self.event_idx {
-            let used_event = self.base + AVAILABLE + 4 + 2 * u64::from(QUEUE_SIZE);
-            self.memory.write_obj(self.seen, GuestAddress(used_event)).unwrap();
+            self.set_used_event(self.seen);
         }
         self.available = self.available.wrapping_add(1);
         self.set_available(self.available);
+    }
+
+    /// Asks for an interrupt when this index is used (§2.7.7.2).
+    pub fn set_used_event(&self, index: u16) {
+        let used_event = self.base + AVAILABLE + 4 + 2 * u64::from(QUEUE_SIZE);
+        self.memory.write_obj(index, GuestAddress(used_event)).unwrap();
     }
 
     pub fn set_available(&mut self, index: u16) {

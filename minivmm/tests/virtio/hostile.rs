@@ -18,14 +18,18 @@ fn breaks(act: impl FnOnce(&mut crate::driver::Driver<minivmm::devices::virtio::
     assert_eq!(driver.read32(0x070), 0);
 }
 
+/// A flush that would be served if its chain ended here.
+fn flush_with_more(driver: &mut crate::driver::Driver<minivmm::devices::virtio::blk::Blk>, next: u16) {
+    use vm_memory::{Bytes, GuestAddress};
+    driver.memory.write_slice(&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], GuestAddress(BUFFERS)).unwrap();
+    driver.queues[0].descriptor(0, BUFFERS, 16, NEXT, 1);
+    driver.queues[0].descriptor(1, BUFFERS + 64, 1, NEXT | WRITE, next);
+    driver.queues[0].publish(0);
+}
+
 #[test]
 fn endless_chain() {
-    breaks(|driver| {
-        for index in 0..QUEUE_SIZE {
-            driver.queues[0].descriptor(index, BUFFERS, 16, NEXT, (index + 1) % QUEUE_SIZE);
-        }
-        driver.queues[0].publish(0);
-    });
+    breaks(|driver| flush_with_more(driver, 1));
 }
 
 #[test]
@@ -35,10 +39,7 @@ fn head_out_of_bounds() {
 
 #[test]
 fn next_out_of_bounds() {
-    breaks(|driver| {
-        driver.queues[0].descriptor(0, BUFFERS, 16, NEXT, QUEUE_SIZE);
-        driver.queues[0].publish(0);
-    });
+    breaks(|driver| flush_with_more(driver, QUEUE_SIZE));
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub struct Progress {
     /// Predicted pause of the guest, if it were switched over now; from the end of the first round on.
     pub expected_downtime: Option<Duration>,
     /// Predicted time from the beginning to the end; `None` before the first round has ended, and as long as the guest
-    /// dirties pages faster than they go.
+    /// dirties pages about as fast as they go, or faster.
     pub expected_total: Option<Duration>,
     /// Measured, once over: from the order to pause until the destination's last word.
     pub downtime: Option<Duration>,

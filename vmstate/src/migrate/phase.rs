@@ -126,3 +126,27 @@ pub enum Phase {
     /// A destination.
     Destination(DestinationPhase),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_given_away_is_never_simply_cancelled() {
+        assert!(!S::Commit.may_become(S::Cancelled) && !S::Commit.may_become(S::SwitchOver));
+        for phase in [S::Completed, S::Cancelled, S::Failed, S::Unacknowledged, S::Undecided] {
+            assert!(phase.is_final(), "{phase:?}");
+        }
+        for phase in [S::Setup, S::Rounds, S::SwitchOver, S::Commit] {
+            assert!(!phase.is_final(), "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_commit_leads_to_a_running_destination() {
+        for phase in [D::Setup, D::Receiving, D::Loading, D::Ready, D::Failed] {
+            assert!(!phase.may_become(D::Completed), "{phase:?}");
+        }
+        assert!(D::Commit.may_become(D::Completed) && D::Completed.is_final() && D::Failed.is_final());
+    }
+}

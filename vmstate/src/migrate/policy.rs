@@ -74,9 +74,15 @@ pub enum Reason {
 pub struct Forecast {
     /// Pause that the guest would feel if it were switched over now.
     pub downtime: Duration,
-    /// Time of the whole migration; `None` if the guest dirties pages faster than they go.
+    /// Time of the whole migration; `None` if the guest dirties pages about as fast as they go, or faster.
     pub total: Option<Duration>,
 }
+
+/// A peer that has just started answers slowly, so the first rounds do not yet prove that it always does.
+const COLD_ROUNDS: u32 = 3;
+/// Dirtied to sent, above which no end is in sight. A guest that writes all its pages over and over dirties each only
+/// once a round, so it comes close to 1 and never beyond.
+const HOPELESS: f64 = 0.95;
 
 /// The verdict, and what it is based on.
 pub fn decide(figures: &Figures, limits: &Limits) -> (Verdict, Forecast) {
@@ -85,7 +91,7 @@ pub fn decide(figures: &Figures, limits: &Limits) -> (Verdict, Forecast) {
     let forecast = Forecast { downtime, total: total(figures, limits, fixed) };
     let verdict = if downtime <= limits.downtime {
         Verdict::SwitchOver
-    } else if fixed > limits.downtime {
+    } else if fixed > limits.downtime && figures.rounds >= COLD_ROUNDS {
         Verdict::GiveUp(Reason::FixedCost { least_downtime: fixed })
     } else if limits.rounds.is_some_and(|rounds| figures.rounds >= rounds) {
         Verdict::GiveUp(Reason::Rounds { expected_downtime: downtime })
@@ -110,7 +116,7 @@ fn total(figures: &Figures, limits: &Limits, fixed: Duration) -> Option<Duration
     }
     let ratio = figures.dirty_bytes_per_second / speed;
     // NaN is 0 / 0: nothing goes, and nothing is dirtied.
-    if ratio.is_nan() || ratio >= 1.0 || fits <= 0.0 {
+    if ratio.is_nan() || ratio >= HOPELESS || fits <= 0.0 {
         return None;
     }
     let rounds = if ratio <= 0.0 { 1.0 } else { ((fits / pending).ln() / ratio.ln()).ceil().max(1.0) };
@@ -139,5 +145,108 @@ impl fmt::Display for Reason {
             }
         }?;
         f.write_str("; a higher downtime limit would help")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// 100 MB pending, 1 GB/s wire, 100 MB/s dirtied, 2 ms round trip, 6 ms to save and load; and a limit of 300 ms.
+    fn figures() -> (Figures, Limits) {
+        let figures = Figures {
+            pending_bytes: 100_000_000,
+            dirty_bytes_per_second: 1e8,
+            wire_bytes_per_second: 1e9,
+            bandwidth_limit: None,
+            round_trip: 2 * MS,
+            switch_over_cost: 6 * MS,
+            elapsed: 1000 * MS,
+            rounds: 3,
+        };
+        (figures, Limits { downtime: 300 * MS, rounds: None, total: None })
+    }
+
+    #[test]
+    fn all_that_the_guest_feels_counts() {
+        let (mut figures, mut limits) = figures();
+        let (verdict, forecast) = decide(&figures, &limits);
+        assert_eq!(forecast.downtime, (100 + 6 + 4) * MS);
+        assert_eq!(forecast.total, Some(1110 * MS));
+        assert_eq!(verdict, Verdict::SwitchOver);
+        limits.downtime = 110 * MS;
+        assert_eq!(decide(&figures, &limits).0, Verdict::SwitchOver);
+        for change in [
+            |figures: &mut Figures| figures.pending_bytes += 1_000_000,
+            |figures: &mut Figures| figures.round_trip += MS,
+            |figures: &mut Figures| figures.switch_over_cost += MS,
+            |figures: &mut Figures| figures.wire_bytes_per_second *= 0.99,
+        ] {
+            let mut more = figures;
+            change(&mut more);
+            assert_eq!(decide(&more, &limits).0, Verdict::Iterate, "{more:?}");
+        }
+        // A limit on the rounds slows no switch-over.
+        figures.bandwidth_limit = Some(1);
+        assert_eq!(decide(&figures, &limits).0, Verdict::SwitchOver);
+    }
+
+    #[test]
+    fn predicts_the_rounds_to_come() {
+        let (mut figures, mut limits) = figures();
+        limits.downtime = 12 * MS;
+        // 2 ms of 1 GB/s fit. 100 MB leave 10 MB after 100 ms, these 1 MB after 10 ms; then the pause.
+        let total = decide(&figures, &limits).1.total.unwrap();
+        assert!(total.abs_diff(1000 * MS + 110 * MS + 12 * MS) < MS / 1000, "{total:?}");
+        figures.bandwidth_limit = Some(200_000_000);
+        // Half is left by each round: 100, 50, 25, 12.5, 6.25, 3.125 MB are sent, and 1.5625 MB fit.
+        let total = decide(&figures, &limits).1.total.unwrap();
+        let rounds = Duration::from_secs_f64((100.0 + 50.0 + 25.0 + 12.5 + 6.25 + 3.125) / 200.0);
+        assert!(total.abs_diff(1000 * MS + rounds + 12 * MS) < MS / 1000, "{total:?}");
+        figures.bandwidth_limit = Some(100_000_000);
+        assert_eq!(decide(&figures, &limits).1.total, None);
+    }
+
+    #[test]
+    fn gives_up_with_a_reason() {
+        let (figures, mut limits) = figures();
+        limits.downtime = 50 * MS;
+        let verdict = |limits: &Limits| decide(&figures, limits).0;
+        assert_eq!(verdict(&limits), Verdict::Iterate);
+        limits.rounds = Some(4);
+        assert_eq!(verdict(&limits), Verdict::Iterate);
+        limits.rounds = Some(3);
+        let expected_downtime = 110 * MS;
+        assert_eq!(verdict(&limits), Verdict::GiveUp(Reason::Rounds { expected_downtime }));
+        limits = Limits { rounds: None, total: Some(1000 * MS), ..limits };
+        assert_eq!(verdict(&limits), Verdict::GiveUp(Reason::Total { expected_downtime }));
+        limits = Limits { downtime: 9 * MS, rounds: None, total: None };
+        assert_eq!(verdict(&limits), Verdict::GiveUp(Reason::FixedCost { least_downtime: 10 * MS }));
+    }
+
+    #[test]
+    fn no_figure_makes_it_panic() {
+        let numbers = [0.0, 1.0, 1e18, f64::INFINITY, f64::NAN];
+        for dirty_bytes_per_second in numbers {
+            for wire_bytes_per_second in numbers {
+                for pending_bytes in [0, 1, u64::MAX] {
+                    for bandwidth_limit in [None, Some(0), Some(u64::MAX)] {
+                        let (figures, limits) = figures();
+                        let figures = Figures {
+                            pending_bytes,
+                            dirty_bytes_per_second,
+                            wire_bytes_per_second,
+                            bandwidth_limit,
+                            round_trip: Duration::MAX,
+                            ..figures
+                        };
+                        decide(&figures, &limits);
+                        decide(&figures, &Limits { downtime: Duration::MAX, ..limits });
+                    }
+                }
+            }
+        }
     }
 }

@@ -17,7 +17,7 @@ pub struct Report {
     pub pages: PageCount,
     /// Each round, in order.
     pub rounds: Vec<Round>,
-    /// From a question to the destination to its answer.
+    /// From a question to the destination to its answer: the shortest that was seen.
     pub round_trip: Duration,
     /// The pause, if it came that far.
     pub downtime: Option<Downtime>,

@@ -72,15 +72,16 @@ pub struct Departure {
     pub report: Report,
 }
 
-/// The ping of the introduction, as QEMU numbers it, and the one that asks whether all is loaded; QEMU's post-copy uses
-/// 2 to 4.
+/// The pings: of the introduction, as QEMU numbers it; whether all is loaded; whether a round has arrived. QEMU's
+/// post-copy uses 2 to 4.
 const HELLO: u32 = 1;
 const READY: u32 = 5;
+const ROUND: u32 = 6;
 /// Bytes handed to the channel at once.
 const CHUNK: usize = 1 << 20;
 /// A limited source sends so often, in chunks of the size that follows.
 const PACE: Duration = Duration::from_millis(100);
-/// Bytes that say something about the speed of the wire; fewer may have gone into a socket's buffer.
+/// Bytes that say something about the speed of the wire; fewer say more about its round trip.
 const TELLING: u64 = 4 << 20;
 
 /// Sends the guest. Returns when this side is over.
@@ -155,10 +156,8 @@ impl Source<'_, '_> {
         Element::Command(Command::OpenReturnPath).write(out);
         Element::Command(Command::Ping(HELLO)).write(out);
         save::put_ram_start(out, &self.ram);
-        let asked = self.clock.now();
-        self.flush()?;
-        self.await_pong(HELLO)?;
-        self.report.round_trip = self.clock.now().saturating_sub(asked);
+        self.report.round_trip = Duration::MAX;
+        self.ask(HELLO)?;
         self.report.setup = self.clock.now().saturating_sub(self.begun);
         self.enter(SourcePhase::Rounds);
         Ok(())
@@ -225,6 +224,9 @@ impl Source<'_, '_> {
                 break;
             }
         }
+        // What was sent may still be in a socket's buffer: only the answer says that it went through the wire.
+        Element::Command(Command::Ping(ROUND)).write(&mut self.buffer);
+        self.ask(ROUND)?;
         let duration = self.clock.now().saturating_sub(begun);
         let bytes = self.wire.sent() - bytes;
         let busy = duration.saturating_sub(slept).as_secs_f64();
@@ -361,6 +363,15 @@ impl Source<'_, '_> {
             Err(refused) if refused.kind() == ErrorKind::Peer => refused,
             _ => broken,
         })
+    }
+
+    /// Sends the buffer, which holds the ping `number`, and waits for the answer.
+    fn ask(&mut self, number: u32) -> Result<()> {
+        let asked = self.clock.now();
+        self.flush()?;
+        self.await_pong(number)?;
+        self.report.round_trip = self.report.round_trip.min(self.clock.now().saturating_sub(asked));
+        Ok(())
     }
 
     fn await_pong(&mut self, expected: u32) -> Result<()> {

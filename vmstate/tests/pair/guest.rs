@@ -7,7 +7,7 @@ use std::time::Duration;
 use vmstate::channel::Clock;
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
-use vmstate::migrate::{Machine, Reclaim};
+use vmstate::migrate::{Control, Machine, Reclaim};
 use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
 use vmstate::schema::{Description, Shared};
 use vmstate::section::Section;
@@ -45,9 +45,19 @@ pub struct Guest {
     world: World,
     /// The log reports and clears in one, as KVM without manual protection.
     pub clears_when_read: bool,
+    /// Asks to cancel at the sync that makes this zero.
+    pub cancels_in: Option<(u32, Control)>,
 }
 
 impl Guest {
+    /// The same guest in a world whose time begins anew.
+    pub fn moved(mut self, world: &World) -> Self {
+        self.world = world.clone();
+        self.cancels_in = None;
+        self.memory.lock().unwrap().written_until = Duration::ZERO;
+        self
+    }
+
     pub fn new(world: &World, blocks: &[(&str, u64)], load: Load) -> Self {
         let blocks: Arc<[RamBlock]> =
             blocks.iter().map(|&(name, pages)| RamBlock { name: name.to_owned(), len: pages * PAGE_SIZE }).collect();
@@ -65,7 +75,13 @@ impl Guest {
             written_until: Duration::ZERO,
             owed: 0.0,
         };
-        Self { blocks, memory: Arc::new(Mutex::new(memory)), world: world.clone(), clears_when_read: false }
+        Self {
+            blocks,
+            memory: Arc::new(Mutex::new(memory)),
+            world: world.clone(),
+            clears_when_read: false,
+            cancels_in: None,
+        }
     }
 
     /// Writes as the guest does.
@@ -154,6 +170,13 @@ impl DirtyLog for Guest {
     }
 
     fn sync(&mut self, block: usize, words: &mut [u64]) -> Result<()> {
+        if let Some((left, control)) = &mut self.cancels_in {
+            *left -= 1;
+            if *left == 0 {
+                assert!(control.cancel());
+                self.cancels_in = None;
+            }
+        }
         let mut memory = self.caught_up();
         let memory = &mut *memory;
         assert!(memory.log, "not started");
@@ -201,6 +224,9 @@ pub struct Vm {
     pub running: bool,
     pub refuses: Option<&'static str>,
     pub pause_takes: Duration,
+    /// Asks to cancel when told to do this; keeps the answer.
+    pub cancels_at: Option<(&'static str, Control)>,
+    pub cancel_granted: Option<bool>,
 }
 
 impl Vm {
@@ -212,7 +238,10 @@ impl Vm {
         }
     }
 
-    fn refused(&self, what: &str) -> Result<()> {
+    fn refused(&mut self, what: &str) -> Result<()> {
+        if let Some((_, control)) = self.cancels_at.as_ref().filter(|(at, _)| *at == what) {
+            self.cancel_granted = Some(control.cancel());
+        }
         if self.world.is_dead(self.side) {
             return Err(Error::new(ErrorKind::Misuse, "dead"));
         }

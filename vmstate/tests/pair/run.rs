@@ -55,6 +55,8 @@ impl Setup {
             running: side == Side::Source,
             refuses: None,
             pause_takes: Duration::ZERO,
+            cancels_at: None,
+            cancel_granted: None,
         };
         let (source, destination) = (machine(Side::Source), machine(Side::Destination));
         source.guest.set_running(true);
@@ -74,6 +76,16 @@ impl Setup {
             destination_control: Control::default(),
             world,
         }
+    }
+
+    /// The source of `outcome`, which runs the guest, tries again with a new destination.
+    pub fn again(outcome: Outcome, blocks: &[(&str, u64)]) -> Self {
+        assert!(outcome.source.running);
+        let world = World::new(None, None, Duration::ZERO);
+        let mut setup = Self::with(blocks, world, Load::default());
+        setup.source.guest = outcome.source.guest.moved(&setup.world);
+        setup.source_devices = outcome.source_devices;
+        setup
     }
 
     /// Both sides to their end.

@@ -31,6 +31,9 @@ const FIFO_DEPTH: usize = 16;
 /// Input kept for the guest beyond its FIFO.
 const INPUT_CAPACITY: usize = 4096;
 
+/// How long a pause waits for the sink: it is downtime, and what is left is written all the same.
+const DRAIN: Duration = Duration::from_millis(20);
+
 const DATA: u8 = 0;
 const IIR_FCR: u8 = 2;
 const LCR: u8 = 3;
@@ -159,7 +162,7 @@ impl BusDevice for Serial {
 impl Device for Serial {
     /// Gives the sink a moment to take the output. A terminal that nobody reads is no reason to refuse.
     fn pause(&mut self, deadline: Duration) -> Result<(), DeviceError> {
-        self.output.drain(deadline.min(Duration::from_millis(100)));
+        self.output.drain(deadline.min(DRAIN));
         Ok(())
     }
 

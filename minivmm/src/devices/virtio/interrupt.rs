@@ -23,8 +23,9 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Nothing pending, line low.
+    /// Nothing pending, line low, even if the device in this place before a reset left it high.
     pub fn new(line: Arc<dyn IrqLine>) -> Self {
+        line.set(false);
         Self { status: Mutex::new(0), generation: AtomicU32::new(0), line }
     }
 
@@ -61,13 +62,19 @@ impl Interrupt {
     /// Replaces the pending causes and drives the line, also when nothing changed: the interrupt controller of
     /// another host does not know its level.
     pub fn restore(&self, status: u8) {
-        self.set(|_| status);
+        let mut pending = self.lock();
+        *pending = status;
+        self.line.set(status != 0);
     }
 
     fn set(&self, change: impl FnOnce(u8) -> u8) {
         let mut status = self.lock();
-        *status = change(*status);
-        self.line.set(*status != 0);
+        let before = *status;
+        *status = change(before);
+        // A line that stays high interrupts again by itself, and each drive costs a system call.
+        if (before != 0) != (*status != 0) {
+            self.line.set(*status != 0);
+        }
     }
 }
 

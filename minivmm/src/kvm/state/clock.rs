@@ -67,8 +67,8 @@ pub fn get(vm: &VmFd, vcpus: &[&VcpuFd]) -> Result<(KvmClock, ClockReference), S
     Ok((clock, reference))
 }
 
-/// Sets all clocks as far as the reference and this host allow: to now by the wall clock, else to the values read.
-/// `tsc` are the values of section `cpu`, for a stream without a reference.
+/// Sets all clocks: to now by the wall clock, if the source gave its instant; else to the values read. `tsc` are the
+/// values of section `cpu`, for a stream without a reference.
 ///
 /// # Errors
 /// A clock ioctl failed.
@@ -79,30 +79,29 @@ pub fn set(
     reference: &ClockReference,
     tsc: &[u64],
 ) -> Result<(), StateError> {
-    let here = call("KVM_GET_CLOCK", vm.get_clock())?;
     let same_rate = match vcpus.first() {
         Some(vcpu) => call("KVM_GET_TSC_KHZ", vcpu.get_tsc_khz())? == reference.tsc_khz,
         None => false,
     };
-    let by_wall_clock =
-        reference.realtime != 0 && same_rate && has_instant(&here) && reference.tsc.len() == vcpus.len();
+    let by_wall_clock = reference.realtime != 0 && same_rate && reference.tsc.len() == vcpus.len();
     let mut data = kvm_clock_data { clock: clock.clock, ..Default::default() };
     if by_wall_clock {
         data.flags = KVM_CLOCK_REALTIME;
         data.realtime = reference.realtime;
     }
     call("KVM_SET_CLOCK", vm.set_clock(&data))?;
-    if !by_wall_clock {
-        for (vcpu, &tsc) in vcpus.iter().zip(tsc) {
-            super::msr::write(vcpu, &[(super::msr::index::TSC, tsc)])?;
-        }
-        return Ok(());
-    }
+    let tsc = if by_wall_clock { reference.tsc.as_slice() } else { tsc };
+    // A host tells its TSC only once KVM_SET_CLOCK has made it look whether its own clock runs by it.
     let now = call("KVM_GET_CLOCK", vm.get_clock())?;
     let passed_ns = u128::from(now.clock.saturating_sub(clock.clock));
     let passed_ticks = (passed_ns * u128::from(reference.tsc_khz) / 1_000_000) as u64;
-    for (vcpu, &tsc) in vcpus.iter().zip(&reference.tsc) {
-        set_tsc_offset(vcpu, tsc.wrapping_add(passed_ticks).wrapping_sub(now.host_tsc))?;
+    for (vcpu, &tsc) in vcpus.iter().zip(tsc) {
+        let tsc = tsc.wrapping_add(passed_ticks);
+        if has_instant(&now) {
+            set_tsc_offset(vcpu, tsc.wrapping_sub(now.host_tsc))?;
+        } else {
+            super::msr::write(vcpu, &[(super::msr::index::TSC, tsc)])?;
+        }
     }
     Ok(())
 }

@@ -41,6 +41,7 @@ impl Findings {
             self.memory(),
             self.disk(),
             self.network(),
+            self.works_on(),
             self.pace(),
             self.jumps(),
             self.log(),
@@ -107,6 +108,17 @@ impl Findings {
         Check::new("clock keeps time", (least..=most).contains(&guest), detail)
     }
 
+    /// Its timers fire at the destination: a tick in 50 ms at the least, where one a millisecond is asked for.
+    fn works_on(&self) -> Check {
+        let ticks = self.after.content["tick"]["ticks"].as_u64().unwrap_or(0);
+        let least = (self.after.asked - self.before.answered).as_millis() as u64 / 50;
+        Check::new(
+            "works on",
+            ticks >= least,
+            format!("{ticks} ticks since the migration began, at least {least} expected"),
+        )
+    }
+
     fn jumps(&self) -> Check {
         let tick = &self.after.content["tick"];
         let good = tick["backward"] == 0 && tick["max_apart_us"].as_u64().is_some_and(|apart| apart < 1000);
@@ -156,7 +168,7 @@ mod tests {
             answered: begun + Duration::from_millis(second * 1000 + 10),
             content: json!({
                 "clock": { "monotonic_ns": 5_000_000_000 + second * 1_000_000_000 },
-                "tick": { "max_gap_us": 90_000, "backward": 0, "max_apart_us": 3 },
+                "tick": { "ticks": 6000, "max_gap_us": 90_000, "backward": 0, "max_apart_us": 3 },
                 "log": ["complained at boot"],
             }),
         };
@@ -179,7 +191,7 @@ mod tests {
     #[test]
     fn a_sound_migration_holds_and_each_single_fault_is_noticed() {
         assert!(good().report().holds(), "{}", good().report());
-        let faults: [fn(&mut Findings); 11] = [
+        let faults: [fn(&mut Findings); 12] = [
             |f| f.verified["memory"]["mismatches"] = json!(1),
             |f| f.verified["memory"]["writes"] = json!(0),
             |f| f.verified["disk"]["bad"] = json!(1),
@@ -189,6 +201,7 @@ mod tests {
             |f| f.after.content["clock"]["monotonic_ns"] = json!(11_800_000_000u64),
             |f| f.after.content["clock"]["monotonic_ns"] = json!(12_100_000_000u64),
             |f| f.after.content["tick"]["backward"] = json!(1),
+            |f| f.after.content["tick"]["ticks"] = json!(20),
             |f| f.after.content["log"] = json!(["complained at boot", "soft lockup"]),
             |f| f.left_behind = "running".into(),
         ];

@@ -52,10 +52,14 @@ struct Gaps {
     realtime: i64,
     backward: u64,
     apart: i64,
+    /// The last tick.
+    last: Option<Instants>,
 }
 
 impl Gaps {
-    fn step(&mut self, before: Instants, after: Instants) {
+    /// A tick, or a look at how long the next one is due already.
+    fn step(&mut self, after: Instants) {
+        let Some(before) = self.last.replace(after) else { return };
         let (monotonic, realtime) = (after.monotonic - before.monotonic, after.realtime - before.realtime);
         self.ticks += 1;
         self.monotonic = self.monotonic.max(monotonic);
@@ -74,12 +78,10 @@ impl Ticks {
         let gaps = Arc::new(Mutex::new(Gaps::default()));
         let ticks = Self(Arc::clone(&gaps));
         thread::spawn(move || {
-            let mut before = Instants::now();
             loop {
                 thread::sleep(INTERVAL);
-                let after = Instants::now();
-                gaps.lock().unwrap_or_else(PoisonError::into_inner).step(before, after);
-                before = after;
+                let now = Instants::now();
+                gaps.lock().unwrap_or_else(PoisonError::into_inner).step(now);
             }
         });
         ticks
@@ -88,7 +90,11 @@ impl Ticks {
     /// The gaps since the last call: largest on either clock, and largest step of one clock against the other, in
     /// microseconds.
     pub(super) fn take(&self) -> Value {
-        let gaps = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Timers that no longer fire must show, too.
+        current.step(Instants::now());
+        let last = current.last;
+        let gaps = std::mem::replace(&mut *current, Gaps { last, ..Gaps::default() });
         json!({
             "ticks": gaps.ticks,
             "max_gap_us": gaps.monotonic / 1000,
@@ -107,10 +113,19 @@ mod tests {
     fn gaps_backward_steps_and_a_jump_of_one_clock_are_told_apart() {
         let at = |monotonic, realtime| Instants { monotonic, realtime };
         let mut gaps = Gaps::default();
-        gaps.step(at(0, 100), at(10, 110));
-        gaps.step(at(10, 110), at(60, 160));
+        gaps.step(at(0, 100));
+        gaps.step(at(10, 110));
+        gaps.step(at(60, 160));
         assert_eq!((gaps.monotonic, gaps.realtime, gaps.backward, gaps.apart), (50, 50, 0, 0));
-        gaps.step(at(60, 160), at(70, 150));
+        gaps.step(at(70, 150));
         assert_eq!((gaps.backward, gaps.apart, gaps.ticks), (1, 20, 3));
+    }
+
+    #[test]
+    fn a_tick_that_does_not_come_shows() {
+        let ticks = Ticks(Arc::default());
+        let begun = Instants { monotonic: 0, realtime: 0 };
+        ticks.0.lock().unwrap().step(begun);
+        assert!(ticks.take()["max_gap_us"].as_i64() > Some(0));
     }
 }

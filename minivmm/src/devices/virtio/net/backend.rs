@@ -19,13 +19,13 @@ pub trait Backend: Send + 'static {
     ///
     /// # Errors
     /// `WouldBlock` if none waits.
-    fn receive(&mut self, frame: &mut [u8]) -> io::Result<usize>;
+    fn receive(&self, frame: &mut [u8]) -> io::Result<usize>;
 
     /// Sends a frame.
     ///
     /// # Errors
     /// It was not sent; nobody waits for it.
-    fn send(&mut self, frame: &[u8]) -> io::Result<()>;
+    fn send(&self, frame: &[u8]) -> io::Result<()>;
 
     /// What it can leave undone in frames for the guest.
     fn offloads(&self) -> Offloads;
@@ -34,7 +34,7 @@ pub trait Backend: Send + 'static {
     ///
     /// # Errors
     /// It cannot do that.
-    fn set_offloads(&mut self, offloads: Offloads) -> io::Result<()>;
+    fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
 }
 
 /// A set of virtio-net's `GUEST_*` feature bits: checksums not computed, segments not cut, in frames for the guest.

@@ -90,7 +90,7 @@ impl Tap {
     }
 
     /// The largest set that this kernel takes: UDP segmentation is younger (Linux 6.2), UDP fragmentation older.
-    fn probe(&mut self) -> Offloads {
+    fn probe(&self) -> Offloads {
         let without = |bits: &[u32]| Offloads(bits.iter().fold(Offloads::ALL.0, |all, bit| all & !(1 << bit)));
         let uso = [VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6];
         let tries = [Offloads::ALL, without(&uso), without(&[uso[0], uso[1], VIRTIO_NET_F_GUEST_UFO])];
@@ -103,19 +103,19 @@ impl Backend for Tap {
         self.file.as_raw_fd()
     }
 
-    fn receive(&mut self, frame: &mut [u8]) -> io::Result<usize> {
-        self.file.read(frame)
+    fn receive(&self, frame: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(frame)
     }
 
-    fn send(&mut self, frame: &[u8]) -> io::Result<()> {
-        self.file.write(frame).map(drop)
+    fn send(&self, frame: &[u8]) -> io::Result<()> {
+        (&self.file).write(frame).map(drop)
     }
 
     fn offloads(&self) -> Offloads {
         self.offloads
     }
 
-    fn set_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
+    fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         let flags = OFFLOADS.iter().filter(|(bit, _)| offloads.has(*bit)).fold(0, |all, (_, flag)| all | flag);
         // SAFETY: TUNSETOFFLOAD takes its argument by value.
         unsafe { tunsetoffload(self.file.as_raw_fd(), flags) }?;

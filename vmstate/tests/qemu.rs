@@ -1,0 +1,309 @@
+//! Migrations to and from a real QEMU over a unix socket, with the return path: QEMU is the oracle for the order of the
+//! stream, the answers, and the pages.
+
+use std::cell::RefCell;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
+use vmstate::codec::{Reader, Strictness, Writer};
+use vmstate::error::{Error, ErrorKind, Result};
+use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
+use vmstate::migrate::source::{self, Outgoing, SourceOptions};
+use vmstate::migrate::{Control, Machine, Reclaim, SourcePhase};
+use vmstate::ram::{DirtyLog, GuestRam, RamBlock};
+use vmstate::schema::{Description, Shared};
+use vmstate::section::{Section, Sections};
+
+const QEMU: &str = "qemu-system-x86_64";
+/// RAM blocks of `-M microvm,acpi=on -m 16M`.
+const BLOCKS: [(&str, u64); 5] = [
+    ("microvm.ram", 16 << 20),
+    ("/rom@etc/acpi/tables", 0x1000),
+    ("pc.bios", 0x20000),
+    ("/rom@etc/table-loader", 0x1000),
+    ("/rom@etc/acpi/rsdp", 0x1000),
+];
+
+/// A QEMU that does not run its guest, and its QMP.
+struct Qemu {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Qemu {
+    fn start(more: &[&str]) -> Self {
+        let machine = "microvm,acpi=on,pcie=off,ioapic2=off,accel=tcg";
+        let mut child = Command::new(QEMU)
+            .args(["-M", machine, "-m", "16M", "-S", "-display", "none", "-nodefaults", "-no-user-config"])
+            .args(["-qmp", "stdio"])
+            .args(more)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let mut qemu = Self { child, input, output };
+        qemu.execute("qmp_capabilities", json!({}));
+        qemu
+    }
+
+    fn execute(&mut self, command: &str, arguments: Value) -> Value {
+        writeln!(self.input, "{}", json!({"execute": command, "arguments": arguments})).unwrap();
+        loop {
+            let mut line = String::new();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "QEMU has closed its QMP");
+            let mut message: Value = serde_json::from_str(&line).unwrap();
+            if let Some(error) = message.get("error") {
+                panic!("{command}: {error}");
+            }
+            if let Some(answer) = message.get_mut("return") {
+                return answer.take();
+            }
+        }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Ram {
+    blocks: Vec<RamBlock>,
+    bytes: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Ram {
+    fn new() -> Self {
+        let blocks: Vec<_> = BLOCKS.iter().map(|&(name, len)| RamBlock { name: name.into(), len }).collect();
+        let bytes = RefCell::new(blocks.iter().map(|block| vec![0; block.len as usize]).collect());
+        Self { blocks, bytes }
+    }
+}
+
+impl GuestRam for Ram {
+    fn blocks(&self) -> &[RamBlock] {
+        &self.blocks
+    }
+
+    fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        into.copy_from_slice(&self.bytes.borrow()[block][offset as usize..][..into.len()]);
+        Ok(())
+    }
+
+    fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
+        self.bytes.borrow_mut()[block][offset as usize..][..from.len()].copy_from_slice(from);
+        Ok(())
+    }
+
+    fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
+        self.write(block, offset, &[0; 4096])
+    }
+}
+
+/// A guest that writes nothing.
+struct Still;
+
+impl DirtyLog for Still {
+    fn start(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn sync(&mut self, _block: usize, _words: &mut [u64]) -> Result<()> {
+        Ok(())
+    }
+
+    fn clear(&mut self, _block: usize, _first: u64, _count: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn stop(&mut self) {}
+}
+
+#[derive(Default)]
+struct Vm {
+    running: bool,
+}
+
+impl Machine for Vm {
+    fn pause(&mut self) -> Result<()> {
+        self.running = false;
+        Ok(())
+    }
+
+    fn loaded(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        self.running = true;
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn claim(&mut self) -> Result<Reclaim> {
+        Ok(Reclaim::Undecidable)
+    }
+}
+
+/// A device of QEMU's that is only counted: its body ends where a footer stands before the next section or the end.
+#[derive(Default)]
+struct Opaque {
+    loads: usize,
+}
+
+static OPAQUE: Description =
+    Description::new(Shared::Static("opaque"), 99, 0, Shared::Static(&[]), Shared::Static(&[]));
+
+impl Section for Opaque {
+    fn description(&self) -> &'static Description {
+        &OPAQUE
+    }
+
+    fn save(&mut self, _out: &mut Writer) -> Result<()> {
+        Ok(())
+    }
+
+    fn load(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<()> {
+        let footer = |bytes: &[u8]| matches!(bytes, [0x7e, 0, 0, 0, _, 0 | 4]);
+        match input.rest().windows(6).position(footer) {
+            Some(length) => input.take(length)?,
+            None => return Err(Error::new(ErrorKind::Incomplete, "no footer yet")),
+        };
+        self.loads += 1;
+        Ok(())
+    }
+}
+
+/// True if there is no QEMU here, which is said.
+fn skipped() -> bool {
+    if Command::new(QEMU).arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return false;
+    }
+    assert!(std::env::var_os("VMSTATE_NO_SKIP").is_none(), "{QEMU} is missing");
+    eprintln!("skipped: {QEMU} is missing");
+    true
+}
+
+fn wait_for(path: &Path) {
+    for _ in 0..600 {
+        if path.exists() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{} did not appear", path.display());
+}
+
+#[test]
+fn qemu_takes_our_pages_and_says_so() {
+    if skipped() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, dump) = (directory.path().join("socket"), directory.path().join("dump"));
+    let mut qemu = Qemu::start(&["-incoming", &format!("unix:{}", socket.display())]);
+    wait_for(&socket);
+    let ram = Ram::new();
+    for page in (0..4096_u64).step_by(3) {
+        ram.write(0, page * 4096 + page % 4000, &page.to_be_bytes()).unwrap();
+    }
+    let (mut machine, control) = (Vm { running: true }, Control::default());
+    let departure = source::run(
+        Outgoing {
+            channel: &mut SocketChannel::connect_unix(&socket).unwrap(),
+            clock: &MonotonicClock::new(),
+            machine: &mut machine,
+            sections: &mut Sections::new(),
+            ram: &ram,
+            log: &mut Still,
+        },
+        &SourceOptions { answer: Duration::from_secs(60), ..SourceOptions::new("microvm") },
+        &control,
+    );
+    assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
+    assert!(!machine.running);
+    let status = qemu.execute("query-migrate", json!({}));
+    assert_eq!(status["status"], "completed", "{status}");
+    qemu.execute("pmemsave", json!({"val": 0, "size": 0xa0000, "filename": dump}));
+    let dumped = std::fs::read(&dump).unwrap();
+    assert!(dumped == ram.bytes.borrow()[0][..0xa0000]);
+}
+
+#[test]
+fn we_take_qemus_guest_and_it_believes_us() {
+    if skipped() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let listener = Listener::unix(&socket).unwrap();
+    let mut qemu = Qemu::start(&[]);
+    let capability = json!({"capability": "return-path", "state": true});
+    qemu.execute("migrate-set-capabilities", json!({"capabilities": [capability]}));
+    qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
+    let (ram, mut machine, control) = (Ram::new(), Vm::default(), Control::default());
+    let mut devices: Vec<(&str, u32, Opaque)> = [
+        ("timer", 0),
+        ("fw_cfg", 0),
+        ("cpu_common", 0),
+        ("cpu", 0),
+        ("kvm-tpr-opt", 0),
+        ("apic", 0),
+        ("ioapic", 0),
+        ("acpi-ged", 0),
+        ("i8259", 0),
+        ("i8259", 1),
+        ("i8254", 0),
+        ("mc146818rtc", 0),
+        ("globalstate", 0),
+    ]
+    .map(|(name, instance)| (name, instance, Opaque::default()))
+    .into();
+    let mut sections = Sections::new();
+    for (name, instance, device) in &mut devices {
+        sections.register(name, *instance, device as &mut dyn Section).unwrap();
+    }
+    let mut channel = listener.accept(Some(Duration::from_secs(60))).unwrap();
+    let arrival = destination::run(
+        Incoming {
+            channel: &mut channel,
+            clock: &MonotonicClock::new(),
+            machine: &mut machine,
+            sections: &mut sections,
+            ram: &ram,
+        },
+        &DestinationOptions { strictness: Strictness::QemuCompatible, ..DestinationOptions::new("microvm") },
+        &control,
+    )
+    .unwrap();
+    drop(sections);
+    assert!(machine.running);
+    let pages = BLOCKS.iter().map(|(_, len)| len / 4096).sum::<u64>();
+    assert!(arrival.pages.normal + arrival.pages.zero >= pages, "{arrival:?}");
+    // The firmware is there: its last 16 bytes hold the reset vector's far jump.
+    assert_eq!(ram.bytes.borrow()[2][0x1fff0], 0xea);
+    for (name, instance, device) in devices {
+        assert_eq!(device.loads, 1, "{name}/{instance}");
+    }
+    let mut status = Value::Null;
+    for _ in 0..100 {
+        status = qemu.execute("query-migrate", json!({}));
+        if status["status"] == "completed" {
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{status}");
+}

@@ -1,0 +1,232 @@
+//! RAM records, good and hostile, and the bitmap against a set of page numbers.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use vmstate::codec::{Limits, Reader, Strictness};
+use vmstate::error::{Error, ErrorKind, Result};
+use vmstate::ram::{Bitmap, DirtyLog, GuestRam, PAGE_SIZE, RamBlock, RamReceiver, RamSender, Record};
+
+/// Remembers what was written, and must never be asked for what it does not have.
+struct Ram {
+    blocks: Vec<RamBlock>,
+    writes: RefCell<Vec<(usize, u64, u8)>>,
+}
+
+impl Ram {
+    fn new() -> Self {
+        let block = |name: &str, len| RamBlock { name: name.to_owned(), len };
+        Self { blocks: vec![block("low", 0x3000), block("high", 0x1000)], writes: RefCell::default() }
+    }
+}
+
+impl GuestRam for Ram {
+    fn blocks(&self) -> &[RamBlock] {
+        &self.blocks
+    }
+
+    fn read(&self, _block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        // Page 1 is not zero.
+        for (at, byte) in (offset..).zip(into) {
+            *byte = u8::from(at / PAGE_SIZE == 1);
+        }
+        Ok(())
+    }
+
+    fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
+        assert!(from.len() == 4096 && offset.is_multiple_of(4096) && offset < self.blocks[block].len);
+        self.writes.borrow_mut().push((block, offset, from[0]));
+        Ok(())
+    }
+
+    fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
+        self.write(block, offset, &[0; 4096])
+    }
+}
+
+fn reader(bytes: &[u8]) -> Reader<'_> {
+    Reader::new(bytes, 0, Strictness::QemuCompatible, Limits::default())
+}
+
+fn refusal(bytes: &[u8]) -> Error {
+    let ram = Ram::new();
+    let mut receiver = RamReceiver::new(&ram);
+    let error = receiver.read_record(&mut reader(bytes)).unwrap_err();
+    assert!(ram.writes.borrow().is_empty());
+    error
+}
+
+#[test]
+fn good_records() {
+    let ram = Ram::new();
+    let mut receiver = RamReceiver::new(&ram);
+    let mut record = |bytes: &[u8]| receiver.read_record(&mut reader(bytes)).unwrap();
+    assert_eq!(record(b"\0\0\0\0\0\0\x20\x02\x03low\0"), Record::Page);
+    assert_eq!(record(&[b"\0\0\0\0\0\0\x10\x28" as &[u8], &[7; 4096]].concat()), Record::Page);
+    assert_eq!(record(b"\0\0\0\0\0\0\0\x02\x04high\0"), Record::Page);
+    assert_eq!(record(b"\0\0\0\0\0\0\0\x22\0"), Record::Page);
+    assert_eq!(record(b"\0\0\0\0\0\0\0\x10"), Record::End);
+    assert_eq!(*ram.writes.borrow(), [(0, 0x2000, 0), (0, 0x1000, 7), (1, 0, 0), (1, 0, 0)]);
+    assert_eq!((receiver.received().normal, receiver.received().zero), (1, 3));
+}
+
+#[test]
+fn hostile_records_write_nothing() {
+    let cases: [(&[u8], &str); 14] = [
+        (b"\0\0\0\0\0\0\x30\x02\x03low\0", "page at 0x3000 of RAM block low, which has 0x3000 bytes"),
+        (b"\xff\xff\xff\xff\xff\xff\xf0\x02\x03low\0", "page at 0xfffffffffffff000 of RAM block low"),
+        (b"\0\0\0\0\0\0\x10\x02\x04high\0", "page at 0x1000 of RAM block high"),
+        (b"\0\0\0\0\0\0\0\x02\x03lox\0", "RAM block lox, which does not exist here"),
+        (b"\0\0\0\0\0\0\0\x02\x00\0", "empty"),
+        (b"\0\0\0\0\0\0\0\x02\x02\xff\xfe\0", "not UTF-8"),
+        (b"\0\0\0\0\0\0\0\x22\0", "before any block was named"),
+        (b"\0\0\0\0\0\0\0\x02\x03low\x01", "filled with 0x01"),
+        (b"\0\0\0\0\0\0\0\x0a\x03low\0", "flags 0xa"),
+        (b"\0\0\0\0\0\0\0\0", "flags 0x0"),
+        (b"\0\0\0\0\0\0\x04\x08\x03low", "flags 0x408"),
+        (b"\0\0\0\0\0\0\0\x40\x03low", "flag XBZRLE: turn capability xbzrle off at the source"),
+        (b"\0\0\0\0\0\0\x02\0", "flag MULTIFD_FLUSH"),
+        (b"\0\0\0\0\0\0\0\x80", "flag HOOK"),
+    ];
+    for (bytes, expected) in cases {
+        let error = refusal(bytes);
+        assert!(error.to_string().contains(expected), "{bytes:x?}: {error}");
+        assert!(matches!(error.kind(), ErrorKind::Malformed | ErrorKind::Incompatible), "{error:?}");
+    }
+    // A name as long as a name can be, of which one byte is missing.
+    let mut long = b"\0\0\0\0\0\0\0\x02\xff".to_vec();
+    long.extend([b'a'; 254]);
+    assert!(refusal(&long).is_incomplete());
+    // One byte short of a page.
+    assert!(refusal(&[b"\0\0\0\0\0\0\0\x08\x03low" as &[u8], &[7; 4095]].concat()).is_incomplete());
+}
+
+#[test]
+fn block_lists() {
+    let list = |total: &[u8; 8], blocks: &[&[u8]], strictness| {
+        let bytes = [total as &[u8], &blocks.concat(), b"\0\0\0\0\0\0\0\x10"].concat();
+        let ram = Ram::new();
+        let mut reader = Reader::new(&bytes, 0, strictness, Limits::default());
+        RamReceiver::new(&ram).read_blocks(&mut reader).map_err(|error| error.to_string())
+    };
+    let low: &[u8] = b"\x03low\0\0\0\0\0\0\x30\0";
+    let high: &[u8] = b"\x04high\0\0\0\0\0\0\x10\0";
+    for strictness in [Strictness::Strict, Strictness::QemuCompatible] {
+        list(b"\0\0\0\0\0\0\x40\x04", &[low, high], strictness).unwrap();
+        list(b"\0\0\0\0\0\0\x40\x04", &[high, low], strictness).unwrap();
+        let refusal = |total, blocks: &[&[u8]]| list(total, blocks, strictness).unwrap_err();
+        assert!(refusal(b"\0\0\0\0\0\0\x40\x08", &[low, high]).contains("the list of RAM blocks expected"));
+        assert!(refusal(b"\0\0\0\0\0\0\x50\x04", &[high, high]).contains("does not fit the announced total"));
+        assert!(refusal(b"\0\0\0\0\0\0\x20\x04", &[low]).contains("does not fit the announced total"));
+        let other: &[u8] = b"\x03rom\0\0\0\0\0\0\x10\0";
+        assert!(refusal(b"\0\0\0\0\0\0\x40\x04", &[low, other]).contains("RAM block rom does not exist here"));
+        let longer: &[u8] = b"\x04high\0\0\0\0\0\0\x20\0";
+        let error = refusal(b"\0\0\0\0\0\0\x50\x04", &[low, longer]);
+        assert!(error.contains("high has 8192 bytes at the source and 4096 here"), "{error}");
+        assert!(refusal(b"\0\0\0\0\0\0\x40\x04", &[low, high, b"\0\0\0\0\0\0\0\x22\0"]).contains("before any block"));
+    }
+    list(b"\0\0\0\0\0\0\x30\x04", &[low], Strictness::QemuCompatible).unwrap();
+    let error = list(b"\0\0\0\0\0\0\x30\x04", &[low], Strictness::Strict).unwrap_err();
+    assert!(error.contains("high is not sent"), "{error}");
+}
+
+/// A log that reports what the test says, once, and notes what it is asked to clear.
+#[derive(Default)]
+struct Log {
+    report: Vec<u64>,
+    cleared: Vec<(usize, u64, u64)>,
+}
+
+impl DirtyLog for Log {
+    fn start(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn sync(&mut self, block: usize, words: &mut [u64]) -> Result<()> {
+        if block == 0 {
+            for page in self.report.drain(..) {
+                words[page as usize / 64] |= 1 << (page % 64);
+            }
+            // A hypervisor rounds its bitmap up; what lies behind the block is nobody's page.
+            *words.last_mut().unwrap() |= 0xff << 3;
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self, block: usize, first: u64, count: u64) -> Result<()> {
+        self.cleared.push((block, first, count));
+        Ok(())
+    }
+
+    fn stop(&mut self) {}
+}
+
+#[test]
+fn a_round_sends_what_is_pending_once_and_clears_before_it_reads() {
+    let (ram, mut log) = (Ram::new(), Log { report: vec![2], ..Log::default() });
+    let mut sender = RamSender::start(&ram, &mut log).unwrap();
+    let mut out = Vec::new();
+    assert_eq!(sender.pending_pages(), 4);
+    assert!(sender.put_pages(&mut out, usize::MAX).unwrap());
+    let records: &[&[u8]] = &[
+        b"\0\0\0\0\0\0\0\x02\x03low\0",
+        b"\0\0\0\0\0\0\x10\x28",
+        &[1; 4096],
+        b"\0\0\0\0\0\0\x20\x22\0",
+        b"\0\0\0\0\0\0\0\x02\x04high\0",
+    ];
+    assert_eq!(out, records.concat());
+    assert_eq!((sender.pending_pages(), sender.sent().normal, sender.sent().zero), (0, 1, 3));
+    assert_eq!(sender.sync().unwrap(), 1);
+    out.clear();
+    assert!(sender.put_pages(&mut out, usize::MAX).unwrap());
+    assert_eq!(out, b"\0\0\0\0\0\0\x20\x02\x03low\0");
+    drop(sender);
+    assert_eq!(log.cleared, [(0, 0, 3), (1, 0, 1), (0, 0, 3)]);
+}
+
+proptest! {
+    #[test]
+    fn runs_of_a_bitmap_are_those_of_a_set_of_pages(
+        pages in 0_u64..300,
+        set in prop::collection::btree_set(0_u64..300, 0..200),
+        removed in prop::collection::vec((0_u64..300, 0_u64..150), 0..6),
+        longest in 1_u64..100,
+    ) {
+        let mut bitmap = Bitmap::empty(pages);
+        bitmap.edit(|words| set.iter().for_each(|page| {
+            if let Some(word) = words.get_mut(*page as usize / 64) {
+                *word |= 1 << (page % 64);
+            }
+        }));
+        let mut model: BTreeSet<u64> = set.into_iter().filter(|page| *page < pages).collect();
+        for (first, count) in removed {
+            let end = (first + count).min(pages);
+            bitmap.remove(first.min(end)..end);
+            model.retain(|page| !(first..end).contains(page));
+        }
+        prop_assert_eq!(bitmap.count(), model.len() as u64);
+        let mut walked = BTreeSet::new();
+        let mut from = 0;
+        while let Some(run) = bitmap.run(from, longest) {
+            prop_assert!(run.start >= from && run.end > run.start && run.end - run.start <= longest);
+            prop_assert!(run.end - run.start == longest || !model.contains(&run.end), "{:?} is cut too short", run);
+            from = run.end;
+            walked.extend(run);
+        }
+        prop_assert_eq!(&walked, &model);
+        for page in 0..pages {
+            prop_assert_eq!(bitmap.contains(page), model.contains(&page));
+        }
+    }
+}
+
+#[test]
+fn a_full_bitmap_has_each_page_once() {
+    for pages in [0, 1, 63, 64, 65, 1000] {
+        let bitmap = Bitmap::full(pages);
+        assert_eq!(bitmap.count(), pages);
+        assert_eq!(bitmap.run(0, u64::MAX), (pages > 0).then_some(0..pages));
+    }
+}
