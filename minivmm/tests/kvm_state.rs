@@ -14,7 +14,7 @@ fn host() -> Option<Host> {
     let kvm = match Kvm::new() {
         Ok(kvm) => kvm,
         Err(error) => {
-            vmstate_lab::skip::skip(&format!("/dev/kvm does not open: {error}"));
+            vmstate_lab::skip::skip(format!("/dev/kvm does not open: {error}"));
             return None;
         }
     };
