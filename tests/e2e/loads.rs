@@ -9,7 +9,7 @@ use vmstate_lab::guest::net::Peer;
 use vmstate_lab::vmm::Vmm;
 
 use crate::place::case;
-use crate::world::{World, dirtying, ensure, idle, migrate, power_off, verify};
+use crate::world::{ANSWER, World, dirtying, ensure, idle, migrate, power_off, verify, within};
 
 const WORK: Duration = Duration::from_secs(2);
 
@@ -22,6 +22,20 @@ fn under_load(world: &World, guest: &Guest) -> Result<Vmm> {
     sleep(WORK);
     verify(&mut destination)?;
     Ok(destination)
+}
+
+/// What a guest complains of without any migration is no fault of one: it must be nothing.
+#[test]
+fn without_migration() {
+    case("loads::without_migration", |world| {
+        let mut bench = world.bench(&Guest { disk: true, ..dirtying(32, 2000) })?;
+        let mut vmm = bench.boot()?;
+        sleep(5 * WORK);
+        verify(&mut vmm)?;
+        let mark = vmm.ask("mark", within(ANSWER))?;
+        ensure(mark["log"] == serde_json::json!([]), || format!("the guest's kernel complains: {}", mark["log"]))?;
+        power_off(vmm)
+    });
 }
 
 #[test]

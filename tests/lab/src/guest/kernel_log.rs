@@ -11,6 +11,9 @@ const COMPLAINTS: &[&str] = &[
     "hung task",
     "rcu: INFO",
     "Marking clocksource",
+    // The figures that come with it.
+    "wd_nsec",
+    "cs_nsec",
     "EXT4-fs error",
     "Remounting filesystem read-only",
     "BUG:",
