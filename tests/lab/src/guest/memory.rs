@@ -54,6 +54,7 @@ pub(super) fn start(mib: usize, rate: u64) -> Arc<Work<Region>> {
         // After a pause, go on at the rate instead of catching up.
         if begun.elapsed() > due + Duration::from_millis(100) {
             (begun, written) = (Instant::now(), 0);
+            return Duration::ZERO;
         }
         due.saturating_sub(begun.elapsed())
     })
