@@ -19,9 +19,11 @@ pub use state::support as __private;
 pub use state::{Unused, VmState, Wire};
 pub use vmstate_derive::VmState;
 
-/// The prose of `docs/`, whose examples run as tests.
+/// The prose of README and `docs/`, whose examples run as tests.
 #[cfg(doctest)]
 mod docs {
+    #[doc = include_str!("../../README.md")]
+    mod readme {}
     #[doc = include_str!("../../docs/derive.md")]
     mod derive {}
 }
