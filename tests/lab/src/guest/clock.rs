@@ -51,6 +51,8 @@ struct Gaps {
     monotonic: i64,
     realtime: i64,
     backward: u64,
+    /// The largest step back of either clock.
+    furthest_back: i64,
     apart: i64,
     /// The last tick.
     last: Option<Instants>,
@@ -65,6 +67,7 @@ impl Gaps {
         self.monotonic = self.monotonic.max(monotonic);
         self.realtime = self.realtime.max(realtime);
         self.backward += u64::from(monotonic < 0 || realtime < 0);
+        self.furthest_back = self.furthest_back.max(-monotonic).max(-realtime);
         self.apart = self.apart.max((realtime - monotonic).abs());
     }
 }
@@ -101,6 +104,7 @@ impl Ticks {
             "max_gap_realtime_us": gaps.realtime / 1000,
             "max_apart_us": gaps.apart / 1000,
             "backward": gaps.backward,
+            "furthest_back_us": gaps.furthest_back / 1000,
         })
     }
 }
