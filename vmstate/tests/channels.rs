@@ -77,3 +77,16 @@ fn file() {
     let mut part = [0; 16];
     assert_eq!(FileChannel::open(&path).unwrap().receive(&mut part, None).unwrap(), 6);
 }
+
+#[test]
+fn only_its_user_may_connect_to_a_unix_listener() {
+    use std::os::unix::fs::MetadataExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("door");
+    let listener = Listener::unix(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    assert!(Listener::unix(&path).is_err(), "somebody listens there");
+    drop(listener);
+    assert!(!path.exists());
+}

@@ -1,12 +1,15 @@
 //! Unix and TCP sockets.
 
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use socket2::{SockRef, Socket, TcpKeepalive};
+use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use super::Channel;
 
@@ -110,14 +113,20 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at a path that does not exist yet. It goes when the listener does.
+    /// Listens at a path that does not exist yet, for this user only. It goes when the listener does.
     ///
     /// # Errors
-    /// As [`UnixListener::bind`].
+    /// The path exists, or cannot be made.
     pub fn unix(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
-        let listener = UnixListener::bind(&path)?;
-        Ok(Self { socket: listener.into(), path: Some(path) })
+        // Linux gives the socket's file the mode of the socket itself (`unix_bind`), so there is no moment when others
+        // may connect.
+        let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
+        socket.set_permissions(Permissions::from_mode(0o600))?;
+        let socket = Socket::from(OwnedFd::from(socket));
+        socket.bind(&SockAddr::unix(&path)?)?;
+        socket.listen(1)?;
+        Ok(Self { socket, path: Some(path) })
     }
 
     /// Listens at an address; port 0 is any free one.

@@ -17,13 +17,11 @@ pub enum Strictness {
 pub struct Limits {
     /// Bytes that the fields of one section may allocate in sum.
     pub allocation: usize,
-    /// How deep descriptions may nest.
-    pub depth: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { allocation: 64 << 20, depth: 32 }
+        Self { allocation: 64 << 20 }
     }
 }
 
@@ -190,7 +188,7 @@ mod tests {
 
     #[test]
     fn budget_is_charged_once_and_then_refuses() {
-        let mut reader = Reader::new(&[], 0, Strictness::Strict, Limits { allocation: 10, depth: 1 });
+        let mut reader = Reader::new(&[], 0, Strictness::Strict, Limits { allocation: 10 });
         reader.charge(6).unwrap();
         assert_eq!(reader.charge(5).unwrap_err().kind(), ErrorKind::Malformed);
         reader.charge(4).unwrap();
