@@ -4,7 +4,9 @@
 
 pub mod channel;
 pub mod codec;
+pub mod dump;
 pub mod error;
+pub mod inspect;
 pub mod migrate;
 pub mod ram;
 pub mod schema;
