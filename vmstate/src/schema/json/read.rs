@@ -6,8 +6,8 @@ use super::{MACHINE, Schema};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Description, Field, Kind, Presence, Shared};
 
-/// Longest text in bytes; QEMU's dump of all its x86 devices has a few million.
-const MAX_TEXT: usize = 64 << 20;
+/// Longest text in bytes; QEMU's dump of all devices of an x86 build has a few million.
+const MAX_TEXT: usize = 16 << 20;
 /// Most structs and subsections inside one another; QEMU's have up to 5.
 const MAX_DEPTH: usize = 32;
 /// Most dimensions of an array.
