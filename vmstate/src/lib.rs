@@ -4,6 +4,7 @@
 
 pub mod channel;
 pub mod codec;
+pub mod compat;
 pub mod error;
 pub mod migrate;
 pub mod ram;
