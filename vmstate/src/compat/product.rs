@@ -119,16 +119,17 @@ impl<'a> Product<'a> {
         let mut walked = Walked::default();
         let start = State { written: At::step(0), read: At::step(0), decided: Decisions::new() };
         let mut seen = HashSet::from([start.clone()]);
-        // Breadth first, so that the first break has the fewest decisions. All decisions of the way go along.
-        let mut queue = VecDeque::from([(start, Decisions::new())]);
+        // Breadth first, so that the first break is the nearest. Each way is the one before it and what was decided.
+        let mut ways: Vec<(usize, Vec<(Subject, bool)>)> = vec![(0, Vec::new())];
+        let mut queue = VecDeque::from([(start, 0)]);
         let kept: HashSet<&Subject> = excluded.iter().flat_map(|when| when.keys()).collect();
-        while let Some((state, path)) = queue.pop_front() {
+        while let Some((state, way)) = queue.pop_front() {
             match self.next(&state, &mut walked.warnings) {
                 Next::Loads => walked.loads = true,
                 Next::Breaks(field, reason) => {
                     if walked.broken.is_none() {
                         let remedy = remedy::of(&reason, self.direction);
-                        walked.broken = Some((path, Break { field, reason, remedy }));
+                        walked.broken = Some((decisions(&ways, way), Break { field, reason, remedy }));
                     }
                 }
                 Next::To(states) => {
@@ -142,12 +143,16 @@ impl<'a> Product<'a> {
                         if next.decided.iter().any(contradicts) || excluded.iter().any(is_excluded) {
                             continue;
                         }
-                        let mut path = path.clone();
-                        path.extend(next.decided.iter().map(|(subject, value)| (subject.clone(), *value)));
+                        let news = next.decided.iter().filter(|(subject, _)| !state.decided.contains_key(subject));
+                        let news = news.map(|(subject, holds)| (subject.clone(), *holds)).collect::<Vec<_>>();
                         self.forget(&mut next, &kept);
                         if seen.insert(next.clone()) {
                             self.budget.set(self.budget.get().checked_sub(1)?);
-                            queue.push_back((next, path));
+                            let next_way = if news.is_empty() { way } else { ways.len() };
+                            if !news.is_empty() {
+                                ways.push((way, news));
+                            }
+                            queue.push_back((next, next_way));
                         }
                     }
                 }
@@ -170,8 +175,14 @@ impl<'a> Product<'a> {
     fn next(&self, state: &State, warnings: &mut BTreeSet<Warning>) -> Next {
         let written = self.written.steps.get(state.written.step);
         let read = self.read.steps.get(state.read.step);
-        // First whatever one side does alone.
+        // First whatever one side does alone; before all, the reader catches up with what is decided, so that few
+        // decisions are open at a time.
         match (written, read) {
+            (_, Some(Step::Unless { subject, to })) if state.decided.contains_key(subject) => {
+                return Next::To(state.decide(subject, |holds, state| {
+                    state.read = if holds { state.read.next() } else { At::step(*to) };
+                }));
+            }
             (Some(Step::Unless { subject, to }), _) => {
                 return Next::To(state.decide(subject, |holds, state| {
                     state.written = if holds { state.written.next() } else { At::step(*to) };
@@ -189,7 +200,9 @@ impl<'a> Product<'a> {
         match (written, read) {
             (None, None) => Next::Loads,
             (_, Some(Step::Probe { parent, known, end })) => self.probe(state, written, parent, known, *end),
-            (Some(Step::Header { name, .. }), _) => Next::Breaks(name.clone(), Reason::UnknownSubsection),
+            (Some(Step::Header { name, .. }), read) if !matches!(read, Some(Step::Loop { .. })) => {
+                Next::Breaks(name.clone(), Reason::UnknownSubsection)
+            }
             (Some(Step::Loop { subject, end, .. }), Some(Step::Loop { subject: read_subject, end: read_end, .. })) => {
                 // The length is an earlier field: the same on both sides, whatever the field is called.
                 Next::To(state.decide(subject, |holds, state| {
@@ -254,9 +267,8 @@ impl<'a> Product<'a> {
             (None, Some(Step::Item { path, .. })) => Next::Breaks(path.clone(), Reason::NotSent),
             // Taken above.
             (Some(Step::Unless { .. } | Step::Goto(_) | Step::Probe { .. }), _)
-            | (_, Some(Step::Unless { .. } | Step::Goto(_) | Step::Header { .. })) => {
-                Next::Breaks(String::new(), Reason::TooLarge)
-            }
+            | (_, Some(Step::Unless { .. } | Step::Goto(_) | Step::Header { .. }))
+            | (Some(Step::Header { .. }), _) => Next::Breaks(String::new(), Reason::TooLarge),
         }
     }
 
@@ -398,6 +410,18 @@ impl std::fmt::Display for Meaning {
             Self::Unused => f.write_str("(padding)"),
         }
     }
+}
+
+/// All that was decided on a way.
+fn decisions(ways: &[(usize, Vec<(Subject, bool)>)], mut way: usize) -> Decisions {
+    let mut all = Decisions::new();
+    while let Some((before, news)) = ways.get(way)
+        && way != 0
+    {
+        all.extend(news.iter().cloned());
+        way = *before;
+    }
+    all
 }
 
 fn case((when, breaks): (Decisions, Break)) -> Case {
