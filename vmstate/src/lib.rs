@@ -27,4 +27,6 @@ mod docs {
     mod readme {}
     #[doc = include_str!("../../docs/derive.md")]
     mod derive {}
+    #[doc = include_str!("../../docs/compatibility.md")]
+    mod compatibility {}
 }

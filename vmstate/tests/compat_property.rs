@@ -292,8 +292,8 @@ impl Choices {
             3 => Kind::Signed(4),
             4 => Kind::Unsigned(2),
             5 => Kind::Bool,
-            6 => Kind::Buffer(self.below(4)),
-            _ => Kind::Unused(self.below(5)),
+            6 => Kind::Buffer(1 + self.below(3)),
+            _ => Kind::Unused(1 + self.below(4)),
         }
     }
 
@@ -429,7 +429,7 @@ fn predicted(verdict: &Verdict, outcomes: Outcomes) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_verdict_is_what_happens(tape in prop::collection::vec(any::<u16>(), 0..160), seeds in any::<[u64; 8]>()) {

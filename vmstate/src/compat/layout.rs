@@ -266,6 +266,11 @@ impl Builder<'_> {
         let path = place.path.clone();
         let head = self.push(Step::Loop { subject, path, end: 0 })?;
         body(self, &inside)?;
+        if self.layout.steps.len() == head + 1 {
+            // Elements without bytes: however many, they are not on the wire.
+            self.layout.steps.pop();
+            return Ok(());
+        }
         self.push(Step::LoopEnd { head, scope: inside.scope, path: place.path.clone() })?;
         self.land(head);
         self.keep_until_here(head);
