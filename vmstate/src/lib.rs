@@ -4,6 +4,7 @@
 
 pub mod channel;
 pub mod codec;
+pub mod compat;
 pub mod dump;
 pub mod error;
 pub mod inspect;
@@ -28,4 +29,6 @@ mod docs {
     mod readme {}
     #[doc = include_str!("../../docs/derive.md")]
     mod derive {}
+    #[doc = include_str!("../../docs/compatibility.md")]
+    mod compatibility {}
 }
