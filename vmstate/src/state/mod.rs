@@ -7,10 +7,13 @@
 mod array;
 mod counted;
 mod hook;
+mod interior;
+mod number;
 mod primitive;
 mod subsection;
 #[doc(hidden)]
 pub mod support;
+mod tuple;
 mod unused;
 
 use crate::codec::{Reader, Writer};
