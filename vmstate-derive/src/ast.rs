@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::spanned::Spanned as _;
-use syn::{Data, DeriveInput, Expr, Index, Member, Path, Type};
+use syn::{DataStruct, DeriveInput, Expr, Index, Member, Path, Type};
 
 use crate::attr::container::{ContainerAttrs, PartAttrs};
 use crate::attr::field::FieldAttrs;
@@ -12,8 +12,6 @@ use crate::ctxt::Ctxt;
 /// The struct.
 pub(crate) struct Container<'a> {
     pub(crate) input: &'a DeriveInput,
-    /// Path of the `vmstate` crate.
-    pub(crate) krate: TokenStream,
     /// The struct itself, then its subsections.
     pub(crate) parts: Vec<Part>,
     /// All fields in declaration order, the skipped ones too.
@@ -63,34 +61,16 @@ pub(crate) struct Length {
     pub(crate) max: Expr,
 }
 
-/// Path of the `vmstate` crate where it was not renamed.
-pub(crate) fn default_crate() -> TokenStream {
-    quote!(::vmstate)
-}
-
 impl<'a> Container<'a> {
-    /// Reads the struct; mistakes go to `ctxt`. `None` if it is no struct.
-    pub(crate) fn from_input(ctxt: &Ctxt, input: &'a DeriveInput) -> Option<Self> {
-        let attrs = ContainerAttrs::from_attrs(ctxt, &input.attrs);
-        let data = match &input.data {
-            Data::Struct(data) => data,
-            Data::Enum(data) => {
-                ctxt.error(data.enum_token, "VmState can be derived for structs only; keep an enum as its integer");
-                return None;
-            }
-            Data::Union(data) => {
-                ctxt.error(data.union_token, "VmState can be derived for structs only");
-                return None;
-            }
-        };
-        let krate = attrs.krate.map_or_else(default_crate, |path| path.value.to_token_stream());
+    /// Reads the struct; mistakes go to `ctxt`.
+    pub(crate) fn new(ctxt: &Ctxt, input: &'a DeriveInput, data: &'a DataStruct, attrs: ContainerAttrs) -> Self {
         let mut parts = vec![Part::new(ctxt, attrs.main, input.ident.to_token_stream())];
         for (item, attrs) in attrs.subsections {
             parts.push(Part::new(ctxt, attrs, item.word.to_token_stream()));
         }
         let fields = data.fields.iter().enumerate().map(|(index, field)| Field::new(ctxt, index, field, &parts));
         let fields = fields.collect();
-        Some(Self { input, krate, parts, fields })
+        Self { input, parts, fields }
     }
 
     /// The migrated fields of part `part`, each with its index among all.

@@ -16,6 +16,7 @@ pub(crate) const PRE_SAVE: &str = "pre_save";
 pub(crate) const SINCE: &str = "since";
 pub(crate) const SKIP: &str = "skip";
 pub(crate) const SUBSECTION: &str = "subsection";
+pub(crate) const TRANSPARENT: &str = "transparent";
 pub(crate) const UNFRAMED: &str = "unframed";
 pub(crate) const VALIDATE: &str = "validate";
 pub(crate) const VERSION: &str = "version";
@@ -24,8 +25,19 @@ pub(crate) const WIRE: &str = "wire";
 pub(crate) const WITH: &str = "with";
 
 /// What may stand on a struct.
-pub(crate) const ON_CONTAINER: &[&str] =
-    &[CRATE, MINIMUM_VERSION, NAME, POST_LOAD, POST_SAVE, PRE_LOAD, PRE_SAVE, SUBSECTION, VALIDATE, VERSION];
+pub(crate) const ON_CONTAINER: &[&str] = &[
+    CRATE,
+    MINIMUM_VERSION,
+    NAME,
+    POST_LOAD,
+    POST_SAVE,
+    PRE_LOAD,
+    PRE_SAVE,
+    SUBSECTION,
+    TRANSPARENT,
+    VALIDATE,
+    VERSION,
+];
 
 /// What may stand in `subsection(…)`.
 pub(crate) const IN_SUBSECTION: &[&str] =

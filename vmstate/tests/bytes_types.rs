@@ -142,3 +142,72 @@ fn a_tuple_describes_itself_as_a_struct() {
     });
     assert_eq!(fields[0], expected);
 }
+
+#[derive(VmState, Default, Debug, PartialEq)]
+#[repr(u16)]
+enum Mode {
+    #[default]
+    Off = 0,
+    Slow = 0x1234,
+    Fast = 1 << 15,
+}
+
+/// Signed, and neither `Copy` nor `Default`.
+#[derive(VmState, Debug, PartialEq)]
+#[repr(i8)]
+enum Level {
+    Low = -1,
+    High = 1,
+}
+
+#[derive(VmState)]
+#[vmstate(name = "enums")]
+struct Enums {
+    modes: [Mode; 2],
+    level: Level,
+}
+
+const OFF: Enums = Enums { modes: [Mode::Off, Mode::Off], level: Level::High };
+
+#[test]
+fn an_enum_is_its_discriminant() {
+    let enums = round(OFF, b"\x12\x34\x80\x00\xff");
+    assert_eq!((enums.modes, enums.level), ([Mode::Slow, Mode::Fast], Level::Low));
+    assert_eq!(vmdesc(Enums::DESCRIPTION, &[]).unwrap()["fields"][1]["type"], "int8");
+}
+
+#[test]
+fn an_unknown_value_of_an_enum_is_refused_with_its_place() {
+    let error = refused(OFF, b"\x12\x34\x00\x07\xff");
+    assert_eq!(error.kind(), ErrorKind::Malformed);
+    assert_eq!(error.to_string(), "modes[1] at 0x2: 7 is no Mode; known are 0 (Off), 4660 (Slow), 32768 (Fast)");
+    let error = refused(OFF, b"\0\0\0\0\xfe");
+    assert_eq!(error.to_string(), "level at 0x4: -2 is no Level; known are -1 (Low), 1 (High)");
+}
+
+#[derive(VmState, Default, Debug, PartialEq)]
+#[vmstate(transparent)]
+struct Address(u64);
+
+#[derive(VmState, Default)]
+#[vmstate(transparent)]
+struct Of<T> {
+    it: T,
+}
+
+#[derive(VmState, Default)]
+#[vmstate(name = "newtypes")]
+struct Newtypes {
+    base: Address,
+    of: Of<[u8; 2]>,
+}
+
+#[test]
+fn a_transparent_struct_is_its_field() {
+    let newtypes = round(Newtypes::default(), b"\x12\x34\x56\x78\x9a\xbc\xde\xf0\x01\x02");
+    assert_eq!((newtypes.base, newtypes.of.it), (Address(0x1234_5678_9abc_def0), [1, 2]));
+    let base = &vmdesc(Newtypes::DESCRIPTION, &[]).unwrap()["fields"][0];
+    assert_eq!(*base, serde_json::json!({"name": "base", "type": "uint64", "size": 8}));
+    let error = refused(Newtypes::default(), &[0; 9]);
+    assert_eq!(error.to_string(), "of[1] at 0x9: 1 bytes expected, 0 left", "the path does not show it");
+}

@@ -15,8 +15,7 @@ use syn::{Ident, Path};
 use crate::ast::Container;
 
 /// Both impls.
-pub(crate) fn expand(container: &Container<'_>) -> TokenStream {
-    let krate = &container.krate;
+pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStream {
     let ident = &container.input.ident;
     let generics = codec::with_bounds(container);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();

@@ -81,6 +81,14 @@ where
     Ok(())
 }
 
+/// The error of a value that no variant of the enum has.
+#[cold]
+pub fn unknown_value<T: std::fmt::Display>(value: T, name: &str, known: &[(T, &str)], offset: u64) -> Error {
+    let known: Vec<String> = known.iter().map(|(value, variant)| format!("{value} ({variant})")).collect();
+    let message = format!("{value} is no {name}; known are {}", known.join(", "));
+    Error::new(ErrorKind::Malformed, message).at(offset)
+}
+
 /// Notes how many bytes a hand-written codec wrote, if its kind leaves that open.
 pub fn custom_size(kind: &Kind, before: usize, out: &mut Writer) -> Result<()> {
     if !matches!(kind, Kind::Custom(_)) {

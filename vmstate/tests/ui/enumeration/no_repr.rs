@@ -1,10 +1,9 @@
 use vmstate::VmState;
 
 #[derive(VmState)]
-#[vmstate(name = "dev")]
-enum Dev {
-    A,
-    B,
+enum Mode {
+    Off = 0,
+    On = 1,
 }
 
 fn main() {}
