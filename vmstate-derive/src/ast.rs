@@ -48,6 +48,10 @@ pub(crate) enum Codec {
     Buffer(Option<Length>),
     /// A `Vec` whose length is another field.
     Counted(Length),
+    /// By its type; a load takes only the value that the device has.
+    Equal,
+    /// By its type; a load takes 0 to the value that the device has.
+    AtMostCurrent,
     /// Converted to this integer type.
     Via(Type),
     /// By a module of the user.
@@ -142,6 +146,8 @@ impl Codec {
             (_, _, Some(wire), _) => Self::Via(wire.value.clone()),
             (length, Some(_), ..) => Self::Buffer(length),
             (Some(length), ..) => Self::Counted(length),
+            (None, None, None, None) if attrs.equal.is_some() => Self::Equal,
+            (None, None, None, None) if attrs.at_most_current.is_some() => Self::AtMostCurrent,
             (None, None, None, None) => Self::Plain,
         }
     }

@@ -118,6 +118,9 @@ fn skip_stands_alone(ctxt: &Ctxt, container: &Container<'_>) {
             attrs.exists.is_some(),
             attrs.must_exist.is_some(),
             attrs.validate.is_some(),
+            attrs.range.is_some(),
+            attrs.equal.is_some(),
+            attrs.at_most_current.is_some(),
             attrs.len.is_some(),
             attrs.max.is_some(),
             attrs.buffer.is_some(),
@@ -155,6 +158,18 @@ fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
             && others
         {
             ctxt.error(&wire.tokens, "`wire` is for an integer: `buffer` and `len` do not go with it");
+        }
+        for (word, given) in [("equal", &attrs.equal), ("at_most_current", &attrs.at_most_current)] {
+            if let Some(given) = given
+                && (others || attrs.wire.is_some() || attrs.with.is_some())
+            {
+                let message =
+                    format!("`{word}` is for a plain integer: `buffer`, `len`, `wire` and `with` do not go with it");
+                ctxt.error(&given.tokens, message);
+            }
+        }
+        if let (Some(_), Some(at_most)) = (&attrs.equal, &attrs.at_most_current) {
+            ctxt.error(&at_most.tokens, "give `equal` or `at_most_current`: the value cannot be both");
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod array;
 mod counted;
+mod current;
 mod hook;
 mod interior;
 mod number;
