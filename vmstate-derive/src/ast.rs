@@ -52,6 +52,8 @@ pub(crate) enum Codec {
     Equal,
     /// By its type; a load takes 0 to the value that the device has.
     AtMostCurrent,
+    /// An `Option` that is a subsection: there if it is `Some`.
+    Optional,
     /// Converted to this integer type.
     Via(Type),
     /// By a module of the user.
@@ -80,6 +82,12 @@ impl<'a> Container<'a> {
     /// The migrated fields of part `part`, each with its index among all.
     pub(crate) fn fields_of(&self, part: usize) -> impl Iterator<Item = (usize, &Field<'a>)> {
         self.fields.iter().enumerate().filter(move |(_, field)| field.part == Some(part))
+    }
+
+    /// The field of part `part` that is an `Option`, whose presence is the part's.
+    pub(crate) fn option_of(&self, part: usize) -> Option<&Field<'a>> {
+        let mut fields = self.fields_of(part).map(|(_, field)| field);
+        fields.find(|field| matches!(field.codec, Codec::Optional))
     }
 
     /// The migrated fields, each with its index among all.
@@ -129,13 +137,13 @@ impl<'a> Field<'a> {
                 found
             }
         };
-        let codec = Codec::new(&attrs);
+        let codec = Codec::new(&attrs, &field.ty);
         Self { member, ty: &field.ty, name, part, codec, attrs }
     }
 }
 
 impl Codec {
-    fn new(attrs: &FieldAttrs) -> Self {
+    fn new(attrs: &FieldAttrs, ty: &Type) -> Self {
         let length = attrs.len.as_ref().map(|len| Length {
             name: len.value.to_string(),
             member: Member::Named(len.value.clone()),
@@ -148,7 +156,13 @@ impl Codec {
             (Some(length), ..) => Self::Counted(length),
             (None, None, None, None) if attrs.equal.is_some() => Self::Equal,
             (None, None, None, None) if attrs.at_most_current.is_some() => Self::AtMostCurrent,
+            (None, None, None, None) if is_option(ty) => Self::Optional,
             (None, None, None, None) => Self::Plain,
         }
     }
+}
+
+/// By its name, as there is nothing else to tell it by.
+fn is_option(ty: &Type) -> bool {
+    matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Option"))
 }

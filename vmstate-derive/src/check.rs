@@ -15,6 +15,7 @@ pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
     names_are_unique(ctxt, container);
     subsections_carry_the_prefix(ctxt, container);
     subsections_are_unique_and_have_fields(ctxt, container);
+    options_are_whole_subsections(ctxt, container);
     skip_stands_alone(ctxt, container);
     one_presence(ctxt, container);
     one_codec(ctxt, container);
@@ -103,6 +104,26 @@ fn subsections_are_unique_and_have_fields(ctxt: &Ctxt, container: &Container<'_>
         } else if container.fields_of(index).next().is_none() {
             let message = format!("no field has `subsection = {:?}`", part.name);
             ctxt.error(&part.tokens, message);
+        }
+    }
+}
+
+/// No bytes say whether a field is there, only a subsection's name does. What makes an `Option` present must be one thing.
+fn options_are_whole_subsections(ctxt: &Ctxt, container: &Container<'_>) {
+    for (_, field) in container.migrated() {
+        let (Codec::Optional, Some(part)) = (&field.codec, field.part) else { continue };
+        if part == 0 {
+            let message =
+                "an `Option` is a subsection of its own: give it `subsection = \"…\"`, or a codec by `with = module`";
+            ctxt.error(field.ty, message);
+        } else if container.fields_of(part).count() > 1 {
+            ctxt.error(field.ty, "an `Option` is a whole subsection: no other field can be in it");
+        }
+        let exists = field.attrs.exists.as_ref().map(|exists| &exists.tokens);
+        let since = field.attrs.since.as_ref().map(|since| &since.tokens);
+        let needed = container.parts[part].attrs.needed.as_ref().map(|needed| &needed.tokens);
+        for tokens in [exists, since, needed].into_iter().flatten() {
+            ctxt.error(tokens, "an `Option` is sent if it is `Some`: nothing else decides it");
         }
     }
 }

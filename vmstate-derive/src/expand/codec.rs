@@ -15,6 +15,7 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
         Codec::Buffer(None) => quote!(<#ty as __v::Buffer>::KIND),
         Codec::Buffer(Some(_)) => quote!(__v::Kind::CountedBuffer),
         Codec::Counted(_) => quote!(<#ty as __v::Counted>::KIND),
+        Codec::Optional => quote!(<#ty as __v::Optional>::KIND),
         Codec::Equal => quote!(<#ty as __v::Current>::EQUAL),
         Codec::AtMostCurrent => quote!(<#ty as __v::Current>::AT_MOST),
         Codec::Via(wire) => quote!(<#wire as __v::Wire>::KIND),
@@ -36,6 +37,7 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
             let count = count_to_save(length, name);
             quote!(__v::within(<#ty as __v::Counted>::save(&mut self.#member, #count, out), #name)?;)
         }
+        Codec::Optional => quote!(__v::within(<#ty as __v::Optional>::save(&mut self.#member, out), #name)?;),
         Codec::Equal | Codec::AtMostCurrent => {
             let kind = kind(field);
             quote! {
@@ -67,6 +69,7 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
             let count = count_to_load(length, name);
             quote!(__v::within(<#ty as __v::Counted>::load(&mut self.#member, #count, input), #name)?;)
         }
+        Codec::Optional => quote!(__v::within(<#ty as __v::Optional>::load(&mut self.#member, input), #name)?;),
         Codec::Equal => quote!(__v::within(__v::load_equal::<#ty>(&self.#member, input), #name)?;),
         Codec::AtMostCurrent => quote!(__v::within(__v::load_at_most::<#ty>(&mut self.#member, input), #name)?;),
         Codec::Via(wire) => quote!(__v::within(__v::load_as::<#ty, #wire>(&mut self.#member, input), #name)?;),
@@ -126,6 +129,7 @@ fn by_trait(codec: &Codec) -> Option<TokenStream> {
     match codec {
         Codec::Plain => Some(quote!(__v::Wire)),
         Codec::Counted(_) => Some(quote!(__v::Counted)),
+        Codec::Optional => Some(quote!(__v::Optional)),
         Codec::Buffer(_) | Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
     }
 }

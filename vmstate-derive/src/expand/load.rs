@@ -92,6 +92,11 @@ fn subsections(container: &Container<'_>) -> TokenStream {
         let place = index - 1;
         quote!(#place => __v::within(<Self as __Parts>::#load_part(self, input, version), #name)?,)
     });
+    let absent = (1..container.parts.len()).filter_map(|index| {
+        let Field { member, ty, .. } = container.option_of(index)?;
+        let place = index - 1;
+        Some(quote!(if !seen[#place] { <#ty as __v::Optional>::absent(&mut self.#member) }))
+    });
     quote! {
         let mut seen = [false; #count];
         while let ::core::option::Option::Some((place, version)) =
@@ -102,5 +107,6 @@ fn subsections(container: &Container<'_>) -> TokenStream {
                 _ => {}
             }
         }
+        #(#absent)*
     }
 }

@@ -96,12 +96,16 @@ fn subsections(container: &Container<'_>) -> TokenStream {
             __v::save_header(#name, #version, out);
             __v::within(<Self as __Parts>::#save_part(self, out), #name)?;
         };
-        match &part.attrs.needed {
+        let needed = part.attrs.needed.as_ref().map(|needed| call(&needed.value, &quote!(&*self)));
+        let needed = match container.option_of(index) {
+            Some(Field { member, ty, .. }) => Some(quote!(<#ty as __v::Optional>::is_there(&self.#member))),
+            None => needed,
+        };
+        match needed {
             None => save,
             Some(needed) => {
-                let call = call(&needed.value, &quote!(&*self));
                 quote! {
-                    if #call {
+                    if #needed {
                         #save
                     } else {
                         out.outcome(0);

@@ -10,6 +10,7 @@ mod current;
 mod hook;
 mod interior;
 mod number;
+mod optional;
 mod primitive;
 mod subsection;
 #[doc(hidden)]

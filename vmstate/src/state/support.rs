@@ -3,6 +3,7 @@
 pub use super::counted::{Counted, bytes, count_to_load, count_to_save};
 pub use super::current::{Current, in_range, load_at_most, load_equal};
 pub use super::hook::{hook, load_hook, must_exist};
+pub use super::optional::Optional;
 pub use super::subsection::{next, save_header};
 pub use super::{VmState, Wire};
 pub use crate::codec::{Reader, Writer};
