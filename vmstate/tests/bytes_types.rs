@@ -185,6 +185,28 @@ fn an_unknown_value_of_an_enum_is_refused_with_its_place() {
     assert_eq!(error.to_string(), "level at 0x4: -2 is no Level; known are -1 (Low), 1 (High)");
 }
 
+#[derive(VmState, Default)]
+#[vmstate(name = "floats")]
+struct Floats {
+    fpr: [f64; 2],
+    last: f64,
+}
+
+/// IEEE 754: 1.0 is 0x3ff0 << 48, -2.5 is 0xc004 << 48; a signalling NaN comes back as it was.
+#[test]
+fn a_double_is_its_bits() {
+    let bytes = b"\x3f\xf0\0\0\0\0\0\0\xc0\x04\0\0\0\0\0\0\x7f\xf0\0\0\0\0\0\x01";
+    let mut floats = round(Floats::default(), bytes);
+    assert_eq!(floats.fpr, [1.0, -2.5]);
+    let mut out = Writer::recording();
+    floats.save(&mut out).unwrap();
+    let expected = serde_json::json!([
+        {"name": "fpr", "array_len": 2, "type": "CPU_Double_U", "size": 8},
+        {"name": "last", "type": "CPU_Double_U", "size": 8},
+    ]);
+    assert_eq!(vmdesc(Floats::DESCRIPTION, &out.into_parts().1).unwrap()["fields"], expected);
+}
+
 #[derive(VmState, Default, Debug, PartialEq)]
 #[vmstate(transparent)]
 struct Address(u64);

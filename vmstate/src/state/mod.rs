@@ -7,6 +7,7 @@
 mod array;
 mod counted;
 mod current;
+mod float;
 mod hook;
 mod interior;
 mod number;
