@@ -8,7 +8,6 @@ use std::time::Duration;
 use vmstate::migrate::{Control, Downtime, Progress};
 
 use crate::config::Address;
-use crate::vm::outgoing::Departed;
 
 /// Run states, named as QMP's `RunState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +168,21 @@ pub enum Event {
 
 /// Takes an event without blocking; `false` ends the subscription.
 type Subscriber = Box<dyn Fn(Event) -> bool + Send>;
+
+/// How an outgoing migration ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Departed {
+    /// The destination runs the guest.
+    Sent,
+    /// The guest stayed here, because this went wrong.
+    Failed(String),
+    /// The guest stayed here, on request.
+    Cancelled,
+    /// The destination holds the disk images, so the guest is there; its last word did not come.
+    Unacknowledged(String),
+    /// Nothing tells whether the destination runs the guest. It stays paused here.
+    Undecided(String),
+}
 
 /// What the driver can be asked to do.
 #[derive(Clone, Debug, PartialEq)]
