@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vmstate::migrate::{Control, Progress};
+use vmstate::migrate::{Control, Downtime, Progress};
 
 use crate::config::Address;
 
@@ -92,7 +92,7 @@ pub struct MigrationInfo {
     /// Since it began, or whole.
     pub total_time: Duration,
     /// Measured, once complete.
-    pub downtime: Option<Duration>,
+    pub downtime: Option<Downtime>,
     /// Predicted, while it runs.
     pub expected_downtime: Option<Duration>,
     /// Connecting and starting the dirty log.
