@@ -4,7 +4,10 @@
 
 pub mod channel;
 pub mod codec;
+pub mod compat;
+pub mod dump;
 pub mod error;
+pub mod inspect;
 pub mod migrate;
 pub mod ram;
 pub mod schema;
@@ -26,4 +29,6 @@ mod docs {
     mod readme {}
     #[doc = include_str!("../../docs/derive.md")]
     mod derive {}
+    #[doc = include_str!("../../docs/compatibility.md")]
+    mod compatibility {}
 }

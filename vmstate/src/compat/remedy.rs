@@ -1,0 +1,32 @@
+//! What to do instead of a change that breaks.
+
+use super::verdict::{Direction, Reason};
+
+pub(super) fn of(reason: &Reason, direction: Direction) -> &'static str {
+    use Direction::{NewToOld, OldToNew};
+    match (reason, direction) {
+        (Reason::TooNew { .. }, NewToOld) => {
+            "do not raise the version: put what is new into a subsection that is sent only when needed"
+        }
+        (Reason::TooNew { .. }, OldToNew) => "do not lower a version that was released",
+        (Reason::TooOld { .. }, OldToNew) => "keep minimum_version as it was while such streams may come",
+        (Reason::TooOld { .. }, NewToOld) => "do not lower the version below what the old release takes",
+        (Reason::NotSent, OldToNew) => {
+            "put the new field into a subsection, or raise the version and give it since = that version"
+        }
+        (Reason::NotSent, NewToOld) => "keep its bytes: put Unused of the same size in its place",
+        (Reason::NotRead, OldToNew) => "keep its bytes: put Unused of the same size in its place",
+        (Reason::NotRead, NewToOld) => "put the new field into a subsection that is sent only when needed",
+        (Reason::OtherItem { .. }, _) => {
+            "keep the order and the wire type; new fields go into a subsection, removed ones become Unused"
+        }
+        (Reason::OtherCount, _) => "keep length and elements as they were; send more in a subsection",
+        (Reason::OtherCodec, _) => "keep the codec and the name of its type",
+        (Reason::UnknownSubsection, OldToNew) => "keep the subsection, if only to read it",
+        (Reason::UnknownSubsection, NewToOld) => "send it only when needed, and never for a machine of the old release",
+        (Reason::NotBool, _) => "keep the integer on the wire and check its value",
+        (Reason::TooLarge, _) => "compare the parts one by one",
+        (Reason::NoSection, OldToNew) => "keep the section, or register its new name with the old one as alias",
+        (Reason::NoSection, NewToOld) => "leave the device out of machines of the old release",
+    }
+}
