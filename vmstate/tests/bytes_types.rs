@@ -181,6 +181,9 @@ fn an_unknown_value_of_an_enum_is_refused_with_its_place() {
     let error = refused(OFF, b"\x12\x34\x00\x07\xff");
     assert_eq!(error.kind(), ErrorKind::Malformed);
     assert_eq!(error.to_string(), "modes[1] at 0x2: 7 is no Mode; known are 0 (Off), 4660 (Slow), 32768 (Fast)");
+    let mut enums = OFF;
+    enums.load_or_keep(&mut Reader::strict(b"\x12\x34\x12\x34\x00"), 1).unwrap_err();
+    assert_eq!(save(&mut enums), b"\0\0\0\0\x01", "the modes that were loaded are put back");
     let error = refused(OFF, b"\0\0\0\0\xfe");
     assert_eq!(error.to_string(), "level at 0x4: -2 is no Level; known are -1 (Low), 1 (High)");
 }
