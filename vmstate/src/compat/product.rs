@@ -287,8 +287,10 @@ impl<'a> Product<'a> {
             Some(Step::Header { name, version }) if name.len() > parent.len() && name.starts_with(parent) => {
                 (name, *version)
             }
-            // Empty, a header may follow.
-            Some(Step::Loop { subject, end, .. }) if !state.decided.contains_key(subject) => {
+            // If it is empty, the reader may come upon a header behind it.
+            Some(Step::Loop { subject, end, .. })
+                if state.decided.get(subject) != Some(&true) && self.may_come_upon(*end, parent) =>
+            {
                 return Next::To(state.decide(subject, |holds, state| {
                     if !holds {
                         state.written = At::step(*end);
@@ -309,6 +311,29 @@ impl<'a> Product<'a> {
             }
             None => Next::Breaks(name.clone(), Reason::TooOld { version, oldest: found.oldest }),
         }
+    }
+}
+
+impl Product<'_> {
+    /// True if no bytes need to come between `step` of the writer and a subsection that a look for those of `parent`
+    /// sees.
+    fn may_come_upon(&self, step: usize, parent: &str) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![step];
+        while let Some(at) = open.pop() {
+            if !seen.insert(at) {
+                continue;
+            }
+            match self.written.steps.get(at) {
+                Some(Step::Header { name, .. }) if name.starts_with(parent) => return true,
+                Some(Step::Unless { to, .. }) => open.extend([at + 1, *to]),
+                Some(Step::Loop { end, .. }) => open.push(*end),
+                Some(Step::LoopEnd { .. }) => open.push(at + 1),
+                Some(Step::Goto(to)) => open.push(*to),
+                _ => {}
+            }
+        }
+        false
     }
 }
 
