@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use proptest::prelude::*;
-use vmstate::compat::{Case, Direction, Subject, Verdict, check};
+use vmstate::compat::{Case, Direction, Reason, Subject, Verdict, check};
 use vmstate::schema::{Description, Field, Kind, Presence, Shared};
 
 /// What is decided at run time, the same on both sides.
@@ -429,10 +429,10 @@ fn predicted(verdict: &Verdict, outcomes: Outcomes) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 6000, failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_verdict_is_what_happens(tape in prop::collection::vec(any::<u16>(), 0..160), seeds in any::<[u64; 8]>()) {
+    fn the_verdict_is_what_happens(tape in prop::collection::vec(any::<u16>(), 0..64), seeds in any::<[u64; 8]>()) {
         let mut choices = Choices(tape.into());
         let old = choices.section();
         let new = choices.evolve(&old);
@@ -441,6 +441,10 @@ proptest! {
                 Direction::OldToNew => (&old, &new),
                 Direction::NewToOld => (&new, &old),
             };
+            // Too many open decisions: no verdict, said so.
+            if matches!(&crossing.verdict, Verdict::Breaks(breaks) if breaks.reason == Reason::TooLarge) {
+                continue;
+            }
             for seed in seeds {
                 let outcomes = Outcomes(seed);
                 let encoded = Encoder::encode(writer, crossing.version, outcomes);

@@ -12,7 +12,7 @@ use super::verdict::{Break, Case, Condition, Difference, Reason, Subject, Warnin
 use super::{Direction, Verdict, remedy};
 
 /// More states than this are not looked at, over all walks.
-const MAX_STATES: usize = 1 << 19;
+const MAX_STATES: usize = 1 << 16;
 /// More cases than this are not told apart.
 const MAX_CASES: usize = 256;
 
