@@ -319,7 +319,9 @@ impl Choices {
     }
 
     fn structure(&mut self, depth: usize) -> Kind {
-        let name = ["regs", "d", "regs/x"][self.below(3)];
+        // None that an ancestor's subsection begins with: the derive refuses these, and the checker may see breaks
+        // that cannot happen.
+        let name = ["regs", "timer", "regs/x"][self.below(3)];
         let subsections = ["regs/x", "regs/y"][..self.below(3)].to_vec();
         Kind::Struct(self.description(name, depth, &subsections).into())
     }
@@ -429,7 +431,7 @@ fn predicted(verdict: &Verdict, outcomes: Outcomes) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 6000, failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_verdict_is_what_happens(tape in prop::collection::vec(any::<u16>(), 0..64), seeds in any::<[u64; 8]>()) {

@@ -206,7 +206,6 @@ impl<'a> Product<'a> {
             (Some(Step::Loop { subject, end, .. }), Some(Step::Loop { subject: read_subject, end: read_end, .. })) => {
                 // The length is an earlier field: the same on both sides, whatever the field is called.
                 Next::To(state.decide(subject, |holds, state| {
-                    state.decided.insert(read_subject.clone(), holds);
                     (state.written, state.read) = match holds {
                         true => (state.written.next(), state.read.next()),
                         false => (At::step(*end), At::step(*read_end)),
