@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
 use serde_json::json;
+use vmstate::migrate::Downtime;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -75,7 +76,7 @@ fn migrate_waits_for_the_end_and_tells_it() {
         shared.update_migration(|info| {
             info.status = MigrationStatus::Completed;
             info.total_time = Duration::from_millis(1500);
-            info.downtime = Some(Duration::from_millis(12));
+            info.downtime = Some(Downtime { commit: Duration::from_millis(12), ..Downtime::default() });
             info.transferred = 300 << 20;
         });
     });

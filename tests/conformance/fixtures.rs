@@ -4,10 +4,16 @@ use std::path::Path;
 
 use vmstate_tests::stream_parser::{Page, SectionKind, Stream, Value, parse};
 
-fn fixture(name: &str) -> Stream {
+/// The whole streams among the fixtures.
+pub(crate) const STREAMS: [&str; 3] = ["microvm-linux-kvm.bin", "microvm-linux-tcg.bin", "microvm-reset-16m.bin"];
+
+pub(crate) fn bytes(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/streams").join(name);
-    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    parse(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn fixture(name: &str) -> Stream {
+    parse(&bytes(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn names(stream: &Stream) -> Vec<&str> {

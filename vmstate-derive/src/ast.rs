@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::spanned::Spanned as _;
-use syn::{Data, DeriveInput, Expr, Index, Member, Path, Type};
+use syn::{DataStruct, DeriveInput, Expr, Index, Member, Path, Type};
 
 use crate::attr::container::{ContainerAttrs, PartAttrs};
 use crate::attr::field::FieldAttrs;
@@ -12,8 +12,6 @@ use crate::ctxt::Ctxt;
 /// The struct.
 pub(crate) struct Container<'a> {
     pub(crate) input: &'a DeriveInput,
-    /// Path of the `vmstate` crate.
-    pub(crate) krate: TokenStream,
     /// The struct itself, then its subsections.
     pub(crate) parts: Vec<Part>,
     /// All fields in declaration order, the skipped ones too.
@@ -50,6 +48,12 @@ pub(crate) enum Codec {
     Buffer(Option<Length>),
     /// A `Vec` whose length is another field.
     Counted(Length),
+    /// By its type; a load takes only the value that the device has.
+    Equal,
+    /// By its type; a load takes 0 to the value that the device has.
+    AtMostCurrent,
+    /// An `Option` that is a subsection: there if it is `Some`.
+    Optional,
     /// Converted to this integer type.
     Via(Type),
     /// By a module of the user.
@@ -63,39 +67,27 @@ pub(crate) struct Length {
     pub(crate) max: Expr,
 }
 
-/// Path of the `vmstate` crate where it was not renamed.
-pub(crate) fn default_crate() -> TokenStream {
-    quote!(::vmstate)
-}
-
 impl<'a> Container<'a> {
-    /// Reads the struct; mistakes go to `ctxt`. `None` if it is no struct.
-    pub(crate) fn from_input(ctxt: &Ctxt, input: &'a DeriveInput) -> Option<Self> {
-        let attrs = ContainerAttrs::from_attrs(ctxt, &input.attrs);
-        let data = match &input.data {
-            Data::Struct(data) => data,
-            Data::Enum(data) => {
-                ctxt.error(data.enum_token, "VmState can be derived for structs only; keep an enum as its integer");
-                return None;
-            }
-            Data::Union(data) => {
-                ctxt.error(data.union_token, "VmState can be derived for structs only");
-                return None;
-            }
-        };
-        let krate = attrs.krate.map_or_else(default_crate, |path| path.value.to_token_stream());
+    /// Reads the struct; mistakes go to `ctxt`.
+    pub(crate) fn new(ctxt: &Ctxt, input: &'a DeriveInput, data: &'a DataStruct, attrs: ContainerAttrs) -> Self {
         let mut parts = vec![Part::new(ctxt, attrs.main, input.ident.to_token_stream())];
         for (item, attrs) in attrs.subsections {
             parts.push(Part::new(ctxt, attrs, item.word.to_token_stream()));
         }
         let fields = data.fields.iter().enumerate().map(|(index, field)| Field::new(ctxt, index, field, &parts));
         let fields = fields.collect();
-        Some(Self { input, krate, parts, fields })
+        Self { input, parts, fields }
     }
 
     /// The migrated fields of part `part`, each with its index among all.
     pub(crate) fn fields_of(&self, part: usize) -> impl Iterator<Item = (usize, &Field<'a>)> {
         self.fields.iter().enumerate().filter(move |(_, field)| field.part == Some(part))
+    }
+
+    /// The field of part `part` that is an `Option`, whose presence is the part's.
+    pub(crate) fn option_of(&self, part: usize) -> Option<&Field<'a>> {
+        let mut fields = self.fields_of(part).map(|(_, field)| field);
+        fields.find(|field| matches!(field.codec, Codec::Optional))
     }
 
     /// The migrated fields, each with its index among all.
@@ -145,13 +137,13 @@ impl<'a> Field<'a> {
                 found
             }
         };
-        let codec = Codec::new(&attrs);
+        let codec = Codec::new(&attrs, &field.ty);
         Self { member, ty: &field.ty, name, part, codec, attrs }
     }
 }
 
 impl Codec {
-    fn new(attrs: &FieldAttrs) -> Self {
+    fn new(attrs: &FieldAttrs, ty: &Type) -> Self {
         let length = attrs.len.as_ref().map(|len| Length {
             name: len.value.to_string(),
             member: Member::Named(len.value.clone()),
@@ -162,7 +154,15 @@ impl Codec {
             (_, _, Some(wire), _) => Self::Via(wire.value.clone()),
             (length, Some(_), ..) => Self::Buffer(length),
             (Some(length), ..) => Self::Counted(length),
+            (None, None, None, None) if attrs.equal.is_some() => Self::Equal,
+            (None, None, None, None) if attrs.at_most_current.is_some() => Self::AtMostCurrent,
+            (None, None, None, None) if is_option(ty) => Self::Optional,
             (None, None, None, None) => Self::Plain,
         }
     }
+}
+
+/// By its name, as there is nothing else to tell it by.
+fn is_option(ty: &Type) -> bool {
+    matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Option"))
 }

@@ -15,6 +15,7 @@ pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
     names_are_unique(ctxt, container);
     subsections_carry_the_prefix(ctxt, container);
     subsections_are_unique_and_have_fields(ctxt, container);
+    options_are_whole_subsections(ctxt, container);
     skip_stands_alone(ctxt, container);
     one_presence(ctxt, container);
     one_codec(ctxt, container);
@@ -107,6 +108,26 @@ fn subsections_are_unique_and_have_fields(ctxt: &Ctxt, container: &Container<'_>
     }
 }
 
+/// No bytes say whether a field is there, only a subsection's name does. What makes an `Option` present must be one thing.
+fn options_are_whole_subsections(ctxt: &Ctxt, container: &Container<'_>) {
+    for (_, field) in container.migrated() {
+        let (Codec::Optional, Some(part)) = (&field.codec, field.part) else { continue };
+        if part == 0 {
+            let message =
+                "an `Option` is a subsection of its own: give it `subsection = \"…\"`, or a codec by `with = module`";
+            ctxt.error(field.ty, message);
+        } else if container.fields_of(part).count() > 1 {
+            ctxt.error(field.ty, "an `Option` is a whole subsection: no other field can be in it");
+        }
+        let exists = field.attrs.exists.as_ref().map(|exists| &exists.tokens);
+        let since = field.attrs.since.as_ref().map(|since| &since.tokens);
+        let needed = container.parts[part].attrs.needed.as_ref().map(|needed| &needed.tokens);
+        for tokens in [exists, since, needed].into_iter().flatten() {
+            ctxt.error(tokens, "an `Option` is sent if it is `Some`: nothing else decides it");
+        }
+    }
+}
+
 /// A skipped field is not on the wire, so nothing can be said of its bytes.
 fn skip_stands_alone(ctxt: &Ctxt, container: &Container<'_>) {
     for field in &container.fields {
@@ -118,6 +139,9 @@ fn skip_stands_alone(ctxt: &Ctxt, container: &Container<'_>) {
             attrs.exists.is_some(),
             attrs.must_exist.is_some(),
             attrs.validate.is_some(),
+            attrs.range.is_some(),
+            attrs.equal.is_some(),
+            attrs.at_most_current.is_some(),
             attrs.len.is_some(),
             attrs.max.is_some(),
             attrs.buffer.is_some(),
@@ -155,6 +179,18 @@ fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
             && others
         {
             ctxt.error(&wire.tokens, "`wire` is for an integer: `buffer` and `len` do not go with it");
+        }
+        for (word, given) in [("equal", &attrs.equal), ("at_most_current", &attrs.at_most_current)] {
+            if let Some(given) = given
+                && (others || attrs.wire.is_some() || attrs.with.is_some())
+            {
+                let message =
+                    format!("`{word}` is for a plain integer: `buffer`, `len`, `wire` and `with` do not go with it");
+                ctxt.error(&given.tokens, message);
+            }
+        }
+        if let (Some(_), Some(at_most)) = (&attrs.equal, &attrs.at_most_current) {
+            ctxt.error(&at_most.tokens, "give `equal` or `at_most_current`: the value cannot be both");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `#[derive(VmState)]`: the one declaration of a device's migratable state. Use it through the `vmstate` crate.
 //!
-//! parse (`attr`, `ast`) → `check` → `expand`. Mistakes are collected and reported together, each at the user's token;
+//! `shape` says what it is put on. A struct: parse (`attr`, `ast`) → `check` → `expand`; one that is `transparent` and an
+//! enum (`enumeration`) have no description of their own. Mistakes are collected and reported together, each at the user's token;
 //! an impl is emitted even then, so that the rest of the user's crate is not flooded with follow-up errors.
 #![forbid(unsafe_code)]
 
@@ -8,21 +9,24 @@ mod ast;
 mod attr;
 mod check;
 mod ctxt;
+mod enumeration;
 mod expand;
 mod fallback;
 #[cfg(test)]
 mod golden;
+mod shape;
 mod symbol;
+mod transparent;
 
 use proc_macro::TokenStream;
 use syn::{DeriveInput, parse_macro_input};
 
-/// Implements `vmstate::VmState` and `vmstate::Wire`. Every attribute is explained, with its bytes, in
-/// `docs/derive.md`.
+/// Implements `vmstate::VmState` and `vmstate::Wire`; for a `transparent` struct and for an enum, `Wire` alone. Every
+/// attribute is explained, with its bytes, in `docs/derive.md`.
 ///
 /// On the struct: `name`, `version`, `minimum_version`, `pre_save`, `post_save`, `pre_load`, `post_load`, `validate`,
-/// `subsection(…)`, `crate`. On a field: `skip`, `name`, `since`, `exists`, `must_exist`, `validate`, `len` with `max`,
-/// `buffer`, `wire`, `with`, `subsection`, `unframed`.
+/// `subsection(…)`, `transparent`, `crate`. On a field: `skip`, `name`, `since`, `exists`, `must_exist`, `validate`,
+/// `range`, `equal`, `at_most_current`, `len` with `max`, `buffer`, `wire`, `with`, `subsection`, `unframed`.
 #[proc_macro_derive(VmState, attributes(vmstate))]
 pub fn derive_vm_state(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
@@ -31,15 +35,9 @@ pub fn derive_vm_state(input: TokenStream) -> TokenStream {
 
 fn derive(input: &DeriveInput) -> proc_macro2::TokenStream {
     let ctxt = ctxt::Ctxt::new();
-    let container = ast::Container::from_input(&ctxt, input);
-    if let Some(container) = &container {
-        check::check(&ctxt, container);
-    }
-    match (container, ctxt.into_errors()) {
-        (Some(container), None) => expand::expand(&container),
-        (container, errors) => {
-            let krate = container.map_or_else(ast::default_crate, |container| container.krate);
-            fallback::expand(input, &krate, errors)
-        }
+    let (shape, krate) = shape::Shape::from_input(&ctxt, input);
+    match (shape, ctxt.into_errors()) {
+        (Some(shape), None) => shape.expand(&krate),
+        (_, errors) => fallback::expand(input, &krate, errors),
     }
 }

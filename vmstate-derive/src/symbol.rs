@@ -1,7 +1,9 @@
 //! Every attribute word, once; and the nearest one to a word that is none.
 
+pub(crate) const AT_MOST_CURRENT: &str = "at_most_current";
 pub(crate) const BUFFER: &str = "buffer";
 pub(crate) const CRATE: &str = "crate";
+pub(crate) const EQUAL: &str = "equal";
 pub(crate) const EXISTS: &str = "exists";
 pub(crate) const LEN: &str = "len";
 pub(crate) const MAX: &str = "max";
@@ -13,9 +15,11 @@ pub(crate) const POST_LOAD: &str = "post_load";
 pub(crate) const POST_SAVE: &str = "post_save";
 pub(crate) const PRE_LOAD: &str = "pre_load";
 pub(crate) const PRE_SAVE: &str = "pre_save";
+pub(crate) const RANGE: &str = "range";
 pub(crate) const SINCE: &str = "since";
 pub(crate) const SKIP: &str = "skip";
 pub(crate) const SUBSECTION: &str = "subsection";
+pub(crate) const TRANSPARENT: &str = "transparent";
 pub(crate) const UNFRAMED: &str = "unframed";
 pub(crate) const VALIDATE: &str = "validate";
 pub(crate) const VERSION: &str = "version";
@@ -24,16 +28,43 @@ pub(crate) const WIRE: &str = "wire";
 pub(crate) const WITH: &str = "with";
 
 /// What may stand on a struct.
-pub(crate) const ON_CONTAINER: &[&str] =
-    &[CRATE, MINIMUM_VERSION, NAME, POST_LOAD, POST_SAVE, PRE_LOAD, PRE_SAVE, SUBSECTION, VALIDATE, VERSION];
+pub(crate) const ON_CONTAINER: &[&str] = &[
+    CRATE,
+    MINIMUM_VERSION,
+    NAME,
+    POST_LOAD,
+    POST_SAVE,
+    PRE_LOAD,
+    PRE_SAVE,
+    SUBSECTION,
+    TRANSPARENT,
+    VALIDATE,
+    VERSION,
+];
 
 /// What may stand in `subsection(…)`.
 pub(crate) const IN_SUBSECTION: &[&str] =
     &[MINIMUM_VERSION, NAME, NEEDED, POST_LOAD, POST_SAVE, PRE_LOAD, PRE_SAVE, VALIDATE, VERSION];
 
 /// What may stand on a field.
-pub(crate) const ON_FIELD: &[&str] =
-    &[BUFFER, EXISTS, LEN, MAX, MUST_EXIST, NAME, SINCE, SKIP, SUBSECTION, UNFRAMED, VALIDATE, WIRE, WITH];
+pub(crate) const ON_FIELD: &[&str] = &[
+    AT_MOST_CURRENT,
+    BUFFER,
+    EQUAL,
+    EXISTS,
+    LEN,
+    MAX,
+    MUST_EXIST,
+    NAME,
+    RANGE,
+    SINCE,
+    SKIP,
+    SUBSECTION,
+    UNFRAMED,
+    VALIDATE,
+    WIRE,
+    WITH,
+];
 
 /// The allowed word that `word` was probably meant to be.
 pub(crate) fn nearest<'a>(word: &str, allowed: &[&'a str]) -> Option<&'a str> {

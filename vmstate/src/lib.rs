@@ -5,7 +5,9 @@
 pub mod channel;
 pub mod codec;
 pub mod compat;
+pub mod dump;
 pub mod error;
+pub mod inspect;
 pub mod migrate;
 pub mod ram;
 pub mod schema;

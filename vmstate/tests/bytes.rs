@@ -92,6 +92,21 @@ fn arrays_and_structs_are_concatenated_without_count_or_version() {
 }
 
 state! {
+    #[vmstate(name = "rows")]
+    struct Rows { a: [u8; 2], b: [i8; 2], c: [i16; 2], d: [u32; 2], e: [i64; 2] }
+}
+
+#[test]
+fn rows_of_integers_go_in_one_go_and_end_at_an_element() {
+    let state = Rows { a: [1, 0xff], b: [-1, 2], c: [-2, 0x0304], d: [0x0506_0708, 9], e: [-3, 0x0a] };
+    let bytes = b"\x01\xff\xff\x02\xff\xfe\x03\x04\x05\x06\x07\x08\0\0\0\x09\
+                  \xff\xff\xff\xff\xff\xff\xff\xfd\0\0\0\0\0\0\0\x0a";
+    both_ways(state, bytes);
+    let error = load(Rows::default(), &bytes[..27], 1, Strictness::Strict).unwrap_err();
+    assert_eq!(error.to_string(), "e[1] at 0x18: 8 bytes expected, 3 left");
+}
+
+state! {
     #[vmstate(name = "counted")]
     struct Counted {
         n: i32,
@@ -135,7 +150,7 @@ fn a_vector_that_disagrees_with_its_length_is_not_saved() {
 
 #[test]
 fn a_vector_is_charged_to_the_budget_before_it_is_made() {
-    let limits = Limits { allocation: 5, ..Limits::default() };
+    let limits = Limits { allocation: 5 };
     let mut state = Counted::default();
     let error = state.load_or_keep(&mut Reader::new(b"\0\0\0\x03", 0, Strictness::Strict, limits), 1).unwrap_err();
     assert_eq!(error.to_string(), "words at 0x4: needs 6 bytes of memory, 5 are left of this section's limit");

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use vmstate::migrate::Downtime;
 
 use crate::vm::{Event, MigrationInfo, MigrationParameters, MigrationStatus, RunState};
 
@@ -39,7 +40,8 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
             body["total-time"] = milliseconds(info.total_time);
             body["setup-time"] = milliseconds(info.setup_time);
             if let Some(downtime) = info.downtime {
-                body["downtime"] = milliseconds(downtime);
+                body["downtime"] = milliseconds(downtime.total());
+                body["downtime-parts"] = parts(downtime);
             } else if let Some(downtime) = info.expected_downtime {
                 body["expected-downtime"] = milliseconds(downtime);
             }
@@ -50,6 +52,19 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
         body["error-desc"] = error.as_str().into();
     }
     body
+}
+
+/// Where the downtime went, in microseconds. QEMU has no such object.
+fn parts(downtime: Downtime) -> Value {
+    let microseconds = |part: Duration| u64::try_from(part.as_micros()).unwrap_or(u64::MAX);
+    json!({
+        "pause": microseconds(downtime.pause),
+        "sync": microseconds(downtime.sync),
+        "pages": microseconds(downtime.pages),
+        "devices": microseconds(downtime.devices),
+        "confirm": microseconds(downtime.confirm),
+        "commit": microseconds(downtime.commit),
+    })
 }
 
 fn ram(info: &MigrationInfo) -> Value {

@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use vmstate::migrate::Downtime;
 
 use crate::config::Address;
 use crate::control::{Client, ClientError, CommandTooLong, Server, Session};
@@ -210,11 +211,25 @@ fn migration_figures_are_in_the_units_of_qemu() {
     );
     shared.update_migration(|info| {
         info.status = MigrationStatus::Completed;
-        info.downtime = Some(Duration::from_millis(4));
+        let us = Duration::from_micros;
+        info.downtime = Some(Downtime {
+            pause: us(100),
+            sync: us(200),
+            pages: us(300),
+            devices: us(400),
+            confirm: us(500),
+            commit: us(3456),
+        });
     });
     assert_eq!(
         say(&mut session, query),
-        [json!({"return": {"status": "completed", "total-time": 11, "setup-time": 1, "downtime": 4, "ram": ram}})]
+        [json!({"return": {
+            "status": "completed", "total-time": 11, "setup-time": 1, "downtime": 4,
+            "downtime-parts": {
+                "pause": 100, "sync": 200, "pages": 300, "devices": 400, "confirm": 500, "commit": 3456
+            },
+            "ram": ram
+        }})]
     );
     shared.update_migration(|info| {
         info.status = MigrationStatus::Failed;

@@ -23,7 +23,7 @@ use crate::vm::devices::Shared as SharedDevice;
 use crate::vm::handle::{Envelope, Handle, Refusal, Request, RunState, Shared};
 use crate::vm::incoming::Door;
 use crate::vm::machine::Machine;
-use crate::vm::migrating::Underway;
+use crate::vm::underway::Underway;
 
 /// Disk I/O in flight is given this long at a stop; a host whose disk needs longer has other worries.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);

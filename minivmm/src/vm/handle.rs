@@ -5,10 +5,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vmstate::migrate::{Control, Progress};
+use vmstate::migrate::{Control, Downtime, Progress};
 
 use crate::config::Address;
-use crate::vm::outgoing::Departed;
 
 /// Run states, named as QMP's `RunState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +92,7 @@ pub struct MigrationInfo {
     /// Since it began, or whole.
     pub total_time: Duration,
     /// Measured, once complete.
-    pub downtime: Option<Duration>,
+    pub downtime: Option<Downtime>,
     /// Predicted, while it runs.
     pub expected_downtime: Option<Duration>,
     /// Connecting and starting the dirty log.
@@ -169,6 +168,21 @@ pub enum Event {
 
 /// Takes an event without blocking; `false` ends the subscription.
 type Subscriber = Box<dyn Fn(Event) -> bool + Send>;
+
+/// How an outgoing migration ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Departed {
+    /// The destination runs the guest.
+    Sent,
+    /// The guest stayed here, because this went wrong.
+    Failed(String),
+    /// The guest stayed here, on request.
+    Cancelled,
+    /// The destination holds the disk images, so the guest is there; its last word did not come.
+    Unacknowledged(String),
+    /// Nothing tells whether the destination runs the guest. It stays paused here.
+    Undecided(String),
+}
 
 /// What the driver can be asked to do.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,6 +1,5 @@
 //! The driver's part in migrations: begin and cancel them, pause and take back the guest, read and write its state.
 
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
 
 use vmstate::migrate::Control;
@@ -11,24 +10,10 @@ use crate::migration::global::{GlobalState, Timer};
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
 use crate::migration::sections::{MachineState, Parts};
 use crate::vm::driver::{End, Outcome, Vm};
-use crate::vm::handle::{MigrationInfo, MigrationStatus, Refusal, Request, RunState};
+use crate::vm::handle::{Departed, MigrationInfo, MigrationStatus, Refusal, Request, RunState};
 use crate::vm::incoming::{Door, Reception};
-use crate::vm::outgoing::{Departed, Departure};
-
-/// Where an answer goes.
-type Answer = Sender<Result<(), Refusal>>;
-
-/// The migration that is under way.
-#[derive(Debug)]
-pub(super) struct Underway {
-    control: Control,
-    /// Those who asked to cancel, and wait for the end.
-    waiting: Vec<Answer>,
-    /// What the guest did before the switch-over.
-    before: RunState,
-    /// The guest wants a reset, which has to wait: it makes a new KVM machine, and the dirty log is the old one's.
-    reset: bool,
-}
+use crate::vm::outgoing::Departure;
+use crate::vm::underway::{Answer, Underway};
 
 impl Vm {
     /// Begins to send the guest to `address`.

@@ -9,9 +9,10 @@ pub mod machine;
 mod migrating;
 mod outgoing;
 mod seam;
+mod underway;
 
 pub use driver::{End, Keyboard, Vm};
 pub use handle::{
-    Envelope, Event, Handle, MigrationInfo, MigrationParameters, MigrationStatus, Refusal, Request, RunState, Shared,
+    Departed, Envelope, Event, Handle, MigrationInfo, MigrationParameters, MigrationStatus, Refusal, Request, RunState,
+    Shared,
 };
-pub use outgoing::Departed;

@@ -14,26 +14,11 @@ use crate::devices::virtio::blk::Image;
 use crate::error::chain;
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
 use crate::migration::sections::Parts;
-use crate::vm::handle::{Handle, MigrationStatus, Request, Shared};
+use crate::vm::handle::{Departed, Handle, MigrationStatus, Request, Shared};
 use crate::vm::seam::{self, Seam};
 
 /// How long a TCP connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(10);
-
-/// How an outgoing migration ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Departed {
-    /// The destination runs the guest.
-    Sent,
-    /// The guest stayed here, because this went wrong.
-    Failed(String),
-    /// The guest stayed here, on request.
-    Cancelled,
-    /// The destination holds the disk images, so the guest is there; its last word did not come.
-    Unacknowledged(String),
-    /// Nothing tells whether the destination runs the guest. It stays paused here.
-    Undecided(String),
-}
 
 /// What the thread works with.
 pub(super) struct Departure {

@@ -1,8 +1,8 @@
 //! Attributes of the struct and of its subsections.
 
-use syn::{Attribute, Path};
+use syn::Path;
 
-use super::{Item, Once, Spanned, all_items};
+use super::{Item, Once, Spanned};
 use crate::ctxt::Ctxt;
 use crate::symbol;
 
@@ -28,11 +28,11 @@ pub(crate) struct PartAttrs {
 }
 
 impl ContainerAttrs {
-    pub(crate) fn from_attrs(ctxt: &Ctxt, attrs: &[Attribute]) -> Self {
+    pub(crate) fn from_items(ctxt: &Ctxt, items: Vec<Item>) -> Self {
         let mut krate = Once::default();
         let mut subsections = Vec::new();
         let mut own = Vec::new();
-        for item in all_items(ctxt, attrs) {
+        for item in items {
             match item.word.to_string().as_str() {
                 symbol::CRATE => krate.set(ctxt, &item, item.path(ctxt)),
                 symbol::SUBSECTION => {

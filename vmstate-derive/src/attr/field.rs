@@ -1,7 +1,7 @@
 //! Attributes of a field.
 
 use proc_macro2::Ident;
-use syn::{Attribute, Expr, Path, Type};
+use syn::{Attribute, Expr, ExprRange, Path, Type};
 
 use super::{Once, Spanned, all_items};
 use crate::ctxt::Ctxt;
@@ -15,6 +15,9 @@ pub(crate) struct FieldAttrs {
     pub(crate) exists: Option<Spanned<Path>>,
     pub(crate) must_exist: Option<Spanned<Path>>,
     pub(crate) validate: Option<Spanned<Path>>,
+    pub(crate) range: Option<Spanned<ExprRange>>,
+    pub(crate) equal: Option<Spanned<()>>,
+    pub(crate) at_most_current: Option<Spanned<()>>,
     pub(crate) len: Option<Spanned<Ident>>,
     pub(crate) max: Option<Spanned<Expr>>,
     pub(crate) buffer: Option<Spanned<()>>,
@@ -32,6 +35,9 @@ impl FieldAttrs {
         let mut exists = Once::default();
         let mut must_exist = Once::default();
         let mut validate = Once::default();
+        let mut range = Once::default();
+        let mut equal = Once::default();
+        let mut at_most_current = Once::default();
         let mut len = Once::default();
         let mut max = Once::default();
         let mut buffer = Once::default();
@@ -47,6 +53,9 @@ impl FieldAttrs {
                 symbol::EXISTS => exists.set(ctxt, item, item.path(ctxt)),
                 symbol::MUST_EXIST => must_exist.set(ctxt, item, item.path(ctxt)),
                 symbol::VALIDATE => validate.set(ctxt, item, item.path(ctxt)),
+                symbol::RANGE => range.set(ctxt, item, item.is(ctxt, "a..=b")),
+                symbol::EQUAL => equal.set(ctxt, item, item.flag(ctxt)),
+                symbol::AT_MOST_CURRENT => at_most_current.set(ctxt, item, item.flag(ctxt)),
                 symbol::LEN => len.set(ctxt, item, item.is(ctxt, "field")),
                 symbol::MAX => max.set(ctxt, item, item.is(ctxt, "a number of elements")),
                 symbol::BUFFER => buffer.set(ctxt, item, item.flag(ctxt)),
@@ -64,6 +73,9 @@ impl FieldAttrs {
             exists: exists.get(),
             must_exist: must_exist.get(),
             validate: validate.get(),
+            range: range.get(),
+            equal: equal.get(),
+            at_most_current: at_most_current.get(),
             len: len.get(),
             max: max.get(),
             buffer: buffer.get(),

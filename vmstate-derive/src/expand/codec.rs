@@ -15,6 +15,9 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
         Codec::Buffer(None) => quote!(<#ty as __v::Buffer>::KIND),
         Codec::Buffer(Some(_)) => quote!(__v::Kind::CountedBuffer),
         Codec::Counted(_) => quote!(<#ty as __v::Counted>::KIND),
+        Codec::Optional => quote!(<#ty as __v::Optional>::KIND),
+        Codec::Equal => quote!(<#ty as __v::Current>::EQUAL),
+        Codec::AtMostCurrent => quote!(<#ty as __v::Current>::AT_MOST),
         Codec::Via(wire) => quote!(<#wire as __v::Wire>::KIND),
         Codec::With(module) => quote!(#module::KIND),
     }
@@ -33,6 +36,15 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
         Codec::Counted(length) => {
             let count = count_to_save(length, name);
             quote!(__v::within(<#ty as __v::Counted>::save(&mut self.#member, #count, out), #name)?;)
+        }
+        Codec::Optional => quote!(__v::within(<#ty as __v::Optional>::save(&mut self.#member, out), #name)?;),
+        Codec::Equal | Codec::AtMostCurrent => {
+            let kind = kind(field);
+            quote! {
+                let before = out.len();
+                __v::within(<#ty as __v::Wire>::save(&mut self.#member, out), #name)?;
+                __v::within(__v::custom_size(&#kind, before, out), #name)?;
+            }
         }
         Codec::Via(wire) => quote!(__v::within(__v::save_as::<#ty, #wire>(self.#member, out), #name)?;),
         Codec::With(module) => quote! {
@@ -57,6 +69,9 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
             let count = count_to_load(length, name);
             quote!(__v::within(<#ty as __v::Counted>::load(&mut self.#member, #count, input), #name)?;)
         }
+        Codec::Optional => quote!(__v::within(<#ty as __v::Optional>::load(&mut self.#member, input), #name)?;),
+        Codec::Equal => quote!(__v::within(__v::load_equal::<#ty>(&self.#member, input), #name)?;),
+        Codec::AtMostCurrent => quote!(__v::within(__v::load_at_most::<#ty>(&mut self.#member, input), #name)?;),
         Codec::Via(wire) => quote!(__v::within(__v::load_as::<#ty, #wire>(&mut self.#member, input), #name)?;),
         Codec::With(module) => quote!(self.#member = __v::within(#module::load(input), #name)?;),
     }
@@ -100,6 +115,7 @@ pub(super) fn with_bounds(container: &Container<'_>) -> Generics {
         let bound = match (&field.codec, by_trait(&field.codec)) {
             _ if !generic => continue,
             (Codec::Via(_), _) => continue,
+            (Codec::Equal | Codec::AtMostCurrent, _) => parse_quote!(#ty: __v::Current),
             (_, Some(keeper)) => parse_quote!(#ty: #keeper),
             (_, None) => parse_quote!(#ty: ::core::clone::Clone),
         };
@@ -113,7 +129,8 @@ fn by_trait(codec: &Codec) -> Option<TokenStream> {
     match codec {
         Codec::Plain => Some(quote!(__v::Wire)),
         Codec::Counted(_) => Some(quote!(__v::Counted)),
-        Codec::Buffer(_) | Codec::Via(_) | Codec::With(_) => None,
+        Codec::Optional => Some(quote!(__v::Optional)),
+        Codec::Buffer(_) | Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
     }
 }
 

@@ -2,7 +2,6 @@
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
-use syn::Path;
 
 use super::fields_const;
 use crate::ast::{Container, Field, Part};
@@ -47,6 +46,7 @@ fn entries(field: &Field<'_>) -> TokenStream {
     let name = &field.name;
     let kind = super::codec::kind(field);
     let before = field.attrs.must_exist.as_ref().map(|path| check(&path.value));
+    let in_range = field.attrs.range.as_ref().map(|range| check(&range.value));
     let after = field.attrs.validate.as_ref().map(|path| check(&path.value));
     let presence = match (&field.attrs.since, &field.attrs.exists) {
         (_, Some(exists)) => conditional(&exists.value),
@@ -58,6 +58,7 @@ fn entries(field: &Field<'_>) -> TokenStream {
     quote! {
         #before
         __v::Field::new(__v::Shared::Static(#name), #kind, #presence),
+        #in_range
         #after
     }
 }
@@ -69,21 +70,21 @@ pub(super) fn entries_before(field: &Field<'_>) -> usize {
 
 /// How many entries for checks come after the field's own.
 pub(super) fn entries_after(field: &Field<'_>) -> usize {
-    usize::from(field.attrs.validate.is_some())
+    usize::from(field.attrs.range.is_some()) + usize::from(field.attrs.validate.is_some())
 }
 
-fn check(path: &Path) -> TokenStream {
+fn check(path: &impl ToTokens) -> TokenStream {
     let name = text(path);
     let presence = conditional(path);
     quote!(__v::Field::new(__v::Shared::Static(#name), __v::Kind::Check, #presence),)
 }
 
-fn conditional(path: &Path) -> TokenStream {
+fn conditional(path: &impl ToTokens) -> TokenStream {
     let predicate = text(path);
     quote!(__v::Presence::If(__v::Shared::Static(#predicate)))
 }
 
-/// A path as the user wrote it, without the spaces that tokens are printed with.
-pub(super) fn text(path: &Path) -> String {
+/// A path or range as the user wrote it, without the spaces that tokens are printed with.
+pub(super) fn text(path: &impl ToTokens) -> String {
     path.to_token_stream().to_string().replace(' ', "")
 }

@@ -84,5 +84,5 @@ fn may_hold_structs(field: &Field<'_>) -> bool {
             TokenTree::Punct(_) | TokenTree::Literal(_) => false,
         })
     }
-    matches!(field.codec, Codec::Plain | Codec::Counted(_)) && other_words(field.ty.to_token_stream())
+    matches!(field.codec, Codec::Plain | Codec::Optional | Codec::Counted(_)) && other_words(field.ty.to_token_stream())
 }

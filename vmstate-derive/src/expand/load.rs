@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::{call, codec, desc, load_fn};
+use super::{call, codec, desc, in_range, load_fn};
 use crate::ast::{Container, Field, Part};
 
 /// One method for each part.
@@ -61,7 +61,12 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
         let call = call(&path.value, &quote!(&*self));
         quote!(__v::within(__v::load_hook(#call, "validate", input), #name)?;)
     });
+    let in_range = field.attrs.range.as_ref().map(|range| {
+        let verdict = in_range(field, &range.value);
+        quote!(__v::within(__v::load_hook(#verdict, "range", input), #name)?;)
+    });
     let load = codec::load(field);
+    let load = quote!(#load #in_range);
     let load = match (&field.attrs.since, &field.attrs.exists) {
         (_, Some(exists)) => {
             let call = call(&exists.value, &quote!(&*self, version));
@@ -87,6 +92,11 @@ fn subsections(container: &Container<'_>) -> TokenStream {
         let place = index - 1;
         quote!(#place => __v::within(<Self as __Parts>::#load_part(self, input, version), #name)?,)
     });
+    let absent = (1..container.parts.len()).filter_map(|index| {
+        let Field { member, ty, .. } = container.option_of(index)?;
+        let place = index - 1;
+        Some(quote!(if !seen[#place] { <#ty as __v::Optional>::absent(&mut self.#member) }))
+    });
     quote! {
         let mut seen = [false; #count];
         while let ::core::option::Option::Some((place, version)) =
@@ -97,5 +107,6 @@ fn subsections(container: &Container<'_>) -> TokenStream {
                 _ => {}
             }
         }
+        #(#absent)*
     }
 }

@@ -10,13 +10,12 @@ mod undo;
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned as _;
-use syn::{Ident, Path};
+use syn::{ExprRange, Ident, Path};
 
-use crate::ast::Container;
+use crate::ast::{Container, Field};
 
 /// Both impls.
-pub(crate) fn expand(container: &Container<'_>) -> TokenStream {
-    let krate = &container.krate;
+pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStream {
     let ident = &container.input.ident;
     let generics = codec::with_bounds(container);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
@@ -98,6 +97,12 @@ pub(crate) fn expand(container: &Container<'_>) -> TokenStream {
 /// A call of the user's function, so that a wrong signature is shown where the user named the function.
 fn call(path: &Path, arguments: &TokenStream) -> TokenStream {
     quote_spanned!(path.span()=> #path(#arguments))
+}
+
+/// The verdict of the field's `range`.
+fn in_range(field: &Field<'_>, range: &ExprRange) -> TokenStream {
+    let member = &field.member;
+    quote_spanned!(range.span()=> __v::in_range(&self.#member, &(#range)))
 }
 
 fn save_fn(part: usize) -> Ident {

@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::{call, codec, desc, save_fn};
+use super::{call, codec, desc, in_range, save_fn};
 use crate::ast::{Container, Field};
 
 /// One method for each part.
@@ -63,7 +63,12 @@ fn field_code(field: &Field<'_>, version: u32) -> TokenStream {
         let call = call(&path.value, &quote!(&*self));
         quote!(__v::within(__v::hook(#call, "validate"), #name)?;)
     });
+    let in_range = field.attrs.range.as_ref().map(|range| {
+        let verdict = in_range(field, &range.value);
+        quote!(__v::within(__v::hook(#verdict, "range"), #name)?;)
+    });
     let save = codec::save(field);
+    let save = quote!(#in_range #save);
     let save = match &field.attrs.exists {
         None => save,
         Some(exists) => {
@@ -91,12 +96,16 @@ fn subsections(container: &Container<'_>) -> TokenStream {
             __v::save_header(#name, #version, out);
             __v::within(<Self as __Parts>::#save_part(self, out), #name)?;
         };
-        match &part.attrs.needed {
+        let needed = part.attrs.needed.as_ref().map(|needed| call(&needed.value, &quote!(&*self)));
+        let needed = match container.option_of(index) {
+            Some(Field { member, ty, .. }) => Some(quote!(<#ty as __v::Optional>::is_there(&self.#member))),
+            None => needed,
+        };
+        match needed {
             None => save,
             Some(needed) => {
-                let call = call(&needed.value, &quote!(&*self));
                 quote! {
-                    if #call {
+                    if #needed {
                         #save
                     } else {
                         out.outcome(0);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::phase::Phase;
+use super::report::Downtime;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A shared handle on one migration of either side. Clones are the same handle. Made anew for each migration.
@@ -59,7 +60,7 @@ pub struct Progress {
     /// dirties pages about as fast as they go, or faster.
     pub expected_total: Option<Duration>,
     /// Measured, once over: from the order to pause until the destination's last word.
-    pub downtime: Option<Duration>,
+    pub downtime: Option<Downtime>,
 }
 
 impl Default for Control {

@@ -4,6 +4,7 @@ mod bitmap;
 mod receiver;
 mod record;
 mod sender;
+mod summary;
 mod zero;
 
 use crate::error::Result;
@@ -12,6 +13,7 @@ pub use bitmap::Bitmap;
 pub use receiver::{RamReceiver, Record};
 pub use record::{RAM_IDSTR, RAM_VERSION, put_end_of_section};
 pub use sender::{PageCount, RamSender};
+pub use summary::{BlockSummary, RamSummary};
 pub use zero::is_zero;
 
 /// Bytes of a page, the unit of the dirty bitmap and of a page record (QEMU's `TARGET_PAGE_SIZE` on x86).

@@ -4,6 +4,7 @@
 //! out of a JSON file of another release.
 
 mod framing;
+pub mod json;
 mod shared;
 mod vmdesc;
 

@@ -7,6 +7,7 @@ use super::Section;
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
+use crate::schema::json::Schema;
 
 /// The sections of one machine.
 #[derive(Debug, Default)]
@@ -63,6 +64,16 @@ impl<'a> Sections<'a> {
         let mut entries: Vec<_> = self.entries.iter_mut().collect();
         entries.sort_by_key(|entry| Reverse(entry.priority));
         entries
+    }
+
+    /// What a `machine` of these sections sends, as data.
+    ///
+    /// # Errors
+    /// `Misuse` if two sections of one name have different descriptions.
+    pub fn schema(&self, machine: Option<&str>) -> Result<Schema> {
+        let mut schema = Schema::new(machine);
+        self.entries.iter().try_for_each(|entry| schema.add(&entry.idstr, entry.section.description()))?;
+        Ok(schema)
     }
 
     /// Forgets what earlier loads have seen.

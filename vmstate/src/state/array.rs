@@ -12,12 +12,12 @@ impl<T: Wire, const N: usize> Wire for [T; N] {
 
     #[inline]
     fn save(&mut self, out: &mut Writer) -> Result<()> {
-        save_each(self, out)
+        T::save_all(self, out)
     }
 
     #[inline]
     fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
-        load_each(self, input)
+        T::load_all(self, input)
     }
 
     fn remember(&self) -> Self::Undo {

@@ -3,7 +3,6 @@
 use std::mem::size_of;
 
 use super::Wire;
-use super::array::{load_each, save_each};
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,13 +37,13 @@ impl<T: Wire + Default> Counted for Vec<T> {
     fn save(&mut self, count: usize, out: &mut Writer) -> Result<()> {
         same_length(self.len(), count)?;
         out.outcome(outcome(count)?);
-        save_each(self, out)
+        T::save_all(self, out)
     }
 
     fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()> {
         input.charge(count.saturating_mul(size_of::<T>()))?;
         self.resize_with(count, T::default);
-        load_each(self, input)
+        T::load_all(self, input)
     }
 
     fn remember(&self) -> Self::Undo {
@@ -68,12 +67,12 @@ impl<T: Wire, const N: usize> Counted for [T; N] {
     fn save(&mut self, count: usize, out: &mut Writer) -> Result<()> {
         let sent = self.get_mut(..count).ok_or_else(|| Error::new(ErrorKind::Rejected, too_many(count, N)))?;
         out.outcome(outcome(count)?);
-        save_each(sent, out)
+        T::save_all(sent, out)
     }
 
     fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()> {
         let sent = self.get_mut(..count).ok_or_else(|| input.malformed(too_many(count, N)))?;
-        load_each(sent, input)
+        T::load_all(sent, input)
     }
 
     fn remember(&self) -> Self::Undo {

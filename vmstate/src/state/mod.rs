@@ -6,11 +6,17 @@
 
 mod array;
 mod counted;
+mod current;
+mod float;
 mod hook;
+mod interior;
+mod number;
+mod optional;
 mod primitive;
 mod subsection;
 #[doc(hidden)]
 pub mod support;
+mod tuple;
 mod unused;
 
 use crate::codec::{Reader, Writer};
@@ -50,6 +56,30 @@ pub trait Wire {
 
     /// Puts back what [`remember`](Self::remember) copied.
     fn undo(&mut self, undo: Self::Undo);
+
+    /// Appends the elements of an array. Integers do it in one go.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save), with the index of the element.
+    #[inline]
+    fn save_all(elements: &mut [Self], out: &mut Writer) -> Result<()>
+    where
+        Self: Sized,
+    {
+        array::save_each(elements, out)
+    }
+
+    /// Replaces the elements of an array. Integers do it in one go.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), with the index of the element.
+    #[inline]
+    fn load_all(elements: &mut [Self], input: &mut Reader<'_>) -> Result<()>
+    where
+        Self: Sized,
+    {
+        array::load_each(elements, input)
+    }
 }
 
 /// A struct with a description: a section, a subsection, or a nested struct. Implemented by `#[derive(VmState)]`,

@@ -1,6 +1,7 @@
 //! Integers and booleans.
 
 use super::Wire;
+use super::array::load_each;
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::Result;
 use crate::schema::Kind;
@@ -31,6 +32,26 @@ macro_rules! integer {
             #[inline]
             fn undo(&mut self, undo: Self) {
                 *self = undo;
+            }
+
+            fn save_all(elements: &mut [Self], out: &mut Writer) -> Result<()> {
+                let bytes = out.room(size_of_val(elements));
+                for (bytes, element) in bytes.chunks_exact_mut(size_of::<Self>()).zip(elements) {
+                    bytes.copy_from_slice(&element.to_be_bytes());
+                }
+                Ok(())
+            }
+
+            fn load_all(elements: &mut [Self], input: &mut Reader<'_>) -> Result<()> {
+                if input.rest().len() < size_of_val(elements) {
+                    // One by one, to name the element at which the bytes end.
+                    return load_each(elements, input);
+                }
+                let (bytes, _) = input.take(size_of_val(elements))?.as_chunks();
+                for (element, bytes) in elements.iter_mut().zip(bytes) {
+                    *element = Self::from_be_bytes(*bytes);
+                }
+                Ok(())
             }
         }
     )*};

@@ -1,7 +1,9 @@
 //! What derived code calls. Not for anyone else: it changes with the derive.
 
 pub use super::counted::{Counted, bytes, count_to_load, count_to_save};
+pub use super::current::{Current, in_range, load_at_most, load_equal};
 pub use super::hook::{hook, load_hook, must_exist};
+pub use super::optional::Optional;
 pub use super::subsection::{next, save_header};
 pub use super::{VmState, Wire};
 pub use crate::codec::{Reader, Writer};
@@ -79,6 +81,14 @@ where
         Error::new(ErrorKind::Malformed, format!("{wire} does not fit {}", std::any::type_name::<T>())).at(offset)
     })?;
     Ok(())
+}
+
+/// The error of a value that no variant of the enum has.
+#[cold]
+pub fn unknown_value<T: std::fmt::Display>(value: T, name: &str, known: &[(T, &str)], offset: u64) -> Error {
+    let known: Vec<String> = known.iter().map(|(value, variant)| format!("{value} ({variant})")).collect();
+    let message = format!("{value} is no {name}; known are {}", known.join(", "));
+    Error::new(ErrorKind::Malformed, message).at(offset)
 }
 
 /// Notes how many bytes a hand-written codec wrote, if its kind leaves that open.

@@ -177,7 +177,7 @@ impl Source<'_, '_> {
         }
         self.control.publish(|progress| {
             progress.elapsed = self.report.total;
-            progress.downtime = self.report.downtime.map(|downtime| downtime.total());
+            progress.downtime = self.report.downtime;
         });
         Departure { phase, error, report: self.report }
     }

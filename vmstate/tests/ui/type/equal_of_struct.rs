@@ -2,9 +2,9 @@ use vmstate::VmState;
 
 #[derive(VmState)]
 #[vmstate(name = "dev")]
-enum Dev {
-    A,
-    B,
+struct Dev {
+    #[vmstate(equal)]
+    words: [u16; 2],
 }
 
 fn main() {}

@@ -1,0 +1,75 @@
+//! What the derive is put on: a struct with a description, a transparent struct, or an enum.
+
+use proc_macro2::TokenStream;
+use quote::ToTokens;
+use syn::{Data, DeriveInput, Path};
+
+use crate::ast::Container;
+use crate::attr::container::ContainerAttrs;
+use crate::attr::{Item, Once, Spanned, all_items};
+use crate::ctxt::Ctxt;
+use crate::enumeration::Enumeration;
+use crate::transparent::Transparent;
+use crate::{check, expand, symbol};
+
+/// The input, read and checked.
+pub(crate) enum Shape<'a> {
+    Described(Box<Container<'a>>),
+    Transparent(Transparent<'a>),
+    Enumeration(Enumeration<'a>),
+}
+
+impl<'a> Shape<'a> {
+    /// The shape, and the path of the `vmstate` crate. Mistakes go to `ctxt`; `None` if nothing can be made of it.
+    pub(crate) fn from_input(ctxt: &Ctxt, input: &'a DeriveInput) -> (Option<Self>, TokenStream) {
+        let items = all_items(ctxt, &input.attrs);
+        let transparent = items.iter().any(|item| item.word == symbol::TRANSPARENT);
+        match &input.data {
+            Data::Struct(data) if transparent => {
+                let krate = only_crate(ctxt, &items, "`transparent`: the struct is its field");
+                (Transparent::new(ctxt, input, data).map(Self::Transparent), krate)
+            }
+            Data::Struct(data) => {
+                let attrs = ContainerAttrs::from_items(ctxt, items);
+                let krate = crate_path(attrs.krate.clone());
+                let container = Container::new(ctxt, input, data, attrs);
+                check::check(ctxt, &container);
+                (Some(Self::Described(Box::new(container))), krate)
+            }
+            Data::Enum(data) => {
+                let krate = only_crate(ctxt, &items, "an enum: it is an integer");
+                (Enumeration::new(ctxt, input, data).map(Self::Enumeration), krate)
+            }
+            Data::Union(data) => {
+                ctxt.error(data.union_token, "VmState can be derived for structs, and for enums that are integers");
+                (None, crate_path(None))
+            }
+        }
+    }
+
+    /// The impls.
+    pub(crate) fn expand(&self, krate: &TokenStream) -> TokenStream {
+        match self {
+            Self::Described(container) => expand::expand(container, krate),
+            Self::Transparent(transparent) => transparent.expand(krate),
+            Self::Enumeration(enumeration) => enumeration.expand(krate),
+        }
+    }
+}
+
+/// The one attribute of a type without a description; all others mean nothing there.
+fn only_crate(ctxt: &Ctxt, items: &[Item], place: &str) -> TokenStream {
+    let mut krate = Once::default();
+    for item in items {
+        match item.word.to_string().as_str() {
+            symbol::CRATE => krate.set(ctxt, item, item.path(ctxt)),
+            symbol::TRANSPARENT if place.contains(symbol::TRANSPARENT) => {}
+            word => ctxt.error(&item.word, format!("`{word}` does not go with {place} on the wire")),
+        }
+    }
+    crate_path(krate.get())
+}
+
+fn crate_path(path: Option<Spanned<Path>>) -> TokenStream {
+    path.map_or_else(|| quote::quote!(::vmstate), |path| path.value.to_token_stream())
+}

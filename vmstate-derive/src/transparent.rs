@@ -1,0 +1,73 @@
+//! `#[vmstate(transparent)]`: a struct of one field that is that field on the wire.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::spanned::Spanned as _;
+use syn::{DataStruct, DeriveInput, Field, Index, Member, parse_quote};
+
+use crate::attr::all_items;
+use crate::ctxt::Ctxt;
+
+/// The struct and its field.
+pub(crate) struct Transparent<'a> {
+    input: &'a DeriveInput,
+    field: &'a Field,
+}
+
+impl<'a> Transparent<'a> {
+    pub(crate) fn new(ctxt: &Ctxt, input: &'a DeriveInput, data: &'a DataStruct) -> Option<Self> {
+        let mut fields = data.fields.iter();
+        let (Some(field), None) = (fields.next(), fields.next()) else {
+            let message = format!("`transparent` is for one field, this struct has {}", data.fields.len());
+            ctxt.error(&input.ident, message);
+            return None;
+        };
+        for item in all_items(ctxt, &field.attrs) {
+            ctxt.error(&item.word, "the field of a `transparent` struct takes no attributes");
+        }
+        Some(Self { input, field })
+    }
+
+    /// The impl of `Wire`, all of it the field's.
+    pub(crate) fn expand(&self, krate: &TokenStream) -> TokenStream {
+        let ident = &self.input.ident;
+        let ty = &self.field.ty;
+        let index = Index { index: 0, span: ty.span() };
+        let member = self.field.ident.clone().map_or(Member::Unnamed(index), Member::Named);
+        let mut generics = self.input.generics.clone();
+        if generics.type_params().next().is_some() {
+            generics.make_where_clause().predicates.push(parse_quote!(#ty: __v::Wire));
+        }
+        let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+        // At the type: a field that cannot be migrated is pointed at there.
+        let undo = quote_spanned!(ty.span()=> <#ty as __v::Wire>::Undo);
+        quote! {
+            #[allow(unused_qualifications)]
+            const _: () = {
+                use #krate::__private as __v;
+
+                #[automatically_derived]
+                impl #impl_generics __v::Wire for #ident #ty_generics #where_clause {
+                    type Undo = #undo;
+                    const KIND: __v::Kind = <#ty as __v::Wire>::KIND;
+
+                    fn save(&mut self, out: &mut __v::Writer) -> __v::Result<()> {
+                        <#ty as __v::Wire>::save(&mut self.#member, out)
+                    }
+
+                    fn load(&mut self, input: &mut __v::Reader<'_>) -> __v::Result<()> {
+                        <#ty as __v::Wire>::load(&mut self.#member, input)
+                    }
+
+                    fn remember(&self) -> Self::Undo {
+                        <#ty as __v::Wire>::remember(&self.#member)
+                    }
+
+                    fn undo(&mut self, undo: Self::Undo) {
+                        <#ty as __v::Wire>::undo(&mut self.#member, undo);
+                    }
+                }
+            };
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! `vmstate inspect`: one stream, as text or as JSON.
+
+use std::path::PathBuf;
+
+use vmstate::dump::{Dump, Section};
+
+use crate::text::Text;
+use crate::{Outcome, TaskResult, read};
+
+/// Options of `inspect`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// A file with a migration stream.
+    file: PathBuf,
+    /// Print JSON.
+    #[arg(long, conflicts_with = "hex")]
+    json: bool,
+    /// Only the sections of this name, or of this name and instance, as serial/0.
+    #[arg(long, value_name = "NAME")]
+    section: Option<String>,
+    /// Print the bytes of sections, too; not those of RAM.
+    #[arg(long)]
+    hex: bool,
+}
+
+pub(crate) fn run(options: &Options) -> TaskResult {
+    let stream = read(&options.file)?;
+    let dump = Dump::read(&stream);
+    let text = match &options.section {
+        None if options.json => format!("{:#}\n", dump.to_json()),
+        None => {
+            let mut text = Text::new(&stream, options.hex);
+            text.dump(&dump);
+            text.into_string()
+        }
+        Some(name) => {
+            let wanted: Vec<&Section> = dump.sections().filter(|section| is_called(section, name)).collect();
+            if wanted.is_empty() && dump.damage.is_none() {
+                return Err(format!("{}: no section {name}", options.file.display()));
+            }
+            if options.json {
+                format!("{:#}\n", serde_json::Value::from_iter(wanted.iter().map(|section| section.to_json())))
+            } else {
+                let mut text = Text::new(&stream, options.hex);
+                wanted.iter().for_each(|section| text.section(section));
+                text.damage(&dump);
+                text.into_string()
+            }
+        }
+    };
+    Ok((text, if dump.damage.is_some() { Outcome::Wrong } else { Outcome::Fine }))
+}
+
+fn is_called(section: &Section, name: &str) -> bool {
+    let header = &section.header;
+    header.idstr == name || format!("{}/{}", header.idstr, header.instance) == name
+}

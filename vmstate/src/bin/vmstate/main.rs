@@ -1,0 +1,76 @@
+//! The program `vmstate`: looks into migration streams.
+//!
+//! Exit codes: 0 fine (`diff`: equal), 1 the stream is damaged (`diff`: they differ), 2 bad usage or input.
+#![forbid(unsafe_code)]
+
+mod diff;
+mod inspect;
+mod text;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Looks into migration streams of QEMU's format.
+#[derive(Parser)]
+#[command(name = "vmstate", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Shows a stream: sections with offsets and sizes, fields by name, RAM. Exit code 1 if it is damaged.
+    Inspect(inspect::Options),
+    /// Compares two streams field by field. Exit code 1 if they differ.
+    Diff {
+        /// A file with a stream.
+        old: PathBuf,
+        /// Another one.
+        new: PathBuf,
+    },
+}
+
+/// What a task has found out.
+enum Outcome {
+    /// All is well.
+    Fine,
+    /// The stream is damaged, or the two differ.
+    Wrong,
+}
+
+/// What to print, and how it ended; or what is wrong with the input.
+type TaskResult = Result<(String, Outcome), String>;
+
+fn main() -> ExitCode {
+    // clap itself ends with 2 on bad usage.
+    let result = match Arguments::parse().task {
+        Task::Inspect(options) => inspect::run(&options),
+        Task::Diff { old, new } => diff::run(&old, &new),
+    };
+    match result {
+        Ok((text, outcome)) => {
+            // A reader like `head` that has seen enough is no failure.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            match outcome {
+                Outcome::Fine => ExitCode::SUCCESS,
+                Outcome::Wrong => ExitCode::from(1),
+            }
+        }
+        Err(message) => {
+            eprintln!("vmstate: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    let stream = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    match stream.starts_with(b"QEVM") || b"QEVM".starts_with(&stream) {
+        true => Ok(stream),
+        false => Err(format!("{}: not a migration stream: it does not begin with QEVM", file.display())),
+    }
+}

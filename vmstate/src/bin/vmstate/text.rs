@@ -1,0 +1,141 @@
+//! A dump for people: one line for each section and field, its offset first.
+
+use std::fmt::Write;
+
+use vmstate::dump::{Dump, Entry, Part, Section};
+use vmstate::inspect::{Fields, Value, hex};
+
+/// Bytes of a value shown on its line.
+const SHOWN: usize = 16;
+
+/// Text being made from a stream.
+pub(crate) struct Text<'a> {
+    out: String,
+    stream: &'a [u8],
+    hex: bool,
+}
+
+impl<'a> Text<'a> {
+    pub(crate) fn new(stream: &'a [u8], hex: bool) -> Self {
+        Self { out: String::new(), stream, hex }
+    }
+
+    pub(crate) fn into_string(self) -> String {
+        self.out
+    }
+
+    pub(crate) fn dump(&mut self, dump: &Dump) {
+        if let Some(configuration) = &dump.configuration {
+            self.line(0, "header QEVM, version 3");
+            self.line(8, &format!("configuration of machine {}", configuration.machine.escape_debug()));
+            for capability in &configuration.capabilities {
+                self.line(8, &format!("  capability {}", capability.escape_debug()));
+            }
+        }
+        for entry in &dump.entries {
+            match entry {
+                Entry::Command { offset, command } => self.line(*offset, &format!("command {command:?}")),
+                Entry::Section(section) => self.section(section),
+                Entry::Eof { offset } => self.line(*offset, "end of sections"),
+            }
+        }
+        self.ram(dump);
+        self.damage(dump);
+    }
+
+    pub(crate) fn section(&mut self, section: &Section) {
+        let header = &section.header;
+        let name = header.idstr.escape_debug();
+        let part = section.part.name();
+        let version = match section.part {
+            Part::Start | Part::Full => format!(", version {}", header.version),
+            Part::Part | Part::End => String::new(),
+        };
+        let head = format!("section {name}/{}, {part}{version}, {} bytes", header.instance, section.size);
+        self.line(section.offset, &head);
+        match &section.fields {
+            Some(fields) => self.fields(fields, 1),
+            None if matches!(section.part, Part::Full) => self.line(section.body, "  not described by the stream"),
+            None => {}
+        }
+        // A section in parts is RAM, whose pages nobody reads as hexadecimal digits.
+        if self.hex && matches!(section.part, Part::Full) {
+            let range = usize::try_from(section.body).ok().zip(usize::try_from(section.body + section.size).ok());
+            let bytes = range.and_then(|(start, end)| self.stream.get(start..end)).unwrap_or_default();
+            for (offset, line) in (section.body..).step_by(SHOWN).zip(bytes.chunks(SHOWN)) {
+                self.line(offset, &format!("  | {}", hex(line)));
+            }
+        }
+    }
+
+    pub(crate) fn damage(&mut self, dump: &Dump) {
+        if let Some(damage) = &dump.damage {
+            let _ = writeln!(self.out, "damaged: {damage}");
+        }
+    }
+
+    fn fields(&mut self, fields: &Fields, level: usize) {
+        let indent = "  ".repeat(level);
+        for field in &fields.fields {
+            let (name, kind) = (field.name.escape_debug(), field.type_name.escape_debug());
+            match &field.value {
+                Value::Struct(nested) => {
+                    self.line(field.offset, &format!("{indent}{name}: {kind} of {} bytes", field.size));
+                    self.fields(nested, level + 1);
+                }
+                Value::Array(values) if values.iter().any(|value| matches!(value, Value::Struct(_))) => {
+                    for (index, value) in values.iter().enumerate() {
+                        self.line(field.offset, &format!("{indent}{name}[{index}]: {kind}"));
+                        if let Value::Struct(nested) = value {
+                            self.fields(nested, level + 1);
+                        }
+                    }
+                }
+                value => self.line(field.offset, &format!("{indent}{name}: {kind} = {}", shown(value))),
+            }
+        }
+        for subsection in &fields.subsections {
+            let name = subsection.name.escape_debug();
+            let _ = writeln!(self.out, "          {indent}subsection {name}, version {}", subsection.version);
+            self.fields(&subsection.fields, level + 1);
+        }
+    }
+
+    fn ram(&mut self, dump: &Dump) {
+        for block in dump.ram.blocks() {
+            let (normal, zero) = (block.pages.normal, block.pages.zero);
+            let name = block.name.escape_debug();
+            let _ = writeln!(
+                self.out,
+                "RAM block {name}: {} bytes; {} pages sent, {normal} normal ({} bytes), {zero} zero",
+                block.len,
+                normal + zero,
+                normal * vmstate::ram::PAGE_SIZE
+            );
+        }
+    }
+
+    fn line(&mut self, offset: u64, text: &str) {
+        let _ = writeln!(self.out, "{offset:08x}  {text}");
+    }
+}
+
+/// A value on one line; of long ones the beginning.
+pub(crate) fn shown(value: &Value) -> String {
+    match value {
+        Value::Bool(value) => value.to_string(),
+        Value::Unsigned(value) if *value > 9 => format!("{value} ({value:#x})"),
+        Value::Unsigned(value) => value.to_string(),
+        Value::Signed(value) => value.to_string(),
+        Value::Bytes(bytes) if bytes.len() > SHOWN => {
+            format!("{}… ({} bytes)", hex(bytes.get(..SHOWN).unwrap_or_default()), bytes.len())
+        }
+        Value::Bytes(bytes) => hex(bytes),
+        Value::Struct(_) => "struct".to_owned(),
+        Value::Array(values) => {
+            let all: Vec<String> = values.iter().take(SHOWN).map(shown).collect();
+            let more = if values.len() > SHOWN { format!(", … ({} elements)", values.len()) } else { String::new() };
+            format!("[{}{more}]", all.join(", "))
+        }
+    }
+}

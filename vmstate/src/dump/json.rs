@@ -1,0 +1,74 @@
+//! A dump as JSON: offsets and sizes in bytes, values by name.
+
+use serde_json::{Map, Value, json};
+
+use super::{Dump, Entry, Part, Section};
+
+impl Dump {
+    /// The whole dump.
+    pub fn to_json(&self) -> Value {
+        let entries: Vec<Value> = self.entries.iter().map(Entry::to_json).collect();
+        let blocks: Vec<Value> = self
+            .ram
+            .blocks()
+            .iter()
+            .map(|block| {
+                json!({"name": block.name, "length": block.len, "address": block.address,
+                "normal": block.pages.normal, "zero": block.pages.zero})
+            })
+            .collect();
+        json!({
+            "machine": self.configuration.as_ref().map(|configuration| &configuration.machine),
+            "capabilities": self.configuration.as_ref().map(|configuration| &configuration.capabilities),
+            "entries": entries,
+            "ram": blocks,
+            "damage": self.damage.as_ref().map(|error| json!({
+                "offset": error.offset(), "section": error.section(), "field": error.path(), "message": error.message(),
+            })),
+        })
+    }
+}
+
+impl Entry {
+    /// One entry: `kind`, `offset`, and what belongs to it.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Command { offset, command } => {
+                json!({"kind": "command", "offset": offset, "command": format!("{command:?}")})
+            }
+            Self::Section(section) => section.to_json(),
+            Self::Eof { offset } => json!({"kind": "eof", "offset": offset}),
+        }
+    }
+}
+
+impl Section {
+    /// One section; `fields` is there if the stream describes it.
+    pub fn to_json(&self) -> Value {
+        let mut object = Map::new();
+        object.insert("kind".into(), self.part.name().into());
+        object.insert("offset".into(), self.offset.into());
+        object.insert("id".into(), self.header.id.into());
+        object.insert("name".into(), self.header.idstr.as_str().into());
+        object.insert("instance".into(), self.header.instance.into());
+        object.insert("version".into(), self.header.version.into());
+        object.insert("body".into(), self.body.into());
+        object.insert("size".into(), self.size.into());
+        if let Some(fields) = &self.fields {
+            object.insert("fields".into(), fields.to_json());
+        }
+        object.into()
+    }
+}
+
+impl Part {
+    /// `start`, `part`, `end` or `full`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Part => "part",
+            Self::End => "end",
+            Self::Full => "full",
+        }
+    }
+}

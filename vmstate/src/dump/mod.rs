@@ -1,0 +1,195 @@
+//! A whole stream taken apart without the program that wrote it: every section and command with its place, device
+//! sections by the stream's own self-description, RAM as a count of pages. A damaged stream gives all up to the damage.
+
+mod describe;
+mod json;
+
+use crate::codec::{Limits, Reader, Strictness};
+use crate::error::{Error, ErrorKind, Result};
+use crate::inspect::Fields;
+use crate::ram::{RAM_IDSTR, RamSummary, Record};
+use crate::stream::{
+    Command, Configuration, Element, SectionHeader, read_description_length, read_footer, read_header,
+};
+use describe::SelfDescribed;
+
+/// Bytes of memory that all values of one stream may take; those of a machine with hundreds of devices need a few million.
+const VALUES: usize = 256 << 20;
+
+/// What a stream holds.
+#[derive(Debug, Default)]
+pub struct Dump {
+    /// What the source says about itself, if the stream is whole so far.
+    pub configuration: Option<Configuration>,
+    /// Commands and sections, in order.
+    pub entries: Vec<Entry>,
+    /// Pages by block.
+    pub ram: RamSummary,
+    /// True if the stream describes itself.
+    pub described: bool,
+    /// Why and where reading ended before the end of the stream.
+    pub damage: Option<Error>,
+}
+
+/// One step of the stream.
+#[derive(Debug)]
+pub enum Entry {
+    /// A command to the destination.
+    Command {
+        /// Stream offset of its mark.
+        offset: u64,
+        /// The command.
+        command: Command,
+    },
+    /// A section, or a part of one.
+    Section(Section),
+    /// The end of the sections.
+    Eof {
+        /// Stream offset of its mark.
+        offset: u64,
+    },
+}
+
+/// A section, or a part of one.
+#[derive(Debug)]
+pub struct Section {
+    /// Stream offset of its mark.
+    pub offset: u64,
+    /// Which part it is.
+    pub part: Part,
+    /// Who it is; of later parts, what the first one said.
+    pub header: SectionHeader,
+    /// Stream offset of its body.
+    pub body: u64,
+    /// Bytes of its body, as far as it was read.
+    pub size: u64,
+    /// Its values; none if it is RAM, or the stream does not describe it.
+    pub fields: Option<Fields>,
+}
+
+/// Which part of a section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The first of several.
+    Start,
+    /// Some more.
+    Part,
+    /// The last.
+    End,
+    /// All of it.
+    Full,
+}
+
+impl Dump {
+    /// Takes a stream apart. Never fails: what stopped it is [`damage`](Self::damage).
+    pub fn read(stream: &[u8]) -> Self {
+        let mut dump = Self::default();
+        let limits = Limits { allocation: VALUES };
+        let mut input = Reader::new(stream, 0, Strictness::QemuCompatible, limits).complete();
+        let described = SelfDescribed::find(stream);
+        dump.described = described.is_some();
+        dump.damage = dump.walk(&mut input, &described.unwrap_or_default()).err();
+        dump
+    }
+
+    /// The sections and parts of sections, in order.
+    pub fn sections(&self) -> impl Iterator<Item = &Section> + Clone {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Section(section) => Some(section),
+            _ => None,
+        })
+    }
+
+    fn walk(&mut self, input: &mut Reader<'_>, described: &SelfDescribed) -> Result<()> {
+        read_header(input)?;
+        self.configuration = Some(Configuration::read(input)?);
+        let mut started: Vec<SectionHeader> = Vec::new();
+        loop {
+            let offset = input.offset();
+            let (part, header) = match Element::read(input)? {
+                Element::Command(command) => {
+                    self.entries.push(Entry::Command { offset, command });
+                    continue;
+                }
+                Element::Eof => {
+                    self.entries.push(Entry::Eof { offset });
+                    break;
+                }
+                Element::Full(header) => (Part::Full, header),
+                Element::Start(header) => {
+                    // QEMU has a handful of sections in parts; they are looked for one by one.
+                    if started.len() == 64 {
+                        return Err(input.malformed("more than 64 sections in parts"));
+                    }
+                    started.push(header.clone());
+                    (Part::Start, header)
+                }
+                Element::Part(id) => (Part::Part, find(&started, id, offset)?),
+                Element::End(id) => (Part::End, find(&started, id, offset)?),
+            };
+            let id = header.id;
+            let body = input.offset();
+            let mut section = Section { offset, part, header, body, size: 0, fields: None };
+            let read = self.read_body(input, described, &mut section);
+            section.size = input.offset().saturating_sub(body);
+            let SectionHeader { idstr, instance, .. } = section.header.clone();
+            self.entries.push(Entry::Section(section));
+            read.and_then(|()| read_footer(input, id)).map_err(|error| error.in_section(&idstr, instance))?;
+        }
+        self.read_end(input)
+    }
+
+    fn read_body(&mut self, input: &mut Reader<'_>, described: &SelfDescribed, section: &mut Section) -> Result<()> {
+        let header = &section.header;
+        if header.idstr == RAM_IDSTR && section.part != Part::Full {
+            return self.read_ram(input, section.part);
+        }
+        let Some(description) = described.of(header)? else {
+            let body = describe::undescribed_body(input.rest(), header.id);
+            return match body.and_then(|size| input.take(size).ok()) {
+                Some(_) => Ok(()),
+                None => {
+                    let message = format!("the footer 0x7e of section number {} expected, it does not come", header.id);
+                    Err(Error::new(ErrorKind::Incomplete, message).at(input.offset()))
+                }
+            };
+        };
+        section.fields.insert(Fields::default()).read(input, description)
+    }
+
+    fn read_ram(&mut self, input: &mut Reader<'_>, part: Part) -> Result<()> {
+        if part == Part::Start {
+            // With this capability each block of the list has its address (`ram_save_setup`, migration/ram.c).
+            let capabilities = self.configuration.as_ref().map(|configuration| configuration.capabilities.as_slice());
+            let addresses = capabilities.unwrap_or_default().iter().any(|name| name == "x-ignore-shared");
+            return self.ram.read_blocks(input, addresses);
+        }
+        while self.ram.read_record(input)? != Record::End {}
+        Ok(())
+    }
+
+    /// Behind the last section: nothing, or the self-description and nothing more.
+    fn read_end(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        if input.rest().is_empty() {
+            return Ok(());
+        }
+        let length = read_description_length(input)?;
+        let offset = input.offset();
+        let text = input.take(usize::try_from(length).unwrap_or(usize::MAX))?;
+        if !self.described {
+            let error = serde_json::from_slice::<serde_json::Value>(text).err();
+            let message = error.map_or("it is no object with \"devices\"".to_owned(), |error| error.to_string());
+            return Err(Error::new(ErrorKind::Malformed, format!("the self-description: {message}")).at(offset));
+        }
+        match input.rest().len() {
+            0 => Ok(()),
+            more => Err(input.malformed(format!("the end of the stream expected, {more} bytes follow"))),
+        }
+    }
+}
+
+fn find(started: &[SectionHeader], id: u32, offset: u64) -> Result<SectionHeader> {
+    started.iter().rev().find(|header| header.id == id).cloned().ok_or_else(|| {
+        Error::new(ErrorKind::Malformed, format!("part of section number {id}, which has not started")).at(offset)
+    })
+}

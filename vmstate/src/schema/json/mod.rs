@@ -1,0 +1,79 @@
+//! Descriptions as JSON, in the shape of QEMU's `-dump-vmstate` (migration/savevm.c, `dump_vmstate_json_to_file`).
+//!
+//! ```text
+//! { "vmschkmachine": {"Name": MACHINE},
+//!   SECTION: {"Name": SECTION, "version_id": N, "minimum_version_id": N, "Description": DESCRIPTION}, … }
+//! DESCRIPTION  {"name", "version_id", "minimum_version_id"[, "Fields": […]][, "Subsections": [DESCRIPTION …]]}
+//! FIELD        {"field", "version_id", "field_exists"[, "num"], "size"
+//!               [, "type"][, "custom"][, "dimensions"][, "exists"][, "Description"]}
+//! ```
+//!
+//! QEMU has no `type`, `custom`, `dimensions` and `exists`: its dumps do not say what a field's bytes are. Such a field
+//! reads as [`Kind::Custom`](super::Kind::Custom) called `size N`, since nothing more is known, and is written the same way.
+//!
+//! | key | meaning |
+//! | --- | --- |
+//! | `version_id` of a field | version from which it is there |
+//! | `num` | elements, if the number is fixed |
+//! | `size` | bytes of one element on the wire, 0 if they vary; QEMU: in the host's memory |
+//! | `type` | `bool`, `uint8` to `uint64`, `int8` to `int64`, `buffer`, `counted_buffer`, `unused_buffer`, `struct`, `custom`, `check` |
+//! | `custom` | type name of a hand-written codec |
+//! | `dimensions` | of an array, outermost first; `null` if a count says how many |
+//! | `exists` | name of the predicate, if `field_exists` |
+//!
+//! Where `field_exists` is true, QEMU ignores the field's version (`vmstate_field_exists`), and so does a reader here.
+
+mod read;
+mod write;
+
+use super::Description;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The key that names the machine among the sections.
+const MACHINE: &str = "vmschkmachine";
+
+/// What a whole machine sends: its sections' descriptions by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Schema {
+    machine: Option<String>,
+    sections: Vec<(String, Description)>,
+}
+
+impl Schema {
+    /// No sections yet, of a machine type or of none.
+    pub fn new(machine: Option<&str>) -> Self {
+        Self { machine: machine.map(str::to_owned), sections: Vec::new() }
+    }
+
+    /// The machine type, if it is named.
+    pub fn machine(&self) -> Option<&str> {
+        self.machine.as_deref()
+    }
+
+    /// Names and descriptions, in the order in which they were added.
+    pub fn sections(&self) -> &[(String, Description)] {
+        &self.sections
+    }
+
+    /// The description of the section called `name`.
+    pub fn section(&self, name: &str) -> Option<&Description> {
+        self.sections.iter().find(|(known, _)| known == name).map(|(_, description)| description)
+    }
+
+    /// Adds a section. Several devices of one kind share a name and a description: that is one entry.
+    ///
+    /// # Errors
+    /// `Misuse` if the name has another description already, or is the key of the machine type.
+    pub fn add(&mut self, name: &str, description: &Description) -> Result<()> {
+        let misuse = |message: &str| Err(Error::new(ErrorKind::Misuse, message).in_field(name));
+        match self.section(name) {
+            _ if name == MACHINE => misuse("this name is the key of the machine type"),
+            Some(known) if known == description => Ok(()),
+            Some(_) => misuse("two sections of this name have different descriptions"),
+            None => {
+                self.sections.push((name.to_owned(), description.clone()));
+                Ok(())
+            }
+        }
+    }
+}

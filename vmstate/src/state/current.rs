@@ -1,0 +1,72 @@
+//! Integers that both sides know before the load: what the stream says is compared with what the device has.
+
+use std::fmt::{Debug, Display};
+use std::ops::RangeBounds;
+
+use super::Wire;
+use crate::codec::Reader;
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::{Kind, Shared};
+
+/// What `#[vmstate(equal)]` and `#[vmstate(at_most_current)]` can be put on.
+#[diagnostic::on_unimplemented(message = "`equal` and `at_most_current` need an integer, `{Self}` is none")]
+pub trait Current: Wire + Copy + Ord + Default + Display {
+    /// The kind of a field that must be equal.
+    const EQUAL: Kind;
+    /// The kind of a field that must not be above the current value.
+    const AT_MOST: Kind;
+}
+
+macro_rules! current {
+    ($($type:ty, $name:literal);* $(;)?) => {$(
+        impl Current for $type {
+            const EQUAL: Kind = Kind::Custom(Shared::Static(concat!($name, " equal")));
+            const AT_MOST: Kind = Kind::Custom(Shared::Static(concat!($name, " le")));
+        }
+    )*};
+}
+
+current! {
+    u8, "uint8";
+    u16, "uint16";
+    u32, "uint32";
+    // So QEMU calls its `VMSTATE_UINT64_EQUAL` (migration/vmstate-types.c, `vmstate_info_uint64_equal`).
+    u64, "int64";
+    i8, "int8";
+    i16, "int16";
+    i32, "int32";
+    i64, "int64";
+}
+
+/// Takes a value that must be the current one.
+pub fn load_equal<T: Current>(value: &T, input: &mut Reader<'_>) -> Result<()> {
+    let offset = input.offset();
+    let mut sent = T::default();
+    sent.load(input)?;
+    if sent == *value {
+        return Ok(());
+    }
+    Err(differs(format!("the stream has {sent}, this machine has {value}: configure both alike"), offset))
+}
+
+/// Loads a value from 0 to the current one, as QEMU's `VMSTATE_INT32_POSITIVE_LE`.
+pub fn load_at_most<T: Current>(value: &mut T, input: &mut Reader<'_>) -> Result<()> {
+    let offset = input.offset();
+    let mut sent = T::default();
+    sent.load(input)?;
+    if sent < T::default() || sent > *value {
+        return Err(differs(format!("the stream has {sent}, this machine takes 0 to {value}"), offset));
+    }
+    *value = sent;
+    Ok(())
+}
+
+/// The verdict of `range`, for [`hook`](super::hook::hook).
+pub fn in_range<T: PartialOrd + Display, R: RangeBounds<T> + Debug>(value: &T, range: &R) -> Result<(), String> {
+    if range.contains(value) { Ok(()) } else { Err(format!("{value} is not in {range:?}")) }
+}
+
+#[cold]
+fn differs(message: String, offset: u64) -> Error {
+    Error::new(ErrorKind::Incompatible, message).at(offset)
+}

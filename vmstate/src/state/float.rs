@@ -1,0 +1,31 @@
+//! `f64`: its IEEE 754 bits, big-endian, as QEMU's `CPU_DoubleU` (migration/vmstate-types.c, `vmstate_info_cpudouble`).
+
+use super::Wire;
+use crate::codec::{Reader, Writer};
+use crate::error::Result;
+use crate::schema::{Kind, Shared};
+
+/// Every bit pattern is taken, and kept: those of a NaN are guest state.
+impl Wire for f64 {
+    type Undo = f64;
+    const KIND: Kind = Kind::Custom(Shared::Static("CPU_Double_U"));
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        out.u64(self.to_bits());
+        out.outcome(8);
+        Ok(())
+    }
+
+    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        *self = f64::from_bits(input.u64()?);
+        Ok(())
+    }
+
+    fn remember(&self) -> f64 {
+        *self
+    }
+
+    fn undo(&mut self, undo: f64) {
+        *self = undo;
+    }
+}
