@@ -12,7 +12,7 @@ use super::verdict::{Break, Case, Condition, Difference, Reason, Subject, Warnin
 use super::{Direction, Verdict, remedy};
 
 /// More states than this are not looked at, over all walks.
-const MAX_STATES: usize = 1 << 16;
+const MAX_STATES: usize = 1 << 18;
 /// More cases than this are not told apart.
 const MAX_CASES: usize = 256;
 
@@ -203,7 +203,7 @@ impl<'a> Product<'a> {
             (Some(Step::Header { name, .. }), read) if !matches!(read, Some(Step::Loop { .. })) => {
                 Next::Breaks(name.clone(), Reason::UnknownSubsection)
             }
-            (Some(Step::Loop { subject, end, .. }), Some(Step::Loop { subject: read_subject, end: read_end, .. })) => {
+            (Some(Step::Loop { subject, end, .. }), Some(Step::Loop { end: read_end, .. })) => {
                 // The length is an earlier field: the same on both sides, whatever the field is called.
                 Next::To(state.decide(subject, |holds, state| {
                     (state.written, state.read) = match holds {
