@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use proptest::prelude::*;
-use vmstate::compat::{Case, Direction, Subject, Verdict, check};
+use vmstate::compat::{Case, Direction, Reason, Subject, Verdict, check};
 use vmstate::schema::{Description, Field, Kind, Presence, Shared};
 
 /// What is decided at run time, the same on both sides.
@@ -319,7 +319,9 @@ impl Choices {
     }
 
     fn structure(&mut self, depth: usize) -> Kind {
-        let name = ["regs", "d", "regs/x"][self.below(3)];
+        // None that an ancestor's subsection begins with: the derive refuses these, and the checker may see breaks
+        // that cannot happen.
+        let name = ["regs", "timer", "regs/x"][self.below(3)];
         let subsections = ["regs/x", "regs/y"][..self.below(3)].to_vec();
         Kind::Struct(self.description(name, depth, &subsections).into())
     }
@@ -429,10 +431,10 @@ fn predicted(verdict: &Verdict, outcomes: Outcomes) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_verdict_is_what_happens(tape in prop::collection::vec(any::<u16>(), 0..160), seeds in any::<[u64; 8]>()) {
+    fn the_verdict_is_what_happens(tape in prop::collection::vec(any::<u16>(), 0..64), seeds in any::<[u64; 8]>()) {
         let mut choices = Choices(tape.into());
         let old = choices.section();
         let new = choices.evolve(&old);
@@ -441,6 +443,10 @@ proptest! {
                 Direction::OldToNew => (&old, &new),
                 Direction::NewToOld => (&new, &old),
             };
+            // Too many open decisions: no verdict, said so.
+            if matches!(&crossing.verdict, Verdict::Breaks(breaks) if breaks.reason == Reason::TooLarge) {
+                continue;
+            }
             for seed in seeds {
                 let outcomes = Outcomes(seed);
                 let encoded = Encoder::encode(writer, crossing.version, outcomes);

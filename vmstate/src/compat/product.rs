@@ -12,7 +12,7 @@ use super::verdict::{Break, Case, Condition, Difference, Reason, Subject, Warnin
 use super::{Direction, Verdict, remedy};
 
 /// More states than this are not looked at, over all walks.
-const MAX_STATES: usize = 1 << 19;
+const MAX_STATES: usize = 1 << 18;
 /// More cases than this are not told apart.
 const MAX_CASES: usize = 256;
 
@@ -203,10 +203,9 @@ impl<'a> Product<'a> {
             (Some(Step::Header { name, .. }), read) if !matches!(read, Some(Step::Loop { .. })) => {
                 Next::Breaks(name.clone(), Reason::UnknownSubsection)
             }
-            (Some(Step::Loop { subject, end, .. }), Some(Step::Loop { subject: read_subject, end: read_end, .. })) => {
+            (Some(Step::Loop { subject, end, .. }), Some(Step::Loop { end: read_end, .. })) => {
                 // The length is an earlier field: the same on both sides, whatever the field is called.
                 Next::To(state.decide(subject, |holds, state| {
-                    state.decided.insert(read_subject.clone(), holds);
                     (state.written, state.read) = match holds {
                         true => (state.written.next(), state.read.next()),
                         false => (At::step(*end), At::step(*read_end)),
@@ -287,8 +286,10 @@ impl<'a> Product<'a> {
             Some(Step::Header { name, version }) if name.len() > parent.len() && name.starts_with(parent) => {
                 (name, *version)
             }
-            // Empty, a header may follow.
-            Some(Step::Loop { subject, end, .. }) if !state.decided.contains_key(subject) => {
+            // If it is empty, the reader may come upon a header behind it.
+            Some(Step::Loop { subject, end, .. })
+                if state.decided.get(subject) != Some(&true) && self.may_come_upon(*end, parent) =>
+            {
                 return Next::To(state.decide(subject, |holds, state| {
                     if !holds {
                         state.written = At::step(*end);
@@ -309,6 +310,29 @@ impl<'a> Product<'a> {
             }
             None => Next::Breaks(name.clone(), Reason::TooOld { version, oldest: found.oldest }),
         }
+    }
+}
+
+impl Product<'_> {
+    /// True if no bytes need to come between `step` of the writer and a subsection that a look for those of `parent`
+    /// sees.
+    fn may_come_upon(&self, step: usize, parent: &str) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![step];
+        while let Some(at) = open.pop() {
+            if !seen.insert(at) {
+                continue;
+            }
+            match self.written.steps.get(at) {
+                Some(Step::Header { name, .. }) if name.starts_with(parent) => return true,
+                Some(Step::Unless { to, .. }) => open.extend([at + 1, *to]),
+                Some(Step::Loop { end, .. }) => open.push(*end),
+                Some(Step::LoopEnd { .. }) => open.push(at + 1),
+                Some(Step::Goto(to)) => open.push(*to),
+                _ => {}
+            }
+        }
+        false
     }
 }
 
