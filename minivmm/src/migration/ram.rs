@@ -86,12 +86,6 @@ impl vmstate::ram::DirtyLog for MachineDirtyLog {
     }
 }
 
-impl Drop for MachineDirtyLog {
-    fn drop(&mut self) {
-        vmstate::ram::DirtyLog::stop(self);
-    }
-}
-
 fn misuse(error: crate::error::Error) -> vmstate::Error {
     vmstate::Error::new(ErrorKind::Misuse, "guest memory was addressed outside its block").with_source(error)
 }

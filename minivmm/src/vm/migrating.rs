@@ -10,7 +10,7 @@ use crate::migration::global::{GlobalState, Timer};
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
 use crate::migration::sections::{MachineState, Parts};
 use crate::vm::driver::{End, Outcome, Vm};
-use crate::vm::handle::{Departed, MigrationInfo, MigrationStatus, Refusal, Request, RunState};
+use crate::vm::handle::{Departed, MigrationStatus, Refusal, Request, RunState};
 use crate::vm::incoming::{Door, Reception};
 use crate::vm::outgoing::Departure;
 use crate::vm::underway::{Answer, Underway};
@@ -202,6 +202,6 @@ impl Vm {
     }
 
     fn publish_end(&self, status: MigrationStatus, error: Option<String>) {
-        self.shared.update_migration(|info| *info = MigrationInfo { status, error, ..info.clone() });
+        self.shared.update_migration(|info| (info.status, info.error) = (status, error));
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use kvm_bindings::{KVM_VCPUEVENT_VALID_PAYLOAD, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SMM, kvm_vcpu_events};
+use kvm_bindings::{
+    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_PAYLOAD, KVM_VCPUEVENT_VALID_SHADOW,
+    KVM_VCPUEVENT_VALID_SIPI_VECTOR, KVM_VCPUEVENT_VALID_SMM, kvm_vcpu_events,
+};
 use vmstate::VmState;
 
 use super::cpu::Cpu;
@@ -102,11 +105,12 @@ impl VcpuExtra {
         };
     }
 
-    /// Completes what section `cpu` says of the events. `source_flags` are those of this host's KVM_GET_VCPU_EVENTS:
+    /// Completes what section `cpu` says of the events. `host_flags` are those of this host's KVM_GET_VCPU_EVENTS:
     /// only what it reports may be set.
     pub(super) fn complete_events(&self, events: &mut kvm_vcpu_events, host_flags: u32) {
         let ours = &self.events;
-        events.flags = 3 // NMI_PENDING and SIPI_VECTOR
+        events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING
+            | KVM_VCPUEVENT_VALID_SIPI_VECTOR
             | host_flags & (KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD);
         if ours.exception_pending != 0 && host_flags & KVM_VCPUEVENT_VALID_PAYLOAD != 0 {
             events.exception.injected = 0;

@@ -6,15 +6,13 @@
 //! the deadline; KVM_SET_VCPU_EVENTS last, since KVM_SET_REGS clears a pending exception. FS and GS bases come with
 //! the segments, EFER with the special registers.
 
+use kvm_bindings::{KVM_MP_STATE_HALTED, kvm_mp_state};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
 use super::apic::Apic;
 use super::cpu::{Cpu, CpuCommon};
 use super::extra::VcpuExtra;
 use super::{StateError, call, msr};
-
-/// KVM_MP_STATE_HALTED.
-const MP_STATE_HALTED: u32 = 3;
 
 /// All sections of one vCPU.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,7 +58,7 @@ impl VcpuState {
         let mut state = Self::default();
         let cpu = &mut state.cpu;
         cpu.mp_state = call("KVM_GET_MP_STATE", vcpu.get_mp_state())?.mp_state;
-        state.common.halted = u32::from(cpu.mp_state == MP_STATE_HALTED);
+        state.common.halted = u32::from(cpu.mp_state == KVM_MP_STATE_HALTED);
         cpu.take_regs(&call("KVM_GET_REGS", vcpu.get_regs())?);
         let sregs = call("KVM_GET_SREGS", vcpu.get_sregs())?;
         cpu.take_sregs(&sregs);
@@ -90,7 +88,7 @@ impl VcpuState {
     /// An ioctl failed; the vCPU must not run.
     pub fn set(&self, vcpu: &VcpuFd) -> Result<(), StateError> {
         let (cpu, extra) = (&self.cpu, &self.extra);
-        let mp_state = kvm_bindings::kvm_mp_state { mp_state: cpu.mp_state };
+        let mp_state = kvm_mp_state { mp_state: cpu.mp_state };
         call("KVM_SET_MP_STATE", vcpu.set_mp_state(mp_state))?;
         call("KVM_SET_REGS", vcpu.set_regs(&cpu.kvm_regs()))?;
         let sregs = cpu.kvm_sregs(self.apic.apicbase.into(), u64::from(self.apic.tpr >> 4));
