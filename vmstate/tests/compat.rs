@@ -196,7 +196,7 @@ fn g9_another_type_of_the_same_size() {
     says(
         &old,
         &new,
-        "old -> new, version 1: loads if c is 0 or 1, else breaks at c because a bool is 0 or 1 -> keep the integer on the wire and check its value
+        "old -> new, version 1: loads if c is 0 or 1, else breaks at c because the reader takes only 0 or 1 -> go on taking what was written, and map it after the load
         warning: a (u32) is read as a (i32): the same bytes, another range of values
         warning: b (u8) is read as b (raw bytes): integers on one side, raw bytes on the other
         warning: c (u8) is read as c (bool): the same bytes, another range of values

@@ -1,25 +1,43 @@
 //! Whether streams of one release load in another: verdicts on two descriptions, without running a device.
 //!
 //! A description stands for the byte layouts that it can write and those that it can read. [`check`] compares
-//! these, not names: a rename, or a move into a nested struct, changes nothing. It relies on three assumptions. A predicate of
-//! the same name has the same outcome on both sides; lengths of arrays, which are fields themselves, agree; a
-//! hand-written codec of the same name reads what it wrote. And data that happens to look like a subsection's header
-//! is not foreseen: the derive refuses layouts where that could happen.
+//! these, not names: a rename, or a move into a nested struct, changes nothing. It relies on these assumptions.
+//!
+//! - A predicate of the same name has the same outcome on both sides.
+//! - Both machines are configured alike: the same pointers are null, `equal` fields have the same value.
+//! - Lengths of arrays, which are fields themselves, agree.
+//! - A hand-written codec of the same name reads what it wrote; a verdict lists these ([`Assumption`]).
+//! - Data never looks like a subsection's header: the derive refuses layouts where that could happen.
 
+mod budget;
+mod build;
+mod item;
 mod layout;
 mod product;
 mod registry;
 mod remedy;
+mod sentence;
+mod state;
+mod subjects;
+mod values;
 mod verdict;
 
 use std::collections::BTreeSet;
 
 pub use registry::{RegistryReport, SectionDescription, check_registry};
-pub use verdict::{Break, Case, Condition, Crossing, Difference, Direction, Reason, Report, Subject, Verdict, Warning};
+pub use values::Values;
+pub use verdict::{
+    Assumption, Break, Case, Condition, Crossing, Difference, Direction, Reason, Report, Subject, Verdict, Warning,
+};
 
 use crate::schema::{Description, Kind, Presence};
-use layout::{Layout, Sent, TooLarge};
-use product::Product;
+use budget::Budget;
+use layout::Sent;
+use product::{Product, Stop};
+use subjects::Subjects;
+
+/// Most versions of a section whose streams are looked at.
+const MAX_VERSIONS: usize = 64;
 
 /// Compares two releases of one section: what the old one wrote in the new one, at its version and at each earlier
 /// one at which its layout was another, and what the new one writes in the old one.
@@ -41,9 +59,18 @@ use product::Product;
 /// assert!(report.to_string().contains("old -> new, version 1: breaks at imr because the stream does not have it"));
 /// ```
 pub fn check(old: &Description, new: &Description) -> Report {
+    check_within(old, new, &Budget::total())
+}
+
+fn check_within(old: &Description, new: &Description, budget: &Budget) -> Report {
+    let versions: Vec<_> = versions(old).into_iter().rev().collect();
+    let (looked_at, left_out) = versions.split_at(versions.len().min(MAX_VERSIONS));
     let mut crossings: Vec<_> =
-        versions(old).into_iter().rev().map(|version| cross(old, new, version, Direction::OldToNew)).collect();
-    crossings.push(cross(new, old, new.version, Direction::NewToOld));
+        looked_at.iter().map(|version| cross(old, new, *version, Direction::OldToNew, budget)).collect();
+    if let Some(version) = left_out.first() {
+        crossings.push(not_compared(old, *version, Direction::OldToNew, Stop::TooLarge));
+    }
+    crossings.push(cross(new, old, new.version, Direction::NewToOld, budget));
     Report { section: old.name.to_string(), crossings }
 }
 
@@ -59,20 +86,25 @@ fn versions(description: &Description) -> BTreeSet<u32> {
 }
 
 /// What `writer` sends at `version`, read by `reader`.
-fn cross(writer: &Description, reader: &Description, version: u32, direction: Direction) -> Crossing {
-    let breaks = |reason: Reason| {
-        let remedy = remedy::of(&reason, direction);
-        Verdict::Breaks(Break { field: writer.name.to_string(), reason, remedy })
-    };
+fn cross(
+    writer: &Description,
+    reader: &Description,
+    version: u32,
+    direction: Direction,
+    budget: &Budget,
+) -> Crossing {
     let (newest, oldest) = (reader.version, reader.minimum_version);
-    let (verdict, warnings) = if version > newest {
-        (breaks(Reason::TooNew { version, newest }), Vec::new())
-    } else if version < oldest {
-        (breaks(Reason::TooOld { version, oldest }), Vec::new())
-    } else {
-        compare(writer, reader, version, direction).unwrap_or_else(|TooLarge| (breaks(Reason::TooLarge), Vec::new()))
+    let reason = match version {
+        _ if version > newest => Reason::TooNew { version, newest },
+        _ if version < oldest => Reason::TooOld { version, oldest },
+        _ => {
+            let compared = budget.crossing(|budget| compare(writer, reader, version, direction, budget));
+            return compared.unwrap_or_else(|stop| not_compared(writer, version, direction, stop));
+        }
     };
-    Crossing { direction, version, verdict, warnings }
+    let remedy = remedy::of(&reason, direction);
+    let verdict = Verdict::Breaks(Break { field: writer.name.to_string(), reason, remedy });
+    Crossing { direction, version, verdict, warnings: Vec::new(), assumptions: Vec::new() }
 }
 
 fn compare(
@@ -80,10 +112,21 @@ fn compare(
     reader: &Description,
     version: u32,
     direction: Direction,
-) -> Result<(Verdict, Vec<Warning>), TooLarge> {
-    let mut sent = Sent::new();
-    layout::subsections(writer, &mut sent);
-    let written = Layout::written(writer, version)?;
-    let read = Layout::read(reader, version, &sent)?;
-    Ok(Product::new(&written, &read, direction).verdict())
+    budget: &Budget,
+) -> Result<Crossing, Stop> {
+    let (mut sent, mut subjects) = (Sent::new(), Subjects::default());
+    build::subsections(writer, &mut sent);
+    let written = build::written(writer, version, &mut subjects, budget)?;
+    let read = build::read(reader, version, &sent, &mut subjects, budget)?;
+    Product::new(written, read, subjects, budget).crossing(direction, version)
+}
+
+fn not_compared(writer: &Description, version: u32, direction: Direction, stop: Stop) -> Crossing {
+    let (field, reason) = match stop {
+        Stop::TooLarge => (writer.name.to_string(), Reason::TooLarge),
+        Stop::Ambiguous(field) => (field, Reason::Ambiguous),
+    };
+    let remedy = remedy::of(&reason, direction);
+    let verdict = Verdict::NotCompared(Break { field, reason, remedy });
+    Crossing { direction, version, verdict, warnings: Vec::new(), assumptions: Vec::new() }
 }

@@ -1,11 +1,13 @@
 //! All sections of two releases: which are there on both sides, and whether these load.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::Serialize;
 
+use super::budget::Budget;
 use super::verdict::{Break, Crossing, Direction, Reason, Report, Verdict};
-use super::{check, remedy};
+use super::{check_within, remedy};
 use crate::schema::Description;
 
 /// One section of a release.
@@ -43,31 +45,36 @@ impl fmt::Display for RegistryReport {
 /// Compares all sections of two releases. A section that only one release has breaks in the other; one that the new
 /// release calls otherwise loads only if its old name is an alias, and the old release does not know the new name.
 pub fn check_registry(old: &[SectionDescription<'_>], new: &[SectionDescription<'_>]) -> RegistryReport {
+    let budget = Budget::total();
+    let (old_names, new_names) = (by_name(old), by_name(new));
+    let aliases = new.iter().rev().flat_map(|section| section.aliases.iter().map(move |alias| (*alias, section)));
+    let new_aliases: HashMap<_, _> = aliases.collect();
     let mut sections = Vec::new();
     for section in old {
-        let same = new.iter().find(|other| other.name == section.name);
-        let found = same.or_else(|| new.iter().find(|other| other.aliases.contains(&section.name)));
-        sections.push(match found {
-            None => absent(section, Direction::OldToNew),
-            Some(other) => {
-                let mut report = check(section.description, other.description);
-                report.section = section.name.to_owned();
-                if !other.name.eq(section.name) && !section.aliases.contains(&other.name) {
-                    report.crossings.retain(|crossing| crossing.direction == Direction::OldToNew);
-                    report.crossings.extend(absent(other, Direction::NewToOld).crossings);
-                }
-                report
-            }
-        });
+        let Some(other) = new_names.get(section.name).or_else(|| new_aliases.get(section.name)) else {
+            sections.push(absent(section, Direction::OldToNew));
+            continue;
+        };
+        let mut report = check_within(section.description, other.description, &budget);
+        report.section = section.name.to_owned();
+        if other.name != section.name && !section.aliases.contains(&other.name) {
+            report.crossings.retain(|crossing| crossing.direction == Direction::OldToNew);
+            report.crossings.extend(absent(other, Direction::NewToOld).crossings);
+        }
+        sections.push(report);
     }
     for section in new {
-        let known =
-            |other: &SectionDescription<'_>| other.name == section.name || section.aliases.contains(&other.name);
-        if !old.iter().any(known) {
+        let mut names = section.aliases.iter().chain([&section.name]);
+        if !names.any(|name| old_names.contains_key(name)) {
             sections.push(absent(section, Direction::NewToOld));
         }
     }
     RegistryReport { sections }
+}
+
+/// The first section of each name.
+fn by_name<'s, 'a>(sections: &'s [SectionDescription<'a>]) -> HashMap<&'a str, &'s SectionDescription<'a>> {
+    sections.iter().rev().map(|section| (section.name, section)).collect()
 }
 
 /// The reader does not have it at all.
@@ -78,6 +85,6 @@ fn absent(section: &SectionDescription<'_>, direction: Direction) -> Report {
     let version = section.description.version;
     Report {
         section: section.name.to_owned(),
-        crossings: vec![Crossing { direction, version, verdict, warnings: Vec::new() }],
+        crossings: vec![Crossing { direction, version, verdict, warnings: Vec::new(), assumptions: Vec::new() }],
     }
 }

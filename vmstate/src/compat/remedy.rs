@@ -24,8 +24,14 @@ pub(super) fn of(reason: &Reason, direction: Direction) -> &'static str {
         (Reason::OtherCodec, _) => "keep the codec and the name of its type",
         (Reason::UnknownSubsection, OldToNew) => "keep the subsection, if only to read it",
         (Reason::UnknownSubsection, NewToOld) => "send it only when needed, and never for a machine of the old release",
-        (Reason::NotBool, _) => "keep the integer on the wire and check its value",
+        (Reason::NotTaken { .. }, OldToNew) => "go on taking what was written, and map it after the load",
+        (Reason::NotTaken { .. }, NewToOld) => {
+            "send what the old release does not take in a subsection that is sent only when needed"
+        }
+        (Reason::NotNullable, _) => "keep the pointer as it was; send what is new in a subsection",
+        (Reason::UnnamedPredicate, _) => "name the predicate in both descriptions (\"exists\")",
         (Reason::TooLarge, _) => "compare the parts one by one",
+        (Reason::Ambiguous, _) => "put the struct last, and begin no subsection's name with that of a struct inside",
         (Reason::NoSection, OldToNew) => "keep the section, or register its new name with the old one as alias",
         (Reason::NoSection, NewToOld) => "leave the device out of machines of the old release",
     }

@@ -1,8 +1,8 @@
-//! Verdicts as data, and as sentences.
-
-use std::fmt;
+//! Verdicts as data.
 
 use serde::Serialize;
+
+use super::values::Values;
 
 /// What is known about one section in two releases.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -15,12 +15,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// True if nothing can break; conditional verdicts count as broken only if `strict`.
+    /// True if nothing can break; conditional verdicts count as broken only if `strict`, what could not be compared
+    /// always does.
     pub fn is_compatible(&self, strict: bool) -> bool {
         self.crossings.iter().all(|crossing| match crossing.verdict {
             Verdict::Loads => true,
             Verdict::LoadsIf(_) => !strict,
-            Verdict::Breaks(_) => false,
+            Verdict::Breaks(_) | Verdict::NotCompared(_) => false,
         })
     }
 }
@@ -37,6 +38,8 @@ pub struct Crossing {
     pub verdict: Verdict,
     /// What loads with another meaning.
     pub warnings: Vec<Warning>,
+    /// What the verdict relies on, and the descriptions do not show.
+    pub assumptions: Vec<Assumption>,
 }
 
 /// Which release wrote and which reads.
@@ -59,6 +62,8 @@ pub enum Verdict {
     LoadsIf(Vec<Case>),
     /// Never.
     Breaks(Break),
+    /// Nobody knows: the descriptions cannot be compared.
+    NotCompared(Break),
 }
 
 /// A case in which a load breaks.
@@ -85,14 +90,29 @@ pub struct Condition {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
-    /// The outcome of a field's predicate.
+    /// The outcome of a predicate, by name; behind it `[2]` in an element of an array, `[]` in each element of a counted one.
     Predicate(String),
+    /// The outcome of a field's predicate that has no name.
+    Unnamed(String),
+    /// A field's predicate that has no name has the same outcome on both sides.
+    SameOutcome(String),
     /// A subsection is sent (its `needed` holds).
     Subsection(String),
     /// The counted field has elements.
     Elements(String),
-    /// The bytes that the reader takes for bools are 0 or 1.
-    ZeroOrOne(String),
+    /// The pointer is null.
+    Null(String),
+    /// The value of the field is one that the reader takes.
+    Value {
+        /// The field.
+        field: String,
+        /// Of the values that the writer may send, those that the reader takes.
+        taken: Values,
+        /// And those that it refuses.
+        refused: Values,
+    },
+    /// Both machines are configured to have the same value in this field.
+    Configuration(String),
 }
 
 /// Where and why a load breaks, and what to do instead.
@@ -142,10 +162,19 @@ pub enum Reason {
     OtherCodec,
     /// The reader does not know the subsection.
     UnknownSubsection,
-    /// A byte that is no bool is read as one.
-    NotBool,
+    /// The reader does not take all values that the writer may send.
+    NotTaken {
+        /// Which it takes.
+        taken: String,
+    },
+    /// A pointer that may be null on one side only.
+    NotNullable,
+    /// The predicate has no name, so nobody knows if both sides decide alike.
+    UnnamedPredicate,
     /// The layouts are too large to be compared.
     TooLarge,
+    /// A look for subsections may run into what is no subsection of that struct.
+    Ambiguous,
     /// The other release has no such section.
     NoSection,
 }
@@ -168,6 +197,8 @@ pub struct Warning {
 pub enum Difference {
     /// Signed here, unsigned there; or a bool here, a number there.
     Sign,
+    /// A timer, double or bitmap here, something else there.
+    Meaning,
     /// Integers here, raw bytes there.
     Raw,
     /// The writer sends padding: the reader gets zero.
@@ -176,105 +207,13 @@ pub enum Difference {
     Dropped,
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.section)?;
-        self.crossings.iter().try_for_each(|crossing| write!(f, "{crossing}"))
-    }
-}
-
-impl fmt::Display for Crossing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let direction = match self.direction {
-            Direction::OldToNew => "old -> new",
-            Direction::NewToOld => "new -> old",
-        };
-        writeln!(f, "  {direction}, version {}: {}", self.version, self.verdict)?;
-        self.warnings.iter().try_for_each(|warning| writeln!(f, "    warning: {warning}"))
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Loads => f.write_str("loads"),
-            Self::Breaks(breaks) => breaks.fmt(f),
-            Self::LoadsIf(cases) => {
-                for (index, case) in cases.iter().enumerate() {
-                    f.write_str(if index == 0 { "loads " } else { "; and " })?;
-                    case.fmt(f)?;
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-impl fmt::Display for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.when.as_slice() {
-            [condition] => {
-                let opposite = Condition { holds: !condition.holds, ..condition.clone() };
-                write!(f, "if {opposite}")?;
-            }
-            conditions => {
-                for (index, condition) in conditions.iter().enumerate() {
-                    f.write_str(if index == 0 { "unless " } else { " and " })?;
-                    condition.fmt(f)?;
-                }
-            }
-        }
-        write!(f, ", else {}", self.breaks)
-    }
-}
-
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let not = if self.holds { "" } else { "not " };
-        match &self.subject {
-            Subject::Predicate(name) => write!(f, "{name} is {}", self.holds),
-            Subject::Subsection(name) => write!(f, "subsection {name:?} is {not}sent"),
-            Subject::Elements(path) if self.holds => write!(f, "{path} has elements"),
-            Subject::Elements(path) => write!(f, "{path} is empty"),
-            Subject::ZeroOrOne(path) => write!(f, "{path} is {not}0 or 1"),
-        }
-    }
-}
-
-impl fmt::Display for Break {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "breaks at {} because {} -> {}", self.field, self.reason, self.remedy)
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooNew { version, newest } => write!(f, "version {version} is newer than {newest}"),
-            Self::TooOld { version, oldest } => {
-                write!(f, "version {version} is older than {oldest}, the oldest that loads")
-            }
-            Self::NotSent => f.write_str("the stream does not have it"),
-            Self::NotRead => f.write_str("the reader does not have it"),
-            Self::OtherItem { written, read } => write!(f, "{written} is read as {read}"),
-            Self::OtherCount => f.write_str("the two sides count its elements in different ways"),
-            Self::OtherCodec => f.write_str("the two sides do not use the same hand-written codec"),
-            Self::UnknownSubsection => f.write_str("the reader does not know this subsection"),
-            Self::NotBool => f.write_str("a bool is 0 or 1"),
-            Self::TooLarge => f.write_str("its layout is too large to be compared"),
-            Self::NoSection => f.write_str("the reader does not have this section"),
-        }
-    }
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { written, read, difference } = self;
-        match difference {
-            Difference::Sign => write!(f, "{written} is read as {read}: the same bytes, another range of values"),
-            Difference::Raw => write!(f, "{written} is read as {read}: integers on one side, raw bytes on the other"),
-            Difference::ReadsZero => write!(f, "{read} becomes zero: the stream has padding there"),
-            Difference::Dropped => write!(f, "{written} is skipped: the reader has padding there"),
-        }
-    }
+/// What a verdict relies on without knowing it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Assumption {
+    /// The hand-written codec of this name reads what it wrote.
+    Codec(String),
+    /// These fields of the writer are what the reader takes them for: a dump of QEMU tells only their size, and that in the
+    /// memory of its host.
+    Sizes(Vec<String>),
 }

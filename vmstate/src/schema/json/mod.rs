@@ -31,6 +31,8 @@
 mod read;
 mod write;
 
+pub(crate) use write::opaque_size;
+
 use super::Description;
 use crate::error::{Error, ErrorKind, Result};
 

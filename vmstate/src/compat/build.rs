@@ -1,0 +1,318 @@
+//! From a description to its layout.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use super::budget::{Budget, TooLarge};
+use super::item::Item;
+use super::layout::{Framing, Known, Layout, Sent, Step};
+use super::subjects::{Id, Subjects};
+use super::verdict::{Reason, Subject};
+use crate::schema::{Description, Field, Kind, Presence, json};
+
+/// More steps than this are not compared.
+const MAX_STEPS: usize = 1 << 16;
+
+/// What `description` writes at `version`.
+pub(super) fn written(
+    description: &Description,
+    version: u32,
+    subjects: &mut Subjects,
+    budget: &Budget,
+) -> Result<Layout, TooLarge> {
+    build(description, version, None, subjects, budget)
+}
+
+/// What `description` takes at `version` from a writer of these subsections.
+pub(super) fn read(
+    description: &Description,
+    version: u32,
+    sent: &Sent,
+    subjects: &mut Subjects,
+    budget: &Budget,
+) -> Result<Layout, TooLarge> {
+    build(description, version, Some(sent), subjects, budget)
+}
+
+fn build(
+    description: &Description,
+    version: u32,
+    sent: Option<&Sent>,
+    subjects: &mut Subjects,
+    budget: &Budget,
+) -> Result<Layout, TooLarge> {
+    let mut builder = Builder { layout: Layout::default(), sent, subjects, budget };
+    builder.description(description, version, &Place::default())?;
+    Ok(builder.layout)
+}
+
+/// All subsections in `description`, also those of nested structs.
+pub(super) fn subsections(description: &Description, into: &mut Sent) {
+    for subsection in description.subsections.iter() {
+        into.entry(subsection.name.to_string()).or_default().insert(subsection.version);
+        subsections(subsection, into);
+    }
+    description.fields.iter().for_each(|field| inside(&field.kind, into));
+}
+
+fn inside(kind: &Kind, into: &mut Sent) {
+    match kind {
+        Kind::Struct(nested) | Kind::StructAt(nested, _) => subsections(nested, into),
+        Kind::Array(element, _) | Kind::CountedArray(element) | Kind::List(element) | Kind::Nullable(element) => {
+            inside(element, into);
+        }
+        Kind::Map(key, value) => {
+            inside(key, into);
+            inside(value, into);
+        }
+        _ => {}
+    }
+}
+
+/// Where in the description: the field's path, the array elements on the way, and how many loops are around.
+#[derive(Clone)]
+struct Place {
+    path: Rc<str>,
+    scope: Rc<str>,
+    depth: usize,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { path: "".into(), scope: "".into(), depth: 0 }
+    }
+}
+
+impl Place {
+    fn field(&self, name: &str) -> Self {
+        let path = if self.path.is_empty() { name.into() } else { format!("{}.{name}", self.path).into() };
+        Self { path, ..self.clone() }
+    }
+
+    fn element(&self, index: usize) -> Self {
+        let inside = |of: &str| format!("{of}[{index}]").into();
+        Self { path: inside(&self.path), scope: inside(&self.scope), depth: self.depth }
+    }
+
+    /// A loop's name is not in the scope: it may be another on the other side.
+    fn counted(&self) -> Self {
+        let inside = |of: &str| format!("{of}[]").into();
+        Self { path: inside(&self.path), scope: inside(&self.scope), depth: self.depth + 1 }
+    }
+
+}
+
+struct Builder<'a> {
+    layout: Layout,
+    sent: Option<&'a Sent>,
+    subjects: &'a mut Subjects,
+    budget: &'a Budget,
+}
+
+impl Builder<'_> {
+    fn push(&mut self, step: Step) -> Result<usize, TooLarge> {
+        let at = self.layout.steps.len();
+        if at >= MAX_STEPS {
+            return Err(TooLarge);
+        }
+        if let Some(subject) = step.subject() {
+            self.layout.last_use.insert(subject, at);
+        }
+        self.layout.steps.push(step);
+        Ok(at)
+    }
+
+    fn subject(&mut self, subject: Subject, place: &Place) -> Id {
+        let id = self.subjects.id(subject);
+        self.layout.depths.insert(id, place.depth);
+        id
+    }
+
+    /// Lets the jump at `at` lead to here.
+    fn land(&mut self, at: usize) {
+        let here = self.layout.steps.len();
+        if let Some(
+            Step::Unless { to: target, .. }
+            | Step::Pointer { end: target, .. }
+            | Step::Loop { end: target, .. }
+            | Step::Probe { end: target, .. },
+        ) = self.layout.steps.get_mut(at)
+        {
+            *target = here;
+        }
+    }
+
+    /// What is asked since `start` may be asked again until here: the steps between are not taken in order.
+    fn keep_until_here(&mut self, start: usize) {
+        let here = self.layout.steps.len();
+        for subject in self.layout.steps.iter().skip(start).filter_map(Step::subject) {
+            self.layout.last_use.insert(subject, here);
+        }
+    }
+
+    fn description(&mut self, description: &Description, version: u32, place: &Place) -> Result<(), TooLarge> {
+        let mut names = HashMap::new();
+        for field in description.fields.iter() {
+            self.budget.step(place.path.len() + place.scope.len() + field.name.len())?;
+            let named = names.entry(&*field.name).and_modify(|count| *count += 1).or_insert(1);
+            match named {
+                1 => self.field(field, version, &place.field(&field.name))?,
+                _ => self.field(field, version, &place.field(&format!("{}#{named}", &*field.name)))?,
+            }
+        }
+        match self.sent {
+            None => self.send_subsections(description, place),
+            Some(sent) => self.take_subsections(description, sent, place),
+        }
+    }
+
+    fn send_subsections(&mut self, description: &Description, place: &Place) -> Result<(), TooLarge> {
+        for subsection in description.subsections.iter() {
+            self.budget.step(subsection.name.len() + place.path.len())?;
+            let inside = place.field(&subsection.name);
+            let subject = self.subject(Subject::Subsection(inside.path.to_string()), place);
+            let jump = self.push(Step::Unless { subject, to: 0 })?;
+            self.push(Step::Header { name: (&*subsection.name).into(), version: subsection.version })?;
+            self.description(subsection, subsection.version, &inside)?;
+            self.land(jump);
+        }
+        Ok(())
+    }
+
+    fn take_subsections(&mut self, parent: &Description, sent: &Sent, place: &Place) -> Result<(), TooLarge> {
+        self.budget.step(parent.name.len())?;
+        let probe = self.push(Step::Probe { parent: (&*parent.name).into(), known: BTreeMap::new(), end: 0 })?;
+        let mut all = BTreeMap::new();
+        for subsection in parent.subsections.iter() {
+            self.budget.step(subsection.name.len())?;
+            let (oldest, newest) = (subsection.minimum_version, subsection.version);
+            let inside = place.field(&subsection.name);
+            let mut bodies = BTreeMap::new();
+            let versions = sent.get(&*subsection.name).into_iter().flatten();
+            for version in versions.filter(|version| (oldest..=newest).contains(version)) {
+                bodies.insert(*version, self.layout.steps.len());
+                self.description(subsection, *version, &inside)?;
+                self.push(Step::Goto(probe))?;
+            }
+            // Of two that share a name, the first is found.
+            all.entry((&*subsection.name).into()).or_insert(Known { oldest, newest, bodies });
+        }
+        if let Some(Step::Probe { known, .. }) = self.layout.steps.get_mut(probe) {
+            *known = all;
+        }
+        self.land(probe);
+        self.keep_until_here(probe);
+        Ok(())
+    }
+
+    fn field(&mut self, field: &Field, version: u32, place: &Place) -> Result<(), TooLarge> {
+        match &field.presence {
+            Presence::Since(since) if *since > version => Ok(()),
+            Presence::Since(_) => self.kind(&field.kind, place),
+            Presence::If(_) if field.kind == Kind::Check => Ok(()),
+            Presence::If(predicate) => {
+                self.budget.step(predicate.len())?;
+                let subject = match predicate.is_empty() {
+                    true => Subject::Unnamed(place.path.to_string()),
+                    false => Subject::Predicate(format!("{}{}", &**predicate, place.scope)),
+                };
+                let subject = self.subject(subject, place);
+                let jump = self.push(Step::Unless { subject, to: 0 })?;
+                self.kind(&field.kind, place)?;
+                self.land(jump);
+                Ok(())
+            }
+        }
+    }
+
+    fn kind(&mut self, kind: &Kind, place: &Place) -> Result<(), TooLarge> {
+        if let Some(item) = Item::of(kind) {
+            return self.item(item, place);
+        }
+        match kind {
+            Kind::Struct(nested) => self.description(nested, nested.version, place),
+            Kind::StructAt(nested, version) => self.struct_at(nested, *version, place),
+            Kind::Array(element, count) => self.array(element, *count, place),
+            Kind::CountedArray(element) => {
+                self.counted(Framing::Count, place, |builder, inside| builder.kind(element, inside))
+            }
+            Kind::CountedBuffer => {
+                self.counted(Framing::Count, place, |builder, inside| builder.item(Item::raw_byte(), inside))
+            }
+            Kind::CountedBitmap => {
+                self.counted(Framing::Bits, place, |builder, inside| builder.item(Item::bitmap_word(), inside))
+            }
+            Kind::List(element) => self.counted(Framing::List, place, |builder, inside| builder.kind(element, inside)),
+            Kind::Map(key, value) => self.counted(Framing::Map, place, |builder, inside| {
+                builder.kind(key, &inside.field("key"))?;
+                builder.kind(value, inside)
+            }),
+            Kind::Nullable(inner) => {
+                let null = self.subject(Subject::Null(place.path.to_string()), place);
+                let jump = self.push(Step::Pointer { null, path: place.path.clone(), end: 0 })?;
+                self.kind(inner, place)?;
+                self.land(jump);
+                Ok(())
+            }
+            Kind::Custom(codec) => {
+                self.budget.step(codec.len())?;
+                let by_size = json::opaque_size(kind).is_some();
+                self.push(Step::Custom { codec: codec.to_string(), by_size, path: place.path.clone() }).map(drop)
+            }
+            Kind::Limited(inner, _) => self.kind(inner, place),
+            // The others are items.
+            _ => Ok(()),
+        }
+    }
+
+    fn struct_at(&mut self, nested: &Description, version: u32, place: &Place) -> Result<(), TooLarge> {
+        let (newest, oldest) = (nested.version, nested.minimum_version);
+        let reason = match version {
+            _ if version > newest => Some(Reason::TooNew { version, newest }),
+            _ if version < oldest => Some(Reason::TooOld { version, oldest }),
+            _ => None,
+        };
+        if let (Some(reason), true) = (reason, self.sent.is_some()) {
+            self.push(Step::Refuse { path: place.path.clone(), reason })?;
+        }
+        self.description(nested, version, place)
+    }
+
+    fn array(&mut self, element: &Kind, count: usize, place: &Place) -> Result<(), TooLarge> {
+        for index in 0..count {
+            self.budget.step(place.path.len() + place.scope.len())?;
+            let before = self.layout.steps.len();
+            self.kind(element, &place.element(index))?;
+            if self.layout.steps.len() == before {
+                // No element has bytes.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, item: Item, place: &Place) -> Result<(), TooLarge> {
+        if item.bytes == 0 {
+            return Ok(());
+        }
+        self.budget.spend(item.cost())?;
+        self.push(Step::Item { item, path: place.path.clone() }).map(drop)
+    }
+
+    fn counted(
+        &mut self,
+        framing: Framing,
+        place: &Place,
+        body: impl FnOnce(&mut Self, &Place) -> Result<(), TooLarge>,
+    ) -> Result<(), TooLarge> {
+        self.budget.step(place.path.len() + place.scope.len())?;
+        let inside = place.counted();
+        let elements = self.subject(Subject::Elements(place.path.to_string()), place);
+        let head = self.push(Step::Loop { elements, framing, path: place.path.clone(), end: 0 })?;
+        body(self, &inside)?;
+        self.push(Step::LoopEnd { head, depth: inside.depth, path: place.path.clone() })?;
+        self.land(head);
+        self.keep_until_here(head);
+        Ok(())
+    }
+}

@@ -1,0 +1,240 @@
+//! Items, runs of bytes of one meaning, and what a reader makes of a writer's.
+
+use std::fmt;
+use std::rc::Rc;
+
+use super::values::Values;
+use super::verdict::{Difference, Reason, Subject};
+use crate::schema::{Kind, Limit, json};
+
+/// What the bytes of an item mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    Bool,
+    Unsigned(u64),
+    Signed(u64),
+    Timer,
+    Double,
+    /// Words of a bitmap.
+    Bits,
+    /// Something of so many bytes in the memory of the host: a dump of QEMU says no more.
+    Opaque(u64),
+    Raw,
+    Unused,
+}
+
+impl Meaning {
+    /// Bytes of one integer, `None` if the bytes stand for themselves.
+    const fn width(self) -> Option<u64> {
+        match self {
+            Self::Bool => Some(1),
+            Self::Timer | Self::Double | Self::Bits => Some(8),
+            Self::Unsigned(width) | Self::Signed(width) | Self::Opaque(width) => Some(width),
+            Self::Raw | Self::Unused => None,
+        }
+    }
+
+    const fn is_signed(self) -> bool {
+        matches!(self, Self::Signed(_) | Self::Timer)
+    }
+
+    const fn is_opaque(self) -> bool {
+        matches!(self, Self::Opaque(_))
+    }
+}
+
+/// Which values a reader takes, and a writer sends.
+#[derive(Clone, Debug, PartialEq)]
+enum Taken {
+    Any,
+    These(Rc<Values>),
+    /// The one that the machine is configured to have.
+    Equal,
+    /// Up to the one that the machine is configured to have.
+    AtMost,
+}
+
+/// So many bytes of one meaning: one integer or an array of them.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    meaning: Meaning,
+    taken: Taken,
+    pub(super) bytes: u64,
+}
+
+impl Item {
+    pub(super) const fn raw_byte() -> Self {
+        Self { meaning: Meaning::Raw, taken: Taken::Any, bytes: 1 }
+    }
+
+    pub(super) const fn bitmap_word() -> Self {
+        Self { meaning: Meaning::Bits, taken: Taken::Any, bytes: 8 }
+    }
+
+    /// Kinds whose bytes are of one meaning throughout.
+    pub(super) fn of(kind: &Kind) -> Option<Self> {
+        let any = |meaning, bytes| Some(Self { meaning, taken: Taken::Any, bytes });
+        match kind {
+            Kind::Bool => {
+                let taken = Values::single(0).or(&Values::single(1));
+                Some(Self { meaning: Meaning::Bool, taken: Taken::These(taken.into()), bytes: 1 })
+            }
+            Kind::Unsigned(width) => any(Meaning::Unsigned(u64::from(*width)), u64::from(*width)),
+            Kind::Signed(width) => any(Meaning::Signed(u64::from(*width)), u64::from(*width)),
+            Kind::Limited(inner, limit) => {
+                let item = Self::of(inner)?;
+                let taken = match limit {
+                    Limit::Equal => Taken::Equal,
+                    Limit::AtMostCurrent => Taken::AtMost,
+                    Limit::NotZero | Limit::Within(..) | Limit::OneOf(_) => {
+                        Taken::These(item.values()?.limited(limit).into())
+                    }
+                };
+                Some(Self { taken, ..item })
+            }
+            Kind::Timer => any(Meaning::Timer, 8),
+            Kind::Double => any(Meaning::Double, 8),
+            Kind::Bitmap(bits) => any(Meaning::Bits, (*bits as u64).div_ceil(64) * 8),
+            Kind::Buffer(bytes) => any(Meaning::Raw, *bytes as u64),
+            Kind::Unused(bytes) => any(Meaning::Unused, *bytes as u64),
+            Kind::Custom(_) => {
+                let bytes = json::opaque_size(kind).filter(|bytes| *bytes > 0)?;
+                any(Meaning::Opaque(bytes), bytes)
+            }
+            Kind::Array(element, count) => {
+                let element = Self::of(element)?;
+                let bytes = element.bytes.saturating_mul(*count as u64);
+                Some(Self { bytes, ..element })
+            }
+            _ => None,
+        }
+    }
+
+    /// All that one integer can be, `None` if the item has none.
+    fn values(&self) -> Option<Rc<Values>> {
+        match &self.taken {
+            Taken::These(values) => Some(Rc::clone(values)),
+            _ => self.meaning.width().map(|width| Values::all(width, self.meaning.is_signed()).into()),
+        }
+    }
+
+    /// What handling it costs beside one step.
+    pub(super) fn cost(&self) -> usize {
+        match &self.taken {
+            Taken::These(values) => values.ranges().len(),
+            _ => 0,
+        }
+    }
+}
+
+/// What is left of an item.
+pub(super) struct Rest<'a> {
+    pub(super) item: &'a Item,
+    pub(super) left: u64,
+    pub(super) path: &'a str,
+}
+
+/// What becomes of the bytes that a writer's and a reader's item share.
+pub(super) struct Shared {
+    pub(super) bytes: u64,
+    pub(super) difference: Option<Difference>,
+    /// True if only sizes say that both sides mean the same.
+    pub(super) by_size: bool,
+    /// Loads only if this holds; the reason if not.
+    pub(super) unless: Option<(Subject, Reason)>,
+}
+
+impl Rest<'_> {
+    /// Whether `self`, written, can be read as `read`.
+    pub(super) fn read_as(&self, read: &Self) -> Result<Shared, Reason> {
+        use Meaning::{Bool, Signed, Unsigned, Unused};
+        let (from, to) = (self.item.meaning, read.item.meaning);
+        let (width, read_width) = (from.width(), to.width());
+        if let (Some(width), Some(read_width)) = (width, read_width) {
+            let cut = !self.left.is_multiple_of(width) || !read.left.is_multiple_of(read_width);
+            if width != read_width || cut {
+                return Err(Reason::OtherItem { written: self.to_string(), read: read.to_string() });
+            }
+        }
+        let bytes = self.left.min(read.left);
+        let difference = match (from, to) {
+            (Unused, Unused) => None,
+            (Unused, _) => Some(Difference::ReadsZero),
+            (_, Unused) => Some(Difference::Dropped),
+            _ if from == to || from.is_opaque() || to.is_opaque() => None,
+            _ if width.is_some() != read_width.is_some() => Some(Difference::Raw),
+            (Bool | Unsigned(_) | Signed(_), Bool | Unsigned(_) | Signed(_)) => Some(Difference::Sign),
+            _ => Some(Difference::Meaning),
+        };
+        let by_size = (from.is_opaque() || to.is_opaque()) && from != Unused && to != Unused;
+        let whole = |width: u64| read.left.is_multiple_of(width) && bytes.is_multiple_of(width);
+        let zeros = from == Unused && read_width.is_some_and(whole);
+        Ok(Shared { bytes, difference, by_size, unless: self.unless(read, zeros)? })
+    }
+
+    /// What must hold so that the reader takes the values.
+    fn unless(&self, read: &Self, zeros: bool) -> Result<Option<(Subject, Reason)>, Reason> {
+        let is_integer = self.item.meaning.width().is_some() && !self.item.meaning.is_opaque();
+        // A value that the writer knows as no integer is the reader's field, made of the writer's.
+        let field = match is_integer {
+            true => self.path.to_owned(),
+            false => format!("{} (from {})", read.path, self.path),
+        };
+        let taken = match (&self.item.taken, &read.item.taken) {
+            (_, Taken::Any) | (Taken::Equal, Taken::Equal) | (Taken::AtMost, Taken::AtMost) => return Ok(None),
+            (Taken::Equal, Taken::AtMost) if !read.item.meaning.is_signed() => return Ok(None),
+            (_, Taken::Equal) => {
+                let reason = Reason::NotTaken { taken: "the value that its machine has".into() };
+                return Ok(Some((Subject::Configuration(field), reason)));
+            }
+            (_, Taken::AtMost) => {
+                let reason = Reason::NotTaken { taken: "0 up to the value that its machine has".into() };
+                return Ok(Some((Subject::Configuration(field), reason)));
+            }
+            (_, Taken::These(taken)) => taken,
+        };
+        let reason = Reason::NotTaken { taken: taken.to_string() };
+        let Some(width) = read.item.meaning.width() else { return Ok(None) };
+        let signed = read.item.meaning.is_signed();
+        let written = match self.item.values() {
+            _ if zeros => Values::single(0).into(),
+            Some(values) if is_integer => values.taken_for(width, signed).into(),
+            _ => Rc::new(Values::all(width, signed)),
+        };
+        let refused = written.without(taken);
+        if refused.is_empty() {
+            return Ok(None);
+        }
+        let accepted = written.and(taken);
+        if accepted.is_empty() {
+            return Err(reason);
+        }
+        // Said in the numbers of whoever wrote them.
+        let signed = if is_integer { self.item.meaning.is_signed() } else { signed };
+        let (taken, refused) = (accepted.taken_for(width, signed), refused.taken_for(width, signed));
+        Ok(Some((Subject::Value { field, taken, refused }, reason)))
+    }
+}
+
+impl fmt::Display for Rest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.path, self.item.meaning)
+    }
+}
+
+impl fmt::Display for Meaning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool => f.write_str("bool"),
+            Self::Unsigned(bytes) => write!(f, "u{}", bytes * 8),
+            Self::Signed(bytes) => write!(f, "i{}", bytes * 8),
+            Self::Timer => f.write_str("timer"),
+            Self::Double => f.write_str("double"),
+            Self::Bits => f.write_str("bitmap"),
+            Self::Opaque(1) => f.write_str("1 byte"),
+            Self::Opaque(bytes) => write!(f, "{bytes} bytes"),
+            Self::Raw => f.write_str("raw bytes"),
+            Self::Unused => f.write_str("padding"),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Verdicts as sentences.
+
+use std::fmt;
+
+use super::verdict::{
+    Assumption, Break, Case, Condition, Crossing, Difference, Direction, Reason, Report, Subject, Verdict, Warning,
+};
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.section)?;
+        self.crossings.iter().try_for_each(|crossing| write!(f, "{crossing}"))
+    }
+}
+
+impl fmt::Display for Crossing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direction = match self.direction {
+            Direction::OldToNew => "old -> new",
+            Direction::NewToOld => "new -> old",
+        };
+        writeln!(f, "  {direction}, version {}: {}", self.version, self.verdict)?;
+        self.warnings.iter().try_for_each(|warning| writeln!(f, "    warning: {warning}"))?;
+        self.assumptions.iter().try_for_each(|assumption| writeln!(f, "    assumed: {assumption}"))
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loads => f.write_str("loads"),
+            Self::Breaks(breaks) => breaks.fmt(f),
+            Self::NotCompared(Break { field, reason, remedy }) => {
+                write!(f, "not compared at {field} because {reason} -> {remedy}")
+            }
+            Self::LoadsIf(cases) => {
+                for (index, case) in cases.iter().enumerate() {
+                    f.write_str(if index == 0 { "loads " } else { "; and " })?;
+                    case.fmt(f)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.when.as_slice() {
+            [condition] => {
+                let opposite = Condition { holds: !condition.holds, ..condition.clone() };
+                write!(f, "if {opposite}")?;
+            }
+            conditions => {
+                for (index, condition) in conditions.iter().enumerate() {
+                    f.write_str(if index == 0 { "unless " } else { " and " })?;
+                    condition.fmt(f)?;
+                }
+            }
+        }
+        write!(f, ", else {}", self.breaks)
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let not = if self.holds { "" } else { "not " };
+        match &self.subject {
+            Subject::Predicate(name) => write!(f, "{name} is {}", self.holds),
+            Subject::Subsection(name) => write!(f, "subsection {name:?} is {not}sent"),
+            Subject::Elements(path) if self.holds => write!(f, "{path} has elements"),
+            Subject::Elements(path) => write!(f, "{path} is empty"),
+            Subject::Unnamed(path) => write!(f, "the predicate of {path} is {}", self.holds),
+            Subject::SameOutcome(path) if self.holds => write!(f, "both sides decide alike on {path}"),
+            Subject::SameOutcome(path) => write!(f, "the two sides decide otherwise on {path}"),
+            Subject::Null(path) => write!(f, "{path} is {not}null"),
+            // Whatever is shorter.
+            Subject::Value { field, taken, refused } if taken.terms() <= refused.terms() => {
+                write!(f, "{field} is {not}{taken}")
+            }
+            Subject::Value { field, refused, .. } => {
+                write!(f, "{field} is {}{refused}", if self.holds { "not " } else { "" })
+            }
+            Subject::Configuration(field) if self.holds => write!(f, "both machines have the same {field}"),
+            Subject::Configuration(field) => write!(f, "the machines differ in {field}"),
+        }
+    }
+}
+
+impl fmt::Display for Break {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "breaks at {} because {} -> {}", self.field, self.reason, self.remedy)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooNew { version, newest } => write!(f, "version {version} is newer than {newest}"),
+            Self::TooOld { version, oldest } => {
+                write!(f, "version {version} is older than {oldest}, the oldest that loads")
+            }
+            Self::NotSent => f.write_str("the stream does not have it"),
+            Self::NotRead => f.write_str("the reader does not have it"),
+            Self::OtherItem { written, read } => write!(f, "{written} is read as {read}"),
+            Self::OtherCount => f.write_str("the two sides count its elements in different ways"),
+            Self::OtherCodec => f.write_str("the two sides do not use the same hand-written codec"),
+            Self::UnknownSubsection => f.write_str("the reader does not know this subsection"),
+            Self::NotTaken { taken } => write!(f, "the reader takes only {taken}"),
+            Self::NotNullable => f.write_str("it may be null on one side only"),
+            Self::UnnamedPredicate => f.write_str("its predicate has no name, so the two sides may decide otherwise"),
+            Self::TooLarge => f.write_str("the layout is too large"),
+            Self::Ambiguous => f.write_str("a look for subsections may go too far there"),
+            Self::NoSection => f.write_str("the reader does not have this section"),
+        }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { written, read, difference } = self;
+        match difference {
+            Difference::Sign => write!(f, "{written} is read as {read}: the same bytes, another range of values"),
+            Difference::Meaning => write!(f, "{written} is read as {read}: the same bytes, another meaning"),
+            Difference::Raw => write!(f, "{written} is read as {read}: integers on one side, raw bytes on the other"),
+            Difference::ReadsZero => write!(f, "{read} becomes zero: the stream has padding there"),
+            Difference::Dropped => write!(f, "{written} is skipped: the reader has padding there"),
+        }
+    }
+}
+
+impl fmt::Display for Assumption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Codec(name) => write!(f, "the hand-written codec {name:?} reads what it wrote"),
+            Self::Sizes(fields) => {
+                let (count, what) = (fields.len(), if fields.len() == 1 { "field" } else { "fields" });
+                write!(f, "{count} {what} of which only the size in memory is known: the same size is the same bytes")
+            }
+        }
+    }
+}

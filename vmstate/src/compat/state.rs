@@ -1,0 +1,395 @@
+//! Where a writer and a reader are, and what one step of both leads to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use super::item::{Item, Rest};
+use super::layout::{Known, Layout, Step};
+use super::product::{Found, Product, Stop};
+use super::subjects::Id;
+use super::verdict::{Reason, Subject, Warning};
+
+pub(super) type Decisions = BTreeMap<Id, bool>;
+
+/// Where one side is: a step, and bytes into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct At {
+    pub(super) step: usize,
+    offset: u64,
+}
+
+impl At {
+    pub(super) const fn step(step: usize) -> Self {
+        Self { step, offset: 0 }
+    }
+
+    const fn next(self) -> Self {
+        Self::step(self.step + 1)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct State {
+    pub(super) written: At,
+    pub(super) read: At,
+    pub(super) decided: Decisions,
+}
+
+/// What one step leads to.
+pub(super) enum Next {
+    Loads,
+    Breaks(String, Reason),
+    To(Vec<State>),
+    /// Breaks if the subject is `bad`, goes on if not.
+    Gate {
+        subject: Id,
+        bad: bool,
+        field: String,
+        reason: Reason,
+        then: Vec<State>,
+    },
+}
+
+/// What a reader sees that looks for subsections.
+enum Seen {
+    /// The header of one, at this step of the writer.
+    Header(usize),
+    /// Nothing of that kind.
+    Nothing,
+    /// That depends on this.
+    Ask(Id),
+}
+
+impl State {
+    fn with(&self, change: impl FnOnce(&mut Self)) -> Self {
+        let mut state = self.clone();
+        change(&mut state);
+        state
+    }
+
+    /// One state for each outcome that is still open.
+    fn decide(&self, subject: Id, apply: impl Fn(bool, &mut Self)) -> Vec<Self> {
+        let outcomes = [false, true].into_iter();
+        let open = outcomes.filter(|holds| self.decided.get(&subject).is_none_or(|decided| decided == holds));
+        open.map(|holds| {
+            self.with(|state| {
+                state.decided.insert(subject, holds);
+                apply(holds, state);
+            })
+        })
+        .collect()
+    }
+}
+
+impl Product<'_> {
+    /// What can happen next, and what is worth a remark.
+    pub(super) fn next(&self, state: &State, found: &mut Found) -> Result<Next, Stop> {
+        let written = self.written.steps.get(state.written.step);
+        let read = self.read.steps.get(state.read.step);
+        // First whatever one side does alone; before all, the reader catches up with what is decided, so that few
+        // decisions are open at a time.
+        Ok(match (written, read) {
+            (_, Some(Step::Unless { subject, to })) if state.decided.contains_key(subject) => {
+                self.ask(state, *subject, |holds, state| {
+                    state.read = if holds { state.read.next() } else { At::step(*to) };
+                })
+            }
+            (Some(Step::Unless { subject, to }), _) => self.ask(state, *subject, |holds, state| {
+                state.written = if holds { state.written.next() } else { At::step(*to) };
+            }),
+            (Some(Step::Goto(to)), _) => Next::To(vec![state.with(|state| state.written = At::step(*to))]),
+            (_, Some(Step::Unless { subject, to })) => self.ask(state, *subject, |holds, state| {
+                state.read = if holds { state.read.next() } else { At::step(*to) };
+            }),
+            (_, Some(Step::Goto(to))) => Next::To(vec![state.with(|state| state.read = At::step(*to))]),
+            (_, Some(Step::Refuse { path, reason })) => Next::Breaks(path.to_string(), reason.clone()),
+            (_, Some(Step::Probe { parent, known, end })) => self.probe(state, parent, known, *end)?,
+            _ => self.both(state, written, read, found)?,
+        })
+    }
+
+    /// Both outcomes of a predicate or subsection. One without a name may turn out otherwise on the other side.
+    fn ask(&self, state: &State, subject: Id, apply: impl Fn(bool, &mut State)) -> Next {
+        let is_open = !state.decided.contains_key(&subject);
+        let then = state.decide(subject, apply);
+        let is_shared = |layout: &Layout| layout.last_use.contains_key(&subject);
+        let mut subjects = self.subjects.borrow_mut();
+        if let Some(Subject::Unnamed(field)) = subjects.get(subject).cloned()
+            && is_open
+            && is_shared(&self.written)
+            && is_shared(&self.read)
+        {
+            let same = subjects.id(Subject::SameOutcome(field.clone()));
+            return Next::Gate { subject: same, bad: false, field, reason: Reason::UnnamedPredicate, then };
+        }
+        Next::To(then)
+    }
+
+    /// What the writer puts on the wire, and the reader takes from it.
+    fn both(
+        &self,
+        state: &State,
+        written: Option<&Step>,
+        read: Option<&Step>,
+        found: &mut Found,
+    ) -> Result<Next, Stop> {
+        let both_next = || state.with(|state| (state.written, state.read) = (state.written.next(), state.read.next()));
+        let breaks = |at: &str, reason| Ok(Next::Breaks(at.to_owned(), reason));
+        match (written, read) {
+            (None, None) => Ok(Next::Loads),
+            (
+                Some(Step::Loop { elements, framing, end, .. }),
+                Some(Step::Loop { framing: read_framing, end: read_end, .. }),
+            ) if framing == read_framing => {
+                // The length is an earlier field: the same on both sides, whatever the field is called.
+                Ok(Next::To(state.decide(*elements, |holds, state| {
+                    (state.written, state.read) = match holds {
+                        true => (state.written.next(), state.read.next()),
+                        false => (At::step(*end), At::step(*read_end)),
+                    };
+                })))
+            }
+            (
+                Some(Step::Loop { elements, framing, path, end }),
+                Some(Step::Loop { elements: read_elements, framing: read_framing, end: read_end, .. }),
+            ) if !framing.has_marks() && !read_framing.has_marks() => {
+                // Either can be empty and let the other meet what comes behind.
+                if state.decided.get(read_elements) == Some(&true) {
+                    let then = state.with(|state| state.written = At::step(*end));
+                    return Ok(gate(state, *elements, true, path, Reason::OtherCount, then));
+                }
+                Ok(Next::To(state.decide(*read_elements, |holds, state| {
+                    if !holds {
+                        state.read = At::step(*read_end);
+                    }
+                })))
+            }
+            (Some(Step::Loop { elements, framing, path, end }), _) if !framing.has_marks() => {
+                let then = state.with(|state| state.written = At::step(*end));
+                Ok(gate(state, *elements, true, path, Reason::OtherCount, then))
+            }
+            (_, Some(Step::Loop { elements, framing, path, end })) if !framing.has_marks() => {
+                let then = state.with(|state| state.read = At::step(*end));
+                Ok(gate(state, *elements, true, path, Reason::OtherCount, then))
+            }
+            (
+                Some(Step::LoopEnd { head, depth, .. }),
+                Some(Step::LoopEnd { head: read_head, depth: read_depth, .. }),
+            ) => {
+                let forget = |state: &mut State| {
+                    state.decided.retain(|subject, _| {
+                        let is_outside = |layout: &Layout, depth: &usize| {
+                            layout.depths.get(subject).is_none_or(|of| of < depth)
+                        };
+                        is_outside(&self.written, depth) && is_outside(&self.read, read_depth)
+                    });
+                };
+                let again = state.with(|state| {
+                    forget(state);
+                    (state.written, state.read) = (At::step(*head).next(), At::step(*read_head).next());
+                });
+                let done = state.with(|state| {
+                    forget(state);
+                    (state.written, state.read) = (state.written.next(), state.read.next());
+                });
+                Ok(Next::To(vec![again, done]))
+            }
+            (Some(Step::Pointer { null, end, .. }), Some(Step::Pointer { end: read_end, .. })) => {
+                Ok(Next::To(state.decide(*null, |holds, state| {
+                    (state.written, state.read) = match holds {
+                        true => (At::step(*end), At::step(*read_end)),
+                        false => (state.written.next(), state.read.next()),
+                    };
+                })))
+            }
+            (Some(Step::Pointer { null, path, .. }), Some(_)) => {
+                let then = state.with(|state| state.written = state.written.next());
+                Ok(gate(state, *null, true, path, Reason::NotNullable, then))
+            }
+            (Some(_), Some(Step::Pointer { null, path, .. })) => {
+                let then = state.with(|state| state.read = state.read.next());
+                Ok(gate(state, *null, true, path, Reason::NotNullable, then))
+            }
+            (Some(step @ Step::LoopEnd { .. }), _) | (_, Some(step @ Step::LoopEnd { .. })) => {
+                breaks(step.place(), Reason::OtherCount)
+            }
+            (Some(step @ Step::Header { .. }), _) => breaks(step.place(), Reason::UnknownSubsection),
+            (Some(step), None) => breaks(step.place(), Reason::NotRead),
+            (None, Some(step)) => breaks(step.place(), Reason::NotSent),
+            (Some(step @ Step::Loop { .. }), _) | (_, Some(step @ Step::Loop { .. })) => {
+                breaks(step.place(), Reason::OtherCount)
+            }
+            (Some(Step::Custom { codec, by_size, path }), Some(Step::Custom { codec: other, .. })) if codec == other => {
+                self.budget.step(codec.len() + path.len())?;
+                match by_size {
+                    true => found.sizes.insert(path.to_string()),
+                    false => found.codecs.insert(codec.clone()),
+                };
+                Ok(Next::To(vec![both_next()]))
+            }
+            (Some(Step::Item { item, path }), Some(Step::Item { item: read_item, path: read_path })) => {
+                self.items(state, (item, path), (read_item, read_path), found)
+            }
+            // Whatever else there is was taken above.
+            (Some(step), _) => breaks(step.place(), Reason::OtherCodec),
+        }
+    }
+
+    fn items(
+        &self,
+        state: &State,
+        (item, path): (&Item, &str),
+        (read_item, read_path): (&Item, &str),
+        found: &mut Found,
+    ) -> Result<Next, Stop> {
+        self.budget.step(path.len() + read_path.len())?;
+        self.budget.spend(item.cost() + read_item.cost())?;
+        let written = Rest { item, left: item.bytes - state.written.offset, path };
+        let read = Rest { item: read_item, left: read_item.bytes - state.read.offset, path: read_path };
+        let shared = match written.read_as(&read) {
+            Ok(shared) => shared,
+            Err(reason) => {
+                let at = if matches!(reason, Reason::NotTaken { .. }) { read_path } else { path };
+                return Ok(Next::Breaks(at.to_owned(), reason));
+            }
+        };
+        found.warnings.extend(shared.difference.map(|difference| Warning {
+            written: written.to_string(),
+            read: read.to_string(),
+            difference,
+        }));
+        if shared.by_size {
+            found.sizes.insert(path.to_owned());
+        }
+        let next = state.with(|state| {
+            let advance = |at: At, left: u64| match left == shared.bytes {
+                true => at.next(),
+                false => At { step: at.step, offset: at.offset + shared.bytes },
+            };
+            (state.written, state.read) = (advance(state.written, written.left), advance(state.read, read.left));
+        });
+        Ok(match shared.unless {
+            None => Next::To(vec![next]),
+            Some((subject, reason)) => {
+                let subject = self.subjects.borrow_mut().id(subject);
+                gate(state, subject, false, read_path, reason, next)
+            }
+        })
+    }
+
+    /// The reader looks for a subsection.
+    fn probe(
+        &self,
+        state: &State,
+        parent: &str,
+        known: &BTreeMap<Rc<str>, Known>,
+        end: usize,
+    ) -> Result<Next, Stop> {
+        let at = match self.look_ahead(state, parent)? {
+            Seen::Nothing => return Ok(Next::To(vec![state.with(|state| state.read = At::step(end))])),
+            // Both outcomes are looked at again.
+            Seen::Ask(subject) => return Ok(self.ask(state, subject, |_, _| {})),
+            Seen::Header(at) => at,
+        };
+        let Some(Step::Header { name, version }) = self.written.steps.get(at) else { return Err(Stop::TooLarge) };
+        let Some(found) = known.get(name) else {
+            return Ok(Next::Breaks(name.to_string(), Reason::UnknownSubsection));
+        };
+        let version = *version;
+        Ok(match found.bodies.get(&version) {
+            Some(body) => Next::To(vec![state.with(|state| {
+                (state.written, state.read) = (At::step(at).next(), At::step(*body));
+            })]),
+            None if version > found.newest => {
+                Next::Breaks(name.to_string(), Reason::TooNew { version, newest: found.newest })
+            }
+            None => Next::Breaks(name.to_string(), Reason::TooOld { version, oldest: found.oldest }),
+        })
+    }
+
+    /// What the bytes at the writer's place are to a look for subsections of `parent`.
+    fn look_ahead(&self, state: &State, parent: &str) -> Result<Seen, Stop> {
+        let mut at = state.written.step;
+        loop {
+            self.budget.step(0)?;
+            let Some(step) = self.written.steps.get(at) else { return Ok(Seen::Nothing) };
+            match step {
+                Step::Header { name, .. } if is_seen(name, parent) => return Ok(Seen::Header(at)),
+                Step::Goto(to) => at = *to,
+                Step::Unless { .. } | Step::Loop { .. } | Step::Pointer { .. } | Step::LoopEnd { .. }
+                    if !self.may_come_upon(at, parent)? =>
+                {
+                    return Ok(Seen::Nothing);
+                }
+                Step::LoopEnd { path, .. } => return Err(Stop::Ambiguous(path.to_string())),
+                Step::Unless { subject, to } => match state.decided.get(subject) {
+                    None => return Ok(Seen::Ask(*subject)),
+                    Some(true) => at += 1,
+                    Some(false) => at = *to,
+                },
+                Step::Loop { elements, path, end, .. } => match state.decided.get(elements) {
+                    None => return Ok(Seen::Ask(*elements)),
+                    Some(true) if self.may_come_upon(at + 1, parent)? => {
+                        return Err(Stop::Ambiguous(path.to_string()));
+                    }
+                    Some(true) => return Ok(Seen::Nothing),
+                    Some(false) => at = *end,
+                },
+                Step::Pointer { null, .. } => match state.decided.get(null) {
+                    None => return Ok(Seen::Ask(*null)),
+                    Some(true) => return Ok(Seen::Nothing),
+                    Some(false) => at += 1,
+                },
+                _ => return Ok(Seen::Nothing),
+            }
+        }
+    }
+
+    /// True if no bytes need to come between `step` of the writer and a subsection that a look for those of `parent`
+    /// sees.
+    fn may_come_upon(&self, step: usize, parent: &str) -> Result<bool, Stop> {
+        let key = (step, parent.to_owned());
+        if let Some(known) = self.ahead.borrow().get(&key) {
+            return Ok(*known);
+        }
+        let mut seen = BTreeSet::new();
+        let mut open = vec![step];
+        let mut found = false;
+        while let Some(at) = open.pop()
+            && !found
+        {
+            self.budget.step(parent.len())?;
+            if !seen.insert(at) {
+                continue;
+            }
+            match self.written.steps.get(at) {
+                Some(Step::Header { name, .. }) => found = is_seen(name, parent),
+                Some(Step::Unless { to, .. }) => open.extend([at + 1, *to]),
+                Some(Step::Loop { framing, end, .. }) if !framing.has_marks() => open.extend([at + 1, *end]),
+                Some(Step::LoopEnd { head, .. }) => match self.written.steps.get(*head) {
+                    Some(Step::Loop { framing, .. }) if framing.has_marks() => {}
+                    _ => open.extend([at + 1, head + 1]),
+                },
+                Some(Step::Pointer { .. }) => open.push(at + 1),
+                Some(Step::Goto(to)) => open.push(*to),
+                _ => {}
+            }
+        }
+        self.ahead.borrow_mut().insert(key, found);
+        Ok(found)
+    }
+}
+
+/// A name no longer than the parent's or with another beginning is not looked at.
+fn is_seen(name: &str, parent: &str) -> bool {
+    name.len() > parent.len() && name.starts_with(parent)
+}
+
+/// Goes on to `then` if `subject` is not `bad`.
+fn gate(state: &State, subject: Id, bad: bool, field: &str, reason: Reason, then: State) -> Next {
+    match state.decided.get(&subject) {
+        Some(decided) if *decided == bad => Next::Breaks(field.to_owned(), reason),
+        Some(_) => Next::To(vec![then]),
+        None => Next::Gate { subject, bad, field: field.to_owned(), reason, then: vec![then] },
+    }
+}

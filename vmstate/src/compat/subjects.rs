@@ -1,0 +1,32 @@
+//! What is decided at run time, by number: a walk compares and copies decisions all the time.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::verdict::Subject;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Id(usize);
+
+/// All subjects of a writer and a reader.
+#[derive(Debug, Default)]
+pub(super) struct Subjects {
+    all: Vec<Rc<Subject>>,
+    ids: HashMap<Rc<Subject>, Id>,
+}
+
+impl Subjects {
+    pub(super) fn id(&mut self, subject: Subject) -> Id {
+        if let Some(known) = self.ids.get(&subject) {
+            return *known;
+        }
+        let (id, subject) = (Id(self.all.len()), Rc::new(subject));
+        self.all.push(Rc::clone(&subject));
+        self.ids.insert(subject, id);
+        id
+    }
+
+    pub(super) fn get(&self, id: Id) -> Option<&Subject> {
+        self.all.get(id.0).map(|subject| &**subject)
+    }
+}
