@@ -8,7 +8,7 @@ pub use super::subsection::{next, save_header};
 pub use super::{VmState, Wire};
 pub use crate::codec::{Reader, Writer};
 pub use crate::error::{Error, ErrorKind, Result};
-pub use crate::schema::{Description, Field, Kind, Presence, Shared};
+pub use crate::schema::{Description, Field, Kind, Limit, Presence, Shared};
 
 /// A wire kind by reference, for kinds that hold another.
 #[derive(Debug)]
