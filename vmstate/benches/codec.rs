@@ -107,11 +107,11 @@ fn vmstate() -> Codec {
 /// Appends all sections, as a migration does.
 fn save(sections: &mut Sections<'_>, bytes: &mut Vec<u8>) {
     for (id, section) in (2..).zip(sections.in_order()) {
-        let (idstr, instance, version) = (section.idstr().to_owned(), section.instance(), section.description().version);
+        let (idstr, instance, version) = (section.idstr().into(), section.instance(), section.description().version);
         Element::Full(SectionHeader { id, idstr, instance, version }).write(bytes);
-        let mut out = Writer::new();
+        let mut out = Writer::from(std::mem::take(bytes));
         section.save(&mut out).expect("a machine that can be saved");
-        bytes.extend_from_slice(out.as_slice());
+        *bytes = out.into_bytes();
         put_footer(bytes, id);
     }
     Element::Eof.write(bytes);
