@@ -1,6 +1,6 @@
 //! How fast device state is encoded and decoded: vmstate beside bincode, postcard and `serde_json`, on the same machine.
 //!
-//! `cargo bench -p vmstate --bench codec [-- ROUNDS [NAME]]`. The codecs take turns in each round, so that a noisy
+//! `cargo bench -p vmstate --bench codec [-- ROUNDS [NAME [encode|decode]]]`. The codecs take turns in each round, so that a noisy
 //! machine is noisy to all of them; what is compared is each one's best round. vmstate carries names, versions and
 //! footers, compares, checks ranges, and can undo; the others carry the values. With a NAME only that one runs, for a
 //! profiler.
@@ -22,38 +22,25 @@ fn main() {
     // Cargo adds `--bench`.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let rounds = arguments.first().map_or(300, |rounds| rounds.parse().expect("ROUNDS is a number"));
-    let only = arguments.get(1);
+    let wanted = |at: usize, name: &str| arguments.get(at).is_none_or(|wanted| wanted == name);
 
     let mut codecs = [vmstate(), bincode(), postcard(), serde_json()];
-    println!("{} devices, µs: best round, median round", Machine::DEVICES);
-    for direction in [Direction::Encode, Direction::Decode] {
+    codecs.iter().for_each(|codec| println!("{:10} {:6} bytes", codec.name, codec.size));
+    println!("µs for {} devices: best round, median round", Machine::DEVICES);
+    for direction in ["encode", "decode"].into_iter().filter(|direction| wanted(2, direction)) {
         let mut times = codecs.each_ref().map(|_| Vec::new());
         for _ in 0..rounds {
-            for (codec, times) in codecs.iter_mut().zip(&mut times) {
-                if only.is_none_or(|name| name == codec.name) {
-                    times.push(codec.time(direction));
-                }
+            for (codec, times) in codecs.iter_mut().zip(&mut times).filter(|(codec, _)| wanted(1, codec.name)) {
+                times.push(codec.time(direction));
             }
         }
-        let best = times.each_mut().map(|times| {
-            times.sort();
-            times.first().copied().unwrap_or(Duration::MAX)
-        });
-        for ((codec, times), best) in codecs.iter().zip(&times).zip(&best) {
-            let Some(median) = times.get(times.len() / 2) else { continue };
+        times.iter_mut().for_each(|times| times.sort());
+        for (codec, times) in codecs.iter().zip(&times) {
+            let (Some(best), Some(median)) = (times.first(), times.get(times.len() / 2)) else { continue };
             let micros = |time: &Duration| time.as_secs_f64() * 1e6;
-            let ratio = best.as_secs_f64() / micros(&Duration::from_secs(1)) * 1e6 / best.as_secs_f64();
-            let _ = ratio;
-            print!("{direction:?} {:12} {:8.2} {:8.2}", codec.name, micros(best), micros(median));
-            println!("  {} bytes", codec.size);
+            println!("{direction} {:10} {:8.2} {:8.2}", codec.name, micros(best), micros(median));
         }
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Direction {
-    Encode,
-    Decode,
 }
 
 struct Codec {
@@ -66,11 +53,8 @@ struct Codec {
 
 impl Codec {
     /// Time of one run.
-    fn time(&mut self, direction: Direction) -> Duration {
-        let run = match direction {
-            Direction::Encode => &mut self.encode,
-            Direction::Decode => &mut self.decode,
-        };
+    fn time(&mut self, direction: &str) -> Duration {
+        let run = if direction == "encode" { &mut self.encode } else { &mut self.decode };
         let begun = Instant::now();
         (0..RUNS).for_each(|_| run());
         begun.elapsed() / RUNS

@@ -20,7 +20,7 @@ pub(super) fn grouped<'a, 'f: 'a>(
 ) -> TokenStream {
     let mut code = TokenStream::new();
     let mut run = Run { parts: Vec::new(), size: 0 };
-    let mut end = |run: &mut Run<'a, 'f>, code: &mut TokenStream| {
+    let end = |run: &mut Run<'a, 'f>, code: &mut TokenStream| {
         match run.parts.as_slice() {
             [] => {}
             [only] => code.extend(alone(only.field)),
@@ -78,14 +78,14 @@ impl Run<'_, '_> {
         let size = Literal::usize_unsuffixed(self.size);
         let parts = self.parts.iter().map(|Part { field: Field { member, ty, .. }, start, .. }| {
             let start = Literal::usize_unsuffixed(*start);
-            quote!(self.#member = <#ty>::from_be_bytes(__v::get_at(&run, #start));)
+            quote!(self.#member = <#ty>::from_be_bytes(__v::get_at(run, #start));)
         });
         let names = self.parts.iter().map(|Part { field: Field { name, .. }, size, .. }| {
             let size = Literal::usize_unsuffixed(*size);
             quote!((#name, #size))
         });
         quote!({
-            let run: [_; #size] = __v::run(input, &[#(#names),*])?;
+            let run: &[_; #size] = __v::run(input, &[#(#names),*])?;
             #(#parts)*
         })
     }

@@ -109,13 +109,18 @@ impl<'a> Reader<'a> {
     /// [`ErrorKind::Incomplete`] if fewer are left.
     #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        match self.rest.split_first_chunk::<N>() {
-            Some((taken, rest)) => {
-                self.rest = rest;
-                Ok(*taken)
-            }
+        match self.chunk() {
+            Some(taken) => Ok(*taken),
             None => Err(self.incomplete(N)),
         }
+    }
+
+    /// The next `N` bytes, if there are as many.
+    #[inline]
+    pub(crate) fn chunk<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
+        let (taken, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(taken)
     }
 
     /// The next `count` bytes, left in place; `None` if fewer are at hand.

@@ -75,11 +75,11 @@ pub fn get_at<const N: usize>(run: &[u8], start: usize) -> [u8; N] {
 
 /// The bytes of the fields with these names and sizes.
 #[inline]
-pub fn run<const N: usize>(input: &mut Reader<'_>, fields: &[(&'static str, usize)]) -> Result<[u8; N]> {
-    if input.rest().len() < N {
-        return Err(cut(input, fields));
+pub fn run<'a, const N: usize>(input: &mut Reader<'a>, fields: &[(&'static str, usize)]) -> Result<&'a [u8; N]> {
+    match input.chunk() {
+        Some(run) => Ok(run),
+        None => Err(cut(input, fields)),
     }
-    input.array()
 }
 
 /// The error of the field at which the bytes end.

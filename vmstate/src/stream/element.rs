@@ -83,8 +83,7 @@ pub fn read_header(input: &mut Reader<'_>) -> Result<()> {
 
 /// Appends the mark that ends the section `id`.
 pub fn put_footer(out: &mut Vec<u8>, id: u32) {
-    out.push(kind::FOOTER);
-    out.extend_from_slice(&id.to_be_bytes());
+    put_numbered(out, kind::FOOTER, id);
 }
 
 /// Reads the mark that ends the section `id`.
@@ -177,6 +176,6 @@ impl<'a> SectionHeader<'a> {
 }
 
 fn put_numbered(out: &mut Vec<u8>, kind: u8, id: u32) {
-    out.push(kind);
-    out.extend_from_slice(&id.to_be_bytes());
+    let [a, b, c, d] = id.to_be_bytes();
+    out.extend_from_slice(&[kind, a, b, c, d]);
 }
