@@ -91,7 +91,7 @@ impl Microvm {
         };
         element.write(out);
         let mut device = Map::new();
-        device.insert("name".into(), header.idstr.as_str().into());
+        device.insert("name".into(), (*header.idstr).into());
         device.insert("instance_id".into(), header.instance.into());
         if section.part != Part::Full || header.idstr == SLIRP {
             out.extend(body(like, section));
@@ -105,7 +105,8 @@ impl Microvm {
                 entry.idstr() == header.idstr && entry.instance() == header.instance
             };
             let registration = registered.into_iter().find(found).ok_or_else(|| {
-                Error::new(ErrorKind::Incompatible, "there is no type for it").in_section(&header.idstr, header.instance)
+                Error::new(ErrorKind::Incompatible, "there is no type for it")
+                    .in_section(&header.idstr, header.instance)
             })?;
             registration.save(&mut body)?;
             let (bytes, outcomes) = body.into_parts();
