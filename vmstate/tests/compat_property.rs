@@ -43,7 +43,7 @@ fn the_verdict_is_what_happens() {
                     continue;
                 }
                 let mut loader = Loader::new(&encoded);
-                let happened = loader.load(writer, reader, crossing.version);
+                let happened = loader.load(reader, crossing.version);
                 prop_assert_eq!(
                     predicted(&crossing.verdict, outcomes, &[&encoded.numbers, &loader.numbers]),
                     happened.is_ok(),

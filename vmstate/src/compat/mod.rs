@@ -6,9 +6,10 @@
 //! - A predicate of the same name has the same outcome on both sides.
 //! - Both machines are configured alike: the same pointers are null, `equal` fields have the same value.
 //! - Lengths of arrays, which are fields themselves, agree.
-//! - A hand-written codec of the same name reads what it wrote; a verdict lists these ([`Assumption`]).
+//! - A hand-written codec of the same name reads what it wrote; a verdict lists these ([`Reliance`]).
 //! - Data never looks like a subsection's header: the derive refuses layouts where that could happen.
 
+mod assumption;
 mod budget;
 mod build;
 mod item;
@@ -27,7 +28,7 @@ use std::collections::BTreeSet;
 pub use registry::{RegistryReport, SectionDescription, check_registry};
 pub use values::Values;
 pub use verdict::{
-    Assumption, Break, Case, Condition, Crossing, Difference, Direction, Reason, Report, Subject, Verdict, Warning,
+    Break, Case, Condition, Crossing, Difference, Direction, Reason, Reliance, Report, Subject, Verdict, Warning,
 };
 
 use crate::schema::{Description, Kind, Presence};
@@ -104,7 +105,7 @@ fn cross(
     };
     let remedy = remedy::of(&reason, direction);
     let verdict = Verdict::Breaks(Break { field: writer.name.to_string(), reason, remedy });
-    Crossing { direction, version, verdict, warnings: Vec::new(), assumptions: Vec::new() }
+    Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }
 
 fn compare(
@@ -128,5 +129,5 @@ fn not_compared(writer: &Description, version: u32, direction: Direction, stop: 
     };
     let remedy = remedy::of(&reason, direction);
     let verdict = Verdict::NotCompared(Break { field, reason, remedy });
-    Crossing { direction, version, verdict, warnings: Vec::new(), assumptions: Vec::new() }
+    Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }

@@ -11,7 +11,7 @@ use super::budget::{Budget, TooLarge};
 use super::layout::Layout;
 use super::state::{At, Decisions, Next, State};
 use super::subjects::{Id, Subjects};
-use super::verdict::{Assumption, Break, Case, Condition, Crossing, Reason, Verdict, Warning};
+use super::verdict::{Break, Case, Condition, Crossing, Reason, Reliance, Verdict, Warning};
 use super::{Direction, remedy};
 
 /// More cases than this are not told apart.
@@ -46,6 +46,8 @@ pub(super) struct Found {
     pub(super) warnings: BTreeSet<Warning>,
     pub(super) codecs: BTreeSet<String>,
     pub(super) sizes: BTreeSet<String>,
+    /// Fields whose predicates have no name.
+    pub(super) unnamed: BTreeSet<String>,
 }
 
 /// What a walk through all states found.
@@ -86,14 +88,14 @@ impl<'a> Product<'a> {
                     true => Verdict::Loads,
                     false => Verdict::LoadsIf(cases.into_iter().map(|case| self.case(case)).collect()),
                 };
-                let (warnings, assumptions) = found.into_parts();
-                return Ok(Crossing { direction, version, verdict, warnings, assumptions });
+                let (warnings, relies_on) = found.into_parts();
+                return Ok(Crossing { direction, version, verdict, warnings, relies_on });
             };
             if !loads {
                 // Nothing is left that loads: the first break found is the shortest.
                 let breaks = cases.into_iter().next().map_or_else(|| named(broken), |(_, first)| first);
                 let verdict = Verdict::Breaks(breaks);
-                return Ok(Crossing { direction, version, verdict, warnings: Vec::new(), assumptions: Vec::new() });
+                return Ok(Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() });
             }
             let when = self.needed(&broken)?;
             if when.is_empty() || cases.len() >= MAX_CASES {
@@ -158,12 +160,13 @@ impl<'a> Product<'a> {
 }
 
 impl Found {
-    fn into_parts(self) -> (Vec<Warning>, Vec<Assumption>) {
-        let mut assumptions: Vec<_> = self.codecs.into_iter().map(Assumption::Codec).collect();
-        if !self.sizes.is_empty() {
-            assumptions.push(Assumption::Sizes(self.sizes.into_iter().collect()));
+    fn into_parts(self) -> (Vec<Warning>, Vec<Reliance>) {
+        let mut relies_on: Vec<_> = self.codecs.into_iter().map(Reliance::Codec).collect();
+        let fields: [(_, fn(_) -> _); 2] = [(self.unnamed, Reliance::Predicates), (self.sizes, Reliance::Sizes)];
+        for (fields, reliance) in fields.into_iter().filter(|(fields, _)| !fields.is_empty()) {
+            relies_on.push(reliance(fields.into_iter().collect()));
         }
-        (self.warnings.into_iter().collect(), assumptions)
+        (self.warnings.into_iter().collect(), relies_on)
     }
 }
 

@@ -85,6 +85,6 @@ fn absent(section: &SectionDescription<'_>, direction: Direction) -> Report {
     let version = section.description.version;
     Report {
         section: section.name.to_owned(),
-        crossings: vec![Crossing { direction, version, verdict, warnings: Vec::new(), assumptions: Vec::new() }],
+        crossings: vec![Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }],
     }
 }

@@ -29,7 +29,6 @@ pub(super) fn of(reason: &Reason, direction: Direction) -> &'static str {
             "send what the old release does not take in a subsection that is sent only when needed"
         }
         (Reason::NotNullable, _) => "keep the pointer as it was; send what is new in a subsection",
-        (Reason::UnnamedPredicate, _) => "name the predicate in both descriptions (\"exists\")",
         (Reason::TooLarge, _) => "compare the parts one by one",
         (Reason::Ambiguous, _) => "put the struct last, and begin no subsection's name with that of a struct inside",
         (Reason::NoSection, OldToNew) => "keep the section, or register its new name with the old one as alias",

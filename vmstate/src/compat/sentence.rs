@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::verdict::{
-    Assumption, Break, Case, Condition, Crossing, Difference, Direction, Reason, Report, Subject, Verdict, Warning,
+    Break, Case, Condition, Crossing, Difference, Direction, Reason, Reliance, Report, Subject, Verdict, Warning,
 };
 
 impl fmt::Display for Report {
@@ -21,7 +21,7 @@ impl fmt::Display for Crossing {
         };
         writeln!(f, "  {direction}, version {}: {}", self.version, self.verdict)?;
         self.warnings.iter().try_for_each(|warning| writeln!(f, "    warning: {warning}"))?;
-        self.assumptions.iter().try_for_each(|assumption| writeln!(f, "    assumed: {assumption}"))
+        self.relies_on.iter().try_for_each(|reliance| writeln!(f, "    relies on: {reliance}"))
     }
 }
 
@@ -47,10 +47,7 @@ impl fmt::Display for Verdict {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.when.as_slice() {
-            [condition] => {
-                let opposite = Condition { holds: !condition.holds, ..condition.clone() };
-                write!(f, "if {opposite}")?;
-            }
+            [condition] => write!(f, "if {}", condition.opposite())?,
             conditions => {
                 for (index, condition) in conditions.iter().enumerate() {
                     f.write_str(if index == 0 { "unless " } else { " and " })?;
@@ -71,8 +68,6 @@ impl fmt::Display for Condition {
             Subject::Elements(path) if self.holds => write!(f, "{path} has elements"),
             Subject::Elements(path) => write!(f, "{path} is empty"),
             Subject::Unnamed(path) => write!(f, "the predicate of {path} is {}", self.holds),
-            Subject::SameOutcome(path) if self.holds => write!(f, "both sides decide alike on {path}"),
-            Subject::SameOutcome(path) => write!(f, "the two sides decide otherwise on {path}"),
             Subject::Null(path) => write!(f, "{path} is {not}null"),
             // Whatever is shorter.
             Subject::Value { field, taken, refused } if taken.terms() <= refused.terms() => {
@@ -108,7 +103,6 @@ impl fmt::Display for Reason {
             Self::UnknownSubsection => f.write_str("the reader does not know this subsection"),
             Self::NotTaken { taken } => write!(f, "the reader takes only {taken}"),
             Self::NotNullable => f.write_str("it may be null on one side only"),
-            Self::UnnamedPredicate => f.write_str("its predicate has no name, so the two sides may decide otherwise"),
             Self::TooLarge => f.write_str("the layout is too large"),
             Self::Ambiguous => f.write_str("a look for subsections may go too far there"),
             Self::NoSection => f.write_str("the reader does not have this section"),
@@ -129,14 +123,21 @@ impl fmt::Display for Warning {
     }
 }
 
-impl fmt::Display for Assumption {
+impl fmt::Display for Reliance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Codec(name) => write!(f, "the hand-written codec {name:?} reads what it wrote"),
-            Self::Sizes(fields) => {
-                let (count, what) = (fields.len(), if fields.len() == 1 { "field" } else { "fields" });
-                write!(f, "{count} {what} of which only the size in memory is known: the same size is the same bytes")
+            Self::Codec(name) => write!(f, "the hand-written codec {name:?}, to read what it wrote"),
+            Self::Predicates(fields) => {
+                write!(f, "the predicates of {}, which have no name, to have the same outcome on both sides", counted(fields))
             }
+            Self::Sizes(fields) => write!(f, "the sizes of {}, of which nothing else is known", counted(fields)),
         }
+    }
+}
+
+fn counted(fields: &[String]) -> String {
+    match fields {
+        [field] => field.clone(),
+        fields => format!("{} fields", fields.len()),
     }
 }

@@ -90,39 +90,34 @@ impl Product<'_> {
         // decisions are open at a time.
         Ok(match (written, read) {
             (_, Some(Step::Unless { subject, to })) if state.decided.contains_key(subject) => {
-                self.ask(state, *subject, |holds, state| {
+                self.ask(state, *subject, found, |holds, state| {
                     state.read = if holds { state.read.next() } else { At::step(*to) };
                 })
             }
-            (Some(Step::Unless { subject, to }), _) => self.ask(state, *subject, |holds, state| {
+            (Some(Step::Unless { subject, to }), _) => self.ask(state, *subject, found, |holds, state| {
                 state.written = if holds { state.written.next() } else { At::step(*to) };
             }),
             (Some(Step::Goto(to)), _) => Next::To(vec![state.with(|state| state.written = At::step(*to))]),
-            (_, Some(Step::Unless { subject, to })) => self.ask(state, *subject, |holds, state| {
+            (_, Some(Step::Unless { subject, to })) => self.ask(state, *subject, found, |holds, state| {
                 state.read = if holds { state.read.next() } else { At::step(*to) };
             }),
             (_, Some(Step::Goto(to))) => Next::To(vec![state.with(|state| state.read = At::step(*to))]),
             (_, Some(Step::Refuse { path, reason })) => Next::Breaks(path.to_string(), reason.clone()),
-            (_, Some(Step::Probe { parent, known, end })) => self.probe(state, parent, known, *end)?,
+            (_, Some(Step::Probe { parent, known, end })) => self.probe(state, (parent, known, *end), found)?,
             _ => self.both(state, written, read, found)?,
         })
     }
 
-    /// Both outcomes of a predicate or subsection. One without a name may turn out otherwise on the other side.
-    fn ask(&self, state: &State, subject: Id, apply: impl Fn(bool, &mut State)) -> Next {
-        let is_open = !state.decided.contains_key(&subject);
-        let then = state.decide(subject, apply);
+    /// Both outcomes of a predicate or subsection.
+    fn ask(&self, state: &State, subject: Id, found: &mut Found, apply: impl Fn(bool, &mut State)) -> Next {
         let is_shared = |layout: &Layout| layout.last_use.contains_key(&subject);
-        let mut subjects = self.subjects.borrow_mut();
-        if let Some(Subject::Unnamed(field)) = subjects.get(subject).cloned()
-            && is_open
+        if let Some(Subject::Unnamed(field)) = self.subjects.borrow().get(subject)
             && is_shared(&self.written)
             && is_shared(&self.read)
         {
-            let same = subjects.id(Subject::SameOutcome(field.clone()));
-            return Next::Gate { subject: same, bad: false, field, reason: Reason::UnnamedPredicate, then };
+            found.unnamed.insert(field.clone());
         }
-        Next::To(then)
+        Next::To(state.decide(subject, apply))
     }
 
     /// What the writer puts on the wire, and the reader takes from it.
@@ -281,29 +276,28 @@ impl Product<'_> {
     fn probe(
         &self,
         state: &State,
-        parent: &str,
-        known: &BTreeMap<Rc<str>, Known>,
-        end: usize,
+        (parent, known, end): (&str, &BTreeMap<Rc<str>, Known>, usize),
+        found: &mut Found,
     ) -> Result<Next, Stop> {
         let at = match self.look_ahead(state, parent)? {
             Seen::Nothing => return Ok(Next::To(vec![state.with(|state| state.read = At::step(end))])),
             // Both outcomes are looked at again.
-            Seen::Ask(subject) => return Ok(self.ask(state, subject, |_, _| {})),
+            Seen::Ask(subject) => return Ok(self.ask(state, subject, found, |_, _| {})),
             Seen::Header(at) => at,
         };
         let Some(Step::Header { name, version }) = self.written.steps.get(at) else { return Err(Stop::TooLarge) };
-        let Some(found) = known.get(name) else {
+        let Some(known) = known.get(name) else {
             return Ok(Next::Breaks(name.to_string(), Reason::UnknownSubsection));
         };
         let version = *version;
-        Ok(match found.bodies.get(&version) {
+        Ok(match known.bodies.get(&version) {
             Some(body) => Next::To(vec![state.with(|state| {
                 (state.written, state.read) = (At::step(at).next(), At::step(*body));
             })]),
-            None if version > found.newest => {
-                Next::Breaks(name.to_string(), Reason::TooNew { version, newest: found.newest })
+            None if version > known.newest => {
+                Next::Breaks(name.to_string(), Reason::TooNew { version, newest: known.newest })
             }
-            None => Next::Breaks(name.to_string(), Reason::TooOld { version, oldest: found.oldest }),
+            None => Next::Breaks(name.to_string(), Reason::TooOld { version, oldest: known.oldest }),
         })
     }
 

@@ -39,7 +39,7 @@ pub struct Crossing {
     /// What loads with another meaning.
     pub warnings: Vec<Warning>,
     /// What the verdict relies on, and the descriptions do not show.
-    pub assumptions: Vec<Assumption>,
+    pub relies_on: Vec<Reliance>,
 }
 
 /// Which release wrote and which reads.
@@ -92,10 +92,8 @@ pub struct Condition {
 pub enum Subject {
     /// The outcome of a predicate, by name; behind it `[2]` in an element of an array, `[]` in each element of a counted one.
     Predicate(String),
-    /// The outcome of a field's predicate that has no name.
+    /// The outcome of a predicate that has no name, by its field.
     Unnamed(String),
-    /// A field's predicate that has no name has the same outcome on both sides.
-    SameOutcome(String),
     /// A subsection is sent (its `needed` holds).
     Subsection(String),
     /// The counted field has elements.
@@ -169,8 +167,6 @@ pub enum Reason {
     },
     /// A pointer that may be null on one side only.
     NotNullable,
-    /// The predicate has no name, so nobody knows if both sides decide alike.
-    UnnamedPredicate,
     /// The layouts are too large to be compared.
     TooLarge,
     /// A look for subsections may run into what is no subsection of that struct.
@@ -210,9 +206,11 @@ pub enum Difference {
 /// What a verdict relies on without knowing it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Assumption {
+pub enum Reliance {
     /// The hand-written codec of this name reads what it wrote.
     Codec(String),
+    /// The predicates of these fields have the same outcome on both sides: they have no name, but the fields have the same.
+    Predicates(Vec<String>),
     /// These fields of the writer are what the reader takes them for: a dump of QEMU tells only their size, and that in the
     /// memory of its host.
     Sizes(Vec<String>),

@@ -11,6 +11,28 @@ mod vmdesc;
 pub use shared::Shared;
 pub use vmdesc::vmdesc;
 
+/// The description of a type that derives `VmState`.
+///
+/// ```
+/// #[derive(vmstate::VmState)]
+/// #[vmstate(name = "led")]
+/// struct Led {
+///     level: u16,
+/// }
+///
+/// let led = vmstate::schema::of::<Led>();
+/// assert_eq!((&*led.name, led.version, &*led.fields[0].name), ("led", 1, "level"));
+/// ```
+pub fn of<T: Described + ?Sized>() -> &'static Description {
+    T::description()
+}
+
+/// A type with a description: whatever derives `VmState`.
+pub trait Described {
+    /// Name, versions, fields and subsections.
+    fn description() -> &'static Description;
+}
+
 /// What one struct looks like on the wire: QEMU's `VMStateDescription` without its C pointers.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

@@ -98,13 +98,9 @@ impl Choices {
         let presence = match self.below(6) {
             0..=3 => Presence::Since(0),
             4 => Presence::Since(self.version(4)),
-            _ => Presence::If(self.predicate().into()),
+            _ => Presence::If(self.one(&PREDICATES).into()),
         };
         Field::new(name.into(), kind, presence)
-    }
-
-    fn predicate(&mut self) -> &'static str {
-        self.one(&PREDICATES[..3])
     }
 
     fn description(&mut self, name: &str, depth: usize, subsections: &[&str]) -> Description {
@@ -123,14 +119,7 @@ impl Choices {
 
     pub(crate) fn section(&mut self) -> Description {
         let names = ["d/a", "d/b", "d/ab"][..self.below(4)].to_vec();
-        let mut section = self.description("d", 2, &names);
-        if self.below(4) == 1 {
-            let mut fields = section.fields.to_vec();
-            let at = self.below(fields.len());
-            fields[at].presence = Presence::If(self.one(&PREDICATES).into());
-            section.fields = fields.into();
-        }
-        section
+        self.description("d", 2, &names)
     }
 
     pub(crate) fn evolve(&mut self, old: &Description) -> Description {
@@ -150,7 +139,7 @@ impl Choices {
             1 if !fields.is_empty() => drop(fields.remove(at)),
             2 if !fields.is_empty() => fields[at].kind = self.kind(1),
             3 if !fields.is_empty() => fields[at].name = "renamed".into(),
-            4 if !fields.is_empty() => fields[at].presence = Presence::If(self.predicate().into()),
+            4 if !fields.is_empty() => fields[at].presence = Presence::If(self.one(&PREDICATES).into()),
             5 | 6 if !fields.is_empty() => {
                 let moved: Vec<_> = fields.drain(at..).collect();
                 // Moved fields see another version; a predicate is as it was.

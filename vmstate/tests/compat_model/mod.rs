@@ -5,7 +5,7 @@ pub(crate) mod choices;
 mod decode;
 mod encode;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
@@ -173,14 +173,6 @@ fn fields<'a>(
     there
 }
 
-/// Fields of the section itself whose predicate has no name.
-fn unnamed(description: &Description) -> BTreeSet<String> {
-    let all = description.fields.iter().filter(|field| {
-        matches!(&field.presence, Presence::If(name) if name.is_empty()) && field.kind != Kind::Check
-    });
-    all.map(|field| field.name.to_string()).collect()
-}
-
 /// An array of numbers is one item, also if it is of arrays.
 fn is_plain(kind: &Kind) -> bool {
     match kind {
@@ -198,7 +190,6 @@ pub(crate) fn predicted(verdict: &Verdict, outcomes: Outcomes, numbers: &[&Numbe
     let holds = |subject: &Subject| match subject {
         Subject::Predicate(name) => outcomes.holds("predicate", name),
         Subject::Unnamed(path) => outcomes.holds("unnamed", path),
-        Subject::SameOutcome(path) => outcomes.holds("same", path),
         Subject::Subsection(path) => outcomes.holds("subsection", path),
         Subject::Elements(path) => outcomes.count(path) > 0,
         Subject::Null(path) => outcomes.holds("null", path),
