@@ -94,6 +94,7 @@ impl Writer {
     }
 
     /// The bytes.
+    #[inline]
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -106,6 +107,7 @@ impl Writer {
 
 /// Goes on behind `bytes`, in their memory: a buffer that is used again costs no allocation.
 impl From<Vec<u8>> for Writer {
+    #[inline]
     fn from(bytes: Vec<u8>) -> Self {
         Self { bytes, outcomes: None }
     }

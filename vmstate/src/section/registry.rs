@@ -162,16 +162,19 @@ impl Registration<'_> {
     }
 
     /// Name in the stream.
+    #[inline]
     pub fn idstr(&self) -> &str {
         &self.idstr
     }
 
     /// Which of several devices of that name.
+    #[inline]
     pub fn instance(&self) -> u32 {
         self.instance
     }
 
     /// What its bytes are.
+    #[inline]
     pub fn description(&self) -> &'static Description {
         self.section.description()
     }
@@ -180,6 +183,7 @@ impl Registration<'_> {
     ///
     /// # Errors
     /// What the section says, with its name.
+    #[inline]
     pub fn save(&mut self, out: &mut Writer) -> Result<()> {
         self.section.save(out).map_err(|error| error.in_section(&self.idstr, self.instance))
     }

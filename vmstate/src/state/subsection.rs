@@ -11,6 +11,7 @@ use crate::schema::Description;
 const SUBSECTION: u8 = 5;
 
 /// Appends a subsection's header. The derive has checked that the name is at most 255 bytes.
+#[inline]
 pub fn save_header(name: &str, version: u32, out: &mut Writer) {
     debug_assert!(name.len() <= 255, "the derive refuses longer names");
     out.u8(SUBSECTION);

@@ -131,6 +131,7 @@ pub fn unknown_value<T: std::fmt::Display>(value: T, name: &str, known: &[(T, &s
 }
 
 /// Notes how many bytes a hand-written codec wrote, if its kind leaves that open.
+#[inline]
 pub fn custom_size(kind: &Kind, before: usize, out: &mut Writer) -> Result<()> {
     if !matches!(kind, Kind::Custom(_)) {
         return Ok(());
