@@ -70,35 +70,33 @@ fn vmstate() -> Codec {
     let (from, to) = machines();
     let expected = from.clone();
     let mut from = from.sections();
-    let mut bytes = Vec::new();
-    save(&mut from, &mut bytes);
-    load(&mut to.sections(), &bytes);
+    let mut out = Writer::new();
+    save(&mut from, &mut out);
+    let encoded = out.as_slice().to_vec();
+    load(&mut to.sections(), &encoded);
     assert_eq!(*to, expected);
     let mut to = to.sections();
-    let (size, encoded) = (bytes.len(), bytes.clone());
     Codec {
         name: "vmstate",
-        size,
+        size: encoded.len(),
         encode: Box::new(move || {
-            bytes.clear();
-            save(&mut from, &mut bytes);
-            black_box(&bytes);
+            out.buffer().clear();
+            save(&mut from, &mut out);
+            black_box(&out);
         }),
         decode: Box::new(move || load(&mut to, black_box(&encoded))),
     }
 }
 
 /// Appends all sections, as a migration does.
-fn save(sections: &mut Sections<'_>, bytes: &mut Vec<u8>) {
+fn save(sections: &mut Sections<'_>, out: &mut Writer) {
     for (id, section) in (2..).zip(sections.in_order()) {
         let (idstr, instance, version) = (section.idstr().into(), section.instance(), section.description().version);
-        Element::Full(SectionHeader { id, idstr, instance, version }).write(bytes);
-        let mut out = Writer::from(std::mem::take(bytes));
-        section.save(&mut out).expect("a machine that can be saved");
-        *bytes = out.into_bytes();
-        put_footer(bytes, id);
+        Element::Full(SectionHeader { id, idstr, instance, version }).write(out.buffer());
+        section.save(out).expect("a machine that can be saved");
+        put_footer(out.buffer(), id);
     }
-    Element::Eof.write(bytes);
+    Element::Eof.write(out.buffer());
 }
 
 /// Loads all sections, as a migration does.
