@@ -68,8 +68,8 @@ impl Run<'_, '_> {
             let member = &field.member;
             let start = Literal::usize_unsuffixed(*start);
             match is_bool(field) {
-                true => quote!(__v::put_at(&mut run, #start, [self.#member as _]);),
-                false => quote!(__v::put_at(&mut run, #start, self.#member.to_be_bytes());),
+                true => quote!(__v::put_at::<#start, _, _>(&mut run, [self.#member as _]);),
+                false => quote!(__v::put_at::<#start, _, _>(&mut run, self.#member.to_be_bytes());),
             }
         });
         quote!({
@@ -84,7 +84,7 @@ impl Run<'_, '_> {
         let size = Literal::usize_unsuffixed(self.size);
         let parts = self.parts.iter().map(|Part { field: Field { member, ty, .. }, start, .. }| {
             let start = Literal::usize_unsuffixed(*start);
-            quote!(self.#member = <#ty>::from_be_bytes(__v::get_at(run, #start));)
+            quote!(self.#member = <#ty>::from_be_bytes(__v::get_at::<#start, _, _>(run));)
         });
         let names = self.parts.iter().map(|Part { field: Field { name, .. }, size, .. }| {
             let size = Literal::usize_unsuffixed(*size);
