@@ -8,5 +8,6 @@ mod boot;
 mod faults;
 mod loads;
 mod place;
+mod qemu;
 mod stream;
 mod world;

@@ -72,6 +72,7 @@ impl<'a> Bench<'a> {
             tap: None,
             control: PathBuf::new(),
             incoming: None,
+            more: Vec::new(),
         };
         Ok(Self { directory, launcher: roles.to_owned(), program, network, config, started: 0 })
     }

@@ -51,6 +51,9 @@ impl Cpu {
             index::KVM_STEAL_TIME,
             index::KVM_PV_EOI_EN,
             index::KVM_POLL_CONTROL,
+            index::MISC_ENABLE,
+            index::XSS,
+            index::SPEC_CTRL,
         ];
         indices.extend(index::MTRR_FIXED);
         indices.extend((0..16).map(|n| index::MTRR_PHYS_BASE_0 + n));
@@ -84,6 +87,9 @@ impl Cpu {
         self.steal_time_msr = get(index::KVM_STEAL_TIME);
         self.pv_eoi_en_msr = get(index::KVM_PV_EOI_EN);
         self.poll_control_msr = values.get(&index::KVM_POLL_CONTROL).copied().unwrap_or(1);
+        self.misc_enable = values.get(&index::MISC_ENABLE).copied().unwrap_or(1);
+        self.xss = get(index::XSS);
+        self.spec_ctrl = get(index::SPEC_CTRL);
         self.mtrr_fixed = index::MTRR_FIXED.map(get);
         self.mtrr_var = std::array::from_fn(|n| {
             let base = index::MTRR_PHYS_BASE_0 + 2 * n as u32;
@@ -118,6 +124,9 @@ impl Cpu {
             index::KVM_STEAL_TIME => self.steal_time_msr,
             index::KVM_PV_EOI_EN => self.pv_eoi_en_msr,
             index::KVM_POLL_CONTROL => self.poll_control_msr,
+            index::MISC_ENABLE => self.misc_enable,
+            index::XSS => self.xss,
+            index::SPEC_CTRL => self.spec_ctrl,
             index::TSC_DEADLINE => self.tsc_deadline,
             _ => self.table_msr(msr),
         };
