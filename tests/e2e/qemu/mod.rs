@@ -49,6 +49,14 @@ fn to_file(vmm: &mut Vmm, file: &Path) -> Result<Vec<u8>> {
     std::fs::read(file).map_err(|error| Error::failed(format!("{}: {error}", file.display())))
 }
 
+/// The load is over, and the guest runs.
+fn runs(qemu: &mut Vmm) -> Result<()> {
+    qemu.await_status("running", within(ANSWER)).map_err(|error| {
+        let end = qemu.process().wait(within(ANSWER)).map_or_else(failed, failed);
+        failed(format!("{error}; QEMU: {end}, it said: {}", qemu.errors()))
+    })
+}
+
 /// The guest goes on counting behind `last`, and finds its memory right.
 fn goes_on(vmm: &Vmm, last: u64) -> Result<()> {
     peer::await_pass(vmm, last + PASSES)?;
@@ -90,7 +98,7 @@ fn runs_a_stream_made_again_from_types() {
         let again = machine.save(&stream).map_err(failed)?;
         ensure(again == stream, || format!("another stream was made: {:#?}", differences(&again, &stream)))?;
         let mut destination = peer.incoming(&again, &[])?;
-        destination.await_status("running", within(ANSWER))?;
+        runs(&mut destination)?;
         goes_on(&destination, last)?;
         power_off(destination)
     });
@@ -167,7 +175,7 @@ fn takes_over(peer: &mut Peer, left_out: &[&str]) -> Result<()> {
     let bytes = relay.join().map_err(|_| failed("the relay panicked"))?.map_err(failed)?;
     let stream = without(&bytes, left_out)?;
     let mut qemu = peer.incoming(&stream, &[])?;
-    qemu.await_status("running", within(ANSWER))?;
+    runs(&mut qemu)?;
     goes_on(&qemu, last)?;
     power_off(qemu)
 }

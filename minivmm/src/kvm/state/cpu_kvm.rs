@@ -9,6 +9,10 @@ use super::msr::index;
 
 /// hflags2 bit "NMIs are blocked" (QEMU's `HF2_NMI_MASK`).
 const HFLAGS2_NMI: u32 = 1 << 2;
+/// hflags2 bits that QEMU's vCPUs have from reset on: interrupts are not held back by nested virtualization
+/// (`HF2_GIF_MASK`, without which QEMU delivers none and KVM refuses QEMU's nested state), nor can a guest's be
+/// (`HF2_VGIF_MASK`).
+const HFLAGS2_RESET: u32 = 1 | 1 << 8;
 
 /// Offsets in the standard XSAVE format (Intel SDM volume 1, 13.4).
 mod xsave {
@@ -242,7 +246,7 @@ impl Cpu {
         self.soft_interrupt = events.interrupt.soft;
         self.nmi_injected = events.nmi.injected;
         self.nmi_pending = events.nmi.pending;
-        self.hflags2 = if events.nmi.masked != 0 { HFLAGS2_NMI } else { 0 };
+        self.hflags2 = HFLAGS2_RESET | if events.nmi.masked != 0 { HFLAGS2_NMI } else { 0 };
         self.sipi_vector = events.sipi_vector;
     }
 
