@@ -3,7 +3,6 @@
 
 use vmstate_tests::difference;
 use vmstate_tests::microvm::Microvm;
-use vmstate_tests::stream_parser::parse;
 
 use crate::fixtures::{STREAMS, bytes};
 
@@ -37,10 +36,9 @@ fn qemus_streams_are_made_again_from_types() {
         machine.load(&stream).unwrap_or_else(|error| panic!("{name}: {error}"));
         let again = machine.save(&stream).unwrap_or_else(|error| panic!("{name}: {error}"));
         if let Some(at) = difference::first(&again, &stream) {
-            let parsed = (parse(&again).unwrap(), parse(&stream).unwrap());
-            let sections = difference::sections((&again, &parsed.0), (&stream, &parsed.1));
-            let around = |bytes: &[u8]| String::from_utf8_lossy(&bytes[at - 40..at + 40]).into_owned();
-            panic!("{name} at {at:#x}: {:?} for {:?}; sections: {sections:#?}", around(&again), around(&stream));
+            let sections = difference::sections(&again, &stream);
+            let text = |bytes| String::from_utf8_lossy(difference::around(bytes, at, 40)).into_owned();
+            panic!("{name} at {at:#x}: {:?} for {:?}; sections: {sections:#?}", text(&again), text(&stream));
         }
     }
 }

@@ -50,7 +50,7 @@ fn begin_driving(device: &mut impl BusDevice, features: u32, queues: &[u32]) {
 
 /// Registers that the guest does not use; it goes on with the others.
 fn drive_cpu(cpu: &mut Cpu) {
-    let each = |n: usize, salt: u64| (n as u64 + 1) * 0x0101_0101_0101_0101 ^ salt << 32;
+    let each = |n: usize, salt: u64| ((n as u64 + 1) * 0x0101_0101_0101_0101) ^ (salt << 32);
     cpu.regs[12..].copy_from_slice(&[each(12, 0), each(13, 0), each(14, 0), each(15, 0)]);
     cpu.fpuc = 0x027f;
     cpu.fptag = 0xff;
@@ -70,6 +70,7 @@ fn drive_cpu(cpu: &mut Cpu) {
     (cpu.system_time_msr, cpu.wall_clock_msr) = (0x5001, 0x6000);
     (cpu.fpop, cpu.fpip, cpu.fpdp) = (0x5d8, 0x10_0300, 0x40_0000);
     (cpu.tsc_adjust, cpu.steal_time_msr) = (0x1234, 0x7001);
+    (cpu.misc_enable, cpu.xss, cpu.spec_ctrl) = (0x801, 0x100, 5);
 }
 
 /// Timer masked, a logical id, one vector in service and one requested.

@@ -1,4 +1,4 @@
-//! QEMU, or minivmm in its place, with the tiny guest.
+//! QEMU, or minivmm in its place, with the tiny guest, and what the guest shows.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use vmstate_lab::error::{Error, Result};
 use vmstate_lab::vmm::{Config, Program, Vmm};
-use vmstate_lab::{packages, tiny};
+use vmstate_lab::{packages, skip, tiny};
 
-use crate::place;
-use crate::world::{ensure, within};
+use crate::place::{self, scratch};
+use crate::world::{ANSWER, ensure, within};
 
 /// Guest RAM.
 pub(super) const RAM_MIB: u64 = 16;
@@ -18,6 +18,8 @@ const PAGES: u64 = 256;
 /// A pass begins so many times 65536 ticks of the time stamp counter after the one before, some 10 ms.
 const SPAN: u64 = 0x200;
 const PATIENCE: Duration = Duration::from_secs(30);
+/// More passes that show that the guest goes on.
+pub(super) const PASSES: u64 = 3;
 
 /// QEMU's words for a network card that nothing is plugged into.
 pub(super) const CARD: [&str; 2] = ["-device", "virtio-net-device"];
@@ -40,7 +42,6 @@ impl Peer {
     pub(super) fn new(directory: &Path, accelerator: &'static str) -> Result<Self> {
         let qemu = Program::Qemu(packages::qemu()?, accelerator);
         let (kernel, disk) = (directory.join("tiny"), directory.join("disk"));
-        let failed = |error: std::io::Error| Error::failed(error.to_string());
         fs::write(&kernel, tiny::bzimage()).map_err(failed)?;
         fs::write(&disk, [0; 1 << 20]).map_err(failed)?;
         let config = Config {
@@ -83,7 +84,7 @@ impl Peer {
     /// QEMU refuses the stream; the error says what it said.
     pub(super) fn incoming(&mut self, stream: &[u8], more: &[&str]) -> Result<Vmm> {
         let file = self.directory.join("stream");
-        fs::write(&file, stream).map_err(|error| Error::failed(error.to_string()))?;
+        fs::write(&file, stream).map_err(failed)?;
         let program = self.qemu.clone();
         self.start(&program, Some(format!("file:{}", file.display())), more)
     }
@@ -120,4 +121,42 @@ pub(super) fn await_pass(vmm: &Vmm, pass: u64) -> Result<()> {
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
+}
+
+/// QEMU has loaded a machine, which is in this run state now.
+pub(super) fn arrives(qemu: &mut Vmm, state: &str) -> Result<()> {
+    qemu.await_status(state, within(ANSWER)).map_err(|error| {
+        let end = qemu.process().wait(within(ANSWER)).map_or_else(failed, failed);
+        failed(format!("{error}; QEMU: {end}, it said: {}", qemu.errors()))
+    })
+}
+
+/// The guest goes on counting behind `last`, and finds its memory right.
+pub(super) fn goes_on(vmm: &Vmm, last: u64) -> Result<()> {
+    await_pass(vmm, last + PASSES)?;
+    let counted = passes(vmm)?;
+    // The line that was being printed when the guest moved is cut in two.
+    let first = counted.first().copied().unwrap_or(0);
+    let in_turn = counted.windows(2).all(|two| two[1] == two[0] + 1) && (last + 1..=last + 2).contains(&first);
+    ensure(in_turn, || format!("pass {last} came last before, then {counted:?}"))
+}
+
+/// The guest powers the machine off, through a device of it.
+pub(super) fn power_off(mut vmm: Vmm) -> Result<()> {
+    vmm.type_in("q")?;
+    let status = vmm.process().wait(within(ANSWER))?;
+    ensure(status.success(), || format!("QEMU ended with {status}: {}", vmm.errors()))
+}
+
+/// Runs a case on QEMU's TCG, which needs nothing of the machine.
+pub(super) fn on_tcg(body: impl FnOnce(&mut Peer) -> Result<()>) {
+    let directory = scratch().unwrap();
+    match Peer::new(directory.path(), "tcg") {
+        Ok(mut peer) => body(&mut peer).unwrap_or_else(|error| panic!("{error}")),
+        Err(error) => skip::skip(error),
+    }
+}
+
+pub(super) fn failed(error: impl ToString) -> Error {
+    Error::failed(error.to_string())
 }

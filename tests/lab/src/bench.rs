@@ -116,6 +116,11 @@ impl<'a> Bench<'a> {
         Ok(vmm)
     }
 
+    /// From now on `program` is started.
+    pub fn change_to(&mut self, program: Program) {
+        self.program = program;
+    }
+
     /// The image of the guest's disk.
     pub fn disk(&self) -> Option<&Path> {
         self.config.disk.as_deref()
