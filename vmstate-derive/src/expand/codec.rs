@@ -27,7 +27,9 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
 pub(super) fn save(field: &Field<'_>) -> TokenStream {
     let Field { member, ty, name, .. } = field;
     match &field.codec {
-        Codec::Plain => quote!(__v::within(<#ty as __v::Wire>::save(&mut self.#member, out), #name)?;),
+        Codec::Plain | Codec::Equal | Codec::AtMostCurrent => {
+            quote!(__v::within(<#ty as __v::Wire>::save(&mut self.#member, out), #name)?;)
+        }
         Codec::Buffer(None) => quote!(out.bytes(<#ty as __v::Buffer>::bytes(&self.#member));),
         Codec::Buffer(Some(length)) => {
             let count = count_to_save(length, name);
@@ -38,14 +40,6 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
             quote!(__v::within(<#ty as __v::Counted>::save(&mut self.#member, #count, out), #name)?;)
         }
         Codec::Optional => quote!(__v::within(<#ty as __v::Optional>::save(&mut self.#member, out), #name)?;),
-        Codec::Equal | Codec::AtMostCurrent => {
-            let kind = kind(field);
-            quote! {
-                let before = out.len();
-                __v::within(<#ty as __v::Wire>::save(&mut self.#member, out), #name)?;
-                __v::within(__v::custom_size(&#kind, before, out), #name)?;
-            }
-        }
         Codec::Via(wire) => quote!(__v::within(__v::save_as::<#ty, #wire>(self.#member, out), #name)?;),
         Codec::With(module) => quote! {
             let before = out.len();

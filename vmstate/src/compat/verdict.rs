@@ -213,10 +213,7 @@ impl fmt::Display for Verdict {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.when.as_slice() {
-            [condition] => {
-                let opposite = Condition { holds: !condition.holds, ..condition.clone() };
-                write!(f, "if {opposite}")?;
-            }
+            [condition] => write!(f, "if {}", condition.opposite())?,
             conditions => {
                 for (index, condition) in conditions.iter().enumerate() {
                     f.write_str(if index == 0 { "unless " } else { " and " })?;

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Description, Field, Kind, Presence};
+use super::{Description, Field, Kind, Limit, Presence};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The keys `vmsd_name`, `version`, `fields` and (if any was sent) `subsections` of a save of `description` that made
@@ -37,11 +37,23 @@ impl Walk<'_> {
     }
 
     fn description(&mut self, description: &Description, into: &mut Map<String, Value>) -> Result<u64> {
+        self.description_at(description, description.version, into)
+    }
+
+    fn description_at(
+        &mut self,
+        description: &Description,
+        version: u32,
+        into: &mut Map<String, Value>,
+    ) -> Result<u64> {
         into.insert("vmsd_name".into(), (*description.name).into());
-        into.insert("version".into(), description.version.into());
+        into.insert("version".into(), version.into());
         let mut size = 0;
         let mut fields = Vec::new();
         for (index, field) in description.fields.iter().enumerate() {
+            if matches!(field.presence, Presence::Since(since) if since > version) {
+                continue;
+            }
             size += self.field(field, || numbered_name(&description.fields, index), &mut fields)?;
         }
         into.insert("fields".into(), fields.into());
@@ -102,7 +114,11 @@ impl Walk<'_> {
         Ok(match kind {
             Kind::Bool => 1,
             Kind::Unsigned(bytes) | Kind::Signed(bytes) => u64::from(*bytes),
+            Kind::Limited(inner, _) => self.element(inner, into)?,
+            Kind::Timer | Kind::Double => 8,
             Kind::Buffer(bytes) | Kind::Unused(bytes) => *bytes as u64,
+            Kind::Bitmap(bits) => bitmap_size(*bits as u64),
+            Kind::CountedBitmap => bitmap_size(self.outcome()?),
             Kind::CountedBuffer | Kind::Custom(_) => self.outcome()?,
             Kind::Struct(nested) => {
                 let mut object = Map::new();
@@ -110,9 +126,45 @@ impl Walk<'_> {
                 into.insert("struct".into(), object.into());
                 size
             }
+            // QEMU puts what is inside of these right into the field's object (`vmsd_desc_field_start`).
+            Kind::StructAt(nested, version) => self.description_at(nested, *version, into)?,
+            Kind::List(element) => {
+                let mut size = 1;
+                for _ in 0..self.outcome()? {
+                    size += 1 + self.inlined(element, into)?;
+                }
+                size
+            }
+            Kind::Map(key, value) => {
+                let mut size = 4 + 1;
+                for _ in 0..self.outcome()? {
+                    size += 1 + self.inlined(key, into)? + self.inlined(value, into)?;
+                }
+                size
+            }
+            Kind::Nullable(inner) => match self.outcome()? {
+                0 => {
+                    into.insert("type".into(), "nullptr".into());
+                    1
+                }
+                _ => self.element(inner, into)?,
+            },
             Kind::Check | Kind::Array(..) | Kind::CountedArray(_) => 0,
         })
     }
+
+    /// An element of a list: what QEMU says of the last one is what stays, as the keys of all are the same.
+    fn inlined(&mut self, kind: &Kind, into: &mut Map<String, Value>) -> Result<u64> {
+        match kind {
+            Kind::Struct(nested) => self.description(nested, into),
+            other => self.element(other, into),
+        }
+    }
+}
+
+/// Bytes of a bitmap: whole words of 64 bits.
+const fn bitmap_size(bits: u64) -> u64 {
+    bits.div_ceil(64) * 8
 }
 
 /// The field's name, with its number if several are called the same, absent ones counted too.
@@ -144,6 +196,7 @@ fn can_compress(field: &Field) -> bool {
         kind = inner;
     }
     match kind {
+        Kind::Nullable(_) => false,
         Kind::Struct(nested) => nested.subsections.is_empty() && nested.fields.iter().all(can_compress),
         _ => true,
     }
@@ -157,8 +210,27 @@ fn type_name(kind: &Kind) -> String {
         Kind::Buffer(_) | Kind::CountedBuffer => "buffer".into(),
         Kind::Unused(_) => "unused_buffer".into(),
         Kind::Struct(_) => "struct".into(),
+        Kind::StructAt(..) => "vstruct".into(),
+        Kind::Limited(inner, limit) => limited_name(inner, limit),
+        Kind::Timer => "timer".into(),
+        Kind::Double => "CPU_Double_U".into(),
+        Kind::Bitmap(_) | Kind::CountedBitmap => "bitmap".into(),
+        Kind::List(_) => "qtailq".into(),
+        Kind::Map(..) => "gtree".into(),
+        Kind::Nullable(inner) => type_name(inner),
         Kind::Custom(name) => name.to_string(),
         Kind::Array(inner, _) | Kind::CountedArray(inner) => type_name(inner),
         Kind::Check => String::new(),
+    }
+}
+
+/// QEMU's names (migration/vmstate-types.c); what it has no name for goes by the name of the integer.
+fn limited_name(inner: &Kind, limit: &Limit) -> String {
+    match (inner, limit) {
+        // So QEMU calls its `VMSTATE_UINT64_EQUAL` (`vmstate_info_uint64_equal`).
+        (Kind::Unsigned(8), Limit::Equal) => "int64 equal".into(),
+        (_, Limit::Equal) => format!("{} equal", type_name(inner)),
+        (_, Limit::AtMostCurrent) => format!("{} le", type_name(inner)),
+        (_, Limit::NotZero | Limit::Within(..) | Limit::OneOf(_)) => type_name(inner),
     }
 }

@@ -21,7 +21,7 @@ mod unused;
 
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
-use crate::schema::{Description, Kind};
+use crate::schema::{Described, Description, Kind};
 
 pub use unused::Unused;
 
@@ -107,5 +107,11 @@ pub trait VmState: Wire {
             self.undo(before);
         }
         loaded
+    }
+}
+
+impl<T: VmState> Described for T {
+    fn description() -> &'static Description {
+        T::DESCRIPTION
     }
 }

@@ -1,19 +1,13 @@
-//! The program `vmstate` on streams of QEMU: what it prints, and its exit codes.
+//! `vmstate inspect` and `vmstate diff` on streams of QEMU.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::vmstate;
+
 fn stream(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/streams").join(name)
-}
-
-/// Exit code, standard output, standard error.
-fn vmstate(arguments: &[&str], files: &[&Path]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_vmstate")).args(arguments).args(files).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
 #[test]
