@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use vmstate::compat::{Crossing, Direction, RegistryReport, Report, SectionDescription, Verdict, check_registry};
+use vmstate::compat::{Crossing, Direction, RegistryReport, Report, Verdict, check_schemas};
 use vmstate::schema::json::Schema;
 
 use crate::{Outcome, TaskResult};
@@ -31,7 +31,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> TaskResult {
     let (old, new) = (read_schema(&options.old)?, read_schema(&options.new)?);
-    let report = check_registry(&descriptions(&old), &descriptions(&new));
+    let report = check_schemas(&old, &new);
     let checked = Checked { options, machines: [old.machine(), new.machine()], report };
     let text = match (options.json, options.markdown) {
         (true, _) => checked.json(),
@@ -54,12 +54,6 @@ pub(crate) fn read_schema(file: &Path) -> Result<Schema, String> {
     let schema = Schema::from_json(text).map_err(|error| wrong(&error))?;
     // An empty file would be compatible with everything.
     if schema.sections().is_empty() { Err(wrong(&"no sections in it")) } else { Ok(schema) }
-}
-
-/// A schema says nothing of aliases: which old names a section answers to is known to its registry only.
-fn descriptions(schema: &Schema) -> Vec<SectionDescription<'_>> {
-    let sections = schema.sections().iter();
-    sections.map(|(name, description)| SectionDescription { name, aliases: &[], description }).collect()
 }
 
 /// Two releases, compared.
@@ -95,8 +89,7 @@ impl Checked<'_> {
 
     /// Sections of which there is more to say than that all streams load.
     fn remarkable(&self) -> Vec<&Report> {
-        let plain = |crossing: &Crossing| crossing.verdict == Verdict::Loads && crossing.warnings.is_empty();
-        self.report.sections.iter().filter(|section| !section.crossings.iter().all(plain)).collect()
+        self.report.sections.iter().filter(|section| !section.crossings.iter().all(Crossing::is_plain)).collect()
     }
 
     fn conclusion(&self) -> String {
