@@ -147,7 +147,7 @@ fn read_subsection_header(input: &mut Reader<'_>, described: &Json) -> Result<(S
     if mark != SUBSECTION {
         return malformed(format!("subsection {wanted} ({SUBSECTION:#04x}) expected, got {mark:#04x}"));
     }
-    let (name, version) = (input.name()?, input.u32()?);
+    let (name, version) = (input.name()?.to_owned(), input.u32()?);
     match name == wanted && described.get("version").and_then(Json::as_u64) == Some(version.into()) {
         true => Ok((name, version)),
         false => {

@@ -56,11 +56,13 @@ impl Writer {
     }
 
     /// Appends `count` zero bytes.
+    #[inline]
     pub fn zeros(&mut self, count: usize) {
         self.bytes.resize(self.bytes.len() + count, 0);
     }
 
     /// Appends `count` zero bytes, to be filled in.
+    #[inline]
     pub fn room(&mut self, count: usize) -> &mut [u8] {
         let start = self.bytes.len();
         self.zeros(count);
@@ -75,7 +77,8 @@ impl Writer {
         }
     }
 
-    /// Bytes written so far.
+    /// Bytes in the buffer.
+    #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -98,5 +101,12 @@ impl Writer {
     /// The bytes, and the outcomes (empty if this writer does not record).
     pub fn into_parts(self) -> (Vec<u8>, Outcomes) {
         (self.bytes, self.outcomes.unwrap_or_default())
+    }
+}
+
+/// Goes on behind `bytes`, in their memory: a buffer that is used again costs no allocation.
+impl From<Vec<u8>> for Writer {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, outcomes: None }
     }
 }

@@ -44,8 +44,8 @@ impl SelfDescribed {
     }
 
     /// The description of a section. Devices that QEMU saves without a description (`save_state`) have no version.
-    pub(super) fn of(&self, header: &SectionHeader) -> Result<Option<&Json>> {
-        let Some(description) = self.devices.get(&(header.idstr.clone(), header.instance)) else { return Ok(None) };
+    pub(super) fn of(&self, header: &SectionHeader<'_>) -> Result<Option<&Json>> {
+        let Some(description) = self.devices.get(&(header.idstr.to_string(), header.instance)) else { return Ok(None) };
         match description.get("version") {
             Some(version) if version.as_u64() != Some(header.version.into()) => {
                 let message = format!("the section has version {}, the description {version}", header.version);

@@ -49,7 +49,7 @@ impl Section {
         object.insert("kind".into(), self.part.name().into());
         object.insert("offset".into(), self.offset.into());
         object.insert("id".into(), self.header.id.into());
-        object.insert("name".into(), self.header.idstr.as_str().into());
+        object.insert("name".into(), (*self.header.idstr).into());
         object.insert("instance".into(), self.header.instance.into());
         object.insert("version".into(), self.header.version.into());
         object.insert("body".into(), self.body.into());

@@ -58,7 +58,7 @@ pub struct Section {
     /// Which part it is.
     pub part: Part,
     /// Who it is; of later parts, what the first one said.
-    pub header: SectionHeader,
+    pub header: SectionHeader<'static>,
     /// Stream offset of its body.
     pub body: u64,
     /// Bytes of its body, as far as it was read.
@@ -103,7 +103,7 @@ impl Dump {
     fn walk(&mut self, input: &mut Reader<'_>, described: &SelfDescribed) -> Result<()> {
         read_header(input)?;
         self.configuration = Some(Configuration::read(input)?);
-        let mut started: Vec<SectionHeader> = Vec::new();
+        let mut started: Vec<SectionHeader<'_>> = Vec::new();
         loop {
             let offset = input.offset();
             let (part, header) = match Element::read(input)? {
@@ -129,6 +129,7 @@ impl Dump {
             };
             let id = header.id;
             let body = input.offset();
+            let header = header.into_owned();
             let mut section = Section { offset, part, header, body, size: 0, fields: None };
             let read = self.read_body(input, described, &mut section);
             section.size = input.offset().saturating_sub(body);
@@ -188,7 +189,7 @@ impl Dump {
     }
 }
 
-fn find(started: &[SectionHeader], id: u32, offset: u64) -> Result<SectionHeader> {
+fn find<'a>(started: &[SectionHeader<'a>], id: u32, offset: u64) -> Result<SectionHeader<'a>> {
     started.iter().rev().find(|header| header.id == id).cloned().ok_or_else(|| {
         Error::new(ErrorKind::Malformed, format!("part of section number {id}, which has not started")).at(offset)
     })

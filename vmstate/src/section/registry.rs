@@ -100,11 +100,10 @@ impl<'a> Sections<'a> {
         input: &mut Reader<'_>,
         strictness: Strictness,
     ) -> Result<()> {
-        let known = self.entries.iter().any(|entry| entry.idstr == idstr);
-        let found = self.entries.iter_mut().find(|entry| entry.answers_to(idstr, instance, strictness));
+        let found = self.entries.iter().position(|entry| entry.answers_to(idstr, instance, strictness));
         let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
-        let Some(entry) = found else {
-            return incompatible(match known {
+        let Some(entry) = found.and_then(|index| self.entries.get_mut(index)) else {
+            return incompatible(match self.entries.iter().any(|entry| entry.idstr == idstr) {
                 true => "this machine has no such instance: both sides need the same devices".to_owned(),
                 false => "this machine has no such section: both sides need the same devices".to_owned(),
             });
@@ -192,7 +191,7 @@ impl Registration<'_> {
             Strictness::Strict => self.alias,
             Strictness::QemuCompatible => Some(self.alias.unwrap_or(u32::MAX)),
         };
-        self.idstr == idstr && (self.instance == instance || alias == Some(instance))
+        (self.instance == instance || alias == Some(instance)) && self.idstr == idstr
     }
 }
 

@@ -24,13 +24,13 @@ pub fn save_header(name: &str, version: u32, out: &mut Writer) {
 pub fn next(input: &mut Reader<'_>, parent: &Description, seen: &mut [bool]) -> Result<Option<(usize, u32)>> {
     let Some(name) = peek_name(input, &parent.name)? else { return Ok(None) };
     let found = parent.subsections.iter().position(|subsection| subsection.name.as_bytes() == name);
-    let shown = String::from_utf8_lossy(name);
+    let shown = || String::from_utf8_lossy(name);
     let (Some(index), Some(seen)) = (found, found.and_then(|index| seen.get_mut(index))) else {
-        let message = format!("subsection {shown:?} is not known to {:?}", &*parent.name);
+        let message = format!("subsection {:?} is not known to {:?}", shown(), &*parent.name);
         return Err(Error::new(ErrorKind::Incompatible, message).at(input.offset()));
     };
     if *seen && input.strictness() == Strictness::Strict {
-        return Err(input.malformed(format!("subsection {shown:?} comes twice")));
+        return Err(input.malformed(format!("subsection {:?} comes twice", shown())));
     }
     *seen = true;
     let [_, length] = input.array()?;

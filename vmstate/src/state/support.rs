@@ -50,8 +50,47 @@ impl<const N: usize> Buffer for [u8; N] {
 pub fn within<T>(result: Result<T>, field: &'static str) -> Result<T> {
     match result {
         Ok(value) => Ok(value),
-        Err(error) => Err(error.in_field(field)),
+        Err(error) => Err(named(error, field)),
     }
+}
+
+#[cold]
+fn named(error: Error, field: &'static str) -> Error {
+    error.in_field(field)
+}
+
+/// Replaces the `N` bytes of a run from `start` on. The derive has counted both.
+#[inline]
+pub fn put_at<const N: usize>(run: &mut [u8], start: usize, bytes: [u8; N]) {
+    if let Some(place) = run.get_mut(start..start + N) {
+        place.copy_from_slice(&bytes);
+    }
+}
+
+/// The `N` bytes of a run from `start` on. The derive has counted both.
+#[inline]
+pub fn get_at<const N: usize>(run: &[u8], start: usize) -> [u8; N] {
+    run.get(start..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
+}
+
+/// The bytes of the fields with these names and sizes.
+#[inline]
+pub fn run<'a, const N: usize>(input: &mut Reader<'a>, fields: &[(&'static str, usize)]) -> Result<&'a [u8; N]> {
+    match input.chunk() {
+        Some(run) => Ok(run),
+        None => Err(cut(input, fields)),
+    }
+}
+
+/// The error of the field at which the bytes end.
+#[cold]
+fn cut(input: &mut Reader<'_>, fields: &[(&'static str, usize)]) -> Error {
+    for (name, size) in fields {
+        if let Err(error) = input.take(*size) {
+            return error.in_field(*name);
+        }
+    }
+    input.incomplete(1)
 }
 
 /// Saves `value` as a `W`, if it fits.
