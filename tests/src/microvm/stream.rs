@@ -105,7 +105,8 @@ impl Microvm {
                 entry.idstr() == header.idstr && entry.instance() == header.instance
             };
             let registration = registered.into_iter().find(found).ok_or_else(|| {
-                Error::new(ErrorKind::Incompatible, "there is no type for it").in_section(&header.idstr, header.instance)
+                Error::new(ErrorKind::Incompatible, "there is no type for it")
+                    .in_section(&header.idstr, header.instance)
             })?;
             registration.save(&mut body)?;
             let (bytes, outcomes) = body.into_parts();

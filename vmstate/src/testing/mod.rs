@@ -8,11 +8,8 @@
 //! # #[derive(VmState, Default)]
 //! # #[vmstate(name = "uart")]
 //! # struct Uart { divider: u16, pending: u8 }
-//! #[test]
-//! # fn hidden() {}
-//! fn uart_stays_loadable() {
-//!     vmstate::lock!("tests/locks/uart", reset: Uart::default(), busy: Uart { divider: 12, pending: 1 });
-//! }
+//! // In a test:
+//! vmstate::lock!("tests/locks/uart", reset: Uart::default(), busy: Uart { divider: 12, pending: 1 });
 //! ```
 //!
 //! The folder has one entry for each layout that was ever locked:
