@@ -41,7 +41,7 @@ impl Wire for Capability {
     }
 
     fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
-        self.0 = input.name()?;
+        self.0 = input.name()?.to_owned();
         Ok(())
     }
 

@@ -91,7 +91,7 @@ impl Microvm {
         };
         element.write(out);
         let mut device = Map::new();
-        device.insert("name".into(), header.idstr.as_str().into());
+        device.insert("name".into(), (*header.idstr).into());
         device.insert("instance_id".into(), header.instance.into());
         if section.part != Part::Full || header.idstr == SLIRP {
             out.extend(body(like, section));
