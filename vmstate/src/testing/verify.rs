@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::kept::{Entry, SCHEMA, add, read, stream_name};
 use super::{Lock, golden};
-use crate::compat::{Break, Crossing, Direction, Reason, Report, Verdict, check_schemas};
+use crate::compat::{Crossing, Direction, Report, Verdict, check_schemas};
 use crate::schema::json::Schema;
 
 /// A file that is not kept yet.
@@ -63,22 +63,15 @@ impl Lock<'_> {
         let mut problem = String::new();
         let mut conditions = Vec::new();
         for section in check_schemas(&entry.schema, today).sections {
-            let newest = entry.schema.section(&section.section).map_or(0, |description| description.version);
-            let loads = |crossing: &Crossing| {
-                crossing.direction == Direction::NewToOld
-                    || crossing.verdict.loads_given(&self.assumed)
-                    // Earlier versions have entries of their own; what has none any more was dropped on purpose.
-                    || (crossing.version < newest && is_too_old(&crossing.verdict))
-            };
-            if section.crossings.iter().all(loads) {
+            let broken = section.broken(Direction::OldToNew, &self.assumed);
+            if broken.is_empty() {
                 continue;
             }
             let _ = writeln!(problem, "{}", section.section);
-            for crossing in &section.crossings {
-                if crossing.direction == Direction::NewToOld || !loads(crossing) {
-                    let _ = write!(problem, "{crossing}");
-                }
-                if let (false, Verdict::LoadsIf(cases)) = (loads(crossing), &crossing.verdict) {
+            let back = section.crossings.iter().filter(|crossing| crossing.direction == Direction::NewToOld);
+            for crossing in broken.into_iter().chain(back) {
+                let _ = write!(problem, "{crossing}");
+                if let (Direction::OldToNew, Verdict::LoadsIf(cases)) = (crossing.direction, &crossing.verdict) {
                     conditions.extend(cases.iter().flat_map(|case| &case.when).map(|when| when.opposite().to_string()));
                 }
             }
@@ -135,10 +128,6 @@ fn is_same(kept: &Schema, today: &Schema) -> bool {
                 .sections
                 .iter()
                 .all(|section| section.crossings.iter().all(Crossing::is_plain)))
-}
-
-fn is_too_old(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Breaks(Break { reason: Reason::TooOld { .. }, .. }))
 }
 
 /// Other bytes in the same layout.
