@@ -25,7 +25,7 @@ mod verdict;
 
 use std::collections::BTreeSet;
 
-pub use registry::{RegistryReport, SectionDescription, check_registry};
+pub use registry::{RegistryReport, SectionDescription, check_registry, check_schemas};
 pub use values::Values;
 pub use verdict::{
     Break, Case, Condition, Crossing, Difference, Direction, Reason, Reliance, Report, Subject, Verdict, Warning,

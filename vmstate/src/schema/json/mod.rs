@@ -31,10 +31,10 @@
 mod read;
 mod write;
 
-pub(crate) use write::opaque_size;
-
 use super::Description;
 use crate::error::{Error, ErrorKind, Result};
+
+pub(crate) use write::opaque_size;
 
 /// The key that names the machine among the sections.
 const MACHINE: &str = "vmschkmachine";

@@ -173,7 +173,7 @@ fn size(of: &Kind) -> u64 {
     }
 }
 
-/// The size of a field of which QEMU's dump said nothing else: that of its type in the memory of QEMU's host.
+/// The size of a field of which QEMU's dump said nothing else.
 pub(crate) fn opaque_size(kind: &Kind) -> Option<u64> {
     let Kind::Custom(name) = kind else { return None };
     let size = name.strip_prefix(OPAQUE)?.parse().ok()?;
