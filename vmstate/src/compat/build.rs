@@ -47,25 +47,27 @@ fn build(
 }
 
 /// All subsections in `description`, also those of nested structs.
-pub(super) fn subsections(description: &Description, into: &mut Sent) {
+pub(super) fn subsections(description: &Description, into: &mut Sent, budget: &Budget) -> Result<(), TooLarge> {
     for subsection in description.subsections.iter() {
+        budget.step(subsection.name.len())?;
         into.entry(subsection.name.to_string()).or_default().insert(subsection.version);
-        subsections(subsection, into);
+        subsections(subsection, into, budget)?;
     }
-    description.fields.iter().for_each(|field| inside(&field.kind, into));
+    description.fields.iter().try_for_each(|field| inside(&field.kind, into, budget))
 }
 
-fn inside(kind: &Kind, into: &mut Sent) {
+fn inside(kind: &Kind, into: &mut Sent, budget: &Budget) -> Result<(), TooLarge> {
+    budget.step(0)?;
     match kind {
-        Kind::Struct(nested) | Kind::StructAt(nested, _) => subsections(nested, into),
+        Kind::Struct(nested) | Kind::StructAt(nested, _) => subsections(nested, into, budget),
         Kind::Array(element, _) | Kind::CountedArray(element) | Kind::List(element) | Kind::Nullable(element) => {
-            inside(element, into);
+            inside(element, into, budget)
         }
         Kind::Map(key, value) => {
-            inside(key, into);
-            inside(value, into);
+            inside(key, into, budget)?;
+            inside(value, into, budget)
         }
-        _ => {}
+        _ => Ok(()),
     }
 }
 
@@ -99,7 +101,6 @@ impl Place {
         let inside = |of: &str| format!("{of}[]").into();
         Self { path: inside(&self.path), scope: inside(&self.scope), depth: self.depth + 1 }
     }
-
 }
 
 struct Builder<'a> {

@@ -103,7 +103,9 @@ impl Item {
             }
             Kind::Array(element, count) => {
                 let element = Self::of(element)?;
-                let bytes = element.bytes.saturating_mul(*count as u64);
+                // More than anybody has is all the same, but still whole elements.
+                let most = || u64::MAX / element.bytes * element.bytes;
+                let bytes = element.bytes.checked_mul(*count as u64).unwrap_or_else(most);
                 Some(Self { bytes, ..element })
             }
             _ => None,

@@ -37,9 +37,9 @@ impl Step {
     /// What decides where it goes on.
     pub(super) const fn subject(&self) -> Option<Id> {
         match self {
-            Self::Unless { subject, .. } | Self::Loop { elements: subject, .. } | Self::Pointer { null: subject, .. } => {
-                Some(*subject)
-            }
+            Self::Unless { subject, .. }
+            | Self::Loop { elements: subject, .. }
+            | Self::Pointer { null: subject, .. } => Some(*subject),
             _ => None,
         }
     }

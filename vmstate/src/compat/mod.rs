@@ -87,13 +87,7 @@ fn versions(description: &Description) -> BTreeSet<u32> {
 }
 
 /// What `writer` sends at `version`, read by `reader`.
-fn cross(
-    writer: &Description,
-    reader: &Description,
-    version: u32,
-    direction: Direction,
-    budget: &Budget,
-) -> Crossing {
+fn cross(writer: &Description, reader: &Description, version: u32, direction: Direction, budget: &Budget) -> Crossing {
     let (newest, oldest) = (reader.version, reader.minimum_version);
     let reason = match version {
         _ if version > newest => Reason::TooNew { version, newest },
@@ -116,7 +110,7 @@ fn compare(
     budget: &Budget,
 ) -> Result<Crossing, Stop> {
     let (mut sent, mut subjects) = (Sent::new(), Subjects::default());
-    build::subsections(writer, &mut sent);
+    build::subsections(writer, &mut sent, budget)?;
     let written = build::written(writer, version, &mut subjects, budget)?;
     let read = build::read(reader, version, &sent, &mut subjects, budget)?;
     Product::new(written, read, subjects, budget).crossing(direction, version)

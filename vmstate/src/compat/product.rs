@@ -11,7 +11,7 @@ use super::budget::{Budget, TooLarge};
 use super::layout::Layout;
 use super::state::{At, Decisions, Next, State};
 use super::subjects::{Id, Subjects};
-use super::verdict::{Break, Case, Condition, Crossing, Reason, Reliance, Verdict, Warning};
+use super::verdict::{Break, Case, Condition, Crossing, Reason, Reliance, Subject, Verdict, Warning};
 use super::{Direction, remedy};
 
 /// More cases than this are not told apart.
@@ -119,6 +119,13 @@ impl<'a> Product<'a> {
                 path.insert(subject, value);
             }
         }
+        // A value says by itself that it is there.
+        let subjects = self.subjects.borrow();
+        let value = gate_subject(&subjects, broken);
+        path.retain(|subject, _| match (value, subjects.get(*subject)) {
+            (Some(field), Some(around)) => !around.is_around(field),
+            _ => true,
+        });
         Ok(path)
     }
 
@@ -156,6 +163,27 @@ impl<'a> Product<'a> {
         let subjects = self.subjects.borrow();
         let condition = |(id, holds)| Some(Condition { subject: subjects.get(id)?.clone(), holds });
         Case { when: when.into_iter().filter_map(condition).collect(), breaks }
+    }
+}
+
+/// The field whose value was asked last.
+fn gate_subject<'s>(subjects: &'s Subjects, broken: &Broken) -> Option<&'s str> {
+    match subjects.get(broken.gate?.0)? {
+        Subject::Value { field, .. } => Some(field),
+        _ => None,
+    }
+}
+
+impl Subject {
+    /// True if the field is there only if this has turned out so that it is.
+    fn is_around(&self, field: &str) -> bool {
+        let inside = |of: &str, by: &str| field.strip_prefix(of).is_some_and(|rest| rest.starts_with(by));
+        match self {
+            Self::Subsection(path) => inside(path, "."),
+            Self::Elements(path) => inside(path, "[]"),
+            Self::Null(path) => field == path || inside(path, "."),
+            _ => false,
+        }
     }
 }
 

@@ -128,7 +128,11 @@ impl fmt::Display for Reliance {
         match self {
             Self::Codec(name) => write!(f, "the hand-written codec {name:?}, to read what it wrote"),
             Self::Predicates(fields) => {
-                write!(f, "the predicates of {}, which have no name, to have the same outcome on both sides", counted(fields))
+                write!(
+                    f,
+                    "the predicates of {}, which have no name, to have the same outcome on both sides",
+                    counted(fields)
+                )
             }
             Self::Sizes(fields) => write!(f, "the sizes of {}, of which nothing else is known", counted(fields)),
         }

@@ -173,9 +173,8 @@ impl Product<'_> {
             ) => {
                 let forget = |state: &mut State| {
                     state.decided.retain(|subject, _| {
-                        let is_outside = |layout: &Layout, depth: &usize| {
-                            layout.depths.get(subject).is_none_or(|of| of < depth)
-                        };
+                        let is_outside =
+                            |layout: &Layout, depth: &usize| layout.depths.get(subject).is_none_or(|of| of < depth);
                         is_outside(&self.written, depth) && is_outside(&self.read, read_depth)
                     });
                 };
@@ -214,7 +213,9 @@ impl Product<'_> {
             (Some(step @ Step::Loop { .. }), _) | (_, Some(step @ Step::Loop { .. })) => {
                 breaks(step.place(), Reason::OtherCount)
             }
-            (Some(Step::Custom { codec, by_size, path }), Some(Step::Custom { codec: other, .. })) if codec == other => {
+            (Some(Step::Custom { codec, by_size, path }), Some(Step::Custom { codec: other, .. }))
+                if codec == other =>
+            {
                 self.budget.step(codec.len() + path.len())?;
                 match by_size {
                     true => found.sizes.insert(path.to_string()),

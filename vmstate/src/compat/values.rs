@@ -57,7 +57,11 @@ impl Values {
         let mut both = Vec::new();
         while let (Some((a, b)), Some((c, d))) = (ours.peek(), theirs.peek()) {
             both.push((*a.max(c), *b.min(d)));
-            if b < d { ours.next() } else { theirs.next() };
+            if b < d {
+                ours.next()
+            } else {
+                theirs.next()
+            };
         }
         Self::of(both)
     }

@@ -125,7 +125,12 @@ fn g6_a_field_becomes_a_struct_of_the_same_size() {
         fields(ioapic)[4]["Description"] =
             json!({"name": "entry", "version_id": 1, "minimum_version_id": 1, "Fields": halves});
     });
-    reported(&releases, &[], 1, &["old -> new, version 3: breaks at ioredtbl because ioredtbl (8 bytes) is read as ioredtbl[0].low (4 bytes)"]);
+    reported(
+        &releases,
+        &[],
+        1,
+        &["old -> new, version 3: breaks at ioredtbl because ioredtbl (8 bytes) is read as ioredtbl[0].low (4 bytes)"],
+    );
 }
 
 #[test]

@@ -1,16 +1,10 @@
 //! A naive model of what really happens: bytes, each with a tag that says what it is of, so that "loads" means that
 //! every field got the bytes of one whole item, not only that the number of bytes was right.
 
-pub(crate) mod choices;
-mod decode;
-mod encode;
-
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
-pub(crate) use decode::Loader;
-pub(crate) use encode::Encoder;
 use vmstate::compat::{Case, Subject, Verdict};
 use vmstate::schema::{Description, Field, Kind, Limit, Presence};
 
@@ -19,29 +13,29 @@ use vmstate::schema::{Description, Field, Kind, Limit, Presence};
 pub(crate) struct Outcomes(pub(crate) u64);
 
 impl Outcomes {
-    fn number(self, about: &str, name: &str) -> u64 {
+    pub(crate) fn number(self, about: &str, name: &str) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.0, about, name).hash(&mut hasher);
         hasher.finish() >> 7
     }
 
-    fn holds(self, about: &str, name: &str) -> bool {
+    pub(crate) fn holds(self, about: &str, name: &str) -> bool {
         self.number(about, name) % 2 == 1
     }
 
-    fn count(self, path: &str) -> u64 {
+    pub(crate) fn count(self, path: &str) -> u64 {
         self.number("count", path) % 3
     }
 
     /// What each byte of a field may be, likeliest first.
-    fn values(self, path: &str) -> impl Iterator<Item = u8> {
+    pub(crate) fn values(self, path: &str) -> impl Iterator<Item = u8> {
         let first = self.number("value", path);
         (0..4).map(move |i| [0, 1, 2, 0xff][usize::try_from((first + i) % 4).unwrap()])
     }
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Tag {
+pub(crate) enum Tag {
     /// A byte of an integer: which, its place, its width.
     Integer(usize, u64, u64),
     Raw,
@@ -54,64 +48,62 @@ enum Tag {
 
 /// The field that a byte is of.
 #[derive(Debug)]
-struct Origin {
-    path: String,
-    is_integer: bool,
-    limit: Option<Limit>,
+pub(crate) struct Origin {
+    pub(crate) path: String,
+    pub(crate) is_integer: bool,
+    pub(crate) limit: Option<Limit>,
 }
 
 #[derive(Clone, Debug)]
-struct Byte {
-    value: u8,
-    tag: Tag,
+pub(crate) struct Byte {
+    pub(crate) value: u8,
+    pub(crate) tag: Tag,
     /// The counted field that it is of.
-    counted: Option<usize>,
-    origin: Rc<Origin>,
+    pub(crate) counted: Option<usize>,
+    pub(crate) origin: Rc<Origin>,
 }
 
 /// Field path and array indices on the way.
 #[derive(Clone, Default)]
-struct Place {
-    path: String,
-    indices: String,
+pub(crate) struct Place {
+    pub(crate) path: String,
+    pub(crate) indices: String,
 }
 
 impl Place {
-    fn field(&self, name: &str) -> Self {
+    pub(crate) fn field(&self, name: &str) -> Self {
         let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
         Self { path, ..self.clone() }
     }
 
-    fn element(&self, index: usize) -> Self {
+    pub(crate) fn element(&self, index: usize) -> Self {
         self.inside(&format!("[{index}]"))
     }
 
     /// Paths do not tell elements of counted fields apart.
-    fn counted(&self) -> Self {
+    pub(crate) fn counted(&self) -> Self {
         self.inside("[]")
     }
 
-    fn inside(&self, what: &str) -> Self {
+    pub(crate) fn inside(&self, what: &str) -> Self {
         Self { path: self.path.clone() + what, indices: self.indices.clone() + what }
     }
 }
 
 /// An integer on the wire, or what has the form of one.
-struct Integer {
-    width: u64,
-    signed: bool,
-    limit: Option<Limit>,
+pub(crate) struct Integer {
+    pub(crate) width: u64,
+    pub(crate) signed: bool,
+    pub(crate) limit: Option<Limit>,
     /// False if it is of a dump that does not say what it is.
-    is_known: bool,
+    pub(crate) is_known: bool,
 }
 
 impl Integer {
-    fn of(kind: &Kind) -> Option<Self> {
+    pub(crate) fn of(kind: &Kind) -> Option<Self> {
         let known = |width, signed| Some(Self { width, signed, limit: None, is_known: true });
         match kind {
-            Kind::Bool => {
-                Some(Self { width: 1, signed: false, limit: Some(Limit::Within(0, 1)), is_known: true })
-            }
+            Kind::Bool => Some(Self { width: 1, signed: false, limit: Some(Limit::Within(0, 1)), is_known: true }),
             Kind::Unsigned(width) => known(u64::from(*width), false),
             Kind::Signed(width) => known(u64::from(*width), true),
             Kind::Limited(inner, limit) => Some(Self { limit: Some(limit.clone()), ..Self::of(inner)? }),
@@ -126,17 +118,17 @@ impl Integer {
     }
 
     /// The number whose bytes are all `value`.
-    fn repeated(&self, value: u8) -> i128 {
+    pub(crate) fn repeated(&self, value: u8) -> i128 {
         self.number((0..self.width).map(|_| value))
     }
 
-    fn number(&self, bytes: impl Iterator<Item = u8>) -> i128 {
+    pub(crate) fn number(&self, bytes: impl Iterator<Item = u8>) -> i128 {
         let number = bytes.fold(0_i128, |number, byte| number << 8 | i128::from(byte));
         if self.signed && number >> (8 * self.width - 1) == 1 { number - (1 << (8 * self.width)) } else { number }
     }
 
     /// True if the limit does not refuse the number; a machine's configuration never does.
-    fn takes(&self, number: i128) -> bool {
+    pub(crate) fn takes(&self, number: i128) -> bool {
         match &self.limit {
             Some(Limit::NotZero) => number != 0,
             Some(Limit::Within(first, last)) => (*first..=*last).contains(&number),
@@ -147,7 +139,7 @@ impl Integer {
 }
 
 /// The fields at a version, with the name that tells those of one name apart.
-fn fields<'a>(
+pub(crate) fn fields<'a>(
     description: &'a Description,
     version: u32,
     place: &Place,
@@ -174,7 +166,7 @@ fn fields<'a>(
 }
 
 /// An array of numbers is one item, also if it is of arrays.
-fn is_plain(kind: &Kind) -> bool {
+pub(crate) fn is_plain(kind: &Kind) -> bool {
     match kind {
         Kind::Buffer(_) | Kind::Unused(_) | Kind::Bitmap(_) => true,
         Kind::Array(element, _) => is_plain(element),
@@ -183,7 +175,7 @@ fn is_plain(kind: &Kind) -> bool {
 }
 
 /// Numbers by field: as written, or as read from something else.
-type Numbers = BTreeMap<String, Vec<i128>>;
+pub(crate) type Numbers = BTreeMap<String, Vec<i128>>;
 
 /// True if the verdict says that a stream loads of which this is known.
 pub(crate) fn predicted(verdict: &Verdict, outcomes: Outcomes, numbers: &[&Numbers]) -> bool {

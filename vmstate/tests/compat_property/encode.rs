@@ -5,25 +5,25 @@ use std::rc::Rc;
 
 use vmstate::schema::{Description, Kind};
 
-use super::{Byte, Integer, Numbers, Origin, Outcomes, Place, Tag, fields, is_plain};
+use crate::model::{Byte, Integer, Numbers, Origin, Outcomes, Place, Tag, fields, is_plain};
 
 /// Where a counted field begins, which it is, how many elements it has, and if it is a bitmap.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Count {
-    pub(super) at: usize,
-    pub(super) which: usize,
-    pub(super) elements: u64,
-    pub(super) is_bitmap: bool,
+pub(crate) struct Count {
+    pub(crate) at: usize,
+    pub(crate) which: usize,
+    pub(crate) elements: u64,
+    pub(crate) is_bitmap: bool,
 }
 
 pub(crate) struct Encoder {
-    pub(super) outcomes: Outcomes,
-    pub(super) bytes: Vec<Byte>,
+    pub(crate) outcomes: Outcomes,
+    pub(crate) bytes: Vec<Byte>,
     items: usize,
     counted: Option<usize>,
-    pub(super) counts: VecDeque<Count>,
+    pub(crate) counts: VecDeque<Count>,
     /// Where pointers are, and if they are null.
-    pub(super) pointers: VecDeque<(usize, bool)>,
+    pub(crate) pointers: VecDeque<(usize, bool)>,
     /// What was written into each integer.
     pub(crate) numbers: Numbers,
     /// False if no value is allowed in some field: nothing is ever written.

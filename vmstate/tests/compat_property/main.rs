@@ -1,11 +1,16 @@
 //! The checker against what really happens: random descriptions, random evolutions, a naive encoder and loader.
 
-mod compat_model;
+mod choices;
+mod decode;
+mod encode;
+mod model;
 
 use std::cell::Cell;
 
-use compat_model::choices::Choices;
-use compat_model::{Encoder, Loader, Outcomes, predicted};
+use choices::Choices;
+use decode::Loader;
+use encode::Encoder;
+use model::{Outcomes, predicted};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
 use vmstate::compat::{Direction, Verdict, check};

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use vmstate::schema::{Description, Kind, Limit};
 
-use super::encode::{Count, Encoder};
-use super::{Byte, Integer, Numbers, Outcomes, Place, Tag, fields, is_plain};
+use crate::encode::{Count, Encoder};
+use crate::model::{Byte, Integer, Numbers, Outcomes, Place, Tag, fields, is_plain};
 
 pub(crate) struct Loader<'a> {
     outcomes: Outcomes,

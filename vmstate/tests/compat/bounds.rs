@@ -1,0 +1,135 @@
+//! What a comparison may cost: few bytes of a schema describe a lot, and it may come from anywhere.
+
+use std::time::{Duration, Instant};
+
+use vmstate::compat::{Reason, Report, SectionDescription, Verdict, check, check_registry};
+use vmstate::schema::{Description, Field, Kind, Limit, Presence};
+
+use crate::{U8, U32, description, field, nested, plain, since, when};
+
+/// A machine that is busy with other tests is slow; what is not bounded takes hours.
+const SOON: Duration = Duration::from_secs(60);
+
+/// True if at least one crossing was too large to be compared, and all were left soon.
+fn is_too_large(report: &Report) -> bool {
+    assert!(!report.is_compatible(false), "{report}");
+    let too_large = |verdict: &Verdict| matches!(verdict, Verdict::NotCompared(why) if why.reason == Reason::TooLarge);
+    report.crossings.iter().any(|crossing| too_large(&crossing.verdict))
+}
+
+#[track_caller]
+fn ends_soon<T>(work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let done = work();
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    done
+}
+
+fn array(element: Kind, count: usize) -> Kind {
+    Kind::Array(element.into(), count)
+}
+
+#[test]
+fn large_arrays_of_integers_are_one_item() {
+    let dev = plain(vec![field("ram", array(array(U32, usize::MAX), usize::MAX))]);
+    assert!(ends_soon(|| check(&dev, &dev)).is_compatible(true));
+}
+
+#[test]
+fn large_arrays_of_structs_are_too_large() {
+    let entry = || nested("entry", vec![field("a", U8), field("b", U32)]);
+    let dev = plain(vec![field("entries", array(array(entry(), 1 << 20), 1 << 20))]);
+    assert!(ends_soon(|| is_too_large(&check(&dev, &dev))));
+}
+
+#[test]
+fn arrays_of_nothing_take_no_time() {
+    let nothing = |kind| array(array(array(array(kind, usize::MAX), usize::MAX), usize::MAX), usize::MAX);
+    let dev = plain(vec![field("none", nothing(Kind::Check)), field("empty", nothing(array(U8, 0)))]);
+    assert!(ends_soon(|| check(&dev, &dev)).is_compatible(true));
+}
+
+#[test]
+fn long_names_deep_inside_are_too_large() {
+    let mut kind = U8;
+    for _ in 0..30 {
+        kind = nested("n", vec![field(&"n".repeat(1 << 16), kind.clone()), field("b", kind)]);
+        if matches!(&kind, Kind::Struct(of) if of.fields.len() > 40) {
+            break;
+        }
+    }
+    let dev = plain(vec![field("all", kind)]);
+    assert!(ends_soon(|| is_too_large(&check(&dev, &dev))));
+}
+
+#[test]
+fn many_versions_are_not_all_compared() {
+    let fields: Vec<Field> = (0..5000).map(|at| since(&format!("f{at}"), U8, at)).collect();
+    let dev = description("dev", (5000, 0), fields, vec![]);
+    let report = ends_soon(|| check(&dev, &dev));
+    assert!(is_too_large(&report));
+    assert_eq!(report.crossings.len(), 64 + 1 + 1);
+}
+
+/// Each predicate is known on one side only, so that all of them are open together.
+#[test]
+fn many_open_decisions_are_too_large() {
+    let side = |name: &str| {
+        let asked = (0..60).map(|at| when(&format!("{name}{at}"), U8, &format!("{name}{at}")));
+        plain(asked.chain((0..60).map(|at| when(&format!("{name}{at}"), U32, &format!("{name}{at}")))).collect())
+    };
+    assert!(ends_soon(|| is_too_large(&check(&side("p"), &side("q")))));
+}
+
+#[test]
+fn many_subsections_of_many_structs_are_too_large() {
+    let subsection = |at: usize| description(&format!("entry/{at}"), (1, 1), vec![field("a", U8)], vec![]);
+    let entry = description("entry", (1, 1), vec![], (0..1000).map(subsection).collect());
+    let dev = plain(vec![field("entries", array(Kind::Struct(entry.into()), 1000))]);
+    assert!(ends_soon(|| is_too_large(&check(&dev, &dev))));
+}
+
+#[test]
+fn many_values_are_too_large() {
+    let odd = |from: i128| {
+        Kind::Limited(U32.into(), Limit::OneOf((0..2000).map(|at| from + 2 * at).collect::<Vec<_>>().into()))
+    };
+    let entry = |from| nested("entry", vec![field("a", odd(from)), field("b", U8)]);
+    let dev = |from| plain(vec![field("entries", array(entry(from), 10_000))]);
+    assert!(ends_soon(|| is_too_large(&check(&dev(0), &dev(1)))));
+}
+
+#[test]
+fn many_sections_share_what_they_may_cost() {
+    let entry = || nested("entry", vec![field("a", U8), field("b", U32)]);
+    let dev = plain(vec![field("entries", array(entry(), 1 << 14))]);
+    let names: Vec<String> = (0..1000).map(|at| format!("dev{at}")).collect();
+    let section = |name| SectionDescription { name, aliases: &[], description: &dev };
+    let sections: Vec<_> = names.iter().map(|name| section(name)).collect();
+    let report = ends_soon(|| check_registry(&sections, &sections));
+    assert!(report.sections[0].is_compatible(true));
+    assert!(is_too_large(&report.sections[999]));
+}
+
+/// Forty subsections: the verdict may not take 2^40 steps.
+#[test]
+fn many_subsections_and_predicates_are_quick() {
+    let fields: Vec<_> = (0..40).map(|i| when(&format!("f{i}"), U8, &format!("p{i}"))).collect();
+    let subsection = |i: i32| description(&format!("dev/s{i:02}"), (1, 1), vec![field("x", U8)], vec![]);
+    let old = description("dev", (1, 1), fields.clone(), (0..40).map(subsection).collect());
+    let new = description("dev", (1, 1), fields, (0..41).map(subsection).collect());
+    let report = check(&old, &new).to_string();
+    assert!(report.contains("old -> new, version 1: loads\n"), "{report}");
+    assert!(report.contains("loads if subsection \"dev/s40\" is not sent, else"), "{report}");
+}
+
+/// As many fields without a name for their predicate as QEMU's largest devices have.
+#[test]
+fn many_predicates_without_a_name_are_quick() {
+    let fields = |prefix: &str| -> Vec<Field> {
+        let field = |at| Field::new(format!("{prefix}{at}").as_str().into(), U8, Presence::If("".into()));
+        (0..100).map(field).collect()
+    };
+    let dev = |prefix| -> Description { plain(fields(prefix)) };
+    assert!(ends_soon(|| check(&dev("f"), &dev("f"))).is_compatible(true));
+}
