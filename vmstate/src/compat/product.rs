@@ -121,11 +121,10 @@ impl<'a> Product<'a> {
         }
         // A value says by itself that it is there.
         let subjects = self.subjects.borrow();
-        let value = gate_subject(&subjects, broken);
-        path.retain(|subject, _| match (value, subjects.get(*subject)) {
-            (Some(field), Some(around)) => !around.is_around(field),
-            _ => true,
-        });
+        let value = broken.gate.and_then(|(gate, _)| path.contains_key(&gate).then(|| subjects.get(gate)).flatten());
+        if let Some(Subject::Value { field, .. }) = value {
+            path.retain(|subject, _| subjects.get(*subject).is_none_or(|around| !around.is_around(field)));
+        }
         Ok(path)
     }
 
@@ -163,14 +162,6 @@ impl<'a> Product<'a> {
         let subjects = self.subjects.borrow();
         let condition = |(id, holds)| Some(Condition { subject: subjects.get(id)?.clone(), holds });
         Case { when: when.into_iter().filter_map(condition).collect(), breaks }
-    }
-}
-
-/// The field whose value was asked last.
-fn gate_subject<'s>(subjects: &'s Subjects, broken: &Broken) -> Option<&'s str> {
-    match subjects.get(broken.gate?.0)? {
-        Subject::Value { field, .. } => Some(field),
-        _ => None,
     }
 }
 

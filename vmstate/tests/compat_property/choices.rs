@@ -45,15 +45,15 @@ impl Choices {
     }
 
     fn plain(&mut self) -> Kind {
-        match self.below(14) {
+        match self.below(18) {
             0..=4 => self.integer(),
             5 => Kind::Bool,
-            6 | 7 => Kind::Limited(self.integer().into(), self.limit()),
-            8 => Kind::Timer,
-            9 => Kind::Double,
-            10 => Kind::Bitmap(1 + self.below(130)),
-            11 => Kind::Custom(self.one(&["size 1", "size 4", "size 6"]).into()),
-            12 => Kind::Buffer(1 + self.below(4)),
+            6..=11 => Kind::Limited(self.integer().into(), self.limit()),
+            12 => Kind::Timer,
+            13 => Kind::Double,
+            14 => Kind::Bitmap(1 + self.below(130)),
+            15 => Kind::Custom(self.one(&["size 1", "size 4", "size 6"]).into()),
+            16 => Kind::Buffer(1 + self.below(4)),
             _ => Kind::Unused(1 + self.below(5)),
         }
     }
@@ -134,7 +134,7 @@ impl Choices {
         let mut fields = new.fields.to_vec();
         let mut subsections = new.subsections.to_vec();
         let at = self.below(fields.len());
-        match self.below(24) {
+        match self.below(34) {
             0 => fields.push(self.field("appended", 1)),
             1 if !fields.is_empty() => drop(fields.remove(at)),
             2 if !fields.is_empty() => fields[at].kind = self.kind(1),
@@ -163,14 +163,14 @@ impl Choices {
             13 if !subsections.is_empty() => subsections[0].version += 1,
             14 if !subsections.is_empty() => self.change(&mut subsections[0]),
             15 if !subsections.is_empty() => subsections[0].name = "d/renamed".into(),
-            16..=18 if !fields.is_empty() => fields[at].kind = self.other_kind(&fields[at].kind),
-            19 if !fields.is_empty() => {
+            16..=28 if !fields.is_empty() => fields[at].kind = self.other_kind(&fields[at].kind),
+            29 if !fields.is_empty() => {
                 // The same fields, one level up.
                 if let (Kind::Struct(nested), Presence::Since(0)) = (&fields[at].kind.clone(), &fields[at].presence) {
                     fields.splice(at..=at, nested.fields.iter().cloned());
                 }
             }
-            20 if !fields.is_empty() => fields[at].presence = Presence::Since(self.version(4)),
+            30 if !fields.is_empty() => fields[at].presence = Presence::Since(self.version(4)),
             _ if !fields.is_empty() => {
                 let bytes = match &fields[at].kind {
                     Kind::Unsigned(width) | Kind::Signed(width) => usize::from(*width),
@@ -224,7 +224,8 @@ impl Choices {
             Kind::Double => Kind::Timer,
             Kind::Bitmap(_) => Kind::Unsigned(8),
             Kind::Custom(_) => self.integer(),
-            _ => Kind::Signed(1),
+            Kind::Bool => Kind::Unsigned(1),
+            _ => Kind::Bool,
         }
     }
 }
