@@ -7,7 +7,7 @@ use vmstate::schema::{Description, Kind};
 
 use crate::{Target, devices};
 
-pub(crate) const TARGET: Target = Target { name: "schema", memory: 256 << 20, body, seeds };
+pub(crate) const TARGET: Target = Target { name: "schema", memory: 512 << 20, body, seeds };
 
 fn body(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
@@ -15,7 +15,9 @@ fn body(input: &[u8]) {
     let written = schema.to_json();
     let again = Schema::from_json(&written).unwrap_or_else(|error| panic!("not read back: {error}\n{written}"));
     assert_eq!(again, schema, "read back as something else");
-    for (_, description) in schema.sections() {
+    // Each version is a comparison of its own, with a bound of its own.
+    let few = |description: &&Description| description.version.saturating_sub(description.minimum_version) < 4;
+    for description in schema.sections().iter().map(|(_, description)| description).filter(few).take(2) {
         loads_in_itself(description);
     }
 }

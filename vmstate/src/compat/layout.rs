@@ -241,7 +241,10 @@ impl Builder<'_> {
             }
         }
         self.land(probe);
-        self.keep_until_here(probe);
+        // Without bodies there is nothing to keep, and a long array would look in vain once for each element.
+        if self.layout.steps.len() > probe + 1 {
+            self.keep_until_here(probe);
+        }
         Ok(())
     }
 
