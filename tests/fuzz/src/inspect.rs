@@ -54,7 +54,7 @@ fn seeds() -> Vec<Vec<u8>> {
         let described: serde_json::Value = serde_json::from_slice(&stream[text..]).expect("a self-description");
         for found in sections.iter().filter(|found| found.part == Part::Full) {
             let of_it = |device: &&serde_json::Value| {
-                device["name"] == found.header.idstr.as_str() && device["instance_id"] == found.header.instance
+                device["name"] == *found.header.idstr && device["instance_id"] == found.header.instance
             };
             let Some(device) = described["devices"].as_array().and_then(|all| all.iter().find(of_it)) else { continue };
             let mut device = device.clone();

@@ -19,11 +19,11 @@ const END_OF_PAGES: &[u8] = b"\0\0\0\0\0\0\0\x10";
 
 /// A section of a stream, by place.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct Found<'a> {
     /// Which part it is.
     pub part: Part,
     /// Who it is.
-    pub header: SectionHeader,
+    pub header: SectionHeader<'a>,
     /// From its mark to the end of its footer.
     pub whole: Range<usize>,
     /// Without header and footer.
@@ -34,7 +34,7 @@ pub struct Found {
 ///
 /// # Panics
 /// If it is damaged.
-pub fn sections(stream: &[u8]) -> Vec<Found> {
+pub fn sections(stream: &[u8]) -> Vec<Found<'_>> {
     let dump = Dump::read(stream);
     assert!(dump.damage.is_none(), "{:?}", dump.damage);
     let place = |offset: u64| usize::try_from(offset).expect("a place in memory");
@@ -68,7 +68,7 @@ pub fn loadable(stream: &[u8], known: &[&str]) -> Vec<u8> {
     let mut end = 0;
     for found in sections(stream).iter().filter(|found| found.part == Part::Full) {
         end = found.whole.end;
-        if known.contains(&found.header.idstr.as_str()) {
+        if known.contains(&&*found.header.idstr) {
             short.extend(&stream[found.whole.clone()]);
         }
     }

@@ -4,6 +4,7 @@ mod codec;
 mod desc;
 mod framing;
 mod load;
+mod run;
 mod save;
 mod undo;
 

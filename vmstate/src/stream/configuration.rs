@@ -75,7 +75,7 @@ impl Configuration {
         if version != 1 {
             return incompatible(format!("{name}: version {version} is not 1"));
         }
-        match name.as_str() {
+        match name {
             "configuration/target-page-bits" => self.page_bits = Some(input.u32()?),
             "configuration/capabilities" => self.capabilities = read_capabilities(input)?,
             "configuration/uuid" => self.uuid = Some(input.array()?),
@@ -114,5 +114,5 @@ fn read_capabilities(input: &mut Reader<'_>) -> Result<Vec<String>> {
     if count > MAX_CAPABILITIES {
         return Err(input.malformed(format!("{count} capabilities, at most {MAX_CAPABILITIES} exist")));
     }
-    (0..count).map(|_| input.name()).collect()
+    (0..count).map(|_| input.name().map(str::to_owned)).collect()
 }
