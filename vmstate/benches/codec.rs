@@ -1,14 +1,13 @@
 //! How fast device state is encoded and decoded: vmstate beside bincode, postcard and `serde_json`, on the same machine.
 //!
-//! `cargo bench -p vmstate --bench codec [-- ROUNDS [NAME [encode|decode]]]`. The codecs take turns in each round, so that a noisy
-//! machine is noisy to all of them; what is compared is each one's best round. vmstate carries names, versions and
-//! footers, compares, checks ranges, and can undo; the others carry the values. With a NAME only that one runs, for a
-//! profiler.
+//! `cargo bench -p vmstate --bench codec [-- ROUNDS [NAME [DIRECTION]]]`; with a NAME only that one runs, for a profiler.
+//! The codecs take turns in each round, so that a noisy machine is noisy to all of them. vmstate carries names, versions
+//! and footers, compares, checks ranges, and can undo; the others carry the values.
 
 mod machine;
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use machine::Machine;
 use machine::sections::{load, save};
@@ -25,7 +24,7 @@ fn main() {
 
     let mut codecs = [vmstate(), bincode(), postcard(), serde_json()];
     codecs.iter().for_each(|codec| println!("{:10} {:6} bytes", codec.name, codec.size));
-    println!("µs for {} devices: best round, median round", Machine::DEVICES);
+    println!("µs for {} devices: best round, median round; median of the rounds' ratios to vmstate", Machine::DEVICES);
     for direction in ["encode", "decode"].into_iter().filter(|direction| wanted(2, direction)) {
         let mut times = codecs.each_ref().map(|_| Vec::new());
         for _ in 0..rounds {
@@ -33,13 +32,19 @@ fn main() {
                 times.push(codec.time(direction));
             }
         }
-        times.iter_mut().for_each(|times| times.sort());
-        for (codec, times) in codecs.iter().zip(&times) {
-            let (Some(best), Some(median)) = (times.first(), times.get(times.len() / 2)) else { continue };
-            let micros = |time: &Duration| time.as_secs_f64() * 1e6;
-            println!("{direction} {:10} {:8.2} {:8.2}", codec.name, micros(best), micros(median));
+        let [ours, ..] = &times;
+        for (codec, theirs) in codecs.iter().zip(&times).filter(|(_, times)| !times.is_empty()) {
+            let best = theirs.iter().copied().fold(f64::MAX, f64::min);
+            let ratio = median(theirs.iter().zip(ours).map(|(theirs, ours)| theirs / ours).collect());
+            let median = median(theirs.clone());
+            println!("{direction} {:10} {:8.2} {:8.2} {ratio:8.2}", codec.name, best * 1e6, median * 1e6);
         }
     }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 struct Codec {
@@ -51,12 +56,12 @@ struct Codec {
 }
 
 impl Codec {
-    /// Time of one run.
-    fn time(&mut self, direction: &str) -> Duration {
+    /// Seconds of one run.
+    fn time(&mut self, direction: &str) -> f64 {
         let run = if direction == "encode" { &mut self.encode } else { &mut self.decode };
         let begun = Instant::now();
         (0..RUNS).for_each(|_| run());
-        begun.elapsed() / RUNS
+        begun.elapsed().as_secs_f64() / f64::from(RUNS)
     }
 }
 
@@ -140,7 +145,7 @@ fn serde_json() -> Codec {
     )
 }
 
-/// A codec that makes one value of bytes.
+/// A codec that makes one value of bytes: a new machine, which replaces the old.
 fn codec(
     name: &'static str,
     encoded: Vec<u8>,
