@@ -51,7 +51,10 @@ impl<'a> Enumeration<'a> {
                 #[automatically_derived]
                 impl #impl_generics __v::Wire for #ident #ty_generics #where_clause {
                     type Undo = Self;
-                    const KIND: __v::Kind = <__Integer as __v::Wire>::KIND;
+                    const KIND: __v::Kind = __v::Kind::Limited(
+                        __v::Shared::Static(__v::KindOf::<__Integer>::REF),
+                        __v::Limit::OneOf(__v::Shared::Static(&[#(Self::#variants as __Integer as i128),*])),
+                    );
 
                     fn save(&mut self, out: &mut __v::Writer) -> __v::Result<()> {
                         let mut value = match *self {

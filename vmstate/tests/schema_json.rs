@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use vmstate::error::ErrorKind;
 use vmstate::schema::json::Schema;
-use vmstate::schema::{Description, Field, Kind, Presence, Shared};
+use vmstate::schema::{Description, Field, Kind, Limit, Presence, Shared};
 use vmstate::section::Sections;
 use vmstate::{Unused, VmState};
 
@@ -218,8 +218,21 @@ fn descriptions() -> impl Strategy<Value = Description> {
         .prop_map(|(name, new, old)| Description::new(name, new, old, vec![].into(), vec![].into()));
     leaf.prop_recursive(3, 24, 4, |inner| {
         let width = prop::sample::select(vec![1_u8, 2, 4, 8]);
+        let limit = prop_oneof![
+            Just(Limit::Equal),
+            Just(Limit::AtMostCurrent),
+            Just(Limit::NotZero),
+            (any::<i64>(), any::<u64>()).prop_map(|(first, last)| Limit::Within(first.into(), last.into())),
+            prop::collection::vec(any::<i64>().prop_map(i128::from), 0..4).prop_map(|list| Limit::OneOf(list.into())),
+        ];
         let simple = prop_oneof![
             Just(Kind::Bool),
+            Just(Kind::Timer),
+            Just(Kind::Double),
+            Just(Kind::CountedBitmap),
+            (0_usize..200).prop_map(Kind::Bitmap),
+            limit.prop_map(|limit| Kind::Limited(Kind::Unsigned(2).into(), limit)),
+            (inner.clone(), any::<u32>()).prop_map(|(nested, version)| Kind::StructAt(nested.into(), version)),
             Just(Kind::Check),
             Just(Kind::CountedBuffer),
             width.clone().prop_map(Kind::Unsigned),
@@ -233,7 +246,10 @@ fn descriptions() -> impl Strategy<Value = Description> {
         let kind = simple.prop_recursive(3, 3, 1, |element| {
             prop_oneof![
                 (element.clone(), 0_usize..5).prop_map(|(element, count)| Kind::Array(element.into(), count)),
-                element.prop_map(|element| Kind::CountedArray(element.into())),
+                element.clone().prop_map(|element| Kind::CountedArray(element.into())),
+                element.clone().prop_map(|element| Kind::List(element.into())),
+                element.clone().prop_map(|element| Kind::Nullable(element.into())),
+                element.prop_map(|element| Kind::Map(Kind::Unsigned(8).into(), element.into())),
             ]
         });
         let presence = prop_oneof![any::<u32>().prop_map(Presence::Since), name().prop_map(Presence::If)];

@@ -100,13 +100,21 @@ pub(super) fn subsections(description: &Description, into: &mut Sent) {
         subsections(subsection, into);
     }
     for field in description.fields.iter() {
-        let mut kind = &field.kind;
-        while let Kind::Array(element, _) | Kind::CountedArray(element) = kind {
-            kind = element;
+        inside(&field.kind, into);
+    }
+}
+
+fn inside(kind: &Kind, into: &mut Sent) {
+    match kind {
+        Kind::Struct(nested) | Kind::StructAt(nested, _) => subsections(nested, into),
+        Kind::Array(element, _) | Kind::CountedArray(element) | Kind::List(element) | Kind::Nullable(element) => {
+            inside(element, into);
         }
-        if let Kind::Struct(nested) = kind {
-            subsections(nested, into);
+        Kind::Map(key, value) => {
+            inside(key, into);
+            inside(value, into);
         }
+        _ => {}
     }
 }
 
@@ -239,10 +247,23 @@ impl Builder<'_> {
             },
             Kind::CountedArray(element) => self.counted(place, |builder, inside| builder.kind(element, inside)),
             Kind::CountedBuffer => self.counted(place, |builder, inside| builder.item(Meaning::Raw, 1, inside)),
+            Kind::Limited(inner, _) => self.kind(inner, place),
+            Kind::StructAt(nested, version) => self.description(nested, *version, place),
+            Kind::CountedBitmap => self.counted(place, |builder, inside| builder.item(Meaning::Unsigned(8), 8, inside)),
+            Kind::List(_) | Kind::Map(..) | Kind::Nullable(_) => {
+                self.push(Step::Custom { codec: format!("{kind:?}"), path: place.path.clone() }).map(drop)
+            }
             Kind::Custom(codec) => {
                 self.push(Step::Custom { codec: codec.to_string(), path: place.path.clone() }).map(drop)
             }
-            Kind::Bool | Kind::Unsigned(_) | Kind::Signed(_) | Kind::Buffer(_) | Kind::Unused(_) => match item(kind) {
+            Kind::Bool
+            | Kind::Unsigned(_)
+            | Kind::Signed(_)
+            | Kind::Timer
+            | Kind::Double
+            | Kind::Bitmap(_)
+            | Kind::Buffer(_)
+            | Kind::Unused(_) => match item(kind) {
                 Some((meaning, bytes)) => self.item(meaning, bytes, place),
                 None => Ok(()),
             },
@@ -284,6 +305,10 @@ fn item(kind: &Kind) -> Option<(Meaning, u64)> {
         Kind::Bool => (Meaning::Bool, 1),
         Kind::Unsigned(width) => (Meaning::Unsigned(*width), u64::from(*width)),
         Kind::Signed(width) => (Meaning::Signed(*width), u64::from(*width)),
+        Kind::Limited(inner, _) => item(inner)?,
+        Kind::Timer => (Meaning::Signed(8), 8),
+        Kind::Double => (Meaning::Unsigned(8), 8),
+        Kind::Bitmap(bits) => (Meaning::Unsigned(8), (*bits as u64).div_ceil(64) * 8),
         Kind::Buffer(bytes) => (Meaning::Raw, *bytes as u64),
         Kind::Unused(bytes) => (Meaning::Unused, *bytes as u64),
         Kind::Array(element, count) => {

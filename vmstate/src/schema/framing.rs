@@ -9,21 +9,29 @@ impl Kind {
     /// True if a look for subsections runs into the bytes behind a value of this kind.
     pub const fn ends_in_subsections(&self) -> bool {
         match self {
-            Self::Struct(Shared::Static(description)) => description.ends_in_subsections(),
-            Self::Array(Shared::Static(element), 1..) | Self::CountedArray(Shared::Static(element)) => {
-                element.ends_in_subsections()
+            Self::Struct(Shared::Static(description)) | Self::StructAt(Shared::Static(description), _) => {
+                description.ends_in_subsections()
             }
+            Self::Array(Shared::Static(element), 1..)
+            | Self::CountedArray(Shared::Static(element))
+            | Self::Nullable(Shared::Static(element)) => element.ends_in_subsections(),
+            // Lists and maps end in a byte of their own.
             _ => false,
         }
     }
 
-    /// True if a look for subsections of one element runs into the next element.
+    /// True if a look for subsections of one element runs into the next element, or of a key into its value.
     pub const fn elements_run_together(&self) -> bool {
         match self {
             Self::Array(Shared::Static(element), 2..) | Self::CountedArray(Shared::Static(element)) => {
                 element.ends_in_subsections() || element.elements_run_together()
             }
-            Self::Array(Shared::Static(element), _) => element.elements_run_together(),
+            Self::Map(Shared::Static(key), Shared::Static(value)) => {
+                key.ends_in_subsections() || key.elements_run_together() || value.elements_run_together()
+            }
+            Self::Array(Shared::Static(element), _)
+            | Self::List(Shared::Static(element))
+            | Self::Nullable(Shared::Static(element)) => element.elements_run_together(),
             _ => false,
         }
     }
@@ -112,10 +120,11 @@ impl Field {
 impl Kind {
     const fn has_bytes(&self) -> bool {
         match self {
-            Self::Bool | Self::Unsigned(_) | Self::Signed(_) => true,
-            Self::Buffer(bytes) | Self::Unused(bytes) => *bytes > 0,
-            Self::Array(Shared::Static(element), 1..) => element.has_bytes(),
-            Self::Struct(Shared::Static(nested)) => nested.has_bytes(),
+            Self::Bool | Self::Unsigned(_) | Self::Signed(_) | Self::Limited(..) | Self::Timer | Self::Double => true,
+            Self::List(_) | Self::Map(..) => true,
+            Self::Buffer(count) | Self::Unused(count) | Self::Bitmap(count) => *count > 0,
+            Self::Array(Shared::Static(element), 1..) | Self::Nullable(Shared::Static(element)) => element.has_bytes(),
+            Self::Struct(Shared::Static(nested)) | Self::StructAt(Shared::Static(nested), _) => nested.has_bytes(),
             _ => false,
         }
     }
@@ -123,10 +132,10 @@ impl Kind {
     /// The struct that the value ends with, if it is one or an array of some.
     const fn as_struct(&self) -> Option<&Description> {
         match self {
-            Self::Struct(Shared::Static(nested)) => Some(nested),
-            Self::Array(Shared::Static(element), 1..) | Self::CountedArray(Shared::Static(element)) => {
-                element.as_struct()
-            }
+            Self::Struct(Shared::Static(nested)) | Self::StructAt(Shared::Static(nested), _) => Some(nested),
+            Self::Array(Shared::Static(element), 1..)
+            | Self::CountedArray(Shared::Static(element))
+            | Self::Nullable(Shared::Static(element)) => element.as_struct(),
             _ => None,
         }
     }

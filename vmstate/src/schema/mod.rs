@@ -9,7 +9,30 @@ mod shared;
 mod vmdesc;
 
 pub use shared::Shared;
+pub(crate) use vmdesc::type_name;
 pub use vmdesc::vmdesc;
+
+/// The description of a type that derives `VmState`.
+///
+/// ```
+/// #[derive(vmstate::VmState)]
+/// #[vmstate(name = "led")]
+/// struct Led {
+///     level: u16,
+/// }
+///
+/// let led = vmstate::schema::of::<Led>();
+/// assert_eq!((&*led.name, led.version, &*led.fields[0].name), ("led", 1, "level"));
+/// ```
+pub fn of<T: Described + ?Sized>() -> &'static Description {
+    T::description()
+}
+
+/// A type with a description: whatever derives `VmState`.
+pub trait Described {
+    /// Name, versions, fields and subsections.
+    fn description() -> &'static Description;
+}
 
 /// What one struct looks like on the wire: QEMU's `VMStateDescription` without its C pointers.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,14 +108,50 @@ pub enum Kind {
     CountedBuffer,
     /// Zero bytes that nobody reads.
     Unused(usize),
+    /// An integer of which a reader takes only some values.
+    Limited(Shared<Kind>, Limit),
+    /// When a timer fires: 8 bytes, nanoseconds of its clock, or -1 if it is not armed.
+    Timer,
+    /// An IEEE 754 double: 8 bytes.
+    Double,
+    /// So many bits, in words of 8 bytes; the first bit is the lowest of the first word.
+    Bitmap(usize),
+    /// As [`Bitmap`](Self::Bitmap), of as many bits as the outcome says.
+    CountedBitmap,
     /// A nested struct, inline: no name, version or length of its own on the wire.
     Struct(Shared<Description>),
+    /// A nested struct, inline, as it was at this version of its own (QEMU's `VMSTATE_VSTRUCT`).
+    StructAt(Shared<Description>, u32),
+    /// The value if the outcome says 1; one byte `30` if it says 0, where a pointer is null.
+    Nullable(Shared<Kind>),
     /// So many elements, concatenated.
     Array(Shared<Kind>, usize),
     /// As many elements as the outcome says, concatenated.
     CountedArray(Shared<Kind>),
+    /// A byte `01` before each element, a byte `00` behind the last (QEMU's `VMSTATE_QTAILQ_V`); the outcome says how
+    /// many.
+    List(Shared<Kind>),
+    /// A number of entries in 4 bytes, then as a list: key and value, in the order of the keys (QEMU's
+    /// `VMSTATE_GTREE_V`); the outcome says how many.
+    Map(Shared<Kind>, Shared<Kind>),
     /// Bytes of a hand-written codec under this type name; the outcome says how many.
     Custom(Shared<str>),
     /// No bytes: the place where a device checks what it has so far (QEMU's `VMSTATE_VALIDATE`).
     Check,
+}
+
+/// Which values of an integer a reader takes.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Limit {
+    /// The one that the device has.
+    Equal,
+    /// 0 to the one that the device has.
+    AtMostCurrent,
+    /// All but 0.
+    NotZero,
+    /// From the first to the second, both included.
+    Within(i128, i128),
+    /// These.
+    OneOf(Shared<[i128]>),
 }

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Description, Field, Kind, Presence};
+use super::{Description, Field, Kind, Limit, Presence};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The keys `vmsd_name`, `version`, `fields` and (if any was sent) `subsections` of a save of `description` that made
@@ -37,11 +37,23 @@ impl Walk<'_> {
     }
 
     fn description(&mut self, description: &Description, into: &mut Map<String, Value>) -> Result<u64> {
+        self.description_at(description, description.version, into)
+    }
+
+    fn description_at(
+        &mut self,
+        description: &Description,
+        version: u32,
+        into: &mut Map<String, Value>,
+    ) -> Result<u64> {
         into.insert("vmsd_name".into(), (*description.name).into());
-        into.insert("version".into(), description.version.into());
+        into.insert("version".into(), version.into());
         let mut size = 0;
         let mut fields = Vec::new();
         for (index, field) in description.fields.iter().enumerate() {
+            if matches!(field.presence, Presence::Since(since) if since > version) {
+                continue;
+            }
             size += self.field(field, || numbered_name(&description.fields, index), &mut fields)?;
         }
         into.insert("fields".into(), fields.into());
@@ -67,6 +79,9 @@ impl Walk<'_> {
         }
         let (element, count) = self.elements(&field.kind)?;
         let together = can_compress(field);
+        if let Kind::Nullable(pointee) = element {
+            return self.pointers(pointee, count, together, name, into);
+        }
         let mut size = 0;
         for index in 0..count {
             let mut object = Map::new();
@@ -87,6 +102,53 @@ impl Walk<'_> {
         Ok(size)
     }
 
+    /// An array of pointers is shown in runs of null and of others, but the first run, unless it is of nulls, as if it were
+    /// the whole array (`vmstate_save_state_v`, `is_prev_null`).
+    fn pointers(
+        &mut self,
+        pointee: &Kind,
+        count: u64,
+        together: bool,
+        name: impl Fn() -> String,
+        into: &mut Vec<Value>,
+    ) -> Result<u64> {
+        let mut pointers = Vec::new();
+        for _ in 0..count {
+            let is_null = self.outcome()? == 0;
+            let mut inner = Map::new();
+            let bytes = if is_null { 1 } else { self.element(pointee, &mut inner)? };
+            pointers.push((is_null, inner, bytes));
+        }
+        let nulls: Vec<bool> = pointers.iter().map(|(is_null, ..)| *is_null).collect();
+        let (mut size, mut shown, mut before) = (0, true, false);
+        for (index, (is_null, inner, bytes)) in pointers.into_iter().enumerate() {
+            let rest = nulls.get(index..).unwrap_or_default();
+            let mut length = rest.len();
+            if is_null != before {
+                (before, shown) = (is_null, true);
+                length = rest.iter().take_while(|other| **other == is_null).count();
+            }
+            size += bytes;
+            if !shown {
+                continue;
+            }
+            shown = !together;
+            let mut object = Map::new();
+            object.insert("name".into(), name().into());
+            if length > 1 {
+                // The entry of a null is always one that can stand for many (`vmsd_create_fake_nullptr_field`).
+                let (key, value) = if together || is_null { ("array_len", length) } else { ("index", index) };
+                object.insert(key.into(), value.into());
+            }
+            let kind = if is_null { "nullptr".into() } else { type_name(pointee) };
+            object.insert("type".into(), kind.into());
+            object.extend(inner);
+            object.insert("size".into(), bytes.into());
+            into.push(object.into());
+        }
+        Ok(size)
+    }
+
     /// What an array repeats, and how often; arrays of arrays are one array to QEMU.
     fn elements<'k>(&mut self, kind: &'k Kind) -> Result<(&'k Kind, u64)> {
         let (inner, count) = match kind {
@@ -102,7 +164,11 @@ impl Walk<'_> {
         Ok(match kind {
             Kind::Bool => 1,
             Kind::Unsigned(bytes) | Kind::Signed(bytes) => u64::from(*bytes),
+            Kind::Limited(inner, _) => self.element(inner, into)?,
+            Kind::Timer | Kind::Double => 8,
             Kind::Buffer(bytes) | Kind::Unused(bytes) => *bytes as u64,
+            Kind::Bitmap(bits) => bitmap_size(*bits as u64),
+            Kind::CountedBitmap => bitmap_size(self.outcome()?),
             Kind::CountedBuffer | Kind::Custom(_) => self.outcome()?,
             Kind::Struct(nested) => {
                 let mut object = Map::new();
@@ -110,9 +176,49 @@ impl Walk<'_> {
                 into.insert("struct".into(), object.into());
                 size
             }
-            Kind::Check | Kind::Array(..) | Kind::CountedArray(_) => 0,
+            // QEMU puts what is inside of these right into the field's object (`vmsd_desc_field_start`).
+            Kind::StructAt(nested, version) => self.description_at(nested, *version, into)?,
+            Kind::List(element) => {
+                let mut size = 1;
+                for _ in 0..self.outcome()? {
+                    size += 1 + self.inlined(element, into)?;
+                }
+                size
+            }
+            Kind::Map(key, value) => {
+                let mut size = 4 + 1;
+                for _ in 0..self.outcome()? {
+                    size += 1 + self.inlined(key, into)? + self.inlined(value, into)?;
+                }
+                size
+            }
+            // Inside of something else QEMU has neither of these, so they only count.
+            Kind::Nullable(inner) if self.outcome()? != 0 => self.element(inner, into)?,
+            Kind::Nullable(_) => 1,
+            Kind::Array(..) | Kind::CountedArray(_) => {
+                let (element, count) = self.elements(kind)?;
+                let mut size = 0;
+                for _ in 0..count {
+                    size += self.element(element, &mut Map::new())?;
+                }
+                size
+            }
+            Kind::Check => 0,
         })
     }
+
+    /// An element of a list: what QEMU says of the last one is what stays, as the keys of all are the same.
+    fn inlined(&mut self, kind: &Kind, into: &mut Map<String, Value>) -> Result<u64> {
+        match kind {
+            Kind::Struct(nested) => self.description(nested, into),
+            other => self.element(other, into),
+        }
+    }
+}
+
+/// Bytes of a bitmap: whole words of 64 bits.
+const fn bitmap_size(bits: u64) -> u64 {
+    bits.div_ceil(64) * 8
 }
 
 /// The field's name, with its number if several are called the same, absent ones counted too.
@@ -140,7 +246,7 @@ fn can_compress(field: &Field) -> bool {
         return false;
     }
     let mut kind = &field.kind;
-    while let Kind::Array(inner, _) | Kind::CountedArray(inner) = kind {
+    while let Kind::Array(inner, _) | Kind::CountedArray(inner) | Kind::Nullable(inner) = kind {
         kind = inner;
     }
     match kind {
@@ -149,7 +255,8 @@ fn can_compress(field: &Field) -> bool {
     }
 }
 
-fn type_name(kind: &Kind) -> String {
+/// A kind in the self-description's words.
+pub(crate) fn type_name(kind: &Kind) -> String {
     match kind {
         Kind::Bool => "bool".into(),
         Kind::Unsigned(bytes) => format!("uint{}", u32::from(*bytes) * 8),
@@ -157,8 +264,27 @@ fn type_name(kind: &Kind) -> String {
         Kind::Buffer(_) | Kind::CountedBuffer => "buffer".into(),
         Kind::Unused(_) => "unused_buffer".into(),
         Kind::Struct(_) => "struct".into(),
+        Kind::StructAt(..) => "vstruct".into(),
+        Kind::Limited(inner, limit) => limited_name(inner, limit),
+        Kind::Timer => "timer".into(),
+        Kind::Double => "CPU_Double_U".into(),
+        Kind::Bitmap(_) | Kind::CountedBitmap => "bitmap".into(),
+        Kind::List(_) => "qtailq".into(),
+        Kind::Map(..) => "gtree".into(),
+        Kind::Nullable(inner) => type_name(inner),
         Kind::Custom(name) => name.to_string(),
         Kind::Array(inner, _) | Kind::CountedArray(inner) => type_name(inner),
         Kind::Check => String::new(),
+    }
+}
+
+/// QEMU's names (migration/vmstate-types.c); what it has no name for goes by the name of the integer.
+fn limited_name(inner: &Kind, limit: &Limit) -> String {
+    match (inner, limit) {
+        // So QEMU calls its `VMSTATE_UINT64_EQUAL` (`vmstate_info_uint64_equal`).
+        (Kind::Unsigned(8), Limit::Equal) => "int64 equal".into(),
+        (_, Limit::Equal) => format!("{} equal", type_name(inner)),
+        (_, Limit::AtMostCurrent) => format!("{} le", type_name(inner)),
+        (_, Limit::NotZero | Limit::Within(..) | Limit::OneOf(_)) => type_name(inner),
     }
 }

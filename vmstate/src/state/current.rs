@@ -1,12 +1,12 @@
 //! Integers that both sides know before the load: what the stream says is compared with what the device has.
 
-use std::fmt::{Debug, Display};
-use std::ops::RangeBounds;
+use std::fmt::Display;
 
 use super::Wire;
+use super::support::KindOf;
 use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Kind, Shared};
+use crate::schema::{Kind, Limit, Shared};
 
 /// What `#[vmstate(equal)]` and `#[vmstate(at_most_current)]` can be put on.
 #[diagnostic::on_unimplemented(message = "`equal` and `at_most_current` need an integer, `{Self}` is none")]
@@ -18,25 +18,15 @@ pub trait Current: Wire + Copy + Ord + Default + Display {
 }
 
 macro_rules! current {
-    ($($type:ty, $name:literal);* $(;)?) => {$(
+    ($($type:ty),*) => {$(
         impl Current for $type {
-            const EQUAL: Kind = Kind::Custom(Shared::Static(concat!($name, " equal")));
-            const AT_MOST: Kind = Kind::Custom(Shared::Static(concat!($name, " le")));
+            const EQUAL: Kind = Kind::Limited(Shared::Static(KindOf::<$type>::REF), Limit::Equal);
+            const AT_MOST: Kind = Kind::Limited(Shared::Static(KindOf::<$type>::REF), Limit::AtMostCurrent);
         }
     )*};
 }
 
-current! {
-    u8, "uint8";
-    u16, "uint16";
-    u32, "uint32";
-    // So QEMU calls its `VMSTATE_UINT64_EQUAL` (migration/vmstate-types.c, `vmstate_info_uint64_equal`).
-    u64, "int64";
-    i8, "int8";
-    i16, "int16";
-    i32, "int32";
-    i64, "int64";
-}
+current!(u8, u16, u32, u64, i8, i16, i32, i64);
 
 /// Takes a value that must be the current one.
 pub fn load_equal<T: Current>(value: &T, input: &mut Reader<'_>) -> Result<()> {
@@ -59,11 +49,6 @@ pub fn load_at_most<T: Current>(value: &mut T, input: &mut Reader<'_>) -> Result
     }
     *value = sent;
     Ok(())
-}
-
-/// The verdict of `range`, for [`hook`](super::hook::hook).
-pub fn in_range<T: PartialOrd + Display, R: RangeBounds<T> + Debug>(value: &T, range: &R) -> Result<(), String> {
-    if range.contains(value) { Ok(()) } else { Err(format!("{value} is not in {range:?}")) }
 }
 
 #[cold]

@@ -3,16 +3,15 @@
 use super::Wire;
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
-use crate::schema::{Kind, Shared};
+use crate::schema::Kind;
 
 /// Every bit pattern is taken, and kept: those of a NaN are guest state.
 impl Wire for f64 {
     type Undo = f64;
-    const KIND: Kind = Kind::Custom(Shared::Static("CPU_Double_U"));
+    const KIND: Kind = Kind::Double;
 
     fn save(&mut self, out: &mut Writer) -> Result<()> {
         out.u64(self.to_bits());
-        out.outcome(8);
         Ok(())
     }
 

@@ -5,24 +5,34 @@
 //! whose load fails is as it was.
 
 mod array;
+mod bitmap;
+mod buffer;
 mod counted;
 mod current;
 mod float;
 mod hook;
 mod interior;
+mod length;
+mod list;
+mod map;
+mod nullable;
 mod number;
 mod optional;
 mod primitive;
+mod range;
+mod slice;
 mod subsection;
 #[doc(hidden)]
 pub mod support;
+mod timer;
 mod tuple;
 mod unused;
 
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
-use crate::schema::{Description, Kind};
+use crate::schema::{Described, Description, Kind};
 
+pub use timer::Timer;
 pub use unused::Unused;
 
 /// A value with a place on the wire: an integer, an array, a nested struct.
@@ -30,7 +40,7 @@ pub use unused::Unused;
     message = "`{Self}` cannot be migrated: it has no place on the wire",
     label = "does not implement `vmstate::Wire`",
     note = "derive `VmState` for it, give the field `#[vmstate(with = module)]`, or `#[vmstate(skip)]` if it is no guest state",
-    note = "a `Vec` needs `#[vmstate(len = field, max = N)]`"
+    note = "a `Vec` needs `#[vmstate(len = field, max = N)]`, or `list`; a `BTreeMap` needs `map`"
 )]
 pub trait Wire {
     /// All that is needed to put back the value.
@@ -107,5 +117,11 @@ pub trait VmState: Wire {
             self.undo(before);
         }
         loaded
+    }
+}
+
+impl<T: VmState> Described for T {
+    fn description() -> &'static Description {
+        T::DESCRIPTION
     }
 }

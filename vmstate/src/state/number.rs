@@ -3,9 +3,10 @@
 use std::num::{NonZero, Wrapping};
 
 use super::Wire;
+use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::Kind;
+use crate::schema::{Kind, Limit, Shared};
 
 impl<T: Wire> Wire for Wrapping<T> {
     type Undo = T::Undo;
@@ -36,7 +37,7 @@ macro_rules! non_zero {
     ($($type:ty),*) => {$(
         impl Wire for NonZero<$type> {
             type Undo = Self;
-            const KIND: Kind = <$type as Wire>::KIND;
+            const KIND: Kind = Kind::Limited(Shared::Static(KindOf::<$type>::REF), Limit::NotZero);
 
             #[inline]
             fn save(&mut self, out: &mut Writer) -> Result<()> {

@@ -4,11 +4,12 @@
 //! { "vmschkmachine": {"Name": MACHINE},
 //!   SECTION: {"Name": SECTION, "version_id": N, "minimum_version_id": N, "Description": DESCRIPTION}, … }
 //! DESCRIPTION  {"name", "version_id", "minimum_version_id"[, "Fields": […]][, "Subsections": [DESCRIPTION …]]}
-//! FIELD        {"field", "version_id", "field_exists"[, "num"], "size"
-//!               [, "type"][, "custom"][, "dimensions"][, "exists"][, "Description"]}
+//! FIELD        {"field", "version_id", "field_exists", KIND[, "exists"]}
+//! KIND         [ "num",] "size"[, "type"][, "dimensions"]
+//!              [, "custom" | "limit" | "bits" | ["struct_version",] "Description" | ["key": {KIND},] "element": {KIND}]
 //! ```
 //!
-//! QEMU has no `type`, `custom`, `dimensions` and `exists`: its dumps do not say what a field's bytes are. Such a field
+//! QEMU has of a KIND only `num`, `size` and `Description`, and no `exists`: its dumps do not say what a field's bytes are. Such a field
 //! reads as [`Kind::Custom`](super::Kind::Custom) called `size N`, since nothing more is known, and is written the same way.
 //!
 //! | key | meaning |
@@ -16,8 +17,12 @@
 //! | `version_id` of a field | version from which it is there |
 //! | `num` | elements, if the number is fixed |
 //! | `size` | bytes of one element on the wire, 0 if they vary; QEMU: in the host's memory |
-//! | `type` | `bool`, `uint8` to `uint64`, `int8` to `int64`, `buffer`, `counted_buffer`, `unused_buffer`, `struct`, `custom`, `check` |
+//! | `type` | `bool`, `uint8` to `uint64`, `int8` to `int64`, `timer`, `double`, `buffer`, `counted_buffer`, `unused_buffer`, `bitmap`, `counted_bitmap`, `struct`, `nullable`, `list`, `map`, `custom`, `check` |
 //! | `custom` | type name of a hand-written codec |
+//! | `limit` | values that a reader takes of an integer: `equal`, `at_most_current`, `not_zero`, a list, or `{"first", "last"}` |
+//! | `bits` | of a bitmap |
+//! | `struct_version` | version of the nested struct, if it is not its newest |
+//! | `key`, `element` | what a map, a list or a pointer holds |
 //! | `dimensions` | of an array, outermost first; `null` if a count says how many |
 //! | `exists` | name of the predicate, if `field_exists` |
 //!
@@ -28,6 +33,8 @@ mod write;
 
 use super::Description;
 use crate::error::{Error, ErrorKind, Result};
+
+pub(crate) use write::opaque_size;
 
 /// The key that names the machine among the sections.
 const MACHINE: &str = "vmschkmachine";

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{MACHINE, Schema};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Description, Field, Kind, Presence, Shared};
+use crate::schema::{Description, Field, Kind, Limit, Presence, Shared};
 
 /// Longest text in bytes; QEMU's dump of all devices of an x86 build has a few million.
 const MAX_TEXT: usize = 16 << 20;
@@ -14,6 +14,12 @@ const MAX_DEPTH: usize = 32;
 const MAX_DIMENSIONS: usize = 8;
 /// Begins the type name of a field of which only the size is known.
 pub(super) const OPAQUE: &str = "size ";
+/// What `limit` can say: one of these words, a list of values, or an object of two.
+pub(super) const EQUAL: &str = "equal";
+pub(super) const AT_MOST_CURRENT: &str = "at_most_current";
+pub(super) const NOT_ZERO: &str = "not_zero";
+pub(super) const FIRST: &str = "first";
+pub(super) const LAST: &str = "last";
 
 type Object = Map<String, Value>;
 
@@ -71,21 +77,7 @@ fn description(value: &Value, depth: usize) -> Result<Description> {
 
 fn field(value: &Value, depth: usize) -> Result<Field> {
     let of = object(value)?;
-    only(
-        of,
-        &[
-            "field",
-            "version_id",
-            "field_exists",
-            "num",
-            "size",
-            "type",
-            "custom",
-            "dimensions",
-            "exists",
-            "Description",
-        ],
-    )?;
+    only(of, &[&["field", "version_id", "field_exists", "exists"][..], KIND].concat())?;
     let name = text(of, "field")?;
     let since = version(of, "version_id")?;
     let presence = match need(of, "field_exists")?.as_bool() {
@@ -93,20 +85,47 @@ fn field(value: &Value, depth: usize) -> Result<Field> {
         Some(false) => Presence::Since(since),
         None => return wrong("field_exists", "true or false"),
     };
-    let size = number(of, "size")?;
-    let mut kind = match of.contains_key("type") {
-        true => element(of, text(of, "type")?, size, depth)?,
-        false if of.contains_key("Description") => nested(of, depth)?,
-        false if name == "unused" => Kind::Unused(size),
-        false => Kind::Custom(format!("{OPAQUE}{size}").as_str().into()),
+    // QEMU's name for what nobody reads (`VMSTATE_UNUSED`).
+    let kind = match name == "unused" && !of.contains_key("type") && !of.contains_key("Description") {
+        true => repeated(of, Kind::Unused(number(of, "size")?))?,
+        false => kind(of, depth)?,
     };
+    Ok(Field::new(name.into(), kind, presence))
+}
+
+/// Keys that say what the bytes are.
+const KIND: &[&str] = &[
+    "num",
+    "size",
+    "type",
+    "custom",
+    "limit",
+    "bits",
+    "dimensions",
+    "struct_version",
+    "Description",
+    "key",
+    "element",
+];
+
+fn kind(of: &Object, depth: usize) -> Result<Kind> {
+    let element = match (of.contains_key("type"), of.contains_key("Description")) {
+        (true, _) => element(of, text(of, "type")?, number(of, "size")?, depth)?,
+        (false, true) => nested(of, depth)?,
+        (false, false) => Kind::Custom(format!("{OPAQUE}{}", number(of, "size")?).as_str().into()),
+    };
+    repeated(of, element)
+}
+
+/// The array that `num` and `dimensions` make of `kind`.
+fn repeated(of: &Object, mut kind: Kind) -> Result<Kind> {
     for dimension in dimensions(of)?.into_iter().rev() {
         kind = match dimension {
             Some(count) => Kind::Array(Shared::from(kind), count),
             None => Kind::CountedArray(Shared::from(kind)),
         };
     }
-    Ok(Field::new(name.into(), kind, presence))
+    Ok(kind)
 }
 
 fn element(of: &Object, name: &str, size: usize, depth: usize) -> Result<Kind> {
@@ -120,22 +139,74 @@ fn element(of: &Object, name: &str, size: usize, depth: usize) -> Result<Kind> {
         "int16" => (Kind::Signed(2), 2),
         "int32" => (Kind::Signed(4), 4),
         "int64" => (Kind::Signed(8), 8),
+        "timer" => (Kind::Timer, 8),
+        "double" => (Kind::Double, 8),
+        "bitmap" => {
+            let bits = number(of, "bits")?;
+            (Kind::Bitmap(bits), bits.div_ceil(64).saturating_mul(8))
+        }
+        "counted_bitmap" => (Kind::CountedBitmap, 0),
         "buffer" => (Kind::Buffer(size), size),
         "unused_buffer" => (Kind::Unused(size), size),
         "counted_buffer" => (Kind::CountedBuffer, 0),
         "check" => (Kind::Check, 0),
         "custom" => (Kind::Custom(text(of, "custom")?.into()), 0),
         "struct" => (nested(of, depth)?, size),
+        "nullable" => (Kind::Nullable(alone("element", of, depth)?), 0),
+        "list" => (Kind::List(alone("element", of, depth)?), 0),
+        "map" => (Kind::Map(alone("key", of, depth)?, alone("element", of, depth)?), 0),
         _ => return malformed(format!("type {name:?} does not exist")),
     };
     if bytes != size {
         return malformed(format!("a {name} has {bytes} bytes, \"size\" says {size}"));
     }
-    Ok(kind)
+    match (of.get("limit"), &kind) {
+        (None, _) => Ok(kind),
+        (Some(value), Kind::Unsigned(_) | Kind::Signed(_)) => Ok(Kind::Limited(kind.into(), limit(value)?)),
+        (Some(_), _) => malformed(format!("a {name} has no \"limit\"")),
+    }
+}
+
+/// An element of a list or a map.
+fn alone(key: &str, of: &Object, depth: usize) -> Result<Shared<Kind>> {
+    inside(key, of, |value| {
+        let of = object(value)?;
+        only(of, KIND)?;
+        match depth {
+            MAX_DEPTH.. => malformed(format!("more than {MAX_DEPTH} descriptions inside one another")),
+            _ => Ok(kind(of, depth + 1)?.into()),
+        }
+    })
+}
+
+fn limit(value: &Value) -> Result<Limit> {
+    let number = |value: &Value| value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
+    let limit = match value {
+        Value::String(word) => match word.as_str() {
+            EQUAL => Some(Limit::Equal),
+            AT_MOST_CURRENT => Some(Limit::AtMostCurrent),
+            NOT_ZERO => Some(Limit::NotZero),
+            _ => None,
+        },
+        Value::Array(values) => {
+            values.iter().map(number).collect::<Option<Vec<_>>>().map(|values| Limit::OneOf(values.into()))
+        }
+        Value::Object(of) if of.len() == 2 => {
+            let (first, last) = (of.get(FIRST).and_then(number), of.get(LAST).and_then(number));
+            first.zip(last).map(|(first, last)| Limit::Within(first, last))
+        }
+        _ => None,
+    };
+    let expected = "\"equal\", \"at_most_current\", \"not_zero\", a list of numbers, or {\"first\", \"last\"}";
+    limit.map_or_else(|| wrong("limit", expected), Ok)
 }
 
 fn nested(of: &Object, depth: usize) -> Result<Kind> {
-    inside("Description", of, |value| description(value, depth + 1)).map(|nested| Kind::Struct(nested.into()))
+    let nested = inside("Description", of, |value| description(value, depth + 1))?;
+    Ok(match of.contains_key("struct_version") {
+        true => Kind::StructAt(nested.into(), version(of, "struct_version")?),
+        false => Kind::Struct(nested.into()),
+    })
 }
 
 /// Lengths of an array, outermost first; QEMU says one number for all.

@@ -1,10 +1,10 @@
 //! From descriptions to JSON: two spaces a level, keys in QEMU's order.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
-use super::read::OPAQUE;
+use super::read::{AT_MOST_CURRENT, EQUAL, FIRST, LAST, NOT_ZERO, OPAQUE};
 use super::{MACHINE, Schema};
-use crate::schema::{Description, Field, Kind, Presence};
+use crate::schema::{Description, Field, Kind, Limit, Presence};
 
 impl Schema {
     /// The JSON text, with a newline at its end.
@@ -65,11 +65,20 @@ fn field(of: &Field) -> Map<String, Value> {
         Presence::Since(version) => (*version, None),
         Presence::If(predicate) => (0, Some(&**predicate)),
     };
-    let (element, dimensions) = elements(&of.kind);
     let mut object = Map::new();
     object.insert("field".into(), (*of.name).into());
     object.insert("version_id".into(), version.into());
     object.insert("field_exists".into(), predicate.is_some().into());
+    put_kind(&of.kind, &mut object);
+    if let Some(predicate) = predicate.filter(|name| !name.is_empty()) {
+        object.insert("exists".into(), predicate.into());
+    }
+    object
+}
+
+/// What the bytes are: of a field, or of an element of a list or a map.
+fn put_kind(kind: &Kind, object: &mut Map<String, Value>) {
+    let (element, dimensions) = elements(kind);
     let count = dimensions.iter().try_fold(1_u64, |count, dimension| Some(count.saturating_mul((*dimension)?)));
     if let (Some(count), false) = (count, dimensions.is_empty()) {
         object.insert("num".into(), count.into());
@@ -79,19 +88,54 @@ fn field(of: &Field) -> Map<String, Value> {
     if opaque_size(element).is_none() {
         object.insert("type".into(), type_name(element).into());
     }
-    if let (Kind::Custom(name), None) = (element, opaque_size(element)) {
-        object.insert("custom".into(), (**name).into());
-    }
     if !dimensions.is_empty() {
         object.insert("dimensions".into(), dimensions.into());
     }
-    if let Some(predicate) = predicate.filter(|name| !name.is_empty()) {
-        object.insert("exists".into(), predicate.into());
+    match element {
+        Kind::Custom(name) if opaque_size(element).is_none() => {
+            object.insert("custom".into(), (**name).into());
+        }
+        Kind::Limited(_, limit) => {
+            object.insert("limit".into(), limited(limit));
+        }
+        Kind::Bitmap(bits) => {
+            object.insert("bits".into(), (*bits as u64).into());
+        }
+        Kind::Struct(nested) => {
+            object.insert("Description".into(), description(nested).into());
+        }
+        Kind::StructAt(nested, version) => {
+            object.insert("struct_version".into(), (*version).into());
+            object.insert("Description".into(), description(nested).into());
+        }
+        Kind::List(inner) | Kind::Nullable(inner) => {
+            object.insert("element".into(), alone(inner));
+        }
+        Kind::Map(key, value) => {
+            object.insert("key".into(), alone(key));
+            object.insert("element".into(), alone(value));
+        }
+        _ => {}
     }
-    if let Kind::Struct(nested) = element {
-        object.insert("Description".into(), description(nested).into());
+}
+
+fn alone(kind: &Kind) -> Value {
+    let mut object = Map::new();
+    put_kind(kind, &mut object);
+    object.into()
+}
+
+fn limited(limit: &Limit) -> Value {
+    let number = |number: &i128| Number::from_i128(*number).map_or(Value::Null, Value::Number);
+    match limit {
+        Limit::Equal => EQUAL.into(),
+        Limit::AtMostCurrent => AT_MOST_CURRENT.into(),
+        Limit::NotZero => NOT_ZERO.into(),
+        Limit::Within(first, last) => {
+            Map::from_iter([(FIRST.to_owned(), number(first)), (LAST.to_owned(), number(last))]).into()
+        }
+        Limit::OneOf(values) => values.iter().map(number).collect(),
     }
-    object
 }
 
 /// What an array repeats, and how often on each level.
@@ -117,16 +161,20 @@ fn size(of: &Kind) -> u64 {
     match of {
         Kind::Bool => 1,
         Kind::Unsigned(bytes) | Kind::Signed(bytes) => u64::from(*bytes),
+        Kind::Limited(inner, _) => size(inner),
+        Kind::Timer | Kind::Double => 8,
         Kind::Buffer(bytes) | Kind::Unused(bytes) => *bytes as u64,
+        Kind::Bitmap(bits) => (*bits as u64).div_ceil(64) * 8,
         Kind::Struct(nested) => nested.fields.iter().fold(0, |sum: u64, field| sum.saturating_add(size(&field.kind))),
         Kind::Array(element, count) => size(element).saturating_mul(*count as u64),
         Kind::Custom(_) => opaque_size(of).unwrap_or(0),
-        Kind::CountedBuffer | Kind::CountedArray(_) | Kind::Check => 0,
+        Kind::CountedBuffer | Kind::CountedArray(_) | Kind::CountedBitmap | Kind::Check => 0,
+        Kind::StructAt(..) | Kind::Nullable(_) | Kind::List(_) | Kind::Map(..) => 0,
     }
 }
 
 /// The size of a field of which QEMU's dump said nothing else.
-fn opaque_size(kind: &Kind) -> Option<u64> {
+pub(crate) fn opaque_size(kind: &Kind) -> Option<u64> {
     let Kind::Custom(name) = kind else { return None };
     let size = name.strip_prefix(OPAQUE)?.parse().ok()?;
     (**name == *format!("{OPAQUE}{size}")).then_some(size)
@@ -140,7 +188,15 @@ fn type_name(of: &Kind) -> String {
         Kind::Buffer(_) => "buffer".into(),
         Kind::CountedBuffer => "counted_buffer".into(),
         Kind::Unused(_) => "unused_buffer".into(),
-        Kind::Struct(_) => "struct".into(),
+        Kind::Struct(_) | Kind::StructAt(..) => "struct".into(),
+        Kind::Limited(inner, _) => type_name(inner),
+        Kind::Timer => "timer".into(),
+        Kind::Double => "double".into(),
+        Kind::Bitmap(_) => "bitmap".into(),
+        Kind::CountedBitmap => "counted_bitmap".into(),
+        Kind::Nullable(_) => "nullable".into(),
+        Kind::List(_) => "list".into(),
+        Kind::Map(..) => "map".into(),
         Kind::Custom(_) => "custom".into(),
         Kind::Check => "check".into(),
         Kind::Array(element, _) | Kind::CountedArray(element) => type_name(element),
