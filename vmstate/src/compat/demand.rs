@@ -1,4 +1,4 @@
-//! What a user knows and two descriptions do not show: how a condition turns out, and which streams are history.
+//! What a release is asked: whether its streams load, given what a user knows and two descriptions do not show.
 
 use super::verdict::{Break, Condition, Crossing, Direction, Reason, Report, Verdict};
 
