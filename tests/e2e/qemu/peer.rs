@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use vmstate_lab::error::{Error, Result};
@@ -160,13 +161,22 @@ pub(super) fn power_off(mut vmm: Vmm) -> Result<()> {
     ensure(status.success(), || format!("QEMU ended with {status}: {}", vmm.errors()))
 }
 
-/// Runs a case on QEMU's TCG, which needs nothing of the machine.
+/// Runs a case on QEMU's TCG, which needs nothing of the machine, but sections as this release of QEMU has them.
 pub(super) fn on_tcg(body: impl FnOnce(&mut Peer) -> Result<()>) {
     let directory = scratch().unwrap();
-    match Peer::new(directory.path(), "tcg") {
+    match qemu_10().and_then(|()| Peer::new(directory.path(), "tcg")) {
         Ok(mut peer) => body(&mut peer).unwrap_or_else(|error| panic!("{error}")),
         Err(error) => skip::skip(error),
     }
+}
+
+/// That QEMU is of release 10 at least.
+fn qemu_10() -> Result<()> {
+    let output = Command::new(packages::qemu()?).arg("--version").output().map_err(failed)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_once("version ").map_or("", |(_, version)| version.trim());
+    let release = version.split('.').next().and_then(|release| release.parse::<u32>().ok());
+    ensure(release >= Some(10), || format!("QEMU 10 is needed, there is {version:?}; Debian's backports have it"))
 }
 
 pub(super) fn failed(error: impl ToString) -> Error {
