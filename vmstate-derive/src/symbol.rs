@@ -1,11 +1,14 @@
 //! Every attribute word, once; and the nearest one to a word that is none.
 
 pub(crate) const AT_MOST_CURRENT: &str = "at_most_current";
+pub(crate) const BITMAP: &str = "bitmap";
 pub(crate) const BUFFER: &str = "buffer";
 pub(crate) const CRATE: &str = "crate";
 pub(crate) const EQUAL: &str = "equal";
 pub(crate) const EXISTS: &str = "exists";
 pub(crate) const LEN: &str = "len";
+pub(crate) const LIST: &str = "list";
+pub(crate) const MAP: &str = "map";
 pub(crate) const MAX: &str = "max";
 pub(crate) const MINIMUM_VERSION: &str = "minimum_version";
 pub(crate) const MUST_EXIST: &str = "must_exist";
@@ -18,6 +21,7 @@ pub(crate) const PRE_SAVE: &str = "pre_save";
 pub(crate) const RANGE: &str = "range";
 pub(crate) const SINCE: &str = "since";
 pub(crate) const SKIP: &str = "skip";
+pub(crate) const SLICE: &str = "slice";
 pub(crate) const SUBSECTION: &str = "subsection";
 pub(crate) const TRANSPARENT: &str = "transparent";
 pub(crate) const UNFRAMED: &str = "unframed";
@@ -49,16 +53,20 @@ pub(crate) const IN_SUBSECTION: &[&str] =
 /// What may stand on a field.
 pub(crate) const ON_FIELD: &[&str] = &[
     AT_MOST_CURRENT,
+    BITMAP,
     BUFFER,
     EQUAL,
     EXISTS,
     LEN,
+    LIST,
+    MAP,
     MAX,
     MUST_EXIST,
     NAME,
     RANGE,
     SINCE,
     SKIP,
+    SLICE,
     SUBSECTION,
     UNFRAMED,
     VALIDATE,

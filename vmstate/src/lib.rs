@@ -14,12 +14,13 @@ pub mod schema;
 pub mod section;
 pub mod state;
 pub mod stream;
+pub mod testing;
 
 pub use error::{Error, ErrorKind, Result};
 pub use section::Section;
 #[doc(hidden)]
 pub use state::support as __private;
-pub use state::{Unused, VmState, Wire};
+pub use state::{Timer, Unused, VmState, Wire};
 pub use vmstate_derive::VmState;
 
 /// The prose of README and `docs/`, whose examples run as tests.

@@ -5,17 +5,26 @@
 //! whose load fails is as it was.
 
 mod array;
+mod bitmap;
+mod buffer;
 mod counted;
 mod current;
 mod float;
 mod hook;
 mod interior;
+mod length;
+mod list;
+mod map;
+mod nullable;
 mod number;
 mod optional;
 mod primitive;
+mod range;
+mod slice;
 mod subsection;
 #[doc(hidden)]
 pub mod support;
+mod timer;
 mod tuple;
 mod unused;
 
@@ -23,6 +32,7 @@ use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::{Described, Description, Kind};
 
+pub use timer::Timer;
 pub use unused::Unused;
 
 /// A value with a place on the wire: an integer, an array, a nested struct.
@@ -30,7 +40,7 @@ pub use unused::Unused;
     message = "`{Self}` cannot be migrated: it has no place on the wire",
     label = "does not implement `vmstate::Wire`",
     note = "derive `VmState` for it, give the field `#[vmstate(with = module)]`, or `#[vmstate(skip)]` if it is no guest state",
-    note = "a `Vec` needs `#[vmstate(len = field, max = N)]`"
+    note = "a `Vec` needs `#[vmstate(len = field, max = N)]`, or `list`; a `BTreeMap` needs `map`"
 )]
 pub trait Wire {
     /// All that is needed to put back the value.

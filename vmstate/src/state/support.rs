@@ -1,9 +1,16 @@
 //! What derived code calls. Not for anyone else: it changes with the derive.
 
-pub use super::counted::{Counted, bytes, count_to_load, count_to_save};
-pub use super::current::{Current, in_range, load_at_most, load_equal};
+pub use super::bitmap::{Bitmap, CountedBitmap};
+pub use super::buffer::{Buffer, CountedBuffer};
+pub use super::counted::Counted;
+pub use super::current::{Current, load_at_most, load_equal};
 pub use super::hook::{hook, load_hook, must_exist};
+pub use super::length::{count_to_load, count_to_save};
+pub use super::list::List;
+pub use super::map::Map;
 pub use super::optional::Optional;
+pub use super::range::{Ranged, in_range};
+pub use super::slice::{Sliced, buffer_slice, fits, slice};
 pub use super::subsection::{next, save_header};
 pub use super::{VmState, Wire};
 pub use crate::codec::{Reader, Writer};
@@ -17,32 +24,6 @@ pub struct KindOf<T>(std::marker::PhantomData<T>);
 impl<T: Wire> KindOf<T> {
     /// The kind.
     pub const REF: &'static Kind = &T::KIND;
-}
-
-/// Types that `#[vmstate(buffer)]` can be put on without `len`.
-#[diagnostic::on_unimplemented(message = "`buffer` needs `[u8; N]`, or `Vec<u8>` with `len`; `{Self}` is neither")]
-pub trait Buffer {
-    /// What the bytes are.
-    const KIND: Kind;
-    /// The bytes.
-    fn bytes(&self) -> &[u8];
-    /// Replaces them all.
-    fn load(&mut self, input: &mut Reader<'_>) -> Result<()>;
-}
-
-impl<const N: usize> Buffer for [u8; N] {
-    const KIND: Kind = Kind::Buffer(N);
-
-    #[inline]
-    fn bytes(&self) -> &[u8] {
-        self
-    }
-
-    #[inline]
-    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
-        *self = input.array()?;
-        Ok(())
-    }
 }
 
 /// Names the field in an error of its save or load.
@@ -59,21 +40,23 @@ fn named(error: Error, field: &'static str) -> Error {
     error.in_field(field)
 }
 
-/// Replaces the `N` bytes of a run from `start` on. The derive has counted both.
+/// Puts `bytes` at place `START` of a run.
 #[inline]
-pub fn put_at<const N: usize>(run: &mut [u8], start: usize, bytes: [u8; N]) {
-    if let Some(place) = run.get_mut(start..start + N) {
+pub fn put_at<const START: usize, const N: usize, const RUN: usize>(run: &mut [u8; RUN], bytes: [u8; N]) {
+    const { assert!(START + N <= RUN) };
+    if let Some(place) = run.get_mut(START..START + N) {
         place.copy_from_slice(&bytes);
     }
 }
 
-/// The `N` bytes of a run from `start` on. The derive has counted both.
+/// The bytes at place `START` of a run.
 #[inline]
-pub fn get_at<const N: usize>(run: &[u8], start: usize) -> [u8; N] {
-    run.get(start..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
+pub fn get_at<const START: usize, const N: usize, const RUN: usize>(run: &[u8; RUN]) -> [u8; N] {
+    const { assert!(START + N <= RUN) };
+    run.get(START..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
 }
 
-/// The bytes of the fields with these names and sizes.
+/// The bytes of a run of fields with these names and sizes.
 #[inline]
 pub fn run<'a, const N: usize>(input: &mut Reader<'a>, fields: &[(&'static str, usize)]) -> Result<&'a [u8; N]> {
     match input.chunk() {
@@ -85,12 +68,8 @@ pub fn run<'a, const N: usize>(input: &mut Reader<'a>, fields: &[(&'static str, 
 /// The error of the field at which the bytes end.
 #[cold]
 fn cut(input: &mut Reader<'_>, fields: &[(&'static str, usize)]) -> Error {
-    for (name, size) in fields {
-        if let Err(error) = input.take(*size) {
-            return error.in_field(*name);
-        }
-    }
-    input.incomplete(1)
+    let ended = fields.iter().find_map(|(name, size)| input.take(*size).err().map(|error| error.in_field(*name)));
+    ended.unwrap_or_else(|| input.incomplete(1))
 }
 
 /// Saves `value` as a `W`, if it fits.
@@ -131,6 +110,7 @@ pub fn unknown_value<T: std::fmt::Display>(value: T, name: &str, known: &[(T, &s
 }
 
 /// Notes how many bytes a hand-written codec wrote, if its kind leaves that open.
+#[inline]
 pub fn custom_size(kind: &Kind, before: usize, out: &mut Writer) -> Result<()> {
     if !matches!(kind, Kind::Custom(_)) {
         return Ok(());
