@@ -4,10 +4,7 @@
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 use vmstate::{Error, ErrorKind, VmState, Wire};
 
-fn save<T: VmState>(state: &T) -> Vec<u8>
-where
-    T: Clone,
-{
+fn save<T: VmState + Clone>(state: &T) -> Vec<u8> {
     let mut out = Writer::new();
     state.clone().save(&mut out).unwrap();
     out.into_bytes()
