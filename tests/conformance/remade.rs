@@ -1,8 +1,8 @@
 //! QEMU's streams through types and back: every section loads into the type of its device, and what these types save
 //! is the stream again, self-description included, byte for byte.
 
+use vmstate_tests::difference;
 use vmstate_tests::microvm::Microvm;
-use vmstate_tests::stream_parser::parse;
 
 use crate::fixtures::{STREAMS, bytes};
 
@@ -35,21 +35,10 @@ fn qemus_streams_are_made_again_from_types() {
         }
         machine.load(&stream).unwrap_or_else(|error| panic!("{name}: {error}"));
         let again = machine.save(&stream).unwrap_or_else(|error| panic!("{name}: {error}"));
-        if again != stream {
-            panic!("{name}: {}", first_difference(&again, &stream));
+        if let Some(at) = difference::first(&again, &stream) {
+            let sections = difference::sections(&again, &stream);
+            let text = |bytes| String::from_utf8_lossy(difference::around(bytes, at, 40)).into_owned();
+            panic!("{name} at {at:#x}: {:?} for {:?}; sections: {sections:#?}", text(&again), text(&stream));
         }
     }
-}
-
-/// Where the streams part, by section; the whole of it would be pages.
-fn first_difference(ours: &[u8], theirs: &[u8]) -> String {
-    let at = ours.iter().zip(theirs).position(|(our, their)| our != their).unwrap_or(ours.len().min(theirs.len()));
-    let stream = parse(theirs).unwrap();
-    let section = stream.sections.iter().find(|section| section.body.contains(&at)).map(|section| &section.name);
-    let around = |bytes: &[u8]| {
-        let bytes = &bytes[at.saturating_sub(40)..(at + 40).min(bytes.len())];
-        String::from_utf8_lossy(bytes).into_owned()
-    };
-    let lengths = (ours.len(), theirs.len());
-    format!("{section:?} {at:#x}, lengths {lengths:?}\n ours {:?}\ntheirs {:?}", around(ours), around(theirs))
 }

@@ -11,9 +11,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use machine::Machine;
-use vmstate::codec::{Reader, Writer};
-use vmstate::section::Sections;
-use vmstate::stream::{Element, SectionHeader, put_footer, read_footer};
+use machine::sections::{load, save};
+use vmstate::codec::Writer;
 
 /// How often a codec runs in one round.
 const RUNS: u32 = 200;
@@ -70,48 +69,22 @@ fn vmstate() -> Codec {
     let (from, to) = machines();
     let expected = from.clone();
     let mut from = from.sections();
-    let mut bytes = Vec::new();
-    save(&mut from, &mut bytes);
-    load(&mut to.sections(), &bytes);
+    let mut out = Writer::new();
+    save(&mut from, &mut out).expect("a machine");
+    let encoded = out.as_slice().to_vec();
+    load(&mut to.sections(), &encoded).expect("a machine");
     assert_eq!(*to, expected);
     let mut to = to.sections();
-    let (size, encoded) = (bytes.len(), bytes.clone());
     Codec {
         name: "vmstate",
-        size,
+        size: encoded.len(),
         encode: Box::new(move || {
-            bytes.clear();
-            save(&mut from, &mut bytes);
-            black_box(&bytes);
+            out.buffer().clear();
+            save(&mut from, &mut out).expect("a machine");
+            black_box(&out);
         }),
-        decode: Box::new(move || load(&mut to, black_box(&encoded))),
+        decode: Box::new(move || load(&mut to, black_box(&encoded)).expect("a machine")),
     }
-}
-
-/// Appends all sections, as a migration does.
-fn save(sections: &mut Sections<'_>, bytes: &mut Vec<u8>) {
-    for (id, section) in (2..).zip(sections.in_order()) {
-        let (idstr, instance, version) = (section.idstr().into(), section.instance(), section.description().version);
-        Element::Full(SectionHeader { id, idstr, instance, version }).write(bytes);
-        let mut out = Writer::from(std::mem::take(bytes));
-        section.save(&mut out).expect("a machine that can be saved");
-        *bytes = out.into_bytes();
-        put_footer(bytes, id);
-    }
-    Element::Eof.write(bytes);
-}
-
-/// Loads all sections, as a migration does.
-fn load(sections: &mut Sections<'_>, bytes: &[u8]) {
-    sections.begin_load();
-    let mut input = Reader::strict(bytes);
-    while let Element::Full(SectionHeader { id, idstr, instance, version }) =
-        Element::read(&mut input).expect("an element")
-    {
-        sections.load(&idstr, instance, version, &mut input).expect("a section that loads");
-        read_footer(&mut input, id).expect("a footer");
-    }
-    sections.check_complete(input.strictness()).expect("all sections");
 }
 
 /// The fastest of its configurations: little-endian integers of fixed width, into a buffer of the right size.

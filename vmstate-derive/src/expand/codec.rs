@@ -92,7 +92,7 @@ fn told(field: &Field<'_>, count: impl Fn(&Length) -> TokenStream) -> TokenStrea
             quote!(#first, #end,)
         }
         Codec::List(max) | Codec::Map(max) => quote!(#max,),
-        codec => codec.length().map(count).map(|count| quote!(#count,)).unwrap_or_default(),
+        codec => codec.length().map(count).map_or_else(TokenStream::new, |count| quote!(#count,)),
     }
 }
 

@@ -18,7 +18,8 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
     let name = load_fn(index);
     let fields = run::grouped(
         container.fields_of(index).map(|(_, field)| field),
-        |field| is_always_there(field, *oldest),
+        // A bool has values that do not load.
+        |field| is_always_there(field, *oldest) && !run::is_bool(field),
         Run::load,
         |field| field_code(field, *oldest),
     );

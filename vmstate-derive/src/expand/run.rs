@@ -1,4 +1,4 @@
-//! Runs: integers that stand one after the other on the wire are written and read as one piece of known length.
+//! Runs: integers and bools that stand one after the other on the wire are written and read as one piece.
 
 use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote};
@@ -6,9 +6,11 @@ use syn::Type;
 
 use crate::ast::{Codec, Field};
 
-/// The integers, with their bytes on the wire.
-const INTEGERS: [(&str, usize); 8] =
-    [("u8", 1), ("u16", 2), ("u32", 4), ("u64", 8), ("i8", 1), ("i16", 2), ("i32", 4), ("i64", 8)];
+const BOOL: &str = "bool";
+
+/// What can be in a run, with its bytes on the wire.
+const PLAIN: [(&str, usize); 9] =
+    [(BOOL, 1), ("u8", 1), ("u16", 2), ("u32", 4), ("u64", 8), ("i8", 1), ("i16", 2), ("i32", 4), ("i64", 8)];
 
 /// The code of all `fields`: `together` for each run, `alone` for what stands between. `joins` tells fields that may
 /// be in a run from those with conditions.
@@ -29,7 +31,7 @@ pub(super) fn grouped<'a, 'f: 'a>(
         *run = Run { parts: Vec::new(), size: 0 };
     };
     for field in fields {
-        match integer(field) {
+        match plain_size(field) {
             Some(size) if joins(field) => {
                 run.parts.push(Part { field, start: run.size, size });
                 run.size += size;
@@ -44,7 +46,7 @@ pub(super) fn grouped<'a, 'f: 'a>(
     code
 }
 
-/// Fields without a gap.
+/// Fields of which each begins where the one before it ends.
 pub(super) struct Run<'a, 'f> {
     parts: Vec<Part<'a, 'f>>,
     /// Bytes in all.
@@ -62,9 +64,13 @@ impl Run<'_, '_> {
     /// Appends all to `out`.
     pub(super) fn save(&self) -> TokenStream {
         let size = Literal::usize_unsuffixed(self.size);
-        let parts = self.parts.iter().map(|Part { field: Field { member, .. }, start, .. }| {
+        let parts = self.parts.iter().map(|Part { field, start, .. }| {
+            let member = &field.member;
             let start = Literal::usize_unsuffixed(*start);
-            quote!(__v::put_at(&mut run, #start, self.#member.to_be_bytes());)
+            match is_bool(field) {
+                true => quote!(__v::put_at::<#start, _, _>(&mut run, [self.#member as _]);),
+                false => quote!(__v::put_at::<#start, _, _>(&mut run, self.#member.to_be_bytes());),
+            }
         });
         quote!({
             let mut run = [0; #size];
@@ -78,7 +84,7 @@ impl Run<'_, '_> {
         let size = Literal::usize_unsuffixed(self.size);
         let parts = self.parts.iter().map(|Part { field: Field { member, ty, .. }, start, .. }| {
             let start = Literal::usize_unsuffixed(*start);
-            quote!(self.#member = <#ty>::from_be_bytes(__v::get_at(run, #start));)
+            quote!(self.#member = <#ty>::from_be_bytes(__v::get_at::<#start, _, _>(run));)
         });
         let names = self.parts.iter().map(|Part { field: Field { name, .. }, size, .. }| {
             let size = Literal::usize_unsuffixed(*size);
@@ -91,12 +97,17 @@ impl Run<'_, '_> {
     }
 }
 
-/// Bytes of a field that is an integer and nothing more: no check has its place before or behind it. By the type's
-/// name, as there is nothing else to tell it by; another type of that name does not compile.
-fn integer(field: &Field<'_>) -> Option<usize> {
+/// True if the field is a bool.
+pub(super) fn is_bool(field: &Field<'_>) -> bool {
+    field.ty.to_token_stream().to_string() == BOOL
+}
+
+/// Bytes of a field that is an integer or bool and nothing more: no check has its place before or behind it. By the
+/// type's name, as there is nothing else to tell it by; another type of that name does not compile.
+fn plain_size(field: &Field<'_>) -> Option<usize> {
     let attrs = &field.attrs;
     let checks = attrs.must_exist.is_some() || attrs.validate.is_some() || attrs.range.is_some();
     let (Codec::Plain, Type::Path(_), false) = (&field.codec, field.ty, checks) else { return None };
     let name = field.ty.to_token_stream().to_string();
-    INTEGERS.iter().find(|(integer, _)| *integer == name).map(|(_, size)| *size)
+    PLAIN.iter().find(|(plain, _)| *plain == name).map(|(_, size)| *size)
 }

@@ -3,6 +3,7 @@
 mod cpu;
 mod interrupts;
 mod platform;
+pub(crate) mod sections;
 mod virtio;
 
 use bincode::{Decode, Encode};
@@ -19,21 +20,21 @@ macro_rules! machine {
     ($($device:ident: $type:ty = $value:expr, $idstr:literal / $instance:literal;)*) => {
         /// All devices, as a codec without sections sees them: one value.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Encode, Decode)]
-        pub struct Machine {
+        pub(crate) struct Machine {
             $($device: $type,)*
         }
 
         impl Machine {
             /// How many devices there are.
-            pub const DEVICES: usize = [$($idstr),*].len();
+            pub(crate) const DEVICES: usize = [$($idstr),*].len();
 
             /// In mid-flight. Another `seed` has other values in as many bytes.
-            pub fn new(seed: u64) -> Self {
+            pub(crate) fn new(seed: u64) -> Self {
                 Self { $($device: $value(seed),)* }
             }
 
             /// All devices, as an embedder of vmstate registers them.
-            pub fn sections(&mut self) -> Sections<'_> {
+            pub(crate) fn sections(&mut self) -> Sections<'_> {
                 let mut sections = Sections::new();
                 $(sections.register($idstr, $instance, &mut self.$device as &mut dyn Section).expect("a new name");)*
                 sections

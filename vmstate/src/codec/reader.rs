@@ -82,6 +82,11 @@ impl<'a> Reader<'a> {
         self.at_hand - self.rest.len()
     }
 
+    /// Takes up again where [`rest`](Self::rest) was this. What was charged stays charged.
+    pub(crate) fn go_back(&mut self, rest: &'a [u8]) {
+        self.rest = rest;
+    }
+
     /// The bytes not yet consumed.
     #[inline]
     pub fn rest(&self) -> &'a [u8] {

@@ -93,6 +93,12 @@ impl Writer {
         &self.bytes
     }
 
+    /// The buffer itself, for what stands between the sections, or to empty it and use its memory again.
+    #[inline]
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
     /// The bytes.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
@@ -101,12 +107,5 @@ impl Writer {
     /// The bytes, and the outcomes (empty if this writer does not record).
     pub fn into_parts(self) -> (Vec<u8>, Outcomes) {
         (self.bytes, self.outcomes.unwrap_or_default())
-    }
-}
-
-/// Goes on behind `bytes`, in their memory: a buffer that is used again costs no allocation.
-impl From<Vec<u8>> for Writer {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self { bytes, outcomes: None }
     }
 }

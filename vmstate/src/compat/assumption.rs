@@ -1,6 +1,21 @@
-//! What a user knows and two descriptions do not show: how a condition turns out.
+//! What a user knows and two descriptions do not show: how a condition turns out, and which streams are history.
 
-use super::verdict::{Condition, Verdict};
+use super::verdict::{Break, Condition, Crossing, Direction, Reason, Report, Verdict};
+
+impl Report {
+    /// The crossings in `direction` that can break although all of `assumed` holds. A version that the writer's release
+    /// only loads and the reader's `minimum_version` excludes is not among them: it was dropped on purpose. The one
+    /// that the writer writes always counts.
+    pub fn broken(&self, direction: Direction, assumed: &[String]) -> Vec<&Crossing> {
+        let crossings = || self.crossings.iter().filter(|crossing| crossing.direction == direction);
+        let written = crossings().map(|crossing| crossing.version).max();
+        let dropped = |crossing: &&Crossing| {
+            Some(crossing.version) < written
+                && matches!(crossing.verdict, Verdict::Breaks(Break { reason: Reason::TooOld { .. }, .. }))
+        };
+        crossings().filter(|crossing| !crossing.verdict.loads_given(assumed) && !dropped(crossing)).collect()
+    }
+}
 
 impl Verdict {
     /// True if the stream loads whenever all of `assumed` hold, each the text of a [`Condition`].

@@ -15,7 +15,7 @@ mod verdict;
 
 use std::collections::BTreeSet;
 
-pub use registry::{RegistryReport, SectionDescription, check_registry};
+pub use registry::{RegistryReport, SectionDescription, check_registry, check_schemas};
 pub use verdict::{Break, Case, Condition, Crossing, Difference, Direction, Reason, Report, Subject, Verdict, Warning};
 
 use crate::schema::{Description, Kind, Presence};

@@ -39,6 +39,13 @@ pub struct Crossing {
     pub warnings: Vec<Warning>,
 }
 
+impl Crossing {
+    /// True if there is no more to say than that it loads.
+    pub fn is_plain(&self) -> bool {
+        self.verdict == Verdict::Loads && self.warnings.is_empty()
+    }
+}
+
 /// Which release wrote and which reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,12 +1,34 @@
-//! The self-description of a stream, found from its end, since it is needed before the walk gets there; and where
-//! sections end that have none.
+//! The self-description of a stream, found from its end, since it is needed before the walk gets there; a schema in its
+//! place; and where sections end that have neither.
 
 use std::collections::HashMap;
 
 use serde_json::Value as Json;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::schema::Description;
+use crate::schema::json::Schema;
 use crate::stream::{MAX_DESCRIPTION, SectionHeader};
+
+/// All that is known of what sections hold.
+pub(super) struct Described<'a> {
+    pub(super) stream: SelfDescribed,
+    pub(super) schema: &'a Schema,
+}
+
+impl Described<'_> {
+    /// The description that a schema has for a section: by its name, or by that of the description. QEMU's dumps list
+    /// devices by type, and its streams put the device's path before the name (`vmstate_register_with_alias_id`).
+    pub(super) fn in_schema(&self, header: &SectionHeader<'_>) -> Option<&Description> {
+        let idstr: &str = &header.idstr;
+        let last = idstr.rsplit_once('/').map_or(idstr, |(_, name)| name);
+        let named = |name: &str| {
+            let mut sections = self.schema.sections().iter();
+            sections.find(|(_, description)| *description.name == *name).map(|(_, description)| description)
+        };
+        self.schema.section(idstr).or_else(|| named(idstr)).or_else(|| named(last))
+    }
+}
 
 /// Descriptions by name and instance.
 #[derive(Debug, Default)]

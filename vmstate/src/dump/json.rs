@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Dump, Entry, Part, Section};
+use crate::error::Error;
 
 impl Dump {
     /// The whole dump.
@@ -22,11 +23,13 @@ impl Dump {
             "capabilities": self.configuration.as_ref().map(|configuration| &configuration.capabilities),
             "entries": entries,
             "ram": blocks,
-            "damage": self.damage.as_ref().map(|error| json!({
-                "offset": error.offset(), "section": error.section(), "field": error.path(), "message": error.message(),
-            })),
+            "damage": self.damage.as_ref().map(place),
         })
     }
+}
+
+fn place(error: &Error) -> Value {
+    json!({"offset": error.offset(), "section": error.section(), "field": error.path(), "message": error.message()})
 }
 
 impl Entry {
@@ -43,7 +46,7 @@ impl Entry {
 }
 
 impl Section {
-    /// One section; `fields` is there if the stream describes it.
+    /// One section; `fields` is there if stream or schema describe it, `unread` if the schema does not get to its end.
     pub fn to_json(&self) -> Value {
         let mut object = Map::new();
         object.insert("kind".into(), self.part.name().into());
@@ -56,6 +59,9 @@ impl Section {
         object.insert("size".into(), self.size.into());
         if let Some(fields) = &self.fields {
             object.insert("fields".into(), fields.to_json());
+        }
+        if let Some(error) = &self.unread {
+            object.insert("unread".into(), place(error));
         }
         object.into()
     }

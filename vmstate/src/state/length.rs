@@ -4,11 +4,13 @@ use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How many elements to save: `factor` for each that the length field `field` counts.
+#[inline]
 pub fn count_to_save<L: Length>(length: L, field: &'static str, factor: usize, max: usize) -> Result<usize> {
     length.bounded(field, factor, max).map_err(|message| Error::new(ErrorKind::Rejected, message))
 }
 
 /// How many elements to load: `factor` for each that the length field `field` counts.
+#[inline]
 pub fn count_to_load<L: Length>(
     length: L,
     field: &'static str,
@@ -44,6 +46,7 @@ macro_rules! length {
 length!(u8, u16, u32, u64, usize, i8, i16, i32, i64);
 
 /// A count as a save's outcome.
+#[inline]
 pub(super) fn outcome(count: usize) -> Result<u32> {
     u32::try_from(count)
         .map_err(|_| Error::new(ErrorKind::Rejected, format!("{count} elements do not fit the self-description")))

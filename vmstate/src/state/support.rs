@@ -40,21 +40,23 @@ fn named(error: Error, field: &'static str) -> Error {
     error.in_field(field)
 }
 
-/// Replaces the `N` bytes of a run from `start` on. The derive has counted both.
+/// Puts `bytes` at place `START` of a run.
 #[inline]
-pub fn put_at<const N: usize>(run: &mut [u8], start: usize, bytes: [u8; N]) {
-    if let Some(place) = run.get_mut(start..start + N) {
+pub fn put_at<const START: usize, const N: usize, const RUN: usize>(run: &mut [u8; RUN], bytes: [u8; N]) {
+    const { assert!(START + N <= RUN) };
+    if let Some(place) = run.get_mut(START..START + N) {
         place.copy_from_slice(&bytes);
     }
 }
 
-/// The `N` bytes of a run from `start` on. The derive has counted both.
+/// The bytes at place `START` of a run.
 #[inline]
-pub fn get_at<const N: usize>(run: &[u8], start: usize) -> [u8; N] {
-    run.get(start..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
+pub fn get_at<const START: usize, const N: usize, const RUN: usize>(run: &[u8; RUN]) -> [u8; N] {
+    const { assert!(START + N <= RUN) };
+    run.get(START..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
 }
 
-/// The bytes of the fields with these names and sizes.
+/// The bytes of a run of fields with these names and sizes.
 #[inline]
 pub fn run<'a, const N: usize>(input: &mut Reader<'a>, fields: &[(&'static str, usize)]) -> Result<&'a [u8; N]> {
     match input.chunk() {
@@ -66,12 +68,8 @@ pub fn run<'a, const N: usize>(input: &mut Reader<'a>, fields: &[(&'static str, 
 /// The error of the field at which the bytes end.
 #[cold]
 fn cut(input: &mut Reader<'_>, fields: &[(&'static str, usize)]) -> Error {
-    for (name, size) in fields {
-        if let Err(error) = input.take(*size) {
-            return error.in_field(*name);
-        }
-    }
-    input.incomplete(1)
+    let ended = fields.iter().find_map(|(name, size)| input.take(*size).err().map(|error| error.in_field(*name)));
+    ended.unwrap_or_else(|| input.incomplete(1))
 }
 
 /// Saves `value` as a `W`, if it fits.
@@ -112,6 +110,7 @@ pub fn unknown_value<T: std::fmt::Display>(value: T, name: &str, known: &[(T, &s
 }
 
 /// Notes how many bytes a hand-written codec wrote, if its kind leaves that open.
+#[inline]
 pub fn custom_size(kind: &Kind, before: usize, out: &mut Writer) -> Result<()> {
     if !matches!(kind, Kind::Custom(_)) {
         return Ok(());

@@ -82,6 +82,7 @@ pub fn read_header(input: &mut Reader<'_>) -> Result<()> {
 }
 
 /// Appends the mark that ends the section `id`.
+#[inline]
 pub fn put_footer(out: &mut Vec<u8>, id: u32) {
     put_numbered(out, kind::FOOTER, id);
 }
@@ -105,6 +106,7 @@ pub fn read_footer(input: &mut Reader<'_>, id: u32) -> Result<()> {
 
 impl<'a> Element<'a> {
     /// Appends it.
+    #[inline]
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
             Self::Start(header) => header.write(out, kind::START),
@@ -168,6 +170,7 @@ impl<'a> SectionHeader<'a> {
         out.extend_from_slice(&self.version.to_be_bytes());
     }
 
+    #[inline]
     fn read(input: &mut Reader<'a>) -> Result<Self> {
         let id = input.u32()?;
         let idstr = input.name()?.into();
@@ -175,6 +178,7 @@ impl<'a> SectionHeader<'a> {
     }
 }
 
+#[inline]
 fn put_numbered(out: &mut Vec<u8>, kind: u8, id: u32) {
     let [a, b, c, d] = id.to_be_bytes();
     out.extend_from_slice(&[kind, a, b, c, d]);

@@ -2,6 +2,7 @@
 
 mod check;
 mod inspect;
+mod releases;
 
 use std::path::Path;
 use std::process::Command;

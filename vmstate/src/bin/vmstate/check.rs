@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use vmstate::compat::{Crossing, Direction, RegistryReport, Report, SectionDescription, Verdict, check_registry};
+use vmstate::compat::{Crossing, Direction, RegistryReport, Report, Verdict, check_schemas};
 use vmstate::schema::json::Schema;
 
 use crate::{Outcome, TaskResult};
@@ -31,7 +31,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> TaskResult {
     let (old, new) = (read_schema(&options.old)?, read_schema(&options.new)?);
-    let report = check_registry(&descriptions(&old), &descriptions(&new));
+    let report = check_schemas(&old, &new);
     let checked = Checked { options, machines: [old.machine(), new.machine()], report };
     let text = match (options.json, options.markdown) {
         (true, _) => checked.json(),
@@ -56,12 +56,6 @@ pub(crate) fn read_schema(file: &Path) -> Result<Schema, String> {
     if schema.sections().is_empty() { Err(wrong(&"no sections in it")) } else { Ok(schema) }
 }
 
-/// A schema says nothing of aliases: which old names a section answers to is known to its registry only.
-fn descriptions(schema: &Schema) -> Vec<SectionDescription<'_>> {
-    let sections = schema.sections().iter();
-    sections.map(|(name, description)| SectionDescription { name, aliases: &[], description }).collect()
-}
-
 /// Two releases, compared.
 struct Checked<'a> {
     options: &'a Options,
@@ -81,22 +75,13 @@ impl Checked<'_> {
 
     /// Sections of which not all streams load that way.
     fn broken(&self, direction: Direction) -> Vec<&str> {
-        let breaks = |section: &&Report| self.of(section, direction).any(|crossing| !self.loads(crossing));
+        let breaks = |section: &&Report| !section.broken(direction, &self.options.assume).is_empty();
         self.report.sections.iter().filter(breaks).map(|section| section.section.as_str()).collect()
-    }
-
-    fn of<'r>(&self, section: &'r Report, direction: Direction) -> impl Iterator<Item = &'r Crossing> {
-        section.crossings.iter().filter(move |crossing| crossing.direction == direction)
-    }
-
-    fn loads(&self, crossing: &Crossing) -> bool {
-        crossing.verdict.loads_given(&self.options.assume)
     }
 
     /// Sections of which there is more to say than that all streams load.
     fn remarkable(&self) -> Vec<&Report> {
-        let plain = |crossing: &Crossing| crossing.verdict == Verdict::Loads && crossing.warnings.is_empty();
-        self.report.sections.iter().filter(|section| !section.crossings.iter().all(plain)).collect()
+        self.report.sections.iter().filter(|section| !section.crossings.iter().all(Crossing::is_plain)).collect()
     }
 
     fn conclusion(&self) -> String {
@@ -117,11 +102,12 @@ impl Checked<'_> {
 
     /// What would have to be assumed so that what is demanded loads, if anything helps.
     fn assumptions(&self) -> Vec<String> {
-        let crossings = self
-            .demanded()
-            .flat_map(|direction| self.report.sections.iter().flat_map(move |section| self.of(section, direction)));
+        let broken = |direction| {
+            let sections = self.report.sections.iter();
+            sections.flat_map(move |section| section.broken(direction, &self.options.assume))
+        };
         let mut missing = Vec::new();
-        for crossing in crossings.filter(|crossing| !self.loads(crossing)) {
+        for crossing in self.demanded().flat_map(broken) {
             let Verdict::LoadsIf(cases) = &crossing.verdict else { continue };
             for condition in cases.iter().flat_map(|case| &case.when) {
                 let text = condition.opposite().to_string();
@@ -189,19 +175,20 @@ impl Checked<'_> {
 
     /// The worst that is said of a section in one direction.
     fn cell(&self, section: &Report, direction: Direction) -> &'static str {
-        let mut cell = "–";
-        for crossing in self.of(section, direction) {
-            cell = match &crossing.verdict {
-                Verdict::Breaks(_) => return "❌ breaks",
-                Verdict::LoadsIf(_) if !self.loads(crossing) => "⚠️ loads under a condition",
-                _ if cell.starts_with('⚠') => cell,
-                Verdict::LoadsIf(_) => "✅ loads, as assumed",
-                Verdict::Loads if !crossing.warnings.is_empty() => "✅ loads, with warnings",
-                Verdict::Loads if cell == "–" => "✅ loads",
-                Verdict::Loads => cell,
-            };
+        let broken = section.broken(direction, &self.options.assume);
+        let of = |crossing: &&Crossing| crossing.direction == direction;
+        let crossings: Vec<&Crossing> = section.crossings.iter().filter(of).collect();
+        if crossings.is_empty() {
+            "–"
+        } else if broken.iter().any(|crossing| matches!(crossing.verdict, Verdict::Breaks(_))) {
+            "❌ breaks"
+        } else if !broken.is_empty() {
+            "⚠️ loads under a condition"
+        } else if crossings.iter().all(|crossing| crossing.is_plain()) {
+            "✅ loads"
+        } else {
+            "✅ loads, see below"
         }
-        cell
     }
 
     fn json(&self) -> String {
