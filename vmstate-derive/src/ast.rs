@@ -23,6 +23,8 @@ pub(crate) struct Part {
     pub(crate) name: String,
     pub(crate) version: u32,
     pub(crate) minimum_version: u32,
+    /// Index of the part that it is a subsection of; the struct itself is none.
+    pub(crate) parent: Option<usize>,
     pub(crate) attrs: PartAttrs,
     /// Where to point when something is wrong with it as a whole.
     pub(crate) tokens: TokenStream,
@@ -74,6 +76,9 @@ impl<'a> Container<'a> {
         for (item, attrs) in attrs.subsections {
             parts.push(Part::new(ctxt, attrs, item.word.to_token_stream()));
         }
+        for index in 1..parts.len() {
+            parts[index].parent = Some(parent_of(&parts, index));
+        }
         let fields = data.fields.iter().enumerate().map(|(index, field)| Field::new(ctxt, index, field, &parts));
         let fields = fields.collect();
         Self { input, parts, fields }
@@ -82,6 +87,16 @@ impl<'a> Container<'a> {
     /// The migrated fields of part `part`, each with its index among all.
     pub(crate) fn fields_of(&self, part: usize) -> impl Iterator<Item = (usize, &Field<'a>)> {
         self.fields.iter().enumerate().filter(move |(_, field)| field.part == Some(part))
+    }
+
+    /// The subsections of part `part`, each with its index among all parts.
+    pub(crate) fn subsections_of(&self, part: usize) -> impl Iterator<Item = (usize, &Part)> {
+        self.parts.iter().enumerate().filter(move |(_, other)| other.parent == Some(part))
+    }
+
+    /// True if part `inner` is `outer`, or anywhere inside of it: then `outer`'s fields are loaded before `inner`'s.
+    pub(crate) fn is_inside(&self, inner: usize, outer: usize) -> bool {
+        inner == outer || self.parts[inner].parent.is_some_and(|parent| self.is_inside(parent, outer))
     }
 
     /// The field of part `part` that is an `Option`, whose presence is the part's.
@@ -108,8 +123,17 @@ impl Part {
         let version = attrs.version.as_ref().map_or(1, |version| version.value);
         let minimum_version = attrs.minimum_version.as_ref().map_or(version, |version| version.value);
         let tokens = attrs.name.as_ref().map_or(tokens, |name| name.tokens.clone());
-        Self { name, version, minimum_version, attrs, tokens }
+        Self { name, version, minimum_version, parent: None, attrs, tokens }
     }
+}
+
+/// The part whose name and a slash are the longest beginning of the name of part `index`: a reader that looks for
+/// subsections takes each for one of the innermost struct or subsection whose name it begins with.
+fn parent_of(parts: &[Part], index: usize) -> usize {
+    let name = &parts[index].name;
+    let begins = |part: &Part| name.strip_prefix(&part.name).is_some_and(|rest| rest.starts_with('/'));
+    let parents = parts.iter().enumerate().filter(|(_, part)| begins(part));
+    parents.max_by_key(|(_, part)| part.name.len()).map_or(0, |(parent, _)| parent)
 }
 
 impl<'a> Field<'a> {

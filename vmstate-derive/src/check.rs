@@ -15,6 +15,7 @@ pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
     names_are_unique(ctxt, container);
     subsections_carry_the_prefix(ctxt, container);
     subsections_are_unique_and_have_fields(ctxt, container);
+    subsections_are_not_taken_for_inner_ones(ctxt, container);
     options_are_whole_subsections(ctxt, container);
     skip_stands_alone(ctxt, container);
     one_presence(ctxt, container);
@@ -92,6 +93,23 @@ fn subsections_carry_the_prefix(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
+/// A reader that has loaded `p/x` takes what follows for a subsection of it if the name begins with `p/x`: so `p/x2`
+/// behind it is lost (`vmstate_subsection_load`, migration/vmstate.c), while in front of it nothing is wrong.
+fn subsections_are_not_taken_for_inner_ones(ctxt: &Ctxt, container: &Container<'_>) {
+    for (index, part) in container.parts.iter().enumerate() {
+        let behind = container.parts.iter().skip(index + 1);
+        for other in behind.filter(|other| part.parent.is_some() && other.parent == part.parent) {
+            if other.name.len() > part.name.len() && other.name.starts_with(&part.name) {
+                let message = format!(
+                    "behind {:?} a reader takes {:?} for a subsection of it: declare it first, or rename it",
+                    part.name, other.name
+                );
+                ctxt.error(&other.tokens, message);
+            }
+        }
+    }
+}
+
 /// A subsection without fields carries nothing; two of one name cannot be told apart.
 fn subsections_are_unique_and_have_fields(ctxt: &Ctxt, container: &Container<'_>) {
     let mut names = HashSet::new();
@@ -101,7 +119,7 @@ fn subsections_are_unique_and_have_fields(ctxt: &Ctxt, container: &Container<'_>
         }
         if !names.insert(&part.name) {
             ctxt.error(&part.tokens, format!("subsection {:?} is declared twice", part.name));
-        } else if container.fields_of(index).next().is_none() {
+        } else if container.fields_of(index).next().is_none() && container.subsections_of(index).next().is_none() {
             let message = format!("no field has `subsection = {:?}`", part.name);
             ctxt.error(&part.tokens, message);
         }
@@ -233,8 +251,9 @@ fn length_comes_first(ctxt: &Ctxt, container: &Container<'_>) {
         let loaded_before = match (length.part, field.part) {
             (None, _) => length.attrs.skip.is_some(),
             (Some(theirs), Some(ours)) if theirs == ours => place < index,
-            // The struct's own fields come before its subsections; of two subsections either may be absent.
-            (Some(theirs), _) => theirs == 0,
+            // A part's own fields come before its subsections; of two subsections either may be absent.
+            (Some(theirs), Some(ours)) => container.is_inside(ours, theirs),
+            (Some(theirs), None) => theirs == 0,
         };
         if !loaded_before {
             ctxt.error(&len.tokens, format!("`{name}` must come before the array whose length it is"));

@@ -34,6 +34,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
     let declared_saves = (0..container.parts.len()).map(save_fn);
     let declared_loads = (0..container.parts.len()).map(load_fn);
     let declared_fields = (0..container.parts.len()).map(fields_const);
+    let declared_subsections = (0..container.parts.len()).map(subsections_const);
 
     quote! {
         #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
@@ -46,7 +47,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
 
             trait __Parts: ::core::marker::Sized {
                 #(const #declared_fields: &'static [__v::Field];)*
-                const __SUBSECTIONS: &'static [__v::Description];
+                #(const #declared_subsections: &'static [__v::Description];)*
                 const __FRAMED: ();
                 #(fn #declared_saves(&mut self, out: &mut __v::Writer) -> __v::Result<()>;)*
                 #(fn #declared_loads(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()>;)*
@@ -115,4 +116,8 @@ fn load_fn(part: usize) -> Ident {
 
 fn fields_const(part: usize) -> Ident {
     format_ident!("__FIELDS_{part}")
+}
+
+fn subsections_const(part: usize) -> Ident {
+    format_ident!("__SUBSECTIONS_{part}")
 }

@@ -15,7 +15,7 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
     let part = &container.parts[index];
     let name = save_fn(index);
     let fields = container.fields_of(index).map(|(_, field)| field_code(field, part.version));
-    let subsections = if index == 0 { subsections(container) } else { TokenStream::new() };
+    let subsections = subsections(container, index);
     let validate = part.attrs.validate.as_ref().map(|path| {
         let call = call(&path.value, &quote!(&*self));
         quote!(__v::hook(#call, "validate")?;)
@@ -86,9 +86,8 @@ fn field_code(field: &Field<'_>, version: u32) -> TokenStream {
     quote!(#before #save #after)
 }
 
-fn subsections(container: &Container<'_>) -> TokenStream {
-    let subsections = container.parts.iter().enumerate().skip(1);
-    let subsections = subsections.map(|(index, part)| {
+fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {
+    let subsections = container.subsections_of(parent).map(|(index, part)| {
         let (name, version) = (&part.name, part.version);
         let save_part = save_fn(index);
         let save = quote! {

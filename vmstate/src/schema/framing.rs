@@ -62,7 +62,17 @@ impl Description {
     /// names begin alike.
     pub const fn subsections_are_stolen(&self) -> bool {
         let Shared::Static(wanted) = &self.subsections else { return false };
-        !wanted.is_empty() && self.steals(wanted)
+        if self.steals(wanted) {
+            return true;
+        }
+        let mut rest: &[Self] = wanted;
+        while let [first, behind @ ..] = rest {
+            if first.subsections_are_stolen() {
+                return true;
+            }
+            rest = behind;
+        }
+        false
     }
 
     /// True if a struct at the end of `self`'s fields or subsections has a name that one of `wanted` begins with.
