@@ -3,8 +3,9 @@
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::spanned::Spanned as _;
-use syn::{DataStruct, DeriveInput, Expr, Index, Member, Path, Type};
+use syn::{DataStruct, DeriveInput, Expr, Index, Member, Path, Type, TypeArray};
 
+use crate::attr::Spanned;
 use crate::attr::container::{ContainerAttrs, PartAttrs};
 use crate::attr::field::FieldAttrs;
 use crate::ctxt::Ctxt;
@@ -16,6 +17,8 @@ pub(crate) struct Container<'a> {
     pub(crate) parts: Vec<Part>,
     /// All fields in declaration order, the skipped ones too.
     pub(crate) fields: Vec<Field<'a>>,
+    /// The struct of another crate that it stands for.
+    pub(crate) remote: Option<Spanned<Path>>,
 }
 
 /// The struct itself or a subsection: what has a name and versions on the wire.
@@ -58,6 +61,14 @@ pub(crate) enum Codec {
     Optional,
     /// Converted to this integer type.
     Via(Type),
+    /// As this type, which is made from it and turned back into it.
+    Proxy(Type),
+    /// As a [`Proxy`](Self::Proxy), each element of the array.
+    ProxyEach(TypeArray),
+    /// As this type, which is made from the whole struct; the field itself is nothing.
+    Temporary(Type),
+    /// A struct, as it was at this version of its own.
+    At(u32),
     /// By a module of the user.
     With(Path),
 }
@@ -81,7 +92,7 @@ impl<'a> Container<'a> {
         }
         let fields = data.fields.iter().enumerate().map(|(index, field)| Field::new(ctxt, index, field, &parts));
         let fields = fields.collect();
-        Self { input, parts, fields }
+        Self { input, parts, fields, remote: attrs.remote }
     }
 
     /// The migrated fields of part `part`, each with its index among all.
@@ -173,6 +184,14 @@ impl Codec {
             member: Member::Named(len.value.clone()),
             max: attrs.max.as_ref().map_or_else(|| Expr::Verbatim(quote!(0)), |max| max.value.clone()),
         });
+        match (&attrs.via, &attrs.tmp, &attrs.struct_version) {
+            // Nobody can write the conversion of a whole array into one of another type, so this is unambiguous.
+            (Some(Spanned { value: Type::Array(each), .. }), ..) => return Self::ProxyEach(each.clone()),
+            (Some(proxy), ..) => return Self::Proxy(proxy.value.clone()),
+            (_, Some(temporary), _) => return Self::Temporary(temporary.value.clone()),
+            (.., Some(version)) => return Self::At(version.value),
+            (None, None, None) => {}
+        }
         match (length, &attrs.buffer, &attrs.wire, &attrs.with) {
             (_, _, _, Some(with)) => Self::With(with.value.clone()),
             (_, _, Some(wire), _) => Self::Via(wire.value.clone()),

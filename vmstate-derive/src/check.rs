@@ -22,6 +22,7 @@ pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
     one_codec(ctxt, container);
     len_and_max_go_together(ctxt, container);
     length_comes_first(ctxt, container);
+    remote_has_no_parameters(ctxt, container);
 }
 
 /// `minimum_version = 4` with `version = 3` could load nothing.
@@ -165,6 +166,9 @@ fn skip_stands_alone(ctxt: &Ctxt, container: &Container<'_>) {
             attrs.buffer.is_some(),
             attrs.wire.is_some(),
             attrs.with.is_some(),
+            attrs.via.is_some(),
+            attrs.tmp.is_some(),
+            attrs.struct_version.is_some(),
             attrs.subsection.is_some(),
             attrs.unframed.is_some(),
         ];
@@ -188,6 +192,19 @@ fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
     for field in &container.fields {
         let attrs = &field.attrs;
         let others = attrs.buffer.is_some() || attrs.len.is_some();
+        let integers = attrs.wire.is_some() || attrs.equal.is_some() || attrs.at_most_current.is_some();
+        let represented = [
+            ("via", attrs.via.as_ref().map(|via| &via.tokens)),
+            ("tmp", attrs.tmp.as_ref().map(|tmp| &tmp.tokens)),
+            ("struct_version", attrs.struct_version.as_ref().map(|version| &version.tokens)),
+        ];
+        let mut given = represented.iter().filter_map(|(word, tokens)| Some((word, (*tokens)?)));
+        if let Some((word, tokens)) = given.next()
+            && (others || integers || attrs.with.is_some() || given.next().is_some())
+        {
+            ctxt.error(tokens, format!("`{word}` makes the bytes alone: nothing else that makes them goes with it"));
+            continue;
+        }
         if let Some(with) = &attrs.with
             && (others || attrs.wire.is_some())
         {
@@ -258,5 +275,14 @@ fn length_comes_first(ctxt: &Ctxt, container: &Container<'_>) {
         if !loaded_before {
             ctxt.error(&len.tokens, format!("`{name}` must come before the array whose length it is"));
         }
+    }
+}
+
+/// The conversions name all fields of the other struct, whose parameters are not known here.
+fn remote_has_no_parameters(ctxt: &Ctxt, container: &Container<'_>) {
+    if let Some(remote) = &container.remote
+        && !container.input.generics.params.is_empty()
+    {
+        ctxt.error(&remote.tokens, "`remote` is for a struct without parameters");
     }
 }

@@ -16,13 +16,17 @@ pub(crate) const POST_SAVE: &str = "post_save";
 pub(crate) const PRE_LOAD: &str = "pre_load";
 pub(crate) const PRE_SAVE: &str = "pre_save";
 pub(crate) const RANGE: &str = "range";
+pub(crate) const REMOTE: &str = "remote";
 pub(crate) const SINCE: &str = "since";
 pub(crate) const SKIP: &str = "skip";
+pub(crate) const STRUCT_VERSION: &str = "struct_version";
 pub(crate) const SUBSECTION: &str = "subsection";
+pub(crate) const TMP: &str = "tmp";
 pub(crate) const TRANSPARENT: &str = "transparent";
 pub(crate) const UNFRAMED: &str = "unframed";
 pub(crate) const VALIDATE: &str = "validate";
 pub(crate) const VERSION: &str = "version";
+pub(crate) const VIA: &str = "via";
 pub(crate) const VMSTATE: &str = "vmstate";
 pub(crate) const WIRE: &str = "wire";
 pub(crate) const WITH: &str = "with";
@@ -36,6 +40,7 @@ pub(crate) const ON_CONTAINER: &[&str] = &[
     POST_SAVE,
     PRE_LOAD,
     PRE_SAVE,
+    REMOTE,
     SUBSECTION,
     TRANSPARENT,
     VALIDATE,
@@ -59,9 +64,12 @@ pub(crate) const ON_FIELD: &[&str] = &[
     RANGE,
     SINCE,
     SKIP,
+    STRUCT_VERSION,
     SUBSECTION,
+    TMP,
     UNFRAMED,
     VALIDATE,
+    VIA,
     WIRE,
     WITH,
 ];

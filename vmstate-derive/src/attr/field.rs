@@ -23,6 +23,9 @@ pub(crate) struct FieldAttrs {
     pub(crate) buffer: Option<Spanned<()>>,
     pub(crate) wire: Option<Spanned<Type>>,
     pub(crate) with: Option<Spanned<Path>>,
+    pub(crate) via: Option<Spanned<Type>>,
+    pub(crate) tmp: Option<Spanned<Type>>,
+    pub(crate) struct_version: Option<Spanned<u32>>,
     pub(crate) subsection: Option<Spanned<String>>,
     pub(crate) unframed: Option<Spanned<()>>,
 }
@@ -43,6 +46,9 @@ impl FieldAttrs {
         let mut buffer = Once::default();
         let mut wire = Once::default();
         let mut with = Once::default();
+        let mut via = Once::default();
+        let mut tmp = Once::default();
+        let mut struct_version = Once::default();
         let mut subsection = Once::default();
         let mut unframed = Once::default();
         for item in &all_items(ctxt, attrs) {
@@ -61,6 +67,9 @@ impl FieldAttrs {
                 symbol::BUFFER => buffer.set(ctxt, item, item.flag(ctxt)),
                 symbol::WIRE => wire.set(ctxt, item, item.is(ctxt, "an integer type")),
                 symbol::WITH => with.set(ctxt, item, item.path(ctxt)),
+                symbol::VIA => via.set(ctxt, item, item.is(ctxt, "a type")),
+                symbol::TMP => tmp.set(ctxt, item, item.is(ctxt, "a type")),
+                symbol::STRUCT_VERSION => struct_version.set(ctxt, item, item.number(ctxt)),
                 symbol::SUBSECTION => subsection.set(ctxt, item, item.text(ctxt)),
                 symbol::UNFRAMED => unframed.set(ctxt, item, item.flag(ctxt)),
                 _ => item.unknown(ctxt, "a field", symbol::ON_FIELD),
@@ -81,6 +90,9 @@ impl FieldAttrs {
             buffer: buffer.get(),
             wire: wire.get(),
             with: with.get(),
+            via: via.get(),
+            tmp: tmp.get(),
+            struct_version: struct_version.get(),
             subsection: subsection.get(),
             unframed: unframed.get(),
         }

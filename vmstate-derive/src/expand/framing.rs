@@ -37,7 +37,21 @@ fn rules<'a>(container: &'a Container<'_>, this: &'a Ident) -> impl Iterator<Ite
             )
         }
     });
-    fields.chain(stolen)
+    fields.chain(stolen).chain(struct_versions(container))
+}
+
+/// A `struct_version` that the struct never had could not be saved or loaded.
+fn struct_versions<'a>(container: &'a Container<'_>) -> impl Iterator<Item = TokenStream> + 'a {
+    container.migrated().filter_map(|(_, field)| {
+        let version = field.attrs.struct_version.as_ref()?;
+        let (ty, number) = (field.ty, version.value);
+        Some(quote_spanned! {version.tokens.span()=>
+            ::core::assert!(
+                <#ty as __v::VmState>::DESCRIPTION.has_version(#number),
+                "the struct has no such version: it is above its `version` or below its `minimum_version`"
+            )
+        })
+    })
 }
 
 fn fields_of(container: &Container<'_>, part: usize, this: &Ident) -> Vec<TokenStream> {
@@ -84,5 +98,10 @@ fn may_hold_structs(field: &Field<'_>) -> bool {
             TokenTree::Punct(_) | TokenTree::Literal(_) => false,
         })
     }
-    matches!(field.codec, Codec::Plain | Codec::Optional | Codec::Counted(_)) && other_words(field.ty.to_token_stream())
+    match &field.codec {
+        Codec::Plain | Codec::Optional | Codec::Counted(_) | Codec::At(_) => other_words(field.ty.to_token_stream()),
+        Codec::Proxy(represented) | Codec::Temporary(represented) => other_words(represented.to_token_stream()),
+        Codec::ProxyEach(represented) => other_words(represented.to_token_stream()),
+        _ => false,
+    }
 }

@@ -4,6 +4,7 @@ mod codec;
 mod desc;
 mod framing;
 mod load;
+mod remote;
 mod save;
 mod undo;
 
@@ -29,6 +30,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
     let undo_struct = undo::definition(container, &generics);
     let remember = undo::remember(container);
     let undo = undo::undo(container);
+    let remote = remote::conversions(container);
     let (save_main, load_main) = (save_fn(0), load_fn(0));
     let version = container.parts[0].version;
     let declared_saves = (0..container.parts.len()).map(save_fn);
@@ -38,18 +40,19 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
 
     quote! {
         #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
-        #[allow(unused_qualifications, missing_docs, missing_debug_implementations, unreachable_pub)]
+        #[allow(unused_qualifications, unused_variables, missing_docs, missing_debug_implementations, unreachable_pub)]
         const _: () = {
             use #krate::__private as __v;
 
             #undo_struct
             #framed_now
+            #remote
 
             trait __Parts: ::core::marker::Sized {
                 #(const #declared_fields: &'static [__v::Field];)*
                 #(const #declared_subsections: &'static [__v::Description];)*
                 const __FRAMED: ();
-                #(fn #declared_saves(&mut self, out: &mut __v::Writer) -> __v::Result<()>;)*
+                #(fn #declared_saves(&mut self, out: &mut __v::Writer, version: u32) -> __v::Result<()>;)*
                 #(fn #declared_loads(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()>;)*
             }
 
@@ -67,7 +70,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
                 const KIND: __v::Kind = __v::Kind::Struct(__v::Shared::Static(<Self as __v::VmState>::DESCRIPTION));
 
                 fn save(&mut self, out: &mut __v::Writer) -> __v::Result<()> {
-                    <Self as __Parts>::#save_main(self, out)
+                    <Self as __Parts>::#save_main(self, out, #version)
                 }
 
                 fn load(&mut self, input: &mut __v::Reader<'_>) -> __v::Result<()> {
@@ -86,6 +89,11 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
             #[automatically_derived]
             impl #impl_generics __v::VmState for #ident #ty_generics #where_clause {
                 #description
+
+                fn save_version(&mut self, out: &mut __v::Writer, version: u32) -> __v::Result<()> {
+                    __v::window_to_save(version, <Self as __v::VmState>::DESCRIPTION)?;
+                    <Self as __Parts>::#save_main(self, out, version)
+                }
 
                 fn load_version(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()> {
                     <Self as __Parts>::#load_main(self, input, version)

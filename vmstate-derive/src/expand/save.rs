@@ -14,7 +14,7 @@ pub(super) fn parts(container: &Container<'_>) -> TokenStream {
 fn method(container: &Container<'_>, index: usize) -> TokenStream {
     let part = &container.parts[index];
     let name = save_fn(index);
-    let fields = container.fields_of(index).map(|(_, field)| field_code(field, part.version));
+    let fields = container.fields_of(index).map(|(_, field)| field_code(field, part.minimum_version));
     let subsections = subsections(container, index);
     let validate = part.attrs.validate.as_ref().map(|path| {
         let call = call(&path.value, &quote!(&*self));
@@ -43,18 +43,18 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
         }
     };
     quote! {
-        fn #name(&mut self, out: &mut __v::Writer) -> __v::Result<()> {
+        fn #name(&mut self, out: &mut __v::Writer, version: u32) -> __v::Result<()> {
             #pre_save
             #body
         }
     }
 }
 
-fn field_code(field: &Field<'_>, version: u32) -> TokenStream {
+fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
     let name = &field.name;
     let before = field.attrs.must_exist.as_ref().map(|path| {
         let text = desc::text(&path.value);
-        let call = call(&path.value, &quote!(&*self, #version));
+        let call = call(&path.value, &quote!(&*self, version));
         quote! {
             __v::within(__v::hook(__v::must_exist(#call, #text), "must_exist"), #name)?;
         }
@@ -69,10 +69,9 @@ fn field_code(field: &Field<'_>, version: u32) -> TokenStream {
     });
     let save = codec::save(field);
     let save = quote!(#in_range #save);
-    let save = match &field.attrs.exists {
-        None => save,
-        Some(exists) => {
-            let call = call(&exists.value, &quote!(&*self, #version));
+    let save = match (&field.attrs.since, &field.attrs.exists) {
+        (_, Some(exists)) => {
+            let call = call(&exists.value, &quote!(&*self, version));
             quote! {
                 if #call {
                     out.outcome(1);
@@ -82,6 +81,11 @@ fn field_code(field: &Field<'_>, version: u32) -> TokenStream {
                 }
             }
         }
+        (Some(since), None) if since.value > oldest => {
+            let since = since.value;
+            quote!(if version >= #since { #save })
+        }
+        _ => save,
     };
     quote!(#before #save #after)
 }
@@ -93,7 +97,7 @@ fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {
         let save = quote! {
             out.outcome(1);
             __v::save_header(#name, #version, out);
-            __v::within(<Self as __Parts>::#save_part(self, out), #name)?;
+            __v::within(<Self as __Parts>::#save_part(self, out, #version), #name)?;
         };
         let needed = part.attrs.needed.as_ref().map(|needed| call(&needed.value, &quote!(&*self)));
         let needed = match container.option_of(index) {
