@@ -8,6 +8,7 @@ use syn::{DataStruct, DeriveInput, Expr, Index, Member, Path, Type, TypeArray};
 use crate::attr::Spanned;
 use crate::attr::container::{ContainerAttrs, PartAttrs};
 use crate::attr::field::FieldAttrs;
+use crate::attr::section::SectionAttrs;
 use crate::ctxt::Ctxt;
 
 /// The struct.
@@ -17,6 +18,8 @@ pub(crate) struct Container<'a> {
     pub(crate) parts: Vec<Part>,
     /// All fields in declaration order, the skipped ones too.
     pub(crate) fields: Vec<Field<'a>>,
+    /// How it is treated as a section.
+    pub(crate) section: SectionAttrs,
     /// The struct of another crate that it stands for.
     pub(crate) remote: Option<Spanned<Path>>,
 }
@@ -92,7 +95,7 @@ impl<'a> Container<'a> {
         }
         let fields = data.fields.iter().enumerate().map(|(index, field)| Field::new(ctxt, index, field, &parts));
         let fields = fields.collect();
-        Self { input, parts, fields, remote: attrs.remote }
+        Self { input, parts, fields, section: attrs.section, remote: attrs.remote }
     }
 
     /// The migrated fields of part `part`, each with its index among all.

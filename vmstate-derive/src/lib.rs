@@ -25,7 +25,8 @@ use syn::{DeriveInput, parse_macro_input};
 /// attribute is explained, with its bytes, in `docs/derive.md`.
 ///
 /// On the struct: `name`, `version`, `minimum_version`, `pre_save`, `post_save`, `pre_load`, `post_load`, `validate`,
-/// `subsection(…)`, `transparent`, `remote`, `crate`. On a field: `skip`, `name`, `since`, `exists`, `must_exist`,
+/// `subsection(…)`, `transparent`, `remote`, `crate`; of a section, `priority`, `needed`, `early_setup`, `unmigratable`,
+/// `instance_id`, `alias_id`. On a field: `skip`, `name`, `since`, `exists`, `must_exist`,
 /// `validate`, `range`, `equal`, `at_most_current`, `len` with `max`, `buffer`, `wire`, `with`, `via`, `tmp`,
 /// `struct_version`, `subsection`, `unframed`.
 #[proc_macro_derive(VmState, attributes(vmstate))]

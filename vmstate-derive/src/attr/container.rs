@@ -2,6 +2,7 @@
 
 use syn::Path;
 
+use super::section::SectionAttrs;
 use super::{Item, Once, Spanned};
 use crate::ctxt::Ctxt;
 use crate::symbol;
@@ -9,6 +10,7 @@ use crate::symbol;
 /// What the struct says of itself.
 pub(crate) struct ContainerAttrs {
     pub(crate) main: PartAttrs,
+    pub(crate) section: SectionAttrs,
     pub(crate) subsections: Vec<(Item, PartAttrs)>,
     pub(crate) krate: Option<Spanned<Path>>,
     pub(crate) remote: Option<Spanned<Path>>,
@@ -33,6 +35,7 @@ impl ContainerAttrs {
         let mut krate = Once::default();
         let mut remote = Once::default();
         let mut subsections = Vec::new();
+        let mut section = SectionAttrs::default();
         let mut own = Vec::new();
         for item in items {
             match item.word.to_string().as_str() {
@@ -44,11 +47,12 @@ impl ContainerAttrs {
                         subsections.push((item, part));
                     }
                 }
+                _ if section.take(ctxt, &item) => {}
                 _ => own.push(item),
             }
         }
         let main = PartAttrs::from_items(ctxt, &own, "a struct", symbol::ON_CONTAINER);
-        Self { main, subsections, krate: krate.get(), remote: remote.get() }
+        Self { main, section, subsections, krate: krate.get(), remote: remote.get() }
     }
 }
 

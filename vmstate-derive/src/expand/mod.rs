@@ -6,6 +6,7 @@ mod framing;
 mod load;
 mod remote;
 mod save;
+mod section;
 mod undo;
 
 use proc_macro2::TokenStream;
@@ -31,6 +32,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
     let remember = undo::remember(container);
     let undo = undo::undo(container);
     let remote = remote::conversions(container);
+    let section = section::items(container);
     let (save_main, load_main) = (save_fn(0), load_fn(0));
     let version = container.parts[0].version;
     let declared_saves = (0..container.parts.len()).map(save_fn);
@@ -89,6 +91,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
             #[automatically_derived]
             impl #impl_generics __v::VmState for #ident #ty_generics #where_clause {
                 #description
+                #section
 
                 fn save_version(&mut self, out: &mut __v::Writer, version: u32) -> __v::Result<()> {
                     __v::window_to_save(version, <Self as __v::VmState>::DESCRIPTION)?;

@@ -15,6 +15,7 @@ mod interior;
 mod number;
 mod optional;
 mod primitive;
+mod rules;
 mod subsection;
 #[doc(hidden)]
 pub mod support;
@@ -26,6 +27,7 @@ use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Described, Description, Kind};
 
+pub use rules::SectionRules;
 pub use temporary::Temporary;
 pub use unused::Unused;
 
@@ -92,6 +94,14 @@ pub trait Wire {
 pub trait VmState: Wire {
     /// Its name, versions, fields and subsections.
     const DESCRIPTION: &'static Description;
+
+    /// How a section of it is treated as a whole.
+    const SECTION: SectionRules = SectionRules::DEFAULT;
+
+    /// False if a section of it need not be sent now.
+    fn is_needed(&self) -> bool {
+        true
+    }
 
     /// Appends the state as it was at `version`: without the fields that are there only since a newer one (QEMU's
     /// `vmstate_save_state_v`). Subsections are of their newest version. A hand-written impl knows its newest only,

@@ -6,7 +6,7 @@ pub use super::hook::{hook, load_hook, must_exist};
 pub use super::optional::Optional;
 pub use super::subsection::{next, save_header};
 pub use super::temporary::{load_temporary, load_via, load_via_each, save_via, save_via_each, undo_temporary};
-pub use super::{Temporary, VmState, Wire};
+pub use super::{SectionRules, Temporary, VmState, Wire};
 pub use crate::codec::{Reader, Writer};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::schema::{Description, Field, Kind, Limit, Presence, Shared};
