@@ -145,7 +145,7 @@ fn higher_priorities_go_first_early_ones_before_the_memory_and_what_is_not_neede
     // Sections are numbered from 2 in the order of their priorities, as they were registered within one.
     let (mem, iommu) = (full(2, "virtio-mem", 0, 3), full(3, "iommu", 0, 4));
     let (plain, plug, second) = (full(4, "plain", 0, 1), full(5, "plug", 0, 2), full(6, "plain", 1, 5));
-    let all = stream(&[mem.clone()], &[iommu.clone(), plain.clone(), plug, second.clone()]);
+    let all = stream(std::slice::from_ref(&mem), &[iommu.clone(), plain.clone(), plug, second.clone()]);
     let without = stream(&[mem], &[iommu, plain, second]);
     for (used, expected, names) in [
         (2, &all, &["virtio-mem", "iommu", "plain", "plug", "plain"][..]),
