@@ -28,6 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Described, Description, Kind};
 
 pub use rules::SectionRules;
+pub(crate) use subsection::narrowed;
 pub use temporary::Temporary;
 pub use unused::Unused;
 
