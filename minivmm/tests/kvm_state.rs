@@ -1,9 +1,12 @@
 //! Hypervisor state moves whole: read from one VM, through the wire, into another, and read again.
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_pit_config, kvm_regs};
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use minivmm::kvm::state::HypervisorState;
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use minivmm::kvm::machine_check;
 use minivmm::kvm::state::vcpu::HostFeatures;
+use minivmm::kvm::state::{Cpu, HypervisorState};
+use vmstate::VmState;
+use vmstate::codec::Reader;
 
 struct Host {
     kvm: Kvm,
@@ -150,4 +153,27 @@ fn through_wire<T: vmstate::VmState>(from: &mut T, to: &mut T) {
     let mut input = vmstate::codec::Reader::strict(&bytes);
     vmstate::Section::load(to, &mut input, T::DESCRIPTION.version).unwrap();
     assert_eq!(input.rest(), [0x7e]);
+}
+
+/// What QEMU's own vCPU says under KVM, in a stream of QEMU 10.0, a vCPU of ours says: else QEMU refuses it, or writes
+/// registers that its vCPU does not have.
+#[test]
+fn a_vcpu_says_of_itself_what_qemus_does() {
+    let Some(host) = host() else { return };
+    let fixture = include_str!("fixtures/qemu-10.0-cpu.jsonl").lines().next().unwrap();
+    let fixture: serde_json::Value = serde_json::from_str(fixture).unwrap();
+    assert_eq!(fixture["accel"], "kvm");
+    let text = fixture["body"].as_str().unwrap();
+    let body: Vec<u8> =
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect();
+    let mut qemus = Cpu::default();
+    qemus.load_or_keep(&mut Reader::strict(&body).complete(), 12).unwrap();
+
+    let (vm, vcpus) = machine(&host, 1);
+    machine_check::set_up(&host.kvm, &vcpus[0]).unwrap();
+    let ours = &HypervisorState::get(&vm, &[&vcpus[0]], &host.features).unwrap().vcpus[0].cpu;
+    assert_eq!(ours.hflags2, qemus.hflags2);
+    if host.kvm.check_extension_int(Cap::Mce) >= 10 {
+        assert_eq!((ours.mcg_cap, ours.mcg_ctl, ours.mce_banks), (qemus.mcg_cap, qemus.mcg_ctl, qemus.mce_banks));
+    }
 }

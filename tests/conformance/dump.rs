@@ -56,7 +56,7 @@ fn a_dump_of_qemus_streams_is_what_an_independent_parser_reads() {
                 Part::End => SectionKind::End,
                 Part::Full => SectionKind::Full,
             };
-            assert_eq!((part, our.header.id, &our.header.idstr), (their.kind, their.id, &their.name));
+            assert_eq!((part, our.header.id, &*our.header.idstr), (their.kind, their.id, their.name.as_str()));
             assert_eq!((our.header.instance, our.header.version), (their.instance, their.version));
             let body = their.body.start as u64..their.body.end as u64;
             assert_eq!((our.offset, our.body..our.body + our.size), (their.offset as u64, body));

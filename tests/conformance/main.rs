@@ -4,3 +4,4 @@ mod dump;
 mod fixtures;
 mod grammar;
 mod own;
+mod remade;

@@ -23,11 +23,23 @@ const TIME: Duration = Duration::from_secs(240);
 /// # Panics
 /// When the case fails.
 pub(crate) fn case(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
+    run(name, env::var(MONITOR).is_ok(), body);
+}
+
+/// As [`case`], with QEMU at hand in an emulated host, too.
+///
+/// # Panics
+/// When the case fails.
+pub(crate) fn case_with_qemu(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
+    run(name, true, body);
+}
+
+fn run(name: &str, with_qemu: bool, body: impl FnOnce(&mut World) -> Result<()>) {
     let outcome = match host::runs_linux() {
         Ok(()) => World::new().and_then(|mut world| body(&mut world)),
         Err(reason) if env::var_os(l1::INSIDE).is_some() => Err(Error::failed(reason)),
         Err(_) => match prepare() {
-            Ok((host, job)) => emulated(name, &host, job),
+            Ok((host, job)) => emulated(name, &host, job, with_qemu),
             Err(error) => return skip::skip(format!("no emulated host: {error}")),
         },
     };
@@ -40,7 +52,7 @@ fn prepare() -> Result<(L1, Job)> {
     Ok((L1::new(minivmm())?, Job::new(minivmm(), &packages::kernel()?, TIME)?))
 }
 
-fn emulated(name: &str, host: &L1, mut job: Job) -> Result<()> {
+fn emulated(name: &str, host: &L1, mut job: Job, with_qemu: bool) -> Result<()> {
     let scratch = scratch()?;
     let own = env::current_exe().map_err(|error| Error::failed(error.to_string()))?;
     job.files.program("/bin/e2e", &own)?;
@@ -48,6 +60,8 @@ fn emulated(name: &str, host: &L1, mut job: Job) -> Result<()> {
     job.env.push("RUST_BACKTRACE=0".into());
     if let Ok(monitor) = env::var(MONITOR) {
         job.env.push(format!("{MONITOR}={monitor}"));
+    }
+    if with_qemu {
         job.add_qemu(&host.qemu)?;
     }
     let outcome = host.run(scratch.path(), job)?;

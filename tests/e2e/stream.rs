@@ -13,7 +13,7 @@ use crate::place::{case, keep, scratch};
 use crate::world::{ANSWER, MIGRATION, dirtying, ensure, goes_on, power_off, within};
 
 /// Stands between source and destination: passes everything on both ways, and keeps what the source sends.
-fn relay(listen: &Path, connect: &str) -> Result<JoinHandle<std::io::Result<Vec<u8>>>> {
+pub(crate) fn relay(listen: &Path, connect: &str) -> Result<JoinHandle<std::io::Result<Vec<u8>>>> {
     let listener =
         UnixListener::bind(listen).map_err(|error| Error::failed(format!("{}: {error}", listen.display())))?;
     let connect = connect.trim_start_matches("unix:").to_owned();

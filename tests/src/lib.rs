@@ -1,3 +1,5 @@
 //! Shared parts of the workspace's tests.
 
+pub mod difference;
+pub mod microvm;
 pub mod stream_parser;

@@ -14,6 +14,7 @@ pub mod schema;
 pub mod section;
 pub mod state;
 pub mod stream;
+pub mod testing;
 
 pub use error::{Error, ErrorKind, Result};
 pub use section::Section;

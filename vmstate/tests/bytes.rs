@@ -59,6 +59,22 @@ fn integers_are_big_endian_twos_complement() {
 }
 
 #[test]
+fn bytes_that_end_among_integers_end_at_one_of_them() {
+    let fields = [("a", 1), ("b", 2), ("c", 4), ("d", 8), ("e", 1), ("f", 2), ("g", 4), ("h", 8), ("i", 1), ("j", 1)];
+    let bytes = [0; 32];
+    let mut start = 0;
+    for (name, size) in fields {
+        for end in start..start + size {
+            let error = load(Integers::default(), &bytes[..end], 1, Strictness::Strict).unwrap_err();
+            assert!(error.is_incomplete());
+            let place = format!("{name} at {start:#x}: {size} bytes expected, {} left", end - start);
+            assert_eq!(error.to_string(), place);
+        }
+        start += size;
+    }
+}
+
+#[test]
 fn a_strict_bool_is_0_or_1_and_qemu_takes_any_byte() {
     let mut bytes = save(Integers::default());
     bytes[30] = 2;

@@ -1,9 +1,10 @@
-//! Values by a self-description alone: bytes written out, and descriptions that lie.
+//! Values by a self-description or a schema alone: bytes written out, and descriptions that lie.
 
 use serde_json::{Value as Json, json};
 use vmstate::codec::Reader;
 use vmstate::error::ErrorKind;
 use vmstate::inspect::{Fields, Value};
+use vmstate::schema::{self, Description, Kind, Limit, Presence};
 
 fn read(bytes: &[u8], description: &Json) -> (Fields, vmstate::Result<()>) {
     let mut fields = Fields::default();
@@ -82,4 +83,107 @@ fn elements_without_bytes_cost_of_the_budget() {
     let kept: usize =
         fields.fields.iter().map(|field| if let Value::Array(all) = &field.value { all.len() } else { 0 }).sum();
     assert!(kept < 1 << 20, "{kept} values");
+}
+
+fn by_schema(bytes: &[u8], version: u32, description: &Description) -> (Json, vmstate::Result<()>) {
+    let mut fields = Fields::default();
+    let result = fields.read_by_schema(&mut Reader::strict(bytes), description, version);
+    (fields.to_json(), result)
+}
+
+fn since(name: &str, kind: Kind, version: u32) -> schema::Field {
+    schema::Field::new(name.into(), kind, Presence::Since(version))
+}
+
+/// Of the newest version that is given, and each from 1.
+fn described(name: &str, version: u32, fields: Vec<schema::Field>, subsections: Vec<Description>) -> Description {
+    Description::new(name.into(), version, 1, fields.into(), subsections.into())
+}
+
+fn byte() -> Kind {
+    Kind::Unsigned(1)
+}
+
+#[test]
+fn a_schema_gives_each_kind_its_bytes() {
+    let pair = described("pair", 2, vec![since("a", byte(), 0), since("b", byte(), 2)], vec![]);
+    let fields = [
+        ("on", Kind::Bool),
+        ("low", Kind::Signed(2)),
+        ("limited", Kind::Limited(byte().into(), Limit::NotZero)),
+        ("expiry", Kind::Timer),
+        ("ratio", Kind::Double),
+        ("raw", Kind::Buffer(2)),
+        ("gap", Kind::Unused(1)),
+        ("bits", Kind::Bitmap(65)),
+        ("pairs", Kind::Array(Kind::Struct(pair.clone().into()).into(), 2)),
+        ("old", Kind::StructAt(pair.into(), 1)),
+        ("place", Kind::Check),
+        ("list", Kind::List(Kind::Unsigned(2).into())),
+        ("map", Kind::Map(byte().into(), byte().into())),
+        ("pointer", Kind::Nullable(byte().into())),
+        ("size", Kind::Custom("size 3".into())),
+    ];
+    let fields = fields.map(|(name, kind)| since(name, kind, 0)).to_vec();
+    let more = described("dev/more", 3, vec![since("x", byte(), 0)], vec![]);
+    let mut bytes = vec![1, 0xff, 0xfe, 7];
+    bytes.extend([0xff; 8]);
+    bytes.extend([0x3f, 0xf0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend([0xab, 0xcd, 0]);
+    bytes.extend([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
+    bytes.extend([1, 2, 3, 4]);
+    bytes.extend([9]);
+    bytes.extend([1, 0, 5, 1, 1, 0, 0]);
+    bytes.extend([0, 0, 0, 1, 1, 8, 9, 0]);
+    bytes.extend([0x31, 0xaa, 0xbb, 0xcc]);
+    bytes.extend(b"\x05\x08dev/more\0\0\0\x03\x2a");
+    let (found, result) = by_schema(&bytes, 1, &described("dev", 1, fields, vec![more]));
+    result.unwrap();
+    let expected = json!({"on": true, "low": -2, "limited": 7, "expiry": u64::MAX, "ratio": "3ff0000000000000",
+        "raw": "abcd", "gap": "00", "bits": "00000000000000010000000000000002",
+        "pairs": [{"a": 1, "b": 2}, {"a": 3, "b": 4}], "old": {"a": 9}, "list": [5, 256],
+        "map": [{"key": 8, "value": 9}], "pointer": 0x31, "size": "aabbcc",
+        "dev/more": {"version": 3, "fields": {"x": 42}}});
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_schema_stops_where_the_bytes_do_not_say_how_they_go_on() {
+    for (kind, says) in [
+        (Kind::CountedArray(byte().into()), "the schema does not say which field has its length"),
+        (Kind::CountedBuffer, "the schema does not say which field has its length"),
+        (Kind::CountedBitmap, "the schema does not say which field has its length"),
+        (Kind::Custom("fifo".into()), "only its codec fifo knows its bytes"),
+        (Kind::Custom("size 0".into()), "the schema has no size of it"),
+        (Kind::Nullable(byte().into()), "0x30 is a null pointer, or the first byte of the value"),
+    ] {
+        let fields = vec![since("a", byte(), 0), since("x", kind, 0), since("b", byte(), 0)];
+        let (found, result) = by_schema(&[1, 0x30, 2], 1, &described("dev", 1, fields, vec![]));
+        let error = result.unwrap_err();
+        assert_eq!((found, error.kind()), (json!({"a": 1}), ErrorKind::Incompatible));
+        assert_eq!(error.to_string(), format!("x at 0x1: {says}"));
+    }
+    let says = |bytes: &[u8], version, dev: &Description| by_schema(bytes, version, dev).1.unwrap_err().to_string();
+    let perhaps = schema::Field::new("a".into(), byte(), Presence::If("has_a".into()));
+    let dev = described("dev", 3, vec![perhaps], vec![]);
+    assert_eq!(says(&[1], 3, &dev), "a at 0x0: has_a decides whether it is there");
+    assert_eq!(says(&[1], 4, &dev), "at 0x0: version 4, the schema has 1 to 3");
+    let dev = described("dev", 1, vec![since("a", byte(), 0)], vec![]);
+    let says = says(b"\x01\x05\x05dev/x\0\0\0\x01", 1, &dev);
+    assert_eq!(says, "at 0x1: subsection dev/x, which the schema does not have");
+}
+
+#[test]
+fn bytes_that_do_not_fit_a_schema_are_malformed() {
+    let read = |bytes: &[u8], kind| by_schema(bytes, 1, &described("dev", 1, vec![since("x", kind, 0)], vec![])).1;
+    for (kind, bytes, says) in [
+        (Kind::Bool, &[2][..], "x at 0x0: a bool is 0 or 1, got 2"),
+        (Kind::List(byte().into()), &[1, 5, 7], "x at 0x2: 1 before an element or 0 at the end expected, got 7"),
+        (Kind::Map(byte().into(), byte().into()), &[0, 0, 0, 2, 0], "x at 0x0: 2 entries are said to come, 0 do"),
+        (Kind::Array(Kind::Unsigned(2).into(), 2), &[0, 1, 2], "x[1] at 0x2: 2 bytes expected, 1 left"),
+    ] {
+        assert_eq!(read(bytes, kind).unwrap_err().to_string(), says);
+    }
+    let endless = Kind::Array(Kind::Buffer(0).into(), usize::MAX);
+    assert_eq!(read(&[], endless).unwrap_err().kind(), ErrorKind::Malformed);
 }

@@ -2,6 +2,7 @@
 
 pub mod cpuid;
 pub mod dirty;
+pub mod machine_check;
 pub mod power_on;
 pub mod state;
 pub mod thread;

@@ -15,7 +15,7 @@ use crate::kvm::state::{HypervisorState, StateError};
 use crate::kvm::thread::{VcpuEvent, VcpuThread};
 use crate::kvm::vcpu::{Buses, Vcpu};
 use crate::kvm::vm::KvmVm;
-use crate::kvm::{self, cpuid};
+use crate::kvm::{self, cpuid, machine_check};
 use crate::memory::Ram;
 use crate::vm::backends::Backends;
 use crate::vm::devices::Devices;
@@ -115,6 +115,7 @@ fn make_vcpus(kvm: &KvmVm, cpus: u8) -> Result<Vec<Vcpu>> {
     let make = |index| {
         let vcpu = kvm.create_vcpu(index)?;
         vcpu.set_cpuid(&cpuid::for_vcpu(&supported, index, cpus, tsc_deadline))?;
+        machine_check::set_up(kvm.kvm(), vcpu.fd())?;
         vcpu.set_firmware_msrs()?;
         Ok(vcpu)
     };

@@ -5,6 +5,7 @@
 mod blk;
 mod driver;
 mod hostile;
+mod locks;
 mod mmio;
 mod net;
 mod state;

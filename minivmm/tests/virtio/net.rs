@@ -29,7 +29,7 @@ const CTRL_VQ: u64 = 1 << 17;
 const GUEST_ANNOUNCE: u64 = 1 << 21;
 
 /// One end of a pair; the other plays the network.
-struct Wire {
+pub struct Wire {
     socket: UnixDatagram,
     can: Offloads,
     set: Arc<Mutex<Offloads>>,
@@ -54,7 +54,7 @@ impl Backend for Wire {
     }
 }
 
-struct Network {
+pub struct Network {
     socket: UnixDatagram,
     set: Arc<Mutex<Offloads>>,
 }
@@ -68,7 +68,7 @@ impl Network {
     }
 }
 
-fn net(can: Offloads) -> (Net<Wire>, Network) {
+pub fn net(can: Offloads) -> (Net<Wire>, Network) {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     theirs.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -328,22 +328,26 @@ fn a_source_that_goes_on_does_not_announce() {
     assert_eq!(network.frame(), frame(b"first"));
 }
 
+/// Rings of QEMU's card, available and used of each queue, with their index.
+pub fn rings([receive, transmit, control]: [u16; 3]) -> [(u64, u16); 6] {
+    [
+        (0x2b4_4000, receive),
+        (0x2b4_5000, receive),
+        (0x2b4_c000, transmit),
+        (0x2b4_d000, transmit),
+        (0x2b6_4000, control),
+        (0x2b6_5000, control),
+    ]
+}
+
 #[test]
 fn qemus_card_loads_and_saves_byte_for_byte() {
     let indices = [("kvm", [3, 9, 9]), ("tcg", [4, 10, 9])];
-    for (accelerator, [receive, transmit, control]) in indices {
+    for (accelerator, indices) in indices {
         let section = fixture(&format!("microvm-{accelerator}-virtio-net"));
         assert_eq!(section.len(), 48944);
-        let rings = [
-            (0x2b4_4000, receive),
-            (0x2b4_5000, receive),
-            (0x2b4_c000, transmit),
-            (0x2b4_d000, transmit),
-            (0x2b6_4000, control),
-            (0x2b6_5000, control),
-        ];
         let (model, _network) = net(Offloads::default());
-        let mut driver = Driver::new(model, guest_of_fixture(&rings));
+        let mut driver = Driver::new(model, guest_of_fixture(&rings(indices)));
         driver.device.pause(Duration::from_secs(5)).unwrap();
         load(&mut driver.device, &section).unwrap();
         assert_eq!(driver.device.fault(), None);

@@ -52,7 +52,7 @@ fn sparse_disk(bytes: u64) -> (Arc<Image>, NamedTempFile) {
 }
 
 /// Sections of QEMU 10.0.2: name, available and used ring with their index.
-const BLK: [(&str, [(u64, u16); 2]); 2] = [
+pub const BLK: [(&str, [(u64, u16); 2]); 2] = [
     ("microvm-kvm-virtio-blk", [(0x2a9_4000, 13), (0x2a9_5000, 13)]),
     ("microvm-tcg-virtio-blk", [(0x2a9_c000, 13), (0x2a9_d000, 13)]),
 ];

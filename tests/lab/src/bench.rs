@@ -72,6 +72,7 @@ impl<'a> Bench<'a> {
             tap: None,
             control: PathBuf::new(),
             incoming: None,
+            more: Vec::new(),
         };
         Ok(Self { directory, launcher: roles.to_owned(), program, network, config, started: 0 })
     }
@@ -113,6 +114,11 @@ impl<'a> Bench<'a> {
             network.attach(tap, Instant::now() + Duration::from_secs(5))?;
         }
         Ok(vmm)
+    }
+
+    /// From now on `program` is started.
+    pub fn change_to(&mut self, program: Program) {
+        self.program = program;
     }
 
     /// The image of the guest's disk.

@@ -47,6 +47,8 @@ pub struct Config {
     pub control: PathBuf,
     /// Address to wait on for a migration.
     pub incoming: Option<String>,
+    /// More arguments, in the program's own words.
+    pub more: Vec<String>,
 }
 
 /// A running monitor; ended when dropped.
@@ -236,6 +238,7 @@ fn minivmm_arguments(config: &Config) -> Vec<String> {
     if let Some(uri) = &config.incoming {
         flag("--incoming", uri.clone());
     }
+    arguments.extend_from_slice(&config.more);
     arguments
 }
 
@@ -268,6 +271,7 @@ fn qemu_arguments(config: &Config, accelerator: &str) -> Vec<String> {
     if let Some(uri) = &config.incoming {
         flag("-incoming", uri.clone());
     }
+    arguments.extend_from_slice(&config.more);
     arguments
 }
 

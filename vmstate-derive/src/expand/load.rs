@@ -3,6 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
+use super::run::{self, Run};
 use super::{call, codec, desc, in_range, load_fn};
 use crate::ast::{Container, Field, Part};
 
@@ -15,7 +16,13 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
     let part = &container.parts[index];
     let Part { version: newest, minimum_version: oldest, .. } = part;
     let name = load_fn(index);
-    let fields = container.fields_of(index).map(|(_, field)| field_code(field, *oldest));
+    let fields = run::grouped(
+        container.fields_of(index).map(|(_, field)| field),
+        // A bool has values that do not load.
+        |field| run::is_always_there(field, *oldest) && !run::is_bool(field),
+        Run::load,
+        |field| field_code(field, *oldest),
+    );
     let subsections = subsections(container, index);
     let pre_load = part.attrs.pre_load.as_ref().map(|path| {
         let call = call(&path.value, &quote!(self));
@@ -36,7 +43,7 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
             #framed
             __v::window(version, #newest, #oldest, input)?;
             #pre_load
-            #(#fields)*
+            #fields
             #subsections
             #validate
             #post_load
@@ -72,7 +79,7 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
             let call = call(&exists.value, &quote!(&*self, version));
             quote!(if #call { #load })
         }
-        (Some(since), None) if since.value > oldest => {
+        (Some(since), None) if !run::is_always_there(field, oldest) => {
             let since = since.value;
             quote!(if version >= #since { #load })
         }

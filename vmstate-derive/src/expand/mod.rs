@@ -5,6 +5,7 @@ mod desc;
 mod framing;
 mod load;
 mod remote;
+mod run;
 mod save;
 mod section;
 mod undo;

@@ -3,6 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
+use super::run::{self, Run};
 use super::{call, codec, desc, in_range, save_fn};
 use crate::ast::{Container, Field};
 
@@ -14,7 +15,12 @@ pub(super) fn parts(container: &Container<'_>) -> TokenStream {
 fn method(container: &Container<'_>, index: usize) -> TokenStream {
     let part = &container.parts[index];
     let name = save_fn(index);
-    let fields = container.fields_of(index).map(|(_, field)| field_code(field, part.minimum_version));
+    let fields = run::grouped(
+        container.fields_of(index).map(|(_, field)| field),
+        |field| run::is_always_there(field, part.minimum_version),
+        Run::save,
+        |field| field_code(field, part.minimum_version),
+    );
     let subsections = subsections(container, index);
     let validate = part.attrs.validate.as_ref().map(|path| {
         let call = call(&path.value, &quote!(&*self));
@@ -25,7 +31,7 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
         quote!(__v::hook(#call, "pre_save")?;)
     });
     let body = quote! {
-        #(#fields)*
+        #fields
         #subsections
         #validate
         ::core::result::Result::Ok(())
@@ -81,7 +87,7 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
                 }
             }
         }
-        (Some(since), None) if since.value > oldest => {
+        (Some(since), None) if !run::is_always_there(field, oldest) => {
             let since = since.value;
             quote!(if version >= #since { #save })
         }

@@ -3,16 +3,16 @@
 use super::{Reader, Strictness};
 use crate::error::Result;
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     /// A name of 1 to 255 bytes, with its length before it.
     ///
     /// # Errors
     /// As [`take`](Self::take); `Malformed` if it is empty or no UTF-8.
-    pub fn name(&mut self) -> Result<String> {
+    pub fn name(&mut self) -> Result<&'a str> {
         let length = self.u8()?;
         let bytes = self.take(usize::from(length))?;
         match str::from_utf8(as_text(bytes, self.strictness())) {
-            Ok(text) if !text.is_empty() => Ok(text.to_owned()),
+            Ok(text) if !text.is_empty() => Ok(text),
             Ok(_) => Err(self.malformed("the name that ends here is empty")),
             Err(_) => Err(self.malformed("the name that ends here is not UTF-8")),
         }

@@ -28,9 +28,10 @@ impl Default for Limits {
 /// A cursor over the bytes at hand.
 #[derive(Debug)]
 pub struct Reader<'a> {
-    bytes: &'a [u8],
-    position: usize,
-    /// Stream offset of `bytes[0]`.
+    rest: &'a [u8],
+    /// Bytes that `rest` had at first.
+    at_hand: usize,
+    /// Stream offset of the first of them.
     base: u64,
     strictness: Strictness,
     allocation_left: usize,
@@ -41,7 +42,8 @@ impl<'a> Reader<'a> {
     /// A reader whose first byte is at stream offset `base`. More bytes may come later: where a look-ahead runs out
     /// of bytes, the load is [`ErrorKind::Incomplete`].
     pub fn new(bytes: &'a [u8], base: u64, strictness: Strictness, limits: Limits) -> Self {
-        Self { bytes, position: 0, base, strictness, allocation_left: limits.allocation, complete: false }
+        let (at_hand, allocation_left) = (bytes.len(), limits.allocation);
+        Self { rest: bytes, at_hand, base, strictness, allocation_left, complete: false }
     }
 
     /// Says that `bytes` are all there is. A look-ahead for a subsection that runs out of bytes then finds none, so
@@ -57,28 +59,38 @@ impl<'a> Reader<'a> {
     }
 
     /// True if no bytes follow those at hand.
+    #[inline]
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
     /// What this load accepts.
+    #[inline]
     pub fn strictness(&self) -> Strictness {
         self.strictness
     }
 
     /// Stream offset of the next byte.
+    #[inline]
     pub fn offset(&self) -> u64 {
-        self.base.saturating_add(self.position as u64)
+        self.base.saturating_add(self.consumed() as u64)
     }
 
     /// Bytes consumed since this reader was made.
+    #[inline]
     pub fn consumed(&self) -> usize {
-        self.position
+        self.at_hand - self.rest.len()
+    }
+
+    /// Takes up again where [`rest`](Self::rest) was this. What was charged stays charged.
+    pub(crate) fn go_back(&mut self, rest: &'a [u8]) {
+        self.rest = rest;
     }
 
     /// The bytes not yet consumed.
+    #[inline]
     pub fn rest(&self) -> &'a [u8] {
-        self.bytes.get(self.position..).unwrap_or_default()
+        self.rest
     }
 
     /// The next `count` bytes.
@@ -87,9 +99,9 @@ impl<'a> Reader<'a> {
     /// [`ErrorKind::Incomplete`] if fewer are left.
     #[inline]
     pub fn take(&mut self, count: usize) -> Result<&'a [u8]> {
-        match self.rest().get(..count) {
-            Some(taken) => {
-                self.position += count;
+        match self.rest.split_at_checked(count) {
+            Some((taken, rest)) => {
+                self.rest = rest;
                 Ok(taken)
             }
             None => Err(self.incomplete(count)),
@@ -102,18 +114,24 @@ impl<'a> Reader<'a> {
     /// [`ErrorKind::Incomplete`] if fewer are left.
     #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        match self.rest().first_chunk::<N>() {
-            Some(taken) => {
-                self.position += N;
-                Ok(*taken)
-            }
+        match self.chunk() {
+            Some(taken) => Ok(*taken),
             None => Err(self.incomplete(N)),
         }
     }
 
+    /// The next `N` bytes, if there are as many.
+    #[inline]
+    pub(crate) fn chunk<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
+        let (taken, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(taken)
+    }
+
     /// The next `count` bytes, left in place; `None` if fewer are at hand.
+    #[inline]
     pub fn peek(&self, count: usize) -> Option<&'a [u8]> {
-        self.rest().get(..count)
+        self.rest.get(..count)
     }
 
     /// One byte. Errors as [`take`](Self::take).
@@ -144,6 +162,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::Malformed`] once the budget is used up.
+    #[inline]
     pub fn charge(&mut self, bytes: usize) -> Result<()> {
         match self.allocation_left.checked_sub(bytes) {
             Some(left) => {
@@ -166,7 +185,7 @@ impl<'a> Reader<'a> {
     /// An error of kind `Incomplete` at the current offset: `wanted` bytes are needed from here.
     #[cold]
     pub fn incomplete(&self, wanted: usize) -> Error {
-        let left = self.rest().len();
+        let left = self.rest.len();
         Error::new(ErrorKind::Incomplete, format!("{wanted} bytes expected, {left} left")).at(self.offset())
     }
 }

@@ -56,11 +56,13 @@ impl Writer {
     }
 
     /// Appends `count` zero bytes.
+    #[inline]
     pub fn zeros(&mut self, count: usize) {
         self.bytes.resize(self.bytes.len() + count, 0);
     }
 
     /// Appends `count` zero bytes, to be filled in.
+    #[inline]
     pub fn room(&mut self, count: usize) -> &mut [u8] {
         let start = self.bytes.len();
         self.zeros(count);
@@ -75,7 +77,8 @@ impl Writer {
         }
     }
 
-    /// Bytes written so far.
+    /// Bytes in the buffer.
+    #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -88,6 +91,12 @@ impl Writer {
     /// What was written so far.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The buffer itself, for what stands between the sections, or to empty it and use its memory again.
+    #[inline]
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
     }
 
     /// The bytes.

@@ -6,6 +6,7 @@
 //! hand-written codec of the same name reads what it wrote. And data that happens to look like a subsection's header
 //! is not foreseen: the derive refuses layouts where that could happen.
 
+mod assumption;
 mod layout;
 mod product;
 mod registry;
@@ -14,7 +15,7 @@ mod verdict;
 
 use std::collections::BTreeSet;
 
-pub use registry::{RegistryReport, SectionDescription, check_registry};
+pub use registry::{RegistryReport, SectionDescription, check_registry, check_schemas};
 pub use verdict::{Break, Case, Condition, Crossing, Difference, Direction, Reason, Report, Subject, Verdict, Warning};
 
 use crate::schema::{Description, Kind, Presence};

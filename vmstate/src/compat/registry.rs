@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::verdict::{Break, Crossing, Direction, Reason, Report, Verdict};
 use super::{check, remedy};
 use crate::schema::Description;
+use crate::schema::json::Schema;
 
 /// One section of a release.
 #[derive(Clone, Debug)]
@@ -68,6 +69,15 @@ pub fn check_registry(old: &[SectionDescription<'_>], new: &[SectionDescription<
         }
     }
     RegistryReport { sections }
+}
+
+/// As [`check_registry`], of what two files say. A schema knows no aliases: a section of another name is another section.
+pub fn check_schemas(old: &Schema, new: &Schema) -> RegistryReport {
+    fn sections(schema: &Schema) -> Vec<SectionDescription<'_>> {
+        let sections = schema.sections().iter();
+        sections.map(|(name, description)| SectionDescription { name, aliases: &[], description }).collect()
+    }
+    check_registry(&sections(old), &sections(new))
 }
 
 /// The reader does not have it at all.

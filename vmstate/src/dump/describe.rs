@@ -1,12 +1,34 @@
-//! The self-description of a stream, found from its end, since it is needed before the walk gets there; and where
-//! sections end that have none.
+//! The self-description of a stream, found from its end, since it is needed before the walk gets there; a schema in its
+//! place; and where sections end that have neither.
 
 use std::collections::HashMap;
 
 use serde_json::Value as Json;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::schema::Description;
+use crate::schema::json::Schema;
 use crate::stream::{MAX_DESCRIPTION, SectionHeader};
+
+/// All that is known of what sections hold.
+pub(super) struct Described<'a> {
+    pub(super) stream: SelfDescribed,
+    pub(super) schema: &'a Schema,
+}
+
+impl Described<'_> {
+    /// The description that a schema has for a section: by its name, or by that of the description. QEMU's dumps list
+    /// devices by type, and its streams put the device's path before the name (`vmstate_register_with_alias_id`).
+    pub(super) fn in_schema(&self, header: &SectionHeader<'_>) -> Option<&Description> {
+        let idstr: &str = &header.idstr;
+        let last = idstr.rsplit_once('/').map_or(idstr, |(_, name)| name);
+        let named = |name: &str| {
+            let mut sections = self.schema.sections().iter();
+            sections.find(|(_, description)| *description.name == *name).map(|(_, description)| description)
+        };
+        self.schema.section(idstr).or_else(|| named(idstr)).or_else(|| named(last))
+    }
+}
 
 /// Descriptions by name and instance.
 #[derive(Debug, Default)]
@@ -44,8 +66,8 @@ impl SelfDescribed {
     }
 
     /// The description of a section. Devices that QEMU saves without a description (`save_state`) have no version.
-    pub(super) fn of(&self, header: &SectionHeader) -> Result<Option<&Json>> {
-        let Some(description) = self.devices.get(&(header.idstr.clone(), header.instance)) else { return Ok(None) };
+    pub(super) fn of(&self, header: &SectionHeader<'_>) -> Result<Option<&Json>> {
+        let Some(description) = self.devices.get(&(header.idstr.to_string(), header.instance)) else { return Ok(None) };
         match description.get("version") {
             Some(version) if version.as_u64() != Some(header.version.into()) => {
                 let message = format!("the section has version {}, the description {version}", header.version);

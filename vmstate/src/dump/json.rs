@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Dump, Entry, Part, Section};
+use crate::error::Error;
 
 impl Dump {
     /// The whole dump.
@@ -22,11 +23,13 @@ impl Dump {
             "capabilities": self.configuration.as_ref().map(|configuration| &configuration.capabilities),
             "entries": entries,
             "ram": blocks,
-            "damage": self.damage.as_ref().map(|error| json!({
-                "offset": error.offset(), "section": error.section(), "field": error.path(), "message": error.message(),
-            })),
+            "damage": self.damage.as_ref().map(place),
         })
     }
+}
+
+fn place(error: &Error) -> Value {
+    json!({"offset": error.offset(), "section": error.section(), "field": error.path(), "message": error.message()})
 }
 
 impl Entry {
@@ -43,19 +46,22 @@ impl Entry {
 }
 
 impl Section {
-    /// One section; `fields` is there if the stream describes it.
+    /// One section; `fields` is there if stream or schema describe it, `unread` if the schema does not get to its end.
     pub fn to_json(&self) -> Value {
         let mut object = Map::new();
         object.insert("kind".into(), self.part.name().into());
         object.insert("offset".into(), self.offset.into());
         object.insert("id".into(), self.header.id.into());
-        object.insert("name".into(), self.header.idstr.as_str().into());
+        object.insert("name".into(), (*self.header.idstr).into());
         object.insert("instance".into(), self.header.instance.into());
         object.insert("version".into(), self.header.version.into());
         object.insert("body".into(), self.body.into());
         object.insert("size".into(), self.size.into());
         if let Some(fields) = &self.fields {
             object.insert("fields".into(), fields.to_json());
+        }
+        if let Some(error) = &self.unread {
+            object.insert("unread".into(), place(error));
         }
         object.into()
     }

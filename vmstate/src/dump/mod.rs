@@ -1,5 +1,6 @@
 //! A whole stream taken apart without the program that wrote it: every section and command with its place, device
-//! sections by the stream's own self-description, RAM as a count of pages. A damaged stream gives all up to the damage.
+//! sections by the stream's own self-description or by a schema, RAM as a count of pages. A damaged stream gives all up
+//! to the damage.
 
 mod describe;
 mod json;
@@ -8,10 +9,11 @@ use crate::codec::{Limits, Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inspect::Fields;
 use crate::ram::{RAM_IDSTR, RamSummary, Record};
+use crate::schema::json::Schema;
 use crate::stream::{
     Command, Configuration, Element, SectionHeader, read_description_length, read_footer, read_header,
 };
-use describe::SelfDescribed;
+use describe::{Described, SelfDescribed};
 
 /// Bytes of memory that all values of one stream may take; those of a machine with hundreds of devices need a few million.
 const VALUES: usize = 256 << 20;
@@ -58,13 +60,16 @@ pub struct Section {
     /// Which part it is.
     pub part: Part,
     /// Who it is; of later parts, what the first one said.
-    pub header: SectionHeader,
+    pub header: SectionHeader<'static>,
     /// Stream offset of its body.
     pub body: u64,
     /// Bytes of its body, as far as it was read.
     pub size: u64,
-    /// Its values; none if it is RAM, or the stream does not describe it.
+    /// Its values; none if it is RAM, or neither stream nor schema describe it.
     pub fields: Option<Fields>,
+    /// Why and where `fields` ends before the body does: the schema does not say how the bytes go on (`Incompatible`),
+    /// or does not fit them.
+    pub unread: Option<Error>,
 }
 
 /// Which part of a section.
@@ -83,12 +88,18 @@ pub enum Part {
 impl Dump {
     /// Takes a stream apart. Never fails: what stopped it is [`damage`](Self::damage).
     pub fn read(stream: &[u8]) -> Self {
+        Self::read_with(stream, &Schema::default())
+    }
+
+    /// As [`read`](Self::read); sections that the stream does not describe are read by `schema`.
+    pub fn read_with(stream: &[u8], schema: &Schema) -> Self {
         let mut dump = Self::default();
         let limits = Limits { allocation: VALUES };
         let mut input = Reader::new(stream, 0, Strictness::QemuCompatible, limits).complete();
         let described = SelfDescribed::find(stream);
         dump.described = described.is_some();
-        dump.damage = dump.walk(&mut input, &described.unwrap_or_default()).err();
+        let described = Described { stream: described.unwrap_or_default(), schema };
+        dump.damage = dump.walk(&mut input, &described).err();
         dump
     }
 
@@ -100,10 +111,10 @@ impl Dump {
         })
     }
 
-    fn walk(&mut self, input: &mut Reader<'_>, described: &SelfDescribed) -> Result<()> {
+    fn walk(&mut self, input: &mut Reader<'_>, described: &Described<'_>) -> Result<()> {
         read_header(input)?;
         self.configuration = Some(Configuration::read(input)?);
-        let mut started: Vec<SectionHeader> = Vec::new();
+        let mut started: Vec<SectionHeader<'_>> = Vec::new();
         loop {
             let offset = input.offset();
             let (part, header) = match Element::read(input)? {
@@ -129,7 +140,8 @@ impl Dump {
             };
             let id = header.id;
             let body = input.offset();
-            let mut section = Section { offset, part, header, body, size: 0, fields: None };
+            let header = header.into_owned();
+            let mut section = Section { offset, part, header, body, size: 0, fields: None, unread: None };
             let read = self.read_body(input, described, &mut section);
             section.size = input.offset().saturating_sub(body);
             let SectionHeader { idstr, instance, .. } = section.header.clone();
@@ -139,22 +151,31 @@ impl Dump {
         self.read_end(input)
     }
 
-    fn read_body(&mut self, input: &mut Reader<'_>, described: &SelfDescribed, section: &mut Section) -> Result<()> {
+    fn read_body(&mut self, input: &mut Reader<'_>, described: &Described<'_>, section: &mut Section) -> Result<()> {
         let header = &section.header;
         if header.idstr == RAM_IDSTR && section.part != Part::Full {
             return self.read_ram(input, section.part);
         }
-        let Some(description) = described.of(header)? else {
-            let body = describe::undescribed_body(input.rest(), header.id);
-            return match body.and_then(|size| input.take(size).ok()) {
-                Some(_) => Ok(()),
-                None => {
-                    let message = format!("the footer 0x7e of section number {} expected, it does not come", header.id);
-                    Err(Error::new(ErrorKind::Incomplete, message).at(input.offset()))
-                }
-            };
-        };
-        section.fields.insert(Fields::default()).read(input, description)
+        if let Some(description) = described.stream.of(header)? {
+            return section.fields.insert(Fields::default()).read(input, description);
+        }
+        let Some(description) = described.in_schema(header) else { return skip_body(input, header.id) };
+        let body = input.rest();
+        let fields = section.fields.insert(Fields::default());
+        let read = fields.read_by_schema(input, description, header.version);
+        let Err(error) = read.and_then(|()| footer_is_next(input, header.id)) else { return Ok(()) };
+        if error.kind() != ErrorKind::Incompatible {
+            // What was read was perhaps none of this section's.
+            input.go_back(body);
+        }
+        match skip_body(input, header.id) {
+            Ok(()) => {
+                section.unread = Some(error);
+                Ok(())
+            }
+            Err(_) if error.kind() != ErrorKind::Incompatible => Err(error),
+            lost => lost,
+        }
     }
 
     fn read_ram(&mut self, input: &mut Reader<'_>, part: Part) -> Result<()> {
@@ -188,7 +209,27 @@ impl Dump {
     }
 }
 
-fn find(started: &[SectionHeader], id: u32, offset: u64) -> Result<SectionHeader> {
+/// Takes a body of unknown layout.
+fn skip_body(input: &mut Reader<'_>, id: u32) -> Result<()> {
+    match describe::undescribed_body(input.rest(), id).and_then(|size| input.take(size).ok()) {
+        Some(_) => Ok(()),
+        None => {
+            let message = format!("the footer 0x7e of section number {id} expected, it does not come");
+            Err(Error::new(ErrorKind::Incomplete, message).at(input.offset()))
+        }
+    }
+}
+
+/// A schema that fits ends where the section does.
+fn footer_is_next(input: &Reader<'_>, id: u32) -> Result<()> {
+    match input.peek(5) {
+        Some([0x7e, found @ ..]) if *found == id.to_be_bytes() => Ok(()),
+        Some(_) => Err(input.malformed("by the schema the section ends here, but its footer is not here")),
+        None => Err(input.incomplete(5)),
+    }
+}
+
+fn find<'a>(started: &[SectionHeader<'a>], id: u32, offset: u64) -> Result<SectionHeader<'a>> {
     started.iter().rev().find(|header| header.id == id).cloned().ok_or_else(|| {
         Error::new(ErrorKind::Malformed, format!("part of section number {id}, which has not started")).at(offset)
     })

@@ -64,7 +64,7 @@ impl<'a, 's> Loader<'a, 's> {
     pub(super) fn step(&mut self) -> Result<Step> {
         let offset = self.wire.offset();
         let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message).at(offset));
-        match self.wire.decode(self.patience, Element::read)? {
+        match self.wire.decode(self.patience, |input| Element::read(input).map(Element::into_owned))? {
             Element::Eof => return Ok(Step::Eof),
             Element::Command(command) => return Ok(Step::Command(command)),
             Element::Start(header) if header.idstr == RAM_IDSTR => self.start_ram(&header, offset)?,
@@ -113,7 +113,7 @@ impl<'a, 's> Loader<'a, 's> {
         Ok(())
     }
 
-    fn start_ram(&mut self, header: &SectionHeader, offset: u64) -> Result<()> {
+    fn start_ram(&mut self, header: &SectionHeader<'_>, offset: u64) -> Result<()> {
         let place = |error: Error| error.at(offset).in_section(&header.idstr, header.instance);
         if header.instance != 0 || header.version != RAM_VERSION {
             let message = format!("version {} is not {RAM_VERSION}, or not the only instance", header.version);
@@ -137,7 +137,7 @@ impl<'a, 's> Loader<'a, 's> {
         self.footer(id, RAM_IDSTR, 0)
     }
 
-    fn load_device(&mut self, header: &SectionHeader) -> Result<()> {
+    fn load_device(&mut self, header: &SectionHeader<'_>) -> Result<()> {
         let SectionHeader { id, idstr, instance, version } = header;
         self.wire
             .decode(self.patience, |input| self.sections.load(idstr, *instance, *version, input))

@@ -13,7 +13,7 @@ const FIRST_DEVICE_ID: u32 = 2;
 
 /// Appends the section that announces the RAM blocks.
 pub(super) fn put_ram_start(out: &mut Vec<u8>, ram: &RamSender<'_>) {
-    let (idstr, instance, version) = (RAM_IDSTR.to_owned(), 0, RAM_VERSION);
+    let (idstr, instance, version) = (RAM_IDSTR.into(), 0, RAM_VERSION);
     Element::Start(SectionHeader { id: RAM_ID, idstr, instance, version }).write(out);
     ram.put_blocks(out);
     put_footer(out, RAM_ID);
@@ -65,9 +65,10 @@ pub(super) fn put_devices(
         let mut body = Writer::recording();
         section.save(&mut body)?;
         let (body, outcomes) = body.into_parts();
-        let (idstr, instance, description) = (section.idstr().to_owned(), section.instance(), section.description());
-        let pushed = described.push(&idstr, instance, description, &outcomes);
-        pushed.map_err(|error| error.in_section(&idstr, instance))?;
+        let (idstr, instance, description) = (section.idstr(), section.instance(), section.description());
+        let pushed = described.push(idstr, instance, description, &outcomes);
+        pushed.map_err(|error| error.in_section(idstr, instance))?;
+        let idstr = idstr.into();
         Element::Full(SectionHeader { id, idstr, instance, version: description.version }).write(out);
         out.extend_from_slice(&body);
         put_footer(out, id);

@@ -51,7 +51,7 @@ impl RamSummary {
         let mut left = word & !FLAGS;
         while left > 0 {
             let offset = input.offset();
-            let (name, len) = (input.name()?, input.u64()?);
+            let (name, len) = (input.name()?.to_owned(), input.u64()?);
             let address = if addresses { Some(input.u64()?) } else { None };
             if len > left || self.blocks.iter().any(|block| block.name == name) {
                 let message = format!("RAM block {name} of {len} bytes does not fit the {left} left of the total");

@@ -9,6 +9,7 @@ mod shared;
 mod vmdesc;
 
 pub use shared::Shared;
+pub(crate) use vmdesc::type_name;
 pub use vmdesc::vmdesc;
 
 /// The description of a type that derives `VmState`.

@@ -203,7 +203,8 @@ fn can_compress(field: &Field) -> bool {
     }
 }
 
-fn type_name(kind: &Kind) -> String {
+/// A kind in the self-description's words.
+pub(crate) fn type_name(kind: &Kind) -> String {
     match kind {
         Kind::Bool => "bool".into(),
         Kind::Unsigned(bytes) => format!("uint{}", u32::from(*bytes) * 8),

@@ -13,6 +13,8 @@ use crate::schema::json::Schema;
 #[derive(Debug, Default)]
 pub struct Sections<'a> {
     entries: Vec<Registration<'a>>,
+    /// The entry behind the one that a load saw last.
+    next: usize,
 }
 
 /// One registered section.
@@ -145,6 +147,7 @@ impl<'a> Sections<'a> {
     /// Forgets what earlier loads have seen.
     pub fn begin_load(&mut self) {
         self.entries.iter_mut().for_each(|entry| entry.loaded = false);
+        self.next = 0;
     }
 
     /// Loads the section that the stream calls `idstr`, `instance`, written at `version`.
@@ -166,11 +169,10 @@ impl<'a> Sections<'a> {
         input: &mut Reader<'_>,
         strictness: Strictness,
     ) -> Result<()> {
-        let known = self.entries.iter().any(|entry| entry.idstr == idstr);
-        let found = self.entries.iter_mut().find(|entry| entry.answers_to(idstr, instance, strictness));
+        let found = self.find(idstr, instance, strictness);
         let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
-        let Some(entry) = found else {
-            return incompatible(match known {
+        let Some((index, entry)) = found.and_then(|index| Some((index, self.entries.get_mut(index)?))) else {
+            return incompatible(match self.entries.iter().any(|entry| entry.idstr == idstr) {
                 true => "this machine has no such instance: both sides need the same devices".to_owned(),
                 false => "this machine has no such section: both sides need the same devices".to_owned(),
             });
@@ -187,7 +189,20 @@ impl<'a> Sections<'a> {
         }
         entry.section.load(input, version)?;
         entry.loaded = true;
+        self.next = index + 1;
         Ok(())
+    }
+
+    /// The first entry that answers. Most streams have the order of the registry, so the search is spared if the next
+    /// one is meant and none before it could answer in its place.
+    fn find(&self, idstr: &str, instance: u32, strictness: Strictness) -> Option<usize> {
+        let (before, rest) = self.entries.split_at_checked(self.next)?;
+        let is_next = rest.first().is_some_and(|entry| entry.instance == instance && entry.idstr == idstr);
+        if is_next && instance != u32::MAX && before.iter().all(|entry| entry.alias.is_none() && entry.compat.is_none())
+        {
+            return Some(self.next);
+        }
+        self.entries.iter().position(|entry| entry.answers_to(idstr, instance, strictness))
     }
 
     /// After a load: all required sections came. A QEMU-compatible load does without, as QEMU's does.
@@ -235,11 +250,13 @@ impl Registration<'_> {
     }
 
     /// Name in the stream.
+    #[inline]
     pub fn idstr(&self) -> &str {
         &self.idstr
     }
 
     /// Which of several devices of that name.
+    #[inline]
     pub fn instance(&self) -> u32 {
         self.instance
     }
@@ -255,6 +272,7 @@ impl Registration<'_> {
     }
 
     /// What its bytes are.
+    #[inline]
     pub fn description(&self) -> &'static Description {
         self.section.description()
     }
@@ -263,6 +281,7 @@ impl Registration<'_> {
     ///
     /// # Errors
     /// What the section says, with its name.
+    #[inline]
     pub fn save(&mut self, out: &mut Writer) -> Result<()> {
         self.section.save(out).map_err(|error| error.in_section(&self.idstr, self.instance))
     }

@@ -20,8 +20,11 @@ impl<T: Wire, const N: usize> Wire for [T; N] {
         T::load_all(self, input)
     }
 
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "`from_fn` counts to N")]
     fn remember(&self) -> Self::Undo {
-        self.each_ref().map(T::remember)
+        // Not `each_ref().map()`, which the compiler does not turn into a plain copy.
+        std::array::from_fn(|index| self[index].remember())
     }
 
     fn undo(&mut self, undo: Self::Undo) {

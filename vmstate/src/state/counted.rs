@@ -111,11 +111,13 @@ pub mod bytes {
 }
 
 /// A length field's value as a count of elements to save.
+#[inline]
 pub fn count_to_save<L: Length>(length: L, field: &'static str, max: usize) -> Result<usize> {
     length.bounded(field, max).map_err(|message| Error::new(ErrorKind::Rejected, message))
 }
 
 /// A length field's value as a count of elements to load: the peer's word, believed up to `max`.
+#[inline]
 pub fn count_to_load<L: Length>(length: L, field: &'static str, max: usize, input: &Reader<'_>) -> Result<usize> {
     length.bounded(field, max).map_err(|message| input.malformed(message))
 }
@@ -143,6 +145,7 @@ macro_rules! length {
 
 length!(u8, u16, u32, u64, usize, i8, i16, i32, i64);
 
+#[inline]
 fn same_length(held: usize, count: usize) -> Result<()> {
     if held == count {
         return Ok(());
@@ -150,6 +153,7 @@ fn same_length(held: usize, count: usize) -> Result<()> {
     Err(Error::new(ErrorKind::Rejected, format!("its length field says {count}, but it holds {held}")))
 }
 
+#[inline]
 fn outcome(count: usize) -> Result<u32> {
     u32::try_from(count)
         .map_err(|_| Error::new(ErrorKind::Rejected, format!("{count} elements do not fit the self-description")))

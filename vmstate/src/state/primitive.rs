@@ -34,6 +34,7 @@ macro_rules! integer {
                 *self = undo;
             }
 
+            #[inline]
             fn save_all(elements: &mut [Self], out: &mut Writer) -> Result<()> {
                 let bytes = out.room(size_of_val(elements));
                 for (bytes, element) in bytes.chunks_exact_mut(size_of::<Self>()).zip(elements) {
@@ -42,6 +43,7 @@ macro_rules! integer {
                 Ok(())
             }
 
+            #[inline]
             fn load_all(elements: &mut [Self], input: &mut Reader<'_>) -> Result<()> {
                 if input.rest().len() < size_of_val(elements) {
                     // One by one, to name the element at which the bytes end.
@@ -79,6 +81,7 @@ impl Wire for bool {
     }
 
     /// QEMU takes any non-zero byte for true (`get_bool`, migration/vmstate-types.c); a strict load takes 0 and 1.
+    #[inline]
     fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
         if let Some(&[byte]) = input.peek(1)
             && byte > 1
@@ -90,10 +93,12 @@ impl Wire for bool {
         Ok(())
     }
 
+    #[inline]
     fn remember(&self) -> Self {
         *self
     }
 
+    #[inline]
     fn undo(&mut self, undo: Self) {
         *self = undo;
     }

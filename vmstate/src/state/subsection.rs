@@ -11,6 +11,7 @@ use crate::schema::Description;
 const SUBSECTION: u8 = 5;
 
 /// Appends a subsection's header. The derive has checked that the name is at most 255 bytes.
+#[inline]
 pub fn save_header(name: &str, version: u32, out: &mut Writer) {
     debug_assert!(name.len() <= 255, "the derive refuses longer names");
     out.u8(SUBSECTION);
@@ -21,16 +22,24 @@ pub fn save_header(name: &str, version: u32, out: &mut Writer) {
 
 /// The next subsection of `parent`: its place in `parent.subsections`, and the version it was written at. `None` if
 /// something else comes. `seen` holds one flag for each subsection.
+#[inline]
 pub fn next(input: &mut Reader<'_>, parent: &Description, seen: &mut [bool]) -> Result<Option<(usize, u32)>> {
+    match input.rest() {
+        [first, ..] if *first != SUBSECTION => Ok(None),
+        _ => next_of(input, parent, seen),
+    }
+}
+
+fn next_of(input: &mut Reader<'_>, parent: &Description, seen: &mut [bool]) -> Result<Option<(usize, u32)>> {
     let Some(name) = peek_name(input, &parent.name)? else { return Ok(None) };
     let found = parent.subsections.iter().position(|subsection| subsection.name.as_bytes() == name);
-    let shown = String::from_utf8_lossy(name);
+    let shown = || String::from_utf8_lossy(name);
     let (Some(index), Some(seen)) = (found, found.and_then(|index| seen.get_mut(index))) else {
-        let message = format!("subsection {shown:?} is not known to {:?}", &*parent.name);
+        let message = format!("subsection {:?} is not known to {:?}", shown(), &*parent.name);
         return Err(Error::new(ErrorKind::Incompatible, message).at(input.offset()));
     };
     if *seen && input.strictness() == Strictness::Strict {
-        return Err(input.malformed(format!("subsection {shown:?} comes twice")));
+        return Err(input.malformed(format!("subsection {:?} comes twice", shown())));
     }
     *seen = true;
     let [_, length] = input.array()?;
@@ -40,6 +49,7 @@ pub fn next(input: &mut Reader<'_>, parent: &Description, seen: &mut [bool]) -> 
 }
 
 /// Refuses a subsection where none is expected any more: behind a section whose description has none.
+#[inline]
 pub(super) fn none_left(input: &mut Reader<'_>, parent: &Description) -> Result<()> {
     if parent.subsections.is_empty() && input.peek(1) == Some(&[SUBSECTION]) {
         next(input, parent, &mut [])?;

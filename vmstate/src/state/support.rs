@@ -51,8 +51,45 @@ impl<const N: usize> Buffer for [u8; N] {
 pub fn within<T>(result: Result<T>, field: &'static str) -> Result<T> {
     match result {
         Ok(value) => Ok(value),
-        Err(error) => Err(error.in_field(field)),
+        Err(error) => Err(named(error, field)),
     }
+}
+
+#[cold]
+fn named(error: Error, field: &'static str) -> Error {
+    error.in_field(field)
+}
+
+/// Puts `bytes` at place `START` of a run.
+#[inline]
+pub fn put_at<const START: usize, const N: usize, const RUN: usize>(run: &mut [u8; RUN], bytes: [u8; N]) {
+    const { assert!(START + N <= RUN) };
+    if let Some(place) = run.get_mut(START..START + N) {
+        place.copy_from_slice(&bytes);
+    }
+}
+
+/// The bytes at place `START` of a run.
+#[inline]
+pub fn get_at<const START: usize, const N: usize, const RUN: usize>(run: &[u8; RUN]) -> [u8; N] {
+    const { assert!(START + N <= RUN) };
+    run.get(START..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
+}
+
+/// The bytes of a run of fields with these names and sizes.
+#[inline]
+pub fn run<'a, const N: usize>(input: &mut Reader<'a>, fields: &[(&'static str, usize)]) -> Result<&'a [u8; N]> {
+    match input.chunk() {
+        Some(run) => Ok(run),
+        None => Err(cut(input, fields)),
+    }
+}
+
+/// The error of the field at which the bytes end.
+#[cold]
+fn cut(input: &mut Reader<'_>, fields: &[(&'static str, usize)]) -> Error {
+    let ended = fields.iter().find_map(|(name, size)| input.take(*size).err().map(|error| error.in_field(*name)));
+    ended.unwrap_or_else(|| input.incomplete(1))
 }
 
 /// Saves `value` as a `W`, if it fits.
@@ -93,6 +130,7 @@ pub fn unknown_value<T: std::fmt::Display>(value: T, name: &str, known: &[(T, &s
 }
 
 /// Notes how many bytes a hand-written codec wrote, if its kind leaves that open.
+#[inline]
 pub fn custom_size(kind: &Kind, before: usize, out: &mut Writer) -> Result<()> {
     if !matches!(kind, Kind::Custom(_)) {
         return Ok(());

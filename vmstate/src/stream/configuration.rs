@@ -68,7 +68,7 @@ impl Configuration {
         }
     }
 
-    fn read_subsection(&mut self, input: &mut Reader<'_>, seen: &mut Vec<String>) -> Result<()> {
+    fn read_subsection<'a>(&mut self, input: &mut Reader<'a>, seen: &mut Vec<&'a str>) -> Result<()> {
         let offset = input.offset();
         input.u8()?;
         let name = input.name()?;
@@ -77,7 +77,7 @@ impl Configuration {
         if version != 1 {
             return incompatible(format!("{name}: version {version} is not 1"));
         }
-        match name.as_str() {
+        match name {
             "configuration/target-page-bits" => self.page_bits = Some(input.u32()?),
             "configuration/capabilities" => self.capabilities = read_capabilities(input)?,
             "configuration/uuid" => self.uuid = Some(input.array()?),
@@ -124,5 +124,5 @@ fn read_capabilities(input: &mut Reader<'_>) -> Result<Vec<String>> {
     if count > MAX_CAPABILITIES {
         return Err(input.malformed(format!("{count} capabilities, at most {MAX_CAPABILITIES} exist")));
     }
-    (0..count).map(|_| input.name()).collect()
+    (0..count).map(|_| input.name().map(str::to_owned)).collect()
 }

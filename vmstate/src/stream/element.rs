@@ -1,5 +1,7 @@
 //! What a stream is made of: its header, sections with their footers, commands, the end.
 
+use std::borrow::Cow;
+
 use super::command::Command;
 use crate::codec::{Reader, put_name};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,11 +27,11 @@ pub(super) mod kind {
 
 /// How a section begins that says who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SectionHeader {
+pub struct SectionHeader<'a> {
     /// The number that its later parts and its footer carry; chosen by the source.
     pub id: u32,
     /// Name.
-    pub idstr: String,
+    pub idstr: Cow<'a, str>,
     /// Which of several devices of that name.
     pub instance: u32,
     /// Version of the state.
@@ -38,15 +40,15 @@ pub struct SectionHeader {
 
 /// One step of the stream after the configuration. A section's body and footer follow its element.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Element {
+pub enum Element<'a> {
     /// The first part of state that comes in parts.
-    Start(SectionHeader),
+    Start(SectionHeader<'a>),
     /// Some more of it.
     Part(u32),
     /// The last of it.
     End(u32),
     /// State that comes whole.
-    Full(SectionHeader),
+    Full(SectionHeader<'a>),
     /// A command to the destination.
     Command(Command),
     /// No more sections.
@@ -80,9 +82,9 @@ pub fn read_header(input: &mut Reader<'_>) -> Result<()> {
 }
 
 /// Appends the mark that ends the section `id`.
+#[inline]
 pub fn put_footer(out: &mut Vec<u8>, id: u32) {
-    out.push(kind::FOOTER);
-    out.extend_from_slice(&id.to_be_bytes());
+    put_numbered(out, kind::FOOTER, id);
 }
 
 /// Reads the mark that ends the section `id`.
@@ -102,8 +104,9 @@ pub fn read_footer(input: &mut Reader<'_>, id: u32) -> Result<()> {
     }
 }
 
-impl Element {
+impl<'a> Element<'a> {
     /// Appends it.
+    #[inline]
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
             Self::Start(header) => header.write(out, kind::START),
@@ -122,7 +125,7 @@ impl Element {
     ///
     /// # Errors
     /// `Malformed` for a type that has no place here, `Incompatible` for a command that is not supported.
-    pub fn read(input: &mut Reader<'_>) -> Result<Self> {
+    pub fn read(input: &mut Reader<'a>) -> Result<Self> {
         let offset = input.offset();
         let misplaced = |what: &str| Err(Error::new(ErrorKind::Malformed, what).at(offset));
         match input.u8()? {
@@ -139,9 +142,27 @@ impl Element {
             other => misplaced(&format!("section type {other:#04x} does not exist")),
         }
     }
+
+    /// The same, with names of its own.
+    pub fn into_owned(self) -> Element<'static> {
+        match self {
+            Self::Start(header) => Element::Start(header.into_owned()),
+            Self::Part(id) => Element::Part(id),
+            Self::End(id) => Element::End(id),
+            Self::Full(header) => Element::Full(header.into_owned()),
+            Self::Command(command) => Element::Command(command),
+            Self::Eof => Element::Eof,
+        }
+    }
 }
 
-impl SectionHeader {
+impl<'a> SectionHeader<'a> {
+    /// The same, with a name of its own.
+    pub fn into_owned(self) -> SectionHeader<'static> {
+        let Self { id, idstr, instance, version } = self;
+        SectionHeader { id, idstr: idstr.into_owned().into(), instance, version }
+    }
+
     fn write(&self, out: &mut Vec<u8>, kind: u8) {
         put_numbered(out, kind, self.id);
         put_name(out, &self.idstr);
@@ -149,14 +170,16 @@ impl SectionHeader {
         out.extend_from_slice(&self.version.to_be_bytes());
     }
 
-    fn read(input: &mut Reader<'_>) -> Result<Self> {
+    #[inline]
+    fn read(input: &mut Reader<'a>) -> Result<Self> {
         let id = input.u32()?;
-        let idstr = input.name()?;
+        let idstr = input.name()?.into();
         Ok(Self { id, idstr, instance: input.u32()?, version: input.u32()? })
     }
 }
 
+#[inline]
 fn put_numbered(out: &mut Vec<u8>, kind: u8, id: u32) {
-    out.push(kind);
-    out.extend_from_slice(&id.to_be_bytes());
+    let [a, b, c, d] = id.to_be_bytes();
+    out.extend_from_slice(&[kind, a, b, c, d]);
 }

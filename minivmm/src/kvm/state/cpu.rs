@@ -84,7 +84,10 @@ pub struct MtrrVar {
 #[vmstate(subsection(name = "cpu/fpop_ip_dp", version = 1, needed = Self::has_last_x87))]
 #[vmstate(subsection(name = "cpu/msr_tsc_adjust", version = 1, needed = Self::has_tsc_adjust))]
 #[vmstate(subsection(name = "cpu/msr_tscdeadline", version = 1, needed = Self::has_tsc_deadline))]
+#[vmstate(subsection(name = "cpu/msr_ia32_misc_enable", needed = Self::has_misc_enable))]
+#[vmstate(subsection(name = "cpu/xss", needed = Self::has_xss))]
 #[vmstate(subsection(name = "cpu/tsc_khz", version = 1, needed = Self::has_tsc_khz))]
+#[vmstate(subsection(name = "cpu/spec_ctrl", needed = Self::has_spec_ctrl))]
 pub struct Cpu {
     /// General registers.
     #[vmstate(name = "env.regs")]
@@ -314,9 +317,18 @@ pub struct Cpu {
     /// IA32_TSC_DEADLINE.
     #[vmstate(name = "env.tsc_deadline", subsection = "cpu/msr_tscdeadline")]
     pub tsc_deadline: u64,
+    /// IA32_MISC_ENABLE; 1 at reset.
+    #[vmstate(name = "env.msr_ia32_misc_enable", subsection = "cpu/msr_ia32_misc_enable")]
+    pub misc_enable: u64,
+    /// IA32_XSS.
+    #[vmstate(name = "env.xss", subsection = "cpu/xss")]
+    pub xss: u64,
     /// Guest TSC frequency in kHz.
     #[vmstate(name = "env.tsc_khz", subsection = "cpu/tsc_khz")]
     pub tsc_khz: i64,
+    /// IA32_SPEC_CTRL.
+    #[vmstate(name = "env.spec_ctrl", subsection = "cpu/spec_ctrl")]
+    pub spec_ctrl: u64,
 }
 
 impl Cpu {
@@ -352,8 +364,20 @@ impl Cpu {
         self.tsc_deadline != 0
     }
 
+    fn has_misc_enable(&self) -> bool {
+        self.misc_enable != 1
+    }
+
+    fn has_xss(&self) -> bool {
+        self.xss != 0
+    }
+
     fn has_tsc_khz(&self) -> bool {
         self.tsc_khz != 0
+    }
+
+    fn has_spec_ctrl(&self) -> bool {
+        self.spec_ctrl != 0
     }
 }
 
@@ -437,7 +461,10 @@ impl Default for Cpu {
             fpdp: 0,
             tsc_adjust: 0,
             tsc_deadline: 0,
+            misc_enable: 1,
+            xss: 0,
             tsc_khz: 0,
+            spec_ctrl: 0,
         }
     }
 }

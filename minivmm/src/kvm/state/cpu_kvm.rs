@@ -9,6 +9,10 @@ use super::msr::index;
 
 /// hflags2 bit "NMIs are blocked" (QEMU's `HF2_NMI_MASK`).
 const HFLAGS2_NMI: u32 = 1 << 2;
+/// hflags2 bits that QEMU's vCPUs have from reset on: interrupts are not held back by nested virtualization
+/// (`HF2_GIF_MASK`, without which QEMU delivers none and KVM refuses QEMU's nested state), nor can a guest's be
+/// (`HF2_VGIF_MASK`).
+const HFLAGS2_RESET: u32 = 1 | 1 << 8;
 
 /// Offsets in the standard XSAVE format (Intel SDM volume 1, 13.4).
 mod xsave {
@@ -51,6 +55,9 @@ impl Cpu {
             index::KVM_STEAL_TIME,
             index::KVM_PV_EOI_EN,
             index::KVM_POLL_CONTROL,
+            index::MISC_ENABLE,
+            index::XSS,
+            index::SPEC_CTRL,
         ];
         indices.extend(index::MTRR_FIXED);
         indices.extend((0..16).map(|n| index::MTRR_PHYS_BASE_0 + n));
@@ -84,6 +91,9 @@ impl Cpu {
         self.steal_time_msr = get(index::KVM_STEAL_TIME);
         self.pv_eoi_en_msr = get(index::KVM_PV_EOI_EN);
         self.poll_control_msr = values.get(&index::KVM_POLL_CONTROL).copied().unwrap_or(1);
+        self.misc_enable = values.get(&index::MISC_ENABLE).copied().unwrap_or(1);
+        self.xss = get(index::XSS);
+        self.spec_ctrl = get(index::SPEC_CTRL);
         self.mtrr_fixed = index::MTRR_FIXED.map(get);
         self.mtrr_var = std::array::from_fn(|n| {
             let base = index::MTRR_PHYS_BASE_0 + 2 * n as u32;
@@ -118,6 +128,9 @@ impl Cpu {
             index::KVM_STEAL_TIME => self.steal_time_msr,
             index::KVM_PV_EOI_EN => self.pv_eoi_en_msr,
             index::KVM_POLL_CONTROL => self.poll_control_msr,
+            index::MISC_ENABLE => self.misc_enable,
+            index::XSS => self.xss,
+            index::SPEC_CTRL => self.spec_ctrl,
             index::TSC_DEADLINE => self.tsc_deadline,
             _ => self.table_msr(msr),
         };
@@ -233,7 +246,7 @@ impl Cpu {
         self.soft_interrupt = events.interrupt.soft;
         self.nmi_injected = events.nmi.injected;
         self.nmi_pending = events.nmi.pending;
-        self.hflags2 = if events.nmi.masked != 0 { HFLAGS2_NMI } else { 0 };
+        self.hflags2 = HFLAGS2_RESET | if events.nmi.masked != 0 { HFLAGS2_NMI } else { 0 };
         self.sipi_vector = events.sipi_vector;
     }
 

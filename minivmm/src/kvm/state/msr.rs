@@ -55,12 +55,14 @@ fn table(values: impl Iterator<Item = (u32, u64)>) -> Msrs {
 pub(super) mod index {
     pub(in super::super) const TSC: u32 = 0x10;
     pub(in super::super) const TSC_ADJUST: u32 = 0x3b;
+    pub(in super::super) const SPEC_CTRL: u32 = 0x48;
     pub(in super::super) const SYSENTER_CS: u32 = 0x174;
     pub(in super::super) const SYSENTER_ESP: u32 = 0x175;
     pub(in super::super) const SYSENTER_EIP: u32 = 0x176;
     pub(in super::super) const MCG_CAP: u32 = 0x179;
     pub(in super::super) const MCG_STATUS: u32 = 0x17a;
     pub(in super::super) const MCG_CTL: u32 = 0x17b;
+    pub(in super::super) const MISC_ENABLE: u32 = 0x1a0;
     pub(in super::super) const MTRR_PHYS_BASE_0: u32 = 0x200;
     pub(in super::super) const MTRR_FIXED: [u32; 11] =
         [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
@@ -68,6 +70,7 @@ pub(super) mod index {
     pub(in super::super) const MTRR_DEF_TYPE: u32 = 0x2ff;
     pub(in super::super) const MC0_CTL: u32 = 0x400;
     pub(in super::super) const TSC_DEADLINE: u32 = 0x6e0;
+    pub(in super::super) const XSS: u32 = 0xda0;
     pub(in super::super) const EFER: u32 = 0xc000_0080;
     pub(in super::super) const STAR: u32 = 0xc000_0081;
     pub(in super::super) const LSTAR: u32 = 0xc000_0082;

@@ -38,6 +38,7 @@ pub(super) fn migrate(scratch: &Path, launcher: &Path, program: &Program) -> Res
         tap: None,
         control: scratch.join("control0"),
         incoming: None,
+        more: Vec::new(),
     };
     progress.show("booting the tiny guest", "");
     let booting = Instant::now();
@@ -56,12 +57,12 @@ pub(super) fn migrate(scratch: &Path, launcher: &Path, program: &Program) -> Res
     let migration = completed(source.follow_migration(end, |info| show_migration(&mut progress, info))?)?;
     destination.await_status("running", Instant::now() + PATIENCE)?;
     let left_behind = source.status()?;
-    let last = passes(&source).last().copied().unwrap_or(0);
+    let last = tiny::passes(&source.console()).last().copied().unwrap_or(0);
     source.process().kill();
 
     progress.show("letting it work on at the destination", "");
     await_pass(&destination, last + PASSES)?;
-    let counted = passes(&destination);
+    let counted = tiny::passes(&destination.console());
     destination.type_in("q")?;
     let off = destination.process().wait(Instant::now() + PATIENCE)?.success();
     progress.end();
@@ -80,17 +81,9 @@ pub(super) fn migrate(scratch: &Path, launcher: &Path, program: &Program) -> Res
     Ok(Report { figures: migration_figures(boot, &migration), checks, numbers })
 }
 
-/// Numbers of the passes whose whole line a monitor's console shows.
-fn passes(vmm: &Vmm) -> Vec<u64> {
-    let console = vmm.console();
-    let whole = console.rfind('\n').map_or("", |end| &console[..end]);
-    let numbers = whole.lines().filter_map(|line| line.trim().strip_prefix('p'));
-    numbers.filter(|digits| digits.len() == 8).filter_map(|digits| u64::from_str_radix(digits, 16).ok()).collect()
-}
-
 fn await_pass(vmm: &Vmm, pass: u64) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while passes(vmm).last().is_none_or(|last| *last < pass) {
+    while tiny::passes(&vmm.console()).last().is_none_or(|last| *last < pass) {
         if Instant::now() > deadline {
             let sentence = format!("the guest does not get to pass {pass}; console: {:?}", vmm.console());
             return Err(Error::failed(format!("{sentence}; monitor: {:?}", vmm.errors())));

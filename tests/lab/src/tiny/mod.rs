@@ -13,10 +13,13 @@ pub const BANNER: &str = "tiny\n";
 /// Bytes of boot sector and setup code, which a 64-bit loader skips.
 const SETUP: usize = 2 * 512;
 
+/// Where the setup code stands, behind the header: its jump at 0x200 leads there.
+const SETUP_ENTRY: usize = 0x280;
+
 /// The 64-bit entry point's place in the loaded part (Linux, Documentation/arch/x86/boot.rst).
 const ENTRY: usize = 0x200;
 
-/// The guest as a bzImage of boot protocol 2.12, with the 64-bit entry point.
+/// The guest as a bzImage of boot protocol 2.12, with the real-mode and the 64-bit entry point.
 ///
 /// ```
 /// let image = vmstate_lab::tiny::bzimage();
@@ -28,6 +31,7 @@ pub fn bzimage() -> Vec<u8> {
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
     put(0x1f1, &[1]); // setup_sects
     put(0x1fe, &[0x55, 0xaa]); // boot_flag
+    put(0x200, &[0xeb, (SETUP_ENTRY - 0x202) as u8]); // jump
     put(0x202, b"HdrS");
     put(0x206, &0x20c_u16.to_le_bytes()); // version
     put(0x211, &[1]); // loadflags: LOADED_HIGH
@@ -37,6 +41,7 @@ pub fn bzimage() -> Vec<u8> {
     put(0x238, &255_u32.to_le_bytes()); // cmdline_size
     put(0x258, &0x10_0000_u64.to_le_bytes()); // pref_address
     put(0x260, &0x1_0000_u32.to_le_bytes()); // init_size
+    put(SETUP_ENTRY, &code::SETUP_CODE);
     image
 }
 
@@ -50,6 +55,17 @@ pub fn expected(page: u64, pass: u64) -> u64 {
     pass.wrapping_mul(0x61c8_8647) ^ page
 }
 
+/// Numbers of the passes whose whole line is on the console.
+///
+/// ```
+/// assert_eq!(vmstate_lab::tiny::passes("tiny\np00000001\np0000000a\np000"), [1, 10]);
+/// ```
+pub fn passes(console: &str) -> Vec<u64> {
+    let whole = console.rfind('\n').map_or("", |end| &console[..end]);
+    let numbers = whole.lines().filter_map(|line| line.trim().strip_prefix('p'));
+    numbers.filter(|digits| digits.len() == 8).filter_map(|digits| u64::from_str_radix(digits, 16).ok()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -59,13 +75,15 @@ mod tests {
     fn code_is_the_assembled_source() {
         let dir = tempfile::tempdir().unwrap();
         let (object, binary) = (dir.path().join("tiny.o"), dir.path().join("tiny.bin"));
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tiny/tiny.S");
         let run = |command: &mut Command| command.status().is_ok_and(|status| status.success());
         if !run(Command::new("as").arg("--version").stdout(std::process::Stdio::null())) {
             return crate::skip::skip("binutils are missing: apt-get install binutils");
         }
-        assert!(run(Command::new("as").arg("--64").arg("-o").arg(&object).arg(source)));
-        assert!(run(Command::new("objcopy").args(["-O", "binary", "-j", ".text"]).arg(&object).arg(&binary)));
-        assert!(std::fs::read(binary).unwrap() == super::code::CODE, "assemble tiny.S anew and update code.rs");
+        for (name, code) in [("tiny.S", &super::code::CODE[..]), ("setup.S", &super::code::SETUP_CODE)] {
+            let source = format!("{}/src/tiny/{name}", env!("CARGO_MANIFEST_DIR"));
+            assert!(run(Command::new("as").arg("--64").arg("-o").arg(&object).arg(source)));
+            assert!(run(Command::new("objcopy").args(["-O", "binary", "-j", ".text"]).arg(&object).arg(&binary)));
+            assert!(std::fs::read(&binary).unwrap() == code, "assemble {name} anew and update code.rs");
+        }
     }
 }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use vmstate::dump::{Dump, Section};
+use vmstate::error::ErrorKind;
 
+use crate::check::read_schema;
 use crate::text::Text;
 use crate::{Outcome, TaskResult, read};
 
@@ -18,6 +20,9 @@ pub(crate) struct Options {
     /// Only the sections of this name, or of this name and instance, as serial/0.
     #[arg(long, value_name = "NAME")]
     section: Option<String>,
+    /// Read sections that the stream does not describe by this schema: JSON of this library, or of QEMU's -dump-vmstate.
+    #[arg(long, value_name = "FILE")]
+    schema: Option<PathBuf>,
     /// Print the bytes of sections, too; not those of RAM.
     #[arg(long)]
     hex: bool,
@@ -25,7 +30,8 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> TaskResult {
     let stream = read(&options.file)?;
-    let dump = Dump::read(&stream);
+    let schema = options.schema.as_deref().map(read_schema).transpose()?.unwrap_or_default();
+    let dump = Dump::read_with(&stream, &schema);
     let text = match &options.section {
         None if options.json => format!("{:#}\n", dump.to_json()),
         None => {
@@ -48,7 +54,10 @@ pub(crate) fn run(options: &Options) -> TaskResult {
             }
         }
     };
-    Ok((text, if dump.damage.is_some() { Outcome::Wrong } else { Outcome::Fine }))
+    let misfits =
+        |section: &Section| section.unread.as_ref().is_some_and(|error| error.kind() != ErrorKind::Incompatible);
+    let wrong = dump.damage.is_some() || dump.sections().any(misfits);
+    Ok((text, if wrong { Outcome::Wrong } else { Outcome::Fine }))
 }
 
 fn is_called(section: &Section, name: &str) -> bool {

@@ -1,8 +1,10 @@
-//! The program `vmstate`: looks into migration streams.
+//! The program `vmstate`: looks into migration streams, and says whether those of one release load in another.
 //!
-//! Exit codes: 0 fine (`diff`: equal), 1 the stream is damaged (`diff`: they differ), 2 bad usage or input.
+//! Exit codes: 0 fine (`diff`: equal, `check`: compatible), 1 the stream is damaged (`diff`: they differ, `check`: not
+//! compatible), 2 bad usage or input.
 #![forbid(unsafe_code)]
 
+mod check;
 mod diff;
 mod inspect;
 mod text;
@@ -13,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Looks into migration streams of QEMU's format.
+/// Looks into migration streams of QEMU's format, and compares releases.
 #[derive(Parser)]
 #[command(name = "vmstate", version)]
 struct Arguments {
@@ -32,13 +34,15 @@ enum Task {
         /// Another one.
         new: PathBuf,
     },
+    /// Says whether streams of an old release load in a new one, from their schemas. Exit code 1 if not.
+    Check(check::Options),
 }
 
 /// What a task has found out.
 enum Outcome {
     /// All is well.
     Fine,
-    /// The stream is damaged, or the two differ.
+    /// The stream is damaged, the two differ, or are not compatible.
     Wrong,
 }
 
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Inspect(options) => inspect::run(&options),
         Task::Diff { old, new } => diff::run(&old, &new),
+        Task::Check(options) => check::run(&options),
     };
     match result {
         Ok((text, outcome)) => {

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use vmstate::dump::{Dump, Entry, Part, Section};
+use vmstate::error::{Error, ErrorKind};
 use vmstate::inspect::{Fields, Value, hex};
 
 /// Bytes of a value shown on its line.
@@ -55,17 +56,39 @@ impl<'a> Text<'a> {
         self.line(section.offset, &head);
         match &section.fields {
             Some(fields) => self.fields(fields, 1),
-            None if matches!(section.part, Part::Full) => self.line(section.body, "  not described by the stream"),
+            None if matches!(section.part, Part::Full) => self.line(section.body, "  not described"),
             None => {}
+        }
+        if let Some(error) = &section.unread {
+            self.unread(section, error);
         }
         // A section in parts is RAM, whose pages nobody reads as hexadecimal digits.
         if self.hex && matches!(section.part, Part::Full) {
-            let range = usize::try_from(section.body).ok().zip(usize::try_from(section.body + section.size).ok());
-            let bytes = range.and_then(|(start, end)| self.stream.get(start..end)).unwrap_or_default();
+            let bytes = self.bytes(section.body, section.body + section.size);
             for (offset, line) in (section.body..).step_by(SHOWN).zip(bytes.chunks(SHOWN)) {
                 self.line(offset, &format!("  | {}", hex(line)));
             }
         }
+    }
+
+    /// Where a schema leaves a section, and the bytes that it does not explain.
+    fn unread(&mut self, section: &Section, error: &Error) {
+        let offset = error.offset().unwrap_or(section.body);
+        let path = error.path();
+        let place = if path.is_empty() { String::new() } else { format!("{}: ", path.escape_debug()) };
+        // What a schema that does not fit has read may be none of it.
+        let (what, from) = match error.kind() {
+            ErrorKind::Incompatible => ("not read from here", offset),
+            _ => ("the schema does not fit", section.body),
+        };
+        self.line(offset, &format!("  {what}: {place}{}", error.message().escape_debug()));
+        let bytes = Value::Bytes(self.bytes(from, section.body + section.size).to_vec());
+        self.line(from, &format!("  bytes: {}", shown(&bytes)));
+    }
+
+    fn bytes(&self, start: u64, end: u64) -> &'a [u8] {
+        let range = usize::try_from(start).ok().zip(usize::try_from(end).ok());
+        range.and_then(|(start, end)| self.stream.get(start..end)).unwrap_or_default()
     }
 
     pub(crate) fn damage(&mut self, dump: &Dump) {
@@ -85,7 +108,10 @@ impl<'a> Text<'a> {
                 }
                 Value::Array(values) if values.iter().any(|value| matches!(value, Value::Struct(_))) => {
                     for (index, value) in values.iter().enumerate() {
-                        self.line(field.offset, &format!("{indent}{name}[{index}]: {kind}"));
+                        self.line(
+                            offset_of(value).unwrap_or(field.offset),
+                            &format!("{indent}{name}[{index}]: {kind}"),
+                        );
                         if let Value::Struct(nested) = value {
                             self.fields(nested, level + 1);
                         }
@@ -118,6 +144,12 @@ impl<'a> Text<'a> {
     fn line(&mut self, offset: u64, text: &str) {
         let _ = writeln!(self.out, "{offset:08x}  {text}");
     }
+}
+
+/// Where a struct begins, if it has fields.
+fn offset_of(value: &Value) -> Option<u64> {
+    let Value::Struct(fields) = value else { return None };
+    fields.fields.first().map(|field| field.offset)
 }
 
 /// A value on one line; of long ones the beginning.

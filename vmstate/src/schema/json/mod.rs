@@ -34,6 +34,8 @@ mod write;
 use super::Description;
 use crate::error::{Error, ErrorKind, Result};
 
+pub(crate) use write::opaque_size;
+
 /// The key that names the machine among the sections.
 const MACHINE: &str = "vmschkmachine";
 

@@ -174,7 +174,7 @@ fn size(of: &Kind) -> u64 {
 }
 
 /// The size of a field of which QEMU's dump said nothing else.
-fn opaque_size(kind: &Kind) -> Option<u64> {
+pub(crate) fn opaque_size(kind: &Kind) -> Option<u64> {
     let Kind::Custom(name) = kind else { return None };
     let size = name.strip_prefix(OPAQUE)?.parse().ok()?;
     (**name == *format!("{OPAQUE}{size}")).then_some(size)

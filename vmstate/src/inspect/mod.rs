@@ -1,7 +1,10 @@
-//! Fields by name from the bytes of a section and the self-description of its stream alone: no type of a device is needed.
+//! Fields by name from the bytes of a section and the self-description of its stream alone: no type of a device is
+//! needed. A stream that does not describe itself is read by a schema, as far as that goes.
 //!
 //! The description is an entry of `devices` in the JSON at a stream's end, as [`vmdesc`](crate::schema::vmdesc()) or QEMU
 //! writes it. Neither it nor the bytes are trusted; what was read before they disagreed is kept.
+
+mod by_schema;
 
 use serde_json::{Map, Value as Json, json};
 
@@ -147,7 +150,7 @@ fn read_subsection_header(input: &mut Reader<'_>, described: &Json) -> Result<(S
     if mark != SUBSECTION {
         return malformed(format!("subsection {wanted} ({SUBSECTION:#04x}) expected, got {mark:#04x}"));
     }
-    let (name, version) = (input.name()?, input.u32()?);
+    let (name, version) = (input.name()?.to_owned(), input.u32()?);
     match name == wanted && described.get("version").and_then(Json::as_u64) == Some(version.into()) {
         true => Ok((name, version)),
         false => {
@@ -208,22 +211,31 @@ fn read_value(input: &mut Reader<'_>, described: &Json, kind: &str, into: &mut V
         return malformed(format!("a {kind} has {width} bytes, the description says {size}"));
     }
     let bytes = input.take(size)?;
-    let unsigned = bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
     *into = match (width, kind) {
         (None, _) => {
             input.charge(size)?;
             Value::Bytes(bytes.to_vec())
         }
-        (_, "bool") if unsigned > 1 => return malformed(format!("a bool is 0 or 1, got {unsigned}")),
-        (_, "bool") => Value::Bool(unsigned == 1),
-        (Some(width), kind) if kind.starts_with("int") => {
-            // The sign bit goes to the top, and comes back with its copies.
-            let shift = 64 - 8 * width;
-            Value::Signed((unsigned << shift).cast_signed() >> shift)
-        }
-        (Some(_), _) => Value::Unsigned(unsigned),
+        (_, "bool") => match unsigned(bytes) {
+            value @ (0 | 1) => Value::Bool(value == 1),
+            other => return malformed(format!("a bool is 0 or 1, got {other}")),
+        },
+        (Some(_), kind) if kind.starts_with("int") => Value::Signed(signed(bytes)),
+        (Some(_), _) => Value::Unsigned(unsigned(bytes)),
     };
     Ok(())
+}
+
+/// Up to eight bytes, big-endian.
+fn unsigned(bytes: &[u8]) -> u64 {
+    bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// One to eight bytes, big-endian, two's complement.
+fn signed(bytes: &[u8]) -> i64 {
+    // The sign bit goes to the top, and comes back with its copies.
+    let shift = 64 - 8 * bytes.len().clamp(1, 8);
+    (unsigned(bytes) << shift).cast_signed() >> shift
 }
 
 fn list<'a>(of: &'a Json, key: &str) -> Option<&'a [Json]> {

@@ -1,0 +1,109 @@
+//! Streams of earlier minivmms still load: each section's format is locked, with an example at reset and a real one.
+//! Virtio devices: `virtio/locks.rs`.
+
+use std::sync::Arc;
+
+use minivmm::bus::BusDevice;
+use minivmm::devices::ged::Ged;
+use minivmm::devices::serial::Serial;
+use minivmm::irq::TestLine;
+use minivmm::kvm::state::{Apic, ClockReference, Cpu, CpuCommon, IoApic, KvmClock, Pic, Pit, VcpuExtra};
+use minivmm::migration::global::{GlobalState, Timer};
+use serde_json::Value;
+use vmstate::Section;
+use vmstate::codec::Reader;
+
+/// Sections of a Linux guest in QEMU 10.0.
+const DEVICES: &str = include_str!("../../vmstate/tests/fixtures/qemu-10.0-microvm.jsonl");
+const CPUS: &str = include_str!("fixtures/qemu-10.0-cpu.jsonl");
+
+/// What a Linux guest has in section `name`.
+fn linux<T: Section + Default>(name: &str) -> T {
+    linux_in(T::default(), name)
+}
+
+fn linux_in<T: Section>(device: T, name: &str) -> T {
+    let mut lines = [DEVICES, CPUS].into_iter().flat_map(str::lines);
+    let fixture = lines.find_map(|line| {
+        let fixture: Value = serde_json::from_str(line).unwrap();
+        (fixture["device"]["name"] == name).then_some(fixture)
+    });
+    let fixture = fixture.unwrap();
+    let text = fixture["body"].as_str().unwrap();
+    let body: Vec<u8> =
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect();
+    loaded(device, fixture["version"].as_u64().unwrap() as u32, &body)
+}
+
+fn loaded<T: Section>(mut device: T, version: u32, body: &[u8]) -> T {
+    device.load(&mut Reader::strict(body), version).unwrap();
+    device
+}
+
+#[test]
+fn processors() {
+    vmstate::lock!("tests/locks/cpu_common", reset: CpuCommon::default(), linux: linux::<CpuCommon>("cpu_common"));
+    vmstate::lock!("tests/locks/cpu", reset: Cpu::default(), linux: linux::<Cpu>("cpu"));
+    vmstate::lock!("tests/locks/apic", reset: Apic::default(), linux: linux::<Apic>("apic"));
+}
+
+#[test]
+fn chips_and_clocks() {
+    vmstate::lock!("tests/locks/ioapic", reset: IoApic::default(), linux: linux::<IoApic>("ioapic"));
+    vmstate::lock!("tests/locks/i8259", reset: Pic::default(), linux: linux::<Pic>("i8259"));
+    vmstate::lock!("tests/locks/i8254", reset: Pit::default(), linux: linux::<Pit>("i8254"));
+    vmstate::lock!("tests/locks/kvmclock", reset: KvmClock::default(), linux: linux::<KvmClock>("kvmclock"));
+    vmstate::lock!("tests/locks/timer", reset: Timer::default(), linux: linux::<Timer>("timer"));
+    vmstate::lock!("tests/locks/globalstate", running: GlobalState::new("running"), paused: GlobalState::new("paused"));
+}
+
+/// Sections that QEMU does not have. Bytes: docs/minivmm-devices.md.
+#[test]
+fn minivmms_own() {
+    let clock = b"\0\0\0\0\0\0\0\x07\0\x2d\xc6\xc0\0\0\0\x01\0\0\0\0\0\0\0\x09";
+    vmstate::lock!(
+        "tests/locks/minivmm-clock",
+        reset: ClockReference::default(),
+        one_vcpu: loaded(ClockReference::default(), 1, clock),
+    );
+    let mut extra = vmstate::codec::Writer::new();
+    VcpuExtra::default().save(&mut extra).unwrap();
+    let mut extra = extra.into_bytes();
+    // Three bytes of XSAVE area, one register: 0x48 is 5.
+    extra.truncate(extra.len() - 8);
+    extra.extend(b"\0\0\0\x03\xa1\xa2\xa3\0\0\0\x01\0\0\0\x48\0\0\0\0\0\0\0\x05");
+    vmstate::lock!(
+        "tests/locks/minivmm-vcpu",
+        reset: VcpuExtra::default(),
+        xsave: loaded(VcpuExtra::default(), 1, &extra),
+    );
+}
+
+fn serial() -> Serial {
+    Serial::new(Arc::new(TestLine::default()), Box::new(std::io::sink())).unwrap()
+}
+
+/// With a byte that the guest has not taken.
+fn waiting() -> Serial {
+    let mut serial = serial();
+    serial.write(1, &[1]);
+    serial.enqueue(b"?");
+    serial
+}
+
+fn event_device() -> Ged {
+    Ged::new(Arc::new(TestLine::default()), Box::new(|_| {}))
+}
+
+/// With an event that the guest has not seen.
+fn pressed() -> Ged {
+    let mut device = event_device();
+    device.press_power_button();
+    device
+}
+
+#[test]
+fn devices() {
+    vmstate::lock!("tests/locks/serial", reset: serial(), linux: linux_in(serial(), "serial"), waiting: waiting());
+    vmstate::lock!("tests/locks/acpi-ged", reset: event_device(), pressed: pressed());
+}

@@ -1,0 +1,110 @@
+//! Guests of minivmm's that go on in QEMU: from the stream that minivmm sends to a minivmm, less the sections that QEMU
+//! does not have.
+
+use std::path::Path;
+
+use serde_json::Value;
+use vmstate_lab::bench::Guest;
+use vmstate_lab::error::Result;
+use vmstate_lab::vmm::{Program, Vmm};
+use vmstate_lab::{host, packages, skip};
+use vmstate_tests::stream_parser::parse;
+
+use super::peer::{PASSES, Peer, arrives, await_pass, failed, goes_on, on_tcg, passes, power_off};
+use crate::place::{case_with_qemu, minivmm, scratch};
+use crate::stream::relay;
+use crate::world::{self, MIGRATION, World, dirtying, ensure, within};
+
+/// Sections that QEMU does not have.
+const OURS: [&str; 2] = ["minivmm/clock", "minivmm/vcpu"];
+
+/// Migrates from one minivmm to another, both of which end, and returns what the source sent, without `left_out`.
+fn of_minivmm(mut source: Vmm, destination: (Vmm, String), directory: &Path, left_out: &[&str]) -> Result<Vec<u8>> {
+    let between = directory.join("relay");
+    let relay = relay(&between, &destination.1)?;
+    source.start_migration(&format!("unix:{}", between.display()))?;
+    let info = source.follow_migration(within(MIGRATION), |_| ())?;
+    ensure(info["status"] == "completed", || format!("the migration did not complete: {info}"))?;
+    drop((source, destination));
+    let bytes = relay.join().map_err(|_| failed("the relay panicked"))?.map_err(failed)?;
+    without(&bytes, left_out)
+}
+
+/// Lets the guest run when the load is over: it was stopped when it was sent, so that it runs nowhere else.
+fn resume(qemu: &mut Vmm) -> Result<()> {
+    arrives(qemu, "paused")?;
+    qemu.qmp.execute("cont", Value::Null).map(|_| ())
+}
+
+/// The tiny guest begins in minivmm and goes on in QEMU.
+fn takes_over(peer: &mut Peer, left_out: &[&str]) -> Result<()> {
+    let program = Program::Minivmm(minivmm().to_owned());
+    let mut source = peer.boot_as(&program)?;
+    await_pass(&source, PASSES)?;
+    source.qmp.execute("stop", Value::Null)?;
+    let last = passes(&source)?.last().copied().unwrap_or(0);
+    let destination = peer.wait_as(&program)?;
+    let stream = of_minivmm(source, destination, &peer.directory, left_out)?;
+    let mut qemu = peer.incoming(&stream, &[])?;
+    resume(&mut qemu)?;
+    goes_on(&qemu, last)?;
+    power_off(qemu)
+}
+
+/// The stream without the sections called so, and without commands that want an answer, for a file gives none.
+fn without(stream: &[u8], names: &[&str]) -> Result<Vec<u8>> {
+    const FOOTER: usize = 5;
+    let parsed = parse(stream).map_err(failed)?;
+    for name in names {
+        ensure(parsed.device(name, 0).is_some(), || format!("{name} is not in the stream"))?;
+    }
+    let sections = parsed.sections.iter().filter(|section| names.contains(&section.name.as_str()));
+    let sections = sections.map(|section| section.offset..section.body.end + FOOTER);
+    let commands = parsed.commands.iter().filter(|command| matches!(command.code, 1 | 2));
+    let commands = commands.map(|command| command.offset..command.offset + 5 + command.payload.len());
+    let mut cuts: Vec<_> = sections.chain(commands).collect();
+    cuts.sort_by_key(|cut| cut.start);
+    let mut left = Vec::new();
+    let mut at = 0;
+    for cut in cuts {
+        left.extend_from_slice(&stream[at..cut.start]);
+        at = cut.end;
+    }
+    left.extend_from_slice(&stream[at..]);
+    Ok(left)
+}
+
+/// Linux does, with its timers, its disk and its clock.
+fn takes_over_linux(world: &World) -> Result<()> {
+    let directory = scratch()?;
+    let mut bench = world.bench(&Guest { disk: true, ..dirtying(16, 2000) })?;
+    bench.change_to(Program::Minivmm(minivmm().to_owned()));
+    let mut source = bench.boot()?;
+    world::goes_on(&mut source)?;
+    source.qmp.execute("stop", Value::Null)?;
+    let destination = bench.incoming()?;
+    let stream = of_minivmm(source, destination, directory.path(), &OURS)?;
+    let file = directory.path().join("stream");
+    std::fs::write(&file, stream).map_err(failed)?;
+    bench.change_to(Program::Qemu(packages::qemu()?, "kvm"));
+    let mut qemu = bench.start(Some(format!("file:{}", file.display())))?;
+    resume(&mut qemu)?;
+    world::goes_on(&mut qemu)?;
+    world::power_off(qemu)
+}
+
+#[test]
+fn tiny_goes_on() {
+    if let Err(reason) = host::has_kvm() {
+        return skip::skip(reason);
+    }
+    on_tcg(|peer| takes_over(peer, &[OURS[0], OURS[1], "kvmclock"]));
+}
+
+#[test]
+fn tiny_and_linux_go_on_under_kvm() {
+    case_with_qemu("qemu::guests::tiny_and_linux_go_on_under_kvm", |world| {
+        takes_over(&mut Peer::new(scratch()?.path(), "kvm")?, &OURS)?;
+        takes_over_linux(world)
+    });
+}

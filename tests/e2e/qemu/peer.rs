@@ -1,0 +1,162 @@
+//! QEMU, or minivmm in its place, with the tiny guest, and what the guest shows.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use vmstate_lab::error::{Error, Result};
+use vmstate_lab::vmm::{Config, Program, Vmm};
+use vmstate_lab::{packages, skip, tiny};
+
+use crate::place::{self, scratch};
+use crate::world::{ANSWER, ensure, within};
+
+/// Guest RAM.
+pub(super) const RAM_MIB: u64 = 16;
+/// Of it the guest rewrites 1 MiB in each pass.
+const PAGES: u64 = 256;
+/// A pass begins so many times 65536 ticks of the time stamp counter after the one before, some 10 ms.
+const SPAN: u64 = 0x200;
+const PATIENCE: Duration = Duration::from_secs(30);
+/// More passes that show that the guest goes on.
+pub(super) const PASSES: u64 = 3;
+
+/// QEMU's words for a network card that nothing is plugged into.
+pub(super) const CARD: [&str; 2] = ["-device", "virtio-net-device"];
+
+/// Machines of one case, which share a directory and a disk.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) directory: PathBuf,
+    pub(super) disk: PathBuf,
+    qemu: Program,
+    config: Config,
+    started: usize,
+}
+
+impl Peer {
+    /// Machines of QEMU's with this accelerator.
+    ///
+    /// # Errors
+    /// There is no QEMU.
+    pub(super) fn new(directory: &Path, accelerator: &'static str) -> Result<Self> {
+        let qemu = Program::Qemu(packages::qemu()?, accelerator);
+        let (kernel, disk) = (directory.join("tiny"), directory.join("disk"));
+        fs::write(&kernel, tiny::bzimage()).map_err(failed)?;
+        fs::write(&disk, [0; 1 << 20]).map_err(failed)?;
+        let config = Config {
+            kernel,
+            initrd: None,
+            append: tiny::command_line(PAGES, SPAN),
+            memory_mib: RAM_MIB as u32,
+            cpus: 1,
+            disk: Some(disk.clone()),
+            tap: None,
+            control: PathBuf::new(),
+            incoming: None,
+            more: Vec::new(),
+        };
+        Ok(Self { directory: directory.to_owned(), disk, qemu, config, started: 0 })
+    }
+
+    /// QEMU with the guest from its beginning.
+    pub(super) fn boot(&mut self, more: &[&str]) -> Result<Vmm> {
+        let program = self.qemu.clone();
+        self.start(&program, None, more)
+    }
+
+    /// Another monitor with it.
+    pub(super) fn boot_as(&mut self, program: &Program) -> Result<Vmm> {
+        self.start(program, None, &[])
+    }
+
+    /// Another monitor that waits for a migration, and where.
+    pub(super) fn wait_as(&mut self, program: &Program) -> Result<(Vmm, String)> {
+        let uri = format!("unix:{}", self.directory.join("incoming").display());
+        let mut vmm = self.start(program, Some(uri.clone()), &[])?;
+        vmm.await_status("inmigrate", within(PATIENCE))?;
+        Ok((vmm, uri))
+    }
+
+    /// QEMU that loads `stream`.
+    ///
+    /// # Errors
+    /// QEMU refuses the stream; the error says what it said.
+    pub(super) fn incoming(&mut self, stream: &[u8], more: &[&str]) -> Result<Vmm> {
+        let file = self.directory.join("stream");
+        fs::write(&file, stream).map_err(failed)?;
+        let program = self.qemu.clone();
+        self.start(&program, Some(format!("file:{}", file.display())), more)
+    }
+
+    fn start(&mut self, program: &Program, incoming: Option<String>, more: &[&str]) -> Result<Vmm> {
+        let config = Config {
+            control: self.directory.join(format!("control{}", self.started)),
+            incoming,
+            more: more.iter().map(|&word| word.to_owned()).collect(),
+            ..self.config.clone()
+        };
+        self.started += 1;
+        Vmm::spawn(place::minivmm(), program, &config)
+    }
+}
+
+/// Passes that the guest has counted on this machine.
+///
+/// # Errors
+/// The guest found its memory wrong.
+pub(super) fn passes(vmm: &Vmm) -> Result<Vec<u64>> {
+    let console = vmm.console();
+    ensure(!console.contains('E'), || format!("the guest found its memory wrong: {console}"))?;
+    Ok(tiny::passes(&console))
+}
+
+/// Waits until the guest has come to `pass`.
+pub(super) fn await_pass(vmm: &Vmm, pass: u64) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while passes(vmm)?.last().is_none_or(|last| *last < pass) {
+        ensure(Instant::now() < deadline, || {
+            format!("the guest does not get to pass {pass}; console {:?}; monitor {:?}", vmm.console(), vmm.errors())
+        })?;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// QEMU has loaded a machine, which is in this run state now.
+pub(super) fn arrives(qemu: &mut Vmm, state: &str) -> Result<()> {
+    qemu.await_status(state, within(ANSWER)).map_err(|error| {
+        let end = qemu.process().wait(within(ANSWER)).map_or_else(failed, failed);
+        failed(format!("{error}; QEMU: {end}, it said: {}", qemu.errors()))
+    })
+}
+
+/// The guest goes on counting behind `last`, and finds its memory right.
+pub(super) fn goes_on(vmm: &Vmm, last: u64) -> Result<()> {
+    await_pass(vmm, last + PASSES)?;
+    let counted = passes(vmm)?;
+    // The line that was being printed when the guest moved is cut in two.
+    let first = counted.first().copied().unwrap_or(0);
+    let in_turn = counted.windows(2).all(|two| two[1] == two[0] + 1) && (last + 1..=last + 2).contains(&first);
+    ensure(in_turn, || format!("pass {last} came last before, then {counted:?}"))
+}
+
+/// The guest powers the machine off, through a device of it.
+pub(super) fn power_off(mut vmm: Vmm) -> Result<()> {
+    vmm.type_in("q")?;
+    let status = vmm.process().wait(within(ANSWER))?;
+    ensure(status.success(), || format!("QEMU ended with {status}: {}", vmm.errors()))
+}
+
+/// Runs a case on QEMU's TCG, which needs nothing of the machine.
+pub(super) fn on_tcg(body: impl FnOnce(&mut Peer) -> Result<()>) {
+    let directory = scratch().unwrap();
+    match Peer::new(directory.path(), "tcg") {
+        Ok(mut peer) => body(&mut peer).unwrap_or_else(|error| panic!("{error}")),
+        Err(error) => skip::skip(error),
+    }
+}
+
+pub(super) fn failed(error: impl ToString) -> Error {
+    Error::failed(error.to_string())
+}

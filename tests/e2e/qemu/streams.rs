@@ -1,0 +1,104 @@
+//! QEMU's own streams, of the guest at work, through types and back into QEMU: as they were, with devices that minivmm
+//! drove on, and damaged.
+
+use std::path::Path;
+
+use serde_json::Value;
+use vmstate_lab::error::{Error, Result};
+use vmstate_lab::vmm::Vmm;
+use vmstate_tests::difference;
+use vmstate_tests::microvm::Microvm;
+use vmstate_tests::stream_parser::{SectionKind, parse};
+
+use super::driven;
+use super::peer::{CARD, PASSES, Peer, RAM_MIB, arrives, await_pass, failed, goes_on, on_tcg, passes, power_off};
+use crate::world::{ANSWER, MIGRATION, ensure, within};
+
+/// A stream of QEMU's own, of the guest at work, and the last pass that it counted there.
+fn of_qemu(peer: &mut Peer, more: &[&str]) -> Result<(Vec<u8>, u64)> {
+    let mut source = peer.boot(more)?;
+    await_pass(&source, PASSES)?;
+    let file = peer.directory.join("of-qemu");
+    let stream = to_file(&mut source, &file)?;
+    let last = passes(&source)?.last().copied().unwrap_or(0);
+    Ok((stream, last))
+}
+
+/// Saves a machine, and returns the stream.
+fn to_file(vmm: &mut Vmm, file: &Path) -> Result<Vec<u8>> {
+    vmm.start_migration(&format!("file:{}", file.display()))?;
+    let info = vmm.follow_migration(within(MIGRATION), |_| ())?;
+    ensure(info["status"] == "completed", || format!("the machine was not saved: {info}"))?;
+    std::fs::read(file).map_err(|error| Error::failed(format!("{}: {error}", file.display())))
+}
+
+fn machine(peer: &Peer) -> Result<Microvm> {
+    Microvm::new(RAM_MIB << 20, &peer.disk)
+}
+
+/// Without a network card: QEMU sends its configuration space as the guest last read it, and this guest does not.
+#[test]
+fn runs_a_stream_made_again_from_types() {
+    on_tcg(|peer| {
+        let (stream, last) = of_qemu(peer, &[])?;
+        let mut machine = machine(peer)?;
+        machine.load(&stream).map_err(failed)?;
+        let again = machine.save(&stream).map_err(failed)?;
+        ensure(again == stream, || format!("another stream was made: {:#?}", difference::sections(&again, &stream)))?;
+        let mut destination = peer.incoming(&again, &[])?;
+        arrives(&mut destination, "running")?;
+        goes_on(&destination, last)?;
+        power_off(destination)
+    });
+}
+
+#[test]
+fn holds_what_minivmms_devices_were_driven_to() {
+    on_tcg(|peer| {
+        let (stream, last) = of_qemu(peer, &CARD)?;
+        let mut machine = machine(peer)?;
+        machine.load(&stream).map_err(failed)?;
+        driven::drive(&machine);
+        let made = machine.save(&stream).map_err(failed)?;
+        let mut destination = peer.incoming(&made, &[CARD[0], CARD[1], "-S"])?;
+        arrives(&mut destination, "paused")?;
+        let back = to_file(&mut destination, &peer.directory.join("back"))?;
+        let mut differences = difference::sections(&back, &made).map_err(failed)?;
+        // QEMU was told not to run, and says so.
+        differences.retain(|difference| !difference.starts_with("globalstate/0 "));
+        ensure(differences.is_empty(), || format!("QEMU holds another state: {differences:#?}"))?;
+        destination.qmp.execute("cont", Value::Null)?;
+        // The guest takes a byte in each pass from the port as minivmm left it; the last of them makes it power off.
+        let status = destination.process().wait(within(ANSWER))?;
+        ensure(status.success(), || format!("QEMU ended with {status}: {}", destination.errors()))?;
+        let read = driven::INPUT.len() as u64;
+        let counted = passes(&destination)?;
+        let end = counted.last().copied().unwrap_or(0);
+        ensure((last + read..=last + read + 2).contains(&end), || {
+            format!("pass {last} came last before, {read} bytes to read, then {counted:?}")
+        })
+    });
+}
+
+/// What the other cases rest on: QEMU looks at each section.
+#[test]
+fn refuses_a_section_that_lacks_its_last_byte() {
+    on_tcg(|peer| {
+        let (stream, _) = of_qemu(peer, &CARD)?;
+        let parsed = parse(&stream).map_err(failed)?;
+        for section in parsed.sections.iter().filter(|section| section.kind == SectionKind::Full) {
+            let (name, end) = (&section.name, section.body.end);
+            let damaged = [&stream[..end - 1], &stream[end..]].concat();
+            let said = match peer.incoming(&damaged, &CARD) {
+                Err(error) => error.to_string(),
+                Ok(mut destination) => {
+                    let status = destination.process().wait(within(ANSWER))?;
+                    ensure(!status.success(), || format!("{name} lacks a byte, and QEMU took it"))?;
+                    destination.errors()
+                }
+            };
+            ensure(said.contains(name.as_str()), || format!("{name} lacks a byte, and QEMU says: {said}"))?;
+        }
+        Ok(())
+    });
+}

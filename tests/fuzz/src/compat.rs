@@ -1,0 +1,122 @@
+//! Target: two releases of one section, drawn from the input. The checker comes to an end, and says the same of a
+//! crossing whichever side it is asked from.
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use vmstate::compat::{Crossing, Direction, Verdict, check};
+use vmstate::schema::json::Schema;
+use vmstate::schema::{Description, Field, Kind, Presence, Shared};
+
+use crate::Target;
+use crate::schema::loads_in_itself;
+
+pub(crate) const TARGET: Target = Target { name: "compat", memory: 512 << 20, body, seeds };
+
+/// Most structs inside one another; more make no new case, but many more states.
+const DEPTH: usize = 2;
+
+fn body(input: &[u8]) {
+    let mut input = Unstructured::new(input);
+    let Ok(old) = description(&mut input, "d", 0) else { return };
+    let Ok(new) = next_release(&mut input, &old) else { return };
+    for release in [&old, &new] {
+        let mut schema = Schema::new(None);
+        schema.add("d", release).expect("one section");
+        let again = Schema::from_json(&schema.to_json()).unwrap_or_else(|error| panic!("{error}: {release:?}"));
+        assert_eq!(again, schema, "read back as something else");
+        loads_in_itself(release);
+    }
+    let (forward, backward) = (check(&old, &new), check(&new, &old));
+    forward.to_string();
+    let of = |crossings: &[Crossing], version: u32, direction: Direction| -> Vec<String> {
+        let same = crossings.iter().filter(|crossing| crossing.version == version && crossing.direction == direction);
+        same.map(|crossing| outcome(&crossing.verdict)).collect()
+    };
+    assert_eq!(
+        of(&forward.crossings, new.version, Direction::NewToOld),
+        of(&backward.crossings, new.version, Direction::OldToNew),
+        "the sides disagree about {old:?} and {new:?}"
+    );
+}
+
+/// A verdict without the remedies, which depend on the side.
+fn outcome(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Loads => "loads".into(),
+        Verdict::LoadsIf(cases) => cases
+            .iter()
+            .map(|case| format!("{:?} {:?} {:?}", case.when, case.breaks.field, case.breaks.reason))
+            .collect(),
+        Verdict::Breaks(breaks) => format!("{:?} {:?}", breaks.field, breaks.reason),
+    }
+}
+
+fn description(input: &mut Unstructured<'_>, name: &str, depth: usize) -> Result<Description> {
+    let version = input.int_in_range(0..=4)?;
+    let minimum_version = input.int_in_range(0..=version)?;
+    let fields = (0..input.int_in_range(0..=4)?).map(|_| field(input, depth)).collect::<Result<Vec<_>>>()?;
+    let mut subsections = Vec::new();
+    for _ in 0..if depth < DEPTH { input.int_in_range(0..=2)? } else { 0 } {
+        let name = format!("{name}/{}", input.choose(&["a", "b"])?);
+        subsections.push(description(input, &name, depth + 1)?);
+    }
+    Ok(Description::new(name.into(), version, minimum_version, fields.into(), subsections.into()))
+}
+
+fn field(input: &mut Unstructured<'_>, depth: usize) -> Result<Field> {
+    let name: Shared<str> = (*input.choose(&["a", "b", "c"])?).into();
+    let presence = match u8::arbitrary(input)? {
+        0..=170 => Presence::Since(input.int_in_range(0..=4)?),
+        _ => Presence::If((*input.choose(&["is_a", "is_b", "is_c"])?).into()),
+    };
+    Ok(Field::new(name, kind(input, depth)?, presence))
+}
+
+fn kind(input: &mut Unstructured<'_>, depth: usize) -> Result<Kind> {
+    let size = |input: &mut Unstructured<'_>| input.int_in_range(0_usize..=9);
+    let width = |input: &mut Unstructured<'_>| input.choose(&[1_u8, 2, 4, 8]).copied();
+    Ok(match u8::arbitrary(input)? % 11 {
+        0 => Kind::Bool,
+        1 => Kind::Unsigned(width(input)?),
+        2 => Kind::Signed(width(input)?),
+        3 => Kind::Buffer(size(input)?),
+        4 => Kind::CountedBuffer,
+        5 => Kind::Unused(size(input)?),
+        6 => Kind::Custom((*input.choose(&["timer", "pci", "size 8"])?).into()),
+        7 => Kind::Check,
+        _ if depth >= DEPTH => Kind::Bool,
+        8 => Kind::Struct(Shared::from({
+            let name = *input.choose(&["d", "d/a", "e"])?;
+            description(input, name, depth + 1)?
+        })),
+        9 => Kind::Array(Shared::from(kind(input, depth + 1)?), size(input)?),
+        _ => Kind::CountedArray(Shared::from(kind(input, depth + 1)?)),
+    })
+}
+
+/// The same with some fields gone, new or other, or something else altogether.
+fn next_release(input: &mut Unstructured<'_>, old: &Description) -> Result<Description> {
+    if input.ratio(1, 8)? {
+        return description(input, "d", 0);
+    }
+    let mut fields = Vec::new();
+    for kept in old.fields.iter() {
+        match u8::arbitrary(input)? {
+            0..=180 => fields.push(kept.clone()),
+            181..=200 => {}
+            201..=230 => fields.extend([kept.clone(), field(input, 0)?]),
+            _ => fields.push(Field::new(kept.name.clone(), kind(input, 0)?, kept.presence.clone())),
+        }
+    }
+    let subsections = match bool::arbitrary(input)? {
+        true => old.subsections.clone(),
+        false => vec![description(input, "d/a", 1)?].into(),
+    };
+    let version = old.version + input.int_in_range(0..=1)?;
+    Ok(Description::new(old.name.clone(), version, old.minimum_version, fields.into(), subsections))
+}
+
+fn seeds() -> Vec<Vec<u8>> {
+    // Any bytes are a pair of descriptions: let some be long enough for all that can be drawn.
+    let ramp: Vec<u8> = (0..=255).collect();
+    (1..16).map(|step| ramp.iter().map(|byte: &u8| byte.wrapping_mul(step)).collect()).collect()
+}

@@ -1,0 +1,138 @@
+//! A machine to load into: all devices, watched, and RAM that only checks what it is asked for.
+
+use std::io;
+use std::time::Duration;
+
+use vmstate::channel::Channel;
+use vmstate::codec::{Limits, Strictness};
+use vmstate::error::Result;
+use vmstate::migrate::snapshot;
+use vmstate::ram::{GuestRam, PAGE_SIZE, RamBlock};
+use vmstate::section::{Section, Sections};
+
+use crate::devices;
+use crate::unharmed::Unharmed;
+
+/// The machine type of the streams.
+pub const TYPE: &str = "microvm";
+/// What a section's fields may allocate.
+pub const LIMITS: Limits = Limits { allocation: 1 << 20 };
+
+/// Devices and RAM.
+#[derive(Debug)]
+pub struct Machine {
+    devices: Vec<(&'static str, u32, Unharmed<'static>)>,
+    ram: Ram,
+}
+
+impl Machine {
+    /// QEMU's `microvm` with 16 MiB.
+    pub fn microvm() -> Self {
+        let blocks = [
+            ("microvm.ram", 16 << 20),
+            ("/rom@etc/acpi/tables", 4 << 10),
+            ("pc.bios", 128 << 10),
+            ("/rom@etc/table-loader", 4 << 10),
+            ("/rom@etc/acpi/rsdp", 4 << 10),
+        ];
+        Self::with(&blocks)
+    }
+
+    /// All devices, and RAM blocks of these lengths.
+    pub fn with(blocks: &[(&str, u64)]) -> Self {
+        let blocks = blocks.iter().map(|&(name, len)| RamBlock { name: name.into(), len }).collect();
+        Self { devices: devices::all(), ram: Ram(blocks) }
+    }
+
+    /// Loads a stream of which `at_once` bytes come at a time.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    ///
+    /// # Panics
+    /// If the load breaks a promise.
+    pub fn load(&mut self, stream: &[u8], strictness: Strictness, at_once: usize) -> Result<()> {
+        let Self { devices, ram } = self;
+        let mut tape = Tape { stream, at_once, written: Vec::new() };
+        snapshot::load(&mut tape, TYPE, strictness, LIMITS, &mut sections(devices), ram)
+    }
+
+    /// Writes a stream.
+    ///
+    /// # Panics
+    /// If a device refuses.
+    pub fn save(&mut self) -> Vec<u8> {
+        let Self { devices, ram } = self;
+        let mut tape = Tape { stream: &[], at_once: 0, written: Vec::new() };
+        snapshot::save(&mut tape, TYPE, &mut sections(devices), ram).expect("a machine that saves");
+        tape.written
+    }
+
+    /// What each device would send.
+    pub fn saved(&mut self) -> Vec<Vec<u8>> {
+        self.devices.iter_mut().map(|(_, _, device)| device.saved()).collect()
+    }
+}
+
+fn sections<'a>(devices: &'a mut [(&'static str, u32, Unharmed<'static>)]) -> Sections<'a> {
+    let mut sections = Sections::new();
+    for (name, instance, device) in devices {
+        sections.register(name, *instance, device as &mut dyn Section).expect("names that differ").optional();
+    }
+    sections
+}
+
+/// Blocks without contents.
+#[derive(Debug)]
+struct Ram(Vec<RamBlock>);
+
+impl Ram {
+    fn check(&self, block: usize, offset: u64, len: usize) {
+        let end = offset.checked_add(len as u64).expect("an end");
+        assert!(end <= self.0[block].len && offset.is_multiple_of(PAGE_SIZE), "{offset:#x}, {len:#x} bytes: outside");
+    }
+}
+
+impl GuestRam for Ram {
+    fn blocks(&self) -> &[RamBlock] {
+        &self.0
+    }
+
+    fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        self.check(block, offset, into.len());
+        into.fill(0);
+        Ok(())
+    }
+
+    fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
+        self.check(block, offset, from.len());
+        Ok(())
+    }
+
+    fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
+        self.check(block, offset, 4096);
+        Ok(())
+    }
+}
+
+/// A file in memory.
+struct Tape<'a> {
+    stream: &'a [u8],
+    at_once: usize,
+    written: Vec<u8>,
+}
+
+impl Channel for Tape<'_> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.written.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn receive(&mut self, into: &mut [u8], _timeout: Option<Duration>) -> io::Result<usize> {
+        let count = self.stream.len().min(into.len()).min(self.at_once);
+        let (now, later) = self.stream.split_at(count);
+        into[..count].copy_from_slice(now);
+        self.stream = later;
+        Ok(count)
+    }
+}

@@ -1,0 +1,62 @@
+//! The promise of a load, checked at each: it fails and the device is as it was, or what it loaded is a state that saves
+//! and loads to itself.
+
+use std::fmt;
+
+use vmstate::Section;
+use vmstate::codec::{Limits, Reader, Writer};
+use vmstate::error::Result;
+use vmstate::schema::Description;
+
+/// A device whose loads are watched.
+pub struct Unharmed<'a>(Box<dyn Section + 'a>);
+
+impl<'a> Unharmed<'a> {
+    /// Watches `device`.
+    pub fn new(device: impl Section + 'a) -> Self {
+        Self(Box::new(device))
+    }
+
+    /// The state as bytes.
+    ///
+    /// # Panics
+    /// If it does not save: whatever loads must save, too.
+    pub fn saved(&mut self) -> Vec<u8> {
+        let mut out = Writer::new();
+        self.0.save(&mut out).unwrap_or_else(|error| panic!("{}: no save: {error}", self.0.description().name));
+        out.into_bytes()
+    }
+}
+
+impl Section for Unharmed<'_> {
+    fn description(&self) -> &'static Description {
+        self.0.description()
+    }
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        self.0.save(out)
+    }
+
+    fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
+        let before = self.saved();
+        let strictness = input.strictness();
+        if let Err(error) = self.0.load(input, version) {
+            assert_eq!(self.saved(), before, "changed by a load that failed: {error}");
+            return Err(error);
+        }
+        let loaded = self.saved();
+        let mut again = Reader::new(&loaded, 0, strictness, Limits::default()).complete();
+        if let Err(error) = self.0.load(&mut again, self.0.description().version) {
+            panic!("{}: what it saved does not load: {error}", self.0.description().name);
+        }
+        assert_eq!(again.rest(), b"", "what it saved is longer than what it loads");
+        assert_eq!(self.saved(), loaded, "what it saved loads as something else");
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Unharmed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Unharmed").field(&self.0.description().name).finish()
+    }
+}

@@ -1,0 +1,101 @@
+//! Every section of QEMU's `microvm` as a type: minivmm's own where it has the device, a derived test device for the
+//! rest. A whole stream of QEMU's loads into them and is made again from them.
+
+mod configuration;
+#[path = "../../../vmstate/tests/devices/mod.rs"]
+#[allow(dead_code, reason = "minivmm has its own types for most of them")]
+mod devices;
+mod net;
+mod stream;
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use minivmm::devices::ged::Ged;
+use minivmm::devices::serial::Serial;
+use minivmm::devices::virtio::blk::{Blk, Image};
+use minivmm::devices::virtio::mmio::Virtio;
+use minivmm::devices::virtio::net::Net;
+use minivmm::irq::TestLine;
+use minivmm::memory::Ram;
+use minivmm::migration::sections::{MachineState, Parts, SharedSection};
+use vmstate::section::Sections;
+use vmstate_lab::error::{Error, Result};
+
+use self::net::Unplugged;
+
+/// The disk's section, in the first window that QEMU fills.
+pub const DISK: &str = "virtio-mmio@00000000feb00e00/virtio-blk";
+/// The network card's section, in the second.
+pub const NET: &str = "virtio-mmio@00000000feb00c00/virtio-net";
+
+/// A device that a test drives beside its section.
+type Shared<T> = Arc<Mutex<T>>;
+
+/// A machine with one vCPU, a disk and a network card, as after power-on. It has no hypervisor and never runs.
+pub struct Microvm {
+    /// Guest memory; devices look at their rings there.
+    pub ram: Ram,
+    /// What a hypervisor would hold, and what belongs to the whole machine.
+    pub state: Shared<MachineState>,
+    /// COM1.
+    pub serial: Shared<Serial>,
+    /// Event device.
+    pub ged: Shared<Ged>,
+    /// Disk.
+    pub disk: Shared<Virtio<Blk>>,
+    /// Network card, which nothing is plugged into.
+    pub net: Shared<Virtio<Net<Unplugged>>>,
+    sections: Sections<'static>,
+}
+
+impl fmt::Debug for Microvm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Microvm").field("sections", &self.sections).finish_non_exhaustive()
+    }
+}
+
+impl Microvm {
+    /// With `ram` bytes of guest memory and the disk `image`.
+    ///
+    /// # Errors
+    /// The image cannot be opened, or the host has no memory or threads.
+    pub fn new(ram: u64, image: &Path) -> Result<Self> {
+        let host = |what: &dyn fmt::Display| Error::failed(what.to_string());
+        let ram = Ram::new(ram).map_err(|error| host(&error))?;
+        let image = Arc::new(Image::open(image, false).map_err(|error| host(&error))?);
+        let line = || Arc::new(TestLine::default());
+        let serial = Serial::new(line(), Box::new(io::sink())).map_err(|error| host(&error))?;
+        let disk = Virtio::new(DISK.into(), Blk::new(image), ram.guest().clone(), line());
+        let card = Net::new(Unplugged::new().map_err(|error| host(&error))?, [0; 6]);
+        let net = Virtio::new(NET.into(), card, ram.guest().clone(), line());
+        let mut machine = Self {
+            ram,
+            state: Arc::new(Mutex::new(MachineState::new(1))),
+            serial: Arc::new(Mutex::new(serial)),
+            ged: Arc::new(Mutex::new(Ged::new(line(), Box::new(|_| ())))),
+            disk: Arc::new(Mutex::new(disk.map_err(|error| host(&error))?)),
+            net: Arc::new(Mutex::new(net.map_err(|error| host(&error))?)),
+            sections: Sections::new(),
+        };
+        machine.register().map_err(|error| host(&error))?;
+        Ok(machine)
+    }
+
+    fn register(&mut self) -> vmstate::Result<()> {
+        let devices: [(&str, SharedSection); 4] = [
+            ("acpi-ged", self.ged.clone()),
+            ("serial", self.serial.clone()),
+            (DISK, self.disk.clone()),
+            (NET, self.net.clone()),
+        ];
+        let devices = devices.map(|(name, device)| (name.to_owned(), device)).into();
+        self.sections = Parts { state: Arc::clone(&self.state), vcpus: 1, devices }.sections()?;
+        self.sections.register("fw_cfg", 0, devices::FwCfg::default())?;
+        self.sections.register("kvm-tpr-opt", 0, devices::KvmTprOpt::default())?;
+        self.sections.register("mc146818rtc", 0, devices::Rtc::new())?;
+        Ok(())
+    }
+}

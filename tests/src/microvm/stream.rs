@@ -1,0 +1,170 @@
+//! A whole stream of QEMU's into types, and out of them again.
+
+use std::io;
+
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
+use serde_json::{Map, Value, json};
+use vmstate::codec::{Limits, Reader, Strictness, Writer};
+use vmstate::dump::{Dump, Entry, Part, Section};
+use vmstate::schema::vmdesc;
+use vmstate::stream::{Element, put_footer, put_header};
+use vmstate::{Error, ErrorKind, Result, VmState};
+
+use super::Microvm;
+use super::configuration::Configuration;
+
+/// Marks (`QEMU_VM_CONFIGURATION`, `QEMU_VM_VMDESCRIPTION`, migration/savevm.h).
+const CONFIGURATION: u8 = 0x07;
+const DESCRIPTION: u8 = 0x06;
+
+/// QEMU's user-mode network: a section without a description, whose bytes are libslirp's own and are passed through.
+const SLIRP: &str = "slirp";
+
+impl Microvm {
+    /// Loads every device section of `stream` into its type.
+    ///
+    /// # Errors
+    /// The stream is damaged, has a section that has no type, or one that its type refuses or does not read to its end.
+    pub fn load(&mut self, stream: &[u8]) -> Result<()> {
+        self.sections.begin_load();
+        for section in devices(&dump(stream)?) {
+            // A footer always follows, so the end of the bytes is the end of the section.
+            let bytes = body(stream, section);
+            let mut input = Reader::new(bytes, section.body, Strictness::Strict, Limits::default()).complete();
+            let header = &section.header;
+            self.sections.load(&header.idstr, header.instance, header.version, &mut input)?;
+            if !input.rest().is_empty() {
+                let left = format!("{} bytes left over", input.rest().len());
+                return Err(Error::new(ErrorKind::Malformed, left).in_section(&header.idstr, header.instance));
+            }
+        }
+        Ok(())
+    }
+
+    /// A stream of the same shape as `like`: its configuration, commands and memory, its sections in their order, but
+    /// the devices as they are here; and the self-description of that.
+    ///
+    /// # Errors
+    /// `like` is damaged, or a device cannot be saved.
+    pub fn save(&mut self, like: &[u8]) -> Result<Vec<u8>> {
+        let dump = dump(like)?;
+        let mut out = Vec::new();
+        put_header(&mut out);
+        out.push(CONFIGURATION);
+        let mut configuration = Configuration::default();
+        let mut input = Reader::strict(&like[out.len()..]);
+        configuration.load_version(&mut input, Configuration::DESCRIPTION.version)?;
+        let mut body = Writer::recording();
+        vmstate::Section::save(&mut configuration, &mut body)?;
+        let (bytes, outcomes) = body.into_parts();
+        out.extend(bytes);
+        let configuration = vmdesc(Configuration::DESCRIPTION, &outcomes)?;
+        let mut described = Vec::new();
+        for entry in &dump.entries {
+            match entry {
+                Entry::Command { command, .. } => Element::Command(*command).write(&mut out),
+                Entry::Section(section) => self.put_section(section, like, &mut out, &mut described)?,
+                Entry::Eof { .. } => Element::Eof.write(&mut out),
+            }
+        }
+        let text = text(&json!({"configuration": configuration, "page_size": 4096, "devices": described}));
+        out.push(DESCRIPTION);
+        out.extend((text.len() as u32).to_be_bytes());
+        out.extend(text);
+        Ok(out)
+    }
+
+    fn put_section(
+        &mut self,
+        section: &Section,
+        like: &[u8],
+        out: &mut Vec<u8>,
+        described: &mut Vec<Value>,
+    ) -> Result<()> {
+        let header = &section.header;
+        let element = match section.part {
+            Part::Start => Element::Start(header.clone()),
+            Part::Part => Element::Part(header.id),
+            Part::End => Element::End(header.id),
+            Part::Full => Element::Full(header.clone()),
+        };
+        element.write(out);
+        let mut device = Map::new();
+        device.insert("name".into(), (*header.idstr).into());
+        device.insert("instance_id".into(), header.instance.into());
+        if section.part != Part::Full || header.idstr == SLIRP {
+            out.extend(body(like, section));
+            // As QEMU describes what only its own code can read (`vmstate_save_old_style`, migration/savevm.c).
+            device.insert("size".into(), section.size.into());
+            device.insert("fields".into(), json!([{"name": "data", "size": section.size, "type": "buffer"}]));
+        } else {
+            let mut body = Writer::recording();
+            let registered = self.sections.in_order();
+            let found = |entry: &&mut vmstate::section::Registration<'_>| {
+                entry.idstr() == header.idstr && entry.instance() == header.instance
+            };
+            let registration = registered.into_iter().find(found).ok_or_else(|| {
+                Error::new(ErrorKind::Incompatible, "there is no type for it")
+                    .in_section(&header.idstr, header.instance)
+            })?;
+            registration.save(&mut body)?;
+            let (bytes, outcomes) = body.into_parts();
+            out.extend(bytes);
+            device.extend(vmdesc(registration.description(), &outcomes)?);
+            as_temporaries(&mut device);
+        }
+        put_footer(out, header.id);
+        if section.part == Part::Full {
+            described.push(device.into());
+        }
+        Ok(())
+    }
+}
+
+/// QEMU describes an x87 register as a temporary struct inside another (`VMSTATE_WITH_TMP`); the ten bytes are the same.
+fn as_temporaries(device: &mut Map<String, Value>) {
+    let Some(Value::Array(fields)) = device.get_mut("fields") else { return };
+    for field in fields.iter_mut().filter(|field| field["name"] == "env.fpregs") {
+        let fields = field["struct"]["fields"].take();
+        field["struct"]["fields"] = json!([
+            {"name": "tmp", "type": "tmp", "vmsd_name": "fpreg_tmp", "version": 0, "fields": fields, "size": 10}
+        ]);
+    }
+}
+
+fn dump(stream: &[u8]) -> Result<Dump> {
+    let mut dump = Dump::read(stream);
+    dump.damage.take().map_or(Ok(dump), Err)
+}
+
+fn devices(dump: &Dump) -> impl Iterator<Item = &Section> {
+    dump.sections().filter(|section| section.part == Part::Full && section.header.idstr != SLIRP)
+}
+
+fn body<'a>(stream: &'a [u8], section: &Section) -> &'a [u8] {
+    &stream[section.body as usize..][..section.size as usize]
+}
+
+/// JSON on one line as QEMU writes it: `", "` between items, `": "` after names.
+fn text(value: &Value) -> Vec<u8> {
+    struct OneLine;
+
+    impl Formatter for OneLine {
+        fn begin_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+            if first { Ok(()) } else { out.write_all(b", ") }
+        }
+
+        fn begin_object_key<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+            self.begin_array_value(out, first)
+        }
+
+        fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+            out.write_all(b": ")
+        }
+    }
+
+    let mut text = Vec::new();
+    value.serialize(&mut Serializer::with_formatter(&mut text, OneLine)).expect("values go into memory");
+    text
+}

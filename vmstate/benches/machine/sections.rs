@@ -1,0 +1,29 @@
+//! All sections with their headers and footers, as a migration sends and takes them.
+
+use vmstate::Result;
+use vmstate::codec::{Reader, Writer};
+use vmstate::section::Sections;
+use vmstate::stream::{Element, SectionHeader, put_footer, read_footer};
+
+/// Appends all `sections`, and the end.
+pub(crate) fn save(sections: &mut Sections<'_>, out: &mut Writer) -> Result<()> {
+    for (id, section) in (2..).zip(sections.in_order()) {
+        let (idstr, instance, version) = (section.idstr().into(), section.instance(), section.description().version);
+        Element::Full(SectionHeader { id, idstr, instance, version }).write(out.buffer());
+        section.save(out)?;
+        put_footer(out.buffer(), id);
+    }
+    Element::Eof.write(out.buffer());
+    Ok(())
+}
+
+/// Loads all `sections`; one that fails is as it was.
+pub(crate) fn load(sections: &mut Sections<'_>, bytes: &[u8]) -> Result<()> {
+    let mut input = Reader::strict(bytes);
+    sections.begin_load();
+    while let Element::Full(SectionHeader { id, idstr, instance, version }) = Element::read(&mut input)? {
+        sections.load(&idstr, instance, version, &mut input)?;
+        read_footer(&mut input, id)?;
+    }
+    sections.check_complete(input.strictness())
+}

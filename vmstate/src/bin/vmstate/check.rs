@@ -1,0 +1,214 @@
+//! `vmstate check`: whether streams of one release load in another, from their schemas alone; as text, Markdown or JSON.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use vmstate::compat::{Crossing, Direction, RegistryReport, Report, Verdict, check_schemas};
+use vmstate::schema::json::Schema;
+
+use crate::{Outcome, TaskResult};
+
+/// Options of `check`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The schema of the old release: JSON of this library, or of QEMU's -dump-vmstate.
+    old: PathBuf,
+    /// The schema of the new release.
+    new: PathBuf,
+    /// Demand that streams of the new release load in the old one, too.
+    #[arg(long)]
+    both: bool,
+    /// A condition that is known to hold, in the words of the report, as 'has_fifo is true'. May come many times.
+    #[arg(long, value_name = "CONDITION")]
+    assume: Vec<String>,
+    /// Print JSON.
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+    /// Print Markdown, for a pull request.
+    #[arg(long)]
+    markdown: bool,
+}
+
+pub(crate) fn run(options: &Options) -> TaskResult {
+    let (old, new) = (read_schema(&options.old)?, read_schema(&options.new)?);
+    let report = check_schemas(&old, &new);
+    let checked = Checked { options, machines: [old.machine(), new.machine()], report };
+    let text = match (options.json, options.markdown) {
+        (true, _) => checked.json(),
+        (_, true) => checked.markdown(),
+        _ => checked.text(),
+    };
+    Ok((text, if checked.is_compatible() { Outcome::Fine } else { Outcome::Wrong }))
+}
+
+/// A schema in a file.
+pub(crate) fn read_schema(file: &Path) -> Result<Schema, String> {
+    let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", file.display());
+    let bytes = std::fs::read(file).map_err(|error| wrong(&error))?;
+    if bytes.starts_with(b"QEVM") {
+        return Err(wrong(
+            &"a migration stream; a schema is JSON, as Sections::schema or QEMU's -dump-vmstate write it",
+        ));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|error| wrong(&error))?;
+    let schema = Schema::from_json(text).map_err(|error| wrong(&error))?;
+    // An empty file would be compatible with everything.
+    if schema.sections().is_empty() { Err(wrong(&"no sections in it")) } else { Ok(schema) }
+}
+
+/// Two releases, compared.
+struct Checked<'a> {
+    options: &'a Options,
+    machines: [Option<&'a str>; 2],
+    report: RegistryReport,
+}
+
+impl Checked<'_> {
+    fn is_compatible(&self) -> bool {
+        self.demanded().all(|direction| self.broken(direction).is_empty())
+    }
+
+    fn demanded(&self) -> impl Iterator<Item = Direction> {
+        let back = self.options.both.then_some(Direction::NewToOld);
+        std::iter::once(Direction::OldToNew).chain(back)
+    }
+
+    /// Sections of which not all streams load that way.
+    fn broken(&self, direction: Direction) -> Vec<&str> {
+        let breaks = |section: &&Report| !section.broken(direction, &self.options.assume).is_empty();
+        self.report.sections.iter().filter(breaks).map(|section| section.section.as_str()).collect()
+    }
+
+    /// Sections of which there is more to say than that all streams load.
+    fn remarkable(&self) -> Vec<&Report> {
+        self.report.sections.iter().filter(|section| !section.crossings.iter().all(Crossing::is_plain)).collect()
+    }
+
+    fn conclusion(&self) -> String {
+        let mut out = String::new();
+        for direction in self.demanded() {
+            let way = match direction {
+                Direction::OldToNew => "in the new release, streams of the old one",
+                Direction::NewToOld => "in the old release, streams of the new one",
+            };
+            let broken = self.broken(direction);
+            let _ = match broken.as_slice() {
+                [] => writeln!(out, "compatible: {way} load"),
+                names => writeln!(out, "not compatible: {way} do not always load: {}", names.join(", ")),
+            };
+        }
+        out
+    }
+
+    /// What would have to be assumed so that what is demanded loads, if anything helps.
+    fn assumptions(&self) -> Vec<String> {
+        let broken = |direction| {
+            let sections = self.report.sections.iter();
+            sections.flat_map(move |section| section.broken(direction, &self.options.assume))
+        };
+        let mut missing = Vec::new();
+        for crossing in self.demanded().flat_map(broken) {
+            let Verdict::LoadsIf(cases) = &crossing.verdict else { continue };
+            for condition in cases.iter().flat_map(|case| &case.when) {
+                let text = condition.opposite().to_string();
+                if !missing.contains(&text) && !self.options.assume.contains(&text) {
+                    missing.push(text);
+                }
+            }
+        }
+        missing
+    }
+
+    /// A line about those that are not remarkable, if there are any.
+    fn others(&self, remarkable: usize) -> String {
+        match self.report.sections.len() - remarkable {
+            0 => String::new(),
+            all if remarkable == 0 => format!("{all} sections load both ways\n"),
+            others => format!("{others} other sections load both ways\n"),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut out = String::new();
+        if let [Some(old), Some(new)] = self.machines
+            && old != new
+        {
+            let _ = writeln!(out, "machine: {old} -> {new}");
+        }
+        let remarkable = self.remarkable();
+        out.extend(remarkable.iter().map(|section| section.to_string()));
+        out.push_str(&self.others(remarkable.len()));
+        out.push_str(&self.conclusion());
+        for assumption in self.assumptions() {
+            let _ = writeln!(out, "  if you know that this holds: --assume '{assumption}'");
+        }
+        printable(&out)
+    }
+
+    fn markdown(&self) -> String {
+        let mut out = String::from("### Do migration streams still load?\n\n");
+        for line in self.conclusion().lines() {
+            let (verdict, rest) = line.split_once(':').unwrap_or((line, ""));
+            let _ = writeln!(out, "- **{verdict}**:{}", escaped(rest));
+        }
+        let remarkable = self.remarkable();
+        if !remarkable.is_empty() {
+            out.push_str("\n| section | old → new | new → old |\n| --- | --- | --- |\n");
+        }
+        for section in &remarkable {
+            let [there, back] = [Direction::OldToNew, Direction::NewToOld].map(|way| self.cell(section, way));
+            let _ = writeln!(out, "| {} | {there} | {back} |", code(&section.section));
+        }
+        let others = self.others(remarkable.len());
+        if !others.is_empty() {
+            let _ = write!(out, "\n{others}");
+        }
+        for section in remarkable {
+            let _ = writeln!(out, "\n#### {}\n", code(&section.section));
+            for line in section.to_string().lines().skip(1) {
+                let (indent, text) = line.split_at(line.len() - line.trim_start().len());
+                let _ = writeln!(out, "{}- {}", " ".repeat(indent.len().saturating_sub(2)), escaped(text));
+            }
+        }
+        printable(&out)
+    }
+
+    /// The worst that is said of a section in one direction.
+    fn cell(&self, section: &Report, direction: Direction) -> &'static str {
+        let broken = section.broken(direction, &self.options.assume);
+        let of = |crossing: &&Crossing| crossing.direction == direction;
+        let crossings: Vec<&Crossing> = section.crossings.iter().filter(of).collect();
+        if crossings.is_empty() {
+            "–"
+        } else if broken.iter().any(|crossing| matches!(crossing.verdict, Verdict::Breaks(_))) {
+            "❌ breaks"
+        } else if !broken.is_empty() {
+            "⚠️ loads under a condition"
+        } else if crossings.iter().all(|crossing| crossing.is_plain()) {
+            "✅ loads"
+        } else {
+            "✅ loads, see below"
+        }
+    }
+
+    fn json(&self) -> String {
+        let mut root = serde_json::json!({"compatible": self.is_compatible(), "machines": self.machines});
+        root["sections"] = serde_json::json!(self.report.sections);
+        format!("{root:#}\n")
+    }
+}
+
+/// Names come from files: they may not steer a terminal.
+fn printable(text: &str) -> String {
+    let escape = |c: char| if c.is_control() && c != '\n' { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
+}
+
+fn code(name: &str) -> String {
+    format!("`{}`", name.replace('`', "'").replace('|', "\\|"))
+}
+
+/// Text that Markdown shows as it is.
+fn escaped(text: &str) -> String {
+    text.chars().flat_map(|c| ("\\`*_<>[]|#".contains(c).then_some('\\')).into_iter().chain([c])).collect()
+}

@@ -1,0 +1,126 @@
+//! A stream in memory: snapshots of machines without RAM, and where two of them differ.
+
+use std::io;
+use std::time::Duration;
+
+use crate::channel::Channel;
+use crate::codec::{Limits, Strictness};
+use crate::dump::{Dump, Part, Section};
+use crate::error::{Error, ErrorKind, Result};
+use crate::inspect::{Fields, Value};
+use crate::migrate::snapshot;
+use crate::ram::{GuestRam, RamBlock};
+use crate::section::Sections;
+
+/// The machine type in such a stream's configuration.
+const MACHINE: &str = "locked";
+
+/// A whole stream of `sections`, with its self-description, so that `vmstate inspect` can name each field.
+pub(super) fn save(mut sections: Sections<'_>) -> Result<Vec<u8>> {
+    let mut memory = Memory { bytes: Vec::new(), read: 0 };
+    snapshot::save(&mut memory, MACHINE, &mut sections, &NoRam)?;
+    Ok(memory.bytes)
+}
+
+/// Loads what [`save`] made, as strictly as a destination does.
+pub(super) fn load(stream: &[u8], mut sections: Sections<'_>) -> Result<()> {
+    let mut memory = Memory { bytes: stream.to_vec(), read: 0 };
+    snapshot::load(&mut memory, MACHINE, Strictness::Strict, Limits::default(), &mut sections, &NoRam)
+}
+
+/// The first byte at which `now` is not what it was `then`, with the name it had then; none if all sections are equal.
+pub(super) fn difference(then: &[u8], now: &[u8]) -> Option<String> {
+    let (old, new) = (Dump::read(then), Dump::read(now));
+    let devices = |dump: &Dump| -> Vec<_> {
+        let full = dump.sections().filter(|section| section.part == Part::Full);
+        full.map(|section| (section.header.idstr.clone(), section.header.instance)).collect()
+    };
+    if devices(&old) != devices(&new) {
+        let list =
+            |dump| devices(dump).iter().map(|(idstr, instance)| format!("{idstr}/{instance}")).collect::<Vec<_>>();
+        return Some(format!("sections {} then, {} now", list(&old).join(", "), list(&new).join(", ")));
+    }
+    let full = |section: &&Section| section.part == Part::Full;
+    old.sections().filter(full).zip(new.sections().filter(full)).find_map(|(old, new)| {
+        let name = format!("{}/{}", old.header.idstr, old.header.instance);
+        if old.header.version != new.header.version {
+            return Some(format!("{name}, version {} then, {} now", old.header.version, new.header.version));
+        }
+        let (then, now) = (body(then, old), body(now, new));
+        let length = then.len().max(now.len());
+        let at = (0..length).find(|&at| then.get(at) != now.get(at))?;
+        let path = old.fields.as_ref().and_then(|fields| path_at(fields, old.body + at as u64)).unwrap_or_default();
+        let byte = |bytes: &[u8]| bytes.get(at).map_or("none".to_owned(), |byte| format!("{byte:#04x}"));
+        Some(format!("{name}{path}, byte {at} of the section: {} then, {} now", byte(then), byte(now)))
+    })
+}
+
+fn body<'a>(stream: &'a [u8], section: &Section) -> &'a [u8] {
+    let range = usize::try_from(section.body).ok().zip(usize::try_from(section.body + section.size).ok());
+    range.and_then(|(start, end)| stream.get(start..end)).unwrap_or_default()
+}
+
+/// Path of the innermost field that holds the byte at `offset` of the stream.
+fn path_at(fields: &Fields, offset: u64) -> Option<String> {
+    let holds = |field: &&crate::inspect::Field| (field.offset..field.offset + field.size).contains(&offset);
+    if let Some(field) = fields.fields.iter().find(holds) {
+        let nested = match &field.value {
+            Value::Struct(nested) => path_at(nested, offset),
+            Value::Array(elements) => elements.iter().enumerate().find_map(|(index, element)| match element {
+                Value::Struct(nested) => path_at(nested, offset).map(|path| format!("[{index}]{path}")),
+                _ => None,
+            }),
+            _ => None,
+        };
+        return Some(format!(" › {}{}", field.name, nested.unwrap_or_default()));
+    }
+    let subsections = fields.subsections.iter();
+    let mut inside = subsections.filter_map(|sub| Some(format!(" › {}{}", sub.name, path_at(&sub.fields, offset)?)));
+    inside.next()
+}
+
+struct Memory {
+    bytes: Vec<u8>,
+    read: usize,
+}
+
+impl Channel for Memory {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn receive(&mut self, into: &mut [u8], _timeout: Option<Duration>) -> io::Result<usize> {
+        let mut rest = self.bytes.get(self.read..).unwrap_or_default();
+        let count = io::Read::read(&mut rest, into)?;
+        self.read += count;
+        Ok(count)
+    }
+}
+
+/// The format of RAM is not the device's.
+struct NoRam;
+
+impl NoRam {
+    fn outside() -> Result<()> {
+        Err(Error::new(ErrorKind::Misuse, "there is no RAM"))
+    }
+}
+
+impl GuestRam for NoRam {
+    fn blocks(&self) -> &[RamBlock] {
+        &[]
+    }
+
+    fn read(&self, _block: usize, _offset: u64, _into: &mut [u8]) -> Result<()> {
+        Self::outside()
+    }
+
+    fn write(&self, _block: usize, _offset: u64, _from: &[u8]) -> Result<()> {
+        Self::outside()
+    }
+
+    fn zero_page(&self, _block: usize, _offset: u64) -> Result<()> {
+        Self::outside()
+    }
+}

@@ -1,0 +1,163 @@
+//! What a lock asks: does all that was ever sent still load, and is today's format the newest that is kept?
+
+use std::fmt::Write;
+
+use super::kept::{Entry, SCHEMA, add, read, stream_name};
+use super::{Lock, golden};
+use crate::compat::{Crossing, Direction, Report, Verdict, check_schemas};
+use crate::schema::json::Schema;
+
+/// A file that is not kept yet.
+struct Missing {
+    entry: u32,
+    name: String,
+    bytes: Vec<u8>,
+}
+
+impl Lock<'_> {
+    /// All that is wrong, as paragraphs.
+    pub(super) fn verify(&self) -> Result<(), String> {
+        let Some((_, first)) = self.states.first() else {
+            return Err("an example of the state is needed\n".to_owned());
+        };
+        let today = first().schema(None).map_err(|error| format!("{error}\n"))?;
+        let entries = read(&self.folder)?;
+        let layouts: String = entries.iter().filter_map(|entry| self.layout_problem(entry, &today)).collect();
+        if !layouts.is_empty() {
+            // Examples made from bytes would fail before anybody could read this.
+            return Err(layouts);
+        }
+        let mut problems: String = entries.iter().map(|entry| self.load_problems(entry)).collect();
+        let newest = entries.last();
+        let kept = newest.filter(|entry| is_same(&entry.schema, &today));
+        let mut missing = Vec::new();
+        let number = kept.map_or_else(|| newest.map_or(1, |entry| entry.number + 1), |entry| entry.number);
+        if kept.is_none() {
+            missing.push(Missing { entry: number, name: SCHEMA.to_owned(), bytes: today.to_json().into_bytes() });
+        }
+        for (name, make) in &self.states {
+            let sections = make();
+            if sections.schema(None).ok().as_ref() != Some(&today) {
+                return Err(format!("`{name}` has other sections than the first example: lock it in another folder\n"));
+            }
+            let bytes = golden::save(sections).map_err(|error| format!("`{name}` is not saved: {error}\n"))?;
+            match kept.and_then(|entry| entry.streams.get(*name)) {
+                None => missing.push(Missing { entry: number, name: stream_name(name), bytes }),
+                Some(then) => problems.push_str(&byte_problem(number, name, then, &bytes)),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        if self.bless {
+            return missing.iter().try_for_each(|file| add(&self.folder, file.entry, &file.name, &file.bytes));
+        }
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(not_kept(&missing, newest, &today)),
+        }
+    }
+
+    /// Streams of an entry that would not load, by the descriptions alone.
+    fn layout_problem(&self, entry: &Entry, today: &Schema) -> Option<String> {
+        let mut problem = String::new();
+        let mut conditions = Vec::new();
+        for section in check_schemas(&entry.schema, today).sections {
+            let broken = section.broken(Direction::OldToNew, &self.assumed);
+            if broken.is_empty() {
+                continue;
+            }
+            let _ = writeln!(problem, "{}", section.section);
+            let back = section.crossings.iter().filter(|crossing| crossing.direction == Direction::NewToOld);
+            for crossing in broken.into_iter().chain(back) {
+                let _ = write!(problem, "{crossing}");
+                if let (Direction::OldToNew, Verdict::LoadsIf(cases)) = (crossing.direction, &crossing.verdict) {
+                    conditions.extend(cases.iter().flat_map(|case| &case.when).map(|when| when.opposite().to_string()));
+                }
+            }
+        }
+        if problem.is_empty() {
+            return None;
+        }
+        let number = entry.number;
+        let mut text = format!("{number}/{SCHEMA}: streams of this layout do not load any more\n{problem}");
+        text.push_str("Do what is said behind \"->\".");
+        for condition in conditions {
+            let _ = write!(text, " Or, if you know that it holds, lock with `; assume {condition:?}`.");
+        }
+        let _ = writeln!(
+            text,
+            " If nobody has such streams, because this was never released or is dropped on purpose, \
+             delete {number} and run again with BLESS=1.\n"
+        );
+        Some(text)
+    }
+
+    /// Streams of an entry that do not load.
+    fn load_problems(&self, entry: &Entry) -> String {
+        let mut problems = String::new();
+        for (name, stream) in &entry.streams {
+            let made = self.states.iter().find(|(known, _)| known == name).or(self.states.first());
+            let Some((into, make)) = made else { continue };
+            if let Err(error) = golden::load(stream, make()) {
+                let _ = writeln!(
+                    problems,
+                    "{}/{}: does not load any more, into `{into}`: {error}\n\
+                     By its layout it would: a check or a hook refuses it, or it lacks what is required now. \
+                     Take what was sent then.\n",
+                    entry.number,
+                    stream_name(name)
+                );
+            }
+        }
+        problems
+    }
+}
+
+/// The same bytes, with the same meaning, at the same versions. Names may differ.
+fn is_same(kept: &Schema, today: &Schema) -> bool {
+    let versions = |schema: &Schema| -> Vec<_> {
+        let sections = schema.sections().iter();
+        let mut all: Vec<_> = sections.map(|(name, of)| (name.clone(), of.version, of.minimum_version)).collect();
+        all.sort();
+        all
+    };
+    kept == today
+        || (versions(kept) == versions(today)
+            && check_schemas(kept, today)
+                .sections
+                .iter()
+                .all(|section| section.crossings.iter().all(Crossing::is_plain)))
+}
+
+/// Other bytes in the same layout.
+fn byte_problem(entry: u32, state: &str, then: &[u8], now: &[u8]) -> String {
+    let Some(difference) = golden::difference(then, now) else { return String::new() };
+    let file = stream_name(state);
+    format!(
+        "{entry}/{file}: `{state}` is sent as other bytes now\n  {difference}\n\
+         The layout is the same, so such a stream loads, but its values mean something else: put order and meaning \
+         back, or raise the version and read the old one as it was meant. If only the example was changed, \
+         delete {entry}/{file} and run again with BLESS=1.\n\n"
+    )
+}
+
+/// Nothing breaks, but something is new.
+fn not_kept(missing: &[Missing], newest: Option<&Entry>, today: &Schema) -> String {
+    let mut text = String::new();
+    let schema = missing.iter().any(|file| file.name == SCHEMA);
+    match newest {
+        None => text.push_str("nothing is kept yet\n"),
+        Some(entry) if schema => {
+            let _ =
+                writeln!(text, "the layout is not that of {} any more; all that was sent before loads", entry.number);
+            let remarkable = |section: &&Report| !section.crossings.iter().all(Crossing::is_plain);
+            let report = check_schemas(&entry.schema, today);
+            text.extend(report.sections.iter().filter(remarkable).map(Report::to_string));
+        }
+        Some(_) => text.push_str("an example is new\n"),
+    }
+    let files: Vec<_> = missing.iter().map(|file| format!("{}/{}", file.entry, file.name)).collect();
+    let _ = writeln!(text, "If this is what you want, run again with BLESS=1, and commit {}.", files.join(", "));
+    text
+}

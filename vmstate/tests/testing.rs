@@ -1,0 +1,352 @@
+//! Locks: a device evolves, well and badly, and the whole message of each typical mistake.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use tempfile::TempDir;
+use vmstate::section::Sections;
+use vmstate::testing::{Lock, Lockable};
+use vmstate::{Unused, VmState};
+
+/// The device as it was released first.
+mod first {
+    use vmstate::VmState;
+
+    #[derive(VmState)]
+    #[vmstate(name = "uart", version = 1)]
+    pub(super) struct Uart {
+        pub(super) divider: u16,
+        pub(super) ier: u8,
+        pub(super) lcr: u8,
+    }
+}
+
+const FIRST: first::Uart = first::Uart { divider: 12, ier: 5, lcr: 3 };
+
+/// A folder called `uart`, in which the first release is locked.
+struct Kept(TempDir);
+
+impl Kept {
+    fn new() -> Self {
+        let kept = Self(tempfile::tempdir().unwrap());
+        kept.lock().state("busy", || FIRST).bless(true).check();
+        assert_eq!(kept.files(), ["1/busy.bin", "1/schema.json"]);
+        kept
+    }
+
+    fn folder(&self) -> std::path::PathBuf {
+        self.0.path().join("uart")
+    }
+
+    fn lock<'a>(&self) -> Lock<'a> {
+        Lock::new(self.folder()).bless(false)
+    }
+
+    fn files(&self) -> Vec<String> {
+        let names = |folder: &Path| -> BTreeSet<String> {
+            let listed = std::fs::read_dir(folder).unwrap();
+            listed.map(|item| item.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        let entries = names(&self.folder());
+        let inside =
+            |entry: String| names(&self.folder().join(&entry)).into_iter().map(move |name| format!("{entry}/{name}"));
+        entries.into_iter().flat_map(inside).collect()
+    }
+
+    /// What the lock says of a device, blessed or not.
+    fn message(&self, lock: Lock<'_>) -> String {
+        let panic = catch_unwind(AssertUnwindSafe(|| lock.check())).expect_err("the lock does not hold");
+        let message = panic.downcast_ref::<String>().unwrap();
+        let head = format!("the lock on {} does not hold\n\n", self.folder().display());
+        message.strip_prefix(&head).unwrap_or_else(|| panic!("{message}")).to_owned()
+    }
+
+    /// Neither run says anything else, and blessing changes nothing.
+    #[track_caller]
+    fn refuses<'a, S: Lockable<'a>>(&self, make: impl Fn() -> S + Copy + 'a, expected: &str) {
+        let files = self.files();
+        assert_eq!(self.message(self.lock().state("busy", make)), expected);
+        assert_eq!(self.message(self.lock().state("busy", make).bless(true)), expected);
+        assert_eq!(self.files(), files);
+    }
+}
+
+#[test]
+fn what_is_kept_is_a_stream_and_a_schema() {
+    let kept = Kept::new();
+    kept.lock().state("busy", || FIRST).check();
+    let stream = std::fs::read(kept.folder().join("1/busy.bin")).unwrap();
+    // FULL, number 2, name, instance 0, version 1, the four bytes, footer.
+    let section = b"\x04\0\0\0\x02\x04uart\0\0\0\0\0\0\0\x01\x00\x0c\x05\x03\x7e\0\0\0\x02";
+    assert!(stream.windows(section.len()).any(|window| window == section));
+    let schema = std::fs::read_to_string(kept.folder().join("1/schema.json")).unwrap();
+    let schema = vmstate::schema::json::Schema::from_json(&schema).unwrap();
+    assert_eq!(schema.section("uart"), Some(first::Uart::DESCRIPTION));
+}
+
+#[test]
+fn a_field_appended_under_the_same_version() {
+    #[derive(VmState)]
+    #[vmstate(name = "uart", version = 1)]
+    struct Uart {
+        divider: u16,
+        ier: u8,
+        lcr: u8,
+        fifo_control: u8,
+    }
+    Kept::new().refuses(
+        || Uart { divider: 12, ier: 5, lcr: 3, fifo_control: 1 },
+        "\
+1/schema.json: streams of this layout do not load any more
+uart
+  old -> new, version 1: breaks at fifo_control because the stream does not have it -> put the new field into a \
+subsection, or raise the version and give it since = that version
+  new -> old, version 1: breaks at fifo_control because the reader does not have it -> put the new field into a \
+subsection that is sent only when needed
+Do what is said behind \"->\". If nobody has such streams, because this was never released or is dropped on purpose, \
+delete 1 and run again with BLESS=1.
+
+",
+    );
+}
+
+#[test]
+fn a_field_removed() {
+    #[derive(VmState)]
+    #[vmstate(name = "uart", version = 2, minimum_version = 1)]
+    struct Uart {
+        divider: u16,
+        ier: u8,
+    }
+    Kept::new().refuses(
+        || Uart { divider: 12, ier: 5 },
+        "\
+1/schema.json: streams of this layout do not load any more
+uart
+  old -> new, version 1: breaks at lcr because the reader does not have it -> keep its bytes: put Unused of the same \
+size in its place
+  new -> old, version 2: breaks at uart because version 2 is newer than 1 -> do not raise the version: put what is new \
+into a subsection that is sent only when needed
+Do what is said behind \"->\". If nobody has such streams, because this was never released or is dropped on purpose, \
+delete 1 and run again with BLESS=1.
+
+",
+    );
+}
+
+#[test]
+fn two_fields_of_one_type_change_places() {
+    #[derive(VmState)]
+    #[vmstate(name = "uart", version = 1)]
+    struct Uart {
+        divider: u16,
+        lcr: u8,
+        ier: u8,
+    }
+    Kept::new().refuses(
+        || Uart { divider: 12, ier: 5, lcr: 3 },
+        "\
+1/busy.bin: `busy` is sent as other bytes now
+  uart/0 › ier, byte 2 of the section: 0x05 then, 0x03 now
+The layout is the same, so such a stream loads, but its values mean something else: put order and meaning back, or \
+raise the version and read the old one as it was meant. If only the example was changed, delete 1/busy.bin and run \
+again with BLESS=1.
+
+",
+    );
+}
+
+#[test]
+fn a_check_that_refuses_what_was_sent() {
+    #[derive(VmState)]
+    #[vmstate(name = "uart", version = 1)]
+    struct Uart {
+        #[vmstate(validate = Self::check)]
+        divider: u16,
+        ier: u8,
+        lcr: u8,
+    }
+    impl Uart {
+        fn check(&self) -> Result<(), &'static str> {
+            if self.divider == 12 { Err("9600 baud is too slow") } else { Ok(()) }
+        }
+    }
+    // What is kept as `busy` is loaded into `reset`, the only example left.
+    let kept = Kept::new();
+    let lock = || kept.lock().state("reset", || Uart { divider: 1, ier: 0, lcr: 0 });
+    let message = kept.message(lock());
+    let expected = "\
+1/busy.bin: does not load any more, into `reset`: uart/0 › divider at 0x";
+    assert!(message.starts_with(expected), "{message}");
+    let rest = ": validate: 9600 baud is too slow
+By its layout it would: a check or a hook refuses it, or it lacks what is required now. Take what was sent then.\n\n";
+    assert!(message.ends_with(rest), "{message}");
+    assert_eq!(kept.message(lock().bless(true)), message);
+}
+
+#[test]
+fn a_new_version_is_kept_on_purpose_only() {
+    #[derive(VmState)]
+    #[vmstate(name = "uart", version = 2, minimum_version = 1)]
+    struct Uart {
+        divider: u16,
+        ier: u8,
+        lcr: u8,
+        #[vmstate(since = 2)]
+        fifo_control: u8,
+    }
+    let kept = Kept::new();
+    let lock = || kept.lock().state("busy", || Uart { divider: 12, ier: 5, lcr: 3, fifo_control: 1 });
+    assert_eq!(
+        kept.message(lock()),
+        "\
+the layout is not that of 1 any more; all that was sent before loads
+uart
+  old -> new, version 1: loads
+  new -> old, version 2: breaks at uart because version 2 is newer than 1 -> do not raise the version: put what is new \
+into a subsection that is sent only when needed
+If this is what you want, run again with BLESS=1, and commit 2/schema.json, 2/busy.bin.
+"
+    );
+    assert_eq!(kept.files(), ["1/busy.bin", "1/schema.json"]);
+    lock().bless(true).check();
+    assert_eq!(kept.files(), ["1/busy.bin", "1/schema.json", "2/busy.bin", "2/schema.json"]);
+    lock().check();
+    // One more example belongs to the same entry.
+    let more = || lock().state("idle", || Uart { divider: 1, ier: 0, lcr: 0, fifo_control: 0 });
+    let says = "an example is new\nIf this is what you want, run again with BLESS=1, and commit 2/idle.bin.\n";
+    assert_eq!(kept.message(more()), says);
+    more().bless(true).check();
+    more().check();
+}
+
+#[test]
+fn an_old_version_is_dropped_on_purpose_only() {
+    #[derive(VmState)]
+    #[vmstate(name = "uart", version = 2)]
+    struct Uart {
+        divider: u16,
+        ier: u8,
+        lcr: u8,
+    }
+    let kept = Kept::new();
+    let new = || Uart { divider: 12, ier: 5, lcr: 3 };
+    let expected = "\
+1/schema.json: streams of this layout do not load any more
+uart
+  old -> new, version 1: breaks at uart because version 1 is older than 2, the oldest that loads -> keep \
+minimum_version as it was while such streams may come
+  new -> old, version 2: breaks at uart because version 2 is newer than 1 -> do not raise the version: put what is new \
+into a subsection that is sent only when needed
+Do what is said behind \"->\". If nobody has such streams, because this was never released or is dropped on purpose, \
+delete 1 and run again with BLESS=1.
+
+";
+    kept.refuses(new, expected);
+    std::fs::remove_dir_all(kept.folder().join("1")).unwrap();
+    kept.lock().state("busy", new).bless(true).check();
+    kept.lock().state("busy", new).check();
+}
+
+#[test]
+fn a_condition_has_to_be_assumed_by_name() {
+    #[derive(VmState)]
+    #[vmstate(name = "uart", version = 1)]
+    struct Uart {
+        divider: u16,
+        ier: u8,
+        #[vmstate(exists = Self::has_lcr)]
+        lcr: u8,
+    }
+    impl Uart {
+        fn has_lcr(&self, _version: u32) -> bool {
+            true
+        }
+    }
+    let kept = Kept::new();
+    let lock = || kept.lock().state("busy", || Uart { divider: 12, ier: 5, lcr: 3 });
+    let message = kept.message(lock());
+    let (_, assumption) = message.split_once("; assume \"").unwrap();
+    let (assumption, _) = assumption.split_once("\"`").unwrap();
+    assert!(assumption.contains("has_lcr") && assumption.ends_with(" is true"), "{message}");
+    lock().assume(assumption).bless(true).check();
+    lock().assume(assumption).check();
+}
+
+#[test]
+fn names_are_free() {
+    #[derive(VmState)]
+    #[vmstate(name = "lines", version = 7)]
+    struct Lines {
+        interrupts: u8,
+        line: u8,
+    }
+    #[derive(VmState)]
+    #[vmstate(name = "serial", version = 1)]
+    struct Serial {
+        baud: u16,
+        lines: Lines,
+    }
+    let kept = Kept::new();
+    kept.lock().state("busy", || Serial { baud: 12, lines: Lines { interrupts: 5, line: 3 } }).check();
+}
+
+#[test]
+fn padding_in_place_of_a_field_is_kept_with_its_warning() {
+    #[derive(VmState)]
+    #[vmstate(name = "uart", version = 1)]
+    struct Uart {
+        divider: u16,
+        _ier: Unused<1>,
+        lcr: u8,
+    }
+    let kept = Kept::new();
+    let lock = || kept.lock().state("busy", || Uart { divider: 12, _ier: Unused, lcr: 3 });
+    let message = kept.message(lock());
+    assert!(message.contains("warning: ier (u8) is skipped: the reader has padding there\n"), "{message}");
+    lock().bless(true).check();
+    assert_eq!(kept.files(), ["1/busy.bin", "1/schema.json", "2/busy.bin", "2/schema.json"]);
+}
+
+/// A whole machine: a section that nobody could have sent is required.
+#[test]
+fn a_required_section_is_new() {
+    let machine = |names: &'static [&str]| {
+        move || {
+            let mut sections = Sections::new();
+            for name in names {
+                sections.register(name, 0, FIRST).unwrap();
+            }
+            sections
+        }
+    };
+    let kept = Kept(tempfile::tempdir().unwrap());
+    kept.lock().state("busy", machine(&["com1"])).bless(true).check();
+    let message = kept.message(kept.lock().state("busy", machine(&["com1", "com2"])));
+    let expected = "1/busy.bin: does not load any more, into `busy`: required sections did not come: com2/0\n";
+    assert!(message.starts_with(expected), "{message}");
+}
+
+/// The macro's folder is relative to this package; what is in it, the first vmstate that had locks wrote.
+#[test]
+fn the_macro_looks_beside_the_caller() {
+    vmstate::lock!("tests/fixtures/locks/uart", busy: FIRST);
+}
+
+#[test]
+fn a_first_lock_says_what_to_do() {
+    let kept = Kept(tempfile::tempdir().unwrap());
+    let expected = "nothing is kept yet\nIf this is what you want, run again with BLESS=1, and commit 1/schema.json, \
+                    1/busy.bin.\n";
+    assert_eq!(kept.message(kept.lock().state("busy", || FIRST)), expected);
+}
+
+#[test]
+fn a_kept_file_that_is_broken_is_named() {
+    let kept = Kept::new();
+    let schema = kept.folder().join("1/schema.json");
+    std::fs::write(&schema, "{").unwrap();
+    let message = kept.message(kept.lock().state("busy", || FIRST));
+    assert!(message.starts_with(&format!("{}: the schema is no JSON", schema.display())), "{message}");
+}
