@@ -3,7 +3,9 @@
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::spanned::Spanned as _;
-use syn::{DataStruct, DeriveInput, Expr, Index, Member, Path, Type, TypeArray};
+use syn::{
+    DataStruct, DeriveInput, Expr, ExprRange, GenericArgument, Index, Member, Path, PathArguments, Type, TypeArray,
+};
 
 use crate::attr::Spanned;
 use crate::attr::container::{ContainerAttrs, PartAttrs};
@@ -54,8 +56,18 @@ pub(crate) enum Codec {
     Plain,
     /// Raw bytes, of a fixed length or counted.
     Buffer(Option<Length>),
-    /// A `Vec` whose length is another field.
+    /// Bits, of a fixed number or counted.
+    Bitmap(Option<Length>),
+    /// Elements whose number is another field.
     Counted(Length),
+    /// A part of an array.
+    Slice(ExprRange),
+    /// A part of an array, as raw bytes.
+    BufferSlice(ExprRange),
+    /// Elements with a marker before each, so many at most.
+    List(Expr),
+    /// Keys and values, so many at most.
+    Map(Expr),
     /// By its type; a load takes only the value that the device has.
     Equal,
     /// By its type; a load takes 0 to the value that the device has.
@@ -80,6 +92,8 @@ pub(crate) enum Codec {
 pub(crate) struct Length {
     pub(crate) member: Member,
     pub(crate) name: String,
+    /// Elements for each that the field counts.
+    pub(crate) factor: Expr,
     pub(crate) max: Expr,
 }
 
@@ -175,17 +189,20 @@ impl<'a> Field<'a> {
                 found
             }
         };
-        let codec = Codec::new(&attrs, &field.ty);
+        let codec = Codec::new(&attrs, &field.ty, part);
         Self { member, ty: &field.ty, name, part, codec, attrs }
     }
 }
 
 impl Codec {
-    fn new(attrs: &FieldAttrs, ty: &Type) -> Self {
+    fn new(attrs: &FieldAttrs, ty: &Type, part: Option<usize>) -> Self {
+        let number = |given: Option<&Expr>, otherwise| given.cloned().unwrap_or(Expr::Verbatim(otherwise));
+        let max = number(attrs.max.as_ref().map(|max| &max.value), quote!(0));
         let length = attrs.len.as_ref().map(|len| Length {
-            name: len.value.to_string(),
-            member: Member::Named(len.value.clone()),
-            max: attrs.max.as_ref().map_or_else(|| Expr::Verbatim(quote!(0)), |max| max.value.clone()),
+            name: len.value.field.to_string(),
+            member: Member::Named(len.value.field.clone()),
+            factor: number(len.value.factor.as_ref(), quote!(1)),
+            max: max.clone(),
         });
         match (&attrs.via, &attrs.tmp, &attrs.struct_version) {
             // Nobody can write the conversion of a whole array into one of another type, so this is unambiguous.
@@ -195,20 +212,59 @@ impl Codec {
             (.., Some(version)) => return Self::At(version.value),
             (None, None, None) => {}
         }
-        match (length, &attrs.buffer, &attrs.wire, &attrs.with) {
-            (_, _, _, Some(with)) => Self::With(with.value.clone()),
-            (_, _, Some(wire), _) => Self::Via(wire.value.clone()),
-            (length, Some(_), ..) => Self::Buffer(length),
-            (Some(length), ..) => Self::Counted(length),
-            (None, None, None, None) if attrs.equal.is_some() => Self::Equal,
-            (None, None, None, None) if attrs.at_most_current.is_some() => Self::AtMostCurrent,
-            (None, None, None, None) if is_option(ty) => Self::Optional,
-            (None, None, None, None) => Self::Plain,
+        if let Some(with) = &attrs.with {
+            Self::With(with.value.clone())
+        } else if let Some(wire) = &attrs.wire {
+            Self::Via(wire.value.clone())
+        } else if attrs.list.is_some() {
+            Self::List(max)
+        } else if attrs.map.is_some() {
+            Self::Map(max)
+        } else if let Some(slice) = &attrs.slice {
+            let slice = slice.value.clone();
+            if attrs.buffer.is_some() { Self::BufferSlice(slice) } else { Self::Slice(slice) }
+        } else if attrs.bitmap.is_some() {
+            Self::Bitmap(length)
+        } else if attrs.buffer.is_some() {
+            Self::Buffer(length)
+        } else if let Some(length) = length {
+            Self::Counted(length)
+        } else if attrs.equal.is_some() {
+            Self::Equal
+        } else if attrs.at_most_current.is_some() {
+            Self::AtMostCurrent
+        } else if is_option(ty, part) {
+            Self::Optional
+        } else {
+            Self::Plain
+        }
+    }
+
+    /// The length, if it is another field.
+    pub(crate) fn length(&self) -> Option<&Length> {
+        match self {
+            Self::Counted(length) | Self::Buffer(Some(length)) | Self::Bitmap(Some(length)) => Some(length),
+            _ => None,
         }
     }
 }
 
-/// By its name, as there is nothing else to tell it by.
-fn is_option(ty: &Type) -> bool {
-    matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Option"))
+/// By its name, as there is nothing else to tell it by. `Option<Box<T>>` outside of a subsection is a pointer that may
+/// be null.
+fn is_option(ty: &Type, part: Option<usize>) -> bool {
+    match argument_of(ty, "Option") {
+        Some(inner) => part != Some(0) || argument_of(inner, "Box").is_none(),
+        None => false,
+    }
+}
+
+/// The `T` of `Name<T>`.
+fn argument_of<'a>(ty: &'a Type, name: &str) -> Option<&'a Type> {
+    let Type::Path(path) = ty else { return None };
+    let last = path.path.segments.last().filter(|last| last.ident == name)?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    match arguments.args.first()? {
+        GenericArgument::Type(argument) => Some(argument),
+        _ => None,
+    }
 }

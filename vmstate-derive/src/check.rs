@@ -6,6 +6,7 @@ use syn::{Expr, ExprLit, Lit};
 
 use crate::ast::{Codec, Container, Length};
 use crate::ctxt::Ctxt;
+use crate::symbol;
 
 /// Notes every broken rule.
 pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
@@ -20,7 +21,7 @@ pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
     skip_stands_alone(ctxt, container);
     one_presence(ctxt, container);
     one_codec(ctxt, container);
-    len_and_max_go_together(ctxt, container);
+    max_bounds_what_the_peer_says(ctxt, container);
     length_comes_first(ctxt, container);
     remote_has_no_parameters(ctxt, container);
 }
@@ -132,8 +133,8 @@ fn options_are_whole_subsections(ctxt: &Ctxt, container: &Container<'_>) {
     for (_, field) in container.migrated() {
         let (Codec::Optional, Some(part)) = (&field.codec, field.part) else { continue };
         if part == 0 {
-            let message =
-                "an `Option` is a subsection of its own: give it `subsection = \"…\"`, or a codec by `with = module`";
+            let message = "an `Option` is a subsection of its own: give it `subsection = \"…\"`, or a codec by \
+                           `with = module`; a pointer that may be null is an `Option<Box<T>>`";
             ctxt.error(field.ty, message);
         } else if container.fields_of(part).count() > 1 {
             ctxt.error(field.ty, "an `Option` is a whole subsection: no other field can be in it");
@@ -163,7 +164,11 @@ fn skip_stands_alone(ctxt: &Ctxt, container: &Container<'_>) {
             attrs.at_most_current.is_some(),
             attrs.len.is_some(),
             attrs.max.is_some(),
+            attrs.list.is_some(),
+            attrs.map.is_some(),
+            attrs.slice.is_some(),
             attrs.buffer.is_some(),
+            attrs.bitmap.is_some(),
             attrs.wire.is_some(),
             attrs.with.is_some(),
             attrs.via.is_some(),
@@ -187,57 +192,54 @@ fn one_presence(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
-/// The bytes of a field are made in one way.
+/// The attributes that say what the bytes of a field are, and which of them go together.
 fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
+    const TOGETHER: [(&str, &str); 3] =
+        [(symbol::BUFFER, symbol::LEN), (symbol::BUFFER, symbol::SLICE), (symbol::BITMAP, symbol::LEN)];
     for field in &container.fields {
         let attrs = &field.attrs;
-        let others = attrs.buffer.is_some() || attrs.len.is_some();
-        let integers = attrs.wire.is_some() || attrs.equal.is_some() || attrs.at_most_current.is_some();
-        let represented = [
-            ("via", attrs.via.as_ref().map(|via| &via.tokens)),
-            ("tmp", attrs.tmp.as_ref().map(|tmp| &tmp.tokens)),
-            ("struct_version", attrs.struct_version.as_ref().map(|version| &version.tokens)),
+        let words = [
+            (symbol::BUFFER, attrs.buffer.as_ref().map(|given| &given.tokens)),
+            (symbol::BITMAP, attrs.bitmap.as_ref().map(|given| &given.tokens)),
+            (symbol::LEN, attrs.len.as_ref().map(|given| &given.tokens)),
+            (symbol::SLICE, attrs.slice.as_ref().map(|given| &given.tokens)),
+            (symbol::LIST, attrs.list.as_ref().map(|given| &given.tokens)),
+            (symbol::MAP, attrs.map.as_ref().map(|given| &given.tokens)),
+            (symbol::EQUAL, attrs.equal.as_ref().map(|given| &given.tokens)),
+            (symbol::AT_MOST_CURRENT, attrs.at_most_current.as_ref().map(|given| &given.tokens)),
+            (symbol::WIRE, attrs.wire.as_ref().map(|given| &given.tokens)),
+            (symbol::WITH, attrs.with.as_ref().map(|given| &given.tokens)),
+            (symbol::VIA, attrs.via.as_ref().map(|given| &given.tokens)),
+            (symbol::TMP, attrs.tmp.as_ref().map(|given| &given.tokens)),
+            (symbol::STRUCT_VERSION, attrs.struct_version.as_ref().map(|given| &given.tokens)),
         ];
-        let mut given = represented.iter().filter_map(|(word, tokens)| Some((word, (*tokens)?)));
-        if let Some((word, tokens)) = given.next()
-            && (others || integers || attrs.with.is_some() || given.next().is_some())
-        {
-            ctxt.error(tokens, format!("`{word}` makes the bytes alone: nothing else that makes them goes with it"));
-            continue;
-        }
-        if let Some(with) = &attrs.with
-            && (others || attrs.wire.is_some())
-        {
-            ctxt.error(&with.tokens, "`with` makes the bytes alone: `buffer`, `len` and `wire` do not go with it");
-        }
-        if let Some(wire) = &attrs.wire
-            && others
-        {
-            ctxt.error(&wire.tokens, "`wire` is for an integer: `buffer` and `len` do not go with it");
-        }
-        for (word, given) in [("equal", &attrs.equal), ("at_most_current", &attrs.at_most_current)] {
-            if let Some(given) = given
-                && (others || attrs.wire.is_some() || attrs.with.is_some())
-            {
-                let message =
-                    format!("`{word}` is for a plain integer: `buffer`, `len`, `wire` and `with` do not go with it");
-                ctxt.error(&given.tokens, message);
+        let given: Vec<_> = words.iter().filter_map(|(word, tokens)| Some((*word, (*tokens)?))).collect();
+        for (index, (word, tokens)) in given.iter().enumerate() {
+            let before = given.iter().take(index).map(|(other, _)| *other);
+            let others: Vec<_> = before.filter(|other| !TOGETHER.contains(&(*other, *word))).collect();
+            if !others.is_empty() {
+                let others = others.join("` and `");
+                ctxt.error(tokens, format!("`{word}` does not go with `{others}`: each says what the bytes are"));
             }
-        }
-        if let (Some(_), Some(at_most)) = (&attrs.equal, &attrs.at_most_current) {
-            ctxt.error(&at_most.tokens, "give `equal` or `at_most_current`: the value cannot be both");
         }
     }
 }
 
-/// A length from the peer is used only below a limit of ours.
-fn len_and_max_go_together(ctxt: &Ctxt, container: &Container<'_>) {
+/// How many elements come is the peer's word, which is believed only up to a limit of ours.
+fn max_bounds_what_the_peer_says(ctxt: &Ctxt, container: &Container<'_>) {
     for field in &container.fields {
-        match (&field.attrs.len, &field.attrs.max) {
-            (Some(len), None) => {
-                ctxt.error(&len.tokens, "`len` needs `max = …`: the most elements that a stream may ask for");
+        let attrs = &field.attrs;
+        let counts = [
+            (symbol::LEN, attrs.len.as_ref().map(|given| &given.tokens)),
+            (symbol::LIST, attrs.list.as_ref().map(|given| &given.tokens)),
+            (symbol::MAP, attrs.map.as_ref().map(|given| &given.tokens)),
+        ];
+        let mut counts = counts.iter().filter_map(|(word, tokens)| Some((word, (*tokens)?)));
+        match (counts.next(), &attrs.max) {
+            (Some((word, tokens)), None) => {
+                ctxt.error(tokens, format!("`{word}` needs `max = …`: the most elements that a stream may ask for"));
             }
-            (None, Some(max)) => ctxt.error(&max.tokens, "`max` goes with `len = field`"),
+            (None, Some(max)) => ctxt.error(&max.tokens, "`max` goes with `len = field`, `list` or `map`"),
             (Some(_), Some(max)) => {
                 if let Expr::Lit(ExprLit { lit: Lit::Int(literal), .. }) = &max.value
                     && literal.base10_digits() == "0"
@@ -254,11 +256,7 @@ fn len_and_max_go_together(ctxt: &Ctxt, container: &Container<'_>) {
 /// always there.
 fn length_comes_first(ctxt: &Ctxt, container: &Container<'_>) {
     for (index, field) in container.migrated() {
-        let (Codec::Counted(Length { member, name, .. }) | Codec::Buffer(Some(Length { member, name, .. }))) =
-            &field.codec
-        else {
-            continue;
-        };
+        let Some(Length { member, name, .. }) = field.codec.length() else { continue };
         let Some(len) = &field.attrs.len else { continue };
         let Some((place, length)) = container.fields.iter().enumerate().find(|(_, other)| other.member == *member)
         else {

@@ -2,6 +2,7 @@
 
 pub(crate) const ALIAS_ID: &str = "alias_id";
 pub(crate) const AT_MOST_CURRENT: &str = "at_most_current";
+pub(crate) const BITMAP: &str = "bitmap";
 pub(crate) const BUFFER: &str = "buffer";
 pub(crate) const CRATE: &str = "crate";
 pub(crate) const EARLY_SETUP: &str = "early_setup";
@@ -9,6 +10,8 @@ pub(crate) const EQUAL: &str = "equal";
 pub(crate) const EXISTS: &str = "exists";
 pub(crate) const INSTANCE_ID: &str = "instance_id";
 pub(crate) const LEN: &str = "len";
+pub(crate) const LIST: &str = "list";
+pub(crate) const MAP: &str = "map";
 pub(crate) const MAX: &str = "max";
 pub(crate) const MINIMUM_VERSION: &str = "minimum_version";
 pub(crate) const MUST_EXIST: &str = "must_exist";
@@ -23,6 +26,7 @@ pub(crate) const RANGE: &str = "range";
 pub(crate) const REMOTE: &str = "remote";
 pub(crate) const SINCE: &str = "since";
 pub(crate) const SKIP: &str = "skip";
+pub(crate) const SLICE: &str = "slice";
 pub(crate) const STRUCT_VERSION: &str = "struct_version";
 pub(crate) const SUBSECTION: &str = "subsection";
 pub(crate) const TMP: &str = "tmp";
@@ -65,16 +69,20 @@ pub(crate) const IN_SUBSECTION: &[&str] =
 /// What may stand on a field.
 pub(crate) const ON_FIELD: &[&str] = &[
     AT_MOST_CURRENT,
+    BITMAP,
     BUFFER,
     EQUAL,
     EXISTS,
     LEN,
+    LIST,
+    MAP,
     MAX,
     MUST_EXIST,
     NAME,
     RANGE,
     SINCE,
     SKIP,
+    SLICE,
     STRUCT_VERSION,
     SUBSECTION,
     TMP,

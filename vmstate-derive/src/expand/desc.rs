@@ -3,7 +3,9 @@
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 
-use super::{fields_const, subsections_const};
+use syn::ExprRange;
+
+use super::{codec, fields_const, subsections_const};
 use crate::ast::{Container, Field, Part};
 
 /// `DESCRIPTION` of the struct itself.
@@ -56,9 +58,9 @@ fn description(container: &Container<'_>, index: usize) -> TokenStream {
 /// The field's entry, and one for each check at its place.
 fn entries(field: &Field<'_>) -> TokenStream {
     let name = &field.name;
-    let kind = super::codec::kind(field);
+    let kind = codec::kind(field);
     let before = field.attrs.must_exist.as_ref().map(|path| check(&path.value));
-    let in_range = field.attrs.range.as_ref().map(|range| check(&range.value));
+    let in_range = range_to_check(field).map(check);
     let after = field.attrs.validate.as_ref().map(|path| check(&path.value));
     let presence = match (&field.attrs.since, &field.attrs.exists) {
         (_, Some(exists)) => conditional(&exists.value),
@@ -82,7 +84,13 @@ pub(super) fn entries_before(field: &Field<'_>) -> usize {
 
 /// How many entries for checks come after the field's own.
 pub(super) fn entries_after(field: &Field<'_>) -> usize {
-    usize::from(field.attrs.range.is_some()) + usize::from(field.attrs.validate.is_some())
+    usize::from(range_to_check(field).is_some()) + usize::from(field.attrs.validate.is_some())
+}
+
+/// The field's `range`, if its kind does not show it.
+fn range_to_check<'a>(field: &'a Field<'_>) -> Option<&'a ExprRange> {
+    let range = field.attrs.range.as_ref()?;
+    codec::limited(field).is_none().then_some(&range.value)
 }
 
 fn check(path: &impl ToTokens) -> TokenStream {

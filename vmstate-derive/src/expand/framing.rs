@@ -2,9 +2,10 @@
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::ExprRange;
 use syn::spanned::Spanned as _;
 
-use super::{desc, fields_const};
+use super::{codec, desc, fields_const};
 use crate::ast::{Codec, Container, Field};
 
 /// For a struct without parameters: one constant a rule, so that each broken one is shown, at the field's type or at
@@ -62,6 +63,9 @@ fn fields_of(container: &Container<'_>, part: usize, this: &Ident) -> Vec<TokenS
     for (place, (_, field)) in container.fields_of(part).enumerate() {
         let own = entry + desc::entries_before(field);
         entry = own + 1 + desc::entries_after(field);
+        if let Codec::Slice(slice) | Codec::BufferSlice(slice) = &field.codec {
+            rules.push(within_the_array(field, slice));
+        }
         if field.attrs.unframed.is_some() || !may_hold_structs(field) {
             continue;
         }
@@ -88,6 +92,18 @@ fn fields_of(container: &Container<'_>, part: usize, this: &Ident) -> Vec<TokenS
     rules
 }
 
+/// A slice is known now, so it is now that it must fit.
+fn within_the_array(field: &Field<'_>, slice: &ExprRange) -> TokenStream {
+    let ty = field.ty;
+    let (first, end) = codec::bounds(ty, slice);
+    quote_spanned! {slice.span()=>
+        ::core::assert!(
+            __v::fits(#first, #end, <#ty as __v::Sliced>::LENGTH),
+            "this slice is not within the array"
+        )
+    }
+}
+
 /// Spares the compiler the rules for integers and arrays of them.
 fn may_hold_structs(field: &Field<'_>) -> bool {
     const PLAIN: [&str; 9] = ["bool", "u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64"];
@@ -98,10 +114,15 @@ fn may_hold_structs(field: &Field<'_>) -> bool {
             TokenTree::Punct(_) | TokenTree::Literal(_) => false,
         })
     }
-    match &field.codec {
-        Codec::Plain | Codec::Optional | Codec::Counted(_) | Codec::At(_) => other_words(field.ty.to_token_stream()),
-        Codec::Proxy(represented) | Codec::Temporary(represented) => other_words(represented.to_token_stream()),
-        Codec::ProxyEach(represented) => other_words(represented.to_token_stream()),
-        _ => false,
-    }
+    let represented = match &field.codec {
+        Codec::Plain | Codec::Optional | Codec::Counted(_) | Codec::Slice(_) | Codec::List(_) | Codec::Map(_) => {
+            field.ty
+        }
+        Codec::At(_) => field.ty,
+        Codec::Proxy(represented) | Codec::Temporary(represented) => represented,
+        Codec::ProxyEach(represented) => &represented.elem,
+        Codec::Buffer(_) | Codec::BufferSlice(_) | Codec::Bitmap(_) => return false,
+        Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => return false,
+    };
+    other_words(represented.to_token_stream())
 }

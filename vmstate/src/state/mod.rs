@@ -7,19 +7,28 @@
 #[cfg(feature = "vm-memory")]
 mod address;
 mod array;
+mod bitmap;
+mod buffer;
 mod counted;
 mod current;
 mod float;
 mod hook;
 mod interior;
+mod length;
+mod list;
+mod map;
+mod nullable;
 mod number;
 mod optional;
 mod primitive;
+mod range;
 mod rules;
+mod slice;
 mod subsection;
 #[doc(hidden)]
 pub mod support;
 mod temporary;
+mod timer;
 mod tuple;
 mod unused;
 
@@ -30,6 +39,7 @@ use crate::schema::{Described, Description, Kind};
 pub use rules::SectionRules;
 pub(crate) use subsection::narrowed;
 pub use temporary::Temporary;
+pub use timer::Timer;
 pub use unused::Unused;
 
 /// A value with a place on the wire: an integer, an array, a nested struct.
@@ -37,7 +47,7 @@ pub use unused::Unused;
     message = "`{Self}` cannot be migrated: it has no place on the wire",
     label = "does not implement `vmstate::Wire`",
     note = "derive `VmState` for it, give the field `#[vmstate(with = module)]`, or `#[vmstate(skip)]` if it is no guest state",
-    note = "a `Vec` needs `#[vmstate(len = field, max = N)]`"
+    note = "a `Vec` needs `#[vmstate(len = field, max = N)]`, or `list`; a `BTreeMap` needs `map`"
 )]
 pub trait Wire {
     /// All that is needed to put back the value.

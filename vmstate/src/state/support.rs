@@ -1,9 +1,16 @@
 //! What derived code calls. Not for anyone else: it changes with the derive.
 
-pub use super::counted::{Counted, bytes, count_to_load, count_to_save};
-pub use super::current::{Current, in_range, load_at_most, load_equal};
+pub use super::bitmap::{Bitmap, CountedBitmap};
+pub use super::buffer::{Buffer, CountedBuffer};
+pub use super::counted::Counted;
+pub use super::current::{Current, load_at_most, load_equal};
 pub use super::hook::{hook, load_hook, must_exist};
+pub use super::length::{count_to_load, count_to_save};
+pub use super::list::List;
+pub use super::map::Map;
 pub use super::optional::Optional;
+pub use super::range::{Ranged, in_range};
+pub use super::slice::{Sliced, buffer_slice, fits, slice};
 pub use super::subsection::{next, save_header};
 pub use super::temporary::{load_temporary, load_via, load_via_each, save_via, save_via_each, undo_temporary};
 pub use super::{SectionRules, Temporary, VmState, Wire};
@@ -18,32 +25,6 @@ pub struct KindOf<T>(std::marker::PhantomData<T>);
 impl<T: Wire> KindOf<T> {
     /// The kind.
     pub const REF: &'static Kind = &T::KIND;
-}
-
-/// Types that `#[vmstate(buffer)]` can be put on without `len`.
-#[diagnostic::on_unimplemented(message = "`buffer` needs `[u8; N]`, or `Vec<u8>` with `len`; `{Self}` is neither")]
-pub trait Buffer {
-    /// What the bytes are.
-    const KIND: Kind;
-    /// The bytes.
-    fn bytes(&self) -> &[u8];
-    /// Replaces them all.
-    fn load(&mut self, input: &mut Reader<'_>) -> Result<()>;
-}
-
-impl<const N: usize> Buffer for [u8; N] {
-    const KIND: Kind = Kind::Buffer(N);
-
-    #[inline]
-    fn bytes(&self) -> &[u8] {
-        self
-    }
-
-    #[inline]
-    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
-        *self = input.array()?;
-        Ok(())
-    }
 }
 
 /// Names the field in an error of its save or load.
