@@ -235,7 +235,11 @@ fn numbered_name(fields: &[Field], index: usize) -> String {
 }
 
 fn wire_name(field: &Field) -> &str {
-    match field.kind {
+    let mut kind = &field.kind;
+    while let Kind::Array(inner, _) | Kind::CountedArray(inner) = kind {
+        kind = inner;
+    }
+    match kind {
         Kind::Unused(_) => "unused",
         _ => &field.name,
     }
