@@ -97,6 +97,11 @@ impl Run<'_, '_> {
     }
 }
 
+/// True if every version from the oldest on has the field.
+pub(super) fn is_always_there(field: &Field<'_>, oldest: u32) -> bool {
+    field.attrs.exists.is_none() && field.attrs.since.as_ref().is_none_or(|since| since.value <= oldest)
+}
+
 /// True if the field is a bool.
 pub(super) fn is_bool(field: &Field<'_>) -> bool {
     field.ty.to_token_stream().to_string() == BOOL
