@@ -9,6 +9,8 @@ use crate::schema::{Description, Field, Kind, Presence};
 
 /// More steps than this are not compared.
 const MAX_STEPS: usize = 1 << 16;
+/// Nor those whose paths and names have more bytes, as when a long name is in each element of a long array.
+const MAX_TEXT: usize = 64 << 20;
 
 /// What the bytes of an item mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,24 @@ pub(super) enum Step {
     Goto(usize),
 }
 
+impl Step {
+    /// Bytes of its paths and names.
+    fn text(&self) -> usize {
+        match self {
+            Self::Item { path, .. } => path.len(),
+            Self::Unless { subject, .. } => subject.text().len(),
+            Self::Loop { subject, path, .. } => subject.text().len() + path.len(),
+            Self::LoopEnd { scope, path, .. } => scope.len() + path.len(),
+            Self::Custom { codec, path } => codec.len() + path.len(),
+            Self::Header { name, .. } => name.len(),
+            Self::Probe { parent, known, .. } => {
+                parent.len() + known.iter().map(|known| known.name.len()).sum::<usize>()
+            }
+            Self::Goto(_) => 0,
+        }
+    }
+}
+
 /// A subsection that a reader knows.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -87,7 +107,7 @@ impl Layout {
     }
 
     fn of(description: &Description, version: u32, sent: Option<&Sent>) -> Result<Self, TooLarge> {
-        let mut builder = Builder { layout: Self::default(), sent };
+        let mut builder = Builder { layout: Self::default(), text: 0, sent };
         builder.description(description, version, &Place::default())?;
         Ok(builder.layout)
     }
@@ -106,7 +126,7 @@ pub(super) fn subsections(description: &Description, into: &mut Sent) {
 
 fn inside(kind: &Kind, into: &mut Sent) {
     match kind {
-        Kind::Struct(nested) | Kind::StructAt(nested, _) => subsections(nested, into),
+        Kind::Struct(nested) | Kind::StructAt(nested, _) | Kind::Temporary(nested) => subsections(nested, into),
         Kind::Array(element, _) | Kind::CountedArray(element) | Kind::List(element) | Kind::Nullable(element) => {
             inside(element, into);
         }
@@ -138,13 +158,16 @@ impl Place {
 
 struct Builder<'a> {
     layout: Layout,
+    /// Bytes of text in `layout`.
+    text: usize,
     sent: Option<&'a Sent>,
 }
 
 impl Builder<'_> {
     fn push(&mut self, step: Step) -> Result<usize, TooLarge> {
         let at = self.layout.steps.len();
-        if at >= MAX_STEPS {
+        self.text = self.text.saturating_add(step.text());
+        if at >= MAX_STEPS || self.text > MAX_TEXT {
             return Err(TooLarge);
         }
         if let Step::Unless { subject, .. } | Step::Loop { subject, .. } = &step {
@@ -194,9 +217,14 @@ impl Builder<'_> {
     }
 
     fn take_subsections(&mut self, parent: &Description, sent: &Sent, place: &Place) -> Result<(), TooLarge> {
-        let probe = self.push(Step::Probe { parent: parent.name.to_string(), known: Vec::new(), end: 0 })?;
-        let mut all = Vec::new();
-        for subsection in parent.subsections.iter() {
+        let known = parent.subsections.iter().map(|subsection| Known {
+            name: subsection.name.to_string(),
+            oldest: subsection.minimum_version,
+            newest: subsection.version,
+            bodies: BTreeMap::new(),
+        });
+        let probe = self.push(Step::Probe { parent: parent.name.to_string(), known: known.collect(), end: 0 })?;
+        for (index, subsection) in parent.subsections.iter().enumerate() {
             let (oldest, newest) = (subsection.minimum_version, subsection.version);
             let mut bodies = BTreeMap::new();
             let versions = sent.iter().filter(|(name, _)| **name == *subsection.name).map(|(_, version)| *version);
@@ -206,13 +234,17 @@ impl Builder<'_> {
                 self.description(subsection, version, &inside)?;
                 self.push(Step::Goto(probe))?;
             }
-            all.push(Known { name: subsection.name.to_string(), oldest, newest, bodies });
-        }
-        if let Some(Step::Probe { known, .. }) = self.layout.steps.get_mut(probe) {
-            *known = all;
+            if let Some(Step::Probe { known, .. }) = self.layout.steps.get_mut(probe)
+                && let Some(known) = known.get_mut(index)
+            {
+                known.bodies = bodies;
+            }
         }
         self.land(probe);
-        self.keep_until_here(probe);
+        // Without bodies there is nothing to keep, and a long array would look in vain once for each element.
+        if self.layout.steps.len() > probe + 1 {
+            self.keep_until_here(probe);
+        }
         Ok(())
     }
 
@@ -235,7 +267,7 @@ impl Builder<'_> {
     fn kind(&mut self, kind: &Kind, place: &Place) -> Result<(), TooLarge> {
         match kind {
             Kind::Check => Ok(()),
-            Kind::Struct(nested) => self.description(nested, nested.version, place),
+            Kind::Struct(nested) | Kind::Temporary(nested) => self.description(nested, nested.version, place),
             Kind::Array(element, count) => match item(element) {
                 Some((meaning, bytes)) => self.item(meaning, bytes.saturating_mul(*count as u64), place),
                 None => (0..*count).try_for_each(|index| {

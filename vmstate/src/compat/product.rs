@@ -13,6 +13,8 @@ use super::{Direction, Verdict, remedy};
 
 /// More states than this are not looked at, over all walks.
 const MAX_STATES: usize = 1 << 18;
+/// Nor those whose decisions take more bytes, all states of one walk together.
+const MAX_DECIDED: usize = 128 << 20;
 /// More cases than this are not told apart.
 const MAX_CASES: usize = 256;
 
@@ -122,6 +124,7 @@ impl<'a> Product<'a> {
         // Breadth first, so that the first break is the nearest. Each way is the one before it and what was decided.
         let mut ways: Vec<(usize, Vec<(Subject, bool)>)> = vec![(0, Vec::new())];
         let mut queue = VecDeque::from([(start, 0)]);
+        let mut bytes_left = MAX_DECIDED;
         let kept: HashSet<&Subject> = excluded.iter().flat_map(|when| when.keys()).collect();
         while let Some((state, way)) = queue.pop_front() {
             match self.next(&state, &mut walked.warnings) {
@@ -148,6 +151,8 @@ impl<'a> Product<'a> {
                         self.forget(&mut next, &kept);
                         if seen.insert(next.clone()) {
                             self.budget.set(self.budget.get().checked_sub(1)?);
+                            let bytes = |subject: &Subject| size_of::<Subject>() + subject.text().len();
+                            bytes_left = bytes_left.checked_sub(next.decided.keys().map(bytes).sum())?;
                             let next_way = if news.is_empty() { way } else { ways.len() };
                             if !news.is_empty() {
                                 ways.push((way, news));
@@ -358,6 +363,13 @@ impl State {
 }
 
 impl Subject {
+    /// Its name or path.
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Predicate(text) | Self::Subsection(text) | Self::Elements(text) | Self::ZeroOrOne(text) => text,
+        }
+    }
+
     fn is_within(&self, scope: &str) -> bool {
         match self {
             Self::Predicate(name) | Self::Subsection(name) => name.contains(scope),
