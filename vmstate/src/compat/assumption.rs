@@ -39,7 +39,7 @@ impl Verdict {
             Self::LoadsIf(cases) => cases
                 .iter()
                 .all(|case| case.when.iter().any(|condition| assumed.contains(&condition.opposite().to_string()))),
-            _ => false,
+            Self::Breaks(_) => false,
         }
     }
 }
