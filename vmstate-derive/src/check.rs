@@ -6,6 +6,7 @@ use syn::{Expr, ExprLit, Lit};
 
 use crate::ast::{Codec, Container, Length};
 use crate::ctxt::Ctxt;
+use crate::symbol;
 
 /// Notes every broken rule.
 pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
@@ -15,12 +16,14 @@ pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
     names_are_unique(ctxt, container);
     subsections_carry_the_prefix(ctxt, container);
     subsections_are_unique_and_have_fields(ctxt, container);
+    subsections_are_not_taken_for_inner_ones(ctxt, container);
     options_are_whole_subsections(ctxt, container);
     skip_stands_alone(ctxt, container);
     one_presence(ctxt, container);
     one_codec(ctxt, container);
-    len_and_max_go_together(ctxt, container);
+    max_bounds_what_the_peer_says(ctxt, container);
     length_comes_first(ctxt, container);
+    remote_has_no_parameters(ctxt, container);
 }
 
 /// `minimum_version = 4` with `version = 3` could load nothing.
@@ -92,6 +95,23 @@ fn subsections_carry_the_prefix(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
+/// A reader that has loaded `p/x` takes what follows for a subsection of it if the name begins with `p/x`: so `p/x2`
+/// behind it is lost (`vmstate_subsection_load`, migration/vmstate.c), while in front of it nothing is wrong.
+fn subsections_are_not_taken_for_inner_ones(ctxt: &Ctxt, container: &Container<'_>) {
+    for (index, part) in container.parts.iter().enumerate() {
+        let behind = container.parts.iter().skip(index + 1);
+        for other in behind.filter(|other| part.parent.is_some() && other.parent == part.parent) {
+            if other.name.len() > part.name.len() && other.name.starts_with(&part.name) {
+                let message = format!(
+                    "behind {:?} a reader takes {:?} for a subsection of it: declare it first, or rename it",
+                    part.name, other.name
+                );
+                ctxt.error(&other.tokens, message);
+            }
+        }
+    }
+}
+
 /// A subsection without fields carries nothing; two of one name cannot be told apart.
 fn subsections_are_unique_and_have_fields(ctxt: &Ctxt, container: &Container<'_>) {
     let mut names = HashSet::new();
@@ -101,7 +121,7 @@ fn subsections_are_unique_and_have_fields(ctxt: &Ctxt, container: &Container<'_>
         }
         if !names.insert(&part.name) {
             ctxt.error(&part.tokens, format!("subsection {:?} is declared twice", part.name));
-        } else if container.fields_of(index).next().is_none() {
+        } else if container.fields_of(index).next().is_none() && container.subsections_of(index).next().is_none() {
             let message = format!("no field has `subsection = {:?}`", part.name);
             ctxt.error(&part.tokens, message);
         }
@@ -113,8 +133,8 @@ fn options_are_whole_subsections(ctxt: &Ctxt, container: &Container<'_>) {
     for (_, field) in container.migrated() {
         let (Codec::Optional, Some(part)) = (&field.codec, field.part) else { continue };
         if part == 0 {
-            let message =
-                "an `Option` is a subsection of its own: give it `subsection = \"…\"`, or a codec by `with = module`";
+            let message = "an `Option` is a subsection of its own: give it `subsection = \"…\"`, or a codec by \
+                           `with = module`; a pointer that may be null is an `Option<Box<T>>`";
             ctxt.error(field.ty, message);
         } else if container.fields_of(part).count() > 1 {
             ctxt.error(field.ty, "an `Option` is a whole subsection: no other field can be in it");
@@ -144,9 +164,16 @@ fn skip_stands_alone(ctxt: &Ctxt, container: &Container<'_>) {
             attrs.at_most_current.is_some(),
             attrs.len.is_some(),
             attrs.max.is_some(),
+            attrs.list.is_some(),
+            attrs.map.is_some(),
+            attrs.slice.is_some(),
             attrs.buffer.is_some(),
+            attrs.bitmap.is_some(),
             attrs.wire.is_some(),
             attrs.with.is_some(),
+            attrs.via.is_some(),
+            attrs.tmp.is_some(),
+            attrs.struct_version.is_some(),
             attrs.subsection.is_some(),
             attrs.unframed.is_some(),
         ];
@@ -165,44 +192,54 @@ fn one_presence(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
-/// The bytes of a field are made in one way.
+/// The attributes that say what the bytes of a field are, and which of them go together.
 fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
+    const TOGETHER: [(&str, &str); 3] =
+        [(symbol::BUFFER, symbol::LEN), (symbol::BUFFER, symbol::SLICE), (symbol::BITMAP, symbol::LEN)];
     for field in &container.fields {
         let attrs = &field.attrs;
-        let others = attrs.buffer.is_some() || attrs.len.is_some();
-        if let Some(with) = &attrs.with
-            && (others || attrs.wire.is_some())
-        {
-            ctxt.error(&with.tokens, "`with` makes the bytes alone: `buffer`, `len` and `wire` do not go with it");
-        }
-        if let Some(wire) = &attrs.wire
-            && others
-        {
-            ctxt.error(&wire.tokens, "`wire` is for an integer: `buffer` and `len` do not go with it");
-        }
-        for (word, given) in [("equal", &attrs.equal), ("at_most_current", &attrs.at_most_current)] {
-            if let Some(given) = given
-                && (others || attrs.wire.is_some() || attrs.with.is_some())
-            {
-                let message =
-                    format!("`{word}` is for a plain integer: `buffer`, `len`, `wire` and `with` do not go with it");
-                ctxt.error(&given.tokens, message);
+        let words = [
+            (symbol::BUFFER, attrs.buffer.as_ref().map(|given| &given.tokens)),
+            (symbol::BITMAP, attrs.bitmap.as_ref().map(|given| &given.tokens)),
+            (symbol::LEN, attrs.len.as_ref().map(|given| &given.tokens)),
+            (symbol::SLICE, attrs.slice.as_ref().map(|given| &given.tokens)),
+            (symbol::LIST, attrs.list.as_ref().map(|given| &given.tokens)),
+            (symbol::MAP, attrs.map.as_ref().map(|given| &given.tokens)),
+            (symbol::EQUAL, attrs.equal.as_ref().map(|given| &given.tokens)),
+            (symbol::AT_MOST_CURRENT, attrs.at_most_current.as_ref().map(|given| &given.tokens)),
+            (symbol::WIRE, attrs.wire.as_ref().map(|given| &given.tokens)),
+            (symbol::WITH, attrs.with.as_ref().map(|given| &given.tokens)),
+            (symbol::VIA, attrs.via.as_ref().map(|given| &given.tokens)),
+            (symbol::TMP, attrs.tmp.as_ref().map(|given| &given.tokens)),
+            (symbol::STRUCT_VERSION, attrs.struct_version.as_ref().map(|given| &given.tokens)),
+        ];
+        let given: Vec<_> = words.iter().filter_map(|(word, tokens)| Some((*word, (*tokens)?))).collect();
+        for (index, (word, tokens)) in given.iter().enumerate() {
+            let before = given.iter().take(index).map(|(other, _)| *other);
+            let others: Vec<_> = before.filter(|other| !TOGETHER.contains(&(*other, *word))).collect();
+            if !others.is_empty() {
+                let others = others.join("` and `");
+                ctxt.error(tokens, format!("`{word}` does not go with `{others}`: each says what the bytes are"));
             }
-        }
-        if let (Some(_), Some(at_most)) = (&attrs.equal, &attrs.at_most_current) {
-            ctxt.error(&at_most.tokens, "give `equal` or `at_most_current`: the value cannot be both");
         }
     }
 }
 
-/// A length from the peer is used only below a limit of ours.
-fn len_and_max_go_together(ctxt: &Ctxt, container: &Container<'_>) {
+/// How many elements come is the peer's word, which is believed only up to a limit of ours.
+fn max_bounds_what_the_peer_says(ctxt: &Ctxt, container: &Container<'_>) {
     for field in &container.fields {
-        match (&field.attrs.len, &field.attrs.max) {
-            (Some(len), None) => {
-                ctxt.error(&len.tokens, "`len` needs `max = …`: the most elements that a stream may ask for");
+        let attrs = &field.attrs;
+        let counts = [
+            (symbol::LEN, attrs.len.as_ref().map(|given| &given.tokens)),
+            (symbol::LIST, attrs.list.as_ref().map(|given| &given.tokens)),
+            (symbol::MAP, attrs.map.as_ref().map(|given| &given.tokens)),
+        ];
+        let mut counts = counts.iter().filter_map(|(word, tokens)| Some((word, (*tokens)?)));
+        match (counts.next(), &attrs.max) {
+            (Some((word, tokens)), None) => {
+                ctxt.error(tokens, format!("`{word}` needs `max = …`: the most elements that a stream may ask for"));
             }
-            (None, Some(max)) => ctxt.error(&max.tokens, "`max` goes with `len = field`"),
+            (None, Some(max)) => ctxt.error(&max.tokens, "`max` goes with `len = field`, `list` or `map`"),
             (Some(_), Some(max)) => {
                 if let Expr::Lit(ExprLit { lit: Lit::Int(literal), .. }) = &max.value
                     && literal.base10_digits() == "0"
@@ -219,11 +256,7 @@ fn len_and_max_go_together(ctxt: &Ctxt, container: &Container<'_>) {
 /// always there.
 fn length_comes_first(ctxt: &Ctxt, container: &Container<'_>) {
     for (index, field) in container.migrated() {
-        let (Codec::Counted(Length { member, name, .. }) | Codec::Buffer(Some(Length { member, name, .. }))) =
-            &field.codec
-        else {
-            continue;
-        };
+        let Some(Length { member, name, .. }) = field.codec.length() else { continue };
         let Some(len) = &field.attrs.len else { continue };
         let Some((place, length)) = container.fields.iter().enumerate().find(|(_, other)| other.member == *member)
         else {
@@ -233,11 +266,21 @@ fn length_comes_first(ctxt: &Ctxt, container: &Container<'_>) {
         let loaded_before = match (length.part, field.part) {
             (None, _) => length.attrs.skip.is_some(),
             (Some(theirs), Some(ours)) if theirs == ours => place < index,
-            // The struct's own fields come before its subsections; of two subsections either may be absent.
-            (Some(theirs), _) => theirs == 0,
+            // A part's own fields come before its subsections; of two subsections either may be absent.
+            (Some(theirs), Some(ours)) => container.is_inside(ours, theirs),
+            (Some(theirs), None) => theirs == 0,
         };
         if !loaded_before {
             ctxt.error(&len.tokens, format!("`{name}` must come before the array whose length it is"));
         }
+    }
+}
+
+/// The conversions name all fields of the other struct, whose parameters are not known here.
+fn remote_has_no_parameters(ctxt: &Ctxt, container: &Container<'_>) {
+    if let Some(remote) = &container.remote
+        && !container.input.generics.params.is_empty()
+    {
+        ctxt.error(&remote.tokens, "`remote` is for a struct without parameters");
     }
 }

@@ -139,7 +139,7 @@ fn without_the_hosts(value: &mut Value) {
 fn qemus_dump_keeps_its_keys() {
     let schema = Schema::from_json(QEMU).unwrap();
     assert_eq!(schema.machine(), Some("microvm"));
-    assert_eq!(schema.sections().len(), 23);
+    assert_eq!(schema.sections().len(), 24);
     let bridge = schema.section("pcie-pci-bridge").unwrap();
     assert_eq!((bridge.version, bridge.minimum_version), (0, 0));
     let Kind::Struct(parent) = &bridge.fields[0].kind else { panic!("{bridge:?}") };
@@ -233,6 +233,7 @@ fn descriptions() -> impl Strategy<Value = Description> {
             (0_usize..200).prop_map(Kind::Bitmap),
             limit.prop_map(|limit| Kind::Limited(Kind::Unsigned(2).into(), limit)),
             (inner.clone(), any::<u32>()).prop_map(|(nested, version)| Kind::StructAt(nested.into(), version)),
+            inner.clone().prop_map(|nested| Kind::Temporary(nested.into())),
             Just(Kind::Check),
             Just(Kind::CountedBuffer),
             width.clone().prop_map(Kind::Unsigned),

@@ -202,6 +202,44 @@ fn every_changed_bit_is_an_error_or_a_load_but_never_a_panic() {
     }
 }
 
+#[derive(VmState, Default)]
+#[vmstate(name = "blob", version = 1)]
+struct Blob {
+    count: u32,
+    #[vmstate(len = count, max = 0x400_0000, buffer)]
+    bytes: Vec<u8>,
+}
+
+/// A section of `count` bytes and an endless rest: the result, how much was taken of it, and what is loaded then.
+fn load_blob(count: u32) -> (Result<()>, usize, usize) {
+    let head = bytes(&[HEAD, b"\x04\0\0\0\x02\x04blob\0\0\0\0\0\0\0\x01", &count.to_be_bytes()]);
+    let stream = bytes(&[&head, &vec![0; count as usize], b"\x7e\0\0\0\x02\0", &vec![0; 80 << 20]]);
+    let mut tape = Tape { bytes: stream, read: 0, at_once: 1 << 20 };
+    let mut blob = Blob::default();
+    let mut sections = Sections::new();
+    sections.register("blob", 0, &mut blob as &mut dyn Section).unwrap();
+    let limits = Limits::default();
+    let loaded = snapshot::load(&mut tape, "toy", Strictness::Strict, limits, &mut sections, &Ram::new(&[]));
+    drop(sections);
+    (loaded, tape.read, blob.bytes.len())
+}
+
+/// `LONGEST` in migrate/wire.rs: the section would fit its budget of 64 MiB, but is not waited for.
+#[test]
+fn an_element_of_more_than_32_mib_is_refused_and_not_held() {
+    let longest = 32 << 20;
+    let (loaded, _, length) = load_blob(longest - 4);
+    loaded.unwrap();
+    assert_eq!(length, longest as usize - 4);
+
+    let (loaded, taken, length) = load_blob(longest + (2 << 20));
+    let error = loaded.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Malformed);
+    assert_eq!(error.to_string(), "blob/0 at 0x22: longer than 33554432 bytes");
+    assert_eq!(length, 0);
+    assert!(taken <= longest as usize + (2 << 20), "{taken} bytes were taken");
+}
+
 #[test]
 fn wrong_framing_is_named() {
     let cases: [(Vec<u8>, &str); 13] = [

@@ -4,7 +4,7 @@
 use arbitrary::{Arbitrary, Result, Unstructured};
 use vmstate::compat::{Crossing, Direction, Verdict, check};
 use vmstate::schema::json::Schema;
-use vmstate::schema::{Description, Field, Kind, Presence, Shared};
+use vmstate::schema::{Description, Field, Kind, Limit, Presence, Shared};
 
 use crate::Target;
 use crate::schema::loads_in_itself;
@@ -74,22 +74,44 @@ fn field(input: &mut Unstructured<'_>, depth: usize) -> Result<Field> {
 fn kind(input: &mut Unstructured<'_>, depth: usize) -> Result<Kind> {
     let size = |input: &mut Unstructured<'_>| input.int_in_range(0_usize..=9);
     let width = |input: &mut Unstructured<'_>| input.choose(&[1_u8, 2, 4, 8]).copied();
-    Ok(match u8::arbitrary(input)? % 11 {
+    Ok(match u8::arbitrary(input)? % 22 {
         0 => Kind::Bool,
-        1 => Kind::Unsigned(width(input)?),
-        2 => Kind::Signed(width(input)?),
-        3 => Kind::Buffer(size(input)?),
-        4 => Kind::CountedBuffer,
-        5 => Kind::Unused(size(input)?),
-        6 => Kind::Custom((*input.choose(&["timer", "pci", "size 8"])?).into()),
-        7 => Kind::Check,
+        1 | 2 => Kind::Unsigned(width(input)?),
+        3 => Kind::Signed(width(input)?),
+        4 => Kind::Buffer(size(input)?),
+        5 => Kind::CountedBuffer,
+        6 => Kind::Unused(size(input)?),
+        7 => Kind::Custom((*input.choose(&["timer", "pci", "size 8"])?).into()),
+        8 => Kind::Check,
+        9 => Kind::Timer,
+        10 => Kind::Double,
+        11 => Kind::Bitmap(size(input)? * 16),
+        12 => Kind::CountedBitmap,
+        13 => Kind::Limited(Shared::from(Kind::Unsigned(width(input)?)), limit(input)?),
         _ if depth >= DEPTH => Kind::Bool,
-        8 => Kind::Struct(Shared::from({
-            let name = *input.choose(&["d", "d/a", "e"])?;
-            description(input, name, depth + 1)?
-        })),
-        9 => Kind::Array(Shared::from(kind(input, depth + 1)?), size(input)?),
-        _ => Kind::CountedArray(Shared::from(kind(input, depth + 1)?)),
+        14 | 15 => Kind::Struct(nested(input, depth)?),
+        16 => Kind::StructAt(nested(input, depth)?, input.int_in_range(0..=4)?),
+        17 => Kind::Array(Shared::from(kind(input, depth + 1)?), size(input)?),
+        18 => Kind::CountedArray(Shared::from(kind(input, depth + 1)?)),
+        19 => Kind::List(Shared::from(kind(input, depth + 1)?)),
+        20 => Kind::Map(Shared::from(kind(input, depth + 1)?), Shared::from(kind(input, depth + 1)?)),
+        _ => Kind::Nullable(Shared::from(kind(input, depth + 1)?)),
+    })
+}
+
+fn nested(input: &mut Unstructured<'_>, depth: usize) -> Result<Shared<Description>> {
+    let name = *input.choose(&["d", "d/a", "e"])?;
+    description(input, name, depth + 1).map(Shared::from)
+}
+
+fn limit(input: &mut Unstructured<'_>) -> Result<Limit> {
+    let number = |input: &mut Unstructured<'_>| i8::arbitrary(input).map(i128::from);
+    Ok(match u8::arbitrary(input)? % 5 {
+        0 => Limit::Equal,
+        1 => Limit::AtMostCurrent,
+        2 => Limit::NotZero,
+        3 => Limit::Within(number(input)?, number(input)?),
+        _ => Limit::OneOf(vec![number(input)?, number(input)?].into()),
     })
 }
 

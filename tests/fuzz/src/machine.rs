@@ -44,6 +44,12 @@ impl Machine {
         Self { devices: devices::all(), ram: Ram(blocks) }
     }
 
+    /// Only the devices of these names.
+    pub fn only(mut self, names: &[&str]) -> Self {
+        self.devices.retain(|(name, ..)| names.contains(name));
+        self
+    }
+
     /// Loads a stream of which `at_once` bytes come at a time.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use vmstate::schema::{Description, Kind};
 
 use crate::{Target, devices};
 
-pub(crate) const TARGET: Target = Target { name: "schema", memory: 256 << 20, body, seeds };
+pub(crate) const TARGET: Target = Target { name: "schema", memory: 512 << 20, body, seeds };
 
 fn body(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
@@ -15,7 +15,9 @@ fn body(input: &[u8]) {
     let written = schema.to_json();
     let again = Schema::from_json(&written).unwrap_or_else(|error| panic!("not read back: {error}\n{written}"));
     assert_eq!(again, schema, "read back as something else");
-    for (_, description) in schema.sections() {
+    // Each version is a comparison of its own, with a bound of its own.
+    let few = |description: &&Description| description.version.saturating_sub(description.minimum_version) < 4;
+    for description in schema.sections().iter().map(|(_, description)| description).filter(few).take(2) {
         loads_in_itself(description);
     }
 }
@@ -39,26 +41,40 @@ pub(crate) fn loads_in_itself(description: &Description) {
 }
 
 /// False where even QEMU would not load what it wrote: versions that exclude each other, subsections that share a name,
-/// are not looked for, or look like those of another struct. Structs with subsections are left to the derive's own rules.
+/// are not looked for, or would be taken by a struct or subsection before them. Nested structs and subsections that have
+/// subsections themselves are left out.
 fn is_sound(description: &Description) -> bool {
-    let plain = |nested: &Description| nested.subsections.is_empty() && is_sound(nested);
-    let found = |name: &str| name.len() > description.name.len() && name.starts_with(&*description.name);
-    let mut names: Vec<&str> = description.subsections.iter().map(|subsection| &*subsection.name).collect();
-    names.sort_unstable();
-    names.dedup();
+    let sent: Vec<&str> = description.subsections.iter().map(|subsection| &*subsection.name).collect();
+    let looks_for = |name: &str, sent: &str| sent.len() > name.len() && sent.starts_with(name);
+    let mut inside = Vec::new();
+    parts(description, &mut inside);
     description.minimum_version <= description.version
-        && names.len() == description.subsections.len()
-        && description.subsections.iter().all(|subsection| plain(subsection) && found(&subsection.name))
-        && description.fields.iter().all(|field| {
-            let mut kind = &field.kind;
-            while let Kind::Array(element, _) | Kind::CountedArray(element) = kind {
-                kind = element;
-            }
-            match kind {
-                Kind::Struct(nested) => plain(nested),
-                _ => true,
-            }
+        && sent.iter().enumerate().all(|(index, name)| !sent[..index].contains(name))
+        && sent.iter().all(|sent| looks_for(&description.name, sent))
+        && inside.iter().all(|part| {
+            part.subsections.is_empty()
+                && part.minimum_version <= part.version
+                && !sent.iter().any(|sent| looks_for(&part.name, sent))
         })
+}
+
+/// All structs and subsections inside.
+fn parts<'a>(of: &'a Description, into: &mut Vec<&'a Description>) {
+    let nested = of.fields.iter().flat_map(|field| structs(&field.kind));
+    for part in nested.chain(of.subsections.iter()) {
+        into.push(part);
+        parts(part, into);
+    }
+}
+
+/// The nested structs of a field.
+fn structs(kind: &Kind) -> Vec<&Description> {
+    match kind {
+        Kind::Struct(nested) | Kind::StructAt(nested, _) => vec![nested],
+        Kind::Array(inner, _) | Kind::CountedArray(inner) | Kind::List(inner) | Kind::Nullable(inner) => structs(inner),
+        Kind::Map(key, value) => [structs(key), structs(value)].concat(),
+        _ => Vec::new(),
+    }
 }
 
 fn seeds() -> Vec<Vec<u8>> {

@@ -1,11 +1,26 @@
 //! Attributes of a field.
 
 use proc_macro2::Ident;
-use syn::{Attribute, Expr, ExprRange, Path, Type};
+use syn::parse::{Parse, ParseStream};
+use syn::{Attribute, Expr, ExprRange, Path, Token, Type};
 
 use super::{Once, Spanned, all_items};
 use crate::ctxt::Ctxt;
 use crate::symbol;
+
+/// The value of `len`: a field, or a field times how many elements each that it counts has.
+pub(crate) struct Len {
+    pub(crate) field: Ident,
+    pub(crate) factor: Option<Expr>,
+}
+
+impl Parse for Len {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        let field = input.parse()?;
+        let factor = if input.parse::<Option<Token![*]>>()?.is_some() { Some(input.parse()?) } else { None };
+        Ok(Self { field, factor })
+    }
+}
 
 /// What a field says of itself.
 pub(crate) struct FieldAttrs {
@@ -18,11 +33,18 @@ pub(crate) struct FieldAttrs {
     pub(crate) range: Option<Spanned<ExprRange>>,
     pub(crate) equal: Option<Spanned<()>>,
     pub(crate) at_most_current: Option<Spanned<()>>,
-    pub(crate) len: Option<Spanned<Ident>>,
+    pub(crate) len: Option<Spanned<Len>>,
     pub(crate) max: Option<Spanned<Expr>>,
+    pub(crate) list: Option<Spanned<()>>,
+    pub(crate) map: Option<Spanned<()>>,
+    pub(crate) slice: Option<Spanned<ExprRange>>,
     pub(crate) buffer: Option<Spanned<()>>,
+    pub(crate) bitmap: Option<Spanned<()>>,
     pub(crate) wire: Option<Spanned<Type>>,
     pub(crate) with: Option<Spanned<Path>>,
+    pub(crate) via: Option<Spanned<Type>>,
+    pub(crate) tmp: Option<Spanned<Type>>,
+    pub(crate) struct_version: Option<Spanned<u32>>,
     pub(crate) subsection: Option<Spanned<String>>,
     pub(crate) unframed: Option<Spanned<()>>,
 }
@@ -40,9 +62,16 @@ impl FieldAttrs {
         let mut at_most_current = Once::default();
         let mut len = Once::default();
         let mut max = Once::default();
+        let mut list = Once::default();
+        let mut map = Once::default();
+        let mut slice = Once::default();
         let mut buffer = Once::default();
+        let mut bitmap = Once::default();
         let mut wire = Once::default();
         let mut with = Once::default();
+        let mut via = Once::default();
+        let mut tmp = Once::default();
+        let mut struct_version = Once::default();
         let mut subsection = Once::default();
         let mut unframed = Once::default();
         for item in &all_items(ctxt, attrs) {
@@ -58,9 +87,16 @@ impl FieldAttrs {
                 symbol::AT_MOST_CURRENT => at_most_current.set(ctxt, item, item.flag(ctxt)),
                 symbol::LEN => len.set(ctxt, item, item.is(ctxt, "field")),
                 symbol::MAX => max.set(ctxt, item, item.is(ctxt, "a number of elements")),
+                symbol::LIST => list.set(ctxt, item, item.flag(ctxt)),
+                symbol::MAP => map.set(ctxt, item, item.flag(ctxt)),
+                symbol::SLICE => slice.set(ctxt, item, item.is(ctxt, "a..b")),
                 symbol::BUFFER => buffer.set(ctxt, item, item.flag(ctxt)),
+                symbol::BITMAP => bitmap.set(ctxt, item, item.flag(ctxt)),
                 symbol::WIRE => wire.set(ctxt, item, item.is(ctxt, "an integer type")),
                 symbol::WITH => with.set(ctxt, item, item.path(ctxt)),
+                symbol::VIA => via.set(ctxt, item, item.is(ctxt, "a type")),
+                symbol::TMP => tmp.set(ctxt, item, item.is(ctxt, "a type")),
+                symbol::STRUCT_VERSION => struct_version.set(ctxt, item, item.number(ctxt)),
                 symbol::SUBSECTION => subsection.set(ctxt, item, item.text(ctxt)),
                 symbol::UNFRAMED => unframed.set(ctxt, item, item.flag(ctxt)),
                 _ => item.unknown(ctxt, "a field", symbol::ON_FIELD),
@@ -78,9 +114,16 @@ impl FieldAttrs {
             at_most_current: at_most_current.get(),
             len: len.get(),
             max: max.get(),
+            list: list.get(),
+            map: map.get(),
+            slice: slice.get(),
             buffer: buffer.get(),
+            bitmap: bitmap.get(),
             wire: wire.get(),
             with: with.get(),
+            via: via.get(),
+            tmp: tmp.get(),
+            struct_version: struct_version.get(),
             subsection: subsection.get(),
             unframed: unframed.get(),
         }

@@ -2,9 +2,10 @@
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::ExprRange;
 use syn::spanned::Spanned as _;
 
-use super::{desc, fields_const};
+use super::{codec, desc, fields_const};
 use crate::ast::{Codec, Container, Field};
 
 /// For a struct without parameters: one constant a rule, so that each broken one is shown, at the field's type or at
@@ -37,7 +38,21 @@ fn rules<'a>(container: &'a Container<'_>, this: &'a Ident) -> impl Iterator<Ite
             )
         }
     });
-    fields.chain(stolen)
+    fields.chain(stolen).chain(struct_versions(container))
+}
+
+/// A `struct_version` that the struct never had could not be saved or loaded.
+fn struct_versions<'a>(container: &'a Container<'_>) -> impl Iterator<Item = TokenStream> + 'a {
+    container.migrated().filter_map(|(_, field)| {
+        let version = field.attrs.struct_version.as_ref()?;
+        let (ty, number) = (field.ty, version.value);
+        Some(quote_spanned! {version.tokens.span()=>
+            ::core::assert!(
+                <#ty as __v::VmState>::DESCRIPTION.has_version(#number),
+                "the struct has no such version: it is above its `version` or below its `minimum_version`"
+            )
+        })
+    })
 }
 
 fn fields_of(container: &Container<'_>, part: usize, this: &Ident) -> Vec<TokenStream> {
@@ -48,6 +63,9 @@ fn fields_of(container: &Container<'_>, part: usize, this: &Ident) -> Vec<TokenS
     for (place, (_, field)) in container.fields_of(part).enumerate() {
         let own = entry + desc::entries_before(field);
         entry = own + 1 + desc::entries_after(field);
+        if let Codec::Slice(slice) | Codec::BufferSlice(slice) = &field.codec {
+            rules.push(within_the_array(field, slice));
+        }
         if field.attrs.unframed.is_some() || !may_hold_structs(field) {
             continue;
         }
@@ -74,6 +92,18 @@ fn fields_of(container: &Container<'_>, part: usize, this: &Ident) -> Vec<TokenS
     rules
 }
 
+/// A slice is known now, so it is now that it must fit.
+fn within_the_array(field: &Field<'_>, slice: &ExprRange) -> TokenStream {
+    let ty = field.ty;
+    let (first, end) = codec::bounds(ty, slice);
+    quote_spanned! {slice.span()=>
+        ::core::assert!(
+            __v::fits(#first, #end, <#ty as __v::Sliced>::LENGTH),
+            "this slice is not within the array"
+        )
+    }
+}
+
 /// Spares the compiler the rules for integers and arrays of them.
 fn may_hold_structs(field: &Field<'_>) -> bool {
     const PLAIN: [&str; 9] = ["bool", "u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64"];
@@ -84,5 +114,15 @@ fn may_hold_structs(field: &Field<'_>) -> bool {
             TokenTree::Punct(_) | TokenTree::Literal(_) => false,
         })
     }
-    matches!(field.codec, Codec::Plain | Codec::Optional | Codec::Counted(_)) && other_words(field.ty.to_token_stream())
+    let represented = match &field.codec {
+        Codec::Plain | Codec::Optional | Codec::Counted(_) | Codec::Slice(_) | Codec::List(_) | Codec::Map(_) => {
+            field.ty
+        }
+        Codec::At(_) => field.ty,
+        Codec::Proxy(represented) | Codec::Temporary(represented) => represented,
+        Codec::ProxyEach(represented) => &represented.elem,
+        Codec::Buffer(_) | Codec::BufferSlice(_) | Codec::Bitmap(_) => return false,
+        Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => return false,
+    };
+    other_words(represented.to_token_stream())
 }

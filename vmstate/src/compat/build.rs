@@ -59,7 +59,7 @@ pub(super) fn subsections(description: &Description, into: &mut Sent, budget: &B
 fn inside(kind: &Kind, into: &mut Sent, budget: &Budget) -> Result<(), TooLarge> {
     budget.step(0)?;
     match kind {
-        Kind::Struct(nested) | Kind::StructAt(nested, _) => subsections(nested, into, budget),
+        Kind::Struct(nested) | Kind::StructAt(nested, _) | Kind::Temporary(nested) => subsections(nested, into, budget),
         Kind::Array(element, _) | Kind::CountedArray(element) | Kind::List(element) | Kind::Nullable(element) => {
             inside(element, into, budget)
         }
@@ -231,7 +231,7 @@ impl Builder<'_> {
             return self.item(item, place);
         }
         match kind {
-            Kind::Struct(nested) => self.description(nested, nested.version, place),
+            Kind::Struct(nested) | Kind::Temporary(nested) => self.description(nested, nested.version, place),
             Kind::StructAt(nested, version) => self.struct_at(nested, *version, place),
             Kind::Array(element, count) => self.array(element, *count, place),
             Kind::CountedArray(element) => {
@@ -241,7 +241,7 @@ impl Builder<'_> {
                 self.counted(Framing::Count, place, |builder, inside| builder.item(Item::raw_byte(), inside))
             }
             Kind::CountedBitmap => {
-                self.counted(Framing::Bits, place, |builder, inside| builder.item(Item::bitmap_word(), inside))
+                self.counted(Framing::Bits, place, |builder, inside| builder.item(Item::words(1), inside))
             }
             Kind::List(element) => self.counted(Framing::List, place, |builder, inside| builder.kind(element, inside)),
             Kind::Map(key, value) => self.counted(Framing::Map, place, |builder, inside| {
@@ -259,6 +259,12 @@ impl Builder<'_> {
                 self.budget.step(codec.len())?;
                 let by_size = json::opaque_size(kind).is_some();
                 self.push(Step::Custom { codec: codec.to_string(), by_size, path: place.path.clone() }).map(drop)
+            }
+            Kind::Bitmap(bits) => {
+                let words = bits / 64;
+                self.item(Item::words(words as u64), place)?;
+                let last = if words == 0 { place.clone() } else { place.element(words) };
+                self.item(Item::last_word(bits % 64), &last)
             }
             Kind::Limited(inner, _) => self.kind(inner, place),
             // The others are items.

@@ -67,8 +67,15 @@ impl Item {
         Self { meaning: Meaning::Raw, taken: Taken::Any, bytes: 1 }
     }
 
-    pub(super) const fn bitmap_word() -> Self {
-        Self { meaning: Meaning::Bits, taken: Taken::Any, bytes: 8 }
+    /// Words of a bitmap.
+    pub(super) const fn words(words: u64) -> Self {
+        Self { meaning: Meaning::Bits, taken: Taken::Any, bytes: words * 8 }
+    }
+
+    /// The last word of a bitmap, of which it has only so many bits: the others are 0.
+    pub(super) fn last_word(bits: usize) -> Self {
+        let taken = Values::all(8, false).limited(&Limit::Within(0, (1 << bits) - 1));
+        Self { taken: Taken::These(taken.into()), ..Self::words(u64::from(bits > 0)) }
     }
 
     /// Kinds whose bytes are of one meaning throughout.
@@ -94,7 +101,7 @@ impl Item {
             }
             Kind::Timer => any(Meaning::Timer, 8),
             Kind::Double => any(Meaning::Double, 8),
-            Kind::Bitmap(bits) => any(Meaning::Bits, (*bits as u64).div_ceil(64) * 8),
+            Kind::Bitmap(bits) if bits.is_multiple_of(64) => Some(Self::words(*bits as u64 / 64)),
             Kind::Buffer(bytes) => any(Meaning::Raw, *bytes as u64),
             Kind::Unused(bytes) => any(Meaning::Unused, *bytes as u64),
             Kind::Custom(_) => {

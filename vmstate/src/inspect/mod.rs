@@ -91,6 +91,8 @@ impl Fields {
             Some(index) => format!("{name}[{index}]"),
             None => name.to_owned(),
         };
+        // Each element of an array of structs has them again.
+        input.charge(name.len().saturating_add(type_name.len())).map_err(|error| error.in_field("name"))?;
         let mut value = Value::Array(Vec::new());
         let read = match described.get("array_len").and_then(Json::as_u64) {
             None => read_value(input, described, &type_name, &mut value),

@@ -84,7 +84,8 @@ impl<'a> Wire<'a> {
         mut decode: impl FnMut(&mut Reader<'_>) -> Result<T>,
     ) -> Result<T> {
         loop {
-            let at_hand = self.received.get(self.start..self.end).unwrap_or_default();
+            let end = self.end.min(self.start.saturating_add(LONGEST));
+            let at_hand = self.received.get(self.start..end).unwrap_or_default();
             let mut reader = Reader::new(at_hand, self.offset(), self.strictness, self.limits);
             match decode(&mut reader) {
                 Ok(decoded) => {
@@ -117,7 +118,7 @@ impl<'a> Wire<'a> {
     /// Receives something; much, if much is at hand already.
     fn more(&mut self, have: usize, patience: Patience) -> Result<()> {
         self.receive(patience)?;
-        let enough = if have < CHEAP { have } else { have.saturating_mul(2) };
+        let enough = if have < CHEAP { have } else { have.saturating_mul(2).min(LONGEST) };
         while self.end - self.start < enough {
             match self.receive_within(Some(SILENCE)) {
                 Ok(_) => {}

@@ -79,6 +79,9 @@ impl Walk<'_> {
         }
         let (element, count) = self.elements(&field.kind)?;
         let together = can_compress(field);
+        if let Kind::Nullable(pointee) = element {
+            return self.pointers(pointee, count, together, name, into);
+        }
         let mut size = 0;
         for index in 0..count {
             let mut object = Map::new();
@@ -95,6 +98,53 @@ impl Walk<'_> {
             if index == 0 || !together {
                 into.push(object.into());
             }
+        }
+        Ok(size)
+    }
+
+    /// An array of pointers is shown in runs of null and of others, but the first run, unless it is of nulls, as if it were
+    /// the whole array (`vmstate_save_state_v`, `is_prev_null`).
+    fn pointers(
+        &mut self,
+        pointee: &Kind,
+        count: u64,
+        together: bool,
+        name: impl Fn() -> String,
+        into: &mut Vec<Value>,
+    ) -> Result<u64> {
+        let mut pointers = Vec::new();
+        for _ in 0..count {
+            let is_null = self.outcome()? == 0;
+            let mut inner = Map::new();
+            let bytes = if is_null { 1 } else { self.element(pointee, &mut inner)? };
+            pointers.push((is_null, inner, bytes));
+        }
+        let nulls: Vec<bool> = pointers.iter().map(|(is_null, ..)| *is_null).collect();
+        let (mut size, mut shown, mut before) = (0, true, false);
+        for (index, (is_null, inner, bytes)) in pointers.into_iter().enumerate() {
+            let rest = nulls.get(index..).unwrap_or_default();
+            let mut length = rest.len();
+            if is_null != before {
+                (before, shown) = (is_null, true);
+                length = rest.iter().take_while(|other| **other == is_null).count();
+            }
+            size += bytes;
+            if !shown {
+                continue;
+            }
+            shown = !together;
+            let mut object = Map::new();
+            object.insert("name".into(), name().into());
+            if length > 1 {
+                // The entry of a null is always one that can stand for many (`vmsd_create_fake_nullptr_field`).
+                let (key, value) = if together || is_null { ("array_len", length) } else { ("index", index) };
+                object.insert(key.into(), value.into());
+            }
+            let kind = if is_null { "nullptr".into() } else { type_name(pointee) };
+            object.insert("type".into(), kind.into());
+            object.extend(inner);
+            object.insert("size".into(), bytes.into());
+            into.push(object.into());
         }
         Ok(size)
     }
@@ -128,6 +178,7 @@ impl Walk<'_> {
             }
             // QEMU puts what is inside of these right into the field's object (`vmsd_desc_field_start`).
             Kind::StructAt(nested, version) => self.description_at(nested, *version, into)?,
+            Kind::Temporary(nested) => self.description(nested, into)?,
             Kind::List(element) => {
                 let mut size = 1;
                 for _ in 0..self.outcome()? {
@@ -142,14 +193,18 @@ impl Walk<'_> {
                 }
                 size
             }
-            Kind::Nullable(inner) => match self.outcome()? {
-                0 => {
-                    into.insert("type".into(), "nullptr".into());
-                    1
+            // Inside of something else QEMU has neither of these, so they only count.
+            Kind::Nullable(inner) if self.outcome()? != 0 => self.element(inner, into)?,
+            Kind::Nullable(_) => 1,
+            Kind::Array(..) | Kind::CountedArray(_) => {
+                let (element, count) = self.elements(kind)?;
+                let mut size = 0;
+                for _ in 0..count {
+                    size += self.element(element, &mut Map::new())?;
                 }
-                _ => self.element(inner, into)?,
-            },
-            Kind::Check | Kind::Array(..) | Kind::CountedArray(_) => 0,
+                size
+            }
+            Kind::Check => 0,
         })
     }
 
@@ -180,7 +235,11 @@ fn numbered_name(fields: &[Field], index: usize) -> String {
 }
 
 fn wire_name(field: &Field) -> &str {
-    match field.kind {
+    let mut kind = &field.kind;
+    while let Kind::Array(inner, _) | Kind::CountedArray(inner) = kind {
+        kind = inner;
+    }
+    match kind {
         Kind::Unused(_) => "unused",
         _ => &field.name,
     }
@@ -192,11 +251,10 @@ fn can_compress(field: &Field) -> bool {
         return false;
     }
     let mut kind = &field.kind;
-    while let Kind::Array(inner, _) | Kind::CountedArray(inner) = kind {
+    while let Kind::Array(inner, _) | Kind::CountedArray(inner) | Kind::Nullable(inner) = kind {
         kind = inner;
     }
     match kind {
-        Kind::Nullable(_) => false,
         Kind::Struct(nested) => nested.subsections.is_empty() && nested.fields.iter().all(can_compress),
         _ => true,
     }
@@ -212,6 +270,7 @@ pub(crate) fn type_name(kind: &Kind) -> String {
         Kind::Unused(_) => "unused_buffer".into(),
         Kind::Struct(_) => "struct".into(),
         Kind::StructAt(..) => "vstruct".into(),
+        Kind::Temporary(_) => "tmp".into(),
         Kind::Limited(inner, limit) => limited_name(inner, limit),
         Kind::Timer => "timer".into(),
         Kind::Double => "CPU_Double_U".into(),

@@ -1,7 +1,6 @@
 //! Integers that both sides know before the load: what the stream says is compared with what the device has.
 
-use std::fmt::{Debug, Display};
-use std::ops::RangeBounds;
+use std::fmt::Display;
 
 use super::Wire;
 use super::support::KindOf;
@@ -50,11 +49,6 @@ pub fn load_at_most<T: Current>(value: &mut T, input: &mut Reader<'_>) -> Result
     }
     *value = sent;
     Ok(())
-}
-
-/// The verdict of `range`, for [`hook`](super::hook::hook).
-pub fn in_range<T: PartialOrd + Display, R: RangeBounds<T> + Debug>(value: &T, range: &R) -> Result<(), String> {
-    if range.contains(value) { Ok(()) } else { Err(format!("{value} is not in {range:?}")) }
 }
 
 #[cold]

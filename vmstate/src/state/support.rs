@@ -1,11 +1,19 @@
 //! What derived code calls. Not for anyone else: it changes with the derive.
 
-pub use super::counted::{Counted, bytes, count_to_load, count_to_save};
-pub use super::current::{Current, in_range, load_at_most, load_equal};
+pub use super::bitmap::{Bitmap, CountedBitmap};
+pub use super::buffer::{Buffer, CountedBuffer};
+pub use super::counted::Counted;
+pub use super::current::{Current, load_at_most, load_equal};
 pub use super::hook::{hook, load_hook, must_exist};
+pub use super::length::{count_to_load, count_to_save};
+pub use super::list::List;
+pub use super::map::Map;
 pub use super::optional::Optional;
+pub use super::range::{Ranged, in_range};
+pub use super::slice::{Sliced, buffer_slice, fits, slice};
 pub use super::subsection::{next, save_header};
-pub use super::{VmState, Wire};
+pub use super::temporary::{load_temporary, load_via, load_via_each, save_via, save_via_each, undo_temporary};
+pub use super::{SectionRules, Temporary, VmState, Wire};
 pub use crate::codec::{Reader, Writer};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::schema::{Description, Field, Kind, Limit, Presence, Shared};
@@ -17,32 +25,6 @@ pub struct KindOf<T>(std::marker::PhantomData<T>);
 impl<T: Wire> KindOf<T> {
     /// The kind.
     pub const REF: &'static Kind = &T::KIND;
-}
-
-/// Types that `#[vmstate(buffer)]` can be put on without `len`.
-#[diagnostic::on_unimplemented(message = "`buffer` needs `[u8; N]`, or `Vec<u8>` with `len`; `{Self}` is neither")]
-pub trait Buffer {
-    /// What the bytes are.
-    const KIND: Kind;
-    /// The bytes.
-    fn bytes(&self) -> &[u8];
-    /// Replaces them all.
-    fn load(&mut self, input: &mut Reader<'_>) -> Result<()>;
-}
-
-impl<const N: usize> Buffer for [u8; N] {
-    const KIND: Kind = Kind::Buffer(N);
-
-    #[inline]
-    fn bytes(&self) -> &[u8] {
-        self
-    }
-
-    #[inline]
-    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
-        *self = input.array()?;
-        Ok(())
-    }
 }
 
 /// Names the field in an error of its save or load.
@@ -66,6 +48,12 @@ pub fn put_at<const START: usize, const N: usize, const RUN: usize>(run: &mut [u
     if let Some(place) = run.get_mut(START..START + N) {
         place.copy_from_slice(&bytes);
     }
+}
+
+/// Puts a bool at place `START` of a run.
+#[inline]
+pub fn put_bool_at<const START: usize, const RUN: usize>(run: &mut [u8; RUN], value: bool) {
+    put_at::<START, _, _>(run, [u8::from(value)]);
 }
 
 /// The bytes at place `START` of a run.
@@ -139,6 +127,17 @@ pub fn custom_size(kind: &Kind, before: usize, out: &mut Writer) -> Result<()> {
         u32::try_from(size).map_err(|_| Error::new(ErrorKind::Rejected, format!("{size} bytes are too many")))?;
     out.outcome(size);
     Ok(())
+}
+
+/// Refuses to save at a version outside the window.
+#[inline]
+pub fn window_to_save(version: u32, description: &Description) -> Result<()> {
+    if description.has_version(version) {
+        return Ok(());
+    }
+    let Description { version: newest, minimum_version: oldest, .. } = description;
+    let message = format!("cannot be saved at version {version}, only at {oldest} to {newest}");
+    Err(Error::new(ErrorKind::Misuse, message))
 }
 
 /// Refuses a version outside the window.

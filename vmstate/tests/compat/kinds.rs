@@ -180,7 +180,14 @@ fn other_meanings_of_8_bytes_are_warned_of() {
 
 #[test]
 fn bitmaps_are_words() {
-    says(&only(Kind::Bitmap(65)), &plain(vec![field("words", Kind::Bitmap(128))]), ALL_LOADS);
+    says(&only(Kind::Bitmap(128)), &plain(vec![field("words", Kind::Bitmap(128))]), ALL_LOADS);
+    // What is beyond the last bit is 0.
+    says(
+        &only(Kind::Bitmap(66)),
+        &only(Kind::Bitmap(65)),
+        "old -> new, version 1: loads if mode[1] is 0 or 1, else breaks at mode[1] because the reader takes only 0 or 1 -> go on taking what was written, and map it after the load
+        new -> old, version 1: loads",
+    );
     let report = check(&only(Kind::Bitmap(64)), &only(Kind::Bitmap(65))).to_string();
     assert!(report.contains("old -> new, version 1: breaks at mode because the stream does not have it"), "{report}");
     // A number of bits is not one of words.

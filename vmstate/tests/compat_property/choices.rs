@@ -51,7 +51,7 @@ impl Choices {
             6..=11 => Kind::Limited(self.integer().into(), self.limit()),
             12 => Kind::Timer,
             13 => Kind::Double,
-            14 => Kind::Bitmap(1 + self.below(130)),
+            14 => Kind::Bitmap(self.one(&[64, 1, 10, 128, 60, 65, 130])),
             15 => Kind::Custom(self.one(&["size 1", "size 4", "size 6"]).into()),
             16 => Kind::Buffer(1 + self.below(4)),
             _ => Kind::Unused(1 + self.below(5)),
@@ -84,7 +84,8 @@ impl Choices {
         let name = self.one(&["regs", "timer", "regs/x", "d/a"]);
         let subsections = ["regs/x", "regs/y"][..self.below(3)].to_vec();
         let nested = self.description(name, depth, &subsections);
-        match self.below(4) {
+        match self.below(5) {
+            4 => Kind::Temporary(nested.into()),
             3 => {
                 let version = nested.minimum_version + self.version(3);
                 Kind::StructAt(nested.into(), version)
@@ -213,7 +214,7 @@ impl Choices {
             Kind::Array(element, count) => Kind::Array(self.other_kind(element).into(), *count),
             Kind::CountedArray(element) => Kind::CountedArray(self.other_kind(element).into()),
             Kind::Map(key, value) => Kind::Map(key.clone(), self.other_kind(value).into()),
-            Kind::Struct(nested) | Kind::StructAt(nested, _) => {
+            Kind::Struct(nested) | Kind::StructAt(nested, _) | Kind::Temporary(nested) => {
                 let mut changed = (**nested).clone();
                 if self.below(2) == 1 {
                     self.change(&mut changed);
@@ -222,7 +223,7 @@ impl Choices {
                 if self.below(2) == 1 { Kind::StructAt(changed.into(), version) } else { Kind::Struct(changed.into()) }
             }
             Kind::Double => Kind::Timer,
-            Kind::Bitmap(_) => Kind::Unsigned(8),
+            Kind::Bitmap(_) => Kind::Bitmap(self.one(&[9, 63, 64, 127])),
             Kind::Custom(_) => self.integer(),
             Kind::Bool => Kind::Unsigned(1),
             _ => Kind::Bool,

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use vmstate::schema::{Description, Kind, Limit};
 
 use crate::encode::{Count, Encoder};
-use crate::model::{Byte, Integer, Numbers, Outcomes, Place, Tag, fields, is_plain};
+use crate::model::{Byte, Integer, Numbers, Outcomes, Place, Tag, fields, is_plain, words};
 
 pub(crate) struct Loader<'a> {
     outcomes: Outcomes,
@@ -86,15 +86,12 @@ impl<'a> Loader<'a> {
             return self.integer(&integer, place);
         }
         match kind {
-            Kind::Bitmap(bits) => {
-                let word = Integer::of(&Kind::Double).unwrap();
-                (0..bits.div_ceil(64)).try_for_each(|_| self.integer(&word, place))
-            }
+            Kind::Bitmap(bits) => words(*bits, place).iter().try_for_each(|(word, place)| self.integer(word, place)),
             Kind::Buffer(bytes) | Kind::Unused(bytes) => (0..*bytes).try_for_each(|_| match self.take()?.tag {
                 Tag::Raw | Tag::Integer(..) => Ok(()),
                 other => Err(format!("{other:?} for raw bytes")),
             }),
-            Kind::Struct(nested) => self.description(nested, nested.version, place),
+            Kind::Struct(nested) | Kind::Temporary(nested) => self.description(nested, nested.version, place),
             Kind::StructAt(nested, version) => match (nested.minimum_version..=nested.version).contains(version) {
                 true => self.description(nested, *version, place),
                 false => Err("version of a struct".into()),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use vmstate::schema::{Description, Kind};
 
-use crate::model::{Byte, Integer, Numbers, Origin, Outcomes, Place, Tag, fields, is_plain};
+use crate::model::{Byte, Integer, Numbers, Origin, Outcomes, Place, Tag, fields, is_plain, words};
 
 /// Where a counted field begins, which it is, how many elements it has, and if it is a bitmap.
 #[derive(Clone, Copy, Debug)]
@@ -76,12 +76,10 @@ impl Encoder {
         }
         let value = self.outcomes.values(&place.path).next().unwrap();
         match kind {
-            Kind::Bitmap(bits) => {
-                (0..bits.div_ceil(64)).for_each(|_| self.integer(Integer::of(&Kind::Double).unwrap(), place));
-            }
+            Kind::Bitmap(bits) => words(*bits, place).into_iter().for_each(|(word, place)| self.integer(word, &place)),
             Kind::Buffer(bytes) => self.put_all((0..*bytes).map(|_| value), &Tag::Raw, place),
             Kind::Unused(bytes) => self.put_all((0..*bytes).map(|_| 0), &Tag::Raw, place),
-            Kind::Struct(nested) => self.description(nested, nested.version, place),
+            Kind::Struct(nested) | Kind::Temporary(nested) => self.description(nested, nested.version, place),
             Kind::StructAt(nested, version) => self.description(nested, *version, place),
             Kind::Array(element, count) => {
                 for index in 0..*count {

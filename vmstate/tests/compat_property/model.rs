@@ -168,7 +168,8 @@ pub(crate) fn fields<'a>(
 /// An array of numbers is one item, also if it is of arrays.
 pub(crate) fn is_plain(kind: &Kind) -> bool {
     match kind {
-        Kind::Buffer(_) | Kind::Unused(_) | Kind::Bitmap(_) => true,
+        Kind::Buffer(_) | Kind::Unused(_) => true,
+        Kind::Bitmap(bits) => bits % 64 == 0,
         Kind::Array(element, _) => is_plain(element),
         _ => Integer::of(kind).is_some(),
     }
@@ -200,4 +201,15 @@ pub(crate) fn predicted(verdict: &Verdict, outcomes: Outcomes, numbers: &[&Numbe
         Verdict::LoadsIf(cases) => !cases.iter().any(happens),
         Verdict::Breaks(_) | Verdict::NotCompared(_) => false,
     }
+}
+
+/// The words of a bitmap; bits beyond its last are 0, and no reader takes others.
+pub(crate) fn words(bits: usize, place: &Place) -> Vec<(Integer, Place)> {
+    let word = |limit| Integer { width: 8, signed: false, limit, is_known: true };
+    let mut words: Vec<_> = (0..bits / 64).map(|_| (word(None), place.clone())).collect();
+    if bits % 64 > 0 {
+        let place = if words.is_empty() { place.clone() } else { place.element(words.len()) };
+        words.push((word(Some(Limit::Within(0, (1 << (bits % 64)) - 1))), place));
+    }
+    words
 }

@@ -1,0 +1,123 @@
+//! Maps: a number of entries, then as a list, each a key and its value (migration/vmstate-types.c, `put_gtree`).
+
+use std::collections::BTreeMap;
+use std::mem::size_of;
+
+use super::Wire;
+use super::list::{END, MORE, at_most, more};
+use super::support::KindOf;
+use crate::codec::{Reader, Strictness, Writer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::{Kind, Shared};
+
+/// What `#[vmstate(map)]` can be put on.
+#[diagnostic::on_unimplemented(
+    message = "`map` needs a `BTreeMap` of something that can be migrated, `{Self}` is not",
+    note = "keys and values must implement `vmstate::Wire` and `Default`, keys also `Ord` and `Clone`"
+)]
+pub trait Map {
+    /// All that is needed to put back the value.
+    type Undo;
+    /// What the bytes are.
+    const KIND: Kind;
+
+    /// Appends all entries.
+    fn save(&mut self, max: usize, out: &mut Writer) -> Result<()>;
+    /// Replaces the value by the entries of `input`.
+    fn load(&mut self, max: usize, input: &mut Reader<'_>) -> Result<()>;
+    /// Copies out what a load or a hook may change.
+    fn remember(&self) -> Self::Undo;
+    /// Puts back what `remember` copied.
+    fn undo(&mut self, undo: Self::Undo);
+}
+
+/// The value of a key that is there is loaded in place, a new one starts from its default.
+impl<K: Wire + Default + Ord + Clone, V: Wire + Default> Map for BTreeMap<K, V> {
+    type Undo = Vec<(K, V::Undo)>;
+    const KIND: Kind = Kind::Map(Shared::Static(KindOf::<K>::REF), Shared::Static(KindOf::<V>::REF));
+
+    fn save(&mut self, max: usize, out: &mut Writer) -> Result<()> {
+        let count = at_most(self.len(), max)?;
+        out.outcome(count);
+        out.u32(count);
+        for (index, (key, value)) in self.iter_mut().enumerate() {
+            out.u8(MORE);
+            key.clone().save(out).map_err(|error| error.in_field("key").in_element(index))?;
+            value.save(out).map_err(|error| error.in_field("value").in_element(index))?;
+        }
+        out.u8(END);
+        Ok(())
+    }
+
+    fn load(&mut self, max: usize, input: &mut Reader<'_>) -> Result<()> {
+        let mut loaded = Self::new();
+        let verdict = load_entries(self, &mut loaded, max, input);
+        if verdict.is_ok() {
+            self.clear();
+        }
+        // After an error too: an undo needs the values that were taken out.
+        self.append(&mut loaded);
+        verdict
+    }
+
+    fn remember(&self) -> Self::Undo {
+        self.iter().map(|(key, value)| (key.clone(), value.remember())).collect()
+    }
+
+    fn undo(&mut self, undo: Self::Undo) {
+        let mut loaded = std::mem::take(self);
+        for (key, undo) in undo {
+            let mut value = loaded.remove(&key).unwrap_or_default();
+            value.undo(undo);
+            self.insert(key, value);
+        }
+    }
+}
+
+fn load_entries<K: Wire + Default + Ord, V: Wire + Default>(
+    held: &mut BTreeMap<K, V>,
+    loaded: &mut BTreeMap<K, V>,
+    max: usize,
+    input: &mut Reader<'_>,
+) -> Result<()> {
+    let offset = input.offset();
+    let announced = usize::try_from(input.u32()?).unwrap_or(usize::MAX);
+    if announced > max {
+        let message = format!("it has {announced} entries, from 0 to {max} are allowed");
+        return Err(Error::new(ErrorKind::Malformed, message).at(offset));
+    }
+    for index in 0..announced {
+        if !more(input)? {
+            return Err(input.malformed(format!("ends after {index} of {announced} entries")));
+        }
+        load_entry(held, loaded, input).map_err(|error| error.in_element(index))?;
+    }
+    if more(input)? {
+        return Err(input.malformed(format!("more than the {announced} entries that it said")));
+    }
+    Ok(())
+}
+
+/// QEMU takes keys in any order, and of equal ones the last (`get_gtree`); it writes them in order.
+fn load_entry<K: Wire + Default + Ord, V: Wire + Default>(
+    held: &mut BTreeMap<K, V>,
+    loaded: &mut BTreeMap<K, V>,
+    input: &mut Reader<'_>,
+) -> Result<()> {
+    // A tree's nodes are at least half full.
+    input.charge(2 * size_of::<(K, V)>())?;
+    let offset = input.offset();
+    let mut key = K::default();
+    key.load(input).map_err(|error| error.in_field("key"))?;
+    if input.strictness() == Strictness::Strict
+        && let Some((last, _)) = loaded.last_key_value()
+        && key <= *last
+    {
+        let message = if key == *last { "the key comes twice" } else { "the keys are not in order" };
+        return Err(Error::new(ErrorKind::Malformed, message).in_field("key").at(offset));
+    }
+    let mut value = held.remove(&key).unwrap_or_default();
+    let verdict = value.load(input).map_err(|error| error.in_field("value"));
+    loaded.insert(key, value);
+    verdict
+}
