@@ -3,11 +3,11 @@
 use std::cell::Cell;
 
 /// For all comparisons of one call.
-const TOTAL: usize = 1 << 22;
+const TOTAL: usize = 1 << 23;
 /// For one direction and version.
-const CROSSING: usize = 1 << 18;
+const CROSSING: usize = 1 << 20;
 /// Bytes of text that cost as much as one step.
-const TEXT: usize = 32;
+const TEXT: usize = 128;
 
 /// The comparison costs more than it may.
 #[derive(Debug)]

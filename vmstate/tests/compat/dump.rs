@@ -55,7 +55,7 @@ const IOAPIC: &str = "kvm-ioapic";
 fn a_dump_loads_in_itself_and_says_on_what_that_relies() {
     let dump = serde_json::from_str(DUMP).unwrap();
     let report = check_schemas(&schema(&dump), &schema(&dump));
-    assert_eq!(report.sections.len(), 23);
+    assert_eq!(report.sections.len(), 24);
     for section in &report.sections {
         for crossing in &section.crossings {
             assert_eq!((&crossing.verdict, crossing.warnings.as_slice()), (&Verdict::Loads, &[][..]), "{section}");

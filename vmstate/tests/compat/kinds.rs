@@ -189,7 +189,10 @@ fn bitmaps_are_words() {
         new -> old, version 1: loads",
     );
     let report = check(&only(Kind::Bitmap(64)), &only(Kind::Bitmap(65))).to_string();
-    assert!(report.contains("old -> new, version 1: breaks at mode because the stream does not have it"), "{report}");
+    assert!(
+        report.contains("old -> new, version 1: breaks at mode[1] because the stream does not have it"),
+        "{report}"
+    );
     // A number of bits is not one of words.
     let report = check(&only(Kind::CountedBitmap), &only(Kind::CountedArray(Kind::Unsigned(8).into()))).to_string();
     assert!(report.contains("loads if mode is empty, else breaks at mode because the two sides count"), "{report}");
