@@ -169,7 +169,7 @@ pub(crate) fn fields<'a>(
 pub(crate) fn is_plain(kind: &Kind) -> bool {
     match kind {
         Kind::Buffer(_) | Kind::Unused(_) => true,
-        Kind::Bitmap(bits) => bits % 64 == 0,
+        Kind::Bitmap(bits) => bits.is_multiple_of(64),
         Kind::Array(element, _) => is_plain(element),
         _ => Integer::of(kind).is_some(),
     }
@@ -207,7 +207,7 @@ pub(crate) fn predicted(verdict: &Verdict, outcomes: Outcomes, numbers: &[&Numbe
 pub(crate) fn words(bits: usize, place: &Place) -> Vec<(Integer, Place)> {
     let word = |limit| Integer { width: 8, signed: false, limit, is_known: true };
     let mut words: Vec<_> = (0..bits / 64).map(|_| (word(None), place.clone())).collect();
-    if bits % 64 > 0 {
+    if !bits.is_multiple_of(64) {
         let place = if words.is_empty() { place.clone() } else { place.element(words.len()) };
         words.push((word(Some(Limit::Within(0, (1 << (bits % 64)) - 1))), place));
     }
