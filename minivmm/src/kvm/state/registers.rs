@@ -8,6 +8,7 @@ use vmstate::{Temporary, VmState};
 /// One x87 register: 80 bits, in ST order as FXSAVE stores them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "fpreg", version = 0)]
+#[expect(clippy::manual_non_exhaustive, reason = "the private field is the temporary struct's place on the wire")]
 pub struct FpReg {
     /// Significand.
     #[vmstate(skip)]
