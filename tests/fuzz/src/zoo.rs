@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::num::{NonZero, Wrapping};
 use std::sync::atomic::{AtomicBool, AtomicI8, AtomicI64, AtomicU16, AtomicU32};
 use std::sync::{Mutex, RwLock};
-use std::time::Duration;
 
 use vmstate::codec::{Reader, Strictness};
 use vmstate::{Section, Timer, Unused, VmState};
@@ -20,8 +19,8 @@ use crate::unharmed::Unharmed;
 
 pub(crate) const TARGET: Target = Target { name: "zoo", memory: 4 << 20, body, seeds };
 
-/// One of each.
-#[derive(VmState)]
+/// One of each. What needs another value than its default to be put to the test has one in [`Zoo::full`].
+#[derive(VmState, Default)]
 #[vmstate(name = "zoo", version = 3, minimum_version = 1)]
 #[vmstate(pre_load = Self::reset, validate = Self::check, post_load = Self::thaw)]
 #[vmstate(subsection(name = "zoo/needed", needed = Self::is_needed, version = 2, minimum_version = 1))]
@@ -37,7 +36,7 @@ pub(crate) struct Zoo {
     atomics: (AtomicBool, AtomicI8, AtomicU16, AtomicU32, AtomicI64),
     cells: (Cell<u8>, RefCell<u16>, Mutex<u8>),
     boxed: (RwLock<Wrapping<i8>>, Box<u32>),
-    divisor: NonZero<u16>,
+    divisor: Divisor,
     leaf: Leaf,
     grid: [[Leaf; 2]; 2],
     #[vmstate(name = "twice")]
@@ -54,6 +53,29 @@ pub(crate) struct Zoo {
     many: i32,
     #[vmstate(len = many, max = 0x10_0000)]
     large: Vec<u64>,
+    #[vmstate(len = count * 3, max = 18)]
+    multiplied: Box<[u16]>,
+    #[vmstate(slice = 1..3)]
+    middle: [u16; 4],
+    #[vmstate(slice = 4.., buffer)]
+    tail: [u8; 6],
+    #[vmstate(bitmap)]
+    bits: [u64; 2],
+    #[vmstate(bitmap, len = count, max = 130)]
+    counted_bits: Vec<u64>,
+    #[vmstate(list, max = 3)]
+    queue: VecDeque<Leaf>,
+    #[vmstate(list, max = 0x10_0000)]
+    stack: Vec<u64>,
+    #[vmstate(map, max = 3)]
+    map: BTreeMap<u16, Leaf>,
+    #[vmstate(map, max = 0x10_0000)]
+    large_map: BTreeMap<u32, u8>,
+    pointer: Option<Box<u32>>,
+    pointers: [Option<Box<Leaf>>; 3],
+    #[vmstate(len = count, max = 6)]
+    counted_pointers: Vec<Option<Box<u8>>>,
+    timers: [Timer; 2],
     #[vmstate(buffer)]
     fixed: [u8; 5],
     gap: Unused<3>,
@@ -83,22 +105,6 @@ pub(crate) struct Zoo {
     generic: Pair<Leaf>,
     #[vmstate(unframed)]
     parent: Parent,
-    #[vmstate(list, max = 6)]
-    queue: VecDeque<Leaf>,
-    #[vmstate(map, max = 6)]
-    map: BTreeMap<u16, Leaf>,
-    #[vmstate(slice = 1..3)]
-    part: [Leaf; 4],
-    #[vmstate(slice = ..2, buffer)]
-    start: [u8; 4],
-    #[vmstate(len = count * 3, max = 18)]
-    triples: Box<[u16]>,
-    #[vmstate(bitmap)]
-    flags: [u64; 1],
-    #[vmstate(len = many, max = 0x10_0000, bitmap)]
-    bits: Vec<u64>,
-    pointers: [Option<Box<Leaf>>; 2],
-    timer: Timer,
     #[vmstate(skip)]
     derived: u32,
     #[vmstate(subsection = "zoo/needed")]
@@ -123,6 +129,16 @@ enum Mode {
 #[derive(VmState, Debug, Default)]
 #[vmstate(transparent)]
 struct Address(u64);
+
+#[derive(VmState, Debug)]
+#[vmstate(transparent)]
+struct Divisor(NonZero<u16>);
+
+impl Default for Divisor {
+    fn default() -> Self {
+        Self(NonZero::<u16>::MIN)
+    }
+}
 
 #[derive(VmState, Debug, Default)]
 #[vmstate(name = "leaf", validate = Self::check, post_load = Self::thaw)]
@@ -223,55 +239,35 @@ impl Zoo {
         let leaf = |value| Leaf { value, derived: 0 };
         let parent = |children| Parent { children, child: leaf(20) };
         Self {
-            verdict: 0,
             signed: (-1, -2, -3, -4),
             on: true,
             double: 1.5,
             mode: Mode::Slow,
-            address: Address(0x1000),
-            atomics: Default::default(),
-            cells: Default::default(),
-            boxed: Default::default(),
-            divisor: NonZero::<u16>::MIN,
-            leaf: leaf(1),
             grid: [[leaf(2), leaf(3)], [leaf(4), leaf(5)]],
-            first: 6,
-            second: [7, 8, 9],
             count: 2,
             list: vec![leaf(10), leaf(11)],
-            some: [12; 6],
             bytes: vec![13, 14],
             many: 3,
             large: vec![15; 3],
-            fixed: *b"fixed",
-            gap: Unused,
-            narrow: 16,
-            wide: -17,
+            multiplied: vec![1; 6].into(),
+            counted_bits: vec![3],
+            queue: [leaf(1), leaf(2)].into(),
+            stack: vec![1, 2],
+            map: [(1, leaf(3)), (2, leaf(4))].into(),
+            large_map: [(5, 6)].into(),
+            pointer: Some(7.into()),
+            pointers: [None, Some(leaf(8).into()), None],
+            counted_pointers: vec![None, Some(9.into())],
             text: "text".into(),
             sectors: 64,
             queues: 4,
             state: 1,
             lines: 2,
-            line: 18,
-            newer: 19,
-            newest: leaf(21),
-            old: 22,
-            generic: Pair { one: leaf(23), other: leaf(24) },
             parent: parent(1),
-            queue: [leaf(31), leaf(32)].into(),
-            map: BTreeMap::from([(33, leaf(34)), (35, leaf(36))]),
-            part: [leaf(37), leaf(38), leaf(39), leaf(40)],
-            start: [41; 4],
-            triples: [42; 9].into(),
-            flags: [43],
-            bits: vec![5],
-            pointers: [None, Some(Box::new(leaf(44)))],
-            timer: Timer(Some(Duration::from_nanos(45))),
-            derived: 25,
             needed: 26,
-            needed_newer: [27, 28],
             option: Some([29, 30]),
             nested: parent(1),
+            ..Self::default()
         }
     }
 }
@@ -284,15 +280,7 @@ fn body(input: &[u8]) {
 }
 
 fn seeds() -> Vec<Vec<u8>> {
-    let bare = Zoo {
-        needed: 0,
-        option: None,
-        parent: Parent::default(),
-        count: 0,
-        list: vec![],
-        bytes: vec![],
-        ..Zoo::full()
-    };
+    let bare = Zoo { state: 1, lines: 2, ..Zoo::default() };
     let states = [Zoo::full(), bare].map(|zoo| Unharmed::new(zoo).saved());
     [3, 0x83].into_iter().flat_map(|how| states.iter().map(move |state| [&[how], state.as_slice()].concat())).collect()
 }
