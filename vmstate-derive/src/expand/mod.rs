@@ -115,7 +115,9 @@ fn call(path: &Path, arguments: &TokenStream) -> TokenStream {
 /// The verdict of the field's `range`.
 fn in_range(field: &Field<'_>, range: &ExprRange) -> TokenStream {
     let member = &field.member;
-    quote_spanned!(range.span()=> __v::in_range(&self.#member, &(#range)))
+    // A `self` of the range's span is another one if the struct is declared by a macro and the range comes from outside.
+    let value = quote!(&self.#member);
+    quote_spanned!(range.span()=> __v::in_range(#value, &(#range)))
 }
 
 fn save_fn(part: usize) -> Ident {
