@@ -253,7 +253,7 @@ fn representations() {
     {
         dev! { n: u8, #[vmstate(bitmap, len = n, max = 64)] bits: Vec<u64>, }
         let message = "0x8 has bits set beyond the 3 of this bitmap";
-        let case = ("`V has bits set beyond the N of this bitmap`", Malformed, "bits", Some(1), message);
+        let case = ("`V has bits set beyond the N of this bitmap`", Malformed, "bits[0]", Some(1), message);
         load(Dev::default(), &[3, 0, 0, 0, 0, 0, 0, 0, 8], 3, case);
     }
 }
