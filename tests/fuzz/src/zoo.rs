@@ -5,12 +5,14 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
 use std::num::{NonZero, Wrapping};
 use std::sync::atomic::{AtomicBool, AtomicI8, AtomicI64, AtomicU16, AtomicU32};
 use std::sync::{Mutex, RwLock};
+use std::time::Duration;
 
 use vmstate::codec::{Reader, Strictness};
-use vmstate::{Section, Unused, VmState};
+use vmstate::{Section, Timer, Unused, VmState};
 
 use crate::Target;
 use crate::machine::LIMITS;
@@ -81,6 +83,22 @@ pub(crate) struct Zoo {
     generic: Pair<Leaf>,
     #[vmstate(unframed)]
     parent: Parent,
+    #[vmstate(list, max = 6)]
+    queue: VecDeque<Leaf>,
+    #[vmstate(map, max = 6)]
+    map: BTreeMap<u16, Leaf>,
+    #[vmstate(slice = 1..3)]
+    part: [Leaf; 4],
+    #[vmstate(slice = ..2, buffer)]
+    start: [u8; 4],
+    #[vmstate(len = count * 3, max = 18)]
+    triples: Box<[u16]>,
+    #[vmstate(bitmap)]
+    flags: [u64; 1],
+    #[vmstate(len = many, max = 0x10_0000, bitmap)]
+    bits: Vec<u64>,
+    pointers: [Option<Box<Leaf>>; 2],
+    timer: Timer,
     #[vmstate(skip)]
     derived: u32,
     #[vmstate(subsection = "zoo/needed")]
@@ -240,6 +258,15 @@ impl Zoo {
             old: 22,
             generic: Pair { one: leaf(23), other: leaf(24) },
             parent: parent(1),
+            queue: [leaf(31), leaf(32)].into(),
+            map: BTreeMap::from([(33, leaf(34)), (35, leaf(36))]),
+            part: [leaf(37), leaf(38), leaf(39), leaf(40)],
+            start: [41; 4],
+            triples: [42; 9].into(),
+            flags: [43],
+            bits: vec![5],
+            pointers: [None, Some(Box::new(leaf(44)))],
+            timer: Timer(Some(Duration::from_nanos(45))),
             derived: 25,
             needed: 26,
             needed_newer: [27, 28],

@@ -56,7 +56,7 @@ fn sections() -> BTreeMap<String, (u32, Vec<u8>)> {
     for stream in [streams::KVM, streams::TCG, &Machine::with(&[]).save()] {
         for found in streams::sections(stream).into_iter().filter(|found| found.part == Part::Full) {
             let (version, body) = (found.header.version, stream[found.body].to_vec());
-            sections.entry(found.header.idstr).or_insert((version, body));
+            sections.entry(found.header.idstr.into_owned()).or_insert((version, body));
         }
     }
     sections

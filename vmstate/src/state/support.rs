@@ -50,6 +50,12 @@ pub fn put_at<const START: usize, const N: usize, const RUN: usize>(run: &mut [u
     }
 }
 
+/// Puts a bool at place `START` of a run.
+#[inline]
+pub fn put_bool_at<const START: usize, const RUN: usize>(run: &mut [u8; RUN], value: bool) {
+    put_at::<START, _, _>(run, [u8::from(value)]);
+}
+
 /// The bytes at place `START` of a run.
 #[inline]
 pub fn get_at<const START: usize, const N: usize, const RUN: usize>(run: &[u8; RUN]) -> [u8; N] {
