@@ -1,7 +1,7 @@
 //! Streams of earlier minivmms still load: each section's format is locked, with an example at reset and a real one.
 //! Virtio devices: `virtio/locks.rs`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use minivmm::bus::BusDevice;
 use minivmm::devices::ged::Ged;
@@ -9,6 +9,7 @@ use minivmm::devices::serial::Serial;
 use minivmm::irq::TestLine;
 use minivmm::kvm::state::{Apic, ClockReference, Cpu, CpuCommon, IoApic, KvmClock, Pic, Pit, VcpuExtra};
 use minivmm::migration::global::{GlobalState, Timer};
+use minivmm::migration::sections::{MachineState, Parts};
 use serde_json::Value;
 use vmstate::Section;
 use vmstate::codec::Reader;
@@ -55,6 +56,16 @@ fn chips_and_clocks() {
     vmstate::lock!("tests/locks/kvmclock", reset: KvmClock::default(), linux: linux::<KvmClock>("kvmclock"));
     vmstate::lock!("tests/locks/timer", reset: Timer::default(), linux: linux::<Timer>("timer"));
     vmstate::lock!("tests/locks/globalstate", running: GlobalState::new("running"), paused: GlobalState::new("paused"));
+}
+
+/// Names, order and which sections may be missing, of what the kernel keeps.
+#[test]
+fn whole_machine() {
+    let machine = || {
+        let state = Arc::new(Mutex::new(MachineState::new(2)));
+        Parts { state, vcpus: 2, devices: Vec::new() }.sections().unwrap()
+    };
+    vmstate::lock!("tests/locks/machine", two_vcpus: machine());
 }
 
 /// Sections that QEMU does not have. Bytes: docs/minivmm-devices.md.

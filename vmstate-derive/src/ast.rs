@@ -3,10 +3,14 @@
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::spanned::Spanned as _;
-use syn::{DataStruct, DeriveInput, Expr, ExprRange, GenericArgument, Index, Member, Path, PathArguments, Type};
+use syn::{
+    DataStruct, DeriveInput, Expr, ExprRange, GenericArgument, Index, Member, Path, PathArguments, Type, TypeArray,
+};
 
+use crate::attr::Spanned;
 use crate::attr::container::{ContainerAttrs, PartAttrs};
 use crate::attr::field::FieldAttrs;
+use crate::attr::section::SectionAttrs;
 use crate::ctxt::Ctxt;
 
 /// The struct.
@@ -16,6 +20,10 @@ pub(crate) struct Container<'a> {
     pub(crate) parts: Vec<Part>,
     /// All fields in declaration order, the skipped ones too.
     pub(crate) fields: Vec<Field<'a>>,
+    /// How it is treated as a section.
+    pub(crate) section: SectionAttrs,
+    /// The struct of another crate that it stands for.
+    pub(crate) remote: Option<Spanned<Path>>,
 }
 
 /// The struct itself or a subsection: what has a name and versions on the wire.
@@ -23,6 +31,8 @@ pub(crate) struct Part {
     pub(crate) name: String,
     pub(crate) version: u32,
     pub(crate) minimum_version: u32,
+    /// Index of the part that it is a subsection of; the struct itself is none.
+    pub(crate) parent: Option<usize>,
     pub(crate) attrs: PartAttrs,
     /// Where to point when something is wrong with it as a whole.
     pub(crate) tokens: TokenStream,
@@ -66,6 +76,14 @@ pub(crate) enum Codec {
     Optional,
     /// Converted to this integer type.
     Via(Type),
+    /// As this type, which is made from it and turned back into it.
+    Proxy(Type),
+    /// As a [`Proxy`](Self::Proxy), each element of the array.
+    ProxyEach(TypeArray),
+    /// As this type, which is made from the whole struct; the field itself is nothing.
+    Temporary(Type),
+    /// A struct, as it was at this version of its own.
+    At(u32),
     /// By a module of the user.
     With(Path),
 }
@@ -86,14 +104,27 @@ impl<'a> Container<'a> {
         for (item, attrs) in attrs.subsections {
             parts.push(Part::new(ctxt, attrs, item.word.to_token_stream()));
         }
+        for index in 1..parts.len() {
+            parts[index].parent = Some(parent_of(&parts, index));
+        }
         let fields = data.fields.iter().enumerate().map(|(index, field)| Field::new(ctxt, index, field, &parts));
         let fields = fields.collect();
-        Self { input, parts, fields }
+        Self { input, parts, fields, section: attrs.section, remote: attrs.remote }
     }
 
     /// The migrated fields of part `part`, each with its index among all.
     pub(crate) fn fields_of(&self, part: usize) -> impl Iterator<Item = (usize, &Field<'a>)> {
         self.fields.iter().enumerate().filter(move |(_, field)| field.part == Some(part))
+    }
+
+    /// The subsections of part `part`, each with its index among all parts.
+    pub(crate) fn subsections_of(&self, part: usize) -> impl Iterator<Item = (usize, &Part)> {
+        self.parts.iter().enumerate().filter(move |(_, other)| other.parent == Some(part))
+    }
+
+    /// True if part `inner` is `outer`, or anywhere inside of it: then `outer`'s fields are loaded before `inner`'s.
+    pub(crate) fn is_inside(&self, inner: usize, outer: usize) -> bool {
+        inner == outer || self.parts[inner].parent.is_some_and(|parent| self.is_inside(parent, outer))
     }
 
     /// The field of part `part` that is an `Option`, whose presence is the part's.
@@ -120,8 +151,17 @@ impl Part {
         let version = attrs.version.as_ref().map_or(1, |version| version.value);
         let minimum_version = attrs.minimum_version.as_ref().map_or(version, |version| version.value);
         let tokens = attrs.name.as_ref().map_or(tokens, |name| name.tokens.clone());
-        Self { name, version, minimum_version, attrs, tokens }
+        Self { name, version, minimum_version, parent: None, attrs, tokens }
     }
+}
+
+/// The part whose name and a slash are the longest beginning of the name of part `index`: a reader that looks for
+/// subsections takes each for one of the innermost struct or subsection whose name it begins with.
+fn parent_of(parts: &[Part], index: usize) -> usize {
+    let name = &parts[index].name;
+    let begins = |part: &Part| name.strip_prefix(&part.name).is_some_and(|rest| rest.starts_with('/'));
+    let parents = parts.iter().enumerate().filter(|(_, part)| begins(part));
+    parents.max_by_key(|(_, part)| part.name.len()).map_or(0, |(parent, _)| parent)
 }
 
 impl<'a> Field<'a> {
@@ -164,6 +204,14 @@ impl Codec {
             factor: number(len.value.factor.as_ref(), quote!(1)),
             max: max.clone(),
         });
+        match (&attrs.via, &attrs.tmp, &attrs.struct_version) {
+            // Nobody can write the conversion of a whole array into one of another type, so this is unambiguous.
+            (Some(Spanned { value: Type::Array(each), .. }), ..) => return Self::ProxyEach(each.clone()),
+            (Some(proxy), ..) => return Self::Proxy(proxy.value.clone()),
+            (_, Some(temporary), _) => return Self::Temporary(temporary.value.clone()),
+            (.., Some(version)) => return Self::At(version.value),
+            (None, None, None) => {}
+        }
         if let Some(with) = &attrs.with {
             Self::With(with.value.clone())
         } else if let Some(wire) = &attrs.wire {

@@ -16,12 +16,14 @@ pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
     names_are_unique(ctxt, container);
     subsections_carry_the_prefix(ctxt, container);
     subsections_are_unique_and_have_fields(ctxt, container);
+    subsections_are_not_taken_for_inner_ones(ctxt, container);
     options_are_whole_subsections(ctxt, container);
     skip_stands_alone(ctxt, container);
     one_presence(ctxt, container);
     one_codec(ctxt, container);
     max_bounds_what_the_peer_says(ctxt, container);
     length_comes_first(ctxt, container);
+    remote_has_no_parameters(ctxt, container);
 }
 
 /// `minimum_version = 4` with `version = 3` could load nothing.
@@ -93,6 +95,23 @@ fn subsections_carry_the_prefix(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
+/// A reader that has loaded `p/x` takes what follows for a subsection of it if the name begins with `p/x`: so `p/x2`
+/// behind it is lost (`vmstate_subsection_load`, migration/vmstate.c), while in front of it nothing is wrong.
+fn subsections_are_not_taken_for_inner_ones(ctxt: &Ctxt, container: &Container<'_>) {
+    for (index, part) in container.parts.iter().enumerate() {
+        let behind = container.parts.iter().skip(index + 1);
+        for other in behind.filter(|other| part.parent.is_some() && other.parent == part.parent) {
+            if other.name.len() > part.name.len() && other.name.starts_with(&part.name) {
+                let message = format!(
+                    "behind {:?} a reader takes {:?} for a subsection of it: declare it first, or rename it",
+                    part.name, other.name
+                );
+                ctxt.error(&other.tokens, message);
+            }
+        }
+    }
+}
+
 /// A subsection without fields carries nothing; two of one name cannot be told apart.
 fn subsections_are_unique_and_have_fields(ctxt: &Ctxt, container: &Container<'_>) {
     let mut names = HashSet::new();
@@ -102,7 +121,7 @@ fn subsections_are_unique_and_have_fields(ctxt: &Ctxt, container: &Container<'_>
         }
         if !names.insert(&part.name) {
             ctxt.error(&part.tokens, format!("subsection {:?} is declared twice", part.name));
-        } else if container.fields_of(index).next().is_none() {
+        } else if container.fields_of(index).next().is_none() && container.subsections_of(index).next().is_none() {
             let message = format!("no field has `subsection = {:?}`", part.name);
             ctxt.error(&part.tokens, message);
         }
@@ -152,6 +171,9 @@ fn skip_stands_alone(ctxt: &Ctxt, container: &Container<'_>) {
             attrs.bitmap.is_some(),
             attrs.wire.is_some(),
             attrs.with.is_some(),
+            attrs.via.is_some(),
+            attrs.tmp.is_some(),
+            attrs.struct_version.is_some(),
             attrs.subsection.is_some(),
             attrs.unframed.is_some(),
         ];
@@ -187,6 +209,9 @@ fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
             (symbol::AT_MOST_CURRENT, attrs.at_most_current.as_ref().map(|given| &given.tokens)),
             (symbol::WIRE, attrs.wire.as_ref().map(|given| &given.tokens)),
             (symbol::WITH, attrs.with.as_ref().map(|given| &given.tokens)),
+            (symbol::VIA, attrs.via.as_ref().map(|given| &given.tokens)),
+            (symbol::TMP, attrs.tmp.as_ref().map(|given| &given.tokens)),
+            (symbol::STRUCT_VERSION, attrs.struct_version.as_ref().map(|given| &given.tokens)),
         ];
         let given: Vec<_> = words.iter().filter_map(|(word, tokens)| Some((*word, (*tokens)?))).collect();
         for (index, (word, tokens)) in given.iter().enumerate() {
@@ -241,11 +266,21 @@ fn length_comes_first(ctxt: &Ctxt, container: &Container<'_>) {
         let loaded_before = match (length.part, field.part) {
             (None, _) => length.attrs.skip.is_some(),
             (Some(theirs), Some(ours)) if theirs == ours => place < index,
-            // The struct's own fields come before its subsections; of two subsections either may be absent.
-            (Some(theirs), _) => theirs == 0,
+            // A part's own fields come before its subsections; of two subsections either may be absent.
+            (Some(theirs), Some(ours)) => container.is_inside(ours, theirs),
+            (Some(theirs), None) => theirs == 0,
         };
         if !loaded_before {
             ctxt.error(&len.tokens, format!("`{name}` must come before the array whose length it is"));
         }
+    }
+}
+
+/// The conversions name all fields of the other struct, whose parameters are not known here.
+fn remote_has_no_parameters(ctxt: &Ctxt, container: &Container<'_>) {
+    if let Some(remote) = &container.remote
+        && !container.input.generics.params.is_empty()
+    {
+        ctxt.error(&remote.tokens, "`remote` is for a struct without parameters");
     }
 }

@@ -85,6 +85,11 @@ fn generic() {
 }
 
 #[test]
+fn remote() {
+    golden("remote");
+}
+
+#[test]
 fn with_mistakes() {
     golden("with_mistakes");
 }

@@ -1,11 +1,14 @@
 //! Every attribute word, once; and the nearest one to a word that is none.
 
+pub(crate) const ALIAS_ID: &str = "alias_id";
 pub(crate) const AT_MOST_CURRENT: &str = "at_most_current";
 pub(crate) const BITMAP: &str = "bitmap";
 pub(crate) const BUFFER: &str = "buffer";
 pub(crate) const CRATE: &str = "crate";
+pub(crate) const EARLY_SETUP: &str = "early_setup";
 pub(crate) const EQUAL: &str = "equal";
 pub(crate) const EXISTS: &str = "exists";
+pub(crate) const INSTANCE_ID: &str = "instance_id";
 pub(crate) const LEN: &str = "len";
 pub(crate) const LIST: &str = "list";
 pub(crate) const MAP: &str = "map";
@@ -18,30 +21,43 @@ pub(crate) const POST_LOAD: &str = "post_load";
 pub(crate) const POST_SAVE: &str = "post_save";
 pub(crate) const PRE_LOAD: &str = "pre_load";
 pub(crate) const PRE_SAVE: &str = "pre_save";
+pub(crate) const PRIORITY: &str = "priority";
 pub(crate) const RANGE: &str = "range";
+pub(crate) const REMOTE: &str = "remote";
 pub(crate) const SINCE: &str = "since";
 pub(crate) const SKIP: &str = "skip";
 pub(crate) const SLICE: &str = "slice";
+pub(crate) const STRUCT_VERSION: &str = "struct_version";
 pub(crate) const SUBSECTION: &str = "subsection";
+pub(crate) const TMP: &str = "tmp";
 pub(crate) const TRANSPARENT: &str = "transparent";
 pub(crate) const UNFRAMED: &str = "unframed";
+pub(crate) const UNMIGRATABLE: &str = "unmigratable";
 pub(crate) const VALIDATE: &str = "validate";
 pub(crate) const VERSION: &str = "version";
+pub(crate) const VIA: &str = "via";
 pub(crate) const VMSTATE: &str = "vmstate";
 pub(crate) const WIRE: &str = "wire";
 pub(crate) const WITH: &str = "with";
 
 /// What may stand on a struct.
 pub(crate) const ON_CONTAINER: &[&str] = &[
+    ALIAS_ID,
     CRATE,
+    EARLY_SETUP,
+    INSTANCE_ID,
     MINIMUM_VERSION,
     NAME,
+    NEEDED,
     POST_LOAD,
     POST_SAVE,
     PRE_LOAD,
     PRE_SAVE,
+    PRIORITY,
+    REMOTE,
     SUBSECTION,
     TRANSPARENT,
+    UNMIGRATABLE,
     VALIDATE,
     VERSION,
 ];
@@ -67,9 +83,12 @@ pub(crate) const ON_FIELD: &[&str] = &[
     SINCE,
     SKIP,
     SLICE,
+    STRUCT_VERSION,
     SUBSECTION,
+    TMP,
     UNFRAMED,
     VALIDATE,
+    VIA,
     WIRE,
     WITH,
 ];

@@ -20,7 +20,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use section::Section;
 #[doc(hidden)]
 pub use state::support as __private;
-pub use state::{Timer, Unused, VmState, Wire};
+pub use state::{SectionRules, Temporary, Timer, Unused, VmState, Wire};
 pub use vmstate_derive::VmState;
 
 /// The prose of README and `docs/`, whose examples run as tests.

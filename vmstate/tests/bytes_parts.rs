@@ -141,6 +141,34 @@ fn memory_of_fixed_size_sends_its_first_elements() {
     assert_eq!(error.kind(), ErrorKind::Rejected);
 }
 
+/// A hook puts another box in the field's place.
+#[derive(VmState, Clone, PartialEq, Debug)]
+#[vmstate(name = "replaced", pre_load = Self::shrink, post_load = Self::refuse)]
+struct Replaced {
+    used: u8,
+    #[vmstate(len = used, max = 9)]
+    boxed: Box<[u8]>,
+}
+
+impl Replaced {
+    fn shrink(&mut self) -> Result<(), &'static str> {
+        self.boxed = [0].into();
+        Ok(())
+    }
+
+    fn refuse(&mut self, _version: u32) -> Result<(), &'static str> {
+        Err("no")
+    }
+}
+
+#[test]
+fn a_box_that_a_hook_replaced_is_put_back() {
+    let before = Replaced { used: 2, boxed: [1, 2, 3].into() };
+    let mut kept = before.clone();
+    kept.load_or_keep(&mut Reader::strict(b"\x01\x09"), 1).unwrap_err();
+    assert_eq!(kept, before);
+}
+
 /// Every type of a length, and the widest of each that fits.
 #[derive(VmState, Default, Clone, PartialEq, Debug)]
 #[vmstate(name = "lengths")]

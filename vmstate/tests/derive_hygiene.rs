@@ -82,6 +82,28 @@ impl<T, const N: usize> Device<T, N> {
     }
 }
 
+/// Fields whose bytes need more than their type.
+#[derive(renamed::VmState, Debug, Default)]
+#[vmstate(name = "parts", crate = renamed)]
+pub struct Parts {
+    #[vmstate(range = 1..)]
+    count: u8,
+    #[vmstate(len = count * 2, max = 4)]
+    words: ::std::boxed::Box<[u16]>,
+    #[vmstate(slice = 0..2)]
+    slice: [u16; 3],
+    #[vmstate(slice = 1.., buffer)]
+    bytes: [u8; 2],
+    #[vmstate(bitmap, len = count, max = 64)]
+    bits: ::std::vec::Vec<u64>,
+    #[vmstate(list, max = 4)]
+    list: ::std::collections::VecDeque<u8>,
+    #[vmstate(map, max = 4)]
+    map: ::std::collections::BTreeMap<u8, u8>,
+    pointer: ::std::option::Option<::std::boxed::Box<u8>>,
+    timer: renamed::Timer,
+}
+
 /// Positions are names too.
 #[derive(renamed::VmState, Debug)]
 #[vmstate(name = "pair", crate = ::vmstate)]
@@ -127,6 +149,22 @@ fn generic_device_moves() {
         names.collect::<vec::Vec<_>>(),
         ["value", "words", "type", "Self::exists", "maybe", "Self::check", "count", "list"]
     );
+}
+
+#[::std::prelude::v1::test]
+fn parts_move() {
+    use ::std::{assert_eq, convert::Into as _, default::Default as _, vec};
+    let mut parts = Parts { count: 1, words: [2, 3].into(), bits: vec![1], ..Parts::default() };
+    parts.list.push_back(4);
+    parts.map.insert(5, 6);
+    let mut out = renamed::codec::Writer::new();
+    renamed::Wire::save(&mut parts, &mut out).unwrap();
+    let expected = b"\x01\0\x02\0\x03\0\0\0\0\0\0\0\0\0\0\0\0\x01\x01\x04\0\0\0\0\x01\x01\x05\x06\0\x30\
+                     \xff\xff\xff\xff\xff\xff\xff\xff";
+    assert_eq!(out.as_slice(), expected);
+    let mut loaded = Parts { words: [0, 0].into(), ..Parts::default() };
+    renamed::VmState::load_or_keep(&mut loaded, &mut renamed::codec::Reader::strict(expected), 1).unwrap();
+    assert_eq!((loaded.map, loaded.list), (parts.map, parts.list));
 }
 
 #[::std::prelude::v1::test]

@@ -1,8 +1,11 @@
 //! A load that fails leaves the device as it was, whatever fails and wherever.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
 use proptest::prelude::*;
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
-use vmstate::{ErrorKind, VmState, Wire};
+use vmstate::{ErrorKind, Timer, VmState, Wire};
 
 #[derive(VmState, Default, Clone, Debug, PartialEq)]
 #[vmstate(name = "leaf", post_load = Self::thaw)]
@@ -64,6 +67,16 @@ struct Zoo {
     new: u32,
     #[vmstate(exists = Self::old)]
     gone: u32,
+    #[vmstate(list, max = 4)]
+    queue: VecDeque<Leaf>,
+    #[vmstate(map, max = 4)]
+    map: BTreeMap<u8, Leaf>,
+    #[vmstate(slice = 1..3)]
+    slice: [Leaf; 4],
+    #[vmstate(bitmap, len = count, max = 4)]
+    bits: Vec<u64>,
+    pointers: [Option<Box<Leaf>>; 2],
+    timer: Timer,
     #[vmstate(subsection = "zoo/a")]
     a: u32,
     #[vmstate(subsection = "zoo/b")]
@@ -75,6 +88,12 @@ impl Zoo {
         self.new = 0xaaaa;
         self.a = 0xbbbb;
         self.list.clear();
+        self.queue.pop_front();
+        self.map.clear();
+        self.slice = Default::default();
+        self.bits.clear();
+        self.pointers = [None, Some(Box::default())];
+        self.timer = Timer(None);
         self.bytes.push(9);
         if self.gone == 0xdead { Err("pre_load says no") } else { Ok(()) }
     }
@@ -83,6 +102,9 @@ impl Zoo {
         self.gone = 0xcccc;
         self.text.push('!');
         self.list.push(Leaf::default());
+        self.queue.push_front(Leaf::default());
+        self.map.insert(0xff, Leaf::default());
+        self.pointers.reverse();
         if self.verdict == 1 { Err("post_load says no") } else { Ok(()) }
     }
 
@@ -123,6 +145,12 @@ impl Zoo {
             wide: 12,
             new: 13,
             gone: 14,
+            queue: [leaf(20), leaf(21)].into(),
+            map: BTreeMap::from([(22, leaf(23)), (24, leaf(25))]),
+            slice: [leaf(26), leaf(27), leaf(28), leaf(29)],
+            bits: vec![3],
+            pointers: [None, Some(Box::new(leaf(30)))],
+            timer: Timer(Some(Duration::from_nanos(31))),
             a: 15,
             b: leaf(16),
         }
@@ -137,7 +165,15 @@ impl Zoo {
 
 /// Loads `bytes` into devices of different shape: each must refuse, and stay.
 fn refuses(bytes: &[u8], version: u32, limits: Limits, kind: ErrorKind, text: &str) {
-    let other = Zoo { count: 4, list: vec![Leaf::default(); 4], bytes: vec![1; 4], ..Zoo::default() };
+    let other = Zoo {
+        count: 4,
+        list: vec![Leaf::default(); 4],
+        bytes: vec![1; 4],
+        queue: vec![Leaf::default(); 4].into(),
+        map: BTreeMap::from([(1, Leaf::default()), (22, Leaf::default())]),
+        pointers: [Some(Box::default()), Some(Box::default())],
+        ..Zoo::default()
+    };
     for before in [Zoo::default(), Zoo::full(), other] {
         let mut zoo = before.clone();
         let mut input = Reader::new(bytes, 0, Strictness::Strict, limits).complete();
@@ -233,7 +269,7 @@ fn refused_by_a_value() {
 proptest! {
     /// Whatever the bytes: a load succeeds, or changes nothing.
     #[test]
-    fn any_bytes(at in 0_usize..80, change in 1_u8.., cut in 0_usize..200, version in 0_u32..5) {
+    fn any_bytes(at in 0_usize..160, change in 1_u8.., cut in 0_usize..300, version in 0_u32..5) {
         let mut bytes = Zoo::full().bytes();
         let length = bytes.len();
         bytes[at % length] ^= change;

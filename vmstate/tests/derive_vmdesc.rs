@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use vmstate::codec::Writer;
+use vmstate::schema::json::Schema;
 use vmstate::schema::{Kind, Limit, vmdesc};
 use vmstate::{ErrorKind, Timer, Unused, VmState};
 
@@ -300,6 +301,16 @@ fn elements_of_lists_and_maps_are_described_in_the_field() {
     ]);
     assert_eq!(described["fields"][0]["vmsd_name"], "plain");
     assert_eq!(described["fields"][0]["fields"], element);
+}
+
+#[test]
+fn descriptions_of_all_kinds_survive_json() {
+    let mut schema = Schema::new(None);
+    let kinds = [Pointers::DESCRIPTION, Kinds::DESCRIPTION, Collections::DESCRIPTION, Ranges::DESCRIPTION];
+    for description in kinds {
+        schema.add(&description.name, description).unwrap();
+    }
+    assert_eq!(Schema::from_json(&schema.to_json()).unwrap(), schema);
 }
 
 /// The description says what a reader takes.

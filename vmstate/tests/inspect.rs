@@ -2,6 +2,7 @@
 
 use serde_json::{Value as Json, json};
 use vmstate::codec::Reader;
+use vmstate::dump::Dump;
 use vmstate::error::ErrorKind;
 use vmstate::inspect::{Fields, Value};
 use vmstate::schema::{self, Description, Kind, Limit, Presence};
@@ -186,4 +187,27 @@ fn bytes_that_do_not_fit_a_schema_are_malformed() {
     }
     let endless = Kind::Array(Kind::Buffer(0).into(), usize::MAX);
     assert_eq!(read(&[], endless).unwrap_err().kind(), ErrorKind::Malformed);
+}
+
+/// Whatever of a stream is there, or damaged: an answer, and damage where something is missing.
+#[test]
+fn a_damaged_stream_is_read_by_a_schema_as_far_as_it_goes() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/locks/uart/1");
+    let stream = std::fs::read(format!("{folder}/busy.bin")).unwrap();
+    let schema = std::fs::read_to_string(format!("{folder}/schema.json")).unwrap();
+    let schema = schema::json::Schema::from_json(&schema).unwrap();
+    // Behind the last section's footer and the end of sections comes the self-description.
+    let end = stream.windows(7).position(|window| window == [0x7e, 0, 0, 0, 2, 0, 6]).unwrap() + 6;
+    let whole = Dump::read_with(&stream[..end], &schema);
+    let uart = whole.sections().last().unwrap();
+    assert!(whole.damage.is_none() && uart.unread.is_none());
+    assert_eq!(uart.fields.as_ref().unwrap().to_json(), json!({"divider": 12, "ier": 5, "lcr": 3}));
+    for cut in 0..end {
+        assert!(Dump::read_with(&stream[..cut], &schema).damage.is_some(), "{cut} bytes");
+    }
+    for at in 0..end {
+        let mut changed = stream[..end].to_vec();
+        changed[at] ^= 0xff;
+        Dump::read_with(&changed, &schema);
+    }
 }

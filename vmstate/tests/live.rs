@@ -185,6 +185,43 @@ fn what_a_machine_refuses_leaves_the_guest_where_it_was() {
 }
 
 #[test]
+fn an_unmigratable_device_stops_a_migration_before_it_begins() {
+    for side in [Side::Source, Side::Destination] {
+        let mut setup = Setup::new(&BLOCKS, None);
+        let devices = if side == Side::Source { &mut setup.source_devices } else { &mut setup.destination_devices };
+        devices[1].rules.unmigratable = Some("it is passed through");
+        let outcome = setup.run();
+        assert_stayed(&outcome, SourcePhase::Failed);
+        let error = match side {
+            Side::Source => outcome.departure.error.unwrap(),
+            Side::Destination => outcome.arrival.unwrap_err(),
+        };
+        assert_eq!(error.kind(), ErrorKind::Rejected);
+        assert_eq!(error.to_string(), "device/1: this machine cannot be migrated: it is passed through");
+        assert_eq!(outcome.world.sent(side), 0);
+    }
+}
+
+#[test]
+fn an_early_device_goes_before_the_memory() {
+    let mut setup = Setup::new(&BLOCKS, None);
+    for devices in [&mut setup.source_devices, &mut setup.destination_devices] {
+        devices[1].rules.early_setup = true;
+    }
+    let outcome = setup.run();
+    assert_arrived(&outcome);
+    let stream = outcome.world.recorded();
+    let find = |wanted: &[u8]| stream.windows(wanted.len()).position(|bytes| bytes == wanted);
+    let memory = find(b"\x01\0\0\0\x01\x03ram");
+    assert!(find(b"\x04\0\0\0\x03\x06device\0\0\0\x01") < memory && memory < find(b"\x04\0\0\0\x02\x06device\0\0\0\0"));
+    assert!(find(b"\x04\0\0\0\x03\x06device").is_some());
+    let description = stream.windows(5).rposition(|bytes| bytes == b"devic").unwrap();
+    let text = String::from_utf8_lossy(&stream[description - 400..]);
+    let place = |instance: u32| text.find(&format!("\"name\": \"device\", \"instance_id\": {instance}"));
+    assert!(place(1).is_some() && place(1) < place(0), "{text}");
+}
+
+#[test]
 fn a_guest_that_was_taken_over_and_cannot_resume_is_not_handed_back() {
     let answered = Setup::new(&BLOCKS, None).run().world.sent(Side::Destination);
     let mut setup = Setup::new(&BLOCKS, None);

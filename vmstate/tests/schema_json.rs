@@ -233,6 +233,7 @@ fn descriptions() -> impl Strategy<Value = Description> {
             (0_usize..200).prop_map(Kind::Bitmap),
             limit.prop_map(|limit| Kind::Limited(Kind::Unsigned(2).into(), limit)),
             (inner.clone(), any::<u32>()).prop_map(|(nested, version)| Kind::StructAt(nested.into(), version)),
+            inner.clone().prop_map(|nested| Kind::Temporary(nested.into())),
             Just(Kind::Check),
             Just(Kind::CountedBuffer),
             width.clone().prop_map(Kind::Unsigned),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::schema::Description;
+use vmstate::section::SectionRules;
 use vmstate::{Section, VmState};
 
 /// `part` of what `whole` holds, locked for each save and load.
@@ -45,6 +46,15 @@ impl<S: ?Sized, T: VmState, F: Fn(&mut S) -> &mut T> Part<S> for F {
 impl<S: ?Sized, F: Part<S>> Section for View<S, F> {
     fn description(&self) -> &'static Description {
         F::Target::DESCRIPTION
+    }
+
+    fn rules(&self) -> SectionRules {
+        F::Target::SECTION
+    }
+
+    fn is_needed(&self) -> bool {
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        VmState::is_needed(self.part.of(&mut whole))
     }
 
     fn save(&mut self, out: &mut Writer) -> vmstate::Result<()> {

@@ -10,7 +10,7 @@ use vmstate_lab::vmm::{Program, Vmm};
 use vmstate_lab::{host, packages, skip};
 use vmstate_tests::stream_parser::parse;
 
-use super::peer::{PASSES, Peer, arrives, await_pass, failed, goes_on, on_tcg, passes, power_off};
+use super::peer::{PASSES, Peer, arrives, await_pass, failed, goes_on, on_tcg, power_off};
 use crate::place::{case_with_qemu, minivmm, scratch};
 use crate::stream::relay;
 use crate::world::{self, MIGRATION, World, dirtying, ensure, within};
@@ -18,16 +18,15 @@ use crate::world::{self, MIGRATION, World, dirtying, ensure, within};
 /// Sections that QEMU does not have.
 const OURS: [&str; 2] = ["minivmm/clock", "minivmm/vcpu"];
 
-/// Migrates from one minivmm to another, both of which end, and returns what the source sent, without `left_out`.
-fn of_minivmm(mut source: Vmm, destination: (Vmm, String), directory: &Path, left_out: &[&str]) -> Result<Vec<u8>> {
+/// Migrates from one minivmm to another, both of which end, and returns what the source sent.
+fn of_minivmm(mut source: Vmm, destination: (Vmm, String), directory: &Path) -> Result<Vec<u8>> {
     let between = directory.join("relay");
     let relay = relay(&between, &destination.1)?;
     source.start_migration(&format!("unix:{}", between.display()))?;
     let info = source.follow_migration(within(MIGRATION), |_| ())?;
     ensure(info["status"] == "completed", || format!("the migration did not complete: {info}"))?;
     drop((source, destination));
-    let bytes = relay.join().map_err(|_| failed("the relay panicked"))?.map_err(failed)?;
-    without(&bytes, left_out)
+    relay.join().map_err(|_| failed("the relay panicked"))?.map_err(failed)
 }
 
 /// Lets the guest run when the load is over: it was stopped when it was sent, so that it runs nowhere else.
@@ -42,12 +41,11 @@ fn takes_over(peer: &mut Peer, left_out: &[&str]) -> Result<()> {
     let mut source = peer.boot_as(&program)?;
     await_pass(&source, PASSES)?;
     source.qmp.execute("stop", Value::Null)?;
-    let last = passes(&source)?.last().copied().unwrap_or(0);
     let destination = peer.wait_as(&program)?;
-    let stream = of_minivmm(source, destination, &peer.directory, left_out)?;
-    let mut qemu = peer.incoming(&stream, &[])?;
+    let sent = of_minivmm(source, destination, &peer.directory)?;
+    let mut qemu = peer.incoming(&without(&sent, left_out)?, &[])?;
     resume(&mut qemu)?;
-    goes_on(&qemu, last)?;
+    goes_on(&qemu, &sent)?;
     power_off(qemu)
 }
 
@@ -83,9 +81,9 @@ fn takes_over_linux(world: &World) -> Result<()> {
     world::goes_on(&mut source)?;
     source.qmp.execute("stop", Value::Null)?;
     let destination = bench.incoming()?;
-    let stream = of_minivmm(source, destination, directory.path(), &OURS)?;
+    let sent = of_minivmm(source, destination, directory.path())?;
     let file = directory.path().join("stream");
-    std::fs::write(&file, stream).map_err(failed)?;
+    std::fs::write(&file, without(&sent, &OURS)?).map_err(failed)?;
     bench.change_to(Program::Qemu(packages::qemu()?, "kvm"));
     let mut qemu = bench.start(Some(format!("file:{}", file.display())))?;
     resume(&mut qemu)?;

@@ -1,16 +1,24 @@
 //! Target: a stream taken apart without types, once as it is, and once one made of a body and a self-description, whose
-//! length would else hardly ever be right.
+//! length would else hardly ever be right. Sections without a self-description are read by QEMU's dump.
 //!
 //! ```text
 //! byte 0 is 0: stream | else: description of one section, `00`, its body
 //! ```
 
+use std::sync::LazyLock;
+
 use vmstate::dump::{Dump, Part};
+use vmstate::schema::json::Schema;
 
 use crate::machine::Machine;
 use crate::{Target, devices, streams};
 
 pub(crate) const TARGET: Target = Target { name: "inspect", memory: 320 << 20, body, seeds };
+
+static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
+    let text = include_str!("../../../vmstate/tests/fixtures/qemu-10.0-dump-vmstate.json");
+    Schema::from_json(text).expect("QEMU's dump")
+});
 
 fn body(input: &[u8]) {
     let stream = match input {
@@ -21,7 +29,7 @@ fn body(input: &[u8]) {
             of_one_section(description, body)
         }
     };
-    let dump = Dump::read(&stream);
+    let dump = Dump::read_with(&stream, &SCHEMA);
     let mut before = 0;
     for section in dump.sections() {
         assert!(section.offset >= before, "sections that overlap");
@@ -50,7 +58,9 @@ fn seeds() -> Vec<Vec<u8>> {
         seeds.push([&[0], streams::loadable(stream, &known).as_slice()].concat());
         let sections = streams::sections(stream);
         // Behind the last section: EOF, the mark of the self-description, its length.
-        let text = sections.last().expect("sections").whole.end + 1 + 1 + 4;
+        let end = sections.last().expect("sections").whole.end + 1;
+        let text = end + 1 + 4;
+        seeds.push([&[0], &streams::loadable(&stream[..end], &known)[..]].concat());
         let described: serde_json::Value = serde_json::from_slice(&stream[text..]).expect("a self-description");
         for found in sections.iter().filter(|found| found.part == Part::Full) {
             let of_it = |device: &&serde_json::Value| {

@@ -2,10 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Stdio};
+use std::process::{ChildStdin, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -61,6 +61,7 @@ pub struct Vmm {
     messages: Receiver<Value>,
     console: Arc<Mutex<String>>,
     errors: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Vmm {
@@ -82,7 +83,7 @@ impl Vmm {
         let output = process.child().stdout.take().ok_or_else(closed)?;
         let complaints = process.child().stderr.take().ok_or_else(closed)?;
         let (sender, messages) = channel();
-        let console = gather(output, move |line| {
+        let (console, console_reader) = gather(output, move |line| {
             if let Some((_, message)) = line.split_once(guest::PREFIX)
                 && let Ok(message) = serde_json::from_str(message)
             {
@@ -90,7 +91,7 @@ impl Vmm {
                 let _ = sender.send(message);
             }
         });
-        let errors = gather(complaints, |_| ());
+        let (errors, errors_reader) = gather(complaints, |_| ());
         let deadline = Instant::now() + START;
         let connected = loop {
             match Qmp::connect(&config.control, Instant::now() + Duration::from_millis(200)) {
@@ -99,16 +100,32 @@ impl Vmm {
                 Err(_) => {}
             }
         };
-        let qmp = connected.map_err(|error| {
-            thread::sleep(Duration::from_millis(50));
-            Error::failed(format!("{}: {error}; it said: {}", path.display(), read(&errors).trim()))
-        })?;
-        Ok(Self { process, qmp, input, messages, console, errors })
+        let qmp = match connected {
+            Ok(qmp) => qmp,
+            Err(error) => {
+                process.kill();
+                drop(errors_reader.join());
+                return Err(Error::failed(format!("{}: {error}; it said: {}", path.display(), read(&errors).trim())));
+            }
+        };
+        let readers = vec![console_reader, errors_reader];
+        Ok(Self { process, qmp, input, messages, console, errors, readers })
     }
 
     /// The process, to wait for it or to kill it.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// Waits for its end, and until all is read that it and the guest wrote.
+    ///
+    /// # Errors
+    /// When it still runs at `deadline`.
+    pub fn wait_end(&mut self, deadline: Instant) -> Result<ExitStatus> {
+        let status = self.process.wait(deadline)?;
+        // Its streams are closed. A reader that panicked has left what it read.
+        self.readers.drain(..).for_each(|reader| drop(reader.join()));
+        Ok(status)
     }
 
     /// Everything the guest wrote to its serial port.
@@ -276,10 +293,13 @@ fn qemu_arguments(config: &Config, accelerator: &str) -> Vec<String> {
 }
 
 /// Collects a stream in the background; `line` sees each whole line.
-fn gather(stream: impl Read + Send + 'static, mut line: impl FnMut(&str) + Send + 'static) -> Arc<Mutex<String>> {
+fn gather(
+    stream: impl Read + Send + 'static,
+    mut line: impl FnMut(&str) + Send + 'static,
+) -> (Arc<Mutex<String>>, JoinHandle<()>) {
     let text = Arc::new(Mutex::new(String::new()));
     let gathered = Arc::clone(&text);
-    thread::spawn(move || {
+    let reader = thread::spawn(move || {
         let mut stream = BufReader::new(stream);
         let mut pending = String::new();
         // Not by lines: a shell's prompt ends without one.
@@ -294,7 +314,7 @@ fn gather(stream: impl Read + Send + 'static, mut line: impl FnMut(&str) + Send 
             }
         }
     });
-    text
+    (text, reader)
 }
 
 fn read(text: &Mutex<String>) -> String {

@@ -2,6 +2,7 @@
 
 use syn::Path;
 
+use super::section::SectionAttrs;
 use super::{Item, Once, Spanned};
 use crate::ctxt::Ctxt;
 use crate::symbol;
@@ -9,8 +10,10 @@ use crate::symbol;
 /// What the struct says of itself.
 pub(crate) struct ContainerAttrs {
     pub(crate) main: PartAttrs,
+    pub(crate) section: SectionAttrs,
     pub(crate) subsections: Vec<(Item, PartAttrs)>,
     pub(crate) krate: Option<Spanned<Path>>,
+    pub(crate) remote: Option<Spanned<Path>>,
 }
 
 /// What a part with fields and hooks of its own says: the struct itself, or a subsection.
@@ -30,22 +33,26 @@ pub(crate) struct PartAttrs {
 impl ContainerAttrs {
     pub(crate) fn from_items(ctxt: &Ctxt, items: Vec<Item>) -> Self {
         let mut krate = Once::default();
+        let mut remote = Once::default();
         let mut subsections = Vec::new();
+        let mut section = SectionAttrs::default();
         let mut own = Vec::new();
         for item in items {
             match item.word.to_string().as_str() {
                 symbol::CRATE => krate.set(ctxt, &item, item.path(ctxt)),
+                symbol::REMOTE => remote.set(ctxt, &item, item.path(ctxt)),
                 symbol::SUBSECTION => {
                     if let Some(items) = item.list(ctxt) {
                         let part = PartAttrs::from_items(ctxt, &items, "`subsection(…)`", symbol::IN_SUBSECTION);
                         subsections.push((item, part));
                     }
                 }
+                _ if section.take(ctxt, &item) => {}
                 _ => own.push(item),
             }
         }
         let main = PartAttrs::from_items(ctxt, &own, "a struct", symbol::ON_CONTAINER);
-        Self { main, subsections, krate: krate.get() }
+        Self { main, section, subsections, krate: krate.get(), remote: remote.get() }
     }
 }
 

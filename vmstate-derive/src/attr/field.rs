@@ -42,6 +42,9 @@ pub(crate) struct FieldAttrs {
     pub(crate) bitmap: Option<Spanned<()>>,
     pub(crate) wire: Option<Spanned<Type>>,
     pub(crate) with: Option<Spanned<Path>>,
+    pub(crate) via: Option<Spanned<Type>>,
+    pub(crate) tmp: Option<Spanned<Type>>,
+    pub(crate) struct_version: Option<Spanned<u32>>,
     pub(crate) subsection: Option<Spanned<String>>,
     pub(crate) unframed: Option<Spanned<()>>,
 }
@@ -66,6 +69,9 @@ impl FieldAttrs {
         let mut bitmap = Once::default();
         let mut wire = Once::default();
         let mut with = Once::default();
+        let mut via = Once::default();
+        let mut tmp = Once::default();
+        let mut struct_version = Once::default();
         let mut subsection = Once::default();
         let mut unframed = Once::default();
         for item in &all_items(ctxt, attrs) {
@@ -88,6 +94,9 @@ impl FieldAttrs {
                 symbol::BITMAP => bitmap.set(ctxt, item, item.flag(ctxt)),
                 symbol::WIRE => wire.set(ctxt, item, item.is(ctxt, "an integer type")),
                 symbol::WITH => with.set(ctxt, item, item.path(ctxt)),
+                symbol::VIA => via.set(ctxt, item, item.is(ctxt, "a type")),
+                symbol::TMP => tmp.set(ctxt, item, item.is(ctxt, "a type")),
+                symbol::STRUCT_VERSION => struct_version.set(ctxt, item, item.number(ctxt)),
                 symbol::SUBSECTION => subsection.set(ctxt, item, item.text(ctxt)),
                 symbol::UNFRAMED => unframed.set(ctxt, item, item.flag(ctxt)),
                 _ => item.unknown(ctxt, "a field", symbol::ON_FIELD),
@@ -112,6 +121,9 @@ impl FieldAttrs {
             bitmap: bitmap.get(),
             wire: wire.get(),
             with: with.get(),
+            via: via.get(),
+            tmp: tmp.get(),
+            struct_version: struct_version.get(),
             subsection: subsection.get(),
             unframed: unframed.get(),
         }

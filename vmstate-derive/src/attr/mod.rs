@@ -2,6 +2,7 @@
 
 pub(crate) mod container;
 pub(crate) mod field;
+pub(crate) mod section;
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -47,6 +48,11 @@ impl Parse for Item {
 }
 
 impl Item {
+    /// True if it is more than the word.
+    pub(crate) fn has_value(&self) -> bool {
+        !matches!(self.value, Value::None)
+    }
+
     /// The entry without a value.
     pub(crate) fn flag(&self, ctxt: &Ctxt) -> Option<Spanned<()>> {
         match self.value {
@@ -158,6 +164,11 @@ impl<T> Once<T> {
 
     pub(crate) fn get(self) -> Option<Spanned<T>> {
         self.0
+    }
+
+    /// The value, if it was given.
+    pub(crate) fn value(&self) -> Option<&T> {
+        self.0.as_ref().map(|given| &given.value)
     }
 }
 

@@ -3,7 +3,7 @@
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned as _;
-use syn::{Expr, ExprRange, Generics, RangeLimits, Type, parse_quote};
+use syn::{Expr, ExprRange, Generics, RangeLimits, Type, TypeArray, parse_quote};
 
 use crate::ast::{Codec, Container, Field, Length};
 
@@ -38,6 +38,14 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
         Codec::AtMostCurrent => quote!(<#ty as __v::Current>::AT_MOST),
         Codec::Via(wire) => quote!(<#wire as __v::Wire>::KIND),
         Codec::With(module) => quote!(#module::KIND),
+        Codec::Proxy(proxy) => quote!(<#proxy as __v::Wire>::KIND),
+        Codec::ProxyEach(proxies) => quote!(<#proxies as __v::Wire>::KIND),
+        Codec::Temporary(temporary) => {
+            quote!(__v::Kind::Temporary(__v::Shared::Static(<#temporary as __v::VmState>::DESCRIPTION)))
+        }
+        Codec::At(version) => {
+            quote!(__v::Kind::StructAt(__v::Shared::Static(<#ty as __v::VmState>::DESCRIPTION), #version))
+        }
     }
 }
 
@@ -54,6 +62,21 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
             __v::within(#module::save(&self.#member, out), #name)?;
             __v::within(__v::custom_size(&#module::KIND, before, out), #name)?;
         },
+        Codec::Proxy(proxy) => quote!(__v::within(__v::save_via::<#ty, #proxy>(&self.#member, out), #name)?;),
+        Codec::ProxyEach(TypeArray { elem, len, .. }) => {
+            quote!(__v::within(__v::save_via_each::<_, #elem, { #len }>(&self.#member, out), #name)?;)
+        }
+        Codec::Temporary(temporary) => {
+            // At the type: what is on the wire is not in this field, so it can only be nothing.
+            let nothing = quote_spanned!(ty.span()=> let () = self.#member;);
+            quote! {
+                #nothing
+                __v::within(__v::save_via::<Self, #temporary>(&*self, out), #name)?;
+            }
+        }
+        Codec::At(version) => {
+            quote!(__v::within(<#ty as __v::VmState>::save_version(&mut self.#member, out, #version), #name)?;)
+        }
         codec => {
             let by = by_trait(codec);
             let told = told(
@@ -73,6 +96,16 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
         Codec::AtMostCurrent => quote!(__v::within(__v::load_at_most::<#ty>(&mut self.#member, input), #name)?;),
         Codec::Via(wire) => quote!(__v::within(__v::load_as::<#ty, #wire>(&mut self.#member, input), #name)?;),
         Codec::With(module) => quote!(self.#member = __v::within(#module::load(input), #name)?;),
+        Codec::Proxy(proxy) => quote!(__v::within(__v::load_via::<#ty, #proxy>(&mut self.#member, input), #name)?;),
+        Codec::ProxyEach(TypeArray { elem, len, .. }) => {
+            quote!(__v::within(__v::load_via_each::<_, #elem, { #len }>(&mut self.#member, input), #name)?;)
+        }
+        Codec::Temporary(temporary) => {
+            quote!(__v::within(__v::load_temporary::<Self, #temporary>(self, input), #name)?;)
+        }
+        Codec::At(version) => {
+            quote!(__v::within(<#ty as __v::VmState>::load_version(&mut self.#member, input, #version), #name)?;)
+        }
         codec => {
             let by = by_trait(codec);
             let told = told(
@@ -99,6 +132,9 @@ fn told(field: &Field<'_>, count: impl Fn(&Length) -> TokenStream) -> TokenStrea
 /// The type that keeps the field's value for an undo.
 pub(super) fn undo_type(field: &Field<'_>) -> TokenStream {
     let ty = field.ty;
+    if let Codec::Temporary(temporary) = &field.codec {
+        return temporary.to_token_stream();
+    }
     match keeper(&field.codec) {
         // At the type: a field that cannot be migrated is pointed at there.
         Some(keeper) => quote_spanned!(ty.span()=> <#ty as #keeper>::Undo),
@@ -109,6 +145,9 @@ pub(super) fn undo_type(field: &Field<'_>) -> TokenStream {
 /// The field's value, for an undo.
 pub(super) fn remember(field: &Field<'_>) -> TokenStream {
     let Field { member, ty, .. } = field;
+    if let Codec::Temporary(temporary) = &field.codec {
+        return quote!(<#temporary as ::core::convert::From<&Self>>::from(self));
+    }
     match keeper(&field.codec) {
         Some(keeper) => quote!(<#ty as #keeper>::remember(&self.#member)),
         None => quote!(<#ty as ::core::clone::Clone>::clone(&self.#member)),
@@ -118,6 +157,9 @@ pub(super) fn remember(field: &Field<'_>) -> TokenStream {
 /// Puts back `kept`.
 pub(super) fn undo(field: &Field<'_>, kept: &TokenStream) -> TokenStream {
     let Field { member, ty, .. } = field;
+    if let Codec::Temporary(temporary) = &field.codec {
+        return quote!(__v::undo_temporary::<Self, #temporary>(self, #kept););
+    }
     match keeper(&field.codec) {
         Some(keeper) => quote!(<#ty as #keeper>::undo(&mut self.#member, #kept);),
         None => quote!(self.#member = #kept;),
@@ -134,7 +176,7 @@ pub(super) fn with_bounds(container: &Container<'_>) -> Generics {
             continue;
         }
         let keeper = match (&field.codec, keeper(&field.codec)) {
-            (Codec::Via(_) | Codec::Equal | Codec::AtMostCurrent, _) => None,
+            (Codec::Via(_) | Codec::Temporary(_) | Codec::Equal | Codec::AtMostCurrent, _) => None,
             (_, keeper) => keeper.or_else(|| Some(quote!(::core::clone::Clone))),
         };
         let ranged = field.attrs.range.as_ref().map(|_| quote!(__v::Ranged));
@@ -152,6 +194,7 @@ pub(super) fn with_bounds(container: &Container<'_>) -> Generics {
 /// The trait of the library that makes the bytes.
 fn by_trait(codec: &Codec) -> Option<TokenStream> {
     match codec {
+        Codec::At(_) => Some(quote!(__v::VmState)),
         Codec::Plain | Codec::Bitmap(None) => Some(quote!(__v::Wire)),
         Codec::Buffer(None) => Some(quote!(__v::Buffer)),
         Codec::Buffer(Some(_)) => Some(quote!(__v::CountedBuffer)),
@@ -162,17 +205,20 @@ fn by_trait(codec: &Codec) -> Option<TokenStream> {
         Codec::Map(_) => Some(quote!(__v::Map)),
         Codec::Optional => Some(quote!(__v::Optional)),
         Codec::Equal | Codec::AtMostCurrent => Some(quote!(__v::Current)),
-        Codec::Via(_) | Codec::With(_) => None,
+        Codec::Via(_) | Codec::With(_) | Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
     }
 }
 
 /// The trait that makes the undo; the other ways keep a clone.
 fn keeper(codec: &Codec) -> Option<TokenStream> {
     match codec {
-        Codec::Plain | Codec::Bitmap(None) | Codec::Slice(_) | Codec::BufferSlice(_) => Some(quote!(__v::Wire)),
+        Codec::Plain | Codec::At(_) | Codec::Bitmap(None) | Codec::Slice(_) | Codec::BufferSlice(_) => {
+            Some(quote!(__v::Wire))
+        }
         Codec::Counted(_) | Codec::Buffer(Some(_)) | Codec::Bitmap(Some(_)) => Some(quote!(__v::Counted)),
         Codec::List(_) | Codec::Map(_) | Codec::Optional => by_trait(codec),
         Codec::Buffer(None) | Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
+        Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
     }
 }
 

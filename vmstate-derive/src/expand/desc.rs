@@ -5,40 +5,52 @@ use quote::{ToTokens, quote};
 
 use syn::ExprRange;
 
-use super::{codec, fields_const};
+use super::{codec, fields_const, subsections_const};
 use crate::ast::{Container, Field, Part};
 
 /// `DESCRIPTION` of the struct itself.
 pub(super) fn main(container: &Container<'_>) -> TokenStream {
-    let value = description(&container.parts[0], 0, &quote!(<Self as __Parts>::__SUBSECTIONS));
+    let value = description(container, 0);
     quote!(const DESCRIPTION: &'static __v::Description = &#value;)
 }
 
-/// The field list of each part, and the list of subsections.
+/// The field list of each part, and its list of subsections.
 pub(super) fn parts(container: &Container<'_>) -> TokenStream {
     let lists = (0..container.parts.len()).map(|part| {
         let list = fields_const(part);
         let fields = container.fields_of(part).map(|(_, field)| entries(field));
         quote!(const #list: &'static [__v::Field] = &[#(#fields)*];)
     });
-    let subsections = container.parts.iter().enumerate().skip(1);
-    let subsections = subsections.map(|(index, part)| description(part, index, &quote!(&[])));
+    let subsections = (0..container.parts.len()).map(|part| {
+        let list = subsections_const(part);
+        let subsections = container.subsections_of(part).map(|(index, _)| description(container, index));
+        quote!(const #list: &'static [__v::Description] = &[#(#subsections),*];)
+    });
     quote! {
         #(#lists)*
-        const __SUBSECTIONS: &'static [__v::Description] = &[#(#subsections),*];
+        #(#subsections)*
     }
 }
 
-fn description(part: &Part, index: usize, subsections: &TokenStream) -> TokenStream {
-    let Part { name, version, minimum_version, .. } = part;
+/// The description of part `index`, where it is declared.
+pub(super) fn reference(container: &Container<'_>, index: usize) -> TokenStream {
+    let Some(parent) = container.parts[index].parent else { return quote!(<Self as __v::VmState>::DESCRIPTION) };
+    let list = subsections_const(parent);
+    let place = container.subsections_of(parent).position(|(other, _)| other == index);
+    quote!(&<Self as __Parts>::#list[#place])
+}
+
+fn description(container: &Container<'_>, index: usize) -> TokenStream {
+    let Part { name, version, minimum_version, .. } = &container.parts[index];
     let fields = fields_const(index);
+    let subsections = subsections_const(index);
     quote! {
         __v::Description::new(
             __v::Shared::Static(#name),
             #version,
             #minimum_version,
             __v::Shared::Static(<Self as __Parts>::#fields),
-            __v::Shared::Static(#subsections),
+            __v::Shared::Static(<Self as __Parts>::#subsections),
         )
     }
 }

@@ -38,7 +38,21 @@ fn rules<'a>(container: &'a Container<'_>, this: &'a Ident) -> impl Iterator<Ite
             )
         }
     });
-    fields.chain(stolen)
+    fields.chain(stolen).chain(struct_versions(container))
+}
+
+/// A `struct_version` that the struct never had could not be saved or loaded.
+fn struct_versions<'a>(container: &'a Container<'_>) -> impl Iterator<Item = TokenStream> + 'a {
+    container.migrated().filter_map(|(_, field)| {
+        let version = field.attrs.struct_version.as_ref()?;
+        let (ty, number) = (field.ty, version.value);
+        Some(quote_spanned! {version.tokens.span()=>
+            ::core::assert!(
+                <#ty as __v::VmState>::DESCRIPTION.has_version(#number),
+                "the struct has no such version: it is above its `version` or below its `minimum_version`"
+            )
+        })
+    })
 }
 
 fn fields_of(container: &Container<'_>, part: usize, this: &Ident) -> Vec<TokenStream> {
@@ -100,10 +114,15 @@ fn may_hold_structs(field: &Field<'_>) -> bool {
             TokenTree::Punct(_) | TokenTree::Literal(_) => false,
         })
     }
-    let by_type = match field.codec {
-        Codec::Plain | Codec::Optional | Codec::Counted(_) | Codec::Slice(_) | Codec::List(_) | Codec::Map(_) => true,
-        Codec::Buffer(_) | Codec::BufferSlice(_) | Codec::Bitmap(_) => false,
-        Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => false,
+    let represented = match &field.codec {
+        Codec::Plain | Codec::Optional | Codec::Counted(_) | Codec::Slice(_) | Codec::List(_) | Codec::Map(_) => {
+            field.ty
+        }
+        Codec::At(_) => field.ty,
+        Codec::Proxy(represented) | Codec::Temporary(represented) => represented,
+        Codec::ProxyEach(represented) => &represented.elem,
+        Codec::Buffer(_) | Codec::BufferSlice(_) | Codec::Bitmap(_) => return false,
+        Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => return false,
     };
-    by_type && other_words(field.ty.to_token_stream())
+    other_words(represented.to_token_stream())
 }

@@ -19,11 +19,11 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
     let fields = run::grouped(
         container.fields_of(index).map(|(_, field)| field),
         // A bool has values that do not load.
-        |field| is_always_there(field, *oldest) && !run::is_bool(field),
+        |field| run::is_always_there(field, *oldest) && !run::is_bool(field),
         Run::load,
         |field| field_code(field, *oldest),
     );
-    let subsections = if index == 0 { subsections(container) } else { TokenStream::new() };
+    let subsections = subsections(container, index);
     let pre_load = part.attrs.pre_load.as_ref().map(|path| {
         let call = call(&path.value, &quote!(self));
         quote!(__v::load_hook(#call, "pre_load", input)?;)
@@ -79,7 +79,7 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
             let call = call(&exists.value, &quote!(&*self, version));
             quote!(if #call { #load })
         }
-        (Some(since), None) if !is_always_there(field, oldest) => {
+        (Some(since), None) if !run::is_always_there(field, oldest) => {
             let since = since.value;
             quote!(if version >= #since { #load })
         }
@@ -88,31 +88,25 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
     quote!(#before #load #after)
 }
 
-/// True if every version that loads has the field.
-fn is_always_there(field: &Field<'_>, oldest: u32) -> bool {
-    field.attrs.exists.is_none() && field.attrs.since.as_ref().is_none_or(|since| since.value <= oldest)
-}
-
-fn subsections(container: &Container<'_>) -> TokenStream {
-    let count = container.parts.len() - 1;
+fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {
+    let count = container.subsections_of(parent).count();
     if count == 0 {
         return TokenStream::new();
     }
-    let arms = container.parts.iter().enumerate().skip(1).map(|(index, part)| {
+    let description = desc::reference(container, parent);
+    let arms = container.subsections_of(parent).enumerate().map(|(place, (index, part))| {
         let name = &part.name;
         let load_part = load_fn(index);
-        let place = index - 1;
         quote!(#place => __v::within(<Self as __Parts>::#load_part(self, input, version), #name)?,)
     });
-    let absent = (1..container.parts.len()).filter_map(|index| {
-        let Field { member, ty, .. } = container.option_of(index)?;
-        let place = index - 1;
-        Some(quote!(if !seen[#place] { <#ty as __v::Optional>::absent(&mut self.#member) }))
+    let absent = container.subsections_of(parent).enumerate().filter_map(|(place, (index, _))| {
+        let absent = absent(container, index);
+        (!absent.is_empty()).then(|| quote!(if !seen[#place] { #absent }))
     });
     quote! {
         let mut seen = [false; #count];
         while let ::core::option::Option::Some((place, version)) =
-            __v::next(input, <Self as __v::VmState>::DESCRIPTION, &mut seen)?
+            __v::next(input, #description, &mut seen)?
         {
             match place {
                 #(#arms)*
@@ -121,4 +115,13 @@ fn subsections(container: &Container<'_>) -> TokenStream {
         }
         #(#absent)*
     }
+}
+
+/// What becomes of the fields of an absent subsection, and of those inside of it.
+fn absent(container: &Container<'_>, part: usize) -> TokenStream {
+    let own = container
+        .option_of(part)
+        .map(|Field { member, ty, .. }| quote!(<#ty as __v::Optional>::absent(&mut self.#member);));
+    let inside = container.subsections_of(part).map(|(index, _)| absent(container, index));
+    quote!(#own #(#inside)*)
 }

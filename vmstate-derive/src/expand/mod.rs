@@ -4,8 +4,10 @@ mod codec;
 mod desc;
 mod framing;
 mod load;
+mod remote;
 mod run;
 mod save;
+mod section;
 mod undo;
 
 use proc_macro2::TokenStream;
@@ -30,26 +32,30 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
     let undo_struct = undo::definition(container, &generics);
     let remember = undo::remember(container);
     let undo = undo::undo(container);
+    let remote = remote::conversions(container);
+    let section = section::items(container);
     let (save_main, load_main) = (save_fn(0), load_fn(0));
     let version = container.parts[0].version;
     let declared_saves = (0..container.parts.len()).map(save_fn);
     let declared_loads = (0..container.parts.len()).map(load_fn);
     let declared_fields = (0..container.parts.len()).map(fields_const);
+    let declared_subsections = (0..container.parts.len()).map(subsections_const);
 
     quote! {
         #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
-        #[allow(unused_qualifications, missing_docs, missing_debug_implementations, unreachable_pub)]
+        #[allow(unused_qualifications, unused_variables, missing_docs, missing_debug_implementations, unreachable_pub)]
         const _: () = {
             use #krate::__private as __v;
 
             #undo_struct
             #framed_now
+            #remote
 
             trait __Parts: ::core::marker::Sized {
                 #(const #declared_fields: &'static [__v::Field];)*
-                const __SUBSECTIONS: &'static [__v::Description];
+                #(const #declared_subsections: &'static [__v::Description];)*
                 const __FRAMED: ();
-                #(fn #declared_saves(&mut self, out: &mut __v::Writer) -> __v::Result<()>;)*
+                #(fn #declared_saves(&mut self, out: &mut __v::Writer, version: u32) -> __v::Result<()>;)*
                 #(fn #declared_loads(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()>;)*
             }
 
@@ -67,7 +73,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
                 const KIND: __v::Kind = __v::Kind::Struct(__v::Shared::Static(<Self as __v::VmState>::DESCRIPTION));
 
                 fn save(&mut self, out: &mut __v::Writer) -> __v::Result<()> {
-                    <Self as __Parts>::#save_main(self, out)
+                    <Self as __Parts>::#save_main(self, out, #version)
                 }
 
                 fn load(&mut self, input: &mut __v::Reader<'_>) -> __v::Result<()> {
@@ -86,6 +92,12 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
             #[automatically_derived]
             impl #impl_generics __v::VmState for #ident #ty_generics #where_clause {
                 #description
+                #section
+
+                fn save_version(&mut self, out: &mut __v::Writer, version: u32) -> __v::Result<()> {
+                    __v::window_to_save(version, <Self as __v::VmState>::DESCRIPTION)?;
+                    <Self as __Parts>::#save_main(self, out, version)
+                }
 
                 fn load_version(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()> {
                     <Self as __Parts>::#load_main(self, input, version)
@@ -116,4 +128,8 @@ fn load_fn(part: usize) -> Ident {
 
 fn fields_const(part: usize) -> Ident {
     format_ident!("__FIELDS_{part}")
+}
+
+fn subsections_const(part: usize) -> Ident {
+    format_ident!("__SUBSECTIONS_{part}")
 }

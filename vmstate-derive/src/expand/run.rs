@@ -65,11 +65,13 @@ impl Run<'_, '_> {
     pub(super) fn save(&self) -> TokenStream {
         let size = Literal::usize_unsuffixed(self.size);
         let parts = self.parts.iter().map(|Part { field, start, .. }| {
-            let member = &field.member;
+            let Field { member, ty, .. } = field;
             let start = Literal::usize_unsuffixed(*start);
             match is_bool(field) {
-                true => quote!(__v::put_at::<#start, _, _>(&mut run, [self.#member as _]);),
-                false => quote!(__v::put_at::<#start, _, _>(&mut run, self.#member.to_be_bytes());),
+                true => quote!(__v::put_bool_at::<#start, _>(&mut run, self.#member);),
+                false => quote! {
+                    __v::put_at::<#start, _, _>(&mut run, ::core::primitive::#ty::to_be_bytes(self.#member));
+                },
             }
         });
         quote!({
@@ -84,7 +86,7 @@ impl Run<'_, '_> {
         let size = Literal::usize_unsuffixed(self.size);
         let parts = self.parts.iter().map(|Part { field: Field { member, ty, .. }, start, .. }| {
             let start = Literal::usize_unsuffixed(*start);
-            quote!(self.#member = <#ty>::from_be_bytes(__v::get_at::<#start, _, _>(run));)
+            quote!(self.#member = ::core::primitive::#ty::from_be_bytes(__v::get_at::<#start, _, _>(run));)
         });
         let names = self.parts.iter().map(|Part { field: Field { name, .. }, size, .. }| {
             let size = Literal::usize_unsuffixed(*size);
@@ -97,13 +99,18 @@ impl Run<'_, '_> {
     }
 }
 
+/// True if every version from the oldest on has the field.
+pub(super) fn is_always_there(field: &Field<'_>, oldest: u32) -> bool {
+    field.attrs.exists.is_none() && field.attrs.since.as_ref().is_none_or(|since| since.value <= oldest)
+}
+
 /// True if the field is a bool.
 pub(super) fn is_bool(field: &Field<'_>) -> bool {
     field.ty.to_token_stream().to_string() == BOOL
 }
 
 /// Bytes of a field that is an integer or bool and nothing more: no check has its place before or behind it. By the
-/// type's name, as there is nothing else to tell it by; another type of that name does not compile.
+/// type's name, as there is nothing else to tell it by; another type of that name makes code that does not compile.
 fn plain_size(field: &Field<'_>) -> Option<usize> {
     let attrs = &field.attrs;
     let checks = attrs.must_exist.is_some() || attrs.validate.is_some() || attrs.range.is_some();

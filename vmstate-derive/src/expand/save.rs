@@ -17,11 +17,11 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
     let name = save_fn(index);
     let fields = run::grouped(
         container.fields_of(index).map(|(_, field)| field),
-        |field| field.attrs.exists.is_none(),
+        |field| run::is_always_there(field, part.minimum_version),
         Run::save,
-        |field| field_code(field, part.version),
+        |field| field_code(field, part.minimum_version),
     );
-    let subsections = if index == 0 { subsections(container) } else { TokenStream::new() };
+    let subsections = subsections(container, index);
     let validate = part.attrs.validate.as_ref().map(|path| {
         let call = call(&path.value, &quote!(&*self));
         quote!(__v::hook(#call, "validate")?;)
@@ -49,18 +49,18 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
         }
     };
     quote! {
-        fn #name(&mut self, out: &mut __v::Writer) -> __v::Result<()> {
+        fn #name(&mut self, out: &mut __v::Writer, version: u32) -> __v::Result<()> {
             #pre_save
             #body
         }
     }
 }
 
-fn field_code(field: &Field<'_>, version: u32) -> TokenStream {
+fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
     let name = &field.name;
     let before = field.attrs.must_exist.as_ref().map(|path| {
         let text = desc::text(&path.value);
-        let call = call(&path.value, &quote!(&*self, #version));
+        let call = call(&path.value, &quote!(&*self, version));
         quote! {
             __v::within(__v::hook(__v::must_exist(#call, #text), "must_exist"), #name)?;
         }
@@ -75,10 +75,9 @@ fn field_code(field: &Field<'_>, version: u32) -> TokenStream {
     });
     let save = codec::save(field);
     let save = quote!(#in_range #save);
-    let save = match &field.attrs.exists {
-        None => save,
-        Some(exists) => {
-            let call = call(&exists.value, &quote!(&*self, #version));
+    let save = match (&field.attrs.since, &field.attrs.exists) {
+        (_, Some(exists)) => {
+            let call = call(&exists.value, &quote!(&*self, version));
             quote! {
                 if #call {
                     out.outcome(1);
@@ -88,19 +87,23 @@ fn field_code(field: &Field<'_>, version: u32) -> TokenStream {
                 }
             }
         }
+        (Some(since), None) if !run::is_always_there(field, oldest) => {
+            let since = since.value;
+            quote!(if version >= #since { #save })
+        }
+        _ => save,
     };
     quote!(#before #save #after)
 }
 
-fn subsections(container: &Container<'_>) -> TokenStream {
-    let subsections = container.parts.iter().enumerate().skip(1);
-    let subsections = subsections.map(|(index, part)| {
+fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {
+    let subsections = container.subsections_of(parent).map(|(index, part)| {
         let (name, version) = (&part.name, part.version);
         let save_part = save_fn(index);
         let save = quote! {
             out.outcome(1);
             __v::save_header(#name, #version, out);
-            __v::within(<Self as __Parts>::#save_part(self, out), #name)?;
+            __v::within(<Self as __Parts>::#save_part(self, out, #version), #name)?;
         };
         let needed = part.attrs.needed.as_ref().map(|needed| call(&needed.value, &quote!(&*self)));
         let needed = match container.option_of(index) {

@@ -6,6 +6,6 @@ mod name;
 mod reader;
 mod writer;
 
-pub(crate) use name::put_name;
+pub(crate) use name::{as_text, put_name};
 pub use reader::{Limits, Reader, Strictness};
 pub use writer::{Outcomes, Writer};

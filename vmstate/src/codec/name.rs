@@ -1,6 +1,6 @@
 //! Names on the wire: the length in one byte, then the bytes (`qemu_get_counted_string`, migration/qemu-file.c).
 
-use super::Reader;
+use super::{Reader, Strictness};
 use crate::error::Result;
 
 impl<'a> Reader<'a> {
@@ -10,11 +10,20 @@ impl<'a> Reader<'a> {
     /// As [`take`](Self::take); `Malformed` if it is empty or no UTF-8.
     pub fn name(&mut self) -> Result<&'a str> {
         let length = self.u8()?;
-        match str::from_utf8(self.take(usize::from(length))?) {
+        let bytes = self.take(usize::from(length))?;
+        match str::from_utf8(as_text(bytes, self.strictness())) {
             Ok(text) if !text.is_empty() => Ok(text),
             Ok(_) => Err(self.malformed("the name that ends here is empty")),
             Err(_) => Err(self.malformed("the name that ends here is not UTF-8")),
         }
+    }
+}
+
+/// What of a name counts: QEMU works with C strings, and does not look at what follows a NUL.
+pub(crate) fn as_text(bytes: &[u8], strictness: Strictness) -> &[u8] {
+    match strictness {
+        Strictness::Strict => bytes,
+        Strictness::QemuCompatible => bytes.split(|byte| *byte == 0).next().unwrap_or(bytes),
     }
 }
 

@@ -61,14 +61,6 @@ impl Writer {
         self.bytes.resize(self.bytes.len() + count, 0);
     }
 
-    /// Appends `count` zero bytes, to be filled in.
-    #[inline]
-    pub fn room(&mut self, count: usize) -> &mut [u8] {
-        let start = self.bytes.len();
-        self.zeros(count);
-        self.bytes.get_mut(start..).unwrap_or_default()
-    }
-
     /// Notes a run-time decision; see [`Outcomes`].
     #[inline]
     pub fn outcome(&mut self, value: u32) {

@@ -126,7 +126,7 @@ pub(super) fn subsections(description: &Description, into: &mut Sent) {
 
 fn inside(kind: &Kind, into: &mut Sent) {
     match kind {
-        Kind::Struct(nested) | Kind::StructAt(nested, _) => subsections(nested, into),
+        Kind::Struct(nested) | Kind::StructAt(nested, _) | Kind::Temporary(nested) => subsections(nested, into),
         Kind::Array(element, _) | Kind::CountedArray(element) | Kind::List(element) | Kind::Nullable(element) => {
             inside(element, into);
         }
@@ -267,7 +267,7 @@ impl Builder<'_> {
     fn kind(&mut self, kind: &Kind, place: &Place) -> Result<(), TooLarge> {
         match kind {
             Kind::Check => Ok(()),
-            Kind::Struct(nested) => self.description(nested, nested.version, place),
+            Kind::Struct(nested) | Kind::Temporary(nested) => self.description(nested, nested.version, place),
             Kind::Array(element, count) => match item(element) {
                 Some((meaning, bytes)) => self.item(meaning, bytes.saturating_mul(*count as u64), place),
                 None => (0..*count).try_for_each(|index| {

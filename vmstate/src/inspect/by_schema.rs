@@ -93,7 +93,7 @@ fn read_value(input: &mut Reader<'_>, kind: &Kind, into: &mut Value) -> Result<(
             return Ok(());
         }
         Kind::Limited(inner, _) => return read_value(input, inner, into),
-        Kind::Struct(nested) => return read_struct(input, nested, nested.version, into),
+        Kind::Struct(nested) | Kind::Temporary(nested) => return read_struct(input, nested, nested.version, into),
         Kind::StructAt(nested, version) => return read_struct(input, nested, *version, into),
         Kind::Array(element, count) => return read_elements(input, element, *count, into),
         Kind::List(element) => return read_list(input, into, |input, into| read_value(input, element, into)),

@@ -93,6 +93,7 @@ struct Destination<'a, 's> {
 
 impl Destination<'_, '_> {
     fn take_over(&mut self, machine_type: &str) -> Result<()> {
+        self.loader.check_migratable()?;
         self.loader.introduction(machine_type)?;
         self.enter(DestinationPhase::Receiving);
         loop {

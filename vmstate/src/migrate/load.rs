@@ -47,6 +47,11 @@ impl<'a, 's> Loader<'a, 's> {
         Self { wire, sections, ram, has_ram, ram_id: None, ram_complete: false, strictness, patience }
     }
 
+    /// Nothing here stands in the way.
+    pub(super) fn check_migratable(&self) -> Result<()> {
+        self.sections.check_migratable()
+    }
+
     /// Reads header and configuration, and compares the machine type.
     pub(super) fn introduction(&mut self, machine: &str) -> Result<()> {
         self.wire.decode(self.patience, read_header)?;

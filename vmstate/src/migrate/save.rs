@@ -37,10 +37,31 @@ fn put_ram(out: &mut Vec<u8>, ram: &mut RamSender<'_>, element: Element, wanted:
     Ok(over)
 }
 
-/// Appends all devices. Returns their description, which belongs after the end of the stream.
-pub(super) fn put_devices(out: &mut Vec<u8>, sections: &mut Sections<'_>, machine: &str) -> Result<SelfDescription> {
-    let mut described = SelfDescription::new(machine, PAGE_SIZE);
+/// The self-description of a stream of `machine`, which belongs after the end of the stream.
+pub(super) fn describe(machine: &str) -> SelfDescription {
+    SelfDescription::new(machine, PAGE_SIZE)
+}
+
+/// When a section is sent (`vmsd->early_setup`, migration/savevm.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Before the guest's memory, while the guest runs.
+    Early,
+    /// Behind it, when the guest stands still.
+    Last,
+}
+
+/// Appends the devices whose turn it is, and what they are to `described`.
+pub(super) fn put_devices(
+    out: &mut Vec<u8>,
+    sections: &mut Sections<'_>,
+    turn: Turn,
+    described: &mut SelfDescription,
+) -> Result<()> {
     for (id, section) in (FIRST_DEVICE_ID..).zip(sections.in_order()) {
+        if section.is_early() != (turn == Turn::Early) || !section.is_needed() {
+            continue;
+        }
         let mut body = Writer::recording();
         section.save(&mut body)?;
         let (body, outcomes) = body.into_parts();
@@ -52,5 +73,5 @@ pub(super) fn put_devices(out: &mut Vec<u8>, sections: &mut Sections<'_>, machin
         out.extend_from_slice(&body);
         put_footer(out, id);
     }
-    Ok(described)
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::control::Control;
 use super::load::{Loader, Step};
-use super::save;
+use super::save::{self, Turn};
 use super::wire::{Patience, STREAM, Wire};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
@@ -19,25 +19,28 @@ const CHUNK: usize = 1 << 20;
 /// Writes a guest, which must not run meanwhile. Sections and memory are all there is: the caller keeps the disks.
 ///
 /// # Errors
-/// What a device refuses, or the channel.
+/// What a device refuses, or the channel; `Rejected` before anything is written if a section is unmigratable.
 pub fn save(
     channel: &mut dyn Channel,
     machine_type: &str,
     sections: &mut Sections<'_>,
     ram: &dyn GuestRam,
 ) -> Result<()> {
+    sections.check_migratable()?;
     let mut log = Still;
     let mut ram = RamSender::start(ram, &mut log)?;
     let mut out = Vec::new();
     put_header(&mut out);
     put_configuration(&mut out, machine_type);
+    let mut described = save::describe(machine_type);
+    save::put_devices(&mut out, sections, Turn::Early, &mut described)?;
     save::put_ram_start(&mut out, &ram);
     while !save::put_ram_part(&mut out, &mut ram, CHUNK)? {
         channel.send(&out)?;
         out.clear();
     }
     save::put_ram_end(&mut out, &mut ram)?;
-    let described = save::put_devices(&mut out, sections, machine_type)?;
+    save::put_devices(&mut out, sections, Turn::Last, &mut described)?;
     Element::Eof.write(&mut out);
     described.write(&mut out);
     channel.send(&out)?;
@@ -56,6 +59,7 @@ pub fn load(
     sections: &mut Sections<'_>,
     ram: &dyn GuestRam,
 ) -> Result<()> {
+    sections.check_migratable()?;
     let control = Control::default();
     let wire = Wire::new(channel, &Still, &control, strictness, limits, STREAM);
     let mut loader = Loader::new(wire, sections, ram, strictness, Patience::Endless);

@@ -9,9 +9,9 @@ impl Kind {
     /// True if a look for subsections runs into the bytes behind a value of this kind.
     pub const fn ends_in_subsections(&self) -> bool {
         match self {
-            Self::Struct(Shared::Static(description)) | Self::StructAt(Shared::Static(description), _) => {
-                description.ends_in_subsections()
-            }
+            Self::Struct(Shared::Static(nested))
+            | Self::StructAt(Shared::Static(nested), _)
+            | Self::Temporary(Shared::Static(nested)) => nested.ends_in_subsections(),
             Self::Array(Shared::Static(element), 1..)
             | Self::CountedArray(Shared::Static(element))
             | Self::Nullable(Shared::Static(element)) => element.ends_in_subsections(),
@@ -62,7 +62,17 @@ impl Description {
     /// names begin alike.
     pub const fn subsections_are_stolen(&self) -> bool {
         let Shared::Static(wanted) = &self.subsections else { return false };
-        !wanted.is_empty() && self.steals(wanted)
+        if self.steals(wanted) {
+            return true;
+        }
+        let mut rest: &[Self] = wanted;
+        while let [first, behind @ ..] = rest {
+            if first.subsections_are_stolen() {
+                return true;
+            }
+            rest = behind;
+        }
+        false
     }
 
     /// True if a struct at the end of `self`'s fields or subsections has a name that one of `wanted` begins with.
@@ -124,7 +134,9 @@ impl Kind {
             Self::List(_) | Self::Map(..) => true,
             Self::Buffer(count) | Self::Unused(count) | Self::Bitmap(count) => *count > 0,
             Self::Array(Shared::Static(element), 1..) | Self::Nullable(Shared::Static(element)) => element.has_bytes(),
-            Self::Struct(Shared::Static(nested)) | Self::StructAt(Shared::Static(nested), _) => nested.has_bytes(),
+            Self::Struct(Shared::Static(nested))
+            | Self::StructAt(Shared::Static(nested), _)
+            | Self::Temporary(Shared::Static(nested)) => nested.has_bytes(),
             _ => false,
         }
     }
@@ -132,7 +144,9 @@ impl Kind {
     /// The struct that the value ends with, if it is one or an array of some.
     const fn as_struct(&self) -> Option<&Description> {
         match self {
-            Self::Struct(Shared::Static(nested)) | Self::StructAt(Shared::Static(nested), _) => Some(nested),
+            Self::Struct(Shared::Static(nested))
+            | Self::StructAt(Shared::Static(nested), _)
+            | Self::Temporary(Shared::Static(nested)) => Some(nested),
             Self::Array(Shared::Static(element), 1..)
             | Self::CountedArray(Shared::Static(element))
             | Self::Nullable(Shared::Static(element)) => element.as_struct(),

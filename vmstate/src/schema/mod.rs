@@ -61,6 +61,11 @@ impl Description {
     ) -> Self {
         Self { name, version, minimum_version, fields, subsections }
     }
+
+    /// True if bytes of that version can be read and written.
+    pub const fn has_version(&self, version: u32) -> bool {
+        self.minimum_version <= version && version <= self.version
+    }
 }
 
 /// One field of a [`Description`].
@@ -122,6 +127,8 @@ pub enum Kind {
     Struct(Shared<Description>),
     /// A nested struct, inline, as it was at this version of its own (QEMU's `VMSTATE_VSTRUCT`).
     StructAt(Shared<Description>, u32),
+    /// A struct that is made for the wire from the one that it stands in (QEMU's `VMSTATE_WITH_TMP`), inline.
+    Temporary(Shared<Description>),
     /// The value if the outcome says 1; one byte `30` if it says 0, where a pointer is null.
     Nullable(Shared<Kind>),
     /// So many elements, concatenated.

@@ -178,6 +178,7 @@ impl Walk<'_> {
             }
             // QEMU puts what is inside of these right into the field's object (`vmsd_desc_field_start`).
             Kind::StructAt(nested, version) => self.description_at(nested, *version, into)?,
+            Kind::Temporary(nested) => self.description(nested, into)?,
             Kind::List(element) => {
                 let mut size = 1;
                 for _ in 0..self.outcome()? {
@@ -234,7 +235,11 @@ fn numbered_name(fields: &[Field], index: usize) -> String {
 }
 
 fn wire_name(field: &Field) -> &str {
-    match field.kind {
+    let mut kind = &field.kind;
+    while let Kind::Array(inner, _) | Kind::CountedArray(inner) = kind {
+        kind = inner;
+    }
+    match kind {
         Kind::Unused(_) => "unused",
         _ => &field.name,
     }
@@ -265,6 +270,7 @@ pub(crate) fn type_name(kind: &Kind) -> String {
         Kind::Unused(_) => "unused_buffer".into(),
         Kind::Struct(_) => "struct".into(),
         Kind::StructAt(..) => "vstruct".into(),
+        Kind::Temporary(_) => "tmp".into(),
         Kind::Limited(inner, limit) => limited_name(inner, limit),
         Kind::Timer => "timer".into(),
         Kind::Double => "CPU_Double_U".into(),

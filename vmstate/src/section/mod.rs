@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::schema::Description;
 use crate::state::VmState;
 
+pub use crate::state::SectionRules;
 pub use registry::{Registration, Sections};
 
 /// One device's state as the stream sees it: object-safe, so that a registry can hold many.
@@ -16,6 +17,16 @@ pub use registry::{Registration, Sections};
 pub trait Section {
     /// Name, versions, fields.
     fn description(&self) -> &'static Description;
+
+    /// How it is treated as a whole.
+    fn rules(&self) -> SectionRules {
+        SectionRules::DEFAULT
+    }
+
+    /// False if it need not be sent now.
+    fn is_needed(&self) -> bool {
+        true
+    }
 
     /// Appends the newest version of the state.
     ///
@@ -33,6 +44,14 @@ pub trait Section {
 impl<T: VmState> Section for T {
     fn description(&self) -> &'static Description {
         T::DESCRIPTION
+    }
+
+    fn rules(&self) -> SectionRules {
+        T::SECTION
+    }
+
+    fn is_needed(&self) -> bool {
+        VmState::is_needed(self)
     }
 
     fn save(&mut self, out: &mut Writer) -> Result<()> {

@@ -22,8 +22,12 @@ pub struct Registration<'a> {
     idstr: String,
     instance: u32,
     alias: Option<u32>,
+    /// Name and instance before it had a path.
+    compat: Option<(String, u32)>,
     priority: u32,
+    early: bool,
     required: bool,
+    unmigratable: Option<String>,
     loaded: bool,
     section: Box<dyn Section + 'a>,
 }
@@ -34,8 +38,45 @@ impl<'a> Sections<'a> {
         Self::default()
     }
 
-    /// Adds a section: required, without alias, of the lowest priority. A device that the caller keeps is passed
-    /// as `&mut device as &mut dyn Section`, or as its `Arc<Mutex<_>>`.
+    /// Adds a section under the name of its description, and under the instance number that its rules say: if none, the
+    /// next that is free (`calculate_new_instance_id`, migration/savevm.c).
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    pub fn add(&mut self, section: impl Section + 'a) -> Result<&mut Registration<'a>> {
+        let name = section.description().name.to_string();
+        let instance = section.rules().instance_id.map_or_else(|| self.next_instance(&name), Ok)?;
+        self.register(&name, instance, section)
+    }
+
+    /// Adds a section of a device on a bus: its name is `path/name`, its instance 0. A QEMU-compatible load also takes it
+    /// under the name without path, as streams of old have it, with the instance number that [`add`](Self::add)
+    /// would give among those with a path (`vmstate_register_with_alias_id`, migration/savevm.c).
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    pub fn add_at(&mut self, path: &str, section: impl Section + 'a) -> Result<&mut Registration<'a>> {
+        let name = section.description().name.to_string();
+        let others = self.entries.iter().filter_map(|entry| entry.compat.as_ref());
+        let taken = others.filter(|(other, _)| *other == name).map(|(_, instance)| instance + 1).max();
+        let instance = section.rules().instance_id.or(taken).unwrap_or(0);
+        let added = self.register(&format!("{path}/{name}"), 0, section)?;
+        added.compat = Some((name, instance));
+        Ok(added)
+    }
+
+    fn next_instance(&self, idstr: &str) -> Result<u32> {
+        let same = self.entries.iter().filter(|entry| entry.idstr == idstr);
+        match same.map(|entry| entry.instance).max() {
+            None => Ok(0),
+            Some(last) => last
+                .checked_add(1)
+                .ok_or_else(|| Error::new(ErrorKind::Misuse, "no instance number is left").in_section(idstr, last)),
+        }
+    }
+
+    /// Adds a section under a name and an instance number; all else is as its [rules](Section::rules) say. A device that
+    /// the caller keeps is passed as `&mut device as &mut dyn Section`, or as its `Arc<Mutex<_>>`.
     ///
     /// # Errors
     /// `Misuse` if the name is taken, empty, or longer than the 255 bytes that its length byte can say.
@@ -52,10 +93,19 @@ impl<'a> Sections<'a> {
         if self.entries.iter().any(|entry| entry.idstr == idstr && entry.instance == instance) {
             return misuse("registered twice: give each device of a kind its own instance number");
         }
-        let section = Box::new(section);
-        let (alias, priority, required, loaded) = (None, 0, true, false);
-        let idstr = idstr.to_owned();
-        self.entries.push(Registration { idstr, instance, alias, priority, required, loaded, section });
+        let rules = section.rules();
+        self.entries.push(Registration {
+            idstr: idstr.to_owned(),
+            instance,
+            alias: rules.alias_id,
+            compat: None,
+            priority: rules.priority,
+            early: rules.early_setup,
+            required: !rules.conditional,
+            unmigratable: rules.unmigratable.map(str::to_owned),
+            loaded: false,
+            section: Box::new(section),
+        });
         let [.., added] = self.entries.as_mut_slice() else { unreachable!("an entry was pushed") };
         Ok(added)
     }
@@ -66,6 +116,22 @@ impl<'a> Sections<'a> {
         let mut entries: Vec<_> = self.entries.iter_mut().collect();
         entries.sort_by_key(|entry| Reverse(entry.priority));
         entries
+    }
+
+    /// Before a migration or a snapshot, of either side: nothing stands in its way (`migration_is_blocked`,
+    /// migration/migration.c; `qemu_loadvm_state`, migration/savevm.c).
+    ///
+    /// # Errors
+    /// `Rejected`, with the section that cannot be migrated, and why.
+    pub fn check_migratable(&self) -> Result<()> {
+        let blocked = self.entries.iter().find_map(|entry| Some((entry, entry.unmigratable.as_ref()?)));
+        match blocked {
+            None => Ok(()),
+            Some((entry, reason)) => {
+                let message = format!("this machine cannot be migrated: {reason}");
+                Err(Error::new(ErrorKind::Rejected, message).in_section(&entry.idstr, entry.instance))
+            }
+        }
     }
 
     /// What a `machine` of these sections sends, as data.
@@ -132,7 +198,8 @@ impl<'a> Sections<'a> {
     fn find(&self, idstr: &str, instance: u32, strictness: Strictness) -> Option<usize> {
         let (before, rest) = self.entries.split_at_checked(self.next)?;
         let is_next = rest.first().is_some_and(|entry| entry.instance == instance && entry.idstr == idstr);
-        if is_next && instance != u32::MAX && before.iter().all(|entry| entry.alias.is_none()) {
+        if is_next && instance != u32::MAX && before.iter().all(|entry| entry.alias.is_none() && entry.compat.is_none())
+        {
             return Some(self.next);
         }
         self.entries.iter().position(|entry| entry.answers_to(idstr, instance, strictness))
@@ -170,6 +237,12 @@ impl Registration<'_> {
         self
     }
 
+    /// Says why the machine cannot be migrated as long as it has this section.
+    pub fn unmigratable(&mut self, reason: &str) -> &mut Self {
+        self.unmigratable = Some(reason.to_owned());
+        self
+    }
+
     /// A stream without it is complete.
     pub fn optional(&mut self) -> &mut Self {
         self.required = false;
@@ -188,6 +261,16 @@ impl Registration<'_> {
         self.instance
     }
 
+    /// True if it is sent before the guest's memory.
+    pub fn is_early(&self) -> bool {
+        self.early
+    }
+
+    /// False if it need not be sent now.
+    pub fn is_needed(&self) -> bool {
+        self.section.is_needed()
+    }
+
     /// What its bytes are.
     #[inline]
     pub fn description(&self) -> &'static Description {
@@ -204,25 +287,30 @@ impl Registration<'_> {
     }
 
     /// QEMU's `find_se` (migration/savevm.c): an entry without alias has alias -1 there, so the wire's 0xffffffff
-    /// matches it.
+    /// matches it; and one with a path still answers to what it was called without.
     fn answers_to(&self, idstr: &str, instance: u32, strictness: Strictness) -> bool {
         let alias = match strictness {
             Strictness::Strict => self.alias,
             Strictness::QemuCompatible => Some(self.alias.unwrap_or(u32::MAX)),
         };
-        (self.instance == instance || alias == Some(instance)) && self.idstr == idstr
+        let old = self.compat.as_ref().filter(|(name, _)| strictness == Strictness::QemuCompatible && name == idstr);
+        let known = (self.idstr == idstr).then_some(self.instance).or(old.map(|(_, instance)| *instance));
+        known.is_some_and(|known| known == instance || alias == Some(instance))
     }
 }
 
 impl fmt::Debug for Registration<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { idstr, instance, alias, priority, required, loaded, section: _ } = self;
+        let Self { idstr, instance, alias, compat, priority, early, required, unmigratable, loaded, section: _ } = self;
         f.debug_struct("Registration")
             .field("idstr", idstr)
             .field("instance", instance)
             .field("alias", alias)
+            .field("compat", compat)
             .field("priority", priority)
+            .field("early", early)
             .field("required", required)
+            .field("unmigratable", unmigratable)
             .field("loaded", loaded)
             .finish_non_exhaustive()
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Section;
+use super::{Section, SectionRules};
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
@@ -10,6 +10,14 @@ use crate::schema::Description;
 impl Section for &mut (dyn Section + '_) {
     fn description(&self) -> &'static Description {
         (**self).description()
+    }
+
+    fn rules(&self) -> SectionRules {
+        (**self).rules()
+    }
+
+    fn is_needed(&self) -> bool {
+        (**self).is_needed()
     }
 
     fn save(&mut self, out: &mut Writer) -> Result<()> {
@@ -24,6 +32,15 @@ impl Section for &mut (dyn Section + '_) {
 impl<T: Section + ?Sized> Section for Arc<Mutex<T>> {
     fn description(&self) -> &'static Description {
         self.lock().unwrap_or_else(PoisonError::into_inner).description()
+    }
+
+    fn rules(&self) -> SectionRules {
+        self.lock().unwrap_or_else(PoisonError::into_inner).rules()
+    }
+
+    // What is half changed may say anything here: its save refuses.
+    fn is_needed(&self) -> bool {
+        self.lock().map_or(true, |device| device.is_needed())
     }
 
     fn save(&mut self, out: &mut Writer) -> Result<()> {

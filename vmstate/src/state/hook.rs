@@ -24,8 +24,9 @@ pub fn must_exist(holds: bool, predicate: &'static str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(format!("{predicate} says no")) }
 }
 
+/// The error of a refusal by the hook or the conversion called `name`.
 #[cold]
-fn refusal(refused: HookError, name: &'static str) -> Error {
+pub(super) fn refusal(refused: HookError, name: &'static str) -> Error {
     match refused.downcast::<Error>() {
         Ok(ours) => *ours,
         Err(theirs) => {

@@ -4,6 +4,8 @@
 //! device held before is [remembered](Wire::remember) first; if anything fails, all of it is put back: a device
 //! whose load fails is as it was.
 
+#[cfg(feature = "vm-memory")]
+mod address;
 mod array;
 mod bitmap;
 mod buffer;
@@ -20,18 +22,23 @@ mod number;
 mod optional;
 mod primitive;
 mod range;
+mod rules;
 mod slice;
 mod subsection;
 #[doc(hidden)]
 pub mod support;
+mod temporary;
 mod timer;
 mod tuple;
 mod unused;
 
 use crate::codec::{Reader, Writer};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Described, Description, Kind};
 
+pub use rules::SectionRules;
+pub(crate) use subsection::narrowed;
+pub use temporary::Temporary;
 pub use timer::Timer;
 pub use unused::Unused;
 
@@ -98,6 +105,27 @@ pub trait Wire {
 pub trait VmState: Wire {
     /// Its name, versions, fields and subsections.
     const DESCRIPTION: &'static Description;
+
+    /// How a section of it is treated as a whole.
+    const SECTION: SectionRules = SectionRules::DEFAULT;
+
+    /// False if a section of it need not be sent now.
+    fn is_needed(&self) -> bool {
+        true
+    }
+
+    /// Appends the state as it was at `version`: without the fields that are there only since a newer one (QEMU's
+    /// `vmstate_save_state_v`). Subsections are of their newest version. A hand-written impl knows its newest only,
+    /// unless it says more.
+    ///
+    /// # Errors
+    /// `Misuse` if `version` is outside the window; as [`save`](Wire::save).
+    fn save_version(&mut self, out: &mut Writer, version: u32) -> Result<()> {
+        match version == Self::DESCRIPTION.version {
+            true => self.save(out),
+            false => Err(Error::new(ErrorKind::Misuse, format!("cannot be saved at version {version}"))),
+        }
+    }
 
     /// Replaces the state by what `input` holds, written at `version`.
     ///

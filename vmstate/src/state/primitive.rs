@@ -36,9 +36,12 @@ macro_rules! integer {
 
             #[inline]
             fn save_all(elements: &mut [Self], out: &mut Writer) -> Result<()> {
-                let bytes = out.room(size_of_val(elements));
-                for (bytes, element) in bytes.chunks_exact_mut(size_of::<Self>()).zip(elements) {
-                    bytes.copy_from_slice(&element.to_be_bytes());
+                let (pieces, rest) = elements.as_chunks::<8>();
+                for piece in pieces {
+                    out.bytes(piece.map(Self::to_be_bytes).as_flattened());
+                }
+                for element in rest {
+                    out.bytes(&element.to_be_bytes());
                 }
                 Ok(())
             }

@@ -3,7 +3,7 @@
 //! The format has no frame around a struct, so a reader peeks: a subsection of struct `p` starts with 5, a length
 //! and a name that starts with `p` (QEMU 10.0, migration/vmstate.c, `vmstate_subsection_load`).
 
-use crate::codec::{Reader, Strictness, Writer};
+use crate::codec::{Reader, Strictness, Writer, as_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
 
@@ -58,7 +58,7 @@ pub(super) fn none_left(input: &mut Reader<'_>, parent: &Description) -> Result<
 }
 
 /// QEMU keeps a subsection's version in a `uint8_t`, so 0x101 loads as 1.
-fn narrowed(version: u32, strictness: Strictness) -> u32 {
+pub(crate) fn narrowed(version: u32, strictness: Strictness) -> u32 {
     match strictness {
         Strictness::Strict => version,
         Strictness::QemuCompatible => version & 0xff,
@@ -80,11 +80,7 @@ fn peek_name<'a>(input: &Reader<'a>, parent: &str) -> Result<Option<&'a [u8]>> {
                 return Ok(None);
             }
             match rest.get(..length) {
-                Some(name) => Ok(Some(match input.strictness() {
-                    Strictness::Strict => name,
-                    // QEMU compares C strings: whatever follows a NUL is not looked at.
-                    Strictness::QemuCompatible => name.split(|byte| *byte == 0).next().unwrap_or(name),
-                })),
+                Some(name) => Ok(Some(as_text(name, input.strictness()))),
                 None => wanted(2 + length),
             }
         }

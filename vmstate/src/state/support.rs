@@ -12,7 +12,8 @@ pub use super::optional::Optional;
 pub use super::range::{Ranged, in_range};
 pub use super::slice::{Sliced, buffer_slice, fits, slice};
 pub use super::subsection::{next, save_header};
-pub use super::{VmState, Wire};
+pub use super::temporary::{load_temporary, load_via, load_via_each, save_via, save_via_each, undo_temporary};
+pub use super::{SectionRules, Temporary, VmState, Wire};
 pub use crate::codec::{Reader, Writer};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::schema::{Description, Field, Kind, Limit, Presence, Shared};
@@ -47,6 +48,12 @@ pub fn put_at<const START: usize, const N: usize, const RUN: usize>(run: &mut [u
     if let Some(place) = run.get_mut(START..START + N) {
         place.copy_from_slice(&bytes);
     }
+}
+
+/// Puts a bool at place `START` of a run.
+#[inline]
+pub fn put_bool_at<const START: usize, const RUN: usize>(run: &mut [u8; RUN], value: bool) {
+    put_at::<START, _, _>(run, [u8::from(value)]);
 }
 
 /// The bytes at place `START` of a run.
@@ -120,6 +127,17 @@ pub fn custom_size(kind: &Kind, before: usize, out: &mut Writer) -> Result<()> {
         u32::try_from(size).map_err(|_| Error::new(ErrorKind::Rejected, format!("{size} bytes are too many")))?;
     out.outcome(size);
     Ok(())
+}
+
+/// Refuses to save at a version outside the window.
+#[inline]
+pub fn window_to_save(version: u32, description: &Description) -> Result<()> {
+    if description.has_version(version) {
+        return Ok(());
+    }
+    let Description { version: newest, minimum_version: oldest, .. } = description;
+    let message = format!("cannot be saved at version {version}, only at {oldest} to {newest}");
+    Err(Error::new(ErrorKind::Misuse, message))
 }
 
 /// Refuses a version outside the window.

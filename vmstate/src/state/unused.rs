@@ -1,12 +1,14 @@
 //! `Unused`: bytes of the format that mean nothing any more.
 
 use super::Wire;
+use super::counted::Counted;
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::Kind;
 
 /// `N` bytes at this place of the wire that nobody reads: zero when saved, anything when loaded (QEMU's
-/// `VMSTATE_UNUSED`). The self-description names such a field `unused`, whatever the struct calls it.
+/// `VMSTATE_UNUSED`). The self-description names such a field `unused`, whatever the struct calls it. With `len`, there are
+/// as many times `N` bytes as the length says.
 ///
 /// ```
 /// use vmstate::{Unused, VmState};
@@ -33,6 +35,25 @@ impl<const N: usize> Wire for Unused<N> {
 
     fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
         input.take(N).map(drop)
+    }
+
+    fn remember(&self) {}
+
+    fn undo(&mut self, (): ()) {}
+}
+
+/// As many times `N` bytes as a length says (QEMU's `VMSTATE_UNUSED_VARRAY_UINT32`).
+impl<const N: usize> Counted for Unused<N> {
+    type Element = Self;
+    type Undo = ();
+
+    // Nothing is leaked: elements without a size take no memory, however many there are.
+    fn sent(&mut self, count: usize) -> Result<&mut [Self]> {
+        Ok(vec![Self; count].leak())
+    }
+
+    fn room(&mut self, count: usize, _input: &mut Reader<'_>) -> Result<&mut [Self]> {
+        Ok(vec![Self; count].leak())
     }
 
     fn remember(&self) {}

@@ -6,6 +6,7 @@
 use super::element::kind;
 use crate::codec::{Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
+use crate::state::narrowed;
 
 /// No machine's name is longer; QEMU itself has no limit and dies of a large one.
 const MAX_MACHINE_NAME: u32 = 255;
@@ -55,9 +56,10 @@ impl Configuration {
         let name = input.take(usize::try_from(length).unwrap_or(usize::MAX))?;
         let machine = str::from_utf8(name).map_err(|_| input.malformed("the machine's name is not UTF-8"))?.to_owned();
         let mut configuration = Self { machine, ..Self::default() };
+        let mut seen = Vec::new();
         loop {
             match input.peek(1) {
-                Some(&[kind::SUBSECTION]) => configuration.read_subsection(input)?,
+                Some(&[kind::SUBSECTION]) => configuration.read_subsection(input, &mut seen)?,
                 Some(_) => return Ok(configuration),
                 None => {
                     return Err(Error::new(ErrorKind::Incomplete, "the configuration has no end").at(input.offset()));
@@ -66,11 +68,11 @@ impl Configuration {
         }
     }
 
-    fn read_subsection(&mut self, input: &mut Reader<'_>) -> Result<()> {
+    fn read_subsection<'a>(&mut self, input: &mut Reader<'a>, seen: &mut Vec<&'a str>) -> Result<()> {
         let offset = input.offset();
         input.u8()?;
         let name = input.name()?;
-        let version = input.u32()?;
+        let version = narrowed(input.u32()?, input.strictness());
         let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message).at(offset));
         if version != 1 {
             return incompatible(format!("{name}: version {version} is not 1"));
@@ -81,12 +83,17 @@ impl Configuration {
             "configuration/uuid" => self.uuid = Some(input.array()?),
             _ => return incompatible(format!("{name} is not known")),
         }
+        if seen.contains(&name) && input.strictness() == Strictness::Strict {
+            return Err(Error::new(ErrorKind::Malformed, format!("{name} comes twice")).at(offset));
+        }
+        seen.push(name);
         Ok(())
     }
 
     /// Compares what the source says with the `machine` type here.
     ///
-    /// A QEMU-compatible load takes any beginning of the name for the name, as QEMU's `strncmp` does.
+    /// A QEMU-compatible load takes any beginning of the name for the name, and the name with anything behind a NUL, as
+    /// QEMU's `strncmp` does (`configuration_post_load`, migration/savevm.c).
     ///
     /// # Errors
     /// `Incompatible`, with both sides named.
@@ -94,7 +101,10 @@ impl Configuration {
         let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
         let same = match strictness {
             Strictness::Strict => self.machine == machine,
-            Strictness::QemuCompatible => machine.starts_with(&self.machine),
+            Strictness::QemuCompatible => match self.machine.split_once('\0') {
+                Some((name, _)) => machine == name,
+                None => machine.starts_with(&self.machine),
+            },
         };
         if !same {
             return incompatible(format!("the source is a machine of type {}, this one is {machine}", self.machine));

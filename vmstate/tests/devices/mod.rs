@@ -1,6 +1,6 @@
 //! Devices of QEMU 10.0's `microvm`, with the names, versions and fields of its vmstate descriptions.
 
-use vmstate::{Unused, VmState};
+use vmstate::{Timer, Unused, VmState};
 
 #[derive(VmState, Default)]
 #[vmstate(name = "timer", version = 2, minimum_version = 1)]
@@ -227,24 +227,6 @@ impl Serial {
     }
 }
 
-/// QEMU's `timer` codec: expiry in ns, all ones if it does not run.
-mod timer {
-    use vmstate::codec::{Reader, Writer};
-    use vmstate::schema::{Kind, Shared};
-
-    pub(crate) const KIND: Kind = Kind::Custom(Shared::Static("timer"));
-
-    pub(crate) fn save(expiry: &Option<u64>, out: &mut Writer) -> vmstate::Result<()> {
-        out.u64(expiry.unwrap_or(u64::MAX));
-        Ok(())
-    }
-
-    pub(crate) fn load(input: &mut Reader<'_>) -> vmstate::Result<Option<u64>> {
-        let expiry = input.u64()?;
-        Ok((expiry != u64::MAX).then_some(expiry))
-    }
-}
-
 #[derive(VmState)]
 #[vmstate(name = "mc146818rtc", version = 3, minimum_version = 1)]
 pub(crate) struct Rtc {
@@ -252,8 +234,7 @@ pub(crate) struct Rtc {
     cmos_data: [u8; 128],
     cmos_index: u8,
     _was_current_tm: Unused<28>,
-    #[vmstate(with = timer)]
-    periodic_timer: Option<u64>,
+    periodic_timer: Timer,
     next_periodic_time: i64,
     _was_seconds: Unused<24>,
     #[vmstate(since = 2)]
@@ -266,8 +247,8 @@ pub(crate) struct Rtc {
     last_update: u64,
     #[vmstate(since = 3)]
     offset: i64,
-    #[vmstate(since = 3, with = timer)]
-    update_timer: Option<u64>,
+    #[vmstate(since = 3)]
+    update_timer: Timer,
     #[vmstate(since = 3)]
     next_alarm_time: u64,
 }
@@ -278,7 +259,7 @@ impl Rtc {
             cmos_data: [0; 128],
             cmos_index: 0,
             _was_current_tm: Unused,
-            periodic_timer: None,
+            periodic_timer: Timer(None),
             next_periodic_time: 0,
             _was_seconds: Unused,
             irq_coalesced: 0,
@@ -286,7 +267,7 @@ impl Rtc {
             base_rtc: 0,
             last_update: 0,
             offset: 0,
-            update_timer: None,
+            update_timer: Timer(None),
             next_alarm_time: 0,
         }
     }

@@ -10,7 +10,7 @@ use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::{Control, Machine, Reclaim};
 use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
 use vmstate::schema::{Description, Shared};
-use vmstate::section::Section;
+use vmstate::section::{Section, SectionRules};
 
 use super::world::{Side, World};
 
@@ -301,6 +301,7 @@ pub struct Device {
     pub register: u32,
     pub fifo: Vec<u8>,
     pub refuses: bool,
+    pub rules: SectionRules,
 }
 
 static DEVICE: Description = Description::new(Shared::Static("device"), 2, 1, Shared::Static(&[]), Shared::Static(&[]));
@@ -308,6 +309,10 @@ static DEVICE: Description = Description::new(Shared::Static("device"), 2, 1, Sh
 impl Section for Device {
     fn description(&self) -> &'static Description {
         &DEVICE
+    }
+
+    fn rules(&self) -> SectionRules {
+        self.rules
     }
 
     fn save(&mut self, out: &mut Writer) -> Result<()> {

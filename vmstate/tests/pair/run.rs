@@ -62,7 +62,7 @@ impl Setup {
         source.guest.set_running(true);
         let devices = |fill: u8| {
             let device =
-                |length| Device { register: u32::from(fill) * 0x0101, fifo: vec![fill; length], refuses: false };
+                |length| Device { register: u32::from(fill) * 0x0101, fifo: vec![fill; length], ..Device::default() };
             vec![device(3), device(40)]
         };
         Self {

@@ -6,7 +6,7 @@ use vm_superio::serial::SerialState;
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::schema::{Description, Kind};
-use vmstate::{VmState, Wire};
+use vmstate::{Timer, VmState, Wire};
 
 use super::{FCR_ENABLE, FCR_STICKY, FIFO_DEPTH, IIR_FIFO_ENABLED, IIR_NONE, Serial};
 
@@ -68,14 +68,14 @@ struct Chip {
     xmit_fifo: Fifo,
     /// When QEMU would report bytes below the trigger level; here they are reported at once.
     #[vmstate(subsection = "serial/fifo_timeout_timer")]
-    fifo_timeout_timer: u64,
+    fifo_timeout_timer: Timer,
     #[vmstate(subsection = "serial/timeout_ipending")]
     timeout_ipending: i32,
     /// Polling of a real port's modem lines, which there is none of here.
     #[vmstate(subsection = "serial/poll")]
     poll_msl: i32,
     #[vmstate(subsection = "serial/poll")]
-    modem_status_poll: u64,
+    modem_status_poll: Timer,
 }
 
 /// QEMU's byte queue: `num` bytes from `head` on, wrapping.
@@ -126,10 +126,10 @@ impl Default for Chip {
             tsr: 0,
             recv_fifo: Fifo::default(),
             xmit_fifo: Fifo::default(),
-            fifo_timeout_timer: 0,
+            fifo_timeout_timer: Timer::default(),
             timeout_ipending: 0,
             poll_msl: -1,
-            modem_status_poll: 0,
+            modem_status_poll: Timer::default(),
         }
     }
 }

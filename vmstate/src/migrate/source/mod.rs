@@ -12,11 +12,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::control::Control;
 use crate::migrate::phase::{Phase, SourcePhase};
 use crate::migrate::report::{Downtime, Report};
+use crate::migrate::save::{self, Turn};
 use crate::migrate::wire::{ANSWERS, Patience, Wire};
-use crate::migrate::{Machine, Reclaim, save};
+use crate::migrate::{Machine, Reclaim};
 use crate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamSender};
 use crate::section::Sections;
-use crate::stream::{Command, Element, Reply, put_configuration, put_header};
+use crate::stream::{Command, Element, Reply, SelfDescription, put_configuration, put_header};
 
 /// What a source works with.
 #[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
@@ -89,7 +90,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         progress.phase = Phase::Source(SourcePhase::Setup);
         progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
     });
-    let ram = match RamSender::start(ram, log) {
+    let ram = match sections.check_migratable().and_then(|()| RamSender::start(ram, log)) {
         Ok(ram) => ram,
         Err(error) => {
             control.publish(|progress| progress.phase = Phase::Source(SourcePhase::Failed));
@@ -110,6 +111,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         paused: false,
         speed: None,
         buffer: Vec::new(),
+        described: save::describe(&options.machine_type),
         report: Report::default(),
         downtime: None,
         mark: begun,
@@ -132,6 +134,8 @@ struct Source<'a, 's> {
     /// Bytes a second at full speed, once known.
     speed: Option<f64>,
     buffer: Vec<u8>,
+    /// What was sent so far.
+    described: SelfDescription,
     report: Report,
     downtime: Option<Downtime>,
     /// When the last lap of the downtime ended.
@@ -152,6 +156,7 @@ impl Source<'_, '_> {
         put_configuration(out, &self.options.machine_type);
         Element::Command(Command::OpenReturnPath).write(out);
         Element::Command(Command::Ping(HELLO)).write(out);
+        save::put_devices(out, self.sections, Turn::Early, &mut self.described)?;
         save::put_ram_start(out, &self.ram);
         self.report.round_trip = Duration::MAX;
         self.ask(HELLO)?;

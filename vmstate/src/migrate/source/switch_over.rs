@@ -6,7 +6,7 @@ use super::{CHUNK, READY, Source, unexpected};
 use crate::error::Result;
 use crate::migrate::phase::SourcePhase;
 use crate::migrate::report::Downtime;
-use crate::migrate::save;
+use crate::migrate::save::{self, Turn};
 use crate::stream::{Command, Element, Reply};
 
 impl Source<'_, '_> {
@@ -27,13 +27,13 @@ impl Source<'_, '_> {
         save::put_ram_end(&mut self.buffer, &mut self.ram)?;
         self.flush()?;
         downtime.pages = self.lap();
-        let described = save::put_devices(&mut self.buffer, self.sections, &self.options.machine_type)?;
+        save::put_devices(&mut self.buffer, self.sections, Turn::Last, &mut self.described)?;
         Element::Command(Command::Ping(READY)).write(&mut self.buffer);
         self.flush()?;
         downtime.devices = self.lap();
         // Written now, while the destination loads; sent with the end of the stream.
         Element::Eof.write(&mut self.buffer);
-        described.write(&mut self.buffer);
+        self.described.write(&mut self.buffer);
         self.await_pong(READY)?;
         downtime.confirm = self.lap();
         self.downtime = Some(downtime);

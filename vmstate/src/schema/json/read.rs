@@ -152,6 +152,10 @@ fn element(of: &Object, name: &str, size: usize, depth: usize) -> Result<Kind> {
         "check" => (Kind::Check, 0),
         "custom" => (Kind::Custom(text(of, "custom")?.into()), 0),
         "struct" => (nested(of, depth)?, size),
+        "temporary" => {
+            let nested = inside("Description", of, |value| description(value, depth + 1))?;
+            (Kind::Temporary(nested.into()), 0)
+        }
         "nullable" => (Kind::Nullable(alone("element", of, depth)?), 0),
         "list" => (Kind::List(alone("element", of, depth)?), 0),
         "map" => (Kind::Map(alone("key", of, depth)?, alone("element", of, depth)?), 0),

@@ -101,7 +101,7 @@ fn put_kind(kind: &Kind, object: &mut Map<String, Value>) {
         Kind::Bitmap(bits) => {
             object.insert("bits".into(), (*bits as u64).into());
         }
-        Kind::Struct(nested) => {
+        Kind::Struct(nested) | Kind::Temporary(nested) => {
             object.insert("Description".into(), description(nested).into());
         }
         Kind::StructAt(nested, version) => {
@@ -169,7 +169,7 @@ fn size(of: &Kind) -> u64 {
         Kind::Array(element, count) => size(element).saturating_mul(*count as u64),
         Kind::Custom(_) => opaque_size(of).unwrap_or(0),
         Kind::CountedBuffer | Kind::CountedArray(_) | Kind::CountedBitmap | Kind::Check => 0,
-        Kind::StructAt(..) | Kind::Nullable(_) | Kind::List(_) | Kind::Map(..) => 0,
+        Kind::StructAt(..) | Kind::Temporary(_) | Kind::Nullable(_) | Kind::List(_) | Kind::Map(..) => 0,
     }
 }
 
@@ -189,6 +189,7 @@ fn type_name(of: &Kind) -> String {
         Kind::CountedBuffer => "counted_buffer".into(),
         Kind::Unused(_) => "unused_buffer".into(),
         Kind::Struct(_) | Kind::StructAt(..) => "struct".into(),
+        Kind::Temporary(_) => "temporary".into(),
         Kind::Limited(inner, _) => type_name(inner),
         Kind::Timer => "timer".into(),
         Kind::Double => "double".into(),

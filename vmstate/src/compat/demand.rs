@@ -1,4 +1,4 @@
-//! What a user knows and two descriptions do not show: how a condition turns out, and which streams are history.
+//! What a release is asked: whether its streams load, given what a user knows and two descriptions do not show.
 
 use super::verdict::{Break, Condition, Crossing, Direction, Reason, Report, Verdict};
 
@@ -14,6 +14,13 @@ impl Report {
                 && matches!(crossing.verdict, Verdict::Breaks(Break { reason: Reason::TooOld { .. }, .. }))
         };
         crossings().filter(|crossing| !crossing.verdict.loads_given(assumed) && !dropped(crossing)).collect()
+    }
+}
+
+impl Crossing {
+    /// True if there is no more to say than that it loads.
+    pub fn is_plain(&self) -> bool {
+        self.verdict == Verdict::Loads && self.warnings.is_empty()
     }
 }
 
@@ -39,7 +46,7 @@ impl Verdict {
             Self::LoadsIf(cases) => cases
                 .iter()
                 .all(|case| case.when.iter().any(|condition| assumed.contains(&condition.opposite().to_string()))),
-            Self::Breaks(_) => false,
+            _ => false,
         }
     }
 }
@@ -48,5 +55,31 @@ impl Condition {
     /// The other outcome.
     pub fn opposite(&self) -> Self {
         Self { holds: !self.holds, ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::compat::{Direction, check};
+    use crate::schema::{Description, Field, Kind, Presence};
+
+    /// A field inside of a subsection is gone: it breaks if both are there, so either being away is enough.
+    #[test]
+    fn one_condition_of_several_is_enough() {
+        let dev = |inner: Vec<Field>| {
+            let more = Description::new("dev/more".into(), 1, 1, inner.into(), vec![].into());
+            let fields = vec![Field::new("a".into(), Kind::Unsigned(1), Presence::Since(0))];
+            Description::new("dev".into(), 1, 1, fields.into(), vec![more].into())
+        };
+        let gone = Field::new("gone".into(), Kind::Unsigned(4), Presence::If("has_it".into()));
+        let report = check(&dev(vec![gone]), &dev(vec![]));
+        let broken = |assumed: &[&str]| {
+            let assumed: Vec<_> = assumed.iter().map(|text| (*text).to_owned()).collect();
+            report.broken(Direction::OldToNew, &assumed).len()
+        };
+        assert_eq!(broken(&[]), 1, "{report}");
+        assert_eq!(broken(&["has_it is true"]), 1);
+        assert_eq!(broken(&["has_it is false"]), 0);
+        assert_eq!(broken(&["subsection \"dev/more\" is not sent"]), 0);
     }
 }
