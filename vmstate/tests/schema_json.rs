@@ -139,7 +139,7 @@ fn without_the_hosts(value: &mut Value) {
 fn qemus_dump_keeps_its_keys() {
     let schema = Schema::from_json(QEMU).unwrap();
     assert_eq!(schema.machine(), Some("microvm"));
-    assert_eq!(schema.sections().len(), 23);
+    assert_eq!(schema.sections().len(), 24);
     let bridge = schema.section("pcie-pci-bridge").unwrap();
     assert_eq!((bridge.version, bridge.minimum_version), (0, 0));
     let Kind::Struct(parent) = &bridge.fields[0].kind else { panic!("{bridge:?}") };

@@ -6,12 +6,12 @@ use vmstate::state::Unused;
 /// QMP's name of the state of a machine that goes on at once.
 const RUNNING: &str = "running";
 
-/// Section `timer`, version 2: QEMU's virtual clock. Its guest-visible clocks come from KVM, so only the clock by which
-/// timers in sections are counted matters here.
+/// Section `timer`, version 2: QEMU's virtual clock, by which timers in sections are counted, and its tick counter. The
+/// guest's clocks come from KVM here; where QEMU emulates, its time stamp counter is that tick counter.
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "timer", version = 2, minimum_version = 1)]
 pub struct Timer {
-    /// Offset of QEMU's tick counter; 0 under KVM.
+    /// Ticks that the guest's time stamp counter shows.
     pub cpu_ticks_offset: i64,
     #[vmstate(since = 2)]
     unused: Unused<8>,
@@ -21,9 +21,9 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// For a machine whose clock shows `clock` ns.
-    pub fn at(clock: u64) -> Self {
-        Self { cpu_clock_offset: clock as i64, ..Self::default() }
+    /// For a machine whose clock shows `clock` ns and whose first vCPU's time stamp counter shows `tsc`.
+    pub fn at(clock: u64, tsc: u64) -> Self {
+        Self { cpu_clock_offset: clock as i64, cpu_ticks_offset: tsc as i64, ..Self::default() }
     }
 }
 

@@ -107,7 +107,8 @@ impl Vm {
                 return Err(Refusal(chain(&error)));
             }
         };
-        let timer = Timer::at(hypervisor.clock.clock);
+        let tsc = hypervisor.vcpus.first().map_or(0, |vcpu| vcpu.cpu.tsc);
+        let timer = Timer::at(hypervisor.clock.clock, tsc);
         let state = MachineState { hypervisor, timer, global: GlobalState::new(state.as_str()) };
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         self.shared.set_run_state(RunState::FinishMigrate);

@@ -10,7 +10,7 @@ use vmstate_lab::vmm::{Program, Vmm};
 use vmstate_lab::{host, packages, skip};
 use vmstate_tests::stream_parser::parse;
 
-use super::peer::{PASSES, Peer, arrives, await_pass, failed, goes_on, on_tcg, power_off};
+use super::peer::{BEGAN, PASSES, Peer, arrives, await_pass, failed, goes_on, on_tcg, power_off, register, to_file};
 use crate::place::{case_with_qemu, minivmm, scratch};
 use crate::stream::relay;
 use crate::world::{self, MIGRATION, World, dirtying, ensure, within};
@@ -46,6 +46,10 @@ fn takes_over(peer: &mut Peer, left_out: &[&str]) -> Result<()> {
     let mut qemu = peer.incoming(&without(&sent, left_out)?, &[])?;
     resume(&mut qemu)?;
     goes_on(&qemu, &sent)?;
+    let back = to_file(&mut qemu, &peer.directory.join("back"))?;
+    let (before, after) = (register(&sent, BEGAN)?, register(&back, BEGAN)?);
+    ensure(after > before, || format!("the time stamp counter went from {before:#x} back to {after:#x}"))?;
+    qemu.qmp.execute("cont", Value::Null)?;
     power_off(qemu)
 }
 

@@ -11,7 +11,7 @@ use vmstate_lab::{packages, skip, tiny};
 use vmstate_tests::stream_parser::{Value, parse};
 
 use crate::place::{self, scratch};
-use crate::world::{ANSWER, ensure, within};
+use crate::world::{ANSWER, MIGRATION, ensure, within};
 
 /// Guest RAM.
 pub(super) const RAM_MIB: u64 = 16;
@@ -133,19 +133,32 @@ pub(super) fn arrives(qemu: &mut Vmm, state: &str) -> Result<()> {
     })
 }
 
-/// Passes that the guest had done where `stream` was made: it counts them in R10.
-pub(super) fn passes_done(stream: &[u8]) -> Result<u64> {
+/// Where the guest counts the passes that are done: R10.
+pub(super) const DONE: usize = 10;
+/// Where it keeps the time stamp at which the pass began: R11.
+pub(super) const BEGAN: usize = 11;
+
+/// A general register of the guest, in encoding order, where `stream` was made.
+pub(super) fn register(stream: &[u8], number: usize) -> Result<u64> {
     let stream = parse(stream).map_err(failed)?;
     let registers = stream.device("cpu", 0).and_then(|cpu| cpu.fields.value(&["env.regs"]));
     match registers {
-        Some(Value::Array(registers)) if let Some(Value::Unsigned(passes)) = registers.get(10) => Ok(*passes),
-        _ => Err(failed("no R10 in the stream")),
+        Some(Value::Array(registers)) if let Some(Value::Unsigned(value)) = registers.get(number) => Ok(*value),
+        _ => Err(failed("no general registers in the stream")),
     }
+}
+
+/// Saves a machine, and returns the stream.
+pub(super) fn to_file(vmm: &mut Vmm, file: &Path) -> Result<Vec<u8>> {
+    vmm.start_migration(&format!("file:{}", file.display()))?;
+    let info = vmm.follow_migration(within(MIGRATION), |_| ())?;
+    ensure(info["status"] == "completed", || format!("the machine was not saved: {info}"))?;
+    fs::read(file).map_err(failed)
 }
 
 /// The guest goes on counting where it was in `stream`, and finds its memory right.
 pub(super) fn goes_on(vmm: &Vmm, stream: &[u8]) -> Result<()> {
-    let done = passes_done(stream)?;
+    let done = register(stream, DONE)?;
     await_pass(vmm, done + PASSES)?;
     let counted = passes(vmm)?;
     let first = counted.first().copied().unwrap_or(0);

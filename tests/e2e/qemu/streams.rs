@@ -1,34 +1,24 @@
 //! QEMU's own streams, of the guest at work, through types and back into QEMU: as they were, with devices that minivmm
 //! drove on, and damaged.
 
-use std::path::Path;
-
 use serde_json::Value;
-use vmstate_lab::error::{Error, Result};
-use vmstate_lab::vmm::Vmm;
+use vmstate_lab::error::Result;
 use vmstate_tests::difference;
 use vmstate_tests::microvm::Microvm;
 use vmstate_tests::stream_parser::{SectionKind, parse};
 
 use super::driven;
 use super::peer::{
-    CARD, PASSES, Peer, RAM_MIB, arrives, await_pass, failed, goes_on, on_tcg, passes, passes_done, power_off,
+    CARD, DONE, PASSES, Peer, RAM_MIB, arrives, await_pass, failed, goes_on, on_tcg, passes, power_off, register,
+    to_file,
 };
-use crate::world::{ANSWER, MIGRATION, ensure, within};
+use crate::world::{ANSWER, ensure, within};
 
 /// A stream of QEMU's own, of the guest at work.
 fn of_qemu(peer: &mut Peer, more: &[&str]) -> Result<Vec<u8>> {
     let mut source = peer.boot(more)?;
     await_pass(&source, PASSES)?;
     to_file(&mut source, &peer.directory.join("of-qemu"))
-}
-
-/// Saves a machine, and returns the stream.
-fn to_file(vmm: &mut Vmm, file: &Path) -> Result<Vec<u8>> {
-    vmm.start_migration(&format!("file:{}", file.display()))?;
-    let info = vmm.follow_migration(within(MIGRATION), |_| ())?;
-    ensure(info["status"] == "completed", || format!("the machine was not saved: {info}"))?;
-    std::fs::read(file).map_err(|error| Error::failed(format!("{}: {error}", file.display())))
 }
 
 fn machine(peer: &Peer) -> Result<Microvm> {
@@ -70,7 +60,7 @@ fn holds_what_minivmms_devices_were_driven_to() {
         // The guest takes a byte in each pass from the port as minivmm left it; the last of them makes it power off.
         let status = destination.wait_end(within(ANSWER))?;
         ensure(status.success(), || format!("QEMU ended with {status}: {}", destination.errors()))?;
-        let (done, counted) = (passes_done(&stream)?, passes(&destination)?);
+        let (done, counted) = (register(&stream, DONE)?, passes(&destination)?);
         // One byte may be taken in the pass that the stream was made in.
         let least = done + driven::INPUT.len() as u64 - 1;
         ensure(counted.last().is_some_and(|last| *last >= least), || {

@@ -6,7 +6,7 @@
 //! hand-written codec of the same name reads what it wrote. And data that happens to look like a subsection's header
 //! is not foreseen: the derive refuses layouts where that could happen.
 
-mod demand;
+mod assumption;
 mod layout;
 mod product;
 mod registry;

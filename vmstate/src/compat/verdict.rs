@@ -39,6 +39,13 @@ pub struct Crossing {
     pub warnings: Vec<Warning>,
 }
 
+impl Crossing {
+    /// True if there is no more to say than that it loads.
+    pub fn is_plain(&self) -> bool {
+        self.verdict == Verdict::Loads && self.warnings.is_empty()
+    }
+}
+
 /// Which release wrote and which reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -213,10 +220,7 @@ impl fmt::Display for Verdict {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.when.as_slice() {
-            [condition] => {
-                let opposite = Condition { holds: !condition.holds, ..condition.clone() };
-                write!(f, "if {opposite}")?;
-            }
+            [condition] => write!(f, "if {}", condition.opposite())?,
             conditions => {
                 for (index, condition) in conditions.iter().enumerate() {
                     f.write_str(if index == 0 { "unless " } else { " and " })?;

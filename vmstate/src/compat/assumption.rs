@@ -17,13 +17,6 @@ impl Report {
     }
 }
 
-impl Crossing {
-    /// True if there is no more to say than that it loads.
-    pub fn is_plain(&self) -> bool {
-        self.verdict == Verdict::Loads && self.warnings.is_empty()
-    }
-}
-
 impl Verdict {
     /// True if the stream loads whenever all of `assumed` hold, each the text of a [`Condition`].
     ///
@@ -46,7 +39,7 @@ impl Verdict {
             Self::LoadsIf(cases) => cases
                 .iter()
                 .all(|case| case.when.iter().any(|condition| assumed.contains(&condition.opposite().to_string()))),
-            _ => false,
+            Self::Breaks(_) => false,
         }
     }
 }
