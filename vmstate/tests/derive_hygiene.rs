@@ -114,6 +114,83 @@ pub struct Pair(u8, #[vmstate(skip)] u8, u8);
 #[vmstate(name = "nothing", crate = ::vmstate)]
 pub struct Nothing;
 
+/// A struct of another crate.
+#[derive(Debug, ::std::clone::Clone)]
+pub struct Theirs {
+    /// A field.
+    pub a: u8,
+}
+
+/// Its mirror.
+#[derive(renamed::VmState, Debug)]
+#[vmstate(name = "mirror", version = 2, minimum_version = 1, crate = ::vmstate, remote = Theirs)]
+pub struct Mirror {
+    a: u8,
+}
+
+/// A struct made from the whole of another.
+#[derive(renamed::VmState, Debug)]
+#[vmstate(name = "tmp", crate = ::vmstate)]
+pub struct Tmp {
+    host: u8,
+}
+
+impl ::std::convert::From<&Represented> for Tmp {
+    fn from(of: &Represented) -> Self {
+        Self { host: of.host }
+    }
+}
+
+type Refused = ::std::boxed::Box<dyn ::std::error::Error + ::std::marker::Send + ::std::marker::Sync>;
+
+impl renamed::Temporary<Represented> for Tmp {
+    fn apply(self, of: &mut Represented) -> ::std::result::Result<(), Refused> {
+        of.host = self.host;
+        ::std::result::Result::Ok(())
+    }
+}
+
+/// Everything by something else.
+#[derive(renamed::VmState, Debug)]
+#[vmstate(name = "represented", priority = 1, needed = Self::needed, early_setup, unmigratable)]
+#[vmstate(instance_id = 1, alias_id = 2, crate = ::vmstate)]
+#[vmstate(subsection(name = "represented/x"), subsection(name = "represented/x/y"))]
+pub struct Represented {
+    #[vmstate(via = Mirror)]
+    theirs: Theirs,
+    #[vmstate(via = [Mirror; 2])]
+    each: [Theirs; 2],
+    #[vmstate(struct_version = 1)]
+    mirror: Mirror,
+    #[vmstate(tmp = Tmp)]
+    tmp: (),
+    #[vmstate(subsection = "represented/x")]
+    x: u8,
+    #[vmstate(subsection = "represented/x/y")]
+    y: ::std::option::Option<u8>,
+    #[vmstate(skip)]
+    host: u8,
+}
+
+impl Represented {
+    const fn needed(&self) -> bool {
+        self.host != 0
+    }
+}
+
+#[::std::prelude::v1::test]
+fn representations_move() {
+    use ::std::assert_eq;
+    let theirs = |a| Theirs { a };
+    let each = [theirs(2), theirs(3)];
+    let y = ::std::option::Option::None;
+    let mut state = Represented { theirs: theirs(1), each, mirror: Mirror { a: 4 }, tmp: (), x: 6, y, host: 5 };
+    let mut out = renamed::codec::Writer::new();
+    renamed::Wire::save(&mut state, &mut out).unwrap();
+    assert_eq!(out.as_slice(), b"\x01\x02\x03\x04\x05\x05\x0drepresented/x\0\0\0\x01\x06");
+    assert_eq!(<Represented as renamed::VmState>::SECTION.alias_id, ::std::option::Option::Some(2));
+}
+
 #[::std::prelude::v1::test]
 fn generic_device_moves() {
     use ::std::{assert_eq, iter::Iterator as _, string::String, vec};

@@ -146,6 +146,23 @@ fn a_path_is_in_the_name_and_old_streams_without_it_are_found() {
     assert_eq!(devices.map(|device| device.a), [10, 20]);
 }
 
+/// `find_se` takes the first that answers, also to its old name.
+#[test]
+fn an_old_name_is_found_before_a_later_device_of_that_name() {
+    let mut devices = [Plain { a: 1 }, Plain { a: 2 }];
+    let [first, second] = &mut devices;
+    let mut sections = Sections::new();
+    sections.add_at("pci", first as &mut dyn Section).unwrap();
+    sections.register("plain", 0, second as &mut dyn Section).unwrap();
+    let both = stream(&[], &[full(2, "pci/plain", 0, 10), full(3, "plain", 0, 20)]);
+    load(&both, Strictness::QemuCompatible, &mut sections).unwrap();
+    load(&both, Strictness::Strict, &mut sections).unwrap();
+    load(&stream(&[], &[full(3, "plain", 0, 30)]), Strictness::QemuCompatible, &mut sections).unwrap();
+    load(&both, Strictness::QemuCompatible, &mut sections).unwrap();
+    drop(sections);
+    assert_eq!(devices.map(|device| device.a), [20, 20]);
+}
+
 #[test]
 fn an_unmigratable_device_stops_save_and_load_before_they_begin() {
     for (section, text) in [

@@ -2,8 +2,8 @@
 //! state belongs to a hypervisor, by values that are told apart.
 
 use minivmm::bus::BusDevice;
-use minivmm::kvm::state::cpu::{FpReg, MtrrVar, XmmReg, YmmhReg};
 use minivmm::kvm::state::pit::Channel;
+use minivmm::kvm::state::registers::{FpReg, MtrrVar, XmmReg, YmmhReg};
 use minivmm::kvm::state::{Apic, Cpu, IoApic, Pic, Pit};
 use vmstate_tests::microvm::Microvm;
 
@@ -54,7 +54,7 @@ fn drive_cpu(cpu: &mut Cpu) {
     cpu.regs[12..].copy_from_slice(&[each(12, 0), each(13, 0), each(14, 0), each(15, 0)]);
     cpu.fpuc = 0x027f;
     cpu.fptag = 0xff;
-    cpu.fpregs = std::array::from_fn(|n| FpReg { mantissa: 1 << 63 | n as u64, exponent: 0x3fff + n as u16 });
+    cpu.fpregs = std::array::from_fn(|n| FpReg::new(1 << 63 | n as u64, 0x3fff + n as u16));
     (cpu.sysenter_cs, cpu.sysenter_esp, cpu.sysenter_eip) = (0x10, each(1, 1), each(2, 1));
     (cpu.cr2, cpu.mxcsr) = (0xdead_b000, 0x1fa0);
     cpu.dr[..4].copy_from_slice(&[0x1000, 0x2000, 0x3000, 0x4000]);

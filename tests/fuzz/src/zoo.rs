@@ -6,12 +6,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::error::Error;
 use std::num::{NonZero, Wrapping};
 use std::sync::atomic::{AtomicBool, AtomicI8, AtomicI64, AtomicU16, AtomicU32};
 use std::sync::{Mutex, RwLock};
 
 use vmstate::codec::{Reader, Strictness};
-use vmstate::{Section, Timer, Unused, VmState};
+use vmstate::{Section, Temporary, Timer, Unused, VmState};
 
 use crate::Target;
 use crate::machine::LIMITS;
@@ -26,6 +27,7 @@ pub(crate) const TARGET: Target = Target { name: "zoo", memory: 4 << 20, body, s
 #[vmstate(subsection(name = "zoo/needed", needed = Self::is_needed, version = 2, minimum_version = 1))]
 #[vmstate(subsection(name = "zoo/option"))]
 #[vmstate(subsection(name = "zoo/nested", needed = Self::is_needed, validate = Self::check))]
+#[vmstate(subsection(name = "zoo/nested/deep"))]
 pub(crate) struct Zoo {
     verdict: u8,
     signed: (i8, i16, i32, i64),
@@ -76,6 +78,15 @@ pub(crate) struct Zoo {
     #[vmstate(len = count, max = 6)]
     counted_pointers: Vec<Option<Box<u8>>>,
     timers: [Timer; 2],
+    #[vmstate(struct_version = 1)]
+    chip: Chip,
+    register: Register,
+    #[vmstate(via = u8)]
+    percent: Percent,
+    #[vmstate(via = [Mirror; 2])]
+    foreign: [Foreign; 2],
+    #[vmstate(len = count, max = 6)]
+    gaps: Unused<2>,
     #[vmstate(buffer)]
     fixed: [u8; 5],
     gap: Unused<3>,
@@ -114,7 +125,9 @@ pub(crate) struct Zoo {
     #[vmstate(subsection = "zoo/option")]
     option: Option<[u16; 2]>,
     #[vmstate(subsection = "zoo/nested")]
-    nested: Parent,
+    nested: Leaf,
+    #[vmstate(subsection = "zoo/nested/deep")]
+    deep: u8,
 }
 
 #[derive(VmState, Debug, Default)]
@@ -181,6 +194,71 @@ impl Parent {
     }
 }
 
+#[derive(VmState, Debug, Default)]
+#[vmstate(name = "chip", version = 2, minimum_version = 1)]
+struct Chip {
+    control: u8,
+    #[vmstate(since = 2)]
+    speed: u8,
+}
+
+#[derive(VmState, Debug, Default)]
+#[vmstate(name = "register")]
+struct Register {
+    #[vmstate(skip)]
+    bits: u128,
+    #[vmstate(tmp = Halves)]
+    tmp: (),
+}
+
+#[derive(VmState)]
+#[vmstate(name = "halves")]
+struct Halves(u64, u64);
+
+impl From<&Register> for Halves {
+    fn from(register: &Register) -> Self {
+        Self((register.bits >> 64) as u64, register.bits as u64)
+    }
+}
+
+impl Temporary<Register> for Halves {
+    fn apply(self, register: &mut Register) -> Result<(), Box<dyn Error + Send + Sync>> {
+        register.bits = u128::from(self.0) << 64 | u128::from(self.1);
+        if self.0 == u64::MAX { Err("the register says no".into()) } else { Ok(()) }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Percent(u8);
+
+impl From<&Percent> for u8 {
+    fn from(percent: &Percent) -> Self {
+        percent.0
+    }
+}
+
+impl TryFrom<u8> for Percent {
+    type Error = &'static str;
+
+    fn try_from(wire: u8) -> Result<Self, Self::Error> {
+        if wire <= 100 { Ok(Self(wire)) } else { Err("more than all") }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Foreign {
+    base: u64,
+    padding: u16,
+}
+
+#[derive(VmState)]
+#[vmstate(name = "mirror", remote = Foreign)]
+struct Mirror {
+    base: u64,
+    #[vmstate(skip)]
+    padding: u16,
+}
+
 mod text {
     use vmstate::codec::{Reader, Writer};
     use vmstate::schema::{Kind, Shared};
@@ -205,7 +283,7 @@ impl Zoo {
         (self.newer, self.old, self.derived) = (7, 8, 9);
         (self.needed, self.needed_newer) = (0, [0; 2]);
         self.newest = Leaf::default();
-        self.nested.children = 0;
+        (self.nested, self.deep) = (Leaf::default(), 0);
         Ok(())
     }
 
@@ -266,7 +344,10 @@ impl Zoo {
             parent: parent(1),
             needed: 26,
             option: Some([29, 30]),
-            nested: parent(1),
+            nested: leaf(12),
+            deep: 13,
+            percent: Percent(40),
+            register: Register { bits: 1 << 70, tmp: () },
             ..Self::default()
         }
     }

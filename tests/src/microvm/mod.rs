@@ -84,6 +84,11 @@ impl Microvm {
         Ok(machine)
     }
 
+    /// All its sections.
+    pub fn sections(&mut self) -> &mut Sections<'static> {
+        &mut self.sections
+    }
+
     fn register(&mut self) -> vmstate::Result<()> {
         let devices: [(&str, SharedSection); 4] = [
             ("acpi-ged", self.ged.clone()),

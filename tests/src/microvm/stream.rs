@@ -112,24 +112,12 @@ impl Microvm {
             let (bytes, outcomes) = body.into_parts();
             out.extend(bytes);
             device.extend(vmdesc(registration.description(), &outcomes)?);
-            as_temporaries(&mut device);
         }
         put_footer(out, header.id);
         if section.part == Part::Full {
             described.push(device.into());
         }
         Ok(())
-    }
-}
-
-/// QEMU describes an x87 register as a temporary struct inside another (`VMSTATE_WITH_TMP`); the ten bytes are the same.
-fn as_temporaries(device: &mut Map<String, Value>) {
-    let Some(Value::Array(fields)) = device.get_mut("fields") else { return };
-    for field in fields.iter_mut().filter(|field| field["name"] == "env.fpregs") {
-        let fields = field["struct"]["fields"].take();
-        field["struct"]["fields"] = json!([
-            {"name": "tmp", "type": "tmp", "vmsd_name": "fpreg_tmp", "version": 0, "fields": fields, "size": 10}
-        ]);
     }
 }
 

@@ -68,7 +68,8 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
         }
         Codec::Temporary(temporary) => {
             // At the type: what is on the wire is not in this field, so it can only be nothing.
-            let nothing = quote_spanned!(ty.span()=> let () = self.#member;);
+            let this = super::this(ty.span());
+            let nothing = quote_spanned!(ty.span()=> let () = #this.#member;);
             quote! {
                 #nothing
                 __v::within(__v::save_via::<Self, #temporary>(&*self, out), #name)?;

@@ -10,7 +10,7 @@ mod save;
 mod section;
 mod undo;
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{ExprRange, Ident, Path};
@@ -115,7 +115,19 @@ fn call(path: &Path, arguments: &TokenStream) -> TokenStream {
 /// The verdict of the field's `range`.
 fn in_range(field: &Field<'_>, range: &ExprRange) -> TokenStream {
     let member = &field.member;
-    quote_spanned!(range.span()=> __v::in_range(&self.#member, &(#range)))
+    // A `self` of the range's span would be another one in a struct that a macro declares.
+    let value = Ident::new("__value", range.span());
+    let verdict = quote_spanned!(range.span()=> __v::in_range(#value, &(#range)));
+    quote!({
+        let #value = &self.#member;
+        #verdict
+    })
+}
+
+/// `self`, shown at `place`. It is the derive's own: in a struct that a macro declares, one with the span of what was given to
+/// the macro would be another.
+fn this(place: Span) -> Ident {
+    Ident::new("self", Span::call_site().located_at(place))
 }
 
 fn save_fn(part: usize) -> Ident {

@@ -13,7 +13,8 @@ pub use registry::{Registration, Sections};
 
 /// One device's state as the stream sees it: object-safe, so that a registry can hold many.
 ///
-/// Implemented for every [`VmState`], for a borrowed section, and for a device that threads share (`Arc<Mutex<_>>`).
+/// Implemented for every [`VmState`], for a borrowed section, and for a device that threads share (`Arc<Mutex<_>>`). A
+/// wrapper of one's own passes on all methods, those with a default too.
 pub trait Section {
     /// Name, versions, fields.
     fn description(&self) -> &'static Description;

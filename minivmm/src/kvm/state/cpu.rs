@@ -2,6 +2,8 @@
 
 use vmstate::VmState;
 
+use super::registers::{FpReg, MtrrVar, Segment, XmmReg, YmmhReg};
+
 /// Section `cpu_common`: what all of QEMU's targets share.
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "cpu_common", version = 1)]
@@ -10,66 +12,6 @@ pub struct CpuCommon {
     pub halted: u32,
     /// QEMU's software interrupt flags; 0 with an in-kernel LAPIC.
     pub interrupt_request: u32,
-}
-
-/// One x87 register: 80 bits, in ST order as FXSAVE stores them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
-#[vmstate(name = "fpreg", version = 0, minimum_version = 0)]
-pub struct FpReg {
-    /// Significand.
-    #[vmstate(name = "tmp_mant")]
-    pub mantissa: u64,
-    /// Sign and exponent.
-    #[vmstate(name = "tmp_exp")]
-    pub exponent: u16,
-}
-
-/// A segment register with its hidden part; `flags` is bits 32..63 of a descriptor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
-#[vmstate(name = "segment", version = 1)]
-pub struct Segment {
-    /// Selector.
-    pub selector: u32,
-    /// Linear base address.
-    pub base: u64,
-    /// Limit in bytes.
-    pub limit: u32,
-    /// Attributes, at the places they have in a descriptor's upper half.
-    pub flags: u32,
-}
-
-/// Low or high 128 bits of a vector register.
-#[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
-#[vmstate(name = "xmm_reg", version = 1)]
-pub struct XmmReg {
-    /// Bits 0..63.
-    #[vmstate(name = "_q_ZMMReg[0]")]
-    pub low: u64,
-    /// Bits 64..127.
-    #[vmstate(name = "_q_ZMMReg[1]")]
-    pub high: u64,
-}
-
-/// Bits 128..255 of a vector register.
-#[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
-#[vmstate(name = "ymmh_reg", version = 1)]
-pub struct YmmhReg {
-    /// Bits 128..191.
-    #[vmstate(name = "_q_ZMMReg[2]")]
-    pub low: u64,
-    /// Bits 192..255.
-    #[vmstate(name = "_q_ZMMReg[3]")]
-    pub high: u64,
-}
-
-/// A variable-range MTRR pair.
-#[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
-#[vmstate(name = "mtrr_var", version = 1)]
-pub struct MtrrVar {
-    /// MTRRphysBase.
-    pub base: u64,
-    /// MTRRphysMask.
-    pub mask: u64,
 }
 
 /// Section `cpu`, version 12. Field names are QEMU's; the general registers are in encoding order (RAX, RCX, RDX, RBX,

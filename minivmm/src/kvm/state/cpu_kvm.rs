@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use kvm_bindings::{kvm_debugregs, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xsave};
 
-use super::cpu::{Cpu, FpReg, MtrrVar, Segment, XmmReg, YmmhReg};
+use super::cpu::Cpu;
 use super::msr::index;
+use super::registers::{FpReg, MtrrVar, Segment, XmmReg, YmmhReg};
 
 /// hflags2 bit "NMIs are blocked" (QEMU's `HF2_NMI_MASK`).
 const HFLAGS2_NMI: u32 = 1 << 2;
@@ -279,9 +280,8 @@ impl Cpu {
         self.fpip = le(&bytes, 8);
         self.fpdp = le(&bytes, 16);
         self.mxcsr = le(&bytes, xsave::MXCSR) as u32;
-        self.fpregs = std::array::from_fn(|n| FpReg {
-            mantissa: le(&bytes, xsave::ST0 + 16 * n),
-            exponent: le(&bytes, xsave::ST0 + 16 * n + 8) as u16,
+        self.fpregs = std::array::from_fn(|n| {
+            FpReg::new(le(&bytes, xsave::ST0 + 16 * n), le(&bytes, xsave::ST0 + 16 * n + 8) as u16)
         });
         self.xmm = std::array::from_fn(|n| XmmReg {
             low: le(&bytes, xsave::XMM0 + 16 * n),

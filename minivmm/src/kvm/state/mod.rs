@@ -16,6 +16,7 @@ pub mod machine;
 pub mod msr;
 pub mod pic;
 pub mod pit;
+pub mod registers;
 pub mod vcpu;
 
 pub use apic::Apic;
