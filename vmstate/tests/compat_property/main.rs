@@ -20,14 +20,14 @@ use vmstate::compat::{Condition, Direction, Subject, Verdict, check};
 fn config() -> ProptestConfig {
     let asked = ProptestConfig::default();
     let rng_seed = if asked.rng_seed == RngSeed::Random { RngSeed::Fixed(2026) } else { asked.rng_seed };
-    ProptestConfig { cases: 2000, failure_persistence: None, max_shrink_iters: 2000, rng_seed, ..asked }
+    ProptestConfig { cases: 1500, failure_persistence: None, max_shrink_iters: 2000, rng_seed, ..asked }
 }
 
 #[test]
 fn the_verdict_is_what_happens() {
     // What was said how often: verdicts, and what conditions are about.
     let said = RefCell::new(BTreeMap::new());
-    let evolutions = (prop::collection::vec(any::<u16>(), 0..160), any::<[u64; 8]>());
+    let evolutions = (prop::collection::vec(any::<u16>(), 0..128), any::<[u64; 8]>());
     let agrees = |(tape, seeds): (Vec<u16>, [u64; 8])| {
         let mut choices = Choices(tape.into());
         let old = choices.section();
