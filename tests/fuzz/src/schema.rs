@@ -51,26 +51,27 @@ fn is_sound(description: &Description) -> bool {
     description.minimum_version <= description.version
         && sent.iter().enumerate().all(|(index, name)| !sent[..index].contains(name))
         && sent.iter().all(|sent| looks_for(&description.name, sent))
-        && inside.iter().all(|part| {
+        && inside.iter().all(|(part, version)| {
             part.subsections.is_empty()
-                && part.minimum_version <= part.version
+                && part.has_version(*version)
                 && !sent.iter().any(|sent| looks_for(&part.name, sent))
         })
 }
 
-/// All structs and subsections inside.
-fn parts<'a>(of: &'a Description, into: &mut Vec<&'a Description>) {
+/// All structs and subsections inside, and the versions at which they are sent.
+fn parts<'a>(of: &'a Description, into: &mut Vec<(&'a Description, u32)>) {
     let nested = of.fields.iter().flat_map(|field| structs(&field.kind));
-    for part in nested.chain(of.subsections.iter()) {
-        into.push(part);
+    for (part, version) in nested.chain(of.subsections.iter().map(|subsection| (subsection, subsection.version))) {
+        into.push((part, version));
         parts(part, into);
     }
 }
 
 /// The nested structs of a field.
-fn structs(kind: &Kind) -> Vec<&Description> {
+fn structs(kind: &Kind) -> Vec<(&Description, u32)> {
     match kind {
-        Kind::Struct(nested) | Kind::StructAt(nested, _) => vec![nested],
+        Kind::Struct(nested) | Kind::Temporary(nested) => vec![(nested, nested.version)],
+        Kind::StructAt(nested, version) => vec![(nested, *version)],
         Kind::Array(inner, _) | Kind::CountedArray(inner) | Kind::List(inner) | Kind::Nullable(inner) => structs(inner),
         Kind::Map(key, value) => [structs(key), structs(value)].concat(),
         _ => Vec::new(),
