@@ -1,13 +1,8 @@
 //! Every kind of field, with its bytes written out from QEMU's format (migration/vmstate.c, vmstate-types.c).
 
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
+use vmstate::testing::bytes;
 use vmstate::{ErrorKind, Unused, VmState};
-
-fn save<T: VmState>(mut state: T) -> Vec<u8> {
-    let mut out = Writer::new();
-    state.save(&mut out).unwrap();
-    out.into_bytes()
-}
 
 fn load<T: VmState>(mut state: T, bytes: &[u8], version: u32, strictness: Strictness) -> vmstate::Result<T> {
     let mut input = Reader::new(bytes, 0, strictness, Limits::default()).complete();
@@ -16,11 +11,11 @@ fn load<T: VmState>(mut state: T, bytes: &[u8], version: u32, strictness: Strict
     Ok(state)
 }
 
-/// `state` saves to `bytes`, and `bytes` load to `state`.
-fn both_ways<T: VmState + Default + Clone + PartialEq + std::fmt::Debug>(state: T, bytes: &[u8]) {
-    assert_eq!(save(state.clone()), bytes);
+/// `state` saves to `wire`, and `wire` loads to `state`.
+fn both_ways<T: VmState + Default + Clone + PartialEq + std::fmt::Debug>(state: T, wire: &[u8]) {
+    assert_eq!(bytes(&mut state.clone()), wire);
     for strictness in [Strictness::Strict, Strictness::QemuCompatible] {
-        assert_eq!(load(T::default(), bytes, T::DESCRIPTION.version, strictness).unwrap(), state);
+        assert_eq!(load(T::default(), wire, T::DESCRIPTION.version, strictness).unwrap(), state);
     }
 }
 
@@ -76,7 +71,7 @@ fn bytes_that_end_among_integers_end_at_one_of_them() {
 
 #[test]
 fn a_strict_bool_is_0_or_1_and_qemu_takes_any_byte() {
-    let mut bytes = save(Integers::default());
+    let mut bytes = bytes(&mut Integers::default());
     bytes[30] = 2;
     let error = load(Integers::default(), &bytes, 1, Strictness::Strict).unwrap_err();
     assert_eq!(error.to_string(), "i at 0x1e: a bool is 0 or 1, got 2");

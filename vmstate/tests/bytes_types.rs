@@ -10,22 +10,17 @@ use std::sync::{Mutex, RwLock};
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::schema::vmdesc;
+use vmstate::testing::bytes;
 use vmstate::{Error, ErrorKind, VmState, Wire};
 
-fn save<T: VmState>(state: &mut T) -> Vec<u8> {
-    let mut out = Writer::new();
-    state.save(&mut out).unwrap();
-    out.into_bytes()
-}
-
-/// `bytes` load into `state`, which then saves to them; after a load that failed it still saves to what it did.
-fn round<T: VmState>(mut state: T, bytes: &[u8]) -> T {
-    state.load_or_keep(&mut Reader::strict(bytes), 1).unwrap();
-    assert_eq!(save(&mut state), bytes);
-    for end in 0..bytes.len() {
-        let other: Vec<u8> = bytes[..end].iter().map(|byte| byte ^ 1).collect();
+/// `wire` loads into `state`, which then saves to it; after a load that failed it still saves to what it did.
+fn round<T: VmState>(mut state: T, wire: &[u8]) -> T {
+    state.load_or_keep(&mut Reader::strict(wire), 1).unwrap();
+    assert_eq!(bytes(&mut state), wire);
+    for end in 0..wire.len() {
+        let other: Vec<u8> = wire[..end].iter().map(|byte| byte ^ 1).collect();
         assert!(state.load_or_keep(&mut Reader::strict(&other), 1).is_err());
-        assert_eq!(save(&mut state), bytes, "cut at {end}");
+        assert_eq!(bytes(&mut state), wire, "cut at {end}");
     }
     state
 }
@@ -183,7 +178,7 @@ fn an_unknown_value_of_an_enum_is_refused_with_its_place() {
     assert_eq!(error.to_string(), "modes[1] at 0x2: 7 is no Mode; known are 0 (Off), 4660 (Slow), 32768 (Fast)");
     let mut enums = OFF;
     enums.load_or_keep(&mut Reader::strict(b"\x12\x34\x12\x34\x00"), 1).unwrap_err();
-    assert_eq!(save(&mut enums), b"\0\0\0\0\x01", "the modes that were loaded are put back");
+    assert_eq!(bytes(&mut enums), b"\0\0\0\0\x01", "the modes that were loaded are put back");
     let error = refused(OFF, b"\0\0\0\0\xfe");
     assert_eq!(error.to_string(), "level at 0x4: -2 is no Level; known are -1 (Low), 1 (High)");
 }

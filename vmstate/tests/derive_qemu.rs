@@ -6,6 +6,7 @@ use serde_json::Value;
 use vmstate::VmState;
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 use vmstate::schema::vmdesc;
+use vmstate::testing::bytes;
 
 /// Loads each fixture section of `name` into a fresh `T`, saves it again, and compares bytes and description.
 fn same_as_qemu<T: VmState>(name: &str, fresh: impl Fn() -> T) {
@@ -43,10 +44,10 @@ fn same_as_qemu<T: VmState>(name: &str, fresh: impl Fn() -> T) {
             damaged[at] ^= change;
             for strictness in [Strictness::Strict, Strictness::QemuCompatible] {
                 let mut device = fresh();
-                let before = saved(&mut device);
+                let before = bytes(&mut device);
                 let mut input = Reader::new(&damaged, 0, strictness, Limits::default()).complete();
                 if device.load_or_keep(&mut input, version).is_err() {
-                    assert_eq!(saved(&mut device), before, "{name} damaged at {at}");
+                    assert_eq!(bytes(&mut device), before, "{name} damaged at {at}");
                 }
             }
         }
@@ -60,12 +61,6 @@ fn same_as_qemu<T: VmState>(name: &str, fresh: impl Fn() -> T) {
         compared += 1;
     }
     assert!(compared > 0, "no fixture of {name}");
-}
-
-fn saved<T: VmState>(device: &mut T) -> Vec<u8> {
-    let mut out = Writer::new();
-    device.save(&mut out).unwrap();
-    out.into_bytes()
 }
 
 fn unhex(text: &str) -> Vec<u8> {

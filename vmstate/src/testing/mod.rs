@@ -26,6 +26,7 @@
 //! and a new example, is added by running the tests with `BLESS=1` in the environment. Nothing that is there is ever
 //! overwritten: who knows that an entry was never released, or is dropped on purpose, deletes it.
 
+mod bytes;
 mod golden;
 mod kept;
 mod verify;
@@ -34,6 +35,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::section::{Section, Sections};
+
+pub use bytes::bytes;
 
 /// Checks that all that a device ever sent still loads; see [`testing`](crate::testing).
 ///
