@@ -264,9 +264,13 @@ fn descriptions() -> impl Strategy<Value = Description> {
 
 proptest! {
     #[test]
-    fn whatever_can_be_described_is_read_as_it_was_written(description in descriptions()) {
+    fn whatever_can_be_described_is_read_as_it_was_written(description in descriptions(), required: bool) {
         let mut schema = Schema::new(None);
         schema.add("section", &description).unwrap();
+        if required {
+            schema.require("section");
+        }
+        prop_assert_eq!(Schema::from_json(&schema.to_json()).unwrap().requires("section"), required);
         prop_assert_eq!(Schema::from_json(&schema.to_json()).unwrap(), schema);
     }
 

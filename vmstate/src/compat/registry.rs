@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::budget::Budget;
-use super::verdict::{Break, Crossing, Direction, Reason, Report, Verdict};
+use super::verdict::{Break, Case, Condition, Crossing, Direction, Reason, Report, Subject, Verdict};
 use super::{check_within, remedy};
 use crate::schema::Description;
 use crate::schema::json::Schema;
@@ -20,6 +20,8 @@ pub struct SectionDescription<'a> {
     pub aliases: &'a [&'a str],
     /// What its bytes are.
     pub description: &'a Description,
+    /// A load is refused if it does not come. A release that does without it may also not send it.
+    pub required: bool,
 }
 
 /// What is known about all sections of two releases.
@@ -43,7 +45,8 @@ impl fmt::Display for RegistryReport {
     }
 }
 
-/// Compares all sections of two releases. A section that only one release has breaks in the other; one that the new
+/// Compares all sections of two releases. A section that only one release has breaks in the other, and its absence breaks
+/// where it is required; one that the new
 /// release calls otherwise loads only if its old name is an alias, and the old release does not know the new name.
 pub fn check_registry(old: &[SectionDescription<'_>], new: &[SectionDescription<'_>]) -> RegistryReport {
     let budget = Budget::total();
@@ -53,21 +56,32 @@ pub fn check_registry(old: &[SectionDescription<'_>], new: &[SectionDescription<
     let mut sections = Vec::new();
     for section in old {
         let Some(other) = new_names.get(section.name).or_else(|| new_aliases.get(section.name)) else {
-            sections.push(absent(section, Direction::OldToNew));
+            let missing = section.required.then(|| breaks(section, Direction::NewToOld, Reason::Missing));
+            sections.push(report(section, [breaks(section, Direction::OldToNew, Reason::NoSection)], missing));
             continue;
         };
         let mut report = check_within(section.description, other.description, &budget);
+        let needs =
+            |reader: &SectionDescription<'_>, writer: &SectionDescription<'_>| reader.required && !writer.required;
+        for crossing in &mut report.crossings {
+            match crossing.direction {
+                Direction::OldToNew if needs(other, section) => only_if_sent(crossing, section),
+                Direction::NewToOld if needs(section, other) => only_if_sent(crossing, other),
+                _ => {}
+            }
+        }
         report.section = section.name.to_owned();
         if other.name != section.name && !section.aliases.contains(&other.name) {
             report.crossings.retain(|crossing| crossing.direction == Direction::OldToNew);
-            report.crossings.extend(absent(other, Direction::NewToOld).crossings);
+            report.crossings.push(breaks(other, Direction::NewToOld, Reason::NoSection));
         }
         sections.push(report);
     }
     for section in new {
         let mut names = section.aliases.iter().chain([&section.name]);
         if !names.any(|name| old_names.contains_key(name)) {
-            sections.push(absent(section, Direction::NewToOld));
+            let missing = section.required.then(|| breaks(section, Direction::OldToNew, Reason::Missing));
+            sections.push(report(section, missing, [breaks(section, Direction::NewToOld, Reason::NoSection)]));
         }
     }
     RegistryReport { sections }
@@ -77,7 +91,13 @@ pub fn check_registry(old: &[SectionDescription<'_>], new: &[SectionDescription<
 pub fn check_schemas(old: &Schema, new: &Schema) -> RegistryReport {
     fn sections(schema: &Schema) -> Vec<SectionDescription<'_>> {
         let sections = schema.sections().iter();
-        sections.map(|(name, description)| SectionDescription { name, aliases: &[], description }).collect()
+        let described = sections.map(|(name, description)| SectionDescription {
+            name,
+            aliases: &[],
+            description,
+            required: schema.requires(name),
+        });
+        described.collect()
     }
     check_registry(&sections(old), &sections(new))
 }
@@ -87,14 +107,33 @@ fn by_name<'s, 'a>(sections: &'s [SectionDescription<'a>]) -> HashMap<&'a str, &
     sections.iter().rev().map(|section| (section.name, section)).collect()
 }
 
-/// The reader does not have it at all.
-fn absent(section: &SectionDescription<'_>, direction: Direction) -> Report {
-    let reason = Reason::NoSection;
-    let remedy = remedy::of(&reason, direction);
-    let verdict = Verdict::Breaks(Break { field: section.name.to_owned(), reason, remedy });
+fn report(
+    section: &SectionDescription<'_>,
+    crossings: impl IntoIterator<Item = Crossing>,
+    more: impl IntoIterator<Item = Crossing>,
+) -> Report {
+    Report { section: section.name.to_owned(), crossings: crossings.into_iter().chain(more).collect() }
+}
+
+/// One side does not have the section at all.
+fn breaks(section: &SectionDescription<'_>, direction: Direction, reason: Reason) -> Crossing {
+    let verdict = Verdict::Breaks(broken(section, direction, reason));
     let version = section.description.version;
-    Report {
-        section: section.name.to_owned(),
-        crossings: vec![Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }],
+    Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
+}
+
+/// The reader does not do without the section, which the writer need not send.
+fn only_if_sent(crossing: &mut Crossing, writer: &SectionDescription<'_>) {
+    let when = vec![Condition { subject: Subject::Section(writer.name.to_owned()), holds: false }];
+    let case = Case { when, breaks: broken(writer, crossing.direction, Reason::Missing) };
+    match &mut crossing.verdict {
+        Verdict::Loads => crossing.verdict = Verdict::LoadsIf(vec![case]),
+        Verdict::LoadsIf(cases) => cases.push(case),
+        Verdict::Breaks(_) | Verdict::NotCompared(_) => {}
     }
+}
+
+fn broken(section: &SectionDescription<'_>, direction: Direction, reason: Reason) -> Break {
+    let remedy = remedy::of(&reason, direction);
+    Break { field: section.name.to_owned(), reason, remedy }
 }

@@ -31,6 +31,8 @@ pub(super) fn of(reason: &Reason, direction: Direction) -> &'static str {
         (Reason::NotNullable, _) => "keep the pointer as it was; send what is new in a subsection",
         (Reason::TooLarge, _) => "compare the parts one by one",
         (Reason::Ambiguous, _) => "put the struct last, and begin no subsection's name with that of a struct inside",
+        (Reason::Missing, OldToNew) => "register it as optional: it keeps its reset state if it does not come",
+        (Reason::Missing, NewToOld) => "go on sending the section",
         (Reason::NoSection, OldToNew) => "keep the section, or register its new name with the old one as alias",
         (Reason::NoSection, NewToOld) => "leave the device out of machines of the old release",
     }

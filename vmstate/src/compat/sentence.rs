@@ -65,6 +65,7 @@ impl fmt::Display for Condition {
         match &self.subject {
             Subject::Predicate(name) => write!(f, "{name} is {}", self.holds),
             Subject::Subsection(name) => write!(f, "subsection {name:?} is {not}sent"),
+            Subject::Section(name) => write!(f, "section {name:?} is {not}sent"),
             Subject::Elements(path) if self.holds => write!(f, "{path} has elements"),
             Subject::Elements(path) => write!(f, "{path} is empty"),
             Subject::Unnamed(path) => write!(f, "the predicate of {path} is {}", self.holds),
@@ -105,6 +106,7 @@ impl fmt::Display for Reason {
             Self::NotNullable => f.write_str("it may be null on one side only"),
             Self::TooLarge => f.write_str("the layout is too large"),
             Self::Ambiguous => f.write_str("a look for subsections may go too far there"),
+            Self::Missing => f.write_str("the reader does not do without this section"),
             Self::NoSection => f.write_str("the reader does not have this section"),
         }
     }

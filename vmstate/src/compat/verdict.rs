@@ -103,6 +103,8 @@ pub enum Subject {
     Unnamed(String),
     /// A subsection is sent (its `needed` holds).
     Subsection(String),
+    /// The section is sent.
+    Section(String),
     /// The counted field has elements.
     Elements(String),
     /// The pointer is null.
@@ -178,8 +180,10 @@ pub enum Reason {
     TooLarge,
     /// A look for subsections may run into what is no subsection of that struct.
     Ambiguous,
-    /// The other release has no such section.
+    /// The reader has no such section.
     NoSection,
+    /// The reader does not do without the section.
+    Missing,
 }
 
 /// Bytes that load, and may mean something else.

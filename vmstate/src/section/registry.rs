@@ -140,7 +140,12 @@ impl<'a> Sections<'a> {
     /// `Misuse` if two sections of one name have different descriptions.
     pub fn schema(&self, machine: Option<&str>) -> Result<Schema> {
         let mut schema = Schema::new(machine);
-        self.entries.iter().try_for_each(|entry| schema.add(&entry.idstr, entry.section.description()))?;
+        for entry in &self.entries {
+            schema.add(&entry.idstr, entry.section.description())?;
+            if entry.required {
+                schema.require(&entry.idstr);
+            }
+        }
         Ok(schema)
     }
 

@@ -104,7 +104,7 @@ fn many_sections_share_what_they_may_cost() {
     let entry = || nested("entry", vec![field("a", U8), field("b", U32)]);
     let dev = plain(vec![field("entries", array(entry(), 1 << 14))]);
     let names: Vec<String> = (0..1000).map(|at| format!("dev{at}")).collect();
-    let section = |name| SectionDescription { name, aliases: &[], description: &dev };
+    let section = |name| SectionDescription { name, aliases: &[], description: &dev, required: true };
     let sections: Vec<_> = names.iter().map(|name| section(name)).collect();
     let report = ends_soon(|| check_registry(&sections, &sections));
     assert!(report.sections[0].is_compatible(true));

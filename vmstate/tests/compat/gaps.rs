@@ -134,7 +134,7 @@ fn g7_no_fields_at_all() {
 fn g8_sections_come_go_and_are_renamed() {
     let dev = plain(vec![field("a", U8)]);
     fn named<'a>(name: &'a str, aliases: &'a [&'a str], description: &'a Description) -> SectionDescription<'a> {
-        SectionDescription { name, aliases, description }
+        SectionDescription { name, aliases, description, required: false }
     }
     let old = [named("serial", &[], &dev), named("rtc", &[], &dev), named("pit", &[], &dev)];
     let new = [named("serial", &[], &dev), named("clock", &["rtc"], &dev), named("net", &[], &dev)];
@@ -151,6 +151,31 @@ rtc
 pit
   old -> new, version 1: breaks at pit because the reader does not have this section -> keep the section, or register its new name with the old one as alias
 net
+  new -> old, version 1: breaks at net because the reader does not have this section -> leave the device out of machines of the old release
+"
+    );
+}
+
+/// Whether a section may be away is its registration's, not its description's.
+#[test]
+fn g8_sections_that_are_required() {
+    let dev = plain(vec![field("a", U8)]);
+    let section = |name, required| SectionDescription { name, aliases: &[], description: &dev, required };
+    let old = [section("serial", false), section("rtc", true), section("pit", true)];
+    let new = [section("serial", true), section("rtc", true), section("net", true)];
+    assert_eq!(
+        check_registry(&old, &new).to_string(),
+        "serial
+  old -> new, version 1: loads if section \"serial\" is sent, else breaks at serial because the reader does not do without this section -> register it as optional: it keeps its reset state if it does not come
+  new -> old, version 1: loads
+rtc
+  old -> new, version 1: loads
+  new -> old, version 1: loads
+pit
+  old -> new, version 1: breaks at pit because the reader does not have this section -> keep the section, or register its new name with the old one as alias
+  new -> old, version 1: breaks at pit because the reader does not do without this section -> go on sending the section
+net
+  old -> new, version 1: breaks at net because the reader does not do without this section -> register it as optional: it keeps its reset state if it does not come
   new -> old, version 1: breaks at net because the reader does not have this section -> leave the device out of machines of the old release
 "
     );

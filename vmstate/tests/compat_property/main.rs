@@ -98,6 +98,7 @@ fn words(verdict: &Verdict) -> Vec<&'static str> {
                 Subject::Predicate(_) => "predicate",
                 Subject::Unnamed(_) => "unnamed",
                 Subject::Subsection(_) => "subsection",
+                Subject::Section(_) => "section",
                 Subject::Elements(_) => "elements",
                 Subject::Null(_) => "null",
                 Subject::Value { .. } => "value",

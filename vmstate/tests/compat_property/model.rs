@@ -184,6 +184,8 @@ pub(crate) fn predicted(verdict: &Verdict, outcomes: Outcomes, numbers: &[&Numbe
         Subject::Predicate(name) => outcomes.holds("predicate", name),
         Subject::Unnamed(path) => outcomes.holds("unnamed", path),
         Subject::Subsection(path) => outcomes.holds("subsection", path),
+        // One section is asked about, which is sent.
+        Subject::Section(_) => true,
         Subject::Elements(path) => outcomes.count(path) > 0,
         Subject::Null(path) => outcomes.holds("null", path),
         Subject::Configuration(field) => outcomes.holds("alike", field),

@@ -2,18 +2,20 @@
 //!
 //! ```text
 //! { "vmschkmachine": {"Name": MACHINE},
-//!   SECTION: {"Name": SECTION, "version_id": N, "minimum_version_id": N, "Description": DESCRIPTION}, … }
+//!   SECTION: {"Name": SECTION, "version_id": N, "minimum_version_id": N[, "required": true],
+//!             "Description": DESCRIPTION}, … }
 //! DESCRIPTION  {"name", "version_id", "minimum_version_id"[, "Fields": […]][, "Subsections": [DESCRIPTION …]]}
 //! FIELD        {"field", "version_id", "field_exists", KIND[, "exists"]}
 //! KIND         [ "num",] "size"[, "type"][, "dimensions"]
 //!              [, "custom" | "limit" | "bits" | ["struct_version",] "Description" | ["key": {KIND},] "element": {KIND}]
 //! ```
 //!
-//! QEMU has of a KIND only `num`, `size` and `Description`, and no `exists`: its dumps do not say what a field's bytes are. Such a field
+//! QEMU has of a KIND only `num`, `size` and `Description`, and no `exists` or `required`: its dumps do not say what a field's bytes are. Such a field
 //! reads as [`Kind::Custom`](super::Kind::Custom) called `size N`, since nothing more is known, and is written the same way.
 //!
 //! | key | meaning |
 //! | --- | --- |
+//! | `required` of a section | a load is refused if it does not come |
 //! | `version_id` of a field | version from which it is there |
 //! | `num` | elements, if the number is fixed |
 //! | `size` | bytes of one element on the wire, 0 if they vary; QEMU: in the host's memory |
@@ -31,6 +33,8 @@
 mod read;
 mod write;
 
+use std::collections::BTreeSet;
+
 use super::Description;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -44,12 +48,13 @@ const MACHINE: &str = "vmschkmachine";
 pub struct Schema {
     machine: Option<String>,
     sections: Vec<(String, Description)>,
+    required: BTreeSet<String>,
 }
 
 impl Schema {
     /// No sections yet, of a machine type or of none.
     pub fn new(machine: Option<&str>) -> Self {
-        Self { machine: machine.map(str::to_owned), sections: Vec::new() }
+        Self { machine: machine.map(str::to_owned), ..Self::default() }
     }
 
     /// The machine type, if it is named.
@@ -65,6 +70,16 @@ impl Schema {
     /// The description of the section called `name`.
     pub fn section(&self, name: &str) -> Option<&Description> {
         self.sections.iter().find(|(known, _)| known == name).map(|(_, description)| description)
+    }
+
+    /// Says that a load is refused if the section called `name` does not come.
+    pub fn require(&mut self, name: &str) {
+        self.required.insert(name.to_owned());
+    }
+
+    /// True if a load is refused without the section called `name`. QEMU's do without any.
+    pub fn requires(&self, name: &str) -> bool {
+        self.required.contains(name)
     }
 
     /// Adds a section. Several devices of one kind share a name and a description: that is one entry.

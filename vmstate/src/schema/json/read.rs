@@ -52,11 +52,16 @@ impl Schema {
             self.machine = Some(text(entry, "Name")?.to_owned());
             return Ok(());
         }
-        only(entry, &["Name", "version_id", "minimum_version_id", "Description"])?;
+        only(entry, &["Name", "version_id", "minimum_version_id", "required", "Description"])?;
         let section = inside("Description", entry, |value| description(value, 0))?;
         let versions = (version(entry, "version_id")?, version(entry, "minimum_version_id")?);
         if versions != (section.version, section.minimum_version) {
             return malformed("the versions are not those of \"Description\"".into());
+        }
+        match entry.get("required").map(Value::as_bool) {
+            None | Some(Some(false)) => {}
+            Some(Some(true)) => self.require(key),
+            Some(None) => return wrong("required", "true or false"),
         }
         self.sections.push((key.to_owned(), section));
         Ok(())

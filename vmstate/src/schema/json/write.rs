@@ -35,6 +35,9 @@ impl Schema {
             let mut object = Map::new();
             object.insert("Name".into(), name.as_str().into());
             put_versions(section, &mut object);
+            if self.requires(name) {
+                object.insert("required".into(), true.into());
+            }
             object.insert("Description".into(), description(section).into());
             root.insert(name.clone(), object.into());
         }
