@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 const COMPLAINTS: &[&str] = &[
     "soft lockup",
@@ -44,7 +45,25 @@ pub(super) fn complaints() -> Vec<String> {
 }
 
 fn is_complaint(message: &str) -> bool {
-    COMPLAINTS.iter().any(|complaint| message.contains(complaint))
+    match message.contains(BUSY) {
+        true => !clocks_agree(message),
+        false => COMPLAINTS.iter().any(|complaint| message.contains(complaint)),
+    }
+}
+
+/// The kernel compared its clocks too late to judge them, and shows how far each went: a busy host, if both went as far
+/// (`clocksource_watchdog`, kernel/time/clocksource.c).
+const BUSY: &str = "Long readout interval";
+/// Most that the two may differ in: reading them takes time, too.
+const APART: Duration = Duration::from_millis(5);
+
+fn clocks_agree(message: &str) -> bool {
+    let figure = |name: &str| {
+        let (_, rest) = message.split_once(name)?;
+        let number = rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?;
+        number.parse().ok().map(Duration::from_nanos)
+    };
+    figure("cs_nsec:").zip(figure("wd_nsec:")).is_some_and(|(clock, watchdog)| clock.abs_diff(watchdog) <= APART)
 }
 
 #[cfg(test)]
@@ -59,5 +78,11 @@ mod tests {
         ));
         assert!(is_complaint("blk_update_request: I/O error, dev vda, sector 2048"));
         assert!(!is_complaint("clocksource: Switched to clocksource kvm-clock"));
+        let late = |clock, watchdog| {
+            format!("clocksource: Long readout interval, skipping watchdog check: cs_nsec: {clock} wd_nsec: {watchdog}")
+        };
+        assert!(!is_complaint(&late("1101521047", "1101363794")));
+        assert!(is_complaint(&late("1107521047", "1101363794")));
+        assert!(is_complaint(&late("?", "1101363794")));
     }
 }
