@@ -207,7 +207,9 @@ impl Product<'_> {
             (Some(step @ Step::LoopEnd { .. }), _) | (_, Some(step @ Step::LoopEnd { .. })) => {
                 breaks(step.place(), Reason::OtherCount)
             }
-            (Some(step @ Step::Header { .. }), _) => breaks(step.place(), Reason::UnknownSubsection),
+            (Some(step @ Step::Header { .. }), None) => breaks(step.place(), Reason::UnknownSubsection),
+            // The reader is still at the fields, where it takes the subsection's mark for a value.
+            (Some(Step::Header { .. }), Some(step)) => breaks(step.place(), Reason::NotSent),
             (Some(step), None) => breaks(step.place(), Reason::NotRead),
             (None, Some(step)) => breaks(step.place(), Reason::NotSent),
             (Some(step @ Step::Loop { .. }), _) | (_, Some(step @ Step::Loop { .. })) => {

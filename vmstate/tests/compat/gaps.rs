@@ -105,6 +105,16 @@ fn g5_a_new_subsection() {
     );
 }
 
+/// It takes the next subsection's mark for its value: what is wrong is the field, not that subsection.
+#[test]
+fn g1_a_field_is_added_in_front_of_subsections() {
+    let more = || description("dev/more", (1, 1), vec![field("x", U8)], vec![]);
+    let dev = |fields| description("dev", (1, 1), fields, vec![more()]);
+    let report = check(&dev(vec![field("a", U8)]), &dev(vec![field("a", U8), field("b", Kind::Unsigned(2))]));
+    let text = report.to_string();
+    assert!(text.contains("old -> new, version 1: breaks at b because the stream does not have it -> "), "{text}");
+}
+
 #[test]
 fn g6_a_struct_of_the_same_size() {
     let old = plain(vec![field("a", U32)]);
