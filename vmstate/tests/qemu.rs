@@ -306,3 +306,39 @@ fn we_take_qemus_guest_and_it_believes_us() {
     }
     panic!("{status}");
 }
+
+/// Neither takes a ping that nobody could answer.
+#[test]
+fn a_ping_needs_a_way_for_its_answer() {
+    if skipped() {
+        return;
+    }
+    let stream = b"QEVM\0\0\0\x03\x07\0\0\0\x07microvm\x08\0\x02\0\x04\0\0\0\x01\0";
+    let directory = tempfile::tempdir().unwrap();
+    let (file, socket) = (directory.path().join("stream"), directory.path().join("socket"));
+    std::fs::write(&file, stream).unwrap();
+    let mut qemu = Qemu::start(&["-incoming", "defer"]);
+    qemu.execute("migrate-incoming", json!({"uri": format!("file:{}", file.display()), "exit-on-error": false}));
+    let failed = (0..100).any(|_| {
+        thread::sleep(Duration::from_millis(50));
+        qemu.execute("query-migrate", json!({}))["status"] == "failed"
+    });
+    assert!(failed, "{}", qemu.execute("query-migrate", json!({})));
+
+    let listener = Listener::unix(&socket).unwrap();
+    let mut source = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    source.write_all(stream).unwrap();
+    let error = destination::run(
+        Incoming {
+            channel: &mut listener.accept(Some(Duration::from_secs(60))).unwrap(),
+            clock: &MonotonicClock::new(),
+            machine: &mut Vm::default(),
+            sections: &mut Sections::new(),
+            ram: &Ram::new(),
+        },
+        &DestinationOptions { strictness: Strictness::QemuCompatible, ..DestinationOptions::new("microvm") },
+        &Control::default(),
+    )
+    .unwrap_err();
+    assert_eq!(error.to_string(), "at 0x14: ping 1 came before the way for its answer was opened");
+}

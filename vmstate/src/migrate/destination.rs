@@ -97,9 +97,10 @@ impl Destination<'_, '_> {
         self.loader.introduction(machine_type)?;
         self.enter(DestinationPhase::Receiving);
         loop {
+            let offset = self.loader.wire.offset();
             match self.loader.step()? {
                 Step::Section => {}
-                Step::Command(command) => self.obey(command)?,
+                Step::Command(command) => self.obey(command).map_err(|error| error.at(offset))?,
                 Step::Eof => break,
             }
             if self.loader.ram_complete() {
@@ -136,6 +137,11 @@ impl Destination<'_, '_> {
         match command {
             Command::OpenReturnPath => self.answers = true,
             Command::SwitchoverStart => self.begin_loading(),
+            // So does QEMU (`loadvm_process_command`, migration/savevm.c).
+            Command::Ping(value) if !self.answers => {
+                let message = format!("ping {value} came before the way for its answer was opened");
+                return Err(Error::new(ErrorKind::Malformed, message));
+            }
             Command::Ping(value) => {
                 // After the last pages a ping is the question whether the source may let go.
                 if self.loader.ram_complete() {
