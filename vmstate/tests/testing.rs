@@ -309,6 +309,28 @@ fn padding_in_place_of_a_field_is_kept_with_its_warning() {
     assert_eq!(kept.files(), ["1/busy.bin", "1/schema.json", "2/busy.bin", "2/schema.json"]);
 }
 
+/// What holds for each version is asked once.
+#[test]
+fn a_condition_of_two_versions_is_named_once() {
+    #[derive(VmState)]
+    #[vmstate(name = "uart", version = 2, minimum_version = 1)]
+    struct Wide {
+        #[vmstate(range = 0..=3)]
+        mode: u8,
+    }
+    #[derive(VmState)]
+    #[vmstate(name = "uart", version = 2, minimum_version = 1)]
+    struct Narrow {
+        #[vmstate(range = 0..=2)]
+        mode: u8,
+    }
+    let kept = Kept(tempfile::tempdir().unwrap());
+    kept.lock().state("busy", || Wide { mode: 1 }).bless(true).check();
+    let message = kept.message(kept.lock().state("busy", || Narrow { mode: 1 }));
+    assert_eq!(message.matches("loads if mode is not 3").count(), 2, "{message}");
+    assert_eq!(message.matches("; assume \"mode is not 3\"").count(), 1, "{message}");
+}
+
 /// A whole machine: a section that nobody could have sent is required.
 #[test]
 fn a_required_section_is_new() {

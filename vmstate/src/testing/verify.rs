@@ -1,5 +1,6 @@
 //! What a lock asks: does all that was ever sent still load, and is today's format the newest that is kept?
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::kept::{Entry, SCHEMA, add, read, stream_name};
@@ -61,7 +62,8 @@ impl Lock<'_> {
     /// Streams of an entry that would not load, by the descriptions alone.
     fn layout_problem(&self, entry: &Entry, today: &Schema) -> Option<String> {
         let mut problem = String::new();
-        let mut conditions = Vec::new();
+        // Several versions may have one condition.
+        let mut conditions = BTreeSet::new();
         for section in check_schemas(&entry.schema, today).sections {
             let broken = section.broken(Direction::OldToNew, &self.assumed);
             if broken.is_empty() {
