@@ -42,6 +42,13 @@ impl Verdict {
             Self::Breaks(_) | Self::NotCompared(_) => false,
         }
     }
+
+    /// What would help if it were assumed, in the words that [`loads_given`](Self::loads_given) takes; nothing if the verdict
+    /// has no conditions.
+    pub fn assumptions(&self) -> impl Iterator<Item = String> {
+        let cases = if let Self::LoadsIf(cases) = self { cases.as_slice() } else { &[] };
+        cases.iter().flat_map(|case| &case.when).map(|condition| condition.opposite().to_string())
+    }
 }
 
 impl Condition {

@@ -24,6 +24,11 @@ impl Report {
             Verdict::Breaks(_) | Verdict::NotCompared(_) => false,
         })
     }
+
+    /// True if there is no more to say than that all streams load, both ways.
+    pub fn is_plain(&self) -> bool {
+        self.crossings.iter().all(Crossing::is_plain)
+    }
 }
 
 /// Streams of one release, written at one version, in the code of the other.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::kept::{Entry, SCHEMA, add, read, stream_name};
 use super::{Lock, golden};
-use crate::compat::{Crossing, Direction, Report, Verdict, check_schemas};
+use crate::compat::{Direction, Report, check_schemas};
 use crate::schema::json::Schema;
 
 /// A file that is not kept yet.
@@ -73,8 +73,8 @@ impl Lock<'_> {
             let back = section.crossings.iter().filter(|crossing| crossing.direction == Direction::NewToOld);
             for crossing in broken.into_iter().chain(back) {
                 let _ = write!(problem, "{crossing}");
-                if let (Direction::OldToNew, Verdict::LoadsIf(cases)) = (crossing.direction, &crossing.verdict) {
-                    conditions.extend(cases.iter().flat_map(|case| &case.when).map(|when| when.opposite().to_string()));
+                if crossing.direction == Direction::OldToNew {
+                    conditions.extend(crossing.verdict.assumptions());
                 }
             }
         }
@@ -125,11 +125,7 @@ fn is_same(kept: &Schema, today: &Schema) -> bool {
         all
     };
     kept == today
-        || (versions(kept) == versions(today)
-            && check_schemas(kept, today)
-                .sections
-                .iter()
-                .all(|section| section.crossings.iter().all(Crossing::is_plain)))
+        || (versions(kept) == versions(today) && check_schemas(kept, today).sections.iter().all(Report::is_plain))
 }
 
 /// Other bytes in the same layout.
@@ -153,7 +149,7 @@ fn not_kept(missing: &[Missing], newest: Option<&Entry>, today: &Schema) -> Stri
         Some(entry) if schema => {
             let _ =
                 writeln!(text, "the layout is not that of {} any more; all that was sent before loads", entry.number);
-            let remarkable = |section: &&Report| !section.crossings.iter().all(Crossing::is_plain);
+            let remarkable = |section: &&Report| !section.is_plain();
             let report = check_schemas(&entry.schema, today);
             text.extend(report.sections.iter().filter(remarkable).map(Report::to_string));
         }

@@ -81,7 +81,7 @@ impl Checked<'_> {
 
     /// Sections of which there is more to say than that all streams load.
     fn remarkable(&self) -> Vec<&Report> {
-        self.report.sections.iter().filter(|section| !section.crossings.iter().all(Crossing::is_plain)).collect()
+        self.report.sections.iter().filter(|section| !section.is_plain()).collect()
     }
 
     fn conclusion(&self) -> String {
@@ -108,9 +108,7 @@ impl Checked<'_> {
         };
         let mut missing = Vec::new();
         for crossing in self.demanded().flat_map(broken) {
-            let Verdict::LoadsIf(cases) = &crossing.verdict else { continue };
-            for condition in cases.iter().flat_map(|case| &case.when) {
-                let text = condition.opposite().to_string();
+            for text in crossing.verdict.assumptions() {
                 if !missing.contains(&text) && !self.options.assume.contains(&text) {
                     missing.push(text);
                 }
