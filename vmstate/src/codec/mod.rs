@@ -2,6 +2,7 @@
 //!
 //! [`Writer`] cannot fail; [`Reader`] tells "not enough bytes yet" from "wrong bytes", and knows the stream offset.
 
+pub(crate) mod mark;
 mod name;
 mod reader;
 mod writer;

@@ -3,16 +3,11 @@
 //! A schema says what may be on the wire. What a save decided (predicates, counts, null pointers) is not in the bytes:
 //! reading ends there.
 
-use super::{Field, Fields, SUBSECTION, Subsection, Value, signed, unsigned};
+use super::{Field, Fields, Subsection, Value, signed, unsigned};
 use crate::codec::Reader;
+use crate::codec::mark::{MORE, NO_MORE, NULL, SUBSECTION};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{self, Description, Kind, Presence};
-
-/// Stands for a null pointer among others (`VMS_NULLPTR_MARKER`, migration/vmstate.h).
-const NULL: u8 = 0x30;
-/// Before each element of a list, and behind the last (`get_qtailq`, migration/vmstate-types.c).
-const MORE: u8 = 1;
-const NO_MORE: u8 = 0;
 
 impl Fields {
     /// Reads a section's body that was written at `version`, as far as bytes and description say what is there; all that

@@ -9,6 +9,7 @@ mod by_schema;
 use serde_json::{Map, Value as Json, json};
 
 use crate::codec::Reader;
+use crate::codec::mark::SUBSECTION;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Values of a section, of a subsection, or of a struct in one.
@@ -160,9 +161,6 @@ fn read_subsection_header(input: &mut Reader<'_>, described: &Json) -> Result<(S
         }
     }
 }
-
-/// Begins a subsection (`QEMU_VM_SUBSECTION`, migration/savevm.h).
-const SUBSECTION: u8 = 0x05;
 
 fn read_array(input: &mut Reader<'_>, of: &Json, kind: &str, count: u64, into: &mut Value) -> Result<()> {
     let mut values = Vec::new();

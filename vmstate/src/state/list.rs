@@ -6,6 +6,7 @@ use std::mem::size_of;
 use super::Wire;
 use super::length::outcome;
 use super::support::KindOf;
+use crate::codec::mark::{MORE, NO_MORE};
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Kind, Shared};
@@ -44,7 +45,7 @@ macro_rules! list {
                     out.u8(MORE);
                     element.save(out).map_err(|error| error.in_element(index))?;
                 }
-                out.u8(END);
+                out.u8(NO_MORE);
                 Ok(())
             }
 
@@ -83,16 +84,11 @@ macro_rules! list {
 
 list!(Vec, VecDeque);
 
-/// The byte before an element.
-pub(super) const MORE: u8 = 1;
-/// The byte behind the last element.
-pub(super) const END: u8 = 0;
-
 /// True if an element comes. QEMU takes any byte but 0 for that (`get_qtailq`); a strict load takes 1.
 pub(super) fn more(input: &mut Reader<'_>) -> Result<bool> {
     let offset = input.offset();
     match (input.u8()?, input.strictness()) {
-        (END, _) => Ok(false),
+        (NO_MORE, _) => Ok(false),
         (MORE, _) | (_, Strictness::QemuCompatible) => Ok(true),
         (other, Strictness::Strict) => {
             let message = format!("1 comes before an element and 0 behind the last, got {other}");

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::mem::size_of;
 
 use super::Wire;
-use super::list::{END, MORE, at_most, more};
+use super::list::{at_most, more};
 use super::support::KindOf;
+use crate::codec::mark::{MORE, NO_MORE};
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Kind, Shared};
@@ -45,7 +46,7 @@ impl<K: Wire + Default + Ord + Clone, V: Wire + Default> Map for BTreeMap<K, V> 
             key.clone().save(out).map_err(|error| error.in_field("key").in_element(index))?;
             value.save(out).map_err(|error| error.in_field("value").in_element(index))?;
         }
-        out.u8(END);
+        out.u8(NO_MORE);
         Ok(())
     }
 

@@ -2,12 +2,10 @@
 
 use super::Wire;
 use super::support::KindOf;
+use crate::codec::mark::NULL;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Kind, Shared};
-
-/// What stands for a null pointer (`VMS_NULLPTR_MARKER`, migration/vmstate-types.c): an ASCII `0`.
-const NULL: u8 = 0x30;
 
 /// As in QEMU's `VMSTATE_ARRAY_OF_POINTER`, a load makes and drops no pointee: both sides have the same pointers null.
 /// Where one is not, whatever comes is the pointee, so a `30` is its first byte.

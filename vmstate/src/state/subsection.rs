@@ -3,12 +3,10 @@
 //! The format has no frame around a struct, so a reader peeks: a subsection of struct `p` starts with 5, a length
 //! and a name that starts with `p` (QEMU 10.0, migration/vmstate.c, `vmstate_subsection_load`).
 
+use crate::codec::mark::SUBSECTION;
 use crate::codec::{Reader, Strictness, Writer, as_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
-
-/// First byte of a subsection (`QEMU_VM_SUBSECTION`).
-const SUBSECTION: u8 = 5;
 
 /// Appends a subsection's header. The derive has checked that the name is at most 255 bytes.
 #[inline]

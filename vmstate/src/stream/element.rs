@@ -18,7 +18,7 @@ pub(super) mod kind {
     pub(crate) const PART: u8 = 0x02;
     pub(crate) const END: u8 = 0x03;
     pub(crate) const FULL: u8 = 0x04;
-    pub(crate) const SUBSECTION: u8 = 0x05;
+    pub(crate) use crate::codec::mark::SUBSECTION;
     pub(crate) const DESCRIPTION: u8 = 0x06;
     pub(crate) const CONFIGURATION: u8 = 0x07;
     pub(crate) const COMMAND: u8 = 0x08;
