@@ -18,7 +18,7 @@ use serde_json::json;
 use vmstate::channel::{MonotonicClock, SocketChannel};
 use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
 use vmstate::migrate::source::{self, Outgoing, SourceOptions};
-use vmstate::migrate::{Control, Machine, Reclaim, SourcePhase};
+use vmstate::migrate::{Claim, Control, Machine, SourcePhase};
 use vmstate::ram::DirtyLog;
 use vmstate::section::Sections;
 
@@ -54,8 +54,8 @@ impl Machine for Still {
     fn release(&mut self) -> vmstate::Result<()> {
         Ok(())
     }
-    fn claim(&mut self) -> vmstate::Result<Reclaim> {
-        Ok(Reclaim::Undecidable)
+    fn claim(&mut self) -> vmstate::Result<Claim> {
+        Ok(Claim::Undecidable)
     }
 }
 

@@ -14,7 +14,7 @@ use vmstate::codec::{Reader, Strictness, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
 use vmstate::migrate::source::{self, Outgoing, SourceOptions};
-use vmstate::migrate::{Control, Machine, Reclaim, SourcePhase};
+use vmstate::migrate::{Claim, Control, Machine, SourcePhase};
 use vmstate::ram::{DirtyLog, GuestRam, RamBlock};
 use vmstate::schema::{Description, Shared};
 use vmstate::section::{Section, Sections};
@@ -152,8 +152,8 @@ impl Machine for Vm {
         Ok(())
     }
 
-    fn claim(&mut self) -> Result<Reclaim> {
-        Ok(Reclaim::Undecidable)
+    fn claim(&mut self) -> Result<Claim> {
+        Ok(Claim::Undecidable)
     }
 }
 

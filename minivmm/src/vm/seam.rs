@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use vmstate::ErrorKind;
-use vmstate::migrate::{Machine, Reclaim};
+use vmstate::migrate::{Claim, Machine};
 
 use crate::devices::virtio::blk::{Image, ImageError};
 use crate::vm::handle::{Handle, Request};
@@ -76,22 +76,22 @@ impl Machine for Seam {
         })
     }
 
-    fn claim(&mut self) -> vmstate::Result<Reclaim> {
+    fn claim(&mut self) -> vmstate::Result<Claim> {
         if self.images.is_empty() {
-            return Ok(Reclaim::Undecidable);
+            return Ok(Claim::Undecidable);
         }
         for (index, image) in self.images.iter().enumerate() {
             if let Err(error) = image.lock() {
                 let taken = self.images.get(..index).unwrap_or_default();
                 let _ = self.unlock(taken);
                 return match error {
-                    ImageError::InUse { .. } => Ok(Reclaim::Lost),
+                    ImageError::InUse { .. } => Ok(Claim::Held),
                     error => {
                         Err(vmstate::Error::new(ErrorKind::Io, "a disk image could not be locked").with_source(error))
                     }
                 };
             }
         }
-        Ok(Reclaim::Won)
+        Ok(Claim::Won)
     }
 }

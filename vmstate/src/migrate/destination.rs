@@ -8,7 +8,7 @@ use super::load::{Loader, Step};
 use super::phase::{DestinationPhase, Phase};
 use super::report::Arrival;
 use super::wire::{Patience, STREAM, Wire};
-use super::{Machine, Reclaim};
+use super::{Claim, Machine};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
@@ -116,8 +116,8 @@ impl Destination<'_, '_> {
         self.enter(DestinationPhase::Commit);
         self.control.commit()?;
         match self.machine.claim()? {
-            Reclaim::Won | Reclaim::Undecidable => {}
-            Reclaim::Lost => {
+            Claim::Won | Claim::Undecidable => {}
+            Claim::Held | Claim::Moved => {
                 let message = "another process, the source most likely, holds the guest's exclusive resources";
                 return Err(Error::new(ErrorKind::Peer, message));
             }

@@ -21,19 +21,25 @@ pub use report::{Arrival, Downtime, Report, Round};
 
 use crate::error::Result;
 
-/// Who may run the guest after the link broke inside the commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reclaim {
-    /// This side holds the guest's exclusive resources again: it may run.
+/// What [`Machine::claim`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// This side holds the guest's exclusive resources, and no one has run a guest on them since they were let go.
     Won,
-    /// The peer holds them: it runs, or will.
-    Lost,
-    /// The guest has no exclusive resource to decide by: neither side may assume anything.
+    /// Another process holds at least one of them. It may let go again: a killed process's locks outlive its sockets by
+    /// some milliseconds.
+    Held,
+    /// The resources are free, but someone has run a guest on them since: this copy of the guest is stale.
+    Moved,
+    /// The guest has no exclusive resource, or none that keeps a record of who ran: nothing can be proved.
     Undecidable,
 }
 
 /// The machine being migrated: its run state, and the exclusive resources (disk locks) that only a running guest's
 /// owner holds.
+///
+/// A lock says who holds a resource now; the *fence* beside it (a token and a generation, see [`advance`](Self::advance))
+/// says who has run on it since.
 pub trait Machine {
     /// Stops the vCPUs and drains the devices: afterwards neither guest memory nor device state changes.
     ///
@@ -41,11 +47,33 @@ pub trait Machine {
     /// A device could not drain in time; the machine runs on.
     fn pause(&mut self) -> Result<()>;
 
-    /// Destination: every section has loaded and passed its own checks. The last moment to refuse before the source is
-    /// told that it may let go: what sections hold for the hypervisor is given to it here.
+    /// Source, after each round, while the guest runs: does ahead of time what the pause would have to wait for
+    /// (writes disk images back), and returns how long the pause will take for stopping, saving and letting go, as
+    /// measured just now. `None`: nothing was measured, and [`SourceOptions::switch_over_cost`] holds alone.
     ///
     /// # Errors
-    /// The hypervisor refuses the state; the guest stays at the source.
+    /// What cannot be done now and so not in the pause either; the migration fails.
+    ///
+    /// [`SourceOptions::switch_over_cost`]: source::SourceOptions::switch_over_cost
+    fn rehearse(&mut self) -> Result<Option<std::time::Duration>> {
+        Ok(None)
+    }
+
+    /// Destination: the source's early sections have loaded, and no page was written. The moment to compare both
+    /// machines, and to refuse with the whole list of what differs.
+    ///
+    /// # Errors
+    /// The guest cannot run here; it stays at the source.
+    fn introduced(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Destination: every section has loaded and passed its own checks. The last moment to refuse before the source is
+    /// told that it may let go: what sections hold for the hypervisor is given to it here, and the exclusive resources
+    /// are proved to be the source's own: the same token, and held by another process.
+    ///
+    /// # Errors
+    /// The hypervisor refuses the state, or the resources do not exclude; the guest stays at the source.
     fn loaded(&mut self) -> Result<()>;
 
     /// Source, after a failure: undoes [`pause`](Self::pause); a guest that was paused before it stays paused.
@@ -61,9 +89,19 @@ pub trait Machine {
     /// They could not be released, and this side still holds all of them; the migration fails and the source resumes.
     fn release(&mut self) -> Result<()>;
 
-    /// Destination at the commit, or a source whose commit failed: takes the exclusive resources, all or none.
+    /// Destination at the commit, or a source whose commit failed: takes the exclusive resources, all or none, and
+    /// compares their fence with the one that the migration began with. Does not wait.
     ///
     /// # Errors
-    /// An error other than "the peer has them".
-    fn claim(&mut self) -> Result<Reclaim>;
+    /// An error other than "another has them".
+    fn claim(&mut self) -> Result<Claim>;
+
+    /// After [`claim`](Self::claim) was won, just before the first instruction: moves the fence on, so that whoever else
+    /// has a copy of the guest finds it stale.
+    ///
+    /// # Errors
+    /// The fence could not be moved: the guest must not run, and the resources are kept.
+    fn advance(&mut self) -> Result<()> {
+        Ok(())
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use vmstate::channel::Clock;
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
-use vmstate::migrate::{Control, Machine, Reclaim};
+use vmstate::migrate::{Claim, Control, Machine};
 use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
 use vmstate::schema::{Description, Shared};
 use vmstate::section::{Section, SectionRules};
@@ -281,15 +281,15 @@ impl Machine for Vm {
         Ok(())
     }
 
-    fn claim(&mut self) -> Result<Reclaim> {
+    fn claim(&mut self) -> Result<Claim> {
         self.refused("claim")?;
-        let Some(lock) = &self.lock else { return Ok(Reclaim::Undecidable) };
+        let Some(lock) = &self.lock else { return Ok(Claim::Undecidable) };
         let mut holder = lock.lock().unwrap();
         match *holder {
-            Some(holder) if holder != self.side => Ok(Reclaim::Lost),
+            Some(holder) if holder != self.side => Ok(Claim::Held),
             _ => {
                 *holder = Some(self.side);
-                Ok(Reclaim::Won)
+                Ok(Claim::Won)
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::migrate::phase::{Phase, SourcePhase};
 use crate::migrate::report::{Downtime, Report};
 use crate::migrate::save::{self, Turn};
 use crate::migrate::wire::{ANSWERS, Patience, Wire};
-use crate::migrate::{Machine, Reclaim};
+use crate::migrate::{Claim, Machine};
 use crate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamSender};
 use crate::section::Sections;
 use crate::stream::{Command, Element, Reply, SelfDescription, put_configuration, put_header};
@@ -190,9 +190,9 @@ impl Source<'_, '_> {
     /// The destination was told to take over, and did not say that it has.
     fn reclaim(&mut self, error: Error) -> (SourcePhase, Option<Error>) {
         match self.machine.claim() {
-            Ok(Reclaim::Won) => self.take_back(error),
-            Ok(Reclaim::Lost) => (SourcePhase::Unacknowledged, Some(error)),
-            Ok(Reclaim::Undecidable) => (SourcePhase::Undecided, Some(error)),
+            Ok(Claim::Won) => self.take_back(error),
+            Ok(Claim::Held | Claim::Moved) => (SourcePhase::Unacknowledged, Some(error)),
+            Ok(Claim::Undecidable) => (SourcePhase::Undecided, Some(error)),
             Err(refused) => {
                 let message = format!("{}; and whether the destination runs could not be found out", error.message());
                 (SourcePhase::Undecided, Some(Error::new(error.kind(), message).with_source(refused)))
