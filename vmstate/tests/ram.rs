@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::error::{Error, ErrorKind, Result};
-use vmstate::ram::{Bitmap, DirtyLog, GuestRam, PAGE_SIZE, RamBlock, RamReceiver, RamSender, Record};
+use vmstate::ram::{
+    Bitmap, ByHistory, DirtyLog, GuestRam, PAGE_SIZE, PageCount, RamBlock, RamReceiver, RamSender, Record,
+};
 
 /// Remembers what was written, and must never be asked for what it does not have.
 struct Ram {
@@ -186,6 +188,35 @@ fn a_round_sends_what_is_pending_once_and_clears_before_it_reads() {
     assert_eq!(log.cleared, [(0, 0, 3), (1, 0, 1), (0, 0, 3)]);
 }
 
+#[test]
+fn a_sender_remembers_how_each_page_was_sent() {
+    let (ram, mut log) = (Ram::new(), Log { report: vec![1, 2], ..Log::default() });
+    let mut sender = RamSender::start(&ram, &mut log).unwrap();
+    let never = ByHistory { never: 4, ..ByHistory::default() };
+    assert_eq!(sender.pending_by_history(), never);
+    sender.put_pages(&mut Vec::new(), usize::MAX).unwrap();
+    // Page 1 is not zero; it and page 2 are sent again.
+    let first = PageCount { normal: 1, zero: 3 };
+    assert_eq!(sender.sent_by_history(), ByHistory { never: first, ..ByHistory::default() });
+    sender.sync().unwrap();
+    assert_eq!(sender.pending_by_history(), ByHistory { never: 0, zero: 1, normal: 1 });
+    sender.put_pages(&mut Vec::new(), usize::MAX).unwrap();
+    let (normal, zero) = (PageCount { normal: 1, zero: 0 }, PageCount { normal: 0, zero: 1 });
+    assert_eq!(sender.sent_by_history(), ByHistory { never: first, zero, normal });
+    assert_eq!(sender.pending_by_history(), ByHistory::default());
+}
+
+#[test]
+fn one_page_goes_though_no_byte_is_wanted() {
+    let (ram, mut log) = (Ram::new(), Log::default());
+    let mut sender = RamSender::start(&ram, &mut log).unwrap();
+    for left in [3, 2, 1] {
+        let mut out = vec![0xff];
+        assert!(!sender.put_pages(&mut out, 1).unwrap());
+        assert_eq!(sender.pending_pages(), left);
+    }
+}
+
 proptest! {
     #[test]
     fn runs_of_a_bitmap_are_those_of_a_set_of_pages(
@@ -219,6 +250,16 @@ proptest! {
         for page in 0..pages {
             prop_assert_eq!(bitmap.contains(page), model.contains(&page));
         }
+        let mut thirds = Bitmap::empty(pages);
+        for page in (0..400).step_by(3) {
+            prop_assert!(!thirds.set(page, true));
+        }
+        let common: BTreeSet<u64> = model.iter().copied().filter(|page| page % 3 == 0).collect();
+        prop_assert_eq!(bitmap.count_common(&thirds), common.len() as u64);
+        for page in 0..400 {
+            prop_assert_eq!(bitmap.set(page, page % 3 != 0), model.contains(&page));
+        }
+        prop_assert_eq!(bitmap.count(), pages - thirds.count());
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod control;
 pub mod destination;
+mod forecast;
 mod load;
 mod phase;
 pub mod policy;

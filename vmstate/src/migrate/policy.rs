@@ -1,17 +1,19 @@
 //! When to switch over: a pure function from figures to a verdict.
 //!
-//! Downtime is all that the guest feels: last pages, device state, its way through the wire, the destination's load,
-//! and two round trips (ready? yes; take over! running).
+//! Downtime is all that the guest feels: the stop, last pages, device state, its way through the wire, the
+//! destination's load, and two round trips (ready? yes; take over! running).
 
 use std::fmt;
 use std::time::Duration;
 
+use crate::ram::NORMAL_RECORD;
+
 /// What is known at the end of a round.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Figures {
-    /// Bytes still to send if the guest stopped now.
-    pub pending_bytes: u64,
-    /// Bytes that the guest dirties a second, measured over the last round.
+    /// Bytes that the pending pages are expected to take on the wire.
+    pub pending_bytes: f64,
+    /// Bytes that the guest dirties a second.
     pub dirty_bytes_per_second: f64,
     /// Bytes a second through the wire at full speed.
     pub wire_bytes_per_second: f64,
@@ -19,7 +21,9 @@ pub struct Figures {
     pub bandwidth_limit: Option<u64>,
     /// From a question to the destination to its answer.
     pub round_trip: Duration,
-    /// To pause the guest, and to save and load its devices.
+    /// How long the guest still writes after the order to pause.
+    pub stopping: Duration,
+    /// To pause the guest, to save and load its devices, and to let go of it.
     pub switch_over_cost: Duration,
     /// Since the migration began.
     pub elapsed: Duration,
@@ -84,11 +88,20 @@ const COLD_ROUNDS: u32 = 3;
 /// once a round, so it comes close to 1 and never beyond.
 const HOPELESS: f64 = 0.95;
 
+/// Rounds that are foretold at most. A tenth of the pending bytes is left after 45 rounds at the ratio [`HOPELESS`], so
+/// whoever needs more has no end in sight either.
+const FORETOLD: u32 = 1000;
+
+/// The bandwidth limit that the rounds keep: one page a second at least, since with less no page would ever go.
+pub fn workable(bandwidth_limit: Option<u64>) -> Option<u64> {
+    bandwidth_limit.map(|limit| limit.max(NORMAL_RECORD))
+}
+
 /// The verdict, and what it is based on.
 pub fn decide(figures: &Figures, limits: &Limits) -> (Verdict, Forecast) {
-    let fixed = figures.switch_over_cost.saturating_add(figures.round_trip.saturating_mul(2));
-    let downtime = fixed.saturating_add(time(figures.pending_bytes as f64, figures.wire_bytes_per_second));
-    let forecast = Forecast { downtime, total: total(figures, limits, fixed) };
+    let fixed = fixed(figures);
+    let downtime = downtime(figures, figures.pending_bytes);
+    let forecast = Forecast { downtime, total: total(figures, limits) };
     let verdict = if downtime <= limits.downtime {
         Verdict::SwitchOver
     } else if fixed > limits.downtime && figures.rounds >= COLD_ROUNDS {
@@ -103,25 +116,38 @@ pub fn decide(figures: &Figures, limits: &Limits) -> (Verdict, Forecast) {
     (verdict, forecast)
 }
 
-/// Each round takes the time to send what the one before left, and leaves what the guest dirties meanwhile: a geometric
-/// series that ends when the rest fits into the downtime.
-fn total(figures: &Figures, limits: &Limits, fixed: Duration) -> Option<Duration> {
-    let speed = figures.bandwidth_limit.map_or(f64::INFINITY, |limit| limit as f64).min(figures.wire_bytes_per_second);
-    let fits = limits.downtime.saturating_sub(fixed).as_secs_f64() * figures.wire_bytes_per_second;
-    let pending = figures.pending_bytes as f64;
-    if pending <= fits {
-        return Some(
-            figures.elapsed.saturating_add(fixed).saturating_add(time(pending, figures.wire_bytes_per_second)),
-        );
+/// The pause with no page left.
+fn fixed(figures: &Figures) -> Duration {
+    figures.switch_over_cost.saturating_add(figures.round_trip.saturating_mul(2))
+}
+
+/// The pause with `pending` bytes left when it is ordered. The guest writes on until it stands still.
+fn downtime(figures: &Figures, pending: f64) -> Duration {
+    let written = figures.dirty_bytes_per_second * figures.stopping.as_secs_f64();
+    fixed(figures).saturating_add(time(pending + written, figures.wire_bytes_per_second))
+}
+
+/// Each round takes the time to send what the one before left and to hear that it arrived, and leaves what the guest
+/// dirties meanwhile, until that fits into the downtime.
+fn total(figures: &Figures, limits: &Limits) -> Option<Duration> {
+    let limit = workable(figures.bandwidth_limit).map_or(f64::INFINITY, |limit| limit as f64);
+    let speed = limit.min(figures.wire_bytes_per_second);
+    let (mut pending, mut elapsed) = (figures.pending_bytes, figures.elapsed);
+    for _ in 0..FORETOLD {
+        let downtime = downtime(figures, pending);
+        if downtime <= limits.downtime {
+            return Some(elapsed.saturating_add(downtime));
+        }
+        // NaN is 0 / 0: nothing goes, and nothing is dirtied.
+        let ratio = figures.dirty_bytes_per_second / speed;
+        if ratio.is_nan() || ratio >= HOPELESS {
+            return None;
+        }
+        let round = time(pending, speed).saturating_add(figures.round_trip);
+        elapsed = elapsed.saturating_add(round);
+        pending = figures.dirty_bytes_per_second * round.as_secs_f64();
     }
-    let ratio = figures.dirty_bytes_per_second / speed;
-    // NaN is 0 / 0: nothing goes, and nothing is dirtied.
-    if ratio.is_nan() || ratio >= HOPELESS || fits <= 0.0 {
-        return None;
-    }
-    let rounds = if ratio <= 0.0 { 1.0 } else { ((fits / pending).ln() / ratio.ln()).ceil().max(1.0) };
-    let sent = pending * (1.0 - ratio.powf(rounds)) / (1.0 - ratio);
-    Some(figures.elapsed.saturating_add(time(sent, speed)).saturating_add(limits.downtime))
+    None
 }
 
 fn time(bytes: f64, bytes_per_second: f64) -> Duration {
@@ -157,11 +183,12 @@ mod tests {
     /// 100 MB pending, 1 GB/s wire, 100 MB/s dirtied, 2 ms round trip, 6 ms to save and load; and a limit of 300 ms.
     fn figures() -> (Figures, Limits) {
         let figures = Figures {
-            pending_bytes: 100_000_000,
+            pending_bytes: 1e8,
             dirty_bytes_per_second: 1e8,
             wire_bytes_per_second: 1e9,
             bandwidth_limit: None,
             round_trip: 2 * MS,
+            stopping: Duration::ZERO,
             switch_over_cost: 6 * MS,
             elapsed: 1000 * MS,
             rounds: 3,
@@ -179,10 +206,12 @@ mod tests {
         limits.downtime = 110 * MS;
         assert_eq!(decide(&figures, &limits).0, Verdict::SwitchOver);
         for change in [
-            |figures: &mut Figures| figures.pending_bytes += 1_000_000,
+            |figures: &mut Figures| figures.pending_bytes += 1e6,
             |figures: &mut Figures| figures.round_trip += MS,
             |figures: &mut Figures| figures.switch_over_cost += MS,
             |figures: &mut Figures| figures.wire_bytes_per_second *= 0.99,
+            // A tenth of a millisecond of the wire for each millisecond in which the guest writes on.
+            |figures: &mut Figures| figures.stopping = MS,
         ] {
             let mut more = figures;
             change(&mut more);
@@ -197,16 +226,36 @@ mod tests {
     fn predicts_the_rounds_to_come() {
         let (mut figures, mut limits) = figures();
         limits.downtime = 12 * MS;
-        // 2 ms of 1 GB/s fit. 100 MB leave 10 MB after 100 ms, these 1 MB after 10 ms; then the pause.
+        // 2 ms of 1 GB/s fit. 100 MB take 100 ms and a round trip, and leave 10.2 MB; these take 12.2 ms and leave
+        // 1.22 MB, which the pause takes along.
         let total = decide(&figures, &limits).1.total.unwrap();
-        assert!(total.abs_diff(1000 * MS + 110 * MS + 12 * MS) < MS / 1000, "{total:?}");
+        let expected = Duration::from_secs_f64(1.0 + 0.102 + 0.0122 + 0.00122 + 0.010);
+        assert!(total.abs_diff(expected) < MS / 1000, "{total:?}");
         figures.bandwidth_limit = Some(200_000_000);
-        // Half is left by each round: 100, 50, 25, 12.5, 6.25, 3.125 MB are sent, and 1.5625 MB fit.
+        // Half is left by each round, and 0.2 MB for its round trip.
+        let (mut pending, mut expected) = (100.0, 1.0);
+        while pending > 2.0 {
+            expected += pending / 200.0 + 0.002;
+            pending = pending / 2.0 + 0.2;
+        }
+        expected += 0.010 + pending / 1000.0;
         let total = decide(&figures, &limits).1.total.unwrap();
-        let rounds = Duration::from_secs_f64((100.0 + 50.0 + 25.0 + 12.5 + 6.25 + 3.125) / 200.0);
-        assert!(total.abs_diff(1000 * MS + rounds + 12 * MS) < MS / 1000, "{total:?}");
+        assert!(total.abs_diff(Duration::from_secs_f64(expected)) < MS / 1000, "{total:?}");
         figures.bandwidth_limit = Some(100_000_000);
         assert_eq!(decide(&figures, &limits).1.total, None);
+    }
+
+    #[test]
+    fn a_limit_that_lets_no_page_through_is_raised_to_one_that_does() {
+        assert_eq!(workable(None), None);
+        assert_eq!(workable(Some(59)), Some(4104));
+        assert_eq!(workable(Some(1 << 20)), Some(1 << 20));
+        let (mut figures, limits) = figures();
+        figures.pending_bytes = 3e8 + 4104.0;
+        figures.dirty_bytes_per_second = 0.0;
+        figures.bandwidth_limit = Some(59);
+        let total = decide(&figures, &limits).1.total.unwrap();
+        assert!(total.abs_diff(Duration::from_secs_f64(1.0 + (3e8 + 4104.0) / 4104.0)) < 20 * MS, "{total:?}");
     }
 
     #[test]
@@ -231,7 +280,7 @@ mod tests {
         let numbers = [0.0, 1.0, 1e18, f64::INFINITY, f64::NAN];
         for dirty_bytes_per_second in numbers {
             for wire_bytes_per_second in numbers {
-                for pending_bytes in [0, 1, u64::MAX] {
+                for pending_bytes in [0.0, 1.0, 1e30, f64::INFINITY, f64::NAN] {
                     for bandwidth_limit in [None, Some(0), Some(u64::MAX)] {
                         let (figures, limits) = figures();
                         let figures = Figures {
@@ -240,6 +289,7 @@ mod tests {
                             wire_bytes_per_second,
                             bandwidth_limit,
                             round_trip: Duration::MAX,
+                            stopping: Duration::MAX,
                             ..figures
                         };
                         decide(&figures, &limits);

@@ -106,9 +106,13 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// As [`decode`](Self::decode), of what is there already.
-    pub(super) fn poll<T>(&mut self, decode: impl FnMut(&mut Reader<'_>) -> Result<T>) -> Result<Option<T>> {
-        match self.decode(Patience::Until(Duration::ZERO), decode) {
+    /// As [`decode`](Self::decode); `None` if nothing comes until then.
+    pub(super) fn poll_until<T>(
+        &mut self,
+        moment: Duration,
+        decode: impl FnMut(&mut Reader<'_>) -> Result<T>,
+    ) -> Result<Option<T>> {
+        match self.decode(Patience::Until(moment), decode) {
             Ok(decoded) => Ok(Some(decoded)),
             Err(error) if is_timeout(&error) => Ok(None),
             Err(error) => Err(error),

@@ -21,6 +21,11 @@ pub(super) mod flag {
     pub(crate) const MULTIFD_FLUSH: u64 = 0x200;
 }
 
+/// Bytes of the record of a page sent whole, and of one sent as zero, when the record before it was of the same block.
+pub const NORMAL_RECORD: u64 = 8 + PAGE_SIZE;
+/// See [`NORMAL_RECORD`].
+pub const ZERO_RECORD: u64 = 8 + 1;
+
 /// The bits of a record's first word that are flags.
 pub(super) const FLAGS: u64 = PAGE_SIZE - 1;
 

@@ -10,6 +10,7 @@ use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::control::Control;
+use crate::migrate::forecast::Measured;
 use crate::migrate::phase::{Phase, SourcePhase};
 use crate::migrate::report::{Downtime, Report};
 use crate::migrate::save::{self, Turn};
@@ -109,7 +110,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         begun,
         phase: SourcePhase::Setup,
         paused: false,
-        speed: None,
+        measured: Measured::new(),
         buffer: Vec::new(),
         described: save::describe(&options.machine_type),
         report: Report::default(),
@@ -131,8 +132,7 @@ struct Source<'a, 's> {
     begun: Duration,
     phase: SourcePhase,
     paused: bool,
-    /// Bytes a second at full speed, once known.
-    speed: Option<f64>,
+    measured: Measured,
     buffer: Vec<u8>,
     /// What was sent so far.
     described: SelfDescription,
@@ -158,7 +158,6 @@ impl Source<'_, '_> {
         Element::Command(Command::Ping(HELLO)).write(out);
         save::put_devices(out, self.sections, Turn::Early, &mut self.described)?;
         save::put_ram_start(out, &self.ram);
-        self.report.round_trip = Duration::MAX;
         self.ask(HELLO)?;
         self.report.setup = self.clock.now().saturating_sub(self.begun);
         self.enter(SourcePhase::Rounds);
@@ -228,11 +227,8 @@ impl Source<'_, '_> {
 
     /// Sends the buffer, which holds the ping `number`, and waits for the answer.
     fn ask(&mut self, number: u32) -> Result<()> {
-        let asked = self.clock.now();
         self.flush()?;
-        self.await_pong(number)?;
-        self.report.round_trip = self.report.round_trip.min(self.clock.now().saturating_sub(asked));
-        Ok(())
+        self.await_pong(number)
     }
 
     fn await_pong(&mut self, expected: u32) -> Result<()> {
@@ -245,15 +241,6 @@ impl Source<'_, '_> {
     fn await_reply(&mut self) -> Result<Reply> {
         let deadline = self.clock.now().saturating_add(self.options.answer);
         self.wire.decode(Patience::Until(deadline), Reply::read).and_then(refuse)
-    }
-
-    /// Between two chunks nobody is asked anything, so all that can come is a refusal.
-    fn heed_replies(&mut self) -> Result<()> {
-        self.control.check()?;
-        match self.wire.poll(Reply::read)? {
-            Some(reply) => Err(refuse(reply).map_or_else(|refused| refused, unexpected)),
-            None => Ok(()),
-        }
     }
 
     fn enter(&mut self, phase: SourcePhase) {
@@ -271,7 +258,7 @@ impl Source<'_, '_> {
             progress.bytes = self.wire.sent();
             progress.remaining_bytes = self.ram.pending_pages() * PAGE_SIZE;
             (progress.normal_pages, progress.zero_pages) = (sent.normal, sent.zero);
-            progress.bytes_per_second = whole(self.speed.unwrap_or_default());
+            progress.bytes_per_second = whole(self.measured.wire.bytes_per_second().unwrap_or_default());
         });
     }
 }

@@ -2,53 +2,43 @@
 
 use std::time::Duration;
 
-use super::{CHUNK, ROUND, Source, whole};
+use super::{CHUNK, ROUND, Source, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::policy::{self, Figures, Verdict};
+use crate::migrate::forecast::{Chunk, Standing};
+use crate::migrate::policy::{self, Forecast, Verdict};
 use crate::migrate::report::Round;
 use crate::migrate::save;
-use crate::ram::{PAGE_SIZE, PageCount};
-use crate::stream::{Command, Element};
+use crate::ram::PageCount;
+use crate::stream::{Command, Element, Reply};
 
-/// A limited source sends so often, in chunks of the size that follows.
-const PACE: Duration = Duration::from_millis(100);
-/// Bytes that say something about the speed of the wire; fewer say more about its round trip.
-const TELLING: u64 = 4 << 20;
+/// Chunks of a limited source a second: so often its limit and a cancel take effect.
+const CHUNKS_PER_SECOND: u64 = 10;
 
 impl Source<'_, '_> {
     /// Sends all pages, then those written meanwhile, until what is left fits into the downtime.
     pub(super) fn rounds(&mut self) -> Result<()> {
+        // The destination is awake now, and nothing is on the way: the answer takes a round trip and no more.
+        self.probe(self.clock.now(), PageCount::default())?;
+        self.hear_all()?;
         // A log that clears late reports everything once, so that there is something to clear.
         self.ram.sync()?;
+        let mut synced = self.clock.now();
         loop {
             let mut round = self.round()?;
+            if let Some(took) = self.machine.rehearse()? {
+                self.measured.rehearsed(took);
+            }
+            let reading = self.clock.now();
             round.dirtied = self.ram.sync()?;
-            let bytes_per_page = self.bytes_per_page();
-            let dirtied = round.dirtied as f64 / round.duration.as_secs_f64().max(f64::EPSILON);
+            let read = self.clock.now();
+            let lasted = read.saturating_sub(synced);
+            synced = read;
+            let (pending, sent) = (self.ram.pending_by_history(), self.ram.sent_by_history());
+            self.measured.round_over(lasted, read.saturating_sub(reading), pending, sent);
             self.report.rounds.push(round);
-            let figures = Figures {
-                pending_bytes: whole(self.ram.pending_pages() as f64 * bytes_per_page),
-                dirty_bytes_per_second: dirtied * bytes_per_page,
-                wire_bytes_per_second: self.speed.unwrap_or(f64::INFINITY),
-                bandwidth_limit: self.control.bandwidth_limit(),
-                round_trip: self.report.round_trip,
-                switch_over_cost: self.options.switch_over_cost,
-                elapsed: self.clock.now().saturating_sub(self.begun),
-                rounds: u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX),
-            };
-            let limits = policy::Limits {
-                downtime: self.control.downtime_limit(),
-                rounds: self.options.max_rounds,
-                total: self.options.max_total,
-            };
-            let (verdict, forecast) = policy::decide(&figures, &limits);
-            tracing::debug!(?figures, ?verdict, ?forecast, "round over");
-            self.publish();
-            self.control.publish(|progress| {
-                progress.dirty_pages_per_second = whole(dirtied);
-                progress.expected_downtime = Some(forecast.downtime);
-                progress.expected_total = forecast.total;
-            });
+            let dirty_pages_per_second = whole(round.dirtied as f64 / lasted.as_secs_f64());
+            self.control.publish(|progress| progress.dirty_pages_per_second = dirty_pages_per_second);
+            let (verdict, _) = self.foretell();
             match verdict {
                 Verdict::Iterate => {}
                 Verdict::SwitchOver => return Ok(()),
@@ -60,58 +50,93 @@ impl Source<'_, '_> {
     fn round(&mut self) -> Result<Round> {
         let (begun, bytes, pages) = (self.clock.now(), self.wire.sent(), self.ram.sent());
         self.control.publish(|progress| progress.rounds += 1);
-        let mut slept = Duration::ZERO;
         loop {
-            let chunk = match self.control.bandwidth_limit() {
-                Some(limit) => usize::try_from(limit / 10).unwrap_or(CHUNK).clamp(1, CHUNK),
-                None => CHUNK,
-            };
-            let sending = self.clock.now();
-            let over = save::put_ram_part(&mut self.buffer, &mut self.ram, chunk)?;
-            let bytes = self.buffer.len() as u64;
-            self.flush()?;
-            self.heed_replies()?;
-            slept += self.pace(bytes, sending)?;
-            self.publish();
+            let limit = policy::workable(self.control.bandwidth_limit());
+            let wanted = limit.map_or(CHUNK, |limit| usize::try_from(limit / CHUNKS_PER_SECOND).unwrap_or(CHUNK));
+            let (begun, sent) = (self.clock.now(), self.ram.sent());
+            let over = save::put_ram_part(&mut self.buffer, &mut self.ram, wanted.min(CHUNK))?;
+            let bytes = self.probe(begun, self.ram.sent().since(sent))?;
+            self.pace(bytes, begun)?;
+            self.foretell();
             if over {
                 break;
             }
         }
-        // What was sent may still be in a socket's buffer: only the answer says that it went through the wire.
-        Element::Command(Command::Ping(ROUND)).write(&mut self.buffer);
-        self.ask(ROUND)?;
+        // What was sent may still be in a socket's buffer: only the answers say that it went through the wire.
+        self.hear_all()?;
         let duration = self.clock.now().saturating_sub(begun);
         let bytes = self.wire.sent() - bytes;
-        let busy = duration.saturating_sub(slept).as_secs_f64();
-        if busy > 0.0 && (bytes >= TELLING || self.speed.is_none()) {
-            self.speed = Some(bytes as f64 / busy);
-        }
-        let sent = self.ram.sent();
-        let pages = PageCount { normal: sent.normal - pages.normal, zero: sent.zero - pages.zero };
-        Ok(Round { duration, bytes, pages, dirtied: 0 })
+        Ok(Round { duration, bytes, pages: self.ram.sent().since(pages), dirtied: 0 })
     }
 
-    /// Sleeps as long as `bytes`, begun to be sent at `begun`, last at the bandwidth limit. Returns how long it slept.
-    fn pace(&mut self, bytes: u64, begun: Duration) -> Result<Duration> {
-        let mut slept = Duration::ZERO;
-        while let Some(limit) = self.control.bandwidth_limit() {
-            let due = Duration::try_from_secs_f64(bytes as f64 / limit as f64).unwrap_or(Duration::MAX);
-            let left = due.saturating_sub(self.clock.now().saturating_sub(begun));
-            if left.is_zero() {
-                break;
-            }
-            let nap = left.min(PACE);
-            self.clock.sleep(nap);
-            slept += nap;
+    /// Sends the buffer, which holds `pages`, and a probe behind it. Returns how many bytes that was.
+    fn probe(&mut self, begun: Duration, pages: PageCount) -> Result<u64> {
+        let bytes = self.buffer.len() as u64;
+        Element::Command(Command::Ping(ROUND)).write(&mut self.buffer);
+        self.flush()?;
+        self.measured.wire.sent(Chunk { begun, bytes, pages });
+        Ok(bytes)
+    }
+
+    /// Waits as long as `bytes`, begun to be sent at `begun`, last at the bandwidth limit, and hears answers meanwhile.
+    fn pace(&mut self, bytes: u64, begun: Duration) -> Result<()> {
+        loop {
+            let limit = policy::workable(self.control.bandwidth_limit());
+            let lasts = limit.map_or(Duration::ZERO, |limit| Duration::from_secs_f64(bytes as f64 / limit as f64));
+            // A change of the limit takes effect at the next look.
+            let look = self.clock.now().saturating_add(Duration::from_secs(1) / CHUNKS_PER_SECOND as u32);
+            let due = begun.saturating_add(lasts);
             self.control.check()?;
+            match self.wire.poll_until(due.min(look), Reply::read)? {
+                Some(reply) => self.hear(reply)?,
+                None if due <= self.clock.now() => return Ok(()),
+                None => {}
+            }
         }
-        Ok(slept)
     }
 
-    /// What a pending page will cost on the wire, by the pages sent so far.
-    fn bytes_per_page(&self) -> f64 {
-        let sent = self.ram.sent();
-        let pages = sent.normal + sent.zero;
-        if pages == 0 { PAGE_SIZE as f64 } else { self.wire.sent() as f64 / pages as f64 }
+    /// Waits until every probe is answered.
+    fn hear_all(&mut self) -> Result<()> {
+        while self.measured.wire.unanswered() > 0 {
+            let reply = self.await_reply()?;
+            self.hear(reply)?;
+        }
+        self.report.round_trip = self.measured.wire.round_trip();
+        Ok(())
+    }
+
+    fn hear(&mut self, reply: Reply) -> Result<()> {
+        match super::refuse(reply)? {
+            Reply::Pong(ROUND) if self.measured.wire.answered(self.clock.now()) => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// The verdict as of now; publishes what it is based on.
+    fn foretell(&mut self) -> (Verdict, Forecast) {
+        let standing = Standing {
+            pending: self.ram.pending_by_history(),
+            sent: self.ram.sent_by_history(),
+            bandwidth_limit: self.control.bandwidth_limit(),
+            switch_over_cost: self.options.switch_over_cost,
+            elapsed: self.clock.now().saturating_sub(self.begun),
+            rounds: u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX),
+        };
+        let limits = policy::Limits {
+            downtime: self.control.downtime_limit(),
+            rounds: self.options.max_rounds,
+            total: self.options.max_total,
+        };
+        let figures = self.measured.figures(&standing);
+        let (verdict, forecast) = policy::decide(&figures, &limits);
+        tracing::trace!(?figures, ?verdict, ?forecast, "forecast");
+        self.publish();
+        if self.measured.wire.bytes_per_second().is_some() {
+            self.control.publish(|progress| {
+                progress.expected_downtime = Some(forecast.downtime);
+                progress.expected_total = forecast.total;
+            });
+        }
+        (verdict, forecast)
     }
 }

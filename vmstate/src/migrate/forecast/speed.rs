@@ -1,0 +1,222 @@
+//! Speed of the wire: bytes that the destination has answered for, over the time in which the wire was busy with them.
+//!
+//! A probe (a ping) follows each chunk of pages; its answer says that all bytes before it have gone through. Bytes in a
+//! socket's buffer have no answer yet, so they never count. Of the time between two answers only that counts in which a
+//! chunk was under way: it begins when the chunk does, seen from the answers' end, which is a round trip later. So
+//! neither a sleep for a bandwidth limit nor the way there and back is taken for slowness, and a round of one small
+//! chunk says the same as the slope between the probes of a long one.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::WINDOW;
+use super::rate::Rate;
+use crate::ram::PageCount;
+
+/// A chunk on its way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chunk {
+    /// When the source began to put it together: the time to read pages is part of the way from memory to memory.
+    pub(crate) begun: Duration,
+    /// Its length on the wire; 0 for a ping that stands alone.
+    pub(crate) bytes: u64,
+    /// The pages in it.
+    pub(crate) pages: PageCount,
+}
+
+/// Measures the wire by the chunks sent and the answers to their probes.
+#[derive(Debug)]
+pub(crate) struct WireSpeed {
+    /// By chunks made of whole pages.
+    telling: Rate,
+    /// By all chunks.
+    any: Rate,
+    unanswered: VecDeque<Chunk>,
+    last_answer: Duration,
+    round_trip: Option<Duration>,
+}
+
+impl WireSpeed {
+    /// Nothing measured yet.
+    pub(crate) fn new() -> Self {
+        let (telling, any) = (Rate::new(WINDOW), Rate::new(WINDOW));
+        Self { telling, any, unanswered: VecDeque::new(), last_answer: Duration::ZERO, round_trip: None }
+    }
+
+    /// A chunk and its probe were handed to the channel.
+    pub(crate) fn sent(&mut self, chunk: Chunk) {
+        self.unanswered.push_back(chunk);
+    }
+
+    /// The answer to the oldest unanswered probe arrived at `at`. False if there is no such probe.
+    pub(crate) fn answered(&mut self, at: Duration) -> bool {
+        let Some(Chunk { begun, bytes, pages }) = self.unanswered.pop_front() else { return false };
+        let whole_way = at.saturating_sub(begun);
+        if bytes > 0 {
+            let idle_until = begun.saturating_add(self.round_trip().min(whole_way)).max(self.last_answer);
+            let busy = at.saturating_sub(idle_until);
+            self.any.add(bytes as f64, busy);
+            // A zero page is a page of work for both sides and next to nothing on the wire: a chunk of them tells
+            // how fast the two processors are.
+            if pages.normal >= pages.zero {
+                self.telling.add(bytes as f64, busy);
+            }
+        }
+        self.round_trip = Some(self.round_trip.map_or(whole_way, |least| least.min(whole_way)));
+        self.last_answer = at;
+        true
+    }
+
+    /// Bytes a second from the source's memory to the destination's, at full speed; `None` before the first answer.
+    pub(crate) fn bytes_per_second(&self) -> Option<f64> {
+        self.telling.per_second().or_else(|| self.any.per_second())
+    }
+
+    /// From a question to its answer when nothing else is on the way: the shortest seen. Zero before the first answer.
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.round_trip.unwrap_or_default()
+    }
+
+    /// Probes without an answer.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.unanswered.len()
+    }
+
+    /// Bytes handed to the channel that the destination has not answered for.
+    pub(crate) fn unanswered_bytes(&self) -> u64 {
+        self.unanswered.iter().map(|chunk| chunk.bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const KIB: u64 = 1 << 10;
+
+    /// A wire as a formula: bytes leave one after the other at `speed`, and are answered `round_trip` later.
+    struct Pipe {
+        speed: f64,
+        round_trip: Duration,
+        free: Duration,
+        measured: WireSpeed,
+        answers: VecDeque<Duration>,
+    }
+
+    impl Pipe {
+        fn new(speed: f64, round_trip: Duration) -> Self {
+            let mut measured = WireSpeed::new();
+            measured.sent(Chunk { begun: Duration::ZERO, bytes: 0, pages: PageCount::default() });
+            assert!(measured.answered(round_trip));
+            Self { speed, round_trip, free: Duration::ZERO, measured, answers: VecDeque::new() }
+        }
+
+        /// Hands a chunk over at `at`, at once: the socket's buffer is larger.
+        fn send(&mut self, at: Duration, bytes: u64) {
+            let pages = PageCount { normal: bytes / 4104, zero: 0 };
+            self.free = self.free.max(at) + Duration::from_secs_f64(bytes as f64 / self.speed);
+            self.measured.sent(Chunk { begun: at, bytes, pages });
+            self.answers.push_back(self.free + self.round_trip);
+        }
+
+        fn hear_all(&mut self) {
+            for at in std::mem::take(&mut self.answers) {
+                assert!(self.measured.answered(at));
+            }
+        }
+
+        fn assert_measured(&self, speed: f64) {
+            let measured = self.measured.bytes_per_second().unwrap();
+            assert!((measured / speed - 1.0).abs() < 0.01, "{measured} for {speed}");
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_takes_all_at_once_is_not_a_fast_wire() {
+        let mut pipe = Pipe::new(40e6, MS);
+        for _ in 0..64 {
+            pipe.send(5 * MS, KIB * KIB);
+        }
+        assert_eq!((pipe.measured.unanswered(), pipe.measured.unanswered_bytes()), (64, 64 << 20));
+        assert_eq!(pipe.measured.bytes_per_second(), None);
+        pipe.hear_all();
+        pipe.assert_measured(40e6);
+        assert_eq!((pipe.measured.unanswered(), pipe.measured.round_trip()), (0, MS));
+        assert!(!pipe.measured.answered(Duration::from_secs(9)), "nobody asked");
+    }
+
+    #[test]
+    fn time_slept_for_a_bandwidth_limit_does_not_count() {
+        let mut pipe = Pipe::new(20e6, MS);
+        for turn in 1..100 {
+            // 10 MB/s: each chunk has left the wire long before the next one begins.
+            pipe.send(turn * 100 * MS, 1_000_000);
+            pipe.hear_all();
+        }
+        pipe.assert_measured(20e6);
+    }
+
+    #[test]
+    fn a_small_chunk_on_a_long_way_is_not_a_slow_wire() {
+        for chunk in [4 * KIB, 64 * KIB] {
+            let mut pipe = Pipe::new(1e9, 20 * MS);
+            for turn in 1..10 {
+                pipe.send(turn * 25 * MS, chunk);
+                pipe.hear_all();
+            }
+            pipe.assert_measured(1e9);
+            assert_eq!(pipe.measured.round_trip(), 20 * MS);
+        }
+    }
+
+    #[test]
+    fn small_chunks_tell_of_a_wire_that_changes() {
+        let mut pipe = Pipe::new(1e9, MS);
+        for _ in 0..1000 {
+            pipe.send(MS, KIB * KIB);
+        }
+        pipe.hear_all();
+        for speed in [50e6, 400e6] {
+            pipe.speed = speed;
+            let mut at = pipe.free + 2 * MS;
+            // Three windows of busy time leave a twentieth of what was before.
+            for _ in 0..=(0.9 * speed / (64 * KIB) as f64) as u32 {
+                pipe.send(at, 64 * KIB);
+                pipe.hear_all();
+                at = pipe.free + 2 * MS;
+            }
+            let measured = pipe.measured.bytes_per_second().unwrap();
+            assert!((measured / speed - 1.0).abs() < 0.06 || measured < 1.06 * (speed + 0.05 * 1e9), "{measured}");
+            assert!(measured > 0.9 * speed);
+        }
+    }
+
+    #[test]
+    fn zero_pages_tell_only_as_long_as_nothing_else_does() {
+        let mut speed = WireSpeed::new();
+        let chunk = |begun, bytes, normal, zero| Chunk { begun, bytes, pages: PageCount { normal, zero } };
+        speed.sent(chunk(Duration::ZERO, 0, 0, 0));
+        speed.answered(MS);
+        speed.sent(chunk(MS, 9_000, 0, 1000));
+        speed.answered(3 * MS);
+        assert_eq!(speed.bytes_per_second(), Some(9e6));
+        speed.sent(chunk(3 * MS, 4_104_000, 1000, 0));
+        speed.answered(8 * MS);
+        assert_eq!(speed.bytes_per_second(), Some(4_104_000.0 / 4e-3));
+        speed.sent(chunk(8 * MS, 9_000, 0, 1000));
+        speed.answered(10 * MS);
+        assert_eq!(speed.bytes_per_second(), Some(4_104_000.0 / 4e-3));
+    }
+
+    #[test]
+    fn an_answer_faster_than_ever_before_shortens_the_round_trip() {
+        let mut speed = WireSpeed::new();
+        assert_eq!(speed.round_trip(), Duration::ZERO);
+        for (begun, at) in [(0, 50), (50, 52), (60, 70)] {
+            speed.sent(Chunk { begun: begun * MS, bytes: 0, pages: PageCount::default() });
+            assert!(speed.answered(at * MS));
+        }
+        assert_eq!(speed.round_trip(), 2 * MS);
+    }
+}
