@@ -40,6 +40,8 @@ pub(crate) struct Standing {
     pub(crate) bandwidth_limit: Option<u64>,
     /// What the pause takes beyond what was rehearsed.
     pub(crate) switch_over_cost: Duration,
+    /// Since the log was last read: what the guest has written since then is not among the pending pages yet.
+    pub(crate) since_sync: Duration,
     /// Since the migration began.
     pub(crate) elapsed: Duration,
     /// Rounds done.
@@ -75,10 +77,13 @@ impl Measured {
 
     /// What `policy` decides upon.
     pub(crate) fn figures(&self, standing: &Standing) -> Figures {
-        let &Standing { pending, sent, bandwidth_limit, switch_over_cost, elapsed, rounds } = standing;
+        let &Standing { pending, sent, bandwidth_limit, switch_over_cost, since_sync, elapsed, rounds } = standing;
+        let dirtied = self.dirtied.per_second().unwrap_or_default();
         Figures {
-            pending_bytes: self.costs.bytes(pending, sent) + self.wire.unanswered_bytes() as f64,
-            dirty_bytes_per_second: self.dirtied.per_second().unwrap_or_default(),
+            pending_bytes: self.costs.bytes(pending, sent)
+                + self.wire.unanswered_bytes() as f64
+                + dirtied * since_sync.as_secs_f64(),
+            dirty_bytes_per_second: dirtied,
             wire_bytes_per_second: self.wire.bytes_per_second().unwrap_or(f64::INFINITY),
             bandwidth_limit,
             round_trip: self.wire.round_trip(),
@@ -111,6 +116,7 @@ mod tests {
             sent: ByHistory { never: pages, ..ByHistory::default() },
             bandwidth_limit: Some(7),
             switch_over_cost: 5 * MS,
+            since_sync: Duration::ZERO,
             elapsed: 9 * MS,
             rounds: 1,
         };
@@ -131,5 +137,8 @@ mod tests {
         assert!((figures.wire_bytes_per_second - 4_104_000.0 / 40e-3).abs() < 1.0);
         assert_eq!((figures.switch_over_cost, figures.stopping), (12 * MS, 6 * MS));
         assert_eq!((figures.round_trip, figures.bandwidth_limit), (2 * MS, Some(7)));
+        // A quarter of the last round later.
+        standing.since_sync = Duration::from_micros(12_500);
+        assert!((measured.figures(&standing).pending_bytes - 1.25 * 410_400.0).abs() < 1.0);
     }
 }

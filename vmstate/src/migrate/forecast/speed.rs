@@ -32,6 +32,7 @@ pub(crate) struct WireSpeed {
     /// By all chunks.
     any: Rate,
     unanswered: VecDeque<Chunk>,
+    unanswered_bytes: u64,
     last_answer: Duration,
     round_trip: Option<Duration>,
 }
@@ -40,17 +41,21 @@ impl WireSpeed {
     /// Nothing measured yet.
     pub(crate) fn new() -> Self {
         let (telling, any) = (Rate::new(WINDOW), Rate::new(WINDOW));
-        Self { telling, any, unanswered: VecDeque::new(), last_answer: Duration::ZERO, round_trip: None }
+        let unanswered = VecDeque::new();
+        Self { telling, any, unanswered, unanswered_bytes: 0, last_answer: Duration::ZERO, round_trip: None }
     }
 
     /// A chunk and its probe were handed to the channel.
     pub(crate) fn sent(&mut self, chunk: Chunk) {
         self.unanswered.push_back(chunk);
+        self.unanswered_bytes += chunk.bytes;
     }
 
     /// The answer to the oldest unanswered probe arrived at `at`. False if there is no such probe.
     pub(crate) fn answered(&mut self, at: Duration) -> bool {
-        let Some(Chunk { begun, bytes, pages }) = self.unanswered.pop_front() else { return false };
+        let Some(chunk) = self.unanswered.pop_front() else { return false };
+        let Chunk { begun, bytes, pages } = chunk;
+        self.unanswered_bytes -= bytes;
         let whole_way = at.saturating_sub(begun);
         if bytes > 0 {
             let idle_until = begun.saturating_add(self.round_trip().min(whole_way)).max(self.last_answer);
@@ -84,7 +89,7 @@ impl WireSpeed {
 
     /// Bytes handed to the channel that the destination has not answered for.
     pub(crate) fn unanswered_bytes(&self) -> u64 {
-        self.unanswered.iter().map(|chunk| chunk.bytes).sum()
+        self.unanswered_bytes
     }
 }
 

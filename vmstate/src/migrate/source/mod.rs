@@ -111,6 +111,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         phase: SourcePhase::Setup,
         paused: false,
         measured: Measured::new(),
+        synced: begun,
         buffer: Vec::new(),
         described: save::describe(&options.machine_type),
         report: Report::default(),
@@ -133,6 +134,8 @@ struct Source<'a, 's> {
     phase: SourcePhase,
     paused: bool,
     measured: Measured,
+    /// When the log was last read.
+    synced: Duration,
     buffer: Vec<u8>,
     /// What was sent so far.
     described: SelfDescription,

@@ -22,7 +22,7 @@ impl Source<'_, '_> {
         self.hear_all()?;
         // A log that clears late reports everything once, so that there is something to clear.
         self.ram.sync()?;
-        let mut synced = self.clock.now();
+        self.synced = self.clock.now();
         loop {
             let mut round = self.round()?;
             if let Some(took) = self.machine.rehearse()? {
@@ -31,8 +31,8 @@ impl Source<'_, '_> {
             let reading = self.clock.now();
             round.dirtied = self.ram.sync()?;
             let read = self.clock.now();
-            let lasted = read.saturating_sub(synced);
-            synced = read;
+            let lasted = read.saturating_sub(self.synced);
+            self.synced = read;
             let (pending, sent) = (self.ram.pending_by_history(), self.ram.sent_by_history());
             self.measured.round_over(lasted, read.saturating_sub(reading), pending, sent);
             self.report.rounds.push(round);
@@ -73,8 +73,15 @@ impl Source<'_, '_> {
     fn probe(&mut self, begun: Duration, pages: PageCount) -> Result<u64> {
         let bytes = self.buffer.len() as u64;
         Element::Command(Command::Ping(ROUND)).write(&mut self.buffer);
-        self.flush()?;
         self.measured.wire.sent(Chunk { begun, bytes, pages });
+        let buffer = std::mem::take(&mut self.buffer);
+        for piece in buffer.chunks(16 << 10) {
+            self.buffer.extend_from_slice(piece);
+            self.flush()?;
+            while let Some(reply) = self.wire.poll_until(Duration::ZERO, Reply::read)? {
+                self.hear(reply)?;
+            }
+        }
         Ok(bytes)
     }
 
@@ -119,6 +126,7 @@ impl Source<'_, '_> {
             sent: self.ram.sent_by_history(),
             bandwidth_limit: self.control.bandwidth_limit(),
             switch_over_cost: self.options.switch_over_cost,
+            since_sync: self.clock.now().saturating_sub(self.synced),
             elapsed: self.clock.now().saturating_sub(self.begun),
             rounds: u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX),
         };
