@@ -2,48 +2,56 @@
 
 use std::time::Duration;
 
-use super::{CHUNK, ROUND, Source, unexpected, whole};
+use super::{CHUNK, Source, refuse, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::forecast::{Chunk, Standing};
-use crate::migrate::policy::{self, Forecast, Verdict};
+use crate::migrate::policy::{self, Verdict};
+use crate::migrate::protocol::ping;
 use crate::migrate::report::Round;
 use crate::migrate::save;
+use crate::migrate::wire::Patience;
 use crate::ram::PageCount;
 use crate::stream::{Command, Element, Reply};
 
 /// Chunks of a limited source a second: so often its limit and a cancel take effect.
-const CHUNKS_PER_SECOND: u64 = 10;
+const CHUNKS_PER_SECOND: u32 = 10;
+/// A source whose channel takes nothing looks so often whether an answer has come: a fiftieth of the time over which the
+/// speed of the wire is measured.
+const LISTEN: Duration = Duration::from_millis(5);
 
 impl Source<'_, '_> {
-    /// Sends all pages, then those written meanwhile, until what is left fits into the downtime.
-    pub(super) fn rounds(&mut self) -> Result<()> {
-        // The destination is awake now, and nothing is on the way: the answer takes a round trip and no more.
-        self.probe(self.clock.now(), PageCount::default())?;
-        self.hear_all()?;
-        // A log that clears late reports everything once, so that there is something to clear.
-        self.ram.sync()?;
-        self.synced = self.clock.now();
-        loop {
-            let mut round = self.round()?;
-            if let Some(took) = self.machine.rehearse()? {
-                self.measured.rehearsed(took);
-            }
-            let reading = self.clock.now();
-            round.dirtied = self.ram.sync()?;
-            let read = self.clock.now();
-            let lasted = read.saturating_sub(self.synced);
-            self.synced = read;
-            let (pending, sent) = (self.ram.pending_by_history(), self.ram.sent_by_history());
-            self.measured.round_over(lasted, read.saturating_sub(reading), pending, sent);
-            self.report.rounds.push(round);
-            let dirty_pages_per_second = whole(round.dirtied as f64 / lasted.as_secs_f64());
-            self.control.publish(|progress| progress.dirty_pages_per_second = dirty_pages_per_second);
-            let (verdict, _) = self.foretell();
-            match verdict {
-                Verdict::Iterate => {}
-                Verdict::SwitchOver => return Ok(()),
-                Verdict::GiveUp(reason) => return Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}"))),
-            }
+    /// Sends what was dirty when the round began; true if what is left fits into the downtime.
+    ///
+    /// # Errors
+    /// Also if the policy gives up.
+    pub(super) fn round_and_verdict(&mut self) -> Result<bool> {
+        if self.report.rounds.is_empty() {
+            self.report.setup = self.clock.now().saturating_sub(self.begun);
+            // The destination is awake, and nothing is on the way: this answer takes a round trip and no more.
+            self.probe(self.clock.now(), PageCount::default())?;
+            self.hear_all()?;
+            // A log that clears late reports everything once, so that there is something to clear.
+            self.ram.sync()?;
+            self.synced = self.clock.now();
+        }
+        let mut round = self.round()?;
+        // Before the log is read, so that what the guest writes meanwhile is among the pending pages.
+        if let Some(took) = self.machine.rehearse()? {
+            self.measured.rehearsed(took);
+        }
+        let reading = self.clock.now();
+        round.dirtied = self.ram.sync()?;
+        let read = self.clock.now();
+        let lasted = read.saturating_sub(std::mem::replace(&mut self.synced, read));
+        let (pending, sent) = (self.ram.pending_by_history(), self.ram.sent_by_history());
+        self.measured.round_over(lasted, read.saturating_sub(reading), pending, sent);
+        self.report.rounds.push(round);
+        let dirty_pages_per_second = whole(round.dirtied as f64 / lasted.as_secs_f64());
+        self.control.publish(|progress| progress.dirty_pages_per_second = dirty_pages_per_second);
+        match self.foretell() {
+            Verdict::Iterate => Ok(false),
+            Verdict::SwitchOver => Ok(true),
+            Verdict::GiveUp(reason) => Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}"))),
         }
     }
 
@@ -52,9 +60,10 @@ impl Source<'_, '_> {
         self.control.publish(|progress| progress.rounds += 1);
         loop {
             let limit = policy::workable(self.control.bandwidth_limit());
-            let wanted = limit.map_or(CHUNK, |limit| usize::try_from(limit / CHUNKS_PER_SECOND).unwrap_or(CHUNK));
+            let wanted = limit.and_then(|limit| usize::try_from(limit / u64::from(CHUNKS_PER_SECOND)).ok());
             let (begun, sent) = (self.clock.now(), self.ram.sent());
-            let over = save::put_ram_part(&mut self.buffer, &mut self.ram, wanted.min(CHUNK))?;
+            let over =
+                save::put_ram_part(&mut self.buffer, &mut self.ram, wanted.map_or(CHUNK, |wanted| wanted.min(CHUNK)))?;
             let bytes = self.probe(begun, self.ram.sent().since(sent))?;
             self.pace(bytes, begun)?;
             self.foretell();
@@ -69,43 +78,57 @@ impl Source<'_, '_> {
         Ok(Round { duration, bytes, pages: self.ram.sent().since(pages), dirtied: 0 })
     }
 
-    /// Sends the buffer, which holds `pages`, and a probe behind it. Returns how many bytes that was.
+    /// Sends the buffer, which holds `pages`, and a probe behind it; hears answers meanwhile. Returns how many bytes
+    /// that was.
     fn probe(&mut self, begun: Duration, pages: PageCount) -> Result<u64> {
         let bytes = self.buffer.len() as u64;
-        Element::Command(Command::Ping(ROUND)).write(&mut self.buffer);
+        Element::Command(Command::Ping(ping::ROUND)).write(&mut self.buffer);
         self.measured.wire.sent(Chunk { begun, bytes, pages });
         let buffer = std::mem::take(&mut self.buffer);
-        for piece in buffer.chunks(16 << 10) {
-            self.buffer.extend_from_slice(piece);
-            self.flush()?;
-            while let Some(reply) = self.wire.poll_until(Duration::ZERO, Reply::read)? {
-                self.hear(reply)?;
+        let (mut rest, mut took_some) = (buffer.as_slice(), self.clock.now());
+        while !rest.is_empty() {
+            let deadline = took_some.saturating_add(self.options.answer);
+            let sent = self.wire.send_part(rest, Some(deadline), LISTEN);
+            let count = sent.map_err(|broken| self.last_words(broken))?;
+            if count > 0 {
+                took_some = self.clock.now();
             }
+            rest = rest.get(count..).unwrap_or_default();
+            self.hear_until(Duration::ZERO)?;
         }
+        self.buffer = buffer;
+        self.buffer.clear();
         Ok(bytes)
     }
 
-    /// Waits as long as `bytes`, begun to be sent at `begun`, last at the bandwidth limit, and hears answers meanwhile.
+    /// Waits as long as `bytes`, begun to be sent at `begun`, last at the bandwidth limit.
     fn pace(&mut self, bytes: u64, begun: Duration) -> Result<()> {
         loop {
             let limit = policy::workable(self.control.bandwidth_limit());
             let lasts = limit.map_or(Duration::ZERO, |limit| Duration::from_secs_f64(bytes as f64 / limit as f64));
-            // A change of the limit takes effect at the next look.
-            let look = self.clock.now().saturating_add(Duration::from_secs(1) / CHUNKS_PER_SECOND as u32);
             let due = begun.saturating_add(lasts);
-            self.control.check()?;
-            match self.wire.poll_until(due.min(look), Reply::read)? {
-                Some(reply) => self.hear(reply)?,
-                None if due <= self.clock.now() => return Ok(()),
-                None => {}
+            // A change of the limit takes effect then.
+            let look = self.clock.now().saturating_add(Duration::from_secs(1) / CHUNKS_PER_SECOND);
+            self.hear_until(due.min(look))?;
+            if due <= self.clock.now() {
+                return Ok(());
             }
         }
+    }
+
+    /// Hears answers until this moment, and those that are there already.
+    fn hear_until(&mut self, moment: Duration) -> Result<()> {
+        while let Some(reply) = self.wire.poll_until(moment, Reply::read)? {
+            self.hear(reply)?;
+        }
+        Ok(())
     }
 
     /// Waits until every probe is answered.
     fn hear_all(&mut self) -> Result<()> {
         while self.measured.wire.unanswered() > 0 {
-            let reply = self.await_reply()?;
+            let deadline = self.clock.now().saturating_add(self.options.answer);
+            let reply = self.await_reply(Patience::Until(deadline))?;
             self.hear(reply)?;
         }
         self.report.round_trip = self.measured.wire.round_trip();
@@ -113,14 +136,14 @@ impl Source<'_, '_> {
     }
 
     fn hear(&mut self, reply: Reply) -> Result<()> {
-        match super::refuse(reply)? {
-            Reply::Pong(ROUND) if self.measured.wire.answered(self.clock.now()) => Ok(()),
+        match refuse(reply)? {
+            Reply::Pong(ping::ROUND) if self.measured.wire.answered(self.clock.now()) => Ok(()),
             other => Err(unexpected(other)),
         }
     }
 
     /// The verdict as of now; publishes what it is based on.
-    fn foretell(&mut self) -> (Verdict, Forecast) {
+    fn foretell(&self) -> Verdict {
         let standing = Standing {
             pending: self.ram.pending_by_history(),
             sent: self.ram.sent_by_history(),
@@ -145,6 +168,6 @@ impl Source<'_, '_> {
                 progress.expected_total = forecast.total;
             });
         }
-        (verdict, forecast)
+        verdict
     }
 }
