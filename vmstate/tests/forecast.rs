@@ -67,91 +67,47 @@ fn the_smallest_bandwidth_limit_still_moves_the_guest() {
 #[derive(Clone, Copy, Debug)]
 struct Point {
     pages: u64,
-    /// Percent of the pages that hold nothing.
-    zero: u64,
-    /// Pages that the guest writes to in a second, and how many it writes to over and over.
-    load: (f64, u64),
-    /// Milliseconds.
-    limit: u32,
+    /// Of the pages, from the start, hold data.
+    used: u64,
+    load: Load,
+    /// Of a hundred writes so many leave a page of zeros.
+    clearing: u64,
+    limit: Duration,
     /// Bytes a second.
     speed: f64,
     latency: Duration,
-    /// Bytes of the socket's buffer.
+    /// Bytes of a socket's buffer.
     buffer: usize,
-    bandwidth: Option<u64>,
+    bandwidth_limit: u64,
     /// The guest's stop.
     stop: Duration,
 }
 
-#[derive(Debug)]
-struct Result_ {
-    point: Point,
-    rounds: usize,
-    foretold: Duration,
-    measured: Option<Duration>,
-    total: Duration,
-    why: String,
-}
-
-fn run(point: Point) -> Result_ {
-    let Point { pages, zero, load: (writes_per_second, working_set), limit, speed, latency, buffer, bandwidth, stop } =
-        point;
-    let world = World::new(None, Some(speed), latency);
-    world.set_buffer(buffer);
-    let mut setup = guest(world, pages, pages * (100 - zero) / 100, Load { writes_per_second, working_set });
-    setup.source.pause_takes = stop;
-    setup.source_options.switch_over_cost = Duration::ZERO;
-    setup.source_options.max_rounds = Some(40);
-    setup.source_control.set_downtime_limit(limit * MS);
-    if let Some(bandwidth) = bandwidth {
-        setup.source_control.set_bandwidth_limit(bandwidth);
-    }
-    let control = setup.source_control.clone();
-    let outcome = setup.run();
-    let report = &outcome.departure.report;
-    Result_ {
-        point,
-        rounds: report.rounds.len(),
-        foretold: control.progress().expected_downtime.unwrap_or_default(),
-        measured: report.downtime.map(|downtime| downtime.total()),
-        total: report.total,
-        why: outcome.departure.error.map(|error| error.to_string()).unwrap_or_default(),
-    }
-}
-
-#[test]
-fn explore() {
-    let mut count = 0;
-    let mut bad = 0;
-    let started = std::time::Instant::now();
-    for pages in [500, 4000] {
-        for zero in [0, 90] {
-            for load in [(0.0, 1), (1000.0, 400), (20_000.0, 300), (3000.0, 4000_u64.min(pages))] {
-                for limit in [20, 100, 300] {
-                    for speed in [5e6, 40e6, 1e9] {
-                        for (latency, buffer) in [(100 * MS / 1000, 16 << 10), (10 * MS, 4 << 20), (MS, 256 << 10)] {
-                            for bandwidth in [None, Some(2_000_000)] {
-                                let n = count;
-                                count += 1;
-                                if n % 7 != 0 {
-                                    continue;
-                                }
-                                let stop = if n % 2 == 0 { Duration::ZERO } else { 3 * MS };
-                                let point = Point { pages, zero, load, limit, speed, latency, buffer, bandwidth, stop };
-                                let result = run(point);
-                                if let Some(measured) = result.measured {
-                                    let off = measured.as_secs_f64() / result.foretold.as_secs_f64() - 1.0;
-                                    let over = measured > limit * MS;
-                                    if over || off.abs() > 0.2 {
-                                        bad += 1;
-                                        println!(
-                                            "{} {:+.0}% {result:?}",
-                                            if over { "OVER" } else { "    " },
-                                            off * 100.0
-                                        );
-                                    }
-                                } else {
-                                    println!("stay {result:?}");
+/// Every `stride`-th of all combinations: with a stride that has no factor in common with the axes, all pairs of values
+/// come up.
+fn sweep(stride: usize) -> Vec<Point> {
+    let load = |writes_per_second, working_set| Load { writes_per_second, working_set };
+    let mut points = Vec::new();
+    for (pages, used) in [(300, 300), (300, 120), (4000, 200)] {
+        for load in [load(0.0, 1), load(150.0, 100), load(4000.0, 60), load(600.0, pages)] {
+            for clearing in [0, 70] {
+                for limit in [20 * MS, 60 * MS, 300 * MS] {
+                    for speed in [5e6, 30e6, 200e6] {
+                        for (latency, buffer) in [(MS / 10, 16 << 10), (10 * MS, 1 << 20), (MS, 208 << 10)] {
+                            for bandwidth_limit in [0, 3_000_000] {
+                                for stop in [Duration::ZERO, 3 * MS] {
+                                    points.push(Point {
+                                        pages,
+                                        used,
+                                        load,
+                                        clearing,
+                                        limit,
+                                        speed,
+                                        latency,
+                                        buffer,
+                                        bandwidth_limit,
+                                        stop,
+                                    });
                                 }
                             }
                         }
@@ -160,5 +116,59 @@ fn explore() {
             }
         }
     }
-    println!("{bad} bad of {} in {:?}", count / 7, started.elapsed());
+    points.into_iter().step_by(stride).collect()
 }
+
+impl Point {
+    fn setup(&self) -> Setup {
+        let world = World::new(None, Some(self.speed), self.latency);
+        world.set_buffer(self.buffer);
+        let mut setup = guest(world, self.pages, self.used, self.load);
+        setup.source.guest.set_clearing(self.clearing);
+        setup.source.pause_takes = self.stop;
+        // The virtual destination loads in no time.
+        setup.source_options.switch_over_cost = Duration::ZERO;
+        setup.source_options.max_rounds = Some(ROUNDS);
+        setup.source_control.set_downtime_limit(self.limit);
+        setup.source_control.set_bandwidth_limit(self.bandwidth_limit);
+        setup
+    }
+
+    /// The pause with `pages` whole pages left.
+    fn pause(&self, pages: u64) -> Duration {
+        // A question and the hand-over, both there and back.
+        self.stop + 4 * self.latency + Duration::from_secs_f64((pages * 4104) as f64 / self.speed)
+    }
+}
+
+const ROUNDS: u32 = 6;
+/// Devices and framing are some 600 bytes here, which the forecast does not know of.
+const UNKNOWN_BYTES: f64 = 600.0;
+
+#[test]
+fn the_pause_is_within_its_limit_and_as_foretold() {
+    let (mut completed, mut offences) = (0, Vec::new());
+    for point in sweep(STRIDE) {
+        let setup = point.setup();
+        let control = setup.source_control.clone();
+        let outcome = setup.run();
+        let report = &outcome.departure.report;
+        let Some(downtime) = report.downtime else {
+            // It was right to stay if the pause would have come too close to the limit.
+            let pending = report.rounds.last().expect("rounds").dirtied;
+            if point.pause(pending) + (point.pause(pending) - point.pause(0)) / 10 <= point.limit {
+                offences.push(format!("stayed with {pending} pages: {point:?}, {:?}", outcome.departure.error));
+            }
+            continue;
+        };
+        completed += 1;
+        let (foretold, measured) = (control.progress().expected_downtime.expect("foretold"), downtime.total());
+        let tolerated = (foretold / 5).max(Duration::from_secs_f64(UNKNOWN_BYTES / point.speed));
+        if measured > point.limit || measured.abs_diff(foretold) > tolerated {
+            offences.push(format!("foretold {foretold:?}, measured {measured:?}: {point:?}, {:?}", report.rounds));
+        }
+    }
+    println!("{completed} completed");
+    assert!(offences.is_empty(), "{} of {completed}: {offences:#?}", offences.len());
+}
+const STRIDE: usize = 17;

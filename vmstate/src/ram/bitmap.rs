@@ -37,24 +37,9 @@ impl Bitmap {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
-    /// Pages in both sets, which are of the same block.
-    pub fn count_common(&self, other: &Self) -> u64 {
-        self.words.iter().zip(&other.words).map(|(mine, theirs)| u64::from((mine & theirs).count_ones())).sum()
-    }
-
     /// True if `page` is in the set.
     pub fn contains(&self, page: u64) -> bool {
         self.word(page / BITS) >> (page % BITS) & 1 == 1
-    }
-
-    /// Puts `page` into the set, or takes it out. True if it was in the set before. A page past the last is never in it.
-    pub fn set(&mut self, page: u64, member: bool) -> bool {
-        let word = usize::try_from(page / BITS).ok().and_then(|index| self.words.get_mut(index));
-        let Some(word) = word.filter(|_| page < self.pages) else { return false };
-        let bit = 1 << (page % BITS);
-        let before = *word & bit != 0;
-        *word = if member { *word | bit } else { *word & !bit };
-        before
     }
 
     /// Lets `change` set bits, and drops those past the last page.

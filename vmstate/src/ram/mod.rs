@@ -1,7 +1,6 @@
 //! Guest RAM: blocks, pages, dirty bitmaps, rounds.
 
 mod bitmap;
-mod history;
 mod receiver;
 mod record;
 mod sender;
@@ -11,10 +10,9 @@ mod zero;
 use crate::error::Result;
 
 pub use bitmap::Bitmap;
-pub use history::{ByHistory, LastSent, PageCount};
 pub use receiver::{RamReceiver, Record};
 pub use record::{NORMAL_RECORD, RAM_IDSTR, RAM_VERSION, ZERO_RECORD, put_end_of_section};
-pub use sender::RamSender;
+pub use sender::{PageCount, RamSender};
 pub use summary::{BlockSummary, RamSummary};
 pub use zero::is_zero;
 

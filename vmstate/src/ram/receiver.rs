@@ -1,7 +1,7 @@
 //! The destination's side of RAM: every name, length, offset and flag is checked before a byte is written.
 
-use super::history::PageCount;
 use super::record::{FLAGS, flag, unsupported};
+use super::sender::PageCount;
 use super::{GuestRam, PAGE_SIZE};
 use crate::codec::{Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};

@@ -5,7 +5,6 @@
 //! either pending or in the log.
 
 use super::bitmap::Bitmap;
-use super::history::{ByHistory, History, PageCount};
 use super::record::flag;
 use super::zero::is_zero;
 use super::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
@@ -21,19 +20,41 @@ const NORMAL: usize = 8 + PAGE;
 /// twice; a call per page would cost more.
 const CLEAR: u64 = 4096;
 
+/// Pages by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageCount {
+    /// Sent whole.
+    pub normal: u64,
+    /// Sent as zero.
+    pub zero: u64,
+}
+
+impl PageCount {
+    /// Pages of both kinds.
+    pub fn total(self) -> u64 {
+        self.normal + self.zero
+    }
+
+    /// What was added to `earlier` until it became this count.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        let Self { normal, zero } = earlier;
+        Self { normal: self.normal.saturating_sub(normal), zero: self.zero.saturating_sub(zero) }
+    }
+}
+
 /// All pages of a guest, on their way. Stops the log when dropped.
 pub struct RamSender<'a> {
     ram: &'a dyn GuestRam,
     log: &'a mut dyn DirtyLog,
     pending: Vec<Bitmap>,
-    histories: Vec<History>,
-    pending_pages: ByHistory<u64>,
+    pending_pages: u64,
     /// Where the round is: a block, and the first of its pages not looked at.
     block: usize,
     page: u64,
     /// The log was told up to this page of the block.
     cleared: u64,
-    sent: ByHistory<PageCount>,
+    sent: PageCount,
     copy: Vec<u8>,
 }
 
@@ -48,11 +69,10 @@ impl<'a> RamSender<'a> {
         }
         log.start()?;
         let pending: Vec<_> = ram.blocks().iter().map(|block| Bitmap::full(block.len / PAGE_SIZE)).collect();
-        let histories = ram.blocks().iter().map(|block| History::new(block.len / PAGE_SIZE)).collect();
-        let pending_pages = ByHistory { never: pending.iter().map(Bitmap::count).sum(), ..ByHistory::default() };
+        let pending_pages = pending.iter().map(Bitmap::count).sum();
         let copy = vec![0; RUN * PAGE];
-        let sent = ByHistory::default();
-        Ok(Self { ram, log, pending, histories, pending_pages, block: 0, page: 0, cleared: 0, sent, copy })
+        let sent = PageCount::default();
+        Ok(Self { ram, log, pending, pending_pages, block: 0, page: 0, cleared: 0, sent, copy })
     }
 
     /// Appends the body of the START section: total length, then name and length of each block.
@@ -73,35 +93,48 @@ impl<'a> RamSender<'a> {
     /// # Errors
     /// What the log refuses.
     pub fn sync(&mut self) -> Result<u64> {
-        let before = self.pending_pages();
+        let before = self.pending_pages;
         for (index, pending) in self.pending.iter_mut().enumerate() {
             pending.edit(|words| self.log.sync(index, words))?;
         }
         (self.block, self.page, self.cleared) = (0, 0, 0);
-        self.pending_pages = ByHistory::default();
-        for (pending, history) in self.pending.iter().zip(&self.histories) {
-            history.count(pending, &mut self.pending_pages);
-        }
-        Ok(self.pending_pages() - before)
+        self.pending_pages = self.pending.iter().map(Bitmap::count).sum();
+        Ok(self.pending_pages - before)
     }
 
     /// Pages still to send.
     pub fn pending_pages(&self) -> u64 {
-        self.pending_pages.total()
+        self.pending_pages
     }
 
-    /// Pages still to send, by how they were last sent.
-    pub fn pending_by_history(&self) -> ByHistory<u64> {
-        self.pending_pages
+    /// Looks at about `wanted` of the pending pages, evenly spread over them, and tells how they would be sent now. The
+    /// guest may write them again before their turn.
+    ///
+    /// # Errors
+    /// What memory refuses.
+    pub fn look(&mut self, wanted: u64) -> Result<PageCount> {
+        let stride = self.pending_pages.div_ceil(wanted.max(1)).max(1);
+        let mut looked_at = PageCount::default();
+        let copy = self.copy.get_mut(..PAGE).unwrap_or_default();
+        let mut skipped = stride / 2;
+        for (block, pending) in self.pending.iter().enumerate() {
+            let mut from = 0;
+            while let Some(run) = pending.run(from, u64::MAX) {
+                let mut page = run.start + skipped;
+                while page < run.end {
+                    self.ram.read(block, page * PAGE_SIZE, copy)?;
+                    *(if is_zero(copy) { &mut looked_at.zero } else { &mut looked_at.normal }) += 1;
+                    page += stride;
+                }
+                skipped = page - run.end;
+                from = run.end;
+            }
+        }
+        Ok(looked_at)
     }
 
     /// Pages written to the stream since the start.
     pub fn sent(&self) -> PageCount {
-        self.sent.total()
-    }
-
-    /// Pages written to the stream since the start, by how they had been sent before.
-    pub fn sent_by_history(&self) -> ByHistory<PageCount> {
         self.sent
     }
 
@@ -130,6 +163,7 @@ impl<'a> RamSender<'a> {
             self.put_run(out, run.start, run.end, named == Some(self.block))?;
             named = Some(self.block);
             self.page = run.end;
+            self.pending_pages -= run.end - run.start;
             if let Some(pending) = self.pending.get_mut(self.block) {
                 pending.remove(run);
             }
@@ -146,12 +180,6 @@ impl<'a> RamSender<'a> {
             let zero = is_zero(bytes);
             let kind = if zero { flag::ZERO } else { flag::PAGE };
             let relative = if named { flag::CONTINUE } else { 0 };
-            if let Some(history) = self.histories.get_mut(self.block) {
-                let last = history.note(page, zero);
-                *self.pending_pages.of(last) -= 1;
-                let sent = self.sent.of(last);
-                *(if zero { &mut sent.zero } else { &mut sent.normal }) += 1;
-            }
             out.extend_from_slice(&((page * PAGE_SIZE) | kind | relative).to_be_bytes());
             if let (false, Some(block)) = (named, self.ram.blocks().get(self.block)) {
                 put_name(out, &block.name);
@@ -159,8 +187,10 @@ impl<'a> RamSender<'a> {
             }
             if zero {
                 out.push(0);
+                self.sent.zero += 1;
             } else {
                 out.extend_from_slice(bytes);
+                self.sent.normal += 1;
             }
         }
         Ok(())
@@ -175,7 +205,7 @@ impl Drop for RamSender<'_> {
 
 impl std::fmt::Debug for RamSender<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RamSender").field("pending", &self.pending_pages()).field("sent", &self.sent()).finish()
+        f.debug_struct("RamSender").field("pending", &self.pending_pages()).field("sent", &self.sent).finish()
     }
 }
 

@@ -1,9 +1,9 @@
 //! RAM sections without a guest: how many pages of each block came, and how.
 
 use super::PAGE_SIZE;
-use super::history::PageCount;
 use super::receiver::Record;
 use super::record::{FLAGS, flag, unsupported};
+use super::sender::PageCount;
 use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
 

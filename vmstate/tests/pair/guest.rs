@@ -31,6 +31,8 @@ struct Memory {
     log: bool,
     running: bool,
     load: Load,
+    /// Of a hundred writes so many leave a page of zeros.
+    clearing: u64,
     random: u64,
     written_until: Duration,
     owed: f64,
@@ -70,6 +72,7 @@ impl Guest {
             log: false,
             running: false,
             load,
+            clearing: 0,
             random: 0x9e37_79b9_7f4a_7c15,
             written_until: Duration::ZERO,
             owed: 0.0,
@@ -87,6 +90,11 @@ impl Guest {
     pub fn poke(&self, block: usize, offset: u64, byte: u8) {
         let mut memory = self.memory.lock().unwrap();
         memory.poke(block, offset, byte);
+    }
+
+    /// From now on, of a hundred writes so many leave a page of zeros.
+    pub fn set_clearing(&self, percent: u64) {
+        self.caught_up().clearing = percent;
     }
 
     pub fn memory(&self) -> Vec<Vec<u8>> {
@@ -132,7 +140,13 @@ impl Memory {
             self.random ^= self.random << 17;
             let page = self.random % self.load.working_set;
             let offset = page * PAGE_SIZE + (self.random >> 32) % PAGE_SIZE;
-            self.poke(0, offset, (self.random >> 24) as u8);
+            let value = (self.random >> 24) as u8;
+            if (self.random >> 40) % 100 < self.clearing {
+                self.bytes[0][(page * PAGE_SIZE) as usize..][..PAGE_SIZE as usize].fill(0);
+                self.poke(0, offset, 0);
+            } else {
+                self.poke(0, offset, value | 1);
+            }
         }
     }
 }

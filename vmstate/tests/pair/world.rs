@@ -183,7 +183,7 @@ impl State {
             };
             let leaves = self.end(side).free.max(now).saturating_add(takes);
             self.end(side).free = leaves;
-            let segment = Segment { bytes: bytes.iter().copied().collect(), leaves, arrives: leaves + latency };
+            let segment = Segment { bytes: bytes.to_vec().into(), leaves, arrives: leaves + latency };
             if !self.end(side).silent {
                 self.end(side.other()).inbox.push_back(segment);
             }

@@ -8,8 +8,9 @@ mod speed;
 use std::time::Duration;
 
 use super::policy::Figures;
-use crate::ram::{ByHistory, PageCount};
-use cost::PageCosts;
+use crate::ram::PageCount;
+use cost::PageCost;
+pub(crate) use cost::SAMPLE;
 use rate::Rate;
 pub(crate) use speed::{Chunk, WireSpeed};
 
@@ -22,7 +23,7 @@ const WINDOW: Duration = Duration::from_millis(300);
 pub(crate) struct Measured {
     /// The wire.
     pub(crate) wire: WireSpeed,
-    costs: PageCosts,
+    cost: PageCost,
     /// Bytes that the guest's writes will cost.
     dirtied: Rate,
     rehearsed: Option<Duration>,
@@ -33,9 +34,9 @@ pub(crate) struct Measured {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Standing {
     /// Pages still to send.
-    pub(crate) pending: ByHistory<u64>,
+    pub(crate) pending: u64,
     /// Pages sent since the migration began.
-    pub(crate) sent: ByHistory<PageCount>,
+    pub(crate) sent: PageCount,
     /// As [`Figures`] has it.
     pub(crate) bandwidth_limit: Option<u64>,
     /// What the pause takes beyond what was rehearsed.
@@ -51,8 +52,13 @@ pub(crate) struct Standing {
 impl Measured {
     /// Nothing yet.
     pub(crate) fn new() -> Self {
-        let (wire, costs, dirtied) = (WireSpeed::new(), PageCosts::default(), Rate::new(WINDOW));
-        Self { wire, costs, dirtied, rehearsed: None, sync: Duration::ZERO }
+        let (wire, cost, dirtied) = (WireSpeed::new(), PageCost::default(), Rate::new(WINDOW));
+        Self { wire, cost, dirtied, rehearsed: None, sync: Duration::ZERO }
+    }
+
+    /// A round begins with `pending` pages, some of which were looked at; `sent` are all pages sent before.
+    pub(crate) fn round_begins(&mut self, pending: u64, looked_at: PageCount, sent: PageCount) {
+        self.cost.round_begins(pending, looked_at, sent);
     }
 
     /// The machine has rehearsed its part of the pause. The newest time counts half, so that a first one, with cold
@@ -61,17 +67,10 @@ impl Measured {
         self.rehearsed = Some(self.rehearsed.map_or(took, |before| before.saturating_add(took) / 2));
     }
 
-    /// A round is over, its last answer has arrived and the log was read, which took `sync`: `lasted` after the log was
-    /// read before, the guest has written to what is pending now.
-    pub(crate) fn round_over(
-        &mut self,
-        lasted: Duration,
-        sync: Duration,
-        pending: ByHistory<u64>,
-        sent: ByHistory<PageCount>,
-    ) {
-        self.costs.round_over(sent);
-        self.dirtied.add(self.costs.bytes(pending, sent), lasted);
+    /// The log was read, which took `sync`, and the next round has begun: its pending pages are what the guest has written
+    /// in the time that the last round `lasted`.
+    pub(crate) fn log_read(&mut self, lasted: Duration, sync: Duration, pending: u64, sent: PageCount) {
+        self.dirtied.add(self.cost.bytes(pending, sent), lasted);
         self.sync = sync;
     }
 
@@ -80,7 +79,7 @@ impl Measured {
         let &Standing { pending, sent, bandwidth_limit, switch_over_cost, since_sync, elapsed, rounds } = standing;
         let dirtied = self.dirtied.per_second().unwrap_or_default();
         Figures {
-            pending_bytes: self.costs.bytes(pending, sent)
+            pending_bytes: self.cost.bytes(pending, sent)
                 + self.wire.unanswered_bytes() as f64
                 + dirtied * since_sync.as_secs_f64(),
             dirty_bytes_per_second: dirtied,
@@ -112,14 +111,15 @@ mod tests {
         assert!(measured.wire.answered(2 * MS));
         measured.wire.sent(Chunk { begun: 2 * MS, bytes: 4_104_000, pages });
         let mut standing = Standing {
-            pending: ByHistory { never: 500, zero: 0, normal: 0 },
-            sent: ByHistory { never: pages, ..ByHistory::default() },
+            pending: 500,
+            sent: pages,
             bandwidth_limit: Some(7),
             switch_over_cost: 5 * MS,
             since_sync: Duration::ZERO,
             elapsed: 9 * MS,
             rounds: 1,
         };
+        measured.round_begins(1500, PageCount { normal: 9, zero: 0 }, PageCount::default());
         // Within the first round: what is unanswered counts as well, and nothing is known about the rest.
         let figures = measured.figures(&standing);
         assert_eq!(figures.pending_bytes, 1500.0 * 4104.0);
@@ -127,8 +127,9 @@ mod tests {
         assert_eq!((figures.switch_over_cost, figures.stopping), (5 * MS, 5 * MS));
 
         assert!(measured.wire.answered(44 * MS));
-        standing.pending = ByHistory { never: 0, zero: 0, normal: 100 };
-        measured.round_over(50 * MS, MS, standing.pending, standing.sent);
+        standing.pending = 100;
+        measured.round_begins(100, PageCount { normal: 9, zero: 0 }, pages);
+        measured.log_read(50 * MS, MS, 100, pages);
         measured.rehearsed(9 * MS);
         measured.rehearsed(3 * MS);
         let figures = measured.figures(&standing);

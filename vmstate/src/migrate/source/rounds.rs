@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{CHUNK, Source, refuse, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::forecast::{Chunk, Standing};
+use crate::migrate::forecast::{Chunk, SAMPLE, Standing};
 use crate::migrate::policy::{self, Verdict};
 use crate::migrate::protocol::ping;
 use crate::migrate::report::Round;
@@ -33,6 +33,7 @@ impl Source<'_, '_> {
             // A log that clears late reports everything once, so that there is something to clear.
             self.ram.sync()?;
             self.synced = self.clock.now();
+            self.measured.round_begins(self.ram.pending_pages(), self.ram.look(SAMPLE)?, self.ram.sent());
         }
         let mut round = self.round()?;
         // Before the log is read, so that what the guest writes meanwhile is among the pending pages.
@@ -43,8 +44,9 @@ impl Source<'_, '_> {
         round.dirtied = self.ram.sync()?;
         let read = self.clock.now();
         let lasted = read.saturating_sub(std::mem::replace(&mut self.synced, read));
-        let (pending, sent) = (self.ram.pending_by_history(), self.ram.sent_by_history());
-        self.measured.round_over(lasted, read.saturating_sub(reading), pending, sent);
+        let (pending, sent) = (self.ram.pending_pages(), self.ram.sent());
+        self.measured.round_begins(pending, self.ram.look(SAMPLE)?, sent);
+        self.measured.log_read(lasted, read.saturating_sub(reading), pending, sent);
         self.report.rounds.push(round);
         let dirty_pages_per_second = whole(round.dirtied as f64 / lasted.as_secs_f64());
         self.control.publish(|progress| progress.dirty_pages_per_second = dirty_pages_per_second);
@@ -145,8 +147,8 @@ impl Source<'_, '_> {
     /// The verdict as of now; publishes what it is based on.
     fn foretell(&self) -> Verdict {
         let standing = Standing {
-            pending: self.ram.pending_by_history(),
-            sent: self.ram.sent_by_history(),
+            pending: self.ram.pending_pages(),
+            sent: self.ram.sent(),
             bandwidth_limit: self.control.bandwidth_limit(),
             switch_over_cost: self.options.switch_over_cost,
             since_sync: self.clock.now().saturating_sub(self.synced),
