@@ -1,12 +1,19 @@
 //! How far the forecast can be relied on: the pause that was foretold against the pause that the virtual clock saw.
+//!
+//! Over the sweep every pause is within its limit and within a fifth of what was foretold. What the forecast cannot know
+//! has a test each that shows by how much it is then wrong:
+//!
+//! - the wire becomes slower after the verdict ([`a_wire_that_slows_down_after_the_verdict_lengthens_the_pause`]);
+//! - the devices' state is large for the wire ([`devices_that_are_large_for_the_wire_lengthen_the_pause`]).
 
 mod pair;
 
+use std::thread;
 use std::time::Duration;
 
 use pair::guest::Load;
 use pair::run::{Outcome, Setup};
-use pair::world::World;
+use pair::world::{Fault, FaultKind, Side, World};
 use vmstate::migrate::{Control, SourcePhase};
 
 const MS: Duration = Duration::from_millis(1);
@@ -83,9 +90,9 @@ struct Point {
     stop: Duration,
 }
 
-/// Every `stride`-th of all combinations: with a stride that has no factor in common with the axes, all pairs of values
-/// come up.
-fn sweep(stride: usize) -> Vec<Point> {
+/// Every so many-th of all combinations. The stride has no factor in common with the axes, so all values of one meet all of
+/// each other.
+fn sweep() -> Vec<Point> {
     let load = |writes_per_second, working_set| Load { writes_per_second, working_set };
     let mut points = Vec::new();
     for (pages, used) in [(300, 300), (300, 120), (4000, 200)] {
@@ -116,7 +123,7 @@ fn sweep(stride: usize) -> Vec<Point> {
             }
         }
     }
-    points.into_iter().step_by(stride).collect()
+    points.into_iter().step_by(STRIDE).collect()
 }
 
 impl Point {
@@ -142,33 +149,119 @@ impl Point {
 }
 
 const ROUNDS: u32 = 6;
+/// No axis has 23 values or a multiple of them.
+const STRIDE: usize = 23;
 /// Devices and framing are some 600 bytes here, which the forecast does not know of.
 const UNKNOWN_BYTES: f64 = 600.0;
 
+/// What is wrong with the forecast at this point; and whether the guest went at all.
+fn judge(point: &Point) -> (bool, Option<String>) {
+    let setup = point.setup();
+    let control = setup.source_control.clone();
+    let outcome = setup.run();
+    let report = &outcome.departure.report;
+    let Some(downtime) = report.downtime else {
+        // It was right to stay if the pause would have come too close to the limit.
+        let pending = report.rounds.last().expect("rounds").dirtied;
+        let pages = point.pause(pending) - point.pause(0);
+        let fits = point.pause(pending) + pages / 10 <= point.limit;
+        return (false, fits.then(|| format!("stayed with {pending} pages: {point:?}, {:?}", outcome.departure.error)));
+    };
+    let (foretold, measured) = (control.progress().expected_downtime.expect("foretold"), downtime.total());
+    let tolerated = (foretold / 5).max(Duration::from_secs_f64(UNKNOWN_BYTES / point.speed));
+    let wrong = measured > point.limit || measured.abs_diff(foretold) > tolerated;
+    let what = || format!("foretold {foretold:?}, measured {measured:?}: {point:?}, {:?}", report.rounds);
+    (true, wrong.then(what))
+}
+
 #[test]
 fn the_pause_is_within_its_limit_and_as_foretold() {
-    let (mut completed, mut offences) = (0, Vec::new());
-    for point in sweep(STRIDE) {
-        let setup = point.setup();
-        let control = setup.source_control.clone();
-        let outcome = setup.run();
-        let report = &outcome.departure.report;
-        let Some(downtime) = report.downtime else {
-            // It was right to stay if the pause would have come too close to the limit.
-            let pending = report.rounds.last().expect("rounds").dirtied;
-            if point.pause(pending) + (point.pause(pending) - point.pause(0)) / 10 <= point.limit {
-                offences.push(format!("stayed with {pending} pages: {point:?}, {:?}", outcome.departure.error));
-            }
-            continue;
-        };
-        completed += 1;
-        let (foretold, measured) = (control.progress().expected_downtime.expect("foretold"), downtime.total());
-        let tolerated = (foretold / 5).max(Duration::from_secs_f64(UNKNOWN_BYTES / point.speed));
-        if measured > point.limit || measured.abs_diff(foretold) > tolerated {
-            offences.push(format!("foretold {foretold:?}, measured {measured:?}: {point:?}, {:?}", report.rounds));
-        }
-    }
-    println!("{completed} completed");
+    let points = sweep();
+    let judged: Vec<_> = thread::scope(|scope| {
+        let judge_all = |points: &[Point]| points.iter().map(judge).collect::<Vec<_>>();
+        let parts = points.chunks(points.len().div_ceil(4)).map(|part| scope.spawn(move || judge_all(part)));
+        parts.collect::<Vec<_>>().into_iter().flat_map(|part| part.join().unwrap()).collect()
+    });
+    let completed = judged.iter().filter(|(completed, _)| *completed).count();
+    let offences: Vec<_> = judged.into_iter().filter_map(|(_, offence)| offence).collect();
     assert!(offences.is_empty(), "{} of {completed}: {offences:#?}", offences.len());
+    assert!(completed > 80, "only {completed} were completed");
 }
-const STRIDE: usize = 17;
+
+const QUIET: Point = Point {
+    pages: 2000,
+    used: 2000,
+    load: Load { writes_per_second: 300.0, working_set: 400 },
+    clearing: 0,
+    limit: Duration::from_millis(100),
+    speed: 5e6,
+    latency: Duration::from_micros(100),
+    buffer: 64 << 10,
+    bandwidth_limit: 0,
+    stop: Duration::ZERO,
+};
+
+fn on_a_faulty_wire(point: Point, after: usize, kind: FaultKind) -> Setup {
+    let fault = Fault { sender: Side::Source, after, kind };
+    let world = World::new(Some(fault), Some(point.speed), point.latency);
+    world.set_buffer(point.buffer);
+    let mut setup = guest(world, point.pages, point.used, point.load);
+    setup.source_options.switch_over_cost = Duration::ZERO;
+    setup.source_control.set_downtime_limit(point.limit);
+    setup
+}
+
+#[test]
+fn a_wire_that_changes_its_speed_during_the_rounds_is_noticed() {
+    for speed in [2_000_000, 10_000_000] {
+        let setup = on_a_faulty_wire(QUIET, 2 << 20, FaultKind::Slows(speed));
+        let control = setup.source_control.clone();
+        let (foretold, measured) = pauses(&setup.run(), &control);
+        assert!(measured <= QUIET.limit, "{speed}: foretold {foretold:?}, measured {measured:?}");
+        assert!(measured.abs_diff(foretold) <= foretold / 5, "{speed}: foretold {foretold:?}, measured {measured:?}");
+    }
+}
+
+#[test]
+fn a_wire_that_slows_down_after_the_verdict_lengthens_the_pause() {
+    let setup = on_a_faulty_wire(QUIET, usize::MAX, FaultKind::Silent);
+    let control = setup.source_control.clone();
+    let outcome = setup.run();
+    let (foretold, _) = pauses(&outcome, &control);
+    let rounds: u64 = outcome.departure.report.rounds.iter().map(|round| round.bytes).sum();
+    // The same again, to the byte, until the pages of the pause are on their way.
+    let setup = on_a_faulty_wire(QUIET, rounds as usize + 8192, FaultKind::Slows(QUIET.speed as u32 / 2));
+    let control = setup.source_control.clone();
+    let (again, measured) = pauses(&setup.run(), &control);
+    assert_eq!(again, foretold);
+    assert!(measured > foretold * 3 / 2 && measured < foretold * 2, "foretold {foretold:?}, measured {measured:?}");
+}
+
+#[test]
+fn devices_that_are_large_for_the_wire_lengthen_the_pause() {
+    let mut setup = QUIET.setup();
+    setup.source_devices[0].fifo = vec![7; 200_000];
+    let control = setup.source_control.clone();
+    let (foretold, measured) = pauses(&setup.run(), &control);
+    let longer = measured.saturating_sub(foretold).as_secs_f64() * QUIET.speed;
+    assert!(longer > 200_000.0 && longer < 210_000.0, "foretold {foretold:?}, measured {measured:?}");
+}
+
+#[test]
+fn the_first_round_has_a_forecast_already() {
+    // The connection breaks in the middle of it, and the last figures stay.
+    let point = Point { pages: 6000, used: 6000, load: Load::default(), ..QUIET };
+    let half = point.pages * 4104 / 2;
+    let setup = on_a_faulty_wire(point, half as usize, FaultKind::Reset);
+    let control = setup.source_control.clone();
+    assert_eq!(setup.run().departure.phase, SourcePhase::Failed);
+    let progress = control.progress();
+    assert_eq!(progress.rounds, 1);
+    let near = |foretold: Option<Duration>, pages: u64| {
+        let (foretold, expected) = (foretold.expect("foretold"), point.pause(pages));
+        assert!(foretold.abs_diff(expected) < expected / 5, "foretold {foretold:?}, should be {expected:?}");
+    };
+    near(progress.expected_downtime, point.pages / 2);
+    // The half that was sent and the rest, and an empty pause.
+    near(progress.expected_total, point.pages);
+}

@@ -13,7 +13,7 @@ use crate::migrate::wire::Patience;
 use crate::ram::PageCount;
 use crate::stream::{Command, Element, Reply};
 
-/// Chunks of a limited source a second: so often its limit and a cancel take effect.
+/// Chunks a second at least, of a source that is limited or has a slow wire: so often a change of the limit takes effect.
 const CHUNKS_PER_SECOND: u32 = 10;
 /// A source whose channel takes nothing looks so often whether an answer has come: a fiftieth of the time over which the
 /// speed of the wire is measured.
@@ -61,11 +61,9 @@ impl Source<'_, '_> {
         let (begun, bytes, pages) = (self.clock.now(), self.wire.sent(), self.ram.sent());
         self.control.publish(|progress| progress.rounds += 1);
         loop {
-            let limit = policy::workable(self.control.bandwidth_limit());
-            let wanted = limit.and_then(|limit| usize::try_from(limit / u64::from(CHUNKS_PER_SECOND)).ok());
+            let wanted = self.chunk();
             let (begun, sent) = (self.clock.now(), self.ram.sent());
-            let over =
-                save::put_ram_part(&mut self.buffer, &mut self.ram, wanted.map_or(CHUNK, |wanted| wanted.min(CHUNK)))?;
+            let over = save::put_ram_part(&mut self.buffer, &mut self.ram, wanted)?;
             let bytes = self.probe(begun, self.ram.sent().since(sent))?;
             self.pace(bytes, begun)?;
             self.foretell();
@@ -78,6 +76,13 @@ impl Source<'_, '_> {
         let duration = self.clock.now().saturating_sub(begun);
         let bytes = self.wire.sent() - bytes;
         Ok(Round { duration, bytes, pages: self.ram.sent().since(pages), dirtied: 0 })
+    }
+
+    /// Bytes of the next chunk, such that there is a probe, a look at the limits and a forecast some ten times a second.
+    fn chunk(&self) -> usize {
+        let limit = policy::workable(self.control.bandwidth_limit()).unwrap_or(u64::MAX);
+        let speed = self.measured.wire.bytes_per_second().map_or(u64::MAX, whole);
+        usize::try_from(limit.min(speed) / u64::from(CHUNKS_PER_SECOND)).map_or(CHUNK, |bytes| bytes.min(CHUNK))
     }
 
     /// Sends the buffer, which holds `pages`, and a probe behind it; hears answers meanwhile. Returns how many bytes
