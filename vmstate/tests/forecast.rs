@@ -96,13 +96,13 @@ fn sweep() -> Vec<Point> {
     let load = |writes_per_second, working_set| Load { writes_per_second, working_set };
     let mut points = Vec::new();
     for (pages, used) in [(300, 300), (300, 120), (4000, 200)] {
-        for load in [load(0.0, 1), load(150.0, 100), load(4000.0, 60), load(600.0, pages)] {
+        for load in [load(0.0, 1), load(150.0, 100), load(4000.0, 250), load(600.0, pages)] {
             for clearing in [0, 70] {
                 for limit in [20 * MS, 60 * MS, 300 * MS] {
                     for speed in [5e6, 30e6, 200e6] {
                         for (latency, buffer) in [(MS / 10, 16 << 10), (10 * MS, 1 << 20), (MS, 208 << 10)] {
                             for bandwidth_limit in [0, 3_000_000] {
-                                for stop in [Duration::ZERO, 3 * MS] {
+                                for stop in [Duration::ZERO, 12 * MS] {
                                     points.push(Point {
                                         pages,
                                         used,
@@ -220,6 +220,19 @@ fn a_wire_that_changes_its_speed_during_the_rounds_is_noticed() {
         assert!(measured <= QUIET.limit, "{speed}: foretold {foretold:?}, measured {measured:?}");
         assert!(measured.abs_diff(foretold) <= foretold / 5, "{speed}: foretold {foretold:?}, measured {measured:?}");
     }
+}
+
+#[test]
+fn what_the_guest_writes_until_it_stands_still_counts() {
+    let load = Load { writes_per_second: 3000.0, working_set: 2000 };
+    let point = Point { load, limit: 50 * MS, speed: 20e6, stop: 20 * MS, ..QUIET };
+    let mut setup = point.setup();
+    setup.source_options.max_rounds = None;
+    let control = setup.source_control.clone();
+    let (foretold, measured) = pauses(&setup.run(), &control);
+    // 60 writes, and so about 12 ms of the wire.
+    assert!(measured <= point.limit, "foretold {foretold:?}, measured {measured:?}");
+    assert!(measured.abs_diff(foretold) < 3 * MS, "foretold {foretold:?}, measured {measured:?}");
 }
 
 #[test]
