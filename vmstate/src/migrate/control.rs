@@ -59,10 +59,10 @@ pub struct Progress {
     pub dirty_pages_per_second: u64,
     /// Bytes that go through the wire a second.
     pub bytes_per_second: u64,
-    /// Predicted pause of the guest, if it were switched over now; from the end of the first round on.
+    /// Predicted pause of the guest, if it were switched over now; from the destination's first answer for pages on.
     pub expected_downtime: Option<Duration>,
-    /// Predicted time from the beginning to the end; `None` before the first round has ended, and as long as the guest
-    /// dirties pages about as fast as they go, or faster.
+    /// Predicted time from the beginning to the end; `None` before that answer, and as long as the guest dirties pages
+    /// about as fast as they go, or faster.
     pub expected_total: Option<Duration>,
     /// Measured, once over: from the order to pause until the destination's last word.
     pub downtime: Option<Downtime>,
