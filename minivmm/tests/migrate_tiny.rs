@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use minivmm::config::{Address, Config, Disk, Serial};
-use minivmm::vm::{End, Handle, MigrationStatus, Request, RunState, Vm};
+use minivmm::vm::{End, Handle, MigrationStatus, ParameterChange, Request, RunState, Vm};
 use vmstate_lab::tiny;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -77,9 +77,18 @@ impl Machine {
 
     fn await_end(&self) -> MigrationStatus {
         let over = [MigrationStatus::Completed, MigrationStatus::Failed, MigrationStatus::Cancelled];
-        let status = || self.handle.migration().status;
+        let status = || self.handle.migration().status();
         until(|| over.contains(&status()), || format!("{:?}", self.handle.migration()));
         status()
+    }
+
+    fn limit(&self, downtime: Duration, bandwidth: u64) {
+        let change = ParameterChange {
+            downtime_limit: Some(downtime),
+            max_bandwidth: Some(bandwidth),
+            ..ParameterChange::default()
+        };
+        self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
     }
 
     fn quit(mut self) {
@@ -131,7 +140,8 @@ fn a_running_guest_moves_and_does_not_notice() {
         there.await_passes(2);
         assert_eq!(here.passes(), left, "the guest runs on one side only");
         let info = here.handle.migration();
-        assert!(info.rounds > 0 && info.normal_pages >= PAGES && info.downtime.is_some(), "{info:?}");
+        let figures = info.figures;
+        assert!(figures.rounds > 0 && figures.normal_pages >= PAGES && figures.downtime.is_some(), "{info:?}");
         assert!(here.handle.ask(Request::Cont).is_err(), "a guest that was handed over cannot go on here");
         here.quit();
         here = there;
@@ -144,23 +154,20 @@ fn a_cancelled_migration_leaves_the_guest_here_and_the_next_one_succeeds() {
     let Some(dir) = lab() else { return };
     let source = Machine::start(dir.path(), None);
     source.await_passes(1);
-    let slow =
-        Request::MigrateSetParameters { downtime_limit: Some(Duration::from_millis(1)), max_bandwidth: Some(1 << 20) };
-    source.handle.ask(slow).unwrap();
+    source.limit(Duration::from_millis(1), 1 << 20);
     let address = door(dir.path(), "refused");
     let mut first = Machine::start(dir.path(), Some(&address));
     source.handle.ask(Request::Migrate(address)).unwrap();
-    until(|| source.handle.migration().normal_pages > 0, || format!("{:?}", source.handle.migration()));
+    until(|| source.handle.migration().figures.normal_pages > 0, || format!("{:?}", source.handle.migration()));
     source.handle.ask(Request::MigrateCancel).unwrap();
-    assert_eq!(source.handle.migration().status, MigrationStatus::Cancelled);
+    assert_eq!(source.handle.migration().status(), MigrationStatus::Cancelled);
     assert_eq!(source.handle.run_state(), RunState::Running);
     let end = first.thread.take().unwrap().join().unwrap();
     assert!(matches!(&end, End::Failed(why) if why.contains("did not run here")), "{end:?}");
     assert_eq!(first.passes(), 0);
     source.await_passes(2);
 
-    let fast = Request::MigrateSetParameters { downtime_limit: Some(Duration::from_secs(1)), max_bandwidth: Some(0) };
-    source.handle.ask(fast).unwrap();
+    source.limit(Duration::from_secs(1), 0);
     let address = door(dir.path(), "taken");
     let second = Machine::start(dir.path(), Some(&address));
     assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());

@@ -19,7 +19,8 @@ use crate::kvm::{self, cpuid, machine_check};
 use crate::memory::Ram;
 use crate::vm::backends::Backends;
 use crate::vm::devices::Devices;
-use crate::vm::handle::{Handle, Request};
+use crate::vm::handle::Handle;
+use crate::vm::request::DeviceRequest;
 
 /// A vCPU comes out of the kernel within microseconds, on a loaded host within milliseconds.
 const VCPU_PATIENCE: Duration = Duration::from_secs(10);
@@ -127,8 +128,8 @@ fn spawn(vcpu: Vcpu, buses: Arc<Buses>, handle: Handle) -> Result<VcpuThread> {
     VcpuThread::spawn(vcpu, buses, move |event| {
         handle.tell(match event {
             // A real machine resets when its CPU shuts down.
-            VcpuEvent::TripleFault => Request::Reset,
-            VcpuEvent::Failed(why) => Request::Fail(format!("vCPU {index}: {why}")),
+            VcpuEvent::TripleFault => DeviceRequest::Reset,
+            VcpuEvent::Failed(why) => DeviceRequest::Failed(format!("vCPU {index}: {why}")),
         });
     })
 }

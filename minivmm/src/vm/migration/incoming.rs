@@ -1,0 +1,85 @@
+//! An incoming migration: a thread that waits for the source, runs the engine, and says how it ended.
+
+use std::io;
+
+use vmstate::channel::{Listener, MonotonicClock};
+use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
+use vmstate::migrate::{Control, DestinationPhase, Phase};
+
+use super::ended::Ended;
+use super::interim;
+use super::seam::Seam;
+use crate::boot::layout::MACHINE_TYPE;
+use crate::config::Address;
+use crate::error::{Error, Result, chain};
+use crate::migration::ram::MachineRam;
+use crate::migration::sections::Parts;
+
+/// Listens at `address`, so that a source may connect from now on. A unix socket's file goes with the listener.
+///
+/// # Errors
+/// [`Error::Flag`].
+pub(in crate::vm) fn listen(address: &Address) -> Result<Listener> {
+    let listener = match address {
+        Address::Unix(path) => Listener::unix(path),
+        Address::Tcp(host_and_port) => Listener::tcp(host_and_port.as_str()),
+    };
+    let what = |error: io::Error| format!("{address}: {error}; give an address that nobody listens at");
+    listener.map_err(|error| Error::Flag { flag: "--incoming", what: what(error) })
+}
+
+/// What the thread works with.
+pub(super) struct Reception {
+    pub(super) listener: Listener,
+    pub(super) parts: Parts,
+    pub(super) ram: MachineRam,
+    pub(super) seam: Seam,
+    pub(super) control: Control,
+}
+
+impl Reception {
+    /// Takes in the first source that comes so far that it changes something of the machine.
+    pub(super) fn run(mut self) -> Ended {
+        loop {
+            let arrived = match self.take_in() {
+                Ok(arrived) => arrived,
+                Err(error) => return Ended::without_owner(Phase::Destination(DestinationPhase::Failed), Some(error)),
+            };
+            match arrived.error {
+                Some(why) if arrived.pristine => {
+                    eprintln!("minivmm: a migration source was turned away: {why}; waiting for the next one");
+                }
+                error => return Ended { phase: Phase::Destination(arrived.phase), error, owner: Some(self.seam) },
+            }
+        }
+    }
+
+    /// Waits for a source and takes in what it sends.
+    fn take_in(&mut self) -> std::result::Result<Arrived, String> {
+        let go_on = || !self.control.is_cancelled();
+        let mut channel = interim::accept_source(&self.listener, &go_on).map_err(|error| error.to_string())?;
+        let mut sections = self.parts.sections().map_err(|error| chain(&error))?;
+        let incoming = Incoming {
+            channel: &mut channel,
+            clock: &MonotonicClock::new(),
+            machine: &mut self.seam,
+            sections: &mut sections,
+            ram: &self.ram,
+        };
+        let options = DestinationOptions::new(MACHINE_TYPE);
+        Ok(match destination::run(incoming, &options, &self.control) {
+            Ok(_) => Arrived { phase: DestinationPhase::Completed, error: None, pristine: false },
+            Err(error) => Arrived {
+                phase: DestinationPhase::Failed,
+                error: Some(chain(&error)),
+                pristine: self.control.progress().bytes == 0,
+            },
+        })
+    }
+}
+
+struct Arrived {
+    phase: DestinationPhase,
+    error: Option<String>,
+    pristine: bool,
+}

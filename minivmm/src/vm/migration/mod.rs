@@ -1,0 +1,259 @@
+//! The driver's side of migrations: begins and cancels them, pauses the guest and lets it go on, and decides what follows
+//! their end. The threads that run the engine are in `outgoing.rs` and `incoming.rs`.
+
+mod ended;
+pub(super) mod incoming;
+mod interim;
+mod outgoing;
+mod seam;
+pub(super) mod status;
+
+use std::sync::{Arc, PoisonError};
+
+use vmstate::channel::Listener;
+use vmstate::migrate::{Claim, Control, DestinationPhase, Machine as _, Phase, SourcePhase};
+
+pub use self::ended::Ended;
+use self::incoming::Reception;
+use self::outgoing::Departure;
+pub(super) use self::seam::Seam;
+use crate::config::Address;
+use crate::error::chain;
+use crate::migration::global::{GlobalState, Timer};
+use crate::migration::ram::{MachineDirtyLog, MachineRam};
+use crate::migration::sections::{MachineState, Parts};
+use crate::vm::driver::{End, Outcome, Vm};
+use crate::vm::published::MigrationParameters;
+use crate::vm::request::{AnyRequest, DeviceRequest, ParameterChange, Refusal, Request};
+use crate::vm::state::RunState;
+
+/// What the driver keeps of an outgoing migration that is under way.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) control: Control,
+    /// What the guest did before the switch-over.
+    before: RunState,
+    /// Why it was cancelled, where nobody asked for that in so many words.
+    cancelled_for: Option<&'static str>,
+}
+
+/// What the driver keeps of an incoming migration.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) control: Control,
+    /// The guest was stopped before it arrived.
+    stopped: bool,
+}
+
+impl Vm {
+    /// Begins to send the guest to `address`.
+    pub(super) fn migrate(&mut self, address: Address) -> Result<(), Refusal> {
+        let control = Control::default();
+        limit(&control, self.shared.parameters());
+        let setup = Phase::Source(SourcePhase::Setup);
+        self.shared.begin_migration(setup, &control);
+        let departure = Departure {
+            address,
+            control: control.clone(),
+            parts: self.parts(),
+            ram: MachineRam::new(self.ram.clone()),
+            log: MachineDirtyLog::new(Arc::clone(&self.machine.kvm)),
+            seam: Seam::new(self.handle.clone(), &self.backends.images),
+        };
+        let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || departure.run());
+        match begun {
+            Ok(()) => {
+                self.outgoing = Some(Outgoing { control, before: self.shared.run_state(), cancelled_for: None });
+                Ok(())
+            }
+            Err(error) => {
+                let why = format!("the host gives no thread: {error}");
+                self.publish_end(Phase::Source(SourcePhase::Failed), Some(why.clone()));
+                Err(Refusal(why))
+            }
+        }
+    }
+
+    /// Cancels the outgoing migration, for which `request` waits.
+    pub(super) fn cancel_migration(&mut self, request: &AnyRequest) -> Result<(), Refusal> {
+        let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
+        if !outgoing.control.cancel() {
+            return Err(Refusal("the guest is being handed over already; it cannot be cancelled any more".into()));
+        }
+        let why = match request {
+            AnyRequest::Device(DeviceRequest::Reset) => Some("cancelled because the guest reset itself"),
+            AnyRequest::User(Request::Reset) => Some("cancelled because a reset was asked for"),
+            _ => None,
+        };
+        outgoing.cancelled_for = outgoing.cancelled_for.or(why);
+        self.shared.update_migration(|info| info.cancelled = true);
+        Ok(())
+    }
+
+    /// Changes the limits, also of a migration under way.
+    pub(super) fn set_migration_parameters(&self, change: ParameterChange) {
+        let parameters = self.shared.parameters().changed(change);
+        self.shared.set_parameters(parameters);
+        if let Some(outgoing) = &self.outgoing {
+            limit(&outgoing.control, parameters);
+        }
+    }
+
+    /// Source: stops the guest and reads the state that is in the kernel.
+    pub(super) fn switch_over(&mut self) -> Result<(), Refusal> {
+        let before = self.shared.run_state();
+        if before == RunState::Running {
+            self.rest()?;
+        }
+        let state = self.read_state(before);
+        let state = match state {
+            Ok(state) => state,
+            Err(refusal) => {
+                if before == RunState::Running {
+                    self.start();
+                }
+                return Err(refusal);
+            }
+        };
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        if let Some(outgoing) = &mut self.outgoing {
+            outgoing.before = before;
+        }
+        self.shared.set_run_state(RunState::FinishMigrate);
+        Ok(())
+    }
+
+    /// What of the machine, which stands, is in the kernel; it goes on as in state `before`.
+    fn read_state(&mut self, before: RunState) -> Result<MachineState, Refusal> {
+        // Its effect is not in the state that would be saved now.
+        if self.queue.has_device_request() {
+            return Err(Refusal("the guest reset, powered off or failed just before it was to be handed over".into()));
+        }
+        let hypervisor = self.machine.read_state().map_err(|error| Refusal(chain(&error)))?;
+        let tsc = hypervisor.vcpus.first().map_or(0, |vcpu| vcpu.cpu.tsc);
+        let timer = Timer::at(hypervisor.clock.clock, tsc);
+        Ok(MachineState { hypervisor, timer, global: GlobalState::new(before.as_str()) })
+    }
+
+    /// Destination: writes the state that belongs into the kernel. The guest has not run.
+    pub(super) fn write_state(&self) -> Result<(), Refusal> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.machine.write_state(&state.hypervisor).map_err(|error| Refusal(chain(&error)))
+    }
+
+    /// Source: the guest goes on here as before. Destination: it goes on as it was at the source, or stands if a stop
+    /// came before it.
+    pub(super) fn go_on(&mut self) {
+        let runs = match (&self.outgoing, &self.incoming) {
+            (Some(outgoing), _) => outgoing.before == RunState::Running,
+            (None, Some(Incoming { stopped: true, .. })) => false,
+            (None, _) => self.state.lock().unwrap_or_else(PoisonError::into_inner).global.was_running(),
+        };
+        if runs {
+            self.start();
+        } else {
+            self.shared.set_run_state(RunState::Paused);
+        }
+    }
+
+    /// Destination: waits for the source.
+    pub(super) fn receive(&mut self, listener: Listener) -> Result<(), Outcome> {
+        let control = Control::default();
+        let setup = Phase::Destination(DestinationPhase::Setup);
+        self.shared.begin_migration(setup, &control);
+        let reception = Reception {
+            listener,
+            parts: self.parts(),
+            ram: MachineRam::new(self.ram.clone()),
+            seam: Seam::new(self.handle.clone(), &self.backends.images),
+            control: control.clone(),
+        };
+        let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || reception.run());
+        begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;
+        self.incoming = Some(Incoming { control, stopped: false });
+        Ok(())
+    }
+
+    /// The migration thread has ended, on either side.
+    pub(super) fn ended(&mut self, end: Ended) -> Result<(), Outcome> {
+        let outgoing = self.outgoing.take();
+        self.incoming = None;
+        let state = self.shared.run_state();
+        let next = state.after_migration(end.phase);
+        if next != state {
+            // The engine did not let the guest go on: whoever wants that has to go on where the engine stopped.
+            self.owner = end.owner;
+            self.shared.set_run_state(next);
+        }
+        let error = match outgoing {
+            Some(Outgoing { cancelled_for: Some(why), .. }) if end.phase == Phase::Source(SourcePhase::Cancelled) => {
+                Some(why.into())
+            }
+            _ => end.error,
+        };
+        self.publish_end(end.phase, error.clone());
+        self.queue.take_up_deferred();
+        match end.phase {
+            Phase::Destination(DestinationPhase::Failed) => {
+                let why = error.unwrap_or_default();
+                let why = format!("the incoming migration failed, the guest did not run here: {why}");
+                Err(Outcome::Ended(End::Failed(why)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Destination: whether the guest stands when it has arrived, or goes on as it was.
+    pub(super) fn arrives_stopped(&mut self, stopped: bool) {
+        if let Some(incoming) = &mut self.incoming {
+            incoming.stopped = stopped;
+        }
+    }
+
+    /// Lets a guest go on that a migration has left standing: after proof that nobody else runs it or has run it, or
+    /// if the user vouches for it.
+    pub(super) fn take_back(&mut self, vouched: bool) -> Result<(), Refusal> {
+        let stays = |why: &str| Err(Refusal(format!("{why}; the guest stays stopped here")));
+        let claim = self.owner.as_mut().map_or(Ok(Claim::Undecidable), Seam::claim);
+        match claim.map_err(|error| Refusal(chain(&error)))? {
+            Claim::Won => {}
+            Claim::Undecidable if vouched => {}
+            Claim::Held => return stays("another process holds the guest's disks, and so may run it"),
+            Claim::Moved => return stays("the guest has run elsewhere since, and its disks have moved on"),
+            Claim::Undecidable => {
+                return stays(
+                    "nothing can prove that the destination does not run the guest: look there, and only if it does \
+                     not, ask for cont with force",
+                );
+            }
+        }
+        self.take_up()
+    }
+
+    /// Moves the record of ownership on, if the engine has not done so, and lets the guest run.
+    pub(super) fn take_up(&mut self) -> Result<(), Refusal> {
+        if let Some(owner) = &mut self.owner {
+            owner.advance().map_err(|error| Refusal(chain(&error)))?;
+        }
+        self.owner = None;
+        self.start();
+        Ok(())
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            state: Arc::clone(&self.state),
+            vcpus: self.machine.vcpus.len(),
+            devices: self.machine.devices.sections(),
+        }
+    }
+
+    fn publish_end(&self, phase: Phase, error: Option<String>) {
+        self.shared.update_migration(|info| (info.phase, info.error) = (phase, error));
+    }
+}
+
+fn limit(control: &Control, parameters: MigrationParameters) {
+    control.set_downtime_limit(parameters.downtime_limit);
+    control.set_bandwidth_limit(parameters.max_bandwidth);
+}
