@@ -125,7 +125,7 @@ impl VcpuThread {
         while state.running {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::VcpuStuck { index: self.index, seconds: deadline.as_secs() });
+                return Err(Error::VcpuStuck { index: self.index, waited: deadline });
             }
             state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(|poison| poison.into_inner()).0;
         }

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmstate::channel::Listener;
 
@@ -21,8 +21,9 @@ use crate::vm::queue::{Decision, Queue, UnderWay, decide};
 use crate::vm::request::{AnyRequest, DeviceRequest, EngineRequest, Refusal, Request};
 use crate::vm::state::RunState;
 
-/// Disk I/O in flight is given this long at a stop; a host whose disk needs longer has other worries.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long vCPUs and disk I/O in flight are given at a stop. A vCPU comes out of the kernel within microseconds, on a loaded
+/// host within milliseconds; a host whose disk needs longer than this has other worries.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +161,7 @@ impl Vm {
                 return Err(Outcome::Ended(End::PoweredOff));
             }
             AnyRequest::Device(DeviceRequest::Failed(why)) => self.fail(why)?,
-            AnyRequest::Engine(EngineRequest::Pause) => self.switch_over()?,
+            AnyRequest::Engine(EngineRequest::Pause(within)) => self.switch_over(within)?,
             AnyRequest::Engine(EngineRequest::Loaded) => self.write_state()?,
             AnyRequest::Engine(EngineRequest::Resume) => self.go_on(),
             AnyRequest::Engine(EngineRequest::Ended(end)) => self.ended(end)?,
@@ -192,10 +193,11 @@ impl Vm {
         self.shared.set_run_state(RunState::Running);
     }
 
-    /// vCPUs first: then no new work comes while the devices finish theirs.
-    pub(super) fn rest(&self) -> std::result::Result<(), Refusal> {
-        self.machine.pause_vcpus().map_err(|error| Refusal(error.to_string()))?;
-        self.machine.devices.pause(DRAIN_PATIENCE).map_err(|error| {
+    /// vCPUs first: then no new work comes while the devices finish theirs. After an error all go on.
+    pub(super) fn rest(&self, within: Duration) -> std::result::Result<(), Refusal> {
+        let until = Instant::now() + within;
+        self.machine.pause_vcpus(within).map_err(|error| Refusal(error.to_string()))?;
+        self.machine.devices.pause(until.saturating_duration_since(Instant::now())).map_err(|error| {
             self.machine.resume_vcpus();
             Refusal(error.to_string())
         })
@@ -212,7 +214,7 @@ impl Vm {
     fn stop(&mut self) -> std::result::Result<(), Refusal> {
         match self.shared.run_state() {
             RunState::Running => {
-                self.rest()?;
+                self.rest(PATIENCE)?;
                 self.shared.set_run_state(RunState::Paused);
             }
             RunState::InMigrate => self.arrives_stopped(true),
@@ -236,7 +238,7 @@ impl Vm {
     fn reset(&mut self) -> std::result::Result<(), Outcome> {
         let running = self.shared.run_state() == RunState::Running;
         if running {
-            self.rest()?;
+            self.rest(PATIENCE)?;
         }
         let Some(kernel) = &self.config.kernel else {
             let what = "the guest reset, but this machine has no --kernel to boot again: start it with one";
@@ -259,7 +261,7 @@ impl Vm {
             return Err(Outcome::Ended(End::Failed(why)));
         }
         eprintln!("minivmm: {why}");
-        let _ = self.machine.pause_vcpus();
+        let _ = self.machine.pause_vcpus(PATIENCE);
         self.shared.set_run_state(RunState::InternalError);
         Ok(())
     }

@@ -37,12 +37,9 @@ pub struct MigrationParameters {
     pub downtime_limit: Duration,
     /// Bytes a second; 0 is no limit.
     pub max_bandwidth: u64,
-    /// The pause after which a migration is abandoned; `None` is [`PAUSES_BUDGETED`] times the downtime limit.
+    /// The pause after which a migration is abandoned; `None` is the engine's default.
     pub pause_budget: Option<Duration>,
 }
-
-/// Downtime limits that a pause may last before the migration is abandoned, where the user gives no budget.
-const PAUSES_BUDGETED: u32 = 4;
 
 impl MigrationParameters {
     pub(super) fn changed(self, change: ParameterChange) -> Self {
@@ -56,9 +53,18 @@ impl MigrationParameters {
         }
     }
 
-    /// The pause after which a migration is abandoned.
+    /// Gives them to a migration.
+    pub(super) fn apply(&self, control: &Control) {
+        control.set_downtime_limit(self.downtime_limit);
+        control.set_bandwidth_limit(self.max_bandwidth);
+        control.set_pause_budget(self.pause_budget);
+    }
+
+    /// The pause after which a migration is abandoned: the user's or the engine's default.
     pub fn effective_pause_budget(&self) -> Duration {
-        self.pause_budget.unwrap_or(self.downtime_limit.saturating_mul(PAUSES_BUDGETED))
+        let control = Control::default();
+        self.apply(&control);
+        control.pause_budget()
     }
 }
 

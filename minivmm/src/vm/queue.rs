@@ -144,8 +144,8 @@ fn of_device(request: &DeviceRequest, state: RunState, under_way: UnderWay) -> D
 fn of_engine(request: &EngineRequest, state: RunState, under_way: UnderWay) -> Decision {
     match (request, state) {
         (EngineRequest::Ended(_), _) => Accept,
-        (EngineRequest::Pause, RunState::Running | RunState::Paused) if under_way == UnderWay::Outgoing => Accept,
-        (EngineRequest::Pause, _) => refuse("be handed over", state),
+        (EngineRequest::Pause(_), RunState::Running | RunState::Paused) if under_way == UnderWay::Outgoing => Accept,
+        (EngineRequest::Pause(_), _) => refuse("be handed over", state),
         (EngineRequest::Loaded, RunState::InMigrate) => Accept,
         (EngineRequest::Loaded, _) => refuse("take in a guest", state),
         (EngineRequest::Resume, RunState::FinishMigrate | RunState::InMigrate) => Accept,

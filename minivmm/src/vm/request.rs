@@ -58,8 +58,8 @@ pub enum DeviceRequest {
 /// What the migration engine asks for, from its thread.
 #[derive(Debug)]
 pub enum EngineRequest {
-    /// Source: stop the guest and read its state.
-    Pause,
+    /// Source: stop the guest within this time, and read its state.
+    Pause(Duration),
     /// Destination: all sections are loaded; give the kernel its state.
     Loaded,
     /// The guest goes on on this side.

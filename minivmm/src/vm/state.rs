@@ -6,7 +6,7 @@
 //!               ▼     │              │    ▼
 //!              FinishMigrate ────► FinishMigrate ──► PostMigrate ──► Running: taken back
 //!
-//! InMigrate ──► Running or Paused: arrived
+//! InMigrate ──► Running or Paused: arrived; Paused also if the guest could not go on there
 //! ```
 
 use vmstate::migrate::{DestinationPhase, Phase, SourcePhase};
@@ -82,7 +82,7 @@ impl RunState {
                 Phase::Source(SourcePhase::Completed | SourcePhase::Unacknowledged | SourcePhase::Undecided),
             ) => PostMigrate,
             (FinishMigrate, _) => Paused,
-            (InMigrate, Phase::Destination(DestinationPhase::Completed)) => Paused,
+            (InMigrate, Phase::Destination(DestinationPhase::Stranded)) => Paused,
             (state, _) => state,
         }
     }
@@ -121,7 +121,7 @@ mod tests {
         use DestinationPhase as D;
         use SourcePhase as S;
         let ends = [S::Completed, S::Cancelled, S::Failed, S::Unacknowledged, S::Undecided].map(Phase::Source);
-        let ends = ends.into_iter().chain([D::Completed, D::Failed].map(Phase::Destination));
+        let ends = ends.into_iter().chain([D::Completed, D::Failed, D::Stranded].map(Phase::Destination));
         for (phase, state) in ends.flat_map(|phase| ALL.map(|state| (phase, state))) {
             let next = state.after_migration(phase);
             assert!(next == state || state.may_become(next), "{state:?}, {phase:?}: {next:?}");
@@ -132,5 +132,6 @@ mod tests {
         assert_eq!(FinishMigrate.after_migration(Phase::Source(S::Failed)), Paused);
         assert_eq!(Running.after_migration(Phase::Source(S::Failed)), Running);
         assert_eq!(InMigrate.after_migration(Phase::Destination(D::Failed)), InMigrate);
+        assert_eq!(InMigrate.after_migration(Phase::Destination(D::Stranded)), Paused);
     }
 }

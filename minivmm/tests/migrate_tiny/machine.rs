@@ -139,6 +139,12 @@ impl Machine {
         self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
     }
 
+    /// So that nothing that a test holds up on purpose ends a migration.
+    pub(crate) fn pause_without_end(&self) {
+        let change = ParameterChange { pause_budget: Some(PATIENCE), ..ParameterChange::default() };
+        self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
+    }
+
     pub(crate) fn quit(self) {
         let _ = self.handle.ask(Request::Quit);
         self.end();

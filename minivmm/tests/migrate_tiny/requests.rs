@@ -177,6 +177,7 @@ fn held_at(answer: Answer, dir: &std::path::Path) -> (Machine, Machine, Proxy) {
     let address = door(dir, "door");
     let destination = Machine::start(dir, Some(&address));
     let proxy = Proxy::holding(answer, dir, &address);
+    source.pause_without_end();
     source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
     until(|| proxy.holds(), || format!("{:?}", source.handle.migration()));
     assert_eq!(source.handle.run_state(), RunState::FinishMigrate);

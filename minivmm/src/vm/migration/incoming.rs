@@ -3,11 +3,10 @@
 use std::io;
 
 use vmstate::channel::{Listener, MonotonicClock};
-use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
+use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
 use vmstate::migrate::{Control, DestinationPhase, Phase};
 
 use super::ended::Ended;
-use super::interim;
 use super::seam::Seam;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::Address;
@@ -40,24 +39,32 @@ pub(super) struct Reception {
 impl Reception {
     /// Takes in the first source that comes so far that it changes something of the machine.
     pub(super) fn run(mut self) -> Ended {
+        let failed = |why| Ended::without_owner(Phase::Destination(DestinationPhase::Failed), Some(why));
         loop {
-            let arrived = match self.take_in() {
-                Ok(arrived) => arrived,
-                Err(error) => return Ended::without_owner(Phase::Destination(DestinationPhase::Failed), Some(error)),
+            let arrival = match self.take_in() {
+                Ok(arrival) => arrival,
+                Err(why) => return failed(why),
             };
-            match arrived.error {
-                Some(why) if arrived.pristine => {
-                    eprintln!("minivmm: a migration source was turned away: {why}; waiting for the next one");
-                }
-                error => return Ended { phase: Phase::Destination(arrived.phase), error, owner: Some(self.seam) },
+            let why = arrival.error.as_ref().map(|error| chain(error));
+            if arrival.pristine && !self.control.is_cancelled() {
+                let why = why.unwrap_or_default();
+                eprintln!("minivmm: a migration's source was turned away: {why}; waiting for the next one");
+                continue;
             }
+            let error = match arrival.phase {
+                DestinationPhase::Stranded => why.map(|why| {
+                    format!("the guest has moved here and cannot go on: {why}; it stays stopped here; cont tries again")
+                }),
+                _ => why,
+            };
+            return Ended { phase: Phase::Destination(arrival.phase), error, owner: Some(self.seam) };
         }
     }
 
     /// Waits for a source and takes in what it sends.
-    fn take_in(&mut self) -> std::result::Result<Arrived, String> {
+    fn take_in(&mut self) -> std::result::Result<Arrival, String> {
         let go_on = || !self.control.is_cancelled();
-        let mut channel = interim::accept_source(&self.listener, &go_on).map_err(|error| error.to_string())?;
+        let mut channel = self.listener.accept_source(&go_on).map_err(|error| error.to_string())?;
         let mut sections = self.parts.sections().map_err(|error| chain(&error))?;
         let incoming = Incoming {
             channel: &mut channel,
@@ -66,20 +73,6 @@ impl Reception {
             sections: &mut sections,
             ram: &self.ram,
         };
-        let options = DestinationOptions::new(MACHINE_TYPE);
-        Ok(match destination::run(incoming, &options, &self.control) {
-            Ok(_) => Arrived { phase: DestinationPhase::Completed, error: None, pristine: false },
-            Err(error) => Arrived {
-                phase: DestinationPhase::Failed,
-                error: Some(chain(&error)),
-                pristine: self.control.progress().bytes == 0,
-            },
-        })
+        Ok(destination::run(incoming, &DestinationOptions::new(MACHINE_TYPE), &self.control))
     }
-}
-
-struct Arrived {
-    phase: DestinationPhase,
-    error: Option<String>,
-    pristine: bool,
 }

@@ -3,12 +3,12 @@
 
 mod ended;
 pub(super) mod incoming;
-mod interim;
 mod outgoing;
 mod seam;
 pub(super) mod status;
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use vmstate::channel::Listener;
 use vmstate::migrate::{Claim, Control, DestinationPhase, Machine as _, Phase, SourcePhase};
@@ -23,7 +23,6 @@ use crate::migration::global::{GlobalState, Timer};
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
 use crate::migration::sections::{MachineState, Parts};
 use crate::vm::driver::{End, Outcome, Vm};
-use crate::vm::published::MigrationParameters;
 use crate::vm::request::{AnyRequest, DeviceRequest, ParameterChange, Refusal, Request};
 use crate::vm::state::RunState;
 
@@ -49,7 +48,7 @@ impl Vm {
     /// Begins to send the guest to `address`.
     pub(super) fn migrate(&mut self, address: Address) -> Result<(), Refusal> {
         let control = Control::default();
-        limit(&control, self.shared.parameters());
+        self.shared.parameters().apply(&control);
         let setup = Phase::Source(SourcePhase::Setup);
         self.shared.begin_migration(setup, &control);
         let departure = Departure {
@@ -95,15 +94,15 @@ impl Vm {
         let parameters = self.shared.parameters().changed(change);
         self.shared.set_parameters(parameters);
         if let Some(outgoing) = &self.outgoing {
-            limit(&outgoing.control, parameters);
+            parameters.apply(&outgoing.control);
         }
     }
 
-    /// Source: stops the guest and reads the state that is in the kernel.
-    pub(super) fn switch_over(&mut self) -> Result<(), Refusal> {
+    /// Source: stops the guest `within` this time and reads the state that is in the kernel.
+    pub(super) fn switch_over(&mut self, within: Duration) -> Result<(), Refusal> {
         let before = self.shared.run_state();
         if before == RunState::Running {
-            self.rest()?;
+            self.rest(within)?;
         }
         let state = self.read_state(before);
         let state = match state {
@@ -251,9 +250,4 @@ impl Vm {
     fn publish_end(&self, phase: Phase, error: Option<String>) {
         self.shared.update_migration(|info| (info.phase, info.error) = (phase, error));
     }
-}
-
-fn limit(control: &Control, parameters: MigrationParameters) {
-    control.set_downtime_limit(parameters.downtime_limit);
-    control.set_bandwidth_limit(parameters.max_bandwidth);
 }

@@ -8,7 +8,6 @@ use vmstate::migrate::source::{self, Outgoing, SourceOptions};
 use vmstate::migrate::{Control, Phase, SourcePhase};
 
 use super::ended::Ended;
-use super::interim;
 use super::seam::Seam;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::Address;
@@ -61,8 +60,8 @@ impl Departure {
     fn connect(&self) -> io::Result<SocketChannel> {
         let go_on = || !self.control.is_cancelled();
         match &self.address {
-            Address::Unix(path) => interim::connect_unix(path, CONNECT, &go_on),
-            Address::Tcp(host_and_port) => interim::connect_tcp(host_and_port.as_str(), CONNECT, &go_on),
+            Address::Unix(path) => SocketChannel::connect_unix(path, CONNECT, &go_on),
+            Address::Tcp(host_and_port) => SocketChannel::connect_tcp(host_and_port, CONNECT, &go_on),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The machine as the migration engine sees it: the driver changes the run state, the disk images' locks say who may run.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use vmstate::ErrorKind;
 use vmstate::migrate::{Claim, Machine};
@@ -33,8 +34,8 @@ impl Seam {
 }
 
 impl Machine for Seam {
-    fn pause(&mut self) -> vmstate::Result<()> {
-        self.ask(EngineRequest::Pause)
+    fn pause(&mut self, within: Duration) -> vmstate::Result<()> {
+        self.ask(EngineRequest::Pause(within))
     }
 
     fn loaded(&mut self) -> vmstate::Result<()> {

@@ -40,7 +40,7 @@ impl MigrationStatus {
                 Self::Device
             }
             Phase::Source(S::Completed) | Phase::Destination(D::Completed) => Self::Completed,
-            Phase::Source(S::Failed) | Phase::Destination(D::Failed) => Self::Failed,
+            Phase::Source(S::Failed) | Phase::Destination(D::Failed | D::Stranded) => Self::Failed,
             Phase::Source(S::Cancelled) => Self::Cancelled,
             Phase::Source(S::Unacknowledged) => Self::Unacknowledged,
             Phase::Source(S::Undecided) => Self::Undecided,
@@ -87,6 +87,7 @@ mod tests {
         }
         assert_eq!(MigrationStatus::of(Phase::Destination(D::Setup), false).as_str(), "setup");
         assert_eq!(MigrationStatus::of(Phase::Destination(D::Failed), false).as_str(), "failed");
+        assert_eq!(MigrationStatus::of(Phase::Destination(D::Stranded), false).as_str(), "failed");
         assert_eq!(MigrationStatus::of(Phase::Idle, false), MigrationStatus::default());
     }
 }

@@ -1,6 +1,7 @@
 //! The whole table, written out once more by hand as one letter for each request in each situation; and what waits.
 
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use vmstate::migrate::{Phase, SourcePhase};
 
@@ -69,7 +70,7 @@ fn every_request_in_every_situation() {
     }
     let ended = Ended::without_owner(Phase::Source(SourcePhase::Failed), None);
     let engine = [
-        (EngineRequest::Pause, "rrarrarrrrrrr"),
+        (EngineRequest::Pause(Duration::ZERO), "rrarrarrrrrrr"),
         (EngineRequest::Loaded, "rrrrrrrarrrrr"),
         (EngineRequest::Resume, "rrrrrrraarrrr"),
         (EngineRequest::Ended(ended), "aaaaaaaaaaaaa"),
