@@ -93,8 +93,8 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
         Request::Quit | Request::MigrateSetParameters(_) => Accept,
         Request::Stop => match state {
             Running | Paused | InMigrate | InternalError => Accept,
-            FinishMigrate => Defer,
-            PostMigrate | Prelaunch | Shutdown => refuse("stop", state),
+            // What the guest does at its destination is on the way already, or somebody else's to say.
+            FinishMigrate | PostMigrate | Prelaunch | Shutdown => refuse("stop", state),
         },
         Request::Cont | Request::ContUnproved => match state {
             Prelaunch | Running | Paused | InMigrate | PostMigrate => Accept,
@@ -103,13 +103,11 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
         Request::PowerDown => match state {
             // Its event is part of the device's state, and moves with the guest.
             Running | Paused => Accept,
-            FinishMigrate => Defer,
             _ => refuse("take the power button", state),
         },
         Request::Reset => match state {
             Running | Paused if outgoing => CancelAndDefer,
             Running | Paused => Accept,
-            FinishMigrate => Defer,
             _ => refuse("reset", state),
         },
         Request::Migrate(_) if outgoing => {

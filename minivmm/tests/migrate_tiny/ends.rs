@@ -23,6 +23,30 @@ fn after_completion_another_process_holds_the_disk() {
     destination.quit();
 }
 
+/// The last word of the destination is lost, and its lock says that it has the guest.
+#[test]
+fn an_unacknowledged_end_has_its_own_status_and_no_override() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    let address = door(dir.path(), "door");
+    let destination = Machine::start(dir.path(), Some(&address));
+    let proxy = Proxy::holding(Answer::TakesOver, dir.path(), &address);
+    source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
+    until(|| proxy.holds(), || format!("{:?}", source.handle.migration()));
+    proxy.cut();
+    assert_eq!(source.await_end(), MigrationStatus::Unacknowledged, "{:?}", source.handle.migration());
+    assert_eq!(source.handle.run_state(), RunState::PostMigrate);
+    assert!(source.handle.migration().error.unwrap().contains("stays stopped here"));
+    for request in [Request::Cont, Request::ContUnproved] {
+        let refusal = source.handle.ask(request).unwrap_err().0;
+        assert!(refusal.contains("holds the guest's disks"), "{refusal}");
+    }
+    destination.await_passes(2);
+    source.quit();
+    destination.quit();
+}
+
 /// Without a disk there is nothing that could prove whether the destination runs the guest.
 #[test]
 fn an_undecided_end_has_its_own_status_and_takes_the_word_of_a_user() {

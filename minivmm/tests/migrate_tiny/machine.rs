@@ -106,12 +106,6 @@ impl Machine {
         seen
     }
 
-    /// Asks on a thread of its own, for what may have to wait.
-    pub(crate) fn ask_later(&self, request: Request) -> JoinHandle<Result<(), String>> {
-        let handle = self.handle.clone();
-        std::thread::spawn(move || handle.ask(request).map_err(|refusal| refusal.0))
-    }
-
     pub(crate) fn migrate(&self, to: &Address) -> MigrationStatus {
         self.handle.ask(Request::Migrate(to.clone())).unwrap();
         self.await_end()

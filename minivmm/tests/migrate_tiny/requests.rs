@@ -154,8 +154,15 @@ fn strangers_do_not_end_a_waiting_destination() {
     assert_eq!(destination.handle.run_state(), RunState::InMigrate);
     destination.handle.ask(Request::Stop).unwrap();
     destination.handle.ask(Request::Cont).unwrap();
+    // One that comes so far that the engine looks at it: the wrong version of the format.
+    let mut other = UnixStream::connect(path).unwrap();
+    std::io::Write::write_all(&mut other, b"QEVM\0\0\0\x02").unwrap();
+    drop(other);
+    until(|| destination.handle.migration().error.is_some(), || "no word of the stream of another version".into());
+    assert_eq!(destination.handle.migration().status(), MigrationStatus::Setup);
     assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
     destination.await_passes(2);
+    assert_eq!(destination.handle.migration().error, None);
     source.quit();
     destination.quit();
 }
@@ -184,48 +191,69 @@ fn held_at(answer: Answer, dir: &std::path::Path) -> (Machine, Machine, Proxy) {
     (source, destination, proxy)
 }
 
-/// Asked during the switch-over; each waits until it is decided.
-fn asked_meanwhile(source: &Machine) -> Vec<std::thread::JoinHandle<Result<(), String>>> {
-    let waiting: Vec<_> =
-        [Request::PowerDown, Request::Stop].into_iter().map(|request| source.ask_later(request)).collect();
-    assert!(source.handle.ask(Request::Cont).unwrap_err().0.contains("is being handed over"));
+/// Of all this the destination would learn nothing: the sections that would tell it are saved.
+fn refused_meanwhile(source: &Machine) {
+    for request in [Request::PowerDown, Request::Reset, Request::Stop, Request::Cont] {
+        let refusal = source.handle.ask(request).unwrap_err().0;
+        assert!(
+            refusal.ends_with("the guest is being handed over: ask again when the migration has ended"),
+            "{refusal}"
+        );
+    }
+    let address = Address::Unix("/nowhere".into());
+    assert!(source.handle.ask(Request::Migrate(address)).unwrap_err().0.contains("under way already"));
     assert_eq!(source.keyboard.send(b"q"), 0, "a byte that the section does not hold would be lost");
-    std::thread::sleep(Duration::from_millis(50));
-    assert!(waiting.iter().all(|thread| !thread.is_finished()), "nothing is decided yet");
-    waiting
 }
 
 #[test]
-fn what_is_asked_during_a_switch_over_that_fails_takes_effect_here() {
+fn what_is_asked_during_a_switch_over_is_refused_and_may_be_asked_again_after_it_failed() {
     let Some(dir) = lab() else { return };
     let (source, destination, proxy) = held_at(Answer::Ready, dir.path());
-    let waiting = asked_meanwhile(&source);
+    refused_meanwhile(&source);
     proxy.cut();
     assert_eq!(source.await_end(), MigrationStatus::Failed);
-    for thread in waiting {
-        assert_eq!(thread.join().unwrap(), Ok(()));
-    }
-    assert_eq!(source.handle.run_state(), RunState::Paused, "the stop took effect");
+    assert_eq!(source.handle.run_state(), RunState::Running);
     assert!(matches!(destination.end(), End::Failed(_)));
+    source.handle.ask(Request::Stop).unwrap();
     source.handle.ask(Request::Cont).unwrap();
     source.await_passes(2);
+    assert_eq!(source.keyboard.send(b"r"), 1);
+    until(|| source.boots() == 2, || "no second boot".into());
     source.quit();
 }
 
 #[test]
-fn what_is_asked_during_a_switch_over_that_succeeds_is_refused_here() {
+fn what_is_asked_during_the_commit_is_refused_and_the_guest_is_at_the_destination() {
     let Some(dir) = lab() else { return };
-    let (source, destination, proxy) = held_at(Answer::Ready, dir.path());
-    let mut waiting = asked_meanwhile(&source);
-    waiting.push(source.ask_later(Request::Reset));
+    let (source, destination, proxy) = held_at(Answer::TakesOver, dir.path());
+    refused_meanwhile(&source);
+    let refusal = source.handle.ask(Request::MigrateCancel).unwrap_err().0;
+    assert!(refusal.contains("being handed over already"), "{refusal}");
     proxy.release();
     assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
-    for thread in waiting {
-        let refusal = thread.join().unwrap().unwrap_err();
+    for request in [Request::PowerDown, Request::Reset, Request::Stop] {
+        let refusal = source.handle.ask(request).unwrap_err().0;
         assert!(refusal.contains("the guest was handed over: ask at the destination"), "{refusal}");
     }
+    assert_eq!(source.keyboard.send(b"q"), 0);
     destination.await_passes(2);
     assert_eq!(source.boots(), 1);
     source.quit();
     destination.quit();
+}
+
+/// A cancel while everything is loaded at the destination and the source does not know it yet.
+#[test]
+fn a_cancel_during_the_switch_over_lets_the_guest_go_on_at_once() {
+    let Some(dir) = lab() else { return };
+    let (source, destination, _proxy) = held_at(Answer::Ready, dir.path());
+    let statuses = source.statuses();
+    let asked = Instant::now();
+    source.handle.ask(Request::MigrateCancel).unwrap();
+    assert!(asked.elapsed() < AT_ONCE, "answered after {:?}", asked.elapsed());
+    assert_eq!(source.handle.run_state(), RunState::Running);
+    assert_eq!(*statuses.lock().unwrap(), ["cancelling", "cancelled"]);
+    assert!(matches!(destination.end(), End::Failed(_)));
+    source.await_passes(2);
+    source.quit();
 }

@@ -1,6 +1,7 @@
 //! An incoming migration: a thread that waits for the source, runs the engine, and says how it ended.
 
 use std::io;
+use std::sync::Arc;
 
 use vmstate::channel::{Listener, MonotonicClock};
 use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
@@ -13,6 +14,7 @@ use crate::config::Address;
 use crate::error::{Error, Result, chain};
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
+use crate::vm::published::Shared;
 
 /// Listens at `address`, so that a source may connect from now on. A unix socket's file goes with the listener.
 ///
@@ -34,6 +36,8 @@ pub(super) struct Reception {
     pub(super) ram: MachineRam,
     pub(super) seam: Seam,
     pub(super) control: Control,
+    /// Where a source that was turned away is told of.
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Reception {
@@ -49,6 +53,7 @@ impl Reception {
             if arrival.pristine && !self.control.is_cancelled() {
                 let why = why.unwrap_or_default();
                 eprintln!("minivmm: a migration's source was turned away: {why}; waiting for the next one");
+                self.shared.update_migration(|info| info.error = Some(format!("a source was turned away: {why}")));
                 continue;
             }
             let error = match arrival.phase {

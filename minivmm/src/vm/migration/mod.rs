@@ -166,6 +166,7 @@ impl Vm {
             ram: MachineRam::new(self.ram.clone()),
             seam: Seam::new(self.handle.clone(), &self.backends.images),
             control: control.clone(),
+            shared: Arc::clone(&self.shared),
         };
         let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || reception.run());
         begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;

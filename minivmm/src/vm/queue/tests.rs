@@ -47,12 +47,12 @@ fn every_request_in_every_situation() {
     // One column each: prelaunch; running alone, with an outgoing, an incoming migration; the same for paused; inmigrate,
     // finish-migrate, postmigrate, shutdown; internal-error alone and with an outgoing migration.
     let users = [
-        (Request::Stop, "raaaaaaadrraa"),
+        (Request::Stop, "raaaaaaarrraa"),
         (Request::Cont, "aaaaaaaararrr"),
         (Request::ContUnproved, "aaaaaaaararrr"),
         (Request::Quit, "aaaaaaaaaaaaa"),
-        (Request::PowerDown, "raaaaaardrrrr"),
-        (Request::Reset, "racaacardrrrr"),
+        (Request::PowerDown, "raaaaaarrrrrr"),
+        (Request::Reset, "racaacarrrrrr"),
         (Request::Migrate(Address::Unix("/x".into())), "rardardrrrrrr"),
         (Request::MigrateCancel, "aacaacarcaaac"),
         (parameters, "aaaaaaaaaaaaa"),
