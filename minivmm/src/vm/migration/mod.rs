@@ -1,6 +1,7 @@
-//! The driver's side of migrations: begins and cancels them, pauses the guest and lets it go on, and decides what follows
-//! their end. The threads that run the engine are in `outgoing.rs` and `incoming.rs`.
+//! The driver's side of migrations: begins and cancels them, pauses the guest and lets it go on; what follows their end is
+//! in `after.rs`. The threads that run the engine are in `outgoing.rs` and `incoming.rs`.
 
+mod after;
 mod ended;
 pub(super) mod incoming;
 mod outgoing;
@@ -11,7 +12,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use vmstate::channel::Listener;
-use vmstate::migrate::{Claim, Control, DestinationPhase, Machine as _, Phase, SourcePhase};
+use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
 
 pub use self::ended::Ended;
 use self::incoming::Reception;
@@ -171,72 +172,6 @@ impl Vm {
         let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || reception.run());
         begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;
         self.incoming = Some(Incoming { control, stopped: false });
-        Ok(())
-    }
-
-    /// The migration thread has ended, on either side.
-    pub(super) fn ended(&mut self, end: Ended) -> Result<(), Outcome> {
-        let outgoing = self.outgoing.take();
-        self.incoming = None;
-        let state = self.shared.run_state();
-        let next = state.after_migration(end.phase);
-        if next != state {
-            // The engine did not let the guest go on: whoever wants that has to go on where the engine stopped.
-            self.owner = end.owner;
-            self.shared.set_run_state(next);
-        }
-        let error = match outgoing {
-            Some(Outgoing { cancelled_for: Some(why), .. }) if end.phase == Phase::Source(SourcePhase::Cancelled) => {
-                Some(why.into())
-            }
-            _ => end.error,
-        };
-        self.publish_end(end.phase, error.clone());
-        self.queue.take_up_deferred();
-        match end.phase {
-            Phase::Destination(DestinationPhase::Failed) => {
-                let why = error.unwrap_or_default();
-                let why = format!("the incoming migration failed, the guest did not run here: {why}");
-                Err(Outcome::Ended(End::Failed(why)))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Destination: whether the guest stands when it has arrived, or goes on as it was.
-    pub(super) fn arrives_stopped(&mut self, stopped: bool) {
-        if let Some(incoming) = &mut self.incoming {
-            incoming.stopped = stopped;
-        }
-    }
-
-    /// Lets a guest go on that a migration has left standing: after proof that nobody else runs it or has run it, or
-    /// if the user vouches for it.
-    pub(super) fn take_back(&mut self, vouched: bool) -> Result<(), Refusal> {
-        let stays = |why: &str| Err(Refusal(format!("{why}; the guest stays stopped here")));
-        let claim = self.owner.as_mut().map_or(Ok(Claim::Undecidable), Seam::claim);
-        match claim.map_err(|error| Refusal(chain(&error)))? {
-            Claim::Won => {}
-            Claim::Undecidable if vouched => {}
-            Claim::Held => return stays("another process holds the guest's disks, and so may run it"),
-            Claim::Moved => return stays("the guest has run elsewhere since, and its disks have moved on"),
-            Claim::Undecidable => {
-                return stays(
-                    "nothing can prove that the destination does not run the guest: look there, and only if it does \
-                     not, ask for cont with force",
-                );
-            }
-        }
-        self.take_up()
-    }
-
-    /// Moves the record of ownership on, if the engine has not done so, and lets the guest run.
-    pub(super) fn take_up(&mut self) -> Result<(), Refusal> {
-        if let Some(owner) = &mut self.owner {
-            owner.advance().map_err(|error| Refusal(chain(&error)))?;
-        }
-        self.owner = None;
-        self.start();
         Ok(())
     }
 
