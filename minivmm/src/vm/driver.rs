@@ -15,7 +15,7 @@ use crate::vm::backends::Backends;
 use crate::vm::handle::Handle;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
-use crate::vm::migration::{Incoming, Outgoing, Seam, incoming};
+use crate::vm::migration::{self, Incoming, Outgoing, Seam, incoming};
 use crate::vm::published::Shared;
 use crate::vm::queue::{Decision, Queue, UnderWay, decide};
 use crate::vm::request::{AnyRequest, DeviceRequest, EngineRequest, Refusal, Request};
@@ -106,9 +106,9 @@ impl Vm {
     /// Starts the machine and serves requests until it ends.
     pub fn run(mut self) -> End {
         let end = self.serve_all();
-        // A migration thread that is still there gives up: nobody answers it any more.
-        let controls = [self.outgoing.map(|outgoing| outgoing.control), self.incoming.map(|incoming| incoming.control)];
-        controls.into_iter().flatten().for_each(|control| _ = control.cancel());
+        // Whoever waits for an answer is told that there will be none.
+        drop(self.queue);
+        migration::give_up(self.outgoing, self.incoming);
         end
     }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
 
 use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
 
@@ -48,7 +49,7 @@ pub(super) fn spawn(
     begun: Phase,
     control: Control,
     work: impl FnOnce() -> Ended + Send + 'static,
-) -> io::Result<()> {
+) -> io::Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name("migration".into());
     thread.spawn(move || {
         let end = catch_unwind(AssertUnwindSafe(work));
@@ -59,8 +60,7 @@ pub(super) fn spawn(
             })
         });
         handle.tell(EngineRequest::Ended(end));
-    })?;
-    Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ mod seam;
 pub(super) mod status;
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use vmstate::channel::Listener;
 use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
@@ -30,7 +31,8 @@ use crate::vm::state::RunState;
 /// What the driver keeps of an outgoing migration that is under way.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    pub(super) control: Control,
+    control: Control,
+    thread: JoinHandle<()>,
     /// What the guest did before the switch-over.
     before: RunState,
     /// Why it was cancelled, where nobody asked for that in so many words.
@@ -40,9 +42,27 @@ pub(super) struct Outgoing {
 /// What the driver keeps of an incoming migration.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    pub(super) control: Control,
+    control: Control,
+    thread: JoinHandle<()>,
     /// The guest was stopped before it arrived.
     stopped: bool,
+}
+
+/// How long a migration that ends with its machine is given to close its sockets and remove their files.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// The machine has ended, and nobody answers a migration thread any more.
+pub(super) fn give_up(outgoing: Option<Outgoing>, incoming: Option<Incoming>) {
+    let outgoing = outgoing.map(|outgoing| (outgoing.control, outgoing.thread));
+    let incoming = incoming.map(|incoming| (incoming.control, incoming.thread));
+    for (control, thread) in outgoing.into_iter().chain(incoming) {
+        // A refusal means that the guest is being handed over, which needs no machine here.
+        let _ = control.cancel();
+        let until = Instant::now() + FAREWELL;
+        while !thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 impl Vm {
@@ -62,8 +82,9 @@ impl Vm {
         };
         let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || departure.run());
         match begun {
-            Ok(()) => {
-                self.outgoing = Some(Outgoing { control, before: self.shared.run_state(), cancelled_for: None });
+            Ok(thread) => {
+                self.outgoing =
+                    Some(Outgoing { control, thread, before: self.shared.run_state(), cancelled_for: None });
                 Ok(())
             }
             Err(error) => {
@@ -170,8 +191,9 @@ impl Vm {
             shared: Arc::clone(&self.shared),
         };
         let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || reception.run());
-        begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;
-        self.incoming = Some(Incoming { control, stopped: false });
+        let thread =
+            begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;
+        self.incoming = Some(Incoming { control, thread, stopped: false });
         Ok(())
     }
 
