@@ -227,7 +227,9 @@ impl Vm {
     fn cont(&mut self, vouched: bool) -> std::result::Result<(), Refusal> {
         match self.shared.run_state() {
             RunState::InMigrate => self.arrives_stopped(false),
-            RunState::Prelaunch | RunState::Paused => self.take_up()?,
+            // The guest belongs here, but the engine could not let it go on: someone may have its disks by now.
+            RunState::Paused if self.owner.is_some() => self.take_back(true)?,
+            RunState::Prelaunch | RunState::Paused => self.start(),
             RunState::PostMigrate => self.take_back(vouched)?,
             _ => {}
         }

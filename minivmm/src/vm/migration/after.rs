@@ -46,16 +46,12 @@ impl Vm {
         }
     }
 
-    /// Lets a guest go on that a migration has handed over, if that is proved to be safe; where nothing can prove it, if the
-    /// user has `vouched` for it.
+    /// Lets a guest go on that a migration has left standing, if it is proved that nobody else runs it or has run it. Where
+    /// nothing can prove it, a word for it counts (`vouched`): the user's, or at the side that the guest belongs to the
+    /// engine's.
     pub(in crate::vm) fn take_back(&mut self, vouched: bool) -> Result<(), Refusal> {
         let claim = self.owner.as_mut().map_or(Ok(Claim::Undecidable), Seam::claim);
         may_go_on(claim.map_err(|error| Refusal(chain(&error)))?, vouched)?;
-        self.take_up()
-    }
-
-    /// Moves the record of ownership on, if the engine has not done so, and lets the guest run.
-    pub(in crate::vm) fn take_up(&mut self) -> Result<(), Refusal> {
         if let Some(owner) = &mut self.owner {
             owner.advance().map_err(|error| Refusal(chain(&error)))?;
         }
@@ -65,7 +61,7 @@ impl Vm {
     }
 }
 
-/// Whether a guest that was handed over may run here, after `claim`. A user's word counts where nothing proves the contrary.
+/// Whether a guest that a migration has left standing may run here, after `claim`.
 fn may_go_on(claim: Claim, vouched: bool) -> Result<(), Refusal> {
     let why = match claim {
         Claim::Won => return Ok(()),
@@ -91,7 +87,7 @@ mod tests {
     use crate::vm::state::RunState;
 
     #[test]
-    fn a_users_word_counts_only_where_nothing_is_proved() {
+    fn a_word_for_it_counts_only_where_nothing_is_proved() {
         let cases = [
             (Claim::Won, false, ""),
             (Claim::Won, true, ""),

@@ -58,7 +58,9 @@ impl Reception {
             }
             let error = match arrival.phase {
                 DestinationPhase::Stranded => why.map(|why| {
-                    format!("the guest has moved here and cannot go on: {why}; it stays stopped here; cont tries again")
+                    format!(
+                        "the guest is here whole and could not go on: {why}; it stays stopped here; cont tries again"
+                    )
                 }),
                 _ => why,
             };
