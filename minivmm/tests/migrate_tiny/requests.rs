@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use crate::machine::{Machine, door, lab, until};
-use crate::proxy::{Answer, Proxy};
+use crate::proxy::{Proxy, Word};
 
 /// A unix listener that accepts nobody, and the connections that fill its backlog.
 fn full_backlog(address: &Address) -> (UnixListener, Vec<std::os::fd::OwnedFd>) {
@@ -177,13 +177,13 @@ fn a_waiting_destination_quits_and_leaves_no_socket() {
     assert!(!dir.path().join("door").exists(), "the socket's file is left");
 }
 
-/// Source, destination, and a wire that holds `answer` while the source's guest stands.
-fn held_at(answer: Answer, dir: &std::path::Path) -> (Machine, Machine, Proxy) {
+/// Source, destination, and a wire that holds `word` while the source's guest stands.
+fn held_at(word: Word, dir: &std::path::Path) -> (Machine, Machine, Proxy) {
     let source = Machine::start(dir, None);
     source.await_passes(1);
     let address = door(dir, "door");
     let destination = Machine::start(dir, Some(&address));
-    let proxy = Proxy::holding(answer, dir, &address);
+    let proxy = Proxy::holding(word, dir, &address);
     source.pause_without_end();
     source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
     until(|| proxy.holds(), || format!("{:?}", source.handle.migration()));
@@ -208,7 +208,7 @@ fn refused_meanwhile(source: &Machine) {
 #[test]
 fn what_is_asked_during_a_switch_over_is_refused_and_may_be_asked_again_after_it_failed() {
     let Some(dir) = lab() else { return };
-    let (source, destination, proxy) = held_at(Answer::Ready, dir.path());
+    let (source, destination, proxy) = held_at(Word::Ready, dir.path());
     refused_meanwhile(&source);
     proxy.cut();
     assert_eq!(source.await_end(), MigrationStatus::Failed);
@@ -225,7 +225,7 @@ fn what_is_asked_during_a_switch_over_is_refused_and_may_be_asked_again_after_it
 #[test]
 fn what_is_asked_during_the_commit_is_refused_and_the_guest_is_at_the_destination() {
     let Some(dir) = lab() else { return };
-    let (source, destination, proxy) = held_at(Answer::TakesOver, dir.path());
+    let (source, destination, proxy) = held_at(Word::TakesOver, dir.path());
     refused_meanwhile(&source);
     let refusal = source.handle.ask(Request::MigrateCancel).unwrap_err().0;
     assert!(refusal.contains("being handed over already"), "{refusal}");
@@ -246,7 +246,7 @@ fn what_is_asked_during_the_commit_is_refused_and_the_guest_is_at_the_destinatio
 #[test]
 fn a_cancel_during_the_switch_over_lets_the_guest_go_on_at_once() {
     let Some(dir) = lab() else { return };
-    let (source, destination, _proxy) = held_at(Answer::Ready, dir.path());
+    let (source, destination, _proxy) = held_at(Word::Ready, dir.path());
     let statuses = source.statuses();
     let asked = Instant::now();
     source.handle.ask(Request::MigrateCancel).unwrap();
