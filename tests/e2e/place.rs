@@ -10,7 +10,7 @@ use vmstate_lab::error::{Error, Result};
 use vmstate_lab::kernel::Kernel;
 use vmstate_lab::l1::{self, GUEST_KERNEL, Job, L1, MINIVMM};
 use vmstate_lab::vmm::Program;
-use vmstate_lab::{host, init, packages, skip};
+use vmstate_lab::{host, init, packages, qemu, skip};
 
 use crate::world::World;
 
@@ -26,12 +26,15 @@ pub(crate) fn case(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
     run(name, env::var(MONITOR).is_ok(), body);
 }
 
-/// As [`case`], with QEMU at hand in an emulated host, too.
+/// As [`case`], with QEMU at hand in an emulated host, too, of a version whose streams are ours.
 ///
 /// # Panics
 /// When the case fails.
 pub(crate) fn case_with_qemu(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
-    run(name, true, body);
+    match qemu::at_least(qemu::NEEDED) {
+        Ok(_) => run(name, true, body),
+        Err(error) => skip::skip(error),
+    }
 }
 
 fn run(name: &str, with_qemu: bool, body: impl FnOnce(&mut World) -> Result<()>) {
@@ -102,7 +105,7 @@ pub(crate) fn minivmm() -> &'static Path {
 /// The monitor under test.
 pub(crate) fn monitor() -> Result<Program> {
     if env::var_os(MONITOR).is_some_and(|value| value == "qemu") {
-        return Ok(Program::Qemu(packages::qemu()?, "kvm"));
+        return Ok(Program::Qemu(qemu::any()?, "kvm"));
     }
     Ok(Program::Minivmm(minivmm().to_owned()))
 }
