@@ -67,6 +67,7 @@ pub(crate) fn install(package: &str) -> Result<()> {
 
 /// Downloads packages and unpacks them together into `home`, which appears only when it is whole.
 pub(crate) fn download(packages: &[String], home: &Path) -> Result<()> {
+    refresh();
     let parent = home.parent().unwrap_or(home);
     let scratch = tempfile::tempdir_in(parent).doing("make", parent)?;
     let root = scratch.path().join("root");
