@@ -42,7 +42,8 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
             if let Some(downtime) = info.downtime {
                 body["downtime"] = milliseconds(downtime.total());
                 body["downtime-parts"] = parts(downtime);
-            } else if let Some(downtime) = info.expected_downtime {
+            }
+            if let Some(downtime) = info.expected_downtime {
                 body["expected-downtime"] = milliseconds(downtime);
             }
             body["ram"] = ram(info);

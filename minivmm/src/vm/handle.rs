@@ -93,7 +93,7 @@ pub struct MigrationInfo {
     pub total_time: Duration,
     /// Measured, once complete.
     pub downtime: Option<Downtime>,
-    /// Predicted, while it runs.
+    /// Predicted; when it is complete, as last before the pause.
     pub expected_downtime: Option<Duration>,
     /// Connecting and starting the dirty log.
     pub setup_time: Duration,
