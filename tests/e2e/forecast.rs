@@ -110,8 +110,10 @@ fn table(rows: &[Row]) -> String {
                 | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
     let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
     let (all, within, foreseen) = (rows.len(), count(rows, Row::is_within_limit), count(rows, Row::is_foreseen));
+    let busy = all - count(rows, Row::is_quiet);
     format!(
-        "{head}{lines}\nwithin the limit: {within} of {all}; forecast within {APART_PERCENT} %: {foreseen} of {all}\n"
+        "{head}{lines}\nwithin the limit: {within} of {all}; forecast within {APART_PERCENT} %: {foreseen} of {all}; \
+         machine too busy for a verdict: {busy} of {all}\n"
     )
 }
 
