@@ -15,6 +15,9 @@ use crate::stream::{Command, Element, Reply};
 
 /// Chunks a second at least, of a source that is limited or has a slow wire: so often a change of the limit takes effect.
 const CHUNKS_PER_SECOND: u32 = 10;
+/// Probes before the first page, one after the other. A round trip that seems too long makes the wire seem too fast, and on
+/// a busy host one answer in ten may come late by as much as the pages take; four in a row do not.
+const LONE_PROBES: u32 = 4;
 /// A source whose channel takes nothing looks so often whether an answer has come: a fiftieth of the time over which the
 /// speed of the wire is measured.
 const LISTEN: Duration = Duration::from_millis(5);
@@ -27,9 +30,11 @@ impl Source<'_, '_> {
     pub(super) fn round_and_verdict(&mut self) -> Result<bool> {
         if self.report.rounds.is_empty() {
             self.report.setup = self.clock.now().saturating_sub(self.begun);
-            // The destination is awake, and nothing is on the way: this answer takes a round trip and no more.
-            self.probe(self.clock.now(), PageCount::default())?;
-            self.hear_all()?;
+            // The destination is awake, and nothing is on the way: these answers take a round trip and no more.
+            for _ in 0..LONE_PROBES {
+                self.probe(self.clock.now(), PageCount::default())?;
+                self.hear_all()?;
+            }
             // A log that clears late reports everything once, so that there is something to clear.
             self.ram.sync()?;
             self.synced = self.clock.now();
