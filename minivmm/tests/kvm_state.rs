@@ -137,6 +137,41 @@ fn state_survives_the_wire_and_another_vm() {
     assert_eq!(destination.pit.channels[2].count, source.pit.channels[2].count);
 }
 
+/// A level-triggered line is high and its interrupt has not been sent, as after many in a row, which KVM delays
+/// (`IOAPIC_SUCCESSIVE_IRQ_MAX_COUNT`, arch/x86/kvm/ioapic.c): the new machine's LAPIC gets it, once.
+#[test]
+fn a_pending_level_interrupt_reaches_the_new_machines_lapic() {
+    const PIN: usize = 4;
+    const VECTOR: u32 = 0x51;
+    /// Redirection entry: level-triggered, waiting for the EOI of an interrupt that was sent (Intel 82093AA, 3.2.4).
+    const LEVEL: u64 = 1 << 15;
+    const REMOTE_IRR: u64 = 1 << 14;
+    let Some(host) = host() else { return };
+    let (vm, vcpus) = machine(&host, 1);
+    disturb(&vm, &vcpus);
+    let fds: Vec<&VcpuFd> = vcpus.iter().collect();
+    let mut source = HypervisorState::get(&vm, &fds, &host.features).unwrap();
+    source.vcpus[0].apic.tpr = 0;
+    source.ioapic.irr = 1 << PIN;
+    source.ioapic.ioredtbl[PIN] = LEVEL | u64::from(VECTOR);
+
+    let (vm, vcpus) = machine(&host, 1);
+    let fds: Vec<&VcpuFd> = vcpus.iter().collect();
+    source.set(&vm, &fds).unwrap();
+    let there = HypervisorState::get(&vm, &fds, &host.features).unwrap();
+    let requested = |state: &HypervisorState| state.vcpus[0].apic.irr[VECTOR as usize / 32] >> (VECTOR % 32) & 1;
+    assert_eq!(requested(&there), 1, "the LAPIC's IRR: {:x?}", there.vcpus[0].apic.irr);
+    assert_eq!(there.ioapic.ioredtbl[PIN] & REMOTE_IRR, REMOTE_IRR, "the I/O APIC waits for its end");
+
+    // Moved once more it is still one interrupt: requested at the LAPIC, and not sent again by the I/O APIC.
+    let (vm, vcpus) = machine(&host, 1);
+    let fds: Vec<&VcpuFd> = vcpus.iter().collect();
+    there.set(&vm, &fds).unwrap();
+    let third = HypervisorState::get(&vm, &fds, &host.features).unwrap();
+    assert_eq!((requested(&third), third.ioapic.ioredtbl[PIN]), (1, there.ioapic.ioredtbl[PIN]));
+    assert_eq!(third.vcpus[0].apic.isr, [0; 8]);
+}
+
 /// What no destination can make equal: the moments at which the two readings were made.
 fn forget_time(state: &mut minivmm::kvm::state::VcpuState) {
     state.cpu.tsc = 0;

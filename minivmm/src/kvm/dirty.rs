@@ -32,9 +32,9 @@ impl DirtyLog {
     /// Begins to record. Pages may count as written from the start on, whether they were or not.
     ///
     /// # Errors
-    /// [`Error::Kvm`].
+    /// [`Error::Kvm`]; nothing records then.
     pub fn start(vm: &KvmVm) -> Result<Self> {
-        vm.log_dirty_pages(true)?;
+        vm.start_dirty_log()?;
         let words = if vm.manual_protect() { (vm.ram().len() / PAGE_SIZE).div_ceil(64) } else { 0 };
         Ok(Self { reported: vec![0; words as usize] })
     }
@@ -86,10 +86,9 @@ impl DirtyLog {
         Ok(())
     }
 
-    /// Ends recording. A slot whose flag cannot be taken back goes on recording, which costs the guest some speed
-    /// and is otherwise harmless.
+    /// Ends recording.
     pub fn stop(self, vm: &KvmVm) {
-        let _ = vm.log_dirty_pages(false);
+        vm.stop_dirty_log();
     }
 }
 

@@ -46,22 +46,24 @@ impl HypervisorState {
         })
     }
 
-    /// Writes a machine that has not run yet. The clocks come first: a TSC deadline is armed against the TSC.
+    /// Writes a machine that has not run yet. The clocks come first: a TSC deadline is armed against the TSC. Then the
+    /// vCPUs with their LAPICs, and only then what sends them interrupts: KVM_SET_IRQCHIP delivers what is pending at
+    /// the I/O APIC at once (`kvm_ioapic_inject_all`, arch/x86/kvm/ioapic.c), and a LAPIC as after reset does not accept
+    /// it. QEMU has the same order (`MIG_PRI_APIC` of hw/intc/apic_common.c).
     ///
     /// # Errors
     /// An ioctl failed; the machine must not run.
     pub fn set(&self, vm: &VmFd, vcpus: &[&VcpuFd]) -> Result<(), StateError> {
         let tsc: Vec<u64> = self.vcpus.iter().map(|vcpu| vcpu.cpu.tsc).collect();
         clock::set(vm, vcpus, &self.clock, &self.reference, &tsc)?;
+        for (vcpu, state) in vcpus.iter().zip(&self.vcpus) {
+            state.set(vcpu)?;
+        }
         for (chip, pic) in (0..).zip(&self.pics) {
             pic.set(vm, chip)?;
         }
         self.ioapic.set(vm)?;
-        self.pit.set(vm, (self.clock.clock as i64).wrapping_sub(monotonic()))?;
-        for (vcpu, state) in vcpus.iter().zip(&self.vcpus) {
-            state.set(vcpu)?;
-        }
-        Ok(())
+        self.pit.set(vm, (self.clock.clock as i64).wrapping_sub(monotonic()))
     }
 }
 
