@@ -85,7 +85,7 @@ fn state_survives_the_wire_and_another_vm() {
     // KVM_SET_FPU leaves XSTATE_BV alone, so vector registers go in with the whole state; KVM_GET_FPU is the judge.
     let cpu = &mut source.vcpus[0].cpu;
     (cpu.fpuc, cpu.fpip, cpu.xmm[0].low, cpu.xstate_bv) = (0x27f, 0x5678, 0x1111_2222, cpu.xstate_bv | 3);
-    source.set(&vm, &vcpus).unwrap();
+    source.set(&vm, &vcpus, None).unwrap();
     let fpu = vcpus[0].get_fpu().unwrap();
     assert_eq!((fpu.fcw, fpu.last_ip, &fpu.xmm[0][..4]), (0x27f, 0x5678, &[0x22, 0x22, 0x11, 0x11][..]));
     let source = HypervisorState::get(&vm, &vcpus, &host.features).unwrap();
@@ -114,7 +114,7 @@ fn state_survives_the_wire_and_another_vm() {
 
     let (vm, vcpus) = machine(&host, 2);
     let vcpus: Vec<&VcpuFd> = vcpus.iter().collect();
-    moved.set(&vm, &vcpus).unwrap();
+    moved.set(&vm, &vcpus, None).unwrap();
     let mut destination = HypervisorState::get(&vm, &vcpus, &host.features).unwrap();
     assert!(destination.clock.clock > source.clock.clock, "the KVM clock goes on");
     for (there, here) in destination.vcpus.iter_mut().zip(&source.vcpus) {
@@ -157,7 +157,7 @@ fn a_pending_level_interrupt_reaches_the_new_machines_lapic() {
 
     let (vm, vcpus) = machine(&host, 1);
     let fds: Vec<&VcpuFd> = vcpus.iter().collect();
-    source.set(&vm, &fds).unwrap();
+    source.set(&vm, &fds, None).unwrap();
     let there = HypervisorState::get(&vm, &fds, &host.features).unwrap();
     let requested = |state: &HypervisorState| state.vcpus[0].apic.irr[VECTOR as usize / 32] >> (VECTOR % 32) & 1;
     assert_eq!(requested(&there), 1, "the LAPIC's IRR: {:x?}", there.vcpus[0].apic.irr);
@@ -166,7 +166,7 @@ fn a_pending_level_interrupt_reaches_the_new_machines_lapic() {
     // Moved once more it is still one interrupt: requested at the LAPIC, and not sent again by the I/O APIC.
     let (vm, vcpus) = machine(&host, 1);
     let fds: Vec<&VcpuFd> = vcpus.iter().collect();
-    there.set(&vm, &fds).unwrap();
+    there.set(&vm, &fds, None).unwrap();
     let third = HypervisorState::get(&vm, &fds, &host.features).unwrap();
     assert_eq!((requested(&third), third.ioapic.ioredtbl[PIN]), (1, there.ioapic.ioredtbl[PIN]));
     assert_eq!(third.vcpus[0].apic.isr, [0; 8]);

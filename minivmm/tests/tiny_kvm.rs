@@ -12,7 +12,7 @@ use minivmm::kvm::thread::{VcpuEvent, VcpuThread};
 use minivmm::kvm::vcpu::Buses;
 use minivmm::kvm::vm::KvmVm;
 use minivmm::kvm::{self, cpuid};
-use minivmm::memory::{LOW_RAM_MAX, PAGE_SIZE, Ram};
+use minivmm::memory::{PAGE_SIZE, Ram};
 use vmstate_lab::tiny;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -187,42 +187,4 @@ fn dirty_log_loses_no_write() {
     let count = take(&mut dirty, &mut copy);
     assert!((1000..1010).contains(&count), "{count} pages reported");
     log.stop(&guest.vm);
-}
-
-/// RAM below and above 4 GiB is two slots. The second refuses the flag, because its place was given to another slot: then
-/// the first does not record either, and says so as KVM does, with ENOENT (api.rst, 4.8).
-#[test]
-fn a_dirty_log_that_cannot_start_records_in_no_slot() {
-    const SECOND: u32 = 1;
-    const OTHER: u32 = 7;
-    let kvm = match kvm::open() {
-        Ok(kvm) => kvm,
-        Err(error) => return vmstate_lab::skip::skip(error),
-    };
-    let ram = Ram::new(LOW_RAM_MAX + PAGE_SIZE).unwrap();
-    let vm = KvmVm::new(kvm, &ram).unwrap();
-    let recorded = || vm.fd().get_dirty_log(0, LOW_RAM_MAX as usize).map(drop).map_err(|error| error.errno());
-    let place = |slot, memory_size| {
-        let above = ram.stretches().nth(1).unwrap();
-        let region = kvm_bindings::kvm_userspace_memory_region {
-            slot,
-            flags: 0,
-            guest_phys_addr: above.guest_address,
-            memory_size,
-            userspace_addr: above.host_address,
-        };
-        // SAFETY: the range is the RAM's own mapping, which outlives `vm`, and there is no vCPU.
-        unsafe { vm.fd().set_user_memory_region(region) }.unwrap();
-    };
-    DirtyLog::start(&vm).unwrap().stop(&vm);
-    assert_eq!(recorded(), Err(libc::ENOENT));
-
-    place(SECOND, 0);
-    place(OTHER, PAGE_SIZE);
-    DirtyLog::start(&vm).unwrap_err();
-    assert_eq!(recorded(), Err(libc::ENOENT), "the first slot records");
-
-    place(OTHER, 0);
-    DirtyLog::start(&vm).unwrap();
-    assert_eq!(recorded(), Ok(()));
 }

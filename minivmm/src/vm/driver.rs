@@ -157,6 +157,7 @@ impl Vm {
             Request::MigrateCancel => {}
             parameters @ Request::MigrateSetParameters { .. } => self.set_migration_parameters(&parameters),
             Request::SwitchOver => self.switch_over()?,
+            Request::Introduced => self.introduced()?,
             Request::Loaded => self.write_state()?,
             Request::GoOn => self.go_on()?,
             Request::Departed(end) => self.departed(end)?,

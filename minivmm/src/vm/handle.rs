@@ -203,6 +203,8 @@ pub enum Request {
     Fail(String),
     /// From the migration thread, at the source: stop the guest and read its state.
     SwitchOver,
+    /// From the migration thread, at the destination: the guest fits this machine; show it the processor that it knows.
+    Introduced,
     /// From the migration thread, at the destination: all sections are loaded; give the kernel its state.
     Loaded,
     /// From the migration thread: the guest goes on on this side.

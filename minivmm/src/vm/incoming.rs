@@ -15,6 +15,7 @@ use crate::error::{Error, Result, chain};
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
 use crate::vm::handle::{Handle, Request};
+use crate::vm::introduction::Introduction;
 use crate::vm::seam::{self, Seam};
 
 /// The address at which the source is awaited. A unix socket's file goes with it.
@@ -46,6 +47,7 @@ pub(super) struct Reception {
     pub(super) parts: Parts,
     pub(super) ram: MachineRam,
     pub(super) images: Vec<Arc<Image>>,
+    pub(super) introduction: Introduction,
     pub(super) handle: Handle,
     pub(super) control: Control,
 }
@@ -66,7 +68,7 @@ impl Reception {
         let incoming = Incoming {
             channel: &mut channel,
             clock: &MonotonicClock::new(),
-            machine: &mut Seam::new(self.handle, &self.images),
+            machine: &mut Seam::new(self.handle, &self.images).expecting(self.introduction),
             sections: &mut sections,
             ram: &self.ram,
         };

@@ -7,8 +7,9 @@ use vmstate::migrate::Control;
 use crate::config::Address;
 use crate::error::chain;
 use crate::migration::global::{GlobalState, Timer};
+use crate::migration::preflight::Preflight;
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
-use crate::migration::sections::{MachineState, Parts};
+use crate::migration::sections::Parts;
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::handle::{Departed, MigrationStatus, Refusal, Request, RunState};
 use crate::vm::incoming::{Door, Reception};
@@ -30,6 +31,7 @@ impl Vm {
         control.set_downtime_limit(parameters.downtime_limit);
         control.set_bandwidth_limit(parameters.max_bandwidth);
         self.shared.begin_migration(&control);
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).preflight = Preflight::new(self.facts());
         let departure = Departure {
             address,
             control: control.clone(),
@@ -109,8 +111,9 @@ impl Vm {
         };
         let tsc = hypervisor.vcpus.first().map_or(0, |vcpu| vcpu.cpu.tsc);
         let timer = Timer::at(hypervisor.clock.clock, tsc);
-        let state = MachineState { hypervisor, timer, global: GlobalState::new(state.as_str()) };
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        let mut sections = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (sections.hypervisor, sections.timer, sections.global) = (hypervisor, timer, GlobalState::new(state.as_str()));
+        drop(sections);
         self.shared.set_run_state(RunState::FinishMigrate);
         self.shared.update_migration(|info| info.status = MigrationStatus::Device);
         Ok(())
@@ -119,7 +122,12 @@ impl Vm {
     /// Destination: writes the state that belongs into the kernel. The guest has not run.
     pub(super) fn write_state(&self) -> Result<(), Refusal> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.machine.write_state(&state.hypervisor).map_err(|error| Refusal(chain(&error)))
+        let introduced = state.preflight.arrived().map(|(_, introduced)| introduced);
+        let elapsed = self.machine.write_state(&state.hypervisor, introduced);
+        if let Some(warning) = elapsed.map_err(|error| Refusal(chain(&error)))?.warning() {
+            eprintln!("minivmm: {warning}");
+        }
+        Ok(())
     }
 
     /// Source: the guest goes on here as before. Destination: it goes on as it was at the source.
@@ -173,6 +181,7 @@ impl Vm {
             parts: self.parts(),
             ram: MachineRam::new(self.ram.clone()),
             images: self.backends.images.clone(),
+            introduction: self.introduction(),
             handle: self.handle.clone(),
             control,
         };

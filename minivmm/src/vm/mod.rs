@@ -5,6 +5,7 @@ pub mod devices;
 mod driver;
 mod handle;
 mod incoming;
+mod introduction;
 pub mod machine;
 mod migrating;
 mod outgoing;

@@ -9,6 +9,7 @@ use vmstate::migrate::{Claim, Machine};
 
 use crate::devices::virtio::blk::{Image, ImageError};
 use crate::vm::handle::{Handle, Request};
+use crate::vm::introduction::Introduction;
 
 /// Runs `work` on the migration thread, and tells the driver how it ended, even if it panicked.
 ///
@@ -34,12 +35,20 @@ pub(super) struct Seam {
     handle: Handle,
     /// Images that the guest may write: who holds their locks may run it.
     images: Vec<Arc<Image>>,
+    /// At a destination.
+    introduction: Option<Introduction>,
 }
 
 impl Seam {
     pub(super) fn new(handle: Handle, images: &[Arc<Image>]) -> Self {
         let images = images.iter().filter(|image| !image.is_read_only()).cloned().collect();
-        Self { handle, images }
+        Self { handle, images, introduction: None }
+    }
+
+    /// At a destination, which compares itself with the source.
+    pub(super) fn expecting(mut self, introduction: Introduction) -> Self {
+        self.introduction = Some(introduction);
+        self
     }
 
     fn ask(&self, request: Request) -> vmstate::Result<()> {
@@ -54,6 +63,16 @@ impl Seam {
 impl Machine for Seam {
     fn pause(&mut self) -> vmstate::Result<()> {
         self.ask(Request::SwitchOver)
+    }
+
+    fn introduced(&mut self) -> vmstate::Result<()> {
+        let differences = self.introduction.iter().flat_map(Introduction::differences);
+        let differences: Vec<_> = differences.map(|difference| difference.to_string()).collect();
+        if !differences.is_empty() {
+            let message = format!("the guest cannot go on in this machine: {}", differences.join("; "));
+            return Err(vmstate::Error::new(ErrorKind::Rejected, message));
+        }
+        self.ask(Request::Introduced)
     }
 
     fn loaded(&mut self) -> vmstate::Result<()> {
