@@ -1,7 +1,7 @@
 //! An outgoing migration: a thread that runs the engine and asks the driver for what only the driver may do.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use vmstate::channel::{MonotonicClock, SocketChannel};
@@ -55,6 +55,7 @@ impl Departure {
             Ok(sections) => sections,
             Err(error) => return Departed::Failed(chain(&error)),
         };
+        self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight.stamp();
         self.shared.update_migration(|info| info.status = MigrationStatus::Active);
         let mut machine = Seam::new(self.handle, &self.images);
         let outgoing = Outgoing {

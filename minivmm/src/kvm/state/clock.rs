@@ -42,12 +42,12 @@ impl KvmClock {
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "minivmm/clock", version = 2, minimum_version = 1)]
 pub struct ClockReference {
-    /// Host's CLOCK_REALTIME in ns; 0 if the host could not tell it for the same instant.
+    /// Host's CLOCK_REALTIME in ns; before version 2, 0 if the host could not tell it for the same instant.
     pub realtime: u64,
     /// Guest TSC frequency in kHz.
     pub tsc_khz: u32,
     tsc_count: u32,
-    /// Each vCPU's TSC at that instant.
+    /// Each vCPU's TSC at that instant; none if the host could not tell them.
     #[vmstate(len = tsc_count, max = 8)]
     pub tsc: Vec<u64>,
     /// Host's CLOCK_MONOTONIC in ns, read right after.
@@ -71,23 +71,21 @@ pub struct Introduced {
 pub fn get(vm: &VmFd, vcpus: &[&VcpuFd]) -> Result<(KvmClock, ClockReference), StateError> {
     let data = call("KVM_GET_CLOCK", vm.get_clock())?;
     let clock = KvmClock { clock: data.clock, clock_is_reliable: data.flags & KVM_CLOCK_TSC_STABLE != 0 };
-    let mut reference = ClockReference::default();
-    if has_instant(&data) {
-        reference.realtime = data.realtime;
-        reference.tsc_khz = vcpus.first().map_or(Ok(0), |vcpu| call("KVM_GET_TSC_KHZ", vcpu.get_tsc_khz()))?;
-        reference.tsc = vcpus
-            .iter()
-            .map(|vcpu| Ok(data.host_tsc.wrapping_add(get_tsc_offset(vcpu)?)))
-            .collect::<Result<_, StateError>>()?;
-        reference.tsc_count = reference.tsc.len() as u32;
-        reference.monotonic = read(ClockId::CLOCK_MONOTONIC);
-    }
+    let monotonic = read(ClockId::CLOCK_MONOTONIC);
+    let tsc_khz = vcpus.first().map_or(Ok(0), |vcpu| call("KVM_GET_TSC_KHZ", vcpu.get_tsc_khz()))?;
+    let (realtime, tsc) = if has_instant(&data) {
+        let tsc = vcpus.iter().map(|vcpu| Ok(data.host_tsc.wrapping_add(get_tsc_offset(vcpu)?)));
+        (data.realtime, tsc.collect::<Result<Vec<_>, StateError>>()?)
+    } else {
+        (read(ClockId::CLOCK_REALTIME), Vec::new())
+    };
+    let reference = ClockReference { realtime, tsc_khz, tsc_count: tsc.len() as u32, tsc, monotonic };
     Ok((clock, reference))
 }
 
 /// Sets all clocks: to now, by what both sides measured since they were `introduced`; to the values read if one of them
-/// did not measure. `tsc` are the values of section `cpu`, for a stream without a reference. Says by how much the clocks
-/// went on.
+/// did not measure. `tsc` are the values of section `cpu`, for a reference without any. Says by how much the clocks went
+/// on.
 ///
 /// # Errors
 /// A clock ioctl failed.
@@ -99,10 +97,9 @@ pub fn set(
     introduced: Option<Introduced>,
     tsc: &[u64],
 ) -> Result<Elapsed, StateError> {
-    let at_one_instant = reference.realtime != 0 && reference.tsc.len() == vcpus.len();
-    let tsc = if at_one_instant { reference.tsc.as_slice() } else { tsc };
+    let tsc = if reference.tsc.len() == vcpus.len() { reference.tsc.as_slice() } else { tsc };
     let elapsed = match introduced {
-        Some(introduced) if at_one_instant && reference.monotonic != 0 => elapsed::since_pause(&Readings {
+        Some(introduced) if reference.monotonic != 0 => elapsed::since_pause(&Readings {
             source_introduced: introduced.source,
             source_paused: reference.monotonic,
             source_wall: reference.realtime,

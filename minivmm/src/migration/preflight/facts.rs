@@ -71,9 +71,9 @@ impl Facts {
 /// Section `minivmm/preflight`, version 1.
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "minivmm/preflight", version = 1, early_setup)]
-#[vmstate(pre_save = Self::send, post_load = Self::receive)]
+#[vmstate(post_load = Self::receive)]
 pub struct Preflight {
-    /// Source's CLOCK_MONOTONIC in ns when it sent this.
+    /// Source's CLOCK_MONOTONIC in ns when it was about to send this.
     sent: u64,
     /// This host's when it had read it.
     #[vmstate(skip)]
@@ -88,14 +88,14 @@ impl Preflight {
         Self { facts, ..Self::default() }
     }
 
+    /// The source is connected, and sends this next.
+    pub fn stamp(&mut self) {
+        self.sent = clock::read(ClockId::CLOCK_MONOTONIC);
+    }
+
     /// The source's machine, and when both sides were there; `None` if the source sent no such section.
     pub fn arrived(&self) -> Option<(&Facts, Introduced)> {
         Some((&self.facts, Introduced { source: self.sent, here: self.received? }))
-    }
-
-    fn send(&mut self) -> Result<(), Infallible> {
-        self.sent = clock::read(ClockId::CLOCK_MONOTONIC);
-        Ok(())
     }
 
     fn receive(&mut self, _version: u32) -> Result<(), Infallible> {
