@@ -225,7 +225,10 @@ fn nested_virtualization_and_another_tsc_rate_are_refused() {
     let mut nested = good.clone();
     nested.vcpus[1].cpu.efer |= 1 << 12;
     let error = nested.set(&vm, &fds, None).unwrap_err().to_string();
-    assert!(error.starts_with("nested virtualization is not migrated, and the stream has EFER.SVME of vCPU 1"), "{error}");
+    assert!(
+        error.starts_with("nested virtualization is not migrated, and the stream has EFER.SVME of vCPU 1"),
+        "{error}"
+    );
     if host.kvm.check_extension(Cap::TscControl) {
         return;
     }

@@ -284,9 +284,7 @@ fn a_vcpu_takes_the_processor_of_another_host() {
     let mut processor = Processor::read(vm.kvm(), vcpu.fd()).unwrap();
     // Another model, and no steal time (leaf 0x4000_0001 EAX bit 5). A KVM whose guests execute CPUID themselves cannot
     // hide what the hardware has, but these are never the hardware's.
-    let leaf = |function| {
-        processor.leaves.iter().position(|leaf| leaf.function == function).unwrap()
-    };
+    let leaf = |function| processor.leaves.iter().position(|leaf| leaf.function == function).unwrap();
     let (one, features) = (leaf(1), leaf(0x4000_0001));
     processor.leaves[one].eax = 0x800f12;
     assert_eq!(processor.leaves[features].eax & 1 << 5, 1 << 5);

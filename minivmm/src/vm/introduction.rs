@@ -58,9 +58,7 @@ impl Vm {
     pub(super) fn introduced(&mut self) -> Result<(), Refusal> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match state.preflight.arrived() {
-            Some((guest, _)) => {
-                self.machine.adopt(&guest.processor).map_err(|error| Refusal(error.with_causes()))
-            }
+            Some((guest, _)) => self.machine.adopt(&guest.processor).map_err(|error| Refusal(error.with_causes())),
             None => Ok(()),
         }
     }

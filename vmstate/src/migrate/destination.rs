@@ -73,7 +73,8 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
     let wire = Wire::new(channel, clock, control, options.strictness, options.limits, STREAM);
     let loader = Loader::new(wire, sections, ram, options.strictness, patience);
     let (begun, phase) = (clock.now(), DestinationPhase::Setup);
-    let mut destination = Destination { loader, clock, machine, control, begun, phase, introduced: false, answers: false };
+    let mut destination =
+        Destination { loader, clock, machine, control, begun, phase, introduced: false, answers: false };
     match destination.take_over(&options.machine_type) {
         Ok(()) => Ok(destination.settle()),
         Err(error) => Err(destination.fail(error)),

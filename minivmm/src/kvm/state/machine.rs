@@ -55,12 +55,7 @@ impl HypervisorState {
     ///
     /// # Errors
     /// The guest cannot run here, or an ioctl failed; the machine must not run.
-    pub fn set(
-        &self,
-        vm: &VmFd,
-        vcpus: &[&VcpuFd],
-        introduced: Option<Introduced>,
-    ) -> Result<Elapsed, StateError> {
+    pub fn set(&self, vm: &VmFd, vcpus: &[&VcpuFd], introduced: Option<Introduced>) -> Result<Elapsed, StateError> {
         for (index, (vcpu, state)) in vcpus.iter().zip(&self.vcpus).enumerate() {
             if let Some(what) = nested::found(state) {
                 return Err(StateError::Nested { index, what });

@@ -31,7 +31,10 @@ pub fn compare(guest: &Facts, here: &Facts, tsc_scales: bool) -> Vec<Difference>
     }
     if guest.ram_bytes != here.ram_bytes {
         let [theirs, ours] = [guest.ram_bytes, here.ram_bytes].map(size);
-        differ(format!("the source has {theirs} of RAM, this machine {ours}"), format!("start it with --memory {theirs}"));
+        differ(
+            format!("the source has {theirs} of RAM, this machine {ours}"),
+            format!("start it with --memory {theirs}"),
+        );
     }
     devices(("disk", "--disk"), &guest.disks, &here.disks, disk, &mut differ);
     devices(("network card", "--net"), &guest.cards, &here.cards, card, &mut differ);
@@ -98,7 +101,3 @@ fn size(bytes: u64) -> String {
 fn mac(address: [u8; 6]) -> String {
     address.map(|byte| format!("{byte:02x}")).join(":")
 }
-
-#[cfg(test)]
-#[path = "tests.rs"]
-mod tests;

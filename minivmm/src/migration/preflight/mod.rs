@@ -4,6 +4,8 @@ pub mod compare;
 pub mod facts;
 mod features;
 mod processor;
+#[cfg(test)]
+mod tests;
 
 pub use compare::{Difference, compare};
 pub use facts::{Card, Disk, Facts, Preflight};

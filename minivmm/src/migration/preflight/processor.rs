@@ -1,8 +1,11 @@
 //! What a guest was shown of its processor and this host does not have. What only this host has does not matter: the guest
 //! goes on with its own CPUID.
 
+use std::ops::RangeInclusive;
+
 use super::compare::Difference;
 use super::features::{FLAGS, PERF_FORMATS, Place, Register};
+use crate::kvm::state::processor::Leaf;
 use crate::kvm::state::{Processor, clock};
 
 /// IA32_PERF_CAPABILITIES.
@@ -22,6 +25,10 @@ pub(super) fn compare(guest: &Processor, here: &Processor, tsc_scales: bool, dif
         let mend = "migrate to a host whose CPU and KVM offer them, or start the guest anew here";
         differ(format!("the guest was shown CPU features that this host lacks: {}", missing.join(", ")), mend);
     }
+    for leaf in guest.leaves.iter().filter(|leaf| tells_something_else(leaf, here)) {
+        let what = format!("leaf {:#x}.{} of CPUID says something else at the source", leaf.function, leaf.index);
+        differ(what, OTHER_HOST);
+    }
     for component in moved(guest, here) {
         differ(format!("XSAVE component {component} lies at another place, or is of another size"), OTHER_HOST);
     }
@@ -38,7 +45,8 @@ pub(super) fn compare(guest: &Processor, here: &Processor, tsc_scales: bool, dif
     }
     let (rate, ours) = (guest.tsc_khz, here.tsc_khz);
     if rate != 0 && !tsc_scales && !clock::same_rate(rate, ours) {
-        let what = format!("the guest's TSC runs at {rate} kHz, this host's at {ours} kHz, and its KVM cannot scale it");
+        let what =
+            format!("the guest's TSC runs at {rate} kHz, this host's at {ours} kHz, and its KVM cannot scale it");
         differ(what, "migrate to a host with the same TSC rate, or with TSC scaling");
     }
 }
@@ -53,6 +61,31 @@ const AT_LEAST: &[(&str, Place, u32, u32)] = &[
     ("performance counter bits:", Place::Cpuid { function: 0xa, index: 0, register: Register::Eax }, 16, 8),
     ("fixed performance counters:", Place::Cpuid { function: 0xa, index: 0, register: Register::Edx }, 0, 5),
 ];
+
+/// Leaves that are compared bit by bit or number by number, or that only inform: vendor, caches, power states, topology,
+/// frequencies, names. All others describe a feature in detail, and have to be the same.
+const KNOWN: &[RangeInclusive<u32>] = &[
+    0x0..=0x7,
+    0xa..=0xb,
+    0xd..=0xd,
+    0x15..=0x16,
+    0x18..=0x18,
+    0x1a..=0x1a,
+    0x1f..=0x1f,
+    0x4000_0000..=0x4000_00ff,
+    0x8000_0000..=0x8000_0008,
+    0x8000_0019..=0x8000_001a,
+    0x8000_001d..=0x8000_001e,
+    0x8000_0021..=0x8000_0021,
+    0x8000_0026..=0x8000_0026,
+];
+
+fn tells_something_else(leaf: &Leaf, here: &Processor) -> bool {
+    let registers = |leaf: &Leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx];
+    let ours = here.leaves.iter().find(|ours| (ours.function, ours.index) == (leaf.function, leaf.index));
+    let same = ours.map_or([0; 4], registers) == registers(leaf);
+    registers(leaf) != [0; 4] && !same && !KNOWN.iter().any(|known| known.contains(&leaf.function))
+}
 
 /// What `place` says; 0 if it is not there, as CPUID answers.
 fn value(processor: &Processor, place: Place) -> u64 {

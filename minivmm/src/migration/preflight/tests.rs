@@ -1,7 +1,7 @@
 //! Pairs of machines and the list of what differs, written out.
 
-use super::super::facts::{Card, Disk, Facts};
-use super::{Difference, compare};
+use super::compare::{Difference, compare};
+use super::facts::{Card, Disk, Facts};
 use crate::kvm::state::Processor;
 use crate::kvm::state::extra::Msr;
 use crate::kvm::state::processor::Leaf;
@@ -129,10 +129,33 @@ fn sizes_and_numbers_of_the_processor_are_compared() {
         (0xa, 0, 0x0730_0802, "the guest was shown performance counters: 8, this host has 4"),
         (0xa, 0, 0x0730_0405, "the guest was shown performance monitoring version 5, this host has 2"),
     ] {
-        assert_eq!(at_the_source(|guest| set(guest, function, index, |leaf| leaf.eax = eax)), format!("{expected}{end}"));
+        assert_eq!(
+            at_the_source(|guest| set(guest, function, index, |leaf| leaf.eax = eax)),
+            format!("{expected}{end}")
+        );
     }
     let text = at_the_source(|guest| guest.processor.msrs.push(Msr { index: 0x345, value: 0x7 }));
     assert_eq!(text, format!("LBR and PEBS records have formats 0x7 at the source, 0x0 here (MSR 0x345){end}"));
+}
+
+/// AVX10's version (leaf 0x24), and what SVM can do (leaf 0x8000_000a).
+#[test]
+fn leaves_that_describe_a_feature_have_to_be_the_same() {
+    let end = " of CPUID says something else at the source (migrate to a host of the same kind, or start the guest anew here)";
+    for function in [0x24, 0x8000_000a] {
+        let text = at_the_source(|guest| guest.processor.leaves.push(leaf(function, 0, 0, 0x1_0001, 0, 0)));
+        assert_eq!(text, format!("leaf {function:#x}.0{end}"));
+    }
+    // A number that only informs, a leaf of zeros, and one that is the same on both sides.
+    let mut guest = machine();
+    guest.processor.leaves.extend([
+        leaf(0x16, 0, 3000, 4000, 100, 0),
+        leaf(0x25, 0, 0, 0, 0, 0),
+        leaf(0x1d, 1, 1, 2, 3, 4),
+    ]);
+    let mut here = machine();
+    here.processor.leaves.push(leaf(0x1d, 1, 1, 2, 3, 4));
+    assert_eq!(list(&guest, &here), [""; 0]);
 }
 
 #[test]
