@@ -73,8 +73,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
     let wire = Wire::new(channel, clock, control, options.strictness, options.limits, STREAM);
     let loader = Loader::new(wire, sections, ram, options.strictness, patience);
     let (begun, phase) = (clock.now(), DestinationPhase::Setup);
-    let mut destination =
-        Destination { loader, clock, machine, control, begun, phase, introduced: false, answers: false };
+    let mut destination = Destination { loader, clock, machine, control, begun, phase, answers: false };
     match destination.take_over(&options.machine_type) {
         Ok(()) => Ok(destination.settle()),
         Err(error) => Err(destination.fail(error)),
@@ -88,8 +87,6 @@ struct Destination<'a, 's> {
     control: &'a Control,
     begun: Duration,
     phase: DestinationPhase,
-    /// The machine has been told that the source has introduced itself.
-    introduced: bool,
     /// The source listens, and has not been told the end yet.
     answers: bool,
 }
@@ -102,11 +99,7 @@ impl Destination<'_, '_> {
         loop {
             let offset = self.loader.wire.offset();
             match self.loader.step()? {
-                Step::Section => {
-                    if self.loader.ram_started() && !std::mem::replace(&mut self.introduced, true) {
-                        self.machine.introduced()?;
-                    }
-                }
+                Step::Section => {}
                 Step::Command(command) => self.obey(command).map_err(|error| error.at(offset))?,
                 Step::Eof => break,
             }

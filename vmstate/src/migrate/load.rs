@@ -85,11 +85,6 @@ impl<'a, 's> Loader<'a, 's> {
         Ok(Step::Section)
     }
 
-    /// True once the source has named its RAM blocks, which come behind the early sections.
-    pub(super) fn ram_started(&self) -> bool {
-        self.ram_id.is_some()
-    }
-
     /// True once the last pages are there.
     pub(super) fn ram_complete(&self) -> bool {
         self.ram_complete
