@@ -184,9 +184,11 @@ fn refused(change: impl Fn(&mut [u8], usize) + Send + 'static, configure: impl F
     });
     assert_eq!(source.migrate(dir.path(), "relay"), MigrationStatus::Failed);
     assert_eq!(source.handle.run_state(), RunState::Paused);
-    relay.join().unwrap();
-    let info = destination.handle.migration();
-    assert_eq!((info.normal_pages, info.zero_pages), (0, 0), "no page was taken");
+    // A page that is not zero has 4096 bytes on the wire, and the guest wrote 16 of them.
+    assert!(relay.join().unwrap().len() < 8192, "pages were sent");
+    for info in [source.handle.migration(), destination.handle.migration()] {
+        assert_eq!((info.normal_pages, info.zero_pages), (0, 0), "{info:?}");
+    }
     let end = destination.thread.join().unwrap();
     source.quit();
     match end {
