@@ -78,9 +78,9 @@ impl Machine {
     fn migrate(&self, dir: &Path, door: &str) -> MigrationStatus {
         self.handle.ask(Request::Migrate(Address::Unix(dir.join(door)))).unwrap();
         self.until("the migration ends", |handle| {
-            matches!(handle.migration().status, MigrationStatus::Completed | MigrationStatus::Failed)
+            matches!(handle.migration().status(), MigrationStatus::Completed | MigrationStatus::Failed)
         });
-        self.handle.migration().status
+        self.handle.migration().status()
     }
 
     fn quit(self) {
@@ -187,14 +187,13 @@ fn refused(change: impl Fn(&mut [u8], usize) + Send + 'static, configure: impl F
     // A page that is not zero has 4096 bytes on the wire, and the guest wrote 16 of them.
     assert!(relay.join().unwrap().len() < 8192, "pages were sent");
     for info in [source.handle.migration(), destination.handle.migration()] {
-        assert_eq!((info.normal_pages, info.zero_pages), (0, 0), "{info:?}");
+        assert_eq!((info.figures.normal_pages, info.figures.zero_pages), (0, 0), "{info:?}");
     }
-    let end = destination.thread.join().unwrap();
-    source.quit();
-    match end {
-        End::Failed(why) => Some(why),
-        end => panic!("{end:?}"),
-    }
+    destination.until("turns the source away", |handle| handle.migration().error.is_some());
+    assert_eq!(destination.handle.run_state(), RunState::InMigrate, "it waits for another source");
+    let why = destination.handle.migration().error;
+    [source, destination].into_iter().for_each(Machine::quit);
+    why
 }
 
 #[test]

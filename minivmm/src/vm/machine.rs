@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Cap;
@@ -19,10 +19,8 @@ use crate::kvm::{self, cpuid, machine_check};
 use crate::memory::Ram;
 use crate::vm::backends::Backends;
 use crate::vm::devices::Devices;
-use crate::vm::handle::{Handle, Request};
-
-/// A vCPU comes out of the kernel within microseconds, on a loaded host within milliseconds.
-const VCPU_PATIENCE: Duration = Duration::from_secs(10);
+use crate::vm::handle::Handle;
+use crate::vm::request::DeviceRequest;
 
 /// vCPUs and devices around a machine's RAM. Nothing runs until [`resume_vcpus`](Self::resume_vcpus).
 #[derive(Debug)]
@@ -32,7 +30,9 @@ pub struct Machine {
     /// The kernel's side: slots, interrupt chips, timer, clock.
     pub kvm: Arc<KvmVm>,
     host: HostFeatures,
-    /// What its guest was shown of the vCPUs.
+    /// What this host's vCPUs can be.
+    offered: Processor,
+    /// What the guest was shown of the vCPUs.
     processor: Processor,
     /// Devices.
     pub devices: Devices,
@@ -50,10 +50,10 @@ impl Machine {
         let mut buses = Buses::default();
         let devices = Devices::new(&kvm, backends, &mut buses, handle.clone())?;
         let vcpus = make_vcpus(&kvm, config.cpus)?;
-        let processor = Processor::read(kvm.kvm(), vcpus[0].fd()).map_err(Error::device)?;
+        let offered = Processor::read(kvm.kvm(), vcpus[0].fd()).map_err(Error::device)?;
         let buses = Arc::new(buses);
         let vcpus = vcpus.into_iter().map(|vcpu| spawn(vcpu, Arc::clone(&buses), handle.clone()));
-        Ok(Self { vcpus: vcpus.collect::<Result<_>>()?, kvm, host, processor, devices })
+        Ok(Self { vcpus: vcpus.collect::<Result<_>>()?, kvm, host, processor: offered.clone(), offered, devices })
     }
 
     /// Loads `kernel` with what belongs to it, and puts the first vCPU at its entry.
@@ -67,13 +67,15 @@ impl Machine {
         self.vcpus[0].vcpu().set_start(&entry.registers(), |sregs| entry.set_system_registers(sregs))
     }
 
-    /// Stops all vCPUs: outside the guest, no access half done. Devices go on.
+    /// Stops all vCPUs `within` this time: outside the guest, no access half done. Devices go on.
     ///
     /// # Errors
     /// [`Error::VcpuStuck`]; all run on.
-    pub fn pause_vcpus(&self) -> Result<()> {
+    pub fn pause_vcpus(&self, within: Duration) -> Result<()> {
+        let until = Instant::now() + within;
         self.vcpus.iter().for_each(VcpuThread::ask_pause);
-        let paused = self.vcpus.iter().try_for_each(|vcpu| vcpu.wait_paused(VCPU_PATIENCE));
+        let paused =
+            self.vcpus.iter().try_for_each(|vcpu| vcpu.wait_paused(until.saturating_duration_since(Instant::now())));
         if paused.is_err() {
             self.vcpus.iter().for_each(VcpuThread::resume);
         }
@@ -119,6 +121,11 @@ impl Machine {
         &self.processor
     }
 
+    /// What this host's vCPUs can be: what they were when they were made.
+    pub(super) fn offered(&self) -> &Processor {
+        &self.offered
+    }
+
     /// True if the TSC of the vCPUs can run at another rate than the host's.
     pub(super) fn tsc_scales(&self) -> bool {
         clock::scales(self.kvm.fd())
@@ -128,7 +135,7 @@ impl Machine {
     ///
     /// # Errors
     /// KVM refuses it; the guest must not run here.
-    pub(super) fn adopt(&mut self, processor: &Processor) -> Result<()> {
+    pub(super) fn adopt(&mut self, processor: Processor) -> Result<()> {
         let too_many = || Error::Device { what: "the source's CPUID has more leaves than KVM takes".into() };
         let cpuid = processor.cpuid().ok_or_else(too_many)?;
         for vcpu in &self.vcpus {
@@ -136,7 +143,7 @@ impl Machine {
             vcpu.set_cpuid(&cpuid::with_apic_id(&cpuid, vcpu.index()))?;
             clock::set_rate(self.kvm.fd(), vcpu.fd(), processor.tsc_khz).map_err(Error::device)?;
         }
-        self.processor = processor.clone();
+        self.processor = processor;
         Ok(())
     }
 }
@@ -160,8 +167,8 @@ fn spawn(vcpu: Vcpu, buses: Arc<Buses>, handle: Handle) -> Result<VcpuThread> {
     VcpuThread::spawn(vcpu, buses, move |event| {
         handle.tell(match event {
             // A real machine resets when its CPU shuts down.
-            VcpuEvent::TripleFault => Request::Reset,
-            VcpuEvent::Failed(why) => Request::Fail(format!("vCPU {index}: {why}")),
+            VcpuEvent::TripleFault => DeviceRequest::Reset,
+            VcpuEvent::Failed(why) => DeviceRequest::Failed(format!("vCPU {index}: {why}")),
         });
     })
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::migration::preflight::{Card, Difference, Disk, Facts, compare};
 use crate::migration::sections::MachineState;
 use crate::vm::driver::Vm;
-use crate::vm::handle::Refusal;
+use crate::vm::request::Refusal;
 
 /// What a destination knows of itself when its source introduces itself.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Introduction {
 
 impl Vm {
     /// What this machine is to its guest.
-    pub(super) fn facts(&self) -> Facts {
+    pub(in crate::vm) fn facts(&self) -> Facts {
         let windows = self.machine.devices.virtio_windows();
         let (disk_windows, card_windows) = windows.split_at(self.backends.images.len().min(windows.len()));
         let disks = self.backends.images.iter().zip(disk_windows).map(|(image, &window)| Disk {
@@ -54,12 +54,14 @@ impl Vm {
         Introduction { state, here, tsc_scales: self.machine.tsc_scales() }
     }
 
-    /// Destination: the guest fits. It is shown the processor that it was shown at the source.
-    pub(super) fn introduced(&mut self) -> Result<(), Refusal> {
+    /// Destination: the guest fits. It is shown the processor that it was shown at the source; if the source did not say
+    /// which, the one that this host offers, whatever a source that was turned away has left.
+    pub(in crate::vm) fn introduced(&mut self) -> Result<(), Refusal> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match state.preflight.arrived() {
-            Some((guest, _)) => self.machine.adopt(&guest.processor).map_err(|error| Refusal(error.with_causes())),
-            None => Ok(()),
-        }
+        let processor = match state.preflight.arrived() {
+            Some((guest, _)) => guest.processor.clone(),
+            None => self.machine.offered().clone(),
+        };
+        self.machine.adopt(processor).map_err(|error| Refusal(error.with_causes()))
     }
 }
