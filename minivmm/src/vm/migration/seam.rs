@@ -18,7 +18,7 @@ pub(in crate::vm) struct Seam {
     /// Images that the guest may write: who holds their locks may run it.
     images: Vec<Arc<Image>>,
     /// At a destination.
-    introduction: Option<Introduction>,
+    introduction: Option<Box<Introduction>>,
 }
 
 impl Seam {
@@ -29,7 +29,7 @@ impl Seam {
 
     /// At a destination, which compares itself with the source.
     pub(super) fn expecting(mut self, introduction: Introduction) -> Self {
-        self.introduction = Some(introduction);
+        self.introduction = Some(Box::new(introduction));
         self
     }
 
@@ -48,7 +48,7 @@ impl Machine for Seam {
     }
 
     fn introduced(&mut self) -> vmstate::Result<()> {
-        let differences = self.introduction.iter().flat_map(Introduction::differences);
+        let differences = self.introduction.iter().flat_map(|introduction| introduction.differences());
         let differences: Vec<_> = differences.map(|difference| difference.to_string()).collect();
         if !differences.is_empty() {
             let message = format!("the guest cannot go on in this machine: {}", differences.join("; "));
