@@ -45,7 +45,8 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
             if let Some(downtime) = figures.downtime {
                 body["downtime"] = milliseconds(downtime.total());
                 body["downtime-parts"] = parts(downtime);
-            } else if let Some(downtime) = figures.expected_downtime {
+            }
+            if let Some(downtime) = figures.expected_downtime {
                 body["expected-downtime"] = milliseconds(downtime);
             }
             body["ram"] = ram(figures);

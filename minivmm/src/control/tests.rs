@@ -238,7 +238,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
     assert_eq!(
         say(&mut session, query),
         [json!({"return": {
-            "status": "completed", "total-time": 11, "setup-time": 1, "downtime": 4,
+            "status": "completed", "total-time": 11, "setup-time": 1, "downtime": 4, "expected-downtime": 300,
             "downtime-parts": {
                 "pause": 100, "sync": 200, "pages": 300, "devices": 400, "confirm": 500, "commit": 3456
             },
