@@ -231,9 +231,7 @@ fn an_image_in_use_is_refused_by_name() {
     assert_eq!(code, Some(2), "{output}");
     assert_eq!(
         output,
-        format!(
-            "minivmm: --disk: disk image {disk} is in use by another process; end that process or give another image\n"
-        )
+        format!("minivmm: --disk: {disk} is in use by another process; end that process or give another file\n")
     );
 }
 

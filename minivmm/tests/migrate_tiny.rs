@@ -49,6 +49,7 @@ impl Machine {
             memory: 16 << 20,
             cpus: 1,
             disks: vec![Disk { path: disk, read_only: false }],
+            lease: None,
             nets: Vec::new(),
             serial: Serial::None,
             control: Some(PathBuf::new()),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
 use tempfile::TempDir;
-use vmstate::ownership::{ATTRIBUTE, Access, Claim, Mismatch, Ownership, OwnershipError, Resource};
+use vmstate::ownership::{ATTRIBUTE, Access, Claim, Mismatch, Ownership, OwnershipError, Resource, Role};
 
 fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -27,12 +27,12 @@ fn open(path: &Path, access: Access) -> Arc<Resource> {
 
 /// A guest's set with these writable disks, opened anew.
 fn guest(disks: &[&Path]) -> Ownership {
-    let named = (0..).zip(disks).map(|(index, path)| (format!("disk {index}"), open(path, Access::Exclusive)));
+    let named = (0..).zip(disks).map(|(index, path)| (Role::Disk(index), open(path, Access::Exclusive)));
     Ownership::new(named.collect::<Vec<_>>()).unwrap()
 }
 
 fn with_lease(path: &Path) -> Ownership {
-    Ownership::new([("lease".to_string(), Arc::new(Resource::lease(path).unwrap()))]).unwrap()
+    Ownership::new([(Role::Lease, Arc::new(Resource::lease(path).unwrap()))]).unwrap()
 }
 
 /// A set whose guest runs.
@@ -77,7 +77,7 @@ fn a_guest_moves_to_the_destination_and_the_source_finds_out() {
     let source = booted(&[&disk]);
     assert_eq!(generation(&disk), 1);
     let tickets = source.begin().unwrap();
-    assert_eq!((tickets.len(), tickets[0].name.as_str(), tickets[0].bytes), (1, "disk 0", 4096));
+    assert_eq!((tickets.len(), tickets[0].role, tickets[0].bytes), (1, Role::Disk(0), 4096));
     let destination = guest(&[&disk]);
     destination.prove(&tickets).unwrap();
     assert_eq!(destination.claim().unwrap(), Claim::Held, "the source has not let go");
@@ -193,7 +193,7 @@ fn everything_that_differs_is_named() {
     assert!(missing[0].starts_with("the source's guest owns disk 1, this machine does not"), "{missing:?}");
     assert!(missing[1].contains("is the source's disk 1"), "{missing:?}");
     let extra = only(guest(&[&first, &second, &image(&folder, "third", 512)]).prove(&tickets));
-    assert!(matches!(extra, Mismatch::Extra { name } if name == "disk 2"));
+    assert!(matches!(extra, Mismatch::Extra { role: Role::Disk(2) }));
     source.advance().unwrap();
     let moved = guest(&[&first, &second]).prove(&tickets).unwrap_err();
     assert!(moved.iter().all(|wrong| matches!(wrong, Mismatch::MovedOn { .. })) && moved.len() == 2, "{moved:?}");
@@ -217,7 +217,7 @@ fn shared_resources_stay_locked_throughout() {
     let writer = open(&read_only, Access::Exclusive);
     let set = |folder: &TempDir| {
         let reader = open(&folder.path().join("read-only"), Access::Shared);
-        let named = [("disk 0".to_string(), open(&disk, Access::Exclusive)), ("disk 1".to_string(), reader.clone())];
+        let named = [(Role::Disk(0), open(&disk, Access::Exclusive)), (Role::Disk(1), reader.clone())];
         (Ownership::new(named).unwrap(), reader)
     };
     let (source, at_source) = set(&folder);
@@ -234,7 +234,7 @@ fn shared_resources_stay_locked_throughout() {
     drop((destination, at_destination));
     writer.lock().unwrap();
     assert!(matches!(
-        Ownership::new([("disk 0".to_string(), open(&read_only, Access::Shared))]),
+        Ownership::new([(Role::Disk(0), open(&read_only, Access::Shared))]),
         Err(OwnershipError::InUse { .. })
     ));
 }
@@ -312,7 +312,7 @@ fn a_lease_speaks_for_images_that_have_no_record() {
     // A device file may have no attributes of users, like a block device.
     let device = open(Path::new("/dev/null"), Access::Exclusive);
     assert!(!device.write_record(&Default::default()).unwrap());
-    let set = Ownership::new([("disk 0".to_string(), device), ("lease".to_string(), lease)]).unwrap();
+    let set = Ownership::new([(Role::Disk(0), device), (Role::Lease, lease)]).unwrap();
     set.take().unwrap();
     assert!(!set.is_provable(), "nothing was written yet");
     set.advance().unwrap();

@@ -45,6 +45,8 @@ fn a_whole_machine() {
         &image_flag,
         "--disk",
         &format!("{READABLE},readonly"),
+        "--lease",
+        "/tmp/lease",
         "--net",
         "tap=tap0,mac=52:54:00:ab:CD:ef",
         "--net",
@@ -63,6 +65,7 @@ fn a_whole_machine() {
     assert_eq!(config.memory, 1_073_741_824);
     assert_eq!(config.cpus, 8);
     assert_eq!(config.disks, [Disk { path: image, read_only: false }, Disk { path: READABLE.into(), read_only: true }]);
+    assert_eq!(config.lease, Some("/tmp/lease".into()));
     assert_eq!(
         config.nets,
         [

@@ -7,6 +7,7 @@ use vmstate::Section;
 use vmstate::section::Sections;
 
 use super::global::{GlobalState, Timer};
+use super::ownership::SharedTickets;
 use super::view::View;
 use crate::kvm::state::HypervisorState;
 
@@ -38,6 +39,8 @@ pub struct Parts {
     pub state: Arc<Mutex<MachineState>>,
     /// How many vCPUs there are.
     pub vcpus: usize,
+    /// What is told of the guest's exclusive resources.
+    pub tickets: SharedTickets,
     /// Device models, with their sections' names.
     pub devices: Vec<(String, SharedSection)>,
 }
@@ -83,6 +86,7 @@ impl Parts {
             let extra = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].extra);
             sections.register("minivmm/vcpu", vcpu as u32, extra)?.optional();
         }
+        sections.register("minivmm/ownership", 0, Arc::clone(&self.tickets))?.optional();
         Ok(sections)
     }
 }

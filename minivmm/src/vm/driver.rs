@@ -89,6 +89,7 @@ impl Vm {
         let machine = Machine::new(&config, &ram, &backends, &handle)?;
         if let (None, Some(kernel)) = (&config.incoming, &config.kernel) {
             machine.load(&config, kernel)?;
+            backends.advance(&config)?;
         }
         let keyboard = Keyboard(Arc::new(Mutex::new(Arc::clone(&machine.devices.serial))));
         let state = Arc::new(Mutex::new(MachineState::new(machine.vcpus.len())));

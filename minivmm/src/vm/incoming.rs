@@ -2,7 +2,6 @@
 //! driver may do.
 
 use std::io;
-use std::sync::Arc;
 
 use vmstate::channel::{Listener, MonotonicClock};
 use vmstate::migrate::Control;
@@ -10,7 +9,6 @@ use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
 
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::Address;
-use crate::devices::virtio::blk::Image;
 use crate::error::{Error, Result, chain};
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
@@ -45,7 +43,7 @@ pub(super) struct Reception {
     pub(super) door: Door,
     pub(super) parts: Parts,
     pub(super) ram: MachineRam,
-    pub(super) images: Vec<Arc<Image>>,
+    pub(super) machine: Seam,
     pub(super) handle: Handle,
     pub(super) control: Control,
 }
@@ -59,14 +57,14 @@ impl Reception {
         seam::spawn(self.handle.clone(), || self.run(), Err, Request::Arrived)
     }
 
-    fn run(self) -> std::result::Result<(), String> {
+    fn run(mut self) -> std::result::Result<(), String> {
         let mut channel = self.door.listener.accept(None).map_err(|error| error.to_string())?;
         drop(self.door);
         let mut sections = self.parts.sections().map_err(|error| chain(&error))?;
         let incoming = Incoming {
             channel: &mut channel,
             clock: &MonotonicClock::new(),
-            machine: &mut Seam::new(self.handle, &self.images),
+            machine: &mut self.machine,
             sections: &mut sections,
             ram: &self.ram,
         };

@@ -7,12 +7,14 @@ use vmstate::migrate::Control;
 use crate::config::Address;
 use crate::error::chain;
 use crate::migration::global::{GlobalState, Timer};
+use crate::migration::ownership::SharedTickets;
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
 use crate::migration::sections::{MachineState, Parts};
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::handle::{Departed, MigrationStatus, Refusal, Request, RunState};
 use crate::vm::incoming::{Door, Reception};
 use crate::vm::outgoing::Departure;
+use crate::vm::seam::Seam;
 use crate::vm::underway::{Answer, Underway};
 
 impl Vm {
@@ -30,13 +32,14 @@ impl Vm {
         control.set_downtime_limit(parameters.downtime_limit);
         control.set_bandwidth_limit(parameters.max_bandwidth);
         self.shared.begin_migration(&control);
+        let parts = self.parts();
         let departure = Departure {
             address,
             control: control.clone(),
-            parts: self.parts(),
+            machine: Seam::new(self.handle.clone(), &self.backends, &parts.tickets),
+            parts,
             ram: MachineRam::new(self.ram.clone()),
             log: MachineDirtyLog::new(Arc::clone(&self.machine.kvm)),
-            images: self.backends.images.clone(),
             handle: self.handle.clone(),
             shared: Arc::clone(&self.shared),
         };
@@ -168,11 +171,12 @@ impl Vm {
     pub(super) fn receive(&self, door: Door) -> Result<(), Outcome> {
         let control = Control::default();
         self.shared.begin_migration(&control);
+        let parts = self.parts();
         let reception = Reception {
             door,
-            parts: self.parts(),
+            machine: Seam::new(self.handle.clone(), &self.backends, &parts.tickets),
+            parts,
             ram: MachineRam::new(self.ram.clone()),
-            images: self.backends.images.clone(),
             handle: self.handle.clone(),
             control,
         };
@@ -198,6 +202,7 @@ impl Vm {
         Parts {
             state: Arc::clone(&self.state),
             vcpus: self.machine.vcpus.len(),
+            tickets: SharedTickets::default(),
             devices: self.machine.devices.sections(),
         }
     }

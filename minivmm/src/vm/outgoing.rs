@@ -10,7 +10,6 @@ use vmstate::migrate::{Control, SourcePhase};
 
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::Address;
-use crate::devices::virtio::blk::Image;
 use crate::error::chain;
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
 use crate::migration::sections::Parts;
@@ -27,7 +26,7 @@ pub(super) struct Departure {
     pub(super) parts: Parts,
     pub(super) ram: MachineRam,
     pub(super) log: MachineDirtyLog,
-    pub(super) images: Vec<Arc<Image>>,
+    pub(super) machine: Seam,
     pub(super) handle: Handle,
     pub(super) shared: Arc<Shared>,
 }
@@ -55,12 +54,14 @@ impl Departure {
             Ok(sections) => sections,
             Err(error) => return Departed::Failed(chain(&error)),
         };
+        if let Err(error) = self.machine.begin() {
+            return Departed::Failed(chain(&error));
+        }
         self.shared.update_migration(|info| info.status = MigrationStatus::Active);
-        let mut machine = Seam::new(self.handle, &self.images);
         let outgoing = Outgoing {
             channel: &mut channel,
             clock: &MonotonicClock::new(),
-            machine: &mut machine,
+            machine: &mut self.machine,
             sections: &mut sections,
             ram: &self.ram,
             log: &mut self.log,

@@ -1,13 +1,18 @@
-//! The machine as the migration engine sees it: the driver changes the run state, the disk images' locks say who may run.
+//! The machine as the migration engine sees it: the driver changes the run state, the ownership of disks says who may run.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use vmstate::ErrorKind;
 use vmstate::migrate::{Claim, Machine};
+use vmstate::ownership::{Ownership, OwnershipError};
 
-use crate::devices::virtio::blk::{Image, ImageError};
+use crate::devices::virtio::blk::Image;
+use crate::error::chain;
+use crate::migration::ownership::{SharedTickets, Tickets};
+use crate::vm::backends::Backends;
 use crate::vm::handle::{Handle, Request};
 
 /// Runs `work` on the migration thread, and tells the driver how it ended, even if it panicked.
@@ -32,31 +37,73 @@ pub(super) fn spawn<T: 'static>(
 #[derive(Debug)]
 pub(super) struct Seam {
     handle: Handle,
-    /// Images that the guest may write: who holds their locks may run it.
     images: Vec<Arc<Image>>,
+    ownership: Arc<Ownership>,
+    /// What the source tells of its resources.
+    tickets: SharedTickets,
 }
 
 impl Seam {
-    pub(super) fn new(handle: Handle, images: &[Arc<Image>]) -> Self {
-        let images = images.iter().filter(|image| !image.is_read_only()).cloned().collect();
-        Self { handle, images }
+    pub(super) fn new(handle: Handle, backends: &Backends, tickets: &SharedTickets) -> Self {
+        Self {
+            handle,
+            images: backends.images.clone(),
+            ownership: Arc::clone(&backends.ownership),
+            tickets: Arc::clone(tickets),
+        }
+    }
+
+    /// Source, before the first byte: makes the records say that this migration began, and tells them in the stream.
+    pub(super) fn begin(&self) -> Result<(), OwnershipError> {
+        let tickets = self.ownership.begin()?;
+        *self.tickets.lock().unwrap_or_else(PoisonError::into_inner) = Tickets::new(&tickets);
+        Ok(())
     }
 
     fn ask(&self, request: Request) -> vmstate::Result<()> {
         self.handle.ask(request).map_err(|refusal| vmstate::Error::new(ErrorKind::Rejected, refusal.0))
     }
 
-    fn unlock(&self, images: &[Arc<Image>]) -> Result<(), ImageError> {
-        images.iter().try_for_each(|image| image.unlock())
+    /// Writes all images back.
+    fn flush(&self) -> vmstate::Result<()> {
+        self.images.iter().try_for_each(|image| image.flush()).map_err(|error| {
+            let message = "a disk image could not be written back, so no other host would see what the guest wrote";
+            vmstate::Error::new(ErrorKind::Io, message).with_source(error)
+        })
+    }
+
+    /// Everything in which the resources here are not the source's, as sentences. A source that told nothing, as QEMU, is
+    /// taken at its word: then the locks alone decide.
+    fn foreign_resources(&self) -> Vec<String> {
+        let told = self.tickets.lock().unwrap_or_else(PoisonError::into_inner).told();
+        let wrong = told.map(|tickets| self.ownership.prove(&tickets).err().unwrap_or_default());
+        wrong.unwrap_or_default().iter().map(|mismatch| chain(mismatch)).collect()
     }
 }
 
 impl Machine for Seam {
+    /// Images are written back here, while a cancel is still possible, and not in [`release`](Machine::release).
     fn pause(&mut self) -> vmstate::Result<()> {
-        self.ask(Request::SwitchOver)
+        self.ask(Request::SwitchOver)?;
+        self.flush().inspect_err(|_| {
+            // The machine is at rest and nothing of it has changed, so it can go on.
+            let _ = self.ask(Request::GoOn);
+        })
+    }
+
+    fn rehearse(&mut self) -> vmstate::Result<Option<Duration>> {
+        self.flush()?;
+        let begun = Instant::now();
+        self.flush()?;
+        Ok(Some(begun.elapsed()))
+    }
+
+    fn introduced(&mut self) -> vmstate::Result<()> {
+        refuse(&[self.foreign_resources()].concat())
     }
 
     fn loaded(&mut self) -> vmstate::Result<()> {
+        refuse(&self.foreign_resources())?;
         self.ask(Request::Loaded)
     }
 
@@ -65,33 +112,27 @@ impl Machine for Seam {
     }
 
     fn release(&mut self) -> vmstate::Result<()> {
-        self.unlock(&self.images).map_err(|error| {
-            // Those that were unlocked are taken again; nobody was told that they were free.
-            let again = self.images.iter().try_for_each(|image| image.lock());
-            let message = match again {
-                Ok(()) => "a disk image could not be handed over",
-                Err(_) => "a disk image could be neither handed over nor kept",
-            };
-            vmstate::Error::new(ErrorKind::Rejected, message).with_source(error)
-        })
+        self.ownership.release().map_err(|error| failed("the guest's disks could not be given up", error))
     }
 
     fn claim(&mut self) -> vmstate::Result<Claim> {
-        if self.images.is_empty() {
-            return Ok(Claim::Undecidable);
-        }
-        for (index, image) in self.images.iter().enumerate() {
-            if let Err(error) = image.lock() {
-                let taken = self.images.get(..index).unwrap_or_default();
-                let _ = self.unlock(taken);
-                return match error {
-                    ImageError::InUse { .. } => Ok(Claim::Held),
-                    error => {
-                        Err(vmstate::Error::new(ErrorKind::Io, "a disk image could not be locked").with_source(error))
-                    }
-                };
-            }
-        }
-        Ok(Claim::Won)
+        self.ownership.claim().map_err(|error| failed("who has the guest's disks could not be found out", error))
+    }
+
+    fn advance(&mut self) -> vmstate::Result<()> {
+        let what = "that the guest runs here could not be recorded, so it must not run";
+        self.ownership.advance().map_err(|error| failed(what, error))
+    }
+}
+
+fn failed(what: &str, error: OwnershipError) -> vmstate::Error {
+    vmstate::Error::new(ErrorKind::Io, what).with_source(error)
+}
+
+/// One error of all `differences`, if there are any.
+fn refuse(differences: &[String]) -> vmstate::Result<()> {
+    match differences {
+        [] => Ok(()),
+        differences => Err(vmstate::Error::new(ErrorKind::Incompatible, differences.join("; "))),
     }
 }

@@ -1,7 +1,7 @@
 //! What can go wrong with a resource: each text names the file. The text of the source is not repeated in it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::record::RecordError;
 
@@ -52,4 +52,18 @@ pub enum OwnershipError {
     /// The system gives no random bytes.
     #[error("the system gives no random token for an ownership record")]
     Token(#[source] io::Error),
+}
+
+impl OwnershipError {
+    /// The file that the error is about.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Open { path, .. }
+            | Self::InUse { path }
+            | Self::Lock { path, .. }
+            | Self::Record { path, .. }
+            | Self::RecordIo { path, .. } => Some(path),
+            Self::Token(_) => None,
+        }
+    }
 }

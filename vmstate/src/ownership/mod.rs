@@ -27,7 +27,7 @@ mod resource;
 mod set;
 
 pub use error::OwnershipError;
-pub use proof::{Mismatch, Ticket};
+pub use proof::{Mismatch, Role, Ticket};
 pub use record::{RECORD_LEN, Record, RecordError};
 pub use resource::{ATTRIBUTE, Access, Resource};
 pub use set::{Claim, Ownership};

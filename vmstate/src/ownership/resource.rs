@@ -76,11 +76,6 @@ impl Resource {
         self.access
     }
 
-    /// True for a [`lease`](Self::lease).
-    pub fn is_lease(&self) -> bool {
-        self.place == Place::Content
-    }
-
     /// Size in bytes of an image, also of a block device; 0 for a lease.
     ///
     /// # Errors

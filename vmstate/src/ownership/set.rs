@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::OwnershipError;
-use super::proof::{Mismatch, Ticket, compare};
+use super::proof::{Mismatch, Role, Ticket, compare};
 use super::record::Record;
 use super::resource::{Access, Resource};
 
@@ -30,7 +30,7 @@ pub struct Ownership {
 
 #[derive(Debug)]
 struct Owned {
-    name: String,
+    role: Role,
     resource: Arc<Resource>,
     /// The record that [`Ownership::claim`] must find: the one that this side wrote last or was told. `None` if nothing is
     /// known, and then the lock alone decides.
@@ -38,16 +38,16 @@ struct Owned {
 }
 
 impl Ownership {
-    /// The set of `resources`, each with its place in the machine, as `disk 0`. Shared ones are locked at once, and stay
+    /// The set of `resources`, each with its role. Shared ones are locked at once, and stay
     /// locked until they are closed: a hand-over moves exclusive ones only.
     ///
     /// # Errors
     /// A shared one cannot be locked.
-    pub fn new(resources: impl IntoIterator<Item = (String, Arc<Resource>)>) -> Result<Self, OwnershipError> {
+    pub fn new(resources: impl IntoIterator<Item = (Role, Arc<Resource>)>) -> Result<Self, OwnershipError> {
         let mut exclusive = Vec::new();
-        for (name, resource) in resources {
+        for (role, resource) in resources {
             match resource.access() {
-                Access::Exclusive => exclusive.push(Owned { name, resource, known: None }),
+                Access::Exclusive => exclusive.push(Owned { role, resource, known: None }),
                 Access::Shared => resource.lock()?,
             }
         }
@@ -74,9 +74,8 @@ impl Ownership {
             let fresh = owned.resource.record()?.unwrap_or_default().with_fresh_token();
             owned.keep(fresh.map_err(OwnershipError::Token)?)?;
         }
-        let ticket = |owned: &Owned| {
-            Ok(Ticket { name: owned.name.clone(), bytes: owned.resource.bytes()?, record: owned.known })
-        };
+        let ticket =
+            |owned: &Owned| Ok(Ticket { role: owned.role, bytes: owned.resource.bytes()?, record: owned.known });
         exclusive.iter().map(ticket).collect()
     }
 
@@ -88,13 +87,13 @@ impl Ownership {
     /// Everything that is wrong.
     pub fn prove(&self, tickets: &[Ticket]) -> Result<(), Vec<Mismatch>> {
         let mut exclusive = self.exclusive();
-        let here: Vec<_> = exclusive.iter().map(|owned| (owned.name.as_str(), &*owned.resource)).collect();
+        let here: Vec<_> = exclusive.iter().map(|owned| (owned.role, &*owned.resource)).collect();
         let wrong = compare(&here, tickets);
         if !wrong.is_empty() {
             return Err(wrong);
         }
         for owned in exclusive.iter_mut() {
-            owned.known = tickets.iter().find(|ticket| ticket.name == owned.name).and_then(|ticket| ticket.record);
+            owned.known = tickets.iter().find(|ticket| ticket.role == owned.role).and_then(|ticket| ticket.record);
         }
         Ok(())
     }
@@ -154,7 +153,7 @@ impl Ownership {
     /// whole. Known once this side has written or proved them.
     pub fn is_provable(&self) -> bool {
         let exclusive = self.exclusive();
-        let mut leases = exclusive.iter().filter(|owned| owned.resource.is_lease());
+        let mut leases = exclusive.iter().filter(|owned| owned.role == Role::Lease);
         let all = !exclusive.is_empty() && exclusive.iter().all(|owned| owned.known.is_some());
         all || leases.any(|lease| lease.known.is_some())
     }
