@@ -1,5 +1,8 @@
 //! The tiny guest migrates between two machines, which are threads of this process; it checks its own memory as it goes.
 
+#[path = "migrate_tiny/ownership.rs"]
+mod ownership;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -35,6 +38,11 @@ struct Machine {
 
 impl Machine {
     fn start(dir: &Path, incoming: Option<&Address>) -> Self {
+        Self::with(dir, incoming, |_| ())
+    }
+
+    /// As [`start`](Self::start), with a configuration that `change` has changed.
+    fn with(dir: &Path, incoming: Option<&Address>, change: impl FnOnce(&mut Config)) -> Self {
         let kernel = dir.join("kernel");
         std::fs::write(&kernel, tiny::bzimage()).unwrap();
         let disk = dir.join("disk");
@@ -42,7 +50,7 @@ impl Machine {
             std::fs::write(&disk, [0; 4096]).unwrap();
         }
         let console = Console::default();
-        let config = Config {
+        let mut config = Config {
             kernel: incoming.is_none().then_some(kernel),
             initrd: None,
             append: tiny::command_line(PAGES, 0x800),
@@ -55,6 +63,7 @@ impl Machine {
             control: Some(PathBuf::new()),
             incoming: incoming.cloned(),
         };
+        change(&mut config);
         let vm = Vm::new(config, Box::new(console.clone())).unwrap();
         Self { handle: vm.handle(), console, thread: Some(std::thread::spawn(|| vm.run())) }
     }
