@@ -141,3 +141,18 @@ fn nobody_writes_to_a_read_only_disk_before_during_and_after_the_hand_over() {
     destination.quit();
     until(|| writer.resource().lock().is_ok(), || "the read-only disk is still locked".into());
 }
+
+/// A file of procfs cannot be synchronized (EINVAL), as a disk that fails.
+#[test]
+fn a_guest_whose_disk_cannot_be_written_back_stays() {
+    let Some(dir) = lab() else { return };
+    let (dir, address) = (dir.path(), door(dir.path(), "door"));
+    let disk = PathBuf::from("/proc/self/oom_score_adj");
+    let source = Machine::with(dir, None, |config| config.disks = writable(&[&disk]));
+    source.await_passes(1);
+    let destination = Machine::with(dir, Some(&address), |config| config.disks = writable(&[&disk]));
+    refused(&source, destination, dir);
+    let error = source.handle.migration().error.unwrap();
+    assert!(error.contains("could not be written back"), "{error}");
+    source.quit();
+}
