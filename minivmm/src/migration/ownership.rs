@@ -15,12 +15,12 @@ pub type SharedTickets = Arc<Mutex<Tickets>>;
 
 /// Section `minivmm/ownership`, version 1.
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
-#[vmstate(name = "minivmm/ownership", version = 1, early_setup, post_load = Self::note)]
+#[vmstate(name = "minivmm/ownership", version = 1, early_setup, needed = Self::is_told, post_load = Self::note)]
 pub struct Tickets {
     count: u32,
     #[vmstate(len = count, max = TICKETS_MAX)]
     entries: Vec<Entry>,
-    /// Set by a source before it sends, and by a load: other sources tell nothing.
+    /// Set by a source before it sends, and by a load. Else the section is not sent, and other sources have none.
     #[vmstate(skip)]
     told: bool,
 }
@@ -59,6 +59,10 @@ impl Tickets {
     /// What the source told; `None` if it told nothing, as QEMU.
     pub fn told(&self) -> Option<Vec<Ticket>> {
         self.told.then(|| self.entries.iter().map(Entry::ticket).collect())
+    }
+
+    fn is_told(&self) -> bool {
+        self.told
     }
 
     fn note(&mut self, _version: u32) -> Result<(), String> {
