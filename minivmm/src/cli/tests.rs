@@ -8,7 +8,7 @@ use crate::config::{Address, Config, Disk, Net, Serial};
 fn command(line: &[&str]) -> Result<Command, String> {
     let arguments = std::iter::once("minivmm").chain(line.iter().copied());
     match parse(arguments).map_err(|error| error.to_string())? {
-        Parsed::Command(command) => Ok(command),
+        Parsed::Command(command) => Ok(*command),
         Parsed::Text(text) => panic!("help in place of a command: {text}"),
     }
 }
