@@ -1,13 +1,20 @@
 //! A fault after every byte of a small migration, in both directions, of every kind: each time exactly one side runs
-//! the guest, with the right memory and devices.
+//! the guest, with the right memory and devices, and no pause lasts longer than its budget.
 
 mod pair;
+
+use std::time::Duration;
 
 use pair::run::{Outcome, Setup};
 use pair::world::{Fault, FaultKind, Side};
 use vmstate::migrate::SourcePhase;
 
 const BLOCKS: [(&str, u64); 2] = [("main.ram", 3), ("rom", 1)];
+
+/// Of a pause by default: four times the downtime limit of 300 ms.
+const BUDGET: Duration = Duration::from_millis(1200);
+/// Deadlines are looked at so often, at least.
+const LOOK: Duration = Duration::from_millis(25);
 
 /// Offsets that lie inside the one normal page.
 const PAGE: std::ops::Range<usize> = 300..4200;
@@ -36,7 +43,10 @@ fn lengths() -> (usize, usize, usize) {
 
 fn check(outcome: &Outcome, fault: Fault, committed: bool) {
     let Outcome { departure, arrival, source, destination, .. } = outcome;
-    let told = format!("{fault:?}: {:?} {:?}, destination {arrival:?}", departure.phase, departure.error);
+    let told = format!(
+        "{fault:?}: {:?} {:?}, destination {:?} {:?}",
+        departure.phase, departure.error, arrival.phase, arrival.error
+    );
     assert!(!(source.running && destination.running), "two guests: {told}");
     let source_died = outcome.world.is_dead(Side::Source);
     let destination_died = outcome.world.is_dead(Side::Destination);
@@ -44,27 +54,44 @@ fn check(outcome: &Outcome, fault: Fault, committed: bool) {
         assert_eq!(destination.running, committed, "a dead source's guest runs there once it was given away: {told}");
     } else if destination_died && departure.phase == SourcePhase::Completed {
         // It had said that it runs the guest, and took the guest with it.
-        assert!(!source.running && arrival.is_err(), "{told}");
+        assert!(!source.running && arrival.error.is_some(), "{told}");
     } else {
         assert!(source.running || destination.running, "no guest: {told}");
     }
     if destination.running {
-        assert!(arrival.is_ok(), "{told}");
+        assert!(arrival.error.is_none(), "{told}");
         assert_eq!(destination.guest.memory(), source.guest.memory(), "{told}");
         assert_eq!(outcome.destination_devices, outcome.source_devices, "{told}");
     } else {
-        assert!(arrival.is_err(), "{told}");
+        assert!(arrival.error.is_some(), "{told}");
     }
     if !source_died {
         assert_eq!(source.running, matches!(departure.phase, SourcePhase::Failed), "{told}");
     }
     assert!(!source.guest.is_logging(), "the log was left on: {told}");
+    if let Some(pause) = source.pause_lasted {
+        // The wait for the destination's last word, and for its lock.
+        let commit = if source.released { BUDGET + Duration::from_secs(5) } else { Duration::ZERO };
+        assert!(pause <= BUDGET + commit + LOOK, "paused for {pause:?}: {told}");
+    }
 }
 
 fn every_byte(sender: Side, kind: FaultKind) {
+    every_byte_of(sender, kind, 1, setup);
+}
+
+/// The socket buffers hold so little that a side which sends has to wait for one that does not read.
+fn cramped(fault: Option<Fault>) -> Setup {
+    let setup = setup(fault);
+    setup.world.set_buffer(64);
+    setup
+}
+
+/// After each `step`th byte only.
+fn every_byte_of(sender: Side, kind: FaultKind, step: usize, setup: fn(Option<Fault>) -> Setup) {
     let (forward, to_commit, back) = lengths();
     let length = if sender == Side::Source { forward } else { back };
-    for after in 0..=length {
+    for after in (0..=length).step_by(step) {
         // Inside the one normal page a closed wire is as good as any fault, but for time.
         if sender == Side::Source && kind != FaultKind::HalfClose && PAGE.contains(&after) {
             continue;
@@ -98,6 +125,29 @@ fn source_dies_while_sending() {
 #[test]
 fn destination_dies_while_receiving() {
     every_byte(Side::Source, FaultKind::ReceiverDies);
+}
+
+/// What is in the socket buffers stays there, and nobody is told.
+#[test]
+fn stream_stalled() {
+    every_byte_of(Side::Source, FaultKind::Slows(0), 1, cramped);
+}
+
+/// Bytes keep coming, so that no wait for the next one is long.
+#[test]
+fn stream_trickles() {
+    every_byte_of(Side::Source, FaultKind::Slows(100), 5, cramped);
+    every_byte_of(Side::Source, FaultKind::Slows(1000), 2, setup);
+}
+
+#[test]
+fn answers_stalled() {
+    every_byte_of(Side::Destination, FaultKind::Slows(0), 1, cramped);
+}
+
+#[test]
+fn answers_trickle() {
+    every_byte(Side::Destination, FaultKind::Slows(1));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use vmstate::ErrorKind;
@@ -64,11 +64,18 @@ impl Seam {
         self.handle.ask(request).map_err(|refusal| vmstate::Error::new(ErrorKind::Rejected, refusal.0))
     }
 
-    /// Writes all images back.
-    fn flush(&self) -> vmstate::Result<()> {
-        self.images.iter().try_for_each(|image| image.flush()).map_err(|error| {
-            let message = "a disk image could not be written back, so no other host would see what the guest wrote";
-            vmstate::Error::new(ErrorKind::Io, message).with_source(error)
+    /// Writes all images back, or gives up in time: a disk that hangs must not keep the guest paused.
+    fn flush_within(&self, time: Duration) -> vmstate::Result<()> {
+        let images = self.images.clone();
+        let (done, flushed) = mpsc::channel();
+        // Nobody waits for a thread that is late; it ends with the disk's answer.
+        let begun = std::thread::Builder::new().name("write-back".into()).spawn(move || {
+            let _ = done.send(flush(&images));
+        });
+        begun.map_err(|error| failed("the host gives no thread to write disk images back", error))?;
+        flushed.recv_timeout(time).unwrap_or_else(|_| {
+            let message = format!("the disk images were not written back within {time:?}: the host's disk is too slow");
+            Err(vmstate::Error::new(ErrorKind::Io, message))
         })
     }
 
@@ -83,18 +90,19 @@ impl Seam {
 
 impl Machine for Seam {
     /// Images are written back here, while a cancel is still possible, and not in [`release`](Machine::release).
-    fn pause(&mut self) -> vmstate::Result<()> {
+    fn pause(&mut self, within: Duration) -> vmstate::Result<()> {
+        let begun = Instant::now();
         self.ask(Request::SwitchOver)?;
-        self.flush().inspect_err(|_| {
+        self.flush_within(within.saturating_sub(begun.elapsed())).inspect_err(|_| {
             // The machine is at rest and nothing of it has changed, so it can go on.
             let _ = self.ask(Request::GoOn);
         })
     }
 
     fn rehearse(&mut self) -> vmstate::Result<Option<Duration>> {
-        self.flush()?;
+        flush(&self.images)?;
         let begun = Instant::now();
-        self.flush()?;
+        flush(&self.images)?;
         Ok(Some(begun.elapsed()))
     }
 
@@ -125,7 +133,12 @@ impl Machine for Seam {
     }
 }
 
-fn failed(what: &str, error: OwnershipError) -> vmstate::Error {
+fn flush(images: &[Arc<Image>]) -> vmstate::Result<()> {
+    let what = "a disk image could not be written back, so no other host would see what the guest wrote";
+    images.iter().try_for_each(|image| image.flush()).map_err(|error| failed(what, error))
+}
+
+fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> vmstate::Error {
     vmstate::Error::new(ErrorKind::Io, what).with_source(error)
 }
 

@@ -42,6 +42,14 @@ fn refused(source: &Machine, mut destination: Machine, dir: &Path) -> String {
     why
 }
 
+/// As [`refused`], and before the first page.
+fn refused_at_once(source: &Machine, destination: Machine, dir: &Path) -> String {
+    let why = refused(source, destination, dir);
+    let info = source.handle.migration();
+    assert_eq!((info.normal_pages, info.zero_pages), (0, 0), "{info:?}");
+    why
+}
+
 #[test]
 fn a_copy_of_the_disk_is_refused_and_the_disk_itself_is_not() {
     let Some(dir) = lab() else { return };
@@ -53,16 +61,17 @@ fn a_copy_of_the_disk_is_refused_and_the_disk_itself_is_not() {
     std::fs::copy(&disk, &copy).unwrap();
     let start = |path: &PathBuf| Machine::with(dir, Some(&address), |config| config.disks = writable(&[path]));
 
-    let why = refused(&source, start(&copy), dir);
+    let why = refused_at_once(&source, start(&copy), dir);
     assert!(why.contains("copy) has no ownership record, the source's has"), "{why}");
     // The same with the record that the image had when it was copied.
     resource(&copy).write_record(&resource(&disk).record().unwrap().unwrap()).unwrap();
-    let why = refused(&source, start(&copy), dir);
+    let why = refused_at_once(&source, start(&copy), dir);
     assert!(why.contains("copy) is not the source's file but a copy or another one"), "{why}");
 
     let destination = start(&disk);
     assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
     destination.await_passes(2);
+    assert_eq!(generation(&disk), Some(2), "the hand-over was recorded, and none of the refused ones");
     source.quit();
     destination.quit();
 }
@@ -75,7 +84,7 @@ fn swapped_disks_are_named() {
     let source = Machine::with(dir, None, |config| config.disks = writable(&[&one, &two]));
     source.await_passes(1);
     let swapped = Machine::with(dir, Some(&address), |config| config.disks = writable(&[&two, &one]));
-    let why = refused(&source, swapped, dir);
+    let why = refused_at_once(&source, swapped, dir);
     for (here, path, there) in [(0, &two, 1), (1, &one, 0)] {
         let sentence = format!("disk {here} here ({}) is the source's disk {there}", path.display());
         assert!(why.contains(&sentence), "{why}");
@@ -95,9 +104,9 @@ fn a_lease_speaks_for_a_guest_without_disks() {
     };
     let source = machine(None, Some("lease"));
     source.await_passes(1);
-    let why = refused(&source, machine(Some(&address), Some("another")), dir);
+    let why = refused_at_once(&source, machine(Some(&address), Some("another")), dir);
     assert!(why.contains("the lease (") && why.contains("another) has no ownership record"), "{why}");
-    let why = refused(&source, machine(Some(&address), None), dir);
+    let why = refused_at_once(&source, machine(Some(&address), None), dir);
     assert!(why.contains("the source's guest owns the lease, this machine does not"), "{why}");
     let destination = machine(Some(&address), Some("lease"));
     assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
