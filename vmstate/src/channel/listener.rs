@@ -21,6 +21,8 @@ use super::socket::{SocketChannel, wait};
 const MAGIC: [u8; 4] = *b"QEVM";
 /// Connections that have not said anything yet, at most; the oldest goes when another comes.
 const CANDIDATES: usize = 16;
+/// Connections that have not been accepted yet, at most.
+const BACKLOG: i32 = 16;
 /// A connection that has not begun a stream after so long is dropped.
 const INTRODUCTION: Duration = Duration::from_secs(10);
 
@@ -46,7 +48,7 @@ impl Listener {
         let socket = Socket::from(OwnedFd::from(socket));
         socket.bind(&SockAddr::unix(&path)?)?;
         let listener = Self { socket, path: Some(path) };
-        listener.socket.listen(CANDIDATES as i32)?;
+        listener.socket.listen(BACKLOG)?;
         listener.socket.set_nonblocking(true)?;
         Ok(listener)
     }
