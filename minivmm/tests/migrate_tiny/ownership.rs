@@ -34,6 +34,8 @@ fn generation(path: &Path) -> Option<u64> {
 /// Migrates from `source` to `destination`, which refuses and ends: why. The guest goes on at the source.
 fn refused(source: &Machine, mut destination: Machine, dir: &Path) -> String {
     assert_eq!(source.migrate(&door(dir, "door")), MigrationStatus::Failed, "{:?}", source.handle.migration());
+    let ended = || destination.thread.as_ref().is_some_and(|thread| thread.is_finished());
+    until(ended, || format!("the destination goes on: {:?}", source.handle.migration()));
     let End::Failed(why) = destination.thread.take().unwrap().join().unwrap() else { panic!("it did not fail") };
     assert!(why.contains("the guest did not run here"), "{why}");
     assert_eq!(destination.passes(), 0);
