@@ -79,7 +79,7 @@ fn a_guest_moves_to_the_destination_and_the_source_finds_out() {
     let tickets = source.begin().unwrap();
     assert_eq!((tickets.len(), tickets[0].role, tickets[0].bytes), (1, Role::Disk(0), 4096));
     let destination = guest(&[&disk]);
-    destination.prove(&tickets).unwrap();
+    destination.prove(Some(&tickets)).unwrap();
     assert_eq!(destination.claim().unwrap(), Claim::Held, "the source has not let go");
     source.release().unwrap();
     assert_eq!(destination.claim().unwrap(), Claim::Won);
@@ -98,7 +98,7 @@ fn a_destination_that_never_ran_leaves_the_guest_to_the_source_and_comes_too_lat
     let disk = image(&folder, "disk", 4096);
     let source = booted(&[&disk]);
     let destination = guest(&[&disk]);
-    destination.prove(&source.begin().unwrap()).unwrap();
+    destination.prove(Some(&source.begin().unwrap())).unwrap();
     source.release().unwrap();
     // Here the destination was killed after it took the lock, and another one has all that it knew.
     assert_eq!(source.claim().unwrap(), Claim::Won);
@@ -114,7 +114,7 @@ fn a_boot_in_between_makes_both_sides_stale() {
     let disk = image(&folder, "disk", 4096);
     let source = booted(&[&disk]);
     let destination = guest(&[&disk]);
-    destination.prove(&source.begin().unwrap()).unwrap();
+    destination.prove(Some(&source.begin().unwrap())).unwrap();
     source.release().unwrap();
     let third = booted(&[&disk]);
     assert_eq!((source.claim().unwrap(), destination.claim().unwrap()), (Claim::Held, Claim::Held));
@@ -162,14 +162,14 @@ fn copies_are_refused() {
     let later = copy(&disk, "later");
     let plain = image(&folder, "plain", 4096);
     assert_eq!(attribute(&later), attribute(&disk), "the copy has the record");
-    let refused = |path: &Path| only(guest(&[path]).prove(&tickets));
+    let refused = |path: &Path| only(guest(&[path]).prove(Some(&tickets)));
     assert!(matches!(refused(&earlier), Mismatch::Other { .. }), "made before the token");
     assert!(matches!(refused(&later), Mismatch::NotHeld { .. }), "its lock is free");
     assert!(matches!(refused(&plain), Mismatch::NoRecord { .. }));
     let reader = open(&later, Access::Shared);
     reader.lock().unwrap();
     assert!(matches!(refused(&later), Mismatch::NotHeld { .. }), "a reader's lock is not the source's");
-    guest(&[&disk]).prove(&tickets).unwrap();
+    guest(&[&disk]).prove(Some(&tickets)).unwrap();
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn everything_that_differs_is_named() {
     let source = booted(&[&first, &second]);
     let tickets = source.begin().unwrap();
     let texts = |disks: &[&Path]| -> Vec<String> {
-        guest(disks).prove(&tickets).unwrap_err().iter().map(ToString::to_string).collect()
+        guest(disks).prove(Some(&tickets)).unwrap_err().iter().map(ToString::to_string).collect()
     };
     let (one, two) = (first.display(), second.display());
     assert_eq!(
@@ -192,10 +192,10 @@ fn everything_that_differs_is_named() {
     let missing = texts(&[&second]);
     assert!(missing[0].starts_with("the source's guest owns disk 1, this machine does not"), "{missing:?}");
     assert!(missing[1].contains("is the source's disk 1"), "{missing:?}");
-    let extra = only(guest(&[&first, &second, &image(&folder, "third", 512)]).prove(&tickets));
+    let extra = only(guest(&[&first, &second, &image(&folder, "third", 512)]).prove(Some(&tickets)));
     assert!(matches!(extra, Mismatch::Extra { role: Role::Disk(2) }));
     source.advance().unwrap();
-    let moved = guest(&[&first, &second]).prove(&tickets).unwrap_err();
+    let moved = guest(&[&first, &second]).prove(Some(&tickets)).unwrap_err();
     assert!(moved.iter().all(|wrong| matches!(wrong, Mismatch::MovedOn { .. })) && moved.len() == 2, "{moved:?}");
 }
 
@@ -206,7 +206,7 @@ fn another_size_is_refused_although_the_record_is_the_same() {
     let source = booted(&[&disk]);
     let tickets = source.begin().unwrap();
     File::options().write(true).open(&disk).unwrap().set_len(8192).unwrap();
-    let wrong = only(guest(&[&disk]).prove(&tickets));
+    let wrong = only(guest(&[&disk]).prove(Some(&tickets)));
     assert!(matches!(wrong, Mismatch::Size { here: 8192, there: 4096, .. }), "{wrong}");
 }
 
@@ -225,7 +225,7 @@ fn shared_resources_stay_locked_throughout() {
     let (destination, at_destination) = set(&folder);
     let tickets = source.begin().unwrap();
     assert_eq!(tickets.len(), 1, "only what is written moves");
-    destination.prove(&tickets).unwrap();
+    destination.prove(Some(&tickets)).unwrap();
     source.release().unwrap();
     assert!(writer.lock().is_err(), "both read");
     assert_eq!(destination.claim().unwrap(), Claim::Won);
@@ -254,7 +254,7 @@ fn a_lease_is_a_record_with_a_lock_on_any_file_system() {
             (36, &b"VMOWNER\0\0\0\0\x01"[..], &1u64.to_be_bytes()[..])
         );
         let destination = with_lease(&path);
-        destination.prove(&source.begin().unwrap()).unwrap();
+        destination.prove(Some(&source.begin().unwrap())).unwrap();
         assert!(source.is_provable());
         source.release().unwrap();
         assert_eq!(destination.claim().unwrap(), Claim::Won);
@@ -291,7 +291,7 @@ fn without_a_place_for_a_record_the_lock_alone_decides() {
     let tickets = source.begin().unwrap();
     assert_eq!(tickets[0].record, None);
     let destination = guest(&[path]);
-    destination.prove(&tickets).unwrap();
+    destination.prove(Some(&tickets)).unwrap();
     assert!(!source.is_provable() && !destination.is_provable());
     assert_eq!(destination.claim().unwrap(), Claim::Held);
     source.release().unwrap();
@@ -302,7 +302,10 @@ fn without_a_place_for_a_record_the_lock_alone_decides() {
     assert_eq!(source.claim().unwrap(), Claim::Won, "nothing tells that the guest ran there");
     let unlocked = guest(&[path]);
     source.release().unwrap();
-    assert!(matches!(only(unlocked.prove(&tickets)), Mismatch::NotHeld { .. }), "a free lock is noticed all the same");
+    assert!(
+        matches!(only(unlocked.prove(Some(&tickets))), Mismatch::NotHeld { .. }),
+        "a free lock is noticed all the same"
+    );
 }
 
 #[test]
@@ -320,11 +323,24 @@ fn a_lease_speaks_for_images_that_have_no_record() {
 }
 
 #[test]
+fn a_source_that_tells_nothing_is_not_compared_with_an_earlier_one() {
+    let folder = folder();
+    let disk = image(&folder, "disk", 512);
+    let source = booted(&[&disk]);
+    let destination = guest(&[&disk]);
+    destination.prove(Some(&source.begin().unwrap())).unwrap();
+    drop(source);
+    drop(booted(&[&disk]));
+    destination.prove(None).unwrap();
+    assert_eq!(destination.claim().unwrap(), Claim::Won);
+}
+
+#[test]
 fn without_a_resource_nothing_can_be_decided() {
     let nothing = guest(&[]);
     nothing.take().unwrap();
     assert_eq!(nothing.begin().unwrap(), []);
-    nothing.prove(&[]).unwrap();
+    nothing.prove(Some(&[])).unwrap();
     nothing.release().unwrap();
     assert_eq!(nothing.claim().unwrap(), Claim::Undecidable);
     nothing.advance().unwrap();

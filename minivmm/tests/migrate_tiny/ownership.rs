@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use minivmm::config::Disk;
 use minivmm::devices::virtio::blk::Image;
-use minivmm::vm::{End, MigrationStatus, RunState};
+use minivmm::vm::{MigrationStatus, Request, RunState};
 use vmstate::ownership::{Access, Record, Resource};
 
-use super::{Machine, PATIENCE, door, lab, until};
+use crate::machine::{Machine, PATIENCE, door, lab, until};
 
 fn image(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
@@ -31,24 +31,20 @@ fn generation(path: &Path) -> Option<u64> {
     resource(path).record().unwrap().map(|record: Record| record.generation)
 }
 
-/// Migrates from `source` to `destination`, which refuses and ends: why. The guest goes on at the source.
-fn refused(source: &Machine, mut destination: Machine, dir: &Path) -> String {
+/// Migrates from `source` to `destination`, which refuses before the first page and waits for another: why. The guest goes on
+/// at the source.
+fn refused(source: &Machine, destination: Machine, dir: &Path) -> String {
     assert_eq!(source.migrate(&door(dir, "door")), MigrationStatus::Failed, "{:?}", source.handle.migration());
-    let ended = || destination.thread.as_ref().is_some_and(|thread| thread.is_finished());
-    until(ended, || format!("the destination goes on: {:?}", source.handle.migration()));
-    let End::Failed(why) = destination.thread.take().unwrap().join().unwrap() else { panic!("it did not fail") };
-    assert!(why.contains("the guest did not run here"), "{why}");
-    assert_eq!(destination.passes(), 0);
+    let info = source.handle.migration();
+    assert_eq!((info.figures.normal_pages, info.figures.zero_pages), (0, 0), "{info:?}");
+    let error = || destination.handle.migration().error;
+    until(|| error().is_some(), || format!("{:?}", destination.handle.migration()));
+    let why = error().unwrap();
+    assert!(why.starts_with("a source was turned away: "), "{why}");
+    assert_eq!((destination.handle.run_state(), destination.passes()), (RunState::InMigrate, 0));
+    destination.quit();
     assert_eq!(source.handle.run_state(), RunState::Running);
     source.await_passes(2);
-    why
-}
-
-/// As [`refused`], and before the first page.
-fn refused_at_once(source: &Machine, destination: Machine, dir: &Path) -> String {
-    let why = refused(source, destination, dir);
-    let info = source.handle.migration();
-    assert_eq!((info.normal_pages, info.zero_pages), (0, 0), "{info:?}");
     why
 }
 
@@ -61,21 +57,23 @@ fn a_copy_of_the_disk_is_refused_and_the_disk_itself_is_not() {
     assert_eq!(generation(&disk), Some(1), "the boot was recorded");
     let copy = dir.join("copy");
     std::fs::copy(&disk, &copy).unwrap();
-    let start = |path: &PathBuf| Machine::with(dir, Some(&address), |config| config.disks = writable(&[path]));
+    let start = |path: &PathBuf| Machine::start_with(dir, Some(&address), writable(&[path]));
 
-    let why = refused_at_once(&source, start(&copy), dir);
+    let why = refused(&source, start(&copy), dir);
     assert!(why.contains("copy) has no ownership record, the source's has"), "{why}");
     // The same with the record that the image had when it was copied.
     resource(&copy).write_record(&resource(&disk).record().unwrap().unwrap()).unwrap();
-    let why = refused_at_once(&source, start(&copy), dir);
+    let why = refused(&source, start(&copy), dir);
     assert!(why.contains("copy) is not the source's file but a copy or another one"), "{why}");
 
     let destination = start(&disk);
     assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
     destination.await_passes(2);
     assert_eq!(generation(&disk), Some(2), "the hand-over was recorded, and none of the refused ones");
-    source.quit();
     destination.quit();
+    let refusal = source.handle.ask(Request::Cont).unwrap_err().0;
+    assert!(refusal.contains("the guest has run elsewhere since"), "the disk is free, and has moved on: {refusal}");
+    source.quit();
 }
 
 #[test]
@@ -83,10 +81,10 @@ fn swapped_disks_are_named() {
     let Some(dir) = lab() else { return };
     let (dir, address) = (dir.path(), door(dir.path(), "door"));
     let (one, two) = (image(dir, "one"), image(dir, "two"));
-    let source = Machine::with(dir, None, |config| config.disks = writable(&[&one, &two]));
+    let source = Machine::start_with(dir, None, writable(&[&one, &two]));
     source.await_passes(1);
-    let swapped = Machine::with(dir, Some(&address), |config| config.disks = writable(&[&two, &one]));
-    let why = refused_at_once(&source, swapped, dir);
+    let swapped = Machine::start_with(dir, Some(&address), writable(&[&two, &one]));
+    let why = refused(&source, swapped, dir);
     for (here, path, there) in [(0, &two, 1), (1, &one, 0)] {
         let sentence = format!("disk {here} here ({}) is the source's disk {there}", path.display());
         assert!(why.contains(&sentence), "{why}");
@@ -99,16 +97,13 @@ fn a_lease_speaks_for_a_guest_without_disks() {
     let Some(dir) = lab() else { return };
     let (dir, address) = (dir.path(), door(dir.path(), "door"));
     let machine = |incoming, lease: Option<&str>| {
-        Machine::with(dir, incoming, |config| {
-            config.disks.clear();
-            config.lease = lease.map(|name| dir.join(name));
-        })
+        Machine::start_leased(dir, incoming, Vec::new(), lease.map(|name| dir.join(name)))
     };
     let source = machine(None, Some("lease"));
     source.await_passes(1);
-    let why = refused_at_once(&source, machine(Some(&address), Some("another")), dir);
+    let why = refused(&source, machine(Some(&address), Some("another")), dir);
     assert!(why.contains("the lease (") && why.contains("another) has no ownership record"), "{why}");
-    let why = refused_at_once(&source, machine(Some(&address), None), dir);
+    let why = refused(&source, machine(Some(&address), None), dir);
     assert!(why.contains("the source's guest owns the lease, this machine does not"), "{why}");
     let destination = machine(Some(&address), Some("lease"));
     assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
@@ -121,11 +116,10 @@ fn a_lease_speaks_for_a_guest_without_disks() {
 fn nobody_writes_to_a_read_only_disk_before_during_and_after_the_hand_over() {
     let Some(dir) = lab() else { return };
     let (dir, address) = (dir.path(), door(dir.path(), "door"));
-    let read_only = image(dir, "read-only");
+    let (disk, read_only) = (image(dir, "disk"), image(dir, "read-only"));
     let with = |incoming| {
-        Machine::with(dir, incoming, |config| {
-            config.disks.push(Disk { path: read_only.clone(), read_only: true });
-        })
+        let disks = [writable(&[&disk]), vec![Disk { path: read_only.clone(), read_only: true }]];
+        Machine::start_with(dir, incoming, disks.concat())
     };
     let writer = Image::open(&read_only, false).unwrap();
     let source = with(None);
@@ -159,11 +153,14 @@ fn a_guest_whose_disk_cannot_be_written_back_stays() {
     let Some(dir) = lab() else { return };
     let (dir, address) = (dir.path(), door(dir.path(), "door"));
     let disk = PathBuf::from("/proc/self/oom_score_adj");
-    let source = Machine::with(dir, None, |config| config.disks = writable(&[&disk]));
+    let source = Machine::start_with(dir, None, writable(&[&disk]));
     source.await_passes(1);
-    let destination = Machine::with(dir, Some(&address), |config| config.disks = writable(&[&disk]));
-    refused(&source, destination, dir);
+    let destination = Machine::start_with(dir, Some(&address), writable(&[&disk]));
+    assert_eq!(source.migrate(&address), MigrationStatus::Failed, "{:?}", source.handle.migration());
     let error = source.handle.migration().error.unwrap();
     assert!(error.contains("could not be written back"), "{error}");
+    assert_eq!((source.handle.run_state(), destination.passes()), (RunState::Running, 0));
+    source.await_passes(2);
     source.quit();
+    destination.quit();
 }

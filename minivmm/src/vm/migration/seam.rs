@@ -1,7 +1,5 @@
 //! The machine as the migration engine sees it: the driver changes the run state, the ownership of disks says who may run.
 
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -13,29 +11,12 @@ use crate::devices::virtio::blk::Image;
 use crate::error::chain;
 use crate::migration::ownership::{SharedTickets, Tickets};
 use crate::vm::backends::Backends;
-use crate::vm::handle::{Handle, Request};
-
-/// Runs `work` on the migration thread, and tells the driver how it ended, even if it panicked.
-///
-/// # Errors
-/// The host gives no thread.
-pub(super) fn spawn<T: 'static>(
-    handle: Handle,
-    work: impl FnOnce() -> T + Send + 'static,
-    panicked: fn(String) -> T,
-    tell: fn(T) -> Request,
-) -> io::Result<()> {
-    let thread = std::thread::Builder::new().name("migration".into());
-    thread.spawn(move || {
-        let end = catch_unwind(AssertUnwindSafe(work));
-        handle.tell(tell(end.unwrap_or_else(|_| panicked("the migration thread panicked".into()))));
-    })?;
-    Ok(())
-}
+use crate::vm::handle::Handle;
+use crate::vm::request::EngineRequest;
 
 /// Either side of a migration.
 #[derive(Debug)]
-pub(super) struct Seam {
+pub(in crate::vm) struct Seam {
     handle: Handle,
     images: Vec<Arc<Image>>,
     ownership: Arc<Ownership>,
@@ -60,7 +41,7 @@ impl Seam {
         Ok(())
     }
 
-    fn ask(&self, request: Request) -> vmstate::Result<()> {
+    fn ask(&self, request: EngineRequest) -> vmstate::Result<()> {
         self.handle.ask(request).map_err(|refusal| vmstate::Error::new(ErrorKind::Rejected, refusal.0))
     }
 
@@ -79,12 +60,16 @@ impl Seam {
         })
     }
 
-    /// Everything in which the resources here are not the source's, as sentences. A source that told nothing, as QEMU, is
-    /// taken at its word: then the locks alone decide.
+    /// Destination, before a source comes: what another one told is forgotten.
+    pub(super) fn await_source(&self) {
+        *self.tickets.lock().unwrap_or_else(PoisonError::into_inner) = Tickets::default();
+    }
+
+    /// Everything in which the resources here are not the source's, as sentences.
     fn foreign_resources(&self) -> Vec<String> {
         let told = self.tickets.lock().unwrap_or_else(PoisonError::into_inner).told();
-        let wrong = told.map(|tickets| self.ownership.prove(&tickets).err().unwrap_or_default());
-        wrong.unwrap_or_default().iter().map(|mismatch| chain(mismatch)).collect()
+        let wrong = self.ownership.prove(told.as_deref()).err().unwrap_or_default();
+        wrong.iter().map(|mismatch| chain(mismatch)).collect()
     }
 }
 
@@ -92,10 +77,10 @@ impl Machine for Seam {
     /// Images are written back here, while a cancel is still possible, and not in [`release`](Machine::release).
     fn pause(&mut self, within: Duration) -> vmstate::Result<()> {
         let begun = Instant::now();
-        self.ask(Request::SwitchOver)?;
+        self.ask(EngineRequest::Pause(within))?;
         self.flush_within(within.saturating_sub(begun.elapsed())).inspect_err(|_| {
             // The machine is at rest and nothing of it has changed, so it can go on.
-            let _ = self.ask(Request::GoOn);
+            let _ = self.ask(EngineRequest::Resume);
         })
     }
 
@@ -112,11 +97,11 @@ impl Machine for Seam {
 
     fn loaded(&mut self) -> vmstate::Result<()> {
         refuse(&self.foreign_resources())?;
-        self.ask(Request::Loaded)
+        self.ask(EngineRequest::Loaded)
     }
 
     fn resume(&mut self) -> vmstate::Result<()> {
-        self.ask(Request::GoOn)
+        self.ask(EngineRequest::Resume)
     }
 
     fn release(&mut self) -> vmstate::Result<()> {

@@ -1,0 +1,8 @@
+//! The tiny guest migrates between two machines, which are threads of this process; it checks its own memory as it goes.
+
+mod ends;
+mod machine;
+mod moves;
+mod ownership;
+mod proxy;
+mod requests;
