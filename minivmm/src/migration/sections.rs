@@ -8,6 +8,7 @@ use vmstate::section::Sections;
 
 use super::global::{GlobalState, Timer};
 use super::ownership::SharedTickets;
+use super::preflight::Preflight;
 use super::view::View;
 use crate::kvm::state::HypervisorState;
 
@@ -23,12 +24,19 @@ pub struct MachineState {
     pub timer: Timer,
     /// Section `globalstate`.
     pub global: GlobalState,
+    /// Section `minivmm/preflight`.
+    pub preflight: Preflight,
 }
 
 impl MachineState {
     /// Room for the state of a machine with so many vCPUs.
     pub fn new(vcpus: usize) -> Self {
-        Self { hypervisor: HypervisorState::new(vcpus), timer: Timer::default(), global: GlobalState::new("paused") }
+        Self {
+            hypervisor: HypervisorState::new(vcpus),
+            timer: Timer::default(),
+            global: GlobalState::new("paused"),
+            preflight: Preflight::default(),
+        }
     }
 }
 
@@ -59,6 +67,9 @@ impl Parts {
     pub fn sections(&self) -> vmstate::Result<Sections<'static>> {
         let state = &self.state;
         let mut sections = Sections::new();
+        let preflight = View::new(state, |state: &mut MachineState| &mut state.preflight);
+        sections.register("minivmm/preflight", 0, preflight)?.optional();
+        sections.register("minivmm/ownership", 0, Arc::clone(&self.tickets))?.optional();
         sections.register("timer", 0, View::new(state, |state: &mut MachineState| &mut state.timer))?;
         for vcpu in 0..self.vcpus {
             let instance = vcpu as u32;
@@ -86,7 +97,6 @@ impl Parts {
             let extra = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].extra);
             sections.register("minivmm/vcpu", vcpu as u32, extra)?.optional();
         }
-        sections.register("minivmm/ownership", 0, Arc::clone(&self.tickets))?.optional();
         Ok(sections)
     }
 }

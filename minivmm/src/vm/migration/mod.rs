@@ -4,6 +4,7 @@
 mod after;
 mod ended;
 pub(super) mod incoming;
+mod introduction;
 mod outgoing;
 mod seam;
 pub(super) mod status;
@@ -21,10 +22,12 @@ use self::outgoing::Departure;
 pub(super) use self::seam::Seam;
 use crate::config::Address;
 use crate::error::chain;
+use crate::kvm::state::HypervisorState;
 use crate::migration::global::{GlobalState, Timer};
 use crate::migration::ownership::SharedTickets;
+use crate::migration::preflight::Preflight;
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
-use crate::migration::sections::{MachineState, Parts};
+use crate::migration::sections::Parts;
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::request::{AnyRequest, DeviceRequest, ParameterChange, Refusal, Request};
 use crate::vm::state::RunState;
@@ -73,6 +76,7 @@ impl Vm {
         self.shared.parameters().apply(&control);
         let setup = Phase::Source(SourcePhase::Setup);
         self.shared.begin_migration(setup, &control);
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).preflight = Preflight::new(self.facts());
         let parts = self.parts();
         let departure = Departure {
             address,
@@ -138,7 +142,10 @@ impl Vm {
                 return Err(refusal);
             }
         };
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        let (hypervisor, timer, global) = state;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.hypervisor, state.timer, state.global) = (hypervisor, timer, global);
+        drop(state);
         if let Some(outgoing) = &mut self.outgoing {
             outgoing.before = before;
         }
@@ -147,7 +154,7 @@ impl Vm {
     }
 
     /// What of the machine, which stands, is in the kernel; it goes on as in state `before`.
-    fn read_state(&mut self, before: RunState) -> Result<MachineState, Refusal> {
+    fn read_state(&mut self, before: RunState) -> Result<(HypervisorState, Timer, GlobalState), Refusal> {
         // Its effect is not in the state that would be saved now.
         if self.queue.has_device_request() {
             return Err(Refusal("the guest reset, powered off or failed just before it was to be handed over".into()));
@@ -155,13 +162,18 @@ impl Vm {
         let hypervisor = self.machine.read_state().map_err(|error| Refusal(chain(&error)))?;
         let tsc = hypervisor.vcpus.first().map_or(0, |vcpu| vcpu.cpu.tsc);
         let timer = Timer::at(hypervisor.clock.clock, tsc);
-        Ok(MachineState { hypervisor, timer, global: GlobalState::new(before.as_str()) })
+        Ok((hypervisor, timer, GlobalState::new(before.as_str())))
     }
 
     /// Destination: writes the state that belongs into the kernel. The guest has not run.
     pub(super) fn write_state(&self) -> Result<(), Refusal> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.machine.write_state(&state.hypervisor).map_err(|error| Refusal(chain(&error)))
+        let introduced = state.preflight.arrived().map(|(_, introduced)| introduced);
+        let elapsed = self.machine.write_state(&state.hypervisor, introduced);
+        if let Some(warning) = elapsed.map_err(|error| Refusal(chain(&error)))?.warning() {
+            eprintln!("minivmm: {warning}");
+        }
+        Ok(())
     }
 
     /// Source: the guest goes on here as before. Destination: it goes on as it was at the source, or stands if a stop
@@ -187,7 +199,7 @@ impl Vm {
         let parts = self.parts();
         let reception = Reception {
             listener,
-            seam: Seam::new(self.handle.clone(), &self.backends, &parts.tickets),
+            seam: Seam::new(self.handle.clone(), &self.backends, &parts.tickets).expecting(self.introduction()),
             parts,
             ram: MachineRam::new(self.ram.clone()),
             control: control.clone(),

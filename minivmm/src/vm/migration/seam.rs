@@ -7,6 +7,7 @@ use vmstate::ErrorKind;
 use vmstate::migrate::{Claim, Machine};
 use vmstate::ownership::{Ownership, OwnershipError};
 
+use super::introduction::Introduction;
 use crate::devices::virtio::blk::Image;
 use crate::error::chain;
 use crate::migration::ownership::{SharedTickets, Tickets};
@@ -22,6 +23,8 @@ pub(in crate::vm) struct Seam {
     ownership: Arc<Ownership>,
     /// What the source tells of its resources.
     tickets: SharedTickets,
+    /// At a destination.
+    introduction: Option<Box<Introduction>>,
 }
 
 impl Seam {
@@ -31,7 +34,14 @@ impl Seam {
             images: backends.images.clone(),
             ownership: Arc::clone(&backends.ownership),
             tickets: Arc::clone(tickets),
+            introduction: None,
         }
+    }
+
+    /// At a destination, which compares itself with the source.
+    pub(super) fn expecting(mut self, introduction: Introduction) -> Self {
+        self.introduction = Some(Box::new(introduction));
+        self
     }
 
     /// Source, before the first byte: makes the records say that this migration began, and tells them in the stream.
@@ -92,7 +102,11 @@ impl Machine for Seam {
     }
 
     fn introduced(&mut self) -> vmstate::Result<()> {
-        refuse(&[self.foreign_resources()].concat())
+        let differences = self.introduction.iter().flat_map(|introduction| introduction.differences());
+        let mut differences: Vec<_> = differences.map(|difference| difference.to_string()).collect();
+        differences.extend(self.foreign_resources());
+        refuse(&differences)?;
+        self.ask(EngineRequest::Introduced)
     }
 
     fn loaded(&mut self) -> vmstate::Result<()> {
@@ -131,6 +145,9 @@ fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> 
 fn refuse(differences: &[String]) -> vmstate::Result<()> {
     match differences {
         [] => Ok(()),
-        differences => Err(vmstate::Error::new(ErrorKind::Incompatible, differences.join("; "))),
+        differences => {
+            let message = format!("the guest cannot go on in this machine: {}", differences.join("; "));
+            Err(vmstate::Error::new(ErrorKind::Rejected, message))
+        }
     }
 }
