@@ -49,7 +49,8 @@ pub struct SourceOptions {
     /// After a commit that the destination did not confirm: how long to wait for exclusive resources that another process
     /// still holds.
     pub patience: Duration,
-    /// Expected time to pause the guest and to save and load its devices; part of the expected downtime.
+    /// Part of the expected downtime that nobody measures ahead: the load at the destination above all. What
+    /// [`Machine::rehearse`] measures comes on top of it.
     pub switch_over_cost: Duration,
     /// Gives up after so many rounds.
     pub max_rounds: Option<u32>,
