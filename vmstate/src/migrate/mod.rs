@@ -39,14 +39,16 @@ pub trait Machine {
     fn pause(&mut self, within: Duration) -> Result<()>;
 
     /// Source, after each round, while the guest runs: does ahead of time what the pause would have to wait for
-    /// (writes disk images back), and returns how long the pause will take for stopping, saving and letting go, as
-    /// measured just now. `None`: nothing was measured, and [`SourceOptions::switch_over_cost`] holds alone.
+    /// (writes disk images back), and returns how long the pause will take for stopping, saving, letting go, loading and
+    /// starting, as far as this side can measure it. `None`: nothing was measured, and
+    /// [`SourceOptions::switch_over_cost`] holds alone. Returns soon once `go_on` says false: the migration was cancelled.
     ///
     /// # Errors
     /// What cannot be done now and so not in the pause either; the migration fails.
     ///
     /// [`SourceOptions::switch_over_cost`]: source::SourceOptions::switch_over_cost
-    fn rehearse(&mut self) -> Result<Option<Duration>> {
+    fn rehearse(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<Duration>> {
+        let _ = go_on;
         Ok(None)
     }
 

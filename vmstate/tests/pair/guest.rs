@@ -286,7 +286,7 @@ impl Machine for Vm {
         Ok(())
     }
 
-    fn rehearse(&mut self) -> Result<Option<Duration>> {
+    fn rehearse(&mut self, _go_on: &dyn Fn() -> bool) -> Result<Option<Duration>> {
         Ok(Some(self.pause_takes))
     }
 

@@ -8,6 +8,7 @@ mod introduction;
 mod outgoing;
 mod seam;
 pub(super) mod status;
+mod write_back;
 
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
@@ -51,6 +52,9 @@ pub(super) struct Incoming {
     /// The guest was stopped before it arrived.
     stopped: bool,
 }
+
+/// A rehearsal that would make the guest stand for longer is called off.
+const REHEARSAL: Duration = Duration::from_millis(100);
 
 /// How long a migration that ends with its machine is given to close its sockets and remove their files.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -151,6 +155,19 @@ impl Vm {
         }
         self.shared.set_run_state(RunState::FinishMigrate);
         Ok(())
+    }
+
+    /// Source: stops the guest, reads the state that is in the kernel, and lets the guest run on at once.
+    pub(super) fn rehearse(&self) -> Result<(), Refusal> {
+        let runs = self.shared.run_state() == RunState::Running;
+        if runs {
+            self.rest(REHEARSAL)?;
+        }
+        let read = self.machine.read_state();
+        if runs {
+            self.start();
+        }
+        read.map(drop).map_err(|error| Refusal(chain(&error)))
     }
 
     /// What of the machine, which stands, is in the kernel; it goes on as in state `before`.

@@ -1,6 +1,6 @@
 //! The machine as the migration engine sees it: the driver changes the run state, the ownership of disks says who may run.
 
-use std::sync::{Arc, PoisonError, mpsc};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmstate::ErrorKind;
@@ -8,6 +8,7 @@ use vmstate::migrate::{Claim, Machine};
 use vmstate::ownership::{Ownership, OwnershipError};
 
 use super::introduction::Introduction;
+use super::write_back::write_back;
 use crate::devices::virtio::blk::Image;
 use crate::error::chain;
 use crate::migration::ownership::{SharedTickets, Tickets};
@@ -25,7 +26,14 @@ pub(in crate::vm) struct Seam {
     tickets: SharedTickets,
     /// At a destination.
     introduction: Option<Box<Introduction>>,
+    /// When the pause was rehearsed, and how long the guest will stand for it on both sides.
+    rehearsed: Option<(Instant, Duration)>,
 }
+
+/// A rehearsal makes the guest stand for some milliseconds, so there is not one after each short round.
+const BETWEEN_REHEARSALS: Duration = Duration::from_secs(1);
+/// The guest is stopped and saved at one side, and loaded and started at the other, by the same calls in reverse.
+const SIDES: u32 = 2;
 
 impl Seam {
     pub(super) fn new(handle: Handle, backends: &Backends, tickets: &SharedTickets) -> Self {
@@ -35,6 +43,7 @@ impl Seam {
             ownership: Arc::clone(&backends.ownership),
             tickets: Arc::clone(tickets),
             introduction: None,
+            rehearsed: None,
         }
     }
 
@@ -60,21 +69,6 @@ impl Seam {
         self.handle.ask(request).map_err(|refusal| vmstate::Error::new(ErrorKind::Rejected, refusal.0))
     }
 
-    /// Writes all images back, or gives up in time: a disk that hangs must not keep the guest paused.
-    fn flush_within(&self, time: Duration) -> vmstate::Result<()> {
-        let images = self.images.clone();
-        let (done, flushed) = mpsc::channel();
-        // Nobody waits for a thread that is late; it ends with the disk's answer.
-        let begun = std::thread::Builder::new().name("write-back".into()).spawn(move || {
-            let _ = done.send(flush(&images));
-        });
-        begun.map_err(|error| failed("the host gives no thread to write disk images back", error))?;
-        flushed.recv_timeout(time).unwrap_or_else(|_| {
-            let message = format!("the disk images were not written back within {time:?}: the host's disk is too slow");
-            Err(vmstate::Error::new(ErrorKind::Io, message))
-        })
-    }
-
     /// Destination, before a source comes: what another one told is forgotten.
     pub(super) fn await_source(&self) {
         *self.tickets.lock().unwrap_or_else(PoisonError::into_inner) = Tickets::default();
@@ -93,17 +87,38 @@ impl Machine for Seam {
     fn pause(&mut self, within: Duration) -> vmstate::Result<()> {
         let begun = Instant::now();
         self.ask(EngineRequest::Pause(within))?;
-        self.flush_within(within.saturating_sub(begun.elapsed())).inspect_err(|_| {
-            // The machine is at rest and nothing of it has changed, so it can go on.
-            let _ = self.ask(EngineRequest::Resume);
-        })
+        let written = match write_back(&self.images, &|| begun.elapsed() < within) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {
+                let message =
+                    format!("the disk images were not written back within {within:.1?}: the disk is too slow");
+                vmstate::Error::new(ErrorKind::Rejected, message)
+            }
+            Err(error) => error,
+        };
+        // The machine is at rest and nothing of it has changed, so it can go on.
+        let _ = self.ask(EngineRequest::Resume);
+        Err(written)
     }
 
-    fn rehearse(&mut self) -> vmstate::Result<Option<Duration>> {
-        flush(&self.images)?;
+    fn rehearse(&mut self, go_on: &dyn Fn() -> bool) -> vmstate::Result<Option<Duration>> {
+        if !write_back(&self.images, go_on)? {
+            return Ok(None);
+        }
+        // What the guest has written meanwhile is about what it will have written at the pause.
         let begun = Instant::now();
-        flush(&self.images)?;
-        Ok(Some(begun.elapsed()))
+        if !write_back(&self.images, go_on)? {
+            return Ok(None);
+        }
+        let writing = begun.elapsed();
+        if self.rehearsed.is_none_or(|(when, _)| when.elapsed() >= BETWEEN_REHEARSALS) {
+            let begun = Instant::now();
+            // A device that is busy just now says nothing about the pause, and the guest runs on.
+            if self.ask(EngineRequest::Rehearse).is_ok() {
+                self.rehearsed = Some((begun, begun.elapsed().saturating_mul(SIDES)));
+            }
+        }
+        Ok(self.rehearsed.map(|(_, stands)| stands.saturating_add(writing)))
     }
 
     fn introduced(&mut self) -> vmstate::Result<()> {
@@ -135,11 +150,6 @@ impl Machine for Seam {
         let what = "that the guest runs here could not be recorded, so it must not run";
         self.ownership.advance().map_err(|error| failed(what, error))
     }
-}
-
-fn flush(images: &[Arc<Image>]) -> vmstate::Result<()> {
-    let what = "a disk image could not be written back, so no other host would see what the guest wrote";
-    images.iter().try_for_each(|image| image.flush()).map_err(|error| failed(what, error))
 }
 
 fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> vmstate::Error {

@@ -42,7 +42,8 @@ impl Source<'_, '_> {
         }
         let mut round = self.round()?;
         // Before the log is read, so that what the guest writes meanwhile is among the pending pages.
-        if let Some(took) = self.machine.rehearse()? {
+        let control = self.control;
+        if let Some(took) = self.machine.rehearse(&|| !control.is_cancelled())? {
             self.measured.rehearsed(took);
         }
         let reading = self.clock.now();

@@ -1,0 +1,40 @@
+//! Writes disk images back on a thread of its own, so that a slow disk keeps neither a paused guest nor a cancel waiting.
+
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use vmstate::ErrorKind;
+
+use crate::devices::virtio::blk::Image;
+
+/// How often a wait asks whether to go on.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Writes `images` back; false if `go_on` said false before that was done.
+///
+/// # Errors
+/// An image could not be written back.
+pub(super) fn write_back(images: &[Arc<Image>], go_on: &dyn Fn() -> bool) -> vmstate::Result<bool> {
+    let images = images.to_vec();
+    let (done, flushed) = mpsc::channel();
+    // Nobody waits for a thread that is late; it ends with the disk's answer.
+    let begun = thread::Builder::new().name("write-back".into()).spawn(move || {
+        let _ = done.send(images.iter().try_for_each(|image| image.flush()));
+    });
+    begun.map_err(|error| failed("the host gives no thread to write disk images back", error))?;
+    loop {
+        match flushed.recv_timeout(LOOK) {
+            Ok(result) => {
+                let what = "a disk image could not be written back, so no other host would see what the guest wrote";
+                return result.map(|()| true).map_err(|error| failed(what, error));
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) if go_on() => {}
+            Err(_) => return Ok(false),
+        }
+    }
+}
+
+fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> vmstate::Error {
+    vmstate::Error::new(ErrorKind::Io, what).with_source(error)
+}
