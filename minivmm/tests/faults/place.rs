@@ -1,7 +1,6 @@
 //! A source and a destination as processes, the wire between them and the disk image that they share.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -221,9 +220,4 @@ impl ThirdParty {
         fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file)).map_err(|errno| format!("the image is held: {errno}"))?;
         Ok(Self { _image: file })
     }
-}
-
-/// Says something past the test harness.
-pub(crate) fn tell(what: &str) {
-    let _ = writeln!(std::io::stderr(), "{what}");
 }

@@ -41,7 +41,7 @@ impl Phase {
 
     pub(crate) fn meaning(self) -> &'static str {
         match self {
-            Self::Setup => "the source has connected, nothing has arrived at the destination",
+            Self::Setup => "the source has connected, and its first bytes are on their way",
             Self::Rounds => "the first round is sent, the guest runs at the source",
             Self::SwitchOver => "the guest is paused at the source",
             Self::Ready => "the destination has loaded everything, and the source does not know it yet",
@@ -229,7 +229,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::SourceKilled,
         cells: [
-            ends(Guest::DiedWithItsProcess, Says::Killed, WAITS),
+            ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
             ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
             ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
             ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
@@ -295,7 +295,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::Cancel,
         cells: [
-            asked(Answer::Done, Guest::AtSource, CANCELLED, WAITS),
+            asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
             asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
             asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
             asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
@@ -306,7 +306,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::Quit,
         cells: [
-            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), WAITS),
+            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
             asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
             asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
             asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
@@ -328,7 +328,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::Reset,
         cells: [
-            asked(Answer::Done, Guest::AnewAtSource, CANCELLED, WAITS),
+            asked(Answer::Done, Guest::AnewAtSource, CANCELLED, NEVER_RAN),
             asked(Answer::Done, Guest::AnewAtSource, CANCELLED, NEVER_RAN),
             asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
             asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
@@ -350,7 +350,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::GuestPowersOff,
         cells: [
-            ends(Guest::PoweredOff, Says::Ended(0, ""), WAITS),
+            ends(Guest::PoweredOff, Says::Ended(0, ""), NEVER_RAN),
             ends(Guest::PoweredOff, Says::Ended(0, ""), NEVER_RAN),
             PAUSED,
             PAUSED,
@@ -361,7 +361,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::GuestReboots,
         cells: [
-            ends(Guest::AnewAtSource, CANCELLED, WAITS),
+            ends(Guest::AnewAtSource, CANCELLED, NEVER_RAN),
             ends(Guest::AnewAtSource, CANCELLED, NEVER_RAN),
             PAUSED,
             PAUSED,

@@ -46,11 +46,15 @@ pub(crate) enum Wire {
     Cut,
 }
 
-/// Bytes on the way to the destination that are exchanged for others of the same length, where they first appear.
-#[derive(Clone, Debug)]
+/// A change of bytes on their way to the destination.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Alteration {
-    pub(crate) from: Vec<u8>,
-    pub(crate) to: Vec<u8>,
+    /// Where these bytes first appear …
+    pub(crate) find: &'static [u8],
+    /// … so many bytes behind their beginning …
+    pub(crate) at: usize,
+    /// … these take the place of what is there.
+    pub(crate) put: &'static [u8],
 }
 
 /// Most bytes that the wire itself holds in one direction.
@@ -305,22 +309,27 @@ impl Relay {
         if self.forward.ended {
             return 0;
         }
-        let altered = self.alteration.as_ref().map_or(&[][..], |alteration| &alteration.from);
+        let altered = self.alteration.map_or(&[][..], |alteration| alteration.find);
         let begins = |pattern: &[u8]| {
             (1..=pattern.len()).rev().find(|&len| self.forward.held.ends_with(&pattern[..len])).unwrap_or(0)
         };
-        begins(PING).max(begins(SWITCHOVER_START)).max(begins(altered))
+        // Found, but not all of what is to be changed is here.
+        let found = self.alteration.and_then(|alteration| self.forward.find(alteration.find, self.forward.passed));
+        let rest = found.map_or(0, |at| self.forward.held.len() - (at - self.forward.passed) as usize);
+        begins(PING).max(begins(SWITCHOVER_START)).max(begins(altered)).max(rest)
     }
 
     fn look_forward(&mut self) {
         let ping = |number| [PING, &[number]].concat();
         let start = self.forward.searched.max(self.forward.passed);
-        if let Some(alteration) = &self.alteration
-            && let Some(at) = self.forward.find(&alteration.from, self.forward.passed)
+        if let Some(Alteration { find, at, put }) = self.alteration
+            && let Some(found) = self.forward.find(find, self.forward.passed)
         {
-            let at = (at - self.forward.passed) as usize;
-            self.forward.held[at..at + alteration.to.len()].copy_from_slice(&alteration.to);
-            self.alteration = None;
+            let from = (found - self.forward.passed) as usize + at;
+            if let Some(bytes) = self.forward.held.get_mut(from..from + put.len()) {
+                bytes.copy_from_slice(put);
+                self.alteration = None;
+            }
         }
         let found = [
             (Mark::Header, (start == 0 && !self.forward.held.is_empty()).then_some(0)),
