@@ -182,7 +182,8 @@ fn ends_at_source(place: &mut Place) -> Result<()> {
     })
 }
 
-fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+/// Waits for `condition`.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !condition()? {
         if Instant::now() > deadline {
@@ -355,7 +356,7 @@ impl Ending<'_> {
 }
 
 /// The guest's own words: memory and disk were right, and each pass was made once, in one place.
-fn check_consoles(place: &Place, guest: Guest, source_killed: bool) -> Result<()> {
+pub(crate) fn check_consoles(place: &Place, guest: Guest, source_killed: bool) -> Result<()> {
     let (source, destination) = (place.source.vmm.console(), place.destination.vmm.console());
     let whole = source.clone() + &destination;
     if whole.contains('E') {

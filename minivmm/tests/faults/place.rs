@@ -200,24 +200,38 @@ impl Side {
     }
 }
 
-/// A process that is neither source nor destination holds an image, until the value is dropped.
+/// A process that is neither source nor destination, and has the image open.
 #[derive(Debug)]
 pub(crate) struct ThirdParty {
-    _image: File,
+    image: File,
 }
 
 impl ThirdParty {
-    /// Takes the lock that minivmm takes.
+    pub(crate) fn new(image: &Path) -> Self {
+        Self { image: File::options().read(true).write(true).open(image).unwrap() }
+    }
+
+    /// Takes the lock that minivmm takes, until the value is dropped.
     pub(crate) fn take(image: &Path) -> Result<Self, String> {
-        let file = File::options().read(true).write(true).open(image).map_err(|error| error.to_string())?;
-        let whole_file = nix::libc::flock {
-            l_type: nix::libc::F_WRLCK as _,
-            l_whence: nix::libc::SEEK_SET as _,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file)).map_err(|errno| format!("the image is held: {errno}"))?;
-        Ok(Self { _image: file })
+        let party = Self::new(image);
+        let taken = fcntl(&party.image, FcntlArg::F_OFD_SETLK(&whole_file()));
+        taken.map_err(|errno| format!("the image is held: {errno}"))?;
+        Ok(party)
+    }
+
+    /// True while someone else has it: as quick as a question to the kernel can be.
+    pub(crate) fn finds_it_locked(&self) -> bool {
+        let mut lock = whole_file();
+        fcntl(&self.image, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok() && lock.l_type != nix::libc::F_UNLCK as i16
+    }
+}
+
+fn whole_file() -> nix::libc::flock {
+    nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as _,
+        l_whence: nix::libc::SEEK_SET as _,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
     }
 }

@@ -120,9 +120,14 @@ impl Proxy {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// True once `mark` has come.
+    pub(crate) fn has_seen(&self, mark: Mark) -> bool {
+        self.seen().iter().any(|(seen, _)| *seen == mark)
+    }
+
     /// Waits until `mark` has come.
     pub(crate) fn await_mark(&self, mark: Mark, deadline: Instant) -> Result<(), String> {
-        while !self.seen().iter().any(|(seen, _)| *seen == mark) {
+        while !self.has_seen(mark) {
             if Instant::now() > deadline {
                 return Err(format!("{mark:?} does not come; what came: {:?}", self.seen()));
             }
