@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -19,8 +20,13 @@ use crate::wire::{Mark, Wire};
 const KILLS: u64 = 60;
 /// No two marks are further apart in an undisturbed migration, but for a busy host.
 const GAP: Duration = Duration::from_millis(40);
+/// To hit the moment between two steps of the destination.
+const ATTEMPTS: u32 = 25;
 /// Around the commit all happens in this time.
 const COMMIT: Duration = Duration::from_millis(3);
+
+/// What the destination does in this time is little enough to come between two of its steps.
+const STEP: Duration = Duration::from_micros(5);
 
 /// Who is killed when.
 #[derive(Clone, Copy, Debug)]
@@ -74,10 +80,27 @@ fn kills_at_random_moments_lose_no_guest_and_double_none() {
     }
     for ((victim, last, outcome), count) in &outcomes {
         let last = last.map_or("nothing".into(), |last| format!("{last:?}"));
-        println!("{count:4} {victim:?} killed when the wire had seen {last}: {outcome:?}");
+        println!("{count:4} {victim:?} killed, the last on the wire was {last}: {outcome:?}");
     }
     let failed = failures.len();
     assert!(failures.is_empty(), "{failed} of {kills}, VMSTATE_SEED={seed}:\n{}\n", failures.join("\n"));
+}
+
+/// The destination has the lock and has not said so when it is killed: the source tries the lock until the killed process's is gone.
+#[test]
+fn destination_killed_between_lock_and_shut() {
+    if !kvm_is_here() {
+        return;
+    }
+    for attempt in 1..=ATTEMPTS {
+        let mut place = Place::new(Oddities { hold: Some(Mark::Eof), ..Oddities::default() }).unwrap();
+        let (outcome, last) = one(&mut place, Victim::Destination, Moment::LockTaken).unwrap();
+        if last == Some(Mark::Eof) {
+            assert_eq!(outcome, Outcome::RunsAtSource, "attempt {attempt}");
+            return;
+        }
+    }
+    println!("in {ATTEMPTS} attempts none hit the moment: the destination always said SHUT before it was killed");
 }
 
 /// Half of the moments are around the commit.
@@ -97,10 +120,11 @@ fn choose(random: &mut Random) -> (Victim, Moment) {
     (victim, moment)
 }
 
-/// Migrates, kills, and finds out what became of the guest; and the last that the wire had seen when it was killed.
+/// Migrates, kills, and finds out what became of the guest; and the last that the wire has seen.
 fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Option<Mark>), String> {
     place.migrate()?;
     let deadline = Instant::now() + PATIENCE;
+    let process = if victim == Victim::Source { place.source.process } else { place.destination.process };
     match moment {
         Moment::After(mark, delay) => {
             while !place.wire.has_seen(mark) {
@@ -121,27 +145,53 @@ fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Op
             if onlooker.finds_it_locked() {
                 return Err("the source said EOF and holds the lock".into());
             }
-            place.wire.behave(Wire::Flows);
-            while !onlooker.finds_it_locked() {
-                if Instant::now() > deadline {
-                    return Err("the destination does not take the lock".into());
-                }
-            }
+            let process = Pid::from_raw(process as i32);
+            let destination = place.destination.process;
+            let wire = &place.wire;
+            std::thread::scope(|scope| {
+                let killer = scope.spawn(move || {
+                    share_one_processor(destination)?;
+                    wire.behave(Wire::Flows);
+                    while !onlooker.finds_it_locked() {
+                        if Instant::now() > deadline {
+                            return Err("the destination does not take the lock".into());
+                        }
+                        // The destination runs meanwhile, and only then.
+                        std::thread::sleep(STEP);
+                    }
+                    kill(process, Signal::SIGKILL).map_err(|errno| format!("kill: {errno}"))
+                });
+                killer.join().unwrap_or_else(|_| Err("the killer panicked".into()))
+            })?;
         }
     }
-    // The source wrote its record before its first byte.
-    let process = if victim == Victim::Source { place.source.process } else { place.destination.process };
-    let last = place.wire.seen().last().map(|(mark, _)| *mark);
     kill(Pid::from_raw(process as i32), Signal::SIGKILL).map_err(|errno| format!("kill: {errno}"))?;
     let outcome = match victim {
         Victim::Source => source_killed(place),
         Victim::Destination => destination_killed(place),
     };
-    outcome.map(|outcome| (outcome, last)).map_err(|why| {
-        let marks: Vec<Mark> = place.wire.seen().into_iter().map(|(mark, _)| mark).collect();
+    let marks: Vec<Mark> = place.wire.seen().into_iter().map(|(mark, _)| mark).collect();
+    outcome.map(|outcome| (outcome, marks.last().copied())).map_err(|why| {
         let states = (place.source.answers(), place.destination.answers());
         format!("{why}; wire: {marks:?}; source and destination: {states:?}; {:?}", place.destination.vmm.errors())
     })
+}
+
+/// This thread and those of `process` run on one processor, this one first: then what `process` does is seen step by step.
+fn share_one_processor(process: u32) -> Result<(), String> {
+    let say = |errno: nix::errno::Errno| format!("a processor cannot be shared: {errno}");
+    let mine = sched_getaffinity(Pid::from_raw(0)).map_err(say)?;
+    let mut one = CpuSet::new();
+    let first = (0..CpuSet::count()).find(|&cpu| mine.is_set(cpu) == Ok(true)).unwrap_or(0);
+    one.set(first).map_err(say)?;
+    sched_setaffinity(Pid::from_raw(0), &one).map_err(say)?;
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).map_err(|error| error.to_string())?;
+    let threads = threads.flatten().filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    // A thread that has ended since needs no processor.
+    for thread in threads {
+        let _ = sched_setaffinity(Pid::from_raw(thread), &one);
+    }
+    Ok(())
 }
 
 /// A destination that was told EOF runs the guest; another one never does.
