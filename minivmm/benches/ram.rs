@@ -42,7 +42,7 @@ impl DirtyLog for Still {
 }
 
 impl Machine for Still {
-    fn pause(&mut self) -> vmstate::Result<()> {
+    fn pause(&mut self, _within: Duration) -> vmstate::Result<()> {
         Ok(())
     }
     fn loaded(&mut self) -> vmstate::Result<()> {
@@ -113,7 +113,9 @@ fn engine(ram: &Ram) -> f64 {
             sections: &mut Sections::new(),
             ram: &MachineRam::new(Ram::new(len).expect("memory")),
         };
-        destination::run(incoming, &DestinationOptions::new("bench"), &Control::default()).expect("it arrives");
+        destination::run(incoming, &DestinationOptions::new("bench"), &Control::default())
+            .into_result()
+            .expect("it arrives");
     });
     let outgoing = Outgoing {
         channel: &mut SocketChannel::try_from(here).expect("a channel"),

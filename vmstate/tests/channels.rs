@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use vmstate::channel::{Channel, FileChannel, Listener, SocketChannel};
 
-const LONG: Option<Duration> = Some(Duration::from_secs(20));
+const LONG: Duration = Duration::from_secs(20);
 
 fn receive_all(channel: &mut SocketChannel, length: usize) -> Vec<u8> {
     let (mut all, mut part) = (Vec::new(), vec![0; 1 << 16]);
@@ -18,26 +18,36 @@ fn receive_all(channel: &mut SocketChannel, length: usize) -> Vec<u8> {
     all
 }
 
+fn send_all(channel: &mut SocketChannel, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        bytes = &bytes[channel.send(bytes, LONG).unwrap()..];
+    }
+}
+
 fn exchange(mut here: SocketChannel, mut there: SocketChannel) {
     let mut part = [0; 16];
     let asked = Instant::now();
-    assert_eq!(here.receive(&mut part, Some(Duration::ZERO)).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(here.receive(&mut part, Duration::ZERO).unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert!(asked.elapsed() < Duration::from_secs(5), "a poll has waited");
     let short = Duration::from_millis(20);
-    assert_eq!(here.receive(&mut part, Some(short)).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(here.receive(&mut part, short).unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert!(asked.elapsed() >= short);
+
+    // Shorter than a microsecond is not for ever.
+    let moment = Duration::from_nanos(1);
+    assert_eq!(here.receive(&mut part, moment).unwrap_err().kind(), io::ErrorKind::TimedOut);
 
     // More than any socket buffer holds, so that both sides must wait for each other.
     let sent: Vec<u8> = (0..8_u32 << 20).map(|at| (at % 251) as u8).collect();
     let received = thread::scope(|scope| {
         let receiving = scope.spawn(|| receive_all(&mut there, sent.len()));
-        here.send(&sent).unwrap();
+        send_all(&mut here, &sent);
         receiving.join().unwrap()
     });
     assert!(received == sent);
-    there.send(b"pong").unwrap();
+    send_all(&mut there, b"pong");
     assert_eq!(receive_all(&mut here, 4), b"pong");
-    there.send(b"last").unwrap();
+    send_all(&mut there, b"last");
     drop(there);
     assert_eq!(receive_all(&mut here, 4), b"last");
     assert_eq!(here.receive(&mut part, LONG).unwrap(), 0);
@@ -48,19 +58,19 @@ fn unix() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
     let listener = Listener::unix(&path).unwrap();
-    assert_eq!(listener.accept(Some(Duration::from_millis(10))).unwrap_err().kind(), io::ErrorKind::TimedOut);
-    let here = SocketChannel::connect_unix(&path).unwrap();
+    assert_eq!(listener.accept(Duration::from_millis(10)).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    let here = SocketChannel::connect_unix(&path, LONG, &|| true).unwrap();
     exchange(here, listener.accept(LONG).unwrap());
     assert!(path.exists());
     drop(listener);
     assert!(!path.exists());
-    assert!(SocketChannel::connect_unix(&path).is_err());
+    assert!(SocketChannel::connect_unix(&path, LONG, &|| true).is_err());
 }
 
 #[test]
 fn tcp() {
     let listener = Listener::tcp("127.0.0.1:0").unwrap();
-    let here = SocketChannel::connect_tcp(listener.tcp_address().unwrap(), Duration::from_secs(20)).unwrap();
+    let here = SocketChannel::connect_tcp(&listener.tcp_address().unwrap().to_string(), LONG, &|| true).unwrap();
     exchange(here, listener.accept(LONG).unwrap());
 }
 
@@ -69,13 +79,13 @@ fn file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("guest");
     let mut out = FileChannel::create(&path).unwrap();
-    out.send(b"one").unwrap();
-    out.send(b"two").unwrap();
+    out.send(b"one", LONG).unwrap();
+    out.send(b"two", LONG).unwrap();
     out.sync().unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"onetwo");
     assert!(FileChannel::create(&path).is_err(), "an existing file is kept");
     let mut part = [0; 16];
-    assert_eq!(FileChannel::open(&path).unwrap().receive(&mut part, None).unwrap(), 6);
+    assert_eq!(FileChannel::open(&path).unwrap().receive(&mut part, LONG).unwrap(), 6);
 }
 
 #[test]
@@ -89,4 +99,69 @@ fn only_its_user_may_connect_to_a_unix_listener() {
     assert!(Listener::unix(&path).is_err(), "somebody listens there");
     drop(listener);
     assert!(!path.exists());
+}
+
+/// A peer that takes nothing: what fits into the socket buffer goes, then the timeout holds.
+#[test]
+fn a_peer_that_takes_nothing_bounds_no_wait() {
+    let listener = Listener::tcp("127.0.0.1:0").unwrap();
+    let mut here = SocketChannel::connect_tcp(&listener.tcp_address().unwrap().to_string(), LONG, &|| true).unwrap();
+    let _there = listener.accept(LONG).unwrap();
+    let (bytes, short) = (vec![1; 1 << 20], Duration::from_millis(20));
+    let error = (0..1000).find_map(|_| here.send(&bytes, short).err()).expect("a gigabyte fits no buffer");
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+}
+
+/// Connections up to the backlog are made without anyone accepting them; the next has to wait.
+#[test]
+fn a_full_backlog_keeps_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut waiting = Vec::new();
+    let begun = Instant::now();
+    let error = loop {
+        match SocketChannel::connect_unix(&path, Duration::from_millis(100), &|| true) {
+            Ok(channel) => waiting.push(channel),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    let asked = std::cell::Cell::new(0);
+    let go_on = || asked.replace(asked.get() + 1) < 3;
+    let error = SocketChannel::connect_unix(&path, LONG, &go_on).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+    assert!(begun.elapsed() < LONG, "called off, and still waited");
+    // Room again: the one that waits gets in.
+    thread::scope(|scope| {
+        let connecting = scope.spawn(|| SocketChannel::connect_unix(&path, LONG, &|| true));
+        let _accepted = listener.accept().unwrap();
+        connecting.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn strays_do_not_end_the_wait_for_a_source() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("door");
+    let listener = Listener::unix(&path).unwrap();
+    let connect = || SocketChannel::connect_unix(&path, LONG, &|| true).unwrap();
+    let _silent = connect();
+    drop(connect());
+    let mut rude = connect();
+    send_all(&mut rude, b"GET / HTTP/1.1");
+    let mut slow = connect();
+    send_all(&mut slow, b"QE");
+    let mut found = thread::scope(|scope| {
+        let waiting = scope.spawn(|| listener.accept_source(&|| true));
+        send_all(&mut slow, b"VM\0\0\0\x03");
+        waiting.join().unwrap().unwrap()
+    });
+    assert_eq!(receive_all(&mut found, 8), b"QEVM\0\0\0\x03");
+    let mut part = [0; 4];
+    assert!(matches!(rude.receive(&mut part, LONG), Ok(0) | Err(_)), "the stray is kept");
+
+    let asked = std::cell::Cell::new(0);
+    let error = listener.accept_source(&|| asked.replace(asked.get() + 1) < 3).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
 }

@@ -26,7 +26,7 @@ fn busy(bytes_per_second: f64, writes_per_second: f64, working_set: u64) -> Setu
 
 fn assert_arrived(outcome: &Outcome) {
     assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
-    assert!(outcome.arrival.is_ok());
+    assert!(outcome.arrival.error.is_none());
     assert!(outcome.destination.running && !outcome.source.running);
     // Time goes on after the hand-over, and with it the guest; but only here, where it does not run, it stands still.
     assert_eq!(outcome.destination_devices, outcome.source_devices);
@@ -35,7 +35,7 @@ fn assert_arrived(outcome: &Outcome) {
 
 fn assert_stayed(outcome: &Outcome, phase: SourcePhase) {
     assert_eq!(outcome.departure.phase, phase, "{:?}", outcome.departure.error);
-    assert!(outcome.arrival.is_err());
+    assert!(outcome.arrival.error.is_some());
     assert!(outcome.source.running && !outcome.destination.running);
     assert!(!outcome.source.guest.is_logging());
 }
@@ -50,7 +50,7 @@ fn an_idle_guest_arrives_whole() {
     let outcome = setup.run();
     assert_arrived(&outcome);
     assert_eq!(outcome.destination.guest.memory(), outcome.source.guest.memory());
-    let arrival = outcome.arrival.unwrap();
+    let arrival = outcome.arrival.report;
     assert_eq!((arrival.pages.normal, arrival.pages.zero), (5, 38));
 }
 
@@ -164,7 +164,7 @@ fn a_cancelled_destination_never_runs_the_guest() {
     setup.destination_control.cancel();
     let outcome = setup.run();
     assert_stayed(&outcome, SourcePhase::Failed);
-    assert_eq!(outcome.arrival.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(outcome.arrival.error.unwrap().kind(), ErrorKind::Cancelled);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn what_a_machine_refuses_leaves_the_guest_where_it_was() {
     let outcome = setup.run();
     assert_stayed(&outcome, SourcePhase::Failed);
     assert_eq!(outcome.departure.error.unwrap().kind(), ErrorKind::Peer);
-    assert_eq!(outcome.arrival.unwrap_err().to_string(), "no claim");
+    assert_eq!(outcome.arrival.error.unwrap().to_string(), "no claim");
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn an_unmigratable_device_stops_a_migration_before_it_begins() {
         assert_stayed(&outcome, SourcePhase::Failed);
         let error = match side {
             Side::Source => outcome.departure.error.unwrap(),
-            Side::Destination => outcome.arrival.unwrap_err(),
+            Side::Destination => outcome.arrival.error.unwrap(),
         };
         assert_eq!(error.kind(), ErrorKind::Rejected);
         assert_eq!(error.to_string(), "device/1: this machine cannot be migrated: it is passed through");
@@ -228,7 +228,7 @@ fn a_guest_that_was_taken_over_and_cannot_resume_is_not_handed_back() {
     setup.destination.refuses = Some("resume");
     let outcome = setup.run();
     assert_eq!(outcome.departure.phase, SourcePhase::Completed);
-    assert_eq!(outcome.arrival.unwrap_err().to_string(), "no resume");
+    assert_eq!(outcome.arrival.error.unwrap().to_string(), "no resume");
     assert_eq!(outcome.world.sent(Side::Destination), answered, "the source was told two things");
 }
 
@@ -237,13 +237,13 @@ fn a_guest_that_was_taken_over_and_cannot_resume_is_not_handed_back() {
 fn a_stolen_lock_leaves_no_guest_running() {
     let setup = Setup::new(&BLOCKS, None);
     let lock = pair::guest::Lock::default();
-    *lock.lock().unwrap() = Some(Side::Source);
+    lock.lock().unwrap().holder = Some(Side::Source);
     let mut setup = Setup { destination: pair::guest::Vm { lock: Some(lock), ..setup.destination }, ..setup };
     // The source's own lock is free again after the release.
     setup.source.running = true;
     let outcome = setup.run();
     assert_stayed(&outcome, SourcePhase::Failed);
-    assert!(outcome.arrival.unwrap_err().to_string().contains("exclusive resources"));
+    assert!(outcome.arrival.error.unwrap().to_string().contains("exclusive resources"));
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn a_refusing_device_sends_the_guest_back_with_a_reason_on_both_sides() {
     let outcome = setup.run();
     assert_stayed(&outcome, SourcePhase::Failed);
     assert_eq!(outcome.departure.error.unwrap().kind(), ErrorKind::Peer);
-    let error = outcome.arrival.unwrap_err();
+    let error = outcome.arrival.error.unwrap();
     assert_eq!((error.section(), error.path().as_str()), (Some("device/1"), "register"));
     assert_eq!(outcome.destination_devices[1], before);
 }
@@ -266,7 +266,7 @@ fn different_machines_are_told_apart_before_the_guest_is_paused() {
     let outcome = setup.run();
     assert_stayed(&outcome, SourcePhase::Failed);
     assert_eq!(outcome.departure.report.downtime, None);
-    let error = outcome.arrival.unwrap_err().to_string();
+    let error = outcome.arrival.error.unwrap().to_string();
     assert_eq!(error, "at 0x8: the source is a machine of type testvm, this one is testvm2");
 
     let other: [(&str, u64); 3] = [("main.ram", 41), ("rom", 2), ("table", 1)];
@@ -275,7 +275,7 @@ fn different_machines_are_told_apart_before_the_guest_is_paused() {
     let outcome = setup.run();
     assert_stayed(&outcome, SourcePhase::Failed);
     assert!(outcome.departure.report.rounds.is_empty());
-    let error = outcome.arrival.unwrap_err().to_string();
+    let error = outcome.arrival.error.unwrap().to_string();
     assert!(error.contains("main.ram has 163840 bytes at the source and 167936 here"), "{error}");
 }
 
@@ -287,12 +287,12 @@ fn a_device_too_few_or_too_many_stops_it_before_the_commit() {
     let outcome = setup.run();
     assert_stayed(&outcome, SourcePhase::Failed);
     assert_eq!(outcome.source.cancel_granted, None, "the source has let go of its lock");
-    let error = outcome.arrival.unwrap_err().to_string();
+    let error = outcome.arrival.error.unwrap().to_string();
     assert!(error.contains("required sections did not come: device/2"), "{error}");
 
     let mut setup = Setup::new(&BLOCKS, None);
     setup.destination_devices.pop();
     let outcome = setup.run();
     assert_stayed(&outcome, SourcePhase::Failed);
-    assert_eq!(outcome.arrival.unwrap_err().section(), Some("device/1"));
+    assert_eq!(outcome.arrival.error.unwrap().section(), Some("device/1"));
 }

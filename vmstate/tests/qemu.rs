@@ -134,7 +134,7 @@ struct Vm {
 }
 
 impl Machine for Vm {
-    fn pause(&mut self) -> Result<()> {
+    fn pause(&mut self, _within: Duration) -> Result<()> {
         self.running = false;
         Ok(())
     }
@@ -221,7 +221,7 @@ fn qemu_takes_our_pages_and_says_so() {
     let (mut machine, control) = (Vm { running: true }, Control::default());
     let departure = source::run(
         Outgoing {
-            channel: &mut SocketChannel::connect_unix(&socket).unwrap(),
+            channel: &mut SocketChannel::connect_unix(&socket, Duration::from_secs(10), &|| true).unwrap(),
             clock: &MonotonicClock::new(),
             machine: &mut machine,
             sections: &mut Sections::new(),
@@ -274,7 +274,7 @@ fn we_take_qemus_guest_and_it_believes_us() {
     for (name, instance, device) in &mut devices {
         sections.register(name, *instance, device as &mut dyn Section).unwrap();
     }
-    let mut channel = listener.accept(Some(Duration::from_secs(60))).unwrap();
+    let mut channel = listener.accept(Duration::from_secs(60)).unwrap();
     let arrival = destination::run(
         Incoming {
             channel: &mut channel,
@@ -286,6 +286,7 @@ fn we_take_qemus_guest_and_it_believes_us() {
         &DestinationOptions { strictness: Strictness::QemuCompatible, ..DestinationOptions::new("microvm") },
         &control,
     )
+    .into_result()
     .unwrap();
     drop(sections);
     assert!(machine.running);
@@ -330,7 +331,7 @@ fn a_ping_needs_a_way_for_its_answer() {
     source.write_all(stream).unwrap();
     let error = destination::run(
         Incoming {
-            channel: &mut listener.accept(Some(Duration::from_secs(60))).unwrap(),
+            channel: &mut listener.accept(Duration::from_secs(60)).unwrap(),
             clock: &MonotonicClock::new(),
             machine: &mut Vm::default(),
             sections: &mut Sections::new(),
@@ -339,6 +340,7 @@ fn a_ping_needs_a_way_for_its_answer() {
         &DestinationOptions { strictness: Strictness::QemuCompatible, ..DestinationOptions::new("microvm") },
         &Control::default(),
     )
+    .into_result()
     .unwrap_err();
     assert_eq!(error.to_string(), "at 0x14: ping 1 came before the way for its answer was opened");
 }

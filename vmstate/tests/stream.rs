@@ -27,12 +27,12 @@ impl Tape {
 }
 
 impl Channel for Tape {
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn send(&mut self, bytes: &[u8], _timeout: Duration) -> io::Result<usize> {
         self.bytes.extend_from_slice(bytes);
-        Ok(())
+        Ok(bytes.len())
     }
 
-    fn receive(&mut self, into: &mut [u8], _timeout: Option<Duration>) -> io::Result<usize> {
+    fn receive(&mut self, into: &mut [u8], _timeout: Duration) -> io::Result<usize> {
         let rest = &self.bytes[self.read..];
         let count = rest.len().min(into.len()).min(self.at_once);
         into[..count].copy_from_slice(&rest[..count]);

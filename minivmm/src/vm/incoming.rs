@@ -60,7 +60,7 @@ impl Reception {
     }
 
     fn run(self) -> std::result::Result<(), String> {
-        let mut channel = self.door.listener.accept(None).map_err(|error| error.to_string())?;
+        let mut channel = self.door.listener.accept_source(&|| true).map_err(|error| error.to_string())?;
         drop(self.door);
         let mut sections = self.parts.sections().map_err(|error| chain(&error))?;
         let incoming = Incoming {
@@ -71,6 +71,6 @@ impl Reception {
             ram: &self.ram,
         };
         let options = DestinationOptions::new(MACHINE_TYPE);
-        destination::run(incoming, &options, &self.control).map(drop).map_err(|error| chain(&error))
+        destination::run(incoming, &options, &self.control).into_result().map(drop).map_err(|error| chain(&error))
     }
 }

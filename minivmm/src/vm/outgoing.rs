@@ -17,7 +17,7 @@ use crate::migration::sections::Parts;
 use crate::vm::handle::{Departed, Handle, MigrationStatus, Request, Shared};
 use crate::vm::seam::{self, Seam};
 
-/// How long a TCP connection may take to be made.
+/// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// What the thread works with.
@@ -79,7 +79,7 @@ impl Departure {
 
 fn connect(address: &Address) -> io::Result<SocketChannel> {
     match address {
-        Address::Unix(path) => SocketChannel::connect_unix(path),
-        Address::Tcp(host_and_port) => SocketChannel::connect_tcp(host_and_port.as_str(), CONNECT),
+        Address::Unix(path) => SocketChannel::connect_unix(path, CONNECT, &|| true),
+        Address::Tcp(host_and_port) => SocketChannel::connect_tcp(host_and_port, CONNECT, &|| true),
     }
 }

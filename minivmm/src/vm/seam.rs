@@ -3,6 +3,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use vmstate::ErrorKind;
 use vmstate::migrate::{Claim, Machine};
@@ -52,7 +53,7 @@ impl Seam {
 }
 
 impl Machine for Seam {
-    fn pause(&mut self) -> vmstate::Result<()> {
+    fn pause(&mut self, _within: Duration) -> vmstate::Result<()> {
         self.ask(Request::SwitchOver)
     }
 

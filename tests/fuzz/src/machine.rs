@@ -129,12 +129,12 @@ struct Tape<'a> {
 }
 
 impl Channel for Tape<'_> {
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn send(&mut self, bytes: &[u8], _timeout: Duration) -> io::Result<usize> {
         self.written.extend_from_slice(bytes);
-        Ok(())
+        Ok(bytes.len())
     }
 
-    fn receive(&mut self, into: &mut [u8], _timeout: Option<Duration>) -> io::Result<usize> {
+    fn receive(&mut self, into: &mut [u8], _timeout: Duration) -> io::Result<usize> {
         let count = self.stream.len().min(into.len()).min(self.at_once);
         let (now, later) = self.stream.split_at(count);
         into[..count].copy_from_slice(now);

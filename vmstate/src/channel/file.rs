@@ -41,11 +41,11 @@ impl FileChannel {
 }
 
 impl Channel for FileChannel {
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
+    fn send(&mut self, bytes: &[u8], _timeout: Duration) -> io::Result<usize> {
+        self.file.write(bytes)
     }
 
-    fn receive(&mut self, into: &mut [u8], _timeout: Option<Duration>) -> io::Result<usize> {
+    fn receive(&mut self, into: &mut [u8], _timeout: Duration) -> io::Result<usize> {
         self.file.read(into)
     }
 }

@@ -1,7 +1,9 @@
 //! The wire: bytes to and from the peer, and time. The only I/O of the library.
 
 mod clock;
+mod connect;
 mod file;
+mod listener;
 mod socket;
 
 use std::io;
@@ -9,21 +11,25 @@ use std::time::Duration;
 
 pub use clock::MonotonicClock;
 pub use file::FileChannel;
-pub use socket::{Listener, SocketChannel};
+pub use listener::Listener;
+pub use socket::SocketChannel;
 
-/// A connection to the peer, both ways.
+/// A connection to the peer, both ways. No call waits for longer than its `timeout`, so that the engine can look at its
+/// deadlines and at [`Control`](crate::migrate::Control) in between.
 pub trait Channel {
-    /// Sends all of `bytes`, in order.
+    /// Sends the first bytes of `bytes`, as many as the transport takes, and returns how many; at least one if `bytes`
+    /// is not empty.
     ///
     /// # Errors
-    /// The peer is gone, or took nothing for longer than the transport allows.
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// [`io::ErrorKind::TimedOut`] if the transport took none within `timeout` (zero: do not wait); others if the peer is
+    /// gone.
+    fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize>;
 
     /// Receives at least one byte; 0 means that the peer closed its side.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] if nothing came within `timeout` (`None`: wait without limit; zero: do not wait).
-    fn receive(&mut self, into: &mut [u8], timeout: Option<Duration>) -> io::Result<usize>;
+    /// [`io::ErrorKind::TimedOut`] if nothing came within `timeout` (zero: do not wait).
+    fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize>;
 }
 
 /// Time as the engine sees it.

@@ -16,6 +16,8 @@ pub struct Control(Arc<Shared>);
 struct Shared {
     intent: AtomicU8,
     downtime_limit_nanos: AtomicU64,
+    /// 0 stands for [`PAUSE_PER_LIMIT`] downtime limits.
+    pause_budget_nanos: AtomicU64,
     /// Bytes a second; 0 is no limit.
     bandwidth_limit: AtomicU64,
     progress: Mutex<Progress>,
@@ -28,6 +30,9 @@ const COMMITTED: u8 = 2;
 
 /// QEMU's default (migration/options.c).
 const DEFAULT_DOWNTIME_LIMIT: Duration = Duration::from_millis(300);
+
+/// The pause's budget in downtime limits, unless one was set: a forecast that is wrong by more is no forecast.
+const PAUSE_PER_LIMIT: u32 = 4;
 
 /// Figures of a migration at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -69,6 +74,7 @@ impl Default for Control {
         let control = Self(Arc::new(Shared {
             intent: AtomicU8::new(OPEN),
             downtime_limit_nanos: AtomicU64::new(0),
+            pause_budget_nanos: AtomicU64::new(0),
             bandwidth_limit: AtomicU64::new(0),
             progress: Mutex::default(),
         }));
@@ -97,6 +103,21 @@ impl Control {
     pub fn set_downtime_limit(&self, limit: Duration) {
         let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         self.0.downtime_limit_nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    /// The longest time from the order to pause until the commit, whatever the peer does; then the migration is abandoned
+    /// and the guest runs on at the source. Unless set: four times the downtime limit.
+    pub fn pause_budget(&self) -> Duration {
+        match self.0.pause_budget_nanos.load(Ordering::Relaxed) {
+            0 => self.downtime_limit().saturating_mul(PAUSE_PER_LIMIT),
+            nanos => Duration::from_nanos(nanos),
+        }
+    }
+
+    /// See [`pause_budget`](Self::pause_budget); `None` is the default. Takes effect if the guest is not paused yet.
+    pub fn set_pause_budget(&self, budget: Option<Duration>) {
+        let nanos = budget.map_or(0, |budget| u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX).max(1));
+        self.0.pause_budget_nanos.store(nanos, Ordering::Relaxed);
     }
 
     /// Bytes a second that the rounds may send; `None` is no limit. The switch-over is never slowed.

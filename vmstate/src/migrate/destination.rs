@@ -1,13 +1,15 @@
 //! The destination: takes a guest in, and runs it only once everything is loaded and checked, the source has said the
-//! last word, and the guest's exclusive resources are here. The phases are drawn in `phase.rs`.
+//! last word, and the guest's exclusive resources are here. A blocking driver: what to do next is decided by
+//! [`DestinationProtocol`], the phases are drawn in `phase.rs`.
 
 use std::time::Duration;
 
 use super::control::Control;
 use super::load::{Loader, Step};
 use super::phase::{DestinationPhase, Phase};
-use super::report::Arrival;
-use super::wire::{Patience, STREAM, Wire};
+use super::protocol::{DestinationAction, DestinationEvent, DestinationProtocol, Timing, ping};
+use super::report::ArrivalReport;
+use super::wire::{Patience, STREAM, Wire, is_timeout};
 use super::{Claim, Machine};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
@@ -40,165 +42,267 @@ pub struct DestinationOptions {
     pub strictness: Strictness,
     /// What each section may cost.
     pub limits: Limits,
+    /// By when the introduction (everything before the first page) must be here.
+    pub introduction: Duration,
     /// A source that sends nothing for so long is given up.
     pub silence: Option<Duration>,
+    /// At the commit: how long to wait for exclusive resources that another process holds.
+    pub patience: Duration,
 }
 
 impl DestinationOptions {
-    /// Strict, default limits, a minute of silence.
+    /// Strict, default limits, 10 s for the introduction, a minute of silence, a second of patience.
     pub fn new(machine_type: impl Into<String>) -> Self {
         Self {
             machine_type: machine_type.into(),
             strictness: Strictness::default(),
             limits: Limits::default(),
+            introduction: Duration::from_secs(10),
             silence: Some(Duration::from_secs(60)),
+            patience: Duration::from_secs(1),
+        }
+    }
+}
+
+/// How a destination ended.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Where the guest is: a [final](DestinationPhase::is_final) phase.
+    pub phase: DestinationPhase,
+    /// Why, unless completed.
+    pub error: Option<Error>,
+    /// Neither memory nor devices were changed: another source may try. Only early sections may have loaded.
+    pub pristine: bool,
+    /// What it took.
+    pub report: ArrivalReport,
+}
+
+impl Arrival {
+    /// The report of a completed migration, or why it failed.
+    ///
+    /// # Errors
+    /// [`Arrival::error`].
+    pub fn into_result(self) -> Result<ArrivalReport> {
+        match self.error {
+            None => Ok(self.report),
+            Some(error) => Err(error),
         }
     }
 }
 
 /// How long the source gets for its self-description, which nobody here needs.
 const DESCRIPTION: Duration = Duration::from_secs(1);
+/// How long the last word to the source may take: it is a few bytes, and the guest waits.
+const LAST_WORD: Duration = Duration::from_millis(100);
+/// Between two attempts to take the exclusive resources.
+const RETRY: Duration = Duration::from_millis(10);
 
-/// Takes the guest in. Returns once it runs here.
-///
-/// # Errors
-/// Whatever went wrong, with its place. The guest then does not run here, and the source has been told if it can be.
-pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &Control) -> Result<Arrival> {
+/// Takes the guest in. Returns when this side is over; the source has then been told how, if it could be.
+pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &Control) -> Arrival {
     let Incoming { channel, clock, machine, sections, ram } = incoming;
     control.publish(|progress| {
         progress.phase = Phase::Destination(DestinationPhase::Setup);
         progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
     });
-    let patience = options.silence.map_or(Patience::Endless, Patience::Silence);
+    let silence = options.silence.map_or(Patience::Endless, Patience::Silence);
     let wire = Wire::new(channel, clock, control, options.strictness, options.limits, STREAM);
-    let loader = Loader::new(wire, sections, ram, options.strictness, patience);
-    let (begun, phase) = (clock.now(), DestinationPhase::Setup);
-    let mut destination = Destination { loader, clock, machine, control, begun, phase, answers: false };
-    match destination.take_over(&options.machine_type) {
-        Ok(()) => Ok(destination.settle()),
-        Err(error) => Err(destination.fail(error)),
-    }
+    let loader = Loader::new(wire, sections, ram, options.strictness);
+    let begun = clock.now();
+    let timing =
+        Timing { answer: options.introduction, pause_budget: Duration::MAX, patience: options.patience, retry: RETRY };
+    let (protocol, first) = DestinationProtocol::begin(begun, &timing);
+    let mut destination = Destination {
+        protocol,
+        loader,
+        clock,
+        machine,
+        control,
+        machine_type: &options.machine_type,
+        silence,
+        begun,
+        stream: Stream::Unopened,
+        asked: None,
+        stopped: false,
+        answers: false,
+        pristine: true,
+        reason: None,
+    };
+    destination.drive(first, &timing);
+    destination.end()
 }
 
 struct Destination<'a, 's> {
+    protocol: DestinationProtocol,
     loader: Loader<'a, 's>,
     clock: &'a dyn Clock,
     machine: &'a mut dyn Machine,
     control: &'a Control,
+    machine_type: &'a str,
+    silence: Patience,
     begun: Duration,
-    phase: DestinationPhase,
+    stream: Stream,
+    /// A ping that was read and not yet reported.
+    asked: Option<u32>,
+    /// The source's pause was reported.
+    stopped: bool,
     /// The source listens, and has not been told the end yet.
     answers: bool,
+    pristine: bool,
+    /// The first thing that went wrong.
+    reason: Option<Error>,
+}
+
+/// How far the stream was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Unopened,
+    /// Header and configuration are read.
+    Opened,
+    /// The introduction is over, and was reported.
+    Introduced,
 }
 
 impl Destination<'_, '_> {
-    fn take_over(&mut self, machine_type: &str) -> Result<()> {
-        self.loader.check_migratable()?;
-        self.loader.introduction(machine_type)?;
-        self.enter(DestinationPhase::Receiving);
+    /// Carries out one action after the other, until there is none.
+    fn drive(&mut self, first: DestinationAction, timing: &Timing) {
+        let mut action = first;
+        while action != DestinationAction::End {
+            let phase = self.protocol.phase();
+            let event = self.carry_out(action).unwrap_or_else(|error| self.went_wrong(error));
+            action = self.protocol.handle(event, self.clock.now(), timing);
+            let now = self.protocol.phase();
+            self.pristine &= matches!(now, DestinationPhase::Setup | DestinationPhase::Failed);
+            if now != phase {
+                tracing::debug!(phase = ?now, "destination");
+                self.control.publish(|progress| progress.phase = Phase::Destination(now));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: DestinationAction) -> Result<DestinationEvent> {
+        let done = |()| DestinationEvent::Done;
+        match action {
+            DestinationAction::Receive(until) => self.receive(until.map_or(self.silence, Patience::Until)),
+            DestinationAction::Compare => self.machine.introduced().map(done),
+            DestinationAction::Load => {
+                self.loader.check_complete()?;
+                self.machine.loaded().map(done)
+            }
+            DestinationAction::Answer(number) => self.answer(Reply::Pong(number), self.silence).map(done),
+            DestinationAction::CloseDoor => self.control.commit().map(done),
+            DestinationAction::Claim => self.machine.claim().map(|claim| {
+                if let Some(reason) = lost(claim) {
+                    self.reason = Some(Error::new(ErrorKind::Peer, reason));
+                }
+                DestinationEvent::Claimed(claim)
+            }),
+            DestinationAction::Sleep(until) => {
+                self.clock.sleep(until.saturating_sub(self.clock.now()));
+                Ok(DestinationEvent::Deadline)
+            }
+            DestinationAction::Confirm => {
+                self.reason = None;
+                if let Err(error) = self.last_word(Reply::Shut(0)) {
+                    tracing::warn!("the source could not be told that the guest runs here: {error}");
+                }
+                Ok(DestinationEvent::Done)
+            }
+            DestinationAction::Advance => self.machine.advance().map(done),
+            DestinationAction::Resume => self.machine.resume().map(done),
+            DestinationAction::Refuse => {
+                // The source finds out in any case, by the broken channel or by its own patience.
+                let _ = self.last_word(Reply::Shut(1));
+                Ok(DestinationEvent::Done)
+            }
+            DestinationAction::End => Ok(DestinationEvent::Done),
+        }
+    }
+
+    /// Keeps the first error, and tells the protocol what kind of failure it is.
+    fn went_wrong(&mut self, error: Error) -> DestinationEvent {
+        let event = match error.kind() {
+            ErrorKind::Cancelled => DestinationEvent::Cancelled,
+            ErrorKind::Io if is_timeout(&error) => DestinationEvent::Deadline,
+            ErrorKind::Io => DestinationEvent::Broken,
+            _ => DestinationEvent::Refused,
+        };
+        self.reason.get_or_insert(error);
+        event
+    }
+
+    /// Reads on until the protocol has to know of something.
+    fn receive(&mut self, patience: Patience) -> Result<DestinationEvent> {
+        self.loader.set_patience(patience);
+        if self.stream == Stream::Unopened {
+            self.loader.check_migratable()?;
+            self.loader.introduction(self.machine_type)?;
+            self.stream = Stream::Opened;
+        }
         loop {
+            if self.stream == Stream::Opened && self.loader.is_introduced() {
+                self.stream = Stream::Introduced;
+                return Ok(DestinationEvent::Introduced);
+            }
+            if let Some(number) = self.asked.take() {
+                return Ok(DestinationEvent::Asked {
+                    number,
+                    complete: self.loader.is_last_ping(number == ping::READY),
+                });
+            }
+            if self.loader.ram_complete() && !self.stopped {
+                self.stopped = true;
+                return Ok(DestinationEvent::Stopped);
+            }
             let offset = self.loader.wire.offset();
             match self.loader.step()? {
                 Step::Section => {}
-                Step::Command(command) => self.obey(command).map_err(|error| error.at(offset))?,
-                Step::Eof => break,
-            }
-            if self.loader.ram_complete() {
-                self.begin_loading();
+                Step::Command(Command::OpenReturnPath) => self.answers = true,
+                Step::Command(Command::SwitchoverStart) if self.stopped => {}
+                Step::Command(Command::SwitchoverStart) => {
+                    self.stopped = true;
+                    return Ok(DestinationEvent::Stopped);
+                }
+                // So does QEMU (`loadvm_process_command`, migration/savevm.c).
+                Step::Command(Command::Ping(value)) if !self.answers => {
+                    let message = format!("ping {value} came before the way for its answer was opened");
+                    return Err(Error::new(ErrorKind::Malformed, message).at(offset));
+                }
+                Step::Command(Command::Ping(number)) => self.asked = Some(number),
+                Step::Eof => return Ok(DestinationEvent::Ended),
             }
             self.publish();
         }
-        self.loader.check_complete()?;
-        self.begin_loading();
-        if self.phase == DestinationPhase::Loading {
-            self.machine.loaded()?;
-        }
-        self.enter(DestinationPhase::Commit);
-        self.control.commit()?;
-        match self.machine.claim()? {
-            Claim::Won | Claim::Undecidable => {}
-            Claim::Held | Claim::Moved => {
-                let message = "another process, the source most likely, holds the guest's exclusive resources";
-                return Err(Error::new(ErrorKind::Peer, message));
-            }
-        }
-        // Said before the guest runs: a destination that dies before it has said so never ran the guest. And the guest
-        // runs even if it cannot be said: the source will find the resources taken.
-        if let Err(error) = self.answer(Reply::Shut(0)) {
-            tracing::warn!("the source could not be told that the guest runs here: {error}");
-        }
-        self.answers = false;
-        self.machine.resume()?;
-        self.enter(DestinationPhase::Completed);
-        Ok(())
     }
 
-    fn obey(&mut self, command: Command) -> Result<()> {
-        match command {
-            Command::OpenReturnPath => self.answers = true,
-            Command::SwitchoverStart => self.begin_loading(),
-            // So does QEMU (`loadvm_process_command`, migration/savevm.c).
-            Command::Ping(value) if !self.answers => {
-                let message = format!("ping {value} came before the way for its answer was opened");
-                return Err(Error::new(ErrorKind::Malformed, message));
-            }
-            Command::Ping(value) => {
-                // After the last pages a ping is the question whether the source may let go.
-                if self.loader.ram_complete() {
-                    self.loader.check_complete()?;
-                    self.begin_loading();
-                    if self.phase == DestinationPhase::Loading {
-                        self.machine.loaded()?;
-                        self.enter(DestinationPhase::Ready);
-                    }
-                }
-                self.answer(Reply::Pong(value))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn answer(&mut self, reply: Reply) -> Result<()> {
-        if !self.answers {
-            return Ok(());
-        }
+    fn answer(&mut self, reply: Reply, patience: Patience) -> Result<()> {
         let mut bytes = Vec::new();
         reply.write(&mut bytes);
-        self.loader.wire.send(&bytes)
+        self.loader.wire.send(&bytes, patience)
     }
 
-    /// The guest runs; the source may still be sending.
-    fn settle(&mut self) -> Arrival {
+    /// Tells the source the end, if it listens.
+    fn last_word(&mut self, reply: Reply) -> Result<()> {
+        if !std::mem::take(&mut self.answers) {
+            return Ok(());
+        }
+        let deadline = self.clock.now().saturating_add(LAST_WORD);
+        self.answer(reply, Patience::Until(deadline))
+    }
+
+    /// The source may still be sending.
+    fn end(mut self) -> Arrival {
+        let phase = self.protocol.phase();
         let total = self.clock.now().saturating_sub(self.begun);
         let bytes = self.loader.wire.offset();
-        let deadline = self.clock.now().saturating_add(DESCRIPTION);
-        if let Err(error) = self.loader.drop_description(Patience::Until(deadline)) {
-            tracing::debug!("no self-description: {error}");
+        if phase == DestinationPhase::Completed {
+            let deadline = self.clock.now().saturating_add(DESCRIPTION);
+            if let Err(error) = self.loader.drop_description(Patience::Until(deadline)) {
+                tracing::debug!("no self-description: {error}");
+            }
         }
         self.publish();
-        Arrival { total, bytes, pages: self.loader.received() }
-    }
-
-    fn fail(&mut self, error: Error) -> Error {
-        // The source finds out in any case, by the broken channel or by its own patience.
-        let _ = self.answer(Reply::Shut(1));
-        if self.phase != DestinationPhase::Completed {
-            self.enter(DestinationPhase::Failed);
-        }
-        error
-    }
-
-    fn begin_loading(&mut self) {
-        if self.phase == DestinationPhase::Receiving {
-            self.enter(DestinationPhase::Loading);
-        }
-    }
-
-    fn enter(&mut self, phase: DestinationPhase) {
-        debug_assert!(self.phase.may_become(phase), "{:?} to {phase:?}", self.phase);
-        tracing::debug!(?phase, "destination");
-        self.phase = phase;
-        self.control.publish(|progress| progress.phase = Phase::Destination(phase));
+        let report = ArrivalReport { total, bytes, pages: self.loader.received() };
+        Arrival { phase, error: self.reason, pristine: self.pristine, report }
     }
 
     fn publish(&self) {
@@ -208,5 +312,14 @@ impl Destination<'_, '_> {
             progress.bytes = self.loader.wire.offset();
             (progress.normal_pages, progress.zero_pages) = (received.normal, received.zero);
         });
+    }
+}
+
+/// Why a claim that was not won was not.
+fn lost(claim: Claim) -> Option<&'static str> {
+    match claim {
+        Claim::Won | Claim::Undecidable => None,
+        Claim::Held => Some("another process, the source most likely, holds the guest's exclusive resources"),
+        Claim::Moved => Some("someone has run a guest on its exclusive resources since the source let them go"),
     }
 }

@@ -39,12 +39,25 @@ impl<'a, 's> Loader<'a, 's> {
         sections: &'a mut Sections<'s>,
         ram: &'a dyn GuestRam,
         strictness: Strictness,
-        patience: Patience,
     ) -> Self {
         sections.begin_load();
         let has_ram = !ram.blocks().is_empty();
         let ram = RamReceiver::new(ram);
-        Self { wire, sections, ram, has_ram, ram_id: None, ram_complete: false, strictness, patience }
+        Self {
+            wire,
+            sections,
+            ram,
+            has_ram,
+            ram_id: None,
+            ram_complete: false,
+            strictness,
+            patience: Patience::Endless,
+        }
+    }
+
+    /// How long to wait from now on for what comes next; at first without limit.
+    pub(super) fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
     }
 
     /// Nothing here stands in the way.
@@ -83,6 +96,16 @@ impl<'a, 's> Loader<'a, 's> {
             }
         }
         Ok(Step::Section)
+    }
+
+    /// True once the next thing in the stream may change the machine: the RAM blocks were compared, if there are any.
+    pub(super) fn is_introduced(&self) -> bool {
+        !self.has_ram || self.ram_id.is_some()
+    }
+
+    /// True if a ping that comes now asks whether everything is loaded. Without RAM only its number tells.
+    pub(super) fn is_last_ping(&self, is_ready: bool) -> bool {
+        if self.has_ram { self.ram_complete } else { is_ready }
     }
 
     /// True once the last pages are there.

@@ -9,6 +9,7 @@ pub mod destination;
 mod load;
 mod phase;
 pub mod policy;
+pub mod protocol;
 mod report;
 mod save;
 pub mod snapshot;
@@ -17,7 +18,9 @@ mod wire;
 
 pub use control::{Control, Progress};
 pub use phase::{DestinationPhase, Phase, SourcePhase};
-pub use report::{Arrival, Downtime, Report, Round};
+pub use report::{ArrivalReport, Downtime, Report, Round};
+
+use std::time::Duration;
 
 use crate::error::Result;
 
@@ -44,8 +47,8 @@ pub trait Machine {
     /// Stops the vCPUs and drains the devices: afterwards neither guest memory nor device state changes.
     ///
     /// # Errors
-    /// A device could not drain in time; the machine runs on.
-    fn pause(&mut self) -> Result<()>;
+    /// A device could not drain `within` this time; the machine runs on.
+    fn pause(&mut self, within: Duration) -> Result<()>;
 
     /// Source, after each round, while the guest runs: does ahead of time what the pause would have to wait for
     /// (writes disk images back), and returns how long the pause will take for stopping, saving and letting go, as
@@ -55,7 +58,7 @@ pub trait Machine {
     /// What cannot be done now and so not in the pause either; the migration fails.
     ///
     /// [`SourceOptions::switch_over_cost`]: source::SourceOptions::switch_over_cost
-    fn rehearse(&mut self) -> Result<Option<std::time::Duration>> {
+    fn rehearse(&mut self) -> Result<Option<Duration>> {
         Ok(None)
     }
 

@@ -8,6 +8,7 @@
 //!              Failed or Cancelled: guest runs at the source
 //!
 //! destination  Setup ──► Receiving ──► Loading ──► Ready ──► Commit ──► Completed   guest runs here
+//!                │            │           │          │         ├──────► Stranded    guest is paused here
 //!                └────────────┴───────────┴──────────┴─────────┴──────► Failed      guest never ran here
 //! ```
 //!
@@ -31,7 +32,8 @@ pub enum SourcePhase {
     Cancelled,
     /// Failed; the guest runs here.
     Failed,
-    /// The destination has the exclusive resources, but its last word did not arrive. The guest stays paused here.
+    /// The destination's last word did not arrive, and another process holds the exclusive resources or has run a guest
+    /// on them since. The guest stays paused here; it may run here if the resources are let go and nobody has run on them.
     Unacknowledged,
     /// The destination's last word did not arrive, and no exclusive resource tells who may run. The guest stays
     /// paused here until someone looks at the destination.
@@ -55,6 +57,8 @@ pub enum DestinationPhase {
     Completed,
     /// Failed; the guest never ran here.
     Failed,
+    /// Took the guest over and could not let it run: it is loaded and paused here, with its exclusive resources.
+    Stranded,
 }
 
 use DestinationPhase as D;
@@ -77,7 +81,7 @@ const SOURCE_MOVES: [(S, S); 13] = [
 ];
 
 /// A source that waits for no answer (QEMU's) goes from `Loading` to `Commit`.
-const DESTINATION_MOVES: [(D, D); 11] = [
+const DESTINATION_MOVES: [(D, D); 12] = [
     (D::Setup, D::Receiving),
     (D::Setup, D::Failed),
     (D::Receiving, D::Loading),
@@ -89,6 +93,7 @@ const DESTINATION_MOVES: [(D, D); 11] = [
     (D::Ready, D::Failed),
     (D::Commit, D::Completed),
     (D::Commit, D::Failed),
+    (D::Commit, D::Stranded),
 ];
 
 impl SourcePhase {
@@ -147,6 +152,9 @@ mod tests {
         for phase in [D::Setup, D::Receiving, D::Loading, D::Ready, D::Failed] {
             assert!(!phase.may_become(D::Completed), "{phase:?}");
         }
-        assert!(D::Commit.may_become(D::Completed) && D::Completed.is_final() && D::Failed.is_final());
+        assert!(D::Commit.may_become(D::Completed));
+        for phase in [D::Completed, D::Failed, D::Stranded] {
+            assert!(phase.is_final(), "{phase:?}");
+        }
     }
 }

@@ -62,7 +62,7 @@ impl Downtime {
 
 /// Of a destination.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Arrival {
+pub struct ArrivalReport {
     /// From the first byte to the running guest.
     pub total: Duration,
     /// Bytes received.

@@ -27,6 +27,8 @@ pub fn save(
     ram: &dyn GuestRam,
 ) -> Result<()> {
     sections.check_migratable()?;
+    let control = Control::default();
+    let mut wire = Wire::new(channel, &Still, &control, Strictness::Strict, Limits::default(), 0);
     let mut log = Still;
     let mut ram = RamSender::start(ram, &mut log)?;
     let mut out = Vec::new();
@@ -36,14 +38,14 @@ pub fn save(
     save::put_devices(&mut out, sections, Turn::Early, &mut described)?;
     save::put_ram_start(&mut out, &ram);
     while !save::put_ram_part(&mut out, &mut ram, CHUNK)? {
-        channel.send(&out)?;
+        wire.send(&out, Patience::Endless)?;
         out.clear();
     }
     save::put_ram_end(&mut out, &mut ram)?;
     save::put_devices(&mut out, sections, Turn::Last, &mut described)?;
     Element::Eof.write(&mut out);
     described.write(&mut out);
-    channel.send(&out)?;
+    wire.send(&out, Patience::Endless)?;
     Ok(())
 }
 
@@ -62,7 +64,7 @@ pub fn load(
     sections.check_migratable()?;
     let control = Control::default();
     let wire = Wire::new(channel, &Still, &control, strictness, limits, STREAM);
-    let mut loader = Loader::new(wire, sections, ram, strictness, Patience::Endless);
+    let mut loader = Loader::new(wire, sections, ram, strictness);
     loader.introduction(machine_type)?;
     loop {
         let offset = loader.wire.offset();

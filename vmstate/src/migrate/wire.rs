@@ -15,7 +15,7 @@ pub(super) const ANSWERS: usize = 256;
 /// No element, and no device's section, is longer. The peer can make this side hold so much and no more.
 const LONGEST: usize = 32 << 20;
 /// How often a wait looks whether it was cancelled.
-const SLICE: Duration = Duration::from_millis(50);
+const SLICE: Duration = Duration::from_millis(20);
 /// A decode that ran out of bytes is repeated from its start. Below this length that is cheap, so every new byte is
 /// worth a try; above it, only twice the bytes are, or a silence: else a slow peer makes the work quadratic.
 const CHEAP: usize = 64 << 10;
@@ -71,10 +71,57 @@ impl<'a> Wire<'a> {
         self.base + self.start as u64
     }
 
-    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.channel.send(bytes)?;
-        self.sent += bytes.len() as u64;
+    /// Sends all of `bytes`, and takes in what comes meanwhile.
+    ///
+    /// # Errors
+    /// A timeout if the peer did not take all of it in time, `Cancelled`, what the channel has.
+    pub(super) fn send(&mut self, bytes: &[u8], patience: Patience) -> Result<()> {
+        let mut rest = bytes;
+        let mut deadline = self.deadline(patience);
+        while !rest.is_empty() {
+            self.control.check()?;
+            let left = self.left(deadline);
+            match self.channel.send(rest, left.min(SLICE)) {
+                Ok(count) => {
+                    rest = rest.get(count..).unwrap_or_default();
+                    self.sent += count.min(bytes.len()) as u64;
+                    if let Patience::Silence(_) = patience {
+                        deadline = self.deadline(patience);
+                    } else if self.left(deadline).is_zero() && !rest.is_empty() {
+                        return Err(timed_out("the peer takes the stream too slowly"));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_wait(&error) && left.is_zero() => return Err(timed_out("the peer takes nothing")),
+                // A peer that refuses the guest stops reading and says so.
+                Err(error) if is_wait(&error) => self.receive_at_hand()?,
+                Err(error) => return Err(error.into()),
+            }
+        }
         Ok(())
+    }
+
+    fn deadline(&self, patience: Patience) -> Option<Duration> {
+        match patience {
+            Patience::Until(moment) => Some(moment),
+            Patience::Silence(longest) => Some(self.clock.now().saturating_add(longest)),
+            Patience::Endless => None,
+        }
+    }
+
+    fn left(&self, deadline: Option<Duration>) -> Duration {
+        deadline.map_or(Duration::MAX, |deadline| deadline.saturating_sub(self.clock.now()))
+    }
+
+    /// Takes in what has come, if there is room for it.
+    fn receive_at_hand(&mut self) -> Result<()> {
+        if self.end - self.start > self.received.len() / 2 {
+            return Ok(());
+        }
+        match self.receive_within(Duration::ZERO) {
+            Err(error) if is_timeout(&error) => Ok(()),
+            result => result,
+        }
     }
 
     /// Decodes with `decode`, which is called again from the same place whenever it ran out of bytes and more came.
@@ -120,7 +167,7 @@ impl<'a> Wire<'a> {
         self.receive(patience)?;
         let enough = if have < CHEAP { have } else { have.saturating_mul(2).min(LONGEST) };
         while self.end - self.start < enough {
-            match self.receive_within(Some(SILENCE)) {
+            match self.receive_within(SILENCE) {
                 Ok(_) => {}
                 Err(error) if is_timeout(&error) => break,
                 Err(error) => return Err(error),
@@ -130,22 +177,18 @@ impl<'a> Wire<'a> {
     }
 
     fn receive(&mut self, patience: Patience) -> Result<()> {
-        let deadline = match patience {
-            Patience::Until(moment) => Some(moment),
-            Patience::Silence(longest) => Some(self.clock.now().saturating_add(longest)),
-            Patience::Endless => None,
-        };
+        let deadline = self.deadline(patience);
         loop {
             self.control.check()?;
-            let left = deadline.map(|deadline| deadline.saturating_sub(self.clock.now()));
-            match self.receive_within(Some(left.map_or(SLICE, |left| left.min(SLICE)))) {
-                Err(error) if is_timeout(&error) && left.is_none_or(|left| left > SLICE) => {}
+            let left = self.left(deadline);
+            match self.receive_within(left.min(SLICE)) {
+                Err(error) if is_timeout(&error) && left > SLICE => {}
                 result => return result,
             }
         }
     }
 
-    fn receive_within(&mut self, timeout: Option<Duration>) -> Result<()> {
+    fn receive_within(&mut self, timeout: Duration) -> Result<()> {
         if self.start == self.end {
             self.base += self.start as u64;
             (self.start, self.end) = (0, 0);
@@ -170,18 +213,24 @@ impl<'a> Wire<'a> {
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {
-                    let late = io::Error::from(io::ErrorKind::TimedOut);
-                    return Err(Error::new(ErrorKind::Io, "the peer is silent").with_source(late));
-                }
+                Err(error) if is_wait(&error) => return Err(timed_out("the peer is silent")),
                 Err(error) => return Err(error.into()),
             }
         }
     }
 }
 
+/// True if the channel was merely not ready.
+fn is_wait(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}
+
+fn timed_out(message: &str) -> Error {
+    Error::new(ErrorKind::Io, message).with_source(io::Error::from(io::ErrorKind::TimedOut))
+}
+
 /// True if the peer was merely too slow.
-fn is_timeout(error: &Error) -> bool {
+pub(super) fn is_timeout(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
     source.is_some_and(|source| source.kind() == io::ErrorKind::TimedOut)
 }

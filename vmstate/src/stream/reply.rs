@@ -5,7 +5,7 @@ use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The answers in use here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
     /// The last word of the destination: 0 if the migration succeeded.
     Shut(u32),

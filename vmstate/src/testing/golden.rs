@@ -85,12 +85,12 @@ struct Memory {
 }
 
 impl Channel for Memory {
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn send(&mut self, bytes: &[u8], _timeout: Duration) -> io::Result<usize> {
         self.bytes.extend_from_slice(bytes);
-        Ok(())
+        Ok(bytes.len())
     }
 
-    fn receive(&mut self, into: &mut [u8], _timeout: Option<Duration>) -> io::Result<usize> {
+    fn receive(&mut self, into: &mut [u8], _timeout: Duration) -> io::Result<usize> {
         let mut rest = self.bytes.get(self.read..).unwrap_or_default();
         let count = io::Read::read(&mut rest, into)?;
         self.read += count;

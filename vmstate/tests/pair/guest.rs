@@ -4,7 +4,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use vmstate::channel::Clock;
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::{Claim, Control, Machine};
@@ -210,8 +209,14 @@ impl DirtyLog for Guest {
     }
 }
 
-/// The disk lock that both sides see.
-pub type Lock = Arc<Mutex<Option<Side>>>;
+/// The disk that both sides see: who holds its lock, and the record beside it.
+#[derive(Debug, Default)]
+pub struct Disk {
+    pub holder: Option<Side>,
+    pub generation: u64,
+}
+
+pub type Lock = Arc<Mutex<Disk>>;
 
 /// A machine that only keeps count of what it was told.
 #[derive(Debug)]
@@ -234,7 +239,7 @@ impl Vm {
     pub fn bury(&mut self) {
         self.running = false;
         if let Some(lock) = &self.lock {
-            lock.lock().unwrap().take_if(|holder| *holder == self.side);
+            lock.lock().unwrap().holder.take_if(|holder| *holder == self.side);
         }
     }
 
@@ -253,9 +258,9 @@ impl Vm {
 }
 
 impl Machine for Vm {
-    fn pause(&mut self) -> Result<()> {
+    fn pause(&mut self, _within: Duration) -> Result<()> {
         self.refused("pause")?;
-        self.world.advance(self.pause_takes);
+        self.world.spend(self.side, self.pause_takes);
         self.guest.set_running(false);
         self.running = false;
         Ok(())
@@ -275,7 +280,7 @@ impl Machine for Vm {
     fn release(&mut self) -> Result<()> {
         self.refused("release")?;
         if let Some(lock) = &self.lock {
-            let released = lock.lock().unwrap().take();
+            let released = lock.lock().unwrap().holder.take();
             assert_eq!(released, Some(self.side));
         }
         Ok(())
@@ -284,14 +289,26 @@ impl Machine for Vm {
     fn claim(&mut self) -> Result<Claim> {
         self.refused("claim")?;
         let Some(lock) = &self.lock else { return Ok(Claim::Undecidable) };
-        let mut holder = lock.lock().unwrap();
-        match *holder {
+        let mut disk = lock.lock().unwrap();
+        match disk.holder {
             Some(holder) if holder != self.side => Ok(Claim::Held),
+            // Both sides know the generation that the migration began with.
+            _ if disk.generation != 0 => Ok(Claim::Moved),
             _ => {
-                *holder = Some(self.side);
+                disk.holder = Some(self.side);
                 Ok(Claim::Won)
             }
         }
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.refused("advance")?;
+        if let Some(lock) = &self.lock {
+            let mut disk = lock.lock().unwrap();
+            assert_eq!(disk.holder, Some(self.side));
+            disk.generation += 1;
+        }
+        Ok(())
     }
 }
 

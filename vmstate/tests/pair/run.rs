@@ -3,10 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
-use vmstate::error::Error;
-use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
+use vmstate::migrate::Control;
+use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
 use vmstate::migrate::source::{self, Departure, Outgoing, SourceOptions};
-use vmstate::migrate::{Arrival, Control};
 use vmstate::section::{Section, Sections};
 
 use super::guest::{Device, Guest, Load, Lock, Vm};
@@ -29,7 +28,7 @@ pub struct Setup {
 pub struct Outcome {
     pub world: World,
     pub departure: Departure,
-    pub arrival: Result<Arrival, Error>,
+    pub arrival: Arrival,
     pub source: Vm,
     pub destination: Vm,
     pub source_devices: Vec<Device>,
@@ -46,7 +45,7 @@ impl Setup {
 
     pub fn with(blocks: &[(&str, u64)], world: World, load: Load) -> Self {
         let lock: Lock = Lock::default();
-        *lock.lock().unwrap() = Some(Side::Source);
+        lock.lock().unwrap().holder = Some(Side::Source);
         let machine = |side| Vm {
             side,
             guest: Guest::new(&world, blocks, load),
@@ -97,7 +96,7 @@ impl Setup {
                 let result = destination::run(
                     Incoming {
                         channel: &mut world.end(Side::Destination),
-                        clock: &world,
+                        clock: &world.end(Side::Destination),
                         ram: &destination.guest.clone(),
                         machine: &mut destination,
                         sections: &mut sections(&mut destination_devices),
@@ -115,7 +114,7 @@ impl Setup {
             let departure = source::run(
                 Outgoing {
                     channel: &mut world.end(Side::Source),
-                    clock: &world,
+                    clock: &world.end(Side::Source),
                     ram: &source.guest.clone(),
                     log: &mut source.guest.clone(),
                     machine: &mut source,

@@ -1,8 +1,9 @@
-//! The virtual wire and clock. The two sides take turns: one runs until it waits for bytes, then the other does; when
-//! both wait, time jumps to the first deadline. So every run of a test is the same run.
+//! The virtual wire and clock. The two sides take turns: one runs until it waits for bytes, for room in its socket buffer
+//! or for a moment; then the side goes on whose wait ends first, and time jumps there. So every run of a test is the same
+//! run.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,12 +43,32 @@ pub enum FaultKind {
     SenderDies,
     /// The receiver's process dies, before it has looked at any of the bytes that it was not waiting for.
     ReceiverDies,
+    /// This direction goes on at so many bytes a second; 0: what is in the socket buffer stays there for ever.
+    Slows(u32),
+}
+
+/// Bytes that arrive together.
+#[derive(Debug)]
+struct Segment {
+    bytes: VecDeque<u8>,
+    /// When it leaves the sender's socket buffer.
+    leaves: Duration,
+    /// When it can be received.
+    arrives: Duration,
+}
+
+/// What a side waits for, other than its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Time,
+    Bytes,
+    Room,
 }
 
 #[derive(Debug, Default)]
 struct End {
     /// Bytes on their way to this side.
-    inbox: VecDeque<u8>,
+    inbox: VecDeque<Segment>,
     sent: usize,
     /// Nothing more will come to this side.
     inbox_closed: bool,
@@ -56,8 +77,11 @@ struct End {
     silent: bool,
     dead: bool,
     finished: bool,
-    waiting: bool,
-    deadline: Option<Duration>,
+    waiting: Option<(Wish, Option<Duration>)>,
+    /// Speed of the wire from this side on, once a fault has changed it.
+    slowed: Option<f64>,
+    /// When the wire is free for what this side sends next.
+    free: Duration,
 }
 
 #[derive(Debug)]
@@ -69,31 +93,45 @@ pub struct State {
     fault: Option<Fault>,
     bytes_per_second: Option<f64>,
     latency: Duration,
+    /// Bytes that a socket buffer holds.
+    buffer: usize,
     recorded: Vec<u8>,
 }
+
+const FOREVER: Duration = Duration::from_secs(1 << 40);
 
 impl State {
     fn end(&mut self, side: Side) -> &mut End {
         if side == Source { &mut self.source } else { &mut self.destination }
     }
 
-    fn runnable(&mut self, side: Side) -> bool {
+    /// When `side` can go on.
+    fn goes_on(&mut self, side: Side) -> Option<Duration> {
+        let now = self.now;
         let end = self.end(side);
-        !end.finished && (!end.waiting || !end.inbox.is_empty() || end.inbox_closed || end.dead)
+        if end.finished {
+            return None;
+        }
+        let Some((wish, deadline)) = end.waiting else { return Some(now) };
+        let granted = match wish {
+            Wish::Time => None,
+            _ if end.dead => Some(now),
+            Wish::Bytes => end.inbox.front().map(|segment| segment.arrives).or(end.inbox_closed.then_some(now)),
+            Wish::Room if end.broken => Some(now),
+            Wish::Room => {
+                let other = self.end(side.other());
+                other.inbox.iter().map(|segment| segment.leaves).find(|&leaves| leaves > now)
+            }
+        };
+        [granted, deadline].into_iter().flatten().min()
     }
 
-    /// Who goes on when `side` cannot.
+    /// Lets the side go on whose wait ends first; of two, the other one than `side`.
     fn pass_turn(&mut self, side: Side) {
-        for candidate in [side.other(), side] {
-            if self.runnable(candidate) {
-                self.turn = candidate;
-                return;
-            }
-        }
-        let waiting = [Source, Destination].into_iter().filter(|&side| !self.end(side).finished).collect::<Vec<_>>();
-        let next = waiting.into_iter().filter_map(|side| self.end(side).deadline.map(|at| (at, side)));
-        match next.min_by_key(|&(at, _)| at) {
+        let next = [side.other(), side].map(|side| self.goes_on(side).map(|at| (at, side)));
+        match next.into_iter().flatten().min_by_key(|&(at, _)| at.max(self.now)) {
             Some((at, side)) => {
+                assert!(at < FOREVER, "both sides wait for ever");
                 self.now = self.now.max(at);
                 self.turn = side;
             }
@@ -106,6 +144,7 @@ impl State {
         let (sender, receiver) = (fault.sender, fault.sender.other());
         match fault.kind {
             FaultKind::Silent => self.end(sender).silent = true,
+            FaultKind::Slows(speed) => self.end(sender).slowed = Some(f64::from(speed)),
             FaultKind::HalfClose => {
                 self.end(sender).broken = true;
                 self.end(receiver).inbox_closed = true;
@@ -129,6 +168,34 @@ impl State {
         self.end(side.other()).inbox_closed = true;
         self.end(side.other()).broken = true;
     }
+
+    /// Puts `bytes` on the wire.
+    fn put(&mut self, side: Side, bytes: &[u8]) {
+        let (now, latency) = (self.now, self.latency);
+        let speed = self.end(side).slowed.or(self.bytes_per_second);
+        // Small enough to make room bit by bit.
+        let piece = (self.buffer / 8).max(1);
+        for bytes in bytes.chunks(piece) {
+            let takes = match speed {
+                Some(0.0) => FOREVER,
+                Some(speed) => Duration::from_secs_f64(bytes.len() as f64 / speed),
+                None => Duration::ZERO,
+            };
+            let leaves = self.end(side).free.max(now).saturating_add(takes);
+            self.end(side).free = leaves;
+            let segment = Segment { bytes: bytes.iter().copied().collect(), leaves, arrives: leaves + latency };
+            if !self.end(side).silent {
+                self.end(side.other()).inbox.push_back(segment);
+            }
+        }
+    }
+
+    /// Free bytes of the socket buffer of `side`.
+    fn room(&mut self, side: Side) -> usize {
+        let (now, buffer) = (self.now, self.buffer);
+        let held = self.end(side.other()).inbox.iter().filter(|segment| segment.leaves > now);
+        buffer.saturating_sub(held.map(|segment| segment.bytes.len()).sum())
+    }
 }
 
 /// Both ends and the clock.
@@ -139,8 +206,14 @@ impl World {
     pub fn new(fault: Option<Fault>, bytes_per_second: Option<f64>, latency: Duration) -> Self {
         let (source, destination) = (End::default(), End::default());
         let (now, turn, recorded) = (Duration::ZERO, Source, Vec::new());
-        let state = State { now, turn, source, destination, fault, bytes_per_second, latency, recorded };
+        // A unix socket's by default.
+        let buffer = 208 << 10;
+        let state = State { now, turn, source, destination, fault, bytes_per_second, latency, buffer, recorded };
         Self(Arc::new((Mutex::new(state), Condvar::new())))
+    }
+
+    pub fn set_buffer(&self, bytes: usize) {
+        self.lock().buffer = bytes;
     }
 
     pub fn end(&self, side: Side) -> WireEnd {
@@ -175,12 +248,37 @@ impl World {
         self.lock().recorded.clone()
     }
 
-    pub fn advance(&self, by: Duration) {
-        self.lock().now += by;
+    pub fn now(&self) -> Duration {
+        self.lock().now
+    }
+
+    /// `side` does something that takes so long.
+    pub fn spend(&self, side: Side, time: Duration) {
+        let mut state = self.lock();
+        let until = state.now + time;
+        while state.now < until {
+            state = self.rest(state, side, Wish::Time, Some(until));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets time pass until `side` goes on.
+    fn rest<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        side: Side,
+        wish: Wish,
+        deadline: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        state.end(side).waiting = Some((wish, deadline));
+        state.pass_turn(side);
+        self.0.1.notify_all();
+        state = self.wait(state, side);
+        state.end(side).waiting = None;
+        state
     }
 
     fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>, side: Side) -> MutexGuard<'a, State> {
@@ -191,82 +289,85 @@ impl World {
     }
 }
 
-impl Clock for World {
-    fn now(&self) -> Duration {
-        self.lock().now
-    }
-
-    fn sleep(&self, duration: Duration) {
-        self.advance(duration);
-    }
-}
-
-/// One side's end of the wire.
-#[derive(Debug)]
+/// One side's end of the wire, and its clock.
+#[derive(Clone, Debug)]
 pub struct WireEnd {
     world: World,
     side: Side,
 }
 
+impl Clock for WireEnd {
+    fn now(&self) -> Duration {
+        self.world.now()
+    }
+
+    fn sleep(&self, duration: Duration) {
+        self.world.spend(self.side, duration);
+    }
+}
+
 impl Channel for WireEnd {
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
         let mut state = self.world.lock();
-        let state = &mut *state;
-        if state.end(self.side).dead || state.end(self.side).broken {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
+        let deadline = state.now.saturating_add(timeout);
+        let count = loop {
+            if state.end(self.side).dead || state.end(self.side).broken {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            match state.room(self.side) {
+                0 if state.now >= deadline => return Err(io::ErrorKind::TimedOut.into()),
+                0 => state = self.world.rest(state, self.side, Wish::Room, Some(deadline)),
+                room => break room.min(bytes.len()),
+            }
+        };
+        let bytes = bytes.split_at(count).0;
         let sent = state.end(self.side).sent;
         let fault = state.fault.filter(|fault| fault.sender == self.side && fault.after <= sent + bytes.len());
         let fault = fault.filter(|fault| fault.after > sent || (fault.after == 0 && sent == 0));
-        let (through, _) = bytes.split_at(fault.map_or(bytes.len(), |fault| fault.after - sent));
+        let (through, rest) = bytes.split_at(fault.map_or(bytes.len(), |fault| fault.after - sent));
         state.end(self.side).sent += bytes.len();
         if self.side == Source {
             state.recorded.extend_from_slice(bytes);
         }
-        if !state.end(self.side).silent {
-            state.end(self.side.other()).inbox.extend(through);
-        }
-        if let Some(speed) = state.bytes_per_second {
-            state.now += Duration::from_secs_f64(bytes.len() as f64 / speed);
-        }
+        state.put(self.side, through);
         if let Some(fault) = fault {
             state.strike(fault);
-            if through.len() < bytes.len() && fault.kind != FaultKind::Silent {
-                return Err(io::ErrorKind::BrokenPipe.into());
+            match fault.kind {
+                FaultKind::Silent | FaultKind::Slows(_) => state.put(self.side, rest),
+                _ if rest.is_empty() => {}
+                _ => return Err(io::ErrorKind::BrokenPipe.into()),
             }
         }
-        Ok(())
+        Ok(bytes.len())
     }
 
-    fn receive(&mut self, into: &mut [u8], timeout: Option<Duration>) -> io::Result<usize> {
+    fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
         let mut state = self.world.lock();
-        let deadline = timeout.map(|timeout| state.now + timeout);
+        let deadline = state.now.saturating_add(timeout);
         loop {
+            let now = state.now;
             let end = state.end(self.side);
             if end.dead {
                 return Err(io::ErrorKind::NotConnected.into());
             }
-            if !end.inbox.is_empty() {
-                end.waiting = false;
-                return end.inbox.read(into);
+            let mut count = 0;
+            while let Some(segment) = end.inbox.front_mut().filter(|segment| segment.arrives <= now) {
+                count += io::Read::read(&mut segment.bytes, &mut into[count..])?;
+                if !segment.bytes.is_empty() {
+                    break;
+                }
+                end.inbox.pop_front();
             }
-            if end.inbox_closed {
+            if count > 0 {
+                return Ok(count);
+            }
+            if end.inbox_closed && end.inbox.is_empty() {
                 return Ok(0);
             }
-            if end.waiting && deadline.is_some_and(|deadline| deadline <= state.now) {
-                state.end(self.side).waiting = false;
+            if now >= deadline {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            let end = state.end(self.side);
-            (end.waiting, end.deadline) = (true, deadline);
-            state.pass_turn(self.side);
-            self.world.0.1.notify_all();
-            state = self.world.wait(state, self.side);
-            // Bytes take their time: whoever was waiting for them sees them that much later.
-            if !state.end(self.side).inbox.is_empty() {
-                let latency = state.latency;
-                state.now += latency;
-            }
+            state = self.world.rest(state, self.side, Wish::Bytes, Some(deadline));
         }
     }
 }

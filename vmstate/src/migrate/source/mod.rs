@@ -1,5 +1,5 @@
 //! The source: sends a running guest, and is left with either the guest running here or the destination's word that it
-//! runs there. The phases are drawn in `phase.rs`.
+//! runs there. A blocking driver: what to do next is decided by [`SourceProtocol`], the phases are drawn in `phase.rs`.
 
 mod rounds;
 mod switch_over;
@@ -9,12 +9,13 @@ use std::time::Duration;
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
+use crate::migrate::Machine;
 use crate::migrate::control::Control;
 use crate::migrate::phase::{Phase, SourcePhase};
+use crate::migrate::protocol::{SourceAction, SourceEvent, SourceProtocol, Timing, ping};
 use crate::migrate::report::{Downtime, Report};
 use crate::migrate::save::{self, Turn};
-use crate::migrate::wire::{ANSWERS, Patience, Wire};
-use crate::migrate::{Claim, Machine};
+use crate::migrate::wire::{ANSWERS, Patience, Wire, is_timeout};
 use crate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamSender};
 use crate::section::Sections;
 use crate::stream::{Command, Element, Reply, SelfDescription, put_configuration, put_header};
@@ -41,8 +42,12 @@ pub struct Outgoing<'a, 's> {
 pub struct SourceOptions {
     /// Machine type, as `microvm`; the destination's must be the same.
     pub machine_type: String,
-    /// The longest wait for an answer of the destination. The guest is paused during the last two.
+    /// The longest wait for an answer of the destination, and for a destination that takes nothing, while the guest runs.
+    /// Once it is paused, [`Control::pause_budget`] bounds all waits.
     pub answer: Duration,
+    /// After a commit that the destination did not confirm: how long to wait for exclusive resources that another process
+    /// still holds.
+    pub patience: Duration,
     /// Expected time to pause the guest and to save and load its devices; part of the expected downtime.
     pub switch_over_cost: Duration,
     /// Gives up after so many rounds.
@@ -52,11 +57,12 @@ pub struct SourceOptions {
 }
 
 impl SourceOptions {
-    /// Answers within 10 s, devices within 5 ms, any number of rounds.
+    /// Answers within 10 s, patience of 5 s, devices within 5 ms, any number of rounds.
     pub fn new(machine_type: impl Into<String>) -> Self {
         Self {
             machine_type: machine_type.into(),
             answer: Duration::from_secs(10),
+            patience: Duration::from_secs(5),
             switch_over_cost: Duration::from_millis(5),
             max_rounds: None,
             max_total: None,
@@ -75,13 +81,13 @@ pub struct Departure {
     pub report: Report,
 }
 
-/// The pings: of the introduction, as QEMU numbers it; whether all is loaded; whether a round has arrived. QEMU's
-/// post-copy uses 2 to 4.
-const HELLO: u32 = 1;
-const READY: u32 = 5;
-const ROUND: u32 = 6;
 /// Bytes handed to the channel at once.
 const CHUNK: usize = 1 << 20;
+/// Between two attempts to take the exclusive resources back.
+const RETRY: Duration = Duration::from_millis(10);
+/// How long a destination that broke the connection gets for its reason.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// Sends the guest. Returns when this side is over.
 pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Control) -> Departure {
     let Outgoing { channel, clock, machine, sections, ram, log } = outgoing;
@@ -98,7 +104,9 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         }
     };
     let wire = Wire::new(channel, clock, control, Strictness::Strict, Limits::default(), ANSWERS);
+    let (protocol, first) = SourceProtocol::begin();
     let mut source = Source {
+        protocol,
         wire,
         clock,
         machine,
@@ -107,20 +115,21 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         options,
         control,
         begun,
-        phase: SourcePhase::Setup,
-        paused: false,
+        reason: None,
+        answered: None,
         speed: None,
         buffer: Vec::new(),
         described: save::describe(&options.machine_type),
         report: Report::default(),
-        downtime: None,
+        downtime: Downtime::default(),
         mark: begun,
     };
-    let outcome = source.hand_over();
-    source.end(outcome)
+    source.drive(first);
+    source.end()
 }
 
 struct Source<'a, 's> {
+    protocol: SourceProtocol,
     wire: Wire<'a>,
     clock: &'a dyn Clock,
     machine: &'a mut dyn Machine,
@@ -129,25 +138,89 @@ struct Source<'a, 's> {
     options: &'a SourceOptions,
     control: &'a Control,
     begun: Duration,
-    phase: SourcePhase,
-    paused: bool,
+    /// The first thing that went wrong.
+    reason: Option<Error>,
+    /// The destination's last answer to a question.
+    answered: Option<Reply>,
     /// Bytes a second at full speed, once known.
     speed: Option<f64>,
     buffer: Vec<u8>,
     /// What was sent so far.
     described: SelfDescription,
     report: Report,
-    downtime: Option<Downtime>,
+    downtime: Downtime,
     /// When the last lap of the downtime ended.
     mark: Duration,
 }
 
 impl Source<'_, '_> {
-    fn hand_over(&mut self) -> Result<()> {
-        self.introduce()?;
-        self.rounds()?;
-        self.switch_over()?;
-        self.commit()
+    /// Carries out one action after the other, until there is none.
+    fn drive(&mut self, first: SourceAction) {
+        let mut action = first;
+        let mut phase = self.protocol.phase();
+        while action != SourceAction::End {
+            let event = self.carry_out(action);
+            let timing = Timing {
+                answer: self.options.answer,
+                pause_budget: self.control.pause_budget(),
+                patience: self.options.patience,
+                retry: RETRY,
+            };
+            action = self.protocol.handle(event, self.clock.now(), &timing);
+            let now = self.protocol.phase();
+            if now != phase {
+                phase = now;
+                tracing::debug!(?phase, "source");
+                self.control.publish(|progress| progress.phase = Phase::Source(phase));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: SourceAction) -> SourceEvent {
+        match action {
+            SourceAction::Introduce => self.introduce().map(|()| SourceEvent::Done),
+            SourceAction::Round => self.round_and_verdict().map(SourceEvent::RoundOver),
+            SourceAction::Pause => self.pause().map(|()| SourceEvent::Done),
+            SourceAction::SendRest(until) => self.send_rest(until).map(|()| SourceEvent::Done),
+            SourceAction::Await(until) => self.await_reply(Patience::Until(until)).map(|reply| {
+                self.answered = Some(reply);
+                SourceEvent::Replied(reply)
+            }),
+            SourceAction::CloseDoor => self.close_door().map(|()| SourceEvent::Done),
+            SourceAction::Release => self.machine.release().map(|()| SourceEvent::Done),
+            SourceAction::SendEnd(until) => self.flush(Patience::Until(until)).map(|()| SourceEvent::Done),
+            SourceAction::Claim => self.machine.claim().map(SourceEvent::Claimed),
+            SourceAction::Sleep(until) => {
+                self.clock.sleep(until.saturating_sub(self.clock.now()));
+                Ok(SourceEvent::Deadline)
+            }
+            SourceAction::Advance => self.machine.advance().map(|()| SourceEvent::Done),
+            SourceAction::Resume => self.machine.resume().map(|()| SourceEvent::Done),
+            SourceAction::End => Ok(SourceEvent::Done),
+        }
+        .unwrap_or_else(|error| self.went_wrong(action, error))
+    }
+
+    /// Keeps the first error, and tells the protocol what kind of failure `action` met.
+    fn went_wrong(&mut self, action: SourceAction, error: Error) -> SourceEvent {
+        let event = match error.kind() {
+            ErrorKind::Cancelled if self.control.is_cancelled() => SourceEvent::Cancelled,
+            ErrorKind::Io if is_timeout(&error) => SourceEvent::Deadline,
+            ErrorKind::Io | ErrorKind::Malformed | ErrorKind::Incompatible => SourceEvent::Broken,
+            _ => SourceEvent::Refused,
+        };
+        self.reason = Some(match (self.reason.take(), action) {
+            (Some(first), SourceAction::Resume | SourceAction::Advance) => {
+                let message = format!("{first}; and the guest could not be resumed here");
+                Error::new(first.kind(), message).with_source(error)
+            }
+            (Some(first), _) => first,
+            (None, _) if event == SourceEvent::Deadline && self.protocol.phase() == SourcePhase::SwitchOver => {
+                over_budget(self.control.pause_budget(), error)
+            }
+            (None, _) => error,
+        });
+        event
     }
 
     fn introduce(&mut self) -> Result<()> {
@@ -155,96 +228,69 @@ impl Source<'_, '_> {
         put_header(out);
         put_configuration(out, &self.options.machine_type);
         Element::Command(Command::OpenReturnPath).write(out);
-        Element::Command(Command::Ping(HELLO)).write(out);
         save::put_devices(out, self.sections, Turn::Early, &mut self.described)?;
         save::put_ram_start(out, &self.ram);
+        Element::Command(Command::Ping(ping::INTRODUCTION)).write(out);
         self.report.round_trip = Duration::MAX;
-        self.ask(HELLO)?;
-        self.report.setup = self.clock.now().saturating_sub(self.begun);
-        self.enter(SourcePhase::Rounds);
-        Ok(())
+        self.flush(self.running())
     }
 
     /// Makes sure that one side has the guest, and ends.
-    fn end(mut self, outcome: Result<()>) -> Departure {
-        let (phase, error) = match (outcome, self.phase) {
-            (Ok(()), _) => (SourcePhase::Completed, None),
-            (Err(error), SourcePhase::Commit) => self.reclaim(error),
-            (Err(error), _) => self.take_back(error),
-        };
-        self.enter(phase);
+    fn end(mut self) -> Departure {
+        let phase = self.protocol.phase();
         self.publish();
         self.report.total = self.clock.now().saturating_sub(self.begun);
         self.report.bytes = self.wire.sent();
         self.report.pages = self.ram.sent();
-        if phase == SourcePhase::Completed {
-            self.report.downtime = self.downtime;
+        let completed = phase == SourcePhase::Completed;
+        if completed {
+            self.downtime.commit = self.lap();
         }
+        self.report.downtime = completed.then_some(self.downtime);
         self.control.publish(|progress| {
             progress.elapsed = self.report.total;
             progress.downtime = self.report.downtime;
         });
+        let error = self.reason.or_else(|| self.answered.map(unexpected)).filter(|_| !completed);
         Departure { phase, error, report: self.report }
     }
 
-    /// The destination was told to take over, and did not say that it has.
-    fn reclaim(&mut self, error: Error) -> (SourcePhase, Option<Error>) {
-        match self.machine.claim() {
-            Ok(Claim::Won) => self.take_back(error),
-            Ok(Claim::Held | Claim::Moved) => (SourcePhase::Unacknowledged, Some(error)),
-            Ok(Claim::Undecidable) => (SourcePhase::Undecided, Some(error)),
-            Err(refused) => {
-                let message = format!("{}; and whether the destination runs could not be found out", error.message());
-                (SourcePhase::Undecided, Some(Error::new(error.kind(), message).with_source(refused)))
-            }
-        }
-    }
-
-    fn take_back(&mut self, error: Error) -> (SourcePhase, Option<Error>) {
-        let cancelled = self.control.is_cancelled() && error.kind() == ErrorKind::Cancelled;
-        let phase = if cancelled { SourcePhase::Cancelled } else { SourcePhase::Failed };
-        if !self.paused {
-            return (phase, Some(error));
-        }
-        match self.machine.resume() {
-            Ok(()) => (phase, Some(error)),
-            Err(refused) => {
-                let message = format!("{error}; and the guest could not be resumed here");
-                (phase, Some(Error::new(error.kind(), message).with_source(refused)))
-            }
-        }
+    /// How long a destination may take nothing while the guest runs.
+    fn running(&self) -> Patience {
+        Patience::Silence(self.options.answer)
     }
 
     /// Sends the buffer, and empties it.
-    fn flush(&mut self) -> Result<()> {
-        let sent = self.wire.send(&self.buffer);
+    fn flush(&mut self, patience: Patience) -> Result<()> {
+        let sent = self.wire.send(&self.buffer, patience);
         self.buffer.clear();
+        let Err(broken) = sent else { return Ok(()) };
+        if is_timeout(&broken) || broken.kind() != ErrorKind::Io {
+            return Err(broken);
+        }
         // A destination that failed says why before it closes.
-        sent.map_err(|broken| match self.await_reply() {
-            Err(refused) if refused.kind() == ErrorKind::Peer => refused,
-            _ => broken,
-        })
+        let last_words = Patience::Until(self.clock.now().saturating_add(LAST_WORDS));
+        match self.await_reply(last_words) {
+            Err(refused) if refused.kind() == ErrorKind::Peer => Err(refused),
+            _ => Err(broken),
+        }
     }
 
     /// Sends the buffer, which holds the ping `number`, and waits for the answer.
     fn ask(&mut self, number: u32) -> Result<()> {
         let asked = self.clock.now();
-        self.flush()?;
-        self.await_pong(number)?;
+        self.flush(self.running())?;
+        let deadline = self.clock.now().saturating_add(self.options.answer);
+        match self.await_reply(Patience::Until(deadline))? {
+            Reply::Pong(value) if value == number => {}
+            other => return Err(unexpected(other)),
+        }
         self.report.round_trip = self.report.round_trip.min(self.clock.now().saturating_sub(asked));
         Ok(())
     }
 
-    fn await_pong(&mut self, expected: u32) -> Result<()> {
-        match self.await_reply()? {
-            Reply::Pong(value) if value == expected => Ok(()),
-            other => Err(unexpected(other)),
-        }
-    }
-
-    fn await_reply(&mut self) -> Result<Reply> {
-        let deadline = self.clock.now().saturating_add(self.options.answer);
-        self.wire.decode(Patience::Until(deadline), Reply::read).and_then(refuse)
+    fn await_reply(&mut self, patience: Patience) -> Result<Reply> {
+        self.wire.decode(patience, Reply::read).and_then(refuse)
     }
 
     /// Between two chunks nobody is asked anything, so all that can come is a refusal.
@@ -254,13 +300,6 @@ impl Source<'_, '_> {
             Some(reply) => Err(refuse(reply).map_or_else(|refused| refused, unexpected)),
             None => Ok(()),
         }
-    }
-
-    fn enter(&mut self, phase: SourcePhase) {
-        debug_assert!(self.phase.may_become(phase), "{:?} to {phase:?}", self.phase);
-        tracing::debug!(?phase, "source");
-        self.phase = phase;
-        self.control.publish(|progress| progress.phase = Phase::Source(phase));
     }
 
     fn publish(&self) {
@@ -284,6 +323,15 @@ fn refuse(reply: Reply) -> Result<Reply> {
         }
         other => Ok(other),
     }
+}
+
+fn over_budget(budget: Duration, error: Error) -> Error {
+    let message = format!(
+        "{}; the guest is paused for {budget:.0?} at most and so runs on here; a higher pause budget or downtime limit \
+         would help",
+        error.message()
+    );
+    Error::new(ErrorKind::Io, message).with_source(error)
 }
 
 fn unexpected(reply: Reply) -> Error {

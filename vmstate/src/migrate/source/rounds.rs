@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{CHUNK, ROUND, Source, whole};
+use super::{CHUNK, Source, whole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::policy::{self, Figures, Verdict};
+use crate::migrate::protocol::ping;
 use crate::migrate::report::Round;
 use crate::migrate::save;
 use crate::ram::{PAGE_SIZE, PageCount};
@@ -16,44 +17,48 @@ const PACE: Duration = Duration::from_millis(100);
 const TELLING: u64 = 4 << 20;
 
 impl Source<'_, '_> {
-    /// Sends all pages, then those written meanwhile, until what is left fits into the downtime.
-    pub(super) fn rounds(&mut self) -> Result<()> {
-        // A log that clears late reports everything once, so that there is something to clear.
-        self.ram.sync()?;
-        loop {
-            let mut round = self.round()?;
-            round.dirtied = self.ram.sync()?;
-            let bytes_per_page = self.bytes_per_page();
-            let dirtied = round.dirtied as f64 / round.duration.as_secs_f64().max(f64::EPSILON);
-            self.report.rounds.push(round);
-            let figures = Figures {
-                pending_bytes: whole(self.ram.pending_pages() as f64 * bytes_per_page),
-                dirty_bytes_per_second: dirtied * bytes_per_page,
-                wire_bytes_per_second: self.speed.unwrap_or(f64::INFINITY),
-                bandwidth_limit: self.control.bandwidth_limit(),
-                round_trip: self.report.round_trip,
-                switch_over_cost: self.options.switch_over_cost,
-                elapsed: self.clock.now().saturating_sub(self.begun),
-                rounds: u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX),
-            };
-            let limits = policy::Limits {
-                downtime: self.control.downtime_limit(),
-                rounds: self.options.max_rounds,
-                total: self.options.max_total,
-            };
-            let (verdict, forecast) = policy::decide(&figures, &limits);
-            tracing::debug!(?figures, ?verdict, ?forecast, "round over");
-            self.publish();
-            self.control.publish(|progress| {
-                progress.dirty_pages_per_second = whole(dirtied);
-                progress.expected_downtime = Some(forecast.downtime);
-                progress.expected_total = forecast.total;
-            });
-            match verdict {
-                Verdict::Iterate => {}
-                Verdict::SwitchOver => return Ok(()),
-                Verdict::GiveUp(reason) => return Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}"))),
-            }
+    /// Sends what was dirty when the round began; true if what is left fits into the downtime.
+    ///
+    /// # Errors
+    /// Also if the policy gives up.
+    pub(super) fn round_and_verdict(&mut self) -> Result<bool> {
+        if self.report.rounds.is_empty() {
+            self.report.setup = self.clock.now().saturating_sub(self.begun);
+            // A log that clears late reports everything once, so that there is something to clear.
+            self.ram.sync()?;
+        }
+        let mut round = self.round()?;
+        round.dirtied = self.ram.sync()?;
+        let bytes_per_page = self.bytes_per_page();
+        let dirtied = round.dirtied as f64 / round.duration.as_secs_f64().max(f64::EPSILON);
+        self.report.rounds.push(round);
+        let figures = Figures {
+            pending_bytes: whole(self.ram.pending_pages() as f64 * bytes_per_page),
+            dirty_bytes_per_second: dirtied * bytes_per_page,
+            wire_bytes_per_second: self.speed.unwrap_or(f64::INFINITY),
+            bandwidth_limit: self.control.bandwidth_limit(),
+            round_trip: self.report.round_trip,
+            switch_over_cost: self.options.switch_over_cost,
+            elapsed: self.clock.now().saturating_sub(self.begun),
+            rounds: u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX),
+        };
+        let limits = policy::Limits {
+            downtime: self.control.downtime_limit(),
+            rounds: self.options.max_rounds,
+            total: self.options.max_total,
+        };
+        let (verdict, forecast) = policy::decide(&figures, &limits);
+        tracing::debug!(?figures, ?verdict, ?forecast, "round over");
+        self.publish();
+        self.control.publish(|progress| {
+            progress.dirty_pages_per_second = whole(dirtied);
+            progress.expected_downtime = Some(forecast.downtime);
+            progress.expected_total = forecast.total;
+        });
+        match verdict {
+            Verdict::Iterate => Ok(false),
+            Verdict::SwitchOver => Ok(true),
+            Verdict::GiveUp(reason) => Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}"))),
         }
     }
 
@@ -69,7 +74,7 @@ impl Source<'_, '_> {
             let sending = self.clock.now();
             let over = save::put_ram_part(&mut self.buffer, &mut self.ram, chunk)?;
             let bytes = self.buffer.len() as u64;
-            self.flush()?;
+            self.flush(self.running())?;
             self.heed_replies()?;
             slept += self.pace(bytes, sending)?;
             self.publish();
@@ -78,8 +83,8 @@ impl Source<'_, '_> {
             }
         }
         // What was sent may still be in a socket's buffer: only the answer says that it went through the wire.
-        Element::Command(Command::Ping(ROUND)).write(&mut self.buffer);
-        self.ask(ROUND)?;
+        Element::Command(Command::Ping(ping::ROUND)).write(&mut self.buffer);
+        self.ask(ping::ROUND)?;
         let duration = self.clock.now().saturating_sub(begun);
         let bytes = self.wire.sent() - bytes;
         let busy = duration.saturating_sub(slept).as_secs_f64();

@@ -1,0 +1,159 @@
+//! A socket at which a destination waits for its source.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::socket::{MsgFlags, recv};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::connect::{SLICE, Waiting};
+use super::socket::{SocketChannel, wait};
+
+/// The first bytes of a stream (`QEMU_VM_FILE_MAGIC`, migration/savevm.c).
+const MAGIC: [u8; 4] = *b"QEVM";
+/// Connections that have not said anything yet, at most; the oldest goes when another comes.
+const CANDIDATES: usize = 16;
+/// A connection that has not begun a stream after so long is dropped.
+const INTRODUCTION: Duration = Duration::from_secs(10);
+
+/// A socket that waits for one source.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    /// Removed when the listener goes.
+    path: Option<PathBuf>,
+}
+
+impl Listener {
+    /// Listens at a path that does not exist yet, for this user only. It goes when the listener does.
+    ///
+    /// # Errors
+    /// The path exists, or cannot be made.
+    pub fn unix(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        // Linux gives the socket's file the mode of the socket itself (`unix_bind`), so there is no moment when others
+        // may connect.
+        let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
+        socket.set_permissions(Permissions::from_mode(0o600))?;
+        let socket = Socket::from(OwnedFd::from(socket));
+        socket.bind(&SockAddr::unix(&path)?)?;
+        let listener = Self { socket, path: Some(path) };
+        listener.socket.listen(CANDIDATES as i32)?;
+        listener.socket.set_nonblocking(true)?;
+        Ok(listener)
+    }
+
+    /// Listens at an address; port 0 is any free one.
+    ///
+    /// # Errors
+    /// As [`TcpListener::bind`].
+    pub fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
+        let socket = Socket::from(TcpListener::bind(address)?);
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, path: None })
+    }
+
+    /// Where a TCP listener listens.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok().and_then(|address| address.as_socket())
+    }
+
+    /// Waits for a connection, whoever it is.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] if none came within `timeout`.
+    pub fn accept(&self, timeout: Duration) -> io::Result<SocketChannel> {
+        let waiting = Waiting::new(timeout, &|| true);
+        loop {
+            let slice = waiting.slice()?;
+            match self.socket.accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait(&self.socket, PollFlags::POLLIN, slice)?;
+                }
+                accepted => return self.channel(accepted?.0),
+            }
+        }
+    }
+
+    /// Waits for a source: the first connection whose first bytes are those of a stream. Others are dropped, at once if
+    /// they begin with something else or close, after 10 s if they say nothing, and meanwhile keep nobody waiting.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::ConnectionAborted`] within 20 ms once `go_on` says false; what the listening socket has.
+    pub fn accept_source(&self, go_on: &dyn Fn() -> bool) -> io::Result<SocketChannel> {
+        let waiting = Waiting::new(Duration::MAX, go_on);
+        let mut candidates: Vec<(Socket, Instant)> = Vec::new();
+        loop {
+            let slice = waiting.slice()?;
+            match self.socket.accept() {
+                Ok((socket, _)) => {
+                    socket.set_nonblocking(true)?;
+                    if candidates.len() == CANDIDATES {
+                        candidates.remove(0);
+                    }
+                    candidates.push((socket, Instant::now()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Candidates are looked at once a slice: a wait on all of them would wake for bytes that are only
+                    // peeked at.
+                    wait(&self.socket, PollFlags::POLLIN, if candidates.is_empty() { slice } else { SLICE / 20 })?;
+                }
+                // The peer was gone before it was accepted (accept(2)).
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => return Err(error),
+            }
+            candidates.retain(|(_, since)| since.elapsed() < INTRODUCTION);
+            if let Some(index) = candidates.iter().position(|(socket, _)| begins(socket) == Beginning::Stream) {
+                return self.channel(candidates.swap_remove(index).0);
+            }
+            candidates.retain(|(socket, _)| begins(socket) == Beginning::Silence);
+        }
+    }
+
+    fn channel(&self, socket: Socket) -> io::Result<SocketChannel> {
+        match self.path {
+            Some(_) => UnixStream::from(socket).try_into(),
+            None => TcpStream::from(socket).try_into(),
+        }
+    }
+}
+
+/// How a connection has begun.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beginning {
+    /// With a stream.
+    Stream,
+    /// Not yet, or not far enough to tell.
+    Silence,
+    /// With something else, or it is over.
+    Other,
+}
+
+/// Looks at the first bytes without taking them.
+fn begins(socket: &Socket) -> Beginning {
+    let mut first = [0; MAGIC.len()];
+    match recv(socket.as_raw_fd(), &mut first, MsgFlags::MSG_PEEK) {
+        Ok(count) if count == MAGIC.len() && first == MAGIC => Beginning::Stream,
+        Ok(count) if count > 0 && first.get(..count).is_some_and(|first| MAGIC.starts_with(first)) => {
+            Beginning::Silence
+        }
+        Err(Errno::EAGAIN | Errno::EINTR) => Beginning::Silence,
+        Ok(_) | Err(_) => Beginning::Other,
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

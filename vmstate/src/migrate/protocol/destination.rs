@@ -1,0 +1,197 @@
+//! The destination's side of the protocol: from the first byte to a final [`DestinationPhase`].
+//!
+//! ```text
+//! Receive ─► Compare ─► Receive … ─► Load ─► Answer ─► Receive ─► CloseDoor ─► Claim ─► Confirm ─► Advance ─► Resume ─► End
+//!     any failure up to Claim: Refuse ─► End (the guest never ran here)                              │
+//!                                           a failure from here: End, the guest is kept paused here ─┘
+//! ```
+
+use std::time::Duration;
+
+use super::Timing;
+use crate::migrate::Claim;
+use crate::migrate::phase::DestinationPhase;
+
+/// What a destination has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DestinationAction {
+    /// Take in the stream until one of the events of the stream. With a moment: by then.
+    Receive(Option<Duration>),
+    /// Compare both machines: [`Machine::introduced`](crate::migrate::Machine::introduced).
+    Compare,
+    /// Check that everything came, and give the machine its state: [`Machine::loaded`](crate::migrate::Machine::loaded).
+    Load,
+    /// Answer the ping of this number.
+    Answer(u32),
+    /// Refuse cancels from now on, unless one was granted already.
+    CloseDoor,
+    /// Try to take the exclusive resources.
+    Claim,
+    /// Wait until this moment.
+    Sleep(Duration),
+    /// Tell the source that this side runs the guest.
+    Confirm,
+    /// Move the fence on.
+    Advance,
+    /// Run the guest, if the source's ran.
+    Resume,
+    /// Tell the source that the guest does not run here.
+    Refuse,
+    /// Nothing: [`DestinationProtocol::phase`] is final.
+    End,
+}
+
+/// What came of an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DestinationEvent {
+    /// It is done.
+    Done,
+    /// This side's machine or devices refused it, or the stream is not one that they can load.
+    Refused,
+    /// From the stream: the early sections and the list of RAM blocks are here, and no page was written.
+    Introduced,
+    /// From the stream: the source has paused its guest.
+    Stopped,
+    /// From the stream: a ping. `complete`: it came behind the last page.
+    Asked {
+        /// Its number.
+        number: u32,
+        /// Behind the last page a ping asks whether the source may let go.
+        complete: bool,
+    },
+    /// From the stream: its end. The guest is this side's to take.
+    Ended,
+    /// What taking the resources found.
+    Claimed(Claim),
+    /// A granted cancel was noticed.
+    Cancelled,
+    /// The wire is broken.
+    Broken,
+    /// The source was silent for too long, or the action's moment has come.
+    Deadline,
+}
+
+/// A destination, between two actions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DestinationProtocol {
+    step: Step,
+    phase: DestinationPhase,
+    /// By when the introduction must be over.
+    introduction_ends: Duration,
+    /// The machine has its state.
+    loaded: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    Introduction,
+    Comparing,
+    Receiving,
+    /// For the answer to this ping, or for the commit.
+    Loading(Option<u32>),
+    Answering(u32),
+    Closing,
+    /// With the end of the patience.
+    Claiming(Duration),
+    Waiting(Duration),
+    Confirming,
+    Advancing,
+    Resuming,
+    Refusing,
+    Over,
+}
+
+impl DestinationProtocol {
+    /// A destination that has not read a byte at the moment `now`, and its first action.
+    pub fn begin(now: Duration, timing: &Timing) -> (Self, DestinationAction) {
+        let introduction_ends = now.saturating_add(timing.answer);
+        let (step, phase) = (Step::Introduction, DestinationPhase::Setup);
+        (Self { step, phase, introduction_ends, loaded: false }, DestinationAction::Receive(Some(introduction_ends)))
+    }
+
+    /// Where the destination stands.
+    pub fn phase(&self) -> DestinationPhase {
+        self.phase
+    }
+
+    /// Takes in what came of the last action at the moment `now`, and gives the next one. Every event is allowed in every
+    /// state: one that does not belong to the last action counts as a failure of it.
+    pub fn handle(&mut self, event: DestinationEvent, now: Duration, timing: &Timing) -> DestinationAction {
+        let step = self.next(event, now, timing);
+        let phase = self.phase_at(step, event);
+        debug_assert!(phase == self.phase || self.phase.may_become(phase), "{:?} to {phase:?}", self.phase);
+        self.loaded |= matches!((self.step, event), (Step::Loading(_), DestinationEvent::Done));
+        (self.step, self.phase) = (step, phase);
+        self.action(now, timing)
+    }
+
+    fn next(&self, event: DestinationEvent, now: Duration, timing: &Timing) -> Step {
+        use DestinationEvent::{Asked, Claimed, Done, Ended, Introduced, Refused, Stopped};
+        let receiving = matches!(self.step, Step::Introduction | Step::Receiving);
+        match (self.step, event) {
+            (Step::Introduction, Introduced) => Step::Comparing,
+            (Step::Comparing, Done) => Step::Receiving,
+            (Step::Receiving, Stopped) => Step::Receiving,
+            (_, Asked { number, complete }) if receiving => {
+                if complete && !self.loaded {
+                    Step::Loading(Some(number))
+                } else {
+                    Step::Answering(number)
+                }
+            }
+            (Step::Loading(Some(number)), Done) => Step::Answering(number),
+            // QEMU's source pings before its introduction is over.
+            (Step::Answering(_), Done) if self.phase == DestinationPhase::Setup => Step::Introduction,
+            (Step::Answering(_), Done) => Step::Receiving,
+            // A source that asks nothing (QEMU's) ends the stream at once.
+            (Step::Receiving, Ended) if !self.loaded => Step::Loading(None),
+            (Step::Receiving, Ended) | (Step::Loading(None), Done) => Step::Closing,
+            (Step::Closing, Done) => Step::Claiming(now.saturating_add(timing.patience)),
+            // Without an exclusive resource nobody else can decide: the source will not run the guest any more.
+            (Step::Claiming(_), Claimed(Claim::Won | Claim::Undecidable)) => Step::Confirming,
+            (Step::Claiming(until), Claimed(Claim::Held)) if now < until => Step::Waiting(until),
+            (Step::Waiting(until), _) => Step::Claiming(until),
+            // Told or not: a source that does not hear it finds the resources taken.
+            (Step::Confirming, _) => Step::Advancing,
+            (Step::Advancing, Done) => Step::Resuming,
+            (Step::Resuming, Done) => Step::Over,
+            (Step::Advancing | Step::Resuming, _) => Step::Over,
+            (Step::Refusing | Step::Over, _) => Step::Over,
+            (_, Refused | _) => Step::Refusing,
+        }
+    }
+
+    fn phase_at(&self, step: Step, event: DestinationEvent) -> DestinationPhase {
+        use DestinationPhase::{Commit, Completed, Failed, Loading, Ready, Receiving, Setup, Stranded};
+        match (step, self.step) {
+            (Step::Introduction | Step::Comparing, _) => Setup,
+            (Step::Receiving, Step::Comparing) => Receiving,
+            (Step::Receiving, _) if event == DestinationEvent::Stopped && self.phase == Receiving => Loading,
+            (Step::Loading(_), _) if self.phase == Receiving => Loading,
+            (Step::Answering(_), Step::Loading(_)) => Ready,
+            (Step::Claiming(_) | Step::Waiting(_) | Step::Confirming | Step::Advancing | Step::Resuming, _) => Commit,
+            (Step::Over, Step::Resuming) if event == DestinationEvent::Done => Completed,
+            (Step::Over, Step::Advancing | Step::Resuming) => Stranded,
+            (Step::Over, Step::Refusing) => Failed,
+            _ => self.phase,
+        }
+    }
+
+    fn action(&self, now: Duration, timing: &Timing) -> DestinationAction {
+        match self.step {
+            Step::Introduction => DestinationAction::Receive(Some(self.introduction_ends)),
+            Step::Comparing => DestinationAction::Compare,
+            Step::Receiving => DestinationAction::Receive(None),
+            Step::Loading(_) => DestinationAction::Load,
+            Step::Answering(number) => DestinationAction::Answer(number),
+            Step::Closing => DestinationAction::CloseDoor,
+            Step::Claiming(_) => DestinationAction::Claim,
+            Step::Waiting(_) => DestinationAction::Sleep(now.saturating_add(timing.retry)),
+            Step::Confirming => DestinationAction::Confirm,
+            Step::Advancing => DestinationAction::Advance,
+            Step::Resuming => DestinationAction::Resume,
+            Step::Refusing => DestinationAction::Refuse,
+            Step::Over => DestinationAction::End,
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The protocol of a migration without I/O: two state machines that decide what each side does next.
+//!
+//! [`SourceProtocol`] and [`DestinationProtocol`] know no wire, clock, machine or thread. Each gives one action at a time;
+//! whoever drives it carries the action out and tells with one event what came of it. [`source::run`](super::source::run)
+//! and [`destination::run`](super::destination::run) are the blocking drivers; `vmstate/tests/protocol` drives the same
+//! state machines through every order of faults.
+//!
+//! Moments are [`Clock::now`](crate::channel::Clock::now)'s, as durations.
+
+mod destination;
+mod source;
+
+use std::time::Duration;
+
+pub use destination::{DestinationAction, DestinationEvent, DestinationProtocol};
+pub use source::{SourceAction, SourceEvent, SourceProtocol};
+
+/// The pings of a source: whether the introduction is accepted (as QEMU numbers its first), whether everything is loaded,
+/// whether a round has arrived. QEMU's post-copy uses 2 to 4.
+pub mod ping {
+    /// After the introduction, before the first page.
+    pub const INTRODUCTION: u32 = 1;
+    /// After the last device.
+    pub const READY: u32 = 5;
+    /// After a stretch of pages.
+    pub const ROUND: u32 = 6;
+}
+
+/// How long each side waits for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Timing {
+    /// For an answer while the guest runs at the source; at the destination, for the whole introduction.
+    pub answer: Duration,
+    /// From the order to pause until the commit; and again from the commit until the destination's last word.
+    pub pause_budget: Duration,
+    /// For exclusive resources that another process holds.
+    pub patience: Duration,
+    /// Between two attempts to take them.
+    pub retry: Duration,
+}

@@ -1,0 +1,199 @@
+//! The source's side of the protocol: from the introduction to a final [`SourcePhase`].
+//!
+//! ```text
+//! Introduce ─► Await ─► Round … Round ─► Pause ─► SendRest ─► Await ─► CloseDoor ─► Release ─► SendEnd ─► Await ─► End
+//!     any failure up to here: Resume (if paused) ─► End                            │            any failure from here:
+//!                                                                                  └─► Claim ─► Advance ─► Resume ─► End
+//! ```
+
+use std::time::Duration;
+
+use super::{Timing, ping};
+use crate::migrate::Claim;
+use crate::migrate::phase::SourcePhase;
+use crate::stream::Reply;
+
+/// What a source has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SourceAction {
+    /// Send header, configuration, early sections, the list of RAM blocks and the ping
+    /// [`INTRODUCTION`](ping::INTRODUCTION).
+    Introduce,
+    /// Send one round of pages while the guest runs, and decide what follows.
+    Round,
+    /// Pause the guest.
+    Pause,
+    /// Send the last pages, the devices and the ping [`READY`](ping::READY), by this moment.
+    SendRest(Duration),
+    /// Wait for an answer until this moment.
+    Await(Duration),
+    /// Refuse cancels from now on, unless one was granted already.
+    CloseDoor,
+    /// Give up the exclusive resources.
+    Release,
+    /// Send the end of the stream, by this moment. The guest belongs to the destination once the first byte has arrived.
+    SendEnd(Duration),
+    /// Try to take the exclusive resources.
+    Claim,
+    /// Wait until this moment; the wire is broken.
+    Sleep(Duration),
+    /// Move the fence on.
+    Advance,
+    /// Let the guest run here, if it ran before.
+    Resume,
+    /// Nothing: [`SourceProtocol::phase`] is final.
+    End,
+}
+
+/// What came of an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SourceEvent {
+    /// It is done.
+    Done,
+    /// This side's machine, devices or memory refused it, or the policy gave up.
+    Refused,
+    /// A round is over. With `true` the rest fits into the downtime.
+    RoundOver(bool),
+    /// The destination has answered, to an action that waits or in the middle of one that sends.
+    Replied(Reply),
+    /// What taking the resources found.
+    Claimed(Claim),
+    /// A granted cancel was noticed.
+    Cancelled,
+    /// The wire is broken, or carries what the format does not allow.
+    Broken,
+    /// The action's moment has come.
+    Deadline,
+}
+
+/// A source, between two actions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SourceProtocol {
+    step: Step,
+    paused: bool,
+    /// Nothing more can come from the destination.
+    deaf: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    Introducing,
+    Greeting,
+    Rounds,
+    /// With the end of the pause's budget.
+    Pausing(Duration),
+    Sending(Duration),
+    Confirming(Duration),
+    Closing,
+    Releasing,
+    Ending(Duration),
+    Committing,
+    /// With the end of the patience.
+    Claiming(Duration),
+    Waiting(Duration),
+    Advancing,
+    /// After this phase, into that one.
+    Resuming(SourcePhase, SourcePhase),
+    Over(SourcePhase),
+}
+
+impl SourceProtocol {
+    /// A source whose guest may run, and its first action.
+    pub fn begin() -> (Self, SourceAction) {
+        (Self { step: Step::Introducing, paused: false, deaf: false }, SourceAction::Introduce)
+    }
+
+    /// Where the source stands.
+    pub fn phase(&self) -> SourcePhase {
+        match self.step {
+            Step::Introducing | Step::Greeting => SourcePhase::Setup,
+            Step::Rounds => SourcePhase::Rounds,
+            Step::Pausing(_) | Step::Sending(_) | Step::Confirming(_) | Step::Closing | Step::Releasing => {
+                SourcePhase::SwitchOver
+            }
+            Step::Ending(_) | Step::Committing | Step::Claiming(_) | Step::Waiting(_) | Step::Advancing => {
+                SourcePhase::Commit
+            }
+            Step::Resuming(from, _) => from,
+            Step::Over(phase) => phase,
+        }
+    }
+
+    /// Takes in what came of the last action at the moment `now`, and gives the next one. Every event is allowed in every
+    /// state: one that does not belong to the last action counts as a failure of it.
+    pub fn handle(&mut self, event: SourceEvent, now: Duration, timing: &Timing) -> SourceAction {
+        let before = self.phase();
+        self.deaf |= event == SourceEvent::Broken;
+        self.step = self.next(event, now, timing);
+        self.paused |= matches!(self.step, Step::Sending(_));
+        let after = self.phase();
+        debug_assert!(before == after || before.may_become(after), "{before:?} to {after:?}");
+        self.action(now, timing)
+    }
+
+    fn next(&self, event: SourceEvent, now: Duration, timing: &Timing) -> Step {
+        use SourceEvent::{Cancelled, Claimed, Deadline, Done, Refused, Replied, RoundOver};
+        match (self.step, event) {
+            (Step::Introducing, Done) => Step::Greeting,
+            (Step::Greeting, Replied(Reply::Pong(ping::INTRODUCTION))) => Step::Rounds,
+            (Step::Rounds, RoundOver(false)) => Step::Rounds,
+            (Step::Rounds, RoundOver(true)) => Step::Pausing(now.saturating_add(timing.pause_budget)),
+            (Step::Pausing(until), Done) => Step::Sending(until),
+            (Step::Sending(until), Done) => Step::Confirming(until),
+            (Step::Confirming(_), Replied(Reply::Pong(ping::READY))) => Step::Closing,
+            // Of a round whose last answer nobody waited for.
+            (Step::Confirming(until), Replied(Reply::Pong(ping::ROUND))) => Step::Confirming(until),
+            (Step::Closing, Done) => Step::Releasing,
+            (Step::Releasing, Done) => Step::Ending(now.saturating_add(timing.pause_budget)),
+            (Step::Ending(_) | Step::Committing | Step::Waiting(_), Replied(Reply::Shut(0))) => {
+                Step::Over(SourcePhase::Completed)
+            }
+            // Also if not all of it could be sent: the end of the stream is its first byte, and the destination may have
+            // read it.
+            (Step::Ending(_), _) => Step::Committing,
+            (Step::Committing, _) => Step::Claiming(now.saturating_add(timing.patience)),
+            (Step::Claiming(_), Claimed(Claim::Won)) => Step::Advancing,
+            (Step::Claiming(_), Claimed(Claim::Moved)) => Step::Over(SourcePhase::Unacknowledged),
+            (Step::Claiming(_), Claimed(Claim::Undecidable)) => Step::Over(SourcePhase::Undecided),
+            (Step::Claiming(until), Claimed(Claim::Held)) if now >= until => Step::Over(SourcePhase::Unacknowledged),
+            (Step::Claiming(until), Refused) if now >= until => Step::Over(SourcePhase::Undecided),
+            (Step::Claiming(until), _) => Step::Waiting(until),
+            (Step::Waiting(until), _) => Step::Claiming(until),
+            (Step::Advancing, Done) => Step::Resuming(SourcePhase::Commit, SourcePhase::Failed),
+            // The guest may not run here without a newer fence: a late end of the stream would start the old one.
+            (Step::Advancing, _) => Step::Over(SourcePhase::Undecided),
+            (Step::Resuming(_, to), _) => Step::Over(to),
+            (Step::Over(phase), _) => Step::Over(phase),
+            (_, Cancelled) => self.take_back(SourcePhase::Cancelled),
+            (_, Done | Refused | RoundOver(_) | Replied(_) | Claimed(_) | SourceEvent::Broken | Deadline) => {
+                self.take_back(SourcePhase::Failed)
+            }
+        }
+    }
+
+    /// Before the commit: the guest is this side's.
+    fn take_back(&self, into: SourcePhase) -> Step {
+        if self.paused { Step::Resuming(self.phase(), into) } else { Step::Over(into) }
+    }
+
+    fn action(&self, now: Duration, timing: &Timing) -> SourceAction {
+        match self.step {
+            Step::Introducing => SourceAction::Introduce,
+            Step::Greeting => SourceAction::Await(now.saturating_add(timing.answer)),
+            Step::Rounds => SourceAction::Round,
+            Step::Pausing(_) => SourceAction::Pause,
+            Step::Sending(until) => SourceAction::SendRest(until),
+            Step::Confirming(until) => SourceAction::Await(until),
+            Step::Closing => SourceAction::CloseDoor,
+            Step::Releasing => SourceAction::Release,
+            Step::Ending(until) => SourceAction::SendEnd(until),
+            Step::Committing => SourceAction::Await(now.saturating_add(timing.pause_budget)),
+            Step::Claiming(_) => SourceAction::Claim,
+            Step::Waiting(_) if self.deaf => SourceAction::Sleep(now.saturating_add(timing.retry)),
+            Step::Waiting(_) => SourceAction::Await(now.saturating_add(timing.retry)),
+            Step::Advancing => SourceAction::Advance,
+            Step::Resuming(..) => SourceAction::Resume,
+            Step::Over(_) => SourceAction::End,
+        }
+    }
+}
