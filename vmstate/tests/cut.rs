@@ -1,13 +1,20 @@
 //! A fault after every byte of a small migration, in both directions, of every kind: each time exactly one side runs
-//! the guest, with the right memory and devices.
+//! the guest, with the right memory and devices, and no pause lasts longer than its budget.
 
 mod pair;
+
+use std::time::Duration;
 
 use pair::run::{Outcome, Setup};
 use pair::world::{Fault, FaultKind, Side};
 use vmstate::migrate::SourcePhase;
 
 const BLOCKS: [(&str, u64); 2] = [("main.ram", 3), ("rom", 1)];
+
+/// Of a pause by default: four times the downtime limit of 300 ms.
+const BUDGET: Duration = Duration::from_millis(1200);
+/// Deadlines are looked at so often, at least.
+const LOOK: Duration = Duration::from_millis(25);
 
 /// Offsets that lie inside the one normal page.
 const PAGE: std::ops::Range<usize> = 300..4200;
@@ -62,12 +69,29 @@ fn check(outcome: &Outcome, fault: Fault, committed: bool) {
         assert_eq!(source.running, matches!(departure.phase, SourcePhase::Failed), "{told}");
     }
     assert!(!source.guest.is_logging(), "the log was left on: {told}");
+    if let Some(pause) = source.pause_lasted {
+        // The wait for the destination's last word, and for its lock.
+        let commit = if source.released { BUDGET + Duration::from_secs(5) } else { Duration::ZERO };
+        assert!(pause <= BUDGET + commit + LOOK, "paused for {pause:?}: {told}");
+    }
 }
 
 fn every_byte(sender: Side, kind: FaultKind) {
+    every_byte_of(sender, kind, 1, setup);
+}
+
+/// The socket buffers hold so little that a side which sends has to wait for one that does not read.
+fn cramped(fault: Option<Fault>) -> Setup {
+    let setup = setup(fault);
+    setup.world.set_buffer(64);
+    setup
+}
+
+/// After each `step`th byte only.
+fn every_byte_of(sender: Side, kind: FaultKind, step: usize, setup: fn(Option<Fault>) -> Setup) {
     let (forward, to_commit, back) = lengths();
     let length = if sender == Side::Source { forward } else { back };
-    for after in 0..=length {
+    for after in (0..=length).step_by(step) {
         // Inside the one normal page a closed wire is as good as any fault, but for time.
         if sender == Side::Source && kind != FaultKind::HalfClose && PAGE.contains(&after) {
             continue;
@@ -101,6 +125,29 @@ fn source_dies_while_sending() {
 #[test]
 fn destination_dies_while_receiving() {
     every_byte(Side::Source, FaultKind::ReceiverDies);
+}
+
+/// What is in the socket buffers stays there, and nobody is told.
+#[test]
+fn stream_stalled() {
+    every_byte_of(Side::Source, FaultKind::Slows(0), 1, cramped);
+}
+
+/// Bytes keep coming, so that no wait for the next one is long.
+#[test]
+fn stream_trickles() {
+    every_byte_of(Side::Source, FaultKind::Slows(100), 5, cramped);
+    every_byte_of(Side::Source, FaultKind::Slows(1000), 2, setup);
+}
+
+#[test]
+fn answers_stalled() {
+    every_byte_of(Side::Destination, FaultKind::Slows(0), 1, cramped);
+}
+
+#[test]
+fn answers_trickle() {
+    every_byte(Side::Destination, FaultKind::Slows(1));
 }
 
 #[test]

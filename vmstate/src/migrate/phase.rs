@@ -57,7 +57,9 @@ pub enum DestinationPhase {
     Completed,
     /// Failed; the guest never ran here.
     Failed,
-    /// Took the guest over and could not let it run: it is loaded and paused here, with its exclusive resources.
+    /// Was given the guest and could not let it run: another process holds the exclusive resources, or the machine does
+    /// not start. The guest is loaded and paused here; it may run here once the resources can be taken and nobody has
+    /// run on them.
     Stranded,
 }
 

@@ -229,6 +229,11 @@ pub struct Vm {
     pub running: bool,
     pub refuses: Option<&'static str>,
     pub pause_takes: Duration,
+    /// When the guest was paused, and for how long until it ran here again.
+    pub paused: Option<Duration>,
+    pub pause_lasted: Option<Duration>,
+    /// The exclusive resources were given up.
+    pub released: bool,
     /// Asks to cancel when told to do this; keeps the answer.
     pub cancels_at: Option<(&'static str, Control)>,
     pub cancel_granted: Option<bool>,
@@ -260,6 +265,7 @@ impl Vm {
 impl Machine for Vm {
     fn pause(&mut self, _within: Duration) -> Result<()> {
         self.refused("pause")?;
+        self.paused = Some(self.world.now());
         self.world.spend(self.side, self.pause_takes);
         self.guest.set_running(false);
         self.running = false;
@@ -272,6 +278,7 @@ impl Machine for Vm {
 
     fn resume(&mut self) -> Result<()> {
         self.refused("resume")?;
+        self.pause_lasted = self.paused.map(|paused| self.world.now() - paused);
         self.running = true;
         self.guest.set_running(true);
         Ok(())
@@ -279,6 +286,7 @@ impl Machine for Vm {
 
     fn release(&mut self) -> Result<()> {
         self.refused("release")?;
+        self.released = true;
         if let Some(lock) = &self.lock {
             let released = lock.lock().unwrap().holder.take();
             assert_eq!(released, Some(self.side));

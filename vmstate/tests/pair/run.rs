@@ -54,6 +54,9 @@ impl Setup {
             running: side == Side::Source,
             refuses: None,
             pause_takes: Duration::ZERO,
+            paused: None,
+            pause_lasted: None,
+            released: false,
             cancels_at: None,
             cancel_granted: None,
         };

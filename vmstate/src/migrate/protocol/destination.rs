@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! Receive ─► Compare ─► Receive … ─► Load ─► Answer ─► Receive ─► CloseDoor ─► Claim ─► Confirm ─► Advance ─► Resume ─► End
-//!     any failure up to Claim: Refuse ─► End (the guest never ran here)                              │
-//!                                           a failure from here: End, the guest is kept paused here ─┘
+//!     any failure up to CloseDoor: Refuse ─► End (Failed)                                │           │
+//!     resources not to be had: Refuse ─► End (Stranded; Failed if someone has run since) ─┘           │
+//!     any failure from here: End (Stranded)                                              ─────────────┘
 //! ```
 
 use std::time::Duration;
@@ -97,7 +98,8 @@ enum Step {
     Confirming,
     Advancing,
     Resuming,
-    Refusing,
+    /// Into this phase.
+    Refusing(DestinationPhase),
     Over,
 }
 
@@ -126,7 +128,7 @@ impl DestinationProtocol {
     }
 
     fn next(&self, event: DestinationEvent, now: Duration, timing: &Timing) -> Step {
-        use DestinationEvent::{Asked, Claimed, Done, Ended, Introduced, Refused, Stopped};
+        use DestinationEvent::{Asked, Claimed, Done, Ended, Introduced, Stopped};
         let receiving = matches!(self.step, Step::Introduction | Step::Receiving);
         match (self.step, event) {
             (Step::Introduction, Introduced) => Step::Comparing,
@@ -149,20 +151,23 @@ impl DestinationProtocol {
             (Step::Closing, Done) => Step::Claiming(now.saturating_add(timing.patience)),
             // Without an exclusive resource nobody else can decide: the source will not run the guest any more.
             (Step::Claiming(_), Claimed(Claim::Won | Claim::Undecidable)) => Step::Confirming,
-            (Step::Claiming(until), Claimed(Claim::Held)) if now < until => Step::Waiting(until),
+            (Step::Claiming(_), Claimed(Claim::Moved)) => Step::Refusing(DestinationPhase::Failed),
+            (Step::Claiming(until), _) if now < until => Step::Waiting(until),
+            // This copy is whole and may be the only one left, so it is kept: the resources may still become free.
+            (Step::Claiming(_), _) => Step::Refusing(DestinationPhase::Stranded),
             (Step::Waiting(until), _) => Step::Claiming(until),
             // Told or not: a source that does not hear it finds the resources taken.
             (Step::Confirming, _) => Step::Advancing,
             (Step::Advancing, Done) => Step::Resuming,
             (Step::Resuming, Done) => Step::Over,
             (Step::Advancing | Step::Resuming, _) => Step::Over,
-            (Step::Refusing | Step::Over, _) => Step::Over,
-            (_, Refused | _) => Step::Refusing,
+            (Step::Refusing(_) | Step::Over, _) => Step::Over,
+            _ => Step::Refusing(DestinationPhase::Failed),
         }
     }
 
     fn phase_at(&self, step: Step, event: DestinationEvent) -> DestinationPhase {
-        use DestinationPhase::{Commit, Completed, Failed, Loading, Ready, Receiving, Setup, Stranded};
+        use DestinationPhase::{Commit, Completed, Loading, Ready, Receiving, Setup, Stranded};
         match (step, self.step) {
             (Step::Introduction | Step::Comparing, _) => Setup,
             (Step::Receiving, Step::Comparing) => Receiving,
@@ -172,7 +177,7 @@ impl DestinationProtocol {
             (Step::Claiming(_) | Step::Waiting(_) | Step::Confirming | Step::Advancing | Step::Resuming, _) => Commit,
             (Step::Over, Step::Resuming) if event == DestinationEvent::Done => Completed,
             (Step::Over, Step::Advancing | Step::Resuming) => Stranded,
-            (Step::Over, Step::Refusing) => Failed,
+            (Step::Over, Step::Refusing(phase)) => phase,
             _ => self.phase,
         }
     }
@@ -190,7 +195,7 @@ impl DestinationProtocol {
             Step::Confirming => DestinationAction::Confirm,
             Step::Advancing => DestinationAction::Advance,
             Step::Resuming => DestinationAction::Resume,
-            Step::Refusing => DestinationAction::Refuse,
+            Step::Refusing(_) => DestinationAction::Refuse,
             Step::Over => DestinationAction::End,
         }
     }

@@ -1,0 +1,58 @@
+//! Every order of steps and faults of a hand-over, walked to the end: source, destination, a third party, the lock and the
+//! record of the guest's disk, a wire that delays, loses and breaks, crashes at any point, deadlines in any order. The
+//! state machines are the engine's own ([`vmstate::migrate::protocol`]); the oracle is a model of the world around them.
+
+mod explore;
+mod model;
+mod world;
+
+use explore::explore;
+use world::{Disk, LOST, Rules, STALE_AT_DESTINATION, STALE_AT_SOURCE, TWO};
+
+const SHARED: Rules = Rules { disk: Disk::Shared, fence: true, third_party: true };
+
+/// What is broken, in order; with the shortest way there in the test's output.
+fn violations(rules: Rules) -> Vec<&'static str> {
+    let explored = explore(rules);
+    println!("{rules:?}: {} states", explored.states);
+    for (what, path) in &explored.violations {
+        println!("  {what}: {}", path.join(" · "));
+    }
+    assert!(explored.taken_back, "{rules:?}: the model does not move");
+    explored.violations.into_keys().collect()
+}
+
+#[test]
+fn with_the_fence_one_guest_and_never_a_stale_one() {
+    for third_party in [false, true] {
+        let rules = Rules { third_party, ..SHARED };
+        assert!(violations(rules).is_empty());
+        assert!(explore(rules).completed, "no migration goes through");
+    }
+}
+
+/// A destination that is killed while it holds the lock, and an end of the stream that comes late.
+#[test]
+fn a_lock_alone_loses_guests_and_starts_stale_ones() {
+    let found = violations(Rules { fence: false, third_party: false, ..SHARED });
+    assert_eq!(found, [LOST, STALE_AT_DESTINATION, STALE_AT_SOURCE]);
+}
+
+/// The destination has a copy of the image, or the file system's locks do not exclude.
+#[test]
+fn a_lock_that_does_not_exclude_is_found_before_the_commit() {
+    for disk in [Disk::Copied, Disk::Unlocked] {
+        let rules = Rules { disk, ..SHARED };
+        assert!(violations(rules).is_empty());
+        assert!(!explore(rules).completed, "{disk:?}: a migration goes through");
+        assert!(violations(Rules { fence: false, ..rules }).contains(&TWO));
+    }
+}
+
+/// Nobody can prove anything: the guest is paused rather than doubled, and a person decides.
+#[test]
+fn without_a_disk_never_two_guests() {
+    let rules = Rules { disk: Disk::None, ..SHARED };
+    assert!(violations(rules).is_empty());
+    assert!(explore(rules).completed, "no migration goes through");
+}

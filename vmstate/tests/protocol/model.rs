@@ -1,0 +1,309 @@
+//! Both processes: the engine's state machine, and what carrying out its action can lead to.
+
+use std::time::Duration;
+
+use vmstate::migrate::protocol::{
+    DestinationAction, DestinationEvent, DestinationProtocol, SourceAction, SourceEvent, SourceProtocol, Timing, ping,
+};
+use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
+use vmstate::stream::Reply;
+
+use crate::world::{Message, Rules, Who, World, was_given_away};
+
+/// Time stands still but where it decides something, and there both cases are walked.
+pub(crate) const NOW: Duration = Duration::ZERO;
+const LATE: Duration = Duration::from_secs(1000);
+pub(crate) const TIMING: Timing = Timing {
+    answer: Duration::from_secs(1),
+    pause_budget: Duration::from_secs(1),
+    patience: Duration::from_secs(1),
+    retry: Duration::from_secs(1),
+};
+
+/// A `cont` of the user, on the way: `Machine::claim`, `Machine::advance`, `Machine::resume`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Continue {
+    Idle,
+    Won,
+    Advanced,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Source {
+    protocol: SourceProtocol,
+    action: SourceAction,
+    pub(crate) alive: bool,
+    pub(crate) committed: bool,
+    /// Generation that this side began with, or moved the record to.
+    expects: u8,
+    cont: Continue,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Destination {
+    protocol: DestinationProtocol,
+    action: DestinationAction,
+    pub(crate) alive: bool,
+    expects: u8,
+    cont: Continue,
+}
+
+type Steps = Vec<(&'static str, World)>;
+
+impl Source {
+    pub(crate) fn new((protocol, action): (SourceProtocol, SourceAction)) -> Self {
+        Self { protocol, action, alive: true, committed: false, expects: 0, cont: Continue::Idle }
+    }
+
+    pub(crate) fn phase(&self) -> SourcePhase {
+        self.protocol.phase()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        !self.alive || (self.action == SourceAction::End && self.cont == Continue::Idle)
+    }
+}
+
+impl Destination {
+    pub(crate) fn new((protocol, action): (DestinationProtocol, DestinationAction)) -> Self {
+        Self { protocol, action, alive: true, expects: 0, cont: Continue::Idle }
+    }
+
+    pub(crate) fn phase(&self) -> DestinationPhase {
+        self.protocol.phase()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        !self.alive || (self.action == DestinationAction::End && self.cont == Continue::Idle)
+    }
+}
+
+impl World {
+    /// All that the source's action can lead to.
+    pub(crate) fn source_steps(&self, rules: Rules, steps: &mut Steps) {
+        if !self.source.alive {
+            return;
+        }
+        let mut step = |label, event, now, change: &dyn Fn(&mut World)| {
+            let mut next = self.clone();
+            change(&mut next);
+            next.source.action = next.source.protocol.handle(event, now, &TIMING);
+            steps.push((label, next));
+        };
+        let nothing = |_: &mut World| ();
+        use SourceEvent::{Broken, Cancelled, Claimed, Deadline, Done, Refused, Replied, RoundOver};
+        let sends = matches!(
+            self.source.action,
+            SourceAction::Introduce | SourceAction::Round | SourceAction::SendRest(_) | SourceAction::SendEnd(_)
+        );
+        if sends {
+            // Nothing of it was taken by the wire.
+            step("S cannot send", if self.forward.cut { Broken } else { Deadline }, NOW, &nothing);
+            if self.source.action != SourceAction::SendEnd(TIMING.pause_budget) {
+                step("S refuses to send", Refused, NOW, &nothing);
+            }
+        }
+        if self.cancel && (sends || matches!(self.source.action, SourceAction::Await(_))) && !self.source.committed {
+            step("S notices the cancel", Cancelled, NOW, &nothing);
+        }
+        let put = |messages: &'static [Message]| {
+            move |world: &mut World| {
+                if !world.forward.cut {
+                    world.forward.queue.extend(messages);
+                }
+            }
+        };
+        match self.source.action {
+            SourceAction::Introduce => {
+                let messages = put(&[Message::Introduction, Message::Ping(ping::INTRODUCTION)]);
+                step("S introduces itself", Done, NOW, &messages);
+            }
+            SourceAction::Round => step("S has sent its rounds", RoundOver(true), NOW, &nothing),
+            SourceAction::Pause => {
+                step("S does not pause", Refused, NOW, &nothing);
+                step("S pauses", Done, NOW, &|world| (world.source_runs, world.was_paused) = (false, true));
+            }
+            SourceAction::SendRest(_) => {
+                step("S sends the rest", Done, NOW, &put(&[Message::Stopped, Message::Ping(ping::READY)]));
+            }
+            SourceAction::Await(_) => {
+                step("S waits no longer", Deadline, NOW, &nothing);
+                match self.back.queue.first() {
+                    Some(&reply) => step("S hears an answer", Replied(reply), NOW, &|world| {
+                        world.back.queue.remove(0);
+                    }),
+                    None if self.back.cut => step("S finds the wire broken", Broken, NOW, &nothing),
+                    None => {}
+                }
+            }
+            SourceAction::CloseDoor if self.cancel => step("S was cancelled", Cancelled, NOW, &nothing),
+            SourceAction::CloseDoor => step("S closes the door", Done, NOW, &|world| world.source.committed = true),
+            SourceAction::Release => {
+                step("S cannot release the disk", Refused, NOW, &nothing);
+                step("S releases the disk", Done, NOW, &|world| world.holder = None);
+            }
+            SourceAction::SendEnd(_) => {
+                step("S sends EOF", Done, NOW, &put(&[Message::Eof]));
+                step("S sends EOF and then cannot send", Deadline, NOW, &put(&[Message::Eof]));
+            }
+            SourceAction::Claim => {
+                let mut next = self.clone();
+                let claim = next.claim(Who::Source, self.source.expects, rules);
+                let claims = move |world: &mut World| *world = next.clone();
+                step("S claims", Claimed(claim), NOW, &claims);
+                if claim == Claim::Held {
+                    step("S claims for the last time", Claimed(claim), LATE, &claims);
+                }
+                step("S fails to claim", Refused, NOW, &nothing);
+                step("S fails to claim for the last time", Refused, LATE, &nothing);
+            }
+            SourceAction::Sleep(_) => step("S sleeps", Deadline, NOW, &nothing),
+            SourceAction::Advance => {
+                step("S cannot advance", Refused, NOW, &nothing);
+                step("S advances", Done, NOW, &|world| world.advance_source());
+            }
+            SourceAction::Resume => step("S resumes", Done, NOW, &|world| world.source_starts()),
+            SourceAction::End => self.source_continues(rules, steps),
+        }
+    }
+
+    /// The user says `cont` to a source whose guest was given away.
+    fn source_continues(&self, rules: Rules, steps: &mut Steps) {
+        if self.source_runs || !was_given_away(self.source.phase()) {
+            return;
+        }
+        let mut next = self.clone();
+        match self.source.cont {
+            // A lock alone proves nothing, and a person who looks at the destination is no part of this.
+            Continue::Idle if !rules.fence => return,
+            Continue::Idle if next.claim(Who::Source, self.source.expects, rules) != Claim::Won => return,
+            Continue::Idle => next.source.cont = Continue::Won,
+            Continue::Won => {
+                next.advance_source();
+                next.source.cont = Continue::Advanced;
+            }
+            Continue::Advanced => {
+                next.source.cont = Continue::Idle;
+                next.source_starts();
+            }
+        }
+        steps.push(("S is continued", next));
+    }
+
+    fn advance_source(&mut self) {
+        self.generation += 1;
+        self.source.expects = self.generation;
+    }
+
+    fn advance_destination(&mut self) {
+        self.generation += 1;
+        self.destination.expects = self.generation;
+    }
+
+    /// All that the destination's action can lead to.
+    pub(crate) fn destination_steps(&self, rules: Rules, steps: &mut Steps) {
+        if !self.destination.alive {
+            return;
+        }
+        let mut step = |label, event, now, change: &dyn Fn(&mut World)| {
+            let mut next = self.clone();
+            change(&mut next);
+            next.destination.action = next.destination.protocol.handle(event, now, &TIMING);
+            steps.push((label, next));
+        };
+        let nothing = |_: &mut World| ();
+        use DestinationEvent::{Asked, Broken, Claimed, Deadline, Done, Ended, Introduced, Refused, Stopped};
+        let say = |reply: Reply| {
+            move |world: &mut World| {
+                if !world.back.cut {
+                    world.back.queue.push(reply);
+                }
+            }
+        };
+        match self.destination.action {
+            DestinationAction::Receive(_) => {
+                step("D waits no longer", Deadline, NOW, &nothing);
+                step("D cannot load what comes", Refused, NOW, &nothing);
+                let take = |world: &mut World| {
+                    world.forward.queue.remove(0);
+                };
+                match self.forward.queue.first() {
+                    Some(Message::Introduction) => step("D hears the introduction", Introduced, NOW, &take),
+                    Some(&Message::Ping(number)) => {
+                        step("D is asked", Asked { number, complete: number == ping::READY }, NOW, &take);
+                    }
+                    Some(Message::Stopped) => step("D loads the rest", Stopped, NOW, &take),
+                    Some(Message::Eof) => step("D reads EOF", Ended, NOW, &|world| {
+                        take(world);
+                        world.given = true;
+                    }),
+                    None if self.forward.cut => step("D finds the wire broken", Broken, NOW, &nothing),
+                    None => {}
+                }
+            }
+            DestinationAction::Compare => {
+                step("D refuses the machine", Refused, NOW, &nothing);
+                step("D accepts the machine", Done, NOW, &nothing);
+            }
+            DestinationAction::Load => {
+                step("D refuses the state", Refused, NOW, &nothing);
+                if self.is_proved(rules) {
+                    step("D is ready", Done, NOW, &nothing);
+                }
+            }
+            DestinationAction::Answer(number) => {
+                step("D answers", if self.back.cut { Broken } else { Done }, NOW, &say(Reply::Pong(number)));
+                step("D cannot answer", Deadline, NOW, &nothing);
+            }
+            DestinationAction::CloseDoor => step("D closes the door", Done, NOW, &nothing),
+            DestinationAction::Claim => {
+                let mut next = self.clone();
+                let claim = next.claim(Who::Destination, self.destination.expects, rules);
+                let claims = move |world: &mut World| *world = next.clone();
+                step("D claims", Claimed(claim), NOW, &claims);
+                if claim == Claim::Held {
+                    step("D claims for the last time", Claimed(claim), LATE, &claims);
+                }
+                step("D fails to claim for the last time", Refused, LATE, &nothing);
+            }
+            DestinationAction::Sleep(_) => step("D sleeps", Deadline, NOW, &nothing),
+            DestinationAction::Confirm => step("D says SHUT 0", Done, NOW, &say(Reply::Shut(0))),
+            DestinationAction::Advance => {
+                step("D cannot advance", Refused, NOW, &nothing);
+                step("D advances", Done, NOW, &|world| world.advance_destination());
+            }
+            DestinationAction::Resume => {
+                step("D does not start", Refused, NOW, &nothing);
+                step("D runs", Done, NOW, &|world| world.destination_starts());
+            }
+            DestinationAction::Refuse => step("D says SHUT 1", Done, NOW, &say(Reply::Shut(1))),
+            DestinationAction::End => self.destination_continues(rules, steps),
+        }
+    }
+
+    /// The user says `cont` to a destination that has the guest and could not let it run.
+    fn destination_continues(&self, rules: Rules, steps: &mut Steps) {
+        if self.destination_runs || self.destination.phase() != DestinationPhase::Stranded {
+            return;
+        }
+        let mut next = self.clone();
+        match self.destination.cont {
+            Continue::Idle => {
+                let claim = next.claim(Who::Destination, self.destination.expects, rules);
+                if claim != Claim::Won || !(rules.fence || self.holder == Some(Who::Destination)) {
+                    return;
+                }
+                next.destination.cont = Continue::Won;
+            }
+            Continue::Won => {
+                next.advance_destination();
+                next.destination.cont = Continue::Advanced;
+            }
+            Continue::Advanced => {
+                next.destination.cont = Continue::Idle;
+                next.destination_starts();
+            }
+        }
+        steps.push(("D is continued", next));
+    }
+}
