@@ -136,7 +136,7 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
         | Fault::WrongMachine
         | Fault::WrongMagic => {}
     }
-    if !matches!(fault, Fault::WireTrickles | Fault::WireCut | Fault::WireStalls) {
+    if !matches!(fault, Fault::WireCut | Fault::WireStalls) {
         place.wire.behave(Wire::Flows);
     }
     Ok(None)

@@ -127,19 +127,6 @@ halt:   cli
 disk:   mov     $QUEUE, %ebx
         xor     %r13d, %r13d            # requests made
         movl    $0, 0x70(%r12)          # reset
-        movl    $3, 0x70(%r12)          # acknowledge, driver
-        movl    $1, 0x24(%r12)
-        movl    $1, 0x20(%r12)          # feature 32: version 1
-        movl    $11, 0x70(%r12)         # features are agreed on
-        movl    $0, 0x30(%r12)
-        movl    $8, 0x38(%r12)
-        mov     %ebx, 0x80(%r12)
-        lea     AVAILABLE(%rbx), %eax
-        mov     %eax, 0x90(%r12)
-        lea     USED(%rbx), %eax
-        mov     %eax, 0xa0(%r12)
-        movl    $1, 0x44(%r12)
-        movl    $15, 0x70(%r12)
         movl    $1, AVAILABLE(%rbx)     # no interrupts; index 0
         movl    $0, USED(%rbx)          # what a guest before a reset may have left
         lea     HEADER(%rbx), %eax
@@ -154,6 +141,19 @@ disk:   mov     $QUEUE, %ebx
         movl    $1, 40(%rbx)
         movl    $2, 44(%rbx)            # the device writes; the last
         movq    $0, HEADER + 8(%rbx)    # sector 0
+        movl    $3, 0x70(%r12)          # acknowledge, driver
+        movl    $1, 0x24(%r12)
+        movl    $1, 0x20(%r12)          # feature 32: version 1
+        movl    $11, 0x70(%r12)         # features are agreed on
+        movl    $0, 0x30(%r12)
+        movl    $8, 0x38(%r12)
+        mov     %ebx, 0x80(%r12)
+        lea     AVAILABLE(%rbx), %eax
+        mov     %eax, 0x90(%r12)
+        lea     USED(%rbx), %eax
+        mov     %eax, 0xa0(%r12)
+        movl    $1, 0x44(%r12)
+        movl    $15, 0x70(%r12)
         ret
 
 # Type EAX (0 reads, 1 writes) for SECTOR, and waits; RAX is kept, RBX, RCX are lost. A request that fails is wrong.
