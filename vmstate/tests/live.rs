@@ -8,7 +8,7 @@ use pair::guest::{Device, Load};
 use pair::run::{Outcome, Setup};
 use pair::world::{Side, World};
 use vmstate::error::ErrorKind;
-use vmstate::migrate::SourcePhase;
+use vmstate::migrate::{DestinationPhase, SourcePhase};
 
 const BLOCKS: [(&str, u64); 3] = [("main.ram", 40), ("rom", 2), ("table", 1)];
 const LARGE: [(&str, u64); 2] = [("main.ram", 3000), ("rom", 2)];
@@ -228,6 +228,7 @@ fn a_guest_that_was_taken_over_and_cannot_resume_is_not_handed_back() {
     setup.destination.refuses = Some("resume");
     let outcome = setup.run();
     assert_eq!(outcome.departure.phase, SourcePhase::Completed);
+    assert_eq!(outcome.arrival.phase, DestinationPhase::Stranded);
     assert_eq!(outcome.arrival.error.unwrap().to_string(), "no resume");
     assert_eq!(outcome.world.sent(Side::Destination), answered, "the source was told two things");
 }
@@ -254,8 +255,9 @@ fn a_refusing_device_sends_the_guest_back_with_a_reason_on_both_sides() {
     let outcome = setup.run();
     assert_stayed(&outcome, SourcePhase::Failed);
     assert_eq!(outcome.departure.error.unwrap().kind(), ErrorKind::Peer);
-    let error = outcome.arrival.error.unwrap();
+    let error = outcome.arrival.error.as_ref().unwrap();
     assert_eq!((error.section(), error.path().as_str()), (Some("device/1"), "register"));
+    assert!(!outcome.arrival.pristine);
     assert_eq!(outcome.destination_devices[1], before);
 }
 
@@ -266,8 +268,9 @@ fn different_machines_are_told_apart_before_the_guest_is_paused() {
     let outcome = setup.run();
     assert_stayed(&outcome, SourcePhase::Failed);
     assert_eq!(outcome.departure.report.downtime, None);
-    let error = outcome.arrival.error.unwrap().to_string();
+    let error = outcome.arrival.error.as_ref().unwrap().to_string();
     assert_eq!(error, "at 0x8: the source is a machine of type testvm, this one is testvm2");
+    assert!(outcome.arrival.pristine);
 
     let other: [(&str, u64); 3] = [("main.ram", 41), ("rom", 2), ("table", 1)];
     let mut setup = Setup::new(&BLOCKS, None);

@@ -302,7 +302,8 @@ impl Destination<'_, '_> {
         }
         self.publish();
         let report = ArrivalReport { total, bytes, pages: self.loader.received() };
-        Arrival { phase, error: self.reason, pristine: self.pristine, report }
+        let pristine = self.pristine && self.loader.has_only_early_sections();
+        Arrival { phase, error: self.reason, pristine, report }
     }
 
     fn publish(&self) {

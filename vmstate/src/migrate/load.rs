@@ -103,6 +103,11 @@ impl<'a, 's> Loader<'a, 's> {
         !self.has_ram || self.ram_id.is_some()
     }
 
+    /// True if no section but early ones has loaded.
+    pub(super) fn has_only_early_sections(&self) -> bool {
+        !self.sections.has_loaded()
+    }
+
     /// True if a ping that comes now asks whether everything is loaded. Without RAM only its number tells.
     pub(super) fn is_last_ping(&self, is_ready: bool) -> bool {
         if self.has_ram { self.ram_complete } else { is_ready }

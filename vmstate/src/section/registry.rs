@@ -210,6 +210,11 @@ impl<'a> Sections<'a> {
         self.entries.iter().position(|entry| entry.answers_to(idstr, instance, strictness))
     }
 
+    /// True once the load has changed more than what early sections hold.
+    pub(crate) fn has_loaded(&self) -> bool {
+        self.entries.iter().any(|entry| entry.loaded && !entry.is_early())
+    }
+
     /// After a load: all required sections came. A QEMU-compatible load does without, as QEMU's does.
     ///
     /// # Errors

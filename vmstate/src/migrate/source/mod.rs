@@ -327,7 +327,7 @@ fn refuse(reply: Reply) -> Result<Reply> {
 
 fn over_budget(budget: Duration, error: Error) -> Error {
     let message = format!(
-        "{}; the guest is paused for {budget:.0?} at most and so runs on here; a higher pause budget or downtime limit \
+        "{}; the guest is paused for {budget:.1?} at most and so runs on here; a higher pause budget or downtime limit \
          would help",
         error.message()
     );
