@@ -11,8 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::case::{check_consoles, until};
-use crate::place::{Oddities, PATIENCE, Place, ThirdParty, kvm_is_here};
+use crate::ending::check_consoles;
+use crate::place::{Oddities, PATIENCE, Place, Result, ThirdParty, kvm_is_here, until};
 use crate::table::Guest;
 use crate::wire::{Mark, Wire};
 
@@ -121,7 +121,7 @@ fn choose(random: &mut Random) -> (Victim, Moment) {
 }
 
 /// Migrates, kills, and finds out what became of the guest; and the last that the wire has seen.
-fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Option<Mark>), String> {
+fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Option<Mark>)> {
     place.migrate()?;
     let deadline = Instant::now() + PATIENCE;
     let process = if victim == Victim::Source { place.source.process } else { place.destination.process };
@@ -178,7 +178,7 @@ fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Op
 }
 
 /// This thread and those of `process` run on one processor, this one first: then what `process` does is seen step by step.
-fn share_one_processor(process: u32) -> Result<(), String> {
+fn share_one_processor(process: u32) -> Result<()> {
     let say = |errno: nix::errno::Errno| format!("a processor cannot be shared: {errno}");
     let mine = sched_getaffinity(Pid::from_raw(0)).map_err(say)?;
     let mut one = CpuSet::new();
@@ -195,7 +195,7 @@ fn share_one_processor(process: u32) -> Result<(), String> {
 }
 
 /// A destination that was told EOF runs the guest; another one never does.
-fn source_killed(place: &mut Place) -> Result<Outcome, String> {
+fn source_killed(place: &mut Place) -> Result<Outcome> {
     place.source.kill();
     // What the source had sent is still on its way.
     until("the destination decides", || {
@@ -219,7 +219,7 @@ fn source_killed(place: &mut Place) -> Result<Outcome, String> {
 }
 
 /// A source whose destination did not say that it took over runs the guest, or does so when it is asked.
-fn destination_killed(place: &mut Place) -> Result<Outcome, String> {
+fn destination_killed(place: &mut Place) -> Result<Outcome> {
     place.destination.kill();
     until("the source decides", || {
         let (state, status, _) = place.source.answers()?;
@@ -245,7 +245,7 @@ fn destination_killed(place: &mut Place) -> Result<Outcome, String> {
     Ok(outcome)
 }
 
-fn await_passes(place: &mut Place, side: Victim) -> Result<(), String> {
+fn await_passes(place: &mut Place, side: Victim) -> Result<()> {
     let side = if side == Victim::Source { &place.source } else { &place.destination };
     let before = side.last_pass();
     until("the guest goes on", || Ok(side.last_pass() >= before + 3))

@@ -3,6 +3,7 @@
 //! Two real processes with the tiny guest on `/dev/kvm`, and a wire between them that the test has in its hand.
 
 mod case;
+mod ending;
 mod kills;
 mod page;
 mod place;

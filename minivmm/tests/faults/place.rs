@@ -14,6 +14,9 @@ use vmstate_lab::vmm::{Config, Program, Vmm};
 
 use crate::wire::{Alteration, Mark, Proxy};
 
+/// What goes wrong is told in a sentence.
+pub(crate) type Result<T> = std::result::Result<T, String>;
+
 /// Longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Pages that the guest rewrites in each pass.
@@ -66,7 +69,7 @@ pub(crate) fn kvm_is_here() -> bool {
 
 impl Place {
     /// Starts both; the guest has made some passes then.
-    pub(crate) fn new(oddities: Oddities) -> Result<Self, String> {
+    pub(crate) fn new(oddities: Oddities) -> Result<Self> {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         fs::write(at("kernel"), tiny::bzimage()).unwrap();
@@ -110,7 +113,7 @@ impl Place {
     }
 
     /// Begins the migration.
-    pub(crate) fn migrate(&mut self) -> Result<(), String> {
+    pub(crate) fn migrate(&mut self) -> Result<()> {
         self.source.vmm.start_migration(&self.wire.uri()).map_err(|error| error.to_string())
     }
 
@@ -129,7 +132,7 @@ fn copy_with_attributes(from: &Path, to: &Path) {
 }
 
 impl Side {
-    fn start(config: &Config) -> Result<Self, String> {
+    fn start(config: &Config) -> Result<Self> {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_minivmm"));
         let launcher = program.clone();
         let mut vmm = Vmm::spawn(&launcher, &Program::Minivmm(program), config).map_err(|error| error.to_string())?;
@@ -152,7 +155,7 @@ impl Side {
     }
 
     /// Run state, status of the migration, and its error.
-    pub(crate) fn answers(&mut self) -> Result<(String, String, String), String> {
+    pub(crate) fn answers(&mut self) -> Result<(String, String, String)> {
         let run_state = self.vmm.status().map_err(|error| error.to_string())?;
         let migration = self.vmm.qmp.execute("query-migrate", Value::Null).map_err(|error| error.to_string())?;
         let text = |name: &str| migration[name].as_str().unwrap_or_default().to_owned();
@@ -160,7 +163,7 @@ impl Side {
     }
 
     /// Gives a command over a connection of its own, for its answer may be long in coming.
-    pub(crate) fn ask(&self, command: &'static str, arguments: Value) -> JoinHandle<Result<(), String>> {
+    pub(crate) fn ask(&self, command: &'static str, arguments: Value) -> JoinHandle<Result<()>> {
         let control = self.control.clone();
         std::thread::spawn(move || {
             let mut qmp =
@@ -174,7 +177,7 @@ impl Side {
         tiny::passes(&self.vmm.console()).last().copied().unwrap_or(0)
     }
 
-    fn await_pass(&mut self, pass: u64) -> Result<(), String> {
+    fn await_pass(&mut self, pass: u64) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while self.last_pass() < pass {
             if Instant::now() > deadline {
@@ -212,7 +215,7 @@ impl ThirdParty {
     }
 
     /// Takes the lock that minivmm takes, until the value is dropped.
-    pub(crate) fn take(image: &Path) -> Result<Self, String> {
+    pub(crate) fn take(image: &Path) -> Result<Self> {
         let party = Self::new(image);
         let taken = fcntl(&party.image, FcntlArg::F_OFD_SETLK(&whole_file()));
         taken.map_err(|errno| format!("the image is held: {errno}"))?;
@@ -234,4 +237,16 @@ fn whole_file() -> nix::libc::flock {
         l_len: 0,
         l_pid: 0,
     }
+}
+
+/// Waits for `condition`.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition()? {
+        if Instant::now() > deadline {
+            return Err(format!("not within {PATIENCE:?}: {what}"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }

@@ -212,8 +212,15 @@ const fn failed(why: &'static str) -> Says {
 const HANDED_OVER: Says = Says::Answers("postmigrate", "completed", "");
 const ARRIVED: Says = Says::Answers("running", "completed", "");
 const WAITS: Says = Says::Answers("inmigrate", "setup", "");
+/// Nothing of the machine was changed yet.
+const fn turned_away(why: &'static str) -> Says {
+    Says::Answers("inmigrate", "setup", why)
+}
+
 const NEVER_RAN: Says = Says::Ended(1, "the guest did not run here");
-const UNACKNOWLEDGED: Says = Says::Answers("postmigrate", "unacknowledged", "");
+const UNACKNOWLEDGED: Says = Says::Answers("postmigrate", "unacknowledged", "did not confirm");
+/// Its copy is whole, and it could not take the lock: `cont` tries again.
+const STRANDED: Says = Says::Answers("paused", "failed", "cont tries again");
 const CANCELLED: Says = Says::Answers("running", "cancelled", "");
 
 const DELIVERED: Cell = ends(Guest::AtDestination, HANDED_OVER, ARRIVED);
@@ -283,7 +290,7 @@ pub(crate) const TABLE: &[Row] = &[
     },
     Row {
         fault: Fault::LockTaken,
-        cells: [HELD, HELD, HELD, HELD, ends(Guest::PausedAtSource, UNACKNOWLEDGED, NEVER_RAN), HELD],
+        cells: [HELD, HELD, HELD, HELD, ends(Guest::PausedAtSource, UNACKNOWLEDGED, STRANDED), HELD],
     },
     Row { fault: Fault::LockTakenBriefly, cells: [HELD, HELD, HELD, HELD, DELIVERED, HELD] },
     Row { fault: Fault::ImageCopied, cells: [LATER, LATER, LATER, back("", NEVER_RAN), EARLIER, EARLIER] },
@@ -378,13 +385,16 @@ pub(crate) const TABLE: &[Row] = &[
     Row { fault: Fault::PostLoadFails, cells: [LATER, LATER, back("", NEVER_RAN), EARLIER, EARLIER, EARLIER] },
     Row {
         fault: Fault::OtherMemory,
-        cells: [back("", Says::Ended(1, "memory")), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER],
+        cells: [back("", turned_away("RAM")), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER],
     },
-    Row { fault: Fault::OtherCpu, cells: [back("", NEVER_RAN), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER] },
+    Row {
+        fault: Fault::OtherCpu,
+        cells: [back("", turned_away("avx512pf")), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER],
+    },
     Row { fault: Fault::UnknownSection, cells: [LATER, LATER, back("", NEVER_RAN), EARLIER, EARLIER, EARLIER] },
     Row {
         fault: Fault::WrongMachine,
-        cells: [back("", Says::Ended(1, "machine")), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER],
+        cells: [back("", turned_away("a machine of type macrovm")), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER],
     },
     Row { fault: Fault::WrongMagic, cells: [back("", WAITS), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER] },
 ];
