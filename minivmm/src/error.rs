@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -77,12 +78,12 @@ pub enum Error {
         what: String,
     },
     /// A vCPU did not stop in time.
-    #[error("vCPU {index} did not stop within {seconds} s; the host is overloaded or its KVM hangs")]
+    #[error("vCPU {index} did not stop within {waited:.1?}; the host is overloaded or its KVM hangs")]
     VcpuStuck {
         /// Which.
         index: u8,
-        /// Waited.
-        seconds: u64,
+        /// How long it was waited for.
+        waited: Duration,
     },
 }
 

@@ -3,7 +3,10 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use minivmm::cli::{self, Command, EXIT_USAGE, MigrateArgs, Outcome, Parsed};
+use minivmm::cli::{
+    self, Command, ContArgs, EXIT_UNACKNOWLEDGED, EXIT_UNDECIDED, EXIT_UNKNOWN, EXIT_USAGE, MigrateArgs, Outcome,
+    Parsed,
+};
 use minivmm::config::Config;
 use minivmm::console::{self, Console};
 use minivmm::control::{ClientError, Server};
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
             Err(error) => refuse(&error),
         },
         Command::Migrate(arguments) => migrate(&arguments),
+        Command::Cont(arguments) => cont(&arguments),
         Command::Demo(arguments) => demo::run(&arguments.into_options()),
     }
 }
@@ -84,20 +88,40 @@ fn end_on_signal(signals: &SigSet, handle: &Handle) {
 fn migrate(arguments: &MigrateArgs) -> ExitCode {
     match arguments.carry_out() {
         Ok(Outcome::Completed) => ExitCode::SUCCESS,
-        Ok(Outcome::NotMigrated(reason)) => fail(&reason),
-        Err(error @ ClientError::Connect { .. }) => refuse(&error),
-        Err(error) => fail(&error),
+        Ok(Outcome::Stayed(why)) => fail(&why),
+        Ok(Outcome::Unacknowledged(why)) => end(&why, EXIT_UNACKNOWLEDGED),
+        Ok(Outcome::Undecided(why)) => end(&why, EXIT_UNDECIDED),
+        Ok(Outcome::Unknown(why)) => end(&why, EXIT_UNKNOWN),
+        Err(error) => not_asked(&error),
+    }
+}
+
+fn cont(arguments: &ContArgs) -> ExitCode {
+    match arguments.carry_out() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => not_asked(&error),
+    }
+}
+
+/// A machine that could not be asked, or refused.
+fn not_asked(error: &ClientError) -> ExitCode {
+    match error {
+        ClientError::Connect { .. } => refuse(error),
+        _ => fail(error),
     }
 }
 
 /// The user can mend it by changing the command.
 fn refuse(sentence: &dyn Display) -> ExitCode {
-    eprintln!("minivmm: {sentence}");
-    ExitCode::from(EXIT_USAGE)
+    end(sentence, EXIT_USAGE)
 }
 
 /// The command was right, what it set off failed.
 fn fail(sentence: &dyn Display) -> ExitCode {
+    end(sentence, 1)
+}
+
+fn end(sentence: &dyn Display, code: u8) -> ExitCode {
     eprintln!("minivmm: {sentence}");
-    ExitCode::FAILURE
+    ExitCode::from(code)
 }

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use minivmm::config::Address;
 use minivmm::control::{Client, Server};
-use minivmm::vm::{Handle, MigrationStatus, Request, RunState, Shared};
+use minivmm::vm::{AnyRequest, Handle, Request, RunState, Shared};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
 use serde_json::json;
-use vmstate::migrate::Downtime;
+use vmstate::migrate::{Downtime, Phase, SourcePhase};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -44,17 +44,21 @@ fn help_and_version_are_no_mistakes() {
     }
 }
 
+fn ends(shared: &Shared, phase: SourcePhase, error: Option<&str>) {
+    shared.update_migration(|info| (info.phase, info.error) = (Phase::Source(phase), error.map(Into::into)));
+}
+
 /// A machine that is only a control socket; `script` is what its migration does after `migrate`.
 fn machine(script: fn(&Shared)) -> (tempfile::TempDir, Server, Receiver<Request>) {
     let directory = tempfile::tempdir().unwrap();
     let (handle, requests, shared) = Handle::new(RunState::Running);
     let (seen, requests_seen) = channel();
     thread::spawn(move || {
-        while let Ok((request, answer)) = requests.recv() {
+        while let Ok((AnyRequest::User(request), answer)) = requests.recv() {
             let _ = seen.send(request.clone());
             match request {
                 Request::Migrate(_) => script(&shared),
-                Request::MigrateCancel => shared.update_migration(|info| info.status = MigrationStatus::Cancelled),
+                Request::MigrateCancel => ends(&shared, SourcePhase::Cancelled, None),
                 _ => {}
             }
             let _ = answer.send(Ok(()));
@@ -74,10 +78,10 @@ fn migrate(directory: &Path) -> Command {
 fn migrate_waits_for_the_end_and_tells_it() {
     let (directory, _server, requests) = machine(|shared| {
         shared.update_migration(|info| {
-            info.status = MigrationStatus::Completed;
-            info.total_time = Duration::from_millis(1500);
-            info.downtime = Some(Downtime { commit: Duration::from_millis(12), ..Downtime::default() });
-            info.transferred = 300 << 20;
+            info.phase = Phase::Source(SourcePhase::Completed);
+            info.figures.elapsed = Duration::from_millis(1500);
+            info.figures.downtime = Some(Downtime { commit: Duration::from_millis(12), ..Downtime::default() });
+            info.figures.bytes = 300 << 20;
         });
     });
     let output = migrate(directory.path()).output().unwrap();
@@ -88,12 +92,8 @@ fn migrate_waits_for_the_end_and_tells_it() {
     );
     assert_eq!(requests.recv().unwrap(), Request::Migrate(Address::Unix("/run/there".into())));
 
-    let (directory, _server, _requests) = machine(|shared| {
-        shared.update_migration(|info| {
-            info.status = MigrationStatus::Failed;
-            info.error = Some("connection refused".into());
-        });
-    });
+    let (directory, _server, _requests) =
+        machine(|shared| ends(shared, SourcePhase::Failed, Some("connection refused")));
     let output = migrate(directory.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
@@ -102,10 +102,70 @@ fn migrate_waits_for_the_end_and_tells_it() {
     );
 }
 
+/// Where the guest is, in words and as the exit code: never "runs on" where it does not.
+#[test]
+fn each_end_of_a_migration_has_its_words_and_its_exit_code() {
+    type Script = fn(&Shared);
+    let ends: [(Script, i32, &str); 5] = [
+        (
+            |shared| {
+                shared.set_run_state(RunState::Paused);
+                ends(shared, SourcePhase::Failed, Some("the guest could not be resumed"));
+            },
+            1,
+            "the migration failed: the guest could not be resumed; the guest is where it was, in state paused",
+        ),
+        (
+            |shared| ends(shared, SourcePhase::Cancelled, Some("cancelled because the guest reset itself")),
+            1,
+            "the migration was cancelled because the guest reset itself; the guest runs on where it was",
+        ),
+        (
+            |shared| ends(shared, SourcePhase::Unacknowledged, Some("no answer; the guest stays stopped here")),
+            3,
+            "no answer; the guest stays stopped here",
+        ),
+        (|shared| ends(shared, SourcePhase::Undecided, Some("no answer; look there")), 4, "no answer; look there"),
+        (|shared| ends(shared, SourcePhase::Undecided, None), 4, "the destination did not confirm"),
+    ];
+    for (script, code, sentence) in ends {
+        let (directory, _server, _requests) = machine(script);
+        let output = migrate(directory.path()).output().unwrap();
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("minivmm: {sentence}\n"));
+        assert_eq!(output.status.code(), Some(code), "{sentence}");
+    }
+}
+
+#[test]
+fn a_machine_that_vanishes_leaves_the_outcome_unknown() {
+    let (directory, server, requests) =
+        machine(|shared| shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Rounds)));
+    let child = migrate(directory.path()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(matches!(requests.recv().unwrap(), Request::Migrate(_)));
+    drop(server);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{text}");
+    assert!(text.contains("how the migration ended is unknown; look at unix:/run/there"), "{text}");
+}
+
+#[test]
+fn cont_asks_the_machine_and_force_is_never_implied() {
+    let (directory, _server, requests) = machine(|_| ());
+    let control = format!("unix:{}/qmp", directory.path().display());
+    for (flags, request) in [(&[][..], Request::Cont), (&["--force"], Request::ContUnproved)] {
+        let mut arguments = vec!["cont", "--control", &control];
+        arguments.extend(flags);
+        let output = minivmm(&arguments);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(requests.recv().unwrap(), request);
+    }
+}
+
 #[test]
 fn an_interrupt_cancels_the_migration() {
     let (directory, _server, requests) =
-        machine(|shared| shared.update_migration(|info| info.status = MigrationStatus::Active));
+        machine(|shared| shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Rounds)));
     let child = migrate(directory.path()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(matches!(requests.recv().unwrap(), Request::Migrate(_)));
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();

@@ -6,6 +6,7 @@
 
 mod boot;
 mod faults;
+mod forecast;
 mod loads;
 mod place;
 mod qemu;

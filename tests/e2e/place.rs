@@ -10,8 +10,9 @@ use vmstate_lab::error::{Error, Result};
 use vmstate_lab::kernel::Kernel;
 use vmstate_lab::l1::{self, GUEST_KERNEL, Job, L1, MINIVMM};
 use vmstate_lab::vmm::Program;
-use vmstate_lab::{host, init, packages, skip};
+use vmstate_lab::{host, init, packages, qemu, skip};
 
+use crate::forecast;
 use crate::world::World;
 
 /// Set to `qemu`, the cases run with QEMU in minivmm's place: what fails then is the case's fault.
@@ -23,22 +24,33 @@ const TIME: Duration = Duration::from_secs(240);
 /// # Panics
 /// When the case fails.
 pub(crate) fn case(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
-    run(name, env::var(MONITOR).is_ok(), body);
+    run(name, env::var(MONITOR).is_ok(), TIME, body);
 }
 
-/// As [`case`], with QEMU at hand in an emulated host, too.
+/// As [`case`], for one that may take longer than others.
+///
+/// # Panics
+/// When the case fails.
+pub(crate) fn case_within(name: &str, time: Duration, body: impl FnOnce(&mut World) -> Result<()>) {
+    run(name, env::var(MONITOR).is_ok(), time, body);
+}
+
+/// As [`case`], with QEMU at hand in an emulated host, too, of a version whose streams are ours.
 ///
 /// # Panics
 /// When the case fails.
 pub(crate) fn case_with_qemu(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
-    run(name, true, body);
+    match qemu::at_least(qemu::NEEDED) {
+        Ok(_) => run(name, true, TIME, body),
+        Err(error) => skip::skip(error),
+    }
 }
 
-fn run(name: &str, with_qemu: bool, body: impl FnOnce(&mut World) -> Result<()>) {
+fn run(name: &str, with_qemu: bool, time: Duration, body: impl FnOnce(&mut World) -> Result<()>) {
     let outcome = match host::runs_linux() {
         Ok(()) => World::new().and_then(|mut world| body(&mut world)),
         Err(reason) if env::var_os(l1::INSIDE).is_some() => Err(Error::failed(reason)),
-        Err(_) => match prepare() {
+        Err(_) => match prepare(time) {
             Ok((host, job)) => emulated(name, &host, job, with_qemu),
             Err(error) => return skip::skip(format!("no emulated host: {error}")),
         },
@@ -48,8 +60,8 @@ fn run(name: &str, with_qemu: bool, body: impl FnOnce(&mut World) -> Result<()>)
     }
 }
 
-fn prepare() -> Result<(L1, Job)> {
-    Ok((L1::new(minivmm())?, Job::new(minivmm(), &packages::kernel()?, TIME)?))
+fn prepare(time: Duration) -> Result<(L1, Job)> {
+    Ok((L1::new(minivmm())?, Job::new(minivmm(), &packages::kernel()?, time)?))
 }
 
 fn emulated(name: &str, host: &L1, mut job: Job, with_qemu: bool) -> Result<()> {
@@ -58,8 +70,10 @@ fn emulated(name: &str, host: &L1, mut job: Job, with_qemu: bool) -> Result<()> 
     job.files.program("/bin/e2e", &own)?;
     job.argv = ["/bin/e2e", "--exact", name, "--nocapture", "--test-threads=1"].map(str::to_owned).to_vec();
     job.env.push("RUST_BACKTRACE=0".into());
-    if let Ok(monitor) = env::var(MONITOR) {
-        job.env.push(format!("{MONITOR}={monitor}"));
+    for name in [MONITOR, forecast::EACH] {
+        if let Ok(value) = env::var(name) {
+            job.env.push(format!("{name}={value}"));
+        }
     }
     if with_qemu {
         job.add_qemu(&host.qemu)?;
@@ -102,7 +116,7 @@ pub(crate) fn minivmm() -> &'static Path {
 /// The monitor under test.
 pub(crate) fn monitor() -> Result<Program> {
     if env::var_os(MONITOR).is_some_and(|value| value == "qemu") {
-        return Ok(Program::Qemu(packages::qemu()?, "kvm"));
+        return Ok(Program::Qemu(qemu::any()?, "kvm"));
     }
     Ok(Program::Minivmm(minivmm().to_owned()))
 }

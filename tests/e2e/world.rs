@@ -69,13 +69,29 @@ pub(crate) fn ensure(holds: bool, sentence: impl FnOnce() -> String) -> Result<(
 }
 
 /// Migrates, with the guest's clocks compared across it; the source's process has ended then.
-pub(crate) fn migrate(bench: &mut Bench<'_>, mut source: Vmm) -> Result<(Vmm, Value)> {
+pub(crate) fn migrate(bench: &mut Bench<'_>, source: Vmm) -> Result<(Vmm, Value)> {
+    let migrated = migrate_watched(bench, source, |_| ())?;
+    Ok((migrated.destination, migrated.info))
+}
+
+/// A migration that completed.
+#[derive(Debug)]
+pub(crate) struct Migrated {
+    pub(crate) destination: Vmm,
+    /// The last figures of the source.
+    pub(crate) info: Value,
+    /// The guest's mark before and after it.
+    pub(crate) marks: [Value; 2],
+}
+
+/// As [`migrate`]; `watch` sees the figures on the way.
+pub(crate) fn migrate_watched(bench: &mut Bench<'_>, mut source: Vmm, watch: impl FnMut(&Value)) -> Result<Migrated> {
     let (mut destination, uri) = bench.incoming()?;
     let earliest = Instant::now();
     let before = source.ask("mark", within(ANSWER))?;
     let begun = Instant::now();
     source.start_migration(&uri)?;
-    let info = source.follow_migration(within(MIGRATION), |_| ())?;
+    let info = source.follow_migration(within(MIGRATION), watch)?;
     ensure(info["status"] == "completed", || format!("the migration did not complete: {info}"))?;
     destination.await_status("running", within(ANSWER))?;
     let state = source.status()?;
@@ -104,7 +120,7 @@ pub(crate) fn migrate(bench: &mut Bench<'_>, mut source: Vmm) -> Result<(Vmm, Va
         info["ram"]["dirty-sync-count"],
         info["ram"]["transferred"]
     );
-    Ok((destination, info))
+    Ok(Migrated { destination, info, marks: [before, after] })
 }
 
 fn lines(mark: &Value) -> Vec<&str> {

@@ -28,52 +28,89 @@ pub struct MigrateArgs {
     pub to: Address,
 }
 
-/// How a migration that began came to its end.
+/// How a migration that began came to its end. All but the first carry a sentence that says why, and where the guest is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The guest runs at the destination.
     Completed,
-    /// The guest runs on at the source: the sentence says why.
-    NotMigrated(String),
+    /// Failed or cancelled: the guest is where it was.
+    Stayed(String),
+    /// The destination did not confirm, but holds the guest's disks, or somebody has run it: it stands at the source.
+    Unacknowledged(String),
+    /// The destination did not confirm, and nothing proves whether it runs the guest: it stands at the source.
+    Undecided(String),
+    /// The machine went away before it said how the migration ended.
+    Unknown(String),
 }
 
 impl MigrateArgs {
     /// Migrates; Ctrl-C cancels. Progress goes to standard error, as one line that is rewritten, if that is a terminal.
     ///
     /// # Errors
-    /// The machine cannot be reached, refuses, or breaks off the conversation so that the outcome is unknown.
+    /// The machine cannot be reached, or refuses to begin.
     pub fn carry_out(&self) -> Result<Outcome, ClientError> {
         let interrupts = Interrupts::new()?;
         let mut client = Client::connect(&self.control)?;
         client.execute("migrate", json!({"uri": self.to.to_string()}))?;
         let mut line = ProgressLine::default();
-        loop {
-            if interrupts.pending()? {
-                line.show("cancelling");
-                client.execute("migrate_cancel", json!({}))?;
+        let end = follow(&mut client, &interrupts, &mut line);
+        let figures = match end {
+            Ok(figures) => figures,
+            // The machine may end as soon as the guest has left: its last event tells.
+            Err(_) if client.migration_status() == Some("completed") => json!({"status": "completed"}),
+            Err(error) => {
+                line.end("");
+                return Ok(Outcome::Unknown(format!(
+                    "{error}, and how the migration ended is unknown; look at {} whether the guest runs there",
+                    self.to
+                )));
             }
-            let figures = match client.execute("query-migrate", json!({})) {
-                Ok(figures) => figures,
-                // The machine may end as soon as the guest has left: its last event tells.
-                Err(_) if client.migration_status() == Some("completed") => json!({"status": "completed"}),
-                Err(error) => {
-                    line.end("");
-                    return Err(error);
-                }
-            };
-            match figures["status"].as_str() {
-                Some("completed") => {
-                    line.end(&format!("migrated to {}{}", self.to, summary(&figures)));
-                    return Ok(Outcome::Completed);
-                }
-                Some("failed" | "cancelled") => {
-                    line.end("");
-                    return Ok(Outcome::NotMigrated(failure(&figures)));
-                }
-                _ => line.show(&progress(&figures)),
+        };
+        let why = |otherwise: &str| figures["error-desc"].as_str().unwrap_or(otherwise).to_owned();
+        Ok(match figures["status"].as_str() {
+            Some("completed") => {
+                line.end(&format!("migrated to {}{}", self.to, summary(&figures)));
+                return Ok(Outcome::Completed);
             }
-            thread::sleep(INTERVAL);
+            end => {
+                line.end("");
+                match end {
+                    Some("unacknowledged") => Outcome::Unacknowledged(why("the destination did not confirm")),
+                    Some("undecided") => Outcome::Undecided(why("the destination did not confirm")),
+                    _ => Outcome::Stayed(format!("{}; {}", failure(&figures), whereabouts(&mut client))),
+                }
+            }
+        })
+    }
+}
+
+/// Until the migration has ended; its last figures.
+fn follow(client: &mut Client, interrupts: &Interrupts, line: &mut ProgressLine) -> Result<Value, ClientError> {
+    loop {
+        if interrupts.pending()? {
+            line.show("cancelling");
+            match client.execute("migrate_cancel", json!({})) {
+                // Too late: the end tells what became of it.
+                Ok(_) | Err(ClientError::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
+        let figures = client.execute("query-migrate", json!({}))?;
+        if let Some("completed" | "failed" | "cancelled" | "unacknowledged" | "undecided") = figures["status"].as_str()
+        {
+            return Ok(figures);
+        }
+        line.show(&progress(&figures));
+        thread::sleep(INTERVAL);
+    }
+}
+
+/// Where the guest of a failed migration is, as far as the machine says.
+fn whereabouts(client: &mut Client) -> String {
+    match client.execute("query-status", json!({})) {
+        Ok(status) if status["status"] == "running" => "the guest runs on where it was".into(),
+        Ok(status) => format!("the guest is where it was, in state {}", status["status"].as_str().unwrap_or("unknown")),
+        Err(error) => format!("whether the guest runs on where it was is unknown: {error}"),
     }
 }
 
@@ -125,9 +162,10 @@ fn summary(figures: &Value) -> String {
 
 fn failure(figures: &Value) -> String {
     match (figures["status"].as_str(), figures["error-desc"].as_str()) {
-        (Some("cancelled"), _) => "the migration was cancelled; the guest runs on where it was".into(),
-        (_, Some(reason)) => format!("the migration failed: {reason}; the guest runs on where it was"),
-        _ => "the migration failed, the machine does not say why; the guest runs on where it was".into(),
+        (Some("cancelled"), None) => "the migration was cancelled".into(),
+        (Some("cancelled"), Some(reason)) => format!("the migration was {reason}"),
+        (_, Some(reason)) => format!("the migration failed: {reason}"),
+        _ => "the migration failed, the machine does not say why".into(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command line: what the user typed becomes plain data, or one sentence that says what to change.
 
+mod cont;
 mod demo;
 mod migrate;
 mod run;
@@ -12,12 +13,22 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+pub use cont::ContArgs;
 pub use demo::{DemoArgs, DemoGuest};
 pub use migrate::{MigrateArgs, Outcome};
 pub use run::RunArgs;
 
 /// Exit code for a wrong command line, a missing file, or a machine that could not be built.
 pub const EXIT_USAGE: u8 = 2;
+
+/// Exit code of a migration that ended as [`Outcome::Unacknowledged`].
+pub const EXIT_UNACKNOWLEDGED: u8 = 3;
+
+/// Exit code of a migration that ended as [`Outcome::Undecided`].
+pub const EXIT_UNDECIDED: u8 = 4;
+
+/// Exit code of a migration that ended as [`Outcome::Unknown`].
+pub const EXIT_UNKNOWN: u8 = 5;
 
 /// What the user wants.
 #[derive(Clone, Debug, Subcommand)]
@@ -26,6 +37,8 @@ pub enum Command {
     Run(RunArgs),
     /// Migrate a running machine, and wait for the end
     Migrate(MigrateArgs),
+    /// Let a stopped guest go on, or take it back after a migration
+    Cont(ContArgs),
     /// Boot a guest, let it work, migrate it live, check it, and report
     Demo(DemoArgs),
 }

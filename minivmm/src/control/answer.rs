@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::Address;
 use crate::control::report;
-use crate::vm::{Handle, Refusal, Request};
+use crate::vm::{Handle, ParameterChange, Refusal, Request};
 
 /// An error of QMP: its class and a sentence.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,6 +31,10 @@ impl From<Refusal> for Failure {
     }
 }
 
+/// Least `max-bandwidth`, in bytes a second: one page record, which is a word of 8 bytes, a block's name of at most 255 with
+/// its length, and the page.
+const BANDWIDTH_MIN: u64 = 8 + 256 + 4096;
+
 type CarryOut = fn(&Handle, &mut Arguments) -> Result<Value, Failure>;
 
 /// Every command, in the order of `query-commands`: its name, the arguments it takes, what it does.
@@ -40,14 +44,14 @@ const COMMANDS: &[(&str, &[&str], CarryOut)] = &[
     ("query-version", &[], |_, _| Ok(report::version())),
     ("query-status", &[], |handle, _| Ok(report::status(handle.run_state()))),
     ("stop", &[], |handle, _| ask(handle, Request::Stop)),
-    ("cont", &[], |handle, _| ask(handle, Request::Cont)),
+    ("cont", &["force"], cont),
     ("system_reset", &[], |handle, _| ask(handle, Request::Reset)),
     ("system_powerdown", &[], |handle, _| ask(handle, Request::PowerDown)),
     ("quit", &[], quit),
     ("migrate", &["uri"], migrate),
     ("migrate_cancel", &[], |handle, _| ask(handle, Request::MigrateCancel)),
     ("query-migrate", &[], |handle, _| Ok(report::migration(&handle.migration()))),
-    ("migrate-set-parameters", &["downtime-limit", "max-bandwidth"], set_parameters),
+    ("migrate-set-parameters", &["downtime-limit", "max-bandwidth", "pause-budget"], set_parameters),
     ("query-migrate-parameters", &[], |handle, _| Ok(report::parameters(handle.parameters()))),
 ];
 
@@ -82,6 +86,14 @@ fn quit(handle: &Handle, _: &mut Arguments) -> Result<Value, Failure> {
     ask(handle, Request::Quit)
 }
 
+fn cont(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
+    match arguments.0.shift_remove("force") {
+        None | Some(Value::Bool(false)) => ask(handle, Request::Cont),
+        Some(Value::Bool(true)) => ask(handle, Request::ContUnproved),
+        Some(_) => Err(Failure::generic("Invalid parameter type for 'force', expected: boolean")),
+    }
+}
+
 fn migrate(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
     let uri = match arguments.0.shift_remove("uri") {
         Some(Value::String(uri)) => uri,
@@ -93,10 +105,19 @@ fn migrate(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure>
 }
 
 fn set_parameters(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
-    let downtime_limit =
-        arguments.unsigned("downtime-limit", report::DOWNTIME_LIMIT_MAX_MS)?.map(Duration::from_millis);
-    let max_bandwidth = arguments.unsigned("max-bandwidth", u64::MAX)?;
-    ask(handle, Request::MigrateSetParameters { downtime_limit, max_bandwidth })
+    let milliseconds = |limit: Option<u64>| limit.map(Duration::from_millis);
+    let change = ParameterChange {
+        downtime_limit: milliseconds(arguments.unsigned("downtime-limit", report::PAUSE_MAX_MS)?),
+        max_bandwidth: arguments.unsigned("max-bandwidth", u64::MAX)?,
+        pause_budget: milliseconds(arguments.unsigned("pause-budget", report::PAUSE_MAX_MS)?),
+    };
+    if let Some(bandwidth) = change.max_bandwidth.filter(|bandwidth| (1..BANDWIDTH_MIN).contains(bandwidth)) {
+        return Err(Failure::generic(format!(
+            "Parameter 'max-bandwidth' of {bandwidth} bytes a second would never send a page; give {BANDWIDTH_MIN} or \
+             more, or 0 for no limit"
+        )));
+    }
+    ask(handle, Request::MigrateSetParameters(change))
 }
 
 /// Arguments of one command.

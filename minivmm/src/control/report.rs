@@ -3,12 +3,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use vmstate::migrate::Downtime;
+use vmstate::migrate::{Downtime, Progress};
 
 use crate::vm::{Event, MigrationInfo, MigrationParameters, MigrationStatus, RunState};
 
-/// Largest `downtime-limit` that QEMU takes: 2000 s.
-pub(super) const DOWNTIME_LIMIT_MAX_MS: u64 = 2000 * 1000;
+/// Largest `downtime-limit` that QEMU takes, 2000 s; of `pause-budget` as well.
+pub(super) const PAUSE_MAX_MS: u64 = 2000 * 1000;
 
 const PAGE_SIZE: u64 = 4096;
 
@@ -29,23 +29,27 @@ pub(super) fn status(state: RunState) -> Value {
 ///
 /// QEMU shows figures only from the first round on and while they mean something; so does this.
 pub(super) fn migration(info: &MigrationInfo) -> Value {
-    use MigrationStatus::{Active, Cancelled, Cancelling, Completed, Device, Failed, None, Setup};
+    use MigrationStatus::{
+        Active, Cancelled, Cancelling, Completed, Device, Failed, None, Setup, Unacknowledged, Undecided,
+    };
     let mut body = json!({});
-    if info.status != None {
-        body["status"] = info.status.as_str().into();
+    let (status, figures) = (info.status(), &info.figures);
+    if status != None {
+        body["status"] = status.as_str().into();
     }
-    match info.status {
-        None | Setup | Failed | Cancelled => {}
+    match status {
+        None | Setup | Failed | Cancelled | Unacknowledged | Undecided => {}
         Active | Device | Cancelling | Completed => {
-            body["total-time"] = milliseconds(info.total_time);
-            body["setup-time"] = milliseconds(info.setup_time);
-            if let Some(downtime) = info.downtime {
+            body["total-time"] = milliseconds(figures.elapsed);
+            body["setup-time"] = milliseconds(figures.setup);
+            if let Some(downtime) = figures.downtime {
                 body["downtime"] = milliseconds(downtime.total());
                 body["downtime-parts"] = parts(downtime);
-            } else if let Some(downtime) = info.expected_downtime {
+            }
+            if let Some(downtime) = figures.expected_downtime {
                 body["expected-downtime"] = milliseconds(downtime);
             }
-            body["ram"] = ram(info);
+            body["ram"] = ram(figures);
         }
     }
     if let Some(error) = &info.error {
@@ -67,18 +71,18 @@ fn parts(downtime: Downtime) -> Value {
     })
 }
 
-fn ram(info: &MigrationInfo) -> Value {
+fn ram(figures: &Progress) -> Value {
     json!({
-        "transferred": info.transferred,
-        "remaining": info.remaining,
-        "total": info.total,
-        "duplicate": info.zero_pages,
-        "normal": info.normal_pages,
-        "normal-bytes": info.normal_pages.saturating_mul(PAGE_SIZE),
-        "dirty-pages-rate": info.dirty_pages_rate,
-        "mbps": info.bandwidth as f64 * 8.0 / 1e6,
-        "dirty-sync-count": info.rounds,
-        "pages-per-second": info.bandwidth / PAGE_SIZE,
+        "transferred": figures.bytes,
+        "remaining": figures.remaining_bytes,
+        "total": figures.ram_bytes,
+        "duplicate": figures.zero_pages,
+        "normal": figures.normal_pages,
+        "normal-bytes": figures.normal_pages.saturating_mul(PAGE_SIZE),
+        "dirty-pages-rate": figures.dirty_pages_per_second,
+        "mbps": figures.bytes_per_second as f64 * 8.0 / 1e6,
+        "dirty-sync-count": figures.rounds,
+        "pages-per-second": figures.bytes_per_second / PAGE_SIZE,
         "page-size": PAGE_SIZE,
     })
 }
@@ -88,6 +92,7 @@ pub(super) fn parameters(parameters: MigrationParameters) -> Value {
     json!({
         "downtime-limit": milliseconds(parameters.downtime_limit),
         "max-bandwidth": parameters.max_bandwidth,
+        "pause-budget": milliseconds(parameters.effective_pause_budget()),
     })
 }
 

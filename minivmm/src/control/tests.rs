@@ -11,16 +11,16 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use vmstate::migrate::Downtime;
+use vmstate::migrate::{Downtime, Phase, SourcePhase};
 
 use crate::config::Address;
 use crate::control::{Client, ClientError, CommandTooLong, Server, Session};
-use crate::vm::{Envelope, Handle, MigrationStatus, Refusal, Request, RunState, Shared};
+use crate::vm::{AnyRequest, Envelope, Handle, ParameterChange, Refusal, Request, RunState, Shared};
 
 /// Answers requests as the real driver does, and reports them; ends at `Quit`.
 fn driver(requests: Receiver<Envelope>, shared: Arc<Shared>, seen: Sender<Request>) -> JoinHandle<()> {
     thread::spawn(move || {
-        while let Ok((request, answer)) = requests.recv() {
+        while let Ok((AnyRequest::User(request), answer)) = requests.recv() {
             let result = match &request {
                 Request::Stop => {
                     shared.set_run_state(RunState::Paused);
@@ -134,19 +134,27 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
     let (handle, _shared, seen) = running();
     let mut session = negotiated(&handle);
     let fine = json!({"return": {}});
-    let commands: [(&str, Request); 6] = [
+    let change = |change| Request::MigrateSetParameters(change);
+    let commands: [(&str, Request); 10] = [
         (
             r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x"}}"#,
             Request::Migrate(Address::Unix("/run/x".into())),
         ),
         (
             r#"{"execute":"migrate-set-parameters","arguments":{"downtime-limit":20}}"#,
-            Request::MigrateSetParameters { downtime_limit: Some(Duration::from_millis(20)), max_bandwidth: None },
+            change(ParameterChange { downtime_limit: Some(Duration::from_millis(20)), ..Default::default() }),
         ),
         (
             r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":18446744073709551615}}"#,
-            Request::MigrateSetParameters { downtime_limit: None, max_bandwidth: Some(u64::MAX) },
+            change(ParameterChange { max_bandwidth: Some(u64::MAX), ..Default::default() }),
         ),
+        (
+            r#"{"execute":"migrate-set-parameters","arguments":{"pause-budget":900}}"#,
+            change(ParameterChange { pause_budget: Some(Duration::from_millis(900)), ..Default::default() }),
+        ),
+        (r#"{"execute":"cont"}"#, Request::Cont),
+        (r#"{"execute":"cont","arguments":{"force":false}}"#, Request::Cont),
+        (r#"{"execute":"cont","arguments":{"force":true}}"#, Request::ContUnproved),
         (r#"{"execute":"system_reset"}"#, Request::Reset),
         (r#"{"execute":"system_powerdown"}"#, Request::PowerDown),
         (r#"{"execute":"migrate_cancel"}"#, Request::MigrateCancel),
@@ -170,6 +178,11 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
             r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":-1}}"#,
             "Parameter 'max-bandwidth' expects an integer in the range of 0 to 18446744073709551615",
         ),
+        (
+            r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":59}}"#,
+            "Parameter 'max-bandwidth' of 59 bytes a second would never send a page; give 4360 or more, or 0 for no limit",
+        ),
+        (r#"{"execute":"cont","arguments":{"force":1}}"#, "Invalid parameter type for 'force', expected: boolean"),
     ];
     for (command, sentence) in refused {
         let reply = say(&mut session, command.as_bytes());
@@ -184,18 +197,19 @@ fn migration_figures_are_in_the_units_of_qemu() {
     let (handle, shared, _seen) = running();
     let mut session = negotiated(&handle);
     shared.update_migration(|info| {
-        info.status = MigrationStatus::Active;
-        info.total_time = Duration::from_micros(11_900);
-        info.setup_time = Duration::from_millis(1);
-        info.expected_downtime = Some(Duration::from_millis(300));
-        info.transferred = 281_630;
-        info.total = 67_252_224;
-        info.remaining = 4096;
-        info.normal_pages = 28;
-        info.zero_pages = 16_391;
-        info.rounds = 2;
-        info.dirty_pages_rate = 5;
-        info.bandwidth = 28_163_000;
+        info.phase = Phase::Source(SourcePhase::Rounds);
+        let figures = &mut info.figures;
+        figures.elapsed = Duration::from_micros(11_900);
+        figures.setup = Duration::from_millis(1);
+        figures.expected_downtime = Some(Duration::from_millis(300));
+        figures.bytes = 281_630;
+        figures.ram_bytes = 67_252_224;
+        figures.remaining_bytes = 4096;
+        figures.normal_pages = 28;
+        figures.zero_pages = 16_391;
+        figures.rounds = 2;
+        figures.dirty_pages_per_second = 5;
+        figures.bytes_per_second = 28_163_000;
     });
     let ram = json!({
         "transferred": 281630, "remaining": 4096, "total": 67252224, "duplicate": 16391, "normal": 28,
@@ -210,9 +224,9 @@ fn migration_figures_are_in_the_units_of_qemu() {
         ]
     );
     shared.update_migration(|info| {
-        info.status = MigrationStatus::Completed;
+        info.phase = Phase::Source(SourcePhase::Completed);
         let us = Duration::from_micros;
-        info.downtime = Some(Downtime {
+        info.figures.downtime = Some(Downtime {
             pause: us(100),
             sync: us(200),
             pages: us(300),
@@ -224,7 +238,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
     assert_eq!(
         say(&mut session, query),
         [json!({"return": {
-            "status": "completed", "total-time": 11, "setup-time": 1, "downtime": 4,
+            "status": "completed", "total-time": 11, "setup-time": 1, "downtime": 4, "expected-downtime": 300,
             "downtime-parts": {
                 "pause": 100, "sync": 200, "pages": 300, "devices": 400, "confirm": 500, "commit": 3456
             },
@@ -232,7 +246,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
         }})]
     );
     shared.update_migration(|info| {
-        info.status = MigrationStatus::Failed;
+        info.phase = Phase::Source(SourcePhase::Failed);
         info.error = Some("Failed to connect to '/nowhere': No such file or directory".into());
     });
     assert_eq!(
@@ -243,7 +257,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
     );
     assert_eq!(
         say(&mut session, br#"{"execute":"query-migrate-parameters"}"#),
-        [json!({"return": {"downtime-limit": 300, "max-bandwidth": 134217728}})]
+        [json!({"return": {"downtime-limit": 300, "max-bandwidth": 134217728, "pause-budget": 1200}})]
     );
 }
 
@@ -319,8 +333,8 @@ fn events_go_to_clients_that_negotiated_before_the_reply_that_caused_them() {
     assert_eq!(kinds[1..3], [json!({"return": {}}), json!({"return": {}})]);
     assert_eq!(kinds[3]["event"], "RESUME");
     assert_eq!((second.next()["event"].clone(), second.next()["event"].clone()), (json!("STOP"), json!("RESUME")));
-    shared.update_migration(|info| info.status = MigrationStatus::Setup);
-    shared.update_migration(|info| info.transferred = 1);
+    shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Setup));
+    shared.update_migration(|info| info.figures.bytes = 1);
     shared.set_run_state(RunState::Shutdown);
     for peer in [&mut first, &mut second] {
         let event = peer.next();
@@ -438,7 +452,7 @@ fn the_client_speaks_with_the_server() {
     let (handle, shared, _seen) = running();
     let server = Server::bind(&path, handle).unwrap();
     let mut client = Client::connect(&path).unwrap();
-    shared.update_migration(|info| info.status = MigrationStatus::Completed);
+    shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Completed));
     assert_eq!(client.execute("query-status", json!({})).unwrap(), json!({"status": "running", "running": true}));
     assert_eq!(client.migration_status(), Some("completed"));
     match client.execute("migrate", json!({"uri": "tcp:far:1"})) {

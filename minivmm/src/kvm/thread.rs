@@ -20,7 +20,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use crate::error::{Error, Result};
 use crate::kvm::vcpu::{Buses, Exit, Vcpu};
 
-/// What a vCPU reports; it is paused then.
+/// What a vCPU reports; it is paused right after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VcpuEvent {
     /// Triple fault: the machine resets.
@@ -125,7 +125,7 @@ impl VcpuThread {
         while state.running {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::VcpuStuck { index: self.index, seconds: deadline.as_secs() });
+                return Err(Error::VcpuStuck { index: self.index, waited: deadline });
             }
             state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(|poison| poison.into_inner()).0;
         }
@@ -165,17 +165,18 @@ impl Drop for VcpuThread {
 impl Shared {
     fn serve(&self, buses: &Buses, report: &dyn Fn(VcpuEvent)) {
         while self.wait_for_run() {
-            let event = self.run(buses);
-            let mut state = lock(&self.state);
-            if event.is_some() && state.wanted == Wanted::Run {
-                state.wanted = Wanted::Pause;
-            }
-            state.running = state.wanted == Wanted::Run;
-            self.changed.notify_all();
-            drop(state);
-            if let Some(event) = event {
+            if let Some(event) = self.run(buses) {
+                let mut state = lock(&self.state);
+                if state.wanted == Wanted::Run {
+                    state.wanted = Wanted::Pause;
+                }
+                drop(state);
+                // While the thread still counts as running: whoever waits for its pause finds the report made.
                 report(event);
             }
+            let mut state = lock(&self.state);
+            state.running = state.wanted == Wanted::Run;
+            self.changed.notify_all();
         }
     }
 

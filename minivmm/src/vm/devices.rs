@@ -17,7 +17,8 @@ use crate::kvm::vcpu::Buses;
 use crate::kvm::vm::KvmVm;
 use crate::migration::sections::SharedSection;
 use crate::vm::backends::Backends;
-use crate::vm::handle::{Handle, Request};
+use crate::vm::handle::Handle;
+use crate::vm::request::DeviceRequest;
 
 /// A device that vCPUs, its own threads and the driver reach.
 pub type Shared<T> = Arc<Mutex<T>>;
@@ -52,8 +53,8 @@ impl Devices {
         buses.pio.insert(COM1.into(), COM1_LEN.into(), serial.clone());
         let on_power = move |power| {
             handle.tell(match power {
-                Power::Off => Request::PoweredOff,
-                Power::Reset => Request::Reset,
+                Power::Off => DeviceRequest::PoweredOff,
+                Power::Reset => DeviceRequest::Reset,
             });
         };
         let ged = Arc::new(Mutex::new(Ged::new(kvm.irq_line(GED_GSI), Box::new(on_power))));

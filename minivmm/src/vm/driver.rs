@@ -1,32 +1,29 @@
-//! The driver: the one thread that changes the machine's run state.
-//!
-//! ```text
-//!  Prelaunch ──start──► Running ◄──cont/stop──► Paused
-//!  InMigrate ──arrived──►  │ ▲ └─vCPU fails──► InternalError
-//!  FinishMigrate ◄─switch-over─┴─taken back─►    FinishMigrate ──handed over──► PostMigrate
-//!                          │ └─reset─┘
-//!                          └─guest powers off──► Shutdown, and the process ends
-//! ```
+//! The driver: the one thread that changes the machine's run state. The states are drawn in `state.rs`, what may be asked in
+//! which of them is in `queue.rs`.
 
 use std::io::Write;
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use vmstate::channel::Listener;
 
 use crate::config::Config;
-use crate::devices::serial::Serial;
 use crate::error::Result;
 use crate::memory::Ram;
 use crate::migration::sections::MachineState;
 use crate::vm::backends::Backends;
-use crate::vm::devices::Shared as SharedDevice;
-use crate::vm::handle::{Envelope, Handle, Refusal, Request, RunState, Shared};
-use crate::vm::incoming::Door;
+use crate::vm::handle::Handle;
+use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
-use crate::vm::underway::Underway;
+use crate::vm::migration::{self, Incoming, Outgoing, Seam, incoming};
+use crate::vm::published::Shared;
+use crate::vm::queue::{Decision, Queue, UnderWay, decide};
+use crate::vm::request::{AnyRequest, DeviceRequest, EngineRequest, Refusal, Request};
+use crate::vm::state::RunState;
 
-/// Disk I/O in flight is given this long at a stop; a host whose disk needs longer has other worries.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long vCPUs and disk I/O in flight are given at a stop. A vCPU comes out of the kernel within microseconds, on a loaded
+/// host within milliseconds; a host whose disk needs longer than this has other worries.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,34 +43,20 @@ pub struct Vm {
     pub(super) ram: Ram,
     pub(super) backends: Backends,
     pub(super) machine: Machine,
-    requests: Receiver<Envelope>,
+    pub(super) queue: Queue,
     pub(super) shared: Arc<Shared>,
     pub(super) handle: Handle,
-    /// The serial port of the machine as it is now; a reset makes a new one.
     keyboard: Keyboard,
     /// State on its way between the kernel and a migration stream.
     pub(super) state: Arc<Mutex<MachineState>>,
     /// The outgoing migration, while there is one.
-    pub(super) underway: Option<Underway>,
+    pub(super) outgoing: Option<Outgoing>,
+    /// The incoming migration, while there is one.
+    pub(super) incoming: Option<Incoming>,
+    /// Who proves that the guest may run here, after a migration that left it standing.
+    pub(super) owner: Option<Seam>,
     /// Where the source of an incoming migration is awaited, until the driver runs.
-    door: Option<Door>,
-}
-
-/// Where typed bytes go.
-#[derive(Clone, Debug)]
-pub struct Keyboard(Arc<Mutex<SharedDevice<Serial>>>);
-
-impl Keyboard {
-    /// Gives `bytes` to the serial port and says how many it took.
-    pub fn send(&self, bytes: &[u8]) -> usize {
-        let serial = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut serial = serial.lock().unwrap_or_else(PoisonError::into_inner);
-        serial.enqueue(bytes)
-    }
-
-    fn plug_into(&self, serial: &SharedDevice<Serial>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(serial);
-    }
+    listener: Option<Listener>,
 }
 
 impl Vm {
@@ -90,10 +73,24 @@ impl Vm {
         if let (None, Some(kernel)) = (&config.incoming, &config.kernel) {
             machine.load(&config, kernel)?;
         }
-        let keyboard = Keyboard(Arc::new(Mutex::new(Arc::clone(&machine.devices.serial))));
+        let keyboard = Keyboard::new(&machine.devices.serial, &shared);
         let state = Arc::new(Mutex::new(MachineState::new(machine.vcpus.len())));
-        let door = config.incoming.as_ref().map(Door::open).transpose()?;
-        Ok(Self { config, ram, backends, machine, requests, shared, handle, keyboard, state, underway: None, door })
+        let listener = config.incoming.as_ref().map(incoming::listen).transpose()?;
+        Ok(Self {
+            config,
+            ram,
+            backends,
+            machine,
+            queue: Queue::new(requests),
+            shared,
+            handle,
+            keyboard,
+            state,
+            outgoing: None,
+            incoming: None,
+            owner: None,
+            listener,
+        })
     }
 
     /// To reach the driver from other threads.
@@ -108,25 +105,41 @@ impl Vm {
 
     /// Starts the machine and serves requests until it ends.
     pub fn run(mut self) -> End {
+        let end = self.serve_all();
+        // Whoever waits for an answer is told that there will be none.
+        drop(self.queue);
+        migration::give_up(self.outgoing, self.incoming);
+        end
+    }
+
+    fn serve_all(&mut self) -> End {
         if self.shared.run_state() == RunState::Prelaunch {
             self.start();
         }
-        if let Some(door) = self.door.take()
-            && let Err(Outcome::Ended(end)) = self.receive(door)
+        if let Some(listener) = self.listener.take()
+            && let Err(Outcome::Ended(end)) = self.receive(listener)
         {
             return end;
         }
         loop {
             // This driver holds a handle, so the channel never closes.
-            let Ok((request, answer)) = self.requests.recv() else { return End::Quit };
-            if request == Request::MigrateCancel {
-                self.cancel_migration(answer);
-                continue;
-            }
-            let quits = request == Request::Quit;
-            let outcome = self.serve(request);
+            let Some((request, answer)) = self.queue.next() else { return End::Quit };
+            let outcome = match decide(&request, self.shared.run_state(), self.under_way()) {
+                Decision::Accept => self.serve(request),
+                Decision::Refuse(why) => Err(Refusal(why).into()),
+                Decision::Defer => {
+                    self.queue.defer((request, answer));
+                    continue;
+                }
+                Decision::CancelAndDefer => match self.cancel_migration(&request) {
+                    Ok(()) => {
+                        self.queue.defer((request, answer));
+                        continue;
+                    }
+                    Err(refusal) => Err(refusal.into()),
+                },
+            };
             let (reply, end) = match outcome {
-                Ok(()) if quits => (Ok(()), Some(End::Quit)),
                 Ok(()) => (Ok(()), None),
                 Err(Outcome::Refused(refusal)) => (Err(refusal), None),
                 Err(Outcome::Ended(end)) => (Ok(()), Some(end)),
@@ -139,28 +152,37 @@ impl Vm {
         }
     }
 
-    fn serve(&mut self, request: Request) -> std::result::Result<(), Outcome> {
+    fn serve(&mut self, request: AnyRequest) -> std::result::Result<(), Outcome> {
+        match request {
+            AnyRequest::User(request) => self.serve_user(request)?,
+            AnyRequest::Device(DeviceRequest::Reset) => self.reset()?,
+            AnyRequest::Device(DeviceRequest::PoweredOff) => {
+                self.shared.set_run_state(RunState::Shutdown);
+                return Err(Outcome::Ended(End::PoweredOff));
+            }
+            AnyRequest::Device(DeviceRequest::Failed(why)) => self.fail(why)?,
+            AnyRequest::Engine(EngineRequest::Pause(within)) => self.switch_over(within)?,
+            AnyRequest::Engine(EngineRequest::Loaded) => self.write_state()?,
+            AnyRequest::Engine(EngineRequest::Resume) => self.go_on(),
+            AnyRequest::Engine(EngineRequest::Ended(end)) => self.ended(end)?,
+        }
+        Ok(())
+    }
+
+    fn serve_user(&mut self, request: Request) -> std::result::Result<(), Outcome> {
         match request {
             Request::Stop => self.stop()?,
-            Request::Cont => self.cont()?,
-            Request::Quit => {}
+            Request::Cont => self.cont(false)?,
+            Request::ContUnproved => self.cont(true)?,
+            Request::Quit => return Err(Outcome::Ended(End::Quit)),
             Request::PowerDown => {
                 self.machine.devices.ged.lock().unwrap_or_else(PoisonError::into_inner).press_power_button();
             }
             Request::Reset => self.reset()?,
-            Request::PoweredOff => {
-                self.shared.set_run_state(RunState::Shutdown);
-                return Err(Outcome::Ended(End::PoweredOff));
-            }
-            Request::Fail(why) => self.fail(why)?,
             Request::Migrate(address) => self.migrate(address)?,
+            // One that is under way was cancelled when this was asked, and has ended.
             Request::MigrateCancel => {}
-            parameters @ Request::MigrateSetParameters { .. } => self.set_migration_parameters(&parameters),
-            Request::SwitchOver => self.switch_over()?,
-            Request::Loaded => self.write_state()?,
-            Request::GoOn => self.go_on()?,
-            Request::Departed(end) => self.departed(end)?,
-            Request::Arrived(end) => self.arrived(end)?,
+            Request::MigrateSetParameters(change) => self.set_migration_parameters(change),
         }
         Ok(())
     }
@@ -171,43 +193,54 @@ impl Vm {
         self.shared.set_run_state(RunState::Running);
     }
 
-    /// vCPUs first: then no new work comes while the devices finish theirs.
-    pub(super) fn rest(&self) -> std::result::Result<(), Refusal> {
-        self.machine.pause_vcpus().map_err(|error| Refusal(error.to_string()))?;
-        self.machine.devices.pause(DRAIN_PATIENCE).map_err(|error| {
+    /// vCPUs first: then no new work comes while the devices finish theirs. After an error all go on.
+    pub(super) fn rest(&self, within: Duration) -> std::result::Result<(), Refusal> {
+        let until = Instant::now() + within;
+        self.machine.pause_vcpus(within).map_err(|error| Refusal(error.to_string()))?;
+        self.machine.devices.pause(until.saturating_duration_since(Instant::now())).map_err(|error| {
             self.machine.resume_vcpus();
             Refusal(error.to_string())
         })
     }
 
-    fn stop(&self) -> std::result::Result<(), Refusal> {
-        if self.shared.run_state() == RunState::Running {
-            self.rest()?;
-            self.shared.set_run_state(RunState::Paused);
+    fn under_way(&self) -> UnderWay {
+        match (&self.outgoing, &self.incoming) {
+            (Some(_), _) => UnderWay::Outgoing,
+            (None, Some(_)) => UnderWay::Incoming,
+            (None, None) => UnderWay::Nothing,
+        }
+    }
+
+    fn stop(&mut self) -> std::result::Result<(), Refusal> {
+        match self.shared.run_state() {
+            RunState::Running => {
+                self.rest(PATIENCE)?;
+                self.shared.set_run_state(RunState::Paused);
+            }
+            RunState::InMigrate => self.arrives_stopped(true),
+            _ => {}
         }
         Ok(())
     }
 
-    fn cont(&self) -> std::result::Result<(), Refusal> {
+    /// `vouched`: the user has seen to it that no other process runs the guest.
+    fn cont(&mut self, vouched: bool) -> std::result::Result<(), Refusal> {
         match self.shared.run_state() {
-            RunState::Running => {}
+            RunState::InMigrate => self.arrives_stopped(false),
+            // The guest belongs here, but the engine could not let it go on: someone may have its disks by now.
+            RunState::Paused if self.owner.is_some() => self.take_back(true)?,
             RunState::Prelaunch | RunState::Paused => self.start(),
-            state => return Err(Refusal(format!("the machine is in state {} and cannot go on", state.as_str()))),
+            RunState::PostMigrate => self.take_back(vouched)?,
+            _ => {}
         }
         Ok(())
     }
 
     /// Everything but RAM is made anew, and the kernel is loaded again.
-    pub(super) fn reset(&mut self) -> std::result::Result<(), Outcome> {
-        if self.defer_reset() {
-            return Ok(());
-        }
-        let state = self.shared.run_state();
-        if !matches!(state, RunState::Running | RunState::Paused) {
-            return Err(Refusal(format!("the machine is in state {} and cannot reset", state.as_str())).into());
-        }
-        if state == RunState::Running {
-            self.rest()?;
+    fn reset(&mut self) -> std::result::Result<(), Outcome> {
+        let running = self.shared.run_state() == RunState::Running;
+        if running {
+            self.rest(PATIENCE)?;
         }
         let Some(kernel) = &self.config.kernel else {
             let what = "the guest reset, but this machine has no --kernel to boot again: start it with one";
@@ -218,7 +251,7 @@ impl Vm {
         self.machine =
             machine.map_err(|error| Outcome::Ended(End::Failed(format!("reset: {}", error.with_causes()))))?;
         self.keyboard.plug_into(&self.machine.devices.serial);
-        if state == RunState::Running {
+        if running {
             self.start();
         }
         Ok(())
@@ -230,7 +263,7 @@ impl Vm {
             return Err(Outcome::Ended(End::Failed(why)));
         }
         eprintln!("minivmm: {why}");
-        let _ = self.machine.pause_vcpus();
+        let _ = self.machine.pause_vcpus(PATIENCE);
         self.shared.set_run_state(RunState::InternalError);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Cap;
@@ -19,10 +19,8 @@ use crate::kvm::{self, cpuid, machine_check};
 use crate::memory::Ram;
 use crate::vm::backends::Backends;
 use crate::vm::devices::Devices;
-use crate::vm::handle::{Handle, Request};
-
-/// A vCPU comes out of the kernel within microseconds, on a loaded host within milliseconds.
-const VCPU_PATIENCE: Duration = Duration::from_secs(10);
+use crate::vm::handle::Handle;
+use crate::vm::request::DeviceRequest;
 
 /// vCPUs and devices around a machine's RAM. Nothing runs until [`resume_vcpus`](Self::resume_vcpus).
 #[derive(Debug)]
@@ -64,13 +62,15 @@ impl Machine {
         self.vcpus[0].vcpu().set_start(&entry.registers(), |sregs| entry.set_system_registers(sregs))
     }
 
-    /// Stops all vCPUs: outside the guest, no access half done. Devices go on.
+    /// Stops all vCPUs `within` this time: outside the guest, no access half done. Devices go on.
     ///
     /// # Errors
     /// [`Error::VcpuStuck`]; all run on.
-    pub fn pause_vcpus(&self) -> Result<()> {
+    pub fn pause_vcpus(&self, within: Duration) -> Result<()> {
+        let until = Instant::now() + within;
         self.vcpus.iter().for_each(VcpuThread::ask_pause);
-        let paused = self.vcpus.iter().try_for_each(|vcpu| vcpu.wait_paused(VCPU_PATIENCE));
+        let paused =
+            self.vcpus.iter().try_for_each(|vcpu| vcpu.wait_paused(until.saturating_duration_since(Instant::now())));
         if paused.is_err() {
             self.vcpus.iter().for_each(VcpuThread::resume);
         }
@@ -127,8 +127,8 @@ fn spawn(vcpu: Vcpu, buses: Arc<Buses>, handle: Handle) -> Result<VcpuThread> {
     VcpuThread::spawn(vcpu, buses, move |event| {
         handle.tell(match event {
             // A real machine resets when its CPU shuts down.
-            VcpuEvent::TripleFault => Request::Reset,
-            VcpuEvent::Failed(why) => Request::Fail(format!("vCPU {index}: {why}")),
+            VcpuEvent::TripleFault => DeviceRequest::Reset,
+            VcpuEvent::Failed(why) => DeviceRequest::Failed(format!("vCPU {index}: {why}")),
         });
     })
 }

@@ -4,15 +4,19 @@ pub mod backends;
 pub mod devices;
 mod driver;
 mod handle;
-mod incoming;
+mod keyboard;
 pub mod machine;
-mod migrating;
-mod outgoing;
-mod seam;
-mod underway;
+mod migration;
+mod published;
+mod queue;
+mod request;
+mod state;
 
-pub use driver::{End, Keyboard, Vm};
-pub use handle::{
-    Departed, Envelope, Event, Handle, MigrationInfo, MigrationParameters, MigrationStatus, Refusal, Request, RunState,
-    Shared,
-};
+pub use driver::{End, Vm};
+pub use handle::Handle;
+pub use keyboard::Keyboard;
+pub use migration::Ended;
+pub use migration::status::MigrationStatus;
+pub use published::{Event, MigrationInfo, MigrationParameters, Shared};
+pub use request::{AnyRequest, DeviceRequest, EngineRequest, Envelope, ParameterChange, Refusal, Request};
+pub use state::RunState;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use vmstate_lab::bench::Guest;
 use vmstate_lab::error::Result;
 use vmstate_lab::vmm::{Program, Vmm};
-use vmstate_lab::{host, packages, skip};
+use vmstate_lab::{host, qemu, skip};
 use vmstate_tests::stream_parser::parse;
 
 use super::peer::{BEGAN, PASSES, Peer, arrives, await_pass, failed, goes_on, on_tcg, power_off, register, to_file};
@@ -88,11 +88,11 @@ fn takes_over_linux(world: &World) -> Result<()> {
     let sent = of_minivmm(source, destination, directory.path())?;
     let file = directory.path().join("stream");
     std::fs::write(&file, without(&sent, &OURS)?).map_err(failed)?;
-    bench.change_to(Program::Qemu(packages::qemu()?, "kvm"));
-    let mut qemu = bench.start(Some(format!("file:{}", file.display())))?;
-    resume(&mut qemu)?;
-    world::goes_on(&mut qemu)?;
-    world::power_off(qemu)
+    bench.change_to(Program::Qemu(qemu::at_least(qemu::NEEDED)?, "kvm"));
+    let mut taker = bench.start(Some(format!("file:{}", file.display())))?;
+    resume(&mut taker)?;
+    world::goes_on(&mut taker)?;
+    world::power_off(taker)
 }
 
 #[test]

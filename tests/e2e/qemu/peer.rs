@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use vmstate_lab::error::{Error, Result};
 use vmstate_lab::vmm::{Config, Program, Vmm};
-use vmstate_lab::{packages, skip, tiny};
+use vmstate_lab::{qemu, skip, tiny};
 use vmstate_tests::stream_parser::{Value, parse};
 
 use crate::place::{self, scratch};
@@ -40,9 +39,9 @@ impl Peer {
     /// Machines of QEMU's with this accelerator.
     ///
     /// # Errors
-    /// There is no QEMU.
+    /// There is no QEMU, or an older one than the cases need.
     pub(super) fn new(directory: &Path, accelerator: &'static str) -> Result<Self> {
-        let qemu = Program::Qemu(packages::qemu()?, accelerator);
+        let qemu = Program::Qemu(qemu::at_least(qemu::NEEDED)?, accelerator);
         let (kernel, disk) = (directory.join("tiny"), directory.join("disk"));
         fs::write(&kernel, tiny::bzimage()).map_err(failed)?;
         fs::write(&disk, [0; 1 << 20]).map_err(failed)?;
@@ -177,19 +176,10 @@ pub(super) fn power_off(mut vmm: Vmm) -> Result<()> {
 /// Runs a case on QEMU's TCG, which needs nothing of the machine, but sections as this release of QEMU has them.
 pub(super) fn on_tcg(body: impl FnOnce(&mut Peer) -> Result<()>) {
     let directory = scratch().unwrap();
-    match qemu_10().and_then(|()| Peer::new(directory.path(), "tcg")) {
+    match Peer::new(directory.path(), "tcg") {
         Ok(mut peer) => body(&mut peer).unwrap_or_else(|error| panic!("{error}")),
         Err(error) => skip::skip(error),
     }
-}
-
-/// That QEMU is of release 10 at least.
-fn qemu_10() -> Result<()> {
-    let output = Command::new(packages::qemu()?).arg("--version").output().map_err(failed)?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.split_once("version ").map_or("", |(_, version)| version.trim());
-    let release = version.split('.').next().and_then(|release| release.parse::<u32>().ok());
-    ensure(release >= Some(10), || format!("QEMU 10 is needed, there is {version:?}; Debian's backports have it"))
 }
 
 pub(super) fn failed(error: impl ToString) -> Error {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::error::{FileContext, Result};
 use crate::kernel::{GUEST_MODULES, Kernel};
 use crate::network::Network;
+use crate::process::run;
 use crate::tree::Tree;
 use crate::vmm::{Config, Program, Vmm};
 use crate::{guest, packages};
@@ -132,7 +133,6 @@ fn make_disk(directory: &Path) -> Result<PathBuf> {
     let disk = directory.join("disk.img");
     let image = File::create(&disk).doing("create", &disk)?;
     image.set_len(DISK_SIZE).doing("size", &disk)?;
-    let format = packages::tool("mkfs.ext4", "e2fsprogs")?;
-    packages::run(Command::new(format).args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(&disk))?;
+    run(Command::new(packages::mkfs()?).args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(&disk))?;
     Ok(disk)
 }

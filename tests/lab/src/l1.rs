@@ -19,6 +19,7 @@ use crate::kernel::{GUEST_MODULES, HOST_MODULES, Kernel};
 use crate::packages;
 use crate::process::Process;
 use crate::progress::is_dumb;
+use crate::qemu;
 use crate::tree::Tree;
 
 /// Set for a job: it runs in an emulated host already.
@@ -79,7 +80,7 @@ impl Job {
         files.program(MINIVMM, minivmm)?;
         files.host(GUEST_KERNEL, &guest.image);
         guest.add_modules(&mut files, GUEST_MODULES);
-        files.program("/sbin/mkfs.ext4", &packages::tool("mkfs.ext4", "e2fsprogs")?)?;
+        files.program("/sbin/mkfs.ext4", &packages::mkfs()?)?;
         files.host("/etc/mke2fs.conf", "/etc/mke2fs.conf");
         files.program("/bin/busybox", &packages::busybox()?)?;
         Ok(Self { argv: Vec::new(), env: vec!["PATH=/bin:/sbin".into()], files, time })
@@ -109,12 +110,7 @@ impl L1 {
     /// # Errors
     /// When one of them is missing.
     pub fn new(roles: &Path) -> Result<Self> {
-        Ok(Self {
-            qemu: packages::qemu()?,
-            kernel: packages::kernel()?,
-            roles: roles.to_owned(),
-            memory_mib: MEMORY_MIB,
-        })
+        Ok(Self { qemu: qemu::any()?, kernel: packages::kernel()?, roles: roles.to_owned(), memory_mib: MEMORY_MIB })
     }
 
     /// Runs a job in a fresh emulated host; its output goes to our standard output as it comes. Files of

@@ -4,6 +4,7 @@
 //! guest, and it launches the monitors. So an executable that uses the lab begins with [`roles::dispatch`].
 #![forbid(unsafe_code)]
 
+mod apt;
 pub mod bench;
 pub mod cpio;
 pub mod demo;
@@ -19,6 +20,7 @@ pub mod packages;
 mod pid1;
 pub mod process;
 mod progress;
+pub mod qemu;
 pub mod qmp;
 pub mod roles;
 mod signals;

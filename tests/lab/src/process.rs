@@ -1,4 +1,4 @@
-//! Child processes that never outlive us: ended when dropped, and by the kernel when we die.
+//! Child processes. One that runs on never outlives us: ended when dropped, and by the kernel when we die.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -73,6 +73,25 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// What a command that ends by itself prints; its exit code does not matter.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().doing("run", Path::new(command.get_program()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command that ends by itself; the error has the last line of what it said.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().doing("run", Path::new(command.get_program()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words: Vec<_> =
+        [command.get_program()].into_iter().chain(command.get_args()).map(|w| w.to_string_lossy()).collect();
+    let reason = String::from_utf8_lossy(&output.stderr);
+    let last = reason.trim().lines().next_back().unwrap_or_default();
+    Err(Error::failed(format!("`{}` failed: {last}", words.join(" "))))
 }
 
 /// The launcher: `lab-exec PARENT PROGRAM ARG…` ties its life to its parent's, then becomes the program.

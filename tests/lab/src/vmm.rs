@@ -205,7 +205,8 @@ impl Vmm {
     pub fn follow_migration(&mut self, deadline: Instant, mut watch: impl FnMut(&Value)) -> Result<Value> {
         loop {
             let info = self.qmp.execute("query-migrate", Value::Null)?;
-            if matches!(info["status"].as_str(), Some("completed" | "failed" | "cancelled")) {
+            let ends = ["completed", "failed", "cancelled", "unacknowledged", "undecided"];
+            if info["status"].as_str().is_some_and(|status| ends.contains(&status)) {
                 return Ok(info);
             }
             watch(&info);

@@ -20,7 +20,7 @@ use super::socket::{SocketChannel, wait};
 /// The first bytes of a stream (`QEMU_VM_FILE_MAGIC`, migration/savevm.c).
 const MAGIC: [u8; 4] = *b"QEVM";
 /// Connections that have not said anything yet, at most; the oldest goes when another comes.
-const CANDIDATES: usize = 16;
+const CANDIDATES: u8 = 16;
 /// A connection that has not begun a stream after so long is dropped.
 const INTRODUCTION: Duration = Duration::from_secs(10);
 
@@ -46,7 +46,7 @@ impl Listener {
         let socket = Socket::from(OwnedFd::from(socket));
         socket.bind(&SockAddr::unix(&path)?)?;
         let listener = Self { socket, path: Some(path) };
-        listener.socket.listen(CANDIDATES as i32)?;
+        listener.socket.listen(CANDIDATES.into())?;
         listener.socket.set_nonblocking(true)?;
         Ok(listener)
     }
@@ -96,7 +96,7 @@ impl Listener {
             match self.socket.accept() {
                 Ok((socket, _)) => {
                     socket.set_nonblocking(true)?;
-                    if candidates.len() == CANDIDATES {
+                    if candidates.len() == usize::from(CANDIDATES) {
                         candidates.remove(0);
                     }
                     candidates.push((socket, Instant::now()));

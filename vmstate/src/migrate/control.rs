@@ -1,7 +1,8 @@
 //! The handle on a migration that other threads hold: cancel it, move its limits, watch it.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::phase::Phase;
@@ -21,6 +22,16 @@ struct Shared {
     /// Bytes a second; 0 is no limit.
     bandwidth_limit: AtomicU64,
     progress: Mutex<Progress>,
+    watcher: OnceLock<Watcher>,
+}
+
+/// Called with each new phase.
+struct Watcher(Box<dyn Fn(Phase) + Send + Sync>);
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watcher")
+    }
 }
 
 /// Values of `intent`. A cancel and the commit race for the same word, so exactly one of them wins.
@@ -77,6 +88,7 @@ impl Default for Control {
             pause_budget_nanos: AtomicU64::new(0),
             bandwidth_limit: AtomicU64::new(0),
             progress: Mutex::default(),
+            watcher: OnceLock::new(),
         }));
         control.set_downtime_limit(DEFAULT_DOWNTIME_LIMIT);
         control
@@ -135,9 +147,23 @@ impl Control {
         *self.0.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Calls `watcher` with each phase from now on, as it begins, on the migration's own thread: it must not block. Only
+    /// the first watcher is kept.
+    pub fn watch(&self, watcher: impl Fn(Phase) + Send + Sync + 'static) {
+        let _ = self.0.watcher.set(Watcher(Box::new(watcher)));
+    }
+
     /// Changes the figures.
     pub(super) fn publish(&self, change: impl FnOnce(&mut Progress)) {
-        change(&mut self.0.progress.lock().unwrap_or_else(PoisonError::into_inner));
+        let (old, new) = {
+            let mut progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
+            let old = progress.phase;
+            change(&mut progress);
+            (old, progress.phase)
+        };
+        if let Some(Watcher(watcher)) = self.0.watcher.get().filter(|_| old != new) {
+            watcher(new);
+        }
     }
 
     /// An error if a cancel was asked for.
@@ -161,4 +187,23 @@ impl Control {
 
 fn cancelled() -> Error {
     Error::new(ErrorKind::Cancelled, "cancelled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migrate::SourcePhase;
+
+    #[test]
+    fn a_watcher_sees_each_phase_once() {
+        let control = Control::default();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&seen);
+        control.watch(move |phase| log.lock().unwrap().push(phase));
+        let (setup, rounds) = (Phase::Source(SourcePhase::Setup), Phase::Source(SourcePhase::Rounds));
+        control.publish(|progress| progress.phase = setup);
+        control.publish(|progress| progress.bytes = 1);
+        control.publish(|progress| progress.phase = rounds);
+        assert_eq!(*seen.lock().unwrap(), [setup, rounds]);
+    }
 }

@@ -134,6 +134,17 @@ pub enum Phase {
     Destination(DestinationPhase),
 }
 
+impl Phase {
+    /// True if nothing follows.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Idle => false,
+            Self::Source(phase) => phase.is_final(),
+            Self::Destination(phase) => phase.is_final(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

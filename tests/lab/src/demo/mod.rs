@@ -24,6 +24,7 @@ use crate::kernel::Kernel;
 use crate::l1::{self, Job, L1};
 use crate::packages;
 use crate::progress::Progress;
+use crate::qemu;
 use crate::signals;
 use crate::vmm::Program;
 
@@ -90,7 +91,7 @@ fn perform(options: &Options) -> Result<bool> {
         Some(image) => Kernel::open(image)?,
         None => packages::kernel()?,
     };
-    packages::tool("mkfs.ext4", "e2fsprogs")?;
+    packages::mkfs()?;
     if let Err(reason) = host::runs_linux() {
         if std::env::var_os(l1::INSIDE).is_some() {
             return Err(Error::failed(format!("no KVM in the emulated host: {reason}")));
@@ -99,7 +100,7 @@ fn perform(options: &Options) -> Result<bool> {
         signals::remove_on_interrupt(scratch.path().to_owned());
         return emulated(options, scratch.path(), &own, &kernel);
     }
-    let program = if options.qemu { Program::Qemu(packages::qemu()?, "kvm") } else { minivmm };
+    let program = if options.qemu { Program::Qemu(qemu::any()?, "kvm") } else { minivmm };
     let load = guest::Options { memory_mib: 64, rate: 5000, shell: false };
     let guest = Guest { memory_mib: 256, cpus: options.cpus, options: load, disk: true };
     conclude(&linux::migrate(scratch.path(), &own, program, &kernel, &guest)?, options)

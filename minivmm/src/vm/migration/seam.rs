@@ -1,7 +1,5 @@
 //! The machine as the migration engine sees it: the driver changes the run state, the disk images' locks say who may run.
 
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,29 +7,12 @@ use vmstate::ErrorKind;
 use vmstate::migrate::{Claim, Machine};
 
 use crate::devices::virtio::blk::{Image, ImageError};
-use crate::vm::handle::{Handle, Request};
-
-/// Runs `work` on the migration thread, and tells the driver how it ended, even if it panicked.
-///
-/// # Errors
-/// The host gives no thread.
-pub(super) fn spawn<T: 'static>(
-    handle: Handle,
-    work: impl FnOnce() -> T + Send + 'static,
-    panicked: fn(String) -> T,
-    tell: fn(T) -> Request,
-) -> io::Result<()> {
-    let thread = std::thread::Builder::new().name("migration".into());
-    thread.spawn(move || {
-        let end = catch_unwind(AssertUnwindSafe(work));
-        handle.tell(tell(end.unwrap_or_else(|_| panicked("the migration thread panicked".into()))));
-    })?;
-    Ok(())
-}
+use crate::vm::handle::Handle;
+use crate::vm::request::EngineRequest;
 
 /// Either side of a migration.
 #[derive(Debug)]
-pub(super) struct Seam {
+pub(in crate::vm) struct Seam {
     handle: Handle,
     /// Images that the guest may write: who holds their locks may run it.
     images: Vec<Arc<Image>>,
@@ -43,7 +24,7 @@ impl Seam {
         Self { handle, images }
     }
 
-    fn ask(&self, request: Request) -> vmstate::Result<()> {
+    fn ask(&self, request: EngineRequest) -> vmstate::Result<()> {
         self.handle.ask(request).map_err(|refusal| vmstate::Error::new(ErrorKind::Rejected, refusal.0))
     }
 
@@ -53,16 +34,16 @@ impl Seam {
 }
 
 impl Machine for Seam {
-    fn pause(&mut self, _within: Duration) -> vmstate::Result<()> {
-        self.ask(Request::SwitchOver)
+    fn pause(&mut self, within: Duration) -> vmstate::Result<()> {
+        self.ask(EngineRequest::Pause(within))
     }
 
     fn loaded(&mut self) -> vmstate::Result<()> {
-        self.ask(Request::Loaded)
+        self.ask(EngineRequest::Loaded)
     }
 
     fn resume(&mut self) -> vmstate::Result<()> {
-        self.ask(Request::GoOn)
+        self.ask(EngineRequest::Resume)
     }
 
     fn release(&mut self) -> vmstate::Result<()> {

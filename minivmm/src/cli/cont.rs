@@ -1,0 +1,32 @@
+//! `minivmm cont`: lets a stopped guest go on, or takes one back that a migration has left standing.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::values;
+use crate::control::{Client, ClientError};
+
+/// Flags of `minivmm cont`.
+#[derive(Args, Clone, Debug)]
+pub struct ContArgs {
+    /// QMP socket of the machine: unix:PATH
+    #[arg(long, value_name = "unix:PATH", value_parser = values::control)]
+    pub control: PathBuf,
+    /// After a migration of which nothing proves that the destination does not run the guest: run it here all the same.
+    /// If it does run there, two guests write to the same disks
+    #[arg(long)]
+    pub force: bool,
+}
+
+impl ContArgs {
+    /// Asks the machine.
+    ///
+    /// # Errors
+    /// The machine cannot be reached, or refuses.
+    pub fn carry_out(&self) -> Result<(), ClientError> {
+        let arguments = if self.force { json!({"force": true}) } else { json!({}) };
+        Client::connect(&self.control)?.execute("cont", arguments).map(drop)
+    }
+}

@@ -1,0 +1,81 @@
+//! The migration thread and its end: what the driver is told, even if the thread panicked.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+
+use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
+
+use super::seam::Seam;
+use crate::vm::handle::Handle;
+use crate::vm::request::EngineRequest;
+
+/// How a migration thread ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The engine's last phase: a final one.
+    pub(super) phase: Phase,
+    /// Why, unless there is nothing to say.
+    pub(super) error: Option<String>,
+    /// Who proves whether the guest may go on here, if the engine did not let it.
+    pub(super) owner: Option<Seam>,
+}
+
+impl Ended {
+    /// An end before the engine had a part in it, or without it.
+    pub(in crate::vm) fn without_owner(phase: Phase, error: Option<String>) -> Self {
+        Self { phase, error, owner: None }
+    }
+
+    /// The thread panicked in `phase`. Nobody can be asked any more: a guest that may have been handed over is not run.
+    fn panicked(phase: Phase) -> Self {
+        let phase = match phase {
+            _ if phase.is_final() => phase,
+            Phase::Source(SourcePhase::Commit) => Phase::Source(SourcePhase::Undecided),
+            Phase::Source(_) | Phase::Idle => Phase::Source(SourcePhase::Failed),
+            Phase::Destination(_) => Phase::Destination(DestinationPhase::Failed),
+        };
+        Self::without_owner(phase, Some("the migration thread panicked".into()))
+    }
+}
+
+/// Runs `work` on the migration thread, and tells the driver how it ended. `begun` is the phase in which it begins, and
+/// `control` what shows the later ones.
+///
+/// # Errors
+/// The host gives no thread.
+pub(super) fn spawn(
+    handle: Handle,
+    begun: Phase,
+    control: Control,
+    work: impl FnOnce() -> Ended + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name("migration".into());
+    thread.spawn(move || {
+        let end = catch_unwind(AssertUnwindSafe(work));
+        let end = end.unwrap_or_else(|_| {
+            Ended::panicked(match control.progress().phase {
+                Phase::Idle => begun,
+                phase => phase,
+            })
+        });
+        handle.tell(EngineRequest::Ended(end));
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_runs_no_guest_that_may_have_been_handed_over() {
+        use SourcePhase as S;
+        let source = |phase| Ended::panicked(Phase::Source(phase)).phase;
+        assert_eq!(source(S::Rounds), Phase::Source(S::Failed));
+        assert_eq!(source(S::SwitchOver), Phase::Source(S::Failed));
+        assert_eq!(source(S::Commit), Phase::Source(S::Undecided));
+        assert_eq!(source(S::Completed), Phase::Source(S::Completed));
+        let destination = Ended::panicked(Phase::Destination(DestinationPhase::Loading)).phase;
+        assert_eq!(destination, Phase::Destination(DestinationPhase::Failed));
+    }
+}

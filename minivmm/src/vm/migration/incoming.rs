@@ -1,0 +1,85 @@
+//! An incoming migration: a thread that waits for the source, runs the engine, and says how it ended.
+
+use std::io;
+use std::sync::Arc;
+
+use vmstate::channel::{Listener, MonotonicClock};
+use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
+use vmstate::migrate::{Control, DestinationPhase, Phase};
+
+use super::ended::Ended;
+use super::seam::Seam;
+use crate::boot::layout::MACHINE_TYPE;
+use crate::config::Address;
+use crate::error::{Error, Result, chain};
+use crate::migration::ram::MachineRam;
+use crate::migration::sections::Parts;
+use crate::vm::published::Shared;
+
+/// Listens at `address`, so that a source may connect from now on. A unix socket's file goes with the listener.
+///
+/// # Errors
+/// [`Error::Flag`].
+pub(in crate::vm) fn listen(address: &Address) -> Result<Listener> {
+    let listener = match address {
+        Address::Unix(path) => Listener::unix(path),
+        Address::Tcp(host_and_port) => Listener::tcp(host_and_port.as_str()),
+    };
+    let what = |error: io::Error| format!("{address}: {error}; give an address that nobody listens at");
+    listener.map_err(|error| Error::Flag { flag: "--incoming", what: what(error) })
+}
+
+/// What the thread works with.
+pub(super) struct Reception {
+    pub(super) listener: Listener,
+    pub(super) parts: Parts,
+    pub(super) ram: MachineRam,
+    pub(super) seam: Seam,
+    pub(super) control: Control,
+    /// Where a source that was turned away is told of.
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Reception {
+    /// Takes in the first source that comes so far that it changes something of the machine.
+    pub(super) fn run(mut self) -> Ended {
+        let failed = |why| Ended::without_owner(Phase::Destination(DestinationPhase::Failed), Some(why));
+        loop {
+            let arrival = match self.take_in() {
+                Ok(arrival) => arrival,
+                Err(why) => return failed(why),
+            };
+            let why = arrival.error.as_ref().map(|error| chain(error));
+            if arrival.pristine && !self.control.is_cancelled() {
+                let why = why.unwrap_or_default();
+                eprintln!("minivmm: a migration's source was turned away: {why}; waiting for the next one");
+                self.shared.update_migration(|info| info.error = Some(format!("a source was turned away: {why}")));
+                continue;
+            }
+            let error = match arrival.phase {
+                DestinationPhase::Stranded => why.map(|why| {
+                    format!(
+                        "the guest is here whole and could not go on: {why}; it stays stopped here; cont tries again"
+                    )
+                }),
+                _ => why,
+            };
+            return Ended { phase: Phase::Destination(arrival.phase), error, owner: Some(self.seam) };
+        }
+    }
+
+    /// Waits for a source and takes in what it sends.
+    fn take_in(&mut self) -> std::result::Result<Arrival, String> {
+        let go_on = || !self.control.is_cancelled();
+        let mut channel = self.listener.accept_source(&go_on).map_err(|error| error.to_string())?;
+        let mut sections = self.parts.sections().map_err(|error| chain(&error))?;
+        let incoming = Incoming {
+            channel: &mut channel,
+            clock: &MonotonicClock::new(),
+            machine: &mut self.seam,
+            sections: &mut sections,
+            ram: &self.ram,
+        };
+        Ok(destination::run(incoming, &DestinationOptions::new(MACHINE_TYPE), &self.control))
+    }
+}

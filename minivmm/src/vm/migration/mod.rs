@@ -1,0 +1,211 @@
+//! The driver's side of migrations: begins and cancels them, pauses the guest and lets it go on; what follows their end is
+//! in `after.rs`. The threads that run the engine are in `outgoing.rs` and `incoming.rs`.
+
+mod after;
+mod ended;
+pub(super) mod incoming;
+mod outgoing;
+mod seam;
+pub(super) mod status;
+
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use vmstate::channel::Listener;
+use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
+
+pub use self::ended::Ended;
+use self::incoming::Reception;
+use self::outgoing::Departure;
+pub(super) use self::seam::Seam;
+use crate::config::Address;
+use crate::error::chain;
+use crate::migration::global::{GlobalState, Timer};
+use crate::migration::ram::{MachineDirtyLog, MachineRam};
+use crate::migration::sections::{MachineState, Parts};
+use crate::vm::driver::{End, Outcome, Vm};
+use crate::vm::request::{AnyRequest, DeviceRequest, ParameterChange, Refusal, Request};
+use crate::vm::state::RunState;
+
+/// What the driver keeps of an outgoing migration that is under way.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    control: Control,
+    thread: JoinHandle<()>,
+    /// What the guest did before the switch-over.
+    before: RunState,
+    /// Why it was cancelled, where nobody asked for that in so many words.
+    cancelled_for: Option<&'static str>,
+}
+
+/// What the driver keeps of an incoming migration.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    control: Control,
+    thread: JoinHandle<()>,
+    /// The guest was stopped before it arrived.
+    stopped: bool,
+}
+
+/// How long a migration that ends with its machine is given to close its sockets and remove their files.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// The machine has ended, and nobody answers a migration thread any more.
+pub(super) fn give_up(outgoing: Option<Outgoing>, incoming: Option<Incoming>) {
+    let outgoing = outgoing.map(|outgoing| (outgoing.control, outgoing.thread));
+    let incoming = incoming.map(|incoming| (incoming.control, incoming.thread));
+    for (control, thread) in outgoing.into_iter().chain(incoming) {
+        // A refusal means that the guest is being handed over, which needs no machine here.
+        let _ = control.cancel();
+        let until = Instant::now() + FAREWELL;
+        while !thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Vm {
+    /// Begins to send the guest to `address`.
+    pub(super) fn migrate(&mut self, address: Address) -> Result<(), Refusal> {
+        let control = Control::default();
+        self.shared.parameters().apply(&control);
+        let setup = Phase::Source(SourcePhase::Setup);
+        self.shared.begin_migration(setup, &control);
+        let departure = Departure {
+            address,
+            control: control.clone(),
+            parts: self.parts(),
+            ram: MachineRam::new(self.ram.clone()),
+            log: MachineDirtyLog::new(Arc::clone(&self.machine.kvm)),
+            seam: Seam::new(self.handle.clone(), &self.backends.images),
+        };
+        let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || departure.run());
+        match begun {
+            Ok(thread) => {
+                self.outgoing =
+                    Some(Outgoing { control, thread, before: self.shared.run_state(), cancelled_for: None });
+                Ok(())
+            }
+            Err(error) => {
+                let why = format!("the host gives no thread: {error}");
+                self.publish_end(Phase::Source(SourcePhase::Failed), Some(why.clone()));
+                Err(Refusal(why))
+            }
+        }
+    }
+
+    /// Cancels the outgoing migration, for which `request` waits.
+    pub(super) fn cancel_migration(&mut self, request: &AnyRequest) -> Result<(), Refusal> {
+        let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
+        if !outgoing.control.cancel() {
+            return Err(Refusal("the guest is being handed over already; it cannot be cancelled any more".into()));
+        }
+        let why = match request {
+            AnyRequest::Device(DeviceRequest::Reset) => Some("cancelled because the guest reset itself"),
+            AnyRequest::User(Request::Reset) => Some("cancelled because a reset was asked for"),
+            _ => None,
+        };
+        outgoing.cancelled_for = outgoing.cancelled_for.or(why);
+        self.shared.update_migration(|info| info.cancelled = true);
+        Ok(())
+    }
+
+    /// Changes the limits, also of a migration under way.
+    pub(super) fn set_migration_parameters(&self, change: ParameterChange) {
+        let parameters = self.shared.parameters().changed(change);
+        self.shared.set_parameters(parameters);
+        if let Some(outgoing) = &self.outgoing {
+            parameters.apply(&outgoing.control);
+        }
+    }
+
+    /// Source: stops the guest `within` this time and reads the state that is in the kernel.
+    pub(super) fn switch_over(&mut self, within: Duration) -> Result<(), Refusal> {
+        let before = self.shared.run_state();
+        if before == RunState::Running {
+            self.rest(within)?;
+        }
+        let state = self.read_state(before);
+        let state = match state {
+            Ok(state) => state,
+            Err(refusal) => {
+                if before == RunState::Running {
+                    self.start();
+                }
+                return Err(refusal);
+            }
+        };
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        if let Some(outgoing) = &mut self.outgoing {
+            outgoing.before = before;
+        }
+        self.shared.set_run_state(RunState::FinishMigrate);
+        Ok(())
+    }
+
+    /// What of the machine, which stands, is in the kernel; it goes on as in state `before`.
+    fn read_state(&mut self, before: RunState) -> Result<MachineState, Refusal> {
+        // Its effect is not in the state that would be saved now.
+        if self.queue.has_device_request() {
+            return Err(Refusal("the guest reset, powered off or failed just before it was to be handed over".into()));
+        }
+        let hypervisor = self.machine.read_state().map_err(|error| Refusal(chain(&error)))?;
+        let tsc = hypervisor.vcpus.first().map_or(0, |vcpu| vcpu.cpu.tsc);
+        let timer = Timer::at(hypervisor.clock.clock, tsc);
+        Ok(MachineState { hypervisor, timer, global: GlobalState::new(before.as_str()) })
+    }
+
+    /// Destination: writes the state that belongs into the kernel. The guest has not run.
+    pub(super) fn write_state(&self) -> Result<(), Refusal> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.machine.write_state(&state.hypervisor).map_err(|error| Refusal(chain(&error)))
+    }
+
+    /// Source: the guest goes on here as before. Destination: it goes on as it was at the source, or stands if a stop
+    /// came before it.
+    pub(super) fn go_on(&mut self) {
+        let runs = match (&self.outgoing, &self.incoming) {
+            (Some(outgoing), _) => outgoing.before == RunState::Running,
+            (None, Some(Incoming { stopped: true, .. })) => false,
+            (None, _) => self.state.lock().unwrap_or_else(PoisonError::into_inner).global.was_running(),
+        };
+        if runs {
+            self.start();
+        } else {
+            self.shared.set_run_state(RunState::Paused);
+        }
+    }
+
+    /// Destination: waits for the source.
+    pub(super) fn receive(&mut self, listener: Listener) -> Result<(), Outcome> {
+        let control = Control::default();
+        let setup = Phase::Destination(DestinationPhase::Setup);
+        self.shared.begin_migration(setup, &control);
+        let reception = Reception {
+            listener,
+            parts: self.parts(),
+            ram: MachineRam::new(self.ram.clone()),
+            seam: Seam::new(self.handle.clone(), &self.backends.images),
+            control: control.clone(),
+            shared: Arc::clone(&self.shared),
+        };
+        let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || reception.run());
+        let thread =
+            begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;
+        self.incoming = Some(Incoming { control, thread, stopped: false });
+        Ok(())
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            state: Arc::clone(&self.state),
+            vcpus: self.machine.vcpus.len(),
+            devices: self.machine.devices.sections(),
+        }
+    }
+
+    fn publish_end(&self, phase: Phase, error: Option<String>) {
+        self.shared.update_migration(|info| (info.phase, info.error) = (phase, error));
+    }
+}

@@ -1,0 +1,84 @@
+//! An outgoing migration: a thread that connects, runs the engine, and says how it ended.
+
+use std::io;
+use std::time::Duration;
+
+use vmstate::channel::{MonotonicClock, SocketChannel};
+use vmstate::migrate::source::{self, Outgoing, SourceOptions};
+use vmstate::migrate::{Control, Phase, SourcePhase};
+
+use super::ended::Ended;
+use super::seam::Seam;
+use crate::boot::layout::MACHINE_TYPE;
+use crate::config::Address;
+use crate::error::chain;
+use crate::migration::ram::{MachineDirtyLog, MachineRam};
+use crate::migration::sections::Parts;
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// What the thread works with.
+pub(super) struct Departure {
+    pub(super) address: Address,
+    pub(super) control: Control,
+    pub(super) parts: Parts,
+    pub(super) ram: MachineRam,
+    pub(super) log: MachineDirtyLog,
+    pub(super) seam: Seam,
+}
+
+impl Departure {
+    pub(super) fn run(mut self) -> Ended {
+        let mut channel = match self.connect() {
+            Ok(channel) => channel,
+            Err(_) if self.control.is_cancelled() => {
+                return Ended::without_owner(Phase::Source(SourcePhase::Cancelled), None);
+            }
+            Err(error) => {
+                let why = format!("{}: {error}; start the destination with --incoming and that address", self.address);
+                return Ended::without_owner(Phase::Source(SourcePhase::Failed), Some(why));
+            }
+        };
+        let mut sections = match self.parts.sections() {
+            Ok(sections) => sections,
+            Err(error) => return Ended::without_owner(Phase::Source(SourcePhase::Failed), Some(chain(&error))),
+        };
+        let outgoing = Outgoing {
+            channel: &mut channel,
+            clock: &MonotonicClock::new(),
+            machine: &mut self.seam,
+            sections: &mut sections,
+            ram: &self.ram,
+            log: &mut self.log,
+        };
+        let departure = source::run(outgoing, &SourceOptions::new(MACHINE_TYPE), &self.control);
+        let why = departure.error.as_ref().map(|error| chain(error));
+        Ended { phase: Phase::Source(departure.phase), error: told(departure.phase, why), owner: Some(self.seam) }
+    }
+
+    fn connect(&self) -> io::Result<SocketChannel> {
+        let go_on = || !self.control.is_cancelled();
+        match &self.address {
+            Address::Unix(path) => SocketChannel::connect_unix(path, CONNECT, &go_on),
+            Address::Tcp(host_and_port) => SocketChannel::connect_tcp(host_and_port, CONNECT, &go_on),
+        }
+    }
+}
+
+/// What the user is told about the end `phase`, which came about because of `why`.
+fn told(phase: SourcePhase, why: Option<String>) -> Option<String> {
+    let why = why.unwrap_or_default();
+    match phase {
+        SourcePhase::Completed | SourcePhase::Cancelled => None,
+        SourcePhase::Unacknowledged => Some(format!(
+            "the destination did not confirm that it runs the guest: {why}; another process holds the guest's disks or \
+             has run it, so the guest stays stopped here; cont takes it back as soon as that is proved to be safe"
+        )),
+        SourcePhase::Undecided => Some(format!(
+            "the destination did not confirm that it runs the guest: {why}; nothing can prove whether it does, so the \
+             guest stays stopped here; look there, and only if it does not run, ask for cont with force here"
+        )),
+        _ => Some(why),
+    }
+}

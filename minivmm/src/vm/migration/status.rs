@@ -1,0 +1,93 @@
+//! What the outside is told of a migration: one word, from the engine's phase alone.
+
+use vmstate::migrate::{DestinationPhase as D, Phase, SourcePhase as S};
+
+/// States of a migration, named as QMP's `MigrationStatus`. QEMU has no word for `unacknowledged` and `undecided`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MigrationStatus {
+    /// There was none.
+    #[default]
+    None,
+    /// Connecting, or waiting for a source.
+    Setup,
+    /// Rounds.
+    Active,
+    /// Switch-over.
+    Device,
+    /// Done.
+    Completed,
+    /// Failed; the guest is where it was. At a destination that had taken over: the guest is there, and stands.
+    Failed,
+    /// Being cancelled.
+    Cancelling,
+    /// Cancelled; the guest is where it was.
+    Cancelled,
+    /// The destination did not say that it runs the guest, but someone holds its disks or has run it.
+    Unacknowledged,
+    /// The destination did not say that it runs the guest, and nothing can prove whether it does.
+    Undecided,
+}
+
+impl MigrationStatus {
+    /// The status of a migration in `phase`; `cancelled`: a cancel was granted.
+    pub fn of(phase: Phase, cancelled: bool) -> Self {
+        match phase {
+            Phase::Source(S::Setup | S::Rounds | S::SwitchOver | S::Commit) if cancelled => Self::Cancelling,
+            Phase::Idle => Self::None,
+            Phase::Source(S::Setup) | Phase::Destination(D::Setup) => Self::Setup,
+            Phase::Source(S::Rounds) | Phase::Destination(D::Receiving) => Self::Active,
+            Phase::Source(S::SwitchOver | S::Commit) | Phase::Destination(D::Loading | D::Ready | D::Commit) => {
+                Self::Device
+            }
+            Phase::Source(S::Completed) | Phase::Destination(D::Completed) => Self::Completed,
+            Phase::Source(S::Failed) | Phase::Destination(D::Failed | D::Stranded) => Self::Failed,
+            Phase::Source(S::Cancelled) => Self::Cancelled,
+            Phase::Source(S::Unacknowledged) => Self::Unacknowledged,
+            Phase::Source(S::Undecided) => Self::Undecided,
+        }
+    }
+
+    /// QMP's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Setup => "setup",
+            Self::Active => "active",
+            Self::Device => "device",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelling => "cancelling",
+            Self::Cancelled => "cancelled",
+            Self::Unacknowledged => "unacknowledged",
+            Self::Undecided => "undecided",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_phase_has_its_word_and_a_cancel_is_seen_until_the_end() {
+        let words = [
+            (S::Setup, "setup", "cancelling"),
+            (S::Rounds, "active", "cancelling"),
+            (S::SwitchOver, "device", "cancelling"),
+            (S::Commit, "device", "cancelling"),
+            (S::Completed, "completed", "completed"),
+            (S::Cancelled, "cancelled", "cancelled"),
+            (S::Failed, "failed", "failed"),
+            (S::Unacknowledged, "unacknowledged", "unacknowledged"),
+            (S::Undecided, "undecided", "undecided"),
+        ];
+        for (phase, plain, cancelled) in words {
+            assert_eq!(MigrationStatus::of(Phase::Source(phase), false).as_str(), plain);
+            assert_eq!(MigrationStatus::of(Phase::Source(phase), true).as_str(), cancelled);
+        }
+        assert_eq!(MigrationStatus::of(Phase::Destination(D::Setup), false).as_str(), "setup");
+        assert_eq!(MigrationStatus::of(Phase::Destination(D::Failed), false).as_str(), "failed");
+        assert_eq!(MigrationStatus::of(Phase::Destination(D::Stranded), false).as_str(), "failed");
+        assert_eq!(MigrationStatus::of(Phase::Idle, false), MigrationStatus::default());
+    }
+}

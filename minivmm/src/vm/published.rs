@@ -1,0 +1,199 @@
+//! What the driver publishes: run state, the migration's figures and limits, and events. Reading never waits for it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use vmstate::migrate::{Control, Phase, Progress};
+
+use crate::vm::migration::status::MigrationStatus;
+use crate::vm::request::ParameterChange;
+use crate::vm::state::RunState;
+
+/// The migration that runs, or the last one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MigrationInfo {
+    /// Where it stands. It ends when the driver has taken in that it has ended.
+    pub phase: Phase,
+    /// A cancel was granted.
+    pub cancelled: bool,
+    /// Figures, as the engine counts them.
+    pub figures: Progress,
+    /// Why it ended as it did, where there is something to say.
+    pub error: Option<String>,
+}
+
+impl MigrationInfo {
+    /// QMP's view of it.
+    pub fn status(&self) -> MigrationStatus {
+        MigrationStatus::of(self.phase, self.cancelled)
+    }
+}
+
+/// Limits of outgoing migrations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MigrationParameters {
+    /// Longest pause of the guest.
+    pub downtime_limit: Duration,
+    /// Bytes a second; 0 is no limit.
+    pub max_bandwidth: u64,
+    /// The pause after which a migration is abandoned; `None` is the engine's default.
+    pub pause_budget: Option<Duration>,
+}
+
+impl MigrationParameters {
+    pub(super) fn changed(self, change: ParameterChange) -> Self {
+        Self {
+            downtime_limit: change.downtime_limit.unwrap_or(self.downtime_limit),
+            max_bandwidth: change.max_bandwidth.unwrap_or(self.max_bandwidth),
+            pause_budget: match change.pause_budget {
+                None => self.pause_budget,
+                Some(budget) => Some(budget).filter(|budget| !budget.is_zero()),
+            },
+        }
+    }
+
+    /// Gives them to a migration.
+    pub(super) fn apply(&self, control: &Control) {
+        control.set_downtime_limit(self.downtime_limit);
+        control.set_bandwidth_limit(self.max_bandwidth);
+        control.set_pause_budget(self.pause_budget);
+    }
+
+    /// The pause after which a migration is abandoned: the user's or the engine's default.
+    pub fn effective_pause_budget(&self) -> Duration {
+        let control = Control::default();
+        self.apply(&control);
+        control.pause_budget()
+    }
+}
+
+impl Default for MigrationParameters {
+    /// QEMU's defaults: 300 ms, 128 MiB/s.
+    fn default() -> Self {
+        Self { downtime_limit: Duration::from_millis(300), max_bandwidth: 128 << 20, pause_budget: None }
+    }
+}
+
+/// A change that subscribers hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The run state changed.
+    RunState {
+        /// Before.
+        old: RunState,
+        /// Now.
+        new: RunState,
+    },
+    /// The migration's status changed.
+    Migration(MigrationStatus),
+    /// The process ends on the user's request, whatever the guest does; [`RunState::Shutdown`] is the guest's doing.
+    Quit,
+}
+
+/// Takes an event without blocking; `false` ends the subscription.
+type Subscriber = Box<dyn Fn(Event) -> bool + Send>;
+
+/// State the driver publishes; readable at any time, also while the driver is busy.
+pub struct Shared {
+    run_state: Mutex<RunState>,
+    /// The engine's handle on the migration of `migration`.
+    control: Mutex<Option<Control>>,
+    migration: Mutex<MigrationInfo>,
+    parameters: Mutex<MigrationParameters>,
+    subscribers: Mutex<Vec<Subscriber>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("run_state", &self.run_state)
+            .field("migration", &self.migration)
+            .field("parameters", &self.parameters)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(state: RunState) -> Self {
+        Self {
+            run_state: Mutex::new(state),
+            control: Mutex::default(),
+            migration: Mutex::default(),
+            parameters: Mutex::default(),
+            subscribers: Mutex::default(),
+        }
+    }
+
+    /// The run state last published.
+    pub fn run_state(&self) -> RunState {
+        *lock(&self.run_state)
+    }
+
+    /// Publishes the run state, which is the same or one that [may follow](RunState::may_become).
+    pub fn set_run_state(&self, state: RunState) {
+        let old = std::mem::replace(&mut *lock(&self.run_state), state);
+        debug_assert!(old == state || old.may_become(state), "{old:?} to {state:?}");
+        if old != state {
+            self.notify(Event::RunState { old, new: state });
+        }
+    }
+
+    /// The migration now.
+    pub fn migration(&self) -> MigrationInfo {
+        let mut info = lock(&self.migration).clone();
+        if let Some(control) = &*lock(&self.control) {
+            info.figures = control.progress();
+        }
+        info
+    }
+
+    /// A migration begins in `phase`, and `control` is the engine's handle on it.
+    pub(super) fn begin_migration(self: &Arc<Self>, phase: Phase, control: &Control) {
+        *lock(&self.control) = Some(control.clone());
+        self.update_migration(|info| *info = MigrationInfo { phase, ..Default::default() });
+        let published = Arc::downgrade(self);
+        control.watch(move |phase| {
+            // The end is the driver's to tell, once it has done its part.
+            if let Some(published) = published.upgrade().filter(|_| !phase.is_final()) {
+                published.update_migration(|info| info.phase = phase);
+            }
+        });
+    }
+
+    /// Changes what is published of the migration.
+    pub fn update_migration(&self, change: impl FnOnce(&mut MigrationInfo)) {
+        let (old, new) = {
+            let mut migration = lock(&self.migration);
+            let old = migration.status();
+            change(&mut migration);
+            (old, migration.status())
+        };
+        if old != new {
+            self.notify(Event::Migration(new));
+        }
+    }
+
+    /// The migration limits last published.
+    pub fn parameters(&self) -> MigrationParameters {
+        *lock(&self.parameters)
+    }
+
+    /// Publishes the migration limits.
+    pub fn set_parameters(&self, parameters: MigrationParameters) {
+        *lock(&self.parameters) = parameters;
+    }
+
+    pub(super) fn subscribe(&self, subscriber: Subscriber) {
+        lock(&self.subscribers).push(subscriber);
+    }
+
+    pub(super) fn notify(&self, event: Event) {
+        lock(&self.subscribers).retain(|subscriber| subscriber(event));
+    }
+}
+
+/// Each lock guards one value that is replaced whole, so a panicked holder leaves nothing half-made.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

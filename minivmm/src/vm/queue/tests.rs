@@ -1,0 +1,143 @@
+//! The whole table, written out once more by hand as one letter for each request in each situation; and what waits.
+
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use vmstate::migrate::{Phase, SourcePhase};
+
+use super::*;
+use crate::config::Address;
+use crate::vm::migration::Ended;
+use crate::vm::request::ParameterChange;
+
+/// Columns: the run state, and what is under way.
+const SITUATIONS: [(RunState, UnderWay); 13] = [
+    (RunState::Prelaunch, UnderWay::Nothing),
+    (RunState::Running, UnderWay::Nothing),
+    (RunState::Running, UnderWay::Outgoing),
+    (RunState::Running, UnderWay::Incoming),
+    (RunState::Paused, UnderWay::Nothing),
+    (RunState::Paused, UnderWay::Outgoing),
+    (RunState::Paused, UnderWay::Incoming),
+    (RunState::InMigrate, UnderWay::Incoming),
+    (RunState::FinishMigrate, UnderWay::Outgoing),
+    (RunState::PostMigrate, UnderWay::Nothing),
+    (RunState::Shutdown, UnderWay::Nothing),
+    (RunState::InternalError, UnderWay::Nothing),
+    (RunState::InternalError, UnderWay::Outgoing),
+];
+
+fn letter(decision: &Decision) -> char {
+    match decision {
+        Decision::Accept => 'a',
+        Decision::Refuse(_) => 'r',
+        Decision::Defer => 'd',
+        Decision::CancelAndDefer => 'c',
+    }
+}
+
+fn row(request: impl Into<AnyRequest>) -> String {
+    let request = request.into();
+    SITUATIONS.iter().map(|&(state, under_way)| letter(&decide(&request, state, under_way))).collect()
+}
+
+#[test]
+fn every_request_in_every_situation() {
+    let parameters = Request::MigrateSetParameters(ParameterChange::default());
+    // One column each: prelaunch; running alone, with an outgoing, an incoming migration; the same for paused; inmigrate,
+    // finish-migrate, postmigrate, shutdown; internal-error alone and with an outgoing migration.
+    let users = [
+        (Request::Stop, "raaaaaaarrraa"),
+        (Request::Cont, "aaaaaaaararrr"),
+        (Request::ContUnproved, "aaaaaaaararrr"),
+        (Request::Quit, "aaaaaaaaaaaaa"),
+        (Request::PowerDown, "raaaaaarrrrrr"),
+        (Request::Reset, "racaacarrrrrr"),
+        (Request::Migrate(Address::Unix("/x".into())), "rardardrrrrrr"),
+        (Request::MigrateCancel, "aacaacarcaaac"),
+        (parameters, "aaaaaaaaaaaaa"),
+    ];
+    for (request, expected) in users {
+        assert_eq!(row(request.clone()), expected, "{request:?}");
+    }
+    let devices = [
+        (DeviceRequest::Reset, "racaacardrrrr"),
+        (DeviceRequest::PoweredOff, "raaaaaardrrrr"),
+        (DeviceRequest::Failed("x".into()), "raaaaaardrrrr"),
+    ];
+    for (request, expected) in devices {
+        assert_eq!(row(request.clone()), expected, "{request:?}");
+    }
+    let ended = Ended::without_owner(Phase::Source(SourcePhase::Failed), None);
+    let engine = [
+        (EngineRequest::Pause(Duration::ZERO), "rrarrarrrrrrr"),
+        (EngineRequest::Loaded, "rrrrrrrarrrrr"),
+        (EngineRequest::Resume, "rrrrrrraarrrr"),
+        (EngineRequest::Ended(ended), "aaaaaaaaaaaaa"),
+    ];
+    for (request, expected) in engine {
+        let name = format!("{request:?}");
+        assert_eq!(row(request), expected, "{name}");
+    }
+}
+
+/// Bytes typed after the serial port's section was saved, or before it is loaded, would be lost.
+#[test]
+fn typed_bytes_are_taken_only_where_the_port_keeps_them() {
+    let takes: Vec<&str> =
+        SITUATIONS.iter().filter(|(state, _)| takes_input(*state)).map(|(state, _)| state.as_str()).collect();
+    assert_eq!(takes, ["prelaunch", "running", "running", "running", "paused", "paused", "paused"]);
+}
+
+#[test]
+fn a_refusal_says_why_and_what_to_do() {
+    let refusal = |request: Request, state, under_way| match decide(&request.into(), state, under_way) {
+        Decision::Refuse(sentence) => sentence,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        refusal(Request::Cont, RunState::FinishMigrate, UnderWay::Outgoing),
+        "the machine is in state finish-migrate and cannot go on; the guest is being handed over: ask again when the \
+         migration has ended"
+    );
+    assert_eq!(
+        refusal(Request::PowerDown, RunState::PostMigrate, UnderWay::Nothing),
+        "the machine is in state postmigrate and cannot take the power button; the guest was handed over: ask at the \
+         destination, or take it back with cont first"
+    );
+    assert_eq!(
+        refusal(Request::Migrate(Address::Unix("/x".into())), RunState::Running, UnderWay::Outgoing),
+        "a migration is under way already; wait for its end or cancel it first"
+    );
+}
+
+#[test]
+fn what_was_deferred_comes_first_and_resets_of_the_guest_are_one() {
+    let (sender, arriving) = channel();
+    let mut queue = Queue::new(arriving);
+    let send = |request: AnyRequest| sender.send((request, channel().0)).unwrap();
+    send(DeviceRequest::Reset.into());
+    send(Request::Stop.into());
+    send(DeviceRequest::Reset.into());
+    send(Request::Reset.into());
+    for _ in 0..4 {
+        let envelope = queue.next().unwrap();
+        queue.defer(envelope);
+    }
+    send(Request::Cont.into());
+    queue.take_up_deferred();
+    drop(sender);
+    let order: Vec<String> = std::iter::from_fn(|| queue.next()).map(|(request, _)| format!("{request:?}")).collect();
+    assert_eq!(order, ["Device(Reset)", "User(Stop)", "User(Reset)", "User(Cont)"]);
+}
+
+#[test]
+fn a_report_of_the_machine_is_found_behind_other_requests() {
+    let (sender, arriving) = channel();
+    let mut queue = Queue::new(arriving);
+    sender.send((Request::Stop.into(), channel().0)).unwrap();
+    assert!(!queue.has_device_request());
+    sender.send((DeviceRequest::PoweredOff.into(), channel().0)).unwrap();
+    assert!(queue.has_device_request() && queue.has_device_request());
+    assert!(matches!(queue.next(), Some((AnyRequest::User(Request::Stop), _))), "looking does not take");
+}

@@ -1,0 +1,113 @@
+//! What the driver can be asked to do, in three kinds that are never mixed up: a user's, the machine's own, the migration
+//! engine's. When each is carried out is told in `queue.rs`.
+
+use std::fmt;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use crate::config::Address;
+use crate::vm::migration::Ended;
+
+/// What a user asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Stop the vCPUs and drain the devices. At a waiting destination: the guest arrives stopped.
+    Stop,
+    /// Run. At a waiting destination: the guest arrives as it was. After a migration: take the guest back, if it is
+    /// proved that nobody else runs it or has run it.
+    Cont,
+    /// As [`Cont`](Self::Cont), and after a migration also where nothing can prove that nobody else runs the guest: the
+    /// user has looked.
+    ContUnproved,
+    /// End the process.
+    Quit,
+    /// Press the power button.
+    PowerDown,
+    /// Reset the machine.
+    Reset,
+    /// Begin an outgoing migration; answered as soon as it has begun.
+    Migrate(Address),
+    /// Cancel the outgoing migration; answered once it has ended.
+    MigrateCancel,
+    /// Change limits, also of a running migration.
+    MigrateSetParameters(ParameterChange),
+}
+
+/// Which limits of migrations change; `None` leaves one as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParameterChange {
+    /// Longest pause of the guest.
+    pub downtime_limit: Option<Duration>,
+    /// Bytes a second; 0 is no limit.
+    pub max_bandwidth: Option<u64>,
+    /// The pause after which a migration is abandoned; 0 is the default, a multiple of the downtime limit.
+    pub pause_budget: Option<Duration>,
+}
+
+/// What the machine itself reports: nobody waits for an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceRequest {
+    /// The guest resets.
+    Reset,
+    /// The guest powered off.
+    PoweredOff,
+    /// A vCPU cannot go on: why.
+    Failed(String),
+}
+
+/// What the migration engine asks for, from its thread.
+#[derive(Debug)]
+pub enum EngineRequest {
+    /// Source: stop the guest within this time, and read its state.
+    Pause(Duration),
+    /// Destination: all sections are loaded; give the kernel its state.
+    Loaded,
+    /// The guest goes on on this side.
+    Resume,
+    /// The migration thread has ended.
+    Ended(Ended),
+}
+
+/// A request of any kind.
+#[derive(Debug)]
+pub enum AnyRequest {
+    /// A user's.
+    User(Request),
+    /// The machine's.
+    Device(DeviceRequest),
+    /// The engine's.
+    Engine(EngineRequest),
+}
+
+impl From<Request> for AnyRequest {
+    fn from(request: Request) -> Self {
+        Self::User(request)
+    }
+}
+
+impl From<DeviceRequest> for AnyRequest {
+    fn from(request: DeviceRequest) -> Self {
+        Self::Device(request)
+    }
+}
+
+impl From<EngineRequest> for AnyRequest {
+    fn from(request: EngineRequest) -> Self {
+        Self::Engine(request)
+    }
+}
+
+/// Why a request was not carried out: one sentence for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(pub String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// A request on its way, with the place for its answer.
+pub type Envelope = (AnyRequest, Sender<Result<(), Refusal>>);

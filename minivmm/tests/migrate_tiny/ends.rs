@@ -1,0 +1,136 @@
+//! `cont` at the source after each end of a migration: the guest runs here only if nobody else runs it or has run it.
+
+use std::fs::File;
+use std::path::Path;
+
+use minivmm::vm::{MigrationStatus, Request, RunState};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+use crate::machine::{Machine, door, lab, until};
+use crate::proxy::{Proxy, Word};
+
+#[test]
+fn after_completion_another_process_holds_the_disk() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    let address = door(dir.path(), "door");
+    let destination = Machine::start(dir.path(), Some(&address));
+    assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
+    for request in [Request::Cont, Request::ContUnproved] {
+        let refusal = source.handle.ask(request).unwrap_err().0;
+        assert!(refusal.contains("holds the guest's disks") && refusal.ends_with("stays stopped here"), "{refusal}");
+    }
+    assert_eq!(source.handle.run_state(), RunState::PostMigrate);
+    destination.await_passes(2);
+    source.quit();
+    destination.quit();
+}
+
+/// The last word of the destination is lost, and its lock says that it has the guest.
+#[test]
+fn an_unacknowledged_end_has_its_own_status_and_no_override() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    let address = door(dir.path(), "door");
+    let destination = Machine::start(dir.path(), Some(&address));
+    let proxy = Proxy::holding(Word::TakesOver, dir.path(), &address);
+    source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
+    until(|| proxy.holds(), || format!("{:?}", source.handle.migration()));
+    proxy.cut();
+    assert_eq!(source.await_end(), MigrationStatus::Unacknowledged, "{:?}", source.handle.migration());
+    assert_eq!(source.handle.run_state(), RunState::PostMigrate);
+    assert!(source.handle.migration().error.unwrap().contains("stays stopped here"));
+    for request in [Request::Cont, Request::ContUnproved] {
+        let refusal = source.handle.ask(request).unwrap_err().0;
+        assert!(refusal.contains("holds the guest's disks"), "{refusal}");
+    }
+    destination.await_passes(2);
+    source.quit();
+    destination.quit();
+}
+
+/// Without a disk there is nothing that could prove whether the destination runs the guest.
+#[test]
+fn an_undecided_end_has_its_own_status_and_takes_the_word_of_a_user() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start_with(dir.path(), None, Vec::new());
+    source.await_passes(1);
+    let address = door(dir.path(), "door");
+    let destination = Machine::start_with(dir.path(), Some(&address), Vec::new());
+    let proxy = Proxy::holding(Word::TakesOver, dir.path(), &address);
+    source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
+    until(|| proxy.holds(), || format!("{:?}", source.handle.migration()));
+    proxy.cut();
+    assert_eq!(source.await_end(), MigrationStatus::Undecided, "{:?}", source.handle.migration());
+    assert_eq!(source.handle.run_state(), RunState::PostMigrate);
+    let error = source.handle.migration().error.unwrap();
+    assert!(error.contains("nothing can prove") && error.contains("cont with force"), "{error}");
+    let refusal = source.handle.ask(Request::Cont).unwrap_err().0;
+    assert!(refusal.contains("look there"), "{refusal}");
+    // The user looks: the guest runs there. Ended, it runs nowhere, and may run here.
+    destination.await_passes(1);
+    destination.quit();
+    source.handle.ask(Request::ContUnproved).unwrap();
+    assert_eq!(source.handle.run_state(), RunState::Running);
+    source.await_passes(2);
+    source.quit();
+}
+
+#[test]
+fn a_failed_migration_leaves_a_running_guest_that_stops_and_goes_on() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    assert_eq!(source.migrate(&door(dir.path(), "nobody")), MigrationStatus::Failed);
+    source.handle.ask(Request::Stop).unwrap();
+    source.handle.ask(Request::Cont).unwrap();
+    source.await_passes(2);
+    source.quit();
+}
+
+/// A third process takes the lock of `disk` as soon as it can; it lets go when the file is closed.
+fn take_lock(disk: &Path) -> File {
+    let file = File::options().read(true).write(true).open(disk).unwrap();
+    let whole = libc::flock { l_type: libc::F_WRLCK as libc::c_short, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+    until(|| fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)).is_ok(), || "the lock is never free".into());
+    file
+}
+
+/// Neither side gets the disk, so the guest stands on both. As soon as it is free, one of them gets the guest, and only one.
+#[test]
+fn a_guest_whose_disk_a_third_party_took_waits_on_both_sides_and_goes_on_once() {
+    for at_destination in [true, false] {
+        let Some(dir) = lab() else { return };
+        let source = Machine::start(dir.path(), None);
+        source.await_passes(1);
+        let address = door(dir.path(), "door");
+        let destination = Machine::start(dir.path(), Some(&address));
+        let proxy = Proxy::holding(Word::End, dir.path(), &address);
+        source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
+        let third = take_lock(&dir.path().join("disk"));
+        proxy.release();
+        assert_eq!(source.await_end(), MigrationStatus::Unacknowledged, "{:?}", source.handle.migration());
+        assert_eq!(destination.await_end(), MigrationStatus::Failed, "{:?}", destination.handle.migration());
+        let error = destination.handle.migration().error.unwrap();
+        assert!(error.ends_with("it stays stopped here; cont tries again"), "{error}");
+        assert_eq!(source.handle.run_state(), RunState::PostMigrate);
+        assert_eq!(destination.handle.run_state(), RunState::Paused);
+        for side in [&source, &destination] {
+            let refusal = side.handle.ask(Request::Cont).unwrap_err().0;
+            assert!(refusal.contains("holds the guest's disks"), "{refusal}");
+        }
+        drop(third);
+        let (winner, loser) = if at_destination { (destination, source) } else { (source, destination) };
+        winner.handle.ask(Request::Cont).unwrap();
+        winner.await_passes(2);
+        let refusal = loser.handle.ask(Request::Cont).unwrap_err().0;
+        assert!(refusal.contains("holds the guest's disks"), "{refusal}");
+        winner.await_passes(2);
+        winner.quit();
+        loser.quit();
+    }
+}

@@ -1,0 +1,179 @@
+//! Machines with the tiny guest, as threads of this process, and what is between two of them.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use minivmm::config::{Address, Config, Disk, Serial};
+use minivmm::vm::{End, Event, Handle, Keyboard, MigrationStatus, ParameterChange, Request, RunState, Vm};
+use vmstate_lab::tiny;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Pages that the guest rewrites: 8 MiB.
+pub(crate) const PAGES: u64 = 2048;
+
+#[derive(Clone, Default)]
+struct Console(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Console {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(crate) struct Machine {
+    pub(crate) handle: Handle,
+    console: Console,
+    pub(crate) keyboard: Keyboard,
+    pub(crate) thread: Option<JoinHandle<End>>,
+}
+
+impl Machine {
+    /// With the disk of `dir`, which its lock gives to one machine at a time.
+    pub(crate) fn start(dir: &Path, incoming: Option<&Address>) -> Self {
+        let disk = dir.join("disk");
+        if !disk.exists() {
+            std::fs::write(&disk, [0; 4096]).unwrap();
+        }
+        Self::start_with(dir, incoming, vec![Disk { path: disk, read_only: false }])
+    }
+
+    pub(crate) fn start_with(dir: &Path, incoming: Option<&Address>, disks: Vec<Disk>) -> Self {
+        let kernel = dir.join("kernel");
+        std::fs::write(&kernel, tiny::bzimage()).unwrap();
+        let console = Console::default();
+        let config = Config {
+            kernel: incoming.is_none().then_some(kernel),
+            initrd: None,
+            append: tiny::command_line(PAGES, 0x800),
+            memory: 16 << 20,
+            cpus: 1,
+            disks,
+            nets: Vec::new(),
+            serial: Serial::None,
+            control: Some(PathBuf::new()),
+            incoming: incoming.cloned(),
+        };
+        let vm = Vm::new(config, Box::new(console.clone())).unwrap();
+        Self { handle: vm.handle(), keyboard: vm.keyboard(), console, thread: Some(std::thread::spawn(|| vm.run())) }
+    }
+
+    fn printed(&self) -> String {
+        let text = String::from_utf8(self.console.0.lock().unwrap().clone()).unwrap();
+        assert!(!text.contains('E'), "the guest found its memory wrong: {text}");
+        text
+    }
+
+    /// Times that the guest has booted here.
+    pub(crate) fn boots(&self) -> usize {
+        self.printed().matches(tiny::BANNER).count()
+    }
+
+    /// Passes over its memory that the guest has printed.
+    pub(crate) fn passes(&self) -> usize {
+        let text = self.printed();
+        text.lines().filter(|line| line.len() == 9 && line.starts_with('p')).count()
+    }
+
+    pub(crate) fn await_passes(&self, more: usize) {
+        let wanted = self.passes() + more;
+        until(|| self.passes() >= wanted, || format!("{:?} {:?}", self.handle.run_state(), self.handle.migration()));
+    }
+
+    pub(crate) fn await_state(&self, state: RunState) {
+        until(
+            || self.handle.run_state() == state,
+            || format!("{:?}, not {state:?}; {:?}", self.handle.run_state(), self.handle.migration()),
+        );
+    }
+
+    /// The migration's statuses from now on, in order.
+    pub(crate) fn statuses(&self) -> Arc<Mutex<Vec<&'static str>>> {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&seen);
+        self.handle.subscribe(move |event| {
+            if let Event::Migration(status) = event {
+                log.lock().unwrap().push(status.as_str());
+            }
+            true
+        });
+        seen
+    }
+
+    pub(crate) fn migrate(&self, to: &Address) -> MigrationStatus {
+        self.handle.ask(Request::Migrate(to.clone())).unwrap();
+        self.await_end()
+    }
+
+    pub(crate) fn await_end(&self) -> MigrationStatus {
+        let over = [
+            MigrationStatus::Completed,
+            MigrationStatus::Failed,
+            MigrationStatus::Cancelled,
+            MigrationStatus::Unacknowledged,
+            MigrationStatus::Undecided,
+        ];
+        let status = || self.handle.migration().status();
+        until(|| over.contains(&status()), || format!("{:?}", self.handle.migration()));
+        status()
+    }
+
+    pub(crate) fn limit(&self, downtime: Duration, bandwidth: u64) {
+        let change = ParameterChange {
+            downtime_limit: Some(downtime),
+            max_bandwidth: Some(bandwidth),
+            ..ParameterChange::default()
+        };
+        self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
+    }
+
+    /// So that nothing that a test holds up on purpose ends a migration.
+    pub(crate) fn pause_without_end(&self) {
+        let change = ParameterChange { pause_budget: Some(PATIENCE), ..ParameterChange::default() };
+        self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
+    }
+
+    pub(crate) fn quit(self) {
+        let _ = self.handle.ask(Request::Quit);
+        self.end();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(mut self) -> End {
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+pub(crate) fn until(condition: impl Fn() -> bool, state: impl Fn() -> String) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {}", state());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub(crate) fn lab() -> Option<tempfile::TempDir> {
+    match minivmm::kvm::open() {
+        Ok(_) => Some(tempfile::tempdir().unwrap()),
+        Err(error) => {
+            vmstate_lab::skip::skip(error);
+            None
+        }
+    }
+}
+
+/// A TCP address at which nobody listens.
+pub(crate) fn free_port() -> Address {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    Address::Tcp(format!("127.0.0.1:{port}"))
+}
+
+pub(crate) fn door(dir: &Path, name: &str) -> Address {
+    Address::Unix(dir.join(name))
+}

@@ -1,0 +1,7 @@
+//! The tiny guest migrates between two machines, which are threads of this process; it checks its own memory as it goes.
+
+mod ends;
+mod machine;
+mod moves;
+mod proxy;
+mod requests;

@@ -1,0 +1,86 @@
+//! Migrations that succeed, fail and are cancelled; the guest goes on exactly once.
+
+use std::time::Duration;
+
+use minivmm::vm::{End, MigrationStatus, Request, RunState};
+
+use crate::machine::{Machine, PAGES, door, free_port, lab, until};
+
+#[test]
+fn a_running_guest_moves_and_does_not_notice() {
+    let Some(dir) = lab() else { return };
+    let mut here = Machine::start(dir.path(), None);
+    here.await_passes(2);
+    for address in [door(dir.path(), "first"), free_port(), door(dir.path(), "third")] {
+        let there = Machine::start(dir.path(), Some(&address));
+        assert_eq!(there.handle.run_state(), RunState::InMigrate);
+        assert_eq!(here.migrate(&address), MigrationStatus::Completed, "{:?}", here.handle.migration());
+        assert_eq!(here.handle.run_state(), RunState::PostMigrate);
+        until(|| there.handle.run_state() == RunState::Running, || format!("{:?}", there.handle.run_state()));
+        let left = here.passes();
+        there.await_passes(2);
+        assert_eq!(here.passes(), left, "the guest runs on one side only");
+        let info = here.handle.migration();
+        let figures = info.figures;
+        assert!(figures.rounds > 0 && figures.normal_pages >= PAGES && figures.downtime.is_some(), "{info:?}");
+        assert!(here.handle.ask(Request::Cont).is_err(), "a guest that was handed over cannot go on here");
+        here.quit();
+        here = there;
+    }
+    here.quit();
+}
+
+#[test]
+fn a_cancelled_migration_leaves_the_guest_here_and_the_next_one_succeeds() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    source.limit(Duration::from_millis(1), 1 << 20);
+    let address = door(dir.path(), "refused");
+    let mut first = Machine::start(dir.path(), Some(&address));
+    source.handle.ask(Request::Migrate(address)).unwrap();
+    until(|| source.handle.migration().figures.normal_pages > 0, || format!("{:?}", source.handle.migration()));
+    source.handle.ask(Request::MigrateCancel).unwrap();
+    assert_eq!(source.handle.migration().status(), MigrationStatus::Cancelled);
+    assert_eq!(source.handle.run_state(), RunState::Running);
+    let end = first.thread.take().unwrap().join().unwrap();
+    assert!(matches!(&end, End::Failed(why) if why.contains("did not run here")), "{end:?}");
+    assert_eq!(first.passes(), 0);
+    source.await_passes(2);
+
+    source.limit(Duration::from_secs(1), 0);
+    let address = door(dir.path(), "taken");
+    let second = Machine::start(dir.path(), Some(&address));
+    assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
+    second.await_passes(2);
+    source.quit();
+    second.quit();
+}
+
+#[test]
+fn without_a_destination_the_guest_goes_on_here() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    assert_eq!(source.migrate(&door(dir.path(), "nobody")), MigrationStatus::Failed);
+    let error = source.handle.migration().error.unwrap();
+    assert!(error.contains("--incoming"), "{error}");
+    source.await_passes(2);
+    source.quit();
+}
+
+#[test]
+fn a_paused_guest_arrives_paused() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    source.handle.ask(Request::Stop).unwrap();
+    let address = door(dir.path(), "door");
+    let destination = Machine::start(dir.path(), Some(&address));
+    assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
+    until(|| destination.handle.run_state() == RunState::Paused, || format!("{:?}", destination.handle.run_state()));
+    destination.handle.ask(Request::Cont).unwrap();
+    destination.await_passes(2);
+    source.quit();
+    destination.quit();
+}

@@ -1,0 +1,259 @@
+//! What a user or the guest asks for while a migration is under way takes effect, or is refused with a sentence; it is
+//! never acknowledged and forgotten.
+
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use minivmm::config::Address;
+use minivmm::vm::{End, MigrationStatus, Request, RunState};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+use crate::machine::{Machine, door, lab, until};
+use crate::proxy::{Proxy, Word};
+
+/// A unix listener that accepts nobody, and the connections that fill its backlog.
+fn full_backlog(address: &Address) -> (UnixListener, Vec<std::os::fd::OwnedFd>) {
+    let Address::Unix(path) = address else { panic!("a unix socket") };
+    let listener = UnixListener::bind(path).unwrap();
+    let mut filling = Vec::new();
+    loop {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let client = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        match connect(client.as_raw_fd(), &UnixAddr::new(path).unwrap()) {
+            Ok(()) => filling.push(client),
+            Err(Errno::EAGAIN) => return (listener, filling),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// How long an answer may take that is promised within 100 ms, on a host that is busy with other things.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+#[test]
+fn a_migration_that_does_not_get_through_is_cancelled_at_once() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    let address = door(dir.path(), "full");
+    let _full = full_backlog(&address);
+    let statuses = source.statuses();
+    source.handle.ask(Request::Migrate(address)).unwrap();
+    // Long enough to be in the middle of it.
+    std::thread::sleep(Duration::from_millis(100));
+    let asked = Instant::now();
+    source.handle.ask(Request::MigrateCancel).unwrap();
+    assert!(asked.elapsed() < AT_ONCE, "answered after {:?}", asked.elapsed());
+    assert_eq!(*statuses.lock().unwrap(), ["setup", "cancelling", "cancelled"]);
+    assert_eq!(source.handle.run_state(), RunState::Running);
+    source.await_passes(2);
+    source.quit();
+}
+
+#[test]
+fn a_reset_or_quit_does_not_wait_for_a_connection() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    let address = door(dir.path(), "full");
+    let _full = full_backlog(&address);
+    source.handle.ask(Request::Migrate(address.clone())).unwrap();
+    let asked = Instant::now();
+    source.handle.ask(Request::Reset).unwrap();
+    assert!(asked.elapsed() < AT_ONCE, "answered after {:?}", asked.elapsed());
+    assert_eq!(source.handle.migration().status(), MigrationStatus::Cancelled);
+    assert_eq!(source.handle.migration().error.as_deref(), Some("cancelled because a reset was asked for"));
+    until(|| source.boots() == 2, || "no second boot".into());
+
+    source.handle.ask(Request::Migrate(address)).unwrap();
+    source.handle.ask(Request::Quit).unwrap();
+    assert_eq!(source.end(), End::Quit);
+}
+
+#[test]
+fn a_guest_that_resets_itself_cancels_its_migration_and_says_so() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    source.limit(Duration::from_millis(1), 1 << 20);
+    let address = door(dir.path(), "door");
+    let destination = Machine::start(dir.path(), Some(&address));
+    source.handle.ask(Request::Migrate(address)).unwrap();
+    until(|| source.handle.migration().figures.normal_pages > 0, || format!("{:?}", source.handle.migration()));
+    assert_eq!(source.keyboard.send(b"r"), 1);
+    assert_eq!(source.await_end(), MigrationStatus::Cancelled);
+    assert_eq!(source.handle.migration().error.as_deref(), Some("cancelled because the guest reset itself"));
+    until(|| source.boots() == 2, || "no second boot".into());
+    source.await_passes(2);
+    assert!(matches!(destination.end(), End::Failed(_)));
+    source.quit();
+}
+
+#[test]
+fn statuses_follow_the_phases_on_both_sides() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    let address = door(dir.path(), "door");
+    let destination = Machine::start(dir.path(), Some(&address));
+    let (there, here) = (destination.statuses(), source.statuses());
+    assert_eq!(source.migrate(&address), MigrationStatus::Completed);
+    assert_eq!(*here.lock().unwrap(), ["setup", "active", "device", "completed"]);
+    until(|| there.lock().unwrap().last() == Some(&"completed"), || format!("{:?}", there.lock().unwrap()));
+    // The first one may have been there before anybody listened.
+    let there = there.lock().unwrap();
+    assert_eq!(there.strip_prefix(&["setup"]).unwrap_or(&there), ["active", "device", "completed"]);
+    drop(there);
+    source.quit();
+    destination.quit();
+}
+
+#[test]
+fn a_stop_at_a_waiting_destination_is_kept_and_cont_takes_it_back() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    let address = door(dir.path(), "first");
+    let stopped = Machine::start(dir.path(), Some(&address));
+    stopped.handle.ask(Request::Stop).unwrap();
+    assert!(stopped.handle.ask(Request::Reset).unwrap_err().0.contains("no guest has arrived"));
+    assert!(stopped.handle.ask(Request::PowerDown).is_err());
+    assert!(stopped.handle.ask(Request::MigrateCancel).is_err());
+    assert_eq!(stopped.keyboard.send(b"q"), 0, "the port's state is still to come");
+    assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
+    stopped.await_state(RunState::Paused);
+    source.quit();
+    assert_eq!(stopped.passes(), 0);
+    stopped.handle.ask(Request::Cont).unwrap();
+    stopped.await_passes(2);
+
+    let address = door(dir.path(), "second");
+    let running = Machine::start(dir.path(), Some(&address));
+    running.handle.ask(Request::Stop).unwrap();
+    running.handle.ask(Request::Cont).unwrap();
+    assert_eq!(stopped.migrate(&address), MigrationStatus::Completed, "{:?}", stopped.handle.migration());
+    running.await_passes(2);
+    stopped.quit();
+    running.quit();
+}
+
+#[test]
+fn strangers_do_not_end_a_waiting_destination() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    let address = door(dir.path(), "door");
+    let destination = Machine::start(dir.path(), Some(&address));
+    let Address::Unix(path) = &address else { unreachable!() };
+    drop(UnixStream::connect(path).unwrap());
+    let mut loud = UnixStream::connect(path).unwrap();
+    std::io::Write::write_all(&mut loud, b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    drop(loud);
+    assert_eq!(destination.handle.run_state(), RunState::InMigrate);
+    destination.handle.ask(Request::Stop).unwrap();
+    destination.handle.ask(Request::Cont).unwrap();
+    // One that comes so far that the engine looks at it: the wrong version of the format.
+    let mut other = UnixStream::connect(path).unwrap();
+    std::io::Write::write_all(&mut other, b"QEVM\0\0\0\x02").unwrap();
+    drop(other);
+    until(|| destination.handle.migration().error.is_some(), || "no word of the stream of another version".into());
+    assert_eq!(destination.handle.migration().status(), MigrationStatus::Setup);
+    assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
+    destination.await_passes(2);
+    assert_eq!(destination.handle.migration().error, None);
+    source.quit();
+    destination.quit();
+}
+
+#[test]
+fn a_waiting_destination_quits_and_leaves_no_socket() {
+    let Some(dir) = lab() else { return };
+    let address = door(dir.path(), "door");
+    let destination = Machine::start(dir.path(), Some(&address));
+    destination.handle.ask(Request::Quit).unwrap();
+    assert_eq!(destination.end(), End::Quit);
+    assert!(!dir.path().join("door").exists(), "the socket's file is left");
+}
+
+/// Source, destination, and a wire that holds `word` while the source's guest stands.
+fn held_at(word: Word, dir: &std::path::Path) -> (Machine, Machine, Proxy) {
+    let source = Machine::start(dir, None);
+    source.await_passes(1);
+    let address = door(dir, "door");
+    let destination = Machine::start(dir, Some(&address));
+    let proxy = Proxy::holding(word, dir, &address);
+    source.pause_without_end();
+    source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
+    until(|| proxy.holds(), || format!("{:?}", source.handle.migration()));
+    assert_eq!(source.handle.run_state(), RunState::FinishMigrate);
+    (source, destination, proxy)
+}
+
+/// Of all this the destination would learn nothing: the sections that would tell it are saved.
+fn refused_meanwhile(source: &Machine) {
+    for request in [Request::PowerDown, Request::Reset, Request::Stop, Request::Cont] {
+        let refusal = source.handle.ask(request).unwrap_err().0;
+        assert!(
+            refusal.ends_with("the guest is being handed over: ask again when the migration has ended"),
+            "{refusal}"
+        );
+    }
+    let address = Address::Unix("/nowhere".into());
+    assert!(source.handle.ask(Request::Migrate(address)).unwrap_err().0.contains("under way already"));
+    assert_eq!(source.keyboard.send(b"q"), 0, "a byte that the section does not hold would be lost");
+}
+
+#[test]
+fn what_is_asked_during_a_switch_over_is_refused_and_may_be_asked_again_after_it_failed() {
+    let Some(dir) = lab() else { return };
+    let (source, destination, proxy) = held_at(Word::Ready, dir.path());
+    refused_meanwhile(&source);
+    proxy.cut();
+    assert_eq!(source.await_end(), MigrationStatus::Failed);
+    assert_eq!(source.handle.run_state(), RunState::Running);
+    assert!(matches!(destination.end(), End::Failed(_)));
+    source.handle.ask(Request::Stop).unwrap();
+    source.handle.ask(Request::Cont).unwrap();
+    source.await_passes(2);
+    assert_eq!(source.keyboard.send(b"r"), 1);
+    until(|| source.boots() == 2, || "no second boot".into());
+    source.quit();
+}
+
+#[test]
+fn what_is_asked_during_the_commit_is_refused_and_the_guest_is_at_the_destination() {
+    let Some(dir) = lab() else { return };
+    let (source, destination, proxy) = held_at(Word::TakesOver, dir.path());
+    refused_meanwhile(&source);
+    let refusal = source.handle.ask(Request::MigrateCancel).unwrap_err().0;
+    assert!(refusal.contains("being handed over already"), "{refusal}");
+    proxy.release();
+    assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
+    for request in [Request::PowerDown, Request::Reset, Request::Stop] {
+        let refusal = source.handle.ask(request).unwrap_err().0;
+        assert!(refusal.contains("the guest was handed over: ask at the destination"), "{refusal}");
+    }
+    assert_eq!(source.keyboard.send(b"q"), 0);
+    destination.await_passes(2);
+    assert_eq!(source.boots(), 1);
+    source.quit();
+    destination.quit();
+}
+
+/// A cancel while everything is loaded at the destination and the source does not know it yet.
+#[test]
+fn a_cancel_during_the_switch_over_lets_the_guest_go_on_at_once() {
+    let Some(dir) = lab() else { return };
+    let (source, destination, _proxy) = held_at(Word::Ready, dir.path());
+    let statuses = source.statuses();
+    let asked = Instant::now();
+    source.handle.ask(Request::MigrateCancel).unwrap();
+    assert!(asked.elapsed() < AT_ONCE, "answered after {:?}", asked.elapsed());
+    assert_eq!(source.handle.run_state(), RunState::Running);
+    assert_eq!(*statuses.lock().unwrap(), ["cancelling", "cancelled"]);
+    assert!(matches!(destination.end(), End::Failed(_)));
+    source.await_passes(2);
+    source.quit();
+}
