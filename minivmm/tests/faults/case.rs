@@ -29,7 +29,9 @@ pub(crate) fn walk(fault: Fault, phase: Phase, cell: &Cell) -> Result<()> {
         answered(answer, told)?;
         let mut ending = Ending { place: &mut place, fault, source, destination };
         ending.check(guest)?;
-        ending.lasts(guest)
+        ending.lasts(guest)?;
+        println!("{fault:?}, {phase:?}\n  {}", describe(&mut place));
+        Ok(())
     });
     checked.map_err(|why| format!("{why}\n  {}", describe(&mut place)))
 }
@@ -72,7 +74,7 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
             match phase {
                 Phase::Setup | Phase::Rounds => {
                     std::thread::sleep(COMMAND);
-                    let told = command(place, "migrate_cancel", Value::Null, PATIENCE)?;
+                    let told = command(place, "migrate_cancel", Value::Null)?;
                     place.wire.behave(Wire::Flows);
                     return Ok(told);
                 }
@@ -109,11 +111,16 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
             until("the guest runs", || Ok(side.last_pass() > before))?;
             side.vmm.type_in(key).map_err(|error| error.to_string())?;
             std::thread::sleep(COMMAND);
+            if key == "q" {
+                until("the process ends", || Ok(side.exit_code().is_some()))?;
+            }
         }
         Fault::Cancel => return released(place, "migrate_cancel", Value::Null),
         Fault::Quit => {
             // A process that ends may not come to answer.
-            let told = released(place, "quit", Value::Null)?;
+            let told = command(place, "quit", Value::Null)?;
+            until("the source ends", || Ok(place.source.exit_code().is_some()))?;
+            place.wire.behave(Wire::Flows);
             let lost = |why: &String| why.contains("lost");
             return Ok(told.map(|told| if told.as_ref().is_err_and(lost) { Ok(()) } else { told }));
         }
@@ -156,13 +163,9 @@ fn released(place: &mut Place, name: &'static str, arguments: Value) -> Result<T
     join(answer)
 }
 
-fn command(place: &mut Place, name: &'static str, arguments: Value, patience: Duration) -> Result<Told> {
-    let answer = place.source.ask(name, arguments);
-    let deadline = Instant::now() + patience;
-    while !answer.is_finished() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    join(answer)
+/// Gives the source a command.
+fn command(place: &Place, name: &'static str, arguments: Value) -> Result<Told> {
+    join(place.source.ask(name, arguments))
 }
 
 fn join(answer: std::thread::JoinHandle<Result<()>>) -> Result<Told> {

@@ -69,7 +69,6 @@ impl Ending<'_> {
                 let cont = self.place.source.vmm.qmp.execute("cont", Value::Null);
                 cont.map_err(|error| format!("the guest is safe to run at the source: {error}"))?;
                 self.runs_at_source()?;
-                self.no_cont_at_destination()?;
             }
             Guest::PausedAtDestination => {
                 self.nobody_runs()?;
@@ -84,9 +83,9 @@ impl Ending<'_> {
             }
         }
         check_consoles(self.place, guest, self.source == Says::Killed)?;
-        // A destination that waits is reached by a real source. One with another memory size turns every source away.
-        let waits = matches!(self.destination, Says::Answers("inmigrate", ..)) && self.fault != Fault::OtherMemory;
-        if waits && guest == Guest::AtSource {
+        // A destination that waits is reached by a real source, if it is fit for it.
+        let fit = !matches!(self.fault, Fault::OtherMemory | Fault::ImageCopied);
+        if fit && matches!(self.destination, Says::Answers("inmigrate", ..)) && guest == Guest::AtSource {
             says("the destination", &mut self.place.destination, self.destination)?;
             self.migrates_after_all()?;
         }
@@ -108,6 +107,9 @@ impl Ending<'_> {
         self.goes_on(|place| place.source.last_pass(), |place| place.source.holds(&place.image))?;
         if self.place.destination.holds(&self.place.image) {
             return Err("the guest runs at the source, and the destination holds the image's lock".into());
+        }
+        if matches!(self.destination, Says::Answers("paused", ..)) {
+            self.no_cont_at_destination()?;
         }
         self.stays(&silent, |place| place.destination.vmm.console())
     }

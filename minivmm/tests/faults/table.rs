@@ -236,7 +236,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::SourceKilled,
         cells: [
-            ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
+            ends(Guest::DiedWithItsProcess, Says::Killed, turned_away("")),
             ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
             ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
             ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
@@ -293,8 +293,18 @@ pub(crate) const TABLE: &[Row] = &[
         cells: [HELD, HELD, HELD, HELD, ends(Guest::PausedAtSource, UNACKNOWLEDGED, STRANDED), HELD],
     },
     Row { fault: Fault::LockTakenBriefly, cells: [HELD, HELD, HELD, HELD, DELIVERED, HELD] },
-    Row { fault: Fault::ImageCopied, cells: [LATER, LATER, LATER, back("", NEVER_RAN), EARLIER, EARLIER] },
-    Row { fault: Fault::EofLate, cells: [LATER, LATER, LATER, LATER, back("", NEVER_RAN), EARLIER] },
+    Row {
+        fault: Fault::ImageCopied,
+        cells: [
+            back("", turned_away("is not the source's file but a copy")),
+            EARLIER,
+            EARLIER,
+            EARLIER,
+            EARLIER,
+            EARLIER,
+        ],
+    },
+    Row { fault: Fault::EofLate, cells: [LATER, LATER, LATER, LATER, back("", STRANDED), EARLIER] },
     Row {
         fault: Fault::EofLateAfterQuit,
         cells: [LATER, LATER, LATER, LATER, ends(Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN), EARLIER],
@@ -313,7 +323,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::Quit,
         cells: [
-            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
+            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), turned_away("")),
             asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
             asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
             asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
@@ -357,7 +367,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::GuestPowersOff,
         cells: [
-            ends(Guest::PoweredOff, Says::Ended(0, ""), NEVER_RAN),
+            ends(Guest::PoweredOff, Says::Ended(0, ""), turned_away("")),
             ends(Guest::PoweredOff, Says::Ended(0, ""), NEVER_RAN),
             PAUSED,
             PAUSED,
