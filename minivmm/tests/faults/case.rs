@@ -29,9 +29,7 @@ pub(crate) fn walk(fault: Fault, phase: Phase, cell: &Cell) -> Result<()> {
         answered(answer, told)?;
         let mut ending = Ending { place: &mut place, fault, source, destination };
         ending.check(guest)?;
-        ending.lasts(guest)?;
-        println!("{fault:?}, {phase:?}\n  {}", describe(&mut place));
-        Ok(())
+        ending.lasts(guest)
     });
     checked.map_err(|why| format!("{why}\n  {}", describe(&mut place)))
 }

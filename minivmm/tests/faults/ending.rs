@@ -27,7 +27,10 @@ pub(crate) fn says(name: &str, side: &mut Side, wanted: Says) -> Result<()> {
             (Some(code), _) => (false, format!("ended with {code:?}: {}", side.vmm.errors())),
             (None, _) => match (side.answers(), wanted) {
                 (Ok((state, status, error)), Says::Answers(wanted_state, wanted_status, text)) => (
-                    state == wanted_state && status == wanted_status && error.contains(text),
+                    state == wanted_state
+                        && status == wanted_status
+                        && error.contains(text)
+                        && (status != "failed" || !error.is_empty()),
                     format!("says {state}, {status}, {error:?}"),
                 ),
                 (other, _) => (false, format!("says {other:?}")),

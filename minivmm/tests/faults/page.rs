@@ -23,7 +23,8 @@ fn page() -> String {
     for phase in Phase::ALL {
         let _ = writeln!(page, "| {} | {} |", phase.name(), phase.meaning());
     }
-    page += "\n`state / status` is what `query-status` and `query-migrate` answer.\n";
+    page += "\n`state / status` is what `query-status` and `query-migrate` answer, with words of the error. A failure always has an error; where none \
+is quoted here, it is what the system says of the broken connection.\n";
     for row in TABLE {
         describe(row, &mut page);
     }

@@ -158,7 +158,8 @@ pub(crate) enum Says {
     Killed,
     /// The process ended with this exit code, and this is in what it wrote to its standard error.
     Ended(i32, &'static str),
-    /// Run state, status of the migration, and what is in the migration's error.
+    /// Run state, status of the migration, and what is in the migration's error. A failure always has one, but its words may
+    /// be the system's about a broken connection.
     Answers(&'static str, &'static str, &'static str),
 }
 
@@ -220,7 +221,11 @@ const fn turned_away(why: &'static str) -> Says {
 const NEVER_RAN: Says = Says::Ended(1, "the guest did not run here");
 const UNACKNOWLEDGED: Says = Says::Answers("postmigrate", "unacknowledged", "did not confirm");
 /// Its copy is whole, and it could not take the lock: `cont` tries again.
-const STRANDED: Says = Says::Answers("paused", "failed", "cont tries again");
+const STRANDED: Says = Says::Answers("paused", "failed", "it stays stopped here; cont tries again");
+const fn cancelled_for(why: &'static str) -> Says {
+    Says::Answers("running", "cancelled", why)
+}
+
 const CANCELLED: Says = Says::Answers("running", "cancelled", "");
 
 const DELIVERED: Cell = ends(Guest::AtDestination, HANDED_OVER, ARRIVED);
@@ -236,7 +241,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::SourceKilled,
         cells: [
-            ends(Guest::DiedWithItsProcess, Says::Killed, turned_away("")),
+            ends(Guest::DiedWithItsProcess, Says::Killed, turned_away("the lock of disk 0")),
             ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
             ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
             ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
@@ -269,11 +274,11 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::WireStalls,
         cells: [
-            back("", WAITS),
-            back("", NEVER_RAN),
-            back("", NEVER_RAN),
-            back("", NEVER_RAN),
-            back("", NEVER_RAN),
+            back("is silent", WAITS),
+            back("is silent", NEVER_RAN),
+            back("the guest is paused for", NEVER_RAN),
+            back("the guest is paused for", NEVER_RAN),
+            back("is silent", NEVER_RAN),
             ends(Guest::AtDestination, UNACKNOWLEDGED, ARRIVED),
         ],
     },
@@ -282,7 +287,7 @@ pub(crate) const TABLE: &[Row] = &[
         cells: [
             asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
             asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
-            back("", NEVER_RAN),
+            back("the guest is paused for", NEVER_RAN),
             DELIVERED,
             DELIVERED,
             DELIVERED,
@@ -296,7 +301,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::ImageCopied,
         cells: [
-            back("", turned_away("is not the source's file but a copy")),
+            back("the destination refused the guest", turned_away("is not the source's file but a copy")),
             EARLIER,
             EARLIER,
             EARLIER,
@@ -304,10 +309,17 @@ pub(crate) const TABLE: &[Row] = &[
             EARLIER,
         ],
     },
-    Row { fault: Fault::EofLate, cells: [LATER, LATER, LATER, LATER, back("", STRANDED), EARLIER] },
+    Row { fault: Fault::EofLate, cells: [LATER, LATER, LATER, LATER, back("is silent", STRANDED), EARLIER] },
     Row {
         fault: Fault::EofLateAfterQuit,
-        cells: [LATER, LATER, LATER, LATER, ends(Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN), EARLIER],
+        cells: [
+            LATER,
+            LATER,
+            LATER,
+            LATER,
+            ends(Guest::DiedWithItsProcess, Says::Ended(0, ""), Says::Ended(1, "someone has run a guest")),
+            EARLIER,
+        ],
     },
     Row {
         fault: Fault::Cancel,
@@ -323,7 +335,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::Quit,
         cells: [
-            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), turned_away("")),
+            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), turned_away("the lock of disk 0")),
             asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
             asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
             asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
@@ -336,21 +348,21 @@ pub(crate) const TABLE: &[Row] = &[
         cells: [
             asked(Answer::Done, Guest::PausedAtDestination, HANDED_OVER, Says::Answers("paused", "completed", "")),
             asked(Answer::Done, Guest::PausedAtDestination, HANDED_OVER, Says::Answers("paused", "completed", "")),
-            asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
-            asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
-            asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
-            asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Refused("cannot stop"), Guest::AtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Refused("cannot stop"), Guest::AtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Refused("cannot stop"), Guest::AtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Refused("cannot stop"), Guest::AtDestination, HANDED_OVER, ARRIVED),
         ],
     },
     Row {
         fault: Fault::Reset,
         cells: [
-            asked(Answer::Done, Guest::AnewAtSource, CANCELLED, NEVER_RAN),
-            asked(Answer::Done, Guest::AnewAtSource, CANCELLED, NEVER_RAN),
-            asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
-            asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
-            asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
-            asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Done, Guest::AnewAtSource, cancelled_for("a reset was asked for"), NEVER_RAN),
+            asked(Answer::Done, Guest::AnewAtSource, cancelled_for("a reset was asked for"), NEVER_RAN),
+            asked(Answer::Refused("cannot reset"), Guest::AtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Refused("cannot reset"), Guest::AtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Refused("cannot reset"), Guest::AtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Refused("cannot reset"), Guest::AtDestination, HANDED_OVER, ARRIVED),
         ],
     },
     Row {
@@ -358,16 +370,16 @@ pub(crate) const TABLE: &[Row] = &[
         cells: [
             DONE_AND_DELIVERED,
             DONE_AND_DELIVERED,
-            asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
-            asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
-            asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
-            asked(Answer::Refused(""), Guest::AtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Refused("cannot take the power button"), Guest::AtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Refused("cannot take the power button"), Guest::AtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Refused("cannot take the power button"), Guest::AtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Refused("cannot take the power button"), Guest::AtDestination, HANDED_OVER, ARRIVED),
         ],
     },
     Row {
         fault: Fault::GuestPowersOff,
         cells: [
-            ends(Guest::PoweredOff, Says::Ended(0, ""), turned_away("")),
+            ends(Guest::PoweredOff, Says::Ended(0, ""), turned_away("the lock of disk 0")),
             ends(Guest::PoweredOff, Says::Ended(0, ""), NEVER_RAN),
             PAUSED,
             PAUSED,
@@ -378,8 +390,8 @@ pub(crate) const TABLE: &[Row] = &[
     Row {
         fault: Fault::GuestReboots,
         cells: [
-            ends(Guest::AnewAtSource, CANCELLED, NEVER_RAN),
-            ends(Guest::AnewAtSource, CANCELLED, NEVER_RAN),
+            ends(Guest::AnewAtSource, cancelled_for("the guest reset itself"), NEVER_RAN),
+            ends(Guest::AnewAtSource, cancelled_for("the guest reset itself"), NEVER_RAN),
             PAUSED,
             PAUSED,
             PAUSED,
@@ -390,18 +402,59 @@ pub(crate) const TABLE: &[Row] = &[
     Row { fault: Fault::DiskFull, cells: [LATER, LATER, LATER, LATER, LATER, DELIVERED] },
     Row {
         fault: Fault::LoadRefused,
-        cells: [LATER, LATER, back("", Says::Ended(1, "version")), EARLIER, EARLIER, EARLIER],
+        cells: [
+            LATER,
+            LATER,
+            back("the destination refused the guest", Says::Ended(1, "version 99 is newer than 3")),
+            EARLIER,
+            EARLIER,
+            EARLIER,
+        ],
     },
-    Row { fault: Fault::PostLoadFails, cells: [LATER, LATER, back("", NEVER_RAN), EARLIER, EARLIER, EARLIER] },
+    Row {
+        fault: Fault::PostLoadFails,
+        cells: [
+            LATER,
+            LATER,
+            back("the destination refused the guest", Says::Ended(1, "ier 0xf0 has bits")),
+            EARLIER,
+            EARLIER,
+            EARLIER,
+        ],
+    },
     Row {
         fault: Fault::OtherMemory,
-        cells: [back("", turned_away("RAM")), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER],
+        cells: [
+            back("the destination refused the guest", turned_away("give both sides the same memory")),
+            EARLIER,
+            EARLIER,
+            EARLIER,
+            EARLIER,
+            EARLIER,
+        ],
     },
     Row {
         fault: Fault::OtherCpu,
-        cells: [back("", turned_away("avx512pf")), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER],
+        cells: [
+            back("the destination refused the guest", turned_away("avx512pf")),
+            EARLIER,
+            EARLIER,
+            EARLIER,
+            EARLIER,
+            EARLIER,
+        ],
     },
-    Row { fault: Fault::UnknownSection, cells: [LATER, LATER, back("", NEVER_RAN), EARLIER, EARLIER, EARLIER] },
+    Row {
+        fault: Fault::UnknownSection,
+        cells: [
+            LATER,
+            LATER,
+            back("the destination refused the guest", Says::Ended(1, "this machine has no such section")),
+            EARLIER,
+            EARLIER,
+            EARLIER,
+        ],
+    },
     Row {
         fault: Fault::WrongMachine,
         cells: [back("", turned_away("a machine of type macrovm")), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER],

@@ -29,8 +29,10 @@ pub(crate) enum Mark {
     Ready,
     /// EOF: the source has let go.
     Eof,
-    /// `SHUT`: what became of it at the destination.
+    /// `SHUT 0`: the destination has taken over.
     Shut,
+    /// `SHUT` with another number: it has not.
+    Refusal,
 }
 
 /// How the wire behaves.
@@ -369,7 +371,8 @@ impl Relay {
             let from = (at - self.backward.passed) as usize;
             let mark = match &self.backward.held[from..from + ANSWER_LEN as usize] {
                 [0, 2, 0, 4, 0, 0, 0, 5] => Some(Mark::Ready),
-                [0, 1, 0, 4, ..] => Some(Mark::Shut),
+                [0, 1, 0, 4, 0, 0, 0, 0] => Some(Mark::Shut),
+                [0, 1, 0, 4, ..] => Some(Mark::Refusal),
                 _ => None,
             };
             if mark.is_some_and(|mark| self.came(mark)) {
