@@ -4,7 +4,7 @@ use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_pit_config, kvm_regs};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use minivmm::kvm::machine_check;
 use minivmm::kvm::state::vcpu::HostFeatures;
-use minivmm::kvm::state::{Cpu, HypervisorState};
+use minivmm::kvm::state::{Cpu, Elapsed, HypervisorState, Introduced};
 use vmstate::VmState;
 use vmstate::codec::Reader;
 
@@ -85,7 +85,7 @@ fn state_survives_the_wire_and_another_vm() {
     // KVM_SET_FPU leaves XSTATE_BV alone, so vector registers go in with the whole state; KVM_GET_FPU is the judge.
     let cpu = &mut source.vcpus[0].cpu;
     (cpu.fpuc, cpu.fpip, cpu.xmm[0].low, cpu.xstate_bv) = (0x27f, 0x5678, 0x1111_2222, cpu.xstate_bv | 3);
-    source.set(&vm, &vcpus).unwrap();
+    source.set(&vm, &vcpus, None).unwrap();
     let fpu = vcpus[0].get_fpu().unwrap();
     assert_eq!((fpu.fcw, fpu.last_ip, &fpu.xmm[0][..4]), (0x27f, 0x5678, &[0x22, 0x22, 0x11, 0x11][..]));
     let source = HypervisorState::get(&vm, &vcpus, &host.features).unwrap();
@@ -114,7 +114,7 @@ fn state_survives_the_wire_and_another_vm() {
 
     let (vm, vcpus) = machine(&host, 2);
     let vcpus: Vec<&VcpuFd> = vcpus.iter().collect();
-    moved.set(&vm, &vcpus).unwrap();
+    moved.set(&vm, &vcpus, None).unwrap();
     let mut destination = HypervisorState::get(&vm, &vcpus, &host.features).unwrap();
     assert!(destination.clock.clock > source.clock.clock, "the KVM clock goes on");
     for (there, here) in destination.vcpus.iter_mut().zip(&source.vcpus) {
@@ -135,6 +135,111 @@ fn state_survives_the_wire_and_another_vm() {
     assert_eq!(destination.ioapic, source.ioapic);
     assert_eq!(destination.pics, source.pics);
     assert_eq!(destination.pit.channels[2].count, source.pit.channels[2].count);
+}
+
+/// A level-triggered line is high and its interrupt has not been sent, as after many in a row, which KVM delays
+/// (`IOAPIC_SUCCESSIVE_IRQ_MAX_COUNT`, arch/x86/kvm/ioapic.c): the new machine's LAPIC gets it, once.
+#[test]
+fn a_pending_level_interrupt_reaches_the_new_machines_lapic() {
+    const PIN: usize = 4;
+    const VECTOR: u32 = 0x51;
+    /// Redirection entry: level-triggered, waiting for the EOI of an interrupt that was sent (Intel 82093AA, 3.2.4).
+    const LEVEL: u64 = 1 << 15;
+    const REMOTE_IRR: u64 = 1 << 14;
+    let Some(host) = host() else { return };
+    let (vm, vcpus) = machine(&host, 1);
+    disturb(&vm, &vcpus);
+    let fds: Vec<&VcpuFd> = vcpus.iter().collect();
+    let mut source = HypervisorState::get(&vm, &fds, &host.features).unwrap();
+    source.vcpus[0].apic.tpr = 0;
+    source.ioapic.irr = 1 << PIN;
+    source.ioapic.ioredtbl[PIN] = LEVEL | u64::from(VECTOR);
+
+    let (vm, vcpus) = machine(&host, 1);
+    let fds: Vec<&VcpuFd> = vcpus.iter().collect();
+    source.set(&vm, &fds, None).unwrap();
+    let there = HypervisorState::get(&vm, &fds, &host.features).unwrap();
+    let requested = |state: &HypervisorState| state.vcpus[0].apic.irr[VECTOR as usize / 32] >> (VECTOR % 32) & 1;
+    assert_eq!(requested(&there), 1, "the LAPIC's IRR: {:x?}", there.vcpus[0].apic.irr);
+    assert_eq!(there.ioapic.ioredtbl[PIN] & REMOTE_IRR, REMOTE_IRR, "the I/O APIC waits for its end");
+
+    // Moved once more it is still one interrupt: requested at the LAPIC, and not sent again by the I/O APIC.
+    let (vm, vcpus) = machine(&host, 1);
+    let fds: Vec<&VcpuFd> = vcpus.iter().collect();
+    there.set(&vm, &fds, None).unwrap();
+    let third = HypervisorState::get(&vm, &fds, &host.features).unwrap();
+    assert_eq!((requested(&third), third.ioapic.ioredtbl[PIN]), (1, there.ioapic.ioredtbl[PIN]));
+    assert_eq!(third.vcpus[0].apic.isr, [0; 8]);
+}
+
+/// Source and destination are this host, so their monotonic clocks are one: the wall clock's difference is believed to the
+/// nanosecond where it agrees with that, and left alone where it does not.
+#[test]
+fn clocks_go_on_by_what_was_measured() {
+    let Some(host) = host() else { return };
+    let (vm, vcpus) = machine(&host, 1);
+    let fds: Vec<&VcpuFd> = vcpus.iter().collect();
+    // A host tells its TSC once its clock was set.
+    let fresh = HypervisorState::get(&vm, &fds, &host.features).unwrap();
+    fresh.set(&vm, &fds, None).unwrap();
+    // A new vCPU's TSC begins at 0, but for a KVM whose guests read the host's.
+    let has_tsc_of_its_own = fresh.vcpus[0].cpu.tsc < 60_000 * fresh.vcpus[0].cpu.tsc_khz as u64;
+    let mut source = HypervisorState::get(&vm, &fds, &host.features).unwrap();
+    if source.reference.tsc.is_empty() {
+        return vmstate_lab::skip::skip("this host cannot read all clocks at one instant");
+    }
+    // The source was paused 40 s ago, a minute after it was introduced.
+    let (paused, most) = (60, 100);
+    source.reference.monotonic -= 40_000_000_000;
+    source.reference.realtime -= 40_000_000_000;
+    let start = source.reference.monotonic - paused * 1_000_000_000;
+    let both = Some(Introduced { source: start, here: start });
+    for (change_s, disagrees) in [(0, false), (3600, true), (-3600, true)] {
+        let mut sent = source.clone();
+        sent.reference.realtime = sent.reference.realtime.wrapping_add_signed(change_s * 1_000_000_000);
+        let (vm, vcpus) = machine(&host, 1);
+        let fds: Vec<&VcpuFd> = vcpus.iter().collect();
+        let elapsed = sent.set(&vm, &fds, both).unwrap();
+        let there = HypervisorState::get(&vm, &fds, &host.features).unwrap();
+        assert_eq!(elapsed.warning().is_some(), disagrees, "{change_s} s: {elapsed:?}");
+        let clock_ns = there.clock.clock - sent.clock.clock;
+        let ticks = there.reference.tsc[0].wrapping_sub(sent.reference.tsc[0]);
+        let tsc_ns = (u128::from(ticks) * 1_000_000 / u128::from(sent.reference.tsc_khz)) as u64;
+        assert!((40_000_000_000..most * 1_000_000_000).contains(&clock_ns), "{change_s} s: {clock_ns}");
+        if has_tsc_of_its_own {
+            assert!(clock_ns.abs_diff(tsc_ns) < 1_000_000, "{change_s} s: the two clocks part: {clock_ns} {tsc_ns}");
+        }
+    }
+    // A source that was not introduced leaves its clocks where they were.
+    let (vm, vcpus) = machine(&host, 1);
+    let fds: Vec<&VcpuFd> = vcpus.iter().collect();
+    assert_eq!(source.set(&vm, &fds, None).unwrap(), Elapsed::default());
+}
+
+#[test]
+fn nested_virtualization_and_another_tsc_rate_are_refused() {
+    let Some(host) = host() else { return };
+    let (vm, vcpus) = machine(&host, 2);
+    let fds: Vec<&VcpuFd> = vcpus.iter().collect();
+    let good = HypervisorState::get(&vm, &fds, &host.features).unwrap();
+    let mut nested = good.clone();
+    nested.vcpus[1].cpu.efer |= 1 << 12;
+    let error = nested.set(&vm, &fds, None).unwrap_err().to_string();
+    assert!(
+        error.starts_with("nested virtualization is not migrated, and the stream has EFER.SVME of vCPU 1"),
+        "{error}"
+    );
+    if host.kvm.check_extension(Cap::TscControl) {
+        return;
+    }
+    for (factor, by) in [(2, 1), (1, 2)] {
+        let mut other = good.clone();
+        let rate = other.vcpus[0].cpu.tsc_khz;
+        other.vcpus[0].cpu.tsc_khz = rate * factor / by;
+        let error = other.set(&vm, &fds, None).unwrap_err().to_string();
+        assert!(error.contains(&format!("runs at {} kHz, this host's at {rate} kHz", rate * factor / by)), "{error}");
+    }
+    good.set(&vm, &fds, None).unwrap();
 }
 
 /// What no destination can make equal: the moments at which the two readings were made.

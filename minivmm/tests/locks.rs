@@ -7,8 +7,11 @@ use minivmm::bus::BusDevice;
 use minivmm::devices::ged::Ged;
 use minivmm::devices::serial::Serial;
 use minivmm::irq::TestLine;
+use minivmm::kvm::state::extra::Msr;
+use minivmm::kvm::state::processor::{Leaf, Processor};
 use minivmm::kvm::state::{Apic, ClockReference, Cpu, CpuCommon, IoApic, KvmClock, Pic, Pit, VcpuExtra};
 use minivmm::migration::global::{GlobalState, Timer};
+use minivmm::migration::preflight::{Card, Disk, Facts, Preflight};
 use minivmm::migration::sections::{MachineState, Parts};
 use serde_json::Value;
 use vmstate::Section;
@@ -76,6 +79,7 @@ fn minivmms_own() {
         "tests/locks/minivmm-clock",
         reset: ClockReference::default(),
         one_vcpu: loaded(ClockReference::default(), 1, clock),
+        measured: loaded(ClockReference::default(), 2, &[clock.as_slice(), b"\0\0\0\0\0\0\0\x0b"].concat()),
     );
     let mut extra = vmstate::codec::Writer::new();
     VcpuExtra::default().save(&mut extra).unwrap();
@@ -88,6 +92,17 @@ fn minivmms_own() {
         reset: VcpuExtra::default(),
         xsave: loaded(VcpuExtra::default(), 1, &extra),
     );
+}
+
+/// What a machine is to its guest: a leaf, a register, a disk and a card.
+#[test]
+fn introduction() {
+    let leaf = Leaf { function: 1, index: 2, flags: 3, eax: 4, ebx: 5, ecx: 6, edx: 7 };
+    let processor = Processor::new(vec![leaf], vec![Msr { index: 0x10a, value: 9 }], 3_000_000);
+    let disks = vec![Disk { window: 7, sectors: 8, read_only: true }];
+    let cards = vec![Card { window: 6, mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56] }];
+    let facts = Facts::new(2, 512 << 20, processor, disks, cards);
+    vmstate::lock!("tests/locks/minivmm-preflight", empty: Preflight::default(), machine: Preflight::new(facts.clone()));
 }
 
 fn serial() -> Serial {

@@ -101,26 +101,38 @@ impl KvmVm {
         (0..).zip(self.ram.stretches())
     }
 
-    /// Begins or ends KVM's recording of pages written by vCPUs.
-    pub(crate) fn log_dirty_pages(&self, on: bool) -> Result<()> {
-        self.set_slots(if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 })
+    /// Begins KVM's recording of pages written by vCPUs in all slots, or in none.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`]; no slot records then.
+    pub(crate) fn start_dirty_log(&self) -> Result<()> {
+        self.set_slots(KVM_MEM_LOG_DIRTY_PAGES).inspect_err(|_| self.stop_dirty_log())
+    }
+
+    /// Ends the recording in each slot. One that refuses goes on recording, which costs the guest some speed and is
+    /// otherwise harmless.
+    pub(crate) fn stop_dirty_log(&self) {
+        for (slot, stretch) in self.slots() {
+            let _ = self.set_slot(slot, stretch, 0);
+        }
     }
 
     fn set_slots(&self, flags: u32) -> Result<()> {
-        for (slot, stretch) in self.slots() {
-            let region = kvm_userspace_memory_region {
-                slot,
-                flags,
-                guest_phys_addr: stretch.guest_address,
-                memory_size: stretch.len,
-                userspace_addr: stretch.host_address,
-            };
-            // SAFETY: the range is a whole live mapping of `self.ram`, used by nothing but the guest and vm-memory.
-            // The guest writes it only while a vCPU runs, and every vCPU holds the RAM.
-            unsafe { self.fd.set_user_memory_region(region) }
-                .map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION for guest RAM"))?;
-        }
-        Ok(())
+        self.slots().try_for_each(|(slot, stretch)| self.set_slot(slot, stretch, flags))
+    }
+
+    fn set_slot(&self, slot: u32, stretch: Stretch, flags: u32) -> Result<()> {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr: stretch.guest_address,
+            memory_size: stretch.len,
+            userspace_addr: stretch.host_address,
+        };
+        // SAFETY: the range is a whole live mapping of `self.ram`, used by nothing but the guest and vm-memory.
+        // The guest writes it only while a vCPU runs, and every vCPU holds the RAM.
+        unsafe { self.fd.set_user_memory_region(region) }
+            .map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION for guest RAM"))
     }
 }
 

@@ -1,6 +1,8 @@
-//! Migration: the seams between the machine and `vmstate`: guest RAM and its dirty log, and the table of sections.
+//! Migration: the seams between the machine and `vmstate`: guest RAM and its dirty log, the table of sections, and the
+//! comparison of both machines.
 
 pub mod global;
+pub mod preflight;
 pub mod ram;
 pub mod sections;
 mod view;

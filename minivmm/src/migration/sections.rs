@@ -7,6 +7,7 @@ use vmstate::Section;
 use vmstate::section::Sections;
 
 use super::global::{GlobalState, Timer};
+use super::preflight::Preflight;
 use super::view::View;
 use crate::kvm::state::HypervisorState;
 
@@ -22,12 +23,19 @@ pub struct MachineState {
     pub timer: Timer,
     /// Section `globalstate`.
     pub global: GlobalState,
+    /// Section `minivmm/preflight`.
+    pub preflight: Preflight,
 }
 
 impl MachineState {
     /// Room for the state of a machine with so many vCPUs.
     pub fn new(vcpus: usize) -> Self {
-        Self { hypervisor: HypervisorState::new(vcpus), timer: Timer::default(), global: GlobalState::new("paused") }
+        Self {
+            hypervisor: HypervisorState::new(vcpus),
+            timer: Timer::default(),
+            global: GlobalState::new("paused"),
+            preflight: Preflight::default(),
+        }
     }
 }
 
@@ -56,6 +64,8 @@ impl Parts {
     pub fn sections(&self) -> vmstate::Result<Sections<'static>> {
         let state = &self.state;
         let mut sections = Sections::new();
+        let preflight = View::new(state, |state: &mut MachineState| &mut state.preflight);
+        sections.register("minivmm/preflight", 0, preflight)?.optional();
         sections.register("timer", 0, View::new(state, |state: &mut MachineState| &mut state.timer))?;
         for vcpu in 0..self.vcpus {
             let instance = vcpu as u32;

@@ -162,6 +162,7 @@ impl Vm {
             }
             AnyRequest::Device(DeviceRequest::Failed(why)) => self.fail(why)?,
             AnyRequest::Engine(EngineRequest::Pause(within)) => self.switch_over(within)?,
+            AnyRequest::Engine(EngineRequest::Introduced) => self.introduced()?,
             AnyRequest::Engine(EngineRequest::Loaded) => self.write_state()?,
             AnyRequest::Engine(EngineRequest::Resume) => self.go_on(),
             AnyRequest::Engine(EngineRequest::Ended(end)) => self.ended(end)?,

@@ -11,7 +11,7 @@ use crate::boot::{self, Payload, acpi};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kvm::state::vcpu::HostFeatures;
-use crate::kvm::state::{HypervisorState, StateError};
+use crate::kvm::state::{Elapsed, HypervisorState, Introduced, Processor, StateError, clock};
 use crate::kvm::thread::{VcpuEvent, VcpuThread};
 use crate::kvm::vcpu::{Buses, Vcpu};
 use crate::kvm::vm::KvmVm;
@@ -30,6 +30,10 @@ pub struct Machine {
     /// The kernel's side: slots, interrupt chips, timer, clock.
     pub kvm: Arc<KvmVm>,
     host: HostFeatures,
+    /// What this host's vCPUs can be.
+    offered: Processor,
+    /// What the guest was shown of the vCPUs.
+    processor: Processor,
     /// Devices.
     pub devices: Devices,
 }
@@ -46,9 +50,10 @@ impl Machine {
         let mut buses = Buses::default();
         let devices = Devices::new(&kvm, backends, &mut buses, handle.clone())?;
         let vcpus = make_vcpus(&kvm, config.cpus)?;
+        let offered = Processor::read(kvm.kvm(), vcpus[0].fd()).map_err(Error::device)?;
         let buses = Arc::new(buses);
         let vcpus = vcpus.into_iter().map(|vcpu| spawn(vcpu, Arc::clone(&buses), handle.clone()));
-        Ok(Self { vcpus: vcpus.collect::<Result<_>>()?, kvm, host, devices })
+        Ok(Self { vcpus: vcpus.collect::<Result<_>>()?, kvm, host, processor: offered.clone(), offered, devices })
     }
 
     /// Loads `kernel` with what belongs to it, and puts the first vCPU at its entry.
@@ -101,10 +106,45 @@ impl Machine {
     ///
     /// # Errors
     /// [`StateError`].
-    pub(super) fn write_state(&self, state: &HypervisorState) -> Result<(), StateError> {
+    pub(super) fn write_state(
+        &self,
+        state: &HypervisorState,
+        introduced: Option<Introduced>,
+    ) -> Result<Elapsed, StateError> {
         let vcpus: Vec<_> = self.vcpus.iter().map(VcpuThread::vcpu).collect();
         let fds: Vec<_> = vcpus.iter().map(|vcpu| vcpu.fd()).collect();
-        state.set(self.kvm.fd(), &fds)
+        state.set(self.kvm.fd(), &fds, introduced)
+    }
+
+    /// What the guest was shown of its vCPUs, here or where it began.
+    pub(super) fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
+    /// What this host's vCPUs can be: what they were when they were made.
+    pub(super) fn offered(&self) -> &Processor {
+        &self.offered
+    }
+
+    /// True if the TSC of the vCPUs can run at another rate than the host's.
+    pub(super) fn tsc_scales(&self) -> bool {
+        clock::scales(self.kvm.fd())
+    }
+
+    /// Shows the guest, which has not run here, the processor that it was shown before.
+    ///
+    /// # Errors
+    /// KVM refuses it; the guest must not run here.
+    pub(super) fn adopt(&mut self, processor: Processor) -> Result<()> {
+        let too_many = || Error::Device { what: "the source's CPUID has more leaves than KVM takes".into() };
+        let cpuid = processor.cpuid().ok_or_else(too_many)?;
+        for vcpu in &self.vcpus {
+            let vcpu = vcpu.vcpu();
+            vcpu.set_cpuid(&cpuid::with_apic_id(&cpuid, vcpu.index()))?;
+            clock::set_rate(self.kvm.fd(), vcpu.fd(), processor.tsc_khz).map_err(Error::device)?;
+        }
+        self.processor = processor;
+        Ok(())
     }
 }
 

@@ -144,8 +144,8 @@ fn of_engine(request: &EngineRequest, state: RunState, under_way: UnderWay) -> D
         (EngineRequest::Ended(_), _) => Accept,
         (EngineRequest::Pause(_), RunState::Running | RunState::Paused) if under_way == UnderWay::Outgoing => Accept,
         (EngineRequest::Pause(_), _) => refuse("be handed over", state),
-        (EngineRequest::Loaded, RunState::InMigrate) => Accept,
-        (EngineRequest::Loaded, _) => refuse("take in a guest", state),
+        (EngineRequest::Introduced | EngineRequest::Loaded, RunState::InMigrate) => Accept,
+        (EngineRequest::Introduced | EngineRequest::Loaded, _) => refuse("take in a guest", state),
         (EngineRequest::Resume, RunState::FinishMigrate | RunState::InMigrate) => Accept,
         (EngineRequest::Resume, _) => refuse("go on after a migration", state),
     }

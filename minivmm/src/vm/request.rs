@@ -60,6 +60,8 @@ pub enum DeviceRequest {
 pub enum EngineRequest {
     /// Source: stop the guest within this time, and read its state.
     Pause(Duration),
+    /// Destination: the guest fits this machine; show it the processor that it knows.
+    Introduced,
     /// Destination: all sections are loaded; give the kernel its state.
     Loaded,
     /// The guest goes on on this side.

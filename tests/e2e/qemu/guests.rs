@@ -16,7 +16,7 @@ use crate::stream::relay;
 use crate::world::{self, MIGRATION, World, dirtying, ensure, within};
 
 /// Sections that QEMU does not have.
-const OURS: [&str; 2] = ["minivmm/clock", "minivmm/vcpu"];
+const OURS: [&str; 3] = ["minivmm/preflight", "minivmm/clock", "minivmm/vcpu"];
 
 /// Migrates from one minivmm to another, both of which end, and returns what the source sent.
 fn of_minivmm(mut source: Vmm, destination: (Vmm, String), directory: &Path) -> Result<Vec<u8>> {

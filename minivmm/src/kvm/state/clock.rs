@@ -2,18 +2,23 @@
 //!
 //! A guest reads two clocks that must agree: its TSC and the KVM clock. QEMU stops the KVM clock with the guest, but
 //! reads the TSC later, so the two come apart and Linux marks its TSC unstable. Here both are read at one instant
-//! (KVM_GET_CLOCK gives clock, wall clock and host TSC together), and both go on by the wall-clock time that
-//! passed, as Documentation/virt/kvm/devices/vcpu.rst, section 4.1, lays out for KVM_VCPU_TSC_OFFSET.
+//! (KVM_GET_CLOCK gives clock, wall clock and host TSC together), and both go on by the time that passed
+//! ([`elapsed`]), as Documentation/virt/kvm/devices/vcpu.rst, section 4.1, lays out for KVM_VCPU_TSC_OFFSET.
 
 use kvm_bindings::{
     KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, KVM_CLOCK_TSC_STABLE, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET,
     kvm_clock_data, kvm_device_attr,
 };
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use nix::time::{ClockId, clock_gettime};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmstate::VmState;
 
+use super::elapsed::{self, Elapsed, Readings};
 use super::{StateError, call};
+
+/// Two TSC rates that differ by no more are the same one (`tsc_tolerance_ppm`, arch/x86/kvm/x86.c).
+const TOLERANCE_PPM: u64 = 250;
 
 /// Section `kvmclock`, version 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
@@ -33,18 +38,30 @@ impl KvmClock {
     }
 }
 
-/// Section `minivmm/clock`, version 1: the wall clock and the TSCs at the instant of `kvmclock`'s reading.
+/// Section `minivmm/clock`, version 2: the host's clocks and the TSCs at the instant of `kvmclock`'s reading.
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
-#[vmstate(name = "minivmm/clock", version = 1)]
+#[vmstate(name = "minivmm/clock", version = 2, minimum_version = 1)]
 pub struct ClockReference {
-    /// Host's CLOCK_REALTIME in ns; 0 if the host could not tell it for the same instant.
+    /// Host's CLOCK_REALTIME in ns; before version 2, 0 if the host could not tell it for the same instant.
     pub realtime: u64,
     /// Guest TSC frequency in kHz.
     pub tsc_khz: u32,
     tsc_count: u32,
-    /// Each vCPU's TSC at that instant.
+    /// Each vCPU's TSC at that instant; none if the host could not tell them.
     #[vmstate(len = tsc_count, max = 8)]
     pub tsc: Vec<u64>,
+    /// Host's CLOCK_MONOTONIC in ns, read right after.
+    #[vmstate(since = 2)]
+    pub monotonic: u64,
+}
+
+/// When both sides were at the same point of the stream, `minivmm/preflight`, by the CLOCK_MONOTONIC of each in ns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Introduced {
+    /// The source sent it.
+    pub source: u64,
+    /// This host read it.
+    pub here: u64,
 }
 
 /// Reads all clocks at one instant.
@@ -54,21 +71,21 @@ pub struct ClockReference {
 pub fn get(vm: &VmFd, vcpus: &[&VcpuFd]) -> Result<(KvmClock, ClockReference), StateError> {
     let data = call("KVM_GET_CLOCK", vm.get_clock())?;
     let clock = KvmClock { clock: data.clock, clock_is_reliable: data.flags & KVM_CLOCK_TSC_STABLE != 0 };
-    let mut reference = ClockReference::default();
-    if has_instant(&data) {
-        reference.realtime = data.realtime;
-        reference.tsc_khz = vcpus.first().map_or(Ok(0), |vcpu| call("KVM_GET_TSC_KHZ", vcpu.get_tsc_khz()))?;
-        reference.tsc = vcpus
-            .iter()
-            .map(|vcpu| Ok(data.host_tsc.wrapping_add(get_tsc_offset(vcpu)?)))
-            .collect::<Result<_, StateError>>()?;
-        reference.tsc_count = reference.tsc.len() as u32;
-    }
+    let monotonic = read(ClockId::CLOCK_MONOTONIC);
+    let tsc_khz = vcpus.first().map_or(Ok(0), |vcpu| call("KVM_GET_TSC_KHZ", vcpu.get_tsc_khz()))?;
+    let (realtime, tsc) = if has_instant(&data) {
+        let tsc = vcpus.iter().map(|vcpu| Ok(data.host_tsc.wrapping_add(get_tsc_offset(vcpu)?)));
+        (data.realtime, tsc.collect::<Result<Vec<_>, StateError>>()?)
+    } else {
+        (read(ClockId::CLOCK_REALTIME), Vec::new())
+    };
+    let reference = ClockReference { realtime, tsc_khz, tsc_count: tsc.len() as u32, tsc, monotonic };
     Ok((clock, reference))
 }
 
-/// Sets all clocks: to now by the wall clock, if the source gave its instant; else to the values read. `tsc` are the
-/// values of section `cpu`, for a stream without a reference.
+/// Sets all clocks: to now, by what both sides measured since they were `introduced`; to the values read if one of them
+/// did not measure. `tsc` are the values of section `cpu`, for a reference without any. Says by how much the clocks went
+/// on.
 ///
 /// # Errors
 /// A clock ioctl failed.
@@ -77,20 +94,23 @@ pub fn set(
     vcpus: &[&VcpuFd],
     clock: &KvmClock,
     reference: &ClockReference,
+    introduced: Option<Introduced>,
     tsc: &[u64],
-) -> Result<(), StateError> {
-    let same_rate = match vcpus.first() {
-        Some(vcpu) => call("KVM_GET_TSC_KHZ", vcpu.get_tsc_khz())? == reference.tsc_khz,
-        None => false,
+) -> Result<Elapsed, StateError> {
+    let tsc = if reference.tsc.len() == vcpus.len() { reference.tsc.as_slice() } else { tsc };
+    let elapsed = match introduced {
+        Some(introduced) if reference.monotonic != 0 => elapsed::since_pause(&Readings {
+            source_introduced: introduced.source,
+            source_paused: reference.monotonic,
+            source_wall: reference.realtime,
+            destination_introduced: introduced.here,
+            destination_now: read(ClockId::CLOCK_MONOTONIC),
+            destination_wall: read(ClockId::CLOCK_REALTIME),
+        }),
+        _ => Elapsed::default(),
     };
-    let by_wall_clock = reference.realtime != 0 && same_rate && reference.tsc.len() == vcpus.len();
-    let mut data = kvm_clock_data { clock: clock.clock, ..Default::default() };
-    if by_wall_clock {
-        data.flags = KVM_CLOCK_REALTIME;
-        data.realtime = reference.realtime;
-    }
+    let data = kvm_clock_data { clock: clock.clock.saturating_add(elapsed.ns), ..Default::default() };
     call("KVM_SET_CLOCK", vm.set_clock(&data))?;
-    let tsc = if by_wall_clock { reference.tsc.as_slice() } else { tsc };
     // A host tells its TSC only once KVM_SET_CLOCK has made it look whether its own clock runs by it.
     let now = call("KVM_GET_CLOCK", vm.get_clock())?;
     let passed_ns = u128::from(now.clock.saturating_sub(clock.clock));
@@ -103,7 +123,39 @@ pub fn set(
             super::msr::write(vcpu, &[(super::msr::index::TSC, tsc)])?;
         }
     }
-    Ok(())
+    Ok(elapsed)
+}
+
+/// True if the guest cannot tell the two rates apart.
+pub fn same_rate(one_khz: u32, other_khz: u32) -> bool {
+    u64::from(one_khz.abs_diff(other_khz)) * 1_000_000 <= u64::from(one_khz) * TOLERANCE_PPM
+}
+
+/// True if this host's KVM lets a guest's TSC run at another rate than the host's. Without that it takes a higher rate
+/// too (`set_tsc_khz`, arch/x86/kvm/x86.c), but then the TSC stands still between exits.
+pub fn scales(vm: &VmFd) -> bool {
+    vm.check_extension(Cap::TscControl)
+}
+
+/// Lets the TSC of a vCPU of `vm` run at `guest_khz`: by KVM's scaling, or as it does if that is the same. 0: the source
+/// did not say.
+///
+/// # Errors
+/// [`StateError::TscRate`], KVM_GET_TSC_KHZ failed.
+pub fn set_rate(vm: &VmFd, vcpu: &VcpuFd, guest_khz: u32) -> Result<(), StateError> {
+    let host_khz = call("KVM_GET_TSC_KHZ", vcpu.get_tsc_khz())?;
+    if guest_khz == 0 || guest_khz == host_khz {
+        return Ok(());
+    }
+    let same = same_rate(guest_khz, host_khz);
+    // Within KVM's own tolerance nothing is scaled, but the guest's clock counts by the guest's rate.
+    let set = (same || scales(vm)) && vcpu.set_tsc_khz(guest_khz).is_ok();
+    if set || same { Ok(()) } else { Err(StateError::TscRate { guest_khz, host_khz }) }
+}
+
+/// A clock of the host in ns.
+pub fn read(clock: ClockId) -> u64 {
+    clock_gettime(clock).map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
 /// Clock, wall clock and host TSC were read at one instant (Linux 5.16 and a stable TSC).

@@ -11,6 +11,7 @@ use vmstate::VmState;
 use super::cpu::Cpu;
 use super::cpu_kvm::XSAVE_REST;
 use super::msr::index;
+use super::nested;
 
 /// One model-specific register.
 #[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
@@ -65,7 +66,7 @@ pub struct VcpuExtra {
 }
 
 impl VcpuExtra {
-    /// Of `all`, the registers that neither section `cpu` carries nor other calls do.
+    /// Of `all`, the registers that neither section `cpu` carries nor other calls do, and that the guest can have.
     pub(super) fn msr_indices(all: &[u32]) -> Vec<u32> {
         let elsewhere = [
             index::EFER,
@@ -76,7 +77,8 @@ impl VcpuExtra {
             index::KVM_ASYNC_PF_ACK,
         ];
         let cpu = Cpu::msr_indices();
-        all.iter().copied().filter(|index| !cpu.contains(index) && !elsewhere.contains(index)).collect()
+        let left_out = |index: &u32| cpu.contains(index) || elsewhere.contains(index) || nested::describes_vmx(*index);
+        all.iter().copied().filter(|index| !left_out(index)).collect()
     }
 
     pub(super) fn take_msrs(&mut self, values: BTreeMap<u32, u64>) {

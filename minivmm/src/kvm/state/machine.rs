@@ -1,10 +1,10 @@
 //! The whole hypervisor side of a machine: all vCPUs, the interrupt chips, the timer and the clocks, at one instant.
 
 use kvm_ioctls::{VcpuFd, VmFd};
-use nix::time::{ClockId, clock_gettime};
+use nix::time::ClockId;
 
 use super::vcpu::HostFeatures;
-use super::{ClockReference, IoApic, KvmClock, Pic, Pit, StateError, VcpuState, clock};
+use super::{ClockReference, Elapsed, Introduced, IoApic, KvmClock, Pic, Pit, StateError, VcpuState, clock, nested};
 
 /// State that lives in the kernel.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -46,26 +46,37 @@ impl HypervisorState {
         })
     }
 
-    /// Writes a machine that has not run yet. The clocks come first: a TSC deadline is armed against the TSC.
+    /// Writes a machine that has not run yet. The clocks come first: a TSC deadline is armed against the TSC. Then the
+    /// vCPUs with their LAPICs, and only then what sends them interrupts: KVM_SET_IRQCHIP delivers what is pending at
+    /// the I/O APIC at once (`kvm_ioapic_inject_all`, arch/x86/kvm/ioapic.c), and a LAPIC as after reset does not accept
+    /// it. QEMU has the same order (`MIG_PRI_APIC` of hw/intc/apic_common.c).
+    ///
+    /// The clocks go on by the time since the source's pause, which is returned; that needs `introduced`.
     ///
     /// # Errors
-    /// An ioctl failed; the machine must not run.
-    pub fn set(&self, vm: &VmFd, vcpus: &[&VcpuFd]) -> Result<(), StateError> {
+    /// The guest cannot run here, or an ioctl failed; the machine must not run.
+    pub fn set(&self, vm: &VmFd, vcpus: &[&VcpuFd], introduced: Option<Introduced>) -> Result<Elapsed, StateError> {
+        for (index, (vcpu, state)) in vcpus.iter().zip(&self.vcpus).enumerate() {
+            if let Some(what) = nested::found(state) {
+                return Err(StateError::Nested { index, what });
+            }
+            clock::set_rate(vm, vcpu, u32::try_from(state.cpu.tsc_khz).unwrap_or(0))?;
+        }
         let tsc: Vec<u64> = self.vcpus.iter().map(|vcpu| vcpu.cpu.tsc).collect();
-        clock::set(vm, vcpus, &self.clock, &self.reference, &tsc)?;
+        let elapsed = clock::set(vm, vcpus, &self.clock, &self.reference, introduced, &tsc)?;
+        for (vcpu, state) in vcpus.iter().zip(&self.vcpus) {
+            state.set(vcpu)?;
+        }
         for (chip, pic) in (0..).zip(&self.pics) {
             pic.set(vm, chip)?;
         }
         self.ioapic.set(vm)?;
         self.pit.set(vm, (self.clock.clock as i64).wrapping_sub(monotonic()))?;
-        for (vcpu, state) in vcpus.iter().zip(&self.vcpus) {
-            state.set(vcpu)?;
-        }
-        Ok(())
+        Ok(elapsed)
     }
 }
 
 /// The clock by which KVM's timer counts, in ns.
 fn monotonic() -> i64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec() * 1_000_000_000 + now.tv_nsec())
+    clock::read(ClockId::CLOCK_MONOTONIC) as i64
 }

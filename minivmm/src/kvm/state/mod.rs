@@ -10,23 +10,28 @@ pub mod apic;
 pub mod clock;
 pub mod cpu;
 mod cpu_kvm;
+pub mod elapsed;
 pub mod extra;
 pub mod ioapic;
 pub mod machine;
 pub mod msr;
+mod nested;
 pub mod pic;
 pub mod pit;
+pub mod processor;
 pub mod registers;
 pub mod vcpu;
 
 pub use apic::Apic;
-pub use clock::{ClockReference, KvmClock};
+pub use clock::{ClockReference, Introduced, KvmClock};
 pub use cpu::{Cpu, CpuCommon};
+pub use elapsed::Elapsed;
 pub use extra::VcpuExtra;
 pub use ioapic::IoApic;
 pub use machine::HypervisorState;
 pub use pic::Pic;
 pub use pit::Pit;
+pub use processor::Processor;
 pub use vcpu::VcpuState;
 
 /// A KVM call that failed while state was read or written.
@@ -47,6 +52,28 @@ pub enum StateError {
         index: u32,
         /// The value that was refused.
         value: u64,
+    },
+    /// The guest runs guests of its own, or was about to.
+    #[error(
+        "nested virtualization is not migrated, and the stream has {what} of vCPU {index}; end the guest's own guests and \
+         start it on a CPU without VMX and SVM"
+    )]
+    Nested {
+        /// Which vCPU.
+        index: usize,
+        /// What of it was found.
+        what: String,
+    },
+    /// The TSC cannot run at the guest's rate.
+    #[error(
+        "the guest's TSC runs at {guest_khz} kHz, this host's at {host_khz} kHz, and its KVM cannot scale it; migrate to a \
+         host with the same TSC rate, or with TSC scaling"
+    )]
+    TscRate {
+        /// The guest's.
+        guest_khz: u32,
+        /// This host's.
+        host_khz: u32,
     },
     /// The XSAVE area does not fit the format.
     #[error("the vCPU's XSAVE area has {bytes} bytes, {limit} are supported; start the guest without AMX")]

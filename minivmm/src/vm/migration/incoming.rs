@@ -1,7 +1,7 @@
 //! An incoming migration: a thread that waits for the source, runs the engine, and says how it ended.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use vmstate::channel::{Listener, MonotonicClock};
 use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
@@ -12,6 +12,7 @@ use super::seam::Seam;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::Address;
 use crate::error::{Error, Result, chain};
+use crate::migration::preflight::Preflight;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
 use crate::vm::published::Shared;
@@ -72,6 +73,8 @@ impl Reception {
     fn take_in(&mut self) -> std::result::Result<Arrival, String> {
         let go_on = || !self.control.is_cancelled();
         let mut channel = self.listener.accept_source(&go_on).map_err(|error| error.to_string())?;
+        // A source that was turned away may have introduced itself.
+        self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight = Preflight::default();
         let mut sections = self.parts.sections().map_err(|error| chain(&error))?;
         let incoming = Incoming {
             channel: &mut channel,

@@ -4,6 +4,7 @@
 mod after;
 mod ended;
 pub(super) mod incoming;
+mod introduction;
 mod outgoing;
 mod seam;
 pub(super) mod status;
@@ -21,9 +22,11 @@ use self::outgoing::Departure;
 pub(super) use self::seam::Seam;
 use crate::config::Address;
 use crate::error::chain;
+use crate::kvm::state::HypervisorState;
 use crate::migration::global::{GlobalState, Timer};
+use crate::migration::preflight::Preflight;
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
-use crate::migration::sections::{MachineState, Parts};
+use crate::migration::sections::Parts;
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::request::{AnyRequest, DeviceRequest, ParameterChange, Refusal, Request};
 use crate::vm::state::RunState;
@@ -72,6 +75,7 @@ impl Vm {
         self.shared.parameters().apply(&control);
         let setup = Phase::Source(SourcePhase::Setup);
         self.shared.begin_migration(setup, &control);
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).preflight = Preflight::new(self.facts());
         let departure = Departure {
             address,
             control: control.clone(),
@@ -136,7 +140,10 @@ impl Vm {
                 return Err(refusal);
             }
         };
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        let (hypervisor, timer, global) = state;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.hypervisor, state.timer, state.global) = (hypervisor, timer, global);
+        drop(state);
         if let Some(outgoing) = &mut self.outgoing {
             outgoing.before = before;
         }
@@ -145,7 +152,7 @@ impl Vm {
     }
 
     /// What of the machine, which stands, is in the kernel; it goes on as in state `before`.
-    fn read_state(&mut self, before: RunState) -> Result<MachineState, Refusal> {
+    fn read_state(&mut self, before: RunState) -> Result<(HypervisorState, Timer, GlobalState), Refusal> {
         // Its effect is not in the state that would be saved now.
         if self.queue.has_device_request() {
             return Err(Refusal("the guest reset, powered off or failed just before it was to be handed over".into()));
@@ -153,13 +160,18 @@ impl Vm {
         let hypervisor = self.machine.read_state().map_err(|error| Refusal(chain(&error)))?;
         let tsc = hypervisor.vcpus.first().map_or(0, |vcpu| vcpu.cpu.tsc);
         let timer = Timer::at(hypervisor.clock.clock, tsc);
-        Ok(MachineState { hypervisor, timer, global: GlobalState::new(before.as_str()) })
+        Ok((hypervisor, timer, GlobalState::new(before.as_str())))
     }
 
     /// Destination: writes the state that belongs into the kernel. The guest has not run.
     pub(super) fn write_state(&self) -> Result<(), Refusal> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.machine.write_state(&state.hypervisor).map_err(|error| Refusal(chain(&error)))
+        let introduced = state.preflight.arrived().map(|(_, introduced)| introduced);
+        let elapsed = self.machine.write_state(&state.hypervisor, introduced);
+        if let Some(warning) = elapsed.map_err(|error| Refusal(chain(&error)))?.warning() {
+            eprintln!("minivmm: {warning}");
+        }
+        Ok(())
     }
 
     /// Source: the guest goes on here as before. Destination: it goes on as it was at the source, or stands if a stop
@@ -186,7 +198,7 @@ impl Vm {
             listener,
             parts: self.parts(),
             ram: MachineRam::new(self.ram.clone()),
-            seam: Seam::new(self.handle.clone(), &self.backends.images),
+            seam: Seam::new(self.handle.clone(), &self.backends.images).expecting(self.introduction()),
             control: control.clone(),
             shared: Arc::clone(&self.shared),
         };

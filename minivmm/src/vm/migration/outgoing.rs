@@ -1,6 +1,7 @@
 //! An outgoing migration: a thread that connects, runs the engine, and says how it ended.
 
 use std::io;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use vmstate::channel::{MonotonicClock, SocketChannel};
@@ -44,6 +45,7 @@ impl Departure {
             Ok(sections) => sections,
             Err(error) => return Ended::without_owner(Phase::Source(SourcePhase::Failed), Some(chain(&error))),
         };
+        self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight.stamp();
         let outgoing = Outgoing {
             channel: &mut channel,
             clock: &MonotonicClock::new(),

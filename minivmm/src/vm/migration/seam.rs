@@ -6,6 +6,7 @@ use std::time::Duration;
 use vmstate::ErrorKind;
 use vmstate::migrate::{Claim, Machine};
 
+use super::introduction::Introduction;
 use crate::devices::virtio::blk::{Image, ImageError};
 use crate::vm::handle::Handle;
 use crate::vm::request::EngineRequest;
@@ -16,12 +17,20 @@ pub(in crate::vm) struct Seam {
     handle: Handle,
     /// Images that the guest may write: who holds their locks may run it.
     images: Vec<Arc<Image>>,
+    /// At a destination.
+    introduction: Option<Box<Introduction>>,
 }
 
 impl Seam {
     pub(super) fn new(handle: Handle, images: &[Arc<Image>]) -> Self {
         let images = images.iter().filter(|image| !image.is_read_only()).cloned().collect();
-        Self { handle, images }
+        Self { handle, images, introduction: None }
+    }
+
+    /// At a destination, which compares itself with the source.
+    pub(super) fn expecting(mut self, introduction: Introduction) -> Self {
+        self.introduction = Some(Box::new(introduction));
+        self
     }
 
     fn ask(&self, request: EngineRequest) -> vmstate::Result<()> {
@@ -36,6 +45,16 @@ impl Seam {
 impl Machine for Seam {
     fn pause(&mut self, within: Duration) -> vmstate::Result<()> {
         self.ask(EngineRequest::Pause(within))
+    }
+
+    fn introduced(&mut self) -> vmstate::Result<()> {
+        let differences = self.introduction.iter().flat_map(|introduction| introduction.differences());
+        let differences: Vec<_> = differences.map(|difference| difference.to_string()).collect();
+        if !differences.is_empty() {
+            let message = format!("the guest cannot go on in this machine: {}", differences.join("; "));
+            return Err(vmstate::Error::new(ErrorKind::Rejected, message));
+        }
+        self.ask(EngineRequest::Introduced)
     }
 
     fn loaded(&mut self) -> vmstate::Result<()> {

@@ -71,6 +71,7 @@ fn every_request_in_every_situation() {
     let ended = Ended::without_owner(Phase::Source(SourcePhase::Failed), None);
     let engine = [
         (EngineRequest::Pause(Duration::ZERO), "rrarrarrrrrrr"),
+        (EngineRequest::Introduced, "rrrrrrrarrrrr"),
         (EngineRequest::Loaded, "rrrrrrrarrrrr"),
         (EngineRequest::Resume, "rrrrrrraarrrr"),
         (EngineRequest::Ended(ended), "aaaaaaaaaaaaa"),

@@ -1,0 +1,154 @@
+//! How much time passed between the source's pause and now: the wall clock's word, if what both sides measured agrees.
+//!
+//! Each side measures with CLOCK_MONOTONIC, from the same moment: the early section `minivmm/preflight` is sent by the
+//! one and read by the other. What the destination measured until now, less what the source measured until its pause,
+//! is the time since the pause. It depends on neither wall clock, and is short by the time that the section was on its
+//! way. Wall clocks that are kept by NTP are more exact, so their difference is taken where it is that near; a
+//! difference that is not is no time that passed, but clocks that disagree or were set.
+
+/// Time that a section may be on its way, and that a loaded host may need to take it.
+const TRANSIT_NS: u64 = 250_000_000;
+/// Linux slews a clock by 500 parts per million at most (`MAXFREQ`, include/linux/timex.h); two by twice that.
+const SLEW: u64 = 1000;
+/// Wall clocks that differ by more are never believed.
+const MOST_NS: u64 = 1_000_000_000;
+
+/// Readings of both sides' clocks in ns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readings {
+    /// Source's CLOCK_MONOTONIC when it sent `minivmm/preflight`.
+    pub source_introduced: u64,
+    /// Source's CLOCK_MONOTONIC at the pause.
+    pub source_paused: u64,
+    /// Source's CLOCK_REALTIME at the pause.
+    pub source_wall: u64,
+    /// Destination's CLOCK_MONOTONIC when it read `minivmm/preflight`.
+    pub destination_introduced: u64,
+    /// Destination's CLOCK_MONOTONIC now.
+    pub destination_now: u64,
+    /// Destination's CLOCK_REALTIME now.
+    pub destination_wall: u64,
+}
+
+/// What the readings say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Elapsed {
+    /// Time by which the guest's clocks go on, in ns.
+    pub ns: u64,
+    /// The destination's wall clock is ahead of the source's by so much, in ns; 0 if the two are believed.
+    pub disagreement_ns: i64,
+}
+
+impl Elapsed {
+    /// What to tell the user if the wall clocks disagree.
+    pub fn warning(&self) -> Option<String> {
+        let (ahead_s, passed_s) = (self.disagreement_ns as f64 / 1e9, self.ns as f64 / 1e9);
+        let text = format!(
+            "the wall clock of this host is ahead of the source's by {ahead_s:.3} s; the guest's clocks go on by the \
+             {passed_s:.3} s that both hosts measured; let NTP set the clocks of both"
+        );
+        (self.disagreement_ns != 0).then_some(text)
+    }
+}
+
+/// Time since the source's pause. At most what the destination measured since the introduction, whatever the stream says.
+pub fn since_pause(readings: &Readings) -> Elapsed {
+    let here = readings.destination_now.saturating_sub(readings.destination_introduced);
+    let there = readings.source_paused.saturating_sub(readings.source_introduced);
+    let measured = here.saturating_sub(there);
+    let by_wall = i128::from(readings.destination_wall) - i128::from(readings.source_wall);
+    let disagreement = by_wall - i128::from(measured);
+    let tolerance = TRANSIT_NS.saturating_add(here / SLEW).min(MOST_NS);
+    match u64::try_from(by_wall) {
+        Ok(ns) if disagreement.unsigned_abs() <= tolerance.into() => Elapsed { ns, disagreement_ns: 0 },
+        _ => {
+            let disagreement_ns = i64::try_from(disagreement);
+            let most = if disagreement < 0 { i64::MIN } else { i64::MAX };
+            Elapsed { ns: measured, disagreement_ns: disagreement_ns.unwrap_or(most) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: i128 = 1_000_000;
+    const S: i128 = 1000 * MS;
+    const HOUR: i128 = 3600 * S;
+    const YEAR: i128 = 365 * 24 * HOUR;
+
+    /// A migration as it happened: the section was `transit` on its way, the guest was paused `rounds` after it was sent,
+    /// and `pause` has passed since. The destination's wall clock is ahead by `offset`; its monotonic clock has nothing
+    /// in common with the source's.
+    fn migration(transit: i128, rounds: i128, pause: i128, offset: i128) -> Readings {
+        let (source_boot, destination_boot, date) = (7 * HOUR, 900 * HOUR, 56 * YEAR);
+        let ns = |time: i128| u64::try_from(time).unwrap();
+        Readings {
+            source_introduced: ns(source_boot),
+            source_paused: ns(source_boot + rounds),
+            source_wall: ns(date + rounds),
+            destination_introduced: ns(destination_boot + transit),
+            destination_now: ns(destination_boot + rounds + pause),
+            destination_wall: ns(date + rounds + pause + offset),
+        }
+    }
+
+    fn elapsed(readings: &Readings) -> (i128, i128) {
+        let Elapsed { ns, disagreement_ns } = since_pause(readings);
+        (ns.into(), disagreement_ns.into())
+    }
+
+    #[test]
+    fn wall_clocks_that_agree_are_believed() {
+        for (transit, rounds, pause, offset) in
+            [(0, 0, 0, 0), (MS, 2 * S, 300 * MS, 0), (40 * MS, 60 * S, 5 * S, 3 * MS), (MS, HOUR, 100 * MS, -90 * MS)]
+        {
+            assert_eq!(elapsed(&migration(transit, rounds, pause, offset)), (pause + offset, 0));
+        }
+    }
+
+    /// The true pause less the transit time, and the offset with the transit time added, which nobody can tell apart.
+    #[test]
+    fn wall_clocks_that_disagree_never_reach_the_guest() {
+        for offset in [2 * S, HOUR, -HOUR, 10 * YEAR, -10 * YEAR, -2 * S] {
+            let readings = migration(5 * MS, 3 * S, 200 * MS, offset);
+            assert_eq!(elapsed(&readings), (195 * MS, offset + 5 * MS));
+        }
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_on_the_way_is_not_believed() {
+        let mut readings = migration(MS, 30 * S, 50 * MS, 0);
+        readings.source_wall -= (20 * S) as u64;
+        assert_eq!(elapsed(&readings), (49 * MS, 20 * S + MS));
+        // Set back: the pause would be negative.
+        let mut readings = migration(MS, 30 * S, 50 * MS, 0);
+        readings.destination_wall -= (60 * MS) as u64;
+        assert_eq!(elapsed(&readings), (49 * MS, -59 * MS));
+    }
+
+    /// More than a second never counts as agreement, however long the migration took.
+    #[test]
+    fn a_long_migration_forgives_a_second_at_most() {
+        assert_eq!(elapsed(&migration(0, 100 * HOUR, S, 900 * MS)), (1900 * MS, 0));
+        assert_eq!(elapsed(&migration(0, 100 * HOUR, S, 1001 * MS)), (S, 1001 * MS));
+    }
+
+    /// A stream can claim anything: no sum overflows, and no more passes than the destination measured.
+    #[test]
+    fn hostile_readings_move_the_clocks_by_no_more_than_was_measured() {
+        let extremes = [0, 1, u64::MAX / 2, u64::MAX];
+        for source_introduced in extremes {
+            for source_paused in extremes {
+                for source_wall in extremes {
+                    let honest = migration(MS, S, 100 * MS, 0);
+                    let readings = Readings { source_introduced, source_paused, source_wall, ..honest };
+                    let here = honest.destination_now - honest.destination_introduced;
+                    let Elapsed { ns, .. } = since_pause(&readings);
+                    assert!(ns <= here + TRANSIT_NS + here / SLEW, "{readings:?}: {ns}");
+                }
+            }
+        }
+    }
+}

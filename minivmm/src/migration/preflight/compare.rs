@@ -1,0 +1,103 @@
+//! What of a machine would differ for a guest that goes on in another: all of it, each with what to do.
+
+use std::fmt;
+
+use super::facts::{Card, Disk, Facts};
+use super::processor;
+
+/// One thing that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What the source has and what this machine has.
+    pub what: String,
+    /// What to do.
+    pub mend: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.what, self.mend)
+    }
+}
+
+/// All that would differ for `guest`'s guest on the machine `here`, whose guest has not run. `tsc_scales`: this host's KVM
+/// can let a TSC run at another rate.
+pub fn compare(guest: &Facts, here: &Facts, tsc_scales: bool) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    let mut differ = |what, mend| differences.push(Difference { what, mend });
+    if guest.vcpus != here.vcpus {
+        let what = format!("the source has {}, this machine {}", count(guest.vcpus, "vCPU"), here.vcpus);
+        differ(what, format!("start it with --cpus {}", guest.vcpus));
+    }
+    if guest.ram_bytes != here.ram_bytes {
+        let [theirs, ours] = [guest.ram_bytes, here.ram_bytes].map(size);
+        differ(
+            format!("the source has {theirs} of RAM, this machine {ours}"),
+            format!("start it with --memory {theirs}"),
+        );
+    }
+    devices(("disk", "--disk"), &guest.disks, &here.disks, disk, &mut differ);
+    devices(("network card", "--net"), &guest.cards, &here.cards, card, &mut differ);
+    processor::compare(&guest.processor, &here.processor, tsc_scales, &mut differences);
+    differences
+}
+
+/// Compares the devices of a kind, which are called `name` and made by `flag`, one by one.
+fn devices<T>(
+    (name, flag): (&str, &str),
+    guest: &[T],
+    here: &[T],
+    one: impl Fn(&T, &T, &mut dyn FnMut(&str, String)),
+    differ: &mut dyn FnMut(String, String),
+) {
+    if guest.len() != here.len() {
+        let what = format!("the source has {}, this machine {}", count(guest.len() as u32, name), here.len());
+        differ(what, format!("give as many {flag}, in the source's order"));
+    }
+    for (number, (guest, here)) in (1..).zip(guest.iter().zip(here)) {
+        one(guest, here, &mut |what, mend| {
+            differ(format!("{name} {number} {what}"), format!("{mend} as {flag} number {number}"));
+        });
+    }
+}
+
+fn disk(guest: &Disk, here: &Disk, differ: &mut dyn FnMut(&str, String)) {
+    window(guest.window, here.window, differ);
+    if guest.sectors != here.sectors {
+        let what = format!("has {} sectors at the source, {} here", guest.sectors, here.sectors);
+        differ(&what, "give the source's image".into());
+    }
+    match (guest.read_only, here.read_only) {
+        (true, false) => differ("is read-only at the source, and not here", "give FILE,readonly".into()),
+        (false, true) => differ("is read-only here, and not at the source", "give FILE without ,readonly".into()),
+        _ => {}
+    }
+}
+
+fn card(guest: &Card, here: &Card, differ: &mut dyn FnMut(&str, String)) {
+    window(guest.window, here.window, differ);
+    if guest.mac != here.mac {
+        let [theirs, ours] = [guest.mac, here.mac].map(mac);
+        differ(&format!("has the address {theirs} at the source, {ours} here"), format!("give tap=NAME,mac={theirs}"));
+    }
+}
+
+fn window(guest: u8, here: u8, differ: &mut dyn FnMut(&str, String)) {
+    if guest != here {
+        let what = format!("is in virtio window {guest} at the source, in {here} here");
+        differ(&what, "give the devices in the source's order, this one".into());
+    }
+}
+
+fn count(number: u32, name: &str) -> String {
+    if number == 1 { format!("1 {name}") } else { format!("{number} {name}s") }
+}
+
+/// As `--memory` takes it.
+fn size(bytes: u64) -> String {
+    if bytes.is_multiple_of(1 << 20) { format!("{}M", bytes >> 20) } else { bytes.to_string() }
+}
+
+fn mac(address: [u8; 6]) -> String {
+    address.map(|byte| format!("{byte:02x}")).join(":")
+}

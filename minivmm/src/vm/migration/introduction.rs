@@ -1,0 +1,67 @@
+//! Preflight: what this machine is to its guest, and whether a source's guest may go on in it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::migration::preflight::{Card, Difference, Disk, Facts, compare};
+use crate::migration::sections::MachineState;
+use crate::vm::driver::Vm;
+use crate::vm::request::Refusal;
+
+/// What a destination knows of itself when its source introduces itself.
+#[derive(Debug)]
+pub(super) struct Introduction {
+    /// Where the source's sections arrive.
+    state: Arc<Mutex<MachineState>>,
+    here: Facts,
+    tsc_scales: bool,
+}
+
+impl Introduction {
+    /// All that keeps the source's guest from going on here.
+    pub(super) fn differences(&self) -> Vec<Difference> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.preflight.arrived() {
+            Some((guest, _)) => compare(guest, &self.here, self.tsc_scales),
+            None => {
+                eprintln!(
+                    "minivmm: the source sends no section minivmm/preflight: its CPU, TSC rate and devices are not compared \
+                     with this machine's"
+                );
+                Vec::new()
+            }
+        }
+    }
+}
+
+impl Vm {
+    /// What this machine is to its guest.
+    pub(in crate::vm) fn facts(&self) -> Facts {
+        let windows = self.machine.devices.virtio_windows();
+        let (disk_windows, card_windows) = windows.split_at(self.backends.images.len().min(windows.len()));
+        let disks = self.backends.images.iter().zip(disk_windows).map(|(image, &window)| Disk {
+            window,
+            sectors: image.sectors(),
+            read_only: image.is_read_only(),
+        });
+        let cards = self.backends.nets.iter().zip(card_windows).map(|((_, mac), &window)| Card { window, mac: *mac });
+        let vcpus = self.machine.vcpus.len() as u32;
+        Facts::new(vcpus, self.ram.len(), self.machine.processor().clone(), disks.collect(), cards.collect())
+    }
+
+    /// For the migration thread of a destination.
+    pub(super) fn introduction(&self) -> Introduction {
+        let (state, here) = (Arc::clone(&self.state), self.facts());
+        Introduction { state, here, tsc_scales: self.machine.tsc_scales() }
+    }
+
+    /// Destination: the guest fits. It is shown the processor that it was shown at the source; if the source did not say
+    /// which, the one that this host offers, whatever a source that was turned away has left.
+    pub(in crate::vm) fn introduced(&mut self) -> Result<(), Refusal> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let processor = match state.preflight.arrived() {
+            Some((guest, _)) => guest.processor.clone(),
+            None => self.machine.offered().clone(),
+        };
+        self.machine.adopt(processor).map_err(|error| Refusal(error.with_causes()))
+    }
+}

@@ -1,0 +1,330 @@
+//! Preflight between two machines on a real `/dev/kvm`, with a relay between them that changes what the source says.
+//!
+//! The relay finds and reads sections by the layout that docs/minivmm-devices.md writes down.
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use minivmm::config::{Address, Config, Disk, Serial};
+use minivmm::kvm::state::Processor;
+use minivmm::kvm::vm::KvmVm;
+use minivmm::kvm::{self, cpuid};
+use minivmm::memory::Ram;
+use minivmm::vm::{End, Handle, MigrationStatus, Request, RunState, Vm};
+use vmstate_lab::tiny;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A source that says nothing for so long waits for an answer.
+const QUIET: Duration = Duration::from_millis(50);
+
+struct Machine {
+    handle: Handle,
+    thread: JoinHandle<End>,
+}
+
+fn config(dir: &Path) -> Config {
+    let kernel = dir.join("kernel");
+    std::fs::write(&kernel, tiny::bzimage()).unwrap();
+    let disk = dir.join("disk");
+    std::fs::write(&disk, [0; 4096]).unwrap();
+    Config {
+        kernel: Some(kernel),
+        initrd: None,
+        append: tiny::command_line(16, 0),
+        memory: 4 << 20,
+        cpus: 1,
+        disks: vec![Disk { path: disk, read_only: false }],
+        nets: Vec::new(),
+        serial: Serial::None,
+        control: Some(PathBuf::new()),
+        incoming: None,
+    }
+}
+
+impl Machine {
+    fn start(config: Config) -> Self {
+        let vm = Vm::new(config, Box::new(std::io::sink())).unwrap();
+        Self { handle: vm.handle(), thread: std::thread::spawn(|| vm.run()) }
+    }
+
+    /// Its guest is stopped, so that one round sends it.
+    fn stopped(dir: &Path) -> Self {
+        let machine = Self::start(config(dir));
+        machine.until("runs", |handle| handle.run_state() == RunState::Running);
+        machine.handle.ask(Request::Stop).unwrap();
+        machine
+    }
+
+    /// Waits at `door`; its configuration is the source's but for `change`.
+    fn waiting(dir: &Path, door: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config(dir);
+        (config.kernel, config.incoming) = (None, Some(Address::Unix(dir.join(door))));
+        change(&mut config);
+        Self::start(config)
+    }
+
+    fn until(&self, what: &str, condition: impl Fn(&Handle) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition(&self.handle) {
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}; {:?}", self.handle.migration());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn migrate(&self, dir: &Path, door: &str) -> MigrationStatus {
+        self.handle.ask(Request::Migrate(Address::Unix(dir.join(door)))).unwrap();
+        self.until("the migration ends", |handle| {
+            matches!(handle.migration().status(), MigrationStatus::Completed | MigrationStatus::Failed)
+        });
+        self.handle.migration().status()
+    }
+
+    fn quit(self) {
+        let _ = self.handle.ask(Request::Quit);
+        self.thread.join().unwrap();
+    }
+}
+
+fn lab() -> Option<tempfile::TempDir> {
+    match kvm::open() {
+        Ok(_) => Some(tempfile::tempdir().unwrap()),
+        Err(error) => {
+            vmstate_lab::skip::skip(error);
+            None
+        }
+    }
+}
+
+/// Passes one connection on from `from` to `to`; whatever the source says before it waits for an answer goes through
+/// `change` as one piece. Returns all that the source said, unchanged.
+fn relay(dir: &Path, from: &str, to: &str, change: impl Fn(&mut [u8]) + Send + 'static) -> JoinHandle<Vec<u8>> {
+    let listener = UnixListener::bind(dir.join(from)).unwrap();
+    let to = dir.join(to);
+    std::thread::spawn(move || {
+        let (mut source, _) = listener.accept().unwrap();
+        let mut destination = UnixStream::connect(to).unwrap();
+        let (mut answers, mut back) = (destination.try_clone().unwrap(), source.try_clone().unwrap());
+        let answers = std::thread::spawn(move || {
+            let _ = std::io::copy(&mut answers, &mut back);
+            let _ = back.shutdown(std::net::Shutdown::Both);
+        });
+        source.set_read_timeout(Some(QUIET)).unwrap();
+        let (mut said, mut piece, mut bytes) = (Vec::new(), Vec::new(), vec![0; 1 << 20]);
+        loop {
+            match source.read(&mut bytes) {
+                Ok(0) => break,
+                Ok(count) => piece.extend_from_slice(&bytes[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    said.extend_from_slice(&piece);
+                    change(&mut piece);
+                    if destination.write_all(&piece).is_err() {
+                        break;
+                    }
+                    piece.clear();
+                }
+                Err(_) => break,
+            }
+        }
+        let _ = destination.write_all(&piece);
+        let _ = destination.shutdown(std::net::Shutdown::Write);
+        answers.join().unwrap();
+        said
+    })
+}
+
+/// Where the body of section `name` begins: behind its name, instance and version.
+fn body(stream: &[u8], name: &str) -> Option<usize> {
+    let mut marker = vec![name.len() as u8];
+    marker.extend_from_slice(name.as_bytes());
+    stream.windows(marker.len()).position(|window| window == marker).map(|at| at + marker.len() + 8)
+}
+
+fn u32_at(stream: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(stream[at..at + 4].try_into().unwrap())
+}
+
+fn u64_at(stream: &[u8], at: usize) -> u64 {
+    u64::from_be_bytes(stream[at..at + 8].try_into().unwrap())
+}
+
+/// Places in section `minivmm/preflight`: the number of leaves, and the first leaf's.
+const LEAVES: usize = 8 + 4 + 8;
+const LEAF: usize = 7 * 4;
+
+/// Where EBX of leaf 7 is.
+fn leaf_7_ebx(stream: &[u8], body: usize) -> usize {
+    let leaves = (0..u32_at(stream, body + LEAVES) as usize).map(|n| body + LEAVES + 4 + n * LEAF);
+    leaves.into_iter().find(|&at| (u32_at(stream, at), u32_at(stream, at + 4)) == (7, 0)).unwrap() + 16
+}
+
+/// Where the TSC's rate is: behind leaves and MSRs.
+fn tsc_khz(stream: &[u8], body: usize) -> usize {
+    let msrs = body + LEAVES + 4 + u32_at(stream, body + LEAVES) as usize * LEAF;
+    msrs + 4 + u32_at(stream, msrs) as usize * 12
+}
+
+fn change_u32(stream: &mut [u8], at: usize, change: impl Fn(u32) -> u32) {
+    let value = change(u32_at(stream, at));
+    stream[at..at + 4].copy_from_slice(&value.to_be_bytes());
+}
+
+/// Migrates through a relay that makes `change` in the body of `minivmm/preflight`, to a destination that refuses: why.
+fn refused(change: impl Fn(&mut [u8], usize) + Send + 'static, configure: impl FnOnce(&mut Config)) -> Option<String> {
+    let dir = lab()?;
+    let source = Machine::stopped(dir.path());
+    let destination = Machine::waiting(dir.path(), "door", configure);
+    let relay = relay(dir.path(), "relay", "door", move |piece| {
+        if let Some(body) = body(piece, "minivmm/preflight") {
+            change(piece, body);
+        }
+    });
+    assert_eq!(source.migrate(dir.path(), "relay"), MigrationStatus::Failed);
+    assert_eq!(source.handle.run_state(), RunState::Paused);
+    // A page that is not zero has 4096 bytes on the wire, and the guest wrote 16 of them.
+    assert!(relay.join().unwrap().len() < 8192, "pages were sent");
+    for info in [source.handle.migration(), destination.handle.migration()] {
+        assert_eq!((info.figures.normal_pages, info.figures.zero_pages), (0, 0), "{info:?}");
+    }
+    destination.until("turns the source away", |handle| handle.migration().error.is_some());
+    assert_eq!(destination.handle.run_state(), RunState::InMigrate, "it waits for another source");
+    let why = destination.handle.migration().error;
+    [source, destination].into_iter().for_each(Machine::quit);
+    why
+}
+
+#[test]
+fn a_feature_that_this_host_lacks_is_refused_by_name() {
+    // avx512pf is bit 26: only Xeon Phi ever had it.
+    let claim = |stream: &mut [u8], body| change_u32(stream, leaf_7_ebx(stream, body), |ebx| ebx | 1 << 26);
+    let Some(why) = refused(claim, |_| {}) else { return };
+    assert!(why.contains("avx512pf (leaf 0x7 EBX bit 26)"), "{why}");
+    assert_eq!(why.matches("leaf").count(), 1, "nothing else differs: {why}");
+}
+
+#[test]
+fn a_tsc_of_twice_the_rate_is_refused_with_both_rates() {
+    let host = kvm::open().ok();
+    if host.is_some_and(|host| host.check_extension(kvm_ioctls::Cap::TscControl)) {
+        return vmstate_lab::skip::skip("this host's KVM scales the TSC");
+    }
+    let rates = Arc::new(Mutex::new(0));
+    let seen = Arc::clone(&rates);
+    let claim = move |stream: &mut [u8], body| {
+        let at = tsc_khz(stream, body);
+        *seen.lock().unwrap() = u32_at(stream, at);
+        change_u32(stream, at, |khz| khz * 2);
+    };
+    let Some(why) = refused(claim, |_| {}) else { return };
+    let khz = *rates.lock().unwrap();
+    assert!(why.contains(&format!("runs at {} kHz, this host's at {khz} kHz", khz * 2)), "{why}");
+}
+
+#[test]
+fn another_machine_is_refused_with_all_that_differs() {
+    let configure = |config: &mut Config| {
+        config.cpus = 2;
+        std::fs::write(config.disks[0].path.with_extension("other"), [0; 8192]).unwrap();
+        config.disks[0] = Disk { path: config.disks[0].path.with_extension("other"), read_only: true };
+        config.disks.push(Disk { path: config.disks[0].path.clone(), read_only: true });
+    };
+    let claim = |stream: &mut [u8], body| change_u32(stream, leaf_7_ebx(stream, body), |ebx| ebx | 1 << 26);
+    let Some(why) = refused(claim, configure) else { return };
+    for part in [
+        "the source has 1 vCPU, this machine 2 (start it with --cpus 1)",
+        "the source has 1 disk, this machine 2",
+        "disk 1 has 8 sectors at the source, 16 here",
+        "disk 1 is read-only here, and not at the source",
+        "avx512pf",
+    ] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+}
+
+/// The source was shown less than this host has: the guest goes on with what it was shown, and its next destination is
+/// told the same.
+#[test]
+fn a_guest_keeps_the_processor_that_it_was_shown() {
+    const SMEP: u32 = 1 << 7;
+    const ERMS: u32 = 1 << 9;
+    let Some(dir) = lab() else { return };
+    let dir = dir.path();
+    let first = Machine::stopped(dir);
+    let second = Machine::waiting(dir, "second", |_| {});
+    let hide = |piece: &mut [u8]| {
+        if let Some(body) = body(piece, "minivmm/preflight") {
+            change_u32(piece, leaf_7_ebx(piece, body), |ebx| ebx & !(SMEP | ERMS | 2));
+        }
+    };
+    let relayed = relay(dir, "to-second", "second", hide);
+    assert_eq!(first.migrate(dir, "to-second"), MigrationStatus::Completed, "{:?}", first.handle.migration());
+    let said = relayed.join().unwrap();
+    let ebx = |stream: &[u8]| u32_at(stream, leaf_7_ebx(stream, body(stream, "minivmm/preflight").unwrap()));
+    let shown = ebx(&said);
+    let third = Machine::waiting(dir, "third", |_| {});
+    let relayed = relay(dir, "to-third", "third", |_| {});
+    second.until("arrives", |handle| handle.run_state() == RunState::Paused);
+    assert_eq!(second.migrate(dir, "to-third"), MigrationStatus::Completed, "{:?}", second.handle.migration());
+    assert_eq!(ebx(&relayed.join().unwrap()), shown & !(SMEP | ERMS | 2));
+    [first, second, third].into_iter().for_each(Machine::quit);
+}
+
+/// KVM takes another processor for a vCPU that has not run, and shows it.
+#[test]
+fn a_vcpu_takes_the_processor_of_another_host() {
+    let Some(_) = lab() else { return };
+    let kvm = kvm::open().unwrap();
+    let supported = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).unwrap();
+    let vm = KvmVm::new(kvm, &Ram::new(1 << 20).unwrap()).unwrap();
+    let vcpu = vm.create_vcpu(1).unwrap();
+    vcpu.set_cpuid(&cpuid::for_vcpu(&supported, 1, 2, true)).unwrap();
+    vcpu.set_firmware_msrs().unwrap();
+    let mut processor = Processor::read(vm.kvm(), vcpu.fd()).unwrap();
+    // Another model, and no steal time (leaf 0x4000_0001 EAX bit 5). A KVM whose guests execute CPUID themselves cannot
+    // hide what the hardware has, but these are never the hardware's.
+    let leaf = |function| processor.leaves.iter().position(|leaf| leaf.function == function).unwrap();
+    let (one, features) = (leaf(1), leaf(0x4000_0001));
+    processor.leaves[one].eax = 0x800f12;
+    assert_eq!(processor.leaves[features].eax & 1 << 5, 1 << 5);
+    processor.leaves[features].eax &= !(1 << 5);
+    vcpu.set_cpuid(&cpuid::with_apic_id(&processor.cpuid().unwrap(), 1)).unwrap();
+    let shown = Processor::read(vm.kvm(), vcpu.fd()).unwrap();
+    assert_eq!((shown.leaves[one].eax, shown.leaves[one].ebx >> 24), (0x800f12, 1));
+    assert_eq!(shown.leaves[features], processor.leaves[features]);
+    assert_eq!(shown, processor);
+}
+
+/// The source's wall clock is an hour, or ten years, off: the guest's clock goes on by the time that passed.
+#[test]
+fn wall_clocks_that_disagree_do_not_move_the_guests_clock() {
+    const HOUR: i64 = 3600;
+    for offset_s in [HOUR, -HOUR, 10 * 365 * 24 * HOUR] {
+        let Some(dir) = lab() else { return };
+        let dir = dir.path();
+        let begun = Instant::now();
+        let first = Machine::stopped(dir);
+        let second = Machine::waiting(dir, "second", |_| {});
+        let set = move |piece: &mut [u8]| {
+            if let Some(body) = body(piece, "minivmm/clock") {
+                let wall = u64_at(piece, body).wrapping_add_signed(-offset_s * 1_000_000_000);
+                piece[body..body + 8].copy_from_slice(&wall.to_be_bytes());
+            }
+        };
+        let relayed = relay(dir, "to-second", "second", set);
+        assert_eq!(first.migrate(dir, "to-second"), MigrationStatus::Completed, "{:?}", first.handle.migration());
+        let clock = |stream: &[u8]| u64_at(stream, body(stream, "kvmclock").unwrap());
+        let before = clock(&relayed.join().unwrap());
+        let third = Machine::waiting(dir, "third", |_| {});
+        let relayed = relay(dir, "to-third", "third", |_| {});
+        second.until("arrives", |handle| handle.run_state() == RunState::Paused);
+        let pause = Duration::from_millis(100);
+        std::thread::sleep(pause);
+        assert_eq!(second.migrate(dir, "to-third"), MigrationStatus::Completed, "{:?}", second.handle.migration());
+        let passed = Duration::from_nanos(clock(&relayed.join().unwrap()) - before);
+        assert!(pause < passed && passed < begun.elapsed(), "{offset_s} s: {passed:?} in {:?}", begun.elapsed());
+        [first, second, third].into_iter().for_each(Machine::quit);
+    }
+}
