@@ -203,16 +203,15 @@ pub(crate) fn check_consoles(place: &Place, guest: Guest, source_killed: bool) -
     {
         return Err(format!("the guest ran at the destination, too: {destination:?}"));
     }
-    // A killed process takes what its console had not written yet with it, and so a part of a line.
-    let lives: Vec<&str> = whole.split(vmstate_lab::tiny::BANNER).collect();
-    for life in lives {
-        let passes = vmstate_lab::tiny::passes(life);
+    for boot in whole.split(vmstate_lab::tiny::BANNER) {
+        let passes = vmstate_lab::tiny::passes(boot);
+        // A killed process loses what it had not written to its console yet.
         let in_turn = |two: &[u64]| if source_killed { two[0] < two[1] } else { two[0] + 1 == two[1] };
         if !passes.windows(2).all(in_turn) {
             return Err(format!("passes are doubled or lost: {passes:?}"));
         }
     }
-    let lives = whole.matches(vmstate_lab::tiny::BANNER).count();
+    let boots = whole.matches(vmstate_lab::tiny::BANNER).count();
     let wanted = if matches!(guest, Guest::AnewAtSource | Guest::AnewAtDestination) { 2 } else { 1 };
-    if lives == wanted { Ok(()) } else { Err(format!("the guest was started {lives} times, not {wanted}")) }
+    if boots == wanted { Ok(()) } else { Err(format!("the guest was started {boots} times, not {wanted}")) }
 }

@@ -1,6 +1,6 @@
 //! What becomes of a guest whatever breaks during a migration: the fault matrix, and kills at random moments.
 //!
-//! Two real processes with the tiny guest on `/dev/kvm`, and a wire between them that the test has in its hand.
+//! Two real processes with the tiny guest on `/dev/kvm`, and between them a proxy that the test controls.
 
 mod case;
 mod ending;
