@@ -19,6 +19,8 @@ pub struct Config {
     pub cpus: u8,
     /// virtio-blk devices, in order.
     pub disks: Vec<Disk>,
+    /// File that says who may run the guest, beside its disks.
+    pub lease: Option<PathBuf>,
     /// virtio-net devices, in order.
     pub nets: Vec<Net>,
     /// Where the serial console goes.

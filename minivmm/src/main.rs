@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         return code;
     }
     let command = match cli::parse(std::env::args_os()) {
-        Ok(Parsed::Command(command)) => command,
+        Ok(Parsed::Command(command)) => *command,
         Ok(Parsed::Text(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;

@@ -291,10 +291,32 @@ fn an_image_in_use_is_refused_by_name() {
     assert_eq!(code, Some(2), "{output}");
     assert_eq!(
         output,
-        format!(
-            "minivmm: --disk: disk image {disk} is in use by another process; end that process or give another image\n"
-        )
+        format!("minivmm: --disk: {disk} is in use by another process; end that process or give another file\n")
     );
+}
+
+#[test]
+fn a_lease_that_cannot_be_used_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lease, notes) = (directory.path().join("lease"), directory.path().join("notes"));
+    std::fs::write(&notes, "mine").unwrap();
+    let (lease, notes) = (lease.to_str().unwrap(), notes.to_str().unwrap());
+    let Some(machine) = Running::start(&["--serial", "none", "--lease", lease], Stdio::null()) else { return };
+    machine.control();
+    let refused = |path| {
+        let (code, output) = Running::start(&["--serial", "none", "--lease", path], Stdio::null()).unwrap().end();
+        assert_eq!(code, Some(2), "{output}");
+        output
+    };
+    let expected =
+        format!("minivmm: --lease: {lease} is in use by another process; end that process or give another file\n");
+    assert_eq!(refused(lease), expected);
+    let expected = format!(
+        "minivmm: --lease: the content of {notes} is not an ownership record of this release: it has 4 bytes, an ownership \
+         record has 36; give a file that holds nothing else\n"
+    );
+    assert_eq!(refused(notes), expected);
+    assert_eq!(std::fs::read(notes).unwrap(), b"mine");
 }
 
 /// The user's terminal is raw as long as the machine runs, and then as it was, whatever ended the machine.

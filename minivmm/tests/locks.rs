@@ -11,11 +11,13 @@ use minivmm::kvm::state::extra::Msr;
 use minivmm::kvm::state::processor::{Leaf, Processor};
 use minivmm::kvm::state::{Apic, ClockReference, Cpu, CpuCommon, IoApic, KvmClock, Pic, Pit, VcpuExtra};
 use minivmm::migration::global::{GlobalState, Timer};
+use minivmm::migration::ownership::Tickets;
 use minivmm::migration::preflight::{Card, Disk, Facts, Preflight};
 use minivmm::migration::sections::{MachineState, Parts};
 use serde_json::Value;
 use vmstate::Section;
 use vmstate::codec::Reader;
+use vmstate::ownership::{Record, Role, Ticket};
 
 /// Sections of a Linux guest in QEMU 10.0.
 const DEVICES: &str = include_str!("../../vmstate/tests/fixtures/qemu-10.0-microvm.jsonl");
@@ -66,7 +68,9 @@ fn chips_and_clocks() {
 fn whole_machine() {
     let machine = || {
         let state = Arc::new(Mutex::new(MachineState::new(2)));
-        Parts { state, vcpus: 2, devices: Vec::new() }.sections().unwrap()
+        Parts { state, vcpus: 2, tickets: Arc::new(Mutex::new(Tickets::new(&[]))), devices: Vec::new() }
+            .sections()
+            .unwrap()
     };
     vmstate::lock!("tests/locks/machine", two_vcpus: machine());
 }
@@ -91,6 +95,15 @@ fn minivmms_own() {
         "tests/locks/minivmm-vcpu",
         reset: VcpuExtra::default(),
         xsave: loaded(VcpuExtra::default(), 1, &extra),
+    );
+    let record = Some(Record { token: *b"abcdefghijklmnop", generation: 5 });
+    let disk = Ticket { role: Role::Disk(1), bytes: 0x1000, record };
+    let lease = Ticket { role: Role::Lease, bytes: 0, record };
+    vmstate::lock!(
+        "tests/locks/minivmm-ownership",
+        nothing: Tickets::new(&[]),
+        disk_without_record: Tickets::new(&[Ticket { record: None, ..disk }]),
+        disk_and_lease: Tickets::new(&[disk, lease]),
     );
 }
 

@@ -38,6 +38,7 @@ fn config(dir: &Path) -> Config {
         memory: 4 << 20,
         cpus: 1,
         disks: vec![Disk { path: disk, read_only: false }],
+        lease: None,
         nets: Vec::new(),
         serial: Serial::None,
         control: Some(PathBuf::new()),

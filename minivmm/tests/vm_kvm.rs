@@ -78,6 +78,7 @@ fn start_image(cpus: u8, image: Vec<u8>) -> Option<Running> {
         memory: 32 << 20,
         cpus,
         disks: Vec::new(),
+        lease: None,
         nets: Vec::new(),
         serial: Serial::None,
         control: None,

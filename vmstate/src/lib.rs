@@ -9,6 +9,7 @@ pub mod dump;
 pub mod error;
 pub mod inspect;
 pub mod migrate;
+pub mod ownership;
 pub mod ram;
 pub mod schema;
 pub mod section;

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use vmstate::channel::{Channel, FileChannel, Listener, SocketChannel};
 
 const LONG: Duration = Duration::from_secs(20);
+/// Enough to meet the moment between two system calls.
+const SOURCES: u32 = 5000;
 
 fn receive_all(channel: &mut SocketChannel, length: usize) -> Vec<u8> {
     let (mut all, mut part) = (Vec::new(), vec![0; 1 << 16]);
@@ -164,4 +166,23 @@ fn strays_do_not_end_the_wait_for_a_source() {
     let asked = std::cell::Cell::new(0);
     let error = listener.accept_source(&|| asked.replace(asked.get() + 1) < 3).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+}
+
+/// A source may send its first bytes at any moment, also between two looks of the listener.
+#[test]
+fn a_source_that_begins_while_it_is_looked_at_is_not_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("door");
+    let listener = Listener::unix(&path).unwrap();
+    for attempt in 0..SOURCES {
+        let deadline = Instant::now() + LONG;
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| listener.accept_source(&|| Instant::now() < deadline));
+            let mut source = SocketChannel::connect_unix(&path, LONG, &|| true).unwrap();
+            let begins = Instant::now() + Duration::from_nanos(200) * (attempt % 500);
+            while Instant::now() < begins {}
+            send_all(&mut source, b"QEVM\0\0\0\x03");
+            waiting.join().unwrap().unwrap();
+        });
+    }
 }

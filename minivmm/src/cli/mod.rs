@@ -60,7 +60,7 @@ pub struct UsageError(pub String);
 #[derive(Clone, Debug)]
 pub enum Parsed {
     /// A command to carry out.
-    Command(Command),
+    Command(Box<Command>),
     /// Help or the version, asked for: print it and end with success.
     Text(String),
 }
@@ -71,7 +71,7 @@ pub enum Parsed {
 /// The first thing that is wrong.
 pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Parsed, UsageError> {
     match Cli::try_parse_from(arguments) {
-        Ok(cli) => Ok(Parsed::Command(cli.command)),
+        Ok(cli) => Ok(Parsed::Command(Box::new(cli.command))),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Text(error.to_string())),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {

@@ -32,6 +32,10 @@ pub struct RunArgs {
     /// virtio-blk device on a raw image: FILE[,readonly]; may be repeated
     #[arg(long = "disk", value_name = "FILE", value_parser = values::disk)]
     disks: Vec<Disk>,
+    /// File that says which process may run the guest, for guests without a writable disk and for disks on block devices or
+    /// file systems without extended attributes: made if it does not exist, the same file at both sides of a migration
+    #[arg(long, value_name = "FILE")]
+    lease: Option<PathBuf>,
     /// virtio-net device on a tap interface: tap=NAME[,mac=XX:XX:XX:XX:XX:XX]; may be repeated
     #[arg(long = "net", value_name = "tap=NAME", value_parser = values::net)]
     nets: Vec<Net>,
@@ -79,6 +83,7 @@ impl RunArgs {
             memory: self.memory,
             cpus: self.cpus,
             disks: self.disks,
+            lease: self.lease,
             nets: self.nets,
             serial: self.serial,
             control: self.control,

@@ -8,7 +8,7 @@ use crate::config::{Address, Config, Disk, Net, Serial};
 fn command(line: &[&str]) -> Result<Command, String> {
     let arguments = std::iter::once("minivmm").chain(line.iter().copied());
     match parse(arguments).map_err(|error| error.to_string())? {
-        Parsed::Command(command) => Ok(command),
+        Parsed::Command(command) => Ok(*command),
         Parsed::Text(text) => panic!("help in place of a command: {text}"),
     }
 }
@@ -45,6 +45,8 @@ fn a_whole_machine() {
         &image_flag,
         "--disk",
         &format!("{READABLE},readonly"),
+        "--lease",
+        "/tmp/lease",
         "--net",
         "tap=tap0,mac=52:54:00:ab:CD:ef",
         "--net",
@@ -63,6 +65,7 @@ fn a_whole_machine() {
     assert_eq!(config.memory, 1_073_741_824);
     assert_eq!(config.cpus, 8);
     assert_eq!(config.disks, [Disk { path: image, read_only: false }, Disk { path: READABLE.into(), read_only: true }]);
+    assert_eq!(config.lease, Some("/tmp/lease".into()));
     assert_eq!(
         config.nets,
         [

@@ -2,6 +2,7 @@
 //! comparison of both machines.
 
 pub mod global;
+pub mod ownership;
 pub mod preflight;
 pub mod ram;
 pub mod sections;

@@ -7,6 +7,7 @@ use vmstate::Section;
 use vmstate::section::Sections;
 
 use super::global::{GlobalState, Timer};
+use super::ownership::SharedTickets;
 use super::preflight::Preflight;
 use super::view::View;
 use crate::kvm::state::HypervisorState;
@@ -46,6 +47,8 @@ pub struct Parts {
     pub state: Arc<Mutex<MachineState>>,
     /// How many vCPUs there are.
     pub vcpus: usize,
+    /// What is told of the guest's exclusive resources.
+    pub tickets: SharedTickets,
     /// Device models, with their sections' names.
     pub devices: Vec<(String, SharedSection)>,
 }
@@ -66,6 +69,7 @@ impl Parts {
         let mut sections = Sections::new();
         let preflight = View::new(state, |state: &mut MachineState| &mut state.preflight);
         sections.register("minivmm/preflight", 0, preflight)?.optional();
+        sections.register("minivmm/ownership", 0, Arc::clone(&self.tickets))?.optional();
         sections.register("timer", 0, View::new(state, |state: &mut MachineState| &mut state.timer))?;
         for vcpu in 0..self.vcpus {
             let instance = vcpu as u32;

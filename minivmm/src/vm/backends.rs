@@ -4,10 +4,12 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vmstate::ownership::{Ownership, OwnershipError, Resource, Role};
+
 use crate::config::Config;
-use crate::devices::virtio::blk::{Image, ImageError};
+use crate::devices::virtio::blk::Image;
 use crate::devices::virtio::net::{Tap, TapError};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 
 /// Open files of the host.
 pub struct Backends {
@@ -15,6 +17,8 @@ pub struct Backends {
     pub(super) console: SharedWriter,
     /// Disk images, in the order of the command line.
     pub(super) images: Vec<Arc<Image>>,
+    /// Who may run the guest: the locks and records of its writable images, and of its lease.
+    pub(super) ownership: Arc<Ownership>,
     /// Network cards' taps and addresses, in the order of the command line.
     pub(super) nets: Vec<(Tap, [u8; 6])>,
 }
@@ -32,20 +36,23 @@ impl fmt::Debug for Backends {
 }
 
 impl Backends {
-    /// Opens what `config` names; the serial port prints to `console`. Images are locked, unless the machine waits for
-    /// a migration: they belong to its source until that hands over.
+    /// Opens what `config` names; the serial port prints to `console`. Writable images and the lease are locked, unless
+    /// the machine waits for a migration: they belong to its source until that hands over. Read-only images are locked
+    /// against writers in any case.
     ///
     /// # Errors
     /// [`Error::Flag`].
     pub fn open(config: &Config, console: Box<dyn Write + Send>) -> Result<Self> {
-        let images = config.disks.iter().map(|disk| {
-            let image = Image::open(&disk.path, disk.read_only)?;
-            if config.incoming.is_none() {
-                image.lock()?;
-            }
-            Ok(Arc::new(image))
-        });
-        let images = images.collect::<Result<_, ImageError>>().map_err(refused)?;
+        let refused = |error| refused(config, error);
+        let images = config.disks.iter().map(|disk| Image::open(&disk.path, disk.read_only).map(Arc::new));
+        let images = images.collect::<Result<Vec<_>, _>>().map_err(refused)?;
+        let lease = config.lease.as_deref().map(Resource::lease).transpose().map_err(refused)?;
+        let disks = (0..).map(Role::Disk).zip(images.iter().map(|image| Arc::clone(image.resource())));
+        let ownership = Ownership::new(disks.chain(lease.map(|lease| (Role::Lease, Arc::new(lease)))));
+        let ownership = ownership.map_err(refused)?;
+        if config.incoming.is_none() {
+            ownership.take().map_err(refused)?;
+        }
         let nets = (0..).zip(&config.nets).map(|(index, net)| {
             let mut mac = FIRST_MAC;
             mac[5] += index;
@@ -53,17 +60,31 @@ impl Backends {
         });
         let nets = nets.collect::<Result<_, TapError>>();
         let nets = nets.map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;
-        Ok(Self { console: SharedWriter(Arc::new(Mutex::new(console))), images, nets })
+        Ok(Self { console: SharedWriter(Arc::new(Mutex::new(console))), images, ownership: Arc::new(ownership), nets })
+    }
+
+    /// Before a booted guest's first instruction: whoever has an older state of it, and these resources, must not run it
+    /// any more.
+    ///
+    /// # Errors
+    /// [`Error::Flag`].
+    pub(super) fn advance(&self, config: &Config) -> Result<()> {
+        self.ownership.advance().map_err(|error| refused(config, error))
     }
 }
 
-/// A disk that cannot be used, with the flag that named it.
-fn refused(error: ImageError) -> Error {
-    let mend = match error {
-        ImageError::InUse { .. } => "end that process or give another image",
-        _ => "give a raw disk image that may be opened",
+/// A file that cannot be used, with the flag that named it.
+fn refused(config: &Config, error: OwnershipError) -> Error {
+    let is_lease = config.lease.is_some() && error.path() == config.lease.as_deref();
+    let mend = match (&error, is_lease) {
+        (OwnershipError::InUse { .. }, _) => "end that process or give another file",
+        (OwnershipError::Record { .. }, true) => "give a file that holds nothing else",
+        (OwnershipError::Record { .. }, false) => "remove that attribute (setfattr -x) if no newer release needs it",
+        (_, true) => "give a file that may be made, written and locked",
+        (_, false) => "give a raw disk image that may be opened and locked",
     };
-    Error::Flag { flag: "--disk", what: format!("{error}; {mend}") }
+    let flag = if is_lease { "--lease" } else { "--disk" };
+    Error::Flag { flag, what: format!("{}; {mend}", chain(&error)) }
 }
 
 /// A writer that outlives each of the devices that write to it.

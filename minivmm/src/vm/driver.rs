@@ -72,6 +72,7 @@ impl Vm {
         let machine = Machine::new(&config, &ram, &backends, &handle)?;
         if let (None, Some(kernel)) = (&config.incoming, &config.kernel) {
             machine.load(&config, kernel)?;
+            backends.advance(&config)?;
         }
         let keyboard = Keyboard::new(&machine.devices.serial, &shared);
         let state = Arc::new(Mutex::new(MachineState::new(machine.vcpus.len())));

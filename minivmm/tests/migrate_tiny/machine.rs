@@ -10,7 +10,7 @@ use minivmm::config::{Address, Config, Disk, Serial};
 use minivmm::vm::{End, Event, Handle, Keyboard, MigrationStatus, ParameterChange, Request, RunState, Vm};
 use vmstate_lab::tiny;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Pages that the guest rewrites: 8 MiB.
 pub(crate) const PAGES: u64 = 2048;
 
@@ -45,6 +45,15 @@ impl Machine {
     }
 
     pub(crate) fn start_with(dir: &Path, incoming: Option<&Address>, disks: Vec<Disk>) -> Self {
+        Self::start_leased(dir, incoming, disks, None)
+    }
+
+    pub(crate) fn start_leased(
+        dir: &Path,
+        incoming: Option<&Address>,
+        disks: Vec<Disk>,
+        lease: Option<PathBuf>,
+    ) -> Self {
         let kernel = dir.join("kernel");
         std::fs::write(&kernel, tiny::bzimage()).unwrap();
         let console = Console::default();
@@ -55,6 +64,7 @@ impl Machine {
             memory: 16 << 20,
             cpus: 1,
             disks,
+            lease,
             nets: Vec::new(),
             serial: Serial::None,
             control: Some(PathBuf::new()),

@@ -3,5 +3,6 @@
 mod ends;
 mod machine;
 mod moves;
+mod ownership;
 mod proxy;
 mod requests;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minivmm::devices::Device;
-use minivmm::devices::virtio::blk::{Blk, Image, ImageError};
+use minivmm::devices::virtio::blk::{Blk, Image};
 use tempfile::NamedTempFile;
 use vm_memory::{Bytes, GuestAddress};
+use vmstate::ownership::OwnershipError;
 
 use crate::driver::{BUFFERS, Driver, EVENT_IDX, INDIRECT, INDIRECT_DESCRIPTOR, NEXT, WRITE, memory};
 use crate::mmio::disk;
@@ -211,22 +212,22 @@ fn images_are_locked_against_others() {
     let file = NamedTempFile::new().unwrap();
     let open = |read_only| Image::open(file.path(), read_only).unwrap();
     let (writer, second, reader, other_reader) = (open(false), open(false), open(true), open(true));
-    writer.lock().unwrap();
+    writer.resource().lock().unwrap();
     for loser in [&second, &reader] {
-        let error = loser.lock().unwrap_err();
-        assert!(matches!(error, ImageError::InUse { .. }));
+        let error = loser.resource().lock().unwrap_err();
+        assert!(matches!(error, OwnershipError::InUse { .. }));
         assert!(error.to_string().ends_with("is in use by another process"), "{error}");
     }
-    writer.unlock().unwrap();
-    reader.lock().unwrap();
-    other_reader.lock().unwrap();
-    assert!(second.lock().is_err());
+    writer.resource().unlock().unwrap();
+    reader.resource().lock().unwrap();
+    other_reader.resource().lock().unwrap();
+    assert!(second.resource().lock().is_err());
     drop((reader, other_reader));
-    second.lock().unwrap();
+    second.resource().lock().unwrap();
 }
 
 #[test]
 fn a_missing_image_is_named() {
     let error = Image::open("/nonexistent/disk.img".as_ref(), false).unwrap_err();
-    assert!(error.to_string().starts_with("cannot open disk image /nonexistent/disk.img: "), "{error}");
+    assert!(error.to_string().starts_with("/nonexistent/disk.img cannot be opened"), "{error}");
 }

@@ -111,10 +111,15 @@ impl Listener {
                 Err(error) => return Err(error),
             }
             candidates.retain(|(_, since)| since.elapsed() < INTRODUCTION);
-            if let Some(index) = candidates.iter().position(|(socket, _)| begins(socket) == Beginning::Stream) {
-                return self.channel(candidates.swap_remove(index).0);
+            // Each is looked at once: it may begin at any moment, so a second look may differ from the first.
+            let mut index = 0;
+            while let Some((socket, _)) = candidates.get(index) {
+                match begins(socket) {
+                    Beginning::Stream => return self.channel(candidates.swap_remove(index).0),
+                    Beginning::Silence => index += 1,
+                    Beginning::Other => drop(candidates.remove(index)),
+                }
             }
-            candidates.retain(|(socket, _)| begins(socket) == Beginning::Silence);
         }
     }
 
@@ -127,7 +132,6 @@ impl Listener {
 }
 
 /// How a connection has begun.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Beginning {
     /// With a stream.
     Stream,

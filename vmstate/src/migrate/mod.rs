@@ -16,6 +16,7 @@ pub mod snapshot;
 pub mod source;
 mod wire;
 
+pub use crate::ownership::Claim;
 pub use control::{Control, Progress};
 pub use phase::{DestinationPhase, Phase, SourcePhase};
 pub use report::{ArrivalReport, Downtime, Report, Round};
@@ -23,20 +24,6 @@ pub use report::{ArrivalReport, Downtime, Report, Round};
 use std::time::Duration;
 
 use crate::error::Result;
-
-/// What [`Machine::claim`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Claim {
-    /// This side holds the guest's exclusive resources, and no one has run a guest on them since they were let go.
-    Won,
-    /// Another process holds at least one of them. It may let go again: a killed process's locks outlive its sockets by
-    /// some milliseconds.
-    Held,
-    /// The resources are free, but someone has run a guest on them since: this copy of the guest is stale.
-    Moved,
-    /// The guest has no exclusive resource, or none that keeps a record of who ran: nothing can be proved.
-    Undecidable,
-}
 
 /// The machine being migrated: its run state, and the exclusive resources (disk locks) that only a running guest's
 /// owner holds.

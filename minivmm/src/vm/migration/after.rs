@@ -122,6 +122,7 @@ mod tests {
             memory: 2 << 20,
             cpus: 1,
             disks: Vec::new(),
+            lease: None,
             nets: Vec::new(),
             serial: Serial::None,
             control: Some(PathBuf::new()),

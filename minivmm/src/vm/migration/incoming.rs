@@ -73,6 +73,7 @@ impl Reception {
     fn take_in(&mut self) -> std::result::Result<Arrival, String> {
         let go_on = || !self.control.is_cancelled();
         let mut channel = self.listener.accept_source(&go_on).map_err(|error| error.to_string())?;
+        self.seam.await_source();
         // A source that was turned away may have introduced itself.
         self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight = Preflight::default();
         let mut sections = self.parts.sections().map_err(|error| chain(&error))?;

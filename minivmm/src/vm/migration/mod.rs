@@ -24,6 +24,7 @@ use crate::config::Address;
 use crate::error::chain;
 use crate::kvm::state::HypervisorState;
 use crate::migration::global::{GlobalState, Timer};
+use crate::migration::ownership::SharedTickets;
 use crate::migration::preflight::Preflight;
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
 use crate::migration::sections::Parts;
@@ -76,13 +77,14 @@ impl Vm {
         let setup = Phase::Source(SourcePhase::Setup);
         self.shared.begin_migration(setup, &control);
         self.state.lock().unwrap_or_else(PoisonError::into_inner).preflight = Preflight::new(self.facts());
+        let parts = self.parts();
         let departure = Departure {
             address,
             control: control.clone(),
-            parts: self.parts(),
+            seam: Seam::new(self.handle.clone(), &self.backends, &parts.tickets),
+            parts,
             ram: MachineRam::new(self.ram.clone()),
             log: MachineDirtyLog::new(Arc::clone(&self.machine.kvm)),
-            seam: Seam::new(self.handle.clone(), &self.backends.images),
         };
         let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || departure.run());
         match begun {
@@ -194,11 +196,12 @@ impl Vm {
         let control = Control::default();
         let setup = Phase::Destination(DestinationPhase::Setup);
         self.shared.begin_migration(setup, &control);
+        let parts = self.parts();
         let reception = Reception {
             listener,
-            parts: self.parts(),
+            seam: Seam::new(self.handle.clone(), &self.backends, &parts.tickets).expecting(self.introduction()),
+            parts,
             ram: MachineRam::new(self.ram.clone()),
-            seam: Seam::new(self.handle.clone(), &self.backends.images).expecting(self.introduction()),
             control: control.clone(),
             shared: Arc::clone(&self.shared),
         };
@@ -213,6 +216,7 @@ impl Vm {
         Parts {
             state: Arc::clone(&self.state),
             vcpus: self.machine.vcpus.len(),
+            tickets: SharedTickets::default(),
             devices: self.machine.devices.sections(),
         }
     }

@@ -45,6 +45,9 @@ impl Departure {
             Ok(sections) => sections,
             Err(error) => return Ended::without_owner(Phase::Source(SourcePhase::Failed), Some(chain(&error))),
         };
+        if let Err(error) = self.seam.begin() {
+            return Ended::without_owner(Phase::Source(SourcePhase::Failed), Some(chain(&error)));
+        }
         self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight.stamp();
         let outgoing = Outgoing {
             channel: &mut channel,

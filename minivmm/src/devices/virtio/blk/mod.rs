@@ -11,7 +11,7 @@ use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::schema::{Description, Shared};
 
-pub use self::image::{Image, ImageError, SECTOR};
+pub use self::image::{Image, SECTOR};
 use self::request::Worker;
 use super::{Broken, Io, Model, VIRTIO_FIELD};
 

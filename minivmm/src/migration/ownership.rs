@@ -1,0 +1,185 @@
+//! Section `minivmm/ownership`: what the source tells of the guest's exclusive resources, before the first page.
+
+use std::sync::{Arc, Mutex};
+
+use vmstate::VmState;
+use vmstate::ownership::{Record, Role, Ticket};
+
+/// Disks that a machine has room for.
+const DISKS_MAX: u8 = 8;
+/// One for each disk, and the lease.
+const TICKETS_MAX: usize = DISKS_MAX as usize + 1;
+
+/// The section, as it is shared between its registry and the thread that fills or reads it.
+pub type SharedTickets = Arc<Mutex<Tickets>>;
+
+/// Section `minivmm/ownership`, version 1.
+#[derive(Clone, Debug, Default, PartialEq, VmState)]
+#[vmstate(name = "minivmm/ownership", version = 1, early_setup, needed = Self::is_told, post_load = Self::note)]
+pub struct Tickets {
+    count: u32,
+    #[vmstate(len = count, max = TICKETS_MAX)]
+    entries: Vec<Entry>,
+    /// Set by a source before it sends, and by a load. Else the section is not sent, and other sources have none.
+    #[vmstate(skip)]
+    told: bool,
+}
+
+/// A [`Ticket`] on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
+#[vmstate(name = "minivmm/ownership/ticket", version = 1, validate = Self::check)]
+struct Entry {
+    kind: Kind,
+    /// Place of a disk in the order of all disks; 0 for the lease.
+    index: u8,
+    bytes: u64,
+    has_record: bool,
+    /// Zero without a record, as the generation.
+    #[vmstate(buffer)]
+    token: [u8; 16],
+    generation: u64,
+}
+
+/// What a [`Role`] is on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
+#[repr(u8)]
+enum Kind {
+    #[default]
+    Disk = 0,
+    Lease = 1,
+}
+
+impl Tickets {
+    /// What the source tells.
+    pub fn new(tickets: &[Ticket]) -> Self {
+        let entries: Vec<Entry> = tickets.iter().map(Entry::of).collect();
+        Self { count: entries.len() as u32, entries, told: true }
+    }
+
+    /// What the source told; `None` if it told nothing, as QEMU.
+    pub fn told(&self) -> Option<Vec<Ticket>> {
+        self.told.then(|| self.entries.iter().map(Entry::ticket).collect())
+    }
+
+    fn is_told(&self) -> bool {
+        self.told
+    }
+
+    fn note(&mut self, _version: u32) -> Result<(), String> {
+        self.told = true;
+        let mut seen = Vec::new();
+        for role in self.entries.iter().map(Entry::role) {
+            if seen.contains(&role) {
+                return Err(format!("{role} comes twice"));
+            }
+            seen.push(role);
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    fn of(ticket: &Ticket) -> Self {
+        let (kind, index) = match ticket.role {
+            Role::Disk(index) => (Kind::Disk, index),
+            Role::Lease => (Kind::Lease, 0),
+        };
+        let Record { token, generation } = ticket.record.unwrap_or_default();
+        Self { kind, index, bytes: ticket.bytes, has_record: ticket.record.is_some(), token, generation }
+    }
+
+    fn role(&self) -> Role {
+        match self.kind {
+            Kind::Disk => Role::Disk(self.index),
+            Kind::Lease => Role::Lease,
+        }
+    }
+
+    fn ticket(&self) -> Ticket {
+        let record = Record { token: self.token, generation: self.generation };
+        Ticket { role: self.role(), bytes: self.bytes, record: self.has_record.then_some(record) }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match self.kind {
+            Kind::Disk if self.index >= DISKS_MAX => {
+                return Err(format!("disk {} is not below {DISKS_MAX}", self.index));
+            }
+            Kind::Lease if (self.index, self.bytes) != (0, 0) => {
+                return Err(format!("a lease has index {} and {} bytes, both are 0", self.index, self.bytes));
+            }
+            _ => {}
+        }
+        if !self.has_record && (self.token, self.generation) != ([0; 16], 0) {
+            return Err("a token or generation without a record".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmstate::Section;
+    use vmstate::codec::{Reader, Writer};
+
+    use super::*;
+
+    fn load(bytes: &[u8]) -> vmstate::Result<Tickets> {
+        let mut tickets = Tickets::default();
+        Section::load(&mut tickets, &mut Reader::strict(bytes), 1).map(|()| tickets)
+    }
+
+    /// Bytes written out: the format is documented in docs/minivmm-devices.md.
+    #[test]
+    fn two_disks_and_a_lease() {
+        let record = Record { token: *b"abcdefghijklmnop", generation: 5 };
+        let tickets = [
+            Ticket { role: Role::Disk(0), bytes: 0x1000, record: Some(record) },
+            Ticket { role: Role::Disk(2), bytes: 0x200, record: None },
+            Ticket { role: Role::Lease, bytes: 0, record: Some(Record { generation: 9, ..record }) },
+        ];
+        let bytes = [
+            &b"\0\0\0\x03"[..],
+            b"\0\0\0\0\0\0\0\0\x10\0\x01abcdefghijklmnop\0\0\0\0\0\0\0\x05",
+            b"\0\x02\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            b"\x01\0\0\0\0\0\0\0\0\0\x01abcdefghijklmnop\0\0\0\0\0\0\0\x09",
+        ]
+        .concat();
+        let mut out = Writer::new();
+        Section::save(&mut Tickets::new(&tickets), &mut out).unwrap();
+        assert_eq!(out.into_bytes(), bytes);
+        assert_eq!(load(&bytes).unwrap().told(), Some(tickets.to_vec()));
+        assert_eq!(load(b"\0\0\0\0").unwrap().told(), Some(Vec::new()));
+        assert_eq!(Tickets::default().told(), None);
+    }
+
+    #[test]
+    fn what_no_source_sends_is_refused() {
+        let entry = |kind: u8, index: u8, bytes: u8, has_record: u8, token: u8, generation: u8| {
+            let mut entry = vec![kind, index, 0, 0, 0, 0, 0, 0, 0, bytes, has_record];
+            entry.extend([token; 16]);
+            entry.extend([0, 0, 0, 0, 0, 0, 0, generation]);
+            entry
+        };
+        let sent = |entries: &[Vec<u8>]| {
+            let mut bytes = (entries.len() as u32).to_be_bytes().to_vec();
+            bytes.extend(entries.concat());
+            load(&bytes).map_err(|error| error.to_string())
+        };
+        assert!(sent(&[entry(0, 7, 1, 1, 1, 1), entry(1, 0, 0, 1, 1, 1)]).is_ok());
+        for (entries, what) in [
+            (vec![entry(2, 0, 0, 1, 1, 1)], "is no Kind"),
+            (vec![entry(0, 8, 0, 1, 1, 1)], "disk 8 is not below 8"),
+            (vec![entry(1, 1, 0, 1, 1, 1)], "a lease has index 1"),
+            (vec![entry(1, 0, 1, 1, 1, 1)], "a lease has index 0 and 1 bytes"),
+            (vec![entry(0, 0, 0, 2, 1, 1)], "has_record"),
+            (vec![entry(0, 0, 0, 0, 1, 0)], "without a record"),
+            (vec![entry(0, 0, 0, 0, 0, 1)], "without a record"),
+            (vec![entry(0, 3, 1, 1, 1, 1), entry(0, 3, 1, 1, 2, 1)], "disk 3 comes twice"),
+            ((0..10).map(|index| entry(0, index, 0, 0, 0, 0)).collect(), "count"),
+        ] {
+            let error = sent(&entries).unwrap_err();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+}
