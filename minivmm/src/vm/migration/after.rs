@@ -4,7 +4,6 @@ use vmstate::migrate::{Claim, DestinationPhase, Machine as _, Phase, SourcePhase
 
 use super::Outgoing;
 use super::ended::Ended;
-use super::seam::Seam;
 use crate::error::chain;
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::request::Refusal;
@@ -50,8 +49,12 @@ impl Vm {
     /// nothing can prove it, a word for it counts (`vouched`): the user's, or at the side that the guest belongs to the
     /// engine's.
     pub(in crate::vm) fn take_back(&mut self, vouched: bool) -> Result<(), Refusal> {
-        let claim = self.owner.as_mut().map_or(Ok(Claim::Undecidable), Seam::claim);
-        may_go_on(claim.map_err(|error| Refusal(chain(&error)))?, vouched)?;
+        let claim = match &mut self.owner {
+            // A lock that is free now does not tell who has had it since.
+            Some(owner) if owner.is_provable() || vouched => owner.claim().map_err(|error| Refusal(chain(&error)))?,
+            _ => Claim::Undecidable,
+        };
+        may_go_on(claim, vouched)?;
         if let Some(owner) = &mut self.owner {
             owner.advance().map_err(|error| Refusal(chain(&error)))?;
         }

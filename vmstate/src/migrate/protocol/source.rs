@@ -45,6 +45,13 @@ pub enum SourceAction {
     End,
 }
 
+impl SourceAction {
+    /// True if the machine carries it out, and not the wire.
+    pub fn is_the_machines(self) -> bool {
+        matches!(self, Self::Pause | Self::Release | Self::Claim | Self::Advance | Self::Resume)
+    }
+}
+
 /// What came of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceEvent {

@@ -205,6 +205,8 @@ impl Source<'_, '_> {
     fn went_wrong(&mut self, action: SourceAction, error: Error) -> SourceEvent {
         let event = match error.kind() {
             ErrorKind::Cancelled if self.control.is_cancelled() => SourceEvent::Cancelled,
+            // A disk's I/O error says nothing about the wire.
+            _ if action.is_the_machines() => SourceEvent::Refused,
             ErrorKind::Io if is_timeout(&error) => SourceEvent::Deadline,
             ErrorKind::Io | ErrorKind::Malformed | ErrorKind::Incompatible => SourceEvent::Broken,
             _ => SourceEvent::Refused,
