@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use serde_json::{Value, json};
+use vmstate::ownership::{Access, Resource};
 use vmstate_lab::qmp::Qmp;
 use vmstate_lab::tiny;
 use vmstate_lab::vmm::{Config, Program, Vmm};
@@ -115,6 +116,14 @@ impl Place {
     /// Begins the migration.
     pub(crate) fn migrate(&mut self) -> Result<()> {
         self.source.vmm.start_migration(&self.wire.uri()).map_err(|error| error.to_string())
+    }
+
+    /// How often a guest was started on the image, or taken over with it.
+    pub(crate) fn generation(&self) -> Result<u64> {
+        let image = File::open(&self.image).map_err(|error| error.to_string())?;
+        let record = Resource::image(image, &self.image, Access::Exclusive).record();
+        let record = record.map_err(|error| error.to_string())?;
+        record.map(|record| record.generation).ok_or_else(|| "the image has no record".into())
     }
 
     /// The pass that the disk tells of; 0 before the first.
