@@ -237,7 +237,10 @@ impl Vmm {
 
 fn minivmm_arguments(config: &Config) -> Vec<String> {
     let path = |path: &Path| path.display().to_string();
-    let mut arguments: Vec<String> = ["run", "--serial", "stdio"].map(str::to_owned).to_vec();
+    let mut arguments = vec!["run".to_owned()];
+    if !config.more.iter().any(|argument| argument == "--serial") {
+        arguments.extend(["--serial", "stdio"].map(str::to_owned));
+    }
     let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
     flag("--kernel", path(&config.kernel));
     flag("--append", config.append.clone());

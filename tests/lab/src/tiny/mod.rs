@@ -7,6 +7,9 @@ mod code;
 /// Guest address of the first page it writes.
 pub const FIRST_PAGE: u64 = 0x40_0000;
 
+/// Registers of the first virtio-mmio device of QEMU's `microvm`, and of minivmm.
+const FIRST_DISK: u64 = 0xfeb0_0e00;
+
 /// What it prints first.
 pub const BANNER: &str = "tiny\n";
 
@@ -48,6 +51,16 @@ pub fn bzimage() -> Vec<u8> {
 /// Its command line: `pages` pages a pass, a pass begun every `span` times 65536 time stamp counter ticks.
 pub fn command_line(pages: u64, span: u64) -> String {
     format!("{pages:x} {span:x}")
+}
+
+/// The same with the machine's first disk, whose first sector it checks and rewrites in each pass.
+pub fn command_line_with_disk(pages: u64, span: u64) -> String {
+    format!("{} {FIRST_DISK:x}", command_line(pages, span))
+}
+
+/// What the disk's first sector holds in its first and last eight bytes after pass `pass`: the address is left out.
+pub fn expected_on_disk(pass: u64) -> u64 {
+    expected(0, pass)
 }
 
 /// What the page at guest address `page` holds in its first and last eight bytes after pass `pass`.

@@ -1,9 +1,11 @@
 # The tiny guest: entered in 64-bit mode as Linux is, RSI -> boot_params, memory mapped one to one below 4 GiB.
 # Plain integer instructions only: a KVM that emulates CPL 0 instruction by instruction runs them, too.
 #
-# Command line: PAGES [SPAN], hexadecimal. PAGES pages from 0x400000 are rewritten in each pass, which is begun
-# SPAN * 2^16 time stamp counter ticks after the one before (0: at once).
-# Prints "tiny" once, "p" and the pass number after each pass, "E" and the address where memory is wrong (and halts).
+# Command line: PAGES [SPAN [DISK]], hexadecimal. PAGES pages from 0x400000 are rewritten in each pass, which is begun
+# SPAN * 2^16 time stamp counter ticks after the one before (0: at once). DISK is the address of a virtio-mmio block
+# device; its first sector is checked and rewritten at the end of each pass.
+# Prints "tiny" once, "p" and the pass number after each pass, "E" and the address where memory is wrong, or where the
+# disk's sector was read to (and halts).
 # A byte on COM1 is a command, looked at after each pass: "q" powers off, "r" resets.
 
         .set    COM1, 0x3f8
@@ -11,6 +13,13 @@
         .set    FIRST, 0x400000
         .set    GED, 0xfea00200         # sleep control, sleep status, reset
         .set    MIX, 0x61c88647
+
+        .set    QUEUE, 0x300000         # of the disk: 8 descriptors, the available ring, the used ring
+        .set    AVAILABLE, 0x80
+        .set    USED, 0x100
+        .set    HEADER, 0x200           # of the request: type, sector; and its status
+        .set    STATUS, 0x210
+        .set    SECTOR, 0x400
 
         .globl  _start
 _start:
@@ -21,6 +30,8 @@ _start:
         call    hex
         shl     $16, %rax
         mov     %rax, %r9               # ticks
+        call    hex
+        mov     %rax, %r12              # disk
         xor     %r10d, %r10d            # passes done
         mov     $'t', %al
         call    putc
@@ -31,7 +42,10 @@ _start:
         mov     $'y', %al
         call    putc
         call    newline
-        call    ticks
+        test    %r12, %r12
+        jz      1f
+        call    disk
+1:      call    ticks
         mov     %rax, %r11              # when the pass began
 
 pass:   mov     $FIRST, %edi
@@ -53,6 +67,25 @@ write:  lea     1(%r10), %rax
         dec     %rcx
         jnz     page
         inc     %r10
+
+        test    %r12, %r12
+        jz      done
+        mov     $QUEUE + SECTOR, %edi
+        xor     %eax, %eax              # read
+        call    request
+        imul    $MIX, %r10, %rax        # what this pass writes; the pass before wrote MIX less
+        lea     -MIX(%rax), %rcx
+        cmp     $1, %r10
+        je      1f                      # nothing was written before the first
+        cmp     %rcx, (%rdi)
+        jne     wrong
+        cmp     %rcx, 0x1f8(%rdi)
+        jne     wrong
+1:      mov     %rax, (%rdi)
+        mov     %rax, 0x1f8(%rdi)
+        mov     $1, %eax                # write
+        call    request
+done:
 
         mov     $'p', %al
         call    putc
@@ -89,6 +122,61 @@ wrong:  mov     $'E', %al
 halt:   cli
         hlt
         jmp     halt
+
+# Makes the disk at R12 ready, with one queue (virtio 1.2, 3.1.1 and 4.2); RAX, RBX are lost.
+disk:   mov     $QUEUE, %ebx
+        xor     %r13d, %r13d            # requests made
+        movl    $0, 0x70(%r12)          # reset
+        movl    $1, AVAILABLE(%rbx)     # no interrupts; index 0
+        movl    $0, USED(%rbx)          # what a guest before a reset may have left
+        lea     HEADER(%rbx), %eax
+        mov     %rax, (%rbx)
+        movl    $16, 8(%rbx)
+        movl    $0x10001, 12(%rbx)      # next: 1
+        lea     SECTOR(%rbx), %eax
+        mov     %rax, 16(%rbx)
+        movl    $512, 24(%rbx)
+        lea     STATUS(%rbx), %eax
+        mov     %rax, 32(%rbx)
+        movl    $1, 40(%rbx)
+        movl    $2, 44(%rbx)            # the device writes; the last
+        movq    $0, HEADER + 8(%rbx)    # sector 0
+        movl    $3, 0x70(%r12)          # acknowledge, driver
+        movl    $1, 0x24(%r12)
+        movl    $1, 0x20(%r12)          # feature 32: version 1
+        movl    $11, 0x70(%r12)         # features are agreed on
+        movl    $0, 0x30(%r12)
+        movl    $8, 0x38(%r12)
+        mov     %ebx, 0x80(%r12)
+        lea     AVAILABLE(%rbx), %eax
+        mov     %eax, 0x90(%r12)
+        lea     USED(%rbx), %eax
+        mov     %eax, 0xa0(%r12)
+        movl    $1, 0x44(%r12)
+        movl    $15, 0x70(%r12)
+        ret
+
+# Type EAX (0 reads, 1 writes) for SECTOR, and waits; RAX is kept, RBX, RCX are lost. A request that fails is wrong.
+request:
+        mov     $QUEUE, %ebx
+        mov     %eax, HEADER(%rbx)
+        mov     %eax, %ecx
+        xor     $1, %ecx
+        shl     $1, %ecx                # the device writes what it reads from the disk
+        or      $0x20001, %ecx          # next: 2
+        mov     %ecx, 28(%rbx)
+        movb    $0xff, STATUS(%rbx)
+        mov     %r13d, %ecx
+        and     $7, %ecx
+        movw    $0, AVAILABLE + 4(%rbx, %rcx, 2)
+        inc     %r13d
+        mov     %r13w, AVAILABLE + 2(%rbx)
+        movl    $0, 0x50(%r12)
+1:      cmp     %r13w, USED + 2(%rbx)
+        jne     1b
+        cmpb    $0, STATUS(%rbx)
+        jne     wrong
+        ret
 
 # RAX: the hexadecimal number at RSI, 0 if there is none; RSI moves behind it and the byte that ends it.
 hex:    xor     %eax, %eax

@@ -1,0 +1,196 @@
+//! One case of the matrix, on two real processes: the fault, and what must hold after it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::ending::{Ending, Told, answered, says};
+use crate::place::{Oddities, PATIENCE, Place, Result, Side, ThirdParty, until};
+use crate::table::{Cell, Fault, Phase};
+use crate::wire::{Alteration, Mark, Wire};
+
+/// A command is given this long before the wire flows again: some are answered only once the migration has ended.
+const COMMAND: Duration = Duration::from_millis(500);
+/// A cancel is answered while the wire is silent: before the source would give up by itself, also on a busy host.
+const CANCEL: Duration = Duration::from_secs(3);
+
+/// Makes the fault happen and checks the ending.
+pub(crate) fn walk(fault: Fault, phase: Phase, cell: &Cell) -> Result<()> {
+    let Cell::Ends { guest, source, destination, answer } = *cell else { return Ok(()) };
+    let mut place = Place::new(oddities(fault, phase))?;
+    let told = (|| {
+        place.migrate()?;
+        place.wire.await_mark(phase.mark(), Instant::now() + PATIENCE)?;
+        inject(fault, phase, &mut place)
+    })();
+    let checked = told.and_then(|told| {
+        says("the source", &mut place.source, source)?;
+        says("the destination", &mut place.destination, destination)?;
+        answered(answer, told)?;
+        let mut ending = Ending { place: &mut place, fault, source, destination };
+        ending.check(guest)?;
+        ending.lasts(guest)
+    });
+    checked.map_err(|why| format!("{why}\n  {}", describe(&mut place)))
+}
+
+fn oddities(fault: Fault, phase: Phase) -> Oddities {
+    let change = |find, at, put| Some(Alteration { find, at, put });
+    // Name, instance 0, version 3 of QEMU's serial port; behind it divider (2 bytes), receive buffer, IER.
+    const SERIAL: &[u8] = b"serial\0\0\0\0\0\0\0\x03";
+    let alteration = match fault {
+        Fault::WrongMagic => change(b"QEVM", 3, b"X"),
+        Fault::WrongMachine => change(b"microvm", 0, b"macrovm"),
+        Fault::LoadRefused => change(SERIAL, SERIAL.len() - 1, b"\x63"),
+        Fault::UnknownSection => change(SERIAL, 0, b"cereal"),
+        // CPUID leaf 7, index 0, flags 1; behind it EAX, and in the first byte of EBX bit 26 of it: avx512pf, and more.
+        Fault::OtherCpu => change(b"\0\0\0\x07\0\0\0\0\0\0\0\x01", 16, b"\xff"),
+        Fault::PostLoadFails => change(SERIAL, SERIAL.len() + 3, b"\xf0"),
+        _ => None,
+    };
+    Oddities {
+        hold: Some(phase.mark()),
+        alteration,
+        image_copied: fault == Fault::ImageCopied,
+        destination_memory_mib: (fault == Fault::OtherMemory).then_some(32),
+        console_full: fault == Fault::DiskFull,
+    }
+}
+
+fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
+    match fault {
+        Fault::SourceKilled => place.source.kill(),
+        Fault::DestinationKilled => place.destination.kill(),
+        Fault::WireCut => place.wire.behave(Wire::Cut),
+        Fault::WireStalls => {
+            place.wire.behave(Wire::Stalls);
+            ends_at_source(place)?;
+            place.wire.behave(Wire::Cut);
+        }
+        Fault::WireTrickles => {
+            place.wire.behave(Wire::Trickles(512));
+            match phase {
+                Phase::Setup | Phase::Rounds => {
+                    std::thread::sleep(COMMAND);
+                    let told = command(place, "migrate_cancel", Value::Null)?;
+                    place.wire.behave(Wire::Flows);
+                    return Ok(told);
+                }
+                _ => ends_at_source(place)?,
+            }
+        }
+        Fault::LockTaken => {
+            let third = ThirdParty::take(&place.image)?;
+            place.wire.behave(Wire::Flows);
+            ends_at_source(place)?;
+            until("the destination gives up", || Ok(place.destination.answers()?.1 == "failed"))?;
+            drop(third);
+        }
+        Fault::LockTakenBriefly => {
+            let third = ThirdParty::take(&place.image)?;
+            place.wire.behave(Wire::Flows);
+            std::thread::sleep(Duration::from_millis(200));
+            drop(third);
+        }
+        Fault::EofLate => ends_at_source(place)?,
+        Fault::EofLateAfterQuit => {
+            ends_at_source(place)?;
+            let before = place.source.last_pass();
+            until("the guest goes on at the source", || Ok(place.source.last_pass() > before + 2))?;
+            // Its answer may not come any more.
+            let _ = place.source.vmm.qmp.execute("quit", Value::Null);
+            until("the source ends", || Ok(place.source.exit_code().is_some()))?;
+        }
+        Fault::GuestPowersOff | Fault::GuestReboots => {
+            let key = if fault == Fault::GuestPowersOff { "q" } else { "r" };
+            let side = if phase == Phase::Shut { &mut place.destination } else { &mut place.source };
+            // The guest looks at its serial port once in each pass.
+            let before = side.last_pass();
+            until("the guest runs", || Ok(side.last_pass() > before))?;
+            side.vmm.type_in(key).map_err(|error| error.to_string())?;
+            std::thread::sleep(COMMAND);
+            if key == "q" {
+                until("the process ends", || Ok(side.exit_code().is_some()))?;
+            }
+        }
+        Fault::Cancel => return released(place, "migrate_cancel", Value::Null),
+        Fault::Quit => {
+            // A process that ends may not come to answer.
+            let told = command(place, "quit", Value::Null)?;
+            until("the source ends", || Ok(place.source.exit_code().is_some()))?;
+            place.wire.behave(Wire::Flows);
+            let lost = |why: &String| why.contains("lost");
+            return Ok(told.map(|told| if told.as_ref().is_err_and(lost) { Ok(()) } else { told }));
+        }
+        Fault::Stop => return released(place, "stop", Value::Null),
+        Fault::Reset => return released(place, "system_reset", Value::Null),
+        Fault::PowerButton => return released(place, "system_powerdown", Value::Null),
+        Fault::SecondMigrate => {
+            let again = json!({ "uri": place.wire.uri() });
+            return released(place, "migrate", again);
+        }
+        Fault::ImageCopied
+        | Fault::DiskFull
+        | Fault::LoadRefused
+        | Fault::PostLoadFails
+        | Fault::OtherMemory
+        | Fault::OtherCpu
+        | Fault::UnknownSection
+        | Fault::WrongMachine
+        | Fault::WrongMagic => {}
+    }
+    if !matches!(fault, Fault::WireCut | Fault::WireStalls) {
+        place.wire.behave(Wire::Flows);
+    }
+    Ok(None)
+}
+
+/// Gives the source a command, and lets the wire flow once it had time to be carried out.
+fn released(place: &mut Place, name: &'static str, arguments: Value) -> Result<Told> {
+    let answer = place.source.ask(name, arguments);
+    let bound = if name == "migrate_cancel" { CANCEL } else { COMMAND };
+    let deadline = Instant::now() + bound;
+    while !answer.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let in_time = answer.is_finished();
+    place.wire.behave(Wire::Flows);
+    if name == "migrate_cancel" && !in_time {
+        return Err(format!("{name} is not answered within {CANCEL:?}, while the wire is silent"));
+    }
+    join(answer)
+}
+
+/// Gives the source a command.
+fn command(place: &Place, name: &'static str, arguments: Value) -> Result<Told> {
+    join(place.source.ask(name, arguments))
+}
+
+fn join(answer: std::thread::JoinHandle<Result<()>>) -> Result<Told> {
+    // Each step of it has a deadline of its own.
+    answer.join().map(Some).map_err(|_| "the thread that gave a command panicked".to_owned())
+}
+
+/// Waits until the source's migration is over, one way or another.
+fn ends_at_source(place: &mut Place) -> Result<()> {
+    until("the source's migration ends", || {
+        if place.source.exit_code().is_some() {
+            return Ok(true);
+        }
+        let (_, status, _) = place.source.answers()?;
+        Ok(!matches!(status.as_str(), "setup" | "active" | "device" | "cancelling" | "pre-switchover"))
+    })
+}
+
+fn describe(place: &mut Place) -> String {
+    let marks: Vec<Mark> = place.wire.seen().into_iter().map(|(mark, _)| mark).collect();
+    let side = |name, side: &mut Side| {
+        let state = match side.exit_code() {
+            Some(code) => format!("ended with {code:?}"),
+            None => format!("{:?}", side.answers()),
+        };
+        format!("{name}: {state}, last pass {}, stderr {:?}", side.last_pass(), side.vmm.errors())
+    };
+    let (source, destination) = (side("source", &mut place.source), side("destination", &mut place.destination));
+    format!("{source}\n  {destination}\n  wire: {marks:?}")
+}

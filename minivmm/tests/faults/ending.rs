@@ -1,0 +1,217 @@
+//! What must hold after a fault: one guest, where the table says, with its memory and disk, and two sides that say so.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::place::{PATIENCE, Place, Result, Side, until};
+use crate::table::{Answer, Fault, Guest, Says};
+
+/// Nobody ran if nobody made a pass in this time; a pass takes a few milliseconds.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// What was answered, where there was a command.
+pub(crate) type Told = Option<Result<()>>;
+
+/// Waits until a side says what it is to say.
+pub(crate) fn says(name: &str, side: &mut Side, wanted: Says) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let ended = side.exit_code();
+        let (found, said) = match (ended, wanted) {
+            (Some(None), Says::Killed) => return Ok(()),
+            (Some(code), Says::Ended(wanted, text)) => {
+                let errors = side.vmm.errors();
+                (code == Some(wanted) && errors.contains(text), format!("ended with {code:?}: {errors}"))
+            }
+            (Some(code), _) => (false, format!("ended with {code:?}: {}", side.vmm.errors())),
+            (None, _) => match (side.answers(), wanted) {
+                (Ok((state, status, error)), Says::Answers(wanted_state, wanted_status, text)) => (
+                    state == wanted_state
+                        && status == wanted_status
+                        && error.contains(text)
+                        && (status != "failed" || !error.is_empty()),
+                    format!("says {state}, {status}, {error:?}"),
+                ),
+                (other, _) => (false, format!("says {other:?}")),
+            },
+        };
+        if found {
+            return Ok(());
+        }
+        if Instant::now() > deadline || ended.is_some() {
+            return Err(format!("{name} is to be {wanted:?} and {said}"));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub(crate) fn answered(wanted: Answer, told: Told) -> Result<()> {
+    match (wanted, &told) {
+        (Answer::None, None) | (Answer::Done, Some(Ok(()))) => Ok(()),
+        (Answer::Refused(text), Some(Err(why))) if why.contains(text) => Ok(()),
+        _ => Err(format!("the command's answer is to be {wanted:?} and is {told:?}")),
+    }
+}
+
+/// What must hold in the end.
+pub(crate) struct Ending<'a> {
+    pub(crate) place: &'a mut Place,
+    pub(crate) fault: Fault,
+    pub(crate) source: Says,
+    pub(crate) destination: Says,
+}
+
+impl Ending<'_> {
+    pub(crate) fn check(&mut self, guest: Guest) -> Result<()> {
+        match guest {
+            Guest::AtSource | Guest::AnewAtSource => self.runs_at_source()?,
+            Guest::AtDestination | Guest::AnewAtDestination => self.runs_at_destination()?,
+            Guest::PausedAtSource => {
+                self.nobody_runs()?;
+                let cont = self.place.source.vmm.qmp.execute("cont", Value::Null);
+                cont.map_err(|error| format!("the guest is safe to run at the source: {error}"))?;
+                self.runs_at_source()?;
+            }
+            Guest::PausedAtDestination => {
+                self.nobody_runs()?;
+                self.no_cont_at_source()?;
+                let cont = self.place.destination.vmm.qmp.execute("cont", Value::Null);
+                cont.map_err(|error| format!("the guest is safe to run at the destination: {error}"))?;
+                self.runs_at_destination()?;
+            }
+            Guest::PoweredOff | Guest::DiedWithItsProcess => {
+                self.nobody_runs()?;
+                self.no_cont_at_source()?;
+            }
+        }
+        check_consoles(self.place, guest, self.source == Says::Killed)?;
+        // A destination that waits is reached by a real source, if it is fit for it.
+        let fit = !matches!(self.fault, Fault::OtherMemory | Fault::ImageCopied);
+        if fit && matches!(self.destination, Says::Answers("inmigrate", ..)) && guest == Guest::AtSource {
+            says("the destination", &mut self.place.destination, self.destination)?;
+            self.migrates_after_all()?;
+        }
+        Ok(())
+    }
+
+    /// What both sides said is not only what they said for a moment.
+    pub(crate) fn lasts(&mut self, guest: Guest) -> Result<()> {
+        // These went on since, at the wish of the test.
+        if matches!(guest, Guest::PausedAtSource | Guest::PausedAtDestination) {
+            return Ok(());
+        }
+        says("the source", &mut self.place.source, self.source)?;
+        says("the destination", &mut self.place.destination, self.destination)
+    }
+
+    fn runs_at_source(&mut self) -> Result<()> {
+        let silent = self.place.destination.vmm.console();
+        self.goes_on(|place| place.source.last_pass(), |place| place.source.holds(&place.image))?;
+        if self.place.destination.holds(&self.place.image) {
+            return Err("the guest runs at the source, and the destination holds the image's lock".into());
+        }
+        if matches!(self.destination, Says::Answers("paused", ..)) {
+            self.no_cont_at_destination()?;
+        }
+        self.stays(&silent, |place| place.destination.vmm.console())
+    }
+
+    fn runs_at_destination(&mut self) -> Result<()> {
+        let silent = self.place.source.vmm.console();
+        match self.fault {
+            // What it prints is lost.
+            Fault::DiskFull => self.goes_on(Place::pass_on_disk, |place| place.destination.holds(&place.image))?,
+            _ => self.goes_on(|place| place.destination.last_pass(), |place| place.destination.holds(&place.image))?,
+        }
+        self.no_cont_at_source()?;
+        if self.place.source.holds(&self.place.image) {
+            return Err("the guest runs at the destination, and the source holds the image's lock".into());
+        }
+        self.stays(&silent, |place| place.source.vmm.console())
+    }
+
+    /// Three more passes, by who holds the lock.
+    fn goes_on(&mut self, pass: impl Fn(&Place) -> u64, holds: impl Fn(&Place) -> bool) -> Result<()> {
+        let before = pass(self.place);
+        let place = &mut *self.place;
+        until("the guest goes on", || Ok(pass(place) >= before + 3))?;
+        if holds(place) { Ok(()) } else { Err("who runs the guest does not hold the image's lock".into()) }
+    }
+
+    fn nobody_runs(&mut self) -> Result<()> {
+        let consoles = |place: &Place| place.source.vmm.console() + &place.destination.vmm.console();
+        let before = consoles(self.place);
+        self.stays(&before, consoles)
+    }
+
+    fn stays(&mut self, before: &str, console: impl Fn(&Place) -> String) -> Result<()> {
+        std::thread::sleep(SILENCE);
+        let after = console(self.place);
+        if after == before { Ok(()) } else { Err(format!("a second guest runs: {:?}", after.strip_prefix(before))) }
+    }
+
+    /// A source that has handed over, or cannot prove that it did not, does not run the guest.
+    fn no_cont_at_source(&mut self) -> Result<()> {
+        if !matches!(self.source, Says::Answers(..)) {
+            return Ok(());
+        }
+        match self.place.source.vmm.qmp.execute("cont", Value::Null) {
+            Err(_) => Ok(()),
+            Ok(_) => Err("`cont` is accepted at the source, which does not have the guest any more".into()),
+        }
+    }
+
+    /// A copy that has become stale.
+    fn no_cont_at_destination(&mut self) -> Result<()> {
+        match self.place.destination.vmm.qmp.execute("cont", Value::Null) {
+            Err(_) => Ok(()),
+            Ok(_) => Err("`cont` is accepted at the destination, though the guest has run at the source since".into()),
+        }
+    }
+
+    fn migrates_after_all(&mut self) -> Result<()> {
+        self.place.new_wire();
+        self.place.migrate()?;
+        says(
+            "the source of the second migration",
+            &mut self.place.source,
+            Says::Answers("postmigrate", "completed", ""),
+        )?;
+        says(
+            "the destination of the second migration",
+            &mut self.place.destination,
+            Says::Answers("running", "completed", ""),
+        )?;
+        self.source = Says::Answers("postmigrate", "completed", "");
+        self.destination = Says::Answers("running", "completed", "");
+        self.runs_at_destination()?;
+        check_consoles(self.place, Guest::AtDestination, false)
+    }
+}
+
+/// The guest's own words: memory and disk were right, and each pass was made once, in one place.
+pub(crate) fn check_consoles(place: &Place, guest: Guest, source_killed: bool) -> Result<()> {
+    let (source, destination) = (place.source.vmm.console(), place.destination.vmm.console());
+    let whole = source.clone() + &destination;
+    if whole.contains('E') {
+        return Err("the guest found its memory or its disk wrong".into());
+    }
+    if !matches!(guest, Guest::AtDestination | Guest::AnewAtDestination | Guest::PausedAtDestination)
+        && !matches!(guest, Guest::PoweredOff | Guest::DiedWithItsProcess)
+        && !destination.is_empty()
+    {
+        return Err(format!("the guest ran at the destination, too: {destination:?}"));
+    }
+    for boot in whole.split(vmstate_lab::tiny::BANNER) {
+        let passes = vmstate_lab::tiny::passes(boot);
+        // A killed process loses what it had not written to its console yet.
+        let in_turn = |two: &[u64]| if source_killed { two[0] < two[1] } else { two[0] + 1 == two[1] };
+        if !passes.windows(2).all(in_turn) {
+            return Err(format!("passes are doubled or lost: {passes:?}"));
+        }
+    }
+    let boots = whole.matches(vmstate_lab::tiny::BANNER).count();
+    let wanted = if matches!(guest, Guest::AnewAtSource | Guest::AnewAtDestination) { 2 } else { 1 };
+    if boots == wanted { Ok(()) } else { Err(format!("the guest was started {boots} times, not {wanted}")) }
+}

@@ -1,0 +1,275 @@
+//! Kills at random moments of a migration: no guest is lost, none is doubled.
+//!
+//! `VMSTATE_KILLS` says how many, `VMSTATE_SEED` repeats a run. A guest whose process was killed has died with it. It would be
+//! *lost* if a complete copy that may run were left, and did not run after one `cont`.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::ending::check_consoles;
+use crate::place::{Oddities, PATIENCE, Place, Result, ThirdParty, kvm_is_here, until};
+use crate::table::Guest;
+use crate::wire::{Mark, Wire};
+
+/// In an ordinary run of the tests.
+const KILLS: u64 = 60;
+/// No two marks are further apart in an undisturbed migration, but for a busy host.
+const GAP: Duration = Duration::from_millis(40);
+/// To hit the moment between two steps of the destination.
+const ATTEMPTS: u32 = 25;
+/// Around the commit all happens in this time.
+const COMMIT: Duration = Duration::from_millis(3);
+
+/// What the destination does in this time is little enough to come between two of its steps.
+const STEP: Duration = Duration::from_micros(5);
+
+/// Who is killed when.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// So long after a mark.
+    After(Mark, Duration),
+    /// As soon as the destination holds the image's lock: before it says `SHUT`, if the kill is quick enough.
+    LockTaken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Victim {
+    Source,
+    Destination,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    RunsAtSource,
+    RunsAtSourceAfterCont,
+    RunsAtDestination,
+    DiedWithSource,
+    DiedWithDestination,
+}
+
+#[test]
+fn kills_at_random_moments_lose_no_guest_and_double_none() {
+    if !kvm_is_here() {
+        return;
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let kills = number("VMSTATE_KILLS").unwrap_or(KILLS);
+    let now = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
+    let seed = number("VMSTATE_SEED").unwrap_or_else(now);
+    println!("{kills} kills; again with VMSTATE_SEED={seed}");
+    let mut random = Random(seed);
+    let mut outcomes = BTreeMap::<_, u64>::new();
+    let mut failures = Vec::new();
+    for index in 0..kills {
+        let (victim, moment) = choose(&mut random);
+        let hold = matches!(moment, Moment::LockTaken).then_some(Mark::Eof);
+        let mut place = match Place::new(Oddities { hold, ..Oddities::default() }) {
+            Ok(place) => place,
+            Err(why) => panic!("the processes do not start: {why}"),
+        };
+        match one(&mut place, victim, moment) {
+            Ok((outcome, last)) => *outcomes.entry((victim, last, outcome)).or_default() += 1,
+            Err(why) => failures.push(format!("{index}, {victim:?} killed, {moment:?}: {why}")),
+        }
+    }
+    for ((victim, last, outcome), count) in &outcomes {
+        let last = last.map_or("nothing".into(), |last| format!("{last:?}"));
+        println!("{count:4} {victim:?} killed, the last on the wire was {last}: {outcome:?}");
+    }
+    let failed = failures.len();
+    assert!(failures.is_empty(), "{failed} of {kills}, VMSTATE_SEED={seed}:\n{}\n", failures.join("\n"));
+}
+
+/// The destination has the lock and has not said so when it is killed: the source tries the lock until the killed process's is gone.
+#[test]
+fn destination_killed_between_lock_and_shut() {
+    if !kvm_is_here() {
+        return;
+    }
+    for attempt in 1..=ATTEMPTS {
+        let mut place = Place::new(Oddities { hold: Some(Mark::Eof), ..Oddities::default() }).unwrap();
+        let (outcome, last) = one(&mut place, Victim::Destination, Moment::LockTaken).unwrap();
+        if last == Some(Mark::Eof) {
+            assert_eq!(outcome, Outcome::RunsAtSource, "attempt {attempt}");
+            return;
+        }
+    }
+    println!(
+        "in {ATTEMPTS} attempts none came between the two: the destination had always said SHUT when it was killed"
+    );
+}
+
+/// Half of the moments are around the commit.
+fn choose(random: &mut Random) -> (Victim, Moment) {
+    let victim = if random.below(2) == 0 { Victim::Source } else { Victim::Destination };
+    let span = |random: &mut Random, most: Duration| Duration::from_nanos(random.below(most.as_nanos() as u64));
+    let moment = match random.below(9) {
+        0 => Moment::After(Mark::Header, span(random, GAP)),
+        1 => Moment::After(Mark::Round, span(random, GAP)),
+        2 => Moment::After(Mark::SwitchOver, span(random, GAP)),
+        3 => Moment::After(Mark::Everything, span(random, COMMIT)),
+        4 => Moment::After(Mark::Ready, span(random, COMMIT)),
+        5 => Moment::After(Mark::Eof, span(random, COMMIT)),
+        6 => Moment::After(Mark::Shut, span(random, COMMIT)),
+        _ => Moment::LockTaken,
+    };
+    (victim, moment)
+}
+
+/// Migrates, kills, and finds out what became of the guest; and the last that the wire has seen.
+fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Option<Mark>)> {
+    place.migrate()?;
+    let deadline = Instant::now() + PATIENCE;
+    let generation = place.generation()?;
+    let process = if victim == Victim::Source { place.source.process } else { place.destination.process };
+    match moment {
+        Moment::After(mark, delay) => {
+            while !place.wire.has_seen(mark) {
+                if Instant::now() > deadline {
+                    return Err(format!("{mark:?} does not come"));
+                }
+                std::thread::yield_now();
+            }
+            let at = Instant::now() + delay;
+            // More exact than a sleep.
+            while Instant::now() < at {
+                std::hint::spin_loop();
+            }
+        }
+        Moment::LockTaken => {
+            place.wire.await_mark(Mark::Eof, deadline)?;
+            let onlooker = ThirdParty::new(&place.image);
+            if onlooker.finds_it_locked() {
+                return Err("the source said EOF and holds the lock".into());
+            }
+            let process = Pid::from_raw(process as i32);
+            let destination = place.destination.process;
+            let wire = &place.wire;
+            std::thread::scope(|scope| {
+                let killer = scope.spawn(move || {
+                    share_one_processor(destination)?;
+                    wire.behave(Wire::Flows);
+                    while !onlooker.finds_it_locked() {
+                        if Instant::now() > deadline {
+                            return Err("the destination does not take the lock".into());
+                        }
+                        // The destination runs meanwhile, and only then.
+                        std::thread::sleep(STEP);
+                    }
+                    kill(process, Signal::SIGKILL).map_err(|errno| format!("kill: {errno}"))
+                });
+                killer.join().unwrap_or_else(|_| Err("the killer panicked".into()))
+            })?;
+        }
+    }
+    kill(Pid::from_raw(process as i32), Signal::SIGKILL).map_err(|errno| format!("kill: {errno}"))?;
+    let outcome = match victim {
+        Victim::Source => source_killed(place),
+        Victim::Destination => destination_killed(place, generation),
+    };
+    let marks: Vec<Mark> = place.wire.seen().into_iter().map(|(mark, _)| mark).collect();
+    outcome.map(|outcome| (outcome, marks.last().copied())).map_err(|why| {
+        let states = (place.source.answers(), place.destination.answers());
+        format!("{why}; wire: {marks:?}; source and destination: {states:?}; {:?}", place.destination.vmm.errors())
+    })
+}
+
+/// This thread and those of `process` run on one processor, this one first: then what `process` does is seen step by step.
+fn share_one_processor(process: u32) -> Result<()> {
+    let say = |errno: nix::errno::Errno| format!("a processor cannot be shared: {errno}");
+    let mine = sched_getaffinity(Pid::from_raw(0)).map_err(say)?;
+    let mut one = CpuSet::new();
+    let first = (0..CpuSet::count()).find(|&cpu| mine.is_set(cpu) == Ok(true)).unwrap_or(0);
+    one.set(first).map_err(say)?;
+    sched_setaffinity(Pid::from_raw(0), &one).map_err(say)?;
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).map_err(|error| error.to_string())?;
+    let threads = threads.flatten().filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    // A thread that has ended since needs no processor.
+    for thread in threads {
+        let _ = sched_setaffinity(Pid::from_raw(thread), &one);
+    }
+    Ok(())
+}
+
+/// A destination that was told EOF runs the guest; another one never does.
+fn source_killed(place: &mut Place) -> Result<Outcome> {
+    place.source.kill();
+    // What the source had sent is still on its way.
+    until("the destination decides", || {
+        let waits = |place: &mut Place| matches!(place.destination.answers(), Ok((state, status, _)) if state == "inmigrate" && status != "setup");
+        Ok(place.destination.exit_code().is_some() || !waits(place))
+    })?;
+    let told = place.wire.has_seen(Mark::Eof);
+    match place.destination.exit_code() {
+        None if told => {
+            await_passes(place, Victim::Destination)?;
+            check_consoles(place, Guest::AtDestination, true)?;
+            Ok(Outcome::RunsAtDestination)
+        }
+        Some(Some(1)) if !told => Ok(Outcome::DiedWithSource),
+        // Nothing of the source has arrived.
+        None if place.destination.vmm.console().is_empty() => Ok(Outcome::DiedWithSource),
+        code => {
+            Err(format!("lost: EOF was {} sent, and the destination ended: {code:?}", if told { "" } else { "not" }))
+        }
+    }
+}
+
+/// A source whose destination did not take over runs the guest, or does so when it is asked. `generation` is the record's
+/// before: the destination moves it on just before the first instruction.
+fn destination_killed(place: &mut Place, generation: u64) -> Result<Outcome> {
+    place.destination.kill();
+    until("the source decides", || {
+        let (state, status, _) = place.source.answers()?;
+        let over = ["completed", "failed", "unacknowledged", "undecided"].contains(&status.as_str());
+        Ok(over && state != "finish-migrate")
+    })?;
+    let (state, ..) = place.source.answers()?;
+    let ran = !place.destination.vmm.console().is_empty();
+    let outcome = if state == "running" {
+        Outcome::RunsAtSource
+    } else {
+        match place.source.vmm.qmp.execute("cont", Value::Null) {
+            Ok(_) => Outcome::RunsAtSourceAfterCont,
+            Err(_) if place.wire.has_seen(Mark::Shut) && place.generation()? != generation => {
+                return Ok(Outcome::DiedWithDestination);
+            }
+            Err(why) => return Err(format!("lost: the destination did not run the guest, and {why}")),
+        }
+    };
+    if ran {
+        return Err("stale: the guest runs at the source, and ran at the destination before".into());
+    }
+    await_passes(place, Victim::Source)?;
+    check_consoles(place, Guest::AtSource, false)?;
+    Ok(outcome)
+}
+
+fn await_passes(place: &mut Place, side: Victim) -> Result<()> {
+    let side = if side == Victim::Source { &place.source } else { &place.destination };
+    let before = side.last_pass();
+    until("the guest goes on", || Ok(side.last_pass() >= before + 3))
+}
+
+/// SplitMix64, by S. Vigna.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}

@@ -1,0 +1,92 @@
+//! `docs/faults.md`, made from the table.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use crate::table::{Answer, Cell, Phase, Row, Says, TABLE};
+
+const HEAD: &str = "# What becomes of the guest, whatever breaks
+
+Made from the table in `minivmm/tests/faults/table.rs`, which `cargo test -p minivmm --test faults` walks with two real
+processes; `BLESS=1` renews this page. Why it is so: [live-migration.md](live-migration.md).
+
+In each case exactly one guest runs, or none where the table says so. It has checked its memory and its disk, each of
+its passes was made once, and the process that runs it holds the image's lock. A source that does not have the guest any more
+refuses `cont`. A destination that waits is reached by the next migration.
+
+";
+
+/// The whole page.
+fn page() -> String {
+    let mut page = HEAD.to_owned();
+    page += "| phase | what it is |\n| --- | --- |\n";
+    for phase in Phase::ALL {
+        let _ = writeln!(page, "| {} | {} |", phase.name(), phase.meaning());
+    }
+    page += "\n`state / status` is what `query-status` and `query-migrate` answer, with words of the error. A failure always has an error; where none \
+is quoted here, it is what the system says of the broken connection.\n";
+    for row in TABLE {
+        describe(row, &mut page);
+    }
+    page
+}
+
+fn describe(row: &Row, page: &mut String) {
+    let cells = || Phase::ALL.into_iter().zip(&row.cells);
+    let commanded = cells().any(|(_, cell)| matches!(cell, Cell::Ends { answer, .. } if *answer != Answer::None));
+    let _ = write!(page, "\n## {}\n\n| phase | the guest | the source | the destination |", upper(row.fault.meaning()));
+    *page +=
+        if commanded { " the command |\n| --- | --- | --- | --- | --- |\n" } else { "\n| --- | --- | --- | --- |\n" };
+    for (phase, cell) in cells() {
+        let Cell::Ends { guest, source, destination, answer } = cell else { continue };
+        let _ = write!(page, "| {} | {} |", phase.name(), guest.meaning());
+        let _ = write!(page, " {} | {} |", side(*source), side(*destination));
+        match answer {
+            Answer::None if commanded => *page += " |",
+            Answer::None => {}
+            Answer::Done => *page += " carried out |",
+            Answer::Refused("") => *page += " refused |",
+            Answer::Refused(why) => drop(write!(page, " refused: “{why}” |")),
+        }
+        *page += "\n";
+    }
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (phase, cell) in cells() {
+        let Cell::No(reason) = cell else { continue };
+        match reasons.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, phases)) => phases.push(phase.name()),
+            None => reasons.push((reason, vec![phase.name()])),
+        }
+    }
+    for (reason, phases) in reasons {
+        let _ = write!(page, "\nNo case in {}: {reason}.\n", phases.join(", "));
+    }
+}
+
+fn side(says: Says) -> String {
+    match says {
+        Says::Killed => "killed".into(),
+        Says::Ended(code, "") => format!("ends with {code}"),
+        Says::Ended(code, why) => format!("ends with {code}: “{why}”"),
+        Says::Answers(state, status, "") => format!("`{state}` / `{status}`"),
+        Says::Answers(state, status, why) => format!("`{state}` / `{status}`: “{why}”"),
+    }
+}
+
+fn upper(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+#[test]
+fn docs_have_the_table() {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/faults.md"));
+    if std::env::var_os("BLESS").is_some_and(|value| value == "1") {
+        std::fs::write(&path, page()).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        kept == page(),
+        "docs/faults.md is not what the table says; renew it with BLESS=1 cargo test -p minivmm --test faults docs"
+    );
+}
