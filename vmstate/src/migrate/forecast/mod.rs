@@ -86,8 +86,8 @@ impl Measured {
             wire_bytes_per_second: self.wire.bytes_per_second().unwrap_or(f64::INFINITY),
             bandwidth_limit,
             round_trip: self.wire.round_trip(),
-            // Only the first part of what is rehearsed is the stop itself, but which part nobody has measured.
-            stopping: self.rehearsed.unwrap_or(switch_over_cost),
+            // The stop itself is a part of one of them; which part nobody has measured.
+            stopping: self.rehearsed.unwrap_or_default().max(switch_over_cost),
             switch_over_cost: switch_over_cost
                 .saturating_add(self.rehearsed.unwrap_or_default())
                 .saturating_add(self.sync),
