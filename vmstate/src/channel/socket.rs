@@ -16,7 +16,7 @@ use super::Channel;
 /// A peer's host that is gone is noticed after so long without an answer to a probe.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// A connected socket. It never blocks but in [`poll`](wait).
+/// A connected socket. It never blocks, but waits with `ppoll`.
 #[derive(Debug)]
 pub struct SocketChannel {
     socket: Socket,

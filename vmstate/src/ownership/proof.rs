@@ -108,7 +108,7 @@ pub enum Mismatch {
     },
     /// The lock is free though the source holds it.
     #[error(
-        "the lock of {role} ({path}) is free here while the source holds it: it is a copy, or its file system keeps locks on one host; share it through a file system whose locks both hosts see"
+        "the lock of {role} ({path}) is free here while the source holds it: it is a copy, or its file system keeps locks on one host, or the source has ended; share it through a file system whose locks both hosts see"
     )]
     NotHeld {
         /// Which.
