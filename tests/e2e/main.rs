@@ -8,6 +8,7 @@ mod boot;
 mod faults;
 mod forecast;
 mod loads;
+mod matrix;
 mod place;
 mod qemu;
 mod stream;

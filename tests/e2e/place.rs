@@ -24,7 +24,7 @@ const TIME: Duration = Duration::from_secs(240);
 /// # Panics
 /// When the case fails.
 pub(crate) fn case(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
-    run(name, env::var(MONITOR).is_ok(), TIME, body);
+    case_within(name, TIME, body);
 }
 
 /// As [`case`], for one that may take longer than others.
@@ -32,7 +32,29 @@ pub(crate) fn case(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
 /// # Panics
 /// When the case fails.
 pub(crate) fn case_within(name: &str, time: Duration, body: impl FnOnce(&mut World) -> Result<()>) {
-    run(name, env::var(MONITOR).is_ok(), time, body);
+    report(name, run(name, env::var(MONITOR).is_ok(), time, &[], body));
+}
+
+/// As [`case`], part by part, each in a host of its own; inside, `variable` says which. All are tried.
+///
+/// # Panics
+/// When a part fails.
+pub(crate) fn case_in_parts(
+    name: &str,
+    variable: &str,
+    parts: &[String],
+    time: Duration,
+    body: impl Fn(&World, &str) -> Result<()>,
+) {
+    let mut failures = Vec::new();
+    for part in parts {
+        let environment = format!("{variable}={part}");
+        if let Err(error) = run(name, false, time, &[environment], |world| body(world, part)) {
+            failures.push(format!("{part}: {error}"));
+        }
+    }
+    let outcome = if failures.is_empty() { Ok(()) } else { Err(Error::failed(failures.join("\n"))) };
+    report(name, outcome);
 }
 
 /// As [`case`], with QEMU at hand in an emulated host, too, of a version whose streams are ours.
@@ -41,22 +63,37 @@ pub(crate) fn case_within(name: &str, time: Duration, body: impl FnOnce(&mut Wor
 /// When the case fails.
 pub(crate) fn case_with_qemu(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
     match qemu::at_least(qemu::NEEDED) {
-        Ok(_) => run(name, true, TIME, body),
+        Ok(_) => report(name, run(name, true, TIME, &[], body)),
         Err(error) => skip::skip(error),
     }
 }
 
-fn run(name: &str, with_qemu: bool, time: Duration, body: impl FnOnce(&mut World) -> Result<()>) {
-    let outcome = match host::runs_linux() {
+fn report(name: &str, outcome: Result<()>) {
+    if let Err(error) = outcome {
+        panic!("{name}: {error}");
+    }
+}
+
+fn run(
+    name: &str,
+    with_qemu: bool,
+    time: Duration,
+    environment: &[String],
+    body: impl FnOnce(&mut World) -> Result<()>,
+) -> Result<()> {
+    match host::runs_linux() {
         Ok(()) => World::new().and_then(|mut world| body(&mut world)),
         Err(reason) if env::var_os(l1::INSIDE).is_some() => Err(Error::failed(reason)),
         Err(_) => match prepare(time) {
-            Ok((host, job)) => emulated(name, &host, job, with_qemu),
-            Err(error) => return skip::skip(format!("no emulated host: {error}")),
+            Ok((host, mut job)) => {
+                job.env.extend_from_slice(environment);
+                emulated(name, &host, job, with_qemu)
+            }
+            Err(error) => {
+                skip::skip(format!("no emulated host: {error}"));
+                Ok(())
+            }
         },
-    };
-    if let Err(error) = outcome {
-        panic!("{name}: {error}");
     }
 }
 
@@ -68,6 +105,8 @@ fn emulated(name: &str, host: &L1, mut job: Job, with_qemu: bool) -> Result<()> 
     let scratch = scratch()?;
     let own = env::current_exe().map_err(|error| Error::failed(error.to_string()))?;
     job.files.program("/bin/e2e", &own)?;
+    // Busybox's cp leaves extended attributes behind.
+    job.files.program("/bin/cp", Path::new("/bin/cp"))?;
     job.argv = ["/bin/e2e", "--exact", name, "--nocapture", "--test-threads=1"].map(str::to_owned).to_vec();
     job.env.push("RUST_BACKTRACE=0".into());
     for name in [MONITOR, forecast::EACH] {

@@ -55,7 +55,7 @@ pub(crate) fn idle() -> Guest {
 
 /// One that dirties `mib` MiB, `rate` pages a second or as fast as it can.
 pub(crate) fn dirtying(mib: usize, rate: u64) -> Guest {
-    Guest { options: guest::Options { memory_mib: mib, rate, shell: false }, ..idle() }
+    Guest { options: guest::Options { memory_mib: mib, rate, ..guest::Options::default() }, ..idle() }
 }
 
 /// A deadline from now on.

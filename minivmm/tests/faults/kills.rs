@@ -11,10 +11,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::ending::check_consoles;
-use crate::place::{Oddities, PATIENCE, Place, Result, ThirdParty, kvm_is_here, until};
-use crate::table::Guest;
-use crate::wire::{Mark, Wire};
+use tempfile::TempDir;
+use vmstate_lab::faults::cell::Guest;
+use vmstate_lab::faults::ending::check_consoles;
+use vmstate_lab::faults::marks::Mark;
+use vmstate_lab::faults::place::{Oddities, Place};
+use vmstate_lab::faults::side::Side;
+use vmstate_lab::faults::third_party::ThirdParty;
+use vmstate_lab::faults::wire::Wire;
+use vmstate_lab::faults::{PATIENCE, Result, until};
+
+use crate::ground::{self, kvm_is_here};
 
 /// In an ordinary run of the tests.
 const KILLS: u64 = 60;
@@ -69,10 +76,7 @@ fn kills_at_random_moments_lose_no_guest_and_double_none() {
     for index in 0..kills {
         let (victim, moment) = choose(&mut random);
         let hold = matches!(moment, Moment::LockTaken).then_some(Mark::Eof);
-        let mut place = match Place::new(Oddities { hold, ..Oddities::default() }) {
-            Ok(place) => place,
-            Err(why) => panic!("the processes do not start: {why}"),
-        };
+        let (_directory, mut place) = place(hold);
         match one(&mut place, victim, moment) {
             Ok((outcome, last)) => *outcomes.entry((victim, last, outcome)).or_default() += 1,
             Err(why) => failures.push(format!("{index}, {victim:?} killed, {moment:?}: {why}")),
@@ -93,7 +97,7 @@ fn destination_killed_between_lock_and_shut() {
         return;
     }
     for attempt in 1..=ATTEMPTS {
-        let mut place = Place::new(Oddities { hold: Some(Mark::Eof), ..Oddities::default() }).unwrap();
+        let (_directory, mut place) = place(Some(Mark::Eof));
         let (outcome, last) = one(&mut place, Victim::Destination, Moment::LockTaken).unwrap();
         if last == Some(Mark::Eof) {
             assert_eq!(outcome, Outcome::RunsAtSource, "attempt {attempt}");
@@ -103,6 +107,15 @@ fn destination_killed_between_lock_and_shut() {
     println!(
         "in {ATTEMPTS} attempts none came between the two: the destination had always said SHUT when it was killed"
     );
+}
+
+/// A running guest, a destination, and the directory of their files.
+fn place(hold: Option<Mark>) -> (TempDir, Place) {
+    let directory = tempfile::tempdir().unwrap();
+    let ground = ground::ground(directory.path());
+    let placed =
+        Side::boot(&ground).and_then(|source| Place::new(&ground, source, &Oddities { hold, ..Oddities::default() }));
+    (directory, placed.unwrap_or_else(|why| panic!("the processes do not start: {why}")))
 }
 
 /// Half of the moments are around the commit.
@@ -126,7 +139,7 @@ fn choose(random: &mut Random) -> (Victim, Moment) {
 fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Option<Mark>)> {
     place.migrate()?;
     let deadline = Instant::now() + PATIENCE;
-    let generation = place.generation()?;
+    let generation = ground::generation(&place.image)?;
     let process = if victim == Victim::Source { place.source.process } else { place.destination.process };
     match moment {
         Moment::After(mark, delay) => {
@@ -144,7 +157,7 @@ fn one(place: &mut Place, victim: Victim, moment: Moment) -> Result<(Outcome, Op
         }
         Moment::LockTaken => {
             place.wire.await_mark(Mark::Eof, deadline)?;
-            let onlooker = ThirdParty::new(&place.image);
+            let onlooker = ThirdParty::new(&place.image)?;
             if onlooker.finds_it_locked() {
                 return Err("the source said EOF and holds the lock".into());
             }
@@ -235,9 +248,9 @@ fn destination_killed(place: &mut Place, generation: u64) -> Result<Outcome> {
     let outcome = if state == "running" {
         Outcome::RunsAtSource
     } else {
-        match place.source.vmm.qmp.execute("cont", Value::Null) {
+        match place.source.execute("cont", Value::Null) {
             Ok(_) => Outcome::RunsAtSourceAfterCont,
-            Err(_) if place.wire.has_seen(Mark::Shut) && place.generation()? != generation => {
+            Err(_) if place.wire.has_seen(Mark::Shut) && ground::generation(&place.image)? != generation => {
                 return Ok(Outcome::DiedWithDestination);
             }
             Err(why) => return Err(format!("lost: the destination did not run the guest, and {why}")),

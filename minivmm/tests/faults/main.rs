@@ -2,19 +2,18 @@
 //!
 //! Two real processes with the tiny guest on `/dev/kvm`, and between them a proxy that the test controls.
 
-mod case;
-mod ending;
+mod ground;
 mod kills;
 mod page;
-mod place;
-mod table;
-mod wire;
 
-use table::{Cell, Fault, Phase, TABLE};
+use vmstate_lab::faults::case;
+use vmstate_lab::faults::cell::{Cell, Fault, Phase};
+use vmstate_lab::faults::side::Side;
+use vmstate_lab::faults::table::TABLE;
 
 /// Walks one row of the table.
 fn row(fault: Fault) {
-    if !place::kvm_is_here() {
+    if !ground::kvm_is_here() {
         return;
     }
     let row = TABLE.iter().find(|row| row.fault == fault).expect("a row for each fault");
@@ -24,7 +23,10 @@ fn row(fault: Fault) {
             continue;
         }
         let begun = std::time::Instant::now();
-        if let Err(why) = case::walk(fault, phase, cell) {
+        let directory = tempfile::tempdir().unwrap();
+        let ground = ground::ground(directory.path());
+        let walked = Side::boot(&ground).and_then(|source| case::walk(&ground, source, fault, phase, cell));
+        if let Err(why) = walked {
             failures.push(format!("{fault:?}, {phase:?}: {why}"));
         }
         println!("{fault:?}, {phase:?}: {:?}", begun.elapsed());

@@ -3,12 +3,14 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use crate::table::{Answer, Cell, Phase, Row, Says, TABLE};
+use vmstate_lab::faults::cell::{Answer, Cell, Phase, Row, Says};
+use vmstate_lab::faults::table::TABLE;
 
 const HEAD: &str = "# What becomes of the guest, whatever breaks
 
-Made from the table in `minivmm/tests/faults/table.rs`, which `cargo test -p minivmm --test faults` walks with two real
-processes; `BLESS=1` renews this page. Why it is so: [live-migration.md](live-migration.md).
+Made from the table in `tests/lab/src/faults/table.rs`, which `cargo test -p minivmm --test faults` walks with two real
+processes and a tiny guest, and `tests/e2e/matrix.rs` with Linux; `BLESS=1` renews this page. Why it is so:
+[live-migration.md](live-migration.md).
 
 In each case exactly one guest runs, or none where the table says so. It has checked its memory and its disk, each of
 its passes was made once, and the process that runs it holds the image's lock. A source that does not have the guest any more

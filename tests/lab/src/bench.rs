@@ -122,6 +122,11 @@ impl<'a> Bench<'a> {
         self.program = program;
     }
 
+    /// The machine as its monitors are given it, but for control socket, tap and address.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// The image of the guest's disk.
     pub fn disk(&self) -> Option<&Path> {
         self.config.disk.as_deref()

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod cpio;
 pub mod demo;
 pub mod error;
+pub mod faults;
 pub mod guest;
 pub mod host;
 pub mod init;

@@ -40,10 +40,19 @@ pub(crate) fn load_modules(names: &[&str]) {
 
 /// Turns the machine off.
 pub(crate) fn power_off() -> ! {
+    end(RebootMode::RB_POWER_OFF)
+}
+
+/// Starts the machine anew.
+pub(crate) fn reboot_now() -> ! {
+    end(RebootMode::RB_AUTOBOOT)
+}
+
+fn end(mode: RebootMode) -> ! {
     nix::unistd::sync();
-    let refused = reboot(RebootMode::RB_POWER_OFF);
+    let refused = reboot(mode);
     // Pid 1 must not end: the kernel would panic.
-    println!("power-off: {refused:?}");
+    println!("{mode:?}: {refused:?}");
     loop {
         std::thread::sleep(std::time::Duration::from_secs(1));
     }

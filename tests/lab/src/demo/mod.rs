@@ -101,7 +101,7 @@ fn perform(options: &Options) -> Result<bool> {
         return emulated(options, scratch.path(), &own, &kernel);
     }
     let program = if options.qemu { Program::Qemu(qemu::any()?, "kvm") } else { minivmm };
-    let load = guest::Options { memory_mib: 64, rate: 5000, shell: false };
+    let load = guest::Options { memory_mib: 64, rate: 5000, ..guest::Options::default() };
     let guest = Guest { memory_mib: 256, cpus: options.cpus, options: load, disk: true };
     conclude(&linux::migrate(scratch.path(), &own, program, &kernel, &guest)?, options)
 }

@@ -32,6 +32,9 @@ pub const ROLE: &str = "guest";
 /// Begins each line of ours on the console; JSON follows.
 pub const PREFIX: &str = "@lab ";
 const CONSOLE: &str = "/dev/console";
+const COUNT: &str = "count";
+/// Often enough to notice soon that a guest runs; each byte costs the host two exits.
+const COUNT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Words of the command line behind `-- guest`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub struct Options {
     pub memory_mib: usize,
     /// Pages to dirty a second; 0 is as many as it can.
     pub rate: u64,
+    /// Counts aloud, without end, so that who reads several consoles sees that nothing is done twice or left out.
+    pub counts: bool,
     /// A shell on the console in place of the workload.
     pub shell: bool,
 }
@@ -50,7 +55,8 @@ impl Options {
         if self.shell {
             format!("-- {ROLE} shell")
         } else {
-            format!("-- {ROLE} memory={} rate={}", self.memory_mib, self.rate)
+            let counts = if self.counts { " counts" } else { "" };
+            format!("-- {ROLE} memory={} rate={}{counts}", self.memory_mib, self.rate)
         }
     }
 
@@ -60,7 +66,10 @@ impl Options {
             match word.split_once('=') {
                 Some(("memory", value)) => options.memory_mib = value.parse().unwrap_or(0),
                 Some(("rate", value)) => options.rate = value.parse().unwrap_or(0),
-                _ => options.shell |= word == "shell",
+                _ => {
+                    options.shell |= word == "shell";
+                    options.counts |= word == "counts";
+                }
             }
         }
         options
@@ -126,17 +135,17 @@ fn shell() -> Result<()> {
 }
 
 fn work(options: Options) -> Result<()> {
-    let (input, mut output) = console()?;
+    let (input, output) = console()?;
     let ticks = clock::Ticks::start();
     let memory = (options.memory_mib > 0).then(|| memory::start(options.memory_mib, options.rate));
     let disk = Path::new("/dev/vda").exists().then(disk::start).transpose()?;
     let net = Path::new("/sys/class/net/eth0").exists().then(net::start).transpose()?;
-    let mut say = |event: &str, value: Value| {
-        let mut line = json!({});
-        line[event] = value;
-        let _ = writeln!(output, "\r\n{PREFIX}{line}\r");
-    };
+    let say = |event: &str, value: Value| say(&output, event, value);
     say("ready", clock::now());
+    if options.counts {
+        let output = output.try_clone().doing("share", Path::new(CONSOLE))?;
+        thread::spawn(move || count(&output));
+    }
     for line in input.split(b'\n').map_while(std::result::Result::ok) {
         match String::from_utf8_lossy(&line).trim() {
             "" => {}
@@ -153,9 +162,12 @@ fn work(options: Options) -> Result<()> {
                 });
                 say("report", report);
             }
-            "poweroff" => {
+            end @ ("poweroff" | "reboot") => {
                 if let Some(disk) = &disk {
                     disk.hold(|_| disk::unmount());
+                }
+                if end == "reboot" {
+                    pid1::reboot_now();
                 }
                 return Ok(());
             }
@@ -163,6 +175,34 @@ fn work(options: Options) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// One message, in one piece: threads share the console.
+fn say(mut output: &File, event: &str, value: Value) {
+    let mut line = json!({});
+    line[event] = value;
+    let _ = output.write_all(format!("\r\n{PREFIX}{line}\r\n").as_bytes());
+}
+
+/// Says 1, 2, 3 and so on.
+fn count(output: &File) {
+    for number in 1_u64.. {
+        say(output, COUNT, json!(number));
+        thread::sleep(COUNT_PAUSE);
+    }
+}
+
+/// Numbers that a guest which [counts](Options::counts) has said in whole lines of a console.
+///
+/// ```
+/// let console = "@lab {\"count\":9}\r\n\r\n@lab {\"ready\":{}}\r\n\r\n@lab {\"count\":10}\r\n\r\n@lab {\"count\":11}";
+/// assert_eq!(vmstate_lab::guest::counted(console), [9, 10]);
+/// ```
+pub fn counted(console: &str) -> Vec<u64> {
+    let whole = console.rfind('\n').map_or("", |end| &console[..end]);
+    let begin = format!("{PREFIX}{{\"{COUNT}\":");
+    let numbers = whole.lines().filter_map(|line| line.trim().strip_prefix(&begin)?.strip_suffix('}'));
+    numbers.filter_map(|digits| digits.parse().ok()).collect()
 }
 
 /// The console, without echo and without any change to what passes.
@@ -182,7 +222,8 @@ mod tests {
     #[test]
     fn options_survive_the_command_line() {
         for options in [
-            Options { memory_mib: 64, rate: 5000, shell: false },
+            Options { memory_mib: 64, rate: 5000, ..Options::default() },
+            Options { memory_mib: 64, rate: 5000, counts: true, shell: false },
             Options { shell: true, ..Options::default() },
             Options::default(),
         ] {

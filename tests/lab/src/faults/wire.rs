@@ -1,8 +1,8 @@
 //! A wire between two processes that knows how far a migration is, stops there, and then does what a test asks.
 //!
-//! It looks for a handful of marks in the bytes (`docs/wire-format-stream.md`) and understands nothing else.
+//! What passes is read by [`marks`](super::marks); no byte goes on before it is known whether it is a mark.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,30 +14,11 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// What the wire recognises, in the order in which it passes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Mark {
-    /// The stream's first byte.
-    Header,
-    /// `PING 6`: the end of the first round.
-    Round,
-    /// `SWITCHOVER_START`: the guest is paused.
-    SwitchOver,
-    /// `PING 5`: the source has sent everything.
-    Everything,
-    /// `PONG 5`: the destination has loaded everything.
-    Ready,
-    /// EOF: the source has let go.
-    Eof,
-    /// `SHUT 0`: the destination has taken over.
-    Shut,
-    /// `SHUT` with another number: it has not.
-    Refusal,
-}
+use super::marks::{Forward, Mark, answer};
 
 /// How the wire behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wire {
+pub enum Wire {
     /// Everything passes.
     Flows,
     /// Nothing passes, in neither direction, not even the end of the connection.
@@ -50,30 +31,22 @@ pub(crate) enum Wire {
 
 /// A change of bytes on their way to the destination.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Alteration {
+pub struct Alteration {
     /// Where these bytes first appear …
-    pub(crate) find: &'static [u8],
+    pub find: &'static [u8],
     /// … so many bytes behind their beginning …
-    pub(crate) at: usize,
+    pub at: usize,
     /// … these take the place of what is there.
-    pub(crate) put: &'static [u8],
+    pub put: &'static [u8],
 }
 
 /// Most bytes that the wire itself holds in one direction.
 const HELD_MAX: usize = 64 << 10;
 const TRICKLE: Duration = Duration::from_millis(100);
 
-/// All of a PING but its number's last byte.
-const PING: &[u8] = &[8, 0, 2, 0, 4, 0, 0, 0];
-const SWITCHOVER_START: &[u8] = &[8, 0, 11, 0, 0];
-/// Bytes of a whole PING.
-const PING_LEN: u64 = 9;
-/// Bytes of a whole answer of the destination.
-const ANSWER_LEN: u64 = 8;
-
 /// The wire; taken down with the value.
 #[derive(Debug)]
-pub(crate) struct Proxy {
+pub struct Proxy {
     address: PathBuf,
     orders: Sender<Wire>,
     seen: Arc<Mutex<Vec<(Mark, Instant)>>>,
@@ -82,53 +55,52 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// Waits at `here` for the source and connects it with `there`. The direction in which `hold` comes stops just before it.
-    pub(crate) fn start(here: &Path, there: &Path, hold: Option<Mark>, alteration: Option<Alteration>) -> Self {
-        let listener = UnixListener::bind(here).unwrap();
-        listener.set_nonblocking(true).unwrap();
+    ///
+    /// # Errors
+    /// When its socket cannot be made.
+    pub fn start(here: &Path, there: &Path, hold: Option<Mark>, alteration: Option<Alteration>) -> io::Result<Self> {
+        let listener = UnixListener::bind(here)?;
+        listener.set_nonblocking(true)?;
         let (orders, receiver) = channel();
         let seen = Arc::default();
         let marks = Arc::clone(&seen);
         let there = there.to_owned();
         let thread = std::thread::spawn(move || {
-            let Some((source, destination)) = join(&listener, &there, &receiver) else { return };
+            let Some([forward, backward]) = join(&listener, &there, &receiver) else { return };
             drop(listener);
-            let mut relay = Relay {
-                forward: Lane::new(source.try_clone().unwrap(), destination.try_clone().unwrap()),
-                backward: Lane::new(destination, source),
-                wire: Wire::Flows,
-                hold,
-                alteration,
-                marks,
-                everything: None,
-            };
+            let mut relay =
+                Relay { forward, backward, wire: Wire::Flows, hold, alteration, marks, reader: Forward::new() };
             relay.run(&receiver);
         });
-        Self { address: here.to_owned(), orders, seen, thread: Some(thread) }
+        Ok(Self { address: here.to_owned(), orders, seen, thread: Some(thread) })
     }
 
     /// Where the source is to connect.
-    pub(crate) fn uri(&self) -> String {
+    pub fn uri(&self) -> String {
         format!("unix:{}", self.address.display())
     }
 
     /// From now on the wire behaves so, and holds nothing back any more.
-    pub(crate) fn behave(&self, wire: Wire) {
+    pub fn behave(&self, wire: Wire) {
         // Both ends closed: there is no wire any more.
         let _ = self.orders.send(wire);
     }
 
     /// The marks that came, also those that are held back, and when.
-    pub(crate) fn seen(&self) -> Vec<(Mark, Instant)> {
+    pub fn seen(&self) -> Vec<(Mark, Instant)> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// True once `mark` has come.
-    pub(crate) fn has_seen(&self, mark: Mark) -> bool {
+    pub fn has_seen(&self, mark: Mark) -> bool {
         self.seen().iter().any(|(seen, _)| *seen == mark)
     }
 
     /// Waits until `mark` has come.
-    pub(crate) fn await_mark(&self, mark: Mark, deadline: Instant) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// The marks that came, when it has not come at `deadline`.
+    pub fn await_mark(&self, mark: Mark, deadline: Instant) -> Result<(), String> {
         while !self.has_seen(mark) {
             if Instant::now() > deadline {
                 return Err(format!("{mark:?} does not come; what came: {:?}", self.seen()));
@@ -148,13 +120,13 @@ impl Drop for Proxy {
     }
 }
 
-/// The source, and a connection to the destination made for it; `None` if the wire is cut before.
-fn join(listener: &UnixListener, there: &Path, orders: &Receiver<Wire>) -> Option<(UnixStream, UnixStream)> {
+/// Both directions between the source and a connection to the destination made for it; `None` if there is no such thing.
+fn join(listener: &UnixListener, there: &Path, orders: &Receiver<Wire>) -> Option<[Lane; 2]> {
     let source = loop {
         match listener.accept() {
             Ok((source, _)) => break source,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => panic!("the wire cannot accept: {error}"),
+            Err(_) => return None,
         }
         if orders.try_recv() == Ok(Wire::Cut) {
             return None;
@@ -163,9 +135,10 @@ fn join(listener: &UnixListener, there: &Path, orders: &Receiver<Wire>) -> Optio
     };
     let destination = UnixStream::connect(there).ok()?;
     for stream in [&source, &destination] {
-        stream.set_nonblocking(true).unwrap();
+        stream.set_nonblocking(true).ok()?;
     }
-    Some((source, destination))
+    let (from, to) = (source.try_clone().ok()?, destination.try_clone().ok()?);
+    Some([Lane::new(from, to), Lane::new(destination, source)])
 }
 
 /// One direction.
@@ -179,8 +152,8 @@ struct Lane {
     passed: u64,
     /// Bytes from this offset on do not pass.
     stop: u64,
-    /// Offset up to which marks were looked for.
-    searched: u64,
+    /// Offset up to which it is known what the bytes are.
+    known: u64,
     /// `from` sends no more.
     ended: bool,
     /// `to` was told so, or takes no more.
@@ -189,7 +162,7 @@ struct Lane {
 
 impl Lane {
     fn new(from: UnixStream, to: UnixStream) -> Self {
-        Self { from, to, held: Vec::new(), passed: 0, stop: u64::MAX, searched: 0, ended: false, closed: false }
+        Self { from, to, held: Vec::new(), passed: 0, stop: u64::MAX, known: 0, ended: false, closed: false }
     }
 
     fn wants(&self) -> PollFlags {
@@ -211,10 +184,12 @@ impl Lane {
         true
     }
 
-    /// Passes on up to `most` bytes but not the last `undecided`, and the end once all has passed.
-    fn write(&mut self, most: usize, undecided: usize) {
-        let free = usize::try_from(self.stop - self.passed).unwrap_or(usize::MAX).min(self.held.len() - undecided);
-        let chunk = free.min(most);
+    /// Passes on up to `most` bytes of those that are known, and the end once all has passed.
+    fn write(&mut self, most: usize) {
+        // Nothing comes any more that could tell what the last bytes are.
+        let limit = if self.ended { self.stop } else { self.stop.min(self.known) };
+        let free = usize::try_from(limit - self.passed).unwrap_or(usize::MAX);
+        let chunk = free.min(self.held.len()).min(most);
         if chunk > 0 && !self.closed {
             match self.to.write(&self.held[..chunk]) {
                 Ok(bytes) => {
@@ -231,11 +206,10 @@ impl Lane {
         }
     }
 
-    /// Offset of `pattern` at or behind `start`, if it is among the held bytes.
-    fn find(&self, pattern: &[u8], start: u64) -> Option<u64> {
-        let skip = usize::try_from(start.saturating_sub(self.passed)).unwrap_or(usize::MAX);
-        let at = self.held.get(skip..)?.windows(pattern.len()).position(|bytes| bytes == pattern)?;
-        Some(self.passed + (skip + at) as u64)
+    /// What is held and not known yet.
+    fn unknown(&mut self) -> &mut [u8] {
+        let from = usize::try_from(self.known.saturating_sub(self.passed)).unwrap_or(usize::MAX);
+        self.held.get_mut(from..).unwrap_or_default()
     }
 }
 
@@ -246,8 +220,7 @@ struct Relay {
     hold: Option<Mark>,
     alteration: Option<Alteration>,
     marks: Arc<Mutex<Vec<(Mark, Instant)>>>,
-    /// Offset just behind `PING 5`.
-    everything: Option<u64>,
+    reader: Forward,
 }
 
 impl Relay {
@@ -283,9 +256,8 @@ impl Relay {
             if self.backward.read() {
                 self.look_backward();
             }
-            let undecided = self.undecided();
-            self.forward.write(most, undecided);
-            self.backward.write(most, 0);
+            self.forward.write(most);
+            self.backward.write(most);
             if self.forward.closed && self.backward.closed {
                 return;
             }
@@ -311,75 +283,35 @@ impl Relay {
         self.hold == Some(mark)
     }
 
-    /// Bytes at the end of what is held that may be the beginning of what is looked for; they wait for the rest.
-    fn undecided(&self) -> usize {
-        if self.forward.ended {
-            return 0;
-        }
-        let altered = self.alteration.map_or(&[][..], |alteration| alteration.find);
-        let begins = |pattern: &[u8]| {
-            (1..=pattern.len()).rev().find(|&len| self.forward.held.ends_with(&pattern[..len])).unwrap_or(0)
-        };
-        // Found, but not all of what is to be changed is here.
-        let found = self.alteration.and_then(|alteration| self.forward.find(alteration.find, self.forward.passed));
-        let rest = found.map_or(0, |at| self.forward.held.len() - (at - self.forward.passed) as usize);
-        begins(PING).max(begins(SWITCHOVER_START)).max(begins(altered)).max(rest)
-    }
-
     fn look_forward(&mut self) {
-        let ping = |number| [PING, &[number]].concat();
-        let start = self.forward.searched.max(self.forward.passed);
-        if let Some(Alteration { find, at, put }) = self.alteration
-            && let Some(found) = self.forward.find(find, self.forward.passed)
-        {
-            let from = (found - self.forward.passed) as usize + at;
-            if let Some(bytes) = self.forward.held.get_mut(from..from + put.len()) {
-                bytes.copy_from_slice(put);
-                self.alteration = None;
+        loop {
+            if self.reader.is_searched() {
+                self.alter();
             }
-        }
-        let found = [
-            (Mark::Header, (start == 0 && !self.forward.held.is_empty()).then_some(0)),
-            (Mark::Round, self.forward.find(&ping(6), start)),
-            (Mark::SwitchOver, self.forward.find(SWITCHOVER_START, start)),
-            (Mark::Everything, self.forward.find(&ping(5), start)),
-        ];
-        for (mark, at) in found {
-            let Some(at) = at else { continue };
-            if mark == Mark::Everything {
-                self.everything = Some(at + PING_LEN);
+            let Some((len, mark)) = self.reader.step(self.forward.unknown()) else { return };
+            if mark.is_some_and(|mark| self.came(mark)) {
+                self.forward.stop = self.forward.stop.min(self.forward.known);
             }
-            if self.came(mark) {
-                self.forward.stop = self.forward.stop.min(at);
-            }
+            self.forward.known += len as u64;
         }
-        let end = self.forward.passed + self.forward.held.len() as u64;
-        if let Some(at) = self.everything.filter(|at| *at < end)
-            && self.came(Mark::Eof)
-        {
-            self.forward.stop = self.forward.stop.min(at);
-        }
-        // A mark may be cut in two by the end of what has come.
-        self.forward.searched = end.saturating_sub(PING_LEN - 1);
     }
 
-    /// Answers are framed: type and length, 16 bits each, and 32 bits of data in those that come here.
-    fn look_backward(&mut self) {
-        let end = self.backward.passed + self.backward.held.len() as u64;
-        let mut at = self.backward.searched;
-        while at + ANSWER_LEN <= end {
-            let from = (at - self.backward.passed) as usize;
-            let mark = match &self.backward.held[from..from + ANSWER_LEN as usize] {
-                [0, 2, 0, 4, 0, 0, 0, 5] => Some(Mark::Ready),
-                [0, 1, 0, 4, 0, 0, 0, 0] => Some(Mark::Shut),
-                [0, 1, 0, 4, ..] => Some(Mark::Refusal),
-                _ => None,
-            };
-            if mark.is_some_and(|mark| self.came(mark)) {
-                self.backward.stop = self.backward.stop.min(at);
-            }
-            at += ANSWER_LEN;
+    fn alter(&mut self) {
+        let Some(Alteration { find, at, put }) = self.alteration else { return };
+        let bytes = self.forward.unknown();
+        let found = bytes.windows(find.len()).position(|window| window == find);
+        if let Some(place) = found.and_then(|found| bytes.get_mut(found + at..found + at + put.len())) {
+            place.copy_from_slice(put);
+            self.alteration = None;
         }
-        self.backward.searched = at;
+    }
+
+    fn look_backward(&mut self) {
+        while let Some((len, mark)) = answer(self.backward.unknown()) {
+            if mark.is_some_and(|mark| self.came(mark)) {
+                self.backward.stop = self.backward.stop.min(self.backward.known);
+            }
+            self.backward.known += len as u64;
+        }
     }
 }

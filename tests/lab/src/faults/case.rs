@@ -4,34 +4,48 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::ending::{Ending, Told, answered, says};
-use crate::place::{Oddities, PATIENCE, Place, Result, Side, ThirdParty, until};
-use crate::table::{Cell, Fault, Phase};
-use crate::wire::{Alteration, Mark, Wire};
+use super::cell::{Cell, Fault, Phase};
+use super::ending::{Ending, Told, answered, says};
+use super::marks::Mark;
+use super::place::{Oddities, Place};
+use super::side::Side;
+use super::subject::Ground;
+use super::third_party::ThirdParty;
+use super::wire::{Alteration, Wire};
+use super::{PATIENCE, Result, until};
 
 /// A command is given this long before the wire flows again: some are answered only once the migration has ended.
 const COMMAND: Duration = Duration::from_millis(500);
 /// A cancel is answered while the wire is silent: before the source would give up by itself, also on a busy host.
 const CANCEL: Duration = Duration::from_secs(3);
 
-/// Makes the fault happen and checks the ending.
-pub(crate) fn walk(fault: Fault, phase: Phase, cell: &Cell) -> Result<()> {
-    let Cell::Ends { guest, source, destination, answer } = *cell else { return Ok(()) };
-    let mut place = Place::new(oddities(fault, phase))?;
+/// Makes the fault happen to a guest that runs at `source` and checks the ending. Returns who runs the guest then.
+///
+/// # Errors
+/// What is not as it must be, and how both sides are.
+pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Cell) -> Result<Option<Side>> {
+    let Cell::Ends { guest, source: source_says, destination, answer } = *cell else { return Ok(Some(source)) };
+    let mut place = Place::new(ground, source, &oddities(fault, phase))?;
     let told = (|| {
         place.migrate()?;
         place.wire.await_mark(phase.mark(), Instant::now() + PATIENCE)?;
         inject(fault, phase, &mut place)
     })();
     let checked = told.and_then(|told| {
-        says("the source", &mut place.source, source)?;
+        says("the source", &mut place.source, source_says)?;
         says("the destination", &mut place.destination, destination)?;
         answered(answer, told)?;
-        let mut ending = Ending { place: &mut place, fault, source, destination };
+        let mut ending = Ending { place: &mut place, fault, source: source_says, destination };
         ending.check(guest)?;
         ending.lasts(guest)
     });
-    checked.map_err(|why| format!("{why}\n  {}", describe(&mut place)))
+    checked.map_err(|why| format!("{why}\n  {}", describe(&mut place)))?;
+    // Some guests were migrated once more in the end.
+    let runs = |side: &mut Side| Ok::<_, String>(side.exit_code().is_none() && side.answers()?.0 == "running");
+    if runs(&mut place.source)? {
+        return Ok(Some(place.source));
+    }
+    Ok(if runs(&mut place.destination)? { Some(place.destination) } else { None })
 }
 
 fn oddities(fault: Fault, phase: Phase) -> Oddities {
@@ -52,7 +66,7 @@ fn oddities(fault: Fault, phase: Phase) -> Oddities {
         hold: Some(phase.mark()),
         alteration,
         image_copied: fault == Fault::ImageCopied,
-        destination_memory_mib: (fault == Fault::OtherMemory).then_some(32),
+        memory_doubled: fault == Fault::OtherMemory,
         console_full: fault == Fault::DiskFull,
     }
 }
@@ -98,18 +112,19 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
             let before = place.source.last_pass();
             until("the guest goes on at the source", || Ok(place.source.last_pass() > before + 2))?;
             // Its answer may not come any more.
-            let _ = place.source.vmm.qmp.execute("quit", Value::Null);
+            let _ = place.source.execute("quit", Value::Null);
             until("the source ends", || Ok(place.source.exit_code().is_some()))?;
         }
         Fault::GuestPowersOff | Fault::GuestReboots => {
-            let key = if fault == Fault::GuestPowersOff { "q" } else { "r" };
+            let powers_off = fault == Fault::GuestPowersOff;
+            let keys = if powers_off { place.subject.power_off } else { place.subject.reboot };
             let side = if phase == Phase::Shut { &mut place.destination } else { &mut place.source };
-            // The guest looks at its serial port once in each pass.
+            // One that has just been started may not look at its serial port yet.
             let before = side.last_pass();
             until("the guest runs", || Ok(side.last_pass() > before))?;
-            side.vmm.type_in(key).map_err(|error| error.to_string())?;
+            side.vmm.type_in(keys).map_err(|error| error.to_string())?;
             std::thread::sleep(COMMAND);
-            if key == "q" {
+            if powers_off {
                 until("the process ends", || Ok(side.exit_code().is_some()))?;
             }
         }

@@ -4,17 +4,19 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::place::{PATIENCE, Place, Result, Side, until};
-use crate::table::{Answer, Fault, Guest, Says};
-
-/// Nobody ran if nobody made a pass in this time; a pass takes a few milliseconds.
-const SILENCE: Duration = Duration::from_millis(300);
+use super::cell::{Answer, Fault, Guest, Says};
+use super::place::Place;
+use super::side::Side;
+use super::{PATIENCE, Result, until};
 
 /// What was answered, where there was a command.
-pub(crate) type Told = Option<Result<()>>;
+pub(super) type Told = Option<Result<()>>;
 
 /// Waits until a side says what it is to say.
-pub(crate) fn says(name: &str, side: &mut Side, wanted: Says) -> Result<()> {
+///
+/// # Errors
+/// What it says in its place.
+pub(super) fn says(name: &str, side: &mut Side, wanted: Says) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let ended = side.exit_code();
@@ -46,7 +48,7 @@ pub(crate) fn says(name: &str, side: &mut Side, wanted: Says) -> Result<()> {
     }
 }
 
-pub(crate) fn answered(wanted: Answer, told: Told) -> Result<()> {
+pub(super) fn answered(wanted: Answer, told: Told) -> Result<()> {
     match (wanted, &told) {
         (Answer::None, None) | (Answer::Done, Some(Ok(()))) => Ok(()),
         (Answer::Refused(text), Some(Err(why))) if why.contains(text) => Ok(()),
@@ -55,28 +57,28 @@ pub(crate) fn answered(wanted: Answer, told: Told) -> Result<()> {
 }
 
 /// What must hold in the end.
-pub(crate) struct Ending<'a> {
-    pub(crate) place: &'a mut Place,
-    pub(crate) fault: Fault,
-    pub(crate) source: Says,
-    pub(crate) destination: Says,
+pub(super) struct Ending<'a> {
+    pub(super) place: &'a mut Place,
+    pub(super) fault: Fault,
+    pub(super) source: Says,
+    pub(super) destination: Says,
 }
 
 impl Ending<'_> {
-    pub(crate) fn check(&mut self, guest: Guest) -> Result<()> {
+    pub(super) fn check(&mut self, guest: Guest) -> Result<()> {
         match guest {
             Guest::AtSource | Guest::AnewAtSource => self.runs_at_source()?,
             Guest::AtDestination | Guest::AnewAtDestination => self.runs_at_destination()?,
             Guest::PausedAtSource => {
                 self.nobody_runs()?;
-                let cont = self.place.source.vmm.qmp.execute("cont", Value::Null);
+                let cont = self.place.source.execute("cont", Value::Null);
                 cont.map_err(|error| format!("the guest is safe to run at the source: {error}"))?;
                 self.runs_at_source()?;
             }
             Guest::PausedAtDestination => {
                 self.nobody_runs()?;
                 self.no_cont_at_source()?;
-                let cont = self.place.destination.vmm.qmp.execute("cont", Value::Null);
+                let cont = self.place.destination.execute("cont", Value::Null);
                 cont.map_err(|error| format!("the guest is safe to run at the destination: {error}"))?;
                 self.runs_at_destination()?;
             }
@@ -96,7 +98,7 @@ impl Ending<'_> {
     }
 
     /// What both sides said is not only what they said for a moment.
-    pub(crate) fn lasts(&mut self, guest: Guest) -> Result<()> {
+    pub(super) fn lasts(&mut self, guest: Guest) -> Result<()> {
         // These went on since, at the wish of the test.
         if matches!(guest, Guest::PausedAtSource | Guest::PausedAtDestination) {
             return Ok(());
@@ -107,7 +109,7 @@ impl Ending<'_> {
 
     fn runs_at_source(&mut self) -> Result<()> {
         let silent = self.place.destination.vmm.console();
-        self.goes_on(|place| place.source.last_pass(), |place| place.source.holds(&place.image))?;
+        self.goes_on(|place| &mut place.source)?;
         if self.place.destination.holds(&self.place.image) {
             return Err("the guest runs at the source, and the destination holds the image's lock".into());
         }
@@ -119,11 +121,7 @@ impl Ending<'_> {
 
     fn runs_at_destination(&mut self) -> Result<()> {
         let silent = self.place.source.vmm.console();
-        match self.fault {
-            // What it prints is lost.
-            Fault::DiskFull => self.goes_on(Place::pass_on_disk, |place| place.destination.holds(&place.image))?,
-            _ => self.goes_on(|place| place.destination.last_pass(), |place| place.destination.holds(&place.image))?,
-        }
+        self.goes_on(|place| &mut place.destination)?;
         self.no_cont_at_source()?;
         if self.place.source.holds(&self.place.image) {
             return Err("the guest runs at the destination, and the source holds the image's lock".into());
@@ -131,12 +129,22 @@ impl Ending<'_> {
         self.stays(&silent, |place| place.source.vmm.console())
     }
 
-    /// Three more passes, by who holds the lock.
-    fn goes_on(&mut self, pass: impl Fn(&Place) -> u64, holds: impl Fn(&Place) -> bool) -> Result<()> {
-        let before = pass(self.place);
+    /// Three more passes, by who holds the lock; and what the guest did is right.
+    fn goes_on(&mut self, side: impl Fn(&mut Place) -> &mut Side) -> Result<()> {
         let place = &mut *self.place;
-        until("the guest goes on", || Ok(pass(place) >= before + 3))?;
-        if holds(place) { Ok(()) } else { Err("who runs the guest does not hold the image's lock".into()) }
+        // What it prints is lost.
+        let by_disk = (self.fault == Fault::DiskFull).then_some(place.subject.pass_on_disk).flatten();
+        let pass = |place: &mut Place| match by_disk {
+            Some(pass) => pass(&place.image),
+            None => Ok(side(place).last_pass()),
+        };
+        let before = pass(place)?;
+        until("the guest goes on", || Ok(pass(place)? >= before + 3))?;
+        let image = place.image.clone();
+        if !side(place).holds(&image) {
+            return Err("who runs the guest does not hold the image's lock".into());
+        }
+        (place.subject.verify)(&mut side(place).vmm)
     }
 
     fn nobody_runs(&mut self) -> Result<()> {
@@ -146,7 +154,7 @@ impl Ending<'_> {
     }
 
     fn stays(&mut self, before: &str, console: impl Fn(&Place) -> String) -> Result<()> {
-        std::thread::sleep(SILENCE);
+        std::thread::sleep(self.place.subject.silence);
         let after = console(self.place);
         if after == before { Ok(()) } else { Err(format!("a second guest runs: {:?}", after.strip_prefix(before))) }
     }
@@ -156,7 +164,7 @@ impl Ending<'_> {
         if !matches!(self.source, Says::Answers(..)) {
             return Ok(());
         }
-        match self.place.source.vmm.qmp.execute("cont", Value::Null) {
+        match self.place.source.execute("cont", Value::Null) {
             Err(_) => Ok(()),
             Ok(_) => Err("`cont` is accepted at the source, which does not have the guest any more".into()),
         }
@@ -164,14 +172,14 @@ impl Ending<'_> {
 
     /// A copy that has become stale.
     fn no_cont_at_destination(&mut self) -> Result<()> {
-        match self.place.destination.vmm.qmp.execute("cont", Value::Null) {
+        match self.place.destination.execute("cont", Value::Null) {
             Err(_) => Ok(()),
             Ok(_) => Err("`cont` is accepted at the destination, though the guest has run at the source since".into()),
         }
     }
 
     fn migrates_after_all(&mut self) -> Result<()> {
-        self.place.new_wire();
+        self.place.new_wire()?;
         self.place.migrate()?;
         says(
             "the source of the second migration",
@@ -190,12 +198,15 @@ impl Ending<'_> {
     }
 }
 
-/// The guest's own words: memory and disk were right, and each pass was made once, in one place.
-pub(crate) fn check_consoles(place: &Place, guest: Guest, source_killed: bool) -> Result<()> {
-    let (source, destination) = (place.source.vmm.console(), place.destination.vmm.console());
-    let whole = source.clone() + &destination;
-    if whole.contains('E') {
-        return Err("the guest found its memory or its disk wrong".into());
+/// The guest's own words: nothing is wrong, and each pass was made once, in one place.
+///
+/// # Errors
+/// What is wrong.
+pub fn check_consoles(place: &Place, guest: Guest, source_killed: bool) -> Result<()> {
+    let (source, destination) = place.consoles();
+    let whole = source + &destination;
+    if let Some(complaint) = (place.subject.complaint)(&whole) {
+        return Err(complaint);
     }
     if !matches!(guest, Guest::AtDestination | Guest::AnewAtDestination | Guest::PausedAtDestination)
         && !matches!(guest, Guest::PoweredOff | Guest::DiedWithItsProcess)
@@ -203,15 +214,15 @@ pub(crate) fn check_consoles(place: &Place, guest: Guest, source_killed: bool) -
     {
         return Err(format!("the guest ran at the destination, too: {destination:?}"));
     }
-    for boot in whole.split(vmstate_lab::tiny::BANNER) {
-        let passes = vmstate_lab::tiny::passes(boot);
+    for boot in whole.split(place.subject.banner) {
+        let passes = (place.subject.passes)(boot);
         // A killed process loses what it had not written to its console yet.
         let in_turn = |two: &[u64]| if source_killed { two[0] < two[1] } else { two[0] + 1 == two[1] };
         if !passes.windows(2).all(in_turn) {
             return Err(format!("passes are doubled or lost: {passes:?}"));
         }
     }
-    let boots = whole.matches(vmstate_lab::tiny::BANNER).count();
-    let wanted = if matches!(guest, Guest::AnewAtSource | Guest::AnewAtDestination) { 2 } else { 1 };
-    if boots == wanted { Ok(()) } else { Err(format!("the guest was started {boots} times, not {wanted}")) }
+    let boots = whole.matches(place.subject.banner).count();
+    let wanted = usize::from(matches!(guest, Guest::AnewAtSource | Guest::AnewAtDestination));
+    if boots == wanted { Ok(()) } else { Err(format!("the guest was started again {boots} times, not {wanted}")) }
 }

@@ -1,0 +1,70 @@
+//! The matrix's guest here: the tiny one, on this machine's `/dev/kvm`.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use vmstate::ownership::{Access, Resource};
+use vmstate_lab::faults::Result;
+use vmstate_lab::faults::subject::{Ground, Subject};
+use vmstate_lab::tiny;
+use vmstate_lab::vmm::Config;
+
+/// Pages that the guest rewrites in each pass.
+const PAGES: u64 = 64;
+const IMAGE_BYTES: usize = 64 << 10;
+
+/// A pass takes a few milliseconds. A guest that finds its memory or disk wrong says `E` and stops.
+const TINY: Subject = Subject {
+    banner: tiny::BANNER,
+    passes: tiny::passes,
+    silence: Duration::from_millis(300),
+    complaint: |console| console.contains('E').then(|| "the guest found its memory or its disk wrong".into()),
+    verify: |_| Ok(()),
+    power_off: "q",
+    reboot: "r",
+    pass_on_disk: Some(pass_on_disk),
+};
+
+/// True, or the skip is said aloud.
+pub(crate) fn kvm_is_here() -> bool {
+    minivmm::kvm::open().map_err(vmstate_lab::skip::skip).is_ok()
+}
+
+/// Kernel and image in `directory`.
+pub(crate) fn ground(directory: &Path) -> Ground {
+    let at = |name: &str| directory.join(name);
+    fs::write(at("kernel"), tiny::bzimage()).unwrap();
+    fs::write(at("image"), [0; IMAGE_BYTES]).unwrap();
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_minivmm"));
+    let config = Config {
+        kernel: at("kernel"),
+        initrd: None,
+        append: tiny::command_line_with_disk(PAGES, 0x40),
+        memory_mib: 16,
+        cpus: 1,
+        disk: Some(at("image")),
+        tap: None,
+        control: PathBuf::new(),
+        incoming: None,
+        more: Vec::new(),
+    };
+    Ground { subject: TINY, launcher: program.clone(), program, config }
+}
+
+/// How often a guest was started on the image, or taken over with it.
+pub(crate) fn generation(image: &Path) -> Result<u64> {
+    let opened = File::open(image).map_err(|error| error.to_string())?;
+    let record = Resource::image(opened, image, Access::Exclusive).record();
+    let record = record.map_err(|error| error.to_string())?;
+    record.map(|record| record.generation).ok_or_else(|| "the image has no record".into())
+}
+
+fn pass_on_disk(image: &Path) -> Result<u64> {
+    let mut bytes = [0; 8];
+    File::open(image).and_then(|file| file.read_exact_at(&mut bytes, 0)).map_err(|error| error.to_string())?;
+    let found = u64::from_le_bytes(bytes);
+    let pass = (0..1 << 20).find(|pass| tiny::expected_on_disk(*pass) == found);
+    pass.ok_or_else(|| "the first sector holds no pass's number".into())
+}

@@ -1,0 +1,105 @@
+//! The fault matrix with Linux: a guest that dirties memory, writes files and counts aloud.
+//!
+//! The guest goes from case to case as long as it lives. An ordinary run walks [`SAMPLE`]; [`FAULTS`] asks for more.
+
+use std::time::{Duration, Instant};
+
+use vmstate_lab::bench::Guest;
+use vmstate_lab::error::{Error, Result};
+use vmstate_lab::faults::case;
+use vmstate_lab::faults::cell::{Cell, Fault, Phase};
+use vmstate_lab::faults::side::Side;
+use vmstate_lab::faults::subject::{Ground, Subject};
+use vmstate_lab::faults::table::TABLE;
+use vmstate_lab::guest;
+use vmstate_lab::vmm::Vmm;
+
+use crate::place::{self, case_in_parts};
+use crate::world::{ANSWER, World, dirtying, ensure, verify, within};
+
+/// `all`, or names of faults between commas: these rows of the table are walked, each in an emulated host of its own.
+pub(crate) const FAULTS: &str = "VMSTATE_FAULTS";
+/// For one row, or the sample.
+const TIME: Duration = Duration::from_secs(240);
+const NAME: &str = "matrix::linux_goes_through_the_faults";
+
+/// The commit first. Cases that end the guest come last: the next one has to boot it again.
+const SAMPLE: &[(Fault, Phase)] = &[
+    (Fault::DestinationKilled, Phase::Eof),
+    (Fault::WireStalls, Phase::SwitchOver),
+    (Fault::Cancel, Phase::SwitchOver),
+    (Fault::ImageCopied, Phase::Setup),
+    (Fault::LockTaken, Phase::Eof),
+    (Fault::LoadRefused, Phase::SwitchOver),
+    (Fault::WireCut, Phase::Shut),
+    (Fault::SourceKilled, Phase::Eof),
+    (Fault::EofLateAfterQuit, Phase::Eof),
+];
+
+const LINUX: Subject = Subject {
+    banner: "@lab {\"ready\":",
+    passes: guest::counted,
+    silence: Duration::from_millis(500),
+    complaint: |console| console.contains("Kernel panic").then(|| "the guest's kernel panics".into()),
+    verify: |vmm| everything_is_right(vmm).map_err(|error| error.to_string()),
+    power_off: "poweroff\n",
+    reboot: "reboot\n",
+    pass_on_disk: None,
+};
+
+fn everything_is_right(vmm: &mut Vmm) -> Result<()> {
+    verify(vmm)?;
+    let mark = vmm.ask("mark", within(ANSWER))?;
+    ensure(mark["log"] == serde_json::json!([]), || format!("the guest's kernel complains: {}", mark["log"]))?;
+    ensure(mark["tick"]["backward"] == 0, || format!("a clock went backward: {}", mark["tick"]))
+}
+
+/// What is walked in one go.
+fn cases(part: &str) -> Result<Vec<(Fault, Phase)>> {
+    if part == "sample" {
+        return Ok(SAMPLE.to_vec());
+    }
+    let row = TABLE.iter().find(|row| format!("{:?}", row.fault) == part);
+    let row = row.ok_or_else(|| Error::failed(format!("{FAULTS}: there is no fault {part}")))?;
+    Ok(Phase::ALL.map(|phase| (row.fault, phase)).to_vec())
+}
+
+fn walk(world: &World, part: &str) -> Result<()> {
+    let mut guest = Guest { disk: true, ..dirtying(16, 1000) };
+    guest.options.counts = true;
+    let bench = world.bench(&guest)?;
+    let program = place::minivmm().to_owned();
+    let ground = Ground { subject: LINUX, launcher: program.clone(), program, config: bench.config().clone() };
+    let mut survivor: Option<Side> = None;
+    let mut failures = Vec::new();
+    for (fault, phase) in cases(part)? {
+        let row = TABLE.iter().find(|row| row.fault == fault);
+        let cell = row.and_then(|row| Phase::ALL.iter().zip(&row.cells).find(|(known, _)| **known == phase));
+        let Some((_, cell @ Cell::Ends { .. })) = cell else { continue };
+        let begun = Instant::now();
+        let source = survivor.take().map_or_else(|| Side::boot(&ground), Ok);
+        let booted = begun.elapsed();
+        let ended = source.and_then(|source| case::walk(&ground, source, fault, phase, cell));
+        println!("matrix: {fault:?}, {phase:?}: {booted:?} to boot, {:?} in all", begun.elapsed());
+        match ended {
+            Ok(side) => survivor = side,
+            Err(why) => {
+                println!("matrix: FAILED: {why}");
+                failures.push(format!("{fault:?}, {phase:?}: {why}"));
+            }
+        }
+    }
+    ensure(failures.is_empty(), || failures.join("\n"))
+}
+
+#[test]
+fn linux_goes_through_the_faults() {
+    let asked = std::env::var(FAULTS).unwrap_or_else(|_| "sample".into());
+    // What it prints is lost in the row that has no console, and its disk does not tell.
+    let rows = TABLE.iter().map(|row| row.fault).filter(|fault| *fault != Fault::DiskFull);
+    let parts = match asked.as_str() {
+        "all" => rows.map(|fault| format!("{fault:?}")).collect(),
+        some => some.split(',').map(str::to_owned).collect::<Vec<_>>(),
+    };
+    case_in_parts(NAME, FAULTS, &parts, TIME, walk);
+}

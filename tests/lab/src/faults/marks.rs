@@ -1,0 +1,277 @@
+//! How far a migration is, from the bytes of both directions (`docs/wire-format-stream.md`).
+//!
+//! RAM is read record by record: a guest's pages may hold any bytes, also those of a mark. Devices have no lengths, so what
+//! ends them is looked for.
+
+/// What is recognised, in the order in which it passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// The stream's first byte.
+    Header,
+    /// `PING 6`: the end of the first round.
+    Round,
+    /// `SWITCHOVER_START`: the guest is paused.
+    SwitchOver,
+    /// `PING 5`: the source has sent everything.
+    Everything,
+    /// `PONG 5`: the destination has loaded everything.
+    Ready,
+    /// EOF: the source has let go.
+    Eof,
+    /// `SHUT 0`: the destination has taken over.
+    Shut,
+    /// `SHUT` with another number: it has not.
+    Refusal,
+}
+
+/// Magic and version.
+const HEADER_LEN: usize = 8;
+/// START of section 1, `ram`, instance 0, version 4.
+const RAM_START: &[u8] = b"\x01\0\0\0\x01\x03ram\0\0\0\0\0\0\0\x04";
+/// All of a PING but its number's last byte.
+const PING: &[u8] = &[8, 0, 2, 0, 4, 0, 0, 0];
+const PING_ROUND: u8 = 6;
+const PING_EVERYTHING: u8 = 5;
+const SWITCHOVER_START: &[u8] = &[8, 0, 11, 0, 0];
+/// Begin or end of a section that is under way: a byte, and its number.
+const SECTION_LEN: usize = 5;
+const PAGE_LEN: usize = 4096;
+/// Bytes of a whole answer of the destination.
+const ANSWER_LEN: usize = 8;
+/// What is looked for, and what a test changes in it, is not longer.
+const LOOK_BACK: usize = 64;
+
+/// What comes next from the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Header,
+    /// Up to the START of RAM: configuration and early sections.
+    Introduction,
+    /// Records of RAM up to the end of a section; the last section of RAM or another.
+    Records {
+        last: bool,
+    },
+    /// Between two sections of RAM.
+    Sections,
+    /// Up to the ping behind them.
+    Devices,
+    Eof,
+    Rest,
+}
+
+/// Takes what the source sends apart, as far as it must be known.
+#[derive(Debug)]
+pub(super) struct Forward {
+    part: Part,
+}
+
+impl Forward {
+    pub(super) fn new() -> Self {
+        Self { part: Part::Header }
+    }
+
+    /// Whether something is looked for here: else the bytes are pages, or of no interest.
+    pub(super) fn is_searched(&self) -> bool {
+        matches!(self.part, Part::Header | Part::Introduction | Part::Devices)
+    }
+
+    /// Length of the next piece of `bytes`, and the mark that it is; `None` until more has come.
+    pub(super) fn step(&mut self, bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
+        if bytes.is_empty() {
+            return None;
+        }
+        match self.part {
+            Part::Header => {
+                bytes.get(..HEADER_LEN)?;
+                self.part = Part::Introduction;
+                Some((HEADER_LEN, Some(Mark::Header)))
+            }
+            Part::Introduction => match find(bytes, RAM_START) {
+                Some(at) => {
+                    self.part = Part::Records { last: false };
+                    Some((at + RAM_START.len(), None))
+                }
+                None => all_but_the_end(bytes),
+            },
+            Part::Records { last } => {
+                let (len, ends) = record(bytes)?;
+                bytes.get(..len)?;
+                if ends {
+                    self.part = if last { Part::Devices } else { Part::Sections };
+                }
+                Some((len, None))
+            }
+            Part::Sections => self.between_sections(bytes),
+            Part::Devices => {
+                let ping = [PING, &[PING_EVERYTHING]].concat();
+                match find(bytes, &ping) {
+                    Some(0) => {
+                        self.part = Part::Eof;
+                        Some((ping.len(), Some(Mark::Everything)))
+                    }
+                    Some(at) => Some((at, None)),
+                    None => all_but_the_end(bytes),
+                }
+            }
+            Part::Eof => {
+                self.part = Part::Rest;
+                Some((1, Some(Mark::Eof)))
+            }
+            Part::Rest => Some((bytes.len(), None)),
+        }
+    }
+
+    fn between_sections(&mut self, bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
+        if bytes.len() < SECTION_LEN {
+            return None;
+        }
+        match bytes[0] {
+            2 | 3 => {
+                self.part = Part::Records { last: bytes[0] == 3 };
+                Some((SECTION_LEN, None))
+            }
+            8 => {
+                let len = SECTION_LEN + usize::from(u16::from_be_bytes([bytes[3], bytes[4]]));
+                let command = bytes.get(..len)?;
+                let mark = match command.strip_prefix(PING) {
+                    Some(&[PING_ROUND]) => Some(Mark::Round),
+                    _ => (command == SWITCHOVER_START).then_some(Mark::SwitchOver),
+                };
+                Some((len, mark))
+            }
+            // Not what the documents say comes here: nothing is known of the rest.
+            _ => {
+                self.part = Part::Rest;
+                Some((bytes.len(), None))
+            }
+        }
+    }
+}
+
+/// Length of a record, maybe of one that is not there as a whole yet; and whether it ends the section.
+fn record(bytes: &[u8]) -> Option<(usize, bool)> {
+    let number =
+        |at: usize| bytes.get(at..at + 8).map(|bytes| u64::from_be_bytes(bytes.try_into().unwrap_or_default()));
+    let word = number(0)?;
+    let flags = word & 0xfff;
+    let block = || if flags & 0x20 == 0 { Some(1 + usize::from(*bytes.get(8)?)) } else { Some(0) };
+    if flags & 0x4 != 0 {
+        let (mut len, mut sum) = (8, 0);
+        while sum < word - flags {
+            let name = 1 + usize::from(*bytes.get(len)?);
+            sum += number(len + name)?;
+            len += name + 8;
+        }
+        return Some((len, false));
+    }
+    if flags & 0x2 != 0 {
+        return Some((8 + block()? + 1, false));
+    }
+    if flags & 0x8 != 0 {
+        return Some((8 + block()? + PAGE_LEN, false));
+    }
+    // The end of the section, with its footer.
+    Some((8 + SECTION_LEN, true))
+}
+
+fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+    bytes.windows(pattern.len()).position(|window| window == pattern)
+}
+
+/// What is looked for may begin in the last bytes.
+fn all_but_the_end(bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
+    (bytes.len() > LOOK_BACK).then(|| (bytes.len() - LOOK_BACK, None))
+}
+
+/// As [`Forward::step`] for the destination's answers: type and length, 16 bits each, and 32 bits of data in those that come here.
+pub(super) fn answer(bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
+    let mark = match bytes.get(..ANSWER_LEN)? {
+        [0, 2, 0, 4, 0, 0, 0, PING_EVERYTHING] => Some(Mark::Ready),
+        [0, 1, 0, 4, 0, 0, 0, 0] => Some(Mark::Shut),
+        [0, 1, 0, 4, ..] => Some(Mark::Refusal),
+        _ => None,
+    };
+    Some((ANSWER_LEN, mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Written out from the documents; a page is full of what could be taken for marks.
+    fn stream() -> (Vec<u8>, Vec<(usize, Mark)>) {
+        let (mut bytes, mut marks) = (Vec::new(), Vec::new());
+        let command = |number: u8, payload: &[u8]| {
+            let mut bytes = vec![8, 0, number, 0, payload.len() as u8];
+            bytes.extend_from_slice(payload);
+            bytes
+        };
+        let footer = [0x7e, 0, 0, 0, 1];
+        marks.push((0, Mark::Header));
+        bytes.extend_from_slice(b"QEVM\0\0\0\x03\x07\0\0\0\x07microvm");
+        bytes.extend(command(1, &[]));
+        bytes.extend([4, 0, 0, 0, 9, 5]);
+        bytes.extend_from_slice(b"early\0\0\0\0\0\0\0\x01");
+        // The body of an early section holds a ping.
+        bytes.extend(command(2, &[0, 0, 0, 6]));
+        bytes.extend([0x7e, 0, 0, 0, 9]);
+        bytes.extend_from_slice(b"\x01\0\0\0\x01\x03ram\0\0\0\0\0\0\0\x04");
+        bytes.extend(0x2004_u64.to_be_bytes());
+        bytes.extend_from_slice(b"\x03low\0\0\0\0\0\0\x10\0\x04high\0\0\0\0\0\0\x10\0");
+        bytes.extend(0x10_u64.to_be_bytes());
+        bytes.extend(footer);
+        bytes.extend(command(2, &[0, 0, 0, 1]));
+        let page = [command(2, &[0, 0, 0, 6]), command(11, &[]), command(2, &[0, 0, 0, 5])].concat();
+        let page: Vec<u8> = page.into_iter().cycle().take(4096).collect();
+        for kind in [2, 3] {
+            bytes.extend([kind, 0, 0, 0, 1]);
+            bytes.extend(0x008_u64.to_be_bytes());
+            bytes.extend_from_slice(b"\x03low");
+            bytes.extend_from_slice(&page);
+            bytes.extend(0x1022_u64.to_be_bytes());
+            bytes.push(0);
+            bytes.extend(0x10_u64.to_be_bytes());
+            bytes.extend(footer);
+            if kind == 2 {
+                marks.push((bytes.len(), Mark::Round));
+                bytes.extend(command(2, &[0, 0, 0, 6]));
+                marks.push((bytes.len(), Mark::SwitchOver));
+                bytes.extend(command(11, &[]));
+            }
+        }
+        bytes.extend([4, 0, 0, 0, 2, 6]);
+        bytes.extend_from_slice(b"serial\0\0\0\0\0\0\0\x03");
+        bytes.extend([7; 200]);
+        bytes.extend([0x7e, 0, 0, 0, 2]);
+        marks.push((bytes.len(), Mark::Everything));
+        bytes.extend(command(2, &[0, 0, 0, 5]));
+        marks.push((bytes.len(), Mark::Eof));
+        bytes.extend_from_slice(b"\0\x06\0\0\0\x02{}");
+        (bytes, marks)
+    }
+
+    #[test]
+    fn marks_are_found_where_they_are_and_not_in_pages() {
+        let (bytes, wanted) = stream();
+        for chunk in [1, 7, 4096, bytes.len()] {
+            let (mut forward, mut at, mut found) = (Forward::new(), 0, Vec::new());
+            for end in (chunk..bytes.len() + chunk).step_by(chunk) {
+                while let Some((len, mark)) = forward.step(&bytes[at..end.min(bytes.len())]) {
+                    found.extend(mark.map(|mark| (at, mark)));
+                    at += len;
+                }
+            }
+            assert_eq!(found, wanted, "in chunks of {chunk}");
+            assert_eq!(at, bytes.len());
+        }
+    }
+
+    #[test]
+    fn answers_are_told_apart() {
+        let marks =
+            [[0, 2, 0, 4, 0, 0, 0, 5], [0, 2, 0, 4, 0, 0, 0, 6], [0, 1, 0, 4, 0, 0, 0, 0], [0, 1, 0, 4, 0, 0, 0, 1]];
+        let marks = marks.map(|bytes| answer(&bytes).and_then(|(_, mark)| mark));
+        assert_eq!(marks, [Some(Mark::Ready), None, Some(Mark::Shut), Some(Mark::Refusal)]);
+        assert_eq!(answer(&[0, 1, 0, 4, 0, 0, 0]), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! A source and a destination, the wire between them and the disk image that they share.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::Result;
+use super::marks::Mark;
+use super::side::Side;
+use super::subject::{Ground, Subject};
+use super::wire::{Alteration, Proxy};
+use crate::process::run;
+
+/// The pause may take this long, and its budget is four times as long.
+const DOWNTIME_LIMIT: Duration = Duration::from_millis(1000);
+
+/// What is different about a place.
+#[derive(Clone, Debug, Default)]
+pub struct Oddities {
+    /// The wire stops before this mark.
+    pub hold: Option<Mark>,
+    /// What the wire exchanges.
+    pub alteration: Option<Alteration>,
+    /// The destination has a copy of the image at another path.
+    pub image_copied: bool,
+    /// The destination has twice the memory.
+    pub memory_doubled: bool,
+    /// The file that takes the destination's console has no room.
+    pub console_full: bool,
+}
+
+/// Two processes; ended with the value, with all their files.
+#[derive(Debug)]
+pub struct Place {
+    /// The guest.
+    pub subject: Subject,
+    /// Who has the guest at first.
+    pub source: Side,
+    /// Who waits for it.
+    pub destination: Side,
+    /// What is between them.
+    pub wire: Proxy,
+    /// The source's image.
+    pub image: PathBuf,
+    /// Length of the source's console before this migration.
+    before: usize,
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    /// A destination for a guest that runs at `source`.
+    ///
+    /// # Errors
+    /// What does not start.
+    pub fn new(ground: &Ground, mut source: Side, oddities: &Oddities) -> Result<Self> {
+        let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
+        let image = ground.config.disk.clone().ok_or("the matrix needs a guest with a disk")?;
+        let limits = json!({ "downtime-limit": DOWNTIME_LIMIT.as_millis() as u64, "max-bandwidth": 0 });
+        source.execute("migrate-set-parameters", limits)?;
+        let copy = directory.path().join("copy");
+        if oddities.image_copied {
+            // With whatever stands beside its bytes, as a host's tools for images do.
+            run(Command::new("cp").arg("--preserve=all").args([&image, &copy])).map_err(|error| error.to_string())?;
+        }
+        let destination = Side::incoming(ground, |config| {
+            config.memory_mib <<= u32::from(oddities.memory_doubled);
+            if oddities.image_copied {
+                config.disk = Some(copy);
+            }
+            if oddities.console_full {
+                config.more.extend(["--serial", "file:/dev/full"].map(str::to_owned));
+            }
+        })?;
+        let before = source.vmm.console().rfind('\n').map_or(0, |end| end + 1);
+        let wire = wire(&directory.path().join("wire"), &destination, oddities.hold, oddities.alteration)?;
+        Ok(Self { subject: ground.subject, source, destination, wire, image, before, directory })
+    }
+
+    /// A wire without faults in place of the one that there was.
+    ///
+    /// # Errors
+    /// When its socket cannot be made.
+    pub fn new_wire(&mut self) -> Result<()> {
+        self.wire = wire(&self.directory.path().join("second wire"), &self.destination, None, None)?;
+        Ok(())
+    }
+
+    /// Begins the migration.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn migrate(&mut self) -> Result<()> {
+        self.source.vmm.start_migration(&self.wire.uri()).map_err(|error| error.to_string())
+    }
+
+    /// What the guest wrote since, at the source and at the destination.
+    pub fn consoles(&self) -> (String, String) {
+        (self.source.vmm.console().split_off(self.before), self.destination.vmm.console())
+    }
+}
+
+fn wire(here: &Path, destination: &Side, hold: Option<Mark>, alteration: Option<Alteration>) -> Result<Proxy> {
+    Proxy::start(here, &destination.door(), hold, alteration).map_err(|error| format!("{}: {error}", here.display()))
+}

@@ -1,0 +1,133 @@
+//! Source or destination: a process with the files and sockets that are its own.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::subject::{Ground, Subject};
+use super::{PATIENCE, Result, until};
+use crate::qmp::Qmp;
+use crate::vmm::{Config, Program, Vmm};
+
+/// The guest has made so many passes when it counts as started.
+const FIRST_PASSES: usize = 3;
+
+/// One process; ended with the value.
+#[derive(Debug)]
+pub struct Side {
+    /// The monitor.
+    pub vmm: Vmm,
+    /// Its process id.
+    pub process: u32,
+    subject: Subject,
+    directory: tempfile::TempDir,
+    /// Exit code, once it has ended; `None` in it if a signal ended it.
+    ended: Option<Option<i32>>,
+}
+
+impl Side {
+    /// Boots the guest.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn boot(ground: &Ground) -> Result<Self> {
+        let side = Self::start(ground, |_| ())?;
+        until("the guest comes up", || Ok((ground.subject.passes)(&side.vmm.console()).len() >= FIRST_PASSES))
+            .map_err(|why| format!("{why}: {:?} {}", side.vmm.console(), side.vmm.errors()))?;
+        Ok(side)
+    }
+
+    /// Starts a process that waits for a migration; `change` makes its machine another one.
+    ///
+    /// # Errors
+    /// What it says when it does not start.
+    pub fn incoming(ground: &Ground, change: impl FnOnce(&mut Config)) -> Result<Self> {
+        Self::start(ground, |config| {
+            let door = config.control.with_file_name("door");
+            config.incoming = Some(format!("unix:{}", door.display()));
+            change(config);
+        })
+    }
+
+    fn start(ground: &Ground, change: impl FnOnce(&mut Config)) -> Result<Self> {
+        let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
+        let mut config = ground.config.clone();
+        config.control = directory.path().join("control");
+        change(&mut config);
+        let program = Program::Minivmm(ground.program.clone());
+        let mut vmm = Vmm::spawn(&ground.launcher, &program, &config).map_err(|error| error.to_string())?;
+        let process = vmm.process().child().id();
+        Ok(Self { vmm, process, subject: ground.subject, directory, ended: None })
+    }
+
+    /// Where it waits for a migration.
+    pub fn door(&self) -> PathBuf {
+        self.directory.path().join("door")
+    }
+
+    /// Ends the process as a crash would.
+    pub fn kill(&mut self) {
+        self.vmm.process().kill();
+        self.ended = Some(None);
+    }
+
+    /// Its exit code, once it has ended by itself and all is read that it wrote.
+    pub fn exit_code(&mut self) -> Option<Option<i32>> {
+        if self.ended.is_none() && self.vmm.process().ended().is_some() {
+            self.ended = self.vmm.wait_end(Instant::now() + PATIENCE).ok().map(|status| status.code());
+        }
+        self.ended
+    }
+
+    /// Run state, status of the migration, and its error.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn answers(&mut self) -> Result<(String, String, String)> {
+        let run_state = self.vmm.status().map_err(|error| error.to_string())?;
+        let migration = self.execute("query-migrate", Value::Null)?;
+        let text = |name: &str| migration[name].as_str().unwrap_or_default().to_owned();
+        Ok((run_state, text("status"), text("error-desc")))
+    }
+
+    /// Gives a command and waits for the answer.
+    ///
+    /// # Errors
+    /// The refusal, or that no answer came.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        self.vmm.qmp.execute(command, arguments).map_err(|error| error.to_string())
+    }
+
+    /// Gives a command over a connection of its own, for its answer may be long in coming.
+    pub fn ask(&self, command: &'static str, arguments: Value) -> JoinHandle<Result<()>> {
+        let control = self.directory.path().join("control");
+        std::thread::spawn(move || {
+            let mut qmp =
+                Qmp::connect(&control, Instant::now() + Duration::from_secs(5)).map_err(|error| error.to_string())?;
+            qmp.execute(command, arguments).map(drop).map_err(|error| error.to_string())
+        })
+    }
+
+    /// Number of the last pass on the console.
+    pub fn last_pass(&self) -> u64 {
+        (self.subject.passes)(&self.vmm.console()).last().copied().unwrap_or(0)
+    }
+
+    /// True if this process holds a lock for writing on `image`, as the kernel tells of its open files.
+    pub fn holds(&self, image: &Path) -> bool {
+        let Ok(inode) = fs::metadata(image).map(|metadata| metadata.ino()) else { return false };
+        let Ok(files) = fs::read_dir(format!("/proc/{}/fdinfo", self.process)) else { return false };
+        // "lock:	1: OFDLCK ADVISORY  WRITE -1 00:2c:1234 0 EOF"
+        let names_it = |line: &str| {
+            line.contains("WRITE") && line.split_whitespace().any(|word| word.ends_with(&format!(":{inode}")))
+        };
+        files.flatten().any(|file| {
+            let text = fs::read_to_string(file.path()).unwrap_or_default();
+            text.lines().any(|line| line.starts_with("lock:") && names_it(line))
+        })
+    }
+}

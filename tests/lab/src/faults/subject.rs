@@ -1,0 +1,41 @@
+//! A guest for the matrix: it says on its console how far it is, and checks what it did.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Result;
+use crate::vmm::{Config, Vmm};
+
+/// What the matrix has to know of a guest.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject {
+    /// It prints this once, when it has started.
+    pub banner: &'static str,
+    /// Numbers of its passes in the whole lines of a console. It makes and counts them without end.
+    pub passes: fn(&str) -> Vec<u64>,
+    /// Nobody runs it if nobody has made a pass in this time.
+    pub silence: Duration,
+    /// What is wrong by its console alone.
+    pub complaint: fn(&str) -> Option<String>,
+    /// Has the guest that runs there check memory and disk.
+    pub verify: fn(&mut Vmm) -> Result<()>,
+    /// Typed in, this powers it off.
+    pub power_off: &'static str,
+    /// Typed in, this reboots it.
+    pub reboot: &'static str,
+    /// The pass that its disk tells of, if it does: the only thing to know it by where the console is lost.
+    pub pass_on_disk: Option<fn(&Path) -> Result<u64>>,
+}
+
+/// What the monitors of one guest share.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    /// The guest.
+    pub subject: Subject,
+    /// An executable with our roles.
+    pub launcher: PathBuf,
+    /// minivmm.
+    pub program: PathBuf,
+    /// The machine, with a disk. Each monitor has a control socket of its own.
+    pub config: Config,
+}
