@@ -49,7 +49,7 @@ pub(crate) fn case_in_parts(
     let mut failures = Vec::new();
     for part in parts {
         let environment = format!("{variable}={part}");
-        if let Err(error) = run(name, false, time, &[environment], |world| body(world, part)) {
+        if let Err(error) = run(name, env::var(MONITOR).is_ok(), time, &[environment], |world| body(world, part)) {
             failures.push(format!("{part}: {error}"));
         }
     }

@@ -123,9 +123,12 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
             let before = side.last_pass();
             until("the guest runs", || Ok(side.last_pass() > before))?;
             side.vmm.type_in(keys).map_err(|error| error.to_string())?;
-            std::thread::sleep(COMMAND);
             if powers_off {
                 until("the process ends", || Ok(side.exit_code().is_some()))?;
+            } else if phase == Phase::Shut {
+                std::thread::sleep(COMMAND);
+            } else {
+                ends_at_source(place)?;
             }
         }
         Fault::Cancel => return released(place, "migrate_cancel", Value::Null),

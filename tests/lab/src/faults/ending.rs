@@ -66,6 +66,11 @@ pub(super) struct Ending<'a> {
 
 impl Ending<'_> {
     pub(super) fn check(&mut self, guest: Guest) -> Result<()> {
+        if matches!(guest, Guest::AnewAtSource | Guest::AnewAtDestination) {
+            let (place, banner) = (&*self.place, self.place.subject.banner);
+            let started = || Ok(place.consoles().0.contains(banner) || place.consoles().1.contains(banner));
+            until("the guest starts again", started)?;
+        }
         match guest {
             Guest::AtSource | Guest::AnewAtSource => self.runs_at_source()?,
             Guest::AtDestination | Guest::AnewAtDestination => self.runs_at_destination()?,

@@ -112,9 +112,11 @@ impl Side {
         })
     }
 
-    /// Number of the last pass on the console.
+    /// Number of the last pass on the console since the guest was started last; 0 before the first.
     pub fn last_pass(&self) -> u64 {
-        (self.subject.passes)(&self.vmm.console()).last().copied().unwrap_or(0)
+        let console = self.vmm.console();
+        let since = console.rsplit(self.subject.banner).next().unwrap_or_default();
+        (self.subject.passes)(since).last().copied().unwrap_or(0)
     }
 
     /// True if this process holds a lock for writing on `image`, as the kernel tells of its open files.
