@@ -100,25 +100,31 @@ fn take_lock(disk: &Path) -> File {
     file
 }
 
+/// Source and destination with one guest that stands on both, since a third process has its disk; and the third's lock.
+fn both_stand(dir: &Path) -> (Machine, Machine, File) {
+    let source = Machine::start(dir, None);
+    source.await_passes(1);
+    let address = door(dir, "door");
+    let destination = Machine::start(dir, Some(&address));
+    let proxy = Proxy::holding(Word::End, dir, &address);
+    source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
+    let third = take_lock(&dir.join("disk"));
+    proxy.release();
+    assert_eq!(source.await_end(), MigrationStatus::Unacknowledged, "{:?}", source.handle.migration());
+    assert_eq!(destination.await_end(), MigrationStatus::Failed, "{:?}", destination.handle.migration());
+    let error = destination.handle.migration().error.unwrap();
+    assert!(error.ends_with("it stays stopped here; cont tries again"), "{error}");
+    assert_eq!(source.handle.run_state(), RunState::PostMigrate);
+    assert_eq!(destination.handle.run_state(), RunState::Paused);
+    (source, destination, third)
+}
+
 /// Neither side gets the disk, so the guest stands on both. As soon as it is free, one of them gets the guest, and only one.
 #[test]
 fn a_guest_whose_disk_a_third_party_took_waits_on_both_sides_and_goes_on_once() {
     for at_destination in [true, false] {
         let Some(dir) = lab() else { return };
-        let source = Machine::start(dir.path(), None);
-        source.await_passes(1);
-        let address = door(dir.path(), "door");
-        let destination = Machine::start(dir.path(), Some(&address));
-        let proxy = Proxy::holding(Word::End, dir.path(), &address);
-        source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
-        let third = take_lock(&dir.path().join("disk"));
-        proxy.release();
-        assert_eq!(source.await_end(), MigrationStatus::Unacknowledged, "{:?}", source.handle.migration());
-        assert_eq!(destination.await_end(), MigrationStatus::Failed, "{:?}", destination.handle.migration());
-        let error = destination.handle.migration().error.unwrap();
-        assert!(error.ends_with("it stays stopped here; cont tries again"), "{error}");
-        assert_eq!(source.handle.run_state(), RunState::PostMigrate);
-        assert_eq!(destination.handle.run_state(), RunState::Paused);
+        let (source, destination, third) = both_stand(dir.path());
         for side in [&source, &destination] {
             let refusal = side.handle.ask(Request::Cont).unwrap_err().0;
             assert!(refusal.contains("holds the guest's disks"), "{refusal}");
@@ -133,4 +139,27 @@ fn a_guest_whose_disk_a_third_party_took_waits_on_both_sides_and_goes_on_once() 
         winner.quit();
         loser.quit();
     }
+}
+
+/// The source takes its guest back, runs it and ends. The lock of its disk is free then, and a migration would write fresh
+/// records, by which the stale guest at the destination could run elsewhere.
+#[test]
+fn a_guest_that_may_be_stale_is_not_migrated_on() {
+    let Some(dir) = lab() else { return };
+    let (source, destination, third) = both_stand(dir.path());
+    drop(third);
+    source.handle.ask(Request::Cont).unwrap();
+    source.await_passes(1);
+    source.quit();
+    let next = door(dir.path(), "next");
+    let elsewhere = Machine::start(dir.path(), Some(&next));
+    let refusal = destination.handle.ask(Request::Migrate(next)).unwrap_err().0;
+    assert!(refusal.ends_with("let it go on with cont first"), "{refusal}");
+    for request in [Request::Cont, Request::ContUnproved] {
+        let refusal = destination.handle.ask(request).unwrap_err().0;
+        assert!(refusal.contains("has run elsewhere since"), "{refusal}");
+    }
+    assert_eq!(elsewhere.handle.run_state(), RunState::InMigrate);
+    destination.quit();
+    elsewhere.quit();
 }

@@ -159,6 +159,11 @@ impl Ownership {
         all || leases.any(|lease| lease.known.is_some())
     }
 
+    /// True if there is a resource that decides who may run the guest.
+    pub fn has_exclusive(&self) -> bool {
+        !self.exclusive().is_empty()
+    }
+
     /// A panic leaves the set usable: each record is written whole, and `known` after it.
     fn exclusive(&self) -> MutexGuard<'_, Vec<Owned>> {
         self.exclusive.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,12 +1,34 @@
 //! What follows the end of a migration: where the guest is, what the user is told, and whether the guest may go on here.
 
-use vmstate::migrate::{Claim, DestinationPhase, Machine as _, Phase, SourcePhase};
+use vmstate::migrate::{Claim, DestinationPhase, Phase, SourcePhase};
+use vmstate::ownership::{Ownership, OwnershipError};
 
 use super::Outgoing;
 use super::ended::Ended;
 use crate::error::chain;
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::request::Refusal;
+
+/// Whose word counts for a guest that a migration has left standing, where no record tells who has run it since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::vm) enum LeftStanding {
+    /// The engine's: nobody else was given the guest.
+    Here,
+    /// The user's: another process may have run it.
+    Anywhere,
+}
+
+impl LeftStanding {
+    /// After a migration that ended in `phase`. A destination that could not take the guest's resources has left them to
+    /// others, its source among them; where there are none, it has taken over.
+    fn after(phase: Phase, ownership: &Ownership) -> Self {
+        match phase {
+            Phase::Source(SourcePhase::Failed | SourcePhase::Cancelled) => Self::Here,
+            Phase::Destination(DestinationPhase::Stranded) if !ownership.has_exclusive() => Self::Here,
+            _ => Self::Anywhere,
+        }
+    }
+}
 
 impl Vm {
     /// The migration thread has ended, on either side.
@@ -17,7 +39,7 @@ impl Vm {
         let next = state.after_migration(end.phase);
         if next != state {
             // The engine did not let the guest go on: whoever wants that has to go on where the engine stopped.
-            self.owner = end.owner;
+            self.left_standing = Some(LeftStanding::after(end.phase, &self.backends.ownership));
             self.shared.set_run_state(next);
         }
         let error = match outgoing {
@@ -46,22 +68,25 @@ impl Vm {
     }
 
     /// Lets a guest go on that a migration has left standing, if it is proved that nobody else runs it or has run it. Where
-    /// nothing can prove it, a word for it counts (`vouched`): the user's, or at the side that the guest belongs to the
-    /// engine's.
+    /// nothing can prove it, a word for it counts: the user's (`vouched`) or the engine's.
     pub(in crate::vm) fn take_back(&mut self, vouched: bool) -> Result<(), Refusal> {
-        let claim = match &mut self.owner {
-            // A lock that is free now does not tell who has had it since.
-            Some(owner) if owner.is_provable() || vouched => owner.claim().map_err(|error| Refusal(chain(&error)))?,
-            _ => Claim::Undecidable,
+        let ownership = &self.backends.ownership;
+        let vouched = vouched || self.left_standing == Some(LeftStanding::Here);
+        // A lock that is free now does not tell who has had it since.
+        let claim = match ownership.is_provable() || vouched {
+            true => ownership.claim().map_err(|error| stays("who has its disks could not be found out", &error))?,
+            false => Claim::Undecidable,
         };
         may_go_on(claim, vouched)?;
-        if let Some(owner) = &mut self.owner {
-            owner.advance().map_err(|error| Refusal(chain(&error)))?;
-        }
-        self.owner = None;
+        ownership.advance().map_err(|error| stays("that it runs here could not be recorded", &error))?;
+        self.left_standing = None;
         self.start();
         Ok(())
     }
+}
+
+fn stays(what: &str, error: &OwnershipError) -> Refusal {
+    Refusal(format!("{what}: {}; the guest stays stopped here", chain(error)))
 }
 
 /// Whether a guest that a migration has left standing may run here, after `claim`.
@@ -72,8 +97,8 @@ fn may_go_on(claim: Claim, vouched: bool) -> Result<(), Refusal> {
         Claim::Held => "another process holds the guest's disks, and so may run it",
         Claim::Moved => "the guest has run elsewhere since, and its disks have moved on",
         Claim::Undecidable => {
-            "nothing can prove that the destination does not run the guest: look there, and only if it does not, ask for \
-             cont with force"
+            "nothing can prove that the other side does not run the guest, or has not run it: look there, and only if it did \
+             not, ask for cont with force"
         }
     };
     Err(Refusal(format!("{why}; the guest stays stopped here")))
@@ -82,10 +107,12 @@ fn may_go_on(claim: Claim, vouched: bool) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+    use std::thread::JoinHandle;
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::config::{Address, Config, Serial};
+    use crate::config::{Address, Config, Disk, Serial};
+    use crate::vm::handle::Handle;
     use crate::vm::request::{EngineRequest, Request};
     use crate::vm::state::RunState;
 
@@ -111,11 +138,11 @@ mod tests {
         }
     }
 
-    /// It has told the source that it takes over, so nobody else runs the guest: the process must not end with it.
-    #[test]
-    fn a_guest_that_cannot_go_on_where_it_arrived_stays_there() {
+    /// A destination with these disks, whose engine has left a whole guest standing.
+    fn stranded(disks: Vec<Disk>) -> Option<(Handle, JoinHandle<End>)> {
         if let Err(error) = crate::kvm::open() {
-            return vmstate_lab::skip::skip(error);
+            vmstate_lab::skip::skip(error);
+            return None;
         }
         let dir = tempfile::tempdir().unwrap();
         let config = Config {
@@ -124,7 +151,7 @@ mod tests {
             append: String::new(),
             memory: 2 << 20,
             cpus: 1,
-            disks: Vec::new(),
+            disks,
             lease: None,
             nets: Vec::new(),
             serial: Serial::None,
@@ -134,8 +161,8 @@ mod tests {
         let vm = Vm::new(config, Box::new(std::io::sink())).unwrap();
         let handle = vm.handle();
         let thread = std::thread::spawn(|| vm.run());
-        let stranded = Phase::Destination(DestinationPhase::Stranded);
-        handle.tell(EngineRequest::Ended(Ended::without_owner(stranded, Some("the record is read-only".into()))));
+        let phase = Phase::Destination(DestinationPhase::Stranded);
+        handle.tell(EngineRequest::Ended(Ended { phase, error: Some("the record is read-only".into()) }));
         let deadline = Instant::now() + Duration::from_secs(60);
         while handle.run_state() != RunState::Paused {
             assert!(Instant::now() < deadline, "{:?}", handle.run_state());
@@ -145,7 +172,28 @@ mod tests {
         handle.ask(Request::Stop).unwrap();
         let info = handle.migration();
         assert_eq!((info.status().as_str(), info.error.as_deref()), ("failed", Some("the record is read-only")));
+        Some((handle, thread))
+    }
+
+    /// It has told the source that it takes over, so nobody else runs the guest: the process must not end with it.
+    #[test]
+    fn a_guest_that_cannot_go_on_where_it_arrived_stays_there() {
+        let Some((handle, thread)) = stranded(Vec::new()) else { return };
         handle.ask(Request::Cont).unwrap();
+        handle.ask(Request::Quit).unwrap();
+        assert_eq!(thread.join().unwrap(), End::Quit);
+    }
+
+    /// Its source may have taken the guest back and ended since, and a disk without a record does not tell. A file of procfs
+    /// has locks and no extended attributes; this one is only this process's.
+    #[test]
+    fn a_free_lock_alone_does_not_let_a_guest_go_on() {
+        let path = PathBuf::from("/proc/self/oom_score_adj");
+        let Some((handle, thread)) = stranded(vec![Disk { path, read_only: false }]) else { return };
+        let refusal = handle.ask(Request::Cont).unwrap_err().0;
+        assert!(refusal.starts_with("nothing can prove that the other side does not run the guest"), "{refusal}");
+        handle.ask(Request::ContUnproved).unwrap();
+        assert_eq!(handle.run_state(), RunState::Running);
         handle.ask(Request::Quit).unwrap();
         assert_eq!(thread.join().unwrap(), End::Quit);
     }

@@ -60,11 +60,6 @@ impl Seam {
         Ok(())
     }
 
-    /// True if records tell who has run the guest, and not the locks alone.
-    pub(super) fn is_provable(&self) -> bool {
-        self.ownership.is_provable()
-    }
-
     fn ask(&self, request: EngineRequest) -> vmstate::Result<()> {
         self.handle.ask(request).map_err(|refusal| vmstate::Error::new(ErrorKind::Rejected, refusal.0))
     }

@@ -68,7 +68,7 @@ fn every_request_in_every_situation() {
     for (request, expected) in devices {
         assert_eq!(row(request.clone()), expected, "{request:?}");
     }
-    let ended = Ended::without_owner(Phase::Source(SourcePhase::Failed), None);
+    let ended = Ended { phase: Phase::Source(SourcePhase::Failed), error: None };
     let engine = [
         (EngineRequest::Rehearse, "rrarrarrrrrrr"),
         (EngineRequest::Pause(Duration::ZERO), "rrarrarrrrrrr"),
