@@ -125,20 +125,19 @@ impl Vm {
         loop {
             // This driver holds a handle, so the channel never closes.
             let Some((request, answer)) = self.queue.next() else { return End::Quit };
-            let outcome = match decide(&request, self.shared.run_state(), self.under_way()) {
-                Decision::Accept => self.serve(request),
-                Decision::Refuse(why) => Err(Refusal(why).into()),
-                Decision::Defer => {
+            let decision = decide(&request, self.shared.run_state(), self.under_way());
+            let cancelled = match decision {
+                Decision::CancelAndDefer | Decision::CancelOrRefuse => self.cancel_migration(&request),
+                Decision::Accept | Decision::Refuse(_) | Decision::Defer => Ok(()),
+            };
+            let outcome = match (decision, cancelled) {
+                (Decision::Accept, _) => self.serve(request),
+                (Decision::Refuse(why), _) => Err(Refusal(why).into()),
+                (Decision::CancelOrRefuse, Err(refusal)) => Err(refusal.into()),
+                (Decision::Defer | Decision::CancelAndDefer | Decision::CancelOrRefuse, _) => {
                     self.queue.defer((request, answer));
                     continue;
                 }
-                Decision::CancelAndDefer => match self.cancel_migration(&request) {
-                    Ok(()) => {
-                        self.queue.defer((request, answer));
-                        continue;
-                    }
-                    Err(refusal) => Err(refusal.into()),
-                },
             };
             let (reply, end) = match outcome {
                 Ok(()) => (Ok(()), None),

@@ -91,7 +91,7 @@ impl Vm {
         let departure = Departure {
             address,
             control: control.clone(),
-            seam: Seam::new(self.handle.clone(), &self.backends, &parts.tickets),
+            seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets),
             parts,
             ram: MachineRam::new(self.ram.clone()),
             log: MachineDirtyLog::new(Arc::clone(&self.machine.kvm)),
@@ -222,7 +222,8 @@ impl Vm {
         let parts = self.parts();
         let reception = Reception {
             listener,
-            seam: Seam::new(self.handle.clone(), &self.backends, &parts.tickets).expecting(self.introduction()),
+            seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
+                .expecting(self.introduction()),
             parts,
             ram: MachineRam::new(self.ram.clone()),
             control: control.clone(),

@@ -33,6 +33,7 @@ fn letter(decision: &Decision) -> char {
         Decision::Refuse(_) => 'r',
         Decision::Defer => 'd',
         Decision::CancelAndDefer => 'c',
+        Decision::CancelOrRefuse => 'o',
     }
 }
 
@@ -54,7 +55,7 @@ fn every_request_in_every_situation() {
         (Request::PowerDown, "raaaaaarrrrrr"),
         (Request::Reset, "racaacarrrrrr"),
         (Request::Migrate(Address::Unix("/x".into())), "rardardrrrrrr"),
-        (Request::MigrateCancel, "aacaacarcaaac"),
+        (Request::MigrateCancel, "aaoaaoaroaaao"),
         (parameters, "aaaaaaaaaaaaa"),
     ];
     for (request, expected) in users {
