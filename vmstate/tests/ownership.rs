@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use tempfile::TempDir;
 use vmstate::ownership::{ATTRIBUTE, Access, Claim, Mismatch, Ownership, OwnershipError, Resource, Role};
 
@@ -333,6 +333,34 @@ fn a_source_that_tells_nothing_is_not_compared_with_an_earlier_one() {
     drop(booted(&[&disk]));
     destination.prove(None).unwrap();
     assert_eq!(destination.claim().unwrap(), Claim::Won);
+}
+
+/// Neither side takes the loss of a record for a guest that ran elsewhere, nor for one that did not.
+#[test]
+fn a_record_that_was_removed_or_damaged_proves_nothing() {
+    let folder = folder();
+    let disk = image(&folder, "disk", 512);
+    let (source, destination) = (booted(&[&disk]), guest(&[&disk]));
+    destination.prove(Some(&source.begin().unwrap())).unwrap();
+    source.release().unwrap();
+    let file = File::options().write(true).open(&disk).unwrap();
+    fsetxattr(&file, ATTRIBUTE, b"damaged", XattrFlags::empty()).unwrap();
+    for side in [&destination, &source] {
+        let error = side.claim().unwrap_err();
+        assert!(matches!(error, OwnershipError::Record { .. }), "{error}");
+    }
+    fremovexattr(&file, ATTRIBUTE).unwrap();
+    for side in [&destination, &source] {
+        let error = side.claim().unwrap_err();
+        assert!(matches!(error, OwnershipError::RecordGone { .. }), "{error}");
+        assert!(error.to_string().contains(disk.to_str().unwrap()), "{error}");
+    }
+    // Nobody holds the lock after that. A person vouches for the source, whose start is recorded anew.
+    source.take().unwrap();
+    source.advance().unwrap();
+    source.release().unwrap();
+    assert_eq!(destination.claim().unwrap(), Claim::Moved);
+    assert_eq!(source.claim().unwrap(), Claim::Won);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use minivmm::vm::{MigrationStatus, Request, RunState};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use rustix::fs::fremovexattr;
+use vmstate::ownership::ATTRIBUTE;
 
 use crate::machine::{Machine, door, lab, until};
 use crate::proxy::{Proxy, Word};
@@ -162,4 +164,25 @@ fn a_guest_that_may_be_stale_is_not_migrated_on() {
     assert_eq!(elsewhere.handle.run_state(), RunState::InMigrate);
     destination.quit();
     elsewhere.quit();
+}
+
+/// A record that is gone tells neither that the guest ran elsewhere nor that it did not, so a person has to.
+#[test]
+fn a_guest_whose_record_was_removed_takes_the_word_of_a_user() {
+    let Some(dir) = lab() else { return };
+    let (source, destination, third) = both_stand(dir.path());
+    fremovexattr(&third, ATTRIBUTE).unwrap();
+    drop(third);
+    for side in [&source, &destination] {
+        let refusal = side.handle.ask(Request::Cont).unwrap_err().0;
+        assert!(refusal.contains("disk has been removed, so nothing can prove that the other side"), "{refusal}");
+    }
+    source.handle.ask(Request::ContUnproved).unwrap();
+    source.await_passes(2);
+    let refusal = destination.handle.ask(Request::ContUnproved).unwrap_err().0;
+    assert!(refusal.contains("holds the guest's disks"), "{refusal}");
+    source.quit();
+    let refusal = destination.handle.ask(Request::ContUnproved).unwrap_err().0;
+    assert!(refusal.contains("has run elsewhere since"), "{refusal}");
+    destination.quit();
 }

@@ -54,7 +54,7 @@ impl Ownership {
         Ok(Self { exclusive: Mutex::new(exclusive) })
     }
 
-    /// Before a boot: takes all locks, whoever ran on the resources before.
+    /// Before a boot, or where a person vouches for it: takes all locks, whoever ran on the resources before.
     ///
     /// # Errors
     /// One cannot be locked; none is then.
@@ -116,7 +116,7 @@ impl Ownership {
     /// holds no exclusive lock afterwards. May be called again, also by who holds the locks.
     ///
     /// # Errors
-    /// A lock or a record cannot be used.
+    /// A lock or a record cannot be used, or a record that must be there is gone.
     pub fn claim(&self) -> Result<Claim, OwnershipError> {
         let exclusive = self.exclusive();
         if exclusive.is_empty() {
@@ -189,8 +189,10 @@ fn lock_all(exclusive: &[Owned]) -> Result<(), OwnershipError> {
 
 /// True if a record is not the known one.
 fn any_moved(exclusive: &[Owned]) -> Result<bool, OwnershipError> {
-    for owned in exclusive.iter().filter(|owned| owned.known.is_some()) {
-        if owned.resource.record()? != owned.known {
+    for owned in exclusive {
+        let Some(known) = owned.known else { continue };
+        let gone = || OwnershipError::RecordGone { path: owned.resource.path().into() };
+        if owned.resource.record()?.ok_or_else(gone)? != known {
             return Ok(true);
         }
     }

@@ -9,6 +9,9 @@ use crate::error::chain;
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::request::Refusal;
 
+const UNPROVED: &str = "nothing can prove that the other side does not run the guest, or has not run it: look there, and only \
+                        if it did not, ask for cont with force";
+
 /// Whose word counts for a guest that a migration has left standing, where no record tells who has run it since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::vm) enum LeftStanding {
@@ -74,9 +77,19 @@ impl Vm {
         let vouched = vouched || self.left_standing == Some(LeftStanding::Here);
         // A lock that is free now does not tell who has had it since.
         let claim = match ownership.is_provable() || vouched {
-            true => ownership.claim().map_err(|error| stays("who has its disks could not be found out", &error))?,
-            false => Claim::Undecidable,
+            true => match ownership.claim() {
+                // The locks still tell who has the guest now.
+                Err(OwnershipError::RecordGone { .. }) if vouched => ownership.take().map(|()| Claim::Won),
+                claim => claim,
+            },
+            false => Ok(Claim::Undecidable),
         };
+        let claim = claim.map_err(|error| match error {
+            OwnershipError::RecordGone { .. } => {
+                Refusal(format!("{error}, so {UNPROVED}; the guest stays stopped here"))
+            }
+            error => stays("who has its disks, or has run on them, cannot be found out", &error),
+        })?;
         may_go_on(claim, vouched)?;
         ownership.advance().map_err(|error| stays("that it runs here could not be recorded", &error))?;
         self.left_standing = None;
@@ -96,10 +109,7 @@ fn may_go_on(claim: Claim, vouched: bool) -> Result<(), Refusal> {
         Claim::Undecidable if vouched => return Ok(()),
         Claim::Held => "another process holds the guest's disks, and so may run it",
         Claim::Moved => "the guest has run elsewhere since, and its disks have moved on",
-        Claim::Undecidable => {
-            "nothing can prove that the other side does not run the guest, or has not run it: look there, and only if it did \
-             not, ask for cont with force"
-        }
+        Claim::Undecidable => UNPROVED,
     };
     Err(Refusal(format!("{why}; the guest stays stopped here")))
 }
