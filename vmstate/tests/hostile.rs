@@ -11,7 +11,7 @@ use pair::world::{Side, World};
 use vmstate::channel::Channel;
 use vmstate::migrate::destination::{self, Incoming};
 use vmstate::migrate::source::{self, Departure, Outgoing};
-use vmstate::migrate::{DestinationPhase, SourcePhase};
+use vmstate::migrate::{Control, DestinationPhase, SourcePhase};
 use vmstate::section::Sections;
 
 const BLOCKS: [(&str, u64); 1] = [("main.ram", 3)];
@@ -27,7 +27,12 @@ struct Answerer {
     floods: bool,
     /// How long the source takes for each send once the guest is paused.
     send_takes: Duration,
+    /// Whose downtime limit falls to zero once the guest is paused.
+    narrows: Option<Control>,
+    /// Says that it takes over, if it was given 10 ms for that.
+    takes_over: bool,
     paused: bool,
+    asked_last: bool,
 }
 
 impl Answerer {
@@ -40,6 +45,10 @@ impl Channel for Answerer {
     fn send(&mut self, bytes: &[u8], _timeout: Duration) -> io::Result<usize> {
         // SWITCHOVER_START is command 11, PING is 2 with four bytes. No page holds such bytes here.
         self.paused |= bytes.windows(5).any(|command| command == [8, 0, 11, 0, 0]);
+        if let (Some(control), true) = (&self.narrows, self.paused) {
+            control.set_downtime_limit(Duration::ZERO);
+        }
+        self.asked_last |= bytes.ends_with(&[8, 0, 2, 0, 4, 0, 0, 0, 5]);
         for ping in bytes.windows(9).filter(|command| command[..5] == [8, 0, 2, 0, 4]) {
             self.pong(&ping[5..]);
         }
@@ -56,6 +65,11 @@ impl Channel for Answerer {
             self.answers = [0, 2, 0, 4, 0, 0, 0, 6].into();
         }
         let count = self.answers.len().min(into.len());
+        if count == 0 && self.asked_last && self.takes_over && timeout >= 10 * MS {
+            self.world.spend(Side::Source, 10 * MS);
+            self.answers = [0, 1, 0, 4, 0, 0, 0, 0].into();
+            return self.receive(into, timeout);
+        }
         if count == 0 {
             self.world.spend(Side::Source, timeout);
             return Err(io::ErrorKind::TimedOut.into());
@@ -67,13 +81,22 @@ impl Channel for Answerer {
     }
 }
 
-/// A source with a pause budget of 200 ms: how it ended, whether its guest runs, and how long that was paused.
-fn to_answerer(floods: bool, send_takes: Duration) -> (Departure, bool, Option<Duration>) {
+/// A source with a pause budget of 200 ms by default: how it ended, whether its guest runs, and how long that was paused.
+fn to_answerer(change: impl FnOnce(&mut Answerer, &Control)) -> (Departure, bool, Option<Duration>) {
     let Setup { world, mut source, source_options, source_control, .. } = Setup::new(&BLOCKS, None);
-    source_control.set_pause_budget(Some(200 * MS));
+    source_control.set_downtime_limit(50 * MS);
     world.finish(Side::Destination);
-    let answers = VecDeque::new();
-    let mut channel = Answerer { world: world.clone(), answers, floods, send_takes, paused: false };
+    let mut channel = Answerer {
+        world: world.clone(),
+        answers: VecDeque::new(),
+        floods: false,
+        send_takes: Duration::ZERO,
+        narrows: None,
+        takes_over: false,
+        paused: false,
+        asked_last: false,
+    };
+    change(&mut channel, &source_control);
     let departure = source::run(
         Outgoing {
             channel: &mut channel,
@@ -92,7 +115,7 @@ fn to_answerer(floods: bool, send_takes: Duration) -> (Departure, bool, Option<D
 /// The same destination without its faults takes the guest.
 #[test]
 fn an_answerer_is_believed() {
-    let (departure, running, _) = to_answerer(false, Duration::ZERO);
+    let (departure, running, _) = to_answerer(|_, _| ());
     // It never says that it took over, and does not hold the lock.
     assert!(departure.error.unwrap().to_string().contains("is silent"));
     assert_eq!((departure.phase, running), (SourcePhase::Failed, true));
@@ -100,15 +123,25 @@ fn an_answerer_is_believed() {
 
 #[test]
 fn a_flood_of_answers_does_not_prolong_the_pause() {
-    let (departure, running, pause) = to_answerer(true, Duration::ZERO);
+    let (departure, running, pause) = to_answerer(|answerer, _| answerer.floods = true);
     assert_eq!((departure.phase, running), (SourcePhase::Failed, true), "{:?}", departure.error);
     assert!(pause.unwrap() <= 220 * MS, "{pause:?}");
+}
+
+/// The limits of a guest that is paused already are those that it was paused with.
+#[test]
+fn a_limit_that_falls_during_the_pause_is_for_the_next_one() {
+    let (departure, running, _) = to_answerer(|answerer, control| {
+        answerer.narrows = Some(control.clone());
+        answerer.takes_over = true;
+    });
+    assert_eq!((departure.phase, running), (SourcePhase::Completed, false), "{:?}", departure.error);
 }
 
 /// A wire that takes everything at once, and a source that is slow to put it together.
 #[test]
 fn what_was_sent_too_late_is_too_late() {
-    let (departure, running, pause) = to_answerer(false, 500 * MS);
+    let (departure, running, pause) = to_answerer(|answerer, _| answerer.send_takes = 500 * MS);
     assert_eq!((departure.phase, running), (SourcePhase::Failed, true), "{:?}", departure.error);
     assert!(pause.unwrap() <= 520 * MS, "{pause:?}");
     assert!(departure.error.unwrap().to_string().contains("the guest is paused for 200.0ms at most"));
