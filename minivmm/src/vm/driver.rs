@@ -257,9 +257,14 @@ impl Vm {
         Ok(())
     }
 
+    /// True if a user can reach it.
+    pub(super) fn can_be_asked(&self) -> bool {
+        self.config.control.is_some()
+    }
+
     /// A machine that can be asked stays, to be looked at; another one has no use any more.
     fn fail(&self, why: String) -> std::result::Result<(), Outcome> {
-        if self.config.control.is_none() {
+        if !self.can_be_asked() {
             return Err(Outcome::Ended(End::Failed(why)));
         }
         eprintln!("minivmm: {why}");

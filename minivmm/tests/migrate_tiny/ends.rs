@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
-use minivmm::vm::{MigrationStatus, Request, RunState};
+use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -91,6 +92,27 @@ fn a_failed_migration_leaves_a_running_guest_that_stops_and_goes_on() {
     source.handle.ask(Request::Stop).unwrap();
     source.handle.ask(Request::Cont).unwrap();
     source.await_passes(2);
+    source.quit();
+}
+
+/// However little it is: each time all of the guest that was stopped goes on, vCPU and disk.
+#[test]
+fn a_pause_budget_that_nothing_fits_into_leaves_a_running_guest() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    for nanos in [1, 1000, 100_000] {
+        let address = door(dir.path(), "door");
+        let destination = Machine::start(dir.path(), Some(&address));
+        let pause_budget = Some(Duration::from_nanos(nanos));
+        let change =
+            ParameterChange { pause_budget, downtime_limit: Some(Duration::from_secs(9)), ..Default::default() };
+        source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
+        assert_eq!(source.migrate(&address), MigrationStatus::Failed, "{nanos} ns");
+        assert_eq!(source.handle.run_state(), RunState::Running);
+        source.await_passes(2);
+        destination.quit();
+    }
     source.quit();
 }
 

@@ -51,6 +51,16 @@ impl Vm {
             }
             _ => end.error,
         };
+        let stranded = end.phase == Phase::Destination(DestinationPhase::Stranded);
+        if stranded && !self.can_be_asked() {
+            // Its locks go with it, so that the source may take the guest back.
+            let why = format!("{}; nobody can ask for cont here (--control)", error.unwrap_or_default());
+            return Err(Outcome::Ended(End::Failed(why)));
+        }
+        let error = match error {
+            Some(why) if stranded => Some(format!("{why}; it stays stopped here; cont tries again")),
+            error => error,
+        };
         self.publish_end(end.phase, error.clone());
         self.queue.take_up_deferred();
         match end.phase {
@@ -148,8 +158,8 @@ mod tests {
         }
     }
 
-    /// A destination with these disks, whose engine has left a whole guest standing.
-    fn stranded(disks: Vec<Disk>) -> Option<(Handle, JoinHandle<End>)> {
+    /// A destination with these disks, whose engine leaves a whole guest standing.
+    fn strands(disks: Vec<Disk>, control: Option<PathBuf>) -> Option<(Handle, JoinHandle<End>)> {
         if let Err(error) = crate::kvm::open() {
             vmstate_lab::skip::skip(error);
             return None;
@@ -165,7 +175,7 @@ mod tests {
             lease: None,
             nets: Vec::new(),
             serial: Serial::None,
-            control: Some(PathBuf::new()),
+            control,
             incoming: Some(Address::Unix(dir.path().join("door"))),
         };
         let vm = Vm::new(config, Box::new(std::io::sink())).unwrap();
@@ -173,6 +183,11 @@ mod tests {
         let thread = std::thread::spawn(|| vm.run());
         let phase = Phase::Destination(DestinationPhase::Stranded);
         handle.tell(EngineRequest::Ended(Ended { phase, error: Some("the record is read-only".into()) }));
+        Some((handle, thread))
+    }
+
+    fn stranded(disks: Vec<Disk>) -> Option<(Handle, JoinHandle<End>)> {
+        let (handle, thread) = strands(disks, Some(PathBuf::new()))?;
         let deadline = Instant::now() + Duration::from_secs(60);
         while handle.run_state() != RunState::Paused {
             assert!(Instant::now() < deadline, "{:?}", handle.run_state());
@@ -181,7 +196,8 @@ mod tests {
         // Published after the run state, by the same request: this waits for its end.
         handle.ask(Request::Stop).unwrap();
         let info = handle.migration();
-        assert_eq!((info.status().as_str(), info.error.as_deref()), ("failed", Some("the record is read-only")));
+        let why = "the record is read-only; it stays stopped here; cont tries again";
+        assert_eq!((info.status().as_str(), info.error.as_deref()), ("failed", Some(why)));
         Some((handle, thread))
     }
 
@@ -192,6 +208,13 @@ mod tests {
         handle.ask(Request::Cont).unwrap();
         handle.ask(Request::Quit).unwrap();
         assert_eq!(thread.join().unwrap(), End::Quit);
+    }
+
+    #[test]
+    fn a_guest_that_nobody_can_ask_to_go_on_is_left_to_its_source() {
+        let Some((_, thread)) = strands(Vec::new(), None) else { return };
+        let why = "the record is read-only; nobody can ask for cont here (--control)";
+        assert_eq!(thread.join().unwrap(), End::Failed(why.into()));
     }
 
     /// Its source may have taken the guest back and ended since, and a disk without a record does not tell. A file of procfs

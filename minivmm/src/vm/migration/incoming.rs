@@ -58,11 +58,9 @@ impl Reception {
                 continue;
             }
             let error = match arrival.phase {
-                DestinationPhase::Stranded => why.map(|why| {
-                    format!(
-                        "the guest is here whole and could not go on: {why}; it stays stopped here; cont tries again"
-                    )
-                }),
+                DestinationPhase::Stranded => {
+                    why.map(|why| format!("the guest is here whole and could not go on: {why}"))
+                }
                 _ => why,
             };
             return Ended { phase: Phase::Destination(arrival.phase), error };
