@@ -201,3 +201,16 @@ fn without_a_lock_never_two_guests() {
     }
     assert!(undecided > 0, "no fault hit the commit");
 }
+
+/// On a slow wire the destination runs the guest, and closes, while the source still sends the self-description. The last
+/// word that came before is heard.
+#[test]
+fn the_last_word_is_heard_through_a_broken_wire() {
+    let (_, to_commit, _) = lengths();
+    let fault = Fault { sender: Side::Source, after: to_commit, kind: FaultKind::Slows(100) };
+    let setup = cramped(Some(fault));
+    setup.source_control.set_pause_budget(Some(Duration::from_secs(60)));
+    let outcome = setup.run();
+    assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
+    assert!(outcome.destination.running && !outcome.source.running);
+}

@@ -51,7 +51,7 @@ fn begin_driving(device: &mut impl BusDevice, features: u32, queues: &[u32]) {
 /// Registers that the guest does not use; it goes on with the others.
 fn drive_cpu(cpu: &mut Cpu) {
     let each = |n: usize, salt: u64| ((n as u64 + 1) * 0x0101_0101_0101_0101) ^ (salt << 32);
-    cpu.regs[12..].copy_from_slice(&[each(12, 0), each(13, 0), each(14, 0), each(15, 0)]);
+    cpu.regs[14..].copy_from_slice(&[each(14, 0), each(15, 0)]);
     cpu.fpuc = 0x027f;
     cpu.fptag = 0xff;
     cpu.fpregs = std::array::from_fn(|n| FpReg::new(1 << 63 | n as u64, 0x3fff + n as u16));

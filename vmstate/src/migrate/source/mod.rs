@@ -198,7 +198,10 @@ impl Source<'_, '_> {
             }),
             SourceAction::CloseDoor => self.close_door().map(|()| SourceEvent::Done),
             SourceAction::Release => self.machine.release().map(|()| SourceEvent::Done),
-            SourceAction::SendEnd(until) => self.flush(Patience::Until(until)).map(|()| SourceEvent::Done),
+            // A destination that has taken over may close before all of it is sent: its last word is still to be heard.
+            SourceAction::SendEnd(until) => {
+                self.wire.send(&self.buffer, Patience::Until(until)).map(|()| SourceEvent::Done)
+            }
             SourceAction::Claim => self.machine.claim().map(SourceEvent::Claimed),
             SourceAction::Sleep(until) => {
                 self.clock.sleep(until.saturating_sub(self.clock.now()));
