@@ -83,7 +83,10 @@ impl Machine for Seam {
     /// Images are written back here, while a cancel is still possible, and not in [`release`](Machine::release).
     fn pause(&mut self, within: Duration) -> vmstate::Result<()> {
         let begun = Instant::now();
-        self.ask(EngineRequest::Pause(within))?;
+        self.ask(EngineRequest::Pause(within)).map_err(|error| {
+            let message = format!("the guest was not paused within its budget of {within:.1?}, and runs on");
+            vmstate::Error::new(error.kind(), message).with_source(error)
+        })?;
         let go_on = || begun.elapsed() < within && !self.control.is_cancelled();
         let written = match write_back(&self.images, &go_on) {
             Ok(true) => return Ok(()),
