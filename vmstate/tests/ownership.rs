@@ -152,6 +152,21 @@ fn all_locks_are_taken_or_none() {
     assert!(open(&first, Access::Exclusive).held_by_another().unwrap());
 }
 
+/// The guest runs here: what goes wrong with one disk must not let others have the rest.
+#[test]
+fn a_migration_that_cannot_begin_keeps_the_locks_that_are_held() {
+    let folder = folder();
+    let (first, second) = (image(&folder, "first", 512), image(&folder, "second", 512));
+    let held = open(&first, Access::Exclusive);
+    let set =
+        Ownership::new([(Role::Disk(0), held.clone()), (Role::Disk(1), open(&second, Access::Exclusive))]).unwrap();
+    held.lock().unwrap();
+    let another = open(&second, Access::Exclusive);
+    another.lock().unwrap();
+    assert!(matches!(set.begin(), Err(OwnershipError::InUse { .. })));
+    assert!(matches!(open(&first, Access::Exclusive).lock(), Err(OwnershipError::InUse { .. })));
+}
+
 #[test]
 fn copies_are_refused() {
     let folder = folder();

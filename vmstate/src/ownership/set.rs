@@ -69,7 +69,7 @@ impl Ownership {
     /// A lock is not held any more, or a record cannot be written.
     pub fn begin(&self) -> Result<Vec<Ticket>, OwnershipError> {
         let mut exclusive = self.exclusive();
-        lock_all(&exclusive)?;
+        hold_all(&exclusive)?;
         for owned in exclusive.iter_mut() {
             let fresh = owned.resource.record()?.unwrap_or_default().with_fresh_token();
             owned.keep(fresh.map_err(OwnershipError::Token)?)?;
@@ -102,12 +102,12 @@ impl Ownership {
     /// Source, at the commit: gives up all exclusive locks. What was written is on the disk already.
     ///
     /// # Errors
-    /// One could not be given up; all are held again.
+    /// One could not be given up; all that can be taken again are held.
     pub fn release(&self) -> Result<(), OwnershipError> {
         let exclusive = self.exclusive();
         let released = exclusive.iter().try_for_each(|owned| owned.resource.unlock());
         if released.is_err() {
-            lock_all(&exclusive)?;
+            hold_all(&exclusive)?;
         }
         released
     }
@@ -176,6 +176,11 @@ impl Owned {
         self.known = self.resource.write_record(&record)?.then_some(record);
         Ok(())
     }
+}
+
+/// Takes all locks that can be taken: the guest runs here, so those that are held are kept whatever becomes of one.
+fn hold_all(exclusive: &[Owned]) -> Result<(), OwnershipError> {
+    exclusive.iter().map(|owned| owned.resource.lock()).fold(Ok(()), Result::and)
 }
 
 /// Takes all locks, or none.
