@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use tempfile::TempDir;
 use vmstate::ownership::{ATTRIBUTE, Access, Claim, Mismatch, Ownership, OwnershipError, Resource, Role};
 
@@ -150,6 +150,21 @@ fn all_locks_are_taken_or_none() {
     drop(other);
     assert_eq!(set.claim().unwrap(), Claim::Won, "nothing is known of earlier guests: the locks decide");
     assert!(open(&first, Access::Exclusive).held_by_another().unwrap());
+}
+
+/// The guest runs here: what goes wrong with one disk must not let others have the rest.
+#[test]
+fn a_migration_that_cannot_begin_keeps_the_locks_that_are_held() {
+    let folder = folder();
+    let (first, second) = (image(&folder, "first", 512), image(&folder, "second", 512));
+    let held = open(&first, Access::Exclusive);
+    let set =
+        Ownership::new([(Role::Disk(0), held.clone()), (Role::Disk(1), open(&second, Access::Exclusive))]).unwrap();
+    held.lock().unwrap();
+    let another = open(&second, Access::Exclusive);
+    another.lock().unwrap();
+    assert!(matches!(set.begin(), Err(OwnershipError::InUse { .. })));
+    assert!(matches!(open(&first, Access::Exclusive).lock(), Err(OwnershipError::InUse { .. })));
 }
 
 #[test]
@@ -333,6 +348,34 @@ fn a_source_that_tells_nothing_is_not_compared_with_an_earlier_one() {
     drop(booted(&[&disk]));
     destination.prove(None).unwrap();
     assert_eq!(destination.claim().unwrap(), Claim::Won);
+}
+
+/// Neither side takes the loss of a record for a guest that ran elsewhere, nor for one that did not.
+#[test]
+fn a_record_that_was_removed_or_damaged_proves_nothing() {
+    let folder = folder();
+    let disk = image(&folder, "disk", 512);
+    let (source, destination) = (booted(&[&disk]), guest(&[&disk]));
+    destination.prove(Some(&source.begin().unwrap())).unwrap();
+    source.release().unwrap();
+    let file = File::options().write(true).open(&disk).unwrap();
+    fsetxattr(&file, ATTRIBUTE, b"damaged", XattrFlags::empty()).unwrap();
+    for side in [&destination, &source] {
+        let error = side.claim().unwrap_err();
+        assert!(matches!(error, OwnershipError::Record { .. }), "{error}");
+    }
+    fremovexattr(&file, ATTRIBUTE).unwrap();
+    for side in [&destination, &source] {
+        let error = side.claim().unwrap_err();
+        assert!(matches!(error, OwnershipError::RecordGone { .. }), "{error}");
+        assert!(error.to_string().contains(disk.to_str().unwrap()), "{error}");
+    }
+    // Nobody holds the lock after that. A person vouches for the source, whose start is recorded anew.
+    source.take().unwrap();
+    source.advance().unwrap();
+    source.release().unwrap();
+    assert_eq!(destination.claim().unwrap(), Claim::Moved);
+    assert_eq!(source.claim().unwrap(), Claim::Won);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::vm::backends::Backends;
 use crate::vm::handle::Handle;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
-use crate::vm::migration::{self, Incoming, Outgoing, Seam, incoming};
+use crate::vm::migration::{self, Incoming, LeftStanding, Outgoing, incoming};
 use crate::vm::published::Shared;
 use crate::vm::queue::{Decision, Queue, UnderWay, decide};
 use crate::vm::request::{AnyRequest, DeviceRequest, EngineRequest, Refusal, Request};
@@ -53,8 +53,8 @@ pub struct Vm {
     pub(super) outgoing: Option<Outgoing>,
     /// The incoming migration, while there is one.
     pub(super) incoming: Option<Incoming>,
-    /// Who proves that the guest may run here, after a migration that left it standing.
-    pub(super) owner: Option<Seam>,
+    /// The guest has stood since a migration, and is claimed before it goes on.
+    pub(super) left_standing: Option<LeftStanding>,
     /// Where the source of an incoming migration is awaited, until the driver runs.
     listener: Option<Listener>,
 }
@@ -89,7 +89,7 @@ impl Vm {
             state,
             outgoing: None,
             incoming: None,
-            owner: None,
+            left_standing: None,
             listener,
         })
     }
@@ -125,20 +125,19 @@ impl Vm {
         loop {
             // This driver holds a handle, so the channel never closes.
             let Some((request, answer)) = self.queue.next() else { return End::Quit };
-            let outcome = match decide(&request, self.shared.run_state(), self.under_way()) {
-                Decision::Accept => self.serve(request),
-                Decision::Refuse(why) => Err(Refusal(why).into()),
-                Decision::Defer => {
+            let decision = decide(&request, self.shared.run_state(), self.under_way());
+            let cancelled = match decision {
+                Decision::CancelAndDefer | Decision::CancelOrRefuse => self.cancel_migration(&request),
+                Decision::Accept | Decision::Refuse(_) | Decision::Defer => Ok(()),
+            };
+            let outcome = match (decision, cancelled) {
+                (Decision::Accept, _) => self.serve(request),
+                (Decision::Refuse(why), _) => Err(Refusal(why).into()),
+                (Decision::CancelOrRefuse, Err(refusal)) => Err(refusal.into()),
+                (Decision::Defer | Decision::CancelAndDefer | Decision::CancelOrRefuse, _) => {
                     self.queue.defer((request, answer));
                     continue;
                 }
-                Decision::CancelAndDefer => match self.cancel_migration(&request) {
-                    Ok(()) => {
-                        self.queue.defer((request, answer));
-                        continue;
-                    }
-                    Err(refusal) => Err(refusal.into()),
-                },
             };
             let (reply, end) = match outcome {
                 Ok(()) => (Ok(()), None),
@@ -230,10 +229,8 @@ impl Vm {
     fn cont(&mut self, vouched: bool) -> std::result::Result<(), Refusal> {
         match self.shared.run_state() {
             RunState::InMigrate => self.arrives_stopped(false),
-            // The guest belongs here, but the engine could not let it go on: someone may have its disks by now.
-            RunState::Paused if self.owner.is_some() => self.take_back(true)?,
+            RunState::Paused | RunState::PostMigrate if self.left_standing.is_some() => self.take_back(vouched)?,
             RunState::Prelaunch | RunState::Paused => self.start(),
-            RunState::PostMigrate => self.take_back(vouched)?,
             _ => {}
         }
         Ok(())
@@ -260,9 +257,14 @@ impl Vm {
         Ok(())
     }
 
+    /// True if a user can reach it.
+    pub(super) fn can_be_asked(&self) -> bool {
+        self.config.control.is_some()
+    }
+
     /// A machine that can be asked stays, to be looked at; another one has no use any more.
     fn fail(&self, why: String) -> std::result::Result<(), Outcome> {
-        if self.config.control.is_none() {
+        if !self.can_be_asked() {
             return Err(Outcome::Ended(End::Failed(why)));
         }
         eprintln!("minivmm: {why}");

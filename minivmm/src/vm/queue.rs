@@ -65,11 +65,13 @@ pub(super) enum Decision {
     Refuse(String),
     /// Decide when the migration has ended. Whoever asked waits as long.
     Defer,
-    /// Cancel the migration, then as [`Defer`](Self::Defer); refuse if the guest is being handed over already.
+    /// Cancel the migration, if that is still possible, then as [`Defer`](Self::Defer).
     CancelAndDefer,
+    /// Cancel the migration, then as [`Defer`](Self::Defer); refuse if the guest is being handed over already.
+    CancelOrRefuse,
 }
 
-use Decision::{Accept, CancelAndDefer, Defer};
+use Decision::{Accept, CancelAndDefer, CancelOrRefuse, Defer};
 
 /// Decides about `request` in run state `state`.
 pub(super) fn decide(request: &AnyRequest, state: RunState, under_way: UnderWay) -> Decision {
@@ -106,6 +108,7 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
             _ => refuse("take the power button", state),
         },
         Request::Reset => match state {
+            // One that cannot be cancelled any more has just given the guest back, and is about to end.
             Running | Paused if outgoing => CancelAndDefer,
             Running | Paused => Accept,
             _ => refuse("reset", state),
@@ -118,7 +121,7 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
             Running | Paused => Accept,
             _ => refuse("migrate", state),
         },
-        Request::MigrateCancel if outgoing => CancelAndDefer,
+        Request::MigrateCancel if outgoing => CancelOrRefuse,
         Request::MigrateCancel if state == InMigrate => {
             Decision::Refuse("this machine is a destination: cancel at the source, or quit here".into())
         }

@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
-use minivmm::vm::{MigrationStatus, Request, RunState};
+use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use rustix::fs::fremovexattr;
+use vmstate::ownership::ATTRIBUTE;
 
 use crate::machine::{Machine, door, lab, until};
 use crate::proxy::{Proxy, Word};
@@ -92,6 +95,27 @@ fn a_failed_migration_leaves_a_running_guest_that_stops_and_goes_on() {
     source.quit();
 }
 
+/// However little it is: each time all of the guest that was stopped goes on, vCPU and disk.
+#[test]
+fn a_pause_budget_that_nothing_fits_into_leaves_a_running_guest() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    for nanos in [1, 1000, 100_000] {
+        let address = door(dir.path(), "door");
+        let destination = Machine::start(dir.path(), Some(&address));
+        let pause_budget = Some(Duration::from_nanos(nanos));
+        let change =
+            ParameterChange { pause_budget, downtime_limit: Some(Duration::from_secs(9)), ..Default::default() };
+        source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
+        assert_eq!(source.migrate(&address), MigrationStatus::Failed, "{nanos} ns");
+        assert_eq!(source.handle.run_state(), RunState::Running);
+        source.await_passes(2);
+        destination.quit();
+    }
+    source.quit();
+}
+
 /// A third process takes the lock of `disk` as soon as it can; it lets go when the file is closed.
 fn take_lock(disk: &Path) -> File {
     let file = File::options().read(true).write(true).open(disk).unwrap();
@@ -100,25 +124,31 @@ fn take_lock(disk: &Path) -> File {
     file
 }
 
+/// Source and destination with one guest that stands on both, since a third process has its disk; and the third's lock.
+fn both_stand(dir: &Path) -> (Machine, Machine, File) {
+    let source = Machine::start(dir, None);
+    source.await_passes(1);
+    let address = door(dir, "door");
+    let destination = Machine::start(dir, Some(&address));
+    let proxy = Proxy::holding(Word::End, dir, &address);
+    source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
+    let third = take_lock(&dir.join("disk"));
+    proxy.release();
+    assert_eq!(source.await_end(), MigrationStatus::Unacknowledged, "{:?}", source.handle.migration());
+    assert_eq!(destination.await_end(), MigrationStatus::Failed, "{:?}", destination.handle.migration());
+    let error = destination.handle.migration().error.unwrap();
+    assert!(error.ends_with("it stays stopped here; cont tries again"), "{error}");
+    assert_eq!(source.handle.run_state(), RunState::PostMigrate);
+    assert_eq!(destination.handle.run_state(), RunState::Paused);
+    (source, destination, third)
+}
+
 /// Neither side gets the disk, so the guest stands on both. As soon as it is free, one of them gets the guest, and only one.
 #[test]
 fn a_guest_whose_disk_a_third_party_took_waits_on_both_sides_and_goes_on_once() {
     for at_destination in [true, false] {
         let Some(dir) = lab() else { return };
-        let source = Machine::start(dir.path(), None);
-        source.await_passes(1);
-        let address = door(dir.path(), "door");
-        let destination = Machine::start(dir.path(), Some(&address));
-        let proxy = Proxy::holding(Word::End, dir.path(), &address);
-        source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
-        let third = take_lock(&dir.path().join("disk"));
-        proxy.release();
-        assert_eq!(source.await_end(), MigrationStatus::Unacknowledged, "{:?}", source.handle.migration());
-        assert_eq!(destination.await_end(), MigrationStatus::Failed, "{:?}", destination.handle.migration());
-        let error = destination.handle.migration().error.unwrap();
-        assert!(error.ends_with("it stays stopped here; cont tries again"), "{error}");
-        assert_eq!(source.handle.run_state(), RunState::PostMigrate);
-        assert_eq!(destination.handle.run_state(), RunState::Paused);
+        let (source, destination, third) = both_stand(dir.path());
         for side in [&source, &destination] {
             let refusal = side.handle.ask(Request::Cont).unwrap_err().0;
             assert!(refusal.contains("holds the guest's disks"), "{refusal}");
@@ -133,4 +163,48 @@ fn a_guest_whose_disk_a_third_party_took_waits_on_both_sides_and_goes_on_once() 
         winner.quit();
         loser.quit();
     }
+}
+
+/// The source takes its guest back, runs it and ends. The lock of its disk is free then, and a migration would write fresh
+/// records, by which the stale guest at the destination could run elsewhere.
+#[test]
+fn a_guest_that_may_be_stale_is_not_migrated_on() {
+    let Some(dir) = lab() else { return };
+    let (source, destination, third) = both_stand(dir.path());
+    drop(third);
+    source.handle.ask(Request::Cont).unwrap();
+    source.await_passes(1);
+    source.quit();
+    let next = door(dir.path(), "next");
+    let elsewhere = Machine::start(dir.path(), Some(&next));
+    let refusal = destination.handle.ask(Request::Migrate(next)).unwrap_err().0;
+    assert!(refusal.ends_with("let it go on with cont first"), "{refusal}");
+    for request in [Request::Cont, Request::ContUnproved] {
+        let refusal = destination.handle.ask(request).unwrap_err().0;
+        assert!(refusal.contains("has run elsewhere since"), "{refusal}");
+    }
+    assert_eq!(elsewhere.handle.run_state(), RunState::InMigrate);
+    destination.quit();
+    elsewhere.quit();
+}
+
+/// A record that is gone tells neither that the guest ran elsewhere nor that it did not, so a person has to.
+#[test]
+fn a_guest_whose_record_was_removed_takes_the_word_of_a_user() {
+    let Some(dir) = lab() else { return };
+    let (source, destination, third) = both_stand(dir.path());
+    fremovexattr(&third, ATTRIBUTE).unwrap();
+    drop(third);
+    for side in [&source, &destination] {
+        let refusal = side.handle.ask(Request::Cont).unwrap_err().0;
+        assert!(refusal.contains("disk has been removed, so nothing can prove that the other side"), "{refusal}");
+    }
+    source.handle.ask(Request::ContUnproved).unwrap();
+    source.await_passes(2);
+    let refusal = destination.handle.ask(Request::ContUnproved).unwrap_err().0;
+    assert!(refusal.contains("holds the guest's disks"), "{refusal}");
+    source.quit();
+    let refusal = destination.handle.ask(Request::ContUnproved).unwrap_err().0;
+    assert!(refusal.contains("has run elsewhere since"), "{refusal}");
+    destination.quit();
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use minivmm::config::{Address, Disk};
 use minivmm::vm::{End, MigrationStatus, Request, RunState};
 
 use crate::machine::{Machine, PAGES, door, free_port, lab, until};
+use crate::ownership::generation;
 
 #[test]
 fn a_running_guest_moves_and_does_not_notice() {
@@ -83,4 +85,37 @@ fn a_paused_guest_arrives_paused() {
     destination.await_passes(2);
     source.quit();
     destination.quit();
+}
+
+/// With a disk and a lease. Each machine that it has left is still there when it comes next, and refuses it.
+#[test]
+fn a_guest_that_moves_on_and_on_is_nowhere_it_has_been() {
+    let Some(dir) = lab() else { return };
+    let (disk, lease) = (dir.path().join("disk"), dir.path().join("lease"));
+    std::fs::write(&disk, [0; 4096]).unwrap();
+    let start = |incoming: Option<&Address>| {
+        let disks = vec![Disk { path: disk.clone(), read_only: false }];
+        Machine::start_leased(dir.path(), incoming, disks, Some(lease.clone()))
+    };
+    let mut machines = vec![start(None)];
+    for hop in 1..=6 {
+        let address = door(dir.path(), &format!("door{hop}"));
+        machines.push(start(Some(&address)));
+        let [.., from, to] = machines.as_slice() else { unreachable!() };
+        from.await_passes(1);
+        assert_eq!(from.migrate(&address), MigrationStatus::Completed, "{:?}", from.handle.migration());
+        to.await_passes(1);
+        assert_eq!(generation(&disk), Some(1 + hop));
+    }
+    let last = machines.pop().unwrap();
+    let refuse = |why: &str| {
+        for machine in &machines {
+            let refusal = machine.handle.ask(Request::ContUnproved).unwrap_err().0;
+            assert!(refusal.contains(why), "{refusal}");
+        }
+    };
+    refuse("holds the guest's disks");
+    last.quit();
+    refuse("has run elsewhere since");
+    machines.into_iter().for_each(Machine::quit);
 }

@@ -27,7 +27,7 @@ fn resource(path: &Path) -> Resource {
     Resource::image(File::options().read(true).write(true).open(path).unwrap(), path, Access::Exclusive)
 }
 
-fn generation(path: &Path) -> Option<u64> {
+pub(crate) fn generation(path: &Path) -> Option<u64> {
     resource(path).record().unwrap().map(|record: Record| record.generation)
 }
 

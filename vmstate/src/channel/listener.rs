@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -87,7 +88,7 @@ impl Listener {
     /// they begin with something else or close, after 10 s if they say nothing, and meanwhile keep nobody waiting.
     ///
     /// # Errors
-    /// [`io::ErrorKind::ConnectionAborted`] within 20 ms once `go_on` says false; what the listening socket has.
+    /// [`io::ErrorKind::ConnectionAborted`] within 20 ms once `go_on` says false; what makes the listening socket unusable.
     pub fn accept_source(&self, go_on: &dyn Fn() -> bool) -> io::Result<SocketChannel> {
         let waiting = Waiting::new(Duration::MAX, go_on);
         let mut candidates: Vec<(Socket, Instant)> = Vec::new();
@@ -106,9 +107,8 @@ impl Listener {
                     // peeked at.
                     wait(&self.socket, PollFlags::POLLIN, if candidates.is_empty() { slice } else { SLICE / 20 })?;
                 }
-                // The peer was gone before it was accepted (accept(2)).
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => return Err(error),
+                Err(error) if is_fatal(&error) => return Err(error),
+                Err(_) => thread::sleep(slice),
             }
             candidates.retain(|(_, since)| since.elapsed() < INTRODUCTION);
             // Each is looked at once: it may begin at any moment, so a second look may differ from the first.
@@ -129,6 +129,13 @@ impl Listener {
             None => TcpStream::from(socket).try_into(),
         }
     }
+}
+
+/// True if the listening socket itself is unusable. All else passes: accept(2) also tells what is wrong with one connection or
+/// with the network, and what the process lacks for now, as descriptors.
+fn is_fatal(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EBADF | Errno::EFAULT | Errno::EINVAL | Errno::ENOTSOCK | Errno::EOPNOTSUPP))
 }
 
 /// How a connection has begun.
@@ -158,6 +165,23 @@ impl Drop for Listener {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The errors that accept(2) tells to treat like "nobody is there", and those of resources; and a closed socket.
+    #[test]
+    fn only_an_unusable_socket_ends_the_wait() {
+        use Errno::*;
+        for errno in [ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENETDOWN, EPROTO, EHOSTUNREACH, EPERM, EINTR] {
+            assert!(!is_fatal(&io::Error::from(errno)), "{errno}");
+        }
+        for errno in [EBADF, EINVAL, ENOTSOCK] {
+            assert!(is_fatal(&io::Error::from(errno)), "{errno}");
         }
     }
 }

@@ -9,7 +9,7 @@ use super::load::{Loader, Step};
 use super::phase::{DestinationPhase, Phase};
 use super::protocol::{DestinationAction, DestinationEvent, DestinationProtocol, Timing, ping};
 use super::report::ArrivalReport;
-use super::wire::{Patience, STREAM, Wire, is_timeout};
+use super::wire::{Patience, STREAM, Wire, is_timeout, timed_out};
 use super::{Claim, Machine};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
@@ -252,6 +252,10 @@ impl Destination<'_, '_> {
             if self.loader.ram_complete() && !self.stopped {
                 self.stopped = true;
                 return Ok(DestinationEvent::Stopped);
+            }
+            // A source that goes on talking never lets a wait for its next byte end.
+            if matches!(patience, Patience::Until(moment) if self.clock.now() >= moment) {
+                return Err(timed_out("the source does not come to the end of its introduction"));
             }
             let offset = self.loader.wire.offset();
             match self.loader.step()? {

@@ -86,8 +86,9 @@ impl<'a> Wire<'a> {
                     rest = rest.get(count..).unwrap_or_default();
                     if let Patience::Silence(_) = patience {
                         deadline = self.deadline(patience);
-                    } else if self.left(deadline).is_zero() && !rest.is_empty() {
-                        return Err(timed_out("the peer takes the stream too slowly"));
+                    } else if self.left(deadline).is_zero() {
+                        // Also if that was all: a side that is slow to put it together finds each part taken at once.
+                        return Err(timed_out("the stream goes too slowly"));
                     }
                 }
             }
@@ -243,7 +244,8 @@ fn is_wait(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
 
-fn timed_out(message: &str) -> Error {
+/// The peer, or this side, was merely too slow.
+pub(super) fn timed_out(message: &str) -> Error {
     Error::new(ErrorKind::Io, message).with_source(io::Error::from(io::ErrorKind::TimedOut))
 }
 

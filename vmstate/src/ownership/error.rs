@@ -41,6 +41,12 @@ pub enum OwnershipError {
         /// What is wrong with it.
         source: RecordError,
     },
+    /// A record that must be there is not: something has removed it, and nothing tells who ran on the file since.
+    #[error("the ownership record of {path} has been removed")]
+    RecordGone {
+        /// The file.
+        path: PathBuf,
+    },
     /// The record cannot be read or written.
     #[error("the ownership record of {path} cannot be read or written")]
     RecordIo {
@@ -62,6 +68,7 @@ impl OwnershipError {
             | Self::InUse { path }
             | Self::Lock { path, .. }
             | Self::Record { path, .. }
+            | Self::RecordGone { path }
             | Self::RecordIo { path, .. } => Some(path),
             Self::Token(_) => None,
         }

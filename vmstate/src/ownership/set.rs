@@ -54,7 +54,7 @@ impl Ownership {
         Ok(Self { exclusive: Mutex::new(exclusive) })
     }
 
-    /// Before a boot: takes all locks, whoever ran on the resources before.
+    /// Before a boot, or where a person vouches for it: takes all locks, whoever ran on the resources before.
     ///
     /// # Errors
     /// One cannot be locked; none is then.
@@ -69,7 +69,7 @@ impl Ownership {
     /// A lock is not held any more, or a record cannot be written.
     pub fn begin(&self) -> Result<Vec<Ticket>, OwnershipError> {
         let mut exclusive = self.exclusive();
-        lock_all(&exclusive)?;
+        hold_all(&exclusive)?;
         for owned in exclusive.iter_mut() {
             let fresh = owned.resource.record()?.unwrap_or_default().with_fresh_token();
             owned.keep(fresh.map_err(OwnershipError::Token)?)?;
@@ -102,12 +102,12 @@ impl Ownership {
     /// Source, at the commit: gives up all exclusive locks. What was written is on the disk already.
     ///
     /// # Errors
-    /// One could not be given up; all are held again.
+    /// One could not be given up; all that can be taken again are held.
     pub fn release(&self) -> Result<(), OwnershipError> {
         let exclusive = self.exclusive();
         let released = exclusive.iter().try_for_each(|owned| owned.resource.unlock());
         if released.is_err() {
-            lock_all(&exclusive)?;
+            hold_all(&exclusive)?;
         }
         released
     }
@@ -116,7 +116,7 @@ impl Ownership {
     /// holds no exclusive lock afterwards. May be called again, also by who holds the locks.
     ///
     /// # Errors
-    /// A lock or a record cannot be used.
+    /// A lock or a record cannot be used, or a record that must be there is gone.
     pub fn claim(&self) -> Result<Claim, OwnershipError> {
         let exclusive = self.exclusive();
         if exclusive.is_empty() {
@@ -159,6 +159,11 @@ impl Ownership {
         all || leases.any(|lease| lease.known.is_some())
     }
 
+    /// True if there is a resource that decides who may run the guest.
+    pub fn has_exclusive(&self) -> bool {
+        !self.exclusive().is_empty()
+    }
+
     /// A panic leaves the set usable: each record is written whole, and `known` after it.
     fn exclusive(&self) -> MutexGuard<'_, Vec<Owned>> {
         self.exclusive.lock().unwrap_or_else(PoisonError::into_inner)
@@ -173,6 +178,11 @@ impl Owned {
     }
 }
 
+/// Takes all locks that can be taken: the guest runs here, so those that are held are kept whatever becomes of one.
+fn hold_all(exclusive: &[Owned]) -> Result<(), OwnershipError> {
+    exclusive.iter().map(|owned| owned.resource.lock()).fold(Ok(()), Result::and)
+}
+
 /// Takes all locks, or none.
 fn lock_all(exclusive: &[Owned]) -> Result<(), OwnershipError> {
     let locked = exclusive.iter().try_for_each(|owned| owned.resource.lock());
@@ -184,8 +194,10 @@ fn lock_all(exclusive: &[Owned]) -> Result<(), OwnershipError> {
 
 /// True if a record is not the known one.
 fn any_moved(exclusive: &[Owned]) -> Result<bool, OwnershipError> {
-    for owned in exclusive.iter().filter(|owned| owned.known.is_some()) {
-        if owned.resource.record()? != owned.known {
+    for owned in exclusive {
+        let Some(known) = owned.known else { continue };
+        let gone = || OwnershipError::RecordGone { path: owned.resource.path().into() };
+        if owned.resource.record()?.ok_or_else(gone)? != known {
             return Ok(true);
         }
     }

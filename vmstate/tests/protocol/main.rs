@@ -4,6 +4,7 @@
 
 mod explore;
 mod model;
+mod total;
 mod world;
 
 use explore::explore;

@@ -1,12 +1,37 @@
 //! What follows the end of a migration: where the guest is, what the user is told, and whether the guest may go on here.
 
-use vmstate::migrate::{Claim, DestinationPhase, Machine as _, Phase, SourcePhase};
+use vmstate::migrate::{Claim, DestinationPhase, Phase, SourcePhase};
+use vmstate::ownership::{Ownership, OwnershipError};
 
 use super::Outgoing;
 use super::ended::Ended;
 use crate::error::chain;
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::request::Refusal;
+
+const UNPROVED: &str = "nothing can prove that the other side does not run the guest, or has not run it: look there, and only \
+                        if it did not, ask for cont with force";
+
+/// Whose word counts for a guest that a migration has left standing, where no record tells who has run it since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::vm) enum LeftStanding {
+    /// The engine's: nobody else was given the guest.
+    Here,
+    /// The user's: another process may have run it.
+    Anywhere,
+}
+
+impl LeftStanding {
+    /// After a migration that ended in `phase`. A destination that could not take the guest's resources has left them to
+    /// others, its source among them; where there are none, it has taken over.
+    fn after(phase: Phase, ownership: &Ownership) -> Self {
+        match phase {
+            Phase::Source(SourcePhase::Failed | SourcePhase::Cancelled) => Self::Here,
+            Phase::Destination(DestinationPhase::Stranded) if !ownership.has_exclusive() => Self::Here,
+            _ => Self::Anywhere,
+        }
+    }
+}
 
 impl Vm {
     /// The migration thread has ended, on either side.
@@ -17,7 +42,7 @@ impl Vm {
         let next = state.after_migration(end.phase);
         if next != state {
             // The engine did not let the guest go on: whoever wants that has to go on where the engine stopped.
-            self.owner = end.owner;
+            self.left_standing = Some(LeftStanding::after(end.phase, &self.backends.ownership));
             self.shared.set_run_state(next);
         }
         let error = match outgoing {
@@ -25,6 +50,16 @@ impl Vm {
                 Some(why.into())
             }
             _ => end.error,
+        };
+        let stranded = end.phase == Phase::Destination(DestinationPhase::Stranded);
+        if stranded && !self.can_be_asked() {
+            // Its locks go with it, so that the source may take the guest back.
+            let why = format!("{}; nobody can ask for cont here (--control)", error.unwrap_or_default());
+            return Err(Outcome::Ended(End::Failed(why)));
+        }
+        let error = match error {
+            Some(why) if stranded => Some(format!("{why}; it stays stopped here; cont tries again")),
+            error => error,
         };
         self.publish_end(end.phase, error.clone());
         self.queue.take_up_deferred();
@@ -46,22 +81,35 @@ impl Vm {
     }
 
     /// Lets a guest go on that a migration has left standing, if it is proved that nobody else runs it or has run it. Where
-    /// nothing can prove it, a word for it counts (`vouched`): the user's, or at the side that the guest belongs to the
-    /// engine's.
+    /// nothing can prove it, a word for it counts: the user's (`vouched`) or the engine's.
     pub(in crate::vm) fn take_back(&mut self, vouched: bool) -> Result<(), Refusal> {
-        let claim = match &mut self.owner {
-            // A lock that is free now does not tell who has had it since.
-            Some(owner) if owner.is_provable() || vouched => owner.claim().map_err(|error| Refusal(chain(&error)))?,
-            _ => Claim::Undecidable,
+        let ownership = &self.backends.ownership;
+        let vouched = vouched || self.left_standing == Some(LeftStanding::Here);
+        // A lock that is free now does not tell who has had it since.
+        let claim = match ownership.is_provable() || vouched {
+            true => match ownership.claim() {
+                // The locks still tell who has the guest now.
+                Err(OwnershipError::RecordGone { .. }) if vouched => ownership.take().map(|()| Claim::Won),
+                claim => claim,
+            },
+            false => Ok(Claim::Undecidable),
         };
+        let claim = claim.map_err(|error| match error {
+            OwnershipError::RecordGone { .. } => {
+                Refusal(format!("{error}, so {UNPROVED}; the guest stays stopped here"))
+            }
+            error => stays("who has its disks, or has run on them, cannot be found out", &error),
+        })?;
         may_go_on(claim, vouched)?;
-        if let Some(owner) = &mut self.owner {
-            owner.advance().map_err(|error| Refusal(chain(&error)))?;
-        }
-        self.owner = None;
+        ownership.advance().map_err(|error| stays("that it runs here could not be recorded", &error))?;
+        self.left_standing = None;
         self.start();
         Ok(())
     }
+}
+
+fn stays(what: &str, error: &OwnershipError) -> Refusal {
+    Refusal(format!("{what}: {}; the guest stays stopped here", chain(error)))
 }
 
 /// Whether a guest that a migration has left standing may run here, after `claim`.
@@ -71,10 +119,7 @@ fn may_go_on(claim: Claim, vouched: bool) -> Result<(), Refusal> {
         Claim::Undecidable if vouched => return Ok(()),
         Claim::Held => "another process holds the guest's disks, and so may run it",
         Claim::Moved => "the guest has run elsewhere since, and its disks have moved on",
-        Claim::Undecidable => {
-            "nothing can prove that the destination does not run the guest: look there, and only if it does not, ask for \
-             cont with force"
-        }
+        Claim::Undecidable => UNPROVED,
     };
     Err(Refusal(format!("{why}; the guest stays stopped here")))
 }
@@ -82,10 +127,12 @@ fn may_go_on(claim: Claim, vouched: bool) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+    use std::thread::JoinHandle;
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::config::{Address, Config, Serial};
+    use crate::config::{Address, Config, Disk, Serial};
+    use crate::vm::handle::Handle;
     use crate::vm::request::{EngineRequest, Request};
     use crate::vm::state::RunState;
 
@@ -111,11 +158,11 @@ mod tests {
         }
     }
 
-    /// It has told the source that it takes over, so nobody else runs the guest: the process must not end with it.
-    #[test]
-    fn a_guest_that_cannot_go_on_where_it_arrived_stays_there() {
+    /// A destination with these disks, whose engine leaves a whole guest standing.
+    fn strands(disks: Vec<Disk>, control: Option<PathBuf>) -> Option<(Handle, JoinHandle<End>)> {
         if let Err(error) = crate::kvm::open() {
-            return vmstate_lab::skip::skip(error);
+            vmstate_lab::skip::skip(error);
+            return None;
         }
         let dir = tempfile::tempdir().unwrap();
         let config = Config {
@@ -124,18 +171,23 @@ mod tests {
             append: String::new(),
             memory: 2 << 20,
             cpus: 1,
-            disks: Vec::new(),
+            disks,
             lease: None,
             nets: Vec::new(),
             serial: Serial::None,
-            control: Some(PathBuf::new()),
+            control,
             incoming: Some(Address::Unix(dir.path().join("door"))),
         };
         let vm = Vm::new(config, Box::new(std::io::sink())).unwrap();
         let handle = vm.handle();
         let thread = std::thread::spawn(|| vm.run());
-        let stranded = Phase::Destination(DestinationPhase::Stranded);
-        handle.tell(EngineRequest::Ended(Ended::without_owner(stranded, Some("the record is read-only".into()))));
+        let phase = Phase::Destination(DestinationPhase::Stranded);
+        handle.tell(EngineRequest::Ended(Ended { phase, error: Some("the record is read-only".into()) }));
+        Some((handle, thread))
+    }
+
+    fn stranded(disks: Vec<Disk>) -> Option<(Handle, JoinHandle<End>)> {
+        let (handle, thread) = strands(disks, Some(PathBuf::new()))?;
         let deadline = Instant::now() + Duration::from_secs(60);
         while handle.run_state() != RunState::Paused {
             assert!(Instant::now() < deadline, "{:?}", handle.run_state());
@@ -144,8 +196,37 @@ mod tests {
         // Published after the run state, by the same request: this waits for its end.
         handle.ask(Request::Stop).unwrap();
         let info = handle.migration();
-        assert_eq!((info.status().as_str(), info.error.as_deref()), ("failed", Some("the record is read-only")));
+        let why = "the record is read-only; it stays stopped here; cont tries again";
+        assert_eq!((info.status().as_str(), info.error.as_deref()), ("failed", Some(why)));
+        Some((handle, thread))
+    }
+
+    /// It has told the source that it takes over, so nobody else runs the guest: the process must not end with it.
+    #[test]
+    fn a_guest_that_cannot_go_on_where_it_arrived_stays_there() {
+        let Some((handle, thread)) = stranded(Vec::new()) else { return };
         handle.ask(Request::Cont).unwrap();
+        handle.ask(Request::Quit).unwrap();
+        assert_eq!(thread.join().unwrap(), End::Quit);
+    }
+
+    #[test]
+    fn a_guest_that_nobody_can_ask_to_go_on_is_left_to_its_source() {
+        let Some((_, thread)) = strands(Vec::new(), None) else { return };
+        let why = "the record is read-only; nobody can ask for cont here (--control)";
+        assert_eq!(thread.join().unwrap(), End::Failed(why.into()));
+    }
+
+    /// Its source may have taken the guest back and ended since, and a disk without a record does not tell. A file of procfs
+    /// has locks and no extended attributes; this one is only this process's.
+    #[test]
+    fn a_free_lock_alone_does_not_let_a_guest_go_on() {
+        let path = PathBuf::from("/proc/self/oom_score_adj");
+        let Some((handle, thread)) = stranded(vec![Disk { path, read_only: false }]) else { return };
+        let refusal = handle.ask(Request::Cont).unwrap_err().0;
+        assert!(refusal.starts_with("nothing can prove that the other side does not run the guest"), "{refusal}");
+        handle.ask(Request::ContUnproved).unwrap();
+        assert_eq!(handle.run_state(), RunState::Running);
         handle.ask(Request::Quit).unwrap();
         assert_eq!(thread.join().unwrap(), End::Quit);
     }

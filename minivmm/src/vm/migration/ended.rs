@@ -6,7 +6,6 @@ use std::thread::JoinHandle;
 
 use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
 
-use super::seam::Seam;
 use crate::vm::handle::Handle;
 use crate::vm::request::EngineRequest;
 
@@ -14,28 +13,23 @@ use crate::vm::request::EngineRequest;
 #[derive(Debug)]
 pub struct Ended {
     /// The engine's last phase: a final one.
-    pub(super) phase: Phase,
+    pub(in crate::vm) phase: Phase,
     /// Why, unless there is nothing to say.
-    pub(super) error: Option<String>,
-    /// Who proves whether the guest may go on here, if the engine did not let it.
-    pub(super) owner: Option<Seam>,
+    pub(in crate::vm) error: Option<String>,
 }
 
 impl Ended {
-    /// An end before the engine had a part in it, or without it.
-    pub(in crate::vm) fn without_owner(phase: Phase, error: Option<String>) -> Self {
-        Self { phase, error, owner: None }
-    }
-
-    /// The thread panicked in `phase`. Nobody can be asked any more: a guest that may have been handed over is not run.
+    /// The thread panicked in `phase`. Nobody can be asked any more: a guest that may have been handed over is not run, and
+    /// one that may have been taken over is kept.
     fn panicked(phase: Phase) -> Self {
         let phase = match phase {
             _ if phase.is_final() => phase,
             Phase::Source(SourcePhase::Commit) => Phase::Source(SourcePhase::Undecided),
             Phase::Source(_) | Phase::Idle => Phase::Source(SourcePhase::Failed),
+            Phase::Destination(DestinationPhase::Commit) => Phase::Destination(DestinationPhase::Stranded),
             Phase::Destination(_) => Phase::Destination(DestinationPhase::Failed),
         };
-        Self::without_owner(phase, Some("the migration thread panicked".into()))
+        Self { phase, error: Some("the migration thread panicked".into()) }
     }
 }
 
@@ -75,7 +69,9 @@ mod tests {
         assert_eq!(source(S::SwitchOver), Phase::Source(S::Failed));
         assert_eq!(source(S::Commit), Phase::Source(S::Undecided));
         assert_eq!(source(S::Completed), Phase::Source(S::Completed));
-        let destination = Ended::panicked(Phase::Destination(DestinationPhase::Loading)).phase;
-        assert_eq!(destination, Phase::Destination(DestinationPhase::Failed));
+        let destination = |phase| Ended::panicked(Phase::Destination(phase)).phase;
+        assert_eq!(destination(DestinationPhase::Loading), Phase::Destination(DestinationPhase::Failed));
+        // It may have told the source that it has taken over.
+        assert_eq!(destination(DestinationPhase::Commit), Phase::Destination(DestinationPhase::Stranded));
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Reception {
 impl Reception {
     /// Takes in the first source that comes so far that it changes something of the machine.
     pub(super) fn run(mut self) -> Ended {
-        let failed = |why| Ended::without_owner(Phase::Destination(DestinationPhase::Failed), Some(why));
+        let failed = |why| Ended { phase: Phase::Destination(DestinationPhase::Failed), error: Some(why) };
         loop {
             let arrival = match self.take_in() {
                 Ok(arrival) => arrival,
@@ -58,14 +58,12 @@ impl Reception {
                 continue;
             }
             let error = match arrival.phase {
-                DestinationPhase::Stranded => why.map(|why| {
-                    format!(
-                        "the guest is here whole and could not go on: {why}; it stays stopped here; cont tries again"
-                    )
-                }),
+                DestinationPhase::Stranded => {
+                    why.map(|why| format!("the guest is here whole and could not go on: {why}"))
+                }
                 _ => why,
             };
-            return Ended { phase: Phase::Destination(arrival.phase), error, owner: Some(self.seam) };
+            return Ended { phase: Phase::Destination(arrival.phase), error };
         }
     }
 

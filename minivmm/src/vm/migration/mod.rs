@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use vmstate::channel::Listener;
 use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
 
+pub(super) use self::after::LeftStanding;
 pub use self::ended::Ended;
 use self::incoming::Reception;
 use self::outgoing::Departure;
-pub(super) use self::seam::Seam;
+use self::seam::Seam;
 use crate::config::Address;
 use crate::error::chain;
 use crate::kvm::state::HypervisorState;
@@ -76,6 +77,11 @@ pub(super) fn give_up(outgoing: Option<Outgoing>, incoming: Option<Incoming>) {
 impl Vm {
     /// Begins to send the guest to `address`.
     pub(super) fn migrate(&mut self, address: Address) -> Result<(), Refusal> {
+        if self.left_standing.is_some() {
+            // A migration begins with fresh records, and those of the last one tell whether the guest may run.
+            let why = "the guest has stood here since a migration and may be stale: let it go on with cont first";
+            return Err(Refusal(why.into()));
+        }
         let control = Control::default();
         self.shared.parameters().apply(&control);
         let setup = Phase::Source(SourcePhase::Setup);
@@ -85,7 +91,7 @@ impl Vm {
         let departure = Departure {
             address,
             control: control.clone(),
-            seam: Seam::new(self.handle.clone(), &self.backends, &parts.tickets),
+            seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets),
             parts,
             ram: MachineRam::new(self.ram.clone()),
             log: MachineDirtyLog::new(Arc::clone(&self.machine.kvm)),
@@ -216,7 +222,8 @@ impl Vm {
         let parts = self.parts();
         let reception = Reception {
             listener,
-            seam: Seam::new(self.handle.clone(), &self.backends, &parts.tickets).expecting(self.introduction()),
+            seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
+                .expecting(self.introduction()),
             parts,
             ram: MachineRam::new(self.ram.clone()),
             control: control.clone(),

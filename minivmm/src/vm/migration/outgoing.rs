@@ -31,22 +31,23 @@ pub(super) struct Departure {
 
 impl Departure {
     pub(super) fn run(mut self) -> Ended {
+        let failed = |why| Ended { phase: Phase::Source(SourcePhase::Failed), error: Some(why) };
         let mut channel = match self.connect() {
             Ok(channel) => channel,
             Err(_) if self.control.is_cancelled() => {
-                return Ended::without_owner(Phase::Source(SourcePhase::Cancelled), None);
+                return Ended { phase: Phase::Source(SourcePhase::Cancelled), error: None };
             }
             Err(error) => {
                 let why = format!("{}: {error}; start the destination with --incoming and that address", self.address);
-                return Ended::without_owner(Phase::Source(SourcePhase::Failed), Some(why));
+                return failed(why);
             }
         };
         let mut sections = match self.parts.sections() {
             Ok(sections) => sections,
-            Err(error) => return Ended::without_owner(Phase::Source(SourcePhase::Failed), Some(chain(&error))),
+            Err(error) => return failed(chain(&error)),
         };
         if let Err(error) = self.seam.begin() {
-            return Ended::without_owner(Phase::Source(SourcePhase::Failed), Some(chain(&error)));
+            return failed(chain(&error));
         }
         self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight.stamp();
         let outgoing = Outgoing {
@@ -59,7 +60,7 @@ impl Departure {
         };
         let departure = source::run(outgoing, &SourceOptions::new(MACHINE_TYPE), &self.control);
         let why = departure.error.as_ref().map(|error| chain(error));
-        Ended { phase: Phase::Source(departure.phase), error: told(departure.phase, why), owner: Some(self.seam) }
+        Ended { phase: Phase::Source(departure.phase), error: told(departure.phase, why) }
     }
 
     fn connect(&self) -> io::Result<SocketChannel> {

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmstate::ErrorKind;
-use vmstate::migrate::{Claim, Machine};
+use vmstate::migrate::{Claim, Control, Machine};
 use vmstate::ownership::{Ownership, OwnershipError};
 
 use super::introduction::Introduction;
@@ -20,6 +20,7 @@ use crate::vm::request::EngineRequest;
 #[derive(Debug)]
 pub(in crate::vm) struct Seam {
     handle: Handle,
+    control: Control,
     images: Vec<Arc<Image>>,
     ownership: Arc<Ownership>,
     /// What the source tells of its resources.
@@ -36,9 +37,10 @@ const BETWEEN_REHEARSALS: Duration = Duration::from_secs(1);
 const SIDES: u32 = 2;
 
 impl Seam {
-    pub(super) fn new(handle: Handle, backends: &Backends, tickets: &SharedTickets) -> Self {
+    pub(super) fn new(handle: Handle, control: Control, backends: &Backends, tickets: &SharedTickets) -> Self {
         Self {
             handle,
+            control,
             images: backends.images.clone(),
             ownership: Arc::clone(&backends.ownership),
             tickets: Arc::clone(tickets),
@@ -58,11 +60,6 @@ impl Seam {
         let tickets = self.ownership.begin()?;
         *self.tickets.lock().unwrap_or_else(PoisonError::into_inner) = Tickets::new(&tickets);
         Ok(())
-    }
-
-    /// True if records tell who has run the guest, and not the locks alone.
-    pub(super) fn is_provable(&self) -> bool {
-        self.ownership.is_provable()
     }
 
     fn ask(&self, request: EngineRequest) -> vmstate::Result<()> {
@@ -86,9 +83,14 @@ impl Machine for Seam {
     /// Images are written back here, while a cancel is still possible, and not in [`release`](Machine::release).
     fn pause(&mut self, within: Duration) -> vmstate::Result<()> {
         let begun = Instant::now();
-        self.ask(EngineRequest::Pause(within))?;
-        let written = match write_back(&self.images, &|| begun.elapsed() < within) {
+        self.ask(EngineRequest::Pause(within)).map_err(|error| {
+            let message = format!("the guest was not paused within its budget of {within:.1?}, and runs on");
+            vmstate::Error::new(error.kind(), message).with_source(error)
+        })?;
+        let go_on = || begun.elapsed() < within && !self.control.is_cancelled();
+        let written = match write_back(&self.images, &go_on) {
             Ok(true) => return Ok(()),
+            Ok(false) if self.control.is_cancelled() => vmstate::Error::new(ErrorKind::Cancelled, "cancelled"),
             Ok(false) => {
                 let message =
                     format!("the disk images were not written back within {within:.1?}: the disk is too slow");

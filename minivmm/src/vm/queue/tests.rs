@@ -33,6 +33,7 @@ fn letter(decision: &Decision) -> char {
         Decision::Refuse(_) => 'r',
         Decision::Defer => 'd',
         Decision::CancelAndDefer => 'c',
+        Decision::CancelOrRefuse => 'o',
     }
 }
 
@@ -54,7 +55,7 @@ fn every_request_in_every_situation() {
         (Request::PowerDown, "raaaaaarrrrrr"),
         (Request::Reset, "racaacarrrrrr"),
         (Request::Migrate(Address::Unix("/x".into())), "rardardrrrrrr"),
-        (Request::MigrateCancel, "aacaacarcaaac"),
+        (Request::MigrateCancel, "aaoaaoaroaaao"),
         (parameters, "aaaaaaaaaaaaa"),
     ];
     for (request, expected) in users {
@@ -68,7 +69,7 @@ fn every_request_in_every_situation() {
     for (request, expected) in devices {
         assert_eq!(row(request.clone()), expected, "{request:?}");
     }
-    let ended = Ended::without_owner(Phase::Source(SourcePhase::Failed), None);
+    let ended = Ended { phase: Phase::Source(SourcePhase::Failed), error: None };
     let engine = [
         (EngineRequest::Rehearse, "rrarrarrrrrrr"),
         (EngineRequest::Pause(Duration::ZERO), "rrarrarrrrrrr"),

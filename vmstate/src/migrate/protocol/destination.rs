@@ -129,18 +129,13 @@ impl DestinationProtocol {
 
     fn next(&self, event: DestinationEvent, now: Duration, timing: &Timing) -> Step {
         use DestinationEvent::{Asked, Claimed, Done, Ended, Introduced, Stopped};
-        let receiving = matches!(self.step, Step::Introduction | Step::Receiving);
         match (self.step, event) {
             (Step::Introduction, Introduced) => Step::Comparing,
             (Step::Comparing, Done) => Step::Receiving,
             (Step::Receiving, Stopped) => Step::Receiving,
-            (_, Asked { number, complete }) if receiving => {
-                if complete && !self.loaded {
-                    Step::Loading(Some(number))
-                } else {
-                    Step::Answering(number)
-                }
-            }
+            (Step::Receiving, Asked { number, complete: true }) if !self.loaded => Step::Loading(Some(number)),
+            (Step::Receiving, Asked { number, .. }) => Step::Answering(number),
+            (Step::Introduction, Asked { number, complete: false }) => Step::Answering(number),
             (Step::Loading(Some(number)), Done) => Step::Answering(number),
             // QEMU's source pings before its introduction is over.
             (Step::Answering(_), Done) if self.phase == DestinationPhase::Setup => Step::Introduction,

@@ -148,8 +148,8 @@ impl SourceProtocol {
             (Step::Pausing(until), Done) => Step::Sending(until),
             (Step::Sending(until), Done) => Step::Confirming(until),
             (Step::Confirming(_), Replied(Reply::Pong(ping::READY))) => Step::Closing,
-            // Of a round whose last answer nobody waited for.
-            (Step::Confirming(until), Replied(Reply::Pong(ping::ROUND))) => Step::Confirming(until),
+            // Of a round whose last answer nobody waited for. A destination that sends nothing but these is late.
+            (Step::Confirming(until), Replied(Reply::Pong(ping::ROUND))) if now < until => Step::Confirming(until),
             (Step::Closing, Done) => Step::Releasing,
             (Step::Releasing, Done) => Step::Ending(now.saturating_add(timing.pause_budget)),
             (Step::Ending(_) | Step::Committing | Step::Waiting(_), Replied(Reply::Shut(0))) => {

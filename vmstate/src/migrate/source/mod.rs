@@ -126,6 +126,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         report: Report::default(),
         downtime: Downtime::default(),
         mark: begun,
+        pause_budget: control.pause_budget(),
     };
     source.drive(first);
     source.end()
@@ -155,6 +156,8 @@ struct Source<'a, 's> {
     downtime: Downtime,
     /// When the last lap of the downtime ended.
     mark: Duration,
+    /// As it was when the guest was paused.
+    pause_budget: Duration,
 }
 
 impl Source<'_, '_> {
@@ -164,9 +167,12 @@ impl Source<'_, '_> {
         let mut phase = self.protocol.phase();
         while action != SourceAction::End {
             let event = self.carry_out(action);
+            if matches!(phase, SourcePhase::Setup | SourcePhase::Rounds) {
+                self.pause_budget = self.control.pause_budget();
+            }
             let timing = Timing {
                 answer: self.options.answer,
-                pause_budget: self.control.pause_budget(),
+                pause_budget: self.pause_budget,
                 patience: self.options.patience,
                 retry: RETRY,
             };
@@ -225,7 +231,7 @@ impl Source<'_, '_> {
             }
             (Some(first), _) => first,
             (None, _) if event == SourceEvent::Deadline && self.protocol.phase() == SourcePhase::SwitchOver => {
-                over_budget(self.control.pause_budget(), error)
+                over_budget(self.pause_budget, error)
             }
             (None, _) => error,
         });

@@ -13,7 +13,7 @@ impl Source<'_, '_> {
     pub(super) fn pause(&mut self) -> Result<()> {
         self.control.check()?;
         self.mark = self.clock.now();
-        self.machine.pause(self.control.pause_budget())?;
+        self.machine.pause(self.pause_budget)?;
         self.downtime.pause = self.lap();
         Ok(())
     }
