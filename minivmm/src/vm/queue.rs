@@ -145,12 +145,12 @@ fn of_device(request: &DeviceRequest, state: RunState, under_way: UnderWay) -> D
 fn of_engine(request: &EngineRequest, state: RunState, under_way: UnderWay) -> Decision {
     match (request, state) {
         (EngineRequest::Ended(_), _) => Accept,
-        (EngineRequest::Pause(_) | EngineRequest::Rehearse, RunState::Running | RunState::Paused)
+        (EngineRequest::Pause(_) | EngineRequest::Rehearse(_), RunState::Running | RunState::Paused)
             if under_way == UnderWay::Outgoing =>
         {
             Accept
         }
-        (EngineRequest::Pause(_) | EngineRequest::Rehearse, _) => refuse("be handed over", state),
+        (EngineRequest::Pause(_) | EngineRequest::Rehearse(_), _) => refuse("be handed over", state),
         (EngineRequest::Introduced | EngineRequest::Loaded, RunState::InMigrate) => Accept,
         (EngineRequest::Introduced | EngineRequest::Loaded, _) => refuse("take in a guest", state),
         (EngineRequest::Resume, RunState::FinishMigrate | RunState::InMigrate) => Accept,

@@ -58,8 +58,8 @@ pub enum DeviceRequest {
 /// What the migration engine asks for, from its thread.
 #[derive(Debug)]
 pub enum EngineRequest {
-    /// Source: stop the guest, read its state, and let it run on at once, to learn how long that takes.
-    Rehearse,
+    /// Source: stop the guest, read its state, and let it run on at once; told is how long it stood.
+    Rehearse(Sender<Duration>),
     /// Source: stop the guest within this time, and read its state.
     Pause(Duration),
     /// Destination: the guest fits this machine; show it the processor that it knows.

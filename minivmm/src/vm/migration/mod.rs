@@ -164,16 +164,19 @@ impl Vm {
     }
 
     /// Source: stops the guest, reads the state that is in the kernel, and lets the guest run on at once.
-    pub(super) fn rehearse(&self) -> Result<(), Refusal> {
+    /// Returns how long it stood.
+    pub(super) fn rehearse(&self) -> Result<Duration, Refusal> {
+        let begun = Instant::now();
         let runs = self.shared.run_state() == RunState::Running;
         if runs {
             self.rest(REHEARSAL)?;
         }
         let read = self.machine.read_state();
+        let stood = begun.elapsed();
         if runs {
             self.start();
         }
-        read.map(drop).map_err(|error| Refusal(chain(&error)))
+        read.map(|_| stood).map_err(|error| Refusal(chain(&error)))
     }
 
     /// What of the machine, which stands, is in the kernel; it goes on as in state `before`.

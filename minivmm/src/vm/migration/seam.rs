@@ -1,6 +1,6 @@
 //! The machine as the migration engine sees it: the driver changes the run state, the ownership of disks says who may run.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use vmstate::ErrorKind;
@@ -89,9 +89,9 @@ impl Machine for Seam {
         })?;
         let go_on = || begun.elapsed() < within && !self.control.is_cancelled();
         let written = match write_back(&self.images, &go_on) {
-            Ok(true) => return Ok(()),
-            Ok(false) if self.control.is_cancelled() => vmstate::Error::new(ErrorKind::Cancelled, "cancelled"),
-            Ok(false) => {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) if self.control.is_cancelled() => vmstate::Error::new(ErrorKind::Cancelled, "cancelled"),
+            Ok(None) => {
                 let message =
                     format!("the disk images were not written back within {within:.1?}: the disk is too slow");
                 vmstate::Error::new(ErrorKind::Rejected, message)
@@ -104,20 +104,18 @@ impl Machine for Seam {
     }
 
     fn rehearse(&mut self, go_on: &dyn Fn() -> bool) -> vmstate::Result<Option<Duration>> {
-        if !write_back(&self.images, go_on)? {
+        if write_back(&self.images, go_on)?.is_none() {
             return Ok(None);
         }
         // What the guest has written meanwhile is about what it will have written at the pause.
-        let begun = Instant::now();
-        if !write_back(&self.images, go_on)? {
-            return Ok(None);
-        }
-        let writing = begun.elapsed();
+        let Some(writing) = write_back(&self.images, go_on)? else { return Ok(None) };
         if self.rehearsed.is_none_or(|(when, _)| when.elapsed() >= BETWEEN_REHEARSALS) {
-            let begun = Instant::now();
+            let (tell, stood) = mpsc::channel();
             // A device that is busy just now says nothing about the pause, and the guest runs on.
-            if self.ask(EngineRequest::Rehearse).is_ok() {
-                self.rehearsed = Some((begun, begun.elapsed().saturating_mul(SIDES)));
+            if self.ask(EngineRequest::Rehearse(tell)).is_ok()
+                && let Ok(stood) = stood.try_recv()
+            {
+                self.rehearsed = Some((Instant::now(), stood.saturating_mul(SIDES)));
             }
         }
         Ok(self.rehearsed.map(|(_, stands)| stands.saturating_add(writing)))

@@ -71,7 +71,7 @@ fn every_request_in_every_situation() {
     }
     let ended = Ended { phase: Phase::Source(SourcePhase::Failed), error: None };
     let engine = [
-        (EngineRequest::Rehearse, "rrarrarrrrrrr"),
+        (EngineRequest::Rehearse(std::sync::mpsc::channel().0), "rrarrarrrrrrr"),
         (EngineRequest::Pause(Duration::ZERO), "rrarrarrrrrrr"),
         (EngineRequest::Introduced, "rrrrrrrarrrrr"),
         (EngineRequest::Loaded, "rrrrrrrarrrrr"),
