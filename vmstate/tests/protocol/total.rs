@@ -1,12 +1,13 @@
 //! Every event in every state, sensible or not: no panic, no phase that the pictures of the phases do not have, and an end.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::time::Duration;
 
-use vmstate::migrate::Claim;
 use vmstate::migrate::protocol::{
     DestinationAction, DestinationEvent, DestinationProtocol, SourceAction, SourceEvent, SourceProtocol, Timing,
 };
+use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
 use vmstate::stream::Reply;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -35,25 +36,30 @@ fn destination_events() -> Vec<DestinationEvent> {
     events
 }
 
-#[test]
-fn a_source_takes_every_event_in_every_state() {
-    let (source, first) = SourceProtocol::begin();
-    // Moments count from now on, so that there are few states.
-    let (mut seen, mut left) = (Vec::new(), vec![(source, first)]);
+/// Gives every event to every state that can be reached, and returns the phases at the end.
+fn walk<P: Clone + PartialEq, A: Copy, E: Copy + Debug, F: Copy + Debug + PartialEq>(
+    first: (P, A),
+    events: &[E],
+    handle: fn(&mut P, E, Duration, &Timing) -> A,
+    is_end: fn(A) -> bool,
+    phase: fn(&P) -> F,
+    may_become: fn(F, F) -> bool,
+    is_final: fn(F) -> bool,
+) -> BTreeSet<String> {
+    let (mut seen, mut left) = (Vec::new(), vec![first]);
     let mut ends = BTreeSet::new();
-    while let Some((source, action)) = left.pop() {
-        if action == SourceAction::End {
-            assert!(source.phase().is_final(), "{:?}", source.phase());
-            ends.insert(format!("{:?}", source.phase()));
+    while let Some((protocol, action)) = left.pop() {
+        if is_end(action) {
+            assert!(is_final(phase(&protocol)), "{:?}", phase(&protocol));
+            ends.insert(format!("{:?}", phase(&protocol)));
             continue;
         }
-        for event in source_events() {
+        for &event in events {
             for step in STEPS {
-                let mut next = source.clone();
-                let before = next.phase();
-                let action = next.handle(event, step, &TIMING);
-                let after = next.phase();
-                assert!(before == after || before.may_become(after), "{before:?} to {after:?} by {event:?}");
+                let mut next = protocol.clone();
+                let action = handle(&mut next, event, step, &TIMING);
+                let (before, after) = (phase(&protocol), phase(&next));
+                assert!(before == after || may_become(before, after), "{before:?} to {after:?} by {event:?}");
                 if !seen.contains(&next) {
                     seen.push(next.clone());
                     left.push((next, action));
@@ -61,34 +67,34 @@ fn a_source_takes_every_event_in_every_state() {
             }
         }
     }
+    ends
+}
+
+#[test]
+fn a_source_takes_every_event_in_every_state() {
+    let ends = walk(
+        SourceProtocol::begin(),
+        &source_events(),
+        SourceProtocol::handle,
+        |action| action == SourceAction::End,
+        SourceProtocol::phase,
+        SourcePhase::may_become,
+        SourcePhase::is_final,
+    );
     let all = ["Cancelled", "Completed", "Failed", "Unacknowledged", "Undecided"];
     assert_eq!(ends.iter().map(String::as_str).collect::<Vec<_>>(), all);
 }
 
 #[test]
 fn a_destination_takes_every_event_in_every_state() {
-    let (destination, first) = DestinationProtocol::begin(Duration::ZERO, &TIMING);
-    let (mut seen, mut left) = (Vec::new(), vec![(destination, first)]);
-    let mut ends = BTreeSet::new();
-    while let Some((destination, action)) = left.pop() {
-        if action == DestinationAction::End {
-            assert!(destination.phase().is_final(), "{:?}", destination.phase());
-            ends.insert(format!("{:?}", destination.phase()));
-            continue;
-        }
-        for event in destination_events() {
-            for step in STEPS {
-                let mut next = destination.clone();
-                let before = next.phase();
-                let action = next.handle(event, step, &TIMING);
-                let after = next.phase();
-                assert!(before == after || before.may_become(after), "{before:?} to {after:?} by {event:?}");
-                if !seen.contains(&next) {
-                    seen.push(next.clone());
-                    left.push((next, action));
-                }
-            }
-        }
-    }
+    let ends = walk(
+        DestinationProtocol::begin(Duration::ZERO, &TIMING),
+        &destination_events(),
+        DestinationProtocol::handle,
+        |action| action == DestinationAction::End,
+        DestinationProtocol::phase,
+        DestinationPhase::may_become,
+        DestinationPhase::is_final,
+    );
     assert_eq!(ends.iter().map(String::as_str).collect::<Vec<_>>(), ["Completed", "Failed", "Stranded"]);
 }

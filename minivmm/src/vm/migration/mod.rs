@@ -164,7 +164,7 @@ impl Vm {
     }
 
     /// Source: stops the guest, reads the state that is in the kernel, and lets the guest run on at once.
-    /// Returns how long it stood.
+    /// Returns how long the guest stood.
     pub(super) fn rehearse(&self) -> Result<Duration, Refusal> {
         let begun = Instant::now();
         let runs = self.shared.run_state() == RunState::Running;

@@ -8,7 +8,7 @@ use vmstate::migrate::{Claim, Control, Machine};
 use vmstate::ownership::{Ownership, OwnershipError};
 
 use super::introduction::Introduction;
-use super::write_back::write_back;
+use super::write_back::{failed, write_back};
 use crate::devices::virtio::blk::Image;
 use crate::error::chain;
 use crate::migration::ownership::{SharedTickets, Tickets};
@@ -84,7 +84,7 @@ impl Machine for Seam {
     fn pause(&mut self, within: Duration) -> vmstate::Result<()> {
         let begun = Instant::now();
         self.ask(EngineRequest::Pause(within)).map_err(|error| {
-            let message = format!("the guest was not paused within its budget of {within:.1?}, and runs on");
+            let message = format!("the guest could not be paused, for which there were {within:.1?}, and runs on");
             vmstate::Error::new(error.kind(), message).with_source(error)
         })?;
         let go_on = || begun.elapsed() < within && !self.control.is_cancelled();
@@ -150,10 +150,6 @@ impl Machine for Seam {
         let what = "that the guest runs here could not be recorded, so it must not run";
         self.ownership.advance().map_err(|error| failed(what, error))
     }
-}
-
-fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> vmstate::Error {
-    vmstate::Error::new(ErrorKind::Io, what).with_source(error)
 }
 
 /// One error of all `differences`, if there are any.

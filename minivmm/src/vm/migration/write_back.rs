@@ -41,6 +41,7 @@ pub(super) fn write_back(images: &[Arc<Image>], go_on: &dyn Fn() -> bool) -> vms
     }
 }
 
-fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> vmstate::Error {
+/// An I/O error of a disk or of its record.
+pub(super) fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> vmstate::Error {
     vmstate::Error::new(ErrorKind::Io, what).with_source(error)
 }

@@ -249,7 +249,7 @@ impl Source<'_, '_> {
         self.flush(self.running())
     }
 
-    /// Makes sure that one side has the guest, and ends.
+    /// Publishes the last figures, and returns how the migration ended.
     fn end(mut self) -> Departure {
         let phase = self.protocol.phase();
         self.publish();
