@@ -226,7 +226,8 @@ mod tests {
         let refusal = handle.ask(Request::Cont).unwrap_err().0;
         assert!(refusal.starts_with("nothing can prove that the other side does not run the guest"), "{refusal}");
         handle.ask(Request::ContUnproved).unwrap();
-        assert_eq!(handle.run_state(), RunState::Running);
+        // No kernel was loaded, so KVM may give the guest up at its first instruction: that it left the pause shows that it ran.
+        assert_ne!(handle.run_state(), RunState::Paused);
         handle.ask(Request::Quit).unwrap();
         assert_eq!(thread.join().unwrap(), End::Quit);
     }
