@@ -1,20 +1,33 @@
 //! Migratable virtual-machine device state: a derive macro, QEMU's stream format, and a live-migration engine.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation))]
+// What only engine and tools use of the layers below is not gated item by item.
+#![cfg_attr(not(feature = "tools"), allow(dead_code, unused_imports))]
 
+#[cfg(feature = "engine")]
 pub mod channel;
 pub mod codec;
+#[cfg(feature = "tools")]
 pub mod compat;
+#[cfg(feature = "tools")]
 pub mod dump;
 pub mod error;
+#[cfg(feature = "tools")]
 pub mod inspect;
+#[cfg(feature = "engine")]
 pub mod migrate;
+#[cfg(feature = "engine")]
 pub mod ownership;
+#[cfg(feature = "engine")]
 pub mod ram;
 pub mod schema;
 pub mod section;
 pub mod state;
+#[cfg(feature = "engine")]
 pub mod stream;
+#[cfg(feature = "tools")]
 pub mod testing;
 
 pub use error::{Error, ErrorKind, Result};
@@ -24,13 +37,42 @@ pub use state::support as __private;
 pub use state::{SectionRules, Temporary, Timer, Unused, VmState, Wire};
 pub use vmstate_derive::VmState;
 
-/// The prose of README and `docs/`, whose examples run as tests.
-#[cfg(doctest)]
-mod docs {
-    #[doc = include_str!("../../README.md")]
-    mod readme {}
-    #[doc = include_str!("../../docs/derive.md")]
-    mod derive {}
-    #[doc = include_str!("../../docs/compatibility.md")]
-    mod compatibility {}
+/// Pages for who embeds the library: how to adopt it, each attribute, releases, migration, bytes.
+///
+/// # Pages of the repository
+///
+/// Some links in these pages lead here: architecture, decisions, faults, tests and `minivmm` have pages in the folder `docs` of the
+/// repository, which are not part of the package.
+#[cfg(all(any(doc, doctest), feature = "tools"))]
+pub mod guide {
+    /// A page of `docs/`. The definitions in front of it win over those at its end, so that its links lead to pages here.
+    macro_rules! page {
+        ($name:ident, $file:literal) => {
+            #[doc = "[compatibility.md]: crate::guide::compatibility"]
+            #[doc = "[derive.md]: crate::guide::derive"]
+            #[doc = "[embedding.md]: crate::guide::embedding"]
+            #[doc = "[errors.md]: crate::guide::errors"]
+            #[doc = "[inspect.md]: crate::guide::inspect"]
+            #[doc = "[live-migration.md]: crate::guide::live_migration"]
+            #[doc = "[wire-format.md]: crate::guide::wire_format"]
+            #[doc = "[wire-format-stream.md]: crate::guide::wire_format_stream"]
+            #[doc = "[control.md#cont-after-a-migration]: crate::guide#pages-of-the-repository"]
+            #[doc = "[decisions/0008-ownership-record.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[decisions/0009-protocol-core.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[faults.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[testing.md#held-against-qemu]: crate::guide#pages-of-the-repository"]
+            #[doc = ""]
+            #[doc = include_str!(concat!("../docs/", $file))]
+            pub mod $name {}
+        };
+    }
+
+    page!(embedding, "embedding.md");
+    page!(derive, "derive.md");
+    page!(compatibility, "compatibility.md");
+    page!(live_migration, "live-migration.md");
+    page!(inspect, "inspect.md");
+    page!(errors, "errors.md");
+    page!(wire_format, "wire-format.md");
+    page!(wire_format_stream, "wire-format-stream.md");
 }

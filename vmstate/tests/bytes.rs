@@ -1,4 +1,5 @@
 //! Every kind of field, with its bytes written out from QEMU's format (migration/vmstate.c, vmstate-types.c).
+#![cfg(feature = "tools")]
 
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 use vmstate::testing::bytes;

@@ -1,4 +1,5 @@
 //! Integers that are compared with what the device has, and ranges: bytes, and what is refused.
+#![cfg(feature = "engine")]
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::schema::vmdesc;

@@ -1,5 +1,6 @@
 //! Subsections of subsections: their bytes, and which of them a load takes (QEMU's `vmstate_subsection_load`, which calls
 //! itself through `vmstate_load_state`).
+#![cfg(feature = "engine")]
 
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 use vmstate::schema::vmdesc;

@@ -1,4 +1,5 @@
 //! `Option` as a subsection: its bytes, what becomes of an absent one, and what a failed load leaves.
+#![cfg(feature = "engine")]
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::schema::vmdesc;

@@ -1,5 +1,6 @@
 //! Fields that are something else on the wire: `via` another type, `tmp` of the whole struct (QEMU's `VMSTATE_WITH_TMP`), a
 //! struct at an older version (QEMU's `VMSTATE_VSTRUCT`).
+#![cfg(feature = "engine")]
 
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
 //! Types that hold another value: their bytes are those of what they hold, written out; what they refuse.
+#![cfg(feature = "tools")]
 
 use std::cell::{Cell, RefCell};
 use std::num::{NonZero, Wrapping};

@@ -1,5 +1,6 @@
 //! Padding: always, from a version on, by a predicate, and as much as a length says (QEMU's `VMSTATE_UNUSED`, `_V`, `_TEST` and
 //! `_VARRAY_UINT32`).
+#![cfg(feature = "engine")]
 
 use serde_json::json;
 use vmstate::codec::{Reader, Strictness, Writer};

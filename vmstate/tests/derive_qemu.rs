@@ -1,4 +1,5 @@
 //! QEMU's own devices, derived: real sections load, save to the same bytes, and describe themselves in QEMU's words.
+#![cfg(feature = "tools")]
 
 mod devices;
 

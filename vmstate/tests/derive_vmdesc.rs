@@ -1,4 +1,5 @@
 //! The self-description's quirks, each as QEMU 10.0 shows it (migration/vmstate.c, `vmsd_desc_field_start`).
+#![cfg(feature = "engine")]
 
 use std::collections::BTreeMap;
 

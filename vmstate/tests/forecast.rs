@@ -5,6 +5,7 @@
 //!
 //! - the wire becomes slower after the verdict ([`a_wire_that_slows_down_after_the_verdict_lengthens_the_pause`]);
 //! - the devices' state is large for the wire ([`devices_that_are_large_for_the_wire_lengthen_the_pause`]).
+#![cfg(feature = "engine")]
 
 mod pair;
 

@@ -1,4 +1,5 @@
 //! `GuestAddress` as a field, with the feature `vm-memory`.
+#![cfg(feature = "engine")]
 
 use vm_memory::GuestAddress;
 use vmstate::VmState;

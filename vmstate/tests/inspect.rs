@@ -1,4 +1,5 @@
 //! Values by a self-description or a schema alone: bytes written out, and descriptions that lie.
+#![cfg(feature = "tools")]
 
 use serde_json::{Value as Json, json};
 use vmstate::codec::Reader;

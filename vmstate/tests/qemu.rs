@@ -1,5 +1,6 @@
 //! Migrations to and from a real QEMU over a unix socket, with the return path: QEMU is the oracle for the order of the
 //! stream, the answers, and the pages.
+#![cfg(feature = "engine")]
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};

@@ -1,4 +1,5 @@
 //! RAM records, good and hostile, and the bitmap against a set of page numbers.
+#![cfg(feature = "engine")]
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

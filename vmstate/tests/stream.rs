@@ -1,4 +1,5 @@
 //! Streams written out by hand from the format's tables, and what becomes of them when they are wrong.
+#![cfg(feature = "engine")]
 
 use std::cell::RefCell;
 use std::io;

@@ -4,12 +4,16 @@
 //! out of a JSON file of another release.
 
 mod framing;
+#[cfg(feature = "engine")]
 pub mod json;
 mod shared;
+#[cfg(feature = "engine")]
 mod vmdesc;
 
 pub use shared::Shared;
+#[cfg(feature = "engine")]
 pub(crate) use vmdesc::type_name;
+#[cfg(feature = "engine")]
 pub use vmdesc::vmdesc;
 
 /// The description of a type that derives `VmState`.

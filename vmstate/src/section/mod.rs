@@ -1,5 +1,6 @@
 //! Sections: who sends which state under which name, and in which order.
 
+#[cfg(feature = "engine")]
 mod registry;
 mod shared;
 
@@ -9,6 +10,7 @@ use crate::schema::Description;
 use crate::state::VmState;
 
 pub use crate::state::SectionRules;
+#[cfg(feature = "engine")]
 pub use registry::{Registration, Sections};
 
 /// One device's state as the stream sees it: object-safe, so that a registry can hold many.
