@@ -147,8 +147,7 @@ impl<'a> Sections<'a> {
             return Err(misuse(idstr, 0, "no section has this name: register it before its older names"));
         };
         let means = |entry: &&Registration<'_>| {
-            entry.idstr == older
-                || entry.idstr != idstr && entry.compat.as_ref().is_some_and(|(name, _)| name == older)
+            entry.idstr == older || entry.idstr != idstr && entry.compat.as_ref().is_some_and(|(name, _)| name == older)
         };
         let other = self.entries.iter().find(means).map(|entry| entry.idstr.as_str());
         match other.or(self.renamed(older).filter(|owner| *owner != idstr)) {

@@ -79,9 +79,7 @@ impl Schema {
             None => malformed("a name expected".into()),
         })?;
         let mut aliases = aliases.into_iter();
-        aliases
-            .try_for_each(|older| self.add_alias(key, &older))
-            .or_else(|error| malformed(error.message().to_owned()))
+        aliases.try_for_each(|older| self.add_alias(key, &older)).or_else(|error| malformed(error.message().to_owned()))
     }
 }
 
