@@ -254,7 +254,10 @@ fn descriptions() -> impl Strategy<Value = Description> {
             ]
         });
         let presence = prop_oneof![any::<u32>().prop_map(Presence::Since), name().prop_map(Presence::If)];
-        let field = (name(), kind, presence).prop_map(|(name, kind, presence)| Field::new(name, kind, presence));
+        let field = (name(), kind, presence, any::<bool>()).prop_map(|(name, kind, presence, unframed)| {
+            let field = Field::new(name, kind, presence);
+            if unframed { field.unframed() } else { field }
+        });
         let fields = prop::collection::vec(field, 0..5);
         (name(), any::<u32>(), any::<u32>(), fields, prop::collection::vec(inner, 0..3)).prop_map(
             |(name, new, old, fields, subsections)| Description::new(name, new, old, fields.into(), subsections.into()),

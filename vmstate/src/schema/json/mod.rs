@@ -5,7 +5,7 @@
 //!   SECTION: {"Name": SECTION, "version_id": N, "minimum_version_id": N[, "required": true]
 //!             [, "aliases": [NAME …]], "Description": DESCRIPTION}, … }
 //! DESCRIPTION  {"name", "version_id", "minimum_version_id"[, "Fields": […]][, "Subsections": [DESCRIPTION …]]}
-//! FIELD        {"field", "version_id", "field_exists", KIND[, "exists"]}
+//! FIELD        {"field", "version_id", "field_exists", KIND[, "exists"][, "unframed"]}
 //! KIND         [ "num",] "size"[, "type"][, "dimensions"]
 //!              [, "custom" | "limit" | "bits" | ["struct_version",] "Description" | ["key": {KIND},] "element": {KIND}]
 //! ```
@@ -28,6 +28,7 @@
 //! | `key`, `element` | what a map, a list or a pointer holds |
 //! | `dimensions` | of an array, outermost first; `null` if a count says how many |
 //! | `exists` | name of the predicate, if `field_exists` |
+//! | `unframed` | the layout is given although a reader may take what follows for a subsection |
 //!
 //! Where `field_exists` is true, QEMU ignores the field's version (`vmstate_field_exists`), and so does a reader here.
 

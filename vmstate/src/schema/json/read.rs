@@ -97,7 +97,7 @@ fn description(value: &Value, depth: usize) -> Result<Description> {
 
 fn field(value: &Value, depth: usize) -> Result<Field> {
     let of = object(value)?;
-    only(of, &[&["field", "version_id", "field_exists", "exists"][..], KIND].concat())?;
+    only(of, &[&["field", "version_id", "field_exists", "exists", "unframed"][..], KIND].concat())?;
     let name = text(of, "field")?;
     let since = version(of, "version_id")?;
     let presence = match need(of, "field_exists")?.as_bool() {
@@ -110,7 +110,12 @@ fn field(value: &Value, depth: usize) -> Result<Field> {
         true => repeated(of, Kind::Unused(number(of, "size")?))?,
         false => kind(of, depth)?,
     };
-    Ok(Field::new(name.into(), kind, presence))
+    let field = Field::new(name.into(), kind, presence);
+    match of.get("unframed").map(Value::as_bool) {
+        None | Some(Some(false)) => Ok(field),
+        Some(Some(true)) => Ok(field.unframed()),
+        Some(None) => wrong("unframed", "true or false"),
+    }
 }
 
 /// Keys that say what the bytes are.

@@ -80,6 +80,9 @@ fn field(of: &Field) -> Map<String, Value> {
     if let Some(predicate) = predicate.filter(|name| !name.is_empty()) {
         object.insert("exists".into(), predicate.into());
     }
+    if of.is_unframed {
+        object.insert("unframed".into(), true.into());
+    }
     object
 }
 
