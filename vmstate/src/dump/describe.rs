@@ -1,11 +1,13 @@
 //! The self-description of a stream, found from its end, since it is needed before the walk gets there; a schema in its
 //! place; and where sections end that have neither.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use serde_json::Value as Json;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::schema::Description;
 use crate::schema::json::Schema;
 use crate::schema::program::Program;
 use crate::stream::{MAX_DESCRIPTION, SectionHeader};
@@ -16,16 +18,16 @@ pub(super) struct Described<'a> {
     pub(super) schema: BySchema<'a>,
 }
 
-/// Programs of a schema's sections.
+/// Programs of a schema's sections, each made when it is needed first.
 pub(super) struct BySchema<'a> {
-    sections: Vec<(&'a str, Program<'a>)>,
+    sections: Vec<(&'a str, &'a Description, OnceCell<Program<'a>>)>,
 }
 
 impl<'a> BySchema<'a> {
     /// Of all sections of `schema`.
     pub(super) fn new(schema: &'a Schema) -> Self {
         let sections = schema.sections().iter();
-        Self { sections: sections.map(|(name, description)| (name.as_str(), Program::of(description))).collect() }
+        Self { sections: sections.map(|(name, of)| (name.as_str(), of, OnceCell::new())).collect() }
     }
 
     /// The program that a schema has for a section: by its name, or by that of the description. QEMU's dumps list
@@ -33,11 +35,10 @@ impl<'a> BySchema<'a> {
     pub(super) fn of(&self, header: &SectionHeader<'_>) -> Option<&Program<'a>> {
         let idstr: &str = &header.idstr;
         let last = idstr.rsplit_once('/').map_or(idstr, |(_, name)| name);
-        let find = |is_it: &dyn Fn(&str, &Program<'_>) -> bool| {
-            self.sections.iter().find(|(name, program)| is_it(name, program)).map(|(_, program)| program)
-        };
-        let named = |wanted: &str| find(&|_, program| program.name == wanted);
-        find(&|name, _| name == idstr).or_else(|| named(idstr)).or_else(|| named(last))
+        let described = |wanted: &str| self.sections.iter().find(|(_, of, _)| *of.name == *wanted);
+        let named = self.sections.iter().find(|(name, ..)| *name == idstr);
+        let found = named.or_else(|| described(idstr)).or_else(|| described(last));
+        found.map(|(_, description, program)| program.get_or_init(|| Program::of(description)))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::codec::Reader;
 use crate::codec::mark::{MORE, NO_MORE, NULL};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Presence;
-use crate::schema::program::{Count, Encoding, Item, Meaning, Member, Nested, Program, Step};
+use crate::schema::program::{Encoding, Framing, Item, Meaning, Member, Nested, Program, Step};
 
 impl Fields {
     /// Reads what `program` had on the wire at `version`; all that came before an error stays in `self`.
@@ -21,7 +21,7 @@ impl Fields {
             match step {
                 Step::Member(member) => self.read_member(input, member, version)?,
                 Step::Check { .. } => {}
-                Step::Subsections(known) => self.read_subsections(input, &program.name, known)?,
+                Step::Subsections(known) => self.read_subsections(input, program.name, known)?,
                 Step::Sent(version, subsection) => self.read_sent(input, *version, subsection)?,
                 Step::Refuse(why) => return Err(input.malformed(why)),
             }
@@ -71,8 +71,7 @@ impl Fields {
         let wanted = subsection.name;
         let (name, version) = input.subsection_header(wanted)?;
         if name != wanted || said != Some(version) {
-            let message =
-                format!("the description has subsection {wanted} here, the stream {name} version {version}");
+            let message = format!("the description has subsection {wanted} here, the stream {name} version {version}");
             return Err(Error::new(ErrorKind::Malformed, message).at(offset));
         }
         self.read_subsection(input, name, version, (subsection, subsection.newest))
@@ -164,17 +163,12 @@ fn read_struct(input: &mut Reader<'_>, nested: &Nested<'_>, into: &mut Value) ->
     }
 }
 
-fn read_elements(
-    input: &mut Reader<'_>,
-    count: Count,
-    element: &Encoding<'_>,
-    into: &mut Vec<Value>,
-) -> Result<()> {
+fn read_elements(input: &mut Reader<'_>, count: Framing, element: &Encoding<'_>, into: &mut Vec<Value>) -> Result<()> {
     match count {
-        Count::Fixed(count) => (0..count).try_for_each(|_| push(input, element, into)),
-        Count::Outcome => unknown(input, NO_COUNT.to_owned()),
-        Count::Marks => read_marked(input, element, into),
-        Count::NumberAndMarks => {
+        Framing::Fixed(count) => (0..count).try_for_each(|_| push(input, element, into)),
+        Framing::Counted => unknown(input, NO_COUNT.to_owned()),
+        Framing::List => read_marked(input, element, into),
+        Framing::Map => {
             let offset = input.offset();
             let count = input.u32()?;
             read_marked(input, element, into)?;

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::program::{Count, Encoding, Form, Item, Meaning, Member, Program, Step, bitmap_size};
+use super::program::{Encoding, Form, Framing, Item, Meaning, Member, Program, Step, bitmap_size};
 use super::{Description, Presence};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -157,8 +157,8 @@ impl Walk<'_> {
     /// What an array repeats, and how often; arrays of arrays are one array to QEMU.
     fn elements<'p, 'a>(&mut self, encoding: &'p Encoding<'a>) -> Result<(&'p Encoding<'a>, u64)> {
         let (inner, count) = match encoding {
-            Encoding::Repeat(Count::Fixed(count), inner) => (inner, *count),
-            Encoding::Repeat(Count::Outcome, inner) => (inner, self.outcome()?),
+            Encoding::Repeat(Framing::Fixed(count), inner) => (inner, *count),
+            Encoding::Repeat(Framing::Counted, inner) => (inner, self.outcome()?),
             _ => return Ok((encoding, 1)),
         };
         let (element, inner_count) = self.elements(inner)?;
@@ -167,6 +167,8 @@ impl Walk<'_> {
 
     fn element(&mut self, encoding: &Encoding<'_>, into: &mut Map<String, Value>) -> Result<u64> {
         Ok(match encoding {
+            // A codec's bytes are counted when they are written, whatever a dump says of their size in memory.
+            Encoding::Item(Item { meaning: Meaning::Codec(_) | Meaning::Opaque(_), .. }) => self.outcome()?,
             Encoding::Item(Item { size: Some(size), .. }) => *size,
             Encoding::Item(Item { meaning: Meaning::Bitmap(_), .. }) => bitmap_size(self.outcome()?),
             Encoding::Item(_) => self.outcome()?,
@@ -177,12 +179,12 @@ impl Walk<'_> {
                 size
             }
             Encoding::Struct(_) => self.inlined(encoding, into)?,
-            Encoding::Repeat(Count::Marks, element) => 1 + self.marked(element, into)?,
-            Encoding::Repeat(Count::NumberAndMarks, element) => 4 + 1 + self.marked(element, into)?,
+            Encoding::Repeat(Framing::List, element) => 1 + self.marked(element, into)?,
+            Encoding::Repeat(Framing::Map, element) => 4 + 1 + self.marked(element, into)?,
             // Inside of something else QEMU has neither of these, so they only count.
             Encoding::Nullable(inner) if self.outcome()? != 0 => self.element(inner, into)?,
             Encoding::Nullable(_) => 1,
-            Encoding::Repeat(Count::Fixed(_) | Count::Outcome, _) => {
+            Encoding::Repeat(Framing::Fixed(_) | Framing::Counted, _) => {
                 let (element, count) = self.elements(encoding)?;
                 let mut size = 0;
                 for _ in 0..count {

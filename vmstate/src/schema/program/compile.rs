@@ -1,6 +1,6 @@
 //! From a description to its program.
 
-use super::{Count, Encoding, Form, Item, Meaning, Member, Nested, Program, Step, bitmap_size};
+use super::{Encoding, Form, Framing, Item, Meaning, Member, Nested, Program, Step, bitmap_size};
 use crate::schema::type_name::type_name;
 use crate::schema::{Description, Field, Kind, Presence, json};
 
@@ -18,9 +18,7 @@ impl<'a> Program<'a> {
 
 fn step(field: &Field) -> Step<'_> {
     match field.kind {
-        Kind::Check => {
-            Step::Check { name: &field.name, is_predicate: matches!(field.presence, Presence::If(_)) }
-        }
+        Kind::Check => Step::Check { is_predicate: matches!(field.presence, Presence::If(_)) },
         _ => member(&field.name, &field.kind, &field.presence),
     }
 }
@@ -46,21 +44,18 @@ fn encoding(kind: &Kind) -> Encoding<'_> {
             None => item(Meaning::Codec(name), None),
             Some(size) => item(Meaning::Opaque(name), Some(size).filter(|size| *size > 0)),
         },
-        Kind::Limited(inner, limit) => match encoding(inner) {
-            Encoding::Item(item) => Encoding::Item(Item { limit: Some(limit), ..item }),
-            other => other,
-        },
+        Kind::Limited(inner, _) => encoding(inner),
         Kind::Struct(nested) => inside(Program::of(nested), nested.version, Form::Object),
         Kind::StructAt(nested, version) => inside(Program::of(nested), *version, Form::Inline),
         Kind::Temporary(nested) => inside(Program::of(nested), nested.version, Form::Inline),
         Kind::Nullable(inner) => Encoding::Nullable(encoding(inner).into()),
-        Kind::Array(element, count) => repeat(Count::Fixed(*count as u64), encoding(element)),
-        Kind::CountedArray(element) => repeat(Count::Outcome, encoding(element)),
-        Kind::List(element) => repeat(Count::Marks, encoding(element)),
+        Kind::Array(element, count) => repeat(Framing::Fixed(*count as u64), encoding(element)),
+        Kind::CountedArray(element) => repeat(Framing::Counted, encoding(element)),
+        Kind::List(element) => repeat(Framing::List, encoding(element)),
         Kind::Map(key, value) => {
             let steps = vec![member("key", key, &ALWAYS), member("value", value, &ALWAYS)];
             let entry = Program { name: "entry", oldest: 0, newest: 0, steps };
-            repeat(Count::NumberAndMarks, inside(entry, 0, Form::Entry))
+            repeat(Framing::Map, inside(entry, 0, Form::Entry))
         }
         // Only an array of checks, which has no bytes either.
         Kind::Check => fixed(Meaning::Raw, 0),
@@ -68,13 +63,13 @@ fn encoding(kind: &Kind) -> Encoding<'_> {
 }
 
 const fn item(meaning: Meaning<'_>, size: Option<u64>) -> Encoding<'_> {
-    Encoding::Item(Item { meaning, size, limit: None })
+    Encoding::Item(Item { meaning, size })
 }
 
 const fn inside(program: Program<'_>, version: u32, form: Form) -> Encoding<'_> {
     Encoding::Struct(Nested { program, version, form, size: None })
 }
 
-fn repeat(count: Count, element: Encoding<'_>) -> Encoding<'_> {
+fn repeat(count: Framing, element: Encoding<'_>) -> Encoding<'_> {
     Encoding::Repeat(count, element.into())
 }

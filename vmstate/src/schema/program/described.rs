@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::compile::ALWAYS;
-use super::{Count, Encoding, Form, Item, Meaning, Member, Nested, Program, Step};
+use super::{Encoding, Form, Framing, Item, Meaning, Member, Nested, Program, Step};
 
 impl<'a> Program<'a> {
     /// What a self-description says was sent: an entry of `devices`, a `struct` or one of `subsections` in it.
@@ -52,7 +52,7 @@ fn member(field: &Value) -> Result<Step<'_>, String> {
     };
     let element = element(field, type_name).unwrap_or_else(Encoding::Refuse);
     let encoding = match field.get("array_len").and_then(Value::as_u64) {
-        Some(count) => Encoding::Repeat(Count::Fixed(count), element.into()),
+        Some(count) => Encoding::Repeat(Framing::Fixed(count), element.into()),
         None => element,
     };
     Ok(Step::Member(Member { name, type_name: type_name.into(), presence: &ALWAYS, encoding }))
@@ -79,7 +79,7 @@ fn element<'a>(field: &'a Value, type_name: &str) -> Result<Encoding<'a>, String
         _ => (Meaning::Raw, size),
     };
     match width == size {
-        true => Ok(Encoding::Item(Item { meaning, size: Some(size), limit: None })),
+        true => Ok(Encoding::Item(Item { meaning, size: Some(size) })),
         false => Err(format!("a {type_name} has {width} bytes, the description says {size}")),
     }
 }

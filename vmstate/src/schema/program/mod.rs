@@ -10,7 +10,7 @@ mod described;
 
 use std::borrow::Cow;
 
-use super::{Limit, Presence};
+use super::Presence;
 
 /// What one struct has on the wire.
 #[derive(Debug)]
@@ -32,8 +32,6 @@ pub(crate) enum Step<'a> {
     Member(Member<'a>),
     /// No bytes: the device checks what it has so far.
     Check {
-        /// The description's name for it.
-        name: &'a str,
         /// True if the check is a predicate (QEMU's `field_exists`).
         is_predicate: bool,
     },
@@ -66,7 +64,7 @@ pub(crate) enum Encoding<'a> {
     /// A nested struct.
     Struct(Nested<'a>),
     /// Elements, one after another.
-    Repeat(Count, Box<Self>),
+    Repeat(Framing, Box<Self>),
     /// The value, or one byte `30` where a pointer is null; the outcome says which.
     Nullable(Box<Self>),
     /// Nobody can go on from here: why.
@@ -99,15 +97,15 @@ pub(crate) enum Form {
 
 /// How the number of elements shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Count {
+pub(crate) enum Framing {
     /// It is known.
     Fixed(u64),
     /// The outcome says it; the bytes do not.
-    Outcome,
+    Counted,
     /// A byte `01` before each element, a byte `00` behind the last. The outcome says it, too.
-    Marks,
-    /// As [`Marks`](Self::Marks), behind the number in 4 bytes.
-    NumberAndMarks,
+    List,
+    /// As a list, behind the number in 4 bytes.
+    Map,
 }
 
 /// Bytes of one meaning.
@@ -117,8 +115,6 @@ pub(crate) struct Item<'a> {
     pub(crate) meaning: Meaning<'a>,
     /// How many; `None`: the outcome says it, of a bitmap in bits.
     pub(crate) size: Option<u64>,
-    /// Which values a reader takes.
-    pub(crate) limit: Option<&'a Limit>,
 }
 
 /// What bytes mean.
@@ -162,7 +158,7 @@ impl Encoding<'_> {
     /// What arrays repeat, through all dimensions.
     pub(crate) fn element(&self) -> &Self {
         match self {
-            Self::Repeat(Count::Fixed(_) | Count::Outcome, element) => element.element(),
+            Self::Repeat(Framing::Fixed(_) | Framing::Counted, element) => element.element(),
             other => other,
         }
     }
