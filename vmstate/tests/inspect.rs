@@ -232,6 +232,12 @@ fn bytes_that_do_not_fit_a_schema_are_malformed() {
     }
     let endless = Kind::Array(Kind::Buffer(0).into(), usize::MAX);
     assert_eq!(read(&[], endless).unwrap_err().kind(), ErrorKind::Malformed);
+    // Elements without bytes that have a lot in them which is not there: checks, and fields of a later version.
+    for absent in [since("x", Kind::Check, 0), since("x", byte(), 2)] {
+        let inner = described("in", 2, vec![absent; 1 << 20], vec![]);
+        let endless = Kind::Array(Kind::StructAt(inner.into(), 1).into(), usize::MAX);
+        assert_eq!(read(&[], endless).unwrap_err().kind(), ErrorKind::Malformed);
+    }
 }
 
 /// Whatever of a stream is there, or damaged: an answer, and damage where something is missing.

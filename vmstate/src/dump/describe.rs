@@ -20,14 +20,21 @@ pub(super) struct Described<'a> {
 
 /// Programs of a schema's sections, each made when it is needed first.
 pub(super) struct BySchema<'a> {
-    sections: Vec<(&'a str, &'a Description, OnceCell<Program<'a>>)>,
+    programs: Vec<(&'a Description, OnceCell<Program<'a>>)>,
+    /// Places in `programs` by the section's name, and by the description's. Of two that share it, the first.
+    by_name: HashMap<&'a str, usize>,
+    by_description: HashMap<&'a str, usize>,
 }
 
 impl<'a> BySchema<'a> {
     /// Of all sections of `schema`.
     pub(super) fn new(schema: &'a Schema) -> Self {
-        let sections = schema.sections().iter();
-        Self { sections: sections.map(|(name, of)| (name.as_str(), of, OnceCell::new())).collect() }
+        let all = || schema.sections().iter().enumerate().rev();
+        Self {
+            programs: schema.sections().iter().map(|(_, description)| (description, OnceCell::new())).collect(),
+            by_name: all().map(|(index, (name, _))| (name.as_str(), index)).collect(),
+            by_description: all().map(|(index, (_, description))| (&*description.name, index)).collect(),
+        }
     }
 
     /// The program that a schema has for a section: by its name, or by that of the description. QEMU's dumps list
@@ -35,10 +42,10 @@ impl<'a> BySchema<'a> {
     pub(super) fn of(&self, header: &SectionHeader<'_>) -> Option<&Program<'a>> {
         let idstr: &str = &header.idstr;
         let last = idstr.rsplit_once('/').map_or(idstr, |(_, name)| name);
-        let described = |wanted: &str| self.sections.iter().find(|(_, of, _)| *of.name == *wanted);
-        let named = self.sections.iter().find(|(name, ..)| *name == idstr);
-        let found = named.or_else(|| described(idstr)).or_else(|| described(last));
-        found.map(|(_, description, program)| program.get_or_init(|| Program::of(description)))
+        let described = |name: &str| self.by_description.get(name);
+        let index = self.by_name.get(idstr).or_else(|| described(idstr)).or_else(|| described(last))?;
+        let (description, program) = self.programs.get(*index)?;
+        Some(program.get_or_init(|| Program::of(description)))
     }
 }
 

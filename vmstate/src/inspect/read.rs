@@ -17,6 +17,8 @@ impl Fields {
             let (oldest, newest) = (program.oldest, program.newest);
             return unknown(input, format!("version {version}, the schema has {oldest} to {newest}"));
         }
+        // A step without bytes, in each of a thousand million elements, is not free.
+        input.charge(program.steps.len())?;
         for step in &program.steps {
             match step {
                 Step::Member(member) => self.read_member(input, member, version)?,
