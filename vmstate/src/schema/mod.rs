@@ -6,13 +6,13 @@
 pub(crate) mod framing;
 #[cfg(feature = "engine")]
 pub mod json;
+pub(crate) mod program;
 mod shared;
+mod type_name;
 #[cfg(feature = "engine")]
 mod vmdesc;
 
 pub use shared::Shared;
-#[cfg(feature = "engine")]
-pub(crate) use vmdesc::type_name;
 #[cfg(feature = "engine")]
 pub use vmdesc::vmdesc;
 
