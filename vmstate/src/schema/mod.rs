@@ -6,8 +6,10 @@
 pub(crate) mod framing;
 #[cfg(feature = "engine")]
 pub mod json;
+#[cfg(feature = "engine")]
 pub(crate) mod program;
 mod shared;
+#[cfg(feature = "engine")]
 mod type_name;
 #[cfg(feature = "engine")]
 mod vmdesc;
