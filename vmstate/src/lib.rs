@@ -26,14 +26,64 @@ pub mod schema;
 pub mod section;
 pub mod state;
 #[cfg(feature = "engine")]
-pub mod stream;
+mod stream;
 #[cfg(feature = "tools")]
 pub mod testing;
 
+#[cfg(feature = "engine")]
+pub use channel::{Channel, Clock};
+pub use codec::{Limits, Reader, Strictness, Writer};
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "engine")]
+pub use migrate::{Claim, Control, Machine};
+#[cfg(feature = "engine")]
+pub use ram::{DirtyLog, GuestRam, RamBlock};
+pub use schema::Description;
+#[cfg(feature = "engine")]
+pub use schema::json::Schema;
 pub use section::Section;
+#[cfg(feature = "engine")]
+pub use section::Sections;
 pub use state::{SectionRules, Temporary, Timer, Unused, VmState, Wire};
 pub use vmstate_derive::VmState;
+
+/// What the project's own tests, benchmarks and programs name besides. Not for anyone else: it changes at any time.
+#[doc(hidden)]
+pub mod raw {
+    pub use crate::codec::writer::Outcomes;
+    #[cfg(feature = "tools")]
+    pub use crate::inspect::hex;
+    #[cfg(feature = "engine")]
+    pub use crate::schema::vmdesc::vmdesc;
+
+    /// Page records, and who sends and takes them.
+    #[cfg(feature = "engine")]
+    pub mod ram {
+        pub use crate::ram::bitmap::Bitmap;
+        pub use crate::ram::receiver::{RamReceiver, Record};
+        pub use crate::ram::record::*;
+        pub use crate::ram::sender::RamSender;
+        pub use crate::ram::zero::is_zero;
+    }
+
+    /// When to switch over.
+    #[cfg(feature = "engine")]
+    pub mod policy {
+        pub use crate::migrate::policy::*;
+    }
+
+    /// The state machines of both sides.
+    #[cfg(feature = "engine")]
+    pub mod protocol {
+        pub use crate::migrate::protocol::*;
+    }
+
+    /// The stream's grammar.
+    #[cfg(feature = "engine")]
+    pub mod stream {
+        pub use crate::stream::*;
+    }
+}
 
 /// What derived code names. Not for anyone else: it changes with the derive.
 #[doc(hidden)]

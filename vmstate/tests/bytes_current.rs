@@ -2,7 +2,7 @@
 #![cfg(feature = "engine")]
 
 use vmstate::codec::{Reader, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::{ErrorKind, VmState, Wire};
 
 #[derive(VmState, Clone, Debug, PartialEq)]

@@ -2,7 +2,7 @@
 #![cfg(feature = "engine")]
 
 use vmstate::codec::{Reader, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::{VmState, Wire};
 
 #[derive(VmState, Default, Clone, Debug, PartialEq)]

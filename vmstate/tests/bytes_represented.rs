@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::{ErrorKind, Temporary, VmState};
 
 fn save<T: VmState>(state: &mut T) -> (Vec<u8>, Value) {

@@ -10,7 +10,7 @@ use std::sync::atomic::{
 use std::sync::{Mutex, RwLock};
 
 use vmstate::codec::{Reader, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::testing::bytes;
 use vmstate::{Error, ErrorKind, VmState, Wire};
 

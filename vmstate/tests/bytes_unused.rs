@@ -4,7 +4,7 @@
 
 use serde_json::json;
 use vmstate::codec::{Reader, Strictness, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::{Unused, VmState, Wire};
 
 #[derive(VmState, Clone, Default)]

@@ -6,7 +6,7 @@ mod devices;
 use serde_json::Value;
 use vmstate::VmState;
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::testing::bytes;
 
 /// Loads each fixture section of `name` into a fresh `T`, saves it again, and compares bytes and description.

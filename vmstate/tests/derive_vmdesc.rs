@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use vmstate::codec::Writer;
+use vmstate::raw::vmdesc;
 use vmstate::schema::json::Schema;
-use vmstate::schema::{Kind, Limit, vmdesc};
+use vmstate::schema::{Kind, Limit};
 use vmstate::{ErrorKind, Timer, Unused, VmState};
 
 fn describe<T: VmState>(mut state: T) -> Value {

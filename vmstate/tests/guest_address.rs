@@ -4,7 +4,7 @@
 use vm_memory::GuestAddress;
 use vmstate::VmState;
 use vmstate::codec::{Reader, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 
 #[derive(VmState)]
 #[vmstate(name = "ring", version = 2, minimum_version = 1)]

@@ -11,8 +11,8 @@ use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::snapshot;
 use vmstate::ram::{GuestRam, RamBlock};
+use vmstate::raw::stream::{Command, Configuration, Element, Reply};
 use vmstate::section::{Section, Sections};
-use vmstate::stream::{Command, Configuration, Element, Reply};
 
 /// A file in memory: it gives out at most so many bytes at once, as a socket would.
 struct Tape {

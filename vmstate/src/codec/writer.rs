@@ -21,6 +21,7 @@ impl Writer {
     }
 
     /// An empty buffer that records outcomes, for a self-description.
+    #[doc(hidden)]
     pub fn recording() -> Self {
         Self { bytes: Vec::new(), outcomes: Some(Outcomes::new()) }
     }
@@ -97,6 +98,7 @@ impl Writer {
     }
 
     /// The bytes, and the outcomes (empty if this writer does not record).
+    #[doc(hidden)]
     pub fn into_parts(self) -> (Vec<u8>, Outcomes) {
         (self.bytes, self.outcomes.unwrap_or_default())
     }

@@ -12,11 +12,11 @@ mod shared;
 #[cfg(feature = "engine")]
 mod type_name;
 #[cfg(feature = "engine")]
-mod vmdesc;
+pub(crate) mod vmdesc;
 
 pub use shared::Shared;
 #[cfg(feature = "engine")]
-pub use vmdesc::vmdesc;
+pub(crate) use vmdesc::vmdesc;
 
 /// The description of a type that derives `VmState`.
 ///
