@@ -163,7 +163,7 @@ impl Source {
 
     fn find_in(&self, module: &[String], path: &[String]) -> Option<Found> {
         let Some((first, rest)) = path.split_first() else { return Some(Found::Module(module.to_vec())) };
-        let child = [module, &[first.clone()]].concat();
+        let child = [module, std::slice::from_ref(first)].concat();
         if self.modules.contains_key(&child) {
             return self.find_in(&child, rest);
         }
