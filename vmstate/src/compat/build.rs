@@ -5,10 +5,11 @@ use std::rc::Rc;
 
 use super::budget::{Budget, TooLarge};
 use super::item::Item;
-use super::layout::{Framing, Known, Layout, Sent, Step};
+use super::layout::{Bound, Framing, Known, Layout, Length, Sent, Step};
+use super::reliance::shared_name;
 use super::subjects::{Id, Subjects};
 use super::verdict::{Reason, Subject};
-use crate::schema::{Description, Field, Kind, Presence, json};
+use crate::schema::{self, Count, Description, Field, Kind, Presence, json};
 
 /// More steps than this are not compared.
 const MAX_STEPS: usize = 1 << 16;
@@ -41,8 +42,8 @@ fn build(
     subjects: &mut Subjects,
     budget: &Budget,
 ) -> Result<Layout, TooLarge> {
-    let mut builder = Builder { layout: Layout::default(), sent, subjects, budget };
-    builder.description(description, version, &Place::default())?;
+    let mut builder = Builder { layout: Layout::default(), sent, parts: Vec::new(), subjects, budget };
+    builder.structure(description, version, &Place::default())?;
     Ok(builder.layout)
 }
 
@@ -71,17 +72,30 @@ fn inside(kind: &Kind, into: &mut Sent, budget: &Budget) -> Result<(), TooLarge>
     }
 }
 
-/// Where in the description: the field's path, the array elements on the way, and how many loops are around.
+/// Names of the lengths that `description` and its subsections count by.
+fn collect_lengths<'d>(description: &'d Description, into: &mut Vec<&'d str>, budget: &Budget) -> Result<(), TooLarge> {
+    for field in description.fields.iter() {
+        if let Some(Count { length: Some(schema::Length::Field(name)), .. }) = &field.count {
+            budget.step(name.len())?;
+            into.push(name);
+        }
+    }
+    description.subsections.iter().try_for_each(|subsection| collect_lengths(subsection, into, budget))
+}
+
+/// Where in the description: the field's path, the array elements on the way, how many loops are around, and if it is in
+/// the key of a map.
 #[derive(Clone)]
 struct Place {
     path: Rc<str>,
     scope: Rc<str>,
     depth: usize,
+    in_key: bool,
 }
 
 impl Default for Place {
     fn default() -> Self {
-        Self { path: "".into(), scope: "".into(), depth: 0 }
+        Self { path: "".into(), scope: "".into(), depth: 0, in_key: false }
     }
 }
 
@@ -93,19 +107,40 @@ impl Place {
 
     fn element(&self, index: usize) -> Self {
         let inside = |of: &str| format!("{of}[{index}]").into();
-        Self { path: inside(&self.path), scope: inside(&self.scope), depth: self.depth }
+        Self { path: inside(&self.path), scope: inside(&self.scope), ..self.clone() }
     }
 
     /// A loop's name is not in the scope: it may be another on the other side.
     fn counted(&self) -> Self {
         let inside = |of: &str| format!("{of}[]").into();
-        Self { path: inside(&self.path), scope: inside(&self.scope), depth: self.depth + 1 }
+        Self { path: inside(&self.path), scope: inside(&self.scope), depth: self.depth + 1, ..self.clone() }
     }
+}
+
+/// A struct or subsection that is being built, and where its lengths are.
+struct Part {
+    place: Place,
+    is_subsection: bool,
+    /// Fields that are lengths, by name.
+    lengths: BTreeMap<String, Value>,
+}
+
+/// Where the value of a length is.
+#[derive(Clone, Copy, Default)]
+enum Value {
+    /// In no stream of this version.
+    #[default]
+    Absent,
+    At(usize),
+    /// Several fields bear its name.
+    Unclear,
 }
 
 struct Builder<'a> {
     layout: Layout,
     sent: Option<&'a Sent>,
+    /// From the outermost to the innermost.
+    parts: Vec<Part>,
     subjects: &'a mut Subjects,
     budget: &'a Budget,
 }
@@ -146,19 +181,47 @@ impl Builder<'_> {
     /// What is asked since `start` may be asked again until here: the steps between are not taken in order.
     fn keep_until_here(&mut self, start: usize) {
         let here = self.layout.steps.len();
-        for subject in self.layout.steps.iter().skip(start).filter_map(Step::subject) {
-            self.layout.last_use.insert(subject, here);
+        for step in self.layout.steps.iter().skip(start) {
+            if let Some(subject) = step.subject() {
+                self.layout.last_use.insert(subject, here);
+            }
+            if let Step::Loop { bound: Some(Bound { length: Length::Step(length), .. }), .. } = step {
+                self.layout.lengths.insert(*length, here);
+            }
         }
     }
 
+    /// A struct of its own: no field of those around it is a length here.
+    fn structure(&mut self, description: &Description, version: u32, place: &Place) -> Result<(), TooLarge> {
+        self.part(description, version, place, false)
+    }
+
+    fn part(
+        &mut self,
+        description: &Description,
+        version: u32,
+        place: &Place,
+        is_subsection: bool,
+    ) -> Result<(), TooLarge> {
+        let mut lengths = Vec::new();
+        collect_lengths(description, &mut lengths, self.budget)?;
+        lengths.retain(|name| description.fields.iter().any(|field| *field.name == **name));
+        let lengths = lengths.into_iter().map(|name| (name.to_owned(), Value::Absent)).collect();
+        self.parts.push(Part { place: place.clone(), is_subsection, lengths });
+        let built = self.description(description, version, place);
+        self.parts.pop();
+        built
+    }
+
     fn description(&mut self, description: &Description, version: u32, place: &Place) -> Result<(), TooLarge> {
+        self.rely_on_hooks(description)?;
         let mut names = HashMap::new();
         for field in description.fields.iter() {
             self.budget.step(place.path.len() + place.scope.len() + field.name.len())?;
             let named = names.entry(&*field.name).and_modify(|count| *count += 1).or_insert(1);
             match named {
-                1 => self.field(field, version, &place.field(&field.name))?,
-                _ => self.field(field, version, &place.field(&format!("{}#{named}", &*field.name)))?,
+                1 => self.field(description, field, version, &place.field(&field.name))?,
+                _ => self.field(description, field, version, &place.field(&format!("{}#{named}", &*field.name)))?,
             }
         }
         match self.sent {
@@ -174,7 +237,7 @@ impl Builder<'_> {
             let subject = self.subject(Subject::Subsection(inside.path.to_string()), place);
             let jump = self.push(Step::Unless { subject, to: 0 })?;
             self.push(Step::Header { name: (&*subsection.name).into(), version: subsection.version })?;
-            self.description(subsection, subsection.version, &inside)?;
+            self.part(subsection, subsection.version, &inside, true)?;
             self.land(jump);
         }
         Ok(())
@@ -192,7 +255,7 @@ impl Builder<'_> {
             let versions = sent.get(&*subsection.name).into_iter().flatten();
             for version in versions.filter(|version| (oldest..=newest).contains(version)) {
                 bodies.insert(*version, self.layout.steps.len());
-                self.description(subsection, *version, &inside)?;
+                self.part(subsection, *version, &inside, true)?;
                 self.push(Step::Goto(probe))?;
             }
             // Of two that share a name, the first is found.
@@ -206,11 +269,52 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn field(&mut self, field: &Field, version: u32, place: &Place) -> Result<(), TooLarge> {
+    /// What a reader's device is asked in a load of `description`.
+    fn rely_on_hooks(&mut self, description: &Description) -> Result<(), TooLarge> {
+        if self.sent.is_none() {
+            return Ok(());
+        }
+        let Description { name, hooks, .. } = description;
+        let relied = &mut self.layout.relied;
+        let Some(hooks) = hooks else {
+            if !relied.unsaid.contains(&**name) {
+                relied.unsaid.insert(name.to_string());
+            }
+            return Ok(());
+        };
+        for hook in hooks.iter() {
+            self.budget.step(hook.len() + name.len())?;
+            relied.hooks.insert(format!("{} of {}", &**hook, &**name));
+        }
+        Ok(())
+    }
+
+    fn field(&mut self, of: &Description, field: &Field, version: u32, place: &Place) -> Result<(), TooLarge> {
+        let before = self.layout.steps.len();
+        self.presence(of, field, version, place)?;
+        let is_value = |step: &Step| matches!(step, Step::Item { .. } | Step::Custom { .. });
+        let length = self.parts.last_mut().and_then(|part| part.lengths.get_mut(&*field.name));
+        if let (Some(length), true) = (length, field.kind != Kind::Check) {
+            let value = self.layout.steps.iter().skip(before).position(is_value);
+            *length = match (&length, value) {
+                (Value::Absent, Some(index)) => Value::At(before + index),
+                (Value::Absent, None) => Value::Absent,
+                _ => Value::Unclear,
+            };
+        }
+        Ok(())
+    }
+
+    fn presence(&mut self, of: &Description, field: &Field, version: u32, place: &Place) -> Result<(), TooLarge> {
         match &field.presence {
             Presence::Since(since) if *since > version => Ok(()),
-            Presence::Since(_) => self.kind(&field.kind, place),
-            Presence::If(_) if field.kind == Kind::Check => Ok(()),
+            Presence::Since(_) => self.content(of, field, place),
+            Presence::If(_) if field.kind == Kind::Check => {
+                if self.sent.is_some() {
+                    self.layout.relied.hooks.insert(format!("the check {} of {}", &*field.name, &*of.name));
+                }
+                Ok(())
+            }
             Presence::If(predicate) => {
                 self.budget.step(predicate.len())?;
                 let subject = match predicate.is_empty() {
@@ -219,35 +323,111 @@ impl Builder<'_> {
                 };
                 let subject = self.subject(subject, place);
                 let jump = self.push(Step::Unless { subject, to: 0 })?;
-                self.kind(&field.kind, place)?;
+                self.content(of, field, place)?;
                 self.land(jump);
                 Ok(())
             }
         }
     }
 
+    /// The field's bytes, and what decides about them beside its kind.
+    fn content(&mut self, of: &Description, field: &Field, place: &Place) -> Result<(), TooLarge> {
+        if let (Some(conversion), Some(_), false) =
+            (&field.conversion, self.sent, matches!(field.kind, Kind::Custom(_)))
+        {
+            self.layout.relied.hooks.insert(format!("{} of {}", &**conversion, shared_name(&place.path)));
+        }
+        let bound = match &field.count {
+            Some(count) => self.bound(count, place),
+            None => {
+                if of.hooks.is_none() && field.kind.is_counted() {
+                    self.layout.relied.counts.insert(shared_name(&place.path));
+                }
+                None
+            }
+        };
+        self.counted_kind(&field.kind, bound, place)
+    }
+
+    /// What `count` says, if it is known where the length is.
+    fn bound(&mut self, count: &Count, place: &Place) -> Option<Bound> {
+        let (factor, mut most) = (count.factor as u64, count.most as u64);
+        if count.by_room {
+            self.layout.relied.configuration.insert(format!("the room of {}", shared_name(&place.path)));
+        }
+        let length = match &count.length {
+            None => Length::Itself,
+            Some(schema::Length::Machine(name)) => Length::Machine(self.parts.last()?.place.field(name).path),
+            Some(schema::Length::Field(name)) => match self.length(name) {
+                Some((_, Value::At(step))) => Length::Step(step),
+                Some((of, Value::Absent)) => Length::Absent(of.field(name).path),
+                Some((_, Value::Unclear)) | None => {
+                    self.layout.relied.counts.insert(shared_name(&place.path));
+                    return None;
+                }
+            },
+        };
+        if let Length::Step(step) = length {
+            let here = self.layout.steps.len();
+            self.layout.lengths.insert(step, here);
+            if let Some(Step::Item { item, .. }) = self.layout.steps.get(step) {
+                most = most.min(item.highest().saturating_mul(factor));
+            }
+        }
+        Some(Bound { length, factor, most })
+    }
+
+    /// Where the length called `name` is: a field of the innermost struct or subsection that has one, with the place of that.
+    fn length(&self, name: &str) -> Option<(&Place, Value)> {
+        let mut parts = self.parts.iter().rev();
+        let mut found = None;
+        loop {
+            let part = parts.next()?;
+            if let Some(length) = part.lengths.get(name) {
+                // Which of two is meant, nobody can tell.
+                found = Some(match found {
+                    None => (&part.place, *length),
+                    Some((place, _)) => (place, Value::Unclear),
+                });
+            }
+            if !part.is_subsection {
+                return found;
+            }
+        }
+    }
+
     fn kind(&mut self, kind: &Kind, place: &Place) -> Result<(), TooLarge> {
+        self.counted_kind(kind, None, place)
+    }
+
+    /// What the bytes are, of as many elements as `bound` says.
+    fn counted_kind(&mut self, kind: &Kind, bound: Option<Bound>, place: &Place) -> Result<(), TooLarge> {
         if let Some(item) = Item::of(kind) {
             return self.item(item, place);
         }
         match kind {
-            Kind::Struct(nested) | Kind::Temporary(nested) => self.description(nested, nested.version, place),
+            Kind::Struct(nested) | Kind::Temporary(nested) => self.structure(nested, nested.version, place),
             Kind::StructAt(nested, version) => self.struct_at(nested, *version, place),
             Kind::Array(element, count) => self.array(element, *count, place),
             Kind::CountedArray(element) => {
-                self.counted(Framing::Count, place, |builder, inside| builder.kind(element, inside))
+                self.counted(Framing::Count, bound, place, |builder, inside| builder.kind(element, inside))
             }
             Kind::CountedBuffer => {
-                self.counted(Framing::Count, place, |builder, inside| builder.item(Item::raw_byte(), inside))
+                self.counted(Framing::Count, bound, place, |builder, inside| builder.item(Item::raw_byte(), inside))
             }
             Kind::CountedBitmap => {
-                self.counted(Framing::Bits, place, |builder, inside| builder.item(Item::words(1), inside))
+                self.counted(Framing::Bits, bound, place, |builder, inside| builder.item(Item::words(1), inside))
             }
-            Kind::List(element) => self.counted(Framing::List, place, |builder, inside| builder.kind(element, inside)),
-            Kind::Map(key, value) => self.counted(Framing::Map, place, |builder, inside| {
-                builder.kind(key, &inside.field("key"))?;
-                builder.kind(value, inside)
-            }),
+            Kind::List(element) => {
+                self.counted(Framing::List, bound, place, |builder, inside| builder.kind(element, inside))
+            }
+            Kind::Map(key, value) => {
+                self.layout.relied.orders.insert(shared_name(&place.path));
+                self.counted(Framing::Map, bound, place, |builder, inside| {
+                    builder.kind(key, &Place { in_key: true, ..inside.field("key") })?;
+                    builder.kind(value, inside)
+                })
+            }
             Kind::Nullable(inner) => {
                 let null = self.subject(Subject::Null(place.path.to_string()), place);
                 let jump = self.push(Step::Pointer { null, path: place.path.clone(), end: 0 })?;
@@ -282,7 +462,7 @@ impl Builder<'_> {
         if let (Some(reason), true) = (reason, self.sent.is_some()) {
             self.push(Step::Refuse { path: place.path.clone(), reason })?;
         }
-        self.description(nested, version, place)
+        self.structure(nested, version, place)
     }
 
     fn array(&mut self, element: &Kind, count: usize, place: &Place) -> Result<(), TooLarge> {
@@ -298,24 +478,26 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn item(&mut self, item: Item, place: &Place) -> Result<(), TooLarge> {
+    fn item(&mut self, mut item: Item, place: &Place) -> Result<(), TooLarge> {
         if item.bytes == 0 {
             return Ok(());
         }
         self.budget.spend(item.cost())?;
+        item.in_key = place.in_key;
         self.push(Step::Item { item, path: place.path.clone() }).map(drop)
     }
 
     fn counted(
         &mut self,
         framing: Framing,
+        bound: Option<Bound>,
         place: &Place,
         body: impl FnOnce(&mut Self, &Place) -> Result<(), TooLarge>,
     ) -> Result<(), TooLarge> {
         self.budget.step(place.path.len() + place.scope.len())?;
         let inside = place.counted();
         let elements = self.subject(Subject::Elements(place.path.to_string()), place);
-        let head = self.push(Step::Loop { elements, framing, path: place.path.clone(), end: 0 })?;
+        let head = self.push(Step::Loop { elements, framing, bound, path: place.path.clone(), end: 0 })?;
         body(self, &inside)?;
         self.push(Step::LoopEnd { head, depth: inside.depth, path: place.path.clone() })?;
         self.land(head);

@@ -12,10 +12,12 @@
 mod assumption;
 mod budget;
 mod build;
+mod counts;
 mod item;
 mod layout;
 mod product;
 mod registry;
+mod reliance;
 mod remedy;
 mod sentence;
 mod state;

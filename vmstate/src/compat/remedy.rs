@@ -21,6 +21,13 @@ pub(super) fn of(reason: &Reason, direction: Direction) -> &'static str {
             "keep the order and the wire type; new fields go into a subsection, removed ones become Unused"
         }
         (Reason::OtherCount, _) => "keep length and elements as they were; send more in a subsection",
+        (Reason::OtherLength, _) => "go on counting the elements by the same field",
+        (Reason::LengthNotSent, _) => "give the array the `since` or `exists` of its length",
+        (Reason::TooMany { .. }, OldToNew) => "keep `max`, and an array's room, as large as they were",
+        (Reason::TooMany { .. }, NewToOld) => {
+            "send more elements than the old release takes in a subsection that is sent only when needed"
+        }
+        (Reason::OtherOrder, _) => "keep the type of the key",
         (Reason::OtherCodec, _) => "keep the codec and the name of its type",
         (Reason::UnknownSubsection, OldToNew) => "keep the subsection, if only to read it",
         (Reason::UnknownSubsection, NewToOld) => "send it only when needed, and never for a machine of the old release",

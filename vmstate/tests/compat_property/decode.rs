@@ -141,9 +141,11 @@ impl<'a> Loader<'a> {
                 self.numbers.entry(field.clone()).or_default().push(number);
             }
             let is_alike = match (&integer.limit, &origin.limit) {
-                (Some(Limit::Equal), Some(Limit::Equal)) | (Some(Limit::AtMostCurrent), Some(Limit::AtMostCurrent)) => {
-                    true
+                (Some(Limit::Equal), Some(Limit::Equal)) => true,
+                (Some(Limit::AtMostCurrent), Some(Limit::AtMostCurrent)) if number < 0 => {
+                    return Err(format!("{number} of {field} is below 0"));
                 }
+                (Some(Limit::AtMostCurrent), Some(Limit::AtMostCurrent)) => true,
                 (Some(Limit::AtMostCurrent), Some(Limit::Equal)) if !integer.signed => true,
                 (Some(Limit::Equal | Limit::AtMostCurrent), _) => self.outcomes.holds("alike", &field),
                 _ => true,

@@ -114,7 +114,7 @@ impl Encoder {
 
     fn integer(&mut self, integer: Integer, place: &Place) {
         self.items += 1;
-        let value = self.outcomes.values(&place.path).find(|value| integer.takes(integer.repeated(*value)));
+        let value = self.outcomes.values(&place.path).find(|value| integer.sends(integer.repeated(*value)));
         let Some(value) = value else {
             self.is_possible = false;
             return;

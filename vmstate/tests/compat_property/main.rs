@@ -100,6 +100,7 @@ fn words(verdict: &Verdict) -> Vec<&'static str> {
                 Subject::Subsection(_) => "subsection",
                 Subject::Section(_) => "section",
                 Subject::Elements(_) => "elements",
+                Subject::Count { .. } => "count",
                 Subject::Null(_) => "null",
                 Subject::Value { .. } => "value",
                 Subject::Configuration(_) => "configuration",

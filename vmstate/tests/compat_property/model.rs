@@ -127,6 +127,11 @@ impl Integer {
         if self.signed && number >> (8 * self.width - 1) == 1 { number - (1 << (8 * self.width)) } else { number }
     }
 
+    /// True if a writer may have the number: none that saves an `at_most_current` field has one below 0.
+    pub(crate) fn sends(&self, number: i128) -> bool {
+        self.takes(number) && (self.limit != Some(Limit::AtMostCurrent) || number >= 0)
+    }
+
     /// True if the limit does not refuse the number; a machine's configuration never does.
     pub(crate) fn takes(&self, number: i128) -> bool {
         match &self.limit {
@@ -187,6 +192,8 @@ pub(crate) fn predicted(verdict: &Verdict, outcomes: Outcomes, numbers: &[&Numbe
         // One section is asked about, which is sent.
         Subject::Section(_) => true,
         Subject::Elements(path) => outcomes.count(path) > 0,
+        // No field of the model has a `Count` yet.
+        Subject::Count { .. } => true,
         Subject::Null(path) => outcomes.holds("null", path),
         Subject::Configuration(field) => outcomes.holds("alike", field),
         Subject::Value { field, taken, refused } => {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{MACHINE, Schema};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Description, Field, Kind, Limit, Presence, Shared};
+use crate::schema::{Count, Description, Field, Kind, Length, Limit, Presence, Shared};
 
 /// Longest text in bytes; QEMU's dump of all devices of an x86 build has a few million.
 const MAX_TEXT: usize = 16 << 20;
@@ -73,16 +73,25 @@ fn description(value: &Value, depth: usize) -> Result<Description> {
         return malformed(format!("more than {MAX_DEPTH} descriptions inside one another"));
     }
     let of = object(value)?;
-    only(of, &["name", "version_id", "minimum_version_id", "Fields", "Subsections"])?;
+    only(of, &["name", "version_id", "minimum_version_id", "hooks", "Fields", "Subsections"])?;
     let fields = list(of, "Fields", |value| field(value, depth))?;
     let subsections = list(of, "Subsections", |value| description(value, depth + 1))?;
     let (newest, oldest) = (version(of, "version_id")?, version(of, "minimum_version_id")?);
-    Ok(Description::new(text(of, "name")?.into(), newest, oldest, fields.into(), subsections.into()))
+    let hooks = match of.contains_key("hooks") {
+        true => Some(list(of, "hooks", hook)?.into()),
+        false => None,
+    };
+    let (name, fields, subsections) = (text(of, "name")?.into(), fields.into(), subsections.into());
+    Ok(Description::with_hooks(name, newest, oldest, fields, subsections, hooks))
+}
+
+fn hook(value: &Value) -> Result<Shared<str>> {
+    value.as_str().map_or_else(|| malformed("a string expected".into()), |hook| Ok(hook.into()))
 }
 
 fn field(value: &Value, depth: usize) -> Result<Field> {
     let of = object(value)?;
-    only(of, &[&["field", "version_id", "field_exists", "exists"][..], KIND].concat())?;
+    only(of, &[&["field", "version_id", "field_exists", "exists", "count", "conversion"][..], KIND].concat())?;
     let name = text(of, "field")?;
     let since = version(of, "version_id")?;
     let presence = match need(of, "field_exists")?.as_bool() {
@@ -95,7 +104,27 @@ fn field(value: &Value, depth: usize) -> Result<Field> {
         true => repeated(of, Kind::Unused(number(of, "size")?))?,
         false => kind(of, depth)?,
     };
-    Ok(Field::new(name.into(), kind, presence))
+    let count = if of.contains_key("count") { Some(inside("count", of, count)?) } else { None };
+    let conversion = if of.contains_key("conversion") { Some(text(of, "conversion")?.into()) } else { None };
+    Ok(Field { count, conversion, ..Field::new(name.into(), kind, presence) })
+}
+
+fn count(value: &Value) -> Result<Count> {
+    let of = object(value)?;
+    only(of, &["length", "configuration", "factor", "most", "room"])?;
+    let length = match (of.contains_key("length"), of.contains_key("configuration")) {
+        (true, true) => return malformed("\"length\" does not go with \"configuration\"".into()),
+        (true, _) => Some(Length::Field(text(of, "length")?.into())),
+        (_, true) => Some(Length::Machine(text(of, "configuration")?.into())),
+        _ => None,
+    };
+    let factor = if of.contains_key("factor") { number(of, "factor")? } else { 1 };
+    let by_room = match of.get("room").map(Value::as_bool) {
+        None => false,
+        Some(Some(by_room)) => by_room,
+        Some(None) => return wrong("room", "true or false"),
+    };
+    Ok(Count::new(length, factor, number(of, "most")?, by_room))
 }
 
 /// Keys that say what the bytes are.

@@ -4,7 +4,7 @@ use serde_json::{Map, Number, Value};
 
 use super::read::{AT_MOST_CURRENT, EQUAL, FIRST, LAST, NOT_ZERO, OPAQUE};
 use super::{MACHINE, Schema};
-use crate::schema::{Description, Field, Kind, Limit, Presence};
+use crate::schema::{Count, Description, Field, Kind, Length, Limit, Presence};
 
 impl Schema {
     /// The JSON text, with a newline at its end.
@@ -54,6 +54,9 @@ fn description(of: &Description) -> Map<String, Value> {
     let mut object = Map::new();
     object.insert("name".into(), (*of.name).into());
     put_versions(of, &mut object);
+    if let Some(hooks) = &of.hooks {
+        object.insert("hooks".into(), hooks.iter().map(|hook| &**hook).collect());
+    }
     if !of.fields.is_empty() {
         object.insert("Fields".into(), of.fields.iter().map(field).collect());
     }
@@ -75,6 +78,29 @@ fn field(of: &Field) -> Map<String, Value> {
     put_kind(&of.kind, &mut object);
     if let Some(predicate) = predicate.filter(|name| !name.is_empty()) {
         object.insert("exists".into(), predicate.into());
+    }
+    if let Some(count) = &of.count {
+        object.insert("count".into(), counted(count).into());
+    }
+    if let Some(conversion) = &of.conversion {
+        object.insert("conversion".into(), (**conversion).into());
+    }
+    object
+}
+
+fn counted(count: &Count) -> Map<String, Value> {
+    let mut object = Map::new();
+    match &count.length {
+        None => {}
+        Some(Length::Field(name)) => drop(object.insert("length".into(), (**name).into())),
+        Some(Length::Machine(name)) => drop(object.insert("configuration".into(), (**name).into())),
+    }
+    if count.factor != 1 {
+        object.insert("factor".into(), count.factor.into());
+    }
+    object.insert("most".into(), count.most.into());
+    if count.by_room {
+        object.insert("room".into(), true.into());
     }
     object
 }
