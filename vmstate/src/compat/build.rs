@@ -125,13 +125,19 @@ struct Part {
     lengths: BTreeMap<String, Value>,
 }
 
-/// Where the value of a length is.
-#[derive(Clone, Copy, Default)]
-enum Value {
+/// The value of a length.
+#[derive(Clone, Copy)]
+struct Value {
+    at: At,
+    /// No value of the field is above.
+    highest: u64,
+}
+
+#[derive(Clone, Copy)]
+enum At {
     /// In no stream of this version.
-    #[default]
     Absent,
-    At(usize),
+    Step(usize),
     /// Several fields bear its name.
     Unclear,
 }
@@ -155,6 +161,9 @@ impl Builder<'_> {
             self.layout.last_use.insert(subject, at);
         }
         self.layout.steps.push(step);
+        // The section itself is the first part.
+        let is_nested = self.parts.len() > 1 && self.parts.last().is_some_and(|part| !part.is_subsection);
+        self.layout.nested.push(is_nested);
         Ok(at)
     }
 
@@ -206,7 +215,15 @@ impl Builder<'_> {
         let mut lengths = Vec::new();
         collect_lengths(description, &mut lengths, self.budget)?;
         lengths.retain(|name| description.fields.iter().any(|field| *field.name == **name));
-        let lengths = lengths.into_iter().map(|name| (name.to_owned(), Value::Absent)).collect();
+        let lengths = lengths.into_iter().map(|name| {
+            let is_called_so = |field: &&Field| *field.name == *name && field.kind != Kind::Check;
+            let mut fields = description.fields.iter().filter(is_called_so);
+            let item = fields.next().and_then(|field| Item::of(&field.kind));
+            let highest = item.map_or(u64::MAX, |item| item.highest());
+            let at = if fields.next().is_none() { At::Absent } else { At::Unclear };
+            (name.to_owned(), Value { at, highest })
+        });
+        let lengths = lengths.collect();
         self.parts.push(Part { place: place.clone(), is_subsection, lengths });
         let built = self.description(description, version, place);
         self.parts.pop();
@@ -294,13 +311,11 @@ impl Builder<'_> {
         self.presence(of, field, version, place)?;
         let is_value = |step: &Step| matches!(step, Step::Item { .. } | Step::Custom { .. });
         let length = self.parts.last_mut().and_then(|part| part.lengths.get_mut(&*field.name));
-        if let (Some(length), true) = (length, field.kind != Kind::Check) {
+        if let Some(length) = length {
             let value = self.layout.steps.iter().skip(before).position(is_value);
-            *length = match (&length, value) {
-                (Value::Absent, Some(index)) => Value::At(before + index),
-                (Value::Absent, None) => Value::Absent,
-                _ => Value::Unclear,
-            };
+            if let (At::Absent, Some(index)) = (length.at, value) {
+                length.at = At::Step(before + index);
+            }
         }
         Ok(())
     }
@@ -351,30 +366,28 @@ impl Builder<'_> {
 
     /// What `count` says, if it is known where the length is.
     fn bound(&mut self, count: &Count, place: &Place) -> Option<Bound> {
-        let (factor, mut most) = (count.factor as u64, count.most as u64);
+        let (factor, most) = (count.factor as u64, count.most as u64);
         if count.by_room {
-            self.layout.relied.configuration.insert(format!("the room of {}", shared_name(&place.path)));
+            self.layout.relied.configuration.insert(format!("room of {}", shared_name(&place.path)));
         }
-        let length = match &count.length {
-            None => Length::Itself,
-            Some(schema::Length::Machine(name)) => Length::Machine(self.parts.last()?.place.field(name).path),
+        let (length, highest) = match &count.length {
+            None => (Length::Itself, u64::MAX),
+            Some(schema::Length::Machine(name)) => {
+                (Length::Machine(self.parts.last()?.place.field(name).path), u64::MAX)
+            }
             Some(schema::Length::Field(name)) => match self.length(name) {
-                Some((_, Value::At(step))) => Length::Step(step),
-                Some((of, Value::Absent)) => Length::Absent(of.field(name).path),
-                Some((_, Value::Unclear)) | None => {
+                Some((_, Value { highest, at: At::Step(step) })) => (Length::Step(step), highest),
+                Some((of, Value { highest, at: At::Absent })) => (Length::Absent(of.field(name).path), highest),
+                Some((_, Value { at: At::Unclear, .. })) | None => {
                     self.layout.relied.counts.insert(shared_name(&place.path));
                     return None;
                 }
             },
         };
         if let Length::Step(step) = length {
-            let here = self.layout.steps.len();
-            self.layout.lengths.insert(step, here);
-            if let Some(Step::Item { item, .. }) = self.layout.steps.get(step) {
-                most = most.min(item.highest().saturating_mul(factor));
-            }
+            self.layout.lengths.insert(step, self.layout.steps.len());
         }
-        Some(Bound { length, factor, most })
+        Some(Bound { length, factor, most, highest: highest.saturating_mul(factor) })
     }
 
     /// Where the length called `name` is: a field of the innermost struct or subsection that has one, with the place of that.
@@ -387,7 +400,7 @@ impl Builder<'_> {
                 // Which of two is meant, nobody can tell.
                 found = Some(match found {
                     None => (&part.place, *length),
-                    Some((place, _)) => (place, Value::Unclear),
+                    Some((place, _)) => (place, Value { at: At::Unclear, highest: u64::MAX }),
                 });
             }
             if !part.is_subsection {

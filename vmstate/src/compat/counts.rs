@@ -41,13 +41,23 @@ impl Product<'_> {
         }
         match state.decided.get(&elements) {
             None => Next::To(state.decide(elements, |_, _| {})),
-            Some(true) if theirs.most < ours.most => {
-                let most = theirs.most;
+            Some(true) if theirs.most.min(theirs.highest) < self.most_sent(state, ours, theirs) => {
+                let most = theirs.most.min(theirs.highest);
                 let subject = Subject::Count { field: written.path.to_string(), most };
                 let subject = self.subjects.borrow_mut().id(subject);
                 gate(state, subject, false, read.path, Reason::TooMany { most }, state.with(enter))
             }
             Some(_) => both_outcomes(state, elements, written, read),
+        }
+    }
+
+    /// How many elements the writer may send: as many as its length can say, if that is in the stream.
+    fn most_sent(&self, state: &State, ours: &Bound, theirs: &Bound) -> u64 {
+        match (&ours.length, &theirs.length) {
+            (Length::Step(sent), Length::Step(got)) if state.lengths.get(got) == Some(sent) => {
+                ours.most.min(ours.highest)
+            }
+            _ => ours.most,
         }
     }
 

@@ -237,11 +237,11 @@ impl Rest<'_> {
             (Taken::AtMost, Taken::AtMost) => Some(Rc::new(Values::not_negative(width, signed))),
             (Taken::Equal, Taken::AtMost) if !signed => None,
             (_, Taken::Equal) => {
-                let reason = Reason::NotTaken { taken: "the value that its machine has".into() };
+                let reason = Reason::NotConfigured { taken: "the value that its machine has".into() };
                 return Ok(Some((Subject::Configuration(field), reason)));
             }
             (_, Taken::AtMost) => {
-                let reason = Reason::NotTaken { taken: "0 up to the value that its machine has".into() };
+                let reason = Reason::NotConfigured { taken: "0 up to the value that its machine has".into() };
                 return Ok(Some((Subject::Configuration(field), reason)));
             }
             (_, Taken::These(taken)) => Some(Rc::clone(taken)),

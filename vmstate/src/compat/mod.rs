@@ -99,7 +99,7 @@ fn cross(writer: &Description, reader: &Description, version: u32, direction: Di
             return compared.unwrap_or_else(|stop| not_compared(writer, version, direction, stop));
         }
     };
-    let remedy = remedy::of(&reason, direction);
+    let remedy = remedy::of(&reason, direction, false);
     let verdict = Verdict::Breaks(Break { field: writer.name.to_string(), reason, remedy });
     Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }
@@ -123,7 +123,7 @@ fn not_compared(writer: &Description, version: u32, direction: Direction, stop: 
         Stop::TooLarge => (writer.name.to_string(), Reason::TooLarge),
         Stop::Ambiguous(field) => (field, Reason::Ambiguous),
     };
-    let remedy = remedy::of(&reason, direction);
+    let remedy = remedy::of(&reason, direction, false);
     let verdict = Verdict::NotCompared(Break { field, reason, remedy });
     Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }

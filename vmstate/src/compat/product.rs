@@ -74,7 +74,8 @@ impl<'a> Product<'a> {
     /// The verdict, and what belongs to it.
     pub(super) fn crossing(&self, direction: Direction, version: u32) -> Result<Crossing, Stop> {
         let named = |broken: Broken| {
-            let remedy = remedy::of(&broken.reason, direction);
+            let side = if broken.reason == Reason::NotSent { &self.read } else { &self.written };
+            let remedy = remedy::of(&broken.reason, direction, side.is_nested(&broken.field));
             Break { field: broken.field, reason: broken.reason, remedy }
         };
         let mut cases: Vec<(Decisions, Break)> = Vec::new();

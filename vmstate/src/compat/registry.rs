@@ -134,6 +134,6 @@ fn only_if_sent(crossing: &mut Crossing, writer: &SectionDescription<'_>) {
 }
 
 fn broken(section: &SectionDescription<'_>, direction: Direction, reason: Reason) -> Break {
-    let remedy = remedy::of(&reason, direction);
+    let remedy = remedy::of(&reason, direction, false);
     Break { field: section.name.to_owned(), reason, remedy }
 }

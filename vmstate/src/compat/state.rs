@@ -268,7 +268,7 @@ impl Product<'_> {
         let shared = match written.read_as(&read) {
             Ok(shared) => shared,
             Err(reason) => {
-                let at = if matches!(reason, Reason::NotTaken { .. }) { read_path } else { path };
+                let at = if matches!(reason, Reason::NotTaken { .. } | Reason::OtherOrder) { read_path } else { path };
                 return Ok(Next::Breaks(at.to_owned(), reason));
             }
         };
