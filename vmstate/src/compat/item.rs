@@ -135,8 +135,9 @@ impl Item {
 
     /// The highest number that it can be, as far as that fits.
     pub(super) fn highest(&self) -> u64 {
-        let highest = self.values().and_then(|values| values.ranges().last().map(|(_, last)| *last));
-        highest.map_or(u64::MAX, |highest| u64::try_from(highest.max(0)).unwrap_or(u64::MAX))
+        let Some(values) = self.values() else { return u64::MAX };
+        let highest = values.ranges().last().map_or(0, |(_, last)| (*last).max(0));
+        u64::try_from(highest).unwrap_or(u64::MAX)
     }
 
     /// What handling it costs beside one step.
