@@ -1,11 +1,12 @@
 //! From a description to its layout.
 
 use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
 
 use super::budget::{Budget, TooLarge};
 use super::item::Item;
 use super::layout::{Bound, Framing, Known, Layout, Length, Sent, Step};
+use super::lengths::{self, At, Part, Value};
+use super::place::Place;
 use super::reliance::shared_name;
 use super::subjects::{Id, Subjects};
 use super::verdict::{Reason, Subject};
@@ -70,76 +71,6 @@ fn inside(kind: &Kind, into: &mut Sent, budget: &Budget) -> Result<(), TooLarge>
         }
         _ => Ok(()),
     }
-}
-
-/// Names of the lengths that `description` and its subsections count by.
-fn collect_lengths<'d>(description: &'d Description, into: &mut Vec<&'d str>, budget: &Budget) -> Result<(), TooLarge> {
-    for field in description.fields.iter() {
-        if let Some(Count { length: Some(schema::Length::Field(name)), .. }) = &field.count {
-            budget.step(name.len())?;
-            into.push(name);
-        }
-    }
-    description.subsections.iter().try_for_each(|subsection| collect_lengths(subsection, into, budget))
-}
-
-/// Where in the description: the field's path, the array elements on the way, how many loops are around, and if it is in
-/// the key of a map.
-#[derive(Clone)]
-struct Place {
-    path: Rc<str>,
-    scope: Rc<str>,
-    depth: usize,
-    in_key: bool,
-}
-
-impl Default for Place {
-    fn default() -> Self {
-        Self { path: "".into(), scope: "".into(), depth: 0, in_key: false }
-    }
-}
-
-impl Place {
-    fn field(&self, name: &str) -> Self {
-        let path = if self.path.is_empty() { name.into() } else { format!("{}.{name}", self.path).into() };
-        Self { path, ..self.clone() }
-    }
-
-    fn element(&self, index: usize) -> Self {
-        let inside = |of: &str| format!("{of}[{index}]").into();
-        Self { path: inside(&self.path), scope: inside(&self.scope), ..self.clone() }
-    }
-
-    /// A loop's name is not in the scope: it may be another on the other side.
-    fn counted(&self) -> Self {
-        let inside = |of: &str| format!("{of}[]").into();
-        Self { path: inside(&self.path), scope: inside(&self.scope), depth: self.depth + 1, ..self.clone() }
-    }
-}
-
-/// A struct or subsection that is being built, and where its lengths are.
-struct Part {
-    place: Place,
-    is_subsection: bool,
-    /// Fields that are lengths, by name.
-    lengths: BTreeMap<String, Value>,
-}
-
-/// The value of a length.
-#[derive(Clone, Copy)]
-struct Value {
-    at: At,
-    /// No value of the field is above.
-    highest: u64,
-}
-
-#[derive(Clone, Copy)]
-enum At {
-    /// In no stream of this version.
-    Absent,
-    Step(usize),
-    /// Several fields bear its name.
-    Unclear,
 }
 
 struct Builder<'a> {
@@ -212,19 +143,7 @@ impl Builder<'_> {
         place: &Place,
         is_subsection: bool,
     ) -> Result<(), TooLarge> {
-        let mut lengths = Vec::new();
-        collect_lengths(description, &mut lengths, self.budget)?;
-        lengths.retain(|name| description.fields.iter().any(|field| *field.name == **name));
-        let lengths = lengths.into_iter().map(|name| {
-            let is_called_so = |field: &&Field| *field.name == *name && field.kind != Kind::Check;
-            let mut fields = description.fields.iter().filter(is_called_so);
-            let item = fields.next().and_then(|field| Item::of(&field.kind));
-            let highest = item.map_or(u64::MAX, |item| item.highest());
-            let at = if fields.next().is_none() { At::Absent } else { At::Unclear };
-            (name.to_owned(), Value { at, highest })
-        });
-        let lengths = lengths.collect();
-        self.parts.push(Part { place: place.clone(), is_subsection, lengths });
+        self.parts.push(Part::new(description, place, is_subsection, self.budget)?);
         let built = self.description(description, version, place);
         self.parts.pop();
         built
@@ -375,7 +294,7 @@ impl Builder<'_> {
             Some(schema::Length::Machine(name)) => {
                 (Length::Machine(self.parts.last()?.place.field(name).path), u64::MAX)
             }
-            Some(schema::Length::Field(name)) => match self.length(name) {
+            Some(schema::Length::Field(name)) => match lengths::find(&self.parts, name) {
                 Some((_, Value { highest, at: At::Step(step) })) => (Length::Step(step), highest),
                 Some((of, Value { highest, at: At::Absent })) => (Length::Absent(of.field(name).path), highest),
                 Some((_, Value { at: At::Unclear, .. })) | None => {
@@ -388,25 +307,6 @@ impl Builder<'_> {
             self.layout.lengths.insert(step, self.layout.steps.len());
         }
         Some(Bound { length, factor, most, highest: highest.saturating_mul(factor) })
-    }
-
-    /// Where the length called `name` is: a field of the innermost struct or subsection that has one, with the place of that.
-    fn length(&self, name: &str) -> Option<(&Place, Value)> {
-        let mut parts = self.parts.iter().rev();
-        let mut found = None;
-        loop {
-            let part = parts.next()?;
-            if let Some(length) = part.lengths.get(name) {
-                // Which of two is meant, nobody can tell.
-                found = Some(match found {
-                    None => (&part.place, *length),
-                    Some((place, _)) => (place, Value { at: At::Unclear, highest: u64::MAX }),
-                });
-            }
-            if !part.is_subsection {
-                return found;
-            }
-        }
     }
 
     fn kind(&mut self, kind: &Kind, place: &Place) -> Result<(), TooLarge> {

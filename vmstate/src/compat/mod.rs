@@ -11,6 +11,8 @@ mod build;
 mod counts;
 mod item;
 mod layout;
+mod lengths;
+mod place;
 mod product;
 mod registry;
 mod reliance;
