@@ -89,8 +89,8 @@ fn each_dependency_is_used() {
         let code: String = sources(&folder).iter().map(|file| fs::read_to_string(file).unwrap()).collect();
         for dependency in package["dependencies"].as_array().unwrap() {
             let name = dependency["rename"].as_str().or(dependency["name"].as_str()).unwrap().replace('-', "_");
-            // A derive is named by `use`, all else by a path.
-            let names = [format!("{name}::"), format!("use {name}"), format!("[{name}(")];
+            // By a path or `use`; a codec of serde's by its name in quotes.
+            let names = [format!("{name}::"), format!("use {name}"), format!("[{name}("), format!("\"{name}\"")];
             if !names.iter().any(|name| code.contains(name)) {
                 unused.push(format!("{}: {name}", package["name"]));
             }
