@@ -49,7 +49,7 @@ pub struct SourceOptions {
     /// After a commit that the destination did not confirm: how long to wait for exclusive resources that another process
     /// still holds.
     pub patience: Duration,
-    /// Part of the expected downtime that nobody measures ahead: the load at the destination above all. What
+    /// Part of the expected downtime that nobody measures ahead: the hand-over above all. What
     /// [`Machine::rehearse`] measures comes on top of it.
     pub switch_over_cost: Duration,
     /// Gives up after so many rounds.
@@ -121,6 +121,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         answered: None,
         measured: Measured::new(),
         synced: begun,
+        rehearsed: None,
         buffer: Vec::new(),
         described: save::describe(&options.machine_type),
         report: Report::default(),
@@ -149,6 +150,8 @@ struct Source<'a, 's> {
     measured: Measured,
     /// When the log was last read.
     synced: Duration,
+    /// When the pause was last rehearsed.
+    rehearsed: Option<Duration>,
     buffer: Vec<u8>,
     /// What was sent so far.
     described: SelfDescription,

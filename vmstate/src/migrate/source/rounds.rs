@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::{CHUNK, Source, refuse, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::forecast::{Chunk, SAMPLE, Standing};
+use crate::migrate::Rehearsal;
+use crate::migrate::forecast::{Chunk, Guest, Rehearsed, SAMPLE, Standing};
 use crate::migrate::policy::{self, Verdict};
 use crate::migrate::protocol::ping;
 use crate::migrate::report::Round;
-use crate::migrate::save;
+use crate::migrate::save::{self, Turn};
 use crate::migrate::wire::Patience;
 use crate::ram::PageCount;
 use crate::stream::{Command, Element, Reply};
@@ -21,6 +22,15 @@ const LONE_PROBES: u32 = 4;
 /// A source whose channel takes nothing looks so often whether an answer has come: a fiftieth of the time over which the
 /// speed of the wire is measured.
 const LISTEN: Duration = Duration::from_millis(5);
+/// A rehearsal makes the guest stand for some milliseconds, so there is not one after each short round.
+const BETWEEN_REHEARSALS: Duration = Duration::from_secs(1);
+/// The pages that a rehearsal sends take about this part of the downtime limit while the guest runs, and less while it
+/// stands: enough to tell the speed, and little for the guest.
+const REHEARSED_PART: u32 = 16;
+/// And at most so many bytes: some milliseconds of a fast wire.
+const REHEARSED_BYTES: u64 = 4 << 20;
+/// The guest stands no longer than this for an answer that is late.
+const REHEARSED_WAIT: Duration = Duration::from_millis(50);
 
 impl Source<'_, '_> {
     /// Sends what was dirty when the round began; true if what is left fits into the downtime.
@@ -32,7 +42,7 @@ impl Source<'_, '_> {
             self.report.setup = self.clock.now().saturating_sub(self.begun);
             // The destination is awake, and nothing is on the way: these answers take a round trip and no more.
             for _ in 0..LONE_PROBES {
-                self.probe(self.clock.now(), PageCount::default())?;
+                self.probe(self.clock.now(), PageCount::default(), Guest::Running)?;
                 self.hear_all()?;
             }
             // A log that clears late reports everything once, so that there is something to clear.
@@ -40,12 +50,33 @@ impl Source<'_, '_> {
             self.synced = self.clock.now();
             self.measured.round_begins(self.ram.pending_pages(), self.ram.look(SAMPLE)?, self.ram.sent());
         }
-        let mut round = self.round()?;
-        // Before the log is read, so that what the guest writes meanwhile is among the pending pages.
+        let round = self.round()?;
+        // Both before the log is read, so that what the guest writes meanwhile is among the pending pages.
         let control = self.control;
-        if let Some(took) = self.machine.rehearse(&|| !control.is_cancelled())? {
-            self.measured.rehearsed(took);
+        let takes = self.machine.prepare(&|| !control.is_cancelled())?;
+        self.measured.prepared(takes);
+        let due = self.rehearsed.is_none_or(|when| self.clock.now().saturating_sub(when) >= BETWEEN_REHEARSALS);
+        match if due { self.machine.rehearse()? } else { None } {
+            None => self.round_over(round)?,
+            Some(rehearsal) => {
+                self.rehearsed = Some(self.clock.now());
+                let measured = self.round_over(round).and_then(|()| self.rehearse(rehearsal));
+                self.machine.resume()?;
+                // It has written nothing until now.
+                self.synced = self.clock.now();
+                measured?;
+                self.hear_all()?;
+            }
         }
+        match self.foretell() {
+            Verdict::Iterate => Ok(false),
+            Verdict::SwitchOver => Ok(true),
+            Verdict::GiveUp(reason) => Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}"))),
+        }
+    }
+
+    /// Reads the log, and takes in what the guest has written since it was last read.
+    fn round_over(&mut self, mut round: Round) -> Result<()> {
         let reading = self.clock.now();
         round.dirtied = self.ram.sync()?;
         let read = self.clock.now();
@@ -56,21 +87,34 @@ impl Source<'_, '_> {
         self.report.rounds.push(round);
         let dirty_pages_per_second = whole(round.dirtied as f64 / lasted.as_secs_f64());
         self.control.publish(|progress| progress.dirty_pages_per_second = dirty_pages_per_second);
-        match self.foretell() {
-            Verdict::Iterate => Ok(false),
-            Verdict::SwitchOver => Ok(true),
-            Verdict::GiveUp(reason) => Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}"))),
+        Ok(())
+    }
+
+    /// While the guest stands: saves the sections, and sends pages of the next round, as the pause will.
+    fn rehearse(&mut self, machine: Rehearsal) -> Result<()> {
+        let begun = self.clock.now();
+        let (mut devices, mut described) = (Vec::new(), save::describe(&self.options.machine_type));
+        save::put_devices(&mut devices, self.sections, Turn::Last, &mut described)?;
+        let save = self.clock.now().saturating_sub(begun);
+        self.measured.rehearsed(Rehearsed { machine, save, bytes: devices.len() as f64 });
+        let speed = self.measured.wire.bytes_per_second().unwrap_or_default();
+        let wanted = speed * (self.control.downtime_limit() / REHEARSED_PART).as_secs_f64();
+        let wanted = usize::try_from(whole(wanted).min(REHEARSED_BYTES)).unwrap_or(CHUNK);
+        self.send_pages(wanted, Guest::Standing)?;
+        let until = self.clock.now().saturating_add(REHEARSED_WAIT);
+        while self.measured.wire.unanswered() > 0 {
+            let Some(reply) = self.wire.poll_until(until, Reply::read)? else { break };
+            self.hear(reply)?;
         }
+        Ok(())
     }
 
     fn round(&mut self) -> Result<Round> {
         let (begun, bytes, pages) = (self.clock.now(), self.wire.sent(), self.ram.sent());
         self.control.publish(|progress| progress.rounds += 1);
         loop {
-            let wanted = self.chunk();
-            let (begun, sent) = (self.clock.now(), self.ram.sent());
-            let over = save::put_ram_part(&mut self.buffer, &mut self.ram, wanted)?;
-            let bytes = self.probe(begun, self.ram.sent().since(sent))?;
+            let begun = self.clock.now();
+            let (bytes, over) = self.send_pages(self.chunk(), Guest::Running)?;
             self.pace(bytes, begun)?;
             self.foretell();
             if over {
@@ -91,12 +135,20 @@ impl Source<'_, '_> {
         usize::try_from(limit.min(speed) / u64::from(CHUNKS_PER_SECOND)).map_or(CHUNK, |bytes| bytes.min(CHUNK))
     }
 
+    /// Sends a chunk of about `wanted` bytes of pending pages, and a probe. Returns its bytes, and whether no page is left.
+    fn send_pages(&mut self, wanted: usize, guest: Guest) -> Result<(u64, bool)> {
+        let (begun, sent) = (self.clock.now(), self.ram.sent());
+        let over = save::put_ram_part(&mut self.buffer, &mut self.ram, wanted)?;
+        let bytes = self.probe(begun, self.ram.sent().since(sent), guest)?;
+        Ok((bytes, over))
+    }
+
     /// Sends the buffer, which holds `pages`, and a probe behind it; hears answers meanwhile. Returns how many bytes
     /// that was.
-    fn probe(&mut self, begun: Duration, pages: PageCount) -> Result<u64> {
+    fn probe(&mut self, begun: Duration, pages: PageCount, guest: Guest) -> Result<u64> {
         let bytes = self.buffer.len() as u64;
         Element::Command(Command::Ping(ping::ROUND)).write(&mut self.buffer);
-        self.measured.wire.sent(Chunk { begun, bytes, pages });
+        self.measured.wire.sent(Chunk { begun, bytes, pages, guest });
         let buffer = std::mem::take(&mut self.buffer);
         let (mut rest, mut took_some) = (buffer.as_slice(), self.clock.now());
         while !rest.is_empty() {
