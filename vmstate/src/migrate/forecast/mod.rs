@@ -55,8 +55,12 @@ impl Rehearsed {
 
     /// To load the sections takes the destination about as long as it takes to save them.
     fn cost(&self) -> Duration {
-        self.machine.stop.saturating_add(self.machine.load).saturating_add(self.save.saturating_mul(2))
+        sum([self.machine.stop, self.machine.load, self.save, self.save])
     }
+}
+
+fn sum<const N: usize>(times: [Duration; N]) -> Duration {
+    times.into_iter().fold(Duration::ZERO, Duration::saturating_add)
 }
 
 fn mean(a: Duration, b: Duration) -> Duration {
@@ -128,9 +132,7 @@ impl Measured {
             round_trip: self.wire.round_trip(),
             // Without a rehearsal the stop is a part of the given cost; which part nobody has measured.
             stopping: self.rehearsed.map_or(switch_over_cost, |rehearsed| rehearsed.machine.stop),
-            switch_over_cost: [self.prepared.unwrap_or_default(), rehearsed.cost(), self.sync]
-                .into_iter()
-                .fold(switch_over_cost, Duration::saturating_add),
+            switch_over_cost: sum([switch_over_cost, self.prepared.unwrap_or_default(), rehearsed.cost(), self.sync]),
             elapsed,
             rounds,
         }

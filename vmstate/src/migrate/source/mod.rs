@@ -1,6 +1,7 @@
 //! The source: sends a running guest, and is left with either the guest running here or the destination's word that it
 //! runs there. A blocking driver: what to do next is decided by [`SourceProtocol`], the phases are drawn in `phase.rs`.
 
+mod rehearsal;
 mod rounds;
 mod switch_over;
 
@@ -150,7 +151,7 @@ struct Source<'a, 's> {
     measured: Measured,
     /// When the log was last read.
     synced: Duration,
-    /// When the pause was last rehearsed.
+    /// When the pause was last rehearsed after a round.
     rehearsed: Option<Duration>,
     buffer: Vec<u8>,
     /// What was sent so far.

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use super::{CHUNK, Source, refuse, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::Rehearsal;
-use crate::migrate::forecast::{Chunk, Guest, Rehearsed, SAMPLE, Standing};
+use crate::migrate::forecast::{Chunk, Guest, SAMPLE, Standing};
 use crate::migrate::policy::{self, Verdict};
 use crate::migrate::protocol::ping;
 use crate::migrate::report::Round;
-use crate::migrate::save::{self, Turn};
+use crate::migrate::save;
 use crate::migrate::wire::Patience;
 use crate::ram::PageCount;
 use crate::stream::{Command, Element, Reply};
@@ -22,16 +21,6 @@ const LONE_PROBES: u32 = 4;
 /// A source whose channel takes nothing looks so often whether an answer has come: a fiftieth of the time over which the
 /// speed of the wire is measured.
 const LISTEN: Duration = Duration::from_millis(5);
-/// A rehearsal makes the guest stand for some milliseconds, so there is not one after each short round.
-const BETWEEN_REHEARSALS: Duration = Duration::from_secs(1);
-/// The pages that a rehearsal sends take about this part of the downtime limit while the guest runs, and less while it
-/// stands: enough to tell the speed, and little for the guest.
-const REHEARSED_PART: u32 = 16;
-/// And at most so many bytes: some milliseconds of a fast wire.
-const REHEARSED_BYTES: u64 = 4 << 20;
-/// The guest stands no longer than this for an answer that is late.
-const REHEARSED_WAIT: Duration = Duration::from_millis(50);
-
 impl Source<'_, '_> {
     /// Sends what was dirty when the round began; true if what is left fits into the downtime.
     ///
@@ -45,34 +34,32 @@ impl Source<'_, '_> {
                 self.probe(self.clock.now(), PageCount::default(), Guest::Running)?;
                 self.hear_all()?;
             }
-            // A log that clears late reports everything once, so that there is something to clear.
-            self.ram.sync()?;
-            self.synced = self.clock.now();
-            self.measured.round_begins(self.ram.pending_pages(), self.ram.look(SAMPLE)?, self.ram.sent());
+            self.rehearse(Self::rounds_begin)?;
         }
         let round = self.round()?;
         // Both before the log is read, so that what the guest writes meanwhile is among the pending pages.
         let control = self.control;
         let takes = self.machine.prepare(&|| !control.is_cancelled())?;
         self.measured.prepared(takes);
-        let due = self.rehearsed.is_none_or(|when| self.clock.now().saturating_sub(when) >= BETWEEN_REHEARSALS);
-        match if due { self.machine.rehearse()? } else { None } {
-            None => self.round_over(round)?,
-            Some(rehearsal) => {
-                self.rehearsed = Some(self.clock.now());
-                let measured = self.round_over(round).and_then(|()| self.rehearse(rehearsal));
-                self.machine.resume()?;
-                // It has written nothing until now.
-                self.synced = self.clock.now();
-                measured?;
-                self.hear_all()?;
-            }
+        if self.is_rehearsal_due() {
+            self.rehearse(|source| source.round_over(round))?;
+            self.rehearsed = Some(self.clock.now());
+        } else {
+            self.round_over(round)?;
         }
         match self.foretell() {
             Verdict::Iterate => Ok(false),
             Verdict::SwitchOver => Ok(true),
             Verdict::GiveUp(reason) => Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}"))),
         }
+    }
+
+    fn rounds_begin(&mut self) -> Result<()> {
+        // A log that clears late reports everything once, so that there is something to clear.
+        self.ram.sync()?;
+        self.synced = self.clock.now();
+        self.measured.round_begins(self.ram.pending_pages(), self.ram.look(SAMPLE)?, self.ram.sent());
+        Ok(())
     }
 
     /// Reads the log, and takes in what the guest has written since it was last read.
@@ -87,25 +74,6 @@ impl Source<'_, '_> {
         self.report.rounds.push(round);
         let dirty_pages_per_second = whole(round.dirtied as f64 / lasted.as_secs_f64());
         self.control.publish(|progress| progress.dirty_pages_per_second = dirty_pages_per_second);
-        Ok(())
-    }
-
-    /// While the guest stands: saves the sections, and sends pages of the next round, as the pause will.
-    fn rehearse(&mut self, machine: Rehearsal) -> Result<()> {
-        let begun = self.clock.now();
-        let (mut devices, mut described) = (Vec::new(), save::describe(&self.options.machine_type));
-        save::put_devices(&mut devices, self.sections, Turn::Last, &mut described)?;
-        let save = self.clock.now().saturating_sub(begun);
-        self.measured.rehearsed(Rehearsed { machine, save, bytes: devices.len() as f64 });
-        let speed = self.measured.wire.bytes_per_second().unwrap_or_default();
-        let wanted = speed * (self.control.downtime_limit() / REHEARSED_PART).as_secs_f64();
-        let wanted = usize::try_from(whole(wanted).min(REHEARSED_BYTES)).unwrap_or(CHUNK);
-        self.send_pages(wanted, Guest::Standing)?;
-        let until = self.clock.now().saturating_add(REHEARSED_WAIT);
-        while self.measured.wire.unanswered() > 0 {
-            let Some(reply) = self.wire.poll_until(until, Reply::read)? else { break };
-            self.hear(reply)?;
-        }
         Ok(())
     }
 
@@ -136,7 +104,7 @@ impl Source<'_, '_> {
     }
 
     /// Sends a chunk of about `wanted` bytes of pending pages, and a probe. Returns its bytes, and whether no page is left.
-    fn send_pages(&mut self, wanted: usize, guest: Guest) -> Result<(u64, bool)> {
+    pub(super) fn send_pages(&mut self, wanted: usize, guest: Guest) -> Result<(u64, bool)> {
         let (begun, sent) = (self.clock.now(), self.ram.sent());
         let over = save::put_ram_part(&mut self.buffer, &mut self.ram, wanted)?;
         let bytes = self.probe(begun, self.ram.sent().since(sent), guest)?;
@@ -190,7 +158,7 @@ impl Source<'_, '_> {
     }
 
     /// Waits until every probe is answered.
-    fn hear_all(&mut self) -> Result<()> {
+    pub(super) fn hear_all(&mut self) -> Result<()> {
         while self.measured.wire.unanswered() > 0 {
             let deadline = self.clock.now().saturating_add(self.options.answer);
             let reply = self.await_reply(Patience::Until(deadline))?;
@@ -200,7 +168,7 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    fn hear(&mut self, reply: Reply) -> Result<()> {
+    pub(super) fn hear(&mut self, reply: Reply) -> Result<()> {
         match refuse(reply)? {
             Reply::Pong(ping::ROUND) if self.measured.wire.answered(self.clock.now()) => Ok(()),
             other => Err(unexpected(other)),
