@@ -241,8 +241,8 @@ fn a_wire_that_slows_down_after_the_verdict_lengthens_the_pause() {
     let (foretold, _) = pauses(&outcome, &control);
     let rounds: u64 = outcome.departure.report.rounds.iter().map(|round| round.bytes).sum();
     // The same again, to the byte, until the pages of the pause are on their way: behind those of the rehearsal, which
-    // take a sixteenth of the limit.
-    let rehearsed = QUIET.limit.as_secs_f64() / 16.0 * QUIET.speed;
+    // take an eighth of the limit.
+    let rehearsed = QUIET.limit.as_secs_f64() / 8.0 * QUIET.speed;
     let fault = FaultKind::Slows(QUIET.speed as u32 / 2);
     let setup = on_a_faulty_wire(QUIET, rounds as usize + rehearsed as usize + 16384, fault);
     let control = setup.source_control.clone();

@@ -16,11 +16,15 @@ use super::WINDOW;
 use super::rate::Rate;
 use crate::ram::PageCount;
 
-/// Whether the guest's vCPUs competed for the host's processors while a chunk was sent.
+/// Of which speed a chunk tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Guest {
-    Running,
-    Standing,
+pub(crate) enum Tells {
+    /// Of the one that the rounds have.
+    Rounds,
+    /// Of the one that a pause has: the guest stood.
+    Pause,
+    /// Of none: it woke up who had nothing to do.
+    Nothing,
 }
 
 /// In pauses little is sent: the last one or two of them tell.
@@ -35,8 +39,8 @@ pub(crate) struct Chunk {
     pub(crate) bytes: u64,
     /// The pages in it.
     pub(crate) pages: PageCount,
-    /// What the guest did meanwhile.
-    pub(crate) guest: Guest,
+    /// Of which speed it tells.
+    pub(crate) tells: Tells,
 }
 
 /// Measures the wire by the chunks sent and the answers to their probes.
@@ -77,7 +81,7 @@ impl WireSpeed {
     /// The answer to the oldest unanswered probe arrived at `at`. False if there is no such probe.
     pub(crate) fn answered(&mut self, at: Duration) -> bool {
         let Some(chunk) = self.unanswered.pop_front() else { return false };
-        let Chunk { begun, bytes, pages, guest } = chunk;
+        let Chunk { begun, bytes, pages, tells } = chunk;
         self.unanswered_bytes -= bytes;
         let whole_way = at.saturating_sub(begun);
         if bytes > 0 {
@@ -85,16 +89,16 @@ impl WireSpeed {
             let busy = at.saturating_sub(idle_until);
             // A zero page is a page of work for both sides and next to nothing on the wire: a chunk of them tells
             // how fast the two processors are.
-            let tells = pages.normal >= pages.zero;
-            match guest {
-                Guest::Standing if tells => self.paused.add(bytes as f64, busy),
-                Guest::Standing => {}
-                Guest::Running => {
+            let whole = pages.normal >= pages.zero;
+            match tells {
+                Tells::Rounds => {
                     self.any.add(bytes as f64, busy);
-                    if tells {
+                    if whole {
                         self.telling.add(bytes as f64, busy);
                     }
                 }
+                Tells::Pause if whole => self.paused.add(bytes as f64, busy),
+                Tells::Pause | Tells::Nothing => {}
             }
         }
         self.round_trip = Some(self.round_trip.map_or(whole_way, |least| least.min(whole_way)));
@@ -148,12 +152,7 @@ mod tests {
     impl Pipe {
         fn new(speed: f64, round_trip: Duration) -> Self {
             let mut measured = WireSpeed::new();
-            measured.sent(Chunk {
-                begun: Duration::ZERO,
-                bytes: 0,
-                pages: PageCount::default(),
-                guest: Guest::Running,
-            });
+            measured.sent(Chunk { begun: Duration::ZERO, bytes: 0, pages: PageCount::default(), tells: Tells::Rounds });
             assert!(measured.answered(round_trip));
             Self { speed, round_trip, free: Duration::ZERO, measured, answers: VecDeque::new() }
         }
@@ -162,7 +161,7 @@ mod tests {
         fn send(&mut self, at: Duration, bytes: u64) {
             let pages = PageCount { normal: bytes / 4104, zero: 0 };
             self.free = self.free.max(at) + Duration::from_secs_f64(bytes as f64 / self.speed);
-            self.measured.sent(Chunk { begun: at, bytes, pages, guest: Guest::Running });
+            self.measured.sent(Chunk { begun: at, bytes, pages, tells: Tells::Rounds });
             self.answers.push_back(self.free + self.round_trip);
         }
 
@@ -241,8 +240,8 @@ mod tests {
     #[test]
     fn zero_pages_tell_only_as_long_as_nothing_else_does() {
         let mut speed = WireSpeed::new();
-        let guest = Guest::Running;
-        let chunk = |begun, bytes, normal, zero| Chunk { begun, bytes, pages: PageCount { normal, zero }, guest };
+        let tells = Tells::Rounds;
+        let chunk = |begun, bytes, normal, zero| Chunk { begun, bytes, pages: PageCount { normal, zero }, tells };
         speed.sent(chunk(Duration::ZERO, 0, 0, 0));
         speed.answered(MS);
         speed.sent(chunk(MS, 9_000, 0, 1000));
@@ -259,25 +258,25 @@ mod tests {
     #[test]
     fn the_speed_of_a_pause_is_measured_apart() {
         let mut speed = WireSpeed::new();
-        let chunk = |at: u32, bytes, normal, zero, guest| Chunk {
+        let chunk = |at: u32, bytes, normal, zero, tells| Chunk {
             begun: at * MS,
             bytes,
             pages: PageCount { normal, zero },
-            guest,
+            tells,
         };
-        speed.sent(chunk(0, 0, 0, 0, Guest::Running));
+        speed.sent(chunk(0, 0, 0, 0, Tells::Rounds));
         speed.answered(MS);
-        speed.sent(chunk(1, 1_000_000, 250, 0, Guest::Running));
+        speed.sent(chunk(1, 1_000_000, 250, 0, Tells::Rounds));
         speed.answered(12 * MS);
         assert_eq!((speed.bytes_per_second(), speed.paused_bytes_per_second()), (Some(1e8), Some(1e8)));
-        speed.sent(chunk(12, 1_000_000, 250, 0, Guest::Standing));
+        speed.sent(chunk(12, 1_000_000, 250, 0, Tells::Pause));
         speed.answered(17 * MS);
         assert_eq!((speed.bytes_per_second(), speed.paused_bytes_per_second()), (Some(1e8), Some(2.5e8)));
         // Zero pages tell nothing here either; and what is two windows old has a seventh of its weight.
-        speed.sent(chunk(17, 9_000, 0, 1000, Guest::Standing));
+        speed.sent(chunk(17, 9_000, 0, 1000, Tells::Pause));
         speed.answered(20 * MS);
         assert_eq!(speed.paused_bytes_per_second(), Some(2.5e8));
-        speed.sent(chunk(20, 4_000_000, 1000, 0, Guest::Standing));
+        speed.sent(chunk(20, 4_000_000, 1000, 0, Tells::Pause));
         speed.answered(61 * MS);
         assert!((speed.paused_bytes_per_second().unwrap() / 1.03e8 - 1.0).abs() < 0.01);
     }
@@ -287,7 +286,7 @@ mod tests {
         let mut speed = WireSpeed::new();
         assert_eq!(speed.round_trip(), Duration::ZERO);
         for (begun, at) in [(0, 50), (50, 52), (60, 70)] {
-            speed.sent(Chunk { begun: begun * MS, bytes: 0, pages: PageCount::default(), guest: Guest::Running });
+            speed.sent(Chunk { begun: begun * MS, bytes: 0, pages: PageCount::default(), tells: Tells::Rounds });
             assert!(speed.answered(at * MS));
         }
         assert_eq!(speed.round_trip(), 2 * MS);

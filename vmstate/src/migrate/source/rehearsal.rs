@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{CHUNK, Source, whole};
 use crate::error::Result;
 use crate::migrate::Rehearsal;
-use crate::migrate::forecast::{Guest, Rehearsed};
+use crate::migrate::forecast::{Rehearsed, Tells};
 use crate::migrate::save::{self, Turn};
 use crate::stream::Reply;
 
@@ -15,7 +15,9 @@ use crate::stream::Reply;
 const BETWEEN: Duration = Duration::from_secs(1);
 /// The pages of a rehearsal would take about this part of the downtime limit while the guest runs, and take less while it
 /// stands: enough to tell the speed, and little for the guest.
-const PART: u32 = 16;
+const PART: u32 = 8;
+/// They go in so many chunks. The first wakes up both sides and their caches, and is not counted.
+const CHUNKS: usize = 4;
 /// And at most so many bytes: some milliseconds of a fast wire.
 const MOST_BYTES: u64 = 4 << 20;
 /// The guest stands no longer than this for an answer that is late.
@@ -44,15 +46,18 @@ impl Source<'_, '_> {
         let (mut devices, mut described) = (Vec::new(), save::describe(&self.options.machine_type));
         save::put_devices(&mut devices, self.sections, Turn::Last, &mut described)?;
         let save = self.clock.now().saturating_sub(begun);
-        self.measured.rehearsed(Rehearsed { machine, save, bytes: devices.len() as f64 });
+        self.measured.rehearsed(Rehearsed::new(machine, save, devices.len() as f64));
         // Nothing before the first round: a wire whose speed is unknown could hold the guest for long.
         let speed = self.measured.wire.bytes_per_second().unwrap_or_default();
         let wanted = whole(speed * (self.control.downtime_limit() / PART).as_secs_f64()).min(MOST_BYTES);
-        let (mut wanted, mut over) = (usize::try_from(wanted).unwrap_or(CHUNK), false);
-        while wanted > 0 && !over {
-            let part = wanted.min(CHUNK);
-            (_, over) = self.send_pages(part, Guest::Standing)?;
-            wanted -= part;
+        let chunk = usize::try_from(wanted).map_or(CHUNK, |wanted| wanted / CHUNKS);
+        if chunk > 0 {
+            let (_, mut over) = self.send_pages(chunk, Tells::Nothing)?;
+            for _ in 1..CHUNKS {
+                if !over {
+                    (_, over) = self.send_pages(chunk, Tells::Pause)?;
+                }
+            }
         }
         let until = self.clock.now().saturating_add(WAIT);
         while self.measured.wire.unanswered() > 0 {

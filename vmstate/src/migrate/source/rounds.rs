@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{CHUNK, Source, refuse, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::forecast::{Chunk, Guest, SAMPLE, Standing};
+use crate::migrate::forecast::{Chunk, SAMPLE, Standing, Tells};
 use crate::migrate::policy::{self, Verdict};
 use crate::migrate::protocol::ping;
 use crate::migrate::report::Round;
@@ -31,7 +31,7 @@ impl Source<'_, '_> {
             self.report.setup = self.clock.now().saturating_sub(self.begun);
             // The destination is awake, and nothing is on the way: these answers take a round trip and no more.
             for _ in 0..LONE_PROBES {
-                self.probe(self.clock.now(), PageCount::default(), Guest::Running)?;
+                self.probe(self.clock.now(), PageCount::default(), Tells::Rounds)?;
                 self.hear_all()?;
             }
             self.rehearse(Self::rounds_begin)?;
@@ -82,7 +82,7 @@ impl Source<'_, '_> {
         self.control.publish(|progress| progress.rounds += 1);
         loop {
             let begun = self.clock.now();
-            let (bytes, over) = self.send_pages(self.chunk(), Guest::Running)?;
+            let (bytes, over) = self.send_pages(self.chunk(), Tells::Rounds)?;
             self.pace(bytes, begun)?;
             self.foretell();
             if over {
@@ -104,19 +104,19 @@ impl Source<'_, '_> {
     }
 
     /// Sends a chunk of about `wanted` bytes of pending pages, and a probe. Returns its bytes, and whether no page is left.
-    pub(super) fn send_pages(&mut self, wanted: usize, guest: Guest) -> Result<(u64, bool)> {
+    pub(super) fn send_pages(&mut self, wanted: usize, tells: Tells) -> Result<(u64, bool)> {
         let (begun, sent) = (self.clock.now(), self.ram.sent());
         let over = save::put_ram_part(&mut self.buffer, &mut self.ram, wanted)?;
-        let bytes = self.probe(begun, self.ram.sent().since(sent), guest)?;
+        let bytes = self.probe(begun, self.ram.sent().since(sent), tells)?;
         Ok((bytes, over))
     }
 
     /// Sends the buffer, which holds `pages`, and a probe behind it; hears answers meanwhile. Returns how many bytes
     /// that was.
-    fn probe(&mut self, begun: Duration, pages: PageCount, guest: Guest) -> Result<u64> {
+    fn probe(&mut self, begun: Duration, pages: PageCount, tells: Tells) -> Result<u64> {
         let bytes = self.buffer.len() as u64;
         Element::Command(Command::Ping(ping::ROUND)).write(&mut self.buffer);
-        self.measured.wire.sent(Chunk { begun, bytes, pages, guest });
+        self.measured.wire.sent(Chunk { begun, bytes, pages, tells });
         let buffer = std::mem::take(&mut self.buffer);
         let (mut rest, mut took_some) = (buffer.as_slice(), self.clock.now());
         while !rest.is_empty() {
