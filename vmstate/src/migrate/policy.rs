@@ -29,6 +29,8 @@ pub struct Figures {
     pub stopping: Duration,
     /// To pause the guest, to save and load its devices, and to let go of it.
     pub switch_over_cost: Duration,
+    /// The least that this was in the last rehearsals: on a busy host a single one says nothing about the next.
+    pub least_switch_over_cost: Duration,
     /// Since the migration began.
     pub elapsed: Duration,
     /// Rounds done.
@@ -107,13 +109,13 @@ pub fn workable(bandwidth_limit: Option<u64>) -> Option<u64> {
 
 /// The verdict, and what it is based on.
 pub fn decide(figures: &Figures, limits: &Limits) -> (Verdict, Forecast) {
-    let fixed = fixed(figures);
+    let least = fixed(figures, figures.least_switch_over_cost);
     let downtime = downtime(figures, figures.pending_bytes, 1.0);
     let forecast = Forecast { downtime, total: total(figures, limits) };
     let verdict = if fits(figures, figures.pending_bytes, limits) {
         Verdict::SwitchOver
-    } else if fixed > limits.downtime && figures.rounds >= COLD_ROUNDS {
-        Verdict::GiveUp(Reason::FixedCost { least_downtime: fixed })
+    } else if least > limits.downtime && figures.rounds >= COLD_ROUNDS {
+        Verdict::GiveUp(Reason::FixedCost { least_downtime: least })
     } else if limits.rounds.is_some_and(|rounds| figures.rounds >= rounds) {
         Verdict::GiveUp(Reason::Rounds { expected_downtime: downtime })
     } else if limits.total.is_some_and(|total| figures.elapsed >= total) {
@@ -124,17 +126,18 @@ pub fn decide(figures: &Figures, limits: &Limits) -> (Verdict, Forecast) {
     (verdict, forecast)
 }
 
-/// The pause with no page left.
-fn fixed(figures: &Figures) -> Duration {
+/// The pause with no page left, if the switch-over costs that much.
+fn fixed(figures: &Figures, switch_over_cost: Duration) -> Duration {
     let devices = time(figures.device_bytes, figures.paused_bytes_per_second);
-    figures.switch_over_cost.saturating_add(devices).saturating_add(figures.round_trip.saturating_mul(2))
+    switch_over_cost.saturating_add(devices).saturating_add(figures.round_trip.saturating_mul(2))
 }
 
 /// The pause with `pending` bytes left when it is ordered, if these take `margin` times as long as expected. The guest
 /// writes on until it stands still.
 fn downtime(figures: &Figures, pending: f64, margin: f64) -> Duration {
     let written = figures.dirty_bytes_per_second * figures.stopping.as_secs_f64();
-    fixed(figures).saturating_add(time((pending + written) * margin, figures.paused_bytes_per_second))
+    fixed(figures, figures.switch_over_cost)
+        .saturating_add(time((pending + written) * margin, figures.paused_bytes_per_second))
 }
 
 fn fits(figures: &Figures, pending: f64, limits: &Limits) -> bool {
@@ -205,6 +208,7 @@ mod tests {
             round_trip: 2 * MS,
             stopping: Duration::ZERO,
             switch_over_cost: 5 * MS,
+            least_switch_over_cost: 5 * MS,
             elapsed: 1000 * MS,
             rounds: 3,
         };
@@ -291,6 +295,9 @@ mod tests {
         assert_eq!(verdict(&limits), Verdict::GiveUp(Reason::Total { expected_downtime }));
         limits = Limits { downtime: 9 * MS, rounds: None, total: None };
         assert_eq!(verdict(&limits), Verdict::GiveUp(Reason::FixedCost { least_downtime: 10 * MS }));
+        // A switch-over that was cheaper a moment ago may be so again.
+        let hopeful = Figures { least_switch_over_cost: 4 * MS, switch_over_cost: 500 * MS, ..figures };
+        assert_eq!(decide(&hopeful, &limits).0, Verdict::Iterate);
     }
 
     #[test]
