@@ -2,6 +2,7 @@
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::quote;
+use syn::ext::IdentExt as _;
 use syn::{Attribute, DataEnum, DeriveInput, Fields, Meta, Variant};
 
 use crate::attr::all_items;
@@ -37,10 +38,10 @@ impl<'a> Enumeration<'a> {
     /// The impl of `Wire`.
     pub(crate) fn expand(&self, krate: &TokenStream) -> TokenStream {
         let (ident, integer) = (&self.input.ident, &self.integer);
-        let name = ident.to_string();
+        let name = ident.unraw().to_string();
         let (impl_generics, ty_generics, where_clause) = self.input.generics.split_for_impl();
         let variants: Vec<_> = self.data.variants.iter().map(|variant| &variant.ident).collect();
-        let names = variants.iter().map(ToString::to_string);
+        let names = variants.iter().map(|variant| variant.unraw().to_string());
         quote! {
             #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
             #[allow(unused_qualifications)]

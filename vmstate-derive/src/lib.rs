@@ -14,6 +14,7 @@ mod expand;
 mod fallback;
 #[cfg(test)]
 mod golden;
+mod itself;
 mod shape;
 mod symbol;
 mod transparent;
@@ -32,10 +33,11 @@ use syn::{DeriveInput, parse_macro_input};
 #[proc_macro_derive(VmState, attributes(vmstate))]
 pub fn derive_vm_state(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
-    derive(&input).into()
+    derive(input).into()
 }
 
-fn derive(input: &DeriveInput) -> proc_macro2::TokenStream {
+fn derive(input: DeriveInput) -> proc_macro2::TokenStream {
+    let input = &itself::written_out(input);
     let ctxt = ctxt::Ctxt::new();
     let (shape, krate) = shape::Shape::from_input(&ctxt, input);
     match (shape, ctxt.into_errors()) {

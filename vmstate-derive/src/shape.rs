@@ -1,6 +1,6 @@
 //! What the derive is put on: a struct with a description, a transparent struct, or an enum.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{Data, DeriveInput, Path};
 
@@ -24,6 +24,9 @@ impl<'a> Shape<'a> {
     pub(crate) fn from_input(ctxt: &Ctxt, input: &'a DeriveInput) -> (Option<Self>, TokenStream) {
         let items = all_items(ctxt, &input.attrs);
         let transparent = items.iter().any(|item| item.word == symbol::TRANSPARENT);
+        if let (Data::Struct(_), Some(packed)) = (&input.data, packed(input)) {
+            ctxt.error(packed, "fields of a packed struct cannot be borrowed: derive it for a struct that is not, as a `remote` of this one");
+        }
         match &input.data {
             Data::Struct(data) if transparent => {
                 let krate = only_crate(ctxt, &items, "`transparent`: the struct is its field");
@@ -68,6 +71,15 @@ fn only_crate(ctxt: &Ctxt, items: &[Item], place: &str) -> TokenStream {
         }
     }
     crate_path(krate.get())
+}
+
+/// The `repr` that leaves fields unaligned.
+fn packed(input: &DeriveInput) -> Option<Ident> {
+    let reprs = input.attrs.iter().filter(|attr| attr.path().is_ident("repr"));
+    let words = reprs.filter_map(|attr| attr.meta.require_list().ok()).flat_map(|list| list.tokens.clone());
+    words
+        .filter_map(|word| if let TokenTree::Ident(word) = word { Some(word) } else { None })
+        .find(|word| word == "packed")
 }
 
 fn crate_path(path: Option<Spanned<Path>>) -> TokenStream {

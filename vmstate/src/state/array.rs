@@ -38,6 +38,7 @@ impl<T: Wire, const N: usize> Wire for [T; N] {
 impl<T: Wire> Wire for Box<T> {
     type Undo = T::Undo;
     const KIND: Kind = T::KIND;
+    const IS_POINTER: bool = true;
 
     fn save(&mut self, out: &mut Writer) -> Result<()> {
         (**self).save(out)
