@@ -6,6 +6,8 @@ use super::{MACHINE, Schema};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Description, Field, Kind, Limit, Presence, Shared};
 
+/// Key of the older names of a section.
+pub(super) const ALIASES: &str = "aliases";
 /// Longest text in bytes; QEMU's dump of all devices of an x86 build has a few million.
 const MAX_TEXT: usize = 16 << 20;
 /// Most structs and subsections inside one another; QEMU's have up to 5.
@@ -39,6 +41,10 @@ impl Schema {
         for (key, value) in object(&root)? {
             schema.read_entry(key, value).map_err(|error| error.in_field(key.as_str()))?;
         }
+        // A section that comes later in the text may have the name.
+        for (key, value) in object(&root)? {
+            schema.read_aliases(key, value).map_err(|error| error.in_field(key.as_str()))?;
+        }
         Ok(schema)
     }
 
@@ -52,7 +58,7 @@ impl Schema {
             self.machine = Some(text(entry, "Name")?.to_owned());
             return Ok(());
         }
-        only(entry, &["Name", "version_id", "minimum_version_id", "required", "Description"])?;
+        only(entry, &["Name", "version_id", "minimum_version_id", "required", ALIASES, "Description"])?;
         let section = inside("Description", entry, |value| description(value, 0))?;
         let versions = (version(entry, "version_id")?, version(entry, "minimum_version_id")?);
         if versions != (section.version, section.minimum_version) {
@@ -65,6 +71,15 @@ impl Schema {
         }
         self.sections.push((key.to_owned(), section));
         Ok(())
+    }
+
+    fn read_aliases(&mut self, key: &str, value: &Value) -> Result<()> {
+        let aliases = list(object(value)?, ALIASES, |name| match name.as_str() {
+            Some(name) => Ok(name.to_owned()),
+            None => malformed("a name expected".into()),
+        })?;
+        let mut aliases = aliases.into_iter();
+        aliases.try_for_each(|older| self.add_alias(key, &older)).or_else(|error| malformed(error.message().to_owned()))
     }
 }
 
