@@ -1,7 +1,7 @@
 //! `#[derive(VmState)]`: the one declaration of a device's migratable state. Use it through the `vmstate` crate.
 //!
 //! `shape` says what it is put on. A struct: parse (`attr`, `ast`) → `check` → `expand`; one that is `transparent` and an
-//! enum (`enumeration`) have no description of their own. Mistakes are collected and reported together, each at the user's token;
+//! enum (`enumeration`, with fields `variants`) have no description of their own. Mistakes are collected and reported together, each at the user's token;
 //! an impl is emitted even then, so that the rest of the user's crate is not flooded with follow-up errors.
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ mod itself;
 mod shape;
 mod symbol;
 mod transparent;
+mod variants;
 
 use proc_macro::TokenStream;
 use syn::{DeriveInput, parse_macro_input};

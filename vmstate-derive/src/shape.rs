@@ -10,6 +10,7 @@ use crate::attr::{Item, Once, Spanned, all_items};
 use crate::ctxt::Ctxt;
 use crate::enumeration::Enumeration;
 use crate::transparent::Transparent;
+use crate::variants::Variants;
 use crate::{check, expand, symbol};
 
 /// The input, read and checked.
@@ -17,6 +18,7 @@ pub(crate) enum Shape<'a> {
     Described(Box<Container<'a>>),
     Transparent(Transparent<'a>),
     Enumeration(Enumeration<'a>),
+    Variants(Variants<'a>),
 }
 
 impl<'a> Shape<'a> {
@@ -39,12 +41,16 @@ impl<'a> Shape<'a> {
                 check::check(ctxt, &container);
                 (Some(Self::Described(Box::new(container))), krate)
             }
+            Data::Enum(data) if data.variants.iter().any(|variant| !variant.fields.is_empty()) => {
+                let krate = only_crate(ctxt, &items, "an enum: it is a number and the fields of a variant");
+                (Variants::new(ctxt, input, data).map(Self::Variants), krate)
+            }
             Data::Enum(data) => {
                 let krate = only_crate(ctxt, &items, "an enum: it is an integer");
                 (Enumeration::new(ctxt, input, data).map(Self::Enumeration), krate)
             }
             Data::Union(data) => {
-                ctxt.error(data.union_token, "VmState can be derived for structs, and for enums that are integers");
+                ctxt.error(data.union_token, "VmState can be derived for structs and enums");
                 (None, crate_path(None))
             }
         }
@@ -56,6 +62,7 @@ impl<'a> Shape<'a> {
             Self::Described(container) => expand::expand(container, krate),
             Self::Transparent(transparent) => transparent.expand(krate),
             Self::Enumeration(enumeration) => enumeration.expand(krate),
+            Self::Variants(variants) => variants.expand(krate),
         }
     }
 }
