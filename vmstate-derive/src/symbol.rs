@@ -40,6 +40,9 @@ pub(crate) const VMSTATE: &str = "vmstate";
 pub(crate) const WIRE: &str = "wire";
 pub(crate) const WITH: &str = "with";
 
+/// Those whose value is a type.
+pub(crate) const TYPES: &[&str] = &[TMP, VIA, WIRE];
+
 /// What may stand on a struct.
 pub(crate) const ON_CONTAINER: &[&str] = &[
     ALIAS_ID,

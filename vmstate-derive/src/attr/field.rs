@@ -2,7 +2,7 @@
 
 use proc_macro2::Ident;
 use syn::parse::{Parse, ParseStream};
-use syn::{Attribute, Expr, ExprRange, Path, Token, Type};
+use syn::{Attribute, BinOp, Expr, ExprRange, Path, Token, Type};
 
 use super::{Once, Spanned, all_items};
 use crate::ctxt::Ctxt;
@@ -17,8 +17,22 @@ pub(crate) struct Len {
 impl Parse for Len {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         let field = input.parse()?;
-        let factor = if input.parse::<Option<Token![*]>>()?.is_some() { Some(input.parse()?) } else { None };
-        Ok(Self { field, factor })
+        let Some(times) = input.parse::<Option<Token![*]>>()? else { return Ok(Self { field, factor: None }) };
+        let factor = input.parse()?;
+        match is_factor(&factor) {
+            true => Ok(Self { field, factor: Some(factor) }),
+            false => Err(syn::Error::new(times.span, "not a product")),
+        }
+    }
+}
+
+/// True if the expression behind a `*` is a factor as a whole: `2 + 1` is not.
+fn is_factor(expr: &Expr) -> bool {
+    match expr {
+        Expr::Binary(binary) => matches!(binary.op, BinOp::Mul(_)) && is_factor(&binary.left),
+        Expr::Lit(_) | Expr::Path(_) | Expr::Paren(_) | Expr::Group(_) | Expr::Block(_) | Expr::Cast(_) => true,
+        Expr::Call(_) | Expr::MethodCall(_) | Expr::Field(_) | Expr::Index(_) | Expr::Macro(_) => true,
+        _ => false,
     }
 }
 
@@ -34,6 +48,8 @@ pub(crate) struct FieldAttrs {
     pub(crate) equal: Option<Spanned<()>>,
     pub(crate) at_most_current: Option<Spanned<()>>,
     pub(crate) len: Option<Spanned<Len>>,
+    /// True if a length, list or map was asked for, even in words that could not be read.
+    pub(crate) is_counted: bool,
     pub(crate) max: Option<Spanned<Expr>>,
     pub(crate) list: Option<Spanned<()>>,
     pub(crate) map: Option<Spanned<()>>,
@@ -74,7 +90,10 @@ impl FieldAttrs {
         let mut struct_version = Once::default();
         let mut subsection = Once::default();
         let mut unframed = Once::default();
-        for item in &all_items(ctxt, attrs) {
+        let items = all_items(ctxt, attrs);
+        let is_counted =
+            items.iter().any(|item| [symbol::LEN, symbol::LIST, symbol::MAP].iter().any(|word| item.word == word));
+        for item in &items {
             match item.word.to_string().as_str() {
                 symbol::SKIP => skip.set(ctxt, item, item.flag(ctxt)),
                 symbol::NAME => name.set(ctxt, item, item.text(ctxt)),
@@ -85,7 +104,7 @@ impl FieldAttrs {
                 symbol::RANGE => range.set(ctxt, item, item.is(ctxt, "a..=b")),
                 symbol::EQUAL => equal.set(ctxt, item, item.flag(ctxt)),
                 symbol::AT_MOST_CURRENT => at_most_current.set(ctxt, item, item.flag(ctxt)),
-                symbol::LEN => len.set(ctxt, item, item.is(ctxt, "field")),
+                symbol::LEN => len.set(ctxt, item, item.is(ctxt, "field` or `field * constant")),
                 symbol::MAX => max.set(ctxt, item, item.is(ctxt, "a number of elements")),
                 symbol::LIST => list.set(ctxt, item, item.flag(ctxt)),
                 symbol::MAP => map.set(ctxt, item, item.flag(ctxt)),
@@ -113,6 +132,7 @@ impl FieldAttrs {
             equal: equal.get(),
             at_most_current: at_most_current.get(),
             len: len.get(),
+            is_counted,
             max: max.get(),
             list: list.get(),
             map: map.get(),

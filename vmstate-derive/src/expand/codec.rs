@@ -1,6 +1,6 @@
 //! One field's bytes: for each way to make them, its kind, its save, its load and its undo.
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{Expr, ExprRange, Generics, RangeLimits, Type, TypeArray, parse_quote};
@@ -17,12 +17,13 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
         };
     }
     match &field.codec {
-        Codec::Plain => quote!(<#ty as __v::Wire>::KIND),
-        Codec::Buffer(None) => quote!(<#ty as __v::Buffer>::KIND),
+        Codec::Plain => of(field, &quote!(__v::Wire), &quote!(KIND)),
+        Codec::Whole => of(field, &quote!(__v::Wire), &quote!(WHOLE)),
+        Codec::Buffer(None) => of(field, &quote!(__v::Buffer), &quote!(KIND)),
         Codec::Buffer(Some(_)) => quote!(__v::Kind::CountedBuffer),
-        Codec::Bitmap(None) => quote!(<#ty as __v::Bitmap>::BITS),
+        Codec::Bitmap(None) => of(field, &quote!(__v::Bitmap), &quote!(BITS)),
         Codec::Bitmap(Some(_)) => quote!(__v::Kind::CountedBitmap),
-        Codec::Counted(_) => quote!(<#ty as __v::Counted>::KIND),
+        Codec::Counted(_) => of(field, &quote!(__v::Counted), &quote!(KIND)),
         Codec::Slice(range) => {
             let (first, end) = bounds(ty, range);
             quote!(__v::slice::<#ty>(#first, #end))
@@ -31,9 +32,8 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
             let (first, end) = bounds(ty, range);
             quote!(__v::buffer_slice::<#ty>(#first, #end))
         }
-        Codec::List(_) => quote!(<#ty as __v::List>::KIND),
-        Codec::Map(_) => quote!(<#ty as __v::Map>::KIND),
-        Codec::Optional => quote!(<#ty as __v::Optional>::KIND),
+        Codec::List(_) => of(field, &quote!(__v::List), &quote!(KIND)),
+        Codec::Map(_) => of(field, &quote!(__v::Map), &quote!(KIND)),
         Codec::Equal => quote!(<#ty as __v::Current>::EQUAL),
         Codec::AtMostCurrent => quote!(<#ty as __v::Current>::AT_MOST),
         Codec::Via(wire) => quote!(__v::sent_as::<#ty, #wire>()),
@@ -79,6 +79,40 @@ pub(super) fn conversion(field: &Field<'_>) -> Option<String> {
     Some(format!("{word} = {}", super::desc::text(&what)))
 }
 
+/// `item` of the field's type as a `by`, all of it at the type: the compiler says once of a type that cannot be migrated, and
+/// there, what each use of it would say.
+pub(super) fn of(field: &Field<'_>, by: &TokenStream, item: &TokenStream) -> TokenStream {
+    let ty = field.ty;
+    let place = ty.span();
+    let (ty, by, item) = (ends_at(place, ty), shown_at(place, by.clone()), shown_at(place, item.clone()));
+    quote_spanned!(place=> <#ty as #by>::#item)
+}
+
+/// The arguments of a call that is shown at `place` as a whole.
+fn in_brackets(place: Span, arguments: TokenStream) -> Group {
+    let mut group = Group::new(Delimiter::Parenthesis, arguments);
+    group.set_span(place);
+    group
+}
+
+/// The type, with the `>` of its arguments shown at `place`: an error of the whole type is shown where one of its use is.
+fn ends_at(place: Span, ty: &Type) -> TokenStream {
+    let mut tokens: Vec<_> = ty.to_token_stream().into_iter().collect();
+    if let Some(TokenTree::Punct(last)) = tokens.last_mut() {
+        last.set_span(place);
+    }
+    tokens.into_iter().collect()
+}
+
+/// The derive's own tokens, shown at `place`. For paths: a local variable at a place out of a macro would be another one.
+fn shown_at(place: Span, tokens: TokenStream) -> TokenStream {
+    let shown = tokens.into_iter().map(|mut token| {
+        token.set_span(place);
+        token
+    });
+    shown.collect()
+}
+
 /// Appends the field to `out`.
 pub(super) fn save(field: &Field<'_>) -> TokenStream {
     let Field { member, ty, name, .. } = field;
@@ -108,12 +142,13 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
             quote!(__v::within(<#ty as __v::VmState>::save_version(&mut self.#member, out, #version), #name)?;)
         }
         codec => {
-            let by = by_trait(codec);
+            let item = if matches!(codec, Codec::Whole) { quote!(save_whole) } else { quote!(save) };
+            let save = of(field, &by_trait(codec).unwrap_or_default(), &item);
             let told = told(
                 field,
                 |Length { member, name: length, factor, max }| quote!(__v::within(__v::count_to_save(self.#member, #length, #factor, #max), #name)?),
             );
-            quote!(__v::within(<#ty as #by>::save(&mut self.#member, #told out), #name)?;)
+            quote!(__v::within(#save(&mut self.#member, #told out), #name)?;)
         }
     }
 }
@@ -137,12 +172,13 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
             quote!(__v::within(<#ty as __v::VmState>::load_version(&mut self.#member, input, #version), #name)?;)
         }
         codec => {
-            let by = by_trait(codec);
+            let item = if matches!(codec, Codec::Whole) { quote!(load_whole) } else { quote!(load) };
+            let load = of(field, &by_trait(codec).unwrap_or_default(), &item);
             let told = told(
                 field,
                 |Length { member, name: length, factor, max }| quote!(__v::within(__v::count_to_load(self.#member, #length, #factor, #max, input), #name)?),
             );
-            quote!(__v::within(<#ty as #by>::load(&mut self.#member, #told input), #name)?;)
+            quote!(__v::within(#load(&mut self.#member, #told input), #name)?;)
         }
     }
 }
@@ -166,8 +202,7 @@ pub(super) fn undo_type(field: &Field<'_>) -> TokenStream {
         return temporary.to_token_stream();
     }
     match keeper(&field.codec) {
-        // At the type: a field that cannot be migrated is pointed at there.
-        Some(keeper) => quote_spanned!(ty.span()=> <#ty as #keeper>::Undo),
+        Some(keeper) => of(field, &keeper, &quote!(Undo)),
         None => ty.to_token_stream(),
     }
 }
@@ -179,21 +214,34 @@ pub(super) fn remember(field: &Field<'_>) -> TokenStream {
         return quote!(<#temporary as ::core::convert::From<&Self>>::from(self));
     }
     match keeper(&field.codec) {
-        Some(keeper) => quote!(<#ty as #keeper>::remember(&self.#member)),
+        Some(keeper) => {
+            let remember = of(field, &keeper, &quote!(remember));
+            let arguments = in_brackets(ty.span(), quote!(&self.#member));
+            quote!(#remember #arguments)
+        }
         None => quote!(<#ty as ::core::clone::Clone>::clone(&self.#member)),
     }
 }
 
 /// Puts back `kept`.
 pub(super) fn undo(field: &Field<'_>, kept: &TokenStream) -> TokenStream {
-    let Field { member, ty, .. } = field;
+    let Field { member, .. } = field;
     if let Codec::Temporary(temporary) = &field.codec {
         return quote!(__v::undo_temporary::<Self, #temporary>(self, #kept););
     }
     match keeper(&field.codec) {
-        Some(keeper) => quote!(<#ty as #keeper>::undo(&mut self.#member, #kept);),
+        Some(keeper) => {
+            let undo = of(field, &keeper, &quote!(undo));
+            let arguments = in_brackets(field.ty.span(), quote!(&mut self.#member, #kept));
+            quote!(#undo #arguments;)
+        }
         None => quote!(self.#member = #kept;),
     }
+}
+
+/// True if the bytes, or what is kept for an undo, are those of the field's own type.
+pub(crate) fn is_by_type(codec: &Codec) -> bool {
+    keeper(codec).is_some()
 }
 
 /// The struct's generics, with what its generic fields need.
@@ -226,7 +274,7 @@ pub(super) fn with_bounds(container: &Container<'_>) -> Generics {
 fn by_trait(codec: &Codec) -> Option<TokenStream> {
     match codec {
         Codec::At(_) => Some(quote!(__v::VmState)),
-        Codec::Plain | Codec::Bitmap(None) => Some(quote!(__v::Wire)),
+        Codec::Plain | Codec::Whole | Codec::Bitmap(None) => Some(quote!(__v::Wire)),
         Codec::Buffer(None) => Some(quote!(__v::Buffer)),
         Codec::Buffer(Some(_)) => Some(quote!(__v::CountedBuffer)),
         Codec::Bitmap(Some(_)) => Some(quote!(__v::CountedBitmap)),
@@ -234,7 +282,6 @@ fn by_trait(codec: &Codec) -> Option<TokenStream> {
         Codec::Slice(_) | Codec::BufferSlice(_) => Some(quote!(__v::Sliced)),
         Codec::List(_) => Some(quote!(__v::List)),
         Codec::Map(_) => Some(quote!(__v::Map)),
-        Codec::Optional => Some(quote!(__v::Optional)),
         Codec::Equal | Codec::AtMostCurrent => Some(quote!(__v::Current)),
         Codec::Via(_) | Codec::With(_) | Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
     }
@@ -243,11 +290,10 @@ fn by_trait(codec: &Codec) -> Option<TokenStream> {
 /// The trait that makes the undo; the other ways keep a clone.
 fn keeper(codec: &Codec) -> Option<TokenStream> {
     match codec {
-        Codec::Plain | Codec::At(_) | Codec::Bitmap(None) | Codec::Slice(_) | Codec::BufferSlice(_) => {
-            Some(quote!(__v::Wire))
-        }
+        Codec::Plain | Codec::Whole | Codec::At(_) | Codec::Bitmap(None) => Some(quote!(__v::Wire)),
+        Codec::Slice(_) | Codec::BufferSlice(_) => Some(quote!(__v::Wire)),
         Codec::Counted(_) | Codec::Buffer(Some(_)) | Codec::Bitmap(Some(_)) => Some(quote!(__v::Counted)),
-        Codec::List(_) | Codec::Map(_) | Codec::Optional => by_trait(codec),
+        Codec::List(_) | Codec::Map(_) => by_trait(codec),
         Codec::Buffer(None) | Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
         Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
     }
@@ -267,14 +313,14 @@ pub(super) fn bounds(ty: &Type, slice: &ExprRange) -> (TokenStream, TokenStream)
 /// The type on the wire, if that is an integer of which a reader takes what the field's `range` says.
 pub(super) fn limited<'a>(field: &'a Field<'_>) -> Option<&'a Type> {
     match &field.codec {
-        Codec::Plain => Some(field.ty),
+        Codec::Plain | Codec::Whole => Some(field.ty),
         Codec::Via(wire) => Some(wire),
         _ => None,
     }
 }
 
 /// The lowest and the highest integer of a `range`. Its bounds are constants: they are part of the description.
-fn limits(ty: &Type, range: &ExprRange) -> (TokenStream, TokenStream) {
+pub(super) fn limits(ty: &Type, range: &ExprRange) -> (TokenStream, TokenStream) {
     let value = |bound: &Expr| quote_spanned!(bound.span()=> ((#bound) as i128));
     let first = range.start.as_deref().map_or_else(|| quote!(<#ty as __v::Ranged>::LOWEST), value);
     let last = match (range.end.as_deref(), range.limits) {

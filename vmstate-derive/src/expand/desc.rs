@@ -129,7 +129,7 @@ fn conditional(path: &impl ToTokens) -> TokenStream {
     quote!(__v::Presence::If(__v::Shared::Static(#predicate)))
 }
 
-/// A path or range as the user wrote it, without the spaces that tokens are printed with.
+/// A path or range as the user wrote it, without the spaces that tokens are printed with and without `r#`.
 pub(super) fn text(path: &impl ToTokens) -> String {
-    path.to_token_stream().to_string().replace(' ', "")
+    path.to_token_stream().to_string().replace(' ', "").replace("r#", "")
 }

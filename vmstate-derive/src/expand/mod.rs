@@ -1,6 +1,6 @@
 //! The output: `const _: () = { … }` with every path absolute, so that nothing of the user's scope is relied on.
 
-mod codec;
+pub(crate) mod codec;
 mod desc;
 mod framing;
 mod load;
@@ -45,7 +45,8 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
 
     quote! {
         #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
-        #[allow(unused_qualifications, unused_variables, missing_docs, missing_debug_implementations, unreachable_pub)]
+        #[allow(unused_qualifications, unused_variables, unused_parens, unused_braces)]
+        #[allow(missing_docs, missing_debug_implementations, unreachable_pub, deprecated)]
         const _: () = {
             use #krate::__private as __v;
 

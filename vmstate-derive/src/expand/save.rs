@@ -106,10 +106,11 @@ fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {
             __v::within(<Self as __Parts>::#save_part(self, out, #version), #name)?;
         };
         let needed = part.attrs.needed.as_ref().map(|needed| call(&needed.value, &quote!(&*self)));
-        let needed = match container.option_of(index) {
-            Some(Field { member, ty, .. }) => Some(quote!(<#ty as __v::Optional>::is_there(&self.#member))),
-            None => needed,
-        };
+        let needed = needed.or_else(|| {
+            let field @ Field { member, .. } = container.whole_of(index)?;
+            let is_there = codec::of(field, &quote!(__v::Wire), &quote!(is_there));
+            Some(quote!(#is_there(&self.#member)))
+        });
         match needed {
             None => save,
             Some(needed) => {

@@ -1,18 +1,19 @@
 //! The undo: a struct that keeps the value of every migrated field.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use quote::{ToTokens as _, format_ident, quote};
+use syn::spanned::Spanned as _;
 use syn::{Generics, Ident};
 
 use super::codec;
-use crate::ast::Container;
+use crate::ast::{Container, Field};
 
 /// `struct __Undo`.
 pub(super) fn definition(container: &Container<'_>, generics: &Generics) -> TokenStream {
     let ident = &container.input.ident;
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     let fields = container.migrated().map(|(index, field)| {
-        let name = kept(index);
+        let name = kept(index, field);
         let ty = codec::undo_type(field);
         quote!(#name: #ty,)
     });
@@ -27,26 +28,25 @@ pub(super) fn definition(container: &Container<'_>, generics: &Generics) -> Toke
 
 /// The body of `remember`.
 pub(super) fn remember(container: &Container<'_>) -> TokenStream {
-    let fields = container.migrated().map(|(index, field)| {
-        let name = kept(index);
-        let value = codec::remember(field);
-        quote!(#name: #value,)
-    });
-    quote!(__Undo { #(#fields)* of: ::core::marker::PhantomData })
+    let names: Vec<_> = container.migrated().map(|(index, field)| kept(index, field)).collect();
+    let values = container.migrated().map(|(_, field)| codec::remember(field));
+    quote! {
+        #(let #names = #values;)*
+        __Undo { #(#names,)* of: ::core::marker::PhantomData }
+    }
 }
 
 /// The body of `undo`.
 pub(super) fn undo(container: &Container<'_>) -> TokenStream {
-    let fields = container.migrated().map(|(index, field)| {
-        let name = kept(index);
-        codec::undo(field, &quote!(undo.#name))
-    });
+    let names: Vec<_> = container.migrated().map(|(index, field)| kept(index, field)).collect();
+    let fields = container.migrated().zip(&names).map(|((_, field), name)| codec::undo(field, &name.to_token_stream()));
     quote! {
-        let _ = &undo;
+        let __Undo { #(#names,)* of: _ } = undo;
         #(#fields)*
     }
 }
 
-fn kept(index: usize) -> Ident {
-    format_ident!("field_{index}")
+/// At the type, as all that the compiler may say of it.
+fn kept(index: usize, field: &Field<'_>) -> Ident {
+    format_ident!("field_{index}", span = field.ty.span())
 }

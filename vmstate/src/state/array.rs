@@ -40,6 +40,7 @@ macro_rules! pointer {
         impl<T: Wire> Wire for $pointer {
             type Undo = T::Undo;
             const KIND: Kind = T::KIND;
+            const IS_POINTER: bool = true;
 
             fn save(&mut self, out: &mut Writer) -> Result<()> {
                 (**self).save(out)

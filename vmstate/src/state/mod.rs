@@ -17,7 +17,6 @@ mod interior;
 mod length;
 mod list;
 mod map;
-mod nullable;
 mod number;
 mod optional;
 mod primitive;
@@ -75,6 +74,44 @@ pub trait Wire {
 
     /// Puts back what [`remember`](Self::remember) copied.
     fn undo(&mut self, undo: Self::Undo);
+
+    /// True for an `Option`: one that is the whole of a subsection says whether that is there.
+    #[doc(hidden)]
+    const IS_OPTION: bool = false;
+
+    /// True for a pointer. An `Option` of one has a byte on the wire where it is null, any other only its subsection.
+    #[doc(hidden)]
+    const IS_POINTER: bool = false;
+
+    /// What the bytes are if the value is the whole of a subsection.
+    #[doc(hidden)]
+    const WHOLE: Kind = Self::KIND;
+
+    /// True if a subsection that is this value is sent.
+    #[doc(hidden)]
+    #[inline]
+    fn is_there(&self) -> bool {
+        true
+    }
+
+    /// The stream has no subsection that is this value.
+    #[doc(hidden)]
+    #[inline]
+    fn make_absent(&mut self) {}
+
+    /// [Saves](Self::save) it as the whole of a subsection.
+    #[doc(hidden)]
+    #[inline]
+    fn save_whole(&mut self, out: &mut Writer) -> Result<()> {
+        self.save(out)
+    }
+
+    /// [Loads](Self::load) it as the whole of a subsection.
+    #[doc(hidden)]
+    #[inline]
+    fn load_whole(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        self.load(input)
+    }
 
     /// Appends the elements of an array. Integers do it in one go.
     ///

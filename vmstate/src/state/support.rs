@@ -8,7 +8,6 @@ pub use super::hook::{hook, load_hook, must_exist};
 pub use super::length::{count_to_load, count_to_save};
 pub use super::list::List;
 pub use super::map::Map;
-pub use super::optional::Optional;
 pub use super::range::{Ranged, in_range, sent_as};
 pub use super::slice::{Sliced, buffer_slice, fits, slice};
 pub use super::subsection::{next, save_header};
