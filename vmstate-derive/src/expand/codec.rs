@@ -5,6 +5,7 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{Expr, ExprRange, Generics, RangeLimits, Type, TypeArray, parse_quote};
 
+use super::each;
 use crate::ast::{Codec, Container, Field, Length};
 
 /// The schema's `Kind`.
@@ -31,6 +32,8 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
             let (first, end) = bounds(ty, range);
             quote!(__v::buffer_slice::<#ty>(#first, #end))
         }
+        Codec::Prefixed(prefix, max) => quote!(<__v::PrefixedKind<__v::Own<#ty>, #prefix, { #max }>>::KIND),
+        Codec::Each(framing, by) => each::kind(framing, by, field),
         Codec::List(_) => quote!(<#ty as __v::List>::KIND),
         Codec::Map(_) => quote!(<#ty as __v::Map>::KIND),
         Codec::Optional => quote!(<#ty as __v::Optional>::KIND),
@@ -56,6 +59,10 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
         Codec::Equal | Codec::AtMostCurrent => {
             quote!(__v::within(<#ty as __v::Wire>::save(&mut self.#member, out), #name)?;)
         }
+        Codec::Prefixed(prefix, max) => {
+            quote!(__v::within(__v::save_prefixed::<#ty, #prefix>(&mut self.#member, #max, out), #name)?;)
+        }
+        Codec::Each(framing, by) => each::save(framing, by, field),
         Codec::Via(wire) => quote!(__v::within(__v::save_as::<#ty, #wire>(self.#member, out), #name)?;),
         Codec::With(module) => quote! {
             let before = out.len();
@@ -95,6 +102,10 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
     match &field.codec {
         Codec::Equal => quote!(__v::within(__v::load_equal::<#ty>(&self.#member, input), #name)?;),
         Codec::AtMostCurrent => quote!(__v::within(__v::load_at_most::<#ty>(&mut self.#member, input), #name)?;),
+        Codec::Prefixed(prefix, max) => {
+            quote!(__v::within(__v::load_prefixed::<#ty, #prefix>(&mut self.#member, #max, input), #name)?;)
+        }
+        Codec::Each(framing, by) => each::load(framing, by, field),
         Codec::Via(wire) => quote!(__v::within(__v::load_as::<#ty, #wire>(&mut self.#member, input), #name)?;),
         Codec::With(module) => quote!(self.#member = __v::within(#module::load(input), #name)?;),
         Codec::Proxy(proxy) => quote!(__v::within(__v::load_via::<#ty, #proxy>(&mut self.#member, input), #name)?;),
@@ -202,11 +213,13 @@ fn by_trait(codec: &Codec) -> Option<TokenStream> {
         Codec::Bitmap(Some(_)) => Some(quote!(__v::CountedBitmap)),
         Codec::Counted(_) => Some(quote!(__v::Counted)),
         Codec::Slice(_) | Codec::BufferSlice(_) => Some(quote!(__v::Sliced)),
+        Codec::Prefixed(..) => Some(quote!(__v::Prefixed)),
         Codec::List(_) => Some(quote!(__v::List)),
         Codec::Map(_) => Some(quote!(__v::Map)),
         Codec::Optional => Some(quote!(__v::Optional)),
         Codec::Equal | Codec::AtMostCurrent => Some(quote!(__v::Current)),
         Codec::Via(_) | Codec::With(_) | Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
+        Codec::Each(..) => None,
     }
 }
 
@@ -217,9 +230,9 @@ fn keeper(codec: &Codec) -> Option<TokenStream> {
             Some(quote!(__v::Wire))
         }
         Codec::Counted(_) | Codec::Buffer(Some(_)) | Codec::Bitmap(Some(_)) => Some(quote!(__v::Counted)),
-        Codec::List(_) | Codec::Map(_) | Codec::Optional => by_trait(codec),
+        Codec::List(_) | Codec::Map(_) | Codec::Prefixed(..) | Codec::Optional => by_trait(codec),
         Codec::Buffer(None) | Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
-        Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
+        Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) | Codec::Each(..) => None,
     }
 }
 

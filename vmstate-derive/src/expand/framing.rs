@@ -6,7 +6,7 @@ use syn::ExprRange;
 use syn::spanned::Spanned as _;
 
 use super::{codec, desc, fields_const};
-use crate::ast::{Codec, Container, Field};
+use crate::ast::{By, Codec, Container, Field};
 
 /// For a struct without parameters: one constant a rule, so that each broken one is shown, at the field's type or at
 /// the struct's name.
@@ -118,7 +118,9 @@ fn may_hold_structs(field: &Field<'_>) -> bool {
         Codec::Plain | Codec::Optional | Codec::Counted(_) | Codec::Slice(_) | Codec::List(_) | Codec::Map(_) => {
             field.ty
         }
-        Codec::At(_) => field.ty,
+        Codec::At(_) | Codec::Prefixed(..) => field.ty,
+        Codec::Each(_, By::Via(represented)) => represented,
+        Codec::Each(_, By::With(_)) => return true,
         Codec::Proxy(represented) | Codec::Temporary(represented) => represented,
         Codec::ProxyEach(represented) => &represented.elem,
         Codec::Buffer(_) | Codec::BufferSlice(_) | Codec::Bitmap(_) => return false,

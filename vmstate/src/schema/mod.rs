@@ -159,6 +159,8 @@ pub enum Limit {
     NotZero,
     /// From the first to the second, both included.
     Within(i128, i128),
+    /// A Unicode scalar value: all up to 0x10ffff but the surrogates, 0xd800 to 0xdfff.
+    Scalar,
     /// These.
     OneOf(Shared<[i128]>),
 }

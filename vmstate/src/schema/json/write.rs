@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::read::{AT_MOST_CURRENT, EQUAL, FIRST, LAST, NOT_ZERO, OPAQUE};
+use super::read::{AT_MOST_CURRENT, EQUAL, FIRST, LAST, NOT_ZERO, OPAQUE, SCALAR};
 use super::{MACHINE, Schema};
 use crate::schema::{Description, Field, Kind, Limit, Presence};
 
@@ -134,6 +134,7 @@ fn limited(limit: &Limit) -> Value {
         Limit::Equal => EQUAL.into(),
         Limit::AtMostCurrent => AT_MOST_CURRENT.into(),
         Limit::NotZero => NOT_ZERO.into(),
+        Limit::Scalar => SCALAR.into(),
         Limit::Within(first, last) => {
             Map::from_iter([(FIRST.to_owned(), number(first)), (LAST.to_owned(), number(last))]).into()
         }
