@@ -69,9 +69,10 @@ fn entries(field: &Field<'_>) -> TokenStream {
             quote!(__v::Presence::Since(#since))
         }
     };
+    let unframed = field.attrs.unframed.as_ref().map(|_| quote!(.unframed()));
     quote! {
         #before
-        __v::Field::new(__v::Shared::Static(#name), #kind, #presence),
+        __v::Field::new(__v::Shared::Static(#name), #kind, #presence)#unframed,
         #in_range
         #after
     }

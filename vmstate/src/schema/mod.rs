@@ -3,7 +3,7 @@
 //! No code of a device is reachable from here: a [`Description`] can be a `const` that the derive wrote, or come
 //! out of a JSON file of another release.
 
-mod framing;
+pub(crate) mod framing;
 pub mod json;
 mod shared;
 mod vmdesc;
@@ -78,12 +78,20 @@ pub struct Field {
     pub kind: Kind,
     /// When it is there.
     pub presence: Presence,
+    /// True if the layout is given although a reader may take what follows for a subsection.
+    pub is_unframed: bool,
 }
 
 impl Field {
     /// A field from its parts; `const`, for the derive.
     pub const fn new(name: Shared<str>, kind: Kind, presence: Presence) -> Self {
-        Self { name, kind, presence }
+        Self { name, kind, presence, is_unframed: false }
+    }
+
+    /// The same field, with [`is_unframed`](Self::is_unframed).
+    pub const fn unframed(mut self) -> Self {
+        self.is_unframed = true;
+        self
     }
 }
 

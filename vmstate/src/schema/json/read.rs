@@ -6,6 +6,8 @@ use super::{MACHINE, Schema};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Description, Field, Kind, Limit, Presence, Shared};
 
+/// Key of the older names of a section.
+pub(super) const ALIASES: &str = "aliases";
 /// Longest text in bytes; QEMU's dump of all devices of an x86 build has a few million.
 const MAX_TEXT: usize = 16 << 20;
 /// Most structs and subsections inside one another; QEMU's have up to 5.
@@ -40,6 +42,10 @@ impl Schema {
         for (key, value) in object(&root)? {
             schema.read_entry(key, value).map_err(|error| error.in_field(key.as_str()))?;
         }
+        // A section that comes later in the text may have the name.
+        for (key, value) in object(&root)? {
+            schema.read_aliases(key, value).map_err(|error| error.in_field(key.as_str()))?;
+        }
         Ok(schema)
     }
 
@@ -53,7 +59,7 @@ impl Schema {
             self.machine = Some(text(entry, "Name")?.to_owned());
             return Ok(());
         }
-        only(entry, &["Name", "version_id", "minimum_version_id", "required", "Description"])?;
+        only(entry, &["Name", "version_id", "minimum_version_id", "required", ALIASES, "Description"])?;
         let section = inside("Description", entry, |value| description(value, 0))?;
         let versions = (version(entry, "version_id")?, version(entry, "minimum_version_id")?);
         if versions != (section.version, section.minimum_version) {
@@ -66,6 +72,15 @@ impl Schema {
         }
         self.sections.push((key.to_owned(), section));
         Ok(())
+    }
+
+    fn read_aliases(&mut self, key: &str, value: &Value) -> Result<()> {
+        let aliases = list(object(value)?, ALIASES, |name| match name.as_str() {
+            Some(name) => Ok(name.to_owned()),
+            None => malformed("a name expected".into()),
+        })?;
+        let mut aliases = aliases.into_iter();
+        aliases.try_for_each(|older| self.add_alias(key, &older)).or_else(|error| malformed(error.message().to_owned()))
     }
 }
 
@@ -83,7 +98,7 @@ fn description(value: &Value, depth: usize) -> Result<Description> {
 
 fn field(value: &Value, depth: usize) -> Result<Field> {
     let of = object(value)?;
-    only(of, &[&["field", "version_id", "field_exists", "exists"][..], KIND].concat())?;
+    only(of, &[&["field", "version_id", "field_exists", "exists", "unframed"][..], KIND].concat())?;
     let name = text(of, "field")?;
     let since = version(of, "version_id")?;
     let presence = match need(of, "field_exists")?.as_bool() {
@@ -96,7 +111,12 @@ fn field(value: &Value, depth: usize) -> Result<Field> {
         true => repeated(of, Kind::Unused(number(of, "size")?))?,
         false => kind(of, depth)?,
     };
-    Ok(Field::new(name.into(), kind, presence))
+    let field = Field::new(name.into(), kind, presence);
+    match of.get("unframed").map(Value::as_bool) {
+        None | Some(Some(false)) => Ok(field),
+        Some(Some(true)) => Ok(field.unframed()),
+        Some(None) => wrong("unframed", "true or false"),
+    }
 }
 
 /// Keys that say what the bytes are.
