@@ -32,7 +32,7 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
             let (first, end) = bounds(ty, range);
             quote!(__v::buffer_slice::<#ty>(#first, #end))
         }
-        Codec::Prefixed(prefix, max) => quote!(<__v::PrefixedKind<__v::Own<#ty>, #prefix, { #max }>>::KIND),
+        Codec::Prefixed(prefix, max) => quote!(__v::prefixed::<__v::Own<#ty>, #prefix, { #max }>()),
         Codec::Each(framing, by) => each::kind(framing, by, field),
         Codec::List(_) => quote!(<#ty as __v::List>::KIND),
         Codec::Map(_) => quote!(<#ty as __v::Map>::KIND),

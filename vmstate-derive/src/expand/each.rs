@@ -34,7 +34,7 @@ pub(super) fn kind(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
             quote!(__v::Kind::Array(__v::Shared::Static(#element), #count))
         }
         Framing::Counted(_) => quote!(__v::Kind::CountedArray(__v::Shared::Static(#element))),
-        Framing::Prefixed(prefix, max) => quote!(<__v::PrefixedKind<#many, #prefix, { #max }>>::KIND),
+        Framing::Prefixed(prefix, max) => quote!(__v::prefixed::<#many, #prefix, { #max }>()),
         Framing::List(_) => quote!(__v::Kind::List(__v::Shared::Static(#element))),
     };
     quote!({ #items #kind })

@@ -215,9 +215,13 @@ pub(super) fn load_prefix<L: Prefix>(max: usize, input: &mut Reader<'_>) -> Resu
     }
 }
 
-/// The kind of a number `L`, up to `MAX`, and as many elements of the kind that `E` says.
-#[derive(Debug)]
-pub struct PrefixedKind<E, L, const MAX: usize>(PhantomData<(E, L)>);
+/// The kind of a number `L`, up to `MAX`, and as many elements of the kind that `E` says. That `MAX` fits is checked here.
+pub const fn prefixed<E: Elements, L: Prefix, const MAX: usize>() -> Kind {
+    PrefixedKind::<E, L, MAX>::KIND
+}
+
+/// What [`prefixed`] refers to.
+struct PrefixedKind<E, L, const MAX: usize>(PhantomData<(E, L)>);
 
 /// What the bytes behind the number are.
 pub trait Elements {
@@ -244,8 +248,7 @@ impl<E: Elements, L: Prefix, const MAX: usize> PrefixedKind<E, L, MAX> {
     ];
     const DESCRIPTION: &'static Description =
         &Description::new(Shared::Static("counted"), 1, 1, Shared::Static(Self::FIELDS), Shared::Static(&[]));
-    /// The kind; that `MAX` fits the number is checked here.
-    pub const KIND: Kind = {
+    const KIND: Kind = {
         assert!(MAX as u64 <= L::HIGHEST, "`max` does not fit the integer that `counted` names");
         Kind::Struct(Shared::Static(Self::DESCRIPTION))
     };

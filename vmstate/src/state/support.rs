@@ -13,7 +13,7 @@ pub use super::length::{count_to_load, count_to_save};
 pub use super::list::List;
 pub use super::map::Map;
 pub use super::optional::Optional;
-pub use super::prefixed::{Elements, Own, Prefixed, PrefixedKind, load_prefixed, save_prefixed};
+pub use super::prefixed::{Elements, Own, Prefixed, load_prefixed, prefixed, save_prefixed};
 pub use super::range::{Ranged, in_range};
 pub use super::slice::{Sliced, buffer_slice, fits, slice};
 pub use super::subsection::{next, save_header};
