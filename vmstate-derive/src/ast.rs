@@ -67,7 +67,7 @@ pub(crate) enum Codec {
     /// Elements behind their number, an integer of that type, so many at most.
     Prefixed(Type, Expr),
     /// Elements, each by another way than its type's.
-    Each(Framing, By),
+    Each(Box<Framing>, By),
     /// Elements with a marker before each, so many at most.
     List(Expr),
     /// Keys and values, so many at most.
@@ -242,7 +242,7 @@ impl Codec {
                 _ => None,
             };
             if let Some(framing) = framing {
-                return Self::Each(framing, by);
+                return Self::Each(Box::new(framing), by);
             }
         }
         match (&attrs.via, &attrs.tmp, &attrs.struct_version) {
@@ -287,7 +287,10 @@ impl Codec {
     pub(crate) fn length(&self) -> Option<&Length> {
         match self {
             Self::Counted(length) | Self::Buffer(Some(length)) | Self::Bitmap(Some(length)) => Some(length),
-            Self::Each(Framing::Counted(length), _) => Some(length),
+            Self::Each(framing, _) => match framing.as_ref() {
+                Framing::Counted(length) => Some(length),
+                _ => None,
+            },
             _ => None,
         }
     }

@@ -51,7 +51,8 @@ impl<B: Bitmap + 'static> GuestRam for MemoryRam<B> {
     }
 
     fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
-        const ZEROS: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
+        const ZEROS: [u8; 4096] = [0; 4096];
+        const { assert!(ZEROS.len() as u64 == PAGE_SIZE) };
         let mut page = ZEROS;
         self.read(block, offset, &mut page)?;
         // A page that was never touched is read without memory of its own, and is not given any.
