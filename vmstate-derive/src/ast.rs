@@ -63,6 +63,10 @@ pub(crate) enum Codec {
     Slice(ExprRange),
     /// A part of an array, as raw bytes.
     BufferSlice(ExprRange),
+    /// Elements behind their number, an integer of that type, so many at most.
+    Prefixed(Type, Expr),
+    /// Elements, each by another way than its type's.
+    Each(Box<Framing>, By),
     /// Elements with a marker before each, so many at most.
     List(Expr),
     /// Keys and values, so many at most.
@@ -83,6 +87,26 @@ pub(crate) enum Codec {
     Temporary(Type),
     /// A struct, as it was at this version of its own.
     At(u32),
+    /// By a module of the user.
+    With(Path),
+}
+
+/// How the elements of a collection stand on the wire.
+pub(crate) enum Framing {
+    /// Of an array, one after the other.
+    Array,
+    /// As many as another field says.
+    Counted(Length),
+    /// Behind their number.
+    Prefixed(Type, Expr),
+    /// With a marker before each.
+    List(Expr),
+}
+
+/// How one element is made.
+pub(crate) enum By {
+    /// As this type, by conversions.
+    Via(Type),
     /// By a module of the user.
     With(Path),
 }
@@ -204,12 +228,29 @@ impl Codec {
     fn new(attrs: &FieldAttrs) -> Self {
         let number = |given: Option<&Expr>, otherwise| given.cloned().unwrap_or(Expr::Verbatim(otherwise));
         let max = number(attrs.max.as_ref().map(|max| &max.value), quote!(0));
-        let length = attrs.len.as_ref().map(|len| Length {
+        let mut length = attrs.len.as_ref().map(|len| Length {
             name: len.value.field.unraw().to_string(),
             member: Member::Named(len.value.field.clone()),
             factor: number(len.value.factor.as_ref(), quote!(1)),
             max: max.clone(),
         });
+        let by = match (&attrs.via, &attrs.with) {
+            (Some(via), None) => Some(By::Via(via.value.clone())),
+            (None, Some(with)) => Some(By::With(with.value.module.clone())),
+            _ => None,
+        };
+        if let Some(by) = by {
+            let framing = match (&length, &attrs.counted, &attrs.list, &attrs.with) {
+                (Some(_), ..) => length.take().map(Framing::Counted),
+                (None, Some(prefix), ..) => Some(Framing::Prefixed(prefix.value.clone(), max.clone())),
+                (None, None, Some(_), _) => Some(Framing::List(max.clone())),
+                (None, None, None, Some(with)) => with.value.each.as_ref().map(|_| Framing::Array),
+                _ => None,
+            };
+            if let Some(framing) = framing {
+                return Self::Each(Box::new(framing), by);
+            }
+        }
         match (&attrs.via, &attrs.tmp, &attrs.struct_version) {
             // Nobody can write the conversion of a whole array into one of another type, so this is unambiguous.
             (Some(proxy), ..) => {
@@ -223,9 +264,11 @@ impl Codec {
             (None, None, None) => {}
         }
         if let Some(with) = &attrs.with {
-            Self::With(with.value.clone())
+            Self::With(with.value.module.clone())
         } else if let Some(wire) = &attrs.wire {
             Self::Via(wire.value.clone())
+        } else if let Some(prefix) = &attrs.counted {
+            Self::Prefixed(prefix.value.clone(), max)
         } else if attrs.list.is_some() {
             Self::List(max)
         } else if attrs.map.is_some() {
@@ -252,6 +295,10 @@ impl Codec {
     pub(crate) fn length(&self) -> Option<&Length> {
         match self {
             Self::Counted(length) | Self::Buffer(Some(length)) | Self::Bitmap(Some(length)) => Some(length),
+            Self::Each(framing, _) => match framing.as_ref() {
+                Framing::Counted(length) => Some(length),
+                _ => None,
+            },
             _ => None,
         }
     }

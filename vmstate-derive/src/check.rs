@@ -226,6 +226,7 @@ fn skip_stands_alone(ctxt: &Ctxt, container: &Container<'_>) {
             attrs.range.is_some(),
             attrs.equal.is_some(),
             attrs.at_most_current.is_some(),
+            attrs.counted.is_some(),
             attrs.len.is_some(),
             attrs.max.is_some(),
             attrs.list.is_some(),
@@ -258,13 +259,24 @@ fn one_presence(ctxt: &Ctxt, container: &Container<'_>) {
 
 /// The attributes that say what the bytes of a field are, and which of them go together.
 fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
-    const TOGETHER: [(&str, &str); 3] =
-        [(symbol::BUFFER, symbol::LEN), (symbol::BUFFER, symbol::SLICE), (symbol::BITMAP, symbol::LEN)];
+    // The last six: of each element.
+    const TOGETHER: [(&str, &str); 9] = [
+        (symbol::BUFFER, symbol::LEN),
+        (symbol::BUFFER, symbol::SLICE),
+        (symbol::BITMAP, symbol::LEN),
+        (symbol::COUNTED, symbol::WITH),
+        (symbol::COUNTED, symbol::VIA),
+        (symbol::LEN, symbol::WITH),
+        (symbol::LEN, symbol::VIA),
+        (symbol::LIST, symbol::WITH),
+        (symbol::LIST, symbol::VIA),
+    ];
     for field in &container.fields {
         let attrs = &field.attrs;
         let words = [
             (symbol::BUFFER, attrs.buffer.as_ref().map(|given| &given.tokens)),
             (symbol::BITMAP, attrs.bitmap.as_ref().map(|given| &given.tokens)),
+            (symbol::COUNTED, attrs.counted.as_ref().map(|given| &given.tokens)),
             (symbol::LEN, attrs.len.as_ref().map(|given| &given.tokens)),
             (symbol::SLICE, attrs.slice.as_ref().map(|given| &given.tokens)),
             (symbol::LIST, attrs.list.as_ref().map(|given| &given.tokens)),
@@ -295,6 +307,7 @@ fn max_bounds_what_the_peer_says(ctxt: &Ctxt, container: &Container<'_>) {
         let attrs = &field.attrs;
         let counts = [
             (symbol::LEN, attrs.len.as_ref().map(|given| &given.tokens)),
+            (symbol::COUNTED, attrs.counted.as_ref().map(|given| &given.tokens)),
             (symbol::LIST, attrs.list.as_ref().map(|given| &given.tokens)),
             (symbol::MAP, attrs.map.as_ref().map(|given| &given.tokens)),
         ];
@@ -304,7 +317,7 @@ fn max_bounds_what_the_peer_says(ctxt: &Ctxt, container: &Container<'_>) {
                 ctxt.error(tokens, format!("`{word}` needs `max = …`: the most elements that a stream may ask for"));
             }
             (None, Some(max)) if !attrs.is_counted => {
-                ctxt.error(&max.tokens, "`max` goes with `len = field`, `list` or `map`");
+                ctxt.error(&max.tokens, "`max` goes with `len = field`, `counted = type`, `list` or `map`");
             }
             (None, Some(_)) => {}
             (Some(_), Some(max)) => {

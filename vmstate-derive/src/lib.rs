@@ -29,7 +29,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// On the struct: `name`, `version`, `minimum_version`, `pre_save`, `post_save`, `pre_load`, `post_load`, `validate`,
 /// `subsection(…)`, `transparent`, `remote`, `crate`; of a section, `priority`, `needed`, `early_setup`, `unmigratable`,
 /// `instance_id`, `alias_id`. On a field: `skip`, `name`, `since`, `exists`, `must_exist`,
-/// `validate`, `range`, `equal`, `at_most_current`, `len` with `max`, `list`, `map`, `slice`, `buffer`, `bitmap`, `wire`,
+/// `validate`, `range`, `equal`, `at_most_current`, `len` with `max`, `counted`, `list`, `map`, `slice`, `buffer`, `bitmap`, `wire`,
 /// `with`, `via`, `tmp`, `struct_version`, `subsection`, `unframed`.
 #[proc_macro_derive(VmState, attributes(vmstate))]
 pub fn derive_vm_state(input: TokenStream) -> TokenStream {

@@ -5,7 +5,8 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{Expr, ExprRange, Generics, RangeLimits, Type, TypeArray, parse_quote};
 
-use crate::ast::{Codec, Container, Field, Length};
+use super::each;
+use crate::ast::{By, Codec, Container, Field, Framing, Length};
 
 /// The schema's `Kind`.
 pub(super) fn kind(field: &Field<'_>) -> TokenStream {
@@ -32,6 +33,8 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
             let (first, end) = bounds(ty, range);
             quote!(__v::buffer_slice::<#ty>(#first, #end))
         }
+        Codec::Prefixed(prefix, max) => quote!(__v::prefixed::<__v::Own<#ty>, #prefix, { #max }>()),
+        Codec::Each(framing, by) => each::kind(framing, by, field),
         Codec::List(_) => of(field, &quote!(__v::List), &quote!(KIND)),
         Codec::Map(_) => of(field, &quote!(__v::Map), &quote!(KIND)),
         Codec::Equal => quote!(<#ty as __v::Current>::EQUAL),
@@ -52,7 +55,11 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
 /// How many elements the field may have, if it has any.
 pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<TokenStream> {
     let ty = field.ty;
-    if let Codec::List(max) | Codec::Map(max) = &field.codec {
+    let framing = match &field.codec {
+        Codec::Each(framing, _) => Some(framing.as_ref()),
+        _ => None,
+    };
+    if let (Codec::List(max) | Codec::Map(max), _) | (_, Some(Framing::List(max))) = (&field.codec, framing) {
         return Some(quote!(__v::Count::new(::core::option::Option::None, 1, #max, false)));
     }
     let Length { member, name, factor, max } = field.codec.length()?;
@@ -60,11 +67,13 @@ pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<Toke
         Some((_, Field { name, .. })) => quote!(__v::Length::Field(__v::Shared::Static(#name))),
         None => quote!(__v::Length::Machine(__v::Shared::Static(#name))),
     };
-    let counted = match &field.codec {
-        Codec::Bitmap(_) => quote!(__v::counted_bits),
-        _ => quote!(__v::counted),
-    };
-    Some(quote!(#counted::<#ty>(::core::option::Option::Some(#length), #factor, #max)))
+    let length = quote!(::core::option::Option::Some(#length));
+    Some(match &field.codec {
+        Codec::Bitmap(_) => quote!(__v::counted_bits::<#ty>(#length, #factor, #max)),
+        // Its elements are made anew, as many as there are.
+        Codec::Each(..) => quote!(__v::Count::new(#length, #factor, #max, false)),
+        _ => quote!(__v::counted::<#ty>(#length, #factor, #max)),
+    })
 }
 
 /// What makes the field's value of its bytes, in the user's words, if that is the user's own code.
@@ -73,6 +82,8 @@ pub(super) fn conversion(field: &Field<'_>) -> Option<String> {
         Codec::With(module) => ("with", module.to_token_stream()),
         Codec::Proxy(proxy) => ("via", proxy.to_token_stream()),
         Codec::ProxyEach(proxies) => ("via", proxies.to_token_stream()),
+        Codec::Each(_, By::Via(proxy)) => ("via", proxy.to_token_stream()),
+        Codec::Each(_, By::With(module)) => ("with", module.to_token_stream()),
         Codec::Temporary(temporary) => ("tmp", temporary.to_token_stream()),
         _ => return None,
     };
@@ -119,6 +130,10 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
     match &field.codec {
         Codec::Equal => quote!(__v::within(<#ty as __v::Wire>::save(&mut self.#member, out), #name)?;),
         Codec::AtMostCurrent => quote!(__v::within(__v::save_at_most::<#ty>(&mut self.#member, out), #name)?;),
+        Codec::Prefixed(prefix, max) => {
+            quote!(__v::within(__v::save_prefixed::<#ty, #prefix>(&mut self.#member, #max, out), #name)?;)
+        }
+        Codec::Each(framing, by) => each::save(framing, by, field),
         Codec::Via(wire) => quote!(__v::within(__v::save_as::<#ty, #wire>(self.#member, out), #name)?;),
         Codec::With(module) => quote! {
             let before = out.len();
@@ -159,6 +174,10 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
     match &field.codec {
         Codec::Equal => quote!(__v::within(__v::load_equal::<#ty>(&self.#member, input), #name)?;),
         Codec::AtMostCurrent => quote!(__v::within(__v::load_at_most::<#ty>(&mut self.#member, input), #name)?;),
+        Codec::Prefixed(prefix, max) => {
+            quote!(__v::within(__v::load_prefixed::<#ty, #prefix>(&mut self.#member, #max, input), #name)?;)
+        }
+        Codec::Each(framing, by) => each::load(framing, by, field),
         Codec::Via(wire) => quote!(__v::within(__v::load_as::<#ty, #wire>(&mut self.#member, input), #name)?;),
         Codec::With(module) => quote!(self.#member = __v::within(#module::load(input), #name)?;),
         Codec::Proxy(proxy) => quote!(__v::within(__v::load_via::<#ty, #proxy>(&mut self.#member, input), #name)?;),
@@ -280,10 +299,12 @@ fn by_trait(codec: &Codec) -> Option<TokenStream> {
         Codec::Bitmap(Some(_)) => Some(quote!(__v::CountedBitmap)),
         Codec::Counted(_) => Some(quote!(__v::Counted)),
         Codec::Slice(_) | Codec::BufferSlice(_) => Some(quote!(__v::Sliced)),
+        Codec::Prefixed(..) => Some(quote!(__v::Prefixed)),
         Codec::List(_) => Some(quote!(__v::List)),
         Codec::Map(_) => Some(quote!(__v::Map)),
         Codec::Equal | Codec::AtMostCurrent => Some(quote!(__v::Current)),
         Codec::Via(_) | Codec::With(_) | Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
+        Codec::Each(..) => None,
     }
 }
 
@@ -293,9 +314,9 @@ fn keeper(codec: &Codec) -> Option<TokenStream> {
         Codec::Plain | Codec::Whole | Codec::At(_) | Codec::Bitmap(None) => Some(quote!(__v::Wire)),
         Codec::Slice(_) | Codec::BufferSlice(_) => Some(quote!(__v::Wire)),
         Codec::Counted(_) | Codec::Buffer(Some(_)) | Codec::Bitmap(Some(_)) => Some(quote!(__v::Counted)),
-        Codec::List(_) | Codec::Map(_) => by_trait(codec),
+        Codec::List(_) | Codec::Map(_) | Codec::Prefixed(..) => by_trait(codec),
         Codec::Buffer(None) | Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
-        Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
+        Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) | Codec::Each(..) => None,
     }
 }
 

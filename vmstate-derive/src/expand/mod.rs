@@ -2,6 +2,7 @@
 
 pub(crate) mod codec;
 mod desc;
+mod each;
 mod framing;
 mod load;
 mod remote;

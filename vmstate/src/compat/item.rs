@@ -95,7 +95,7 @@ impl Item {
                 let taken = match limit {
                     Limit::Equal => Taken::Equal,
                     Limit::AtMostCurrent => Taken::AtMost,
-                    Limit::NotZero | Limit::Within(..) | Limit::OneOf(_) => {
+                    Limit::NotZero | Limit::Scalar | Limit::Within(..) | Limit::OneOf(_) => {
                         Taken::These(item.values()?.limited(limit).into())
                     }
                 };

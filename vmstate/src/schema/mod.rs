@@ -114,14 +114,16 @@ impl Field {
         self
     }
 
-    /// A field that has as many elements as `count` allows; `const`, for the derive.
-    pub const fn counted(name: Shared<str>, kind: Kind, presence: Presence, count: Count) -> Self {
-        Self { name, kind, presence, is_unframed: false, count: Some(count), conversion: None }
-    }
-
-    /// A field whose value a `conversion` makes of the bytes; `const`, for the derive.
-    pub const fn converted(name: Shared<str>, kind: Kind, presence: Presence, conversion: Shared<str>) -> Self {
-        Self { name, kind, presence, is_unframed: false, count: None, conversion: Some(conversion) }
+    /// A field that has as many elements as `count` allows, and whose value a `conversion` makes of the bytes; `const`, for
+    /// the derive.
+    pub const fn with(
+        name: Shared<str>,
+        kind: Kind,
+        presence: Presence,
+        count: Option<Count>,
+        conversion: Option<Shared<str>>,
+    ) -> Self {
+        Self { name, kind, presence, is_unframed: false, count, conversion }
     }
 }
 
@@ -238,6 +240,8 @@ pub enum Limit {
     NotZero,
     /// From the first to the second, both included.
     Within(i128, i128),
+    /// A Unicode scalar value: all up to 0x10ffff but the surrogates, 0xd800 to 0xdfff.
+    Scalar,
     /// These.
     OneOf(Shared<[i128]>),
 }

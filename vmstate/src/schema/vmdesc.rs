@@ -291,6 +291,6 @@ fn limited_name(inner: &Kind, limit: &Limit) -> String {
         (Kind::Unsigned(8), Limit::Equal) => "int64 equal".into(),
         (_, Limit::Equal) => format!("{} equal", type_name(inner)),
         (_, Limit::AtMostCurrent) => format!("{} le", type_name(inner)),
-        (_, Limit::NotZero | Limit::Within(..) | Limit::OneOf(_)) => type_name(inner),
+        (_, Limit::NotZero | Limit::Scalar | Limit::Within(..) | Limit::OneOf(_)) => type_name(inner),
     }
 }

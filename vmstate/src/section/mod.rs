@@ -1,5 +1,6 @@
 //! Sections: who sends which state under which name, and in which order.
 
+mod by_state;
 mod registry;
 mod shared;
 
@@ -8,6 +9,7 @@ use crate::error::Result;
 use crate::schema::Description;
 
 pub use crate::state::SectionRules;
+pub use by_state::{ByState, SaveRestore};
 pub use registry::{Registration, Sections};
 
 /// One device's state as the stream sees it: object-safe, so that a registry can hold many.

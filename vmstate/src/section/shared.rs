@@ -70,6 +70,6 @@ lock! {
 }
 
 #[cold]
-fn poisoned() -> Error {
+pub(super) fn poisoned() -> Error {
     Error::new(ErrorKind::Rejected, "a thread panicked while it changed this device")
 }

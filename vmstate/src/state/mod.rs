@@ -4,13 +4,14 @@
 //! device held before is [remembered](Wire::remember) first; if anything fails, all of it is put back: a device
 //! whose load fails is as it was.
 
-#[cfg(feature = "vm-memory")]
-mod address;
 mod array;
 mod bitmap;
 mod buffer;
+mod character;
 mod counted;
 mod current;
+mod duration;
+mod each;
 mod float;
 mod hook;
 mod interior;
@@ -19,9 +20,11 @@ mod list;
 mod map;
 mod number;
 mod optional;
+mod prefixed;
 mod primitive;
 mod range;
 mod rules;
+mod rust_vmm;
 mod shared;
 mod slice;
 mod subsection;
@@ -31,16 +34,18 @@ mod temporary;
 mod timer;
 mod tuple;
 mod unused;
+mod wide;
 
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Described, Description, Kind};
 
+pub(crate) use hook::refusal;
 pub use rules::SectionRules;
 pub use shared::Shareable;
 pub(crate) use subsection::narrowed;
 pub use temporary::Temporary;
-pub use timer::Timer;
+pub use timer::{Deadline, GuestClock, Timer};
 pub use unused::Unused;
 
 /// A value with a place on the wire: an integer, an array, a nested struct.
@@ -48,7 +53,7 @@ pub use unused::Unused;
     message = "`{Self}` cannot be migrated: it has no place on the wire",
     label = "does not implement `vmstate::Wire`",
     note = "derive `VmState` for it, give the field `#[vmstate(with = module)]`, or `#[vmstate(skip)]` if it is no guest state",
-    note = "a `Vec` needs `#[vmstate(len = field, max = N)]`, or `list`; a `BTreeMap` needs `map`"
+    note = "a `Vec` needs `#[vmstate(len = field, max = N)]`, `counted` or `list`; a map or set `map`; a `String` `counted`; a `usize` `wire`"
 )]
 pub trait Wire {
     /// All that is needed to put back the value.
