@@ -7,6 +7,7 @@ use syn::{DataStruct, DeriveInput, Field, Index, Member, parse_quote};
 
 use crate::attr::all_items;
 use crate::ctxt::Ctxt;
+use crate::expand::{array, of_elements};
 
 /// The struct and its field.
 pub(crate) struct Transparent<'a> {
@@ -40,7 +41,8 @@ impl<'a> Transparent<'a> {
         }
         let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
         // At the type: a field that cannot be migrated is pointed at there.
-        let undo = quote_spanned!(ty.span()=> <#ty as __v::Wire>::Undo);
+        let keeper = self.keeper();
+        let undo = quote_spanned!(ty.span()=> <#keeper as __v::Keeps<#ty>>::Kept);
         quote! {
             #[allow(unused_qualifications)]
             const _: () = {
@@ -60,14 +62,26 @@ impl<'a> Transparent<'a> {
                     }
 
                     fn remember(&self) -> Self::Undo {
-                        <#ty as __v::Wire>::remember(&self.#member)
+                        <#keeper as __v::Keeps<#ty>>::remember(&self.#member)
                     }
 
                     fn undo(&mut self, undo: Self::Undo) {
-                        <#ty as __v::Wire>::undo(&mut self.#member, undo);
+                        <#keeper as __v::Keeps<#ty>>::undo(&mut self.#member, undo);
                     }
                 }
             };
+        }
+    }
+
+    /// What keeps the value for an undo: that of a small array in place.
+    fn keeper(&self) -> TokenStream {
+        match array(&self.field.ty) {
+            Some(array) if self.input.generics.params.is_empty() => {
+                let [in_place, on_heap] = of_elements(array);
+                let kept = quote!(<#in_place as __v::Keeps<#array>>::Kept);
+                quote!(__v::Either<{ __v::tiny(::core::mem::size_of::<#kept>()) }, #in_place, #on_heap>)
+            }
+            _ => quote!(__v::Whole),
         }
     }
 }

@@ -130,43 +130,6 @@ fn told(field: &Field<'_>, count: impl Fn(&Length) -> TokenStream) -> TokenStrea
     }
 }
 
-/// The type that keeps the field's value for an undo.
-pub(super) fn undo_type(field: &Field<'_>) -> TokenStream {
-    let ty = field.ty;
-    if let Codec::Temporary(temporary) = &field.codec {
-        return temporary.to_token_stream();
-    }
-    match keeper(&field.codec) {
-        // At the type: a field that cannot be migrated is pointed at there.
-        Some(keeper) => quote_spanned!(ty.span()=> <#ty as #keeper>::Undo),
-        None => ty.to_token_stream(),
-    }
-}
-
-/// The field's value, for an undo.
-pub(super) fn remember(field: &Field<'_>) -> TokenStream {
-    let Field { member, ty, .. } = field;
-    if let Codec::Temporary(temporary) = &field.codec {
-        return quote!(<#temporary as ::core::convert::From<&Self>>::from(self));
-    }
-    match keeper(&field.codec) {
-        Some(keeper) => quote!(<#ty as #keeper>::remember(&self.#member)),
-        None => quote!(<#ty as ::core::clone::Clone>::clone(&self.#member)),
-    }
-}
-
-/// Puts back `kept`.
-pub(super) fn undo(field: &Field<'_>, kept: &TokenStream) -> TokenStream {
-    let Field { member, ty, .. } = field;
-    if let Codec::Temporary(temporary) = &field.codec {
-        return quote!(__v::undo_temporary::<Self, #temporary>(self, #kept););
-    }
-    match keeper(&field.codec) {
-        Some(keeper) => quote!(<#ty as #keeper>::undo(&mut self.#member, #kept);),
-        None => quote!(self.#member = #kept;),
-    }
-}
-
 /// The struct's generics, with what its generic fields need.
 pub(super) fn with_bounds(container: &Container<'_>) -> Generics {
     let mut generics = container.input.generics.clone();
@@ -211,14 +174,13 @@ fn by_trait(codec: &Codec) -> Option<TokenStream> {
 }
 
 /// The trait that makes the undo; the other ways keep a clone.
-fn keeper(codec: &Codec) -> Option<TokenStream> {
+pub(super) fn keeper(codec: &Codec) -> Option<TokenStream> {
     match codec {
-        Codec::Plain | Codec::At(_) | Codec::Bitmap(None) | Codec::Slice(_) | Codec::BufferSlice(_) => {
-            Some(quote!(__v::Wire))
-        }
+        Codec::Plain | Codec::At(_) | Codec::Buffer(None) | Codec::Bitmap(None) => Some(quote!(__v::Wire)),
+        Codec::Slice(_) | Codec::BufferSlice(_) => Some(quote!(__v::Wire)),
         Codec::Counted(_) | Codec::Buffer(Some(_)) | Codec::Bitmap(Some(_)) => Some(quote!(__v::Counted)),
         Codec::List(_) | Codec::Map(_) | Codec::Optional => by_trait(codec),
-        Codec::Buffer(None) | Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
+        Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
         Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
     }
 }
@@ -258,7 +220,7 @@ fn limits(ty: &Type, range: &ExprRange) -> (TokenStream, TokenStream) {
     (first, last)
 }
 
-fn mentions(tokens: TokenStream, parameters: &[syn::Ident]) -> bool {
+pub(super) fn mentions(tokens: TokenStream, parameters: &[syn::Ident]) -> bool {
     tokens.into_iter().any(|token| match token {
         TokenTree::Ident(ident) => parameters.contains(&ident),
         TokenTree::Group(group) => mentions(group.stream(), parameters),

@@ -14,6 +14,7 @@ mod current;
 mod float;
 mod hook;
 mod interior;
+mod keep;
 mod length;
 mod list;
 mod map;

@@ -5,6 +5,7 @@ pub use super::buffer::{Buffer, CountedBuffer};
 pub use super::counted::Counted;
 pub use super::current::{Current, load_at_most, load_equal};
 pub use super::hook::{hook, load_hook, must_exist};
+pub use super::keep::{Boxed, Cloned, Each, Either, Keeps, Many, Whole, few, tiny};
 pub use super::length::{count_to_load, count_to_save};
 pub use super::list::List;
 pub use super::map::Map;
