@@ -1,10 +1,11 @@
 //! Sections: who sends which state under which name, and in which order.
 
+mod older;
 mod registry;
 mod shared;
 
 use crate::codec::{Reader, Writer};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
 use crate::state::VmState;
 
@@ -35,6 +36,17 @@ pub trait Section {
     /// What a hook of the device refuses.
     fn save(&mut self, out: &mut Writer) -> Result<()>;
 
+    /// Appends the state as it was at `version`. A hand-written section knows its newest only, unless it says more.
+    ///
+    /// # Errors
+    /// `Misuse` if it cannot be saved at `version`; as [`save`](Self::save).
+    fn save_version(&mut self, out: &mut Writer, version: u32) -> Result<()> {
+        match version == self.description().version {
+            true => self.save(out),
+            false => Err(Error::new(ErrorKind::Misuse, format!("cannot be saved at version {version}"))),
+        }
+    }
+
     /// Replaces the state by what `input` holds, written at `version`; or leaves all as it was.
     ///
     /// # Errors
@@ -57,6 +69,10 @@ impl<T: VmState> Section for T {
 
     fn save(&mut self, out: &mut Writer) -> Result<()> {
         crate::state::Wire::save(self, out)
+    }
+
+    fn save_version(&mut self, out: &mut Writer, version: u32) -> Result<()> {
+        VmState::save_version(self, out, version)
     }
 
     fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {

@@ -24,6 +24,10 @@ impl Section for &mut (dyn Section + '_) {
         (**self).save(out)
     }
 
+    fn save_version(&mut self, out: &mut Writer, version: u32) -> Result<()> {
+        (**self).save_version(out, version)
+    }
+
     fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
         (**self).load(input, version)
     }
@@ -45,6 +49,10 @@ impl<T: Section + ?Sized> Section for Arc<Mutex<T>> {
 
     fn save(&mut self, out: &mut Writer) -> Result<()> {
         whole(self)?.save(out)
+    }
+
+    fn save_version(&mut self, out: &mut Writer, version: u32) -> Result<()> {
+        whole(self)?.save_version(out, version)
     }
 
     fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
