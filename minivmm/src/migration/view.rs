@@ -31,11 +31,11 @@ impl<S: ?Sized, F> fmt::Debug for View<S, F> {
 
 /// The part's type, from the function that finds it.
 pub(super) trait Part<S: ?Sized> {
-    type Target: VmState;
+    type Target: VmState + Section;
     fn of<'a>(&self, whole: &'a mut S) -> &'a mut Self::Target;
 }
 
-impl<S: ?Sized, T: VmState, F: Fn(&mut S) -> &mut T> Part<S> for F {
+impl<S: ?Sized, T: VmState + Section, F: Fn(&mut S) -> &mut T> Part<S> for F {
     type Target = T;
 
     fn of<'a>(&self, whole: &'a mut S) -> &'a mut T {
@@ -43,7 +43,7 @@ impl<S: ?Sized, T: VmState, F: Fn(&mut S) -> &mut T> Part<S> for F {
     }
 }
 
-impl<S: ?Sized, F: Part<S>> Section for View<S, F> {
+impl<S: Send + ?Sized, F: Part<S> + Send> Section for View<S, F> {
     fn description(&self) -> &'static Description {
         F::Target::DESCRIPTION
     }
@@ -62,9 +62,9 @@ impl<S: ?Sized, F: Part<S>> Section for View<S, F> {
         Section::save(self.part.of(&mut whole), out)
     }
 
-    fn save_version(&mut self, out: &mut Writer, version: u32) -> vmstate::Result<()> {
+    fn save_at(&mut self, out: &mut Writer, version: u32) -> vmstate::Result<()> {
         let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
-        Section::save_version(self.part.of(&mut whole), out, version)
+        Section::save_at(self.part.of(&mut whole), out, version)
     }
 
     fn load(&mut self, input: &mut Reader<'_>, version: u32) -> vmstate::Result<()> {

@@ -116,7 +116,7 @@ impl Registration<'_> {
             Some(Err((_, problem))) => return Err(self.incompatible(problem)),
         };
         out.limit_subsections(Some(subsections));
-        let saved = self.section.save_version(out, version);
+        let saved = self.section.save_at(out, version);
         let problems = out.limit_subsections(None);
         match saved {
             // A hand-written section knows its newest version only.

@@ -24,6 +24,7 @@ mod optional;
 mod primitive;
 mod range;
 mod rules;
+mod shared;
 mod slice;
 mod subsection;
 #[doc(hidden)]
@@ -38,6 +39,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Described, Description, Kind};
 
 pub use rules::SectionRules;
+pub use shared::Shareable;
 pub(crate) use subsection::narrowed;
 pub use temporary::Temporary;
 pub use timer::Timer;
