@@ -5,8 +5,10 @@
 pub(crate) mod mark;
 mod name;
 mod reader;
+mod subsection;
 mod writer;
 
 pub(crate) use name::{as_text, put_name};
 pub use reader::{Limits, Reader, Strictness};
+pub(crate) use subsection::{is_subsection_of, put_subsection_header};
 pub use writer::{Outcomes, Writer};

@@ -10,6 +10,7 @@ use super::product::{Found, Product, Stop};
 use super::reliance::shared_name;
 use super::subjects::Id;
 use super::verdict::{Reason, Subject, Warning};
+use crate::codec::is_subsection_of;
 
 pub(super) type Decisions = BTreeMap<Id, bool>;
 
@@ -337,7 +338,7 @@ impl Product<'_> {
             self.budget.step(0)?;
             let Some(step) = self.written.steps.get(at) else { return Ok(Seen::Nothing) };
             match step {
-                Step::Header { name, .. } if is_seen(name, parent) => return Ok(Seen::Header(at)),
+                Step::Header { name, .. } if is_subsection_of(parent, name.as_bytes()) => return Ok(Seen::Header(at)),
                 Step::Goto(to) => at = *to,
                 Step::Unless { .. } | Step::Loop { .. } | Step::Pointer { .. } | Step::LoopEnd { .. }
                     if !self.may_come_upon(at, parent)? =>
@@ -386,7 +387,7 @@ impl Product<'_> {
                 continue;
             }
             match self.written.steps.get(at) {
-                Some(Step::Header { name, .. }) => found = is_seen(name, parent),
+                Some(Step::Header { name, .. }) => found = is_subsection_of(parent, name.as_bytes()),
                 Some(Step::Unless { to, .. }) => open.extend([at + 1, *to]),
                 Some(Step::Loop { framing, end, .. }) if !framing.has_marks() => open.extend([at + 1, *end]),
                 Some(Step::LoopEnd { head, .. }) => match self.written.steps.get(*head) {
@@ -401,11 +402,6 @@ impl Product<'_> {
         self.ahead.borrow_mut().insert(key, found);
         Ok(found)
     }
-}
-
-/// A name no longer than the parent's or with another beginning is not looked at.
-fn is_seen(name: &str, parent: &str) -> bool {
-    name.len() > parent.len() && name.starts_with(parent)
 }
 
 /// Goes on to `then` if `subject` is not `bad`.

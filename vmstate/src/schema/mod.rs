@@ -5,11 +5,12 @@
 
 mod framing;
 pub mod json;
+pub(crate) mod program;
 mod shared;
+mod type_name;
 mod vmdesc;
 
 pub use shared::Shared;
-pub(crate) use vmdesc::type_name;
 pub use vmdesc::vmdesc;
 
 /// The description of a type that derives `VmState`.
