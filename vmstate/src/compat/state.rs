@@ -141,9 +141,9 @@ impl Product<'_> {
         match (written, read) {
             (None, None) => Ok(Next::Loads),
             (
-                Some(Step::Loop { elements, framing, bound, path, end }),
-                Some(Step::Loop { framing: read_framing, bound: read_bound, path: read_path, end: read_end, .. }),
-            ) if framing == read_framing => {
+                Some(Step::Loop { elements, counting, bound, path, end }),
+                Some(Step::Loop { counting: read_counting, bound: read_bound, path: read_path, end: read_end, .. }),
+            ) if counting == read_counting => {
                 let sides = (
                     Counted { bound, path, end: *end },
                     Counted { bound: read_bound, path: read_path, end: *read_end },
@@ -151,15 +151,15 @@ impl Product<'_> {
                 Ok(self.counted(state, *elements, &sides, found))
             }
             (
-                Some(Step::Loop { elements, framing, path, end, .. }),
+                Some(Step::Loop { elements, counting, path, end, .. }),
                 Some(Step::Loop {
                     elements: read_elements,
-                    framing: read_framing,
+                    counting: read_counting,
                     bound: read_bound,
                     end: read_end,
                     ..
                 }),
-            ) if !framing.has_marks() && !read_framing.has_marks() => {
+            ) if !counting.has_marks() && !read_counting.has_marks() => {
                 if self.counts_otherwise(state, *read_elements, read_bound) {
                     return breaks(path, Reason::OtherLength);
                 }
@@ -174,11 +174,11 @@ impl Product<'_> {
                     }
                 })))
             }
-            (Some(Step::Loop { elements, framing, path, end, .. }), _) if !framing.has_marks() => {
+            (Some(Step::Loop { elements, counting, path, end, .. }), _) if !counting.has_marks() => {
                 let then = state.with(|state| state.written = At::step(*end));
                 Ok(gate(state, *elements, true, path, Reason::OtherCount, then))
             }
-            (_, Some(Step::Loop { elements, framing, bound, path, end })) if !framing.has_marks() => {
+            (_, Some(Step::Loop { elements, counting, bound, path, end })) if !counting.has_marks() => {
                 if self.counts_otherwise(state, *elements, bound) {
                     return breaks(path, Reason::OtherLength);
                 }
@@ -389,9 +389,9 @@ impl Product<'_> {
             match self.written.steps.get(at) {
                 Some(Step::Header { name, .. }) => found = is_subsection_of(parent, name.as_bytes()),
                 Some(Step::Unless { to, .. }) => open.extend([at + 1, *to]),
-                Some(Step::Loop { framing, end, .. }) if !framing.has_marks() => open.extend([at + 1, *end]),
+                Some(Step::Loop { counting, end, .. }) if !counting.has_marks() => open.extend([at + 1, *end]),
                 Some(Step::LoopEnd { head, .. }) => match self.written.steps.get(*head) {
-                    Some(Step::Loop { framing, .. }) if framing.has_marks() => {}
+                    Some(Step::Loop { counting, .. }) if counting.has_marks() => {}
                     _ => open.extend([at + 1, head + 1]),
                 },
                 Some(Step::Pointer { .. }) => open.push(at + 1),

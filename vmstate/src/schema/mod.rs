@@ -209,16 +209,6 @@ pub enum Kind {
     Check,
 }
 
-impl Kind {
-    /// True if a field of it can have a [`Count`].
-    pub(crate) const fn is_counted(&self) -> bool {
-        matches!(
-            self,
-            Self::CountedArray(_) | Self::CountedBuffer | Self::CountedBitmap | Self::List(_) | Self::Map(..)
-        )
-    }
-}
-
 /// Which values of an integer a reader takes.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
