@@ -132,7 +132,7 @@ fn less_room_in_a_counted_array() {
 fn the_room_of_a_boxed_slice_is_relied_on() {
     dev!(Dev { n: u8, #[vmstate(len = n, max = 16)] data: Box<[u8]> });
     let said = crossing(of::<Dev>(), of::<Dev>(), 1);
-    assert!(said.relies_on.contains(&Reliance::Configuration(vec!["the room of data".into()])), "{said}");
+    assert!(said.relies_on.contains(&Reliance::Configuration(vec!["room of data".into()])), "{said}");
 }
 
 #[test]

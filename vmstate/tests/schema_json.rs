@@ -255,7 +255,10 @@ fn descriptions() -> impl Strategy<Value = Description> {
             ]
         });
         let presence = prop_oneof![any::<u32>().prop_map(Presence::Since), name().prop_map(Presence::If)];
-        let field = (name(), kind, presence).prop_map(|(name, kind, presence)| Field::new(name, kind, presence));
+        let field = (name(), kind, presence, any::<bool>()).prop_map(|(name, kind, presence, unframed)| {
+            let field = Field::new(name, kind, presence);
+            if unframed { field.unframed() } else { field }
+        });
         let fields = prop::collection::vec(field, 0..5);
         (name(), any::<u32>(), any::<u32>(), fields, prop::collection::vec(inner, 0..3)).prop_map(
             |(name, new, old, fields, subsections)| Description::new(name, new, old, fields.into(), subsections.into()),
@@ -281,4 +284,33 @@ proptest! {
         text[at] = byte;
         let _ = Schema::from_json(std::str::from_utf8(&text).unwrap());
     }
+}
+
+#[test]
+fn older_names_of_a_section_are_in_the_text() {
+    let mut sections = Sections::new();
+    sections.register("board/inner", 0, Inner::default()).unwrap();
+    sections.register("other", 0, Inner::default()).unwrap();
+    sections.add_alias("board/inner", "inner").unwrap();
+    sections.add_alias("board/inner", "core").unwrap();
+    let schema = sections.schema(None).unwrap();
+    let written: Value = serde_json::from_str(&schema.to_json()).unwrap();
+    assert_eq!(written["board/inner"]["aliases"], json!(["core", "inner"]));
+    assert_eq!(written["other"].get("aliases"), None);
+    assert_eq!(Schema::from_json(&schema.to_json()).unwrap(), schema);
+    for (aliases, says) in [
+        (json!(["other"]), "board/inner: its older name \"other\" is another section's name"),
+        (json!(["board/inner"]), "board/inner: its older name \"board/inner\" is another section's name"),
+        (json!([7]), "board/inner › aliases[0]: a name expected"),
+        (json!("inner"), "board/inner: \"aliases\" has to be a list"),
+    ] {
+        let mut wrong = written.clone();
+        wrong["board/inner"]["aliases"] = aliases;
+        let error = Schema::from_json(&wrong.to_string()).unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Malformed, says));
+    }
+    let mut twice = written.clone();
+    twice["other"]["aliases"] = json!(["core"]);
+    let error = Schema::from_json(&twice.to_string()).unwrap_err();
+    assert_eq!(error.to_string(), "other: its older name \"core\" is also that of board/inner");
 }

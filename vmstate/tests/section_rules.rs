@@ -122,6 +122,95 @@ fn an_alias_is_a_second_number() {
     }
 }
 
+/// Streams of an earlier release say `uart`; a stream of this one says `plain`.
+#[test]
+fn an_older_name_loads_into_the_section_that_has_a_new_one() {
+    for strictness in [Strictness::Strict, Strictness::QemuCompatible] {
+        for names in [["uart", "uart"], ["plain", "plain"], ["uart", "plain"]] {
+            let mut devices = [Plain { a: 1 }, Plain { a: 2 }];
+            let [first, second] = &mut devices;
+            let mut sections = Sections::new();
+            sections.add(first as &mut dyn Section).unwrap();
+            sections.add_alias("plain", "uart").unwrap();
+            sections.add_alias("plain", "uart").unwrap();
+            sections.add(second as &mut dyn Section).unwrap();
+            let bytes = saved(&mut sections).unwrap();
+            let expected = stream(&[], &[full(2, "plain", 0, 1), full(3, "plain", 1, 2)]);
+            assert_eq!(bytes[..expected.len()].escape_ascii().to_string(), expected.escape_ascii().to_string());
+            let old = stream(&[], &[full(2, names[0], 1, 20), full(3, names[1], 0, 10)]);
+            load(&old, strictness, &mut sections).unwrap();
+            let unknown = load(&stream(&[], &[full(2, "uart", 2, 0)]), strictness, &mut sections).unwrap_err();
+            assert_eq!((unknown.kind(), unknown.section()), (ErrorKind::Incompatible, Some("uart/2")));
+            assert_eq!(unknown.message(), "this machine has no such instance: both sides need the same devices");
+            drop(sections);
+            assert_eq!(devices.map(|device| device.a), [10, 20]);
+        }
+    }
+    let mut sections = Sections::new();
+    sections.add(Plain { a: 1 }).unwrap();
+    sections.add_alias("plain", "uart").unwrap();
+    let twice = stream(&[], &[full(2, "uart", 0, 5), full(3, "plain", 0, 6)]);
+    let error = load(&twice, Strictness::Strict, &mut sections).unwrap_err();
+    assert_eq!((error.kind(), error.message()), (ErrorKind::Malformed, "came twice"));
+}
+
+#[test]
+fn an_older_name_on_a_bus_has_its_path() {
+    let mut plain = Plain { a: 1 };
+    let mut sections = Sections::new();
+    sections.add_at("pci0", &mut plain as &mut dyn Section).unwrap();
+    sections.add_alias("pci0/plain", "pci0/uart").unwrap();
+    // As it was called before it had a path: QEMU's loads know that without being told.
+    sections.add_alias("pci0/plain", "plain").unwrap();
+    for (name, value) in [("pci0/uart", 2), ("plain", 3)] {
+        load(&stream(&[], &[full(2, name, 0, value)]), Strictness::Strict, &mut sections).unwrap();
+        load(&stream(&[], &[full(2, name, 0, value)]), Strictness::QemuCompatible, &mut sections).unwrap();
+    }
+    drop(sections);
+    assert_eq!(plain.a, 3);
+}
+
+/// Whichever of the two comes first.
+#[test]
+fn a_name_that_could_mean_two_sections_is_refused() {
+    fn with(names: &[&str]) -> Sections<'static> {
+        let mut sections = Sections::new();
+        for name in names {
+            sections.register(name, 0, Plain::default()).unwrap();
+        }
+        sections
+    }
+    let refused = |result: vmstate::Result<()>, says: &str| {
+        let error = result.unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Misuse, says));
+    };
+    let text = "serial/0: its older name \"uart\" also means uart";
+    refused(with(&["uart", "serial"]).add_alias("serial", "uart"), text);
+    let mut sections = with(&["serial"]);
+    sections.add_alias("serial", "uart").unwrap();
+    let text = "uart/0: this is the older name of serial: give it another one";
+    refused(sections.register("uart", 0, Plain::default()).map(drop), text);
+    let text = "uart/1: this is the older name of serial: give it another one";
+    refused(sections.register("uart", 1, Plain::default()).map(drop), text);
+    let mut sections = with(&["serial", "debug"]);
+    sections.add_alias("serial", "uart").unwrap();
+    refused(sections.add_alias("debug", "uart"), "debug/0: its older name \"uart\" also means serial");
+    let text = "serial/0: its older name \"serial\" also means serial";
+    refused(sections.add_alias("serial", "serial"), text);
+    let text = "uart/0: no section has this name: register it before its older names";
+    refused(sections.add_alias("uart", "com"), text);
+    refused(sections.add_alias("serial", ""), "/0: a section's name has 1 to 255 bytes");
+    // A QEMU-compatible load takes a section with a path also under its name alone.
+    let mut sections = with(&["serial"]);
+    sections.add_at("pci0", Plain::default()).unwrap();
+    let text = "serial/0: its older name \"plain\" also means pci0/plain";
+    refused(sections.add_alias("serial", "plain"), text);
+    let mut sections = with(&["serial"]);
+    sections.add_alias("serial", "plain").unwrap();
+    let text = "pci0/plain/0: without its path it is the older name of serial";
+    refused(sections.add_at("pci0", Plain::default()).map(drop), text);
+}
+
 #[test]
 fn a_path_is_in_the_name_and_old_streams_without_it_are_found() {
     let mut devices = [Plain { a: 1 }, Plain { a: 2 }];

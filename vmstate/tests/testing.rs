@@ -275,7 +275,7 @@ fn a_condition_has_to_be_assumed_by_name() {
 }
 
 #[test]
-fn names_are_free() {
+fn names_of_fields_and_of_structs_inside_are_free() {
     #[derive(VmState)]
     #[vmstate(name = "lines", version = 7)]
     struct Lines {
@@ -283,13 +283,45 @@ fn names_are_free() {
         line: u8,
     }
     #[derive(VmState)]
-    #[vmstate(name = "serial", version = 1)]
+    #[vmstate(name = "uart", version = 1)]
     struct Serial {
         baud: u16,
         lines: Lines,
     }
     let kept = Kept::new();
     kept.lock().state("busy", || Serial { baud: 12, lines: Lines { interrupts: 5, line: 3 } }).check();
+}
+
+/// The name of a section is on the wire, whatever the folder is called.
+#[test]
+fn a_renamed_section_needs_its_older_name() {
+    #[derive(VmState)]
+    #[vmstate(name = "serial", version = 1)]
+    struct Serial {
+        divider: u16,
+        ier: u8,
+        lcr: u8,
+    }
+    let serial = || Serial { divider: 12, ier: 5, lcr: 3 };
+    let kept = Kept::new();
+    let message = kept.message(kept.lock().state("busy", serial).bless(true));
+    let expected = "1/schema.json: streams of this layout do not load any more
+uart
+  old -> new, version 1: breaks at uart because the reader does not have this section -> ";
+    assert!(message.starts_with(expected), "{message}");
+    assert_eq!(kept.files(), ["1/busy.bin", "1/schema.json"]);
+    let renamed = || {
+        let mut sections = Sections::new();
+        sections.add(serial()).unwrap();
+        sections.add_alias("serial", "uart").unwrap();
+        sections
+    };
+    kept.lock().state("busy", renamed).bless(true).check();
+    kept.lock().state("busy", renamed).check();
+    assert_eq!(kept.files(), ["1/busy.bin", "1/schema.json", "2/busy.bin", "2/schema.json"]);
+    // The alias may go only with the streams that need it.
+    let message = kept.message(kept.lock().state("busy", serial));
+    assert!(message.starts_with(expected), "{message}");
 }
 
 #[test]

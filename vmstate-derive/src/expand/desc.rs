@@ -85,6 +85,7 @@ fn entries(container: &Container<'_>, field: &Field<'_>) -> TokenStream {
             quote!(__v::Presence::Since(#since))
         }
     };
+    let unframed = field.attrs.unframed.as_ref().map(|_| quote!(.unframed()));
     let name = quote!(__v::Shared::Static(#name));
     let entry = match (codec::count(container, field), codec::conversion(field)) {
         (Some(count), _) => quote!(__v::Field::counted(#name, #kind, #presence, #count)),
@@ -95,7 +96,7 @@ fn entries(container: &Container<'_>, field: &Field<'_>) -> TokenStream {
     };
     quote! {
         #before
-        #entry,
+        #entry #unframed,
         #in_range
         #after
     }

@@ -1,7 +1,7 @@
 //! Checks of the layout that need the types: constants that do not evaluate if a reader could mistake some bytes.
 
-use proc_macro2::{Ident, TokenStream, TokenTree};
-use quote::{ToTokens, format_ident, quote, quote_spanned};
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
 use syn::ExprRange;
 use syn::spanned::Spanned as _;
 
@@ -13,7 +13,7 @@ use crate::ast::{Codec, Container, Field};
 pub(super) fn constants(container: &Container<'_>) -> Option<TokenStream> {
     let ident = &container.input.ident;
     let plain = container.input.generics.params.is_empty();
-    plain.then(|| rules(container, ident).map(|rule| quote!(const _: () = #rule;)).collect())
+    plain.then(|| rules(container, ident).map(|rule| quote!(const _: () = { #rule };)).collect())
 }
 
 /// For a generic struct: the value of `__FRAMED`, which a load needs, so that it is checked once the parameters are
@@ -30,13 +30,8 @@ pub(super) fn value(container: &Container<'_>) -> TokenStream {
 fn rules<'a>(container: &'a Container<'_>, this: &'a Ident) -> impl Iterator<Item = TokenStream> + 'a {
     let fields = (0..container.parts.len()).flat_map(move |part| fields_of(container, part, this));
     let stolen = (container.parts.len() > 1).then(|| {
-        quote_spanned! {container.parts[0].tokens.span()=>
-            ::core::assert!(
-                !<#this as __v::VmState>::DESCRIPTION.subsections_are_stolen(),
-                "the names of these subsections begin with the name of a struct right before them, which would take \
-                them for its own: rename one of them"
-            )
-        }
+        let fault = quote!(<#this as __v::VmState>::DESCRIPTION.fault_of_names());
+        none(&fault, container.parts[0].tokens.span())
     });
     fields.chain(stolen).chain(struct_versions(container))
 }
@@ -57,39 +52,27 @@ fn struct_versions<'a>(container: &'a Container<'_>) -> impl Iterator<Item = Tok
 
 fn fields_of(container: &Container<'_>, part: usize, this: &Ident) -> Vec<TokenStream> {
     let list = fields_const(part);
-    let last = container.fields_of(part).count().saturating_sub(1);
     let mut entry = 0;
     let mut rules = Vec::new();
-    for (place, (_, field)) in container.fields_of(part).enumerate() {
+    for (_, field) in container.fields_of(part) {
         let own = entry + desc::entries_before(field);
         entry = own + 1 + desc::entries_after(field);
         if let Codec::Slice(slice) | Codec::BufferSlice(slice) = &field.codec {
             rules.push(within_the_array(field, slice));
         }
-        if field.attrs.unframed.is_some() || !may_hold_structs(field) {
-            continue;
-        }
-        let span = field.ty.span();
-        let kind = quote!(<#this as __Parts>::#list[#own].kind);
-        rules.push(if place < last {
-            quote_spanned! {span=>
-                ::core::assert!(
-                    !#kind.ends_in_subsections(),
-                    "this ends in subsections and more fields follow: a reader may take their first bytes for a \
-                    subsection. Put it last or into a subsection, or say `unframed` if that layout is given"
-                )
-            }
-        } else {
-            quote_spanned! {span=>
-                ::core::assert!(
-                    !#kind.elements_run_together(),
-                    "elements with subsections stand one after the other: a reader may take the next element's first \
-                    bytes for a subsection. Say `unframed` if that layout is given"
-                )
-            }
-        });
+        let fault = quote!(__v::fault_of_field(<#this as __Parts>::#list, #own));
+        rules.push(none(&fault, field.ty.span()));
     }
     rules
+}
+
+/// The rule that `fault` is none, shown at `place`.
+fn none(fault: &TokenStream, place: Span) -> TokenStream {
+    quote_spanned! {place=>
+        if let ::core::option::Option::Some(fault) = #fault {
+            ::core::panic!("{}", fault.text())
+        }
+    }
 }
 
 /// A slice is known now, so it is now that it must fit.
@@ -102,27 +85,4 @@ fn within_the_array(field: &Field<'_>, slice: &ExprRange) -> TokenStream {
             "this slice is not within the array"
         )
     }
-}
-
-/// Spares the compiler the rules for integers and arrays of them.
-fn may_hold_structs(field: &Field<'_>) -> bool {
-    const PLAIN: [&str; 9] = ["bool", "u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64"];
-    fn other_words(tokens: TokenStream) -> bool {
-        tokens.into_iter().any(|token| match token {
-            TokenTree::Ident(ident) => !PLAIN.contains(&ident.to_string().as_str()),
-            TokenTree::Group(group) => other_words(group.stream()),
-            TokenTree::Punct(_) | TokenTree::Literal(_) => false,
-        })
-    }
-    let represented = match &field.codec {
-        Codec::Plain | Codec::Optional | Codec::Counted(_) | Codec::Slice(_) | Codec::List(_) | Codec::Map(_) => {
-            field.ty
-        }
-        Codec::At(_) => field.ty,
-        Codec::Proxy(represented) | Codec::Temporary(represented) => represented,
-        Codec::ProxyEach(represented) => &represented.elem,
-        Codec::Buffer(_) | Codec::BufferSlice(_) | Codec::Bitmap(_) => return false,
-        Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => return false,
-    };
-    other_words(represented.to_token_stream())
 }

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use super::budget::{Budget, TooLarge};
 use super::item::Item;
 use super::layout::{Bound, Counting, Known, Layout, Length, Sent, Step};
+use super::lengths::{self, At, Part, Value};
+use super::place::Place;
 use super::reliance::shared_name;
 use super::subjects::{Id, Subjects};
 use super::verdict::{Reason, Subject};
@@ -68,70 +70,6 @@ fn inside(encoding: &Encoding<'_>, into: &mut Sent, budget: &Budget) -> Result<(
     }
 }
 
-/// Names of the lengths that `program` and its subsections count by.
-fn collect_lengths<'d>(program: &'d Program<'_>, into: &mut Vec<&'d str>, budget: &Budget) -> Result<(), TooLarge> {
-    for member in program.members() {
-        if let Some(Count { length: Some(schema::Length::Field(name)), .. }) = member.count {
-            budget.step(name.len())?;
-            into.push(name);
-        }
-    }
-    program.subsections().try_for_each(|subsection| collect_lengths(subsection, into, budget))
-}
-
-/// Where in the description: the field's path, the array elements on the way, how many loops are around, and if it is in
-/// the key of a map.
-#[derive(Clone)]
-struct Place {
-    path: Rc<str>,
-    scope: Rc<str>,
-    depth: usize,
-    in_key: bool,
-}
-
-impl Default for Place {
-    fn default() -> Self {
-        Self { path: "".into(), scope: "".into(), depth: 0, in_key: false }
-    }
-}
-
-impl Place {
-    fn field(&self, name: &str) -> Self {
-        let path = if self.path.is_empty() { name.into() } else { format!("{}.{name}", self.path).into() };
-        Self { path, ..self.clone() }
-    }
-
-    fn element(&self, index: u64) -> Self {
-        let inside = |of: &str| format!("{of}[{index}]").into();
-        Self { path: inside(&self.path), scope: inside(&self.scope), ..self.clone() }
-    }
-
-    /// A loop's name is not in the scope: it may be another on the other side.
-    fn counted(&self) -> Self {
-        let inside = |of: &str| format!("{of}[]").into();
-        Self { path: inside(&self.path), scope: inside(&self.scope), depth: self.depth + 1, ..self.clone() }
-    }
-}
-
-/// A struct or subsection that is being built, and where its lengths are.
-struct Part {
-    place: Place,
-    is_subsection: bool,
-    /// Fields that are lengths, by name.
-    lengths: BTreeMap<String, Value>,
-}
-
-/// Where the value of a length is.
-#[derive(Clone, Copy, Default)]
-enum Value {
-    /// In no stream of this version.
-    #[default]
-    Absent,
-    At(usize),
-    /// Several fields bear its name.
-    Unclear,
-}
-
 struct Builder<'a> {
     layout: Layout,
     sent: Option<&'a Sent>,
@@ -151,6 +89,9 @@ impl Builder<'_> {
             self.layout.last_use.insert(subject, at);
         }
         self.layout.steps.push(step);
+        // The section itself is the first part.
+        let is_nested = self.parts.len() > 1 && self.parts.last().is_some_and(|part| !part.is_subsection);
+        self.layout.nested.push(is_nested);
         Ok(at)
     }
 
@@ -199,11 +140,7 @@ impl Builder<'_> {
         place: &Place,
         is_subsection: bool,
     ) -> Result<(), TooLarge> {
-        let mut lengths = Vec::new();
-        collect_lengths(program, &mut lengths, self.budget)?;
-        lengths.retain(|name| program.members().any(|member| member.name == **name));
-        let lengths = lengths.into_iter().map(|name| (name.to_owned(), Value::Absent)).collect();
-        self.parts.push(Part { place: place.clone(), is_subsection, lengths });
+        self.parts.push(Part::new(program, place, is_subsection, self.budget)?);
         let built = self.program(program, version, place);
         self.parts.pop();
         built
@@ -312,11 +249,9 @@ impl Builder<'_> {
         let is_value = |step: &Step| matches!(step, Step::Item { .. } | Step::Custom { .. });
         if let Some(length) = self.parts.last_mut().and_then(|part| part.lengths.get_mut(&*member.name)) {
             let value = self.layout.steps.iter().skip(before).position(is_value);
-            *length = match (&length, value) {
-                (Value::Absent, Some(index)) => Value::At(before + index),
-                (Value::Absent, None) => Value::Absent,
-                _ => Value::Unclear,
-            };
+            if let (At::Absent, Some(index)) = (length.at, value) {
+                length.at = At::Step(before + index);
+            }
         }
         Ok(())
     }
@@ -359,49 +294,28 @@ impl Builder<'_> {
 
     /// What `count` says, if it is known where the length is.
     fn bound(&mut self, count: &Count, place: &Place) -> Option<Bound> {
-        let (factor, mut most) = (count.factor as u64, count.most as u64);
+        let (factor, most) = (count.factor as u64, count.most as u64);
         if count.by_room {
-            self.layout.relied.configuration.insert(format!("the room of {}", shared_name(&place.path)));
+            self.layout.relied.configuration.insert(format!("room of {}", shared_name(&place.path)));
         }
-        let length = match &count.length {
-            None => Length::Itself,
-            Some(schema::Length::Machine(name)) => Length::Machine(self.parts.last()?.place.field(name).path),
-            Some(schema::Length::Field(name)) => match self.length(name) {
-                Some((_, Value::At(step))) => Length::Step(step),
-                Some((of, Value::Absent)) => Length::Absent(of.field(name).path),
-                Some((_, Value::Unclear)) | None => {
+        let (length, highest) = match &count.length {
+            None => (Length::Itself, u64::MAX),
+            Some(schema::Length::Machine(name)) => {
+                (Length::Machine(self.parts.last()?.place.field(name).path), u64::MAX)
+            }
+            Some(schema::Length::Field(name)) => match lengths::find(&self.parts, name) {
+                Some((_, Value { highest, at: At::Step(step) })) => (Length::Step(step), highest),
+                Some((of, Value { highest, at: At::Absent })) => (Length::Absent(of.field(name).path), highest),
+                Some((_, Value { at: At::Unclear, .. })) | None => {
                     self.layout.relied.counts.insert(shared_name(&place.path));
                     return None;
                 }
             },
         };
         if let Length::Step(step) = length {
-            let here = self.layout.steps.len();
-            self.layout.lengths.insert(step, here);
-            if let Some(Step::Item { item, .. }) = self.layout.steps.get(step) {
-                most = most.min(item.highest().saturating_mul(factor));
-            }
+            self.layout.lengths.insert(step, self.layout.steps.len());
         }
-        Some(Bound { length, factor, most })
-    }
-
-    /// Where the length called `name` is: a field of the innermost struct or subsection that has one, with the place of that.
-    fn length(&self, name: &str) -> Option<(&Place, Value)> {
-        let mut parts = self.parts.iter().rev();
-        let mut found = None;
-        loop {
-            let part = parts.next()?;
-            if let Some(length) = part.lengths.get(name) {
-                // Which of two is meant, nobody can tell.
-                found = Some(match found {
-                    None => (&part.place, *length),
-                    Some((place, _)) => (place, Value::Unclear),
-                });
-            }
-            if !part.is_subsection {
-                return found;
-            }
-        }
+        Some(Bound { length, factor, most, highest: highest.saturating_mul(factor) })
     }
 
     fn encoding(&mut self, encoding: &Encoding<'_>, place: &Place) -> Result<(), TooLarge> {

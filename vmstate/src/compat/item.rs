@@ -141,8 +141,9 @@ impl Item {
 
     /// The highest number that it can be, as far as that fits.
     pub(super) fn highest(&self) -> u64 {
-        let highest = self.values().and_then(|values| values.ranges().last().map(|(_, last)| *last));
-        highest.map_or(u64::MAX, |highest| u64::try_from(highest.max(0)).unwrap_or(u64::MAX))
+        let Some(values) = self.values() else { return u64::MAX };
+        let highest = values.ranges().last().map_or(0, |(_, last)| (*last).max(0));
+        u64::try_from(highest).unwrap_or(u64::MAX)
     }
 
     /// What handling it costs beside one step.
@@ -162,7 +163,7 @@ pub(super) struct Rest<'a> {
 }
 
 /// What becomes of the bytes that a writer's and a reader's item share.
-pub(super) struct Shared {
+pub(super) struct Overlap {
     pub(super) bytes: u64,
     pub(super) difference: Option<Difference>,
     /// True if only sizes say that both sides mean the same.
@@ -175,7 +176,7 @@ pub(super) struct Shared {
 
 impl Rest<'_> {
     /// Whether `self`, written, can be read as `read`.
-    pub(super) fn read_as(&self, read: &Self) -> Result<Shared, Reason> {
+    pub(super) fn read_as(&self, read: &Self) -> Result<Overlap, Reason> {
         use Meaning::{Bool, Signed, Unsigned, Unused};
         let (from, to) = (self.item.meaning, read.item.meaning);
         let (width, read_width) = (from.width(), to.width());
@@ -200,7 +201,7 @@ impl Rest<'_> {
         let zeros = from == Unused && read_width.is_some_and(whole);
         let alike = !matches!(self.item.taken, Taken::Any | Taken::These(_))
             && !matches!(read.item.taken, Taken::Any | Taken::These(_));
-        Ok(Shared { bytes, difference, by_size, alike, unless: self.unless(read, zeros)? })
+        Ok(Overlap { bytes, difference, by_size, alike, unless: self.unless(read, zeros)? })
     }
 
     /// Of a map's key, the numbers of the reader among which no two change places; all of them if it is none.
@@ -243,11 +244,11 @@ impl Rest<'_> {
             (Taken::AtMost, Taken::AtMost) => Some(Rc::new(Values::not_negative(width, signed))),
             (Taken::Equal, Taken::AtMost) if !signed => None,
             (_, Taken::Equal) => {
-                let reason = Reason::NotTaken { taken: "the value that its machine has".into() };
+                let reason = Reason::NotConfigured { taken: "the value that its machine has".into() };
                 return Ok(Some((Subject::Configuration(field), reason)));
             }
             (_, Taken::AtMost) => {
-                let reason = Reason::NotTaken { taken: "0 up to the value that its machine has".into() };
+                let reason = Reason::NotConfigured { taken: "0 up to the value that its machine has".into() };
                 return Ok(Some((Subject::Configuration(field), reason)));
             }
             (_, Taken::These(taken)) => Some(Rc::clone(taken)),

@@ -69,6 +69,8 @@ pub(super) struct Bound {
     pub(super) factor: u64,
     /// A save sends no more, and a load takes no more.
     pub(super) most: u64,
+    /// The values that the length can have lead to no more.
+    pub(super) highest: u64,
 }
 
 /// What says how many elements there are.
@@ -122,8 +124,18 @@ pub(super) struct Layout {
     pub(super) depths: BTreeMap<Id, usize>,
     /// Steps whose values are lengths; behind the second step nobody asks for them any more.
     pub(super) lengths: BTreeMap<usize, usize>,
+    /// Of each step, if it is of a nested struct.
+    pub(super) nested: Vec<bool>,
     /// What its loads ask, beside the bytes.
     pub(super) relied: Relied,
+}
+
+impl Layout {
+    /// True if the field is one of a nested struct, which has no version in the stream.
+    pub(super) fn is_nested(&self, field: &str) -> bool {
+        let at = self.steps.iter().position(|step| step.place() == field);
+        at.and_then(|at| self.nested.get(at)).is_some_and(|is_nested| *is_nested)
+    }
 }
 
 /// Which subsections a writer may send, and at which versions.

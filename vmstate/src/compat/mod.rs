@@ -15,15 +15,19 @@ mod build;
 mod counts;
 mod item;
 mod layout;
-mod product;
+mod lengths;
+mod place;
+mod position;
 mod registry;
 mod reliance;
 mod remedy;
 mod sentence;
-mod state;
+mod sides;
+mod step;
 mod subjects;
 mod values;
 mod verdict;
+mod walk;
 
 use std::collections::BTreeSet;
 
@@ -37,7 +41,7 @@ use crate::schema::program::Program;
 use crate::schema::{Description, Presence};
 use budget::Budget;
 use layout::Sent;
-use product::{Product, Stop};
+use sides::{Sides, Stop};
 use subjects::Subjects;
 
 /// Most versions of a section whose streams are looked at.
@@ -101,7 +105,7 @@ fn cross(writer: &Program<'_>, reader: &Program<'_>, version: u32, direction: Di
             return compared.unwrap_or_else(|stop| not_compared(writer, version, direction, stop));
         }
     };
-    let remedy = remedy::of(&reason, direction);
+    let remedy = remedy::of(&reason, direction, false);
     let verdict = Verdict::Breaks(Break { field: writer.name.to_owned(), reason, remedy });
     Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }
@@ -117,7 +121,7 @@ fn compare(
     build::subsections(writer, &mut sent, budget)?;
     let written = build::written(writer, version, &mut subjects, budget)?;
     let read = build::read(reader, version, &sent, &mut subjects, budget)?;
-    Product::new(written, read, subjects, budget).crossing(direction, version)
+    Sides::new(written, read, subjects, budget).crossing(direction, version)
 }
 
 fn not_compared(writer: &Program<'_>, version: u32, direction: Direction, stop: Stop) -> Crossing {
@@ -125,7 +129,7 @@ fn not_compared(writer: &Program<'_>, version: u32, direction: Direction, stop: 
         Stop::TooLarge => (writer.name.to_owned(), Reason::TooLarge),
         Stop::Ambiguous(field) => (field, Reason::Ambiguous),
     };
-    let remedy = remedy::of(&reason, direction);
+    let remedy = remedy::of(&reason, direction, false);
     let verdict = Verdict::NotCompared(Break { field, reason, remedy });
     Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }

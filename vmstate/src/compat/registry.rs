@@ -87,19 +87,26 @@ pub fn check_registry(old: &[SectionDescription<'_>], new: &[SectionDescription<
     RegistryReport { sections }
 }
 
-/// As [`check_registry`], of what two files say. A schema knows no aliases: a section of another name is another section.
+/// As [`check_registry`], of what two files say.
 pub fn check_schemas(old: &Schema, new: &Schema) -> RegistryReport {
-    fn sections(schema: &Schema) -> Vec<SectionDescription<'_>> {
-        let sections = schema.sections().iter();
-        let described = sections.map(|(name, description)| SectionDescription {
-            name,
-            aliases: &[],
-            description,
-            required: schema.requires(name),
-        });
-        described.collect()
-    }
-    check_registry(&sections(old), &sections(new))
+    let (old_aliases, new_aliases) = (aliases(old), aliases(new));
+    check_registry(&described(old, &old_aliases), &described(new, &new_aliases))
+}
+
+/// The older names of each section.
+fn aliases(schema: &Schema) -> Vec<Vec<&str>> {
+    schema.sections().iter().map(|(name, _)| schema.aliases(name).collect()).collect()
+}
+
+fn described<'s>(schema: &'s Schema, aliases: &'s [Vec<&'s str>]) -> Vec<SectionDescription<'s>> {
+    let sections = schema.sections().iter().zip(aliases);
+    let described = sections.map(|((name, description), aliases)| SectionDescription {
+        name,
+        aliases,
+        description,
+        required: schema.requires(name),
+    });
+    described.collect()
 }
 
 /// The first section of each name.
@@ -134,6 +141,6 @@ fn only_if_sent(crossing: &mut Crossing, writer: &SectionDescription<'_>) {
 }
 
 fn broken(section: &SectionDescription<'_>, direction: Direction, reason: Reason) -> Break {
-    let remedy = remedy::of(&reason, direction);
+    let remedy = remedy::of(&reason, direction, false);
     Break { field: section.name.to_owned(), reason, remedy }
 }

@@ -114,7 +114,7 @@ impl fmt::Display for Reason {
             Self::OtherOrder => f.write_str("the reader has the keys in another order"),
             Self::OtherCodec => f.write_str("the two sides do not use the same hand-written codec"),
             Self::UnknownSubsection => f.write_str("the reader does not know this subsection"),
-            Self::NotTaken { taken } => write!(f, "the reader takes only {taken}"),
+            Self::NotTaken { taken } | Self::NotConfigured { taken } => write!(f, "the reader takes only {taken}"),
             Self::NotNullable => f.write_str("it may be null on one side only"),
             Self::TooLarge => f.write_str("the layout is too large"),
             Self::Ambiguous => f.write_str("a look for subsections may go too far there"),
@@ -141,7 +141,7 @@ impl fmt::Display for Reliance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Codec(name) => write!(f, "the hand-written codec {name:?}, to read what it wrote"),
-            Self::Hooks(hooks) => write!(f, "{}: the device's own functions, to take what comes", listed(hooks)),
+            Self::Hooks(hooks) => write!(f, "the device's own code, to take what comes: {}", listed(hooks)),
             Self::Outcomes(predicates) => {
                 write!(f, "the predicates {}, to have the same outcome on both sides", listed(predicates))
             }

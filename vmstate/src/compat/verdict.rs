@@ -197,6 +197,11 @@ pub enum Reason {
         /// Which it takes.
         taken: String,
     },
+    /// The reader takes only what its machine is configured to have.
+    NotConfigured {
+        /// Which it takes.
+        taken: String,
+    },
     /// A pointer that may be null on one side only.
     NotNullable,
     /// The layouts are too large to be compared.

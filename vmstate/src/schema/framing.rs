@@ -1,51 +1,107 @@
 //! Layouts that a reader could take for another: nothing on the wire frames a struct, so subsections are found by
 //! looking ahead for `05`, a length, and a name that begins with the struct's own.
 //!
-//! Const functions: the derive asks them while it compiles, about constants only.
+//! The bytes that follow are those of the whole section, whatever types they belong to: each rule walks the description
+//! down to its integers. Const functions: the derive asks them while it compiles, about constants only. A description that
+//! was made at run time is not judged.
 
-use super::{Description, Field, Kind, Presence, Shared};
+use super::{Description, Field, Kind, Presence};
 
-impl Kind {
-    /// True if a look for subsections runs into the bytes behind a value of this kind.
-    pub const fn ends_in_subsections(&self) -> bool {
+/// Where a look for subsections takes other bytes for one.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// The field's own bytes are followed by another field's.
+    Followed,
+    /// One element is followed by the next, or a key by its value.
+    Elements,
+    /// One value inside of the field is followed by another.
+    Inside,
+    /// A struct's name is the beginning of the name of a subsection that follows it.
+    Stolen,
+}
+
+impl Fault {
+    /// What is wrong, and what to do.
+    pub const fn text(self) -> &'static str {
         match self {
-            Self::Struct(Shared::Static(nested))
-            | Self::StructAt(Shared::Static(nested), _)
-            | Self::Temporary(Shared::Static(nested)) => nested.ends_in_subsections(),
-            Self::Array(Shared::Static(element), 1..)
-            | Self::CountedArray(Shared::Static(element))
-            | Self::Nullable(Shared::Static(element)) => element.ends_in_subsections(),
-            // Lists and maps end in a byte of their own.
-            _ => false,
-        }
-    }
-
-    /// True if a look for subsections of one element runs into the next element, or of a key into its value.
-    pub const fn elements_run_together(&self) -> bool {
-        match self {
-            Self::Array(Shared::Static(element), 2..) | Self::CountedArray(Shared::Static(element)) => {
-                element.ends_in_subsections() || element.elements_run_together()
+            Self::Followed => {
+                "this ends in subsections and more fields follow: a reader may take their first bytes for a \
+                 subsection. Put it last or into a subsection, or say `unframed` if that layout is given"
             }
-            Self::Map(Shared::Static(key), Shared::Static(value)) => {
-                key.ends_in_subsections() || key.elements_run_together() || value.elements_run_together()
+            Self::Elements => {
+                "elements with subsections stand one after the other: a reader may take the next element's first \
+                 bytes for a subsection. Say `unframed` if that layout is given"
             }
-            Self::Array(Shared::Static(element), _)
-            | Self::List(Shared::Static(element))
-            | Self::Nullable(Shared::Static(element)) => element.elements_run_together(),
-            _ => false,
+            Self::Inside => {
+                "inside of this, a value ends in subsections and others follow: a reader may take their first bytes \
+                 for a subsection. Put it last, or say `unframed` if that layout is given"
+            }
+            Self::Stolen => {
+                "the names of these subsections begin with the name of a struct right before them, which would take \
+                 them for its own: rename one of them"
+            }
         }
     }
 }
 
+/// What is wrong with the bytes of field `place` and what follows them among `fields`; `None` if nothing is.
+pub const fn fault_of_field(fields: &[Field], place: usize) -> Option<Fault> {
+    let Some((_, [field, behind @ ..])) = fields.split_at_checked(place) else { return None };
+    if field.is_unframed {
+        return None;
+    }
+    match field.kind.ends_in_subsections() && may_have_bytes(behind) {
+        true => Some(Fault::Followed),
+        false => field.kind.fault(),
+    }
+}
+
 impl Description {
+    /// What is wrong with this layout or with one inside of it: the first place where a reader may take some bytes
+    /// for others; `None` if there is none.
+    pub(crate) const fn fault(&self) -> Option<Fault> {
+        let (Some(fields), Some(mut rest)) = (self.fields.constant(), self.subsections.constant()) else { return None };
+        let mut place = 0;
+        while place < fields.len() {
+            match fault_of_field(fields, place) {
+                Some(Fault::Followed) => return Some(Fault::Inside),
+                Some(fault) => return Some(fault),
+                None => place += 1,
+            }
+        }
+        while let [first, behind @ ..] = rest {
+            if let Some(fault) = first.fault() {
+                return Some(fault);
+            }
+            rest = behind;
+        }
+        self.fault_of_names()
+    }
+
+    /// What is wrong with the names of the subsections of this struct itself, and of these; `None` if nothing is.
+    pub const fn fault_of_names(&self) -> Option<Fault> {
+        let Some(wanted) = self.subsections.constant() else { return None };
+        if self.steals(wanted) {
+            return Some(Fault::Stolen);
+        }
+        let mut rest = wanted;
+        while let [first, behind @ ..] = rest {
+            if let Some(fault) = first.fault_of_names() {
+                return Some(fault);
+            }
+            rest = behind;
+        }
+        None
+    }
+
+    /// True if a look for subsections runs into the bytes behind such a struct.
     const fn ends_in_subsections(&self) -> bool {
-        let (Shared::Static(fields), Shared::Static(subsections)) = (&self.fields, &self.subsections) else {
+        let (Some(mut rest), Some(subsections)) = (self.fields.constant(), self.subsections.constant()) else {
             return false;
         };
         if !subsections.is_empty() {
             return true;
         }
-        let mut rest: &[Field] = fields;
         while let [before @ .., last] = rest {
             if last.kind.ends_in_subsections() {
                 return true;
@@ -58,33 +114,13 @@ impl Description {
         false
     }
 
-    /// True if a struct at the end of this one would take one of this one's subsections for its own, since their
-    /// names begin alike.
-    pub const fn subsections_are_stolen(&self) -> bool {
-        let Shared::Static(wanted) = &self.subsections else { return false };
-        if self.steals(wanted) {
-            return true;
-        }
-        let mut rest: &[Self] = wanted;
-        while let [first, behind @ ..] = rest {
-            if first.subsections_are_stolen() {
-                return true;
-            }
-            rest = behind;
-        }
-        false
-    }
-
     /// True if a struct at the end of `self`'s fields or subsections has a name that one of `wanted` begins with.
     const fn steals(&self, wanted: &[Self]) -> bool {
-        let (Shared::Static(fields), Shared::Static(subsections)) = (&self.fields, &self.subsections) else {
+        let (Some(mut rest), Some(mut subsections)) = (self.fields.constant(), self.subsections.constant()) else {
             return false;
         };
-        let mut rest: &[Field] = fields;
         while let [before @ .., last] = rest {
-            if let Some(nested) = last.kind.as_struct()
-                && (nested.begins_one_of(wanted) || nested.steals(wanted))
-            {
+            if last.kind.steals(wanted) {
                 return true;
             }
             if last.is_certain(self.minimum_version) {
@@ -92,20 +128,20 @@ impl Description {
             }
             rest = before;
         }
-        let mut rest: &[Self] = subsections;
-        while let [first, behind @ ..] = rest {
+        while let [first, behind @ ..] = subsections {
             if first.steals(wanted) {
                 return true;
             }
-            rest = behind;
+            subsections = behind;
         }
         false
     }
 
+    /// True if the name of one of `wanted` begins with this one's.
     const fn begins_one_of(&self, wanted: &[Self]) -> bool {
         let mut rest = wanted;
         while let [first, behind @ ..] = rest {
-            if let (Shared::Static(name), Shared::Static(prefix)) = (&first.name, &self.name)
+            if let (Some(name), Some(prefix)) = (first.name.constant(), self.name.constant())
                 && starts_with(name.as_bytes(), prefix.as_bytes())
             {
                 return true;
@@ -113,6 +149,113 @@ impl Description {
             rest = behind;
         }
         false
+    }
+
+    /// True if every version of it has bytes.
+    const fn has_bytes(&self) -> bool {
+        let Some(mut rest) = self.fields.constant() else { return false };
+        while let [first, behind @ ..] = rest {
+            if first.is_certain(self.minimum_version) {
+                return true;
+            }
+            rest = behind;
+        }
+        false
+    }
+}
+
+impl Kind {
+    /// What is wrong inside of a value of this kind.
+    const fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Struct(nested) | Self::StructAt(nested, _) | Self::Temporary(nested) => match nested.constant() {
+                Some(nested) => nested.fault(),
+                None => None,
+            },
+            Self::Array(_, 0) => None,
+            Self::Array(element, 2..) | Self::CountedArray(element) => match element.constant() {
+                Some(element) if element.ends_in_subsections() => Some(Fault::Elements),
+                Some(element) => element.fault(),
+                None => None,
+            },
+            // The byte behind an element of a list is 0 or 1, which begins no subsection.
+            Self::Array(element, 1) | Self::Nullable(element) | Self::List(element) => match element.constant() {
+                Some(element) => element.fault(),
+                None => None,
+            },
+            Self::Map(key, value) => match (key.constant(), value.constant()) {
+                (Some(key), _) if key.ends_in_subsections() => Some(Fault::Elements),
+                (Some(key), Some(value)) => match key.fault() {
+                    Some(fault) => Some(fault),
+                    None => value.fault(),
+                },
+                _ => None,
+            },
+            Self::Bool | Self::Unsigned(_) | Self::Signed(_) | Self::Limited(..) | Self::Timer | Self::Double => None,
+            Self::Buffer(_) | Self::CountedBuffer | Self::Unused(_) => None,
+            Self::Bitmap(_) | Self::CountedBitmap | Self::Custom(_) | Self::Check => None,
+        }
+    }
+
+    /// True if a look for subsections runs into the bytes behind a value of this kind.
+    const fn ends_in_subsections(&self) -> bool {
+        match self {
+            Self::Struct(nested) | Self::StructAt(nested, _) | Self::Temporary(nested) => match nested.constant() {
+                Some(nested) => nested.ends_in_subsections(),
+                None => false,
+            },
+            Self::Array(element, 1..) | Self::CountedArray(element) | Self::Nullable(element) => {
+                match element.constant() {
+                    Some(element) => element.ends_in_subsections(),
+                    None => false,
+                }
+            }
+            Self::Array(_, 0) => false,
+            // They end in a byte of their own.
+            Self::List(_) | Self::Map(..) => false,
+            Self::Bool | Self::Unsigned(_) | Self::Signed(_) | Self::Limited(..) | Self::Timer | Self::Double => false,
+            Self::Buffer(_) | Self::CountedBuffer | Self::Unused(_) => false,
+            Self::Bitmap(_) | Self::CountedBitmap | Self::Custom(_) | Self::Check => false,
+        }
+    }
+
+    /// True if a struct at the end of such a value has a name that one of `wanted` begins with.
+    const fn steals(&self, wanted: &[Description]) -> bool {
+        match self {
+            Self::Struct(nested) | Self::StructAt(nested, _) | Self::Temporary(nested) => match nested.constant() {
+                Some(nested) => nested.begins_one_of(wanted) || nested.steals(wanted),
+                None => false,
+            },
+            Self::Array(element, 1..) | Self::CountedArray(element) | Self::Nullable(element) => {
+                match element.constant() {
+                    Some(element) => element.steals(wanted),
+                    None => false,
+                }
+            }
+            Self::Array(_, 0) | Self::List(_) | Self::Map(..) => false,
+            Self::Bool | Self::Unsigned(_) | Self::Signed(_) | Self::Limited(..) | Self::Timer | Self::Double => false,
+            Self::Buffer(_) | Self::CountedBuffer | Self::Unused(_) => false,
+            Self::Bitmap(_) | Self::CountedBitmap | Self::Custom(_) | Self::Check => false,
+        }
+    }
+
+    /// True if every value of this kind has bytes.
+    const fn has_bytes(&self) -> bool {
+        match self {
+            Self::Bool | Self::Unsigned(_) | Self::Signed(_) | Self::Limited(..) | Self::Timer | Self::Double => true,
+            Self::List(_) | Self::Map(..) => true,
+            Self::Buffer(count) | Self::Unused(count) | Self::Bitmap(count) => *count > 0,
+            Self::Array(element, 1..) | Self::Nullable(element) => match element.constant() {
+                Some(element) => element.has_bytes(),
+                None => false,
+            },
+            Self::Struct(nested) | Self::StructAt(nested, _) | Self::Temporary(nested) => match nested.constant() {
+                Some(nested) => nested.has_bytes(),
+                None => false,
+            },
+            Self::Array(_, 0) | Self::CountedArray(_) | Self::CountedBuffer | Self::CountedBitmap => false,
+            Self::Custom(_) | Self::Check => false,
+        }
     }
 }
 
@@ -127,46 +270,15 @@ impl Field {
     }
 }
 
-impl Kind {
-    const fn has_bytes(&self) -> bool {
-        match self {
-            Self::Bool | Self::Unsigned(_) | Self::Signed(_) | Self::Limited(..) | Self::Timer | Self::Double => true,
-            Self::List(_) | Self::Map(..) => true,
-            Self::Buffer(count) | Self::Unused(count) | Self::Bitmap(count) => *count > 0,
-            Self::Array(Shared::Static(element), 1..) | Self::Nullable(Shared::Static(element)) => element.has_bytes(),
-            Self::Struct(Shared::Static(nested))
-            | Self::StructAt(Shared::Static(nested), _)
-            | Self::Temporary(Shared::Static(nested)) => nested.has_bytes(),
-            _ => false,
+/// True if one of these is more than the place of a check.
+const fn may_have_bytes(mut fields: &[Field]) -> bool {
+    while let [first, behind @ ..] = fields {
+        if !matches!(first.kind, Kind::Check | Kind::Unused(0) | Kind::Buffer(0) | Kind::Array(_, 0)) {
+            return true;
         }
+        fields = behind;
     }
-
-    /// The struct that the value ends with, if it is one or an array of some.
-    const fn as_struct(&self) -> Option<&Description> {
-        match self {
-            Self::Struct(Shared::Static(nested))
-            | Self::StructAt(Shared::Static(nested), _)
-            | Self::Temporary(Shared::Static(nested)) => Some(nested),
-            Self::Array(Shared::Static(element), 1..)
-            | Self::CountedArray(Shared::Static(element))
-            | Self::Nullable(Shared::Static(element)) => element.as_struct(),
-            _ => None,
-        }
-    }
-}
-
-impl Description {
-    const fn has_bytes(&self) -> bool {
-        let Shared::Static(fields) = &self.fields else { return false };
-        let mut rest: &[Field] = fields;
-        while let [first, behind @ ..] = rest {
-            if first.is_certain(self.minimum_version) {
-                return true;
-            }
-            rest = behind;
-        }
-        false
-    }
+    false
 }
 
 const fn starts_with(mut name: &[u8], mut prefix: &[u8]) -> bool {

@@ -3,7 +3,7 @@
 //! No code of a device is reachable from here: a [`Description`] can be a `const` that the derive wrote, or come
 //! out of a JSON file of another release.
 
-mod framing;
+pub(crate) mod framing;
 pub mod json;
 pub(crate) mod program;
 mod shared;
@@ -99,22 +99,30 @@ pub struct Field {
     pub count: Option<Count>,
     /// What turns the bytes into the field's value and may refuse to, as the attribute says it: `via = Percent`.
     pub conversion: Option<Shared<str>>,
+    /// True if the layout is given although a reader may take what follows for a subsection.
+    pub is_unframed: bool,
 }
 
 impl Field {
     /// A field from its parts; `const`, for the derive.
     pub const fn new(name: Shared<str>, kind: Kind, presence: Presence) -> Self {
-        Self { name, kind, presence, count: None, conversion: None }
+        Self { name, kind, presence, is_unframed: false, count: None, conversion: None }
+    }
+
+    /// The same field, with [`is_unframed`](Self::is_unframed).
+    pub const fn unframed(mut self) -> Self {
+        self.is_unframed = true;
+        self
     }
 
     /// A field that has as many elements as `count` allows; `const`, for the derive.
     pub const fn counted(name: Shared<str>, kind: Kind, presence: Presence, count: Count) -> Self {
-        Self { name, kind, presence, count: Some(count), conversion: None }
+        Self { name, kind, presence, is_unframed: false, count: Some(count), conversion: None }
     }
 
     /// A field whose value a `conversion` makes of the bytes; `const`, for the derive.
     pub const fn converted(name: Shared<str>, kind: Kind, presence: Presence, conversion: Shared<str>) -> Self {
-        Self { name, kind, presence, count: None, conversion: Some(conversion) }
+        Self { name, kind, presence, is_unframed: false, count: None, conversion: Some(conversion) }
     }
 }
 

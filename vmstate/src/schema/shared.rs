@@ -12,6 +12,16 @@ pub enum Shared<T: ?Sized + 'static> {
     Owned(Arc<T>),
 }
 
+impl<T: ?Sized> Shared<T> {
+    /// The value, if it is a constant.
+    pub(crate) const fn constant(&self) -> Option<&'static T> {
+        match self {
+            Self::Static(value) => Some(value),
+            Self::Owned(_) => None,
+        }
+    }
+}
+
 impl<T: ?Sized> Deref for Shared<T> {
     type Target = T;
 

@@ -13,6 +13,8 @@ use crate::schema::json::Schema;
 #[derive(Debug, Default)]
 pub struct Sections<'a> {
     entries: Vec<Registration<'a>>,
+    /// Older names, each with the name that the sections have now.
+    aliases: Vec<(String, String)>,
     /// The entry behind the one that a load saw last.
     next: usize,
 }
@@ -60,7 +62,11 @@ impl<'a> Sections<'a> {
         let others = self.entries.iter().filter_map(|entry| entry.compat.as_ref());
         let taken = others.filter(|(other, _)| *other == name).map(|(_, instance)| instance + 1).max();
         let instance = section.rules().instance_id.or(taken).unwrap_or(0);
-        let added = self.register(&format!("{path}/{name}"), 0, section)?;
+        let idstr = format!("{path}/{name}");
+        if let Some(owner) = self.renamed(&name).filter(|owner| *owner != idstr) {
+            return Err(misuse(&idstr, 0, format!("without its path it is the older name of {owner}")));
+        }
+        let added = self.register(&idstr, 0, section)?;
         added.compat = Some((name, instance));
         Ok(added)
     }
@@ -79,19 +85,21 @@ impl<'a> Sections<'a> {
     /// the caller keeps is passed as `&mut device as &mut dyn Section`, or as its `Arc<Mutex<_>>`.
     ///
     /// # Errors
-    /// `Misuse` if the name is taken, empty, or longer than the 255 bytes that its length byte can say.
+    /// `Misuse` if the name is taken, is an older name of other sections, is empty, or is longer than the 255 bytes that
+    /// its length byte can say.
     pub fn register(
         &mut self,
         idstr: &str,
         instance: u32,
         section: impl Section + 'a,
     ) -> Result<&mut Registration<'a>> {
-        let misuse = |message: &str| Err(Error::new(ErrorKind::Misuse, message).in_section(idstr, instance));
-        if idstr.is_empty() || idstr.len() > usize::from(u8::MAX) {
-            return misuse("a section's name has 1 to 255 bytes");
-        }
+        check_name(idstr, instance)?;
         if self.entries.iter().any(|entry| entry.idstr == idstr && entry.instance == instance) {
-            return misuse("registered twice: give each device of a kind its own instance number");
+            let message = "registered twice: give each device of a kind its own instance number";
+            return Err(misuse(idstr, instance, message));
+        }
+        if let Some(owner) = self.renamed(idstr) {
+            return Err(misuse(idstr, instance, format!("this is the older name of {owner}: give it another one")));
         }
         let rules = section.rules();
         self.entries.push(Registration {
@@ -108,6 +116,53 @@ impl<'a> Sections<'a> {
         });
         let [.., added] = self.entries.as_mut_slice() else { unreachable!("an entry was pushed") };
         Ok(added)
+    }
+
+    /// Loads the sections called `idstr` also under `older`, the name that an earlier release gave them; each keeps its
+    /// instance number. They are sent as `idstr`.
+    ///
+    /// ```
+    /// use vmstate::codec::Reader;
+    /// use vmstate::section::Sections;
+    /// use vmstate::VmState;
+    ///
+    /// #[derive(VmState, Default)]
+    /// #[vmstate(name = "serial")]
+    /// struct Serial {
+    ///     divider: u16,
+    /// }
+    ///
+    /// let mut sections = Sections::new();
+    /// sections.add(Serial::default())?;
+    /// sections.add_alias("serial", "uart")?;
+    /// sections.load("uart", 0, 1, &mut Reader::strict(&[0, 12]))?;
+    /// # Ok::<(), vmstate::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Misuse` if no section is called `idstr`, or if a stream that says `older` could mean another section.
+    pub fn add_alias(&mut self, idstr: &str, older: &str) -> Result<()> {
+        check_name(older, 0)?;
+        let Some(instance) = self.entries.iter().find(|entry| entry.idstr == idstr).map(|entry| entry.instance) else {
+            return Err(misuse(idstr, 0, "no section has this name: register it before its older names"));
+        };
+        let means = |entry: &&Registration<'_>| {
+            entry.idstr == older || entry.idstr != idstr && entry.compat.as_ref().is_some_and(|(name, _)| name == older)
+        };
+        let other = self.entries.iter().find(means).map(|entry| entry.idstr.as_str());
+        match other.or(self.renamed(older).filter(|owner| *owner != idstr)) {
+            Some(other) => Err(misuse(idstr, instance, format!("its older name {older:?} also means {other}"))),
+            None if self.renamed(older).is_some() => Ok(()),
+            None => {
+                self.aliases.push((older.to_owned(), idstr.to_owned()));
+                Ok(())
+            }
+        }
+    }
+
+    /// What the sections are called now whose older name this is.
+    fn renamed(&self, older: &str) -> Option<&str> {
+        self.aliases.iter().find(|(known, _)| known == older).map(|(_, idstr)| idstr.as_str())
     }
 
     /// In the order they are sent: higher priority first, and as registered within one (`savevm_state_handler_insert`,
@@ -146,6 +201,9 @@ impl<'a> Sections<'a> {
                 schema.require(&entry.idstr);
             }
         }
+        for (older, idstr) in &self.aliases {
+            schema.add_alias(idstr, older)?;
+        }
         Ok(schema)
     }
 
@@ -177,7 +235,8 @@ impl<'a> Sections<'a> {
         let found = self.find(idstr, instance, strictness);
         let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
         let Some((index, entry)) = found.and_then(|index| Some((index, self.entries.get_mut(index)?))) else {
-            return incompatible(match self.entries.iter().any(|entry| entry.idstr == idstr) {
+            let name = self.renamed(idstr).unwrap_or(idstr);
+            return incompatible(match self.entries.iter().any(|entry| entry.idstr == name) {
                 true => "this machine has no such instance: both sides need the same devices".to_owned(),
                 false => "this machine has no such section: both sides need the same devices".to_owned(),
             });
@@ -207,7 +266,8 @@ impl<'a> Sections<'a> {
         {
             return Some(self.next);
         }
-        self.entries.iter().position(|entry| entry.answers_to(idstr, instance, strictness))
+        let answering = |name: &str| self.entries.iter().position(|entry| entry.answers_to(name, instance, strictness));
+        self.renamed(idstr).and_then(answering).or_else(|| answering(idstr))
     }
 
     /// True once the load has changed more than what early sections hold.
@@ -234,6 +294,18 @@ impl<'a> Sections<'a> {
     }
 }
 
+/// A name has a length byte on the wire.
+fn check_name(idstr: &str, instance: u32) -> Result<()> {
+    match idstr.len() {
+        1..=255 => Ok(()),
+        _ => Err(misuse(idstr, instance, "a section's name has 1 to 255 bytes")),
+    }
+}
+
+fn misuse(idstr: &str, instance: u32, message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Misuse, message).in_section(idstr, instance)
+}
+
 impl Registration<'_> {
     /// Sends it before all sections of lower priority, as a device needs whose state others depend on when they load.
     pub fn priority(&mut self, priority: u32) -> &mut Self {
@@ -241,7 +313,8 @@ impl Registration<'_> {
         self
     }
 
-    /// Loads it also under this instance number, which an earlier release used.
+    /// Loads it also under this instance number, which an earlier release used. An older name:
+    /// [`Sections::add_alias`].
     pub fn alias(&mut self, instance: u32) -> &mut Self {
         self.alias = Some(instance);
         self

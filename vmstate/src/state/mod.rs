@@ -139,6 +139,12 @@ pub trait VmState: Wire {
     /// # Errors
     /// Any kind, with path and offset.
     fn load_or_keep(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
+        // The derive shows the place of a fault; a hand-written or generic description is judged here.
+        const {
+            if let Some(fault) = Self::DESCRIPTION.fault() {
+                panic!("{}", fault.text());
+            }
+        }
         let before = self.remember();
         let loaded = self.load_version(input, version).and_then(|()| subsection::none_left(input, Self::DESCRIPTION));
         if loaded.is_err() {

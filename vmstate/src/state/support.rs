@@ -16,6 +16,7 @@ pub use super::temporary::{load_temporary, load_via, load_via_each, save_via, sa
 pub use super::{SectionRules, Temporary, VmState, Wire};
 pub use crate::codec::{Reader, Writer};
 pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::schema::framing::fault_of_field;
 pub use crate::schema::{Count, Description, Field, Kind, Length, Limit, Presence, Shared};
 
 /// A wire kind by reference, for kinds that hold another.

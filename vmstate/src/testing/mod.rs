@@ -41,7 +41,9 @@ pub use bytes::bytes;
 /// Checks that all that a device ever sent still loads; see [`testing`](crate::testing).
 ///
 /// The folder is relative to the package of the caller. Examples are `name: expression`, where the expression makes a
-/// [`Section`], or a whole machine's [`Sections`](crate::section::Sections). It runs once for each save and load.
+/// [`Section`], or a whole machine's [`Sections`](crate::section::Sections). It runs once for each save and load. A
+/// device alone is locked under its own name, whatever the folder is called; after a rename it is an example as
+/// `Sections`, with the [older name](crate::section::Sections::add_alias) under which it still loads.
 /// An entry's stream is loaded into the example of its own name, else into the first one.
 ///
 /// A verdict "loads if …" counts as broken, unless `; assume "…"` behind the examples names the condition.
@@ -79,8 +81,7 @@ impl<'a> Lock<'a> {
 
     /// An example, sent as `name.bin`. `make` is called once for each save and load.
     pub fn state<S: Lockable<'a>>(mut self, name: &'a str, make: impl Fn() -> S + 'a) -> Self {
-        let idstr = self.folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        self.states.push((name, Box::new(move || make().into_sections(&idstr))));
+        self.states.push((name, Box::new(move || make().into_sections())));
         self
     }
 
@@ -123,18 +124,18 @@ impl fmt::Debug for Lock<'_> {
 
 /// What can be locked: one device, or the sections of a whole machine.
 pub trait Lockable<'a> {
-    /// The sections; a device alone becomes section `idstr`.
+    /// The sections; a device alone becomes the one that [`Sections::add`] makes of it, so its name is locked, too.
     ///
     /// # Panics
-    /// If the name is not one of a section.
-    fn into_sections(self, idstr: &str) -> Sections<'a>;
+    /// If the device has no name that a section can have.
+    fn into_sections(self) -> Sections<'a>;
 }
 
 impl<'a, S: Section + 'a> Lockable<'a> for S {
     #[track_caller]
-    fn into_sections(self, idstr: &str) -> Sections<'a> {
+    fn into_sections(self) -> Sections<'a> {
         let mut sections = Sections::new();
-        match sections.register(idstr, 0, self) {
+        match sections.add(self) {
             Ok(_) => sections,
             Err(error) => panic!("{error}"),
         }
@@ -142,7 +143,7 @@ impl<'a, S: Section + 'a> Lockable<'a> for S {
 }
 
 impl<'a> Lockable<'a> for Sections<'a> {
-    fn into_sections(self, _idstr: &str) -> Sections<'a> {
+    fn into_sections(self) -> Sections<'a> {
         self
     }
 }

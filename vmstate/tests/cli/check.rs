@@ -286,3 +286,23 @@ fn bad_input_ends_with_2_and_its_place() {
         }
     }
 }
+
+/// A section under a new name, with and without its older one.
+#[test]
+fn a_rename_is_compatible_with_its_alias() {
+    let old = qemu();
+    let mut new = old.clone();
+    let mut renamed = new.as_object_mut().unwrap().remove(IOAPIC).unwrap();
+    renamed["Name"] = json!("x-ioapic");
+    new["x-ioapic"] = renamed;
+    reported(
+        &Releases::new(&old, &new),
+        &[],
+        1,
+        &["breaks at kvm-ioapic because the reader does not have this section"],
+    );
+    new["x-ioapic"]["aliases"] = json!([IOAPIC]);
+    let releases = Releases::new(&old, &new);
+    reported(&releases, &[], 0, &["compatible: in the new release, streams of the old one load"]);
+    reported(&releases, &["--both"], 1, &["breaks at x-ioapic because the reader does not have this section"]);
+}

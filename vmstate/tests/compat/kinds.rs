@@ -120,7 +120,7 @@ fn what_the_machine_has_is_a_condition_if_only_the_reader_asks() {
     says(
         &old,
         &new,
-        "old -> new, version 1: loads if both machines have the same mode, else breaks at mode because the reader takes only the value that its machine has -> go on taking what was written, and map it after the load
+        "old -> new, version 1: loads if both machines have the same mode, else breaks at mode because the reader takes only the value that its machine has -> take any value and compare it in validate, or configure both machines to have the same
         new -> old, version 1: loads",
     );
     // Both ask: that is what the machines are configured alike for.
@@ -242,8 +242,8 @@ fn predicates_without_a_name_are_one_only_if_the_fields_are() {
     says(
         &device("b"),
         &device("c"),
-        "old -> new, version 1: loads unless the predicate of b is false and the predicate of c is true, else breaks at c because the stream does not have it -> put the new field into a subsection, or raise the version and give it since = that version; and unless the predicate of b is true and the predicate of c is false, else breaks at b because the reader does not have it -> keep its bytes: put Unused of the same size in its place
-        new -> old, version 1: loads unless the predicate of c is false and the predicate of b is true, else breaks at b because the stream does not have it -> keep its bytes: put Unused of the same size in its place; and unless the predicate of c is true and the predicate of b is false, else breaks at c because the reader does not have it -> put the new field into a subsection that is sent only when needed",
+        "old -> new, version 1: loads unless the predicate of b is false and the predicate of c is true, else breaks at c because the stream does not have it -> put the new field into a subsection, or raise the version and give it since = that version; and unless the predicate of b is true and the predicate of c is false, else breaks at b because the reader does not have it -> go on reading the field, or put Unused of its size in its place
+        new -> old, version 1: loads unless the predicate of c is false and the predicate of b is true, else breaks at b because the stream does not have it -> go on sending the field, or Unused of its size if the old release takes 0 for it; and unless the predicate of c is true and the predicate of b is false, else breaks at c because the reader does not have it -> put the new field into a subsection that is sent only when needed",
     );
 }
 

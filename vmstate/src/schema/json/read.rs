@@ -6,6 +6,8 @@ use super::{MACHINE, Schema};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Count, Description, Field, Kind, Length, Limit, Presence, Shared};
 
+/// Key of the older names of a section.
+pub(super) const ALIASES: &str = "aliases";
 /// Longest text in bytes; QEMU's dump of all devices of an x86 build has a few million.
 const MAX_TEXT: usize = 16 << 20;
 /// Most structs and subsections inside one another; QEMU's have up to 5.
@@ -39,6 +41,10 @@ impl Schema {
         for (key, value) in object(&root)? {
             schema.read_entry(key, value).map_err(|error| error.in_field(key.as_str()))?;
         }
+        // A section that comes later in the text may have the name.
+        for (key, value) in object(&root)? {
+            schema.read_aliases(key, value).map_err(|error| error.in_field(key.as_str()))?;
+        }
         Ok(schema)
     }
 
@@ -52,7 +58,7 @@ impl Schema {
             self.machine = Some(text(entry, "Name")?.to_owned());
             return Ok(());
         }
-        only(entry, &["Name", "version_id", "minimum_version_id", "required", "Description"])?;
+        only(entry, &["Name", "version_id", "minimum_version_id", "required", ALIASES, "Description"])?;
         let section = inside("Description", entry, |value| description(value, 0))?;
         let versions = (version(entry, "version_id")?, version(entry, "minimum_version_id")?);
         if versions != (section.version, section.minimum_version) {
@@ -65,6 +71,15 @@ impl Schema {
         }
         self.sections.push((key.to_owned(), section));
         Ok(())
+    }
+
+    fn read_aliases(&mut self, key: &str, value: &Value) -> Result<()> {
+        let aliases = list(object(value)?, ALIASES, |name| match name.as_str() {
+            Some(name) => Ok(name.to_owned()),
+            None => malformed("a name expected".into()),
+        })?;
+        let mut aliases = aliases.into_iter();
+        aliases.try_for_each(|older| self.add_alias(key, &older)).or_else(|error| malformed(error.message().to_owned()))
     }
 }
 
@@ -91,7 +106,8 @@ fn hook(value: &Value) -> Result<Shared<str>> {
 
 fn field(value: &Value, depth: usize) -> Result<Field> {
     let of = object(value)?;
-    only(of, &[&["field", "version_id", "field_exists", "exists", "count", "conversion"][..], KIND].concat())?;
+    let known = ["field", "version_id", "field_exists", "exists", "unframed", "count", "conversion"];
+    only(of, &[&known[..], KIND].concat())?;
     let name = text(of, "field")?;
     let since = version(of, "version_id")?;
     let presence = match need(of, "field_exists")?.as_bool() {
@@ -106,7 +122,8 @@ fn field(value: &Value, depth: usize) -> Result<Field> {
     };
     let count = if of.contains_key("count") { Some(inside("count", of, count)?) } else { None };
     let conversion = if of.contains_key("conversion") { Some(text(of, "conversion")?.into()) } else { None };
-    Ok(Field { count, conversion, ..Field::new(name.into(), kind, presence) })
+    let is_unframed = flag(of, "unframed")?;
+    Ok(Field { count, conversion, is_unframed, ..Field::new(name.into(), kind, presence) })
 }
 
 fn count(value: &Value) -> Result<Count> {
@@ -119,12 +136,16 @@ fn count(value: &Value) -> Result<Count> {
         _ => None,
     };
     let factor = if of.contains_key("factor") { number(of, "factor")? } else { 1 };
-    let by_room = match of.get("room").map(Value::as_bool) {
-        None => false,
-        Some(Some(by_room)) => by_room,
-        Some(None) => return wrong("room", "true or false"),
-    };
-    Ok(Count::new(length, factor, number(of, "most")?, by_room))
+    Ok(Count::new(length, factor, number(of, "most")?, flag(of, "room")?))
+}
+
+/// False if the key is missing.
+fn flag(of: &Object, key: &str) -> Result<bool> {
+    match of.get(key).map(Value::as_bool) {
+        None => Ok(false),
+        Some(Some(flag)) => Ok(flag),
+        Some(None) => wrong(key, "true or false"),
+    }
 }
 
 /// Keys that say what the bytes are.

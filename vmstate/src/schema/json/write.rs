@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::read::{AT_MOST_CURRENT, EQUAL, FIRST, LAST, NOT_ZERO, OPAQUE};
+use super::read::{ALIASES, AT_MOST_CURRENT, EQUAL, FIRST, LAST, NOT_ZERO, OPAQUE};
 use super::{MACHINE, Schema};
 use crate::schema::{Count, Description, Field, Kind, Length, Limit, Presence};
 
@@ -37,6 +37,10 @@ impl Schema {
             put_versions(section, &mut object);
             if self.requires(name) {
                 object.insert("required".into(), true.into());
+            }
+            let aliases: Vec<&str> = self.aliases(name).collect();
+            if !aliases.is_empty() {
+                object.insert(ALIASES.into(), aliases.into());
             }
             object.insert("Description".into(), description(section).into());
             root.insert(name.clone(), object.into());
@@ -78,6 +82,9 @@ fn field(of: &Field) -> Map<String, Value> {
     put_kind(&of.kind, &mut object);
     if let Some(predicate) = predicate.filter(|name| !name.is_empty()) {
         object.insert("exists".into(), predicate.into());
+    }
+    if of.is_unframed {
+        object.insert("unframed".into(), true.into());
     }
     if let Some(count) = &of.count {
         object.insert("count".into(), counted(count).into());

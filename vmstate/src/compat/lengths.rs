@@ -1,0 +1,87 @@
+//! Fields that say how many elements others have, and where their values are in a layout.
+
+use std::collections::BTreeMap;
+
+use super::budget::{Budget, TooLarge};
+use super::item::Item;
+use super::place::Place;
+use crate::schema::program::Program;
+use crate::schema::{Count, Length};
+
+/// A struct or subsection that is being built, and where its lengths are.
+pub(super) struct Part {
+    pub(super) place: Place,
+    pub(super) is_subsection: bool,
+    /// Fields that are lengths, by name.
+    pub(super) lengths: BTreeMap<String, Value>,
+}
+
+/// The value of a length.
+#[derive(Clone, Copy)]
+pub(super) struct Value {
+    pub(super) at: At,
+    /// No value of the field is above.
+    pub(super) highest: u64,
+}
+
+/// Where in a layout a length is.
+#[derive(Clone, Copy)]
+pub(super) enum At {
+    /// In no stream of this version.
+    Absent,
+    Step(usize),
+    /// Several fields bear its name.
+    Unclear,
+}
+
+impl Part {
+    pub(super) fn new(
+        program: &Program<'_>,
+        place: &Place,
+        is_subsection: bool,
+        budget: &Budget,
+    ) -> Result<Self, TooLarge> {
+        let mut lengths = Vec::new();
+        collect_lengths(program, &mut lengths, budget)?;
+        lengths.retain(|name| program.members().any(|member| member.name == **name));
+        let lengths = lengths.into_iter().map(|name| {
+            let mut members = program.members().filter(|member| member.name == *name);
+            let item = members.next().and_then(|member| Item::of(&member.encoding));
+            let highest = item.map_or(u64::MAX, |item| item.highest());
+            let at = if members.next().is_none() { At::Absent } else { At::Unclear };
+            (name.to_owned(), Value { at, highest })
+        });
+        let lengths = lengths.collect();
+        Ok(Self { place: place.clone(), is_subsection, lengths })
+    }
+}
+
+/// Names of the lengths that `program` and its subsections count by.
+fn collect_lengths<'d>(program: &'d Program<'_>, into: &mut Vec<&'d str>, budget: &Budget) -> Result<(), TooLarge> {
+    for member in program.members() {
+        if let Some(Count { length: Some(Length::Field(name)), .. }) = member.count {
+            budget.step(name.len())?;
+            into.push(name);
+        }
+    }
+    program.subsections().try_for_each(|subsection| collect_lengths(subsection, into, budget))
+}
+
+/// Where the length called `name` is: a field of the innermost struct or subsection that has one, with the place of that.
+pub(super) fn find<'p>(parts: &'p [Part], name: &str) -> Option<(&'p Place, Value)> {
+    let mut parts = parts.iter().rev();
+    let mut found = None;
+    loop {
+        let part = parts.next()?;
+        if let Some(length) = part.lengths.get(name) {
+            // Which of two is meant, nobody can tell.
+            found = Some(match found {
+                None => (&part.place, *length),
+                Some((place, _)) => (place, Value { at: At::Unclear, highest: u64::MAX }),
+            });
+        }
+        if !part.is_subsection {
+            return found;
+        }
+    }
+}
