@@ -250,7 +250,7 @@ fn forget_time(state: &mut minivmm::kvm::state::VcpuState) {
     state.extra.apic_current_count = 0;
 }
 
-fn through_wire<T: vmstate::VmState>(from: &mut T, to: &mut T) {
+fn through_wire<T: vmstate::VmState + vmstate::Section>(from: &mut T, to: &mut T) {
     let mut out = vmstate::codec::Writer::new();
     vmstate::Section::save(from, &mut out).unwrap();
     let mut bytes = out.into_bytes();

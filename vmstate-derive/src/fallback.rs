@@ -2,13 +2,14 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::DeriveInput;
+use syn::{DeriveInput, parse_quote};
 
 /// The impl keeps other code that uses the type from failing too; it never runs, since the crate does not compile.
 pub(crate) fn expand(input: &DeriveInput, krate: &TokenStream, errors: Option<syn::Error>) -> TokenStream {
     let errors = errors.map(|errors| errors.to_compile_error());
     let ident = &input.ident;
     let (impl_generics, ty_generics, where_clause) = input.generics.split_for_impl();
+    let section = section(input);
     quote! {
         #errors
         #[allow(unused_qualifications)]
@@ -40,6 +41,28 @@ pub(crate) fn expand(input: &DeriveInput, krate: &TokenStream, errors: Option<sy
                     ::core::result::Result::Ok(())
                 }
             }
+            #section
         };
+    }
+}
+
+fn section(input: &DeriveInput) -> TokenStream {
+    let ident = &input.ident;
+    let mut generics = input.generics.clone();
+    generics.make_where_clause().predicates.push(parse_quote!(for<'__any> Self: ::core::marker::Send));
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    quote! {
+        #[automatically_derived]
+        impl #impl_generics __v::Section for #ident #ty_generics #where_clause {
+            fn description(&self) -> &'static __v::Description {
+                <Self as __v::VmState>::DESCRIPTION
+            }
+            fn save(&mut self, _: &mut __v::Writer) -> __v::Result<()> {
+                ::core::result::Result::Ok(())
+            }
+            fn load(&mut self, _: &mut __v::Reader<'_>, _: u32) -> __v::Result<()> {
+                ::core::result::Result::Ok(())
+            }
+        }
     }
 }

@@ -19,10 +19,15 @@ pub mod testing;
 
 pub use error::{Error, ErrorKind, Result};
 pub use section::Section;
-#[doc(hidden)]
-pub use state::support as __private;
 pub use state::{SectionRules, Temporary, Timer, Unused, VmState, Wire};
 pub use vmstate_derive::VmState;
+
+/// What derived code names. Not for anyone else: it changes with the derive.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::section::Section;
+    pub use crate::state::support::*;
+}
 
 /// The prose of README and `docs/`, whose examples run as tests.
 #[cfg(doctest)]

@@ -17,7 +17,7 @@ use syn::{ExprRange, Ident, Path};
 
 use crate::ast::{Container, Field};
 
-/// Both impls.
+/// All impls.
 pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStream {
     let ident = &container.input.ident;
     let generics = codec::with_bounds(container);
@@ -34,6 +34,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
     let undo = undo::undo(container);
     let remote = remote::conversions(container);
     let section = section::items(container);
+    let section_impl = section::implementation(container, &generics);
     let (save_main, load_main) = (save_fn(0), load_fn(0));
     let version = container.parts[0].version;
     let declared_saves = (0..container.parts.len()).map(save_fn);
@@ -105,6 +106,8 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
                     <Self as __Parts>::#load_main(self, input, version)
                 }
             }
+
+            #section_impl
         };
     }
 }

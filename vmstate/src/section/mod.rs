@@ -6,16 +6,47 @@ mod shared;
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::Description;
-use crate::state::VmState;
 
 pub use crate::state::SectionRules;
 pub use registry::{Registration, Sections};
 
 /// One device's state as the stream sees it: object-safe, so that a registry can hold many.
 ///
-/// Implemented for every [`VmState`], for a borrowed section, and for a device that threads share (`Arc<Mutex<_>>`). A
-/// wrapper of one's own passes on all methods, those with a default too.
-pub trait Section {
+/// `#[derive(VmState)]` implements it for each struct that is `Send`, so that a machine's [`Sections`] can go to the thread
+/// that migrates it. A section is registered in the form in which the machine owns it: by value, as `Box<_>`, `&mut _`,
+/// `Arc<Mutex<_>>` or `Arc<RwLock<_>>`, each of a device's type, of `dyn Section`, or of a trait of one's own that has
+/// `Section` as a supertrait. A wrapper of one's own passes on all methods, those with a default too.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use vmstate::section::Sections;
+/// use vmstate::{Section, VmState};
+///
+/// trait Device: Section {
+///     fn write(&mut self, value: u8);
+/// }
+///
+/// #[derive(VmState, Default)]
+/// #[vmstate(name = "led")]
+/// struct Led {
+///     level: u8,
+/// }
+///
+/// impl Device for Led {
+///     fn write(&mut self, value: u8) {
+///         self.level = value;
+///     }
+/// }
+///
+/// let shared: Arc<Mutex<dyn Device>> = Arc::new(Mutex::new(Led::default()));
+/// let mut kept = Led::default();
+/// let mut sections = Sections::new();
+/// sections.add(Arc::clone(&shared))?;
+/// sections.add(&mut kept)?;
+/// sections.add(Box::new(Led::default()) as Box<dyn Device>)?;
+/// # Ok::<(), vmstate::Error>(())
+/// ```
+pub trait Section: Send {
     /// Name, versions, fields.
     fn description(&self) -> &'static Description;
 
@@ -40,26 +71,4 @@ pub trait Section {
     /// # Errors
     /// Any kind, with path and offset.
     fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()>;
-}
-
-impl<T: VmState> Section for T {
-    fn description(&self) -> &'static Description {
-        T::DESCRIPTION
-    }
-
-    fn rules(&self) -> SectionRules {
-        T::SECTION
-    }
-
-    fn is_needed(&self) -> bool {
-        VmState::is_needed(self)
-    }
-
-    fn save(&mut self, out: &mut Writer) -> Result<()> {
-        crate::state::Wire::save(self, out)
-    }
-
-    fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
-        self.load_or_keep(input, version)
-    }
 }

@@ -82,7 +82,7 @@ impl<'a> Sections<'a> {
     }
 
     /// Adds a section under a name and an instance number; all else is as its [rules](Section::rules) say. A device that
-    /// the caller keeps is passed as `&mut device as &mut dyn Section`, or as its `Arc<Mutex<_>>`.
+    /// the caller keeps is passed as `&mut device`, or as its `Arc<Mutex<_>>`.
     ///
     /// # Errors
     /// `Misuse` if the name is taken, is an older name of other sections, is empty, or is longer than the 255 bytes that

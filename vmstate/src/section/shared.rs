@@ -1,58 +1,75 @@
-//! A section behind a borrow, or behind the lock of a device that several threads use.
+//! A section in the form in which a machine owns it: behind a pointer, or behind the lock of a device that threads share.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::{Section, SectionRules};
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
 
-impl Section for &mut (dyn Section + '_) {
-    fn description(&self) -> &'static Description {
-        (**self).description()
-    }
+macro_rules! pointer {
+    ($($pointer:ty),*) => {$(
+        impl<S: Section + ?Sized> Section for $pointer {
+            fn description(&self) -> &'static Description {
+                (**self).description()
+            }
 
-    fn rules(&self) -> SectionRules {
-        (**self).rules()
-    }
+            fn rules(&self) -> SectionRules {
+                (**self).rules()
+            }
 
-    fn is_needed(&self) -> bool {
-        (**self).is_needed()
-    }
+            fn is_needed(&self) -> bool {
+                (**self).is_needed()
+            }
 
-    fn save(&mut self, out: &mut Writer) -> Result<()> {
-        (**self).save(out)
-    }
+            fn save(&mut self, out: &mut Writer) -> Result<()> {
+                (**self).save(out)
+            }
 
-    fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
-        (**self).load(input, version)
-    }
+            fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
+                (**self).load(input, version)
+            }
+        }
+    )*};
 }
 
-impl<T: Section + ?Sized> Section for Arc<Mutex<T>> {
-    fn description(&self) -> &'static Description {
-        self.lock().unwrap_or_else(PoisonError::into_inner).description()
-    }
+pointer!(&mut S, Box<S>);
 
-    fn rules(&self) -> SectionRules {
-        self.lock().unwrap_or_else(PoisonError::into_inner).rules()
-    }
+macro_rules! lock {
+    ($($lock:ident: ($($bound:tt)+), $read:ident, $write:ident;)*) => {$(
+        /// A save or load waits for the lock, and holds it as long as it takes. A poisoned one is refused: a thread
+        /// panicked in the middle of a change, and half a change would arrive as truth.
+        impl<S: $($bound)+ + ?Sized> Section for Arc<$lock<S>> {
+            fn description(&self) -> &'static Description {
+                self.$read().unwrap_or_else(PoisonError::into_inner).description()
+            }
 
-    // What is half changed may say anything here: its save refuses.
-    fn is_needed(&self) -> bool {
-        self.lock().map_or(true, |device| device.is_needed())
-    }
+            fn rules(&self) -> SectionRules {
+                self.$read().unwrap_or_else(PoisonError::into_inner).rules()
+            }
 
-    fn save(&mut self, out: &mut Writer) -> Result<()> {
-        whole(self)?.save(out)
-    }
+            // A poisoned one may say anything here: its save refuses.
+            fn is_needed(&self) -> bool {
+                self.$read().map_or(true, |device| device.is_needed())
+            }
 
-    fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
-        whole(self)?.load(input, version)
-    }
+            fn save(&mut self, out: &mut Writer) -> Result<()> {
+                self.$write().map_err(|_| poisoned())?.save(out)
+            }
+
+            fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
+                self.$write().map_err(|_| poisoned())?.load(input, version)
+            }
+        }
+    )*};
 }
 
-/// A device whose thread panicked in the middle of a change must not travel: half a change would arrive as truth.
-fn whole<T: ?Sized>(device: &Mutex<T>) -> Result<MutexGuard<'_, T>> {
-    device.lock().map_err(|_| Error::new(ErrorKind::Rejected, "a thread panicked while it changed this device"))
+lock! {
+    Mutex: (Section), lock, lock;
+    RwLock: (Section + Sync), read, write;
+}
+
+#[cold]
+fn poisoned() -> Error {
+    Error::new(ErrorKind::Rejected, "a thread panicked while it changed this device")
 }

@@ -34,27 +34,33 @@ impl<T: Wire, const N: usize> Wire for [T; N] {
     }
 }
 
-/// The pointee alone: QEMU's pointer fields have no presence byte.
-impl<T: Wire> Wire for Box<T> {
-    type Undo = T::Undo;
-    const KIND: Kind = T::KIND;
+macro_rules! pointer {
+    ($($pointer:ty),*) => {$(
+        /// The pointee alone: QEMU's pointer fields have no presence byte.
+        impl<T: Wire> Wire for $pointer {
+            type Undo = T::Undo;
+            const KIND: Kind = T::KIND;
 
-    fn save(&mut self, out: &mut Writer) -> Result<()> {
-        (**self).save(out)
-    }
+            fn save(&mut self, out: &mut Writer) -> Result<()> {
+                (**self).save(out)
+            }
 
-    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
-        (**self).load(input)
-    }
+            fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
+                (**self).load(input)
+            }
 
-    fn remember(&self) -> Self::Undo {
-        (**self).remember()
-    }
+            fn remember(&self) -> Self::Undo {
+                (**self).remember()
+            }
 
-    fn undo(&mut self, undo: Self::Undo) {
-        (**self).undo(undo);
-    }
+            fn undo(&mut self, undo: Self::Undo) {
+                (**self).undo(undo);
+            }
+        }
+    )*};
 }
+
+pointer!(Box<T>, &mut T);
 
 /// Saves element after element.
 #[inline]

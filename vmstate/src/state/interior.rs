@@ -143,14 +143,18 @@ lock! {
 fn locked<G>(lock: &str, refused: &TryLockError<G>) -> Error {
     match refused {
         TryLockError::WouldBlock => held(lock),
-        TryLockError::Poisoned(_) => Error::new(
-            ErrorKind::Rejected,
-            format!("the {lock} is poisoned: a thread panicked while it held it, so its value may be half changed"),
-        ),
+        TryLockError::Poisoned(_) => poisoned(lock),
     }
 }
 
 #[cold]
-fn held(lock: &str) -> Error {
+pub(super) fn held(lock: &str) -> Error {
     Error::new(ErrorKind::Misuse, format!("the {lock} is held by a guard that was never dropped"))
+}
+
+#[cold]
+pub(super) fn poisoned(lock: &str) -> Error {
+    let message =
+        format!("the {lock} is poisoned: a thread panicked while it held it, so its value may be half changed");
+    Error::new(ErrorKind::Rejected, message)
 }

@@ -23,6 +23,7 @@ mod optional;
 mod primitive;
 mod range;
 mod rules;
+mod shared;
 mod slice;
 mod subsection;
 #[doc(hidden)]
@@ -37,6 +38,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Described, Description, Kind};
 
 pub use rules::SectionRules;
+pub use shared::Shareable;
 pub(crate) use subsection::narrowed;
 pub use temporary::Temporary;
 pub use timer::Timer;

@@ -302,3 +302,17 @@ impl VmState for Serial {
             .map_err(|error| Error::new(ErrorKind::Rejected, error.to_string()).at(input.offset()).in_field("state"))
     }
 }
+
+impl vmstate::Section for Serial {
+    fn description(&self) -> &'static Description {
+        Self::DESCRIPTION
+    }
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        Wire::save(self, out)
+    }
+
+    fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
+        self.load_or_keep(input, version)
+    }
+}

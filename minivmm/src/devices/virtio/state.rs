@@ -244,3 +244,17 @@ impl<M: Model> VmState for Virtio<M> {
         Ok(())
     }
 }
+
+impl<M: Model> vmstate::Section for Virtio<M> {
+    fn description(&self) -> &'static Description {
+        Self::DESCRIPTION
+    }
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        Wire::save(self, out)
+    }
+
+    fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
+        self.load_or_keep(input, version)
+    }
+}
