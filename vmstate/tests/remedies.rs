@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::compat::{Crossing, Direction, Report, Verdict, check, check_schemas};
+use vmstate::schema::json::Schema;
 use vmstate::schema::{Description, Field, Kind, Presence, of};
 use vmstate::section::Sections;
 use vmstate::testing::Lock;
@@ -414,6 +415,14 @@ fn whole_layouts(followed: &mut Followed) {
     let large = description("dev", vec![list("all", Kind::Array(Kind::Struct(entry().into()).into(), 70_000))], vec![]);
     followed.printed(&check(&large, &large), OldToNew, "compare the parts one by one");
     loads_now(&check(&entry(), &entry()), OldToNew, &[]);
+
+    let schema = machine(&["dev", "net"]).schema(None).unwrap();
+    let edited = schema.to_json().replacen("\"version_id\": 1", "\"version_id\": 2", 1);
+    let edited = Schema::from_dump(&edited).unwrap();
+    let reports = check_schemas(&schema, &edited).sections;
+    followed.printed(&reports[0], OldToNew, "write the schema again with the program whose streams it describes");
+    loads_now(&reports[1], OldToNew, &[]);
+    check_schemas(&schema, &schema).sections.iter().for_each(|report| loads_now(report, OldToNew, &[]));
 
     let remedy = "put the struct last, and begin no subsection's name with that of a struct inside";
     let of_structs = |subsection: &str| {

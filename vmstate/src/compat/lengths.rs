@@ -35,6 +35,7 @@ pub(super) enum At {
 }
 
 impl Part {
+    /// Before its first member is built.
     pub(super) fn new(
         program: &Program<'_>,
         place: &Place,

@@ -45,6 +45,7 @@ pub(super) fn of(reason: &Reason, direction: Direction, is_nested: bool) -> &'st
         }
         (Reason::NotConfigured { .. }, NewToOld) => "configure both machines to have the same",
         (Reason::NotNullable, _) => "keep the pointer as it was; send what is new in a subsection",
+        (Reason::Contradiction { .. }, _) => "write the schema again with the program whose streams it describes",
         (Reason::TooLarge, _) => "compare the parts one by one",
         (Reason::Ambiguous, _) => "put the struct last, and begin no subsection's name with that of a struct inside",
         (Reason::Missing, OldToNew) => "register it as optional: it keeps its reset state if it does not come",

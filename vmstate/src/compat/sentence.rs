@@ -116,6 +116,10 @@ impl fmt::Display for Reason {
             Self::UnknownSubsection => f.write_str("the reader does not know this subsection"),
             Self::NotTaken { taken } | Self::NotConfigured { taken } => write!(f, "the reader takes only {taken}"),
             Self::NotNullable => f.write_str("it may be null on one side only"),
+            Self::Contradiction { section, description } => write!(
+                f,
+                "the schema contradicts itself: the section is of version {section}, its description of version {description}"
+            ),
             Self::TooLarge => f.write_str("the layout is too large"),
             Self::Ambiguous => f.write_str("a look for subsections may go too far there"),
             Self::Missing => f.write_str("the reader does not do without this section"),

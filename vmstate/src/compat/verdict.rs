@@ -204,6 +204,13 @@ pub enum Reason {
     },
     /// A pointer that may be null on one side only.
     NotNullable,
+    /// The schema says other versions for the section than for its description.
+    Contradiction {
+        /// Newest of the section.
+        section: u32,
+        /// Newest of the description.
+        description: u32,
+    },
     /// The layouts are too large to be compared.
     TooLarge,
     /// A look for subsections may run into what is no subsection of that struct.

@@ -233,7 +233,10 @@ impl Bound {
         let integer = Integer::of(&field.kind)?;
         // A machine has no value that its own field refuses.
         let fits = |number: i128| number >> (8 * integer.width - u64::from(integer.signed)) == 0;
-        let highest = (0..=1000_u64).rev().find(|number| fits((*number).into()) && integer.takes((*number).into()));
+        let highest = (0..=1000_u64)
+            .chain([0x0101_0101])
+            .rev()
+            .find(|number| fits((*number).into()) && integer.takes((*number).into()));
         let most = most.min(highest.unwrap_or(0) * factor);
         let source = match part.integers.get(name) {
             Some((item, number)) => Source::Number(*number, *item, path),

@@ -58,6 +58,8 @@ pub struct Schema {
     required: BTreeSet<String>,
     /// Older names, each with the section that loads under it.
     aliases: BTreeMap<String, String>,
+    /// Newest and oldest version that a section says, where its description says others.
+    contradictions: BTreeMap<String, (u32, u32)>,
 }
 
 impl Schema {
@@ -111,6 +113,11 @@ impl Schema {
                 Ok(())
             }
         }
+    }
+
+    /// The newest and the oldest version that the section called `name` says for itself, if its description says others.
+    pub(crate) fn contradiction(&self, name: &str) -> Option<(u32, u32)> {
+        self.contradictions.get(name).copied()
     }
 
     /// Adds a section. Several devices of one kind share a name and a description: that is one entry.

@@ -32,6 +32,20 @@ impl Schema {
     /// `Malformed`, with the path of keys to the place: no JSON, too long or too deep, a key that is missing, unknown or
     /// of the wrong type, numbers that disagree.
     pub fn from_json(text: &str) -> Result<Self> {
+        let schema = Self::from_dump(text)?;
+        match schema.contradictions.keys().next() {
+            Some(name) => malformed("the versions are not those of \"Description\"".into())
+                .map_err(|error| error.in_field(name.as_str())),
+            None => Ok(schema),
+        }
+    }
+
+    /// As [`from_json`](Self::from_json), of a text of which a section may say other versions than its description:
+    /// [`check_schemas`](crate::compat::check_schemas) has no verdict on such a section, and compares the others.
+    ///
+    /// # Errors
+    /// As [`from_json`](Self::from_json).
+    pub fn from_dump(text: &str) -> Result<Self> {
         if text.len() > MAX_TEXT {
             return malformed(format!("a schema of {} bytes is too long, at most {MAX_TEXT} are read", text.len()));
         }
@@ -62,7 +76,7 @@ impl Schema {
         let section = inside("Description", entry, |value| description(value, 0))?;
         let versions = (version(entry, "version_id")?, version(entry, "minimum_version_id")?);
         if versions != (section.version, section.minimum_version) {
-            return malformed("the versions are not those of \"Description\"".into());
+            self.contradictions.insert(key.to_owned(), versions);
         }
         match entry.get("required").map(Value::as_bool) {
             None | Some(Some(false)) => {}

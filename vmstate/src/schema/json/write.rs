@@ -34,7 +34,8 @@ impl Schema {
         for (name, section) in self.sections() {
             let mut object = Map::new();
             object.insert("Name".into(), name.as_str().into());
-            put_versions(section, &mut object);
+            let described = (section.version, section.minimum_version);
+            put_versions(self.contradiction(name).unwrap_or(described), &mut object);
             if self.requires(name) {
                 object.insert("required".into(), true.into());
             }
@@ -49,15 +50,15 @@ impl Schema {
     }
 }
 
-fn put_versions(of: &Description, into: &mut Map<String, Value>) {
-    into.insert("version_id".into(), of.version.into());
-    into.insert("minimum_version_id".into(), of.minimum_version.into());
+fn put_versions((newest, oldest): (u32, u32), into: &mut Map<String, Value>) {
+    into.insert("version_id".into(), newest.into());
+    into.insert("minimum_version_id".into(), oldest.into());
 }
 
 fn description(of: &Description) -> Map<String, Value> {
     let mut object = Map::new();
     object.insert("name".into(), (*of.name).into());
-    put_versions(of, &mut object);
+    put_versions((of.version, of.minimum_version), &mut object);
     if let Some(hooks) = &of.hooks {
         object.insert("hooks".into(), hooks.iter().map(|hook| &**hook).collect());
     }
