@@ -1,7 +1,7 @@
 //! Values by a self-description or a schema alone: bytes written out, and descriptions that lie.
 
 use serde_json::{Value as Json, json};
-use vmstate::codec::Reader;
+use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::dump::Dump;
 use vmstate::error::ErrorKind;
 use vmstate::inspect::{Fields, Value};
@@ -84,6 +84,38 @@ fn elements_without_bytes_cost_of_the_budget() {
     let kept: usize =
         fields.fields.iter().map(|field| if let Value::Array(all) = &field.value { all.len() } else { 0 }).sum();
     assert!(kept < 1 << 20, "{kept} values");
+}
+
+/// Bytes of names that the values of an array keep.
+fn name_bytes(fields: &Fields) -> usize {
+    let inside = |value: &Value| match value {
+        Value::Struct(fields) => name_bytes(fields),
+        Value::Array(values) => {
+            values.iter().map(|value| if let Value::Struct(fields) = value { name_bytes(fields) } else { 0 }).sum()
+        }
+        _ => 0,
+    };
+    fields.fields.iter().map(|field| field.name.len() + inside(&field.value)).sum()
+}
+
+/// Each element has the names of its fields again, so a long name in an endless array must not cost more than the limit.
+#[test]
+fn names_cost_of_the_budget_as_well() {
+    let long = "n".repeat(1 << 12);
+    let inner = described("in", 1, vec![since(&long, byte(), 0)], vec![]);
+    let dev =
+        described("dev", 1, vec![since("x", Kind::Array(Kind::Struct(inner.into()).into(), usize::MAX), 0)], vec![]);
+    let mut by_schema = Fields::default();
+    let body = vec![0; 1 << 16];
+    assert_eq!(by_schema.read_by_schema(&mut Reader::strict(&body), &dev, 1).unwrap_err().kind(), ErrorKind::Malformed);
+    let inner = json!({"fields": [{"name": long, "type": "uint8", "size": 1}]});
+    let field = json!({"name": "x", "array_len": u64::MAX, "type": "struct", "size": 1, "struct": inner});
+    let (by_stream, read) = read(&body, &one(&field));
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::Malformed);
+    for fields in [by_schema, by_stream] {
+        let kept = name_bytes(&fields);
+        assert!((1 << 20..=64 << 20).contains(&kept), "{kept} bytes of names");
+    }
 }
 
 fn by_schema(bytes: &[u8], version: u32, description: &Description) -> (Json, vmstate::Result<()>) {
@@ -172,6 +204,14 @@ fn a_schema_stops_where_the_bytes_do_not_say_how_they_go_on() {
     let dev = described("dev", 1, vec![since("a", byte(), 0)], vec![]);
     let says = says(b"\x01\x05\x05dev/x\0\0\0\x01", 1, &dev);
     assert_eq!(says, "at 0x1: subsection dev/x, which the schema does not have");
+    // A name that is not longer than the struct's, or begins otherwise, is none of its subsections.
+    for other in [&b"\x01\x05\x03dev\0\0\0\x01"[..], b"\x01\x05\x05den/x\0\0\0\x01", b"\x01\x05\x09dev/x"] {
+        assert!(by_schema(other, 1, &dev).1.is_ok());
+    }
+    // More bytes may come, which could be its name.
+    let mut more = Reader::new(b"\x01\x05\x05dev", 0, Strictness::Strict, Limits::default());
+    let error = Fields::default().read_by_schema(&mut more, &dev, 1).unwrap_err();
+    assert_eq!((error.is_incomplete(), error.offset()), (true, Some(1)));
 }
 
 #[test]
@@ -181,12 +221,23 @@ fn bytes_that_do_not_fit_a_schema_are_malformed() {
         (Kind::Bool, &[2][..], "x at 0x0: a bool is 0 or 1, got 2"),
         (Kind::List(byte().into()), &[1, 5, 7], "x at 0x2: 1 before an element or 0 at the end expected, got 7"),
         (Kind::Map(byte().into(), byte().into()), &[0, 0, 0, 2, 0], "x at 0x0: 2 entries are said to come, 0 do"),
+        (
+            Kind::Map(byte().into(), Kind::Bool.into()),
+            &[0, 0, 0, 1, 1, 9, 9],
+            "x[0] › value at 0x6: a bool is 0 or 1, got 9",
+        ),
         (Kind::Array(Kind::Unsigned(2).into(), 2), &[0, 1, 2], "x[1] at 0x2: 2 bytes expected, 1 left"),
     ] {
         assert_eq!(read(bytes, kind).unwrap_err().to_string(), says);
     }
     let endless = Kind::Array(Kind::Buffer(0).into(), usize::MAX);
     assert_eq!(read(&[], endless).unwrap_err().kind(), ErrorKind::Malformed);
+    // Elements without bytes that have a lot in them which is not there: checks, and fields of a later version.
+    for absent in [since("x", Kind::Check, 0), since("x", byte(), 2)] {
+        let inner = described("in", 2, vec![absent; 1 << 20], vec![]);
+        let endless = Kind::Array(Kind::StructAt(inner.into(), 1).into(), usize::MAX);
+        assert_eq!(read(&[], endless).unwrap_err().kind(), ErrorKind::Malformed);
+    }
 }
 
 /// Whatever of a stream is there, or damaged: an answer, and damage where something is missing.

@@ -5,10 +5,12 @@
 pub(crate) mod mark;
 mod name;
 mod reader;
-mod subsections;
+mod subsection;
+mod subsection_versions;
 mod writer;
 
 pub(crate) use name::{as_text, put_name};
 pub use reader::{Limits, Reader, Strictness};
-pub(crate) use subsections::SubsectionVersions;
+pub(crate) use subsection::{is_subsection_of, put_subsection_header};
+pub(crate) use subsection_versions::SubsectionVersions;
 pub use writer::{Outcomes, Writer};

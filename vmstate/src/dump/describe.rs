@@ -1,79 +1,111 @@
 //! The self-description of a stream, found from its end, since it is needed before the walk gets there; a schema in its
 //! place; and where sections end that have neither.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use serde_json::Value as Json;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
 use crate::schema::json::Schema;
+use crate::schema::program::Program;
 use crate::stream::{MAX_DESCRIPTION, SectionHeader};
 
 /// All that is known of what sections hold.
 pub(super) struct Described<'a> {
-    pub(super) stream: SelfDescribed,
-    pub(super) schema: &'a Schema,
+    pub(super) stream: SelfDescribed<'a>,
+    pub(super) schema: BySchema<'a>,
 }
 
-impl Described<'_> {
-    /// The description that a schema has for a section: by its name, or by that of the description. QEMU's dumps list
+/// Programs of a schema's sections, each made when it is needed first.
+pub(super) struct BySchema<'a> {
+    programs: Vec<(&'a Description, OnceCell<Rc<Program<'a>>>)>,
+    /// Places in `programs` by the section's name, and by the description's. Of two that share it, the first.
+    by_name: HashMap<&'a str, usize>,
+    by_description: HashMap<&'a str, usize>,
+}
+
+impl<'a> BySchema<'a> {
+    /// Of all sections of `schema`.
+    pub(super) fn new(schema: &'a Schema) -> Self {
+        let all = || schema.sections().iter().enumerate().rev();
+        Self {
+            programs: schema.sections().iter().map(|(_, description)| (description, OnceCell::new())).collect(),
+            by_name: all().map(|(index, (name, _))| (name.as_str(), index)).collect(),
+            by_description: all().map(|(index, (_, description))| (&*description.name, index)).collect(),
+        }
+    }
+
+    /// The program that a schema has for a section: by its name, or by that of the description. QEMU's dumps list
     /// devices by type, and its streams put the device's path before the name (`vmstate_register_with_alias_id`).
-    pub(super) fn in_schema(&self, header: &SectionHeader<'_>) -> Option<&Description> {
+    pub(super) fn of(&self, header: &SectionHeader<'_>) -> Option<&Program<'a>> {
         let idstr: &str = &header.idstr;
         let last = idstr.rsplit_once('/').map_or(idstr, |(_, name)| name);
-        let named = |name: &str| {
-            let mut sections = self.schema.sections().iter();
-            sections.find(|(_, description)| *description.name == *name).map(|(_, description)| description)
-        };
-        self.schema.section(idstr).or_else(|| named(idstr)).or_else(|| named(last))
+        let described = |name: &str| self.by_description.get(name);
+        let index = self.by_name.get(idstr).or_else(|| described(idstr)).or_else(|| described(last))?;
+        let (description, program) = self.programs.get(*index)?;
+        Some(program.get_or_init(|| Program::of(description)))
     }
 }
 
-/// Descriptions by name and instance.
-#[derive(Debug, Default)]
-pub(super) struct SelfDescribed {
-    devices: HashMap<(String, u32), Json>,
+/// Programs of a stream's sections by name and instance.
+#[derive(Default)]
+pub(super) struct SelfDescribed<'a> {
+    devices: HashMap<&'a str, HashMap<u32, Device<'a>>>,
 }
 
-impl SelfDescribed {
-    /// Looks from the end for EOF (`00`), `06`, and a length that reaches to the last byte, before an object in JSON.
-    pub(super) fn find(stream: &[u8]) -> Option<Self> {
-        let nearest = stream.len().saturating_sub(MAX_DESCRIPTION as usize + 6);
-        let tail = stream.get(nearest..)?;
-        tail.windows(7).enumerate().rev().find_map(|(at, window)| {
-            let [0x00, 0x06, length @ .., b'{'] = window else { return None };
-            let text = tail.get(at + 6..)?;
-            let claimed = u32::from_be_bytes(length.try_into().ok()?);
-            if usize::try_from(claimed) != Ok(text.len()) {
-                return None;
-            }
-            Self::parse(serde_json::from_slice(text).ok()?)
-        })
-    }
+/// A device in the self-description.
+struct Device<'a> {
+    /// Devices that QEMU saves without a description (`save_state`) have none.
+    version: Option<&'a Json>,
+    program: Program<'a>,
+}
 
-    fn parse(mut description: Json) -> Option<Self> {
-        let Some(Json::Array(listed)) = description.get_mut("devices").map(Json::take) else { return None };
-        let mut devices = HashMap::new();
+/// Finds the self-description of a stream. Looks from the end for EOF (`00`), `06`, and a length that reaches to the last
+/// byte, before an object in JSON with a list of devices.
+pub(super) fn find(stream: &[u8]) -> Option<Json> {
+    let nearest = stream.len().saturating_sub(MAX_DESCRIPTION as usize + 6);
+    let tail = stream.get(nearest..)?;
+    tail.windows(7).enumerate().rev().find_map(|(at, window)| {
+        let [0x00, 0x06, length @ .., b'{'] = window else { return None };
+        let text = tail.get(at + 6..)?;
+        let claimed = u32::from_be_bytes(length.try_into().ok()?);
+        if usize::try_from(claimed) != Ok(text.len()) {
+            return None;
+        }
+        let description: Json = serde_json::from_slice(text).ok()?;
+        description.get("devices")?.is_array().then_some(description)
+    })
+}
+
+impl<'a> SelfDescribed<'a> {
+    /// What [`find`] has found.
+    pub(super) fn new(description: &'a Json) -> Self {
+        let listed = description.get("devices").and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+        let mut devices: HashMap<&str, HashMap<u32, Device<'a>>> = HashMap::new();
         for device in listed {
-            let name = device.get("name").and_then(Json::as_str).map(str::to_owned);
+            let name = device.get("name").and_then(Json::as_str);
             let instance = device.get("instance_id").and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());
             if let (Some(name), Some(instance)) = (name, instance) {
-                devices.insert((name, instance), device);
+                let described = Device { version: device.get("version"), program: Program::described(device) };
+                devices.entry(name).or_default().insert(instance, described);
             }
         }
-        Some(Self { devices })
+        Self { devices }
     }
 
-    /// The description of a section. Devices that QEMU saves without a description (`save_state`) have no version.
-    pub(super) fn of(&self, header: &SectionHeader<'_>) -> Result<Option<&Json>> {
-        let Some(description) = self.devices.get(&(header.idstr.to_string(), header.instance)) else { return Ok(None) };
-        match description.get("version") {
+    /// The program of a section.
+    pub(super) fn of(&self, header: &SectionHeader<'_>) -> Result<Option<&Program<'a>>> {
+        let instances = self.devices.get(&*header.idstr);
+        let Some(device) = instances.and_then(|instances| instances.get(&header.instance)) else { return Ok(None) };
+        match device.version {
             Some(version) if version.as_u64() != Some(header.version.into()) => {
                 let message = format!("the section has version {}, the description {version}", header.version);
                 Err(Error::new(ErrorKind::Malformed, message))
             }
-            _ => Ok(Some(description)),
+            _ => Ok(Some(&device.program)),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::schema::json::Schema;
 use crate::stream::{
     Command, Configuration, Element, SectionHeader, read_description_length, read_footer, read_header,
 };
-use describe::{Described, SelfDescribed};
+use describe::{BySchema, Described, SelfDescribed};
 
 /// Bytes of memory that all values of one stream may take; those of a machine with hundreds of devices need a few million.
 const VALUES: usize = 256 << 20;
@@ -96,9 +96,10 @@ impl Dump {
         let mut dump = Self::default();
         let limits = Limits { allocation: VALUES };
         let mut input = Reader::new(stream, 0, Strictness::QemuCompatible, limits).complete();
-        let described = SelfDescribed::find(stream);
-        dump.described = described.is_some();
-        let described = Described { stream: described.unwrap_or_default(), schema };
+        let description = describe::find(stream);
+        dump.described = description.is_some();
+        let stream = description.as_ref().map(SelfDescribed::new).unwrap_or_default();
+        let described = Described { stream, schema: BySchema::new(schema) };
         dump.damage = dump.walk(&mut input, &described).err();
         dump
     }
@@ -156,13 +157,13 @@ impl Dump {
         if header.idstr == RAM_IDSTR && section.part != Part::Full {
             return self.read_ram(input, section.part);
         }
-        if let Some(description) = described.stream.of(header)? {
-            return section.fields.insert(Fields::default()).read(input, description);
+        if let Some(program) = described.stream.of(header)? {
+            return section.fields.insert(Fields::default()).run(input, program, program.newest);
         }
-        let Some(description) = described.in_schema(header) else { return skip_body(input, header.id) };
+        let Some(program) = described.schema.of(header) else { return skip_body(input, header.id) };
         let body = input.rest();
         let fields = section.fields.insert(Fields::default());
-        let read = fields.read_by_schema(input, description, header.version);
+        let read = fields.run(input, program, header.version);
         let Err(error) = read.and_then(|()| footer_is_next(input, header.id)) else { return Ok(()) };
         if error.kind() != ErrorKind::Incompatible {
             // What was read was perhaps none of this section's.

@@ -1,6 +1,9 @@
-//! RAM records, version 4: `u64 offset | flags`, then what the flags say (migration/ram.c).
+//! RAM records, version 4: `u64 offset | flags`, then what the flags say (migration/ram.c). What a page's bytes are good
+//! for is up to who reads them.
 
 use super::PAGE_SIZE;
+use crate::codec::Reader;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Name of the RAM section.
 pub const RAM_IDSTR: &str = "ram";
@@ -27,10 +30,10 @@ pub const NORMAL_RECORD: u64 = 8 + PAGE_SIZE;
 pub const ZERO_RECORD: u64 = 8 + 1;
 
 /// The bits of a record's first word that are flags.
-pub(super) const FLAGS: u64 = PAGE_SIZE - 1;
+const FLAGS: u64 = PAGE_SIZE - 1;
 
 /// The record kinds that exist and are not supported, with what to do about them.
-pub(super) fn unsupported(flags: u64) -> Option<&'static str> {
+fn unsupported(flags: u64) -> Option<&'static str> {
     const UNSUPPORTED: [(u64, &str); 5] = [
         (flag::XBZRLE, "XBZRLE: turn capability xbzrle off at the source"),
         (flag::MULTIFD_FLUSH, "MULTIFD_FLUSH: turn capability multifd off at the source"),
@@ -44,4 +47,116 @@ pub(super) fn unsupported(flags: u64) -> Option<&'static str> {
 /// Appends the end of a RAM section's body.
 pub fn put_end_of_section(out: &mut Vec<u8>) {
     out.extend_from_slice(&flag::EOS.to_be_bytes());
+}
+
+/// A block that records can name.
+pub(super) trait NamedBlock {
+    /// Its name.
+    fn name(&self) -> &str;
+    /// Its length in bytes.
+    fn len(&self) -> u64;
+}
+
+/// A block in the list at the start of the RAM section.
+pub(super) struct ListedBlock<'a> {
+    pub(super) name: &'a str,
+    pub(super) len: u64,
+    /// Guest-physical address, in a stream with addresses.
+    pub(super) address: Option<u64>,
+    /// Stream offset of the name.
+    pub(super) offset: u64,
+}
+
+/// Reads the list of blocks, without the record that ends it; `take` gets each. With `addresses`, each block has one.
+pub(super) fn read_list<'a>(
+    input: &mut Reader<'a>,
+    addresses: bool,
+    mut take: impl FnMut(ListedBlock<'a>) -> Result<()>,
+) -> Result<()> {
+    let offset = input.offset();
+    let word = input.u64()?;
+    if word & FLAGS != flag::MEM_SIZE {
+        let message = format!("the list of RAM blocks expected, got flags {:#x}", word & FLAGS);
+        return Err(Error::new(ErrorKind::Malformed, message).at(offset));
+    }
+    let mut left = word & !FLAGS;
+    while left > 0 {
+        let offset = input.offset();
+        let (name, len) = (input.name()?, input.u64()?);
+        let address = if addresses { Some(input.u64()?) } else { None };
+        let Some(rest) = left.checked_sub(len) else {
+            let message =
+                format!("RAM block {name} of {len} bytes does not fit the announced total, of which {left} are left");
+            return Err(Error::new(ErrorKind::Malformed, message).at(offset));
+        };
+        left = rest;
+        take(ListedBlock { name, len, address, offset })?;
+    }
+    Ok(())
+}
+
+/// Where a page goes whose bytes come next.
+pub(super) struct PageHead {
+    /// Index of its block.
+    pub(super) block: usize,
+    /// Offset in the block, inside of it.
+    pub(super) offset: u64,
+    /// True if one byte comes that fills the page, false if [`PAGE_SIZE`] bytes come.
+    pub(super) is_zero: bool,
+}
+
+/// Reads what stands before a page's bytes, record by record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Heads {
+    /// The block of the last page record: what CONTINUE means.
+    block: Option<usize>,
+}
+
+impl Heads {
+    /// The next page; `None` at the end of the section's body.
+    ///
+    /// # Errors
+    /// `Malformed`, `Incomplete`, `Incompatible` for records of capabilities that are not supported.
+    pub(super) fn next(&mut self, input: &mut Reader<'_>, blocks: &[impl NamedBlock]) -> Result<Option<PageHead>> {
+        let place = input.offset();
+        let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message).at(place));
+        let word = input.u64()?;
+        let (offset, flags) = (word & !FLAGS, word & FLAGS);
+        if let Some(name) = unsupported(flags) {
+            return Err(Error::new(ErrorKind::Incompatible, format!("RAM record with flag {name}")).at(place));
+        }
+        let kind = flags & !flag::CONTINUE;
+        if kind == flag::EOS {
+            return Ok(None);
+        }
+        if kind != flag::PAGE && kind != flag::ZERO {
+            return malformed(format!("a page or the end of the section expected, got flags {flags:#x}"));
+        }
+        if flags & flag::CONTINUE == 0 {
+            let name = input.name()?;
+            self.block = blocks.iter().position(|block| block.name() == name);
+            if self.block.is_none() {
+                return malformed(format!("page of RAM block {name}, which does not exist here"));
+            }
+        }
+        let Some((index, block)) = self.block.and_then(|index| Some((index, blocks.get(index)?))) else {
+            return malformed("a page that continues a block before any block was named".to_owned());
+        };
+        if offset >= block.len() {
+            let (name, len) = (block.name(), block.len());
+            return malformed(format!("page at {offset:#x} of RAM block {name}, which has {len:#x} bytes"));
+        }
+        Ok(Some(PageHead { block: index, offset, is_zero: kind == flag::ZERO }))
+    }
+
+    /// Reads the record that ends the list of blocks.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next); `Malformed` if it is a page.
+    pub(super) fn end_of_list(&mut self, input: &mut Reader<'_>, blocks: &[impl NamedBlock]) -> Result<()> {
+        match self.next(input, blocks)? {
+            None => Ok(()),
+            Some(_) => Err(input.malformed("a page inside the list of RAM blocks")),
+        }
+    }
 }

@@ -7,11 +7,12 @@ mod first_byte;
 pub(crate) mod framing;
 pub mod json;
 mod older;
+pub(crate) mod program;
 mod shared;
+mod type_name;
 mod vmdesc;
 
 pub use shared::Shared;
-pub(crate) use vmdesc::type_name;
 pub use vmdesc::vmdesc;
 
 /// The description of a type that derives `VmState`.
@@ -218,16 +219,6 @@ pub enum Kind {
     Custom(Shared<str>),
     /// No bytes: the place where a device checks what it has so far (QEMU's `VMSTATE_VALIDATE`).
     Check,
-}
-
-impl Kind {
-    /// True if a field of it can have a [`Count`].
-    pub(crate) const fn is_counted(&self) -> bool {
-        matches!(
-            self,
-            Self::CountedArray(_) | Self::CountedBuffer | Self::CountedBitmap | Self::List(_) | Self::Map(..)
-        )
-    }
 }
 
 /// Which values of an integer a reader takes.

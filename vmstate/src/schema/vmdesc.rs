@@ -5,7 +5,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{Description, Field, Kind, Limit, Presence};
+use super::program::{Encoding, Form, Framing, Item, Meaning, Member, Program, Step, bitmap_size};
+use super::{Description, Presence};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The keys `vmsd_name`, `version`, `fields` and (if any was sent) `subsections` of a save of `description` that made
@@ -16,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub fn vmdesc(description: &Description, outcomes: &[u32]) -> Result<Map<String, Value>> {
     let mut walk = Walk { outcomes: outcomes.iter() };
     let mut into = Map::new();
-    walk.description(description, &mut into)?;
+    walk.program(&Program::of(description), description.version, &mut into)?;
     match walk.outcomes.next() {
         None => Ok(into),
         Some(_) => Err(Error::new(ErrorKind::Misuse, format!("more outcomes than {:?} makes", &*description.name))),
@@ -36,62 +37,65 @@ impl Walk<'_> {
         }
     }
 
-    fn description(&mut self, description: &Description, into: &mut Map<String, Value>) -> Result<u64> {
-        self.description_at(description, description.version, into)
-    }
-
-    fn description_at(
-        &mut self,
-        description: &Description,
-        version: u32,
-        into: &mut Map<String, Value>,
-    ) -> Result<u64> {
-        into.insert("vmsd_name".into(), (*description.name).into());
+    fn program(&mut self, program: &Program<'_>, version: u32, into: &mut Map<String, Value>) -> Result<u64> {
+        into.insert("vmsd_name".into(), program.name.into());
         into.insert("version".into(), version.into());
         let mut size = 0;
         let mut fields = Vec::new();
-        for (index, field) in description.fields.iter().enumerate() {
-            if matches!(field.presence, Presence::Since(since) if since > version) {
-                continue;
+        let mut subsections: Vec<Value> = Vec::new();
+        for step in &program.steps {
+            match step {
+                Step::Member(member) if matches!(member.presence, Presence::Since(since) if *since > version) => {}
+                Step::Member(member) => size += self.member(member, program, &mut fields)?,
+                Step::Check { .. } => {}
+                Step::Subsections(all) => {
+                    for subsection in all {
+                        if self.outcome()? != 0 {
+                            size += self.subsection(subsection, subsection.newest, &mut subsections)?;
+                        }
+                    }
+                }
+                Step::Sent(version, subsection) => {
+                    size += self.subsection(subsection, version.unwrap_or_default(), &mut subsections)?;
+                }
+                Step::Refuse(why) => return refuse(why),
             }
-            size += self.field(field, || numbered_name(&description.fields, index), &mut fields)?;
         }
         into.insert("fields".into(), fields.into());
-        let mut subsections: Vec<Value> = Vec::new();
-        for subsection in description.subsections.iter() {
-            if self.outcome()? != 0 {
-                let mut object = Map::new();
-                // 05, name length, name, version.
-                size += 1 + 1 + subsection.name.len() as u64 + 4;
-                size += self.description(subsection, &mut object)?;
-                subsections.push(object.into());
-            }
-        }
         if !subsections.is_empty() {
             into.insert("subsections".into(), subsections.into());
         }
         Ok(size)
     }
 
-    fn field(&mut self, field: &Field, name: impl Fn() -> String, into: &mut Vec<Value>) -> Result<u64> {
-        if field.kind == Kind::Check || (matches!(field.presence, Presence::If(_)) && self.outcome()? == 0) {
+    fn subsection(&mut self, program: &Program<'_>, version: u32, into: &mut Vec<Value>) -> Result<u64> {
+        let mut object = Map::new();
+        // 05, name length, name, version.
+        let header = 1 + 1 + program.name.len() as u64 + 4;
+        let size = self.program(program, version, &mut object)?;
+        into.push(object.into());
+        Ok(header + size)
+    }
+
+    fn member(&mut self, member: &Member<'_>, of: &Program<'_>, into: &mut Vec<Value>) -> Result<u64> {
+        if matches!(member.presence, Presence::If(_)) && self.outcome()? == 0 {
             return Ok(0);
         }
-        let (element, count) = self.elements(&field.kind)?;
-        let together = can_compress(field);
-        if let Kind::Nullable(pointee) = element {
-            return self.pointers(pointee, count, together, name, into);
+        let (element, count) = self.elements(&member.encoding)?;
+        let together = can_compress(member);
+        if let Encoding::Nullable(pointee) = element {
+            return self.pointers(member, pointee, count, of, into);
         }
         let mut size = 0;
         for index in 0..count {
             let mut object = Map::new();
-            object.insert("name".into(), name().into());
+            object.insert("name".into(), numbered_name(of, member).into());
             // QEMU tells an array by the number of elements left, so the last of many carries no index.
             if count - index > 1 {
                 let (key, value) = if together { ("array_len", count) } else { ("index", index) };
                 object.insert(key.into(), value.into());
             }
-            object.insert("type".into(), type_name(element).into());
+            object.insert("type".into(), (*member.type_name).into());
             let bytes = self.element(element, &mut object)?;
             object.insert("size".into(), bytes.into());
             size += bytes;
@@ -106,10 +110,10 @@ impl Walk<'_> {
     /// the whole array (`vmstate_save_state_v`, `is_prev_null`).
     fn pointers(
         &mut self,
-        pointee: &Kind,
+        member: &Member<'_>,
+        pointee: &Encoding<'_>,
         count: u64,
-        together: bool,
-        name: impl Fn() -> String,
+        of: &Program<'_>,
         into: &mut Vec<Value>,
     ) -> Result<u64> {
         let mut pointers = Vec::new();
@@ -119,6 +123,7 @@ impl Walk<'_> {
             let bytes = if is_null { 1 } else { self.element(pointee, &mut inner)? };
             pointers.push((is_null, inner, bytes));
         }
+        let together = can_compress(member);
         let nulls: Vec<bool> = pointers.iter().map(|(is_null, ..)| *is_null).collect();
         let (mut size, mut shown, mut before) = (0, true, false);
         for (index, (is_null, inner, bytes)) in pointers.into_iter().enumerate() {
@@ -134,13 +139,13 @@ impl Walk<'_> {
             }
             shown = !together;
             let mut object = Map::new();
-            object.insert("name".into(), name().into());
+            object.insert("name".into(), numbered_name(of, member).into());
             if length > 1 {
                 // The entry of a null is always one that can stand for many (`vmsd_create_fake_nullptr_field`).
                 let (key, value) = if together || is_null { ("array_len", length) } else { ("index", index) };
                 object.insert(key.into(), value.into());
             }
-            let kind = if is_null { "nullptr".into() } else { type_name(pointee) };
+            let kind = if is_null { "nullptr" } else { &*member.type_name };
             object.insert("type".into(), kind.into());
             object.extend(inner);
             object.insert("size".into(), bytes.into());
@@ -150,147 +155,106 @@ impl Walk<'_> {
     }
 
     /// What an array repeats, and how often; arrays of arrays are one array to QEMU.
-    fn elements<'k>(&mut self, kind: &'k Kind) -> Result<(&'k Kind, u64)> {
-        let (inner, count) = match kind {
-            Kind::Array(inner, count) => (inner, *count as u64),
-            Kind::CountedArray(inner) => (inner, self.outcome()?),
-            _ => return Ok((kind, 1)),
+    fn elements<'p, 'a>(&mut self, encoding: &'p Encoding<'a>) -> Result<(&'p Encoding<'a>, u64)> {
+        let (inner, count) = match encoding {
+            Encoding::Repeat(Framing::Fixed(count), inner) => (inner, *count),
+            Encoding::Repeat(Framing::Counted, inner) => (inner, self.outcome()?),
+            _ => return Ok((encoding, 1)),
         };
         let (element, inner_count) = self.elements(inner)?;
         Ok((element, count.saturating_mul(inner_count)))
     }
 
-    fn element(&mut self, kind: &Kind, into: &mut Map<String, Value>) -> Result<u64> {
-        Ok(match kind {
-            Kind::Bool => 1,
-            Kind::Unsigned(bytes) | Kind::Signed(bytes) => u64::from(*bytes),
-            Kind::Limited(inner, _) => self.element(inner, into)?,
-            Kind::Timer | Kind::Double => 8,
-            Kind::Buffer(bytes) | Kind::Unused(bytes) => *bytes as u64,
-            Kind::Bitmap(bits) => bitmap_size(*bits as u64),
-            Kind::CountedBitmap => bitmap_size(self.outcome()?),
-            Kind::CountedBuffer | Kind::Custom(_) => self.outcome()?,
-            Kind::Struct(nested) => {
+    fn element(&mut self, encoding: &Encoding<'_>, into: &mut Map<String, Value>) -> Result<u64> {
+        Ok(match encoding {
+            // A codec's bytes are counted when they are written, whatever a dump says of their size in memory.
+            Encoding::Item(Item { meaning: Meaning::Codec(_) | Meaning::Opaque(_), .. }) => self.outcome()?,
+            Encoding::Item(Item { size: Some(size), .. }) => *size,
+            Encoding::Item(Item { meaning: Meaning::Bitmap(_), .. }) => bitmap_size(self.outcome()?),
+            Encoding::Item(_) => self.outcome()?,
+            Encoding::Struct(nested) if nested.form == Form::Object => {
                 let mut object = Map::new();
-                let size = self.description(nested, &mut object)?;
+                let size = self.program(&nested.program, nested.version, &mut object)?;
                 into.insert("struct".into(), object.into());
                 size
             }
-            // QEMU puts what is inside of these right into the field's object (`vmsd_desc_field_start`).
-            Kind::StructAt(nested, version) => self.description_at(nested, *version, into)?,
-            Kind::Temporary(nested) => self.description(nested, into)?,
-            Kind::List(element) => {
-                let mut size = 1;
-                for _ in 0..self.outcome()? {
-                    size += 1 + self.inlined(element, into)?;
-                }
-                size
-            }
-            Kind::Map(key, value) => {
-                let mut size = 4 + 1;
-                for _ in 0..self.outcome()? {
-                    size += 1 + self.inlined(key, into)? + self.inlined(value, into)?;
-                }
-                size
-            }
+            Encoding::Struct(_) => self.inlined(encoding, into)?,
+            Encoding::Repeat(Framing::List, element) => 1 + self.marked(element, into)?,
+            Encoding::Repeat(Framing::Map, element) => 4 + 1 + self.marked(element, into)?,
             // Inside of something else QEMU has neither of these, so they only count.
-            Kind::Nullable(inner) if self.outcome()? != 0 => self.element(inner, into)?,
-            Kind::Nullable(_) => 1,
-            Kind::Array(..) | Kind::CountedArray(_) => {
-                let (element, count) = self.elements(kind)?;
+            Encoding::Nullable(inner) if self.outcome()? != 0 => self.element(inner, into)?,
+            Encoding::Nullable(_) => 1,
+            Encoding::Repeat(Framing::Fixed(_) | Framing::Counted, _) => {
+                let (element, count) = self.elements(encoding)?;
                 let mut size = 0;
                 for _ in 0..count {
                     size += self.element(element, &mut Map::new())?;
                 }
                 size
             }
-            Kind::Check => 0,
+            Encoding::Refuse(why) => return refuse(why),
         })
     }
 
-    /// An element of a list: what QEMU says of the last one is what stays, as the keys of all are the same.
-    fn inlined(&mut self, kind: &Kind, into: &mut Map<String, Value>) -> Result<u64> {
-        match kind {
-            Kind::Struct(nested) => self.description(nested, into),
+    /// Elements with a mark before each: what QEMU says of the last one is what stays, as the keys of all are the same.
+    fn marked(&mut self, element: &Encoding<'_>, into: &mut Map<String, Value>) -> Result<u64> {
+        let mut size = 0;
+        for _ in 0..self.outcome()? {
+            size += 1 + self.inlined(element, into)?;
+        }
+        Ok(size)
+    }
+
+    /// What has no object of its own.
+    fn inlined(&mut self, encoding: &Encoding<'_>, into: &mut Map<String, Value>) -> Result<u64> {
+        match encoding {
+            Encoding::Struct(entry) if entry.form == Form::Entry => {
+                entry.program.members().try_fold(0, |size, member| Ok(size + self.inlined(&member.encoding, into)?))
+            }
+            Encoding::Struct(nested) => self.program(&nested.program, nested.version, into),
             other => self.element(other, into),
         }
     }
 }
 
-/// Bytes of a bitmap: whole words of 64 bits.
-const fn bitmap_size(bits: u64) -> u64 {
-    bits.div_ceil(64) * 8
+/// A self-description of a stream that is wrong describes no save.
+fn refuse<T>(why: &str) -> Result<T> {
+    Err(Error::new(ErrorKind::Misuse, why))
 }
 
-/// The field's name, with its number if several are called the same, absent ones counted too.
-fn numbered_name(fields: &[Field], index: usize) -> String {
-    let same = |field: &Field, of: &Field| field.kind != Kind::Check && wire_name(field) == wire_name(of);
-    let Some(field) = fields.get(index) else { return String::new() };
-    let name = wire_name(field);
-    if fields.iter().filter(|other| same(other, field)).count() == 1 {
+/// The member's name, with its number if several are called the same, absent ones counted too.
+fn numbered_name(of: &Program<'_>, member: &Member<'_>) -> String {
+    let name = wire_name(member);
+    let same = || of.members().filter(|other| wire_name(other) == name);
+    if same().count() == 1 {
         return name.to_owned();
     }
-    let ordinal = fields.iter().take(index).filter(|other| same(other, field)).count();
+    let ordinal = same().take_while(|other| !std::ptr::eq(*other, member)).count();
     format!("{name}[{ordinal}]")
 }
 
-fn wire_name(field: &Field) -> &str {
-    let mut kind = &field.kind;
-    while let Kind::Array(inner, _) | Kind::CountedArray(inner) = kind {
-        kind = inner;
-    }
-    match kind {
-        Kind::Unused(_) => "unused",
-        _ => &field.name,
+fn wire_name<'p>(member: &'p Member<'_>) -> &'p str {
+    match member.encoding.element() {
+        Encoding::Item(Item { meaning: Meaning::Unused, .. }) => "unused",
+        _ => &member.name,
     }
 }
 
 /// True if one entry can stand for all elements of an array: nothing inside may differ between them.
-fn can_compress(field: &Field) -> bool {
-    if let Presence::If(_) = field.presence {
-        return false;
+fn can_compress(member: &Member<'_>) -> bool {
+    let mut encoding = member.encoding.element();
+    while let Encoding::Nullable(inner) = encoding {
+        encoding = inner.element();
     }
-    let mut kind = &field.kind;
-    while let Kind::Array(inner, _) | Kind::CountedArray(inner) | Kind::Nullable(inner) = kind {
-        kind = inner;
-    }
-    match kind {
-        Kind::Struct(nested) => nested.subsections.is_empty() && nested.fields.iter().all(can_compress),
+    let is_uniform = match encoding {
+        Encoding::Struct(nested) if nested.form == Form::Object => nested.program.steps.iter().all(|step| match step {
+            Step::Member(member) => can_compress(member),
+            Step::Check { is_predicate, .. } => !is_predicate,
+            Step::Subsections(all) => all.is_empty(),
+            Step::Sent(..) => false,
+            Step::Refuse(_) => true,
+        }),
         _ => true,
-    }
-}
-
-/// A kind in the self-description's words.
-pub(crate) fn type_name(kind: &Kind) -> String {
-    match kind {
-        Kind::Bool => "bool".into(),
-        Kind::Unsigned(bytes) => format!("uint{}", u32::from(*bytes) * 8),
-        Kind::Signed(bytes) => format!("int{}", u32::from(*bytes) * 8),
-        Kind::Buffer(_) | Kind::CountedBuffer => "buffer".into(),
-        Kind::Unused(_) => "unused_buffer".into(),
-        Kind::Struct(_) => "struct".into(),
-        Kind::StructAt(..) => "vstruct".into(),
-        Kind::Temporary(_) => "tmp".into(),
-        Kind::Limited(inner, limit) => limited_name(inner, limit),
-        Kind::Timer => "timer".into(),
-        Kind::Double => "CPU_Double_U".into(),
-        Kind::Bitmap(_) | Kind::CountedBitmap => "bitmap".into(),
-        Kind::List(_) => "qtailq".into(),
-        Kind::Map(..) => "gtree".into(),
-        Kind::Nullable(inner) => type_name(inner),
-        Kind::Custom(name) => name.to_string(),
-        Kind::Array(inner, _) | Kind::CountedArray(inner) => type_name(inner),
-        Kind::Check => String::new(),
-    }
-}
-
-/// QEMU's names (migration/vmstate-types.c); what it has no name for goes by the name of the integer.
-fn limited_name(inner: &Kind, limit: &Limit) -> String {
-    match (inner, limit) {
-        // So QEMU calls its `VMSTATE_UINT64_EQUAL` (`vmstate_info_uint64_equal`).
-        (Kind::Unsigned(8), Limit::Equal) => "int64 equal".into(),
-        (_, Limit::Equal) => format!("{} equal", type_name(inner)),
-        (_, Limit::AtMostCurrent) => format!("{} le", type_name(inner)),
-        (_, Limit::NotZero | Limit::Scalar | Limit::Within(..) | Limit::OneOf(_)) => type_name(inner),
-    }
+    };
+    is_uniform && !matches!(member.presence, Presence::If(_))
 }

@@ -70,9 +70,8 @@ impl Configuration {
 
     fn read_subsection<'a>(&mut self, input: &mut Reader<'a>, seen: &mut Vec<&'a str>) -> Result<()> {
         let offset = input.offset();
-        input.u8()?;
-        let name = input.name()?;
-        let version = narrowed(input.u32()?, input.strictness());
+        let (name, version) = input.subsection_header("of the configuration")?;
+        let version = narrowed(version, input.strictness());
         let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message).at(offset));
         if version != 1 {
             return incompatible(format!("{name}: version {version} is not 1"));

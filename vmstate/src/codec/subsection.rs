@@ -1,0 +1,60 @@
+//! Subsections on the wire: `05`, a name, a version of 4 bytes, then fields. Nothing frames a struct, so what comes
+//! behind its fields is found by looking ahead (QEMU 10.0, migration/vmstate.c, `vmstate_subsection_load`).
+
+use super::mark::SUBSECTION;
+use super::{Reader, as_text, put_name};
+use crate::error::{Error, ErrorKind, Result};
+
+/// True if a look for subsections of `parent` takes `name` for one: it begins with the parent's, and is longer.
+pub(crate) fn is_subsection_of(parent: &str, name: &[u8]) -> bool {
+    name.len() > parent.len() && name.starts_with(parent.as_bytes())
+}
+
+/// Appends a header; whoever describes a subsection has checked that its name has at most 255 bytes.
+#[inline]
+pub(crate) fn put_subsection_header(out: &mut Vec<u8>, name: &str, version: u32) {
+    out.push(SUBSECTION);
+    put_name(out, name);
+    out.extend_from_slice(&version.to_be_bytes());
+}
+
+impl<'a> Reader<'a> {
+    /// The name of the subsection of `parent` that starts here, if one does; nothing is consumed. A name of which the
+    /// bytes at hand already differ from `parent` is none; only one that may still match asks for more.
+    ///
+    /// # Errors
+    /// `Incomplete` if that depends on bytes that are still to come.
+    #[inline]
+    pub(crate) fn peek_subsection(&self, parent: &str) -> Result<Option<&'a [u8]>> {
+        match self.rest() {
+            [first, ..] if *first != SUBSECTION => Ok(None),
+            rest => self.peek_name_of(parent, rest),
+        }
+    }
+
+    fn peek_name_of(&self, parent: &str, rest: &'a [u8]) -> Result<Option<&'a [u8]>> {
+        let wanted = |count| if self.is_complete() { Ok(None) } else { Err(self.incomplete(count)) };
+        let [_, length, rest @ ..] = rest else { return wanted(rest.len() + 1) };
+        let length = usize::from(*length);
+        if let Some(name) = rest.get(..length) {
+            return Ok(is_subsection_of(parent, name).then(|| as_text(name, self.strictness())));
+        }
+        let differs = rest.iter().zip(parent.as_bytes()).any(|(got, expected)| got != expected);
+        if length <= parent.len() || differs { Ok(None) } else { wanted(2 + length) }
+    }
+
+    /// The name and version of a subsection whose turn it is; `expected` names it in errors.
+    ///
+    /// # Errors
+    /// `Malformed` if none starts here; as [`name`](Self::name).
+    pub(crate) fn subsection_header(&mut self, expected: &str) -> Result<(&'a str, u32)> {
+        let offset = self.offset();
+        match self.u8()? {
+            SUBSECTION => Ok((self.name()?, self.u32()?)),
+            mark => {
+                let message = format!("subsection {expected} ({SUBSECTION:#04x}) expected, got {mark:#04x}");
+                Err(Error::new(ErrorKind::Malformed, message).at(offset))
+            }
+        }
+    }
+}
