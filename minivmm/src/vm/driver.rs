@@ -161,10 +161,7 @@ impl Vm {
                 return Err(Outcome::Ended(End::PoweredOff));
             }
             AnyRequest::Device(DeviceRequest::Failed(why)) => self.fail(why)?,
-            AnyRequest::Engine(EngineRequest::Rehearse(stood)) => {
-                // Who asked may be gone.
-                let _ = stood.send(self.rehearse()?);
-            }
+            AnyRequest::Engine(EngineRequest::Rehearse(with)) => self.rehearse(with)?,
             AnyRequest::Engine(EngineRequest::Pause(within)) => self.switch_over(within)?,
             AnyRequest::Engine(EngineRequest::Introduced) => self.introduced()?,
             AnyRequest::Engine(EngineRequest::Loaded) => self.write_state()?,

@@ -2,13 +2,13 @@
 
 pub use super::bitmap::{Bitmap, CountedBitmap};
 pub use super::buffer::{Buffer, CountedBuffer};
-pub use super::counted::Counted;
-pub use super::current::{Current, load_at_most, load_equal};
+pub use super::counted::{Counted, counted, counted_bits};
+pub use super::current::{Current, load_at_most, load_equal, save_at_most};
 pub use super::hook::{hook, load_hook, must_exist};
 pub use super::length::{count_to_load, count_to_save};
 pub use super::list::List;
 pub use super::map::Map;
-pub use super::range::{Ranged, in_range};
+pub use super::range::{Ranged, in_range, sent_as};
 pub use super::slice::{Sliced, buffer_slice, fits, slice};
 pub use super::subsection::{next, save_header};
 pub use super::temporary::{load_temporary, load_via, load_via_each, save_via, save_via_each, undo_temporary};
@@ -16,7 +16,7 @@ pub use super::{SectionRules, Temporary, VmState, Wire};
 pub use crate::codec::{Reader, Writer};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::schema::framing::fault_of_field;
-pub use crate::schema::{Description, Field, Kind, Limit, Presence, Shared};
+pub use crate::schema::{Count, Description, Field, Kind, Length, Limit, Presence, Shared};
 
 /// A wire kind by reference, for kinds that hold another.
 #[derive(Debug)]

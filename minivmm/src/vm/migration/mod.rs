@@ -31,7 +31,7 @@ use crate::migration::preflight::Preflight;
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
 use crate::migration::sections::Parts;
 use crate::vm::driver::{End, Outcome, Vm};
-use crate::vm::request::{AnyRequest, DeviceRequest, ParameterChange, Refusal, Request};
+use crate::vm::request::{AnyRequest, DeviceRequest, ParameterChange, Refusal, Rehearsing, Request};
 use crate::vm::state::RunState;
 
 /// What the driver keeps of an outgoing migration that is under way.
@@ -54,7 +54,7 @@ pub(super) struct Incoming {
     stopped: bool,
 }
 
-/// A rehearsal that would make the guest stand for longer is called off.
+/// A rehearsal makes the guest stand no longer than this.
 const REHEARSAL: Duration = Duration::from_millis(100);
 
 /// How long a migration that ends with its machine is given to close its sockets and remove their files.
@@ -139,23 +139,7 @@ impl Vm {
     /// Source: stops the guest `within` this time and reads the state that is in the kernel.
     pub(super) fn switch_over(&mut self, within: Duration) -> Result<(), Refusal> {
         let before = self.shared.run_state();
-        if before == RunState::Running {
-            self.rest(within)?;
-        }
-        let state = self.read_state(before);
-        let state = match state {
-            Ok(state) => state,
-            Err(refusal) => {
-                if before == RunState::Running {
-                    self.start();
-                }
-                return Err(refusal);
-            }
-        };
-        let (hypervisor, timer, global) = state;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        (state.hypervisor, state.timer, state.global) = (hypervisor, timer, global);
-        drop(state);
+        self.stand_still(before, within)?;
         if let Some(outgoing) = &mut self.outgoing {
             outgoing.before = before;
         }
@@ -163,20 +147,35 @@ impl Vm {
         Ok(())
     }
 
-    /// Source: stops the guest, reads the state that is in the kernel, and lets the guest run on at once.
-    /// Returns how long the guest stood.
-    pub(super) fn rehearse(&self) -> Result<Duration, Refusal> {
-        let begun = Instant::now();
-        let runs = self.shared.run_state() == RunState::Running;
-        if runs {
-            self.rest(REHEARSAL)?;
+    /// Source: stops the guest as a switch-over does, and lets it run on once the migration thread has seen what it wanted.
+    /// The run state stays what it was: nobody outside has to know.
+    pub(super) fn rehearse(&mut self, with: Rehearsing) -> Result<(), Refusal> {
+        let (begun, before) = (Instant::now(), self.shared.run_state());
+        self.stand_still(before, REHEARSAL)?;
+        if with.stands.send(begun.elapsed()).is_ok() {
+            // Ends with an error in any case: nothing is sent, the other end is dropped.
+            let _ = with.over.recv_timeout(REHEARSAL.saturating_sub(begun.elapsed()));
         }
-        let read = self.machine.read_state();
-        let stood = begun.elapsed();
-        if runs {
+        if before == RunState::Running {
             self.start();
         }
-        read.map(|_| stood).map_err(|error| Refusal(chain(&error)))
+        Ok(())
+    }
+
+    /// Stops the guest if it runs, `within` this time, and takes its state from the kernel. After an error it runs on.
+    fn stand_still(&mut self, before: RunState, within: Duration) -> Result<(), Refusal> {
+        let runs = before == RunState::Running;
+        if runs {
+            self.rest(within)?;
+        }
+        let read = self.read_state(before);
+        if runs && read.is_err() {
+            self.start();
+        }
+        let (hypervisor, timer, global) = read?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.hypervisor, state.timer, state.global) = (hypervisor, timer, global);
+        Ok(())
     }
 
     /// What of the machine, which stands, is in the kernel; it goes on as in state `before`.

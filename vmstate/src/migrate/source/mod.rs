@@ -1,6 +1,7 @@
 //! The source: sends a running guest, and is left with either the guest running here or the destination's word that it
 //! runs there. A blocking driver: what to do next is decided by [`SourceProtocol`], the phases are drawn in `phase.rs`.
 
+mod rehearsal;
 mod rounds;
 mod switch_over;
 
@@ -49,7 +50,7 @@ pub struct SourceOptions {
     /// After a commit that the destination did not confirm: how long to wait for exclusive resources that another process
     /// still holds.
     pub patience: Duration,
-    /// Part of the expected downtime that nobody measures ahead: the load at the destination above all. What
+    /// Part of the expected downtime that nobody measures ahead: the hand-over above all. What
     /// [`Machine::rehearse`] measures comes on top of it.
     pub switch_over_cost: Duration,
     /// Gives up after so many rounds.
@@ -121,6 +122,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         answered: None,
         measured: Measured::new(),
         synced: begun,
+        rehearsed: None,
         buffer: Vec::new(),
         described: save::describe(&options.machine_type),
         report: Report::default(),
@@ -149,6 +151,8 @@ struct Source<'a, 's> {
     measured: Measured,
     /// When the log was last read.
     synced: Duration,
+    /// When the pause was last rehearsed after a round.
+    rehearsed: Option<Duration>,
     buffer: Vec<u8>,
     /// What was sent so far.
     described: SelfDescription,
