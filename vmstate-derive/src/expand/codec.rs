@@ -49,6 +49,36 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
     }
 }
 
+/// How many elements the field may have, if it has any.
+pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<TokenStream> {
+    let ty = field.ty;
+    if let Codec::List(max) | Codec::Map(max) = &field.codec {
+        return Some(quote!(__v::Count::new(::core::option::Option::None, 1, #max, false)));
+    }
+    let Length { member, name, factor, max } = field.codec.length()?;
+    let length = match container.migrated().find(|(_, other)| other.member == *member) {
+        Some((_, Field { name, .. })) => quote!(__v::Length::Field(__v::Shared::Static(#name))),
+        None => quote!(__v::Length::Machine(__v::Shared::Static(#name))),
+    };
+    let counted = match &field.codec {
+        Codec::Bitmap(_) => quote!(__v::counted_bits),
+        _ => quote!(__v::counted),
+    };
+    Some(quote!(#counted::<#ty>(::core::option::Option::Some(#length), #factor, #max)))
+}
+
+/// What makes the field's value of its bytes, in the user's words, if that is the user's own code.
+pub(super) fn conversion(field: &Field<'_>) -> Option<String> {
+    let (word, what) = match &field.codec {
+        Codec::With(module) => ("with", module.to_token_stream()),
+        Codec::Proxy(proxy) => ("via", proxy.to_token_stream()),
+        Codec::ProxyEach(proxies) => ("via", proxies.to_token_stream()),
+        Codec::Temporary(temporary) => ("tmp", temporary.to_token_stream()),
+        _ => return None,
+    };
+    Some(format!("{word} = {}", super::desc::text(&what)))
+}
+
 /// `item` of the field's type as a `by`, all of it at the type: the compiler says once of a type that cannot be migrated, and
 /// there, what each use of it would say.
 pub(super) fn of(field: &Field<'_>, by: &TokenStream, item: &TokenStream) -> TokenStream {
@@ -81,36 +111,6 @@ fn shown_at(place: Span, tokens: TokenStream) -> TokenStream {
         token
     });
     shown.collect()
-}
-
-/// How many elements the field may have, if it has any.
-pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<TokenStream> {
-    let ty = field.ty;
-    if let Codec::List(max) | Codec::Map(max) = &field.codec {
-        return Some(quote!(__v::Count::new(::core::option::Option::None, 1, #max, false)));
-    }
-    let Length { member, name, factor, max } = field.codec.length()?;
-    let length = match container.migrated().find(|(_, other)| other.member == *member) {
-        Some((_, Field { name, .. })) => quote!(__v::Length::Field(__v::Shared::Static(#name))),
-        None => quote!(__v::Length::Machine(__v::Shared::Static(#name))),
-    };
-    let counted = match &field.codec {
-        Codec::Bitmap(_) => quote!(__v::counted_bits),
-        _ => quote!(__v::counted),
-    };
-    Some(quote!(#counted::<#ty>(::core::option::Option::Some(#length), #factor, #max)))
-}
-
-/// What makes the field's value of its bytes, in the user's words, if that is the user's own code.
-pub(super) fn conversion(field: &Field<'_>) -> Option<String> {
-    let (word, what) = match &field.codec {
-        Codec::With(module) => ("with", module.to_token_stream()),
-        Codec::Proxy(proxy) => ("via", proxy.to_token_stream()),
-        Codec::ProxyEach(proxies) => ("via", proxies.to_token_stream()),
-        Codec::Temporary(temporary) => ("tmp", temporary.to_token_stream()),
-        _ => return None,
-    };
-    Some(format!("{word} = {}", super::desc::text(&what)))
 }
 
 /// Appends the field to `out`.
