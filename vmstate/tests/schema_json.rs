@@ -55,18 +55,19 @@ fn a_device_is_written_in_qemus_shape_and_read_back() {
     let schema = of_dev();
     let text = schema.to_json();
     let written: Value = serde_json::from_str(&text).unwrap();
-    let inner = json!({"name": "inner", "version_id": 1, "minimum_version_id": 1,
+    let inner = json!({"name": "inner", "version_id": 1, "minimum_version_id": 1, "hooks": [],
         "Fields": [{"field": "wide", "version_id": 0, "field_exists": false, "size": 4, "type": "int32"}]});
-    let more = json!({"name": "dev/more", "version_id": 3, "minimum_version_id": 3,
+    let more = json!({"name": "dev/more", "version_id": 3, "minimum_version_id": 3, "hooks": [],
         "Fields": [{"field": "more", "version_id": 0, "field_exists": false, "size": 8, "type": "uint64"}]});
     let plain =
         |name, size, kind| json!({"field": name, "version_id": 0, "field_exists": false, "size": size, "type": kind});
     let mut list = plain("list", 4, "uint32");
     list["dimensions"] = json!([null]);
+    list["count"] = json!({"length": "count", "most": 8});
     let expected = json!({
         "vmschkmachine": {"Name": "testvm"},
         "board/dev": {"Name": "board/dev", "version_id": 2, "minimum_version_id": 1, "Description": {
-            "name": "dev", "version_id": 2, "minimum_version_id": 1, "Fields": [
+            "name": "dev", "version_id": 2, "minimum_version_id": 1, "hooks": [], "Fields": [
                 plain("on", 1, "bool"),
                 {"field": "level", "version_id": 2, "field_exists": false, "size": 2, "type": "uint16"},
                 {"field": "old", "version_id": 0, "field_exists": true, "size": 1, "type": "uint8",

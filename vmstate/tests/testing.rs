@@ -124,8 +124,8 @@ fn a_field_removed() {
         "\
 1/schema.json: streams of this layout do not load any more
 uart
-  old -> new, version 1: breaks at lcr because the reader does not have it -> keep its bytes: put Unused of the same \
-size in its place
+  old -> new, version 1: breaks at lcr because the reader does not have it -> go on reading the field, or put \
+Unused of its size in its place
   new -> old, version 2: breaks at uart because version 2 is newer than 1 -> do not raise the version: put what is new \
 into a subsection that is sent only when needed
 Do what is said behind \"->\". If nobody has such streams, because this was never released or is dropped on purpose, \

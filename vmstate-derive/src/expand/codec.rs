@@ -6,7 +6,7 @@ use syn::spanned::Spanned as _;
 use syn::{Expr, ExprRange, Generics, RangeLimits, Type, TypeArray, parse_quote};
 
 use super::each;
-use crate::ast::{Codec, Container, Field, Length};
+use crate::ast::{By, Codec, Container, Field, Framing, Length};
 
 /// The schema's `Kind`.
 pub(super) fn kind(field: &Field<'_>) -> TokenStream {
@@ -39,7 +39,7 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
         Codec::Optional => quote!(<#ty as __v::Optional>::KIND),
         Codec::Equal => quote!(<#ty as __v::Current>::EQUAL),
         Codec::AtMostCurrent => quote!(<#ty as __v::Current>::AT_MOST),
-        Codec::Via(wire) => quote!(<#wire as __v::Wire>::KIND),
+        Codec::Via(wire) => quote!(__v::sent_as::<#ty, #wire>()),
         Codec::With(module) => quote!(#module::KIND),
         Codec::Proxy(proxy) => quote!(<#proxy as __v::Wire>::KIND),
         Codec::ProxyEach(proxies) => quote!(<#proxies as __v::Wire>::KIND),
@@ -52,17 +52,57 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
     }
 }
 
+/// How many elements the field may have, if it has any.
+pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<TokenStream> {
+    let ty = field.ty;
+    let max = match &field.codec {
+        Codec::List(max) | Codec::Map(max) => Some(max),
+        Codec::Each(framing, _) => match framing.as_ref() {
+            Framing::List(max) => Some(max),
+            _ => None,
+        },
+        _ => None,
+    };
+    if let Some(max) = max {
+        return Some(quote!(__v::Count::new(::core::option::Option::None, 1, #max, false)));
+    }
+    let Length { member, name, factor, max } = field.codec.length()?;
+    let length = match container.migrated().find(|(_, other)| other.member == *member) {
+        Some((_, Field { name, .. })) => quote!(__v::Length::Field(__v::Shared::Static(#name))),
+        None => quote!(__v::Length::Machine(__v::Shared::Static(#name))),
+    };
+    let counted = match &field.codec {
+        Codec::Bitmap(_) => quote!(__v::counted_bits::<#ty>),
+        Codec::Each(..) => {
+            return Some(quote!(__v::Count::new(::core::option::Option::Some(#length), #factor, #max, false)));
+        }
+        _ => quote!(__v::counted::<#ty>),
+    };
+    Some(quote!(#counted(::core::option::Option::Some(#length), #factor, #max)))
+}
+
+/// What makes the field's value of its bytes, in the user's words, if that is the user's own code.
+pub(super) fn conversion(field: &Field<'_>) -> Option<String> {
+    let (word, what) = match &field.codec {
+        Codec::With(module) | Codec::Each(_, By::With(module)) => ("with", module.to_token_stream()),
+        Codec::Proxy(proxy) | Codec::Each(_, By::Via(proxy)) => ("via", proxy.to_token_stream()),
+        Codec::ProxyEach(proxies) => ("via", proxies.to_token_stream()),
+        Codec::Temporary(temporary) => ("tmp", temporary.to_token_stream()),
+        _ => return None,
+    };
+    Some(format!("{word} = {}", super::desc::text(&what)))
+}
+
 /// Appends the field to `out`.
 pub(super) fn save(field: &Field<'_>) -> TokenStream {
     let Field { member, ty, name, .. } = field;
     match &field.codec {
-        Codec::Equal | Codec::AtMostCurrent => {
-            quote!(__v::within(<#ty as __v::Wire>::save(&mut self.#member, out), #name)?;)
-        }
         Codec::Prefixed(prefix, max) => {
             quote!(__v::within(__v::save_prefixed::<#ty, #prefix>(&mut self.#member, #max, out), #name)?;)
         }
         Codec::Each(framing, by) => each::save(framing, by, field),
+        Codec::Equal => quote!(__v::within(<#ty as __v::Wire>::save(&mut self.#member, out), #name)?;),
+        Codec::AtMostCurrent => quote!(__v::within(__v::save_at_most::<#ty>(&mut self.#member, out), #name)?;),
         Codec::Via(wire) => quote!(__v::within(__v::save_as::<#ty, #wire>(self.#member, out), #name)?;),
         Codec::With(module) => quote! {
             let before = out.len();
@@ -191,7 +231,8 @@ pub(super) fn with_bounds(container: &Container<'_>) -> Generics {
             (Codec::Via(_) | Codec::Temporary(_) | Codec::Equal | Codec::AtMostCurrent, _) => None,
             (_, keeper) => keeper.or_else(|| Some(quote!(::core::clone::Clone))),
         };
-        let ranged = field.attrs.range.as_ref().map(|_| quote!(__v::Ranged));
+        let is_ranged = field.attrs.range.is_some() || matches!(field.codec, Codec::Via(_));
+        let ranged = is_ranged.then(|| quote!(__v::Ranged));
         let maker = by_trait(&field.codec).filter(|maker| {
             // Most traits make both.
             keeper.as_ref().is_none_or(|keeper| keeper.to_string() != maker.to_string())

@@ -5,8 +5,9 @@ use quote::{ToTokens, quote};
 
 use syn::ExprRange;
 
-use super::{codec, fields_const, subsections_const};
+use super::{codec, fields_const, hooks_const, subsections_const};
 use crate::ast::{Container, Field, Part};
+use crate::attr::container::PartAttrs;
 
 /// `DESCRIPTION` of the struct itself.
 pub(super) fn main(container: &Container<'_>) -> TokenStream {
@@ -14,11 +15,11 @@ pub(super) fn main(container: &Container<'_>) -> TokenStream {
     quote!(const DESCRIPTION: &'static __v::Description = &#value;)
 }
 
-/// The field list of each part, and its list of subsections.
+/// The lists of each part: its fields, its subsections, its hooks.
 pub(super) fn parts(container: &Container<'_>) -> TokenStream {
     let lists = (0..container.parts.len()).map(|part| {
         let list = fields_const(part);
-        let fields = container.fields_of(part).map(|(_, field)| entries(field));
+        let fields = container.fields_of(part).map(|(_, field)| entries(container, field));
         quote!(const #list: &'static [__v::Field] = &[#(#fields)*];)
     });
     let subsections = (0..container.parts.len()).map(|part| {
@@ -26,10 +27,23 @@ pub(super) fn parts(container: &Container<'_>) -> TokenStream {
         let subsections = container.subsections_of(part).map(|(index, _)| description(container, index));
         quote!(const #list: &'static [__v::Description] = &[#(#subsections),*];)
     });
+    let hooks = (0..container.parts.len()).map(|part| {
+        let list = hooks_const(part);
+        let hooks = hooks(&container.parts[part]);
+        quote!(const #list: &'static [__v::Shared<str>] = &[#(__v::Shared::Static(#hooks)),*];)
+    });
     quote! {
         #(#lists)*
         #(#subsections)*
+        #(#hooks)*
     }
+}
+
+/// What a load of the part asks the device, as the attributes say it.
+fn hooks(part: &Part) -> impl Iterator<Item = String> {
+    let PartAttrs { pre_load, validate, post_load, .. } = &part.attrs;
+    let hooks = [("pre_load", pre_load), ("validate", validate), ("post_load", post_load)];
+    hooks.into_iter().filter_map(|(word, path)| Some(format!("{word} = {}", text(&path.as_ref()?.value))))
 }
 
 /// The description of part `index`, where it is declared.
@@ -44,19 +58,21 @@ fn description(container: &Container<'_>, index: usize) -> TokenStream {
     let Part { name, version, minimum_version, .. } = &container.parts[index];
     let fields = fields_const(index);
     let subsections = subsections_const(index);
+    let hooks = hooks_const(index);
     quote! {
-        __v::Description::new(
+        __v::Description::with_hooks(
             __v::Shared::Static(#name),
             #version,
             #minimum_version,
             __v::Shared::Static(<Self as __Parts>::#fields),
             __v::Shared::Static(<Self as __Parts>::#subsections),
+            ::core::option::Option::Some(__v::Shared::Static(<Self as __Parts>::#hooks)),
         )
     }
 }
 
 /// The field's entry, and one for each check at its place.
-fn entries(field: &Field<'_>) -> TokenStream {
+fn entries(container: &Container<'_>, field: &Field<'_>) -> TokenStream {
     let name = &field.name;
     let kind = codec::kind(field);
     let before = field.attrs.must_exist.as_ref().map(|path| check(&path.value));
@@ -70,9 +86,26 @@ fn entries(field: &Field<'_>) -> TokenStream {
         }
     };
     let unframed = field.attrs.unframed.as_ref().map(|_| quote!(.unframed()));
+    let name = quote!(__v::Shared::Static(#name));
+    let entry = match (codec::count(container, field), codec::conversion(field)) {
+        (Some(count), Some(said)) => quote! {
+            __v::Field::from_parts(
+                #name,
+                #kind,
+                #presence,
+                ::core::option::Option::Some(#count),
+                ::core::option::Option::Some(__v::Shared::Static(#said)),
+            )
+        },
+        (Some(count), None) => quote!(__v::Field::counted(#name, #kind, #presence, #count)),
+        (None, Some(said)) => {
+            quote!(__v::Field::converted(#name, #kind, #presence, __v::Shared::Static(#said)))
+        }
+        (None, None) => quote!(__v::Field::new(#name, #kind, #presence)),
+    };
     quote! {
         #before
-        __v::Field::new(__v::Shared::Static(#name), #kind, #presence)#unframed,
+        #entry #unframed,
         #in_range
         #after
     }

@@ -42,6 +42,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
     let declared_loads = (0..container.parts.len()).map(load_fn);
     let declared_fields = (0..container.parts.len()).map(fields_const);
     let declared_subsections = (0..container.parts.len()).map(subsections_const);
+    let declared_hooks = (0..container.parts.len()).map(hooks_const);
 
     quote! {
         #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
@@ -56,6 +57,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
             trait __Parts: ::core::marker::Sized {
                 #(const #declared_fields: &'static [__v::Field];)*
                 #(const #declared_subsections: &'static [__v::Description];)*
+                #(const #declared_hooks: &'static [__v::Shared<str>];)*
                 const __FRAMED: ();
                 #(fn #declared_saves(&mut self, out: &mut __v::Writer, version: u32) -> __v::Result<()>;)*
                 #(fn #declared_loads(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()>;)*
@@ -148,4 +150,8 @@ fn fields_const(part: usize) -> Ident {
 
 fn subsections_const(part: usize) -> Ident {
     format_ident!("__SUBSECTIONS_{part}")
+}
+
+fn hooks_const(part: usize) -> Ident {
+    format_ident!("__HOOKS_{part}")
 }

@@ -60,16 +60,18 @@ pub(super) struct Item {
     meaning: Meaning,
     taken: Taken,
     pub(super) bytes: u64,
+    /// True if it is of a map's key, whose order matters.
+    pub(super) in_key: bool,
 }
 
 impl Item {
     pub(super) const fn raw_byte() -> Self {
-        Self { meaning: Meaning::Raw, taken: Taken::Any, bytes: 1 }
+        Self { meaning: Meaning::Raw, taken: Taken::Any, bytes: 1, in_key: false }
     }
 
     /// Words of a bitmap.
     pub(super) const fn words(words: u64) -> Self {
-        Self { meaning: Meaning::Bits, taken: Taken::Any, bytes: words * 8 }
+        Self { meaning: Meaning::Bits, taken: Taken::Any, bytes: words * 8, in_key: false }
     }
 
     /// The last word of a bitmap, of which it has only so many bits: the others are 0.
@@ -80,11 +82,11 @@ impl Item {
 
     /// Kinds whose bytes are of one meaning throughout.
     pub(super) fn of(kind: &Kind) -> Option<Self> {
-        let any = |meaning, bytes| Some(Self { meaning, taken: Taken::Any, bytes });
+        let any = |meaning, bytes| Some(Self { meaning, taken: Taken::Any, bytes, in_key: false });
         match kind {
             Kind::Bool => {
                 let taken = Values::single(0).or(&Values::single(1));
-                Some(Self { meaning: Meaning::Bool, taken: Taken::These(taken.into()), bytes: 1 })
+                Some(Self { taken: Taken::These(taken.into()), ..any(Meaning::Bool, 1)? })
             }
             Kind::Unsigned(width) => any(Meaning::Unsigned(u64::from(*width)), u64::from(*width)),
             Kind::Signed(width) => any(Meaning::Signed(u64::from(*width)), u64::from(*width)),
@@ -123,8 +125,19 @@ impl Item {
     fn values(&self) -> Option<Rc<Values>> {
         match &self.taken {
             Taken::These(values) => Some(Rc::clone(values)),
+            // Nobody sends a negative one.
+            Taken::AtMost => {
+                self.meaning.width().map(|width| Values::not_negative(width, self.meaning.is_signed()).into())
+            }
             _ => self.meaning.width().map(|width| Values::all(width, self.meaning.is_signed()).into()),
         }
+    }
+
+    /// The highest number that it can be, as far as that fits.
+    pub(super) fn highest(&self) -> u64 {
+        let Some(values) = self.values() else { return u64::MAX };
+        let highest = values.ranges().last().map_or(0, |(_, last)| (*last).max(0));
+        u64::try_from(highest).unwrap_or(u64::MAX)
     }
 
     /// What handling it costs beside one step.
@@ -149,6 +162,8 @@ pub(super) struct Shared {
     pub(super) difference: Option<Difference>,
     /// True if only sizes say that both sides mean the same.
     pub(super) by_size: bool,
+    /// True if the machine of each side has to be configured to have the same value.
+    pub(super) alike: bool,
     /// Loads only if this holds; the reason if not.
     pub(super) unless: Option<(Subject, Reason)>,
 }
@@ -178,7 +193,33 @@ impl Rest<'_> {
         let by_size = (from.is_opaque() || to.is_opaque()) && from != Unused && to != Unused;
         let whole = |width: u64| read.left.is_multiple_of(width) && bytes.is_multiple_of(width);
         let zeros = from == Unused && read_width.is_some_and(whole);
-        Ok(Shared { bytes, difference, by_size, unless: self.unless(read, zeros)? })
+        let alike = !matches!(self.item.taken, Taken::Any | Taken::These(_))
+            && !matches!(read.item.taken, Taken::Any | Taken::These(_));
+        Ok(Shared { bytes, difference, by_size, alike, unless: self.unless(read, zeros)? })
+    }
+
+    /// Of a map's key, the numbers of the reader among which no two change places; all of them if it is none.
+    fn in_order(&self, read: &Self) -> Result<Option<Values>, Reason> {
+        let order = |meaning: Meaning| match meaning {
+            // The bytes decide.
+            Meaning::Bool | Meaning::Unsigned(_) | Meaning::Bits | Meaning::Opaque(_) | Meaning::Raw => Meaning::Raw,
+            other => other,
+        };
+        let (from, to) = (order(self.item.meaning), order(read.item.meaning));
+        let is_same = match (from, to) {
+            _ if !self.item.in_key || !read.item.in_key => true,
+            (Meaning::Unused, _) => true,
+            // Keys that differ only in what is skipped become one.
+            _ => from == to,
+        };
+        match read.item.meaning.width() {
+            _ if is_same => Ok(None),
+            Some(width) if self.item.meaning.width().is_some() => {
+                let positive = Values::not_negative(width, true).taken_for(width, read.item.meaning.is_signed());
+                Ok(Some(positive))
+            }
+            _ => Err(Reason::OtherOrder),
+        }
     }
 
     /// What must hold so that the reader takes the values.
@@ -189,32 +230,43 @@ impl Rest<'_> {
             true => self.path.to_owned(),
             false => format!("{} (from {})", read.path, self.path),
         };
-        let taken = match (&self.item.taken, &read.item.taken) {
-            (_, Taken::Any) | (Taken::Equal, Taken::Equal) | (Taken::AtMost, Taken::AtMost) => return Ok(None),
-            (Taken::Equal, Taken::AtMost) if !read.item.meaning.is_signed() => return Ok(None),
+        let order = self.in_order(read)?;
+        let Some(width) = read.item.meaning.width() else { return Ok(None) };
+        let signed = read.item.meaning.is_signed();
+        let limit = match (&self.item.taken, &read.item.taken) {
+            (_, Taken::Any) | (Taken::Equal, Taken::Equal) => None,
+            (Taken::AtMost, Taken::AtMost) => Some(Rc::new(Values::not_negative(width, signed))),
+            (Taken::Equal, Taken::AtMost) if !signed => None,
             (_, Taken::Equal) => {
-                let reason = Reason::NotTaken { taken: "the value that its machine has".into() };
+                let reason = Reason::NotConfigured { taken: "the value that its machine has".into() };
                 return Ok(Some((Subject::Configuration(field), reason)));
             }
             (_, Taken::AtMost) => {
-                let reason = Reason::NotTaken { taken: "0 up to the value that its machine has".into() };
+                let reason = Reason::NotConfigured { taken: "0 up to the value that its machine has".into() };
                 return Ok(Some((Subject::Configuration(field), reason)));
             }
-            (_, Taken::These(taken)) => taken,
+            (_, Taken::These(taken)) => Some(Rc::clone(taken)),
         };
-        let reason = Reason::NotTaken { taken: taken.to_string() };
-        let Some(width) = read.item.meaning.width() else { return Ok(None) };
-        let signed = read.item.meaning.is_signed();
+        let taken = match (&limit, order) {
+            (None, None) => return Ok(None),
+            (Some(limit), None) => Rc::clone(limit),
+            (None, Some(order)) => Rc::new(order),
+            (Some(limit), Some(order)) => Rc::new(limit.and(&order)),
+        };
         let written = match self.item.values() {
             _ if zeros => Values::single(0).into(),
             Some(values) if is_integer => values.taken_for(width, signed).into(),
             _ => Rc::new(Values::all(width, signed)),
         };
-        let refused = written.without(taken);
+        let refused = written.without(&taken);
         if refused.is_empty() {
             return Ok(None);
         }
-        let accepted = written.and(taken);
+        let reason = match limit.filter(|limit| !written.without(limit).is_empty()) {
+            Some(limit) => Reason::NotTaken { taken: limit.to_string() },
+            None => Reason::OtherOrder,
+        };
+        let accepted = written.and(&taken);
         if accepted.is_empty() {
             return Err(reason);
         }

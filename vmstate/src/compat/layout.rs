@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::item::Item;
+use super::reliance::Relied;
 use super::subjects::Id;
 use super::verdict::Reason;
 
@@ -17,8 +18,8 @@ pub(super) enum Step {
     Unless { subject: Id, to: usize },
     /// A pointer: one byte `30` if it is null, then on at `end`.
     Pointer { null: Id, path: Rc<str>, end: usize },
-    /// Elements up to `end`, as many as a length says.
-    Loop { elements: Id, framing: Framing, path: Rc<str>, end: usize },
+    /// Elements up to `end`; `bound` if it is known how many.
+    Loop { elements: Id, framing: Framing, bound: Option<Bound>, path: Rc<str>, end: usize },
     /// Behind an element of the `Loop` at `head`: another, or no more. `depth` is that of the loop, of how many around it.
     LoopEnd { head: usize, depth: usize, path: Rc<str> },
     /// A hand-written codec's bytes, or those of a field of which not even the size is known.
@@ -60,6 +61,31 @@ impl Step {
     }
 }
 
+/// How many elements there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bound {
+    pub(super) length: Length,
+    /// Elements for each that the length counts.
+    pub(super) factor: u64,
+    /// A save sends no more, and a load takes no more.
+    pub(super) most: u64,
+    /// The values that the length can have lead to no more.
+    pub(super) highest: u64,
+}
+
+/// What says how many elements there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// The elements' own bytes.
+    Itself,
+    /// The value at this step.
+    Step(usize),
+    /// A field that streams of other versions have.
+    Absent(Rc<str>),
+    /// The machine's configuration.
+    Machine(Rc<str>),
+}
+
 /// How a number of elements is on the wire: only the same ways go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -96,6 +122,20 @@ pub(super) struct Layout {
     pub(super) last_use: BTreeMap<Id, usize>,
     /// Which subjects were decided inside of loops, and of how many.
     pub(super) depths: BTreeMap<Id, usize>,
+    /// Steps whose values are lengths; behind the second step nobody asks for them any more.
+    pub(super) lengths: BTreeMap<usize, usize>,
+    /// Of each step, if it is of a nested struct.
+    pub(super) nested: Vec<bool>,
+    /// What its loads ask, beside the bytes.
+    pub(super) relied: Relied,
+}
+
+impl Layout {
+    /// True if the field is one of a nested struct, which has no version in the stream.
+    pub(super) fn is_nested(&self, field: &str) -> bool {
+        let at = self.steps.iter().position(|step| step.place() == field);
+        at.and_then(|at| self.nested.get(at)).is_some_and(|is_nested| *is_nested)
+    }
 }
 
 /// Which subsections a writer may send, and at which versions.

@@ -1,21 +1,21 @@
 //! Whether streams of one release load in another: verdicts on two descriptions, without running a device.
 //!
 //! A description stands for the byte layouts that it can write and those that it can read. [`check`] compares
-//! these, not names: a rename, or a move into a nested struct, changes nothing. It relies on these assumptions.
-//!
-//! - A predicate of the same name has the same outcome on both sides; one without a name, if its field has the same path.
-//! - Both machines are configured alike: the same pointers are null, `equal` fields have the same value.
-//! - Lengths of arrays, which are fields themselves, agree.
-//! - A hand-written codec of the same name reads what it wrote; a verdict lists these, too ([`Reliance`]).
-//! - Data never looks like a subsection's header: the derive refuses layouts where that could happen.
+//! these, not names: a rename, or a move into a nested struct, changes nothing. Whatever a load can refuse by and a
+//! description says is compared; what it cannot say is relied on, and each verdict lists it by name ([`Reliance`]).
+//! docs/compatibility.md lists all of that.
 
 mod assumption;
 mod budget;
 mod build;
+mod counts;
 mod item;
 mod layout;
+mod lengths;
+mod place;
 mod product;
 mod registry;
+mod reliance;
 mod remedy;
 mod sentence;
 mod state;
@@ -97,7 +97,7 @@ fn cross(writer: &Description, reader: &Description, version: u32, direction: Di
             return compared.unwrap_or_else(|stop| not_compared(writer, version, direction, stop));
         }
     };
-    let remedy = remedy::of(&reason, direction);
+    let remedy = remedy::of(&reason, direction, false);
     let verdict = Verdict::Breaks(Break { field: writer.name.to_string(), reason, remedy });
     Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }
@@ -121,7 +121,7 @@ fn not_compared(writer: &Description, version: u32, direction: Direction, stop: 
         Stop::TooLarge => (writer.name.to_string(), Reason::TooLarge),
         Stop::Ambiguous(field) => (field, Reason::Ambiguous),
     };
-    let remedy = remedy::of(&reason, direction);
+    let remedy = remedy::of(&reason, direction, false);
     let verdict = Verdict::NotCompared(Break { field, reason, remedy });
     Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }

@@ -5,13 +5,14 @@
 //! their number stays small where the two sides are alike.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::budget::{Budget, TooLarge};
 use super::layout::Layout;
+use super::reliance::Relied;
 use super::state::{At, Decisions, Next, State};
 use super::subjects::{Id, Subjects};
-use super::verdict::{Break, Case, Condition, Crossing, Reason, Reliance, Subject, Verdict, Warning};
+use super::verdict::{Break, Case, Condition, Crossing, Reason, Subject, Verdict, Warning};
 use super::{Direction, remedy};
 
 /// More cases than this are not told apart.
@@ -44,10 +45,7 @@ pub(super) struct Product<'a> {
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) warnings: BTreeSet<Warning>,
-    pub(super) codecs: BTreeSet<String>,
-    pub(super) sizes: BTreeSet<String>,
-    /// Fields whose predicates have no name.
-    pub(super) unnamed: BTreeSet<String>,
+    pub(super) relied: Relied,
 }
 
 /// What a walk through all states found.
@@ -76,19 +74,22 @@ impl<'a> Product<'a> {
     /// The verdict, and what belongs to it.
     pub(super) fn crossing(&self, direction: Direction, version: u32) -> Result<Crossing, Stop> {
         let named = |broken: Broken| {
-            let remedy = remedy::of(&broken.reason, direction);
+            let side = if broken.reason == Reason::NotSent { &self.read } else { &self.written };
+            let remedy = remedy::of(&broken.reason, direction, side.is_nested(&broken.field));
             Break { field: broken.field, reason: broken.reason, remedy }
         };
         let mut cases: Vec<(Decisions, Break)> = Vec::new();
         loop {
             let excluded: Vec<&Decisions> = cases.iter().map(|(when, _)| when).collect();
-            let Walked { loads, broken, found } = self.walk(&Decisions::new(), &excluded)?;
+            let Walked { loads, broken, mut found } = self.walk(&Decisions::new(), &excluded)?;
             let Some(broken) = broken else {
                 let verdict = match cases.is_empty() {
                     true => Verdict::Loads,
                     false => Verdict::LoadsIf(cases.into_iter().map(|case| self.case(case)).collect()),
                 };
-                let (warnings, relies_on) = found.into_parts();
+                found.relied.append(&self.read.relied);
+                let warnings = found.warnings.into_iter().collect();
+                let relies_on = found.relied.into_reliances();
                 return Ok(Crossing { direction, version, verdict, warnings, relies_on });
             };
             if !loads {
@@ -122,7 +123,7 @@ impl<'a> Product<'a> {
         // A value says by itself that it is there.
         let subjects = self.subjects.borrow();
         let value = broken.gate.and_then(|(gate, _)| path.contains_key(&gate).then(|| subjects.get(gate)).flatten());
-        if let Some(Subject::Value { field, .. }) = value {
+        if let Some(Subject::Value { field, .. } | Subject::Count { field, .. }) = value {
             path.retain(|subject, _| subjects.get(*subject).is_none_or(|around| !around.is_around(field)));
         }
         Ok(path)
@@ -171,21 +172,10 @@ impl Subject {
         let inside = |of: &str, by: &str| field.strip_prefix(of).is_some_and(|rest| rest.starts_with(by));
         match self {
             Self::Subsection(path) => inside(path, "."),
-            Self::Elements(path) => inside(path, "[]"),
+            Self::Elements(path) => field == path || inside(path, "[]"),
             Self::Null(path) => field == path || inside(path, "."),
             _ => false,
         }
-    }
-}
-
-impl Found {
-    fn into_parts(self) -> (Vec<Warning>, Vec<Reliance>) {
-        let mut relies_on: Vec<_> = self.codecs.into_iter().map(Reliance::Codec).collect();
-        let fields: [(_, fn(_) -> _); 2] = [(self.unnamed, Reliance::Predicates), (self.sizes, Reliance::Sizes)];
-        for (fields, reliance) in fields.into_iter().filter(|(fields, _)| !fields.is_empty()) {
-            relies_on.push(reliance(fields.into_iter().collect()));
-        }
-        (self.warnings.into_iter().collect(), relies_on)
     }
 }
 
@@ -205,7 +195,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(product: &'a Product<'a>, fixed: &'a Decisions, excluded: &'a [&'a Decisions]) -> Self {
-        let start = State { written: At::step(0), read: At::step(0), decided: BTreeMap::new() };
+        let start = State::default();
         Self {
             product,
             fixed,
@@ -245,7 +235,8 @@ impl<'a> Walk<'a> {
 
     /// Drops decisions that nobody asks for any more.
     fn forget(&self, state: &mut State) {
-        let State { written, read, decided } = state;
+        let State { written, read, decided, lengths, .. } = state;
+        lengths.retain(|length, _| self.product.read.lengths.get(length).is_some_and(|last| *last >= read.step));
         decided.retain(|subject, _| {
             let asks = |layout: &Layout, at: &At| layout.last_use.get(subject).is_some_and(|last| *last >= at.step);
             self.kept.contains(subject) || asks(&self.product.written, written) || asks(&self.product.read, read)

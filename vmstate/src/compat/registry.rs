@@ -87,10 +87,35 @@ pub fn check_registry(old: &[SectionDescription<'_>], new: &[SectionDescription<
     RegistryReport { sections }
 }
 
-/// As [`check_registry`], of what two files say.
+/// As [`check_registry`], of what two files say. Of a section that says other versions than its description, nothing is
+/// known.
 pub fn check_schemas(old: &Schema, new: &Schema) -> RegistryReport {
     let (old_aliases, new_aliases) = (aliases(old), aliases(new));
-    check_registry(&described(old, &old_aliases), &described(new, &new_aliases))
+    let (old_sections, new_sections) = (described(old, &old_aliases), described(new, &new_aliases));
+    let mut report = check_registry(&old_sections, &new_sections);
+    for section in &mut report.sections {
+        let name = section.section.as_str();
+        let renamed = new_sections.iter().find(|other| other.aliases.contains(&name)).map(|other| other.name);
+        let names = std::iter::once(name).chain(renamed);
+        let Some(reason) =
+            names.filter_map(|name| contradiction(old, name).or_else(|| contradiction(new, name))).next()
+        else {
+            continue;
+        };
+        for crossing in &mut section.crossings {
+            let remedy = remedy::of(&reason, crossing.direction, false);
+            let why = Break { field: section.section.clone(), reason: reason.clone(), remedy };
+            *crossing =
+                Crossing { verdict: Verdict::NotCompared(why), warnings: vec![], relies_on: vec![], ..*crossing };
+        }
+    }
+    report
+}
+
+/// Why nothing can be said of a section whose schema says two things.
+fn contradiction(schema: &Schema, name: &str) -> Option<Reason> {
+    let (section, _) = schema.contradiction(name)?;
+    Some(Reason::Contradiction { section, description: schema.section(name)?.version })
 }
 
 /// The older names of each section.
@@ -141,6 +166,6 @@ fn only_if_sent(crossing: &mut Crossing, writer: &SectionDescription<'_>) {
 }
 
 fn broken(section: &SectionDescription<'_>, direction: Direction, reason: Reason) -> Break {
-    let remedy = remedy::of(&reason, direction);
+    let remedy = remedy::of(&reason, direction, false);
     Break { field: section.name.to_owned(), reason, remedy }
 }

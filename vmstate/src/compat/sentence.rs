@@ -68,6 +68,10 @@ impl fmt::Display for Condition {
             Subject::Section(name) => write!(f, "section {name:?} is {not}sent"),
             Subject::Elements(path) if self.holds => write!(f, "{path} has elements"),
             Subject::Elements(path) => write!(f, "{path} is empty"),
+            Subject::Count { field, most } => {
+                let (than, s) = (if self.holds { "at most" } else { "more than" }, if *most == 1 { "" } else { "s" });
+                write!(f, "{field} has {than} {most} element{s}")
+            }
             Subject::Unnamed(path) => write!(f, "the predicate of {path} is {}", self.holds),
             Subject::Null(path) => write!(f, "{path} is {not}null"),
             // Whatever is shorter.
@@ -100,10 +104,22 @@ impl fmt::Display for Reason {
             Self::NotRead => f.write_str("the reader does not have it"),
             Self::OtherItem { written, read } => write!(f, "{written} is read as {read}"),
             Self::OtherCount => f.write_str("the two sides count its elements in different ways"),
+            Self::OtherLength => f.write_str("the two sides count its elements by different fields"),
+            Self::LengthNotSent => {
+                f.write_str("the stream does not have its length: the reader counts by what its machine has")
+            }
+            Self::TooMany { most } => {
+                write!(f, "the reader takes at most {most} element{}", if *most == 1 { "" } else { "s" })
+            }
+            Self::OtherOrder => f.write_str("the reader has the keys in another order"),
             Self::OtherCodec => f.write_str("the two sides do not use the same hand-written codec"),
             Self::UnknownSubsection => f.write_str("the reader does not know this subsection"),
-            Self::NotTaken { taken } => write!(f, "the reader takes only {taken}"),
+            Self::NotTaken { taken } | Self::NotConfigured { taken } => write!(f, "the reader takes only {taken}"),
             Self::NotNullable => f.write_str("it may be null on one side only"),
+            Self::Contradiction { section, description } => write!(
+                f,
+                "the schema contradicts itself: the section is of version {section}, its description of version {description}"
+            ),
             Self::TooLarge => f.write_str("the layout is too large"),
             Self::Ambiguous => f.write_str("a look for subsections may go too far there"),
             Self::Missing => f.write_str("the reader does not do without this section"),
@@ -129,6 +145,24 @@ impl fmt::Display for Reliance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Codec(name) => write!(f, "the hand-written codec {name:?}, to read what it wrote"),
+            Self::Hooks(hooks) => write!(f, "the device's own code, to take what comes: {}", listed(hooks)),
+            Self::Outcomes(predicates) => {
+                write!(f, "the predicates {}, to have the same outcome on both sides", listed(predicates))
+            }
+            Self::Configuration(names) => {
+                write!(f, "both machines, to be configured to have the same {}", listed(names))
+            }
+            Self::Orders(maps) => write!(f, "the keys of {}, to have the same order on both sides", listed(maps)),
+            Self::Counts(fields) => {
+                write!(
+                    f,
+                    "{}, to have at most as many elements as the reader takes, counted by the same field: a description does not say",
+                    listed(fields)
+                )
+            }
+            Self::Unsaid(structs) => {
+                write!(f, "the hooks of {}, to take what comes: the description does not name them", listed(structs))
+            }
             Self::Predicates(fields) => {
                 write!(
                     f,
@@ -138,6 +172,16 @@ impl fmt::Display for Reliance {
             }
             Self::Sizes(fields) => write!(f, "the sizes of {}, of which nothing else is known", counted(fields)),
         }
+    }
+}
+
+/// All names, as far as a sentence can hold them.
+fn listed(names: &[String]) -> String {
+    const MOST: usize = 12;
+    let shown: Vec<_> = names.iter().take(MOST).map(String::as_str).collect();
+    match names.len().saturating_sub(MOST) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use super::counts::Counted;
 use super::item::{Item, Rest};
 use super::layout::{Known, Layout, Step};
 use super::product::{Found, Product, Stop};
+use super::reliance::shared_name;
 use super::subjects::Id;
 use super::verdict::{Reason, Subject, Warning};
 
 pub(super) type Decisions = BTreeMap<Id, bool>;
 
 /// Where one side is: a step, and bytes into it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct At {
     pub(super) step: usize,
     offset: u64,
@@ -23,16 +25,20 @@ impl At {
         Self { step, offset: 0 }
     }
 
-    const fn next(self) -> Self {
+    pub(super) const fn next(self) -> Self {
         Self::step(self.step + 1)
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct State {
     pub(super) written: At,
     pub(super) read: At,
     pub(super) decided: Decisions,
+    /// Steps of the reader that are lengths, and the step of the writer whose value each has got.
+    pub(super) lengths: BTreeMap<usize, usize>,
+    /// True if both are in front of elements that they count by the same length.
+    pub(super) agreed: bool,
 }
 
 /// What one step leads to.
@@ -61,14 +67,14 @@ enum Seen {
 }
 
 impl State {
-    fn with(&self, change: impl FnOnce(&mut Self)) -> Self {
+    pub(super) fn with(&self, change: impl FnOnce(&mut Self)) -> Self {
         let mut state = self.clone();
         change(&mut state);
         state
     }
 
     /// One state for each outcome that is still open.
-    fn decide(&self, subject: Id, apply: impl Fn(bool, &mut Self)) -> Vec<Self> {
+    pub(super) fn decide(&self, subject: Id, apply: impl Fn(bool, &mut Self)) -> Vec<Self> {
         let outcomes = [false, true].into_iter();
         let open = outcomes.filter(|holds| self.decided.get(&subject).is_none_or(|decided| decided == holds));
         open.map(|holds| {
@@ -111,11 +117,12 @@ impl Product<'_> {
     /// Both outcomes of a predicate or subsection.
     fn ask(&self, state: &State, subject: Id, found: &mut Found, apply: impl Fn(bool, &mut State)) -> Next {
         let is_shared = |layout: &Layout| layout.last_use.contains_key(&subject);
-        if let Some(Subject::Unnamed(field)) = self.subjects.borrow().get(subject)
-            && is_shared(&self.written)
-            && is_shared(&self.read)
-        {
-            found.unnamed.insert(field.clone());
+        if is_shared(&self.written) && is_shared(&self.read) {
+            match self.subjects.borrow().get(subject) {
+                Some(Subject::Unnamed(field)) => drop(found.relied.unnamed.insert(field.clone())),
+                Some(Subject::Predicate(name)) => drop(found.relied.predicates.insert(shared_name(name))),
+                _ => {}
+            }
         }
         Next::To(state.decide(subject, apply))
     }
@@ -133,21 +140,28 @@ impl Product<'_> {
         match (written, read) {
             (None, None) => Ok(Next::Loads),
             (
-                Some(Step::Loop { elements, framing, end, .. }),
-                Some(Step::Loop { framing: read_framing, end: read_end, .. }),
+                Some(Step::Loop { elements, framing, bound, path, end }),
+                Some(Step::Loop { framing: read_framing, bound: read_bound, path: read_path, end: read_end, .. }),
             ) if framing == read_framing => {
-                // The length is an earlier field: the same on both sides, whatever the field is called.
-                Ok(Next::To(state.decide(*elements, |holds, state| {
-                    (state.written, state.read) = match holds {
-                        true => (state.written.next(), state.read.next()),
-                        false => (At::step(*end), At::step(*read_end)),
-                    };
-                })))
+                let sides = (
+                    Counted { bound, path, end: *end },
+                    Counted { bound: read_bound, path: read_path, end: *read_end },
+                );
+                Ok(self.counted(state, *elements, &sides, found))
             }
             (
-                Some(Step::Loop { elements, framing, path, end }),
-                Some(Step::Loop { elements: read_elements, framing: read_framing, end: read_end, .. }),
+                Some(Step::Loop { elements, framing, path, end, .. }),
+                Some(Step::Loop {
+                    elements: read_elements,
+                    framing: read_framing,
+                    bound: read_bound,
+                    end: read_end,
+                    ..
+                }),
             ) if !framing.has_marks() && !read_framing.has_marks() => {
+                if self.counts_otherwise(state, *read_elements, read_bound) {
+                    return breaks(path, Reason::OtherLength);
+                }
                 // Either can be empty and let the other meet what comes behind.
                 if state.decided.get(read_elements) == Some(&true) {
                     let then = state.with(|state| state.written = At::step(*end));
@@ -159,11 +173,14 @@ impl Product<'_> {
                     }
                 })))
             }
-            (Some(Step::Loop { elements, framing, path, end }), _) if !framing.has_marks() => {
+            (Some(Step::Loop { elements, framing, path, end, .. }), _) if !framing.has_marks() => {
                 let then = state.with(|state| state.written = At::step(*end));
                 Ok(gate(state, *elements, true, path, Reason::OtherCount, then))
             }
-            (_, Some(Step::Loop { elements, framing, path, end })) if !framing.has_marks() => {
+            (_, Some(Step::Loop { elements, framing, bound, path, end })) if !framing.has_marks() => {
+                if self.counts_otherwise(state, *elements, bound) {
+                    return breaks(path, Reason::OtherLength);
+                }
                 let then = state.with(|state| state.read = At::step(*end));
                 Ok(gate(state, *elements, true, path, Reason::OtherCount, then))
             }
@@ -172,6 +189,7 @@ impl Product<'_> {
                 Some(Step::LoopEnd { head: read_head, depth: read_depth, .. }),
             ) => {
                 let forget = |state: &mut State| {
+                    state.lengths.retain(|length, _| length < read_head);
                     state.decided.retain(|subject, _| {
                         let is_outside =
                             |layout: &Layout, depth: &usize| layout.depths.get(subject).is_none_or(|of| of < depth);
@@ -188,7 +206,8 @@ impl Product<'_> {
                 });
                 Ok(Next::To(vec![again, done]))
             }
-            (Some(Step::Pointer { null, end, .. }), Some(Step::Pointer { end: read_end, .. })) => {
+            (Some(Step::Pointer { null, path, end }), Some(Step::Pointer { end: read_end, .. })) => {
+                found.relied.configuration.insert(format!("nulls of {}", shared_name(path)));
                 Ok(Next::To(state.decide(*null, |holds, state| {
                     (state.written, state.read) = match holds {
                         true => (At::step(*end), At::step(*read_end)),
@@ -220,10 +239,12 @@ impl Product<'_> {
             {
                 self.budget.step(codec.len() + path.len())?;
                 match by_size {
-                    true => found.sizes.insert(path.to_string()),
-                    false => found.codecs.insert(codec.clone()),
+                    true => found.relied.sizes.insert(path.to_string()),
+                    false => found.relied.codecs.insert(codec.clone()),
                 };
-                Ok(Next::To(vec![both_next()]))
+                let mut next = both_next();
+                self.note_length(state, &mut next, true);
+                Ok(Next::To(vec![next]))
             }
             (Some(Step::Item { item, path }), Some(Step::Item { item: read_item, path: read_path })) => {
                 self.items(state, (item, path), (read_item, read_path), found)
@@ -247,7 +268,7 @@ impl Product<'_> {
         let shared = match written.read_as(&read) {
             Ok(shared) => shared,
             Err(reason) => {
-                let at = if matches!(reason, Reason::NotTaken { .. }) { read_path } else { path };
+                let at = if matches!(reason, Reason::NotTaken { .. } | Reason::OtherOrder) { read_path } else { path };
                 return Ok(Next::Breaks(at.to_owned(), reason));
             }
         };
@@ -257,15 +278,20 @@ impl Product<'_> {
             difference,
         }));
         if shared.by_size {
-            found.sizes.insert(path.to_owned());
+            found.relied.sizes.insert(path.to_owned());
         }
-        let next = state.with(|state| {
+        if shared.alike {
+            found.relied.configuration.insert(shared_name(path));
+        }
+        let mut next = state.with(|state| {
             let advance = |at: At, left: u64| match left == shared.bytes {
                 true => at.next(),
                 false => At { step: at.step, offset: at.offset + shared.bytes },
             };
             (state.written, state.read) = (advance(state.written, written.left), advance(state.read, read.left));
         });
+        let whole = (shared.bytes, shared.bytes) == (item.bytes, read_item.bytes);
+        self.note_length(state, &mut next, whole);
         Ok(match shared.unless {
             None => Next::To(vec![next]),
             Some((subject, reason)) => {
@@ -383,7 +409,7 @@ fn is_seen(name: &str, parent: &str) -> bool {
 }
 
 /// Goes on to `then` if `subject` is not `bad`.
-fn gate(state: &State, subject: Id, bad: bool, field: &str, reason: Reason, then: State) -> Next {
+pub(super) fn gate(state: &State, subject: Id, bad: bool, field: &str, reason: Reason, then: State) -> Next {
     match state.decided.get(&subject) {
         Some(decided) if *decided == bad => Next::Breaks(field.to_owned(), reason),
         Some(_) => Next::To(vec![then]),

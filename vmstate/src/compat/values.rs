@@ -24,6 +24,11 @@ impl Values {
         Self(vec![ends])
     }
 
+    /// Those of [`all`](Self::all) that are not below 0.
+    pub(super) fn not_negative(width: u64, signed: bool) -> Self {
+        Self::all(width, signed).and(&Self(vec![(0, i128::MAX)]))
+    }
+
     pub(super) fn single(value: i128) -> Self {
         Self(vec![(value, value)])
     }

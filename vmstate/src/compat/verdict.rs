@@ -112,6 +112,13 @@ pub enum Subject {
     Section(String),
     /// The counted field has elements.
     Elements(String),
+    /// The counted field has at most so many elements.
+    Count {
+        /// The field.
+        field: String,
+        /// That the reader takes.
+        most: u64,
+    },
     /// The pointer is null.
     Null(String),
     /// The value of the field is one that the reader takes.
@@ -170,6 +177,17 @@ pub enum Reason {
     },
     /// One side has as many elements as a length says, the other a fixed number, or elements of another layout.
     OtherCount,
+    /// The two sides count its elements by the values of different fields.
+    OtherLength,
+    /// The field that says how many elements there are is not in the stream: the reader counts by what its machine has.
+    LengthNotSent,
+    /// The reader takes fewer elements than the writer may send.
+    TooMany {
+        /// Which it takes.
+        most: u64,
+    },
+    /// The reader has the keys of the map in another order.
+    OtherOrder,
     /// A hand-written codec on one side only, or two different ones.
     OtherCodec,
     /// The reader does not know the subsection.
@@ -179,8 +197,20 @@ pub enum Reason {
         /// Which it takes.
         taken: String,
     },
+    /// The reader takes only what its machine is configured to have.
+    NotConfigured {
+        /// Which it takes.
+        taken: String,
+    },
     /// A pointer that may be null on one side only.
     NotNullable,
+    /// The schema says other versions for the section than for its description.
+    Contradiction {
+        /// Newest of the section.
+        section: u32,
+        /// Newest of the description.
+        description: u32,
+    },
     /// The layouts are too large to be compared.
     TooLarge,
     /// A look for subsections may run into what is no subsection of that struct.
@@ -225,6 +255,19 @@ pub enum Difference {
 pub enum Reliance {
     /// The hand-written codec of this name reads what it wrote.
     Codec(String),
+    /// The reader's own functions, which these attributes name, take what comes.
+    Hooks(Vec<String>),
+    /// The predicates of these names have the same outcome on both sides, and mean the same.
+    Outcomes(Vec<String>),
+    /// Both machines are configured to have the same of these: values, lengths, null pointers, room for elements.
+    Configuration(Vec<String>),
+    /// The keys of these maps have the same order on both sides: a type can have an order of its own.
+    Orders(Vec<String>),
+    /// These fields may have as many elements on both sides, counted by the same field: an old schema, or a description made by
+    /// hand, does not say.
+    Counts(Vec<String>),
+    /// The hooks and conversions of these structs take what comes: their description does not say which there are.
+    Unsaid(Vec<String>),
     /// The predicates of these fields have the same outcome on both sides: they have no name, but the fields have the same.
     Predicates(Vec<String>),
     /// These fields of the writer are what the reader takes them for: a dump of QEMU tells only their size, and that in the

@@ -48,6 +48,10 @@ pub struct Description {
     pub fields: Shared<[Field]>,
     /// Subsections in the order they are written.
     pub subsections: Shared<[Description]>,
+    /// What a load asks the device itself, each as its attribute says it: `post_load = Self::thaw`. `None` if whoever made the
+    /// description does not say: QEMU's dumps do not, and neither do the schemas of this library's first releases, which lack
+    /// each [`Field::count`], too.
+    pub hooks: Option<Shared<[Shared<str>]>>,
 }
 
 impl Description {
@@ -59,7 +63,19 @@ impl Description {
         fields: Shared<[Field]>,
         subsections: Shared<[Description]>,
     ) -> Self {
-        Self { name, version, minimum_version, fields, subsections }
+        Self::with_hooks(name, version, minimum_version, fields, subsections, Some(Shared::Static(&[])))
+    }
+
+    /// As [`new`](Self::new), of a struct with these [`hooks`](Self::hooks).
+    pub const fn with_hooks(
+        name: Shared<str>,
+        version: u32,
+        minimum_version: u32,
+        fields: Shared<[Field]>,
+        subsections: Shared<[Description]>,
+        hooks: Option<Shared<[Shared<str>]>>,
+    ) -> Self {
+        Self { name, version, minimum_version, fields, subsections, hooks }
     }
 
     /// True if bytes of that version can be read and written.
@@ -78,6 +94,10 @@ pub struct Field {
     pub kind: Kind,
     /// When it is there.
     pub presence: Presence,
+    /// How many elements it may have, if it is counted, a list or a map.
+    pub count: Option<Count>,
+    /// What turns the bytes into the field's value and may refuse to, as the attribute says it: `via = Percent`.
+    pub conversion: Option<Shared<str>>,
     /// True if the layout is given although a reader may take what follows for a subsection.
     pub is_unframed: bool,
 }
@@ -85,7 +105,7 @@ pub struct Field {
 impl Field {
     /// A field from its parts; `const`, for the derive.
     pub const fn new(name: Shared<str>, kind: Kind, presence: Presence) -> Self {
-        Self { name, kind, presence, is_unframed: false }
+        Self { name, kind, presence, is_unframed: false, count: None, conversion: None }
     }
 
     /// The same field, with [`is_unframed`](Self::is_unframed).
@@ -93,6 +113,58 @@ impl Field {
         self.is_unframed = true;
         self
     }
+
+    /// A field that has as many elements as `count` allows; `const`, for the derive.
+    pub const fn counted(name: Shared<str>, kind: Kind, presence: Presence, count: Count) -> Self {
+        Self { name, kind, presence, is_unframed: false, count: Some(count), conversion: None }
+    }
+
+    /// A field whose value a `conversion` makes of the bytes; `const`, for the derive.
+    pub const fn converted(name: Shared<str>, kind: Kind, presence: Presence, conversion: Shared<str>) -> Self {
+        Self { name, kind, presence, is_unframed: false, count: None, conversion: Some(conversion) }
+    }
+
+    /// A field of which both may be; `const`, for the derive.
+    pub const fn from_parts(
+        name: Shared<str>,
+        kind: Kind,
+        presence: Presence,
+        count: Option<Count>,
+        conversion: Option<Shared<str>>,
+    ) -> Self {
+        Self { name, kind, presence, is_unframed: false, count, conversion }
+    }
+}
+
+/// How many elements a field has: what a save sends at most, and a load takes.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Count {
+    /// What says how many; `None` of a list or a map, which say it themselves.
+    pub length: Option<Length>,
+    /// Elements for each that the length counts.
+    pub factor: usize,
+    /// Most elements; of a bitmap, most bits.
+    pub most: usize,
+    /// True if a machine may have room for fewer: of memory whose size is decided when the device is made.
+    pub by_room: bool,
+}
+
+impl Count {
+    /// A count from its parts; `const`, for the derive.
+    pub const fn new(length: Option<Length>, factor: usize, most: usize, by_room: bool) -> Self {
+        Self { length, factor, most, by_room }
+    }
+}
+
+/// What says how many elements a field has.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Length {
+    /// An earlier field of this name: of the same description, or of one that it is a subsection of.
+    Field(Shared<str>),
+    /// A value of this name that is not on the wire: the machine's configuration.
+    Machine(Shared<str>),
 }
 
 /// When a field is on the wire.
@@ -153,6 +225,16 @@ pub enum Kind {
     Custom(Shared<str>),
     /// No bytes: the place where a device checks what it has so far (QEMU's `VMSTATE_VALIDATE`).
     Check,
+}
+
+impl Kind {
+    /// True if a field of it can have a [`Count`].
+    pub(crate) const fn is_counted(&self) -> bool {
+        matches!(
+            self,
+            Self::CountedArray(_) | Self::CountedBuffer | Self::CountedBitmap | Self::List(_) | Self::Map(..)
+        )
+    }
 }
 
 /// Which values of an integer a reader takes.

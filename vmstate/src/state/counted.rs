@@ -7,7 +7,7 @@ use super::length::outcome;
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Kind, Shared};
+use crate::schema::{Count, Kind, Length, Shared};
 
 /// What `#[vmstate(len = …)]` can be put on.
 #[diagnostic::on_unimplemented(
@@ -21,6 +21,8 @@ pub trait Counted {
     type Undo;
     /// What the bytes are.
     const KIND: Kind = Kind::CountedArray(Shared::Static(KindOf::<Self::Element>::REF));
+    /// How many elements it can have at most.
+    const ROOM: Room = Room::Any;
 
     /// The `count` elements to save.
     fn sent(&mut self, count: usize) -> Result<&mut [Self::Element]>;
@@ -42,6 +44,35 @@ pub trait Counted {
     fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()> {
         Self::Element::load_all(self.room(count, input)?, input)
     }
+}
+
+/// How many elements a counted field has memory for.
+#[derive(Clone, Copy, Debug)]
+pub enum Room {
+    /// As many as are asked for.
+    Any,
+    /// So many.
+    Fixed(usize),
+    /// As many as were decided on when the device was made.
+    Made,
+}
+
+/// What the description says of a `T` that has, for each that `length` counts, `factor` elements, `max` at most.
+pub const fn counted<T: Counted>(length: Option<Length>, factor: usize, max: usize) -> Count {
+    within::<T>(length, factor, max, 1)
+}
+
+/// As [`counted`], of a bitmap in words: its elements are bits.
+pub const fn counted_bits<T: Counted>(length: Option<Length>, factor: usize, max: usize) -> Count {
+    within::<T>(length, factor, max, 64)
+}
+
+const fn within<T: Counted>(length: Option<Length>, factor: usize, max: usize, each: usize) -> Count {
+    let most = match T::ROOM {
+        Room::Fixed(elements) if elements.saturating_mul(each) < max => elements.saturating_mul(each),
+        _ => max,
+    };
+    Count::new(length, factor, most, matches!(T::ROOM, Room::Made))
 }
 
 /// All elements are sent. They are loaded in place, new ones start from their default: what they skip survives a load.
@@ -78,6 +109,7 @@ impl<T: Wire + Default> Counted for Vec<T> {
 impl<T: Wire, const N: usize> Counted for [T; N] {
     type Element = T;
     type Undo = [T::Undo; N];
+    const ROOM: Room = Room::Fixed(N);
 
     fn sent(&mut self, count: usize) -> Result<&mut [T]> {
         first_to_save(self, count)
@@ -100,6 +132,7 @@ impl<T: Wire, const N: usize> Counted for [T; N] {
 impl<T: Wire + Default> Counted for Box<[T]> {
     type Element = T;
     type Undo = Vec<T::Undo>;
+    const ROOM: Room = Room::Made;
 
     fn sent(&mut self, count: usize) -> Result<&mut [T]> {
         first_to_save(self, count)

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::Wire;
 use super::support::KindOf;
-use crate::codec::Reader;
+use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Kind, Limit, Shared};
 
@@ -37,6 +37,14 @@ pub fn load_equal<T: Current>(value: &T, input: &mut Reader<'_>) -> Result<()> {
         return Ok(());
     }
     Err(differs(format!("the stream has {sent}, this machine has {value}: configure both alike"), offset))
+}
+
+/// Appends a value that is not negative: a peer refuses any other, whatever it has itself.
+pub fn save_at_most<T: Current>(value: &mut T, out: &mut Writer) -> Result<()> {
+    if *value < T::default() {
+        return Err(Error::new(ErrorKind::Rejected, format!("{value} is below 0, which no machine takes")));
+    }
+    value.save(out)
 }
 
 /// Loads a value from 0 to the current one, as QEMU's `VMSTATE_INT32_POSITIVE_LE`.

@@ -2,8 +2,8 @@
 
 pub use super::bitmap::{Bitmap, CountedBitmap};
 pub use super::buffer::{Buffer, CountedBuffer};
-pub use super::counted::Counted;
-pub use super::current::{Current, load_at_most, load_equal};
+pub use super::counted::{Counted, counted, counted_bits};
+pub use super::current::{Current, load_at_most, load_equal, save_at_most};
 pub use super::each::{
     ManyOf, load_array_of, load_counted_of, load_list_of, load_prefixed_of, make_via, save_array_of, save_counted_of,
     save_list_of, save_prefixed_of,
@@ -14,7 +14,7 @@ pub use super::list::List;
 pub use super::map::Map;
 pub use super::optional::Optional;
 pub use super::prefixed::{Elements, Own, Prefixed, load_prefixed, prefixed, save_prefixed};
-pub use super::range::{Ranged, in_range};
+pub use super::range::{Ranged, in_range, sent_as};
 pub use super::slice::{Sliced, buffer_slice, fits, slice};
 pub use super::subsection::{next, save_header};
 pub use super::temporary::{load_temporary, load_via, load_via_each, save_via, save_via_each, undo_temporary};
@@ -22,7 +22,7 @@ pub use super::{SectionRules, Temporary, VmState, Wire};
 pub use crate::codec::{Reader, Writer};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::schema::framing::fault_of_field;
-pub use crate::schema::{Description, Field, Kind, Limit, Presence, Shared};
+pub use crate::schema::{Count, Description, Field, Kind, Length, Limit, Presence, Shared};
 
 /// A wire kind by reference, for kinds that hold another.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::kept::{Entry, SCHEMA, add, read, stream_name};
 use super::{Lock, golden};
-use crate::compat::{Direction, Report, check_schemas};
+use crate::compat::{Crossing, Direction, Reliance, Report, check_schemas};
 use crate::schema::json::Schema;
 
 /// A file that is not kept yet.
@@ -116,7 +116,7 @@ impl Lock<'_> {
     }
 }
 
-/// The same bytes, with the same meaning, at the same versions. Names may differ.
+/// The same bytes, with the same meaning, at the same versions, and no limit of today's is unknown. Names may differ.
 fn is_same(kept: &Schema, today: &Schema) -> bool {
     let versions = |schema: &Schema| -> Vec<_> {
         let sections = schema.sections().iter();
@@ -125,7 +125,19 @@ fn is_same(kept: &Schema, today: &Schema) -> bool {
         all
     };
     kept == today
-        || (versions(kept) == versions(today) && check_schemas(kept, today).sections.iter().all(Report::is_plain))
+        || (versions(kept) == versions(today)
+            && check_schemas(kept, today).sections.iter().all(Report::is_plain)
+            && !says_less(kept, today))
+}
+
+/// True if `kept` does not say how many elements a field of today's may have, as those of this library's first releases: a
+/// lower limit would not be seen.
+fn says_less(kept: &Schema, today: &Schema) -> bool {
+    let report = check_schemas(kept, today);
+    let mut crossings = report.sections.iter().flat_map(|section| &section.crossings);
+    let is_unknown = |crossing: &Crossing| crossing.relies_on.iter().any(|of| matches!(of, Reliance::Counts(_)));
+    kept.sections().iter().any(|(_, description)| description.hooks.is_none())
+        && crossings.any(|crossing| crossing.direction == Direction::OldToNew && is_unknown(crossing))
 }
 
 /// Other bytes in the same layout.
@@ -146,6 +158,14 @@ fn not_kept(missing: &[Missing], newest: Option<&Entry>, today: &Schema) -> Stri
     let schema = missing.iter().any(|file| file.name == SCHEMA);
     match newest {
         None => text.push_str("nothing is kept yet\n"),
+        Some(entry) if schema && says_less(&entry.schema, today) => {
+            let number = entry.number;
+            let _ = writeln!(
+                text,
+                "{number}/{SCHEMA} is of a release of vmstate that did not say how many elements a field may have: \
+                 keep a schema that does, so that a lower limit is seen; all that was sent before loads"
+            );
+        }
         Some(entry) if schema => {
             let _ =
                 writeln!(text, "the layout is not that of {} any more; all that was sent before loads", entry.number);

@@ -174,7 +174,7 @@ fn g9_another_size_of_the_same_number_of_bytes() {
     let same = changed(IOAPIC, |_| {});
     let ioapic = same.sections.iter().find(|section| section.section == IOAPIC).unwrap();
     let sizes = ["id", "ioredtbl", "ioregsel", "irr"].map(str::to_owned).to_vec();
-    assert_eq!(ioapic.crossings[0].relies_on, [Reliance::Sizes(sizes)]);
+    assert_eq!(ioapic.crossings[0].relies_on, [Reliance::Sizes(sizes), Reliance::Unsaid(vec!["ioapic".into()])]);
 }
 
 #[test]

@@ -22,8 +22,10 @@ fn the_same_loads() {
         &dev,
         "old -> new, version 1: loads
         relies on: the hand-written codec \"timer\", to read what it wrote
+        relies on: the predicates has_irq, tagged[], to have the same outcome on both sides
         new -> old, version 1: loads
-        relies on: the hand-written codec \"timer\", to read what it wrote",
+        relies on: the hand-written codec \"timer\", to read what it wrote
+        relies on: the predicates has_irq, tagged[], to have the same outcome on both sides",
     );
 }
 
@@ -62,8 +64,8 @@ fn g2_array_length() {
     says(
         &old,
         &new,
-        "old -> new, version 1: breaks at z because z (u8) is read as regs (u32) -> keep the order and the wire type; new fields go into a subsection, removed ones become Unused
-        new -> old, version 1: breaks at regs because regs (u32) is read as z (u8) -> keep the order and the wire type; new fields go into a subsection, removed ones become Unused",
+        "old -> new, version 1: breaks at z because z (u8) is read as regs (u32) -> keep the order and the type on the wire (wire = the old type); new fields go into a subsection, removed ones become Unused
+        new -> old, version 1: breaks at regs because regs (u32) is read as z (u8) -> keep the order and the type on the wire (wire = the old type); new fields go into a subsection, removed ones become Unused",
     );
 }
 
@@ -74,8 +76,8 @@ fn g3_a_predicate_appears() {
     says(
         &old,
         &new,
-        "old -> new, version 1: loads if has_b is true, else breaks at b because the reader does not have it -> keep its bytes: put Unused of the same size in its place
-        new -> old, version 1: loads if has_b is true, else breaks at b because the stream does not have it -> keep its bytes: put Unused of the same size in its place",
+        "old -> new, version 1: loads if has_b is true, else breaks at b because the reader does not have it -> go on reading the field, or put Unused of its size in its place
+        new -> old, version 1: loads if has_b is true, else breaks at b because the stream does not have it -> go on sending the field, or Unused of its size if the old release takes 0 for it",
     );
 }
 
@@ -87,7 +89,7 @@ fn g4_a_field_version_raised() {
         &old,
         &new,
         "old -> new, version 2: loads
-        old -> new, version 1: breaks at b because the reader does not have it -> keep its bytes: put Unused of the same size in its place
+        old -> new, version 1: breaks at b because the reader does not have it -> go on reading the field, or put Unused of its size in its place
         new -> old, version 2: loads",
     );
 }
@@ -125,8 +127,8 @@ fn g6_a_struct_of_the_same_size() {
     says(
         &old,
         &new,
-        "old -> new, version 1: breaks at a because a (u32) is read as a.high (u16) -> keep the order and the wire type; new fields go into a subsection, removed ones become Unused
-        new -> old, version 1: breaks at a.high because a.high (u16) is read as a (u32) -> keep the order and the wire type; new fields go into a subsection, removed ones become Unused",
+        "old -> new, version 1: breaks at a because a (u32) is read as a.high (u16) -> keep the order and the type on the wire (wire = the old type); new fields go into a subsection, removed ones become Unused
+        new -> old, version 1: breaks at a.high because a.high (u16) is read as a (u32) -> keep the order and the type on the wire (wire = the old type); new fields go into a subsection, removed ones become Unused",
     );
 }
 
@@ -159,7 +161,7 @@ rtc
   old -> new, version 1: loads
   new -> old, version 1: breaks at clock because the reader does not have this section -> leave the device out of machines of the old release
 pit
-  old -> new, version 1: breaks at pit because the reader does not have this section -> keep the section, or register its new name with the old one as alias
+  old -> new, version 1: breaks at pit because the reader does not have this section -> keep the section, or add its old name to the new one with Sections::add_alias
 net
   new -> old, version 1: breaks at net because the reader does not have this section -> leave the device out of machines of the old release
 "
@@ -182,7 +184,7 @@ rtc
   old -> new, version 1: loads
   new -> old, version 1: loads
 pit
-  old -> new, version 1: breaks at pit because the reader does not have this section -> keep the section, or register its new name with the old one as alias
+  old -> new, version 1: breaks at pit because the reader does not have this section -> keep the section, or add its old name to the new one with Sections::add_alias
   new -> old, version 1: breaks at pit because the reader does not do without this section -> go on sending the section
 net
   old -> new, version 1: breaks at net because the reader does not do without this section -> register it as optional: it keeps its reset state if it does not come
@@ -248,7 +250,7 @@ fn a_nested_struct_is_read_at_the_local_version() {
     says(
         &old,
         &new,
-        "old -> new, version 1: breaks at regs.b because the stream does not have it -> put the new field into a subsection, or raise the version and give it since = that version
+        "old -> new, version 1: breaks at regs.b because the stream does not have it -> put the new field into a subsection of the nested struct, which has no version in the stream; or beside the nested struct, there into a subsection or with since = a new version
         new -> old, version 1: breaks at regs.b because the reader does not have it -> put the new field into a subsection that is sent only when needed",
     );
 }

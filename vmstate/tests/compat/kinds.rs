@@ -13,6 +13,11 @@ fn one_of(values: &[i128]) -> Kind {
     limited(U8, Limit::OneOf(values.to_vec().into()))
 }
 
+/// All streams load, and rely on something.
+fn both_load(there: &str, back: &str) -> String {
+    format!("old -> new, version 1: loads\n{there}\nnew -> old, version 1: loads\n{back}")
+}
+
 fn only(kind: Kind) -> Description {
     plain(vec![field("mode", kind)])
 }
@@ -125,13 +130,14 @@ fn what_the_machine_has_is_a_condition_if_only_the_reader_asks() {
     says(
         &old,
         &new,
-        "old -> new, version 1: loads if both machines have the same mode, else breaks at mode because the reader takes only the value that its machine has -> go on taking what was written, and map it after the load
+        "old -> new, version 1: loads if both machines have the same mode, else breaks at mode because the reader takes only the value that its machine has -> take any value and compare it in validate, or configure both machines to have the same
         new -> old, version 1: loads",
     );
     // Both ask: that is what the machines are configured alike for.
-    says(&new, &new, ALL_LOADS);
+    let relies = "relies on: both machines, to be configured to have the same mode";
+    says(&new, &new, &both_load(relies, relies));
     let up_to = only(limited(U32, Limit::AtMostCurrent));
-    says(&up_to, &up_to, ALL_LOADS);
+    says(&up_to, &up_to, &both_load(relies, relies));
     let back = check(&new, &up_to).crossings[1].to_string();
     assert!(back.contains("loads if both machines have the same mode, else"), "{back}");
 }
@@ -139,7 +145,8 @@ fn what_the_machine_has_is_a_condition_if_only_the_reader_asks() {
 #[test]
 fn pointers_meet_pointers() {
     let pointer = |name: &str, to: Kind| plain(vec![field(name, Kind::Nullable(to.into())), field("z", U8)]);
-    says(&pointer("a", U32), &pointer("b", U32), ALL_LOADS);
+    let relies = |name| format!("relies on: both machines, to be configured to have the same nulls of {name}");
+    says(&pointer("a", U32), &pointer("b", U32), &both_load(&relies("a"), &relies("b")));
     says(
         &pointer("a", U32),
         &plain(vec![field("a", U32), field("z", U8)]),
@@ -168,7 +175,8 @@ fn lists_are_their_elements() {
 #[test]
 fn maps_are_their_keys_and_values() {
     let map = |value: Kind| plain(vec![field("domains", Kind::Map(U32.into(), value.into()))]);
-    says(&map(nested("range", vec![field("low", U8)])), &map(U8), ALL_LOADS);
+    let relies = "relies on: the keys of domains, to have the same order on both sides";
+    says(&map(nested("range", vec![field("low", U8)])), &map(U8), &both_load(relies, relies));
     let report = check(&map(one_of(&[1, 2])), &map(one_of(&[1]))).to_string();
     assert!(report.contains("loads if domains[] is 1, else breaks at domains[]"), "{report}");
 }
@@ -244,8 +252,8 @@ fn predicates_without_a_name_are_one_only_if_the_fields_are() {
     says(
         &device("b"),
         &device("c"),
-        "old -> new, version 1: loads unless the predicate of b is false and the predicate of c is true, else breaks at c because the stream does not have it -> put the new field into a subsection, or raise the version and give it since = that version; and unless the predicate of b is true and the predicate of c is false, else breaks at b because the reader does not have it -> keep its bytes: put Unused of the same size in its place
-        new -> old, version 1: loads unless the predicate of c is false and the predicate of b is true, else breaks at b because the stream does not have it -> keep its bytes: put Unused of the same size in its place; and unless the predicate of c is true and the predicate of b is false, else breaks at c because the reader does not have it -> put the new field into a subsection that is sent only when needed",
+        "old -> new, version 1: loads unless the predicate of b is false and the predicate of c is true, else breaks at c because the stream does not have it -> put the new field into a subsection, or raise the version and give it since = that version; and unless the predicate of b is true and the predicate of c is false, else breaks at b because the reader does not have it -> go on reading the field, or put Unused of its size in its place
+        new -> old, version 1: loads unless the predicate of c is false and the predicate of b is true, else breaks at b because the stream does not have it -> go on sending the field, or Unused of its size if the old release takes 0 for it; and unless the predicate of c is true and the predicate of b is false, else breaks at c because the reader does not have it -> put the new field into a subsection that is sent only when needed",
     );
 }
 
@@ -253,7 +261,8 @@ fn predicates_without_a_name_are_one_only_if_the_fields_are() {
 fn a_rename_of_a_list_does_not_part_its_predicates() {
     let entry = || nested("entry", vec![field("id", U8), when("tag", U32, "tagged")]);
     let list = |name: &str| plain(vec![field(name, Kind::CountedArray(entry().into()))]);
-    says(&list("queue"), &list("requests"), ALL_LOADS);
+    let relies = "relies on: the predicates tagged[], to have the same outcome on both sides";
+    says(&list("queue"), &list("requests"), &both_load(relies, relies));
 }
 
 #[test]

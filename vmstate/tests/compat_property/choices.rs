@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use vmstate::schema::{Description, Field, Kind, Limit, Presence, Shared};
+use vmstate::schema::{Count, Description, Field, Kind, Length, Limit, Presence, Shared};
+
+use crate::model::{Integer, is_counted};
 
 /// Random choices; zero is the simplest.
 pub(crate) struct Choices(pub(crate) VecDeque<u16>);
@@ -83,7 +85,7 @@ impl Choices {
     fn structure(&mut self, depth: usize) -> Kind {
         let name = self.one(&["regs", "timer", "regs/x", "d/a"]);
         let subsections = ["regs/x", "regs/y"][..self.below(3)].to_vec();
-        let nested = self.description(name, depth, &subsections);
+        let nested = self.description(name, 'f', depth, &subsections);
         match self.below(5) {
             4 => Kind::Temporary(nested.into()),
             3 => {
@@ -104,15 +106,61 @@ impl Choices {
         Field::new(name.into(), kind, presence)
     }
 
-    fn description(&mut self, name: &str, depth: usize, subsections: &[&str]) -> Description {
-        let fields: Vec<_> = (0..=self.below(4)).map(|i| self.field(&format!("f{i}"), depth)).collect();
+    /// How many elements a field of `kind` may have; its length is one of the fields before it, if there is a fitting one.
+    fn count(&mut self, kind: &Kind, before: &[Field]) -> Option<Count> {
+        if !is_counted(kind) || self.below(4) == 3 {
+            return None;
+        }
+        let most = 1 + self.below(4);
+        if matches!(kind, Kind::List(_) | Kind::Map(..)) {
+            return Some(Count::new(None, 1, most, false));
+        }
+        let fitting: Vec<_> = before.iter().filter(|field| Integer::of(&field.kind).is_some()).collect();
+        let length = match fitting.get(self.below(fitting.len() + 1)) {
+            Some(field) => Length::Field(field.name.clone()),
+            None => Length::Machine("n".into()),
+        };
+        Some(Count::new(Some(length), self.one(&[1, 1, 1, 2]), most, false))
+    }
+
+    /// A change of what says how many elements there are, and how many there may be.
+    fn recount(&mut self, fields: &mut [Field]) {
+        let counted: Vec<_> = (0..fields.len()).filter(|at| fields[*at].count.is_some()).collect();
+        let Some(at) = counted.get(self.below(counted.len())).copied() else { return };
+        let (before, rest) = fields.split_at_mut(at);
+        match (self.below(5), &mut rest[0].count) {
+            (0, count) => *count = self.count(&rest[0].kind, before),
+            (1, Some(count)) => {
+                // The presence of its length.
+                let Some(Length::Field(name)) = &count.length else { return };
+                let name = name.clone();
+                if let Some(length) = before.iter_mut().find(|field| field.name == name) {
+                    length.presence = match self.below(2) {
+                        0 => Presence::Since(self.version(4)),
+                        _ => Presence::If(self.one(&PREDICATES).into()),
+                    };
+                }
+            }
+            (_, Some(count)) => count.most = 1 + self.below(4),
+            _ => {}
+        }
+    }
+
+    /// `prefix` begins the fields' names, so that those of a subsection are others than those around it.
+    fn description(&mut self, name: &str, prefix: char, depth: usize, subsections: &[&str]) -> Description {
+        let mut fields: Vec<Field> = Vec::new();
+        for index in 0..=self.below(4) {
+            let mut field = self.field(&format!("{prefix}{index}"), depth);
+            field.count = self.count(&field.kind, &fields);
+            fields.push(field);
+        }
         let version = 1 + self.version(3);
         let minimum = version - self.version(2).min(version - 1);
         let subsections: Vec<_> = subsections
             .iter()
             .map(|name| {
                 let nested: &[&str] = if depth > 0 && self.below(4) == 1 { &["d/a/x"] } else { &[] };
-                self.description(name, 0, nested)
+                self.description(name, char::from(prefix as u8 + 1), 0, nested)
             })
             .collect();
         Description::new(name.into(), version, minimum, fields.into(), subsections.into())
@@ -120,7 +168,7 @@ impl Choices {
 
     pub(crate) fn section(&mut self) -> Description {
         let names = ["d/a", "d/b", "d/ab"][..self.below(4)].to_vec();
-        self.description("d", 2, &names)
+        self.description("d", 'f', 2, &names)
     }
 
     pub(crate) fn evolve(&mut self, old: &Description) -> Description {
@@ -135,11 +183,18 @@ impl Choices {
         let mut fields = new.fields.to_vec();
         let mut subsections = new.subsections.to_vec();
         let at = self.below(fields.len());
-        match self.below(34) {
+        match self.below(42) {
             0 => fields.push(self.field("appended", 1)),
             1 if !fields.is_empty() => drop(fields.remove(at)),
             2 if !fields.is_empty() => fields[at].kind = self.kind(1),
-            3 if !fields.is_empty() => fields[at].name = "renamed".into(),
+            3 if !fields.is_empty() => {
+                let renamed = std::mem::replace(&mut fields[at].name, "renamed".into());
+                for count in fields.iter_mut().filter_map(|field| field.count.as_mut()) {
+                    if count.length == Some(Length::Field(renamed.clone())) {
+                        count.length = Some(Length::Field("renamed".into()));
+                    }
+                }
+            }
             4 if !fields.is_empty() => fields[at].presence = Presence::If(self.one(&PREDICATES).into()),
             5 | 6 if !fields.is_empty() => {
                 let moved: Vec<_> = fields.drain(at..).collect();
@@ -158,7 +213,7 @@ impl Choices {
                 let other = self.below(fields.len());
                 fields.swap(at, other);
             }
-            10 => subsections.push(self.description("d/new", 0, &[])),
+            10 => subsections.push(self.description("d/new", 'n', 0, &[])),
             11 if !subsections.is_empty() => drop(subsections.remove(0)),
             12 => subsections.reverse(),
             13 if !subsections.is_empty() => subsections[0].version += 1,
@@ -172,6 +227,7 @@ impl Choices {
                 }
             }
             30 if !fields.is_empty() => fields[at].presence = Presence::Since(self.version(4)),
+            31..=38 => self.recount(&mut fields),
             _ if !fields.is_empty() => {
                 let bytes = match &fields[at].kind {
                     Kind::Unsigned(width) | Kind::Signed(width) => usize::from(*width),
@@ -183,6 +239,19 @@ impl Choices {
             }
             _ => {}
         }
+        // What is no integer is no length, and what is not counted has none.
+        let is_length = |name: &Shared<str>| {
+            fields.iter().filter(|field| field.name == *name).all(|field| Integer::of(&field.kind).is_some())
+        };
+        let fits = |field: &Field| match field.count.as_ref().map(|count| &count.length) {
+            Some(None) => matches!(field.kind, Kind::List(_) | Kind::Map(..)),
+            Some(Some(Length::Field(name))) => {
+                is_length(name) && is_counted(&field.kind) && !matches!(field.kind, Kind::List(_) | Kind::Map(..))
+            }
+            _ => is_counted(&field.kind) && !matches!(field.kind, Kind::List(_) | Kind::Map(..)),
+        };
+        let unfit: Vec<_> = (0..fields.len()).filter(|at| !fits(&fields[*at])).collect();
+        unfit.into_iter().for_each(|at| fields[at].count = None);
         new.fields = Shared::from(fields);
         new.subsections = Shared::from(subsections);
     }
@@ -213,7 +282,11 @@ impl Choices {
             },
             Kind::Array(element, count) => Kind::Array(self.other_kind(element).into(), *count),
             Kind::CountedArray(element) => Kind::CountedArray(self.other_kind(element).into()),
-            Kind::Map(key, value) => Kind::Map(key.clone(), self.other_kind(value).into()),
+            Kind::Map(key, value) => match (self.below(2), &**key) {
+                (0, Kind::Unsigned(width)) => Kind::Map(Kind::Signed(*width).into(), value.clone()),
+                (0, Kind::Signed(width)) => Kind::Map(Kind::Unsigned(*width).into(), value.clone()),
+                _ => Kind::Map(key.clone(), self.other_kind(value).into()),
+            },
             Kind::Struct(nested) | Kind::StructAt(nested, _) | Kind::Temporary(nested) => {
                 let mut changed = (**nested).clone();
                 if self.below(2) == 1 {

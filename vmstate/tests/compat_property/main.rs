@@ -14,7 +14,7 @@ use encode::Encoder;
 use model::{Outcomes, predicted};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
-use vmstate::compat::{Condition, Direction, Subject, Verdict, check};
+use vmstate::compat::{Break, Condition, Direction, Reason, Subject, Verdict, check};
 
 /// The same evolutions in each run, so that a change fails on what it changed; `PROPTEST_RNG_SEED=N` asks others.
 fn config() -> ProptestConfig {
@@ -49,8 +49,13 @@ fn the_verdict_is_what_happens() {
                 }
                 let mut loader = Loader::new(&encoded);
                 let happened = loader.load(reader, crossing.version);
+                let numbers = [&encoded.numbers, &loader.numbers];
+                let says = predicted(&crossing.verdict, outcomes, &numbers, &[&encoded.elements, &loader.elements]);
+                if !says && happened.is_ok() && is_stricter(&crossing.verdict) {
+                    continue;
+                }
                 prop_assert_eq!(
-                    predicted(&crossing.verdict, outcomes, &[&encoded.numbers, &loader.numbers]),
+                    says,
                     happened.is_ok(),
                     "{} but {:?}\nwriter {:?}\nreader {:?}",
                     crossing,
@@ -73,13 +78,25 @@ fn the_verdict_is_what_happens() {
     assert!(often("not compared") * 20 < often("loads"), "{said:?}");
 }
 
-const WORDS: [&str; 10] = [
+/// True if the verdict may warn of a break that does not happen: values of two lengths, or the keys of a map, can fit by
+/// chance.
+fn is_stricter(verdict: &Verdict) -> bool {
+    let by_chance = |breaks: &Break| matches!(breaks.reason, Reason::OtherLength | Reason::OtherOrder);
+    match verdict {
+        Verdict::Breaks(breaks) => by_chance(breaks),
+        Verdict::LoadsIf(cases) => cases.iter().any(|case| by_chance(&case.breaks)),
+        Verdict::Loads | Verdict::NotCompared(_) => false,
+    }
+}
+
+const WORDS: [&str; 11] = [
     "loads",
     "breaks",
     "predicate",
     "unnamed",
     "subsection",
     "elements",
+    "count",
     "null",
     "value",
     "configuration",
@@ -100,6 +117,7 @@ fn words(verdict: &Verdict) -> Vec<&'static str> {
                 Subject::Subsection(_) => "subsection",
                 Subject::Section(_) => "section",
                 Subject::Elements(_) => "elements",
+                Subject::Count { .. } => "count",
                 Subject::Null(_) => "null",
                 Subject::Value { .. } => "value",
                 Subject::Configuration(_) => "configuration",

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 use vmstate::compat::{Case, Subject, Verdict};
-use vmstate::schema::{Description, Field, Kind, Limit, Presence};
+use vmstate::schema::{Count, Description, Field, Kind, Length, Limit, Presence};
 
 /// What is decided at run time, the same on both sides.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +127,17 @@ impl Integer {
         if self.signed && number >> (8 * self.width - 1) == 1 { number - (1 << (8 * self.width)) } else { number }
     }
 
+    /// The bytes of a number.
+    pub(crate) fn bytes(&self, number: i128) -> Vec<u8> {
+        let all = number.to_be_bytes();
+        all[all.len() - usize::try_from(self.width).unwrap()..].to_vec()
+    }
+
+    /// True if a writer may have the number: none that saves an `at_most_current` field has one below 0.
+    pub(crate) fn sends(&self, number: i128) -> bool {
+        self.takes(number) && (self.limit != Some(Limit::AtMostCurrent) || number >= 0)
+    }
+
     /// True if the limit does not refuse the number; a machine's configuration never does.
     pub(crate) fn takes(&self, number: i128) -> bool {
         match &self.limit {
@@ -166,6 +177,84 @@ pub(crate) fn fields<'a>(
     there
 }
 
+/// A struct or subsection that is being written or read, and its integers so far: what each is, and which item of the
+/// writer it was, if it was one.
+pub(crate) struct Part<'a> {
+    pub(crate) description: &'a Description,
+    pub(crate) place: Place,
+    pub(crate) is_subsection: bool,
+    pub(crate) integers: BTreeMap<String, (Option<usize>, i128)>,
+}
+
+/// What says how many elements there are.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// Their own bytes.
+    Itself,
+    /// A number that is on the wire, which item it was, and its field.
+    Number(i128, Option<usize>, String),
+    /// A field that is not in the stream.
+    Absent(String),
+    /// What the machine has.
+    Machine(String),
+}
+
+/// How many elements there may be.
+#[derive(Clone, Debug)]
+pub(crate) struct Bound {
+    pub(crate) source: Source,
+    pub(crate) factor: u64,
+    pub(crate) most: u64,
+}
+
+impl Bound {
+    /// What `count` says behind `parts`, the innermost last; `None` if it is not known which field is meant.
+    pub(crate) fn of(count: Option<&Count>, parts: &[Part<'_>]) -> Option<Self> {
+        let count = count?;
+        let (factor, most) = (count.factor as u64, count.most as u64);
+        let name = match &count.length {
+            None => return Some(Self { source: Source::Itself, factor, most }),
+            Some(Length::Machine(name)) => {
+                let path = parts.last()?.place.field(name).path;
+                return Some(Self { source: Source::Machine(path), factor, most });
+            }
+            Some(Length::Field(name)) => &**name,
+            Some(_) => return None,
+        };
+        let mut known = Vec::new();
+        for part in parts.iter().rev() {
+            let named = part.description.fields.iter().filter(|field| *field.name == *name);
+            known.extend(named.map(|field| (part, field)));
+            if !part.is_subsection {
+                break;
+            }
+        }
+        let [(part, field)] = known.as_slice() else { return None };
+        let path = part.place.field(name).path;
+        let integer = Integer::of(&field.kind)?;
+        // A machine has no value that its own field refuses.
+        let fits = |number: i128| number >> (8 * integer.width - u64::from(integer.signed)) == 0;
+        let highest = (0..=1000_u64)
+            .chain([0x0101_0101])
+            .rev()
+            .find(|number| fits((*number).into()) && integer.takes((*number).into()));
+        let most = most.min(highest.unwrap_or(0) * factor);
+        let source = match part.integers.get(name) {
+            Some((item, number)) => Source::Number(*number, *item, path),
+            None => Source::Absent(path),
+        };
+        Some(Self { source, factor, most })
+    }
+}
+
+/// True if a field of the kind can have a count.
+pub(crate) fn is_counted(kind: &Kind) -> bool {
+    matches!(kind, Kind::CountedArray(_) | Kind::CountedBuffer | Kind::CountedBitmap | Kind::List(_) | Kind::Map(..))
+}
+
+/// How many elements fields had, by path.
+pub(crate) type Counts = BTreeMap<String, Vec<u64>>;
+
 /// An array of numbers is one item, also if it is of arrays.
 pub(crate) fn is_plain(kind: &Kind) -> bool {
     match kind {
@@ -180,14 +269,20 @@ pub(crate) fn is_plain(kind: &Kind) -> bool {
 pub(crate) type Numbers = BTreeMap<String, Vec<i128>>;
 
 /// True if the verdict says that a stream loads of which this is known.
-pub(crate) fn predicted(verdict: &Verdict, outcomes: Outcomes, numbers: &[&Numbers]) -> bool {
+pub(crate) fn predicted(verdict: &Verdict, outcomes: Outcomes, numbers: &[&Numbers], counts: &[&Counts]) -> bool {
+    // The writer's, if it has the field.
+    let counts = |path: &str| counts.iter().find_map(|counts| counts.get(path)).cloned();
     let holds = |subject: &Subject| match subject {
         Subject::Predicate(name) => outcomes.holds("predicate", name),
         Subject::Unnamed(path) => outcomes.holds("unnamed", path),
         Subject::Subsection(path) => outcomes.holds("subsection", path),
         // One section is asked about, which is sent.
         Subject::Section(_) => true,
-        Subject::Elements(path) => outcomes.count(path) > 0,
+        Subject::Elements(path) => match counts(path) {
+            Some(counts) => counts.iter().any(|count| *count > 0),
+            None => outcomes.count(path) > 0,
+        },
+        Subject::Count { field, most } => counts(field).unwrap_or_default().iter().all(|count| count <= most),
         Subject::Null(path) => outcomes.holds("null", path),
         Subject::Configuration(field) => outcomes.holds("alike", field),
         Subject::Value { field, taken, refused } => {

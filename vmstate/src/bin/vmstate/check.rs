@@ -51,7 +51,7 @@ pub(crate) fn read_schema(file: &Path) -> Result<Schema, String> {
         ));
     }
     let text = std::str::from_utf8(&bytes).map_err(|error| wrong(&error))?;
-    let schema = Schema::from_json(text).map_err(|error| wrong(&error))?;
+    let schema = Schema::from_dump(text).map_err(|error| wrong(&error))?;
     // An empty file would be compatible with everything.
     if schema.sections().is_empty() { Err(wrong(&"no sections in it")) } else { Ok(schema) }
 }

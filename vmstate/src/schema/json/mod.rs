@@ -4,8 +4,10 @@
 //! { "vmschkmachine": {"Name": MACHINE},
 //!   SECTION: {"Name": SECTION, "version_id": N, "minimum_version_id": N[, "required": true]
 //!             [, "aliases": [NAME …]], "Description": DESCRIPTION}, … }
-//! DESCRIPTION  {"name", "version_id", "minimum_version_id"[, "Fields": […]][, "Subsections": [DESCRIPTION …]]}
-//! FIELD        {"field", "version_id", "field_exists", KIND[, "exists"][, "unframed"]}
+//! DESCRIPTION  {"name", "version_id", "minimum_version_id"[, "hooks": [TEXT …]][, "Fields": […]]
+//!              [, "Subsections": [DESCRIPTION …]]}
+//! FIELD        {"field", "version_id", "field_exists", KIND[, "exists"][, "unframed"][, "count": COUNT][, "conversion"]}
+//! COUNT        {["length" | "configuration",] ["factor",] "most"[, "room"]}
 //! KIND         [ "num",] "size"[, "type"][, "dimensions"]
 //!              [, "custom" | "limit" | "bits" | ["struct_version",] "Description" | ["key": {KIND},] "element": {KIND}]
 //! ```
@@ -28,6 +30,9 @@
 //! | `key`, `element` | what a map, a list or a pointer holds |
 //! | `dimensions` | of an array, outermost first; `null` if a count says how many |
 //! | `exists` | name of the predicate, if `field_exists` |
+//! | `hooks` | what a load asks the device, as its attributes say it; without this key nothing is known of that, nor of counts |
+//! | `conversion` | what makes the field's value of its bytes, as its attribute says it |
+//! | `count` | of an array that a length counts, a list or a map: `most` elements are sent or taken, and fewer if the machine's memory has no `room`; there are `factor` (1) for each that the field `length` counts, or that the machine's `configuration` does |
 //! | `unframed` | the layout is given although a reader may take what follows for a subsection |
 //!
 //! Where `field_exists` is true, QEMU ignores the field's version (`vmstate_field_exists`), and so does a reader here.
@@ -53,6 +58,8 @@ pub struct Schema {
     required: BTreeSet<String>,
     /// Older names, each with the section that loads under it.
     aliases: BTreeMap<String, String>,
+    /// Newest and oldest version that a section says, where its description says others.
+    contradictions: BTreeMap<String, (u32, u32)>,
 }
 
 impl Schema {
@@ -106,6 +113,11 @@ impl Schema {
                 Ok(())
             }
         }
+    }
+
+    /// The newest and the oldest version that the section called `name` says for itself, if its description says others.
+    pub(crate) fn contradiction(&self, name: &str) -> Option<(u32, u32)> {
+        self.contradictions.get(name).copied()
     }
 
     /// Adds a section. Several devices of one kind share a name and a description: that is one entry.

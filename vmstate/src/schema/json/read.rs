@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{MACHINE, Schema};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Description, Field, Kind, Limit, Presence, Shared};
+use crate::schema::{Count, Description, Field, Kind, Length, Limit, Presence, Shared};
 
 /// Key of the older names of a section.
 pub(super) const ALIASES: &str = "aliases";
@@ -33,6 +33,20 @@ impl Schema {
     /// `Malformed`, with the path of keys to the place: no JSON, too long or too deep, a key that is missing, unknown or
     /// of the wrong type, numbers that disagree.
     pub fn from_json(text: &str) -> Result<Self> {
+        let schema = Self::from_dump(text)?;
+        match schema.contradictions.keys().next() {
+            Some(name) => malformed("the versions are not those of \"Description\"".into())
+                .map_err(|error| error.in_field(name.as_str())),
+            None => Ok(schema),
+        }
+    }
+
+    /// As [`from_json`](Self::from_json), of a text of which a section may say other versions than its description:
+    /// [`check_schemas`](crate::compat::check_schemas) has no verdict on such a section, and compares the others.
+    ///
+    /// # Errors
+    /// As [`from_json`](Self::from_json).
+    pub fn from_dump(text: &str) -> Result<Self> {
         if text.len() > MAX_TEXT {
             return malformed(format!("a schema of {} bytes is too long, at most {MAX_TEXT} are read", text.len()));
         }
@@ -63,7 +77,7 @@ impl Schema {
         let section = inside("Description", entry, |value| description(value, 0))?;
         let versions = (version(entry, "version_id")?, version(entry, "minimum_version_id")?);
         if versions != (section.version, section.minimum_version) {
-            return malformed("the versions are not those of \"Description\"".into());
+            self.contradictions.insert(key.to_owned(), versions);
         }
         match entry.get("required").map(Value::as_bool) {
             None | Some(Some(false)) => {}
@@ -89,16 +103,26 @@ fn description(value: &Value, depth: usize) -> Result<Description> {
         return malformed(format!("more than {MAX_DEPTH} descriptions inside one another"));
     }
     let of = object(value)?;
-    only(of, &["name", "version_id", "minimum_version_id", "Fields", "Subsections"])?;
+    only(of, &["name", "version_id", "minimum_version_id", "hooks", "Fields", "Subsections"])?;
     let fields = list(of, "Fields", |value| field(value, depth))?;
     let subsections = list(of, "Subsections", |value| description(value, depth + 1))?;
     let (newest, oldest) = (version(of, "version_id")?, version(of, "minimum_version_id")?);
-    Ok(Description::new(text(of, "name")?.into(), newest, oldest, fields.into(), subsections.into()))
+    let hooks = match of.contains_key("hooks") {
+        true => Some(list(of, "hooks", hook)?.into()),
+        false => None,
+    };
+    let (name, fields, subsections) = (text(of, "name")?.into(), fields.into(), subsections.into());
+    Ok(Description::with_hooks(name, newest, oldest, fields, subsections, hooks))
+}
+
+fn hook(value: &Value) -> Result<Shared<str>> {
+    value.as_str().map_or_else(|| malformed("a string expected".into()), |hook| Ok(hook.into()))
 }
 
 fn field(value: &Value, depth: usize) -> Result<Field> {
     let of = object(value)?;
-    only(of, &[&["field", "version_id", "field_exists", "exists", "unframed"][..], KIND].concat())?;
+    let known = ["field", "version_id", "field_exists", "exists", "unframed", "count", "conversion"];
+    only(of, &[&known[..], KIND].concat())?;
     let name = text(of, "field")?;
     let since = version(of, "version_id")?;
     let presence = match need(of, "field_exists")?.as_bool() {
@@ -111,11 +135,31 @@ fn field(value: &Value, depth: usize) -> Result<Field> {
         true => repeated(of, Kind::Unused(number(of, "size")?))?,
         false => kind(of, depth)?,
     };
-    let field = Field::new(name.into(), kind, presence);
-    match of.get("unframed").map(Value::as_bool) {
-        None | Some(Some(false)) => Ok(field),
-        Some(Some(true)) => Ok(field.unframed()),
-        Some(None) => wrong("unframed", "true or false"),
+    let count = if of.contains_key("count") { Some(inside("count", of, count)?) } else { None };
+    let conversion = if of.contains_key("conversion") { Some(text(of, "conversion")?.into()) } else { None };
+    let is_unframed = flag(of, "unframed")?;
+    Ok(Field { count, conversion, is_unframed, ..Field::new(name.into(), kind, presence) })
+}
+
+fn count(value: &Value) -> Result<Count> {
+    let of = object(value)?;
+    only(of, &["length", "configuration", "factor", "most", "room"])?;
+    let length = match (of.contains_key("length"), of.contains_key("configuration")) {
+        (true, true) => return malformed("\"length\" does not go with \"configuration\"".into()),
+        (true, _) => Some(Length::Field(text(of, "length")?.into())),
+        (_, true) => Some(Length::Machine(text(of, "configuration")?.into())),
+        _ => None,
+    };
+    let factor = if of.contains_key("factor") { number(of, "factor")? } else { 1 };
+    Ok(Count::new(length, factor, number(of, "most")?, flag(of, "room")?))
+}
+
+/// False if the key is missing.
+fn flag(of: &Object, key: &str) -> Result<bool> {
+    match of.get(key).map(Value::as_bool) {
+        None => Ok(false),
+        Some(Some(flag)) => Ok(flag),
+        Some(None) => wrong(key, "true or false"),
     }
 }
 

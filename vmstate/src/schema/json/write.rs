@@ -4,7 +4,7 @@ use serde_json::{Map, Number, Value};
 
 use super::read::{ALIASES, AT_MOST_CURRENT, EQUAL, FIRST, LAST, NOT_ZERO, OPAQUE, SCALAR};
 use super::{MACHINE, Schema};
-use crate::schema::{Description, Field, Kind, Limit, Presence};
+use crate::schema::{Count, Description, Field, Kind, Length, Limit, Presence};
 
 impl Schema {
     /// The JSON text, with a newline at its end.
@@ -34,7 +34,8 @@ impl Schema {
         for (name, section) in self.sections() {
             let mut object = Map::new();
             object.insert("Name".into(), name.as_str().into());
-            put_versions(section, &mut object);
+            let described = (section.version, section.minimum_version);
+            put_versions(self.contradiction(name).unwrap_or(described), &mut object);
             if self.requires(name) {
                 object.insert("required".into(), true.into());
             }
@@ -49,15 +50,18 @@ impl Schema {
     }
 }
 
-fn put_versions(of: &Description, into: &mut Map<String, Value>) {
-    into.insert("version_id".into(), of.version.into());
-    into.insert("minimum_version_id".into(), of.minimum_version.into());
+fn put_versions((newest, oldest): (u32, u32), into: &mut Map<String, Value>) {
+    into.insert("version_id".into(), newest.into());
+    into.insert("minimum_version_id".into(), oldest.into());
 }
 
 fn description(of: &Description) -> Map<String, Value> {
     let mut object = Map::new();
     object.insert("name".into(), (*of.name).into());
-    put_versions(of, &mut object);
+    put_versions((of.version, of.minimum_version), &mut object);
+    if let Some(hooks) = &of.hooks {
+        object.insert("hooks".into(), hooks.iter().map(|hook| &**hook).collect());
+    }
     if !of.fields.is_empty() {
         object.insert("Fields".into(), of.fields.iter().map(field).collect());
     }
@@ -82,6 +86,29 @@ fn field(of: &Field) -> Map<String, Value> {
     }
     if of.is_unframed {
         object.insert("unframed".into(), true.into());
+    }
+    if let Some(count) = &of.count {
+        object.insert("count".into(), counted(count).into());
+    }
+    if let Some(conversion) = &of.conversion {
+        object.insert("conversion".into(), (**conversion).into());
+    }
+    object
+}
+
+fn counted(count: &Count) -> Map<String, Value> {
+    let mut object = Map::new();
+    match &count.length {
+        None => {}
+        Some(Length::Field(name)) => drop(object.insert("length".into(), (**name).into())),
+        Some(Length::Machine(name)) => drop(object.insert("configuration".into(), (**name).into())),
+    }
+    if count.factor != 1 {
+        object.insert("factor".into(), count.factor.into());
+    }
+    object.insert("most".into(), count.most.into());
+    if count.by_room {
+        object.insert("room".into(), true.into());
     }
     object
 }

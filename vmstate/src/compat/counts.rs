@@ -1,0 +1,149 @@
+//! Whether two sides count the elements of a field alike, and whether the reader takes as many as the writer may send.
+
+use std::rc::Rc;
+
+use super::layout::{Bound, Length, Step};
+use super::product::{Found, Product};
+use super::reliance::shared_name;
+use super::state::{At, Next, State, gate};
+use super::subjects::Id;
+use super::verdict::{Reason, Subject};
+
+/// One side in front of its elements.
+pub(super) struct Counted<'a> {
+    pub(super) bound: &'a Option<Bound>,
+    pub(super) path: &'a Rc<str>,
+    /// The step behind the last element.
+    pub(super) end: usize,
+}
+
+impl Product<'_> {
+    /// What can happen where the writer and the reader, in this order, are in front of elements that are on the wire in the
+    /// same way.
+    pub(super) fn counted(
+        &self,
+        state: &State,
+        elements: Id,
+        (written, read): &(Counted<'_>, Counted<'_>),
+        found: &mut Found,
+    ) -> Next {
+        let name = || shared_name(written.path);
+        let (ours, theirs) = match (written.bound, read.bound) {
+            (Some(ours), Some(theirs)) => (ours, theirs),
+            (None, None) => return both_outcomes(state, elements, written, read),
+            _ => {
+                found.relied.counts.insert(name());
+                return both_outcomes(state, elements, written, read);
+            }
+        };
+        if !state.agreed {
+            return self.agree(state, elements, (ours, written), (theirs, read), found);
+        }
+        match state.decided.get(&elements) {
+            None => Next::To(state.decide(elements, |_, _| {})),
+            Some(true) if theirs.most.min(theirs.highest) < self.most_sent(state, ours, theirs) => {
+                let most = theirs.most.min(theirs.highest);
+                let subject = Subject::Count { field: written.path.to_string(), most };
+                let subject = self.subjects.borrow_mut().id(subject);
+                gate(state, subject, false, read.path, Reason::TooMany { most }, state.with(enter))
+            }
+            Some(_) => both_outcomes(state, elements, written, read),
+        }
+    }
+
+    /// How many elements the writer may send: as many as its length can say, if that is in the stream.
+    fn most_sent(&self, state: &State, ours: &Bound, theirs: &Bound) -> u64 {
+        match (&ours.length, &theirs.length) {
+            (Length::Step(sent), Length::Step(got)) if state.lengths.get(got) == Some(sent) => {
+                ours.most.min(ours.highest)
+            }
+            _ => ours.most,
+        }
+    }
+
+    /// Whether both count by the same length.
+    fn agree(
+        &self,
+        state: &State,
+        elements: Id,
+        (ours, written): (&Bound, &Counted<'_>),
+        (theirs, read): (&Bound, &Counted<'_>),
+        found: &mut Found,
+    ) -> Next {
+        let then = state.with(|state| state.agreed = true);
+        let only_if_alike = |path: &Rc<str>| {
+            let subject = self.subjects.borrow_mut().id(Subject::Configuration(path.to_string()));
+            gate(state, subject, false, read.path, Reason::LengthNotSent, then.clone())
+        };
+        match (&ours.length, &theirs.length) {
+            (Length::Itself, Length::Itself) => Next::To(vec![then]),
+            _ if ours.factor != theirs.factor => match state.decided.get(&elements) {
+                None => Next::To(state.decide(elements, |_, _| {})),
+                Some(true) => Next::Breaks(read.path.to_string(), Reason::OtherLength),
+                Some(false) => both_outcomes(state, elements, written, read),
+            },
+            (Length::Step(ours), Length::Step(theirs)) => match state.lengths.get(theirs) {
+                Some(from) if from == ours => Next::To(vec![then]),
+                Some(_) => Next::Breaks(read.path.to_string(), Reason::OtherLength),
+                None => only_if_alike(&self.place_of(*theirs)),
+            },
+            (Length::Machine(_), Length::Machine(path)) => {
+                found.relied.configuration.insert(shared_name(path));
+                Next::To(vec![then])
+            }
+            (_, Length::Absent(path) | Length::Machine(path)) => only_if_alike(path),
+            (_, Length::Step(step)) => only_if_alike(&self.place_of(*step)),
+            (_, Length::Itself) => Next::To(vec![then]),
+        }
+    }
+
+    /// True if it is known that the reader counts the elements called as those of a writer's loop by another length: then one
+    /// of the two can be empty where the other is not.
+    pub(super) fn counts_otherwise(&self, state: &State, elements: Id, theirs: &Option<Bound>) -> bool {
+        let mut loops = self.written.steps.iter().filter_map(|step| match step {
+            Step::Loop { elements: of, bound, .. } if *of == elements => Some(bound),
+            _ => None,
+        });
+        let Some(ours) = loops.next() else { return false };
+        match (ours, theirs) {
+            (Some(ours), Some(theirs)) => match (&ours.length, &theirs.length) {
+                (Length::Step(ours), Length::Step(theirs)) => state.lengths.get(theirs) != Some(ours),
+                (ours, theirs) => std::mem::discriminant(ours) != std::mem::discriminant(theirs),
+            },
+            _ => false,
+        }
+    }
+
+    /// The field of the reader whose value is at `step`.
+    fn place_of(&self, step: usize) -> Rc<str> {
+        self.read.steps.get(step).map_or("", |step| step.place()).into()
+    }
+
+    /// Notes which value of the writer the reader's length has become in `next`; none that is known, unless it is a `whole`
+    /// one.
+    pub(super) fn note_length(&self, state: &State, next: &mut State, whole: bool) {
+        let (from, to) = (state.written.step, state.read.step);
+        if !self.read.lengths.contains_key(&to) {
+            return;
+        }
+        match whole {
+            true => next.lengths.insert(to, from),
+            false => next.lengths.remove(&to),
+        };
+    }
+}
+
+/// Into the elements, or past them.
+fn both_outcomes(state: &State, elements: Id, written: &Counted<'_>, read: &Counted<'_>) -> Next {
+    Next::To(state.decide(elements, |holds, state| match holds {
+        true => enter(state),
+        false => {
+            (state.written, state.read) = (At::step(written.end), At::step(read.end));
+            state.agreed = false;
+        }
+    }))
+}
+
+fn enter(state: &mut State) {
+    (state.written, state.read, state.agreed) = (state.written.next(), state.read.next(), false);
+}

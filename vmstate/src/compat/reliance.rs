@@ -1,0 +1,92 @@
+//! What a verdict relies on: collected by name, while layouts are built and walked.
+
+use std::collections::BTreeSet;
+
+use super::verdict::Reliance;
+
+/// Names of what is relied on. Elements of an array share a name.
+#[derive(Debug, Default)]
+pub(super) struct Relied {
+    /// Hand-written codecs.
+    pub(super) codecs: BTreeSet<String>,
+    /// Fields of which only the size is known.
+    pub(super) sizes: BTreeSet<String>,
+    /// Fields whose predicates have no name.
+    pub(super) unnamed: BTreeSet<String>,
+    /// Predicates that both sides ask.
+    pub(super) predicates: BTreeSet<String>,
+    /// The device's own functions that a load asks.
+    pub(super) hooks: BTreeSet<String>,
+    /// What both machines are configured to have.
+    pub(super) configuration: BTreeSet<String>,
+    /// Maps, for the order of their keys.
+    pub(super) orders: BTreeSet<String>,
+    /// Fields of which it is not known how many elements they may have.
+    pub(super) counts: BTreeSet<String>,
+    /// Structs whose descriptions do not tell their hooks.
+    pub(super) unsaid: BTreeSet<String>,
+}
+
+impl Relied {
+    pub(super) fn append(&mut self, other: &Self) {
+        let Self { codecs, sizes, unnamed, predicates, hooks, configuration, orders, counts, unsaid } = self;
+        codecs.extend(other.codecs.iter().cloned());
+        sizes.extend(other.sizes.iter().cloned());
+        unnamed.extend(other.unnamed.iter().cloned());
+        predicates.extend(other.predicates.iter().cloned());
+        hooks.extend(other.hooks.iter().cloned());
+        configuration.extend(other.configuration.iter().cloned());
+        orders.extend(other.orders.iter().cloned());
+        counts.extend(other.counts.iter().cloned());
+        unsaid.extend(other.unsaid.iter().cloned());
+    }
+
+    pub(super) fn into_reliances(self) -> Vec<Reliance> {
+        let mut reliances: Vec<_> = self.codecs.into_iter().map(Reliance::Codec).collect();
+        let lists: [(_, fn(_) -> _); 8] = [
+            (self.hooks, Reliance::Hooks),
+            (self.predicates, Reliance::Outcomes),
+            (self.unnamed, Reliance::Predicates),
+            (self.configuration, Reliance::Configuration),
+            (self.orders, Reliance::Orders),
+            (self.counts, Reliance::Counts),
+            (self.sizes, Reliance::Sizes),
+            (self.unsaid, Reliance::Unsaid),
+        ];
+        for (names, reliance) in lists.into_iter().filter(|(names, _)| !names.is_empty()) {
+            reliances.push(reliance(names.into_iter().collect()));
+        }
+        reliances
+    }
+}
+
+/// A path without the numbers of elements: the name that all of them share.
+pub(super) fn shared_name(path: &str) -> String {
+    let mut name = String::with_capacity(path.len());
+    for (index, part) in path.split('[').enumerate() {
+        match part.split_once(']') {
+            Some((number, rest)) if index > 0 && number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                name.push_str("[]");
+                name.push_str(rest);
+            }
+            _ if index > 0 => {
+                name.push('[');
+                name.push_str(part);
+            }
+            _ => name.push_str(part),
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shared_name;
+
+    #[test]
+    fn elements_share_a_name() {
+        for (path, name) in [("a", "a"), ("a[1].b[23]", "a[].b[]"), ("a[].b", "a[].b"), ("a[x]", "a[x]"), ("[", "[")] {
+            assert_eq!(shared_name(path), name);
+        }
+    }
+}
