@@ -2,6 +2,7 @@
 //! engine's. When each is carried out is told in `queue.rs`.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
@@ -27,6 +28,10 @@ pub enum Request {
     Reset,
     /// Begin an outgoing migration; answered as soon as it has begun.
     Migrate(Address),
+    /// As [`Migrate`](Self::Migrate), to a minivmm of the older release whose schema is in the file.
+    MigrateToRelease(Address, PathBuf),
+    /// Write the schema of this machine to a new file.
+    DumpSchema(PathBuf),
     /// Cancel the outgoing migration; answered once it has ended.
     MigrateCancel,
     /// Change limits, also of a running migration.

@@ -1,6 +1,6 @@
 //! One field's bytes: for each way to make them, its kind, its save, its load and its undo.
 
-use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{Expr, ExprRange, Generics, RangeLimits, Type, TypeArray, parse_quote};
@@ -97,13 +97,6 @@ pub(super) fn of(field: &Field<'_>, by: &TokenStream, item: &TokenStream) -> Tok
     let place = ty.span();
     let (ty, by, item) = (ends_at(place, ty), shown_at(place, by.clone()), shown_at(place, item.clone()));
     quote_spanned!(place=> <#ty as #by>::#item)
-}
-
-/// The arguments of a call that is shown at `place` as a whole.
-fn in_brackets(place: Span, arguments: TokenStream) -> Group {
-    let mut group = Group::new(Delimiter::Parenthesis, arguments);
-    group.set_span(place);
-    group
 }
 
 /// The type, with the `>` of its arguments shown at `place`: an error of the whole type is shown where one of its use is.
@@ -214,50 +207,6 @@ fn told(field: &Field<'_>, count: impl Fn(&Length) -> TokenStream) -> TokenStrea
     }
 }
 
-/// The type that keeps the field's value for an undo.
-pub(super) fn undo_type(field: &Field<'_>) -> TokenStream {
-    let ty = field.ty;
-    if let Codec::Temporary(temporary) = &field.codec {
-        return temporary.to_token_stream();
-    }
-    match keeper(&field.codec) {
-        Some(keeper) => of(field, &keeper, &quote!(Undo)),
-        None => ty.to_token_stream(),
-    }
-}
-
-/// The field's value, for an undo.
-pub(super) fn remember(field: &Field<'_>) -> TokenStream {
-    let Field { member, ty, .. } = field;
-    if let Codec::Temporary(temporary) = &field.codec {
-        return quote!(<#temporary as ::core::convert::From<&Self>>::from(self));
-    }
-    match keeper(&field.codec) {
-        Some(keeper) => {
-            let remember = of(field, &keeper, &quote!(remember));
-            let arguments = in_brackets(ty.span(), quote!(&self.#member));
-            quote!(#remember #arguments)
-        }
-        None => quote!(<#ty as ::core::clone::Clone>::clone(&self.#member)),
-    }
-}
-
-/// Puts back `kept`.
-pub(super) fn undo(field: &Field<'_>, kept: &TokenStream) -> TokenStream {
-    let Field { member, .. } = field;
-    if let Codec::Temporary(temporary) = &field.codec {
-        return quote!(__v::undo_temporary::<Self, #temporary>(self, #kept););
-    }
-    match keeper(&field.codec) {
-        Some(keeper) => {
-            let undo = of(field, &keeper, &quote!(undo));
-            let arguments = in_brackets(field.ty.span(), quote!(&mut self.#member, #kept));
-            quote!(#undo #arguments;)
-        }
-        None => quote!(self.#member = #kept;),
-    }
-}
-
 /// True if the bytes, or what is kept for an undo, are those of the field's own type.
 pub(crate) fn is_by_type(codec: &Codec) -> bool {
     keeper(codec).is_some()
@@ -309,13 +258,15 @@ fn by_trait(codec: &Codec) -> Option<TokenStream> {
 }
 
 /// The trait that makes the undo; the other ways keep a clone.
-fn keeper(codec: &Codec) -> Option<TokenStream> {
+pub(super) fn keeper(codec: &Codec) -> Option<TokenStream> {
     match codec {
-        Codec::Plain | Codec::Whole | Codec::At(_) | Codec::Bitmap(None) => Some(quote!(__v::Wire)),
+        Codec::Plain | Codec::Whole | Codec::At(_) | Codec::Buffer(None) | Codec::Bitmap(None) => {
+            Some(quote!(__v::Wire))
+        }
         Codec::Slice(_) | Codec::BufferSlice(_) => Some(quote!(__v::Wire)),
         Codec::Counted(_) | Codec::Buffer(Some(_)) | Codec::Bitmap(Some(_)) => Some(quote!(__v::Counted)),
         Codec::List(_) | Codec::Map(_) | Codec::Prefixed(..) => by_trait(codec),
-        Codec::Buffer(None) | Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
+        Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
         Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) | Codec::Each(..) => None,
     }
 }
@@ -355,7 +306,7 @@ pub(super) fn limits(ty: &Type, range: &ExprRange) -> (TokenStream, TokenStream)
     (first, last)
 }
 
-fn mentions(tokens: TokenStream, parameters: &[syn::Ident]) -> bool {
+pub(super) fn mentions(tokens: TokenStream, parameters: &[syn::Ident]) -> bool {
     tokens.into_iter().any(|token| match token {
         TokenTree::Ident(ident) => parameters.contains(&ident),
         TokenTree::Group(group) => mentions(group.stream(), parameters),

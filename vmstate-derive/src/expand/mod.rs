@@ -18,6 +18,8 @@ use syn::{ExprRange, Ident, Path};
 
 use crate::ast::{Container, Field};
 
+pub(crate) use undo::{array, of_elements};
+
 /// All impls.
 pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStream {
     let ident = &container.input.ident;

@@ -105,6 +105,12 @@ pub(super) fn is_always_there(field: &Field<'_>, oldest: u32) -> bool {
     field.attrs.exists.is_none() && field.attrs.since.as_ref().is_none_or(|since| since.value <= oldest)
 }
 
+/// True if the field is an integer or bool as its type says.
+pub(super) fn is_plain(field: &Field<'_>) -> bool {
+    let name = field.ty.to_token_stream().to_string();
+    matches!(field.codec, Codec::Plain) && PLAIN.iter().any(|(plain, _)| *plain == name)
+}
+
 /// True if the field is a bool.
 pub(super) fn is_bool(field: &Field<'_>) -> bool {
     written(field.ty).to_token_stream().to_string() == BOOL

@@ -98,12 +98,13 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
 
 fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {
     let subsections = container.subsections_of(parent).map(|(index, part)| {
-        let (name, version) = (&part.name, part.version);
+        let (name, newest, oldest) = (&part.name, part.version, part.minimum_version);
         let save_part = save_fn(index);
         let save = quote! {
             out.outcome(1);
-            __v::save_header(#name, #version, out);
-            __v::within(<Self as __Parts>::#save_part(self, out, #version), #name)?;
+            let version = out.subsection_version(#name, #newest, #oldest);
+            __v::save_header(#name, version, out);
+            __v::within(<Self as __Parts>::#save_part(self, out, version), #name)?;
         };
         let needed = part.attrs.needed.as_ref().map(|needed| call(&needed.value, &quote!(&*self)));
         let needed = needed.or_else(|| {
@@ -112,7 +113,8 @@ fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {
             Some(quote!(#is_there(&self.#member)))
         });
         match needed {
-            None => save,
+            // Its version is not the one of what comes behind.
+            None => quote!({ #save }),
             Some(needed) => {
                 quote! {
                     if #needed {

@@ -5,8 +5,10 @@
 pub(crate) mod mark;
 mod name;
 mod reader;
+mod subsections;
 mod writer;
 
 pub(crate) use name::{as_text, put_name};
 pub use reader::{Limits, Reader, Strictness};
+pub(crate) use subsections::SubsectionVersions;
 pub use writer::{Outcomes, Writer};

@@ -11,6 +11,7 @@ mod load;
 mod phase;
 pub mod policy;
 pub mod protocol;
+mod release;
 mod report;
 mod save;
 pub mod snapshot;

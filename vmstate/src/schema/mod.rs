@@ -3,8 +3,10 @@
 //! No code of a device is reachable from here: a [`Description`] can be a `const` that the derive wrote, or come
 //! out of a JSON file of another release.
 
+mod first_byte;
 pub(crate) mod framing;
 pub mod json;
+mod older;
 mod shared;
 mod vmdesc;
 

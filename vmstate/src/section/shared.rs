@@ -26,6 +26,10 @@ macro_rules! pointer {
                 (**self).save(out)
             }
 
+            fn save_at(&mut self, out: &mut Writer, version: u32) -> Result<()> {
+                (**self).save_at(out, version)
+            }
+
             fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
                 (**self).load(input, version)
             }
@@ -55,6 +59,10 @@ macro_rules! lock {
 
             fn save(&mut self, out: &mut Writer) -> Result<()> {
                 self.$write().map_err(|_| poisoned())?.save(out)
+            }
+
+            fn save_at(&mut self, out: &mut Writer, version: u32) -> Result<()> {
+                self.$write().map_err(|_| poisoned())?.save_at(out, version)
             }
 
             fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {

@@ -15,6 +15,7 @@ mod each;
 mod float;
 mod hook;
 mod interior;
+mod keep;
 mod length;
 mod list;
 mod map;

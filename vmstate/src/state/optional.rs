@@ -3,14 +3,19 @@
 use super::Wire;
 use super::support::KindOf;
 use crate::codec::mark::NULL;
-use crate::codec::{Reader, Writer};
+use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::framing::STRAY_OPTION;
 use crate::schema::{Kind, Shared};
 
 /// The whole of a subsection: `Some` is sent, and what was received becomes `Some`. Elsewhere only `Option<Box<T>>` has
 /// bytes: as in QEMU's `VMSTATE_ARRAY_OF_POINTER`, a load makes and drops no pointee, so both sides have the same pointers
-/// null. Where one is not, whatever comes is the pointee, so a `30` is its first byte.
+/// null.
+///
+/// Where a pointer is not null here, a `30` may be a null pointer of the source or the first byte of the pointee. A strict
+/// load refuses it where no pointee begins with it: `T` begins with a `bool`, an enum or a `range` without such a value, a
+/// list, or a struct or array of these. Else the wire does not tell the two apart, and whatever comes is the pointee, as in
+/// QEMU; if `T` has one byte alone, nothing behind it shows the mistake.
 ///
 /// As with the elements of a `Vec`, a new value starts from its default, also where an undo needs one.
 impl<T: Wire + Default> Wire for Option<T> {
@@ -41,7 +46,16 @@ impl<T: Wire + Default> Wire for Option<T> {
             return Err(stray().at(input.offset()));
         }
         if let Some(pointee) = self {
-            return pointee.load(input);
+            let is_null = input.strictness() == Strictness::Strict
+                && const { !KindOf::<T>::REF.may_begin_with(NULL) }
+                && input.peek(1) == Some(&[NULL]);
+            return match is_null {
+                true => {
+                    let message = "null in the stream, but not on this machine: configure both alike";
+                    Err(Error::new(ErrorKind::Incompatible, message).at(input.offset()))
+                }
+                false => pointee.load(input),
+            };
         }
         let offset = input.offset();
         match input.u8()? {

@@ -6,6 +6,7 @@ mod ended;
 pub(super) mod incoming;
 mod introduction;
 mod outgoing;
+pub(super) mod schema;
 mod seam;
 pub(super) mod status;
 mod write_back;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use vmstate::channel::Listener;
 use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
+use vmstate::schema::json::Schema;
 
 pub(super) use self::after::LeftStanding;
 pub use self::ended::Ended;
@@ -75,8 +77,8 @@ pub(super) fn give_up(outgoing: Option<Outgoing>, incoming: Option<Incoming>) {
 }
 
 impl Vm {
-    /// Begins to send the guest to `address`.
-    pub(super) fn migrate(&mut self, address: Address) -> Result<(), Refusal> {
+    /// Begins to send the guest to `address`; to the release of that schema, unless it is this one.
+    pub(super) fn migrate(&mut self, address: Address, release: Option<Schema>) -> Result<(), Refusal> {
         if self.left_standing.is_some() {
             // A migration begins with fresh records, and those of the last one tell whether the guest may run.
             let why = "the guest has stood here since a migration and may be stale: let it go on with cont first";
@@ -90,6 +92,7 @@ impl Vm {
         let parts = self.parts();
         let departure = Departure {
             address,
+            release,
             control: control.clone(),
             seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets),
             parts,
@@ -238,7 +241,7 @@ impl Vm {
         Ok(())
     }
 
-    fn parts(&self) -> Parts {
+    pub(super) fn parts(&self) -> Parts {
         Parts {
             state: Arc::clone(&self.state),
             vcpus: self.machine.vcpus.len(),

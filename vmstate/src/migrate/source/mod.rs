@@ -15,12 +15,13 @@ use crate::migrate::control::Control;
 use crate::migrate::forecast::Measured;
 use crate::migrate::phase::{Phase, SourcePhase};
 use crate::migrate::protocol::{SourceAction, SourceEvent, SourceProtocol, Timing, ping};
+use crate::migrate::release::check_release;
 use crate::migrate::report::{Downtime, Report};
 use crate::migrate::save::{self, Turn};
 use crate::migrate::wire::{ANSWERS, Patience, Wire, is_timeout};
 use crate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamSender};
 use crate::section::Sections;
-use crate::stream::{Command, Element, Reply, SelfDescription, put_configuration, put_header};
+use crate::stream::{Command, Element, Reply, SelfDescription, put_configuration, put_header, read_reason};
 
 /// What a source works with.
 #[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
@@ -99,7 +100,8 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         progress.phase = Phase::Source(SourcePhase::Setup);
         progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
     });
-    let ram = match sections.check_migratable().and_then(|()| RamSender::start(ram, log)) {
+    let migratable = sections.check_migratable().and_then(|()| check_release(sections));
+    let ram = match migratable.and_then(|()| RamSender::start(ram, log)) {
         Ok(ram) => ram,
         Err(error) => {
             control.publish(|progress| progress.phase = Phase::Source(SourcePhase::Failed));
@@ -298,7 +300,19 @@ impl Source<'_, '_> {
     }
 
     fn await_reply(&mut self, patience: Patience) -> Result<Reply> {
-        self.wire.decode(patience, Reply::read).and_then(refuse)
+        let reply = self.wire.decode(patience, Reply::read)?;
+        let until = self.clock.now().saturating_add(LAST_WORDS);
+        self.taken(reply, if let Patience::Until(moment) = patience { moment.min(until) } else { until })
+    }
+
+    /// The reply, or the refusal that it is. A destination that says why does so at once; it gets `until` then.
+    fn taken(&mut self, reply: Reply, until: Duration) -> Result<Reply> {
+        let Reply::Shut(status @ 1..) = reply else { return Ok(reply) };
+        let message = match self.wire.decode(Patience::Until(until), read_reason) {
+            Ok(reason) => format!("the destination refused the guest: {reason}"),
+            Err(_) => format!("the destination refused the guest (status {status}): its own log says why"),
+        };
+        Err(Error::new(ErrorKind::Peer, message))
     }
 
     fn publish(&self) {
@@ -311,16 +325,6 @@ impl Source<'_, '_> {
             (progress.normal_pages, progress.zero_pages) = (sent.normal, sent.zero);
             progress.bytes_per_second = whole(self.measured.wire.bytes_per_second().unwrap_or_default());
         });
-    }
-}
-
-fn refuse(reply: Reply) -> Result<Reply> {
-    match reply {
-        Reply::Shut(status) if status != 0 => {
-            let message = format!("the destination refused the guest (status {status}): its own log says why");
-            Err(Error::new(ErrorKind::Peer, message))
-        }
-        other => Ok(other),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CHUNK, Source, refuse, unexpected, whole};
+use super::{CHUNK, LAST_WORDS, Source, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::forecast::{Chunk, SAMPLE, Standing, Tells};
 use crate::migrate::policy::{self, Verdict};
@@ -169,7 +169,8 @@ impl Source<'_, '_> {
     }
 
     pub(super) fn hear(&mut self, reply: Reply) -> Result<()> {
-        match refuse(reply)? {
+        let until = self.clock.now().saturating_add(LAST_WORDS);
+        match self.taken(reply, until)? {
             Reply::Pong(ping::ROUND) if self.measured.wire.answered(self.clock.now()) => Ok(()),
             other => Err(unexpected(other)),
         }
