@@ -12,7 +12,7 @@ use super::list::at_most;
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Count, Description, Field, Kind, Length, Limit, Presence, Shared};
+use crate::schema::{Count, Description, Field, Kind, Length, Presence, Shared};
 
 /// An integer that can stand before the elements as their number.
 #[diagnostic::on_unimplemented(message = "`counted` needs `u8`, `u16`, `u32` or `u64`, `{Self}` is none of them")]
@@ -41,6 +41,8 @@ pub trait Prefixed {
     type Undo;
     /// What the bytes behind the number are.
     const ELEMENTS: Kind;
+    /// What makes elements of their bytes and may refuse to, if their kind does not show it.
+    const CONVERSION: Option<Shared<str>> = None;
 
     /// How many elements there are.
     fn count(&self) -> usize;
@@ -147,6 +149,7 @@ impl<T: Wire + Default> Prefixed for Box<[T]> {
 impl Prefixed for String {
     type Undo = String;
     const ELEMENTS: Kind = Kind::CountedBuffer;
+    const CONVERSION: Option<Shared<str>> = Some(Shared::Static("UTF-8"));
 
     fn count(&self) -> usize {
         self.len()
@@ -227,6 +230,8 @@ struct PrefixedKind<E, L, const MAX: usize>(PhantomData<(E, L)>);
 pub trait Elements {
     /// The kind, whose outcome is the number.
     const KIND: Kind;
+    /// What makes elements of their bytes, if the field that has them does not say so itself.
+    const CONVERSION: Option<Shared<str>> = None;
 }
 
 /// The elements of `T` as they are.
@@ -235,21 +240,18 @@ pub struct Own<T>(PhantomData<T>);
 
 impl<T: Prefixed> Elements for Own<T> {
     const KIND: Kind = T::ELEMENTS;
+    const CONVERSION: Option<Shared<str>> = T::CONVERSION;
 }
 
 impl<E: Elements, L: Prefix, const MAX: usize> PrefixedKind<E, L, MAX> {
     const FIELDS: &'static [Field] = &[
-        Field::new(
-            Shared::Static("count"),
-            Kind::Limited(Shared::Static(KindOf::<L>::REF), Limit::Within(0, MAX as i128)),
-            Presence::Since(0),
-        ),
+        Field::new(Shared::Static("count"), L::KIND, Presence::Since(0)),
         Field::with(
             Shared::Static("elements"),
             E::KIND,
             Presence::Since(0),
             Some(Count::new(Some(Length::Field(Shared::Static("count"))), 1, MAX, false)),
-            None,
+            E::CONVERSION,
         ),
     ];
     const DESCRIPTION: &'static Description =

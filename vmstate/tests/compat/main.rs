@@ -1,6 +1,7 @@
 //! The compatibility checker: verdicts on hand-written pairs of releases and on dumps of QEMU, and their sentences.
 
 mod bounds;
+mod counted;
 mod dump;
 mod gaps;
 mod kinds;
