@@ -203,7 +203,9 @@ fn is_what_is_measured_then() {
         }
         let table = table(&rows);
         print!("{table}");
-        keep("forecast.md", table.as_bytes())
+        keep("forecast.md", table.as_bytes())?;
+        // A busy host makes any forecast wrong, so only who asks for many gets a verdict.
+        if env::var_os(EACH).is_some() { judge(&rows) } else { Ok(()) }
     });
 }
 

@@ -2,10 +2,9 @@
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
+use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
-use syn::{
-    DataStruct, DeriveInput, Expr, ExprRange, GenericArgument, Index, Member, Path, PathArguments, Type, TypeArray,
-};
+use syn::{DataStruct, DeriveInput, Expr, ExprRange, Index, Member, Path, Type, TypeArray};
 
 use crate::attr::Spanned;
 use crate::attr::container::{ContainerAttrs, PartAttrs};
@@ -64,6 +63,10 @@ pub(crate) enum Codec {
     Slice(ExprRange),
     /// A part of an array, as raw bytes.
     BufferSlice(ExprRange),
+    /// Elements behind their number, an integer of that type, so many at most.
+    Prefixed(Type, Expr),
+    /// Elements, each by another way than its type's.
+    Each(Box<Framing>, By),
     /// Elements with a marker before each, so many at most.
     List(Expr),
     /// Keys and values, so many at most.
@@ -72,8 +75,8 @@ pub(crate) enum Codec {
     Equal,
     /// By its type; a load takes 0 to the value that the device has.
     AtMostCurrent,
-    /// An `Option` that is a subsection: there if it is `Some`.
-    Optional,
+    /// By its type, as the whole of a subsection: an `Option` is there if it is `Some`.
+    Whole,
     /// Converted to this integer type.
     Via(Type),
     /// As this type, which is made from it and turned back into it.
@@ -84,6 +87,26 @@ pub(crate) enum Codec {
     Temporary(Type),
     /// A struct, as it was at this version of its own.
     At(u32),
+    /// By a module of the user.
+    With(Path),
+}
+
+/// How the elements of a collection stand on the wire.
+pub(crate) enum Framing {
+    /// Of an array, one after the other.
+    Array,
+    /// As many as another field says.
+    Counted(Length),
+    /// Behind their number.
+    Prefixed(Type, Expr),
+    /// With a marker before each.
+    List(Expr),
+}
+
+/// How one element is made.
+pub(crate) enum By {
+    /// As this type, by conversions.
+    Via(Type),
     /// By a module of the user.
     With(Path),
 }
@@ -108,7 +131,14 @@ impl<'a> Container<'a> {
             parts[index].parent = Some(parent_of(&parts, index));
         }
         let fields = data.fields.iter().enumerate().map(|(index, field)| Field::new(ctxt, index, field, &parts));
-        let fields = fields.collect();
+        let mut fields: Vec<_> = fields.collect();
+        for index in 0..fields.len() {
+            let part = fields[index].part.filter(|part| *part > 0);
+            let is_alone = part.is_some() && fields.iter().filter(|field| field.part == part).count() == 1;
+            if let (true, codec @ Codec::Plain) = (is_alone, &mut fields[index].codec) {
+                *codec = Codec::Whole;
+            }
+        }
         Self { input, parts, fields, section: attrs.section, remote: attrs.remote }
     }
 
@@ -127,10 +157,10 @@ impl<'a> Container<'a> {
         inner == outer || self.parts[inner].parent.is_some_and(|parent| self.is_inside(parent, outer))
     }
 
-    /// The field of part `part` that is an `Option`, whose presence is the part's.
-    pub(crate) fn option_of(&self, part: usize) -> Option<&Field<'a>> {
+    /// The field that is the whole of part `part`, and may say whether that is there.
+    pub(crate) fn whole_of(&self, part: usize) -> Option<&Field<'a>> {
         let mut fields = self.fields_of(part).map(|(_, field)| field);
-        fields.find(|field| matches!(field.codec, Codec::Optional))
+        fields.find(|field| matches!(field.codec, Codec::Whole))
     }
 
     /// The migrated fields, each with its index among all.
@@ -172,7 +202,7 @@ impl<'a> Field<'a> {
             None => Member::Unnamed(Index { index: u32::try_from(index).unwrap_or(u32::MAX), span: field.ty.span() }),
         };
         let own_name = match &member {
-            Member::Named(ident) => syn::ext::IdentExt::unraw(ident).to_string(),
+            Member::Named(ident) => ident.unraw().to_string(),
             Member::Unnamed(index) => index.index.to_string(),
         };
         let name = attrs.name.as_ref().map_or(own_name, |name| name.value.clone());
@@ -189,33 +219,56 @@ impl<'a> Field<'a> {
                 found
             }
         };
-        let codec = Codec::new(&attrs, &field.ty, part);
+        let codec = Codec::new(&attrs);
         Self { member, ty: &field.ty, name, part, codec, attrs }
     }
 }
 
 impl Codec {
-    fn new(attrs: &FieldAttrs, ty: &Type, part: Option<usize>) -> Self {
+    fn new(attrs: &FieldAttrs) -> Self {
         let number = |given: Option<&Expr>, otherwise| given.cloned().unwrap_or(Expr::Verbatim(otherwise));
         let max = number(attrs.max.as_ref().map(|max| &max.value), quote!(0));
-        let length = attrs.len.as_ref().map(|len| Length {
-            name: len.value.field.to_string(),
+        let mut length = attrs.len.as_ref().map(|len| Length {
+            name: len.value.field.unraw().to_string(),
             member: Member::Named(len.value.field.clone()),
             factor: number(len.value.factor.as_ref(), quote!(1)),
             max: max.clone(),
         });
+        let by = match (&attrs.via, &attrs.with) {
+            (Some(via), None) => Some(By::Via(via.value.clone())),
+            (None, Some(with)) => Some(By::With(with.value.module.clone())),
+            _ => None,
+        };
+        if let Some(by) = by {
+            let framing = match (&length, &attrs.counted, &attrs.list, &attrs.with) {
+                (Some(_), ..) => length.take().map(Framing::Counted),
+                (None, Some(prefix), ..) => Some(Framing::Prefixed(prefix.value.clone(), max.clone())),
+                (None, None, Some(_), _) => Some(Framing::List(max.clone())),
+                (None, None, None, Some(with)) => with.value.each.as_ref().map(|_| Framing::Array),
+                _ => None,
+            };
+            if let Some(framing) = framing {
+                return Self::Each(Box::new(framing), by);
+            }
+        }
         match (&attrs.via, &attrs.tmp, &attrs.struct_version) {
             // Nobody can write the conversion of a whole array into one of another type, so this is unambiguous.
-            (Some(Spanned { value: Type::Array(each), .. }), ..) => return Self::ProxyEach(each.clone()),
-            (Some(proxy), ..) => return Self::Proxy(proxy.value.clone()),
+            (Some(proxy), ..) => {
+                return match written(&proxy.value) {
+                    Type::Array(each) => Self::ProxyEach(each.clone()),
+                    _ => Self::Proxy(proxy.value.clone()),
+                };
+            }
             (_, Some(temporary), _) => return Self::Temporary(temporary.value.clone()),
             (.., Some(version)) => return Self::At(version.value),
             (None, None, None) => {}
         }
         if let Some(with) = &attrs.with {
-            Self::With(with.value.clone())
+            Self::With(with.value.module.clone())
         } else if let Some(wire) = &attrs.wire {
             Self::Via(wire.value.clone())
+        } else if let Some(prefix) = &attrs.counted {
+            Self::Prefixed(prefix.value.clone(), max)
         } else if attrs.list.is_some() {
             Self::List(max)
         } else if attrs.map.is_some() {
@@ -233,8 +286,6 @@ impl Codec {
             Self::Equal
         } else if attrs.at_most_current.is_some() {
             Self::AtMostCurrent
-        } else if is_option(ty, part) {
-            Self::Optional
         } else {
             Self::Plain
         }
@@ -244,27 +295,22 @@ impl Codec {
     pub(crate) fn length(&self) -> Option<&Length> {
         match self {
             Self::Counted(length) | Self::Buffer(Some(length)) | Self::Bitmap(Some(length)) => Some(length),
+            Self::Each(framing, _) => match framing.as_ref() {
+                Framing::Counted(length) => Some(length),
+                _ => None,
+            },
             _ => None,
         }
     }
 }
 
-/// By its name, as there is nothing else to tell it by. `Option<Box<T>>` outside of a subsection is a pointer that may
-/// be null.
-fn is_option(ty: &Type, part: Option<usize>) -> bool {
-    match argument_of(ty, "Option") {
-        Some(inner) => part != Some(0) || argument_of(inner, "Box").is_none(),
-        None => false,
-    }
-}
-
-/// The `T` of `Name<T>`.
-fn argument_of<'a>(ty: &'a Type, name: &str) -> Option<&'a Type> {
-    let Type::Path(path) = ty else { return None };
-    let last = path.path.segments.last().filter(|last| last.ident == name)?;
-    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
-    match arguments.args.first()? {
-        GenericArgument::Type(argument) => Some(argument),
-        _ => None,
+/// The type itself: a macro or the user may have put it in brackets that mean nothing.
+pub(crate) fn written(mut ty: &Type) -> &Type {
+    loop {
+        match ty {
+            Type::Group(group) => ty = &group.elem,
+            Type::Paren(paren) => ty = &paren.elem,
+            _ => return ty,
+        }
     }
 }

@@ -2,22 +2,27 @@
 
 use std::collections::{HashMap, HashSet};
 
+use proc_macro2::{Ident, TokenStream, TokenTree};
+use quote::ToTokens as _;
 use syn::{Expr, ExprLit, Lit};
 
-use crate::ast::{Codec, Container, Length};
+use crate::ast::{Container, Length};
 use crate::ctxt::Ctxt;
+use crate::expand::codec;
 use crate::symbol;
 
 /// Notes every broken rule.
 pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
     minimum_not_above_version(ctxt, container);
     since_within_version(ctxt, container);
+    subsection_versions_fit_a_byte(ctxt, container);
     names_fit_their_length_byte(ctxt, container);
+    names_have_no_nul(ctxt, container);
     names_are_unique(ctxt, container);
     subsections_carry_the_prefix(ctxt, container);
     subsections_are_unique_and_have_fields(ctxt, container);
     subsections_are_not_taken_for_inner_ones(ctxt, container);
-    options_are_whole_subsections(ctxt, container);
+    nothing_contains_itself(ctxt, container);
     skip_stands_alone(ctxt, container);
     one_presence(ctxt, container);
     one_codec(ctxt, container);
@@ -47,6 +52,27 @@ fn since_within_version(ctxt: &Ctxt, container: &Container<'_>) {
                 ctxt.error(&since.tokens, message);
             }
         }
+    }
+}
+
+/// QEMU's readers keep a byte of a subsection's version (`vmstate_subsection_load`, migration/vmstate.c).
+fn subsection_versions_fit_a_byte(ctxt: &Ctxt, container: &Container<'_>) {
+    for part in container.parts.iter().skip(1) {
+        if let Some(version) = &part.attrs.version
+            && version.value > 255
+        {
+            let message = format!("a subsection's version is from 0 to 255, {} is too high", version.value);
+            ctxt.error(&version.tokens, message);
+        }
+    }
+}
+
+/// QEMU's names are C strings, which end at a NUL.
+fn names_have_no_nul(ctxt: &Ctxt, container: &Container<'_>) {
+    let parts = container.parts.iter().filter_map(|part| part.attrs.name.as_ref());
+    let fields = container.fields.iter().filter_map(|field| field.attrs.name.as_ref());
+    for name in parts.chain(fields).filter(|name| name.value.contains('\0')) {
+        ctxt.error(&name.tokens, "a name has no NUL byte: readers take it for the end of the name");
     }
 }
 
@@ -128,24 +154,62 @@ fn subsections_are_unique_and_have_fields(ctxt: &Ctxt, container: &Container<'_>
     }
 }
 
-/// No bytes say whether a field is there, only a subsection's name does. What makes an `Option` present must be one thing.
-fn options_are_whole_subsections(ctxt: &Ctxt, container: &Container<'_>) {
+/// A layout is finite: a value cannot have one of its own type inside of it.
+fn nothing_contains_itself(ctxt: &Ctxt, container: &Container<'_>) {
     for (_, field) in container.migrated() {
-        let (Codec::Optional, Some(part)) = (&field.codec, field.part) else { continue };
-        if part == 0 {
-            let message = "an `Option` is a subsection of its own: give it `subsection = \"…\"`, or a codec by \
-                           `with = module`; a pointer that may be null is an `Option<Box<T>>`";
+        if codec::is_by_type(&field.codec) && names_itself(field.ty.to_token_stream(), &container.input.ident) {
+            let message = format!(
+                "`{}` contains itself, and the wire has no layout without an end: give the field `with = module`, or `skip`",
+                container.input.ident
+            );
             ctxt.error(field.ty, message);
-        } else if container.fields_of(part).count() > 1 {
-            ctxt.error(field.ty, "an `Option` is a whole subsection: no other field can be in it");
-        }
-        let exists = field.attrs.exists.as_ref().map(|exists| &exists.tokens);
-        let since = field.attrs.since.as_ref().map(|since| &since.tokens);
-        let needed = container.parts[part].attrs.needed.as_ref().map(|needed| &needed.tokens);
-        for tokens in [exists, since, needed].into_iter().flatten() {
-            ctxt.error(tokens, "an `Option` is sent if it is `Some`: nothing else decides it");
         }
     }
+}
+
+/// True if the type has the struct inside of it; `<Dev as Trait>::Type` and `Dev::CONSTANT` only ask it for something.
+fn names_itself(tokens: TokenStream, ident: &Ident) -> bool {
+    let tokens: Vec<_> = tokens.into_iter().collect();
+    let mut place = 0;
+    while let Some(token) = tokens.get(place) {
+        let before = place.checked_sub(1).and_then(|before| tokens.get(before));
+        match token {
+            TokenTree::Group(group) if names_itself(group.stream(), ident) => return true,
+            TokenTree::Ident(word)
+                if word == ident && !is_punct(before, ':') && !is_punct(tokens.get(place + 1), ':') =>
+            {
+                return true;
+            }
+            // Behind a name it begins arguments.
+            TokenTree::Punct(punct) if punct.as_char() == '<' && !matches!(before, Some(TokenTree::Ident(_))) => {
+                place = end_of_asked(&tokens, place);
+            }
+            _ => {}
+        }
+        place += 1;
+    }
+    false
+}
+
+/// The place of the `>` that ends what begins with the `<` at `place`.
+fn end_of_asked(tokens: &[TokenTree], mut place: usize) -> usize {
+    let mut depth = 0_usize;
+    loop {
+        match tokens.get(place) {
+            token if is_punct(token, '<') => depth += 1,
+            token if is_punct(token, '>') => depth = depth.saturating_sub(1),
+            None => return place,
+            _ => {}
+        }
+        if depth == 0 {
+            return place;
+        }
+        place += 1;
+    }
+}
+
+fn is_punct(token: Option<&TokenTree>, wanted: char) -> bool {
+    matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == wanted)
 }
 
 /// A skipped field is not on the wire, so nothing can be said of its bytes.
@@ -162,6 +226,7 @@ fn skip_stands_alone(ctxt: &Ctxt, container: &Container<'_>) {
             attrs.range.is_some(),
             attrs.equal.is_some(),
             attrs.at_most_current.is_some(),
+            attrs.counted.is_some(),
             attrs.len.is_some(),
             attrs.max.is_some(),
             attrs.list.is_some(),
@@ -194,13 +259,24 @@ fn one_presence(ctxt: &Ctxt, container: &Container<'_>) {
 
 /// The attributes that say what the bytes of a field are, and which of them go together.
 fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
-    const TOGETHER: [(&str, &str); 3] =
-        [(symbol::BUFFER, symbol::LEN), (symbol::BUFFER, symbol::SLICE), (symbol::BITMAP, symbol::LEN)];
+    // The last six: of each element.
+    const TOGETHER: [(&str, &str); 9] = [
+        (symbol::BUFFER, symbol::LEN),
+        (symbol::BUFFER, symbol::SLICE),
+        (symbol::BITMAP, symbol::LEN),
+        (symbol::COUNTED, symbol::WITH),
+        (symbol::COUNTED, symbol::VIA),
+        (symbol::LEN, symbol::WITH),
+        (symbol::LEN, symbol::VIA),
+        (symbol::LIST, symbol::WITH),
+        (symbol::LIST, symbol::VIA),
+    ];
     for field in &container.fields {
         let attrs = &field.attrs;
         let words = [
             (symbol::BUFFER, attrs.buffer.as_ref().map(|given| &given.tokens)),
             (symbol::BITMAP, attrs.bitmap.as_ref().map(|given| &given.tokens)),
+            (symbol::COUNTED, attrs.counted.as_ref().map(|given| &given.tokens)),
             (symbol::LEN, attrs.len.as_ref().map(|given| &given.tokens)),
             (symbol::SLICE, attrs.slice.as_ref().map(|given| &given.tokens)),
             (symbol::LIST, attrs.list.as_ref().map(|given| &given.tokens)),
@@ -231,6 +307,7 @@ fn max_bounds_what_the_peer_says(ctxt: &Ctxt, container: &Container<'_>) {
         let attrs = &field.attrs;
         let counts = [
             (symbol::LEN, attrs.len.as_ref().map(|given| &given.tokens)),
+            (symbol::COUNTED, attrs.counted.as_ref().map(|given| &given.tokens)),
             (symbol::LIST, attrs.list.as_ref().map(|given| &given.tokens)),
             (symbol::MAP, attrs.map.as_ref().map(|given| &given.tokens)),
         ];
@@ -239,7 +316,10 @@ fn max_bounds_what_the_peer_says(ctxt: &Ctxt, container: &Container<'_>) {
             (Some((word, tokens)), None) => {
                 ctxt.error(tokens, format!("`{word}` needs `max = …`: the most elements that a stream may ask for"));
             }
-            (None, Some(max)) => ctxt.error(&max.tokens, "`max` goes with `len = field`, `list` or `map`"),
+            (None, Some(max)) if !attrs.is_counted => {
+                ctxt.error(&max.tokens, "`max` goes with `len = field`, `counted = type`, `list` or `map`");
+            }
+            (None, Some(_)) => {}
             (Some(_), Some(max)) => {
                 if let Expr::Lit(ExprLit { lit: Lit::Int(literal), .. }) = &max.value
                     && literal.base10_digits() == "0"

@@ -2,13 +2,17 @@
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::quote;
-use syn::{Attribute, DataEnum, DeriveInput, Fields, Meta, Variant};
+use syn::ext::IdentExt as _;
+use syn::{Attribute, DataEnum, DeriveInput, Meta, Variant};
 
 use crate::attr::all_items;
 use crate::ctxt::Ctxt;
 
 /// The integers that can be on the wire.
 const INTEGERS: [&str; 8] = ["u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64"];
+
+/// The error of an enum without a `repr` that says one of them.
+pub(crate) const NO_REPR: &str = "how wide is it on the wire? Say `#[repr(u8)]` or another integer of 1 to 8 bytes";
 
 /// The enum.
 pub(crate) struct Enumeration<'a> {
@@ -28,8 +32,7 @@ impl<'a> Enumeration<'a> {
         }
         let integer = input.attrs.iter().find_map(integer_repr);
         if integer.is_none() {
-            let message = "how wide is it on the wire? Say `#[repr(u8)]` or another integer of 1 to 8 bytes";
-            ctxt.error(&input.ident, message);
+            ctxt.error(&input.ident, NO_REPR);
         }
         Some(Self { input, data, integer: integer? })
     }
@@ -37,10 +40,10 @@ impl<'a> Enumeration<'a> {
     /// The impl of `Wire`.
     pub(crate) fn expand(&self, krate: &TokenStream) -> TokenStream {
         let (ident, integer) = (&self.input.ident, &self.integer);
-        let name = ident.to_string();
+        let name = ident.unraw().to_string();
         let (impl_generics, ty_generics, where_clause) = self.input.generics.split_for_impl();
         let variants: Vec<_> = self.data.variants.iter().map(|variant| &variant.ident).collect();
-        let names = variants.iter().map(ToString::to_string);
+        let names = variants.iter().map(|variant| variant.unraw().to_string());
         quote! {
             #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
             #[allow(unused_qualifications)]
@@ -93,9 +96,7 @@ impl<'a> Enumeration<'a> {
 }
 
 fn check_variant(ctxt: &Ctxt, variant: &Variant) {
-    if !matches!(variant.fields, Fields::Unit) {
-        ctxt.error(&variant.fields, "an enum is an integer on the wire: its variants have no fields");
-    } else if variant.discriminant.is_none() {
+    if variant.discriminant.is_none() {
         let message = format!("its number is on the wire: write it out, as `{} = …`", variant.ident);
         ctxt.error(&variant.ident, message);
     }
@@ -104,7 +105,7 @@ fn check_variant(ctxt: &Ctxt, variant: &Variant) {
     }
 }
 
-fn integer_repr(attr: &Attribute) -> Option<Ident> {
+pub(crate) fn integer_repr(attr: &Attribute) -> Option<Ident> {
     let Meta::List(list) = &attr.meta else { return None };
     if !list.path.is_ident("repr") {
         return None;

@@ -12,7 +12,7 @@ fn golden(name: &str) {
     let source = fs::read_to_string(folder.join(name).with_extension("rs")).unwrap();
     let input: DeriveInput = syn::parse_str(&source).unwrap();
     let mut lines = Lines::default();
-    lines.put(crate::derive(&input));
+    lines.put(crate::derive(input));
     lines.end();
     let expanded = folder.join(name).with_extension("expanded.rs");
     if env::var_os("BLESS").is_some() {

@@ -4,6 +4,7 @@ pub(crate) const ALIAS_ID: &str = "alias_id";
 pub(crate) const AT_MOST_CURRENT: &str = "at_most_current";
 pub(crate) const BITMAP: &str = "bitmap";
 pub(crate) const BUFFER: &str = "buffer";
+pub(crate) const COUNTED: &str = "counted";
 pub(crate) const CRATE: &str = "crate";
 pub(crate) const EARLY_SETUP: &str = "early_setup";
 pub(crate) const EQUAL: &str = "equal";
@@ -40,6 +41,9 @@ pub(crate) const VMSTATE: &str = "vmstate";
 pub(crate) const WIRE: &str = "wire";
 pub(crate) const WITH: &str = "with";
 
+/// Those whose value is a type.
+pub(crate) const TYPES: &[&str] = &[TMP, VIA, WIRE];
+
 /// What may stand on a struct.
 pub(crate) const ON_CONTAINER: &[&str] = &[
     ALIAS_ID,
@@ -71,6 +75,7 @@ pub(crate) const ON_FIELD: &[&str] = &[
     AT_MOST_CURRENT,
     BITMAP,
     BUFFER,
+    COUNTED,
     EQUAL,
     EXISTS,
     LEN,

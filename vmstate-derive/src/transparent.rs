@@ -7,6 +7,7 @@ use syn::{DataStruct, DeriveInput, Field, Index, Member, parse_quote};
 
 use crate::attr::all_items;
 use crate::ctxt::Ctxt;
+use crate::expand::{array, of_elements};
 
 /// The struct and its field.
 pub(crate) struct Transparent<'a> {
@@ -40,7 +41,20 @@ impl<'a> Transparent<'a> {
         }
         let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
         // At the type: a field that cannot be migrated is pointed at there.
-        let undo = quote_spanned!(ty.span()=> <#ty as __v::Wire>::Undo);
+        let keeper = self.keeper();
+        // At the type: a field that cannot be migrated is pointed at there.
+        let (kept, remember, undo) = match &keeper {
+            None => (
+                quote_spanned!(ty.span()=> <#ty as __v::Wire>::Undo),
+                quote!(<#ty as __v::Wire>::remember),
+                quote!(<#ty as __v::Wire>::undo),
+            ),
+            Some(keeper) => (
+                quote_spanned!(ty.span()=> <#keeper as __v::Keeps<#ty>>::Kept),
+                quote!(<#keeper as __v::Keeps<#ty>>::remember),
+                quote!(<#keeper as __v::Keeps<#ty>>::undo),
+            ),
+        };
         quote! {
             #[allow(unused_qualifications)]
             const _: () = {
@@ -48,7 +62,7 @@ impl<'a> Transparent<'a> {
 
                 #[automatically_derived]
                 impl #impl_generics __v::Wire for #ident #ty_generics #where_clause {
-                    type Undo = #undo;
+                    type Undo = #kept;
                     const KIND: __v::Kind = <#ty as __v::Wire>::KIND;
 
                     fn save(&mut self, out: &mut __v::Writer) -> __v::Result<()> {
@@ -60,14 +74,22 @@ impl<'a> Transparent<'a> {
                     }
 
                     fn remember(&self) -> Self::Undo {
-                        <#ty as __v::Wire>::remember(&self.#member)
+                        #remember(&self.#member)
                     }
 
                     fn undo(&mut self, undo: Self::Undo) {
-                        <#ty as __v::Wire>::undo(&mut self.#member, undo);
+                        #undo(&mut self.#member, undo);
                     }
                 }
             };
         }
+    }
+
+    /// What keeps an array for an undo: a small one in place.
+    fn keeper(&self) -> Option<TokenStream> {
+        let array = array(&self.field.ty).filter(|_| self.input.generics.params.is_empty())?;
+        let [in_place, on_heap] = of_elements(array);
+        let kept = quote!(<#in_place as __v::Keeps<#array>>::Kept);
+        Some(quote!(__v::Either<{ __v::tiny(::core::mem::size_of::<#kept>()) }, #in_place, #on_heap>))
     }
 }

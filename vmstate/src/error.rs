@@ -71,6 +71,12 @@ impl Error {
         self
     }
 
+    /// The same place and cause, in the words of who knows more about it.
+    pub(crate) fn restated(mut self, message: impl Into<String>) -> Self {
+        self.0.message = message.into();
+        self
+    }
+
     /// Notes the stream offset in bytes, unless a deeper layer already did.
     pub fn at(mut self, offset: u64) -> Self {
         self.0.offset.get_or_insert(offset);

@@ -9,7 +9,7 @@
 #[cfg(feature = "engine")]
 pub mod channel;
 pub mod codec;
-#[cfg(feature = "tools")]
+#[cfg(feature = "engine")]
 pub mod compat;
 #[cfg(feature = "tools")]
 pub mod dump;

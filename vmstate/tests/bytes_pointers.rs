@@ -85,6 +85,62 @@ fn both_sides_have_the_same_pointers_null() {
     assert_eq!(one.one, Some(Box::new(0x3031)));
 }
 
+#[derive(VmState, Default, Clone, Debug, PartialEq)]
+#[repr(u8)]
+enum Mode {
+    #[default]
+    Off = 0,
+    On = 0x31,
+}
+
+#[derive(VmState, Default, Clone, Debug, PartialEq)]
+#[vmstate(name = "ranged")]
+struct Ranged {
+    #[vmstate(range = 0..=0x2fff)]
+    level: u16,
+    rest: u8,
+}
+
+/// No pointee begins with a `30`, so one is a null pointer of the source.
+#[derive(VmState, Default, Clone, Debug, PartialEq)]
+#[vmstate(name = "told_apart")]
+struct ToldApart {
+    flag: Option<Box<bool>>,
+    mode: Option<Box<Mode>>,
+    ranged: Option<Box<Ranged>>,
+    pair: Option<Box<[Ranged; 2]>>,
+}
+
+impl ToldApart {
+    fn none_null() -> Self {
+        Self {
+            flag: Some(Box::default()),
+            mode: Some(Box::default()),
+            ranged: Some(Box::default()),
+            pair: Some(Box::default()),
+        }
+    }
+}
+
+#[test]
+fn a_null_pointer_of_the_source_is_no_value_where_the_two_can_be_told_apart() {
+    let bytes = b"\x01\x31\x2f\xff\x30\x01\x02\x03\0\0\0";
+    let loaded = round(ToldApart::none_null(), bytes);
+    assert_eq!((loaded.flag, loaded.mode), (Some(Box::new(true)), Some(Box::new(Mode::On))));
+    for (null, place) in [(0, "flag at 0x0"), (1, "mode at 0x1"), (2, "ranged at 0x2"), (5, "pair at 0x5")] {
+        let mut bytes = *bytes;
+        bytes[null] = 0x30;
+        let error = refused(ToldApart::none_null(), &bytes);
+        let text = format!("{place}: null in the stream, but not on this machine: configure both alike");
+        assert_eq!((error.kind(), error.to_string()), (ErrorKind::Incompatible, text));
+    }
+    // QEMU takes what comes for the pointee: `get_bool` takes any byte but 0 for true.
+    let mut flag = ToldApart::none_null();
+    let mut input = Reader::new(b"\x30\x31\0\0\0\0\0\0\0\0\0", 0, Strictness::QemuCompatible, Limits::default());
+    flag.load_or_keep(&mut input, 1).unwrap();
+    assert_eq!(flag.flag, Some(Box::new(true)));
+}
+
 /// Pointers that a hook made or took away are put back.
 #[derive(VmState, Default, Clone, Debug, PartialEq)]
 #[vmstate(name = "hooked", pre_load = Self::swap, post_load = Self::refuse)]

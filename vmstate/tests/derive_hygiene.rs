@@ -47,6 +47,8 @@ pub struct Device<T, const N: usize> {
     raw: [u8; 2],
     #[vmstate(subsection = "dev/y", buffer, len = count, max = 4)]
     bytes: ::std::vec::Vec<u8>,
+    #[vmstate(subsection = "dev/y", counted = u8, max = 4)]
+    text: ::std::string::String,
     #[vmstate(skip)]
     host: ::std::string::String,
 }
@@ -204,6 +206,7 @@ fn generic_device_moves() {
         narrow: 0,
         raw: [0; 2],
         bytes: vec![],
+        text: String::new(),
         host: String::new(),
     };
     let mut device = new();
@@ -215,7 +218,7 @@ fn generic_device_moves() {
     let mut out = renamed::codec::Writer::new();
     renamed::Wire::save(&mut device, &mut out).unwrap();
     assert_eq!(device.host, "s");
-    assert_eq!(out.as_slice(), b"\xff\xfe\0\0\0\0\x09\0\x01\x05\x05\x05dev/y\0\0\0\x01\0\0\x06");
+    assert_eq!(out.as_slice(), b"\xff\xfe\0\0\0\0\x09\0\x01\x05\x05\x05dev/y\0\0\0\x01\0\0\x06\0");
 
     let mut loaded = new();
     let mut input = renamed::codec::Reader::strict(out.as_slice());

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 use vmstate::{ErrorKind, VmState};
@@ -319,6 +320,36 @@ fn hooks_and_subsections() {
     let message = "1 bytes expected, 0 left";
     let case = ("`N bytes expected, M left`", Incomplete, "sub/x › x", Some(12), message);
     load(hooked(""), b"\x01\x05\x05sub/x\0\0\0\x02", 1, case);
+}
+
+#[test]
+fn counted_collections_and_values_that_qemu_has_no_type_for() {
+    #[derive(VmState, Default)]
+    #[vmstate(name = "dev")]
+    struct Dev {
+        #[vmstate(counted = u8, max = 2)]
+        text: String,
+        letter: char,
+        pause: Duration,
+    }
+    let message = "it has 3 elements, from 0 to 2 are allowed";
+    load(
+        Dev::default(),
+        &[3],
+        1,
+        ("`it has M elements, from 0 to N are allowed`", Malformed, "text", Some(0), message),
+    );
+    let message = "these bytes are not UTF-8";
+    load(Dev::default(), &[1, 0xff], 1, ("`these bytes are not UTF-8`", Malformed, "text", Some(1), message));
+    let message = "0xd800 is no Unicode scalar value";
+    let case = ("`V is no Unicode scalar value`", Malformed, "letter", Some(1), message);
+    load(Dev::default(), &[0, 0, 0, 0xd8, 0], 1, case);
+    let message = "it holds 3, from 0 to 2 elements are allowed";
+    let case = ("`it holds M, from 0 to N elements are allowed`", Rejected, "text", None, message);
+    save(Dev { text: "abc".into(), ..Dev::default() }, case);
+    let message = "18446744073.709551616s does not fit 64 bits of ns";
+    let case = ("`V does not fit 64 bits of ns`", Rejected, "pause", None, message);
+    save(Dev { pause: Duration::from_nanos(u64::MAX) + Duration::from_nanos(1), ..Dev::default() }, case);
 }
 
 #[test]

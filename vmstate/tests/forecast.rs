@@ -1,10 +1,8 @@
 //! How far the forecast can be relied on: the pause that was foretold against the pause that the virtual clock saw.
 //!
 //! Over the sweep every pause is within its limit and within a fifth of what was foretold. What the forecast cannot know
-//! has a test each that shows by how much it is then wrong:
-//!
-//! - the wire becomes slower after the verdict ([`a_wire_that_slows_down_after_the_verdict_lengthens_the_pause`]);
-//! - the devices' state is large for the wire ([`devices_that_are_large_for_the_wire_lengthen_the_pause`]).
+//! has a test that shows by how much it is then wrong:
+//! the wire becomes slower after the verdict ([`a_wire_that_slows_down_after_the_verdict_lengthens_the_pause`]).
 #![cfg(feature = "engine")]
 
 mod pair;
@@ -243,8 +241,11 @@ fn a_wire_that_slows_down_after_the_verdict_lengthens_the_pause() {
     let outcome = setup.run();
     let (foretold, _) = pauses(&outcome, &control);
     let rounds: u64 = outcome.departure.report.rounds.iter().map(|round| round.bytes).sum();
-    // The same again, to the byte, until the pages of the pause are on their way.
-    let setup = on_a_faulty_wire(QUIET, rounds as usize + 8192, FaultKind::Slows(QUIET.speed as u32 / 2));
+    // The same again, to the byte, until the pages of the pause are on their way: behind those of the rehearsal, which
+    // take an eighth of the limit.
+    let rehearsed = QUIET.limit.as_secs_f64() / 8.0 * QUIET.speed;
+    let fault = FaultKind::Slows(QUIET.speed as u32 / 2);
+    let setup = on_a_faulty_wire(QUIET, rounds as usize + rehearsed as usize + 16384, fault);
     let control = setup.source_control.clone();
     let (again, measured) = pauses(&setup.run(), &control);
     assert_eq!(again, foretold);
@@ -252,13 +253,14 @@ fn a_wire_that_slows_down_after_the_verdict_lengthens_the_pause() {
 }
 
 #[test]
-fn devices_that_are_large_for_the_wire_lengthen_the_pause() {
+fn devices_that_are_large_for_the_wire_are_foretold() {
     let mut setup = QUIET.setup();
     setup.source_devices[0].fifo = vec![7; 200_000];
     let control = setup.source_control.clone();
     let (foretold, measured) = pauses(&setup.run(), &control);
-    let longer = measured.saturating_sub(foretold).as_secs_f64() * QUIET.speed;
-    assert!(longer > 200_000.0 && longer < 210_000.0, "foretold {foretold:?}, measured {measured:?}");
+    // They alone take 40 ms.
+    assert!(measured > 40 * MS && measured <= QUIET.limit, "foretold {foretold:?}, measured {measured:?}");
+    assert!(measured.abs_diff(foretold) <= foretold / 10, "foretold {foretold:?}, measured {measured:?}");
 }
 
 #[test]

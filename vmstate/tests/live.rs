@@ -185,6 +185,28 @@ fn what_a_machine_refuses_leaves_the_guest_where_it_was() {
     assert_eq!(outcome.arrival.error.unwrap().to_string(), "no claim");
 }
 
+/// The source's user reads why, in the destination's words.
+#[test]
+fn a_destination_tells_why_it_refuses() {
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.destination_options.machine_type = "q35".to_owned();
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Failed);
+    assert!(outcome.arrival.pristine);
+    let error = outcome.departure.error.unwrap();
+    let text = "the destination refused the guest: at 0x8: the source is a machine of type testvm, this one is q35";
+    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Peer, text));
+
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.destination_devices.pop();
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Failed);
+    let error = outcome.departure.error.unwrap().to_string();
+    let text = format!("the destination refused the guest: {}", outcome.arrival.error.unwrap());
+    assert_eq!(error, text);
+    assert!(error.contains("device/1") && error.contains("this machine has no such instance"), "{error}");
+}
+
 #[test]
 fn an_unmigratable_device_stops_a_migration_before_it_begins() {
     for side in [Side::Source, Side::Destination] {

@@ -224,6 +224,7 @@ fn descriptions() -> impl Strategy<Value = Description> {
             Just(Limit::Equal),
             Just(Limit::AtMostCurrent),
             Just(Limit::NotZero),
+            Just(Limit::Scalar),
             (any::<i64>(), any::<u64>()).prop_map(|(first, last)| Limit::Within(first.into(), last.into())),
             prop::collection::vec(any::<i64>().prop_map(i128::from), 0..4).prop_map(|list| Limit::OneOf(list.into())),
         ];

@@ -11,7 +11,7 @@ use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::snapshot;
 use vmstate::ram::{GuestRam, RamBlock};
-use vmstate::raw::stream::{Command, Configuration, Element, Reply};
+use vmstate::raw::stream::{Command, Configuration, Element, Reply, put_reason, read_reason};
 use vmstate::section::{Section, Sections};
 
 /// A file in memory: it gives out at most so many bytes at once, as a socket would.
@@ -182,6 +182,7 @@ fn every_truncation_is_an_error_and_leaves_the_device_as_it_was() {
             let error = load_into(&stream[..length], strictness, usize::MAX, &mut gadget, &ram()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Io, "{length}: {error}");
             assert_eq!(error.offset(), Some(length as u64), "{error}");
+            assert!(error.message().starts_with("the file ends here, before the end of its stream: "), "{error}");
             if length < stream.len() - 6 {
                 assert_eq!(gadget, Gadget::default());
             }
@@ -379,6 +380,17 @@ fn commands_and_replies_byte_for_byte() {
         reply.write(&mut out);
         assert_eq!(out, bytes);
         assert_eq!(Reply::read(&mut Reader::strict(bytes)).unwrap(), reply);
+    }
+    let mut out = Vec::new();
+    put_reason("no \u{e9}\n", &mut out);
+    assert_eq!(out, b"\x80\x01\0\x06no \xc3\xa9\n");
+    assert_eq!(read_reason(&mut Reader::strict(&out)).unwrap(), "no \u{e9}\\n");
+    out.clear();
+    // Cut between two characters: the last one would end at byte 4097.
+    put_reason(&format!("{}\u{e9}", "x".repeat(4095)), &mut out);
+    assert_eq!((&out[..4], out.len()), (&b"\x80\x01\x0f\xff"[..], 4 + 4095));
+    for hostile in [&b"\x80\x01\x10\x01"[..], b"\0\x01\0\x04\0\0\0\x01", b"\x80\x01\0\x01\xff"] {
+        assert_eq!(read_reason(&mut Reader::strict(hostile)).unwrap_err().kind(), ErrorKind::Malformed);
     }
     for (bytes, expected) in [
         (b"\0\x04\0\x0c", "REQ_PAGES is not supported"),

@@ -1,7 +1,7 @@
 //! Locks: a device evolves, well and badly, and the whole message of each typical mistake.
 #![cfg(feature = "tools")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -323,6 +323,51 @@ uart
     // The alias may go only with the streams that need it.
     let message = kept.message(kept.lock().state("busy", serial));
     assert!(message.starts_with(expected), "{message}");
+}
+
+/// The order of a hash map, the time, and a save that changes the device: nothing is kept of any of them.
+#[test]
+fn an_example_that_is_not_the_same_each_time_is_refused() {
+    #[derive(VmState)]
+    #[vmstate(name = "uart", version = 1, pre_save = Self::count)]
+    struct Uart {
+        saves: u8,
+        now: u32,
+        length: u8,
+        #[vmstate(len = length, max = 8)]
+        lines: Vec<u32>,
+        #[vmstate(skip)]
+        counts: bool,
+    }
+    impl Uart {
+        fn count(&mut self) -> Result<(), &'static str> {
+            self.saves += u8::from(self.counts);
+            Ok(())
+        }
+    }
+    let fixed = || Uart { saves: 0, now: 7, length: 2, lines: vec![1, 2], counts: false };
+    let hashed = move || {
+        let lines: HashMap<u32, ()> = [(0x0102_0304, ()), (0x0506_0708, ())].into();
+        Uart { lines: lines.into_keys().collect(), ..fixed() }
+    };
+    let timed = move || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+        Uart { now, ..fixed() }
+    };
+    let kept = Kept(tempfile::tempdir().unwrap());
+    let refused = |make: &dyn Fn() -> Uart, place: &str| {
+        for bless in [false, true] {
+            let message = kept.message(kept.lock().state("fixed", fixed).state("busy", make).bless(bless));
+            let begins = format!("`busy` is sent as other bytes each time\n  uart/0 › {place}");
+            assert!(message.starts_with(&begins), "{message}");
+            assert!(message.contains(" at first, 0x") && message.contains(" when saved again\n"), "{message}");
+        }
+        assert!(!kept.folder().exists());
+    };
+    refused(&hashed, "lines, byte 6 of the section: ");
+    refused(&timed, "now, byte ");
+    refused(&move || Uart { counts: true, ..fixed() }, "saves, byte 0 of the section: 0x01 at first, 0x02 when");
+    kept.lock().state("fixed", fixed).bless(true).check();
 }
 
 #[test]

@@ -26,6 +26,9 @@ pub struct MigrateArgs {
     /// Where the machine shall go: unix:PATH or tcp:HOST:PORT
     #[arg(value_name = "ADDRESS", value_parser = str::parse::<Address>)]
     pub to: Address,
+    /// What the destination's minivmm, of an older release, wrote with dump-schema: the guest is sent as that release sends it
+    #[arg(long, value_name = "FILE")]
+    pub target_schema: Option<PathBuf>,
 }
 
 /// How a migration that began came to its end. All but the first carry a sentence that says why, and where the guest is.
@@ -51,7 +54,12 @@ impl MigrateArgs {
     pub fn carry_out(&self) -> Result<Outcome, ClientError> {
         let interrupts = Interrupts::new()?;
         let mut client = Client::connect(&self.control)?;
-        client.execute("migrate", json!({"uri": self.to.to_string()}))?;
+        let mut arguments = json!({"uri": self.to.to_string()});
+        if let Some(file) = &self.target_schema {
+            // The machine reads it, and may have been started in another folder.
+            arguments["target-schema"] = std::path::absolute(file)?.display().to_string().into();
+        }
+        client.execute("migrate", arguments)?;
         let mut line = ProgressLine::default();
         let end = follow(&mut client, &interrupts, &mut line);
         let figures = match end {

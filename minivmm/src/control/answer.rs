@@ -48,7 +48,8 @@ const COMMANDS: &[(&str, &[&str], CarryOut)] = &[
     ("system_reset", &[], |handle, _| ask(handle, Request::Reset)),
     ("system_powerdown", &[], |handle, _| ask(handle, Request::PowerDown)),
     ("quit", &[], quit),
-    ("migrate", &["uri"], migrate),
+    ("dump-schema", &["file"], dump_schema),
+    ("migrate", &["uri", "target-schema"], migrate),
     ("migrate_cancel", &[], |handle, _| ask(handle, Request::MigrateCancel)),
     ("query-migrate", &[], |handle, _| Ok(report::migration(&handle.migration()))),
     ("migrate-set-parameters", &["downtime-limit", "max-bandwidth", "pause-budget"], set_parameters),
@@ -95,13 +96,20 @@ fn cont(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
 }
 
 fn migrate(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
-    let uri = match arguments.0.shift_remove("uri") {
-        Some(Value::String(uri)) => uri,
-        Some(_) => return Err(Failure::generic("Invalid parameter type for 'uri', expected: string")),
-        None => return Err(Failure::generic("Parameter 'uri' is missing")),
-    };
+    let uri = arguments.text("uri")?.ok_or_else(|| Failure::generic("Parameter 'uri' is missing"))?;
     let address: Address = uri.parse().map_err(Failure::generic)?;
-    ask(handle, Request::Migrate(address))
+    ask(
+        handle,
+        match arguments.text("target-schema")? {
+            None => Request::Migrate(address),
+            Some(file) => Request::MigrateToRelease(address, file.into()),
+        },
+    )
+}
+
+fn dump_schema(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
+    let file = arguments.text("file")?.ok_or_else(|| Failure::generic("Parameter 'file' is missing"))?;
+    ask(handle, Request::DumpSchema(file.into()))
 }
 
 fn set_parameters(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
@@ -124,6 +132,15 @@ fn set_parameters(handle: &Handle, arguments: &mut Arguments) -> Result<Value, F
 struct Arguments(Map<String, Value>);
 
 impl Arguments {
+    /// A string, where it is given.
+    fn text(&mut self, name: &str) -> Result<Option<String>, Failure> {
+        match self.0.shift_remove(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(Failure::generic(format!("Invalid parameter type for '{name}', expected: string"))),
+        }
+    }
+
     /// An integer of 0 to `max`, where it is given.
     fn unsigned(&mut self, name: &str, max: u64) -> Result<Option<u64>, Failure> {
         match self.0.shift_remove(name) {

@@ -135,7 +135,15 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
     let mut session = negotiated(&handle);
     let fine = json!({"return": {}});
     let change = |change| Request::MigrateSetParameters(change);
-    let commands: [(&str, Request); 10] = [
+    let commands: [(&str, Request); 12] = [
+        (
+            r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x","target-schema":"/run/old.json"}}"#,
+            Request::MigrateToRelease(Address::Unix("/run/x".into()), "/run/old.json".into()),
+        ),
+        (
+            r#"{"execute":"dump-schema","arguments":{"file":"/run/new.json"}}"#,
+            Request::DumpSchema("/run/new.json".into()),
+        ),
         (
             r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x"}}"#,
             Request::Migrate(Address::Unix("/run/x".into())),

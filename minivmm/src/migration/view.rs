@@ -62,6 +62,11 @@ impl<S: Send + ?Sized, F: Part<S> + Send> Section for View<S, F> {
         Section::save(self.part.of(&mut whole), out)
     }
 
+    fn save_at(&mut self, out: &mut Writer, version: u32) -> vmstate::Result<()> {
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        Section::save_at(self.part.of(&mut whole), out, version)
+    }
+
     fn load(&mut self, input: &mut Reader<'_>, version: u32) -> vmstate::Result<()> {
         let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         Section::load(self.part.of(&mut whole), input, version)

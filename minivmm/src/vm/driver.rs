@@ -15,7 +15,7 @@ use crate::vm::backends::Backends;
 use crate::vm::handle::Handle;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
-use crate::vm::migration::{self, Incoming, LeftStanding, Outgoing, incoming};
+use crate::vm::migration::{self, Incoming, LeftStanding, Outgoing, incoming, schema};
 use crate::vm::published::Shared;
 use crate::vm::queue::{Decision, Queue, UnderWay, decide};
 use crate::vm::request::{AnyRequest, DeviceRequest, EngineRequest, Refusal, Request};
@@ -161,10 +161,7 @@ impl Vm {
                 return Err(Outcome::Ended(End::PoweredOff));
             }
             AnyRequest::Device(DeviceRequest::Failed(why)) => self.fail(why)?,
-            AnyRequest::Engine(EngineRequest::Rehearse(stood)) => {
-                // Who asked may be gone.
-                let _ = stood.send(self.rehearse()?);
-            }
+            AnyRequest::Engine(EngineRequest::Rehearse(with)) => self.rehearse(with)?,
             AnyRequest::Engine(EngineRequest::Pause(within)) => self.switch_over(within)?,
             AnyRequest::Engine(EngineRequest::Introduced) => self.introduced()?,
             AnyRequest::Engine(EngineRequest::Loaded) => self.write_state()?,
@@ -184,7 +181,9 @@ impl Vm {
                 self.machine.devices.ged.lock().unwrap_or_else(PoisonError::into_inner).press_power_button();
             }
             Request::Reset => self.reset()?,
-            Request::Migrate(address) => self.migrate(address)?,
+            Request::Migrate(address) => self.migrate(address, None)?,
+            Request::MigrateToRelease(address, file) => self.migrate(address, Some(schema::read(&file)?))?,
+            Request::DumpSchema(file) => schema::write(&self.parts(), &file)?,
             // One that is under way was cancelled when this was asked, and has ended.
             Request::MigrateCancel => {}
             Request::MigrateSetParameters(change) => self.set_migration_parameters(change),

@@ -113,14 +113,15 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
             Running | Paused => Accept,
             _ => refuse("reset", state),
         },
-        Request::Migrate(_) if outgoing => {
+        Request::Migrate(_) | Request::MigrateToRelease(..) if outgoing => {
             Decision::Refuse("a migration is under way already; wait for its end or cancel it first".into())
         }
-        Request::Migrate(_) => match state {
+        Request::Migrate(_) | Request::MigrateToRelease(..) => match state {
             Running | Paused if under_way == UnderWay::Incoming => Defer,
             Running | Paused => Accept,
             _ => refuse("migrate", state),
         },
+        Request::DumpSchema(_) => Accept,
         Request::MigrateCancel if outgoing => CancelOrRefuse,
         Request::MigrateCancel if state == InMigrate => {
             Decision::Refuse("this machine is a destination: cancel at the source, or quit here".into())

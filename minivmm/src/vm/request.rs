@@ -2,7 +2,8 @@
 //! engine's. When each is carried out is told in `queue.rs`.
 
 use std::fmt;
-use std::sync::mpsc::Sender;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use crate::config::Address;
@@ -27,6 +28,10 @@ pub enum Request {
     Reset,
     /// Begin an outgoing migration; answered as soon as it has begun.
     Migrate(Address),
+    /// As [`Migrate`](Self::Migrate), to a minivmm of the older release whose schema is in the file.
+    MigrateToRelease(Address, PathBuf),
+    /// Write the schema of this machine to a new file.
+    DumpSchema(PathBuf),
     /// Cancel the outgoing migration; answered once it has ended.
     MigrateCancel,
     /// Change limits, also of a running migration.
@@ -58,8 +63,8 @@ pub enum DeviceRequest {
 /// What the migration engine asks for, from its thread.
 #[derive(Debug)]
 pub enum EngineRequest {
-    /// Source: stop the guest, read its state, and let it run on at once; told is how long it stood.
-    Rehearse(Sender<Duration>),
+    /// Source: stop the guest and read its state, and let the guest run on soon.
+    Rehearse(Rehearsing),
     /// Source: stop the guest within this time, and read its state.
     Pause(Duration),
     /// Destination: the guest fits this machine; show it the processor that it knows.
@@ -70,6 +75,15 @@ pub enum EngineRequest {
     Resume,
     /// The migration thread has ended.
     Ended(Ended),
+}
+
+/// How the migration thread and the driver rehearse a pause together.
+#[derive(Debug)]
+pub struct Rehearsing {
+    /// To the migration thread: the guest stands, and so long that took. Dropped unused: it runs.
+    pub stands: Sender<Duration>,
+    /// From the migration thread, which drops its end once the guest may run.
+    pub over: Receiver<()>,
 }
 
 /// A request of any kind.

@@ -2,7 +2,7 @@
 
 use proc_macro2::Ident;
 use syn::parse::{Parse, ParseStream};
-use syn::{Attribute, Expr, ExprRange, Path, Token, Type};
+use syn::{Attribute, BinOp, Expr, ExprRange, Path, Token, Type, bracketed, token};
 
 use super::{Once, Spanned, all_items};
 use crate::ctxt::Ctxt;
@@ -17,8 +17,41 @@ pub(crate) struct Len {
 impl Parse for Len {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         let field = input.parse()?;
-        let factor = if input.parse::<Option<Token![*]>>()?.is_some() { Some(input.parse()?) } else { None };
-        Ok(Self { field, factor })
+        let Some(times) = input.parse::<Option<Token![*]>>()? else { return Ok(Self { field, factor: None }) };
+        let factor = input.parse()?;
+        match is_factor(&factor) {
+            true => Ok(Self { field, factor: Some(factor) }),
+            false => Err(syn::Error::new(times.span, "not a product")),
+        }
+    }
+}
+
+/// True if the expression behind a `*` is a factor as a whole: `2 + 1` is not.
+fn is_factor(expr: &Expr) -> bool {
+    match expr {
+        Expr::Binary(binary) => matches!(binary.op, BinOp::Mul(_)) && is_factor(&binary.left),
+        Expr::Lit(_) | Expr::Path(_) | Expr::Paren(_) | Expr::Group(_) | Expr::Block(_) | Expr::Cast(_) => true,
+        Expr::Call(_) | Expr::MethodCall(_) | Expr::Field(_) | Expr::Index(_) | Expr::Macro(_) => true,
+        _ => false,
+    }
+}
+
+/// The value of `with`: a module, or `[module; N]` for each element of an array.
+pub(crate) struct With {
+    pub(crate) module: Path,
+    pub(crate) each: Option<Expr>,
+}
+
+impl Parse for With {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        if !input.peek(token::Bracket) {
+            return Ok(Self { module: input.parse()?, each: None });
+        }
+        let array;
+        bracketed!(array in input);
+        let module = array.parse()?;
+        array.parse::<Token![;]>()?;
+        Ok(Self { module, each: Some(array.parse()?) })
     }
 }
 
@@ -33,7 +66,10 @@ pub(crate) struct FieldAttrs {
     pub(crate) range: Option<Spanned<ExprRange>>,
     pub(crate) equal: Option<Spanned<()>>,
     pub(crate) at_most_current: Option<Spanned<()>>,
+    pub(crate) counted: Option<Spanned<Type>>,
     pub(crate) len: Option<Spanned<Len>>,
+    /// True if a length, list or map was asked for, even in words that could not be read.
+    pub(crate) is_counted: bool,
     pub(crate) max: Option<Spanned<Expr>>,
     pub(crate) list: Option<Spanned<()>>,
     pub(crate) map: Option<Spanned<()>>,
@@ -41,7 +77,7 @@ pub(crate) struct FieldAttrs {
     pub(crate) buffer: Option<Spanned<()>>,
     pub(crate) bitmap: Option<Spanned<()>>,
     pub(crate) wire: Option<Spanned<Type>>,
-    pub(crate) with: Option<Spanned<Path>>,
+    pub(crate) with: Option<Spanned<With>>,
     pub(crate) via: Option<Spanned<Type>>,
     pub(crate) tmp: Option<Spanned<Type>>,
     pub(crate) struct_version: Option<Spanned<u32>>,
@@ -60,6 +96,7 @@ impl FieldAttrs {
         let mut range = Once::default();
         let mut equal = Once::default();
         let mut at_most_current = Once::default();
+        let mut counted = Once::default();
         let mut len = Once::default();
         let mut max = Once::default();
         let mut list = Once::default();
@@ -74,7 +111,11 @@ impl FieldAttrs {
         let mut struct_version = Once::default();
         let mut subsection = Once::default();
         let mut unframed = Once::default();
-        for item in &all_items(ctxt, attrs) {
+        let items = all_items(ctxt, attrs);
+        let is_counted = items
+            .iter()
+            .any(|item| [symbol::LEN, symbol::COUNTED, symbol::LIST, symbol::MAP].iter().any(|word| item.word == word));
+        for item in &items {
             match item.word.to_string().as_str() {
                 symbol::SKIP => skip.set(ctxt, item, item.flag(ctxt)),
                 symbol::NAME => name.set(ctxt, item, item.text(ctxt)),
@@ -85,7 +126,8 @@ impl FieldAttrs {
                 symbol::RANGE => range.set(ctxt, item, item.is(ctxt, "a..=b")),
                 symbol::EQUAL => equal.set(ctxt, item, item.flag(ctxt)),
                 symbol::AT_MOST_CURRENT => at_most_current.set(ctxt, item, item.flag(ctxt)),
-                symbol::LEN => len.set(ctxt, item, item.is(ctxt, "field")),
+                symbol::COUNTED => counted.set(ctxt, item, item.is(ctxt, "an unsigned integer type")),
+                symbol::LEN => len.set(ctxt, item, item.is(ctxt, "field` or `field * constant")),
                 symbol::MAX => max.set(ctxt, item, item.is(ctxt, "a number of elements")),
                 symbol::LIST => list.set(ctxt, item, item.flag(ctxt)),
                 symbol::MAP => map.set(ctxt, item, item.flag(ctxt)),
@@ -93,7 +135,7 @@ impl FieldAttrs {
                 symbol::BUFFER => buffer.set(ctxt, item, item.flag(ctxt)),
                 symbol::BITMAP => bitmap.set(ctxt, item, item.flag(ctxt)),
                 symbol::WIRE => wire.set(ctxt, item, item.is(ctxt, "an integer type")),
-                symbol::WITH => with.set(ctxt, item, item.path(ctxt)),
+                symbol::WITH => with.set(ctxt, item, item.is(ctxt, "a path")),
                 symbol::VIA => via.set(ctxt, item, item.is(ctxt, "a type")),
                 symbol::TMP => tmp.set(ctxt, item, item.is(ctxt, "a type")),
                 symbol::STRUCT_VERSION => struct_version.set(ctxt, item, item.number(ctxt)),
@@ -112,7 +154,9 @@ impl FieldAttrs {
             range: range.get(),
             equal: equal.get(),
             at_most_current: at_most_current.get(),
+            counted: counted.get(),
             len: len.get(),
+            is_counted,
             max: max.get(),
             list: list.get(),
             map: map.get(),

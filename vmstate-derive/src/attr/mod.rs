@@ -7,9 +7,10 @@ pub(crate) mod section;
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
+use syn::parse::discouraged::Speculative as _;
 use syn::parse::{Parse, ParseStream, Parser};
 use syn::punctuated::Punctuated;
-use syn::{Attribute, LitInt, LitStr, Path, Token, parenthesized};
+use syn::{Attribute, Expr, LitInt, LitStr, Path, Token, Type, parenthesized};
 
 use crate::ctxt::Ctxt;
 use crate::symbol;
@@ -31,11 +32,7 @@ impl Parse for Item {
         let word = input.call(Ident::parse_any)?;
         let value = if input.peek(Token![=]) {
             input.parse::<Token![=]>()?;
-            let mut value = TokenStream::new();
-            while !input.is_empty() && !input.peek(Token![,]) {
-                value.extend([input.parse::<TokenTree>()?]);
-            }
-            Value::Is(value)
+            Value::Is(value_tokens(input, symbol::TYPES.contains(&word.to_string().as_str()))?)
         } else if input.peek(syn::token::Paren) {
             let list;
             parenthesized!(list in input);
@@ -45,6 +42,27 @@ impl Parse for Item {
         };
         Ok(Self { word, value })
     }
+}
+
+/// The tokens of a value. Only its syntax tells a comma inside of it (`Pair<u8, u16>`) from the one behind it; what has no
+/// syntax ends at the first.
+fn value_tokens(input: ParseStream<'_>, is_type: bool) -> syn::Result<TokenStream> {
+    let ahead = input.fork();
+    let parsed = match is_type {
+        true => ahead.parse::<Type>().map(|value| value.into_token_stream()),
+        false => ahead.parse::<Expr>().map(|value| value.into_token_stream()),
+    };
+    if let Ok(value) = parsed
+        && (ahead.is_empty() || ahead.peek(Token![,]))
+    {
+        input.advance_to(&ahead);
+        return Ok(value);
+    }
+    let mut value = TokenStream::new();
+    while !input.is_empty() && !input.peek(Token![,]) {
+        value.extend([input.parse::<TokenTree>()?]);
+    }
+    Ok(value)
 }
 
 impl Item {

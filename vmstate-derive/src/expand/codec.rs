@@ -1,11 +1,12 @@
 //! One field's bytes: for each way to make them, its kind, its save, its load and its undo.
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{Expr, ExprRange, Generics, RangeLimits, Type, TypeArray, parse_quote};
 
-use crate::ast::{Codec, Container, Field, Length};
+use super::each;
+use crate::ast::{By, Codec, Container, Field, Framing, Length};
 
 /// The schema's `Kind`.
 pub(super) fn kind(field: &Field<'_>) -> TokenStream {
@@ -17,12 +18,13 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
         };
     }
     match &field.codec {
-        Codec::Plain => quote!(<#ty as __v::Wire>::KIND),
-        Codec::Buffer(None) => quote!(<#ty as __v::Buffer>::KIND),
+        Codec::Plain => of(field, &quote!(__v::Wire), &quote!(KIND)),
+        Codec::Whole => of(field, &quote!(__v::Wire), &quote!(WHOLE)),
+        Codec::Buffer(None) => of(field, &quote!(__v::Buffer), &quote!(KIND)),
         Codec::Buffer(Some(_)) => quote!(__v::Kind::CountedBuffer),
-        Codec::Bitmap(None) => quote!(<#ty as __v::Bitmap>::BITS),
+        Codec::Bitmap(None) => of(field, &quote!(__v::Bitmap), &quote!(BITS)),
         Codec::Bitmap(Some(_)) => quote!(__v::Kind::CountedBitmap),
-        Codec::Counted(_) => quote!(<#ty as __v::Counted>::KIND),
+        Codec::Counted(_) => of(field, &quote!(__v::Counted), &quote!(KIND)),
         Codec::Slice(range) => {
             let (first, end) = bounds(ty, range);
             quote!(__v::slice::<#ty>(#first, #end))
@@ -31,9 +33,10 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
             let (first, end) = bounds(ty, range);
             quote!(__v::buffer_slice::<#ty>(#first, #end))
         }
-        Codec::List(_) => quote!(<#ty as __v::List>::KIND),
-        Codec::Map(_) => quote!(<#ty as __v::Map>::KIND),
-        Codec::Optional => quote!(<#ty as __v::Optional>::KIND),
+        Codec::Prefixed(prefix, max) => quote!(__v::prefixed::<__v::Own<#ty>, #prefix, { #max }>()),
+        Codec::Each(framing, by) => each::kind(framing, by, field),
+        Codec::List(_) => of(field, &quote!(__v::List), &quote!(KIND)),
+        Codec::Map(_) => of(field, &quote!(__v::Map), &quote!(KIND)),
         Codec::Equal => quote!(<#ty as __v::Current>::EQUAL),
         Codec::AtMostCurrent => quote!(<#ty as __v::Current>::AT_MOST),
         Codec::Via(wire) => quote!(__v::sent_as::<#ty, #wire>()),
@@ -52,7 +55,11 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
 /// How many elements the field may have, if it has any.
 pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<TokenStream> {
     let ty = field.ty;
-    if let Codec::List(max) | Codec::Map(max) = &field.codec {
+    let framing = match &field.codec {
+        Codec::Each(framing, _) => Some(framing.as_ref()),
+        _ => None,
+    };
+    if let (Codec::List(max) | Codec::Map(max), _) | (_, Some(Framing::List(max))) = (&field.codec, framing) {
         return Some(quote!(__v::Count::new(::core::option::Option::None, 1, #max, false)));
     }
     let Length { member, name, factor, max } = field.codec.length()?;
@@ -60,11 +67,13 @@ pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<Toke
         Some((_, Field { name, .. })) => quote!(__v::Length::Field(__v::Shared::Static(#name))),
         None => quote!(__v::Length::Machine(__v::Shared::Static(#name))),
     };
-    let counted = match &field.codec {
-        Codec::Bitmap(_) => quote!(__v::counted_bits),
-        _ => quote!(__v::counted),
-    };
-    Some(quote!(#counted::<#ty>(::core::option::Option::Some(#length), #factor, #max)))
+    let length = quote!(::core::option::Option::Some(#length));
+    Some(match &field.codec {
+        Codec::Bitmap(_) => quote!(__v::counted_bits::<#ty>(#length, #factor, #max)),
+        // Its elements are made anew, as many as there are.
+        Codec::Each(..) => quote!(__v::Count::new(#length, #factor, #max, false)),
+        _ => quote!(__v::counted::<#ty>(#length, #factor, #max)),
+    })
 }
 
 /// What makes the field's value of its bytes, in the user's words, if that is the user's own code.
@@ -73,10 +82,39 @@ pub(super) fn conversion(field: &Field<'_>) -> Option<String> {
         Codec::With(module) => ("with", module.to_token_stream()),
         Codec::Proxy(proxy) => ("via", proxy.to_token_stream()),
         Codec::ProxyEach(proxies) => ("via", proxies.to_token_stream()),
+        Codec::Each(_, By::Via(proxy)) => ("via", proxy.to_token_stream()),
+        Codec::Each(_, By::With(module)) => ("with", module.to_token_stream()),
         Codec::Temporary(temporary) => ("tmp", temporary.to_token_stream()),
         _ => return None,
     };
     Some(format!("{word} = {}", super::desc::text(&what)))
+}
+
+/// `item` of the field's type as a `by`, all of it at the type: the compiler says once of a type that cannot be migrated, and
+/// there, what each use of it would say.
+pub(super) fn of(field: &Field<'_>, by: &TokenStream, item: &TokenStream) -> TokenStream {
+    let ty = field.ty;
+    let place = ty.span();
+    let (ty, by, item) = (ends_at(place, ty), shown_at(place, by.clone()), shown_at(place, item.clone()));
+    quote_spanned!(place=> <#ty as #by>::#item)
+}
+
+/// The type, with the `>` of its arguments shown at `place`: an error of the whole type is shown where one of its use is.
+fn ends_at(place: Span, ty: &Type) -> TokenStream {
+    let mut tokens: Vec<_> = ty.to_token_stream().into_iter().collect();
+    if let Some(TokenTree::Punct(last)) = tokens.last_mut() {
+        last.set_span(place);
+    }
+    tokens.into_iter().collect()
+}
+
+/// The derive's own tokens, shown at `place`. For paths: a local variable at a place out of a macro would be another one.
+fn shown_at(place: Span, tokens: TokenStream) -> TokenStream {
+    let shown = tokens.into_iter().map(|mut token| {
+        token.set_span(place);
+        token
+    });
+    shown.collect()
 }
 
 /// Appends the field to `out`.
@@ -85,6 +123,10 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
     match &field.codec {
         Codec::Equal => quote!(__v::within(<#ty as __v::Wire>::save(&mut self.#member, out), #name)?;),
         Codec::AtMostCurrent => quote!(__v::within(__v::save_at_most::<#ty>(&mut self.#member, out), #name)?;),
+        Codec::Prefixed(prefix, max) => {
+            quote!(__v::within(__v::save_prefixed::<#ty, #prefix>(&mut self.#member, #max, out), #name)?;)
+        }
+        Codec::Each(framing, by) => each::save(framing, by, field),
         Codec::Via(wire) => quote!(__v::within(__v::save_as::<#ty, #wire>(self.#member, out), #name)?;),
         Codec::With(module) => quote! {
             let before = out.len();
@@ -108,12 +150,13 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
             quote!(__v::within(<#ty as __v::VmState>::save_version(&mut self.#member, out, #version), #name)?;)
         }
         codec => {
-            let by = by_trait(codec);
+            let item = if matches!(codec, Codec::Whole) { quote!(save_whole) } else { quote!(save) };
+            let save = of(field, &by_trait(codec).unwrap_or_default(), &item);
             let told = told(
                 field,
                 |Length { member, name: length, factor, max }| quote!(__v::within(__v::count_to_save(self.#member, #length, #factor, #max), #name)?),
             );
-            quote!(__v::within(<#ty as #by>::save(&mut self.#member, #told out), #name)?;)
+            quote!(__v::within(#save(&mut self.#member, #told out), #name)?;)
         }
     }
 }
@@ -124,6 +167,10 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
     match &field.codec {
         Codec::Equal => quote!(__v::within(__v::load_equal::<#ty>(&self.#member, input), #name)?;),
         Codec::AtMostCurrent => quote!(__v::within(__v::load_at_most::<#ty>(&mut self.#member, input), #name)?;),
+        Codec::Prefixed(prefix, max) => {
+            quote!(__v::within(__v::load_prefixed::<#ty, #prefix>(&mut self.#member, #max, input), #name)?;)
+        }
+        Codec::Each(framing, by) => each::load(framing, by, field),
         Codec::Via(wire) => quote!(__v::within(__v::load_as::<#ty, #wire>(&mut self.#member, input), #name)?;),
         Codec::With(module) => quote!(self.#member = __v::within(#module::load(input), #name)?;),
         Codec::Proxy(proxy) => quote!(__v::within(__v::load_via::<#ty, #proxy>(&mut self.#member, input), #name)?;),
@@ -137,12 +184,13 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
             quote!(__v::within(<#ty as __v::VmState>::load_version(&mut self.#member, input, #version), #name)?;)
         }
         codec => {
-            let by = by_trait(codec);
+            let item = if matches!(codec, Codec::Whole) { quote!(load_whole) } else { quote!(load) };
+            let load = of(field, &by_trait(codec).unwrap_or_default(), &item);
             let told = told(
                 field,
                 |Length { member, name: length, factor, max }| quote!(__v::within(__v::count_to_load(self.#member, #length, #factor, #max, input), #name)?),
             );
-            quote!(__v::within(<#ty as #by>::load(&mut self.#member, #told input), #name)?;)
+            quote!(__v::within(#load(&mut self.#member, #told input), #name)?;)
         }
     }
 }
@@ -159,41 +207,9 @@ fn told(field: &Field<'_>, count: impl Fn(&Length) -> TokenStream) -> TokenStrea
     }
 }
 
-/// The type that keeps the field's value for an undo.
-pub(super) fn undo_type(field: &Field<'_>) -> TokenStream {
-    let ty = field.ty;
-    if let Codec::Temporary(temporary) = &field.codec {
-        return temporary.to_token_stream();
-    }
-    match keeper(&field.codec) {
-        // At the type: a field that cannot be migrated is pointed at there.
-        Some(keeper) => quote_spanned!(ty.span()=> <#ty as #keeper>::Undo),
-        None => ty.to_token_stream(),
-    }
-}
-
-/// The field's value, for an undo.
-pub(super) fn remember(field: &Field<'_>) -> TokenStream {
-    let Field { member, ty, .. } = field;
-    if let Codec::Temporary(temporary) = &field.codec {
-        return quote!(<#temporary as ::core::convert::From<&Self>>::from(self));
-    }
-    match keeper(&field.codec) {
-        Some(keeper) => quote!(<#ty as #keeper>::remember(&self.#member)),
-        None => quote!(<#ty as ::core::clone::Clone>::clone(&self.#member)),
-    }
-}
-
-/// Puts back `kept`.
-pub(super) fn undo(field: &Field<'_>, kept: &TokenStream) -> TokenStream {
-    let Field { member, ty, .. } = field;
-    if let Codec::Temporary(temporary) = &field.codec {
-        return quote!(__v::undo_temporary::<Self, #temporary>(self, #kept););
-    }
-    match keeper(&field.codec) {
-        Some(keeper) => quote!(<#ty as #keeper>::undo(&mut self.#member, #kept);),
-        None => quote!(self.#member = #kept;),
-    }
+/// True if the bytes, or what is kept for an undo, are those of the field's own type.
+pub(crate) fn is_by_type(codec: &Codec) -> bool {
+    keeper(codec).is_some()
 }
 
 /// The struct's generics, with what its generic fields need.
@@ -226,30 +242,32 @@ pub(super) fn with_bounds(container: &Container<'_>) -> Generics {
 fn by_trait(codec: &Codec) -> Option<TokenStream> {
     match codec {
         Codec::At(_) => Some(quote!(__v::VmState)),
-        Codec::Plain | Codec::Bitmap(None) => Some(quote!(__v::Wire)),
+        Codec::Plain | Codec::Whole | Codec::Bitmap(None) => Some(quote!(__v::Wire)),
         Codec::Buffer(None) => Some(quote!(__v::Buffer)),
         Codec::Buffer(Some(_)) => Some(quote!(__v::CountedBuffer)),
         Codec::Bitmap(Some(_)) => Some(quote!(__v::CountedBitmap)),
         Codec::Counted(_) => Some(quote!(__v::Counted)),
         Codec::Slice(_) | Codec::BufferSlice(_) => Some(quote!(__v::Sliced)),
+        Codec::Prefixed(..) => Some(quote!(__v::Prefixed)),
         Codec::List(_) => Some(quote!(__v::List)),
         Codec::Map(_) => Some(quote!(__v::Map)),
-        Codec::Optional => Some(quote!(__v::Optional)),
         Codec::Equal | Codec::AtMostCurrent => Some(quote!(__v::Current)),
         Codec::Via(_) | Codec::With(_) | Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
+        Codec::Each(..) => None,
     }
 }
 
 /// The trait that makes the undo; the other ways keep a clone.
-fn keeper(codec: &Codec) -> Option<TokenStream> {
+pub(super) fn keeper(codec: &Codec) -> Option<TokenStream> {
     match codec {
-        Codec::Plain | Codec::At(_) | Codec::Bitmap(None) | Codec::Slice(_) | Codec::BufferSlice(_) => {
+        Codec::Plain | Codec::Whole | Codec::At(_) | Codec::Buffer(None) | Codec::Bitmap(None) => {
             Some(quote!(__v::Wire))
         }
+        Codec::Slice(_) | Codec::BufferSlice(_) => Some(quote!(__v::Wire)),
         Codec::Counted(_) | Codec::Buffer(Some(_)) | Codec::Bitmap(Some(_)) => Some(quote!(__v::Counted)),
-        Codec::List(_) | Codec::Map(_) | Codec::Optional => by_trait(codec),
-        Codec::Buffer(None) | Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
-        Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
+        Codec::List(_) | Codec::Map(_) | Codec::Prefixed(..) => by_trait(codec),
+        Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
+        Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) | Codec::Each(..) => None,
     }
 }
 
@@ -267,14 +285,14 @@ pub(super) fn bounds(ty: &Type, slice: &ExprRange) -> (TokenStream, TokenStream)
 /// The type on the wire, if that is an integer of which a reader takes what the field's `range` says.
 pub(super) fn limited<'a>(field: &'a Field<'_>) -> Option<&'a Type> {
     match &field.codec {
-        Codec::Plain => Some(field.ty),
+        Codec::Plain | Codec::Whole => Some(field.ty),
         Codec::Via(wire) => Some(wire),
         _ => None,
     }
 }
 
 /// The lowest and the highest integer of a `range`. Its bounds are constants: they are part of the description.
-fn limits(ty: &Type, range: &ExprRange) -> (TokenStream, TokenStream) {
+pub(super) fn limits(ty: &Type, range: &ExprRange) -> (TokenStream, TokenStream) {
     let value = |bound: &Expr| quote_spanned!(bound.span()=> ((#bound) as i128));
     let first = range.start.as_deref().map_or_else(|| quote!(<#ty as __v::Ranged>::LOWEST), value);
     let last = match (range.end.as_deref(), range.limits) {
@@ -288,7 +306,7 @@ fn limits(ty: &Type, range: &ExprRange) -> (TokenStream, TokenStream) {
     (first, last)
 }
 
-fn mentions(tokens: TokenStream, parameters: &[syn::Ident]) -> bool {
+pub(super) fn mentions(tokens: TokenStream, parameters: &[syn::Ident]) -> bool {
     tokens.into_iter().any(|token| match token {
         TokenTree::Ident(ident) => parameters.contains(&ident),
         TokenTree::Group(group) => mentions(group.stream(), parameters),

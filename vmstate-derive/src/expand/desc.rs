@@ -88,17 +88,25 @@ fn entries(container: &Container<'_>, field: &Field<'_>) -> TokenStream {
     let unframed = field.attrs.unframed.as_ref().map(|_| quote!(.unframed()));
     let name = quote!(__v::Shared::Static(#name));
     let entry = match (codec::count(container, field), codec::conversion(field)) {
-        (Some(count), _) => quote!(__v::Field::counted(#name, #kind, #presence, #count)),
-        (None, Some(said)) => {
-            quote!(__v::Field::converted(#name, #kind, #presence, __v::Shared::Static(#said)))
-        }
         (None, None) => quote!(__v::Field::new(#name, #kind, #presence)),
+        (count, said) => {
+            let count = option(count);
+            let said = option(said.map(|said| quote!(__v::Shared::Static(#said))));
+            quote!(__v::Field::with(#name, #kind, #presence, #count, #said))
+        }
     };
     quote! {
         #before
         #entry #unframed,
         #in_range
         #after
+    }
+}
+
+fn option(value: Option<TokenStream>) -> TokenStream {
+    match value {
+        Some(value) => quote!(::core::option::Option::Some(#value)),
+        None => quote!(::core::option::Option::None),
     }
 }
 
@@ -129,7 +137,7 @@ fn conditional(path: &impl ToTokens) -> TokenStream {
     quote!(__v::Presence::If(__v::Shared::Static(#predicate)))
 }
 
-/// A path or range as the user wrote it, without the spaces that tokens are printed with.
+/// A path or range as the user wrote it, without the spaces that tokens are printed with and without `r#`.
 pub(super) fn text(path: &impl ToTokens) -> String {
-    path.to_token_stream().to_string().replace(' ', "")
+    path.to_token_stream().to_string().replace(' ', "").replace("r#", "")
 }

@@ -2,11 +2,12 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
-use syn::ExprRange;
 use syn::spanned::Spanned as _;
+use syn::{ExprRange, Type};
 
 use super::{codec, desc, fields_const};
-use crate::ast::{Codec, Container, Field};
+use crate::ast::{Codec, Container, Field, written};
+use crate::itself::replaced;
 
 /// For a struct without parameters: one constant a rule, so that each broken one is shown, at the field's type or at
 /// the struct's name.
@@ -33,7 +34,40 @@ fn rules<'a>(container: &'a Container<'_>, this: &'a Ident) -> impl Iterator<Ite
         let fault = quote!(<#this as __v::VmState>::DESCRIPTION.fault_of_names());
         none(&fault, container.parts[0].tokens.span())
     });
-    fields.chain(stolen).chain(struct_versions(container))
+    fields.chain(stolen).chain(struct_versions(container)).chain(options(container)).chain(ranges(container))
+}
+
+/// No bytes say whether a field is there, only a subsection's name does: what makes an `Option` present must be one thing.
+fn options<'a>(container: &'a Container<'_>) -> impl Iterator<Item = TokenStream> + 'a {
+    let wholes = container.migrated().map(|(_, field)| field).filter(|field| matches!(field.codec, Codec::Whole));
+    wholes.flat_map(|field| {
+        let exists = field.attrs.exists.as_ref().map(|given| given.tokens.span());
+        let since = field.attrs.since.as_ref().map(|given| given.tokens.span());
+        let part = field.part.and_then(|part| container.parts.get(part));
+        let needed = part.and_then(|part| part.attrs.needed.as_ref()).map(|given| given.tokens.span());
+        let places = [exists, since, needed].into_iter().flatten();
+        places.map(|place| no_option(field, place, "an `Option` is sent if it is `Some`: nothing else decides it"))
+    })
+}
+
+/// The rule that the field is no `Option`, shown at `place`.
+fn no_option(field: &Field<'_>, place: Span, text: &str) -> TokenStream {
+    let is_option = codec::of(field, &quote!(__v::Wire), &quote!(IS_OPTION));
+    quote_spanned!(place=> ::core::assert!(!#is_option, #text))
+}
+
+/// A range without a value would let nothing load.
+fn ranges<'a>(container: &'a Container<'_>) -> impl Iterator<Item = TokenStream> + 'a {
+    container.migrated().filter_map(|(_, field)| {
+        let range = field.attrs.range.as_ref()?;
+        let ident = &container.input.ident;
+        let (_, generics, _) = container.input.generics.split_for_impl();
+        // It stands outside of the impl.
+        let written_out = syn::parse2(replaced(range.tokens.clone(), &quote!(#ident #generics))).ok()?;
+        let (first, last) = codec::limits(field.ty, &written_out);
+        let text = "this range is empty: no value could be saved or loaded";
+        Some(quote_spanned!(range.tokens.span()=> ::core::assert!(#first <= #last, #text)))
+    })
 }
 
 /// A `struct_version` that the struct never had could not be saved or loaded.
@@ -60,10 +94,31 @@ fn fields_of(container: &Container<'_>, part: usize, this: &Ident) -> Vec<TokenS
         if let Codec::Slice(slice) | Codec::BufferSlice(slice) = &field.codec {
             rules.push(within_the_array(field, slice));
         }
-        let fault = quote!(__v::fault_of_field(<#this as __Parts>::#list, #own));
-        rules.push(none(&fault, field.ty.span()));
+        let is_proxy = matches!(field.codec, Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::With(_));
+        if is_proxy || !is_of_integers(field.ty) {
+            let fault = quote!(__v::fault_of_field(<#this as __Parts>::#list, #own));
+            let none = none(&fault, field.ty.span());
+            let alone = (part > 0 && matches!(field.codec, Codec::Plain)).then(|| {
+                no_option(field, field.ty.span(), "an `Option` is a whole subsection: no other field can be in it")
+            });
+            rules.push(match alone {
+                Some(alone) => quote!(#alone; #none),
+                None => none,
+            });
+        }
     }
     rules
+}
+
+/// Spares the compiler most rules, for speed alone: a struct that is called `u8` is judged among the bytes of the whole section,
+/// by `load_or_keep`.
+fn is_of_integers(ty: &Type) -> bool {
+    const INTEGERS: [&str; 9] = ["bool", "u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64"];
+    match written(ty) {
+        Type::Path(path) => path.path.get_ident().is_some_and(|word| INTEGERS.contains(&word.to_string().as_str())),
+        Type::Array(array) => is_of_integers(&array.elem),
+        _ => false,
+    }
 }
 
 /// The rule that `fault` is none, shown at `place`.

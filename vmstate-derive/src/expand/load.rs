@@ -120,8 +120,9 @@ fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {
 /// What becomes of the fields of an absent subsection, and of those inside of it.
 fn absent(container: &Container<'_>, part: usize) -> TokenStream {
     let own = container
-        .option_of(part)
-        .map(|Field { member, ty, .. }| quote!(<#ty as __v::Optional>::absent(&mut self.#member);));
+        .whole_of(part)
+        .map(|field| (&field.member, codec::of(field, &quote!(__v::Wire), &quote!(make_absent))))
+        .map(|(member, make_absent)| quote!(#make_absent(&mut self.#member);));
     let inside = container.subsections_of(part).map(|(index, _)| absent(container, index));
     quote!(#own #(#inside)*)
 }

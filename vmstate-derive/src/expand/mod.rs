@@ -1,7 +1,8 @@
 //! The output: `const _: () = { … }` with every path absolute, so that nothing of the user's scope is relied on.
 
-mod codec;
+pub(crate) mod codec;
 mod desc;
+mod each;
 mod framing;
 mod load;
 mod remote;
@@ -16,6 +17,8 @@ use syn::spanned::Spanned as _;
 use syn::{ExprRange, Ident, Path};
 
 use crate::ast::{Container, Field};
+
+pub(crate) use undo::{array, of_elements};
 
 /// All impls.
 pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStream {
@@ -45,7 +48,8 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
 
     quote! {
         #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
-        #[allow(unused_qualifications, unused_variables, missing_docs, missing_debug_implementations, unreachable_pub)]
+        #[allow(unused_qualifications, unused_variables, unused_parens, unused_braces)]
+        #[allow(missing_docs, missing_debug_implementations, unreachable_pub, deprecated)]
         const _: () = {
             use #krate::__private as __v;
 

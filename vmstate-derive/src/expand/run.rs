@@ -4,7 +4,7 @@ use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote};
 use syn::Type;
 
-use crate::ast::{Codec, Field};
+use crate::ast::{Codec, Field, written};
 
 const BOOL: &str = "bool";
 
@@ -66,6 +66,7 @@ impl Run<'_, '_> {
         let size = Literal::usize_unsuffixed(self.size);
         let parts = self.parts.iter().map(|Part { field, start, .. }| {
             let Field { member, ty, .. } = field;
+            let ty = written(ty);
             let start = Literal::usize_unsuffixed(*start);
             match is_bool(field) {
                 true => quote!(__v::put_bool_at::<#start, _>(&mut run, self.#member);),
@@ -85,7 +86,7 @@ impl Run<'_, '_> {
     pub(super) fn load(&self) -> TokenStream {
         let size = Literal::usize_unsuffixed(self.size);
         let parts = self.parts.iter().map(|Part { field: Field { member, ty, .. }, start, .. }| {
-            let start = Literal::usize_unsuffixed(*start);
+            let (ty, start) = (written(ty), Literal::usize_unsuffixed(*start));
             quote!(self.#member = ::core::primitive::#ty::from_be_bytes(__v::get_at::<#start, _, _>(run));)
         });
         let names = self.parts.iter().map(|Part { field: Field { name, .. }, size, .. }| {
@@ -104,17 +105,24 @@ pub(super) fn is_always_there(field: &Field<'_>, oldest: u32) -> bool {
     field.attrs.exists.is_none() && field.attrs.since.as_ref().is_none_or(|since| since.value <= oldest)
 }
 
+/// True if the field is an integer or bool as its type says.
+pub(super) fn is_plain(field: &Field<'_>) -> bool {
+    let name = field.ty.to_token_stream().to_string();
+    matches!(field.codec, Codec::Plain) && PLAIN.iter().any(|(plain, _)| *plain == name)
+}
+
 /// True if the field is a bool.
 pub(super) fn is_bool(field: &Field<'_>) -> bool {
-    field.ty.to_token_stream().to_string() == BOOL
+    written(field.ty).to_token_stream().to_string() == BOOL
 }
 
 /// Bytes of a field that is an integer or bool and nothing more: no check has its place before or behind it. By the
-/// type's name, as there is nothing else to tell it by; another type of that name makes code that does not compile.
+/// type's name, for speed alone: an integer by another name has the same bytes, one by one. Another type of such a name makes
+/// code that does not compile.
 fn plain_size(field: &Field<'_>) -> Option<usize> {
     let attrs = &field.attrs;
     let checks = attrs.must_exist.is_some() || attrs.validate.is_some() || attrs.range.is_some();
-    let (Codec::Plain, Type::Path(_), false) = (&field.codec, field.ty, checks) else { return None };
-    let name = field.ty.to_token_stream().to_string();
+    let (Codec::Plain, ty @ Type::Path(_), false) = (&field.codec, written(field.ty), checks) else { return None };
+    let name = ty.to_token_stream().to_string();
     PLAIN.iter().find(|(plain, _)| *plain == name).map(|(_, size)| *size)
 }

@@ -98,20 +98,23 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
 
 fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {
     let subsections = container.subsections_of(parent).map(|(index, part)| {
-        let (name, version) = (&part.name, part.version);
+        let (name, newest, oldest) = (&part.name, part.version, part.minimum_version);
         let save_part = save_fn(index);
         let save = quote! {
             out.outcome(1);
-            __v::save_header(#name, #version, out);
-            __v::within(<Self as __Parts>::#save_part(self, out, #version), #name)?;
+            let version = out.subsection_version(#name, #newest, #oldest);
+            __v::save_header(#name, version, out);
+            __v::within(<Self as __Parts>::#save_part(self, out, version), #name)?;
         };
         let needed = part.attrs.needed.as_ref().map(|needed| call(&needed.value, &quote!(&*self)));
-        let needed = match container.option_of(index) {
-            Some(Field { member, ty, .. }) => Some(quote!(<#ty as __v::Optional>::is_there(&self.#member))),
-            None => needed,
-        };
+        let needed = needed.or_else(|| {
+            let field @ Field { member, .. } = container.whole_of(index)?;
+            let is_there = codec::of(field, &quote!(__v::Wire), &quote!(is_there));
+            Some(quote!(#is_there(&self.#member)))
+        });
         match needed {
-            None => save,
+            // Its version is not the one of what comes behind.
+            None => quote!({ #save }),
             Some(needed) => {
                 quote! {
                     if #needed {

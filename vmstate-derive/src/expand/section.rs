@@ -64,6 +64,10 @@ pub(super) fn implementation(container: &Container<'_>, generics: &Generics) -> 
                 <Self as __v::Wire>::save(self, out)
             }
 
+            fn save_at(&mut self, out: &mut __v::Writer, version: u32) -> __v::Result<()> {
+                <Self as __v::VmState>::save_version(self, out, version)
+            }
+
             fn load(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()> {
                 <Self as __v::VmState>::load_or_keep(self, input, version)
             }

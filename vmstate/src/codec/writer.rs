@@ -1,5 +1,9 @@
 //! The byte sink of a save: big-endian puts, and the outcomes that the bytes alone do not show.
 
+use std::sync::Arc;
+
+use super::SubsectionVersions;
+
 /// The run-time decisions of one save, in wire order: whether a conditional field or a subsection was sent (0 or 1),
 /// how many elements a counted array had, how many bytes a custom field took.
 ///
@@ -12,6 +16,15 @@ pub type Outcomes = Vec<u32>;
 pub struct Writer {
     bytes: Vec<u8>,
     outcomes: Option<Outcomes>,
+    older: Option<Box<Older>>,
+}
+
+/// The release for which something is written, unless that is this one.
+#[derive(Debug)]
+struct Older {
+    subsections: Arc<SubsectionVersions>,
+    /// What could not be said in it.
+    problems: Vec<String>,
 }
 
 impl Writer {
@@ -23,7 +36,7 @@ impl Writer {
     /// An empty buffer that records outcomes, for a self-description.
     #[doc(hidden)]
     pub fn recording() -> Self {
-        Self { bytes: Vec::new(), outcomes: Some(Outcomes::new()) }
+        Self { outcomes: Some(Outcomes::new()), ..Self::default() }
     }
 
     /// Appends raw bytes.
@@ -70,6 +83,21 @@ impl Writer {
         }
     }
 
+    /// Writes subsections at these versions from now on, or at their newest; returns what could not be said until now.
+    pub(crate) fn limit_subsections(&mut self, subsections: Option<Arc<SubsectionVersions>>) -> Vec<String> {
+        let older = subsections.map(|subsections| Box::new(Older { subsections, problems: Vec::new() }));
+        std::mem::replace(&mut self.older, older).map_or_else(Vec::new, |before| before.problems)
+    }
+
+    /// At which version a subsection is written whose newest and oldest version are these.
+    #[inline]
+    pub fn subsection_version(&mut self, name: &str, newest: u32, oldest: u32) -> u32 {
+        match &mut self.older {
+            None => newest,
+            Some(older) => older.version(name, newest, oldest),
+        }
+    }
+
     /// Bytes in the buffer.
     #[inline]
     pub fn len(&self) -> usize {
@@ -101,5 +129,18 @@ impl Writer {
     #[doc(hidden)]
     pub fn into_parts(self) -> (Vec<u8>, Outcomes) {
         (self.bytes, self.outcomes.unwrap_or_default())
+    }
+}
+
+impl Older {
+    #[cold]
+    fn version(&mut self, name: &str, newest: u32, oldest: u32) -> u32 {
+        match self.subsections.version(name, newest, oldest) {
+            Ok(version) => version,
+            Err(problem) => {
+                self.problems.push(problem);
+                newest
+            }
+        }
     }
 }

@@ -1,75 +1,72 @@
-//! From a description to its layout.
+//! From a description's program to its layout at one version.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use super::budget::{Budget, TooLarge};
 use super::item::Item;
-use super::layout::{Bound, Framing, Known, Layout, Length, Sent, Step};
+use super::layout::{Bound, Counting, Known, Layout, Length, Sent, Step};
 use super::lengths::{self, At, Part, Value};
 use super::place::Place;
 use super::reliance::shared_name;
 use super::subjects::{Id, Subjects};
 use super::verdict::{Reason, Subject};
-use crate::schema::{self, Count, Description, Field, Kind, Presence, json};
+use crate::schema::program::{self, Encoding, Framing, Meaning, Member, Nested, Program};
+use crate::schema::{self, Count, Presence};
 
 /// More steps than this are not compared.
 const MAX_STEPS: usize = 1 << 16;
 
-/// What `description` writes at `version`.
+/// What `program` writes at `version`.
 pub(super) fn written(
-    description: &Description,
+    program: &Program<'_>,
     version: u32,
     subjects: &mut Subjects,
     budget: &Budget,
 ) -> Result<Layout, TooLarge> {
-    build(description, version, None, subjects, budget)
+    build(program, version, None, subjects, budget)
 }
 
-/// What `description` takes at `version` from a writer of these subsections.
+/// What `program` takes at `version` from a writer of these subsections.
 pub(super) fn read(
-    description: &Description,
+    program: &Program<'_>,
     version: u32,
     sent: &Sent,
     subjects: &mut Subjects,
     budget: &Budget,
 ) -> Result<Layout, TooLarge> {
-    build(description, version, Some(sent), subjects, budget)
+    build(program, version, Some(sent), subjects, budget)
 }
 
 fn build(
-    description: &Description,
+    program: &Program<'_>,
     version: u32,
     sent: Option<&Sent>,
     subjects: &mut Subjects,
     budget: &Budget,
 ) -> Result<Layout, TooLarge> {
     let mut builder = Builder { layout: Layout::default(), sent, parts: Vec::new(), subjects, budget };
-    builder.structure(description, version, &Place::default())?;
+    builder.structure(program, version, &Place::default())?;
     Ok(builder.layout)
 }
 
-/// All subsections in `description`, also those of nested structs.
-pub(super) fn subsections(description: &Description, into: &mut Sent, budget: &Budget) -> Result<(), TooLarge> {
-    for subsection in description.subsections.iter() {
+/// All subsections in `program`, also those of nested structs.
+pub(super) fn subsections(program: &Program<'_>, into: &mut Sent, budget: &Budget) -> Result<(), TooLarge> {
+    for subsection in program.subsections() {
         budget.step(subsection.name.len())?;
-        into.entry(subsection.name.to_string()).or_default().insert(subsection.version);
+        into.entry(subsection.name.to_owned()).or_default().insert(subsection.newest);
         subsections(subsection, into, budget)?;
     }
-    description.fields.iter().try_for_each(|field| inside(&field.kind, into, budget))
+    program.members().try_for_each(|member| inside(&member.encoding, into, budget))
 }
 
-fn inside(kind: &Kind, into: &mut Sent, budget: &Budget) -> Result<(), TooLarge> {
+fn inside(encoding: &Encoding<'_>, into: &mut Sent, budget: &Budget) -> Result<(), TooLarge> {
     budget.step(0)?;
-    match kind {
-        Kind::Struct(nested) | Kind::StructAt(nested, _) | Kind::Temporary(nested) => subsections(nested, into, budget),
-        Kind::Array(element, _) | Kind::CountedArray(element) | Kind::List(element) | Kind::Nullable(element) => {
-            inside(element, into, budget)
-        }
-        Kind::Map(key, value) => {
-            inside(key, into, budget)?;
-            inside(value, into, budget)
-        }
-        _ => Ok(()),
+    match encoding {
+        Encoding::Struct(nested) => subsections(&nested.program, into, budget),
+        Encoding::Repeat(_, element) => inside(element, into, budget),
+        Encoding::Nullable(inner) => inside(inner, into, budget),
+        Encoding::Item(_) | Encoding::Refuse(_) => Ok(()),
     }
 }
 
@@ -132,105 +129,125 @@ impl Builder<'_> {
     }
 
     /// A struct of its own: no field of those around it is a length here.
-    fn structure(&mut self, description: &Description, version: u32, place: &Place) -> Result<(), TooLarge> {
-        self.part(description, version, place, false)
+    fn structure(&mut self, program: &Program<'_>, version: u32, place: &Place) -> Result<(), TooLarge> {
+        self.part(program, version, place, false)
     }
 
     fn part(
         &mut self,
-        description: &Description,
+        program: &Program<'_>,
         version: u32,
         place: &Place,
         is_subsection: bool,
     ) -> Result<(), TooLarge> {
-        self.parts.push(Part::new(description, place, is_subsection, self.budget)?);
-        let built = self.description(description, version, place);
+        self.parts.push(Part::new(program, place, is_subsection, self.budget)?);
+        let built = self.program(program, version, place);
         self.parts.pop();
         built
     }
 
-    fn description(&mut self, description: &Description, version: u32, place: &Place) -> Result<(), TooLarge> {
-        self.rely_on_hooks(description)?;
+    fn program(&mut self, program: &Program<'_>, version: u32, place: &Place) -> Result<(), TooLarge> {
+        self.rely_on_hooks(program)?;
         let mut names = HashMap::new();
-        for field in description.fields.iter() {
-            self.budget.step(place.path.len() + place.scope.len() + field.name.len())?;
-            let named = names.entry(&*field.name).and_modify(|count| *count += 1).or_insert(1);
-            match named {
-                1 => self.field(description, field, version, &place.field(&field.name))?,
-                _ => self.field(description, field, version, &place.field(&format!("{}#{named}", &*field.name)))?,
+        for step in &program.steps {
+            match step {
+                program::Step::Member(member) => {
+                    let name: &str = &member.name;
+                    self.budget.step(place.path.len() + place.scope.len() + name.len())?;
+                    let named = names.entry(name).and_modify(|count| *count += 1).or_insert(1);
+                    match named {
+                        1 => self.member(program, member, version, &place.field(name))?,
+                        _ => self.member(program, member, version, &place.field(&format!("{name}#{named}")))?,
+                    }
+                }
+                program::Step::Check { name, is_predicate } => {
+                    self.budget.step(name.len() + program.name.len())?;
+                    *names.entry(name).or_insert(0) += 1;
+                    if *is_predicate && self.sent.is_some() {
+                        self.layout.relied.hooks.insert(format!("the check {name} of {}", program.name));
+                    }
+                }
+                program::Step::Subsections(all) => match self.sent {
+                    None => self.send_subsections(all, place)?,
+                    Some(sent) => self.take_subsections(program.name, all, sent, place)?,
+                },
+                // Only the self-description of a stream has these, which is never compared.
+                program::Step::Sent(..) | program::Step::Refuse(_) => return Err(TooLarge),
             }
         }
-        match self.sent {
-            None => self.send_subsections(description, place),
-            Some(sent) => self.take_subsections(description, sent, place),
-        }
+        Ok(())
     }
 
-    fn send_subsections(&mut self, description: &Description, place: &Place) -> Result<(), TooLarge> {
-        for subsection in description.subsections.iter() {
+    fn send_subsections(&mut self, all: &[Rc<Program<'_>>], place: &Place) -> Result<(), TooLarge> {
+        for subsection in all {
             self.budget.step(subsection.name.len() + place.path.len())?;
-            let inside = place.field(&subsection.name);
+            let inside = place.field(subsection.name);
             let subject = self.subject(Subject::Subsection(inside.path.to_string()), place);
             let jump = self.push(Step::Unless { subject, to: 0 })?;
-            self.push(Step::Header { name: (&*subsection.name).into(), version: subsection.version })?;
-            self.part(subsection, subsection.version, &inside, true)?;
+            self.push(Step::Header { name: subsection.name.into(), version: subsection.newest })?;
+            self.part(subsection, subsection.newest, &inside, true)?;
             self.land(jump);
         }
         Ok(())
     }
 
-    fn take_subsections(&mut self, parent: &Description, sent: &Sent, place: &Place) -> Result<(), TooLarge> {
-        self.budget.step(parent.name.len())?;
-        let probe = self.push(Step::Probe { parent: (&*parent.name).into(), known: BTreeMap::new(), end: 0 })?;
-        let mut all = BTreeMap::new();
-        for subsection in parent.subsections.iter() {
+    fn take_subsections(
+        &mut self,
+        parent: &str,
+        all: &[Rc<Program<'_>>],
+        sent: &Sent,
+        place: &Place,
+    ) -> Result<(), TooLarge> {
+        self.budget.step(parent.len())?;
+        let probe = self.push(Step::Probe { parent: parent.into(), known: BTreeMap::new(), end: 0 })?;
+        let mut by_name = BTreeMap::new();
+        for subsection in all {
             self.budget.step(subsection.name.len())?;
-            let (oldest, newest) = (subsection.minimum_version, subsection.version);
-            let inside = place.field(&subsection.name);
+            let (oldest, newest) = (subsection.oldest, subsection.newest);
+            let inside = place.field(subsection.name);
             let mut bodies = BTreeMap::new();
-            let versions = sent.get(&*subsection.name).into_iter().flatten();
+            let versions = sent.get(subsection.name).into_iter().flatten();
             for version in versions.filter(|version| (oldest..=newest).contains(version)) {
                 bodies.insert(*version, self.layout.steps.len());
                 self.part(subsection, *version, &inside, true)?;
                 self.push(Step::Goto(probe))?;
             }
             // Of two that share a name, the first is found.
-            all.entry((&*subsection.name).into()).or_insert(Known { oldest, newest, bodies });
+            by_name.entry(subsection.name.into()).or_insert(Known { oldest, newest, bodies });
         }
         if let Some(Step::Probe { known, .. }) = self.layout.steps.get_mut(probe) {
-            *known = all;
+            *known = by_name;
         }
         self.land(probe);
         self.keep_until_here(probe);
         Ok(())
     }
 
-    /// What a reader's device is asked in a load of `description`.
-    fn rely_on_hooks(&mut self, description: &Description) -> Result<(), TooLarge> {
+    /// What a reader's device is asked in a load of `program`.
+    fn rely_on_hooks(&mut self, program: &Program<'_>) -> Result<(), TooLarge> {
         if self.sent.is_none() {
             return Ok(());
         }
-        let Description { name, hooks, .. } = description;
+        let name = program.name;
         let relied = &mut self.layout.relied;
-        let Some(hooks) = hooks else {
-            if !relied.unsaid.contains(&**name) {
-                relied.unsaid.insert(name.to_string());
+        let Some(hooks) = program.hooks else {
+            if !relied.unsaid.contains(name) {
+                relied.unsaid.insert(name.to_owned());
             }
             return Ok(());
         };
-        for hook in hooks.iter() {
+        for hook in hooks {
             self.budget.step(hook.len() + name.len())?;
-            relied.hooks.insert(format!("{} of {}", &**hook, &**name));
+            relied.hooks.insert(format!("{} of {name}", &**hook));
         }
         Ok(())
     }
 
-    fn field(&mut self, of: &Description, field: &Field, version: u32, place: &Place) -> Result<(), TooLarge> {
+    fn member(&mut self, of: &Program<'_>, member: &Member<'_>, version: u32, place: &Place) -> Result<(), TooLarge> {
         let before = self.layout.steps.len();
-        self.presence(of, field, version, place)?;
+        self.presence(of, member, version, place)?;
         let is_value = |step: &Step| matches!(step, Step::Item { .. } | Step::Custom { .. });
-        let length = self.parts.last_mut().and_then(|part| part.lengths.get_mut(&*field.name));
-        if let Some(length) = length {
+        if let Some(length) = self.parts.last_mut().and_then(|part| part.lengths.get_mut(&*member.name)) {
             let value = self.layout.steps.iter().skip(before).position(is_value);
             if let (At::Absent, Some(index)) = (length.at, value) {
                 length.at = At::Step(before + index);
@@ -239,16 +256,10 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn presence(&mut self, of: &Description, field: &Field, version: u32, place: &Place) -> Result<(), TooLarge> {
-        match &field.presence {
+    fn presence(&mut self, of: &Program<'_>, member: &Member<'_>, version: u32, place: &Place) -> Result<(), TooLarge> {
+        match member.presence {
             Presence::Since(since) if *since > version => Ok(()),
-            Presence::Since(_) => self.content(of, field, place),
-            Presence::If(_) if field.kind == Kind::Check => {
-                if self.sent.is_some() {
-                    self.layout.relied.hooks.insert(format!("the check {} of {}", &*field.name, &*of.name));
-                }
-                Ok(())
-            }
+            Presence::Since(_) => self.content(of, member, place),
             Presence::If(predicate) => {
                 self.budget.step(predicate.len())?;
                 let subject = match predicate.is_empty() {
@@ -257,30 +268,28 @@ impl Builder<'_> {
                 };
                 let subject = self.subject(subject, place);
                 let jump = self.push(Step::Unless { subject, to: 0 })?;
-                self.content(of, field, place)?;
+                self.content(of, member, place)?;
                 self.land(jump);
                 Ok(())
             }
         }
     }
 
-    /// The field's bytes, and what decides about them beside its kind.
-    fn content(&mut self, of: &Description, field: &Field, place: &Place) -> Result<(), TooLarge> {
-        if let (Some(conversion), Some(_), false) =
-            (&field.conversion, self.sent, matches!(field.kind, Kind::Custom(_)))
-        {
-            self.layout.relied.hooks.insert(format!("{} of {}", &**conversion, shared_name(&place.path)));
+    /// The member's bytes, and what decides about them beside its encoding.
+    fn content(&mut self, of: &Program<'_>, member: &Member<'_>, place: &Place) -> Result<(), TooLarge> {
+        if let (Some(conversion), Some(_), false) = (member.conversion, self.sent, member.encoding.is_codec()) {
+            self.layout.relied.hooks.insert(format!("{conversion} of {}", shared_name(&place.path)));
         }
-        let bound = match &field.count {
+        let bound = match member.count {
             Some(count) => self.bound(count, place),
             None => {
-                if of.hooks.is_none() && field.kind.is_counted() {
+                if of.hooks.is_none() && member.encoding.is_counted() {
                     self.layout.relied.counts.insert(shared_name(&place.path));
                 }
                 None
             }
         };
-        self.counted_kind(&field.kind, bound, place)
+        self.counted_encoding(&member.encoding, bound, place)
     }
 
     /// What `count` says, if it is known where the length is.
@@ -309,80 +318,97 @@ impl Builder<'_> {
         Some(Bound { length, factor, most, highest: highest.saturating_mul(factor) })
     }
 
-    fn kind(&mut self, kind: &Kind, place: &Place) -> Result<(), TooLarge> {
-        self.counted_kind(kind, None, place)
+    fn encoding(&mut self, encoding: &Encoding<'_>, place: &Place) -> Result<(), TooLarge> {
+        self.counted_encoding(encoding, None, place)
     }
 
     /// What the bytes are, of as many elements as `bound` says.
-    fn counted_kind(&mut self, kind: &Kind, bound: Option<Bound>, place: &Place) -> Result<(), TooLarge> {
-        if let Some(item) = Item::of(kind) {
+    fn counted_encoding(
+        &mut self,
+        encoding: &Encoding<'_>,
+        bound: Option<Bound>,
+        place: &Place,
+    ) -> Result<(), TooLarge> {
+        if let Some(item) = Item::of(encoding) {
             return self.item(item, place);
         }
-        match kind {
-            Kind::Struct(nested) | Kind::Temporary(nested) => self.structure(nested, nested.version, place),
-            Kind::StructAt(nested, version) => self.struct_at(nested, *version, place),
-            Kind::Array(element, count) => self.array(element, *count, place),
-            Kind::CountedArray(element) => {
-                self.counted(Framing::Count, bound, place, |builder, inside| builder.kind(element, inside))
+        match encoding {
+            Encoding::Struct(nested) => self.nested(nested, place),
+            Encoding::Repeat(Framing::Fixed(count), element) => self.array(element, *count, place),
+            Encoding::Repeat(Framing::Counted, element) => {
+                self.counted(Counting::Elements, bound, place, |builder, inside| builder.encoding(element, inside))
             }
-            Kind::CountedBuffer => {
-                self.counted(Framing::Count, bound, place, |builder, inside| builder.item(Item::raw_byte(), inside))
+            Encoding::Repeat(Framing::List, element) => {
+                self.counted(Counting::List, bound, place, |builder, inside| builder.encoding(element, inside))
             }
-            Kind::CountedBitmap => {
-                self.counted(Framing::Bits, bound, place, |builder, inside| builder.item(Item::words(1), inside))
-            }
-            Kind::List(element) => {
-                self.counted(Framing::List, bound, place, |builder, inside| builder.kind(element, inside))
-            }
-            Kind::Map(key, value) => {
+            Encoding::Repeat(Framing::Map, entry) => {
                 self.layout.relied.orders.insert(shared_name(&place.path));
-                self.counted(Framing::Map, bound, place, |builder, inside| {
-                    builder.kind(key, &Place { in_key: true, ..inside.field("key") })?;
-                    builder.kind(value, inside)
-                })
+                self.counted(Counting::Map, bound, place, |builder, inside| builder.entry(entry, inside))
             }
-            Kind::Nullable(inner) => {
+            Encoding::Nullable(inner) => {
                 let null = self.subject(Subject::Null(place.path.to_string()), place);
                 let jump = self.push(Step::Pointer { null, path: place.path.clone(), end: 0 })?;
-                self.kind(inner, place)?;
+                self.encoding(inner, place)?;
                 self.land(jump);
                 Ok(())
             }
-            Kind::Custom(codec) => {
-                self.budget.step(codec.len())?;
-                let by_size = json::opaque_size(kind).is_some();
-                self.push(Step::Custom { codec: codec.to_string(), by_size, path: place.path.clone() }).map(drop)
-            }
-            Kind::Bitmap(bits) => {
-                let words = bits / 64;
-                self.item(Item::words(words as u64), place)?;
-                let last = if words == 0 { place.clone() } else { place.element(words) };
-                self.item(Item::last_word(bits % 64), &last)
-            }
-            Kind::Limited(inner, _) => self.kind(inner, place),
-            // The others are items.
-            _ => Ok(()),
+            Encoding::Item(item) => match item.meaning {
+                Meaning::Codec(name) => self.custom(name, false, place),
+                Meaning::Opaque(name) => self.custom(name, true, place),
+                Meaning::Bitmap(None) => {
+                    self.counted(Counting::Bits, bound, place, |builder, inside| builder.item(Item::words(1), inside))
+                }
+                Meaning::Bitmap(Some(bits)) => {
+                    let words = bits / 64;
+                    self.item(Item::words(words), place)?;
+                    let last = if words == 0 { place.clone() } else { place.element(words) };
+                    self.item(Item::last_word(bits % 64), &last)
+                }
+                // The others that are no item yet are bytes that a length counts.
+                _ => self.counted(Counting::Elements, bound, place, |builder, inside| {
+                    builder.item(Item::raw_byte(), inside)
+                }),
+            },
+            // Only the self-description of a stream has these, which is never compared.
+            Encoding::Refuse(_) => Err(TooLarge),
         }
     }
 
-    fn struct_at(&mut self, nested: &Description, version: u32, place: &Place) -> Result<(), TooLarge> {
-        let (newest, oldest) = (nested.version, nested.minimum_version);
+    fn custom(&mut self, codec: &str, by_size: bool, place: &Place) -> Result<(), TooLarge> {
+        self.budget.step(codec.len())?;
+        self.push(Step::Custom { codec: codec.to_owned(), by_size, path: place.path.clone() }).map(drop)
+    }
+
+    /// Key and value of a map; the value has the place of the entry.
+    fn entry(&mut self, entry: &Encoding<'_>, place: &Place) -> Result<(), TooLarge> {
+        let Encoding::Struct(entry) = entry else { return Ok(()) };
+        let mut members = entry.program.members();
+        if let (Some(key), Some(value)) = (members.next(), members.next()) {
+            self.encoding(&key.encoding, &Place { in_key: true, ..place.field(&key.name) })?;
+            self.encoding(&value.encoding, place)?;
+        }
+        Ok(())
+    }
+
+    fn nested(&mut self, nested: &Nested<'_>, place: &Place) -> Result<(), TooLarge> {
+        let version = nested.version;
+        let (newest, oldest) = (nested.program.newest, nested.program.oldest);
         let reason = match version {
             _ if version > newest => Some(Reason::TooNew { version, newest }),
-            _ if version < oldest => Some(Reason::TooOld { version, oldest }),
+            _ if version < oldest && version < newest => Some(Reason::TooOld { version, oldest }),
             _ => None,
         };
         if let (Some(reason), true) = (reason, self.sent.is_some()) {
             self.push(Step::Refuse { path: place.path.clone(), reason })?;
         }
-        self.structure(nested, version, place)
+        self.structure(&nested.program, version, place)
     }
 
-    fn array(&mut self, element: &Kind, count: usize, place: &Place) -> Result<(), TooLarge> {
+    fn array(&mut self, element: &Encoding<'_>, count: u64, place: &Place) -> Result<(), TooLarge> {
         for index in 0..count {
             self.budget.step(place.path.len() + place.scope.len())?;
             let before = self.layout.steps.len();
-            self.kind(element, &place.element(index))?;
+            self.encoding(element, &place.element(index))?;
             if self.layout.steps.len() == before {
                 // No element has bytes.
                 break;
@@ -402,7 +428,7 @@ impl Builder<'_> {
 
     fn counted(
         &mut self,
-        framing: Framing,
+        counting: Counting,
         bound: Option<Bound>,
         place: &Place,
         body: impl FnOnce(&mut Self, &Place) -> Result<(), TooLarge>,
@@ -410,7 +436,7 @@ impl Builder<'_> {
         self.budget.step(place.path.len() + place.scope.len())?;
         let inside = place.counted();
         let elements = self.subject(Subject::Elements(place.path.to_string()), place);
-        let head = self.push(Step::Loop { elements, framing, bound, path: place.path.clone(), end: 0 })?;
+        let head = self.push(Step::Loop { elements, counting, bound, path: place.path.clone(), end: 0 })?;
         body(self, &inside)?;
         self.push(Step::LoopEnd { head, depth: inside.depth, path: place.path.clone() })?;
         self.land(head);

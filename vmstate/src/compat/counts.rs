@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use super::layout::{Bound, Length, Step};
-use super::product::{Found, Product};
+use super::position::{At, Next, Position, gate};
 use super::reliance::shared_name;
-use super::state::{At, Next, State, gate};
+use super::sides::{Found, Sides};
 use super::subjects::Id;
 use super::verdict::{Reason, Subject};
 
@@ -17,12 +17,12 @@ pub(super) struct Counted<'a> {
     pub(super) end: usize,
 }
 
-impl Product<'_> {
+impl Sides<'_> {
     /// What can happen where the writer and the reader, in this order, are in front of elements that are on the wire in the
     /// same way.
     pub(super) fn counted(
         &self,
-        state: &State,
+        state: &Position,
         elements: Id,
         (written, read): &(Counted<'_>, Counted<'_>),
         found: &mut Found,
@@ -52,7 +52,7 @@ impl Product<'_> {
     }
 
     /// How many elements the writer may send: as many as its length can say, if that is in the stream.
-    fn most_sent(&self, state: &State, ours: &Bound, theirs: &Bound) -> u64 {
+    fn most_sent(&self, state: &Position, ours: &Bound, theirs: &Bound) -> u64 {
         match (&ours.length, &theirs.length) {
             (Length::Step(sent), Length::Step(got)) if state.lengths.get(got) == Some(sent) => {
                 ours.most.min(ours.highest)
@@ -64,7 +64,7 @@ impl Product<'_> {
     /// Whether both count by the same length.
     fn agree(
         &self,
-        state: &State,
+        state: &Position,
         elements: Id,
         (ours, written): (&Bound, &Counted<'_>),
         (theirs, read): (&Bound, &Counted<'_>),
@@ -99,7 +99,7 @@ impl Product<'_> {
 
     /// True if it is known that the reader counts the elements called as those of a writer's loop by another length: then one
     /// of the two can be empty where the other is not.
-    pub(super) fn counts_otherwise(&self, state: &State, elements: Id, theirs: &Option<Bound>) -> bool {
+    pub(super) fn counts_otherwise(&self, state: &Position, elements: Id, theirs: &Option<Bound>) -> bool {
         let mut loops = self.written.steps.iter().filter_map(|step| match step {
             Step::Loop { elements: of, bound, .. } if *of == elements => Some(bound),
             _ => None,
@@ -121,7 +121,7 @@ impl Product<'_> {
 
     /// Notes which value of the writer the reader's length has become in `next`; none that is known, unless it is a `whole`
     /// one.
-    pub(super) fn note_length(&self, state: &State, next: &mut State, whole: bool) {
+    pub(super) fn note_length(&self, state: &Position, next: &mut Position, whole: bool) {
         let (from, to) = (state.written.step, state.read.step);
         if !self.read.lengths.contains_key(&to) {
             return;
@@ -134,7 +134,7 @@ impl Product<'_> {
 }
 
 /// Into the elements, or past them.
-fn both_outcomes(state: &State, elements: Id, written: &Counted<'_>, read: &Counted<'_>) -> Next {
+fn both_outcomes(state: &Position, elements: Id, written: &Counted<'_>, read: &Counted<'_>) -> Next {
     Next::To(state.decide(elements, |holds, state| match holds {
         true => enter(state),
         false => {
@@ -144,6 +144,6 @@ fn both_outcomes(state: &State, elements: Id, written: &Counted<'_>, read: &Coun
     }))
 }
 
-fn enter(state: &mut State) {
+fn enter(state: &mut Position) {
     (state.written, state.read, state.agreed) = (state.written.next(), state.read.next(), false);
 }

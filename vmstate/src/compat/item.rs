@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use super::values::Values;
 use super::verdict::{Difference, Reason, Subject};
-use crate::schema::{Kind, Limit, json};
+use crate::schema::Limit;
+use crate::schema::program::{self, Encoding, Framing};
 
 /// What the bytes of an item mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,50 +76,57 @@ impl Item {
     }
 
     /// The last word of a bitmap, of which it has only so many bits: the others are 0.
-    pub(super) fn last_word(bits: usize) -> Self {
+    pub(super) fn last_word(bits: u64) -> Self {
         let taken = Values::all(8, false).limited(&Limit::Within(0, (1 << bits) - 1));
         Self { taken: Taken::These(taken.into()), ..Self::words(u64::from(bits > 0)) }
     }
 
-    /// Kinds whose bytes are of one meaning throughout.
-    pub(super) fn of(kind: &Kind) -> Option<Self> {
-        let any = |meaning, bytes| Some(Self { meaning, taken: Taken::Any, bytes, in_key: false });
-        match kind {
-            Kind::Bool => {
-                let taken = Values::single(0).or(&Values::single(1));
-                Some(Self { taken: Taken::These(taken.into()), ..any(Meaning::Bool, 1)? })
-            }
-            Kind::Unsigned(width) => any(Meaning::Unsigned(u64::from(*width)), u64::from(*width)),
-            Kind::Signed(width) => any(Meaning::Signed(u64::from(*width)), u64::from(*width)),
-            Kind::Limited(inner, limit) => {
-                let item = Self::of(inner)?;
-                let taken = match limit {
-                    Limit::Equal => Taken::Equal,
-                    Limit::AtMostCurrent => Taken::AtMost,
-                    Limit::NotZero | Limit::Within(..) | Limit::OneOf(_) => {
-                        Taken::These(item.values()?.limited(limit).into())
-                    }
-                };
-                Some(Self { taken, ..item })
-            }
-            Kind::Timer => any(Meaning::Timer, 8),
-            Kind::Double => any(Meaning::Double, 8),
-            Kind::Bitmap(bits) if bits.is_multiple_of(64) => Some(Self::words(*bits as u64 / 64)),
-            Kind::Buffer(bytes) => any(Meaning::Raw, *bytes as u64),
-            Kind::Unused(bytes) => any(Meaning::Unused, *bytes as u64),
-            Kind::Custom(_) => {
-                let bytes = json::opaque_size(kind).filter(|bytes| *bytes > 0)?;
-                any(Meaning::Opaque(bytes), bytes)
-            }
-            Kind::Array(element, count) => {
+    /// An encoding whose bytes are of one meaning throughout, and as many in each stream.
+    pub(super) fn of(encoding: &Encoding<'_>) -> Option<Self> {
+        match encoding {
+            Encoding::Item(item) => Self::of_item(item),
+            Encoding::Repeat(Framing::Fixed(count), element) => {
                 let element = Self::of(element)?;
                 // More than anybody has is all the same, but still whole elements.
                 let most = || u64::MAX / element.bytes * element.bytes;
-                let bytes = element.bytes.checked_mul(*count as u64).unwrap_or_else(most);
+                let bytes = element.bytes.checked_mul(*count).unwrap_or_else(most);
                 Some(Self { bytes, ..element })
             }
             _ => None,
         }
+    }
+
+    fn of_item(item: &program::Item<'_>) -> Option<Self> {
+        let bytes = item.size?;
+        let meaning = match item.meaning {
+            program::Meaning::Bool => Meaning::Bool,
+            program::Meaning::Unsigned => Meaning::Unsigned(bytes),
+            program::Meaning::Signed => Meaning::Signed(bytes),
+            program::Meaning::Timer => Meaning::Timer,
+            program::Meaning::Double => Meaning::Double,
+            program::Meaning::Bitmap(bits) if bits?.is_multiple_of(64) => Meaning::Bits,
+            program::Meaning::Bitmap(_) | program::Meaning::Codec(_) => return None,
+            program::Meaning::Raw => Meaning::Raw,
+            program::Meaning::Unused => Meaning::Unused,
+            program::Meaning::Opaque(_) => Meaning::Opaque(bytes),
+        };
+        let taken = match meaning {
+            Meaning::Bool => Taken::These(Values::single(0).or(&Values::single(1)).into()),
+            _ => Taken::Any,
+        };
+        let all = Self { meaning, taken, bytes, in_key: false };
+        let taken = match item.limit {
+            None => return Some(all),
+            Some(Limit::Equal) => Taken::Equal,
+            Some(Limit::AtMostCurrent) => Taken::AtMost,
+            Some(limit @ (Limit::NotZero | Limit::Scalar | Limit::Within(..) | Limit::OneOf(_))) => {
+                match all.values() {
+                    Some(values) => Taken::These(values.limited(limit).into()),
+                    None => return Some(all),
+                }
+            }
+        };
+        Some(Self { taken, ..all })
     }
 
     /// All that one integer can be, `None` if the item has none.
@@ -157,7 +165,7 @@ pub(super) struct Rest<'a> {
 }
 
 /// What becomes of the bytes that a writer's and a reader's item share.
-pub(super) struct Shared {
+pub(super) struct Overlap {
     pub(super) bytes: u64,
     pub(super) difference: Option<Difference>,
     /// True if only sizes say that both sides mean the same.
@@ -170,7 +178,7 @@ pub(super) struct Shared {
 
 impl Rest<'_> {
     /// Whether `self`, written, can be read as `read`.
-    pub(super) fn read_as(&self, read: &Self) -> Result<Shared, Reason> {
+    pub(super) fn read_as(&self, read: &Self) -> Result<Overlap, Reason> {
         use Meaning::{Bool, Signed, Unsigned, Unused};
         let (from, to) = (self.item.meaning, read.item.meaning);
         let (width, read_width) = (from.width(), to.width());
@@ -195,7 +203,7 @@ impl Rest<'_> {
         let zeros = from == Unused && read_width.is_some_and(whole);
         let alike = !matches!(self.item.taken, Taken::Any | Taken::These(_))
             && !matches!(read.item.taken, Taken::Any | Taken::These(_));
-        Ok(Shared { bytes, difference, by_size, alike, unless: self.unless(read, zeros)? })
+        Ok(Overlap { bytes, difference, by_size, alike, unless: self.unless(read, zeros)? })
     }
 
     /// Of a map's key, the numbers of the reader among which no two change places; all of them if it is none.

@@ -1,4 +1,4 @@
-//! A description as a small program over wire items: what a writer may send at one version, or a reader may take.
+//! A description's program unrolled at one version, as steps with jumps: what a writer may send, or a reader may take.
 //!
 //! Names do not matter here, except where the wire or an assumption shows them: subsections, predicates, codecs.
 
@@ -19,7 +19,7 @@ pub(super) enum Step {
     /// A pointer: one byte `30` if it is null, then on at `end`.
     Pointer { null: Id, path: Rc<str>, end: usize },
     /// Elements up to `end`; `bound` if it is known how many.
-    Loop { elements: Id, framing: Framing, bound: Option<Bound>, path: Rc<str>, end: usize },
+    Loop { elements: Id, counting: Counting, bound: Option<Bound>, path: Rc<str>, end: usize },
     /// Behind an element of the `Loop` at `head`: another, or no more. `depth` is that of the loop, of how many around it.
     LoopEnd { head: usize, depth: usize, path: Rc<str> },
     /// A hand-written codec's bytes, or those of a field of which not even the size is known.
@@ -88,9 +88,9 @@ pub(super) enum Length {
 
 /// How a number of elements is on the wire: only the same ways go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(super) enum Counting {
     /// Only elements.
-    Count,
+    Elements,
     /// Words, of which a number of bits says how many.
     Bits,
     /// A byte before each element and behind the last.
@@ -99,7 +99,7 @@ pub(super) enum Framing {
     Map,
 }
 
-impl Framing {
+impl Counting {
     /// True if there are bytes even without elements.
     pub(super) const fn has_marks(self) -> bool {
         matches!(self, Self::List | Self::Map)

@@ -1,11 +1,12 @@
-//! Where the lengths are that a struct counts its elements by, while its layout is being built.
+//! Fields that say how many elements others have, and where their values are in a layout.
 
 use std::collections::BTreeMap;
 
 use super::budget::{Budget, TooLarge};
 use super::item::Item;
 use super::place::Place;
-use crate::schema::{Count, Description, Field, Kind, Length};
+use crate::schema::program::Program;
+use crate::schema::{Count, Length};
 
 /// A struct or subsection that is being built, and where its lengths are.
 pub(super) struct Part {
@@ -23,6 +24,7 @@ pub(super) struct Value {
     pub(super) highest: u64,
 }
 
+/// Where in a layout a length is.
 #[derive(Clone, Copy)]
 pub(super) enum At {
     /// In no stream of this version.
@@ -33,27 +35,37 @@ pub(super) enum At {
 }
 
 impl Part {
-    /// Before its first field is built.
+    /// Before its first member is built.
     pub(super) fn new(
-        description: &Description,
+        program: &Program<'_>,
         place: &Place,
         is_subsection: bool,
         budget: &Budget,
     ) -> Result<Self, TooLarge> {
         let mut lengths = Vec::new();
-        collect_lengths(description, &mut lengths, budget)?;
-        lengths.retain(|name| description.fields.iter().any(|field| *field.name == **name));
+        collect_lengths(program, &mut lengths, budget)?;
+        lengths.retain(|name| program.members().any(|member| member.name == **name));
         let lengths = lengths.into_iter().map(|name| {
-            let is_called_so = |field: &&Field| *field.name == *name && field.kind != Kind::Check;
-            let mut fields = description.fields.iter().filter(is_called_so);
-            let item = fields.next().and_then(|field| Item::of(&field.kind));
+            let mut members = program.members().filter(|member| member.name == *name);
+            let item = members.next().and_then(|member| Item::of(&member.encoding));
             let highest = item.map_or(u64::MAX, |item| item.highest());
-            let at = if fields.next().is_none() { At::Absent } else { At::Unclear };
+            let at = if members.next().is_none() { At::Absent } else { At::Unclear };
             (name.to_owned(), Value { at, highest })
         });
         let lengths = lengths.collect();
         Ok(Self { place: place.clone(), is_subsection, lengths })
     }
+}
+
+/// Names of the lengths that `program` and its subsections count by.
+fn collect_lengths<'d>(program: &'d Program<'_>, into: &mut Vec<&'d str>, budget: &Budget) -> Result<(), TooLarge> {
+    for member in program.members() {
+        if let Some(Count { length: Some(Length::Field(name)), .. }) = member.count {
+            budget.step(name.len())?;
+            into.push(name);
+        }
+    }
+    program.subsections().try_for_each(|subsection| collect_lengths(subsection, into, budget))
 }
 
 /// Where the length called `name` is: a field of the innermost struct or subsection that has one, with the place of that.
@@ -73,15 +85,4 @@ pub(super) fn find<'p>(parts: &'p [Part], name: &str) -> Option<(&'p Place, Valu
             return found;
         }
     }
-}
-
-/// Names of the lengths that `description` and its subsections count by.
-fn collect_lengths<'d>(description: &'d Description, into: &mut Vec<&'d str>, budget: &Budget) -> Result<(), TooLarge> {
-    for field in description.fields.iter() {
-        if let Some(Count { length: Some(Length::Field(name)), .. }) = &field.count {
-            budget.step(name.len())?;
-            into.push(name);
-        }
-    }
-    description.subsections.iter().try_for_each(|subsection| collect_lengths(subsection, into, budget))
 }

@@ -13,15 +13,17 @@ mod item;
 mod layout;
 mod lengths;
 mod place;
-mod product;
+mod position;
 mod registry;
 mod reliance;
 mod remedy;
 mod sentence;
-mod state;
+mod sides;
+mod step;
 mod subjects;
 mod values;
 mod verdict;
+mod walk;
 
 use std::collections::BTreeSet;
 
@@ -31,10 +33,11 @@ pub use verdict::{
     Break, Case, Condition, Crossing, Difference, Direction, Reason, Reliance, Report, Subject, Verdict, Warning,
 };
 
-use crate::schema::{Description, Kind, Presence};
+use crate::schema::program::Program;
+use crate::schema::{Description, Presence};
 use budget::Budget;
 use layout::Sent;
-use product::{Product, Stop};
+use sides::{Sides, Stop};
 use subjects::Subjects;
 
 /// Most versions of a section whose streams are looked at.
@@ -64,6 +67,7 @@ pub fn check(old: &Description, new: &Description) -> Report {
 }
 
 fn check_within(old: &Description, new: &Description, budget: &Budget) -> Report {
+    let (old, new) = (&*Program::of(old), &*Program::of(new));
     let versions: Vec<_> = versions(old).into_iter().rev().collect();
     let (looked_at, left_out) = versions.split_at(versions.len().min(MAX_VERSIONS));
     let mut crossings: Vec<_> =
@@ -71,24 +75,24 @@ fn check_within(old: &Description, new: &Description, budget: &Budget) -> Report
     if let Some(version) = left_out.first() {
         crossings.push(not_compared(old, *version, Direction::OldToNew, Stop::TooLarge));
     }
-    crossings.push(cross(new, old, new.version, Direction::NewToOld, budget));
-    Report { section: old.name.to_string(), crossings }
+    crossings.push(cross(new, old, new.newest, Direction::NewToOld, budget));
+    Report { section: old.name.to_owned(), crossings }
 }
 
-/// The versions that streams of `description` and its forerunners may have, one for each layout.
-fn versions(description: &Description) -> BTreeSet<u32> {
-    let (oldest, newest) = (description.minimum_version.min(description.version), description.version);
-    let since = description.fields.iter().filter_map(|field| match (&field.presence, &field.kind) {
-        (Presence::Since(version), kind) if *kind != Kind::Check => Some(*version),
-        _ => None,
+/// The versions that streams of `program` and its forerunners may have, one for each layout.
+fn versions(program: &Program<'_>) -> BTreeSet<u32> {
+    let (oldest, newest) = (program.oldest.min(program.newest), program.newest);
+    let since = program.members().filter_map(|member| match member.presence {
+        Presence::Since(version) => Some(*version),
+        Presence::If(_) => None,
     });
     let changes = since.filter(|version| *version > oldest && *version <= newest);
     changes.map(|version| version - 1).chain([oldest, newest]).collect()
 }
 
 /// What `writer` sends at `version`, read by `reader`.
-fn cross(writer: &Description, reader: &Description, version: u32, direction: Direction, budget: &Budget) -> Crossing {
-    let (newest, oldest) = (reader.version, reader.minimum_version);
+fn cross(writer: &Program<'_>, reader: &Program<'_>, version: u32, direction: Direction, budget: &Budget) -> Crossing {
+    let (newest, oldest) = (reader.newest, reader.oldest);
     let reason = match version {
         _ if version > newest => Reason::TooNew { version, newest },
         _ if version < oldest => Reason::TooOld { version, oldest },
@@ -98,13 +102,13 @@ fn cross(writer: &Description, reader: &Description, version: u32, direction: Di
         }
     };
     let remedy = remedy::of(&reason, direction, false);
-    let verdict = Verdict::Breaks(Break { field: writer.name.to_string(), reason, remedy });
+    let verdict = Verdict::Breaks(Break { field: writer.name.to_owned(), reason, remedy });
     Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }
 
 fn compare(
-    writer: &Description,
-    reader: &Description,
+    writer: &Program<'_>,
+    reader: &Program<'_>,
     version: u32,
     direction: Direction,
     budget: &Budget,
@@ -113,12 +117,12 @@ fn compare(
     build::subsections(writer, &mut sent, budget)?;
     let written = build::written(writer, version, &mut subjects, budget)?;
     let read = build::read(reader, version, &sent, &mut subjects, budget)?;
-    Product::new(written, read, subjects, budget).crossing(direction, version)
+    Sides::new(written, read, subjects, budget).crossing(direction, version)
 }
 
-fn not_compared(writer: &Description, version: u32, direction: Direction, stop: Stop) -> Crossing {
+fn not_compared(writer: &Program<'_>, version: u32, direction: Direction, stop: Stop) -> Crossing {
     let (field, reason) = match stop {
-        Stop::TooLarge => (writer.name.to_string(), Reason::TooLarge),
+        Stop::TooLarge => (writer.name.to_owned(), Reason::TooLarge),
         Stop::Ambiguous(field) => (field, Reason::Ambiguous),
     };
     let remedy = remedy::of(&reason, direction, false);

@@ -1,4 +1,4 @@
-//! Where in a description its layout is being built.
+//! Places in a description: the paths that verdicts name, and the scopes of predicates.
 
 use std::rc::Rc;
 
@@ -24,7 +24,7 @@ impl Place {
         Self { path, ..self.clone() }
     }
 
-    pub(super) fn element(&self, index: usize) -> Self {
+    pub(super) fn element(&self, index: u64) -> Self {
         let inside = |of: &str| format!("{of}[{index}]").into();
         Self { path: inside(&self.path), scope: inside(&self.scope), ..self.clone() }
     }

@@ -38,6 +38,7 @@ impl Values {
         match limit {
             Limit::Equal | Limit::AtMostCurrent => self.clone(),
             Limit::NotZero => self.without(&Self::single(0)),
+            Limit::Scalar => self.and(&Self::of(vec![(0, 0xd7ff), (0xe000, 0x0010_ffff)])),
             Limit::Within(first, last) => self.and(&Self::of(vec![(*first, *last)])),
             Limit::OneOf(values) => self.and(&Self::of(values.iter().map(|value| (*value, *value)).collect())),
         }

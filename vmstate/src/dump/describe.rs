@@ -3,6 +3,7 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use serde_json::Value as Json;
 
@@ -20,7 +21,7 @@ pub(super) struct Described<'a> {
 
 /// Programs of a schema's sections, each made when it is needed first.
 pub(super) struct BySchema<'a> {
-    programs: Vec<(&'a Description, OnceCell<Program<'a>>)>,
+    programs: Vec<(&'a Description, OnceCell<Rc<Program<'a>>>)>,
     /// Places in `programs` by the section's name, and by the description's. Of two that share it, the first.
     by_name: HashMap<&'a str, usize>,
     by_description: HashMap<&'a str, usize>,

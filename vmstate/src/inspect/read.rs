@@ -3,6 +3,8 @@
 //! A schema says what may be on the wire. What a save decided (predicates, counts, null pointers) is not in the bytes:
 //! reading ends there. A self-description says what was sent, so it has none of these.
 
+use std::rc::Rc;
+
 use super::{Field, Fields, Subsection, Value};
 use crate::codec::Reader;
 use crate::codec::mark::{MORE, NO_MORE, NULL};
@@ -55,7 +57,7 @@ impl Fields {
     }
 
     /// The subsections that come, of those that are known.
-    fn read_subsections(&mut self, input: &mut Reader<'_>, parent: &str, known: &[Program<'_>]) -> Result<()> {
+    fn read_subsections(&mut self, input: &mut Reader<'_>, parent: &str, known: &[Rc<Program<'_>>]) -> Result<()> {
         while let Some(name) = input.peek_subsection(parent)? {
             let Some(subsection) = known.iter().find(|subsection| subsection.name.as_bytes() == name) else {
                 let name = String::from_utf8_lossy(name);

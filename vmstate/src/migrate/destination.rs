@@ -16,7 +16,7 @@ use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::GuestRam;
 use crate::section::Sections;
-use crate::stream::{Command, Reply};
+use crate::stream::{Command, Element, Reply, put_reason};
 
 /// What a destination works with.
 #[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
@@ -237,8 +237,12 @@ impl Destination<'_, '_> {
         self.loader.set_patience(patience);
         if self.stream == Stream::Unopened {
             self.loader.check_migratable()?;
-            self.loader.introduction(self.machine_type)?;
+            let verdict = self.loader.introduction(self.machine_type)?;
             self.stream = Stream::Opened;
+            if let Err(refused) = verdict {
+                self.look_for_return_path();
+                return Err(refused);
+            }
         }
         loop {
             if self.stream == Stream::Opened && self.loader.is_introduced() {
@@ -280,19 +284,32 @@ impl Destination<'_, '_> {
         }
     }
 
+    /// Right behind the configuration the source says that it listens: one that is refused because of its configuration
+    /// is told why, too.
+    fn look_for_return_path(&mut self) {
+        let patience = Patience::Until(self.clock.now().saturating_add(LAST_WORD));
+        let next = self.loader.wire.decode(patience, |input| Element::read(input).map(Element::into_owned));
+        self.answers = matches!(next, Ok(Element::Command(Command::OpenReturnPath)));
+    }
+
     fn answer(&mut self, reply: Reply, patience: Patience) -> Result<()> {
         let mut bytes = Vec::new();
         reply.write(&mut bytes);
         self.loader.wire.send(&bytes, patience)
     }
 
-    /// Tells the source the end, if it listens.
+    /// Tells the source the end, and why if it is a refusal; if it listens.
     fn last_word(&mut self, reply: Reply) -> Result<()> {
         if !std::mem::take(&mut self.answers) {
             return Ok(());
         }
+        let mut bytes = Vec::new();
+        reply.write(&mut bytes);
+        if let (Reply::Shut(1..), Some(reason)) = (reply, &self.reason) {
+            put_reason(&reason.to_string(), &mut bytes);
+        }
         let deadline = self.clock.now().saturating_add(LAST_WORD);
-        self.answer(reply, Patience::Until(deadline))
+        self.loader.wire.send(&bytes, Patience::Until(deadline))
     }
 
     /// The source may still be sending.

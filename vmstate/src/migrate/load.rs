@@ -65,12 +65,13 @@ impl<'a, 's> Loader<'a, 's> {
         self.sections.check_migratable()
     }
 
-    /// Reads header and configuration, and compares the machine type.
-    pub(super) fn introduction(&mut self, machine: &str) -> Result<()> {
+    /// Reads header and configuration. What is wrong with the source's machine type is the inner error: the stream goes
+    /// on behind it.
+    pub(super) fn introduction(&mut self, machine: &str) -> Result<Result<()>> {
         self.wire.decode(self.patience, read_header)?;
         let offset = self.wire.offset();
         let configuration = self.wire.decode(self.patience, Configuration::read)?;
-        configuration.check(machine, self.strictness).map_err(|error| error.at(offset))
+        Ok(configuration.check(machine, self.strictness).map_err(|error| error.at(offset)))
     }
 
     /// Takes the next element, with all that belongs to it.

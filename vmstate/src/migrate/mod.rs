@@ -11,6 +11,7 @@ mod load;
 mod phase;
 pub(crate) mod policy;
 pub(crate) mod protocol;
+mod release;
 mod report;
 mod save;
 pub mod snapshot;
@@ -26,6 +27,15 @@ use std::time::Duration;
 
 use crate::error::Result;
 
+/// What a machine has measured in a [rehearsal](Machine::rehearse) of the pause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rehearsal {
+    /// From the order to pause until the guest stood still and its state was read.
+    pub stop: Duration,
+    /// What the destination's hypervisor will need to take the state that was read here, as far as this side can tell.
+    pub load: Duration,
+}
+
 /// The machine being migrated: its run state, and the exclusive resources (disk locks) that only a running guest's
 /// owner holds.
 ///
@@ -38,17 +48,25 @@ pub trait Machine {
     /// A device could not drain `within` this time; the machine runs on.
     fn pause(&mut self, within: Duration) -> Result<()>;
 
-    /// Source, after each round, while the guest runs: does ahead of time what the pause would have to wait for
-    /// (writes disk images back), and returns how long the pause will take for stopping, saving, letting go, loading and
-    /// starting, as far as this side can measure it. `None`: nothing was measured, and
-    /// [`SourceOptions::switch_over_cost`] holds alone. Returns soon once `go_on` says false: the migration was cancelled.
+    /// Source, after each round, while the guest runs: does ahead of time what the pause would have to wait for, such as
+    /// writing disk images back. Returns how long that will still take in the pause. Returns soon once `go_on` says
+    /// false: the migration was cancelled.
     ///
     /// # Errors
     /// What cannot be done now and so not in the pause either; the migration fails.
-    ///
-    /// [`SourceOptions::switch_over_cost`]: source::SourceOptions::switch_over_cost
-    fn rehearse(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<Duration>> {
+    fn prepare(&mut self, go_on: &dyn Fn() -> bool) -> Result<Duration> {
         let _ = go_on;
+        Ok(Duration::ZERO)
+    }
+
+    /// Source, after a round, at most once a second: stops the guest for a moment, as [`pause`](Self::pause) does, to find
+    /// out what a pause takes. The engine saves the sections, sends some pages while no vCPU competes with it for the
+    /// host's processors, and calls [`resume`](Self::resume); that takes some 20 ms. `None`: the guest was not stopped,
+    /// and the forecast keeps what was measured before.
+    ///
+    /// # Errors
+    /// The guest cannot be paused now nor later; it runs, and the migration fails.
+    fn rehearse(&mut self) -> Result<Option<Rehearsal>> {
         Ok(None)
     }
 
@@ -69,7 +87,8 @@ pub trait Machine {
     /// The hypervisor refuses the state, or the resources do not exclude; the guest stays at the source.
     fn loaded(&mut self) -> Result<()>;
 
-    /// Source, after a failure: undoes [`pause`](Self::pause); a guest that was paused before it stays paused.
+    /// Source, after a failure: undoes [`pause`](Self::pause); a guest that was paused before it stays paused. So it does
+    /// after a rehearsal.
     /// Destination, once it has taken over: runs the guest, if the source's ran.
     ///
     /// # Errors

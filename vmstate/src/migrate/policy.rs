@@ -15,8 +15,12 @@ pub struct Figures {
     pub pending_bytes: f64,
     /// Bytes that the guest dirties a second.
     pub dirty_bytes_per_second: f64,
-    /// Bytes a second through the wire at full speed.
+    /// Bytes that the devices take on the wire.
+    pub device_bytes: f64,
+    /// Bytes a second through the wire at full speed, while the guest runs.
     pub wire_bytes_per_second: f64,
+    /// Bytes a second while it stands: no vCPU competes for the host's processors.
+    pub paused_bytes_per_second: f64,
     /// Bytes a second that rounds may send at most.
     pub bandwidth_limit: Option<u64>,
     /// From a question to the destination to its answer.
@@ -25,6 +29,8 @@ pub struct Figures {
     pub stopping: Duration,
     /// To pause the guest, to save and load its devices, and to let go of it.
     pub switch_over_cost: Duration,
+    /// The least that this was in the last rehearsals: on a busy host a single one says nothing about the next.
+    pub least_switch_over_cost: Duration,
     /// Since the migration began.
     pub elapsed: Duration,
     /// Rounds done.
@@ -103,13 +109,13 @@ pub fn workable(bandwidth_limit: Option<u64>) -> Option<u64> {
 
 /// The verdict, and what it is based on.
 pub fn decide(figures: &Figures, limits: &Limits) -> (Verdict, Forecast) {
-    let fixed = fixed(figures);
+    let least = fixed(figures, figures.least_switch_over_cost);
     let downtime = downtime(figures, figures.pending_bytes, 1.0);
     let forecast = Forecast { downtime, total: total(figures, limits) };
     let verdict = if fits(figures, figures.pending_bytes, limits) {
         Verdict::SwitchOver
-    } else if fixed > limits.downtime && figures.rounds >= COLD_ROUNDS {
-        Verdict::GiveUp(Reason::FixedCost { least_downtime: fixed })
+    } else if least > limits.downtime && figures.rounds >= COLD_ROUNDS {
+        Verdict::GiveUp(Reason::FixedCost { least_downtime: least })
     } else if limits.rounds.is_some_and(|rounds| figures.rounds >= rounds) {
         Verdict::GiveUp(Reason::Rounds { expected_downtime: downtime })
     } else if limits.total.is_some_and(|total| figures.elapsed >= total) {
@@ -120,16 +126,18 @@ pub fn decide(figures: &Figures, limits: &Limits) -> (Verdict, Forecast) {
     (verdict, forecast)
 }
 
-/// The pause with no page left.
-fn fixed(figures: &Figures) -> Duration {
-    figures.switch_over_cost.saturating_add(figures.round_trip.saturating_mul(2))
+/// The pause with no page left, if the switch-over costs that much.
+fn fixed(figures: &Figures, switch_over_cost: Duration) -> Duration {
+    let devices = time(figures.device_bytes, figures.paused_bytes_per_second);
+    switch_over_cost.saturating_add(devices).saturating_add(figures.round_trip.saturating_mul(2))
 }
 
 /// The pause with `pending` bytes left when it is ordered, if these take `margin` times as long as expected. The guest
 /// writes on until it stands still.
 fn downtime(figures: &Figures, pending: f64, margin: f64) -> Duration {
     let written = figures.dirty_bytes_per_second * figures.stopping.as_secs_f64();
-    fixed(figures).saturating_add(time((pending + written) * margin, figures.wire_bytes_per_second))
+    fixed(figures, figures.switch_over_cost)
+        .saturating_add(time((pending + written) * margin, figures.paused_bytes_per_second))
 }
 
 fn fits(figures: &Figures, pending: f64, limits: &Limits) -> bool {
@@ -188,16 +196,19 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// 100 MB pending, 1 GB/s wire, 100 MB/s dirtied, 2 ms round trip, 6 ms to save and load; and a limit of 300 ms.
+    /// 100 MB pending, 1 GB/s wire, 100 MB/s dirtied, 2 ms round trip, 1 MB of devices, 5 ms to save and load them; and a limit of 300 ms.
     fn figures() -> (Figures, Limits) {
         let figures = Figures {
             pending_bytes: 1e8,
             dirty_bytes_per_second: 1e8,
+            device_bytes: 1e6,
             wire_bytes_per_second: 1e9,
+            paused_bytes_per_second: 1e9,
             bandwidth_limit: None,
             round_trip: 2 * MS,
             stopping: Duration::ZERO,
-            switch_over_cost: 6 * MS,
+            switch_over_cost: 5 * MS,
+            least_switch_over_cost: 5 * MS,
             elapsed: 1000 * MS,
             rounds: 3,
         };
@@ -218,7 +229,8 @@ mod tests {
             |figures: &mut Figures| figures.pending_bytes += 1e6,
             |figures: &mut Figures| figures.round_trip += MS,
             |figures: &mut Figures| figures.switch_over_cost += MS,
-            |figures: &mut Figures| figures.wire_bytes_per_second *= 0.99,
+            |figures: &mut Figures| figures.device_bytes += 1e6,
+            |figures: &mut Figures| figures.paused_bytes_per_second *= 0.99,
             // A tenth of a millisecond of the wire for each millisecond in which the guest writes on.
             |figures: &mut Figures| figures.stopping = MS,
         ] {
@@ -226,7 +238,8 @@ mod tests {
             change(&mut more);
             assert_eq!(decide(&more, &limits).0, Verdict::Iterate, "{more:?}");
         }
-        // A limit on the rounds slows no switch-over.
+        // A limit on the rounds slows no switch-over, and vCPUs that compete with the rounds stand by then.
+        figures.wire_bytes_per_second = 1.0;
         figures.bandwidth_limit = Some(1);
         assert_eq!(decide(&figures, &limits).0, Verdict::SwitchOver);
     }
@@ -282,6 +295,9 @@ mod tests {
         assert_eq!(verdict(&limits), Verdict::GiveUp(Reason::Total { expected_downtime }));
         limits = Limits { downtime: 9 * MS, rounds: None, total: None };
         assert_eq!(verdict(&limits), Verdict::GiveUp(Reason::FixedCost { least_downtime: 10 * MS }));
+        // A switch-over that was cheaper a moment ago may be so again.
+        let hopeful = Figures { least_switch_over_cost: 4 * MS, switch_over_cost: 500 * MS, ..figures };
+        assert_eq!(decide(&hopeful, &limits).0, Verdict::Iterate);
     }
 
     #[test]
@@ -296,6 +312,8 @@ mod tests {
                             pending_bytes,
                             dirty_bytes_per_second,
                             wire_bytes_per_second,
+                            paused_bytes_per_second: wire_bytes_per_second,
+                            device_bytes: pending_bytes,
                             bandwidth_limit,
                             round_trip: Duration::MAX,
                             stopping: Duration::MAX,

@@ -1,7 +1,8 @@
 //! The parts of a stream that a migration and a file have in common, on the way out.
 
+use super::release;
 use crate::codec::Writer;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::ram::{PAGE_SIZE, RAM_IDSTR, RAM_VERSION, RamSender, put_end_of_section};
 use crate::section::Sections;
 use crate::stream::{Element, SectionHeader, SelfDescription, put_footer};
@@ -52,26 +53,38 @@ pub(super) enum Turn {
 }
 
 /// Appends the devices whose turn it is, and what they are to `described`.
+///
+/// # Errors
+/// What a device refuses; `Rejected`, with all reasons, if the release for which it is saved cannot have it.
 pub(super) fn put_devices(
     out: &mut Vec<u8>,
     sections: &mut Sections<'_>,
     turn: Turn,
     described: &mut SelfDescription,
 ) -> Result<()> {
+    let mut problems = Vec::new();
     for (id, section) in (FIRST_DEVICE_ID..).zip(sections.in_order()) {
         if section.is_early() != (turn == Turn::Early) || !section.is_needed() {
             continue;
         }
         let mut body = Writer::recording();
-        section.save(&mut body)?;
+        match section.save(&mut body) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Incompatible => {
+                problems.push(error.to_string());
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
         let (body, outcomes) = body.into_parts();
-        let (idstr, instance, description) = (section.idstr(), section.instance(), section.description());
+        let (idstr, version, description) = section.sent_as()?;
+        let instance = section.instance();
         let pushed = described.push(idstr, instance, description, &outcomes);
         pushed.map_err(|error| error.in_section(idstr, instance))?;
         let idstr = idstr.into();
-        Element::Full(SectionHeader { id, idstr, instance, version: description.version }).write(out);
+        Element::Full(SectionHeader { id, idstr, instance, version }).write(out);
         out.extend_from_slice(&body);
         put_footer(out, id);
     }
-    Ok(())
+    release::refused(&problems)
 }

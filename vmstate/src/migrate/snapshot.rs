@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::control::Control;
 use super::load::{Loader, Step};
+use super::release::check_release;
 use super::save::{self, Turn};
-use super::wire::{Patience, STREAM, Wire};
+use super::wire::{Patience, STREAM, Wire, is_closed};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,11 +16,15 @@ use crate::stream::{Command, Element, put_configuration, put_header};
 
 /// Bytes handed to the channel at once.
 const CHUNK: usize = 1 << 20;
+/// What is wrong with a file that ends before its stream does.
+const CUT: &str = "the file ends here, before the end of its stream: it was not written whole, or a copy was cut. Compare \
+                   its length with the original's, or save the guest again";
 
 /// Writes a guest, which must not run meanwhile. Sections and memory are all there is: the caller keeps the disks.
 ///
 /// # Errors
-/// What a device refuses, or the channel; `Rejected` before anything is written if a section is unmigratable.
+/// What a device refuses, or the channel; `Rejected` before anything is written if a section is unmigratable, or if
+/// something cannot be said in the release [for which it is saved](Sections::save_for).
 pub fn save(
     channel: &mut dyn Channel,
     machine_type: &str,
@@ -27,6 +32,7 @@ pub fn save(
     ram: &dyn GuestRam,
 ) -> Result<()> {
     sections.check_migratable()?;
+    check_release(sections)?;
     let control = Control::default();
     let mut wire = Wire::new(channel, &Still, &control, Strictness::Strict, Limits::default(), 0);
     let mut log = Still;
@@ -52,7 +58,7 @@ pub fn save(
 /// Reads a guest, which does not run yet: whether it may is for the caller to decide.
 ///
 /// # Errors
-/// What is wrong with the stream, with its place.
+/// What is wrong with the stream, with its place; `Io` if the file ends before the stream does.
 pub fn load(
     channel: &mut dyn Channel,
     machine_type: &str,
@@ -65,7 +71,16 @@ pub fn load(
     let control = Control::default();
     let wire = Wire::new(channel, &Still, &control, strictness, limits, STREAM);
     let mut loader = Loader::new(wire, sections, ram, strictness);
-    loader.introduction(machine_type)?;
+    load_all(&mut loader, machine_type).map_err(|error| if is_closed(&error) { error.restated(CUT) } else { error })?;
+    // A file may end here: the self-description is for people and tools.
+    if let Err(error) = loader.drop_description(Patience::Endless) {
+        tracing::debug!("no self-description: {error}");
+    }
+    Ok(())
+}
+
+fn load_all(loader: &mut Loader<'_, '_>, machine_type: &str) -> Result<()> {
+    loader.introduction(machine_type)??;
     loop {
         let offset = loader.wire.offset();
         match loader.step()? {
@@ -74,15 +89,9 @@ pub fn load(
                 let message = format!("command {command:?} wants an answer, which a file cannot give");
                 return Err(Error::new(ErrorKind::Incompatible, message).at(offset));
             }
-            Step::Eof => break,
+            Step::Eof => return loader.check_complete(),
         }
     }
-    loader.check_complete()?;
-    // A file may end here: the self-description is for people and tools.
-    if let Err(error) = loader.drop_description(Patience::Endless) {
-        tracing::debug!("no self-description: {error}");
-    }
-    Ok(())
 }
 
 /// A guest that does not run writes nothing, and a file makes nobody wait.

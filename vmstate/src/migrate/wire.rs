@@ -249,6 +249,12 @@ pub(super) fn timed_out(message: &str) -> Error {
     Error::new(ErrorKind::Io, message).with_source(io::Error::from(io::ErrorKind::TimedOut))
 }
 
+/// True if the peer will send no more.
+pub(super) fn is_closed(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|source| source.kind() == io::ErrorKind::UnexpectedEof)
+}
+
 /// True if the peer was merely too slow.
 pub(super) fn is_timeout(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());

@@ -1,6 +1,8 @@
 //! Guest RAM: blocks, pages, dirty bitmaps, rounds.
 
 pub(crate) mod bitmap;
+#[cfg(feature = "vm-memory")]
+mod guest_memory;
 pub(crate) mod receiver;
 pub(crate) mod record;
 pub(crate) mod sender;
@@ -9,6 +11,8 @@ pub(crate) mod zero;
 
 use crate::error::Result;
 
+#[cfg(feature = "vm-memory")]
+pub use guest_memory::{DeviceWrites, MemoryRam};
 pub(crate) use receiver::{RamReceiver, Record};
 pub(crate) use record::{NORMAL_RECORD, RAM_IDSTR, RAM_VERSION, ZERO_RECORD, put_end_of_section};
 pub use sender::PageCount;
@@ -76,4 +80,27 @@ pub trait DirtyLog {
 
     /// Ends recording. Must not fail: it runs on the way out of a failed migration.
     fn stop(&mut self);
+}
+
+/// The union of two logs, so that no write is lost between them: the hypervisor's of vCPUs, and one of devices.
+impl<A: DirtyLog, B: DirtyLog> DirtyLog for (A, B) {
+    fn start(&mut self) -> Result<()> {
+        self.0.start()?;
+        self.1.start().inspect_err(|_| self.0.stop())
+    }
+
+    fn sync(&mut self, block: usize, words: &mut [u64]) -> Result<()> {
+        self.0.sync(block, words)?;
+        self.1.sync(block, words)
+    }
+
+    fn clear(&mut self, block: usize, first: u64, count: u64) -> Result<()> {
+        self.0.clear(block, first, count)?;
+        self.1.clear(block, first, count)
+    }
+
+    fn stop(&mut self) {
+        self.0.stop();
+        self.1.stop();
+    }
 }

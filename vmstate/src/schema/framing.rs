@@ -5,9 +5,14 @@
 //! down to its integers. Const functions: the derive asks them while it compiles, about constants only. A description that
 //! was made at run time is not judged.
 
-use super::{Description, Field, Kind, Presence};
+use super::{Description, Field, Kind, Presence, Shared};
 
-/// Where a look for subsections takes other bytes for one.
+/// The kind of an `Option` that neither is a pointer nor the whole of a subsection: nothing on the wire would say whether it
+/// is there, so it has no bytes.
+pub(crate) const STRAY_OPTION: Kind = Kind::Custom(Shared::Static(STRAY));
+const STRAY: &str = "an option outside of a subsection";
+
+/// Where a reader cannot know what the bytes are.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
     /// The field's own bytes are followed by another field's.
@@ -16,6 +21,8 @@ pub enum Fault {
     Elements,
     /// One value inside of the field is followed by another.
     Inside,
+    /// An `Option` has no place there.
+    StrayOption,
     /// A struct's name is the beginning of the name of a subsection that follows it.
     Stolen,
 }
@@ -36,6 +43,10 @@ impl Fault {
                 "inside of this, a value ends in subsections and others follow: a reader may take their first bytes \
                  for a subsection. Put it last, or say `unframed` if that layout is given"
             }
+            Self::StrayOption => {
+                "an `Option` is a subsection of its own: give it `subsection = \"…\"`, or a codec by `with = module`; a \
+                 pointer that may be null is an `Option<Box<T>>`"
+            }
             Self::Stolen => {
                 "the names of these subsections begin with the name of a struct right before them, which would take \
                  them for its own: rename one of them"
@@ -47,12 +58,14 @@ impl Fault {
 /// What is wrong with the bytes of field `place` and what follows them among `fields`; `None` if nothing is.
 pub const fn fault_of_field(fields: &[Field], place: usize) -> Option<Fault> {
     let Some((_, [field, behind @ ..])) = fields.split_at_checked(place) else { return None };
-    if field.is_unframed {
-        return None;
-    }
-    match field.kind.ends_in_subsections() && may_have_bytes(behind) {
+    let fault = match field.kind.ends_in_subsections() && may_have_bytes(behind) {
         true => Some(Fault::Followed),
         false => field.kind.fault(),
+    };
+    match fault {
+        Some(Fault::StrayOption) => fault,
+        _ if field.is_unframed => None,
+        _ => fault,
     }
 }
 
@@ -193,7 +206,11 @@ impl Kind {
             },
             Self::Bool | Self::Unsigned(_) | Self::Signed(_) | Self::Limited(..) | Self::Timer | Self::Double => None,
             Self::Buffer(_) | Self::CountedBuffer | Self::Unused(_) => None,
-            Self::Bitmap(_) | Self::CountedBitmap | Self::Custom(_) | Self::Check => None,
+            Self::Custom(name) => match name.constant() {
+                Some(name) if is_same(name.as_bytes(), STRAY.as_bytes()) => Some(Fault::StrayOption),
+                _ => None,
+            },
+            Self::Bitmap(_) | Self::CountedBitmap | Self::Check => None,
         }
     }
 
@@ -279,6 +296,10 @@ const fn may_have_bytes(mut fields: &[Field]) -> bool {
         fields = behind;
     }
     false
+}
+
+const fn is_same(name: &[u8], other: &[u8]) -> bool {
+    name.len() == other.len() && starts_with(name, other)
 }
 
 const fn starts_with(mut name: &[u8], mut prefix: &[u8]) -> bool {

@@ -3,9 +3,12 @@
 //! No code of a device is reachable from here: a [`Description`] can be a `const` that the derive wrote, or come
 //! out of a JSON file of another release.
 
+mod first_byte;
 pub(crate) mod framing;
 #[cfg(feature = "engine")]
 pub mod json;
+#[cfg(feature = "engine")]
+mod older;
 #[cfg(feature = "engine")]
 pub(crate) mod program;
 mod shared;
@@ -120,14 +123,16 @@ impl Field {
         self
     }
 
-    /// A field that has as many elements as `count` allows; `const`, for the derive.
-    pub const fn counted(name: Shared<str>, kind: Kind, presence: Presence, count: Count) -> Self {
-        Self { name, kind, presence, is_unframed: false, count: Some(count), conversion: None }
-    }
-
-    /// A field whose value a `conversion` makes of the bytes; `const`, for the derive.
-    pub const fn converted(name: Shared<str>, kind: Kind, presence: Presence, conversion: Shared<str>) -> Self {
-        Self { name, kind, presence, is_unframed: false, count: None, conversion: Some(conversion) }
+    /// A field that has as many elements as `count` allows, and whose value a `conversion` makes of the bytes; `const`, for
+    /// the derive.
+    pub const fn with(
+        name: Shared<str>,
+        kind: Kind,
+        presence: Presence,
+        count: Option<Count>,
+        conversion: Option<Shared<str>>,
+    ) -> Self {
+        Self { name, kind, presence, is_unframed: false, count, conversion }
     }
 }
 
@@ -222,16 +227,6 @@ pub enum Kind {
     Check,
 }
 
-impl Kind {
-    /// True if a field of it can have a [`Count`].
-    pub(crate) const fn is_counted(&self) -> bool {
-        matches!(
-            self,
-            Self::CountedArray(_) | Self::CountedBuffer | Self::CountedBitmap | Self::List(_) | Self::Map(..)
-        )
-    }
-}
-
 /// Which values of an integer a reader takes.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -244,6 +239,8 @@ pub enum Limit {
     NotZero,
     /// From the first to the second, both included.
     Within(i128, i128),
+    /// A Unicode scalar value: all up to 0x10ffff but the surrogates, 0xd800 to 0xdfff.
+    Scalar,
     /// These.
     OneOf(Shared<[i128]>),
 }

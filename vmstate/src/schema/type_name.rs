@@ -38,6 +38,6 @@ fn limited<'a>(inner: &'a Kind, limit: &Limit) -> Cow<'a, str> {
         (Kind::Unsigned(8), Limit::Equal) => "int64 equal".into(),
         (_, Limit::Equal) => format!("{} equal", type_name(inner)).into(),
         (_, Limit::AtMostCurrent) => format!("{} le", type_name(inner)).into(),
-        (_, Limit::NotZero | Limit::Within(..) | Limit::OneOf(_)) => type_name(inner),
+        (_, Limit::NotZero | Limit::Scalar | Limit::Within(..) | Limit::OneOf(_)) => type_name(inner),
     }
 }

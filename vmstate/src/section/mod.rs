@@ -1,14 +1,18 @@
 //! Sections: who sends which state under which name, and in which order.
 
+mod by_state;
+#[cfg(feature = "engine")]
+mod older;
 #[cfg(feature = "engine")]
 mod registry;
 mod shared;
 
 use crate::codec::{Reader, Writer};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
 
 pub use crate::state::SectionRules;
+pub use by_state::{ByState, SaveRestore};
 #[cfg(feature = "engine")]
 pub use registry::{Registration, Sections};
 
@@ -67,6 +71,17 @@ pub trait Section: Send {
     /// # Errors
     /// What a hook of the device refuses.
     fn save(&mut self, out: &mut Writer) -> Result<()>;
+
+    /// Appends the state as it was at `version`. A hand-written section knows its newest only, unless it says more.
+    ///
+    /// # Errors
+    /// `Misuse` if it cannot be saved at `version`; as [`save`](Self::save).
+    fn save_at(&mut self, out: &mut Writer, version: u32) -> Result<()> {
+        match version == self.description().version {
+            true => self.save(out),
+            false => Err(Error::new(ErrorKind::Misuse, format!("cannot be saved at version {version}"))),
+        }
+    }
 
     /// Replaces the state by what `input` holds, written at `version`; or leaves all as it was.
     ///

@@ -2,8 +2,10 @@
 
 use std::cmp::Reverse;
 use std::fmt;
+use std::sync::Arc;
 
 use super::Section;
+use super::older::Older;
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
@@ -12,17 +14,19 @@ use crate::schema::json::Schema;
 /// The sections of one machine.
 #[derive(Debug, Default)]
 pub struct Sections<'a> {
-    entries: Vec<Registration<'a>>,
+    pub(super) entries: Vec<Registration<'a>>,
     /// Older names, each with the name that the sections have now.
-    aliases: Vec<(String, String)>,
+    pub(super) aliases: Vec<(String, String)>,
+    /// The release for which everything is saved, unless that is this one.
+    pub(super) release: Option<Arc<Schema>>,
     /// The entry behind the one that a load saw last.
     next: usize,
 }
 
 /// One registered section.
 pub struct Registration<'a> {
-    idstr: String,
-    instance: u32,
+    pub(super) idstr: String,
+    pub(super) instance: u32,
     alias: Option<u32>,
     /// Name and instance before it had a path.
     compat: Option<(String, u32)>,
@@ -31,7 +35,9 @@ pub struct Registration<'a> {
     required: bool,
     unmigratable: Option<String>,
     loaded: bool,
-    section: Box<dyn Section + 'a>,
+    /// How it is sent to the release for which it is saved, or its name there and why it cannot be.
+    pub(super) older: Option<std::result::Result<Older, (String, String)>>,
+    pub(super) section: Box<dyn Section + 'a>,
 }
 
 impl<'a> Sections<'a> {
@@ -112,6 +118,7 @@ impl<'a> Sections<'a> {
             required: !rules.conditional,
             unmigratable: rules.unmigratable.map(str::to_owned),
             loaded: false,
+            older: None,
             section: Box::new(section),
         });
         let [.., added] = self.entries.as_mut_slice() else { unreachable!("an entry was pushed") };
@@ -119,7 +126,8 @@ impl<'a> Sections<'a> {
     }
 
     /// Loads the sections called `idstr` also under `older`, the name that an earlier release gave them; each keeps its
-    /// instance number. They are sent as `idstr`.
+    /// instance number. They are sent as `idstr`. Subsections are called after the description and not after the section: a
+    /// device that has some keeps its description's name, and is [registered](Self::register) under the new one.
     ///
     /// ```
     /// use vmstate::codec::Reader;
@@ -168,6 +176,7 @@ impl<'a> Sections<'a> {
     /// In the order they are sent: higher priority first, and as registered within one (`savevm_state_handler_insert`,
     /// migration/savevm.c).
     pub fn in_order(&mut self) -> Vec<&mut Registration<'a>> {
+        self.look_up_release();
         let mut entries: Vec<_> = self.entries.iter_mut().collect();
         entries.sort_by_key(|entry| Reverse(entry.priority));
         entries
@@ -363,10 +372,14 @@ impl Registration<'_> {
     /// Appends its state.
     ///
     /// # Errors
-    /// What the section says, with its name.
+    /// What the section says, with its name; `Incompatible` if it cannot be said in the release for which it is saved.
     #[inline]
     pub fn save(&mut self, out: &mut Writer) -> Result<()> {
-        self.section.save(out).map_err(|error| error.in_section(&self.idstr, self.instance))
+        let saved = match self.older {
+            None => self.section.save(out),
+            Some(_) => self.save_older(out),
+        };
+        saved.map_err(|error| error.in_section(&self.idstr, self.instance))
     }
 
     /// QEMU's `find_se` (migration/savevm.c): an entry without alias has alias -1 there, so the wire's 0xffffffff
@@ -384,7 +397,8 @@ impl Registration<'_> {
 
 impl fmt::Debug for Registration<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { idstr, instance, alias, compat, priority, early, required, unmigratable, loaded, section: _ } = self;
+        let Self { idstr, instance, alias, compat, priority, early, required, unmigratable, loaded, older, section: _ } =
+            self;
         f.debug_struct("Registration")
             .field("idstr", idstr)
             .field("instance", instance)
@@ -395,6 +409,7 @@ impl fmt::Debug for Registration<'_> {
             .field("required", required)
             .field("unmigratable", unmigratable)
             .field("loaded", loaded)
+            .field("older", older)
             .finish_non_exhaustive()
     }
 }

@@ -26,6 +26,10 @@ macro_rules! pointer {
                 (**self).save(out)
             }
 
+            fn save_at(&mut self, out: &mut Writer, version: u32) -> Result<()> {
+                (**self).save_at(out, version)
+            }
+
             fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
                 (**self).load(input, version)
             }
@@ -57,6 +61,10 @@ macro_rules! lock {
                 self.$write().map_err(|_| poisoned())?.save(out)
             }
 
+            fn save_at(&mut self, out: &mut Writer, version: u32) -> Result<()> {
+                self.$write().map_err(|_| poisoned())?.save_at(out, version)
+            }
+
             fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
                 self.$write().map_err(|_| poisoned())?.load(input, version)
             }
@@ -70,6 +78,6 @@ lock! {
 }
 
 #[cold]
-fn poisoned() -> Error {
+pub(super) fn poisoned() -> Error {
     Error::new(ErrorKind::Rejected, "a thread panicked while it changed this device")
 }

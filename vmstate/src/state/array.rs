@@ -1,13 +1,15 @@
 //! Fixed arrays and boxes: elements concatenated, no count on the wire.
 
 use super::Wire;
+use super::keep::{Keeps, Many, Whole};
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::{Kind, Shared};
 
 impl<T: Wire, const N: usize> Wire for [T; N] {
-    type Undo = [T::Undo; N];
+    // On the heap, as N may be any number. The derive keeps small arrays in place.
+    type Undo = <Many<Whole> as Keeps<Self>>::Kept;
     const KIND: Kind = Kind::Array(Shared::Static(KindOf::<T>::REF), N);
 
     #[inline]
@@ -20,17 +22,12 @@ impl<T: Wire, const N: usize> Wire for [T; N] {
         T::load_all(self, input)
     }
 
-    #[inline]
-    #[expect(clippy::indexing_slicing, reason = "`from_fn` counts to N")]
     fn remember(&self) -> Self::Undo {
-        // Not `each_ref().map()`, which the compiler does not turn into a plain copy.
-        std::array::from_fn(|index| self[index].remember())
+        <Many<Whole> as Keeps<Self>>::remember(self)
     }
 
     fn undo(&mut self, undo: Self::Undo) {
-        for (element, undo) in self.iter_mut().zip(undo) {
-            element.undo(undo);
-        }
+        <Many<Whole> as Keeps<Self>>::undo(self, undo);
     }
 }
 
@@ -40,6 +37,7 @@ macro_rules! pointer {
         impl<T: Wire> Wire for $pointer {
             type Undo = T::Undo;
             const KIND: Kind = T::KIND;
+            const IS_POINTER: bool = true;
 
             fn save(&mut self, out: &mut Writer) -> Result<()> {
                 (**self).save(out)

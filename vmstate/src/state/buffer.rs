@@ -28,7 +28,7 @@ impl<const N: usize> Buffer for [u8; N] {
 
     #[inline]
     fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
-        *self = input.array()?;
+        self.copy_from_slice(input.take(N)?);
         Ok(())
     }
 }

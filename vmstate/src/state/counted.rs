@@ -108,7 +108,7 @@ impl<T: Wire + Default> Counted for Vec<T> {
 /// `VMSTATE_STRUCT_VARRAY_UINT8`, which does not check the capacity).
 impl<T: Wire, const N: usize> Counted for [T; N] {
     type Element = T;
-    type Undo = [T::Undo; N];
+    type Undo = <[T; N] as Wire>::Undo;
     const ROOM: Room = Room::Fixed(N);
 
     fn sent(&mut self, count: usize) -> Result<&mut [T]> {

@@ -6,7 +6,7 @@ use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Any error that a hook may return: `&str`, `String`, an error enum, `anyhow::Error`.
-pub(super) type HookError = Box<dyn StdError + Send + Sync>;
+pub(crate) type HookError = Box<dyn StdError + Send + Sync>;
 
 /// A hook's verdict on a save. An [`Error`] of ours goes on as it is; any other becomes `Rejected`, with the texts of
 /// its sources in the message.
@@ -26,7 +26,7 @@ pub fn must_exist(holds: bool, predicate: &'static str) -> Result<(), String> {
 
 /// The error of a refusal by the hook or the conversion called `name`.
 #[cold]
-pub(super) fn refusal(refused: HookError, name: &'static str) -> Error {
+pub(crate) fn refusal(refused: HookError, name: &'static str) -> Error {
     match refused.downcast::<Error>() {
         Ok(ours) => *ours,
         Err(theirs) => {

@@ -1,6 +1,7 @@
 //! Maps: a number of entries, then as a list, each a key and its value (migration/vmstate-types.c, `put_gtree`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, Hash};
 use std::mem::size_of;
 
 use super::Wire;
@@ -13,7 +14,7 @@ use crate::schema::{Kind, Shared};
 
 /// What `#[vmstate(map)]` can be put on.
 #[diagnostic::on_unimplemented(
-    message = "`map` needs a `BTreeMap` of something that can be migrated, `{Self}` is not",
+    message = "`map` needs a `BTreeMap`, a `HashMap` or a set of something that can be migrated, `{Self}` is not",
     note = "keys and values must implement `vmstate::Wire` and `Default`, keys also `Ord` and `Clone`"
 )]
 pub trait Map {
@@ -73,6 +74,97 @@ impl<K: Wire + Default + Ord + Clone, V: Wire + Default> Map for BTreeMap<K, V> 
             self.insert(key, value);
         }
     }
+}
+
+/// As a `BTreeMap`: entries are in the order of the keys, so that equal maps have equal bytes.
+impl<K: Wire + Default + Ord + Hash + Clone, V: Wire + Default, S: BuildHasher> Map for HashMap<K, V, S> {
+    type Undo = Vec<(K, V::Undo)>;
+    const KIND: Kind = <BTreeMap<K, V> as Map>::KIND;
+
+    fn save(&mut self, max: usize, out: &mut Writer) -> Result<()> {
+        ordered(self, |map| map.save(max, out))
+    }
+
+    fn load(&mut self, max: usize, input: &mut Reader<'_>) -> Result<()> {
+        ordered(self, |map| map.load(max, input))
+    }
+
+    fn remember(&self) -> Self::Undo {
+        self.iter().map(|(key, value)| (key.clone(), value.remember())).collect()
+    }
+
+    fn undo(&mut self, undo: Self::Undo) {
+        ordered(self, |map| map.undo(undo));
+    }
+}
+
+/// What `act` does with the map's entries in order.
+fn ordered<K: Ord + Hash, V, S: BuildHasher, R>(
+    map: &mut HashMap<K, V, S>,
+    act: impl FnOnce(&mut BTreeMap<K, V>) -> R,
+) -> R {
+    let mut ordered = map.drain().collect();
+    let outcome = act(&mut ordered);
+    map.extend(ordered);
+    outcome
+}
+
+/// What a set has in place of a map's value: no bytes.
+#[derive(Default)]
+struct Nothing;
+
+impl Wire for Nothing {
+    type Undo = ();
+    const KIND: Kind = Kind::Unused(0);
+
+    fn save(&mut self, _out: &mut Writer) -> Result<()> {
+        Ok(())
+    }
+
+    fn load(&mut self, _input: &mut Reader<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn remember(&self) {}
+
+    fn undo(&mut self, (): ()) {}
+}
+
+macro_rules! set {
+    ($($set:ty, [$($hash:ident: $hasher:ident)?];)*) => {$(
+        /// A map of keys to nothing.
+        impl<K: Wire + Default + Ord + Clone $(+ $hash, S: $hasher)?> Map for $set {
+            type Undo = Vec<K>;
+            const KIND: Kind = <BTreeMap<K, Nothing> as Map>::KIND;
+
+            fn save(&mut self, max: usize, out: &mut Writer) -> Result<()> {
+                let mut map: BTreeMap<K, Nothing> = self.iter().map(|key| (key.clone(), Nothing)).collect();
+                map.save(max, out)
+            }
+
+            fn load(&mut self, max: usize, input: &mut Reader<'_>) -> Result<()> {
+                let mut map: BTreeMap<K, Nothing> = BTreeMap::new();
+                map.load(max, input)?;
+                self.clear();
+                self.extend(map.into_keys());
+                Ok(())
+            }
+
+            fn remember(&self) -> Vec<K> {
+                self.iter().cloned().collect()
+            }
+
+            fn undo(&mut self, undo: Vec<K>) {
+                self.clear();
+                self.extend(undo);
+            }
+        }
+    )*};
+}
+
+set! {
+    BTreeSet<K>, [];
+    HashSet<K, S>, [Hash: BuildHasher];
 }
 
 fn load_entries<K: Wire + Default + Ord, V: Wire + Default>(

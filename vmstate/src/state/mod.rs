@@ -4,25 +4,28 @@
 //! device held before is [remembered](Wire::remember) first; if anything fails, all of it is put back: a device
 //! whose load fails is as it was.
 
-#[cfg(feature = "vm-memory")]
-mod address;
 mod array;
 mod bitmap;
 mod buffer;
+mod character;
 mod counted;
 mod current;
+mod duration;
+mod each;
 mod float;
 mod hook;
 mod interior;
+mod keep;
 mod length;
 mod list;
 mod map;
-mod nullable;
 mod number;
 mod optional;
+mod prefixed;
 mod primitive;
 mod range;
 mod rules;
+mod rust_vmm;
 mod shared;
 mod slice;
 mod subsection;
@@ -32,16 +35,18 @@ mod temporary;
 mod timer;
 mod tuple;
 mod unused;
+mod wide;
 
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Described, Description, Kind};
 
+pub(crate) use hook::refusal;
 pub use rules::SectionRules;
 pub use shared::Shareable;
 pub(crate) use subsection::narrowed;
 pub use temporary::Temporary;
-pub use timer::Timer;
+pub use timer::{Deadline, GuestClock, Timer};
 pub use unused::Unused;
 
 /// A value with a place on the wire: an integer, an array, a nested struct.
@@ -49,7 +54,7 @@ pub use unused::Unused;
     message = "`{Self}` cannot be migrated: it has no place on the wire",
     label = "does not implement `vmstate::Wire`",
     note = "derive `VmState` for it, give the field `#[vmstate(with = module)]`, or `#[vmstate(skip)]` if it is no guest state",
-    note = "a `Vec` needs `#[vmstate(len = field, max = N)]`, or `list`; a `BTreeMap` needs `map`"
+    note = "a `Vec` needs `#[vmstate(len = field, max = N)]`, `counted` or `list`; a map or set `map`; a `String` `counted`; a `usize` `wire`"
 )]
 pub trait Wire {
     /// All that is needed to put back the value.
@@ -75,6 +80,44 @@ pub trait Wire {
 
     /// Puts back what [`remember`](Self::remember) copied.
     fn undo(&mut self, undo: Self::Undo);
+
+    /// True for an `Option`: one that is the whole of a subsection says whether that is there.
+    #[doc(hidden)]
+    const IS_OPTION: bool = false;
+
+    /// True for a pointer. An `Option` of one has a byte on the wire where it is null, any other only its subsection.
+    #[doc(hidden)]
+    const IS_POINTER: bool = false;
+
+    /// What the bytes are if the value is the whole of a subsection.
+    #[doc(hidden)]
+    const WHOLE: Kind = Self::KIND;
+
+    /// True if a subsection that is this value is sent.
+    #[doc(hidden)]
+    #[inline]
+    fn is_there(&self) -> bool {
+        true
+    }
+
+    /// The stream has no subsection that is this value.
+    #[doc(hidden)]
+    #[inline]
+    fn make_absent(&mut self) {}
+
+    /// [Saves](Self::save) it as the whole of a subsection.
+    #[doc(hidden)]
+    #[inline]
+    fn save_whole(&mut self, out: &mut Writer) -> Result<()> {
+        self.save(out)
+    }
+
+    /// [Loads](Self::load) it as the whole of a subsection.
+    #[doc(hidden)]
+    #[inline]
+    fn load_whole(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        self.load(input)
+    }
 
     /// Appends the elements of an array. Integers do it in one go.
     ///

@@ -1,57 +1,89 @@
-//! `Option` as a whole subsection: `Some` is sent, and what was received becomes `Some`.
+//! `Option`: a pointer that may be null, or a subsection that may be absent.
 
 use super::Wire;
-use crate::codec::{Reader, Writer};
+use super::support::KindOf;
+use crate::codec::mark::NULL;
+use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::Kind;
+use crate::schema::framing::STRAY_OPTION;
+use crate::schema::{Kind, Shared};
 
-/// What can be alone in a subsection as its presence.
-#[diagnostic::on_unimplemented(
-    message = "a subsection cannot be `{Self}`",
-    note = "in `Option<T>`, `T` must implement `vmstate::Wire` and `Default`"
-)]
-pub trait Optional {
-    /// All that is needed to put back the value.
-    type Undo;
-    /// What the bytes are, if it is there.
-    const KIND: Kind;
-
-    /// True if it is sent.
-    fn is_there(&self) -> bool;
-    /// Appends the value.
-    fn save(&mut self, out: &mut Writer) -> Result<()>;
-    /// Takes the value, in place if there is one.
-    fn load(&mut self, input: &mut Reader<'_>) -> Result<()>;
-    /// The stream has none.
-    fn absent(&mut self);
-    /// Copies out what a load or a hook may change.
-    fn remember(&self) -> Self::Undo;
-    /// Puts back what `remember` copied.
-    fn undo(&mut self, undo: Self::Undo);
-}
-
+/// The whole of a subsection: `Some` is sent, and what was received becomes `Some`. Elsewhere only `Option<Box<T>>` has
+/// bytes: as in QEMU's `VMSTATE_ARRAY_OF_POINTER`, a load makes and drops no pointee, so both sides have the same pointers
+/// null.
+///
+/// Where a pointer is not null here, a `30` may be a null pointer of the source or the first byte of the pointee. A strict
+/// load refuses it where no pointee begins with it: `T` begins with a `bool`, an enum or a `range` without such a value, a
+/// list, or a struct or array of these. Else the wire does not tell the two apart, and whatever comes is the pointee, as in
+/// QEMU; if `T` has one byte alone, nothing behind it shows the mistake.
+///
 /// As with the elements of a `Vec`, a new value starts from its default, also where an undo needs one.
-impl<T: Wire + Default> Optional for Option<T> {
+impl<T: Wire + Default> Wire for Option<T> {
     type Undo = Option<T::Undo>;
-    const KIND: Kind = T::KIND;
+    const KIND: Kind = match T::IS_POINTER {
+        true => Kind::Nullable(Shared::Static(KindOf::<T>::REF)),
+        false => STRAY_OPTION,
+    };
+    const WHOLE: Kind = T::KIND;
+    const IS_OPTION: bool = true;
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        if !T::IS_POINTER {
+            return Err(stray());
+        }
+        out.outcome(u32::from(self.is_some()));
+        match self {
+            Some(pointee) => pointee.save(out),
+            None => {
+                out.u8(NULL);
+                Ok(())
+            }
+        }
+    }
+
+    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        if !T::IS_POINTER {
+            return Err(stray().at(input.offset()));
+        }
+        if let Some(pointee) = self {
+            let is_null = input.strictness() == Strictness::Strict
+                && const { !KindOf::<T>::REF.may_begin_with(NULL) }
+                && input.peek(1) == Some(&[NULL]);
+            return match is_null {
+                true => {
+                    let message = "null in the stream, but not on this machine: configure both alike";
+                    Err(Error::new(ErrorKind::Incompatible, message).at(input.offset()))
+                }
+                false => pointee.load(input),
+            };
+        }
+        let offset = input.offset();
+        match input.u8()? {
+            NULL => Ok(()),
+            other => {
+                let message = format!("null on this machine, but the stream has {other:#04x}: configure both alike");
+                Err(Error::new(ErrorKind::Incompatible, message).at(offset))
+            }
+        }
+    }
 
     fn is_there(&self) -> bool {
         self.is_some()
     }
 
-    fn save(&mut self, out: &mut Writer) -> Result<()> {
+    fn make_absent(&mut self) {
+        *self = None;
+    }
+
+    fn save_whole(&mut self, out: &mut Writer) -> Result<()> {
         match self {
             Some(value) => value.save(out),
             None => Err(Error::new(ErrorKind::Rejected, "the subsection's pre_save took the value away")),
         }
     }
 
-    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
+    fn load_whole(&mut self, input: &mut Reader<'_>) -> Result<()> {
         self.get_or_insert_default().load(input)
-    }
-
-    fn absent(&mut self) {
-        *self = None;
     }
 
     fn remember(&self) -> Self::Undo {
@@ -64,4 +96,10 @@ impl<T: Wire + Default> Optional for Option<T> {
             None => *self = None,
         }
     }
+}
+
+/// The derive refuses such a field; this is for who calls [`Wire`] by hand.
+#[cold]
+fn stray() -> Error {
+    Error::new(ErrorKind::Misuse, "an `Option` that is no pointer has bytes only as a whole subsection")
 }

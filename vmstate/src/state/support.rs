@@ -4,11 +4,16 @@ pub use super::bitmap::{Bitmap, CountedBitmap};
 pub use super::buffer::{Buffer, CountedBuffer};
 pub use super::counted::{Counted, counted, counted_bits};
 pub use super::current::{Current, load_at_most, load_equal, save_at_most};
+pub use super::each::{
+    ManyOf, load_array_of, load_counted_of, load_list_of, load_prefixed_of, make_via, save_array_of, save_counted_of,
+    save_list_of, save_prefixed_of,
+};
 pub use super::hook::{hook, load_hook, must_exist};
+pub use super::keep::{Boxed, Cloned, Each, Either, Keeps, Many, Whole, few, tiny};
 pub use super::length::{count_to_load, count_to_save};
 pub use super::list::List;
 pub use super::map::Map;
-pub use super::optional::Optional;
+pub use super::prefixed::{Elements, Own, Prefixed, load_prefixed, prefixed, save_prefixed};
 pub use super::range::{Ranged, in_range, sent_as};
 pub use super::slice::{Sliced, buffer_slice, fits, slice};
 pub use super::subsection::{next, save_header};

@@ -15,6 +15,11 @@ pub enum Reply {
 
 const SHUT: u16 = 1;
 const PONG: u16 = 2;
+/// The text that explains a SHUT of another number than 0, behind it. QEMU's source hears nothing after a SHUT
+/// (`source_return_path_thread`, migration/migration.c); its own types are single digits.
+const REASON: u16 = 0x8001;
+/// Bytes of such a text at most.
+const LONGEST_REASON: usize = 4096;
 
 /// Names of the types 1 to 7, in order.
 const REPLIES: [&str; 7] = ["SHUT", "PONG", "REQ_PAGES_ID", "REQ_PAGES", "RECV_BITMAP", "RESUME_ACK", "SWITCHOVER_ACK"];
@@ -52,4 +57,33 @@ impl Reply {
         let value = input.u32()?;
         Ok(if number == SHUT { Self::Shut(value) } else { Self::Pong(value) })
     }
+}
+
+/// Appends why the destination refuses the guest; belongs behind [`Reply::Shut`]. What is longer than 4096 bytes is cut.
+pub fn put_reason(reason: &str, out: &mut Vec<u8>) {
+    let end = (0..=LONGEST_REASON.min(reason.len())).rev().find(|&at| reason.is_char_boundary(at));
+    let text = reason.as_bytes().get(..end.unwrap_or_default()).unwrap_or_default();
+    out.extend_from_slice(&REASON.to_be_bytes());
+    out.extend_from_slice(&u16::try_from(text.len()).unwrap_or_default().to_be_bytes());
+    out.extend_from_slice(text);
+}
+
+/// Reads what [`put_reason`] wrote. It is the peer's text: control characters are escaped, so that it is one line.
+///
+/// # Errors
+/// `Malformed` for another message, one that is too long, or one that is not UTF-8.
+pub fn read_reason(input: &mut Reader<'_>) -> Result<String> {
+    let (number, length) = (input.u16()?, usize::from(input.u16()?));
+    if number != REASON || length > LONGEST_REASON {
+        return Err(input.malformed("a reason of at most 4096 bytes expected"));
+    }
+    let text = str::from_utf8(input.take(length)?).map_err(|_| input.malformed("the reason is not UTF-8"))?;
+    let mut line = String::with_capacity(length);
+    for c in text.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_debug()),
+            false => line.push(c),
+        }
+    }
+    Ok(line)
 }

@@ -16,9 +16,9 @@ use crate::section::Sections;
 const MACHINE: &str = "locked";
 
 /// A whole stream of `sections`, with its self-description, so that `vmstate inspect` can name each field.
-pub(super) fn save(mut sections: Sections<'_>) -> Result<Vec<u8>> {
+pub(super) fn save(sections: &mut Sections<'_>) -> Result<Vec<u8>> {
     let mut memory = Memory { bytes: Vec::new(), read: 0 };
-    snapshot::save(&mut memory, MACHINE, &mut sections, &NoRam)?;
+    snapshot::save(&mut memory, MACHINE, sections, &NoRam)?;
     Ok(memory.bytes)
 }
 
@@ -29,7 +29,9 @@ pub(super) fn load(stream: &[u8], mut sections: Sections<'_>) -> Result<()> {
 }
 
 /// The first byte at which `now` is not what it was `then`, with the name it had then; none if all sections are equal.
-pub(super) fn difference(then: &[u8], now: &[u8]) -> Option<String> {
+/// `words` say when both were: "then" and "now".
+pub(super) fn difference(then: &[u8], now: &[u8], words: [&str; 2]) -> Option<String> {
+    let [first, second] = words;
     let (old, new) = (Dump::read(then), Dump::read(now));
     let devices = |dump: &Dump| -> Vec<_> {
         let full = dump.sections().filter(|section| section.part == Part::Full);
@@ -38,20 +40,20 @@ pub(super) fn difference(then: &[u8], now: &[u8]) -> Option<String> {
     if devices(&old) != devices(&new) {
         let list =
             |dump| devices(dump).iter().map(|(idstr, instance)| format!("{idstr}/{instance}")).collect::<Vec<_>>();
-        return Some(format!("sections {} then, {} now", list(&old).join(", "), list(&new).join(", ")));
+        return Some(format!("sections {} {first}, {} {second}", list(&old).join(", "), list(&new).join(", ")));
     }
     let full = |section: &&Section| section.part == Part::Full;
     old.sections().filter(full).zip(new.sections().filter(full)).find_map(|(old, new)| {
         let name = format!("{}/{}", old.header.idstr, old.header.instance);
         if old.header.version != new.header.version {
-            return Some(format!("{name}, version {} then, {} now", old.header.version, new.header.version));
+            return Some(format!("{name}, version {} {first}, {} {second}", old.header.version, new.header.version));
         }
         let (then, now) = (body(then, old), body(now, new));
         let length = then.len().max(now.len());
         let at = (0..length).find(|&at| then.get(at) != now.get(at))?;
         let path = old.fields.as_ref().and_then(|fields| path_at(fields, old.body + at as u64)).unwrap_or_default();
         let byte = |bytes: &[u8]| bytes.get(at).map_or("none".to_owned(), |byte| format!("{byte:#04x}"));
-        Some(format!("{name}{path}, byte {at} of the section: {} then, {} now", byte(then), byte(now)))
+        Some(format!("{name}{path}, byte {at} of the section: {} {first}, {} {second}", byte(then), byte(now)))
     })
 }
 

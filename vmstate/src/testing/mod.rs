@@ -41,7 +41,8 @@ pub use bytes::bytes;
 /// Checks that all that a device ever sent still loads; see [`testing`](crate::testing).
 ///
 /// The folder is relative to the package of the caller. Examples are `name: expression`, where the expression makes a
-/// [`Section`], or a whole machine's [`Sections`](crate::section::Sections). It runs once for each save and load. A
+/// [`Section`], or a whole machine's [`Sections`](crate::section::Sections). It runs once for each load, and some
+/// times to see that its bytes are the same each time. A
 /// device alone is locked under its own name, whatever the folder is called; after a rename it is an example as
 /// `Sections`, with the [older name](crate::section::Sections::add_alias) under which it still loads.
 /// An entry's stream is loaded into the example of its own name, else into the first one.
@@ -79,7 +80,8 @@ impl<'a> Lock<'a> {
         Self { folder: folder.into(), states: Vec::new(), assumed: Vec::new(), bless }
     }
 
-    /// An example, sent as `name.bin`. `make` is called once for each save and load.
+    /// An example, sent as `name.bin`. `make` is called for each load, and some times to see that
+    /// its bytes are the same each time.
     pub fn state<S: Lockable<'a>>(mut self, name: &'a str, make: impl Fn() -> S + 'a) -> Self {
         self.states.push((name, Box::new(move || make().into_sections())));
         self

@@ -7,6 +7,11 @@ use super::kept::{Entry, SCHEMA, add, read, stream_name};
 use super::{Lock, golden};
 use crate::compat::{Crossing, Direction, Reliance, Report, check_schemas};
 use crate::schema::json::Schema;
+use crate::section::Sections;
+
+/// How often an example is made anew, to see whether it has the same bytes: two entries of a hash map are in the same
+/// order every other time.
+const OTHERS: u32 = 7;
 
 /// A file that is not kept yet.
 struct Missing {
@@ -37,11 +42,15 @@ impl Lock<'_> {
             missing.push(Missing { entry: number, name: SCHEMA.to_owned(), bytes: today.to_json().into_bytes() });
         }
         for (name, make) in &self.states {
-            let sections = make();
+            let mut sections = make();
             if sections.schema(None).ok().as_ref() != Some(&today) {
                 return Err(format!("`{name}` has other sections than the first example: lock it in another folder\n"));
             }
-            let bytes = golden::save(sections).map_err(|error| format!("`{name}` is not saved: {error}\n"))?;
+            let bytes = saved(name, &mut sections)?;
+            same_again(name, &bytes, &saved(name, &mut sections)?)?;
+            for _ in 0..OTHERS {
+                same_again(name, &bytes, &saved(name, &mut make())?)?;
+            }
             match kept.and_then(|entry| entry.streams.get(*name)) {
                 None => missing.push(Missing { entry: number, name: stream_name(name), bytes }),
                 Some(then) => problems.push_str(&byte_problem(number, name, then, &bytes)),
@@ -140,9 +149,23 @@ fn says_less(kept: &Schema, today: &Schema) -> bool {
         && crossings.any(|crossing| crossing.direction == Direction::OldToNew && is_unknown(crossing))
 }
 
+fn saved(state: &str, sections: &mut Sections<'_>) -> Result<Vec<u8>, String> {
+    golden::save(sections).map_err(|error| format!("`{state}` is not saved: {error}\n"))
+}
+
+/// An example that is sent otherwise each time locks nothing.
+fn same_again(state: &str, first: &[u8], again: &[u8]) -> Result<(), String> {
+    let Some(difference) = golden::difference(first, again, ["at first", "when saved again"]) else { return Ok(()) };
+    Err(format!(
+        "`{state}` is sent as other bytes each time\n  {difference}\n\
+         Save what does not depend on the moment or on the order of a hash map, and make the example from fixed values; \
+         a save does not change the device.\n"
+    ))
+}
+
 /// Other bytes in the same layout.
 fn byte_problem(entry: u32, state: &str, then: &[u8], now: &[u8]) -> String {
-    let Some(difference) = golden::difference(then, now) else { return String::new() };
+    let Some(difference) = golden::difference(then, now, ["then", "now"]) else { return String::new() };
     let file = stream_name(state);
     format!(
         "{entry}/{file}: `{state}` is sent as other bytes now\n  {difference}\n\

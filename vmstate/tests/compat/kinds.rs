@@ -86,6 +86,16 @@ fn a_sign_is_part_of_the_limit() {
 }
 
 #[test]
+fn a_number_becomes_a_character() {
+    says(
+        &only(U32),
+        &only(limited(U32, Limit::Scalar)),
+        "old -> new, version 1: loads if mode is 0 to 55295 or 57344 to 1114111, else breaks at mode because the reader takes only 0 to 55295 or 57344 to 1114111 -> go on taking what was written, and map it after the load
+        new -> old, version 1: loads",
+    );
+}
+
+#[test]
 fn padding_is_zero() {
     let gone = only(Kind::Unused(1));
     let verdicts = |kind| check(&gone, &only(kind)).crossings[0].to_string();

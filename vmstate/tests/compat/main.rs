@@ -2,6 +2,7 @@
 #![cfg(feature = "tools")]
 
 mod bounds;
+mod counted;
 mod dump;
 mod gaps;
 mod kinds;

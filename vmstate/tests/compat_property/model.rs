@@ -142,6 +142,7 @@ impl Integer {
     pub(crate) fn takes(&self, number: i128) -> bool {
         match &self.limit {
             Some(Limit::NotZero) => number != 0,
+            Some(Limit::Scalar) => u32::try_from(number).is_ok_and(|number| char::from_u32(number).is_some()),
             Some(Limit::Within(first, last)) => (*first..=*last).contains(&number),
             Some(Limit::OneOf(values)) => values.contains(&number),
             _ => true,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
-use vmstate::migrate::{Claim, Control, Machine};
+use vmstate::migrate::{Claim, Control, Machine, Rehearsal};
 use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
 use vmstate::schema::{Description, Shared};
 use vmstate::section::{Section, SectionRules};
@@ -243,6 +243,8 @@ pub struct Vm {
     pub running: bool,
     pub refuses: Option<&'static str>,
     pub pause_takes: Duration,
+    /// The guest stands for a rehearsal.
+    pub rehearses: bool,
     /// When the guest was paused, and for how long until it ran here again.
     pub paused: Option<Duration>,
     pub pause_lasted: Option<Duration>,
@@ -286,8 +288,11 @@ impl Machine for Vm {
         Ok(())
     }
 
-    fn rehearse(&mut self, _go_on: &dyn Fn() -> bool) -> Result<Option<Duration>> {
-        Ok(Some(self.pause_takes))
+    fn rehearse(&mut self) -> Result<Option<Rehearsal>> {
+        self.world.spend(self.side, self.pause_takes);
+        self.guest.set_running(false);
+        self.rehearses = true;
+        Ok(Some(Rehearsal { stop: self.pause_takes, load: Duration::ZERO }))
     }
 
     fn loaded(&mut self) -> Result<()> {
@@ -295,6 +300,10 @@ impl Machine for Vm {
     }
 
     fn resume(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.rehearses) {
+            self.guest.set_running(true);
+            return Ok(());
+        }
         self.refused("resume")?;
         self.pause_lasted = self.paused.map(|paused| self.world.now() - paused);
         self.running = true;

@@ -53,6 +53,7 @@ impl Setup {
             lock: Some(lock.clone()),
             running: side == Side::Source,
             refuses: None,
+            rehearses: false,
             pause_takes: Duration::ZERO,
             paused: None,
             pause_lasted: None,

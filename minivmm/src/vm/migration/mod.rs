@@ -6,6 +6,7 @@ mod ended;
 pub(super) mod incoming;
 mod introduction;
 mod outgoing;
+pub(super) mod schema;
 mod seam;
 pub(super) mod status;
 mod write_back;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use vmstate::channel::Listener;
 use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
+use vmstate::schema::json::Schema;
 
 pub(super) use self::after::LeftStanding;
 pub use self::ended::Ended;
@@ -31,7 +33,7 @@ use crate::migration::preflight::Preflight;
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
 use crate::migration::sections::Parts;
 use crate::vm::driver::{End, Outcome, Vm};
-use crate::vm::request::{AnyRequest, DeviceRequest, ParameterChange, Refusal, Request};
+use crate::vm::request::{AnyRequest, DeviceRequest, ParameterChange, Refusal, Rehearsing, Request};
 use crate::vm::state::RunState;
 
 /// What the driver keeps of an outgoing migration that is under way.
@@ -54,7 +56,7 @@ pub(super) struct Incoming {
     stopped: bool,
 }
 
-/// A rehearsal that would make the guest stand for longer is called off.
+/// A rehearsal makes the guest stand no longer than this.
 const REHEARSAL: Duration = Duration::from_millis(100);
 
 /// How long a migration that ends with its machine is given to close its sockets and remove their files.
@@ -75,8 +77,8 @@ pub(super) fn give_up(outgoing: Option<Outgoing>, incoming: Option<Incoming>) {
 }
 
 impl Vm {
-    /// Begins to send the guest to `address`.
-    pub(super) fn migrate(&mut self, address: Address) -> Result<(), Refusal> {
+    /// Begins to send the guest to `address`; to the release of that schema, unless it is this one.
+    pub(super) fn migrate(&mut self, address: Address, release: Option<Schema>) -> Result<(), Refusal> {
         if self.left_standing.is_some() {
             // A migration begins with fresh records, and those of the last one tell whether the guest may run.
             let why = "the guest has stood here since a migration and may be stale: let it go on with cont first";
@@ -90,6 +92,7 @@ impl Vm {
         let parts = self.parts();
         let departure = Departure {
             address,
+            release,
             control: control.clone(),
             seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets),
             parts,
@@ -139,23 +142,7 @@ impl Vm {
     /// Source: stops the guest `within` this time and reads the state that is in the kernel.
     pub(super) fn switch_over(&mut self, within: Duration) -> Result<(), Refusal> {
         let before = self.shared.run_state();
-        if before == RunState::Running {
-            self.rest(within)?;
-        }
-        let state = self.read_state(before);
-        let state = match state {
-            Ok(state) => state,
-            Err(refusal) => {
-                if before == RunState::Running {
-                    self.start();
-                }
-                return Err(refusal);
-            }
-        };
-        let (hypervisor, timer, global) = state;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        (state.hypervisor, state.timer, state.global) = (hypervisor, timer, global);
-        drop(state);
+        self.stand_still(before, within)?;
         if let Some(outgoing) = &mut self.outgoing {
             outgoing.before = before;
         }
@@ -163,20 +150,35 @@ impl Vm {
         Ok(())
     }
 
-    /// Source: stops the guest, reads the state that is in the kernel, and lets the guest run on at once.
-    /// Returns how long the guest stood.
-    pub(super) fn rehearse(&self) -> Result<Duration, Refusal> {
-        let begun = Instant::now();
-        let runs = self.shared.run_state() == RunState::Running;
-        if runs {
-            self.rest(REHEARSAL)?;
+    /// Source: stops the guest as a switch-over does, and lets it run on once the migration thread has seen what it wanted.
+    /// The run state stays what it was: nobody outside has to know.
+    pub(super) fn rehearse(&mut self, with: Rehearsing) -> Result<(), Refusal> {
+        let (begun, before) = (Instant::now(), self.shared.run_state());
+        self.stand_still(before, REHEARSAL)?;
+        if with.stands.send(begun.elapsed()).is_ok() {
+            // Ends with an error in any case: nothing is sent, the other end is dropped.
+            let _ = with.over.recv_timeout(REHEARSAL.saturating_sub(begun.elapsed()));
         }
-        let read = self.machine.read_state();
-        let stood = begun.elapsed();
-        if runs {
+        if before == RunState::Running {
             self.start();
         }
-        read.map(|_| stood).map_err(|error| Refusal(chain(&error)))
+        Ok(())
+    }
+
+    /// Stops the guest if it runs, `within` this time, and takes its state from the kernel. After an error it runs on.
+    fn stand_still(&mut self, before: RunState, within: Duration) -> Result<(), Refusal> {
+        let runs = before == RunState::Running;
+        if runs {
+            self.rest(within)?;
+        }
+        let read = self.read_state(before);
+        if runs && read.is_err() {
+            self.start();
+        }
+        let (hypervisor, timer, global) = read?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.hypervisor, state.timer, state.global) = (hypervisor, timer, global);
+        Ok(())
     }
 
     /// What of the machine, which stands, is in the kernel; it goes on as in state `before`.
@@ -239,7 +241,7 @@ impl Vm {
         Ok(())
     }
 
-    fn parts(&self) -> Parts {
+    pub(super) fn parts(&self) -> Parts {
         Parts {
             state: Arc::clone(&self.state),
             vcpus: self.machine.vcpus.len(),

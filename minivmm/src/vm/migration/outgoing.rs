@@ -7,6 +7,7 @@ use std::time::Duration;
 use vmstate::channel::{MonotonicClock, SocketChannel};
 use vmstate::migrate::source::{self, Outgoing, SourceOptions};
 use vmstate::migrate::{Control, Phase, SourcePhase};
+use vmstate::schema::json::Schema;
 
 use super::ended::Ended;
 use super::seam::Seam;
@@ -22,6 +23,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// What the thread works with.
 pub(super) struct Departure {
     pub(super) address: Address,
+    /// Of the release that the destination has, unless it is this one.
+    pub(super) release: Option<Schema>,
     pub(super) control: Control,
     pub(super) parts: Parts,
     pub(super) ram: MachineRam,
@@ -46,6 +49,9 @@ impl Departure {
             Ok(sections) => sections,
             Err(error) => return failed(chain(&error)),
         };
+        if let Some(release) = self.release.take() {
+            sections.save_for(release);
+        }
         if let Err(error) = self.seam.begin() {
             return failed(chain(&error));
         }

@@ -1,10 +1,11 @@
 //! The machine as the migration engine sees it: the driver changes the run state, the ownership of disks says who may run.
 
-use std::sync::{Arc, PoisonError, mpsc};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmstate::ErrorKind;
-use vmstate::migrate::{Claim, Control, Machine};
+use vmstate::migrate::{Claim, Control, Machine, Rehearsal};
 use vmstate::ownership::{Ownership, OwnershipError};
 
 use super::introduction::Introduction;
@@ -14,7 +15,7 @@ use crate::error::chain;
 use crate::migration::ownership::{SharedTickets, Tickets};
 use crate::vm::backends::Backends;
 use crate::vm::handle::Handle;
-use crate::vm::request::EngineRequest;
+use crate::vm::request::{EngineRequest, Rehearsing};
 
 /// Either side of a migration.
 #[derive(Debug)]
@@ -27,14 +28,12 @@ pub(in crate::vm) struct Seam {
     tickets: SharedTickets,
     /// At a destination.
     introduction: Option<Box<Introduction>>,
-    /// When the pause was rehearsed, and how long the guest will stand for it on both sides.
-    rehearsed: Option<(Instant, Duration)>,
+    /// The guest stands for a rehearsal until this is dropped.
+    standing: Option<Sender<()>>,
 }
 
-/// A rehearsal makes the guest stand for some milliseconds, so there is not one after each short round.
-const BETWEEN_REHEARSALS: Duration = Duration::from_secs(1);
-/// The guest is stopped and saved at one side, and loaded and started at the other, by the same calls in reverse.
-const SIDES: u32 = 2;
+/// The driver may be busy with another request, and a rehearsal is not worth a longer wait.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 impl Seam {
     pub(super) fn new(handle: Handle, control: Control, backends: &Backends, tickets: &SharedTickets) -> Self {
@@ -45,7 +44,7 @@ impl Seam {
             ownership: Arc::clone(&backends.ownership),
             tickets: Arc::clone(tickets),
             introduction: None,
-            rehearsed: None,
+            standing: None,
         }
     }
 
@@ -103,22 +102,21 @@ impl Machine for Seam {
         Err(written)
     }
 
-    fn rehearse(&mut self, go_on: &dyn Fn() -> bool) -> vmstate::Result<Option<Duration>> {
-        if write_back(&self.images, go_on)?.is_none() {
-            return Ok(None);
-        }
+    fn prepare(&mut self, go_on: &dyn Fn() -> bool) -> vmstate::Result<Duration> {
+        write_back(&self.images, go_on)?;
         // What the guest has written meanwhile is about what it will have written at the pause.
-        let Some(writing) = write_back(&self.images, go_on)? else { return Ok(None) };
-        if self.rehearsed.is_none_or(|(when, _)| when.elapsed() >= BETWEEN_REHEARSALS) {
-            let (tell, stood) = mpsc::channel();
-            // A device that is busy just now says nothing about the pause, and the guest runs on.
-            if self.ask(EngineRequest::Rehearse(tell)).is_ok()
-                && let Ok(stood) = stood.try_recv()
-            {
-                self.rehearsed = Some((Instant::now(), stood.saturating_mul(SIDES)));
-            }
-        }
-        Ok(self.rehearsed.map(|(_, stands)| stands.saturating_add(writing)))
+        write_back(&self.images, go_on).map(Option::unwrap_or_default)
+    }
+
+    fn rehearse(&mut self) -> vmstate::Result<Option<Rehearsal>> {
+        let (stands, stood) = mpsc::channel();
+        let (standing, over) = mpsc::channel();
+        self.handle.tell(EngineRequest::Rehearse(Rehearsing { stands, over }));
+        // A device that is busy just now says nothing about the pause, and the guest runs on.
+        let Ok(stop) = stood.recv_timeout(PATIENCE) else { return Ok(None) };
+        self.standing = Some(standing);
+        // The destination's KVM is given the state by the calls that read it, in reverse.
+        Ok(Some(Rehearsal { stop, load: stop }))
     }
 
     fn introduced(&mut self) -> vmstate::Result<()> {
@@ -135,7 +133,10 @@ impl Machine for Seam {
     }
 
     fn resume(&mut self) -> vmstate::Result<()> {
-        self.ask(EngineRequest::Resume)
+        match self.standing.take() {
+            Some(_) => Ok(()),
+            None => self.ask(EngineRequest::Resume),
+        }
     }
 
     fn release(&mut self) -> vmstate::Result<()> {

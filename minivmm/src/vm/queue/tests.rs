@@ -8,7 +8,7 @@ use vmstate::migrate::{Phase, SourcePhase};
 use super::*;
 use crate::config::Address;
 use crate::vm::migration::Ended;
-use crate::vm::request::ParameterChange;
+use crate::vm::request::{ParameterChange, Rehearsing};
 
 /// Columns: the run state, and what is under way.
 const SITUATIONS: [(RunState, UnderWay); 13] = [
@@ -69,9 +69,10 @@ fn every_request_in_every_situation() {
     for (request, expected) in devices {
         assert_eq!(row(request.clone()), expected, "{request:?}");
     }
+    let rehearsing = Rehearsing { stands: channel().0, over: channel().1 };
     let ended = Ended { phase: Phase::Source(SourcePhase::Failed), error: None };
     let engine = [
-        (EngineRequest::Rehearse(std::sync::mpsc::channel().0), "rrarrarrrrrrr"),
+        (EngineRequest::Rehearse(rehearsing), "rrarrarrrrrrr"),
         (EngineRequest::Pause(Duration::ZERO), "rrarrarrrrrrr"),
         (EngineRequest::Introduced, "rrrrrrrarrrrr"),
         (EngineRequest::Loaded, "rrrrrrrarrrrr"),

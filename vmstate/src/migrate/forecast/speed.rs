@@ -5,6 +5,9 @@
 //! chunk was under way: it begins when the chunk does, seen from the answers' end, which is a round trip later. So
 //! neither a sleep for a bandwidth limit nor the way there and back is taken for slowness, and a round of one small
 //! chunk says the same as the slope between the probes of a long one.
+//!
+//! On a host whose processors the guest keeps busy, the two processes that send and receive are faster while the guest
+//! stands. So the speed in a pause is measured by chunks of its own, sent in rehearsals of the pause.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,6 +15,20 @@ use std::time::Duration;
 use super::WINDOW;
 use super::rate::Rate;
 use crate::ram::PageCount;
+
+/// Of which speed a chunk tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tells {
+    /// Of the one that the rounds have.
+    Rounds,
+    /// Of the one that a pause has: the guest stood.
+    Pause,
+    /// Of none: it woke up who had nothing to do.
+    Nothing,
+}
+
+/// In pauses little is sent: the last one or two of them tell.
+const PAUSED_WINDOW: Duration = Duration::from_millis(20);
 
 /// A chunk on its way.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +39,8 @@ pub(crate) struct Chunk {
     pub(crate) bytes: u64,
     /// The pages in it.
     pub(crate) pages: PageCount,
+    /// Of which speed it tells.
+    pub(crate) tells: Tells,
 }
 
 /// Measures the wire by the chunks sent and the answers to their probes.
@@ -31,6 +50,8 @@ pub(crate) struct WireSpeed {
     telling: Rate,
     /// By all chunks.
     any: Rate,
+    /// By chunks sent while the guest stood, made of whole pages.
+    paused: Rate,
     unanswered: VecDeque<Chunk>,
     unanswered_bytes: u64,
     last_answer: Duration,
@@ -40,9 +61,15 @@ pub(crate) struct WireSpeed {
 impl WireSpeed {
     /// Nothing measured yet.
     pub(crate) fn new() -> Self {
-        let (telling, any) = (Rate::new(WINDOW), Rate::new(WINDOW));
-        let unanswered = VecDeque::new();
-        Self { telling, any, unanswered, unanswered_bytes: 0, last_answer: Duration::ZERO, round_trip: None }
+        Self {
+            telling: Rate::new(WINDOW),
+            any: Rate::new(WINDOW),
+            paused: Rate::new(PAUSED_WINDOW),
+            unanswered: VecDeque::new(),
+            unanswered_bytes: 0,
+            last_answer: Duration::ZERO,
+            round_trip: None,
+        }
     }
 
     /// A chunk and its probe were handed to the channel.
@@ -54,17 +81,24 @@ impl WireSpeed {
     /// The answer to the oldest unanswered probe arrived at `at`. False if there is no such probe.
     pub(crate) fn answered(&mut self, at: Duration) -> bool {
         let Some(chunk) = self.unanswered.pop_front() else { return false };
-        let Chunk { begun, bytes, pages } = chunk;
+        let Chunk { begun, bytes, pages, tells } = chunk;
         self.unanswered_bytes -= bytes;
         let whole_way = at.saturating_sub(begun);
         if bytes > 0 {
             let idle_until = begun.saturating_add(self.round_trip().min(whole_way)).max(self.last_answer);
             let busy = at.saturating_sub(idle_until);
-            self.any.add(bytes as f64, busy);
             // A zero page is a page of work for both sides and next to nothing on the wire: a chunk of them tells
             // how fast the two processors are.
-            if pages.normal >= pages.zero {
-                self.telling.add(bytes as f64, busy);
+            let whole = pages.normal >= pages.zero;
+            match tells {
+                Tells::Rounds => {
+                    self.any.add(bytes as f64, busy);
+                    if whole {
+                        self.telling.add(bytes as f64, busy);
+                    }
+                }
+                Tells::Pause if whole => self.paused.add(bytes as f64, busy),
+                Tells::Pause | Tells::Nothing => {}
             }
         }
         self.round_trip = Some(self.round_trip.map_or(whole_way, |least| least.min(whole_way)));
@@ -72,7 +106,13 @@ impl WireSpeed {
         true
     }
 
-    /// Bytes a second from the source's memory to the destination's, at full speed; `None` before the first answer.
+    /// Bytes a second while the guest stands. The same as while it runs, until a rehearsal has shown it.
+    pub(crate) fn paused_bytes_per_second(&self) -> Option<f64> {
+        self.paused.per_second().or_else(|| self.bytes_per_second())
+    }
+
+    /// Bytes a second from the source's memory to the destination's, at full speed while the guest runs; `None` before the
+    /// first answer.
     pub(crate) fn bytes_per_second(&self) -> Option<f64> {
         self.telling.per_second().or_else(|| self.any.per_second())
     }
@@ -112,7 +152,7 @@ mod tests {
     impl Pipe {
         fn new(speed: f64, round_trip: Duration) -> Self {
             let mut measured = WireSpeed::new();
-            measured.sent(Chunk { begun: Duration::ZERO, bytes: 0, pages: PageCount::default() });
+            measured.sent(Chunk { begun: Duration::ZERO, bytes: 0, pages: PageCount::default(), tells: Tells::Rounds });
             assert!(measured.answered(round_trip));
             Self { speed, round_trip, free: Duration::ZERO, measured, answers: VecDeque::new() }
         }
@@ -121,7 +161,7 @@ mod tests {
         fn send(&mut self, at: Duration, bytes: u64) {
             let pages = PageCount { normal: bytes / 4104, zero: 0 };
             self.free = self.free.max(at) + Duration::from_secs_f64(bytes as f64 / self.speed);
-            self.measured.sent(Chunk { begun: at, bytes, pages });
+            self.measured.sent(Chunk { begun: at, bytes, pages, tells: Tells::Rounds });
             self.answers.push_back(self.free + self.round_trip);
         }
 
@@ -200,7 +240,8 @@ mod tests {
     #[test]
     fn zero_pages_tell_only_as_long_as_nothing_else_does() {
         let mut speed = WireSpeed::new();
-        let chunk = |begun, bytes, normal, zero| Chunk { begun, bytes, pages: PageCount { normal, zero } };
+        let tells = Tells::Rounds;
+        let chunk = |begun, bytes, normal, zero| Chunk { begun, bytes, pages: PageCount { normal, zero }, tells };
         speed.sent(chunk(Duration::ZERO, 0, 0, 0));
         speed.answered(MS);
         speed.sent(chunk(MS, 9_000, 0, 1000));
@@ -215,11 +256,37 @@ mod tests {
     }
 
     #[test]
+    fn the_speed_of_a_pause_is_measured_apart() {
+        let mut speed = WireSpeed::new();
+        let chunk = |at: u32, bytes, normal, zero, tells| Chunk {
+            begun: at * MS,
+            bytes,
+            pages: PageCount { normal, zero },
+            tells,
+        };
+        speed.sent(chunk(0, 0, 0, 0, Tells::Rounds));
+        speed.answered(MS);
+        speed.sent(chunk(1, 1_000_000, 250, 0, Tells::Rounds));
+        speed.answered(12 * MS);
+        assert_eq!((speed.bytes_per_second(), speed.paused_bytes_per_second()), (Some(1e8), Some(1e8)));
+        speed.sent(chunk(12, 1_000_000, 250, 0, Tells::Pause));
+        speed.answered(17 * MS);
+        assert_eq!((speed.bytes_per_second(), speed.paused_bytes_per_second()), (Some(1e8), Some(2.5e8)));
+        // Zero pages tell nothing here either; and what is two windows old has a seventh of its weight.
+        speed.sent(chunk(17, 9_000, 0, 1000, Tells::Pause));
+        speed.answered(20 * MS);
+        assert_eq!(speed.paused_bytes_per_second(), Some(2.5e8));
+        speed.sent(chunk(20, 4_000_000, 1000, 0, Tells::Pause));
+        speed.answered(61 * MS);
+        assert!((speed.paused_bytes_per_second().unwrap() / 1.03e8 - 1.0).abs() < 0.01);
+    }
+
+    #[test]
     fn an_answer_faster_than_ever_before_shortens_the_round_trip() {
         let mut speed = WireSpeed::new();
         assert_eq!(speed.round_trip(), Duration::ZERO);
         for (begun, at) in [(0, 50), (50, 52), (60, 70)] {
-            speed.sent(Chunk { begun: begun * MS, bytes: 0, pages: PageCount::default() });
+            speed.sent(Chunk { begun: begun * MS, bytes: 0, pages: PageCount::default(), tells: Tells::Rounds });
             assert!(speed.answered(at * MS));
         }
         assert_eq!(speed.round_trip(), 2 * MS);

@@ -1,6 +1,7 @@
 //! The source: sends a running guest, and is left with either the guest running here or the destination's word that it
 //! runs there. A blocking driver: what to do next is decided by [`SourceProtocol`], the phases are drawn in `phase.rs`.
 
+mod rehearsal;
 mod rounds;
 mod switch_over;
 
@@ -14,12 +15,13 @@ use crate::migrate::control::Control;
 use crate::migrate::forecast::Measured;
 use crate::migrate::phase::{Phase, SourcePhase};
 use crate::migrate::protocol::{SourceAction, SourceEvent, SourceProtocol, Timing, ping};
+use crate::migrate::release::check_release;
 use crate::migrate::report::{Downtime, Report};
 use crate::migrate::save::{self, Turn};
 use crate::migrate::wire::{ANSWERS, Patience, Wire, is_timeout};
 use crate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamSender};
 use crate::section::Sections;
-use crate::stream::{Command, Element, Reply, SelfDescription, put_configuration, put_header};
+use crate::stream::{Command, Element, Reply, SelfDescription, put_configuration, put_header, read_reason};
 
 /// What a source works with.
 #[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
@@ -50,7 +52,7 @@ pub struct SourceOptions {
     /// After a commit that the destination did not confirm: how long to wait for exclusive resources that another process
     /// still holds.
     pub patience: Duration,
-    /// Part of the expected downtime that nobody measures ahead: the load at the destination above all. What
+    /// Part of the expected downtime that nobody measures ahead: the hand-over above all. What
     /// [`Machine::rehearse`] measures comes on top of it.
     pub switch_over_cost: Duration,
     /// Gives up after so many rounds.
@@ -100,7 +102,8 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         progress.phase = Phase::Source(SourcePhase::Setup);
         progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
     });
-    let ram = match sections.check_migratable().and_then(|()| RamSender::start(ram, log)) {
+    let migratable = sections.check_migratable().and_then(|()| check_release(sections));
+    let ram = match migratable.and_then(|()| RamSender::start(ram, log)) {
         Ok(ram) => ram,
         Err(error) => {
             control.publish(|progress| progress.phase = Phase::Source(SourcePhase::Failed));
@@ -123,6 +126,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         answered: None,
         measured: Measured::new(),
         synced: begun,
+        rehearsed: None,
         buffer: Vec::new(),
         described: save::describe(&options.machine_type),
         report: Report::default(),
@@ -151,6 +155,8 @@ struct Source<'a, 's> {
     measured: Measured,
     /// When the log was last read.
     synced: Duration,
+    /// When the pause was last rehearsed after a round.
+    rehearsed: Option<Duration>,
     buffer: Vec<u8>,
     /// What was sent so far.
     described: SelfDescription,
@@ -296,7 +302,19 @@ impl Source<'_, '_> {
     }
 
     fn await_reply(&mut self, patience: Patience) -> Result<Reply> {
-        self.wire.decode(patience, Reply::read).and_then(refuse)
+        let reply = self.wire.decode(patience, Reply::read)?;
+        let until = self.clock.now().saturating_add(LAST_WORDS);
+        self.taken(reply, if let Patience::Until(moment) = patience { moment.min(until) } else { until })
+    }
+
+    /// The reply, or the refusal that it is. A destination that says why does so at once; it gets `until` then.
+    fn taken(&mut self, reply: Reply, until: Duration) -> Result<Reply> {
+        let Reply::Shut(status @ 1..) = reply else { return Ok(reply) };
+        let message = match self.wire.decode(Patience::Until(until), read_reason) {
+            Ok(reason) => format!("the destination refused the guest: {reason}"),
+            Err(_) => format!("the destination refused the guest (status {status}): its own log says why"),
+        };
+        Err(Error::new(ErrorKind::Peer, message))
     }
 
     fn publish(&self) {
@@ -309,16 +327,6 @@ impl Source<'_, '_> {
             (progress.normal_pages, progress.zero_pages) = (sent.normal, sent.zero);
             progress.bytes_per_second = whole(self.measured.wire.bytes_per_second().unwrap_or_default());
         });
-    }
-}
-
-fn refuse(reply: Reply) -> Result<Reply> {
-    match reply {
-        Reply::Shut(status) if status != 0 => {
-            let message = format!("the destination refused the guest (status {status}): its own log says why");
-            Err(Error::new(ErrorKind::Peer, message))
-        }
-        other => Ok(other),
     }
 }
 

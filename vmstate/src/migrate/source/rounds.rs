@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{CHUNK, Source, refuse, unexpected, whole};
+use super::{CHUNK, LAST_WORDS, Source, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::forecast::{Chunk, SAMPLE, Standing};
+use crate::migrate::forecast::{Chunk, SAMPLE, Standing, Tells};
 use crate::migrate::policy::{self, Verdict};
 use crate::migrate::protocol::ping;
 use crate::migrate::report::Round;
@@ -21,7 +21,6 @@ const LONE_PROBES: u32 = 4;
 /// A source whose channel takes nothing looks so often whether an answer has come: a fiftieth of the time over which the
 /// speed of the wire is measured.
 const LISTEN: Duration = Duration::from_millis(5);
-
 impl Source<'_, '_> {
     /// Sends what was dirty when the round began; true if what is left fits into the downtime.
     ///
@@ -32,20 +31,39 @@ impl Source<'_, '_> {
             self.report.setup = self.clock.now().saturating_sub(self.begun);
             // The destination is awake, and nothing is on the way: these answers take a round trip and no more.
             for _ in 0..LONE_PROBES {
-                self.probe(self.clock.now(), PageCount::default())?;
+                self.probe(self.clock.now(), PageCount::default(), Tells::Rounds)?;
                 self.hear_all()?;
             }
-            // A log that clears late reports everything once, so that there is something to clear.
-            self.ram.sync()?;
-            self.synced = self.clock.now();
-            self.measured.round_begins(self.ram.pending_pages(), self.ram.look(SAMPLE)?, self.ram.sent());
+            self.rehearse(Self::rounds_begin)?;
         }
-        let mut round = self.round()?;
-        // Before the log is read, so that what the guest writes meanwhile is among the pending pages.
+        let round = self.round()?;
+        // Both before the log is read, so that what the guest writes meanwhile is among the pending pages.
         let control = self.control;
-        if let Some(took) = self.machine.rehearse(&|| !control.is_cancelled())? {
-            self.measured.rehearsed(took);
+        let takes = self.machine.prepare(&|| !control.is_cancelled())?;
+        self.measured.prepared(takes);
+        if self.is_rehearsal_due() {
+            self.rehearse(|source| source.round_over(round))?;
+            self.rehearsed = Some(self.clock.now());
+        } else {
+            self.round_over(round)?;
         }
+        match self.foretell() {
+            Verdict::Iterate => Ok(false),
+            Verdict::SwitchOver => Ok(true),
+            Verdict::GiveUp(reason) => Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}"))),
+        }
+    }
+
+    fn rounds_begin(&mut self) -> Result<()> {
+        // A log that clears late reports everything once, so that there is something to clear.
+        self.ram.sync()?;
+        self.synced = self.clock.now();
+        self.measured.round_begins(self.ram.pending_pages(), self.ram.look(SAMPLE)?, self.ram.sent());
+        Ok(())
+    }
+
+    /// Reads the log, and takes in what the guest has written since it was last read.
+    fn round_over(&mut self, mut round: Round) -> Result<()> {
         let reading = self.clock.now();
         round.dirtied = self.ram.sync()?;
         let read = self.clock.now();
@@ -56,21 +74,15 @@ impl Source<'_, '_> {
         self.report.rounds.push(round);
         let dirty_pages_per_second = whole(round.dirtied as f64 / lasted.as_secs_f64());
         self.control.publish(|progress| progress.dirty_pages_per_second = dirty_pages_per_second);
-        match self.foretell() {
-            Verdict::Iterate => Ok(false),
-            Verdict::SwitchOver => Ok(true),
-            Verdict::GiveUp(reason) => Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}"))),
-        }
+        Ok(())
     }
 
     fn round(&mut self) -> Result<Round> {
         let (begun, bytes, pages) = (self.clock.now(), self.wire.sent(), self.ram.sent());
         self.control.publish(|progress| progress.rounds += 1);
         loop {
-            let wanted = self.chunk();
-            let (begun, sent) = (self.clock.now(), self.ram.sent());
-            let over = save::put_ram_part(&mut self.buffer, &mut self.ram, wanted)?;
-            let bytes = self.probe(begun, self.ram.sent().since(sent))?;
+            let begun = self.clock.now();
+            let (bytes, over) = self.send_pages(self.chunk(), Tells::Rounds)?;
             self.pace(bytes, begun)?;
             self.foretell();
             if over {
@@ -91,12 +103,20 @@ impl Source<'_, '_> {
         usize::try_from(limit.min(speed) / u64::from(CHUNKS_PER_SECOND)).map_or(CHUNK, |bytes| bytes.min(CHUNK))
     }
 
+    /// Sends a chunk of about `wanted` bytes of pending pages, and a probe. Returns its bytes, and whether no page is left.
+    pub(super) fn send_pages(&mut self, wanted: usize, tells: Tells) -> Result<(u64, bool)> {
+        let (begun, sent) = (self.clock.now(), self.ram.sent());
+        let over = save::put_ram_part(&mut self.buffer, &mut self.ram, wanted)?;
+        let bytes = self.probe(begun, self.ram.sent().since(sent), tells)?;
+        Ok((bytes, over))
+    }
+
     /// Sends the buffer, which holds `pages`, and a probe behind it; hears answers meanwhile. Returns how many bytes
     /// that was.
-    fn probe(&mut self, begun: Duration, pages: PageCount) -> Result<u64> {
+    fn probe(&mut self, begun: Duration, pages: PageCount, tells: Tells) -> Result<u64> {
         let bytes = self.buffer.len() as u64;
         Element::Command(Command::Ping(ping::ROUND)).write(&mut self.buffer);
-        self.measured.wire.sent(Chunk { begun, bytes, pages });
+        self.measured.wire.sent(Chunk { begun, bytes, pages, tells });
         let buffer = std::mem::take(&mut self.buffer);
         let (mut rest, mut took_some) = (buffer.as_slice(), self.clock.now());
         while !rest.is_empty() {
@@ -138,7 +158,7 @@ impl Source<'_, '_> {
     }
 
     /// Waits until every probe is answered.
-    fn hear_all(&mut self) -> Result<()> {
+    pub(super) fn hear_all(&mut self) -> Result<()> {
         while self.measured.wire.unanswered() > 0 {
             let deadline = self.clock.now().saturating_add(self.options.answer);
             let reply = self.await_reply(Patience::Until(deadline))?;
@@ -148,8 +168,9 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    fn hear(&mut self, reply: Reply) -> Result<()> {
-        match refuse(reply)? {
+    pub(super) fn hear(&mut self, reply: Reply) -> Result<()> {
+        let until = self.clock.now().saturating_add(LAST_WORDS);
+        match self.taken(reply, until)? {
             Reply::Pong(ping::ROUND) if self.measured.wire.answered(self.clock.now()) => Ok(()),
             other => Err(unexpected(other)),
         }

@@ -24,7 +24,7 @@
 //! | `size` | bytes of one element on the wire, 0 if they vary; QEMU: in the host's memory |
 //! | `type` | `bool`, `uint8` to `uint64`, `int8` to `int64`, `timer`, `double`, `buffer`, `counted_buffer`, `unused_buffer`, `bitmap`, `counted_bitmap`, `struct`, `nullable`, `list`, `map`, `custom`, `check` |
 //! | `custom` | type name of a hand-written codec |
-//! | `limit` | values that a reader takes of an integer: `equal`, `at_most_current`, `not_zero`, a list, or `{"first", "last"}` |
+//! | `limit` | values that a reader takes of an integer: `equal`, `at_most_current`, `not_zero`, `scalar`, a list, or `{"first", "last"}` |
 //! | `bits` | of a bitmap |
 //! | `struct_version` | version of the nested struct, if it is not its newest |
 //! | `key`, `element` | what a map, a list or a pointer holds |

@@ -20,6 +20,7 @@ pub(super) const OPAQUE: &str = "size ";
 pub(super) const EQUAL: &str = "equal";
 pub(super) const AT_MOST_CURRENT: &str = "at_most_current";
 pub(super) const NOT_ZERO: &str = "not_zero";
+pub(super) const SCALAR: &str = "scalar";
 pub(super) const FIRST: &str = "first";
 pub(super) const LAST: &str = "last";
 
@@ -259,6 +260,7 @@ fn limit(value: &Value) -> Result<Limit> {
             EQUAL => Some(Limit::Equal),
             AT_MOST_CURRENT => Some(Limit::AtMostCurrent),
             NOT_ZERO => Some(Limit::NotZero),
+            SCALAR => Some(Limit::Scalar),
             _ => None,
         },
         Value::Array(values) => {
@@ -270,7 +272,8 @@ fn limit(value: &Value) -> Result<Limit> {
         }
         _ => None,
     };
-    let expected = "\"equal\", \"at_most_current\", \"not_zero\", a list of numbers, or {\"first\", \"last\"}";
+    let expected =
+        "\"equal\", \"at_most_current\", \"not_zero\", \"scalar\", a list of numbers, or {\"first\", \"last\"}";
     limit.map_or_else(|| wrong("limit", expected), Ok)
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::read::{ALIASES, AT_MOST_CURRENT, EQUAL, FIRST, LAST, NOT_ZERO, OPAQUE};
+use super::read::{ALIASES, AT_MOST_CURRENT, EQUAL, FIRST, LAST, NOT_ZERO, OPAQUE, SCALAR};
 use super::{MACHINE, Schema};
 use crate::schema::{Count, Description, Field, Kind, Length, Limit, Presence};
 
@@ -168,6 +168,7 @@ fn limited(limit: &Limit) -> Value {
         Limit::Equal => EQUAL.into(),
         Limit::AtMostCurrent => AT_MOST_CURRENT.into(),
         Limit::NotZero => NOT_ZERO.into(),
+        Limit::Scalar => SCALAR.into(),
         Limit::Within(first, last) => {
             Map::from_iter([(FIRST.to_owned(), number(first)), (LAST.to_owned(), number(last))]).into()
         }

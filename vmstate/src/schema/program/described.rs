@@ -18,7 +18,7 @@ impl<'a> Program<'a> {
             None => vec![Step::Refuse(unusable("fields"))],
         };
         let name = by.get("vmsd_name").and_then(Value::as_str).unwrap_or_default();
-        Self { name, oldest: 0, newest: 0, steps: all }
+        Self { name, oldest: 0, newest: 0, hooks: None, steps: all }
     }
 }
 
@@ -40,7 +40,7 @@ fn steps<'a>(all: impl Iterator<Item = Result<Step<'a>, String>>) -> Vec<Step<'a
 fn sent(subsection: &Value) -> Result<Step<'_>, String> {
     text(subsection, "vmsd_name")?;
     let version = subsection.get("version").and_then(Value::as_u64).and_then(|version| u32::try_from(version).ok());
-    Ok(Step::Sent(version, Program::described(subsection)))
+    Ok(Step::Sent(version, Program::described(subsection).into()))
 }
 
 fn member(field: &Value) -> Result<Step<'_>, String> {
@@ -55,13 +55,20 @@ fn member(field: &Value) -> Result<Step<'_>, String> {
         Some(count) => Encoding::Repeat(Framing::Fixed(count), element.into()),
         None => element,
     };
-    Ok(Step::Member(Member { name, type_name: type_name.into(), presence: &ALWAYS, encoding }))
+    Ok(Step::Member(Member {
+        name,
+        type_name: type_name.into(),
+        presence: &ALWAYS,
+        count: None,
+        conversion: None,
+        encoding,
+    }))
 }
 
 fn element<'a>(field: &'a Value, type_name: &str) -> Result<Encoding<'a>, String> {
     let size = field.get("size").and_then(Value::as_u64).ok_or_else(|| unusable("size"))?;
     if let Some(nested) = field.get("struct") {
-        let program = Program::described(nested);
+        let program = Program::described(nested).into();
         return Ok(Encoding::Struct(Nested { program, version: 0, form: Form::Object, size: Some(size) }));
     }
     // Behind a space is what a reader compares the value with: `uint32 equal`.
@@ -79,7 +86,7 @@ fn element<'a>(field: &'a Value, type_name: &str) -> Result<Encoding<'a>, String
         _ => (Meaning::Raw, size),
     };
     match width == size {
-        true => Ok(Encoding::Item(Item { meaning, size: Some(size) })),
+        true => Ok(Encoding::Item(Item { meaning, size: Some(size), limit: None })),
         false => Err(format!("a {type_name} has {width} bytes, the description says {size}")),
     }
 }

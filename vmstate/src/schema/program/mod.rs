@@ -9,8 +9,9 @@ mod compile;
 mod described;
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
-use super::Presence;
+use super::{Count, Limit, Presence, Shared};
 
 /// What one struct has on the wire.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct Program<'a> {
     pub(crate) oldest: u32,
     /// Newest version, the one that is written.
     pub(crate) newest: u32,
+    /// What a load asks the device itself, if the description says it.
+    pub(crate) hooks: Option<&'a [Shared<str>]>,
     /// In wire order.
     pub(crate) steps: Vec<Step<'a>>,
 }
@@ -32,13 +35,15 @@ pub(crate) enum Step<'a> {
     Member(Member<'a>),
     /// No bytes: the device checks what it has so far.
     Check {
+        /// The description's name for it.
+        name: &'a str,
         /// True if the check is a predicate (QEMU's `field_exists`).
         is_predicate: bool,
     },
     /// Subsections that may come: written in this order, found by looking ahead (`Reader::peek_subsection`).
-    Subsections(Vec<Program<'a>>),
+    Subsections(Vec<Rc<Program<'a>>>),
     /// A subsection that was sent, at this version if the self-description says a usable one.
-    Sent(Option<u32>, Program<'a>),
+    Sent(Option<u32>, Rc<Program<'a>>),
     /// Nobody can go on from here: why.
     Refuse(String),
 }
@@ -52,30 +57,34 @@ pub(crate) struct Member<'a> {
     pub(crate) type_name: Cow<'a, str>,
     /// When it is there.
     pub(crate) presence: &'a Presence,
+    /// How many elements it may have, if the description says it.
+    pub(crate) count: Option<&'a Count>,
+    /// What turns the bytes into a value and may refuse to.
+    pub(crate) conversion: Option<&'a str>,
     /// Its bytes.
     pub(crate) encoding: Encoding<'a>,
 }
 
 /// How the bytes of a value go on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Encoding<'a> {
     /// Bytes of one meaning.
     Item(Item<'a>),
     /// A nested struct.
     Struct(Nested<'a>),
     /// Elements, one after another.
-    Repeat(Framing, Box<Self>),
+    Repeat(Framing, Rc<Self>),
     /// The value, or one byte `30` where a pointer is null; the outcome says which.
-    Nullable(Box<Self>),
+    Nullable(Rc<Self>),
     /// Nobody can go on from here: why.
     Refuse(String),
 }
 
 /// A nested struct.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Nested<'a> {
     /// What it has on the wire.
-    pub(crate) program: Program<'a>,
+    pub(crate) program: Rc<Program<'a>>,
     /// At this version.
     pub(crate) version: u32,
     /// How a self-description shows it.
@@ -115,6 +124,8 @@ pub(crate) struct Item<'a> {
     pub(crate) meaning: Meaning<'a>,
     /// How many; `None`: the outcome says it, of a bitmap in bits.
     pub(crate) size: Option<u64>,
+    /// Which values a reader takes.
+    pub(crate) limit: Option<&'a Limit>,
 }
 
 /// What bytes mean.
@@ -152,9 +163,29 @@ impl<'a> Program<'a> {
     pub(crate) fn members(&self) -> impl Iterator<Item = &Member<'a>> {
         self.steps.iter().filter_map(|step| if let Step::Member(member) = step { Some(member) } else { None })
     }
+
+    /// The subsections that may come.
+    pub(crate) fn subsections(&self) -> impl Iterator<Item = &Self> {
+        let all = self.steps.iter().filter_map(|step| if let Step::Subsections(all) = step { Some(all) } else { None });
+        all.flatten().map(|subsection| &**subsection)
+    }
 }
 
 impl Encoding<'_> {
+    /// True if a length, or the bytes themselves, say how many elements there are.
+    pub(crate) const fn is_counted(&self) -> bool {
+        match self {
+            Self::Repeat(framing, _) => !matches!(framing, Framing::Fixed(_)),
+            Self::Item(item) => item.size.is_none() && !self.is_codec(),
+            _ => false,
+        }
+    }
+
+    /// True if the bytes are those of a hand-written codec, or of a field of which only the size is known.
+    pub(crate) const fn is_codec(&self) -> bool {
+        matches!(self, Self::Item(Item { meaning: Meaning::Codec(_) | Meaning::Opaque(_), .. }))
+    }
+
     /// What arrays repeat, through all dimensions.
     pub(crate) fn element(&self) -> &Self {
         match self {

@@ -1,5 +1,3 @@
-use std::collections::HashMap;
-
 use vmstate::VmState;
 
 #[derive(VmState)]
@@ -9,7 +7,7 @@ struct Dev {
     #[vmstate(list, max = 4)]
     not_a_list: [u8; 4],
     #[vmstate(map, max = 4)]
-    unordered: HashMap<u64, u8>,
+    pairs: Vec<(u64, u8)>,
     #[vmstate(bitmap)]
     bytes: [u8; 8],
     #[vmstate(bitmap, len = bits, max = 64)]

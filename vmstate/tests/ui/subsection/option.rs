@@ -14,4 +14,10 @@ struct Dev {
     y: Option<u8>,
 }
 
+impl Dev {
+    fn has_y(&self) -> bool {
+        true
+    }
+}
+
 fn main() {}

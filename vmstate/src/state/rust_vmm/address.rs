@@ -2,10 +2,10 @@
 
 use vm_memory::GuestAddress;
 
-use super::Wire;
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::Kind;
+use crate::state::Wire;
 
 /// Any address is taken: what is there, the device that uses it has to check anyway.
 impl Wire for GuestAddress {

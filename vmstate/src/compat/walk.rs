@@ -1,52 +1,20 @@
-//! All that can happen when one layout's bytes are read by another: the product of a writer and a reader.
+//! All that can happen when one layout's bytes are read by another: a walk through the product of a writer and a reader.
 //!
 //! Both are walked together, item by item; whatever is decided at run time goes both ways, but the same way for the
 //! same subject. A walk ends in a load or in a break. The states are positions and decisions that still matter, so
 //! their number stays small where the two sides are alike.
 
-use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
-use super::budget::{Budget, TooLarge};
 use super::layout::Layout;
-use super::reliance::Relied;
-use super::state::{At, Decisions, Next, State};
-use super::subjects::{Id, Subjects};
-use super::verdict::{Break, Case, Condition, Crossing, Reason, Subject, Verdict, Warning};
+use super::position::{At, Decisions, Next, Position};
+use super::sides::{Found, Sides, Stop};
+use super::subjects::Id;
+use super::verdict::{Break, Case, Condition, Crossing, Reason, Subject, Verdict};
 use super::{Direction, remedy};
 
 /// More cases than this are not told apart.
 const MAX_CASES: usize = 256;
-
-/// Why there is no verdict.
-pub(super) enum Stop {
-    TooLarge,
-    /// Behind this.
-    Ambiguous(String),
-}
-
-impl From<TooLarge> for Stop {
-    fn from(TooLarge: TooLarge) -> Self {
-        Self::TooLarge
-    }
-}
-
-/// A writer's layout and a reader's.
-pub(super) struct Product<'a> {
-    pub(super) written: Layout,
-    pub(super) read: Layout,
-    pub(super) subjects: RefCell<Subjects>,
-    pub(super) budget: &'a Budget,
-    /// Whether a look for subsections of so called structs may go past a step of the writer.
-    pub(super) ahead: RefCell<HashMap<(usize, String), bool>>,
-}
-
-/// What a walk comes by.
-#[derive(Default)]
-pub(super) struct Found {
-    pub(super) warnings: BTreeSet<Warning>,
-    pub(super) relied: Relied,
-}
 
 /// What a walk through all states found.
 #[derive(Default)]
@@ -65,12 +33,7 @@ struct Broken {
     reason: Reason,
 }
 
-impl<'a> Product<'a> {
-    pub(super) fn new(written: Layout, read: Layout, subjects: Subjects, budget: &'a Budget) -> Self {
-        let (subjects, ahead) = (RefCell::new(subjects), RefCell::new(HashMap::new()));
-        Self { written, read, subjects, budget, ahead }
-    }
-
+impl Sides<'_> {
     /// The verdict, and what belongs to it.
     pub(super) fn crossing(&self, direction: Direction, version: u32) -> Result<Crossing, Stop> {
         let named = |broken: Broken| {
@@ -181,21 +144,21 @@ impl Subject {
 
 /// A walk under way: breadth first, so that the first break is the nearest.
 struct Walk<'a> {
-    product: &'a Product<'a>,
+    product: &'a Sides<'a>,
     fixed: &'a Decisions,
     excluded: &'a [&'a Decisions],
     /// Subjects that an excluded case asks for.
     kept: HashSet<Id>,
-    seen: HashSet<State>,
-    queue: VecDeque<(State, usize)>,
+    seen: HashSet<Position>,
+    queue: VecDeque<(Position, usize)>,
     /// Each way is the one before it and what was decided.
     ways: Vec<(usize, Vec<(Id, bool)>)>,
     walked: Walked,
 }
 
 impl<'a> Walk<'a> {
-    fn new(product: &'a Product<'a>, fixed: &'a Decisions, excluded: &'a [&'a Decisions]) -> Self {
-        let start = State::default();
+    fn new(product: &'a Sides<'a>, fixed: &'a Decisions, excluded: &'a [&'a Decisions]) -> Self {
+        let start = Position::default();
         Self {
             product,
             fixed,
@@ -208,7 +171,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn visit(&mut self, before: &State, mut next: State, way: usize) -> Result<(), Stop> {
+    fn visit(&mut self, before: &Position, mut next: Position, way: usize) -> Result<(), Stop> {
         let contradicts =
             |(subject, value): (&Id, &bool)| self.fixed.get(subject).is_some_and(|wanted| wanted != value);
         if next.decided.iter().any(contradicts) || self.is_excluded(&next.decided) {
@@ -234,8 +197,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Drops decisions that nobody asks for any more.
-    fn forget(&self, state: &mut State) {
-        let State { written, read, decided, lengths, .. } = state;
+    fn forget(&self, state: &mut Position) {
+        let Position { written, read, decided, lengths, .. } = state;
         lengths.retain(|length, _| self.product.read.lengths.get(length).is_some_and(|last| *last >= read.step));
         decided.retain(|subject, _| {
             let asks = |layout: &Layout, at: &At| layout.last_use.get(subject).is_some_and(|last| *last >= at.step);

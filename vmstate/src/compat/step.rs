@@ -1,4 +1,4 @@
-//! Where a writer and a reader are, and what one step of both leads to.
+//! What one step of a writer and a reader leads to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -6,56 +6,12 @@ use std::rc::Rc;
 use super::counts::Counted;
 use super::item::{Item, Rest};
 use super::layout::{Known, Layout, Step};
-use super::product::{Found, Product, Stop};
+use super::position::{At, Next, Position, gate};
 use super::reliance::shared_name;
+use super::sides::{Found, Sides, Stop};
 use super::subjects::Id;
 use super::verdict::{Reason, Subject, Warning};
 use crate::codec::is_subsection_of;
-
-pub(super) type Decisions = BTreeMap<Id, bool>;
-
-/// Where one side is: a step, and bytes into it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct At {
-    pub(super) step: usize,
-    offset: u64,
-}
-
-impl At {
-    pub(super) const fn step(step: usize) -> Self {
-        Self { step, offset: 0 }
-    }
-
-    pub(super) const fn next(self) -> Self {
-        Self::step(self.step + 1)
-    }
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct State {
-    pub(super) written: At,
-    pub(super) read: At,
-    pub(super) decided: Decisions,
-    /// Steps of the reader that are lengths, and the step of the writer whose value each has got.
-    pub(super) lengths: BTreeMap<usize, usize>,
-    /// True if both are in front of elements that they count by the same length.
-    pub(super) agreed: bool,
-}
-
-/// What one step leads to.
-pub(super) enum Next {
-    Loads,
-    Breaks(String, Reason),
-    To(Vec<State>),
-    /// Breaks if the subject is `bad`, goes on if not.
-    Gate {
-        subject: Id,
-        bad: bool,
-        field: String,
-        reason: Reason,
-        then: Vec<State>,
-    },
-}
 
 /// What a reader sees that looks for subsections.
 enum Seen {
@@ -67,30 +23,9 @@ enum Seen {
     Ask(Id),
 }
 
-impl State {
-    pub(super) fn with(&self, change: impl FnOnce(&mut Self)) -> Self {
-        let mut state = self.clone();
-        change(&mut state);
-        state
-    }
-
-    /// One state for each outcome that is still open.
-    pub(super) fn decide(&self, subject: Id, apply: impl Fn(bool, &mut Self)) -> Vec<Self> {
-        let outcomes = [false, true].into_iter();
-        let open = outcomes.filter(|holds| self.decided.get(&subject).is_none_or(|decided| decided == holds));
-        open.map(|holds| {
-            self.with(|state| {
-                state.decided.insert(subject, holds);
-                apply(holds, state);
-            })
-        })
-        .collect()
-    }
-}
-
-impl Product<'_> {
+impl Sides<'_> {
     /// What can happen next, and what is worth a remark.
-    pub(super) fn next(&self, state: &State, found: &mut Found) -> Result<Next, Stop> {
+    pub(super) fn next(&self, state: &Position, found: &mut Found) -> Result<Next, Stop> {
         let written = self.written.steps.get(state.written.step);
         let read = self.read.steps.get(state.read.step);
         // First whatever one side does alone; before all, the reader catches up with what is decided, so that few
@@ -116,7 +51,7 @@ impl Product<'_> {
     }
 
     /// Both outcomes of a predicate or subsection.
-    fn ask(&self, state: &State, subject: Id, found: &mut Found, apply: impl Fn(bool, &mut State)) -> Next {
+    fn ask(&self, state: &Position, subject: Id, found: &mut Found, apply: impl Fn(bool, &mut Position)) -> Next {
         let is_shared = |layout: &Layout| layout.last_use.contains_key(&subject);
         if is_shared(&self.written) && is_shared(&self.read) {
             match self.subjects.borrow().get(subject) {
@@ -131,7 +66,7 @@ impl Product<'_> {
     /// What the writer puts on the wire, and the reader takes from it.
     fn both(
         &self,
-        state: &State,
+        state: &Position,
         written: Option<&Step>,
         read: Option<&Step>,
         found: &mut Found,
@@ -141,9 +76,9 @@ impl Product<'_> {
         match (written, read) {
             (None, None) => Ok(Next::Loads),
             (
-                Some(Step::Loop { elements, framing, bound, path, end }),
-                Some(Step::Loop { framing: read_framing, bound: read_bound, path: read_path, end: read_end, .. }),
-            ) if framing == read_framing => {
+                Some(Step::Loop { elements, counting, bound, path, end }),
+                Some(Step::Loop { counting: read_counting, bound: read_bound, path: read_path, end: read_end, .. }),
+            ) if counting == read_counting => {
                 let sides = (
                     Counted { bound, path, end: *end },
                     Counted { bound: read_bound, path: read_path, end: *read_end },
@@ -151,15 +86,15 @@ impl Product<'_> {
                 Ok(self.counted(state, *elements, &sides, found))
             }
             (
-                Some(Step::Loop { elements, framing, path, end, .. }),
+                Some(Step::Loop { elements, counting, path, end, .. }),
                 Some(Step::Loop {
                     elements: read_elements,
-                    framing: read_framing,
+                    counting: read_counting,
                     bound: read_bound,
                     end: read_end,
                     ..
                 }),
-            ) if !framing.has_marks() && !read_framing.has_marks() => {
+            ) if !counting.has_marks() && !read_counting.has_marks() => {
                 if self.counts_otherwise(state, *read_elements, read_bound) {
                     return breaks(path, Reason::OtherLength);
                 }
@@ -174,11 +109,11 @@ impl Product<'_> {
                     }
                 })))
             }
-            (Some(Step::Loop { elements, framing, path, end, .. }), _) if !framing.has_marks() => {
+            (Some(Step::Loop { elements, counting, path, end, .. }), _) if !counting.has_marks() => {
                 let then = state.with(|state| state.written = At::step(*end));
                 Ok(gate(state, *elements, true, path, Reason::OtherCount, then))
             }
-            (_, Some(Step::Loop { elements, framing, bound, path, end })) if !framing.has_marks() => {
+            (_, Some(Step::Loop { elements, counting, bound, path, end })) if !counting.has_marks() => {
                 if self.counts_otherwise(state, *elements, bound) {
                     return breaks(path, Reason::OtherLength);
                 }
@@ -189,7 +124,7 @@ impl Product<'_> {
                 Some(Step::LoopEnd { head, depth, .. }),
                 Some(Step::LoopEnd { head: read_head, depth: read_depth, .. }),
             ) => {
-                let forget = |state: &mut State| {
+                let forget = |state: &mut Position| {
                     state.lengths.retain(|length, _| length < read_head);
                     state.decided.retain(|subject, _| {
                         let is_outside =
@@ -257,7 +192,7 @@ impl Product<'_> {
 
     fn items(
         &self,
-        state: &State,
+        state: &Position,
         (item, path): (&Item, &str),
         (read_item, read_path): (&Item, &str),
         found: &mut Found,
@@ -305,7 +240,7 @@ impl Product<'_> {
     /// The reader looks for a subsection.
     fn probe(
         &self,
-        state: &State,
+        state: &Position,
         (parent, known, end): (&str, &BTreeMap<Rc<str>, Known>, usize),
         found: &mut Found,
     ) -> Result<Next, Stop> {
@@ -332,7 +267,7 @@ impl Product<'_> {
     }
 
     /// What the bytes at the writer's place are to a look for subsections of `parent`.
-    fn look_ahead(&self, state: &State, parent: &str) -> Result<Seen, Stop> {
+    fn look_ahead(&self, state: &Position, parent: &str) -> Result<Seen, Stop> {
         let mut at = state.written.step;
         loop {
             self.budget.step(0)?;
@@ -389,9 +324,9 @@ impl Product<'_> {
             match self.written.steps.get(at) {
                 Some(Step::Header { name, .. }) => found = is_subsection_of(parent, name.as_bytes()),
                 Some(Step::Unless { to, .. }) => open.extend([at + 1, *to]),
-                Some(Step::Loop { framing, end, .. }) if !framing.has_marks() => open.extend([at + 1, *end]),
+                Some(Step::Loop { counting, end, .. }) if !counting.has_marks() => open.extend([at + 1, *end]),
                 Some(Step::LoopEnd { head, .. }) => match self.written.steps.get(*head) {
-                    Some(Step::Loop { framing, .. }) if framing.has_marks() => {}
+                    Some(Step::Loop { counting, .. }) if counting.has_marks() => {}
                     _ => open.extend([at + 1, head + 1]),
                 },
                 Some(Step::Pointer { .. }) => open.push(at + 1),
@@ -401,14 +336,5 @@ impl Product<'_> {
         }
         self.ahead.borrow_mut().insert(key, found);
         Ok(found)
-    }
-}
-
-/// Goes on to `then` if `subject` is not `bad`.
-pub(super) fn gate(state: &State, subject: Id, bad: bool, field: &str, reason: Reason, then: State) -> Next {
-    match state.decided.get(&subject) {
-        Some(decided) if *decided == bad => Next::Breaks(field.to_owned(), reason),
-        Some(_) => Next::To(vec![then]),
-        None => Next::Gate { subject, bad, field: field.to_owned(), reason, then: vec![then] },
     }
 }

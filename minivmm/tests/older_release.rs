@@ -1,0 +1,95 @@
+//! minivmm's sections are saved at the versions of every release that was locked.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use minivmm::kvm::state::ClockReference;
+use minivmm::migration::ownership::Tickets;
+use minivmm::migration::sections::{MachineState, Parts};
+use vmstate::Result;
+use vmstate::channel::FileChannel;
+use vmstate::dump::{Dump, Part};
+use vmstate::migrate::snapshot;
+use vmstate::ram::{GuestRam, RamBlock};
+use vmstate::schema::json::Schema;
+use vmstate::section::Sections;
+
+struct NoRam;
+
+impl GuestRam for NoRam {
+    fn blocks(&self) -> &[RamBlock] {
+        &[]
+    }
+
+    fn read(&self, _: usize, _: u64, _: &mut [u8]) -> Result<()> {
+        unreachable!("there is none")
+    }
+
+    fn write(&self, _: usize, _: u64, _: &[u8]) -> Result<()> {
+        unreachable!("there is none")
+    }
+
+    fn zero_page(&self, _: usize, _: u64) -> Result<()> {
+        unreachable!("there is none")
+    }
+}
+
+/// The schema of a lock's entry.
+fn release(entry: &str) -> Schema {
+    let locks = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/locks");
+    let schema = fs::read_to_string(locks.join(entry).join("schema.json")).unwrap();
+    Schema::from_json(&schema).unwrap()
+}
+
+/// Name, version and size of each section that is sent.
+fn sent(sections: &mut Sections<'_>) -> Result<Vec<(String, u32, u64)>> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("snapshot");
+    snapshot::save(&mut FileChannel::create(&file).unwrap(), "microvm", sections, &NoRam)?;
+    let dump = Dump::read(&fs::read(file).unwrap());
+    let full = dump.sections().filter(|section| section.part == Part::Full);
+    Ok(full.map(|section| (section.header.idstr.to_string(), section.header.version, section.size)).collect())
+}
+
+fn machine() -> Sections<'static> {
+    let state = Arc::new(Mutex::new(MachineState::new(2)));
+    let tickets = Arc::new(Mutex::new(Tickets::new(&[])));
+    Parts { state, vcpus: 2, tickets, devices: Vec::new() }.sections().unwrap()
+}
+
+#[test]
+fn a_machine_has_the_versions_of_the_release() {
+    let mut sections = machine();
+    sections.save_for(release("machine/2"));
+    let sent = sent(&mut sections).unwrap();
+    assert_eq!(sent.len(), machine().in_order().len());
+    for (name, version, _) in sent {
+        assert_eq!(Some(version), release("machine/2").section(&name).map(|there| there.version), "{name}");
+    }
+}
+
+/// The first release had no ownership record, and compared nothing before the first page.
+#[test]
+fn what_the_first_release_does_not_know_is_named() {
+    let mut sections = machine();
+    sections.save_for(release("machine/1"));
+    let error = sent(&mut sections).unwrap_err().to_string();
+    for name in ["minivmm/preflight/0", "minivmm/ownership/0"] {
+        assert!(error.contains(&format!("{name}: this section is not known there")), "{error}");
+    }
+    assert_eq!(error.matches("; ").count(), 1, "{error}");
+}
+
+/// docs/minivmm-devices.md: version 2 has 8 bytes more.
+#[test]
+fn a_clock_goes_without_what_its_first_version_did_not_have() {
+    let sizes = ["minivmm-clock/1", "minivmm-clock/2"].map(|entry| {
+        let mut sections = Sections::new();
+        sections.add(ClockReference::default()).unwrap();
+        sections.save_for(release(entry));
+        sent(&mut sections).unwrap()
+    });
+    let name = || "minivmm/clock".to_owned();
+    assert_eq!(sizes, [vec![(name(), 1, 16)], vec![(name(), 2, 24)]]);
+}

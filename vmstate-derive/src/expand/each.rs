@@ -1,0 +1,85 @@
+//! A collection's bytes where `via` or `with` makes each element.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::Type;
+
+use crate::ast::{By, Field, Framing, Length};
+
+/// The schema's `Kind`.
+pub(super) fn kind(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream {
+    // An item of its own, as a kind inside of another is a constant by reference.
+    let (items, element, many) = match by {
+        By::Via(proxy) => (None, quote!(__v::KindOf::<#proxy>::REF), quote!(__v::ManyOf<#proxy>)),
+        By::With(module) => {
+            let items = quote! {
+                struct __Element;
+                impl __Element {
+                    const REF: &'static __v::Kind = &#module::KIND;
+                }
+                impl __v::Elements for __Element {
+                    const KIND: __v::Kind = __v::Kind::CountedArray(__v::Shared::Static(Self::REF));
+                }
+            };
+            (Some(items), quote!(__Element::REF), quote!(__Element))
+        }
+    };
+    let kind = match framing {
+        Framing::Array => {
+            let count = match field.ty {
+                Type::Array(array) => &array.len,
+                // Not of an array: what saves it says so.
+                _ => return quote!(__v::Kind::Unused(0)),
+            };
+            quote!(__v::Kind::Array(__v::Shared::Static(#element), #count))
+        }
+        Framing::Counted(_) => quote!(__v::Kind::CountedArray(__v::Shared::Static(#element))),
+        Framing::Prefixed(prefix, max) => quote!(__v::prefixed::<#many, #prefix, { #max }>()),
+        Framing::List(_) => quote!(__v::Kind::List(__v::Shared::Static(#element))),
+    };
+    quote!({ #items #kind })
+}
+
+/// Appends the elements to `out`.
+pub(super) fn save(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream {
+    let Field { member, name, .. } = field;
+    let one = match by {
+        By::Via(proxy) => quote!(__v::save_via::<_, #proxy>),
+        By::With(module) => quote!(|value, out| {
+            let before = out.len();
+            #module::save(value, out)?;
+            __v::custom_size(&#module::KIND, before, out)
+        }),
+    };
+    let saved = match framing {
+        Framing::Array => quote!(__v::save_array_of(&self.#member, out, #one)),
+        Framing::Counted(Length { member: length, name: called, factor, max }) => quote!({
+            let count = __v::within(__v::count_to_save(self.#length, #called, #factor, #max), #name)?;
+            __v::save_counted_of(&self.#member, count, out, #one)
+        }),
+        Framing::Prefixed(prefix, max) => quote!(__v::save_prefixed_of::<#prefix, _>(&self.#member, #max, out, #one)),
+        Framing::List(max) => quote!(__v::save_list_of(&self.#member, #max, out, #one)),
+    };
+    quote!(__v::within(#saved, #name)?;)
+}
+
+/// Replaces the elements by those of `input`.
+pub(super) fn load(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream {
+    let Field { member, name, .. } = field;
+    let one = match by {
+        By::Via(proxy) => quote!(__v::make_via::<_, #proxy>),
+        By::With(module) => quote!(|_, input| #module::load(input)),
+    };
+    let loaded = match framing {
+        Framing::Array => quote!(__v::load_array_of(&mut self.#member, input, #one)),
+        Framing::Counted(Length { member: length, name: called, factor, max }) => quote!({
+            let count = __v::within(__v::count_to_load(self.#length, #called, #factor, #max, input), #name)?;
+            __v::load_counted_of(&mut self.#member, count, input, #one)
+        }),
+        Framing::Prefixed(prefix, max) => {
+            quote!(__v::load_prefixed_of::<#prefix, _>(&mut self.#member, #max, input, #one))
+        }
+        Framing::List(max) => quote!(__v::load_list_of(&mut self.#member, #max, input, #one)),
+    };
+    quote!(__v::within(#loaded, #name)?;)
+}

@@ -1,0 +1,81 @@
+//! Where a writer and a reader are, and where they can be next.
+
+use std::collections::BTreeMap;
+
+use super::subjects::Id;
+use super::verdict::Reason;
+
+pub(super) type Decisions = BTreeMap<Id, bool>;
+
+/// Where one side is: a step, and bytes into it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct At {
+    pub(super) step: usize,
+    pub(super) offset: u64,
+}
+
+impl At {
+    pub(super) const fn step(step: usize) -> Self {
+        Self { step, offset: 0 }
+    }
+
+    pub(super) const fn next(self) -> Self {
+        Self::step(self.step + 1)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Position {
+    pub(super) written: At,
+    pub(super) read: At,
+    pub(super) decided: Decisions,
+    /// Steps of the reader that are lengths, and the step of the writer whose value each has got.
+    pub(super) lengths: BTreeMap<usize, usize>,
+    /// True if both are in front of elements that they count by the same length.
+    pub(super) agreed: bool,
+}
+
+/// What one step leads to.
+pub(super) enum Next {
+    Loads,
+    Breaks(String, Reason),
+    To(Vec<Position>),
+    /// Breaks if the subject is `bad`, goes on if not.
+    Gate {
+        subject: Id,
+        bad: bool,
+        field: String,
+        reason: Reason,
+        then: Vec<Position>,
+    },
+}
+
+impl Position {
+    pub(super) fn with(&self, change: impl FnOnce(&mut Self)) -> Self {
+        let mut state = self.clone();
+        change(&mut state);
+        state
+    }
+
+    /// One state for each outcome that is still open.
+    pub(super) fn decide(&self, subject: Id, apply: impl Fn(bool, &mut Self)) -> Vec<Self> {
+        let outcomes = [false, true].into_iter();
+        let open = outcomes.filter(|holds| self.decided.get(&subject).is_none_or(|decided| decided == holds));
+        open.map(|holds| {
+            self.with(|state| {
+                state.decided.insert(subject, holds);
+                apply(holds, state);
+            })
+        })
+        .collect()
+    }
+}
+
+/// Goes on to `then` if `subject` is not `bad`.
+pub(super) fn gate(state: &Position, subject: Id, bad: bool, field: &str, reason: Reason, then: Position) -> Next {
+    match state.decided.get(&subject) {
+        Some(decided) if *decided == bad => Next::Breaks(field.to_owned(), reason),
+        Some(_) => Next::To(vec![then]),
+        None => Next::Gate { subject, bad, field: field.to_owned(), reason, then: vec![then] },
+    }
+}

@@ -1,0 +1,69 @@
+//! Whether the release for which a machine is saved can have it: asked before anything is sent.
+
+use std::collections::BTreeSet;
+
+use crate::codec::Writer;
+use crate::compat::{Direction, Verdict, check};
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::Description;
+use crate::section::Sections;
+
+/// Looks at each section that would be sent now, and saves it for a try.
+///
+/// # Errors
+/// `Rejected`, with all that the release cannot have.
+pub(super) fn check_release(sections: &mut Sections<'_>) -> Result<()> {
+    let Some(release) = sections.release() else { return Ok(()) };
+    let (mut problems, mut sent) = (Vec::new(), BTreeSet::new());
+    for section in sections.in_order() {
+        if !section.is_needed() {
+            continue;
+        }
+        // What a device refuses for another reason, as a guest that runs, it may take when it is time.
+        if let Err(error) = section.save(&mut Writer::recording())
+            && error.kind() == ErrorKind::Incompatible
+        {
+            problems.push(error.to_string());
+        }
+        sent.insert(section.name_there().to_owned());
+        let Ok((idstr, version, description)) = section.sent_as() else { continue };
+        if let Some(there) = release.section(idstr)
+            && let Some(problem) = other_layout(description, version, there)
+        {
+            problems.push(format!("{idstr}/{}: {problem}", section.instance()));
+        }
+    }
+    let missing = release.sections().iter().filter(|(name, _)| release.requires(name) && !sent.contains(name));
+    problems.extend(missing.map(|(name, _)| {
+        format!("{name}: a load there is refused without this section, and this machine does not send it")
+    }));
+    refused(&problems)
+}
+
+/// The error of all these problems, if there are any.
+pub(super) fn refused(problems: &[String]) -> Result<()> {
+    match problems {
+        [] => Ok(()),
+        problems => {
+            let message =
+                format!("the release for which it is saved cannot have this machine: {}", problems.join("; "));
+            Err(Error::new(ErrorKind::Rejected, message))
+        }
+    }
+}
+
+/// Why what is sent at `version` does not load there, whatever the device holds.
+fn other_layout(here: &Description, version: u32, there: &Description) -> Option<String> {
+    // A subsection that is not known there is a problem only if it is sent.
+    let known = there.all_subsections();
+    let mut written = here.older(version, &known, false);
+    written.minimum_version = version;
+    let report = check(&written, there);
+    let there = report.crossings.into_iter().find(|crossing| crossing.direction == Direction::OldToNew)?;
+    match there.verdict {
+        Verdict::Breaks(broken) | Verdict::NotCompared(broken) => {
+            Some(format!("at version {version} it breaks there at {} because {}", broken.field, broken.reason))
+        }
+        Verdict::Loads | Verdict::LoadsIf(_) => None,
+    }
+}

@@ -1,0 +1,69 @@
+//! Rehearsals of the pause: the guest stands for a moment, and what the pause will wait for is done and measured.
+//!
+//! The first one, before the rounds, finds all caches cold, as the destination's are; the others follow a round.
+
+use std::time::Duration;
+
+use super::{CHUNK, Source, whole};
+use crate::error::Result;
+use crate::migrate::Rehearsal;
+use crate::migrate::forecast::{Rehearsed, Tells};
+use crate::migrate::save::{self, Turn};
+use crate::stream::Reply;
+
+/// A rehearsal makes the guest stand for some milliseconds, so there is not one after each short round.
+const BETWEEN: Duration = Duration::from_secs(1);
+/// The pages of a rehearsal would take about this part of the downtime limit while the guest runs, and take less while it
+/// stands: enough to tell the speed, and little for the guest.
+const PART: u32 = 8;
+/// They go in so many chunks. The first wakes up both sides and their caches, and is not counted.
+const CHUNKS: usize = 4;
+/// And at most so many bytes: some milliseconds of a fast wire.
+const MOST_BYTES: u64 = 4 << 20;
+/// The guest stands no longer than this for an answer that is late.
+const WAIT: Duration = Duration::from_millis(50);
+
+impl Source<'_, '_> {
+    pub(super) fn is_rehearsal_due(&self) -> bool {
+        self.rehearsed.is_none_or(|when| self.clock.now().saturating_sub(when) >= BETWEEN)
+    }
+
+    /// Stops the guest, if the machine can do that for a moment, reads the log with `read_log`, measures, and lets the guest
+    /// run on. Else only reads the log.
+    pub(super) fn rehearse(&mut self, read_log: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let Some(machine) = self.machine.rehearse()? else { return read_log(self) };
+        let measured = read_log(self).and_then(|()| self.measure_standing(machine));
+        self.machine.resume()?;
+        // The guest has written nothing until now.
+        self.synced = self.clock.now();
+        measured?;
+        self.hear_all()
+    }
+
+    /// Saves the sections for nobody, and sends pages, as the pause will.
+    fn measure_standing(&mut self, machine: Rehearsal) -> Result<()> {
+        let begun = self.clock.now();
+        let (mut devices, mut described) = (Vec::new(), save::describe(&self.options.machine_type));
+        save::put_devices(&mut devices, self.sections, Turn::Last, &mut described)?;
+        let save = self.clock.now().saturating_sub(begun);
+        self.measured.rehearsed(Rehearsed::new(machine, save, devices.len() as f64));
+        // Nothing before the first round: a wire whose speed is unknown could hold the guest for long.
+        let speed = self.measured.wire.bytes_per_second().unwrap_or_default();
+        let wanted = whole(speed * (self.control.downtime_limit() / PART).as_secs_f64()).min(MOST_BYTES);
+        let chunk = usize::try_from(wanted).map_or(CHUNK, |wanted| wanted / CHUNKS);
+        if chunk > 0 {
+            let (_, mut over) = self.send_pages(chunk, Tells::Nothing)?;
+            for _ in 1..CHUNKS {
+                if !over {
+                    (_, over) = self.send_pages(chunk, Tells::Pause)?;
+                }
+            }
+        }
+        let until = self.clock.now().saturating_add(WAIT);
+        while self.measured.wire.unanswered() > 0 {
+            let Some(reply) = self.wire.poll_until(until, Reply::read)? else { break };
+            self.hear(reply)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! `vm_memory`'s guest memory as the engine sees it, and the record of what was written through it.
+
+use vm_memory::bitmap::{AtomicBitmap, Bitmap};
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
+
+use super::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Guest memory of which each region is a block. Clones share the memory.
+#[derive(Clone, Debug)]
+pub struct MemoryRam<B: Bitmap = AtomicBitmap> {
+    memory: GuestMemoryMmap<B>,
+    blocks: Vec<RamBlock>,
+}
+
+impl<B: Bitmap + 'static> MemoryRam<B> {
+    /// All of `memory`; `names` are those of the regions as blocks, by rising guest address.
+    ///
+    /// # Errors
+    /// `Misuse` if there are not as many names as regions, or a region is not of whole pages.
+    pub fn new<N: Into<String>>(memory: GuestMemoryMmap<B>, names: impl IntoIterator<Item = N>) -> Result<Self> {
+        let misuse = |message: String| Err(Error::new(ErrorKind::Misuse, message));
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
+        if names.len() != memory.num_regions() {
+            return misuse(format!("{} names for {} regions of guest memory", names.len(), memory.num_regions()));
+        }
+        let lengths = memory.iter().map(GuestMemoryRegion::len);
+        let blocks: Vec<_> = names.into_iter().zip(lengths).map(|(name, len)| RamBlock { name, len }).collect();
+        match blocks.iter().find(|block| !block.len.is_multiple_of(PAGE_SIZE)) {
+            Some(RamBlock { name, len }) => misuse(format!("{name}: {len} bytes are no whole pages")),
+            None => Ok(Self { memory, blocks }),
+        }
+    }
+
+    fn region(&self, block: usize) -> Result<&GuestRegionMmap<B>> {
+        self.memory.iter().nth(block).ok_or_else(|| Error::new(ErrorKind::Misuse, format!("there is no block {block}")))
+    }
+}
+
+impl<B: Bitmap + 'static> GuestRam for MemoryRam<B> {
+    fn blocks(&self) -> &[RamBlock] {
+        &self.blocks
+    }
+
+    fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        self.region(block)?.read_slice(into, MemoryRegionAddress(offset)).map_err(outside)
+    }
+
+    fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
+        self.region(block)?.write_slice(from, MemoryRegionAddress(offset)).map_err(outside)
+    }
+
+    fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        const { assert!(ZEROS.len() as u64 == PAGE_SIZE) };
+        let mut page = ZEROS;
+        self.read(block, offset, &mut page)?;
+        // A page that was never touched is read without memory of its own, and is not given any.
+        if page == ZEROS { Ok(()) } else { self.write(block, offset, &ZEROS) }
+    }
+}
+
+#[cold]
+fn outside(error: vm_memory::GuestMemoryError) -> Error {
+    Error::new(ErrorKind::Misuse, "guest memory was addressed outside its block").with_source(error)
+}
+
+/// Pages that devices wrote, as the bitmap of guest memory has them. vCPUs write past it: what the hypervisor's own log says
+/// is added by a pair of both logs.
+#[derive(Clone, Debug)]
+pub struct DeviceWrites {
+    memory: GuestMemoryMmap<AtomicBitmap>,
+}
+
+impl DeviceWrites {
+    /// Those to `memory`.
+    ///
+    /// # Errors
+    /// `Misuse` if its bitmap counts in other pages than the engine's of [`PAGE_SIZE`].
+    pub fn new(memory: GuestMemoryMmap<AtomicBitmap>) -> Result<Self> {
+        let by_page = |region: &GuestRegionMmap<AtomicBitmap>| {
+            region.get_mmap().bitmap().len() as u64 == region.len().div_ceil(PAGE_SIZE)
+        };
+        if !memory.iter().all(by_page) {
+            return Err(Error::new(ErrorKind::Misuse, "the bitmap of guest memory must count in pages of 4096 bytes"));
+        }
+        Ok(Self { memory })
+    }
+}
+
+impl DirtyLog for DeviceWrites {
+    fn start(&mut self) -> Result<()> {
+        self.memory.iter().for_each(|region| region.get_mmap().bitmap().reset());
+        Ok(())
+    }
+
+    fn sync(&mut self, block: usize, words: &mut [u64]) -> Result<()> {
+        let region = self.memory.iter().nth(block);
+        let region = region.ok_or_else(|| Error::new(ErrorKind::Misuse, format!("there is no block {block}")))?;
+        for (word, written) in words.iter_mut().zip(region.get_mmap().bitmap().get_and_reset()) {
+            *word |= written;
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self, _block: usize, _first: u64, _count: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn stop(&mut self) {}
+}

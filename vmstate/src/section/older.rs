@@ -1,0 +1,132 @@
+//! Saving for an older release: each section under the name and at the version that its schema has.
+
+use std::sync::Arc;
+
+use super::{Registration, Sections};
+use crate::codec::{SubsectionVersions, Writer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::Description;
+use crate::schema::json::Schema;
+
+/// Why a section is not sent that the release does not have.
+const UNKNOWN: &str = "this section is not known there: leave the device out of machines that go there";
+
+/// How one section is sent to an older release.
+#[derive(Debug)]
+pub(super) struct Older {
+    pub(super) idstr: String,
+    pub(super) version: u32,
+    pub(super) description: Description,
+    subsections: Arc<SubsectionVersions>,
+}
+
+impl Sections<'_> {
+    /// From now on everything is saved so that the release loads it whose schema this is
+    /// ([`schema`](Self::schema), as that release wrote it): sections under the name that it knows of those that they have
+    /// and had, sections and subsections at its version if that is older than today's.
+    ///
+    /// A migration or snapshot is refused before anything is sent, with all reasons, if something cannot be said in that
+    /// release: a section or a subsection that is needed now and not known there, one whose version there is no longer
+    /// written here, one that it does not do without and that this machine does not send, another layout. To find
+    /// subsections that are needed, everything is saved once more before, in a live migration while the guest runs; what is
+    /// needed only when the guest has stopped is found then, and the guest runs on here.
+    pub fn save_for(&mut self, release: Schema) {
+        self.release = Some(Arc::new(release));
+    }
+
+    /// The release for which everything is saved, unless that is this one.
+    pub(crate) fn release(&self) -> Option<Arc<Schema>> {
+        self.release.clone()
+    }
+
+    /// Tells each section how it is sent.
+    pub(super) fn look_up_release(&mut self) {
+        let Some(release) = &self.release else { return };
+        for entry in &mut self.entries {
+            let aliases = self.aliases.iter().filter(|(_, idstr)| *idstr == entry.idstr).map(|(older, _)| older);
+            let names = std::iter::once(&entry.idstr).chain(aliases);
+            let known = names.into_iter().find_map(|name| Some((name, release.section(name)?)));
+            entry.older = Some(match known {
+                None => Err((entry.idstr.clone(), UNKNOWN.to_owned())),
+                Some((name, there)) => {
+                    Older::new(name, entry.section.description(), there).map_err(|problem| (name.to_owned(), problem))
+                }
+            });
+        }
+    }
+}
+
+impl Older {
+    fn new(name: &str, here: &Description, there: &Description) -> Result<Self, String> {
+        let version = here.version.min(there.version);
+        if let Some(problem) = unsayable(version, here.minimum_version, there.minimum_version) {
+            return Err(problem);
+        }
+        let known = there.all_subsections();
+        Ok(Self {
+            idstr: name.to_owned(),
+            version,
+            description: here.older(version, &known, true),
+            subsections: Arc::new(SubsectionVersions::new(known)),
+        })
+    }
+}
+
+/// Why nothing can be sent at `version`.
+fn unsayable(version: u32, oldest_here: u32, oldest_there: u32) -> Option<String> {
+    if version < oldest_there {
+        return Some(format!("its newest version is {version}, the oldest that loads there is {oldest_there}"));
+    }
+    if version < oldest_here {
+        return Some(format!(
+            "its version there is {version}, the oldest that this release can write is {oldest_here}"
+        ));
+    }
+    None
+}
+
+impl Registration<'_> {
+    /// Name, version and description under which it is sent.
+    ///
+    /// # Errors
+    /// `Incompatible`, if the release for which it is saved cannot have it.
+    pub(crate) fn sent_as(&self) -> Result<(&str, u32, &Description)> {
+        match &self.older {
+            None => Ok((&self.idstr, self.description().version, self.description())),
+            Some(Ok(older)) => Ok((&older.idstr, older.version, &older.description)),
+            Some(Err((_, problem))) => Err(self.incompatible(problem)),
+        }
+    }
+
+    /// The name that it has in the release for which it is saved.
+    pub(crate) fn name_there(&self) -> &str {
+        match &self.older {
+            None => &self.idstr,
+            Some(Ok(older)) => &older.idstr,
+            Some(Err((name, _))) => name,
+        }
+    }
+
+    /// Appends the state as the release has it for which it is saved.
+    #[cold]
+    pub(super) fn save_older(&mut self, out: &mut Writer) -> Result<()> {
+        let (version, subsections) = match &self.older {
+            None => return self.section.save(out),
+            Some(Ok(older)) => (older.version, Arc::clone(&older.subsections)),
+            Some(Err((_, problem))) => return Err(self.incompatible(problem)),
+        };
+        out.limit_subsections(Some(subsections));
+        let saved = self.section.save_at(out, version);
+        let problems = out.limit_subsections(None);
+        match saved {
+            // A hand-written section knows its newest version only.
+            Err(error) if error.kind() == ErrorKind::Misuse => Err(self.incompatible(error.message())),
+            Ok(()) if !problems.is_empty() => Err(self.incompatible(&problems.join("; "))),
+            saved => saved,
+        }
+    }
+
+    fn incompatible(&self, problem: &str) -> Error {
+        Error::new(ErrorKind::Incompatible, problem).in_section(&self.idstr, self.instance)
+    }
+}

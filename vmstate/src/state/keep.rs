@@ -1,0 +1,140 @@
+//! Where an undo keeps a field's value: in place while a struct's values are small together, else on the heap, so that no
+//! size of device overflows the stack.
+
+use std::marker::PhantomData;
+
+use super::Wire;
+
+/// Bytes that the undo of one struct may have in place.
+const FEW: usize = 8 << 10;
+/// Bytes that one field may have in place whatever else the struct has.
+const TINY: usize = 256;
+
+/// True if values of so many bytes in all are kept in place.
+pub const fn few(bytes: usize) -> bool {
+    bytes <= FEW
+}
+
+/// True if a value of so many bytes is always kept in place.
+pub const fn tiny(bytes: usize) -> bool {
+    bytes <= TINY
+}
+
+/// How a value of type `T` is copied out and put back.
+pub trait Keeps<T: ?Sized> {
+    /// The copy.
+    type Kept;
+    /// Copies out what a load or a hook may change.
+    fn remember(value: &T) -> Self::Kept;
+    /// Puts it back.
+    fn undo(value: &mut T, kept: Self::Kept);
+}
+
+/// As the type itself says.
+#[derive(Debug)]
+pub struct Whole;
+
+impl<T: Wire> Keeps<T> for Whole {
+    type Kept = T::Undo;
+
+    #[inline]
+    fn remember(value: &T) -> T::Undo {
+        value.remember()
+    }
+
+    #[inline]
+    fn undo(value: &mut T, kept: T::Undo) {
+        value.undo(kept);
+    }
+}
+
+/// As [`Whole`], on the heap.
+#[derive(Debug)]
+pub struct Boxed;
+
+impl<T: Wire> Keeps<T> for Boxed {
+    type Kept = Box<T::Undo>;
+
+    fn remember(value: &T) -> Self::Kept {
+        Box::new(value.remember())
+    }
+
+    fn undo(value: &mut T, kept: Self::Kept) {
+        value.undo(*kept);
+    }
+}
+
+/// A clone.
+#[derive(Debug)]
+pub struct Cloned;
+
+impl<T: Clone> Keeps<T> for Cloned {
+    type Kept = T;
+
+    #[inline]
+    fn remember(value: &T) -> T {
+        value.clone()
+    }
+
+    #[inline]
+    fn undo(value: &mut T, kept: T) {
+        *value = kept;
+    }
+}
+
+/// Each element of an array by `K`, in place.
+#[derive(Debug)]
+pub struct Each<K>(PhantomData<K>);
+
+impl<T, K: Keeps<T>, const N: usize> Keeps<[T; N]> for Each<K> {
+    type Kept = [K::Kept; N];
+
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "`from_fn` counts to N")]
+    fn remember(value: &[T; N]) -> Self::Kept {
+        // Not `each_ref().map()`, which the compiler does not turn into a plain copy.
+        std::array::from_fn(|index| K::remember(&value[index]))
+    }
+
+    #[inline]
+    fn undo(value: &mut [T; N], kept: Self::Kept) {
+        value.iter_mut().zip(kept).for_each(|(element, kept)| K::undo(element, kept));
+    }
+}
+
+/// Each element of an array by `K`, on the heap.
+#[derive(Debug)]
+pub struct Many<K>(PhantomData<K>);
+
+impl<T, K: Keeps<T>, const N: usize> Keeps<[T; N]> for Many<K> {
+    type Kept = Vec<K::Kept>;
+
+    fn remember(value: &[T; N]) -> Self::Kept {
+        value.iter().map(K::remember).collect()
+    }
+
+    fn undo(value: &mut [T; N], kept: Self::Kept) {
+        value.iter_mut().zip(kept).for_each(|(element, kept)| K::undo(element, kept));
+    }
+}
+
+/// `A` if `FIRST`, else `B`.
+pub type Either<const FIRST: bool, A, B> = <If<FIRST> as Choose<A, B>>::Chosen;
+
+/// A condition as a type.
+#[derive(Debug)]
+pub struct If<const HOLDS: bool>;
+
+/// One of two types.
+pub trait Choose<A, B> {
+    /// The one.
+    type Chosen;
+}
+
+impl<A, B> Choose<A, B> for If<true> {
+    type Chosen = A;
+}
+
+impl<A, B> Choose<A, B> for If<false> {
+    type Chosen = B;
+}

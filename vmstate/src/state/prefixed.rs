@@ -1,0 +1,263 @@
+//! `#[vmstate(counted = …)]`: collections whose number of elements stands right before them.
+//!
+//! Described as a nested struct `counted` of the fields `count` and `elements`: its bytes are no others.
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::mem::{size_of, take};
+
+use super::Wire;
+use super::counted::Counted;
+use super::list::at_most;
+use super::support::KindOf;
+use crate::codec::{Reader, Writer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::{Count, Description, Field, Kind, Length, Presence, Shared};
+
+/// An integer that can stand before the elements as their number.
+#[diagnostic::on_unimplemented(message = "`counted` needs `u8`, `u16`, `u32` or `u64`, `{Self}` is none of them")]
+pub trait Prefix: Wire + Default + TryFrom<usize> + TryInto<usize> {
+    /// The highest number.
+    const HIGHEST: u64;
+}
+
+macro_rules! prefix {
+    ($($type:ty),*) => {$(
+        impl Prefix for $type {
+            const HIGHEST: u64 = <$type>::MAX as u64;
+        }
+    )*};
+}
+
+prefix!(u8, u16, u32, u64);
+
+/// What `#[vmstate(counted = …)]` can be put on.
+#[diagnostic::on_unimplemented(
+    message = "`counted` needs a `Vec`, a `VecDeque`, a boxed slice or a `String`, `{Self}` is none of them",
+    note = "the elements must implement `vmstate::Wire` and `Default`"
+)]
+pub trait Prefixed {
+    /// All that is needed to put back the value.
+    type Undo;
+    /// What the bytes behind the number are.
+    const ELEMENTS: Kind;
+    /// What makes elements of their bytes and may refuse to, if their kind does not show it.
+    const CONVERSION: Option<Shared<str>> = None;
+
+    /// How many elements there are.
+    fn count(&self) -> usize;
+    /// Appends the elements.
+    fn save(&mut self, out: &mut Writer) -> Result<()>;
+    /// Replaces the elements by `count` of `input`.
+    fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()>;
+    /// Copies out what a load or a hook may change.
+    fn remember(&self) -> Self::Undo;
+    /// Puts back what `remember` copied.
+    fn undo(&mut self, undo: Self::Undo);
+}
+
+/// Elements are loaded in place, new ones start from their default: what they skip survives a load.
+impl<T: Wire + Default> Prefixed for Vec<T> {
+    type Undo = Vec<T::Undo>;
+    const ELEMENTS: Kind = Kind::CountedArray(Shared::Static(KindOf::<T>::REF));
+
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        T::save_all(self, out)
+    }
+
+    fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()> {
+        Counted::load(self, count, input)
+    }
+
+    fn remember(&self) -> Self::Undo {
+        Counted::remember(self)
+    }
+
+    fn undo(&mut self, undo: Self::Undo) {
+        Counted::undo(self, undo);
+    }
+}
+
+/// As a `Vec`.
+impl<T: Wire + Default> Prefixed for VecDeque<T> {
+    type Undo = Vec<T::Undo>;
+    const ELEMENTS: Kind = Kind::CountedArray(Shared::Static(KindOf::<T>::REF));
+
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        T::save_all(self.make_contiguous(), out)
+    }
+
+    fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()> {
+        input.charge(count.saturating_mul(size_of::<T>()))?;
+        self.resize_with(count, T::default);
+        T::load_all(self.make_contiguous(), input)
+    }
+
+    fn remember(&self) -> Self::Undo {
+        self.iter().map(T::remember).collect()
+    }
+
+    fn undo(&mut self, undo: Self::Undo) {
+        self.resize_with(undo.len(), T::default);
+        for (element, undo) in self.iter_mut().zip(undo) {
+            element.undo(undo);
+        }
+    }
+}
+
+/// As a `Vec`: it becomes as long as the number says.
+impl<T: Wire + Default> Prefixed for Box<[T]> {
+    type Undo = Vec<T::Undo>;
+    const ELEMENTS: Kind = Kind::CountedArray(Shared::Static(KindOf::<T>::REF));
+
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        T::save_all(self, out)
+    }
+
+    fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()> {
+        let mut elements = take(self).into_vec();
+        let loaded = Counted::load(&mut elements, count, input);
+        // After an error too: an undo needs the elements that are there.
+        *self = elements.into_boxed_slice();
+        loaded
+    }
+
+    fn remember(&self) -> Self::Undo {
+        Counted::remember(self)
+    }
+
+    fn undo(&mut self, undo: Self::Undo) {
+        let mut elements = take(self).into_vec();
+        Counted::undo(&mut elements, undo);
+        *self = elements.into_boxed_slice();
+    }
+}
+
+/// Its bytes, which must be UTF-8; the number is that of bytes.
+impl Prefixed for String {
+    type Undo = String;
+    const ELEMENTS: Kind = Kind::CountedBuffer;
+    const CONVERSION: Option<Shared<str>> = Some(Shared::Static("UTF-8"));
+
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        out.bytes(self.as_bytes());
+        Ok(())
+    }
+
+    fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()> {
+        let offset = input.offset();
+        let bytes = input.take(count)?;
+        let text = str::from_utf8(bytes).map_err(|error| {
+            let place = error.valid_up_to();
+            Error::new(ErrorKind::Malformed, "these bytes are not UTF-8").at(offset.saturating_add(place as u64))
+        })?;
+        input.charge(count)?;
+        text.clone_into(self);
+        Ok(())
+    }
+
+    fn remember(&self) -> String {
+        self.clone()
+    }
+
+    fn undo(&mut self, undo: String) {
+        *self = undo;
+    }
+}
+
+/// Appends the number of elements and then the elements.
+pub fn save_prefixed<T: Prefixed, L: Prefix>(value: &mut T, max: usize, out: &mut Writer) -> Result<()> {
+    save_prefix::<L>(value.count(), max, out)?;
+    value.save(out)
+}
+
+/// Replaces the value by as many elements of `input` as the number before them says.
+pub fn load_prefixed<T: Prefixed, L: Prefix>(value: &mut T, max: usize, input: &mut Reader<'_>) -> Result<()> {
+    let count = load_prefix::<L>(max, input)?;
+    value.load(count, input)
+}
+
+/// Appends the number of elements, which the peer would refuse above `max`.
+pub(super) fn save_prefix<L: Prefix>(count: usize, max: usize, out: &mut Writer) -> Result<()> {
+    let outcome = at_most(count, max)?;
+    // The derive has checked that `max` fits.
+    let mut prefix = L::try_from(count).ok().unwrap_or_default();
+    prefix.save(out)?;
+    out.outcome(outcome);
+    Ok(())
+}
+
+/// The number of elements that come.
+pub(super) fn load_prefix<L: Prefix>(max: usize, input: &mut Reader<'_>) -> Result<usize> {
+    let offset = input.offset();
+    let mut prefix = L::default();
+    prefix.load(input)?;
+    match prefix.try_into() {
+        Ok(count) if count <= max => Ok(count),
+        refused => {
+            let count = refused.map_or_else(|_| "too many".to_owned(), |count| count.to_string());
+            let message = format!("it has {count} elements, from 0 to {max} are allowed");
+            Err(Error::new(ErrorKind::Malformed, message).at(offset))
+        }
+    }
+}
+
+/// The kind of a number `L`, up to `MAX`, and as many elements of the kind that `E` says. That `MAX` fits is checked here.
+pub const fn prefixed<E: Elements, L: Prefix, const MAX: usize>() -> Kind {
+    PrefixedKind::<E, L, MAX>::KIND
+}
+
+/// What [`prefixed`] refers to.
+struct PrefixedKind<E, L, const MAX: usize>(PhantomData<(E, L)>);
+
+/// What the bytes behind the number are.
+pub trait Elements {
+    /// The kind, whose outcome is the number.
+    const KIND: Kind;
+    /// What makes elements of their bytes, if the field that has them does not say so itself.
+    const CONVERSION: Option<Shared<str>> = None;
+}
+
+/// The elements of `T` as they are.
+#[derive(Debug)]
+pub struct Own<T>(PhantomData<T>);
+
+impl<T: Prefixed> Elements for Own<T> {
+    const KIND: Kind = T::ELEMENTS;
+    const CONVERSION: Option<Shared<str>> = T::CONVERSION;
+}
+
+impl<E: Elements, L: Prefix, const MAX: usize> PrefixedKind<E, L, MAX> {
+    const FIELDS: &'static [Field] = &[
+        Field::new(Shared::Static("count"), L::KIND, Presence::Since(0)),
+        Field::with(
+            Shared::Static("elements"),
+            E::KIND,
+            Presence::Since(0),
+            Some(Count::new(Some(Length::Field(Shared::Static("count"))), 1, MAX, false)),
+            E::CONVERSION,
+        ),
+    ];
+    const DESCRIPTION: &'static Description =
+        &Description::new(Shared::Static("counted"), 1, 1, Shared::Static(Self::FIELDS), Shared::Static(&[]));
+    const KIND: Kind = {
+        assert!(MAX as u64 <= L::HIGHEST, "`max` does not fit the integer that `counted` names");
+        Kind::Struct(Shared::Static(Self::DESCRIPTION))
+    };
+}

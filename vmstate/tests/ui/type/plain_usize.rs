@@ -1,0 +1,9 @@
+use vmstate::VmState;
+
+#[derive(VmState)]
+#[vmstate(name = "dev")]
+struct Dev {
+    size: usize,
+}
+
+fn main() {}
