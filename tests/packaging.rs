@@ -25,7 +25,14 @@ const PAGES: [&str; 8] = [
 #[test]
 fn a_package_has_the_files_that_its_readers_need_and_no_others() {
     let pages = PAGES.map(|page| format!("docs/{page}"));
-    let examples = ["bus.rs", "compatibility/main.rs", "compatibility/release-1.json", "live_migration.rs"];
+    let examples = [
+        "bus.rs",
+        "compatibility/main.rs",
+        "compatibility/release-1.json",
+        "live_migration.rs",
+        "timer.rs",
+        "virtio.rs",
+    ];
     let examples = examples.map(|file| format!("examples/{file}"));
     for (package, more) in [("vmstate", [&pages[..], &examples].concat()), ("vmstate-derive", Vec::new())] {
         let expected: BTreeSet<String> = OF_EACH.map(str::to_owned).into_iter().chain(more).collect();
