@@ -80,7 +80,9 @@ fn migrate_waits_for_the_end_and_tells_it() {
         shared.update_migration(|info| {
             info.phase = Phase::Source(SourcePhase::Completed);
             info.figures.elapsed = Duration::from_millis(1500);
-            info.figures.downtime = Some(Downtime { commit: Duration::from_millis(12), ..Downtime::default() });
+            let mut downtime = Downtime::default();
+            downtime.commit = Duration::from_millis(12);
+            info.figures.downtime = Some(downtime);
             info.figures.bytes = 300 << 20;
         });
     });

@@ -5,7 +5,7 @@ use minivmm::migration::global::{GlobalState, Timer};
 use serde_json::Value;
 use vmstate::VmState;
 use vmstate::codec::{Reader, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 
 const DEVICES: &str = include_str!("../../vmstate/tests/fixtures/qemu-10.0-microvm.jsonl");
 const CPUS: &str = include_str!("fixtures/qemu-10.0-cpu.jsonl");

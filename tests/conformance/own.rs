@@ -153,13 +153,14 @@ fn a_snapshot_says_what_was_in_the_machine() {
     let dump = Dump::read(&record.0);
     assert!(dump.damage.is_none(), "{:?}", dump.damage);
     let fields =
-        dump.sections().find(|section| section.header.idstr == "board/dev").unwrap().to_json()["fields"].take();
+        serde_json::to_value(dump.sections().find(|section| section.header.idstr == "board/dev")).unwrap()["fields"]
+            .take();
     let expected = json!({
         "on": true, "level": -5, "unused": "000000", "regs": [1, 2, 0xffff], "inner": {"high": 9, "wide": i32::MIN},
         "pair": [{"high": 1, "wide": -1}, {"high": 2, "wide": 7}], "count": 2, "list": [0xdead_beef_u32, 1],
         "dev/more": {"version": 3, "fields": {"more": 1_u64 << 63}},
     });
     assert_eq!(fields, expected);
-    let pages = dump.to_json()["ram"].take();
+    let pages = serde_json::to_value(&dump).unwrap()["ram"].take();
     assert_eq!(pages[0], json!({"name": "ram", "length": 16384, "address": null, "normal": 2, "zero": 2}));
 }

@@ -1,26 +1,89 @@
 //! Migratable virtual-machine device state: a derive macro, QEMU's stream format, and a live-migration engine.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation))]
+// What only engine and tools use of the layers below is not gated item by item.
+#![cfg_attr(not(feature = "tools"), allow(dead_code, unused_imports))]
 
+#[cfg(feature = "engine")]
 pub mod channel;
 pub mod codec;
+#[cfg(feature = "tools")]
 pub mod compat;
+#[cfg(feature = "tools")]
 pub mod dump;
 pub mod error;
+#[cfg(feature = "tools")]
 pub mod inspect;
+#[cfg(feature = "engine")]
 pub mod migrate;
+#[cfg(feature = "engine")]
 pub mod ownership;
+#[cfg(feature = "engine")]
 pub mod ram;
 pub mod schema;
 pub mod section;
 pub mod state;
-pub mod stream;
+#[cfg(feature = "engine")]
+mod stream;
+#[cfg(feature = "tools")]
 pub mod testing;
 
+#[cfg(feature = "engine")]
+pub use channel::{Channel, Clock};
+pub use codec::{Limits, Reader, Strictness, Writer};
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "engine")]
+pub use migrate::{Claim, Control, Machine};
+#[cfg(feature = "engine")]
+pub use ram::{DirtyLog, GuestRam, RamBlock};
+pub use schema::Description;
+#[cfg(feature = "engine")]
+pub use schema::json::Schema;
 pub use section::Section;
+#[cfg(feature = "engine")]
+pub use section::Sections;
 pub use state::{SectionRules, Temporary, Timer, Unused, VmState, Wire};
 pub use vmstate_derive::VmState;
+
+/// What the project's own tests, benchmarks and programs name besides. Not for anyone else: it changes at any time.
+#[doc(hidden)]
+pub mod raw {
+    pub use crate::codec::writer::Outcomes;
+    #[cfg(feature = "tools")]
+    pub use crate::inspect::hex;
+    #[cfg(feature = "engine")]
+    pub use crate::schema::vmdesc::vmdesc;
+
+    /// Page records, and who sends and takes them.
+    #[cfg(feature = "engine")]
+    pub mod ram {
+        pub use crate::ram::bitmap::Bitmap;
+        pub use crate::ram::receiver::{RamReceiver, Record};
+        pub use crate::ram::record::*;
+        pub use crate::ram::sender::RamSender;
+        pub use crate::ram::zero::is_zero;
+    }
+
+    /// When to switch over.
+    #[cfg(feature = "engine")]
+    pub mod policy {
+        pub use crate::migrate::policy::*;
+    }
+
+    /// The state machines of both sides.
+    #[cfg(feature = "engine")]
+    pub mod protocol {
+        pub use crate::migrate::protocol::*;
+    }
+
+    /// The stream's grammar.
+    #[cfg(feature = "engine")]
+    pub mod stream {
+        pub use crate::stream::*;
+    }
+}
 
 /// What derived code names. Not for anyone else: it changes with the derive.
 #[doc(hidden)]
@@ -29,13 +92,42 @@ pub mod __private {
     pub use crate::state::support::*;
 }
 
-/// The prose of README and `docs/`, whose examples run as tests.
-#[cfg(doctest)]
-mod docs {
-    #[doc = include_str!("../../README.md")]
-    mod readme {}
-    #[doc = include_str!("../../docs/derive.md")]
-    mod derive {}
-    #[doc = include_str!("../../docs/compatibility.md")]
-    mod compatibility {}
+/// Pages for who embeds the library: how to adopt it, each attribute, releases, migration, bytes.
+///
+/// # Pages of the repository
+///
+/// Some links in these pages lead here: architecture, decisions, faults, tests and `minivmm` have pages in the folder `docs` of the
+/// repository, which are not part of the package.
+#[cfg(all(any(doc, doctest), feature = "tools"))]
+pub mod guide {
+    /// A page of `docs/`. The definitions in front of it win over those at its end, so that its links lead to pages here.
+    macro_rules! page {
+        ($name:ident, $file:literal) => {
+            #[doc = "[compatibility.md]: crate::guide::compatibility"]
+            #[doc = "[derive.md]: crate::guide::derive"]
+            #[doc = "[embedding.md]: crate::guide::embedding"]
+            #[doc = "[errors.md]: crate::guide::errors"]
+            #[doc = "[inspect.md]: crate::guide::inspect"]
+            #[doc = "[live-migration.md]: crate::guide::live_migration"]
+            #[doc = "[wire-format.md]: crate::guide::wire_format"]
+            #[doc = "[wire-format-stream.md]: crate::guide::wire_format_stream"]
+            #[doc = "[control.md#cont-after-a-migration]: crate::guide#pages-of-the-repository"]
+            #[doc = "[decisions/0008-ownership-record.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[decisions/0009-protocol-core.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[faults.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[testing.md#held-against-qemu]: crate::guide#pages-of-the-repository"]
+            #[doc = ""]
+            #[doc = include_str!(concat!("../docs/", $file))]
+            pub mod $name {}
+        };
+    }
+
+    page!(embedding, "embedding.md");
+    page!(derive, "derive.md");
+    page!(compatibility, "compatibility.md");
+    page!(live_migration, "live-migration.md");
+    page!(inspect, "inspect.md");
+    page!(errors, "errors.md");
+    page!(wire_format, "wire-format.md");
+    page!(wire_format_stream, "wire-format-stream.md");
 }

@@ -1,4 +1,5 @@
 //! What a save and a load allocate: nothing for a field. Counted by the allocator, on the machine of the benchmark.
+#![cfg(feature = "engine")]
 
 #[path = "../benches/machine/mod.rs"]
 mod machine;

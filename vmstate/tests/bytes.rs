@@ -1,4 +1,5 @@
 //! Every kind of field, with its bytes written out from QEMU's format (migration/vmstate.c, vmstate-types.c).
+#![cfg(feature = "tools")]
 
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 use vmstate::testing::bytes;
@@ -161,7 +162,7 @@ fn a_vector_that_disagrees_with_its_length_is_not_saved() {
 
 #[test]
 fn a_vector_is_charged_to_the_budget_before_it_is_made() {
-    let limits = Limits { allocation: 5 };
+    let limits = Limits::new(5);
     let mut state = Counted::default();
     let error = state.load_or_keep(&mut Reader::new(b"\0\0\0\x03", 0, Strictness::Strict, limits), 1).unwrap_err();
     assert_eq!(error.to_string(), "words at 0x4: needs 6 bytes of memory, 5 are left of this section's limit");

@@ -96,7 +96,7 @@ fn a_list_is_believed_up_to_max() {
 #[test]
 fn each_element_is_charged_to_the_budget_before_it_is_made() {
     let mut queue = Queue::default();
-    let limits = Limits { allocation: 7 };
+    let limits = Limits::new(7);
     let mut input = Reader::new(b"\0\0\x01\0\0\0\x01\x01\0\0\0\x02\0", 0, Strictness::Strict, limits);
     let error = queue.load_or_keep(&mut input, 1).unwrap_err();
     assert_eq!(error.to_string(), "q at 0x8: needs 4 bytes of memory, 3 are left of this section's limit");
@@ -235,7 +235,7 @@ fn keys_come_in_order_and_once_unless_qemu_sent_them() {
 
 #[test]
 fn each_entry_is_charged_to_the_budget() {
-    let limits = Limits { allocation: 2 * 16 + 31 };
+    let limits = Limits::new(2 * 16 + 31);
     let bytes = b"\0\0\0\x02\x01\0\0\0\0\0\0\0\x06\x08\x01\0\0\0\0\0\0\0\x07\x09\0";
     let error = Iommu::default().load_or_keep(&mut Reader::new(bytes, 0, Strictness::Strict, limits), 1).unwrap_err();
     let text = "domains[1] at 0xf: needs 32 bytes of memory, 31 are left of this section's limit";

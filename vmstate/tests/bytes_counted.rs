@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
-use vmstate::schema::{Kind, Length, vmdesc};
+use vmstate::raw::vmdesc;
+use vmstate::schema::{Kind, Length};
 use vmstate::testing::bytes;
 use vmstate::{ErrorKind, VmState};
 

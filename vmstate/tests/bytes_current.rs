@@ -1,7 +1,8 @@
 //! Integers that are compared with what the device has, and ranges: bytes, and what is refused.
+#![cfg(feature = "engine")]
 
 use vmstate::codec::{Reader, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::{ErrorKind, VmState, Wire};
 
 #[derive(VmState, Clone, Debug, PartialEq)]

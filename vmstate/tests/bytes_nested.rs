@@ -1,8 +1,9 @@
 //! Subsections of subsections: their bytes, and which of them a load takes (QEMU's `vmstate_subsection_load`, which calls
 //! itself through `vmstate_load_state`).
+#![cfg(feature = "engine")]
 
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::{ErrorKind, VmState, Wire};
 
 /// The names and the nesting of `vmstate_kvm_nested_state` (QEMU 10.0, target/i386/machine.c), with shorter contents.

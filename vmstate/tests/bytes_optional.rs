@@ -1,7 +1,8 @@
 //! `Option` as a subsection: its bytes, what becomes of an absent one, and what a failed load leaves.
+#![cfg(feature = "engine")]
 
 use vmstate::codec::{Reader, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::{VmState, Wire};
 
 #[derive(VmState, Default, Clone, Debug, PartialEq)]

@@ -247,7 +247,7 @@ fn a_bitmap_is_believed_up_to_max_and_charged() {
         let text = format!("counted at 0x14: bits is {wrong}, from 0 to 130 elements are allowed");
         assert_eq!(error.to_string(), text);
     }
-    let limits = Limits { allocation: 15 };
+    let limits = Limits::new(15);
     let bytes = bits(66);
     let error = Bitmaps::default().load_or_keep(&mut Reader::new(&bytes, 0, Strictness::Strict, limits), 1);
     let text = "counted at 0x14: needs 16 bytes of memory, 15 are left of this section's limit";

@@ -1,10 +1,11 @@
 //! Fields that are something else on the wire: `via` another type, `tmp` of the whole struct (QEMU's `VMSTATE_WITH_TMP`), a
 //! struct at an older version (QEMU's `VMSTATE_VSTRUCT`).
+#![cfg(feature = "engine")]
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::{ErrorKind, Temporary, VmState};
 
 fn save<T: VmState>(state: &mut T) -> (Vec<u8>, Value) {

@@ -1,4 +1,5 @@
 //! `Arc`, `Rc` and `&mut`: the bytes of what they hold; a load changes what the others see, and an undo puts that back.
+#![cfg(feature = "tools")]
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

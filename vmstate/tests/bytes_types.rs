@@ -1,4 +1,5 @@
 //! Types that hold another value: their bytes are those of what they hold, written out; what they refuse.
+#![cfg(feature = "tools")]
 
 use std::cell::{Cell, RefCell};
 use std::num::{NonZero, Wrapping};
@@ -9,7 +10,7 @@ use std::sync::atomic::{
 use std::sync::{Mutex, RwLock};
 
 use vmstate::codec::{Reader, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::testing::bytes;
 use vmstate::{Error, ErrorKind, VmState, Wire};
 

@@ -1,9 +1,10 @@
 //! Padding: always, from a version on, by a predicate, and as much as a length says (QEMU's `VMSTATE_UNUSED`, `_V`, `_TEST` and
 //! `_VARRAY_UINT32`).
+#![cfg(feature = "engine")]
 
 use serde_json::json;
 use vmstate::codec::{Reader, Strictness, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::{Unused, VmState, Wire};
 
 #[derive(VmState, Clone, Default)]

@@ -3,7 +3,7 @@
 use vmstate::VmState;
 use vmstate::codec::{Reader, Writer};
 use vmstate::compat::Direction;
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::testing::bytes;
 
 #[derive(VmState, Default, Debug, PartialEq)]

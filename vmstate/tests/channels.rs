@@ -1,4 +1,5 @@
 //! The real transports: bytes through, timeouts, closed peers.
+#![cfg(feature = "engine")]
 
 use std::io;
 use std::thread;

@@ -1,5 +1,6 @@
 //! Whatever a load can refuse by, the checker knows: pairs of releases of which the real load refuses real bytes, and the
 //! verdict on the two descriptions. The oracle is the load.
+#![cfg(feature = "tools")]
 
 use std::collections::BTreeMap;
 

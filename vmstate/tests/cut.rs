@@ -1,5 +1,6 @@
 //! A fault after every byte of a small migration, in both directions, of every kind: each time exactly one side runs
 //! the guest, with the right memory and devices, and no pause lasts longer than its budget.
+#![cfg(feature = "engine")]
 
 mod pair;
 

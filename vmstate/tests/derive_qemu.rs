@@ -1,11 +1,12 @@
 //! QEMU's own devices, derived: real sections load, save to the same bytes, and describe themselves in QEMU's words.
+#![cfg(feature = "tools")]
 
 mod devices;
 
 use serde_json::Value;
 use vmstate::VmState;
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 use vmstate::testing::bytes;
 
 /// Loads each fixture section of `name` into a fresh `T`, saves it again, and compares bytes and description.

@@ -261,7 +261,7 @@ fn refused_by_a_value() {
     bytes[0x16] = 5;
     let text = "list at 0x17: count is 5, from 0 to 4 elements are allowed";
     refuses(&bytes, 3, Limits::default(), ErrorKind::Malformed, text);
-    let limits = Limits { allocation: 9 };
+    let limits = Limits::new(9);
     let text = "bytes at 0x1f: needs 2 bytes of memory, 1 are left of this section's limit";
     refuses(&Zoo::full().bytes(), 3, limits, ErrorKind::Malformed, text);
 }

@@ -1,11 +1,13 @@
 //! The self-description's quirks, each as QEMU 10.0 shows it (migration/vmstate.c, `vmsd_desc_field_start`).
+#![cfg(feature = "engine")]
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use vmstate::codec::Writer;
+use vmstate::raw::vmdesc;
 use vmstate::schema::json::Schema;
-use vmstate::schema::{Kind, Limit, vmdesc};
+use vmstate::schema::{Kind, Limit};
 use vmstate::{ErrorKind, Timer, Unused, VmState};
 
 fn describe<T: VmState>(mut state: T) -> Value {

@@ -32,7 +32,7 @@ fn assert_is(error: &vmstate::Error, (row, kind, path, offset, message): Case) {
 /// A load of `bytes` at `version` into `state`, which fails and leaves what was there.
 #[track_caller]
 fn load<T: VmState>(mut state: T, bytes: &[u8], version: u32, case: Case) {
-    let limits = Limits { allocation: 64 };
+    let limits = Limits::new(64);
     let mut input = Reader::new(bytes, 0, Strictness::Strict, limits).complete();
     assert_is(&state.load_or_keep(&mut input, version).unwrap_err(), case);
 }

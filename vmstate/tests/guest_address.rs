@@ -1,9 +1,10 @@
 //! `GuestAddress` as a field, with the feature `vm-memory`.
+#![cfg(feature = "engine")]
 
 use vm_memory::GuestAddress;
 use vmstate::VmState;
 use vmstate::codec::{Reader, Writer};
-use vmstate::schema::vmdesc;
+use vmstate::raw::vmdesc;
 
 #[derive(VmState)]
 #[vmstate(name = "ring", version = 2, minimum_version = 1)]

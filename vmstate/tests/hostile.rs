@@ -1,4 +1,5 @@
 //! Peers that keep to the format and not to the protocol: whatever they send, no wait outlasts its deadline.
+#![cfg(feature = "engine")]
 
 mod pair;
 

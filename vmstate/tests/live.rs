@@ -1,4 +1,5 @@
 //! Whole migrations on a virtual wire: the oracle is the source guest's own memory, which every write went into.
+#![cfg(feature = "engine")]
 
 mod pair;
 

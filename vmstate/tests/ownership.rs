@@ -1,5 +1,6 @@
 //! Who may run a guest: two sets of resources, each with its own opening of the same or of copied files, as two processes
 //! have. What is in a record is looked at in the file, past the library.
+#![cfg(feature = "engine")]
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

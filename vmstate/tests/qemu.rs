@@ -1,5 +1,6 @@
 //! Migrations to and from a real QEMU over a unix socket, with the return path: QEMU is the oracle for the order of the
 //! stream, the answers, and the pages.
+#![cfg(feature = "engine")]
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
@@ -226,7 +227,7 @@ fn qemu_takes_our_pages_and_says_so() {
             ram: &ram,
             log: &mut Still,
         },
-        &SourceOptions { answer: Duration::from_secs(60), ..SourceOptions::new("microvm") },
+        &patient(),
         &control,
     );
     assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
@@ -281,7 +282,7 @@ fn we_take_qemus_guest_and_it_believes_us() {
             sections: &mut sections,
             ram: &ram,
         },
-        &DestinationOptions { strictness: Strictness::QemuCompatible, ..DestinationOptions::new("microvm") },
+        &lenient(),
         &control,
     )
     .into_result()
@@ -335,10 +336,22 @@ fn a_ping_needs_a_way_for_its_answer() {
             sections: &mut Sections::new(),
             ram: &Ram::new(),
         },
-        &DestinationOptions { strictness: Strictness::QemuCompatible, ..DestinationOptions::new("microvm") },
+        &lenient(),
         &Control::default(),
     )
     .into_result()
     .unwrap_err();
     assert_eq!(error.to_string(), "at 0x14: ping 1 came before the way for its answer was opened");
+}
+
+fn patient() -> SourceOptions {
+    let mut options = SourceOptions::new("microvm");
+    options.answer = Duration::from_secs(60);
+    options
+}
+
+fn lenient() -> DestinationOptions {
+    let mut options = DestinationOptions::new("microvm");
+    options.strictness = Strictness::QemuCompatible;
+    options
 }

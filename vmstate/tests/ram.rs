@@ -1,4 +1,5 @@
 //! RAM records, good and hostile, and the bitmap against a set of page numbers.
+#![cfg(feature = "engine")]
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -6,7 +7,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::error::{Error, ErrorKind, Result};
-use vmstate::ram::{Bitmap, DirtyLog, GuestRam, PAGE_SIZE, PageCount, RamBlock, RamReceiver, RamSender, Record};
+use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, PageCount, RamBlock};
+use vmstate::raw::ram::{Bitmap, RamReceiver, RamSender, Record};
 
 /// Remembers what was written, and must never be asked for what it does not have.
 struct Ram {

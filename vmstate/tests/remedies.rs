@@ -1,5 +1,6 @@
 //! Every remedy that the checker or a lock prints, followed word for word until it holds: a careless change breaks and
 //! says what to do, and after that is done the verdict is that the streams load, and their real bytes do.
+#![cfg(feature = "tools")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

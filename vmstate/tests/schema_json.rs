@@ -1,4 +1,5 @@
 //! Schemas as JSON: the text written out, QEMU's own dump, whatever can be described, and what is refused.
+#![cfg(feature = "engine")]
 
 use proptest::prelude::*;
 use serde_json::{Value, json};

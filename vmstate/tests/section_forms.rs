@@ -1,4 +1,5 @@
 //! Every form in which a machine owns a device is a section; and the registry goes to another thread with all of them.
+#![cfg(feature = "engine")]
 
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread;

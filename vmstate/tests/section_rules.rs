@@ -1,5 +1,6 @@
 //! What a section says of itself as a whole, and under which names and numbers a registry finds it (QEMU's
 //! `vmstate_register_with_alias_id`, `savevm_state_handler_insert` and `find_se`, migration/savevm.c).
+#![cfg(feature = "engine")]
 
 mod toy;
 

@@ -1,4 +1,5 @@
 //! The registry: each section finds its device, in whatever order the sections come.
+#![cfg(feature = "engine")]
 
 use vmstate::codec::Reader;
 use vmstate::section::Sections;

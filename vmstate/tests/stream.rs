@@ -1,4 +1,5 @@
 //! Streams written out by hand from the format's tables, and what becomes of them when they are wrong.
+#![cfg(feature = "engine")]
 
 use std::cell::RefCell;
 use std::io;
@@ -10,8 +11,8 @@ use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::snapshot;
 use vmstate::ram::{GuestRam, RamBlock};
+use vmstate::raw::stream::{Command, Configuration, Element, Reply, put_reason, read_reason};
 use vmstate::section::{Section, Sections};
-use vmstate::stream::{Command, Configuration, Element, Reply, put_reason, read_reason};
 
 /// A file in memory: it gives out at most so many bytes at once, as a socket would.
 struct Tape {

@@ -1,5 +1,6 @@
 //! What a QEMU-compatible load takes and a strict one does not: each row of the tables of docs/wire-format.md and
 //! docs/wire-format-stream.md. What QEMU 10.0 accepts is read in its migration/vmstate.c and migration/savevm.c.
+#![cfg(feature = "engine")]
 
 mod toy;
 

@@ -1,4 +1,5 @@
 //! Locks: a device evolves, well and badly, and the whole message of each typical mistake.
+#![cfg(feature = "tools")]
 
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -234,14 +234,10 @@ fn migration_figures_are_in_the_units_of_qemu() {
     shared.update_migration(|info| {
         info.phase = Phase::Source(SourcePhase::Completed);
         let us = Duration::from_micros;
-        info.figures.downtime = Some(Downtime {
-            pause: us(100),
-            sync: us(200),
-            pages: us(300),
-            devices: us(400),
-            confirm: us(500),
-            commit: us(3456),
-        });
+        let mut downtime = Downtime::default();
+        (downtime.pause, downtime.sync, downtime.pages) = (us(100), us(200), us(300));
+        (downtime.devices, downtime.confirm, downtime.commit) = (us(400), us(500), us(3456));
+        info.figures.downtime = Some(downtime);
     });
     assert_eq!(
         say(&mut session, query),

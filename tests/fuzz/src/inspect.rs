@@ -39,7 +39,7 @@ fn body(input: &[u8]) {
     if let Some(offset) = dump.damage.as_ref().and_then(|damage| damage.offset()) {
         assert!(offset <= stream.len() as u64, "damage outside of the stream");
     }
-    dump.to_json();
+    serde_json::to_value(&dump).expect("a dump is JSON");
 }
 
 fn of_one_section(description: &[u8], body: &[u8]) -> Vec<u8> {

@@ -16,7 +16,7 @@ use crate::unharmed::Unharmed;
 /// The machine type of the streams.
 pub const TYPE: &str = "microvm";
 /// What a section's fields may allocate.
-pub const LIMITS: Limits = Limits { allocation: 1 << 20 };
+pub const LIMITS: Limits = Limits::new(1 << 20);
 
 /// Devices and RAM.
 #[derive(Debug)]

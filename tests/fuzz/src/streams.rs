@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use vmstate::dump::{Dump, Part};
-use vmstate::stream::SectionHeader;
+use vmstate::raw::stream::SectionHeader;
 
 /// `microvm` before its first instruction, all of its 16 MiB sent.
 pub const RESET: &[u8] = include_bytes!("../../fixtures/streams/microvm-reset-16m.bin");

@@ -7,8 +7,8 @@ use serde_json::ser::{Formatter, Serializer};
 use serde_json::{Map, Value, json};
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 use vmstate::dump::{Dump, Entry, Part, Section};
-use vmstate::schema::vmdesc;
-use vmstate::stream::{Element, put_footer, put_header};
+use vmstate::raw::stream::{Element, put_footer, put_header};
+use vmstate::raw::vmdesc;
 use vmstate::{Error, ErrorKind, Result, VmState};
 
 use super::Microvm;

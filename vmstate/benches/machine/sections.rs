@@ -2,8 +2,8 @@
 
 use vmstate::Result;
 use vmstate::codec::{Reader, Writer};
+use vmstate::raw::stream::{Element, SectionHeader, put_footer, read_footer};
 use vmstate::section::Sections;
-use vmstate::stream::{Element, SectionHeader, put_footer, read_footer};
 
 /// Appends all `sections`, and the end.
 pub(crate) fn save(sections: &mut Sections<'_>, out: &mut Writer) -> Result<()> {

@@ -14,14 +14,23 @@ pub enum Strictness {
 
 /// Limits on what one load may cost, whatever the peer claims.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Limits {
     /// Bytes that the fields of one section may allocate in sum.
     pub allocation: usize,
 }
 
+impl Limits {
+    /// At most `allocation` bytes for the fields of one section.
+    pub const fn new(allocation: usize) -> Self {
+        Self { allocation }
+    }
+}
+
 impl Default for Limits {
+    /// 64 MiB.
     fn default() -> Self {
-        Self { allocation: 64 << 20 }
+        Self::new(64 << 20)
     }
 }
 

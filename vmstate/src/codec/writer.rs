@@ -34,6 +34,7 @@ impl Writer {
     }
 
     /// An empty buffer that records outcomes, for a self-description.
+    #[doc(hidden)]
     pub fn recording() -> Self {
         Self { outcomes: Some(Outcomes::new()), ..Self::default() }
     }
@@ -125,6 +126,7 @@ impl Writer {
     }
 
     /// The bytes, and the outcomes (empty if this writer does not record).
+    #[doc(hidden)]
     pub fn into_parts(self) -> (Vec<u8>, Outcomes) {
         (self.bytes, self.outcomes.unwrap_or_default())
     }

@@ -1,13 +1,13 @@
 //! A dump as JSON: offsets and sizes in bytes, values by name.
 
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::{Dump, Entry, Part, Section};
 use crate::error::Error;
 
 impl Dump {
-    /// The whole dump.
-    pub fn to_json(&self) -> Value {
+    fn to_json(&self) -> Value {
         let entries: Vec<Value> = self.entries.iter().map(Entry::to_json).collect();
         let blocks: Vec<Value> = self
             .ram
@@ -28,13 +28,19 @@ impl Dump {
     }
 }
 
+/// The whole dump.
+impl Serialize for Dump {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
+    }
+}
+
 fn place(error: &Error) -> Value {
     json!({"offset": error.offset(), "section": error.section(), "field": error.path(), "message": error.message()})
 }
 
 impl Entry {
-    /// One entry: `kind`, `offset`, and what belongs to it.
-    pub fn to_json(&self) -> Value {
+    fn to_json(&self) -> Value {
         match self {
             Self::Command { offset, command } => {
                 json!({"kind": "command", "offset": offset, "command": format!("{command:?}")})
@@ -45,9 +51,15 @@ impl Entry {
     }
 }
 
+/// `kind`, `offset`, and what belongs to it.
+impl Serialize for Entry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
+    }
+}
+
 impl Section {
-    /// One section; `fields` is there if stream or schema describe it, `unread` if the schema does not get to its end.
-    pub fn to_json(&self) -> Value {
+    fn to_json(&self) -> Value {
         let mut object = Map::new();
         object.insert("kind".into(), self.part.name().into());
         object.insert("offset".into(), self.offset.into());
@@ -64,6 +76,13 @@ impl Section {
             object.insert("unread".into(), place(error));
         }
         object.into()
+    }
+}
+
+/// `fields` is there if stream or schema describe it, `unread` if the schema does not get to its end.
+impl Serialize for Section {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
     }
 }
 

@@ -10,9 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::inspect::Fields;
 use crate::ram::{RAM_IDSTR, RamSummary, Record};
 use crate::schema::json::Schema;
-use crate::stream::{
-    Command, Configuration, Element, SectionHeader, read_description_length, read_footer, read_header,
-};
+pub use crate::stream::{Command, Configuration, SectionHeader};
+use crate::stream::{Element, read_description_length, read_footer, read_header};
 use describe::{BySchema, Described, SelfDescribed};
 
 /// Bytes of memory that all values of one stream may take; those of a machine with hundreds of devices need a few million.
@@ -20,6 +19,7 @@ const VALUES: usize = 256 << 20;
 
 /// What a stream holds.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Dump {
     /// What the source says about itself, if the stream is whole so far.
     pub configuration: Option<Configuration>,
@@ -54,6 +54,7 @@ pub enum Entry {
 
 /// A section, or a part of one.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Section {
     /// Stream offset of its mark.
     pub offset: u64,

@@ -6,6 +6,7 @@
 
 mod read;
 
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json, json};
 
 use crate::codec::Reader;
@@ -71,6 +72,7 @@ impl Fields {
     /// # Errors
     /// `Malformed` if the description is none, or the bytes are not what it says; `Incomplete` if they end too early.
     /// The path names the field.
+    #[doc(hidden)]
     pub fn read(&mut self, input: &mut Reader<'_>, description: &Json) -> Result<()> {
         let program = Program::described(description);
         self.run(input, &program, program.newest)
@@ -86,8 +88,7 @@ impl Fields {
         self.run(input, &Program::of(description), version)
     }
 
-    /// An object of all values by name: numbers, `true`, bytes as hex. Equal names are told apart by the description.
-    pub fn to_json(&self) -> Json {
+    pub(crate) fn to_json(&self) -> Json {
         let mut object = Map::new();
         for field in &self.fields {
             let name = match object.contains_key(&field.name) {
@@ -104,9 +105,15 @@ impl Fields {
     }
 }
 
+/// An object of all values by name: numbers, `true`, bytes as hex. Where a name comes twice, its offset is added to it.
+impl Serialize for Fields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
+    }
+}
+
 impl Value {
-    /// As JSON; bytes as hex.
-    pub fn to_json(&self) -> Json {
+    fn to_json(&self) -> Json {
         match self {
             Self::Bool(value) => (*value).into(),
             Self::Unsigned(value) => (*value).into(),
@@ -115,6 +122,13 @@ impl Value {
             Self::Struct(fields) => fields.to_json(),
             Self::Array(values) => values.iter().map(Self::to_json).collect(),
         }
+    }
+}
+
+/// Bytes are hex.
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
     }
 }
 

@@ -47,6 +47,7 @@ const PAUSE_PER_LIMIT: u32 = 4;
 
 /// Figures of a migration at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Progress {
     /// Where it stands.
     pub phase: Phase,

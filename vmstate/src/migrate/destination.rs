@@ -35,6 +35,7 @@ pub struct Incoming<'a, 's> {
 
 /// How a destination goes about it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct DestinationOptions {
     /// Machine type, as `microvm`; the source's must be the same.
     pub machine_type: String,
@@ -66,6 +67,7 @@ impl DestinationOptions {
 
 /// How a destination ended.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Arrival {
     /// Where the guest is: a [final](DestinationPhase::is_final) phase.
     pub phase: DestinationPhase,

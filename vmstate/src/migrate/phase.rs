@@ -17,6 +17,7 @@
 
 /// Where a source stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum SourcePhase {
     /// Introduces itself and waits for the destination's first answer.
     Setup,
@@ -42,6 +43,7 @@ pub enum SourcePhase {
 
 /// Where a destination stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DestinationPhase {
     /// Waits for the source's introduction.
     Setup,
@@ -124,6 +126,7 @@ impl DestinationPhase {
 
 /// Where either side stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Phase {
     /// Not begun.
     #[default]

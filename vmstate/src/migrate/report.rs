@@ -6,6 +6,7 @@ use crate::ram::PageCount;
 
 /// Of a source.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Report {
     /// From the beginning to the last word.
     pub total: Duration,
@@ -25,6 +26,7 @@ pub struct Report {
 
 /// One round: everything that was dirty when it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Round {
     /// How long it took.
     pub duration: Duration,
@@ -38,6 +40,7 @@ pub struct Round {
 
 /// Where the pause went. Each part ends where the next begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Downtime {
     /// From the order to pause until the machine stood still.
     pub pause: Duration,
@@ -62,6 +65,7 @@ impl Downtime {
 
 /// Of a destination.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct ArrivalReport {
     /// From the first byte to the running guest.
     pub total: Duration,

@@ -1,24 +1,23 @@
 //! Guest RAM: blocks, pages, dirty bitmaps, rounds.
 
-mod bitmap;
+pub(crate) mod bitmap;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
-mod receiver;
-mod record;
-mod sender;
+pub(crate) mod receiver;
+pub(crate) mod record;
+pub(crate) mod sender;
 mod summary;
-mod zero;
+pub(crate) mod zero;
 
 use crate::error::Result;
 
-pub use bitmap::Bitmap;
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{DeviceWrites, MemoryRam};
-pub use receiver::{RamReceiver, Record};
-pub use record::{NORMAL_RECORD, RAM_IDSTR, RAM_VERSION, ZERO_RECORD, put_end_of_section};
-pub use sender::{PageCount, RamSender};
+pub(crate) use receiver::{RamReceiver, Record};
+pub(crate) use record::{NORMAL_RECORD, RAM_IDSTR, RAM_VERSION, ZERO_RECORD, put_end_of_section};
+pub use sender::PageCount;
+pub(crate) use sender::RamSender;
 pub use summary::{BlockSummary, RamSummary};
-pub use zero::is_zero;
 
 /// Bytes of a page, the unit of the dirty bitmap and of a page record (QEMU's `TARGET_PAGE_SIZE` on x86).
 pub const PAGE_SIZE: u64 = 4096;

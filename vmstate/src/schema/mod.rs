@@ -5,15 +5,21 @@
 
 mod first_byte;
 pub(crate) mod framing;
+#[cfg(feature = "engine")]
 pub mod json;
+#[cfg(feature = "engine")]
 mod older;
+#[cfg(feature = "engine")]
 pub(crate) mod program;
 mod shared;
+#[cfg(feature = "engine")]
 mod type_name;
-mod vmdesc;
+#[cfg(feature = "engine")]
+pub(crate) mod vmdesc;
 
 pub use shared::Shared;
-pub use vmdesc::vmdesc;
+#[cfg(feature = "engine")]
+pub(crate) use vmdesc::vmdesc;
 
 /// The description of a type that derives `VmState`.
 ///

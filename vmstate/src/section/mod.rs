@@ -1,7 +1,9 @@
 //! Sections: who sends which state under which name, and in which order.
 
 mod by_state;
+#[cfg(feature = "engine")]
 mod older;
+#[cfg(feature = "engine")]
 mod registry;
 mod shared;
 
@@ -11,6 +13,7 @@ use crate::schema::Description;
 
 pub use crate::state::SectionRules;
 pub use by_state::{ByState, SaveRestore};
+#[cfg(feature = "engine")]
 pub use registry::{Registration, Sections};
 
 /// One device's state as the stream sees it: object-safe, so that a registry can hold many.

@@ -1,4 +1,5 @@
 //! The compatibility checker: verdicts on hand-written pairs of releases and on dumps of QEMU, and their sentences.
+#![cfg(feature = "tools")]
 
 mod bounds;
 mod counted;

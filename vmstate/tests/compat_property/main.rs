@@ -1,4 +1,5 @@
 //! The checker against what really happens: random descriptions, random evolutions, a naive encoder and loader.
+#![cfg(feature = "tools")]
 
 mod choices;
 mod decode;

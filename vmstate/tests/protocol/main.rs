@@ -1,6 +1,7 @@
 //! Every order of steps and faults of a hand-over, walked to the end: source, destination, a third party, the lock and the
 //! record of the guest's disk, a wire that delays, loses and breaks, crashes at any point, deadlines in any order. The
-//! state machines are the engine's own ([`vmstate::migrate::protocol`]); the oracle is a model of the world around them.
+//! state machines are the engine's own ([`vmstate::raw::protocol`]); the oracle is a model of the world around them.
+#![cfg(feature = "engine")]
 
 mod explore;
 mod model;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use vmstate::migrate::protocol::{
+use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
+use vmstate::raw::protocol::{
     DestinationAction, DestinationEvent, DestinationProtocol, SourceAction, SourceEvent, SourceProtocol, Timing, ping,
 };
-use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
-use vmstate::stream::Reply;
+use vmstate::raw::stream::Reply;
 
 use crate::world::{Message, Rules, Who, World, was_given_away};
 

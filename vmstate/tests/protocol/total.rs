@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use vmstate::migrate::protocol::{
+use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
+use vmstate::raw::protocol::{
     DestinationAction, DestinationEvent, DestinationProtocol, SourceAction, SourceEvent, SourceProtocol, Timing,
 };
-use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
-use vmstate::stream::Reply;
+use vmstate::raw::stream::Reply;
 
 const SECOND: Duration = Duration::from_secs(1);
 const TIMING: Timing = Timing { answer: SECOND, pause_budget: SECOND, patience: SECOND, retry: Duration::ZERO };

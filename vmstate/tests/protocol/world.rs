@@ -1,8 +1,8 @@
 //! The world around the two state machines: disk, wire, third party, and what must never be.
 
-use vmstate::migrate::protocol::{DestinationProtocol, SourceProtocol};
 use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
-use vmstate::stream::Reply;
+use vmstate::raw::protocol::{DestinationProtocol, SourceProtocol};
+use vmstate::raw::stream::Reply;
 
 use crate::model::{Destination, Source};
 

@@ -25,9 +25,9 @@ impl Ended {
         let phase = match phase {
             _ if phase.is_final() => phase,
             Phase::Source(SourcePhase::Commit) => Phase::Source(SourcePhase::Undecided),
-            Phase::Source(_) | Phase::Idle => Phase::Source(SourcePhase::Failed),
             Phase::Destination(DestinationPhase::Commit) => Phase::Destination(DestinationPhase::Stranded),
             Phase::Destination(_) => Phase::Destination(DestinationPhase::Failed),
+            _ => Phase::Source(SourcePhase::Failed),
         };
         Self { phase, error: Some("the migration thread panicked".into()) }
     }

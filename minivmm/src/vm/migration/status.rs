@@ -44,6 +44,9 @@ impl MigrationStatus {
             Phase::Source(S::Cancelled) => Self::Cancelled,
             Phase::Source(S::Unacknowledged) => Self::Unacknowledged,
             Phase::Source(S::Undecided) => Self::Undecided,
+            // A phase that an engine newer than this list has.
+            phase if phase.is_final() => Self::Failed,
+            _ => Self::Active,
         }
     }
 

@@ -33,7 +33,7 @@ pub(crate) fn run(options: &Options) -> TaskResult {
     let schema = options.schema.as_deref().map(read_schema).transpose()?.unwrap_or_default();
     let dump = Dump::read_with(&stream, &schema);
     let text = match &options.section {
-        None if options.json => format!("{:#}\n", dump.to_json()),
+        None if options.json => json(&dump),
         None => {
             let mut text = Text::new(&stream, options.hex);
             text.dump(&dump);
@@ -45,7 +45,7 @@ pub(crate) fn run(options: &Options) -> TaskResult {
                 return Err(format!("{}: no section {name}", options.file.display()));
             }
             if options.json {
-                format!("{:#}\n", serde_json::Value::from_iter(wanted.iter().map(|section| section.to_json())))
+                json(&wanted)
             } else {
                 let mut text = Text::new(&stream, options.hex);
                 wanted.iter().for_each(|section| text.section(section));
@@ -58,6 +58,10 @@ pub(crate) fn run(options: &Options) -> TaskResult {
         |section: &Section| section.unread.as_ref().is_some_and(|error| error.kind() != ErrorKind::Incompatible);
     let wrong = dump.damage.is_some() || dump.sections().any(misfits);
     Ok((text, if wrong { Outcome::Wrong } else { Outcome::Fine }))
+}
+
+fn json(shown: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(shown).map_or_else(|error| error.to_string(), |text| text + "\n")
 }
 
 fn is_called(section: &Section, name: &str) -> bool {

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use vmstate::dump::{Dump, Entry, Part, Section};
 use vmstate::error::{Error, ErrorKind};
-use vmstate::inspect::{Fields, Value, hex};
+use vmstate::inspect::{Fields, Value};
+use vmstate::raw::hex;
 
 /// Bytes of a value shown on its line.
 const SHOWN: usize = 16;

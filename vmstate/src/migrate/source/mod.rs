@@ -42,6 +42,7 @@ pub struct Outgoing<'a, 's> {
 
 /// How a source goes about it. What may change on the way is in [`Control`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SourceOptions {
     /// Machine type, as `microvm`; the destination's must be the same.
     pub machine_type: String,
@@ -76,6 +77,7 @@ impl SourceOptions {
 
 /// How a source ended.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Departure {
     /// Where the guest is: a [final](SourcePhase::is_final) phase.
     pub phase: SourcePhase,

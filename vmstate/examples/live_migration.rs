@@ -1,0 +1,296 @@
+//! A toy VM that moves, while its guest runs, to another one over a pair of unix sockets; without KVM.
+//!
+//! The guest is one "vCPU", a thread that writes its memory all the time. Source and destination are two threads here; in a
+//! VMM they are two processes. In the end the memory is compared with what the guest must have written.
+//!
+//! `cargo run --example live_migration`
+
+use std::error::Error;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use vmstate::VmState;
+use vmstate::channel::{MonotonicClock, SocketChannel};
+use vmstate::error::{Error as VmError, ErrorKind, Result};
+use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
+use vmstate::migrate::source::{self, Outgoing, SourceOptions};
+use vmstate::migrate::{Claim, Control, DestinationPhase, Machine, SourcePhase};
+use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
+use vmstate::section::Sections;
+
+const PAGES: u64 = 2048;
+const WORDS_PER_PAGE: u64 = PAGE_SIZE / 8;
+
+/// Guest memory and the log of its pages that were written. Shared by the vCPU and the engine.
+struct Memory {
+    blocks: [RamBlock; 1],
+    words: Vec<AtomicU64>,
+    /// Bit 0 of word 0 is page 0.
+    dirty: Vec<AtomicU64>,
+}
+
+impl Memory {
+    fn new() -> Self {
+        Self {
+            blocks: [RamBlock { name: "toy.ram".into(), len: PAGES * PAGE_SIZE }],
+            words: (0..PAGES * WORDS_PER_PAGE).map(|_| AtomicU64::new(0)).collect(),
+            dirty: (0..PAGES.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// A write of the guest. The page is marked after it: whoever clears the mark and then reads sees this write, or the
+    /// mark stays for the next look.
+    fn guest_writes(&self, word: u64, value: u64) {
+        self.words[word as usize].store(value, Ordering::SeqCst);
+        let page = word / WORDS_PER_PAGE;
+        self.dirty[(page / 64) as usize].fetch_or(1 << (page % 64), Ordering::SeqCst);
+    }
+
+    /// The words of `length` bytes at `offset`; the engine asks for whole pages.
+    fn words(&self, offset: u64, length: usize) -> Result<&[AtomicU64]> {
+        let first = offset as usize / 8;
+        self.words
+            .get(first..first + length / 8)
+            .ok_or_else(|| VmError::new(ErrorKind::Misuse, "outside of the memory"))
+    }
+}
+
+impl GuestRam for Memory {
+    fn blocks(&self) -> &[RamBlock] {
+        &self.blocks
+    }
+
+    fn read(&self, _block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        let words = self.words(offset, into.len())?;
+        for (bytes, word) in into.chunks_exact_mut(8).zip(words) {
+            bytes.copy_from_slice(&word.load(Ordering::SeqCst).to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn write(&self, _block: usize, offset: u64, from: &[u8]) -> Result<()> {
+        let words = self.words(offset, from.len())?;
+        for (bytes, word) in from.as_chunks().0.iter().zip(words) {
+            word.store(u64::from_le_bytes(*bytes), Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
+        self.write(block, offset, &[0; PAGE_SIZE as usize])
+    }
+}
+
+/// The dirty log. A hypervisor turns it on and off; this one always records.
+struct Log(Arc<Memory>);
+
+impl DirtyLog for Log {
+    fn start(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Reports and clears in one, so that `clear` has nothing left to do.
+    fn sync(&mut self, _block: usize, words: &mut [u64]) -> Result<()> {
+        for (word, dirty) in words.iter_mut().zip(&self.0.dirty) {
+            *word |= dirty.swap(0, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self, _block: usize, _first: u64, _count: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn stop(&mut self) {}
+}
+
+/// The vCPU's registers: all that the guest's program needs to go on.
+#[derive(VmState, Clone, Debug, Default, PartialEq)]
+#[vmstate(name = "toy/cpu", version = 1)]
+struct Cpu {
+    steps: u64,
+    random: u64,
+}
+
+impl Cpu {
+    /// One instruction: the word that it writes, and the value. A function of the registers alone, so that a test can
+    /// run the program again.
+    fn step(&mut self) -> (u64, u64) {
+        self.steps += 1;
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // Most writes go to a few pages, as those of a real program.
+        let page = if self.random >> 61 == 0 { (self.random >> 32) % PAGES } else { (self.random >> 32) % 16 };
+        (page * WORDS_PER_PAGE + (self.random >> 20) % WORDS_PER_PAGE, self.steps)
+    }
+}
+
+/// One side's machine: memory, the vCPU, and its thread while the guest runs.
+struct Toy {
+    memory: Arc<Memory>,
+    cpu: Arc<Mutex<Cpu>>,
+    go_on: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    /// Stands for the lock of a disk image that both sides see: who may run the guest. `vmstate::ownership` has it for real
+    /// files.
+    disk: Arc<AtomicBool>,
+}
+
+impl Toy {
+    fn new(disk: &Arc<AtomicBool>) -> Self {
+        Self {
+            memory: Arc::new(Memory::new()),
+            cpu: Arc::default(),
+            go_on: Arc::default(),
+            thread: None,
+            disk: Arc::clone(disk),
+        }
+    }
+
+    fn run(&mut self) {
+        self.go_on.store(true, Ordering::SeqCst);
+        let (memory, cpu, go_on) = (Arc::clone(&self.memory), Arc::clone(&self.cpu), Arc::clone(&self.go_on));
+        self.thread = Some(thread::spawn(move || {
+            while go_on.load(Ordering::SeqCst) {
+                let mut cpu = whole(&cpu);
+                for _ in 0..64 {
+                    let (word, value) = cpu.step();
+                    memory.guest_writes(word, value);
+                }
+                drop(cpu);
+                thread::sleep(Duration::from_micros(50));
+            }
+        }));
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.go_on.store(false, Ordering::SeqCst);
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Err(_)) => Err(VmError::new(ErrorKind::Rejected, "the vCPU's thread panicked")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The memory is what the program writes in as many steps as the vCPU has done.
+    fn verify(&self) -> bool {
+        let (mut again, written) = (Cpu::default(), Memory::new());
+        let steps = whole(&self.cpu).steps;
+        for _ in 0..steps {
+            let (word, value) = again.step();
+            written.guest_writes(word, value);
+        }
+        let all =
+            |memory: &Memory| -> Vec<u64> { memory.words.iter().map(|word| word.load(Ordering::SeqCst)).collect() };
+        steps > 0 && all(&written) == all(&self.memory)
+    }
+}
+
+fn whole<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Machine for Toy {
+    fn pause(&mut self, _within: Duration) -> Result<()> {
+        self.stop()
+    }
+
+    fn loaded(&mut self) -> Result<()> {
+        // Here the state that a hypervisor holds would be given to it.
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        self.run();
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<()> {
+        self.disk.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn claim(&mut self) -> Result<Claim> {
+        let won = !self.disk.swap(true, Ordering::SeqCst);
+        Ok(if won { Claim::Won } else { Claim::Held })
+    }
+}
+
+fn send(mut toy: Toy, stream: UnixStream) -> Result<Toy, Box<dyn Error + Send + Sync>> {
+    let mut channel = SocketChannel::try_from(stream)?;
+    let memory = Arc::clone(&toy.memory);
+    let mut sections = Sections::new();
+    sections.add(Arc::clone(&toy.cpu))?;
+    let outgoing = Outgoing {
+        channel: &mut channel,
+        clock: &MonotonicClock::new(),
+        machine: &mut toy,
+        sections: &mut sections,
+        ram: &*memory,
+        log: &mut Log(Arc::clone(&memory)),
+    };
+    // Another thread would hold a clone of it, to cancel, to change limits, and to watch.
+    let control = Control::default();
+    let departure = source::run(outgoing, &SourceOptions::new("toy"), &control);
+    let report = &departure.report;
+    println!("source       {:?}: {} rounds, {} bytes", departure.phase, report.rounds.len(), report.bytes);
+    match departure.phase {
+        SourcePhase::Completed => Ok(toy),
+        _ => Err(departure.error.map_or("not completed".into(), Into::into)),
+    }
+}
+
+fn receive(mut toy: Toy, stream: UnixStream) -> Result<Toy, Box<dyn Error + Send + Sync>> {
+    let mut channel = SocketChannel::try_from(stream)?;
+    let memory = Arc::clone(&toy.memory);
+    let mut sections = Sections::new();
+    sections.add(Arc::clone(&toy.cpu))?;
+    let incoming = Incoming {
+        channel: &mut channel,
+        clock: &MonotonicClock::new(),
+        machine: &mut toy,
+        sections: &mut sections,
+        ram: &*memory,
+    };
+    let arrival = destination::run(incoming, &DestinationOptions::new("toy"), &Control::default());
+    println!("destination  {:?}", arrival.phase);
+    match arrival.phase {
+        DestinationPhase::Completed => Ok(toy),
+        _ => Err(arrival.error.map_or("not completed".into(), Into::into)),
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let disk = Arc::default();
+    let (mut here, there) = (Toy::new(&disk), Toy::new(&disk));
+    if here.claim()? != Claim::Won {
+        return Err("the disk is in use".into());
+    }
+    here.run();
+    thread::sleep(Duration::from_millis(100));
+
+    let (near, far) = UnixStream::pair()?;
+    let receiver = thread::spawn(move || receive(there, far));
+    let here = send(here, near)?;
+    let mut there = receiver.join().map_err(|_| "the destination panicked")??;
+
+    let (left, moved) = (whole(&here.cpu).steps, whole(&there.cpu).steps);
+    thread::sleep(Duration::from_millis(50));
+    there.stop()?;
+    let steps = whole(&there.cpu).steps;
+    println!("guest        left after {left} steps, arrived by step {moved}, went on to step {steps}");
+    if here.thread.is_some() || left > moved || steps <= left || !there.verify() {
+        return Err("the guest is not the one that left".into());
+    }
+    println!("memory       verified: {PAGES} pages");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_guest_arrives_with_all_that_it_wrote() {
+        super::main().unwrap();
+    }
+}
