@@ -1,8 +1,8 @@
 //! How far the forecast can be relied on: the pause that was foretold against the pause that the virtual clock saw.
 //!
 //! Over the sweep every pause is within its limit and within a fifth of what was foretold. What the forecast cannot know
-//! has a test that shows by how much it is then wrong:
-//! the wire becomes slower after the verdict ([`a_wire_that_slows_down_after_the_verdict_lengthens_the_pause`]).
+//! has a test that shows by how much it is then wrong: the wire becomes slower after the verdict
+//! ([`a_wire_that_slows_down_after_the_verdict_lengthens_the_pause`]).
 #![cfg(feature = "engine")]
 
 mod pair;

@@ -1,6 +1,6 @@
 //! One field's bytes: for each way to make them, its kind, its save, its load and its undo.
 
-use proc_macro2::{Span, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{Expr, ExprRange, Generics, RangeLimits, Type, TypeArray, parse_quote};
@@ -99,8 +99,15 @@ pub(super) fn of(field: &Field<'_>, by: &TokenStream, item: &TokenStream) -> Tok
     quote_spanned!(place=> <#ty as #by>::#item)
 }
 
+/// The arguments of a call that is shown at `place` as a whole.
+pub(super) fn in_brackets(place: Span, arguments: TokenStream) -> Group {
+    let mut group = Group::new(Delimiter::Parenthesis, arguments);
+    group.set_span(place);
+    group
+}
+
 /// The type, with the `>` of its arguments shown at `place`: an error of the whole type is shown where one of its use is.
-fn ends_at(place: Span, ty: &Type) -> TokenStream {
+pub(super) fn ends_at(place: Span, ty: &Type) -> TokenStream {
     let mut tokens: Vec<_> = ty.to_token_stream().into_iter().collect();
     if let Some(TokenTree::Punct(last)) = tokens.last_mut() {
         last.set_span(place);
@@ -109,7 +116,7 @@ fn ends_at(place: Span, ty: &Type) -> TokenStream {
 }
 
 /// The derive's own tokens, shown at `place`. For paths: a local variable at a place out of a macro would be another one.
-fn shown_at(place: Span, tokens: TokenStream) -> TokenStream {
+pub(super) fn shown_at(place: Span, tokens: TokenStream) -> TokenStream {
     let shown = tokens.into_iter().map(|mut token| {
         token.set_span(place);
         token

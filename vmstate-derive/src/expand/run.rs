@@ -107,7 +107,7 @@ pub(super) fn is_always_there(field: &Field<'_>, oldest: u32) -> bool {
 
 /// True if the field is an integer or bool as its type says.
 pub(super) fn is_plain(field: &Field<'_>) -> bool {
-    let name = field.ty.to_token_stream().to_string();
+    let name = written(field.ty).to_token_stream().to_string();
     matches!(field.codec, Codec::Plain) && PLAIN.iter().any(|(plain, _)| *plain == name)
 }
 

@@ -14,14 +14,14 @@ pub(super) fn definition(container: &Container<'_>, generics: &Generics) -> Toke
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     let keepers: Vec<_> = keepers(container).collect();
     let fields = keepers.iter().map(|(index, field, keeper)| {
-        let (name, ty) = (kept(*index), keeper.kept(field));
+        let (name, ty) = (kept(*index, field), keeper.kept(field));
         quote!(#name: #ty,)
     });
-    let mut sizes = keepers.iter().filter(|(_, _, keeper)| matches!(keeper, Keeper::BySize { .. })).peekable();
+    let mut sizes = keepers.iter().filter(|(_, _, keeper)| keeper.asks()).peekable();
     let few = sizes.peek().is_some().then(|| {
         let sizes = sizes.map(|(_, field, keeper)| {
             let ty = keeper.in_place(field);
-            quote!(::core::mem::size_of::<#ty>())
+            quote_spanned!(field.ty.span()=> ::core::mem::size_of::<#ty>())
         });
         quote!(const __FEW: bool = __v::few(#(#sizes)+*);)
     });
@@ -37,21 +37,25 @@ pub(super) fn definition(container: &Container<'_>, generics: &Generics) -> Toke
 
 /// The body of `remember`.
 pub(super) fn remember(container: &Container<'_>) -> TokenStream {
-    let fields = keepers(container).map(|(index, field, keeper)| {
-        let (name, value) = (kept(index), keeper.remember(field));
-        quote!(#name: #value,)
-    });
-    quote!(__Undo { #(#fields)* of: ::core::marker::PhantomData })
+    let (names, values): (Vec<_>, Vec<_>) =
+        keepers(container).map(|(index, field, keeper)| (kept(index, field), keeper.remember(field))).unzip();
+    quote! {
+        #(let #names = #values;)*
+        __Undo { #(#names,)* of: ::core::marker::PhantomData }
+    }
 }
 
 /// The body of `undo`.
 pub(super) fn undo(container: &Container<'_>) -> TokenStream {
-    let fields = keepers(container).map(|(index, field, keeper)| {
-        let name = kept(index);
-        keeper.undo(field, &quote!(undo.#name))
-    });
+    let (names, fields): (Vec<_>, Vec<_>) = keepers(container)
+        .map(|(index, field, keeper)| {
+            let name = kept(index, field);
+            let undo = keeper.undo(field, &name.to_token_stream());
+            (name, undo)
+        })
+        .unzip();
     quote! {
-        let _ = &undo;
+        let __Undo { #(#names,)* of: _ } = undo;
         #(#fields)*
     }
 }
@@ -64,8 +68,11 @@ enum Keeper {
     Clone,
     /// The struct that is made for the wire.
     Temporary(TokenStream),
-    /// Types of the library: the first keeps in place, the second on the heap. What is `tiny` is kept in place anyway.
-    BySize { in_place: TokenStream, on_heap: TokenStream, or_tiny: bool },
+    /// A trait of the library that the field's type has; on the heap if the struct's values are many bytes and this one
+    /// is not tiny.
+    Held(TokenStream),
+    /// Types of the library for an array: the first keeps it in place, the second on the heap.
+    Elements { in_place: TokenStream, on_heap: TokenStream },
 }
 
 impl Keeper {
@@ -77,90 +84,115 @@ impl Keeper {
         if is_generic(container, field.ty) || run::is_plain(field) {
             return keeper;
         }
-        let by_type = quote!(__v::Whole);
-        match (&field.codec, array(field.ty)) {
-            (Codec::ProxyEach(_), _) => Self::BySize {
-                in_place: quote!(__v::Each<__v::Cloned>),
-                on_heap: quote!(__v::Many<__v::Cloned>),
-                or_tiny: false,
+        match (&field.codec, array(field.ty), keeper) {
+            (Codec::ProxyEach(_), ..) => Self::Elements {
+                in_place: quote!(__v::InPlace<__v::Cloned>),
+                on_heap: quote!(__v::OnHeap<__v::Cloned>),
             },
-            (_, Some(array)) if matches!(keeper, Self::Trait(_)) => {
+            (_, Some(array), Self::Trait(_)) => {
                 let [in_place, on_heap] = of_elements(array);
-                Self::BySize { in_place, on_heap, or_tiny: false }
+                Self::Elements { in_place, on_heap }
             }
-            (Codec::Plain | Codec::Whole | Codec::At(_), _) => {
-                Self::BySize { in_place: by_type, on_heap: quote!(__v::Boxed), or_tiny: true }
-            }
-            _ => keeper,
+            (Codec::Plain | Codec::Whole | Codec::At(_), _, Self::Trait(by)) => Self::Held(by),
+            (.., keeper) => keeper,
         }
+    }
+
+    /// True if it depends on how many bytes all are.
+    fn asks(&self) -> bool {
+        matches!(self, Self::Held(_) | Self::Elements { .. })
     }
 
     /// What is kept if that is in place.
     fn in_place(&self, field: &Field<'_>) -> TokenStream {
-        let ty = field.ty;
         match self {
-            // At the type: a field that cannot be migrated is pointed at there.
-            Self::Trait(by) => quote_spanned!(ty.span()=> <#ty as #by>::Undo),
-            Self::Clone => ty.to_token_stream(),
+            Self::Trait(by) | Self::Held(by) => codec::of(field, by, &quote!(Undo)),
+            Self::Clone => field.ty.to_token_stream(),
             Self::Temporary(made) => made.clone(),
-            Self::BySize { in_place, .. } => quote_spanned!(ty.span()=> <#in_place as __v::Keeps<#ty>>::Kept),
+            Self::Elements { in_place, .. } => by(field, in_place, &quote!(Kept)),
         }
     }
 
-    /// The type of the library that keeps the value.
-    fn chosen(&self, field: &Field<'_>) -> Option<TokenStream> {
-        let Self::BySize { in_place, on_heap, or_tiny } = self else { return None };
+    /// What holds the value of [`Held`](Self::Held).
+    fn holder(&self, field: &Field<'_>) -> TokenStream {
         let kept = self.in_place(field);
-        let condition = match or_tiny {
-            true => quote!({ __FEW || __v::tiny(::core::mem::size_of::<#kept>()) }),
-            false => quote!(__FEW),
-        };
-        Some(quote!(__v::Either<#condition, #in_place, #on_heap>))
+        quote_spanned! {field.ty.span()=>
+            <__v::If<{ __FEW || __v::tiny(::core::mem::size_of::<#kept>()) }> as __v::Holds<#kept>>
+        }
     }
 
     /// The type of what is kept.
     fn kept(&self, field: &Field<'_>) -> TokenStream {
-        let ty = field.ty;
-        match self.chosen(field) {
-            Some(chosen) => quote_spanned!(ty.span()=> <#chosen as __v::Keeps<#ty>>::Kept),
-            None => self.in_place(field),
+        match self {
+            Self::Held(_) => {
+                let holder = self.holder(field);
+                quote_spanned!(field.ty.span()=> #holder::Held)
+            }
+            Self::Elements { in_place, on_heap } => by(field, &either(in_place, on_heap), &quote!(Kept)),
+            _ => self.in_place(field),
         }
     }
 
     /// The field's value.
     fn remember(&self, field: &Field<'_>) -> TokenStream {
         let Field { member, ty, .. } = field;
+        let remember = match self {
+            Self::Trait(by) | Self::Held(by) => codec::of(field, by, &quote!(remember)),
+            Self::Clone => return quote!(<#ty as ::core::clone::Clone>::clone(&self.#member)),
+            Self::Temporary(made) => return quote!(<#made as ::core::convert::From<&Self>>::from(self)),
+            Self::Elements { in_place, on_heap } => by(field, &either(in_place, on_heap), &quote!(remember)),
+        };
+        let arguments = codec::in_brackets(ty.span(), quote!(&self.#member));
         match self {
-            Self::Trait(by) => quote!(<#ty as #by>::remember(&self.#member)),
-            Self::Clone => quote!(<#ty as ::core::clone::Clone>::clone(&self.#member)),
-            Self::Temporary(made) => quote!(<#made as ::core::convert::From<&Self>>::from(self)),
-            Self::BySize { .. } => {
-                let chosen = self.chosen(field);
-                quote!(<#chosen as __v::Keeps<#ty>>::remember(&self.#member))
+            Self::Held(_) => {
+                let holder = self.holder(field);
+                quote_spanned!(ty.span()=> #holder::hold(#remember #arguments))
             }
+            _ => quote!(#remember #arguments),
         }
     }
 
     /// Puts back `kept`.
     fn undo(&self, field: &Field<'_>, kept: &TokenStream) -> TokenStream {
         let Field { member, ty, .. } = field;
-        match self {
-            Self::Trait(by) => quote!(<#ty as #by>::undo(&mut self.#member, #kept);),
-            Self::Clone => quote!(self.#member = #kept;),
-            Self::Temporary(made) => quote!(__v::undo_temporary::<Self, #made>(self, #kept);),
-            Self::BySize { .. } => {
-                let chosen = self.chosen(field);
-                quote!(<#chosen as __v::Keeps<#ty>>::undo(&mut self.#member, #kept);)
+        let undo = match self {
+            Self::Trait(by) | Self::Held(by) => codec::of(field, by, &quote!(undo)),
+            Self::Clone => return quote!(self.#member = #kept;),
+            Self::Temporary(made) => return quote!(__v::undo_temporary::<Self, #made>(self, #kept);),
+            Self::Elements { in_place, on_heap } => by(field, &either(in_place, on_heap), &quote!(undo)),
+        };
+        let kept = match self {
+            Self::Held(_) => {
+                let holder = self.holder(field);
+                quote_spanned!(ty.span()=> #holder::release(#kept))
             }
-        }
+            _ => kept.clone(),
+        };
+        let arguments = codec::in_brackets(ty.span(), quote!(&mut self.#member, #kept));
+        quote!(#undo #arguments;)
     }
+}
+
+/// The first of two types of the library if the struct's values are few bytes, else the second.
+fn either(in_place: &TokenStream, on_heap: &TokenStream) -> TokenStream {
+    quote!(__v::Either<__FEW, #in_place, #on_heap>)
+}
+
+/// `item` of what `keeper` keeps of the field, all of it at the type, as [`codec::of`].
+fn by(field: &Field<'_>, keeper: &TokenStream, item: &TokenStream) -> TokenStream {
+    let ty = field.ty;
+    let place = ty.span();
+    let [keeper, keeps, item] =
+        [keeper, &quote!(__v::Keeps), item].map(|tokens| codec::shown_at(place, tokens.clone()));
+    let ty = codec::ends_at(place, ty);
+    quote_spanned!(place=> <#keeper as #keeps<#ty>>::#item)
 }
 
 /// What keeps the elements of an array, and of arrays in it: in place, and on the heap.
 pub(crate) fn of_elements(of: &TypeArray) -> [TokenStream; 2] {
     let inside = array(&of.elem).map_or_else(|| [quote!(__v::Whole), quote!(__v::Whole)], of_elements);
     let [in_place, on_heap] = inside;
-    [quote!(__v::Each<#in_place>), quote!(__v::Many<#on_heap>)]
+    [quote!(__v::InPlace<#in_place>), quote!(__v::OnHeap<#on_heap>)]
 }
 
 /// The type if it is an array as it is written here; by another name it is kept as its elements are, on the heap.
@@ -189,6 +221,7 @@ fn is_generic(container: &Container<'_>, ty: &Type) -> bool {
     codec::mentions(ty.to_token_stream(), &parameters)
 }
 
-fn kept(index: usize) -> Ident {
-    format_ident!("field_{index}")
+/// At the type, as all that the compiler may say of it.
+fn kept(index: usize, field: &Field<'_>) -> Ident {
+    format_ident!("field_{index}", span = field.ty.span())
 }

@@ -90,6 +90,10 @@ impl<D: SaveRestore + Send> Section for ByState<D> {
         self.state()?.save(out)
     }
 
+    fn save_at(&mut self, out: &mut Writer, version: u32) -> Result<()> {
+        self.state()?.save_version(out, version)
+    }
+
     fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
         let offset = input.offset();
         let (before, mut state) = (self.state()?, self.state()?);

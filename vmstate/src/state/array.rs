@@ -1,7 +1,7 @@
 //! Fixed arrays and boxes: elements concatenated, no count on the wire.
 
 use super::Wire;
-use super::keep::{Keeps, Many, Whole};
+use super::keep::{Keeps, OnHeap, Whole};
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::schema::{Kind, Shared};
 
 impl<T: Wire, const N: usize> Wire for [T; N] {
     // On the heap, as N may be any number. The derive keeps small arrays in place.
-    type Undo = <Many<Whole> as Keeps<Self>>::Kept;
+    type Undo = <OnHeap<Whole> as Keeps<Self>>::Kept;
     const KIND: Kind = Kind::Array(Shared::Static(KindOf::<T>::REF), N);
 
     #[inline]
@@ -23,11 +23,11 @@ impl<T: Wire, const N: usize> Wire for [T; N] {
     }
 
     fn remember(&self) -> Self::Undo {
-        <Many<Whole> as Keeps<Self>>::remember(self)
+        <OnHeap<Whole> as Keeps<Self>>::remember(self)
     }
 
     fn undo(&mut self, undo: Self::Undo) {
-        <Many<Whole> as Keeps<Self>>::undo(self, undo);
+        <OnHeap<Whole> as Keeps<Self>>::undo(self, undo);
     }
 }
 

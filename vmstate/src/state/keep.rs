@@ -48,22 +48,6 @@ impl<T: Wire> Keeps<T> for Whole {
     }
 }
 
-/// As [`Whole`], on the heap.
-#[derive(Debug)]
-pub struct Boxed;
-
-impl<T: Wire> Keeps<T> for Boxed {
-    type Kept = Box<T::Undo>;
-
-    fn remember(value: &T) -> Self::Kept {
-        Box::new(value.remember())
-    }
-
-    fn undo(value: &mut T, kept: Self::Kept) {
-        value.undo(*kept);
-    }
-}
-
 /// A clone.
 #[derive(Debug)]
 pub struct Cloned;
@@ -84,9 +68,9 @@ impl<T: Clone> Keeps<T> for Cloned {
 
 /// Each element of an array by `K`, in place.
 #[derive(Debug)]
-pub struct Each<K>(PhantomData<K>);
+pub struct InPlace<K>(PhantomData<K>);
 
-impl<T, K: Keeps<T>, const N: usize> Keeps<[T; N]> for Each<K> {
+impl<T, K: Keeps<T>, const N: usize> Keeps<[T; N]> for InPlace<K> {
     type Kept = [K::Kept; N];
 
     #[inline]
@@ -104,9 +88,9 @@ impl<T, K: Keeps<T>, const N: usize> Keeps<[T; N]> for Each<K> {
 
 /// Each element of an array by `K`, on the heap.
 #[derive(Debug)]
-pub struct Many<K>(PhantomData<K>);
+pub struct OnHeap<K>(PhantomData<K>);
 
-impl<T, K: Keeps<T>, const N: usize> Keeps<[T; N]> for Many<K> {
+impl<T, K: Keeps<T>, const N: usize> Keeps<[T; N]> for OnHeap<K> {
     type Kept = Vec<K::Kept>;
 
     fn remember(value: &[T; N]) -> Self::Kept {
@@ -137,4 +121,40 @@ impl<A, B> Choose<A, B> for If<true> {
 
 impl<A, B> Choose<A, B> for If<false> {
     type Chosen = B;
+}
+
+/// What is kept of a field that is no array: in place if the condition holds, else on the heap.
+pub trait Holds<U> {
+    /// Where it is.
+    type Held;
+    /// Puts it there.
+    fn hold(kept: U) -> Self::Held;
+    /// Takes it back.
+    fn release(held: Self::Held) -> U;
+}
+
+impl<U> Holds<U> for If<true> {
+    type Held = U;
+
+    #[inline]
+    fn hold(kept: U) -> U {
+        kept
+    }
+
+    #[inline]
+    fn release(held: U) -> U {
+        held
+    }
+}
+
+impl<U> Holds<U> for If<false> {
+    type Held = Box<U>;
+
+    fn hold(kept: U) -> Box<U> {
+        Box::new(kept)
+    }
+
+    fn release(held: Box<U>) -> U {
+        *held
+    }
 }

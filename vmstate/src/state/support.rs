@@ -9,7 +9,7 @@ pub use super::each::{
     save_list_of, save_prefixed_of,
 };
 pub use super::hook::{hook, load_hook, must_exist};
-pub use super::keep::{Boxed, Cloned, Each, Either, Keeps, Many, Whole, few, tiny};
+pub use super::keep::{Cloned, Either, Holds, If, InPlace, Keeps, OnHeap, Whole, few, tiny};
 pub use super::length::{count_to_load, count_to_save};
 pub use super::list::List;
 pub use super::map::Map;
