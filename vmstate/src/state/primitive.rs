@@ -1,5 +1,7 @@
 //! Integers and booleans.
 
+use byteorder::{BigEndian, ByteOrder as _};
+
 use super::Wire;
 use super::array::load_each;
 use crate::codec::{Reader, Strictness, Writer};
@@ -7,7 +9,7 @@ use crate::error::Result;
 use crate::schema::Kind;
 
 macro_rules! integer {
-    ($($type:ty => $kind:expr),* $(,)?) => {$(
+    ($($type:ty => $kind:expr, $write:expr, $read:expr);* $(;)?) => {$(
         impl Wire for $type {
             type Undo = $type;
             const KIND: Kind = $kind;
@@ -36,13 +38,7 @@ macro_rules! integer {
 
             #[inline]
             fn save_all(elements: &mut [Self], out: &mut Writer) -> Result<()> {
-                let (pieces, rest) = elements.as_chunks::<8>();
-                for piece in pieces {
-                    out.bytes(piece.map(Self::to_be_bytes).as_flattened());
-                }
-                for element in rest {
-                    out.bytes(&element.to_be_bytes());
-                }
+                $write(elements, out.room(size_of_val(elements)));
                 Ok(())
             }
 
@@ -52,10 +48,7 @@ macro_rules! integer {
                     // One by one, to name the element at which the bytes end.
                     return load_each(elements, input);
                 }
-                let (bytes, _) = input.take(size_of_val(elements))?.as_chunks();
-                for (element, bytes) in elements.iter_mut().zip(bytes) {
-                    *element = Self::from_be_bytes(*bytes);
-                }
+                $read(input.take(size_of_val(elements))?, elements);
                 Ok(())
             }
         }
@@ -63,14 +56,22 @@ macro_rules! integer {
 }
 
 integer! {
-    u8 => Kind::Unsigned(1),
-    u16 => Kind::Unsigned(2),
-    u32 => Kind::Unsigned(4),
-    u64 => Kind::Unsigned(8),
-    i8 => Kind::Signed(1),
-    i16 => Kind::Signed(2),
-    i32 => Kind::Signed(4),
-    i64 => Kind::Signed(8),
+    u8 => Kind::Unsigned(1), copy, copy;
+    u16 => Kind::Unsigned(2), BigEndian::write_u16_into, BigEndian::read_u16_into;
+    u32 => Kind::Unsigned(4), BigEndian::write_u32_into, BigEndian::read_u32_into;
+    u64 => Kind::Unsigned(8), BigEndian::write_u64_into, BigEndian::read_u64_into;
+    i8 => Kind::Signed(1), BigEndian::write_i8_into, read_i8_into;
+    i16 => Kind::Signed(2), BigEndian::write_i16_into, BigEndian::read_i16_into;
+    i32 => Kind::Signed(4), BigEndian::write_i32_into, BigEndian::read_i32_into;
+    i64 => Kind::Signed(8), BigEndian::write_i64_into, BigEndian::read_i64_into;
+}
+
+fn copy(from: &[u8], to: &mut [u8]) {
+    to.copy_from_slice(from);
+}
+
+fn read_i8_into(from: &[u8], to: &mut [i8]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.cast_signed());
 }
 
 impl Wire for bool {
