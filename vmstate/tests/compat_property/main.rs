@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use choices::Choices;
 use decode::Loader;
 use encode::Encoder;
-use model::{Outcomes, predicted};
+use model::{Outcomes, predicted, same};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
 use vmstate::compat::{Break, Condition, Direction, Reason, Subject, Verdict, check};
@@ -42,13 +42,14 @@ fn the_verdict_is_what_happens() {
             if let Verdict::NotCompared(_) = &crossing.verdict {
                 continue;
             }
+            let same = same(&crossing.relies_on);
             for seed in seeds {
                 let outcomes = Outcomes(seed);
                 let encoded = Encoder::encode(writer, crossing.version, outcomes);
                 if !encoded.is_possible {
                     continue;
                 }
-                let mut loader = Loader::new(&encoded);
+                let mut loader = Loader::new(&encoded, &same);
                 let happened = loader.load(reader, crossing.version);
                 let numbers = [&encoded.numbers, &loader.numbers];
                 let says = predicted(&crossing.verdict, outcomes, &numbers, &[&encoded.elements, &loader.elements]);
