@@ -126,7 +126,7 @@ fn many_subsections_and_predicates_are_quick() {
 /// Each element has an outcome of its own, which the other side has under another name.
 #[test]
 fn many_predicates_in_renamed_structs_are_quick() {
-    let entry = || nested("entry", vec![when("tag", U8, "tagged")]);
+    let entry = || nested("entry", vec![field("id", U8), when("tag", U8, "tagged")]);
     let dev = |name: &str, count| plain(vec![field(name, array(entry(), count))]);
     let report = ends_soon(|| check(&dev("queue", 10_000), &dev("requests", 10_000)));
     assert!(report.is_compatible(true), "{report}");
