@@ -54,7 +54,6 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
 
 /// How many elements the field may have, if it has any.
 pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<TokenStream> {
-    let ty = field.ty;
     let framing = match &field.codec {
         Codec::Each(framing, _) => Some(framing.as_ref()),
         _ => None,
@@ -68,11 +67,12 @@ pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<Toke
         None => quote!(__v::Length::Machine(__v::Shared::Static(#name))),
     };
     let length = quote!(::core::option::Option::Some(#length));
+    let room = of(field, &quote!(__v::Counted), &quote!(ROOM));
     Some(match &field.codec {
-        Codec::Bitmap(_) => quote!(__v::counted_bits::<#ty>(#length, #factor, #max)),
+        Codec::Bitmap(_) => quote!(__v::counted_bits(#room, #length, #factor, #max)),
         // Its elements are made anew, as many as there are.
         Codec::Each(..) => quote!(__v::Count::new(#length, #factor, #max, false)),
-        _ => quote!(__v::counted::<#ty>(#length, #factor, #max)),
+        _ => quote!(__v::counted(#room, #length, #factor, #max)),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+use super::asked::Predicate;
 use super::budget::{Budget, TooLarge};
 use super::item::Item;
 use super::layout::{Bound, Counting, Known, Layout, Length, Sent, Step};
@@ -153,7 +154,7 @@ impl Builder<'_> {
             match step {
                 program::Step::Member(member) => {
                     let name: &str = &member.name;
-                    self.budget.step(place.path.len() + place.scope.len() + name.len())?;
+                    self.budget.step(place.path.len() + name.len())?;
                     let named = names.entry(name).and_modify(|count| *count += 1).or_insert(1);
                     match named {
                         1 => self.member(program, member, version, &place.field(name))?,
@@ -261,18 +262,33 @@ impl Builder<'_> {
             Presence::Since(since) if *since > version => Ok(()),
             Presence::Since(_) => self.content(of, member, place),
             Presence::If(predicate) => {
-                self.budget.step(predicate.len())?;
                 let subject = match predicate.is_empty() {
-                    true => Subject::Unnamed(place.path.to_string()),
-                    false => Subject::Predicate(format!("{}{}", &**predicate, place.scope)),
+                    true => self.subject(Subject::Unnamed(place.path.to_string()), place),
+                    false => self.predicate(of, predicate, place)?,
                 };
-                let subject = self.subject(subject, place);
                 let jump = self.push(Step::Unless { subject, to: 0 })?;
                 self.content(of, member, place)?;
                 self.land(jump);
                 Ok(())
             }
         }
+    }
+
+    /// The outcome of a predicate in the struct that is being built: a subsection asks the one around it.
+    fn predicate(&mut self, of: &Program<'_>, predicate: &str, place: &Place) -> Result<Id, TooLarge> {
+        let innermost = |is_subsection| {
+            let part = self.parts.iter().rfind(|part| part.is_subsection == is_subsection);
+            part.map(|part| Rc::clone(&part.place.path)).unwrap_or_default()
+        };
+        let (within, holder) = (innermost(true), innermost(false));
+        self.budget.step(of.name.len() + predicate.len() + within.len() + holder.len())?;
+        let text = if holder.is_empty() { predicate.to_owned() } else { format!("{predicate} of {holder}") };
+        let id = self.subject(Subject::Predicate(text), place);
+        if !self.layout.last_use.contains_key(&id) {
+            let (of, within, name) = (of.name.to_owned(), within.to_string(), predicate.to_owned());
+            self.layout.asked.entry(Predicate { of, within, depth: place.depth, name }).or_default().push(id);
+        }
+        Ok(id)
     }
 
     /// The member's bytes, and what decides about them beside its encoding.
@@ -406,7 +422,7 @@ impl Builder<'_> {
 
     fn array(&mut self, element: &Encoding<'_>, count: u64, place: &Place) -> Result<(), TooLarge> {
         for index in 0..count {
-            self.budget.step(place.path.len() + place.scope.len())?;
+            self.budget.step(place.path.len())?;
             let before = self.layout.steps.len();
             self.encoding(element, &place.element(index))?;
             if self.layout.steps.len() == before {
@@ -433,7 +449,7 @@ impl Builder<'_> {
         place: &Place,
         body: impl FnOnce(&mut Self, &Place) -> Result<(), TooLarge>,
     ) -> Result<(), TooLarge> {
-        self.budget.step(place.path.len() + place.scope.len())?;
+        self.budget.step(place.path.len())?;
         let inside = place.counted();
         let elements = self.subject(Subject::Elements(place.path.to_string()), place);
         let head = self.push(Step::Loop { elements, counting, bound, path: place.path.clone(), end: 0 })?;

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use super::asked::Predicate;
 use super::item::Item;
 use super::reliance::Relied;
 use super::subjects::Id;
@@ -122,6 +123,10 @@ pub(super) struct Layout {
     pub(super) last_use: BTreeMap<Id, usize>,
     /// Which subjects were decided inside of loops, and of how many.
     pub(super) depths: BTreeMap<Id, usize>,
+    /// The outcomes of each named predicate, one for each field that holds its struct, in wire order.
+    pub(super) asked: BTreeMap<Predicate, Vec<Id>>,
+    /// Outcomes that the writer's layout has at another path, and what they were at the reader's.
+    pub(super) paired: BTreeMap<Id, Id>,
     /// Steps whose values are lengths; behind the second step nobody asks for them any more.
     pub(super) lengths: BTreeMap<usize, usize>,
     /// Of each step, if it is of a nested struct.

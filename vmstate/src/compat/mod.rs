@@ -5,6 +5,7 @@
 //! description says is compared; what it cannot say is relied on, and each verdict lists it by name ([`Reliance`]).
 //! docs/compatibility.md lists all of that.
 
+mod asked;
 mod assumption;
 mod budget;
 mod build;
@@ -116,7 +117,8 @@ fn compare(
     let (mut sent, mut subjects) = (Sent::new(), Subjects::default());
     build::subsections(writer, &mut sent, budget)?;
     let written = build::written(writer, version, &mut subjects, budget)?;
-    let read = build::read(reader, version, &sent, &mut subjects, budget)?;
+    let mut read = build::read(reader, version, &sent, &mut subjects, budget)?;
+    asked::pair(&written, &mut read);
     Sides::new(written, read, subjects, budget).crossing(direction, version)
 }
 

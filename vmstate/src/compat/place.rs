@@ -1,20 +1,18 @@
-//! Places in a description: the paths that verdicts name, and the scopes of predicates.
+//! Places in a description: the paths that verdicts name.
 
 use std::rc::Rc;
 
-/// Where in the description: the field's path, the array elements on the way, how many loops are around, and if it is in
-/// the key of a map.
+/// Where in the description: the field's path, how many loops are around, and if it is in the key of a map.
 #[derive(Clone)]
 pub(super) struct Place {
     pub(super) path: Rc<str>,
-    pub(super) scope: Rc<str>,
     pub(super) depth: usize,
     pub(super) in_key: bool,
 }
 
 impl Default for Place {
     fn default() -> Self {
-        Self { path: "".into(), scope: "".into(), depth: 0, in_key: false }
+        Self { path: "".into(), depth: 0, in_key: false }
     }
 }
 
@@ -25,13 +23,11 @@ impl Place {
     }
 
     pub(super) fn element(&self, index: u64) -> Self {
-        let inside = |of: &str| format!("{of}[{index}]").into();
-        Self { path: inside(&self.path), scope: inside(&self.scope), ..self.clone() }
+        Self { path: format!("{}[{index}]", self.path).into(), ..self.clone() }
     }
 
-    /// A loop's name is not in the scope: it may be another on the other side.
+    /// Any element of a loop.
     pub(super) fn counted(&self) -> Self {
-        let inside = |of: &str| format!("{of}[]").into();
-        Self { path: inside(&self.path), scope: inside(&self.scope), depth: self.depth + 1, ..self.clone() }
+        Self { path: format!("{}[]", self.path).into(), depth: self.depth + 1, ..self.clone() }
     }
 }

@@ -54,9 +54,16 @@ impl Sides<'_> {
     fn ask(&self, state: &Position, subject: Id, found: &mut Found, apply: impl Fn(bool, &mut Position)) -> Next {
         let is_shared = |layout: &Layout| layout.last_use.contains_key(&subject);
         if is_shared(&self.written) && is_shared(&self.read) {
-            match self.subjects.borrow().get(subject) {
+            let subjects = self.subjects.borrow();
+            match subjects.get(subject) {
                 Some(Subject::Unnamed(field)) => drop(found.relied.unnamed.insert(field.clone())),
-                Some(Subject::Predicate(name)) => drop(found.relied.predicates.insert(shared_name(name))),
+                Some(Subject::Predicate(name)) => {
+                    let read = self.read.paired.get(&subject).and_then(|read| subjects.get(*read));
+                    found.relied.predicates.insert(match read {
+                        Some(Subject::Predicate(read)) => format!("{name} and {read}"),
+                        _ => shared_name(name),
+                    });
+                }
                 _ => {}
             }
         }

@@ -102,7 +102,8 @@ pub struct Condition {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
-    /// The outcome of a predicate, by name; behind it `[2]` in an element of an array, `[]` in each element of a counted one.
+    /// The outcome of a predicate, by name; in a nested struct with the struct's path: `is_open of lanes[2]`, with `[]` in each
+    /// element of a counted array.
     Predicate(String),
     /// The outcome of a predicate that has no name, by its field.
     Unnamed(String),
@@ -257,7 +258,8 @@ pub enum Reliance {
     Codec(String),
     /// The reader's own functions, which these attributes name, take what comes.
     Hooks(Vec<String>),
-    /// The predicates of these names have the same outcome on both sides, and mean the same.
+    /// The predicates of these names have the same outcome on both sides, and mean the same. `is_open of a and is_open
+    /// of b` is about a struct that is `a` in the writer and `b` in the reader.
     Outcomes(Vec<String>),
     /// Both machines are configured to have the same of these: values, lengths, null pointers, room for elements.
     Configuration(Vec<String>),

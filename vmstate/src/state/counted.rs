@@ -57,22 +57,23 @@ pub enum Room {
     Made,
 }
 
-/// What the description says of a `T` that has, for each that `length` counts, `factor` elements, `max` at most.
-pub const fn counted<T: Counted>(length: Option<Length>, factor: usize, max: usize) -> Count {
-    within::<T>(length, factor, max, 1)
+/// What the description says of a field with `room` that has, for each that `length` counts, `factor` elements, `max` at
+/// most. The derive passes [`Counted::ROOM`]: asked for here, an unsupported type would be an error a second time.
+pub const fn counted(room: Room, length: Option<Length>, factor: usize, max: usize) -> Count {
+    within(room, length, factor, max, 1)
 }
 
 /// As [`counted`], of a bitmap in words: its elements are bits.
-pub const fn counted_bits<T: Counted>(length: Option<Length>, factor: usize, max: usize) -> Count {
-    within::<T>(length, factor, max, 64)
+pub const fn counted_bits(room: Room, length: Option<Length>, factor: usize, max: usize) -> Count {
+    within(room, length, factor, max, 64)
 }
 
-const fn within<T: Counted>(length: Option<Length>, factor: usize, max: usize, each: usize) -> Count {
-    let most = match T::ROOM {
+const fn within(room: Room, length: Option<Length>, factor: usize, max: usize, each: usize) -> Count {
+    let most = match room {
         Room::Fixed(elements) if elements.saturating_mul(each) < max => elements.saturating_mul(each),
         _ => max,
     };
-    Count::new(length, factor, most, matches!(T::ROOM, Room::Made))
+    Count::new(length, factor, most, matches!(room, Room::Made))
 }
 
 /// All elements are sent. They are loaded in place, new ones start from their default: what they skip survives a load.

@@ -123,6 +123,17 @@ fn many_subsections_and_predicates_are_quick() {
     assert!(report.contains("loads if subsection \"dev/s40\" is not sent, else"), "{report}");
 }
 
+/// Each element has an outcome of its own, which the other side has under another name.
+#[test]
+fn many_predicates_in_renamed_structs_are_quick() {
+    let entry = || nested("entry", vec![field("id", U8), when("tag", U8, "tagged")]);
+    let dev = |name: &str, count| plain(vec![field(name, array(entry(), count))]);
+    let report = ends_soon(|| check(&dev("queue", 10_000), &dev("requests", 10_000)));
+    assert!(report.is_compatible(true), "{report}");
+    // Nothing says which one is new.
+    assert!(!ends_soon(|| check(&dev("queue", 10_000), &dev("requests", 9_999))).is_compatible(true));
+}
+
 /// As many fields without a name for their predicate as QEMU's largest devices have.
 #[test]
 fn many_predicates_without_a_name_are_quick() {

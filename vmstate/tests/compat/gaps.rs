@@ -22,10 +22,10 @@ fn the_same_loads() {
         &dev,
         "old -> new, version 1: loads
         relies on: the hand-written codec \"timer\", to read what it wrote
-        relies on: the predicates has_irq, tagged[], to have the same outcome on both sides
+        relies on: the predicates has_irq, tagged of entries[], to have the same outcome on both sides
         new -> old, version 1: loads
         relies on: the hand-written codec \"timer\", to read what it wrote
-        relies on: the predicates has_irq, tagged[], to have the same outcome on both sides",
+        relies on: the predicates has_irq, tagged of entries[], to have the same outcome on both sides",
     );
 }
 

@@ -261,8 +261,14 @@ fn predicates_without_a_name_are_one_only_if_the_fields_are() {
 fn a_rename_of_a_list_does_not_part_its_predicates() {
     let entry = || nested("entry", vec![field("id", U8), when("tag", U32, "tagged")]);
     let list = |name: &str| plain(vec![field(name, Kind::CountedArray(entry().into()))]);
-    let relies = "relies on: the predicates tagged[], to have the same outcome on both sides";
-    says(&list("queue"), &list("requests"), &both_load(relies, relies));
+    says(
+        &list("queue"),
+        &list("requests"),
+        &both_load(
+            "relies on: the predicates tagged of queue[] and tagged of requests[], to have the same outcome on both sides",
+            "relies on: the predicates tagged of requests[] and tagged of queue[], to have the same outcome on both sides",
+        ),
+    );
 }
 
 #[test]

@@ -176,6 +176,13 @@ impl Choices {
         for _ in 0..self.below(4) {
             self.change(&mut new);
         }
+        if self.below(2) == 1 {
+            // Of a struct, predicates inside know the name.
+            let mut fields = new.fields.to_vec();
+            let holders = fields.iter_mut().filter(|field| holds_predicates(&field.kind));
+            holders.for_each(|field| field.name = format!("{}_renamed", &*field.name).as_str().into());
+            new.fields = Shared::from(fields);
+        }
         new
     }
 
@@ -301,5 +308,17 @@ impl Choices {
             Kind::Bool => Kind::Unsigned(1),
             _ => Kind::Bool,
         }
+    }
+}
+
+/// True if a struct of the field, or of its elements, asks a predicate that has a name.
+fn holds_predicates(kind: &Kind) -> bool {
+    match kind {
+        Kind::Struct(of) | Kind::StructAt(of, _) | Kind::Temporary(of) => {
+            let asks = |field: &Field| matches!(&field.presence, Presence::If(name) if !name.is_empty());
+            of.fields.iter().any(asks)
+        }
+        Kind::Array(of, _) | Kind::CountedArray(of) | Kind::List(of) => holds_predicates(of),
+        _ => false,
     }
 }

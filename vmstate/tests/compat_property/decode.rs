@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use vmstate::schema::{Count as Allowed, Description, Field, Kind, Limit};
 
 use crate::encode::{BYTE, Count, Encoder, WORD};
-use crate::model::{Bound, Byte, Counts, Integer, Numbers, Outcomes, Part, Place, Source, Tag};
+use crate::model::{Bound, Byte, Counts, Integer, Numbers, Outcomes, Part, Place, Same, Source, Tag};
 use crate::model::{fields, is_plain, words};
 
 pub(crate) struct Loader<'a> {
     outcomes: Outcomes,
+    same: &'a Same,
     bytes: &'a [Byte],
     at: usize,
     counted: Option<usize>,
@@ -31,13 +32,14 @@ pub(crate) struct Loader<'a> {
 type Loaded = Result<(), String>;
 
 impl<'a> Loader<'a> {
-    pub(crate) fn new(encoded: &'a Encoder<'_>) -> Self {
+    pub(crate) fn new(encoded: &'a Encoder<'_>, same: &'a Same) -> Self {
         let (outcomes, bytes) = (encoded.outcomes, encoded.bytes.as_slice());
         let (counts, pointers) = (encoded.counts.clone(), encoded.pointers.clone());
         let (parts, numbers, elements) = (Vec::new(), Numbers::new(), Counts::new());
         let bounded = encoded.bounded.as_slice();
         Loader {
             outcomes,
+            same,
             bytes,
             at: 0,
             counted: None,
@@ -86,7 +88,7 @@ impl<'a> Loader<'a> {
         is_subsection: bool,
     ) -> Loaded {
         self.parts.push(Part { description, place: place.clone(), is_subsection, integers: BTreeMap::new() });
-        for (field, place) in fields(description, version, place, self.outcomes) {
+        for (field, place) in fields(&self.parts, version, self.outcomes, self.same) {
             self.field(field, &place)?;
         }
         while let Some((name, version, length)) = self.peek_subsection(&description.name) {

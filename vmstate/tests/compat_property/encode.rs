@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use vmstate::schema::{Count as Allowed, Description, Field, Kind, Length};
 
-use crate::model::{Bound, Byte, Counts, Integer, Numbers, Origin, Outcomes, Part, Place, Source, Tag};
+use crate::model::{Bound, Byte, Counts, Integer, Numbers, Origin, Outcomes, Part, Place, Same, Source, Tag};
 use crate::model::{fields, is_plain, words};
 
 /// Where a counted field begins, which it is, how many elements it has, if it is a bitmap, and what says how many.
@@ -73,7 +73,7 @@ impl<'a> Encoder<'a> {
 
     fn description(&mut self, description: &'a Description, version: u32, place: &Place, is_subsection: bool) {
         self.parts.push(Part { description, place: place.clone(), is_subsection, integers: BTreeMap::new() });
-        for (field, place) in fields(description, version, place, self.outcomes) {
+        for (field, place) in fields(&self.parts, version, self.outcomes, &Same::new()) {
             self.field(description, field, &place);
         }
         for subsection in description.subsections.iter() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
-use vmstate::compat::{Case, Subject, Verdict};
+use vmstate::compat::{Case, Reliance, Subject, Verdict};
 use vmstate::schema::{Count, Description, Field, Kind, Length, Limit, Presence};
 
 /// What is decided at run time, the same on both sides.
@@ -63,17 +63,16 @@ pub(crate) struct Byte {
     pub(crate) origin: Rc<Origin>,
 }
 
-/// Field path and array indices on the way.
+/// Path of the field.
 #[derive(Clone, Default)]
 pub(crate) struct Place {
     pub(crate) path: String,
-    pub(crate) indices: String,
 }
 
 impl Place {
     pub(crate) fn field(&self, name: &str) -> Self {
         let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
-        Self { path, ..self.clone() }
+        Self { path }
     }
 
     pub(crate) fn element(&self, index: usize) -> Self {
@@ -86,7 +85,7 @@ impl Place {
     }
 
     pub(crate) fn inside(&self, what: &str) -> Self {
-        Self { path: self.path.clone() + what, indices: self.indices.clone() + what }
+        Self { path: self.path.clone() + what }
     }
 }
 
@@ -150,24 +149,38 @@ impl Integer {
     }
 }
 
-/// The fields at a version, with the name that tells those of one name apart.
-pub(crate) fn fields<'a>(
-    description: &'a Description,
-    version: u32,
-    place: &Place,
-    outcomes: Outcomes,
-) -> Vec<(&'a Field, Place)> {
+/// Outcomes of the reader that a verdict takes to be the writer's of another name.
+pub(crate) type Same = BTreeMap<String, String>;
+
+/// Those that `relies_on` names.
+pub(crate) fn same(relies_on: &[Reliance]) -> Same {
+    let names = relies_on.iter().filter_map(|reliance| match reliance {
+        Reliance::Outcomes(names) => Some(names),
+        _ => None,
+    });
+    let pairs = names.flatten().filter_map(|name| name.split_once(" and "));
+    pairs.map(|(written, read)| (read.to_owned(), written.to_owned())).collect()
+}
+
+/// The fields at a version of the struct or subsection that `parts` ends with, with the name that tells those of one name
+/// apart. A predicate is asked of the innermost struct.
+pub(crate) fn fields<'a>(parts: &[Part<'a>], version: u32, outcomes: Outcomes, same: &Same) -> Vec<(&'a Field, Place)> {
+    let Some(Part { description, place, .. }) = parts.last() else { return vec![] };
+    let holder = parts.iter().rfind(|part| !part.is_subsection).map_or("", |part| &part.place.path);
     let mut before: Vec<&str> = Vec::new();
     let mut there = Vec::new();
     for field in description.fields.iter() {
-        let same = before.iter().filter(|name| **name == &*field.name).count();
+        let earlier = before.iter().filter(|name| **name == &*field.name).count();
         before.push(&field.name);
-        let name = if same == 0 { field.name.to_string() } else { format!("{}#{}", &*field.name, same + 1) };
+        let name = if earlier == 0 { field.name.to_string() } else { format!("{}#{}", &*field.name, earlier + 1) };
         let place = place.field(&name);
         let is_there = match &field.presence {
             Presence::Since(since) => *since <= version,
             Presence::If(name) if name.is_empty() => outcomes.holds("unnamed", &place.path),
-            Presence::If(name) => outcomes.holds("predicate", &format!("{}{}", &**name, place.indices)),
+            Presence::If(name) => {
+                let asked = if holder.is_empty() { name.to_string() } else { format!("{} of {holder}", &**name) };
+                outcomes.holds("predicate", same.get(&asked).unwrap_or(&asked))
+            }
             _ => true,
         };
         if is_there {
