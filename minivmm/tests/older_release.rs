@@ -61,7 +61,7 @@ fn machine() -> Sections<'static> {
 #[test]
 fn a_machine_has_the_versions_of_the_release() {
     let mut sections = machine();
-    sections.save_for(release("machine/2"));
+    sections.save_for(Some(release("machine/2")));
     let sent = sent(&mut sections).unwrap();
     assert_eq!(sent.len(), machine().in_order().len());
     for (name, version, _) in sent {
@@ -73,7 +73,7 @@ fn a_machine_has_the_versions_of_the_release() {
 #[test]
 fn what_the_first_release_does_not_know_is_named() {
     let mut sections = machine();
-    sections.save_for(release("machine/1"));
+    sections.save_for(Some(release("machine/1")));
     let error = sent(&mut sections).unwrap_err().to_string();
     for name in ["minivmm/preflight/0", "minivmm/ownership/0"] {
         assert!(error.contains(&format!("{name}: this section is not known there")), "{error}");
@@ -87,7 +87,7 @@ fn a_clock_goes_without_what_its_first_version_did_not_have() {
     let sizes = ["minivmm-clock/1", "minivmm-clock/2"].map(|entry| {
         let mut sections = Sections::new();
         sections.add(ClockReference::default()).unwrap();
-        sections.save_for(release(entry));
+        sections.save_for(Some(release(entry)));
         sent(&mut sections).unwrap()
     });
     let name = || "minivmm/clock".to_owned();

@@ -128,7 +128,7 @@ fn what_is_sent_is_what_the_older_release_sends() {
         let mut pic = old::Pic { level: 3 };
         let expected = saved(&mut of_old(&mut then, &mut pic)).unwrap();
         let mut sections = with_alias(today(timeout_ns), old::Pic { level: 3 });
-        sections.save_for(release());
+        sections.save_for(Some(release()));
         let sent = saved(&mut sections).unwrap();
         assert_eq!(stream(&sent).escape_ascii().to_string(), stream(&expected).escape_ascii().to_string());
         let mut there = (old::Uart::default(), old::Pic::default());
@@ -145,7 +145,7 @@ fn what_is_sent_is_what_the_older_release_sends() {
 /// The release cannot be told, and nothing was written; each reason is named.
 #[track_caller]
 fn refused(sections: &mut Sections<'_>, release: Schema, reasons: &[&str]) {
-    sections.save_for(release);
+    sections.save_for(Some(release));
     let error = saved(sections).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Rejected);
     let text = format!("the release for which it is saved cannot have this machine: {}", reasons.join("; "));
@@ -203,7 +203,7 @@ fn a_section_that_is_not_needed_is_not_missed() {
     for (used, taken) in [(false, true), (true, false)] {
         let mut sections = with_alias(today(0), old::Pic::default());
         sections.add(Plug { used }).unwrap();
-        sections.save_for(release());
+        sections.save_for(Some(release()));
         assert_eq!(saved(&mut sections).is_ok(), taken);
     }
 }
@@ -252,7 +252,7 @@ fn another_layout_is_refused() {
         level: u16,
     }
     let mut sections = with_alias(today(0), Pic::default());
-    sections.save_for(release());
+    sections.save_for(Some(release()));
     let error = saved(&mut sections).unwrap_err().to_string();
     assert!(error.contains("pic/0: at version 1 it breaks there at level because "), "{error}");
 }
@@ -287,7 +287,7 @@ impl Section for HandWritten {
 #[test]
 fn a_hand_written_section_says_that_it_knows_its_newest_version_only() {
     let mut sections = with_alias(today(0), HandWritten(1));
-    sections.save_for(release());
+    sections.save_for(Some(release()));
     let error = saved(&mut sections).unwrap_err().to_string();
     assert!(error.contains("pic/0: cannot be saved at version 1"), "{error}");
 }
@@ -320,7 +320,7 @@ fn what_becomes_needed_later_is_refused_before_any_device_is_sent() {
 fn devices_that_threads_share_are_saved_for_it_too() {
     let uart: Arc<Mutex<dyn Section + Send>> = Arc::new(Mutex::new(today(0)));
     let mut sections = with_alias(uart, old::Pic::default());
-    sections.save_for(release());
+    sections.save_for(Some(release()));
     let (mut uart, mut pic) = (old::Uart::default(), old::Pic::default());
     load(&saved(&mut sections).unwrap(), Strictness::Strict, &mut of_old(&mut uart, &mut pic)).unwrap();
     assert_eq!((uart.divider, uart.fifo), (12, 7));

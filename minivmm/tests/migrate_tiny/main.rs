@@ -3,6 +3,7 @@
 mod ends;
 mod machine;
 mod moves;
+mod older;
 mod ownership;
 mod proxy;
 mod requests;

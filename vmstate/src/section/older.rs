@@ -23,15 +23,23 @@ pub(super) struct Older {
 impl Sections<'_> {
     /// From now on everything is saved so that the release loads it whose schema this is
     /// ([`schema`](Self::schema), as that release wrote it): sections under the name that it knows of those that they have
-    /// and had, sections and subsections at its version if that is older than today's.
+    /// and had, sections and subsections at its version if that is older than today's. With `None`, and before the first
+    /// call, everything is saved at its newest version. No migration or snapshot changes it, however it ends.
     ///
     /// A migration or snapshot is refused before anything is sent, with all reasons, if something cannot be said in that
     /// release: a section or a subsection that is needed now and not known there, one whose version there is no longer
     /// written here, one that it does not do without and that this machine does not send, another layout. To find
-    /// subsections that are needed, everything is saved once more before, in a live migration while the guest runs; what is
-    /// needed only when the guest has stopped is found then, and the guest runs on here.
-    pub fn save_for(&mut self, release: Schema) {
-        self.release = Some(Arc::new(release));
+    /// subsections that are needed, everything is saved once more before, in a live migration while the guest runs. What
+    /// becomes needed later ends the migration at the next [rehearsal](crate::migrate::Machine::rehearse), or in the pause
+    /// before any device is sent; the guest runs on here.
+    pub fn save_for(&mut self, release: Option<Schema>) {
+        self.release = release.map(Arc::new);
+        self.forget_older();
+    }
+
+    /// How each section is sent is looked up anew before the next save.
+    pub(super) fn forget_older(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.older = None);
     }
 
     /// The release for which everything is saved, unless that is this one.
@@ -39,10 +47,10 @@ impl Sections<'_> {
         self.release.clone()
     }
 
-    /// Tells each section how it is sent.
+    /// Tells each section how it is sent: once, and not again in the pause.
     pub(super) fn look_up_release(&mut self) {
         let Some(release) = &self.release else { return };
-        for entry in &mut self.entries {
+        for entry in self.entries.iter_mut().filter(|entry| entry.older.is_none()) {
             let aliases = self.aliases.iter().filter(|(_, idstr)| *idstr == entry.idstr).map(|(older, _)| older);
             let names = std::iter::once(&entry.idstr).chain(aliases);
             let known = names.into_iter().find_map(|name| Some((name, release.section(name)?)));

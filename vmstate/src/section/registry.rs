@@ -163,6 +163,7 @@ impl<'a> Sections<'a> {
             None if self.renamed(older).is_some() => Ok(()),
             None => {
                 self.aliases.push((older.to_owned(), idstr.to_owned()));
+                self.forget_older();
                 Ok(())
             }
         }

@@ -105,6 +105,10 @@ impl Guest {
         self.memory.lock().unwrap().log
     }
 
+    pub fn is_running(&self) -> bool {
+        self.memory.lock().unwrap().running
+    }
+
     pub fn set_running(&self, running: bool) {
         let mut memory = self.memory.lock().unwrap();
         memory.catch_up(self.world.now());

@@ -92,8 +92,16 @@ impl Setup {
     }
 
     /// Both sides to their end.
-    pub fn run(self) -> Outcome {
-        let Self { world, mut source, mut destination, mut source_devices, mut destination_devices, .. } = self;
+    pub fn run(mut self) -> Outcome {
+        let mut source_devices = std::mem::take(&mut self.source_devices);
+        let mut destination_devices = std::mem::take(&mut self.destination_devices);
+        let outcome = self.run_with(&mut sections(&mut source_devices), &mut sections(&mut destination_devices));
+        Outcome { source_devices, destination_devices, ..outcome }
+    }
+
+    /// Both sides to their end, with these sections and not the set-up's devices.
+    pub fn run_with(self, here: &mut Sections<'_>, there: &mut Sections<'_>) -> Outcome {
+        let Self { world, mut source, mut destination, source_devices, destination_devices, .. } = self;
         let (departure, arrival) = thread::scope(|scope| {
             let arriving = scope.spawn(|| {
                 world.begin(Side::Destination);
@@ -103,7 +111,7 @@ impl Setup {
                         clock: &world.end(Side::Destination),
                         ram: &destination.guest.clone(),
                         machine: &mut destination,
-                        sections: &mut sections(&mut destination_devices),
+                        sections: there,
                     },
                     &self.destination_options,
                     &self.destination_control,
@@ -122,7 +130,7 @@ impl Setup {
                     ram: &source.guest.clone(),
                     log: &mut source.guest.clone(),
                     machine: &mut source,
-                    sections: &mut sections(&mut source_devices),
+                    sections: here,
                 },
                 &self.source_options,
                 &self.source_control,

@@ -84,6 +84,14 @@ impl Vm {
             let why = "the guest has stood here since a migration and may be stale: let it go on with cont first";
             return Err(Refusal(why.into()));
         }
+        if release.is_some() {
+            // What that release lacks is looked for before the first byte, also in the state that KVM has now.
+            let before = self.shared.run_state();
+            self.stand_still(before, REHEARSAL)?;
+            if before == RunState::Running {
+                self.start();
+            }
+        }
         let control = Control::default();
         self.shared.parameters().apply(&control);
         let setup = Phase::Source(SourcePhase::Setup);

@@ -49,9 +49,7 @@ impl Departure {
             Ok(sections) => sections,
             Err(error) => return failed(chain(&error)),
         };
-        if let Some(release) = self.release.take() {
-            sections.save_for(release);
-        }
+        sections.save_for(self.release.take());
         if let Err(error) = self.seam.begin() {
             return failed(chain(&error));
         }

@@ -40,7 +40,10 @@ impl Source<'_, '_> {
         self.hear_all()
     }
 
-    /// Saves the sections for nobody, and sends pages, as the pause will.
+    /// Saves the sections for nobody, and sends pages, as the pause will. What the destination's release cannot have
+    /// ([`Sections::save_for`]) fails the migration here, before the guest is paused for it.
+    ///
+    /// [`Sections::save_for`]: crate::section::Sections::save_for
     fn measure_standing(&mut self, machine: Rehearsal) -> Result<()> {
         let begun = self.clock.now();
         let (mut devices, mut described) = (Vec::new(), save::describe(&self.options.machine_type));
