@@ -30,6 +30,9 @@ pub(crate) enum Tells {
 /// In pauses little is sent: the last one or two of them tell.
 const PAUSED_WINDOW: Duration = Duration::from_millis(20);
 
+/// A chunk in a pause tells nothing if it is smaller: how late a process gets its processor would be taken for the wire.
+const LEAST_SAMPLE: u64 = 64 << 10;
+
 /// A chunk on its way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chunk {
@@ -97,7 +100,7 @@ impl WireSpeed {
                         self.telling.add(bytes as f64, busy);
                     }
                 }
-                Tells::Pause if whole => self.paused.add(bytes as f64, busy),
+                Tells::Pause if whole && bytes >= LEAST_SAMPLE => self.paused.add(bytes as f64, busy),
                 Tells::Pause | Tells::Nothing => {}
             }
         }
@@ -106,9 +109,11 @@ impl WireSpeed {
         true
     }
 
-    /// Bytes a second while the guest stands. The same as while it runs, until a rehearsal has shown it.
+    /// Bytes a second while the guest stands: what rehearsals have shown, and no less than while it runs, since a guest that
+    /// stands slows nothing down.
     pub(crate) fn paused_bytes_per_second(&self) -> Option<f64> {
-        self.paused.per_second().or_else(|| self.bytes_per_second())
+        let (paused, running) = (self.paused.per_second(), self.bytes_per_second());
+        paused.into_iter().chain(running).reduce(f64::max)
     }
 
     /// Bytes a second from the source's memory to the destination's, at full speed while the guest runs; `None` before the
@@ -276,9 +281,16 @@ mod tests {
         speed.sent(chunk(17, 9_000, 0, 1000, Tells::Pause));
         speed.answered(20 * MS);
         assert_eq!(speed.paused_bytes_per_second(), Some(2.5e8));
-        speed.sent(chunk(20, 4_000_000, 1000, 0, Tells::Pause));
-        speed.answered(61 * MS);
-        assert!((speed.paused_bytes_per_second().unwrap() / 1.03e8 - 1.0).abs() < 0.01);
+        speed.sent(chunk(20, 4_000, 1, 0, Tells::Pause));
+        speed.answered(50 * MS);
+        assert_eq!(speed.paused_bytes_per_second(), Some(2.5e8));
+        speed.sent(chunk(50, 8_000_000, 2000, 0, Tells::Pause));
+        speed.answered(91 * MS);
+        assert!((speed.paused_bytes_per_second().unwrap() / 2.02e8 - 1.0).abs() < 0.01, "{speed:?}");
+        // Slower than while the guest runs is not believed.
+        speed.sent(chunk(91, 8_000_000, 2000, 0, Tells::Pause));
+        speed.answered(1092 * MS);
+        assert_eq!(speed.paused_bytes_per_second(), Some(1e8));
     }
 
     #[test]
