@@ -110,7 +110,7 @@ impl Measured {
 
     /// What is done ahead of the pause will still take this long in it. The newest time counts half.
     pub(crate) fn prepared(&mut self, takes: Duration) {
-        self.prepared = self.prepared.map_or(takes, |before| mean(before, takes)).into();
+        self.prepared = Some(self.prepared.map_or(takes, |before| mean(before, takes)));
     }
 
     /// The pause was rehearsed.
