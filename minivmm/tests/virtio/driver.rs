@@ -36,8 +36,13 @@ pub struct Driver<M: Model> {
 
 impl<M: Model> Driver<M> {
     pub fn new(model: M, memory: GuestMemory) -> Self {
+        Self::named("virtio", model, memory)
+    }
+
+    /// The same; the device's thread has this name, of at most 15 bytes.
+    pub fn named(name: &str, model: M, memory: GuestMemory) -> Self {
         let line = Arc::new(TestLine::default());
-        let device = Virtio::new("virtio-mmio@test/virtio".into(), model, memory.clone(), line.clone()).unwrap();
+        let device = Virtio::new(format!("virtio-mmio@test/{name}"), model, memory.clone(), line.clone()).unwrap();
         let queues = (0..M::QUEUES.len()).map(|index| Queue::new(index, memory.clone())).collect();
         Self { device, memory, line, queues }
     }
@@ -73,11 +78,11 @@ impl<M: Model> Driver<M> {
     }
 
     pub fn set_up_queue(&mut self, index: usize) {
-        let base = self.queues[index].base;
+        let Queue { base, size, .. } = self.queues[index];
         self.write32(0x030, index as u32);
         assert_eq!(self.read32(0x044), 0, "not ready yet");
-        assert!(self.read32(0x034) >= u32::from(QUEUE_SIZE));
-        self.write32(0x038, u32::from(QUEUE_SIZE));
+        assert!(self.read32(0x034) >= u32::from(size));
+        self.write32(0x038, u32::from(size));
         for (register, address) in [(0x080, base), (0x090, base + AVAILABLE), (0x0a0, base + USED)] {
             self.write32(register, address as u32);
             self.write32(register + 4, (address >> 32) as u32);
@@ -131,12 +136,14 @@ impl<M: Model> Driver<M> {
 /// Address, length, device writes.
 pub type Buffer = (u64, u32, bool);
 
-pub const AVAILABLE: u64 = 0x1000;
-pub const USED: u64 = 0x2000;
+pub const AVAILABLE: u64 = 0x5000;
+pub const USED: u64 = 0x7000;
 
 /// One split ring, driver side (§2.7).
 pub struct Queue {
     pub base: u64,
+    /// Descriptors, up to 1024; set before the device is started.
+    pub size: u16,
     memory: GuestMemory,
     available: u16,
     seen: u16,
@@ -147,7 +154,7 @@ pub struct Queue {
 impl Queue {
     fn new(index: usize, memory: GuestMemory) -> Self {
         let base = (1 << 20) + index as u64 * 0x1_0000;
-        Self { base, memory, available: 0, seen: 0, next: 0, event_idx: false }
+        Self { base, size: QUEUE_SIZE, memory, available: 0, seen: 0, next: 0, event_idx: false }
     }
 
     pub fn descriptor(&self, index: u16, address: u64, len: u32, flags: u16, next: u16) {
@@ -162,19 +169,41 @@ impl Queue {
     pub fn offer(&mut self, buffers: &[Buffer]) -> u16 {
         let head = self.next;
         for (position, &(address, len, writes)) in buffers.iter().enumerate() {
-            let index = (head + position as u16) % QUEUE_SIZE;
+            let index = (head + position as u16) % self.size;
             let more = if position + 1 < buffers.len() { NEXT } else { 0 };
             let flags = more | if writes { WRITE } else { 0 };
-            self.descriptor(index, address, len, flags, (index + 1) % QUEUE_SIZE);
+            self.descriptor(index, address, len, flags, (index + 1) % self.size);
         }
-        self.next = (head + buffers.len() as u16) % QUEUE_SIZE;
+        self.next = (head + buffers.len() as u16) % self.size;
+        self.publish(head);
+        head
+    }
+
+    /// Makes an indirect table of these buffers at `table`, and a chain of it available; its head.
+    pub fn offer_table(&mut self, table: u64, buffers: &[Buffer]) -> u16 {
+        let descriptors = buffers.iter().zip(1..).flat_map(|(&(address, len, writes), next)| {
+            let more = if next < buffers.len() { NEXT } else { 0 };
+            let flags = more | if writes { WRITE } else { 0 };
+            [&address.to_le_bytes()[..], &len.to_le_bytes(), &flags.to_le_bytes(), &(next as u16).to_le_bytes()]
+                .concat()
+        });
+        let descriptors: Vec<u8> = descriptors.collect();
+        self.memory.write_slice(&descriptors, GuestAddress(table)).unwrap();
+        self.offer_table_again(table, descriptors.len() as u32)
+    }
+
+    /// Makes one more chain of the indirect table of `len` bytes at `table` available; its head.
+    pub fn offer_table_again(&mut self, table: u64, len: u32) -> u16 {
+        let head = self.next;
+        self.descriptor(head, table, len, INDIRECT_DESCRIPTOR, 0);
+        self.next = (head + 1) % self.size;
         self.publish(head);
         head
     }
 
     /// Makes the chain at `head` available.
     pub fn publish(&mut self, head: u16) {
-        let slot = self.base + AVAILABLE + 4 + 2 * u64::from(self.available % QUEUE_SIZE);
+        let slot = self.base + AVAILABLE + 4 + 2 * u64::from(self.available % self.size);
         self.memory.write_obj(head, GuestAddress(slot)).unwrap();
         if self.event_idx {
             self.set_used_event(self.seen);
@@ -185,7 +214,7 @@ impl Queue {
 
     /// Asks for an interrupt when this index is used (§2.7.7.2).
     pub fn set_used_event(&self, index: u16) {
-        let used_event = self.base + AVAILABLE + 4 + 2 * u64::from(QUEUE_SIZE);
+        let used_event = self.base + AVAILABLE + 4 + 2 * u64::from(self.size);
         self.memory.write_obj(index, GuestAddress(used_event)).unwrap();
     }
 
@@ -202,7 +231,7 @@ impl Queue {
         if self.used_index() == self.seen {
             return None;
         }
-        let element = self.base + USED + 4 + 8 * u64::from(self.seen % QUEUE_SIZE);
+        let element = self.base + USED + 4 + 8 * u64::from(self.seen % self.size);
         self.seen = self.seen.wrapping_add(1);
         Some((
             self.memory.read_obj(GuestAddress(element)).unwrap(),

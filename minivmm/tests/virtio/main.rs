@@ -3,6 +3,7 @@
 #![allow(unreachable_pub)] // modules of one test program
 
 mod blk;
+mod budgets;
 mod driver;
 mod hostile;
 mod locks;

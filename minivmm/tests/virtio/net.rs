@@ -16,16 +16,16 @@ use crate::driver::{BUFFERS, Driver, EVENT_IDX, memory};
 use crate::state::{fixture, guest_of_fixture, load, move_to, save};
 
 const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
-const RECEIVE: usize = 0;
-const TRANSMIT: usize = 1;
-const CONTROL: usize = 2;
+pub const RECEIVE: usize = 0;
+pub const TRANSMIT: usize = 1;
+pub const CONTROL: usize = 2;
 
 const CTRL_GUEST_OFFLOADS: u64 = 1 << 2;
 const GUEST_CSUM: u64 = 1 << 1;
 const GUEST_TSO4: u64 = 1 << 7;
-const MRG_RXBUF: u64 = 1 << 15;
+pub const MRG_RXBUF: u64 = 1 << 15;
 const STATUS: u64 = 1 << 16;
-const CTRL_VQ: u64 = 1 << 17;
+pub const CTRL_VQ: u64 = 1 << 17;
 const GUEST_ANNOUNCE: u64 = 1 << 21;
 
 /// One end of a pair; the other plays the network.
@@ -55,12 +55,12 @@ impl Backend for Wire {
 }
 
 pub struct Network {
-    socket: UnixDatagram,
+    pub socket: UnixDatagram,
     set: Arc<Mutex<Offloads>>,
 }
 
 impl Network {
-    fn frame(&self) -> Vec<u8> {
+    pub fn frame(&self) -> Vec<u8> {
         let mut frame = vec![0; 70_000];
         let len = self.socket.recv(&mut frame).expect("a frame within 10 s");
         frame.truncate(len);
@@ -84,7 +84,7 @@ fn card(features: u64) -> (Driver<Net<Wire>>, Network) {
 }
 
 /// A virtio header of zeros, then `payload`.
-fn frame(payload: &[u8]) -> Vec<u8> {
+pub fn frame(payload: &[u8]) -> Vec<u8> {
     [&[0; 12], payload].concat()
 }
 

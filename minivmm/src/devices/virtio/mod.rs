@@ -5,6 +5,7 @@
 //! does its I/O, so vCPUs only write registers.
 
 pub mod blk;
+mod chain;
 mod interrupt;
 pub mod mmio;
 pub mod net;
@@ -20,8 +21,9 @@ use vmstate::codec::{Reader, Writer};
 use vmstate::error::Result;
 use vmstate::schema::{Description, Field, Kind, Presence, Shared};
 
+pub use self::chain::{Chain, Segments};
 pub use self::interrupt::Interrupt;
-pub use self::queue::{Broken, Chain, Ring, Segments};
+pub use self::queue::{Broken, Ring};
 pub use self::state::Snapshot;
 pub use self::worker::Io;
 

@@ -1,15 +1,12 @@
-//! Split virtqueues: `virtio-queue` with the checks it leaves to the device, and buffers as plain segments.
-//!
-//! Data goes through `Bytes` of `vm-memory`, never through pointers: that is what marks written pages dirty.
+//! Split virtqueues: `virtio-queue` with the checks it leaves to the device.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::Ordering;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Address, Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress};
 
-use super::{Interrupt, QUEUE_SIZE_MAX};
+use super::{Chain, Interrupt, QUEUE_SIZE_MAX};
 use crate::memory::GuestMemory;
 
 /// The guest broke the protocol: what it did. Ends in DEVICE_NEEDS_RESET (virtio 1.2 §2.1.2).
@@ -51,12 +48,14 @@ pub struct Ring {
     /// The next completion interrupts whatever the driver asked for: after a load it is not known what the last
     /// interrupt covered.
     interrupt_next: bool,
+    /// Chains after the last one taken that were looked at and put back, until there are more.
+    looked_at: u16,
 }
 
 impl Ring {
     /// A queue that is not ready.
     pub(super) fn new() -> Self {
-        Self { queue: Queue::default(), interrupt_next: false }
+        Self { queue: Queue::default(), interrupt_next: false, looked_at: 0 }
     }
 
     /// A ready queue at `layout`, from its beginning.
@@ -74,7 +73,7 @@ impl Ring {
         if !queue.is_valid(memory) || layout.available == 0 {
             return Err(Broken::new(format_args!("queue is not in guest memory: {layout:x?}")));
         }
-        Ok(Self { queue, interrupt_next: false })
+        Ok(Self { queue, interrupt_next: false, looked_at: 0 })
     }
 
     /// The same, as a load finds it: the device had consumed up to `next_available`; how far it had answered is in
@@ -113,7 +112,7 @@ impl Ring {
     pub(super) fn duplicate(&self) -> Self {
         // Its own state is what `try_from` accepts.
         let queue = Queue::try_from(self.queue.state()).unwrap_or_default();
-        Self { queue, interrupt_next: true }
+        Self { queue, interrupt_next: true, looked_at: 0 }
     }
 
     /// True once the driver has set the queue up.
@@ -140,33 +139,28 @@ impl Ring {
             return Ok(None);
         }
         let Some(descriptors) = self.queue.iter(memory)?.next() else { return Ok(None) };
-        let mut chain =
-            Chain { head: descriptors.head_index(), readable: Segments::default(), writable: Segments::default() };
-        let mut more = true;
-        for descriptor in descriptors {
-            let segment = (descriptor.addr(), descriptor.len());
-            if segment.0.checked_add(u64::from(segment.1)).is_none() {
-                return Err(Broken::new(format_args!("buffer at {:#x} wraps around", segment.0.0)));
-            }
-            more = descriptor.has_next();
-            if descriptor.is_write_only() {
-                chain.writable.push(segment);
-            } else if chain.writable.is_empty() {
-                chain.readable.push(segment);
-            } else {
-                return Err(Broken::new("a device-readable descriptor follows a device-writable one"));
-            }
-        }
-        // The iterator ends without a word at a bad index, a loop or an unreadable table.
-        if more {
-            return Err(Broken::new(format_args!("descriptor chain at {} does not end", chain.head)));
-        }
-        Ok(Some(chain))
+        self.looked_at = 0;
+        Chain::read(descriptors).map(Some)
     }
 
-    /// Puts the chain taken last back, to be taken again.
-    pub fn unpop(&mut self) {
-        self.queue.go_to_previous_position();
+    /// Puts the `count` chains taken last back, to be taken again.
+    pub fn put_back(&mut self, count: u16) {
+        self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(count));
+    }
+
+    /// The same, when they are too few: they are to be taken again once the driver has made more available.
+    pub fn put_back_until_more(&mut self, count: u16) {
+        self.put_back(count);
+        self.looked_at = count;
+    }
+
+    /// True if the driver has made chains available since some were [put back](Self::put_back_until_more).
+    ///
+    /// # Errors
+    /// The available ring is not readable.
+    pub fn has_more(&self, memory: &GuestMemory) -> Result<bool, Broken> {
+        let available = self.queue.avail_idx(memory, Ordering::Acquire)?.0;
+        Ok(available.wrapping_sub(self.queue.next_avail()) != self.looked_at)
     }
 
     /// Gives a chain back, `written` bytes of it written.
@@ -220,99 +214,16 @@ impl Ring {
         Ok(self.queue.disable_notification(memory)?)
     }
 
-    /// Asks for kicks again; true if chains came in the meantime.
+    /// Asks for kicks again; true if chains came in the meantime. Those that were put back until there are more do not
+    /// count: the driver is asked to tell of the first chain after them.
     ///
     /// # Errors
     /// The used ring is not writable.
     pub fn listen(&mut self, memory: &GuestMemory) -> Result<bool, Broken> {
-        Ok(self.queue.enable_notification(memory)?)
-    }
-}
-
-/// A descriptor chain, checked: first what the device reads, then what it writes.
-#[derive(Debug)]
-pub struct Chain {
-    /// Names the chain in the used ring.
-    pub head: u16,
-    /// From the driver.
-    pub readable: Segments,
-    /// To the driver.
-    pub writable: Segments,
-}
-
-/// Guest buffers in a row, consumed from the front. Whether they are in guest memory shows when they are used.
-#[derive(Clone, Debug, Default)]
-pub struct Segments(VecDeque<(GuestAddress, u32)>);
-
-impl Segments {
-    fn push(&mut self, segment: (GuestAddress, u32)) {
-        // A buffer of no bytes says nothing.
-        if segment.1 != 0 {
-            self.0.push_back(segment);
-        }
-    }
-
-    /// True if no bytes are left.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Bytes left.
-    pub fn len(&self) -> u64 {
-        self.0.iter().map(|segment| u64::from(segment.1)).sum()
-    }
-
-    /// Copies the next bytes out of guest memory.
-    ///
-    /// # Errors
-    /// Fewer are left than `data` takes, or they are not in guest memory.
-    pub fn read(&mut self, memory: &GuestMemory, data: &mut [u8]) -> Result<(), Broken> {
-        let mut done = 0;
-        while done < data.len() {
-            let (address, count) = self.take(data.len() - done)?;
-            memory.read_slice(&mut data[done..done + count], address)?;
-            done += count;
-        }
-        Ok(())
-    }
-
-    /// Copies `data` to the next bytes of guest memory.
-    ///
-    /// # Errors
-    /// Fewer are left than `data` has, or they are not in guest memory.
-    pub fn write(&mut self, memory: &GuestMemory, data: &[u8]) -> Result<(), Broken> {
-        let mut done = 0;
-        while done < data.len() {
-            let (address, count) = self.take(data.len() - done)?;
-            memory.write_slice(&data[done..done + count], address)?;
-            done += count;
-        }
-        Ok(())
-    }
-
-    /// Takes the last byte off, as a segment of its own; `None` if there is none.
-    pub fn split_last(&mut self) -> Option<Segments> {
-        let (address, len) = self.0.back_mut()?;
-        *len -= 1;
-        let last = GuestAddress(address.0.wrapping_add(u64::from(*len)));
-        if *len == 0 {
-            self.0.pop_back();
-        }
-        Some(Segments(VecDeque::from([(last, 1)])))
-    }
-
-    /// At most `wanted` contiguous bytes.
-    fn take(&mut self, wanted: usize) -> Result<(GuestAddress, usize), Broken> {
-        let Some((address, len)) = self.0.front_mut() else {
-            return Err(Broken::new(format_args!("buffers are {wanted} bytes too short")));
-        };
-        let start = *address;
-        let count = wanted.min(*len as usize);
-        *len -= count as u32;
-        *address = GuestAddress(address.0.wrapping_add(count as u64));
-        if *len == 0 {
-            self.0.pop_front();
-        }
-        Ok((start, count))
+        let next = self.queue.next_avail();
+        self.queue.set_next_avail(next.wrapping_add(self.looked_at));
+        let more = self.queue.enable_notification(memory);
+        self.queue.set_next_avail(next);
+        Ok(more?)
     }
 }

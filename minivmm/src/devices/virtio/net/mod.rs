@@ -20,7 +20,7 @@ pub use self::backend::{Backend, Offloads};
 use self::frame::FRAME_MAX;
 pub use self::state::NetState;
 pub use self::tap::{Tap, TapError};
-use super::{Broken, Interrupt, Io, Model, VIRTIO_FIELD};
+use super::{Broken, Chain, Interrupt, Io, Model, VIRTIO_FIELD};
 
 /// Bytes of the header before each frame, with `num_buffers` (always there in virtio 1).
 pub const HEADER: usize = 12;
@@ -29,7 +29,7 @@ const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 const CONTROL: usize = 2;
 
-/// Frames moved in one direction before the other has its turn.
+/// Chains of one queue that are worked on before the next has its turn.
 const BATCH: usize = 256;
 
 /// Features that need nothing of the backend.
@@ -106,7 +106,8 @@ impl<B: Backend> Net<B> {
             if io.pausing() {
                 break;
             }
-            let len = match self.waiting.take() {
+            let len = match self.waiting {
+                Some(_) if !io.rings[RECEIVE].has_more(io.memory)? => break,
                 Some(len) => len,
                 None => match self.backend.receive(&mut self.frame) {
                     Ok(len) if len >= HEADER => len,
@@ -122,6 +123,7 @@ impl<B: Backend> Net<B> {
                 self.waiting = Some(len);
                 break;
             }
+            self.waiting = None;
             some = true;
         }
         if some {
@@ -130,35 +132,38 @@ impl<B: Backend> Net<B> {
         Ok(some)
     }
 
-    /// Puts one frame into as many buffers as it takes; false, and nothing taken, if the guest has too few.
+    /// Puts one frame into as many buffers as it takes, or drops it; false, and nothing taken, if the guest has too few.
     fn deliver(&mut self, len: usize, io: &mut Io<'_>) -> std::result::Result<bool, Broken> {
         let ring = &mut io.rings[RECEIVE];
         let mergeable = self.state.negotiated(VIRTIO_NET_F_MRG_RXBUF);
-        let mut chains = Vec::new();
-        let mut room = 0;
+        let mut buffers = Vec::new();
+        let (mut room, mut descriptors) = (0, 0);
         while room < len as u64 {
             let Some(chain) = ring.pop(io.memory)? else {
-                chains.iter().for_each(|_| ring.unpop());
+                ring.put_back_until_more(buffers.len() as u16);
                 return Ok(false);
             };
-            if chain.writable.len() < HEADER as u64 {
+            let size = chain.writable.len();
+            if size < HEADER as u64 {
                 return Err(Broken::new("a receive buffer is smaller than a frame's header"));
             }
-            room += chain.writable.len();
-            chains.push(chain);
-            if !mergeable && room < len as u64 {
-                // It will never fit: dropped, and the buffer stays for the next frame.
-                ring.unpop();
+            room += size;
+            descriptors += chain.descriptors;
+            buffers.push((chain.head, chain.writable));
+            // A buffer that the frame will never fit, or so many pieces that looking at them is too much work: dropped,
+            // as every frame may be, and the buffers stay for the next one.
+            if room < len as u64 && (!mergeable || descriptors >= Chain::DESCRIPTORS_MAX) {
+                ring.put_back(buffers.len() as u16);
                 return Ok(true);
             }
         }
-        frame::set_num_buffers(&mut self.frame, chains.len() as u16);
+        frame::set_num_buffers(&mut self.frame, buffers.len() as u16);
         let mut rest = &self.frame[..len];
-        let mut used = Vec::with_capacity(chains.len());
-        for mut chain in chains {
-            let (part, after) = rest.split_at(rest.len().min(chain.writable.len() as usize));
-            chain.writable.write(io.memory, part)?;
-            used.push((chain.head, part.len() as u32));
+        let mut used = Vec::with_capacity(buffers.len());
+        for (head, mut buffer) in buffers {
+            let (part, after) = rest.split_at(rest.len().min(buffer.len() as usize));
+            buffer.write(io.memory, part)?;
+            used.push((head, part.len() as u32));
             rest = after;
         }
         ring.complete_all(io.memory, &used)?;
@@ -169,7 +174,10 @@ impl<B: Backend> Net<B> {
     fn control(&mut self, io: &mut Io<'_>) -> std::result::Result<bool, Broken> {
         let memory = io.memory;
         let mut some = false;
-        while !io.pausing() {
+        for _ in 0..BATCH {
+            if io.pausing() {
+                break;
+            }
             let Some(mut chain) = io.rings[CONTROL].pop(memory)? else { break };
             let Some(mut answer) = chain.writable.split_last() else {
                 return Err(Broken::new("a control command has no place for its answer"));

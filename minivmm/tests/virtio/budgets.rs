@@ -1,0 +1,157 @@
+//! What a guest's rings may cost the host: descriptors, memory, processor time.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use minivmm::devices::virtio::Model;
+use minivmm::devices::virtio::net::Offloads;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::driver::{BUFFERS, Buffer, Driver, EVENT_IDX, INDIRECT, memory};
+use crate::mmio::disk;
+use crate::net::{CONTROL, CTRL_VQ, MRG_RXBUF, RECEIVE, TRANSMIT, frame, net};
+
+/// Descriptors that QEMU takes in one chain (`VIRTQUEUE_MAX_SIZE`).
+const CHAIN_MAX: usize = 1024;
+
+/// Where buffers lie that a table at [`BUFFERS`] names: behind the longest table.
+const DATA: u64 = BUFFERS + (1 << 20);
+
+fn breaks<M: Model>(driver: &mut Driver<M>, queue: usize) {
+    driver.notify(queue);
+    driver.until("DEVICE_NEEDS_RESET", |driver| driver.read32(0x070) & 0x40 != 0);
+    assert_eq!(driver.queues[queue].used_index(), 0, "nothing was given back");
+    let fault = driver.device.fault().unwrap();
+    assert!(fault.contains("longer than 1024 descriptors"), "{fault}");
+}
+
+/// One readable buffer of `first` bytes, then buffers of `len` bytes to `count` in all, then one that the device writes.
+fn chain(first: u32, len: u32, count: usize, writes: bool) -> Vec<Buffer> {
+    let mut buffers = vec![(DATA, len, writes); count];
+    buffers[0] = (DATA + 0x8_0000, first, false);
+    buffers[count - 1] = (DATA + 0x8_1000, 1, true);
+    buffers
+}
+
+#[test]
+fn a_disk_takes_chains_of_1024_descriptors_and_no_longer_ones() {
+    let read = |count| {
+        let (mut driver, _file) = disk(1 << 20);
+        driver.start(INDIRECT);
+        driver.queues[0].offer_table(BUFFERS, &chain(16, 512, count, true));
+        driver
+    };
+    let mut driver = read(CHAIN_MAX);
+    driver.notify(0);
+    assert_eq!(driver.wait(0), (0, 1022 * 512 + 1));
+    assert_eq!(driver.memory.read_obj::<u8>(GuestAddress(DATA + 0x8_1000)).unwrap(), 0, "done");
+    breaks(&mut read(CHAIN_MAX + 1), 0);
+}
+
+#[test]
+fn a_card_takes_chains_of_1024_descriptors_and_no_longer_ones() {
+    let send = |count| vec![(DATA, 20u32, false); count];
+    let command = |count| chain(2, 0, count, false);
+    let receive = |count| vec![(DATA, 20u32, true); count];
+    for (queue, buffers) in
+        [(TRANSMIT, &send as &dyn Fn(usize) -> Vec<Buffer>), (CONTROL, &command), (RECEIVE, &receive)]
+    {
+        let offer = |count| {
+            let (model, network) = net(Offloads::ALL);
+            let mut driver = Driver::new(model, memory());
+            driver.start(INDIRECT | CTRL_VQ | MRG_RXBUF);
+            network.socket.send(&frame(&[7; 5000])).unwrap();
+            driver.queues[queue].offer_table(BUFFERS, &buffers(count));
+            (driver, network)
+        };
+        let (mut driver, _network) = offer(CHAIN_MAX);
+        driver.notify(queue);
+        driver.wait(queue);
+        breaks(&mut offer(CHAIN_MAX + 1).0, queue);
+    }
+}
+
+/// The ring of a card with 1,024 entries, each the same table of `len` bytes.
+fn receive_ring_of_one_table(
+    len: u32,
+) -> (Driver<minivmm::devices::virtio::net::Net<crate::net::Wire>>, crate::net::Network) {
+    let (model, network) = net(Offloads::ALL);
+    let mut driver = Driver::new(model, memory());
+    driver.queues[RECEIVE].size = 1024;
+    driver.start(INDIRECT | MRG_RXBUF);
+    // Each chain has room for a header, and no more.
+    driver.queues[RECEIVE].offer_table(BUFFERS, &{
+        let mut buffers = vec![(DATA, 0, true); len as usize / 16];
+        buffers[0].1 = 12;
+        buffers
+    });
+    for _ in 1..1024 {
+        driver.queues[RECEIVE].offer_table_again(BUFFERS, len);
+    }
+    (driver, network)
+}
+
+#[test]
+fn a_receive_ring_of_the_longest_tables_breaks_the_card_at_once() {
+    let (mut driver, network) = receive_ring_of_one_table(16 * 65_535);
+    let before = peak_memory();
+    network.socket.send(&frame(&[7; 65_000])).unwrap();
+    breaks(&mut driver, RECEIVE);
+    let grown = peak_memory() - before;
+    // A GiB, if each chain's descriptors were kept. Other tests run beside this one.
+    assert!(grown < 256 << 20, "{grown} bytes more");
+}
+
+#[test]
+fn a_frame_that_would_take_more_than_1024_descriptors_is_dropped() {
+    let (mut driver, network) = receive_ring_of_one_table(16 * 1024);
+    network.socket.send(&frame(&[7; 65_000])).unwrap();
+    network.socket.send(&frame(&[])).unwrap();
+    driver.notify(RECEIVE);
+    assert_eq!(driver.wait(RECEIVE), (0, 12), "the next frame fits");
+    assert_eq!(driver.queues[RECEIVE].used_index(), 1);
+    assert_eq!(driver.device.fault(), None);
+}
+
+/// A guest that is short of buffers is no reason to be busy: the thread sleeps until there are more.
+#[test]
+fn a_frame_that_waits_for_buffers_takes_no_processor_time() {
+    for (name, features) in [("waits-flags", MRG_RXBUF), ("waits-event", MRG_RXBUF | EVENT_IDX)] {
+        let (model, network) = net(Offloads::ALL);
+        let mut driver = Driver::named(name, model, memory());
+        driver.start(features);
+        driver.queues[RECEIVE].offer(&[(DATA, 1500, true)]);
+        driver.queues[RECEIVE].offer(&[(DATA + 1500, 1500, true)]);
+        driver.notify(RECEIVE);
+        network.socket.send(&frame(&[7; 5000])).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let (before, start) = (processor_time(name), Instant::now());
+        std::thread::sleep(Duration::from_millis(300));
+        let busy = processor_time(name) - before;
+        assert!(busy < start.elapsed() / 10, "{name}: busy for {busy:?}");
+        driver.queues[RECEIVE].offer(&[(DATA + 3000, 1500, true)]);
+        driver.notify(RECEIVE);
+        driver.queues[RECEIVE].offer(&[(DATA + 4500, 1500, true)]);
+        driver.notify(RECEIVE);
+        let lengths: Vec<u32> = (0..4).map(|_| driver.queues[RECEIVE].wait_used().1).collect();
+        assert_eq!(lengths, [1500, 1500, 1500, 512], "{name}: all of it, once there is room");
+    }
+}
+
+/// Most memory that this process ever had, in bytes.
+fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// What the thread of this name has had of the processor.
+fn processor_time(name: &str) -> Duration {
+    let mut tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let is_named =
+        |task: &std::path::PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    let task = tasks.find(is_named).unwrap_or_else(|| panic!("no thread {name}"));
+    // Documentation/scheduler/sched-stats.rst: nanoseconds on the processor come first.
+    let stat = fs::read_to_string(task.join("schedstat")).unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
