@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use minivmm::bus::BusDevice;
 use minivmm::devices::ged::Ged;
-use minivmm::devices::serial::Serial;
+use minivmm::devices::serial::{Output, Serial};
 use minivmm::irq::TestLine;
 use minivmm::kvm::state::extra::Msr;
 use minivmm::kvm::state::processor::{Leaf, Processor};
@@ -119,7 +119,7 @@ fn introduction() {
 }
 
 fn serial() -> Serial {
-    Serial::new(Arc::new(TestLine::default()), Box::new(std::io::sink())).unwrap()
+    Serial::new(Arc::new(TestLine::default()), Output::new(Box::new(std::io::sink())).unwrap())
 }
 
 /// With a byte that the guest has not taken.

@@ -2,12 +2,13 @@
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use minivmm::bus::BusDevice;
 use minivmm::devices::Device;
-use minivmm::devices::serial::Serial;
+use minivmm::devices::serial::{Output, Serial};
 use minivmm::irq::IrqLine;
 
 const RBR: u64 = 0;
@@ -47,7 +48,7 @@ struct Rig {
 
 fn rig() -> Rig {
     let (edges, sink) = (Arc::new(Edges::default()), Sink::default());
-    let serial = Serial::new(edges.clone(), Box::new(sink.clone())).unwrap();
+    let serial = Serial::new(edges.clone(), Output::new(Box::new(sink.clone())).unwrap());
     Rig { serial, edges, sink }
 }
 
@@ -96,11 +97,39 @@ fn a_sink_that_blocks_does_not_block_the_port() {
             Ok(())
         }
     }
-    let mut serial = Serial::new(Arc::new(Edges::default()), Box::new(Stuck)).unwrap();
+    let mut serial = Serial::new(Arc::new(Edges::default()), Output::new(Box::new(Stuck)).unwrap());
     for _ in 0..100_000 {
         serial.write(RBR, b"x");
     }
     serial.pause(Duration::ZERO).unwrap();
+}
+
+/// The first write waits for the test's word, and so does all that is printed meanwhile.
+#[test]
+fn a_sink_that_takes_nothing_is_owed_a_mebibyte_and_no_more() {
+    struct Gated(Receiver<()>, Sender<usize>);
+    impl Write for Gated {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // Open for good once the other end is gone.
+            let _ = self.0.recv();
+            self.1.send(bytes.len()).unwrap();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let ((gate, opens), (taken, takes)) = (channel(), channel());
+    let mut output = Output::new(Box::new(Gated(opens, taken))).unwrap();
+    output.write_all(b"x").unwrap();
+    for _ in 0..3 << 10 {
+        output.write_all(&[b'y'; 1024]).unwrap();
+        // The thread has its first bytes in hand by then, and may take no others.
+        std::thread::yield_now();
+    }
+    drop(gate);
+    drop(output);
+    assert_eq!(takes.iter().sum::<usize>(), 1 << 20);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! The host's side of the devices, opened once: a reset makes new devices, but the guest keeps its disks and console.
 
 use std::fmt;
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::Write;
+use std::sync::Arc;
 
 use vmstate::ownership::{Ownership, OwnershipError, Resource, Role};
 
 use crate::config::Config;
+use crate::devices::serial::Output;
 use crate::devices::virtio::blk::Image;
 use crate::devices::virtio::net::{Tap, TapError};
 use crate::error::{Error, Result, chain};
@@ -14,7 +15,7 @@ use crate::error::{Error, Result, chain};
 /// Open files of the host.
 pub struct Backends {
     /// Takes what the serial port prints.
-    pub(super) console: SharedWriter,
+    pub(super) console: Output,
     /// Disk images, in the order of the command line.
     pub(super) images: Vec<Arc<Image>>,
     /// Who may run the guest: the locks and records of its writable images, and of its lease.
@@ -41,7 +42,7 @@ impl Backends {
     /// against writers in any case.
     ///
     /// # Errors
-    /// [`Error::Flag`].
+    /// [`Error::Flag`]; [`Error::Device`] if the host gives no thread for the console.
     pub fn open(config: &Config, console: Box<dyn Write + Send>) -> Result<Self> {
         let refused = |error| refused(config, error);
         let images = config.disks.iter().map(|disk| Image::open(&disk.path, disk.read_only).map(Arc::new));
@@ -60,7 +61,8 @@ impl Backends {
         });
         let nets = nets.collect::<Result<_, TapError>>();
         let nets = nets.map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;
-        Ok(Self { console: SharedWriter(Arc::new(Mutex::new(console))), images, ownership: Arc::new(ownership), nets })
+        let console = Output::new(console).map_err(Error::device)?;
+        Ok(Self { console, images, ownership: Arc::new(ownership), nets })
     }
 
     /// Before a booted guest's first instruction: whoever has an older state of it, and these resources, must not run it
@@ -85,18 +87,4 @@ fn refused(config: &Config, error: OwnershipError) -> Error {
     };
     let flag = if is_lease { "--lease" } else { "--disk" };
     Error::Flag { flag, what: format!("{}; {mend}", chain(&error)) }
-}
-
-/// A writer that outlives each of the devices that write to it.
-#[derive(Clone)]
-pub(super) struct SharedWriter(Arc<Mutex<Box<dyn Write + Send>>>);
-
-impl Write for SharedWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush()
-    }
 }

@@ -48,8 +48,7 @@ impl Devices {
     /// # Errors
     /// [`Error::Device`], [`Error::Kvm`].
     pub fn new(kvm: &KvmVm, backends: &Backends, buses: &mut Buses, handle: Handle) -> Result<Self> {
-        let serial = Serial::new(kvm.irq_line(COM1_GSI), Box::new(backends.console.clone())).map_err(Error::device)?;
-        let serial = Arc::new(Mutex::new(serial));
+        let serial = Arc::new(Mutex::new(Serial::new(kvm.irq_line(COM1_GSI), backends.console.clone())));
         buses.pio.insert(COM1.into(), COM1_LEN.into(), serial.clone());
         let on_power = move |power| {
             handle.tell(match power {

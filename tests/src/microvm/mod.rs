@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use minivmm::devices::ged::Ged;
-use minivmm::devices::serial::Serial;
+use minivmm::devices::serial::{Output, Serial};
 use minivmm::devices::virtio::blk::{Blk, Image};
 use minivmm::devices::virtio::mmio::Virtio;
 use minivmm::devices::virtio::net::Net;
@@ -67,14 +67,14 @@ impl Microvm {
         let ram = Ram::new(ram).map_err(|error| host(&error))?;
         let image = Arc::new(Image::open(image, false).map_err(|error| host(&error))?);
         let line = || Arc::new(TestLine::default());
-        let serial = Serial::new(line(), Box::new(io::sink())).map_err(|error| host(&error))?;
+        let console = Output::new(Box::new(io::sink())).map_err(|error| host(&error))?;
         let disk = Virtio::new(DISK.into(), Blk::new(image), ram.guest().clone(), line());
         let card = Net::new(Unplugged::new().map_err(|error| host(&error))?, [0; 6]);
         let net = Virtio::new(NET.into(), card, ram.guest().clone(), line());
         let mut machine = Self {
             ram,
             state: Arc::new(Mutex::new(MachineState::new(1))),
-            serial: Arc::new(Mutex::new(serial)),
+            serial: Arc::new(Mutex::new(Serial::new(line(), console))),
             ged: Arc::new(Mutex::new(Ged::new(line(), Box::new(|_| ())))),
             disk: Arc::new(Mutex::new(disk.map_err(|error| host(&error))?)),
             net: Arc::new(Mutex::new(net.map_err(|error| host(&error))?)),

@@ -9,14 +9,14 @@ mod state;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use vm_superio::Trigger;
 use vm_superio::serial::NoEvents;
 
-use self::output::Output;
+pub use self::output::Output;
 pub use self::state::Thawed;
 use crate::bus::BusDevice;
 use crate::devices::{Device, DeviceError};
@@ -62,14 +62,10 @@ pub struct Serial {
 type Uart = vm_superio::Serial<Pulse, NoEvents, Output>;
 
 impl Serial {
-    /// A port after reset, whose output goes to `sink`.
-    ///
-    /// # Errors
-    /// The output thread could not be started.
-    pub fn new(irq: Arc<dyn IrqLine>, sink: Box<dyn Write + Send>) -> io::Result<Self> {
-        let output = Output::new(sink)?;
+    /// A port after reset.
+    pub fn new(irq: Arc<dyn IrqLine>, output: Output) -> Self {
         let uart = Uart::new(Pulse(Arc::clone(&irq)), output.clone());
-        Ok(Self { uart, fcr: 0, input: VecDeque::new(), unsent: Vec::new(), irq, output })
+        Self { uart, fcr: 0, input: VecDeque::new(), unsent: Vec::new(), irq, output }
     }
 
     /// Takes input for the guest; returns how many bytes, the caller keeps the rest and tries again later.

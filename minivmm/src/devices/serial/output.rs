@@ -1,11 +1,13 @@
-//! Where the guest's output goes: buffered, and written by a thread, so that a slow terminal never stops a vCPU.
+//! Where the guest's output goes: buffered, and written by a thread, so that a slow terminal never stops a vCPU. A console
+//! has one for as long as it is open, whatever ports come and go with resets.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bytes kept for a sink that does not take them. What comes on top is lost, as on a real line without flow control.
+/// Bytes kept for a sink that does not take them, those that it is being given among them. What comes on top is lost, as on
+/// a real line without flow control.
 const CAPACITY: usize = 1 << 20;
 
 /// How long the last clone waits at its end for the sink to take what is left.
@@ -13,7 +15,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// A [`Write`] that never blocks. Clones share the buffer and its thread.
 #[derive(Clone, Debug)]
-pub(super) struct Output(Arc<Owner>);
+pub struct Output(Arc<Owner>);
 
 #[derive(Debug)]
 struct Owner(Arc<Shared>);
@@ -27,14 +29,17 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Buffer {
     bytes: Vec<u8>,
-    /// The thread has taken bytes that the sink does not have yet.
-    writing: bool,
+    /// Bytes that the thread has taken and the sink does not have yet.
+    writing: usize,
     closed: bool,
 }
 
 impl Output {
     /// Starts the thread. It ends when the last clone is dropped, or the sink fails.
-    pub(super) fn new(sink: Box<dyn Write + Send>) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The host gives no thread.
+    pub fn new(sink: Box<dyn Write + Send>) -> io::Result<Self> {
         let shared = Arc::new(Shared { buffer: Mutex::default(), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
         thread::Builder::new().name("serial-output".into()).spawn(move || theirs.run(sink))?;
@@ -61,11 +66,11 @@ impl Shared {
         loop {
             if !buffer.bytes.is_empty() {
                 let bytes = std::mem::take(&mut buffer.bytes);
-                buffer.writing = true;
+                buffer.writing = bytes.len();
                 drop(buffer);
                 let written = sink.write_all(&bytes).and_then(|()| sink.flush());
                 buffer = self.lock();
-                buffer.writing = false;
+                buffer.writing = 0;
                 buffer.closed |= written.is_err();
                 self.changed.notify_all();
             } else if buffer.closed {
@@ -82,7 +87,7 @@ impl Shared {
     fn drain(&self, timeout: Duration) {
         let end = Instant::now() + timeout;
         let mut buffer = self.lock();
-        while (buffer.writing || !buffer.bytes.is_empty()) && !buffer.closed {
+        while (buffer.writing > 0 || !buffer.bytes.is_empty()) && !buffer.closed {
             let Some(left) = end.checked_duration_since(Instant::now()) else { return };
             buffer = self.changed.wait_timeout(buffer, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -102,7 +107,7 @@ impl Write for Output {
         let shared = &self.0.0;
         let mut buffer = shared.lock();
         if !buffer.closed {
-            let room = CAPACITY.saturating_sub(buffer.bytes.len()).min(bytes.len());
+            let room = CAPACITY.saturating_sub(buffer.bytes.len() + buffer.writing).min(bytes.len());
             buffer.bytes.extend_from_slice(&bytes[..room]);
             shared.changed.notify_all();
         }

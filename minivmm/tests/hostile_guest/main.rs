@@ -1,0 +1,5 @@
+//! What a guest that means harm may cost the process around it, with the built command and bare machine code on a real
+//! `/dev/kvm`. The bounds are those of docs/threat-model.md.
+
+mod console;
+mod process;
