@@ -2,9 +2,12 @@
 //!
 //! Rank 0: imports nothing of the crate.
 
+use std::fmt::Display;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use vmstate::error::Printable;
 
 /// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -94,7 +97,7 @@ impl Error {
     }
 
     /// For `map_err` behind a device's constructor.
-    pub(crate) fn device(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn device(error: impl Display) -> Self {
         Self::Device { what: error.to_string() }
     }
 
@@ -104,7 +107,13 @@ impl Error {
     }
 }
 
-/// An error and what caused it, in one line.
+/// Tells the user one sentence on standard error, as one line of printable text.
+#[expect(clippy::print_stderr, reason = "the one place")]
+pub fn say(sentence: impl Display) {
+    eprintln!("minivmm: {}", Printable(sentence));
+}
+
+/// An error and what caused it, in one line of printable text.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -112,5 +121,5 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         text.push_str(&format!(": {cause}"));
         source = cause.source();
     }
-    text
+    Printable(text).to_string()
 }

@@ -1,5 +1,8 @@
 //! minivmm: a small KVM virtual-machine monitor that boots Linux and live-migrates it with `vmstate`.
 
+// Through `error::say`: what a peer supplied must not steer the terminal.
+#![deny(clippy::print_stderr)]
+
 pub mod boot;
 pub mod bus;
 pub mod cli;

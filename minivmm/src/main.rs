@@ -1,5 +1,7 @@
 //! The `minivmm` command: hands what the user asked for to the room that does it, and turns the outcome into an exit code.
 
+#![deny(clippy::print_stderr)]
+
 use std::fmt::Display;
 use std::process::ExitCode;
 
@@ -10,6 +12,7 @@ use minivmm::cli::{
 use minivmm::config::Config;
 use minivmm::console::{self, Console};
 use minivmm::control::{ClientError, Server};
+use minivmm::error::say;
 use minivmm::vm::{End, Handle, Request, Vm};
 use nix::sys::signal::{SigSet, Signal};
 use vmstate_lab::{demo, roles};
@@ -122,6 +125,6 @@ fn fail(sentence: &dyn Display) -> ExitCode {
 }
 
 fn end(sentence: &dyn Display, code: u8) -> ExitCode {
-    eprintln!("minivmm: {sentence}");
+    say(sentence);
     ExitCode::from(code)
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -136,6 +137,51 @@ fn each_end_of_a_migration_has_its_words_and_its_exit_code() {
         assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("minivmm: {sentence}\n"));
         assert_eq!(output.status.code(), Some(code), "{sentence}");
     }
+}
+
+/// Text that would clear the screen, begin a line, open an escape sequence as C1, and turn the direction of writing around.
+const HOSTILE: &str = "x\x1b[2J\r\nminivmm: forged\u{9b}31m\u{202e}y";
+/// The same, harmless.
+const SHOWN: &str = r"x\u{1b}[2J\r\nminivmm: forged\u{9b}31m\u{202e}y";
+
+#[test]
+fn what_a_machine_says_steers_no_terminal() {
+    let (directory, _server, _requests) = machine(|shared| ends(shared, SourcePhase::Failed, Some(HOSTILE)));
+    let output = migrate(directory.path()).output().unwrap();
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        format!("minivmm: the migration failed: {SHOWN}; the guest runs on where it was\n")
+    );
+
+    let directory = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(directory.path().join("qmp")).unwrap();
+    let refuses = json!({"error": {"class": "GenericError", "desc": HOSTILE}});
+    thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        // Greeting, answer to qmp_capabilities, answer to migrate.
+        write!(client, "{}\n{}\n{refuses}\n", json!({"QMP": {}}), json!({"return": {}})).unwrap();
+        let _ = client.read_to_end(&mut Vec::new());
+    });
+    let output = migrate(directory.path()).output().unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("minivmm: {SHOWN}\n"));
+}
+
+#[test]
+fn what_a_source_sends_steers_no_terminal() {
+    let directory = tempfile::tempdir().unwrap();
+    let door = directory.path().join("door");
+    let incoming = format!("unix:{}", door.display());
+    let Some(machine) = Running::start(&["--serial", "none", "--incoming", &incoming], Stdio::null()) else { return };
+    let mut control = machine.control();
+    // Header; the configuration of a machine that is called so; a command, for the configuration to end.
+    let name = [&[0, 0, 0, HOSTILE.len() as u8], HOSTILE.as_bytes()].concat();
+    let stream = [b"QEVM\0\0\0\x03\x07", &*name, b"\x08\0\x03\0\x04\0\0\0\x01"].concat();
+    let mut wire = UnixStream::connect(&door).unwrap();
+    wire.write_all(&stream).unwrap();
+    wire.read_to_end(&mut Vec::new()).unwrap();
+    control.execute("quit", json!({})).unwrap();
+    let (_, output) = machine.end();
+    assert!(output.contains(SHOWN) && output.lines().count() == 1, "{output:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Rank 0: imports nothing of the crate.
 
 use std::error::Error as StdError;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -33,7 +33,8 @@ pub enum ErrorKind {
 /// An error with its place: section, field path, stream offset.
 ///
 /// Its text reads `serial/0 › fcr at 0x1f4e: version 4 is newer than 3`. The text of [`source`](StdError::source)
-/// is never repeated in it.
+/// is never repeated in it. Names and words of a peer are in it as [`Printable`] shows them; [`section`](Self::section),
+/// [`path`](Self::path) and [`message`](Self::message) give them as they came.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -140,8 +141,42 @@ impl Error {
     }
 }
 
+/// Text that a peer or a file may have supplied, as one line that steers no terminal: control and format characters, line
+/// separators and lone combining marks are shown as escapes, as `\n` or `\u{202e}`. What is printable stays, a backslash
+/// too, so nothing is escaped twice.
+#[derive(Clone, Copy, Debug)]
+pub struct Printable<T>(pub T);
+
+impl<T: fmt::Display> fmt::Display for Printable<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(Escaping(f), "{}", self.0)
+    }
+}
+
+/// Escapes what is written on its way to `f`.
+struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|c| {
+            if is_printable(c) { self.0.write_char(c) } else { write!(self.0, "{}", c.escape_debug()) }
+        })
+    }
+}
+
+fn is_printable(c: char) -> bool {
+    // `escape_debug` also escapes what would end a literal.
+    matches!(c, '\'' | '"' | '\\') || c.escape_debug().eq([c])
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(&mut Escaping(f))
+    }
+}
+
+impl Error {
+    fn write(&self, f: &mut impl fmt::Write) -> fmt::Result {
         let mut placed = false;
         if let Some(section) = &self.0.section {
             f.write_str(section)?;
@@ -211,5 +246,64 @@ mod tests {
     #[test]
     fn text_without_place_is_the_message() {
         assert_eq!(Error::new(ErrorKind::Peer, "peer said no").to_string(), "peer said no");
+    }
+
+    /// Characters that a terminal or a browser acts on, by the general categories of Unicode 16 (DerivedGeneralCategory.txt):
+    /// Cc, Cf, Zl and Zp, first and last of each range.
+    const STEERING: &[(u32, u32)] = &[
+        (0x00, 0x1f),
+        (0x7f, 0x9f),
+        (0xad, 0xad),
+        (0x600, 0x605),
+        (0x61c, 0x61c),
+        (0x6dd, 0x6dd),
+        (0x70f, 0x70f),
+        (0x890, 0x891),
+        (0x8e2, 0x8e2),
+        (0x180e, 0x180e),
+        (0x200b, 0x200f),
+        (0x2028, 0x202e),
+        (0x2060, 0x2064),
+        (0x2066, 0x206f),
+        (0xfeff, 0xfeff),
+        (0xfff9, 0xfffb),
+        (0x110bd, 0x110bd),
+        (0x110cd, 0x110cd),
+        (0x13430, 0x1343f),
+        (0x1bca0, 0x1bca3),
+        (0x1d173, 0x1d17a),
+        (0xe0001, 0xe0001),
+        (0xe0020, 0xe007f),
+    ];
+
+    fn steers(c: char) -> bool {
+        STEERING.iter().any(|&(first, last)| (first..=last).contains(&u32::from(c)))
+    }
+
+    #[test]
+    fn what_steers_a_terminal_is_shown_as_an_escape() {
+        for c in STEERING.iter().flat_map(|&(first, last)| first..=last).filter_map(char::from_u32) {
+            let shown = Printable(format!("a{c}b")).to_string();
+            assert!(!shown.contains(steers) && shown.starts_with("a\\") && shown.ends_with('b'), "{c:?}: {shown:?}");
+        }
+        assert_eq!(Printable("\x1b[2J\r\n\u{9b}m\u{202e}").to_string(), r"\u{1b}[2J\r\n\u{9b}m\u{202e}");
+    }
+
+    #[test]
+    fn what_can_be_printed_stays_and_nothing_is_escaped_twice() {
+        let plain = r#"serial/0 › "state" at C:\n'é漢'–…"#;
+        assert_eq!(Printable(plain).to_string(), plain);
+        let once = Printable("\x1b\u{2066}").to_string();
+        assert_eq!(Printable(&once).to_string(), once);
+    }
+
+    #[test]
+    fn each_part_of_an_error_is_one_line_of_printable_text() {
+        let hostile = "a\n\x1b[2J\u{202e}\u{9b}b";
+        let error = Error::new(ErrorKind::Malformed, hostile).in_field(hostile).in_section(hostile, 0);
+        for text in [error.to_string(), format!("{error:?}")] {
+            assert!(!text.contains(steers), "{text:?}");
+            assert_eq!(text.matches(r"a\n\u{1b}[2J\u{202e}\u{9b}b").count(), 3, "{text}");
+        }
     }
 }

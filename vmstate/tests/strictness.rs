@@ -110,13 +110,13 @@ fn each_row_is_refused_by_a_strict_load_and_taken_by_a_compatible_one() {
             "a NUL in the machine's name",
             bytes(&[&machine(b"toy\0car"), RAM, &dev(b"\x01")]),
             &on,
-            "at 0x8: the source is a machine of type toy\0car, this one is toy",
+            "at 0x8: the source is a machine of type toy\\0car, this one is toy",
         ),
         (
             "a NUL in a section's name",
             bytes(&[HEAD, RAM, &section(4, b"dev\0?", 0, b"\x01")]),
             &on,
-            "dev\0?/0 at 0x6d: this machine has no such section: both sides need the same devices",
+            "dev\\0?/0 at 0x6d: this machine has no such section: both sides need the same devices",
         ),
         (
             "a part of the configuration twice",
@@ -177,7 +177,7 @@ fn both_refuse_what_is_wrong_for_qemu_too() {
         (
             bytes(&[b"QEVM\0\0\0\x03\x07\0\0\0\x04t\0oy", RAM]),
             ErrorKind::Incompatible,
-            "at 0x8: the source is a machine of type t\0oy, this one is toy",
+            "at 0x8: the source is a machine of type t\\0oy, this one is toy",
         ),
         (
             bytes(&[HEAD, RAM, &full(3, "dev", 1, 1)]),

@@ -9,6 +9,7 @@ use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::{Value, json};
+use vmstate::error::Printable;
 
 use crate::cli::values;
 use crate::config::Address;
@@ -189,17 +190,18 @@ impl ProgressLine {
         if stderr.is_terminal() {
             self.shown = true;
             // ECMA-48 EL: erases what a longer line before left.
-            let _ = write!(stderr, "\r{text}\x1b[K");
+            let _ = write!(stderr, "\r{}\x1b[K", Printable(text));
             let _ = stderr.flush();
         }
     }
 
+    #[expect(clippy::print_stderr, reason = "a line without the program's name")]
     fn end(&mut self, text: &str) {
         if std::mem::take(&mut self.shown) {
             eprint!("\r\x1b[K");
         }
         if !text.is_empty() {
-            eprintln!("{text}");
+            eprintln!("{}", Printable(text));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use vmstate::channel::Listener;
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Result, say};
 use crate::memory::Ram;
 use crate::migration::sections::MachineState;
 use crate::vm::backends::Backends;
@@ -269,7 +269,7 @@ impl Vm {
         if !self.can_be_asked() {
             return Err(Outcome::Ended(End::Failed(why)));
         }
-        eprintln!("minivmm: {why}");
+        say(&why);
         let _ = self.machine.pause_vcpus(PATIENCE);
         self.shared.set_run_state(RunState::InternalError);
         Ok(())

@@ -2,7 +2,7 @@
 //! migration/migration.c).
 
 use crate::codec::Reader;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Printable, Result};
 
 /// The answers in use here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +68,7 @@ pub fn put_reason(reason: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
-/// Reads what [`put_reason`] wrote. It is the peer's text: control characters are escaped, so that it is one line.
+/// Reads what [`put_reason`] wrote. It is the peer's text: as [`Printable`] shows it, it is one line.
 ///
 /// # Errors
 /// `Malformed` for another message, one that is too long, or one that is not UTF-8.
@@ -78,12 +78,5 @@ pub fn read_reason(input: &mut Reader<'_>) -> Result<String> {
         return Err(input.malformed("a reason of at most 4096 bytes expected"));
     }
     let text = str::from_utf8(input.take(length)?).map_err(|_| input.malformed("the reason is not UTF-8"))?;
-    let mut line = String::with_capacity(length);
-    for c in text.chars() {
-        match c.is_control() {
-            true => line.extend(c.escape_debug()),
-            false => line.push(c),
-        }
-    }
-    Ok(line)
+    Ok(Printable(text).to_string())
 }

@@ -1,6 +1,7 @@
 //! The program `vmstate`: what it prints, and its exit codes.
 
 mod check;
+mod hostile;
 mod inspect;
 mod releases;
 

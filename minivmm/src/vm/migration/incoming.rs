@@ -11,7 +11,7 @@ use super::ended::Ended;
 use super::seam::Seam;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::Address;
-use crate::error::{Error, Result, chain};
+use crate::error::{Error, Result, chain, say};
 use crate::migration::preflight::Preflight;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
@@ -53,7 +53,7 @@ impl Reception {
             let why = arrival.error.as_ref().map(|error| chain(error));
             if arrival.pristine && !self.control.is_cancelled() {
                 let why = why.unwrap_or_default();
-                eprintln!("minivmm: a migration's source was turned away: {why}; waiting for the next one");
+                say(format_args!("a migration's source was turned away: {why}; waiting for the next one"));
                 self.shared.update_migration(|info| info.error = Some(format!("a source was turned away: {why}")));
                 continue;
             }

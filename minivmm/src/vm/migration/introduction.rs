@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::error::say;
 use crate::migration::preflight::{Card, Difference, Disk, Facts, compare};
 use crate::migration::sections::MachineState;
 use crate::vm::driver::Vm;
@@ -23,10 +24,8 @@ impl Introduction {
         match state.preflight.arrived() {
             Some((guest, _)) => compare(guest, &self.here, self.tsc_scales),
             None => {
-                eprintln!(
-                    "minivmm: the source sends no section minivmm/preflight: its CPU, TSC rate and devices are not compared \
-                     with this machine's"
-                );
+                say("the source sends no section minivmm/preflight: its CPU, TSC rate and devices are not compared \
+                     with this machine's");
                 Vec::new()
             }
         }

@@ -25,7 +25,7 @@ use self::incoming::Reception;
 use self::outgoing::Departure;
 use self::seam::Seam;
 use crate::config::Address;
-use crate::error::chain;
+use crate::error::{chain, say};
 use crate::kvm::state::HypervisorState;
 use crate::migration::global::{GlobalState, Timer};
 use crate::migration::ownership::SharedTickets;
@@ -207,7 +207,7 @@ impl Vm {
         let introduced = state.preflight.arrived().map(|(_, introduced)| introduced);
         let elapsed = self.machine.write_state(&state.hypervisor, introduced);
         if let Some(warning) = elapsed.map_err(|error| Refusal(chain(&error)))?.warning() {
-            eprintln!("minivmm: {warning}");
+            say(warning);
         }
         Ok(())
     }

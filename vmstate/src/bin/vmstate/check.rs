@@ -4,8 +4,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use vmstate::compat::{Crossing, Direction, RegistryReport, Report, Verdict, check_schemas};
+use vmstate::error::Printable;
 use vmstate::schema::json::Schema;
 
+use crate::text::{json, put_line};
 use crate::{Outcome, TaskResult};
 
 /// Options of `check`.
@@ -92,10 +94,13 @@ impl Checked<'_> {
                 Direction::NewToOld => "in the old release, streams of the new one",
             };
             let broken = self.broken(direction);
-            let _ = match broken.as_slice() {
-                [] => writeln!(out, "compatible: {way} load"),
-                names => writeln!(out, "not compatible: {way} do not always load: {}", names.join(", ")),
-            };
+            match broken.as_slice() {
+                [] => put_line(&mut out, format_args!("compatible: {way} load")),
+                names => {
+                    let names = names.join(", ");
+                    put_line(&mut out, format_args!("not compatible: {way} do not always load: {names}"));
+                }
+            }
         }
         out
     }
@@ -131,16 +136,16 @@ impl Checked<'_> {
         if let [Some(old), Some(new)] = self.machines
             && old != new
         {
-            let _ = writeln!(out, "machine: {old} -> {new}");
+            put_line(&mut out, format_args!("machine: {old} -> {new}"));
         }
         let remarkable = self.remarkable();
         out.extend(remarkable.iter().map(|section| section.to_string()));
         out.push_str(&self.others(remarkable.len()));
         out.push_str(&self.conclusion());
         for assumption in self.assumptions() {
-            let _ = writeln!(out, "  if you know that this holds: --assume '{assumption}'");
+            put_line(&mut out, format_args!("  if you know that this holds: --assume '{assumption}'"));
         }
-        printable(&out)
+        out
     }
 
     fn markdown(&self) -> String {
@@ -168,7 +173,7 @@ impl Checked<'_> {
                 let _ = writeln!(out, "{}- {}", " ".repeat(indent.len().saturating_sub(2)), escaped(text));
             }
         }
-        printable(&out)
+        out
     }
 
     /// The worst that is said of a section in one direction.
@@ -194,18 +199,12 @@ impl Checked<'_> {
     fn json(&self) -> String {
         let mut root = serde_json::json!({"compatible": self.is_compatible(), "machines": self.machines});
         root["sections"] = serde_json::json!(self.report.sections);
-        format!("{root:#}\n")
+        json(&root)
     }
 }
 
-/// Names come from files: they may not steer a terminal.
-fn printable(text: &str) -> String {
-    let escape = |c: char| if c.is_control() && c != '\n' { c.escape_debug().to_string() } else { c.to_string() };
-    text.chars().map(escape).collect()
-}
-
 fn code(name: &str) -> String {
-    format!("`{}`", name.replace('`', "'").replace('|', "\\|"))
+    format!("`{}`", Printable(name.replace('`', "'").replace('|', "\\|")))
 }
 
 /// Text that Markdown shows as it is.

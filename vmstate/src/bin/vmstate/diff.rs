@@ -1,13 +1,12 @@
 //! `vmstate diff`: the values of two streams, field by field; of RAM the counts of pages.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::Path;
 
 use vmstate::dump::{Dump, Part};
 use vmstate::inspect::{Fields, Value};
 
-use crate::text::shown;
+use crate::text::{put_line, shown};
 use crate::{Outcome, TaskResult, read};
 
 /// What is compared: each value by its path.
@@ -17,17 +16,19 @@ pub(crate) fn run(old: &Path, new: &Path) -> TaskResult {
     let ((old_machine, old), (new_machine, new)) = (values(old)?, values(new)?);
     let mut out = String::new();
     if old_machine != new_machine {
-        let _ = writeln!(out, "~ machine: {old_machine} → {new_machine}");
+        put_line(&mut out, format_args!("~ machine: {old_machine} → {new_machine}"));
     }
     for (path, value) in &old {
         match new.get(path) {
-            None => drop(writeln!(out, "- {path} = {}", shown(value))),
-            Some(other) if other != value => drop(writeln!(out, "~ {path}: {} → {}", shown(value), shown(other))),
+            None => put_line(&mut out, format_args!("- {path} = {}", shown(value))),
+            Some(other) if other != value => {
+                put_line(&mut out, format_args!("~ {path}: {} → {}", shown(value), shown(other)));
+            }
             Some(_) => {}
         }
     }
     for (path, value) in new.iter().filter(|(path, _)| !old.contains_key(*path)) {
-        let _ = writeln!(out, "+ {path} = {}", shown(value));
+        put_line(&mut out, format_args!("+ {path} = {}", shown(value)));
     }
     let outcome = if out.is_empty() { Outcome::Fine } else { Outcome::Wrong };
     Ok((out, outcome))
@@ -60,7 +61,7 @@ fn values(file: &Path) -> Result<(String, Values), String> {
         values.insert(format!("RAM {} zero pages", block.name), Value::Unsigned(block.pages.zero));
     }
     let machine = dump.configuration.map(|configuration| configuration.machine).unwrap_or_default();
-    Ok((machine.escape_debug().to_string(), values))
+    Ok((machine, values))
 }
 
 fn flatten(fields: &Fields, path: &str, into: &mut Values) {

@@ -6,7 +6,7 @@ use vmstate::dump::{Dump, Section};
 use vmstate::error::ErrorKind;
 
 use crate::check::read_schema;
-use crate::text::Text;
+use crate::text::{Text, json};
 use crate::{Outcome, TaskResult, read};
 
 /// Options of `inspect`.
@@ -58,10 +58,6 @@ pub(crate) fn run(options: &Options) -> TaskResult {
         |section: &Section| section.unread.as_ref().is_some_and(|error| error.kind() != ErrorKind::Incompatible);
     let wrong = dump.damage.is_some() || dump.sections().any(misfits);
     Ok((text, if wrong { Outcome::Wrong } else { Outcome::Fine }))
-}
-
-fn json(shown: &impl serde::Serialize) -> String {
-    serde_json::to_string_pretty(shown).map_or_else(|error| error.to_string(), |text| text + "\n")
 }
 
 fn is_called(section: &Section, name: &str) -> bool {

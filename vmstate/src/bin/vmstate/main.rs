@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use vmstate::error::Printable;
 
 /// Looks into migration streams of QEMU's format, and compares releases.
 #[derive(Parser)]
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
             }
         }
         Err(message) => {
-            eprintln!("vmstate: {message}");
+            eprintln!("vmstate: {}", Printable(message));
             ExitCode::from(2)
         }
     }

@@ -1,10 +1,12 @@
-//! A dump for people: one line for each section and field, its offset first.
+//! A dump for people: one line for each section and field, its offset first. And JSON for programs. What comes out of a file
+//! steers no terminal in either.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
+use serde::Serialize;
 use vmstate::dump::{Dump, Entry, Part, Section};
-use vmstate::error::{Error, ErrorKind};
-use vmstate::inspect::{Fields, Value};
+use vmstate::error::{Error, ErrorKind, Printable};
+use vmstate::inspect::{Fields, Subsection, Value};
 use vmstate::raw::hex;
 
 /// Bytes of a value shown on its line.
@@ -29,9 +31,9 @@ impl<'a> Text<'a> {
     pub(crate) fn dump(&mut self, dump: &Dump) {
         if let Some(configuration) = &dump.configuration {
             self.line(0, "header QEVM, version 3");
-            self.line(8, &format!("configuration of machine {}", configuration.machine.escape_debug()));
+            self.line(8, &format!("configuration of machine {}", configuration.machine));
             for capability in &configuration.capabilities {
-                self.line(8, &format!("  capability {}", capability.escape_debug()));
+                self.line(8, &format!("  capability {capability}"));
             }
         }
         for entry in &dump.entries {
@@ -47,7 +49,7 @@ impl<'a> Text<'a> {
 
     pub(crate) fn section(&mut self, section: &Section) {
         let header = &section.header;
-        let name = header.idstr.escape_debug();
+        let name = &header.idstr;
         let part = section.part.name();
         let version = match section.part {
             Part::Start | Part::Full => format!(", version {}", header.version),
@@ -76,13 +78,13 @@ impl<'a> Text<'a> {
     fn unread(&mut self, section: &Section, error: &Error) {
         let offset = error.offset().unwrap_or(section.body);
         let path = error.path();
-        let place = if path.is_empty() { String::new() } else { format!("{}: ", path.escape_debug()) };
+        let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
         // What a schema that does not fit has read may be none of it.
         let (what, from) = match error.kind() {
             ErrorKind::Incompatible => ("not read from here", offset),
             _ => ("the schema does not fit", section.body),
         };
-        self.line(offset, &format!("  {what}: {place}{}", error.message().escape_debug()));
+        self.line(offset, &format!("  {what}: {place}{}", error.message()));
         let bytes = Value::Bytes(self.bytes(from, section.body + section.size).to_vec());
         self.line(from, &format!("  bytes: {}", shown(&bytes)));
     }
@@ -94,14 +96,14 @@ impl<'a> Text<'a> {
 
     pub(crate) fn damage(&mut self, dump: &Dump) {
         if let Some(damage) = &dump.damage {
-            let _ = writeln!(self.out, "damaged: {damage}");
+            put_line(&mut self.out, format_args!("damaged: {damage}"));
         }
     }
 
     fn fields(&mut self, fields: &Fields, level: usize) {
         let indent = "  ".repeat(level);
         for field in &fields.fields {
-            let (name, kind) = (field.name.escape_debug(), field.type_name.escape_debug());
+            let (name, kind) = (&field.name, &field.type_name);
             match &field.value {
                 Value::Struct(nested) => {
                     self.line(field.offset, &format!("{indent}{name}: {kind} of {} bytes", field.size));
@@ -122,8 +124,8 @@ impl<'a> Text<'a> {
             }
         }
         for subsection in &fields.subsections {
-            let name = subsection.name.escape_debug();
-            let _ = writeln!(self.out, "          {indent}subsection {name}, version {}", subsection.version);
+            let Subsection { name, version, .. } = subsection;
+            put_line(&mut self.out, format_args!("          {indent}subsection {name}, version {version}"));
             self.fields(&subsection.fields, level + 1);
         }
     }
@@ -131,20 +133,38 @@ impl<'a> Text<'a> {
     fn ram(&mut self, dump: &Dump) {
         for block in dump.ram.blocks() {
             let (normal, zero) = (block.pages.normal, block.pages.zero);
-            let name = block.name.escape_debug();
-            let _ = writeln!(
-                self.out,
-                "RAM block {name}: {} bytes; {} pages sent, {normal} normal ({} bytes), {zero} zero",
+            let line = format_args!(
+                "RAM block {}: {} bytes; {} pages sent, {normal} normal ({} bytes), {zero} zero",
+                block.name,
                 block.len,
                 normal + zero,
                 normal * vmstate::ram::PAGE_SIZE
             );
+            put_line(&mut self.out, line);
         }
     }
 
     fn line(&mut self, offset: u64, text: &str) {
-        let _ = writeln!(self.out, "{offset:08x}  {text}");
+        put_line(&mut self.out, format_args!("{offset:08x}  {text}"));
     }
+}
+
+/// Appends one line of text, which may have names out of a file.
+pub(crate) fn put_line(out: &mut String, line: impl Display) {
+    let _ = writeln!(out, "{}", Printable(line));
+}
+
+/// JSON in ASCII without DEL: its syntax has nothing else, so what is escaped is in a string.
+pub(crate) fn json(value: &impl Serialize) -> String {
+    let text = serde_json::to_string_pretty(value).unwrap_or_else(|error| error.to_string());
+    let mut out = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        match c {
+            ' '..='~' | '\n' => out.push(c),
+            _ => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}"))),
+        }
+    }
+    out + "\n"
 }
 
 /// Where a struct begins, if it has fields.
