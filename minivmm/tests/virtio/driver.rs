@@ -78,12 +78,12 @@ impl<M: Model> Driver<M> {
     }
 
     pub fn set_up_queue(&mut self, index: usize) {
-        let Queue { base, size, .. } = self.queues[index];
+        let (size, addresses) = (self.queues[index].size, self.queues[index].addresses());
         self.write32(0x030, index as u32);
         assert_eq!(self.read32(0x044), 0, "not ready yet");
         assert!(self.read32(0x034) >= u32::from(size));
         self.write32(0x038, u32::from(size));
-        for (register, address) in [(0x080, base), (0x090, base + AVAILABLE), (0x0a0, base + USED)] {
+        for (register, address) in addresses {
             self.write32(register, address as u32);
             self.write32(register + 4, (address >> 32) as u32);
         }
@@ -155,6 +155,11 @@ impl Queue {
     fn new(index: usize, memory: GuestMemory) -> Self {
         let base = (1 << 20) + index as u64 * 0x1_0000;
         Self { base, size: QUEUE_SIZE, memory, available: 0, seen: 0, next: 0, event_idx: false }
+    }
+
+    /// Registers of the low words of the addresses, with their values: descriptors, available ring, used ring.
+    pub fn addresses(&self) -> [(u64, u64); 3] {
+        [(0x080, self.base), (0x090, self.base + AVAILABLE), (0x0a0, self.base + USED)]
     }
 
     pub fn descriptor(&self, index: u16, address: u64, len: u32, flags: u16, next: u16) {

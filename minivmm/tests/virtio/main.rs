@@ -8,5 +8,6 @@ mod driver;
 mod hostile;
 mod locks;
 mod mmio;
+mod negotiation;
 mod net;
 mod state;

@@ -20,11 +20,11 @@ pub const RECEIVE: usize = 0;
 pub const TRANSMIT: usize = 1;
 pub const CONTROL: usize = 2;
 
-const CTRL_GUEST_OFFLOADS: u64 = 1 << 2;
-const GUEST_CSUM: u64 = 1 << 1;
-const GUEST_TSO4: u64 = 1 << 7;
+pub const CTRL_GUEST_OFFLOADS: u64 = 1 << 2;
+pub const GUEST_CSUM: u64 = 1 << 1;
+pub const GUEST_TSO4: u64 = 1 << 7;
 pub const MRG_RXBUF: u64 = 1 << 15;
-const STATUS: u64 = 1 << 16;
+pub const STATUS: u64 = 1 << 16;
 pub const CTRL_VQ: u64 = 1 << 17;
 const GUEST_ANNOUNCE: u64 = 1 << 21;
 
@@ -56,7 +56,7 @@ impl Backend for Wire {
 
 pub struct Network {
     pub socket: UnixDatagram,
-    set: Arc<Mutex<Offloads>>,
+    pub set: Arc<Mutex<Offloads>>,
 }
 
 impl Network {

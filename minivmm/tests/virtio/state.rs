@@ -90,7 +90,7 @@ fn a_disk_after_reset_is_sent_with_qemus_defaults() {
 }
 
 /// A request through `driver`: its status.
-fn flush(driver: &mut Driver<Blk>) -> u8 {
+pub fn flush(driver: &mut Driver<Blk>) -> u8 {
     driver.memory.write_slice(&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], GuestAddress(BUFFERS)).unwrap();
     driver.memory.write_obj(0xffu8, GuestAddress(BUFFERS + 64)).unwrap();
     driver.request(0, &[(BUFFERS, 16, false), (BUFFERS + 64, 1, true)]);
@@ -187,6 +187,19 @@ fn a_disk_of_another_size_is_refused_by_name() {
     let text = error.to_string();
     assert!(text.contains("32768 sectors of 512 bytes, the image here has 16384"), "{text}");
     assert_eq!(error.path(), "virtio");
+}
+
+/// QEMU fills the configuration it sends when the guest reads it.
+#[test]
+fn a_configuration_that_the_guest_of_qemu_never_read_says_nothing() {
+    let mut section = fixture(BLK[0].0);
+    section[24..24 + 57].fill(0);
+    let (image, _file) = sparse_disk(16 << 20);
+    let mut driver = Driver::new(Blk::new(image), guest_of_fixture(&BLK[0].1));
+    load(&mut driver.device, &section).unwrap();
+    let mut byte = [9];
+    minivmm::bus::BusDevice::read(&mut driver.device, 0x120, &mut byte);
+    assert_eq!(byte, [1], "write-back, as after reset");
 }
 
 /// Bytes of the section are changed in turn: a load that fails has changed nothing, whatever it had read before.

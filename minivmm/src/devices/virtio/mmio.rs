@@ -82,10 +82,6 @@ impl<M: Model> Virtio<M> {
         self.worker.core.fault().map(|Broken(what)| what)
     }
 
-    pub(super) fn event_idx(features: u64) -> bool {
-        features & 1 << VIRTIO_RING_F_EVENT_IDX != 0
-    }
-
     /// True if a device may run with `features`: all of them offered, virtio 1 among them.
     pub(super) fn acceptable(&self, features: u64) -> bool {
         features & !self.offered == 0 && features & 1 << VIRTIO_F_VERSION_1 != 0
@@ -160,10 +156,10 @@ impl<M: Model> Virtio<M> {
 
     fn write_ready(&mut self, ready: bool) {
         let index = usize::from(self.registers.queue_sel);
-        let event_idx = Self::event_idx(self.registers.features());
+        let features = self.registers.features;
         let Some(queue) = self.registers.queue().filter(|queue| queue.ready != ready) else { return };
         let core = &self.worker.core;
-        let ring = if ready { Ring::at(queue.layout(), event_idx, &core.memory) } else { Ok(Ring::new()) };
+        let ring = if ready { Ring::at(queue.layout(), features, &core.memory) } else { Ok(Ring::new()) };
         match ring {
             Ok(ring) => {
                 queue.ready = ready;
@@ -184,21 +180,23 @@ impl<M: Model> Virtio<M> {
         }
         // §2.1.1: the driver clears no bit. NEEDS_RESET is the device's own.
         let mut status = self.registers.status | (value & !NEEDS_RESET);
-        let features = self.registers.features();
-        if status & FEATURES_OK != 0 && !self.acceptable(features) {
-            status &= !FEATURES_OK;
+        let set = status & !self.registers.status;
+        if set & FEATURES_OK != 0 {
+            let wanted = self.registers.wanted();
+            if self.acceptable(wanted) {
+                self.registers.features = wanted;
+                self.worker.core.quiesced(|active| active.agree(wanted));
+            } else {
+                status &= !FEATURES_OK;
+            }
         }
         // §3.1.1: a driver that saw FEATURES_OK refused must not go on.
         if status & FEATURES_OK == 0 {
             status &= !DRIVER_OK;
         }
-        let starts = status & DRIVER_OK != 0 && self.registers.status & DRIVER_OK == 0;
         self.registers.status = status;
-        if starts {
-            self.worker.core.quiesced(|active| {
-                active.model.activate(features);
-                active.driving = true;
-            });
+        if set & status & DRIVER_OK != 0 {
+            self.worker.core.quiesced(|active| active.driving = true);
         }
     }
 

@@ -51,8 +51,8 @@ pub trait Model: Send + 'static {
     /// The guest changed configuration bytes; `data` fits at `offset`. Read-only bytes are to be ignored.
     fn write_config(&mut self, offset: usize, data: &[u8]);
 
-    /// The driver is ready, and understands `features`.
-    fn activate(&mut self, features: u64);
+    /// The driver set FEATURES_OK: it understands `features`.
+    fn agree(&mut self, features: u64);
 
     /// Back to the state after power-on.
     fn reset(&mut self);
@@ -72,7 +72,7 @@ pub trait Model: Send + 'static {
     /// The state now.
     fn state(&self) -> Self::State;
 
-    /// Replaces the state.
+    /// Replaces the state; what was agreed on with the driver stays.
     fn set_state(&mut self, state: Self::State);
 
     /// Appends the device's own part of the section.
@@ -81,7 +81,7 @@ pub trait Model: Send + 'static {
     /// What a nested struct refuses.
     fn save_state(&mut self, out: &mut Writer) -> Result<()>;
 
-    /// Reads the device's own part; `config` and the low word of `features` came before it.
+    /// Reads the device's own part; `config` and the low word of the `features` agreed on came before it.
     ///
     /// # Errors
     /// Any kind; nothing has changed.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -62,18 +63,24 @@ impl Ring {
     ///
     /// # Errors
     /// Size no power of two or too large, addresses misaligned (virtio 1.2 §2.7) or not wholly in guest memory.
-    pub(super) fn at(layout: Layout, event_idx: bool, memory: &GuestMemory) -> Result<Self, Broken> {
+    pub(super) fn at(layout: Layout, features: u64, memory: &GuestMemory) -> Result<Self, Broken> {
         let mut queue = Queue::new(QUEUE_SIZE_MAX)?;
         queue.try_set_size(layout.size)?;
         queue.try_set_desc_table_address(GuestAddress(layout.descriptors))?;
         queue.try_set_avail_ring_address(GuestAddress(layout.available))?;
         queue.try_set_used_ring_address(GuestAddress(layout.used))?;
-        queue.set_event_idx(event_idx);
         queue.set_ready(true);
         if !queue.is_valid(memory) || layout.available == 0 {
             return Err(Broken::new(format_args!("queue is not in guest memory: {layout:x?}")));
         }
-        Ok(Self { queue, interrupt_next: false, looked_at: 0 })
+        let mut ring = Self { queue, interrupt_next: false, looked_at: 0 };
+        ring.agree(features);
+        Ok(ring)
+    }
+
+    /// The driver and the device agree on `features`.
+    pub(super) fn agree(&mut self, features: u64) {
+        self.queue.set_event_idx(features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
     }
 
     /// The same, as a load finds it: the device had consumed up to `next_available`; how far it had answered is in
@@ -83,11 +90,11 @@ impl Ring {
     /// As [`at`](Self::at), or indices further apart than the queue is long.
     pub(super) fn resume_at(
         layout: Layout,
-        event_idx: bool,
+        features: u64,
         next_available: u16,
         memory: &GuestMemory,
     ) -> Result<Self, Broken> {
-        let mut ring = Self::at(layout, event_idx, memory)?;
+        let mut ring = Self::at(layout, features, memory)?;
         let available = ring.queue.avail_idx(memory, Ordering::Acquire)?.0;
         let used = ring.queue.used_idx(memory, Ordering::Acquire)?.0;
         if available.wrapping_sub(next_available) > layout.size {

@@ -33,8 +33,10 @@ impl QueueRegisters {
 pub(super) struct Registers {
     pub(super) device_features_sel: u32,
     pub(super) driver_features_sel: u32,
-    /// Low and high word.
+    /// Low and high word, as the driver wrote them.
     pub(super) driver_features: [u32; 2],
+    /// Features agreed on: the driver's words at FEATURES_OK, none before.
+    pub(super) features: u64,
     pub(super) queue_sel: u16,
     pub(super) status: u8,
     pub(super) queues: Vec<QueueRegisters>,
@@ -46,13 +48,15 @@ impl Registers {
             device_features_sel: 0,
             driver_features_sel: 0,
             driver_features: [0; 2],
+            features: 0,
             queue_sel: 0,
             status: 0,
             queues: vec![QueueRegisters::default(); queues],
         }
     }
 
-    pub(super) fn features(&self) -> u64 {
+    /// Features that the driver asks for.
+    pub(super) fn wanted(&self) -> u64 {
         u64::from(self.driver_features[1]) << 32 | u64::from(self.driver_features[0])
     }
 

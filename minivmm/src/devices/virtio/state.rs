@@ -32,7 +32,7 @@ pub struct Snapshot<S> {
 
 impl<M: Model> Virtio<M> {
     fn replace(&mut self, with: Snapshot<M::State>) {
-        let features = with.registers.features();
+        let features = with.registers.features;
         self.registers = with.registers;
         let core = &self.worker.core;
         core.gate.pause(None);
@@ -40,8 +40,8 @@ impl<M: Model> Virtio<M> {
             active.rings = with.rings;
             active.driving = with.driving;
             active.model.reset();
-            if with.driving {
-                active.model.activate(features);
+            if features != 0 {
+                active.agree(features);
             }
             active.model.set_state(with.model);
         });
@@ -61,7 +61,7 @@ impl<M: Model> Virtio<M> {
             status: self.status(),
             interrupt_status: self.worker.core.interrupt.status(),
             queue_sel: self.registers.queue_sel,
-            features_low: self.registers.driver_features[0],
+            features_low: self.registers.features as u32,
             config_len: config.len() as u32,
             config,
             queue_count: M::QUEUES.len() as u32,
@@ -77,7 +77,7 @@ impl<M: Model> Virtio<M> {
     }
 
     fn tail(&self) -> Tail {
-        let mut tail = Tail { features: self.registers.features(), ..Tail::default() };
+        let mut tail = Tail { features: self.registers.features, ..Tail::default() };
         for (index, (registers, default)) in self.registers.queues.iter().zip(M::QUEUES).enumerate() {
             let layout = registers.layout();
             if registers.ready {
@@ -96,24 +96,16 @@ impl<M: Model> Virtio<M> {
     /// Checks everything that was read against this device, and makes of it what [`replace`](Self::replace) takes.
     fn accept(&self, head: &Head, tail: &Tail, model: M::State) -> Result<Snapshot<M::State>, String> {
         let status = head.status & !NEEDS_RESET;
+        let features = self.accept_features(head, tail, status)?;
         let registers = Registers {
             device_features_sel: head.device_features_sel,
             driver_features_sel: head.driver_features_sel,
             driver_features: tail.transport.driver_features,
+            features,
             queue_sel: head.queue_sel,
             status,
             queues: tail.transport.queues.0[..M::QUEUES.len()].to_vec(),
         };
-        let features = registers.features();
-        if registers.driver_features[0] != head.features_low || (tail.features != 0 && tail.features != features) {
-            return Err(format!(
-                "features are {features:#x} in the transport, {:#x} in the device",
-                tail.features | u64::from(head.features_low)
-            ));
-        }
-        if status & FEATURES_OK != 0 && !self.acceptable(features) {
-            return Err(format!("features {features:#x} are not among those offered here, {:#x}", self.offered));
-        }
         if status & DRIVER_OK != 0 && status & FEATURES_OK == 0 || tail.started != (status & DRIVER_OK != 0) {
             return Err(format!("status {status:#x} contradicts itself"));
         }
@@ -133,7 +125,7 @@ impl<M: Model> Virtio<M> {
         let mut rings = Vec::with_capacity(M::QUEUES.len());
         for (index, (registers, queue)) in registers.queues.iter().zip(&head.queues).enumerate() {
             let addresses = tail.rings.0[index];
-            let ring = self.accept_ring(registers, *queue, addresses, Self::event_idx(features));
+            let ring = self.accept_ring(registers, *queue, addresses, features);
             match ring.map_err(|Broken(what)| format!("queue {index}: {what}"))? {
                 Ok(ring) => rings.push(ring),
                 Err(broken) => {
@@ -147,6 +139,22 @@ impl<M: Model> Virtio<M> {
         Ok(Snapshot { registers, interrupt_status, fault, rings, driving, model, paused: true })
     }
 
+    /// The features agreed on. A source before FEATURES_OK has none, or some that it refused: an earlier minivmm sent
+    /// whatever the driver had written until then, QEMU those of them that it offers. The driver asks again.
+    fn accept_features(&self, head: &Head, tail: &Tail, status: u8) -> Result<u64, String> {
+        let features = if tail.features == 0 { u64::from(head.features_low) } else { tail.features };
+        if features as u32 != head.features_low {
+            return Err(format!("features are {features:#x} in a subsection, {:#x} before", head.features_low));
+        }
+        if status & FEATURES_OK == 0 {
+            return Ok(features & self.offered);
+        }
+        if !self.acceptable(features) {
+            return Err(format!("features {features:#x} are not among those offered here, {:#x}", self.offered));
+        }
+        Ok(features)
+    }
+
     /// A ring at its place. What the stream says must be right; what guest memory says is the guest's fault: that
     /// breaks the device and not the migration, which a guest must not be able to prevent.
     fn accept_ring(
@@ -154,7 +162,7 @@ impl<M: Model> Virtio<M> {
         registers: &QueueRegisters,
         queue: QueueHead,
         addresses: RingAddresses,
-        event_idx: bool,
+        features: u64,
     ) -> Result<Result<Ring, Broken>, Broken> {
         if !registers.ready {
             return Ok(Ok(Ring::new()));
@@ -167,8 +175,8 @@ impl<M: Model> Virtio<M> {
             return Err(Broken::new(format_args!("{layout:x?} in the transport, {queue:x?} {addresses:x?} elsewhere")));
         }
         let memory = &self.worker.core.memory;
-        Ring::at(layout, event_idx, memory)?;
-        Ok(Ring::resume_at(layout, event_idx, queue.next_available, memory))
+        Ring::at(layout, features, memory)?;
+        Ok(Ring::resume_at(layout, features, queue.next_available, memory))
     }
 }
 

@@ -52,6 +52,14 @@ pub(super) struct Active<M> {
     pub(super) driving: bool,
 }
 
+impl<M: Model> Active<M> {
+    /// The driver and the device agree on `features`.
+    pub(super) fn agree(&mut self, features: u64) {
+        self.rings.iter_mut().for_each(|ring| ring.agree(features));
+        self.model.agree(features);
+    }
+}
+
 impl<M: Model> Core<M> {
     pub(super) fn new(model: M, memory: GuestMemory, interrupt: Interrupt) -> io::Result<Self> {
         Ok(Self {

@@ -92,7 +92,7 @@ impl Model for Blk {
     }
 
     /// §5.2.5.2: a driver that knows no FLUSH gets write-through.
-    fn activate(&mut self, features: u64) {
+    fn agree(&mut self, features: u64) {
         let flush = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         let selectable = features & 1 << VIRTIO_BLK_F_CONFIG_WCE != 0;
         if !flush && !selectable {
@@ -148,7 +148,9 @@ impl Model for Blk {
         let refuse = |offset, what| Err(Error::new(ErrorKind::Rejected, what).at(offset));
         let theirs = config.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let ours = self.worker.image.sectors();
-        if theirs != ours {
+        // QEMU fills its copy when the guest reads it: a guest that has not come so far has all zeros.
+        let never_read = config.iter().all(|byte| *byte == 0);
+        if theirs != ours && !never_read {
             return refuse(
                 input.offset(),
                 format!("the guest's disk has {theirs} sectors of 512 bytes, the image here has {ours}"),
@@ -162,7 +164,7 @@ impl Model for Blk {
                 "disk requests are in flight: let the source finish them (resume it once its disk works again)".into(),
             );
         }
-        Ok(config.get(WRITEBACK).is_none_or(|byte| byte & 1 != 0))
+        Ok(never_read || config.get(WRITEBACK).is_none_or(|byte| byte & 1 != 0))
     }
 
     fn source(&self) -> Option<RawFd> {

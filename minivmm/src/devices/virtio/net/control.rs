@@ -91,7 +91,10 @@ fn announced(state: &mut NetState, command: u32) -> Option<()> {
 
 fn offloads(state: &mut NetState, command: u32, payload: &[u8]) -> Option<()> {
     let wanted = u64::from_le_bytes(payload.try_into().ok()?);
-    if command != VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET || wanted & !Offloads::of(state.features).0 != 0 {
+    if !state.chooses_offloads()
+        || command != VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET
+        || wanted & !Offloads::of(state.features).0 != 0
+    {
         return None;
     }
     state.curr_guest_offloads = wanted;

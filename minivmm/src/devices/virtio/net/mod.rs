@@ -216,7 +216,7 @@ impl<B: Backend> Model for Net<B> {
     /// In virtio 1 the driver changes nothing here.
     fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
 
-    fn activate(&mut self, features: u64) {
+    fn agree(&mut self, features: u64) {
         self.state.features = features;
         self.state.mergeable_rx_bufs = u32::from(self.state.negotiated(VIRTIO_NET_F_MRG_RXBUF));
         self.state.curr_guest_offloads = Offloads::of(features).0;
@@ -258,7 +258,10 @@ impl<B: Backend> Model for Net<B> {
     }
 
     fn set_state(&mut self, state: NetState) {
-        self.state = NetState { features: self.state.features, ..state };
+        let agreed = &self.state;
+        // Where the driver cannot choose, what was agreed on holds, and is not in the stream (QEMU's virtio_net_post_load).
+        let offloads = if agreed.chooses_offloads() { state.curr_guest_offloads } else { agreed.curr_guest_offloads };
+        self.state = NetState { features: agreed.features, curr_guest_offloads: offloads, ..state };
         self.apply_offloads();
     }
 

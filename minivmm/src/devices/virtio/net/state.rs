@@ -39,7 +39,7 @@ pub struct NetState {
     pub(super) nobcast: u8,
     /// As `has_vnet_hdr`, for UDP fragmentation offload.
     pub(super) has_ufo: u8,
-    #[vmstate(exists = Self::chooses_offloads)]
+    #[vmstate(exists = Self::sends_offloads)]
     pub(super) curr_guest_offloads: u64,
     #[vmstate(skip)]
     pub(super) features: u64,
@@ -71,8 +71,13 @@ impl NetState {
         }
     }
 
-    fn chooses_offloads(&self, _version: u32) -> bool {
-        self.features & 1 << VIRTIO_NET_F_CTRL_GUEST_OFFLOADS != 0
+    fn sends_offloads(&self, _version: u32) -> bool {
+        self.chooses_offloads()
+    }
+
+    /// True if the driver may change the receive offloads at any time.
+    pub(super) fn chooses_offloads(&self) -> bool {
+        self.negotiated(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS)
     }
 
     fn check(&self) -> Result<(), String> {
