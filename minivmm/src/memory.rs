@@ -46,7 +46,7 @@ pub struct Stretch {
 }
 
 impl Ram {
-    /// Reserves `len` bytes; the host gives pages as they are first touched.
+    /// Reserves `len` bytes; the host gives pages as they are first touched. They are left out of core dumps.
     ///
     /// # Errors
     /// [`Error::Memory`] if `len` is zero, not of whole pages, over [`RAM_MAX`], or the host has no address space.
@@ -68,6 +68,13 @@ impl Ram {
             // SAFETY: the range is exactly a live private mapping of `ram`, and MADV_HUGEPAGE changes no contents.
             // Its result does not matter: without huge pages the guest is only slower.
             unsafe { libc::madvise(stretch.host_address as *mut _, stretch.len as usize, libc::MADV_HUGEPAGE) };
+            // SAFETY: as above; MADV_DONTDUMP changes no contents either.
+            if unsafe { libc::madvise(stretch.host_address as *mut _, stretch.len as usize, libc::MADV_DONTDUMP) } != 0
+            {
+                let error = std::io::Error::last_os_error();
+                let what = format!("the host does not keep guest RAM out of core dumps (MADV_DONTDUMP): {error}");
+                return Err(Error::Memory { what });
+            }
         }
         Ok(ram)
     }
@@ -187,6 +194,25 @@ mod tests {
         let stretches: Vec<_> = ram.stretches().map(|s| (s.offset, s.guest_address, s.len)).collect();
         assert_eq!(stretches, [(0, 0, 16 << 20)]);
         assert_eq!(ram.guest_address(16 << 20), None);
+    }
+
+    /// `dd` in VmFlags is "do not include area into core dump" (Documentation/filesystems/proc.rst).
+    #[test]
+    fn guest_memory_is_in_no_core_dump() {
+        let ram = Ram::new((3 << 30) + (1 << 20)).unwrap();
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        for stretch in ram.stretches() {
+            let mut here = false;
+            let flags = smaps.lines().find(|line| {
+                if let Some((start, end)) = line.split_once(' ').and_then(|(range, _)| range.split_once('-'))
+                    && let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16))
+                {
+                    here = (start..end).contains(&stretch.host_address);
+                }
+                here && line.starts_with("VmFlags:")
+            });
+            assert!(flags.unwrap().split(' ').any(|flag| flag == "dd"), "{flags:?}");
+        }
     }
 
     /// QEMU's `microvm`: 3 GiB below, the rest from 4 GiB.

@@ -85,7 +85,7 @@ fn state_survives_the_wire_and_another_vm() {
     // KVM_SET_FPU leaves XSTATE_BV alone, so vector registers go in with the whole state; KVM_GET_FPU is the judge.
     let cpu = &mut source.vcpus[0].cpu;
     (cpu.fpuc, cpu.fpip, cpu.xmm[0].low, cpu.xstate_bv) = (0x27f, 0x5678, 0x1111_2222, cpu.xstate_bv | 3);
-    source.set(&vm, &vcpus, None).unwrap();
+    source.set(&vm, &vcpus, &host.features, None).unwrap();
     let fpu = vcpus[0].get_fpu().unwrap();
     assert_eq!((fpu.fcw, fpu.last_ip, &fpu.xmm[0][..4]), (0x27f, 0x5678, &[0x22, 0x22, 0x11, 0x11][..]));
     let source = HypervisorState::get(&vm, &vcpus, &host.features).unwrap();
@@ -114,7 +114,7 @@ fn state_survives_the_wire_and_another_vm() {
 
     let (vm, vcpus) = machine(&host, 2);
     let vcpus: Vec<&VcpuFd> = vcpus.iter().collect();
-    moved.set(&vm, &vcpus, None).unwrap();
+    moved.set(&vm, &vcpus, &host.features, None).unwrap();
     let mut destination = HypervisorState::get(&vm, &vcpus, &host.features).unwrap();
     assert!(destination.clock.clock > source.clock.clock, "the KVM clock goes on");
     for (there, here) in destination.vcpus.iter_mut().zip(&source.vcpus) {
@@ -157,7 +157,7 @@ fn a_pending_level_interrupt_reaches_the_new_machines_lapic() {
 
     let (vm, vcpus) = machine(&host, 1);
     let fds: Vec<&VcpuFd> = vcpus.iter().collect();
-    source.set(&vm, &fds, None).unwrap();
+    source.set(&vm, &fds, &host.features, None).unwrap();
     let there = HypervisorState::get(&vm, &fds, &host.features).unwrap();
     let requested = |state: &HypervisorState| state.vcpus[0].apic.irr[VECTOR as usize / 32] >> (VECTOR % 32) & 1;
     assert_eq!(requested(&there), 1, "the LAPIC's IRR: {:x?}", there.vcpus[0].apic.irr);
@@ -166,7 +166,7 @@ fn a_pending_level_interrupt_reaches_the_new_machines_lapic() {
     // Moved once more it is still one interrupt: requested at the LAPIC, and not sent again by the I/O APIC.
     let (vm, vcpus) = machine(&host, 1);
     let fds: Vec<&VcpuFd> = vcpus.iter().collect();
-    there.set(&vm, &fds, None).unwrap();
+    there.set(&vm, &fds, &host.features, None).unwrap();
     let third = HypervisorState::get(&vm, &fds, &host.features).unwrap();
     assert_eq!((requested(&third), third.ioapic.ioredtbl[PIN]), (1, there.ioapic.ioredtbl[PIN]));
     assert_eq!(third.vcpus[0].apic.isr, [0; 8]);
@@ -181,7 +181,7 @@ fn clocks_go_on_by_what_was_measured() {
     let fds: Vec<&VcpuFd> = vcpus.iter().collect();
     // A host tells its TSC once its clock was set.
     let fresh = HypervisorState::get(&vm, &fds, &host.features).unwrap();
-    fresh.set(&vm, &fds, None).unwrap();
+    fresh.set(&vm, &fds, &host.features, None).unwrap();
     // A new vCPU's TSC begins at 0, but for a KVM whose guests read the host's.
     let has_tsc_of_its_own = fresh.vcpus[0].cpu.tsc < 60_000 * fresh.vcpus[0].cpu.tsc_khz as u64;
     let mut source = HypervisorState::get(&vm, &fds, &host.features).unwrap();
@@ -199,7 +199,7 @@ fn clocks_go_on_by_what_was_measured() {
         sent.reference.realtime = sent.reference.realtime.wrapping_add_signed(change_s * 1_000_000_000);
         let (vm, vcpus) = machine(&host, 1);
         let fds: Vec<&VcpuFd> = vcpus.iter().collect();
-        let elapsed = sent.set(&vm, &fds, both).unwrap();
+        let elapsed = sent.set(&vm, &fds, &host.features, both).unwrap();
         let there = HypervisorState::get(&vm, &fds, &host.features).unwrap();
         assert_eq!(elapsed.warning().is_some(), disagrees, "{change_s} s: {elapsed:?}");
         let clock_ns = there.clock.clock - sent.clock.clock;
@@ -213,7 +213,7 @@ fn clocks_go_on_by_what_was_measured() {
     // A source that was not introduced leaves its clocks where they were.
     let (vm, vcpus) = machine(&host, 1);
     let fds: Vec<&VcpuFd> = vcpus.iter().collect();
-    assert_eq!(source.set(&vm, &fds, None).unwrap(), Elapsed::default());
+    assert_eq!(source.set(&vm, &fds, &host.features, None).unwrap(), Elapsed::default());
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn nested_virtualization_and_another_tsc_rate_are_refused() {
     let good = HypervisorState::get(&vm, &fds, &host.features).unwrap();
     let mut nested = good.clone();
     nested.vcpus[1].cpu.efer |= 1 << 12;
-    let error = nested.set(&vm, &fds, None).unwrap_err().to_string();
+    let error = nested.set(&vm, &fds, &host.features, None).unwrap_err().to_string();
     assert!(
         error.starts_with("nested virtualization is not migrated, and the stream has EFER.SVME of vCPU 1"),
         "{error}"
@@ -236,10 +236,10 @@ fn nested_virtualization_and_another_tsc_rate_are_refused() {
         let mut other = good.clone();
         let rate = other.vcpus[0].cpu.tsc_khz;
         other.vcpus[0].cpu.tsc_khz = rate * factor / by;
-        let error = other.set(&vm, &fds, None).unwrap_err().to_string();
+        let error = other.set(&vm, &fds, &host.features, None).unwrap_err().to_string();
         assert!(error.contains(&format!("runs at {} kHz, this host's at {rate} kHz", rate * factor / by)), "{error}");
     }
-    good.set(&vm, &fds, None).unwrap();
+    good.set(&vm, &fds, &host.features, None).unwrap();
 }
 
 /// What no destination can make equal: the moments at which the two readings were made.

@@ -113,7 +113,7 @@ impl Machine {
     ) -> Result<Elapsed, StateError> {
         let vcpus: Vec<_> = self.vcpus.iter().map(VcpuThread::vcpu).collect();
         let fds: Vec<_> = vcpus.iter().map(|vcpu| vcpu.fd()).collect();
-        state.set(self.kvm.fd(), &fds, introduced)
+        state.set(self.kvm.fd(), &fds, &self.host, introduced)
     }
 
     /// What the guest was shown of its vCPUs, here or where it began.

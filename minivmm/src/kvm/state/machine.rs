@@ -55,7 +55,13 @@ impl HypervisorState {
     ///
     /// # Errors
     /// The guest cannot run here, or an ioctl failed; the machine must not run.
-    pub fn set(&self, vm: &VmFd, vcpus: &[&VcpuFd], introduced: Option<Introduced>) -> Result<Elapsed, StateError> {
+    pub fn set(
+        &self,
+        vm: &VmFd,
+        vcpus: &[&VcpuFd],
+        host: &HostFeatures,
+        introduced: Option<Introduced>,
+    ) -> Result<Elapsed, StateError> {
         for (index, (vcpu, state)) in vcpus.iter().zip(&self.vcpus).enumerate() {
             if let Some(what) = nested::found(state) {
                 return Err(StateError::Nested { index, what });
@@ -65,7 +71,7 @@ impl HypervisorState {
         let tsc: Vec<u64> = self.vcpus.iter().map(|vcpu| vcpu.cpu.tsc).collect();
         let elapsed = clock::set(vm, vcpus, &self.clock, &self.reference, introduced, &tsc)?;
         for (vcpu, state) in vcpus.iter().zip(&self.vcpus) {
-            state.set(vcpu)?;
+            state.set(vcpu, host)?;
         }
         for (chip, pic) in (0..).zip(&self.pics) {
             pic.set(vm, chip)?;

@@ -6,7 +6,7 @@
 //! the deadline; KVM_SET_VCPU_EVENTS last, since KVM_SET_REGS clears a pending exception. FS and GS bases come with
 //! the segments, EFER with the special registers.
 
-use kvm_bindings::{KVM_MP_STATE_HALTED, kvm_mp_state};
+use kvm_bindings::{KVM_MP_STATE_HALTED, kvm_mp_state, kvm_xsave};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
 use super::apic::Apic;
@@ -27,7 +27,8 @@ pub struct VcpuState {
     pub extra: VcpuExtra,
 }
 
-/// What this host's KVM has to offer, asked once.
+/// What this host's KVM has to offer, asked once. A value is the proof that the XSAVE area of a vCPU here is no larger than
+/// `kvm_xsave`: it grows only when the process asks for more (ARCH_REQ_XCOMP_GUEST_PERM), which this one never does.
 #[derive(Clone, Debug)]
 pub struct HostFeatures {
     extra_msrs: Vec<u32>,
@@ -39,13 +40,18 @@ impl HostFeatures {
     /// # Errors
     /// The MSR list cannot be read, or vCPUs have more XSAVE state than the format carries.
     pub fn new(kvm: &Kvm) -> Result<Self, StateError> {
-        const LIMIT: usize = 4096;
+        const LIMIT: usize = size_of::<kvm_xsave>();
         let bytes = usize::try_from(kvm.check_extension_int(Cap::Xsave2)).unwrap_or(0);
         if bytes > LIMIT {
             return Err(StateError::XsaveSize { bytes, limit: LIMIT });
         }
         let all = call("KVM_GET_MSR_INDEX_LIST", kvm.get_msr_index_list())?;
         Ok(Self { extra_msrs: VcpuExtra::msr_indices(all.as_slice()) })
+    }
+
+    fn set_xsave(&self, vcpu: &VcpuFd, area: &kvm_xsave) -> Result<(), StateError> {
+        // SAFETY: KVM reads as many bytes as KVM_CAP_XSAVE2 says, and `self` proves that `area` has as many.
+        call("KVM_SET_XSAVE", unsafe { vcpu.set_xsave(area) })
     }
 }
 
@@ -86,7 +92,7 @@ impl VcpuState {
     ///
     /// # Errors
     /// An ioctl failed; the vCPU must not run.
-    pub fn set(&self, vcpu: &VcpuFd) -> Result<(), StateError> {
+    pub fn set(&self, vcpu: &VcpuFd, host: &HostFeatures) -> Result<(), StateError> {
         let (cpu, extra) = (&self.cpu, &self.extra);
         let mp_state = kvm_mp_state { mp_state: cpu.mp_state };
         call("KVM_SET_MP_STATE", vcpu.set_mp_state(mp_state))?;
@@ -100,9 +106,7 @@ impl VcpuState {
             xcrs.xcrs[0].value = cpu.xcr0;
             call("KVM_SET_XCRS", vcpu.set_xcrs(&xcrs))?;
         }
-        let area = cpu.kvm_xsave(&extra.xsave_rest);
-        // SAFETY: `HostFeatures::new` made sure that this host's area is no larger than the 4096 bytes of `area`.
-        call("KVM_SET_XSAVE", unsafe { vcpu.set_xsave(&area) })?;
+        host.set_xsave(vcpu, &cpu.kvm_xsave(&extra.xsave_rest))?;
         call("KVM_SET_DEBUGREGS", vcpu.set_debug_regs(&cpu.kvm_debug_regs()))?;
         let page = call("KVM_GET_LAPIC", vcpu.get_lapic())?;
         call("KVM_SET_LAPIC", vcpu.set_lapic(&self.apic.to_kvm(&page, extra.apic_current_count)))?;

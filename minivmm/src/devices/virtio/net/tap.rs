@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use nix::{ioctl_write_int_bad, ioctl_write_ptr, ioctl_write_ptr_bad, request_code_write};
+use nix::{ioctl_readwrite_bad, ioctl_write_int_bad, ioctl_write_ptr, request_code_write};
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
     VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6,
@@ -14,8 +14,9 @@ use virtio_bindings::virtio_net::{
 use super::HEADER;
 use super::backend::{Backend, Offloads};
 
-// linux/if_tun.h: TUNSETIFF and TUNSETOFFLOAD are declared with the size of an int, whatever they take.
-ioctl_write_ptr_bad!(tunsetiff, request_code_write!(b'T', 202, size_of::<libc::c_int>()), libc::ifreq);
+// linux/if_tun.h: TUNSETIFF and TUNSETOFFLOAD are declared as writes of the size of an int, whatever they take. TUNSETIFF
+// also writes the interface's name and flags back (`__tun_chr_ioctl`, drivers/net/tun.c).
+ioctl_readwrite_bad!(tunsetiff, request_code_write!(b'T', 202, size_of::<libc::c_int>()), libc::ifreq);
 ioctl_write_int_bad!(tunsetoffload, request_code_write!(b'T', 208, size_of::<libc::c_uint>()));
 ioctl_write_ptr!(tunsetvnethdrsz, b'T', 216, libc::c_int);
 
@@ -77,9 +78,9 @@ impl Tap {
             *to = from as libc::c_char;
         }
         let flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
-        let request = libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
-        // SAFETY: TUNSETIFF reads one `ifreq`, which lives across the call; its name ends in NUL.
-        unsafe { tunsetiff(file.as_raw_fd(), &raw const request) }?;
+        let mut request = libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
+        // SAFETY: TUNSETIFF reads and writes one `ifreq`, which is mutable and lives across the call; its name ends in NUL.
+        unsafe { tunsetiff(file.as_raw_fd(), &raw mut request) }?;
         let header = HEADER as libc::c_int;
         // SAFETY: TUNSETVNETHDRSZ reads one int, which lives across the call.
         unsafe { tunsetvnethdrsz(file.as_raw_fd(), &raw const header) }?;
