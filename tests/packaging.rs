@@ -106,6 +106,24 @@ fn each_dependency_is_used() {
     assert!(unused.is_empty(), "never named in the code of their package: {unused:?}");
 }
 
+/// The lab depends on minivmm: its roles mount, power off and run programs, and none of that belongs into the product.
+#[test]
+fn the_product_does_not_depend_on_the_lab() {
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().unwrap();
+    let depends = |on: &str, name: &str, kind: Option<&str>| {
+        let package = packages.iter().find(|package| package["name"] == name).unwrap();
+        let mut all = package["dependencies"].as_array().unwrap().iter();
+        all.any(|dependency| dependency["name"] == on && dependency["kind"].as_str() == kind)
+    };
+    for product in ["vmstate", "vmstate-derive", "minivmm"] {
+        for lab in ["vmstate-lab", "vmstate-demo"] {
+            assert!(!depends(lab, product, None), "{product} depends on {lab}");
+        }
+    }
+    assert!(depends("minivmm", "vmstate-demo", None), "the demo does not link minivmm");
+}
+
 /// Whoever uses the declared Rust can build the library: clippy's `incompatible_msrv` looks at our own code, this at the
 /// rest. What says nothing is not known to need more.
 #[test]

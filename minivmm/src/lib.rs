@@ -15,4 +15,5 @@ pub mod irq;
 pub mod kvm;
 pub mod memory;
 pub mod migration;
+pub mod program;
 pub mod vm;

@@ -45,6 +45,25 @@ fn help_and_version_are_no_mistakes() {
     }
 }
 
+/// The lab's program mounts, powers off and runs programs in its own machines. The product must not have these parts.
+#[test]
+fn the_executable_has_no_part_of_the_lab() {
+    let executable = std::fs::read(env!("CARGO_BIN_EXE_minivmm")).unwrap();
+    let has = |text: &str| executable.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(has("Run a virtual machine, or receive one"), "the help is in the executable as it is shown");
+    for part in ["lab-init", "lab-exec", "lab: job ended with", "/job.json"] {
+        assert!(!has(part), "{part:?} is in the executable");
+    }
+}
+
+#[test]
+fn the_demo_of_earlier_releases_is_named() {
+    let output = minivmm(&["demo", "--guest", "tiny"]);
+    assert_eq!(output.status.code(), Some(2));
+    let expected = "minivmm: the demo is a program of its own: run `cargo demo` in minivmm's source tree\n";
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
+}
+
 fn ends(shared: &Shared, phase: SourcePhase, error: Option<&str>) {
     shared.update_migration(|info| (info.phase, info.error) = (Phase::Source(phase), error.map(Into::into)));
 }

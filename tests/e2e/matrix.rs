@@ -69,11 +69,15 @@ fn walk(world: &World, part: &str) -> Result<()> {
     let mut guest = Guest { disk: true, ..dirtying(16, 1000) };
     guest.options.counts = true;
     let bench = world.bench(&guest)?;
-    let program = place::minivmm().to_owned();
     let mut config = bench.config().clone();
     // By a triple fault: through the FADT's register a reboot took more than a minute in an emulated host.
     config.append = format!("reboot=t {}", config.append);
-    let ground = Ground { subject: LINUX, launcher: program.clone(), program, config };
+    let ground = Ground {
+        subject: LINUX,
+        launcher: Some(place::lab().to_owned()),
+        program: place::minivmm().to_owned(),
+        config,
+    };
     let mut survivor: Option<Side> = None;
     let mut failures = Vec::new();
     for (fault, phase) in cases(part)? {

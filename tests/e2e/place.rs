@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use vmstate_lab::error::{Error, Result};
 use vmstate_lab::kernel::Kernel;
-use vmstate_lab::l1::{self, GUEST_KERNEL, Job, L1, MINIVMM};
+use vmstate_lab::l1::{self, GUEST_KERNEL, Job, L1};
 use vmstate_lab::vmm::Program;
 use vmstate_lab::{host, init, packages, qemu, skip};
 
@@ -18,6 +18,8 @@ use crate::world::World;
 /// Set to `qemu`, the cases run with QEMU in minivmm's place: what fails then is the case's fault.
 const MONITOR: &str = "VMSTATE_E2E_MONITOR";
 const TIME: Duration = Duration::from_secs(240);
+/// Where minivmm lies in an emulated host.
+const MINIVMM: &str = "/bin/minivmm";
 
 /// Runs the case `name`, the test's path, on a KVM that runs Linux.
 ///
@@ -98,7 +100,9 @@ fn run(
 }
 
 fn prepare(time: Duration) -> Result<(L1, Job)> {
-    Ok((L1::new(minivmm())?, Job::new(minivmm(), &packages::kernel()?, time)?))
+    let (host, mut job) = (L1::new(lab())?, Job::new(&packages::kernel()?, time)?);
+    job.files.program(MINIVMM, minivmm())?;
+    Ok((host, job))
 }
 
 fn emulated(name: &str, host: &L1, mut job: Job, with_qemu: bool) -> Result<()> {
@@ -137,18 +141,29 @@ pub(crate) fn keep(file: &str, content: &[u8]) -> Result<()> {
     written.map_err(|error| Error::failed(format!("{}: {error}", path.display())))
 }
 
-/// minivmm, built with optimisation: an emulated host is slow enough.
+/// The product, minivmm; not the lab's program, which is minivmm as well.
 pub(crate) fn minivmm() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    &programs().0
+}
+
+/// The lab's program: what starts the monitors, and the first process of an emulated host and of a guest.
+pub(crate) fn lab() -> &'static Path {
+    &programs().1
+}
+
+/// Both, built with optimisation: an emulated host is slow enough.
+fn programs() -> &'static (PathBuf, PathBuf) {
+    static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
     BUILT.get_or_init(|| {
         if env::var_os(l1::INSIDE).is_some() {
-            return MINIVMM.into();
+            return (MINIVMM.into(), l1::ROLES.into());
         }
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let arguments = ["build", "--release", "--locked", "--quiet", "-p", "minivmm", "--bin", "minivmm"];
-        let built = Command::new(cargo).args(arguments).arg("--target-dir").arg(target()).status();
-        assert!(built.is_ok_and(|status| status.success()), "minivmm does not build");
-        target().join("release/minivmm")
+        let packages = ["-p", "minivmm", "--bin", "minivmm", "-p", "vmstate-demo", "--bin", "lab"];
+        let mut build = Command::new(cargo);
+        build.args(["build", "--release", "--locked", "--quiet"]).args(packages).arg("--target-dir").arg(target());
+        assert!(build.status().is_ok_and(|status| status.success()), "minivmm and the lab's program do not build");
+        (target().join("release/minivmm"), target().join("release/lab"))
     })
 }
 

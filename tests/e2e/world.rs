@@ -44,7 +44,7 @@ impl World {
     /// A guest and what its monitors share.
     pub(crate) fn bench(&self, guest: &Guest) -> Result<Bench<'_>> {
         let (program, network) = (self.program.clone(), self.network.as_ref());
-        Bench::new(self.scratch.path(), place::minivmm(), program, &self.kernel, guest, network)
+        Bench::new(self.scratch.path(), place::lab(), program, &self.kernel, guest, network)
     }
 }
 

@@ -1,7 +1,6 @@
 //! The command line: what the user typed becomes plain data, or one sentence that says what to change.
 
 mod cont;
-mod demo;
 mod migrate;
 mod run;
 #[cfg(test)]
@@ -10,11 +9,10 @@ mod values;
 
 use std::ffi::OsString;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 pub use cont::ContArgs;
-pub use demo::{DemoArgs, DemoGuest};
 pub use migrate::{MigrateArgs, Outcome};
 pub use run::RunArgs;
 
@@ -39,8 +37,6 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Let a stopped guest go on, or take it back after a migration
     Cont(ContArgs),
-    /// Boot a guest, let it work, migrate it live, check it, and report
-    Demo(DemoArgs),
 }
 
 /// A small KVM virtual-machine monitor that boots Linux and live-migrates it.
@@ -75,11 +71,19 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Text(error.to_string())),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-                Err(UsageError("no command given; say run, migrate or demo, or see minivmm --help".into()))
+                Err(UsageError("no command given; say run, migrate or cont, or see minivmm --help".into()))
+            }
+            ErrorKind::InvalidSubcommand if is_demo(error.get(ContextKind::InvalidSubcommand)) => {
+                Err(UsageError("the demo is a program of its own: run `cargo demo` in minivmm's source tree".into()))
             }
             _ => Err(UsageError(one_sentence(&error.to_string()))),
         },
     }
+}
+
+/// The demo was a command of earlier releases.
+fn is_demo(subcommand: Option<&ContextValue>) -> bool {
+    matches!(subcommand, Some(ContextValue::String(name)) if name == "demo")
 }
 
 /// clap's first paragraph is the message, what follows is tips and usage.

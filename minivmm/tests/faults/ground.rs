@@ -50,7 +50,7 @@ pub(crate) fn ground(directory: &Path) -> Ground {
         incoming: None,
         more: Vec::new(),
     };
-    Ground { subject: TINY, launcher: program.clone(), program, config }
+    Ground { subject: TINY, launcher: None, program, config }
 }
 
 /// How often a guest was started on the image, or taken over with it.

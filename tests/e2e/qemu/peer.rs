@@ -98,7 +98,7 @@ impl Peer {
             ..self.config.clone()
         };
         self.started += 1;
-        Vmm::spawn(place::minivmm(), program, &config)
+        Vmm::spawn(Some(place::lab()), program, &config)
     }
 }
 

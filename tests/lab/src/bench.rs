@@ -110,7 +110,7 @@ impl<'a> Bench<'a> {
         config.control = self.directory.join(format!("control{number}"));
         config.incoming = incoming;
         config.tap = self.network.map(|_| format!("tap{number}"));
-        let vmm = Vmm::spawn(&self.launcher, &self.program, &config)?;
+        let vmm = Vmm::spawn(Some(&self.launcher), &self.program, &config)?;
         if let (Some(network), Some(tap)) = (self.network, &config.tap) {
             network.attach(tap, Instant::now() + Duration::from_secs(5))?;
         }

@@ -45,8 +45,11 @@ impl Error {
 }
 
 /// Names the file in an I/O error.
-pub(crate) trait FileContext<T> {
+pub trait FileContext<T> {
     /// `doing` is a verb: "read", "write".
+    ///
+    /// # Errors
+    /// The same, with the verb and the file.
     fn doing(self, doing: &'static str, path: &Path) -> Result<T>;
 }
 

@@ -4,7 +4,7 @@
 //! fault of the job: only then, when its closing line is missing, is the job repeated.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -18,8 +18,8 @@ use crate::init;
 use crate::kernel::{GUEST_MODULES, HOST_MODULES, Kernel};
 use crate::packages;
 use crate::process::Process;
-use crate::progress::is_dumb;
 use crate::qemu;
+use crate::terminal;
 use crate::tree::Tree;
 
 /// Set for a job: it runs in an emulated host already.
@@ -32,8 +32,8 @@ const ARTIFACTS_MAX: u64 = 512 << 20;
 
 /// Where the kernel for guests lies inside.
 pub const GUEST_KERNEL: &str = "/boot/vmlinuz";
-/// Where minivmm lies inside.
-pub const MINIVMM: &str = "/bin/minivmm";
+/// Where an executable with our roles lies inside: the first process.
+pub const ROLES: &str = "/init";
 
 /// What an emulated host is made of.
 #[derive(Debug)]
@@ -71,13 +71,12 @@ pub struct Outcome {
 }
 
 impl Job {
-    /// A job with all that a migration takes: minivmm, the guest's kernel with its modules, and the tools.
+    /// A job with all that a migration takes besides the monitor: the guest's kernel with its modules, and the tools.
     ///
     /// # Errors
     /// When something of that is missing on this machine.
-    pub fn new(minivmm: &Path, guest: &Kernel, time: Duration) -> Result<Self> {
+    pub fn new(guest: &Kernel, time: Duration) -> Result<Self> {
         let mut files = Tree::new();
-        files.program(MINIVMM, minivmm)?;
         files.host(GUEST_KERNEL, &guest.image);
         guest.add_modules(&mut files, GUEST_MODULES);
         files.program("/sbin/mkfs.ext4", &packages::mkfs()?)?;
@@ -120,11 +119,11 @@ impl L1 {
     /// When the host cannot be started, or hung as often as a job is repeated.
     pub fn run(&self, scratch: &Path, mut job: Job) -> Result<Outcome> {
         let initrd = scratch.join("host.initrd");
-        job.files.program("/init", &self.roles)?;
+        job.files.program(ROLES, &self.roles)?;
         job.files.directory(init::OUT);
         job.env.push(format!("{INSIDE}=1"));
         // The job's terminal is a serial port that ends where our standard error does, or does not.
-        job.env.push(if io::stderr().is_terminal() && !is_dumb() { "TERM=linux" } else { "TERM=dumb" }.to_owned());
+        job.env.push(if terminal::rewrites_lines() { "TERM=linux" } else { "TERM=dumb" }.to_owned());
         let description = json!({ "argv": job.argv, "env": job.env, "seconds": job.time.as_secs() });
         job.files.bytes(init::JOB, description.to_string());
         self.kernel.add_modules(&mut job.files, HOST_MODULES);
@@ -149,7 +148,7 @@ impl L1 {
         // TCG lacks some of EPYC's features and says so each time: shown only when the host does not come up.
         let errors = directory.join("errors");
         let complaints = File::create(&errors).doing("create", &errors)?;
-        let mut qemu = Process::spawn(&self.roles, &self.qemu, |command| {
+        let mut qemu = Process::spawn(Some(&self.roles), &self.qemu, |command| {
             let file = |path: &Path| path.display().to_string();
             command.args(["-accel", "tcg,thread=multi", "-M", "pc", "-cpu", "EPYC,+svm,+npt", "-smp", "1"]);
             command.args(["-m", &self.memory_mib.to_string(), "-nodefaults", "-no-user-config", "-no-reboot"]);
@@ -159,7 +158,7 @@ impl L1 {
             command.args(["-kernel", &file(&self.kernel.image), "-initrd", &file(initrd), "-append"]);
             command.arg(format!(
                 "console=ttyS0 panic=-1 nokaslr mitigations=off quiet tsc=reliable nohz=off highres=off \
-                 random.trust_cpu=on no_timer_check rdinit=/init -- {}",
+                 random.trust_cpu=on no_timer_check rdinit={ROLES} -- {}",
                 init::ROLE
             ));
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(complaints);

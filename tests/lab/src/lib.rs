@@ -1,13 +1,13 @@
-//! The lab: guest kernels, an emulated KVM host, guest workloads, and the migration demo.
+//! The lab: guest kernels, an emulated KVM host, guest workloads, and what drives a monitor from outside. It knows minivmm
+//! as a program only: minivmm's own tests use it.
 //!
 //! One executable plays every part: it is copied into the initrds as the first process of the emulated host and of the
-//! guest, and it launches the monitors. So an executable that uses the lab begins with [`roles::dispatch`].
+//! guest, and it launches the monitors. It begins with [`roles::dispatch`] (the package `vmstate-demo` has it).
 #![forbid(unsafe_code)]
 
 mod apt;
 pub mod bench;
 pub mod cpio;
-pub mod demo;
 pub mod error;
 pub mod faults;
 pub mod guest;
@@ -20,12 +20,11 @@ pub mod network;
 pub mod packages;
 mod pid1;
 pub mod process;
-mod progress;
 pub mod qemu;
 pub mod qmp;
 pub mod roles;
-mod signals;
 pub mod skip;
+pub mod terminal;
 pub mod tiny;
 pub mod tree;
 pub mod vmm;

@@ -1,4 +1,4 @@
-//! Child processes. One that runs on never outlives us: ended when dropped, and by the kernel when we die.
+//! Child processes. One that runs on is ended when dropped, and by the kernel when we die.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -23,14 +23,18 @@ pub struct Process {
 impl Process {
     /// Starts what `prepare` completes: `program`'s arguments and standard streams. It is started through `launcher`,
     /// an executable with our roles, for the kernel ties a child's life to its parent's only at the child's own wish.
+    /// Without one the child outlives us if we are killed.
     ///
     /// # Errors
-    /// When the launcher cannot be started.
-    pub fn spawn(launcher: &Path, program: &Path, prepare: impl FnOnce(&mut Command)) -> Result<Self> {
-        let mut command = Command::new(launcher);
-        command.arg(ROLE).arg(std::process::id().to_string()).arg(program);
+    /// When the launcher, or the program without one, cannot be started.
+    pub fn spawn(launcher: Option<&Path>, program: &Path, prepare: impl FnOnce(&mut Command)) -> Result<Self> {
+        let started = launcher.unwrap_or(program);
+        let mut command = Command::new(started);
+        if launcher.is_some() {
+            command.arg(ROLE).arg(std::process::id().to_string()).arg(program);
+        }
         prepare(&mut command);
-        let child = command.spawn().doing("start", launcher)?;
+        let child = command.spawn().doing("start", started)?;
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { child, name })
     }

@@ -65,11 +65,11 @@ pub struct Vmm {
 }
 
 impl Vmm {
-    /// Starts the monitor and connects to its control socket.
+    /// Starts the monitor and connects to its control socket; `launcher` as in [`Process::spawn`].
     ///
     /// # Errors
     /// What it said when it ended at once, or that it does not answer.
-    pub fn spawn(launcher: &Path, program: &Program, config: &Config) -> Result<Self> {
+    pub fn spawn(launcher: Option<&Path>, program: &Program, config: &Config) -> Result<Self> {
         let (Program::Minivmm(path) | Program::Qemu(path, _)) = program;
         let mut process = Process::spawn(launcher, path, |command| {
             match program {

@@ -59,7 +59,7 @@ impl Side {
         config.control = directory.path().join("control");
         change(&mut config);
         let program = Program::Minivmm(ground.program.clone());
-        let mut vmm = Vmm::spawn(&ground.launcher, &program, &config).map_err(|error| error.to_string())?;
+        let mut vmm = Vmm::spawn(ground.launcher.as_deref(), &program, &config).map_err(|error| error.to_string())?;
         let process = vmm.process().child().id();
         Ok(Self { vmm, process, subject: ground.subject, directory, ended: None })
     }

@@ -32,8 +32,8 @@ pub struct Subject {
 pub struct Ground {
     /// The guest.
     pub subject: Subject,
-    /// An executable with our roles.
-    pub launcher: PathBuf,
+    /// Starts the monitors; as in [`Process::spawn`](crate::process::Process::spawn).
+    pub launcher: Option<PathBuf>,
     /// minivmm.
     pub program: PathBuf,
     /// The machine, with a disk. Each monitor has a control socket of its own.

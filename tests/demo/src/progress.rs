@@ -1,6 +1,8 @@
 //! One line that says what happens now: rewritten in place on a terminal, a line per step elsewhere.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
+
+use vmstate_lab::terminal;
 
 /// Progress on standard error.
 #[derive(Debug)]
@@ -10,9 +12,8 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// `TERM=dumb` says that a terminal cannot rewrite its line.
     pub(crate) fn new() -> Self {
-        Self { terminal: io::stderr().is_terminal() && !is_dumb(), step: String::new() }
+        Self { terminal: terminal::rewrites_lines(), step: String::new() }
     }
 
     /// Begins a step, or shows how far it is: `detail` changes often and appears on a terminal only.
@@ -46,9 +47,4 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// Whether the terminal cannot move its cursor; the emulated host hands this on to what runs in it.
-pub(crate) fn is_dumb() -> bool {
-    std::env::var_os("TERM").is_some_and(|kind| kind == "dumb")
 }

@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::findings::Findings;
-use super::report::Report;
-use super::{completed, show_migration};
-use crate::bench::{Bench, Guest};
-use crate::error::{Error, Result};
-use crate::guest::net::Peer;
-use crate::kernel::Kernel;
-use crate::network::Network;
+use crate::demo::{completed, show_migration};
+use crate::findings::Findings;
 use crate::progress::Progress;
+use crate::report::Report;
 use crate::signals;
-use crate::vmm::{Program, Vmm};
+use vmstate_lab::bench::{Bench, Guest};
+use vmstate_lab::error::{Error, Result};
+use vmstate_lab::guest::net::Peer;
+use vmstate_lab::kernel::Kernel;
+use vmstate_lab::network::Network;
+use vmstate_lab::vmm::{Program, Vmm};
 
 /// The guest works this long before the migration, and again after it.
 const WORK: Duration = Duration::from_secs(3);
@@ -23,7 +23,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 const MIGRATION: Duration = Duration::from_secs(60);
 
 /// Boots, migrates, verifies.
-pub(super) fn migrate(
+pub(crate) fn migrate(
     scratch: &Path,
     roles: &Path,
     program: Program,
@@ -80,10 +80,10 @@ fn work(progress: &mut Progress, step: &str) {
 
 /// The guest's clocks, ticks and complaints, and between which instants of the host it read its clocks.
 #[derive(Debug)]
-pub(super) struct Mark {
-    pub(super) asked: Instant,
-    pub(super) answered: Instant,
-    pub(super) content: Value,
+pub(crate) struct Mark {
+    pub(crate) asked: Instant,
+    pub(crate) answered: Instant,
+    pub(crate) content: Value,
 }
 
 impl Mark {

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::report::{Check, Report, migration_figures};
-use super::{completed, show_migration};
-use crate::error::{Error, FileContext, Result};
+use crate::demo::{completed, show_migration};
 use crate::progress::Progress;
-use crate::vmm::{Config, Program, Vmm};
-use crate::{signals, tiny};
+use crate::report::{Check, Report, migration_figures};
+use crate::signals;
+use vmstate_lab::error::{Error, FileContext, Result};
+use vmstate_lab::tiny;
+use vmstate_lab::vmm::{Config, Program, Vmm};
 
 /// 4 MiB, of which a software KVM rewrites some passes a second.
 const PAGES: u64 = 1024;
@@ -23,7 +24,7 @@ const PASSES: u64 = 5;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Boots, migrates, verifies.
-pub(super) fn migrate(scratch: &Path, launcher: &Path, program: &Program) -> Result<Report> {
+pub(crate) fn migrate(scratch: &Path, launcher: &Path, program: &Program) -> Result<Report> {
     signals::remove_on_interrupt(scratch.to_owned());
     let mut progress = Progress::new();
     let kernel = scratch.join("tiny");
@@ -42,7 +43,7 @@ pub(super) fn migrate(scratch: &Path, launcher: &Path, program: &Program) -> Res
     };
     progress.show("booting the tiny guest", "");
     let booting = Instant::now();
-    let mut source = Vmm::spawn(launcher, program, &config)?;
+    let mut source = Vmm::spawn(Some(launcher), program, &config)?;
     await_pass(&source, 1)?;
     let boot = booting.elapsed();
     await_pass(&source, PASSES)?;
@@ -51,7 +52,7 @@ pub(super) fn migrate(scratch: &Path, launcher: &Path, program: &Program) -> Res
     config.control = scratch.join("control1");
     let uri = format!("unix:{}", scratch.join("migration").display());
     config.incoming = Some(uri.clone());
-    let mut destination = Vmm::spawn(launcher, program, &config)?;
+    let mut destination = Vmm::spawn(Some(launcher), program, &config)?;
     source.start_migration(&uri)?;
     let end = Instant::now() + PATIENCE;
     let migration = completed(source.follow_migration(end, |info| show_migration(&mut progress, info))?)?;

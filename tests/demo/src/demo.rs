@@ -2,31 +2,24 @@
 //!
 //! Runs directly where the CPU has hardware virtualization, else inside an emulated host, the very same way.
 
-mod findings;
-mod linux;
-mod report;
-mod tiny;
-
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::{Args, ValueEnum};
 use serde_json::Value;
+use vmstate_lab::bench::Guest;
+use vmstate_lab::error::{Error, FileContext, Result};
+use vmstate_lab::kernel::Kernel;
+use vmstate_lab::l1::{self, Job, L1};
+use vmstate_lab::vmm::Program;
+use vmstate_lab::{guest, host, init, packages, qemu};
 
-use crate::bench::Guest;
-use crate::demo::report::Report;
-use crate::error::{Error, FileContext, Result};
-use crate::guest;
-use crate::host;
-use crate::init;
-use crate::kernel::Kernel;
-use crate::l1::{self, Job, L1};
-use crate::packages;
 use crate::progress::Progress;
-use crate::qemu;
-use crate::signals;
-use crate::vmm::Program;
+use crate::report::Report;
+use crate::{MINIVMM, linux, signals, tiny};
 
 /// Longest the demo may take inside an emulated host.
 const TIME: Duration = Duration::from_secs(180);
@@ -34,41 +27,38 @@ const TIME: Duration = Duration::from_secs(180);
 const REPORT: &str = "report.json";
 
 /// The guest that is migrated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
-    /// A distribution's Linux.
-    #[default]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// An unmodified distribution kernel; needs hardware virtualization, or QEMU to emulate it
     Linux,
-    /// A bare-metal program of a few hundred bytes.
+    /// A bare-metal program of a few hundred bytes; runs on any /dev/kvm
     Tiny,
 }
 
-/// What the user asked for.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Which guest.
-    pub guest: Kind,
-    /// Guest kernel; the distribution's when `None`.
-    pub kernel: Option<PathBuf>,
-    /// vCPUs of the guest.
-    pub cpus: u8,
-    /// Where the numbers go as JSON.
-    pub json: Option<PathBuf>,
-    /// QEMU in minivmm's place, for comparison.
-    pub qemu: bool,
+/// Flags of the demo.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Guest to migrate
+    #[arg(long, value_enum, default_value_t = Kind::Linux)]
+    guest: Kind,
+    /// Linux kernel; without it the distribution's cloud kernel is fetched
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Number of the guest's vCPUs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cpus: u8,
+    /// Write the report's numbers to this file as well
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Run QEMU in minivmm's place, for figures to compare with
+    #[arg(long)]
+    qemu: bool,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { guest: Kind::Linux, kernel: None, cpus: 1, json: None, qemu: false }
-    }
-}
-
-/// Runs the demo and prints its report. The running executable must play our [roles](crate::roles), and be minivmm
-/// unless QEMU was asked for.
+/// Runs the demo and prints its report.
 ///
 /// Success only when the migration completed and every check holds; what the machine cannot give is named as skipped.
-pub fn run(options: &Options) -> ExitCode {
+pub(crate) fn run(options: &Options) -> ExitCode {
     match perform(options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -82,10 +72,10 @@ pub fn run(options: &Options) -> ExitCode {
 fn perform(options: &Options) -> Result<bool> {
     let scratch = tempfile::Builder::new().prefix("vmstate-demo-").tempdir().doing("make", &std::env::temp_dir())?;
     let own = std::env::current_exe().doing("find", Path::new("our executable"))?;
-    let minivmm = Program::Minivmm(own.clone());
     if options.guest == Kind::Tiny {
         host::has_kvm().map_err(Error::Failed)?;
-        return conclude(&tiny::migrate(scratch.path(), &own, &minivmm)?, options);
+        let program = monitor(options, scratch.path(), &own)?;
+        return conclude(&tiny::migrate(scratch.path(), &own, &program)?, options);
     }
     let kernel = match &options.kernel {
         Some(image) => Kernel::open(image)?,
@@ -100,10 +90,20 @@ fn perform(options: &Options) -> Result<bool> {
         signals::remove_on_interrupt(scratch.path().to_owned());
         return emulated(options, scratch.path(), &own, &kernel);
     }
-    let program = if options.qemu { Program::Qemu(qemu::any()?, "kvm") } else { minivmm };
+    let program = monitor(options, scratch.path(), &own)?;
     let load = guest::Options { memory_mib: 64, rate: 5000, ..guest::Options::default() };
     let guest = Guest { memory_mib: 256, cpus: options.cpus, options: load, disk: true };
     conclude(&linux::migrate(scratch.path(), &own, program, &kernel, &guest)?, options)
+}
+
+/// What runs the guest: this very executable under minivmm's name, unless QEMU was asked for.
+fn monitor(options: &Options, scratch: &Path, own: &Path) -> Result<Program> {
+    if options.qemu {
+        return Ok(Program::Qemu(qemu::any()?, "kvm"));
+    }
+    let minivmm = scratch.join(MINIVMM);
+    symlink(own, &minivmm).doing("make", &minivmm)?;
+    Ok(Program::Minivmm(minivmm))
 }
 
 fn conclude(report: &Report, options: &Options) -> Result<bool> {
@@ -115,7 +115,7 @@ fn conclude(report: &Report, options: &Options) -> Result<bool> {
 }
 
 /// The figures of a migration that completed.
-fn completed(migration: Value) -> Result<Value> {
+pub(crate) fn completed(migration: Value) -> Result<Value> {
     if migration["status"] == "completed" {
         return Ok(migration);
     }
@@ -123,7 +123,7 @@ fn completed(migration: Value) -> Result<Value> {
     Err(Error::failed(format!("the migration {}: {reason}", migration["status"].as_str().unwrap_or_default())))
 }
 
-fn show_migration(progress: &mut Progress, info: &Value) {
+pub(crate) fn show_migration(progress: &mut Progress, info: &Value) {
     let ram = &info["ram"];
     let mib = |field: &str| ram[field].as_u64().unwrap_or(0) >> 20;
     let detail = format!("round {}, {} of {} MiB left", ram["dirty-sync-count"], mib("remaining"), mib("total"));
@@ -133,8 +133,8 @@ fn show_migration(progress: &mut Progress, info: &Value) {
 /// The same command in an emulated host, with everything there that it looks for.
 fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel) -> Result<bool> {
     let host = L1::new(own)?;
-    let mut job = Job::new(own, kernel, TIME)?;
-    job.argv = [l1::MINIVMM, "demo", "--kernel", l1::GUEST_KERNEL, "--cpus"].map(str::to_owned).to_vec();
+    let mut job = Job::new(kernel, TIME)?;
+    job.argv = [l1::ROLES, "demo", "--kernel", l1::GUEST_KERNEL, "--cpus"].map(str::to_owned).to_vec();
     job.argv.extend([options.cpus.to_string(), "--json".into(), format!("{}/{REPORT}", init::OUT)]);
     if options.qemu {
         job.argv.push("--qemu".into());

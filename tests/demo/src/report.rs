@@ -7,18 +7,18 @@ use serde_json::{Value, json};
 
 /// What a run of the demo found.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(crate) struct Report {
     /// Names and values for the reader.
-    pub(super) figures: Vec<(&'static str, String)>,
+    pub(crate) figures: Vec<(&'static str, String)>,
     /// What must hold.
-    pub(super) checks: Vec<Check>,
+    pub(crate) checks: Vec<Check>,
     /// The same numbers and more, for programs.
-    pub(super) numbers: Value,
+    pub(crate) numbers: Value,
 }
 
 /// One thing that must hold.
 #[derive(Debug)]
-pub(super) struct Check {
+pub(crate) struct Check {
     what: &'static str,
     verdict: Verdict,
     detail: String,
@@ -33,12 +33,12 @@ enum Verdict {
 
 impl Check {
     /// A verdict, with what it rests on.
-    pub(super) fn new(what: &'static str, holds: bool, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(what: &'static str, holds: bool, detail: impl Into<String>) -> Self {
         Self { what, verdict: if holds { Verdict::Holds } else { Verdict::Fails }, detail: detail.into() }
     }
 
     /// None, because of `reason`.
-    pub(super) fn skipped(what: &'static str, reason: impl Into<String>) -> Self {
+    pub(crate) fn skipped(what: &'static str, reason: impl Into<String>) -> Self {
         Self { what, verdict: Verdict::Skipped, detail: reason.into() }
     }
 }
@@ -55,12 +55,12 @@ impl Verdict {
 
 impl Report {
     /// Whether no check failed.
-    pub(super) fn holds(&self) -> bool {
+    pub(crate) fn holds(&self) -> bool {
         self.checks.iter().all(|check| check.verdict != Verdict::Fails)
     }
 
     /// The numbers, and the checks with their verdicts.
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let checks = self.checks.iter();
         let checks = checks.map(|c| json!({ "check": c.what, "verdict": c.verdict.as_str(), "detail": c.detail }));
         json!({ "holds": self.holds(), "checks": checks.collect::<Vec<_>>(), "numbers": self.numbers })
@@ -81,7 +81,7 @@ impl fmt::Display for Report {
 }
 
 /// The figures of `query-migrate` that every guest has.
-pub(super) fn migration_figures(boot: Duration, migration: &Value) -> Vec<(&'static str, String)> {
+pub(crate) fn migration_figures(boot: Duration, migration: &Value) -> Vec<(&'static str, String)> {
     let ram = &migration["ram"];
     let mib = ram["transferred"].as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20);
     vec![

@@ -4,34 +4,34 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::linux::Mark;
-use super::report::{Check, Report, migration_figures};
+use crate::linux::Mark;
+use crate::report::{Check, Report, migration_figures};
 
 /// Clocks may differ by this much more than what the measurement leaves open.
 const DRIFT: Duration = Duration::from_millis(20);
 
 /// Everything that was measured.
 #[derive(Debug)]
-pub(super) struct Findings {
-    pub(super) boot: Duration,
+pub(crate) struct Findings {
+    pub(crate) boot: Duration,
     /// The guest's clocks and ticks up to the migration.
-    pub(super) before: Mark,
+    pub(crate) before: Mark,
     /// Those from there on.
-    pub(super) after: Mark,
+    pub(crate) after: Mark,
     /// The guest's verification of what it did.
-    pub(super) verified: Value,
+    pub(crate) verified: Value,
     /// `query-migrate` of the source, at the end.
-    pub(super) migration: Value,
+    pub(crate) migration: Value,
     /// Run state of the source, at the end.
-    pub(super) left_behind: String,
+    pub(crate) left_behind: String,
     /// What the network's peer received, or why there is no network.
-    pub(super) packets: Result<Value, String>,
+    pub(crate) packets: Result<Value, String>,
     /// Whether the destination ended well when the guest powered off.
-    pub(super) off: bool,
+    pub(crate) off: bool,
 }
 
 impl Findings {
-    pub(super) fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         let tick = |mark: &Mark| mark.content["tick"]["max_gap_us"].as_f64().unwrap_or(f64::NAN) / 1000.0;
         let (felt, usual) = (tick(&self.after), tick(&self.before));
         let mut figures = migration_figures(self.boot, &self.migration);

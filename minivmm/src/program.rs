@@ -1,0 +1,126 @@
+//! The `minivmm` command as a function: hands what the user asked for to the room that does it, and turns the outcome into an exit code.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::cli::{
+    self, Command, ContArgs, EXIT_UNACKNOWLEDGED, EXIT_UNDECIDED, EXIT_UNKNOWN, EXIT_USAGE, MigrateArgs, Outcome,
+    Parsed,
+};
+use crate::config::Config;
+use crate::console::{self, Console};
+use crate::control::{ClientError, Server};
+use crate::error::say;
+use crate::vm::{End, Handle, Request, Vm};
+
+/// Carries out the command that `arguments` ask for, the first of which is the program's name; the code that the process
+/// ends with. For the main thread of a process that has no other yet: signals are blocked for all.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = match cli::parse(arguments) {
+        Ok(Parsed::Command(command)) => *command,
+        Ok(Parsed::Text(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return refuse(&error),
+    };
+    match command {
+        Command::Run(arguments) => match arguments.into_config() {
+            Ok(config) => run(config),
+            Err(error) => refuse(&error),
+        },
+        Command::Migrate(arguments) => migrate(&arguments),
+        Command::Cont(arguments) => cont(&arguments),
+    }
+}
+
+/// The machine runs on this thread; console and control socket have their own.
+fn run(config: Config) -> ExitCode {
+    // Before there is another thread: threads inherit it.
+    let signals = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
+    if let Err(error) = signals.thread_block() {
+        return fail(&format!("the host does not let signals be blocked: {error}"));
+    }
+    let console = match Console::open(&config.serial) {
+        Ok(console) => console,
+        Err(error) => return refuse(&error),
+    };
+    let Console { output, input, terminal: _terminal } = console;
+    let control = config.control.clone();
+    let vm = match Vm::new(config, output) {
+        Ok(vm) => vm,
+        Err(error) => return refuse(&error.with_causes()),
+    };
+    let _server = match control.map(|path| Server::bind(&path, vm.handle())).transpose() {
+        Ok(server) => server,
+        Err(error) => return refuse(&error),
+    };
+    let handle = vm.handle();
+    std::thread::spawn(move || end_on_signal(&signals, &handle));
+    if let Some(input) = input {
+        let (keyboard, handle) = (vm.keyboard(), vm.handle());
+        let quit = move || handle.tell(Request::Quit);
+        if let Err(error) = input.pump(move |bytes| keyboard.send(bytes), quit) {
+            return fail(&format!("the host gives no thread for the console: {error}"));
+        }
+    }
+    match vm.run() {
+        End::PoweredOff | End::Quit => ExitCode::SUCCESS,
+        End::Failed(why) => fail(&why),
+    }
+}
+
+/// The first signal ends the machine in order, the next the process at once.
+fn end_on_signal(signals: &SigSet, handle: &Handle) {
+    if signals.wait().is_ok() {
+        handle.tell(Request::Quit);
+    }
+    if let Ok(signal) = signals.wait() {
+        console::restore();
+        std::process::exit(128 + signal as i32);
+    }
+}
+
+fn migrate(arguments: &MigrateArgs) -> ExitCode {
+    match arguments.carry_out() {
+        Ok(Outcome::Completed) => ExitCode::SUCCESS,
+        Ok(Outcome::Stayed(why)) => fail(&why),
+        Ok(Outcome::Unacknowledged(why)) => end(&why, EXIT_UNACKNOWLEDGED),
+        Ok(Outcome::Undecided(why)) => end(&why, EXIT_UNDECIDED),
+        Ok(Outcome::Unknown(why)) => end(&why, EXIT_UNKNOWN),
+        Err(error) => not_asked(&error),
+    }
+}
+
+fn cont(arguments: &ContArgs) -> ExitCode {
+    match arguments.carry_out() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => not_asked(&error),
+    }
+}
+
+/// A machine that could not be asked, or refused.
+fn not_asked(error: &ClientError) -> ExitCode {
+    match error {
+        ClientError::Connect { .. } => refuse(error),
+        _ => fail(error),
+    }
+}
+
+/// The user can mend it by changing the command.
+fn refuse(sentence: &dyn Display) -> ExitCode {
+    end(sentence, EXIT_USAGE)
+}
+
+/// The command was right, what it set off failed.
+fn fail(sentence: &dyn Display) -> ExitCode {
+    end(sentence, 1)
+}
+
+fn end(sentence: &dyn Display, code: u8) -> ExitCode {
+    say(sentence);
+    ExitCode::from(code)
+}
