@@ -179,6 +179,57 @@ fn indirect_tables_work() {
     assert_eq!(std::fs::read(file.path()).unwrap()[512..1024], [0x42; 512]);
 }
 
+/// Of a driver that knows how many segments there may be, a request with more is refused.
+#[test]
+fn more_segments_than_were_agreed_on_are_an_io_error() {
+    const SEG_MAX: u64 = 1 << 2;
+    for (features, segments, status) in [(SEG_MAX, 254, 0), (SEG_MAX, 255, 1), (0, 255, 0)] {
+        let (mut driver, _file) = disk(255 * 512);
+        driver.start(INDIRECT | features);
+        let mut limit = [0; 4];
+        minivmm::bus::BusDevice::read(&mut driver.device, 0x10c, &mut limit);
+        assert_eq!(u32::from_le_bytes(limit), 254, "seg_max");
+        let mut buffers = vec![(DATA, 512, true); segments];
+        buffers.insert(0, (BUFFERS, 16, false));
+        buffers.push((STATUS, 1, true));
+        driver.queues[0].offer_table(BUFFERS + 0x10_0000, &buffers);
+        driver.notify(0);
+        let written = if status == 0 { segments as u32 * 512 + 1 } else { 1 };
+        assert_eq!(driver.wait(0), (0, written));
+        assert_eq!(driver.memory.read_obj::<u8>(GuestAddress(STATUS)).unwrap(), status, "{segments} segments");
+    }
+}
+
+/// Ranges are erased in pieces of 32 MiB at most.
+#[test]
+fn large_ranges_are_erased_to_their_ends_and_no_further() {
+    use std::os::unix::fs::FileExt;
+    const SECTORS: u64 = 128 << 11;
+    for (kind, flags) in [(WRITE_ZEROES, 0), (WRITE_ZEROES, 1), (DISCARD, 0)] {
+        let file = NamedTempFile::new().unwrap();
+        file.as_file().set_len(SECTORS * 512).unwrap();
+        let mut driver = Driver::new(Blk::new(Arc::new(Image::open(file.path(), false).unwrap())), memory());
+        driver.start(0);
+        let (first, last) = ((31 << 11) + 1, (97 << 11) - 1);
+        let marked = [0, first - 1, first, first + 1, 64 << 11, last - 1, last, last + 1, SECTORS - 1];
+        for sector in marked {
+            file.as_file().write_all_at(&[0x55; 512], sector * 512).unwrap();
+        }
+        put(&driver, &range(first, (last + 1 - first) as u32, flags));
+        assert_eq!(request(&mut driver, kind, 0, 16, 16), 0);
+        for sector in marked {
+            let mut data = [9; 512];
+            file.as_file().read_exact_at(&mut data, sector * 512).unwrap();
+            let erased = (first..=last).contains(&sector);
+            // What is discarded reads as anything.
+            if !(erased && kind == DISCARD) {
+                assert_eq!(data, [if erased { 0 } else { 0x55 }; 512], "sector {sector}");
+            }
+        }
+        assert_eq!(file.path().metadata().unwrap().len(), SECTORS * 512);
+    }
+}
+
 #[test]
 fn data_written_to_the_guest_is_marked_dirty() {
     use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, bitmap::Bitmap};

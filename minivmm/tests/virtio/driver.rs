@@ -157,6 +157,14 @@ impl Queue {
         Self { base, size: QUEUE_SIZE, memory, available: 0, seen: 0, next: 0, event_idx: false }
     }
 
+    /// Begins anew, with nothing available or used.
+    pub fn forget(&mut self) {
+        (self.available, self.seen, self.next) = (0, 0, 0);
+        for ring in [AVAILABLE, USED] {
+            self.memory.write_obj(0u16, GuestAddress(self.base + ring + 2)).unwrap();
+        }
+    }
+
     /// Registers of the low words of the addresses, with their values: descriptors, available ring, used ring.
     pub fn addresses(&self) -> [(u64, u64); 3] {
         [(0x080, self.base), (0x090, self.base + AVAILABLE), (0x0a0, self.base + USED)]

@@ -10,4 +10,5 @@ mod locks;
 mod mmio;
 mod negotiation;
 mod net;
+mod patience;
 mod state;

@@ -80,6 +80,11 @@ impl Segments {
         self.0.is_empty()
     }
 
+    /// Buffers left.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Bytes left.
     pub fn len(&self) -> u64 {
         self.0.iter().map(|segment| u64::from(segment.1)).sum()

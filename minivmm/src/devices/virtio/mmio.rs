@@ -212,13 +212,6 @@ impl<M: Model> Virtio<M> {
         self.registers = Registers::new(M::QUEUES.len());
     }
 
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let config = self.worker.core.quiesced(|active| active.model.config());
-        for (index, byte) in data.iter_mut().enumerate() {
-            *byte = config.get(offset + index).copied().unwrap_or(0);
-        }
-    }
-
     fn write_config(&mut self, offset: usize, data: &[u8]) {
         self.worker.core.quiesced(|active| {
             if offset + data.len() <= active.model.config().len() {
@@ -232,7 +225,7 @@ impl<M: Model> Virtio<M> {
 impl<M: Model> BusDevice for Virtio<M> {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         if offset >= CONFIG {
-            self.read_config((offset - CONFIG) as usize, data);
+            self.worker.core.config.read((offset - CONFIG) as usize, data);
         } else if let (0, Ok(word)) = (offset % 4, <&mut [u8; 4]>::try_from(&mut *data)) {
             *word = self.read_register(offset as u32).to_le_bytes();
         } else {
@@ -256,7 +249,9 @@ impl<M: Model> Device for Virtio<M> {
         }
         Err(DeviceError {
             device: self.name.clone(),
-            what: format!("a request of the guest did not finish within {deadline:?}; it goes on, try again later"),
+            what: format!(
+                "the host did not finish a piece of a request within {deadline:?}; it goes on, try again later"
+            ),
         })
     }
 

@@ -6,6 +6,7 @@
 
 pub mod blk;
 mod chain;
+mod config;
 mod interrupt;
 pub mod mmio;
 pub mod net;
@@ -22,6 +23,7 @@ use vmstate::error::Result;
 use vmstate::schema::{Description, Field, Kind, Presence, Shared};
 
 pub use self::chain::{Chain, Segments};
+pub use self::config::ConfigSpace;
 pub use self::interrupt::Interrupt;
 pub use self::queue::{Broken, Ring};
 pub use self::state::Snapshot;
@@ -45,7 +47,7 @@ pub trait Model: Send + 'static {
     /// Features offered, without those of rings and transport.
     fn features(&self) -> u64;
 
-    /// Configuration space, little-endian.
+    /// Configuration space, little-endian. A change while it works is [published](Io::config) by the model.
     fn config(&self) -> Vec<u8>;
 
     /// The guest changed configuration bytes; `data` fits at `offset`. Read-only bytes are to be ignored.

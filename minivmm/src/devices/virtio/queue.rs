@@ -51,12 +51,14 @@ pub struct Ring {
     interrupt_next: bool,
     /// Chains after the last one taken that were looked at and put back, until there are more.
     looked_at: u16,
+    /// The chain taken last was set aside.
+    set_aside: bool,
 }
 
 impl Ring {
     /// A queue that is not ready.
     pub(super) fn new() -> Self {
-        Self { queue: Queue::default(), interrupt_next: false, looked_at: 0 }
+        Self { queue: Queue::default(), interrupt_next: false, looked_at: 0, set_aside: false }
     }
 
     /// A ready queue at `layout`, from its beginning.
@@ -73,7 +75,7 @@ impl Ring {
         if !queue.is_valid(memory) || layout.available == 0 {
             return Err(Broken::new(format_args!("queue is not in guest memory: {layout:x?}")));
         }
-        let mut ring = Self { queue, interrupt_next: false, looked_at: 0 };
+        let mut ring = Self { queue, interrupt_next: false, looked_at: 0, set_aside: false };
         ring.agree(features);
         Ok(ring)
     }
@@ -119,17 +121,12 @@ impl Ring {
     pub(super) fn duplicate(&self) -> Self {
         // Its own state is what `try_from` accepts.
         let queue = Queue::try_from(self.queue.state()).unwrap_or_default();
-        Self { queue, interrupt_next: true, looked_at: 0 }
+        Self { queue, interrupt_next: true, looked_at: 0, set_aside: false }
     }
 
     /// True once the driver has set the queue up.
     pub fn is_ready(&self) -> bool {
         self.queue.ready()
-    }
-
-    /// Chains taken and not given back: zero when nothing is in flight.
-    pub fn in_flight(&self) -> u16 {
-        self.queue.next_avail().wrapping_sub(self.queue.next_used())
     }
 
     /// Index of the next chain to take.
@@ -159,6 +156,21 @@ impl Ring {
     pub fn put_back_until_more(&mut self, count: u16) {
         self.put_back(count);
         self.looked_at = count;
+    }
+
+    /// Puts the chain taken last back while the device does not work: its request is not finished, and is neither answered
+    /// nor forgotten.
+    pub fn set_aside(&mut self) {
+        self.put_back(1);
+        self.set_aside = true;
+    }
+
+    /// Takes the chain that was set aside again; false if there is none, as in a queue that was set up or loaded since.
+    pub fn take_up(&mut self) -> bool {
+        if self.set_aside {
+            self.queue.set_next_avail(self.queue.next_avail().wrapping_add(1));
+        }
+        std::mem::take(&mut self.set_aside)
     }
 
     /// True if the driver has made chains available since some were [put back](Self::put_back_until_more).

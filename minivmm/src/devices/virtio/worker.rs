@@ -1,17 +1,19 @@
-//! The thread that does a device's I/O, and the gate at which it can be stopped between two requests.
+//! The thread that does a device's I/O, and the gate at which it can be stopped between two pieces of its work.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{Broken, Interrupt, Model, Ring};
+use super::{Broken, ConfigSpace, Interrupt, Model, Ring};
 use crate::memory::GuestMemory;
 
 /// What a model sees while it works.
@@ -23,11 +25,13 @@ pub struct Io<'a> {
     pub memory: &'a GuestMemory,
     /// To the driver.
     pub interrupt: &'a Interrupt,
+    /// What the driver reads of the configuration.
+    pub config: &'a ConfigSpace,
     gate: &'a Gate,
 }
 
 impl Io<'_> {
-    /// True if no new chain may be taken.
+    /// True if no further piece of work may be begun.
     pub fn pausing(&self) -> bool {
         self.gate.pausing.load(Ordering::Acquire)
     }
@@ -37,6 +41,7 @@ impl Io<'_> {
 pub(super) struct Core<M> {
     pub(super) gate: Gate,
     pub(super) interrupt: Interrupt,
+    pub(super) config: ConfigSpace,
     pub(super) memory: GuestMemory,
     /// Why the device stopped until reset.
     fault: Mutex<Option<Broken>>,
@@ -65,6 +70,7 @@ impl<M: Model> Core<M> {
         Ok(Self {
             gate: Gate::new()?,
             interrupt,
+            config: ConfigSpace::new(model.config()),
             memory,
             fault: Mutex::new(None),
             kicks: M::QUEUES.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<io::Result<_>>()?,
@@ -80,11 +86,14 @@ impl<M: Model> Core<M> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does `work` while the thread is stopped between two requests.
+    /// Does `work` while the thread is stopped between two pieces of work, and publishes the configuration.
     pub(super) fn quiesced<R>(&self, work: impl FnOnce(&mut Active<M>) -> R) -> R {
         let was_paused = self.gate.is_paused();
         self.gate.pause(None);
-        let result = work(&mut self.lock());
+        let mut active = self.lock();
+        let result = work(&mut active);
+        self.config.publish(active.model.config());
+        drop(active);
         if !was_paused {
             self.gate.resume();
         }
@@ -112,7 +121,8 @@ impl<M: Model> Core<M> {
         let mut active = self.lock();
         let Active { model, rings, driving } = &mut *active;
         if *driving && self.fault().is_none() {
-            let mut io = Io { rings, memory: &self.memory, interrupt: &self.interrupt, gate: &self.gate };
+            let Self { memory, interrupt, config, gate, .. } = self;
+            let mut io = Io { rings, memory, interrupt, config, gate };
             if let Err(broken) = model.process(&mut io) {
                 self.set_fault(Some(broken));
             }
@@ -142,10 +152,15 @@ impl<M> fmt::Debug for Core<M> {
     }
 }
 
-/// The running thread; dropping it ends it after the request it is at.
+/// How long the end of a device waits for its thread. A thread that a disk holds longer than that ends later, with the call
+/// it is in; it owns what it uses.
+const ENDING: Duration = Duration::from_millis(500);
+
+/// The running thread; dropping it ends it after the piece of work it is at.
 pub(super) struct Worker<M: Model> {
     pub(super) core: Arc<Core<M>>,
-    thread: Option<JoinHandle<()>>,
+    /// Disconnected once the thread has ended.
+    ended: Receiver<Infallible>,
 }
 
 impl<M: Model> Worker<M> {
@@ -164,25 +179,27 @@ impl<M: Model> Worker<M> {
         }
         let core = Arc::new(core);
         let theirs = Arc::clone(&core);
-        let thread = thread::Builder::new().name(name.into()).spawn(move || theirs.run(&epoll))?;
-        Ok(Self { core, thread: Some(thread) })
+        let (alive, ended) = mpsc::channel();
+        thread::Builder::new().name(name.into()).spawn(move || {
+            theirs.run(&epoll);
+            drop(theirs);
+            drop(alive);
+        })?;
+        Ok(Self { core, ended })
     }
 }
 
 impl<M: Model> Drop for Worker<M> {
     fn drop(&mut self) {
         self.core.gate.close();
-        if let Some(thread) = self.thread.take() {
-            // It panicked: the message is out, and there is nothing to save in a device that goes away.
-            let _ = thread.join();
-        }
+        let _ = self.ended.recv_timeout(ENDING);
     }
 }
 
 /// Where the thread stops on request.
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// Copy of "phase is not Open" that the thread reads between two requests.
+    /// Copy of "phase is not Open" that the thread reads between two pieces of its work.
     pausing: AtomicBool,
     phase: Mutex<Phase>,
     changed: Condvar,
@@ -237,7 +254,7 @@ impl Gate {
         *self.lock() == Phase::Paused
     }
 
-    /// Waits until the thread is between two requests; false, and open again, if it is not within `timeout`.
+    /// Waits until the thread is between two pieces of its work; false, and open again, if it is not within `timeout`.
     pub(super) fn pause(&self, timeout: Option<Duration>) -> bool {
         let end = timeout.map(|timeout| Instant::now() + timeout);
         let mut phase = self.lock();

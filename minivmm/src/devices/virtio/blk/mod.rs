@@ -1,5 +1,6 @@
 //! virtio-blk (virtio 1.2 §5.2) over a raw image: one queue, one request at a time, in order.
 
+mod disk;
 mod image;
 mod request;
 
@@ -11,12 +12,11 @@ use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::schema::{Description, Shared};
 
+use self::disk::Disk;
 pub use self::image::{Image, SECTOR};
-use self::request::Worker;
+use self::request::{RANGE_SECTORS_MAX, Request};
 use super::{Broken, Io, Model, VIRTIO_FIELD};
 
-/// Sectors one discard or write-zeroes may cover: what QEMU offers, 2 GiB less a sector.
-const RANGE_SECTORS_MAX: u32 = 0x003f_ffff;
 /// Data segments of one request: QEMU's default queue of 256 less header and status.
 const SEGMENTS_MAX: u32 = 254;
 /// Bytes of the configuration up to `write_zeroes_may_unmap`, which is what QEMU sends.
@@ -27,8 +27,13 @@ const WRITEBACK: usize = 32;
 /// The disk.
 #[derive(Debug)]
 pub struct Blk {
-    worker: Worker,
+    disk: Disk,
+    /// Offered.
     features: u64,
+    /// Segments of data that the driver may put into one request.
+    segments_max: usize,
+    /// The request in hand, which is not answered.
+    current: Option<Request>,
 }
 
 impl Blk {
@@ -48,7 +53,41 @@ impl Blk {
         if image.is_read_only() {
             features |= 1 << VIRTIO_BLK_F_RO;
         }
-        Self { worker: Worker::new(image), features }
+        Self { disk: Disk::new(image), features, segments_max: usize::MAX, current: None }
+    }
+}
+
+impl Blk {
+    /// Carries requests out until none is left, or [`Io::pausing`].
+    fn serve(&mut self, io: &mut Io<'_>) -> Result<(), Broken> {
+        let memory = io.memory;
+        loop {
+            if io.rings[0].is_ready() {
+                io.rings[0].quiet(memory)?;
+            }
+            while !io.pausing() {
+                let Some(mut request) = self.next(io)? else { break };
+                if request.step(memory, &mut self.disk)? {
+                    io.rings[0].complete(memory, request.head, request.written())?;
+                    io.rings[0].signal(memory, io.interrupt)?;
+                } else {
+                    self.current = Some(request);
+                }
+            }
+            // Also when pausing: whoever runs the guest next must get its kicks.
+            if !io.rings[0].is_ready() || !io.rings[0].listen(memory)? || io.pausing() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The request in hand, or the next one.
+    fn next(&mut self, io: &mut Io<'_>) -> Result<Option<Request>, Broken> {
+        if let Some(request) = self.current.take() {
+            return Ok(Some(request));
+        }
+        let Some(chain) = io.rings[0].pop(io.memory)? else { return Ok(None) };
+        Request::parse(io.memory, chain, &self.disk, self.segments_max).map(Some)
     }
 }
 
@@ -62,7 +101,7 @@ impl Model for Blk {
 
     /// virtio 1.2 §5.2.4, with the values of QEMU: the guest sees the same disk under either.
     fn config(&self) -> Vec<u8> {
-        let sectors = self.worker.image.sectors();
+        let sectors = self.disk.image.sectors();
         let (heads, track) = (16u8, 63u8);
         let cylinders = (sectors / (u64::from(heads) * u64::from(track))).clamp(2, 16383) as u16;
         let mut config = Vec::with_capacity(CONFIG_LEN);
@@ -73,7 +112,7 @@ impl Model for Blk {
         config.extend([heads, track]);
         config.extend((SECTOR as u32).to_le_bytes()); // blk_size
         config.extend([0; 8]); // topology: blocks of one sector, aligned, no preferred size
-        config.push(u8::from(self.worker.write_back));
+        config.push(u8::from(self.disk.write_back));
         config.push(0); // unused
         config.extend(1u16.to_le_bytes()); // num_queues
         config.extend(RANGE_SECTORS_MAX.to_le_bytes()); // discard: sectors, segments, alignment
@@ -87,7 +126,7 @@ impl Model for Blk {
 
     fn write_config(&mut self, offset: usize, data: &[u8]) {
         if let (WRITEBACK, [value]) = (offset, data) {
-            self.worker.write_back = value & 1 != 0;
+            self.disk.write_back = value & 1 != 0;
         }
     }
 
@@ -96,32 +135,31 @@ impl Model for Blk {
         let flush = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         let selectable = features & 1 << VIRTIO_BLK_F_CONFIG_WCE != 0;
         if !flush && !selectable {
-            self.worker.write_back = false;
+            self.disk.write_back = false;
+        }
+        if features & 1 << VIRTIO_BLK_F_SEG_MAX != 0 {
+            self.segments_max = SEGMENTS_MAX as usize;
         }
     }
 
     fn reset(&mut self) {
-        self.worker.write_back = true;
+        self.disk.write_back = true;
+        self.segments_max = usize::MAX;
+        self.current = None;
     }
 
+    /// A request that a pause finds in hand keeps its progress here. Its chain is put back meanwhile: to whoever loads the
+    /// state it is as if it had not been taken, and doing a part of it twice does no harm.
     fn process(&mut self, io: &mut Io<'_>) -> Result<(), Broken> {
-        let memory = io.memory;
-        loop {
-            if io.rings[0].is_ready() {
-                io.rings[0].quiet(memory)?;
-            }
-            while !io.pausing() {
-                let Some(chain) = io.rings[0].pop(memory)? else { break };
-                let head = chain.head;
-                let written = self.worker.execute(memory, chain)?;
-                io.rings[0].complete(memory, head, written)?;
-                io.rings[0].signal(memory, io.interrupt)?;
-            }
-            // Also when pausing: whoever runs the guest next must get its kicks.
-            if !io.rings[0].is_ready() || !io.rings[0].listen(memory)? || io.pausing() {
-                return Ok(());
-            }
+        if !io.rings[0].take_up() {
+            // The queue that the request came from is not there any more.
+            self.current = None;
         }
+        let served = self.serve(io);
+        if self.current.is_some() {
+            io.rings[0].set_aside();
+        }
+        served
     }
 
     /// Write-back: the byte of the configuration that the driver can change.
@@ -131,11 +169,11 @@ impl Model for Blk {
         &Description::new(Shared::Static("virtio-blk"), 2, 2, VIRTIO_FIELD, Shared::Static(&[]));
 
     fn state(&self) -> bool {
-        self.worker.write_back
+        self.disk.write_back
     }
 
     fn set_state(&mut self, write_back: bool) {
-        self.worker.write_back = write_back;
+        self.disk.write_back = write_back;
     }
 
     /// The list of requests in flight, which is empty: all were finished before. An element starts with 1.
@@ -147,7 +185,7 @@ impl Model for Blk {
     fn load_state(&self, config: &[u8], _features: u64, input: &mut Reader<'_>) -> Result<bool> {
         let refuse = |offset, what| Err(Error::new(ErrorKind::Rejected, what).at(offset));
         let theirs = config.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        let ours = self.worker.image.sectors();
+        let ours = self.disk.image.sectors();
         // QEMU fills its copy when the guest reads it: a guest that has not come so far has all zeros.
         let never_read = config.iter().all(|byte| *byte == 0);
         if theirs != ours && !never_read {

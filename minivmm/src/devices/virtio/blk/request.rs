@@ -1,198 +1,188 @@
-//! One virtio-blk request: parsed, checked against the disk, done, answered.
-
-use std::io;
-use std::sync::Arc;
+//! One virtio-blk request: parsed, checked against the disk, carried out in pieces, answered.
 
 use virtio_bindings::virtio_blk::*;
 
-use super::RANGE_SECTORS_MAX;
-use super::image::{Image, SECTOR};
+use super::disk::{Disk, Erase, Failure};
+use super::image::SECTOR;
 use crate::devices::virtio::{Broken, Chain, Segments};
 use crate::memory::GuestMemory;
 
-/// Bytes moved at once between image and guest.
-const CHUNK: usize = 1 << 20;
+/// Sectors one discard or write-zeroes may cover: what QEMU offers, 2 GiB less a sector.
+pub(super) const RANGE_SECTORS_MAX: u32 = 0x003f_ffff;
 
-const OK: u8 = VIRTIO_BLK_S_OK as u8;
-const IO_ERROR: u8 = VIRTIO_BLK_S_IOERR as u8;
-const UNSUPPORTED: u8 = VIRTIO_BLK_S_UNSUPP as u8;
+/// Status of a request (virtio 1.2 §5.2.6).
+type Status = u8;
+const OK: Status = VIRTIO_BLK_S_OK as u8;
+const IO_ERROR: Status = VIRTIO_BLK_S_IOERR as u8;
+const UNSUPPORTED: Status = VIRTIO_BLK_S_UNSUPP as u8;
 
-/// Why a well-formed request fails: the guest gets the matching status.
-enum Failure {
-    Io,
-    Unsupported,
-    Broken(Broken),
-}
-
-impl From<io::Error> for Failure {
-    fn from(_: io::Error) -> Self {
-        Self::Io
-    }
-}
-
-impl From<Broken> for Failure {
-    fn from(broken: Broken) -> Self {
-        Self::Broken(broken)
-    }
-}
-
-/// What carries requests out.
+/// A request that was taken and is not answered.
 #[derive(Debug)]
-pub(super) struct Worker {
-    pub(super) image: Arc<Image>,
-    /// Writes may stay in the host's cache until a flush.
-    pub(super) write_back: bool,
-    buffer: Vec<u8>,
+pub(super) struct Request {
+    /// Names its chain in the used ring.
+    pub(super) head: u16,
+    status: Segments,
+    written: u64,
+    work: Work,
 }
 
-impl Worker {
-    pub(super) fn new(image: Arc<Image>) -> Self {
-        Self { image, write_back: true, buffer: Vec::new() }
-    }
+/// What is left to do.
+#[derive(Debug)]
+enum Work {
+    Read { offset: u64, data: Segments },
+    Write { offset: u64, data: Segments },
+    Erase { how: Erase, offset: u64, len: u64 },
+    Flush,
+    Identify { data: Segments },
+    Refuse(Status),
+}
 
-    /// Carries `chain` out; bytes written to the guest, the status among them.
+impl Request {
+    /// What `chain` asks for; it may have so many segments of data.
     ///
     /// # Errors
     /// No header, no place for a status, or buffers outside guest memory: as QEMU, that breaks the device.
-    pub(super) fn execute(&mut self, memory: &GuestMemory, mut chain: Chain) -> Result<u32, Broken> {
+    pub(super) fn parse(
+        memory: &GuestMemory,
+        mut chain: Chain,
+        disk: &Disk,
+        segments_max: usize,
+    ) -> Result<Self, Broken> {
         let mut header = [0; 16];
         chain.readable.read(memory, &mut header)?;
-        let Some(mut status) = chain.writable.split_last() else {
+        let Some(status) = chain.writable.split_last() else {
             return Err(Broken::new("a block request has no place for its status"));
         };
-        let capacity = chain.writable.len();
-        let answer = match self.dispatch(memory, &header, &mut chain.readable, &mut chain.writable) {
-            Ok(()) => OK,
+        let work = if chain.readable.count() + chain.writable.count() > segments_max {
+            Work::Refuse(IO_ERROR)
+        } else {
+            Work::parse(memory, &header, chain.readable, chain.writable, disk)?.unwrap_or_else(Work::Refuse)
+        };
+        Ok(Self { head: chain.head, status, written: 0, work })
+    }
+
+    /// Carries the next piece out. When that was the last one, the status is written: true.
+    ///
+    /// # Errors
+    /// Buffers outside guest memory.
+    pub(super) fn step(&mut self, memory: &GuestMemory, disk: &mut Disk) -> Result<bool, Broken> {
+        let status = match self.piece(memory, disk) {
+            Ok(None) => return Ok(false),
+            Ok(Some(status)) => status,
             Err(Failure::Io) => IO_ERROR,
-            Err(Failure::Unsupported) => UNSUPPORTED,
             Err(Failure::Broken(broken)) => return Err(broken),
         };
-        status.write(memory, &[answer])?;
-        Ok((capacity - chain.writable.len()).saturating_add(1).try_into().unwrap_or(u32::MAX))
+        self.status.write(memory, &[status])?;
+        self.written += 1;
+        Ok(true)
     }
 
-    fn dispatch(
-        &mut self,
+    /// Bytes written to the guest.
+    pub(super) fn written(&self) -> u32 {
+        self.written.try_into().unwrap_or(u32::MAX)
+    }
+
+    /// The status, if nothing is left to do.
+    fn piece(&mut self, memory: &GuestMemory, disk: &mut Disk) -> Result<Option<Status>, Failure> {
+        let more = match &mut self.work {
+            Work::Read { offset, data } => {
+                let count = disk.read(memory, *offset, data)?;
+                *offset += count;
+                self.written += count;
+                !data.is_empty()
+            }
+            Work::Write { offset, data } => {
+                *offset += disk.write(memory, *offset, data)?;
+                !data.is_empty()
+            }
+            Work::Erase { how, offset, len } => {
+                let count = disk.erase(*how, *offset, *len)?;
+                *offset += count;
+                *len -= count;
+                *len != 0
+            }
+            Work::Flush => {
+                disk.image.flush()?;
+                return Ok(Some(OK));
+            }
+            Work::Identify { data } => {
+                // The serial number: empty, as QEMU's is unless set.
+                let id = vec![0; data.len().min(u64::from(VIRTIO_BLK_ID_BYTES)) as usize];
+                data.write(memory, &id)?;
+                self.written += id.len() as u64;
+                return Ok(Some(OK));
+            }
+            Work::Refuse(status) => return Ok(Some(*status)),
+        };
+        if more {
+            return Ok(None);
+        }
+        // §5.2.6.2: with write-through, a write is durable before it is answered.
+        if !disk.write_back && !matches!(self.work, Work::Read { .. }) {
+            self.work = Work::Flush;
+            return Ok(None);
+        }
+        Ok(Some(OK))
+    }
+}
+
+impl Work {
+    /// The work, or the status of a request that is refused.
+    fn parse(
         memory: &GuestMemory,
         header: &[u8; 16],
-        data_out: &mut Segments,
-        data_in: &mut Segments,
-    ) -> Result<(), Failure> {
-        let [kind, _priority] = [0, 4].map(|at| u32::from_le_bytes(*header[at..].first_chunk().expect("16 bytes")));
+        data_out: Segments,
+        data_in: Segments,
+        disk: &Disk,
+    ) -> Result<Result<Self, Status>, Broken> {
+        let kind = u32::from_le_bytes(*header.first_chunk().expect("16 bytes"));
         let sector = u64::from_le_bytes(*header.last_chunk().expect("16 bytes"));
-        match kind {
-            VIRTIO_BLK_T_IN => self.read(memory, sector, data_in),
+        let place = |bytes| disk.place(sector, bytes).ok_or(IO_ERROR);
+        Ok(match kind {
+            VIRTIO_BLK_T_IN => place(data_in.len()).map(|offset| Self::Read { offset, data: data_in }),
             VIRTIO_BLK_T_OUT => {
-                self.write(memory, sector, data_out)?;
-                self.settle()
+                place(data_out.len()).and_then(|offset| writable(disk).map(|()| Self::Write { offset, data: data_out }))
             }
-            VIRTIO_BLK_T_FLUSH => Ok(self.image.flush()?),
-            VIRTIO_BLK_T_GET_ID => {
-                // The serial number: empty, as QEMU's is unless set.
-                let id = vec![0; data_in.len().min(u64::from(VIRTIO_BLK_ID_BYTES)) as usize];
-                Ok(data_in.write(memory, &id)?)
-            }
-            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => {
-                self.range(memory, kind, data_out)?;
-                self.settle()
-            }
-            _ => Err(Failure::Unsupported),
-        }
-    }
-
-    /// Byte offset of a transfer, if all of it is whole sectors on the disk.
-    fn place(&self, sector: u64, bytes: u64) -> Result<u64, Failure> {
-        let whole = bytes.is_multiple_of(SECTOR);
-        let end = sector.checked_add(bytes / SECTOR).filter(|end| whole && *end <= self.image.sectors());
-        end.map(|_| sector * SECTOR).ok_or(Failure::Io)
-    }
-
-    fn read(&mut self, memory: &GuestMemory, sector: u64, data: &mut Segments) -> Result<(), Failure> {
-        let mut offset = self.place(sector, data.len())?;
-        while !data.is_empty() {
-            let count = data.len().min(CHUNK as u64) as usize;
-            self.buffer.resize(count, 0);
-            self.image.read(&mut self.buffer, offset)?;
-            data.write(memory, &self.buffer)?;
-            offset += count as u64;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, memory: &GuestMemory, sector: u64, data: &mut Segments) -> Result<(), Failure> {
-        let mut offset = self.place(sector, data.len())?;
-        self.writable()?;
-        while !data.is_empty() {
-            let count = data.len().min(CHUNK as u64) as usize;
-            self.buffer.resize(count, 0);
-            data.read(memory, &mut self.buffer)?;
-            self.image.write(&self.buffer, offset)?;
-            offset += count as u64;
-        }
-        Ok(())
+            VIRTIO_BLK_T_FLUSH => Ok(Self::Flush),
+            VIRTIO_BLK_T_GET_ID => Ok(Self::Identify { data: data_in }),
+            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => return Self::parse_range(memory, kind, data_out, disk),
+            _ => Err(UNSUPPORTED),
+        })
     }
 
     /// Discard and write-zeroes: one segment of sector, count and flags (virtio 1.2 §5.2.6).
-    fn range(&mut self, memory: &GuestMemory, kind: u32, data: &mut Segments) -> Result<(), Failure> {
-        self.writable()?;
+    fn parse_range(
+        memory: &GuestMemory,
+        kind: u32,
+        mut data: Segments,
+        disk: &Disk,
+    ) -> Result<Result<Self, Status>, Broken> {
+        if let Err(status) = writable(disk) {
+            return Ok(Err(status));
+        }
         if data.len() != 16 {
-            return Err(Failure::Unsupported);
+            return Ok(Err(UNSUPPORTED));
         }
         let mut segment = [0; 16];
         data.read(memory, &mut segment)?;
         let sector = u64::from_le_bytes(*segment.first_chunk().expect("16 bytes"));
         let [count, flags] = [8, 12].map(|at| u32::from_le_bytes(*segment[at..].first_chunk().expect("16 bytes")));
         let unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
+        let how = match (kind, unmap) {
+            (VIRTIO_BLK_T_DISCARD, _) => Erase::Discard,
+            (_, true) => Erase::Unmap,
+            (_, false) => Erase::Zero,
+        };
         // §5.2.6.2: unknown flags, and unmap with a discard, are unsupported.
         if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 || (unmap && kind == VIRTIO_BLK_T_DISCARD) {
-            return Err(Failure::Unsupported);
-        }
-        if count > RANGE_SECTORS_MAX {
-            return Err(Failure::Io);
+            return Ok(Err(UNSUPPORTED));
         }
         let len = u64::from(count) * SECTOR;
-        let offset = self.place(sector, len)?;
-        if len == 0 {
-            return Ok(());
-        }
-        let done = match kind {
-            // A hint: where it cannot be followed, nothing is lost.
-            VIRTIO_BLK_T_DISCARD => match self.image.punch(offset, len) {
-                Err(error) if cannot(&error) => Ok(()),
-                done => done,
-            },
-            _ if unmap => self.image.punch(offset, len),
-            _ => self.image.zero(offset, len),
-        };
-        match done {
-            Err(error) if cannot(&error) => self.write_zeros(offset, len),
-            done => Ok(done?),
-        }
-    }
-
-    fn write_zeros(&mut self, mut offset: u64, mut len: u64) -> Result<(), Failure> {
-        self.buffer.clear();
-        while len > 0 {
-            let count = len.min(CHUNK as u64);
-            self.buffer.resize(count as usize, 0);
-            self.image.write(&self.buffer, offset)?;
-            offset += count;
-            len -= count;
-        }
-        Ok(())
-    }
-
-    fn writable(&self) -> Result<(), Failure> {
-        if self.image.is_read_only() { Err(Failure::Io) } else { Ok(()) }
-    }
-
-    /// With write-through, a write is durable before it is answered (§5.2.6.2).
-    fn settle(&self) -> Result<(), Failure> {
-        if self.write_back { Ok(()) } else { Ok(self.image.flush()?) }
+        let offset = disk.place(sector, len).filter(|_| count <= RANGE_SECTORS_MAX);
+        Ok(offset.ok_or(IO_ERROR).map(|offset| Self::Erase { how, offset, len }))
     }
 }
 
-/// The file system has no such operation.
-fn cannot(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Unsupported) || error.raw_os_error() == Some(libc::EOPNOTSUPP)
+fn writable(disk: &Disk) -> Result<(), Status> {
+    if disk.image.is_read_only() { Err(IO_ERROR) } else { Ok(()) }
 }

@@ -189,6 +189,7 @@ impl<B: Backend> Net<B> {
             if self.state.curr_guest_offloads != offloads {
                 self.apply_offloads();
             }
+            io.config.publish(self.config());
             answer.write(memory, &[if done { VIRTIO_NET_OK as u8 } else { VIRTIO_NET_ERR as u8 }])?;
             io.rings[CONTROL].complete(memory, chain.head, 1)?;
             some = true;

@@ -1,0 +1,115 @@
+//! The disk as requests see it: an image, and pieces of it small enough that nobody waits long for one.
+
+use std::io;
+use std::sync::Arc;
+
+use super::image::{Image, SECTOR};
+use crate::devices::virtio::{Broken, Segments};
+use crate::memory::GuestMemory;
+
+/// Bytes moved between image and guest at once.
+const PIECE: u64 = 256 << 10;
+/// Bytes that the file system gives back or zeroes at once.
+const RANGE_PIECE: u64 = 32 << 20;
+
+/// What becomes of a range of sectors.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Erase {
+    /// Its contents do not matter any more.
+    Discard,
+    /// Reads as zeros, without space in the image.
+    Unmap,
+    /// Reads as zeros.
+    Zero,
+}
+
+/// A piece that was not carried out.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The image failed, or is full.
+    Io,
+    /// The guest's buffers are not in its memory.
+    Broken(Broken),
+}
+
+impl From<io::Error> for Failure {
+    fn from(_: io::Error) -> Self {
+        Self::Io
+    }
+}
+
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+/// The disk.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) image: Arc<Image>,
+    /// Writes may stay in the host's cache until a flush.
+    pub(super) write_back: bool,
+    buffer: Vec<u8>,
+}
+
+impl Disk {
+    pub(super) fn new(image: Arc<Image>) -> Self {
+        Self { image, write_back: true, buffer: Vec::new() }
+    }
+
+    /// Byte offset of a transfer, if all of it is whole sectors on the disk.
+    pub(super) fn place(&self, sector: u64, bytes: u64) -> Option<u64> {
+        let whole = bytes.is_multiple_of(SECTOR);
+        let end = sector.checked_add(bytes / SECTOR).filter(|end| whole && *end <= self.image.sectors());
+        end.map(|_| sector * SECTOR)
+    }
+
+    /// Reads the next piece of `data`; bytes read.
+    pub(super) fn read(&mut self, memory: &GuestMemory, offset: u64, data: &mut Segments) -> Result<u64, Failure> {
+        let count = data.len().min(PIECE);
+        self.buffer.resize(count as usize, 0);
+        self.image.read(&mut self.buffer, offset)?;
+        data.write(memory, &self.buffer)?;
+        Ok(count)
+    }
+
+    /// Writes the next piece of `data`; bytes written.
+    pub(super) fn write(&mut self, memory: &GuestMemory, offset: u64, data: &mut Segments) -> Result<u64, Failure> {
+        let count = data.len().min(PIECE);
+        self.buffer.resize(count as usize, 0);
+        data.read(memory, &mut self.buffer)?;
+        self.image.write(&self.buffer, offset)?;
+        Ok(count)
+    }
+
+    /// Erases the next piece of a range; bytes erased.
+    pub(super) fn erase(&mut self, how: Erase, offset: u64, len: u64) -> Result<u64, Failure> {
+        // Pieces end where blocks of the file system do: a part of a block is written, not given back.
+        let count = len.min(RANGE_PIECE - offset % RANGE_PIECE);
+        let done = match how {
+            _ if count == 0 => Ok(()),
+            Erase::Discard | Erase::Unmap => self.image.punch(offset, count),
+            Erase::Zero => self.image.zero(offset, count),
+        };
+        match (done, how) {
+            // A hint: where it cannot be followed, nothing is lost.
+            (Err(error), Erase::Discard) if cannot(&error) => Ok(len),
+            (Err(error), _) if cannot(&error) => self.write_zeros(offset, len),
+            (done, _) => Ok(done.map(|()| count)?),
+        }
+    }
+
+    fn write_zeros(&mut self, offset: u64, len: u64) -> Result<u64, Failure> {
+        let count = len.min(PIECE);
+        self.buffer.clear();
+        self.buffer.resize(count as usize, 0);
+        self.image.write(&self.buffer, offset)?;
+        Ok(count)
+    }
+}
+
+/// The file system has no such operation.
+fn cannot(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported) || error.raw_os_error() == Some(libc::EOPNOTSUPP)
+}

@@ -1,0 +1,27 @@
+//! The configuration space as vCPUs read it: a copy, so that no read waits for the device's thread.
+
+use std::sync::{Mutex, PoisonError};
+
+/// The bytes that were published last.
+#[derive(Debug)]
+pub struct ConfigSpace(Mutex<Vec<u8>>);
+
+impl ConfigSpace {
+    /// A space of these bytes.
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
+        Self(Mutex::new(bytes))
+    }
+
+    /// Replaces the bytes.
+    pub fn publish(&self, bytes: Vec<u8>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+    }
+
+    /// Copies the bytes from `offset` on into `data`; past the end they are zero.
+    pub(super) fn read(&self, offset: usize, data: &mut [u8]) {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, byte) in data.iter_mut().enumerate() {
+            *byte = bytes.get(offset + index).copied().unwrap_or(0);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Nobody waits for a large request: not a vCPU that reads the configuration, not a pause, not the end of the device.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use minivmm::bus::BusDevice;
+use minivmm::devices::Device;
+use minivmm::devices::virtio::blk::{Blk, Image};
+use minivmm::memory::GuestMemory;
+use tempfile::NamedTempFile;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::driver::{BUFFERS, Buffer, Driver, EVENT_IDX};
+use crate::state::{move_to, save};
+
+/// Bytes of one buffer, all at one place.
+const PIECE: u32 = 64 << 20;
+const STATUS: u64 = BUFFERS + 0x100;
+/// What an answer may take on a busy machine; the requests here take several times as long.
+const SOON: Duration = Duration::from_millis(500);
+
+/// A disk of 4 GiB without contents.
+fn large_disk() -> (Driver<Blk>, NamedTempFile) {
+    let file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(4 << 30).unwrap();
+    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 128 << 20)]).unwrap();
+    (Driver::new(blk(&file), memory), file)
+}
+
+fn blk(file: &NamedTempFile) -> Blk {
+    Blk::new(Arc::new(Image::open(file.path(), false).unwrap()))
+}
+
+/// Buffers of nearly 4 GiB, all that a descriptor chain can hold.
+const LARGEST: usize = 63;
+/// Buffers of some hundred MiB, where the test waits for the end.
+const LARGE: usize = 6;
+
+/// A read into so many buffers has begun.
+fn busy_disk(buffers: usize) -> (Driver<Blk>, NamedTempFile) {
+    let (mut driver, file) = large_disk();
+    driver.queues[0].size = 128;
+    driver.start(EVENT_IDX);
+    read(&mut driver, buffers);
+    std::thread::sleep(Duration::from_millis(50));
+    (driver, file)
+}
+
+/// Asks for `count` buffers of [`PIECE`] bytes from the beginning of the disk.
+fn read(driver: &mut Driver<Blk>, count: usize) {
+    driver.memory.write_obj(0xffu8, GuestAddress(STATUS)).unwrap();
+    let mut buffers: Vec<Buffer> = vec![((48 << 20), PIECE, true); count];
+    buffers.insert(0, (BUFFERS, 16, false));
+    buffers.push((STATUS, 1, true));
+    driver.queues[0].offer(&buffers);
+    driver.notify(0);
+}
+
+/// What `act` gives, which may not wait for the request in hand.
+fn soon<R>(driver: &mut Driver<Blk>, act: impl FnOnce(&mut Driver<Blk>) -> R) -> R {
+    let start = Instant::now();
+    let result = act(driver);
+    assert_eq!(driver.queues[0].used_index(), 0, "the request is still in hand, or this test shows nothing");
+    assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
+    result
+}
+
+#[test]
+fn a_configuration_read_waits_for_no_request() {
+    let (mut driver, _file) = busy_disk(LARGEST);
+    let mut capacity = [0; 8];
+    for _ in 0..1000 {
+        soon(&mut driver, |driver| driver.device.read(0x100, &mut capacity));
+        assert_eq!(u64::from_le_bytes(capacity), 4 << 30 >> 9);
+    }
+}
+
+#[test]
+fn a_configuration_write_and_a_reset_wait_for_a_piece_of_a_request() {
+    let (mut driver, _file) = busy_disk(LARGEST);
+    let mut byte = [9];
+    soon(&mut driver, |driver| driver.device.write(0x120, &[0]));
+    soon(&mut driver, |driver| driver.device.read(0x120, &mut byte));
+    assert_eq!(byte, [0], "write-through");
+    soon(&mut driver, |driver| driver.write32(0x070, 0));
+    driver.queues[0].forget();
+    driver.start(0);
+    read(&mut driver, 0);
+    assert_eq!(driver.wait(0), (0, 1), "nothing is left of the old request");
+    assert_eq!(driver.memory.read_obj::<u8>(GuestAddress(STATUS)).unwrap(), 0);
+}
+
+#[test]
+fn a_pause_waits_for_a_piece_of_a_request() {
+    let (mut driver, _file) = busy_disk(LARGE);
+    for _ in 0..10 {
+        soon(&mut driver, |driver| driver.device.pause(Duration::from_secs(10)).unwrap());
+        soon(&mut driver, |driver| driver.device.resume());
+    }
+    let (_, written) = driver.wait(0);
+    assert_eq!(written, LARGE as u32 * PIECE + 1, "the request goes on where it was");
+    assert_eq!(driver.memory.read_obj::<u8>(GuestAddress(STATUS)).unwrap(), 0);
+}
+
+#[test]
+fn the_end_of_a_device_waits_for_a_piece_of_a_request() {
+    let (driver, _file) = busy_disk(LARGEST);
+    let start = Instant::now();
+    drop(driver.device);
+    assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
+    assert_eq!(driver.queues[0].used_index(), 0);
+}
+
+/// A request in hand is not in the stream: its chain is as if it had not been taken, and the destination does all of it.
+#[test]
+fn a_request_in_hand_is_left_to_the_destination() {
+    let (mut driver, file) = busy_disk(LARGE);
+    driver.device.pause(Duration::from_secs(10)).unwrap();
+    let bytes = save(&mut driver.device);
+    // After the head of 24 bytes, 57 of configuration, the count of queues, the queue's size, alignment and table.
+    let next_available = 24 + 57 + 4 + 16;
+    assert_eq!(bytes[next_available..next_available + 2], [0, 0], "not taken");
+    assert_eq!(driver.queues[0].used_index(), 0, "not answered");
+    let mut driver = move_to(driver, blk(&file));
+    assert_eq!(driver.wait(0).1, LARGE as u32 * PIECE + 1);
+    assert_eq!(driver.memory.read_obj::<u8>(GuestAddress(STATUS)).unwrap(), 0);
+}
+
+/// A queue that is set up anew has nothing to do with a request of the old one.
+#[test]
+fn a_request_ends_with_its_queue() {
+    let (mut driver, _file) = busy_disk(LARGEST);
+    soon(&mut driver, |driver| driver.write32(0x044, 0));
+    driver.queues[0].forget();
+    driver.set_up_queue(0);
+    read(&mut driver, 0);
+    assert_eq!(driver.wait(0), (0, 1));
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(driver.queues[0].used_index(), 1);
+}
