@@ -271,15 +271,14 @@ impl<'a> One<'a> {
         }
     }
 
-    /// The field of the enum's description that the variant is. It is called by the number, which says whether it is there:
-    /// so a checker takes variants of one number for the same.
+    /// The field of the enum's description that the variant is: called by the number that the tag has then.
     fn entry(&self, one: &Ident) -> TokenStream {
-        let number = digits(self.number);
+        let (number, name) = (self.number, digits(self.number));
         quote! {
             __v::Field::new(
-                __v::Shared::Static(#number),
+                __v::Shared::Static(#name),
                 __v::Kind::Struct(__v::Shared::Static(<Self as __Parts>::#one)),
-                __v::Presence::If(__v::Shared::Static("")),
+                __v::Presence::Tag(#number as i128),
             ),
         }
     }

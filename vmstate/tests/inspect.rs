@@ -216,6 +216,25 @@ fn a_schema_stops_where_the_bytes_do_not_say_how_they_go_on() {
 }
 
 #[test]
+fn a_tag_says_which_variant_is_there() {
+    let of = |number: i128| schema::Field::new(number.to_string().as_str().into(), byte(), Presence::Tag(number));
+    let mode = |first| described("mode", 2, vec![first, of(-1), of(3), since("last", byte(), 0)], vec![]);
+    let signed = mode(since("tag", Kind::Signed(2), 0));
+    let read = |bytes: &[u8], version, mode: &Description| {
+        let (fields, result) = by_schema(bytes, version, mode);
+        (fields, result.map_err(|error| error.to_string()))
+    };
+    assert_eq!(read(&[0xff, 0xff, 7, 8], 2, &signed), (json!({"tag": -1, "-1": 7, "last": 8}), Ok(())));
+    assert_eq!(read(&[0, 3, 7, 8], 2, &signed), (json!({"tag": 3, "3": 7, "last": 8}), Ok(())));
+    assert_eq!(read(&[0, 4, 8], 2, &signed), (json!({"tag": 4, "last": 8}), Ok(())));
+    // What is no number, or not there, decides nothing.
+    let unclear = Err("-1 at 0x0: a tag that is not there decides whether it is there".to_owned());
+    assert_eq!(read(&[7, 8], 1, &mode(since("tag", byte(), 2))), (json!({}), unclear));
+    let buffer = mode(since("tag", Kind::Buffer(1), 0));
+    assert!(read(&[3, 7, 8], 2, &buffer).1.is_err());
+}
+
+#[test]
 fn bytes_that_do_not_fit_a_schema_are_malformed() {
     let read = |bytes: &[u8], kind| by_schema(bytes, 1, &described("dev", 1, vec![since("x", kind, 0)], vec![])).1;
     for (kind, bytes, says) in [

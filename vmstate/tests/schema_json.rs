@@ -256,7 +256,12 @@ fn descriptions() -> impl Strategy<Value = Description> {
                 element.prop_map(|element| Kind::Map(Kind::Unsigned(8).into(), element.into())),
             ]
         });
-        let presence = prop_oneof![any::<u32>().prop_map(Presence::Since), name().prop_map(Presence::If)];
+        let presence = prop_oneof![
+            any::<u32>().prop_map(Presence::Since),
+            name().prop_map(Presence::If),
+            any::<i64>().prop_map(|number| Presence::Tag(number.into())),
+            any::<u64>().prop_map(|number| Presence::Tag(number.into())),
+        ];
         let field = (name(), kind, presence, any::<bool>()).prop_map(|(name, kind, presence, unframed)| {
             let field = Field::new(name, kind, presence);
             if unframed { field.unframed() } else { field }

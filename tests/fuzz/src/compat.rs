@@ -66,6 +66,7 @@ fn field(input: &mut Unstructured<'_>, depth: usize) -> Result<Field> {
     let name: Shared<str> = (*input.choose(&["a", "b", "c"])?).into();
     let presence = match u8::arbitrary(input)? {
         0..=170 => Presence::Since(input.int_in_range(0..=4)?),
+        171..=200 => Presence::Tag(input.int_in_range(0..=3)?),
         _ => Presence::If((*input.choose(&["is_a", "is_b", "is_c"])?).into()),
     };
     Ok(Field::new(name, kind(input, depth)?, presence))

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::asked::Predicate;
 use super::budget::{Budget, TooLarge};
 use super::item::Item;
-use super::layout::{Bound, Counting, Known, Layout, Length, Sent, Step};
+use super::layout::{Around, Bound, Counting, Known, Layout, Length, Sent, Step};
 use super::lengths::{self, At, Part, Value};
 use super::place::Place;
 use super::reliance::shared_name;
@@ -90,9 +90,12 @@ impl Builder<'_> {
             self.layout.last_use.insert(subject, at);
         }
         self.layout.steps.push(step);
-        // The section itself is the first part.
-        let is_nested = self.parts.len() > 1 && self.parts.last().is_some_and(|part| !part.is_subsection);
-        self.layout.nested.push(is_nested);
+        let around = match self.parts.as_slice() {
+            [_, .., part] if part.place.is_variant => Around::Variant,
+            [_, .., part] if !part.is_subsection => Around::Nested,
+            _ => Around::Versioned,
+        };
+        self.layout.around.push(around);
         Ok(at)
     }
 
@@ -107,6 +110,7 @@ impl Builder<'_> {
         let here = self.layout.steps.len();
         if let Some(
             Step::Unless { to: target, .. }
+            | Step::Variant { to: target, .. }
             | Step::Pointer { end: target, .. }
             | Step::Loop { end: target, .. }
             | Step::Probe { end: target, .. },
@@ -150,15 +154,21 @@ impl Builder<'_> {
     fn program(&mut self, program: &Program<'_>, version: u32, place: &Place) -> Result<(), TooLarge> {
         self.rely_on_hooks(program)?;
         let mut names = HashMap::new();
-        for step in &program.steps {
+        for (index, step) in program.steps.iter().enumerate() {
             match step {
                 program::Step::Member(member) => {
+                    let before = self.layout.steps.len();
                     let name: &str = &member.name;
                     self.budget.step(place.path.len() + name.len())?;
                     let named = names.entry(name).and_modify(|count| *count += 1).or_insert(1);
                     match named {
                         1 => self.member(program, member, version, &place.field(name))?,
                         _ => self.member(program, member, version, &place.field(&format!("{name}#{named}")))?,
+                    }
+                    if index == 0
+                        && matches!(self.layout.steps.get(before..), Some([Step::Item { item, .. }]) if item.is_one_integer())
+                    {
+                        self.parts.last_mut().into_iter().for_each(|part| part.tag = Some(before));
                     }
                 }
                 program::Step::Check { name, is_predicate } => {
@@ -261,17 +271,34 @@ impl Builder<'_> {
         match member.presence {
             Presence::Since(since) if *since > version => Ok(()),
             Presence::Since(_) => self.content(of, member, place),
-            Presence::If(predicate) => {
-                let subject = match predicate.is_empty() {
-                    true => self.subject(Subject::Unnamed(place.path.to_string()), place),
-                    false => self.predicate(of, predicate, place)?,
-                };
-                let jump = self.push(Step::Unless { subject, to: 0 })?;
-                self.content(of, member, place)?;
-                self.land(jump);
-                Ok(())
+            Presence::If(predicate) if !predicate.is_empty() => {
+                let subject = self.predicate(of, predicate, place)?;
+                self.content_after(Step::Unless { subject, to: 0 }, of, member, place)
+            }
+            Presence::Tag(number) if let Some(tag) = self.parts.last().and_then(|part| part.tag) => {
+                self.layout.note_variant(self.layout.steps.len(), tag, *number);
+                let place = &Place { is_variant: true, ..place.clone() };
+                self.content_after(Step::Variant { tag, number: *number, to: 0 }, of, member, place)
+            }
+            Presence::If(_) | Presence::Tag(_) => {
+                let subject = self.subject(Subject::Unnamed(place.path.to_string()), place);
+                self.content_after(Step::Unless { subject, to: 0 }, of, member, place)
             }
         }
+    }
+
+    /// The member's bytes, unless `jump` leads past them.
+    fn content_after(
+        &mut self,
+        jump: Step,
+        of: &Program<'_>,
+        member: &Member<'_>,
+        place: &Place,
+    ) -> Result<(), TooLarge> {
+        let jump = self.push(jump)?;
+        self.content(of, member, place)?;
+        self.land(jump);
+        Ok(())
     }
 
     /// The outcome of a predicate in the struct that is being built: a subsection asks the one around it.

@@ -45,7 +45,7 @@ impl Sides<'_> {
                 let most = theirs.most.min(theirs.highest);
                 let subject = Subject::Count { field: written.path.to_string(), most };
                 let subject = self.subjects.borrow_mut().id(subject);
-                gate(state, subject, false, read.path, Reason::TooMany { most }, state.with(enter))
+                gate(state, subject, false, read.path, Reason::TooMany { most }, vec![state.with(enter)])
             }
             Some(_) => both_outcomes(state, elements, written, read),
         }
@@ -73,7 +73,7 @@ impl Sides<'_> {
         let then = state.with(|state| state.agreed = true);
         let only_if_alike = |path: &Rc<str>| {
             let subject = self.subjects.borrow_mut().id(Subject::Configuration(path.to_string()));
-            gate(state, subject, false, read.path, Reason::LengthNotSent, then.clone())
+            gate(state, subject, false, read.path, Reason::LengthNotSent, vec![then.clone()])
         };
         match (&ours.length, &theirs.length) {
             (Length::Itself, Length::Itself) => Next::To(vec![then]),

@@ -129,6 +129,12 @@ impl Item {
         Some(Self { taken, ..all })
     }
 
+    /// True if all of it is one integer.
+    pub(super) fn is_one_integer(&self) -> bool {
+        let is_integer = matches!(self.meaning, Meaning::Bool | Meaning::Unsigned(_) | Meaning::Signed(_));
+        is_integer && self.meaning.width() == Some(self.bytes)
+    }
+
     /// All that one integer can be, `None` if the item has none.
     fn values(&self) -> Option<Rc<Values>> {
         match &self.taken {
@@ -174,9 +180,31 @@ pub(super) struct Overlap {
     pub(super) alike: bool,
     /// Loads only if this holds; the reason if not.
     pub(super) unless: Option<(Subject, Reason)>,
+    /// Which numbers the writer may send, as far as it is known; `None` if not even that they are numbers.
+    sent: Option<Rc<Values>>,
+}
+
+impl Overlap {
+    /// Which numbers of `width` bytes may come.
+    pub(super) fn sent(&self, width: u64, signed: bool) -> Values {
+        match &self.sent {
+            Some(values) => values.taken_for(width, signed),
+            None => Values::all(width, signed),
+        }
+    }
 }
 
 impl Rest<'_> {
+    /// True if it is one integer as a whole.
+    pub(super) fn is_one_integer(&self) -> bool {
+        self.item.is_one_integer() && self.left == self.item.bytes
+    }
+
+    /// Width and sign of the integers that it is of.
+    pub(super) fn integer(&self) -> Option<(u64, bool)> {
+        Some((self.item.meaning.width()?, self.item.meaning.is_signed()))
+    }
+
     /// Whether `self`, written, can be read as `read`.
     pub(super) fn read_as(&self, read: &Self) -> Result<Overlap, Reason> {
         use Meaning::{Bool, Signed, Unsigned, Unused};
@@ -201,9 +229,13 @@ impl Rest<'_> {
         let by_size = (from.is_opaque() || to.is_opaque()) && from != Unused && to != Unused;
         let whole = |width: u64| read.left.is_multiple_of(width) && bytes.is_multiple_of(width);
         let zeros = from == Unused && read_width.is_some_and(whole);
+        let sent = match self.item.values() {
+            _ if zeros => Some(Values::single(0).into()),
+            values => values.filter(|_| !from.is_opaque()),
+        };
         let alike = !matches!(self.item.taken, Taken::Any | Taken::These(_))
             && !matches!(read.item.taken, Taken::Any | Taken::These(_));
-        Ok(Overlap { bytes, difference, by_size, alike, unless: self.unless(read, zeros)? })
+        Ok(Overlap { bytes, difference, by_size, alike, unless: self.unless(read, sent.as_ref())?, sent })
     }
 
     /// Of a map's key, the numbers of the reader among which no two change places; all of them if it is none.
@@ -231,7 +263,7 @@ impl Rest<'_> {
     }
 
     /// What must hold so that the reader takes the values.
-    fn unless(&self, read: &Self, zeros: bool) -> Result<Option<(Subject, Reason)>, Reason> {
+    fn unless(&self, read: &Self, sent: Option<&Rc<Values>>) -> Result<Option<(Subject, Reason)>, Reason> {
         let is_integer = self.item.meaning.width().is_some() && !self.item.meaning.is_opaque();
         // A value that the writer knows as no integer is the reader's field, made of the writer's.
         let field = match is_integer {
@@ -261,11 +293,7 @@ impl Rest<'_> {
             (None, Some(order)) => Rc::new(order),
             (Some(limit), Some(order)) => Rc::new(limit.and(&order)),
         };
-        let written = match self.item.values() {
-            _ if zeros => Values::single(0).into(),
-            Some(values) if is_integer => values.taken_for(width, signed).into(),
-            _ => Rc::new(Values::all(width, signed)),
-        };
+        let written = sent.map_or_else(|| Values::all(width, signed), |values| values.taken_for(width, signed));
         let refused = written.without(&taken);
         if refused.is_empty() {
             return Ok(None);

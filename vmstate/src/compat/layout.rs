@@ -9,6 +9,7 @@ use super::asked::Predicate;
 use super::item::Item;
 use super::reliance::Relied;
 use super::subjects::Id;
+use super::tags::Tag;
 use super::verdict::Reason;
 
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(super) enum Step {
     Item { item: Item, path: Rc<str> },
     /// Goes to `to` unless the subject holds.
     Unless { subject: Id, to: usize },
+    /// Goes to `to` unless the number of the item at step `tag` is this one.
+    Variant { tag: usize, number: i128, to: usize },
     /// A pointer: one byte `30` if it is null, then on at `end`.
     Pointer { null: Id, path: Rc<str>, end: usize },
     /// Elements up to `end`; `bound` if it is known how many.
@@ -57,7 +60,7 @@ impl Step {
             | Self::Refuse { path, .. }
             | Self::Header { name: path, .. }
             | Self::Probe { parent: path, .. } => path,
-            Self::Unless { .. } | Self::Goto(_) => "",
+            Self::Unless { .. } | Self::Variant { .. } | Self::Goto(_) => "",
         }
     }
 }
@@ -129,18 +132,31 @@ pub(super) struct Layout {
     pub(super) paired: BTreeMap<Id, Id>,
     /// Steps whose values are lengths; behind the second step nobody asks for them any more.
     pub(super) lengths: BTreeMap<usize, usize>,
-    /// Of each step, if it is of a nested struct.
-    pub(super) nested: Vec<bool>,
+    /// Steps whose numbers decide which fields follow.
+    pub(super) tags: BTreeMap<usize, Tag>,
+    /// Of each step, what it is in.
+    pub(super) around: Vec<Around>,
     /// What its loads ask, beside the bytes.
     pub(super) relied: Relied,
 }
 
 impl Layout {
-    /// True if the field is one of a nested struct, which has no version in the stream.
-    pub(super) fn is_nested(&self, field: &str) -> bool {
+    /// What the field is in.
+    pub(super) fn around(&self, field: &str) -> Around {
         let at = self.steps.iter().position(|step| step.place() == field);
-        at.and_then(|at| self.nested.get(at)).is_some_and(|is_nested| *is_nested)
+        at.and_then(|at| self.around.get(at)).copied().unwrap_or(Around::Versioned)
     }
+}
+
+/// What the fields are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Around {
+    /// The section or a subsection, whose version is in the stream.
+    Versioned,
+    /// A nested struct.
+    Nested,
+    /// A variant of an enum.
+    Variant,
 }
 
 /// Which subsections a writer may send, and at which versions.

@@ -14,6 +14,8 @@ pub(super) struct Part {
     pub(super) is_subsection: bool,
     /// Fields that are lengths, by name.
     pub(super) lengths: BTreeMap<String, Value>,
+    /// The step of its first field, if that is one integer and always there.
+    pub(super) tag: Option<usize>,
 }
 
 /// The value of a length.
@@ -53,7 +55,7 @@ impl Part {
             (name.to_owned(), Value { at, highest })
         });
         let lengths = lengths.collect();
-        Ok(Self { place: place.clone(), is_subsection, lengths })
+        Ok(Self { place: place.clone(), is_subsection, lengths, tag: None })
     }
 }
 

@@ -22,6 +22,7 @@ mod sentence;
 mod sides;
 mod step;
 mod subjects;
+mod tags;
 mod values;
 mod verdict;
 mod walk;
@@ -37,7 +38,7 @@ pub use verdict::{
 use crate::schema::program::Program;
 use crate::schema::{Description, Presence};
 use budget::Budget;
-use layout::Sent;
+use layout::{Around, Sent};
 use sides::{Sides, Stop};
 use subjects::Subjects;
 
@@ -85,7 +86,7 @@ fn versions(program: &Program<'_>) -> BTreeSet<u32> {
     let (oldest, newest) = (program.oldest.min(program.newest), program.newest);
     let since = program.members().filter_map(|member| match member.presence {
         Presence::Since(version) => Some(*version),
-        Presence::If(_) => None,
+        Presence::If(_) | Presence::Tag(_) => None,
     });
     let changes = since.filter(|version| *version > oldest && *version <= newest);
     changes.map(|version| version - 1).chain([oldest, newest]).collect()
@@ -102,7 +103,7 @@ fn cross(writer: &Program<'_>, reader: &Program<'_>, version: u32, direction: Di
             return compared.unwrap_or_else(|stop| not_compared(writer, version, direction, stop));
         }
     };
-    let remedy = remedy::of(&reason, direction, false);
+    let remedy = remedy::of(&reason, direction, Around::Versioned);
     let verdict = Verdict::Breaks(Break { field: writer.name.to_owned(), reason, remedy });
     Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }
@@ -127,7 +128,7 @@ fn not_compared(writer: &Program<'_>, version: u32, direction: Direction, stop: 
         Stop::TooLarge => (writer.name.to_owned(), Reason::TooLarge),
         Stop::Ambiguous(field) => (field, Reason::Ambiguous),
     };
-    let remedy = remedy::of(&reason, direction, false);
+    let remedy = remedy::of(&reason, direction, Around::Versioned);
     let verdict = Verdict::NotCompared(Break { field, reason, remedy });
     Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::subjects::Id;
+use super::tags::Numbers;
 use super::verdict::Reason;
 
 pub(super) type Decisions = BTreeMap<Id, bool>;
@@ -31,6 +32,10 @@ pub(super) struct Position {
     pub(super) decided: Decisions,
     /// Steps of the reader that are lengths, and the step of the writer whose value each has got.
     pub(super) lengths: BTreeMap<usize, usize>,
+    /// Numbers of the writer's tags.
+    pub(super) sent: Numbers,
+    /// Numbers of the reader's.
+    pub(super) got: Numbers,
     /// True if both are in front of elements that they count by the same length.
     pub(super) agreed: bool,
 }
@@ -72,10 +77,10 @@ impl Position {
 }
 
 /// Goes on to `then` if `subject` is not `bad`.
-pub(super) fn gate(state: &Position, subject: Id, bad: bool, field: &str, reason: Reason, then: Position) -> Next {
+pub(super) fn gate(state: &Position, subject: Id, bad: bool, field: &str, reason: Reason, then: Vec<Position>) -> Next {
     match state.decided.get(&subject) {
         Some(decided) if *decided == bad => Next::Breaks(field.to_owned(), reason),
-        Some(_) => Next::To(vec![then]),
-        None => Next::Gate { subject, bad, field: field.to_owned(), reason, then: vec![then] },
+        Some(_) => Next::To(then),
+        None => Next::Gate { subject, bad, field: field.to_owned(), reason, then },
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::budget::Budget;
+use super::layout::Around;
 use super::verdict::{Break, Case, Condition, Crossing, Direction, Reason, Report, Subject, Verdict};
 use super::{check_within, remedy};
 use crate::schema::Description;
@@ -103,7 +104,7 @@ pub fn check_schemas(old: &Schema, new: &Schema) -> RegistryReport {
             continue;
         };
         for crossing in &mut section.crossings {
-            let remedy = remedy::of(&reason, crossing.direction, false);
+            let remedy = remedy::of(&reason, crossing.direction, Around::Versioned);
             let why = Break { field: section.section.clone(), reason: reason.clone(), remedy };
             *crossing =
                 Crossing { verdict: Verdict::NotCompared(why), warnings: vec![], relies_on: vec![], ..*crossing };
@@ -166,6 +167,6 @@ fn only_if_sent(crossing: &mut Crossing, writer: &SectionDescription<'_>) {
 }
 
 fn broken(section: &SectionDescription<'_>, direction: Direction, reason: Reason) -> Break {
-    let remedy = remedy::of(&reason, direction, false);
+    let remedy = remedy::of(&reason, direction, Around::Versioned);
     Break { field: section.name.to_owned(), reason, remedy }
 }

@@ -1,9 +1,10 @@
-//! What to do instead of a change that breaks. Each is followed word for word by a test (tests/remedies.rs).
+//! What to do instead of a change that breaks. Each is followed word for word by a test (tests/remedies/).
 
+use super::layout::Around;
 use super::verdict::{Direction, Reason};
 
-/// `is_nested` says that the field is one of a nested struct.
-pub(super) fn of(reason: &Reason, direction: Direction, is_nested: bool) -> &'static str {
+/// For a field that is in something `around`.
+pub(super) fn of(reason: &Reason, direction: Direction, around: Around) -> &'static str {
     use Direction::{NewToOld, OldToNew};
     match (reason, direction) {
         (Reason::TooNew { .. }, NewToOld) => {
@@ -12,7 +13,10 @@ pub(super) fn of(reason: &Reason, direction: Direction, is_nested: bool) -> &'st
         (Reason::TooNew { .. }, OldToNew) => "do not lower a version that was released",
         (Reason::TooOld { .. }, OldToNew) => "keep minimum_version as it was while such streams may come",
         (Reason::TooOld { .. }, NewToOld) => "do not lower the version below what the old release takes",
-        (Reason::NotSent, OldToNew) if is_nested => {
+        (Reason::NotSent, OldToNew) if around == Around::Variant => {
+            "keep the fields of the variant: put what is new into a variant with a number of its own; or beside the enum, there into a subsection or with since = a new version"
+        }
+        (Reason::NotSent, OldToNew) if around == Around::Nested => {
             "put the new field into a subsection of the nested struct, which has no version in the stream; or beside the nested struct, there into a subsection or with since = a new version"
         }
         (Reason::NotSent, OldToNew) => {

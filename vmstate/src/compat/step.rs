@@ -13,6 +13,9 @@ use super::subjects::Id;
 use super::verdict::{Reason, Subject, Warning};
 use crate::codec::is_subsection_of;
 
+/// So many looks at a known number cost as much as one step.
+const VARIANTS: usize = 64;
+
 /// What a reader sees that looks for subsections.
 enum Seen {
     /// The header of one, at this step of the writer.
@@ -39,6 +42,16 @@ impl Sides<'_> {
             (Some(Step::Unless { subject, to }), _) => self.ask(state, *subject, found, |holds, state| {
                 state.written = if holds { state.written.next() } else { At::step(*to) };
             }),
+            (Some(Step::Variant { .. }), _) => {
+                let (to, asked) = self.written.behind_variants(state.written.step, &state.sent);
+                self.budget.spend(asked / VARIANTS)?;
+                Next::To(vec![state.with(|state| state.written = At::step(to))])
+            }
+            (_, Some(Step::Variant { .. })) => {
+                let (to, asked) = self.read.behind_variants(state.read.step, &state.got);
+                self.budget.spend(asked / VARIANTS)?;
+                Next::To(vec![state.with(|state| state.read = At::step(to))])
+            }
             (Some(Step::Goto(to)), _) => Next::To(vec![state.with(|state| state.written = At::step(*to))]),
             (_, Some(Step::Unless { subject, to })) => self.ask(state, *subject, found, |holds, state| {
                 state.read = if holds { state.read.next() } else { At::step(*to) };
@@ -107,7 +120,7 @@ impl Sides<'_> {
                 }
                 // Either can be empty and let the other meet what comes behind.
                 if state.decided.get(read_elements) == Some(&true) {
-                    let then = state.with(|state| state.written = At::step(*end));
+                    let then = vec![state.with(|state| state.written = At::step(*end))];
                     return Ok(gate(state, *elements, true, path, Reason::OtherCount, then));
                 }
                 Ok(Next::To(state.decide(*read_elements, |holds, state| {
@@ -117,14 +130,14 @@ impl Sides<'_> {
                 })))
             }
             (Some(Step::Loop { elements, counting, path, end, .. }), _) if !counting.has_marks() => {
-                let then = state.with(|state| state.written = At::step(*end));
+                let then = vec![state.with(|state| state.written = At::step(*end))];
                 Ok(gate(state, *elements, true, path, Reason::OtherCount, then))
             }
             (_, Some(Step::Loop { elements, counting, bound, path, end })) if !counting.has_marks() => {
                 if self.counts_otherwise(state, *elements, bound) {
                     return breaks(path, Reason::OtherLength);
                 }
-                let then = state.with(|state| state.read = At::step(*end));
+                let then = vec![state.with(|state| state.read = At::step(*end))];
                 Ok(gate(state, *elements, true, path, Reason::OtherCount, then))
             }
             (
@@ -133,6 +146,8 @@ impl Sides<'_> {
             ) => {
                 let forget = |state: &mut Position| {
                     state.lengths.retain(|length, _| length < read_head);
+                    state.sent.retain(|tag, _| tag < head);
+                    state.got.retain(|tag, _| tag < read_head);
                     state.decided.retain(|subject, _| {
                         let is_outside =
                             |layout: &Layout, depth: &usize| layout.depths.get(subject).is_none_or(|of| of < depth);
@@ -159,11 +174,11 @@ impl Sides<'_> {
                 })))
             }
             (Some(Step::Pointer { null, path, .. }), Some(_)) => {
-                let then = state.with(|state| state.written = state.written.next());
+                let then = vec![state.with(|state| state.written = state.written.next())];
                 Ok(gate(state, *null, true, path, Reason::NotNullable, then))
             }
             (Some(_), Some(Step::Pointer { null, path, .. })) => {
-                let then = state.with(|state| state.read = state.read.next());
+                let then = vec![state.with(|state| state.read = state.read.next())];
                 Ok(gate(state, *null, true, path, Reason::NotNullable, then))
             }
             (Some(step @ Step::LoopEnd { .. }), _) | (_, Some(step @ Step::LoopEnd { .. })) => {
@@ -235,8 +250,9 @@ impl Sides<'_> {
         });
         let whole = (shared.bytes, shared.bytes) == (item.bytes, read_item.bytes);
         self.note_length(state, &mut next, whole);
+        let next = self.by_number(state, &written, &read, &shared, next)?;
         Ok(match shared.unless {
-            None => Next::To(vec![next]),
+            None => Next::To(next),
             Some((subject, reason)) => {
                 let subject = self.subjects.borrow_mut().id(subject);
                 gate(state, subject, false, read_path, reason, next)
@@ -282,6 +298,7 @@ impl Sides<'_> {
             match step {
                 Step::Header { name, .. } if is_subsection_of(parent, name.as_bytes()) => return Ok(Seen::Header(at)),
                 Step::Goto(to) => at = *to,
+                Step::Variant { .. } => at = self.written.behind_variants(at, &state.sent).0,
                 Step::Unless { .. } | Step::Loop { .. } | Step::Pointer { .. } | Step::LoopEnd { .. }
                     if !self.may_come_upon(at, parent)? =>
                 {
@@ -330,7 +347,7 @@ impl Sides<'_> {
             }
             match self.written.steps.get(at) {
                 Some(Step::Header { name, .. }) => found = is_subsection_of(parent, name.as_bytes()),
-                Some(Step::Unless { to, .. }) => open.extend([at + 1, *to]),
+                Some(Step::Unless { to, .. } | Step::Variant { to, .. }) => open.extend([at + 1, *to]),
                 Some(Step::Loop { counting, end, .. }) if !counting.has_marks() => open.extend([at + 1, *end]),
                 Some(Step::LoopEnd { head, .. }) => match self.written.steps.get(*head) {
                     Some(Step::Loop { counting, .. }) if counting.has_marks() => {}

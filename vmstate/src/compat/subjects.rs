@@ -26,6 +26,21 @@ impl Subjects {
         id
     }
 
+    /// True if not both can turn out so, since no number of their field is within both.
+    pub(super) fn exclude_each_other(&self, (a, a_holds): (Id, bool), (b, b_holds): (Id, bool)) -> bool {
+        let (Some(Subject::Value { field, .. }), Some(Subject::Value { field: other, .. })) =
+            (self.get(a), self.get(b))
+        else {
+            return false;
+        };
+        let numbers = |id, holds| match self.get(id) {
+            Some(Subject::Value { taken, refused, .. }) => Some(if holds { taken } else { refused }),
+            _ => None,
+        };
+        let (ours, theirs) = (numbers(a, a_holds), numbers(b, b_holds));
+        field == other && ours.zip(theirs).is_some_and(|(ours, theirs)| ours.and(theirs).is_empty())
+    }
+
     pub(super) fn get(&self, id: Id) -> Option<&Subject> {
         self.all.get(id.0).map(|subject| &**subject)
     }

@@ -38,7 +38,7 @@ impl Sides<'_> {
     pub(super) fn crossing(&self, direction: Direction, version: u32) -> Result<Crossing, Stop> {
         let named = |broken: Broken| {
             let side = if broken.reason == Reason::NotSent { &self.read } else { &self.written };
-            let remedy = remedy::of(&broken.reason, direction, side.is_nested(&broken.field));
+            let remedy = remedy::of(&broken.reason, direction, side.around(&broken.field));
             Break { field: broken.field, reason: broken.reason, remedy }
         };
         let mut cases: Vec<(Decisions, Break)> = Vec::new();
@@ -85,10 +85,9 @@ impl Sides<'_> {
         }
         // A value says by itself that it is there.
         let subjects = self.subjects.borrow();
-        let value = broken.gate.and_then(|(gate, _)| path.contains_key(&gate).then(|| subjects.get(gate)).flatten());
-        if let Some(Subject::Value { field, .. } | Subject::Count { field, .. }) = value {
-            path.retain(|subject, _| subjects.get(*subject).is_none_or(|around| !around.is_around(field)));
-        }
+        let values = path.iter().filter(|(_, holds)| !**holds).filter_map(|(id, _)| subjects.get(*id));
+        let fields: Vec<_> = values.filter_map(Subject::value).collect();
+        path.retain(|id, _| !subjects.get(*id).is_some_and(|of| fields.iter().any(|field| of.is_around(field))));
         Ok(path)
     }
 
@@ -130,6 +129,14 @@ impl Sides<'_> {
 }
 
 impl Subject {
+    /// The field, if its value decides.
+    fn value(&self) -> Option<&str> {
+        match self {
+            Self::Value { field, .. } | Self::Count { field, .. } => Some(field),
+            _ => None,
+        }
+    }
+
     /// True if the field is there only if this has turned out so that it is.
     fn is_around(&self, field: &str) -> bool {
         let inside = |of: &str, by: &str| field.strip_prefix(of).is_some_and(|rest| rest.starts_with(by));
@@ -179,6 +186,9 @@ impl<'a> Walk<'a> {
         }
         let news = next.decided.iter().filter(|(subject, _)| !before.decided.contains_key(subject));
         let news: Vec<_> = news.map(|(subject, holds)| (*subject, *holds)).collect();
+        if news.iter().any(|decision| self.excludes(*decision)) {
+            return Ok(());
+        }
         self.forget(&mut next);
         self.product.budget.spend(next.decided.len())?;
         if self.seen.insert(next.clone()) {
@@ -192,13 +202,21 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// True if what is wanted cannot be with this decision.
+    fn excludes(&self, decision: (Id, bool)) -> bool {
+        let subjects = self.product.subjects.borrow();
+        self.fixed.iter().any(|(id, holds)| subjects.exclude_each_other((*id, *holds), decision))
+    }
+
     fn is_excluded(&self, decided: &Decisions) -> bool {
         self.excluded.iter().any(|when| when.iter().all(|(subject, value)| decided.get(subject) == Some(value)))
     }
 
     /// Drops decisions that nobody asks for any more.
     fn forget(&self, state: &mut Position) {
-        let Position { written, read, decided, lengths, .. } = state;
+        let Position { written, read, decided, lengths, sent, got, .. } = state;
+        self.product.written.forget_tags(written.step, sent);
+        self.product.read.forget_tags(read.step, got);
         lengths.retain(|length, _| self.product.read.lengths.get(length).is_some_and(|last| *last >= read.step));
         decided.retain(|subject, _| {
             let asks = |layout: &Layout, at: &At| layout.last_use.get(subject).is_some_and(|last| *last >= at.step);

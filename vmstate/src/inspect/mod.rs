@@ -113,6 +113,16 @@ impl Serialize for Fields {
 }
 
 impl Value {
+    /// The number that it is, if it is one.
+    fn number(&self) -> Option<i128> {
+        match self {
+            Self::Bool(value) => Some((*value).into()),
+            Self::Unsigned(value) => Some((*value).into()),
+            Self::Signed(value) => Some((*value).into()),
+            _ => None,
+        }
+    }
+
     fn to_json(&self) -> Json {
         match self {
             Self::Bool(value) => (*value).into(),

@@ -21,9 +21,15 @@ impl Fields {
         }
         // A step without bytes, in each of a thousand million elements, is not free.
         input.charge(program.steps.len())?;
-        for step in &program.steps {
+        let (before, mut tag) = (self.fields.len(), None);
+        for (index, step) in program.steps.iter().enumerate() {
             match step {
-                Step::Member(member) => self.read_member(input, member, version)?,
+                Step::Member(member) => {
+                    self.read_member(input, member, version, tag)?;
+                    if index == 0 {
+                        tag = self.fields.get(before).and_then(|first| first.value.number());
+                    }
+                }
                 Step::Check { .. } => {}
                 Step::Subsections(known) => self.read_subsections(input, program.name, known)?,
                 Step::Sent(version, subsection) => self.read_sent(input, *version, subsection)?,
@@ -33,7 +39,14 @@ impl Fields {
         Ok(())
     }
 
-    fn read_member(&mut self, input: &mut Reader<'_>, member: &Member<'_>, version: u32) -> Result<()> {
+    /// Reads a member, if it is there; `tag` is the number in the struct's first field.
+    fn read_member(
+        &mut self,
+        input: &mut Reader<'_>,
+        member: &Member<'_>,
+        version: u32,
+        tag: Option<i128>,
+    ) -> Result<()> {
         let named = |error: Error| error.in_field(&*member.name);
         match member.presence {
             Presence::Since(since) if *since > version => return Ok(()),
@@ -42,6 +55,14 @@ impl Fields {
                 let predicate = if predicate.is_empty() { "a predicate" } else { predicate };
                 return unknown(input, format!("{predicate} decides whether it is there")).map_err(named);
             }
+            Presence::Tag(number) => match tag {
+                Some(tag) if tag == *number => {}
+                Some(_) => return Ok(()),
+                None => {
+                    return unknown(input, "a tag that is not there decides whether it is there".to_owned())
+                        .map_err(named);
+                }
+            },
         }
         // Each element of an array of structs has them again.
         input.charge(member.name.len().saturating_add(member.type_name.len())).map_err(named)?;

@@ -58,7 +58,7 @@ impl Fault {
 /// What is wrong with the bytes of field `place` and what follows them among `fields`; `None` if nothing is.
 pub const fn fault_of_field(fields: &[Field], place: usize) -> Option<Fault> {
     let Some((_, [field, behind @ ..])) = fields.split_at_checked(place) else { return None };
-    let fault = match field.kind.ends_in_subsections() && may_have_bytes(behind) {
+    let fault = match field.kind.ends_in_subsections() && may_be_followed(field, behind) {
         true => Some(Fault::Followed),
         false => field.kind.fault(),
     };
@@ -281,19 +281,25 @@ impl Field {
     const fn is_certain(&self, minimum_version: u32) -> bool {
         let there = match self.presence {
             Presence::Since(version) => version <= minimum_version,
-            Presence::If(_) => false,
+            Presence::If(_) | Presence::Tag(_) => false,
         };
         there && self.kind.has_bytes()
     }
 }
 
-/// True if one of these is more than the place of a check.
-const fn may_have_bytes(mut fields: &[Field]) -> bool {
-    while let [first, behind @ ..] = fields {
-        if !matches!(first.kind, Kind::Check | Kind::Unused(0) | Kind::Buffer(0) | Kind::Array(_, 0)) {
+/// True if the bytes of `field` may be followed by those of one of the fields `behind` it: not by another variant's, nor by the
+/// place of a check.
+const fn may_be_followed(field: &Field, mut behind: &[Field]) -> bool {
+    while let [next, rest @ ..] = behind {
+        let is_other_variant = match (&field.presence, &next.presence) {
+            (Presence::Tag(this), Presence::Tag(other)) => *this != *other,
+            _ => false,
+        };
+        let has_bytes = !matches!(next.kind, Kind::Check | Kind::Unused(0) | Kind::Buffer(0) | Kind::Array(_, 0));
+        if has_bytes && !is_other_variant {
             return true;
         }
-        fields = behind;
+        behind = rest;
     }
     false
 }

@@ -175,6 +175,16 @@ pub enum Presence {
     Since(u32),
     /// When the named predicate holds (QEMU's `field_exists`): an outcome the bytes do not show.
     If(Shared<str>),
+    /// When the first field of its description, an integer that is always there, is this number: the tag of an enum in front of
+    /// the variants.
+    Tag(i128),
+}
+
+impl Presence {
+    /// True if a save decides it, and not the version alone.
+    pub(crate) const fn is_decided(&self) -> bool {
+        !matches!(self, Self::Since(_))
+    }
 }
 
 /// What the bytes of a field are. Integers are big-endian.

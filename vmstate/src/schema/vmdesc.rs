@@ -78,7 +78,7 @@ impl Walk<'_> {
     }
 
     fn member(&mut self, member: &Member<'_>, of: &Program<'_>, into: &mut Vec<Value>) -> Result<u64> {
-        if matches!(member.presence, Presence::If(_)) && self.outcome()? == 0 {
+        if member.presence.is_decided() && self.outcome()? == 0 {
             return Ok(0);
         }
         let (element, count) = self.elements(&member.encoding)?;
@@ -256,5 +256,5 @@ fn can_compress(member: &Member<'_>) -> bool {
         }),
         _ => true,
     };
-    is_uniform && !matches!(member.presence, Presence::If(_))
+    is_uniform && !member.presence.is_decided()
 }

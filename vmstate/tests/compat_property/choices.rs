@@ -78,8 +78,112 @@ impl Choices {
             },
             17 if depth > 0 => Kind::CountedArray(self.structure(0).into()),
             18 if depth > 0 => self.structure(depth - 1),
+            19 if depth > 0 => match self.below(4) {
+                0 => Kind::List(self.variants(0).into()),
+                1 => Kind::Array(self.variants(0).into(), 2),
+                _ => self.variants(depth - 1),
+            },
             _ => self.plain(),
         }
+    }
+
+    /// A section of enums, with something around them.
+    pub(crate) fn enums(&mut self) -> Description {
+        let mut fields = vec![Field::new("first".into(), self.plain(), Presence::Since(0))];
+        for name in &["f0", "f1"][..1 + self.below(2)] {
+            let kind = match self.below(5) {
+                0 => Kind::List(self.variants(0).into()),
+                1 => Kind::Array(self.variants(0).into(), 2),
+                2 => Kind::CountedArray(self.variants(0).into()),
+                _ => self.variants(1),
+            };
+            fields.push(Field::new((*name).into(), kind, Presence::Since(0)));
+        }
+        fields.push(self.field("last", 0));
+        Description::new("d".into(), 1, 1, fields.into(), vec![].into())
+    }
+
+    /// What a developer does to the enums of a section.
+    pub(crate) fn revise_all(&mut self, old: &Description) -> Description {
+        let mut fields = old.fields.to_vec();
+        for _ in 0..1 + self.below(2) {
+            let at = 1 + self.below(fields.len() - 2);
+            fields[at].kind = match &fields[at].kind {
+                Kind::List(element) => Kind::List(self.revised(element).into()),
+                Kind::Array(element, count) => Kind::Array(self.revised(element).into(), *count),
+                Kind::CountedArray(element) => Kind::CountedArray(self.revised(element).into()),
+                kind => self.revised(kind),
+            };
+        }
+        if self.below(4) == 3 {
+            // It is no enum any more for one of the two.
+            let at = self.below(fields.len());
+            fields[at].kind = self.kind(1);
+        }
+        Description::new("d".into(), 1, 1, fields.into(), vec![].into())
+    }
+
+    fn revised(&mut self, kind: &Kind) -> Kind {
+        match kind {
+            Kind::Struct(of) => Kind::Struct(self.revise(of).into()),
+            other => other.clone(),
+        }
+    }
+
+    /// An enum: a tag, then the fields of each variant.
+    fn variants(&mut self, depth: usize) -> Kind {
+        let integer = self.integer();
+        let mut numbers: Vec<_> = (0..=1 + self.below(2)).map(|_| self.one(&NUMBERS[..4])).collect();
+        numbers.dedup();
+        let tag = Kind::Limited(integer.into(), Limit::OneOf(numbers.clone().into()));
+        let mut fields = vec![Field::new("tag".into(), tag, Presence::Since(0))];
+        for number in numbers {
+            fields.extend((self.below(4) > 0).then(|| self.variant(number, depth)));
+        }
+        Kind::Struct(Description::new("Mode".into(), 1, 1, fields.into(), vec![].into()).into())
+    }
+
+    fn variant(&mut self, number: i128, depth: usize) -> Field {
+        let kind = match self.below(3) {
+            0 => self.structure(depth),
+            _ => {
+                let fields: Vec<_> = (0..=self.below(2)).map(|at| format!("{at}")).collect();
+                let fields: Vec<_> = fields.iter().map(|name| self.field(name, depth)).collect();
+                Kind::Struct(Description::new("Variant".into(), 1, 1, fields.into(), vec![].into()).into())
+            }
+        };
+        Field::new(number.to_string().as_str().into(), kind, Presence::Tag(number))
+    }
+
+    /// What a developer does to an enum.
+    fn revise(&mut self, of: &Description) -> Description {
+        let mut fields = of.fields.to_vec();
+        let numbers = match fields.first().map(|tag| &tag.kind) {
+            Some(Kind::Limited(_, Limit::OneOf(numbers))) => numbers.to_vec(),
+            _ => vec![],
+        };
+        let at = 1 + self.below(fields.len().max(2) - 1);
+        let mut renumbered = numbers.clone();
+        match self.below(6) {
+            0 | 1 => {
+                let number = self.one(&NUMBERS[..4]);
+                if !numbers.contains(&number) {
+                    renumbered.push(number);
+                    fields.push(self.variant(number, 0));
+                }
+            }
+            2 if at < fields.len() => {
+                let gone = fields.remove(at).presence;
+                renumbered.retain(|number| gone != Presence::Tag(*number));
+            }
+            3 if at < fields.len() => fields[at].kind = self.other_kind(&fields[at].kind),
+            4 if at < fields.len() => fields[at].presence = Presence::Tag(self.one(&NUMBERS[..4])),
+            _ => fields[1..].reverse(),
+        }
+        if let Some(Kind::Limited(inner, _)) = fields.first().map(|tag| tag.kind.clone()) {
+            fields[0].kind = Kind::Limited(inner, Limit::OneOf(renumbered.into()));
+        }
+        Description::new(of.name.clone(), of.version, of.minimum_version, fields.into(), of.subsections.clone())
     }
 
     fn structure(&mut self, depth: usize) -> Kind {
@@ -294,6 +398,9 @@ impl Choices {
                 (0, Kind::Signed(width)) => Kind::Map(Kind::Unsigned(*width).into(), value.clone()),
                 _ => Kind::Map(key.clone(), self.other_kind(value).into()),
             },
+            Kind::Struct(nested) if has_variants(nested) && self.below(4) > 0 => {
+                Kind::Struct(self.revise(nested).into())
+            }
             Kind::Struct(nested) | Kind::StructAt(nested, _) | Kind::Temporary(nested) => {
                 let mut changed = (**nested).clone();
                 if self.below(2) == 1 {
@@ -309,6 +416,10 @@ impl Choices {
             _ => Kind::Bool,
         }
     }
+}
+
+fn has_variants(of: &Description) -> bool {
+    of.fields.iter().any(|field| matches!(field.presence, Presence::Tag(_)))
 }
 
 /// True if a struct of the field, or of its elements, asks a predicate that has a name.

@@ -1,12 +1,12 @@
 //! The reader.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use vmstate::schema::{Count as Allowed, Description, Field, Kind, Limit};
 
 use crate::encode::{BYTE, Count, Encoder, WORD};
 use crate::model::{Bound, Byte, Counts, Integer, Numbers, Outcomes, Part, Place, Same, Source, Tag};
-use crate::model::{fields, is_plain, words};
+use crate::model::{fields, is_plain, is_there, words};
 
 pub(crate) struct Loader<'a> {
     outcomes: Outcomes,
@@ -87,9 +87,11 @@ impl<'a> Loader<'a> {
         place: &Place,
         is_subsection: bool,
     ) -> Loaded {
-        self.parts.push(Part { description, place: place.clone(), is_subsection, integers: BTreeMap::new() });
-        for (field, place) in fields(&self.parts, version, self.outcomes, self.same) {
-            self.field(field, &place)?;
+        self.parts.push(Part::new(description, place, is_subsection));
+        for (field, place) in fields(description, place) {
+            if is_there((field, &place), &self.parts, version, self.outcomes, self.same) {
+                self.field(field, &place)?;
+            }
         }
         while let Some((name, version, length)) = self.peek_subsection(&description.name) {
             let known =
@@ -107,7 +109,8 @@ impl<'a> Loader<'a> {
     fn field(&mut self, field: &'a Field, place: &Place) -> Loaded {
         self.counted_kind(&field.kind, field.count.as_ref(), place)?;
         if let (Some(_), Some(part)) = (Integer::of(&field.kind), self.parts.last_mut()) {
-            part.integers.insert(field.name.to_string(), self.last);
+            let (item, number) = self.last;
+            part.note(field, item, number);
         }
         Ok(())
     }

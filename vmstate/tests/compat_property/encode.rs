@@ -1,12 +1,12 @@
 //! The writer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use vmstate::schema::{Count as Allowed, Description, Field, Kind, Length};
 
 use crate::model::{Bound, Byte, Counts, Integer, Numbers, Origin, Outcomes, Part, Place, Same, Source, Tag};
-use crate::model::{fields, is_plain, words};
+use crate::model::{fields, is_plain, is_there, words};
 
 /// Where a counted field begins, which it is, how many elements it has, if it is a bitmap, and what says how many.
 #[derive(Clone, Debug)]
@@ -72,9 +72,11 @@ impl<'a> Encoder<'a> {
     }
 
     fn description(&mut self, description: &'a Description, version: u32, place: &Place, is_subsection: bool) {
-        self.parts.push(Part { description, place: place.clone(), is_subsection, integers: BTreeMap::new() });
-        for (field, place) in fields(&self.parts, version, self.outcomes, &Same::new()) {
-            self.field(description, field, &place);
+        self.parts.push(Part::new(description, place, is_subsection));
+        for (field, place) in fields(description, place) {
+            if is_there((field, &place), &self.parts, version, self.outcomes, &Same::new()) {
+                self.field(description, field, &place);
+            }
         }
         for subsection in description.subsections.iter() {
             let place = place.field(&subsection.name);
@@ -107,7 +109,7 @@ impl<'a> Encoder<'a> {
         if let Some(number) = self.put_integer(integer, number, place)
             && let Some(part) = self.parts.last_mut()
         {
-            part.integers.insert(field.name.to_string(), (Some(self.items), number));
+            part.note(field, Some(self.items), number);
         }
     }
 

@@ -162,32 +162,38 @@ pub(crate) fn same(relies_on: &[Reliance]) -> Same {
     pairs.map(|(written, read)| (read.to_owned(), written.to_owned())).collect()
 }
 
-/// The fields at a version of the struct or subsection that `parts` ends with, with the name that tells those of one name
-/// apart. A predicate is asked of the innermost struct.
-pub(crate) fn fields<'a>(parts: &[Part<'a>], version: u32, outcomes: Outcomes, same: &Same) -> Vec<(&'a Field, Place)> {
-    let Some(Part { description, place, .. }) = parts.last() else { return vec![] };
-    let holder = parts.iter().rfind(|part| !part.is_subsection).map_or("", |part| &part.place.path);
+/// The fields of a description, with the name that tells those of one name apart.
+pub(crate) fn fields<'a>(description: &'a Description, place: &Place) -> Vec<(&'a Field, Place)> {
     let mut before: Vec<&str> = Vec::new();
-    let mut there = Vec::new();
+    let mut named = Vec::new();
     for field in description.fields.iter() {
         let earlier = before.iter().filter(|name| **name == &*field.name).count();
         before.push(&field.name);
         let name = if earlier == 0 { field.name.to_string() } else { format!("{}#{}", &*field.name, earlier + 1) };
-        let place = place.field(&name);
-        let is_there = match &field.presence {
-            Presence::Since(since) => *since <= version,
-            Presence::If(name) if name.is_empty() => outcomes.holds("unnamed", &place.path),
-            Presence::If(name) => {
-                let asked = if holder.is_empty() { name.to_string() } else { format!("{} of {holder}", &**name) };
-                outcomes.holds("predicate", same.get(&asked).unwrap_or(&asked))
-            }
-            _ => true,
-        };
-        if is_there {
-            there.push((field, place));
-        }
+        named.push((field, place.field(&name)));
     }
-    there
+    named
+}
+
+/// True if the field at `place` is there at a version of the struct or subsection that `parts` ends with, whose earlier
+/// fields are known. A predicate is asked of the innermost struct.
+pub(crate) fn is_there(
+    (field, place): (&Field, &Place),
+    parts: &[Part<'_>],
+    version: u32,
+    outcomes: Outcomes,
+    same: &Same,
+) -> bool {
+    let holder = parts.iter().rfind(|part| !part.is_subsection).map_or("", |part| &part.place.path);
+    match &field.presence {
+        Presence::Since(since) => *since <= version,
+        Presence::If(name) if !name.is_empty() => {
+            let asked = if holder.is_empty() { name.to_string() } else { format!("{} of {holder}", &**name) };
+            outcomes.holds("predicate", same.get(&asked).unwrap_or(&asked))
+        }
+        Presence::Tag(number) if let Some(tag) = parts.last().and_then(|part| part.tag(version)) => tag == *number,
+        _ => outcomes.holds("unnamed", &place.path),
+    }
 }
 
 /// A struct or subsection that is being written or read, and its integers so far: what each is, and which item of the
@@ -197,6 +203,30 @@ pub(crate) struct Part<'a> {
     pub(crate) place: Place,
     pub(crate) is_subsection: bool,
     pub(crate) integers: BTreeMap<String, (Option<usize>, i128)>,
+    /// The first integer field.
+    pub(crate) first: Option<i128>,
+}
+
+impl<'a> Part<'a> {
+    pub(crate) fn new(description: &'a Description, place: &Place, is_subsection: bool) -> Self {
+        Self { description, place: place.clone(), is_subsection, integers: BTreeMap::new(), first: None }
+    }
+
+    pub(crate) fn note(&mut self, field: &Field, item: Option<usize>, number: i128) {
+        if self.description.fields.first().is_some_and(|first| std::ptr::eq(first, field)) {
+            self.first = Some(number);
+        }
+        self.integers.insert(field.name.to_string(), (item, number));
+    }
+
+    /// The number of its first field, if that is an integer that is always there.
+    fn tag(&self, version: u32) -> Option<i128> {
+        let first = self.description.fields.first()?;
+        let is_always = matches!(first.presence, Presence::Since(since) if since <= version);
+        let plain = if let Kind::Limited(inner, _) = &first.kind { inner } else { &first.kind };
+        let is_integer = matches!(plain, Kind::Bool | Kind::Unsigned(_) | Kind::Signed(_));
+        self.first.filter(|_| is_always && is_integer)
+    }
 }
 
 /// What says how many elements there are.

@@ -6,7 +6,7 @@
 //!             [, "aliases": [NAME …]], "Description": DESCRIPTION}, … }
 //! DESCRIPTION  {"name", "version_id", "minimum_version_id"[, "hooks": [TEXT …]][, "Fields": […]]
 //!              [, "Subsections": [DESCRIPTION …]]}
-//! FIELD        {"field", "version_id", "field_exists", KIND[, "exists"][, "unframed"][, "count": COUNT][, "conversion"]}
+//! FIELD        {"field", "version_id", "field_exists", KIND[, "exists" | "tag"][, "unframed"][, "count": COUNT][, "conversion"]}
 //! COUNT        {["length" | "configuration",] ["factor",] "most"[, "room"]}
 //! KIND         [ "num",] "size"[, "type"][, "dimensions"]
 //!              [, "custom" | "limit" | "bits" | ["struct_version",] "Description" | ["key": {KIND},] "element": {KIND}]
@@ -30,6 +30,7 @@
 //! | `key`, `element` | what a map, a list or a pointer holds |
 //! | `dimensions` | of an array, outermost first; `null` if a count says how many |
 //! | `exists` | name of the predicate, if `field_exists` |
+//! | `tag` | if `field_exists`: the field is there when the first one of its description is this number |
 //! | `hooks` | what a load asks the device, as its attributes say it; without this key nothing is known of that, nor of counts |
 //! | `conversion` | what makes the field's value of its bytes, as its attribute says it |
 //! | `count` | of an array that a length counts, a list or a map: `most` elements are sent or taken, and fewer if the machine's memory has no `room`; there are `factor` (1) for each that the field `length` counts, or that the machine's `configuration` does |

@@ -121,12 +121,12 @@ fn hook(value: &Value) -> Result<Shared<str>> {
 
 fn field(value: &Value, depth: usize) -> Result<Field> {
     let of = object(value)?;
-    let known = ["field", "version_id", "field_exists", "exists", "unframed", "count", "conversion"];
+    let known = ["field", "version_id", "field_exists", "exists", "tag", "unframed", "count", "conversion"];
     only(of, &[&known[..], KIND].concat())?;
     let name = text(of, "field")?;
     let since = version(of, "version_id")?;
     let presence = match need(of, "field_exists")?.as_bool() {
-        Some(true) => Presence::If(if of.contains_key("exists") { text(of, "exists")? } else { "" }.into()),
+        Some(true) => decided(of)?,
         Some(false) => Presence::Since(since),
         None => return wrong("field_exists", "true or false"),
     };
@@ -139,6 +139,18 @@ fn field(value: &Value, depth: usize) -> Result<Field> {
     let conversion = if of.contains_key("conversion") { Some(text(of, "conversion")?.into()) } else { None };
     let is_unframed = flag(of, "unframed")?;
     Ok(Field { count, conversion, is_unframed, ..Field::new(name.into(), kind, presence) })
+}
+
+/// What decides whether a field is there.
+fn decided(of: &Object) -> Result<Presence> {
+    match (of.get("exists"), of.get("tag")) {
+        (Some(_), Some(_)) => malformed("\"exists\" does not go with \"tag\"".into()),
+        (_, Some(value)) => {
+            number_of(value).map_or_else(|| wrong("tag", "a number"), |number| Ok(Presence::Tag(number)))
+        }
+        (Some(_), None) => Ok(Presence::If(text(of, "exists")?.into())),
+        (None, None) => Ok(Presence::If("".into())),
+    }
 }
 
 fn count(value: &Value) -> Result<Count> {
@@ -253,8 +265,11 @@ fn alone(key: &str, of: &Object, depth: usize) -> Result<Shared<Kind>> {
     })
 }
 
+fn number_of(value: &Value) -> Option<i128> {
+    value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from))
+}
+
 fn limit(value: &Value) -> Result<Limit> {
-    let number = |value: &Value| value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
     let limit = match value {
         Value::String(word) => match word.as_str() {
             EQUAL => Some(Limit::Equal),
@@ -264,10 +279,10 @@ fn limit(value: &Value) -> Result<Limit> {
             _ => None,
         },
         Value::Array(values) => {
-            values.iter().map(number).collect::<Option<Vec<_>>>().map(|values| Limit::OneOf(values.into()))
+            values.iter().map(number_of).collect::<Option<Vec<_>>>().map(|values| Limit::OneOf(values.into()))
         }
         Value::Object(of) if of.len() == 2 => {
-            let (first, last) = (of.get(FIRST).and_then(number), of.get(LAST).and_then(number));
+            let (first, last) = (of.get(FIRST).and_then(number_of), of.get(LAST).and_then(number_of));
             first.zip(last).map(|(first, last)| Limit::Within(first, last))
         }
         _ => None,

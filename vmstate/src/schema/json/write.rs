@@ -72,17 +72,16 @@ fn description(of: &Description) -> Map<String, Value> {
 }
 
 fn field(of: &Field) -> Map<String, Value> {
-    let (version, predicate) = match &of.presence {
-        Presence::Since(version) => (*version, None),
-        Presence::If(predicate) => (0, Some(&**predicate)),
-    };
+    let version = if let Presence::Since(version) = &of.presence { *version } else { 0 };
     let mut object = Map::new();
     object.insert("field".into(), (*of.name).into());
     object.insert("version_id".into(), version.into());
-    object.insert("field_exists".into(), predicate.is_some().into());
+    object.insert("field_exists".into(), of.presence.is_decided().into());
     put_kind(&of.kind, &mut object);
-    if let Some(predicate) = predicate.filter(|name| !name.is_empty()) {
-        object.insert("exists".into(), predicate.into());
+    match &of.presence {
+        Presence::If(predicate) if !predicate.is_empty() => drop(object.insert("exists".into(), (**predicate).into())),
+        Presence::Tag(number) => drop(object.insert("tag".into(), json_number(*number))),
+        _ => {}
     }
     if of.is_unframed {
         object.insert("unframed".into(), true.into());
@@ -163,17 +162,20 @@ fn alone(kind: &Kind) -> Value {
 }
 
 fn limited(limit: &Limit) -> Value {
-    let number = |number: &i128| Number::from_i128(*number).map_or(Value::Null, Value::Number);
     match limit {
         Limit::Equal => EQUAL.into(),
         Limit::AtMostCurrent => AT_MOST_CURRENT.into(),
         Limit::NotZero => NOT_ZERO.into(),
         Limit::Scalar => SCALAR.into(),
         Limit::Within(first, last) => {
-            Map::from_iter([(FIRST.to_owned(), number(first)), (LAST.to_owned(), number(last))]).into()
+            Map::from_iter([(FIRST.to_owned(), json_number(*first)), (LAST.to_owned(), json_number(*last))]).into()
         }
-        Limit::OneOf(values) => values.iter().map(number).collect(),
+        Limit::OneOf(values) => values.iter().map(|value| json_number(*value)).collect(),
     }
+}
+
+fn json_number(number: i128) -> Value {
+    Number::from_i128(number).map_or(Value::Null, Value::Number)
 }
 
 /// What an array repeats, and how often on each level.

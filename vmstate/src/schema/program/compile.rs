@@ -47,7 +47,7 @@ impl<'a> Compiler<'a> {
     fn step(&mut self, field: &'a Field) -> Step<'a> {
         let Field { name, kind, presence, .. } = field;
         if *kind == Kind::Check {
-            return Step::Check { name, is_predicate: matches!(presence, Presence::If(_)) };
+            return Step::Check { name, is_predicate: presence.is_decided() };
         }
         let (count, conversion) = (field.count.as_ref(), field.conversion.as_deref());
         Step::Member(Member { presence, count, conversion, ..self.always(name, kind) })

@@ -103,12 +103,14 @@ macro_rules! dev {
     };
 }
 
+mod inside;
+
 fn never<T>(_: &T) -> bool {
     false
 }
 
 fn text_of_remedies() -> BTreeSet<String> {
-    let source = include_str!("../src/compat/remedy.rs").split("pub(super) fn of").nth(1).unwrap();
+    let source = include_str!("../../src/compat/remedy.rs").split("pub(super) fn of").nth(1).unwrap();
     source.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
@@ -116,7 +118,8 @@ fn text_of_remedies() -> BTreeSet<String> {
 fn every_remedy_holds_once_it_is_followed() {
     let mut followed = Followed::default();
     fields(&mut followed);
-    nested_fields(&mut followed);
+    inside::nested_fields(&mut followed);
+    inside::fields_of_variants(&mut followed);
     items(&mut followed);
     counts(&mut followed);
     values(&mut followed);
@@ -156,56 +159,6 @@ fn fields(followed: &mut Followed) {
     let remedy = "put the new field into a subsection that is sent only when needed";
     let sent = TwoBySubsection { a: 1, b: 2 };
     followed.follow::<One, Two, TwoBySubsection>(NewToOld, remedy, &[NOT_SENT], sent, One::default());
-}
-
-fn nested_fields(followed: &mut Followed) {
-    dev!(Regs as "regs" { a: u8 });
-    dev!(MoreRegs as "regs" { a: u8, b: u8 });
-    dev!(RegsBySubsection as "regs": vmstate(subsection(name = "regs/b", needed = never)) {
-        a: u8,
-        #[vmstate(subsection = "regs/b")]
-        b: u8,
-    });
-    dev!(Old { regs: Regs });
-    dev!(Careless { regs: MoreRegs });
-    dev!(Inside { regs: RegsBySubsection });
-    dev!(Beside: vmstate(version = 2, minimum_version = 1) { regs: Regs, #[vmstate(since = 2)] b: u8 });
-    dev!(BesideBySubsection: vmstate(subsection(name = "dev/b", needed = never)) {
-        regs: Regs,
-        #[vmstate(subsection = "dev/b")]
-        b: u8,
-    });
-    let remedy = "put the new field into a subsection of the nested struct, which has no version in the stream; or beside \
-                  the nested struct, there into a subsection or with since = a new version";
-    followed.follow::<Old, Careless, Inside>(OldToNew, remedy, &[], Old::default(), Inside::default());
-    followed.follow::<Old, Careless, Beside>(OldToNew, remedy, &[], Old::default(), Beside::default());
-    followed.follow::<Old, Careless, BesideBySubsection>(
-        OldToNew,
-        remedy,
-        &[],
-        Old::default(),
-        BesideBySubsection::default(),
-    );
-    // What goes round in circles: a version of the nested struct.
-    dev!(RegsSince as "regs": vmstate(version = 2, minimum_version = 1) { a: u8, #[vmstate(since = 2)] b: u8 });
-    dev!(Circle { regs: RegsSince });
-    followed.follow::<Old, Circle, Inside>(OldToNew, remedy, &[], Old::default(), Inside::default());
-    // A tuple is a nested struct.
-    dev!(Pair { pair: (u8, u8) });
-    dev!(Triple { pair: (u8, u8, u8) });
-    dev!(PairAndOne: vmstate(version = 2, minimum_version = 1) { pair: (u8, u8), #[vmstate(since = 2)] third: u8 });
-    followed.follow::<Pair, Triple, PairAndOne>(OldToNew, remedy, &[], Pair::default(), PairAndOne::default());
-
-    let assumed = ["subsection \"regs.regs/b\" is not sent", NOT_SENT];
-    let remedy = "put the new field into a subsection that is sent only when needed";
-    followed.follow::<Old, Careless, Inside>(NewToOld, remedy, &assumed, Inside::default(), Old::default());
-    followed.follow::<Old, Careless, BesideBySubsection>(
-        NewToOld,
-        remedy,
-        &assumed,
-        BesideBySubsection::default(),
-        Old::default(),
-    );
 }
 
 mod bcd {
