@@ -1,6 +1,7 @@
 //! What the user asked for, as plain data. Imports nothing of the crate.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -38,6 +39,8 @@ pub struct Disk {
     pub path: PathBuf,
     /// Guest and host may not write.
     pub read_only: bool,
+    /// Of its requests.
+    pub limits: Limits,
 }
 
 /// One virtio-net device.
@@ -47,6 +50,26 @@ pub struct Net {
     pub tap: String,
     /// Guest's address; `None`: 52:54:00:12:34:56 plus the device's index, as QEMU.
     pub mac: Option<[u8; 6]>,
+    /// Of its frames, in each direction.
+    pub limits: Limits,
+}
+
+/// How much a guest may do with a device. Without a rate there is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes moved.
+    pub bytes: Option<Rate>,
+    /// Requests of a disk, frames of a network card.
+    pub operations: Option<Rate>,
+}
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// So many on average.
+    pub per_second: NonZeroU64,
+    /// So many at once, after a rest.
+    pub burst: NonZeroU64,
 }
 
 /// The host side of the serial port.

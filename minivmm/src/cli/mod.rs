@@ -1,6 +1,7 @@
 //! The command line: what the user typed becomes plain data, or one sentence that says what to change.
 
 mod cont;
+mod limits;
 mod migrate;
 mod run;
 #[cfg(test)]

@@ -29,14 +29,16 @@ pub struct RunArgs {
     /// Number of vCPUs: 1 to 8
     #[arg(long, value_name = "N", default_value = "1", value_parser = values::cpus)]
     cpus: u8,
-    /// virtio-blk device on a raw image: FILE[,readonly]; may be repeated
+    /// virtio-blk device on a raw image: FILE[,readonly][,LIMIT…]; may be repeated. Limits: bytes-per-second=SIZE,
+    /// ops-per-second=N (requests), and what may go at once after a rest: bytes-burst=SIZE, ops-burst=N
     #[arg(long = "disk", value_name = "FILE", value_parser = values::disk)]
     disks: Vec<Disk>,
     /// File that says which process may run the guest, for guests without a writable disk and for disks on block devices or
     /// file systems without extended attributes: made if it does not exist, the same file at both sides of a migration
     #[arg(long, value_name = "FILE")]
     lease: Option<PathBuf>,
-    /// virtio-net device on a tap interface: tap=NAME[,mac=XX:XX:XX:XX:XX:XX]; may be repeated
+    /// virtio-net device on a tap interface: tap=NAME[,mac=XX:XX:XX:XX:XX:XX][,LIMIT…]; may be repeated. Limits as of a
+    /// disk, for frames, in each direction
     #[arg(long = "net", value_name = "tap=NAME", value_parser = values::net)]
     nets: Vec<Net>,
     /// Serial console: stdio, file:PATH, pty or none

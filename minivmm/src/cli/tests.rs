@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::cli::{Command, Parsed, parse};
-use crate::config::{Address, Config, Disk, Net, Serial};
+use crate::config::{Address, Config, Disk, Limits, Net, Rate, Serial};
 
 fn command(line: &[&str]) -> Result<Command, String> {
     let arguments = std::iter::once("minivmm").chain(line.iter().copied());
@@ -42,7 +42,7 @@ fn a_whole_machine() {
         "--cpus",
         "8",
         "--disk",
-        &image_flag,
+        &format!("{image_flag},bytes-per-second=100M,bytes-burst=1G,ops-per-second=500"),
         "--disk",
         &format!("{READABLE},readonly"),
         "--lease",
@@ -50,7 +50,7 @@ fn a_whole_machine() {
         "--net",
         "tap=tap0,mac=52:54:00:ab:CD:ef",
         "--net",
-        "tap=tap1",
+        "tap=tap1,ops-burst=7,ops-per-second=70000",
         "--serial",
         "file:/tmp/x:y",
         "--control",
@@ -64,13 +64,24 @@ fn a_whole_machine() {
     assert_eq!(config.append, "-x console=ttyS0");
     assert_eq!(config.memory, 1_073_741_824);
     assert_eq!(config.cpus, 8);
-    assert_eq!(config.disks, [Disk { path: image, read_only: false }, Disk { path: READABLE.into(), read_only: true }]);
+    let rate = |per_second: u64, burst: u64| {
+        Some(Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() })
+    };
+    let limits = Limits { bytes: rate(104_857_600, 1_073_741_824), operations: rate(500, 500) };
+    let unlimited = Limits { bytes: None, operations: None };
+    assert_eq!(
+        config.disks,
+        [
+            Disk { path: image, read_only: false, limits },
+            Disk { path: READABLE.into(), read_only: true, limits: unlimited }
+        ]
+    );
     assert_eq!(config.lease, Some("/tmp/lease".into()));
     assert_eq!(
         config.nets,
         [
-            Net { tap: "tap0".into(), mac: Some([0x52, 0x54, 0, 0xab, 0xcd, 0xef]) },
-            Net { tap: "tap1".into(), mac: None }
+            Net { tap: "tap0".into(), mac: Some([0x52, 0x54, 0, 0xab, 0xcd, 0xef]), limits: unlimited },
+            Net { tap: "tap1".into(), mac: None, limits: Limits { bytes: None, operations: rate(70_000, 7) } }
         ]
     );
     assert_eq!(config.serial, Serial::File("/tmp/x:y".into()));
@@ -126,6 +137,26 @@ fn each_mistake_gets_one_sentence() {
         (
             &["--disk", "a.raw,ro"],
             "invalid value 'a.raw,ro' for '--disk <FILE>': 'ro' is unknown; write FILE or FILE,readonly (a comma in FILE as ,,)",
+        ),
+        (
+            &["--disk", "a.raw,bps=1M"],
+            "invalid value 'a.raw,bps=1M' for '--disk <FILE>': 'bps=1M' is unknown; limits are bytes-per-second=SIZE, bytes-burst=SIZE, ops-per-second=N, ops-burst=N",
+        ),
+        (
+            &["--disk", "a.raw,bytes-per-second=fast"],
+            "invalid value 'a.raw,bytes-per-second=fast' for '--disk <FILE>': bytes-per-second: write a number of bytes, or one with K, M or G, as 256M",
+        ),
+        (
+            &["--disk", "a.raw,bytes-burst=1M"],
+            "invalid value 'a.raw,bytes-burst=1M' for '--disk <FILE>': bytes-burst is of no use without bytes-per-second; add it",
+        ),
+        (
+            &["--net", "tap=t,ops-per-second=0"],
+            "invalid value 'tap=t,ops-per-second=0' for '--net <tap=NAME>': ops-per-second: 0 would stop the device; leave it out",
+        ),
+        (
+            &["--net", "tap=t,ops-per-second=1K"],
+            "invalid value 'tap=t,ops-per-second=1K' for '--net <tap=NAME>': ops-per-second: write a number",
         ),
         (
             &["--net", "mac=52:54:00:12:34:56"],

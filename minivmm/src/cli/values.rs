@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::cli::limits::{self, LimitOptions};
 use crate::config::{Address, Disk, Net, Serial};
 
 /// Bytes, from a number with an optional `K`, `M` or `G` (powers of 1024).
@@ -44,32 +45,37 @@ pub(super) fn cpus(text: &str) -> Result<u8, String> {
     }
 }
 
-/// `FILE[,readonly]`
+/// `FILE[,readonly][,LIMIT…]`
 pub(super) fn disk(text: &str) -> Result<Disk, String> {
     let mut parts = comma_separated(text).into_iter();
     let path = parts.next().filter(|path| !path.is_empty()).ok_or("write FILE or FILE,readonly")?;
     let mut read_only = false;
+    let mut limits = LimitOptions::default();
     for option in parts {
         match option.as_str() {
             "readonly" => read_only = true,
+            _ if limits.take(&option)? => {}
+            _ if option.contains('=') => return Err(format!("'{option}' is unknown; limits are {}", limits::USAGE)),
             _ => return Err(format!("'{option}' is unknown; write FILE or FILE,readonly (a comma in FILE as ,,)")),
         }
     }
-    Ok(Disk { path: path.into(), read_only })
+    Ok(Disk { path: path.into(), read_only, limits: limits.finish()? })
 }
 
-/// `tap=NAME[,mac=XX:XX:XX:XX:XX:XX]`
+/// `tap=NAME[,mac=XX:XX:XX:XX:XX:XX][,LIMIT…]`
 pub(super) fn net(text: &str) -> Result<Net, String> {
     let usage = "write tap=NAME or tap=NAME,mac=52:54:00:12:34:56";
     let (mut tap, mut mac) = (None, None);
+    let mut limits = LimitOptions::default();
     for option in comma_separated(text) {
         match option.split_once('=') {
             Some(("tap", name)) => tap = Some(tap_name(name)?),
             Some(("mac", address)) => mac = Some(mac_address(address)?),
-            _ => return Err(format!("'{option}' is unknown; {usage}")),
+            _ if limits.take(&option)? => {}
+            _ => return Err(format!("'{option}' is unknown; {usage}; limits are {}", limits::USAGE)),
         }
     }
-    Ok(Net { tap: tap.ok_or(usage)?, mac })
+    Ok(Net { tap: tap.ok_or(usage)?, mac, limits: limits.finish()? })
 }
 
 /// Linux's rule for interface names: below `IFNAMSIZ` (16) with the NUL, no slash, no white space.

@@ -8,8 +8,9 @@ use vmstate::ownership::{Ownership, OwnershipError, Resource, Role};
 
 use crate::config::Config;
 use crate::devices::serial::Output;
+use crate::devices::virtio::Limiter;
 use crate::devices::virtio::blk::Image;
-use crate::devices::virtio::net::{Tap, TapError};
+use crate::devices::virtio::net::{Directions, Tap, TapError};
 use crate::error::{Error, Result, chain};
 
 /// Open files of the host.
@@ -18,10 +19,14 @@ pub struct Backends {
     pub(super) console: Output,
     /// Disk images, in the order of the command line.
     pub(super) images: Vec<Arc<Image>>,
+    /// Limits of their requests.
+    pub(super) disk_limits: Vec<Limiter>,
     /// Who may run the guest: the locks and records of its writable images, and of its lease.
     pub(super) ownership: Arc<Ownership>,
     /// Network cards' taps and addresses, in the order of the command line.
     pub(super) nets: Vec<(Tap, [u8; 6])>,
+    /// Limits of their frames.
+    pub(super) net_limits: Vec<Directions>,
 }
 
 /// QEMU's address of its first card; each further one adds 1.
@@ -54,6 +59,9 @@ impl Backends {
         if config.incoming.is_none() {
             ownership.take().map_err(refused)?;
         }
+        let disk_limits = config.disks.iter().map(|disk| Limiter::new(disk.limits)).collect();
+        let directions = |limits| Directions { receive: Limiter::new(limits), transmit: Limiter::new(limits) };
+        let net_limits = config.nets.iter().map(|net| directions(net.limits)).collect();
         let nets = (0..).zip(&config.nets).map(|(index, net)| {
             let mut mac = FIRST_MAC;
             mac[5] += index;
@@ -62,7 +70,7 @@ impl Backends {
         let nets = nets.collect::<Result<_, TapError>>();
         let nets = nets.map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;
         let console = Output::new(console).map_err(Error::device)?;
-        Ok(Self { console, images, ownership: Arc::new(ownership), nets })
+        Ok(Self { console, images, disk_limits, ownership: Arc::new(ownership), nets, net_limits })
     }
 
     /// Before a booted guest's first instruction: whoever has an older state of it, and these resources, must not run it

@@ -59,13 +59,15 @@ impl Devices {
         let ged = Arc::new(Mutex::new(Ged::new(kvm.irq_line(GED_GSI), Box::new(on_power))));
         buses.mmio.insert(GED, ged::WINDOW, ged.clone());
         let mut devices = Self { serial, ged, disks: Vec::new(), nets: Vec::new(), virtio_windows: Vec::new() };
-        for image in &backends.images {
-            let disk = devices.add_virtio(kvm, buses, "virtio-blk", Blk::new(Arc::clone(image)))?;
+        for (image, limiter) in backends.images.iter().zip(&backends.disk_limits) {
+            let disk = Blk::new(Arc::clone(image)).within(limiter.clone());
+            let disk = devices.add_virtio(kvm, buses, "virtio-blk", disk)?;
             devices.disks.push(disk);
         }
-        for (tap, mac) in &backends.nets {
+        for ((tap, mac), limits) in backends.nets.iter().zip(&backends.net_limits) {
             let tap = tap.try_clone().map_err(Error::device)?;
-            let net = devices.add_virtio(kvm, buses, "virtio-net", Net::new(tap, *mac))?;
+            let net = Net::new(tap, *mac).within(limits.clone());
+            let net = devices.add_virtio(kvm, buses, "virtio-net", net)?;
             devices.nets.push(net);
         }
         Ok(devices)

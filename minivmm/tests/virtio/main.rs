@@ -6,6 +6,7 @@ mod blk;
 mod budgets;
 mod driver;
 mod hostile;
+mod limits;
 mod locks;
 mod mmio;
 mod negotiation;

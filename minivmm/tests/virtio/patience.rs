@@ -1,16 +1,20 @@
 //! Nobody waits for a large request: not a vCPU that reads the configuration, not a pause, not the end of the device.
 
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use minivmm::bus::BusDevice;
 use minivmm::devices::Device;
 use minivmm::devices::virtio::blk::{Blk, Image};
+use minivmm::devices::virtio::net::{Backend, Net, Offloads};
 use minivmm::memory::GuestMemory;
 use tempfile::NamedTempFile;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::driver::{BUFFERS, Buffer, Driver, EVENT_IDX};
+use crate::driver::{BUFFERS, Buffer, Driver, EVENT_IDX, memory};
+use crate::net::TRANSMIT;
 use crate::state::{move_to, save};
 
 /// Bytes of one buffer, all at one place.
@@ -109,6 +113,43 @@ fn the_end_of_a_device_waits_for_a_piece_of_a_request() {
     drop(driver.device);
     assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
     assert_eq!(driver.queues[0].used_index(), 0);
+}
+
+/// A host that never answers, as a network file system whose server is gone.
+struct Hanging(std::os::unix::net::UnixDatagram);
+
+impl Backend for Hanging {
+    fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+    fn receive(&self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+    fn send(&self, _: &[u8]) -> io::Result<()> {
+        std::thread::sleep(Duration::from_secs(3));
+        Ok(())
+    }
+    fn offloads(&self) -> Offloads {
+        Offloads::default()
+    }
+    fn set_offloads(&self, _: Offloads) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_end_of_a_device_waits_half_a_second_for_a_host_that_hangs() {
+    let (socket, _network) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    let mut driver = Driver::new(Net::new(Hanging(socket), [2, 0, 0, 0, 0, 1]), memory());
+    driver.start(0);
+    driver.queues[TRANSMIT].offer(&[(BUFFERS, 100, false)]);
+    driver.notify(TRANSMIT);
+    std::thread::sleep(Duration::from_millis(50));
+    let start = Instant::now();
+    let error = driver.device.pause(Duration::from_millis(100)).unwrap_err();
+    assert!(error.to_string().contains("within 100ms"), "{error}");
+    drop(driver.device);
+    assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
 }
 
 /// A request in hand is not in the stream: its chain is as if it had not been taken, and the destination does all of it.

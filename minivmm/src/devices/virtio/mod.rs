@@ -8,6 +8,7 @@ pub mod blk;
 mod chain;
 mod config;
 mod interrupt;
+mod limit;
 pub mod mmio;
 pub mod net;
 mod queue;
@@ -17,6 +18,7 @@ mod wire;
 mod worker;
 
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::Result;
@@ -25,6 +27,7 @@ use vmstate::schema::{Description, Field, Kind, Presence, Shared};
 pub use self::chain::{Chain, Segments};
 pub use self::config::ConfigSpace;
 pub use self::interrupt::Interrupt;
+pub use self::limit::Limiter;
 pub use self::queue::{Broken, Ring};
 pub use self::state::Snapshot;
 pub use self::worker::Io;
@@ -59,11 +62,12 @@ pub trait Model: Send + 'static {
     /// Back to the state after power-on.
     fn reset(&mut self);
 
-    /// Works until nothing is left to do, or [`Io::pausing`].
+    /// Works until nothing is left to do, or [`Io::pausing`], or a limit of its rate: then it says after what time to
+    /// go on.
     ///
     /// # Errors
     /// A ring or a request breaks the protocol: the device stops until the guest resets it.
-    fn process(&mut self, io: &mut Io<'_>) -> Result<(), Broken>;
+    fn process(&mut self, io: &mut Io<'_>) -> Result<Option<Duration>, Broken>;
 
     /// What of it is guest state, and not in the configuration alone.
     type State;

@@ -117,24 +117,29 @@ impl<M: Model> Core<M> {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
-    fn work(&self) {
+    /// Works as long as it can; after what time there will be more, if that is known.
+    fn work(&self) -> Option<Duration> {
         let mut active = self.lock();
         let Active { model, rings, driving } = &mut *active;
         if *driving && self.fault().is_none() {
             let Self { memory, interrupt, config, gate, .. } = self;
             let mut io = Io { rings, memory, interrupt, config, gate };
-            if let Err(broken) = model.process(&mut io) {
-                self.set_fault(Some(broken));
+            match model.process(&mut io) {
+                Ok(wait) => return wait,
+                Err(broken) => self.set_fault(Some(broken)),
             }
         }
+        None
     }
 
     fn run(&self, epoll: &Epoll) {
         let mut events = [EpollEvent::default(); 8];
         while self.gate.pass() {
-            self.work();
+            // Rounded up: a look that comes too early would be one of many.
+            let timeout =
+                self.work().map_or(-1, |wait| wait.as_millis().saturating_add(1).try_into().unwrap_or(i32::MAX));
             // Interrupted by a signal, or bad descriptors, which cannot be: looking once more harms nobody.
-            let count = epoll.wait(-1, &mut events).unwrap_or(0);
+            let count = epoll.wait(timeout, &mut events).unwrap_or(0);
             for event in &events[..count] {
                 let fired = event.data() as usize;
                 let _ = match fired.checked_sub(1) {

@@ -50,12 +50,14 @@ pub(super) struct Disk {
     pub(super) image: Arc<Image>,
     /// Writes may stay in the host's cache until a flush.
     pub(super) write_back: bool,
+    /// Bytes read and written, since someone took the count.
+    pub(super) moved: u64,
     buffer: Vec<u8>,
 }
 
 impl Disk {
     pub(super) fn new(image: Arc<Image>) -> Self {
-        Self { image, write_back: true, buffer: Vec::new() }
+        Self { image, write_back: true, moved: 0, buffer: Vec::new() }
     }
 
     /// Byte offset of a transfer, if all of it is whole sectors on the disk.
@@ -71,6 +73,7 @@ impl Disk {
         self.buffer.resize(count as usize, 0);
         self.image.read(&mut self.buffer, offset)?;
         data.write(memory, &self.buffer)?;
+        self.moved += count;
         Ok(count)
     }
 
@@ -80,6 +83,7 @@ impl Disk {
         self.buffer.resize(count as usize, 0);
         data.read(memory, &mut self.buffer)?;
         self.image.write(&self.buffer, offset)?;
+        self.moved += count;
         Ok(count)
     }
 
@@ -105,6 +109,7 @@ impl Disk {
         self.buffer.clear();
         self.buffer.resize(count as usize, 0);
         self.image.write(&self.buffer, offset)?;
+        self.moved += count;
         Ok(count)
     }
 }

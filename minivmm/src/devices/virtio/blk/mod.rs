@@ -6,6 +6,7 @@ mod request;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use virtio_bindings::virtio_blk::*;
 use vmstate::codec::{Reader, Writer};
@@ -15,7 +16,7 @@ use vmstate::schema::{Description, Shared};
 use self::disk::Disk;
 pub use self::image::{Image, SECTOR};
 use self::request::{RANGE_SECTORS_MAX, Request};
-use super::{Broken, Io, Model, VIRTIO_FIELD};
+use super::{Broken, Io, Limiter, Model, VIRTIO_FIELD};
 
 /// Data segments of one request: QEMU's default queue of 256 less header and status.
 const SEGMENTS_MAX: u32 = 254;
@@ -34,6 +35,7 @@ pub struct Blk {
     segments_max: usize,
     /// The request in hand, which is not answered.
     current: Option<Request>,
+    limiter: Limiter,
 }
 
 impl Blk {
@@ -53,21 +55,33 @@ impl Blk {
         if image.is_read_only() {
             features |= 1 << VIRTIO_BLK_F_RO;
         }
-        Self { disk: Disk::new(image), features, segments_max: usize::MAX, current: None }
+        Self { disk: Disk::new(image), features, segments_max: usize::MAX, current: None, limiter: Limiter::default() }
+    }
+
+    /// The same disk, within these limits.
+    pub fn within(self, limiter: Limiter) -> Self {
+        Self { limiter, ..self }
     }
 }
 
 impl Blk {
-    /// Carries requests out until none is left, or [`Io::pausing`].
-    fn serve(&mut self, io: &mut Io<'_>) -> Result<(), Broken> {
+    /// Carries requests out as [`Model::process`] says.
+    fn serve(&mut self, io: &mut Io<'_>) -> Result<Option<Duration>, Broken> {
         let memory = io.memory;
         loop {
             if io.rings[0].is_ready() {
                 io.rings[0].quiet(memory)?;
             }
+            let mut wait = None;
             while !io.pausing() {
+                wait = self.limiter.wait();
+                if wait.is_some() {
+                    break;
+                }
                 let Some(mut request) = self.next(io)? else { break };
-                if request.step(memory, &mut self.disk)? {
+                let done = request.step(memory, &mut self.disk)?;
+                self.limiter.charge(0, std::mem::take(&mut self.disk.moved));
+                if done {
                     io.rings[0].complete(memory, request.head, request.written())?;
                     io.rings[0].signal(memory, io.interrupt)?;
                 } else {
@@ -75,8 +89,8 @@ impl Blk {
                 }
             }
             // Also when pausing: whoever runs the guest next must get its kicks.
-            if !io.rings[0].is_ready() || !io.rings[0].listen(memory)? || io.pausing() {
-                return Ok(());
+            if !io.rings[0].is_ready() || !io.rings[0].listen(memory)? || io.pausing() || wait.is_some() {
+                return Ok(wait);
             }
         }
     }
@@ -87,6 +101,7 @@ impl Blk {
             return Ok(Some(request));
         }
         let Some(chain) = io.rings[0].pop(io.memory)? else { return Ok(None) };
+        self.limiter.charge(1, 0);
         Request::parse(io.memory, chain, &self.disk, self.segments_max).map(Some)
     }
 }
@@ -150,7 +165,7 @@ impl Model for Blk {
 
     /// A request that a pause finds in hand keeps its progress here. Its chain is put back meanwhile: to whoever loads the
     /// state it is as if it had not been taken, and doing a part of it twice does no harm.
-    fn process(&mut self, io: &mut Io<'_>) -> Result<(), Broken> {
+    fn process(&mut self, io: &mut Io<'_>) -> Result<Option<Duration>, Broken> {
         if !io.rings[0].take_up() {
             // The queue that the request came from is not there any more.
             self.current = None;

@@ -9,6 +9,7 @@ mod tap;
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use virtio_bindings::virtio_net::*;
 use vmstate::codec::{Reader, Writer};
@@ -20,7 +21,7 @@ pub use self::backend::{Backend, Offloads};
 use self::frame::FRAME_MAX;
 pub use self::state::NetState;
 pub use self::tap::{Tap, TapError};
-use super::{Broken, Chain, Interrupt, Io, Model, VIRTIO_FIELD};
+use super::{Broken, Chain, Interrupt, Io, Limiter, Model, VIRTIO_FIELD};
 
 /// Bytes of the header before each frame, with `num_buffers` (always there in virtio 1).
 pub const HEADER: usize = 12;
@@ -53,13 +54,28 @@ pub struct Net<B> {
     frame: Box<[u8]>,
     /// Length of a frame in `frame` that waits for buffers of the guest.
     waiting: Option<usize>,
+    limits: Directions,
+}
+
+/// A limiter for each direction.
+#[derive(Clone, Debug, Default)]
+pub struct Directions {
+    /// Frames for the guest.
+    pub receive: Limiter,
+    /// Frames of the guest.
+    pub transmit: Limiter,
 }
 
 impl<B: Backend> Net<B> {
     /// A card with address `mac`.
     pub fn new(backend: B, mac: [u8; 6]) -> Self {
         let state = Self::fresh(&backend, mac);
-        Self { backend, state, mac, frame: vec![0; FRAME_MAX].into(), waiting: None }
+        Self { backend, state, mac, frame: vec![0; FRAME_MAX].into(), waiting: None, limits: Directions::default() }
+    }
+
+    /// The same card, within these limits.
+    pub fn within(self, limits: Directions) -> Self {
+        Self { limits, ..self }
     }
 
     fn fresh(backend: &B, mac: [u8; 6]) -> NetState {
@@ -76,11 +92,12 @@ impl<B: Backend> Net<B> {
         let memory = io.memory;
         let mut some = false;
         for _ in 0..BATCH {
-            if io.pausing() {
+            if io.pausing() || self.limits.transmit.wait().is_some() {
                 break;
             }
             let Some(mut chain) = io.rings[TRANSMIT].pop(memory)? else { break };
             let len = chain.readable.len();
+            self.limits.transmit.charge(1, len.min(FRAME_MAX as u64));
             if len < HEADER as u64 {
                 return Err(Broken::new(format_args!("a frame to send has {len} bytes, less than its header")));
             }
@@ -109,6 +126,7 @@ impl<B: Backend> Net<B> {
             let len = match self.waiting {
                 Some(_) if !io.rings[RECEIVE].has_more(io.memory)? => break,
                 Some(len) => len,
+                None if self.limits.receive.wait().is_some() => break,
                 None => match self.backend.receive(&mut self.frame) {
                     Ok(len) if len >= HEADER => len,
                     Ok(_) => {
@@ -124,6 +142,7 @@ impl<B: Backend> Net<B> {
                 break;
             }
             self.waiting = None;
+            self.limits.receive.charge(1, len as u64);
             some = true;
         }
         if some {
@@ -230,21 +249,23 @@ impl<B: Backend> Model for Net<B> {
         self.apply_offloads();
     }
 
-    fn process(&mut self, io: &mut Io<'_>) -> std::result::Result<(), Broken> {
+    fn process(&mut self, io: &mut Io<'_>) -> std::result::Result<Option<Duration>, Broken> {
         loop {
             for ring in io.rings.iter_mut().filter(|ring| ring.is_ready()) {
                 ring.quiet(io.memory)?;
             }
             while self.control(io)? | self.transmit(io)? | self.receive(io)? {}
+            // A direction that has to wait needs no further look before. If nothing is there then, that did no harm.
+            let [receive, transmit] = [&self.limits.receive, &self.limits.transmit].map(Limiter::wait);
             // Of new receive buffers nobody needs to hear unless a frame waits for them.
             let mut more = false;
             for (index, ring) in io.rings.iter_mut().enumerate().filter(|(_, ring)| ring.is_ready()) {
                 if index != RECEIVE || self.waiting.is_some() {
-                    more |= ring.listen(io.memory)?;
+                    more |= ring.listen(io.memory)? && (index != TRANSMIT || transmit.is_none());
                 }
             }
             if !more || io.pausing() {
-                return Ok(());
+                return Ok(receive.into_iter().chain(transmit).min());
             }
         }
     }

@@ -1,0 +1,188 @@
+//! Rate limits of disk and card, by a clock that only the test moves.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use minivmm::config::{Limits, Rate};
+use minivmm::devices::Device;
+use minivmm::devices::virtio::blk::{Blk, Image};
+use minivmm::devices::virtio::net::{Directions, Net, Offloads};
+use minivmm::devices::virtio::{Limiter, Model};
+use tempfile::NamedTempFile;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::driver::{BUFFERS, Driver, EVENT_IDX, memory};
+use crate::net::{MRG_RXBUF, Network, RECEIVE, TRANSMIT, Wire, frame, net};
+use crate::state::{move_to, save};
+
+const STATUS: u64 = BUFFERS + 0x100;
+const DATA: u64 = BUFFERS + 0x1000;
+
+/// Milliseconds since the start.
+#[derive(Clone, Default)]
+struct Clock(Arc<Mutex<u64>>);
+
+impl Clock {
+    fn limiter(&self, limits: Limits) -> Limiter {
+        let (start, time) = (Instant::now(), self.0.clone());
+        Limiter::with_clock(limits, Box::new(move || start + Duration::from_millis(*time.lock().unwrap())))
+    }
+
+    /// Goes on, and lets the device have a look.
+    fn advance<M: Model>(&self, milliseconds: u64, driver: &mut Driver<M>, queue: usize) {
+        *self.0.lock().unwrap() += milliseconds;
+        driver.notify(queue);
+    }
+}
+
+fn rate(per_second: u64, burst: u64) -> Option<Rate> {
+    Some(Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() })
+}
+
+fn blk(file: &NamedTempFile) -> Blk {
+    Blk::new(Arc::new(Image::open(file.path(), false).unwrap()))
+}
+
+/// A disk of 1 MiB within `limits`.
+fn disk(limits: Limits) -> (Driver<Blk>, NamedTempFile, Clock) {
+    let file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    let clock = Clock::default();
+    let mut driver = Driver::new(blk(&file).within(clock.limiter(limits)), memory());
+    // With VIRTIO_BLK_F_FLUSH: a write needs no flush behind it, which would wait for a token, too.
+    driver.start(EVENT_IDX | 1 << 9);
+    (driver, file, clock)
+}
+
+/// Offers one request of this kind from sector 0 on.
+fn offer(driver: &mut Driver<Blk>, kind: u8, len: u32) {
+    driver.memory.write_slice(&[kind, 0, 0, 0], GuestAddress(BUFFERS)).unwrap();
+    driver.queues[0].offer(&[(BUFFERS, 16, false), (DATA, len, kind == 0), (STATUS, 1, true)]);
+    driver.notify(0);
+}
+
+/// So many chains were used, and no more come without the clock.
+fn rests_at<M: Model>(driver: &mut Driver<M>, queue: usize, used: u16) {
+    driver.until("what is allowed", |driver| driver.queues[queue].used_index() == used);
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!(driver.queues[queue].used_index(), used);
+}
+
+#[test]
+fn a_disk_carries_out_so_many_requests() {
+    let (mut driver, _file, clock) = disk(Limits { operations: rate(10, 3), bytes: None });
+    for _ in 0..5 {
+        offer(&mut driver, 0, 512);
+    }
+    rests_at(&mut driver, 0, 3);
+    clock.advance(99, &mut driver, 0);
+    rests_at(&mut driver, 0, 3);
+    clock.advance(1, &mut driver, 0);
+    rests_at(&mut driver, 0, 4);
+    clock.advance(100, &mut driver, 0);
+    rests_at(&mut driver, 0, 5);
+}
+
+/// A large request is not carried out at once and paid for later: it goes at the rate.
+#[test]
+fn a_disk_moves_so_many_bytes_and_rests_inside_of_a_request() {
+    let (mut driver, file, clock) = disk(Limits { bytes: rate(256 << 10, 256 << 10), operations: None });
+    driver.memory.write_slice(&vec![7; 1 << 20], GuestAddress(DATA)).unwrap();
+    offer(&mut driver, 1, 1 << 20);
+    let written = || std::fs::read(file.path()).unwrap().iter().filter(|byte| **byte == 7).count();
+    for quarter in 1..=3 {
+        driver.until("a quarter", |_| written() == quarter << 18);
+        rests_at(&mut driver, 0, 0);
+        assert_eq!(written(), quarter << 18);
+        clock.advance(1001, &mut driver, 0);
+    }
+    rests_at(&mut driver, 0, 1);
+    assert_eq!(driver.memory.read_obj::<u8>(GuestAddress(STATUS)).unwrap(), 0);
+}
+
+/// A pause does not wait for tokens; what rests is in the stream as if it had not been begun, with the guest's kicks asked
+/// for; the destination does it again, with buckets of its own.
+#[test]
+fn a_disk_that_rests_is_paused_and_moved_at_once() {
+    let (mut driver, file, _clock) = disk(Limits { bytes: rate(256 << 10, 256 << 10), operations: None });
+    driver.memory.write_slice(&vec![7; 1 << 20], GuestAddress(DATA)).unwrap();
+    offer(&mut driver, 1, 1 << 20);
+    driver.until("a quarter", |_| std::fs::read(file.path()).unwrap()[(256 << 10) - 1] == 7);
+    let start = Instant::now();
+    driver.device.pause(Duration::from_secs(5)).unwrap();
+    assert!(start.elapsed() < Duration::from_millis(500), "took {:?}", start.elapsed());
+    assert_eq!(save(&mut driver.device)[24 + 57 + 4 + 16..][..2], [0, 0], "next available");
+    let mut driver = move_to(driver, blk(&file));
+    driver.wait(0);
+    assert_eq!(std::fs::read(file.path()).unwrap(), [7; 1 << 20]);
+}
+
+#[test]
+fn a_device_that_rests_ends_at_once() {
+    let (mut driver, _file, _clock) = disk(Limits { bytes: rate(1, 1), operations: None });
+    offer(&mut driver, 0, 1 << 20);
+    std::thread::sleep(Duration::from_millis(20));
+    let start = Instant::now();
+    drop(driver.device);
+    assert!(start.elapsed() < Duration::from_millis(500), "took {:?}", start.elapsed());
+}
+
+/// By the real clock: nobody has to kick a device that rests.
+#[test]
+fn a_device_that_rests_goes_on_by_itself() {
+    let file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    let limits = Limits { operations: rate(20, 1), bytes: None };
+    let mut driver = Driver::new(blk(&file).within(Limiter::new(limits)), memory());
+    driver.start(EVENT_IDX);
+    let start = Instant::now();
+    for _ in 0..5 {
+        offer(&mut driver, 0, 512);
+    }
+    driver.until("all five", |driver| driver.queues[0].used_index() == 5);
+    assert!(start.elapsed() >= Duration::from_millis(200), "took {:?}", start.elapsed());
+}
+
+fn card(receive: Limits, transmit: Limits) -> (Driver<Net<Wire>>, Network, Clock) {
+    let (model, network) = net(Offloads::ALL);
+    let clock = Clock::default();
+    let limits = Directions { receive: clock.limiter(receive), transmit: clock.limiter(transmit) };
+    let mut driver = Driver::new(model.within(limits), memory());
+    driver.start(EVENT_IDX | MRG_RXBUF);
+    (driver, network, clock)
+}
+
+#[test]
+fn a_card_sends_so_many_frames_and_receives_as_before() {
+    let (mut driver, network, clock) = card(Limits::default(), Limits { operations: rate(10, 2), bytes: None });
+    for _ in 0..4 {
+        driver.queues[TRANSMIT].offer(&[(DATA, 100, false)]);
+    }
+    driver.notify(TRANSMIT);
+    rests_at(&mut driver, TRANSMIT, 2);
+    driver.queues[RECEIVE].offer(&[(DATA, 2000, true)]);
+    network.socket.send(&frame(&[1; 100])).unwrap();
+    driver.until("a frame", |driver| driver.queues[RECEIVE].used_index() == 1);
+    clock.advance(100, &mut driver, TRANSMIT);
+    rests_at(&mut driver, TRANSMIT, 3);
+    clock.advance(100, &mut driver, TRANSMIT);
+    rests_at(&mut driver, TRANSMIT, 4);
+}
+
+#[test]
+fn a_card_receives_so_many_bytes_and_sends_as_before() {
+    // Of frames of 1000 bytes, the third is on credit.
+    let (mut driver, network, clock) = card(Limits { bytes: rate(1000, 2500), operations: None }, Limits::default());
+    for _ in 0..6 {
+        driver.queues[RECEIVE].offer(&[(DATA, 2000, true)]);
+        network.socket.send(&frame(&[1; 988])).unwrap();
+    }
+    driver.notify(RECEIVE);
+    rests_at(&mut driver, RECEIVE, 3);
+    driver.request(TRANSMIT, &[(DATA, 100, false)]);
+    network.frame();
+    clock.advance(501, &mut driver, RECEIVE);
+    rests_at(&mut driver, RECEIVE, 4);
+    clock.advance(1000, &mut driver, RECEIVE);
+    rests_at(&mut driver, RECEIVE, 5);
+}
