@@ -184,6 +184,87 @@ fn one_enum_in_two_fields() {
     assert!(takes(Old { a: Mode::Busy(1), b: Mode::Idle }, New::default()));
 }
 
+/// A field may have a name that looks like a path: as QEMU's `env.regs`.
+mod names_like_paths {
+    use super::*;
+
+    dev!(Wrapped { b: Lane });
+    dev!(WrappedBoth { b: Both });
+
+    #[derive(VmState, Default, Clone)]
+    #[vmstate(name = "dev")]
+    struct Two {
+        a: Wrapped,
+        #[vmstate(name = "a.b")]
+        flat: Lane,
+    }
+
+    dev!(One { a: WrappedBoth });
+
+    #[test]
+    fn have_predicates_of_their_own() {
+        let sent = Two { a: Wrapped { b: true.into() }, flat: false.into() };
+        let into = One { a: WrappedBoth { b: true.into() } };
+        refused(sent, into, &["Self::is_open of a.b is true", "Self::is_open of \"a.b\" is true"]);
+    }
+
+    dev!(Byte { b: u8 });
+
+    #[derive(VmState, Default, Clone)]
+    #[vmstate(name = "dev")]
+    struct Plain {
+        a: Byte,
+        #[vmstate(name = "a.b")]
+        flat: u8,
+    }
+
+    #[derive(VmState, Default, Clone)]
+    #[vmstate(name = "byte")]
+    struct Low {
+        #[vmstate(range = ..=3)]
+        b: u8,
+    }
+
+    #[derive(VmState, Default, Clone)]
+    #[vmstate(name = "dev")]
+    struct Limited {
+        a: Low,
+        #[vmstate(name = "a.b", range = ..=3)]
+        flat: u8,
+    }
+
+    #[test]
+    fn have_values_of_their_own() {
+        let conditions = ["a.b is 0 to 3".to_owned(), "\"a.b\" is 0 to 3".to_owned()];
+        for sent in [Plain { a: Byte { b: 9 }, flat: 1 }, Plain { a: Byte { b: 1 }, flat: 9 }] {
+            assert!(!takes(sent, Limited::default()));
+        }
+        let said = crossing::<Plain, Limited>();
+        assert!(said.verdict.loads_given(&conditions), "{said}");
+        assert!(!said.verdict.loads_given(&conditions[..1]) && !said.verdict.loads_given(&conditions[1..]), "{said}");
+    }
+
+    /// What a field is in, which the remedy depends on, goes by the place as well.
+    #[test]
+    fn are_in_what_they_are_in() {
+        #[derive(VmState, Default, Clone)]
+        #[vmstate(name = "dev")]
+        struct First {
+            #[vmstate(name = "a.b")]
+            flat: u8,
+        }
+        #[derive(VmState, Default, Clone)]
+        #[vmstate(name = "dev")]
+        struct Second {
+            #[vmstate(name = "a.b")]
+            flat: u8,
+            a: Byte,
+        }
+        let said = crossing::<First, Second>().to_string();
+        assert!(said.contains("put the new field into a subsection of the nested struct"), "{said}");
+    }
+}
+
 /// The same structs in the same order are the same, whatever their fields are called.
 #[test]
 fn names_of_fields_are_free() {

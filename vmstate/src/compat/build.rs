@@ -71,6 +71,9 @@ fn inside(encoding: &Encoding<'_>, into: &mut Sent, budget: &Budget) -> Result<(
     }
 }
 
+/// Between a predicate and the struct that it is asked of.
+const OF: &str = " of ";
+
 struct Builder<'a> {
     layout: Layout,
     sent: Option<&'a Sent>,
@@ -161,10 +164,7 @@ impl Builder<'_> {
                     let name: &str = &member.name;
                     self.budget.step(place.path.len() + name.len())?;
                     let named = names.entry(name).and_modify(|count| *count += 1).or_insert(1);
-                    match named {
-                        1 => self.member(program, member, version, &place.field(name))?,
-                        _ => self.member(program, member, version, &place.field(&format!("{name}#{named}")))?,
-                    }
+                    self.member(program, member, version, &place.numbered_field(name, *named))?;
                     if index == 0
                         && matches!(self.layout.steps.get(before..), Some([Step::Item { item, .. }]) if item.is_one_integer())
                     {
@@ -192,7 +192,7 @@ impl Builder<'_> {
     fn send_subsections(&mut self, all: &[Rc<Program<'_>>], place: &Place) -> Result<(), TooLarge> {
         for subsection in all {
             self.budget.step(subsection.name.len() + place.path.len())?;
-            let inside = place.field(subsection.name);
+            let inside = place.subsection(subsection.name);
             let subject = self.subject(Subject::Subsection(inside.path.to_string()), place);
             let jump = self.push(Step::Unless { subject, to: 0 })?;
             self.push(Step::Header { name: subsection.name.into(), version: subsection.newest })?;
@@ -215,7 +215,7 @@ impl Builder<'_> {
         for subsection in all {
             self.budget.step(subsection.name.len())?;
             let (oldest, newest) = (subsection.oldest, subsection.newest);
-            let inside = place.field(subsection.name);
+            let inside = place.subsection(subsection.name);
             let mut bodies = BTreeMap::new();
             let versions = sent.get(subsection.name).into_iter().flatten();
             for version in versions.filter(|version| (oldest..=newest).contains(version)) {
@@ -309,7 +309,8 @@ impl Builder<'_> {
         };
         let (within, holder) = (innermost(true), innermost(false));
         self.budget.step(of.name.len() + predicate.len() + within.len() + holder.len())?;
-        let text = if holder.is_empty() { predicate.to_owned() } else { format!("{predicate} of {holder}") };
+        let name = if predicate.contains(OF) { format!("{predicate:?}") } else { predicate.to_owned() };
+        let text = if holder.is_empty() { name } else { name + OF + &holder };
         let id = self.subject(Subject::Predicate(text), place);
         if !self.layout.last_use.contains_key(&id) {
             let (of, within, name) = (of.name.to_owned(), within.to_string(), predicate.to_owned());
@@ -422,13 +423,13 @@ impl Builder<'_> {
         self.push(Step::Custom { codec: codec.to_owned(), by_size, path: place.path.clone() }).map(drop)
     }
 
-    /// Key and value of a map; the value has the place of the entry.
+    /// Key and value of a map.
     fn entry(&mut self, entry: &Encoding<'_>, place: &Place) -> Result<(), TooLarge> {
         let Encoding::Struct(entry) = entry else { return Ok(()) };
         let mut members = entry.program.members();
         if let (Some(key), Some(value)) = (members.next(), members.next()) {
             self.encoding(&key.encoding, &Place { in_key: true, ..place.field(&key.name) })?;
-            self.encoding(&value.encoding, place)?;
+            self.encoding(&value.encoding, &place.field(&value.name))?;
         }
         Ok(())
     }

@@ -1,5 +1,9 @@
 //! Places in a description: the paths that verdicts name.
+//!
+//! No two places have one path, since conditions go by it: a name that could be taken for a part of a path is quoted. So field
+//! `"a.b"` is not field `b` of struct `a`.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 /// Where in the description: the field's path, how many loops are around, if it is in the key of a map, and if it is a variant
@@ -20,6 +24,26 @@ impl Default for Place {
 
 impl Place {
     pub(super) fn field(&self, name: &str) -> Self {
+        self.inside(&field(name))
+    }
+
+    /// The field, of several of that name the one with this number.
+    pub(super) fn numbered_field(&self, name: &str, number: usize) -> Self {
+        match number {
+            1 => self.field(name),
+            _ => self.inside(&format!("{}#{number}", field(name))),
+        }
+    }
+
+    /// A subsection: most have a `/` in their name, which tells them from fields.
+    pub(super) fn subsection(&self, name: &str) -> Self {
+        match name.contains('/') && !is_like_path(name) {
+            true => self.inside(name),
+            false => self.inside(&format!("'{}'", name.escape_debug())),
+        }
+    }
+
+    fn inside(&self, name: &str) -> Self {
         let path = if self.path.is_empty() { name.into() } else { format!("{}.{name}", self.path).into() };
         Self { path, is_variant: false, ..self.clone() }
     }
@@ -31,5 +55,40 @@ impl Place {
     /// Any element of a loop.
     pub(super) fn counted(&self) -> Self {
         Self { path: format!("{}[]", self.path).into(), depth: self.depth + 1, ..self.clone() }
+    }
+}
+
+fn field(name: &str) -> Cow<'_, str> {
+    match name.contains('/') || is_like_path(name) {
+        true => format!("{name:?}").into(),
+        false => name.into(),
+    }
+}
+
+/// True if the name has what a path is made of.
+fn is_like_path(name: &str) -> bool {
+    name.is_empty() || name.contains(['.', '[', ']', '#', '"', '\'', '(', ' '])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::Place;
+
+    #[test]
+    fn no_two_places_have_one_path() {
+        let top = Place::default();
+        let names = ["a", "b", "a.b", "a[0]", "a[]", "a#2", "\"a\"", "'a'", "a/b", "a.b/c", "", "a (from b)"];
+        let mut places = Vec::new();
+        for name in names {
+            let field = top.field(name);
+            places.extend([field.element(0), field.element(1), field.counted(), field.field("b"), field.field("")]);
+            places.extend([top.subsection(name), top.subsection(name).field("b"), top.numbered_field(name, 2), field]);
+        }
+        let paths: BTreeSet<_> = places.iter().map(|place| place.path.clone()).collect();
+        assert_eq!(paths.len(), places.len(), "{paths:#?}");
+        assert_eq!(&*top.field("regs").element(1).field("env.eip").path, "regs[1].\"env.eip\"");
+        assert_eq!(&*top.subsection("uart/fifo").field("mode").path, "uart/fifo.mode");
     }
 }

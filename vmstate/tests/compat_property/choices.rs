@@ -299,10 +299,11 @@ impl Choices {
             1 if !fields.is_empty() => drop(fields.remove(at)),
             2 if !fields.is_empty() => fields[at].kind = self.kind(1),
             3 if !fields.is_empty() => {
-                let renamed = std::mem::replace(&mut fields[at].name, "renamed".into());
+                let new: Shared<str> = self.one(&["renamed", "moved.f1", "f0.f0", "f1.f0"]).into();
+                let renamed = std::mem::replace(&mut fields[at].name, new.clone());
                 for count in fields.iter_mut().filter_map(|field| field.count.as_mut()) {
                     if count.length == Some(Length::Field(renamed.clone())) {
-                        count.length = Some(Length::Field("renamed".into()));
+                        count.length = Some(Length::Field(new.clone()));
                     }
                 }
             }

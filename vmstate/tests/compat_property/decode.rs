@@ -165,7 +165,7 @@ impl<'a> Loader<'a> {
                             return Err(format!("key {number} is not in order"));
                         }
                     }
-                    loader.kind(value, inside)
+                    loader.kind(value, &inside.field("value"))
                 })
             }
             Kind::Custom(codec) => (0..2).try_for_each(|_| match self.take()?.tag {

@@ -151,7 +151,7 @@ impl<'a> Encoder<'a> {
             Kind::Map(key, value) => {
                 self.list(&Tag::Map, allowed, place, |encoder, at, inside| {
                     encoder.key(key, at, &inside.field("key"));
-                    encoder.kind(value, inside);
+                    encoder.kind(value, &inside.field("value"));
                 });
             }
             Kind::Custom(codec) => self.put_all([7, 7], &Tag::Custom(codec.to_string()), place),

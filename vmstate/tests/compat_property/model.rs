@@ -71,7 +71,9 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn field(&self, name: &str) -> Self {
-        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
+        // Field `a.b` is not field `b` of struct `a`.
+        let name = if name.contains('.') { format!("{name:?}") } else { name.to_owned() };
+        let path = if self.path.is_empty() { name } else { format!("{}.{name}", self.path) };
         Self { path }
     }
 
