@@ -3,6 +3,7 @@
 
 mod bounds;
 mod compat;
+pub mod corpus;
 pub mod devices;
 mod inspect;
 pub mod machine;
@@ -19,7 +20,7 @@ pub use unharmed::Unharmed;
 /// One way in for hostile bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// Its name; inputs that were found before are in `corpus/` under it.
+    /// Its name; inputs that are kept are in `corpus/` under it.
     pub name: &'static str,
     /// What it may allocate at a time, in bytes.
     pub memory: u64,

@@ -1,20 +1,18 @@
 //! Inputs that are known: seeds made of real streams, and what the driver found worth keeping or fixing (`corpus/`).
 
-use std::fs;
-use std::path::Path;
-
-use vmstate_fuzz::{TARGETS, Target};
+use vmstate_fuzz::{TARGETS, Target, corpus};
 
 fn replay(name: &str) {
     let target = Target::named(name).expect("a target");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let mut inputs: Vec<_> =
         target.seeds().into_iter().enumerate().map(|(i, seed)| (format!("seed {i}"), seed)).collect();
-    for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
-        let path = entry.expect("a folder that can be listed").path();
-        inputs.push((path.display().to_string(), fs::read(&path).expect("an input")));
-    }
-    assert!(inputs.len() > target.seeds().len(), "no input in {}", folder.display());
+    let archived = corpus::archived(name).expect("an archive");
+    assert!(
+        !archived.is_empty(),
+        "no archive, or nothing in it: `tests/fuzz/run {name}`, then `tests/fuzz/run --keep {name}`"
+    );
+    inputs.extend(archived);
+    inputs.extend(corpus::finds(name).expect("finds"));
     for (name, input) in inputs {
         // Captured unless the test fails: the last one is the guilty one.
         println!("{name}");
@@ -50,6 +48,16 @@ fn compat() {
 #[test]
 fn zoo() {
     replay("zoo");
+}
+
+#[test]
+fn each_archive_is_as_its_inputs_make_it() {
+    for target in TARGETS {
+        let inputs = corpus::archived(target.name).expect("an archive");
+        let again = corpus::encode(inputs.into_iter().map(|(_, input)| input)).expect("an archive");
+        let kept = std::fs::read(corpus::archive(target.name)).expect("an archive");
+        assert!(again == kept, "{}: not in order; make it with `tests/fuzz/run --keep {0}`", target.name);
+    }
 }
 
 #[test]
