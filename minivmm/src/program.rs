@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 
 use nix::sys::signal::{SigSet, Signal};
 
@@ -44,6 +45,9 @@ fn run(config: Config) -> ExitCode {
     if let Err(error) = signals.thread_block() {
         return fail(&format!("the host does not let signals be blocked: {error}"));
     }
+    let machine = Arc::new(OnceLock::new());
+    let started = Arc::clone(&machine);
+    std::thread::spawn(move || end_on_signal(&signals, &started));
     let console = match Console::open(&config.serial) {
         Ok(console) => console,
         Err(error) => return refuse(&error),
@@ -58,8 +62,7 @@ fn run(config: Config) -> ExitCode {
         Ok(server) => server,
         Err(error) => return refuse(&error),
     };
-    let handle = vm.handle();
-    std::thread::spawn(move || end_on_signal(&signals, &handle));
+    let _ = machine.set(vm.handle());
     if let Some(input) = input {
         let (keyboard, handle) = (vm.keyboard(), vm.handle());
         let quit = move || handle.tell(Request::Quit);
@@ -73,14 +76,19 @@ fn run(config: Config) -> ExitCode {
     }
 }
 
-/// The first signal ends the machine in order, the next the process at once.
-fn end_on_signal(signals: &SigSet, handle: &Handle) {
-    if signals.wait().is_ok() {
-        handle.tell(Request::Quit);
-    }
-    if let Ok(signal) = signals.wait() {
-        console::restore();
-        std::process::exit(128 + signal as i32);
+/// The first signal ends the machine in order, the next the process at once. So does the first where there is no machine
+/// yet: what it is made of may be slow to open.
+fn end_on_signal(signals: &SigSet, machine: &OnceLock<Handle>) {
+    let mut told = false;
+    while let Ok(signal) = signals.wait() {
+        match machine.get() {
+            Some(handle) if !told => handle.tell(Request::Quit),
+            _ => {
+                console::restore();
+                std::process::exit(128 + signal as i32);
+            }
+        }
+        told = true;
     }
 }
 

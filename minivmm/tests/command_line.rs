@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use minivmm::config::Address;
 use minivmm::control::{Client, Server};
-use minivmm::vm::{AnyRequest, Handle, Request, RunState, Shared};
+use minivmm::vm::{AnyRequest, Handle, Next, Request, RunState, Shared};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
@@ -71,10 +71,10 @@ fn ends(shared: &Shared, phase: SourcePhase, error: Option<&str>) {
 /// A machine that is only a control socket; `script` is what its migration does after `migrate`.
 fn machine(script: fn(&Shared)) -> (tempfile::TempDir, Server, Receiver<Request>) {
     let directory = tempfile::tempdir().unwrap();
-    let (handle, requests, shared) = Handle::new(RunState::Running);
+    let (handle, mut queue, shared) = Handle::new(RunState::Running);
     let (seen, requests_seen) = channel();
     thread::spawn(move || {
-        while let Ok((AnyRequest::User(request), answer)) = requests.recv() {
+        while let Next::Asked((AnyRequest::User(request), answer)) = queue.next(&|| None) {
             let _ = seen.send(request.clone());
             match request {
                 Request::Migrate(_) => script(&shared),

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use minivmm::boot::{self, Payload, acpi::Machine};
 use minivmm::bus::BusDevice;
 use minivmm::kvm::dirty::DirtyLog;
-use minivmm::kvm::thread::{VcpuEvent, VcpuThread};
+use minivmm::kvm::thread::{Halt, VcpuEvent, VcpuThread};
 use minivmm::kvm::vcpu::Buses;
 use minivmm::kvm::vm::KvmVm;
 use minivmm::kvm::{self, cpuid};
 use minivmm::memory::{PAGE_SIZE, Ram};
+use minivmm::migration::ram::MachineDirtyLog;
+use vmstate::ram::DirtyLog as _;
 use vmstate_lab::tiny;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,8 +35,9 @@ impl BusDevice for Console {
 }
 
 struct Guest {
-    vm: KvmVm,
+    vm: Arc<KvmVm>,
     vcpu: VcpuThread,
+    halt: Halt,
     console: Arc<Mutex<Console>>,
     pages: u64,
     events: std::sync::mpsc::Receiver<VcpuEvent>,
@@ -43,16 +46,18 @@ struct Guest {
 impl Guest {
     /// `None` after saying that the test is skipped.
     fn boot(pages: u64, span: u64) -> Option<Self> {
-        let kvm = match kvm::open() {
-            Ok(kvm) => kvm,
-            Err(error) => {
-                vmstate_lab::skip::skip(error);
-                return None;
-            }
-        };
-        let ram = Ram::new(tiny::FIRST_PAGE + pages * PAGE_SIZE).unwrap();
+        if let Err(error) = kvm::open() {
+            vmstate_lab::skip::skip(error);
+            return None;
+        }
+        Some(Self::boot_in(Ram::new(tiny::FIRST_PAGE + pages * PAGE_SIZE).unwrap(), pages, span))
+    }
+
+    /// A machine around RAM that another one may have had before.
+    fn boot_in(ram: Ram, pages: u64, span: u64) -> Self {
+        let kvm = kvm::open().unwrap();
         let supported = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).unwrap();
-        let vm = KvmVm::new(kvm, &ram).unwrap();
+        let vm = Arc::new(KvmVm::new(kvm, &ram).unwrap());
         let vcpu = vm.create_vcpu(0).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let kernel = dir.path().join("tiny");
@@ -67,8 +72,10 @@ impl Guest {
         let mut buses = Buses::default();
         buses.pio.insert(0x3f8, 8, console.clone());
         let (sender, events) = std::sync::mpsc::channel();
-        let vcpu = VcpuThread::spawn(vcpu, Arc::new(buses), move |event| drop(sender.send(event))).unwrap();
-        Some(Self { vm, vcpu, console, pages, events })
+        let halt = Halt::default();
+        let report = move |event| drop(sender.send(event));
+        let vcpu = VcpuThread::spawn(vcpu, Arc::new(buses), halt.clone(), report).unwrap();
+        Self { vm, vcpu, halt, console, pages, events }
     }
 
     fn pause(&self) {
@@ -187,4 +194,60 @@ fn dirty_log_loses_no_write() {
     let count = take(&mut dirty, &mut copy);
     assert!((1000..1010).contains(&count), "{count} pages reported");
     log.stop(&guest.vm);
+}
+
+/// Its next exit is its last, whoever lets it go on.
+#[test]
+fn a_halted_vcpu_does_not_get_beyond_its_next_exit() {
+    let Some(guest) = Guest::boot(16, 0) else { return };
+    guest.run_until_pass(2);
+    guest.halt.set();
+    guest.vcpu.wait_paused(PATIENCE).unwrap();
+    let (words, text) = (guest.words(), guest.console.lock().unwrap().text.clone());
+    for _ in 0..3 {
+        guest.vcpu.resume();
+        guest.vcpu.wait_paused(PATIENCE).unwrap();
+    }
+    assert_eq!(guest.words(), words);
+    assert_eq!(guest.console.lock().unwrap().text, text);
+    assert!(guest.events.try_recv().is_err(), "it is halted by who knows why");
+}
+
+/// What a guest wrote before its reset is reported after it, and what was not written since is not.
+#[test]
+fn the_dirty_log_follows_a_guest_through_its_reset() {
+    let Some(before) = Guest::boot(100, 0) else { return };
+    let ram = before.vm.ram().clone();
+    let pages = (ram.len() / PAGE_SIZE) as usize;
+    let mut engine = MachineDirtyLog::new(Arc::clone(&before.vm));
+    let driver = engine.clone();
+    let report = |engine: &mut MachineDirtyLog| {
+        let mut words = vec![0_u64; pages.div_ceil(64)];
+        engine.sync(0, &mut words).unwrap();
+        engine.clear(0, 0, pages as u64).unwrap();
+        (0..pages).filter(|page| words[page / 64] >> (page % 64) & 1 == 1).collect::<Vec<_>>()
+    };
+    let first = (tiny::FIRST_PAGE / PAGE_SIZE) as usize;
+    let written: Vec<_> = (first..first + 100).collect();
+    engine.start().unwrap();
+    before.run_until_pass(1);
+    before.pause();
+    report(&mut engine);
+    assert!(report(&mut engine).is_empty());
+    before.run_until_pass(before.passes() + 2);
+    drop(before.vcpu);
+
+    let after = Guest::boot_in(ram, 100, 0);
+    driver.follow(&after.vm).unwrap();
+    let reported = report(&mut engine);
+    assert!(written.iter().all(|page| reported.contains(page)), "{reported:x?}");
+    // And what was loaded for the new boot; not the whole of RAM, which would have to be sent again at each reset.
+    assert!(reported.len() < 150, "{} of {pages} pages reported", reported.len());
+    assert!(report(&mut engine).is_empty(), "nothing was written since");
+    after.run_until_pass(2);
+    after.pause();
+    let reported = report(&mut engine);
+    assert!(written.iter().all(|page| reported.contains(page)), "{reported:x?}");
+    assert!(reported.len() < 110, "{} pages reported", reported.len());
+    engine.stop();
 }

@@ -28,8 +28,9 @@ const OUTGOING_MAX: usize = 256;
 /// How long a client may leave a message unread before it is cut off.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the clients together may take, at the end, to read what is on its way to them.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the clients together may take, at the end, to read what is on its way to them, and to hear that there is no
+/// driver any more.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +51,8 @@ pub enum ControlError {
     },
 }
 
-/// A listening control socket; dropped, it answers what is under way, closes, and removes its file.
-///
-/// Drop it after the driver, or at least while nobody waits for an answer of the driver.
+/// A listening control socket; dropped, it answers what is under way, closes, and removes its file. A client that does not
+/// read, or waits for a driver that is stuck, does not keep it from that.
 #[derive(Debug)]
 pub struct Server {
     path: PathBuf,
@@ -123,8 +123,8 @@ impl Drop for Server {
             while !client.thread.is_finished() && Instant::now() < deadline {
                 thread::sleep(Duration::from_millis(1));
             }
+            // What goes on beyond that is left to end by itself.
             let _ = client.stream.shutdown(Shutdown::Both);
-            let _ = client.thread.join();
         }
         // Another process may have put its own socket there meanwhile.
         if self.inode.is_some() && inode(&self.path) == self.inode {

@@ -15,12 +15,12 @@ use vmstate::migrate::{Downtime, Phase, SourcePhase};
 
 use crate::config::Address;
 use crate::control::{Client, ClientError, CommandTooLong, Server, Session};
-use crate::vm::{AnyRequest, Envelope, Handle, ParameterChange, Refusal, Request, RunState, Shared};
+use crate::vm::{AnyRequest, Handle, Next, ParameterChange, Queue, Refusal, Request, RunState, Shared};
 
 /// Answers requests as the real driver does, and reports them; ends at `Quit`.
-fn driver(requests: Receiver<Envelope>, shared: Arc<Shared>, seen: Sender<Request>) -> JoinHandle<()> {
+fn driver(mut queue: Queue, shared: Arc<Shared>, seen: Sender<Request>) -> JoinHandle<()> {
     thread::spawn(move || {
-        while let Ok((AnyRequest::User(request), answer)) = requests.recv() {
+        while let Next::Asked((AnyRequest::User(request), answer)) = queue.next(&|| None) {
             let result = match &request {
                 Request::Stop => {
                     shared.set_run_state(RunState::Paused);
@@ -43,9 +43,9 @@ fn driver(requests: Receiver<Envelope>, shared: Arc<Shared>, seen: Sender<Reques
 }
 
 fn running() -> (Handle, Arc<Shared>, Receiver<Request>) {
-    let (handle, requests, shared) = Handle::new(RunState::Running);
+    let (handle, queue, shared) = Handle::new(RunState::Running);
     let (seen, requests_seen) = channel();
-    driver(requests, Arc::clone(&shared), seen);
+    driver(queue, Arc::clone(&shared), seen);
     (handle, shared, requests_seen)
 }
 
@@ -363,7 +363,7 @@ fn queries_are_answered_while_the_driver_is_busy() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("qmp");
     // Nobody takes the requests.
-    let (handle, requests, _shared) = Handle::new(RunState::Running);
+    let (handle, queue, _shared) = Handle::new(RunState::Running);
     let server = Server::bind(&path, handle).unwrap();
     let (mut waiting, mut asking) = (Peer::connect(&path), Peer::connect(&path));
     for peer in [&mut waiting, &mut asking] {
@@ -376,9 +376,37 @@ fn queries_are_answered_while_the_driver_is_busy() {
         assert!(asking.next().get("return").is_some(), "{command}");
     }
     // The driver ends: who waits for it is told so, and the server can close.
-    drop(requests);
+    drop(queue);
     assert_eq!(waiting.next()["error"]["desc"], "the machine has ended");
     drop(server);
+}
+
+/// The process ends whatever its driver does.
+#[test]
+fn the_server_closes_while_a_client_waits_for_a_driver_that_is_stuck() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    // Nobody takes the requests, and nobody says that there is no driver.
+    let (handle, _queue, _shared) = Handle::new(RunState::Running);
+    let server = Server::bind(&path, handle).unwrap();
+    let mut waiting = Peer::connect(&path);
+    waiting.send(r#"{"execute":"qmp_capabilities"}{"execute":"stop"}"#);
+    assert_eq!(waiting.next(), json!({"return": {}}));
+    let (closed, closes) = channel();
+    thread::spawn(move || {
+        drop(server);
+        closed.send(()).unwrap();
+    });
+    closes.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(!path.exists());
+}
+
+/// Its answer does not wait for the driver.
+#[test]
+fn quit_is_answered_while_the_driver_is_stuck() {
+    let (handle, _queue, _shared) = Handle::new(RunState::Running);
+    let mut session = negotiated(&handle);
+    assert_eq!(say(&mut session, br#"{"execute":"quit"}"#), [json!({"return": {}})]);
 }
 
 #[test]

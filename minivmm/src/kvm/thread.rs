@@ -7,9 +7,11 @@
 //!          resume            kick + EINTR
 //!  Paused ───────► Running ──────────────► Paused ──end──► (thread gone)
 //! ```
+//!
+//! A vCPU also pauses by itself: after what it reports, and at its next exit once the machine is [halted](Halt).
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -29,6 +31,23 @@ pub enum VcpuEvent {
     Failed(String),
 }
 
+/// Set once, when the guest has powered its machine off or reset it: no vCPU of that machine gets beyond its next exit, and
+/// the one that did it not beyond that instruction.
+#[derive(Clone, Debug, Default)]
+pub struct Halt(Arc<AtomicBool>);
+
+impl Halt {
+    /// Halts the machine's vCPUs for good.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// True from then on.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// The thread of one vCPU. It is paused at first; dropping it ends it.
 pub struct VcpuThread {
     index: u8,
@@ -39,6 +58,7 @@ pub struct VcpuThread {
 
 struct Shared {
     vcpu: Mutex<Vcpu>,
+    halt: Halt,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -74,13 +94,19 @@ impl VcpuThread {
     /// Starts the thread, paused. `report` is called on it.
     ///
     /// # Errors
-    /// [`Error::Memory`] if the host gives no thread.
-    pub fn spawn(mut vcpu: Vcpu, buses: Arc<Buses>, report: impl Fn(VcpuEvent) + Send + 'static) -> Result<Self> {
+    /// [`Error::Flag`] if the host gives no thread.
+    pub fn spawn(
+        mut vcpu: Vcpu,
+        buses: Arc<Buses>,
+        halt: Halt,
+        report: impl Fn(VcpuEvent) + Send + 'static,
+    ) -> Result<Self> {
         install_kick_handler();
         let index = vcpu.index();
         let immediate_exit = ImmediateExit(vcpu.immediate_exit());
         let shared = Arc::new(Shared {
             vcpu: Mutex::new(vcpu),
+            halt,
             state: Mutex::new(State { wanted: Wanted::Pause, running: false }),
             changed: Condvar::new(),
         });
@@ -165,12 +191,14 @@ impl Drop for VcpuThread {
 impl Shared {
     fn serve(&self, buses: &Buses, report: &dyn Fn(VcpuEvent)) {
         while self.wait_for_run() {
-            if let Some(event) = self.run(buses) {
+            let pause = self.run(buses);
+            if pause != Pause::Wanted {
                 let mut state = lock(&self.state);
                 if state.wanted == Wanted::Run {
                     state.wanted = Wanted::Pause;
                 }
-                drop(state);
+            }
+            if let Pause::Reports(event) = pause {
                 // While the thread still counts as running: whoever waits for its pause finds the report made.
                 report(event);
             }
@@ -196,24 +224,42 @@ impl Shared {
         }
     }
 
-    /// Runs until something else is wanted, or the vCPU cannot go on.
-    fn run(&self, buses: &Buses) -> Option<VcpuEvent> {
+    /// Runs until something else is wanted, the machine is halted, or the vCPU cannot go on.
+    fn run(&self, buses: &Buses) -> Pause {
         let mut vcpu = lock(&self.vcpu);
         loop {
+            if self.halt.is_set() {
+                // Completes the access that is half done, and comes back before the next instruction.
+                vcpu.set_immediate_exit();
+            }
             match vcpu.enter(buses) {
                 Exit::Handled => {}
                 Exit::Interrupted => {
                     // Cleared before looking: a kick from here on is either seen now or interrupts the next entry.
                     vcpu.clear_immediate_exit();
                     if lock(&self.state).wanted != Wanted::Run {
-                        return None;
+                        return Pause::Wanted;
+                    }
+                    if self.halt.is_set() {
+                        return Pause::Halted;
                     }
                 }
-                Exit::TripleFault => return Some(VcpuEvent::TripleFault),
-                Exit::Failed(why) => return Some(VcpuEvent::Failed(why)),
+                Exit::TripleFault => return Pause::Reports(VcpuEvent::TripleFault),
+                Exit::Failed(why) => return Pause::Reports(VcpuEvent::Failed(why)),
             }
         }
     }
+}
+
+/// Why a vCPU stopped running.
+#[derive(PartialEq, Eq)]
+enum Pause {
+    /// Somebody wanted it to.
+    Wanted,
+    /// Its machine is halted.
+    Halted,
+    /// It has something to report.
+    Reports(VcpuEvent),
 }
 
 /// A panic elsewhere leaves these values whole: they are set in one go.

@@ -67,11 +67,20 @@ impl Vcpu {
         unsafe { &raw mut (*run).immediate_exit }
     }
 
+    /// Asks the next entry to come back at once.
+    pub(crate) fn set_immediate_exit(&mut self) {
+        self.store_immediate_exit(1);
+    }
+
     /// Takes the request to come back at once away.
     pub(crate) fn clear_immediate_exit(&mut self) {
+        self.store_immediate_exit(0);
+    }
+
+    fn store_immediate_exit(&mut self, value: u8) {
         let byte = self.immediate_exit();
         // SAFETY: the byte lives as long as `self` and is only ever accessed atomically, here and by the kicker.
-        unsafe { AtomicU8::from_ptr(byte) }.store(0, std::sync::atomic::Ordering::SeqCst);
+        unsafe { AtomicU8::from_ptr(byte) }.store(value, std::sync::atomic::Ordering::SeqCst);
     }
 
     /// Runs the guest until it needs something, and answers it from `buses`.

@@ -17,8 +17,8 @@ use crate::kvm::vcpu::Buses;
 use crate::kvm::vm::KvmVm;
 use crate::migration::sections::SharedSection;
 use crate::vm::backends::Backends;
-use crate::vm::handle::Handle;
-use crate::vm::request::DeviceRequest;
+use crate::vm::guest_events::GuestEvents;
+use crate::vm::request::GuestEvent;
 
 /// A device that vCPUs, its own threads and the driver reach.
 pub type Shared<T> = Arc<Mutex<T>>;
@@ -43,31 +43,43 @@ impl fmt::Debug for Devices {
 }
 
 impl Devices {
-    /// Devices as after power-on, in their windows on `buses`. Power-off and reset by the guest are told to `handle`.
+    /// Devices as after power-on, in their windows on `buses`. Power-off and reset by the guest are told to `events`. Each
+    /// takes the place of the one in `previous`, which is at rest: whoever shares that one shares the new one.
     ///
     /// # Errors
     /// [`Error::Device`], [`Error::Kvm`].
-    pub fn new(kvm: &KvmVm, backends: &Backends, buses: &mut Buses, handle: Handle) -> Result<Self> {
-        let serial = Arc::new(Mutex::new(Serial::new(kvm.irq_line(COM1_GSI), backends.console.clone())));
+    pub(super) fn new(
+        kvm: &KvmVm,
+        backends: &Backends,
+        buses: &mut Buses,
+        events: &Arc<GuestEvents>,
+        previous: Option<&Self>,
+    ) -> Result<Self> {
+        let serial = Serial::new(kvm.irq_line(COM1_GSI), backends.console.clone());
+        let serial = put(previous.map(|previous| &previous.serial), serial);
         buses.pio.insert(COM1.into(), COM1_LEN.into(), serial.clone());
+        let events = Arc::clone(events);
         let on_power = move |power| {
-            handle.tell(match power {
-                Power::Off => DeviceRequest::PoweredOff,
-                Power::Reset => DeviceRequest::Reset,
+            events.report(match power {
+                Power::Off => GuestEvent::PoweredOff,
+                Power::Reset => GuestEvent::Reset,
             });
         };
-        let ged = Arc::new(Mutex::new(Ged::new(kvm.irq_line(GED_GSI), Box::new(on_power))));
+        let ged = Ged::new(kvm.irq_line(GED_GSI), Box::new(on_power));
+        let ged = put(previous.map(|previous| &previous.ged), ged);
         buses.mmio.insert(GED, ged::WINDOW, ged.clone());
         let mut devices = Self { serial, ged, disks: Vec::new(), nets: Vec::new(), virtio_windows: Vec::new() };
-        for (image, limiter) in backends.images.iter().zip(&backends.disk_limits) {
+        for (index, (image, limiter)) in backends.images.iter().zip(&backends.disk_limits).enumerate() {
+            let place = previous.map(|previous| &previous.disks[index]);
             let disk = Blk::new(Arc::clone(image)).within(limiter.clone());
-            let disk = devices.add_virtio(kvm, buses, "virtio-blk", disk)?;
+            let disk = devices.add_virtio(kvm, buses, "virtio-blk", disk, place)?;
             devices.disks.push(disk);
         }
-        for ((tap, mac), limits) in backends.nets.iter().zip(&backends.net_limits) {
+        for (index, ((tap, mac), limits)) in backends.nets.iter().zip(&backends.net_limits).enumerate() {
+            let place = previous.map(|previous| &previous.nets[index]);
             let tap = tap.try_clone().map_err(Error::device)?;
             let net = Net::new(tap, *mac).within(limits.clone());
-            let net = devices.add_virtio(kvm, buses, "virtio-net", net)?;
+            let net = devices.add_virtio(kvm, buses, "virtio-net", net, place)?;
             devices.nets.push(net);
         }
         Ok(devices)
@@ -78,13 +90,14 @@ impl Devices {
         &self.virtio_windows
     }
 
-    /// Puts `model` into the next free window.
+    /// Puts `model` into the next free window, and in the place of `previous`.
     fn add_virtio<M: Model>(
         &mut self,
         kvm: &KvmVm,
         buses: &mut Buses,
         name: &str,
         model: M,
+        previous: Option<&Shared<Virtio<M>>>,
     ) -> Result<Shared<Virtio<M>>> {
         let window = virtio_window(self.virtio_windows.len() as u8);
         let (address, gsi) = virtio_place(window);
@@ -94,7 +107,7 @@ impl Devices {
         for (queue, kick) in (0..).zip(device.kicks()) {
             kvm.add_doorbell(address + QUEUE_NOTIFY, queue, kick)?;
         }
-        let device = Arc::new(Mutex::new(device));
+        let device = put(previous, device);
         buses.mmio.insert(address, VIRTIO_MMIO_LEN, device.clone());
         self.virtio_windows.push(window);
         Ok(device)
@@ -144,6 +157,15 @@ impl Devices {
 /// A panic inside a device was printed by its thread; what is left of the device still can be stopped.
 fn lock<'a>(device: &'a Mutex<dyn Device + 'static>) -> MutexGuard<'a, dyn Device + 'static> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `device` in the place of another one, or in a place of its own.
+fn put<T>(place: Option<&Shared<T>>, device: T) -> Shared<T> {
+    let Some(place) = place else { return Arc::new(Mutex::new(device)) };
+    let previous = std::mem::replace(&mut *place.lock().unwrap_or_else(PoisonError::into_inner), device);
+    // Not under the lock: it may have a thread to wait for.
+    drop(previous);
+    Arc::clone(place)
 }
 
 fn section<M: Model>(device: &Shared<Virtio<M>>) -> (String, SharedSection) {

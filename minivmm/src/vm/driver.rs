@@ -1,8 +1,9 @@
-//! The driver: the one thread that changes the machine's run state. The states are drawn in `state.rs`, what may be asked in
-//! which of them is in `queue.rs`.
+//! The driver: the one thread that changes the machine's run state. The states are drawn in `state.rs`, what comes first is
+//! in `queue.rs`, what may be asked in which state in `decision.rs`.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use vmstate::channel::Listener;
@@ -12,18 +13,22 @@ use crate::error::{Result, say};
 use crate::memory::Ram;
 use crate::migration::sections::MachineState;
 use crate::vm::backends::Backends;
+use crate::vm::decision::{Decision, UnderWay, decide, heeds_the_guest};
 use crate::vm::handle::Handle;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
 use crate::vm::migration::{self, Incoming, LeftStanding, Outgoing, incoming, schema};
 use crate::vm::published::Shared;
-use crate::vm::queue::{Decision, Queue, UnderWay, decide};
-use crate::vm::request::{AnyRequest, DeviceRequest, EngineRequest, Refusal, Request};
+use crate::vm::queue::{Next, Queue};
+use crate::vm::request::{AnyRequest, EngineRequest, Envelope, GuestEvent, Refusal, Request};
 use crate::vm::state::RunState;
 
 /// How long vCPUs and disk I/O in flight are given at a stop. A vCPU comes out of the kernel within microseconds, on a loaded
 /// host within milliseconds; a host whose disk needs longer than this has other worries.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a quit waits for the driver, which may be busy with a disk or a file: then the process ends all the same.
+const QUIT: Duration = Duration::from_millis(500);
 
 /// Why the machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,10 +71,10 @@ impl Vm {
     /// Any; see [`Error`](crate::error::Error).
     pub fn new(config: Config, console: Box<dyn Write + Send>) -> Result<Self> {
         let state = if config.incoming.is_some() { RunState::InMigrate } else { RunState::Prelaunch };
-        let (handle, requests, shared) = Handle::new(state);
+        let (handle, queue, shared) = Handle::new(state);
         let ram = Ram::new(config.memory)?;
         let backends = Backends::open(&config, console)?;
-        let machine = Machine::new(&config, &ram, &backends, &handle)?;
+        let machine = Machine::new(&config, &ram, &backends, queue.waiting(), None)?;
         if let (None, Some(kernel)) = (&config.incoming, &config.kernel) {
             machine.load(&config, kernel)?;
             backends.advance(&config)?;
@@ -82,7 +87,7 @@ impl Vm {
             ram,
             backends,
             machine,
-            queue: Queue::new(requests),
+            queue,
             shared,
             handle,
             keyboard,
@@ -104,8 +109,27 @@ impl Vm {
         self.keyboard.clone()
     }
 
-    /// Starts the machine and serves requests until it ends.
-    pub fn run(mut self) -> End {
+    /// Starts the machine and serves requests until it ends, on a thread of its own. A quit ends this in any case: what the
+    /// driver waits for then is left to the end of the process.
+    pub fn run(self) -> End {
+        let waiting = Arc::clone(self.queue.waiting());
+        let presence = waiting.present();
+        let driver = thread::Builder::new().name("driver".into()).spawn(move || {
+            let _presence = presence;
+            self.drive()
+        });
+        let driver = match driver {
+            Ok(driver) => driver,
+            Err(error) => return End::Failed(format!("the host gives no thread: {error}")),
+        };
+        if !waiting.await_end(QUIT) {
+            say("ended while the machine was busy; its work in flight was not waited for");
+            return End::Quit;
+        }
+        driver.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    fn drive(mut self) -> End {
         let end = self.serve_all();
         // Whoever waits for an answer is told that there will be none.
         drop(self.queue);
@@ -123,44 +147,68 @@ impl Vm {
             return end;
         }
         loop {
-            // This driver holds a handle, so the channel never closes.
-            let Some((request, answer)) = self.queue.next() else { return End::Quit };
-            let decision = decide(&request, self.shared.run_state(), self.under_way());
-            let cancelled = match decision {
-                Decision::CancelAndDefer | Decision::CancelOrRefuse => self.cancel_migration(&request),
-                Decision::Accept | Decision::Refuse(_) | Decision::Defer => Ok(()),
+            let heeded = heeds_the_guest(self.shared.run_state());
+            let events = self.machine.events();
+            let end = match self.queue.next(&|| events.first().filter(|_| heeded)) {
+                Next::Asked(envelope) => self.answer(envelope),
+                Next::Guest(event) => self.serve_guest(event),
             };
-            let outcome = match (decision, cancelled) {
-                (Decision::Accept, _) => self.serve(request),
-                (Decision::Refuse(why), _) => Err(Refusal(why).into()),
-                (Decision::CancelOrRefuse, Err(refusal)) => Err(refusal.into()),
-                (Decision::Defer | Decision::CancelAndDefer | Decision::CancelOrRefuse, _) => {
-                    self.queue.defer((request, answer));
-                    continue;
-                }
-            };
-            let (reply, end) = match outcome {
-                Ok(()) => (Ok(()), None),
-                Err(Outcome::Refused(refusal)) => (Err(refusal), None),
-                Err(Outcome::Ended(end)) => (Ok(()), Some(end)),
-            };
-            // Who asked may be gone.
-            let _ = answer.send(reply);
             if let Some(end) = end {
                 return end;
             }
         }
     }
 
+    /// Decides about a request, carries it out and answers it; `Some` if the machine has ended.
+    fn answer(&mut self, (request, answer): Envelope) -> Option<End> {
+        let decision = decide(&request, self.shared.run_state(), self.under_way());
+        let cancelled = match decision {
+            Decision::CancelOrRefuse => self.cancel_migration(),
+            Decision::Accept | Decision::Refuse(_) | Decision::Defer => Ok(()),
+        };
+        let outcome = match (decision, cancelled) {
+            (Decision::Accept, _) => self.serve(request),
+            (Decision::Refuse(why), _) => Err(Refusal(why).into()),
+            (Decision::CancelOrRefuse, Err(refusal)) => Err(refusal.into()),
+            (Decision::Defer | Decision::CancelOrRefuse, _) => {
+                self.queue.defer((request, answer));
+                return None;
+            }
+        };
+        let (reply, end) = match outcome {
+            Ok(()) => (Ok(()), None),
+            Err(Outcome::Refused(refusal)) => (Err(refusal), None),
+            Err(Outcome::Ended(end)) => (Ok(()), Some(end)),
+        };
+        // Who asked may be gone.
+        let _ = answer.send(reply);
+        end
+    }
+
+    /// Carries out what the guest did; `Some` if the machine has ended. What could not be done is tried again: the guest
+    /// stands until it is.
+    fn serve_guest(&mut self, event: GuestEvent) -> Option<End> {
+        let outcome = match event {
+            GuestEvent::PoweredOff => {
+                self.shared.set_run_state(RunState::Shutdown);
+                return Some(End::PoweredOff);
+            }
+            GuestEvent::Reset => self.reset(),
+            GuestEvent::Failed(why) => self.fail(why),
+        };
+        match outcome {
+            Ok(()) => None,
+            Err(Outcome::Refused(refusal)) => {
+                say(format_args!("the guest's reset waits: {refusal}"));
+                None
+            }
+            Err(Outcome::Ended(end)) => Some(end),
+        }
+    }
+
     fn serve(&mut self, request: AnyRequest) -> std::result::Result<(), Outcome> {
         match request {
             AnyRequest::User(request) => self.serve_user(request)?,
-            AnyRequest::Device(DeviceRequest::Reset) => self.reset()?,
-            AnyRequest::Device(DeviceRequest::PoweredOff) => {
-                self.shared.set_run_state(RunState::Shutdown);
-                return Err(Outcome::Ended(End::PoweredOff));
-            }
-            AnyRequest::Device(DeviceRequest::Failed(why)) => self.fail(why)?,
             AnyRequest::Engine(EngineRequest::Rehearse(with)) => self.rehearse(with)?,
             AnyRequest::Engine(EngineRequest::Pause(within)) => self.switch_over(within)?,
             AnyRequest::Engine(EngineRequest::Introduced) => self.introduced()?,
@@ -238,24 +286,36 @@ impl Vm {
         Ok(())
     }
 
-    /// Everything but RAM is made anew, and the kernel is loaded again.
     fn reset(&mut self) -> std::result::Result<(), Outcome> {
         let running = self.shared.run_state() == RunState::Running;
         if running {
             self.rest(PATIENCE)?;
         }
+        self.remake()?;
+        if running {
+            self.start();
+        }
+        Ok(())
+    }
+
+    /// Everything but RAM is made anew, and the kernel is loaded again. The machine is at rest. A migration under way goes on
+    /// with what was made.
+    pub(super) fn remake(&mut self) -> std::result::Result<(), Outcome> {
         let Some(kernel) = &self.config.kernel else {
             let what = "the guest reset, but this machine has no --kernel to boot again: start it with one";
             return Err(Outcome::Ended(End::Failed(what.into())));
         };
-        let machine = Machine::new(&self.config, &self.ram, &self.backends, &self.handle);
-        let machine = machine.and_then(|machine| machine.load(&self.config, kernel).map(|()| machine));
-        self.machine =
-            machine.map_err(|error| Outcome::Ended(End::Failed(format!("reset: {}", error.with_causes()))))?;
-        self.keyboard.plug_into(&self.machine.devices.serial);
-        if running {
-            self.start();
-        }
+        // First of all, for they would meet the new devices.
+        self.machine.vcpus.clear();
+        let waiting = self.queue.waiting();
+        let made = Machine::new(&self.config, &self.ram, &self.backends, waiting, Some(&self.machine.devices));
+        let made = made.and_then(|mut made| {
+            if let Some(outgoing) = &self.outgoing {
+                outgoing.follow(&self.machine, &mut made)?;
+            }
+            made.load(&self.config, kernel).map(|()| made)
+        });
+        self.machine = made.map_err(|error| Outcome::Ended(End::Failed(format!("reset: {}", error.with_causes()))))?;
         Ok(())
     }
 

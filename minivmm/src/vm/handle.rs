@@ -1,25 +1,26 @@
 //! How other threads reach the driver: one queue of requests, with or without an answer, and what it has published.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::channel;
 
 use crate::vm::published::{Event, MigrationInfo, MigrationParameters, Shared};
-use crate::vm::request::{AnyRequest, Envelope, Refusal};
+use crate::vm::queue::{Queue, Waiting};
+use crate::vm::request::{AnyRequest, Refusal};
 use crate::vm::state::RunState;
 
 /// A way to reach the driver, for any thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    requests: Sender<Envelope>,
+    requests: Arc<Waiting>,
     shared: Arc<Shared>,
 }
 
 impl Handle {
     /// A handle, and what the driver keeps of it.
-    pub fn new(state: RunState) -> (Self, Receiver<Envelope>, Arc<Shared>) {
-        let (requests, receiver) = channel();
+    pub fn new(state: RunState) -> (Self, Queue, Arc<Shared>) {
+        let queue = Queue::new();
         let shared = Arc::new(Shared::new(state));
-        (Self { requests, shared: Arc::clone(&shared) }, receiver, shared)
+        (Self { requests: Arc::clone(queue.waiting()), shared: Arc::clone(&shared) }, queue, shared)
     }
 
     /// Asks, and waits for the answer.
@@ -29,14 +30,14 @@ impl Handle {
     pub fn ask(&self, request: impl Into<AnyRequest>) -> Result<(), Refusal> {
         let gone = || Refusal("the machine has ended".into());
         let (answer, answers) = channel();
-        self.requests.send((request.into(), answer)).map_err(|_| gone())?;
+        self.requests.put((request.into(), answer)).map_err(|_| gone())?;
         answers.recv().map_err(|_| gone())?
     }
 
     /// Asks without waiting: for threads that the driver itself waits for.
     pub fn tell(&self, request: impl Into<AnyRequest>) {
         // A driver that has ended needs no telling.
-        let _ = self.requests.send((request.into(), channel().0));
+        let _ = self.requests.put((request.into(), channel().0));
     }
 
     /// The run state last published.

@@ -19,8 +19,9 @@ use crate::kvm::{self, cpuid, machine_check};
 use crate::memory::Ram;
 use crate::vm::backends::Backends;
 use crate::vm::devices::Devices;
-use crate::vm::handle::Handle;
-use crate::vm::request::DeviceRequest;
+use crate::vm::guest_events::GuestEvents;
+use crate::vm::queue::Waiting;
+use crate::vm::request::GuestEvent;
 
 /// vCPUs and devices around a machine's RAM. Nothing runs until [`resume_vcpus`](Self::resume_vcpus).
 #[derive(Debug)]
@@ -36,24 +37,33 @@ pub struct Machine {
     processor: Processor,
     /// Devices.
     pub devices: Devices,
+    events: Arc<GuestEvents>,
 }
 
 impl Machine {
-    /// Builds one as after power-on, with nothing in its RAM. What the guest does to the whole machine is told to
-    /// `handle`.
+    /// Builds one as after power-on, around RAM as it is. `driver` is woken when the guest does something to the whole machine.
+    /// The devices take the place of `previous`.
     ///
     /// # Errors
     /// Any; see [`Error`].
-    pub(super) fn new(config: &Config, ram: &Ram, backends: &Backends, handle: &Handle) -> Result<Self> {
+    pub(super) fn new(
+        config: &Config,
+        ram: &Ram,
+        backends: &Backends,
+        driver: &Arc<Waiting>,
+        previous: Option<&Devices>,
+    ) -> Result<Self> {
+        let events = Arc::new(GuestEvents::new(driver));
         let kvm = Arc::new(KvmVm::new(kvm::open()?, ram)?);
         let host = HostFeatures::new(kvm.kvm()).map_err(Error::device)?;
         let mut buses = Buses::default();
-        let devices = Devices::new(&kvm, backends, &mut buses, handle.clone())?;
+        let devices = Devices::new(&kvm, backends, &mut buses, &events, previous)?;
         let vcpus = make_vcpus(&kvm, config.cpus)?;
         let offered = Processor::read(kvm.kvm(), vcpus[0].fd()).map_err(Error::device)?;
         let buses = Arc::new(buses);
-        let vcpus = vcpus.into_iter().map(|vcpu| spawn(vcpu, Arc::clone(&buses), handle.clone()));
-        Ok(Self { vcpus: vcpus.collect::<Result<_>>()?, kvm, host, processor: offered.clone(), offered, devices })
+        let vcpus = vcpus.into_iter().map(|vcpu| spawn(vcpu, Arc::clone(&buses), Arc::clone(&events)));
+        let vcpus = vcpus.collect::<Result<_>>()?;
+        Ok(Self { vcpus, kvm, host, processor: offered.clone(), offered, devices, events })
     }
 
     /// Loads `kernel` with what belongs to it, and puts the first vCPU at its entry.
@@ -116,6 +126,11 @@ impl Machine {
         state.set(self.kvm.fd(), &fds, &self.host, introduced)
     }
 
+    /// What the guest did to the machine as a whole.
+    pub(super) fn events(&self) -> &GuestEvents {
+        &self.events
+    }
+
     /// What the guest was shown of its vCPUs, here or where it began.
     pub(super) fn processor(&self) -> &Processor {
         &self.processor
@@ -162,13 +177,14 @@ fn make_vcpus(kvm: &KvmVm, cpus: u8) -> Result<Vec<Vcpu>> {
     (0..cpus).map(make).collect()
 }
 
-fn spawn(vcpu: Vcpu, buses: Arc<Buses>, handle: Handle) -> Result<VcpuThread> {
+fn spawn(vcpu: Vcpu, buses: Arc<Buses>, events: Arc<GuestEvents>) -> Result<VcpuThread> {
     let index = vcpu.index();
-    VcpuThread::spawn(vcpu, buses, move |event| {
-        handle.tell(match event {
+    let halt = events.halt().clone();
+    VcpuThread::spawn(vcpu, buses, halt, move |event| {
+        events.report(match event {
             // A real machine resets when its CPU shuts down.
-            VcpuEvent::TripleFault => DeviceRequest::Reset,
-            VcpuEvent::Failed(why) => DeviceRequest::Failed(format!("vCPU {index}: {why}")),
+            VcpuEvent::TripleFault => GuestEvent::Reset,
+            VcpuEvent::Failed(why) => GuestEvent::Failed(format!("vCPU {index}: {why}")),
         });
     })
 }

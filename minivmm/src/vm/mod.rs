@@ -1,8 +1,10 @@
 //! The machine: owns vCPUs, memory and devices. One thread, the driver, changes its run state.
 
 pub mod backends;
+mod decision;
 pub mod devices;
 mod driver;
+mod guest_events;
 mod handle;
 mod keyboard;
 pub mod machine;
@@ -18,5 +20,6 @@ pub use keyboard::Keyboard;
 pub use migration::Ended;
 pub use migration::status::MigrationStatus;
 pub use published::{Event, MigrationInfo, MigrationParameters, Shared};
-pub use request::{AnyRequest, DeviceRequest, EngineRequest, Envelope, ParameterChange, Refusal, Request};
+pub use queue::{Next, Queue};
+pub use request::{AnyRequest, EngineRequest, Envelope, GuestEvent, ParameterChange, Refusal, Request};
 pub use state::RunState;

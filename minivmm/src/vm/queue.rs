@@ -1,176 +1,240 @@
-//! The driver's queue: each request is accepted, refused or deferred by the run state and by the migration that is under
-//! way. [`decide`] is the whole of that knowledge.
+//! Requests on their way to the driver, and which comes first: a quit, then what users and the migration engine ask for in
+//! the order of its arrival, then what the guest did. So a guest that asks without end keeps nobody waiting.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::vm::request::{AnyRequest, DeviceRequest, EngineRequest, Envelope, Request};
-use crate::vm::state::RunState;
+use crate::vm::request::{AnyRequest, Envelope, GuestEvent, Request};
 
-/// Requests that wait: in the order of their arrival, and those that wait for the end of a migration.
+/// What the driver does next.
 #[derive(Debug)]
-pub(super) struct Queue {
-    arriving: Receiver<Envelope>,
-    arrived: VecDeque<Envelope>,
+pub enum Next {
+    /// A user or the engine asks.
+    Asked(Envelope),
+    /// The guest did this.
+    Guest(GuestEvent),
+}
+
+/// The driver's end. Dropped, all who wait for an answer are told that the machine has ended.
+#[derive(Debug)]
+pub struct Queue {
+    waiting: Arc<Waiting>,
     deferred: Vec<Envelope>,
 }
 
-impl Queue {
-    pub(super) fn new(arriving: Receiver<Envelope>) -> Self {
-        Self { arriving, arrived: VecDeque::new(), deferred: Vec::new() }
-    }
+/// What waits. Each of its senders waits for the answer, but for a quit, which is a flag, and the migration thread, which
+/// tells one thing at a time: so the list has a bound.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    state: Mutex<State>,
+    changed: Condvar,
+}
 
-    /// The next request; waits for one. `None` if nobody can send any more.
-    pub(super) fn next(&mut self) -> Option<Envelope> {
-        self.arrived.pop_front().or_else(|| self.arriving.recv().ok())
-    }
+#[derive(Debug, Default)]
+struct State {
+    arrived: VecDeque<Envelope>,
+    quit: Option<Instant>,
+    /// The driver takes no more requests.
+    closed: bool,
+    /// The driver is gone, and the machine with it.
+    gone: bool,
+}
 
-    /// Keeps a request until the migration has ended. A guest that resets again and again wants one reset.
-    pub(super) fn defer(&mut self, envelope: Envelope) {
-        let is_reset = |(request, _): &Envelope| matches!(request, AnyRequest::Device(DeviceRequest::Reset));
-        if !(is_reset(&envelope) && self.deferred.iter().any(is_reset)) {
-            self.deferred.push(envelope);
+impl Waiting {
+    /// Takes `request`, or gives it back if nobody takes any more. A quit is answered at once: it is never refused, and
+    /// the driver may be busy.
+    pub(super) fn put(&self, (request, answer): Envelope) -> Result<(), Envelope> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err((request, answer));
         }
+        if matches!(request, AnyRequest::User(Request::Quit)) {
+            state.quit.get_or_insert_with(Instant::now);
+            // Who asked may be gone.
+            let _ = answer.send(Ok(()));
+        } else {
+            state.arrived.push_back((request, answer));
+        }
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// The guest did something: the driver looks.
+    pub(super) fn wake(&self) {
+        // Taken, so that a driver that has looked already waits by now.
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits until the driver is gone, after a quit for `patience` at most: true if it is.
+    pub(super) fn await_end(&self, patience: Duration) -> bool {
+        let mut state = self.lock();
+        while !state.gone {
+            state = match state.quit.map(|quit| patience.saturating_sub(quit.elapsed())) {
+                None => self.wait(state),
+                Some(Duration::ZERO) => return false,
+                Some(left) => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+        true
+    }
+
+    /// The driver is gone once what this returns is dropped.
+    pub(super) fn present(self: &Arc<Self>) -> Presence {
+        Presence(Arc::clone(self))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The driver's thread, for as long as it runs.
+pub(super) struct Presence(Arc<Waiting>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.lock().gone = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self { waiting: Arc::default(), deferred: Vec::new() }
+    }
+
+    /// Where requests are put.
+    pub(super) fn waiting(&self) -> &Arc<Waiting> {
+        &self.waiting
+    }
+
+    /// Waits for what comes next. `guest` looks at what the guest did; [`Waiting::wake`] makes it look again.
+    pub fn next(&mut self, guest: &dyn Fn() -> Option<GuestEvent>) -> Next {
+        let mut state = self.waiting.lock();
+        loop {
+            if state.quit.is_some() {
+                return Next::Asked((Request::Quit.into(), channel().0));
+            }
+            if let Some(envelope) = state.arrived.pop_front() {
+                return Next::Asked(envelope);
+            }
+            if let Some(event) = guest() {
+                return Next::Guest(event);
+            }
+            state = self.waiting.wait(state);
+        }
+    }
+
+    /// Keeps a request until the migration has ended.
+    pub(super) fn defer(&mut self, envelope: Envelope) {
+        self.deferred.push(envelope);
     }
 
     /// The migration has ended: what was deferred comes next, in its order.
     pub(super) fn take_up_deferred(&mut self) {
+        let mut state = self.waiting.lock();
         for envelope in self.deferred.drain(..).rev() {
-            self.arrived.push_front(envelope);
+            state.arrived.push_front(envelope);
         }
     }
+}
 
-    /// True if a request of the machine itself waits: the vCPUs stand, so what they reported before is here.
-    pub(super) fn has_device_request(&mut self) -> bool {
-        self.arrived.extend(self.arriving.try_iter());
-        self.arrived.iter().any(|(request, _)| matches!(request, AnyRequest::Device(_)))
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let mut state = self.waiting.lock();
+        state.closed = true;
+        state.arrived.clear();
     }
-}
-
-/// The migration that is under way: its thread has not ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum UnderWay {
-    Nothing,
-    Outgoing,
-    /// Also for a moment after the guest has arrived.
-    Incoming,
-}
-
-/// What is done with a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
-    /// Carry it out now.
-    Accept,
-    /// Do nothing, and say why.
-    Refuse(String),
-    /// Decide when the migration has ended. Whoever asked waits as long.
-    Defer,
-    /// Cancel the migration, if that is still possible, then as [`Defer`](Self::Defer).
-    CancelAndDefer,
-    /// Cancel the migration, then as [`Defer`](Self::Defer); refuse if the guest is being handed over already.
-    CancelOrRefuse,
-}
-
-use Decision::{Accept, CancelAndDefer, CancelOrRefuse, Defer};
-
-/// Decides about `request` in run state `state`.
-pub(super) fn decide(request: &AnyRequest, state: RunState, under_way: UnderWay) -> Decision {
-    match request {
-        AnyRequest::User(request) => of_user(request, state, under_way),
-        AnyRequest::Device(request) => of_device(request, state, under_way),
-        AnyRequest::Engine(request) => of_engine(request, state, under_way),
-    }
-}
-
-/// True if the serial port takes typed bytes. Where it does not, the state that they would change has been saved for
-/// another machine, or will be replaced by the one that arrives.
-pub(super) fn takes_input(state: RunState) -> bool {
-    matches!(state, RunState::Prelaunch | RunState::Running | RunState::Paused)
-}
-
-fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision {
-    use RunState::{FinishMigrate, InMigrate, InternalError, Paused, PostMigrate, Prelaunch, Running, Shutdown};
-    let outgoing = under_way == UnderWay::Outgoing;
-    match request {
-        Request::Quit | Request::MigrateSetParameters(_) => Accept,
-        Request::Stop => match state {
-            Running | Paused | InMigrate | InternalError => Accept,
-            // What the guest does at its destination is on the way already, or somebody else's to say.
-            FinishMigrate | PostMigrate | Prelaunch | Shutdown => refuse("stop", state),
-        },
-        Request::Cont | Request::ContUnproved => match state {
-            Prelaunch | Running | Paused | InMigrate | PostMigrate => Accept,
-            FinishMigrate | Shutdown | InternalError => refuse("go on", state),
-        },
-        Request::PowerDown => match state {
-            // Its event is part of the device's state, and moves with the guest.
-            Running | Paused => Accept,
-            _ => refuse("take the power button", state),
-        },
-        Request::Reset => match state {
-            // One that cannot be cancelled any more has just given the guest back, and is about to end.
-            Running | Paused if outgoing => CancelAndDefer,
-            Running | Paused => Accept,
-            _ => refuse("reset", state),
-        },
-        Request::Migrate(_) | Request::MigrateToRelease(..) if outgoing => {
-            Decision::Refuse("a migration is under way already; wait for its end or cancel it first".into())
-        }
-        Request::Migrate(_) | Request::MigrateToRelease(..) => match state {
-            Running | Paused if under_way == UnderWay::Incoming => Defer,
-            Running | Paused => Accept,
-            _ => refuse("migrate", state),
-        },
-        Request::DumpSchema(_) => Accept,
-        Request::MigrateCancel if outgoing => CancelOrRefuse,
-        Request::MigrateCancel if state == InMigrate => {
-            Decision::Refuse("this machine is a destination: cancel at the source, or quit here".into())
-        }
-        // As QEMU: nothing to cancel is no error.
-        Request::MigrateCancel => Accept,
-    }
-}
-
-/// No vCPU runs in a state that refuses or defers here, except in its last moment before a stop.
-fn of_device(request: &DeviceRequest, state: RunState, under_way: UnderWay) -> Decision {
-    match (request, state) {
-        (DeviceRequest::Reset, RunState::Running | RunState::Paused) if under_way == UnderWay::Outgoing => {
-            CancelAndDefer
-        }
-        (_, RunState::Running | RunState::Paused) => Accept,
-        (_, RunState::FinishMigrate) => Defer,
-        _ => refuse("take a request of its guest", state),
-    }
-}
-
-fn of_engine(request: &EngineRequest, state: RunState, under_way: UnderWay) -> Decision {
-    match (request, state) {
-        (EngineRequest::Ended(_), _) => Accept,
-        (EngineRequest::Pause(_) | EngineRequest::Rehearse(_), RunState::Running | RunState::Paused)
-            if under_way == UnderWay::Outgoing =>
-        {
-            Accept
-        }
-        (EngineRequest::Pause(_) | EngineRequest::Rehearse(_), _) => refuse("be handed over", state),
-        (EngineRequest::Introduced | EngineRequest::Loaded, RunState::InMigrate) => Accept,
-        (EngineRequest::Introduced | EngineRequest::Loaded, _) => refuse("take in a guest", state),
-        (EngineRequest::Resume, RunState::FinishMigrate | RunState::InMigrate) => Accept,
-        (EngineRequest::Resume, _) => refuse("go on after a migration", state),
-    }
-}
-
-/// A machine in `state` cannot do `what`.
-fn refuse(what: &str, state: RunState) -> Decision {
-    let remedy = match state {
-        RunState::Prelaunch => "; ask again once it runs",
-        RunState::InMigrate => "; no guest has arrived: ask at the source, or here once the guest runs",
-        RunState::FinishMigrate => "; the guest is being handed over: ask again when the migration has ended",
-        RunState::PostMigrate => "; the guest was handed over: ask at the destination, or take it back with cont first",
-        RunState::InternalError => "; a vCPU failed: all that is left is quit",
-        RunState::Running | RunState::Paused | RunState::Shutdown => "",
-    };
-    Decision::Refuse(format!("the machine is in state {} and cannot {what}{remedy}", state.as_str()))
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::vm::request::EngineRequest;
+
+    fn put(queue: &Queue, request: impl Into<AnyRequest>) {
+        queue.waiting().put((request.into(), channel().0)).unwrap();
+    }
+
+    /// What comes next, in words, while the guest has reset itself.
+    fn next(queue: &mut Queue) -> String {
+        match queue.next(&|| Some(GuestEvent::Reset)) {
+            Next::Asked((request, _)) => format!("{request:?}"),
+            Next::Guest(event) => format!("Guest({event:?})"),
+        }
+    }
+
+    #[test]
+    fn users_overtake_the_guest_and_a_quit_overtakes_all() {
+        let mut queue = Queue::new();
+        put(&queue, Request::Stop);
+        put(&queue, EngineRequest::Resume);
+        put(&queue, Request::Cont);
+        let order: Vec<_> = (0..4).map(|_| next(&mut queue)).collect();
+        assert_eq!(order, ["User(Stop)", "Engine(Resume)", "User(Cont)", "Guest(Reset)"]);
+        put(&queue, Request::Stop);
+        put(&queue, Request::Quit);
+        assert_eq!(next(&mut queue), "User(Quit)");
+    }
+
+    #[test]
+    fn what_was_deferred_comes_first() {
+        let mut queue = Queue::new();
+        for request in [Request::Stop, Request::Reset] {
+            queue.defer((request.into(), channel().0));
+        }
+        put(&queue, Request::Cont);
+        queue.take_up_deferred();
+        let order: Vec<_> = (0..3).map(|_| next(&mut queue)).collect();
+        assert_eq!(order, ["User(Stop)", "User(Reset)", "User(Cont)"]);
+    }
+
+    /// However often it is asked for, and whether or not the driver listens.
+    #[test]
+    fn a_quit_is_answered_at_once_and_held_once() {
+        let queue = Queue::new();
+        for _ in 0..1000 {
+            let (answer, answers) = channel();
+            queue.waiting().put((Request::Quit.into(), answer)).unwrap();
+            assert_eq!(answers.try_recv(), Ok(Ok(())));
+        }
+        assert!(queue.waiting().lock().arrived.is_empty());
+    }
+
+    #[test]
+    fn whoever_waits_for_a_driver_that_ends_is_let_go() {
+        let queue = Queue::new();
+        let (answer, answers) = channel();
+        queue.waiting().put((Request::Stop.into(), answer)).unwrap();
+        let waiting = Arc::clone(queue.waiting());
+        drop(queue);
+        assert!(answers.recv().is_err());
+        assert!(waiting.put((Request::Stop.into(), channel().0)).is_err());
+    }
+
+    /// The end is awaited for ever before a quit, and for a moment after it.
+    #[test]
+    fn a_quit_does_not_wait_for_a_driver_that_is_stuck() {
+        let queue = Queue::new();
+        let presence = queue.waiting().present();
+        let awaited = {
+            let waiting = Arc::clone(queue.waiting());
+            thread::spawn(move || waiting.await_end(Duration::from_millis(50)))
+        };
+        thread::sleep(Duration::from_millis(100));
+        assert!(!awaited.is_finished(), "nobody has asked for a quit");
+        put(&queue, Request::Quit);
+        assert!(!awaited.join().unwrap());
+        drop(presence);
+        assert!(queue.waiting().await_end(Duration::ZERO));
+    }
+}

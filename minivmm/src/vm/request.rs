@@ -1,5 +1,5 @@
-//! What the driver can be asked to do, in three kinds that are never mixed up: a user's, the machine's own, the migration
-//! engine's. When each is carried out is told in `queue.rs`.
+//! What the driver can be asked to do, in kinds that are never mixed up: a user's, the migration engine's, and what the guest
+//! did, which nobody waits for. Which comes first is told in `queue.rs`, when each is carried out in `decision.rs`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -49,13 +49,13 @@ pub struct ParameterChange {
     pub pause_budget: Option<Duration>,
 }
 
-/// What the machine itself reports: nobody waits for an answer.
+/// What the guest did to its machine as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeviceRequest {
-    /// The guest resets.
-    Reset,
-    /// The guest powered off.
+pub enum GuestEvent {
+    /// It powered off.
     PoweredOff,
+    /// It resets.
+    Reset,
     /// A vCPU cannot go on: why.
     Failed(String),
 }
@@ -86,13 +86,11 @@ pub struct Rehearsing {
     pub over: Receiver<()>,
 }
 
-/// A request of any kind.
+/// A request of either kind that is answered.
 #[derive(Debug)]
 pub enum AnyRequest {
     /// A user's.
     User(Request),
-    /// The machine's.
-    Device(DeviceRequest),
     /// The engine's.
     Engine(EngineRequest),
 }
@@ -100,12 +98,6 @@ pub enum AnyRequest {
 impl From<Request> for AnyRequest {
     fn from(request: Request) -> Self {
         Self::User(request)
-    }
-}
-
-impl From<DeviceRequest> for AnyRequest {
-    fn from(request: DeviceRequest) -> Self {
-        Self::Device(request)
     }
 }
 

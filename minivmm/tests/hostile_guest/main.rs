@@ -2,4 +2,5 @@
 //! `/dev/kvm`. The bounds are those of docs/threat-model.md.
 
 mod console;
+mod floods;
 mod process;

@@ -1,12 +1,18 @@
 //! `minivmm run` with a guest of a few instructions, as a process that is looked at from outside.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
 use vmstate_lab::tiny;
 
 /// How long the host may need for what is not promised within a time.
@@ -15,31 +21,43 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A running `minivmm`, whose output nobody reads; killed when it is dropped.
 pub(crate) struct Process {
     child: Child,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Process {
     /// Runs `code` at the 64-bit entry point. `None` after saying that the test is skipped.
     pub(crate) fn start(code: &[u8], flags: &[&str]) -> Option<Self> {
-        if let Err(error) = minivmm::kvm::open() {
-            vmstate_lab::skip::skip(error);
-            return None;
+        match minivmm::kvm::open() {
+            Ok(_) => Some(Self::spawn(code, flags)),
+            Err(error) => {
+                vmstate_lab::skip::skip(error);
+                None
+            }
         }
+    }
+
+    /// Waits for a guest, which boots `code` when it resets itself here.
+    pub(crate) fn awaiting(address: &str, code: &[u8], flags: &[&str]) -> Self {
+        Self::spawn(code, &[&["--incoming", address], flags].concat())
+    }
+
+    fn spawn(code: &[u8], flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let kernel = directory.path().join("kernel");
         fs::write(&kernel, with_code(code)).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_minivmm"))
-            .args(["run", "--memory", "16M", "--kernel"])
+            .args(["run", "--memory", "16M", "--control"])
+            .arg(format!("unix:{}/qmp", directory.path().display()))
+            .arg("--kernel")
             .arg(kernel)
             .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         // The least that Linux gives a pipe: a page.
         fcntl(child.stdout.as_ref().unwrap(), FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
-        Some(Self { child, _directory: directory })
+        Self { child, directory }
     }
 
     /// Ids of its threads that are called `name`, in no order.
@@ -50,6 +68,42 @@ impl Process {
         let names = tasks.filter(|task| called(task)).filter_map(|task| task.file_name()?.to_str()?.parse().ok());
         names.collect()
     }
+
+    /// Waits until so many machines have been made: each has a first vCPU with a thread of its own.
+    pub(crate) fn await_machines(&self, count: usize) {
+        let mut vcpus = BTreeSet::new();
+        until("machines", || {
+            vcpus.extend(self.threads("vcpu0"));
+            (vcpus.len() >= count).then_some(())
+        });
+    }
+
+    /// Connects to its control socket.
+    pub(crate) fn user(&self) -> User {
+        let path = self.directory.path().join("qmp");
+        let stream = until("control socket", || UnixStream::connect(&path).ok());
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut user = User(BufReader::new(stream));
+        assert!(user.next().get("QMP").is_some());
+        user.ask("qmp_capabilities");
+        user
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Its exit code; `None` if it goes on, or was killed.
+    pub(crate) fn end_within(&mut self, limit: Duration) -> Option<i32> {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        None
+    }
 }
 
 impl Drop for Process {
@@ -59,11 +113,54 @@ impl Drop for Process {
     }
 }
 
+/// A client of the control socket.
+pub(crate) struct User(BufReader<UnixStream>);
+
+impl User {
+    /// The answer to a command, and how long it took.
+    pub(crate) fn ask(&mut self, command: &str) -> (Value, Duration) {
+        self.ask_with(command, &json!({}))
+    }
+
+    pub(crate) fn ask_with(&mut self, command: &str, arguments: &Value) -> (Value, Duration) {
+        let asked = Instant::now();
+        let message = json!({"execute": command, "arguments": arguments}).to_string();
+        self.0.get_mut().write_all(message.as_bytes()).unwrap();
+        loop {
+            let answer = self.next();
+            if answer.get("event").is_none() {
+                return (answer, asked.elapsed());
+            }
+        }
+    }
+
+    pub(crate) fn await_migration(&mut self, status: &str) {
+        until(status, || {
+            let (answer, _) = self.ask("query-migrate");
+            let now = answer["return"]["status"].as_str().unwrap_or_default();
+            assert!(now == status || !["failed", "cancelled", "undecided"].contains(&now), "{answer}");
+            (now == status).then_some(())
+        });
+    }
+
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line:?}"))
+    }
+}
+
 /// The tiny guest's image with other code at its 64-bit entry point, which is 512 bytes behind its setup code.
 fn with_code(code: &[u8]) -> Vec<u8> {
     let mut image = tiny::bzimage();
     image[1024 + 512..][..code.len()].copy_from_slice(code);
     image
+}
+
+/// A TCP address at which nobody listens.
+pub(crate) fn free_port() -> String {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    format!("tcp:127.0.0.1:{port}")
 }
 
 /// Looks until there is what is looked for.

@@ -3,7 +3,6 @@
 use vmstate::migrate::{Claim, DestinationPhase, Phase, SourcePhase};
 use vmstate::ownership::{Ownership, OwnershipError};
 
-use super::Outgoing;
 use super::ended::Ended;
 use crate::error::chain;
 use crate::vm::driver::{End, Outcome, Vm};
@@ -36,8 +35,7 @@ impl LeftStanding {
 impl Vm {
     /// The migration thread has ended, on either side.
     pub(in crate::vm) fn ended(&mut self, end: Ended) -> Result<(), Outcome> {
-        let outgoing = self.outgoing.take();
-        self.incoming = None;
+        (self.outgoing, self.incoming) = (None, None);
         let state = self.shared.run_state();
         let next = state.after_migration(end.phase);
         if next != state {
@@ -45,19 +43,13 @@ impl Vm {
             self.left_standing = Some(LeftStanding::after(end.phase, &self.backends.ownership));
             self.shared.set_run_state(next);
         }
-        let error = match outgoing {
-            Some(Outgoing { cancelled_for: Some(why), .. }) if end.phase == Phase::Source(SourcePhase::Cancelled) => {
-                Some(why.into())
-            }
-            _ => end.error,
-        };
         let stranded = end.phase == Phase::Destination(DestinationPhase::Stranded);
         if stranded && !self.can_be_asked() {
             // Its locks go with it, so that the source may take the guest back.
-            let why = format!("{}; nobody can ask for cont here (--control)", error.unwrap_or_default());
+            let why = format!("{}; nobody can ask for cont here (--control)", end.error.unwrap_or_default());
             return Err(Outcome::Ended(End::Failed(why)));
         }
-        let error = match error {
+        let error = match end.error {
             Some(why) if stranded => Some(format!("{why}; it stays stopped here; cont tries again")),
             error => error,
         };

@@ -25,7 +25,7 @@ use self::incoming::Reception;
 use self::outgoing::Departure;
 use self::seam::Seam;
 use crate::config::Address;
-use crate::error::{chain, say};
+use crate::error::{Error, chain, say};
 use crate::kvm::state::HypervisorState;
 use crate::migration::global::{GlobalState, Timer};
 use crate::migration::ownership::SharedTickets;
@@ -33,7 +33,8 @@ use crate::migration::preflight::Preflight;
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
 use crate::migration::sections::Parts;
 use crate::vm::driver::{End, Outcome, Vm};
-use crate::vm::request::{AnyRequest, DeviceRequest, ParameterChange, Refusal, Rehearsing, Request};
+use crate::vm::machine::Machine;
+use crate::vm::request::{GuestEvent, ParameterChange, Refusal, Rehearsing};
 use crate::vm::state::RunState;
 
 /// What the driver keeps of an outgoing migration that is under way.
@@ -43,8 +44,22 @@ pub(super) struct Outgoing {
     thread: JoinHandle<()>,
     /// What the guest did before the switch-over.
     before: RunState,
-    /// Why it was cancelled, where nobody asked for that in so many words.
-    cancelled_for: Option<&'static str>,
+    /// Shared with the migration thread.
+    log: MachineDirtyLog,
+}
+
+impl Outgoing {
+    /// A reset puts `made` in the place of `previous`, whose vCPUs have ended: the migration goes on with it. It is what the
+    /// destination was told: the guest is shown the same processor.
+    ///
+    /// # Errors
+    /// KVM refuses; nothing may run in `made`.
+    pub(super) fn follow(&self, previous: &Machine, made: &mut Machine) -> Result<(), Error> {
+        if made.processor() != previous.processor() {
+            made.adopt(previous.processor().clone())?;
+        }
+        self.log.follow(&made.kvm)
+    }
 }
 
 /// What the driver keeps of an incoming migration.
@@ -78,11 +93,11 @@ pub(super) fn give_up(outgoing: Option<Outgoing>, incoming: Option<Incoming>) {
 
 impl Vm {
     /// Begins to send the guest to `address`; to the release of that schema, unless it is this one.
-    pub(super) fn migrate(&mut self, address: Address, release: Option<Schema>) -> Result<(), Refusal> {
+    pub(super) fn migrate(&mut self, address: Address, release: Option<Schema>) -> Result<(), Outcome> {
         if self.left_standing.is_some() {
             // A migration begins with fresh records, and those of the last one tell whether the guest may run.
             let why = "the guest has stood here since a migration and may be stale: let it go on with cont first";
-            return Err(Refusal(why.into()));
+            return Err(Refusal(why.into()).into());
         }
         if release.is_some() {
             // What that release lacks is looked for before the first byte, also in the state that KVM has now.
@@ -98,6 +113,7 @@ impl Vm {
         self.shared.begin_migration(setup, &control);
         self.state.lock().unwrap_or_else(PoisonError::into_inner).preflight = Preflight::new(self.facts());
         let parts = self.parts();
+        let log = MachineDirtyLog::new(Arc::clone(&self.machine.kvm));
         let departure = Departure {
             address,
             release,
@@ -105,35 +121,28 @@ impl Vm {
             seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets),
             parts,
             ram: MachineRam::new(self.ram.clone()),
-            log: MachineDirtyLog::new(Arc::clone(&self.machine.kvm)),
+            log: log.clone(),
         };
         let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || departure.run());
         match begun {
             Ok(thread) => {
-                self.outgoing =
-                    Some(Outgoing { control, thread, before: self.shared.run_state(), cancelled_for: None });
+                self.outgoing = Some(Outgoing { control, thread, before: self.shared.run_state(), log });
                 Ok(())
             }
             Err(error) => {
                 let why = format!("the host gives no thread: {error}");
                 self.publish_end(Phase::Source(SourcePhase::Failed), Some(why.clone()));
-                Err(Refusal(why))
+                Err(Refusal(why).into())
             }
         }
     }
 
-    /// Cancels the outgoing migration, for which `request` waits.
-    pub(super) fn cancel_migration(&mut self, request: &AnyRequest) -> Result<(), Refusal> {
-        let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
+    /// Cancels the outgoing migration.
+    pub(super) fn cancel_migration(&mut self) -> Result<(), Refusal> {
+        let Some(outgoing) = &self.outgoing else { return Ok(()) };
         if !outgoing.control.cancel() {
             return Err(Refusal("the guest is being handed over already; it cannot be cancelled any more".into()));
         }
-        let why = match request {
-            AnyRequest::Device(DeviceRequest::Reset) => Some("cancelled because the guest reset itself"),
-            AnyRequest::User(Request::Reset) => Some("cancelled because a reset was asked for"),
-            _ => None,
-        };
-        outgoing.cancelled_for = outgoing.cancelled_for.or(why);
         self.shared.update_migration(|info| info.cancelled = true);
         Ok(())
     }
@@ -148,7 +157,7 @@ impl Vm {
     }
 
     /// Source: stops the guest `within` this time and reads the state that is in the kernel.
-    pub(super) fn switch_over(&mut self, within: Duration) -> Result<(), Refusal> {
+    pub(super) fn switch_over(&mut self, within: Duration) -> Result<(), Outcome> {
         let before = self.shared.run_state();
         self.stand_still(before, within)?;
         if let Some(outgoing) = &mut self.outgoing {
@@ -160,7 +169,7 @@ impl Vm {
 
     /// Source: stops the guest as a switch-over does, and lets it run on once the migration thread has seen what it wanted.
     /// The run state stays what it was: nobody outside has to know.
-    pub(super) fn rehearse(&mut self, with: Rehearsing) -> Result<(), Refusal> {
+    pub(super) fn rehearse(&mut self, with: Rehearsing) -> Result<(), Outcome> {
         let (begun, before) = (Instant::now(), self.shared.run_state());
         self.stand_still(before, REHEARSAL)?;
         if with.stands.send(begun.elapsed()).is_ok() {
@@ -173,14 +182,14 @@ impl Vm {
         Ok(())
     }
 
-    /// Stops the guest if it runs, `within` this time, and takes its state from the kernel. After an error it runs on.
-    fn stand_still(&mut self, before: RunState, within: Duration) -> Result<(), Refusal> {
+    /// Stops the guest if it runs, `within` this time, and takes its state from the kernel. After a refusal it runs on.
+    fn stand_still(&mut self, before: RunState, within: Duration) -> Result<(), Outcome> {
         let runs = before == RunState::Running;
         if runs {
             self.rest(within)?;
         }
-        let read = self.read_state(before);
-        if runs && read.is_err() {
+        let read = self.settle_guest().and_then(|()| Ok(self.read_state(before)?));
+        if runs && matches!(read, Err(Outcome::Refused(_))) {
             self.start();
         }
         let (hypervisor, timer, global) = read?;
@@ -189,12 +198,20 @@ impl Vm {
         Ok(())
     }
 
-    /// What of the machine, which stands, is in the kernel; it goes on as in state `before`.
-    fn read_state(&mut self, before: RunState) -> Result<(HypervisorState, Timer, GlobalState), Refusal> {
-        // Its effect is not in the state that would be saved now.
-        if self.queue.has_device_request() {
-            return Err(Refusal("the guest reset, powered off or failed just before it was to be handed over".into()));
+    /// Carries out what the guest, which stands, did to its machine just before: its effect belongs to the state that is read
+    /// next.
+    fn settle_guest(&mut self) -> Result<(), Outcome> {
+        match self.machine.events().first() {
+            None => Ok(()),
+            Some(GuestEvent::Reset) => self.remake(),
+            Some(GuestEvent::PoweredOff | GuestEvent::Failed(_)) => {
+                Err(Refusal("the guest powered off or failed just before it was to be handed over".into()).into())
+            }
         }
+    }
+
+    /// What of the machine, which stands, is in the kernel; it goes on as in state `before`.
+    fn read_state(&self, before: RunState) -> Result<(HypervisorState, Timer, GlobalState), Refusal> {
         let hypervisor = self.machine.read_state().map_err(|error| Refusal(chain(&error)))?;
         let tsc = hypervisor.vcpus.first().map_or(0, |vcpu| vcpu.cpu.tsc);
         let timer = Timer::at(hypervisor.clock.clock, tsc);
@@ -262,3 +279,6 @@ impl Vm {
         self.shared.update_migration(|info| (info.phase, info.error) = (phase, error));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -128,7 +128,8 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
             } else if phase == Phase::Shut {
                 std::thread::sleep(COMMAND);
             } else {
-                ends_at_source(place)?;
+                let banner = place.subject.banner;
+                until("the guest starts again", || Ok(place.consoles().0.contains(banner)))?;
             }
         }
         Fault::Cancel => return released(place, "migrate_cancel", Value::Null),

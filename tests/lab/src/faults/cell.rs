@@ -128,9 +128,7 @@ pub enum Guest {
     AtSource,
     /// It runs at the destination, and nowhere else.
     AtDestination,
-    /// It has been started anew at the source, and runs nowhere else.
-    AnewAtSource,
-    /// It has been started anew at the destination, and runs nowhere else.
+    /// It has been started anew, and runs at the destination and nowhere else.
     AnewAtDestination,
     /// It is paused at the source; the destination never ran it; `cont` at the source runs it, and nobody else does.
     PausedAtSource,
@@ -148,7 +146,6 @@ impl Guest {
         match self {
             Self::AtSource => "runs at the source",
             Self::AtDestination => "runs at the destination",
-            Self::AnewAtSource => "rebooted, runs at the source",
             Self::AnewAtDestination => "rebooted, runs at the destination",
             Self::PausedAtSource => "paused at the source, `cont` runs it there",
             Self::PausedAtDestination => "paused at the destination, `cont` runs it there",

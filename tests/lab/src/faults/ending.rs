@@ -66,13 +66,13 @@ pub(super) struct Ending<'a> {
 
 impl Ending<'_> {
     pub(super) fn check(&mut self, guest: Guest) -> Result<()> {
-        if matches!(guest, Guest::AnewAtSource | Guest::AnewAtDestination) {
+        if guest == Guest::AnewAtDestination {
             let (place, banner) = (&*self.place, self.place.subject.banner);
             let started = || Ok(place.consoles().0.contains(banner) || place.consoles().1.contains(banner));
             until("the guest starts again", started)?;
         }
         match guest {
-            Guest::AtSource | Guest::AnewAtSource => self.runs_at_source()?,
+            Guest::AtSource => self.runs_at_source()?,
             Guest::AtDestination | Guest::AnewAtDestination => self.runs_at_destination()?,
             Guest::PausedAtSource => {
                 self.nobody_runs()?;
@@ -228,6 +228,6 @@ pub fn check_consoles(place: &Place, guest: Guest, source_killed: bool) -> Resul
         }
     }
     let boots = whole.matches(place.subject.banner).count();
-    let wanted = usize::from(matches!(guest, Guest::AnewAtSource | Guest::AnewAtDestination));
+    let wanted = usize::from(guest == Guest::AnewAtDestination);
     if boots == wanted { Ok(()) } else { Err(format!("the guest was started again {boots} times, not {wanted}")) }
 }

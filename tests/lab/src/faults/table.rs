@@ -31,10 +31,6 @@ const NEVER_RAN: Says = Says::Ended(1, "the guest did not run here");
 const UNACKNOWLEDGED: Says = Says::Answers("postmigrate", "unacknowledged", "did not confirm");
 /// Its copy is whole, and it could not take the lock: `cont` tries again.
 const STRANDED: Says = Says::Answers("paused", "failed", "it stays stopped here; cont tries again");
-const fn cancelled_for(why: &'static str) -> Says {
-    Says::Answers("running", "cancelled", why)
-}
-
 const CANCELLED: Says = Says::Answers("running", "cancelled", "");
 
 const DELIVERED: Cell = ends(Guest::AtDestination, HANDED_OVER, ARRIVED);
@@ -166,8 +162,8 @@ pub const TABLE: &[Row] = &[
     Row {
         fault: Fault::Reset,
         cells: [
-            asked(Answer::Done, Guest::AnewAtSource, cancelled_for("a reset was asked for"), NEVER_RAN),
-            asked(Answer::Done, Guest::AnewAtSource, cancelled_for("a reset was asked for"), NEVER_RAN),
+            asked(Answer::Done, Guest::AnewAtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Done, Guest::AnewAtDestination, HANDED_OVER, ARRIVED),
             asked(Answer::Refused("cannot reset"), Guest::AtDestination, HANDED_OVER, ARRIVED),
             asked(Answer::Refused("cannot reset"), Guest::AtDestination, HANDED_OVER, ARRIVED),
             asked(Answer::Refused("cannot reset"), Guest::AtDestination, HANDED_OVER, ARRIVED),
@@ -199,8 +195,8 @@ pub const TABLE: &[Row] = &[
     Row {
         fault: Fault::GuestReboots,
         cells: [
-            ends(Guest::AnewAtSource, cancelled_for("the guest reset itself"), NEVER_RAN),
-            ends(Guest::AnewAtSource, cancelled_for("the guest reset itself"), NEVER_RAN),
+            ends(Guest::AnewAtDestination, HANDED_OVER, ARRIVED),
+            ends(Guest::AnewAtDestination, HANDED_OVER, ARRIVED),
             PAUSED,
             PAUSED,
             PAUSED,
