@@ -258,6 +258,8 @@ fn indices_that_the_guest_made_up_break_the_device_only() {
         let mut driver = Driver::new(Blk::new(image), guest_of_fixture(&rings));
         load(&mut driver.device, &fixture(BLK[0].0)).unwrap();
         assert_eq!(driver.read32(0x070) & 0x40, 0x40, "DEVICE_NEEDS_RESET");
+        driver.device.resume();
+        assert_eq!(driver.read32(0x060) & 2, 2, "the driver is told, who could not be at the source");
         driver.write32(0x070, 0);
         assert_eq!(driver.read32(0x070), 0);
     }

@@ -12,6 +12,7 @@ use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::gate::Gate;
 use super::registers::Registers;
 use super::worker::{Core, Worker};
 use super::{Broken, Interrupt, Model, QUEUE_SIZE_MAX, Ring};
@@ -60,11 +61,30 @@ impl<M: Model> Virtio<M> {
     /// # Errors
     /// The host denied a thread or an event.
     pub fn new(name: String, model: M, memory: GuestMemory, irq: Arc<dyn IrqLine>) -> io::Result<Self> {
-        let offered = FEATURES | model.features();
-        let core = Core::new(model, memory, Interrupt::new(irq))?;
-        let thread = name.rsplit('/').next().unwrap_or_default();
-        let worker = Worker::start(core, thread)?;
-        Ok(Self { name, registers: Registers::new(M::QUEUES.len()), worker, offered, arriving: false })
+        let core = Core::new(model, memory, Interrupt::new(irq), Gate::new(true)?)?;
+        let thread = name.rsplit('/').next().unwrap_or_default().to_owned();
+        Ok(Self::with_worker(name, Worker::start(core, &thread)?))
+    }
+
+    /// The same without a thread: the device works when [`work`](Self::work) is called, and does the same each time. For
+    /// tests.
+    ///
+    /// # Errors
+    /// The host denied an event.
+    pub fn unattended(name: String, model: M, memory: GuestMemory, irq: Arc<dyn IrqLine>) -> io::Result<Self> {
+        let core = Core::new(model, memory, Interrupt::new(irq), Gate::new(false)?)?;
+        Ok(Self::with_worker(name, Worker::unattended(core)))
+    }
+
+    fn with_worker(name: String, worker: Worker<M>) -> Self {
+        let offered = FEATURES | worker.core.lock().model.features();
+        Self { name, registers: Registers::new(M::QUEUES.len()), worker, offered, arriving: false }
+    }
+
+    /// Does what there is to do, unless the device is paused; after what time there will be more, if that is known.
+    pub fn work(&mut self) -> Option<Duration> {
+        let core = &self.worker.core;
+        if core.gate.is_closing() { None } else { core.work() }
     }
 
     /// Section name.

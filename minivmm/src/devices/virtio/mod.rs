@@ -7,6 +7,7 @@
 pub mod blk;
 mod chain;
 mod config;
+mod gate;
 mod interrupt;
 mod limit;
 pub mod mmio;

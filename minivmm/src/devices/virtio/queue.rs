@@ -89,7 +89,7 @@ impl Ring {
     /// guest memory.
     ///
     /// # Errors
-    /// As [`at`](Self::at), or indices further apart than the queue is long.
+    /// As [`at`](Self::at).
     pub(super) fn resume_at(
         layout: Layout,
         features: u64,
@@ -97,24 +97,28 @@ impl Ring {
         memory: &GuestMemory,
     ) -> Result<Self, Broken> {
         let mut ring = Self::at(layout, features, memory)?;
-        let available = ring.queue.avail_idx(memory, Ordering::Acquire)?.0;
-        let used = ring.queue.used_idx(memory, Ordering::Acquire)?.0;
-        if available.wrapping_sub(next_available) > layout.size {
-            return Err(Broken::new(format_args!(
-                "available index {available} is more than {} past the device's {next_available}",
-                layout.size
-            )));
-        }
-        if next_available.wrapping_sub(used) > layout.size {
-            return Err(Broken::new(format_args!(
-                "device's index {next_available} is more than {} past the used index {used}",
-                layout.size
-            )));
-        }
         ring.queue.set_next_avail(next_available);
-        ring.queue.set_next_used(used);
+        ring.queue.set_next_used(ring.queue.used_idx(memory, Ordering::Acquire)?.0);
         ring.interrupt_next = true;
         Ok(ring)
+    }
+
+    /// Looks whether indices are further apart than the queue is long: the guest writes them.
+    ///
+    /// # Errors
+    /// They are.
+    pub(super) fn check_indices(&self, memory: &GuestMemory) -> Result<(), Broken> {
+        let available = self.queue.avail_idx(memory, Ordering::Acquire)?.0;
+        let (next, used, size) = (self.queue.next_avail(), self.queue.next_used(), self.queue.size());
+        if available.wrapping_sub(next) > size {
+            let what = format_args!("available index {available} is more than {size} past the device's {next}");
+            return Err(Broken::new(what));
+        }
+        if next.wrapping_sub(used) > size {
+            let what = format_args!("device's index {next} is more than {size} past the used index {used}");
+            return Err(Broken::new(what));
+        }
+        Ok(())
     }
 
     /// The same ring once more, to go back to.

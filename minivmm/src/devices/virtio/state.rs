@@ -3,6 +3,7 @@
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
 };
+use virtio_bindings::virtio_mmio::VIRTIO_MMIO_INT_CONFIG;
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::schema::{Description, Kind, Shared};
@@ -119,23 +120,27 @@ impl<M: Model> Virtio<M> {
             return Err("the device was disabled at its source, and there is no way to enable one".into());
         }
         let mut fault = None;
+        let mut interrupt_status = head.interrupt_status;
         if tail.broken || head.status & NEEDS_RESET != 0 {
             fault = Some(Broken::new("the device was broken before the migration"));
         }
+        let driving = status & DRIVER_OK != 0;
         let mut rings = Vec::with_capacity(M::QUEUES.len());
         for (index, (registers, queue)) in registers.queues.iter().zip(&head.queues).enumerate() {
-            let addresses = tail.rings.0[index];
-            let ring = self.accept_ring(registers, *queue, addresses, features);
-            match ring.map_err(|Broken(what)| format!("queue {index}: {what}"))? {
-                Ok(ring) => rings.push(ring),
-                Err(broken) => {
-                    fault.get_or_insert(broken);
-                    rings.push(Ring::new());
-                }
+            let ring = self.accept_ring(registers, *queue, tail.rings.0[index], features);
+            let ring = ring.map_err(|Broken(what)| format!("queue {index}: {what}"))?;
+            // What the stream says must be right; what guest memory says is the guest's fault: that breaks the device and
+            // not the migration, which a guest must not be able to prevent.
+            if driving
+                && fault.is_none()
+                && ring.is_ready()
+                && let Err(broken) = ring.check_indices(&self.worker.core.memory)
+            {
+                fault = Some(broken);
+                interrupt_status |= VIRTIO_MMIO_INT_CONFIG as u8;
             }
+            rings.push(ring);
         }
-        let interrupt_status = head.interrupt_status;
-        let driving = status & DRIVER_OK != 0;
         Ok(Snapshot { registers, interrupt_status, fault, rings, driving, model, paused: true })
     }
 
@@ -155,17 +160,16 @@ impl<M: Model> Virtio<M> {
         Ok(features)
     }
 
-    /// A ring at its place. What the stream says must be right; what guest memory says is the guest's fault: that
-    /// breaks the device and not the migration, which a guest must not be able to prevent.
+    /// A ring at its place.
     fn accept_ring(
         &self,
         registers: &QueueRegisters,
         queue: QueueHead,
         addresses: RingAddresses,
         features: u64,
-    ) -> Result<Result<Ring, Broken>, Broken> {
+    ) -> Result<Ring, Broken> {
         if !registers.ready {
-            return Ok(Ok(Ring::new()));
+            return Ok(Ring::new());
         }
         let layout = registers.layout();
         let same = queue.size == u32::from(layout.size)
@@ -174,9 +178,7 @@ impl<M: Model> Virtio<M> {
         if !same {
             return Err(Broken::new(format_args!("{layout:x?} in the transport, {queue:x?} {addresses:x?} elsewhere")));
         }
-        let memory = &self.worker.core.memory;
-        Ring::at(layout, features, memory)?;
-        Ok(Ring::resume_at(layout, features, queue.next_available, memory))
+        Ring::resume_at(layout, features, queue.next_available, &self.worker.core.memory)
     }
 }
 

@@ -1,18 +1,18 @@
-//! The thread that does a device's I/O, and the gate at which it can be stopped between two pieces of its work.
+//! The thread that does a device's I/O, and what it shares with the transport.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::gate::Gate;
 use super::{Broken, ConfigSpace, Interrupt, Model, Ring};
 use crate::memory::GuestMemory;
 
@@ -33,7 +33,7 @@ pub struct Io<'a> {
 impl Io<'_> {
     /// True if no further piece of work may be begun.
     pub fn pausing(&self) -> bool {
-        self.gate.pausing.load(Ordering::Acquire)
+        self.gate.is_closing()
     }
 }
 
@@ -66,9 +66,9 @@ impl<M: Model> Active<M> {
 }
 
 impl<M: Model> Core<M> {
-    pub(super) fn new(model: M, memory: GuestMemory, interrupt: Interrupt) -> io::Result<Self> {
+    pub(super) fn new(model: M, memory: GuestMemory, interrupt: Interrupt, gate: Gate) -> io::Result<Self> {
         Ok(Self {
-            gate: Gate::new()?,
+            gate,
             interrupt,
             config: ConfigSpace::new(model.config()),
             memory,
@@ -118,7 +118,7 @@ impl<M: Model> Core<M> {
     }
 
     /// Works as long as it can; after what time there will be more, if that is known.
-    fn work(&self) -> Option<Duration> {
+    pub(super) fn work(&self) -> Option<Duration> {
         let mut active = self.lock();
         let Active { model, rings, driving } = &mut *active;
         if *driving && self.fault().is_none() {
@@ -164,7 +164,7 @@ const ENDING: Duration = Duration::from_millis(500);
 /// The running thread; dropping it ends it after the piece of work it is at.
 pub(super) struct Worker<M: Model> {
     pub(super) core: Arc<Core<M>>,
-    /// Disconnected once the thread has ended.
+    /// Disconnected when there is no thread any more.
     ended: Receiver<Infallible>,
 }
 
@@ -192,107 +192,16 @@ impl<M: Model> Worker<M> {
         })?;
         Ok(Self { core, ended })
     }
+
+    /// Without a thread.
+    pub(super) fn unattended(core: Core<M>) -> Self {
+        Self { core: Arc::new(core), ended: mpsc::channel().1 }
+    }
 }
 
 impl<M: Model> Drop for Worker<M> {
     fn drop(&mut self) {
         self.core.gate.close();
         let _ = self.ended.recv_timeout(ENDING);
-    }
-}
-
-/// Where the thread stops on request.
-#[derive(Debug)]
-pub(super) struct Gate {
-    /// Copy of "phase is not Open" that the thread reads between two pieces of its work.
-    pausing: AtomicBool,
-    phase: Mutex<Phase>,
-    changed: Condvar,
-    wake: EventFd,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// Asked to stop.
-    Closing,
-    /// The thread waits.
-    Paused,
-    /// The thread ends.
-    Ended,
-}
-
-impl Gate {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            pausing: AtomicBool::new(false),
-            phase: Mutex::new(Phase::Open),
-            changed: Condvar::new(),
-            wake: EventFd::new(EFD_NONBLOCK)?,
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn turn(&self, phase: &mut Phase, to: Phase) {
-        *phase = to;
-        self.pausing.store(to != Phase::Open, Ordering::Release);
-        self.changed.notify_all();
-    }
-
-    /// The thread's side: waits while paused; false if it is to end.
-    fn pass(&self) -> bool {
-        let mut phase = self.lock();
-        loop {
-            match *phase {
-                Phase::Open => return true,
-                Phase::Ended => return false,
-                Phase::Closing => self.turn(&mut phase, Phase::Paused),
-                Phase::Paused => phase = self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
-    }
-
-    pub(super) fn is_paused(&self) -> bool {
-        *self.lock() == Phase::Paused
-    }
-
-    /// Waits until the thread is between two pieces of its work; false, and open again, if it is not within `timeout`.
-    pub(super) fn pause(&self, timeout: Option<Duration>) -> bool {
-        let end = timeout.map(|timeout| Instant::now() + timeout);
-        let mut phase = self.lock();
-        if *phase == Phase::Open {
-            self.turn(&mut phase, Phase::Closing);
-            // Cannot fail: the counter is far from full.
-            let _ = self.wake.write(1);
-        }
-        while *phase == Phase::Closing {
-            phase = match end.map(|end| end.saturating_duration_since(Instant::now())) {
-                None => self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => {
-                    self.turn(&mut phase, Phase::Open);
-                    return false;
-                }
-                Some(left) => self.changed.wait_timeout(phase, left).unwrap_or_else(PoisonError::into_inner).0,
-            };
-        }
-        true
-    }
-
-    /// Lets the thread go on; it first looks at all queues.
-    pub(super) fn resume(&self) {
-        let mut phase = self.lock();
-        if *phase != Phase::Ended {
-            self.turn(&mut phase, Phase::Open);
-            let _ = self.wake.write(1);
-        }
-    }
-
-    fn close(&self) {
-        let mut phase = self.lock();
-        self.turn(&mut phase, Phase::Ended);
-        let _ = self.wake.write(1);
     }
 }

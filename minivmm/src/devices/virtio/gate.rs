@@ -1,0 +1,116 @@
+//! The gate of a device: where its thread stops on request, between two pieces of its work.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Where the thread stops.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// Copy of "phase is not Open" that the thread reads between two pieces of its work.
+    pausing: AtomicBool,
+    phase: Mutex<Phase>,
+    changed: Condvar,
+    /// Wakes the thread, to look at the phase.
+    pub(super) wake: EventFd,
+    /// There is a thread.
+    attended: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Asked to stop.
+    Closing,
+    /// The thread waits.
+    Paused,
+    /// The thread ends.
+    Ended,
+}
+
+impl Gate {
+    /// An open gate; of a device without a thread, nobody has to be waited for.
+    pub(super) fn new(attended: bool) -> io::Result<Self> {
+        Ok(Self {
+            pausing: AtomicBool::new(false),
+            phase: Mutex::new(Phase::Open),
+            changed: Condvar::new(),
+            wake: EventFd::new(EFD_NONBLOCK)?,
+            attended,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, phase: &mut Phase, to: Phase) {
+        *phase = to;
+        self.pausing.store(to != Phase::Open, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// The thread's side: waits while paused; false if it is to end.
+    pub(super) fn pass(&self) -> bool {
+        let mut phase = self.lock();
+        loop {
+            match *phase {
+                Phase::Open => return true,
+                Phase::Ended => return false,
+                Phase::Closing => self.turn(&mut phase, Phase::Paused),
+                Phase::Paused => phase = self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    /// True if the thread is to stop.
+    pub(super) fn is_closing(&self) -> bool {
+        self.pausing.load(Ordering::Acquire)
+    }
+
+    /// True if the thread has stopped.
+    pub(super) fn is_paused(&self) -> bool {
+        *self.lock() == Phase::Paused
+    }
+
+    /// Waits until the thread is between two pieces of its work; false, and open again, if it is not within `timeout`.
+    pub(super) fn pause(&self, timeout: Option<Duration>) -> bool {
+        let end = timeout.map(|timeout| Instant::now() + timeout);
+        let mut phase = self.lock();
+        if *phase == Phase::Open {
+            self.turn(&mut phase, if self.attended { Phase::Closing } else { Phase::Paused });
+            // Cannot fail: the counter is far from full.
+            let _ = self.wake.write(1);
+        }
+        while *phase == Phase::Closing {
+            phase = match end.map(|end| end.saturating_duration_since(Instant::now())) {
+                None => self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => {
+                    self.turn(&mut phase, Phase::Open);
+                    return false;
+                }
+                Some(left) => self.changed.wait_timeout(phase, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+        true
+    }
+
+    /// Lets the thread go on; it first looks at all queues.
+    pub(super) fn resume(&self) {
+        let mut phase = self.lock();
+        if *phase != Phase::Ended {
+            self.turn(&mut phase, Phase::Open);
+            let _ = self.wake.write(1);
+        }
+    }
+
+    /// Lets the thread end.
+    pub(super) fn close(&self) {
+        let mut phase = self.lock();
+        self.turn(&mut phase, Phase::Ended);
+        let _ = self.wake.write(1);
+    }
+}
