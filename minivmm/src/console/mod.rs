@@ -13,6 +13,7 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::ttyname;
 
 use crate::config::Serial;
+use crate::files::{self, Fit};
 
 pub use input::Input;
 pub use terminal::{RawTerminal, restore};
@@ -56,7 +57,9 @@ impl Console {
             Serial::Stdio => Self::stdio().map_err(refused("stdio", "use --serial none or --serial file:PATH")),
             Serial::File(path) => {
                 let mend = "choose a path that you may write";
-                let file = File::create(path).map_err(refused(&format!("file:{}", path.display()), mend))?;
+                let options = &mut File::options();
+                let file = files::open(path, options.write(true).create(true).truncate(true), Fit::Output);
+                let file = file.map_err(refused(&format!("file:{}", path.display()), mend))?;
                 Ok(Self { output: Box::new(file), input: None, terminal: None })
             }
             Serial::Pty => Self::pty().map_err(refused("pty", "use --serial none or --serial file:PATH")),
