@@ -42,7 +42,8 @@ pub struct RunArgs {
     /// disk, for frames, in each direction
     #[arg(long = "net", value_name = "tap=NAME", value_parser = values::net)]
     nets: Vec<Net>,
-    /// Serial console: stdio, file:PATH, pty or none
+    /// Serial console: stdio, file:PATH[,max=SIZE], pty or none. With max, PATH and PATH.1 hold the last of it, that many bytes
+    /// each
     #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = values::serial)]
     serial: Serial,
     /// QMP socket to make: unix:PATH
