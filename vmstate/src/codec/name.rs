@@ -28,6 +28,7 @@ pub(crate) fn as_text(bytes: &[u8], strictness: Strictness) -> &[u8] {
 }
 
 /// Appends a name; whoever registers one has checked that it has at most 255 bytes.
+#[inline]
 pub(crate) fn put_name(out: &mut Vec<u8>, name: &str) {
     out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
     out.extend_from_slice(name.as_bytes());

@@ -69,14 +69,6 @@ impl Writer {
         self.bytes(&value.to_be_bytes());
     }
 
-    /// Appends `count` bytes, 0 until the caller has written them.
-    #[inline]
-    pub(crate) fn room(&mut self, count: usize) -> &mut [u8] {
-        let end = self.bytes.len();
-        self.zeros(count);
-        self.bytes.get_mut(end..).unwrap_or_default()
-    }
-
     /// Appends `count` zero bytes.
     #[inline]
     pub fn zeros(&mut self, count: usize) {

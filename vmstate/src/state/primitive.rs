@@ -38,7 +38,7 @@ macro_rules! integer {
 
             #[inline]
             fn save_all(elements: &mut [Self], out: &mut Writer) -> Result<()> {
-                $write(elements, out.room(size_of_val(elements)));
+                $write(elements, out);
                 Ok(())
             }
 
@@ -56,17 +56,39 @@ macro_rules! integer {
 }
 
 integer! {
-    u8 => Kind::Unsigned(1), copy, copy;
-    u16 => Kind::Unsigned(2), BigEndian::write_u16_into, BigEndian::read_u16_into;
-    u32 => Kind::Unsigned(4), BigEndian::write_u32_into, BigEndian::read_u32_into;
-    u64 => Kind::Unsigned(8), BigEndian::write_u64_into, BigEndian::read_u64_into;
-    i8 => Kind::Signed(1), BigEndian::write_i8_into, read_i8_into;
-    i16 => Kind::Signed(2), BigEndian::write_i16_into, BigEndian::read_i16_into;
-    i32 => Kind::Signed(4), BigEndian::write_i32_into, BigEndian::read_i32_into;
-    i64 => Kind::Signed(8), BigEndian::write_i64_into, BigEndian::read_i64_into;
+    u8 => Kind::Unsigned(1), save_bytes, load_bytes;
+    u16 => Kind::Unsigned(2), in_pieces::<_, 32>(BigEndian::write_u16_into), BigEndian::read_u16_into;
+    u32 => Kind::Unsigned(4), in_pieces::<_, 16>(BigEndian::write_u32_into), BigEndian::read_u32_into;
+    u64 => Kind::Unsigned(8), in_pieces::<_, 8>(BigEndian::write_u64_into), BigEndian::read_u64_into;
+    i8 => Kind::Signed(1), in_pieces::<_, 64>(BigEndian::write_i8_into), read_i8_into;
+    i16 => Kind::Signed(2), in_pieces::<_, 32>(BigEndian::write_i16_into), BigEndian::read_i16_into;
+    i32 => Kind::Signed(4), in_pieces::<_, 16>(BigEndian::write_i32_into), BigEndian::read_i32_into;
+    i64 => Kind::Signed(8), in_pieces::<_, 8>(BigEndian::write_i64_into), BigEndian::read_i64_into;
 }
 
-fn copy(from: &[u8], to: &mut [u8]) {
+/// Saves elements `PIECE` by `PIECE`, 64 bytes each, made by `write`: zeros in the buffer that are then overwritten cost up to
+/// twice the time.
+#[inline]
+fn in_pieces<T, const PIECE: usize>(write: impl Fn(&[T], &mut [u8])) -> impl Fn(&[T], &mut Writer) {
+    move |elements, out| {
+        let mut bytes = [0; 64];
+        let (pieces, rest) = elements.as_chunks::<PIECE>();
+        for piece in pieces {
+            write(piece, &mut bytes);
+            out.bytes(&bytes);
+        }
+        if let Some(bytes) = bytes.get_mut(..size_of_val(rest)) {
+            write(rest, bytes);
+            out.bytes(bytes);
+        }
+    }
+}
+
+fn save_bytes(from: &[u8], out: &mut Writer) {
+    out.bytes(from);
+}
+
+fn load_bytes(from: &[u8], to: &mut [u8]) {
     to.copy_from_slice(from);
 }
 

@@ -163,11 +163,11 @@ impl<'a> SectionHeader<'a> {
         SectionHeader { id, idstr: idstr.into_owned().into(), instance, version }
     }
 
+    #[inline]
     fn write(&self, out: &mut Vec<u8>, kind: u8) {
         put_numbered(out, kind, self.id);
         put_name(out, &self.idstr);
-        out.extend_from_slice(&self.instance.to_be_bytes());
-        out.extend_from_slice(&self.version.to_be_bytes());
+        out.extend_from_slice([self.instance.to_be_bytes(), self.version.to_be_bytes()].as_flattened());
     }
 
     #[inline]
