@@ -224,6 +224,40 @@ fn a_field_is_there_from_its_version_on() {
     assert_eq!(at(&[0, 3], 1), Versioned { d: 3, ..Versioned::default() });
 }
 
+state! {
+    #[vmstate(name = "grown", version = 4, minimum_version = 1)]
+    struct Grown {
+        a: u16,
+        #[vmstate(since = 3)]
+        b: u32,
+        c: u8,
+        d: bool,
+        #[vmstate(since = 2)]
+        e: u16,
+        #[vmstate(since = 4)]
+        f: bool,
+        g: i8,
+    }
+}
+
+#[test]
+fn an_older_version_lacks_fields_in_the_middle_of_plain_ones() {
+    let grown = Grown { a: 0x0102, b: 0x0304_0506, c: 7, d: true, e: 0x0809, f: true, g: -1 };
+    let versions: [(u32, &[u8], Grown); 4] = [
+        (1, &[1, 2, 7, 1, 255], Grown { b: 0, e: 0, f: false, ..grown }),
+        (2, &[1, 2, 7, 1, 8, 9, 255], Grown { b: 0, f: false, ..grown }),
+        (3, &[1, 2, 3, 4, 5, 6, 7, 1, 8, 9, 255], Grown { f: false, ..grown }),
+        (4, &[1, 2, 3, 4, 5, 6, 7, 1, 8, 9, 1, 255], grown.clone()),
+    ];
+    for (version, bytes, expected) in versions {
+        let mut out = Writer::new();
+        grown.clone().save_version(&mut out, version).unwrap();
+        assert_eq!(out.as_slice(), bytes, "version {version}");
+        assert_eq!(load(Grown::default(), bytes, version, Strictness::Strict).unwrap(), expected);
+    }
+    both_ways(grown, &[1, 2, 3, 4, 5, 6, 7, 1, 8, 9, 1, 255]);
+}
+
 #[test]
 fn versions_outside_the_window_are_refused() {
     let refused = |version| load(Versioned::default(), &[0; 8], version, Strictness::QemuCompatible).unwrap_err();

@@ -61,8 +61,8 @@ struct Part<'a, 'f> {
 }
 
 impl Run<'_, '_> {
-    /// Appends all to `out`.
-    pub(super) fn save(&self) -> TokenStream {
+    /// Appends all that version `version` has to `out`; every one from `oldest` on may be asked for.
+    pub(super) fn save(&self, oldest: u32) -> TokenStream {
         let size = Literal::usize_unsuffixed(self.size);
         let parts = self.parts.iter().map(|Part { field, start, .. }| {
             let Field { member, ty, .. } = field;
@@ -75,10 +75,21 @@ impl Run<'_, '_> {
                 },
             }
         });
+        let save = match self.parts.iter().all(|part| is_always_there(part.field, oldest)) {
+            true => quote!(out.bytes(&run);),
+            false => {
+                let parts = self.parts.iter().map(|Part { field, size, .. }| {
+                    let size = Literal::usize_unsuffixed(*size);
+                    let since = field.attrs.since.as_ref().map_or(0, |since| since.value);
+                    quote!((#size, #since))
+                });
+                quote!(__v::save_run(&run, version, &[#(#parts),*], out);)
+            }
+        };
         quote!({
             let mut run = [0; #size];
             #(#parts)*
-            out.bytes(&run);
+            #save
         })
     }
 

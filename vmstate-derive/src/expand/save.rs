@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::run::{self, Run};
+use super::run;
 use super::{call, codec, desc, in_range, save_fn};
 use crate::ast::{Container, Field};
 
@@ -17,8 +17,8 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
     let name = save_fn(index);
     let fields = run::grouped(
         container.fields_of(index).map(|(_, field)| field),
-        |field| run::is_always_there(field, part.minimum_version),
-        Run::save,
+        |field| field.attrs.exists.is_none(),
+        |run| run.save(part.minimum_version),
         |field| field_code(field, part.minimum_version),
     );
     let subsections = subsections(container, index);

@@ -8,7 +8,6 @@ pub use super::each::{
     ManyOf, load_array_of, load_counted_of, load_list_of, load_prefixed_of, make_via, save_array_of, save_counted_of,
     save_list_of, save_prefixed_of,
 };
-pub use super::entries::{Entries, load_key, load_value, load_value_via, save_key};
 pub use super::hook::{hook, load_hook, must_exist};
 pub use super::keep::{Cloned, Either, Holds, If, InPlace, Keeps, OnHeap, Whole, few, tiny};
 pub use super::length::{count_to_load, count_to_save};
@@ -61,6 +60,26 @@ pub fn put_at<const START: usize, const N: usize, const RUN: usize>(run: &mut [u
 #[inline]
 pub fn put_bool_at<const START: usize, const RUN: usize>(run: &mut [u8; RUN], value: bool) {
     put_at::<START, _, _>(run, [u8::from(value)]);
+}
+
+/// Appends the fields of a run that `version` has: of each, in order, its size and the version since which it is there.
+#[inline]
+pub fn save_run(run: &[u8], version: u32, fields: &[(usize, u32)], out: &mut Writer) {
+    match fields.iter().all(|(_, since)| version >= *since) {
+        true => out.bytes(run),
+        false => save_older(run, version, fields, out),
+    }
+}
+
+#[cold]
+fn save_older(mut run: &[u8], version: u32, fields: &[(usize, u32)], out: &mut Writer) {
+    for (size, since) in fields {
+        let Some((field, behind)) = run.split_at_checked(*size) else { return };
+        if version >= *since {
+            out.bytes(field);
+        }
+        run = behind;
+    }
 }
 
 /// The bytes at place `START` of a run.
