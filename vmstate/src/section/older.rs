@@ -54,12 +54,12 @@ impl Sections<'_> {
             let aliases = self.aliases.iter().filter(|(_, idstr)| *idstr == entry.idstr).map(|(older, _)| older);
             let names = std::iter::once(&entry.idstr).chain(aliases);
             let known = names.into_iter().find_map(|name| Some((name, release.section(name)?)));
-            entry.older = Some(match known {
+            entry.older = Some(Box::new(match known {
                 None => Err((entry.idstr.clone(), UNKNOWN.to_owned())),
                 Some((name, there)) => {
                     Older::new(name, entry.section.description(), there).map_err(|problem| (name.to_owned(), problem))
                 }
-            });
+            }));
         }
     }
 }
@@ -99,7 +99,7 @@ impl Registration<'_> {
     /// # Errors
     /// `Incompatible`, if the release for which it is saved cannot have it.
     pub(crate) fn sent_as(&self) -> Result<(&str, u32, &Description)> {
-        match &self.older {
+        match self.older.as_deref() {
             None => Ok((&self.idstr, self.description().version, self.description())),
             Some(Ok(older)) => Ok((&older.idstr, older.version, &older.description)),
             Some(Err((_, problem))) => Err(self.incompatible(problem)),
@@ -108,7 +108,7 @@ impl Registration<'_> {
 
     /// The name that it has in the release for which it is saved.
     pub(crate) fn name_there(&self) -> &str {
-        match &self.older {
+        match self.older.as_deref() {
             None => &self.idstr,
             Some(Ok(older)) => &older.idstr,
             Some(Err((name, _))) => name,
@@ -118,7 +118,7 @@ impl Registration<'_> {
     /// Appends the state as the release has it for which it is saved.
     #[cold]
     pub(super) fn save_older(&mut self, out: &mut Writer) -> Result<()> {
-        let (version, subsections) = match &self.older {
+        let (version, subsections) = match self.older.as_deref() {
             None => return self.section.save(out),
             Some(Ok(older)) => (older.version, Arc::clone(&older.subsections)),
             Some(Err((_, problem))) => return Err(self.incompatible(problem)),

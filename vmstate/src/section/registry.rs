@@ -21,6 +21,8 @@ pub struct Sections<'a> {
     pub(super) release: Option<Arc<Schema>>,
     /// The entry behind the one that a load saw last.
     next: usize,
+    /// So many of the first entries have only one name and number each.
+    plain: usize,
 }
 
 /// One registered section.
@@ -35,8 +37,9 @@ pub struct Registration<'a> {
     required: bool,
     unmigratable: Option<String>,
     loaded: bool,
-    /// How it is sent to the release for which it is saved, or its name there and why it cannot be.
-    pub(super) older: Option<std::result::Result<Older, (String, String)>>,
+    /// How it is sent to the release for which it is saved, or its name there and why it cannot be. Boxed, as it is seldom
+    /// there, and a save looks at all registrations.
+    pub(super) older: Option<Box<std::result::Result<Older, (String, String)>>>,
     pub(super) section: Box<dyn Section + 'a>,
 }
 
@@ -178,8 +181,12 @@ impl<'a> Sections<'a> {
     /// migration/savevm.c).
     pub fn in_order(&mut self) -> Vec<&mut Registration<'a>> {
         self.look_up_release();
+        // The caller may give them other names.
+        self.plain = 0;
         let mut entries: Vec<_> = self.entries.iter_mut().collect();
-        entries.sort_by_key(|entry| Reverse(entry.priority));
+        if !entries.is_sorted_by_key(|entry| Reverse(entry.priority)) {
+            entries.sort_by_key(|entry| Reverse(entry.priority));
+        }
         entries
     }
 
@@ -221,6 +228,7 @@ impl<'a> Sections<'a> {
     pub fn begin_load(&mut self) {
         self.entries.iter_mut().for_each(|entry| entry.loaded = false);
         self.next = 0;
+        self.plain = self.entries.iter().take_while(|entry| entry.alias.is_none() && entry.compat.is_none()).count();
     }
 
     /// Loads the section that the stream calls `idstr`, `instance`, written at `version`.
@@ -270,10 +278,8 @@ impl<'a> Sections<'a> {
     /// The first entry that answers. Most streams have the order of the registry, so the search is spared if the next
     /// one is meant and none before it could answer in its place.
     fn find(&self, idstr: &str, instance: u32, strictness: Strictness) -> Option<usize> {
-        let (before, rest) = self.entries.split_at_checked(self.next)?;
-        let is_next = rest.first().is_some_and(|entry| entry.instance == instance && entry.idstr == idstr);
-        if is_next && instance != u32::MAX && before.iter().all(|entry| entry.alias.is_none() && entry.compat.is_none())
-        {
+        let next = self.entries.get(self.next).filter(|_| self.next <= self.plain && instance != u32::MAX);
+        if next.is_some_and(|entry| entry.instance == instance && entry.idstr == idstr) {
             return Some(self.next);
         }
         let answering = |name: &str| self.entries.iter().position(|entry| entry.answers_to(name, instance, strictness));

@@ -32,7 +32,9 @@ fn take(name: &[u8], input: &mut Reader<'_>, parent: &Description, seen: &mut [b
         return Err(input.malformed(format!("subsection {:?} comes twice", shown())));
     }
     *seen = true;
-    let (_, version) = input.subsection_header(&shown())?;
+    let [_, length] = input.array()?;
+    input.take(usize::from(length))?;
+    let version = input.u32()?;
     Ok((index, narrowed(version, input.strictness())))
 }
 
