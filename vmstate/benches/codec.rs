@@ -1,50 +1,127 @@
-//! How fast device state is encoded and decoded: vmstate beside bincode, postcard and `serde_json`, on the same machine.
+//! How fast device state is encoded and decoded: vmstate beside bincode, postcard and `serde_json`, with the same state.
 //!
-//! `cargo bench -p vmstate --bench codec [-- ROUNDS [NAME [DIRECTION]]]`; with a NAME only that one runs, for a profiler.
+//! `cargo bench -p vmstate --bench codec [-- ROUNDS [NAME [DIRECTION [STATE]]]]`; with a NAME only that one runs, for a profiler.
 //! The codecs take turns in each round, so that a noisy machine is noisy to all of them. vmstate carries names, versions
 //! and footers, compares, checks ranges, and can undo; the others carry the values.
 
+mod device;
 mod machine;
 
 use std::hint::black_box;
 use std::time::Instant;
 
+use bincode::{Decode, Encode};
+use device::{Ports, Requests};
 use machine::Machine;
 use machine::sections::{load, save};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use vmstate::codec::Writer;
+use vmstate::section::Sections;
 
 /// How often a codec runs in one round: so few that most rounds are not interrupted.
 const RUNS: u32 = 20;
+/// How often each codec is there, with memory and stack at other places each time: how these lie to one another, within a page
+/// and a cache line, decides over a third of the time of some.
+const PLACES: usize = 8;
+/// Lower the stack, by more bytes each.
+const LOWER: [Lower; 4] = [lower::<16>, lower::<32>, lower::<48>, lower::<64>];
+type Lower = fn(&mut dyn FnMut() -> f64) -> f64;
 
 fn main() {
     // Cargo adds `--bench`.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    let rounds = arguments.first().map_or(3000, |rounds| rounds.parse().expect("ROUNDS is a number"));
-    let wanted = |at: usize, name: &str| arguments.get(at).is_none_or(|wanted| wanted == name);
+    let rounds = arguments.first().map_or(400, |rounds| rounds.parse().expect("ROUNDS is a number"));
+    println!("a machine of {} devices; a device whose parts are shared; one of enums", Machine::DEVICES);
+    println!(
+        "µs: best round, median round, each the mean over {PLACES} places of memory and stack; ratio of the best to vmstate's"
+    );
+    compare::<Machine>("machine", rounds, &arguments);
+    compare::<Ports>("shared", rounds, &arguments);
+    compare::<Requests>("enum", rounds, &arguments);
+}
 
-    let mut codecs = [vmstate(), bincode(), postcard(), serde_json()];
-    codecs.iter().for_each(|codec| println!("{:10} {:6} bytes", codec.name, codec.size));
-    println!("µs for {} devices: best round, median round; ratio of the best round to vmstate's", Machine::DEVICES);
-    for direction in ["encode", "decode"].into_iter().filter(|direction| wanted(2, direction)) {
-        let mut times = codecs.each_ref().map(|_| Vec::new());
-        for _ in 0..rounds {
-            for (codec, times) in codecs.iter_mut().zip(&mut times).filter(|(codec, _)| wanted(1, codec.name)) {
-                times.push(codec.time(direction));
+/// State in mid-flight that every codec can take.
+trait State: Serialize + DeserializeOwned + Encode + Decode<()> + 'static {
+    /// Another `seed` has other values in as many bytes.
+    fn new(seed: u64) -> Self;
+    /// It, as an embedder of vmstate registers it.
+    fn sections(&mut self) -> Sections<'_>;
+}
+
+impl State for Machine {
+    fn new(seed: u64) -> Self {
+        Self::new(seed)
+    }
+
+    fn sections(&mut self) -> Sections<'_> {
+        self.sections()
+    }
+}
+
+macro_rules! device {
+    ($($device:ident),*) => {$(
+        impl State for $device {
+            fn new(seed: u64) -> Self {
+                Self::new(seed)
+            }
+
+            fn sections(&mut self) -> Sections<'_> {
+                let mut sections = Sections::new();
+                sections.add(self).expect("a new name");
+                sections
             }
         }
-        let best = times.each_ref().map(|times| times.iter().copied().fold(f64::INFINITY, f64::min));
-        for ((codec, times), theirs) in codecs.iter().zip(&mut times).zip(best) {
-            times.sort_by(f64::total_cmp);
-            let Some(median) = times.get(times.len() / 2) else { continue };
-            let ratio = theirs / best[0];
-            println!("{direction} {:10} {:8.2} {:8.2} {ratio:8.2}", codec.name, theirs * 1e6, median * 1e6);
+    )*};
+}
+
+device!(Ports, Requests);
+
+/// Prints the times of all codecs with a state `S`.
+fn compare<S: State>(state: &str, rounds: usize, arguments: &[String]) {
+    let wanted = |at: usize, name: &str| arguments.get(at).is_none_or(|wanted| wanted == name);
+    if !wanted(3, state) {
+        return;
+    }
+    let codecs = |place| {
+        // Between the memory of one place and of the next.
+        Box::leak(vec![0_u8; 520 * place].into_boxed_slice());
+        [vmstate::<S>(), bincode::<S>(), postcard::<S>(), serde_json::<S>()]
+    };
+    let mut places: [[Codec; 4]; PLACES] = std::array::from_fn(codecs);
+    places[0].iter().for_each(|codec| println!("{state} {:10} {:6} bytes", codec.name, codec.size));
+    for direction in ["encode", "decode"].into_iter().filter(|direction| wanted(2, direction)) {
+        let mut times = [const { [const { Vec::new() }; PLACES] }; 4];
+        for _ in 0..rounds {
+            for (place, codecs) in places.iter_mut().enumerate() {
+                for (codec, times) in codecs.iter_mut().zip(&mut times).filter(|(codec, _)| wanted(1, codec.name)) {
+                    times[place].push(LOWER[place % LOWER.len()](&mut || codec.time(direction)));
+                }
+            }
+        }
+        let mut vmstate = None;
+        for (codec, times) in places[0].iter().zip(&mut times).filter(|(codec, _)| wanted(1, codec.name)) {
+            times.iter_mut().for_each(|times| times.sort_by(f64::total_cmp));
+            let mean = |of: fn(&[f64]) -> f64| times.iter().map(|times| of(times)).sum::<f64>() / PLACES as f64;
+            let (best, median) = (mean(|times| times[0]), mean(|times| times[times.len() / 2]));
+            let ratio = best / *vmstate.get_or_insert(best);
+            println!("{state} {direction} {:10} {:8.2} {:8.2} {ratio:8.2}", codec.name, best * 1e6, median * 1e6);
         }
     }
 }
 
+/// Calls `run` with the stack lower by so many bytes.
+#[inline(never)]
+fn lower<const BYTES: usize>(run: &mut dyn FnMut() -> f64) -> f64 {
+    let bytes = [0_u8; BYTES];
+    let seconds = run();
+    black_box(&bytes);
+    seconds
+}
+
 struct Codec {
     name: &'static str,
-    /// Bytes of the encoded machine.
+    /// Bytes of the encoded state.
     size: usize,
     encode: Box<dyn FnMut()>,
     decode: Box<dyn FnMut()>,
@@ -62,100 +139,92 @@ impl Codec {
     }
 }
 
-/// A machine for as long as the program runs, and another to load into.
-fn machines() -> (&'static mut Machine, &'static mut Machine) {
-    (Box::leak(Box::new(Machine::new(1))), Box::leak(Box::new(Machine::new(2))))
+/// A state for as long as the program runs, and another to load into.
+fn states<S: State>() -> (&'static mut S, &'static mut S) {
+    (Box::leak(Box::new(S::new(1))), Box::leak(Box::new(S::new(2))))
 }
 
-fn vmstate() -> Codec {
-    let (from, to) = machines();
-    let expected = from.clone();
-    let mut from = from.sections();
-    let mut out = Writer::new();
-    save(&mut from, &mut out).expect("a machine");
+fn vmstate<S: State>() -> Codec {
+    let (from, to) = states::<S>();
+    let (mut from, mut to) = (from.sections(), to.sections());
+    let saved = |sections: &mut Sections<'_>| {
+        let mut out = Writer::new();
+        save(sections, &mut out).expect("a state");
+        out
+    };
+    let mut out = saved(&mut from);
     let encoded = out.as_slice().to_vec();
-    load(&mut to.sections(), &encoded).expect("a machine");
-    assert_eq!(*to, expected);
-    let mut to = to.sections();
+    load(&mut to, &encoded).expect("a state");
+    assert_eq!(saved(&mut to).as_slice(), encoded);
     Codec {
         name: "vmstate",
         size: encoded.len(),
         encode: Box::new(move || {
             out.buffer().clear();
-            save(&mut from, &mut out).expect("a machine");
+            save(&mut from, &mut out).expect("a state");
             black_box(&out);
         }),
-        decode: Box::new(move || load(&mut to, black_box(&encoded)).expect("a machine")),
+        decode: Box::new(move || load(&mut to, black_box(&encoded)).expect("a state")),
     }
 }
 
 /// The fastest of its configurations: little-endian integers of fixed width, into a buffer of the right size.
-fn bincode() -> Codec {
+fn bincode<S: State>() -> Codec {
     let config = bincode::config::standard().with_fixed_int_encoding();
-    let (from, to) = machines();
-    let encoded = bincode::encode_to_vec(&*from, config).expect("a machine");
-    let mut buffer = encoded.clone();
+    let encoded = |state: &S| bincode::encode_to_vec(state, config).expect("a state");
+    let mut buffer = encoded(&S::new(1));
     codec(
         "bincode",
         encoded,
-        from,
-        to,
         move |from| {
-            bincode::encode_into_slice(from, &mut buffer, config).expect("a machine");
+            bincode::encode_into_slice(from, &mut buffer, config).expect("a state");
             black_box(&buffer);
         },
-        move |bytes| bincode::decode_from_slice(bytes, config).expect("a machine").0,
+        move |bytes| bincode::decode_from_slice(bytes, config).expect("a state").0,
     )
 }
 
-fn postcard() -> Codec {
-    let (from, to) = machines();
-    let encoded = postcard::to_allocvec(&*from).expect("a machine");
-    let mut buffer = encoded.clone();
+fn postcard<S: State>() -> Codec {
+    let encoded = |state: &S| postcard::to_allocvec(state).expect("a state");
+    let mut buffer = encoded(&S::new(1));
     codec(
         "postcard",
         encoded,
-        from,
-        to,
         move |from| {
-            black_box(postcard::to_slice(from, &mut buffer).expect("a machine"));
+            black_box(postcard::to_slice(from, &mut buffer).expect("a state"));
         },
-        |bytes| postcard::from_bytes(bytes).expect("a machine"),
+        |bytes| postcard::from_bytes(bytes).expect("a state"),
     )
 }
 
-fn serde_json() -> Codec {
-    let (from, to) = machines();
-    let encoded = serde_json::to_vec(&*from).expect("a machine");
+fn serde_json<S: State>() -> Codec {
     let mut buffer = Vec::new();
     codec(
         "serde_json",
-        encoded,
-        from,
-        to,
+        |state: &S| serde_json::to_vec(state).expect("a state"),
         move |from| {
             buffer.clear();
-            serde_json::to_writer(&mut buffer, from).expect("a machine");
+            serde_json::to_writer(&mut buffer, from).expect("a state");
             black_box(&buffer);
         },
-        |bytes| serde_json::from_slice(bytes).expect("a machine"),
+        |bytes| serde_json::from_slice(bytes).expect("a state"),
     )
 }
 
-/// A codec that makes one value of bytes: a new machine, which replaces the old.
-fn codec(
+/// A codec that makes one value of bytes: a new state, which replaces the old.
+fn codec<S: State>(
     name: &'static str,
-    encoded: Vec<u8>,
-    from: &'static Machine,
-    to: &'static mut Machine,
-    mut encode: impl FnMut(&Machine) + 'static,
-    decode: impl Fn(&[u8]) -> Machine + 'static,
+    encoded: impl Fn(&S) -> Vec<u8>,
+    mut encode: impl FnMut(&S) + 'static,
+    decode: impl Fn(&[u8]) -> S + 'static,
 ) -> Codec {
-    assert_eq!(decode(&encoded), *from);
+    let (from, to) = states::<S>();
+    let bytes = encoded(from);
+    assert_eq!(encoded(&decode(&bytes)), bytes);
     Codec {
         name,
-        size: encoded.len(),
+        size: bytes.len(),
         encode: Box::new(move || encode(black_box(from))),
-        decode: Box::new(move || *to = decode(black_box(&encoded))),
+        decode: Box::new(move || *to = decode(black_box(&bytes))),
     }
 }

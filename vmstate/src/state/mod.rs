@@ -12,7 +12,6 @@ mod counted;
 mod current;
 mod duration;
 mod each;
-mod entries;
 mod float;
 mod hook;
 mod interior;

@@ -1,0 +1,8 @@
+//! What the machine does not have: state that threads share, and state that is one of several variants. Every codec gets the
+//! same structs and values.
+
+mod shared;
+mod variants;
+
+pub(crate) use shared::Ports;
+pub(crate) use variants::Requests;
