@@ -78,7 +78,12 @@ pub enum Serial {
     /// The terminal minivmm was started from, in raw mode.
     Stdio,
     /// Output to a file, no input.
-    File(PathBuf),
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Bytes in it at most, and in a second one called `PATH.1` with what came before; `None`: no limit.
+        max: Option<u64>,
+    },
     /// A new pseudo-terminal; its path is printed.
     Pty,
     /// Nowhere.

@@ -11,6 +11,7 @@ pub mod console;
 pub mod control;
 pub mod devices;
 pub mod error;
+pub mod files;
 pub mod irq;
 pub mod kvm;
 pub mod memory;

@@ -8,7 +8,7 @@ use syn::{DataStruct, DeriveInput, Expr, ExprRange, Index, Member, Path, Type, T
 
 use crate::attr::Spanned;
 use crate::attr::container::{ContainerAttrs, PartAttrs};
-use crate::attr::field::FieldAttrs;
+use crate::attr::field::{FieldAttrs, With};
 use crate::attr::section::SectionAttrs;
 use crate::ctxt::Ctxt;
 
@@ -71,6 +71,8 @@ pub(crate) enum Codec {
     List(Expr),
     /// Keys and values, so many at most.
     Map(Expr),
+    /// Keys and values, so many at most; one of them or both by another way than its type's.
+    Entries(Expr, Box<[Option<By>; 2]>),
     /// By its type; a load takes only the value that the device has.
     Equal,
     /// By its type; a load takes 0 to the value that the device has.
@@ -234,9 +236,15 @@ impl Codec {
             factor: number(len.value.factor.as_ref(), quote!(1)),
             max: max.clone(),
         });
-        let by = match (&attrs.via, &attrs.with) {
+        if attrs.map.is_some() {
+            return match entries(attrs) {
+                [None, None] => Self::Map(max),
+                by => Self::Entries(max, by.into()),
+            };
+        }
+        let by = match (&attrs.via, attrs.with.as_ref().map(|with| &with.value)) {
             (Some(via), None) => Some(By::Via(via.value.clone())),
-            (None, Some(with)) => Some(By::With(with.value.module.clone())),
+            (None, Some(With::One(module) | With::Array(module))) => Some(By::With(module.clone())),
             _ => None,
         };
         if let Some(by) = by {
@@ -244,7 +252,7 @@ impl Codec {
                 (Some(_), ..) => length.take().map(Framing::Counted),
                 (None, Some(prefix), ..) => Some(Framing::Prefixed(prefix.value.clone(), max.clone())),
                 (None, None, Some(_), _) => Some(Framing::List(max.clone())),
-                (None, None, None, Some(with)) => with.value.each.as_ref().map(|_| Framing::Array),
+                (None, None, None, Some(Spanned { value: With::Array(_), .. })) => Some(Framing::Array),
                 _ => None,
             };
             if let Some(framing) = framing {
@@ -263,16 +271,14 @@ impl Codec {
             (.., Some(version)) => return Self::At(version.value),
             (None, None, None) => {}
         }
-        if let Some(with) = &attrs.with {
-            Self::With(with.value.module.clone())
+        if let Some(Spanned { value: With::One(module), .. }) = &attrs.with {
+            Self::With(module.clone())
         } else if let Some(wire) = &attrs.wire {
             Self::Via(wire.value.clone())
         } else if let Some(prefix) = &attrs.counted {
             Self::Prefixed(prefix.value.clone(), max)
         } else if attrs.list.is_some() {
             Self::List(max)
-        } else if attrs.map.is_some() {
-            Self::Map(max)
         } else if let Some(slice) = &attrs.slice {
             let slice = slice.value.clone();
             if attrs.buffer.is_some() { Self::BufferSlice(slice) } else { Self::Slice(slice) }
@@ -301,6 +307,28 @@ impl Codec {
             },
             _ => None,
         }
+    }
+}
+
+/// How `via` and `with` make keys and values; `None` is by their own type.
+fn entries(attrs: &FieldAttrs) -> [Option<By>; 2] {
+    let via = attrs.via.as_ref().and_then(|via| pair(&via.value)).unwrap_or_default();
+    let with = match attrs.with.as_ref().map(|with| &with.value) {
+        Some(With::Entries(key, value)) => [key.clone(), value.clone()],
+        _ => [None, None],
+    };
+    let [key, value] = via;
+    let [key_with, value_with] = with;
+    [key.map(By::Via).or(key_with.map(By::With)), value.map(By::Via).or(value_with.map(By::With))]
+}
+
+/// What stands for keys and values of a map, if the type is a pair; `_` is their own.
+pub(crate) fn pair(ty: &Type) -> Option<[Option<Type>; 2]> {
+    let Type::Tuple(tuple) = written(ty) else { return None };
+    let mut types = tuple.elems.iter().map(|ty| (!matches!(ty, Type::Infer(_))).then(|| ty.clone()));
+    match (types.next(), types.next(), types.next()) {
+        (Some(key), Some(value), None) => Some([key, value]),
+        _ => None,
     }
 }
 

@@ -6,7 +6,8 @@ use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens as _;
 use syn::{Expr, ExprLit, Lit};
 
-use crate::ast::{Container, Length};
+use crate::ast::{Container, Length, pair};
+use crate::attr::field::{FieldAttrs, With};
 use crate::ctxt::Ctxt;
 use crate::expand::codec;
 use crate::symbol;
@@ -26,6 +27,7 @@ pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
     skip_stands_alone(ctxt, container);
     one_presence(ctxt, container);
     one_codec(ctxt, container);
+    entries_are_keys_and_values(ctxt, container);
     max_bounds_what_the_peer_says(ctxt, container);
     length_comes_first(ctxt, container);
     remote_has_no_parameters(ctxt, container);
@@ -259,8 +261,8 @@ fn one_presence(ctxt: &Ctxt, container: &Container<'_>) {
 
 /// The attributes that say what the bytes of a field are, and which of them go together.
 fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
-    // The last six: of each element.
-    const TOGETHER: [(&str, &str); 9] = [
+    // Those with `with` or `via`: of each element, or of keys and values.
+    const TOGETHER: [(&str, &str); 11] = [
         (symbol::BUFFER, symbol::LEN),
         (symbol::BUFFER, symbol::SLICE),
         (symbol::BITMAP, symbol::LEN),
@@ -270,6 +272,8 @@ fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
         (symbol::LEN, symbol::VIA),
         (symbol::LIST, symbol::WITH),
         (symbol::LIST, symbol::VIA),
+        (symbol::MAP, symbol::WITH),
+        (symbol::MAP, symbol::VIA),
     ];
     for field in &container.fields {
         let attrs = &field.attrs;
@@ -292,11 +296,52 @@ fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
         let given: Vec<_> = words.iter().filter_map(|(word, tokens)| Some((*word, (*tokens)?))).collect();
         for (index, (word, tokens)) in given.iter().enumerate() {
             let before = given.iter().take(index).map(|(other, _)| *other);
-            let others: Vec<_> = before.filter(|other| !TOGETHER.contains(&(*other, *word))).collect();
+            // Of a map, one can be about keys and the other about values.
+            let is_map = attrs.map.is_some() && *word == symbol::VIA;
+            let others: Vec<_> = before
+                .filter(|other| !(TOGETHER.contains(&(*other, *word)) || is_map && *other == symbol::WITH))
+                .collect();
             if !others.is_empty() {
                 let others = others.join("` and `");
                 ctxt.error(tokens, format!("`{word}` does not go with `{others}`: each says what the bytes are"));
             }
+        }
+    }
+}
+
+/// What `via` and `with` say of a map is about its keys, its values or both.
+fn entries_are_keys_and_values(ctxt: &Ctxt, container: &Container<'_>) {
+    for field in &container.fields {
+        let FieldAttrs { map, via, with, .. } = &field.attrs;
+        let modules = with.as_ref().map(|with| match &with.value {
+            With::Entries(key, value) => Some([key.is_some(), value.is_some()]),
+            With::One(_) | With::Array(_) => None,
+        });
+        let types = via.as_ref().map(|via| pair(&via.value).map(|pair| pair.map(|ty| ty.is_some())));
+        let given = [
+            ("via", types, via.as_ref().map(|via| &via.tokens)),
+            ("with", modules, with.as_ref().map(|with| &with.tokens)),
+        ];
+        for (word, entries, tokens) in given {
+            let Some(tokens) = tokens else { continue };
+            match (map, entries.flatten()) {
+                (Some(_), None | Some([false, false])) => {
+                    let message = format!(
+                        "of a `map`, `{word} = (K, V)` says what keys and values are on the wire; `_` is as their type says"
+                    );
+                    ctxt.error(tokens, message);
+                }
+                (None, Some(_)) if word == "with" => {
+                    ctxt.error(tokens, "`with = (…, …)` is for keys and values: it goes with `map`");
+                }
+                _ => {}
+            }
+        }
+        if let (Some(Some([key, value])), Some(Some([key_too, value_too])), Some(with), Some(_)) =
+            (types, modules, with, map)
+            && (key && key_too || value && value_too)
+        {
+            ctxt.error(&with.tokens, "`via` says it already: give `_` to one of the two");
         }
     }
 }

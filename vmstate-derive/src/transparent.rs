@@ -64,6 +64,9 @@ impl<'a> Transparent<'a> {
                 impl #impl_generics __v::Wire for #ident #ty_generics #where_clause {
                     type Undo = #kept;
                     const KIND: __v::Kind = <#ty as __v::Wire>::KIND;
+                    const IS_OPTION: bool = <#ty as __v::Wire>::IS_OPTION;
+                    const IS_POINTER: bool = <#ty as __v::Wire>::IS_POINTER;
+                    const WHOLE: __v::Kind = <#ty as __v::Wire>::WHOLE;
 
                     fn save(&mut self, out: &mut __v::Writer) -> __v::Result<()> {
                         <#ty as __v::Wire>::save(&mut self.#member, out)
@@ -71,6 +74,22 @@ impl<'a> Transparent<'a> {
 
                     fn load(&mut self, input: &mut __v::Reader<'_>) -> __v::Result<()> {
                         <#ty as __v::Wire>::load(&mut self.#member, input)
+                    }
+
+                    fn is_there(&self) -> bool {
+                        <#ty as __v::Wire>::is_there(&self.#member)
+                    }
+
+                    fn make_absent(&mut self) {
+                        <#ty as __v::Wire>::make_absent(&mut self.#member);
+                    }
+
+                    fn save_whole(&mut self, out: &mut __v::Writer) -> __v::Result<()> {
+                        <#ty as __v::Wire>::save_whole(&mut self.#member, out)
+                    }
+
+                    fn load_whole(&mut self, input: &mut __v::Reader<'_>) -> __v::Result<()> {
+                        <#ty as __v::Wire>::load_whole(&mut self.#member, input)
                     }
 
                     fn remember(&self) -> Self::Undo {

@@ -47,6 +47,64 @@ fn states() -> [(Dev, &'static [u8]); 3] {
     ]
 }
 
+/// A struct that is its field is an `Option` as its field is.
+mod transparent {
+    use super::*;
+
+    #[derive(VmState, Default, Clone, Debug, PartialEq)]
+    #[vmstate(transparent)]
+    struct Late(Option<Timer>);
+
+    #[derive(VmState, Default, Clone, Debug, PartialEq)]
+    #[vmstate(transparent)]
+    struct Pointer {
+        to: Option<Box<u16>>,
+    }
+
+    #[derive(VmState, Default, Clone, Debug, PartialEq)]
+    #[vmstate(transparent)]
+    struct Boxed<T>(Box<T>);
+
+    #[derive(VmState, Default, Clone, Debug, PartialEq)]
+    #[vmstate(name = "dev", subsection(name = "dev/timer", version = 2, minimum_version = 1))]
+    struct Dev {
+        a: u8,
+        pointers: [Pointer; 2],
+        boxed: Option<Boxed<u8>>,
+        #[vmstate(subsection = "dev/timer")]
+        timer: Late,
+    }
+
+    fn dev(timer: Option<Timer>) -> Dev {
+        let pointers = [Pointer { to: None }, Pointer { to: Some(Box::new(0x0102)) }];
+        Dev { a: 1, pointers, boxed: Some(Boxed(Box::new(3))), timer: Late(timer) }
+    }
+
+    #[test]
+    fn of_an_option_is_a_subsection_or_a_pointer() {
+        let states: [(Dev, &[u8]); 2] = [
+            (dev(None), b"\x01\x30\x01\x02\x03"),
+            (dev(timer(5, 0)), b"\x01\x30\x01\x02\x03\x05\x09dev/timer\0\0\0\x02\0\x05"),
+        ];
+        for (mut state, bytes) in states.clone() {
+            let mut out = Writer::recording();
+            state.save(&mut out).unwrap();
+            let (written, outcomes) = out.into_parts();
+            assert_eq!(written, bytes);
+            let described = vmdesc(Dev::DESCRIPTION, &outcomes).unwrap();
+            assert_eq!(described.contains_key("subsections"), state.timer.0.is_some());
+            for (mut before, _) in states.clone() {
+                before.load_or_keep(&mut Reader::strict(bytes).complete(), 1).unwrap();
+                assert_eq!(before, state);
+                // What fails leaves all as it was.
+                let short = &bytes[..4];
+                before.load_or_keep(&mut Reader::strict(short), 1).unwrap_err();
+                assert_eq!(before, state);
+            }
+        }
+    }
+}
+
 #[test]
 fn some_is_a_subsection_and_none_is_nothing() {
     for (state, bytes) in states() {

@@ -56,6 +56,50 @@ fn exchange(mut here: SocketChannel, mut there: SocketChannel) {
     assert_eq!(here.receive(&mut part, LONG).unwrap(), 0);
 }
 
+/// What a process that was killed leaves does not block the next one; what is in use, or is no socket, is left alone.
+#[test]
+fn only_a_socket_that_nobody_listens_at_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("door");
+    let killed = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let refused = || Listener::unix(&path).unwrap_err();
+    assert_eq!(refused().kind(), io::ErrorKind::AddrInUse);
+    drop(killed);
+    assert!(path.exists(), "std leaves the file, as a killed process does");
+    let listener = Listener::unix(&path).unwrap();
+    SocketChannel::connect_unix(&path, LONG, &|| true).unwrap();
+    assert_eq!(refused().kind(), io::ErrorKind::AddrInUse);
+    drop(listener);
+    assert!(!path.exists());
+
+    std::fs::write(&path, "precious").unwrap();
+    assert_eq!(refused().kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+/// Its own is removed, early or in the end; one that somebody else has put there since is not.
+#[test]
+fn a_listener_removes_no_file_but_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("door");
+    let listener = Listener::unix(&path).unwrap();
+    listener.remove_file();
+    assert!(!path.exists());
+    std::fs::write(&path, "precious").unwrap();
+    listener.remove_file();
+    drop(listener);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+
+    std::fs::remove_file(&path).unwrap();
+    let first = Listener::unix(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let second = Listener::unix(&path).unwrap();
+    drop(first);
+    SocketChannel::connect_unix(&path, LONG, &|| true).unwrap();
+    drop(second);
+    assert!(!path.exists());
+}
+
 #[test]
 fn unix() {
     let directory = tempfile::tempdir().unwrap();

@@ -12,6 +12,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::boot::cpu::Entry;
 use crate::boot::layout::{COMMAND_LINE, HIGH_MEMORY};
 use crate::error::{Error, Result};
+use crate::files::{self, Fit};
 use crate::memory::{PAGE_SIZE, Ram};
 
 /// `xloadflags`, bit 0: the image has the 64-bit entry point at +0x200 (boot.rst; protocol 2.12).
@@ -116,7 +117,7 @@ pub fn write_command_line(ram: &Ram, append: &str, kernel: &Kernel) -> Result<()
 }
 
 fn open(flag: &'static str, path: &Path) -> Result<File> {
-    File::open(path).map_err(|source| unreadable(flag, path, source))
+    files::open(path, File::options().read(true), Fit::Regular).map_err(|source| unreadable(flag, path, source))
 }
 
 fn unreadable(flag: &'static str, path: &Path, source: std::io::Error) -> Error {

@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::cli::{UsageError, values};
 use crate::config::{Address, Config, Disk, Net, Serial};
+use crate::files::{self, Fit};
 
 /// virtio-mmio windows of the machine, as QEMU's `microvm` without a second IOAPIC.
 const VIRTIO_WINDOWS: usize = 8;
@@ -41,7 +42,8 @@ pub struct RunArgs {
     /// disk, for frames, in each direction
     #[arg(long = "net", value_name = "tap=NAME", value_parser = values::net)]
     nets: Vec<Net>,
-    /// Serial console: stdio, file:PATH, pty or none
+    /// Serial console: stdio, file:PATH[,max=SIZE], pty or none. With max, PATH and PATH.1 hold the last of it, that many bytes
+    /// each
     #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = values::serial)]
     serial: Serial,
     /// QMP socket to make: unix:PATH
@@ -65,10 +67,16 @@ impl RunArgs {
             )));
         }
         if let Some(kernel) = &self.kernel {
-            must_open("--kernel", kernel, false, "give a Linux bzImage or an ELF image with a PVH entry")?;
+            must_open(
+                "--kernel",
+                kernel,
+                false,
+                Fit::Regular,
+                "give a Linux bzImage or an ELF image with a PVH entry",
+            )?;
         }
         if let Some(initrd) = &self.initrd {
-            must_open("--initrd", initrd, false, "give an initial RAM disk")?;
+            must_open("--initrd", initrd, false, Fit::Regular, "give an initial RAM disk")?;
         }
         for disk in &self.disks {
             let mend = if disk.read_only {
@@ -76,7 +84,10 @@ impl RunArgs {
             } else {
                 "give a raw disk image that may be written, or add ,readonly"
             };
-            must_open("--disk", &disk.path, !disk.read_only, mend)?;
+            must_open("--disk", &disk.path, !disk.read_only, Fit::Disk, mend)?;
+        }
+        if let Some(lease) = self.lease.as_deref().filter(|lease| lease.exists()) {
+            must_open("--lease", lease, true, Fit::Regular, "give a file that may be written, or a path that is free")?;
         }
         Ok(Config {
             kernel: self.kernel,
@@ -95,12 +106,9 @@ impl RunArgs {
 }
 
 /// Says early, and by the flag's name, what the machine would trip over later.
-fn must_open(flag: &str, path: &Path, write: bool, mend: &str) -> Result<(), UsageError> {
-    let opened = File::options().read(true).write(write).open(path).and_then(|file| file.metadata());
-    let problem = match opened {
-        Ok(metadata) if metadata.is_dir() => "it is a directory".to_string(),
-        Ok(_) => return Ok(()),
-        Err(error) => error.to_string(),
-    };
-    Err(UsageError(format!("{flag} {}: {problem}; {mend}", path.display())))
+fn must_open(flag: &str, path: &Path, write: bool, fit: Fit, mend: &str) -> Result<(), UsageError> {
+    match files::open(path, File::options().read(true).write(write), fit) {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(UsageError(format!("{flag} {}: {problem}; {mend}", path.display()))),
+    }
 }

@@ -84,7 +84,7 @@ fn a_whole_machine() {
             Net { tap: "tap1".into(), mac: None, limits: Limits { bytes: None, operations: rate(70_000, 7) } }
         ]
     );
-    assert_eq!(config.serial, Serial::File("/tmp/x:y".into()));
+    assert_eq!(config.serial, Serial::File { path: "/tmp/x:y".into(), max: None });
     assert_eq!(config.control, Some("/tmp/qmp".into()));
     assert_eq!(config.incoming, Some(Address::Tcp("[::1]:4444".into())));
 }
@@ -95,6 +95,13 @@ fn the_least_machine() {
     assert_eq!((config.kernel, config.memory, config.cpus), (None, 268_435_456, 1));
     assert_eq!((config.append.as_str(), config.serial, config.control), ("", Serial::Stdio, None));
     assert_eq!(config.incoming, Some(Address::Unix("/tmp/in".into())));
+}
+
+#[test]
+fn a_console_in_a_file_has_a_limit_on_request() {
+    let serial = |text| run(&["--kernel", READABLE, "--serial", text]).unwrap().serial;
+    assert_eq!(serial("file:/tmp/a,,b"), Serial::File { path: "/tmp/a,b".into(), max: None });
+    assert_eq!(serial("file:/tmp/a,max=64K"), Serial::File { path: "/tmp/a".into(), max: Some(65536) });
 }
 
 #[test]
@@ -175,6 +182,14 @@ fn each_mistake_gets_one_sentence() {
             "invalid value 'tap=t,mac=52:54:00:12:34' for '--net <tap=NAME>': '52:54:00:12:34' is no MAC address; write six bytes, as 52:54:00:12:34:56",
         ),
         (&["--serial", "tty"], "invalid value 'tty' for '--serial <WHERE>': write stdio, file:PATH, pty or none"),
+        (
+            &["--serial", "file:x,min=1"],
+            "invalid value 'file:x,min=1' for '--serial <WHERE>': 'min=1' is unknown; write file:PATH or file:PATH,max=SIZE (a comma in PATH as ,,)",
+        ),
+        (
+            &["--serial", "file:x,max=4095"],
+            "invalid value 'file:x,max=4095' for '--serial <WHERE>': max is 4096 bytes or more",
+        ),
         (
             &["--control", "tcp:localhost:1"],
             "invalid value 'tcp:localhost:1' for '--control <unix:PATH>': write unix:PATH",

@@ -99,15 +99,35 @@ fn mac_address(text: &str) -> Result<[u8; 6], String> {
     Ok(address)
 }
 
-/// `stdio`, `file:PATH`, `pty` or `none`
+/// Least bytes of a console's file: with less a line or two would be all that it holds.
+const SERIAL_MAX_MIN: u64 = 4096;
+
+/// `stdio`, `file:PATH[,max=SIZE]`, `pty` or `none`
 pub(super) fn serial(text: &str) -> Result<Serial, String> {
     match text.split_once(':') {
         None if text == "stdio" => Ok(Serial::Stdio),
         None if text == "pty" => Ok(Serial::Pty),
         None if text == "none" => Ok(Serial::None),
-        Some(("file", path)) if !path.is_empty() => Ok(Serial::File(path.into())),
+        Some(("file", file)) if !file.is_empty() => serial_file(file),
         _ => Err("write stdio, file:PATH, pty or none".into()),
     }
+}
+
+fn serial_file(text: &str) -> Result<Serial, String> {
+    let usage = "write file:PATH or file:PATH,max=SIZE (a comma in PATH as ,,)";
+    let mut parts = comma_separated(text).into_iter();
+    let path = parts.next().filter(|path| !path.is_empty()).ok_or(usage)?;
+    let mut max = None;
+    for option in parts {
+        match option.split_once('=') {
+            Some(("max", bytes)) => max = Some(size(bytes)?),
+            _ => return Err(format!("'{option}' is unknown; {usage}")),
+        }
+    }
+    if max.is_some_and(|max| max < SERIAL_MAX_MIN) {
+        return Err(format!("max is {SERIAL_MAX_MIN} bytes or more"));
+    }
+    Ok(Serial::File { path: path.into(), max })
 }
 
 /// `unix:PATH`, for sockets that are never reached over a network.

@@ -1,18 +1,22 @@
 //! The host side of the serial port: terminal, file or pseudo-terminal.
 
 mod input;
+mod log;
 mod terminal;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use nix::pty::openpty;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::ttyname;
 
+use self::log::Log;
 use crate::config::Serial;
+use crate::files::{self, Fit};
 
 pub use input::Input;
 pub use terminal::{RawTerminal, restore};
@@ -54,10 +58,21 @@ impl Console {
         };
         match serial {
             Serial::Stdio => Self::stdio().map_err(refused("stdio", "use --serial none or --serial file:PATH")),
-            Serial::File(path) => {
-                let mend = "choose a path that you may write";
-                let file = File::create(path).map_err(refused(&format!("file:{}", path.display()), mend))?;
-                Ok(Self { output: Box::new(file), input: None, terminal: None })
+            Serial::File { path, max } => {
+                let open = |path: &Path, fit| {
+                    let mend = "choose a path that you may write";
+                    let options = &mut File::options();
+                    options.read(fit == Fit::Regular).write(true).create(true).truncate(true);
+                    files::open(path, options, fit).map_err(refused(&format!("file:{}", path.display()), mend))
+                };
+                let output: Box<dyn Write + Send> = match max {
+                    None => Box::new(open(path, Fit::Output)?),
+                    Some(max) => {
+                        let file = open(path, Fit::Regular)?;
+                        Box::new(Log::new(file, open(&Log::earlier(path), Fit::Regular)?, *max))
+                    }
+                };
+                Ok(Self { output, input: None, terminal: None })
             }
             Serial::Pty => Self::pty().map_err(refused("pty", "use --serial none or --serial file:PATH")),
             Serial::None => Ok(Self { output: Box::new(io::sink()), input: None, terminal: None }),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -58,19 +59,50 @@ fn a_file_gets_the_output() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     std::fs::write(&path, "of an earlier run").unwrap();
-    let mut console = Console::open(&Serial::File(path.clone())).unwrap();
+    let mut console = Console::open(&Serial::File { path: path.clone(), max: None }).unwrap();
     assert!(console.input.is_none() && console.terminal.is_none());
     console.output.write_all(b"booted\n").unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"booted\n");
 
     let nowhere = directory.path().join("no/log");
     assert_eq!(
-        Console::open(&Serial::File(nowhere.clone())).unwrap_err().to_string(),
+        Console::open(&Serial::File { path: nowhere.clone(), max: None }).unwrap_err().to_string(),
         format!(
             "--serial file:{}: No such file or directory (os error 2); choose a path that you may write",
             nowhere.display()
         )
     );
+}
+
+/// What is read of both together is the end of what was written, and as much of it as one file may hold. The numbers are lines
+/// of eight bytes.
+#[test]
+fn a_file_with_a_limit_keeps_the_last_of_the_output() {
+    const MAX: usize = 4096;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let earlier = directory.path().join("log.1");
+    std::fs::write(&earlier, [b'x'; 3 * MAX]).unwrap();
+    let mut console = Console::open(&Serial::File { path: path.clone(), max: Some(MAX as u64) }).unwrap();
+    let read = |path: &Path| std::fs::read(path).unwrap();
+    assert_eq!(read(&earlier), b"", "of an earlier run");
+    let mut written = Vec::new();
+    // Pieces that do not divide the limit, and some that are longer than it.
+    for (number, lines) in [1, 100, 411, 3, 700, 2000, 37, 512, 512, 1].into_iter().enumerate() {
+        let piece = format!("{number:07}\n").repeat(lines);
+        console.output.write_all(piece.as_bytes()).unwrap();
+        written.extend(piece.into_bytes());
+        let (last, first) = (read(&path), read(&earlier));
+        assert!(last.len() <= MAX && first.len() <= MAX, "{} and {} bytes", first.len(), last.len());
+        let kept = [first, last].concat();
+        assert!(written.ends_with(&kept), "after piece {number}");
+        assert!(kept.len() >= MAX.min(written.len()), "{} bytes of {} are kept", kept.len(), written.len());
+    }
+    // A file beside it that cannot be opened is named.
+    std::fs::remove_file(&earlier).unwrap();
+    std::fs::create_dir(&earlier).unwrap();
+    let refusal = Console::open(&Serial::File { path, max: Some(MAX as u64) }).unwrap_err().to_string();
+    assert!(refusal.starts_with(&format!("--serial file:{}: ", earlier.display())), "{refusal}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::control::qmp::{Session, line};
 use crate::control::report;
 use crate::vm::Handle;
 
-/// Clients at once: a management program, a person, and room.
+/// Clients at once: a management program, a person, and room. When one more comes, the one that said nothing for longest goes.
 const CLIENTS_MAX: usize = 16;
 
 /// Messages that wait for a slow client before it is cut off.
@@ -69,8 +69,17 @@ type Clients = Arc<Mutex<Vec<Client>>>;
 struct Client {
     stream: UnixStream,
     outgoing: SyncSender<Outgoing>,
-    negotiated: Arc<AtomicBool>,
+    standing: Arc<Standing>,
     thread: JoinHandle<()>,
+}
+
+/// How far a client's conversation is, as its reader sees it.
+#[derive(Debug)]
+struct Standing {
+    negotiated: AtomicBool,
+    /// A command of it is being carried out.
+    busy: AtomicBool,
+    heard: Mutex<Instant>,
 }
 
 /// A message for a client, or the end of them.
@@ -168,6 +177,12 @@ fn accept(listener: &UnixListener, clients: &Mutex<Vec<Client>>, handle: &Handle
             Ok((stream, _)) => {
                 let mut clients = lock(clients);
                 clients.retain(|client| !client.thread.is_finished());
+                if clients.len() >= CLIENTS_MAX
+                    && let Some(idle) = longest_idle(&clients)
+                {
+                    // Its threads end by themselves.
+                    let _ = clients.swap_remove(idle).stream.shutdown(Shutdown::Both);
+                }
                 // One too many is closed at once: it sees no greeting.
                 if clients.len() < CLIENTS_MAX
                     && let Ok(client) = serve(stream, handle.clone())
@@ -183,10 +198,18 @@ fn accept(listener: &UnixListener, clients: &Mutex<Vec<Client>>, handle: &Handle
     }
 }
 
+/// The client that can best be spared: none that waits for an answer, and first one that never negotiated.
+fn longest_idle(clients: &[Client]) -> Option<usize> {
+    let standings = clients.iter().map(|client| &client.standing).enumerate();
+    let idle = standings.filter(|(_, standing)| !standing.busy.load(Ordering::SeqCst));
+    let least = idle.min_by_key(|(_, standing)| (standing.negotiated.load(Ordering::SeqCst), *lock(&standing.heard)));
+    least.map(|(index, _)| index)
+}
+
 /// Queues an event for each client; one whose queue is full is cut off, so it can neither miss an event nor hold up the
 /// thread that publishes it.
 fn tell(clients: &[Client], message: &[u8]) {
-    for client in clients.iter().filter(|client| client.negotiated.load(Ordering::SeqCst)) {
+    for client in clients.iter().filter(|client| client.standing.negotiated.load(Ordering::SeqCst)) {
         if client.outgoing.try_send(Some(message.to_vec())).is_err() {
             let _ = client.stream.shutdown(Shutdown::Both);
         }
@@ -198,22 +221,26 @@ fn serve(stream: UnixStream, handle: Handle) -> io::Result<Client> {
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let (mut input, output) = (stream.try_clone()?, stream.try_clone()?);
     let (outgoing, messages) = sync_channel(OUTGOING_MAX);
-    let negotiated = Arc::new(AtomicBool::new(false));
+    let standing = Arc::new(Standing {
+        negotiated: AtomicBool::new(false),
+        busy: AtomicBool::new(false),
+        heard: Mutex::new(Instant::now()),
+    });
     let writer = spawn("qmp-write", move || write(output, &messages))?;
     let thread = {
-        let (outgoing, negotiated) = (outgoing.clone(), Arc::clone(&negotiated));
+        let (outgoing, standing) = (outgoing.clone(), Arc::clone(&standing));
         spawn("qmp-read", move || {
-            read(&mut input, Session::new(handle), &outgoing, &negotiated);
+            read(&mut input, Session::new(handle), &outgoing, &standing);
             let _ = outgoing.send(None);
             let _ = writer.join();
             let _ = input.shutdown(Shutdown::Both);
         })?
     };
-    Ok(Client { stream, outgoing, negotiated, thread })
+    Ok(Client { stream, outgoing, standing, thread })
 }
 
 /// Until the client leaves, or cannot be written to. Waits where it does not read its answers: that is its own matter.
-fn read(input: &mut UnixStream, mut session: Session, outgoing: &SyncSender<Outgoing>, negotiated: &AtomicBool) {
+fn read(input: &mut UnixStream, mut session: Session, outgoing: &SyncSender<Outgoing>, standing: &Standing) {
     let mut buffer = [0; 4096];
     let mut alive = outgoing.send(Some(session.greeting())).is_ok();
     while alive {
@@ -223,11 +250,14 @@ fn read(input: &mut UnixStream, mut session: Session, outgoing: &SyncSender<Outg
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => break,
         };
+        standing.busy.store(true, Ordering::SeqCst);
         let received = session.receive(bytes, |session, reply| {
             // Before the answer is out: what happens once the client has it must not be missed.
-            negotiated.store(session.is_negotiated(), Ordering::SeqCst);
+            standing.negotiated.store(session.is_negotiated(), Ordering::SeqCst);
             alive = alive && outgoing.send(Some(reply)).is_ok();
         });
+        *lock(&standing.heard) = Instant::now();
+        standing.busy.store(false, Ordering::SeqCst);
         alive = alive && received.is_ok();
     }
 }

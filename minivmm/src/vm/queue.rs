@@ -132,6 +132,12 @@ impl Queue {
         }
     }
 
+    /// How many wait.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.lock().arrived.len()
+    }
+
     /// Keeps a request until the migration has ended.
     pub(super) fn defer(&mut self, envelope: Envelope) {
         self.deferred.push(envelope);

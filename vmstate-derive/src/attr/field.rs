@@ -2,7 +2,7 @@
 
 use proc_macro2::Ident;
 use syn::parse::{Parse, ParseStream};
-use syn::{Attribute, BinOp, Expr, ExprRange, Path, Token, Type, bracketed, token};
+use syn::{Attribute, BinOp, Expr, ExprRange, Path, Token, Type, bracketed, parenthesized, token};
 
 use super::{Once, Spanned, all_items};
 use crate::ctxt::Ctxt;
@@ -36,22 +36,39 @@ fn is_factor(expr: &Expr) -> bool {
     }
 }
 
-/// The value of `with`: a module, or `[module; N]` for each element of an array.
-pub(crate) struct With {
-    pub(crate) module: Path,
-    pub(crate) each: Option<Expr>,
+/// The value of `with`.
+pub(crate) enum With {
+    /// A module, for the whole field or each element of a collection.
+    One(Path),
+    /// `[module; N]`, for each element of an array.
+    Array(Path),
+    /// `(module, module)`, for keys and values of a map; `_` is their own type.
+    Entries(Option<Path>, Option<Path>),
 }
 
 impl Parse for With {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
-        if !input.peek(token::Bracket) {
-            return Ok(Self { module: input.parse()?, each: None });
+        let inside;
+        if input.peek(token::Bracket) {
+            bracketed!(inside in input);
+            let module = inside.parse()?;
+            inside.parse::<Token![;]>()?;
+            inside.parse::<Expr>()?;
+            return Ok(Self::Array(module));
         }
-        let array;
-        bracketed!(array in input);
-        let module = array.parse()?;
-        array.parse::<Token![;]>()?;
-        Ok(Self { module, each: Some(array.parse()?) })
+        if !input.peek(token::Paren) {
+            return Ok(Self::One(input.parse()?));
+        }
+        parenthesized!(inside in input);
+        let module = || match inside.peek(Token![_]) {
+            true => inside.parse::<Token![_]>().map(|_| None),
+            false => inside.parse().map(Some),
+        };
+        let key = module()?;
+        inside.parse::<Token![,]>()?;
+        let value = module()?;
+        inside.parse::<Option<Token![,]>>()?;
+        Ok(Self::Entries(key, value))
     }
 }
 

@@ -37,6 +37,7 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
         Codec::Each(framing, by) => each::kind(framing, by, field),
         Codec::List(_) => of(field, &quote!(__v::List), &quote!(KIND)),
         Codec::Map(_) => of(field, &quote!(__v::Map), &quote!(KIND)),
+        Codec::Entries(_, by) => each::kind_of_entries(by, field),
         Codec::Equal => quote!(<#ty as __v::Current>::EQUAL),
         Codec::AtMostCurrent => quote!(<#ty as __v::Current>::AT_MOST),
         Codec::Via(wire) => quote!(__v::sent_as::<#ty, #wire>()),
@@ -58,7 +59,9 @@ pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<Toke
         Codec::Each(framing, _) => Some(framing.as_ref()),
         _ => None,
     };
-    if let (Codec::List(max) | Codec::Map(max), _) | (_, Some(Framing::List(max))) = (&field.codec, framing) {
+    if let (Codec::List(max) | Codec::Map(max) | Codec::Entries(max, ..), _) | (_, Some(Framing::List(max))) =
+        (&field.codec, framing)
+    {
         return Some(quote!(__v::Count::new(::core::option::Option::None, 1, #max, false)));
     }
     let Length { member, name, factor, max } = field.codec.length()?;
@@ -78,6 +81,12 @@ pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<Toke
 
 /// What makes the field's value of its bytes, in the user's words, if that is the user's own code.
 pub(super) fn conversion(field: &Field<'_>) -> Option<String> {
+    if matches!(field.codec, Codec::Entries(..)) {
+        let via = field.attrs.via.as_ref().map(|via| ("via", &via.tokens));
+        let with = field.attrs.with.as_ref().map(|with| ("with", &with.tokens));
+        let said = via.into_iter().chain(with).map(|(word, what)| format!("{word} = {}", super::desc::text(what)));
+        return Some(said.collect::<Vec<_>>().join(", "));
+    }
     let (word, what) = match &field.codec {
         Codec::With(module) => ("with", module.to_token_stream()),
         Codec::Proxy(proxy) => ("via", proxy.to_token_stream()),
@@ -134,6 +143,7 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
             quote!(__v::within(__v::save_prefixed::<#ty, #prefix>(&mut self.#member, #max, out), #name)?;)
         }
         Codec::Each(framing, by) => each::save(framing, by, field),
+        Codec::Entries(max, by) => each::save_entries(max, by, field),
         Codec::Via(wire) => quote!(__v::within(__v::save_as::<#ty, #wire>(self.#member, out), #name)?;),
         Codec::With(module) => quote! {
             let before = out.len();
@@ -178,6 +188,7 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
             quote!(__v::within(__v::load_prefixed::<#ty, #prefix>(&mut self.#member, #max, input), #name)?;)
         }
         Codec::Each(framing, by) => each::load(framing, by, field),
+        Codec::Entries(max, by) => each::load_entries(max, by, field),
         Codec::Via(wire) => quote!(__v::within(__v::load_as::<#ty, #wire>(&mut self.#member, input), #name)?;),
         Codec::With(module) => quote!(self.#member = __v::within(#module::load(input), #name)?;),
         Codec::Proxy(proxy) => quote!(__v::within(__v::load_via::<#ty, #proxy>(&mut self.#member, input), #name)?;),
@@ -260,7 +271,7 @@ fn by_trait(codec: &Codec) -> Option<TokenStream> {
         Codec::Map(_) => Some(quote!(__v::Map)),
         Codec::Equal | Codec::AtMostCurrent => Some(quote!(__v::Current)),
         Codec::Via(_) | Codec::With(_) | Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
-        Codec::Each(..) => None,
+        Codec::Each(..) | Codec::Entries(..) => None,
     }
 }
 
@@ -274,7 +285,7 @@ pub(super) fn keeper(codec: &Codec) -> Option<TokenStream> {
         Codec::Counted(_) | Codec::Buffer(Some(_)) | Codec::Bitmap(Some(_)) => Some(quote!(__v::Counted)),
         Codec::List(_) | Codec::Map(_) | Codec::Prefixed(..) => by_trait(codec),
         Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
-        Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) | Codec::Each(..) => None,
+        Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) | Codec::Each(..) | Codec::Entries(..) => None,
     }
 }
 

@@ -1,9 +1,11 @@
 //! A collection's bytes where `via` or `with` makes each element.
 
 use proc_macro2::TokenStream;
-use quote::quote;
-use syn::Type;
+use quote::{quote, quote_spanned};
+use syn::spanned::Spanned as _;
+use syn::{Expr, Type};
 
+use super::codec;
 use crate::ast::{By, Field, Framing, Length};
 
 /// The schema's `Kind`.
@@ -43,14 +45,7 @@ pub(super) fn kind(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
 /// Appends the elements to `out`.
 pub(super) fn save(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream {
     let Field { member, name, .. } = field;
-    let one = match by {
-        By::Via(proxy) => quote!(__v::save_via::<_, #proxy>),
-        By::With(module) => quote!(|value, out| {
-            let before = out.len();
-            #module::save(value, out)?;
-            __v::custom_size(&#module::KIND, before, out)
-        }),
-    };
+    let one = save_one(by);
     let saved = match framing {
         Framing::Array => quote!(__v::save_array_of(&self.#member, out, #one)),
         Framing::Counted(Length { member: length, name: called, factor, max }) => quote!({
@@ -82,4 +77,69 @@ pub(super) fn load(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
         Framing::List(max) => quote!(__v::load_list_of(&mut self.#member, #max, input, #one)),
     };
     quote!(__v::within(#loaded, #name)?;)
+}
+
+/// Appends one element to `out`.
+fn save_one(by: &By) -> TokenStream {
+    match by {
+        By::Via(proxy) => quote!(__v::save_via::<_, #proxy>),
+        By::With(module) => quote!(|value, out| {
+            let before = out.len();
+            #module::save(value, out)?;
+            __v::custom_size(&#module::KIND, before, out)
+        }),
+    }
+}
+
+/// The schema's `Kind` of a map.
+pub(super) fn kind_of_entries([key, value]: &[Option<By>; 2], field: &Field<'_>) -> TokenStream {
+    let part = |by: &Option<By>, item: &TokenStream| match by {
+        None => {
+            let own = codec::of(field, &quote!(__v::Entries), item);
+            quote_spanned!(field.ty.span()=> __v::KindOf::<#own>::REF)
+        }
+        Some(By::Via(proxy)) => quote!(__v::KindOf::<#proxy>::REF),
+        // An item of its own, as a kind inside of another is a constant by reference.
+        Some(By::With(module)) => quote!({
+            const REF: &'static __v::Kind = &#module::KIND;
+            REF
+        }),
+    };
+    let (key, value) = (part(key, &quote!(Key)), part(value, &quote!(Value)));
+    quote!(__v::Kind::Map(__v::Shared::Static(#key), __v::Shared::Static(#value)))
+}
+
+/// Appends keys and values to `out`.
+pub(super) fn save_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &Field<'_>) -> TokenStream {
+    let Field { member, name, .. } = field;
+    let key = key.as_ref().map_or_else(|| quote!(__v::save_key), save_one);
+    let value = match value {
+        None => quote!(__v::Wire::save),
+        Some(By::Via(proxy)) => quote!(|value, out| __v::save_via::<_, #proxy>(&*value, out)),
+        Some(by) => save_one(by),
+    };
+    let save = codec::of(field, &quote!(__v::Entries), &quote!(save));
+    let arguments = codec::in_brackets(field.ty.span(), quote!(&mut self.#member, #max, out, #key, #value));
+    quote!(__v::within(#save #arguments, #name)?;)
+}
+
+/// Replaces keys and values by those of `input`.
+pub(super) fn load_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &Field<'_>) -> TokenStream {
+    let Field { member, name, .. } = field;
+    let key = match key {
+        None => quote!(__v::load_key),
+        Some(By::Via(proxy)) => quote!(|input| __v::make_via::<_, #proxy>(::core::option::Option::None, input)),
+        Some(By::With(module)) => quote!(|input| #module::load(input)),
+    };
+    let value = match value {
+        None => quote!(__v::load_value),
+        Some(By::Via(proxy)) => quote!(__v::load_value_via::<_, #proxy>),
+        Some(By::With(module)) => quote!(|held, input| {
+            *held = ::core::option::Option::Some(#module::load(input)?);
+            ::core::result::Result::Ok(())
+        }),
+    };
+    let load = codec::of(field, &quote!(__v::Entries), &quote!(load));
+    let arguments = codec::in_brackets(field.ty.span(), quote!(&mut self.#member, #max, input, #key, #value));
+    quote!(__v::within(#load #arguments, #name)?;)
 }

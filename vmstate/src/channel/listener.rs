@@ -1,12 +1,12 @@
 //! A socket at which a destination waits for its source.
 
-use std::fs::{File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,24 +29,27 @@ const INTRODUCTION: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    /// Removed when the listener goes.
-    path: Option<PathBuf>,
+    /// Of a unix socket.
+    file: Option<SocketFile>,
 }
 
 impl Listener {
-    /// Listens at a path that does not exist yet, for this user only. It goes when the listener does.
+    /// Listens at a path, for this user only. Its file is [removed](Self::remove_file) when the listener goes. One that is left of
+    /// a process that was killed is replaced.
     ///
     /// # Errors
-    /// The path exists, or cannot be made.
+    /// [`io::ErrorKind::AddrInUse`] if somebody listens there, [`io::ErrorKind::AlreadyExists`] if the file is no socket; or the
+    /// path cannot be made.
     pub fn unix(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
+        remove_stale(&path)?;
         // Linux gives the socket's file the mode of the socket itself (`unix_bind`), so there is no moment when others
         // may connect.
         let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
         socket.set_permissions(Permissions::from_mode(0o600))?;
         let socket = Socket::from(OwnedFd::from(socket));
         socket.bind(&SockAddr::unix(&path)?)?;
-        let listener = Self { socket, path: Some(path) };
+        let listener = Self { socket, file: Some(SocketFile::new(path)?) };
         listener.socket.listen(CANDIDATES.into())?;
         listener.socket.set_nonblocking(true)?;
         Ok(listener)
@@ -59,7 +62,15 @@ impl Listener {
     pub fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
         let socket = Socket::from(TcpListener::bind(address)?);
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, path: None })
+        Ok(Self { socket, file: None })
+    }
+
+    /// Removes a unix socket's file, unless somebody else has put one there since: nobody finds the way here any more. Who is
+    /// connected stays.
+    pub fn remove_file(&self) {
+        if let Some(file) = &self.file {
+            file.remove();
+        }
     }
 
     /// Where a TCP listener listens.
@@ -124,7 +135,7 @@ impl Listener {
     }
 
     fn channel(&self, socket: Socket) -> io::Result<SocketChannel> {
-        match self.path {
+        match self.file {
             Some(_) => UnixStream::from(socket).try_into(),
             None => TcpStream::from(socket).try_into(),
         }
@@ -163,8 +174,51 @@ fn begins(socket: &Socket) -> Beginning {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            let _ = std::fs::remove_file(path);
+        self.remove_file();
+    }
+}
+
+/// The file of a socket, known by more than its name. While the socket is open the kernel gives its inode to no other file.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(path: PathBuf) -> io::Result<Self> {
+        let inode = inode(&path)?;
+        Ok(Self { path, inode })
+    }
+
+    fn remove(&self) {
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Device and number.
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Removes a socket at which nobody listens any more.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists and is no socket"))
+        }
+        Ok(_) => {
+            // Without waiting: a queue that is full is somebody's, too.
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            match socket.connect(&SockAddr::unix(path)?) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+                Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
+            }
         }
     }
 }

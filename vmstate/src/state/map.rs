@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hash};
 use std::mem::size_of;
 
 use super::Wire;
+use super::entries::{load_key, load_value, save_key};
 use super::list::{at_most, more};
 use super::support::KindOf;
 use crate::codec::mark::{MORE, NO_MORE};
@@ -39,21 +40,12 @@ impl<K: Wire + Default + Ord + Clone, V: Wire + Default> Map for BTreeMap<K, V> 
     const KIND: Kind = Kind::Map(Shared::Static(KindOf::<K>::REF), Shared::Static(KindOf::<V>::REF));
 
     fn save(&mut self, max: usize, out: &mut Writer) -> Result<()> {
-        let count = at_most(self.len(), max)?;
-        out.outcome(count);
-        out.u32(count);
-        for (index, (key, value)) in self.iter_mut().enumerate() {
-            out.u8(MORE);
-            key.clone().save(out).map_err(|error| error.in_field("key").in_element(index))?;
-            value.save(out).map_err(|error| error.in_field("value").in_element(index))?;
-        }
-        out.u8(NO_MORE);
-        Ok(())
+        save_entries(self, max, out, save_key, V::save)
     }
 
     fn load(&mut self, max: usize, input: &mut Reader<'_>) -> Result<()> {
         let mut loaded = Self::new();
-        let verdict = load_entries(self, &mut loaded, max, input);
+        let verdict = load_entries(self, &mut loaded, max, input, load_key, load_value);
         if verdict.is_ok() {
             self.clear();
         }
@@ -110,8 +102,8 @@ fn ordered<K: Ord + Hash, V, S: BuildHasher, R>(
 }
 
 /// What a set has in place of a map's value: no bytes.
-#[derive(Default)]
-struct Nothing;
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nothing;
 
 impl Wire for Nothing {
     type Undo = ();
@@ -167,11 +159,33 @@ set! {
     HashSet<K, S>, [Hash: BuildHasher];
 }
 
-fn load_entries<K: Wire + Default + Ord, V: Wire + Default>(
+pub(super) fn save_entries<K, V>(
+    entries: &mut BTreeMap<K, V>,
+    max: usize,
+    out: &mut Writer,
+    mut save_key: impl FnMut(&K, &mut Writer) -> Result<()>,
+    mut save_value: impl FnMut(&mut V, &mut Writer) -> Result<()>,
+) -> Result<()> {
+    let count = at_most(entries.len(), max)?;
+    out.outcome(count);
+    out.u32(count);
+    for (index, (key, value)) in entries.iter_mut().enumerate() {
+        out.u8(MORE);
+        save_key(key, out).map_err(|error| error.in_field("key").in_element(index))?;
+        save_value(value, out).map_err(|error| error.in_field("value").in_element(index))?;
+    }
+    out.u8(NO_MORE);
+    Ok(())
+}
+
+/// Loads into `loaded`; a value that `held` has under the key is taken out, and given to `load_value`.
+pub(super) fn load_entries<K: Ord, V>(
     held: &mut BTreeMap<K, V>,
     loaded: &mut BTreeMap<K, V>,
     max: usize,
     input: &mut Reader<'_>,
+    mut load_key: impl FnMut(&mut Reader<'_>) -> Result<K>,
+    mut load_value: impl FnMut(&mut Option<V>, &mut Reader<'_>) -> Result<()>,
 ) -> Result<()> {
     let offset = input.offset();
     let announced = usize::try_from(input.u32()?).unwrap_or(usize::MAX);
@@ -183,7 +197,7 @@ fn load_entries<K: Wire + Default + Ord, V: Wire + Default>(
         if !more(input)? {
             return Err(input.malformed(format!("ends after {index} of {announced} entries")));
         }
-        load_entry(held, loaded, input).map_err(|error| error.in_element(index))?;
+        load_entry(held, loaded, input, &mut load_key, &mut load_value).map_err(|error| error.in_element(index))?;
     }
     if more(input)? {
         return Err(input.malformed(format!("more than the {announced} entries that it said")));
@@ -192,16 +206,17 @@ fn load_entries<K: Wire + Default + Ord, V: Wire + Default>(
 }
 
 /// QEMU takes keys in any order, and of equal ones the last (`get_gtree`); it writes them in order.
-fn load_entry<K: Wire + Default + Ord, V: Wire + Default>(
+fn load_entry<K: Ord, V>(
     held: &mut BTreeMap<K, V>,
     loaded: &mut BTreeMap<K, V>,
     input: &mut Reader<'_>,
+    load_key: impl FnOnce(&mut Reader<'_>) -> Result<K>,
+    load_value: impl FnOnce(&mut Option<V>, &mut Reader<'_>) -> Result<()>,
 ) -> Result<()> {
     // A tree's nodes are at least half full.
     input.charge(2 * size_of::<(K, V)>())?;
     let offset = input.offset();
-    let mut key = K::default();
-    key.load(input).map_err(|error| error.in_field("key"))?;
+    let key = load_key(input).map_err(|error| error.in_field("key"))?;
     if input.strictness() == Strictness::Strict
         && let Some((last, _)) = loaded.last_key_value()
         && key <= *last
@@ -209,8 +224,8 @@ fn load_entry<K: Wire + Default + Ord, V: Wire + Default>(
         let message = if key == *last { "the key comes twice" } else { "the keys are not in order" };
         return Err(Error::new(ErrorKind::Malformed, message).in_field("key").at(offset));
     }
-    let mut value = held.remove(&key).unwrap_or_default();
-    let verdict = value.load(input).map_err(|error| error.in_field("value"));
-    loaded.insert(key, value);
+    let mut value = held.remove(&key);
+    let verdict = load_value(&mut value, input).map_err(|error| error.in_field("value"));
+    loaded.extend(value.map(|value| (key, value)));
     verdict
 }

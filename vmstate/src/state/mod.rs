@@ -12,6 +12,7 @@ mod counted;
 mod current;
 mod duration;
 mod each;
+mod entries;
 mod float;
 mod hook;
 mod interior;

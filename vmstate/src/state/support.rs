@@ -8,6 +8,7 @@ pub use super::each::{
     ManyOf, load_array_of, load_counted_of, load_list_of, load_prefixed_of, make_via, save_array_of, save_counted_of,
     save_list_of, save_prefixed_of,
 };
+pub use super::entries::{Entries, load_key, load_value, load_value_via, save_key};
 pub use super::hook::{hook, load_hook, must_exist};
 pub use super::keep::{Cloned, Either, Holds, If, InPlace, Keeps, OnHeap, Whole, few, tiny};
 pub use super::length::{count_to_load, count_to_save};

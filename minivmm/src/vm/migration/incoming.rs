@@ -17,7 +17,7 @@ use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
 use crate::vm::published::Shared;
 
-/// Listens at `address`, so that a source may connect from now on. A unix socket's file goes with the listener.
+/// Listens at `address`, so that a source may connect from now on. A unix socket's file goes with the machine.
 ///
 /// # Errors
 /// [`Error::Flag`].
@@ -32,7 +32,7 @@ pub(in crate::vm) fn listen(address: &Address) -> Result<Listener> {
 
 /// What the thread works with.
 pub(super) struct Reception {
-    pub(super) listener: Listener,
+    pub(super) listener: Arc<Listener>,
     pub(super) parts: Parts,
     pub(super) ram: MachineRam,
     pub(super) seam: Seam,

@@ -67,6 +67,8 @@ impl Outgoing {
 pub(super) struct Incoming {
     control: Control,
     thread: JoinHandle<()>,
+    /// Shared with the migration thread, which may outlive the machine for a moment that the process does not have.
+    listener: Arc<Listener>,
     /// The guest was stopped before it arrived.
     stopped: bool,
 }
@@ -74,11 +76,14 @@ pub(super) struct Incoming {
 /// A rehearsal makes the guest stand no longer than this.
 const REHEARSAL: Duration = Duration::from_millis(100);
 
-/// How long a migration that ends with its machine is given to close its sockets and remove their files.
+/// How long a migration that ends with its machine is given to close its sockets.
 const FAREWELL: Duration = Duration::from_millis(200);
 
 /// The machine has ended, and nobody answers a migration thread any more.
 pub(super) fn give_up(outgoing: Option<Outgoing>, incoming: Option<Incoming>) {
+    if let Some(incoming) = &incoming {
+        incoming.listener.remove_file();
+    }
     let outgoing = outgoing.map(|outgoing| (outgoing.control, outgoing.thread));
     let incoming = incoming.map(|incoming| (incoming.control, incoming.thread));
     for (control, thread) in outgoing.into_iter().chain(incoming) {
@@ -250,8 +255,9 @@ impl Vm {
         let setup = Phase::Destination(DestinationPhase::Setup);
         self.shared.begin_migration(setup, &control);
         let parts = self.parts();
+        let listener = Arc::new(listener);
         let reception = Reception {
-            listener,
+            listener: Arc::clone(&listener),
             seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
                 .expecting(self.introduction()),
             parts,
@@ -262,7 +268,7 @@ impl Vm {
         let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || reception.run());
         let thread =
             begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;
-        self.incoming = Some(Incoming { control, thread, stopped: false });
+        self.incoming = Some(Incoming { control, thread, listener, stopped: false });
         Ok(())
     }
 

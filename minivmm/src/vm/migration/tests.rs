@@ -93,3 +93,20 @@ fn a_power_off_just_before_the_switch_over_refuses_it() {
     assert_eq!(vm.shared.run_state(), RunState::Running);
     assert_eq!(vm.machine.events().first(), Some(GuestEvent::PoweredOff));
 }
+
+/// Its thread may be held up by the peer or the host; the socket's file would block the next start.
+#[test]
+fn a_machine_that_ends_leaves_no_socket_though_its_migration_does_not_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("door");
+    let listener = Arc::new(Listener::unix(&path).unwrap());
+    let theirs = Arc::clone(&listener);
+    let (end, ends) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        let _ = ends.recv();
+        drop(theirs);
+    });
+    give_up(None, Some(Incoming { control: Control::default(), thread, listener, stopped: false }));
+    assert!(!path.exists());
+    drop(end);
+}

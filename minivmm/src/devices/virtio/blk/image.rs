@@ -1,6 +1,6 @@
 //! A raw disk image: positioned I/O on a file that is also an exclusive resource of the guest.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use vmstate::ownership::{Access, OwnershipError, Resource};
+
+use crate::files::{self, Fit};
 
 /// Bytes of a sector, the unit of virtio-blk.
 pub const SECTOR: u64 = 512;
@@ -27,7 +29,7 @@ impl Image {
     /// [`OwnershipError::Open`].
     pub fn open(path: &Path, read_only: bool) -> Result<Self, OwnershipError> {
         let error = |source| OwnershipError::Open { path: path.into(), source };
-        let file = OpenOptions::new().read(true).write(!read_only).open(path).map_err(error)?;
+        let file = files::open(path, File::options().read(true).write(!read_only), Fit::Disk).map_err(error)?;
         let access = if read_only { Access::Shared } else { Access::Exclusive };
         let resource = Resource::image(file.try_clone().map_err(error)?, path, access);
         Ok(Self { bytes: resource.bytes()?, file, resource: Arc::new(resource) })

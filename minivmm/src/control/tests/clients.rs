@@ -1,0 +1,286 @@
+//! Clients at the socket: those that behave, and those that do not.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use vmstate::migrate::{Phase, SourcePhase};
+
+use super::{negotiated, running, say};
+use crate::control::{Client, ClientError, Server};
+use crate::vm::{Handle, RunState};
+
+struct Peer {
+    input: BufReader<UnixStream>,
+}
+
+impl Peer {
+    fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut peer = Self { input: BufReader::new(stream) };
+        assert!(peer.next().get("QMP").is_some());
+        peer
+    }
+
+    /// One that has negotiated.
+    fn at_work(path: &Path) -> Self {
+        let mut peer = Self::connect(path);
+        peer.send("{\"execute\":\"qmp_capabilities\"}");
+        assert_eq!(peer.next(), json!({"return": {}}));
+        peer
+    }
+
+    /// True once the server has closed it.
+    fn is_closed(&mut self) -> bool {
+        let mut line = String::new();
+        self.input.read_line(&mut line).unwrap();
+        line.is_empty()
+    }
+
+    fn send(&mut self, text: &str) {
+        self.input.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.input.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line:?}"))
+    }
+}
+
+#[test]
+fn events_go_to_clients_that_negotiated_before_the_reply_that_caused_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    let (handle, shared, _seen) = running();
+    let server = Server::bind(&path, handle).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let (mut first, mut second, mut silent) = (Peer::connect(&path), Peer::connect(&path), Peer::connect(&path));
+    for peer in [&mut first, &mut second] {
+        peer.send("{\"execute\":\"qmp_capabilities\"}");
+        assert_eq!(peer.next(), json!({"return": {}}));
+    }
+    first.send(r#"{"execute":"stop"}{"execute":"stop"}{"execute":"cont"}"#);
+    let kinds: Vec<Value> = (0..5).map(|_| first.next()).collect();
+    assert_eq!(kinds[0]["event"], "STOP");
+    assert!(kinds[0]["timestamp"]["seconds"].as_u64().unwrap() > 1_700_000_000);
+    assert!(kinds[0]["timestamp"]["microseconds"].as_u64().unwrap() < 1_000_000);
+    assert_eq!(kinds[1..3], [json!({"return": {}}), json!({"return": {}})]);
+    assert_eq!(kinds[3]["event"], "RESUME");
+    assert_eq!((second.next()["event"].clone(), second.next()["event"].clone()), (json!("STOP"), json!("RESUME")));
+    shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Setup));
+    shared.update_migration(|info| info.figures.bytes = 1);
+    shared.set_run_state(RunState::Shutdown);
+    for peer in [&mut first, &mut second] {
+        let event = peer.next();
+        assert_eq!((&event["event"], &event["data"]), (&json!("MIGRATION"), &json!({"status": "setup"})));
+        let event = peer.next();
+        assert_eq!(event["event"], "SHUTDOWN");
+        assert_eq!(event["data"], json!({"guest": true, "reason": "guest-shutdown"}));
+    }
+    second.send(r#"{"execute":"quit"}"#);
+    assert_eq!(second.next()["data"], json!({"guest": false, "reason": "host-qmp-quit"}));
+    assert_eq!(second.next(), json!({"return": {}}));
+    drop(server);
+    assert!(!path.exists());
+    silent.send("");
+    let mut rest = Vec::new();
+    silent.input.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty(), "a client that did not negotiate was told {rest:?}");
+}
+
+#[test]
+fn queries_are_answered_while_the_driver_is_busy() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    // Nobody takes the requests.
+    let (handle, queue, _shared) = Handle::new(RunState::Running);
+    let server = Server::bind(&path, handle).unwrap();
+    let (mut waiting, mut asking) = (Peer::connect(&path), Peer::connect(&path));
+    for peer in [&mut waiting, &mut asking] {
+        peer.send("{\"execute\":\"qmp_capabilities\"}");
+        assert_eq!(peer.next(), json!({"return": {}}));
+    }
+    waiting.send(r#"{"execute":"stop"}"#);
+    for command in ["query-status", "query-migrate", "query-commands", "query-version", "query-migrate-parameters"] {
+        asking.send(&json!({"execute": command}).to_string());
+        assert!(asking.next().get("return").is_some(), "{command}");
+    }
+    // The driver ends: who waits for it is told so, and the server can close.
+    drop(queue);
+    assert_eq!(waiting.next()["error"]["desc"], "the machine has ended");
+    drop(server);
+}
+
+/// Whoever said nothing for longest makes room: first of those who never negotiated.
+#[test]
+fn idle_clients_lock_nobody_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    let (handle, _shared, _seen) = running();
+    let _server = Server::bind(&path, handle).unwrap();
+    let mut monitor = Peer::at_work(&path);
+    let mut silent: Vec<Peer> = (0..15).map(|_| Peer::connect(&path)).collect();
+    let mut user = Peer::at_work(&path);
+    assert!(silent[0].is_closed());
+    for peer in [&mut monitor, &mut user] {
+        peer.send(r#"{"execute":"query-status"}"#);
+        assert_eq!(peer.next()["return"]["status"], "running");
+    }
+    // All of the room is taken by clients at work, of which one was not heard of for longest.
+    let mut working: Vec<Peer> = (0..14).map(|_| Peer::at_work(&path)).collect();
+    assert!(silent[1..].iter_mut().all(Peer::is_closed));
+    monitor.send(r#"{"execute":"query-status"}"#);
+    monitor.next();
+    Peer::connect(&path);
+    assert!(user.is_closed());
+    for peer in working.iter_mut().chain([&mut monitor]) {
+        peer.send(r#"{"execute":"query-status"}"#);
+        assert_eq!(peer.next()["return"]["status"], "running");
+    }
+}
+
+#[test]
+fn a_client_that_waits_for_an_answer_is_never_closed_for_another_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    // Nobody takes the requests.
+    let (handle, queue, _shared) = Handle::new(RunState::Running);
+    let _server = Server::bind(&path, handle.clone()).unwrap();
+    let mut waiting: Vec<Peer> = (0..16).map(|_| Peer::at_work(&path)).collect();
+    for peer in &mut waiting {
+        peer.send(r#"{"execute":"stop"}"#);
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while queue.len() < 16 {
+        assert!(Instant::now() < deadline, "{} of 16 wait", queue.len());
+        thread::sleep(Duration::from_millis(1));
+    }
+    let mut late = BufReader::new(UnixStream::connect(&path).unwrap());
+    let mut greeting = String::new();
+    assert_eq!(late.read_line(&mut greeting).unwrap(), 0, "{greeting}");
+    drop(queue);
+    for peer in &mut waiting {
+        assert_eq!(peer.next()["error"]["desc"], "the machine has ended");
+    }
+}
+
+/// The process ends whatever its driver does.
+#[test]
+fn the_server_closes_while_a_client_waits_for_a_driver_that_is_stuck() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    // Nobody takes the requests, and nobody says that there is no driver.
+    let (handle, _queue, _shared) = Handle::new(RunState::Running);
+    let server = Server::bind(&path, handle).unwrap();
+    let mut waiting = Peer::connect(&path);
+    waiting.send(r#"{"execute":"qmp_capabilities"}{"execute":"stop"}"#);
+    assert_eq!(waiting.next(), json!({"return": {}}));
+    let (closed, closes) = channel();
+    thread::spawn(move || {
+        drop(server);
+        closed.send(()).unwrap();
+    });
+    closes.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(!path.exists());
+}
+
+/// Its answer does not wait for the driver.
+#[test]
+fn quit_is_answered_while_the_driver_is_stuck() {
+    let (handle, _queue, _shared) = Handle::new(RunState::Running);
+    let mut session = negotiated(&handle);
+    assert_eq!(say(&mut session, br#"{"execute":"quit"}"#), [json!({"return": {}})]);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_cut_off_and_never_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    let (handle, shared, _seen) = running();
+    let server = Server::bind(&path, handle).unwrap();
+    let mut deaf = Peer::connect(&path);
+    deaf.send("{\"execute\":\"qmp_capabilities\"}");
+    assert_eq!(deaf.next(), json!({"return": {}}));
+    let begin = Instant::now();
+    let longest = (0..20_000).map(|round| {
+        let state = if round % 2 == 0 { RunState::Paused } else { RunState::Running };
+        let begin = Instant::now();
+        shared.set_run_state(state);
+        begin.elapsed()
+    });
+    let longest = longest.max().unwrap();
+    assert!(longest < Duration::from_secs(1), "publishing took {longest:?}");
+    drop(server);
+    assert!(begin.elapsed() < Duration::from_secs(30));
+    let mut rest = Vec::new();
+    let events = match deaf.input.read_to_end(&mut rest) {
+        Ok(_) | Err(_) => rest.iter().filter(|&&byte| byte == b'\n').count(),
+    };
+    assert!(events < 20_000, "it was not cut off");
+}
+
+#[test]
+fn only_a_dead_socket_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    let bind = || Server::bind(&path, Handle::new(RunState::Running).0);
+    let sentence = |end: &str| format!("--control {}: {end}", path.display());
+
+    std::fs::write(&path, "precious").unwrap();
+    assert_eq!(
+        bind().unwrap_err().to_string(),
+        sentence("the file exists and is no socket; remove it or choose another path")
+    );
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    std::fs::remove_file(&path).unwrap();
+
+    let living = UnixListener::bind(&path).unwrap();
+    assert_eq!(
+        bind().unwrap_err().to_string(),
+        sentence("another process listens there; end it or choose another path")
+    );
+    drop(living);
+    assert!(path.exists(), "std leaves the file, as a killed process does");
+    let server = bind().unwrap();
+    Peer::connect(&path);
+
+    // Its own file only is removed.
+    std::fs::remove_file(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
+    drop(server);
+    assert!(path.exists());
+    drop(other);
+}
+
+#[test]
+fn the_client_speaks_with_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    let gone = Client::connect(&path).unwrap_err();
+    assert_eq!(
+        gone.to_string(),
+        format!(
+            "--control unix:{}: No such file or directory (os error 2); give the path that the machine was started with",
+            path.display()
+        )
+    );
+    let (handle, shared, _seen) = running();
+    let server = Server::bind(&path, handle).unwrap();
+    let mut client = Client::connect(&path).unwrap();
+    shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Completed));
+    assert_eq!(client.execute("query-status", json!({})).unwrap(), json!({"status": "running", "running": true}));
+    assert_eq!(client.migration_status(), Some("completed"));
+    match client.execute("migrate", json!({"uri": "tcp:far:1"})) {
+        Err(ClientError::Refused(reason)) => assert_eq!(reason, "a migration is running already"),
+        other => panic!("{other:?}"),
+    }
+    drop(server);
+    assert!(matches!(client.execute("stop", json!({})), Err(ClientError::Closed | ClientError::Io(_))));
+}

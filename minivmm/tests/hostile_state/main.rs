@@ -1,0 +1,192 @@
+//! A peer that makes up device state: some hundred damaged copies of a real migration's stream, each loaded by a process of
+//! the real command on `/dev/kvm`, where the guest then runs for a moment on the registers, interrupts, clocks and rings that
+//! the peer chose.
+//!
+//! Whatever it chose, the process refuses it with a sentence, ends in order, or answers and can be stopped and ended. The
+//! oracle is what the kernel tells of the process, and its answers. `VMSTATE_STREAMS` says how many, `VMSTATE_SEED` which
+//! damage; a failure names the one that repeats it.
+
+mod damage;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use vmstate_lab::tiny;
+use vmstate_lab::vmm::{Program, Vmm};
+
+use damage::{Random, damaged};
+use stream::{Recorded, config};
+
+type Result<T> = std::result::Result<T, String>;
+
+/// In an ordinary run of the tests.
+const STREAMS: u64 = 300;
+const SEED: u64 = 0x9e1;
+
+/// A load takes some milliseconds on an idle host.
+const LOAD: Duration = Duration::from_secs(15);
+/// The guest runs so long: some ten of its passes.
+const MOMENT: Duration = Duration::from_millis(40);
+/// For an answer or an end; many times what a busy host needs.
+const PROMPT: Duration = Duration::from_secs(10);
+/// A process with 16 MiB of guest RAM, at its most. One that loads an undamaged stream has had 15 MiB.
+const RESIDENT_MAX_MIB: u64 = 64;
+
+/// What a process did with a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    /// It did not load it, and ended.
+    Refused,
+    /// It loaded it; the guest ran until it was stopped, or stands.
+    Ran,
+    /// It loaded it, and the guest made the machine end: powered off, or did what KVM cannot do.
+    EndedItself,
+}
+
+#[test]
+fn device_state_that_a_peer_makes_up_costs_only_its_guest() {
+    if let Err(error) = minivmm::kvm::open() {
+        return vmstate_lab::skip::skip(error);
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let (streams, seed) = (number("VMSTATE_STREAMS").unwrap_or(STREAMS), number("VMSTATE_SEED").unwrap_or(SEED));
+    let recorded = Recorded::make().unwrap_or_else(|why| panic!("no stream to damage: {why}"));
+    let (outcome, passes) = play(&recorded, &recorded.bytes).unwrap();
+    assert!(outcome == Outcome::Ran && passes >= 2, "undamaged: {outcome:?}, {passes} passes");
+
+    let mut outcomes = BTreeMap::<_, u64>::new();
+    let (mut failures, mut went_on) = (Vec::new(), 0);
+    for index in 0..streams {
+        let mut random = Random(seed.wrapping_add(index));
+        let section = &recorded.sections[random.below(recorded.sections.len() as u64) as usize];
+        let (bytes, what) = damaged(&recorded.bytes, section.body.clone(), &mut random);
+        match play(&recorded, &bytes) {
+            Ok((outcome, passes)) => {
+                *outcomes.entry((&section.name, outcome)).or_default() += 1;
+                went_on += u64::from(passes >= 2);
+            }
+            Err(why) => failures.push(format!(
+                "VMSTATE_STREAMS=1 VMSTATE_SEED={}, {}: {what}: {why}",
+                seed + index,
+                section.name
+            )),
+        }
+    }
+    for ((section, outcome), count) in &outcomes {
+        println!("{count:4} {section}: {outcome:?}");
+    }
+    assert!(failures.is_empty(), "{} of {streams}:\n{}\n", failures.len(), failures.join("\n"));
+    let count = |outcome| outcomes.iter().filter(|((_, one), _)| *one == outcome).map(|(_, count)| count).sum::<u64>();
+    let (refused, ran) = (count(Outcome::Refused), count(Outcome::Ran));
+    println!("{streams} streams: {refused} refused, {ran} ran, in {went_on} the guest went on counting");
+    // Else the streams prove little. A repeated single one proves itself.
+    assert!(streams < STREAMS || (refused >= streams / 10 && ran >= streams / 4 && went_on >= streams / 10));
+}
+
+/// Has a process load `bytes` and run the guest; what came of it, and how many passes the guest counted.
+fn play(recorded: &Recorded, bytes: &[u8]) -> Result<(Outcome, usize)> {
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let door = directory.path().join("door");
+    let mut config = config(directory.path(), &recorded.image)?;
+    config.incoming = Some(format!("unix:{}", door.display()));
+    let program = Program::Minivmm(env!("CARGO_BIN_EXE_minivmm").into());
+    let mut vmm = Vmm::spawn(None, &program, &config).map_err(|error| error.to_string())?;
+    let sent = send(&door, bytes)?;
+    let outcome = follow(&mut vmm, &sent);
+    // It reads until the process has closed the connection, which has ended by now or is ended.
+    vmm.process().kill();
+    let _ = sent.join();
+    vmm.wait_end(Instant::now() + PROMPT).map_err(|error| error.to_string())?;
+    let said = vmm.errors();
+    let passes = tiny::passes(&vmm.console()).len();
+    match outcome {
+        Ok(_) if said.contains("panicked") => Err(format!("it panicked: {said}")),
+        Ok(outcome) => Ok((outcome, passes)),
+        Err(why) => Err(format!("{why}; it said: {said:?}")),
+    }
+}
+
+/// Plays the source, which hears every answer and believes none.
+fn send(door: &Path, bytes: &[u8]) -> Result<JoinHandle<()>> {
+    let failed = |error: std::io::Error| format!("{}: {error}", door.display());
+    let mut wire = UnixStream::connect(door).map_err(failed)?;
+    let mut answers = wire.try_clone().map_err(failed)?;
+    let bytes = bytes.to_vec();
+    Ok(std::thread::spawn(move || {
+        let hearing = std::thread::spawn(move || answers.read_to_end(&mut Vec::new()));
+        // A process that has refused the stream takes no more of it.
+        let _ = wire.write_all(&bytes).and_then(|()| wire.shutdown(Shutdown::Write));
+        let _ = hearing.join();
+    }))
+}
+
+fn follow(vmm: &mut Vmm, sent: &JoinHandle<()>) -> Result<Outcome> {
+    let begun = Instant::now();
+    let loaded = loop {
+        if let Some(status) = vmm.process().ended() {
+            return in_order(status).map(|()| Outcome::Refused);
+        }
+        let hung_up = sent.is_finished();
+        match vmm.status() {
+            Ok(state) if state != "inmigrate" => break state,
+            // Turned away before the first page, and another source is waited for.
+            Ok(_) if hung_up => {
+                // It may have ended just now.
+                let _ = answers(vmm, "quit");
+                let status = vmm.process().wait(Instant::now() + PROMPT).map_err(|error| error.to_string())?;
+                return in_order(status).map(|()| Outcome::Refused);
+            }
+            _ if begun.elapsed() > LOAD => return Err(format!("neither loaded nor refused within {LOAD:?}")),
+            _ => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    // It was stopped when it was sent. A machine that does not go on says so, and that is an answer, too.
+    let answered = (|| {
+        answers(vmm, "cont")?;
+        std::thread::sleep(MOMENT);
+        ["query-status", "query-migrate", "stop", "query-status"].iter().try_for_each(|command| answers(vmm, command))
+    })();
+    let resident = resident_mib(vmm.process().child().id());
+    let quit = answered.and_then(|()| answers(vmm, "quit"));
+    let status = vmm.process().wait(Instant::now() + PROMPT).map_err(|error| format!("{loaded}: {quit:?}: {error}"))?;
+    in_order(status)?;
+    match resident {
+        Some(mib) if mib > RESIDENT_MAX_MIB => {
+            Err(format!("{loaded}: {mib} MiB were resident, at most {RESIDENT_MAX_MIB} are allowed"))
+        }
+        // A process that has ended has no memory any more.
+        _ => Ok(if quit.is_ok() { Outcome::Ran } else { Outcome::EndedItself }),
+    }
+}
+
+/// Any answer will do, also a refusal.
+fn answers(vmm: &mut Vmm, command: &str) -> Result<()> {
+    match vmm.qmp.execute(command, Value::Null) {
+        Err(error) if error.to_string().contains("connection is lost") => Err(format!("{command}: {error}")),
+        _ => Ok(()),
+    }
+}
+
+/// Not by a signal, and by an exit code of the command's own: a panic has another.
+fn in_order(status: ExitStatus) -> Result<()> {
+    match status.code() {
+        Some(0..=2) => Ok(()),
+        _ => Err(format!("it ended with {status}")),
+    }
+}
+
+/// The most that the process ever had in memory (`VmHWM` of proc_pid_status(5), in KiB).
+fn resident_mib(process: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib >> 10)
+}

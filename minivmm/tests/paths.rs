@@ -1,0 +1,116 @@
+//! The files and sockets that the command line names: what may lie there, and what is left of it.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn minivmm(arguments: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+    command.arg("run").args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// Killed if it does not end in time.
+fn end(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    panic!("it goes on after {PATIENCE:?}");
+}
+
+/// What it says about a mistake of the user.
+fn refused(arguments: &[&str]) -> String {
+    let mut child = minivmm(arguments);
+    assert_eq!(end(&mut child).code(), Some(2), "{arguments:?}");
+    std::io::read_to_string(child.stderr.take().unwrap()).unwrap()
+}
+
+/// Opening a FIFO waits for the other end, for ever if need be; so it is not waited for.
+#[test]
+fn a_fifo_is_refused_at_once_by_flag_and_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let kernel = directory.path().join("kernel");
+    fs::write(&kernel, vmstate_lab::tiny::bzimage()).unwrap();
+    let (fifo, kernel) = (fifo.to_str().unwrap(), kernel.to_str().unwrap());
+    let read_only = format!("{fifo},readonly");
+    for (flag, value) in [("--initrd", fifo), ("--disk", fifo), ("--disk", &read_only), ("--lease", fifo)] {
+        let said = refused(&["--serial", "none", "--kernel", kernel, flag, value]);
+        assert!(said.starts_with(&format!("minivmm: {flag} {fifo}: it is a FIFO; give ")), "{said}");
+    }
+    let said = refused(&["--serial", "none", "--kernel", fifo]);
+    assert!(said.starts_with(&format!("minivmm: --kernel {fifo}: it is a FIFO; give ")), "{said}");
+    // One with a reader would do.
+    let said = refused(&["--kernel", kernel, "--serial", &format!("file:{fifo}")]);
+    assert!(
+        said.starts_with(&format!("minivmm: --serial file:{fifo}: ")) && said.contains("; choose a path"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_is_neither_file_nor_disk_is_refused_by_flag_and_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let kernel = directory.path().join("kernel");
+    fs::write(&kernel, vmstate_lab::tiny::bzimage()).unwrap();
+    let kernel = kernel.to_str().unwrap();
+    let here = directory.path().to_str().unwrap();
+    for (flag, value, is) in [
+        ("--initrd", "/dev/zero", "a character device"),
+        ("--disk", "/dev/null", "a character device"),
+        ("--lease", "/dev/null", "a character device"),
+        ("--initrd", here, "a directory"),
+    ] {
+        let said = refused(&["--serial", "none", "--kernel", kernel, flag, value]);
+        assert!(said.starts_with(&format!("minivmm: {flag} {value}: it is {is}; give ")), "{said}");
+    }
+}
+
+/// Waits until somebody listens there.
+fn await_listener(path: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    while UnixStream::connect(path).is_err() {
+        assert!(Instant::now() < deadline, "nobody listens at {}", path.display());
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_destination_that_was_killed_does_not_block_the_next_one() {
+    if let Err(error) = minivmm::kvm::open() {
+        return vmstate_lab::skip::skip(error);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let door = directory.path().join("door");
+    let address = format!("unix:{}", door.display());
+    let arguments = ["--memory", "16M", "--serial", "none", "--incoming", &address];
+    let mut killed = minivmm(&arguments);
+    await_listener(&door);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(door.exists(), "a process that is killed removes nothing");
+
+    let mut next = minivmm(&arguments);
+    await_listener(&door);
+    let said = refused(&arguments);
+    assert!(said.starts_with(&format!("minivmm: --incoming: {address}: ")), "{said}");
+    kill(Pid::from_raw(next.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(end(&mut next).code(), Some(0));
+    assert!(!door.exists(), "its socket is left");
+}
