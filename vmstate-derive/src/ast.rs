@@ -1,10 +1,10 @@
 //! The struct as the derive sees it: parts (the struct itself, then its subsections), and fields that belong to one.
 
 use proc_macro2::TokenStream;
-use quote::{ToTokens, quote};
+use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
-use syn::{DataStruct, DeriveInput, Expr, ExprRange, Index, Member, Path, Type, TypeArray};
+use syn::{DataStruct, DeriveInput, Expr, ExprRange, Fields, Ident, Index, Member, Path, Type, TypeArray, Variant};
 
 use crate::attr::Spanned;
 use crate::attr::container::{ContainerAttrs, PartAttrs};
@@ -40,6 +40,8 @@ pub(crate) struct Part {
 /// A field.
 pub(crate) struct Field<'a> {
     pub(crate) member: Member,
+    /// The value, where the derived code has it.
+    pub(crate) place: TokenStream,
     pub(crate) ty: &'a Type,
     /// Its name on the wire.
     pub(crate) name: String,
@@ -116,6 +118,8 @@ pub(crate) enum By {
 /// A length that is another field.
 pub(crate) struct Length {
     pub(crate) member: Member,
+    /// Its value, where the derived code has it.
+    pub(crate) place: TokenStream,
     pub(crate) name: String,
     /// Elements for each that the field counts.
     pub(crate) factor: Expr,
@@ -132,7 +136,8 @@ impl<'a> Container<'a> {
         for index in 1..parts.len() {
             parts[index].parent = Some(parent_of(&parts, index));
         }
-        let fields = data.fields.iter().enumerate().map(|(index, field)| Field::new(ctxt, index, field, &parts));
+        let fields = data.fields.iter().enumerate();
+        let fields = fields.map(|(index, field)| Field::new(ctxt, index, field, &parts, &Holder::Struct));
         let mut fields: Vec<_> = fields.collect();
         for index in 0..fields.len() {
             let part = fields[index].part.filter(|part| *part > 0);
@@ -142,6 +147,22 @@ impl<'a> Container<'a> {
             }
         }
         Self { input, parts, fields, section: attrs.section, remote: attrs.remote }
+    }
+
+    /// Reads a variant of an enum: a struct that has no versions and no subsections.
+    pub(crate) fn of_variant(ctxt: &Ctxt, input: &'a DeriveInput, variant: &'a Variant) -> Self {
+        let part = Part {
+            name: variant.ident.unraw().to_string(),
+            version: 1,
+            minimum_version: 1,
+            parent: None,
+            attrs: PartAttrs::default(),
+            tokens: variant.ident.to_token_stream(),
+        };
+        let (parts, holder) = (vec![part], Holder::Variant(&variant.fields));
+        let fields = variant.fields.iter().enumerate();
+        let fields = fields.map(|(index, field)| Field::new(ctxt, index, field, &parts, &holder)).collect();
+        Self { input, parts, fields, section: SectionAttrs::default(), remote: None }
     }
 
     /// The migrated fields of part `part`, each with its index among all.
@@ -197,12 +218,9 @@ fn parent_of(parts: &[Part], index: usize) -> usize {
 }
 
 impl<'a> Field<'a> {
-    fn new(ctxt: &Ctxt, index: usize, field: &'a syn::Field, parts: &[Part]) -> Self {
+    fn new(ctxt: &Ctxt, index: usize, field: &'a syn::Field, parts: &[Part], holder: &Holder<'_>) -> Self {
         let attrs = FieldAttrs::from_attrs(ctxt, &field.attrs);
-        let member = match &field.ident {
-            Some(ident) => Member::Named(ident.clone()),
-            None => Member::Unnamed(Index { index: u32::try_from(index).unwrap_or(u32::MAX), span: field.ty.span() }),
-        };
+        let member = member(index, field);
         let own_name = match &member {
             Member::Named(ident) => ident.unraw().to_string(),
             Member::Unnamed(index) => index.index.to_string(),
@@ -214,25 +232,63 @@ impl<'a> Field<'a> {
             (None, Some(wanted)) => {
                 // The struct itself is no subsection of itself.
                 let found = parts.iter().skip(1).position(|part| part.name == wanted.value).map(|index| index + 1);
-                if found.is_none() {
+                if found.is_none() && matches!(holder, Holder::Struct) {
                     let message = format!("no `subsection(name = {:?}, …)` is declared on the struct", wanted.value);
                     ctxt.error(&wanted.tokens, message);
                 }
                 found
             }
         };
-        let codec = Codec::new(&attrs);
-        Self { member, ty: &field.ty, name, part, codec, attrs }
+        let codec = Codec::new(&attrs, holder);
+        let place = holder.place(&member);
+        Self { member, place, ty: &field.ty, name, part, codec, attrs }
+    }
+}
+
+/// What the fields are of.
+enum Holder<'a> {
+    Struct,
+    /// A variant of an enum: its fields are bound one by one.
+    Variant(&'a Fields),
+}
+
+impl Holder<'_> {
+    /// The value of a field, where the derived code has it.
+    fn place(&self, wanted: &Member) -> TokenStream {
+        let mut fields = match self {
+            Self::Struct => None,
+            Self::Variant(fields) => Some(fields.iter().enumerate()),
+        };
+        match fields.as_mut().and_then(|fields| fields.find(|(index, field)| member(*index, field) == *wanted)) {
+            None => quote!(self.#wanted),
+            Some((index, field)) => {
+                let bound = bound(index, &field.ty);
+                quote!((*#bound))
+            }
+        }
+    }
+}
+
+/// What the field of a variant is bound to.
+pub(crate) fn bound(index: usize, ty: &Type) -> Ident {
+    format_ident!("field_{index}", span = ty.span())
+}
+
+fn member(index: usize, field: &syn::Field) -> Member {
+    match &field.ident {
+        Some(ident) => Member::Named(ident.clone()),
+        None => Member::Unnamed(Index { index: u32::try_from(index).unwrap_or(u32::MAX), span: field.ty.span() }),
     }
 }
 
 impl Codec {
-    fn new(attrs: &FieldAttrs) -> Self {
+    fn new(attrs: &FieldAttrs, holder: &Holder<'_>) -> Self {
         let number = |given: Option<&Expr>, otherwise| given.cloned().unwrap_or(Expr::Verbatim(otherwise));
         let max = number(attrs.max.as_ref().map(|max| &max.value), quote!(0));
         let mut length = attrs.len.as_ref().map(|len| Length {
             name: len.value.field.unraw().to_string(),
             member: Member::Named(len.value.field.clone()),
+            place: holder.place(&Member::Named(len.value.field.clone())),
             factor: number(len.value.factor.as_ref(), quote!(1)),
             max: max.clone(),
         });

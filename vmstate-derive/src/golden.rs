@@ -90,6 +90,11 @@ fn remote() {
 }
 
 #[test]
+fn variants() {
+    golden("variants");
+}
+
+#[test]
 fn with_mistakes() {
     golden("with_mistakes");
 }

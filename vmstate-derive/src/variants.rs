@@ -1,16 +1,19 @@
 //! Enums with fields: on the wire a number as wide as their `repr` says, then the fields of the variant that has it.
 
-use proc_macro2::{Ident, TokenStream, TokenTree};
+use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens as _, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
-use syn::{
-    DataEnum, DeriveInput, Expr, ExprLit, ExprUnary, Field, Generics, Lit, Member, Type, UnOp, Variant, parse_quote,
-};
+use syn::{DataEnum, DeriveInput, Expr, ExprLit, ExprUnary, Generics, Lit, UnOp, Variant, parse_quote};
 
+use crate::ast::{Container, Field, bound};
 use crate::attr::all_items;
+use crate::attr::field::FieldAttrs;
+use crate::check;
 use crate::ctxt::Ctxt;
 use crate::enumeration::integer_repr;
+use crate::expand::{call, codec, desc, framing, load, save, undo};
+use crate::symbol;
 
 /// The enum.
 pub(crate) struct Variants<'a> {
@@ -25,20 +28,13 @@ struct One<'a> {
     ident: &'a Ident,
     /// The number on the wire, as it was written.
     number: &'a Expr,
-    fields: Vec<Part<'a>>,
-}
-
-/// A field of a variant.
-struct Part<'a> {
-    member: Member,
-    ty: &'a Type,
-    name: String,
+    fields: Container<'a>,
 }
 
 impl<'a> Variants<'a> {
     /// Reads the enum; mistakes go to `ctxt`.
     pub(crate) fn new(ctxt: &Ctxt, input: &'a DeriveInput, data: &'a DataEnum) -> Option<Self> {
-        let variants: Vec<_> = data.variants.iter().filter_map(|variant| One::new(ctxt, variant)).collect();
+        let variants: Vec<_> = data.variants.iter().filter_map(|variant| One::new(ctxt, input, variant)).collect();
         let integer = input.attrs.iter().find_map(integer_repr);
         if integer.is_none() {
             ctxt.error(&input.ident, crate::enumeration::NO_REPR);
@@ -66,13 +62,16 @@ impl<'a> Variants<'a> {
         let loads = self.variants.iter().map(One::load);
         let remembers = self.variants.iter().map(One::remember);
         let undos = self.variants.iter().map(One::undo);
+        let (framed_now, framed) = self.framed(&lists);
         quote! {
             #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
-            #[allow(dead_code, unused_qualifications, unused_variables, missing_docs, missing_debug_implementations)]
-            #[allow(unreachable_pub, deprecated)]
+            #[allow(dead_code, unused_qualifications, unused_variables, unused_parens, unused_braces)]
+            #[allow(missing_docs, missing_debug_implementations, unreachable_pub, deprecated)]
             const _: () = {
                 use #krate::__private as __v;
                 use ::core::primitive::#integer as __Integer;
+
+                #framed_now
 
                 #[doc(hidden)]
                 pub enum __Undo #impl_generics #where_clause {
@@ -85,6 +84,7 @@ impl<'a> Variants<'a> {
                     #(const #ones: &'static __v::Description;)*
                     const __ALL: &'static [__v::Field];
                     const __DESCRIPTION: &'static __v::Description;
+                    const __FRAMED: ();
                 }
 
                 #[automatically_derived]
@@ -109,6 +109,7 @@ impl<'a> Variants<'a> {
                         __v::Shared::Static(<Self as __Parts>::__ALL),
                         __v::Shared::Static(&[]),
                     );
+                    const __FRAMED: () = #framed;
                 }
 
                 #[automatically_derived]
@@ -124,6 +125,7 @@ impl<'a> Variants<'a> {
                     }
 
                     fn load(&mut self, input: &mut __v::Reader<'_>) -> __v::Result<()> {
+                        let () = <Self as __Parts>::__FRAMED;
                         let offset = input.offset();
                         let mut tag: __Integer = 0;
                         __v::within(<__Integer as __v::Wire>::load(&mut tag, input), "tag")?;
@@ -162,10 +164,8 @@ impl<'a> Variants<'a> {
         let (before, behind) = (absent(before), absent(behind.get(1..).unwrap_or_default()));
         let present = variant.has_fields().then(|| quote!(out.outcome(1);));
         let (pattern, number) = (variant.pattern(), variant.number);
-        let fields = variant.each(|part, bound| {
-            let save = part.of(&quote!(save));
-            variant.within(part, &quote!(#save(#bound, out)))
-        });
+        let fields = variant.with_path(variant.migrated().map(save::checked).collect());
+        let validate = variant.validate(|verdict| quote!(__v::hook(#verdict, "validate")));
         quote! {
             #pattern => {
                 let mut tag: __Integer = #number;
@@ -173,7 +173,29 @@ impl<'a> Variants<'a> {
                 #before
                 #present
                 #fields
+                #validate
                 #behind
+            }
+        }
+    }
+
+    /// The checks of the layout: those of an enum without parameters as constants, each shown where it is broken; and the value
+    /// of `__FRAMED`, which a load of another needs.
+    fn framed(&self, lists: &[Ident]) -> (TokenStream, TokenStream) {
+        let rules = |this: &Ident| {
+            let variants = self.variants.iter().zip(lists);
+            variants
+                .flat_map(|(variant, list)| framing::rules_of_variant(&variant.fields, list, this).collect::<Vec<_>>())
+                .collect::<Vec<_>>()
+        };
+        match self.input.generics.params.is_empty() {
+            true => {
+                let rules = rules(&self.input.ident);
+                (quote!(#(const _: () = { #rules };)*), quote!(()))
+            }
+            false => {
+                let rules = rules(&format_ident!("Self"));
+                (TokenStream::new(), quote!({ #(#rules;)* }))
             }
         }
     }
@@ -182,10 +204,13 @@ impl<'a> Variants<'a> {
     fn with_bounds(&self) -> Generics {
         let mut generics = self.input.generics.clone();
         let parameters: Vec<_> = generics.type_params().map(|parameter| parameter.ident.clone()).collect();
-        for part in self.variants.iter().flat_map(|variant| &variant.fields) {
-            if mentions(part.ty.to_token_stream(), &parameters) {
-                let ty = part.ty;
-                generics.make_where_clause().predicates.push(parse_quote!(#ty: __v::Wire + ::core::default::Default));
+        for variant in &self.variants {
+            codec::add_bounds(&variant.fields, &mut generics);
+            for Field { ty, part, .. } in &variant.fields.fields {
+                if codec::mentions(ty.to_token_stream(), &parameters) {
+                    let clone = part.is_none().then(|| quote!(+ ::core::clone::Clone));
+                    generics.make_where_clause().predicates.push(parse_quote!(#ty: ::core::default::Default #clone));
+                }
             }
         }
         generics
@@ -193,12 +218,13 @@ impl<'a> Variants<'a> {
 }
 
 impl<'a> One<'a> {
-    fn new(ctxt: &Ctxt, variant: &'a Variant) -> Option<Self> {
+    fn new(ctxt: &Ctxt, input: &'a DeriveInput, variant: &'a Variant) -> Option<Self> {
         for item in all_items(ctxt, &variant.attrs) {
             ctxt.error(&item.word, "a variant takes no attributes");
         }
-        let fields = variant.fields.members().zip(&variant.fields);
-        let fields = fields.map(|(member, field)| Part::new(ctxt, member, field)).collect();
+        let mut fields = Container::of_variant(ctxt, input, variant);
+        fields.fields.iter_mut().for_each(|field| fits_a_variant(ctxt, &mut field.attrs));
+        check::check(ctxt, &fields);
         match &variant.discriminant {
             Some((_, number)) if is_number(number) => Some(Self { ident: &variant.ident, number, fields }),
             Some((_, number)) => {
@@ -221,40 +247,54 @@ impl<'a> One<'a> {
         }
     }
 
+    /// The fields that are on the wire.
+    fn migrated(&self) -> impl Iterator<Item = &Field<'a>> {
+        self.fields.migrated().map(|(_, field)| field)
+    }
+
     fn has_fields(&self) -> bool {
-        !self.fields.is_empty()
+        self.migrated().next().is_some()
     }
 
     /// `Self::Variant { 0: field_0, … }`.
     fn pattern(&self) -> TokenStream {
         let ident = self.ident;
-        let members = self.fields.iter().map(|part| &part.member);
-        let bound = self.bound();
-        quote!(Self::#ident { #(#members: #bound),* })
+        let fields = self.fields.fields.iter().enumerate().map(|(index, Field { member, ty, .. })| {
+            let bound = bound(index, ty);
+            quote!(#member: #bound)
+        });
+        quote!(Self::#ident { #(#fields),* })
     }
 
-    fn bound(&self) -> Vec<Ident> {
-        let fields = self.fields.iter().enumerate();
-        fields.map(|(index, part)| format_ident!("field_{index}", span = part.ty.span())).collect()
+    /// The code of the fields, with the variant in the path of its errors.
+    fn with_path(&self, code: TokenStream) -> TokenStream {
+        if code.is_empty() {
+            return code;
+        }
+        let variant = self.ident.unraw().to_string();
+        quote! {
+            __v::within(
+                (|| -> __v::Result<()> {
+                    #code
+                    ::core::result::Result::Ok(())
+                })(),
+                #variant,
+            )?;
+        }
     }
 
-    /// The code of all fields.
-    fn each(&self, code: impl Fn(&Part<'_>, &Ident) -> TokenStream) -> TokenStream {
-        self.fields.iter().zip(self.bound()).map(|(part, bound)| code(part, &bound)).collect()
-    }
-
-    /// A result of the field's, with its place.
-    fn within(&self, part: &Part<'_>, result: &TokenStream) -> TokenStream {
-        let (variant, name) = (self.ident.unraw().to_string(), &part.name);
-        quote!(__v::within(__v::within(#result, #name), #variant)?;)
+    /// The checks of all fields, once all are there.
+    fn validate(&self, of: impl Fn(&TokenStream) -> TokenStream) -> TokenStream {
+        let checks = self.migrated().filter_map(|Field { name, attrs, .. }| {
+            let verdict = of(&call(&attrs.validate.as_ref()?.value, &quote!(&*self)));
+            Some(quote!(__v::within(#verdict, #name)?;))
+        });
+        self.with_path(checks.collect())
     }
 
     /// The descriptions of the fields.
     fn descriptions(&self) -> TokenStream {
-        self.each(|part, _| {
-            let (name, kind) = (&part.name, part.of(&quote!(KIND)));
-            quote!(__v::Field::new(__v::Shared::Static(#name), #kind, __v::Presence::Since(0)),)
-        })
+        self.migrated().map(|field| desc::entries(&self.fields, field)).collect()
     }
 
     /// The variant as a struct.
@@ -283,23 +323,34 @@ impl<'a> One<'a> {
         }
     }
 
+    /// What is kept of each field, those that are not on the wire, too: a load of another variant drops them.
+    fn kept(&self) -> [Vec<TokenStream>; 4] {
+        let mut all = [const { Vec::new() }; 4];
+        for (index, field) in self.fields.fields.iter().enumerate() {
+            let kept = format_ident!("kept_{index}", span = field.ty.span());
+            let [ty, remember, undo] = undo::of_variant(field, &kept);
+            all.iter_mut()
+                .zip([kept.to_token_stream(), ty, remember, undo])
+                .for_each(|(list, tokens)| list.push(tokens));
+        }
+        all
+    }
+
     fn undo_variant(&self) -> TokenStream {
-        let ident = self.ident;
-        let undos = self.fields.iter().map(|part| part.of(&quote!(Undo)));
-        quote!(#ident(#(#undos),*))
+        let (ident, [kept, types, ..]) = (self.ident, self.kept());
+        quote!(#ident { #(#kept: #types),* })
     }
 
     /// Makes this variant of the value, if it is another; then `code`, with the fields at hand.
     fn become_this(&self, code: &TokenStream) -> TokenStream {
         let (ident, pattern) = (self.ident, self.pattern());
-        let members = self.fields.iter().map(|part| &part.member);
-        let defaults = self.fields.iter().map(|part| {
-            let ty = part.ty;
-            quote_spanned!(ty.span()=> <#ty as ::core::default::Default>::default())
+        let defaults = self.fields.fields.iter().map(|Field { member, ty, .. }| {
+            let default = quote_spanned!(ty.span()=> <#ty as ::core::default::Default>::default());
+            quote!(#member: #default)
         });
         quote! {
             if !::core::matches!(self, Self::#ident { .. }) {
-                *self = Self::#ident { #(#members: #defaults),* };
+                *self = Self::#ident { #(#defaults),* };
             }
             if let #pattern = self {
                 #code
@@ -309,51 +360,49 @@ impl<'a> One<'a> {
 
     fn load(&self) -> TokenStream {
         let number = self.number;
-        let fields = self.each(|part, bound| {
-            let load = part.of(&quote!(load));
-            self.within(part, &quote!(#load(#bound, input)))
-        });
-        let load = self.become_this(&fields);
-        quote!(#number => { #load })
+        let load = self.become_this(&self.with_path(self.migrated().map(load::checked).collect()));
+        let validate = self.validate(|verdict| quote!(__v::load_hook(#verdict, "validate", input)));
+        quote! {
+            #number => {
+                #load
+                #validate
+            }
+        }
     }
 
     fn remember(&self) -> TokenStream {
-        let (ident, pattern) = (self.ident, self.pattern());
-        let values = self.each(|part, bound| {
-            let remember = part.of(&quote!(remember));
-            quote!(#remember(#bound),)
-        });
-        quote!(#pattern => __Undo::#ident(#values),)
+        let (ident, pattern, [kept, _, values, _]) = (self.ident, self.pattern(), self.kept());
+        quote! {
+            #pattern => {
+                #(let #kept = #values;)*
+                __Undo::#ident { #(#kept),* }
+            }
+        }
     }
 
     fn undo(&self) -> TokenStream {
-        let ident = self.ident;
-        let kept: Vec<_> = (0..self.fields.len()).map(|index| format_ident!("kept_{index}")).collect();
-        let fields = self.fields.iter().zip(self.bound()).zip(&kept).map(|((part, bound), kept)| {
-            let undo = part.of(&quote!(undo));
-            quote!(#undo(#bound, #kept);)
-        });
-        let undo = self.become_this(&fields.collect());
-        quote!(__Undo::#ident(#(#kept),*) => { #undo })
+        let (ident, [kept, _, _, undos]) = (self.ident, self.kept());
+        let undo = self.become_this(&undos.into_iter().collect());
+        quote!(__Undo::#ident { #(#kept),* } => { #undo })
     }
 }
 
-impl<'a> Part<'a> {
-    fn new(ctxt: &Ctxt, member: Member, field: &'a Field) -> Self {
-        for item in all_items(ctxt, &field.attrs) {
-            ctxt.error(&item.word, "a variant's field takes no attributes: put them on a struct that is the field");
-        }
-        let name = match &member {
-            Member::Named(ident) => ident.unraw().to_string(),
-            Member::Unnamed(index) => index.index.to_string(),
-        };
-        Self { member, ty: &field.ty, name }
-    }
-
-    /// `item` of the type, shown there.
-    fn of(&self, item: &TokenStream) -> TokenStream {
-        let ty = self.ty;
-        quote_spanned!(ty.span()=> <#ty as __v::Wire>::#item)
+/// An enum has no versions and no subsections, and the number of the variant says what is there.
+fn fits_a_variant(ctxt: &Ctxt, attrs: &mut FieldAttrs) {
+    let words = [
+        (symbol::SINCE, attrs.since.take().map(|given| given.tokens)),
+        (symbol::EXISTS, attrs.exists.take().map(|given| given.tokens)),
+        (symbol::MUST_EXIST, attrs.must_exist.take().map(|given| given.tokens)),
+        (symbol::SUBSECTION, attrs.subsection.take().map(|given| given.tokens)),
+        (symbol::EQUAL, attrs.equal.take().map(|given| given.tokens)),
+        (symbol::AT_MOST_CURRENT, attrs.at_most_current.take().map(|given| given.tokens)),
+        (symbol::TMP, attrs.tmp.take().map(|given| given.tokens)),
+    ];
+    for (word, tokens) in words.into_iter().filter_map(|(word, tokens)| Some((word, tokens?))) {
+        ctxt.error(
+            tokens,
+            format!("`{word}` does not go with a variant's field: put it on a struct that is the field"),
+        );
     }
 }
 
@@ -375,12 +424,4 @@ fn digits(expr: &Expr) -> String {
         Expr::Group(group) => digits(&group.expr),
         _ => String::new(),
     }
-}
-
-fn mentions(tokens: TokenStream, parameters: &[Ident]) -> bool {
-    tokens.into_iter().any(|token| match token {
-        TokenTree::Ident(ident) => parameters.contains(&ident),
-        TokenTree::Group(group) => mentions(group.stream(), parameters),
-        _ => false,
-    })
 }

@@ -64,7 +64,7 @@ pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<Toke
     {
         return Some(quote!(__v::Count::new(::core::option::Option::None, 1, #max, false)));
     }
-    let Length { member, name, factor, max } = field.codec.length()?;
+    let Length { member, name, factor, max, .. } = field.codec.length()?;
     let length = match container.migrated().find(|(_, other)| other.member == *member) {
         Some((_, Field { name, .. })) => quote!(__v::Length::Field(__v::Shared::Static(#name))),
         None => quote!(__v::Length::Machine(__v::Shared::Static(#name))),
@@ -135,24 +135,24 @@ pub(super) fn shown_at(place: Span, tokens: TokenStream) -> TokenStream {
 
 /// Appends the field to `out`.
 pub(super) fn save(field: &Field<'_>) -> TokenStream {
-    let Field { member, ty, name, .. } = field;
+    let Field { member, place, ty, name, .. } = field;
     match &field.codec {
-        Codec::Equal => quote!(__v::within(<#ty as __v::Wire>::save(&mut self.#member, out), #name)?;),
-        Codec::AtMostCurrent => quote!(__v::within(__v::save_at_most::<#ty>(&mut self.#member, out), #name)?;),
+        Codec::Equal => quote!(__v::within(<#ty as __v::Wire>::save(&mut #place, out), #name)?;),
+        Codec::AtMostCurrent => quote!(__v::within(__v::save_at_most::<#ty>(&mut #place, out), #name)?;),
         Codec::Prefixed(prefix, max) => {
-            quote!(__v::within(__v::save_prefixed::<#ty, #prefix>(&mut self.#member, #max, out), #name)?;)
+            quote!(__v::within(__v::save_prefixed::<#ty, #prefix>(&mut #place, #max, out), #name)?;)
         }
         Codec::Each(framing, by) => each::save(framing, by, field),
         Codec::Entries(max, by) => each::save_entries(max, by, field),
-        Codec::Via(wire) => quote!(__v::within(__v::save_as::<#ty, #wire>(self.#member, out), #name)?;),
+        Codec::Via(wire) => quote!(__v::within(__v::save_as::<#ty, #wire>(#place, out), #name)?;),
         Codec::With(module) => quote! {
             let before = out.len();
-            __v::within(#module::save(&self.#member, out), #name)?;
+            __v::within(#module::save(&#place, out), #name)?;
             __v::within(__v::custom_size(&#module::KIND, before, out), #name)?;
         },
-        Codec::Proxy(proxy) => quote!(__v::within(__v::save_via::<#ty, #proxy>(&self.#member, out), #name)?;),
+        Codec::Proxy(proxy) => quote!(__v::within(__v::save_via::<#ty, #proxy>(&#place, out), #name)?;),
         Codec::ProxyEach(TypeArray { elem, len, .. }) => {
-            quote!(__v::within(__v::save_via_each::<_, #elem, { #len }>(&self.#member, out), #name)?;)
+            quote!(__v::within(__v::save_via_each::<_, #elem, { #len }>(&#place, out), #name)?;)
         }
         Codec::Temporary(temporary) => {
             // At the type: what is on the wire is not in this field, so it can only be nothing.
@@ -164,51 +164,51 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
             }
         }
         Codec::At(version) => {
-            quote!(__v::within(<#ty as __v::VmState>::save_version(&mut self.#member, out, #version), #name)?;)
+            quote!(__v::within(<#ty as __v::VmState>::save_version(&mut #place, out, #version), #name)?;)
         }
         codec => {
             let item = if matches!(codec, Codec::Whole) { quote!(save_whole) } else { quote!(save) };
             let save = of(field, &by_trait(codec).unwrap_or_default(), &item);
             let told = told(
                 field,
-                |Length { member, name: length, factor, max }| quote!(__v::within(__v::count_to_save(self.#member, #length, #factor, #max), #name)?),
+                |Length { place, name: length, factor, max, .. }| quote!(__v::within(__v::count_to_save(#place, #length, #factor, #max), #name)?),
             );
-            quote!(__v::within(#save(&mut self.#member, #told out), #name)?;)
+            quote!(__v::within(#save(&mut #place, #told out), #name)?;)
         }
     }
 }
 
 /// Replaces the field by the next bytes of `input`.
 pub(super) fn load(field: &Field<'_>) -> TokenStream {
-    let Field { member, ty, name, .. } = field;
+    let Field { place, ty, name, .. } = field;
     match &field.codec {
-        Codec::Equal => quote!(__v::within(__v::load_equal::<#ty>(&self.#member, input), #name)?;),
-        Codec::AtMostCurrent => quote!(__v::within(__v::load_at_most::<#ty>(&mut self.#member, input), #name)?;),
+        Codec::Equal => quote!(__v::within(__v::load_equal::<#ty>(&#place, input), #name)?;),
+        Codec::AtMostCurrent => quote!(__v::within(__v::load_at_most::<#ty>(&mut #place, input), #name)?;),
         Codec::Prefixed(prefix, max) => {
-            quote!(__v::within(__v::load_prefixed::<#ty, #prefix>(&mut self.#member, #max, input), #name)?;)
+            quote!(__v::within(__v::load_prefixed::<#ty, #prefix>(&mut #place, #max, input), #name)?;)
         }
         Codec::Each(framing, by) => each::load(framing, by, field),
         Codec::Entries(max, by) => each::load_entries(max, by, field),
-        Codec::Via(wire) => quote!(__v::within(__v::load_as::<#ty, #wire>(&mut self.#member, input), #name)?;),
-        Codec::With(module) => quote!(self.#member = __v::within(#module::load(input), #name)?;),
-        Codec::Proxy(proxy) => quote!(__v::within(__v::load_via::<#ty, #proxy>(&mut self.#member, input), #name)?;),
+        Codec::Via(wire) => quote!(__v::within(__v::load_as::<#ty, #wire>(&mut #place, input), #name)?;),
+        Codec::With(module) => quote!(#place = __v::within(#module::load(input), #name)?;),
+        Codec::Proxy(proxy) => quote!(__v::within(__v::load_via::<#ty, #proxy>(&mut #place, input), #name)?;),
         Codec::ProxyEach(TypeArray { elem, len, .. }) => {
-            quote!(__v::within(__v::load_via_each::<_, #elem, { #len }>(&mut self.#member, input), #name)?;)
+            quote!(__v::within(__v::load_via_each::<_, #elem, { #len }>(&mut #place, input), #name)?;)
         }
         Codec::Temporary(temporary) => {
             quote!(__v::within(__v::load_temporary::<Self, #temporary>(self, input), #name)?;)
         }
         Codec::At(version) => {
-            quote!(__v::within(<#ty as __v::VmState>::load_version(&mut self.#member, input, #version), #name)?;)
+            quote!(__v::within(<#ty as __v::VmState>::load_version(&mut #place, input, #version), #name)?;)
         }
         codec => {
             let item = if matches!(codec, Codec::Whole) { quote!(load_whole) } else { quote!(load) };
             let load = of(field, &by_trait(codec).unwrap_or_default(), &item);
             let told = told(
                 field,
-                |Length { member, name: length, factor, max }| quote!(__v::within(__v::count_to_load(self.#member, #length, #factor, #max, input), #name)?),
+                |Length { place, name: length, factor, max, .. }| quote!(__v::within(__v::count_to_load(#place, #length, #factor, #max, input), #name)?),
             );
-            quote!(__v::within(#load(&mut self.#member, #told input), #name)?;)
+            quote!(__v::within(#load(&mut #place, #told input), #name)?;)
         }
     }
 }
@@ -233,6 +233,12 @@ pub(crate) fn is_by_type(codec: &Codec) -> bool {
 /// The struct's generics, with what its generic fields need.
 pub(super) fn with_bounds(container: &Container<'_>) -> Generics {
     let mut generics = container.input.generics.clone();
+    add_bounds(container, &mut generics);
+    generics
+}
+
+/// Adds what the generic fields need.
+pub(crate) fn add_bounds(container: &Container<'_>, generics: &mut Generics) {
     let parameters: Vec<_> = generics.type_params().map(|parameter| parameter.ident.clone()).collect();
     for (_, field) in container.migrated() {
         let ty = field.ty;
@@ -253,7 +259,6 @@ pub(super) fn with_bounds(container: &Container<'_>) -> Generics {
             generics.make_where_clause().predicates.push(parse_quote!(#ty: #bound));
         }
     }
-    generics
 }
 
 /// The trait of the library that makes the bytes.
@@ -324,7 +329,7 @@ pub(super) fn limits(ty: &Type, range: &ExprRange) -> (TokenStream, TokenStream)
     (first, last)
 }
 
-pub(super) fn mentions(tokens: TokenStream, parameters: &[syn::Ident]) -> bool {
+pub(crate) fn mentions(tokens: TokenStream, parameters: &[syn::Ident]) -> bool {
     tokens.into_iter().any(|token| match token {
         TokenTree::Ident(ident) => parameters.contains(&ident),
         TokenTree::Group(group) => mentions(group.stream(), parameters),

@@ -72,7 +72,7 @@ fn description(container: &Container<'_>, index: usize) -> TokenStream {
 }
 
 /// The field's entry, and one for each check at its place.
-fn entries(container: &Container<'_>, field: &Field<'_>) -> TokenStream {
+pub(crate) fn entries(container: &Container<'_>, field: &Field<'_>) -> TokenStream {
     let name = &field.name;
     let kind = codec::kind(field);
     let before = field.attrs.must_exist.as_ref().map(|path| check(&path.value));

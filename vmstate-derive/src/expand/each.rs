@@ -44,37 +44,37 @@ pub(super) fn kind(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
 
 /// Appends the elements to `out`.
 pub(super) fn save(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream {
-    let Field { member, name, .. } = field;
+    let Field { place, name, .. } = field;
     let one = save_one(by);
     let saved = match framing {
-        Framing::Array => quote!(__v::save_array_of(&self.#member, out, #one)),
-        Framing::Counted(Length { member: length, name: called, factor, max }) => quote!({
-            let count = __v::within(__v::count_to_save(self.#length, #called, #factor, #max), #name)?;
-            __v::save_counted_of(&self.#member, count, out, #one)
+        Framing::Array => quote!(__v::save_array_of(&#place, out, #one)),
+        Framing::Counted(Length { place: length, name: called, factor, max, .. }) => quote!({
+            let count = __v::within(__v::count_to_save(#length, #called, #factor, #max), #name)?;
+            __v::save_counted_of(&#place, count, out, #one)
         }),
-        Framing::Prefixed(prefix, max) => quote!(__v::save_prefixed_of::<#prefix, _>(&self.#member, #max, out, #one)),
-        Framing::List(max) => quote!(__v::save_list_of(&self.#member, #max, out, #one)),
+        Framing::Prefixed(prefix, max) => quote!(__v::save_prefixed_of::<#prefix, _>(&#place, #max, out, #one)),
+        Framing::List(max) => quote!(__v::save_list_of(&#place, #max, out, #one)),
     };
     quote!(__v::within(#saved, #name)?;)
 }
 
 /// Replaces the elements by those of `input`.
 pub(super) fn load(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream {
-    let Field { member, name, .. } = field;
+    let Field { place, name, .. } = field;
     let one = match by {
         By::Via(proxy) => quote!(__v::make_via::<_, #proxy>),
         By::With(module) => quote!(|_, input| #module::load(input)),
     };
     let loaded = match framing {
-        Framing::Array => quote!(__v::load_array_of(&mut self.#member, input, #one)),
-        Framing::Counted(Length { member: length, name: called, factor, max }) => quote!({
-            let count = __v::within(__v::count_to_load(self.#length, #called, #factor, #max, input), #name)?;
-            __v::load_counted_of(&mut self.#member, count, input, #one)
+        Framing::Array => quote!(__v::load_array_of(&mut #place, input, #one)),
+        Framing::Counted(Length { place: length, name: called, factor, max, .. }) => quote!({
+            let count = __v::within(__v::count_to_load(#length, #called, #factor, #max, input), #name)?;
+            __v::load_counted_of(&mut #place, count, input, #one)
         }),
         Framing::Prefixed(prefix, max) => {
-            quote!(__v::load_prefixed_of::<#prefix, _>(&mut self.#member, #max, input, #one))
+            quote!(__v::load_prefixed_of::<#prefix, _>(&mut #place, #max, input, #one))
         }
-        Framing::List(max) => quote!(__v::load_list_of(&mut self.#member, #max, input, #one)),
+        Framing::List(max) => quote!(__v::load_list_of(&mut #place, #max, input, #one)),
     };
     quote!(__v::within(#loaded, #name)?;)
 }
@@ -111,7 +111,7 @@ pub(super) fn kind_of_entries([key, value]: &[Option<By>; 2], field: &Field<'_>)
 
 /// Appends keys and values to `out`.
 pub(super) fn save_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &Field<'_>) -> TokenStream {
-    let Field { member, name, .. } = field;
+    let Field { place, name, .. } = field;
     let key = key.as_ref().map_or_else(|| quote!(__v::save_key), save_one);
     let value = match value {
         None => quote!(__v::Wire::save),
@@ -119,13 +119,13 @@ pub(super) fn save_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &F
         Some(by) => save_one(by),
     };
     let save = codec::of(field, &quote!(__v::Entries), &quote!(save));
-    let arguments = codec::in_brackets(field.ty.span(), quote!(&mut self.#member, #max, out, #key, #value));
+    let arguments = codec::in_brackets(field.ty.span(), quote!(&mut #place, #max, out, #key, #value));
     quote!(__v::within(#save #arguments, #name)?;)
 }
 
 /// Replaces keys and values by those of `input`.
 pub(super) fn load_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &Field<'_>) -> TokenStream {
-    let Field { member, name, .. } = field;
+    let Field { place, name, .. } = field;
     let key = match key {
         None => quote!(__v::load_key),
         Some(By::Via(proxy)) => quote!(|input| __v::make_via::<_, #proxy>(::core::option::Option::None, input)),
@@ -140,6 +140,6 @@ pub(super) fn load_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &F
         }),
     };
     let load = codec::of(field, &quote!(__v::Entries), &quote!(load));
-    let arguments = codec::in_brackets(field.ty.span(), quote!(&mut self.#member, #max, input, #key, #value));
+    let arguments = codec::in_brackets(field.ty.span(), quote!(&mut #place, #max, input, #key, #value));
     quote!(__v::within(#load #arguments, #name)?;)
 }

@@ -29,7 +29,7 @@ pub(super) fn value(container: &Container<'_>) -> TokenStream {
 }
 
 fn rules<'a>(container: &'a Container<'_>, this: &'a Ident) -> impl Iterator<Item = TokenStream> + 'a {
-    let fields = (0..container.parts.len()).flat_map(move |part| fields_of(container, part, this));
+    let fields = (0..container.parts.len()).flat_map(move |part| fields_of(container, part, &fields_const(part), this));
     let stolen = (container.parts.len() > 1).then(|| {
         let fault = quote!(<#this as __v::VmState>::DESCRIPTION.fault_of_names());
         none(&fault, container.parts[0].tokens.span())
@@ -84,8 +84,17 @@ fn struct_versions<'a>(container: &'a Container<'_>) -> impl Iterator<Item = Tok
     })
 }
 
-fn fields_of(container: &Container<'_>, part: usize, this: &Ident) -> Vec<TokenStream> {
-    let list = fields_const(part);
+/// The rules of a variant whose fields' descriptions are in the constant `list` of `this`.
+pub(crate) fn rules_of_variant<'a>(
+    variant: &'a Container<'_>,
+    list: &Ident,
+    this: &Ident,
+) -> impl Iterator<Item = TokenStream> + 'a {
+    let fields = fields_of(variant, 0, list, this).into_iter();
+    fields.chain(struct_versions(variant)).chain(ranges(variant))
+}
+
+fn fields_of(container: &Container<'_>, part: usize, list: &Ident, this: &Ident) -> Vec<TokenStream> {
     let mut entry = 0;
     let mut rules = Vec::new();
     for (_, field) in container.fields_of(part) {

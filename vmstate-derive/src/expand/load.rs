@@ -68,12 +68,7 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
         let call = call(&path.value, &quote!(&*self));
         quote!(__v::within(__v::load_hook(#call, "validate", input), #name)?;)
     });
-    let in_range = field.attrs.range.as_ref().map(|range| {
-        let verdict = in_range(field, &range.value);
-        quote!(__v::within(__v::load_hook(#verdict, "range", input), #name)?;)
-    });
-    let load = codec::load(field);
-    let load = quote!(#load #in_range);
+    let load = checked(field);
     let load = match (&field.attrs.since, &field.attrs.exists) {
         (_, Some(exists)) => {
             let call = call(&exists.value, &quote!(&*self, version));
@@ -86,6 +81,17 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
         _ => load,
     };
     quote!(#before #load #after)
+}
+
+/// The field, and whether what came is in its range.
+pub(crate) fn checked(field: &Field<'_>) -> TokenStream {
+    let name = &field.name;
+    let in_range = field.attrs.range.as_ref().map(|range| {
+        let verdict = in_range(field, &range.value);
+        quote!(__v::within(__v::load_hook(#verdict, "range", input), #name)?;)
+    });
+    let load = codec::load(field);
+    quote!(#load #in_range)
 }
 
 fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {

@@ -1,15 +1,15 @@
 //! The output: `const _: () = { … }` with every path absolute, so that nothing of the user's scope is relied on.
 
 pub(crate) mod codec;
-mod desc;
+pub(crate) mod desc;
 mod each;
-mod framing;
-mod load;
+pub(crate) mod framing;
+pub(crate) mod load;
 mod remote;
 mod run;
-mod save;
+pub(crate) mod save;
 mod section;
-mod undo;
+pub(crate) mod undo;
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -117,18 +117,18 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
 }
 
 /// A call of the user's function, so that a wrong signature is shown where the user named the function.
-fn call(path: &Path, arguments: &TokenStream) -> TokenStream {
+pub(crate) fn call(path: &Path, arguments: &TokenStream) -> TokenStream {
     quote_spanned!(path.span()=> #path(#arguments))
 }
 
 /// The verdict of the field's `range`.
 fn in_range(field: &Field<'_>, range: &ExprRange) -> TokenStream {
-    let member = &field.member;
+    let place = &field.place;
     // A `self` of the range's span would be another one in a struct that a macro declares.
     let value = Ident::new("__value", range.span());
     let verdict = quote_spanned!(range.span()=> __v::in_range(#value, &(#range)));
     quote!({
-        let #value = &self.#member;
+        let #value = &#place;
         #verdict
     })
 }

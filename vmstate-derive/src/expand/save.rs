@@ -69,12 +69,7 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
         let call = call(&path.value, &quote!(&*self));
         quote!(__v::within(__v::hook(#call, "validate"), #name)?;)
     });
-    let in_range = field.attrs.range.as_ref().map(|range| {
-        let verdict = in_range(field, &range.value);
-        quote!(__v::within(__v::hook(#verdict, "range"), #name)?;)
-    });
-    let save = codec::save(field);
-    let save = quote!(#in_range #save);
+    let save = checked(field);
     let save = match (&field.attrs.since, &field.attrs.exists) {
         (_, Some(exists)) => {
             let call = call(&exists.value, &quote!(&*self, version));
@@ -94,6 +89,17 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
         _ => save,
     };
     quote!(#before #save #after)
+}
+
+/// Whether the field is in its range, and the field.
+pub(crate) fn checked(field: &Field<'_>) -> TokenStream {
+    let name = &field.name;
+    let in_range = field.attrs.range.as_ref().map(|range| {
+        let verdict = in_range(field, &range.value);
+        quote!(__v::within(__v::hook(#verdict, "range"), #name)?;)
+    });
+    let save = codec::save(field);
+    quote!(#in_range #save)
 }
 
 fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {

@@ -60,6 +60,15 @@ pub(super) fn undo(container: &Container<'_>) -> TokenStream {
     }
 }
 
+/// What keeps the value of a variant's field, in place: its type, the value, and what puts it back.
+pub(crate) fn of_variant(field: &Field<'_>, kept: &Ident) -> [TokenStream; 3] {
+    let keeper = match field.part {
+        Some(_) => codec::keeper(&field.codec).map_or(Keeper::Clone, Keeper::Trait),
+        None => Keeper::Clone,
+    };
+    [keeper.in_place(field), keeper.remember(field), keeper.undo(field, &kept.to_token_stream())]
+}
+
 /// What keeps a field's value.
 enum Keeper {
     /// A trait of the library that the field's type has.
@@ -135,14 +144,14 @@ impl Keeper {
 
     /// The field's value.
     fn remember(&self, field: &Field<'_>) -> TokenStream {
-        let Field { member, ty, .. } = field;
+        let Field { place, ty, .. } = field;
         let remember = match self {
             Self::Trait(by) | Self::Held(by) => codec::of(field, by, &quote!(remember)),
-            Self::Clone => return quote!(<#ty as ::core::clone::Clone>::clone(&self.#member)),
+            Self::Clone => return quote!(<#ty as ::core::clone::Clone>::clone(&#place)),
             Self::Temporary(made) => return quote!(<#made as ::core::convert::From<&Self>>::from(self)),
             Self::Elements { in_place, on_heap } => by(field, &either(in_place, on_heap), &quote!(remember)),
         };
-        let arguments = codec::in_brackets(ty.span(), quote!(&self.#member));
+        let arguments = codec::in_brackets(ty.span(), quote!(&#place));
         match self {
             Self::Held(_) => {
                 let holder = self.holder(field);
@@ -154,10 +163,10 @@ impl Keeper {
 
     /// Puts back `kept`.
     fn undo(&self, field: &Field<'_>, kept: &TokenStream) -> TokenStream {
-        let Field { member, ty, .. } = field;
+        let Field { place, ty, .. } = field;
         let undo = match self {
             Self::Trait(by) | Self::Held(by) => codec::of(field, by, &quote!(undo)),
-            Self::Clone => return quote!(self.#member = #kept;),
+            Self::Clone => return quote!(#place = #kept;),
             Self::Temporary(made) => return quote!(__v::undo_temporary::<Self, #made>(self, #kept);),
             Self::Elements { in_place, on_heap } => by(field, &either(in_place, on_heap), &quote!(undo)),
         };
@@ -168,7 +177,7 @@ impl Keeper {
             }
             _ => kept.clone(),
         };
-        let arguments = codec::in_brackets(ty.span(), quote!(&mut self.#member, #kept));
+        let arguments = codec::in_brackets(ty.span(), quote!(&mut #place, #kept));
         quote!(#undo #arguments;)
     }
 }
