@@ -87,15 +87,9 @@ impl Sides<'_> {
                 }
             }
         }
-        let mut rest = possible.clone();
-        let mut ways = Vec::new();
-        for (number, sides) in numbers {
-            let single = Values::single(number);
-            if possible.contains(number) {
-                rest = rest.without(&single);
-                ways.push((single, sides));
-            }
-        }
+        numbers.retain(|number, _| possible.contains(*number));
+        let rest = possible.without(&Values::these(numbers.keys().copied()));
+        let mut ways: Vec<_> = numbers.into_iter().map(|(number, sides)| (Values::single(number), sides)).collect();
         if !rest.is_empty() {
             ways.push((rest, [None, None]));
         }

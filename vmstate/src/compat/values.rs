@@ -33,6 +33,11 @@ impl Values {
         Self(vec![(value, value)])
     }
 
+    /// These numbers.
+    pub(super) fn these(numbers: impl Iterator<Item = i128>) -> Self {
+        Self::of(numbers.map(|number| (number, number)).collect())
+    }
+
     /// What `limit` leaves of `self`; all, if the machine's configuration decides.
     pub(super) fn limited(&self, limit: &Limit) -> Self {
         match limit {
@@ -40,7 +45,7 @@ impl Values {
             Limit::NotZero => self.without(&Self::single(0)),
             Limit::Scalar => self.and(&Self::of(vec![(0, 0xd7ff), (0xe000, 0x0010_ffff)])),
             Limit::Within(first, last) => self.and(&Self::of(vec![(*first, *last)])),
-            Limit::OneOf(values) => self.and(&Self::of(values.iter().map(|value| (*value, *value)).collect())),
+            Limit::OneOf(values) => self.and(&Self::these(values.iter().copied())),
         }
     }
 
@@ -105,7 +110,8 @@ impl Values {
 
     /// True if `value` is one of them.
     pub fn contains(&self, value: i128) -> bool {
-        self.0.iter().any(|(first, last)| (*first..=*last).contains(&value))
+        let at = self.0.partition_point(|(_, last)| *last < value);
+        self.0.get(at).is_some_and(|(first, _)| *first <= value)
     }
 
     /// The ranges, first and last number each, in order.
