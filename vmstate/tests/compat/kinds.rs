@@ -178,7 +178,7 @@ fn maps_are_their_keys_and_values() {
     let relies = "relies on: the keys of domains, to have the same order on both sides";
     says(&map(nested("range", vec![field("low", U8)])), &map(U8), &both_load(relies, relies));
     let report = check(&map(one_of(&[1, 2])), &map(one_of(&[1]))).to_string();
-    assert!(report.contains("loads if domains[] is 1, else breaks at domains[]"), "{report}");
+    assert!(report.contains("loads if domains[].value is 1, else breaks at domains[].value because"), "{report}");
 }
 
 #[test]
