@@ -22,6 +22,8 @@ pub struct Report {
     pub round_trip: Duration,
     /// The pause, if it came that far.
     pub downtime: Option<Downtime>,
+    /// Why a rehearsal of the pause could not save the devices, the last time. The pause asks them again, and only then it counts.
+    pub refused_rehearsal: Option<String>,
 }
 
 /// One round: everything that was dirty when it began.

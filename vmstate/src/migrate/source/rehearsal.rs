@@ -40,16 +40,9 @@ impl Source<'_, '_> {
         self.hear_all()
     }
 
-    /// Saves the sections for nobody, and sends pages, as the pause will. What the destination's release cannot have
-    /// ([`Sections::save_for`]) fails the migration here, before the guest is paused for it.
-    ///
-    /// [`Sections::save_for`]: crate::section::Sections::save_for
+    /// Saves the sections for nobody, and sends pages, as the pause will.
     fn measure_standing(&mut self, machine: Rehearsal) -> Result<()> {
-        let begun = self.clock.now();
-        let (mut devices, mut described) = (Vec::new(), save::describe(&self.options.machine_type));
-        save::put_devices(&mut devices, self.sections, Turn::Last, &mut described)?;
-        let save = self.clock.now().saturating_sub(begun);
-        self.measured.rehearsed(Rehearsed::new(machine, save, devices.len() as f64));
+        self.measure_save(machine);
         // Nothing before the first round: a wire whose speed is unknown could hold the guest for long.
         let speed = self.measured.wire.bytes_per_second().unwrap_or_default();
         let wanted = whole(speed * (self.control.downtime_limit() / PART).as_secs_f64()).min(MOST_BYTES);
@@ -68,5 +61,24 @@ impl Source<'_, '_> {
             self.hear(reply)?;
         }
         Ok(())
+    }
+
+    /// Saves the sections for nobody. One that cannot be saved at the moment, or that the destination's release cannot have, tells
+    /// nothing: the reason may have gone when the guest is paused, and if not, the pause finds it.
+    fn measure_save(&mut self, machine: Rehearsal) {
+        let begun = self.clock.now();
+        let (mut devices, mut described) = (Vec::new(), save::describe(&self.options.machine_type));
+        match save::put_devices(&mut devices, self.sections, Turn::Last, &mut described) {
+            Ok(()) => {
+                let save = self.clock.now().saturating_sub(begun);
+                self.measured.rehearsed(Rehearsed::new(machine, save, devices.len() as f64));
+            }
+            Err(refused) => {
+                tracing::warn!(
+                    "a rehearsal of the pause could not save the devices, the pause asks them again: {refused}"
+                );
+                self.report.refused_rehearsal = Some(refused.to_string());
+            }
+        }
     }
 }

@@ -1,0 +1,90 @@
+//! A device that refuses its save while the pause is rehearsed: the pause asks it again, and only then it counts.
+#![cfg(feature = "engine")]
+
+mod pair;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use pair::guest::Load;
+use pair::run::{Outcome, Setup};
+use pair::world::{Side, World};
+use vmstate::VmState;
+use vmstate::migrate::SourcePhase;
+use vmstate::section::Sections;
+
+/// Refuses some of its saves, which it counts from 0.
+#[derive(VmState, Clone, Default, Debug, PartialEq)]
+#[vmstate(name = "busy", pre_save = Self::count)]
+struct Busy {
+    level: u8,
+    #[vmstate(skip)]
+    saves: u32,
+    #[vmstate(skip)]
+    refused: Range<u32>,
+}
+
+impl Busy {
+    fn count(&mut self) -> Result<(), &'static str> {
+        let save = self.saves;
+        self.saves += 1;
+        if self.refused.contains(&save) { Err("a command is under way") } else { Ok(()) }
+    }
+}
+
+const REASON: &str = "busy/0: pre_save: a command is under way";
+
+/// A guest that writes all the time, on a wire that takes several rounds for it; how often the device was saved.
+fn migrate(refused: Range<u32>) -> (Outcome, u32) {
+    let world = World::new(None, Some(50e6), Duration::from_micros(200));
+    let setup = Setup::with(&[("main.ram", 600)], world, Load { writes_per_second: 4000.0, working_set: 300 });
+    setup.source_control.set_downtime_limit(Duration::from_millis(10));
+    let (mut device, mut arrived) = (Busy { level: 7, saves: 0, refused }, Busy::default());
+    let (mut here, mut there) = (Sections::new(), Sections::new());
+    here.add(&mut device).unwrap();
+    there.add(&mut arrived).unwrap();
+    let outcome = setup.run_with(&mut here, &mut there);
+    drop((here, there));
+    if outcome.departure.error.is_none() {
+        assert_eq!(arrived.level, 7);
+        assert_eq!(outcome.destination.guest.memory(), outcome.source.guest.memory());
+    }
+    (outcome, device.saves)
+}
+
+/// The guest runs here, not even standing for a rehearsal.
+fn stayed(outcome: &Outcome) {
+    assert_eq!(outcome.departure.phase, SourcePhase::Failed);
+    assert_eq!(outcome.departure.error.as_ref().unwrap().to_string(), REASON);
+    assert!(outcome.source.running && !outcome.source.rehearses && !outcome.source.released);
+    assert!(outcome.source.guest.is_running() && !outcome.destination.running);
+    assert!(outcome.source.paused.is_some(), "only the pause decides");
+}
+
+#[test]
+fn a_save_that_only_a_rehearsal_refuses_does_not_end_the_migration() {
+    let (untroubled, saves) = migrate(0..0);
+    assert_eq!(untroubled.departure.phase, SourcePhase::Completed);
+    assert_eq!(untroubled.departure.report.refused_rehearsal, None);
+    assert!(saves >= 3, "{saves} saves: the rehearsal before the rounds, one behind the first, the pause");
+    for refused in (0..saves - 1).map(|save| save..save + 1).chain([0..saves - 1]) {
+        let (outcome, _) = migrate(refused.clone());
+        let Outcome { departure, .. } = &outcome;
+        assert_eq!(departure.phase, SourcePhase::Completed, "{refused:?} refused: {:?}", departure.error);
+        assert!(outcome.destination.running && !outcome.source.running);
+        assert_eq!(departure.report.refused_rehearsal.as_deref(), Some(REASON));
+    }
+}
+
+#[test]
+fn a_save_that_the_pause_refuses_leaves_the_guest_running_here() {
+    let (_, saves) = migrate(0..0);
+    let (outcome, _) = migrate(saves - 1..saves);
+    stayed(&outcome);
+    assert_eq!(outcome.departure.report.refused_rehearsal, None);
+    let (outcome, _) = migrate(0..u32::MAX);
+    stayed(&outcome);
+    assert_eq!(outcome.departure.report.refused_rehearsal.as_deref(), Some(REASON));
+    // The destination has taken memory, and was never told to run it.
+    assert!(outcome.world.sent(Side::Source) > 0);
+}
