@@ -17,13 +17,15 @@ const COMMAND_MAX: usize = 64 * 1024;
 pub struct Session {
     handle: Handle,
     input: Vec<u8>,
+    /// The line that the input begins with was wrong, and was answered.
+    skipping: bool,
     negotiated: bool,
 }
 
 impl Session {
     /// A conversation that has not begun.
     pub fn new(handle: Handle) -> Self {
-        Self { handle, input: Vec::new(), negotiated: false }
+        Self { handle, input: Vec::new(), skipping: false, negotiated: false }
     }
 
     /// What the server says first.
@@ -42,24 +44,7 @@ impl Session {
     /// The client sent a command that is too long: end the conversation after what was sent.
     pub fn receive(&mut self, bytes: &[u8], mut send: impl FnMut(&Self, Vec<u8>)) -> Result<(), CommandTooLong> {
         self.input.extend_from_slice(bytes);
-        loop {
-            let blank = self.input.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-            self.input.drain(..blank);
-            let mut values = Deserializer::from_slice(&self.input).into_iter::<Value>();
-            let (consumed, command) = match values.next() {
-                None => {
-                    self.input.clear();
-                    return Ok(());
-                }
-                Some(Ok(value)) => (values.byte_offset(), Ok(value)),
-                Some(Err(error)) if error.is_eof() => break,
-                // Where the damage ends is unknown: the next line is the next chance.
-                Some(Err(error)) => match self.input.iter().position(|&byte| byte == b'\n') {
-                    Some(newline) => (newline + 1, Err(error)),
-                    None => (self.input.len(), Err(error)),
-                },
-            };
-            self.input.drain(..consumed);
+        while let Some(command) = self.next() {
             let reply = match command {
                 Ok(command) => self.execute(command),
                 Err(error) => failure(None, Failure::generic(format!("JSON parse error, {error}"))),
@@ -72,6 +57,36 @@ impl Session {
             return Err(CommandTooLong);
         }
         Ok(())
+    }
+
+    /// The next value of the input, or what is wrong with it; `None` until more comes. How the input was cut on its way makes
+    /// no difference.
+    fn next(&mut self) -> Option<serde_json::Result<Value>> {
+        if self.skipping {
+            let newline = self.input.iter().position(|&byte| byte == b'\n');
+            self.input.drain(..newline.map_or(self.input.len(), |newline| newline + 1));
+            newline?;
+            self.skipping = false;
+        }
+        // JSON's white space (RFC 8259, section 2), which is not all of ASCII's.
+        let blank = self.input.iter().take_while(|&&byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')).count();
+        self.input.drain(..blank);
+        // A number or a word may go on: it ends where something else begins.
+        let settled = self.input.iter().rposition(|&byte| !goes_on(byte)).map_or(0, |last| last + 1);
+        let mut values = Deserializer::from_slice(&self.input[..settled]).into_iter();
+        match values.next()? {
+            Ok(value) => {
+                let end = values.byte_offset();
+                self.input.drain(..end);
+                Some(Ok(value))
+            }
+            Err(error) if error.is_eof() => None,
+            // Where the damage ends is unknown: the next line is the next chance.
+            Err(error) => {
+                self.skipping = true;
+                Some(Err(error))
+            }
+        }
     }
 
     fn execute(&mut self, command: Value) -> Value {
@@ -111,6 +126,11 @@ impl Session {
         self.negotiated = true;
         Ok(value)
     }
+}
+
+/// True for the bytes of numbers and words.
+fn goes_on(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')
 }
 
 /// The client sent more than a command can be.

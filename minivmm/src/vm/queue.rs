@@ -43,17 +43,16 @@ struct State {
 }
 
 impl Waiting {
-    /// Takes `request`, or gives it back if nobody takes any more. A quit is answered at once: it is never refused, and
-    /// the driver may be busy.
+    /// Takes `request`, or gives it back if nobody takes any more. A quit is answered at once: it is never refused, the driver may
+    /// be busy, and one that is gone is what was wanted.
     pub(super) fn put(&self, (request, answer): Envelope) -> Result<(), Envelope> {
         let mut state = self.lock();
-        if state.closed {
-            return Err((request, answer));
-        }
         if matches!(request, AnyRequest::User(Request::Quit)) {
             state.quit.get_or_insert_with(Instant::now);
             // Who asked may be gone.
             let _ = answer.send(Ok(()));
+        } else if state.closed {
+            return Err((request, answer));
         } else {
             state.arrived.push_back((request, answer));
         }
@@ -225,6 +224,7 @@ mod tests {
         drop(queue);
         assert!(answers.recv().is_err());
         assert!(waiting.put((Request::Stop.into(), channel().0)).is_err());
+        assert!(waiting.put((Request::Quit.into(), channel().0)).is_ok());
     }
 
     /// The end is awaited for ever before a quit, and for a moment after it.

@@ -1,12 +1,14 @@
-//! What hostile input may not do to `vmstate`: each [`Target`] takes any bytes, and panics if they make the library break
-//! a promise. A driver looks for such bytes (`tests/fuzz/run`); `cargo test` tries those that are known.
+//! What hostile input may not do to `vmstate` and minivmm: each [`Target`] takes any bytes, and panics if they break a
+//! promise. A driver looks for such bytes (`tests/fuzz/run`); `cargo test` tries those that are known.
 
 mod bounds;
 mod compat;
 pub mod corpus;
 pub mod devices;
 mod inspect;
+mod kernel;
 pub mod machine;
+mod qmp;
 mod schema;
 mod section;
 mod stream;
@@ -29,8 +31,16 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 6] =
-    [section::TARGET, stream::TARGET, inspect::TARGET, schema::TARGET, compat::TARGET, zoo::TARGET];
+pub const TARGETS: [Target; 8] = [
+    section::TARGET,
+    stream::TARGET,
+    inspect::TARGET,
+    schema::TARGET,
+    compat::TARGET,
+    zoo::TARGET,
+    qmp::TARGET,
+    kernel::TARGET,
+];
 
 impl Target {
     /// The one of this name.

@@ -283,6 +283,12 @@ fn framing_takes_any_split_and_survives_garbage() {
             "after {garbage:?}"
         );
     }
+    // However it comes: a line that is wrong is answered once, and a number ends where its line does.
+    for line in ["{bad json} more\n", "1234\n", "{\"execute\":1} 56 truex\n"] {
+        let whole = say(&mut session, line.as_bytes());
+        let pieces: Vec<Value> = line.bytes().flat_map(|byte| say(&mut session, &[byte])).collect();
+        assert_eq!(pieces, whole, "{line:?}");
+    }
     let mut endless = vec![b'"'];
     endless.resize(64 * 1024 + 1, b'a');
     let mut said = Vec::new();

@@ -1,0 +1,117 @@
+//! Target: what a client of minivmm's control socket sends. The first byte says how it is cut on its way; that makes no
+//! difference. A line that is one JSON value, or none, has one answer, which echoes its `id`.
+
+use std::thread;
+
+use minivmm::control::Session;
+use minivmm::vm::{AnyRequest, Handle, Next, Queue, Refusal, Request, RunState};
+use serde_json::Value;
+
+use crate::Target;
+
+pub(crate) const TARGET: Target = Target { name: "qmp", memory: 32 << 20, body, seeds };
+
+/// Longer ones may be refused, depending on how much is there when the end of a command is missed.
+const LONGEST: usize = 64 << 10;
+
+fn body(input: &[u8]) {
+    let Some((&size, text)) = input.split_first() else { return };
+    let text = &text[..text.len().min(LONGEST)];
+    let whole = converse(|say| say(text));
+    // Each piece may be read again with the next one.
+    let size = usize::from(size).max(text.len() / 64).max(1);
+    assert_eq!(converse(|say| text.chunks(size).for_each(say)), whole, "in pieces of {size} bytes");
+    let by_lines = converse(|say| text.split_inclusive(|&byte| byte == b'\n').for_each(say));
+    assert_eq!(by_lines, whole, "line by line");
+    answered_once(text);
+}
+
+/// All answers of a session to what `client` says.
+fn converse(client: impl FnOnce(&mut dyn FnMut(&[u8]))) -> Vec<Value> {
+    let (handle, queue, _shared) = Handle::new(RunState::Running);
+    thread::scope(|scope| {
+        scope.spawn(move || drive(queue));
+        let mut session = Session::new(handle.clone());
+        let mut answers = Vec::new();
+        let mut open = true;
+        client(&mut |bytes| {
+            let received = open.then(|| session.receive(bytes, |_, answer| answers.push(checked(&answer))));
+            open = received.is_some_and(|received| received.is_ok());
+        });
+        // The driver waits for it.
+        let _ = handle.ask(Request::Quit);
+        answers
+    })
+}
+
+/// Grants everything but what a driver refuses for reasons of its own.
+fn drive(mut queue: Queue) {
+    while let Next::Asked((AnyRequest::User(request), answer)) = queue.next(&|| None) {
+        let granted = match request {
+            Request::Quit => return,
+            Request::Migrate(_) => Err(Refusal("a migration is under way already".into())),
+            _ => Ok(()),
+        };
+        let _ = answer.send(granted);
+    }
+}
+
+/// One line of JSON: a result, or an error with class and description.
+fn checked(answer: &[u8]) -> Value {
+    let line = answer.strip_suffix(b"\r\n").expect("an answer is a line");
+    assert!(!line.contains(&b'\n'), "more than one line");
+    let answer: Value = serde_json::from_slice(line).expect("an answer is JSON");
+    match (answer.get("return"), answer.get("error")) {
+        (Some(_), None) => {}
+        (None, Some(error)) => assert!(error["class"].is_string() && error["desc"].is_string(), "{error}"),
+        _ => panic!("neither result nor error: {answer}"),
+    }
+    answer
+}
+
+/// As far as each line is a value or cannot become one.
+fn answered_once(text: &[u8]) {
+    for line in text.split(|&byte| byte == b'\n') {
+        let id = match serde_json::from_slice::<Value>(line) {
+            Ok(value) => value.get("id").cloned(),
+            Err(error) if error.is_eof() || error.to_string().starts_with("trailing characters") => continue,
+            Err(_) => None,
+        };
+        // As one line of its own: what came before decides what else is in the session, not how it answers.
+        let answers = converse(|say| say(&[line, b"\n"].concat()));
+        let [answer] = &answers[..] else { panic!("{} answers to {:?}", answers.len(), String::from_utf8_lossy(line)) };
+        assert_eq!(answer.get("id"), id.as_ref());
+    }
+}
+
+fn seeds() -> Vec<Vec<u8>> {
+    const NEGOTIATE: &str = r#"{"execute":"qmp_capabilities","id":7}"#;
+    let conversations: [&[&str]; 8] = [
+        &[
+            r#"{"execute":"query-commands"}"#,
+            r#"{"execute":"query-version"}"#,
+            r#"{"execute":"query-status","id":null}"#,
+        ],
+        &[r#"{"execute":"stop"}{"execute":"cont"}"#, r#"{"execute":"cont","arguments":{"force":true},"id":{"a":[1]}}"#],
+        &[r#"{"execute":"system_reset"}"#, r#"{"execute":"system_powerdown"}"#, r#"{"execute":"nope"}"#],
+        &[
+            r#"{"execute":"migrate","arguments":{"uri":"tcp:[::1]:4444"}}"#,
+            r#"{"execute":"migrate","arguments":{"uri":"unix:/x","target-schema":"/y"}}"#,
+            r#"{"execute":"migrate_cancel"}"#,
+        ],
+        &[
+            r#"{"execute":"migrate-set-parameters","arguments":{"downtime-limit":20,"max-bandwidth":0}}"#,
+            r#"{"execute":"migrate-set-parameters","arguments":{"pause-budget":2000001}}"#,
+            r#"{"execute":"query-migrate-parameters"}"#,
+            r#"{"execute":"query-migrate"}"#,
+        ],
+        &[r#"{"execute":"dump-schema","arguments":{"file":"/x"}}"#, r#"{"execute":"quit"}"#, r#"{"execute":"stop"}"#],
+        &["{bad json} more", "[1]", "12 34", "true", r#"{"execute":3,"extra":1}"#, "\"\\ud800\"", "[[[[[[[["],
+        &["{\"execute\":", "\"query-status\"}", "\u{c}5", "1e999", "{\"id\":1,\"id\":2}"],
+    ];
+    let conversation = |(size, lines): (u8, &[&str])| {
+        let text = [&[NEGOTIATE], lines].concat().join("\n");
+        [&[size], text.as_bytes(), b"\n"].concat()
+    };
+    [1, 2, 3, 5, 7, 16, 1, 3].into_iter().zip(conversations).map(conversation).collect()
+}
