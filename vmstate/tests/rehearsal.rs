@@ -67,7 +67,7 @@ fn a_save_that_only_a_rehearsal_refuses_does_not_end_the_migration() {
     assert_eq!(untroubled.departure.phase, SourcePhase::Completed);
     assert_eq!(untroubled.departure.report.refused_rehearsal, None);
     assert!(saves >= 3, "{saves} saves: the rehearsal before the rounds, one behind the first, the pause");
-    for refused in (0..saves - 1).map(|save| save..save + 1).chain([0..saves - 1]) {
+    for refused in (0..saves - 1).map(|save| save..save + 1).chain(std::iter::once(0..saves - 1)) {
         let (outcome, _) = migrate(refused.clone());
         let Outcome { departure, .. } = &outcome;
         assert_eq!(departure.phase, SourcePhase::Completed, "{refused:?} refused: {:?}", departure.error);
