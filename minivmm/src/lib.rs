@@ -17,4 +17,5 @@ pub mod kvm;
 pub mod memory;
 pub mod migration;
 pub mod program;
+pub mod sandbox;
 pub mod vm;

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::console::{self, Console};
 use crate::control::{ClientError, Server};
 use crate::error::say;
+use crate::sandbox::{self, Kind};
 use crate::vm::{End, Handle, Request, Vm};
 
 /// Carries out the command that `arguments` ask for, the first of which is the program's name; the code that the process
@@ -29,25 +30,33 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return refuse(&error),
     };
     match command {
-        Command::Run(arguments) => match arguments.into_config() {
-            Ok(config) => run(config),
-            Err(error) => refuse(&error),
-        },
+        Command::Run(arguments) => {
+            let confined = arguments.confined();
+            match arguments.into_config() {
+                Ok(config) => run(config, confined),
+                Err(error) => refuse(&error),
+            }
+        }
         Command::Migrate(arguments) => migrate(&arguments),
         Command::Cont(arguments) => cont(&arguments),
     }
 }
 
-/// The machine runs on this thread; console and control socket have their own.
-fn run(config: Config) -> ExitCode {
+/// The machine runs on a thread of its own, as do console and control socket. `confined`: in the sandbox.
+fn run(config: Config, confined: bool) -> ExitCode {
     // Before there is another thread: threads inherit it.
     let signals = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
     if let Err(error) = signals.thread_block() {
         return fail(&format!("the host does not let signals be blocked: {error}"));
     }
+    if confined && let Err(error) = sandbox::arm() {
+        return refuse(&error);
+    }
     let machine = Arc::new(OnceLock::new());
     let started = Arc::clone(&machine);
-    std::thread::spawn(move || end_on_signal(&signals, &started));
+    if let Err(error) = sandbox::spawn(Kind::Console, "signals", move || end_on_signal(&signals, &started)) {
+        return fail(&format!("the host gives no thread for signals: {error}"));
+    }
     let console = match Console::open(&config.serial) {
         Ok(console) => console,
         Err(error) => return refuse(&error),

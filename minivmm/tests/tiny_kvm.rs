@@ -63,6 +63,7 @@ impl Guest {
         let kernel = dir.path().join("tiny");
         std::fs::write(&kernel, tiny::bzimage()).unwrap();
         let append = tiny::command_line(pages, span);
+        let kernel = boot::BootFile::open("--kernel", &kernel).unwrap();
         let payload = Payload { kernel: &kernel, initrd: None, append: &append };
         let entry = boot::load(&ram, payload, &Machine { cpus: 1, virtio_windows: Vec::new() }).unwrap();
         vcpu.set_cpuid(&cpuid::for_vcpu(&supported, 0, 1, false)).unwrap();

@@ -1,9 +1,9 @@
 //! Kernel, initial RAM disk and command line: from files into guest memory.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, Read, Seek};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, Elf, KernelLoader, PvhBootCapability};
@@ -22,6 +22,53 @@ const ENTRY_64: u64 = 0x200;
 /// An ELF kernel says nothing about where its initial RAM disk may be: below RAM's hole, as QEMU does it.
 const PVH_INITRD_MAX: u64 = crate::memory::LOW_RAM_MAX - 1;
 
+/// A file that is loaded into guest memory, as often as the machine boots.
+#[derive(Debug)]
+pub struct BootFile {
+    flag: &'static str,
+    path: PathBuf,
+    file: File,
+}
+
+impl BootFile {
+    /// Opens the file at `path`, which `flag` names.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn open(flag: &'static str, path: &Path) -> Result<Self> {
+        let opened = files::open(path, File::options().read(true), Fit::Regular);
+        let file = opened.map_err(|source| unreadable(flag, path, source))?;
+        Ok(Self { flag, path: path.into(), file })
+    }
+
+    /// The file from its beginning. One user at a time: all share a position.
+    fn begin(&self) -> Result<File> {
+        let begin = || -> io::Result<File> {
+            let mut file = self.file.try_clone()?;
+            file.rewind()?;
+            Ok(file)
+        };
+        begin().map_err(|source| unreadable(self.flag, &self.path, source))
+    }
+
+    /// Bytes.
+    fn len(&self) -> Result<u64> {
+        (&self.file).seek(io::SeekFrom::End(0)).map_err(|source| unreadable(self.flag, &self.path, source))
+    }
+
+    fn is_no_kernel(&self, why: &str) -> Error {
+        refused(self.flag, &self.path, format!("is not a kernel that can be booted: {why}"))
+    }
+}
+
+fn unreadable(flag: &'static str, path: &Path, source: io::Error) -> Error {
+    refused(flag, path, format!("cannot be read: {source}"))
+}
+
+fn refused(flag: &'static str, path: &Path, what: String) -> Error {
+    Error::File { flag, path: path.into(), what, source: None }
+}
+
 /// A kernel in guest memory.
 #[derive(Debug)]
 pub struct Kernel {
@@ -33,39 +80,37 @@ pub struct Kernel {
     pub header: Option<setup_header>,
 }
 
-/// Loads the bzImage or PVH ELF at `path`.
+/// Loads a bzImage or PVH ELF.
 ///
 /// # Errors
 /// [`Error::File`] for `--kernel`; [`Error::Memory`] if RAM is too small for it.
-pub fn load_kernel(ram: &Ram, path: &Path) -> Result<Kernel> {
-    let mut file = open("--kernel", path)?;
+pub fn load_kernel(ram: &Ram, image: &BootFile) -> Result<Kernel> {
     let mut magic = [0; 4];
-    file.read_exact(&mut magic).map_err(|_| not_a_kernel(path, "it is shorter than four bytes"))?;
-    file.rewind().map_err(|source| unreadable("--kernel", path, source))?;
-    let kernel = if magic == *b"\x7fELF" { load_elf(ram, path, file)? } else { load_bzimage(ram, path, file)? };
+    image.begin()?.read_exact(&mut magic).map_err(|_| image.is_no_kernel("it is shorter than four bytes"))?;
+    let kernel = if magic == *b"\x7fELF" { load_elf(ram, image)? } else { load_bzimage(ram, image)? };
     if kernel.end > ram.low_end() {
         return Err(Error::Memory { what: format!("the kernel needs more than {} bytes; give more", kernel.end) });
     }
     Ok(kernel)
 }
 
-fn load_elf(ram: &Ram, path: &Path, mut file: File) -> Result<Kernel> {
-    let loaded = Elf::load(ram.guest(), None, &mut file, Some(GuestAddress(HIGH_MEMORY)))
-        .map_err(|error| not_a_kernel(path, &error.to_string()))?;
+fn load_elf(ram: &Ram, image: &BootFile) -> Result<Kernel> {
+    let loaded = Elf::load(ram.guest(), None, &mut image.begin()?, Some(GuestAddress(HIGH_MEMORY)))
+        .map_err(|error| image.is_no_kernel(&error.to_string()))?;
     match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(entry) => {
             Ok(Kernel { entry: Entry::Pvh(entry.0), end: loaded.kernel_end, header: None })
         }
-        _ => Err(not_a_kernel(path, "the ELF file has no PVH note; build it with CONFIG_PVH=y or give a bzImage")),
+        _ => Err(image.is_no_kernel("the ELF file has no PVH note; build it with CONFIG_PVH=y or give a bzImage")),
     }
 }
 
-fn load_bzimage(ram: &Ram, path: &Path, mut file: File) -> Result<Kernel> {
-    let loaded = BzImage::load(ram.guest(), None, &mut file, Some(GuestAddress(HIGH_MEMORY)))
-        .map_err(|error| not_a_kernel(path, &format!("neither ELF nor bzImage, or larger than RAM ({error})")))?;
-    let header = loaded.setup_header.ok_or_else(|| not_a_kernel(path, "it has no setup header"))?;
+fn load_bzimage(ram: &Ram, image: &BootFile) -> Result<Kernel> {
+    let loaded = BzImage::load(ram.guest(), None, &mut image.begin()?, Some(GuestAddress(HIGH_MEMORY)))
+        .map_err(|error| image.is_no_kernel(&format!("neither ELF nor bzImage, or larger than RAM ({error})")))?;
+    let header = loaded.setup_header.ok_or_else(|| image.is_no_kernel("it has no setup header"))?;
     if header.version < 0x20c || header.xloadflags & XLF_KERNEL_64 == 0 {
-        return Err(not_a_kernel(path, "it has no 64-bit entry point; give an x86-64 kernel of Linux 3.8 or newer"));
+        return Err(image.is_no_kernel("it has no 64-bit entry point; give an x86-64 kernel of Linux 3.8 or newer"));
     }
     let load = loaded.kernel_load.0;
     // The kernel moves itself to its preferred address if it was loaded below, and unpacks there (boot.rst, init_size).
@@ -78,9 +123,8 @@ fn load_bzimage(ram: &Ram, path: &Path, mut file: File) -> Result<Kernel> {
 ///
 /// # Errors
 /// [`Error::File`] for `--initrd`; [`Error::Memory`] if RAM is too small for it.
-pub fn load_initrd(ram: &Ram, path: &Path, kernel: &Kernel) -> Result<Range<u64>> {
-    let mut file = open("--initrd", path)?;
-    let len = file.metadata().map_err(|source| unreadable("--initrd", path, source))?.len();
+pub fn load_initrd(ram: &Ram, image: &BootFile, kernel: &Kernel) -> Result<Range<u64>> {
+    let len = image.len()?;
     let max = kernel.header.map_or(PVH_INITRD_MAX, |header| header.initrd_addr_max.into());
     let end = ram.low_end().min(max + 1);
     let start = end.checked_sub(len).map(|start| start & !(PAGE_SIZE - 1)).filter(|&start| start >= kernel.end);
@@ -90,8 +134,8 @@ pub fn load_initrd(ram: &Ram, path: &Path, kernel: &Kernel) -> Result<Range<u64>
         });
     };
     ram.guest()
-        .read_exact_volatile_from(GuestAddress(start), &mut file, len as usize)
-        .map_err(|error| Error::File { flag: "--initrd", path: path.into(), what: error.to_string(), source: None })?;
+        .read_exact_volatile_from(GuestAddress(start), &mut image.begin()?, len as usize)
+        .map_err(|error| refused(image.flag, &image.path, error.to_string()))?;
     Ok(start..start + len)
 }
 
@@ -114,21 +158,4 @@ pub fn write_command_line(ram: &Ram, append: &str, kernel: &Kernel) -> Result<()
     }
     ram.write(COMMAND_LINE.start, append.as_bytes())?;
     ram.write(COMMAND_LINE.start + append.len() as u64, &[0])
-}
-
-fn open(flag: &'static str, path: &Path) -> Result<File> {
-    files::open(path, File::options().read(true), Fit::Regular).map_err(|source| unreadable(flag, path, source))
-}
-
-fn unreadable(flag: &'static str, path: &Path, source: std::io::Error) -> Error {
-    Error::File { flag, path: path.into(), what: format!("cannot be read: {source}"), source: None }
-}
-
-fn not_a_kernel(path: &Path, why: &str) -> Error {
-    Error::File {
-        flag: "--kernel",
-        path: path.into(),
-        what: format!("is not a kernel that can be booted: {why}"),
-        source: None,
-    }
 }

@@ -6,9 +6,8 @@ pub mod image;
 pub mod layout;
 mod params;
 
-use std::path::Path;
-
 use crate::boot::cpu::Entry;
+pub use crate::boot::image::BootFile;
 use crate::error::Result;
 use crate::memory::Ram;
 
@@ -16,9 +15,9 @@ use crate::memory::Ram;
 #[derive(Clone, Copy, Debug)]
 pub struct Payload<'a> {
     /// bzImage or PVH ELF.
-    pub kernel: &'a Path,
+    pub kernel: &'a BootFile,
     /// Initial RAM disk.
-    pub initrd: Option<&'a Path>,
+    pub initrd: Option<&'a BootFile>,
     /// Command line.
     pub append: &'a str,
 }
@@ -29,7 +28,7 @@ pub struct Payload<'a> {
 /// [`Error::File`](crate::error::Error::File) and [`Error::Flag`](crate::error::Error::Flag), naming the flag.
 pub fn load(ram: &Ram, payload: Payload<'_>, acpi: &acpi::Machine) -> Result<Entry> {
     let kernel = image::load_kernel(ram, payload.kernel)?;
-    let initrd = payload.initrd.map(|path| image::load_initrd(ram, path, &kernel)).transpose()?;
+    let initrd = payload.initrd.map(|file| image::load_initrd(ram, file, &kernel)).transpose()?;
     image::write_command_line(ram, payload.append, &kernel)?;
     acpi::write(ram, acpi)?;
     cpu::write_tables(ram, kernel.entry)?;

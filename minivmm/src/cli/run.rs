@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use crate::cli::{UsageError, values};
 use crate::config::{Address, Config, Disk, Net, Serial};
@@ -52,9 +52,17 @@ pub struct RunArgs {
     /// Wait for a migration in place of booting: unix:PATH or tcp:HOST:PORT
     #[arg(long, value_name = "ADDRESS", value_parser = str::parse::<Address>)]
     incoming: Option<Address>,
+    /// Confine each thread to the system calls that it needs, without capabilities: on, or off to look into the process
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = values::switch, action = ArgAction::Set)]
+    sandbox: bool,
 }
 
 impl RunArgs {
+    /// The machine is to run in the sandbox.
+    pub fn confined(&self) -> bool {
+        self.sandbox
+    }
+
     /// The machine these flags describe.
     ///
     /// # Errors

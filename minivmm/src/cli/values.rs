@@ -130,6 +130,15 @@ fn serial_file(text: &str) -> Result<Serial, String> {
     Ok(Serial::File { path: path.into(), max })
 }
 
+/// `on` or `off`
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("write on or off".into()),
+    }
+}
+
 /// `unix:PATH`, for sockets that are never reached over a network.
 pub(super) fn control(text: &str) -> Result<PathBuf, String> {
     match text.parse() {

@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::sandbox::{self, Kind};
+
 /// Ctrl-A, QEMU's escape character: with `x` it ends the machine, twice it is sent once.
 const ESCAPE: u8 = 0x01;
 
@@ -46,7 +48,7 @@ impl Input {
         mut sink: impl FnMut(&[u8]) -> usize + Send + 'static,
         quit: impl FnOnce() + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
-        thread::Builder::new().name("console-input".into()).spawn(move || {
+        sandbox::spawn(Kind::Console, "console-input", move || {
             let Self { mut source, escape, held: _held } = self;
             let mut keys = Keys { escape, escaped: false };
             let mut buffer = [0; 256];

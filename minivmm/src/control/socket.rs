@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, fchmod};
 
 use crate::control::qmp::{Session, line};
 use crate::control::report;
+use crate::sandbox::{self, Kind};
 use crate::vm::Handle;
 
 /// Clients at once: a management program, a person, and room. When one more comes, the one that said nothing for longest goes.
@@ -273,7 +274,7 @@ fn write(mut output: UnixStream, messages: &Receiver<Outgoing>) {
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(name.into()).spawn(body)
+    sandbox::spawn(Kind::Control, name, body)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -21,6 +21,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::error::{Error, Result};
 use crate::kvm::vcpu::{Buses, Exit, Vcpu};
+use crate::sandbox::{self, Kind};
 
 /// What a vCPU reports; it is paused right after.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,12 +111,9 @@ impl VcpuThread {
             state: Mutex::new(State { wanted: Wanted::Pause, running: false }),
             changed: Condvar::new(),
         });
-        let thread = std::thread::Builder::new()
-            .name(format!("vcpu{index}"))
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || shared.serve(&buses, &report)
-            })
+        let theirs = Arc::clone(&shared);
+        let serve = move || theirs.serve(&buses, &report);
+        let thread = sandbox::spawn(Kind::Vcpu, &format!("vcpu{index}"), serve)
             .map_err(|error| Error::Flag { flag: "--cpus", what: format!("the host gives no thread: {error}") })?;
         Ok(Self { index, shared, immediate_exit, thread: Some(thread) })
     }

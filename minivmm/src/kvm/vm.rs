@@ -22,7 +22,7 @@ const TSS: usize = 0xfffb_d000;
 
 /// A virtual machine in the kernel, with its RAM in slots and its interrupt controllers made.
 pub struct KvmVm {
-    kvm: Kvm,
+    kvm: Arc<Kvm>,
     fd: Arc<VmFd>,
     ram: Ram,
     manual_protect: bool,
@@ -39,7 +39,8 @@ impl KvmVm {
     ///
     /// # Errors
     /// [`Error::OpenKvm`], [`Error::MissingCapability`], [`Error::Kvm`].
-    pub fn new(kvm: Kvm, ram: &Ram) -> Result<Self> {
+    pub fn new(kvm: impl Into<Arc<Kvm>>, ram: &Ram) -> Result<Self> {
+        let kvm = kvm.into();
         let fd = kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
         fd.set_identity_map_address(IDENTITY_MAP).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(TSS).map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
@@ -58,7 +59,7 @@ impl KvmVm {
     }
 
     /// What the host offers.
-    pub fn kvm(&self) -> &Kvm {
+    pub fn kvm(&self) -> &Arc<Kvm> {
         &self.kvm
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use vmstate::ownership::{Ownership, OwnershipError, Resource, Role};
 
+use crate::boot;
 use crate::config::Config;
 use crate::devices::serial::Output;
 use crate::devices::virtio::Limiter;
@@ -13,8 +14,17 @@ use crate::devices::virtio::blk::Image;
 use crate::devices::virtio::net::{Directions, Tap, TapError};
 use crate::error::{Error, Result, chain};
 
+/// What a machine boots, also after a reset: files that stay open, for a confined process opens no others.
+#[derive(Debug)]
+pub struct BootImages {
+    pub(super) kernel: boot::BootFile,
+    pub(super) initrd: Option<boot::BootFile>,
+}
+
 /// Open files of the host.
 pub struct Backends {
+    /// None where the machine only waits for a migration.
+    pub(super) boot: Option<BootImages>,
     /// Takes what the serial port prints.
     pub(super) console: Output,
     /// Disk images, in the order of the command line.
@@ -50,6 +60,13 @@ impl Backends {
     /// [`Error::Flag`]; [`Error::Device`] if the host gives no thread for the console.
     pub fn open(config: &Config, console: Box<dyn Write + Send>) -> Result<Self> {
         let refused = |error| refused(config, error);
+        let boot = match &config.kernel {
+            None => None,
+            Some(kernel) => Some(BootImages {
+                kernel: boot::BootFile::open("--kernel", kernel)?,
+                initrd: config.initrd.as_deref().map(|path| boot::BootFile::open("--initrd", path)).transpose()?,
+            }),
+        };
         let images = config.disks.iter().map(|disk| Image::open(&disk.path, disk.read_only).map(Arc::new));
         let images = images.collect::<Result<Vec<_>, _>>().map_err(refused)?;
         let lease = config.lease.as_deref().map(Resource::lease).transpose().map_err(refused)?;
@@ -70,7 +87,7 @@ impl Backends {
         let nets = nets.collect::<Result<_, TapError>>();
         let nets = nets.map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;
         let console = Output::new(console).map_err(Error::device)?;
-        Ok(Self { console, images, disk_limits, ownership: Arc::new(ownership), nets, net_limits })
+        Ok(Self { boot, console, images, disk_limits, ownership: Arc::new(ownership), nets, net_limits })
     }
 
     /// Before a booted guest's first instruction: whoever has an older state of it, and these resources, must not run it

@@ -3,21 +3,22 @@
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use vmstate::channel::Listener;
 
 use crate::config::Config;
-use crate::error::{Result, say};
+use crate::error::{Error, Result, say};
+use crate::kvm;
 use crate::memory::Ram;
 use crate::migration::sections::MachineState;
+use crate::sandbox::{self, Kind};
 use crate::vm::backends::Backends;
 use crate::vm::decision::{Decision, UnderWay, decide, heeds_the_guest};
 use crate::vm::handle::Handle;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
-use crate::vm::migration::{self, Incoming, LeftStanding, Outgoing, incoming, schema};
+use crate::vm::migration::{self, Incoming, LeftStanding, LookUp, Outgoing, incoming, schema};
 use crate::vm::published::Shared;
 use crate::vm::queue::{Next, Queue};
 use crate::vm::request::{AnyRequest, EngineRequest, Envelope, GuestEvent, Refusal, Request};
@@ -52,6 +53,8 @@ pub struct Vm {
     pub(super) shared: Arc<Shared>,
     pub(super) handle: Handle,
     keyboard: Keyboard,
+    /// For migrations to a name.
+    pub(super) look_up: LookUp,
     /// State on its way between the kernel and a migration stream.
     pub(super) state: Arc<Mutex<MachineState>>,
     /// The outgoing migration, while there is one.
@@ -74,9 +77,10 @@ impl Vm {
         let (handle, queue, shared) = Handle::new(state);
         let ram = Ram::new(config.memory)?;
         let backends = Backends::open(&config, console)?;
-        let machine = Machine::new(&config, &ram, &backends, queue.waiting(), None)?;
-        if let (None, Some(kernel)) = (&config.incoming, &config.kernel) {
-            machine.load(&config, kernel)?;
+        let kvm = Arc::new(kvm::open()?);
+        let machine = Machine::new(&config, &ram, kvm, &backends, queue.waiting(), None)?;
+        if let (None, Some(images)) = (&config.incoming, &backends.boot) {
+            machine.load(&config, images)?;
             backends.advance(&config)?;
         }
         let keyboard = Keyboard::new(&machine.devices.serial, &shared);
@@ -91,6 +95,7 @@ impl Vm {
             shared,
             handle,
             keyboard,
+            look_up: LookUp::start().map_err(Error::device)?,
             state,
             outgoing: None,
             incoming: None,
@@ -114,7 +119,7 @@ impl Vm {
     pub fn run(self) -> End {
         let waiting = Arc::clone(self.queue.waiting());
         let presence = waiting.present();
-        let driver = thread::Builder::new().name("driver".into()).spawn(move || {
+        let driver = sandbox::spawn(Kind::Driver, "driver", move || {
             let _presence = presence;
             self.drive()
         });
@@ -122,6 +127,10 @@ impl Vm {
             Ok(driver) => driver,
             Err(error) => return End::Failed(format!("the host gives no thread: {error}")),
         };
+        // This thread only waits and puts an end to things from here on.
+        if let Err(error) = sandbox::confine(Kind::Main) {
+            return End::Failed(error.to_string());
+        }
         if !waiting.await_end(QUIT) {
             say("ended while the machine was busy; its work in flight was not waited for");
             return End::Quit;
@@ -301,19 +310,20 @@ impl Vm {
     /// Everything but RAM is made anew, and the kernel is loaded again. The machine is at rest. A migration under way goes on
     /// with what was made.
     pub(super) fn remake(&mut self) -> std::result::Result<(), Outcome> {
-        let Some(kernel) = &self.config.kernel else {
+        let Some(images) = &self.backends.boot else {
             let what = "the guest reset, but this machine has no --kernel to boot again: start it with one";
             return Err(Outcome::Ended(End::Failed(what.into())));
         };
         // First of all, for they would meet the new devices.
         self.machine.vcpus.clear();
         let waiting = self.queue.waiting();
-        let made = Machine::new(&self.config, &self.ram, &self.backends, waiting, Some(&self.machine.devices));
+        let kvm = Arc::clone(self.machine.kvm.kvm());
+        let made = Machine::new(&self.config, &self.ram, kvm, &self.backends, waiting, Some(&self.machine.devices));
         let made = made.and_then(|mut made| {
             if let Some(outgoing) = &self.outgoing {
                 outgoing.follow(&self.machine, &mut made)?;
             }
-            made.load(&self.config, kernel).map(|()| made)
+            made.load(&self.config, images).map(|()| made)
         });
         self.machine = made.map_err(|error| Outcome::Ended(End::Failed(format!("reset: {}", error.with_causes()))))?;
         Ok(())

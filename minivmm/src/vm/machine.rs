@@ -1,11 +1,10 @@
 //! What a reset replaces whole: the KVM machine, its vCPUs, its devices. RAM stays.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
-use kvm_ioctls::Cap;
+use kvm_ioctls::{Cap, Kvm};
 
 use crate::boot::{self, Payload, acpi};
 use crate::config::Config;
@@ -15,9 +14,9 @@ use crate::kvm::state::{Elapsed, HypervisorState, Introduced, Processor, StateEr
 use crate::kvm::thread::{VcpuEvent, VcpuThread};
 use crate::kvm::vcpu::{Buses, Vcpu};
 use crate::kvm::vm::KvmVm;
-use crate::kvm::{self, cpuid, machine_check};
+use crate::kvm::{cpuid, machine_check};
 use crate::memory::Ram;
-use crate::vm::backends::Backends;
+use crate::vm::backends::{Backends, BootImages};
 use crate::vm::devices::Devices;
 use crate::vm::guest_events::GuestEvents;
 use crate::vm::queue::Waiting;
@@ -49,12 +48,13 @@ impl Machine {
     pub(super) fn new(
         config: &Config,
         ram: &Ram,
+        kvm: Arc<Kvm>,
         backends: &Backends,
         driver: &Arc<Waiting>,
         previous: Option<&Devices>,
     ) -> Result<Self> {
         let events = Arc::new(GuestEvents::new(driver));
-        let kvm = Arc::new(KvmVm::new(kvm::open()?, ram)?);
+        let kvm = Arc::new(KvmVm::new(kvm, ram)?);
         let host = HostFeatures::new(kvm.kvm()).map_err(Error::device)?;
         let mut buses = Buses::default();
         let devices = Devices::new(&kvm, backends, &mut buses, &events, previous)?;
@@ -66,12 +66,12 @@ impl Machine {
         Ok(Self { vcpus, kvm, host, processor: offered.clone(), offered, devices, events })
     }
 
-    /// Loads `kernel` with what belongs to it, and puts the first vCPU at its entry.
+    /// Loads the kernel of `images` with what belongs to it, and puts the first vCPU at its entry.
     ///
     /// # Errors
     /// [`Error::File`], [`Error::Flag`], [`Error::Memory`].
-    pub(super) fn load(&self, config: &Config, kernel: &Path) -> Result<()> {
-        let payload = Payload { kernel, initrd: config.initrd.as_deref(), append: &config.append };
+    pub(super) fn load(&self, config: &Config, images: &BootImages) -> Result<()> {
+        let payload = Payload { kernel: &images.kernel, initrd: images.initrd.as_ref(), append: &config.append };
         let acpi = acpi::Machine { cpus: config.cpus, virtio_windows: self.devices.virtio_windows().to_vec() };
         let entry = boot::load(self.kvm.ram(), payload, &acpi)?;
         self.vcpus[0].vcpu().set_start(&entry.registers(), |sregs| entry.set_system_registers(sregs))

@@ -3,8 +3,9 @@
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::sandbox::{self, Kind};
 
 /// Bytes kept for a sink that does not take them, those that it is being given among them. What comes on top is lost, as on
 /// a real line without flow control.
@@ -42,7 +43,7 @@ impl Output {
     pub fn new(sink: Box<dyn Write + Send>) -> io::Result<Self> {
         let shared = Arc::new(Shared { buffer: Mutex::default(), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
-        thread::Builder::new().name("serial-output".into()).spawn(move || theirs.run(sink))?;
+        sandbox::spawn(Kind::Console, "serial-output", move || theirs.run(sink))?;
         Ok(Self(Arc::new(Owner(shared))))
     }
 

@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -15,6 +14,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::gate::Gate;
 use super::{Broken, ConfigSpace, Interrupt, Model, Ring};
 use crate::memory::GuestMemory;
+use crate::sandbox::{self, Kind};
 
 /// What a model sees while it works.
 #[derive(Debug)]
@@ -185,7 +185,7 @@ impl<M: Model> Worker<M> {
         let core = Arc::new(core);
         let theirs = Arc::clone(&core);
         let (alive, ended) = mpsc::channel();
-        thread::Builder::new().name(name.into()).spawn(move || {
+        sandbox::spawn(Kind::Device, name, move || {
             theirs.run(&epoll);
             drop(theirs);
             drop(alive);

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
 
+use crate::sandbox::{self, Kind};
 use crate::vm::handle::Handle;
 use crate::vm::request::EngineRequest;
 
@@ -44,8 +45,7 @@ pub(super) fn spawn(
     control: Control,
     work: impl FnOnce() -> Ended + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    let thread = std::thread::Builder::new().name("migration".into());
-    thread.spawn(move || {
+    sandbox::spawn(Kind::Migration, "migration", move || {
         let end = catch_unwind(AssertUnwindSafe(work));
         let end = end.unwrap_or_else(|_| {
             Ended::panicked(match control.progress().phase {

@@ -5,6 +5,7 @@ mod after;
 mod ended;
 pub(super) mod incoming;
 mod introduction;
+mod look_up;
 mod outgoing;
 pub(super) mod schema;
 mod seam;
@@ -22,6 +23,7 @@ use vmstate::schema::json::Schema;
 pub(super) use self::after::LeftStanding;
 pub use self::ended::Ended;
 use self::incoming::Reception;
+pub(super) use self::look_up::LookUp;
 use self::outgoing::Departure;
 use self::seam::Seam;
 use crate::config::Address;
@@ -121,6 +123,7 @@ impl Vm {
         let log = MachineDirtyLog::new(Arc::clone(&self.machine.kvm));
         let departure = Departure {
             address,
+            look_up: self.look_up.clone(),
             release,
             control: control.clone(),
             seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmstate::channel::{MonotonicClock, SocketChannel};
 use vmstate::migrate::source::{self, Outgoing, SourceOptions};
@@ -10,6 +10,7 @@ use vmstate::migrate::{Control, Phase, SourcePhase};
 use vmstate::schema::json::Schema;
 
 use super::ended::Ended;
+use super::look_up::LookUp;
 use super::seam::Seam;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::Address;
@@ -23,6 +24,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// What the thread works with.
 pub(super) struct Departure {
     pub(super) address: Address,
+    pub(super) look_up: LookUp,
     /// Of the release that the destination has, unless it is this one.
     pub(super) release: Option<Schema>,
     pub(super) control: Control,
@@ -71,8 +73,22 @@ impl Departure {
         let go_on = || !self.control.is_cancelled();
         match &self.address {
             Address::Unix(path) => SocketChannel::connect_unix(path, CONNECT, &go_on),
-            Address::Tcp(host_and_port) => SocketChannel::connect_tcp(host_and_port, CONNECT, &go_on),
+            Address::Tcp(host_and_port) => self.connect_tcp(host_and_port, &go_on),
         }
+    }
+
+    /// To the first address that answers.
+    fn connect_tcp(&self, host_and_port: &str, go_on: &dyn Fn() -> bool) -> io::Result<SocketChannel> {
+        let deadline = Instant::now() + CONNECT;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in self.look_up.addresses(host_and_port, deadline, go_on)? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match SocketChannel::connect_tcp(&address.to_string(), left, go_on) {
+                Err(error) if go_on() && Instant::now() < deadline => last = error,
+                result => return result,
+            }
+        }
+        Err(last)
     }
 }
 

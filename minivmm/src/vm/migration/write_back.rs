@@ -1,12 +1,12 @@
 //! Writes disk images back on a thread of its own, so that a slow disk keeps neither a paused guest nor a cancel waiting.
 
 use std::sync::{Arc, mpsc};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use vmstate::ErrorKind;
 
 use crate::devices::virtio::blk::Image;
+use crate::sandbox::{self, Kind};
 
 /// How often a wait asks whether to go on.
 const LOOK: Duration = Duration::from_millis(10);
@@ -22,7 +22,7 @@ pub(super) fn write_back(images: &[Arc<Image>], go_on: &dyn Fn() -> bool) -> vms
     let images = images.to_vec();
     let (done, flushed) = mpsc::channel();
     // Nobody waits for a thread that is late; it ends with the disk's answer.
-    let begun = thread::Builder::new().name("write-back".into()).spawn(move || {
+    let begun = sandbox::spawn(Kind::Device, "write-back", move || {
         let begun = Instant::now();
         // Taken here: the thread that waits may get the processor back late.
         let flushed = images.iter().try_for_each(|image| image.flush());

@@ -1,0 +1,103 @@
+//! Requests of `ioctl`, as numbers that a filter compares (linux/kvm.h, linux/if_tun.h, asm-generic/ioctls.h).
+
+use kvm_bindings::{
+    KVMIO, kvm_clear_dirty_log, kvm_clock_data, kvm_cpuid2, kvm_debugregs, kvm_device_attr, kvm_dirty_log,
+    kvm_enable_cap, kvm_ioeventfd, kvm_irq_level, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_list, kvm_msrs,
+    kvm_pit_config, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs,
+    kvm_xsave,
+};
+
+/// A request; the kernel takes 32 bits of the argument.
+pub(super) type Request = u32;
+
+/// Direction of the data, as the caller sees it, and their size (asm-generic/ioctl.h).
+const fn code(direction: u32, kind: u32, number: u32, size: usize) -> Request {
+    direction << 30 | (size as u32) << 16 | kind << 8 | number
+}
+
+const fn none(number: u32) -> Request {
+    code(0, KVMIO, number, 0)
+}
+
+const fn write<T>(number: u32) -> Request {
+    code(1, KVMIO, number, size_of::<T>())
+}
+
+const fn read<T>(number: u32) -> Request {
+    code(2, KVMIO, number, size_of::<T>())
+}
+
+const fn both<T>(number: u32) -> Request {
+    code(3, KVMIO, number, size_of::<T>())
+}
+
+// A machine and its parts are made.
+pub(super) const KVM_CREATE_VM: Request = none(0x01);
+pub(super) const KVM_GET_MSR_INDEX_LIST: Request = both::<kvm_msr_list>(0x02);
+pub(super) const KVM_CHECK_EXTENSION: Request = none(0x03);
+pub(super) const KVM_GET_VCPU_MMAP_SIZE: Request = none(0x04);
+pub(super) const KVM_GET_SUPPORTED_CPUID: Request = both::<kvm_cpuid2>(0x05);
+pub(super) const KVM_GET_MSR_FEATURE_INDEX_LIST: Request = both::<kvm_msr_list>(0x0a);
+pub(super) const KVM_CREATE_VCPU: Request = none(0x41);
+pub(super) const KVM_SET_USER_MEMORY_REGION: Request = write::<kvm_userspace_memory_region>(0x46);
+pub(super) const KVM_SET_TSS_ADDR: Request = none(0x47);
+pub(super) const KVM_SET_IDENTITY_MAP_ADDR: Request = write::<u64>(0x48);
+pub(super) const KVM_CREATE_IRQCHIP: Request = none(0x60);
+pub(super) const KVM_CREATE_PIT2: Request = write::<kvm_pit_config>(0x77);
+pub(super) const KVM_IOEVENTFD: Request = write::<kvm_ioeventfd>(0x79);
+pub(super) const KVM_SET_CPUID2: Request = write::<kvm_cpuid2>(0x90);
+pub(super) const KVM_GET_CPUID2: Request = both::<kvm_cpuid2>(0x91);
+pub(super) const KVM_X86_SETUP_MCE: Request = write::<u64>(0x9c);
+pub(super) const KVM_X86_GET_MCE_CAP_SUPPORTED: Request = read::<u64>(0x9d);
+pub(super) const KVM_ENABLE_CAP: Request = write::<kvm_enable_cap>(0xa3);
+
+// A machine runs.
+pub(super) const KVM_IRQ_LINE: Request = write::<kvm_irq_level>(0x61);
+pub(super) const KVM_RUN: Request = none(0x80);
+pub(super) const KVM_KVMCLOCK_CTRL: Request = none(0xad);
+
+// Pages that vCPUs write are recorded.
+pub(super) const KVM_GET_DIRTY_LOG: Request = write::<kvm_dirty_log>(0x42);
+pub(super) const KVM_CLEAR_DIRTY_LOG: Request = both::<kvm_clear_dirty_log>(0xc0);
+
+// The state of a machine at rest is read and written.
+pub(super) const KVM_GET_IRQCHIP: Request = both::<kvm_irqchip>(0x62);
+pub(super) const KVM_SET_IRQCHIP: Request = read::<kvm_irqchip>(0x63);
+pub(super) const KVM_SET_CLOCK: Request = write::<kvm_clock_data>(0x7b);
+pub(super) const KVM_GET_CLOCK: Request = read::<kvm_clock_data>(0x7c);
+pub(super) const KVM_GET_REGS: Request = read::<kvm_regs>(0x81);
+pub(super) const KVM_SET_REGS: Request = write::<kvm_regs>(0x82);
+pub(super) const KVM_GET_SREGS: Request = read::<kvm_sregs>(0x83);
+pub(super) const KVM_SET_SREGS: Request = write::<kvm_sregs>(0x84);
+pub(super) const KVM_GET_MSRS: Request = both::<kvm_msrs>(0x88);
+pub(super) const KVM_SET_MSRS: Request = write::<kvm_msrs>(0x89);
+pub(super) const KVM_GET_LAPIC: Request = read::<kvm_lapic_state>(0x8e);
+pub(super) const KVM_SET_LAPIC: Request = write::<kvm_lapic_state>(0x8f);
+pub(super) const KVM_GET_MP_STATE: Request = read::<kvm_mp_state>(0x98);
+pub(super) const KVM_SET_MP_STATE: Request = write::<kvm_mp_state>(0x99);
+pub(super) const KVM_GET_VCPU_EVENTS: Request = read::<kvm_vcpu_events>(0x9f);
+pub(super) const KVM_GET_PIT2: Request = read::<kvm_pit_state2>(0x9f);
+pub(super) const KVM_SET_VCPU_EVENTS: Request = write::<kvm_vcpu_events>(0xa0);
+pub(super) const KVM_SET_PIT2: Request = write::<kvm_pit_state2>(0xa0);
+pub(super) const KVM_GET_DEBUGREGS: Request = read::<kvm_debugregs>(0xa1);
+pub(super) const KVM_SET_DEBUGREGS: Request = write::<kvm_debugregs>(0xa2);
+pub(super) const KVM_SET_TSC_KHZ: Request = none(0xa2);
+pub(super) const KVM_GET_TSC_KHZ: Request = none(0xa3);
+pub(super) const KVM_GET_XSAVE: Request = read::<kvm_xsave>(0xa4);
+pub(super) const KVM_SET_XSAVE: Request = write::<kvm_xsave>(0xa5);
+pub(super) const KVM_GET_XCRS: Request = read::<kvm_xcrs>(0xa6);
+pub(super) const KVM_SET_XCRS: Request = write::<kvm_xcrs>(0xa7);
+pub(super) const KVM_SET_DEVICE_ATTR: Request = write::<kvm_device_attr>(0xe1);
+pub(super) const KVM_GET_DEVICE_ATTR: Request = write::<kvm_device_attr>(0xe2);
+
+/// A tap is told what the guest understands.
+pub(super) const TUNSETOFFLOAD: Request = code(1, b'T' as u32, 208, size_of::<libc::c_uint>());
+
+// Settings of a terminal; the GNU C library has the larger struct since its version 2.42.
+pub(super) const TCGETS: Request = libc::TCGETS as u32;
+pub(super) const TCSETS: Request = libc::TCSETS as u32;
+pub(super) const TCGETS2: Request = code(2, b'T' as u32, 0x2a, size_of::<libc::termios2>());
+pub(super) const TCSETS2: Request = code(1, b'T' as u32, 0x2b, size_of::<libc::termios2>());
+
+/// How many bytes of an answer of the name service wait.
+pub(super) const FIONREAD: Request = libc::FIONREAD as u32;

@@ -1,0 +1,351 @@
+//! Which system calls a thread of each kind may make, and for what.
+//!
+//! Taken from traces of machines that boot, reset, migrate, stop and end (`strace -f`), with the GNU C library and with musl,
+//! and from what the standard library and these libraries fall back to on kernels and hosts where the traced call is not to be
+//! had. What is not listed ends the process. A kind that starts threads lists what these need as well.
+
+use libc::{c_int, c_long};
+
+use super::Kind;
+use super::requests::*;
+use super::violation;
+use seccompiler::SeccompAction;
+
+/// A system call, with any arguments or such as one of [`Only`] describes.
+pub(super) type Call = (c_long, &'static [Only]);
+
+/// One argument, by its place.
+#[derive(Clone, Copy)]
+pub(super) enum Only {
+    /// It has this value.
+    Is(u8, u64),
+    /// Its bits under the mask have this value.
+    Bits(u8, u64, u64),
+    /// It is this process.
+    ThisProcess(u8),
+}
+
+use Only::{Bits, Is, ThisProcess};
+
+/// What a kind of thread may do.
+pub(super) struct Table {
+    pub(super) calls: &'static [&'static [Call]],
+    /// Requests of `ioctl`; the most frequent first, for they are compared in order.
+    pub(super) requests: &'static [&'static [Request]],
+    /// What becomes of everything else.
+    pub(super) otherwise: SeccompAction,
+}
+
+/// The table of `kind`.
+pub(super) fn of(kind: Kind) -> Table {
+    let table = |calls, requests| Table { calls, requests, otherwise: violation::ACTION };
+    match kind {
+        Kind::Main => table(&[EACH, SOCKET_FILES, MAIN], &[TERMINAL_REQUESTS]),
+        Kind::Vcpu => table(&[EACH], &[VCPU_REQUESTS]),
+        Kind::Device => table(&[EACH, DEVICE], &[DEVICE_REQUESTS]),
+        Kind::Console => table(&[EACH, CONSOLE], &[CONSOLE_REQUESTS, TERMINAL_REQUESTS]),
+        Kind::Control => table(&[EACH, STARTS, CONTROL], &[]),
+        Kind::Migration => {
+            table(&[EACH, STARTS, MIGRATION, SOCKET_FILES, DEVICE], &[MIGRATION_REQUESTS, DEVICE_REQUESTS])
+        }
+        Kind::Driver => table(
+            &[EACH, STARTS, DRIVER, MIGRATION, SOCKET_FILES, DEVICE],
+            &[VCPU_REQUESTS, DEVICE_REQUESTS, MIGRATION_REQUESTS, DRIVER_REQUESTS],
+        ),
+        // Modules of the system's resolver may try anything; what they may not, fails.
+        Kind::LookUp => Table {
+            calls: &[EACH, LOOK_UP],
+            requests: &[&[FIONREAD]],
+            otherwise: SeccompAction::Errno(libc::EPERM as u32),
+        },
+    }
+}
+
+const ANY: &[Only] = &[];
+
+/// Memory that can be executed is made by nobody: `prot` without PROT_EXEC.
+const NOT_EXECUTABLE: &[Only] = &[Bits(2, libc::PROT_EXEC as u64, 0)];
+
+/// What any thread does.
+const EACH: &[Call] = &[
+    // Locks, conditions, channels, and the end of a thread that is waited for.
+    (libc::SYS_futex, ANY),
+    (libc::SYS_sched_yield, ANY),
+    // Time, where the kernel's clock cannot be read without a call (vdso(7)).
+    (libc::SYS_clock_gettime, ANY),
+    (libc::SYS_gettimeofday, ANY),
+    (libc::SYS_clock_nanosleep, ANY),
+    (libc::SYS_nanosleep, ANY),
+    // The heap. It gives pages back; it does not put guest RAM back into core dumps.
+    (libc::SYS_brk, ANY),
+    (libc::SYS_mmap, NOT_EXECUTABLE),
+    (libc::SYS_mprotect, NOT_EXECUTABLE),
+    (libc::SYS_mremap, ANY),
+    (libc::SYS_munmap, ANY),
+    (libc::SYS_madvise, &[Is(2, libc::MADV_DONTNEED as u64)]),
+    (libc::SYS_madvise, &[Is(2, libc::MADV_FREE as u64)]),
+    // Keys of hash tables, tokens of ownership records.
+    (libc::SYS_getrandom, ANY),
+    // Events, pipes, terminals, files: whatever was opened. Also messages to the user.
+    (libc::SYS_read, ANY),
+    (libc::SYS_write, ANY),
+    (libc::SYS_writev, ANY),
+    (libc::SYS_close, ANY),
+    // Builds with debug assertions look whether what they close is open.
+    (libc::SYS_fcntl, &[Is(1, libc::F_GETFD as u64)]),
+    // musl says this of a new descriptor once more, for kernels that did not hear it the first time.
+    (libc::SYS_fcntl, &[Is(1, libc::F_SETFD as u64), Is(2, libc::FD_CLOEXEC as u64)]),
+    // Signals: a handler's return, a call that is gone on with, the block around the start and the end of a thread.
+    (libc::SYS_rt_sigreturn, ANY),
+    (libc::SYS_restart_syscall, ANY),
+    (libc::SYS_rt_sigprocmask, ANY),
+    (libc::SYS_sigaltstack, ANY),
+    // Who am I, to signal a thread of this process: a vCPU to leave the guest, oneself to abort. musl does it by a call that does
+    // not name the process.
+    (libc::SYS_getpid, ANY),
+    (libc::SYS_gettid, ANY),
+    (libc::SYS_tgkill, &[ThisProcess(0)]),
+    #[cfg(target_env = "musl")]
+    (libc::SYS_tkill, &[Is(1, libc::SIGABRT as u64)]),
+    #[cfg(target_env = "musl")]
+    (libc::SYS_tkill, &[Is(1, MUSL_SIGRTMIN)]),
+    (libc::SYS_exit, ANY),
+    (libc::SYS_exit_group, ANY),
+];
+
+/// `SIGRTMIN`, a function of the library (src/signal/sigrtmin.c of musl).
+#[cfg(target_env = "musl")]
+const MUSL_SIGRTMIN: u64 = 35;
+
+/// What starting a thread takes, and what the new thread does until it is confined itself.
+const STARTS: &[Call] = &[
+    // A thread of this process, in its namespaces. `clone3`, whose flags no filter sees, answers that it does not exist, and the
+    // C library falls back to this.
+    (libc::SYS_clone, &[Bits(0, THREAD | NAMESPACES, THREAD)]),
+    (libc::SYS_set_robust_list, ANY),
+    (libc::SYS_rseq, ANY),
+    (libc::SYS_sched_getaffinity, ANY),
+    (libc::SYS_prctl, &[Is(0, libc::PR_SET_NAME as u64)]),
+    // Confining oneself further.
+    (libc::SYS_prctl, &[Is(0, libc::PR_SET_NO_NEW_PRIVS as u64)]),
+    (libc::SYS_capset, ANY),
+    (libc::SYS_seccomp, &[Is(0, libc::SECCOMP_SET_MODE_FILTER as u64)]),
+];
+
+const THREAD: u64 = libc::CLONE_THREAD as u64;
+const NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64;
+
+/// A vCPU calls KVM and what the registers of devices lead to: events to their threads, interrupt lines.
+const VCPU_REQUESTS: &[Request] = &[
+    KVM_RUN,
+    KVM_IRQ_LINE,
+    // The driver agrees on features with a register.
+    TUNSETOFFLOAD,
+    // Where a guest stands that cannot go on.
+    KVM_GET_REGS,
+];
+
+const DEVICE: &[Call] = &[
+    // Kicks of queues, frames of a tap, the gate.
+    (libc::SYS_epoll_wait, ANY),
+    (libc::SYS_epoll_pwait, ANY),
+    // An image.
+    (libc::SYS_pread64, ANY),
+    (libc::SYS_pwrite64, ANY),
+    (libc::SYS_fdatasync, ANY),
+    (libc::SYS_fallocate, ANY),
+];
+
+const DEVICE_REQUESTS: &[Request] = &[
+    KVM_IRQ_LINE,
+    // The driver changes offloads with a control command.
+    TUNSETOFFLOAD,
+];
+
+const MAIN: &[Call] = &[
+    // The control socket's clients.
+    (libc::SYS_shutdown, ANY),
+];
+
+const CONSOLE: &[Call] = &[
+    (libc::SYS_rt_sigtimedwait, ANY),
+    // A file of limited length begins anew.
+    (libc::SYS_lseek, ANY),
+    (libc::SYS_ftruncate, ANY),
+];
+
+const CONSOLE_REQUESTS: &[Request] = &[
+    // Input raises the serial port's interrupt.
+    KVM_IRQ_LINE,
+];
+
+/// The user's terminal is given back.
+const TERMINAL_REQUESTS: &[Request] = &[TCGETS, TCSETS, TCGETS2, TCSETS2];
+
+const CONTROL: &[Call] = &[
+    (libc::SYS_accept4, ANY),
+    // musl tries it where the other fails.
+    (libc::SYS_accept, ANY),
+    (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_SNDTIMEO as u64)]),
+    (libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)]),
+    (libc::SYS_recvfrom, ANY),
+    (libc::SYS_sendto, ANY),
+    (libc::SYS_shutdown, ANY),
+];
+
+const MIGRATION: &[Call] = &[
+    // A source's connection.
+    (libc::SYS_socket, &[Is(0, libc::AF_UNIX as u64), STREAM]),
+    (libc::SYS_socket, &[Is(0, libc::AF_INET as u64), STREAM]),
+    (libc::SYS_socket, &[Is(0, libc::AF_INET6 as u64), STREAM]),
+    (libc::SYS_connect, ANY),
+    (libc::SYS_getsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_ERROR as u64)]),
+    // A destination's.
+    (libc::SYS_accept4, ANY),
+    (libc::SYS_accept, ANY),
+    // Either's.
+    (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_NODELAY as u64)]),
+    (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_KEEPALIVE as u64)]),
+    (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_KEEPIDLE as u64)]),
+    (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_KEEPINTVL as u64)]),
+    (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_KEEPCNT as u64)]),
+    (libc::SYS_fcntl, &[Is(1, libc::F_GETFL as u64)]),
+    (libc::SYS_fcntl, &[Is(1, libc::F_SETFL as u64)]),
+    (libc::SYS_poll, ANY),
+    (libc::SYS_ppoll, ANY),
+    (libc::SYS_recvfrom, ANY),
+    (libc::SYS_sendto, ANY),
+    // How it goes is told to clients of the control socket; one that does not read is cut off.
+    (libc::SYS_shutdown, ANY),
+    // Who owns the guest: locks and records of images and of the lease, and that both sides have the same ones.
+    (libc::SYS_fcntl, &[Is(1, libc::F_OFD_SETLK as u64)]),
+    (libc::SYS_fcntl, &[Is(1, libc::F_OFD_GETLK as u64)]),
+    (libc::SYS_fgetxattr, ANY),
+    (libc::SYS_fsetxattr, ANY),
+    (libc::SYS_lseek, ANY),
+];
+
+const STREAM: Only = Bits(1, !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32 as u64, libc::SOCK_STREAM as u64);
+
+/// A listening socket's file goes with it, if it is still that of the socket.
+const SOCKET_FILES: &[Call] =
+    &[(libc::SYS_statx, ANY), (libc::SYS_newfstatat, ANY), (libc::SYS_lstat, ANY), (libc::SYS_unlink, ANY)];
+
+const MIGRATION_REQUESTS: &[Request] = &[
+    KVM_CLEAR_DIRTY_LOG,
+    KVM_GET_DIRTY_LOG,
+    // Recording begins and ends.
+    KVM_SET_USER_MEMORY_REGION,
+];
+
+const DRIVER: &[Call] = &[
+    // Devices made anew: their events, their share of a tap.
+    (libc::SYS_eventfd2, ANY),
+    (libc::SYS_epoll_create1, ANY),
+    (libc::SYS_epoll_ctl, ANY),
+    (libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)]),
+    // The files of `dump-schema`, which is new, and `target-schema`, which is read.
+    (libc::SYS_openat, &[to_read(2)]),
+    (libc::SYS_openat, &[new(2)]),
+    (libc::SYS_open, &[to_read(1)]),
+    (libc::SYS_open, &[new(1)]),
+    (libc::SYS_fstat, ANY),
+];
+
+/// Flags of an open, by their place: to read what is there.
+const fn to_read(flags: u8) -> Only {
+    Bits(flags, OPEN_BITS, libc::O_RDONLY as u64)
+}
+
+/// To make what is not there (`File::create_new`).
+const fn new(flags: u8) -> Only {
+    Bits(flags, OPEN_BITS, (libc::O_RDWR | libc::O_CREAT | libc::O_EXCL) as u64)
+}
+
+/// All but those that change nothing of what is opened.
+const OPEN_BITS: u64 = !(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY | O_LARGEFILE) as u32 as u64;
+/// Which musl sets and no other library needs to (asm-generic/fcntl.h).
+const O_LARGEFILE: c_int = 0o100_000;
+
+const DRIVER_REQUESTS: &[Request] = &[
+    KVM_KVMCLOCK_CTRL,
+    KVM_CHECK_EXTENSION,
+    KVM_CREATE_VM,
+    KVM_GET_VCPU_MMAP_SIZE,
+    KVM_GET_MSR_INDEX_LIST,
+    KVM_GET_MSR_FEATURE_INDEX_LIST,
+    KVM_GET_SUPPORTED_CPUID,
+    KVM_X86_GET_MCE_CAP_SUPPORTED,
+    KVM_SET_IDENTITY_MAP_ADDR,
+    KVM_SET_TSS_ADDR,
+    KVM_CREATE_IRQCHIP,
+    KVM_CREATE_PIT2,
+    KVM_ENABLE_CAP,
+    KVM_IOEVENTFD,
+    KVM_CREATE_VCPU,
+    KVM_SET_CPUID2,
+    KVM_GET_CPUID2,
+    KVM_X86_SETUP_MCE,
+    KVM_GET_TSC_KHZ,
+    KVM_SET_TSC_KHZ,
+    KVM_GET_CLOCK,
+    KVM_SET_CLOCK,
+    KVM_GET_DEVICE_ATTR,
+    KVM_SET_DEVICE_ATTR,
+    KVM_GET_REGS,
+    KVM_SET_REGS,
+    KVM_GET_SREGS,
+    KVM_SET_SREGS,
+    KVM_GET_MSRS,
+    KVM_SET_MSRS,
+    KVM_GET_MP_STATE,
+    KVM_SET_MP_STATE,
+    KVM_GET_XSAVE,
+    KVM_SET_XSAVE,
+    KVM_GET_XCRS,
+    KVM_SET_XCRS,
+    KVM_GET_DEBUGREGS,
+    KVM_SET_DEBUGREGS,
+    KVM_GET_LAPIC,
+    KVM_SET_LAPIC,
+    KVM_GET_VCPU_EVENTS,
+    KVM_SET_VCPU_EVENTS,
+    KVM_GET_IRQCHIP,
+    KVM_SET_IRQCHIP,
+    KVM_GET_PIT2,
+    KVM_SET_PIT2,
+];
+
+/// The resolver reads its configuration and asks the name service on this host or by UDP and TCP.
+const LOOK_UP: &[Call] = &[
+    (libc::SYS_openat, &[to_read(2)]),
+    (libc::SYS_open, &[to_read(1)]),
+    (libc::SYS_readv, ANY),
+    (libc::SYS_newfstatat, ANY),
+    (libc::SYS_fstat, ANY),
+    (libc::SYS_statx, ANY),
+    (libc::SYS_lseek, ANY),
+    (libc::SYS_uname, ANY),
+    (libc::SYS_sysinfo, ANY),
+    (libc::SYS_socket, &[Is(0, libc::AF_UNIX as u64)]),
+    (libc::SYS_socket, &[Is(0, libc::AF_INET as u64)]),
+    (libc::SYS_socket, &[Is(0, libc::AF_INET6 as u64)]),
+    // Which addresses this host has decides their order (`getaddrinfo`, RFC 3484).
+    (libc::SYS_socket, &[Is(0, libc::AF_NETLINK as u64), Is(2, libc::NETLINK_ROUTE as u64)]),
+    (libc::SYS_bind, ANY),
+    (libc::SYS_getsockname, ANY),
+    (libc::SYS_connect, ANY),
+    (libc::SYS_setsockopt, ANY),
+    (libc::SYS_poll, ANY),
+    (libc::SYS_sendto, ANY),
+    (libc::SYS_sendmsg, ANY),
+    (libc::SYS_sendmmsg, ANY),
+    (libc::SYS_recvfrom, ANY),
+    (libc::SYS_recvmsg, ANY),
+];

@@ -1,0 +1,57 @@
+//! What happens when a thread makes a call that it may not make: in a build with debug assertions a line that names the call
+//! and the thread, and in any case the end of the process by SIGSYS.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use libc::{c_int, c_void, siginfo_t};
+use nix::unistd;
+use seccompiler::SeccompAction;
+use syscalls::Sysno;
+use vmm_sys_util::signal::register_signal_handler;
+
+use super::KIND;
+
+/// With the signal the call can be named; without it nothing of the process runs any more.
+pub(super) const ACTION: SeccompAction =
+    if cfg!(debug_assertions) { SeccompAction::Trap } else { SeccompAction::KillProcess };
+
+/// Makes [`ACTION`]'s signal report the call.
+///
+/// # Errors
+/// The system refuses a handler.
+pub(super) fn report_on_signal() -> io::Result<()> {
+    if ACTION == SeccompAction::Trap {
+        register_signal_handler(libc::SIGSYS, report).map_err(|errno| io::Error::from_raw_os_error(errno.errno()))?;
+    }
+    Ok(())
+}
+
+/// Does only what a signal handler may (signal-safety(7)): a write from the stack.
+extern "C" fn report(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
+    let number = call_number(info);
+    let kind = KIND.get().map_or("starting", |kind| kind.name());
+    let name = usize::try_from(number).ok().and_then(Sysno::new).map_or("unknown", |call| call.name());
+    let mut line = [0; 160];
+    let mut rest = &mut line[..];
+    let _ = writeln!(
+        rest,
+        "minivmm: sandbox: a thread of kind {kind} made the system call {name} ({number}), which it may not"
+    );
+    let left = rest.len();
+    let _ = unistd::write(io::stderr().as_fd(), &line[..line.len() - left]);
+    // No filter allows this call. The signal is blocked here, and the kernel ends a process that cannot take a forced signal
+    // (`force_sig_info_to_task`, kernel/signal.c).
+    let _ = unistd::getppid();
+}
+
+/// `si_syscall` of SIGSYS (sigaction(2)), which the crate libc has no name for: behind `si_signo`, `si_errno`, `si_code`, padding
+/// and `si_call_addr`.
+fn call_number(info: *const siginfo_t) -> c_int {
+    const PLACE: usize = 24;
+    const { assert!(PLACE + size_of::<c_int>() <= size_of::<siginfo_t>()) };
+    // SAFETY: the kernel gives a handler a whole `siginfo_t`, and the place is inside and aligned, for `siginfo_t` is.
+    let place = unsafe { info.byte_add(PLACE) };
+    // SAFETY: as above; any four bytes are a number.
+    unsafe { place.cast::<c_int>().read() }
+}

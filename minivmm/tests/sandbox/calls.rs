@@ -1,0 +1,199 @@
+//! Calls tried by confined threads, each in a process of its own.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use minivmm::sandbox::{self, Kind};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::unistd::{Pid, chroot, execv, getppid};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use vm_memory::mmap::MmapRegion;
+
+/// Names the case to a process that was started for it.
+const CASE: &str = "MINIVMM_SANDBOX_CASE";
+
+const KINDS: [(&str, Kind); 8] = [
+    ("main", Kind::Main),
+    ("driver", Kind::Driver),
+    ("vcpu", Kind::Vcpu),
+    ("device", Kind::Device),
+    ("console", Kind::Console),
+    ("migration", Kind::Migration),
+    ("look-up", Kind::LookUp),
+    ("control", Kind::Control),
+];
+
+/// A call, by the name that the kernel has for it.
+type Try = (&'static str, fn() -> io::Result<()>);
+
+/// What no thread may do.
+const FORBIDDEN: &[Try] = &[
+    ("execve", || Ok(execv(c"/bin/true", &[c"true"] as &[&CStr]).map(drop)?)),
+    ("ptrace", || Ok(ptrace::traceme()?)),
+    ("mount", || Ok(mount(Some("none"), "/mnt", Some("tmpfs"), MsFlags::empty(), None::<&str>)?)),
+    ("unshare", || Ok(unshare(CloneFlags::CLONE_NEWNS)?)),
+    ("chroot", || Ok(chroot("/")?)),
+    ("kill", || Ok(kill(Pid::from_raw(1), None::<Signal>)?)),
+    ("getppid", || {
+        getppid();
+        Err(io::ErrorKind::PermissionDenied.into())
+    }),
+    // Of all file systems, the one that a machine's files are on.
+    ("openat", || File::options().append(true).open("/dev/null").map(drop)),
+    ("socket", || Ok(socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None).map(drop)?)),
+    ("mmap", || {
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        MmapRegion::<()>::build(None, 4096, prot, flags).map(drop).map_err(|error| match error {
+            vm_memory::mmap::MmapRegionError::Mmap(error) => error,
+            other => io::Error::other(other),
+        })
+    }),
+    ("ioctl", || Ok(rustix::termios::tcgetwinsize(io::stderr()).map(drop)?)),
+];
+
+/// What only some may do.
+const READ: Try = ("openat", || File::open("/dev/null").map(drop));
+const CONNECTION: Try =
+    ("socket", || Ok(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map(drop)?));
+// All signals are blocked meanwhile, so nothing names the call.
+const THREAD: Try =
+    ("", || sandbox::spawn(Kind::Vcpu, "child", || ())?.join().map_err(|_| io::Error::other("it panicked")));
+const PROCESS: Try = ("", || Command::new("/bin/true").status().map(drop));
+
+/// Runs `test` again in a process of its own, which is to try `case` in its place.
+fn in_a_process(test: &str, case: &str) -> (ExitStatus, String) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(CASE, case)
+        // The test harness has threads before the sandbox is armed, too late for the heap to be made so.
+        .env("MALLOC_ARENA_MAX", "1")
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// The case that this process was started for, and what comes of it on a thread of its kind.
+fn tried(all: &[Try]) -> Option<io::Result<()>> {
+    let case = std::env::var(CASE).ok()?;
+    let (kind, number) = case.split_once(' ').unwrap();
+    let (_, kind) = KINDS.into_iter().find(|(name, _)| *name == kind).unwrap();
+    let (_, attempt) = all[number.parse::<usize>().unwrap()];
+    sandbox::arm().unwrap();
+    Some(sandbox::spawn(kind, "tries", attempt).unwrap().join().unwrap())
+}
+
+#[track_caller]
+fn is_killed(kind: &str, call: &str, (status, stderr): (ExitStatus, String)) {
+    assert_eq!(status.signal(), Some(libc::SIGSYS), "{kind}, {call}: {status}, {stderr}");
+    let named = format!("minivmm: sandbox: a thread of kind {kind} made the system call {call} (");
+    assert_eq!(stderr.contains(&named), cfg!(debug_assertions) && !call.is_empty(), "{kind}, {call}: {stderr}");
+}
+
+#[test]
+fn what_no_thread_may_do_ends_the_process() {
+    if let Some(result) = tried(FORBIDDEN) {
+        // Of look-ups, each fails.
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        return;
+    }
+    for (kind, _) in KINDS {
+        for (number, (call, _)) in FORBIDDEN.iter().enumerate() {
+            let end = in_a_process("calls::what_no_thread_may_do_ends_the_process", &format!("{kind} {number}"));
+            match kind {
+                "look-up" => assert!(end.0.success(), "{call}: {}", end.1),
+                _ => is_killed(kind, call, end),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_one_kind_needs_another_may_not_do() {
+    const ALL: [Try; 4] = [READ, CONNECTION, THREAD, PROCESS];
+    if let Some(result) = tried(&ALL) {
+        result.unwrap();
+        return;
+    }
+    // Files are opened by the driver, connections by a migration; both and the control socket start threads, nobody a process.
+    let allowed = |kind: &str| match kind {
+        "driver" => [true, true, true, false],
+        "migration" => [false, true, true, false],
+        "control" => [false, false, true, false],
+        _ => [false; 4],
+    };
+    for (kind, _) in KINDS.into_iter().filter(|(kind, _)| *kind != "look-up") {
+        for (number, ((call, _), allowed)) in ALL.iter().zip(allowed(kind)).enumerate() {
+            let end = in_a_process("calls::what_one_kind_needs_another_may_not_do", &format!("{kind} {number}"));
+            match allowed {
+                true => assert!(end.0.success(), "{kind}, {call}: {}, {}", end.0, end.1),
+                false => is_killed(kind, call, end),
+            }
+        }
+    }
+}
+
+/// A thread that a confined one starts is confined by both.
+#[test]
+fn a_thread_has_no_more_rights_than_the_one_that_started_it() {
+    const NESTED: [Try; 1] = [("socket", || sandbox::spawn(Kind::Driver, "child", CONNECTION.1)?.join().unwrap())];
+    if let Some(result) = tried(&NESTED) {
+        return result.unwrap();
+    }
+    let test = "calls::a_thread_has_no_more_rights_than_the_one_that_started_it";
+    is_killed("driver", "socket", in_a_process(test, "control 0"));
+    assert!(in_a_process(test, "migration 0").0.success());
+}
+
+#[test]
+fn a_kernel_without_filters_is_refused_by_name() {
+    const WITHOUT: &str = "--sandbox on: this kernel takes no seccomp filter (Error calling `seccomp`: Invalid argument (os error \
+                           22)): it needs CONFIG_SECCOMP_FILTER=y; give --sandbox off to run without";
+    if std::env::var_os(CASE).is_some() {
+        let no_more = (libc::SYS_seccomp, Vec::new());
+        let (rest, refused) = (SeccompAction::Allow, SeccompAction::Errno(libc::EINVAL as u32));
+        let filter = SeccompFilter::new([no_more].into(), rest, refused, TargetArch::x86_64).unwrap();
+        seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+        assert_eq!(sandbox::arm().unwrap_err().to_string(), WITHOUT);
+        // Nobody is confined, then.
+        sandbox::spawn(Kind::Vcpu, "free", || File::open("/dev/null").unwrap()).unwrap().join().unwrap();
+        return;
+    }
+    let (status, stderr) = in_a_process("calls::a_kernel_without_filters_is_refused_by_name", "");
+    assert!(status.success(), "{status} {stderr}");
+}
+
+#[test]
+fn what_any_program_does_goes_on() {
+    const USUAL: [Try; 1] = [("everything", || {
+        let map: HashMap<_, _> = (0..10_000).map(|number| (number, vec![0_u8; number])).collect();
+        drop(map);
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        assert!(receiver.recv_timeout(Duration::from_millis(5)).is_err());
+        drop(sender);
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(Instant::now().elapsed() < Duration::from_secs(60));
+        std::panic::catch_unwind(|| panic!("on purpose")).unwrap_err();
+        eprintln!("all done");
+        Ok(())
+    })];
+    if let Some(result) = tried(&USUAL) {
+        return result.unwrap();
+    }
+    for (kind, _) in KINDS {
+        let (status, stderr) = in_a_process("calls::what_any_program_does_goes_on", &format!("{kind} 0"));
+        assert!(
+            status.success() && stderr.contains("on purpose") && stderr.contains("all done"),
+            "{kind}: {status} {stderr}"
+        );
+    }
+}

@@ -1,0 +1,163 @@
+//! All threads of a machine of the real command are confined, whatever it does.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use minivmm::control::Client;
+use serde_json::json;
+use tempfile::TempDir;
+use vmstate_lab::tiny;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A machine with the tiny guest and a disk; ended with the value.
+struct Machine {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Machine {
+    /// `None`, said aloud, where there is no KVM.
+    fn start(arguments: &[&str]) -> Option<Self> {
+        if let Err(error) = minivmm::kvm::open() {
+            vmstate_lab::skip::skip(error);
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let [kernel, disk, control] = ["kernel", "disk", "qmp"].map(|name| folder.path().join(name));
+        fs::write(&kernel, tiny::bzimage()).unwrap();
+        fs::write(&disk, [0; 4096]).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_minivmm"))
+            .args(["run", "--memory", "64M", "--cpus", "2", "--serial", "none"])
+            .args(["--append", &tiny::command_line_with_disk(16, 4096)])
+            .arg("--kernel")
+            .arg(kernel)
+            .arg("--disk")
+            .arg(disk)
+            .arg("--control")
+            .arg(format!("unix:{}", control.display()))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Some(Self { child, folder })
+    }
+
+    fn control(&self) -> Client {
+        let path = self.folder.path().join("qmp");
+        let mut client = None;
+        until("a control socket", || {
+            client = Client::connect(&path).ok();
+            client.is_some()
+        });
+        let mut client = client.unwrap();
+        until("a running guest", || client.execute("query-status", json!({})).unwrap()["status"] == "running");
+        client
+    }
+
+    /// What the kernel says of each thread, by the thread's name.
+    fn threads(&self) -> BTreeMap<String, BTreeMap<String, String>> {
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
+        let status = |task: &Path| -> Option<BTreeMap<String, String>> {
+            let text = fs::read_to_string(task.join("status")).ok()?;
+            Some(text.lines().filter_map(|line| line.split_once(":\t")).map(|(k, v)| (k.into(), v.into())).collect())
+        };
+        let threads = fs::read_dir(tasks).unwrap().filter_map(|task| status(&task.unwrap().path()));
+        threads.map(|status| (status["Name"].clone(), status)).collect()
+    }
+
+    fn quit(mut self, client: &mut Client) {
+        client.execute("quit", json!({})).unwrap();
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{said}");
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// proc_pid_status(5): 2 is a filter. All sets of capabilities are empty; the bounding set, if there was the right to empty it.
+#[track_caller]
+fn all_are_confined(machine: &Machine, expected: &[&str]) {
+    // The main thread starts the machine and is then confined.
+    until("main thread that is confined", || machine.threads()["minivmm"]["Seccomp"] == "2");
+    let threads = machine.threads();
+    for name in expected {
+        assert!(threads.contains_key(*name), "no thread {name} in {:?}", threads.keys());
+    }
+    for (name, status) in threads {
+        assert_eq!((status["Seccomp"].as_str(), status["NoNewPrivs"].as_str()), ("2", "1"), "{name}");
+        let mut sets = vec!["CapInh", "CapPrm", "CapEff", "CapAmb"];
+        sets.extend(nix::unistd::geteuid().is_root().then_some("CapBnd"));
+        for set in sets {
+            assert_eq!(u64::from_str_radix(&status[set], 16), Ok(0), "{set} of {name}");
+        }
+    }
+}
+
+#[test]
+fn all_threads_are_confined_also_those_of_a_reset_and_of_a_migration() {
+    let Some(machine) = Machine::start(&[]) else { return };
+    let mut client = machine.control();
+    let always =
+        ["minivmm", "driver", "vcpu0", "vcpu1", "virtio-blk", "serial-output", "signals", "look-up", "qmp-accept"];
+    all_are_confined(&machine, &always);
+    client.execute("system_reset", json!({})).unwrap();
+    all_are_confined(&machine, &always);
+    // A destination that says nothing.
+    let door = machine.folder.path().join("door");
+    let _listener = UnixListener::bind(&door).unwrap();
+    client.execute("migrate", json!({"uri": format!("unix:{}", door.display())})).unwrap();
+    until("a migration thread", || machine.threads().contains_key("migration"));
+    all_are_confined(&machine, &["migration"]);
+    client.execute("migrate_cancel", json!({})).unwrap();
+    machine.quit(&mut client);
+}
+
+#[test]
+fn without_the_sandbox_none_is() {
+    let Some(machine) = Machine::start(&["--sandbox", "off"]) else { return };
+    let mut client = machine.control();
+    assert!(machine.threads().values().all(|status| status["Seccomp"] == "0"));
+    machine.quit(&mut client);
+}
+
+/// The files of a reset and of a schema are the only ones that are opened or made once the guest runs.
+#[test]
+fn a_schema_is_written_and_read_and_a_kernel_that_is_gone_boots_again() {
+    let Some(machine) = Machine::start(&[]) else { return };
+    let mut client = machine.control();
+    fs::remove_file(machine.folder.path().join("kernel")).unwrap();
+    client.execute("system_reset", json!({})).unwrap();
+    let schema = machine.folder.path().join("schema.json");
+    client.execute("dump-schema", json!({"file": schema})).unwrap();
+    assert!(client.execute("dump-schema", json!({"file": schema})).unwrap_err().to_string().contains("File exists"));
+    // The name is looked up by a confined thread.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    client.execute("migrate", json!({"uri": format!("tcp:localhost:{port}"), "target-schema": schema})).unwrap();
+    let status = |client: &mut Client| client.execute("query-migrate", json!({})).unwrap();
+    until("end of the migration", || status(&mut client)["status"] == "failed");
+    let why = status(&mut client)["error-desc"].to_string();
+    assert!(why.contains("Connection refused"), "{why}");
+    machine.quit(&mut client);
+}
