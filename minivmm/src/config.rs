@@ -40,7 +40,7 @@ pub struct Disk {
     /// Guest and host may not write.
     pub read_only: bool,
     /// Of its requests.
-    pub limits: Limits,
+    pub limits: RateLimits,
 }
 
 /// One virtio-net device.
@@ -51,12 +51,12 @@ pub struct Net {
     /// Guest's address; `None`: 52:54:00:12:34:56 plus the device's index, as QEMU.
     pub mac: Option<[u8; 6]>,
     /// Of its frames, in each direction.
-    pub limits: Limits,
+    pub limits: RateLimits,
 }
 
 /// How much a guest may do with a device. Without a rate there is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct RateLimits {
     /// Bytes moved.
     pub bytes: Option<Rate>,
     /// Requests of a disk, frames of a network card.

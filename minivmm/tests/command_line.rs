@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use minivmm::config::Address;
 use minivmm::control::{Client, Server};
-use minivmm::vm::{AnyRequest, Handle, Next, Request, RunState, Shared};
+use minivmm::vm::{AnyRequest, Handle, Next, Published, Request, RunState};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
@@ -64,12 +64,12 @@ fn the_demo_of_earlier_releases_is_named() {
     assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
 }
 
-fn ends(shared: &Shared, phase: SourcePhase, error: Option<&str>) {
+fn ends(shared: &Published, phase: SourcePhase, error: Option<&str>) {
     shared.update_migration(|info| (info.phase, info.error) = (Phase::Source(phase), error.map(Into::into)));
 }
 
 /// A machine that is only a control socket; `script` is what its migration does after `migrate`.
-fn machine(script: fn(&Shared)) -> (tempfile::TempDir, Server, Receiver<Request>) {
+fn machine(script: fn(&Published)) -> (tempfile::TempDir, Server, Receiver<Request>) {
     let directory = tempfile::tempdir().unwrap();
     let (handle, mut queue, shared) = Handle::new(RunState::Running);
     let (seen, requests_seen) = channel();
@@ -127,7 +127,7 @@ fn migrate_waits_for_the_end_and_tells_it() {
 /// Where the guest is, in words and as the exit code: never "runs on" where it does not.
 #[test]
 fn each_end_of_a_migration_has_its_words_and_its_exit_code() {
-    type Script = fn(&Shared);
+    type Script = fn(&Published);
     let ends: [(Script, i32, &str); 5] = [
         (
             |shared| {

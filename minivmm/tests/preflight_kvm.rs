@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Address, Config, Disk, Limits, Serial};
+use minivmm::config::{Address, Config, Disk, RateLimits, Serial};
 use minivmm::kvm::state::Processor;
 use minivmm::kvm::vm::KvmVm;
 use minivmm::kvm::{self, cpuid};
@@ -37,7 +37,7 @@ fn config(dir: &Path) -> Config {
         append: tiny::command_line(16, 0),
         memory: 4 << 20,
         cpus: 1,
-        disks: vec![Disk { path: disk, read_only: false, limits: Limits::default() }],
+        disks: vec![Disk { path: disk, read_only: false, limits: RateLimits::default() }],
         lease: None,
         nets: Vec::new(),
         serial: Serial::None,
@@ -230,8 +230,8 @@ fn another_machine_is_refused_with_all_that_differs() {
         config.cpus = 2;
         std::fs::write(config.disks[0].path.with_extension("other"), [0; 8192]).unwrap();
         config.disks[0] =
-            Disk { path: config.disks[0].path.with_extension("other"), read_only: true, limits: Limits::default() };
-        config.disks.push(Disk { path: config.disks[0].path.clone(), read_only: true, limits: Limits::default() });
+            Disk { path: config.disks[0].path.with_extension("other"), read_only: true, limits: RateLimits::default() };
+        config.disks.push(Disk { path: config.disks[0].path.clone(), read_only: true, limits: RateLimits::default() });
     };
     let claim = |stream: &mut [u8], body| change_u32(stream, leaf_7_ebx(stream, body), |ebx| ebx | 1 << 26);
     let Some(why) = refused(claim, configure) else { return };

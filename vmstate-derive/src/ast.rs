@@ -16,7 +16,7 @@ use crate::ctxt::Ctxt;
 pub(crate) struct Container<'a> {
     pub(crate) input: &'a DeriveInput,
     /// The struct itself, then its subsections.
-    pub(crate) parts: Vec<Part>,
+    pub(crate) parts: Vec<DescriptionPart>,
     /// All fields in declaration order, the skipped ones too.
     pub(crate) fields: Vec<Field<'a>>,
     /// How it is treated as a section.
@@ -26,7 +26,7 @@ pub(crate) struct Container<'a> {
 }
 
 /// The struct itself or a subsection: what has a name and versions on the wire.
-pub(crate) struct Part {
+pub(crate) struct DescriptionPart {
     pub(crate) name: String,
     pub(crate) version: u32,
     pub(crate) minimum_version: u32,
@@ -129,9 +129,9 @@ pub(crate) struct Length {
 impl<'a> Container<'a> {
     /// Reads the struct; mistakes go to `ctxt`.
     pub(crate) fn new(ctxt: &Ctxt, input: &'a DeriveInput, data: &'a DataStruct, attrs: ContainerAttrs) -> Self {
-        let mut parts = vec![Part::new(ctxt, attrs.main, input.ident.to_token_stream())];
+        let mut parts = vec![DescriptionPart::new(ctxt, attrs.main, input.ident.to_token_stream())];
         for (item, attrs) in attrs.subsections {
-            parts.push(Part::new(ctxt, attrs, item.word.to_token_stream()));
+            parts.push(DescriptionPart::new(ctxt, attrs, item.word.to_token_stream()));
         }
         for index in 1..parts.len() {
             parts[index].parent = Some(parent_of(&parts, index));
@@ -151,7 +151,7 @@ impl<'a> Container<'a> {
 
     /// Reads a variant of an enum: a struct that has no versions and no subsections.
     pub(crate) fn of_variant(ctxt: &Ctxt, input: &'a DeriveInput, variant: &'a Variant) -> Self {
-        let part = Part {
+        let part = DescriptionPart {
             name: variant.ident.unraw().to_string(),
             version: 1,
             minimum_version: 1,
@@ -171,7 +171,7 @@ impl<'a> Container<'a> {
     }
 
     /// The subsections of part `part`, each with its index among all parts.
-    pub(crate) fn subsections_of(&self, part: usize) -> impl Iterator<Item = (usize, &Part)> {
+    pub(crate) fn subsections_of(&self, part: usize) -> impl Iterator<Item = (usize, &DescriptionPart)> {
         self.parts.iter().enumerate().filter(move |(_, other)| other.parent == Some(part))
     }
 
@@ -192,7 +192,7 @@ impl<'a> Container<'a> {
     }
 }
 
-impl Part {
+impl DescriptionPart {
     fn new(ctxt: &Ctxt, attrs: PartAttrs, tokens: TokenStream) -> Self {
         let name = match &attrs.name {
             Some(name) => name.value.clone(),
@@ -210,15 +210,15 @@ impl Part {
 
 /// The part whose name and a slash are the longest beginning of the name of part `index`: a reader that looks for
 /// subsections takes each for one of the innermost struct or subsection whose name it begins with.
-fn parent_of(parts: &[Part], index: usize) -> usize {
+fn parent_of(parts: &[DescriptionPart], index: usize) -> usize {
     let name = &parts[index].name;
-    let begins = |part: &Part| name.strip_prefix(&part.name).is_some_and(|rest| rest.starts_with('/'));
+    let begins = |part: &DescriptionPart| name.strip_prefix(&part.name).is_some_and(|rest| rest.starts_with('/'));
     let parents = parts.iter().enumerate().filter(|(_, part)| begins(part));
     parents.max_by_key(|(_, part)| part.name.len()).map_or(0, |(parent, _)| parent)
 }
 
 impl<'a> Field<'a> {
-    fn new(ctxt: &Ctxt, index: usize, field: &'a syn::Field, parts: &[Part], holder: &Holder<'_>) -> Self {
+    fn new(ctxt: &Ctxt, index: usize, field: &'a syn::Field, parts: &[DescriptionPart], holder: &Holder<'_>) -> Self {
         let attrs = FieldAttrs::from_attrs(ctxt, &field.attrs);
         let member = member(index, field);
         let own_name = match &member {

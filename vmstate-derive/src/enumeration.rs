@@ -55,8 +55,8 @@ impl<'a> Enumeration<'a> {
                 impl #impl_generics __v::Wire for #ident #ty_generics #where_clause {
                     type Undo = Self;
                     const KIND: __v::Kind = __v::Kind::Limited(
-                        __v::Shared::Static(__v::KindOf::<__Integer>::REF),
-                        __v::Limit::OneOf(__v::Shared::Static(&[#(Self::#variants as __Integer as i128),*])),
+                        __v::MaybeStatic::Static(__v::KindOf::<__Integer>::REF),
+                        __v::Limit::OneOf(__v::MaybeStatic::Static(&[#(Self::#variants as __Integer as i128),*])),
                     );
 
                     fn save(&mut self, out: &mut __v::Writer) -> __v::Result<()> {

@@ -31,11 +31,11 @@ pub(crate) fn expand(input: &DeriveInput, krate: &TokenStream, errors: Option<sy
             #[automatically_derived]
             impl #impl_generics __v::VmState for #ident #ty_generics #where_clause {
                 const DESCRIPTION: &'static __v::Description = &__v::Description::new(
-                    __v::Shared::Static(""),
+                    __v::MaybeStatic::Static(""),
                     0,
                     0,
-                    __v::Shared::Static(&[]),
-                    __v::Shared::Static(&[]),
+                    __v::MaybeStatic::Static(&[]),
+                    __v::MaybeStatic::Static(&[]),
                 );
                 fn load_version(&mut self, _: &mut __v::Reader<'_>, _: u32) -> __v::Result<()> {
                     ::core::result::Result::Ok(())

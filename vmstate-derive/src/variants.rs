@@ -93,21 +93,21 @@ impl<'a> Variants<'a> {
                     #(const #ones: &'static __v::Description = &#one_values;)*
                     const __ALL: &'static [__v::Field] = &[
                         __v::Field::new(
-                            __v::Shared::Static("tag"),
+                            __v::MaybeStatic::Static("tag"),
                             __v::Kind::Limited(
-                                __v::Shared::Static(__v::KindOf::<__Integer>::REF),
-                                __v::Limit::OneOf(__v::Shared::Static(&[#(#numbers as i128),*])),
+                                __v::MaybeStatic::Static(__v::KindOf::<__Integer>::REF),
+                                __v::Limit::OneOf(__v::MaybeStatic::Static(&[#(#numbers as i128),*])),
                             ),
                             __v::Presence::Since(0),
                         ),
                         #(#entries)*
                     ];
                     const __DESCRIPTION: &'static __v::Description = &__v::Description::new(
-                        __v::Shared::Static(#name),
+                        __v::MaybeStatic::Static(#name),
                         1,
                         1,
-                        __v::Shared::Static(<Self as __Parts>::__ALL),
-                        __v::Shared::Static(&[]),
+                        __v::MaybeStatic::Static(<Self as __Parts>::__ALL),
+                        __v::MaybeStatic::Static(&[]),
                     );
                     const __FRAMED: () = #framed;
                 }
@@ -115,7 +115,7 @@ impl<'a> Variants<'a> {
                 #[automatically_derived]
                 impl #impl_generics __v::Wire for #ident #ty_generics #where_clause {
                     type Undo = __Undo #ty_generics;
-                    const KIND: __v::Kind = __v::Kind::Struct(__v::Shared::Static(<Self as __Parts>::__DESCRIPTION));
+                    const KIND: __v::Kind = __v::Kind::Struct(__v::MaybeStatic::Static(<Self as __Parts>::__DESCRIPTION));
 
                     fn save(&mut self, out: &mut __v::Writer) -> __v::Result<()> {
                         match self {
@@ -302,11 +302,11 @@ impl<'a> One<'a> {
         let name = self.ident.unraw().to_string();
         quote! {
             __v::Description::new(
-                __v::Shared::Static(#name),
+                __v::MaybeStatic::Static(#name),
                 1,
                 1,
-                __v::Shared::Static(<Self as __Parts>::#list),
-                __v::Shared::Static(&[]),
+                __v::MaybeStatic::Static(<Self as __Parts>::#list),
+                __v::MaybeStatic::Static(&[]),
             )
         }
     }
@@ -316,8 +316,8 @@ impl<'a> One<'a> {
         let (number, name) = (self.number, digits(self.number));
         quote! {
             __v::Field::new(
-                __v::Shared::Static(#name),
-                __v::Kind::Struct(__v::Shared::Static(<Self as __Parts>::#one)),
+                __v::MaybeStatic::Static(#name),
+                __v::Kind::Struct(__v::MaybeStatic::Static(<Self as __Parts>::#one)),
                 __v::Presence::Tag(#number as i128),
             ),
         }

@@ -291,9 +291,9 @@ fn a_field_may_be_narrower_or_wider_on_the_wire() {
 mod le {
     //! A codec of the user's own.
     use vmstate::codec::{Reader, Writer};
-    use vmstate::schema::{Kind, Shared};
+    use vmstate::schema::{Kind, MaybeStatic};
 
-    pub(crate) const KIND: Kind = Kind::Custom(Shared::Static("le24"));
+    pub(crate) const KIND: Kind = Kind::Custom(MaybeStatic::Static("le24"));
 
     pub(crate) fn save(value: &u32, out: &mut Writer) -> vmstate::Result<()> {
         let [a, b, c, _] = value.to_le_bytes();

@@ -29,9 +29,9 @@ impl TryFrom<u8> for Percent {
 /// An address of three bytes.
 mod mac {
     use vmstate::codec::{Reader, Writer};
-    use vmstate::schema::{Kind, Shared};
+    use vmstate::schema::{Kind, MaybeStatic};
 
-    pub(crate) const KIND: Kind = Kind::Custom(Shared::Static("mac"));
+    pub(crate) const KIND: Kind = Kind::Custom(MaybeStatic::Static("mac"));
 
     pub(crate) fn save(mac: &[char; 3], out: &mut Writer) -> vmstate::Result<()> {
         mac.iter().for_each(|part| out.u8(*part as u8));

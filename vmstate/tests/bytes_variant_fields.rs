@@ -29,9 +29,9 @@ impl TryFrom<u8> for Percent {
 /// A letter and a digit.
 mod seat {
     use vmstate::codec::{Reader, Writer};
-    use vmstate::schema::{Kind, Shared};
+    use vmstate::schema::{Kind, MaybeStatic};
 
-    pub(crate) const KIND: Kind = Kind::Custom(Shared::Static("seat"));
+    pub(crate) const KIND: Kind = Kind::Custom(MaybeStatic::Static("seat"));
 
     pub(crate) fn save((row, place): &(char, u8), out: &mut Writer) -> vmstate::Result<()> {
         out.bytes(&[*row as u8, b'0' + place]);

@@ -23,9 +23,9 @@ impl Leaf {
 
 mod text {
     use vmstate::codec::{Reader, Writer};
-    use vmstate::schema::{Kind, Shared};
+    use vmstate::schema::{Kind, MaybeStatic};
 
-    pub(crate) const KIND: Kind = Kind::Custom(Shared::Static("text"));
+    pub(crate) const KIND: Kind = Kind::Custom(MaybeStatic::Static("text"));
 
     pub(crate) fn save(value: &String, out: &mut Writer) -> vmstate::Result<()> {
         out.u8(u8::try_from(value.len()).unwrap());

@@ -261,11 +261,11 @@ fn another_layout_is_refused() {
 struct HandWritten(u8);
 
 static HAND_WRITTEN: Description = Description::new(
-    vmstate::schema::Shared::Static("pic"),
+    vmstate::schema::MaybeStatic::Static("pic"),
     2,
     1,
-    vmstate::schema::Shared::Static(&[]),
-    vmstate::schema::Shared::Static(&[]),
+    vmstate::schema::MaybeStatic::Static(&[]),
+    vmstate::schema::MaybeStatic::Static(&[]),
 );
 
 impl Section for HandWritten {

@@ -17,7 +17,7 @@ use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
 use vmstate::migrate::source::{self, Outgoing, SourceOptions};
 use vmstate::migrate::{Claim, Control, Machine, SourcePhase};
 use vmstate::ram::{DirtyLog, GuestRam, RamBlock};
-use vmstate::schema::{Description, Shared};
+use vmstate::schema::{Description, MaybeStatic};
 use vmstate::section::{Section, Sections};
 
 const QEMU: &str = "qemu-system-x86_64";
@@ -165,7 +165,7 @@ struct Opaque {
 }
 
 static OPAQUE: Description =
-    Description::new(Shared::Static("opaque"), 99, 0, Shared::Static(&[]), Shared::Static(&[]));
+    Description::new(MaybeStatic::Static("opaque"), 99, 0, MaybeStatic::Static(&[]), MaybeStatic::Static(&[]));
 
 impl Section for Opaque {
     fn description(&self) -> &'static Description {

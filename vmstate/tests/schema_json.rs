@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use vmstate::error::ErrorKind;
 use vmstate::schema::json::Schema;
-use vmstate::schema::{Description, Field, Kind, Limit, Presence, Shared};
+use vmstate::schema::{Description, Field, Kind, Limit, MaybeStatic, Presence};
 use vmstate::section::Sections;
 use vmstate::{Unused, VmState};
 
@@ -211,7 +211,7 @@ fn depth_is_bounded() {
     assert!(nested(100_000).unwrap_err().message().contains("recursion limit"));
 }
 
-fn name() -> impl Strategy<Value = Shared<str>> {
+fn name() -> impl Strategy<Value = MaybeStatic<str>> {
     ".{1,8}".prop_map(|name| name.as_str().into())
 }
 

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 
 use crate::cli::values::size;
-use crate::config::{Limits, Rate};
+use crate::config::{Rate, RateLimits};
 
 /// What a user may write.
 pub(super) const USAGE: &str = "bytes-per-second=SIZE, bytes-burst=SIZE, ops-per-second=N, ops-burst=N";
@@ -39,8 +39,8 @@ impl LimitOptions {
     }
 
     /// The limits. A burst that is not given is what comes in a second.
-    pub(super) fn finish(self) -> Result<Limits, String> {
-        Ok(Limits { bytes: self.bytes.finish("bytes")?, operations: self.operations.finish("ops")? })
+    pub(super) fn finish(self) -> Result<RateLimits, String> {
+        Ok(RateLimits { bytes: self.bytes.finish("bytes")?, operations: self.operations.finish("ops")? })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::cli::{Command, Parsed, parse};
-use crate::config::{Address, Config, Disk, Limits, Net, Rate, Serial};
+use crate::config::{Address, Config, Disk, Net, Rate, RateLimits, Serial};
 
 fn command(line: &[&str]) -> Result<Command, String> {
     let arguments = std::iter::once("minivmm").chain(line.iter().copied());
@@ -67,8 +67,8 @@ fn a_whole_machine() {
     let rate = |per_second: u64, burst: u64| {
         Some(Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() })
     };
-    let limits = Limits { bytes: rate(104_857_600, 1_073_741_824), operations: rate(500, 500) };
-    let unlimited = Limits { bytes: None, operations: None };
+    let limits = RateLimits { bytes: rate(104_857_600, 1_073_741_824), operations: rate(500, 500) };
+    let unlimited = RateLimits { bytes: None, operations: None };
     assert_eq!(
         config.disks,
         [
@@ -81,7 +81,7 @@ fn a_whole_machine() {
         config.nets,
         [
             Net { tap: "tap0".into(), mac: Some([0x52, 0x54, 0, 0xab, 0xcd, 0xef]), limits: unlimited },
-            Net { tap: "tap1".into(), mac: None, limits: Limits { bytes: None, operations: rate(70_000, 7) } }
+            Net { tap: "tap1".into(), mac: None, limits: RateLimits { bytes: None, operations: rate(70_000, 7) } }
         ]
     );
     assert_eq!(config.serial, Serial::File { path: "/tmp/x:y".into(), max: None });

@@ -52,19 +52,19 @@ impl Halt {
 /// The thread of one vCPU. It is paused at first; dropping it ends it.
 pub struct VcpuThread {
     index: u8,
-    shared: Arc<Shared>,
+    shared: Arc<VcpuControl>,
     immediate_exit: ImmediateExit,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Shared {
+struct VcpuControl {
     vcpu: Mutex<Vcpu>,
     halt: Halt,
-    state: Mutex<State>,
+    state: Mutex<ThreadState>,
     changed: Condvar,
 }
 
-struct State {
+struct ThreadState {
     wanted: Wanted,
     /// The thread holds the vCPU.
     running: bool,
@@ -77,7 +77,7 @@ enum Wanted {
     End,
 }
 
-/// `kvm_run.immediate_exit` of a vCPU that [`Shared`] keeps alive.
+/// `kvm_run.immediate_exit` of a vCPU that [`VcpuControl`] keeps alive.
 struct ImmediateExit(*mut u8);
 
 // SAFETY: the byte is only accessed as an atomic, by any thread.
@@ -105,10 +105,10 @@ impl VcpuThread {
         install_kick_handler();
         let index = vcpu.index();
         let immediate_exit = ImmediateExit(vcpu.immediate_exit());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(VcpuControl {
             vcpu: Mutex::new(vcpu),
             halt,
-            state: Mutex::new(State { wanted: Wanted::Pause, running: false }),
+            state: Mutex::new(ThreadState { wanted: Wanted::Pause, running: false }),
             changed: Condvar::new(),
         });
         let theirs = Arc::clone(&shared);
@@ -186,7 +186,7 @@ impl Drop for VcpuThread {
     }
 }
 
-impl Shared {
+impl VcpuControl {
     fn serve(&self, buses: &Buses, report: &dyn Fn(VcpuEvent)) {
         while self.wait_for_run() {
             let pause = self.run(buses);

@@ -30,12 +30,12 @@ impl<S: ?Sized, F> fmt::Debug for View<S, F> {
 }
 
 /// The part's type, from the function that finds it.
-pub(super) trait Part<S: ?Sized> {
+pub(super) trait Projection<S: ?Sized> {
     type Target: VmState + Section;
     fn of<'a>(&self, whole: &'a mut S) -> &'a mut Self::Target;
 }
 
-impl<S: ?Sized, T: VmState + Section, F: Fn(&mut S) -> &mut T> Part<S> for F {
+impl<S: ?Sized, T: VmState + Section, F: Fn(&mut S) -> &mut T> Projection<S> for F {
     type Target = T;
 
     fn of<'a>(&self, whole: &'a mut S) -> &'a mut T {
@@ -43,7 +43,7 @@ impl<S: ?Sized, T: VmState + Section, F: Fn(&mut S) -> &mut T> Part<S> for F {
     }
 }
 
-impl<S: Send + ?Sized, F: Part<S> + Send> Section for View<S, F> {
+impl<S: Send + ?Sized, F: Projection<S> + Send> Section for View<S, F> {
     fn description(&self) -> &'static Description {
         F::Target::DESCRIPTION
     }

@@ -21,18 +21,18 @@ use crate::vm::guest_events::GuestEvents;
 use crate::vm::request::GuestEvent;
 
 /// A device that vCPUs, its own threads and the driver reach.
-pub type Shared<T> = Arc<Mutex<T>>;
+pub type Locked<T> = Arc<Mutex<T>>;
 
 /// All devices of a machine.
 pub struct Devices {
     /// COM1.
-    pub serial: Shared<Serial>,
+    pub serial: Locked<Serial>,
     /// Power button, power-off, reset.
-    pub ged: Shared<Ged>,
+    pub ged: Locked<Ged>,
     /// Disks, in the order of the command line.
-    pub disks: Vec<Shared<Virtio<Blk>>>,
+    pub disks: Vec<Locked<Virtio<Blk>>>,
     /// Network cards, in the order of the command line.
-    pub nets: Vec<Shared<Virtio<Net<Tap>>>>,
+    pub nets: Vec<Locked<Virtio<Net<Tap>>>>,
     virtio_windows: Vec<u8>,
 }
 
@@ -97,8 +97,8 @@ impl Devices {
         buses: &mut Buses,
         name: &str,
         model: M,
-        previous: Option<&Shared<Virtio<M>>>,
-    ) -> Result<Shared<Virtio<M>>> {
+        previous: Option<&Locked<Virtio<M>>>,
+    ) -> Result<Locked<Virtio<M>>> {
         let window = virtio_window(self.virtio_windows.len() as u8);
         let (address, gsi) = virtio_place(window);
         // QEMU's section name: the bus path of the transport, then the device.
@@ -160,7 +160,7 @@ fn lock<'a>(device: &'a Mutex<dyn Device + 'static>) -> MutexGuard<'a, dyn Devic
 }
 
 /// `device` in the place of another one, or in a place of its own.
-fn put<T>(place: Option<&Shared<T>>, device: T) -> Shared<T> {
+fn put<T>(place: Option<&Locked<T>>, device: T) -> Locked<T> {
     let Some(place) = place else { return Arc::new(Mutex::new(device)) };
     let previous = std::mem::replace(&mut *place.lock().unwrap_or_else(PoisonError::into_inner), device);
     // Not under the lock: it may have a thread to wait for.
@@ -168,7 +168,7 @@ fn put<T>(place: Option<&Shared<T>>, device: T) -> Shared<T> {
     Arc::clone(place)
 }
 
-fn section<M: Model>(device: &Shared<Virtio<M>>) -> (String, SharedSection) {
+fn section<M: Model>(device: &Locked<Virtio<M>>) -> (String, SharedSection) {
     let name = device.lock().unwrap_or_else(PoisonError::into_inner).name().to_owned();
     (name, device.clone())
 }

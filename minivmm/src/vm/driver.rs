@@ -19,7 +19,7 @@ use crate::vm::handle::Handle;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
 use crate::vm::migration::{self, Incoming, LeftStanding, LookUp, Outgoing, incoming, schema};
-use crate::vm::published::Shared;
+use crate::vm::published::Published;
 use crate::vm::queue::{Next, Queue};
 use crate::vm::request::{AnyRequest, EngineRequest, Envelope, GuestEvent, Refusal, Request};
 use crate::vm::state::RunState;
@@ -50,7 +50,7 @@ pub struct Vm {
     pub(super) backends: Backends,
     pub(super) machine: Machine,
     pub(super) queue: Queue,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Published>,
     pub(super) handle: Handle,
     keyboard: Keyboard,
     /// For migrations to a name.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use crate::vm::published::{Event, MigrationInfo, MigrationParameters, Shared};
+use crate::vm::published::{Event, MigrationInfo, MigrationParameters, Published};
 use crate::vm::queue::{Queue, Waiting};
 use crate::vm::request::{AnyRequest, Refusal};
 use crate::vm::state::RunState;
@@ -12,14 +12,14 @@ use crate::vm::state::RunState;
 #[derive(Clone, Debug)]
 pub struct Handle {
     requests: Arc<Waiting>,
-    shared: Arc<Shared>,
+    shared: Arc<Published>,
 }
 
 impl Handle {
     /// A handle, and what the driver keeps of it.
-    pub fn new(state: RunState) -> (Self, Queue, Arc<Shared>) {
+    pub fn new(state: RunState) -> (Self, Queue, Arc<Published>) {
         let queue = Queue::new();
-        let shared = Arc::new(Shared::new(state));
+        let shared = Arc::new(Published::new(state));
         (Self { requests: Arc::clone(queue.waiting()), shared: Arc::clone(&shared) }, queue, shared)
     }
 

@@ -4,18 +4,18 @@ use std::sync::{Arc, PoisonError};
 
 use crate::devices::serial::Serial;
 use crate::vm::decision::takes_input;
-use crate::vm::devices::Shared as SharedDevice;
-use crate::vm::published::Shared;
+use crate::vm::devices::Locked;
+use crate::vm::published::Published;
 
 /// Where typed bytes go.
 #[derive(Clone, Debug)]
 pub struct Keyboard {
-    serial: SharedDevice<Serial>,
-    published: Arc<Shared>,
+    serial: Locked<Serial>,
+    published: Arc<Published>,
 }
 
 impl Keyboard {
-    pub(super) fn new(serial: &SharedDevice<Serial>, published: &Arc<Shared>) -> Self {
+    pub(super) fn new(serial: &Locked<Serial>, published: &Arc<Published>) -> Self {
         Self { serial: Arc::clone(serial), published: Arc::clone(published) }
     }
 

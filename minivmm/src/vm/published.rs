@@ -95,7 +95,7 @@ pub enum Event {
 type Subscriber = Box<dyn Fn(Event) -> bool + Send>;
 
 /// State the driver publishes; readable at any time, also while the driver is busy.
-pub struct Shared {
+pub struct Published {
     run_state: Mutex<RunState>,
     /// The engine's handle on the migration of `migration`.
     control: Mutex<Option<Control>>,
@@ -104,9 +104,9 @@ pub struct Shared {
     subscribers: Mutex<Vec<Subscriber>>,
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
+        f.debug_struct("Published")
             .field("run_state", &self.run_state)
             .field("migration", &self.migration)
             .field("parameters", &self.parameters)
@@ -114,7 +114,7 @@ impl fmt::Debug for Shared {
     }
 }
 
-impl Shared {
+impl Published {
     pub(super) fn new(state: RunState) -> Self {
         Self {
             run_state: Mutex::new(state),

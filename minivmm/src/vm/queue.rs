@@ -28,12 +28,12 @@ pub struct Queue {
 /// tells one thing at a time: so the list has a bound.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    state: Mutex<State>,
+    state: Mutex<Queued>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Queued {
     arrived: VecDeque<Envelope>,
     quit: Option<Instant>,
     /// The driver takes no more requests.
@@ -85,11 +85,11 @@ impl Waiting {
         Presence(Arc::clone(self))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Queued> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn wait<'a>(&self, state: MutexGuard<'a, Queued>) -> MutexGuard<'a, Queued> {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -126,7 +126,7 @@ fn sections(stream: &[u8]) -> Result<Vec<(Section, Range<usize>)>> {
         return Err(format!("the stream is damaged: {damage}"));
     }
     let full = dump.sections().filter(|section| section.part == Part::Full);
-    let place = |section: &vmstate::dump::Section| {
+    let place = |section: &vmstate::dump::SectionDump| {
         let [from, body, size] = [section.offset, section.body, section.size].map(usize::try_from);
         let (from, body, size) = (from.map_err(text)?, body.map_err(text)?, size.map_err(text)?);
         let name = section.header.idstr.to_string();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Address, Config, Disk, Limits, Serial};
+use minivmm::config::{Address, Config, Disk, RateLimits, Serial};
 use minivmm::vm::{End, Event, Handle, Keyboard, MigrationStatus, ParameterChange, Request, RunState, Vm};
 use vmstate_lab::tiny;
 
@@ -41,7 +41,7 @@ impl Machine {
         if !disk.exists() {
             std::fs::write(&disk, [0; 4096]).unwrap();
         }
-        Self::start_with(dir, incoming, vec![Disk { path: disk, read_only: false, limits: Limits::default() }])
+        Self::start_with(dir, incoming, vec![Disk { path: disk, read_only: false, limits: RateLimits::default() }])
     }
 
     pub(crate) fn start_with(dir: &Path, incoming: Option<&Address>, disks: Vec<Disk>) -> Self {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use minivmm::config::{Address, Disk, Limits};
+use minivmm::config::{Address, Disk, RateLimits};
 use minivmm::vm::{End, MigrationStatus, Request, RunState};
 
 use crate::machine::{Machine, PAGES, door, free_port, lab, until};
@@ -94,7 +94,7 @@ fn a_guest_that_moves_on_and_on_is_nowhere_it_has_been() {
     let (disk, lease) = (dir.path().join("disk"), dir.path().join("lease"));
     std::fs::write(&disk, [0; 4096]).unwrap();
     let start = |incoming: Option<&Address>| {
-        let disks = vec![Disk { path: disk.clone(), read_only: false, limits: Limits::default() }];
+        let disks = vec![Disk { path: disk.clone(), read_only: false, limits: RateLimits::default() }];
         Machine::start_leased(dir.path(), incoming, disks, Some(lease.clone()))
     };
     let mut machines = vec![start(None)];

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use minivmm::config::{Disk, Limits};
+use minivmm::config::{Disk, RateLimits};
 use minivmm::devices::virtio::blk::Image;
 use minivmm::vm::{MigrationStatus, Request, RunState};
 use vmstate::ownership::{Access, Record, Resource};
@@ -20,7 +20,10 @@ fn image(dir: &Path, name: &str) -> PathBuf {
 }
 
 fn writable(paths: &[&PathBuf]) -> Vec<Disk> {
-    paths.iter().map(|path| Disk { path: path.to_path_buf(), read_only: false, limits: Limits::default() }).collect()
+    paths
+        .iter()
+        .map(|path| Disk { path: path.to_path_buf(), read_only: false, limits: RateLimits::default() })
+        .collect()
 }
 
 fn resource(path: &Path) -> Resource {
@@ -118,8 +121,10 @@ fn nobody_writes_to_a_read_only_disk_before_during_and_after_the_hand_over() {
     let (dir, address) = (dir.path(), door(dir.path(), "door"));
     let (disk, read_only) = (image(dir, "disk"), image(dir, "read-only"));
     let with = |incoming| {
-        let disks =
-            [writable(&[&disk]), vec![Disk { path: read_only.clone(), read_only: true, limits: Limits::default() }]];
+        let disks = [
+            writable(&[&disk]),
+            vec![Disk { path: read_only.clone(), read_only: true, limits: RateLimits::default() }],
+        ];
         Machine::start_with(dir, incoming, disks.concat())
     };
     let writer = Image::open(&read_only, false).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Limits, Rate};
+use minivmm::config::{Rate, RateLimits};
 use minivmm::devices::Device;
 use minivmm::devices::virtio::blk::{Blk, Image};
 use minivmm::devices::virtio::net::{Directions, Net, Offloads};
@@ -23,7 +23,7 @@ const DATA: u64 = BUFFERS + 0x1000;
 struct Clock(Arc<Mutex<u64>>);
 
 impl Clock {
-    fn limiter(&self, limits: Limits) -> Limiter {
+    fn limiter(&self, limits: RateLimits) -> Limiter {
         let (start, time) = (Instant::now(), self.0.clone());
         Limiter::with_clock(limits, Box::new(move || start + Duration::from_millis(*time.lock().unwrap())))
     }
@@ -44,7 +44,7 @@ fn blk(file: &NamedTempFile) -> Blk {
 }
 
 /// A disk of 1 MiB within `limits`.
-fn disk(limits: Limits) -> (Driver<Blk>, NamedTempFile, Clock) {
+fn disk(limits: RateLimits) -> (Driver<Blk>, NamedTempFile, Clock) {
     let file = NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 20).unwrap();
     let clock = Clock::default();
@@ -70,7 +70,7 @@ fn rests_at<M: Model>(driver: &mut Driver<M>, queue: usize, used: u16) {
 
 #[test]
 fn a_disk_carries_out_so_many_requests() {
-    let (mut driver, _file, clock) = disk(Limits { operations: rate(10, 3), bytes: None });
+    let (mut driver, _file, clock) = disk(RateLimits { operations: rate(10, 3), bytes: None });
     for _ in 0..5 {
         offer(&mut driver, 0, 512);
     }
@@ -86,7 +86,7 @@ fn a_disk_carries_out_so_many_requests() {
 /// A large request is not carried out at once and paid for later: it goes at the rate.
 #[test]
 fn a_disk_moves_so_many_bytes_and_rests_inside_of_a_request() {
-    let (mut driver, file, clock) = disk(Limits { bytes: rate(256 << 10, 256 << 10), operations: None });
+    let (mut driver, file, clock) = disk(RateLimits { bytes: rate(256 << 10, 256 << 10), operations: None });
     driver.memory.write_slice(&vec![7; 1 << 20], GuestAddress(DATA)).unwrap();
     offer(&mut driver, 1, 1 << 20);
     let written = || std::fs::read(file.path()).unwrap().iter().filter(|byte| **byte == 7).count();
@@ -104,7 +104,7 @@ fn a_disk_moves_so_many_bytes_and_rests_inside_of_a_request() {
 /// for; the destination does it again, with buckets of its own.
 #[test]
 fn a_disk_that_rests_is_paused_and_moved_at_once() {
-    let (mut driver, file, _clock) = disk(Limits { bytes: rate(256 << 10, 256 << 10), operations: None });
+    let (mut driver, file, _clock) = disk(RateLimits { bytes: rate(256 << 10, 256 << 10), operations: None });
     driver.memory.write_slice(&vec![7; 1 << 20], GuestAddress(DATA)).unwrap();
     offer(&mut driver, 1, 1 << 20);
     driver.until("a quarter", |_| std::fs::read(file.path()).unwrap()[(256 << 10) - 1] == 7);
@@ -119,7 +119,7 @@ fn a_disk_that_rests_is_paused_and_moved_at_once() {
 
 #[test]
 fn a_device_that_rests_ends_at_once() {
-    let (mut driver, _file, _clock) = disk(Limits { bytes: rate(1, 1), operations: None });
+    let (mut driver, _file, _clock) = disk(RateLimits { bytes: rate(1, 1), operations: None });
     offer(&mut driver, 0, 1 << 20);
     std::thread::sleep(Duration::from_millis(20));
     let start = Instant::now();
@@ -132,7 +132,7 @@ fn a_device_that_rests_ends_at_once() {
 fn a_device_that_rests_goes_on_by_itself() {
     let file = NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 20).unwrap();
-    let limits = Limits { operations: rate(20, 1), bytes: None };
+    let limits = RateLimits { operations: rate(20, 1), bytes: None };
     let mut driver = Driver::new(blk(&file).within(Limiter::new(limits)), memory());
     driver.start(EVENT_IDX);
     let start = Instant::now();
@@ -143,7 +143,7 @@ fn a_device_that_rests_goes_on_by_itself() {
     assert!(start.elapsed() >= Duration::from_millis(200), "took {:?}", start.elapsed());
 }
 
-fn card(receive: Limits, transmit: Limits) -> (Driver<Net<Wire>>, Network, Clock) {
+fn card(receive: RateLimits, transmit: RateLimits) -> (Driver<Net<Wire>>, Network, Clock) {
     let (model, network) = net(Offloads::ALL);
     let clock = Clock::default();
     let limits = Directions { receive: clock.limiter(receive), transmit: clock.limiter(transmit) };
@@ -154,7 +154,7 @@ fn card(receive: Limits, transmit: Limits) -> (Driver<Net<Wire>>, Network, Clock
 
 #[test]
 fn a_card_sends_so_many_frames_and_receives_as_before() {
-    let (mut driver, network, clock) = card(Limits::default(), Limits { operations: rate(10, 2), bytes: None });
+    let (mut driver, network, clock) = card(RateLimits::default(), RateLimits { operations: rate(10, 2), bytes: None });
     for _ in 0..4 {
         driver.queues[TRANSMIT].offer(&[(DATA, 100, false)]);
     }
@@ -172,7 +172,8 @@ fn a_card_sends_so_many_frames_and_receives_as_before() {
 #[test]
 fn a_card_receives_so_many_bytes_and_sends_as_before() {
     // Of frames of 1000 bytes, the third is on credit.
-    let (mut driver, network, clock) = card(Limits { bytes: rate(1000, 2500), operations: None }, Limits::default());
+    let (mut driver, network, clock) =
+        card(RateLimits { bytes: rate(1000, 2500), operations: None }, RateLimits::default());
     for _ in 0..6 {
         driver.queues[RECEIVE].offer(&[(DATA, 2000, true)]);
         network.socket.send(&frame(&[1; 988])).unwrap();

@@ -18,7 +18,7 @@ use vmstate_lab::vmm::Program;
 use vmstate_lab::{guest, host, init, packages, qemu};
 
 use crate::progress::Progress;
-use crate::report::Report;
+use crate::report::DemoReport;
 use crate::{MINIVMM, linux, signals, tiny};
 
 /// Longest the demo may take inside an emulated host.
@@ -106,7 +106,7 @@ fn monitor(options: &Options, scratch: &Path, own: &Path) -> Result<Program> {
     Ok(Program::Minivmm(minivmm))
 }
 
-fn conclude(report: &Report, options: &Options) -> Result<bool> {
+fn conclude(report: &DemoReport, options: &Options) -> Result<bool> {
     print!("{report}");
     if let Some(file) = &options.json {
         fs::write(file, report.json().to_string() + "\n").doing("write", file)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::linux::Mark;
-use crate::report::{Check, Report, migration_figures};
+use crate::report::{Check, DemoReport, migration_figures};
 
 /// Clocks may differ by this much more than what the measurement leaves open.
 const DRIFT: Duration = Duration::from_millis(20);
@@ -31,7 +31,7 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    pub(crate) fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> DemoReport {
         let tick = |mark: &Mark| mark.content["tick"]["max_gap_us"].as_f64().unwrap_or(f64::NAN) / 1000.0;
         let (felt, usual) = (tick(&self.after), tick(&self.before));
         let mut figures = migration_figures(self.boot, &self.migration);
@@ -61,7 +61,7 @@ impl Findings {
             "migration": self.migration,
             "guest": self.verified,
         });
-        Report { figures, checks, numbers }
+        DemoReport { figures, checks, numbers }
     }
 
     fn memory(&self) -> Check {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::demo::{completed, show_migration};
 use crate::findings::Findings;
 use crate::progress::Progress;
-use crate::report::Report;
+use crate::report::DemoReport;
 use crate::signals;
 use vmstate_lab::bench::{Bench, Guest};
 use vmstate_lab::error::{Error, Result};
@@ -29,7 +29,7 @@ pub(crate) fn migrate(
     program: Program,
     kernel: &Kernel,
     guest: &Guest,
-) -> Result<Report> {
+) -> Result<DemoReport> {
     let mut progress = Progress::new();
     // Before any thread: a user namespace is for a process that has none.
     let network = Network::enter();

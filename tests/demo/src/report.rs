@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 /// What a run of the demo found.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct DemoReport {
     /// Names and values for the reader.
     pub(crate) figures: Vec<(&'static str, String)>,
     /// What must hold.
@@ -20,12 +20,12 @@ pub(crate) struct Report {
 #[derive(Debug)]
 pub(crate) struct Check {
     what: &'static str,
-    verdict: Verdict,
+    verdict: GuestVerdict,
     detail: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum GuestVerdict {
     Holds,
     Fails,
     Skipped,
@@ -34,16 +34,16 @@ enum Verdict {
 impl Check {
     /// A verdict, with what it rests on.
     pub(crate) fn new(what: &'static str, holds: bool, detail: impl Into<String>) -> Self {
-        Self { what, verdict: if holds { Verdict::Holds } else { Verdict::Fails }, detail: detail.into() }
+        Self { what, verdict: if holds { GuestVerdict::Holds } else { GuestVerdict::Fails }, detail: detail.into() }
     }
 
     /// None, because of `reason`.
     pub(crate) fn skipped(what: &'static str, reason: impl Into<String>) -> Self {
-        Self { what, verdict: Verdict::Skipped, detail: reason.into() }
+        Self { what, verdict: GuestVerdict::Skipped, detail: reason.into() }
     }
 }
 
-impl Verdict {
+impl GuestVerdict {
     fn as_str(self) -> &'static str {
         match self {
             Self::Holds => "ok",
@@ -53,10 +53,10 @@ impl Verdict {
     }
 }
 
-impl Report {
+impl DemoReport {
     /// Whether no check failed.
     pub(crate) fn holds(&self) -> bool {
-        self.checks.iter().all(|check| check.verdict != Verdict::Fails)
+        self.checks.iter().all(|check| check.verdict != GuestVerdict::Fails)
     }
 
     /// The numbers, and the checks with their verdicts.
@@ -67,7 +67,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for DemoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, value) in &self.figures {
             writeln!(f, "{name:<20} {value}")?;
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn one_failed_check_fails_the_report_and_a_skipped_one_does_not() {
         let skipped = || Check::skipped("packets", "no right to make a tap");
-        let mut report = Report {
+        let mut report = DemoReport {
             figures: vec![("rounds", "3".into())],
             checks: vec![Check::new("memory", true, "all"), skipped()],
             numbers: json!({}),

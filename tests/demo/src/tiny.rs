@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::demo::{completed, show_migration};
 use crate::progress::Progress;
-use crate::report::{Check, Report, migration_figures};
+use crate::report::{Check, DemoReport, migration_figures};
 use crate::signals;
 use vmstate_lab::error::{Error, FileContext, Result};
 use vmstate_lab::tiny;
@@ -24,7 +24,7 @@ const PASSES: u64 = 5;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Boots, migrates, verifies.
-pub(crate) fn migrate(scratch: &Path, launcher: &Path, program: &Program) -> Result<Report> {
+pub(crate) fn migrate(scratch: &Path, launcher: &Path, program: &Program) -> Result<DemoReport> {
     signals::remove_on_interrupt(scratch.to_owned());
     let mut progress = Progress::new();
     let kernel = scratch.join("tiny");
@@ -79,7 +79,7 @@ pub(crate) fn migrate(scratch: &Path, launcher: &Path, program: &Program) -> Res
         Check::new("power-off", off, if off { "the destination ended well" } else { "the destination failed" }),
     ];
     let numbers = json!({ "boot_ms": boot.as_millis() as u64, "migration": migration });
-    Ok(Report { figures: migration_figures(boot, &migration), checks, numbers })
+    Ok(DemoReport { figures: migration_figures(boot, &migration), checks, numbers })
 }
 
 fn await_pass(vmm: &Vmm, pass: u64) -> Result<()> {

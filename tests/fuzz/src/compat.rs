@@ -4,7 +4,7 @@
 use arbitrary::{Arbitrary, Result, Unstructured};
 use vmstate::compat::{Crossing, Direction, Verdict, check};
 use vmstate::schema::json::Schema;
-use vmstate::schema::{Description, Field, Kind, Limit, Presence, Shared};
+use vmstate::schema::{Description, Field, Kind, Limit, MaybeStatic, Presence};
 
 use crate::Target;
 use crate::schema::loads_in_itself;
@@ -63,7 +63,7 @@ fn description(input: &mut Unstructured<'_>, name: &str, depth: usize) -> Result
 }
 
 fn field(input: &mut Unstructured<'_>, depth: usize) -> Result<Field> {
-    let name: Shared<str> = (*input.choose(&["a", "b", "c"])?).into();
+    let name: MaybeStatic<str> = (*input.choose(&["a", "b", "c"])?).into();
     let presence = match u8::arbitrary(input)? {
         0..=170 => Presence::Since(input.int_in_range(0..=4)?),
         171..=200 => Presence::Tag(input.int_in_range(0..=3)?),
@@ -88,21 +88,21 @@ fn kind(input: &mut Unstructured<'_>, depth: usize) -> Result<Kind> {
         10 => Kind::Double,
         11 => Kind::Bitmap(size(input)? * 16),
         12 => Kind::CountedBitmap,
-        13 => Kind::Limited(Shared::from(Kind::Unsigned(width(input)?)), limit(input)?),
+        13 => Kind::Limited(MaybeStatic::from(Kind::Unsigned(width(input)?)), limit(input)?),
         _ if depth >= DEPTH => Kind::Bool,
         14 | 15 => Kind::Struct(nested(input, depth)?),
         16 => Kind::StructAt(nested(input, depth)?, input.int_in_range(0..=4)?),
-        17 => Kind::Array(Shared::from(kind(input, depth + 1)?), size(input)?),
-        18 => Kind::CountedArray(Shared::from(kind(input, depth + 1)?)),
-        19 => Kind::List(Shared::from(kind(input, depth + 1)?)),
-        20 => Kind::Map(Shared::from(kind(input, depth + 1)?), Shared::from(kind(input, depth + 1)?)),
-        _ => Kind::Nullable(Shared::from(kind(input, depth + 1)?)),
+        17 => Kind::Array(MaybeStatic::from(kind(input, depth + 1)?), size(input)?),
+        18 => Kind::CountedArray(MaybeStatic::from(kind(input, depth + 1)?)),
+        19 => Kind::List(MaybeStatic::from(kind(input, depth + 1)?)),
+        20 => Kind::Map(MaybeStatic::from(kind(input, depth + 1)?), MaybeStatic::from(kind(input, depth + 1)?)),
+        _ => Kind::Nullable(MaybeStatic::from(kind(input, depth + 1)?)),
     })
 }
 
-fn nested(input: &mut Unstructured<'_>, depth: usize) -> Result<Shared<Description>> {
+fn nested(input: &mut Unstructured<'_>, depth: usize) -> Result<MaybeStatic<Description>> {
     let name = *input.choose(&["d", "d/a", "e"])?;
-    description(input, name, depth + 1).map(Shared::from)
+    description(input, name, depth + 1).map(MaybeStatic::from)
 }
 
 fn limit(input: &mut Unstructured<'_>) -> Result<Limit> {

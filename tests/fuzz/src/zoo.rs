@@ -261,9 +261,9 @@ struct Mirror {
 
 mod text {
     use vmstate::codec::{Reader, Writer};
-    use vmstate::schema::{Kind, Shared};
+    use vmstate::schema::{Kind, MaybeStatic};
 
-    pub(crate) const KIND: Kind = Kind::Custom(Shared::Static("text"));
+    pub(crate) const KIND: Kind = Kind::Custom(MaybeStatic::Static("text"));
 
     pub(crate) fn save(value: &str, out: &mut Writer) -> vmstate::Result<()> {
         out.u8(u8::try_from(value.len()).unwrap_or(u8::MAX));

@@ -2,7 +2,7 @@
 //! migration/savevm.c).
 
 use vmstate::codec::{Reader, Writer};
-use vmstate::schema::{Kind, Shared};
+use vmstate::schema::{Kind, MaybeStatic};
 use vmstate::{Result, VmState, Wire};
 
 /// What the source says about itself. It has a version, but not on the wire.
@@ -31,7 +31,7 @@ struct Capability(String);
 
 impl Wire for Capability {
     type Undo = String;
-    const KIND: Kind = Kind::Custom(Shared::Static("capability"));
+    const KIND: Kind = Kind::Custom(MaybeStatic::Static("capability"));
 
     fn save(&mut self, out: &mut Writer) -> Result<()> {
         out.outcome(1 + self.0.len() as u32);

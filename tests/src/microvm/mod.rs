@@ -32,22 +32,22 @@ pub const DISK: &str = "virtio-mmio@00000000feb00e00/virtio-blk";
 pub const NET: &str = "virtio-mmio@00000000feb00c00/virtio-net";
 
 /// A device that a test drives beside its section.
-type Shared<T> = Arc<Mutex<T>>;
+type Locked<T> = Arc<Mutex<T>>;
 
 /// A machine with one vCPU, a disk and a network card, as after power-on. It has no hypervisor and never runs.
 pub struct Microvm {
     /// Guest memory; devices look at their rings there.
     pub ram: Ram,
     /// What a hypervisor would hold, and what belongs to the whole machine.
-    pub state: Shared<MachineState>,
+    pub state: Locked<MachineState>,
     /// COM1.
-    pub serial: Shared<Serial>,
+    pub serial: Locked<Serial>,
     /// Event device.
-    pub ged: Shared<Ged>,
+    pub ged: Locked<Ged>,
     /// Disk.
-    pub disk: Shared<Virtio<Blk>>,
+    pub disk: Locked<Virtio<Blk>>,
     /// Network card, which nothing is plugged into.
-    pub net: Shared<Virtio<Net<Unplugged>>>,
+    pub net: Locked<Virtio<Net<Unplugged>>>,
     sections: Sections<'static>,
 }
 

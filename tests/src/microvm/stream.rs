@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 use serde_json::{Map, Value, json};
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
-use vmstate::dump::{Dump, Entry, Part, Section};
+use vmstate::dump::{Dump, Entry, Part, SectionDump};
 use vmstate::raw::stream::{Element, put_footer, put_header};
 use vmstate::raw::vmdesc;
 use vmstate::{Error, ErrorKind, Result, VmState};
@@ -77,7 +77,7 @@ impl Microvm {
 
     fn put_section(
         &mut self,
-        section: &Section,
+        section: &SectionDump,
         like: &[u8],
         out: &mut Vec<u8>,
         described: &mut Vec<Value>,
@@ -126,11 +126,11 @@ fn dump(stream: &[u8]) -> Result<Dump> {
     dump.damage.take().map_or(Ok(dump), Err)
 }
 
-fn devices(dump: &Dump) -> impl Iterator<Item = &Section> {
+fn devices(dump: &Dump) -> impl Iterator<Item = &SectionDump> {
     dump.sections().filter(|section| section.part == Part::Full && section.header.idstr != SLIRP)
 }
 
-fn body<'a>(stream: &'a [u8], section: &Section) -> &'a [u8] {
+fn body<'a>(stream: &'a [u8], section: &SectionDump) -> &'a [u8] {
     &stream[section.body as usize..][..section.size as usize]
 }
 

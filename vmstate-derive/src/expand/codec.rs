@@ -14,7 +14,7 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
     if let (Some(wire), Some(range)) = (limited(field), &field.attrs.range) {
         let (first, last) = limits(ty, &range.value);
         return quote! {
-            __v::Kind::Limited(__v::Shared::Static(__v::KindOf::<#wire>::REF), __v::Limit::Within(#first, #last))
+            __v::Kind::Limited(__v::MaybeStatic::Static(__v::KindOf::<#wire>::REF), __v::Limit::Within(#first, #last))
         };
     }
     match &field.codec {
@@ -45,10 +45,10 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
         Codec::Proxy(proxy) => quote!(<#proxy as __v::Wire>::KIND),
         Codec::ProxyEach(proxies) => quote!(<#proxies as __v::Wire>::KIND),
         Codec::Temporary(temporary) => {
-            quote!(__v::Kind::Temporary(__v::Shared::Static(<#temporary as __v::VmState>::DESCRIPTION)))
+            quote!(__v::Kind::Temporary(__v::MaybeStatic::Static(<#temporary as __v::VmState>::DESCRIPTION)))
         }
         Codec::At(version) => {
-            quote!(__v::Kind::StructAt(__v::Shared::Static(<#ty as __v::VmState>::DESCRIPTION), #version))
+            quote!(__v::Kind::StructAt(__v::MaybeStatic::Static(<#ty as __v::VmState>::DESCRIPTION), #version))
         }
     }
 }
@@ -66,8 +66,8 @@ pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<Toke
     }
     let Length { member, name, factor, max, .. } = field.codec.length()?;
     let length = match container.migrated().find(|(_, other)| other.member == *member) {
-        Some((_, Field { name, .. })) => quote!(__v::Length::Field(__v::Shared::Static(#name))),
-        None => quote!(__v::Length::Machine(__v::Shared::Static(#name))),
+        Some((_, Field { name, .. })) => quote!(__v::Length::Field(__v::MaybeStatic::Static(#name))),
+        None => quote!(__v::Length::Machine(__v::MaybeStatic::Static(#name))),
     };
     let length = quote!(::core::option::Option::Some(#length));
     let room = of(field, &quote!(__v::Counted), &quote!(ROOM));

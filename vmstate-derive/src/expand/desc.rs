@@ -6,7 +6,7 @@ use quote::{ToTokens, quote};
 use syn::ExprRange;
 
 use super::{codec, fields_const, hooks_const, subsections_const};
-use crate::ast::{Container, Field, Part};
+use crate::ast::{Container, DescriptionPart, Field};
 use crate::attr::container::PartAttrs;
 
 /// `DESCRIPTION` of the struct itself.
@@ -30,7 +30,7 @@ pub(super) fn parts(container: &Container<'_>) -> TokenStream {
     let hooks = (0..container.parts.len()).map(|part| {
         let list = hooks_const(part);
         let hooks = hooks(&container.parts[part]);
-        quote!(const #list: &'static [__v::Shared<str>] = &[#(__v::Shared::Static(#hooks)),*];)
+        quote!(const #list: &'static [__v::MaybeStatic<str>] = &[#(__v::MaybeStatic::Static(#hooks)),*];)
     });
     quote! {
         #(#lists)*
@@ -40,7 +40,7 @@ pub(super) fn parts(container: &Container<'_>) -> TokenStream {
 }
 
 /// What a load of the part asks the device, as the attributes say it.
-fn hooks(part: &Part) -> impl Iterator<Item = String> {
+fn hooks(part: &DescriptionPart) -> impl Iterator<Item = String> {
     let PartAttrs { pre_load, validate, post_load, .. } = &part.attrs;
     let hooks = [("pre_load", pre_load), ("validate", validate), ("post_load", post_load)];
     hooks.into_iter().filter_map(|(word, path)| Some(format!("{word} = {}", text(&path.as_ref()?.value))))
@@ -55,18 +55,18 @@ pub(super) fn reference(container: &Container<'_>, index: usize) -> TokenStream 
 }
 
 fn description(container: &Container<'_>, index: usize) -> TokenStream {
-    let Part { name, version, minimum_version, .. } = &container.parts[index];
+    let DescriptionPart { name, version, minimum_version, .. } = &container.parts[index];
     let fields = fields_const(index);
     let subsections = subsections_const(index);
     let hooks = hooks_const(index);
     quote! {
         __v::Description::with_hooks(
-            __v::Shared::Static(#name),
+            __v::MaybeStatic::Static(#name),
             #version,
             #minimum_version,
-            __v::Shared::Static(<Self as __Parts>::#fields),
-            __v::Shared::Static(<Self as __Parts>::#subsections),
-            ::core::option::Option::Some(__v::Shared::Static(<Self as __Parts>::#hooks)),
+            __v::MaybeStatic::Static(<Self as __Parts>::#fields),
+            __v::MaybeStatic::Static(<Self as __Parts>::#subsections),
+            ::core::option::Option::Some(__v::MaybeStatic::Static(<Self as __Parts>::#hooks)),
         )
     }
 }
@@ -86,12 +86,12 @@ pub(crate) fn entries(container: &Container<'_>, field: &Field<'_>) -> TokenStre
         }
     };
     let unframed = field.attrs.unframed.as_ref().map(|_| quote!(.unframed()));
-    let name = quote!(__v::Shared::Static(#name));
+    let name = quote!(__v::MaybeStatic::Static(#name));
     let entry = match (codec::count(container, field), codec::conversion(field)) {
         (None, None) => quote!(__v::Field::new(#name, #kind, #presence)),
         (count, said) => {
             let count = option(count);
-            let said = option(said.map(|said| quote!(__v::Shared::Static(#said))));
+            let said = option(said.map(|said| quote!(__v::MaybeStatic::Static(#said))));
             quote!(__v::Field::with(#name, #kind, #presence, #count, #said))
         }
     };
@@ -129,12 +129,12 @@ fn range_to_check<'a>(field: &'a Field<'_>) -> Option<&'a ExprRange> {
 fn check(path: &impl ToTokens) -> TokenStream {
     let name = text(path);
     let presence = conditional(path);
-    quote!(__v::Field::new(__v::Shared::Static(#name), __v::Kind::Check, #presence),)
+    quote!(__v::Field::new(__v::MaybeStatic::Static(#name), __v::Kind::Check, #presence),)
 }
 
 fn conditional(path: &impl ToTokens) -> TokenStream {
     let predicate = text(path);
-    quote!(__v::Presence::If(__v::Shared::Static(#predicate)))
+    quote!(__v::Presence::If(__v::MaybeStatic::Static(#predicate)))
 }
 
 /// A path or range as the user wrote it, without the spaces that tokens are printed with and without `r#`.

@@ -20,7 +20,7 @@ pub(super) fn kind(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
                     const REF: &'static __v::Kind = &#module::KIND;
                 }
                 impl __v::Elements for __Element {
-                    const KIND: __v::Kind = __v::Kind::CountedArray(__v::Shared::Static(Self::REF));
+                    const KIND: __v::Kind = __v::Kind::CountedArray(__v::MaybeStatic::Static(Self::REF));
                 }
             };
             (Some(items), quote!(__Element::REF), quote!(__Element))
@@ -33,11 +33,11 @@ pub(super) fn kind(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
                 // Not of an array: what saves it says so.
                 _ => return quote!(__v::Kind::Unused(0)),
             };
-            quote!(__v::Kind::Array(__v::Shared::Static(#element), #count))
+            quote!(__v::Kind::Array(__v::MaybeStatic::Static(#element), #count))
         }
-        Framing::Counted(_) => quote!(__v::Kind::CountedArray(__v::Shared::Static(#element))),
+        Framing::Counted(_) => quote!(__v::Kind::CountedArray(__v::MaybeStatic::Static(#element))),
         Framing::Prefixed(prefix, max) => quote!(__v::prefixed::<#many, #prefix, { #max }>()),
-        Framing::List(_) => quote!(__v::Kind::List(__v::Shared::Static(#element))),
+        Framing::List(_) => quote!(__v::Kind::List(__v::MaybeStatic::Static(#element))),
     };
     quote!({ #items #kind })
 }
@@ -106,7 +106,7 @@ pub(super) fn kind_of_entries([key, value]: &[Option<By>; 2], field: &Field<'_>)
         }),
     };
     let (key, value) = (part(key, &quote!(Key)), part(value, &quote!(Value)));
-    quote!(__v::Kind::Map(__v::Shared::Static(#key), __v::Shared::Static(#value)))
+    quote!(__v::Kind::Map(__v::MaybeStatic::Static(#key), __v::MaybeStatic::Static(#value)))
 }
 
 /// Appends keys and values to `out`.

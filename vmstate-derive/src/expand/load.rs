@@ -5,7 +5,7 @@ use quote::quote;
 
 use super::run::{self, Run};
 use super::{call, codec, desc, in_range, load_fn};
-use crate::ast::{Container, Field, Part};
+use crate::ast::{Container, DescriptionPart, Field};
 
 /// One method for each part.
 pub(super) fn parts(container: &Container<'_>) -> TokenStream {
@@ -14,7 +14,7 @@ pub(super) fn parts(container: &Container<'_>) -> TokenStream {
 
 fn method(container: &Container<'_>, index: usize) -> TokenStream {
     let part = &container.parts[index];
-    let Part { version: newest, minimum_version: oldest, .. } = part;
+    let DescriptionPart { version: newest, minimum_version: oldest, .. } = part;
     let name = load_fn(index);
     let fields = run::grouped(
         container.fields_of(index).map(|(_, field)| field),

@@ -60,7 +60,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
             trait __Parts: ::core::marker::Sized {
                 #(const #declared_fields: &'static [__v::Field];)*
                 #(const #declared_subsections: &'static [__v::Description];)*
-                #(const #declared_hooks: &'static [__v::Shared<str>];)*
+                #(const #declared_hooks: &'static [__v::MaybeStatic<str>];)*
                 const __FRAMED: ();
                 #(fn #declared_saves(&mut self, out: &mut __v::Writer, version: u32) -> __v::Result<()>;)*
                 #(fn #declared_loads(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()>;)*
@@ -77,7 +77,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
             #[automatically_derived]
             impl #impl_generics __v::Wire for #ident #ty_generics #where_clause {
                 type Undo = __Undo #ty_generics;
-                const KIND: __v::Kind = __v::Kind::Struct(__v::Shared::Static(<Self as __v::VmState>::DESCRIPTION));
+                const KIND: __v::Kind = __v::Kind::Struct(__v::MaybeStatic::Static(<Self as __v::VmState>::DESCRIPTION));
 
                 fn save(&mut self, out: &mut __v::Writer) -> __v::Result<()> {
                     <Self as __Parts>::#save_main(self, out, #version)

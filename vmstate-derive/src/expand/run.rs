@@ -33,7 +33,7 @@ pub(super) fn grouped<'a, 'f: 'a>(
     for field in fields {
         match plain_size(field) {
             Some(size) if joins(field) => {
-                run.parts.push(Part { field, start: run.size, size });
+                run.parts.push(RunField { field, start: run.size, size });
                 run.size += size;
             }
             _ => {
@@ -48,12 +48,12 @@ pub(super) fn grouped<'a, 'f: 'a>(
 
 /// Fields of which each begins where the one before it ends.
 pub(super) struct Run<'a, 'f> {
-    parts: Vec<Part<'a, 'f>>,
+    parts: Vec<RunField<'a, 'f>>,
     /// Bytes in all.
     size: usize,
 }
 
-struct Part<'a, 'f> {
+struct RunField<'a, 'f> {
     field: &'a Field<'f>,
     /// Its place in the run, in bytes.
     start: usize,
@@ -64,7 +64,7 @@ impl Run<'_, '_> {
     /// Appends all that version `version` has to `out`; every one from `oldest` on may be asked for.
     pub(super) fn save(&self, oldest: u32) -> TokenStream {
         let size = Literal::usize_unsuffixed(self.size);
-        let parts = self.parts.iter().map(|Part { field, start, .. }| {
+        let parts = self.parts.iter().map(|RunField { field, start, .. }| {
             let Field { member, ty, .. } = field;
             let ty = written(ty);
             let start = Literal::usize_unsuffixed(*start);
@@ -78,7 +78,7 @@ impl Run<'_, '_> {
         let save = match self.parts.iter().all(|part| is_always_there(part.field, oldest)) {
             true => quote!(out.bytes(&run);),
             false => {
-                let parts = self.parts.iter().map(|Part { field, size, .. }| {
+                let parts = self.parts.iter().map(|RunField { field, size, .. }| {
                     let size = Literal::usize_unsuffixed(*size);
                     let since = field.attrs.since.as_ref().map_or(0, |since| since.value);
                     quote!((#size, #since))
@@ -96,11 +96,11 @@ impl Run<'_, '_> {
     /// Replaces all by the next bytes of `input`.
     pub(super) fn load(&self) -> TokenStream {
         let size = Literal::usize_unsuffixed(self.size);
-        let parts = self.parts.iter().map(|Part { field: Field { member, ty, .. }, start, .. }| {
+        let parts = self.parts.iter().map(|RunField { field: Field { member, ty, .. }, start, .. }| {
             let (ty, start) = (written(ty), Literal::usize_unsuffixed(*start));
             quote!(self.#member = ::core::primitive::#ty::from_be_bytes(__v::get_at::<#start, _, _>(run));)
         });
-        let names = self.parts.iter().map(|Part { field: Field { name, .. }, size, .. }| {
+        let names = self.parts.iter().map(|RunField { field: Field { name, .. }, size, .. }| {
             let size = Literal::usize_unsuffixed(*size);
             quote!((#name, #size))
         });

@@ -1,8 +1,8 @@
 //! What a release is asked: whether its streams load, given what a user knows and two descriptions do not show.
 
-use super::verdict::{Break, Condition, Crossing, Direction, Reason, Report, Verdict};
+use super::verdict::{Break, Condition, Crossing, Direction, Reason, SectionReport, Verdict};
 
-impl Report {
+impl SectionReport {
     /// The crossings in `direction` that can break although all of `assumed` holds. A version that the writer's release
     /// only loads and the reader's `minimum_version` excludes is not among them: it was dropped on purpose. The one
     /// that the writer writes always counts.

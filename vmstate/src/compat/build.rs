@@ -7,7 +7,7 @@ use super::asked::Predicate;
 use super::budget::{Budget, TooLarge};
 use super::item::Item;
 use super::layout::{Around, Bound, Counting, Known, Layout, Length, Sent, Step};
-use super::lengths::{self, At, Part, Value};
+use super::lengths::{self, At, Scope, Value};
 use super::place::Place;
 use super::reliance::shared_name;
 use super::subjects::{Id, Subjects};
@@ -78,7 +78,7 @@ struct Builder<'a> {
     layout: Layout,
     sent: Option<&'a Sent>,
     /// From the outermost to the innermost.
-    parts: Vec<Part>,
+    parts: Vec<Scope>,
     subjects: &'a mut Subjects,
     budget: &'a Budget,
 }
@@ -148,7 +148,7 @@ impl Builder<'_> {
         place: &Place,
         is_subsection: bool,
     ) -> Result<(), TooLarge> {
-        self.parts.push(Part::new(program, place, is_subsection, self.budget)?);
+        self.parts.push(Scope::new(program, place, is_subsection, self.budget)?);
         let built = self.program(program, version, place);
         self.parts.pop();
         built

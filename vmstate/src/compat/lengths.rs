@@ -9,7 +9,7 @@ use crate::schema::program::Program;
 use crate::schema::{Count, Length};
 
 /// A struct or subsection that is being built, and where its lengths are.
-pub(super) struct Part {
+pub(super) struct Scope {
     pub(super) place: Place,
     pub(super) is_subsection: bool,
     /// Fields that are lengths, by name.
@@ -36,7 +36,7 @@ pub(super) enum At {
     Unclear,
 }
 
-impl Part {
+impl Scope {
     /// Before its first member is built.
     pub(super) fn new(
         program: &Program<'_>,
@@ -71,7 +71,7 @@ fn collect_lengths<'d>(program: &'d Program<'_>, into: &mut Vec<&'d str>, budget
 }
 
 /// Where the length called `name` is: a field of the innermost struct or subsection that has one, with the place of that.
-pub(super) fn find<'p>(parts: &'p [Part], name: &str) -> Option<(&'p Place, Value)> {
+pub(super) fn find<'p>(parts: &'p [Scope], name: &str) -> Option<(&'p Place, Value)> {
     let mut parts = parts.iter().rev();
     let mut found = None;
     loop {

@@ -32,7 +32,7 @@ use std::collections::BTreeSet;
 pub use registry::{RegistryReport, SectionDescription, check_registry, check_schemas};
 pub use values::Values;
 pub use verdict::{
-    Break, Case, Condition, Crossing, Difference, Direction, Reason, Reliance, Report, Subject, Verdict, Warning,
+    Break, Case, Condition, Crossing, Difference, Direction, Reason, Reliance, SectionReport, Subject, Verdict, Warning,
 };
 
 use crate::schema::program::Program;
@@ -64,11 +64,11 @@ const MAX_VERSIONS: usize = 64;
 /// assert!(!report.is_compatible(false));
 /// assert!(report.to_string().contains("old -> new, version 1: breaks at imr because the stream does not have it"));
 /// ```
-pub fn check(old: &Description, new: &Description) -> Report {
+pub fn check(old: &Description, new: &Description) -> SectionReport {
     check_within(old, new, &Budget::total())
 }
 
-fn check_within(old: &Description, new: &Description, budget: &Budget) -> Report {
+fn check_within(old: &Description, new: &Description, budget: &Budget) -> SectionReport {
     let (old, new) = (&*Program::of(old), &*Program::of(new));
     let versions: Vec<_> = versions(old).into_iter().rev().collect();
     let (looked_at, left_out) = versions.split_at(versions.len().min(MAX_VERSIONS));
@@ -78,7 +78,7 @@ fn check_within(old: &Description, new: &Description, budget: &Budget) -> Report
         crossings.push(not_compared(old, *version, Direction::OldToNew, Stop::TooLarge));
     }
     crossings.push(cross(new, old, new.newest, Direction::NewToOld, budget));
-    Report { section: old.name.to_owned(), crossings }
+    SectionReport { section: old.name.to_owned(), crossings }
 }
 
 /// The versions that streams of `program` and its forerunners may have, one for each layout.

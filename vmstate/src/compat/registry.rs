@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::budget::Budget;
 use super::layout::Around;
-use super::verdict::{Break, Case, Condition, Crossing, Direction, Reason, Report, Subject, Verdict};
+use super::verdict::{Break, Case, Condition, Crossing, Direction, Reason, SectionReport, Subject, Verdict};
 use super::{check_within, remedy};
 use crate::schema::Description;
 use crate::schema::json::Schema;
@@ -30,11 +30,11 @@ pub struct SectionDescription<'a> {
 #[non_exhaustive]
 pub struct RegistryReport {
     /// One report for each section of either release, by the name in the old one if it has it.
-    pub sections: Vec<Report>,
+    pub sections: Vec<SectionReport>,
 }
 
 impl RegistryReport {
-    /// As [`Report::is_compatible`], of all sections.
+    /// As [`SectionReport::is_compatible`], of all sections.
     pub fn is_compatible(&self, strict: bool) -> bool {
         self.sections.iter().all(|section| section.is_compatible(strict))
     }
@@ -144,8 +144,8 @@ fn report(
     section: &SectionDescription<'_>,
     crossings: impl IntoIterator<Item = Crossing>,
     more: impl IntoIterator<Item = Crossing>,
-) -> Report {
-    Report { section: section.name.to_owned(), crossings: crossings.into_iter().chain(more).collect() }
+) -> SectionReport {
+    SectionReport { section: section.name.to_owned(), crossings: crossings.into_iter().chain(more).collect() }
 }
 
 /// One side does not have the section at all.

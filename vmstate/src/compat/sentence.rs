@@ -3,14 +3,14 @@
 use std::fmt;
 
 use super::verdict::{
-    Break, Case, Condition, Crossing, Difference, Direction, Reason, Reliance, Report, Subject, Verdict, Warning,
+    Break, Case, Condition, Crossing, Difference, Direction, Reason, Reliance, SectionReport, Subject, Verdict, Warning,
 };
 use crate::error::Printable;
 
 /// A sentence, or a part of one, with names as they came.
 struct Raw<'a, T>(&'a T);
 
-impl fmt::Display for Report {
+impl fmt::Display for SectionReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", Printable(&self.section))?;
         self.crossings.iter().try_for_each(|crossing| write!(f, "{crossing}"))

@@ -7,14 +7,14 @@ use super::values::Values;
 /// What is known about one section in two releases.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
-pub struct Report {
+pub struct SectionReport {
     /// The section.
     pub section: String,
     /// One verdict for each direction and each version that may cross.
     pub crossings: Vec<Crossing>,
 }
 
-impl Report {
+impl SectionReport {
     /// True if nothing can break; conditional verdicts count as broken only if `strict`, what could not be compared
     /// always does.
     pub fn is_compatible(&self, strict: bool) -> bool {

@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::{Dump, Entry, Part, Section};
+use super::{Dump, Entry, Part, SectionDump};
 use crate::error::Error;
 
 impl Dump {
@@ -58,7 +58,7 @@ impl Serialize for Entry {
     }
 }
 
-impl Section {
+impl SectionDump {
     fn to_json(&self) -> Value {
         let mut object = Map::new();
         object.insert("kind".into(), self.part.name().into());
@@ -80,7 +80,7 @@ impl Section {
 }
 
 /// `fields` is there if stream or schema describe it, `unread` if the schema does not get to its end.
-impl Serialize for Section {
+impl Serialize for SectionDump {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         self.to_json().serialize(serializer)
     }

@@ -44,7 +44,7 @@ pub enum Entry {
         command: Command,
     },
     /// A section, or a part of one.
-    Section(Section),
+    Section(SectionDump),
     /// The end of the sections.
     Eof {
         /// Stream offset of its mark.
@@ -55,7 +55,7 @@ pub enum Entry {
 /// A section, or a part of one.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Section {
+pub struct SectionDump {
     /// Stream offset of its mark.
     pub offset: u64,
     /// Which part it is.
@@ -106,7 +106,7 @@ impl Dump {
     }
 
     /// The sections and parts of sections, in order.
-    pub fn sections(&self) -> impl Iterator<Item = &Section> + Clone {
+    pub fn sections(&self) -> impl Iterator<Item = &SectionDump> + Clone {
         self.entries.iter().filter_map(|entry| match entry {
             Entry::Section(section) => Some(section),
             _ => None,
@@ -143,7 +143,7 @@ impl Dump {
             let id = header.id;
             let body = input.offset();
             let header = header.into_owned();
-            let mut section = Section { offset, part, header, body, size: 0, fields: None, unread: None };
+            let mut section = SectionDump { offset, part, header, body, size: 0, fields: None, unread: None };
             let read = self.read_body(input, described, &mut section);
             section.size = input.offset().saturating_sub(body);
             let SectionHeader { idstr, instance, .. } = section.header.clone();
@@ -153,7 +153,12 @@ impl Dump {
         self.read_end(input)
     }
 
-    fn read_body(&mut self, input: &mut Reader<'_>, described: &Described<'_>, section: &mut Section) -> Result<()> {
+    fn read_body(
+        &mut self,
+        input: &mut Reader<'_>,
+        described: &Described<'_>,
+        section: &mut SectionDump,
+    ) -> Result<()> {
         let header = &section.header;
         if header.idstr == RAM_IDSTR && section.part != Part::Full {
             return self.read_ram(input, section.part);

@@ -11,10 +11,10 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A shared handle on one migration of either side. Clones are the same handle. Made anew for each migration.
 #[derive(Clone, Debug)]
-pub struct Control(Arc<Shared>);
+pub struct Control(Arc<ControlState>);
 
 #[derive(Debug)]
-struct Shared {
+struct ControlState {
     intent: AtomicU8,
     downtime_limit_nanos: AtomicU64,
     /// 0 stands for [`PAUSE_PER_LIMIT`] downtime limits.
@@ -83,7 +83,7 @@ pub struct Progress {
 impl Default for Control {
     /// QEMU's downtime limit of 300 ms, no limit of bandwidth.
     fn default() -> Self {
-        let control = Self(Arc::new(Shared {
+        let control = Self(Arc::new(ControlState {
             intent: AtomicU8::new(OPEN),
             downtime_limit_nanos: AtomicU64::new(0),
             pause_budget_nanos: AtomicU64::new(0),

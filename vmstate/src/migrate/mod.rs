@@ -21,7 +21,7 @@ mod wire;
 pub use crate::ownership::Claim;
 pub use control::{Control, Progress};
 pub use phase::{DestinationPhase, Phase, SourcePhase};
-pub use report::{ArrivalReport, Downtime, Report, Round};
+pub use report::{ArrivalReport, DepartureReport, Downtime, Round};
 
 use std::time::Duration;
 

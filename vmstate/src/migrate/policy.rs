@@ -39,7 +39,7 @@ pub struct Figures {
 
 /// What the owner of the guest allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ConvergenceLimits {
     /// The longest pause that the guest may feel.
     pub downtime: Duration,
     /// Gives up after so many rounds.
@@ -50,18 +50,18 @@ pub struct Limits {
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RoundDecision {
     /// One more round.
     Iterate,
     /// Pause the guest now.
     SwitchOver,
     /// It cannot be done within the limits.
-    GiveUp(Reason),
+    GiveUp(GiveUpReason),
 }
 
 /// Why a migration gives up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum GiveUpReason {
     /// The limit of rounds.
     Rounds {
         /// Pause that the guest would feel if it were switched over now.
@@ -108,20 +108,20 @@ pub fn workable(bandwidth_limit: Option<u64>) -> Option<u64> {
 }
 
 /// The verdict, and what it is based on.
-pub fn decide(figures: &Figures, limits: &Limits) -> (Verdict, Forecast) {
+pub fn decide(figures: &Figures, limits: &ConvergenceLimits) -> (RoundDecision, Forecast) {
     let least = fixed(figures, figures.least_switch_over_cost);
     let downtime = downtime(figures, figures.pending_bytes, 1.0);
     let forecast = Forecast { downtime, total: total(figures, limits) };
     let verdict = if fits(figures, figures.pending_bytes, limits) {
-        Verdict::SwitchOver
+        RoundDecision::SwitchOver
     } else if least > limits.downtime && figures.rounds >= COLD_ROUNDS {
-        Verdict::GiveUp(Reason::FixedCost { least_downtime: least })
+        RoundDecision::GiveUp(GiveUpReason::FixedCost { least_downtime: least })
     } else if limits.rounds.is_some_and(|rounds| figures.rounds >= rounds) {
-        Verdict::GiveUp(Reason::Rounds { expected_downtime: downtime })
+        RoundDecision::GiveUp(GiveUpReason::Rounds { expected_downtime: downtime })
     } else if limits.total.is_some_and(|total| figures.elapsed >= total) {
-        Verdict::GiveUp(Reason::Total { expected_downtime: downtime })
+        RoundDecision::GiveUp(GiveUpReason::Total { expected_downtime: downtime })
     } else {
-        Verdict::Iterate
+        RoundDecision::Iterate
     };
     (verdict, forecast)
 }
@@ -140,13 +140,13 @@ fn downtime(figures: &Figures, pending: f64, margin: f64) -> Duration {
         .saturating_add(time((pending + written) * margin, figures.paused_bytes_per_second))
 }
 
-fn fits(figures: &Figures, pending: f64, limits: &Limits) -> bool {
+fn fits(figures: &Figures, pending: f64, limits: &ConvergenceLimits) -> bool {
     downtime(figures, pending, MARGIN) <= limits.downtime
 }
 
 /// Each round takes the time to send what the one before left and to hear that it arrived, and leaves what the guest
 /// dirties meanwhile, until that fits into the downtime.
-fn total(figures: &Figures, limits: &Limits) -> Option<Duration> {
+fn total(figures: &Figures, limits: &ConvergenceLimits) -> Option<Duration> {
     let limit = workable(figures.bandwidth_limit).map_or(f64::INFINITY, |limit| limit as f64);
     let speed = limit.min(figures.wire_bytes_per_second);
     let (mut pending, mut elapsed) = (figures.pending_bytes, figures.elapsed);
@@ -173,7 +173,7 @@ fn time(bytes: f64, bytes_per_second: f64) -> Duration {
     Duration::try_from_secs_f64(bytes / bytes_per_second).unwrap_or(Duration::MAX)
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for GiveUpReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rounds { expected_downtime } => {
@@ -197,7 +197,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     /// 100 MB pending, 1 GB/s wire, 100 MB/s dirtied, 2 ms round trip, 1 MB of devices, 5 ms to save and load them; and a limit of 300 ms.
-    fn figures() -> (Figures, Limits) {
+    fn figures() -> (Figures, ConvergenceLimits) {
         let figures = Figures {
             pending_bytes: 1e8,
             dirty_bytes_per_second: 1e8,
@@ -212,7 +212,7 @@ mod tests {
             elapsed: 1000 * MS,
             rounds: 3,
         };
-        (figures, Limits { downtime: 300 * MS, rounds: None, total: None })
+        (figures, ConvergenceLimits { downtime: 300 * MS, rounds: None, total: None })
     }
 
     #[test]
@@ -221,10 +221,10 @@ mod tests {
         let (verdict, forecast) = decide(&figures, &limits);
         assert_eq!(forecast.downtime, (100 + 6 + 4) * MS);
         assert_eq!(forecast.total, Some(1110 * MS));
-        assert_eq!(verdict, Verdict::SwitchOver);
+        assert_eq!(verdict, RoundDecision::SwitchOver);
         // 100 ms for the pages may become 110.
         limits.downtime = 120 * MS;
-        assert_eq!(decide(&figures, &limits).0, Verdict::SwitchOver);
+        assert_eq!(decide(&figures, &limits).0, RoundDecision::SwitchOver);
         for change in [
             |figures: &mut Figures| figures.pending_bytes += 1e6,
             |figures: &mut Figures| figures.round_trip += MS,
@@ -236,12 +236,12 @@ mod tests {
         ] {
             let mut more = figures;
             change(&mut more);
-            assert_eq!(decide(&more, &limits).0, Verdict::Iterate, "{more:?}");
+            assert_eq!(decide(&more, &limits).0, RoundDecision::Iterate, "{more:?}");
         }
         // A limit on the rounds slows no switch-over, and vCPUs that compete with the rounds stand by then.
         figures.wire_bytes_per_second = 1.0;
         figures.bandwidth_limit = Some(1);
-        assert_eq!(decide(&figures, &limits).0, Verdict::SwitchOver);
+        assert_eq!(decide(&figures, &limits).0, RoundDecision::SwitchOver);
     }
 
     #[test]
@@ -284,20 +284,20 @@ mod tests {
     fn gives_up_with_a_reason() {
         let (figures, mut limits) = figures();
         limits.downtime = 50 * MS;
-        let verdict = |limits: &Limits| decide(&figures, limits).0;
-        assert_eq!(verdict(&limits), Verdict::Iterate);
+        let verdict = |limits: &ConvergenceLimits| decide(&figures, limits).0;
+        assert_eq!(verdict(&limits), RoundDecision::Iterate);
         limits.rounds = Some(4);
-        assert_eq!(verdict(&limits), Verdict::Iterate);
+        assert_eq!(verdict(&limits), RoundDecision::Iterate);
         limits.rounds = Some(3);
         let expected_downtime = 110 * MS;
-        assert_eq!(verdict(&limits), Verdict::GiveUp(Reason::Rounds { expected_downtime }));
-        limits = Limits { rounds: None, total: Some(1000 * MS), ..limits };
-        assert_eq!(verdict(&limits), Verdict::GiveUp(Reason::Total { expected_downtime }));
-        limits = Limits { downtime: 9 * MS, rounds: None, total: None };
-        assert_eq!(verdict(&limits), Verdict::GiveUp(Reason::FixedCost { least_downtime: 10 * MS }));
+        assert_eq!(verdict(&limits), RoundDecision::GiveUp(GiveUpReason::Rounds { expected_downtime }));
+        limits = ConvergenceLimits { rounds: None, total: Some(1000 * MS), ..limits };
+        assert_eq!(verdict(&limits), RoundDecision::GiveUp(GiveUpReason::Total { expected_downtime }));
+        limits = ConvergenceLimits { downtime: 9 * MS, rounds: None, total: None };
+        assert_eq!(verdict(&limits), RoundDecision::GiveUp(GiveUpReason::FixedCost { least_downtime: 10 * MS }));
         // A switch-over that was cheaper a moment ago may be so again.
         let hopeful = Figures { least_switch_over_cost: 4 * MS, switch_over_cost: 500 * MS, ..figures };
-        assert_eq!(decide(&hopeful, &limits).0, Verdict::Iterate);
+        assert_eq!(decide(&hopeful, &limits).0, RoundDecision::Iterate);
     }
 
     #[test]
@@ -320,7 +320,7 @@ mod tests {
                             ..figures
                         };
                         decide(&figures, &limits);
-                        decide(&figures, &Limits { downtime: Duration::MAX, ..limits });
+                        decide(&figures, &ConvergenceLimits { downtime: Duration::MAX, ..limits });
                     }
                 }
             }

@@ -7,7 +7,7 @@ use crate::ram::PageCount;
 /// Of a source.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
-pub struct Report {
+pub struct DepartureReport {
     /// From the beginning to the last word.
     pub total: Duration,
     /// From the beginning to the first page.

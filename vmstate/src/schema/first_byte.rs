@@ -1,18 +1,20 @@
 //! Which bytes a value can begin with: where it cannot be the one that stands for a null pointer, the two are told apart.
 
-use super::{Description, Kind, Limit, Presence, Shared};
+use super::{Description, Kind, Limit, MaybeStatic, Presence};
 
 impl Kind {
     /// False if no value of this kind begins with `byte`. True also where the description does not say.
     pub const fn may_begin_with(&self, byte: u8) -> bool {
         match self {
             Self::Bool | Self::List(_) => byte <= 1,
-            Self::Limited(Shared::Static(Self::Unsigned(bytes)), limit) => limit.may_begin_with(byte as i128, *bytes),
-            Self::Limited(Shared::Static(Self::Signed(bytes)), limit) => {
+            Self::Limited(MaybeStatic::Static(Self::Unsigned(bytes)), limit) => {
+                limit.may_begin_with(byte as i128, *bytes)
+            }
+            Self::Limited(MaybeStatic::Static(Self::Signed(bytes)), limit) => {
                 limit.may_begin_with(i8::from_be_bytes([byte]) as i128, *bytes)
             }
-            Self::Array(Shared::Static(element), 1..) => element.may_begin_with(byte),
-            Self::Struct(Shared::Static(nested)) => nested.may_begin_with(byte),
+            Self::Array(MaybeStatic::Static(element), 1..) => element.may_begin_with(byte),
+            Self::Struct(MaybeStatic::Static(nested)) => nested.may_begin_with(byte),
             _ => true,
         }
     }
@@ -24,7 +26,7 @@ impl Limit {
         let shift = 8 * (bytes as u32).saturating_sub(1);
         match self {
             Self::Within(lowest, highest) => *lowest >> shift <= first && first <= *highest >> shift,
-            Self::OneOf(Shared::Static(values)) => {
+            Self::OneOf(MaybeStatic::Static(values)) => {
                 let mut rest: &[i128] = values;
                 while let [value, others @ ..] = rest {
                     if *value >> shift == first {
@@ -42,7 +44,7 @@ impl Limit {
 impl Description {
     const fn may_begin_with(&self, byte: u8) -> bool {
         match &self.fields {
-            Shared::Static([first, ..]) if matches!(first.presence, Presence::Since(0 | 1)) => {
+            MaybeStatic::Static([first, ..]) if matches!(first.presence, Presence::Since(0 | 1)) => {
                 first.kind.may_begin_with(byte)
             }
             _ => true,

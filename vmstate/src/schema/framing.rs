@@ -5,11 +5,11 @@
 //! down to its integers. Const functions: the derive asks them while it compiles, about constants only. A description that
 //! was made at run time is not judged.
 
-use super::{Description, Field, Kind, Presence, Shared};
+use super::{Description, Field, Kind, MaybeStatic, Presence};
 
 /// The kind of an `Option` that neither is a pointer nor the whole of a subsection: nothing on the wire would say whether it
 /// is there, so it has no bytes.
-pub(crate) const STRAY_OPTION: Kind = Kind::Custom(Shared::Static(STRAY));
+pub(crate) const STRAY_OPTION: Kind = Kind::Custom(MaybeStatic::Static(STRAY));
 const STRAY: &str = "an option outside of a subsection";
 
 /// Where a reader cannot know what the bytes are.

@@ -7,17 +7,17 @@ mod first_byte;
 pub(crate) mod framing;
 #[cfg(feature = "engine")]
 pub mod json;
+mod maybe_static;
 #[cfg(feature = "engine")]
 mod older;
 #[cfg(feature = "engine")]
 pub(crate) mod program;
-mod shared;
 #[cfg(feature = "engine")]
 mod type_name;
 #[cfg(feature = "engine")]
 pub(crate) mod vmdesc;
 
-pub use shared::Shared;
+pub use maybe_static::MaybeStatic;
 #[cfg(feature = "engine")]
 pub(crate) use vmdesc::vmdesc;
 
@@ -48,41 +48,41 @@ pub trait Described {
 #[non_exhaustive]
 pub struct Description {
     /// Name, as sent for sections and subsections.
-    pub name: Shared<str>,
+    pub name: MaybeStatic<str>,
     /// Newest version, the one that is written.
     pub version: u32,
     /// Oldest version that still loads.
     pub minimum_version: u32,
     /// Fields in wire order.
-    pub fields: Shared<[Field]>,
+    pub fields: MaybeStatic<[Field]>,
     /// Subsections in the order they are written.
-    pub subsections: Shared<[Description]>,
+    pub subsections: MaybeStatic<[Description]>,
     /// What a load asks the device itself, each as its attribute says it: `post_load = Self::thaw`. `None` if whoever made the
     /// description does not say: QEMU's dumps do not, and neither do the schemas of this library's first releases, which lack
     /// each [`Field::count`], too.
-    pub hooks: Option<Shared<[Shared<str>]>>,
+    pub hooks: Option<MaybeStatic<[MaybeStatic<str>]>>,
 }
 
 impl Description {
     /// A description from its parts; `const`, for the derive.
     pub const fn new(
-        name: Shared<str>,
+        name: MaybeStatic<str>,
         version: u32,
         minimum_version: u32,
-        fields: Shared<[Field]>,
-        subsections: Shared<[Description]>,
+        fields: MaybeStatic<[Field]>,
+        subsections: MaybeStatic<[Description]>,
     ) -> Self {
-        Self::with_hooks(name, version, minimum_version, fields, subsections, Some(Shared::Static(&[])))
+        Self::with_hooks(name, version, minimum_version, fields, subsections, Some(MaybeStatic::Static(&[])))
     }
 
     /// As [`new`](Self::new), of a struct with these [`hooks`](Self::hooks).
     pub const fn with_hooks(
-        name: Shared<str>,
+        name: MaybeStatic<str>,
         version: u32,
         minimum_version: u32,
-        fields: Shared<[Field]>,
-        subsections: Shared<[Description]>,
-        hooks: Option<Shared<[Shared<str>]>>,
+        fields: MaybeStatic<[Field]>,
+        subsections: MaybeStatic<[Description]>,
+        hooks: Option<MaybeStatic<[MaybeStatic<str>]>>,
     ) -> Self {
         Self { name, version, minimum_version, fields, subsections, hooks }
     }
@@ -98,7 +98,7 @@ impl Description {
 #[non_exhaustive]
 pub struct Field {
     /// Name, as the self-description shows it.
-    pub name: Shared<str>,
+    pub name: MaybeStatic<str>,
     /// What its bytes are.
     pub kind: Kind,
     /// When it is there.
@@ -106,14 +106,14 @@ pub struct Field {
     /// How many elements it may have, if it is counted, a list or a map.
     pub count: Option<Count>,
     /// What turns the bytes into the field's value and may refuse to, as the attribute says it: `via = Percent`.
-    pub conversion: Option<Shared<str>>,
+    pub conversion: Option<MaybeStatic<str>>,
     /// True if the layout is given although a reader may take what follows for a subsection.
     pub is_unframed: bool,
 }
 
 impl Field {
     /// A field from its parts; `const`, for the derive.
-    pub const fn new(name: Shared<str>, kind: Kind, presence: Presence) -> Self {
+    pub const fn new(name: MaybeStatic<str>, kind: Kind, presence: Presence) -> Self {
         Self { name, kind, presence, is_unframed: false, count: None, conversion: None }
     }
 
@@ -126,11 +126,11 @@ impl Field {
     /// A field that has as many elements as `count` allows, and whose value a `conversion` makes of the bytes; `const`, for
     /// the derive.
     pub const fn with(
-        name: Shared<str>,
+        name: MaybeStatic<str>,
         kind: Kind,
         presence: Presence,
         count: Option<Count>,
-        conversion: Option<Shared<str>>,
+        conversion: Option<MaybeStatic<str>>,
     ) -> Self {
         Self { name, kind, presence, is_unframed: false, count, conversion }
     }
@@ -162,9 +162,9 @@ impl Count {
 #[non_exhaustive]
 pub enum Length {
     /// An earlier field of this name: of the same description, or of one that it is a subsection of.
-    Field(Shared<str>),
+    Field(MaybeStatic<str>),
     /// A value of this name that is not on the wire: the machine's configuration.
-    Machine(Shared<str>),
+    Machine(MaybeStatic<str>),
 }
 
 /// When a field is on the wire.
@@ -174,7 +174,7 @@ pub enum Presence {
     /// From this version of its description on (QEMU's field version; 0 is always).
     Since(u32),
     /// When the named predicate holds (QEMU's `field_exists`): an outcome the bytes do not show.
-    If(Shared<str>),
+    If(MaybeStatic<str>),
     /// When the first field of its description, an integer that is always there, is this number: the tag of an enum in front of
     /// the variants.
     Tag(i128),
@@ -204,7 +204,7 @@ pub enum Kind {
     /// Zero bytes that nobody reads.
     Unused(usize),
     /// An integer of which a reader takes only some values.
-    Limited(Shared<Kind>, Limit),
+    Limited(MaybeStatic<Kind>, Limit),
     /// When a timer fires: 8 bytes, nanoseconds of its clock, or -1 if it is not armed.
     Timer,
     /// An IEEE 754 double: 8 bytes.
@@ -214,25 +214,25 @@ pub enum Kind {
     /// As [`Bitmap`](Self::Bitmap), of as many bits as the outcome says.
     CountedBitmap,
     /// A nested struct, inline: no name, version or length of its own on the wire.
-    Struct(Shared<Description>),
+    Struct(MaybeStatic<Description>),
     /// A nested struct, inline, as it was at this version of its own (QEMU's `VMSTATE_VSTRUCT`).
-    StructAt(Shared<Description>, u32),
+    StructAt(MaybeStatic<Description>, u32),
     /// A struct that is made for the wire from the one that it stands in (QEMU's `VMSTATE_WITH_TMP`), inline.
-    Temporary(Shared<Description>),
+    Temporary(MaybeStatic<Description>),
     /// The value if the outcome says 1; one byte `30` if it says 0, where a pointer is null.
-    Nullable(Shared<Kind>),
+    Nullable(MaybeStatic<Kind>),
     /// So many elements, concatenated.
-    Array(Shared<Kind>, usize),
+    Array(MaybeStatic<Kind>, usize),
     /// As many elements as the outcome says, concatenated.
-    CountedArray(Shared<Kind>),
+    CountedArray(MaybeStatic<Kind>),
     /// A byte `01` before each element, a byte `00` behind the last (QEMU's `VMSTATE_QTAILQ_V`); the outcome says how
     /// many.
-    List(Shared<Kind>),
+    List(MaybeStatic<Kind>),
     /// A number of entries in 4 bytes, then as a list: key and value, in the order of the keys (QEMU's
     /// `VMSTATE_GTREE_V`); the outcome says how many.
-    Map(Shared<Kind>, Shared<Kind>),
+    Map(MaybeStatic<Kind>, MaybeStatic<Kind>),
     /// Bytes of a hand-written codec under this type name; the outcome says how many.
-    Custom(Shared<str>),
+    Custom(MaybeStatic<str>),
     /// No bytes: the place where a device checks what it has so far (QEMU's `VMSTATE_VALIDATE`).
     Check,
 }
@@ -252,5 +252,5 @@ pub enum Limit {
     /// A Unicode scalar value: all up to 0x10ffff but the surrogates, 0xd800 to 0xdfff.
     Scalar,
     /// These.
-    OneOf(Shared<[i128]>),
+    OneOf(MaybeStatic<[i128]>),
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Description, Field, Kind, Shared};
+use super::{Description, Field, Kind, MaybeStatic};
 
 /// Newest and oldest version of each subsection that a release knows, by name.
 pub(crate) type Subsections = BTreeMap<String, (u32, u32)>;
@@ -50,8 +50,8 @@ impl Kind {
     }
 
     fn older(&self, known: &Subsections, keep_unknown: bool) -> Self {
-        let nested = |of: &Description| Shared::from(of.older(of.version, known, keep_unknown));
-        let inner = |of: &Self| Shared::from(of.older(known, keep_unknown));
+        let nested = |of: &Description| MaybeStatic::from(of.older(of.version, known, keep_unknown));
+        let inner = |of: &Self| MaybeStatic::from(of.older(known, keep_unknown));
         match self {
             Self::Struct(of) => Self::Struct(nested(of)),
             Self::StructAt(of, version) => Self::StructAt(nested(of), *version),

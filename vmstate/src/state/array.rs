@@ -5,12 +5,12 @@ use super::keep::{Keeps, OnHeap, Whole};
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
-use crate::schema::{Kind, Shared};
+use crate::schema::{Kind, MaybeStatic};
 
 impl<T: Wire, const N: usize> Wire for [T; N] {
     // On the heap, as N may be any number. The derive keeps small arrays in place.
     type Undo = <OnHeap<Whole> as Keeps<Self>>::Kept;
-    const KIND: Kind = Kind::Array(Shared::Static(KindOf::<T>::REF), N);
+    const KIND: Kind = Kind::Array(MaybeStatic::Static(KindOf::<T>::REF), N);
 
     #[inline]
     fn save(&mut self, out: &mut Writer) -> Result<()> {

@@ -4,12 +4,12 @@ use super::Wire;
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Kind, Limit, Shared};
+use crate::schema::{Kind, Limit, MaybeStatic};
 
 /// A number that is no scalar value, as that of a surrogate, is refused.
 impl Wire for char {
     type Undo = Self;
-    const KIND: Kind = Kind::Limited(Shared::Static(KindOf::<u32>::REF), Limit::Scalar);
+    const KIND: Kind = Kind::Limited(MaybeStatic::Static(KindOf::<u32>::REF), Limit::Scalar);
 
     fn save(&mut self, out: &mut Writer) -> Result<()> {
         out.u32(u32::from(*self));

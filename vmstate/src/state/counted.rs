@@ -7,7 +7,7 @@ use super::length::outcome;
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Count, Kind, Length, Shared};
+use crate::schema::{Count, Kind, Length, MaybeStatic};
 
 /// What `#[vmstate(len = …)]` can be put on.
 #[diagnostic::on_unimplemented(
@@ -20,7 +20,7 @@ pub trait Counted {
     /// All that is needed to put back the value.
     type Undo;
     /// What the bytes are.
-    const KIND: Kind = Kind::CountedArray(Shared::Static(KindOf::<Self::Element>::REF));
+    const KIND: Kind = Kind::CountedArray(MaybeStatic::Static(KindOf::<Self::Element>::REF));
     /// How many elements it can have at most.
     const ROOM: Room = Room::Any;
 

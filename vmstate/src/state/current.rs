@@ -6,7 +6,7 @@ use super::Wire;
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Kind, Limit, Shared};
+use crate::schema::{Kind, Limit, MaybeStatic};
 
 /// What `#[vmstate(equal)]` and `#[vmstate(at_most_current)]` can be put on.
 #[diagnostic::on_unimplemented(message = "`equal` and `at_most_current` need an integer, `{Self}` is none")]
@@ -20,8 +20,8 @@ pub trait Current: Wire + Copy + Ord + Default + Display {
 macro_rules! current {
     ($($type:ty),*) => {$(
         impl Current for $type {
-            const EQUAL: Kind = Kind::Limited(Shared::Static(KindOf::<$type>::REF), Limit::Equal);
-            const AT_MOST: Kind = Kind::Limited(Shared::Static(KindOf::<$type>::REF), Limit::AtMostCurrent);
+            const EQUAL: Kind = Kind::Limited(MaybeStatic::Static(KindOf::<$type>::REF), Limit::Equal);
+            const AT_MOST: Kind = Kind::Limited(MaybeStatic::Static(KindOf::<$type>::REF), Limit::AtMostCurrent);
         }
     )*};
 }

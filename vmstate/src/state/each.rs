@@ -15,7 +15,7 @@ use super::support::KindOf;
 use crate::codec::mark::{MORE, NO_MORE};
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Kind, Shared};
+use crate::schema::{Kind, MaybeStatic};
 
 /// A collection whose elements can be made one by one.
 #[diagnostic::on_unimplemented(
@@ -47,7 +47,7 @@ many!(Vec<T>, VecDeque<T>, Box<[T]>);
 pub struct ManyOf<P>(PhantomData<P>);
 
 impl<P: Wire> Elements for ManyOf<P> {
-    const KIND: Kind = Kind::CountedArray(Shared::Static(KindOf::<P>::REF));
+    const KIND: Kind = Kind::CountedArray(MaybeStatic::Static(KindOf::<P>::REF));
 }
 
 /// The next `T`, from the `P` that stands for it; that starts from what is at its place.

@@ -9,7 +9,7 @@ use super::support::KindOf;
 use crate::codec::mark::{MORE, NO_MORE};
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Kind, Shared};
+use crate::schema::{Kind, MaybeStatic};
 
 /// What `#[vmstate(list)]` can be put on.
 #[diagnostic::on_unimplemented(
@@ -37,7 +37,7 @@ macro_rules! list {
         /// Elements are loaded in place, new ones start from their default: what they skip survives a load.
         impl<T: Wire + Default> List for $list<T> {
             type Undo = Vec<T::Undo>;
-            const KIND: Kind = Kind::List(Shared::Static(KindOf::<T>::REF));
+            const KIND: Kind = Kind::List(MaybeStatic::Static(KindOf::<T>::REF));
 
             fn save(&mut self, max: usize, out: &mut Writer) -> Result<()> {
                 out.outcome(at_most(self.len(), max)?);

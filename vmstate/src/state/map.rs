@@ -11,7 +11,7 @@ use super::support::KindOf;
 use crate::codec::mark::{MORE, NO_MORE};
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Kind, Shared};
+use crate::schema::{Kind, MaybeStatic};
 
 /// What `#[vmstate(map)]` can be put on.
 #[diagnostic::on_unimplemented(
@@ -37,7 +37,7 @@ pub trait Map {
 /// The value of a key that is there is loaded in place, a new one starts from its default.
 impl<K: Wire + Default + Ord + Clone, V: Wire + Default> Map for BTreeMap<K, V> {
     type Undo = Vec<(K, V::Undo)>;
-    const KIND: Kind = Kind::Map(Shared::Static(KindOf::<K>::REF), Shared::Static(KindOf::<V>::REF));
+    const KIND: Kind = Kind::Map(MaybeStatic::Static(KindOf::<K>::REF), MaybeStatic::Static(KindOf::<V>::REF));
 
     fn save(&mut self, max: usize, out: &mut Writer) -> Result<()> {
         save_entries(self, max, out, save_key, V::save)

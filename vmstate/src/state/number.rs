@@ -6,7 +6,7 @@ use super::Wire;
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Kind, Limit, Shared};
+use crate::schema::{Kind, Limit, MaybeStatic};
 
 impl<T: Wire> Wire for Wrapping<T> {
     type Undo = T::Undo;
@@ -37,7 +37,7 @@ macro_rules! non_zero {
     ($($type:ty),*) => {$(
         impl Wire for NonZero<$type> {
             type Undo = Self;
-            const KIND: Kind = Kind::Limited(Shared::Static(KindOf::<$type>::REF), Limit::NotZero);
+            const KIND: Kind = Kind::Limited(MaybeStatic::Static(KindOf::<$type>::REF), Limit::NotZero);
 
             #[inline]
             fn save(&mut self, out: &mut Writer) -> Result<()> {

@@ -6,7 +6,7 @@ use crate::codec::mark::NULL;
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::framing::STRAY_OPTION;
-use crate::schema::{Kind, Shared};
+use crate::schema::{Kind, MaybeStatic};
 
 /// The whole of a subsection: `Some` is sent, and what was received becomes `Some`. Elsewhere only `Option<Box<T>>` has
 /// bytes: as in QEMU's `VMSTATE_ARRAY_OF_POINTER`, a load makes and drops no pointee, so both sides have the same pointers
@@ -21,7 +21,7 @@ use crate::schema::{Kind, Shared};
 impl<T: Wire + Default> Wire for Option<T> {
     type Undo = Option<T::Undo>;
     const KIND: Kind = match T::IS_POINTER {
-        true => Kind::Nullable(Shared::Static(KindOf::<T>::REF)),
+        true => Kind::Nullable(MaybeStatic::Static(KindOf::<T>::REF)),
         false => STRAY_OPTION,
     };
     const WHOLE: Kind = T::KIND;

@@ -12,7 +12,7 @@ use super::list::at_most;
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Count, Description, Field, Kind, Length, Presence, Shared};
+use crate::schema::{Count, Description, Field, Kind, Length, MaybeStatic, Presence};
 
 /// An integer that can stand before the elements as their number.
 #[diagnostic::on_unimplemented(message = "`counted` needs `u8`, `u16`, `u32` or `u64`, `{Self}` is none of them")]
@@ -42,7 +42,7 @@ pub trait Prefixed {
     /// What the bytes behind the number are.
     const ELEMENTS: Kind;
     /// What makes elements of their bytes and may refuse to, if their kind does not show it.
-    const CONVERSION: Option<Shared<str>> = None;
+    const CONVERSION: Option<MaybeStatic<str>> = None;
 
     /// How many elements there are.
     fn count(&self) -> usize;
@@ -59,7 +59,7 @@ pub trait Prefixed {
 /// Elements are loaded in place, new ones start from their default: what they skip survives a load.
 impl<T: Wire + Default> Prefixed for Vec<T> {
     type Undo = Vec<T::Undo>;
-    const ELEMENTS: Kind = Kind::CountedArray(Shared::Static(KindOf::<T>::REF));
+    const ELEMENTS: Kind = Kind::CountedArray(MaybeStatic::Static(KindOf::<T>::REF));
 
     fn count(&self) -> usize {
         self.len()
@@ -85,7 +85,7 @@ impl<T: Wire + Default> Prefixed for Vec<T> {
 /// As a `Vec`.
 impl<T: Wire + Default> Prefixed for VecDeque<T> {
     type Undo = Vec<T::Undo>;
-    const ELEMENTS: Kind = Kind::CountedArray(Shared::Static(KindOf::<T>::REF));
+    const ELEMENTS: Kind = Kind::CountedArray(MaybeStatic::Static(KindOf::<T>::REF));
 
     fn count(&self) -> usize {
         self.len()
@@ -116,7 +116,7 @@ impl<T: Wire + Default> Prefixed for VecDeque<T> {
 /// As a `Vec`: it becomes as long as the number says.
 impl<T: Wire + Default> Prefixed for Box<[T]> {
     type Undo = Vec<T::Undo>;
-    const ELEMENTS: Kind = Kind::CountedArray(Shared::Static(KindOf::<T>::REF));
+    const ELEMENTS: Kind = Kind::CountedArray(MaybeStatic::Static(KindOf::<T>::REF));
 
     fn count(&self) -> usize {
         self.len()
@@ -149,7 +149,7 @@ impl<T: Wire + Default> Prefixed for Box<[T]> {
 impl Prefixed for String {
     type Undo = String;
     const ELEMENTS: Kind = Kind::CountedBuffer;
-    const CONVERSION: Option<Shared<str>> = Some(Shared::Static("UTF-8"));
+    const CONVERSION: Option<MaybeStatic<str>> = Some(MaybeStatic::Static("UTF-8"));
 
     fn count(&self) -> usize {
         self.len()
@@ -231,7 +231,7 @@ pub trait Elements {
     /// The kind, whose outcome is the number.
     const KIND: Kind;
     /// What makes elements of their bytes, if the field that has them does not say so itself.
-    const CONVERSION: Option<Shared<str>> = None;
+    const CONVERSION: Option<MaybeStatic<str>> = None;
 }
 
 /// The elements of `T` as they are.
@@ -240,24 +240,29 @@ pub struct Own<T>(PhantomData<T>);
 
 impl<T: Prefixed> Elements for Own<T> {
     const KIND: Kind = T::ELEMENTS;
-    const CONVERSION: Option<Shared<str>> = T::CONVERSION;
+    const CONVERSION: Option<MaybeStatic<str>> = T::CONVERSION;
 }
 
 impl<E: Elements, L: Prefix, const MAX: usize> PrefixedKind<E, L, MAX> {
     const FIELDS: &'static [Field] = &[
-        Field::new(Shared::Static("count"), L::KIND, Presence::Since(0)),
+        Field::new(MaybeStatic::Static("count"), L::KIND, Presence::Since(0)),
         Field::with(
-            Shared::Static("elements"),
+            MaybeStatic::Static("elements"),
             E::KIND,
             Presence::Since(0),
-            Some(Count::new(Some(Length::Field(Shared::Static("count"))), 1, MAX, false)),
+            Some(Count::new(Some(Length::Field(MaybeStatic::Static("count"))), 1, MAX, false)),
             E::CONVERSION,
         ),
     ];
-    const DESCRIPTION: &'static Description =
-        &Description::new(Shared::Static("counted"), 1, 1, Shared::Static(Self::FIELDS), Shared::Static(&[]));
+    const DESCRIPTION: &'static Description = &Description::new(
+        MaybeStatic::Static("counted"),
+        1,
+        1,
+        MaybeStatic::Static(Self::FIELDS),
+        MaybeStatic::Static(&[]),
+    );
     const KIND: Kind = {
         assert!(MAX as u64 <= L::HIGHEST, "`max` does not fit the integer that `counted` names");
-        Kind::Struct(Shared::Static(Self::DESCRIPTION))
+        Kind::Struct(MaybeStatic::Static(Self::DESCRIPTION))
     };
 }

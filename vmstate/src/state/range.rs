@@ -6,7 +6,7 @@ use std::ops::RangeBounds;
 
 use super::Wire;
 use super::support::KindOf;
-use crate::schema::{Kind, Limit, Shared};
+use crate::schema::{Kind, Limit, MaybeStatic};
 
 /// What `#[vmstate(range = …)]` and `#[vmstate(wire = …)]` can be put on.
 #[diagnostic::on_unimplemented(message = "`range` and `wire` need an integer, `{Self}` is none")]
@@ -34,7 +34,7 @@ pub const fn sent_as<T: Ranged, W: Wire + Ranged>() -> Kind {
     let last = if T::HIGHEST < W::HIGHEST { T::HIGHEST } else { W::HIGHEST };
     match first == W::LOWEST && last == W::HIGHEST {
         true => W::KIND,
-        false => Kind::Limited(Shared::Static(KindOf::<W>::REF), Limit::Within(first, last)),
+        false => Kind::Limited(MaybeStatic::Static(KindOf::<W>::REF), Limit::Within(first, last)),
     }
 }
 

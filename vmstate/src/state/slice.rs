@@ -5,7 +5,7 @@ use super::buffer::Buffer;
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Kind, Shared};
+use crate::schema::{Kind, MaybeStatic};
 
 /// What `#[vmstate(slice = …)]` can be put on. The derive has checked that the bounds are in order, and within the
 /// array.
@@ -50,7 +50,7 @@ pub const fn fits(first: usize, end: usize, length: usize) -> bool {
 
 /// The kind of the elements from `first` up to `end` of a `T`.
 pub const fn slice<T: Sliced>(first: usize, end: usize) -> Kind {
-    Kind::Array(Shared::Static(KindOf::<T::Element>::REF), end.saturating_sub(first))
+    Kind::Array(MaybeStatic::Static(KindOf::<T::Element>::REF), end.saturating_sub(first))
 }
 
 /// The kind of the bytes from `first` up to `end` of a `T`.

@@ -23,7 +23,7 @@ pub use super::{SectionRules, Temporary, VmState, Wire};
 pub use crate::codec::{Reader, Writer};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::schema::framing::fault_of_field;
-pub use crate::schema::{Count, Description, Field, Kind, Length, Limit, Presence, Shared};
+pub use crate::schema::{Count, Description, Field, Kind, Length, Limit, MaybeStatic, Presence};
 
 /// A wire kind by reference, for kinds that hold another.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::Wire;
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
-use crate::schema::{Description, Field, Kind, Presence, Shared};
+use crate::schema::{Description, Field, Kind, MaybeStatic, Presence};
 
 /// The description of tuple `T`.
 struct Of<T>(PhantomData<T>);
@@ -14,14 +14,14 @@ macro_rules! tuple {
     ($($type:ident $index:tt $name:literal)*) => {
         impl<$($type: Wire),*> Of<($($type,)*)> {
             const FIELDS: &'static [Field] =
-                &[$(Field::new(Shared::Static($name), $type::KIND, Presence::Since(0))),*];
+                &[$(Field::new(MaybeStatic::Static($name), $type::KIND, Presence::Since(0))),*];
             const DESCRIPTION: &'static Description =
-                &Description::new(Shared::Static("tuple"), 1, 1, Shared::Static(Self::FIELDS), Shared::Static(&[]));
+                &Description::new(MaybeStatic::Static("tuple"), 1, 1, MaybeStatic::Static(Self::FIELDS), MaybeStatic::Static(&[]));
         }
 
         impl<$($type: Wire),*> Wire for ($($type,)*) {
             type Undo = ($($type::Undo,)*);
-            const KIND: Kind = Kind::Struct(Shared::Static(Of::<Self>::DESCRIPTION));
+            const KIND: Kind = Kind::Struct(MaybeStatic::Static(Of::<Self>::DESCRIPTION));
 
             #[inline]
             fn save(&mut self, out: &mut Writer) -> Result<()> {

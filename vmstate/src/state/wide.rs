@@ -4,7 +4,7 @@
 use super::Wire;
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
-use crate::schema::{Description, Field, Kind, Presence, Shared};
+use crate::schema::{Description, Field, Kind, MaybeStatic, Presence};
 
 macro_rules! wide {
     ($($type:ident, $high:ty);*) => {$(
@@ -12,12 +12,12 @@ macro_rules! wide {
             type Undo = Self;
             const KIND: Kind = {
                 const FIELDS: &[Field] = &[
-                    Field::new(Shared::Static("high"), <$high>::KIND, Presence::Since(0)),
-                    Field::new(Shared::Static("low"), u64::KIND, Presence::Since(0)),
+                    Field::new(MaybeStatic::Static("high"), <$high>::KIND, Presence::Since(0)),
+                    Field::new(MaybeStatic::Static("low"), u64::KIND, Presence::Since(0)),
                 ];
                 const HALVES: &Description =
-                    &Description::new(Shared::Static(stringify!($type)), 1, 1, Shared::Static(FIELDS), Shared::Static(&[]));
-                Kind::Struct(Shared::Static(HALVES))
+                    &Description::new(MaybeStatic::Static(stringify!($type)), 1, 1, MaybeStatic::Static(FIELDS), MaybeStatic::Static(&[]));
+                Kind::Struct(MaybeStatic::Static(HALVES))
             };
 
             fn save(&mut self, out: &mut Writer) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::channel::Channel;
 use crate::codec::{Limits, Strictness};
-use crate::dump::{Dump, Part, Section};
+use crate::dump::{Dump, Part, SectionDump};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inspect::{Fields, Value};
 use crate::migrate::snapshot;
@@ -42,7 +42,7 @@ pub(super) fn difference(then: &[u8], now: &[u8], words: [&str; 2]) -> Option<St
             |dump| devices(dump).iter().map(|(idstr, instance)| format!("{idstr}/{instance}")).collect::<Vec<_>>();
         return Some(format!("sections {} {first}, {} {second}", list(&old).join(", "), list(&new).join(", ")));
     }
-    let full = |section: &&Section| section.part == Part::Full;
+    let full = |section: &&SectionDump| section.part == Part::Full;
     old.sections().filter(full).zip(new.sections().filter(full)).find_map(|(old, new)| {
         let name = format!("{}/{}", old.header.idstr, old.header.instance);
         if old.header.version != new.header.version {
@@ -57,7 +57,7 @@ pub(super) fn difference(then: &[u8], now: &[u8], words: [&str; 2]) -> Option<St
     })
 }
 
-fn body<'a>(stream: &'a [u8], section: &Section) -> &'a [u8] {
+fn body<'a>(stream: &'a [u8], section: &SectionDump) -> &'a [u8] {
     let range = usize::try_from(section.body).ok().zip(usize::try_from(section.body + section.size).ok());
     range.and_then(|(start, end)| stream.get(start..end)).unwrap_or_default()
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::kept::{Entry, SCHEMA, add, read, stream_name};
 use super::{Lock, golden};
-use crate::compat::{Crossing, Direction, Reliance, Report, check_schemas};
+use crate::compat::{Crossing, Direction, Reliance, SectionReport, check_schemas};
 use crate::schema::json::Schema;
 use crate::section::Sections;
 
@@ -135,7 +135,7 @@ fn is_same(kept: &Schema, today: &Schema) -> bool {
     };
     kept == today
         || (versions(kept) == versions(today)
-            && check_schemas(kept, today).sections.iter().all(Report::is_plain)
+            && check_schemas(kept, today).sections.iter().all(SectionReport::is_plain)
             && !says_less(kept, today))
 }
 
@@ -192,9 +192,9 @@ fn not_kept(missing: &[Missing], newest: Option<&Entry>, today: &Schema) -> Stri
         Some(entry) if schema => {
             let _ =
                 writeln!(text, "the layout is not that of {} any more; all that was sent before loads", entry.number);
-            let remarkable = |section: &&Report| !section.is_plain();
+            let remarkable = |section: &&SectionReport| !section.is_plain();
             let report = check_schemas(&entry.schema, today);
-            text.extend(report.sections.iter().filter(remarkable).map(Report::to_string));
+            text.extend(report.sections.iter().filter(remarkable).map(SectionReport::to_string));
         }
         Some(_) => text.push_str("an example is new\n"),
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use vmstate::compat::{Reason, Report, SectionDescription, Verdict, check, check_registry};
+use vmstate::compat::{Reason, SectionDescription, SectionReport, Verdict, check, check_registry};
 use vmstate::schema::{Description, Field, Kind, Limit, Presence};
 
 use crate::{U8, U32, description, field, nested, plain, since, when};
@@ -13,7 +13,7 @@ use crate::{U8, U32, description, field, nested, plain, since, when};
 const SOON: Duration = Duration::from_secs(60);
 
 /// True if at least one crossing was too large to be compared, and all were left soon.
-fn is_too_large(report: &Report) -> bool {
+fn is_too_large(report: &SectionReport) -> bool {
     assert!(!report.is_compatible(false), "{report}");
     let too_large = |verdict: &Verdict| matches!(verdict, Verdict::NotCompared(why) if why.reason == Reason::TooLarge);
     report.crossings.iter().any(|crossing| too_large(&crossing.verdict))

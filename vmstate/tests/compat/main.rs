@@ -8,7 +8,7 @@ mod gaps;
 mod kinds;
 
 use vmstate::compat::check;
-use vmstate::schema::{Description, Field, Kind, Presence, Shared};
+use vmstate::schema::{Description, Field, Kind, MaybeStatic, Presence};
 
 const U8: Kind = Kind::Unsigned(1);
 const U32: Kind = Kind::Unsigned(4);
@@ -27,7 +27,7 @@ fn when(name: &str, kind: Kind, predicate: &str) -> Field {
 
 fn description(name: &str, versions: (u32, u32), fields: Vec<Field>, subsections: Vec<Description>) -> Description {
     let (newest, oldest) = versions;
-    Description::new(name.into(), newest, oldest, Shared::from(fields), Shared::from(subsections))
+    Description::new(name.into(), newest, oldest, MaybeStatic::from(fields), MaybeStatic::from(subsections))
 }
 
 fn plain(fields: Vec<Field>) -> Description {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use vmstate::schema::{Count, Description, Field, Kind, Length, Limit, Presence, Shared};
+use vmstate::schema::{Count, Description, Field, Kind, Length, Limit, MaybeStatic, Presence};
 
 use crate::model::{Integer, is_counted};
 
@@ -285,7 +285,7 @@ impl Choices {
             let mut fields = new.fields.to_vec();
             let holders = fields.iter_mut().filter(|field| holds_predicates(&field.kind));
             holders.for_each(|field| field.name = format!("{}_renamed", &*field.name).as_str().into());
-            new.fields = Shared::from(fields);
+            new.fields = MaybeStatic::from(fields);
         }
         new
     }
@@ -299,7 +299,7 @@ impl Choices {
             1 if !fields.is_empty() => drop(fields.remove(at)),
             2 if !fields.is_empty() => fields[at].kind = self.kind(1),
             3 if !fields.is_empty() => {
-                let new: Shared<str> = self.one(&["renamed", "moved.f1", "f0.f0", "f1.f0"]).into();
+                let new: MaybeStatic<str> = self.one(&["renamed", "moved.f1", "f0.f0", "f1.f0"]).into();
                 let renamed = std::mem::replace(&mut fields[at].name, new.clone());
                 for count in fields.iter_mut().filter_map(|field| field.count.as_mut()) {
                     if count.length == Some(Length::Field(renamed.clone())) {
@@ -352,7 +352,7 @@ impl Choices {
             _ => {}
         }
         // What is no integer is no length, and what is not counted has none.
-        let is_length = |name: &Shared<str>| {
+        let is_length = |name: &MaybeStatic<str>| {
             fields.iter().filter(|field| field.name == *name).all(|field| Integer::of(&field.kind).is_some())
         };
         let fits = |field: &Field| match field.count.as_ref().map(|count| &count.length) {
@@ -364,8 +364,8 @@ impl Choices {
         };
         let unfit: Vec<_> = (0..fields.len()).filter(|at| !fits(&fields[*at])).collect();
         unfit.into_iter().for_each(|at| fields[at].count = None);
-        new.fields = Shared::from(fields);
-        new.subsections = Shared::from(subsections);
+        new.fields = MaybeStatic::from(fields);
+        new.subsections = MaybeStatic::from(subsections);
     }
 
     /// A change of the type that is nearly none.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use vmstate::schema::{Count as Allowed, Description, Field, Kind, Limit};
 
 use crate::encode::{BYTE, Count, Encoder, WORD};
-use crate::model::{Bound, Byte, Counts, Integer, Numbers, Outcomes, Part, Place, Same, Source, Tag};
+use crate::model::{Bound, Byte, Counts, Integer, Numbers, Outcomes, Place, Same, Scope, Source, Tag};
 use crate::model::{fields, is_plain, is_there, words};
 
 pub(crate) struct Loader<'a> {
@@ -18,7 +18,7 @@ pub(crate) struct Loader<'a> {
     pointers: VecDeque<(usize, bool)>,
     /// What was read into integers from what is none, by the fields of both sides.
     pub(crate) numbers: Numbers,
-    parts: Vec<Part<'a>>,
+    parts: Vec<Scope<'a>>,
     /// Lists and maps of which it is known how many elements the writer sends at most.
     bounded: &'a [usize],
     /// The elements that it is in, as the writer numbers them.
@@ -87,7 +87,7 @@ impl<'a> Loader<'a> {
         place: &Place,
         is_subsection: bool,
     ) -> Loaded {
-        self.parts.push(Part::new(description, place, is_subsection));
+        self.parts.push(Scope::new(description, place, is_subsection));
         for (field, place) in fields(description, place) {
             if is_there((field, &place), &self.parts, version, self.outcomes, self.same) {
                 self.field(field, &place)?;

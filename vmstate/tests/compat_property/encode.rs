@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use vmstate::schema::{Count as Allowed, Description, Field, Kind, Length};
 
-use crate::model::{Bound, Byte, Counts, Integer, Numbers, Origin, Outcomes, Part, Place, Same, Source, Tag};
+use crate::model::{Bound, Byte, Counts, Integer, Numbers, Origin, Outcomes, Place, Same, Scope, Source, Tag};
 use crate::model::{fields, is_plain, is_there, words};
 
 /// Where a counted field begins, which it is, how many elements it has, if it is a bitmap, and what says how many.
@@ -23,7 +23,7 @@ pub(crate) struct Count {
 }
 
 pub(crate) struct Encoder<'a> {
-    parts: Vec<Part<'a>>,
+    parts: Vec<Scope<'a>>,
     /// How many elements each counted field got.
     pub(crate) elements: Counts,
     /// Lists and maps of which it is known how many elements they have at most.
@@ -72,7 +72,7 @@ impl<'a> Encoder<'a> {
     }
 
     fn description(&mut self, description: &'a Description, version: u32, place: &Place, is_subsection: bool) {
-        self.parts.push(Part::new(description, place, is_subsection));
+        self.parts.push(Scope::new(description, place, is_subsection));
         for (field, place) in fields(description, place) {
             if is_there((field, &place), &self.parts, version, self.outcomes, &Same::new()) {
                 self.field(description, field, &place);

@@ -181,7 +181,7 @@ pub(crate) fn fields<'a>(description: &'a Description, place: &Place) -> Vec<(&'
 /// fields are known. A predicate is asked of the innermost struct.
 pub(crate) fn is_there(
     (field, place): (&Field, &Place),
-    parts: &[Part<'_>],
+    parts: &[Scope<'_>],
     version: u32,
     outcomes: Outcomes,
     same: &Same,
@@ -200,7 +200,7 @@ pub(crate) fn is_there(
 
 /// A struct or subsection that is being written or read, and its integers so far: what each is, and which item of the
 /// writer it was, if it was one.
-pub(crate) struct Part<'a> {
+pub(crate) struct Scope<'a> {
     pub(crate) description: &'a Description,
     pub(crate) place: Place,
     pub(crate) is_subsection: bool,
@@ -209,7 +209,7 @@ pub(crate) struct Part<'a> {
     pub(crate) first: Option<i128>,
 }
 
-impl<'a> Part<'a> {
+impl<'a> Scope<'a> {
     pub(crate) fn new(description: &'a Description, place: &Place, is_subsection: bool) -> Self {
         Self { description, place: place.clone(), is_subsection, integers: BTreeMap::new(), first: None }
     }
@@ -254,7 +254,7 @@ pub(crate) struct Bound {
 
 impl Bound {
     /// What `count` says behind `parts`, the innermost last; `None` if it is not known which field is meant.
-    pub(crate) fn of(count: Option<&Count>, parts: &[Part<'_>]) -> Option<Self> {
+    pub(crate) fn of(count: Option<&Count>, parts: &[Scope<'_>]) -> Option<Self> {
         let count = count?;
         let (factor, most) = (count.factor as u64, count.most as u64);
         let name = match &count.length {

@@ -8,7 +8,7 @@ use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::{Claim, Control, Machine, Rehearsal};
 use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
-use vmstate::schema::{Description, Shared};
+use vmstate::schema::{Description, MaybeStatic};
 use vmstate::section::{Section, SectionRules};
 
 use super::world::{Side, World};
@@ -360,7 +360,8 @@ pub struct Device {
     pub rules: SectionRules,
 }
 
-static DEVICE: Description = Description::new(Shared::Static("device"), 2, 1, Shared::Static(&[]), Shared::Static(&[]));
+static DEVICE: Description =
+    Description::new(MaybeStatic::Static("device"), 2, 1, MaybeStatic::Static(&[]), MaybeStatic::Static(&[]));
 
 impl Section for Device {
     fn description(&self) -> &'static Description {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vmstate::codec::{Reader, Writer};
-use vmstate::compat::{Crossing, Direction, Report, Verdict, check, check_schemas};
+use vmstate::compat::{Crossing, Direction, SectionReport, Verdict, check, check_schemas};
 use vmstate::schema::json::Schema;
 use vmstate::schema::{Description, Field, Kind, Presence, of};
 use vmstate::section::Sections;
@@ -64,7 +64,7 @@ impl Followed {
     }
 
     #[track_caller]
-    fn printed(&mut self, report: &Report, direction: Direction, remedy: &'static str) {
+    fn printed(&mut self, report: &SectionReport, direction: Direction, remedy: &'static str) {
         let text: Vec<_> = crossings(report, direction).map(Crossing::to_string).collect();
         assert!(text.iter().any(|text| text.contains(&format!("-> {remedy}"))), "{text:#?}");
         self.0.insert(remedy);
@@ -75,16 +75,16 @@ fn version_of<S: VmState>(_: &S) -> u32 {
     of::<S>().version
 }
 
-fn crossings(report: &Report, direction: Direction) -> impl Iterator<Item = &Crossing> {
+fn crossings(report: &SectionReport, direction: Direction) -> impl Iterator<Item = &Crossing> {
     report.crossings.iter().filter(move |crossing| crossing.direction == direction)
 }
 
-fn breaks(report: &Report, direction: Direction) -> bool {
+fn breaks(report: &SectionReport, direction: Direction) -> bool {
     crossings(report, direction).any(|crossing| crossing.verdict != Verdict::Loads)
 }
 
 #[track_caller]
-fn loads_now(report: &Report, direction: Direction, assumed: &[&str]) {
+fn loads_now(report: &SectionReport, direction: Direction, assumed: &[&str]) {
     let assumed: Vec<String> = assumed.iter().map(|condition| (*condition).to_owned()).collect();
     for crossing in crossings(report, direction) {
         assert!(crossing.verdict.loads_given(&assumed), "{crossing}");
@@ -163,9 +163,9 @@ fn fields(followed: &mut Followed) {
 
 mod bcd {
     use vmstate::codec::{Reader, Writer};
-    use vmstate::schema::{Kind, Shared};
+    use vmstate::schema::{Kind, MaybeStatic};
 
-    pub(crate) const KIND: Kind = Kind::Custom(Shared::Static("bcd"));
+    pub(crate) const KIND: Kind = Kind::Custom(MaybeStatic::Static("bcd"));
 
     pub(crate) fn save(value: &u8, out: &mut Writer) -> vmstate::Result<()> {
         out.u8(*value);

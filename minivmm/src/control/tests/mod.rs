@@ -12,10 +12,10 @@ use vmstate::migrate::{Downtime, Phase, SourcePhase};
 
 use crate::config::Address;
 use crate::control::{CommandTooLong, Session};
-use crate::vm::{AnyRequest, Handle, Next, ParameterChange, Queue, Refusal, Request, RunState, Shared};
+use crate::vm::{AnyRequest, Handle, Next, ParameterChange, Published, Queue, Refusal, Request, RunState};
 
 /// Answers requests as the real driver does, and reports them; ends at `Quit`.
-fn driver(mut queue: Queue, shared: Arc<Shared>, seen: Sender<Request>) -> JoinHandle<()> {
+fn driver(mut queue: Queue, shared: Arc<Published>, seen: Sender<Request>) -> JoinHandle<()> {
     thread::spawn(move || {
         while let Next::Asked((AnyRequest::User(request), answer)) = queue.next(&|| None) {
             let result = match &request {
@@ -39,7 +39,7 @@ fn driver(mut queue: Queue, shared: Arc<Shared>, seen: Sender<Request>) -> JoinH
     })
 }
 
-fn running() -> (Handle, Arc<Shared>, Receiver<Request>) {
+fn running() -> (Handle, Arc<Published>, Receiver<Request>) {
     let (handle, queue, shared) = Handle::new(RunState::Running);
     let (seen, requests_seen) = channel();
     driver(queue, Arc::clone(&shared), seen);

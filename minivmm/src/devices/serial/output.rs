@@ -19,10 +19,10 @@ const LINGER: Duration = Duration::from_secs(1);
 pub struct Output(Arc<Owner>);
 
 #[derive(Debug)]
-struct Owner(Arc<Shared>);
+struct Owner(Arc<Pipe>);
 
 #[derive(Debug)]
-struct Shared {
+struct Pipe {
     buffer: Mutex<Buffer>,
     changed: Condvar,
 }
@@ -41,7 +41,7 @@ impl Output {
     /// # Errors
     /// The host gives no thread.
     pub fn new(sink: Box<dyn Write + Send>) -> io::Result<Self> {
-        let shared = Arc::new(Shared { buffer: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Pipe { buffer: Mutex::default(), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
         sandbox::spawn(Kind::Console, "serial-output", move || theirs.run(sink))?;
         Ok(Self(Arc::new(Owner(shared))))
@@ -53,7 +53,7 @@ impl Output {
     }
 }
 
-impl Shared {
+impl Pipe {
     fn lock(&self) -> MutexGuard<'_, Buffer> {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config::{Limits, Rate};
+use crate::config::{Rate, RateLimits};
 
 const NANOSECONDS: u128 = 1_000_000_000;
 
@@ -14,9 +14,9 @@ type Clock = dyn Fn() -> Instant + Send + Sync;
 /// The limits of a device, or of one direction of a network card. Clones share the buckets: a guest that resets its
 /// machine gets no fresh ones.
 #[derive(Clone, Default)]
-pub struct Limiter(Option<Arc<Shared>>);
+pub struct Limiter(Option<Arc<LimiterState>>);
 
-struct Shared {
+struct LimiterState {
     made: Instant,
     now: Box<Clock>,
     buckets: Mutex<Buckets>,
@@ -30,17 +30,17 @@ struct Buckets {
 
 impl Limiter {
     /// Full buckets of these rates.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: RateLimits) -> Self {
         Self::with_clock(limits, Box::new(Instant::now))
     }
 
     /// The same, by another clock.
-    pub fn with_clock(limits: Limits, now: Box<Clock>) -> Self {
-        if limits == Limits::default() {
+    pub fn with_clock(limits: RateLimits, now: Box<Clock>) -> Self {
+        if limits == RateLimits::default() {
             return Self::default();
         }
         let [bytes, operations] = [limits.bytes, limits.operations].map(|rate| rate.map(Bucket::new));
-        Self(Some(Arc::new(Shared { made: now(), now, buckets: Mutex::new(Buckets { bytes, operations }) })))
+        Self(Some(Arc::new(LimiterState { made: now(), now, buckets: Mutex::new(Buckets { bytes, operations }) })))
     }
 
     /// How long the next piece of work has to wait; `None` if it may begin.
@@ -67,7 +67,7 @@ impl Limiter {
     }
 }
 
-impl Shared {
+impl LimiterState {
     fn elapsed(&self) -> Nanoseconds {
         (self.now)().saturating_duration_since(self.made).as_nanos()
     }
@@ -122,14 +122,14 @@ mod tests {
     }
 
     /// A limiter, and its clock in nanoseconds.
-    fn limiter(limits: Limits) -> (Limiter, Arc<Mutex<u64>>) {
+    fn limiter(limits: RateLimits) -> (Limiter, Arc<Mutex<u64>>) {
         let (start, time) = (Instant::now(), Arc::new(Mutex::new(0)));
         let shown = Arc::clone(&time);
         (Limiter::with_clock(limits, Box::new(move || start + Duration::from_nanos(*shown.lock().unwrap()))), time)
     }
 
     /// Operations of `bytes` that begin within `seconds`, when each begins as soon as it may.
-    fn operations(limits: Limits, bytes: u64, seconds: u64) -> u64 {
+    fn operations(limits: RateLimits, bytes: u64, seconds: u64) -> u64 {
         let (limiter, time) = limiter(limits);
         let mut count = 0;
         loop {
@@ -146,26 +146,26 @@ mod tests {
 
     #[test]
     fn without_limits_nothing_waits() {
-        let limiter = Limiter::new(Limits::default());
+        let limiter = Limiter::new(RateLimits::default());
         limiter.charge(u64::MAX, u64::MAX);
         assert_eq!(limiter.wait(), None);
     }
 
     #[test]
     fn a_burst_and_then_the_rate() {
-        let limits = Limits { operations: rate(10, 5), ..Limits::default() };
+        let limits = RateLimits { operations: rate(10, 5), ..RateLimits::default() };
         assert_eq!(operations(limits, 1 << 40, 1), 5 + 9, "at 0, then every 100 ms until a second is over");
-        let limits = Limits { bytes: rate(1000, 4000), ..Limits::default() };
+        let limits = RateLimits { bytes: rate(1000, 4000), ..RateLimits::default() };
         // 4000 bytes at once, the last operation on credit; 10 more in each second.
         assert_eq!(operations(limits, 100, 1), 40 + 10);
         assert_eq!(operations(limits, 100, 3), 40 + 30);
-        let both = Limits { operations: rate(10, 5), ..limits };
+        let both = RateLimits { operations: rate(10, 5), ..limits };
         assert_eq!(operations(both, 100, 1), 5 + 9, "the narrower limit counts");
     }
 
     #[test]
     fn work_larger_than_the_burst_is_paid_for_afterwards() {
-        let (limiter, time) = limiter(Limits { bytes: rate(1000, 10), ..Limits::default() });
+        let (limiter, time) = limiter(RateLimits { bytes: rate(1000, 10), ..RateLimits::default() });
         assert_eq!(limiter.wait(), None);
         limiter.charge(1, 5000);
         // 5000 tokens to pay, of which 10 were there; and one to begin with.
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn rest_fills_the_bucket_and_no_more() {
-        let limits = Limits { operations: rate(1, 3), ..Limits::default() };
+        let limits = RateLimits { operations: rate(1, 3), ..RateLimits::default() };
         let (limiter, time) = limiter(limits);
         limiter.charge(3, 0);
         *time.lock().unwrap() = 3600 * 1_000_000_000;
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn clones_share_the_buckets() {
-        let (limiter, _time) = limiter(Limits { operations: rate(1, 1), ..Limits::default() });
+        let (limiter, _time) = limiter(RateLimits { operations: rate(1, 1), ..RateLimits::default() });
         limiter.clone().charge(1, 0);
         assert_eq!(limiter.wait(), Some(Duration::from_secs(1)));
     }
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn the_largest_numbers_are_no_trouble() {
         for (per_second, burst) in [(1, u64::MAX), (u64::MAX, 1), (u64::MAX, u64::MAX), (1, 1)] {
-            let (limiter, _time) = limiter(Limits { bytes: rate(per_second, burst), ..Limits::default() });
+            let (limiter, _time) = limiter(RateLimits { bytes: rate(per_second, burst), ..RateLimits::default() });
             for _ in 0..3 {
                 limiter.charge(1, u64::MAX);
             }

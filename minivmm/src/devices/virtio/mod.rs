@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::Result;
-use vmstate::schema::{Description, Field, Kind, Presence, Shared};
+use vmstate::schema::{Description, Field, Kind, MaybeStatic, Presence};
 
 pub use self::chain::{Chain, Segments};
 pub use self::config::ConfigSpace;
@@ -37,8 +37,11 @@ pub use self::worker::Io;
 pub const QUEUE_SIZE_MAX: u16 = 1024;
 
 /// The one field of a virtio device's description: hand-written bytes.
-const VIRTIO_FIELD: Shared<[Field]> =
-    Shared::Static(&[Field::new(Shared::Static("virtio"), Kind::Custom(Shared::Static("virtio")), Presence::Since(0))]);
+const VIRTIO_FIELD: MaybeStatic<[Field]> = MaybeStatic::Static(&[Field::new(
+    MaybeStatic::Static("virtio"),
+    Kind::Custom(MaybeStatic::Static("virtio")),
+    Presence::Since(0),
+)]);
 
 /// What makes a virtio device a disk or a network card.
 pub trait Model: Send + 'static {

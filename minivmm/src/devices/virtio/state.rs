@@ -6,7 +6,7 @@ use virtio_bindings::virtio_config::{
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_INT_CONFIG;
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
-use vmstate::schema::{Description, Kind, Shared};
+use vmstate::schema::{Description, Kind, MaybeStatic};
 use vmstate::{VmState, Wire};
 
 use super::mmio::Virtio;
@@ -188,7 +188,7 @@ fn size(registers: &QueueRegisters, default: u16) -> u16 {
 
 impl<M: Model> Wire for Virtio<M> {
     type Undo = Snapshot<M::State>;
-    const KIND: Kind = Kind::Struct(Shared::Static(M::DESCRIPTION));
+    const KIND: Kind = Kind::Struct(MaybeStatic::Static(M::DESCRIPTION));
 
     fn save(&mut self, out: &mut Writer) -> Result<()> {
         debug_assert!(M::QUEUES.iter().all(|size| *size <= QUEUE_SIZE_MAX));

@@ -123,7 +123,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::config::{Address, Config, Disk, Limits, Serial};
+    use crate::config::{Address, Config, Disk, RateLimits, Serial};
     use crate::vm::handle::Handle;
     use crate::vm::request::{EngineRequest, Request};
     use crate::vm::state::RunState;
@@ -214,7 +214,8 @@ mod tests {
     #[test]
     fn a_free_lock_alone_does_not_let_a_guest_go_on() {
         let path = PathBuf::from("/proc/self/oom_score_adj");
-        let Some((handle, thread)) = stranded(vec![Disk { path, read_only: false, limits: Limits::default() }]) else {
+        let Some((handle, thread)) = stranded(vec![Disk { path, read_only: false, limits: RateLimits::default() }])
+        else {
             return;
         };
         let refusal = handle.ask(Request::Cont).unwrap_err().0;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result, chain, say};
 use crate::migration::preflight::Preflight;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
-use crate::vm::published::Shared;
+use crate::vm::published::Published;
 
 /// Listens at `address`, so that a source may connect from now on. A unix socket's file goes with the machine.
 ///
@@ -38,7 +38,7 @@ pub(super) struct Reception {
     pub(super) seam: Seam,
     pub(super) control: Control,
     /// Where a source that was turned away is told of.
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Published>,
 }
 
 impl Reception {

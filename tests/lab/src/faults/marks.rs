@@ -43,7 +43,7 @@ const LOOK_BACK: usize = 64;
 
 /// What comes next from the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum StreamPart {
     Header,
     /// Up to the START of RAM: configuration and early sections.
     Introduction,
@@ -62,17 +62,17 @@ enum Part {
 /// Takes what the source sends apart, as far as it must be known.
 #[derive(Debug)]
 pub(super) struct Forward {
-    part: Part,
+    part: StreamPart,
 }
 
 impl Forward {
     pub(super) fn new() -> Self {
-        Self { part: Part::Header }
+        Self { part: StreamPart::Header }
     }
 
     /// Whether something is looked for here: else the bytes are pages, or of no interest.
     pub(super) fn is_searched(&self) -> bool {
-        matches!(self.part, Part::Header | Part::Introduction | Part::Devices)
+        matches!(self.part, StreamPart::Header | StreamPart::Introduction | StreamPart::Devices)
     }
 
     /// Length of the next piece of `bytes`, and the mark that it is; `None` until more has come.
@@ -81,43 +81,43 @@ impl Forward {
             return None;
         }
         match self.part {
-            Part::Header => {
+            StreamPart::Header => {
                 bytes.get(..HEADER_LEN)?;
-                self.part = Part::Introduction;
+                self.part = StreamPart::Introduction;
                 Some((HEADER_LEN, Some(Mark::Header)))
             }
-            Part::Introduction => match find(bytes, RAM_START) {
+            StreamPart::Introduction => match find(bytes, RAM_START) {
                 Some(at) => {
-                    self.part = Part::Records { last: false };
+                    self.part = StreamPart::Records { last: false };
                     Some((at + RAM_START.len(), None))
                 }
                 None => all_but_the_end(bytes),
             },
-            Part::Records { last } => {
+            StreamPart::Records { last } => {
                 let (len, ends) = record(bytes)?;
                 bytes.get(..len)?;
                 if ends {
-                    self.part = if last { Part::Devices } else { Part::Sections };
+                    self.part = if last { StreamPart::Devices } else { StreamPart::Sections };
                 }
                 Some((len, None))
             }
-            Part::Sections => self.between_sections(bytes),
-            Part::Devices => {
+            StreamPart::Sections => self.between_sections(bytes),
+            StreamPart::Devices => {
                 let ping = [PING, &[PING_EVERYTHING]].concat();
                 match find(bytes, &ping) {
                     Some(0) => {
-                        self.part = Part::Eof;
+                        self.part = StreamPart::Eof;
                         Some((ping.len(), Some(Mark::Everything)))
                     }
                     Some(at) => Some((at, None)),
                     None => all_but_the_end(bytes),
                 }
             }
-            Part::Eof => {
-                self.part = Part::Rest;
+            StreamPart::Eof => {
+                self.part = StreamPart::Rest;
                 Some((1, Some(Mark::Eof)))
             }
-            Part::Rest => Some((bytes.len(), None)),
+            StreamPart::Rest => Some((bytes.len(), None)),
         }
     }
 
@@ -127,7 +127,7 @@ impl Forward {
         }
         match bytes[0] {
             2 | 3 => {
-                self.part = Part::Records { last: bytes[0] == 3 };
+                self.part = StreamPart::Records { last: bytes[0] == 3 };
                 Some((SECTION_LEN, None))
             }
             8 => {
@@ -141,7 +141,7 @@ impl Forward {
             }
             // Not what the documents say comes here: nothing is known of the rest.
             _ => {
-                self.part = Part::Rest;
+                self.part = StreamPart::Rest;
                 Some((bytes.len(), None))
             }
         }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use vmstate::compat::{Crossing, Direction, RegistryReport, Report, Verdict, check_schemas};
+use vmstate::compat::{Crossing, Direction, RegistryReport, SectionReport, Verdict, check_schemas};
 use vmstate::error::Printable;
 use vmstate::schema::json::Schema;
 
@@ -77,12 +77,12 @@ impl Checked<'_> {
 
     /// Sections of which not all streams load that way.
     fn broken(&self, direction: Direction) -> Vec<&str> {
-        let breaks = |section: &&Report| !section.broken(direction, &self.options.assume).is_empty();
+        let breaks = |section: &&SectionReport| !section.broken(direction, &self.options.assume).is_empty();
         self.report.sections.iter().filter(breaks).map(|section| section.section.as_str()).collect()
     }
 
     /// Sections of which there is more to say than that all streams load.
-    fn remarkable(&self) -> Vec<&Report> {
+    fn remarkable(&self) -> Vec<&SectionReport> {
         self.report.sections.iter().filter(|section| !section.is_plain()).collect()
     }
 
@@ -177,7 +177,7 @@ impl Checked<'_> {
     }
 
     /// The worst that is said of a section in one direction.
-    fn cell(&self, section: &Report, direction: Direction) -> &'static str {
+    fn cell(&self, section: &SectionReport, direction: Direction) -> &'static str {
         let broken = section.broken(direction, &self.options.assume);
         let of = |crossing: &&Crossing| crossing.direction == direction;
         let crossings: Vec<&Crossing> = section.crossings.iter().filter(of).collect();

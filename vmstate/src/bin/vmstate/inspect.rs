@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use vmstate::dump::{Dump, Section};
+use vmstate::dump::{Dump, SectionDump};
 use vmstate::error::ErrorKind;
 
 use crate::check::read_schema;
@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> TaskResult {
             text.into_string()
         }
         Some(name) => {
-            let wanted: Vec<&Section> = dump.sections().filter(|section| is_called(section, name)).collect();
+            let wanted: Vec<&SectionDump> = dump.sections().filter(|section| is_called(section, name)).collect();
             if wanted.is_empty() && dump.damage.is_none() {
                 return Err(format!("{}: no section {name}", options.file.display()));
             }
@@ -55,12 +55,12 @@ pub(crate) fn run(options: &Options) -> TaskResult {
         }
     };
     let misfits =
-        |section: &Section| section.unread.as_ref().is_some_and(|error| error.kind() != ErrorKind::Incompatible);
+        |section: &SectionDump| section.unread.as_ref().is_some_and(|error| error.kind() != ErrorKind::Incompatible);
     let wrong = dump.damage.is_some() || dump.sections().any(misfits);
     Ok((text, if wrong { Outcome::Wrong } else { Outcome::Fine }))
 }
 
-fn is_called(section: &Section, name: &str) -> bool {
+fn is_called(section: &SectionDump, name: &str) -> bool {
     let header = &section.header;
     header.idstr == name || format!("{}/{}", header.idstr, header.instance) == name
 }

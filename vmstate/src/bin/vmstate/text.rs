@@ -4,7 +4,7 @@
 use std::fmt::{Display, Write};
 
 use serde::Serialize;
-use vmstate::dump::{Dump, Entry, Part, Section};
+use vmstate::dump::{Dump, Entry, Part, SectionDump};
 use vmstate::error::{Error, ErrorKind, Printable};
 use vmstate::inspect::{Fields, Subsection, Value};
 use vmstate::raw::hex;
@@ -47,7 +47,7 @@ impl<'a> Text<'a> {
         self.damage(dump);
     }
 
-    pub(crate) fn section(&mut self, section: &Section) {
+    pub(crate) fn section(&mut self, section: &SectionDump) {
         let header = &section.header;
         let name = &header.idstr;
         let part = section.part.name();
@@ -75,7 +75,7 @@ impl<'a> Text<'a> {
     }
 
     /// Where a schema leaves a section, and the bytes that it does not explain.
-    fn unread(&mut self, section: &Section, error: &Error) {
+    fn unread(&mut self, section: &SectionDump, error: &Error) {
         let offset = error.offset().unwrap_or(section.body);
         let path = error.path();
         let place = if path.is_empty() { String::new() } else { format!("{path}: ") };

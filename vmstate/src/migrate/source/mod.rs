@@ -16,7 +16,7 @@ use crate::migrate::forecast::Measured;
 use crate::migrate::phase::{Phase, SourcePhase};
 use crate::migrate::protocol::{SourceAction, SourceEvent, SourceProtocol, Timing, ping};
 use crate::migrate::release::check_release;
-use crate::migrate::report::{Downtime, Report};
+use crate::migrate::report::{DepartureReport, Downtime};
 use crate::migrate::save::{self, Turn};
 use crate::migrate::wire::{ANSWERS, Patience, Wire, is_timeout};
 use crate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamSender};
@@ -84,7 +84,7 @@ pub struct Departure {
     /// Why, unless completed. If the guest should run here again and could not be resumed, it says so.
     pub error: Option<Error>,
     /// What it took.
-    pub report: Report,
+    pub report: DepartureReport,
 }
 
 /// Bytes handed to the channel at once.
@@ -107,7 +107,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         Ok(ram) => ram,
         Err(error) => {
             control.publish(|progress| progress.phase = Phase::Source(SourcePhase::Failed));
-            return Departure { phase: SourcePhase::Failed, error: Some(error), report: Report::default() };
+            return Departure { phase: SourcePhase::Failed, error: Some(error), report: DepartureReport::default() };
         }
     };
     let wire = Wire::new(channel, clock, control, Strictness::Strict, Limits::default(), ANSWERS);
@@ -129,7 +129,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         rehearsed: None,
         buffer: Vec::new(),
         described: save::describe(&options.machine_type),
-        report: Report::default(),
+        report: DepartureReport::default(),
         downtime: Downtime::default(),
         mark: begun,
         pause_budget: control.pause_budget(),
@@ -160,7 +160,7 @@ struct Source<'a, 's> {
     buffer: Vec<u8>,
     /// What was sent so far.
     described: SelfDescription,
-    report: Report,
+    report: DepartureReport,
     downtime: Downtime,
     /// When the last lap of the downtime ended.
     mark: Duration,

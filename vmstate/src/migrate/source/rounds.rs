@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{CHUNK, LAST_WORDS, Source, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::forecast::{Chunk, SAMPLE, Standing, Tells};
-use crate::migrate::policy::{self, Verdict};
+use crate::migrate::policy::{self, RoundDecision};
 use crate::migrate::protocol::ping;
 use crate::migrate::report::Round;
 use crate::migrate::save;
@@ -48,9 +48,9 @@ impl Source<'_, '_> {
             self.round_over(round)?;
         }
         match self.foretell() {
-            Verdict::Iterate => Ok(false),
-            Verdict::SwitchOver => Ok(true),
-            Verdict::GiveUp(reason) => Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}"))),
+            RoundDecision::Iterate => Ok(false),
+            RoundDecision::SwitchOver => Ok(true),
+            RoundDecision::GiveUp(reason) => Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}"))),
         }
     }
 
@@ -177,7 +177,7 @@ impl Source<'_, '_> {
     }
 
     /// The verdict as of now; publishes what it is based on.
-    fn foretell(&self) -> Verdict {
+    fn foretell(&self) -> RoundDecision {
         let standing = Standing {
             pending: self.ram.pending_pages(),
             sent: self.ram.sent(),
@@ -187,7 +187,7 @@ impl Source<'_, '_> {
             elapsed: self.clock.now().saturating_sub(self.begun),
             rounds: u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX),
         };
-        let limits = policy::Limits {
+        let limits = policy::ConvergenceLimits {
             downtime: self.control.downtime_limit(),
             rounds: self.options.max_rounds,
             total: self.options.max_total,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{MACHINE, Schema};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Count, Description, Field, Kind, Length, Limit, Presence, Shared};
+use crate::schema::{Count, Description, Field, Kind, Length, Limit, MaybeStatic, Presence};
 
 /// Key of the older names of a section.
 pub(super) const ALIASES: &str = "aliases";
@@ -115,7 +115,7 @@ fn description(value: &Value, depth: usize) -> Result<Description> {
     Ok(Description::with_hooks(name, newest, oldest, fields, subsections, hooks))
 }
 
-fn hook(value: &Value) -> Result<Shared<str>> {
+fn hook(value: &Value) -> Result<MaybeStatic<str>> {
     value.as_str().map_or_else(|| malformed("a string expected".into()), |hook| Ok(hook.into()))
 }
 
@@ -203,8 +203,8 @@ fn kind(of: &Object, depth: usize) -> Result<Kind> {
 fn repeated(of: &Object, mut kind: Kind) -> Result<Kind> {
     for dimension in dimensions(of)?.into_iter().rev() {
         kind = match dimension {
-            Some(count) => Kind::Array(Shared::from(kind), count),
-            None => Kind::CountedArray(Shared::from(kind)),
+            Some(count) => Kind::Array(MaybeStatic::from(kind), count),
+            None => Kind::CountedArray(MaybeStatic::from(kind)),
         };
     }
     Ok(kind)
@@ -254,7 +254,7 @@ fn element(of: &Object, name: &str, size: usize, depth: usize) -> Result<Kind> {
 }
 
 /// An element of a list or a map.
-fn alone(key: &str, of: &Object, depth: usize) -> Result<Shared<Kind>> {
+fn alone(key: &str, of: &Object, depth: usize) -> Result<MaybeStatic<Kind>> {
     inside(key, of, |value| {
         let of = object(value)?;
         only(of, KIND)?;

@@ -11,7 +11,7 @@ mod described;
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use super::{Count, Limit, Presence, Shared};
+use super::{Count, Limit, MaybeStatic, Presence};
 
 /// What one struct has on the wire.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct Program<'a> {
     /// Newest version, the one that is written.
     pub(crate) newest: u32,
     /// What a load asks the device itself, if the description says it.
-    pub(crate) hooks: Option<&'a [Shared<str>]>,
+    pub(crate) hooks: Option<&'a [MaybeStatic<str>]>,
     /// In wire order.
     pub(crate) steps: Vec<Step<'a>>,
 }

@@ -7,7 +7,7 @@ use std::num::Wrapping;
 use std::sync::{Mutex, RwLock};
 
 use vmstate::codec::{Reader, Writer};
-use vmstate::schema::{Description, Field, Kind, Presence, Shared};
+use vmstate::schema::{Description, Field, Kind, Presence, MaybeStatic};
 use vmstate::{Result, Temporary, VmState, Wire};
 
 #[derive(VmState, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,15 +29,15 @@ struct Transparent(Pair);
 struct ByHand(In, u8);
 
 const FIELDS: &[Field] = &[
-    Field::new(Shared::Static("0"), <In as Wire>::KIND, Presence::Since(0)),
-    Field::new(Shared::Static("1"), <u8 as Wire>::KIND, Presence::Since(0)),
+    Field::new(MaybeStatic::Static("0"), <In as Wire>::KIND, Presence::Since(0)),
+    Field::new(MaybeStatic::Static("1"), <u8 as Wire>::KIND, Presence::Since(0)),
 ];
 const BY_HAND: Description =
-    Description::new(Shared::Static("by hand"), 1, 1, Shared::Static(FIELDS), Shared::Static(&[]));
+    Description::new(MaybeStatic::Static("by hand"), 1, 1, MaybeStatic::Static(FIELDS), MaybeStatic::Static(&[]));
 
 impl Wire for ByHand {
     type Undo = ();
-    const KIND: Kind = Kind::Struct(Shared::Static(&BY_HAND));
+    const KIND: Kind = Kind::Struct(MaybeStatic::Static(&BY_HAND));
 
     fn save(&mut self, out: &mut Writer) -> Result<()> {
         self.0.save(out)?;

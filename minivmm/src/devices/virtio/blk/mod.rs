@@ -11,7 +11,7 @@ use std::time::Duration;
 use virtio_bindings::virtio_blk::*;
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
-use vmstate::schema::{Description, Shared};
+use vmstate::schema::{Description, MaybeStatic};
 
 use self::disk::Disk;
 pub use self::image::{Image, SECTOR};
@@ -181,7 +181,7 @@ impl Model for Blk {
     type State = bool;
 
     const DESCRIPTION: &'static Description =
-        &Description::new(Shared::Static("virtio-blk"), 2, 2, VIRTIO_FIELD, Shared::Static(&[]));
+        &Description::new(MaybeStatic::Static("virtio-blk"), 2, 2, VIRTIO_FIELD, MaybeStatic::Static(&[]));
 
     fn state(&self) -> bool {
         self.disk.write_back

@@ -14,7 +14,7 @@ use std::time::Duration;
 use virtio_bindings::virtio_net::*;
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
-use vmstate::schema::{Description, Shared};
+use vmstate::schema::{Description, MaybeStatic};
 use vmstate::{VmState, Wire};
 
 pub use self::backend::{Backend, Offloads};
@@ -273,7 +273,7 @@ impl<B: Backend> Model for Net<B> {
     type State = NetState;
 
     const DESCRIPTION: &'static Description =
-        &Description::new(Shared::Static("virtio-net"), 11, 11, VIRTIO_FIELD, Shared::Static(&[]));
+        &Description::new(MaybeStatic::Static("virtio-net"), 11, 11, VIRTIO_FIELD, MaybeStatic::Static(&[]));
 
     fn state(&self) -> NetState {
         self.state.clone()

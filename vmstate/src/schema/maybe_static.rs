@@ -1,18 +1,18 @@
-//! `Shared`: a value that is either in the binary or owned, so descriptions can be constants and can be parsed.
+//! `MaybeStatic`: a value that is either in the binary or owned, so descriptions can be constants and can be parsed.
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
 /// A shared, immutable value: a constant of the program, or counted memory.
-pub enum Shared<T: ?Sized + 'static> {
+pub enum MaybeStatic<T: ?Sized + 'static> {
     /// A constant.
     Static(&'static T),
     /// Made at run time.
     Owned(Arc<T>),
 }
 
-impl<T: ?Sized> Shared<T> {
+impl<T: ?Sized> MaybeStatic<T> {
     /// The value, if it is a constant.
     pub(crate) const fn constant(&self) -> Option<&'static T> {
         match self {
@@ -22,7 +22,7 @@ impl<T: ?Sized> Shared<T> {
     }
 }
 
-impl<T: ?Sized> Deref for Shared<T> {
+impl<T: ?Sized> Deref for MaybeStatic<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -33,7 +33,7 @@ impl<T: ?Sized> Deref for Shared<T> {
     }
 }
 
-impl<T: ?Sized> Clone for Shared<T> {
+impl<T: ?Sized> Clone for MaybeStatic<T> {
     fn clone(&self) -> Self {
         match self {
             Self::Static(value) => Self::Static(value),
@@ -42,37 +42,37 @@ impl<T: ?Sized> Clone for Shared<T> {
     }
 }
 
-impl<T: ?Sized + PartialEq> PartialEq for Shared<T> {
+impl<T: ?Sized + PartialEq> PartialEq for MaybeStatic<T> {
     fn eq(&self, other: &Self) -> bool {
         **self == **other
     }
 }
 
-impl<T: ?Sized + fmt::Debug> fmt::Debug for Shared<T> {
+impl<T: ?Sized + fmt::Debug> fmt::Debug for MaybeStatic<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
 }
 
-impl<T: ?Sized + fmt::Display> fmt::Display for Shared<T> {
+impl<T: ?Sized + fmt::Display> fmt::Display for MaybeStatic<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
 }
 
-impl<T> From<T> for Shared<T> {
+impl<T> From<T> for MaybeStatic<T> {
     fn from(value: T) -> Self {
         Self::Owned(Arc::new(value))
     }
 }
 
-impl From<&str> for Shared<str> {
+impl From<&str> for MaybeStatic<str> {
     fn from(value: &str) -> Self {
         Self::Owned(value.into())
     }
 }
 
-impl<T> From<Vec<T>> for Shared<[T]> {
+impl<T> From<Vec<T>> for MaybeStatic<[T]> {
     fn from(values: Vec<T>) -> Self {
         Self::Owned(values.into())
     }
