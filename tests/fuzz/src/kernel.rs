@@ -4,12 +4,12 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use minivmm::boot::acpi::Machine;
 use minivmm::boot::cpu::Entry;
-use minivmm::boot::{Payload, load};
+use minivmm::boot::{BootFile, Payload, load};
 use minivmm::memory::Ram;
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -21,17 +21,18 @@ pub(crate) const TARGET: Target = Target { name: "kernel", memory: 1 << 20, body
 const RAM: u64 = 4 << 20;
 
 /// One file and one memory for all inputs, and for one at a time: making them takes longer than a load.
-static GROUND: LazyLock<Mutex<(File, PathBuf, Ram)>> = LazyLock::new(|| {
+static GROUND: LazyLock<Mutex<(File, BootFile, Ram)>> = LazyLock::new(|| {
     let file = File::from(memfd_create("kernel", MemfdFlags::CLOEXEC).expect("a file in memory"));
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
-    Mutex::new((file, path, Ram::new(RAM).expect("guest memory")))
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let kernel = BootFile::open("--kernel", Path::new(&path)).expect("it is a file");
+    Mutex::new((file, kernel, Ram::new(RAM).expect("guest memory")))
 });
 
 fn body(input: &[u8]) {
     let ground = GROUND.lock().unwrap_or_else(PoisonError::into_inner);
-    let (file, path, ram) = &*ground;
+    let (file, kernel, ram) = &*ground;
     file.set_len(0).and_then(|()| file.write_all_at(input, 0)).expect("room");
-    let payload = Payload { kernel: path, initrd: None, append: "console=ttyS0" };
+    let payload = Payload { kernel, initrd: None, append: "console=ttyS0" };
     let entry = load(ram, payload, &Machine { cpus: 2, virtio_windows: vec![7] });
     if let Ok(Entry::Linux64(entry)) = entry {
         // boot.rst: the 64-bit entry point is 0x200 bytes behind the load address.
