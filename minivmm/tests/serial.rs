@@ -174,6 +174,32 @@ fn transmitter_empty_interrupts_when_enabled() {
     assert_eq!(rig.edges(), 2);
 }
 
+/// National Semiconductor PC16550D §8.6.3: the interrupt for received data goes with the last byte, and comes before the
+/// one of the transmitter, which waits behind it.
+#[test]
+fn received_data_is_pending_until_it_is_read_and_hides_an_empty_transmitter() {
+    let mut rig = rig();
+    rig.put(IIR, 0x81);
+    rig.put(IER, 0x03);
+    assert_eq!(rig.get(IIR), 0xc2);
+    rig.serial.enqueue(b"ab");
+    rig.put(RBR, b'x');
+    let edges = rig.edges();
+    for _ in 0..2 {
+        assert_eq!(rig.get(IIR), 0xc4, "reading it does not acknowledge it");
+    }
+    assert_eq!(rig.get(RBR), b'a');
+    assert_eq!(rig.get(IIR), 0xc4, "one byte is left");
+    rig.put(IER, 0x02);
+    assert_eq!(rig.get(IIR), 0xc2, "what is not enabled is not shown");
+    assert_eq!(rig.get(IIR), 0xc1);
+    rig.put(IER, 0x01);
+    assert_eq!(rig.get(IIR), 0xc4);
+    assert_eq!(rig.get(RBR), b'b');
+    assert_eq!(rig.get(IIR), 0xc1);
+    assert_eq!(rig.edges(), edges + 1, "an edge when received data was enabled again, none for what was pending");
+}
+
 #[test]
 fn loopback_returns_output_and_loses_what_overruns() {
     let mut rig = rig();

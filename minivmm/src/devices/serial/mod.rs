@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use vm_superio::Trigger;
@@ -38,12 +39,17 @@ const DATA: u8 = 0;
 const IIR_FCR: u8 = 2;
 const LCR: u8 = 3;
 
+const IER_RECEIVED: u8 = 0x01;
+const IER_TRANSMITTER_EMPTY: u8 = 0x02;
+
 const FCR_ENABLE: u8 = 0x01;
 const FCR_CLEAR_RECEIVE: u8 = 0x02;
 /// Bits of FCR that stay set: enable, DMA mode, trigger level (the clear bits clear themselves).
 const FCR_STICKY: u8 = 0xc9;
 const IIR_FIFO_ENABLED: u8 = 0xc0;
 const IIR_NONE: u8 = 0x01;
+const IIR_TRANSMITTER_EMPTY: u8 = 0x02;
+const IIR_RECEIVED: u8 = 0x04;
 const LCR_DLAB: u8 = 0x80;
 const MCR_LOOP: u8 = 0x10;
 
@@ -64,7 +70,7 @@ type Uart = vm_superio::Serial<Pulse, NoEvents, Output>;
 impl Serial {
     /// A port after reset.
     pub fn new(irq: Arc<dyn IrqLine>, output: Output) -> Self {
-        let uart = Uart::new(Pulse(Arc::clone(&irq)), output.clone());
+        let uart = Uart::new(Pulse::new(&irq), output.clone());
         Self { uart, fcr: 0, input: VecDeque::new(), unsent: Vec::new(), irq, output }
     }
 
@@ -118,8 +124,39 @@ impl Serial {
         self.set(LCR, lcr);
     }
 
+    /// Reads the interrupt identification: the most important cause. Reading acknowledges an empty transmitter, if that is
+    /// the one.
+    fn identify(&mut self) -> u8 {
+        let causes = self.uart.state().interrupt_identification;
+        let fifo = if self.fcr & FCR_ENABLE == 0 { 0 } else { IIR_FIFO_ENABLED };
+        if causes & IIR_RECEIVED != 0 {
+            return IIR_RECEIVED | fifo;
+        }
+        self.uart.read(IIR_FCR) & !IIR_FIFO_ENABLED | fifo
+    }
+
+    /// `vm-superio` forgets received data once a byte or the identification was read, and shows causes that are not
+    /// enabled any more. In the chip received data pends as long as there is some: then the state says what pends, and a
+    /// guest that moves finds it so. The line is high already where it should be, so there is no edge.
+    fn settle(&mut self) {
+        let mut chip = self.uart.state();
+        let received = chip.interrupt_enable & IER_RECEIVED != 0 && !chip.in_buffer.is_empty();
+        let emptied = if chip.interrupt_enable & IER_TRANSMITTER_EMPTY != 0 { IIR_TRANSMITTER_EMPTY } else { 0 };
+        let causes = if received { IIR_RECEIVED } else { 0 } | chip.interrupt_identification & emptied;
+        let identification = if causes == 0 { IIR_NONE } else { causes };
+        if chip.interrupt_identification != identification {
+            chip.interrupt_identification = identification;
+            let silent = Pulse { irq: Arc::clone(&self.irq), silent: AtomicBool::new(true) };
+            // It is the state of a chip, so a chip takes it.
+            if let Ok(uart) = Uart::from_state(&chip, silent, NoEvents, self.output.clone()) {
+                uart.interrupt_evt().silent.store(false, Ordering::Relaxed);
+                self.uart = uart;
+            }
+        }
+    }
+
     fn replace(&mut self, with: Thawed) -> Result<(), vm_superio::serial::Error<Infallible>> {
-        self.uart = Uart::from_state(&with.chip, Pulse(Arc::clone(&self.irq)), NoEvents, self.output.clone())?;
+        self.uart = Uart::from_state(&with.chip, Pulse::new(&self.irq), NoEvents, self.output.clone())?;
         self.fcr = with.fcr;
         self.unsent = with.unsent;
         Ok(())
@@ -134,10 +171,8 @@ impl Serial {
 impl BusDevice for Serial {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         for (register, byte) in (offset as u8..).zip(data) {
-            *byte = self.uart.read(register);
-            if register == IIR_FCR && self.fcr & FCR_ENABLE == 0 {
-                *byte &= !IIR_FIFO_ENABLED;
-            }
+            *byte = if register == IIR_FCR { self.identify() } else { self.uart.read(register) };
+            self.settle();
         }
         self.refill();
     }
@@ -150,6 +185,7 @@ impl BusDevice for Serial {
                 DATA if loops && self.received() >= self.depth() => {} // overrun: the byte is lost
                 _ => self.set(register, byte),
             }
+            self.settle();
         }
         self.refill();
     }
@@ -168,7 +204,7 @@ impl Device for Serial {
         // Never fails.
         let _ = self.output.write_all(&std::mem::take(&mut self.unsent));
         if self.uart.state().interrupt_identification != IIR_NONE {
-            Pulse(Arc::clone(&self.irq)).pulse();
+            Pulse::new(&self.irq).pulse();
         }
     }
 }
@@ -180,12 +216,21 @@ impl fmt::Debug for Serial {
 }
 
 /// The interrupt output, as an edge.
-struct Pulse(Arc<dyn IrqLine>);
+struct Pulse {
+    irq: Arc<dyn IrqLine>,
+    silent: AtomicBool,
+}
 
 impl Pulse {
+    fn new(irq: &Arc<dyn IrqLine>) -> Self {
+        Self { irq: Arc::clone(irq), silent: AtomicBool::new(false) }
+    }
+
     fn pulse(&self) {
-        self.0.set(true);
-        self.0.set(false);
+        if !self.silent.load(Ordering::Relaxed) {
+            self.irq.set(true);
+            self.irq.set(false);
+        }
     }
 }
 

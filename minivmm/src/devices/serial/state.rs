@@ -8,13 +8,12 @@ use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::schema::{Description, Kind};
 use vmstate::{Timer, VmState, Wire};
 
-use super::{FCR_ENABLE, FCR_STICKY, FIFO_DEPTH, IIR_FIFO_ENABLED, IIR_NONE, Serial};
+use super::{
+    FCR_ENABLE, FCR_STICKY, FIFO_DEPTH, IER_RECEIVED, IER_TRANSMITTER_EMPTY, IIR_FIFO_ENABLED, IIR_NONE, IIR_RECEIVED,
+    IIR_TRANSMITTER_EMPTY, Serial,
+};
 
-const IER_RECEIVED: u8 = 0x01;
-const IER_TRANSMITTER_EMPTY: u8 = 0x02;
 const IIR_ID: u8 = 0x0f;
-const IIR_TRANSMITTER_EMPTY: u8 = 0x02;
-const IIR_RECEIVED: u8 = 0x04;
 const IIR_TIMEOUT: u8 = 0x0c;
 const LSR_DATA_READY: u8 = 0x01;
 const LSR_TRANSMITTER_EMPTY: u8 = 0x60;
