@@ -5,6 +5,7 @@ mod bounds;
 mod compat;
 pub mod corpus;
 pub mod devices;
+mod guest;
 mod inspect;
 mod kernel;
 pub mod machine;
@@ -31,7 +32,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     section::TARGET,
     stream::TARGET,
     inspect::TARGET,
@@ -40,6 +41,7 @@ pub const TARGETS: [Target; 8] = [
     zoo::TARGET,
     qmp::TARGET,
     kernel::TARGET,
+    guest::TARGET,
 ];
 
 impl Target {

@@ -1,0 +1,37 @@
+//! Target: a guest's driver. The bytes are a program of register and memory accesses, notifications, pauses, and moves to
+//! another device, of a disk, a network card, a serial port or the event device of `minivmm`.
+//!
+//! ```text
+//! byte 0: device (low 2 bits), what its host is like (high bits) | operations
+//! ```
+//!
+//! At a move the state is saved, and a fresh device must take it, strictly, and save the same bytes. Then the program goes
+//! on at both devices, each with its own memory and host: they must answer every read in the same way, and do the same to
+//! memory and host.
+
+mod driver;
+mod hosts;
+mod ports;
+mod program;
+mod seeds;
+mod world;
+
+use driver::Driver;
+use hosts::{Card, Disk};
+use program::Program;
+
+use crate::Target;
+
+pub(crate) const TARGET: Target = Target { name: "guest", memory: 16 << 20, body, seeds: seeds::all };
+
+fn body(input: &[u8]) {
+    let [first, program @ ..] = input else { return };
+    let mut program = Program::new(program);
+    let host = first >> 2;
+    match first & 3 {
+        0 => Driver::new(Disk::new(host)).run(&mut program),
+        1 => Driver::new(Card::new(host)).run(&mut program),
+        2 => ports::serial(&mut program),
+        _ => ports::event_device(&mut program),
+    }
+}
