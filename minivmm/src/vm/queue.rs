@@ -114,7 +114,7 @@ impl Queue {
         &self.waiting
     }
 
-    /// Waits for what comes next. `guest` looks at what the guest did; [`Waiting::wake`] makes it look again.
+    /// Waits for what comes next. `guest` says what the guest did; it is asked again whenever something comes.
     pub fn next(&mut self, guest: &dyn Fn() -> Option<GuestEvent>) -> Next {
         let mut state = self.waiting.lock();
         loop {
