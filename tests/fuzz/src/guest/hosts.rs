@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Limits, Rate};
+use minivmm::config::{Rate, RateLimits};
 use minivmm::devices::virtio::blk::{Blk, Image};
 use minivmm::devices::virtio::net::{Backend, Directions, Net, Offloads};
 use minivmm::devices::virtio::{Limiter, Model};
@@ -64,7 +64,7 @@ impl Clock {
             Some(Rate { per_second, burst: per_second })
         };
         let (start, time) = (Instant::now(), self.0.clone());
-        let limits = Limits { bytes: rate(100 << 10), operations: rate(10) };
+        let limits = RateLimits { bytes: rate(100 << 10), operations: rate(10) };
         Limiter::with_clock(limits, Box::new(move || start + (*time.lock().unwrap()).min(Duration::from_secs(1 << 30))))
     }
 }
