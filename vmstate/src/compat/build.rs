@@ -268,19 +268,20 @@ impl Builder<'_> {
     }
 
     fn presence(&mut self, of: &Program<'_>, member: &Member<'_>, version: u32, place: &Place) -> Result<(), TooLarge> {
-        match member.presence {
-            Presence::Since(since) if *since > version => Ok(()),
-            Presence::Since(_) => self.content(of, member, place),
-            Presence::If(predicate) if !predicate.is_empty() => {
+        let tag = self.parts.last().and_then(|part| part.tag);
+        match (member.presence, tag) {
+            (Presence::Since(since), _) if *since > version => Ok(()),
+            (Presence::Since(_), _) => self.content(of, member, place),
+            (Presence::If(predicate), _) if !predicate.is_empty() => {
                 let subject = self.predicate(of, predicate, place)?;
                 self.content_after(Step::Unless { subject, to: 0 }, of, member, place)
             }
-            Presence::Tag(number) if let Some(tag) = self.parts.last().and_then(|part| part.tag) => {
+            (Presence::Tag(number), Some(tag)) => {
                 self.layout.note_variant(self.layout.steps.len(), tag, *number);
                 let place = &Place { is_variant: true, ..place.clone() };
                 self.content_after(Step::Variant { tag, number: *number, to: 0 }, of, member, place)
             }
-            Presence::If(_) | Presence::Tag(_) => {
+            (Presence::If(_) | Presence::Tag(_), _) => {
                 let subject = self.subject(Subject::Unnamed(place.path.to_string()), place);
                 self.content_after(Step::Unless { subject, to: 0 }, of, member, place)
             }
