@@ -2,7 +2,7 @@
 //! none.
 //!
 //! Filters are stacked by the kernel, and a thread begins with those of the thread that starts it. So a kind that starts
-//! others allows what they need, and the main thread, which starts the first of each kind, is confined last ([`tables`]).
+//! others allows what they need, and the main thread, which starts the first of each kind, is confined last (`tables.rs`).
 
 mod filter;
 mod heap;
