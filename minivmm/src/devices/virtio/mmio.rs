@@ -278,9 +278,14 @@ impl<M: Model> Device for Virtio<M> {
     fn resume(&mut self) {
         let interrupt = &self.worker.core.interrupt;
         interrupt.restore(interrupt.status());
-        if std::mem::take(&mut self.arriving) {
-            self.worker.core.quiesced(|active| active.model.arrive(interrupt));
-        }
+        let arriving = std::mem::take(&mut self.arriving);
+        self.worker.core.quiesced(|active| {
+            // As a device that was loaded looks at them.
+            active.rings.iter_mut().for_each(Ring::look_again);
+            if arriving {
+                active.model.arrive(interrupt);
+            }
+        });
         self.worker.core.gate.resume();
     }
 }

@@ -177,6 +177,11 @@ impl Ring {
         std::mem::take(&mut self.set_aside)
     }
 
+    /// Chains that were put back until there are more are to be looked at once more.
+    pub(super) fn look_again(&mut self) {
+        self.looked_at = 0;
+    }
+
     /// True if the driver has made chains available since some were [put back](Self::put_back_until_more).
     ///
     /// # Errors

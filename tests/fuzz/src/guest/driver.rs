@@ -306,14 +306,8 @@ impl<H: Host> Driver<H> {
 
     /// A device that loads a damaged section refuses it, or goes on with it somehow.
     fn damage(&mut self, position: usize, change: u8) {
-        if !self.paused {
-            self.worlds[0].pause();
-        }
         let mut section = self.worlds[0].saved();
         let mut copy = self.worlds[0].fork();
-        if !self.paused {
-            self.worlds[0].device.resume();
-        }
         let position = position % section.len();
         section[position] ^= change;
         copy.pause();
