@@ -121,7 +121,7 @@ fn fields_of(container: &Container<'_>, part: usize, list: &Ident, this: &Ident)
 
 /// Spares the compiler most rules, for speed alone: a struct that is called `u8` is judged among the bytes of the whole section,
 /// by `load_or_keep`.
-fn is_of_integers(ty: &Type) -> bool {
+pub(super) fn is_of_integers(ty: &Type) -> bool {
     const INTEGERS: [&str; 9] = ["bool", "u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64"];
     match written(ty) {
         Type::Path(path) => path.path.get_ident().is_some_and(|word| INTEGERS.contains(&word.to_string().as_str())),

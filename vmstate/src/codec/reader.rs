@@ -108,13 +108,18 @@ impl<'a> Reader<'a> {
     /// [`ErrorKind::Incomplete`] if fewer are left.
     #[inline]
     pub fn take(&mut self, count: usize) -> Result<&'a [u8]> {
-        match self.rest.split_at_checked(count) {
-            Some((taken, rest)) => {
-                self.rest = rest;
-                Ok(taken)
-            }
+        match self.bytes_at_hand(count) {
+            Some(taken) => Ok(taken),
             None => Err(self.incomplete(count)),
         }
+    }
+
+    /// The next `count` bytes, if there are as many.
+    #[inline]
+    pub(crate) fn bytes_at_hand(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(count)?;
+        self.rest = rest;
+        Some(taken)
     }
 
     /// The next `N` bytes as an array.

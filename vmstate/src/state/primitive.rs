@@ -44,12 +44,13 @@ macro_rules! integer {
 
             #[inline]
             fn load_all(elements: &mut [Self], input: &mut Reader<'_>) -> Result<()> {
-                if input.rest().len() < size_of_val(elements) {
-                    // One by one, to name the element at which the bytes end.
-                    return load_each(elements, input);
+                match input.bytes_at_hand(size_of_val(elements)) {
+                    Some(bytes) => {
+                        $read(bytes, elements);
+                        Ok(())
+                    }
+                    None => cut(elements, input),
                 }
-                $read(input.take(size_of_val(elements))?, elements);
-                Ok(())
             }
         }
     )*};
@@ -64,6 +65,13 @@ integer! {
     i16 => Kind::Signed(2), in_pieces::<_, 32>(BigEndian::write_i16_into), BigEndian::read_i16_into;
     i32 => Kind::Signed(4), in_pieces::<_, 16>(BigEndian::write_i32_into), BigEndian::read_i32_into;
     i64 => Kind::Signed(8), in_pieces::<_, 8>(BigEndian::write_i64_into), BigEndian::read_i64_into;
+}
+
+/// Loads one by one, to name the element at which the bytes end.
+#[cold]
+#[inline(never)]
+fn cut<T: Wire>(elements: &mut [T], input: &mut Reader<'_>) -> Result<()> {
+    load_each(elements, input)
 }
 
 /// Saves elements `PIECE` by `PIECE`, 64 bytes each, made by `write`: zeros in the buffer that are then overwritten cost up to
