@@ -99,8 +99,9 @@ impl Keeper {
                 in_place: quote!(__v::InPlace<__v::Cloned>),
                 on_heap: quote!(__v::OnHeap<__v::Cloned>),
             },
-            // The same copy, which is quicker to compile than one of each element.
-            (_, Some(_), Self::Trait(_)) if is_of_integers(field.ty) => {
+            // The same copy, which is quicker to compile than one of each element. Not of arrays, which may be too large for
+            // the stack.
+            (_, Some(of), Self::Trait(_)) if is_of_integers(&of.elem) && array(&of.elem).is_none() => {
                 Self::Elements { in_place: quote!(__v::Cloned), on_heap: quote!(__v::OnHeap<__v::Cloned>) }
             }
             (_, Some(array), Self::Trait(_)) => {
