@@ -277,7 +277,7 @@ impl<H: Host> Driver<H> {
         let section = sections[chosen].clone();
         if let [ours, theirs] = &mut sections[..] {
             // An interrupt that nobody asked for.
-            let interrupt_status = 9;
+            let interrupt_status = 13;
             theirs[interrupt_status] &= ours[interrupt_status] | !1;
             assert!(ours == theirs, "two devices that did the same save different states");
         }
