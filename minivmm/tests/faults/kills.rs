@@ -20,6 +20,7 @@ use vmstate_lab::faults::side::Side;
 use vmstate_lab::faults::third_party::ThirdParty;
 use vmstate_lab::faults::wire::Wire;
 use vmstate_lab::faults::{PATIENCE, Result, until};
+use vmstate_lab::random::Random;
 
 use crate::ground::{self, kvm_is_here};
 
@@ -70,7 +71,7 @@ fn kills_at_random_moments_lose_no_guest_and_double_none() {
     let now = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
     let seed = number("VMSTATE_SEED").unwrap_or_else(now);
     println!("{kills} kills; again with VMSTATE_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut outcomes = BTreeMap::<_, u64>::new();
     let mut failures = Vec::new();
     for index in 0..kills {
@@ -268,21 +269,4 @@ fn await_passes(place: &mut Place, side: Victim) -> Result<()> {
     let side = if side == Victim::Source { &place.source } else { &place.destination };
     let before = side.last_pass();
     until("the guest goes on", || Ok(side.last_pass() >= before + 3))
-}
-
-/// SplitMix64, by S. Vigna.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
 }

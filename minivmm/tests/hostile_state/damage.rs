@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use vmstate_lab::random::Random;
+
 /// Values at which checks and sums go wrong, by their low bytes.
 const EXTREMES: [u64; 8] = [0, 1, u64::MAX, u64::MAX - 1, 1 << 63, i64::MAX as u64, 0x8080_8080_8080_8080, 0x1000];
 /// Most values that are changed in one stream.
@@ -18,7 +20,7 @@ pub(crate) fn damaged(stream: &[u8], body: Range<usize>, random: &mut Random) ->
         let field = &mut bytes[at..at + length];
         match random.below(3) {
             0 => field[random.below(length as u64) as usize] ^= 1 << random.below(8),
-            1 => field.copy_from_slice(&random.next().to_be_bytes()[8 - length..]),
+            1 => field.copy_from_slice(&random.number().to_be_bytes()[8 - length..]),
             _ => {
                 let extreme = EXTREMES[random.below(EXTREMES.len() as u64) as usize];
                 field.copy_from_slice(&extreme.to_be_bytes()[8 - length..]);
@@ -27,21 +29,4 @@ pub(crate) fn damaged(stream: &[u8], body: Range<usize>, random: &mut Random) ->
         changed.push(format!("{:#x} of the section is {:02x?}", at - body.start, &bytes[at..at + length]));
     }
     (bytes, changed.join(", "))
-}
-
-/// SplitMix64: the same numbers for the same seed.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
 }

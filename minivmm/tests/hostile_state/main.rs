@@ -20,10 +20,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use vmstate_lab::random::Random;
 use vmstate_lab::tiny;
 use vmstate_lab::vmm::{Program, Vmm};
 
-use damage::{Random, damaged};
+use damage::damaged;
 use stream::{Recorded, config};
 
 type Result<T> = std::result::Result<T, String>;
@@ -66,7 +67,7 @@ fn device_state_that_a_peer_makes_up_costs_only_its_guest() {
     let mut outcomes = BTreeMap::<_, u64>::new();
     let (mut failures, mut went_on) = (Vec::new(), 0);
     for index in 0..streams {
-        let mut random = Random(seed.wrapping_add(index));
+        let mut random = Random::new(seed.wrapping_add(index));
         let section = &recorded.sections[random.below(recorded.sections.len() as u64) as usize];
         let (bytes, what) = damaged(&recorded.bytes, section.body.clone(), &mut random);
         match play(&recorded, &bytes) {

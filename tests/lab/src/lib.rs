@@ -22,6 +22,7 @@ mod pid1;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
+pub mod random;
 pub mod roles;
 pub mod skip;
 pub mod terminal;
