@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, PoisonError};
 
-use vmstate::channel::{Listener, MonotonicClock};
+use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
 use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
 use vmstate::migrate::{Control, DestinationPhase, Phase};
 
@@ -46,8 +46,10 @@ impl Reception {
     pub(super) fn run(mut self) -> Ended {
         let failed = |why| Ended { phase: Phase::Destination(DestinationPhase::Failed), error: Some(why) };
         loop {
-            let arrival = match self.take_in() {
-                Ok(arrival) => arrival,
+            // The connection stays open until the machine has said how the migration ended: who saw it close may end the
+            // machine at once.
+            let (arrival, _channel) = match self.take_in() {
+                Ok(taken_in) => taken_in,
                 Err(why) => return failed(why),
             };
             let why = arrival.error.as_ref().map(|error| chain(error));
@@ -67,8 +69,8 @@ impl Reception {
         }
     }
 
-    /// Waits for a source and takes in what it sends.
-    fn take_in(&mut self) -> std::result::Result<Arrival, String> {
+    /// Waits for a source and takes in what it sends; the connection is still open then.
+    fn take_in(&mut self) -> std::result::Result<(Arrival, SocketChannel), String> {
         let go_on = || !self.control.is_cancelled();
         let mut channel = self.listener.accept_source(&go_on).map_err(|error| error.to_string())?;
         self.seam.await_source();
@@ -82,6 +84,7 @@ impl Reception {
             sections: &mut sections,
             ram: &self.ram,
         };
-        Ok(destination::run(incoming, &DestinationOptions::new(MACHINE_TYPE), &self.control))
+        let arrival = destination::run(incoming, &DestinationOptions::new(MACHINE_TYPE), &self.control);
+        Ok((arrival, channel))
     }
 }
