@@ -38,8 +38,8 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
         Codec::List(_) => of(field, &quote!(__v::List), &quote!(KIND)),
         Codec::Map(_) => of(field, &quote!(__v::Map), &quote!(KIND)),
         Codec::Entries(_, by) => each::kind_of_entries(by, field),
-        Codec::Equal => quote!(<#ty as __v::Current>::EQUAL),
-        Codec::AtMostCurrent => quote!(<#ty as __v::Current>::AT_MOST),
+        Codec::Equal => by_current(ty, &quote!(Equal)),
+        Codec::AtMostCurrent => by_current(ty, &quote!(AtMostCurrent)),
         Codec::Via(wire) => quote!(__v::sent_as::<#ty, #wire>()),
         Codec::With(module) => quote!(#module::KIND),
         Codec::Proxy(proxy) => quote!(<#proxy as __v::Wire>::KIND),
@@ -51,6 +51,11 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
             quote!(__v::Kind::StructAt(__v::MaybeStatic::Static(<#ty as __v::VmState>::DESCRIPTION), #version))
         }
     }
+}
+
+/// The kind of an integer that is compared with the device's own.
+fn by_current(ty: &Type, limit: &TokenStream) -> TokenStream {
+    quote!(__v::Kind::Limited(__v::MaybeStatic::Static(__v::KindOf::<#ty>::REF), __v::Limit::#limit))
 }
 
 /// How many elements the field may have, if it has any.
@@ -249,13 +254,13 @@ pub(crate) fn add_bounds(container: &Container<'_>, generics: &mut Generics) {
             (Codec::Via(_) | Codec::Temporary(_) | Codec::Equal | Codec::AtMostCurrent, _) => None,
             (_, keeper) => keeper.or_else(|| Some(quote!(::core::clone::Clone))),
         };
-        let is_ranged = field.attrs.range.is_some() || matches!(field.codec, Codec::Via(_));
-        let ranged = is_ranged.then(|| quote!(__v::Ranged));
+        let is_integer = matches!(field.codec, Codec::Via(_) | Codec::Equal | Codec::AtMostCurrent);
+        let integer = (is_integer || field.attrs.range.is_some()).then(|| quote!(__v::Integer));
         let maker = by_trait(&field.codec).filter(|maker| {
             // Most traits make both.
             keeper.as_ref().is_none_or(|keeper| keeper.to_string() != maker.to_string())
         });
-        for bound in [maker, keeper, ranged].into_iter().flatten() {
+        for bound in [maker, keeper, integer].into_iter().flatten() {
             generics.make_where_clause().predicates.push(parse_quote!(#ty: #bound));
         }
     }
@@ -274,7 +279,7 @@ fn by_trait(codec: &Codec) -> Option<TokenStream> {
         Codec::Prefixed(..) => Some(quote!(__v::Prefixed)),
         Codec::List(_) => Some(quote!(__v::List)),
         Codec::Map(_) => Some(quote!(__v::Map)),
-        Codec::Equal | Codec::AtMostCurrent => Some(quote!(__v::Current)),
+        Codec::Equal | Codec::AtMostCurrent => Some(quote!(__v::Wire)),
         Codec::Via(_) | Codec::With(_) | Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
         Codec::Each(..) | Codec::Entries(..) => None,
     }
@@ -317,9 +322,9 @@ pub(super) fn limited<'a>(field: &'a Field<'_>) -> Option<&'a Type> {
 /// The lowest and the highest integer of a `range`. Its bounds are constants: they are part of the description.
 pub(super) fn limits(ty: &Type, range: &ExprRange) -> (TokenStream, TokenStream) {
     let value = |bound: &Expr| quote_spanned!(bound.span()=> ((#bound) as i128));
-    let first = range.start.as_deref().map_or_else(|| quote!(<#ty as __v::Ranged>::LOWEST), value);
+    let first = range.start.as_deref().map_or_else(|| quote!(<#ty as __v::Integer>::LOWEST), value);
     let last = match (range.end.as_deref(), range.limits) {
-        (None, _) => quote!(<#ty as __v::Ranged>::HIGHEST),
+        (None, _) => quote!(<#ty as __v::Integer>::HIGHEST),
         (Some(last), RangeLimits::Closed(_)) => value(last),
         (Some(end), RangeLimits::HalfOpen(_)) => {
             let end = value(end);

@@ -1,4 +1,4 @@
-//! Fixed arrays and boxes: elements concatenated, no count on the wire.
+//! Fixed arrays: elements concatenated, no count on the wire.
 
 use super::Wire;
 use super::keep::{Keeps, OnHeap, Whole};
@@ -30,35 +30,6 @@ impl<T: Wire, const N: usize> Wire for [T; N] {
         <OnHeap<Whole> as Keeps<Self>>::undo(self, undo);
     }
 }
-
-macro_rules! pointer {
-    ($($pointer:ty),*) => {$(
-        /// The pointee alone: QEMU's pointer fields have no presence byte.
-        impl<T: Wire> Wire for $pointer {
-            type Undo = T::Undo;
-            const KIND: Kind = T::KIND;
-            const IS_POINTER: bool = true;
-
-            fn save(&mut self, out: &mut Writer) -> Result<()> {
-                (**self).save(out)
-            }
-
-            fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
-                (**self).load(input)
-            }
-
-            fn remember(&self) -> Self::Undo {
-                (**self).remember()
-            }
-
-            fn undo(&mut self, undo: Self::Undo) {
-                (**self).undo(undo);
-            }
-        }
-    )*};
-}
-
-pointer!(Box<T>, &mut T);
 
 /// Saves element after element.
 #[inline]

@@ -3,7 +3,7 @@
 
 use super::Wire;
 use super::counted::Counted;
-use super::length::outcome;
+use super::numbers::outcome;
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Kind;

@@ -3,7 +3,7 @@
 use std::mem::size_of;
 
 use super::Wire;
-use super::length::outcome;
+use super::numbers::outcome;
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};

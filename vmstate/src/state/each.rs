@@ -8,9 +8,9 @@ use std::mem::size_of;
 
 use super::Wire;
 use super::hook::{HookError, refusal};
-use super::length::outcome;
-use super::list::{at_most, more};
-use super::prefixed::{Elements, Prefix, load_prefix, save_prefix};
+use super::list::more;
+use super::numbers::{Prefix, at_most, outcome};
+use super::prefixed::{Elements, load_prefix, save_prefix};
 use super::support::KindOf;
 use crate::codec::mark::{MORE, NO_MORE};
 use crate::codec::{Reader, Writer};

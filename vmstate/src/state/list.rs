@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::mem::size_of;
 
 use super::Wire;
-use super::length::outcome;
+use super::numbers::at_most;
 use super::support::KindOf;
 use crate::codec::mark::{MORE, NO_MORE};
 use crate::codec::{Reader, Strictness, Writer};
@@ -95,13 +95,4 @@ pub(super) fn more(input: &mut Reader<'_>) -> Result<bool> {
             Err(Error::new(ErrorKind::Malformed, message).at(offset))
         }
     }
-}
-
-/// The number of elements of a save, which the peer would refuse above `max`.
-pub(super) fn at_most(count: usize, max: usize) -> Result<u32> {
-    if count > max {
-        let message = format!("it holds {count}, from 0 to {max} elements are allowed");
-        return Err(Error::new(ErrorKind::Rejected, message));
-    }
-    outcome(count)
 }

@@ -6,7 +6,8 @@ use std::mem::size_of;
 
 use super::Wire;
 use super::entries::{load_key, load_value, save_key};
-use super::list::{at_most, more};
+use super::list::more;
+use super::numbers::at_most;
 use super::support::KindOf;
 use crate::codec::mark::{MORE, NO_MORE};
 use crate::codec::{Reader, Strictness, Writer};

@@ -7,48 +7,37 @@
 mod array;
 mod bitmap;
 mod buffer;
-mod character;
 mod counted;
-mod current;
-mod duration;
 mod each;
 mod entries;
-mod float;
 mod hook;
-mod interior;
 mod keep;
-mod length;
 mod list;
 mod map;
-mod number;
-mod optional;
+mod numbers;
 mod prefixed;
-mod primitive;
-mod range;
 mod rules;
 mod rust_vmm;
-mod shared;
 mod slice;
 mod subsection;
 #[doc(hidden)]
 pub mod support;
 mod temporary;
-mod timer;
 mod tuple;
 mod unused;
-mod wide;
+mod wrappers;
 
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Described, Description, Kind};
 
 pub(crate) use hook::refusal;
+pub use numbers::{Deadline, GuestClock, Timer};
 pub use rules::SectionRules;
-pub use shared::Shareable;
 pub(crate) use subsection::narrowed;
 pub use temporary::Temporary;
-pub use timer::{Deadline, GuestClock, Timer};
 pub use unused::Unused;
+pub use wrappers::Shareable;
 
 /// A value with a place on the wire: an integer, an array, a nested struct.
 #[diagnostic::on_unimplemented(

@@ -8,28 +8,11 @@ use std::mem::{size_of, take};
 
 use super::Wire;
 use super::counted::Counted;
-use super::list::at_most;
+use super::numbers::{Prefix, at_most};
 use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Count, Description, Field, Kind, Length, MaybeStatic, Presence};
-
-/// An integer that can stand before the elements as their number.
-#[diagnostic::on_unimplemented(message = "`counted` needs `u8`, `u16`, `u32` or `u64`, `{Self}` is none of them")]
-pub trait Prefix: Wire + Default + TryFrom<usize> + TryInto<usize> {
-    /// The highest number.
-    const HIGHEST: u64;
-}
-
-macro_rules! prefix {
-    ($($type:ty),*) => {$(
-        impl Prefix for $type {
-            const HIGHEST: u64 = <$type>::MAX as u64;
-        }
-    )*};
-}
-
-prefix!(u8, u16, u32, u64);
 
 /// What `#[vmstate(counted = …)]` can be put on.
 #[diagnostic::on_unimplemented(
@@ -262,7 +245,7 @@ impl<E: Elements, L: Prefix, const MAX: usize> PrefixedKind<E, L, MAX> {
         MaybeStatic::Static(&[]),
     );
     const KIND: Kind = {
-        assert!(MAX as u64 <= L::HIGHEST, "`max` does not fit the integer that `counted` names");
+        assert!(MAX as i128 <= L::HIGHEST, "`max` does not fit the integer that `counted` names");
         Kind::Struct(MaybeStatic::Static(Self::DESCRIPTION))
     };
 }

@@ -3,7 +3,6 @@
 pub use super::bitmap::{Bitmap, CountedBitmap};
 pub use super::buffer::{Buffer, CountedBuffer};
 pub use super::counted::{Counted, counted, counted_bits};
-pub use super::current::{Current, load_at_most, load_equal, save_at_most};
 pub use super::each::{
     ManyOf, load_array_of, load_counted_of, load_list_of, load_prefixed_of, make_via, save_array_of, save_counted_of,
     save_list_of, save_prefixed_of,
@@ -11,11 +10,12 @@ pub use super::each::{
 pub use super::entries::{Entries, load_key, load_value, load_value_via, save_key};
 pub use super::hook::{hook, load_hook, must_exist};
 pub use super::keep::{Cloned, Either, Holds, If, InPlace, Keeps, OnHeap, Whole, few, tiny};
-pub use super::length::{count_to_load, count_to_save};
 pub use super::list::List;
 pub use super::map::Map;
+pub use super::numbers::{
+    Integer, count_to_load, count_to_save, in_range, load_as, load_at_most, load_equal, save_as, save_at_most, sent_as,
+};
 pub use super::prefixed::{Elements, Own, Prefixed, load_prefixed, prefixed, save_prefixed};
-pub use super::range::{Ranged, in_range, sent_as};
 pub use super::slice::{Sliced, buffer_slice, fits, slice};
 pub use super::subsection::{next, save_header};
 pub use super::temporary::{load_temporary, load_via, load_via_each, save_via, save_via_each, undo_temporary};
@@ -104,35 +104,6 @@ pub fn run<'a, const N: usize>(input: &mut Reader<'a>, fields: &[(&'static str, 
 fn cut(input: &mut Reader<'_>, fields: &[(&'static str, usize)]) -> Error {
     let ended = fields.iter().find_map(|(name, size)| input.take(*size).err().map(|error| error.in_field(*name)));
     ended.unwrap_or_else(|| input.incomplete(1))
-}
-
-/// Saves `value` as a `W`, if it fits.
-#[inline]
-pub fn save_as<T, W>(value: T, out: &mut Writer) -> Result<()>
-where
-    T: Copy + std::fmt::Display + TryInto<W>,
-    W: Wire,
-{
-    match value.try_into() {
-        Ok(mut wire) => wire.save(out),
-        Err(_) => Err(Error::new(ErrorKind::Rejected, format!("{value} does not fit {}", std::any::type_name::<W>()))),
-    }
-}
-
-/// Loads a `W` into a field of another integer type.
-#[inline]
-pub fn load_as<T, W>(value: &mut T, input: &mut Reader<'_>) -> Result<()>
-where
-    T: TryFrom<W>,
-    W: Wire + Copy + Default + std::fmt::Display,
-{
-    let offset = input.offset();
-    let mut wire = W::default();
-    wire.load(input)?;
-    *value = T::try_from(wire).map_err(|_| {
-        Error::new(ErrorKind::Malformed, format!("{wire} does not fit {}", std::any::type_name::<T>())).at(offset)
-    })?;
-    Ok(())
 }
 
 /// The error of a value that no variant of the enum has.

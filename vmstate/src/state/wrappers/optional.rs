@@ -1,7 +1,7 @@
 //! `Option`: a pointer that may be null, or a subsection that may be absent.
 
-use super::Wire;
-use super::support::KindOf;
+use super::super::Wire;
+use super::super::support::KindOf;
 use crate::codec::mark::NULL;
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::Wire;
+use super::super::Wire;
+use super::represented::represented;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Kind;
@@ -146,33 +147,14 @@ impl<C: GuestClock> Wire for Deadline<C> {
 /// What is on the wire for a timer that is not armed.
 const NOT_ARMED: u64 = u64::MAX;
 
-impl Wire for Timer {
-    type Undo = Self;
-    const KIND: Kind = Kind::Timer;
-
-    fn save(&mut self, out: &mut Writer) -> Result<()> {
-        let nanos = match self.0 {
-            None => NOT_ARMED,
+represented! {
+    Timer as u64, Kind::Timer,
+        |timer| match timer.0 {
+            None => Ok(NOT_ARMED),
             Some(expiry) => u64::try_from(expiry.as_nanos())
                 .ok()
                 .filter(|nanos| *nanos != NOT_ARMED)
-                .ok_or_else(|| Error::new(ErrorKind::Rejected, format!("{expiry:?} does not fit 64 bits of ns")))?,
-        };
-        out.u64(nanos);
-        Ok(())
-    }
-
-    fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
-        let nanos = input.u64()?;
-        self.0 = (nanos != NOT_ARMED).then(|| Duration::from_nanos(nanos));
-        Ok(())
-    }
-
-    fn remember(&self) -> Self {
-        *self
-    }
-
-    fn undo(&mut self, undo: Self) {
-        *self = undo;
-    }
+                .ok_or_else(|| Error::new(ErrorKind::Rejected, format!("{expiry:?} does not fit 64 bits of ns"))),
+        },
+        |nanos| Ok(Self((nanos != NOT_ARMED).then(|| Duration::from_nanos(nanos))));
 }

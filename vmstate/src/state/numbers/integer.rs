@@ -1,16 +1,41 @@
-//! Integers and booleans.
+//! Integers, each with all that is known of it, and booleans.
+
+use std::fmt::Display;
 
 use byteorder::{BigEndian, ByteOrder as _};
 
-use super::Wire;
-use super::array::load_each;
+use super::super::Wire;
+use super::super::array::load_each;
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::Result;
 use crate::schema::Kind;
 
+/// An integer: a number to compare, to count with, or to be sent as another.
+#[diagnostic::on_unimplemented(
+    message = "an integer is needed here, `{Self}` is none",
+    note = "`range`, `wire`, `equal`, `at_most_current` and the field that `len` names are for integers"
+)]
+pub trait Integer: Copy + Ord + Default + Display + TryFrom<usize> + TryInto<usize> {
+    /// The lowest value.
+    const LOWEST: i128;
+    /// The highest value.
+    const HIGHEST: i128;
+}
+
+/// An integer that can stand before elements as their number.
+#[diagnostic::on_unimplemented(message = "`counted` needs `u8`, `u16`, `u32` or `u64`, `{Self}` is none of them")]
+pub trait Prefix: Integer + Wire {}
+
 macro_rules! integer {
-    ($($type:ty => $kind:expr, $write:expr, $read:expr);* $(;)?) => {$(
-        impl Wire for $type {
+    ($($type:ty $(: $prefix:ident)? $(=> $kind:expr, $write:expr, $read:expr)?);* $(;)?) => {$(
+        impl Integer for $type {
+            const LOWEST: i128 = <$type>::MIN as i128;
+            const HIGHEST: i128 = <$type>::MAX as i128;
+        }
+
+        $(impl $prefix for $type {})?
+
+        $(impl Wire for $type {
             type Undo = $type;
             const KIND: Kind = $kind;
 
@@ -52,19 +77,22 @@ macro_rules! integer {
                     None => cut(elements, input),
                 }
             }
-        }
+        })?
     )*};
 }
 
 integer! {
-    u8 => Kind::Unsigned(1), save_bytes, load_bytes;
-    u16 => Kind::Unsigned(2), in_pieces::<_, 32>(BigEndian::write_u16_into), BigEndian::read_u16_into;
-    u32 => Kind::Unsigned(4), in_pieces::<_, 16>(BigEndian::write_u32_into), BigEndian::read_u32_into;
-    u64 => Kind::Unsigned(8), in_pieces::<_, 8>(BigEndian::write_u64_into), BigEndian::read_u64_into;
+    u8: Prefix => Kind::Unsigned(1), save_bytes, load_bytes;
+    u16: Prefix => Kind::Unsigned(2), in_pieces::<_, 32>(BigEndian::write_u16_into), BigEndian::read_u16_into;
+    u32: Prefix => Kind::Unsigned(4), in_pieces::<_, 16>(BigEndian::write_u32_into), BigEndian::read_u32_into;
+    u64: Prefix => Kind::Unsigned(8), in_pieces::<_, 8>(BigEndian::write_u64_into), BigEndian::read_u64_into;
     i8 => Kind::Signed(1), in_pieces::<_, 64>(BigEndian::write_i8_into), read_i8_into;
     i16 => Kind::Signed(2), in_pieces::<_, 32>(BigEndian::write_i16_into), BigEndian::read_i16_into;
     i32 => Kind::Signed(4), in_pieces::<_, 16>(BigEndian::write_i32_into), BigEndian::read_i32_into;
     i64 => Kind::Signed(8), in_pieces::<_, 8>(BigEndian::write_i64_into), BigEndian::read_i64_into;
+    // Of another size on another machine, so that they have no bytes of their own.
+    usize;
+    isize;
 }
 
 /// Loads one by one, to name the element at which the bytes end.

@@ -1,0 +1,19 @@
+//! Numbers: what is one value of a fixed size on the wire.
+//!
+//! A new integer is a line in `integer`; a type that is another one's value on the wire, one in `represented`; a rule about
+//! which values are allowed, or what an integer counts, belongs to `limited`.
+
+mod integer;
+mod limited;
+mod represented;
+mod timer;
+
+pub use integer::Integer;
+pub(super) use integer::Prefix;
+pub(super) use limited::{at_most, outcome};
+pub use limited::{
+    count_to_load, count_to_save, in_range, load_as, load_at_most, load_equal, save_as, save_at_most, sent_as,
+};
+#[cfg(feature = "vm-memory")]
+pub(super) use represented::represented;
+pub use timer::{Deadline, GuestClock, Timer};
