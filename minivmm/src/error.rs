@@ -5,7 +5,7 @@
 use std::fmt::Display;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmstate::error::Printable;
 
@@ -111,6 +111,25 @@ impl Error {
 #[expect(clippy::print_stderr, reason = "the one place")]
 pub fn say(sentence: impl Display) {
     eprintln!("minivmm: {}", Printable(sentence));
+}
+
+/// What somebody else causes to be said, as often as he likes: one sentence in [`QUIET`], so that nobody fills the user's log.
+#[derive(Debug, Default)]
+pub struct SparingLog {
+    last: Option<Instant>,
+}
+
+/// How long a [`SparingLog`] says nothing after a sentence.
+const QUIET: Duration = Duration::from_secs(10);
+
+impl SparingLog {
+    /// Says the sentence, unless there was one a moment ago.
+    pub fn say(&mut self, sentence: impl Display) {
+        if self.last.is_none_or(|last| last.elapsed() >= QUIET) {
+            say(sentence);
+            self.last = Some(Instant::now());
+        }
+    }
 }
 
 /// An error and what caused it, in one line of printable text.

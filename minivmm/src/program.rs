@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::console::{self, Console};
 use crate::control::{ClientError, Server};
 use crate::error::say;
-use crate::sandbox::{self, Kind};
+use crate::sandbox::{self, Kind, OnViolation};
 use crate::vm::{End, Handle, Request, Vm};
 
 /// Carries out the command that `arguments` ask for, the first of which is the program's name; the code that the process
@@ -49,7 +49,7 @@ fn run(config: Config, confined: bool) -> ExitCode {
     if let Err(error) = signals.thread_block() {
         return fail(&format!("the host does not let signals be blocked: {error}"));
     }
-    if confined && let Err(error) = sandbox::arm() {
+    if confined && let Err(error) = sandbox::arm(OnViolation::OF_THIS_BUILD) {
         return refuse(&error);
     }
     let machine = Arc::new(OnceLock::new());

@@ -1,6 +1,7 @@
 //! The files and sockets that the command line names: what may lie there, and what is left of it.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -113,4 +114,34 @@ fn a_destination_that_was_killed_does_not_block_the_next_one() {
     kill(Pid::from_raw(next.id() as i32), Signal::SIGTERM).unwrap();
     assert_eq!(end(&mut next).code(), Some(0));
     assert!(!door.exists(), "its socket is left");
+}
+
+/// Who may connect decides nothing about how much a log grows: what was said a moment ago is not said again.
+#[test]
+fn sources_that_are_turned_away_fill_no_log() {
+    if let Err(error) = minivmm::kvm::open() {
+        return vmstate_lab::skip::skip(error);
+    }
+    const SOURCES: usize = 300;
+    let directory = tempfile::tempdir().unwrap();
+    let door = directory.path().join("door");
+    let address = format!("unix:{}", door.display());
+    let begun = Instant::now();
+    let mut destination = minivmm(&["--memory", "16M", "--serial", "none", "--incoming", &address]);
+    await_listener(&door);
+    for _ in 0..SOURCES {
+        let mut source = UnixStream::connect(&door).unwrap();
+        // A version that there is not.
+        source.write_all(b"QEVM\0\0\0\x02").unwrap();
+        // It is closed when it has been turned away.
+        source.set_read_timeout(Some(PATIENCE)).unwrap();
+        let _ = source.read(&mut [0; 4096]);
+    }
+    kill(Pid::from_raw(destination.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(end(&mut destination).code(), Some(0));
+    let said = std::io::read_to_string(destination.stderr.take().unwrap()).unwrap();
+    let lines = said.lines().count();
+    assert!(said.contains("a migration's source was turned away: "), "{said}");
+    // One in ten seconds.
+    assert!(lines <= 2 + begun.elapsed().as_secs() as usize / 10, "{lines} lines for {SOURCES} sources:\n{said}");
 }

@@ -9,5 +9,5 @@ mod socket;
 mod tests;
 
 pub use client::{Client, ClientError};
-pub use qmp::{CommandTooLong, Session};
+pub use qmp::{Said, Session};
 pub use socket::{ControlError, Server};

@@ -1,8 +1,11 @@
-//! One client's conversation, without I/O: bytes in, bytes out.
+//! One client's conversation: its commands one by one, and the answer to each. A byte is looked at once, however it comes.
 //!
 //! Facts: QEMU's `docs/interop/qmp-spec.rst`. The server speaks first; only `qmp_capabilities` is a command until it
 //! succeeded; each answer echoes the command's `id`; JSON values need no newline between them.
 
+use std::io::{self, Read};
+
+use serde_json::error::Category;
 use serde_json::{Deserializer, Map, Value, json};
 
 use crate::control::answer::{Failure, answer};
@@ -14,18 +17,22 @@ const COMMAND_MAX: usize = 64 * 1024;
 
 /// One client's conversation with the machine.
 #[derive(Debug)]
-pub struct Session {
+pub struct Session<R> {
     handle: Handle,
-    input: Vec<u8>,
-    /// The line that the input begins with was wrong, and was answered.
-    skipping: bool,
+    input: Input<R>,
     negotiated: bool,
+    /// The client sent a command that is too long.
+    over: bool,
 }
 
-impl Session {
-    /// A conversation that has not begun.
-    pub fn new(handle: Handle) -> Self {
-        Self { handle, input: Vec::new(), skipping: false, negotiated: false }
+/// What a client said.
+#[derive(Debug)]
+pub struct Said(Result<Value, String>);
+
+impl<R: Read> Session<R> {
+    /// A conversation that has not begun, with the client whose bytes `source` gives.
+    pub fn new(handle: Handle, source: R) -> Self {
+        Self { handle, input: Input::new(source), negotiated: false, over: false }
     }
 
     /// What the server says first.
@@ -38,55 +45,39 @@ impl Session {
         self.negotiated
     }
 
-    /// Takes bytes from the client and passes each answer to `send`, in order. Waits for the driver where a command does.
-    ///
-    /// # Errors
-    /// The client sent a command that is too long: end the conversation after what was sent.
-    pub fn receive(&mut self, bytes: &[u8], mut send: impl FnMut(&Self, Vec<u8>)) -> Result<(), CommandTooLong> {
-        self.input.extend_from_slice(bytes);
-        while let Some(command) = self.next() {
-            let reply = match command {
-                Ok(command) => self.execute(command),
-                Err(error) => failure(None, Failure::generic(format!("JSON parse error, {error}"))),
-            };
-            send(self, line(&reply));
+    /// Waits for what the client says next; `None` once it has left, or has sent a command that is too long.
+    pub fn listen(&mut self) -> Option<Said> {
+        let first = self.input.begin().filter(|_| !self.over)?;
+        let value = Deserializer::from_reader(&mut self.input).into_iter().next()?;
+        match value {
+            Ok(value) => {
+                // Numbers and words end where something else begins, and that was taken from the input.
+                if !matches!(first, b'{' | b'[' | b'"') {
+                    self.input.give_back();
+                }
+                Some(Said(Ok(value)))
+            }
+            Err(error) => match error.classify() {
+                Category::Io if self.input.left == 0 => {
+                    self.over = true;
+                    let what = format!("the command is longer than {COMMAND_MAX} bytes; the connection is closed");
+                    Some(Said(Err(what)))
+                }
+                Category::Io | Category::Eof => None,
+                Category::Syntax | Category::Data => {
+                    self.input.skip_line();
+                    Some(Said(Err(format!("JSON parse error, {error}"))))
+                }
+            },
         }
-        if self.input.len() > COMMAND_MAX {
-            let desc = format!("the command is longer than {COMMAND_MAX} bytes; the connection is closed");
-            send(self, line(&failure(None, Failure::generic(desc))));
-            return Err(CommandTooLong);
-        }
-        Ok(())
     }
 
-    /// The next value of the input, or what is wrong with it; `None` until more comes. How the input was cut on its way makes
-    /// no difference.
-    fn next(&mut self) -> Option<serde_json::Result<Value>> {
-        if self.skipping {
-            let newline = self.input.iter().position(|&byte| byte == b'\n');
-            self.input.drain(..newline.map_or(self.input.len(), |newline| newline + 1));
-            newline?;
-            self.skipping = false;
-        }
-        // JSON's white space (RFC 8259, section 2), which is not all of ASCII's.
-        let blank = self.input.iter().take_while(|&&byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')).count();
-        self.input.drain(..blank);
-        // A number or a word may go on: it ends where something else begins.
-        let settled = self.input.iter().rposition(|&byte| !goes_on(byte)).map_or(0, |last| last + 1);
-        let mut values = Deserializer::from_slice(&self.input[..settled]).into_iter();
-        match values.next()? {
-            Ok(value) => {
-                let end = values.byte_offset();
-                self.input.drain(..end);
-                Some(Ok(value))
-            }
-            Err(error) if error.is_eof() => None,
-            // Where the damage ends is unknown: the next line is the next chance.
-            Err(error) => {
-                self.skipping = true;
-                Some(Err(error))
-            }
-        }
+    /// The answer to what the client said. Waits for the driver where a command does.
+    pub fn answer(&mut self, Said(said): Said) -> Vec<u8> {
+        line(&match said {
+            Ok(command) => self.execute(command),
+            Err(what) => failure(None, Failure::generic(what)),
+        })
     }
 
     fn execute(&mut self, command: Value) -> Value {
@@ -128,15 +119,81 @@ impl Session {
     }
 }
 
-/// True for the bytes of numbers and words.
-fn goes_on(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')
+/// What comes from a client. serde_json reads it byte by byte, and never more than one byte behind a value.
+#[derive(Debug)]
+struct Input<R> {
+    source: R,
+    buffer: [u8; 4096],
+    /// Bytes in the buffer that were not taken.
+    from: usize,
+    to: usize,
+    /// The byte taken last; none at the end.
+    last: Option<u8>,
+    /// Bytes that the command in hand may still have.
+    left: usize,
+    /// The rest of the line does not count.
+    skipping: bool,
 }
 
-/// The client sent more than a command can be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a command is longer than {COMMAND_MAX} bytes")]
-pub struct CommandTooLong;
+impl<R: Read> Input<R> {
+    fn new(source: R) -> Self {
+        Self { source, buffer: [0; 4096], from: 0, to: 0, last: None, left: 0, skipping: false }
+    }
+
+    /// The first byte of a command, which is taken by whoever reads next; none once there are no more.
+    fn begin(&mut self) -> Option<u8> {
+        loop {
+            let byte = self.take().ok()??;
+            if self.skipping {
+                self.skipping = byte != b'\n';
+            // JSON's white space (RFC 8259, section 2), which is not all of ASCII's.
+            } else if !matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
+                self.give_back();
+                self.left = COMMAND_MAX;
+                return Some(byte);
+            }
+        }
+    }
+
+    /// A line in which something is wrong was answered, and has no further answer.
+    fn skip_line(&mut self) {
+        self.skipping = self.last != Some(b'\n');
+    }
+
+    fn take(&mut self) -> io::Result<Option<u8>> {
+        while self.from == self.to {
+            match self.source.read(&mut self.buffer) {
+                Ok(0) => {
+                    self.last = None;
+                    return Ok(None);
+                }
+                Ok(count) => (self.from, self.to) = (0, count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.last = Some(self.buffer[self.from]);
+        self.from += 1;
+        Ok(self.last)
+    }
+
+    /// The byte taken last, if there was one, is taken once more.
+    fn give_back(&mut self) {
+        if self.last.take().is_some() {
+            self.from -= 1;
+        }
+    }
+}
+
+impl<R: Read> Read for Input<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let Some(place) = bytes.first_mut() else { return Ok(0) };
+        self.left = self.left.checked_sub(1).ok_or(io::ErrorKind::FileTooLarge)?;
+        let Some(byte) = self.take()? else { return Ok(0) };
+        *place = byte;
+        Ok(1)
+    }
+}
 
 fn success(id: Option<Value>, value: Value) -> Value {
     with_id(json!({"return": value}), id)

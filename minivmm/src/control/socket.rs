@@ -1,6 +1,6 @@
 //! The QMP socket: who may connect, one reader and one writer thread a client, and a clean end.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
 
 use crate::control::qmp::{Session, line};
@@ -149,13 +150,22 @@ fn remove_stale(path: &Path) -> Result<(), ControlError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(refused(error)),
         Ok(metadata) if !metadata.file_type().is_socket() => Err(ControlError::NotASocket(path.into())),
-        Ok(_) => match UnixStream::connect(path) {
-            Ok(_) => Err(ControlError::InUse(path.into())),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path).map_err(refused)
-            }
+        Ok(_) => match is_dead(path) {
+            Ok(false) => Err(ControlError::InUse(path.into())),
+            Ok(true) => std::fs::remove_file(path).map_err(refused),
             Err(error) => Err(refused(error)),
         },
+    }
+}
+
+/// True if nobody listens there. Does not wait: a queue that is full is somebody's, too.
+fn is_dead(path: &Path) -> io::Result<bool> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(fd.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) | Err(Errno::EAGAIN) => Ok(false),
+        Err(Errno::ECONNREFUSED) => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -220,7 +230,7 @@ fn tell(clients: &[Client], message: &[u8]) {
 /// Starts the threads of one client.
 fn serve(stream: UnixStream, handle: Handle) -> io::Result<Client> {
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-    let (mut input, output) = (stream.try_clone()?, stream.try_clone()?);
+    let (input, output) = (stream.try_clone()?, stream.try_clone()?);
     let (outgoing, messages) = sync_channel(OUTGOING_MAX);
     let standing = Arc::new(Standing {
         negotiated: AtomicBool::new(false),
@@ -231,7 +241,7 @@ fn serve(stream: UnixStream, handle: Handle) -> io::Result<Client> {
     let thread = {
         let (outgoing, standing) = (outgoing.clone(), Arc::clone(&standing));
         spawn("qmp-read", move || {
-            read(&mut input, Session::new(handle), &outgoing, &standing);
+            serve_commands(Session::new(handle, &input), &outgoing, &standing);
             let _ = outgoing.send(None);
             let _ = writer.join();
             let _ = input.shutdown(Shutdown::Both);
@@ -241,25 +251,16 @@ fn serve(stream: UnixStream, handle: Handle) -> io::Result<Client> {
 }
 
 /// Until the client leaves, or cannot be written to. Waits where it does not read its answers: that is its own matter.
-fn read(input: &mut UnixStream, mut session: Session, outgoing: &SyncSender<Outgoing>, standing: &Standing) {
-    let mut buffer = [0; 4096];
+fn serve_commands(mut session: Session<&UnixStream>, outgoing: &SyncSender<Outgoing>, standing: &Standing) {
     let mut alive = outgoing.send(Some(session.greeting())).is_ok();
-    while alive {
-        let bytes = match input.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(length) => &buffer[..length],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => break,
-        };
+    while alive && let Some(said) = session.listen() {
         standing.busy.store(true, Ordering::SeqCst);
-        let received = session.receive(bytes, |session, reply| {
-            // Before the answer is out: what happens once the client has it must not be missed.
-            standing.negotiated.store(session.is_negotiated(), Ordering::SeqCst);
-            alive = alive && outgoing.send(Some(reply)).is_ok();
-        });
+        let answer = session.answer(said);
+        // Before the answer is out: what happens once the client has it must not be missed.
+        standing.negotiated.store(session.is_negotiated(), Ordering::SeqCst);
+        alive = outgoing.send(Some(answer)).is_ok();
         *lock(&standing.heard) = Instant::now();
         standing.busy.store(false, Ordering::SeqCst);
-        alive = alive && received.is_ok();
     }
 }
 

@@ -14,10 +14,11 @@ use super::tables::{Only, Table, of};
 pub(super) struct Filters([BpfProgram; Kind::ALL.len()]);
 
 impl Filters {
-    pub(super) fn new() -> Result<Self> {
+    /// What a table does not list is answered by `otherwise`.
+    pub(super) fn new(otherwise: SeccompAction) -> Result<Self> {
         let mut filters = Self(Default::default());
         for (kind, program) in Kind::ALL.into_iter().zip(&mut filters.0) {
-            *program = compile(&of(kind))?;
+            *program = compile(&of(kind, otherwise.clone()))?;
         }
         Ok(filters)
     }

@@ -20,6 +20,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, remove_capability_from_bound
 
 use crate::error::say;
 use filter::Filters;
+pub use violation::OnViolation;
 
 /// What a thread does, and so which system calls it may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,12 +95,12 @@ thread_local! {
 ///
 /// # Errors
 /// The kernel takes no filter, or lets a capability not go.
-pub fn arm() -> Result<(), SandboxError> {
+pub fn arm(on_violation: OnViolation) -> Result<(), SandboxError> {
     heap::use_one_arena();
     drop_bounding_set();
     report_panics();
-    let filters = Filters::new().map_err(SandboxError::new)?;
-    violation::report_on_signal().map_err(SandboxError::new)?;
+    let filters = Filters::new(on_violation.action()).map_err(SandboxError::new)?;
+    on_violation.prepare().map_err(SandboxError::new)?;
     // A thread that finds later that it cannot be confined could only end the process.
     let tried_on = thread::scope(|scope| {
         let thread = thread::Builder::new().name("sandbox".into());

@@ -8,7 +8,6 @@ use libc::{c_int, c_long};
 
 use super::Kind;
 use super::requests::*;
-use super::violation;
 use seccompiler::SeccompAction;
 
 /// A system call, with any arguments or such as one of [`Only`] describes.
@@ -36,9 +35,9 @@ pub(super) struct Table {
     pub(super) otherwise: SeccompAction,
 }
 
-/// The table of `kind`.
-pub(super) fn of(kind: Kind) -> Table {
-    let table = |calls, requests| Table { calls, requests, otherwise: violation::ACTION };
+/// The table of `kind`; what it does not list is answered by `otherwise`.
+pub(super) fn of(kind: Kind, otherwise: SeccompAction) -> Table {
+    let table = |calls, requests| Table { calls, requests, otherwise };
     match kind {
         Kind::Main => table(&[EACH, SOCKET_FILES, MAIN], &[TERMINAL_REQUESTS]),
         Kind::Vcpu => table(&[EACH], &[VCPU_REQUESTS]),

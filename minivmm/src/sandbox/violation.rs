@@ -12,19 +12,37 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use super::KIND;
 
-/// With the signal the call can be named; without it nothing of the process runs any more.
-pub(super) const ACTION: SeccompAction =
-    if cfg!(debug_assertions) { SeccompAction::Trap } else { SeccompAction::KillProcess };
+/// What happens to a thread that makes a call that it may not make. The process ends in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnViolation {
+    /// By a signal whose handler names the call.
+    Report,
+    /// At once: nothing of the process runs any more.
+    Kill,
+}
 
-/// Makes [`ACTION`]'s signal report the call.
-///
-/// # Errors
-/// The system refuses a handler.
-pub(super) fn report_on_signal() -> io::Result<()> {
-    if ACTION == SeccompAction::Trap {
-        register_signal_handler(libc::SIGSYS, report).map_err(|errno| io::Error::from_raw_os_error(errno.errno()))?;
+impl OnViolation {
+    /// The call is named in builds with debug assertions.
+    pub const OF_THIS_BUILD: Self = if cfg!(debug_assertions) { Self::Report } else { Self::Kill };
+
+    pub(super) fn action(self) -> SeccompAction {
+        match self {
+            Self::Report => SeccompAction::Trap,
+            Self::Kill => SeccompAction::KillProcess,
+        }
     }
-    Ok(())
+
+    /// Installs the handler that there is to be.
+    ///
+    /// # Errors
+    /// The system refuses it.
+    pub(super) fn prepare(self) -> io::Result<()> {
+        match self {
+            Self::Report => register_signal_handler(libc::SIGSYS, report)
+                .map_err(|errno| io::Error::from_raw_os_error(errno.errno())),
+            Self::Kill => Ok(()),
+        }
+    }
 }
 
 /// Does only what a signal handler may (signal-safety(7)): a write from the stack.

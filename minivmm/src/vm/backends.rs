@@ -13,6 +13,7 @@ use crate::devices::virtio::Limiter;
 use crate::devices::virtio::blk::Image;
 use crate::devices::virtio::net::{Directions, Tap, TapError};
 use crate::error::{Error, Result, chain};
+use crate::vm::migration::WriteBack;
 
 /// What a machine boots, also after a reset: files that stay open, for a confined process opens no others.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Backends {
     pub(super) console: Output,
     /// Disk images, in the order of the command line.
     pub(super) images: Vec<Arc<Image>>,
+    /// Writes them back when the guest moves.
+    pub(super) write_back: WriteBack,
     /// Limits of their requests.
     pub(super) disk_limits: Vec<Limiter>,
     /// Who may run the guest: the locks and records of its writable images, and of its lease.
@@ -87,7 +90,8 @@ impl Backends {
         let nets = nets.collect::<Result<_, TapError>>();
         let nets = nets.map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;
         let console = Output::new(console).map_err(Error::device)?;
-        Ok(Self { boot, console, images, disk_limits, ownership: Arc::new(ownership), nets, net_limits })
+        let (write_back, ownership) = (WriteBack::new(&images), Arc::new(ownership));
+        Ok(Self { boot, console, images, write_back, disk_limits, ownership, nets, net_limits })
     }
 
     /// Before a booted guest's first instruction: whoever has an older state of it, and these resources, must not run it

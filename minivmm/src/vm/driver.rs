@@ -357,3 +357,6 @@ impl From<Refusal> for Outcome {
         Self::Refused(refusal)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,6 +105,7 @@ fn a_guest_that_resets_itself_without_end_is_migrated() {
         let address = free_port();
         let mut destination = Process::awaiting(&address, &code, &["--cpus", cpus]);
         let (mut here, mut there) = (source.user(), destination.user());
+        here.pause_without_end();
         let (answer, took) = here.ask_with("migrate", &serde_json::json!({"uri": address}));
         assert!(answer.get("return").is_some() && took < AT_ONCE, "{name}: {answer} after {took:?}");
         here.await_migration("completed");

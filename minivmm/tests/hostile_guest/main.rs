@@ -3,4 +3,6 @@
 
 mod console;
 mod floods;
+mod hanging;
+mod held;
 mod process;

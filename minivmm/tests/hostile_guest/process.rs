@@ -42,11 +42,18 @@ impl Process {
     }
 
     fn spawn(code: &[u8], flags: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+        command.arg("run");
+        Self::spawn_by(command, code, flags)
+    }
+
+    /// Starts it by `command`, which is given the arguments of `minivmm run`.
+    pub(crate) fn spawn_by(mut command: Command, code: &[u8], flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let kernel = directory.path().join("kernel");
         fs::write(&kernel, with_code(code)).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_minivmm"))
-            .args(["run", "--memory", "16M", "--control"])
+        let child = command
+            .args(["--memory", "16M", "--control"])
             .arg(format!("unix:{}/qmp", directory.path().display()))
             .arg("--kernel")
             .arg(kernel)
@@ -58,6 +65,10 @@ impl Process {
         // The least that Linux gives a pipe: a page.
         fcntl(child.stdout.as_ref().unwrap(), FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
         Self { child, directory }
+    }
+
+    pub(crate) fn id(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
     }
 
     /// Ids of its threads that are called `name`, in no order.
@@ -90,7 +101,7 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+        kill(self.id(), signal).unwrap();
     }
 
     /// Its exit code; `None` if it goes on, or was killed.
@@ -117,6 +128,11 @@ impl Drop for Process {
 pub(crate) struct User(BufReader<UnixStream>);
 
 impl User {
+    /// Sends a command whose answer nobody reads.
+    pub(crate) fn tell(&mut self, command: &str) {
+        self.0.get_mut().write_all(json!({"execute": command}).to_string().as_bytes()).unwrap();
+    }
+
     /// The answer to a command, and how long it took.
     pub(crate) fn ask(&mut self, command: &str) -> (Value, Duration) {
         self.ask_with(command, &json!({}))
@@ -132,6 +148,13 @@ impl User {
                 return (answer, asked.elapsed());
             }
         }
+    }
+
+    /// A busy host ends no migration: how long the guest may stand is no matter of these tests.
+    pub(crate) fn pause_without_end(&mut self) {
+        let budget = PATIENCE.as_millis() as u64;
+        let (answer, _) = self.ask_with("migrate-set-parameters", &json!({"pause-budget": budget}));
+        assert!(answer.get("return").is_some(), "{answer}");
     }
 
     pub(crate) fn await_migration(&mut self, status: &str) {

@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use minivmm::sandbox::{self, Kind};
+use minivmm::sandbox::{self, Kind, OnViolation};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace;
@@ -31,6 +31,9 @@ const KINDS: [(&str, Kind); 8] = [
     ("look-up", Kind::LookUp),
     ("control", Kind::Control),
 ];
+
+/// What a violation does, by the build that does it: both are tried in each.
+const BUILDS: [(&str, OnViolation); 2] = [("debug", OnViolation::Report), ("release", OnViolation::Kill)];
 
 /// A call, by the name that the kernel has for it.
 type Try = (&'static str, fn() -> io::Result<()>);
@@ -69,7 +72,11 @@ const THREAD: Try =
     ("", || sandbox::spawn(Kind::Vcpu, "child", || ())?.join().map_err(|_| io::Error::other("it panicked")));
 const PROCESS: Try = ("", || Command::new("/bin/true").status().map(drop));
 
-/// Runs `test` again in a process of its own, which is to try `case` in its place.
+/// Runs `test` again in a process of its own for each build, which is to try `case` in its place.
+fn in_processes(test: &str, case: &str) -> [(ExitStatus, String); 2] {
+    BUILDS.map(|(build, _)| in_a_process(test, &format!("{case} {build}")))
+}
+
 fn in_a_process(test: &str, case: &str) -> (ExitStatus, String) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])
@@ -85,18 +92,29 @@ fn in_a_process(test: &str, case: &str) -> (ExitStatus, String) {
 /// The case that this process was started for, and what comes of it on a thread of its kind.
 fn tried(all: &[Try]) -> Option<io::Result<()>> {
     let case = std::env::var(CASE).ok()?;
-    let (kind, number) = case.split_once(' ').unwrap();
+    let [kind, number, how] = case.split(' ').collect::<Vec<_>>()[..] else { panic!("{case}") };
     let (_, kind) = KINDS.into_iter().find(|(name, _)| *name == kind).unwrap();
     let (_, attempt) = all[number.parse::<usize>().unwrap()];
-    sandbox::arm().unwrap();
+    let (_, how) = BUILDS.into_iter().find(|(name, _)| *name == how).unwrap();
+    sandbox::arm(how).unwrap();
     Some(sandbox::spawn(kind, "tries", attempt).unwrap().join().unwrap())
 }
 
 #[track_caller]
-fn is_killed(kind: &str, call: &str, (status, stderr): (ExitStatus, String)) {
-    assert_eq!(status.signal(), Some(libc::SIGSYS), "{kind}, {call}: {status}, {stderr}");
-    let named = format!("minivmm: sandbox: a thread of kind {kind} made the system call {call} (");
-    assert_eq!(stderr.contains(&named), cfg!(debug_assertions) && !call.is_empty(), "{kind}, {call}: {stderr}");
+fn are_killed(kind: &str, call: &str, ends: [(ExitStatus, String); 2]) {
+    for ((build, _), (status, stderr)) in BUILDS.into_iter().zip(ends) {
+        assert_eq!(status.signal(), Some(libc::SIGSYS), "{kind}, {call}, {build}: {status}, {stderr}");
+        let named = format!("minivmm: sandbox: a thread of kind {kind} made the system call {call} (");
+        let names = build == "debug" && !call.is_empty();
+        assert_eq!(stderr.contains(&named), names, "{kind}, {call}, {build}: {stderr}");
+    }
+}
+
+#[track_caller]
+fn succeed(kind: &str, call: &str, ends: [(ExitStatus, String); 2]) {
+    for (status, stderr) in ends {
+        assert!(status.success(), "{kind}, {call}: {status}, {stderr}");
+    }
 }
 
 #[test]
@@ -108,10 +126,10 @@ fn what_no_thread_may_do_ends_the_process() {
     }
     for (kind, _) in KINDS {
         for (number, (call, _)) in FORBIDDEN.iter().enumerate() {
-            let end = in_a_process("calls::what_no_thread_may_do_ends_the_process", &format!("{kind} {number}"));
+            let ends = in_processes("calls::what_no_thread_may_do_ends_the_process", &format!("{kind} {number}"));
             match kind {
-                "look-up" => assert!(end.0.success(), "{call}: {}", end.1),
-                _ => is_killed(kind, call, end),
+                "look-up" => succeed(kind, call, ends),
+                _ => are_killed(kind, call, ends),
             }
         }
     }
@@ -133,10 +151,10 @@ fn what_one_kind_needs_another_may_not_do() {
     };
     for (kind, _) in KINDS.into_iter().filter(|(kind, _)| *kind != "look-up") {
         for (number, ((call, _), allowed)) in ALL.iter().zip(allowed(kind)).enumerate() {
-            let end = in_a_process("calls::what_one_kind_needs_another_may_not_do", &format!("{kind} {number}"));
+            let ends = in_processes("calls::what_one_kind_needs_another_may_not_do", &format!("{kind} {number}"));
             match allowed {
-                true => assert!(end.0.success(), "{kind}, {call}: {}, {}", end.0, end.1),
-                false => is_killed(kind, call, end),
+                true => succeed(kind, call, ends),
+                false => are_killed(kind, call, ends),
             }
         }
     }
@@ -150,8 +168,8 @@ fn a_thread_has_no_more_rights_than_the_one_that_started_it() {
         return result.unwrap();
     }
     let test = "calls::a_thread_has_no_more_rights_than_the_one_that_started_it";
-    is_killed("driver", "socket", in_a_process(test, "control 0"));
-    assert!(in_a_process(test, "migration 0").0.success());
+    are_killed("driver", "socket", in_processes(test, "control 0"));
+    succeed("migration", "socket", in_processes(test, "migration 0"));
 }
 
 #[test]
@@ -163,7 +181,7 @@ fn a_kernel_without_filters_is_refused_by_name() {
         let (rest, refused) = (SeccompAction::Allow, SeccompAction::Errno(libc::EINVAL as u32));
         let filter = SeccompFilter::new([no_more].into(), rest, refused, TargetArch::x86_64).unwrap();
         seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
-        assert_eq!(sandbox::arm().unwrap_err().to_string(), WITHOUT);
+        assert_eq!(sandbox::arm(OnViolation::OF_THIS_BUILD).unwrap_err().to_string(), WITHOUT);
         // Nobody is confined, then.
         sandbox::spawn(Kind::Vcpu, "free", || File::open("/dev/null").unwrap()).unwrap().join().unwrap();
         return;
@@ -190,10 +208,11 @@ fn what_any_program_does_goes_on() {
         return result.unwrap();
     }
     for (kind, _) in KINDS {
-        let (status, stderr) = in_a_process("calls::what_any_program_does_goes_on", &format!("{kind} 0"));
-        assert!(
-            status.success() && stderr.contains("on purpose") && stderr.contains("all done"),
-            "{kind}: {status} {stderr}"
-        );
+        for (status, stderr) in in_processes("calls::what_any_program_does_goes_on", &format!("{kind} 0")) {
+            assert!(
+                status.success() && stderr.contains("on purpose") && stderr.contains("all done"),
+                "{kind}: {status} {stderr}"
+            );
+        }
     }
 }

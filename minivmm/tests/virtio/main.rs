@@ -13,3 +13,4 @@ mod negotiation;
 mod net;
 mod patience;
 mod state;
+mod turns;

@@ -1,6 +1,7 @@
 //! Target: what a client of minivmm's control socket sends. The first byte says how it is cut on its way; that makes no
 //! difference. A line that is one JSON value, or none, has one answer, which echoes its `id`.
 
+use std::io::{self, Read};
 use std::thread;
 
 use minivmm::control::Session;
@@ -11,33 +12,39 @@ use crate::Target;
 
 pub(crate) const TARGET: Target = Target { name: "qmp", memory: 32 << 20, body, seeds };
 
-/// Longer ones may be refused, depending on how much is there when the end of a command is missed.
-const LONGEST: usize = 64 << 10;
-
 fn body(input: &[u8]) {
     let Some((&size, text)) = input.split_first() else { return };
-    let text = &text[..text.len().min(LONGEST)];
-    let whole = converse(|say| say(text));
-    // Each piece may be read again with the next one.
-    let size = usize::from(size).max(text.len() / 64).max(1);
-    assert_eq!(converse(|say| text.chunks(size).for_each(say)), whole, "in pieces of {size} bytes");
-    let by_lines = converse(|say| text.split_inclusive(|&byte| byte == b'\n').for_each(say));
-    assert_eq!(by_lines, whole, "line by line");
+    let whole = converse([text]);
+    let size = usize::from(size).max(1);
+    assert_eq!(converse(text.chunks(size)), whole, "in pieces of {size} bytes");
+    assert_eq!(converse(text.split_inclusive(|&byte| byte == b'\n')), whole, "line by line");
     answered_once(text);
 }
 
-/// All answers of a session to what `client` says.
-fn converse(client: impl FnOnce(&mut dyn FnMut(&[u8]))) -> Vec<Value> {
+/// What a client says, as it comes.
+struct Pieces<'a, I>(I, &'a [u8]);
+
+impl<'a, I: Iterator<Item = &'a [u8]>> Read for Pieces<'a, I> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        while self.1.is_empty() {
+            let Some(piece) = self.0.next() else { return Ok(0) };
+            self.1 = piece;
+        }
+        self.1.read(bytes)
+    }
+}
+
+/// All answers of a session to a client that says this.
+fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Value> {
     let (handle, queue, _shared) = Handle::new(RunState::Running);
+    let pieces = Pieces(pieces.into_iter(), &[]);
     thread::scope(|scope| {
         scope.spawn(move || drive(queue));
-        let mut session = Session::new(handle.clone());
+        let mut session = Session::new(handle.clone(), pieces);
         let mut answers = Vec::new();
-        let mut open = true;
-        client(&mut |bytes| {
-            let received = open.then(|| session.receive(bytes, |_, answer| answers.push(checked(&answer))));
-            open = received.is_some_and(|received| received.is_ok());
-        });
+        while let Some(said) = session.listen() {
+            answers.push(checked(&session.answer(said)));
+        }
         // The driver waits for it.
         let _ = handle.ask(Request::Quit);
         answers
@@ -78,7 +85,7 @@ fn answered_once(text: &[u8]) {
             Err(_) => None,
         };
         // As one line of its own: what came before decides what else is in the session, not how it answers.
-        let answers = converse(|say| say(&[line, b"\n"].concat()));
+        let answers = converse([line, b"\n"]);
         let [answer] = &answers[..] else { panic!("{} answers to {:?}", answers.len(), String::from_utf8_lossy(line)) };
         assert_eq!(answer.get("id"), id.as_ref());
     }

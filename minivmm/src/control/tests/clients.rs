@@ -1,6 +1,7 @@
 //! Clients at the socket: those that behave, and those that do not.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -8,10 +9,11 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde_json::{Value, json};
 use vmstate::migrate::{Phase, SourcePhase};
 
-use super::{negotiated, running, say};
+use super::{Talk, running};
 use crate::control::{Client, ClientError, Server};
 use crate::vm::{Handle, RunState};
 
@@ -195,8 +197,8 @@ fn the_server_closes_while_a_client_waits_for_a_driver_that_is_stuck() {
 #[test]
 fn quit_is_answered_while_the_driver_is_stuck() {
     let (handle, _queue, _shared) = Handle::new(RunState::Running);
-    let mut session = negotiated(&handle);
-    assert_eq!(say(&mut session, br#"{"execute":"quit"}"#), [json!({"return": {}})]);
+    let mut talk = Talk::negotiated(&handle);
+    assert_eq!(talk.say(br#"{"execute":"quit"}"#), [json!({"return": {}})]);
 }
 
 #[test]
@@ -226,6 +228,14 @@ fn a_client_that_does_not_read_is_cut_off_and_never_waited_for() {
     assert!(events < 20_000, "it was not cut off");
 }
 
+/// A connection, unless it would have to be waited for.
+fn connect_at_once(path: &Path) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let client = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(client.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(client)
+}
+
 #[test]
 fn only_a_dead_socket_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
@@ -246,7 +256,13 @@ fn only_a_dead_socket_is_replaced() {
         bind().unwrap_err().to_string(),
         sentence("another process listens there; end it or choose another path")
     );
-    drop(living);
+    // Also if it does not accept anybody: that is not waited for.
+    let mut queue = Vec::new();
+    while let Ok(client) = connect_at_once(&path) {
+        queue.push(client);
+    }
+    assert!(bind().unwrap_err().to_string().contains("another process listens there"));
+    drop((living, queue));
     assert!(path.exists(), "std leaves the file, as a killed process does");
     let server = bind().unwrap();
     Peer::connect(&path);

@@ -2,16 +2,19 @@
 
 mod clients;
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::time::ClockId;
 use serde_json::{Value, json};
 use vmstate::migrate::{Downtime, Phase, SourcePhase};
 
 use crate::config::Address;
-use crate::control::{CommandTooLong, Session};
+use crate::control::Session;
 use crate::vm::{AnyRequest, Handle, Next, ParameterChange, Published, Queue, Refusal, Request, RunState};
 
 /// Answers requests as the real driver does, and reports them; ends at `Quit`.
@@ -46,27 +49,56 @@ fn running() -> (Handle, Arc<Published>, Receiver<Request>) {
     (handle, shared, requests_seen)
 }
 
-/// Everything the session says to `input`, as JSON values.
-fn say(session: &mut Session, input: &[u8]) -> Vec<Value> {
-    let mut output = Vec::new();
-    session.receive(input, |_, reply| output.extend_from_slice(&reply)).unwrap();
-    let text = String::from_utf8(output).unwrap();
-    assert!(text.is_empty() || text.ends_with("\r\n"), "{text:?}");
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+/// A client's bytes, so many at a time; it waits when they are all read, and goes on later.
+#[derive(Clone, Default)]
+struct Typed(Arc<Mutex<VecDeque<u8>>>, Option<usize>);
+
+impl Read for Typed {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.1.unwrap_or(bytes.len());
+        self.0.lock().unwrap().read(&mut bytes[..count])
+    }
 }
 
-fn negotiated(handle: &Handle) -> Session {
-    let mut session = Session::new(handle.clone());
-    assert_eq!(say(&mut session, br#"{"execute":"qmp_capabilities"}"#), [json!({"return": {}})]);
-    session
+struct Talk {
+    session: Session<Typed>,
+    typed: Typed,
+}
+
+impl Talk {
+    fn new(handle: &Handle) -> Self {
+        Self::in_pieces(handle, None)
+    }
+
+    fn in_pieces(handle: &Handle, of: Option<usize>) -> Self {
+        let typed = Typed(Arc::default(), of);
+        Self { session: Session::new(handle.clone(), typed.clone()), typed }
+    }
+
+    fn negotiated(handle: &Handle) -> Self {
+        let mut talk = Self::new(handle);
+        assert_eq!(talk.say(br#"{"execute":"qmp_capabilities"}"#), [json!({"return": {}})]);
+        talk
+    }
+
+    /// Everything the session answers to `input`, which ends with a whole command, as JSON values.
+    fn say(&mut self, input: &[u8]) -> Vec<Value> {
+        self.typed.0.lock().unwrap().extend(input);
+        let mut answers = Vec::new();
+        while let Some(said) = self.session.listen() {
+            let text = String::from_utf8(self.session.answer(said)).unwrap();
+            answers.push(serde_json::from_str(text.strip_suffix("\r\n").unwrap()).unwrap());
+        }
+        answers
+    }
 }
 
 /// Each pair was typed at `qemu-system-x86_64 -M none -qmp unix:…` 10.0.2 and answered so.
 #[test]
 fn answers_are_those_of_qemu() {
     let (handle, _shared, _seen) = running();
-    let mut session = Session::new(handle);
-    let greeting: Value = serde_json::from_slice(&session.greeting()).unwrap();
+    let mut talk = Talk::new(&handle);
+    let greeting: Value = serde_json::from_slice(&talk.session.greeting()).unwrap();
     assert_eq!(greeting["QMP"]["version"]["qemu"]["major"], 10);
     assert!(greeting["QMP"]["capabilities"].is_array() && greeting["QMP"]["version"]["package"].is_string());
     let exchange = [
@@ -122,14 +154,14 @@ fn answers_are_those_of_qemu() {
     ];
     for (command, answer) in exchange {
         let expected: Value = serde_json::from_str(answer).unwrap();
-        assert_eq!(say(&mut session, format!("{command}\n").as_bytes()), [expected], "to {command}");
+        assert_eq!(talk.say(format!("{command}\n").as_bytes()), [expected], "to {command}");
     }
 }
 
 #[test]
 fn requests_reach_the_driver_and_its_refusals_the_client() {
     let (handle, _shared, seen) = running();
-    let mut session = negotiated(&handle);
+    let mut talk = Talk::negotiated(&handle);
     let fine = json!({"return": {}});
     let change = |change| Request::MigrateSetParameters(change);
     let commands: [(&str, Request); 12] = [
@@ -165,7 +197,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
         (r#"{"execute":"migrate_cancel"}"#, Request::MigrateCancel),
     ];
     for (command, request) in commands {
-        assert_eq!(say(&mut session, command.as_bytes()), std::slice::from_ref(&fine), "to {command}");
+        assert_eq!(talk.say(command.as_bytes()), std::slice::from_ref(&fine), "to {command}");
         assert_eq!(seen.try_recv().unwrap(), request, "from {command}");
     }
     let refused = [
@@ -190,7 +222,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
         (r#"{"execute":"cont","arguments":{"force":1}}"#, "Invalid parameter type for 'force', expected: boolean"),
     ];
     for (command, sentence) in refused {
-        let reply = say(&mut session, command.as_bytes());
+        let reply = talk.say(command.as_bytes());
         assert_eq!(reply, [json!({"error": {"class": "GenericError", "desc": sentence}})], "to {command}");
     }
     assert!(seen.try_iter().all(|request| matches!(request, Request::Migrate(Address::Tcp(_)))));
@@ -200,7 +232,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
 #[test]
 fn migration_figures_are_in_the_units_of_qemu() {
     let (handle, shared, _seen) = running();
-    let mut session = negotiated(&handle);
+    let mut talk = Talk::negotiated(&handle);
     shared.update_migration(|info| {
         info.phase = Phase::Source(SourcePhase::Rounds);
         let figures = &mut info.figures;
@@ -223,7 +255,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
     });
     let query = br#"{"execute":"query-migrate"}"#;
     assert_eq!(
-        say(&mut session, query),
+        talk.say(query),
         [
             json!({"return": {"status": "active", "total-time": 11, "setup-time": 1, "expected-downtime": 300, "ram": ram}})
         ]
@@ -237,7 +269,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
         info.figures.downtime = Some(downtime);
     });
     assert_eq!(
-        say(&mut session, query),
+        talk.say(query),
         [json!({"return": {
             "status": "completed", "total-time": 11, "setup-time": 1, "downtime": 4, "expected-downtime": 300,
             "downtime-parts": {
@@ -251,13 +283,13 @@ fn migration_figures_are_in_the_units_of_qemu() {
         info.error = Some("Failed to connect to '/nowhere': No such file or directory".into());
     });
     assert_eq!(
-        say(&mut session, query),
+        talk.say(query),
         [json!({"return": {
             "status": "failed", "error-desc": "Failed to connect to '/nowhere': No such file or directory"
         }})]
     );
     assert_eq!(
-        say(&mut session, br#"{"execute":"query-migrate-parameters"}"#),
+        talk.say(br#"{"execute":"query-migrate-parameters"}"#),
         [json!({"return": {"downtime-limit": 300, "max-bandwidth": 134217728, "pause-budget": 1200}})]
     );
 }
@@ -265,33 +297,55 @@ fn migration_figures_are_in_the_units_of_qemu() {
 #[test]
 fn framing_takes_any_split_and_survives_garbage() {
     let (handle, _shared, _seen) = running();
-    let mut session = negotiated(&handle);
     let status = json!({"return": {"status": "running", "running": true}});
-    let mut replies = Vec::new();
-    for byte in b" \r\n{\"execute\":\n\"query-status\"}{\"execute\":\"query-status\"}\n" {
-        replies.extend(say(&mut session, &[*byte]));
+    let command: &[u8] = b" \r\n{\"execute\":\n\"query-status\"}{\"execute\":\"query-status\"}\n";
+    let fine = json!({"return": {}});
+    let begin: &[u8] = br#"{"execute":"qmp_capabilities"}"#;
+    for size in [None, Some(1), Some(2), Some(7)] {
+        let answers = |text: &[u8]| Talk::in_pieces(&handle, size).say(&[begin, text].concat());
+        assert_eq!(answers(command), [fine.clone(), status.clone(), status.clone()]);
+        let garbage =
+            [&b"{bad json}\n"[..], b"\xff\n", b"{\"execute\":\"query-\xffstatus\"}\n", &[b'['; 200], b"{\n]\n"];
+        for garbage in garbage {
+            let answers = answers(&[garbage, b"\n{\"execute\":\"query-status\"}"].concat());
+            let [_, wrong, right] = &answers[..] else { panic!("{answers:?} to {garbage:?}") };
+            assert_eq!(wrong["error"]["class"], "GenericError");
+            assert!(wrong["error"]["desc"].as_str().unwrap().starts_with("JSON parse error, "));
+            assert_eq!(*right, status, "after {garbage:?}");
+        }
+        // A line that is wrong is answered once, and a number or a word ends where its line does, or something else begins.
+        let counts = [("{bad json} more\n", 1), ("1234\n", 1), ("12[]true{}\n", 4), ("{\"execute\":1} 56 truex\n", 3)];
+        for (line, count) in counts {
+            assert_eq!(answers(line.as_bytes()).len(), 1 + count, "{line:?}");
+        }
     }
-    assert_eq!(replies, [status.clone(), status.clone()]);
-    for garbage in [&b"{bad json}\n"[..], b"\xff\n", b"{\"execute\":\"query-\xffstatus\"}\n", &[b'['; 200]] {
-        let replies = say(&mut session, garbage);
-        assert_eq!(replies.len(), 1, "{garbage:?}");
-        assert_eq!(replies[0]["error"]["class"], "GenericError");
-        assert!(replies[0]["error"]["desc"].as_str().unwrap().starts_with("JSON parse error, "));
-        assert_eq!(
-            say(&mut session, b"\n{\"execute\":\"query-status\"}"),
-            std::slice::from_ref(&status),
-            "after {garbage:?}"
-        );
-    }
-    // However it comes: a line that is wrong is answered once, and a number ends where its line does.
-    for line in ["{bad json} more\n", "1234\n", "{\"execute\":1} 56 truex\n"] {
-        let whole = say(&mut session, line.as_bytes());
-        let pieces: Vec<Value> = line.bytes().flat_map(|byte| say(&mut session, &[byte])).collect();
-        assert_eq!(pieces, whole, "{line:?}");
-    }
-    let mut endless = vec![b'"'];
-    endless.resize(64 * 1024 + 1, b'a');
-    let mut said = Vec::new();
-    assert_eq!(session.receive(&endless, |_, reply| said.push(reply)), Err(CommandTooLong));
-    assert_eq!(said.len(), 1);
+}
+
+#[test]
+fn a_command_has_64_kib_at_most_and_nothing_behind_a_longer_one_counts() {
+    let (handle, _shared, _seen) = running();
+    // As long as may be, with its quotes.
+    let text = |len: usize| format!("\"{}\"", "a".repeat(len - 2));
+    let mut talk = Talk::negotiated(&handle);
+    assert_eq!(talk.say(text(64 << 10).as_bytes())[0]["error"]["desc"], "QMP input must be a JSON object");
+    // White space between commands is nobody's, and of a line that was wrong nothing is kept.
+    assert!(talk.say(&[b'\n'; 100 << 10]).is_empty());
+    assert_eq!(talk.say(&[&b"{bad"[..], &[b' '; 100 << 10], b"\n"].concat()).len(), 1);
+    let longer = format!("{}{{\"execute\":\"query-status\"}}", text((64 << 10) + 1));
+    let answers = talk.say(longer.as_bytes());
+    let [answer] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!(answer["error"]["desc"], "the command is longer than 65536 bytes; the connection is closed");
+    assert!(talk.say(br#"{"execute":"query-status"}"#).is_empty());
+}
+
+/// A client may send a byte at a time.
+#[test]
+fn what_comes_byte_by_byte_is_read_once() {
+    let (handle, _shared, _seen) = running();
+    let command = format!("{{\"id\":[{}0]}}", "[],".repeat(20_000));
+    let before = ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap();
+    assert_eq!(Talk::in_pieces(&handle, Some(1)).say(command.as_bytes()).len(), 1);
+    let taken = Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap() - before);
+    // Minutes, if each byte made the session read all of the command anew.
+    assert!(taken < Duration::from_secs(5), "{taken:?} for {} bytes", command.len());
 }

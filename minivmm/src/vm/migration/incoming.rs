@@ -11,7 +11,7 @@ use super::ended::Ended;
 use super::seam::Seam;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::Address;
-use crate::error::{Error, Result, chain, say};
+use crate::error::{Error, Result, SparingLog, chain};
 use crate::migration::preflight::Preflight;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
@@ -39,6 +39,7 @@ pub(super) struct Reception {
     pub(super) control: Control,
     /// Where a source that was turned away is told of.
     pub(super) shared: Arc<Published>,
+    pub(super) log: SparingLog,
 }
 
 impl Reception {
@@ -55,7 +56,7 @@ impl Reception {
             let why = arrival.error.as_ref().map(|error| chain(error));
             if arrival.pristine && !self.control.is_cancelled() {
                 let why = why.unwrap_or_default();
-                say(format_args!("a migration's source was turned away: {why}; waiting for the next one"));
+                self.log.say(format_args!("a migration's source was turned away: {why}; waiting for the next one"));
                 self.shared.update_migration(|info| info.error = Some(format!("a source was turned away: {why}")));
                 continue;
             }

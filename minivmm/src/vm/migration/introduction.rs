@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::say;
+use crate::error::SparingLog;
 use crate::migration::preflight::{Card, Difference, Disk, Facts, compare};
 use crate::migration::sections::MachineState;
 use crate::vm::driver::Vm;
@@ -15,17 +15,20 @@ pub(super) struct Introduction {
     state: Arc<Mutex<MachineState>>,
     here: Facts,
     tsc_scales: bool,
+    log: SparingLog,
 }
 
 impl Introduction {
     /// All that keeps the source's guest from going on here.
-    pub(super) fn differences(&self) -> Vec<Difference> {
+    pub(super) fn differences(&mut self) -> Vec<Difference> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match state.preflight.arrived() {
             Some((guest, _)) => compare(guest, &self.here, self.tsc_scales),
             None => {
-                say("the source sends no section minivmm/preflight: its CPU, TSC rate and devices are not compared \
-                     with this machine's");
+                self.log.say(
+                    "the source sends no section minivmm/preflight: its CPU, TSC rate and devices are not compared \
+                     with this machine's",
+                );
                 Vec::new()
             }
         }
@@ -50,7 +53,7 @@ impl Vm {
     /// For the migration thread of a destination.
     pub(super) fn introduction(&self) -> Introduction {
         let (state, here) = (Arc::clone(&self.state), self.facts());
-        Introduction { state, here, tsc_scales: self.machine.tsc_scales() }
+        Introduction { state, here, tsc_scales: self.machine.tsc_scales(), log: SparingLog::default() }
     }
 
     /// Destination: the guest fits. It is shown the processor that it was shown at the source; if the source did not say

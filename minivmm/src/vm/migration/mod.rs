@@ -26,14 +26,15 @@ use self::incoming::Reception;
 pub(super) use self::look_up::LookUp;
 use self::outgoing::Departure;
 use self::seam::Seam;
+pub(super) use self::write_back::WriteBack;
 use crate::config::Address;
-use crate::error::{Error, chain, say};
+use crate::error::{Error, SparingLog, chain, say};
 use crate::kvm::state::HypervisorState;
 use crate::migration::global::{GlobalState, Timer};
 use crate::migration::ownership::SharedTickets;
 use crate::migration::preflight::Preflight;
 use crate::migration::ram::{MachineDirtyLog, MachineRam};
-use crate::migration::sections::Parts;
+use crate::migration::sections::{MachineState, Parts};
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::machine::Machine;
 use crate::vm::request::{GuestEvent, ParameterChange, Refusal, Rehearsing};
@@ -106,19 +107,12 @@ impl Vm {
             let why = "the guest has stood here since a migration and may be stale: let it go on with cont first";
             return Err(Refusal(why.into()).into());
         }
-        if release.is_some() {
-            // What that release lacks is looked for before the first byte, also in the state that KVM has now.
-            let before = self.shared.run_state();
-            self.stand_still(before, REHEARSAL)?;
-            if before == RunState::Running {
-                self.start();
-            }
-        }
         let control = Control::default();
         self.shared.parameters().apply(&control);
         let setup = Phase::Source(SourcePhase::Setup);
         self.shared.begin_migration(setup, &control);
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).preflight = Preflight::new(self.facts());
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
+            MachineState { preflight: Preflight::new(self.facts()), ..MachineState::new(self.machine.vcpus.len()) };
         let parts = self.parts();
         let log = MachineDirtyLog::new(Arc::clone(&self.machine.kvm));
         let departure = Departure {
@@ -267,6 +261,7 @@ impl Vm {
             ram: MachineRam::new(self.ram.clone()),
             control: control.clone(),
             shared: Arc::clone(&self.shared),
+            log: SparingLog::default(),
         };
         let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || reception.run());
         let thread =

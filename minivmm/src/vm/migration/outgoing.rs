@@ -51,6 +51,9 @@ impl Departure {
             Ok(sections) => sections,
             Err(error) => return failed(chain(&error)),
         };
+        if self.release.is_some() {
+            self.seam.see_state();
+        }
         sections.save_for(self.release.take());
         if let Err(error) = self.seam.begin() {
             return failed(chain(&error));

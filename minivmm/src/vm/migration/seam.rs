@@ -9,8 +9,7 @@ use vmstate::migrate::{Claim, Control, Machine, Rehearsal};
 use vmstate::ownership::{Ownership, OwnershipError};
 
 use super::introduction::Introduction;
-use super::write_back::{failed, write_back};
-use crate::devices::virtio::blk::Image;
+use super::write_back::{WriteBack, failed};
 use crate::error::chain;
 use crate::migration::ownership::{SharedTickets, Tickets};
 use crate::vm::backends::Backends;
@@ -22,7 +21,7 @@ use crate::vm::request::{EngineRequest, Rehearsing};
 pub(in crate::vm) struct Seam {
     handle: Handle,
     control: Control,
-    images: Vec<Arc<Image>>,
+    write_back: WriteBack,
     ownership: Arc<Ownership>,
     /// What the source tells of its resources.
     tickets: SharedTickets,
@@ -35,12 +34,15 @@ pub(in crate::vm) struct Seam {
 /// The driver may be busy with another request, and a rehearsal is not worth a longer wait.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// How often a guest that does not stand in time is made to stand again, so that its state can be looked at.
+const LOOKS: u32 = 5;
+
 impl Seam {
     pub(super) fn new(handle: Handle, control: Control, backends: &Backends, tickets: &SharedTickets) -> Self {
         Self {
             handle,
             control,
-            images: backends.images.clone(),
+            write_back: backends.write_back.clone(),
             ownership: Arc::clone(&backends.ownership),
             tickets: Arc::clone(tickets),
             introduction: None,
@@ -70,6 +72,21 @@ impl Seam {
         *self.tickets.lock().unwrap_or_else(PoisonError::into_inner) = Tickets::default();
     }
 
+    /// Source, before a migration to another release: has the state read that is in the kernel, so that what the release lacks
+    /// of it is found before the first page. On a host that is too busy for that, it is found later.
+    pub(super) fn see_state(&mut self) {
+        for _ in 0..LOOKS {
+            if self.control.is_cancelled() {
+                return;
+            }
+            if let Ok(Some(_)) = self.rehearse() {
+                // The guest runs on, which is all that there is to do.
+                self.standing = None;
+                return;
+            }
+        }
+    }
+
     /// Everything in which the resources here are not the source's, as sentences.
     fn foreign_resources(&self) -> Vec<String> {
         let told = self.tickets.lock().unwrap_or_else(PoisonError::into_inner).told();
@@ -87,7 +104,7 @@ impl Machine for Seam {
             vmstate::Error::new(error.kind(), message).with_source(error)
         })?;
         let go_on = || begun.elapsed() < within && !self.control.is_cancelled();
-        let written = match write_back(&self.images, &go_on) {
+        let written = match self.write_back.run(&go_on) {
             Ok(Some(_)) => return Ok(()),
             Ok(None) if self.control.is_cancelled() => vmstate::Error::new(ErrorKind::Cancelled, "cancelled"),
             Ok(None) => {
@@ -103,9 +120,9 @@ impl Machine for Seam {
     }
 
     fn prepare(&mut self, go_on: &dyn Fn() -> bool) -> vmstate::Result<Duration> {
-        write_back(&self.images, go_on)?;
+        self.write_back.run(go_on)?;
         // What the guest has written meanwhile is about what it will have written at the pause.
-        write_back(&self.images, go_on).map(Option::unwrap_or_default)
+        self.write_back.run(go_on).map(Option::unwrap_or_default)
     }
 
     fn rehearse(&mut self) -> vmstate::Result<Option<Rehearsal>> {
@@ -120,7 +137,7 @@ impl Machine for Seam {
     }
 
     fn introduced(&mut self) -> vmstate::Result<()> {
-        let differences = self.introduction.iter().flat_map(|introduction| introduction.differences());
+        let differences = self.introduction.iter_mut().flat_map(|introduction| introduction.differences());
         let mut differences: Vec<_> = differences.map(|difference| difference.to_string()).collect();
         differences.extend(self.foreign_resources());
         refuse(&differences)?;

@@ -1,0 +1,95 @@
+//! The driver's side without its thread: each step is taken by hand.
+
+use vm_memory::{Bytes, GuestAddress};
+use vmstate_lab::tiny;
+
+use super::*;
+use crate::bus::BusDevice;
+use crate::config::{Disk, RateLimits, Serial};
+
+/// Where the test's driver has the disk's queue, and behind it what is read: far from what the guest uses.
+const QUEUE: u64 = 32 << 20;
+const DATA: u64 = 48 << 20;
+const PIECE: u32 = 8 << 20;
+/// What guest memory has where nothing was read.
+const UNTOUCHED: u8 = 0xff;
+
+/// Asks the machine's disk for the same 8 MiB sixty times over, at one address each (virtio 1.2 §2.7, §4.2.3).
+fn ask_for_much(vm: &Vm) {
+    const BUFFERS: u16 = 60;
+    let memory = vm.ram.guest();
+    memory.write_slice(&vec![UNTOUCHED; PIECE as usize], GuestAddress(DATA)).unwrap();
+    let (header, status) = (QUEUE + 0x8000, QUEUE + 0x8100);
+    let mut chain = vec![(header, 16, 0)];
+    chain.extend([(DATA, PIECE, 2)].repeat(BUFFERS.into()));
+    chain.push((status, 1, 2));
+    for (index, (address, len, flags)) in (0_u16..).zip(&chain) {
+        let more = if usize::from(index) + 1 < chain.len() { 1 } else { 0 };
+        let at = GuestAddress(QUEUE + 16 * u64::from(index));
+        memory.write_obj(*address, at).unwrap();
+        memory
+            .write_obj(u64::from(*len) | (flags | more) << 32 | u64::from(index + 1) << 48, GuestAddress(at.0 + 8))
+            .unwrap();
+    }
+    // One chain is available, the one that begins at 0.
+    memory.write_obj(1_u16, GuestAddress(QUEUE + 0x4002)).unwrap();
+    let disk = &vm.machine.devices.disks[0];
+    let write = |register: u64, value: u32| disk.lock().unwrap().write(register, &value.to_le_bytes());
+    for (register, value) in [(0x070, 1), (0x070, 3), (0x024, 1), (0x020, 1), (0x070, 11), (0x030, 0), (0x038, 64)] {
+        write(register, value);
+    }
+    for (register, place) in [(0x080, QUEUE), (0x090, QUEUE + 0x4000), (0x0a0, QUEUE + 0x6000)] {
+        write(register, place as u32);
+    }
+    for (register, value) in [(0x044, 1), (0x070, 15), (0x050, 0)] {
+        write(register, value);
+    }
+    let begun = || memory.read_obj::<u8>(GuestAddress(DATA)).unwrap() != UNTOUCHED;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !begun() {
+        assert!(Instant::now() < deadline, "the disk does nothing");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    assert_eq!(memory.read_obj::<u16>(GuestAddress(QUEUE + 0x6002)).unwrap(), 0, "done already");
+}
+
+/// The memory is the new machine's: no thread of the old one's devices writes to it.
+#[test]
+fn a_reset_leaves_no_device_of_the_old_machine_at_work() {
+    if let Err(error) = kvm::open() {
+        return vmstate_lab::skip::skip(error);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let [kernel, path] = ["kernel", "disk"].map(|name| dir.path().join(name));
+    std::fs::write(&kernel, tiny::bzimage()).unwrap();
+    std::fs::File::create(&path).unwrap().set_len(1 << 30).unwrap();
+    let config = Config {
+        kernel: Some(kernel),
+        initrd: None,
+        append: tiny::command_line(16, 0),
+        memory: 64 << 20,
+        cpus: 1,
+        disks: vec![Disk { path, read_only: false, limits: RateLimits::default() }],
+        lease: None,
+        nets: Vec::new(),
+        serial: Serial::None,
+        control: None,
+        incoming: None,
+    };
+    let mut vm = Vm::new(config, Box::new(std::io::sink())).unwrap();
+    vm.start();
+    for stands in [false, true] {
+        ask_for_much(&vm);
+        if stands {
+            vm.stop().unwrap();
+        }
+        assert!(vm.reset().is_ok());
+        let memory = vm.ram.guest();
+        memory.write_slice(&vec![UNTOUCHED; PIECE as usize], GuestAddress(DATA)).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let mut now = vec![0; PIECE as usize];
+        memory.read_slice(&mut now, GuestAddress(DATA)).unwrap();
+        assert!(now.iter().all(|byte| *byte == UNTOUCHED), "written after the reset, machine stood: {stands}");
+        assert_eq!(vm.shared.run_state(), if stands { RunState::Paused } else { RunState::Running });
+    }
+}

@@ -1,0 +1,145 @@
+//! A host that does not answer: a disk, as a network file system whose server is gone; a processor that is busy with others.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::held::Held;
+use crate::process::{Process, free_port, until};
+
+/// Less than the 10 s that a stop waits for a disk.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// The tiny guest rewrites a sector of its disk in each pass.
+struct Guest {
+    process: Process,
+    _disk: tempfile::NamedTempFile,
+}
+
+impl Guest {
+    fn start() -> Option<Self> {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        fs::write(disk.path(), [0; 4096]).unwrap();
+        let append = vmstate_lab::tiny::command_line_with_disk(16, 0);
+        let path = disk.path().to_str().unwrap();
+        let process = Process::start(&[], &["--serial", "none", "--append", &append, "--disk", path])?;
+        Some(Self { process, _disk: disk })
+    }
+
+    /// Its disk's thread, in a call that is not answered.
+    fn hang(&self) -> Option<Held> {
+        let thread = until("a thread of the disk", || self.process.threads("virtio-blk").first().copied());
+        Held::at(Pid::from_raw(thread as i32), &[libc::SYS_pread64, libc::SYS_pwrite64])
+    }
+}
+
+#[test]
+fn quit_and_sigterm_end_the_process_while_its_disk_does_not_answer() {
+    for stops in [false, true] {
+        for how in ["quit", "SIGTERM"] {
+            let Some(mut guest) = Guest::start() else { return };
+            let mut user = guest.process.user();
+            let Some(hanging) = guest.hang() else { return };
+            if stops {
+                guest.process.user().tell("stop");
+            }
+            match how {
+                "quit" => {
+                    let (answer, took) = user.ask("quit");
+                    assert!(answer.get("return").is_some() && took < AT_ONCE, "{answer} after {took:?}");
+                }
+                _ => guest.process.signal(Signal::SIGTERM),
+            }
+            let asked = Instant::now();
+            hanging.await_end();
+            assert_eq!(guest.process.end_within(AT_ONCE), Some(0), "{how}, stops: {stops}");
+            assert!(asked.elapsed() < AT_ONCE, "{how}, stops: {stops}: ended after {:?}", asked.elapsed());
+        }
+    }
+}
+
+/// As soon as the disk answers again, the stop is what it always is.
+#[test]
+fn a_stop_is_refused_while_a_disk_does_not_answer_and_the_guest_goes_on() {
+    let Some(guest) = Guest::start() else { return };
+    let mut user = guest.process.user();
+    let Some(hanging) = guest.hang() else { return };
+    let (answer, _) = user.ask("stop");
+    let why = answer["error"]["desc"].as_str().unwrap_or_default();
+    assert!(why.contains("did not finish a piece of a request within"), "{answer}");
+    assert_eq!(user.ask("query-status").0["return"]["status"], "running");
+    drop(hanging);
+    assert!(user.ask("stop").0.get("return").is_some());
+    assert_eq!(user.ask("query-status").0["return"]["status"], "paused");
+}
+
+/// What a busy host does to a guest's pause is no reason to refuse its migration: what its state has that the release lacks is
+/// looked for as soon as it can be.
+#[test]
+fn a_migration_to_a_release_begins_while_the_guest_cannot_be_paused() {
+    let Some(guest) = Guest::start() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let schema = directory.path().join("schema.json");
+    let address = free_port();
+    let mut user = guest.process.user();
+    assert!(user.ask_with("dump-schema", &json!({"file": schema})).0.get("return").is_some());
+    let destination =
+        Process::awaiting(&address, &[], &["--serial", "none", "--disk", guest._disk.path().to_str().unwrap()]);
+    // It listens before it can be asked.
+    let mut there = destination.user();
+    user.pause_without_end();
+    // The first round is not over while the vCPU stands.
+    user.ask_with("migrate-set-parameters", &json!({"max-bandwidth": 8192}));
+    let vcpu = until("a vCPU", || guest.process.threads("vcpu0").first().copied());
+    let Some(busy) = Held::anywhere(Pid::from_raw(vcpu as i32)) else { return };
+    let (answer, _) = user.ask_with("migrate", &json!({"uri": address, "target-schema": schema}));
+    assert!(answer.get("return").is_some(), "{answer}");
+    user.await_migration("active");
+    drop(busy);
+    user.ask_with("migrate-set-parameters", &json!({"max-bandwidth": 0, "downtime-limit": 2000}));
+    user.await_migration("completed");
+    there.await_migration("completed");
+}
+
+/// The machine is not made yet: what it is made of may be slow to open, and the user may not want to wait.
+#[test]
+fn a_signal_ends_the_process_before_there_is_a_machine() {
+    const BUILDS: &[(&str, &[libc::c_long])] = &[
+        ("opens its files", &[libc::SYS_openat]),
+        ("makes guest memory", &[libc::SYS_madvise]),
+        ("starts its threads", &[libc::SYS_clone, libc::SYS_clone3]),
+        ("makes its control socket", &[libc::SYS_bind]),
+    ];
+    if let Err(error) = minivmm::kvm::open() {
+        return vmstate_lab::skip::skip(error);
+    }
+    for (what, calls) in BUILDS {
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            // Stands before its first instruction.
+            let mut shell = Command::new("sh");
+            shell.args(["-c", r#"kill -STOP $$; exec "$0" run "$@""#, env!("CARGO_BIN_EXE_minivmm")]);
+            let process = Process::spawn_by(shell, &[], &["--serial", "none"]);
+            let main = process.id();
+            until("shell that stands", || {
+                let status = waitpid(main, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG)).unwrap();
+                matches!(status, WaitStatus::Stopped(..)).then_some(())
+            });
+            let Some(held) = Held::anywhere(main) else { return };
+            kill(main, Signal::SIGCONT).unwrap();
+            // Its second thread takes signals; the first one tries the sandbox on.
+            for _ in 0..2 {
+                held.go_to(&[libc::SYS_clone, libc::SYS_clone3]);
+            }
+            held.go_on_to_a_call();
+            until("thread for signals", || process.threads("signals").first().copied());
+            held.go_to(calls);
+            process.signal(signal);
+            assert_eq!(held.await_end(), Some(128 + signal as i32), "{what}, {signal}");
+        }
+    }
+}
