@@ -325,3 +325,136 @@ fn devices_that_threads_share_are_saved_for_it_too() {
     load(&saved(&mut sections).unwrap(), Strictness::Strict, &mut of_old(&mut uart, &mut pic)).unwrap();
     assert_eq!((uart.divider, uart.fifo), (12, 7));
 }
+
+/// What is sent is laid out as there, and a load there would refuse it: each such value is refused here, by its field.
+#[test]
+fn a_value_that_the_release_does_not_take_is_refused() {
+    mod then {
+        use vmstate::VmState;
+
+        #[derive(VmState, Default, Clone, Copy)]
+        #[repr(u8)]
+        pub(super) enum Phase {
+            #[default]
+            Idle = 0,
+            Busy = 1,
+        }
+
+        #[derive(VmState, Default)]
+        #[repr(u8)]
+        pub(super) enum Request {
+            #[default]
+            None = 0,
+            Read {
+                sector: u64,
+            } = 1,
+        }
+
+        #[derive(VmState, Default)]
+        #[vmstate(name = "lane")]
+        pub(super) struct Lane {
+            pub(super) phase: Phase,
+            pub(super) request: Request,
+        }
+
+        #[derive(VmState, Default)]
+        #[vmstate(name = "disk", subsection(name = "disk/speed"))]
+        pub(super) struct Disk {
+            #[vmstate(range = 0..=7)]
+            pub(super) level: i16,
+            pub(super) gap: [u16; 5],
+            pub(super) count: u8,
+            #[vmstate(len = count, max = 4)]
+            pub(super) lanes: Vec<Lane>,
+            #[vmstate(list, max = 2)]
+            pub(super) errors: Vec<u8>,
+            pub(super) on: bool,
+            #[vmstate(subsection = "disk/speed")]
+            pub(super) speed: Option<Phase>,
+        }
+    }
+
+    #[derive(VmState, Default, Clone, Copy)]
+    #[repr(u8)]
+    enum Phase {
+        #[default]
+        Idle = 0,
+        Busy = 1,
+        Draining = 4,
+    }
+
+    #[derive(VmState, Default)]
+    #[repr(u8)]
+    enum Request {
+        #[default]
+        None = 0,
+        Read {
+            sector: u64,
+        } = 1,
+        Discard {
+            sector: u64,
+            count: u32,
+        } = 3,
+    }
+
+    #[derive(VmState, Default)]
+    #[vmstate(name = "lane")]
+    struct Lane {
+        phase: Phase,
+        request: Request,
+    }
+
+    #[derive(VmState, Default)]
+    #[vmstate(name = "disk", subsection(name = "disk/speed"))]
+    struct Disk {
+        #[vmstate(range = -1..=8)]
+        level: i16,
+        gap: [u16; 5],
+        count: u8,
+        #[vmstate(len = count, max = 6)]
+        lanes: Vec<Lane>,
+        #[vmstate(list, max = 3)]
+        errors: Vec<u8>,
+        on: u8,
+        #[vmstate(subsection = "disk/speed")]
+        speed: Option<Phase>,
+    }
+
+    fn lanes(lanes: Vec<Lane>) -> Disk {
+        Disk { count: lanes.len().try_into().unwrap(), lanes, ..Disk::default() }
+    }
+    let busy = || Lane { phase: Phase::Busy, request: Request::Read { sector: 7 } };
+    let draining = Lane { phase: Phase::Draining, ..busy() };
+    let discarding = Lane { request: Request::Discard { sector: 1, count: 2 }, ..busy() };
+    let refused = [
+        (Disk { level: -1, ..Disk::default() }, "level: -1 is not taken there, only 0 to 7"),
+        (lanes(vec![busy(), draining]), "lanes[1] › phase: 4 is not known there, only 0, 1"),
+        (lanes(vec![discarding]), "lanes[0] › request › tag: 3 is not known there, only 0, 1"),
+        (lanes((0..5).map(|_| busy()).collect()), "lanes: it has 5 elements, there at most 4 are taken"),
+        (Disk { errors: vec![1, 2, 3], ..Disk::default() }, "errors: it has 3 elements, there at most 2 are taken"),
+        (Disk { on: 2, ..Disk::default() }, "on: 2 is not taken there"),
+        (
+            Disk { speed: Some(Phase::Draining), ..Disk::default() },
+            "disk/speed › speed: 4 is not known there, only 0, 1",
+        ),
+    ];
+    let mut schema = Schema::new(None);
+    schema.add("disk", then::Disk::DESCRIPTION).unwrap();
+    for (mut disk, reason) in refused {
+        // The oracle: the release itself refuses these bytes.
+        let bytes = vmstate::testing::bytes(&mut disk);
+        then::Disk::default().load_or_keep(&mut Reader::strict(&bytes), 1).unwrap_err();
+        let mut sections = Sections::new();
+        sections.add(disk).unwrap();
+        self::refused(&mut sections, schema.clone(), &[&format!("disk/0 › {reason}")]);
+    }
+
+    let mut disk = Disk { level: 7, errors: vec![255], on: 1, speed: Some(Phase::Busy), ..lanes(vec![busy(), busy()]) };
+    let bytes = vmstate::testing::bytes(&mut disk);
+    let mut there = then::Disk::default();
+    there.load_or_keep(&mut Reader::strict(&bytes), 1).unwrap();
+    let mut sections = Sections::new();
+    sections.add(disk).unwrap();
+    sections.save_for(Some(schema));
+    saved(&mut sections).unwrap();
+}

@@ -6,6 +6,8 @@ mod older;
 #[cfg(feature = "engine")]
 mod registry;
 mod shared;
+#[cfg(feature = "engine")]
+mod taken;
 
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};

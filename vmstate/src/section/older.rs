@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Registration, Sections};
+use super::{Registration, Sections, taken};
 use crate::codec::{SubsectionVersions, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
@@ -17,6 +17,8 @@ pub(super) struct Older {
     pub(super) idstr: String,
     pub(super) version: u32,
     pub(super) description: Description,
+    /// As the release has it.
+    there: Description,
     subsections: Arc<SubsectionVersions>,
 }
 
@@ -28,9 +30,9 @@ impl Sections<'_> {
     ///
     /// A migration or snapshot is refused before anything is sent, with all reasons, if something cannot be said in that
     /// release: a section or a subsection that is needed now and not known there, one whose version there is no longer
-    /// written here, one that it does not do without and that this machine does not send, another layout. To find
-    /// subsections that are needed, everything is saved once more before, in a live migration while the guest runs. What
-    /// becomes needed later ends the migration at the next [rehearsal](crate::migrate::Machine::rehearse), or in the pause
+    /// written here, one that it does not do without and that this machine does not send, another layout, a value that it does
+    /// not take. To find subsections and values, everything is saved once more before, in a live migration while the guest
+    /// runs. What comes later ends the migration at the next [rehearsal](crate::migrate::Machine::rehearse), or in the pause
     /// before any device is sent; the guest runs on here.
     pub fn save_for(&mut self, release: Option<Schema>) {
         self.release = release.map(Arc::new);
@@ -75,6 +77,7 @@ impl Older {
             idstr: name.to_owned(),
             version,
             description: here.older(version, &known, true),
+            there: there.clone(),
             subsections: Arc::new(SubsectionVersions::new(known)),
         })
     }
@@ -123,6 +126,7 @@ impl Registration<'_> {
             Some(Ok(older)) => (older.version, Arc::clone(&older.subsections)),
             Some(Err((_, problem))) => return Err(self.incompatible(problem)),
         };
+        let before = out.len();
         out.limit_subsections(Some(subsections));
         let saved = self.section.save_at(out, version);
         let problems = out.limit_subsections(None);
@@ -130,8 +134,18 @@ impl Registration<'_> {
             // A hand-written section knows its newest version only.
             Err(error) if error.kind() == ErrorKind::Misuse => Err(self.incompatible(error.message())),
             Ok(()) if !problems.is_empty() => Err(self.incompatible(&problems.join("; "))),
+            Ok(()) => match self.refused_value(out.as_slice().get(before..).unwrap_or_default()) {
+                Some(refused) => Err(refused.in_section(&self.idstr, self.instance)),
+                None => Ok(()),
+            },
             saved => saved,
         }
+    }
+
+    /// The first value in the section's bytes that the release does not take.
+    fn refused_value(&self, bytes: &[u8]) -> Option<Error> {
+        let Some(Ok(Older { version, there, .. })) = self.older.as_deref() else { return None };
+        taken::refused_value(bytes, there, *version)
     }
 
     fn incompatible(&self, problem: &str) -> Error {
