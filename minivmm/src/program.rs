@@ -67,11 +67,12 @@ fn run(config: Config, confined: bool) -> ExitCode {
         Ok(vm) => vm,
         Err(error) => return refuse(&error.with_causes()),
     };
+    // Before the control socket is there: who can reach the machine can end it in order.
+    let _ = machine.set(vm.handle());
     let _server = match control.map(|path| Server::bind(&path, vm.handle())).transpose() {
         Ok(server) => server,
         Err(error) => return refuse(&error),
     };
-    let _ = machine.set(vm.handle());
     if let Some(input) = input {
         let (keyboard, handle) = (vm.keyboard(), vm.handle());
         let quit = move || handle.tell(Request::Quit);
