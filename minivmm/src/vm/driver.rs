@@ -250,8 +250,9 @@ impl Vm {
 
     pub(super) fn start(&self) {
         self.machine.devices.resume();
-        self.machine.resume_vcpus();
+        // Before the guest's first instruction: who sees what it does finds it running.
         self.shared.set_run_state(RunState::Running);
+        self.machine.resume_vcpus();
     }
 
     /// vCPUs first: then no new work comes while the devices finish theirs. After an error all go on.
