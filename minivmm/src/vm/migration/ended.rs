@@ -4,6 +4,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
+use vmstate::channel::SocketChannel;
 use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
 
 use crate::sandbox::{self, Kind};
@@ -35,7 +36,8 @@ impl Ended {
 }
 
 /// Runs `work` on the migration thread, and tells the driver how it ended. `begun` is the phase in which it begins, and
-/// `control` what shows the later ones.
+/// `control` what shows the later ones. The connection that `work` leaves open is closed once the driver has taken the end
+/// in: who sees it close may end the machine at once, and a quit comes before all else.
 ///
 /// # Errors
 /// The host gives no thread.
@@ -43,17 +45,19 @@ pub(super) fn spawn(
     handle: Handle,
     begun: Phase,
     control: Control,
-    work: impl FnOnce() -> Ended + Send + 'static,
+    work: impl FnOnce() -> (Ended, Option<SocketChannel>) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     sandbox::spawn(Kind::Migration, "migration", move || {
         let end = catch_unwind(AssertUnwindSafe(work));
-        let end = end.unwrap_or_else(|_| {
-            Ended::panicked(match control.progress().phase {
+        let (end, _connection) = end.unwrap_or_else(|_| {
+            let end = Ended::panicked(match control.progress().phase {
                 Phase::Idle => begun,
                 phase => phase,
-            })
+            });
+            (end, None)
         });
-        handle.tell(EngineRequest::Ended(end));
+        // A driver that has ended needs no telling.
+        let _ = handle.ask(EngineRequest::Ended(end));
     })
 }
 

@@ -43,15 +43,16 @@ pub(super) struct Reception {
 }
 
 impl Reception {
-    /// Takes in the first source that comes so far that it changes something of the machine.
-    pub(super) fn run(mut self) -> Ended {
-        let failed = |why| Ended { phase: Phase::Destination(DestinationPhase::Failed), error: Some(why) };
+    /// Takes in the first source that comes so far that it changes something of the machine; its connection is still open.
+    pub(super) fn run(mut self) -> (Ended, Option<SocketChannel>) {
         loop {
-            // The connection stays open until the machine has said how the migration ended: who saw it close may end the
-            // machine at once.
-            let (arrival, _channel) = match self.take_in() {
+            // One that is turned away sees its connection close once the machine has said why.
+            let (arrival, channel) = match self.take_in() {
                 Ok(taken_in) => taken_in,
-                Err(why) => return failed(why),
+                Err(why) => {
+                    let phase = Phase::Destination(DestinationPhase::Failed);
+                    return (Ended { phase, error: Some(why) }, None);
+                }
             };
             let why = arrival.error.as_ref().map(|error| chain(error));
             if arrival.pristine && !self.control.is_cancelled() {
@@ -66,7 +67,7 @@ impl Reception {
                 }
                 _ => why,
             };
-            return Ended { phase: Phase::Destination(arrival.phase), error };
+            return (Ended { phase: Phase::Destination(arrival.phase), error }, Some(channel));
         }
     }
 

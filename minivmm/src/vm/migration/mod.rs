@@ -125,7 +125,7 @@ impl Vm {
             ram: MachineRam::new(self.ram.clone()),
             log: log.clone(),
         };
-        let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || departure.run());
+        let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || (departure.run(), None));
         match begun {
             Ok(thread) => {
                 self.outgoing = Some(Outgoing { control, thread, before: self.shared.run_state(), log });

@@ -1,13 +1,18 @@
 //! The driver's side without its thread: each step is taken by hand.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use vmstate_lab::tiny;
 
 use super::*;
+use crate::boot::layout::MACHINE_TYPE;
 use crate::config::{Config, Serial};
+use crate::vm::queue::Next;
+use crate::vm::request::{AnyRequest, EngineRequest};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -38,17 +43,11 @@ struct Asked {
     _dir: tempfile::TempDir,
 }
 
-/// The tiny guest has run, and has asked for this by a key; no driver has looked at it. `None` after saying that the test is
-/// skipped.
-fn asked_by(key: u8) -> Option<Asked> {
-    if let Err(error) = crate::kvm::open() {
-        vmstate_lab::skip::skip(error);
-        return None;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let kernel = dir.path().join("kernel");
+/// A machine with the tiny guest.
+fn config(dir: &Path) -> Config {
+    let kernel = dir.join("kernel");
     std::fs::write(&kernel, tiny::bzimage()).unwrap();
-    let config = Config {
+    Config {
         kernel: Some(kernel),
         initrd: None,
         append: tiny::command_line(16, 0),
@@ -60,9 +59,19 @@ fn asked_by(key: u8) -> Option<Asked> {
         serial: Serial::None,
         control: None,
         incoming: None,
-    };
+    }
+}
+
+/// The tiny guest has run, and has asked for this by a key; no driver has looked at it. `None` after saying that the test is
+/// skipped.
+fn asked_by(key: u8) -> Option<Asked> {
+    if let Err(error) = crate::kvm::open() {
+        vmstate_lab::skip::skip(error);
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
     let screen = Screen::default();
-    let vm = Vm::new(config, Box::new(screen.clone())).unwrap();
+    let vm = Vm::new(config(dir.path()), Box::new(screen.clone())).unwrap();
     vm.start();
     until("pass", || String::from_utf8_lossy(&screen.0.lock().unwrap()).contains("p00000002"));
     assert_eq!(vm.keyboard().send(&[key]), 1);
@@ -92,6 +101,37 @@ fn a_power_off_just_before_the_switch_over_refuses_it() {
     }
     assert_eq!(vm.shared.run_state(), RunState::Running);
     assert_eq!(vm.machine.events().first(), Some(GuestEvent::PoweredOff));
+}
+
+/// Who sees it close may end the machine at once, and a quit would come before what the end has to say.
+#[test]
+fn a_connection_is_closed_once_the_end_of_its_migration_is_told() {
+    if let Err(error) = crate::kvm::open() {
+        return vmstate_lab::skip::skip(error);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let door = dir.path().join("door");
+    let mut vm = Vm::new(config(dir.path()), Box::new(std::io::sink())).unwrap();
+    assert!(vm.receive(Listener::unix(&door).unwrap()).is_ok());
+    // Header; the configuration, which names the machine; the command OPEN_RETURN_PATH.
+    let name = [&[0, 0, 0, MACHINE_TYPE.len() as u8], MACHINE_TYPE.as_bytes()].concat();
+    let mut source = UnixStream::connect(&door).unwrap();
+    source.write_all(&[b"QEVM\0\0\0\x03\x07", &*name, b"\x08\0\x01\0\0"].concat()).unwrap();
+    until("source that is looked at", || vm.shared.migration().figures.bytes > 0);
+    assert!(vm.incoming.as_ref().unwrap().control.cancel());
+    until("end", || vm.queue.len() == 1);
+    source.set_nonblocking(true).unwrap();
+    let mut said = Vec::new();
+    assert_eq!(source.read_to_end(&mut said).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "it is closed");
+
+    let Next::Asked((AnyRequest::Engine(EngineRequest::Ended(end)), answer)) = vm.queue.next(&|| None) else {
+        panic!("the thread has ended");
+    };
+    assert!(matches!(vm.ended(end), Err(Outcome::Ended(End::Failed(why))) if why.contains("did not run here")));
+    answer.send(Ok(())).unwrap();
+    source.set_nonblocking(false).unwrap();
+    source.set_read_timeout(Some(PATIENCE)).unwrap();
+    source.read_to_end(&mut said).unwrap();
 }
 
 /// Its thread may be held up by the peer or the host; the socket's file would block the next start.
