@@ -255,11 +255,12 @@ fn serve_commands(mut session: Session<&UnixStream>, outgoing: &SyncSender<Outgo
     let mut alive = outgoing.send(Some(session.greeting())).is_ok();
     while alive && let Some(said) = session.listen() {
         standing.busy.store(true, Ordering::SeqCst);
+        // Before the answer is out: who has it was heard before all that come after it.
+        *lock(&standing.heard) = Instant::now();
         let answer = session.answer(said);
-        // Before the answer is out: what happens once the client has it must not be missed.
+        // Before the answer is out, too: what happens once the client has it must not be missed.
         standing.negotiated.store(session.is_negotiated(), Ordering::SeqCst);
         alive = outgoing.send(Some(answer)).is_ok();
-        *lock(&standing.heard) = Instant::now();
         standing.busy.store(false, Ordering::SeqCst);
     }
 }

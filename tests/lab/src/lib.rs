@@ -29,3 +29,4 @@ pub mod terminal;
 pub mod tiny;
 pub mod tree;
 pub mod vmm;
+pub mod waited;

@@ -12,10 +12,14 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde_json::{Value, json};
 use vmstate::migrate::{Phase, SourcePhase};
+use vmstate_lab::waited::Waited;
 
 use super::{Talk, running};
 use crate::control::{Client, ClientError, Server};
 use crate::vm::{Handle, RunState};
+
+/// What a host may need that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Peer {
     input: BufReader<UnixStream>,
@@ -24,7 +28,7 @@ struct Peer {
 impl Peer {
     fn connect(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut peer = Self { input: BufReader::new(stream) };
         assert!(peer.next().get("QMP").is_some());
         peer
@@ -159,7 +163,7 @@ fn a_client_that_waits_for_an_answer_is_never_closed_for_another_one() {
     for peer in &mut waiting {
         peer.send(r#"{"execute":"stop"}"#);
     }
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while queue.len() < 16 {
         assert!(Instant::now() < deadline, "{} of 16 wait", queue.len());
         thread::sleep(Duration::from_millis(1));
@@ -189,7 +193,7 @@ fn the_server_closes_while_a_client_waits_for_a_driver_that_is_stuck() {
         drop(server);
         closed.send(()).unwrap();
     });
-    closes.recv_timeout(Duration::from_secs(10)).unwrap();
+    closes.recv_timeout(PATIENCE).unwrap();
     assert!(!path.exists());
 }
 
@@ -210,17 +214,13 @@ fn a_client_that_does_not_read_is_cut_off_and_never_waited_for() {
     let mut deaf = Peer::connect(&path);
     deaf.send("{\"execute\":\"qmp_capabilities\"}");
     assert_eq!(deaf.next(), json!({"return": {}}));
-    let begin = Instant::now();
-    let longest = (0..20_000).map(|round| {
-        let state = if round % 2 == 0 { RunState::Paused } else { RunState::Running };
-        let begin = Instant::now();
-        shared.set_run_state(state);
-        begin.elapsed()
-    });
-    let longest = longest.max().unwrap();
-    assert!(longest < Duration::from_secs(1), "publishing took {longest:?}");
+    let before = Waited::now();
+    for round in 0..20_000 {
+        shared.set_run_state(if round % 2 == 0 { RunState::Paused } else { RunState::Running });
+    }
+    let waited = before.since();
+    assert!(waited < Duration::from_secs(1), "publishing waited {waited:?}");
     drop(server);
-    assert!(begin.elapsed() < Duration::from_secs(30));
     let mut rest = Vec::new();
     let events = match deaf.input.read_to_end(&mut rest) {
         Ok(_) | Err(_) => rest.iter().filter(|&&byte| byte == b'\n').count(),
