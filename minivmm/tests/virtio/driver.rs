@@ -23,6 +23,9 @@ pub const MEMORY: usize = 4 << 20;
 pub const BUFFERS: u64 = 2 << 20;
 pub const QUEUE_SIZE: u16 = 16;
 
+/// What a device may need on a host that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
 pub fn memory() -> GuestMemory {
     GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap()
 }
@@ -125,9 +128,9 @@ impl<M: Model> Driver<M> {
     }
 
     pub fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + PATIENCE;
         while !condition(self) {
-            assert!(Instant::now() < end, "waited 10 s for {what}");
+            assert!(Instant::now() < end, "waited {PATIENCE:?} for {what}");
             std::thread::sleep(Duration::from_micros(100));
         }
     }
@@ -253,12 +256,12 @@ impl Queue {
     }
 
     pub fn wait_used(&mut self) -> (u32, u32) {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + PATIENCE;
         loop {
             if let Some(used) = self.poll_used() {
                 return used;
             }
-            assert!(Instant::now() < end, "waited 10 s for a used buffer");
+            assert!(Instant::now() < end, "waited {PATIENCE:?} for a used buffer");
             std::thread::sleep(Duration::from_micros(50));
         }
     }

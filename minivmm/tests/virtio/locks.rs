@@ -1,7 +1,6 @@
 //! Streams of earlier minivmms still load: the formats of disk and network card are locked.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use minivmm::devices::Device;
 use minivmm::devices::virtio::Model;
@@ -10,7 +9,7 @@ use minivmm::devices::virtio::mmio::Virtio;
 use minivmm::devices::virtio::net::Offloads;
 use tempfile::NamedTempFile;
 
-use crate::driver::{Driver, memory};
+use crate::driver::{Driver, PATIENCE, memory};
 use crate::net::{net, rings};
 use crate::state::{BLK, fixture, guest_of_fixture, load};
 
@@ -24,7 +23,7 @@ fn disk() -> Blk {
 fn linux<M: Model>(model: M, name: &str, indices: &[(u64, u16)]) -> Virtio<M> {
     let mut device = Driver::new(model, guest_of_fixture(indices)).device;
     // A running device would look at rings that are not there.
-    device.pause(Duration::from_secs(5)).unwrap();
+    device.pause(PATIENCE).unwrap();
     load(&mut device, &fixture(name)).unwrap();
     device
 }

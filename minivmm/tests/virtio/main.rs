@@ -13,4 +13,5 @@ mod negotiation;
 mod net;
 mod patience;
 mod state;
+mod threads;
 mod turns;
