@@ -14,12 +14,10 @@ use minivmm::kvm::state::Processor;
 use minivmm::kvm::vm::KvmVm;
 use minivmm::kvm::{self, cpuid};
 use minivmm::memory::Ram;
-use minivmm::vm::{End, Handle, MigrationStatus, Request, RunState, Vm};
+use minivmm::vm::{End, Handle, MigrationStatus, ParameterChange, Request, RunState, Vm};
 use vmstate_lab::tiny;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A source that says nothing for so long waits for an answer.
-const QUIET: Duration = Duration::from_millis(50);
 
 struct Machine {
     handle: Handle,
@@ -52,9 +50,10 @@ impl Machine {
         Self { handle: vm.handle(), thread: std::thread::spawn(|| vm.run()) }
     }
 
-    /// Its guest is stopped, so that one round sends it.
+    /// Its guest is stopped, so that one round sends it. A busy host is no reason to give up.
     fn stopped(dir: &Path) -> Self {
         let machine = Self::start(config(dir));
+        machine.be_patient();
         machine.until("runs", |handle| handle.run_state() == RunState::Running);
         machine.handle.ask(Request::Stop).unwrap();
         machine
@@ -65,7 +64,18 @@ impl Machine {
         let mut config = config(dir);
         (config.kernel, config.incoming) = (None, Some(Address::Unix(dir.join(door))));
         change(&mut config);
-        Self::start(config)
+        let machine = Self::start(config);
+        machine.be_patient();
+        machine
+    }
+
+    fn be_patient(&self) {
+        let change = ParameterChange {
+            downtime_limit: Some(PATIENCE),
+            pause_budget: Some(PATIENCE),
+            ..ParameterChange::default()
+        };
+        self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
     }
 
     fn until(&self, what: &str, condition: impl Fn(&Handle) -> bool) {
@@ -100,6 +110,12 @@ fn lab() -> Option<tempfile::TempDir> {
     }
 }
 
+/// The command PING with a number of one byte: what a source says before it waits for an answer ends so (QEMU's
+/// `qemu_savevm_send_ping`, migration/savevm.c).
+const PING: [u8; 8] = [8, 0, 2, 0, 4, 0, 0, 0];
+/// In front of it is all that is loaded.
+const LAST_PING: u8 = 5;
+
 /// Passes one connection on from `from` to `to`; whatever the source says before it waits for an answer goes through
 /// `change` as one piece. Returns all that the source said, unchanged.
 fn relay(dir: &Path, from: &str, to: &str, change: impl Fn(&mut [u8]) + Send + 'static) -> JoinHandle<Vec<u8>> {
@@ -113,22 +129,20 @@ fn relay(dir: &Path, from: &str, to: &str, change: impl Fn(&mut [u8]) + Send + '
             let _ = std::io::copy(&mut answers, &mut back);
             let _ = back.shutdown(std::net::Shutdown::Both);
         });
-        source.set_read_timeout(Some(QUIET)).unwrap();
-        let (mut said, mut piece, mut bytes) = (Vec::new(), Vec::new(), vec![0; 1 << 20]);
-        loop {
-            match source.read(&mut bytes) {
-                Ok(0) => break,
-                Ok(count) => piece.extend_from_slice(&bytes[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    said.extend_from_slice(&piece);
-                    change(&mut piece);
-                    if destination.write_all(&piece).is_err() {
-                        break;
-                    }
-                    piece.clear();
-                }
-                Err(_) => break,
+        let (mut said, mut piece, mut bytes, mut all) = (Vec::new(), Vec::new(), vec![0; 1 << 20], false);
+        while let Ok(count @ 1..) = source.read(&mut bytes) {
+            piece.extend_from_slice(&bytes[..count]);
+            let ping = piece.split_last().filter(|(_, begin)| begin.ends_with(&PING)).map(|(number, _)| *number);
+            if ping.is_none() && !all {
+                continue;
             }
+            all |= ping == Some(LAST_PING);
+            said.extend_from_slice(&piece);
+            change(&mut piece);
+            if destination.write_all(&piece).is_err() {
+                break;
+            }
+            piece.clear();
         }
         let _ = destination.write_all(&piece);
         let _ = destination.shutdown(std::net::Shutdown::Write);

@@ -63,7 +63,7 @@ impl Rig {
     }
     /// Waits until the sink has `expected`, and no more than that.
     fn expect_output(&self, expected: &[u8]) {
-        let end = std::time::Instant::now() + Duration::from_secs(10);
+        let end = std::time::Instant::now() + Duration::from_secs(60);
         while self.sink.0.lock().unwrap().len() < expected.len() && std::time::Instant::now() < end {
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -89,6 +88,11 @@ impl Process {
         });
     }
 
+    /// An address at which nobody listens.
+    pub(crate) fn door(&self) -> String {
+        format!("unix:{}/door", self.directory.path().display())
+    }
+
     /// Connects to its control socket.
     pub(crate) fn user(&self) -> User {
         let path = self.directory.path().join("qmp");
@@ -152,8 +156,9 @@ impl User {
 
     /// A busy host ends no migration: how long the guest may stand is no matter of these tests.
     pub(crate) fn pause_without_end(&mut self) {
-        let budget = PATIENCE.as_millis() as u64;
-        let (answer, _) = self.ask_with("migrate-set-parameters", &json!({"pause-budget": budget}));
+        let limit = PATIENCE.as_millis() as u64;
+        let limits = json!({"pause-budget": limit, "downtime-limit": limit});
+        let (answer, _) = self.ask_with("migrate-set-parameters", &limits);
         assert!(answer.get("return").is_some(), "{answer}");
     }
 
@@ -178,12 +183,6 @@ fn with_code(code: &[u8]) -> Vec<u8> {
     let mut image = tiny::bzimage();
     image[1024 + 512..][..code.len()].copy_from_slice(code);
     image
-}
-
-/// A TCP address at which nobody listens.
-pub(crate) fn free_port() -> String {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    format!("tcp:127.0.0.1:{port}")
 }
 
 /// Looks until there is what is looked for.

@@ -105,8 +105,7 @@ fn a_pause_budget_that_nothing_fits_into_leaves_a_running_guest() {
         let address = door(dir.path(), "door");
         let destination = Machine::start(dir.path(), Some(&address));
         let pause_budget = Some(Duration::from_nanos(nanos));
-        let change =
-            ParameterChange { pause_budget, downtime_limit: Some(Duration::from_secs(9)), ..Default::default() };
+        let change = ParameterChange { pause_budget, ..Default::default() };
         source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
         assert_eq!(source.migrate(&address), MigrationStatus::Failed, "{nanos} ns");
         assert_eq!(source.handle.run_state(), RunState::Running);

@@ -1,6 +1,7 @@
 //! Machines with the tiny guest, as threads of this process, and what is between two of them.
 
 use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -71,7 +72,20 @@ impl Machine {
             incoming: incoming.cloned(),
         };
         let vm = Vm::new(config, Box::new(console.clone())).unwrap();
-        Self { handle: vm.handle(), keyboard: vm.keyboard(), console, thread: Some(std::thread::spawn(|| vm.run())) }
+        let (handle, keyboard) = (vm.handle(), vm.keyboard());
+        let machine = Self { handle, keyboard, console, thread: Some(std::thread::spawn(|| vm.run())) };
+        machine.be_patient();
+        machine
+    }
+
+    /// So that neither a busy host nor what a test holds up on purpose ends a migration.
+    fn be_patient(&self) {
+        let change = ParameterChange {
+            downtime_limit: Some(PATIENCE),
+            pause_budget: Some(PATIENCE),
+            ..ParameterChange::default()
+        };
+        self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
     }
 
     fn printed(&self) -> String {
@@ -143,12 +157,6 @@ impl Machine {
         self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
     }
 
-    /// So that nothing that a test holds up on purpose ends a migration.
-    pub(crate) fn pause_without_end(&self) {
-        let change = ParameterChange { pause_budget: Some(PATIENCE), ..ParameterChange::default() };
-        self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
-    }
-
     pub(crate) fn quit(self) {
         let _ = self.handle.ask(Request::Quit);
         self.end();
@@ -178,10 +186,12 @@ pub(crate) fn lab() -> Option<tempfile::TempDir> {
     }
 }
 
-/// A TCP address at which nobody listens.
+/// A TCP address at which nobody listens: of the loopback network, that of this process.
 pub(crate) fn free_port() -> Address {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    Address::Tcp(format!("127.0.0.1:{port}"))
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let address = Ipv4Addr::new(127, high, middle, low);
+    let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+    Address::Tcp(format!("{address}:{port}"))
 }
 
 pub(crate) fn door(dir: &Path, name: &str) -> Address {

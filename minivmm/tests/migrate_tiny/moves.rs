@@ -5,7 +5,7 @@ use std::time::Duration;
 use minivmm::config::{Address, Disk, RateLimits};
 use minivmm::vm::{End, MigrationStatus, Request, RunState};
 
-use crate::machine::{Machine, PAGES, door, free_port, lab, until};
+use crate::machine::{Machine, PAGES, PATIENCE, door, free_port, lab, until};
 use crate::ownership::generation;
 
 #[test]
@@ -50,7 +50,7 @@ fn a_cancelled_migration_leaves_the_guest_here_and_the_next_one_succeeds() {
     assert_eq!(first.passes(), 0);
     source.await_passes(2);
 
-    source.limit(Duration::from_secs(1), 0);
+    source.limit(PATIENCE, 0);
     let address = door(dir.path(), "taken");
     let second = Machine::start(dir.path(), Some(&address));
     assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use minivmm::control::Client;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
 use serde_json::json;
 use tempfile::TempDir;
 use vmstate_lab::tiny;
@@ -50,6 +52,7 @@ impl Machine {
         Some(Self { child, folder })
     }
 
+    /// Its user, once the guest runs; a busy host is no reason for a migration to give up.
     fn control(&self) -> Client {
         let path = self.folder.path().join("qmp");
         let mut client = None;
@@ -59,6 +62,8 @@ impl Machine {
         });
         let mut client = client.unwrap();
         until("a running guest", || client.execute("query-status", json!({})).unwrap()["status"] == "running");
+        let patient = json!({"downtime-limit": PATIENCE.as_millis() as u64});
+        client.execute("migrate-set-parameters", patient).unwrap();
         client
     }
 
@@ -99,12 +104,13 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
 /// proc_pid_status(5): 2 is a filter. All sets of capabilities are empty; the bounding set, if there was the right to empty it.
 #[track_caller]
 fn all_are_confined(machine: &Machine, expected: &[&str]) {
-    // The main thread starts the machine and is then confined.
-    until("main thread that is confined", || machine.threads()["minivmm"]["Seccomp"] == "2");
-    let threads = machine.threads();
-    for name in expected {
-        assert!(threads.contains_key(*name), "no thread {name} in {:?}", threads.keys());
-    }
+    // The main thread starts the machine and is then confined; another one names and confines itself when it first runs.
+    let mut threads = BTreeMap::new();
+    until("machine whose threads are all there and confined", || {
+        threads = machine.threads();
+        let confined = threads.values().all(|status| status["Seccomp"] == "2");
+        confined && expected.iter().all(|name| threads.contains_key(*name))
+    });
     for (name, status) in threads {
         assert_eq!((status["Seccomp"].as_str(), status["NoNewPrivs"].as_str()), ("2", "1"), "{name}");
         let mut sets = vec!["CapInh", "CapPrm", "CapEff", "CapAmb"];
@@ -152,8 +158,10 @@ fn a_schema_is_written_and_read_and_a_kernel_that_is_gone_boots_again() {
     let schema = machine.folder.path().join("schema.json");
     client.execute("dump-schema", json!({"file": schema})).unwrap();
     assert!(client.execute("dump-schema", json!({"file": schema})).unwrap_err().to_string().contains("File exists"));
-    // The name is looked up by a confined thread.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // The name is looked up by a confined thread. The port is taken, and nobody listens there.
+    let taken = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(taken.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    let port = getsockname::<SockaddrIn>(taken.as_raw_fd()).unwrap().port();
     client.execute("migrate", json!({"uri": format!("tcp:localhost:{port}"), "target-schema": schema})).unwrap();
     let status = |client: &mut Client| client.execute("query-migrate", json!({})).unwrap();
     until("end of the migration", || status(&mut client)["status"] == "failed");
