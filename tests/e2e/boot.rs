@@ -19,12 +19,12 @@ fn shell(world: &mut World, cpus: u8) -> Result<()> {
         }
         Ok(())
     };
-    wait(&vmm, "# ", within(Duration::from_secs(60)))?;
+    wait(&vmm, "# ", within(Duration::from_secs(120)))?;
     // What is typed is echoed: the answer must not be part of the question.
     vmm.type_in("echo $((6*7)) is $(busybox nproc)\n")?;
-    wait(&vmm, &format!("42 is {cpus}"), within(Duration::from_secs(10)))?;
+    wait(&vmm, &format!("42 is {cpus}"), within(Duration::from_secs(60)))?;
     vmm.type_in("exit\n")?;
-    let status = vmm.process().wait(within(Duration::from_secs(20)))?;
+    let status = vmm.process().wait(within(Duration::from_secs(60)))?;
     ensure(status.success(), || format!("the monitor ended with {status} after the power-off"))
 }
 

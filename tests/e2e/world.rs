@@ -15,9 +15,9 @@ use vmstate_lab::vmm::{Program, Vmm};
 use crate::place;
 
 /// For an answer of the guest or of a monitor.
-pub(crate) const ANSWER: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 /// For a migration.
-pub(crate) const MIGRATION: Duration = Duration::from_secs(60);
+pub(crate) const MIGRATION: Duration = Duration::from_secs(120);
 /// Clocks may differ by this much more than what the measurement leaves open.
 const DRIFT: Duration = Duration::from_millis(20);
 

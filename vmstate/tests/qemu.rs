@@ -4,10 +4,9 @@
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
@@ -194,14 +193,19 @@ fn skipped() -> bool {
     qemu::at_least(qemu::Version(9, 1)).map_err(skip::skip).is_err()
 }
 
-fn wait_for(path: &Path) {
-    for _ in 0..600 {
-        if path.exists() {
-            return;
+/// What QEMU may need on a host that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks until there is what is looked for.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
         }
+        assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
         thread::sleep(Duration::from_millis(50));
     }
-    panic!("{} did not appear", path.display());
 }
 
 #[test]
@@ -212,15 +216,17 @@ fn qemu_takes_our_pages_and_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let (socket, dump) = (directory.path().join("socket"), directory.path().join("dump"));
     let mut qemu = Qemu::start(&["-incoming", &format!("unix:{}", socket.display())]);
-    wait_for(&socket);
+    // Its file is there before anybody listens.
+    let mut channel = until("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
     let ram = Ram::new();
     for page in (0..4096_u64).step_by(3) {
         ram.write(0, page * 4096 + page % 4000, &page.to_be_bytes()).unwrap();
     }
     let (mut machine, control) = (Vm { running: true }, Control::default());
+    control.set_downtime_limit(PATIENCE);
     let departure = source::run(
         Outgoing {
-            channel: &mut SocketChannel::connect_unix(&socket, Duration::from_secs(10), &|| true).unwrap(),
+            channel: &mut channel,
             clock: &MonotonicClock::new(),
             machine: &mut machine,
             sections: &mut Sections::new(),
@@ -273,7 +279,7 @@ fn we_take_qemus_guest_and_it_believes_us() {
     for (name, instance, device) in &mut devices {
         sections.register(name, *instance, device as &mut dyn Section).unwrap();
     }
-    let mut channel = listener.accept(Duration::from_secs(60)).unwrap();
+    let mut channel = listener.accept(PATIENCE).unwrap();
     let arrival = destination::run(
         Incoming {
             channel: &mut channel,
@@ -296,15 +302,11 @@ fn we_take_qemus_guest_and_it_believes_us() {
     for (name, instance, device) in devices {
         assert_eq!(device.loads, 1, "{name}/{instance}");
     }
-    let mut status = Value::Null;
-    for _ in 0..100 {
-        status = qemu.execute("query-migrate", json!({}));
-        if status["status"] == "completed" {
-            return;
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    panic!("{status}");
+    until("end of QEMU's migration", || {
+        let status = qemu.execute("query-migrate", json!({}));
+        assert_ne!(status["status"], "failed", "{status}");
+        (status["status"] == "completed").then_some(())
+    });
 }
 
 /// Neither takes a ping that nobody could answer.
@@ -319,18 +321,18 @@ fn a_ping_needs_a_way_for_its_answer() {
     std::fs::write(&file, stream).unwrap();
     let mut qemu = Qemu::start(&["-incoming", "defer"]);
     qemu.execute("migrate-incoming", json!({"uri": format!("file:{}", file.display()), "exit-on-error": false}));
-    let failed = (0..100).any(|_| {
-        thread::sleep(Duration::from_millis(50));
-        qemu.execute("query-migrate", json!({}))["status"] == "failed"
+    until("failure of QEMU's migration", || {
+        let status = qemu.execute("query-migrate", json!({}));
+        assert_ne!(status["status"], "completed", "{status}");
+        (status["status"] == "failed").then_some(())
     });
-    assert!(failed, "{}", qemu.execute("query-migrate", json!({})));
 
     let listener = Listener::unix(&socket).unwrap();
     let mut source = std::os::unix::net::UnixStream::connect(&socket).unwrap();
     source.write_all(stream).unwrap();
     let error = destination::run(
         Incoming {
-            channel: &mut listener.accept(Duration::from_secs(60)).unwrap(),
+            channel: &mut listener.accept(PATIENCE).unwrap(),
             clock: &MonotonicClock::new(),
             machine: &mut Vm::default(),
             sections: &mut Sections::new(),
@@ -346,7 +348,7 @@ fn a_ping_needs_a_way_for_its_answer() {
 
 fn patient() -> SourceOptions {
     let mut options = SourceOptions::new("microvm");
-    options.answer = Duration::from_secs(60);
+    options.answer = PATIENCE;
     options
 }
 

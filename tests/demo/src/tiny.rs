@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::demo::{completed, show_migration};
 use crate::progress::Progress;
@@ -21,7 +21,7 @@ use vmstate_lab::vmm::{Config, Program, Vmm};
 const PAGES: u64 = 1024;
 /// Passes before the migration, and again after it.
 const PASSES: u64 = 5;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Boots, migrates, verifies.
 pub(crate) fn migrate(scratch: &Path, launcher: &Path, program: &Program) -> Result<DemoReport> {
@@ -58,8 +58,10 @@ pub(crate) fn migrate(scratch: &Path, launcher: &Path, program: &Program) -> Res
     let migration = completed(source.follow_migration(end, |info| show_migration(&mut progress, info))?)?;
     destination.await_status("running", Instant::now() + PATIENCE)?;
     let left_behind = source.status()?;
+    // In order, and read to its end: its last pass is on the console then.
+    source.qmp.execute("quit", Value::Null)?;
+    source.wait_end(Instant::now() + PATIENCE)?;
     let last = tiny::passes(&source.console()).last().copied().unwrap_or(0);
-    source.process().kill();
 
     progress.show("letting it work on at the destination", "");
     await_pass(&destination, last + PASSES)?;

@@ -18,7 +18,7 @@ pub(super) const RAM_MIB: u64 = 16;
 const PAGES: u64 = 256;
 /// A pass begins so many times 65536 ticks of the time stamp counter after the one before, some 10 ms.
 const SPAN: u64 = 0x200;
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// More passes that show that the guest goes on.
 pub(super) const PASSES: u64 = 3;
 

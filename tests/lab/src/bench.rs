@@ -14,7 +14,9 @@ use crate::vmm::{Config, Program, Vmm};
 use crate::{guest, packages};
 
 const DISK_SIZE: u64 = 64 << 20;
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(180);
+/// For what takes milliseconds on an idle host.
+const PROMPT: Duration = Duration::from_secs(60);
 
 /// The guest and its load.
 #[derive(Clone, Debug)]
@@ -95,7 +97,7 @@ impl<'a> Bench<'a> {
     pub fn incoming(&mut self) -> Result<(Vmm, String)> {
         let uri = format!("unix:{}", self.directory.join(format!("migration{}", self.started)).display());
         let mut vmm = self.start(Some(uri.clone()))?;
-        vmm.await_status("inmigrate", Instant::now() + Duration::from_secs(10))?;
+        vmm.await_status("inmigrate", Instant::now() + PROMPT)?;
         Ok((vmm, uri))
     }
 
@@ -112,7 +114,7 @@ impl<'a> Bench<'a> {
         config.tap = self.network.map(|_| format!("tap{number}"));
         let vmm = Vmm::spawn(Some(&self.launcher), &self.program, &config)?;
         if let (Some(network), Some(tap)) = (self.network, &config.tap) {
-            network.attach(tap, Instant::now() + Duration::from_secs(5))?;
+            network.attach(tap, Instant::now() + PROMPT)?;
         }
         Ok(vmm)
     }

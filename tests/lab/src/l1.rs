@@ -26,8 +26,8 @@ use crate::tree::Tree;
 pub const INSIDE: &str = "VMSTATE_LAB_L1";
 const MEMORY_MIB: u32 = 2048;
 const REPEATS: u32 = 2;
-const BOOT: Duration = Duration::from_secs(30);
-const SILENCE: Duration = Duration::from_secs(30);
+const BOOT: Duration = Duration::from_secs(90);
+const SILENCE: Duration = Duration::from_secs(60);
 const ARTIFACTS_MAX: u64 = 512 << 20;
 
 /// Where the kernel for guests lies inside.

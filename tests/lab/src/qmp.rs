@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, FileContext, Result};
 
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// A connection in command mode.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ mod tests {
             }
             heard
         });
-        let mut qmp = Qmp::connect(&socket, Instant::now() + Duration::from_secs(5)).unwrap();
+        let mut qmp = Qmp::connect(&socket, Instant::now() + ANSWER).unwrap();
         assert_eq!(qmp.execute("query-status", Value::Null).unwrap()["status"], "paused");
         assert_eq!(qmp.events(), ["STOP"]);
         assert_eq!(qmp.execute("stop", json!({ "a": 1 })).unwrap_err().to_string(), "stop: no");

@@ -15,7 +15,7 @@ use crate::guest;
 use crate::process::Process;
 use crate::qmp::Qmp;
 
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 
 /// Which monitor.
 #[derive(Clone, Debug)]

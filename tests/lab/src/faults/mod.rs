@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub type Result<T> = std::result::Result<T, String>;
 
 /// Longest wait for anything.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for `condition`.
 ///

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -106,8 +106,7 @@ impl Side {
     pub fn ask(&self, command: &'static str, arguments: Value) -> JoinHandle<Result<()>> {
         let control = self.directory.path().join("control");
         std::thread::spawn(move || {
-            let mut qmp =
-                Qmp::connect(&control, Instant::now() + Duration::from_secs(5)).map_err(|error| error.to_string())?;
+            let mut qmp = Qmp::connect(&control, Instant::now() + PATIENCE).map_err(|error| error.to_string())?;
             qmp.execute(command, arguments).map(drop).map_err(|error| error.to_string())
         })
     }
