@@ -13,7 +13,7 @@ use crate::cli::{
 };
 use crate::config::Config;
 use crate::console::{self, Console};
-use crate::control::{ClientError, Server};
+use crate::control::{ClientError, Door, Server};
 use crate::error::say;
 use crate::sandbox::{self, Kind, OnViolation};
 use crate::vm::{End, Handle, Request, Vm};
@@ -67,9 +67,13 @@ fn run(config: Config, confined: bool) -> ExitCode {
         Ok(vm) => vm,
         Err(error) => return refuse(&error.with_causes()),
     };
-    // Before the control socket is there: who can reach the machine can end it in order.
+    let door = match control.map(|path| Door::open(&path)).transpose() {
+        Ok(door) => door,
+        Err(error) => return refuse(&error),
+    };
+    // Before the first client is served: who can ask the machine can end it in order.
     let _ = machine.set(vm.handle());
-    let _server = match control.map(|path| Server::bind(&path, vm.handle())).transpose() {
+    let _server = match door.map(|door| Server::serve(door, vm.handle())).transpose() {
         Ok(server) => server,
         Err(error) => return refuse(&error),
     };

@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use minivmm::control::Client;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
@@ -110,8 +111,12 @@ fn a_destination_that_was_killed_does_not_block_the_next_one() {
     assert!(door.exists(), "a process that is killed removes nothing");
 
     let mut next = minivmm(&arguments);
-    // Before this there is no machine yet that a signal could end in order.
-    await_listener(&control);
+    // Before a client is served there is no machine yet that a signal could end in order.
+    let deadline = Instant::now() + PATIENCE;
+    while Client::connect(&control).is_err() {
+        assert!(Instant::now() < deadline, "nobody is served at {}", control.display());
+        thread::sleep(Duration::from_millis(1));
+    }
     let said = refused(&arguments);
     assert!(said.starts_with(&format!("minivmm: --incoming: {address}: ")), "{said}");
     kill(Pid::from_raw(next.id() as i32), Signal::SIGTERM).unwrap();

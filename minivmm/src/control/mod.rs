@@ -10,4 +10,4 @@ mod tests;
 
 pub use client::{Client, ClientError};
 pub use qmp::{Said, Session};
-pub use socket::{ControlError, Server};
+pub use socket::{ControlError, Door, Server};

@@ -57,11 +57,17 @@ pub enum ControlError {
 /// read, or waits for a driver that is stuck, does not keep it from that.
 #[derive(Debug)]
 pub struct Server {
-    path: PathBuf,
-    inode: Option<(u64, u64)>,
-    listener: Arc<UnixListener>,
+    door: Arc<Door>,
     clients: Clients,
     acceptor: Option<JoinHandle<()>>,
+}
+
+/// A control socket at which nobody is served yet; dropped, it removes its file.
+#[derive(Debug)]
+pub struct Door {
+    path: PathBuf,
+    inode: Option<(u64, u64)>,
+    listener: UnixListener,
 }
 
 type Clients = Arc<Mutex<Vec<Client>>>;
@@ -87,16 +93,42 @@ struct Standing {
 /// A message for a client, or the end of them.
 type Outgoing = Option<Vec<u8>>;
 
-impl Server {
+impl Door {
     /// Listens at `path`, for the owner of this process only.
     ///
     /// # Errors
     /// The path is taken, or the system refuses it. A socket file that nobody listens on any more is replaced.
-    pub fn bind(path: &Path, handle: Handle) -> Result<Self, ControlError> {
+    pub fn open(path: &Path) -> Result<Self, ControlError> {
         remove_stale(path)?;
-        let refused = |source| ControlError::Bind { path: path.into(), source };
-        let listener = Arc::new(listen_privately(path).map_err(refused)?);
-        let inode = inode(path);
+        let listener = listen_privately(path).map_err(|source| ControlError::Bind { path: path.into(), source })?;
+        Ok(Self { path: path.into(), inode: inode(path), listener })
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // Another process may have put its own socket there meanwhile.
+        if self.inode.is_some() && inode(&self.path) == self.inode {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Server {
+    /// Listens at `path`, as [`Door::open`], and serves who comes.
+    ///
+    /// # Errors
+    /// As [`Door::open`], or the host gives no thread.
+    pub fn bind(path: &Path, handle: Handle) -> Result<Self, ControlError> {
+        Self::serve(Door::open(path)?, handle)
+    }
+
+    /// Serves who comes to `door`.
+    ///
+    /// # Errors
+    /// The host gives no thread.
+    pub fn serve(door: Door, handle: Handle) -> Result<Self, ControlError> {
+        let door = Arc::new(door);
         let clients = Clients::default();
         let audience = Arc::downgrade(&clients);
         handle.subscribe(move |event| match audience.upgrade() {
@@ -109,17 +141,18 @@ impl Server {
             None => false,
         });
         let acceptor = {
-            let (listener, clients) = (Arc::clone(&listener), Arc::clone(&clients));
-            spawn("qmp-accept", move || accept(&listener, &clients, &handle)).map_err(refused)?
+            let (theirs, clients) = (Arc::clone(&door), Arc::clone(&clients));
+            let begun = spawn("qmp-accept", move || accept(&theirs.listener, &clients, &handle));
+            begun.map_err(|source| ControlError::Bind { path: door.path.clone(), source })?
         };
-        Ok(Self { path: path.into(), inode, listener, clients, acceptor: Some(acceptor) })
+        Ok(Self { door, clients, acceptor: Some(acceptor) })
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         // Wakes `accept`; std has no shutdown for listeners.
-        let _ = nix::sys::socket::shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        let _ = nix::sys::socket::shutdown(self.door.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
@@ -136,10 +169,6 @@ impl Drop for Server {
             }
             // What goes on beyond that is left to end by itself.
             let _ = client.stream.shutdown(Shutdown::Both);
-        }
-        // Another process may have put its own socket there meanwhile.
-        if self.inode.is_some() && inode(&self.path) == self.inode {
-            let _ = std::fs::remove_file(&self.path);
         }
     }
 }

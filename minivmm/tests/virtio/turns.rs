@@ -6,14 +6,13 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use minivmm::devices::Device;
 use minivmm::devices::virtio::net::{Backend, Net, Offloads};
 use minivmm::memory::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::driver::{BUFFERS, Driver, INDIRECT, USED, memory};
+use crate::driver::{BUFFERS, Driver, INDIRECT, PATIENCE, USED, memory};
 use crate::net::{CONTROL, CTRL_VQ, RECEIVE, TRANSMIT, frame};
 
 const TURN: usize = 256;
@@ -79,7 +78,7 @@ fn done(receive: u16, transmit: u16, control: u16) -> Vec<(Done, u16)> {
     let mut driver = Driver::new(Net::new(network, [2, 0, 0, 0, 0, 1]), memory);
     driver.queues.iter_mut().for_each(|queue| queue.size = ALL);
     driver.start(INDIRECT | CTRL_VQ);
-    driver.device.pause(Duration::from_secs(10)).unwrap();
+    driver.device.pause(PATIENCE).unwrap();
     let (table, data) = (BUFFERS, BUFFERS + 0x1000);
     for _ in 0..receive {
         driver.queues[RECEIVE].offer(&[(data, 100, true)]);
