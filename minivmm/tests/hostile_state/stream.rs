@@ -17,7 +17,7 @@ use crate::Result;
 
 /// Pages that the guest rewrites in each pass.
 const PAGES: u64 = 64;
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// It says whose disk it is: without it a stream is as one of QEMU's, and may be played again.
 const OWNERSHIP: &str = "minivmm/ownership";
 /// Bytes of a section's footer.
@@ -82,6 +82,9 @@ fn migrate(directory: &Path) -> Result<(Vec<u8>, Vec<u8>)> {
         std::thread::sleep(Duration::from_millis(1));
     }
     source.qmp.execute("stop", serde_json::Value::Null).map_err(text)?;
+    // A busy host is no reason to give up.
+    let patient = serde_json::json!({ "downtime-limit": PATIENCE.as_millis() as u64 });
+    source.qmp.execute("migrate-set-parameters", patient).map_err(text)?;
     let (door, between) = (directory.join("door"), directory.join("between"));
     (config.control, config.incoming) = (directory.join("control1"), Some(format!("unix:{}", door.display())));
     let mut destination = Vmm::spawn(None, &program, &config).map_err(text)?;
