@@ -5,30 +5,16 @@ use minivmm::devices::Device;
 use minivmm::devices::virtio::Model;
 use vm_memory::{Bytes, GuestAddress};
 
+use super::chains::{AVAILABLE, QUEUE, TO_DRIVER, USED, descriptor};
 use super::hosts::Host;
 use super::program::Program;
 use super::world::{CONFIG_GENERATION, INTERRUPT_STATUS, MEMORY, STATUS, World};
 
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
-
-/// Bytes between two queues; a queue has descriptors, available ring and used ring at these offsets.
-const QUEUE: u64 = 0x4000;
-const AVAILABLE: u64 = 0x2000;
-const USED: u64 = 0x3000;
-/// Where the indirect tables of [`Driver::request`] lie, and its buffers: in one of so many slots each.
-const TABLES: u64 = 3 * QUEUE;
-const DATA: u64 = 4 * QUEUE;
-const DATA_BYTES: u64 = MEMORY as u64 / 4;
-const SLOT: u64 = 0x800;
-const SLOTS: u64 = 16;
-/// Bits of the pieces of a request: it has an indirect table, and is eight times as large, but for
-/// its last byte.
-pub(super) const IN_TABLE: u8 = 0x80;
-pub(super) const LARGE: u8 = 0x40;
-/// Bytes of a request that the program says, as a disk's header and a range to erase.
-pub(super) const FIRST_BYTES: usize = 32;
+const QUEUE_NOTIFY: u64 = 0x050;
+pub(super) const INTERRUPT_ACK: u64 = 0x064;
+const CONFIG: u64 = 0x100;
+/// VIRTIO_F_EVENT_IDX.
+const EVENT_INDEX: u32 = 1 << 29;
 
 /// Operations; the argument is a queue where one is needed.
 pub(super) mod operation {
@@ -36,7 +22,7 @@ pub(super) mod operation {
     pub(in super::super) const WRITE: u8 = 0;
     /// Offset, and as many bytes as the argument says.
     pub(in super::super) const WRITE_BYTES: u8 = 1;
-    /// Offset; the argument is the binary logarithm of the width.
+    /// Offset; the argument is the binary logarithm of the width, or from 8 on the width and seven.
     pub(in super::super) const READ: u8 = 2;
     /// Address, length, bytes.
     pub(in super::super) const STORE: u8 = 3;
@@ -47,7 +33,8 @@ pub(super) mod operation {
     /// Available index.
     pub(in super::super) const AVAILABLE_INDEX: u8 = 6;
     pub(in super::super) const NOTIFY: u8 = 7;
-    /// Features; the argument is the binary logarithm of the queues' size.
+    /// Features; the argument is the binary logarithm of the queues' size, or from 11 on the step after which the driver
+    /// stops.
     pub(in super::super) const START: u8 = 8;
     /// Argument 0: pause.
     pub(in super::super) const PAUSE_OR_RESUME: u8 = 9;
@@ -61,31 +48,64 @@ pub(super) mod operation {
     pub(in super::super) const WISHES: u8 = 13;
     /// Pieces, bytes the device reads and writes, the first bytes of what it reads.
     pub(in super::super) const REQUEST: u8 = 14;
+    /// Count, bytes of each, first bytes. Argument: its queue, and [`TO_DRIVER`](super::TO_DRIVER).
+    pub(in super::super) const LONG_CHAIN: u8 = 15;
 }
 
 /// A driver of one device. After a move there are two, which are to do the same.
 pub(super) struct Driver<H: Host> {
-    worlds: Vec<World<H>>,
-    queue_size: u16,
-    paused: bool,
+    pub(super) worlds: Vec<World<H>>,
+    pub(super) queue_size: u16,
+    pub(super) paused: bool,
     /// A limit has stopped the device within its work.
-    resting: bool,
+    pub(super) resting: bool,
+    /// The device is driven, its rings are where [`start`](Self::start) puts them, and nobody has written there what a
+    /// driver would not.
+    pub(super) tidy: bool,
+    pub(super) event_index: bool,
     /// Descriptors and buffers that [`request`](Self::request) used.
-    next: u64,
+    pub(super) next: u64,
 }
 
 impl<H: Host> Driver<H> {
     pub(super) fn new(host: H) -> Self {
-        Self { worlds: vec![World::new(host)], queue_size: 16, paused: false, resting: false, next: 0 }
+        Self {
+            worlds: vec![World::new(host)],
+            queue_size: 16,
+            paused: false,
+            resting: false,
+            tidy: false,
+            event_index: false,
+            next: 0,
+        }
     }
 
     pub(super) fn run(&mut self, program: &mut Program<'_>) {
         while let Some((operation, argument)) = program.operation() {
             let queue = u64::from(argument) % H::Model::QUEUES.len() as u64;
+            self.tidy &= !matches!(
+                operation,
+                operation::STORE
+                    | operation::DESCRIPTOR
+                    | operation::PUBLISH
+                    | operation::AVAILABLE_INDEX
+                    | operation::LONG_CHAIN
+            );
             match operation {
-                operation::WRITE => self.write32(4 * u64::from(program.u8()), program.u32()),
-                operation::WRITE_BYTES => self.write(u64::from(program.u16() & 0x3ff), program.bytes(argument.into())),
-                operation::READ => self.read(u64::from(program.u16() & 0x3ff), 1 << (argument & 3)),
+                operation::WRITE => {
+                    let (register, value) = (4 * u64::from(program.u8()), program.u32());
+                    self.tidy &= [QUEUE_NOTIFY, INTERRUPT_ACK].contains(&register) || register >= CONFIG;
+                    self.write32(register, value);
+                }
+                operation::WRITE_BYTES => {
+                    let offset = u64::from(program.u16() & 0x3ff);
+                    self.tidy &= offset >= CONFIG;
+                    self.write(offset, program.bytes(argument.into()));
+                }
+                operation::READ => {
+                    let width = if argument < 8 { 1 << (argument & 3) } else { usize::from(argument) - 7 };
+                    self.read(u64::from(program.u16() & 0x3ff), width);
+                }
                 operation::STORE => {
                     let (address, len) = (program.u32(), program.u8());
                     self.store(u64::from(address) % MEMORY as u64, program.bytes(len.into()));
@@ -102,7 +122,7 @@ impl<H: Host> Driver<H> {
                 operation::PUBLISH => self.publish(queue, program.u8().into()),
                 operation::AVAILABLE_INDEX => self.store(queue * QUEUE + AVAILABLE + 2, &program.u16().to_le_bytes()),
                 operation::NOTIFY => self.notify(argument.into()),
-                operation::START => self.start(program.u64(), 1 << argument.min(10)),
+                operation::START => self.start(program.u64(), argument),
                 operation::PAUSE_OR_RESUME if argument == 0 => self.pause(),
                 operation::PAUSE_OR_RESUME => self.resume(),
                 operation::MOVE => self.move_on(argument == 1),
@@ -118,13 +138,13 @@ impl<H: Host> Driver<H> {
                     self.store(queue * QUEUE + used_event, &program.u16().to_le_bytes());
                 }
                 operation::REQUEST => self.request(queue, program),
-                _ => self.work(),
+                _ => self.long_chain(queue, argument & TO_DRIVER != 0, program),
             }
         }
         self.move_on(false);
     }
 
-    fn write(&mut self, offset: u64, data: &[u8]) {
+    pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
         if let (STATUS, [0, _, _, _]) = (offset, data) {
             if self.worlds.iter().any(|world| world.host.is_held()) {
                 self.worlds.iter().for_each(|world| world.host.forget_held());
@@ -134,7 +154,7 @@ impl<H: Host> Driver<H> {
         self.worlds.iter_mut().for_each(|world| world.device.write(offset, data));
     }
 
-    fn write32(&mut self, register: u64, value: u32) {
+    pub(super) fn write32(&mut self, register: u64, value: u32) {
         self.write(register, &value.to_le_bytes());
     }
 
@@ -146,31 +166,20 @@ impl<H: Host> Driver<H> {
         }
     }
 
-    fn store(&self, address: u64, bytes: &[u8]) {
+    pub(super) fn store(&self, address: u64, bytes: &[u8]) {
         for world in &self.worlds {
             // Where memory ends, the rest is lost.
             let _ = world.memory.write(bytes, GuestAddress(address));
         }
     }
 
-    fn load16(&self, address: u64) -> u16 {
-        self.worlds[0].memory.read_obj(GuestAddress(address)).unwrap_or(0)
-    }
-
-    fn publish(&self, queue: u64, head: u16) {
-        let available = queue * QUEUE + AVAILABLE;
-        let index = self.load16(available + 2);
-        self.store(available + 4 + 2 * u64::from(index % self.queue_size), &head.to_le_bytes());
-        self.store(available + 2, &index.wrapping_add(1).to_le_bytes());
-    }
-
-    fn notify(&mut self, queue: u32) {
-        self.write32(0x050, queue);
+    pub(super) fn notify(&mut self, queue: u32) {
+        self.write32(QUEUE_NOTIFY, queue);
         self.work();
     }
 
     /// Lets the devices work. Two are only alike where both have nothing left to do.
-    fn work(&mut self) {
+    pub(super) fn work(&mut self) {
         if self.paused {
             return;
         }
@@ -179,17 +188,17 @@ impl<H: Host> Driver<H> {
             copy.drain();
             original.compare(copy);
         } else {
-            self.resting = self.worlds[0].device.work().is_some();
+            self.resting = self.worlds[0].work();
         }
     }
 
-    fn pause(&mut self) {
+    pub(super) fn pause(&mut self) {
         self.work();
         self.worlds.iter_mut().for_each(World::pause);
         self.paused = true;
     }
 
-    fn resume(&mut self) {
+    pub(super) fn resume(&mut self) {
         self.worlds.iter_mut().for_each(|world| world.device.resume());
         // Whoever arrives may have announced itself.
         self.worlds.iter().for_each(|world| world.host.begin());
@@ -197,164 +206,47 @@ impl<H: Host> Driver<H> {
         self.work();
     }
 
-    /// virtio 1.2 §3.1.1, with those of `features` that are offered, and VIRTIO_F_VERSION_1.
-    fn start(&mut self, features: u64, size: u16) {
+    /// virtio 1.2 §3.1.1, with those of `features` that are offered, and VIRTIO_F_VERSION_1: as a whole with queues of
+    /// 2^`argument`, or stopped behind one of its steps.
+    fn start(&mut self, features: u64, argument: u8) {
+        let (size, steps) = if argument <= 10 { (1 << argument, usize::MAX) } else { (16, argument.into()) };
         self.queue_size = size;
+        // Larger rings reach into the next queue.
+        self.tidy = argument <= 8;
         for status in [0, 1, 3] {
             self.write32(STATUS, status);
+        }
+        if steps == 11 {
+            return;
         }
         for (half, word) in [(0, features as u32), (1, (features >> 32) as u32 | 1)] {
             self.write32(0x014, half);
             let offered = self.worlds[0].read32(0x010);
             self.write32(0x024, half);
             self.write32(0x020, word & offered);
+            if half == 0 {
+                self.event_index = word & offered & EVENT_INDEX != 0;
+            }
+        }
+        if steps == 12 {
+            return;
         }
         self.write32(STATUS, 11);
-        for queue in 0..H::Model::QUEUES.len() as u64 {
+        for queue in (0..H::Model::QUEUES.len()).take(steps - 13) {
             self.write32(0x030, queue as u32);
             self.write32(0x038, size.into());
-            let base = queue * QUEUE;
+            let base = queue as u64 * QUEUE;
             for (register, address) in [(0x080, base), (0x090, base + AVAILABLE), (0x0a0, base + USED)] {
                 self.write32(register, address as u32);
                 self.write32(register + 4, 0);
             }
+            self.store(base, &[0; AVAILABLE as usize]);
             self.store(base + AVAILABLE, &[0; 4]);
             self.store(base + USED, &[0; 4]);
             self.write32(0x044, 1);
         }
-        self.write32(STATUS, 15);
-    }
-
-    /// A well-formed chain, in pieces, in a table of its own or not.
-    fn request(&mut self, queue: u64, program: &mut Program<'_>) {
-        let (pieces, mut reads, mut writes) = (program.u8(), u32::from(program.u16()), u32::from(program.u16()));
-        let bytes = program.bytes(FIRST_BYTES.min(reads as usize));
-        let slot = self.next % SLOTS;
-        self.next += 1;
-        self.store(DATA + slot * SLOT, bytes);
-        if pieces & LARGE != 0 {
-            (reads, writes) = (reads * 8, writes.saturating_sub(1) * 8 + 1);
-        }
-        let mut buffers = Vec::new();
-        for (from, len, count, flags) in [(0, reads, pieces & 3, 0), (reads, writes, pieces >> 2 & 3, WRITE)] {
-            let piece = (len / (u32::from(count) + 1) + 1).min(DATA_BYTES as u32);
-            for at in (0..len).step_by(piece as usize) {
-                let address = DATA + (slot * SLOT + u64::from(from + at)) % DATA_BYTES;
-                buffers.push((address, piece.min(len - at), flags));
-            }
-        }
-        let size = u64::from(self.queue_size);
-        let first = slot * 8 % size;
-        let indirect = pieces & IN_TABLE != 0;
-        let (table, base, entries) =
-            if indirect { (TABLES + slot * 0x100, 0, 16) } else { (queue * QUEUE, first, size) };
-        for (position, &(address, len, flags)) in (0u64..).zip(&buffers) {
-            let more = if position as usize + 1 < buffers.len() { NEXT } else { 0 };
-            let next = (base + position + 1) % entries;
-            self.store(
-                table + 16 * ((base + position) % entries),
-                &descriptor(address, len, flags | more, next as u16),
-            );
-        }
-        if indirect {
-            let entry = descriptor(table, 16 * buffers.len() as u32, INDIRECT, 0);
-            self.store(queue * QUEUE + 16 * first, &entry);
-        }
-        self.publish(queue, first as u16);
-        self.notify(queue as u32);
-    }
-
-    /// Moves the guest to another device; from then on there are both. `to_copy`: of two that there are already, the copy is
-    /// the original.
-    fn move_on(&mut self, to_copy: bool) {
-        let was_paused = self.paused;
-        if !was_paused {
-            self.pause();
-        }
-        let mut sections: Vec<_> = self.worlds.iter_mut().map(World::saved).collect();
-        let chosen = if to_copy { self.worlds.len() - 1 } else { 0 };
-        let mut original = self.worlds.swap_remove(chosen);
-        let section = sections[chosen].clone();
-        if let [ours, theirs] = &mut sections[..] {
-            // An interrupt that nobody asked for.
-            let interrupt_status = 13;
-            theirs[interrupt_status] &= ours[interrupt_status] | !1;
-            assert!(ours == theirs, "two devices that did the same save different states");
-        }
-        let mut copy = original.fork();
-        copy.pause();
-        copy.load(&section).unwrap_or_else(|error| panic!("what a guest reached does not load: {error}"));
-        // A load looks at the available indices of all queues, a device only at those it needs.
-        let found_broken = copy.is_broken() && !original.is_broken();
-        if !found_broken {
-            assert!(copy.saved() == section, "what was loaded saves as something else");
-            for register in (0..0x140).step_by(4).filter(|&register| register != CONFIG_GENERATION) {
-                assert_eq!(original.read32(register), copy.read32(register), "register {register:#x}");
-            }
-        }
-        let alike =
-            !found_broken && !self.resting && !announces(&section) && used_indices_are_right(&section, &original);
-        self.worlds = match (alike, to_copy) {
-            (true, _) => vec![original, copy],
-            (false, false) => vec![original],
-            (false, true) => vec![copy],
-        };
-        if !was_paused {
-            self.resume();
+        if steps == usize::MAX {
+            self.write32(STATUS, 15);
         }
     }
-
-    /// A device that loads a damaged section refuses it, or goes on with it somehow.
-    fn damage(&mut self, position: usize, change: u8) {
-        let mut section = self.worlds[0].saved();
-        let mut copy = self.worlds[0].fork();
-        let position = position % section.len();
-        section[position] ^= change;
-        copy.pause();
-        if copy.load(&section).is_err() {
-            return;
-        }
-        let loaded = copy.saved();
-        let mut again = copy.fork();
-        again.load(&loaded).unwrap_or_else(|error| panic!("what it saved does not load: {error}"));
-        assert!(again.saved() == loaded, "what it saved loads as something else");
-        copy.device.resume();
-        copy.drain();
-        copy.device.write(STATUS, &[0; 4]);
-        assert_eq!(copy.read32(STATUS), 0, "a reset mends every device");
-    }
-}
-
-/// True if the card that takes over announces itself, which the other one does not.
-fn announces(section: &[u8]) -> bool {
-    let features = u32::from_be_bytes(*section[16..].first_chunk().expect("a head"));
-    let needed = 1 << 16 | 1 << 17 | 1 << 21;
-    features & needed == needed
-}
-
-/// True if the used indices, which lie in guest memory, are the device's own: a guest that overwrote them changes what its
-/// device does after a move.
-fn used_indices_are_right<H: Host>(section: &[u8], world: &World<H>) -> bool {
-    let (name, head) = (b"virtio/virtqueues", 20);
-    let config = u32::from_be_bytes(*section[head..].first_chunk().expect("a length")) as usize;
-    let queues = &section[head + 4 + config + 4..];
-    let rings = section.windows(name.len()).position(|window| window == name).expect("the addresses of the rings");
-    let rings = &section[rings + name.len() + 4..];
-    (0..H::Model::QUEUES.len()).all(|queue| {
-        let next_available = u16::from_be_bytes(*queues[18 * queue + 16..].first_chunk().expect("an index"));
-        let [available, used] =
-            [0, 8].map(|at| u64::from_be_bytes(*rings[16 * queue + at..].first_chunk().expect("an address")));
-        let is_ready = available != 0;
-        let used_index = world.memory.read_obj::<u16>(GuestAddress(used + 2));
-        !is_ready || world.is_broken() || used_index.is_ok_and(|index| index == next_available)
-    })
-}
-
-fn descriptor(address: u64, len: u32, flags: u16, next: u16) -> [u8; 16] {
-    let mut descriptor = [0; 16];
-    descriptor[..8].copy_from_slice(&address.to_le_bytes());
-    descriptor[8..12].copy_from_slice(&len.to_le_bytes());
-    descriptor[12..14].copy_from_slice(&flags.to_le_bytes());
-    descriptor[14..].copy_from_slice(&next.to_le_bytes());
-    descriptor
 }

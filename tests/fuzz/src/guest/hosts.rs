@@ -14,11 +14,17 @@ use minivmm::config::{Rate, RateLimits};
 use minivmm::devices::virtio::blk::{Blk, Image};
 use minivmm::devices::virtio::net::{Backend, Directions, Net, Offloads};
 use minivmm::devices::virtio::{Limiter, Model};
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, SealFlags};
 
 /// What lies behind a device.
 pub(super) trait Host: Sized {
     type Model: Model;
+
+    /// True if the device uses the buffers of this queue when something comes from the host: it need not be told of them
+    /// unless it [holds](Self::is_held) something.
+    fn fills(_queue: u64) -> bool {
+        false
+    }
 
     /// A device on this host.
     fn model(&self) -> Self::Model;
@@ -26,8 +32,8 @@ pub(super) trait Host: Sized {
     /// Another host with the same.
     fn fork(&self) -> Self;
 
-    /// What a device has done to it.
-    fn contents(&self) -> Vec<u8>;
+    /// Replaces `contents` by what devices have done to it.
+    fn look(&self, contents: &mut Vec<u8>);
 
     /// Time goes on, for the rate limits.
     fn advance(&self, by: Duration);
@@ -73,22 +79,32 @@ impl Clock {
 pub(super) struct Disk {
     file: File,
     read_only: bool,
+    sealed: bool,
     clock: Option<Clock>,
 }
 
+/// Bytes of a disk, and of one so large that a request is more than one piece of work.
+const SMALL: u32 = 64 << 10;
+const LARGE: u32 = 320 << 10;
+
 impl Disk {
-    /// Bit 0: limited, and so large that a request is more than one piece of work; bit 1: read-only.
+    /// Bit 0: limited, and large; bit 1: read-only; bit 2: writes fail.
     pub(super) fn new(kind: u8) -> Self {
         let limited = kind & 1 != 0;
-        let contents: Vec<u8> = (0..if limited { 1 << 20 } else { 64 << 10 }).map(|at: u32| (at / 512) as u8).collect();
-        Self { file: file(&contents), read_only: kind & 2 != 0, clock: limited.then(Clock::default) }
+        let sectors = 0..if limited { LARGE } else { SMALL } / 512;
+        let contents: Vec<_> = sectors.map(|sector| [sector as u8; 512]).collect();
+        Self::with(contents.as_flattened(), kind & 2 != 0, kind & 4 != 0, limited.then(Clock::default))
     }
-}
 
-fn file(contents: &[u8]) -> File {
-    let file = File::from(rustix::fs::memfd_create("disk", MemfdFlags::CLOEXEC).expect("a file in memory"));
-    file.write_all_at(contents, 0).expect("memory");
-    file
+    fn with(contents: &[u8], read_only: bool, sealed: bool, clock: Option<Clock>) -> Self {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = File::from(rustix::fs::memfd_create("disk", flags).expect("a file in memory"));
+        file.write_all_at(contents, 0).expect("memory");
+        if sealed {
+            rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE).expect("a file that nobody has mapped");
+        }
+        Self { file, read_only, sealed, clock }
+    }
 }
 
 impl Host for Disk {
@@ -105,14 +121,14 @@ impl Host for Disk {
     }
 
     fn fork(&self) -> Self {
-        let clock = self.clock.as_ref().map(|_| Clock::default());
-        Self { file: file(&self.contents()), read_only: self.read_only, clock }
+        let mut contents = Vec::new();
+        self.look(&mut contents);
+        Self::with(&contents, self.read_only, self.sealed, self.clock.as_ref().map(|_| Clock::default()))
     }
 
-    fn contents(&self) -> Vec<u8> {
-        let mut contents = vec![0; self.file.metadata().expect("an open file").len() as usize];
-        self.file.read_exact_at(&mut contents, 0).expect("memory");
-        contents
+    fn look(&self, contents: &mut Vec<u8>) {
+        contents.resize(self.file.metadata().expect("an open file").len() as usize, 0);
+        self.file.read_exact_at(contents, 0).expect("memory");
     }
 
     fn advance(&self, by: Duration) {
@@ -167,9 +183,9 @@ impl Host for Card {
         Self { cable: Arc::new(Mutex::new(cable)), clock: self.clock.as_ref().map(|_| Clock::default()) }
     }
 
-    fn contents(&self) -> Vec<u8> {
+    fn look(&self, contents: &mut Vec<u8>) {
         let cable = self.cable.lock().unwrap();
-        [cable.sent.finish(), cable.offloads].map(u64::to_le_bytes).concat()
+        *contents = [cable.sent.finish(), cable.offloads].map(u64::to_le_bytes).concat();
     }
 
     fn advance(&self, by: Duration) {
@@ -180,6 +196,10 @@ impl Host for Card {
         let mut cable = self.cable.lock().unwrap();
         let number = cable.frames.len() as u8;
         cable.frames.push_back(vec![number; len.into()]);
+    }
+
+    fn fills(queue: u64) -> bool {
+        queue == 0
     }
 
     fn is_held(&self) -> bool {

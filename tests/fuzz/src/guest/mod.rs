@@ -9,11 +9,14 @@
 //! on at both devices, each with its own memory and host: they must answer every read in the same way, and do the same to
 //! memory and host.
 
+mod chains;
 mod driver;
 mod hosts;
+mod moves;
 mod ports;
 mod program;
 mod seeds;
+mod surroundings;
 mod world;
 
 use driver::Driver;

@@ -1,79 +1,126 @@
 //! Operations of a program at the serial port and at the event device.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use minivmm::bus::BusDevice;
 use minivmm::devices::Device;
-use minivmm::devices::ged::{Ged, WINDOW};
-use minivmm::devices::serial::{Output, Serial};
-use minivmm::irq::TestLine;
+use minivmm::devices::ged::{Ged, Power, WINDOW};
+use minivmm::devices::serial::Serial;
 use vmstate::Section;
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 
 use super::program::Program;
+use super::surroundings::{Surroundings, UNWATCHED};
 
+const DATA: u64 = 0;
 const IIR_FCR: u64 = 2;
 const MCR: u64 = 4;
 const LSR: u64 = 5;
 const FIFO_DEPTH: u8 = 16;
+/// Operation: position and change of a byte of the section.
+pub(super) const DAMAGE: u8 = 15;
 
-/// One console for all: its thread takes what the guests print.
-static CONSOLE: LazyLock<Output> = LazyLock::new(|| Output::new(Box::new(std::io::sink())).expect("a thread"));
-
-/// A device, and after a move also the one that took its place.
+/// A device, and after a move also the one that took its place; each with what is around it.
 struct Pair<D> {
-    devices: Vec<D>,
-    fresh: fn() -> D,
+    devices: Vec<(D, Arc<Surroundings>)>,
+    fresh: fn(&Arc<Surroundings>) -> D,
+    /// Something may have been printed since the move: else nobody waits for the consoles.
+    printed: bool,
 }
 
 impl<D: Device + Section + BusDevice> Pair<D> {
-    fn new(fresh: fn() -> D) -> Self {
-        Self { devices: vec![fresh()], fresh }
+    fn new(fresh: fn(&Arc<Surroundings>) -> D) -> Self {
+        let around = Arc::new(Surroundings::new(0));
+        Self { devices: vec![(fresh(&around), around)], fresh, printed: false }
     }
 
-    /// What both answer.
-    fn read(&mut self, offset: u64, width: usize) -> Vec<u8> {
-        let answers = self.devices.iter_mut().map(|device| {
-            let mut data = vec![0; width];
-            device.read(offset, &mut data);
-            data
-        });
-        let mut answers: Vec<_> = answers.collect();
-        if let [ours, theirs] = &answers[..] {
-            assert_eq!(ours, theirs, "{width} bytes at {offset:#x}");
+    /// Does the same at both devices, which must answer in the same way and do the same to what is around them.
+    fn each<R: PartialEq + std::fmt::Debug>(&mut self, mut act: impl FnMut(&mut D) -> R) -> R {
+        let mut answers: Vec<_> = self.devices.iter_mut().map(|(device, _)| act(device)).collect();
+        if let ([ours, theirs], [original, copy]) = (&answers[..], &self.devices[..]) {
+            assert_eq!(ours, theirs, "the devices answer differently");
+            original.1.compare(&copy.1);
         }
         answers.swap_remove(0)
     }
 
+    fn read(&mut self, offset: u64, width: usize) -> Vec<u8> {
+        self.each(|device| {
+            let mut data = vec![0; width];
+            device.read(offset, &mut data);
+            data
+        })
+    }
+
     fn write(&mut self, offset: u64, data: &[u8]) {
-        self.devices.iter_mut().for_each(|device| device.write(offset, data));
+        self.printed |= offset == DATA;
+        self.each(|device| device.write(offset, data));
     }
 
     fn rest(&mut self) {
-        for device in &mut self.devices {
+        self.each(|device| {
             device.pause(Duration::ZERO).expect("nobody has to be waited for");
             device.resume();
-        }
+        });
     }
 
     /// Moves the guest to another device; from then on there are both.
     fn move_on(&mut self, to_copy: bool) {
-        let sections: Vec<_> = self.devices.iter_mut().map(saved).collect();
-        if let [ours, theirs] = &sections[..] {
+        let sections: Vec<_> = self.devices.iter_mut().map(|(device, _)| saved(device)).collect();
+        if let ([ours, theirs], [original, copy]) = (&sections[..], &self.devices[..]) {
             assert_eq!(ours, theirs, "two devices that did the same save different states");
+            if self.printed {
+                original.1.compare_output(&copy.1);
+            }
         }
+        self.printed = false;
         let chosen = if to_copy { self.devices.len() - 1 } else { 0 };
-        let original = self.devices.swap_remove(chosen);
-        let mut copy = (self.fresh)();
-        let mut input = Reader::new(&sections[chosen], 0, Strictness::Strict, Limits::default()).complete();
-        let version = copy.description().version;
-        Section::load(&mut copy, &mut input, version)
+        let (original, around) = self.devices.swap_remove(chosen);
+        let others = Arc::new(Surroundings::new(1 - around.console));
+        let mut copy = (self.fresh)(&others);
+        let rest = load(&mut copy, &sections[chosen])
             .unwrap_or_else(|error| panic!("what a guest reached does not load: {error}"));
-        assert_eq!(input.rest(), b"", "what was saved is longer than what was loaded");
+        assert_eq!(rest, 0, "what was saved is longer than what was loaded");
         assert_eq!(saved(&mut copy), sections[chosen], "what was loaded saves as something else");
-        self.devices = vec![original, copy];
+        self.devices = vec![(original, around), (copy, others)];
+        // A device that arrives repeats what the guest may have missed.
+        self.devices.iter_mut().for_each(|(device, around)| {
+            device.resume();
+            around.begin();
+        });
+    }
+
+    /// A device that loads a damaged section refuses it, and is as before, or goes on with it somehow.
+    fn damage(&mut self, position: usize, change: u8) {
+        let mut section = saved(&mut self.devices[0].0);
+        let position = position % section.len();
+        section[position] ^= change;
+        let around = Arc::new(Surroundings::new(UNWATCHED));
+        let [mut copy, mut again] = [&around, &around].map(self.fresh);
+        let before = saved(&mut copy);
+        match load(&mut copy, &section) {
+            Err(error) => {
+                assert!(saved(&mut copy) == before, "changed by a load that failed: {error}");
+                return;
+            }
+            // An error of the stream.
+            Ok(rest) if rest != 0 => return,
+            Ok(_) => {}
+        }
+        let loaded = saved(&mut copy);
+        let rest = load(&mut again, &loaded).unwrap_or_else(|error| panic!("what it saved does not load: {error}"));
+        assert_eq!(rest, 0, "what was saved is longer than what was loaded");
+        assert!(saved(&mut again) == loaded, "what it saved loads as something else");
+        copy.resume();
+        for offset in 0..8 {
+            copy.read(offset, &mut [0]);
+            copy.write(offset, &[0xff]);
+        }
+    }
+
+    fn end(mut self) {
+        self.move_on(false);
         self.rest();
     }
 }
@@ -84,11 +131,23 @@ fn saved(device: &mut impl Section) -> Vec<u8> {
     out.into_bytes()
 }
 
+/// The bytes behind what was loaded.
+fn load(device: &mut impl Section, section: &[u8]) -> vmstate::Result<usize> {
+    let mut input = Reader::new(section, 0, Strictness::Strict, Limits::default()).complete();
+    let version = device.description().version;
+    device.load(&mut input, version)?;
+    Ok(input.rest().len())
+}
+
 /// Operations: read and write of registers, input, move.
 pub(super) fn serial(program: &mut Program<'_>) {
-    let mut ports = Pair::new(|| Serial::new(Arc::new(TestLine::default()), CONSOLE.clone()));
+    let mut ports = Pair::new(|around| Serial::new(Arc::clone(around) as _, around.output()));
     let mut fifo = false;
     while let Some((operation, argument)) = program.operation() {
+        if operation == DAMAGE {
+            ports.damage(program.u16().into(), program.u8());
+            continue;
+        }
         let register = u64::from(argument) & 7;
         match operation & 7 {
             0..=1 => drop(ports.read(register, 1)),
@@ -108,33 +167,34 @@ pub(super) fn serial(program: &mut Program<'_>) {
                 let count = if fifo { argument % FIFO_DEPTH + 1 } else { 1 };
                 if empty && !in_loopback {
                     let input = program.bytes(count.into());
-                    ports.devices.iter_mut().for_each(|port| assert_eq!(port.enqueue(input), input.len()));
+                    ports.each(|port| assert_eq!(port.enqueue(input), input.len()));
                 }
             }
             6 => ports.rest(),
             _ => ports.move_on(argument & 1 != 0),
         }
     }
-    ports.move_on(false);
+    ports.end();
 }
 
 /// Operations: read and write of registers, power button, move.
 pub(super) fn event_device(program: &mut Program<'_>) {
-    static POWER: AtomicUsize = AtomicUsize::new(0);
-    let fresh = || {
-        let on_power = |_| {
-            POWER.fetch_add(1, Ordering::Relaxed);
-        };
-        Ged::new(Arc::new(TestLine::default()), Box::new(on_power))
-    };
-    let mut devices = Pair::new(fresh);
+    let mut devices = Pair::new(|around| {
+        let told = Arc::clone(around);
+        let on_power = move |power| told.count(power == Power::Off);
+        Ged::new(Arc::clone(around) as _, Box::new(on_power))
+    });
     while let Some((operation, argument)) = program.operation() {
+        if operation == DAMAGE {
+            devices.damage(program.u16().into(), program.u8());
+            continue;
+        }
         match operation & 3 {
             0 => drop(devices.read(u64::from(program.u16()) % (WINDOW + 8), usize::from(argument) % 9)),
             1 => devices.write(u64::from(program.u16()) % (WINDOW + 8), program.bytes(usize::from(argument) % 9)),
-            2 => devices.devices.iter_mut().for_each(Ged::press_power_button),
+            2 => devices.each(Ged::press_power_button),
             _ => devices.move_on(argument & 1 != 0),
         }
     }
-    devices.move_on(false);
+    devices.end();
 }

@@ -1,9 +1,11 @@
 //! Programs to begin with: each device started, used and moved, as a driver would.
 
+use super::chains::{FIRST_BYTES, IN_TABLE, LARGE, POLITE, TO_DRIVER};
 use super::driver::operation::{
-    DAMAGE, DESCRIPTOR, HOST, MOVE, NOTIFY, PAUSE_OR_RESUME, PUBLISH, READ, REQUEST, START, WRITE,
+    DAMAGE, DESCRIPTOR, HOST, LONG_CHAIN, MOVE, NOTIFY, PAUSE_OR_RESUME, PUBLISH, READ, REQUEST, START, STORE, WRITE,
+    WRITE_BYTES,
 };
-use super::driver::{FIRST_BYTES, IN_TABLE, LARGE};
+use super::ports;
 
 /// Rings: event index, indirect tables.
 const RINGS: u64 = 1 << 28 | 1 << 29;
@@ -14,23 +16,37 @@ const DISK: u8 = 0;
 const NET: u8 = 1;
 const SERIAL: u8 = 2;
 const EVENTS: u8 = 3;
+/// Operation of a serial port.
+const MOVE_PORT: u8 = 7;
 /// Bit of the first byte: rate limits.
 const LIMITED: u8 = 1 << 2;
+/// Others, of a disk: read-only; writes fail.
+const READ_ONLY: u8 = 1 << 3;
+const SEALED: u8 = 1 << 4;
 
 pub(super) fn all() -> Vec<Vec<u8>> {
     let disk = |features| {
         let mut program = start(features, 4);
-        program.extend([move_on(0), write(0x5a, 1024, 2), read(1024, 2), move_on(1), command(4), move_on(0)].concat());
+        program.extend([move_on(0), write(0x5a, 1024, 2), read(1024, 8), move_on(1), command(4), move_on(0)].concat());
         program.extend([range(11, 2, 3, 0), range(13, 2, 3, 1), move_on(1), command(8), read(4096, 0)].concat());
         program
     };
     let card = |features| {
         let mut program = start(features, 4);
-        program.extend([transmit(100), receive(2048), frame(500), move_on(0), control(&[0, 0, 1])].concat());
-        program.extend([frame(3000), receive(1000), receive(1000), move_on(1), receive(2000), move_on(0)].concat());
+        program.extend([transmit(100, 0), receive(2048, 0), frame(500), move_on(0), control(&[0, 0, 1], 0)].concat());
         program.extend(
-            [control(&[1, 1, 2, 0, 0, 0, 0, 9]), control(&[5, 0, 2, 0, 0, 0, 0, 0, 0, 0]), move_on(0)].concat(),
+            [frame(3000), receive(1000, 0), receive(1000, 0), move_on(1), receive(2000, 0), move_on(0)].concat(),
         );
+        program.extend(
+            [control(&[1, 1, 2, 0, 0, 0, 0, 9], 0), control(&[5, 0, 2, 0, 0, 0, 0, 0, 0, 0], 0), move_on(0)].concat(),
+        );
+        for mode in 0..6 {
+            program.extend(control(&[0, mode, 1], 0));
+        }
+        program.extend([control(&[2, 0, 9, 0], 0), control(&[2, 2, 9, 0], 0)].concat());
+        // A filter of one address and one group, a network, an announcement that nobody asked for.
+        let filter = [1, 0, 1, 0, 0, 0, 2, 2, 2, 2, 2, 2, 1, 0, 0, 0, 3, 3, 3, 3, 3, 3];
+        program.extend([control(&filter, 0), control(&[2, 1, 9, 0], 0), control(&[3, 0], 0), move_on(1)].concat());
         program
     };
     let mut paused = start(RINGS, 3);
@@ -38,10 +54,10 @@ pub(super) fn all() -> Vec<Vec<u8>> {
     let mut looped = start(0, 4);
     looped.extend([DESCRIPTOR, 0, 0, 0, 1, 0, 16, 0, 0, 0, 1, 0, PUBLISH, 0, NOTIFY, READ | 0x20, 0x70, 0, MOVE]);
     let mut damaged = start(RINGS, 4);
-    damaged.extend([write(1, 512, 0), vec![DAMAGE, 100, 0, 1, DAMAGE, 90, 0, 0xff]].concat());
-    // 1000 sectors: a request that is more than one piece of work, at a rate that it exceeds.
-    let large_write = chain(0, LARGE, &header(1, 0), 64_002, 1);
-    let large_read = chain(0, LARGE, &header(0, 0), 2, 64_001);
+    damaged.extend([write(1, 512, 0), vec![DAMAGE, 100, 0, 1, DAMAGE, 90, 0, 0xff, DAMAGE, 12, 0, 8]].concat());
+    // 600 sectors: a request that is more than one piece of work, at a rate that it exceeds.
+    let large_write = chain(0, LARGE, &header(1, 0), 38_402, 1);
+    let large_read = chain(0, LARGE, &header(0, 0), 2, 38_401);
     let large = [start(RINGS | 1 << 9, 6), large_write, move_on(1), large_read, move_on(0), move_on(1)].concat();
     // Queues are ready before the features are agreed on.
     let mut early = start(0, 4);
@@ -49,7 +65,63 @@ pub(super) fn all() -> Vec<Vec<u8>> {
     early.extend([register(0x30, 0), register(0x38, 16), register(0x90, 0x2000), register(0xa0, 0x3000)].concat());
     early.extend([register(0x44, 1), register(0x24, 0), register(0x20, RINGS as u32), register(0x70, 15)].concat());
     early.extend([move_on(0), write(1, 512, 0), move_on(0), read(512, 0)].concat());
+    // Whoever is told only when it asks, and before the driver is done, between all its steps.
+    let polite = |features| {
+        let (mut disk, mut card) = (start(features, 4), start(features | 1 << 17, 4));
+        for (sector, to_copy) in [(1, 0), (2, 1), (3, 0)] {
+            disk.extend([write(sector, 512, POLITE), move_on(to_copy), read(1024, POLITE)].concat());
+            card.extend([transmit(90, POLITE), receive(600, POLITE), frame(700), move_on(to_copy)].concat());
+            card.extend([receive(600, POLITE), frame(80), control(&[0, 0, 1], POLITE), frame(80)].concat());
+        }
+        (disk, card)
+    };
+    let (polite_disk, polite_card) = polite(0);
+    let (polite_disk_with_index, polite_card_with_index) = polite(RINGS | 1 << 15);
+    let slow: Vec<u8> = (11..=15).flat_map(|step| [start(u64::MAX, step), move_on(1), vec![NOTIFY]].concat()).collect();
+    let slow = [&slow[..], &register(0x70, 15), &move_on(0), &write(1, 512, 0), &transmit(100, 0), &frame(50)].concat();
+    // Write-through by the driver's choice.
+    let mut chosen = start(RINGS | 1 << 9 | 1 << 11, 4);
+    chosen.extend([vec![WRITE_BYTES | 0x10, 0x20, 1, 0], move_on(0), write(1, 512, 0), move_on(1)].concat());
+    chosen.extend([vec![WRITE_BYTES | 0x10, 0x20, 1, 1], write(1, 512, 0), range(13, 2, 3, 0), move_on(0)].concat());
+    let long = |queue| {
+        let chain = |how: u8, count: u16| {
+            [&[operation(LONG_CHAIN, queue | how)][..], &count.to_le_bytes(), &[8], &header(0, 1), &[0; 16]].concat()
+        };
+        let few =
+            [start(RINGS | 1 << 2 | 1 << 15, 5), chain(TO_DRIVER, 64), frame(300), chain(0, 3), move_on(0)].concat();
+        let many =
+            [start(RINGS, 5), chain(TO_DRIVER, 300), frame(900), move_on(1), chain(0, 300), chain(0, 1500)].concat();
+        [few, many].concat()
+    };
+    // Buffers that wrap around, or are in no memory; rings that are in none; a used index that is not the device's.
+    let outside = |high: u32| {
+        let buffer =
+            [&0xffff_f000u32.to_le_bytes()[..], &high.to_le_bytes(), &0x2000u32.to_le_bytes(), &[2, 0]].concat();
+        let header = [&[DESCRIPTOR, 0][..], &0x1_0000u32.to_le_bytes(), &16u32.to_le_bytes(), &[1, 1]].concat();
+        let data = [&[operation(DESCRIPTOR, 8), 1][..], &buffer].concat();
+        [start(0, 4), header, data, vec![PUBLISH, 0, NOTIFY], move_on(0)].concat()
+    };
+    let mut elsewhere = start(0, 13);
+    elsewhere.extend([register(0x38, 16), register(0x90, 0x7fff_0000), register(0xa0, 0x3000)].concat());
+    elsewhere.extend([register(0x44, 1), register(0x70, 15), move_on(0)].concat());
+    let used = [&[STORE][..], &0x3002u32.to_le_bytes(), &[2, 0, 0x10]].concat();
+    let used = [start(0, 4), write(1, 512, 0), used, move_on(0), write(1, 512, 0), move_on(1)].concat();
     vec![
+        [vec![DISK], chosen.clone()].concat(),
+        [vec![DISK | READ_ONLY], chosen].concat(),
+        [vec![DISK], long(0)].concat(),
+        [vec![NET], long(0), long(1)].concat(),
+        [vec![DISK], outside(0)].concat(),
+        [vec![DISK], outside(u32::MAX)].concat(),
+        [vec![DISK], elsewhere].concat(),
+        [vec![DISK], used].concat(),
+        [vec![DISK], polite_disk].concat(),
+        [vec![DISK], polite_disk_with_index].concat(),
+        [vec![NET], polite_card].concat(),
+        [vec![NET], polite_card_with_index].concat(),
+        [vec![DISK], slow.clone()].concat(),
+        [vec![NET], slow].concat(),
+        [vec![DISK | SEALED], disk(RINGS)].concat(),
         [vec![DISK], disk(0)].concat(),
         [vec![DISK], disk(RINGS | 0xffff)].concat(),
         [vec![DISK | LIMITED], disk(RINGS | 1 << 9)].concat(),
@@ -63,20 +135,22 @@ pub(super) fn all() -> Vec<Vec<u8>> {
         [vec![NET], card(u64::MAX)].concat(),
         [vec![NET], card(CARD & !(1 << 2))].concat(),
         [vec![NET | LIMITED], card(CARD)].concat(),
-        serial(),
-        vec![EVENTS, 2, 3, 0x40, 0, 0, 0x11, 0, 2, 0x34, 0x13, 2, 0x11, 2, 2, 0x42, 3],
+        serial(&[MOVE_PORT]),
+        serial(&[MOVE_PORT, MOVE_PORT | 0x10]),
+        vec![EVENTS, 2, 3, 0x40, 0, 0, 0x11, 0, 2, 0x34, 0x13, 2, 0x11, 2, 2, 0x42, 3, ports::DAMAGE, 3, 0, 2],
     ]
 }
 
 /// Interrupts, FIFO, output, input, loopback, and moves in between.
-fn serial() -> Vec<u8> {
+fn serial(moved: &[u8]) -> Vec<u8> {
     let write = |register: u8, value| [register << 4 | 3, value];
     let read = |register: u8| [register << 4];
-    let (input, moved) = ([0x35, b'a', b'b', b'c', b'd'], [7, 0x17]);
+    let input = [0x35, b'a', b'b', b'c', b'd'];
     let mut program = vec![SERIAL];
     program.extend([write(1, 0xf), write(2, 0xc7), write(0, b'x'), write(3, 0x83), write(0, 1)].concat());
-    program.extend([&moved[..], &write(3, 3), &input, &read(2), &moved, &read(0), &read(5), &moved].concat());
-    program.extend([&write(4, 0x1b)[..], &write(0, b'l'), &write(0, b'm'), &moved, &read(0), &read(6)].concat());
+    program.extend([moved, &write(3, 3), &input, &read(2), moved, &read(0), &read(5), moved].concat());
+    program.extend([ports::DAMAGE, 9, 0, 1]);
+    program.extend([&write(4, 0x1b)[..], &write(0, b'l'), &write(0, b'm'), moved, &read(0), &read(6)].concat());
     program
 }
 
@@ -111,7 +185,7 @@ fn write(sector: u64, bytes: u16, pieces: u8) -> Vec<u8> {
 }
 
 fn read(bytes: u16, pieces: u8) -> Vec<u8> {
-    chain(0, pieces << 2 | IN_TABLE, &header(0, 3), 16, bytes + 1)
+    chain(0, pieces | IN_TABLE, &header(0, 3), 16, bytes + 1)
 }
 
 fn command(kind: u32) -> Vec<u8> {
@@ -124,16 +198,16 @@ fn range(kind: u32, sector: u64, count: u32, flags: u32) -> Vec<u8> {
     chain(0, 1, &[header(kind, 0), range].concat(), 32, 1)
 }
 
-fn transmit(bytes: u16) -> Vec<u8> {
-    chain(1, 1, &[0; 12], bytes, 0)
+fn transmit(bytes: u16, how: u8) -> Vec<u8> {
+    chain(1, 1 | how, &[0; 12], bytes, 0)
 }
 
-fn receive(bytes: u16) -> Vec<u8> {
-    chain(0, 4, &[], 0, bytes)
+fn receive(bytes: u16, how: u8) -> Vec<u8> {
+    chain(0, 4 | how, &[], 0, bytes)
 }
 
-fn control(command: &[u8]) -> Vec<u8> {
-    chain(2, 1, command, command.len() as u16, 1)
+fn control(command: &[u8], how: u8) -> Vec<u8> {
+    chain(2, 1 | how, command, command.len() as u16, 1)
 }
 
 fn frame(len: u16) -> Vec<u8> {

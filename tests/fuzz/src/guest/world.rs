@@ -8,8 +8,8 @@ use minivmm::devices::Device;
 use minivmm::devices::virtio::Model;
 use minivmm::devices::virtio::mmio::Virtio;
 use minivmm::irq::TestLine;
-use minivmm::memory::GuestMemory;
-use vm_memory::{Bytes, GuestAddress};
+use minivmm::memory::{GuestMemory, PAGE_SIZE};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 use vmstate::{Result, Section};
 
@@ -17,6 +17,7 @@ use super::hosts::Host;
 
 /// Bytes of guest memory, from 0.
 pub(super) const MEMORY: usize = 128 << 10;
+const PAGE: usize = PAGE_SIZE as usize;
 
 pub(super) const STATUS: u64 = 0x070;
 pub(super) const INTERRUPT_STATUS: u64 = 0x060;
@@ -24,7 +25,7 @@ pub(super) const INTERRUPT_STATUS: u64 = 0x060;
 pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
 
 /// InterruptStatus: buffers were used.
-const USED_BUFFERS: u32 = 1;
+pub(super) const USED_BUFFERS: u32 = 1;
 /// Pieces of work of a device between two rests; each ring ends after some thousand.
 const PIECES_MAX: usize = 1 << 17;
 
@@ -33,6 +34,11 @@ pub(super) struct World<H: Host> {
     pub(super) memory: GuestMemory,
     pub(super) host: H,
     line: Arc<TestLine>,
+    /// Guest memory before and after the last work, and what the host had then: kept, so that each look needs no new
+    /// buffers.
+    before: Vec<u8>,
+    after: Vec<u8>,
+    hosted: Vec<u8>,
 }
 
 impl<H: Host> World<H> {
@@ -42,20 +48,22 @@ impl<H: Host> World<H> {
         let line = Arc::new(TestLine::default());
         let name = "virtio-mmio@0/fuzz".to_owned();
         let device = Virtio::unattended(name, host.model(), memory.clone(), line.clone()).expect("descriptors");
-        Self { device, memory, host, line }
+        Self { device, memory, host, line, before: vec![0; MEMORY], after: vec![0; MEMORY], hosted: Vec::new() }
     }
 
     /// Another host with a copy of memory and of what lies behind the device, and a device after reset.
-    pub(super) fn fork(&self) -> Self {
+    pub(super) fn fork(&mut self) -> Self {
         let fork = Self::new(self.host.fork());
-        fork.memory.write_slice(&self.contents_of_memory(), GuestAddress(0)).expect("as large");
+        self.look();
+        for (page, contents) in self.after.chunks(PAGE).enumerate().filter(|(_, contents)| **contents != [0; PAGE]) {
+            fork.memory.write_slice(contents, GuestAddress((page * PAGE) as u64)).expect("as large");
+        }
         fork
     }
 
-    pub(super) fn contents_of_memory(&self) -> Vec<u8> {
-        let mut contents = vec![0; MEMORY];
-        self.memory.read_slice(&mut contents, GuestAddress(0)).expect("as large");
-        contents
+    /// Looks at guest memory.
+    fn look(&mut self) {
+        self.memory.read_slice(&mut self.after, GuestAddress(0)).expect("as large");
     }
 
     pub(super) fn read(&mut self, offset: u64, width: usize) -> [u8; 8] {
@@ -66,6 +74,10 @@ impl<H: Host> World<H> {
 
     pub(super) fn read32(&mut self, register: u64) -> u32 {
         u32::from_le_bytes(*self.read(register, 4).first_chunk().expect("8 bytes"))
+    }
+
+    pub(super) fn load16(&self, address: u64) -> u16 {
+        self.memory.read_obj(GuestAddress(address)).unwrap_or(0)
     }
 
     pub(super) fn is_broken(&self) -> bool {
@@ -79,33 +91,52 @@ impl<H: Host> World<H> {
         out.into_bytes()
     }
 
-    /// Loads a section into a device after reset. One that fails has changed nothing.
-    pub(super) fn load(&mut self, section: &[u8]) -> Result<()> {
+    /// Loads a section into a device after reset; the bytes behind what was loaded. A load that fails has changed nothing.
+    pub(super) fn load(&mut self, section: &[u8]) -> Result<usize> {
         let mut input = Reader::new(section, 0, Strictness::Strict, Limits::default()).complete();
         let version = H::Model::DESCRIPTION.version;
-        match Section::load(&mut self.device, &mut input, version) {
-            Ok(()) => assert_eq!(input.rest(), b"", "what was saved is longer than what was loaded"),
-            Err(error) => {
-                assert!(self.saved() == self.fork().saved(), "changed by a load that failed: {error}");
-                return Err(error);
-            }
+        if let Err(error) = Section::load(&mut self.device, &mut input, version) {
+            assert!(self.saved() == self.fork().saved(), "changed by a load that failed: {error}");
+            return Err(error);
         }
-        Ok(())
+        Ok(input.rest().len())
     }
 
     pub(super) fn pause(&mut self) {
         self.device.pause(Duration::ZERO).expect("nobody has to be waited for");
     }
 
+    /// Lets the device work until nothing is left to do, or a limit stops it: true then.
+    pub(super) fn work(&mut self) -> bool {
+        self.recorded(|world| world.device.work().is_some())
+    }
+
     /// Lets the device work until nothing is left to do, whatever limits it has.
     pub(super) fn drain(&mut self) {
-        for _ in 0..PIECES_MAX {
-            match self.device.work() {
-                None => return,
-                Some(wait) => self.host.advance(wait),
+        self.recorded(|world| {
+            for _ in 0..PIECES_MAX {
+                match world.device.work() {
+                    None => return,
+                    Some(wait) => world.host.advance(wait),
+                }
             }
+            panic!("the device never rests");
+        });
+    }
+
+    /// Does `work`, and looks whether each page that it changed is recorded as written: a migration sends no other page
+    /// again.
+    fn recorded<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
+        self.look();
+        std::mem::swap(&mut self.before, &mut self.after);
+        self.memory.iter().for_each(|region| region.get_mmap().bitmap().reset());
+        let result = work(self);
+        self.look();
+        for (page, (before, after)) in self.before.chunks(PAGE).zip(self.after.chunks(PAGE)).enumerate() {
+            let is_recorded = || self.memory.iter().all(|region| region.get_mmap().bitmap().is_addr_set(page * PAGE));
+            assert!(before == after || is_recorded(), "a write of the device to page {page} is not recorded");
         }
-        panic!("the device never rests");
+        result
     }
 
     /// Looks at the device that took this one's place, after both have come to rest.
@@ -119,11 +150,14 @@ impl<H: Host> World<H> {
         for (world, status) in [(&*self, ours), (&*other, theirs)] {
             assert_eq!(world.line.is_high(), status != 0, "the line follows InterruptStatus");
         }
-        assert!(self.host.contents() == other.host.contents(), "the hosts differ");
-        let (ours, theirs) = (self.contents_of_memory(), other.contents_of_memory());
-        if ours != theirs {
-            let at = (0..MEMORY).find(|&at| ours[at] != theirs[at]).unwrap_or(0);
-            panic!("memory differs at {at:#x}: {:#x} and {:#x}", ours[at], theirs[at]);
+        for world in [&mut *self, &mut *other] {
+            world.look();
+            world.host.look(&mut world.hosted);
+        }
+        assert!(self.hosted == other.hosted, "the hosts differ");
+        if self.after != other.after {
+            let at = (0..MEMORY).find(|&at| self.after[at] != other.after[at]).unwrap_or(0);
+            panic!("memory differs at {at:#x}: {:#x} and {:#x}", self.after[at], other.after[at]);
         }
     }
 }

@@ -1,0 +1,103 @@
+//! Moves of the guest, and loads of damaged states.
+
+use minivmm::bus::BusDevice;
+use minivmm::devices::Device;
+use minivmm::devices::virtio::Model;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::driver::Driver;
+use super::hosts::Host;
+use super::world::{CONFIG_GENERATION, STATUS, World};
+
+impl<H: Host> Driver<H> {
+    /// Moves the guest to another device; from then on there are both. `to_copy`: of two that there are already, the copy is
+    /// the original.
+    pub(super) fn move_on(&mut self, to_copy: bool) {
+        let was_paused = self.paused;
+        if !was_paused {
+            self.pause();
+        }
+        let mut sections: Vec<_> = self.worlds.iter_mut().map(World::saved).collect();
+        let chosen = if to_copy { self.worlds.len() - 1 } else { 0 };
+        let mut original = self.worlds.swap_remove(chosen);
+        let section = sections[chosen].clone();
+        if let [ours, theirs] = &mut sections[..] {
+            // An interrupt that nobody asked for.
+            let interrupt_status = 13;
+            theirs[interrupt_status] &= ours[interrupt_status] | !1;
+            assert!(ours == theirs, "two devices that did the same save different states");
+        }
+        let mut copy = original.fork();
+        copy.pause();
+        let rest = copy.load(&section).unwrap_or_else(|error| panic!("what a guest reached does not load: {error}"));
+        assert_eq!(rest, 0, "what was saved is longer than what was loaded");
+        // A load looks at the available indices of all queues, a device only at those it needs.
+        let found_broken = copy.is_broken() && !original.is_broken();
+        if !found_broken {
+            assert!(copy.saved() == section, "what was loaded saves as something else");
+            for register in (0..0x140).step_by(4).filter(|&register| register != CONFIG_GENERATION) {
+                assert_eq!(original.read32(register), copy.read32(register), "register {register:#x}");
+            }
+        }
+        let alike =
+            !found_broken && !self.resting && !announces(&section) && used_indices_are_right(&section, &original);
+        self.worlds = match (alike, to_copy) {
+            (true, _) => vec![original, copy],
+            (false, false) => vec![original],
+            (false, true) => vec![copy],
+        };
+        if !was_paused {
+            self.resume();
+        }
+    }
+
+    /// A device that loads a damaged section refuses it, or goes on with it somehow.
+    pub(super) fn damage(&mut self, position: usize, change: u8) {
+        let mut section = self.worlds[0].saved();
+        let mut copy = self.worlds[0].fork();
+        let position = position % section.len();
+        section[position] ^= change;
+        copy.pause();
+        // Bytes behind the section are an error of the stream.
+        if copy.load(&section).is_ok_and(|rest| rest == 0) {
+            Self::go_on_after_damage(copy);
+        }
+    }
+
+    fn go_on_after_damage(mut copy: World<H>) {
+        let loaded = copy.saved();
+        let mut again = copy.fork();
+        let rest = again.load(&loaded).unwrap_or_else(|error| panic!("what it saved does not load: {error}"));
+        assert_eq!(rest, 0, "what was saved is longer than what was loaded");
+        assert!(again.saved() == loaded, "what it saved loads as something else");
+        copy.device.resume();
+        copy.drain();
+        copy.device.write(STATUS, &[0; 4]);
+        assert_eq!(copy.read32(STATUS), 0, "a reset mends every device");
+    }
+}
+
+/// True if the card that takes over announces itself, which the other one does not.
+fn announces(section: &[u8]) -> bool {
+    let features = u32::from_be_bytes(*section[16..].first_chunk().expect("a head"));
+    let needed = 1 << 16 | 1 << 17 | 1 << 21;
+    features & needed == needed
+}
+
+/// True if the used indices, which lie in guest memory, are the device's own: a guest that overwrote them changes what its
+/// device does after a move.
+fn used_indices_are_right<H: Host>(section: &[u8], world: &World<H>) -> bool {
+    let (name, head) = (b"virtio/virtqueues", 20);
+    let config = u32::from_be_bytes(*section[head..].first_chunk().expect("a length")) as usize;
+    let queues = &section[head + 4 + config + 4..];
+    let rings = section.windows(name.len()).position(|window| window == name).expect("the addresses of the rings");
+    let rings = &section[rings + name.len() + 4..];
+    (0..H::Model::QUEUES.len()).all(|queue| {
+        let next_available = u16::from_be_bytes(*queues[18 * queue + 16..].first_chunk().expect("an index"));
+        let [available, used] =
+            [0, 8].map(|at| u64::from_be_bytes(*rings[16 * queue + at..].first_chunk().expect("an address")));
+        let is_ready = available != 0;
+        let used_index = world.memory.read_obj::<u16>(GuestAddress(used + 2));
+        !is_ready || world.is_broken() || used_index.is_ok_and(|index| index == next_available)
+    })
+}
