@@ -16,6 +16,8 @@ use vmstate::migrate::{Control, DestinationPhase, SourcePhase};
 use vmstate::section::Sections;
 
 const BLOCKS: [(&str, u64); 1] = [("main.ram", 3)];
+/// A section that QEMU does not have.
+const BEYOND: &str = "beyond-qemu";
 const MS: Duration = Duration::from_millis(1);
 /// No test needs as much virtual time, unless a wait has no end.
 const TOO_LONG: Duration = Duration::from_secs(60);
@@ -32,6 +34,10 @@ struct Answerer {
     narrows: Option<Control>,
     /// Says that it takes over, if it was given 10 ms for that.
     takes_over: bool,
+    /// Answers a ping with its number, whatever it is, as QEMU does.
+    is_qemu: bool,
+    /// The section that goes beyond QEMU came.
+    told_more: bool,
     paused: bool,
     asked_last: bool,
 }
@@ -51,8 +57,9 @@ impl Channel for Answerer {
         }
         self.asked_last |= bytes.ends_with(&[8, 0, 2, 0, 4, 0, 0, 0, 5]);
         for ping in bytes.windows(9).filter(|command| command[..5] == [8, 0, 2, 0, 4]) {
-            self.pong(&ping[5..]);
+            self.pong(if ping[5..] == *b"who?" && !self.is_qemu { b"vmst" } else { &ping[5..] });
         }
+        self.told_more |= bytes.windows(BEYOND.len()).any(|word| word == BEYOND.as_bytes());
         if self.paused {
             self.world.spend(Side::Source, self.send_takes);
         }
@@ -84,7 +91,7 @@ impl Channel for Answerer {
 
 /// A source with a pause budget of 200 ms by default: how it ended, whether its guest runs, and how long that was paused.
 fn to_answerer(change: impl FnOnce(&mut Answerer, &Control)) -> (Departure, bool, Option<Duration>) {
-    let Setup { world, mut source, source_options, source_control, .. } = Setup::new(&BLOCKS, None);
+    let Setup { world, mut source, mut source_devices, source_options, source_control, .. } = Setup::new(&BLOCKS, None);
     source_control.set_downtime_limit(50 * MS);
     world.finish(Side::Destination);
     let mut channel = Answerer {
@@ -94,10 +101,15 @@ fn to_answerer(change: impl FnOnce(&mut Answerer, &Control)) -> (Departure, bool
         send_takes: Duration::ZERO,
         narrows: None,
         takes_over: false,
+        is_qemu: false,
+        told_more: false,
         paused: false,
         asked_last: false,
     };
     change(&mut channel, &source_control);
+    let is_qemu = channel.is_qemu;
+    let mut sections = Sections::new();
+    sections.register(BEYOND, 0, &mut source_devices[0]).unwrap().beyond_qemu();
     let departure = source::run(
         Outgoing {
             channel: &mut channel,
@@ -105,11 +117,13 @@ fn to_answerer(change: impl FnOnce(&mut Answerer, &Control)) -> (Departure, bool
             ram: &source.guest.clone(),
             log: &mut source.guest.clone(),
             machine: &mut source,
-            sections: &mut Sections::new(),
+            sections: &mut sections,
         },
         &source_options,
         &source_control,
     );
+    // Devices come before the last question, if the pause lasts as long.
+    assert_eq!(channel.told_more, channel.asked_last && !is_qemu);
     (departure, source.running, source.pause_lasted)
 }
 
@@ -120,6 +134,20 @@ fn an_answerer_is_believed() {
     // It never says that it took over, and does not hold the lock.
     assert!(departure.error.unwrap().to_string().contains("is silent"));
     assert_eq!((departure.phase, running), (SourcePhase::Failed, true));
+}
+
+/// The lock is free and its fence is where it was, which says nothing of what a QEMU did with the guest.
+#[test]
+fn a_qemu_that_does_not_confirm_leaves_the_guest_to_a_person() {
+    let (departure, running, _) = to_answerer(|answerer, _| answerer.is_qemu = true);
+    assert!(departure.error.unwrap().to_string().contains("is silent"));
+    assert_eq!((departure.phase, running), (SourcePhase::Undecided, false));
+}
+
+#[test]
+fn a_qemu_that_confirms_has_the_guest() {
+    let (departure, running, _) = to_answerer(|answerer, _| (answerer.is_qemu, answerer.takes_over) = (true, true));
+    assert_eq!((departure.phase, running), (SourcePhase::Completed, false), "{:?}", departure.error);
 }
 
 #[test]

@@ -47,6 +47,42 @@ impl GuestRam for Ram {
     }
 }
 
+/// Keeps blocks called `rom…` besides, of 8 KiB together at most, and refuses one that is called so and does not fit.
+struct Keeping {
+    ram: Ram,
+    kept: RefCell<Vec<u64>>,
+}
+
+impl GuestRam for Keeping {
+    fn blocks(&self) -> &[RamBlock] {
+        self.ram.blocks()
+    }
+
+    fn adopt(&self, name: &str, len: u64) -> Result<bool> {
+        let mut kept = self.kept.borrow_mut();
+        match name.starts_with("rom") {
+            true if kept.iter().sum::<u64>() + len > 0x2000 => Err(Error::new(ErrorKind::Incompatible, "too long")),
+            rom => {
+                kept.extend(rom.then_some(len));
+                Ok(rom)
+            }
+        }
+    }
+
+    fn read(&self, _block: usize, _offset: u64, _into: &mut [u8]) -> Result<()> {
+        unreachable!("a destination reads nothing")
+    }
+
+    fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
+        self.ram.writes.borrow_mut().push((block, offset, from[0]));
+        Ok(())
+    }
+
+    fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
+        self.write(block, offset, &[0; 4096])
+    }
+}
+
 fn reader(bytes: &[u8]) -> Reader<'_> {
     Reader::new(bytes, 0, Strictness::QemuCompatible, Limits::default())
 }
@@ -131,6 +167,49 @@ fn block_lists() {
     list(b"\0\0\0\0\0\0\x30\x04", &[low], Strictness::QemuCompatible).unwrap();
     let error = list(b"\0\0\0\0\0\0\x30\x04", &[low], Strictness::Strict).unwrap_err();
     assert!(error.contains("high is not sent"), "{error}");
+}
+
+/// The list names the machine's own blocks last, to show that the order of the list gives no index to a block that is here.
+#[test]
+fn blocks_that_are_kept_come_behind_those_that_are_here() {
+    let own: &[u8] = b"\x04high\0\0\0\0\0\0\x10\0\x03low\0\0\0\0\0\0\x30\0";
+    let end: &[u8] = b"\0\0\0\0\0\0\0\x10";
+    let list = |total: &[u8; 8], kept: &[u8]| [total as &[u8], kept, own, end].concat();
+    let keeping = || Keeping { ram: Ram::new(), kept: RefCell::default() };
+
+    let ram = keeping();
+    let mut receiver = RamReceiver::new(&ram);
+    let good = list(b"\0\0\0\0\0\0\x60\x04", b"\x05rom/b\0\0\0\0\0\0\x10\0\x05rom/a\0\0\0\0\0\0\x10\0");
+    receiver.read_blocks(&mut Reader::new(&good, 0, Strictness::Strict, Limits::default())).unwrap();
+    let mut record =
+        |bytes: &[u8]| receiver.read_record(&mut reader(bytes)).map(|_| ()).map_err(|error| error.to_string());
+    record(&[b"\0\0\0\0\0\0\0\x08\x05rom/a" as &[u8], &[7; 4096]].concat()).unwrap();
+    record(b"\0\0\0\0\0\0\0\x22\0").unwrap();
+    record(b"\0\0\0\0\0\0\0\x02\x05rom/b\0").unwrap();
+    record(b"\0\0\0\0\0\0\0\x02\x04high\0").unwrap();
+    let outside = record(b"\0\0\0\0\0\0\x10\x02\x05rom/a\0").unwrap_err();
+    assert!(outside.contains("page at 0x1000 of RAM block rom/a, which has 0x1000 bytes"), "{outside}");
+    assert_eq!(*ram.ram.writes.borrow(), [(3, 0, 7), (3, 0, 0), (2, 0, 0), (1, 0, 0)]);
+
+    let refusals: [(&[u8; 8], &[u8], &str); 4] = [
+        (b"\0\0\0\0\0\0\x70\x04", b"\x03rom\0\0\0\0\0\0\x30\0", "at 0x8: too long"),
+        (b"\0\0\0\0\0\0\x50\x04", b"\x04bios\0\0\0\0\0\0\x10\0", "RAM block bios does not exist here"),
+        (
+            b"\0\0\0\0\0\0\x60\x04",
+            b"\x03rom\0\0\0\0\0\0\x10\0\x03rom\0\0\0\0\0\0\x10\0",
+            "at 0x14: RAM block rom comes twice",
+        ),
+        (
+            b"\0\0\0\0\0\0\x50\x04",
+            b"\x04rom1\0\0\0\0\0\0\x08\0\x04rom2\0\0\0\0\0\0\x08\0",
+            "at 0x8: RAM block rom1 has 2048 bytes, which are no whole pages",
+        ),
+    ];
+    for (total, kept, expected) in refusals {
+        let (ram, bytes) = (keeping(), list(total, kept));
+        let error = RamReceiver::new(&ram).read_blocks(&mut reader(&bytes)).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
 }
 
 /// A log that reports what the test says, once, and notes what it is asked to clear.

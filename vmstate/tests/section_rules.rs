@@ -92,6 +92,28 @@ fn higher_priorities_go_first_early_ones_before_the_memory_and_what_is_not_neede
     assert_eq!(error.to_string(), "required sections did not come: plain/0, virtio-mem/0, iommu/0, plain/1");
 }
 
+/// A remedy stands in each refusal about its name, and in no other; a section that goes beyond QEMU may stay away.
+#[test]
+fn a_refusal_ends_with_the_remedy_for_its_name() {
+    let mut sections = Sections::new();
+    sections.add(Plain::default()).unwrap();
+    sections.register("plain", 1, Plain::default()).unwrap().beyond_qemu();
+    sections.add_remedy("plain", "give both sides one disk");
+    sections.add_remedy("rtc", "start QEMU with rtc=off");
+    let mut refusal = |devices: &[Vec<u8>]| {
+        load(&stream(&[], devices), Strictness::Strict, &mut sections).map_err(|error| error.message().to_owned())
+    };
+    assert_eq!(refusal(&[full(2, "plain", 0, 1)]), Ok(()));
+    let missing = refusal(&[full(2, "plain", 1, 1)]).unwrap_err();
+    assert_eq!(missing, "required sections did not come: plain/0 (give both sides one disk)");
+    let no_instance = refusal(&[full(2, "plain", 2, 1)]).unwrap_err();
+    assert_eq!(no_instance, "this machine has no such instance: give both sides one disk");
+    let no_section = refusal(&[full(2, "rtc", 0, 1)]).unwrap_err();
+    assert_eq!(no_section, "this machine has no such section: start QEMU with rtc=off");
+    let other = refusal(&[full(2, "rtcs", 0, 1)]).unwrap_err();
+    assert_eq!(other, "this machine has no such section: both sides need the same devices");
+}
+
 #[test]
 fn an_instance_number_is_given_or_the_next_one() {
     let mut sections = Sections::new();

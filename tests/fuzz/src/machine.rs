@@ -1,5 +1,6 @@
 //! A machine to load into: all devices, watched, and RAM that only checks what it is asked for.
 
+use std::cell::RefCell;
 use std::io;
 use std::time::Duration;
 
@@ -26,22 +27,15 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// QEMU's `microvm` with 16 MiB.
+    /// QEMU's `microvm` with 16 MiB, which keeps the blocks of QEMU's firmware.
     pub fn microvm() -> Self {
-        let blocks = [
-            ("microvm.ram", 16 << 20),
-            ("/rom@etc/acpi/tables", 4 << 10),
-            ("pc.bios", 128 << 10),
-            ("/rom@etc/table-loader", 4 << 10),
-            ("/rom@etc/acpi/rsdp", 4 << 10),
-        ];
-        Self::with(&blocks)
+        Self::with(&[("microvm.ram", 16 << 20)])
     }
 
     /// All devices, and RAM blocks of these lengths.
     pub fn with(blocks: &[(&str, u64)]) -> Self {
         let blocks = blocks.iter().map(|&(name, len)| RamBlock { name: name.into(), len }).collect();
-        Self { devices: devices::all(), ram: Ram(blocks) }
+        Self { devices: devices::all(), ram: Ram { blocks, kept: RefCell::default() } }
     }
 
     /// Only the devices of these names.
@@ -90,18 +84,35 @@ fn sections<'a>(devices: &'a mut [(&'static str, u32, Unharmed<'static>)]) -> Se
 
 /// Blocks without contents.
 #[derive(Debug)]
-struct Ram(Vec<RamBlock>);
+struct Ram {
+    blocks: Vec<RamBlock>,
+    /// Lengths of those that are kept.
+    kept: RefCell<Vec<u64>>,
+}
+
+/// So many blocks are kept, and so long ones.
+const KEPT: (usize, u64) = (9, 2 << 20);
 
 impl Ram {
     fn check(&self, block: usize, offset: u64, len: usize) {
         let end = offset.checked_add(len as u64).expect("an end");
-        assert!(end <= self.0[block].len && offset.is_multiple_of(PAGE_SIZE), "{offset:#x}, {len:#x} bytes: outside");
+        let own = self.blocks.get(block).map(|block| block.len);
+        let has = own.unwrap_or_else(|| self.kept.borrow()[block - self.blocks.len()]);
+        assert!(end <= has && offset.is_multiple_of(PAGE_SIZE), "{offset:#x}, {len:#x} bytes: outside");
     }
 }
 
 impl GuestRam for Ram {
     fn blocks(&self) -> &[RamBlock] {
-        &self.0
+        &self.blocks
+    }
+
+    fn adopt(&self, name: &str, len: u64) -> Result<bool> {
+        assert!(self.blocks.iter().all(|block| block.name != name), "{name} is here");
+        let mut kept = self.kept.borrow_mut();
+        let keeps = (name == "pc.bios" || name.starts_with("/rom@")) && kept.len() < KEPT.0 && len <= KEPT.1;
+        kept.extend(keeps.then_some(len));
+        Ok(keeps)
     }
 
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {

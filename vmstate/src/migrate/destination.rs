@@ -185,12 +185,17 @@ impl Destination<'_, '_> {
         let done = |()| DestinationEvent::Done;
         match action {
             DestinationAction::Receive(until) => self.receive(until.map_or(self.silence, Patience::Until)),
-            DestinationAction::Compare => self.machine.introduced().map(done),
+            DestinationAction::Compare => {
+                if !self.answers {
+                    self.machine.unheard();
+                }
+                self.machine.introduced().map(done)
+            }
             DestinationAction::Load => {
                 self.loader.check_complete()?;
                 self.machine.loaded().map(done)
             }
-            DestinationAction::Answer(number) => self.answer(Reply::Pong(number), self.silence).map(done),
+            DestinationAction::Answer(number) => self.answer(Reply::Pong(ping::answer(number)), self.silence).map(done),
             DestinationAction::CloseDoor => self.control.commit().map(done),
             DestinationAction::Claim => self.machine.claim().map(|claim| {
                 if let Some(reason) = lost(claim) {

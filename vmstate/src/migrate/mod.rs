@@ -27,6 +27,17 @@ use std::time::Duration;
 
 use crate::error::Result;
 
+/// Who takes the guest in, as far as its answer to the first ping tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Peer {
+    /// A destination of this library, or a file.
+    Vmstate,
+    /// Another program that answers pings, as QEMU does. It gets no section that is [beyond
+    /// QEMU](crate::section::Registration::beyond_qemu), and knows no fence: what it did with the guest cannot be proved.
+    Qemu,
+}
+
 /// What a machine has measured in a [rehearsal](Machine::rehearse) of the pause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rehearsal {
@@ -47,6 +58,11 @@ pub trait Machine {
     /// # Errors
     /// A device could not drain `within` this time; the machine runs on.
     fn pause(&mut self, within: Duration) -> Result<()>;
+
+    /// Source, before anything of the machine is sent: who takes the guest in.
+    fn meets(&mut self, peer: Peer) {
+        let _ = peer;
+    }
 
     /// Source, after each round, while the guest runs: does ahead of time what the pause would have to wait for, such as
     /// writing disk images back. Returns how long that will still take in the pause. Returns soon once `go_on` says
@@ -69,6 +85,10 @@ pub trait Machine {
     fn rehearse(&mut self) -> Result<Option<Rehearsal>> {
         Ok(None)
     }
+
+    /// Destination, before [`introduced`](Self::introduced): the source opened no way for answers, as a QEMU without the capability
+    /// `return-path`. It will not hear of a refusal, and takes every migration whose bytes it could send for a completed one.
+    fn unheard(&mut self) {}
 
     /// Destination: the source's early sections have loaded, and no page was written. The moment to compare both
     /// machines, and to refuse with the whole list of what differs.

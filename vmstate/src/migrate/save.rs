@@ -1,6 +1,6 @@
 //! The parts of a stream that a migration and a file have in common, on the way out.
 
-use super::release;
+use super::{Peer, release};
 use crate::codec::Writer;
 use crate::error::{ErrorKind, Result};
 use crate::ram::{PAGE_SIZE, RAM_IDSTR, RAM_VERSION, RamSender, put_end_of_section};
@@ -52,19 +52,20 @@ pub(super) enum Turn {
     Last,
 }
 
-/// Appends the devices whose turn it is, and what they are to `described`.
+/// Appends the devices whose turn it is and that `peer` knows, and what they are to `described`.
 ///
 /// # Errors
 /// What a device refuses; `Rejected`, with all reasons, if the release for which it is saved cannot have it.
 pub(super) fn put_devices(
     out: &mut Vec<u8>,
     sections: &mut Sections<'_>,
-    turn: Turn,
+    (peer, turn): (Peer, Turn),
     described: &mut SelfDescription,
 ) -> Result<()> {
     let mut problems = Vec::new();
     for (id, section) in (FIRST_DEVICE_ID..).zip(sections.in_order()) {
-        if section.is_early() != (turn == Turn::Early) || !section.is_needed() {
+        let known = peer == Peer::Vmstate || !section.is_beyond_qemu();
+        if section.is_early() != (turn == Turn::Early) || !known || !section.is_needed() {
             continue;
         }
         let mut body = Writer::recording();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Peer;
 use super::control::Control;
 use super::load::{Loader, Step};
 use super::release::check_release;
@@ -41,14 +42,14 @@ pub fn save(
     put_header(&mut out);
     put_configuration(&mut out, machine_type);
     let mut described = save::describe(machine_type);
-    save::put_devices(&mut out, sections, Turn::Early, &mut described)?;
+    save::put_devices(&mut out, sections, (Peer::Vmstate, Turn::Early), &mut described)?;
     save::put_ram_start(&mut out, &ram);
     while !save::put_ram_part(&mut out, &mut ram, CHUNK)? {
         wire.send(&out, Patience::Endless)?;
         out.clear();
     }
     save::put_ram_end(&mut out, &mut ram)?;
-    save::put_devices(&mut out, sections, Turn::Last, &mut described)?;
+    save::put_devices(&mut out, sections, (Peer::Vmstate, Turn::Last), &mut described)?;
     Element::Eof.write(&mut out);
     described.write(&mut out);
     wire.send(&out, Patience::Endless)?;

@@ -34,8 +34,19 @@ pub struct RamBlock {
 /// The embedder's guest memory. Offsets are in bytes from the start of a block; `block` is an index into
 /// [`blocks`](Self::blocks).
 pub trait GuestRam {
-    /// The blocks; the same at every call.
+    /// The blocks that are there before any migration; the same at every call.
     fn blocks(&self) -> &[RamBlock];
+
+    /// Destination: the source has a block that is not among [`blocks`](Self::blocks), as a QEMU has for its firmware. `true`: it is
+    /// kept here, behind all blocks so far, and its pages come to [`write`](Self::write) and [`zero_page`](Self::zero_page) under
+    /// the next index. Name and length are the peer's: keep what is known, and no more of it than is known.
+    ///
+    /// # Errors
+    /// What is wrong with that block.
+    fn adopt(&self, name: &str, len: u64) -> Result<bool> {
+        let _ = (name, len);
+        Ok(false)
+    }
 
     /// Copies out `into.len()` bytes. The guest may write them meanwhile: its log then says so.
     ///

@@ -9,6 +9,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// Guest memory being filled.
 pub struct RamReceiver<'a> {
     ram: &'a dyn GuestRam,
+    /// The blocks here, then those of the source's that are kept.
+    blocks: Vec<RamBlock>,
     heads: Heads,
     received: PageCount,
 }
@@ -16,7 +18,7 @@ pub struct RamReceiver<'a> {
 impl<'a> RamReceiver<'a> {
     /// Nothing received yet.
     pub fn new(ram: &'a dyn GuestRam) -> Self {
-        Self { ram, heads: Heads::default(), received: PageCount::default() }
+        Self { ram, blocks: ram.blocks().to_vec(), heads: Heads::default(), received: PageCount::default() }
     }
 
     /// Pages received so far.
@@ -27,15 +29,23 @@ impl<'a> RamReceiver<'a> {
     /// Reads the body of the START section.
     ///
     /// # Errors
-    /// `Incompatible` if the source's blocks are not the ones here. A strict load wants all of them.
+    /// `Incompatible` if the source's blocks are neither the ones here nor kept here. A strict load wants all that are here.
     pub fn read_blocks(&mut self, input: &mut Reader<'_>) -> Result<()> {
         let offset = input.offset();
         let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message).at(offset));
-        let blocks = self.ram.blocks();
+        let ram = self.ram;
+        let blocks = &mut self.blocks;
         let mut seen = vec![false; blocks.len()];
         read_list(input, false, |listed| {
             let name = listed.name;
-            let Some((block, seen)) = blocks.iter().zip(&mut seen).find(|(block, _)| block.name == name) else {
+            let known = blocks.iter().zip(&mut seen).find(|(block, _)| block.name == name);
+            let Some((block, seen)) = known else {
+                if ram.adopt(name, listed.len).map_err(|error| error.at(listed.offset))? {
+                    check_whole_pages(name, listed.len).map_err(|error| error.at(listed.offset))?;
+                    blocks.push(RamBlock { name: name.to_owned(), len: listed.len });
+                    seen.push(true);
+                    return Ok(());
+                }
                 return incompatible(format!("RAM block {name} does not exist here: both sides need the same machine"));
             };
             if listed.len != block.len {
@@ -54,7 +64,7 @@ impl<'a> RamReceiver<'a> {
         if let (Some((block, _)), Strictness::Strict) = (missing, input.strictness()) {
             return incompatible(format!("RAM block {} is not sent: both sides need the same machine", block.name));
         }
-        self.heads.end_of_list(input, blocks)
+        self.heads.end_of_list(input, &self.blocks)
     }
 
     /// Reads one record of a PART or END section, and writes the page it holds.
@@ -63,7 +73,7 @@ impl<'a> RamReceiver<'a> {
     /// `Malformed`, `Incompatible` for records of capabilities that are not supported, what the memory refuses.
     pub fn read_record(&mut self, input: &mut Reader<'_>) -> Result<Record> {
         let place = input.offset();
-        let Some(page) = self.heads.next(input, self.ram.blocks())? else { return Ok(Record::End) };
+        let Some(page) = self.heads.next(input, &self.blocks)? else { return Ok(Record::End) };
         if page.is_zero {
             // The byte that fills the page: other values went out of use before version 4 (migration/ram.c).
             let fill = input.u8()?;
@@ -80,6 +90,14 @@ impl<'a> RamReceiver<'a> {
         }
         Ok(Record::Page)
     }
+}
+
+/// Pages are what records are about.
+fn check_whole_pages(name: &str, len: u64) -> Result<()> {
+    if len.is_multiple_of(PAGE_SIZE) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Malformed, format!("RAM block {name} has {len} bytes, which are no whole pages")))
 }
 
 impl NamedBlock for RamBlock {

@@ -17,6 +17,8 @@ pub struct Sections<'a> {
     pub(super) entries: Vec<Registration<'a>>,
     /// Older names, each with the name that the sections have now.
     pub(super) aliases: Vec<(String, String)>,
+    /// Names of sections on which the two sides may differ, each with what to do then.
+    remedies: Vec<(String, String)>,
     /// The release for which everything is saved, unless that is this one.
     pub(super) release: Option<Arc<Schema>>,
     /// The entry behind the one that a load saw last.
@@ -35,6 +37,7 @@ pub struct Registration<'a> {
     priority: u32,
     early: bool,
     required: bool,
+    beyond_qemu: bool,
     unmigratable: Option<String>,
     loaded: bool,
     /// How it is sent to the release for which it is saved, or its name there and why it cannot be. Boxed, as it is seldom
@@ -119,6 +122,7 @@ impl<'a> Sections<'a> {
             priority: rules.priority,
             early: rules.early_setup,
             required: !rules.conditional,
+            beyond_qemu: false,
             unmigratable: rules.unmigratable.map(str::to_owned),
             loaded: false,
             older: None,
@@ -224,6 +228,16 @@ impl<'a> Sections<'a> {
         Ok(schema)
     }
 
+    /// Says what to do when a source has a section `idstr` that this machine lacks, or lacks one that this machine has: the refusal
+    /// ends with `remedy`.
+    pub fn add_remedy(&mut self, idstr: &str, remedy: &str) {
+        self.remedies.push((idstr.to_owned(), remedy.to_owned()));
+    }
+
+    fn remedy(&self, idstr: &str) -> Option<&str> {
+        self.remedies.iter().find(|(name, _)| name == idstr).map(|(_, remedy)| remedy.as_str())
+    }
+
     /// Forgets what earlier loads have seen.
     pub fn begin_load(&mut self) {
         self.entries.iter_mut().for_each(|entry| entry.loaded = false);
@@ -254,10 +268,12 @@ impl<'a> Sections<'a> {
         let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
         let Some((index, entry)) = found.and_then(|index| Some((index, self.entries.get_mut(index)?))) else {
             let name = self.renamed(idstr).unwrap_or(idstr);
-            return incompatible(match self.entries.iter().any(|entry| entry.idstr == name) {
-                true => "this machine has no such instance: both sides need the same devices".to_owned(),
-                false => "this machine has no such section: both sides need the same devices".to_owned(),
-            });
+            let what = match self.entries.iter().any(|entry| entry.idstr == name) {
+                true => "instance",
+                false => "section",
+            };
+            let remedy = self.remedy(idstr).unwrap_or("both sides need the same devices");
+            return incompatible(format!("this machine has no such {what}: {remedy}"));
         };
         if entry.loaded && strictness == Strictness::Strict {
             return Err(Error::new(ErrorKind::Malformed, "came twice"));
@@ -297,7 +313,12 @@ impl<'a> Sections<'a> {
     /// `Malformed`, naming all that are missing.
     pub fn check_complete(&self, strictness: Strictness) -> Result<()> {
         let missing = self.entries.iter().filter(|entry| entry.required && !entry.loaded);
-        let names: Vec<_> = missing.map(|entry| format!("{}/{}", entry.idstr, entry.instance)).collect();
+        let names: Vec<_> = missing
+            .map(|Registration { idstr, instance, .. }| match self.remedy(idstr) {
+                Some(remedy) => format!("{idstr}/{instance} ({remedy})"),
+                None => format!("{idstr}/{instance}"),
+            })
+            .collect();
         if names.is_empty() {
             return Ok(());
         }
@@ -348,6 +369,13 @@ impl Registration<'_> {
         self
     }
 
+    /// QEMU's machine of this type has no such section, and would refuse the stream because of it: it is sent only to a destination
+    /// that says it is of this library, and a stream without it is complete.
+    pub fn beyond_qemu(&mut self) -> &mut Self {
+        (self.required, self.beyond_qemu) = (false, true);
+        self
+    }
+
     /// Name in the stream.
     #[inline]
     pub fn idstr(&self) -> &str {
@@ -363,6 +391,11 @@ impl Registration<'_> {
     /// True if it is sent before the guest's memory.
     pub fn is_early(&self) -> bool {
         self.early
+    }
+
+    /// True if a QEMU is not sent it.
+    pub fn is_beyond_qemu(&self) -> bool {
+        self.beyond_qemu
     }
 
     /// False if it need not be sent now.
@@ -404,8 +437,8 @@ impl Registration<'_> {
 
 impl fmt::Debug for Registration<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { idstr, instance, alias, compat, priority, early, required, unmigratable, loaded, older, section: _ } =
-            self;
+        let Self { idstr, instance, alias, compat, priority, early, required, beyond_qemu, .. } = self;
+        let Self { unmigratable, loaded, older, .. } = self;
         f.debug_struct("Registration")
             .field("idstr", idstr)
             .field("instance", instance)
@@ -414,6 +447,7 @@ impl fmt::Debug for Registration<'_> {
             .field("priority", priority)
             .field("early", early)
             .field("required", required)
+            .field("beyond_qemu", beyond_qemu)
             .field("unmigratable", unmigratable)
             .field("loaded", loaded)
             .field("older", older)

@@ -15,15 +15,25 @@ use std::time::Duration;
 pub use destination::{DestinationAction, DestinationEvent, DestinationProtocol};
 pub use source::{SourceAction, SourceEvent, SourceProtocol};
 
-/// The pings of a source: whether the introduction is accepted (as QEMU numbers its first), whether everything is loaded,
+/// The pings of a source: who is there, whether the introduction is accepted (as QEMU numbers its first), whether everything is loaded,
 /// whether a round has arrived. QEMU's post-copy uses 2 to 4.
 pub mod ping {
+    /// First of all. QEMU answers a ping with its number, whatever that is (`loadvm_process_command`, migration/savevm.c), and sends
+    /// none of this number; a destination of this library answers with [`VMSTATE`].
+    pub const WHO: u32 = u32::from_be_bytes(*b"who?");
+    /// See [`WHO`].
+    pub const VMSTATE: u32 = u32::from_be_bytes(*b"vmst");
     /// After the introduction, before the first page.
     pub const INTRODUCTION: u32 = 1;
     /// After the last device.
     pub const READY: u32 = 5;
     /// After a stretch of pages.
     pub const ROUND: u32 = 6;
+
+    /// The answer of a destination of this library to the ping `number`.
+    pub fn answer(number: u32) -> u32 {
+        if number == WHO { VMSTATE } else { number }
+    }
 }
 
 /// How long each side waits for what.

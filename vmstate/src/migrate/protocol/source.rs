@@ -16,8 +16,8 @@ use crate::stream::Reply;
 /// What a source has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceAction {
-    /// Send header, configuration, early sections, the list of RAM blocks and the ping
-    /// [`INTRODUCTION`](ping::INTRODUCTION).
+    /// Send header and configuration, find out by the ping [`WHO`](ping::WHO) who answers, and send the early sections that it
+    /// knows, the list of RAM blocks and the ping [`INTRODUCTION`](ping::INTRODUCTION).
     Introduce,
     /// Send one round of pages while the guest runs, and decide what follows.
     Round,

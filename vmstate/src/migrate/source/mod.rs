@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::Machine;
 use crate::migrate::control::Control;
 use crate::migrate::forecast::Measured;
 use crate::migrate::phase::{Phase, SourcePhase};
@@ -19,6 +18,7 @@ use crate::migrate::release::check_release;
 use crate::migrate::report::{DepartureReport, Downtime};
 use crate::migrate::save::{self, Turn};
 use crate::migrate::wire::{ANSWERS, Patience, Wire, is_timeout};
+use crate::migrate::{Claim, Machine, Peer};
 use crate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamSender};
 use crate::section::Sections;
 use crate::stream::{Command, Element, Reply, SelfDescription, put_configuration, put_header, read_reason};
@@ -119,6 +119,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         machine,
         sections,
         ram,
+        peer: Peer::Vmstate,
         options,
         control,
         begun,
@@ -145,6 +146,7 @@ struct Source<'a, 's> {
     machine: &'a mut dyn Machine,
     sections: &'a mut Sections<'s>,
     ram: RamSender<'a>,
+    peer: Peer,
     options: &'a SourceOptions,
     control: &'a Control,
     begun: Duration,
@@ -210,6 +212,8 @@ impl Source<'_, '_> {
             SourceAction::SendEnd(until) => {
                 self.wire.send(&self.buffer, Patience::Until(until)).map(|()| SourceEvent::Done)
             }
+            // QEMU moves no fence: one that is where it was does not say that the guest has not run there.
+            SourceAction::Claim if self.peer == Peer::Qemu => Ok(SourceEvent::Claimed(Claim::Undecidable)),
             SourceAction::Claim => self.machine.claim().map(SourceEvent::Claimed),
             SourceAction::Sleep(until) => {
                 self.clock.sleep(until.saturating_sub(self.clock.now()));
@@ -251,10 +255,29 @@ impl Source<'_, '_> {
         put_header(out);
         put_configuration(out, &self.options.machine_type);
         Element::Command(Command::OpenReturnPath).write(out);
-        save::put_devices(out, self.sections, Turn::Early, &mut self.described)?;
+        self.meet()?;
+        let out = &mut self.buffer;
+        save::put_devices(out, self.sections, (self.peer, Turn::Early), &mut self.described)?;
         save::put_ram_start(out, &self.ram);
         Element::Command(Command::Ping(ping::INTRODUCTION)).write(out);
         self.flush(self.running())
+    }
+
+    /// Finds out who is there, before anything is sent that only some would take. A release whose schema is known is one of this
+    /// library, and may be older than the question.
+    fn meet(&mut self) -> Result<()> {
+        Element::Command(Command::Ping(ping::WHO)).write(&mut self.buffer);
+        self.flush(self.running())?;
+        let until = self.clock.now().saturating_add(self.options.answer);
+        self.peer = match self.await_reply(Patience::Until(until))? {
+            Reply::Pong(ping::VMSTATE) => Peer::Vmstate,
+            Reply::Pong(ping::WHO) if self.sections.release().is_some() => Peer::Vmstate,
+            Reply::Pong(ping::WHO) => Peer::Qemu,
+            other => return Err(unexpected(other)),
+        };
+        tracing::debug!(peer = ?self.peer, "source");
+        self.machine.meets(self.peer);
+        Ok(())
     }
 
     /// Publishes the last figures, and returns how the migration ended.

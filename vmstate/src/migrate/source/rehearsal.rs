@@ -68,7 +68,7 @@ impl Source<'_, '_> {
     fn measure_save(&mut self, machine: Rehearsal) {
         let begun = self.clock.now();
         let (mut devices, mut described) = (Vec::new(), save::describe(&self.options.machine_type));
-        match save::put_devices(&mut devices, self.sections, Turn::Last, &mut described) {
+        match save::put_devices(&mut devices, self.sections, (self.peer, Turn::Last), &mut described) {
             Ok(()) => {
                 let save = self.clock.now().saturating_sub(begun);
                 self.measured.rehearsed(Rehearsed::new(machine, save, devices.len() as f64));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{CHUNK, Source};
 use crate::error::Result;
+use crate::migrate::Peer;
 use crate::migrate::protocol::ping;
 use crate::migrate::save::{self, Turn};
 use crate::migrate::wire::Patience;
@@ -23,14 +24,17 @@ impl Source<'_, '_> {
         let until = Patience::Until(until);
         self.ram.sync()?;
         self.downtime.sync = self.lap();
-        Element::Command(Command::SwitchoverStart).write(&mut self.buffer);
+        // QEMU has no use for it but with VFIO devices, and does not know it before 8.1.
+        if self.peer == Peer::Vmstate {
+            Element::Command(Command::SwitchoverStart).write(&mut self.buffer);
+        }
         while !save::put_ram_part(&mut self.buffer, &mut self.ram, CHUNK)? {
             self.flush(until)?;
         }
         save::put_ram_end(&mut self.buffer, &mut self.ram)?;
         self.flush(until)?;
         self.downtime.pages = self.lap();
-        save::put_devices(&mut self.buffer, self.sections, Turn::Last, &mut self.described)?;
+        save::put_devices(&mut self.buffer, self.sections, (self.peer, Turn::Last), &mut self.described)?;
         Element::Command(Command::Ping(ping::READY)).write(&mut self.buffer);
         self.flush(until)?;
         self.downtime.devices = self.lap();
