@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use minivmm::control::Client;
 use minivmm::memory::Ram;
+use minivmm::migration::firmware::Firmware;
 use minivmm::migration::ram::MachineRam;
 use serde_json::json;
 use vmstate::channel::{MonotonicClock, SocketChannel};
@@ -111,7 +112,7 @@ fn engine(ram: &Ram) -> f64 {
             clock: &MonotonicClock::new(),
             machine: &mut Still,
             sections: &mut Sections::new(),
-            ram: &MachineRam::new(Ram::new(len).expect("memory")),
+            ram: &MachineRam::arriving(Ram::new(len).expect("memory"), Firmware::default()),
         };
         destination::run(incoming, &DestinationOptions::new("bench"), &Control::default())
             .into_result()
@@ -122,7 +123,7 @@ fn engine(ram: &Ram) -> f64 {
         clock: &MonotonicClock::new(),
         machine: &mut Still,
         sections: &mut Sections::new(),
-        ram: &MachineRam::new(ram.clone()),
+        ram: &MachineRam::leaving(ram.clone(), &Firmware::default(), false),
         log: &mut Still,
     };
     let control = Control::default();

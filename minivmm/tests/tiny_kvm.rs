@@ -220,7 +220,7 @@ fn the_dirty_log_follows_a_guest_through_its_reset() {
     let Some(before) = Guest::boot(100, 0) else { return };
     let ram = before.vm.ram().clone();
     let pages = (ram.len() / PAGE_SIZE) as usize;
-    let mut engine = MachineDirtyLog::new(Arc::clone(&before.vm));
+    let mut engine = MachineDirtyLog::new(Arc::clone(&before.vm), None);
     let driver = engine.clone();
     let report = |engine: &mut MachineDirtyLog| {
         let mut words = vec![0_u64; pages.div_ceil(64)];

@@ -64,7 +64,7 @@ fn files_written_and_synced() {
 }
 
 /// No datagram of the guest is lost or doubled.
-fn nothing_lost(peer: &Peer, guest: &mut Vmm) -> Result<()> {
+pub(crate) fn nothing_lost(peer: &Peer, guest: &mut Vmm) -> Result<()> {
     let sent = verify(guest)?["net"]["sent"].as_u64().unwrap_or(0);
     let came = peer.tally().of_first(sent).report();
     ensure(sent > 0 && came["unique"] == sent && came["duplicates"] == 0 && came["corrupt"] == 0, || {

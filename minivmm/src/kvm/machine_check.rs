@@ -14,27 +14,59 @@ use crate::error::{Error, Result};
 const MCG_CAP: u64 = 1 << 8 | 1 << 24;
 /// Of banks (`MCE_BANKS_DEF`).
 const BANKS: u64 = 10;
+/// Bits of IA32_MCG_CAP that are the number of banks.
+const COUNT: u64 = 0xff;
 
 /// Gives the vCPU its banks, as far as this host's KVM knows machine checks.
 ///
 /// # Errors
 /// [`Error::Kvm`].
 pub fn set_up(kvm: &Kvm, vcpu: &VcpuFd) -> Result<()> {
-    let most = u64::try_from(kvm.check_extension_int(Cap::Mce)).unwrap_or(0);
-    if most == 0 {
-        return Ok(());
+    let supported = Supported::by(kvm).map_err(Error::kvm("KVM_X86_GET_MCE_CAP_SUPPORTED"))?;
+    set_up_as(vcpu, MCG_CAP | BANKS, supported).map_err(Error::kvm("KVM_X86_SETUP_MCE"))
+}
+
+/// What machine checks this host's KVM knows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Supported {
+    /// Bits of IA32_MCG_CAP above the number of banks.
+    flags: u64,
+    banks: u64,
+}
+
+impl Supported {
+    /// Asks.
+    ///
+    /// # Errors
+    /// KVM_X86_GET_MCE_CAP_SUPPORTED failed.
+    pub fn by(kvm: &Kvm) -> std::result::Result<Self, kvm_ioctls::Error> {
+        let banks = u64::try_from(kvm.check_extension_int(Cap::Mce)).unwrap_or(0);
+        let mut flags = 0_u64;
+        // SAFETY: the kernel writes the u64 that it is given.
+        if banks > 0 && unsafe { ioctl_with_mut_ref(kvm, request::KVM_X86_GET_MCE_CAP_SUPPORTED(), &mut flags) } != 0 {
+            return Err(kvm_ioctls::Error::last());
+        }
+        Ok(Self { flags: flags & !COUNT, banks })
     }
-    let failed = |call| Err(Error::kvm(call)(kvm_ioctls::Error::last()));
-    let mut supported = 0_u64;
-    // SAFETY: the kernel writes the u64 that it is given.
-    if unsafe { ioctl_with_mut_ref(kvm, request::KVM_X86_GET_MCE_CAP_SUPPORTED(), &mut supported) } != 0 {
-        return failed("KVM_X86_GET_MCE_CAP_SUPPORTED");
+
+    /// What of `wanted`, a value of IA32_MCG_CAP, a vCPU here can have; `None` if that is nothing.
+    fn of(self, wanted: u64) -> Option<u64> {
+        let banks = (wanted & COUNT).min(BANKS).min(self.banks);
+        (banks > 0).then_some(wanted & self.flags | banks)
     }
-    let cap = MCG_CAP & supported | BANKS.min(most);
+}
+
+/// Gives the vCPU the machine checks that `wanted`, IA32_MCG_CAP where the guest comes from, says, as far as KVM knows them: QEMU
+/// sends what it asked its KVM for, and its destination leaves out in silence what is not there.
+///
+/// # Errors
+/// KVM_X86_SETUP_MCE failed.
+pub fn set_up_as(vcpu: &VcpuFd, wanted: u64, supported: Supported) -> std::result::Result<(), kvm_ioctls::Error> {
+    let Some(cap) = supported.of(wanted) else { return Ok(()) };
     // SAFETY: the kernel reads the u64 that it is given.
     match unsafe { ioctl_with_ref(vcpu, request::KVM_X86_SETUP_MCE(), &cap) } {
         0 => Ok(()),
-        _ => failed("KVM_X86_SETUP_MCE"),
+        _ => Err(kvm_ioctls::Error::last()),
     }
 }
 
@@ -46,4 +78,24 @@ mod request {
 
     ioctl_iow_nr!(KVM_X86_SETUP_MCE, KVMIO, 0x9c, u64);
     ioctl_ior_nr!(KVM_X86_GET_MCE_CAP_SUPPORTED, KVMIO, 0x9d, u64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The value that QEMU 10.0 sends, on hosts of Intel (SER_P, CTL_P, LMCE_P), of AMD (CTL_P) and without machine checks.
+    #[test]
+    fn a_vcpu_gets_what_its_host_has_of_what_it_had() {
+        let intel = Supported { flags: 1 << 27 | 1 << 24 | 1 << 8, banks: 32 };
+        let amd = Supported { flags: 1 << 8, banks: 32 };
+        assert_eq!(intel.of(0x100_010a), Some(0x100_010a));
+        assert_eq!(amd.of(0x100_010a), Some(0x10a));
+        assert_eq!(amd.of(0x10a), Some(0x10a));
+        assert_eq!(Supported { banks: 6, ..amd }.of(0x100_010a), Some(0x106));
+        assert_eq!(Supported::default().of(0x100_010a), None);
+        // A hostile number of banks, or none: as many as section `cpu` has room for, or the vCPU stays as it was made.
+        assert_eq!(intel.of(u64::MAX), Some(0x900_010a));
+        assert_eq!(intel.of(0x100_0100), None);
+    }
 }

@@ -1,7 +1,9 @@
 //! Migration: the seams between the machine and `vmstate`: guest RAM and its dirty log, the table of sections, and the
 //! comparison of both machines.
 
+pub mod firmware;
 pub mod global;
+pub mod kept;
 pub mod ownership;
 pub mod preflight;
 pub mod ram;

@@ -7,6 +7,7 @@ use vmstate::Section;
 use vmstate::section::Sections;
 
 use super::global::{GlobalState, Timer};
+use super::kept::KeptSections;
 use super::ownership::SharedTickets;
 use super::preflight::Preflight;
 use super::view::View;
@@ -26,7 +27,21 @@ pub struct MachineState {
     pub global: GlobalState,
     /// Section `minivmm/preflight`.
     pub preflight: Preflight,
+    /// What a QEMU sent for devices that are not here.
+    pub kept: KeptSections,
 }
+
+/// What to do when a QEMU sends a section that this machine lacks, or lacks one that this machine has.
+const REMEDIES: [(&str, &str); 8] = [
+    ("mc146818rtc", "this machine has no real-time clock; start QEMU with -M microvm,rtc=off"),
+    ("ioapic", "this machine has one I/O APIC; start QEMU with -M microvm,ioapic2=off"),
+    ("i8254", "this machine has a timer chip; start QEMU with -M microvm,pit=on"),
+    ("i8259", "this machine has two interrupt controllers; start QEMU with -M microvm,pic=on"),
+    ("serial", "this machine has one serial port; start QEMU with -M microvm,isa-serial=on and one -serial"),
+    ("acpi-ged", "this machine has ACPI; start QEMU with -M microvm,acpi=on"),
+    ("kvmclock", "this machine runs under KVM; start QEMU with -accel kvm"),
+    ("slirp", "QEMU's user-mode network is not here; give both sides a tap"),
+];
 
 impl MachineState {
     /// Room for the state of a machine with so many vCPUs.
@@ -36,6 +51,7 @@ impl MachineState {
             timer: Timer::default(),
             global: GlobalState::new("paused"),
             preflight: Preflight::default(),
+            kept: KeptSections::default(),
         }
     }
 }
@@ -68,8 +84,8 @@ impl Parts {
         let state = &self.state;
         let mut sections = Sections::new();
         let preflight = View::new(state, |state: &mut MachineState| &mut state.preflight);
-        sections.register("minivmm/preflight", 0, preflight)?.optional();
-        sections.register("minivmm/ownership", 0, Arc::clone(&self.tickets))?.optional();
+        sections.register("minivmm/preflight", 0, preflight)?.beyond_qemu();
+        sections.register("minivmm/ownership", 0, Arc::clone(&self.tickets))?.beyond_qemu();
         sections.register("timer", 0, View::new(state, |state: &mut MachineState| &mut state.timer))?;
         for vcpu in 0..self.vcpus {
             let instance = vcpu as u32;
@@ -90,12 +106,19 @@ impl Parts {
         for (name, device) in &self.devices {
             sections.register(name, 0, Arc::clone(device))?;
         }
+        let fw_cfg = View::new(state, |state: &mut MachineState| &mut state.kept.fw_cfg);
+        sections.register("fw_cfg", 0, fw_cfg)?.optional();
+        let kvm_tpr_opt = View::new(state, |state: &mut MachineState| &mut state.kept.kvm_tpr_opt);
+        sections.register("kvm-tpr-opt", 0, kvm_tpr_opt)?.optional();
         sections.register("globalstate", 0, View::new(state, |state: &mut MachineState| &mut state.global))?;
         let reference = View::new(state, |state: &mut MachineState| &mut state.hypervisor.reference);
-        sections.register("minivmm/clock", 0, reference)?.optional();
+        sections.register("minivmm/clock", 0, reference)?.beyond_qemu();
         for vcpu in 0..self.vcpus {
             let extra = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].extra);
-            sections.register("minivmm/vcpu", vcpu as u32, extra)?.optional();
+            sections.register("minivmm/vcpu", vcpu as u32, extra)?.beyond_qemu();
+        }
+        for (idstr, remedy) in REMEDIES {
+            sections.add_remedy(idstr, remedy);
         }
         Ok(sections)
     }

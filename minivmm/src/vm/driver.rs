@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::error::{Error, Result, say};
 use crate::kvm;
 use crate::memory::Ram;
+use crate::migration::firmware::Firmware;
 use crate::migration::sections::MachineState;
 use crate::sandbox::{self, Kind};
 use crate::vm::backends::Backends;
@@ -47,6 +48,8 @@ pub enum End {
 pub struct Vm {
     config: Config,
     pub(super) ram: Ram,
+    /// What came with the guest from a QEMU.
+    pub(super) firmware: Firmware,
     pub(super) backends: Backends,
     pub(super) machine: Machine,
     pub(super) queue: Queue,
@@ -89,6 +92,7 @@ impl Vm {
         Ok(Self {
             config,
             ram,
+            firmware: Firmware::default(),
             backends,
             machine,
             queue,

@@ -112,7 +112,7 @@ impl Machine {
         HypervisorState::get(self.kvm.fd(), &fds, &self.host)
     }
 
-    /// Gives the kernel what it holds of the machine, which has not run.
+    /// Gives the kernel what it holds of the machine, which has not run. The guest's memory is whole.
     ///
     /// # Errors
     /// [`StateError`].

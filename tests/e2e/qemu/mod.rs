@@ -3,5 +3,6 @@
 
 mod driven;
 mod guests;
+mod moves;
 mod peer;
 mod streams;

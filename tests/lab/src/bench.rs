@@ -124,6 +124,11 @@ impl<'a> Bench<'a> {
         self.program = program;
     }
 
+    /// From now on the monitors get these arguments, too, in their program's own words.
+    pub fn give(&mut self, more: &[&str]) {
+        self.config.more = more.iter().map(|&word| word.to_owned()).collect();
+    }
+
     /// The machine as its monitors are given it, but for control socket, tap and address.
     pub fn config(&self) -> &Config {
         &self.config

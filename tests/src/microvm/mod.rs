@@ -99,8 +99,6 @@ impl Microvm {
         let devices = devices.map(|(name, device)| (name.to_owned(), device)).into();
         self.sections =
             Parts { state: Arc::clone(&self.state), vcpus: 1, tickets: Arc::default(), devices }.sections()?;
-        self.sections.register("fw_cfg", 0, devices::FwCfg::default())?;
-        self.sections.register("kvm-tpr-opt", 0, devices::KvmTprOpt::default())?;
         self.sections.register("mc146818rtc", 0, devices::Rtc::new())?;
         Ok(())
     }

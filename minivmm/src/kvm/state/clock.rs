@@ -1,8 +1,8 @@
 //! Time: sections `kvmclock` and `minivmm/clock`.
 //!
-//! A guest reads two clocks that must agree: its TSC and the KVM clock. QEMU stops the KVM clock with the guest, but
-//! reads the TSC later, so the two come apart and Linux marks its TSC unstable. Here both are read at one instant
-//! (KVM_GET_CLOCK gives clock, wall clock and host TSC together), and both go on by the time that passed
+//! A guest reads two clocks that must agree: its TSC and the KVM clock. QEMU reads one after the other, so the two come apart and
+//! Linux marks its TSC unstable; what belonged together is found again in the guest's own memory ([`pvclock`](super::pvclock)). Here
+//! both are read at one instant (KVM_GET_CLOCK gives clock, wall clock and host TSC together), and both go on by the time that passed
 //! ([`elapsed`]), as Documentation/virt/kvm/devices/vcpu.rst, section 4.1, lays out for KVM_VCPU_TSC_OFFSET.
 
 use kvm_bindings::{
@@ -53,6 +53,16 @@ pub struct ClockReference {
     /// Host's CLOCK_MONOTONIC in ns, read right after.
     #[vmstate(since = 2)]
     pub monotonic: u64,
+}
+
+impl ClockReference {
+    /// Adds each vCPU's TSC at the clock's instant, which the source did not say; and the rate, if it did not say that.
+    pub(super) fn complete(&mut self, tsc: Vec<u64>, khz: u32) {
+        (self.tsc_count, self.tsc) = (tsc.len() as u32, tsc);
+        if self.tsc_khz == 0 {
+            self.tsc_khz = khz;
+        }
+    }
 }
 
 /// When both sides were at the same point of the stream, `minivmm/preflight`, by the CLOCK_MONOTONIC of each in ns.

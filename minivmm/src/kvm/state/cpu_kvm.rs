@@ -15,6 +15,9 @@ const HFLAGS2_NMI: u32 = 1 << 2;
 /// (`HF2_VGIF_MASK`).
 const HFLAGS2_RESET: u32 = 1 | 1 << 8;
 
+/// Bits of an MTRR's mask that QEMU fills at most.
+const MTRR_MASK_BITS: u32 = 52;
+
 /// Offsets in the standard XSAVE format (Intel SDM volume 1, 13.4).
 mod xsave {
     pub(super) const MXCSR: usize = 24;
@@ -104,14 +107,21 @@ impl Cpu {
         self.tsc_deadline = get(index::TSC_DEADLINE);
     }
 
-    /// The values for [`msr_indices`](Self::msr_indices), in that order, without the TSC itself: `clock` sets it.
-    pub(super) fn msr_values(&self) -> Vec<(u32, u64)> {
+    /// In the masks of variable MTRRs, sets the bits from `physical_bits` to 51, as QEMU sends them (`fill_mtrr_mask`,
+    /// target/i386/kvm/kvm.c): a destination with more physical bits has the mask that it would have had.
+    pub(super) fn widen_mtrr_masks(&mut self, physical_bits: u32) {
+        let above = above(physical_bits);
+        self.mtrr_var.iter_mut().for_each(|pair| pair.mask |= above & ((1 << MTRR_MASK_BITS) - 1));
+    }
+
+    /// The values for [`msr_indices`](Self::msr_indices), in that order, of a guest with so many bits of physical address. Without the
+    /// TSC, which `clock` sets, and IA32_MCG_CAP, which KVM_X86_SETUP_MCE does.
+    pub(super) fn msr_values(&self, physical_bits: u32) -> Vec<(u32, u64)> {
         let value = |msr: u32| match msr {
             index::TSC_ADJUST => self.tsc_adjust,
             index::SYSENTER_CS => u64::from(self.sysenter_cs),
             index::SYSENTER_ESP => self.sysenter_esp,
             index::SYSENTER_EIP => self.sysenter_eip,
-            index::MCG_CAP => self.mcg_cap,
             index::MCG_STATUS => self.mcg_status,
             index::MCG_CTL => self.mcg_ctl,
             index::PAT => self.pat,
@@ -133,12 +143,13 @@ impl Cpu {
             index::XSS => self.xss,
             index::SPEC_CTRL => self.spec_ctrl,
             index::TSC_DEADLINE => self.tsc_deadline,
-            _ => self.table_msr(msr),
+            _ => self.table_msr(msr, physical_bits),
         };
-        Self::msr_indices().into_iter().filter(|&msr| msr != index::TSC).map(|msr| (msr, value(msr))).collect()
+        let written = |msr: &u32| !matches!(*msr, index::TSC | index::MCG_CAP);
+        Self::msr_indices().into_iter().filter(written).map(|msr| (msr, value(msr))).collect()
     }
 
-    fn table_msr(&self, msr: u32) -> u64 {
+    fn table_msr(&self, msr: u32, physical_bits: u32) -> u64 {
         if let Some(n) = index::MTRR_FIXED.iter().position(|&fixed| fixed == msr) {
             return self.mtrr_fixed[n];
         }
@@ -147,7 +158,8 @@ impl Cpu {
         }
         let n = (msr - index::MTRR_PHYS_BASE_0) as usize;
         let pair = self.mtrr_var[n / 2];
-        if n.is_multiple_of(2) { pair.base } else { pair.mask }
+        // KVM refuses a bit that no address of the guest has (`kvm_mtrr_valid`, arch/x86/kvm/mtrr.c).
+        if n.is_multiple_of(2) { pair.base } else { pair.mask & !above(physical_bits) }
     }
 
     pub(super) fn take_regs(&mut self, regs: &kvm_regs) {
@@ -329,6 +341,11 @@ impl Cpu {
     }
 }
 
+/// The bits that no address has.
+fn above(physical_bits: u32) -> u64 {
+    u64::MAX.checked_shl(physical_bits).unwrap_or(0)
+}
+
 /// Up to eight little-endian bytes at `at`.
 fn le(bytes: &[u8], at: usize) -> u64 {
     let mut value = [0; 8];
@@ -378,5 +395,38 @@ impl From<Segment> for kvm_segment {
             unusable: bit(15) ^ 1,
             padding: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masks(cpu: &Cpu, physical_bits: u32) -> Vec<u64> {
+        let values = cpu.msr_values(physical_bits);
+        (0..8).map(|n| values.iter().find(|(index, _)| *index == 0x201 + 2 * n).unwrap().1).collect()
+    }
+
+    /// 2 GiB write-back on a guest with 40 bits of address, and a register that is not in use, as QEMU 10.0 sends them.
+    #[test]
+    fn mtrr_masks_go_as_qemus_and_come_as_the_guest_can_have_them() {
+        let mut cpu = Cpu::default();
+        cpu.mtrr_var[0].mask = 0xff_8000_0800;
+        cpu.widen_mtrr_masks(40);
+        assert_eq!(cpu.mtrr_var.map(|pair| pair.mask)[..2], [0xf_ffff_8000_0800, 0xf_ff00_0000_0000]);
+        assert_eq!(masks(&cpu, 40)[..2], [0xff_8000_0800, 0]);
+        assert_eq!(masks(&cpu, 46)[..2], [0x3fff_8000_0800, 0x3f00_0000_0000]);
+        cpu.mtrr_var[7].mask = u64::MAX;
+        for (bits, expected) in [(0, 0), (36, 0xf_ffff_ffff), (52, 0xf_ffff_ffff_ffff), (64, u64::MAX), (255, u64::MAX)]
+        {
+            assert_eq!(masks(&cpu, bits)[7], expected, "{bits}");
+        }
+    }
+
+    #[test]
+    fn neither_the_tsc_nor_the_number_of_machine_check_banks_is_written_as_a_register() {
+        let written: Vec<u32> = Cpu::default().msr_values(46).into_iter().map(|(index, _)| index).collect();
+        assert!(!written.contains(&0x10) && !written.contains(&0x179));
+        assert_eq!(written.len() + 2, Cpu::msr_indices().len());
     }
 }

@@ -3,6 +3,7 @@
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::time::ClockId;
 
+use super::pvclock::{self, PvClock};
 use super::vcpu::HostFeatures;
 use super::{ClockReference, Elapsed, Introduced, IoApic, KvmClock, Pic, Pit, StateError, VcpuState, clock, nested};
 
@@ -36,14 +37,30 @@ impl HypervisorState {
     pub fn get(vm: &VmFd, vcpus: &[&VcpuFd], host: &HostFeatures) -> Result<Self, StateError> {
         let (clock, reference) = clock::get(vm, vcpus)?;
         let now = clock.clock as i64;
+        let at_clock = |vcpu: usize| reference.tsc.get(vcpu).copied();
+        let states = vcpus.iter().enumerate().map(|(index, vcpu)| VcpuState::get(vcpu, host, now, at_clock(index)));
         Ok(Self {
-            vcpus: vcpus.iter().map(|vcpu| VcpuState::get(vcpu, host, now)).collect::<Result<_, _>>()?,
+            vcpus: states.collect::<Result<_, _>>()?,
             pics: [Pic::get(vm, 0)?, Pic::get(vm, 1)?],
             ioapic: IoApic::get(vm)?,
             pit: Pit::get(vm, now.wrapping_sub(monotonic()))?,
             clock,
             reference,
         })
+    }
+
+    /// A source that sent no TSC of its clock's instant (QEMU reads them one after the other) is helped out by what its KVM last told
+    /// the guest: the page of the guest's clock, which `read` copies out of guest memory and says whether it could.
+    pub fn complete_reference(&mut self, mut read: impl FnMut(u64, &mut [u8]) -> bool) {
+        if self.reference.tsc.len() == self.vcpus.len() {
+            return;
+        }
+        let cpus = self.vcpus.iter().map(|vcpu| &vcpu.cpu);
+        let readings: Vec<_> = cpus.map(|cpu| (cpu.tsc, PvClock::read(cpu.system_time_msr, &mut read))).collect();
+        if let Some(tsc) = pvclock::tsc_at(self.clock.clock, &readings) {
+            let khz = self.vcpus.first().and_then(|vcpu| u32::try_from(vcpu.cpu.tsc_khz).ok()).unwrap_or(0);
+            self.reference.complete(tsc, khz);
+        }
     }
 
     /// Writes a machine that has not run yet. The clocks come first: a TSC deadline is armed against the TSC. Then the

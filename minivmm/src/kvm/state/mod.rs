@@ -19,6 +19,7 @@ mod nested;
 pub mod pic;
 pub mod pit;
 pub mod processor;
+mod pvclock;
 pub mod registers;
 pub mod vcpu;
 

@@ -12,7 +12,9 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use super::apic::Apic;
 use super::cpu::{Cpu, CpuCommon};
 use super::extra::VcpuExtra;
+use super::processor::physical_bits;
 use super::{StateError, call, msr};
+use crate::kvm::machine_check;
 
 /// All sections of one vCPU.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,6 +34,7 @@ pub struct VcpuState {
 #[derive(Clone, Debug)]
 pub struct HostFeatures {
     extra_msrs: Vec<u32>,
+    machine_checks: machine_check::Supported,
 }
 
 impl HostFeatures {
@@ -46,7 +49,8 @@ impl HostFeatures {
             return Err(StateError::XsaveSize { bytes, limit: LIMIT });
         }
         let all = call("KVM_GET_MSR_INDEX_LIST", kvm.get_msr_index_list())?;
-        Ok(Self { extra_msrs: VcpuExtra::msr_indices(all.as_slice()) })
+        let machine_checks = call("KVM_X86_GET_MCE_CAP_SUPPORTED", machine_check::Supported::by(kvm))?;
+        Ok(Self { extra_msrs: VcpuExtra::msr_indices(all.as_slice()), machine_checks })
     }
 
     fn set_xsave(&self, vcpu: &VcpuFd, area: &kvm_xsave) -> Result<(), StateError> {
@@ -56,11 +60,11 @@ impl HostFeatures {
 }
 
 impl VcpuState {
-    /// Reads a stopped vCPU. `now` is the machine's clock in ns.
+    /// Reads a stopped vCPU. `now` is the machine's clock in ns, and `tsc` the vCPU's TSC at that instant, if the host can tell it.
     ///
     /// # Errors
     /// An ioctl failed.
-    pub fn get(vcpu: &VcpuFd, host: &HostFeatures, now: i64) -> Result<Self, StateError> {
+    pub fn get(vcpu: &VcpuFd, host: &HostFeatures, now: i64, tsc: Option<u64>) -> Result<Self, StateError> {
         let mut state = Self::default();
         let cpu = &mut state.cpu;
         cpu.mp_state = call("KVM_GET_MP_STATE", vcpu.get_mp_state())?.mp_state;
@@ -77,6 +81,10 @@ impl VcpuState {
         (state.apic, state.extra.apic_current_count) = Apic::from_kvm(&page, sregs.apic_base, now);
         cpu.tsc_khz = call("KVM_GET_TSC_KHZ", vcpu.get_tsc_khz())?.into();
         cpu.take_msrs(&msr::read(vcpu, &Cpu::msr_indices())?);
+        cpu.widen_mtrr_masks(physical_bits(vcpu)?);
+        // A peer that gets no `minivmm/clock` has only this one for its clock. What is a second off is of a TSC that is scaled.
+        let second = cpu.tsc_khz.unsigned_abs() * 1000;
+        cpu.tsc = tsc.filter(|tsc| tsc.abs_diff(cpu.tsc) <= second).unwrap_or(cpu.tsc);
         if state.apic.deadline_timer_is_armed() && cpu.tsc_deadline == 0 {
             // It expired, but its interrupt may not have reached the IRR yet: let it fire again at the destination.
             cpu.tsc_deadline = cpu.tsc;
@@ -112,7 +120,10 @@ impl VcpuState {
         call("KVM_SET_LAPIC", vcpu.set_lapic(&self.apic.to_kvm(&page, extra.apic_current_count)))?;
         let extra_msrs: Vec<_> = extra.msrs.iter().map(|msr| (msr.index, msr.value)).collect();
         msr::write(vcpu, &extra_msrs)?;
-        msr::write(vcpu, &cpu.msr_values())?;
+        if msr::read(vcpu, &[msr::index::MCG_CAP])?.get(&msr::index::MCG_CAP) != Some(&cpu.mcg_cap) {
+            call("KVM_X86_SETUP_MCE", machine_check::set_up_as(vcpu, cpu.mcg_cap, host.machine_checks))?;
+        }
+        msr::write(vcpu, &cpu.msr_values(physical_bits(vcpu)?))?;
         let host_flags = call("KVM_GET_VCPU_EVENTS", vcpu.get_vcpu_events())?.flags;
         let mut events = cpu.kvm_events();
         extra.complete_events(&mut events, host_flags);

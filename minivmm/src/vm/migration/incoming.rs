@@ -12,6 +12,8 @@ use super::seam::Seam;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::Address;
 use crate::error::{Error, Result, SparingLog, chain};
+use crate::migration::firmware::Firmware;
+use crate::migration::kept::KeptSections;
 use crate::migration::preflight::Preflight;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
@@ -35,6 +37,7 @@ pub(super) struct Reception {
     pub(super) listener: Arc<Listener>,
     pub(super) parts: Parts,
     pub(super) ram: MachineRam,
+    pub(super) firmware: Firmware,
     pub(super) seam: Seam,
     pub(super) control: Control,
     /// Where a source that was turned away is told of.
@@ -77,7 +80,10 @@ impl Reception {
         let mut channel = self.listener.accept_source(&go_on).map_err(|error| error.to_string())?;
         self.seam.await_source();
         // A source that was turned away may have introduced itself.
-        self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight = Preflight::default();
+        let mut state = self.parts.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.preflight, state.kept) = (Preflight::default(), KeptSections::default());
+        drop(state);
+        self.firmware.clear();
         let mut sections = self.parts.sections().map_err(|error| chain(&error))?;
         let incoming = Incoming {
             channel: &mut channel,

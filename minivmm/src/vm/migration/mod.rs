@@ -16,6 +16,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use vm_memory::{Bytes, GuestAddress};
 use vmstate::channel::Listener;
 use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
 use vmstate::schema::json::Schema;
@@ -114,7 +115,9 @@ impl Vm {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
             MachineState { preflight: Preflight::new(self.facts()), ..MachineState::new(self.machine.vcpus.len()) };
         let parts = self.parts();
-        let log = MachineDirtyLog::new(Arc::clone(&self.machine.kvm));
+        // A release whose schema is given may be one that knows no firmware of QEMU's, and it shows the guest its RAM there.
+        let ram = MachineRam::leaving(self.ram.clone(), &self.firmware, release.is_none());
+        let log = MachineDirtyLog::new(Arc::clone(&self.machine.kvm), ram.segment());
         let departure = Departure {
             address,
             look_up: self.look_up.clone(),
@@ -122,7 +125,7 @@ impl Vm {
             control: control.clone(),
             seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets),
             parts,
-            ram: MachineRam::new(self.ram.clone()),
+            ram,
             log: log.clone(),
         };
         let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || (departure.run(), None));
@@ -222,8 +225,10 @@ impl Vm {
 
     /// Destination: writes the state that belongs into the kernel. The guest has not run.
     pub(super) fn write_state(&self) -> Result<(), Refusal> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let introduced = state.preflight.arrived().map(|(_, introduced)| introduced);
+        let memory = self.ram.guest();
+        state.hypervisor.complete_reference(|address, into| memory.read_slice(into, GuestAddress(address)).is_ok());
         let elapsed = self.machine.write_state(&state.hypervisor, introduced);
         if let Some(warning) = elapsed.map_err(|error| Refusal(chain(&error)))?.warning() {
             say(warning);
@@ -258,7 +263,8 @@ impl Vm {
             seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
                 .expecting(self.introduction()),
             parts,
-            ram: MachineRam::new(self.ram.clone()),
+            ram: MachineRam::arriving(self.ram.clone(), self.firmware.clone()),
+            firmware: self.firmware.clone(),
             control: control.clone(),
             shared: Arc::clone(&self.shared),
             log: SparingLog::default(),

@@ -5,12 +5,12 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmstate::ErrorKind;
-use vmstate::migrate::{Claim, Control, Machine, Rehearsal};
+use vmstate::migrate::{Claim, Control, Machine, Peer, Rehearsal};
 use vmstate::ownership::{Ownership, OwnershipError};
 
 use super::introduction::Introduction;
 use super::write_back::{WriteBack, failed};
-use crate::error::chain;
+use crate::error::{SparingLog, chain, say};
 use crate::migration::ownership::{SharedTickets, Tickets};
 use crate::vm::backends::Backends;
 use crate::vm::handle::Handle;
@@ -27,6 +27,8 @@ pub(in crate::vm) struct Seam {
     tickets: SharedTickets,
     /// At a destination.
     introduction: Option<Box<Introduction>>,
+    /// At a destination, which any number of sources may come to.
+    log: SparingLog,
     /// The guest stands for a rehearsal until this is dropped.
     standing: Option<Sender<()>>,
 }
@@ -46,6 +48,7 @@ impl Seam {
             ownership: Arc::clone(&backends.ownership),
             tickets: Arc::clone(tickets),
             introduction: None,
+            log: SparingLog::default(),
             standing: None,
         }
     }
@@ -117,6 +120,22 @@ impl Machine for Seam {
         // The machine is at rest and nothing of it has changed, so it can go on.
         let _ = self.ask(EngineRequest::Resume);
         Err(written)
+    }
+
+    fn meets(&mut self, peer: Peer) {
+        if peer == Peer::Qemu {
+            say(
+                "the destination is no minivmm: it gets the sections that QEMU has, and if it does not say that it runs \
+                 the guest, nothing can prove whether it does",
+            );
+        }
+    }
+
+    fn unheard(&mut self) {
+        self.log.say(
+            "the source does not listen (a QEMU without the capability return-path): if this machine refuses the guest, \
+             QEMU takes the migration for completed all the same, and its command cont brings the guest back there",
+        );
     }
 
     fn prepare(&mut self, go_on: &dyn Fn() -> bool) -> vmstate::Result<Duration> {

@@ -5,6 +5,7 @@
 
 pub mod clock;
 mod disk;
+mod firmware;
 mod kernel_log;
 mod memory;
 pub mod net;
@@ -162,6 +163,7 @@ fn work(options: Options) -> Result<()> {
                 });
                 say("report", report);
             }
+            "firmware" => say("firmware", firmware::seen()),
             end @ ("poweroff" | "reboot") => {
                 if let Some(disk) = &disk {
                     disk.hold(|_| disk::unmount());

@@ -1,0 +1,253 @@
+//! Memory of QEMU's firmware in a migration: RAM blocks that a QEMU sends beside the guest's RAM, kept for the next QEMU.
+//!
+//! `pc.bios` is what a guest in QEMU sees at [`SEGMENT`] in place of its RAM there, and may write (`x86_bios_rom_init`,
+//! hw/i386/x86-common.c; `microvm` makes it RAM). Here the guest has its RAM there, so that stretch of its RAM is the block. The
+//! `/rom@…` blocks are files that firmware reads through fw_cfg (`rom_add_blob`, hw/core/loader.c): no guest has them in its memory.
+//!
+//! Names and lengths come from a peer; what is kept is bounded by the list here.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vmstate::ram::RamBlock;
+use vmstate::{Error, ErrorKind};
+
+/// Guest addresses, and offsets in the guest's RAM, at which the guest sees `pc.bios`.
+pub const SEGMENT: Range<u64> = 0xe_0000..0x10_0000;
+
+/// QEMU's name of the block that lies there.
+const BIOS: &str = "pc.bios";
+/// How the blocks of files begin, and the folder that QEMU's own files are in.
+const FILES: &str = "/rom@etc/";
+/// Longest name of a file in fw_cfg (`FW_CFG_MAX_FILE_PATH`, include/standard-headers/linux/qemu_fw_cfg.h).
+const FILE_NAME_MAX: usize = 56;
+/// Longest file (`ACPI_BUILD_TABLE_MAX_SIZE`, hw/i386/acpi-microvm.c's tables among them).
+const FILE_MAX: u64 = 2 << 20;
+/// Most files. QEMU's `microvm` has three.
+const FILES_MAX: usize = 8;
+
+/// Blocks of one machine, in the order in which they came. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Firmware(Arc<Mutex<Vec<Block>>>);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Block {
+    /// `pc.bios`: the guest's RAM at [`SEGMENT`].
+    Segment,
+    File {
+        name: String,
+        bytes: Vec<u8>,
+    },
+}
+
+/// Where the bytes of a kept block are.
+pub(super) enum Place {
+    /// In the guest's RAM, from this offset on.
+    Ram(u64),
+    /// Here.
+    Kept,
+}
+
+impl Firmware {
+    /// Another machine's blocks are forgotten.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    /// The same blocks, no longer shared.
+    pub(super) fn to_own(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.lock().clone())))
+    }
+
+    /// From now on the guest's RAM at [`SEGMENT`] is a block.
+    pub(super) fn add_segment(&self) {
+        let mut blocks = self.lock();
+        if !blocks.contains(&Block::Segment) {
+            blocks.push(Block::Segment);
+        }
+    }
+
+    /// Which block is the segment, if one is.
+    pub(super) fn segment(&self) -> Option<usize> {
+        self.lock().iter().position(|block| *block == Block::Segment)
+    }
+
+    /// Names and lengths.
+    pub(super) fn blocks(&self) -> Vec<RamBlock> {
+        let block = |block: &Block| match block {
+            Block::Segment => RamBlock { name: BIOS.into(), len: SEGMENT.end - SEGMENT.start },
+            Block::File { name, bytes } => RamBlock { name: name.clone(), len: bytes.len() as u64 },
+        };
+        self.lock().iter().map(block).collect()
+    }
+
+    /// Makes room for a source's block, if it is one of QEMU's firmware.
+    ///
+    /// # Errors
+    /// It is longer than such a block can be, or there are too many.
+    pub(super) fn adopt(&self, name: &str, len: u64) -> vmstate::Result<bool> {
+        let mut blocks = self.lock();
+        if name == BIOS {
+            let expected = SEGMENT.end - SEGMENT.start;
+            if len != expected {
+                let message = format!(
+                    "RAM block {BIOS} has {len} bytes and {expected} are kept here: start QEMU with its own microvm firmware"
+                );
+                return Err(Error::new(ErrorKind::Incompatible, message));
+            }
+            blocks.push(Block::Segment);
+            return Ok(true);
+        }
+        if !is_file(name) {
+            return Ok(false);
+        }
+        let files = blocks.iter().filter(|block| **block != Block::Segment).count();
+        if len > FILE_MAX || files == FILES_MAX {
+            let message = format!(
+                "RAM block {name} of {len} bytes is not kept here: {FILES_MAX} files of QEMU's firmware are, of {FILE_MAX} bytes \
+                 at most"
+            );
+            return Err(Error::new(ErrorKind::Incompatible, message));
+        }
+        blocks.push(Block::File { name: name.to_owned(), bytes: vec![0; len as usize] });
+        Ok(true)
+    }
+
+    /// Where the bytes of block `index` are.
+    ///
+    /// # Errors
+    /// There is no such block.
+    pub(super) fn place(&self, index: usize) -> vmstate::Result<Place> {
+        match self.lock().get(index) {
+            Some(Block::Segment) => Ok(Place::Ram(SEGMENT.start)),
+            Some(Block::File { .. }) => Ok(Place::Kept),
+            None => Err(outside()),
+        }
+    }
+
+    /// Copies out of a file.
+    ///
+    /// # Errors
+    /// There are no such bytes.
+    pub(super) fn read(&self, index: usize, offset: u64, into: &mut [u8]) -> vmstate::Result<()> {
+        self.with(index, offset, into.len(), |bytes| into.copy_from_slice(bytes))
+    }
+
+    /// Copies into a file.
+    ///
+    /// # Errors
+    /// There are no such bytes.
+    pub(super) fn write(&self, index: usize, offset: u64, from: &[u8]) -> vmstate::Result<()> {
+        self.with(index, offset, from.len(), |bytes| bytes.copy_from_slice(from))
+    }
+
+    fn with(&self, index: usize, offset: u64, len: usize, act: impl FnOnce(&mut [u8])) -> vmstate::Result<()> {
+        let mut blocks = self.lock();
+        let Some(Block::File { bytes, .. }) = blocks.get_mut(index) else { return Err(outside()) };
+        let start = usize::try_from(offset).map_err(|_| outside())?;
+        let range = start..start.checked_add(len).ok_or_else(outside)?;
+        bytes.get_mut(range).map(act).ok_or_else(outside)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Block>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// True for the block of a file that QEMU itself makes: `/rom@etc/` and a path of plain characters.
+fn is_file(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    let Some(path) = name.strip_prefix(FILES) else { return false };
+    let file = &name[FILES.len() - "etc/".len()..];
+    !path.is_empty() && file.len() < FILE_NAME_MAX && path.bytes().all(plain)
+}
+
+fn outside() -> Error {
+    Error::new(ErrorKind::Misuse, "a block of firmware was addressed outside of its bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(name: &str, len: u64) -> Result<bool, String> {
+        Firmware::default().adopt(name, len).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_blocks_of_qemus_microvm_are_kept_and_others_are_not() {
+        for (name, len) in [
+            ("pc.bios", 128 << 10),
+            ("/rom@etc/acpi/tables", 4096),
+            ("/rom@etc/table-loader", 4096),
+            ("/rom@etc/acpi/rsdp", 4096),
+            ("/rom@etc/acpi/tables", 2 << 20),
+            ("/rom@etc/smbios/smbios-tables", 0),
+        ] {
+            assert_eq!(taken(name, len), Ok(true), "{name}");
+        }
+        let long = format!("/rom@etc/{}", "a".repeat(52));
+        assert_eq!(taken(&long[..long.len() - 1], 4096), Ok(true));
+        for name in [
+            "",
+            "pc.rom",
+            "pc.bios2",
+            "0000:00:02.0/pc.bios",
+            "/rom@",
+            "/rom@etc",
+            "/rom@etc/",
+            "/rom@genroms/kvmvapic.bin",
+            "rom@etc/acpi/tables",
+            "/rom@etc/a b",
+            "/rom@etc/a\0",
+            "/rom@etc/\u{e4}",
+            "/rom@etc/a\n",
+            &long,
+            &"/rom@etc/a".repeat(25),
+        ] {
+            assert_eq!(taken(name, 4096), Ok(false), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_and_number_are_bounded() {
+        for len in [0, 4096, (128 << 10) - 4096, (128 << 10) + 4096, 256 << 10, u64::MAX] {
+            let refusal = taken("pc.bios", len).unwrap_err();
+            assert!(refusal.contains(&format!("pc.bios has {len} bytes and 131072 are kept")), "{refusal}");
+        }
+        for len in [(2 << 20) + 1, u64::MAX] {
+            let refusal = taken("/rom@etc/acpi/tables", len).unwrap_err();
+            assert!(refusal.contains("of 2097152 bytes at most"), "{refusal}");
+        }
+        let firmware = Firmware::default();
+        assert!(firmware.adopt("pc.bios", 128 << 10).unwrap());
+        for n in 0..8 {
+            assert!(firmware.adopt(&format!("/rom@etc/{n}"), 0).unwrap());
+        }
+        let refusal = firmware.adopt("/rom@etc/8", 0).unwrap_err().to_string();
+        assert!(refusal.contains("8 files"), "{refusal}");
+        assert_eq!(firmware.blocks().len(), 9);
+        firmware.clear();
+        assert!(firmware.blocks().is_empty());
+    }
+
+    #[test]
+    fn a_file_is_what_was_written_and_has_an_end() {
+        let firmware = Firmware::default();
+        firmware.adopt("/rom@etc/a", 0x2000).unwrap();
+        firmware.adopt("pc.bios", 128 << 10).unwrap();
+        firmware.write(0, 0x1000, &[7; 4096]).unwrap();
+        let own = firmware.to_own();
+        firmware.write(0, 0, &[9; 4096]).unwrap();
+        let mut both = [1; 2];
+        own.read(0, 0xfff, &mut both).unwrap();
+        assert_eq!(both, [0, 7]);
+        for (index, offset) in [(0, 0x1fff), (0, 0x2000), (0, u64::MAX), (1, 0), (2, 0)] {
+            own.read(index, offset, &mut both).unwrap_err();
+            own.write(index, offset, &both).unwrap_err();
+        }
+        assert_eq!(own.segment(), Some(1));
+        assert!(matches!(own.place(1), Ok(Place::Ram(0xe_0000))));
+        assert!(own.place(2).is_err());
+    }
+}

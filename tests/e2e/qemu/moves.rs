@@ -1,0 +1,133 @@
+//! A running Linux between QEMU and minivmm, by `migrate` on either side and nothing else. The guest judges each hop: its memory, files,
+//! datagrams, clocks, kernel log, and the bytes of the firmware's segment.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use vmstate_lab::bench::{Bench, Guest};
+use vmstate_lab::error::Result;
+use vmstate_lab::guest::net::Peer;
+use vmstate_lab::qemu;
+use vmstate_lab::vmm::{Program, Vmm};
+
+use super::peer::failed;
+use crate::loads::nothing_lost;
+use crate::place::{case_with_qemu, minivmm};
+use crate::world::{
+    self, ANSWER, MIGRATION, dirtying, ensure, migrate_forgiving, no_complaints, power_off, verify, within,
+};
+
+/// Longer than the kernel takes to compare its clocks twice (`WATCHDOG_INTERVAL`, kernel/time/clocksource.c).
+const WORK: Duration = Duration::from_millis(1500);
+/// A guest that comes to a QEMU, from wherever, finds its TSC moved against its clock: QEMU restores both by value, at two moments.
+const IN_QEMU: &[&str] = &["clocksource", "wd_nsec", "cs_nsec"];
+/// The clock stands still between two monitors, as between two QEMUs, and no monitor says for how long exactly.
+const OFF: Duration = Duration::from_millis(700);
+
+fn qemu() -> Result<Program> {
+    Ok(Program::Qemu(qemu::at_least(qemu::NEEDED)?, "kvm"))
+}
+
+fn ours() -> Program {
+    Program::Minivmm(minivmm().to_owned())
+}
+
+/// A guest on its way through monitors.
+struct Journey<'a> {
+    bench: Bench<'a>,
+    /// Where its datagrams go, if it has a card.
+    peer: Option<&'a Peer>,
+    /// What it saw of the firmware at first.
+    firmware: Value,
+}
+
+impl<'a> Journey<'a> {
+    fn begin(mut bench: Bench<'a>, program: Program, peer: Option<&'a Peer>) -> Result<(Self, Vmm)> {
+        bench.change_to(program);
+        let mut vmm = bench.boot()?;
+        sleep(WORK);
+        let firmware = vmm.ask("firmware", within(ANSWER))?;
+        ensure(firmware["used"].is_u64(), || format!("the guest cannot see its firmware: {firmware}"))?;
+        Ok((Self { bench, peer, firmware }, vmm))
+    }
+
+    /// Migrates to a monitor of this program; the guest works on and verifies everything.
+    fn hop(&mut self, source: Vmm, to: Program) -> Result<Vmm> {
+        let forgiven = if matches!(to, Program::Qemu(..)) { IN_QEMU } else { &[] };
+        self.bench.change_to(to);
+        let migrated = migrate_forgiving(&mut self.bench, source, forgiven, OFF, |_| ())?;
+        let mut here = migrated.destination;
+        sleep(WORK);
+        let [before, _] = &migrated.marks;
+        no_complaints(before, &here.ask("mark", within(ANSWER))?, forgiven)?;
+        self.verify(&mut here)?;
+        Ok(here)
+    }
+
+    fn verify(&self, vmm: &mut Vmm) -> Result<()> {
+        verify(vmm)?;
+        if let Some(peer) = self.peer {
+            nothing_lost(peer, vmm)?;
+        }
+        let firmware = vmm.ask("firmware", within(ANSWER))?;
+        ensure(firmware == self.firmware, || format!("the firmware was {} and is {firmware}", self.firmware))
+    }
+
+    /// Migrates to a minivmm that has one disk more, and so refuses the guest at the section of its card, which is in another window.
+    fn refused(&mut self, source: &mut Vmm) -> Result<()> {
+        let disk = self.bench.disk().map(|disk| disk.with_file_name("another-disk")).unwrap_or_default();
+        std::fs::write(&disk, vec![0; 1 << 20]).map_err(failed)?;
+        self.bench.change_to(ours());
+        self.bench.give(&["--disk", &disk.display().to_string()]);
+        let (mut destination, uri) = self.bench.incoming()?;
+        self.bench.give(&[]);
+        source.start_migration(&uri)?;
+        let info = source.follow_migration(within(MIGRATION), |_| ())?;
+        ensure(info["status"] == "failed", || format!("the migration was not refused: {info}"))?;
+        source.await_status("running", within(ANSWER))?;
+        let status = destination.wait_end(within(ANSWER));
+        let said = destination.errors();
+        let names_it = said.contains("virtio-net") && said.contains("this machine has no such section");
+        ensure(names_it, || format!("minivmm said {said:?}, {status:?}"))?;
+        self.verify(source)
+    }
+}
+
+/// QEMU's source listens for the destination's word only with this capability.
+fn listen(qemu: &mut Vmm, listens: bool) -> Result<()> {
+    let capability = json!({ "capabilities": [{ "capability": "return-path", "state": listens }] });
+    qemu.qmp.execute("migrate-set-capabilities", capability).map(|_| ())
+}
+
+#[test]
+fn from_qemu_and_back_and_again() {
+    case_with_qemu("qemu::moves::from_qemu_and_back_and_again", |world| {
+        let peer = world.connect()?;
+        let bench = world.bench(&Guest { disk: true, ..dirtying(32, 2000) })?;
+        let (mut journey, mut vmm) = Journey::begin(bench, qemu()?, Some(&peer))?;
+        ensure(journey.firmware["rsdp"].is_u64(), || format!("QEMU's firmware left {}", journey.firmware))?;
+        listen(&mut vmm, true)?;
+        journey.refused(&mut vmm)?;
+        let vmm = journey.hop(vmm, ours())?;
+        let mut vmm = journey.hop(vmm, qemu()?)?;
+        listen(&mut vmm, false)?;
+        let vmm = journey.hop(vmm, ours())?;
+        let said = vmm.errors();
+        ensure(said.contains("return-path"), || format!("minivmm does not warn: {said:?}"))?;
+        power_off(vmm)
+    });
+}
+
+#[test]
+fn from_minivmm_and_back_with_two_vcpus() {
+    case_with_qemu("qemu::moves::from_minivmm_and_back_with_two_vcpus", |world| {
+        let bench = world.bench(&Guest { cpus: 2, disk: true, ..dirtying(16, 2000) })?;
+        let (mut journey, vmm) = Journey::begin(bench, ours(), None)?;
+        let mut vmm = journey.hop(vmm, qemu()?)?;
+        listen(&mut vmm, true)?;
+        let mut vmm = journey.hop(vmm, ours())?;
+        world::goes_on(&mut vmm)?;
+        power_off(vmm)
+    });
+}
