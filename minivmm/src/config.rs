@@ -18,6 +18,8 @@ pub struct Config {
     pub memory: u64,
     /// vCPUs, 1 to 8.
     pub cpus: u8,
+    /// What each vCPU is.
+    pub cpu: Cpu,
     /// virtio-blk devices, in order.
     pub disks: Vec<Disk>,
     /// File that says who may run the guest, beside its disks.
@@ -30,6 +32,49 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// Wait for a migration instead of booting.
     pub incoming: Option<Address>,
+}
+
+/// A processor by the names of its model and of features.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// The model, `host` for all that the host offers.
+    pub model: String,
+    /// Features, and whether the guest is to see them.
+    pub features: Vec<(String, bool)>,
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self { model: "host".into(), features: Vec::new() }
+    }
+}
+
+impl FromStr for Cpu {
+    type Err = String;
+
+    /// Reads `MODEL[,+FEATURE][,-FEATURE][,FEATURE=on|off]…`; the error is a sentence for the user.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(',');
+        let model = parts.next().filter(|model| !model.is_empty()).ok_or("write MODEL or MODEL,+FEATURE,-FEATURE")?;
+        let feature = |part: &str| {
+            let (name, on) = match (part.split_at_checked(1), part.split_once('=')) {
+                (Some(("+", name)), None) | (_, Some((name, "on"))) => (name, true),
+                (Some(("-", name)), None) | (_, Some((name, "off"))) => (name, false),
+                (Some(_), None) => (part, true),
+                _ => return Err(format!("'{part}': write +FEATURE, -FEATURE, FEATURE=on or FEATURE=off")),
+            };
+            Ok((name.to_owned(), on))
+        };
+        let features = parts.map(feature).collect::<Result<_, _>>()?;
+        Ok(Self { model: model.into(), features })
+    }
+}
+
+impl fmt::Display for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.model)?;
+        self.features.iter().try_for_each(|(name, on)| write!(f, ",{}{name}", if *on { '+' } else { '-' }))
+    }
 }
 
 /// One virtio-blk device.

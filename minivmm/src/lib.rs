@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod control;
+pub mod cpu;
 pub mod devices;
 pub mod error;
 pub mod files;

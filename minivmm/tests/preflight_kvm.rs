@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Address, Config, Disk, RateLimits, Serial};
+use minivmm::config::{Address, Config, Cpu, Disk, RateLimits, Serial};
+use minivmm::cpu::Choice;
+use minivmm::kvm;
+use minivmm::kvm::cpuid::{self, Offer};
 use minivmm::kvm::state::Processor;
 use minivmm::kvm::vm::KvmVm;
-use minivmm::kvm::{self, cpuid};
 use minivmm::memory::Ram;
 use minivmm::vm::{End, Handle, MigrationStatus, ParameterChange, Request, RunState, Vm};
 use vmstate_lab::tiny;
@@ -35,6 +37,7 @@ fn config(dir: &Path) -> Config {
         append: tiny::command_line(16, 0),
         memory: 4 << 20,
         cpus: 1,
+        cpu: Cpu::default(),
         disks: vec![Disk { path: disk, read_only: false, limits: RateLimits::default() }],
         lease: None,
         nets: Vec::new(),
@@ -86,7 +89,10 @@ impl Machine {
         }
     }
 
+    /// The relay answers slowly, and how slowly depends on what else this machine does: the guest, which stands, may wait.
     fn migrate(&self, dir: &Path, door: &str) -> MigrationStatus {
+        let change = ParameterChange { downtime_limit: Some(PATIENCE), ..ParameterChange::default() };
+        self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
         self.handle.ask(Request::Migrate(Address::Unix(dir.join(door)))).unwrap();
         self.until("the migration ends", |handle| {
             matches!(handle.migration().status(), MigrationStatus::Completed | MigrationStatus::Failed)
@@ -293,10 +299,10 @@ fn a_guest_keeps_the_processor_that_it_was_shown() {
 fn a_vcpu_takes_the_processor_of_another_host() {
     let Some(_) = lab() else { return };
     let kvm = kvm::open().unwrap();
-    let supported = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).unwrap();
+    let offered = cpuid::show(&Offer::read(&kvm).unwrap(), &Choice::host(), 2).unwrap();
     let vm = KvmVm::new(kvm, &Ram::new(1 << 20).unwrap()).unwrap();
     let vcpu = vm.create_vcpu(1).unwrap();
-    vcpu.set_cpuid(&cpuid::for_vcpu(&supported, 1, 2, true)).unwrap();
+    vcpu.set_cpuid(&cpuid::with_apic_id(&offered, 1)).unwrap();
     vcpu.set_firmware_msrs().unwrap();
     let mut processor = Processor::read(vm.kvm(), vcpu.fd()).unwrap();
     // Another model, and no steal time (leaf 0x4000_0001 EAX bit 5). A KVM whose guests execute CPUID themselves cannot
@@ -311,6 +317,63 @@ fn a_vcpu_takes_the_processor_of_another_host() {
     assert_eq!((shown.leaves[one].eax, shown.leaves[one].ebx >> 24), (0x800f12, 1));
     assert_eq!(shown.leaves[features], processor.leaves[features]);
     assert_eq!(shown, processor);
+}
+
+/// `qemu64`, less what this host's KVM lacks.
+fn model(dir: &Path) -> Config {
+    let mut config = config(dir);
+    config.cpu.model = "qemu64".into();
+    if let Err(error) = Vm::new(config.clone(), Box::new(std::io::sink())) {
+        let error = error.to_string();
+        let (_, off) = error.split_once("leave them out (,").unwrap_or_else(|| panic!("{error}"));
+        let off = off.trim_end_matches(')').split(',').map(|name| (name[1..].to_owned(), false));
+        config.cpu.features = off.collect();
+    }
+    config
+}
+
+/// A guest that was shown a model goes to a host that offers its own processor, and back.
+#[test]
+fn a_guest_of_a_model_goes_wherever_its_features_are() {
+    let Some(dir) = lab() else { return };
+    let dir = dir.path();
+    let model = model(dir);
+    let first = Machine::start(model.clone());
+    first.until("runs", |handle| handle.run_state() == RunState::Running);
+    first.handle.ask(Request::Stop).unwrap();
+    let second = Machine::waiting(dir, "second", |_| {});
+    let relayed = relay(dir, "to-second", "second", |_| {});
+    assert_eq!(first.migrate(dir, "to-second"), MigrationStatus::Completed, "{:?}", first.handle.migration());
+    let facts = |stream: Vec<u8>| {
+        let body = body(&stream, "minivmm/preflight").unwrap();
+        // All leaves, behind the time of sending, the number of vCPUs and RAM's size.
+        stream[body + LEAVES..][..4 + u32_at(&stream, body + LEAVES) as usize * LEAF].to_vec()
+    };
+    let sent = facts(relayed.join().unwrap());
+    second.until("arrives", |handle| handle.run_state() == RunState::Paused);
+    let third = Machine::start(Config { incoming: Some(Address::Unix(dir.join("third"))), kernel: None, ..model });
+    let relayed = relay(dir, "to-third", "third", |_| {});
+    assert_eq!(second.migrate(dir, "to-third"), MigrationStatus::Completed, "{:?}", second.handle.migration());
+    assert!(sent == facts(relayed.join().unwrap()), "the guest is shown the same processor all the way");
+    [first, second, third].into_iter().for_each(Machine::quit);
+}
+
+/// Where the host's TSC is invariant, a guest that was told so stays; elsewhere no guest is told.
+#[test]
+fn a_guest_with_an_invariant_tsc_is_not_migrated() {
+    let Some(dir) = lab() else { return };
+    let mut config = config(dir.path());
+    config.cpu.features = vec![("invtsc".into(), true)];
+    match Vm::new(config, Box::new(std::io::sink())) {
+        Err(error) => assert!(error.to_string().contains("invtsc (leaf 0x80000007 EDX bit 8)"), "{error}"),
+        Ok(vm) => {
+            let machine = Machine { handle: vm.handle(), thread: std::thread::spawn(|| vm.run()) };
+            machine.until("runs", |handle| handle.run_state() == RunState::Running);
+            let refusal = machine.handle.ask(Request::Migrate(Address::Unix(dir.path().join("door")))).unwrap_err();
+            assert!(format!("{refusal:?}").contains("has to be started without invtsc in --cpu"), "{refusal:?}");
+            machine.quit();
+        }
+    }
 }
 
 /// The source's wall clock is an hour, or ten years, off: the guest's clock goes on by the time that passed.

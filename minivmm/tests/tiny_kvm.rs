@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use minivmm::boot::{self, Payload, acpi::Machine};
 use minivmm::bus::BusDevice;
+use minivmm::cpu::Choice;
+use minivmm::kvm;
+use minivmm::kvm::cpuid::{self, Offer};
 use minivmm::kvm::dirty::DirtyLog;
 use minivmm::kvm::thread::{Halt, VcpuEvent, VcpuThread};
 use minivmm::kvm::vcpu::Buses;
 use minivmm::kvm::vm::KvmVm;
-use minivmm::kvm::{self, cpuid};
 use minivmm::memory::{PAGE_SIZE, Ram};
 use minivmm::migration::ram::MachineDirtyLog;
 use vmstate::ram::DirtyLog as _;
@@ -56,7 +58,7 @@ impl Guest {
     /// A machine around RAM that another one may have had before.
     fn boot_in(ram: Ram, pages: u64, span: u64) -> Self {
         let kvm = kvm::open().unwrap();
-        let supported = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).unwrap();
+        let offered = cpuid::show(&Offer::read(&kvm).unwrap(), &Choice::host(), 1).unwrap();
         let vm = Arc::new(KvmVm::new(kvm, &ram).unwrap());
         let vcpu = vm.create_vcpu(0).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -66,7 +68,7 @@ impl Guest {
         let kernel = boot::BootFile::open("--kernel", &kernel).unwrap();
         let payload = Payload { kernel: &kernel, initrd: None, append: &append };
         let entry = boot::load(&ram, payload, &Machine { cpus: 1, virtio_windows: Vec::new() }).unwrap();
-        vcpu.set_cpuid(&cpuid::for_vcpu(&supported, 0, 1, false)).unwrap();
+        vcpu.set_cpuid(&offered).unwrap();
         vcpu.set_firmware_msrs().unwrap();
         vcpu.set_start(&entry.registers(), |sregs| entry.set_system_registers(sregs)).unwrap();
         let console = Arc::new(Mutex::new(Console::default()));

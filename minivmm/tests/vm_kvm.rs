@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Config, Serial};
+use minivmm::config::{Config, Cpu, Serial};
 use minivmm::vm::{End, Handle, Keyboard, Request, RunState, Vm};
 use vmstate_lab::tiny;
 
@@ -77,6 +77,7 @@ fn start_image(cpus: u8, image: Vec<u8>) -> Option<Running> {
         append: tiny::command_line(16, 0x10),
         memory: 32 << 20,
         cpus,
+        cpu: Cpu::default(),
         disks: Vec::new(),
         lease: None,
         nets: Vec::new(),

@@ -33,7 +33,7 @@ pub const EXIT_UNKNOWN: u8 = 5;
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Run a virtual machine, or receive one
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Migrate a running machine, and wait for the end
     Migrate(MigrateArgs),
     /// Let a stopped guest go on, or take it back after a migration

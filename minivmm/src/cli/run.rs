@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args};
 
 use crate::cli::{UsageError, values};
-use crate::config::{Address, Config, Disk, Net, Serial};
+use crate::config::{Address, Config, Cpu, Disk, Net, Serial};
 use crate::files::{self, Fit};
 
 /// virtio-mmio windows of the machine, as QEMU's `microvm` without a second IOAPIC.
@@ -30,6 +30,10 @@ pub struct RunArgs {
     /// Number of vCPUs: 1 to 8
     #[arg(long, value_name = "N", default_value = "1", value_parser = values::cpus)]
     cpus: u8,
+    /// Processor of each vCPU: host for all that the host offers, or a model, with features switched on and off:
+    /// MODEL[,+FEATURE][,-FEATURE]
+    #[arg(long, value_name = "MODEL", default_value = "host", value_parser = values::cpu)]
+    cpu: Cpu,
     /// virtio-blk device on a raw image: FILE[,readonly][,LIMIT…]; may be repeated. Limits: bytes-per-second=SIZE,
     /// ops-per-second=N (requests), and what may go at once after a rest: bytes-burst=SIZE, ops-burst=N
     #[arg(long = "disk", value_name = "FILE", value_parser = values::disk)]
@@ -103,6 +107,7 @@ impl RunArgs {
             append: self.append,
             memory: self.memory,
             cpus: self.cpus,
+            cpu: self.cpu,
             disks: self.disks,
             lease: self.lease,
             nets: self.nets,

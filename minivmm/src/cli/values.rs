@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use crate::cli::limits::{self, LimitOptions};
-use crate::config::{Address, Disk, Net, Serial};
+use crate::config::{Address, Cpu, Disk, Net, Serial};
+use crate::cpu::Choice;
 
 /// Bytes, from a number with an optional `K`, `M` or `G` (powers of 1024).
 pub(super) fn size(text: &str) -> Result<u64, String> {
@@ -43,6 +44,12 @@ pub(super) fn cpus(text: &str) -> Result<u8, String> {
         Ok(count @ 1..=8) => Ok(count),
         _ => Err("the machine has 1 to 8 vCPUs".into()),
     }
+}
+
+/// `MODEL[,+FEATURE][,-FEATURE]…`
+pub(super) fn cpu(text: &str) -> Result<Cpu, String> {
+    let cpu: Cpu = text.parse()?;
+    Choice::new(&cpu).map(|_| cpu)
 }
 
 /// `FILE[,readonly][,LIMIT…]`

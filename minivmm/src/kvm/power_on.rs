@@ -2,11 +2,17 @@
 
 use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
 
+use crate::cpu::Register;
 use crate::error::{Error, Result};
+use crate::kvm::cpuid;
 use crate::kvm::vcpu::Vcpu;
 
 /// IA32_MISC_ENABLE: fast strings, as every firmware sets it.
 const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
+/// MSRs that tell features, with the bit of CPUID that tells the guest of the MSR (Intel SDM volume 2, CPUID):
+/// IA32_ARCH_CAPABILITIES by leaf 7 EDX bit 29, IA32_PERF_CAPABILITIES by leaf 1 ECX bit 15.
+const ANNOUNCED: [(u32, u32, Register, u32); 2] = [(0x10a, 0x7, Register::Edx, 29), (0x345, 0x1, Register::Ecx, 15)];
+
 /// IA32_MTRR_DEF_TYPE: enabled, everything write-back. Without it Linux does without PAT, too.
 const MTRR_DEF_TYPE: (u32, u64) = (0x2ff, 1 << 11 | 6);
 
@@ -17,6 +23,18 @@ impl Vcpu {
     /// [`Error::Kvm`].
     pub fn set_cpuid(&self, cpuid: &CpuId) -> Result<()> {
         self.fd().set_cpuid2(cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))
+    }
+
+    /// Clears the MSRs that tell features where `shown` does not announce them, as QEMU does (target/i386/kvm/kvm.c,
+    /// `kvm_init_msrs`): what a guest cannot read is no reason to refuse its migration. A KVM that keeps the host's value all
+    /// the same keeps the guest from reading it, too.
+    pub fn clear_hidden_msrs(&self, shown: &CpuId) {
+        for (index, function, register, bit) in ANNOUNCED {
+            if !cpuid::shows(shown, function, register, bit) {
+                let msrs = Msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }]);
+                let _ = msrs.map(|msrs| self.fd().set_msrs(&msrs));
+            }
+        }
     }
 
     /// Sets the MSRs that firmware sets on every CPU.

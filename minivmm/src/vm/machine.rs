@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
-use kvm_ioctls::{Cap, Kvm};
+use kvm_ioctls::Kvm;
 
 use crate::boot::{self, Payload, acpi};
 use crate::config::Config;
+use crate::cpu::Choice;
 use crate::error::{Error, Result};
+use crate::kvm::cpuid::{self, Offer};
+use crate::kvm::machine_check;
 use crate::kvm::state::vcpu::HostFeatures;
 use crate::kvm::state::{Elapsed, HypervisorState, Introduced, Processor, StateError, clock};
 use crate::kvm::thread::{VcpuEvent, VcpuThread};
 use crate::kvm::vcpu::{Buses, Vcpu};
 use crate::kvm::vm::KvmVm;
-use crate::kvm::{cpuid, machine_check};
 use crate::memory::Ram;
 use crate::vm::backends::{Backends, BootImages};
 use crate::vm::devices::Devices;
@@ -30,7 +31,7 @@ pub struct Machine {
     /// The kernel's side: slots, interrupt chips, timer, clock.
     pub kvm: Arc<KvmVm>,
     host: HostFeatures,
-    /// What this host's vCPUs can be.
+    /// What this host's vCPUs can be: a guest that arrives may be any of it.
     offered: Processor,
     /// What the guest was shown of the vCPUs.
     processor: Processor,
@@ -58,12 +59,11 @@ impl Machine {
         let host = HostFeatures::new(kvm.kvm()).map_err(Error::device)?;
         let mut buses = Buses::default();
         let devices = Devices::new(&kvm, backends, &mut buses, &events, previous)?;
-        let vcpus = make_vcpus(&kvm, config.cpus)?;
-        let offered = Processor::read(kvm.kvm(), vcpus[0].fd()).map_err(Error::device)?;
+        let Made { vcpus, offered, processor } = make_vcpus(&kvm, config)?;
         let buses = Arc::new(buses);
         let vcpus = vcpus.into_iter().map(|vcpu| spawn(vcpu, Arc::clone(&buses), Arc::clone(&events)));
         let vcpus = vcpus.collect::<Result<_>>()?;
-        Ok(Self { vcpus, kvm, host, processor: offered.clone(), offered, devices, events })
+        Ok(Self { vcpus, kvm, host, offered, processor, devices, events })
     }
 
     /// Loads the kernel of `images` with what belongs to it, and puts the first vCPU at its entry.
@@ -136,7 +136,12 @@ impl Machine {
         &self.processor
     }
 
-    /// What this host's vCPUs can be: what they were when they were made.
+    /// True if the guest was told that its TSC runs at one rate for ever.
+    pub(super) fn has_invariant_tsc(&self) -> bool {
+        self.processor.leaves.iter().any(|leaf| leaf.function == 0x8000_0007 && leaf.edx >> 8 & 1 == 1)
+    }
+
+    /// What this host's vCPUs can be: `--cpu host`, whatever was chosen.
     pub(super) fn offered(&self) -> &Processor {
         &self.offered
     }
@@ -163,18 +168,34 @@ impl Machine {
     }
 }
 
-fn make_vcpus(kvm: &KvmVm, cpus: u8) -> Result<Vec<Vcpu>> {
-    let supported =
-        kvm.kvm().get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))?;
-    let tsc_deadline = kvm.kvm().check_extension(Cap::TscDeadlineTimer);
+/// vCPUs that were made, what this host could have made them, and what they are.
+struct Made {
+    vcpus: Vec<Vcpu>,
+    offered: Processor,
+    processor: Processor,
+}
+
+fn make_vcpus(kvm: &KvmVm, config: &Config) -> Result<Made> {
+    let choice = Choice::new(&config.cpu).map_err(|what| Error::Flag { flag: "--cpu", what })?;
+    let offer = Offer::read(kvm.kvm())?;
+    let host = cpuid::show(&offer, &Choice::host(), config.cpus)?;
+    let shown = cpuid::show(&offer, &choice, config.cpus)?;
     let make = |index| {
         let vcpu = kvm.create_vcpu(index)?;
-        vcpu.set_cpuid(&cpuid::for_vcpu(&supported, index, cpus, tsc_deadline))?;
+        vcpu.set_cpuid(&cpuid::with_apic_id(&host, index))?;
         machine_check::set_up(kvm.kvm(), vcpu.fd())?;
         vcpu.set_firmware_msrs()?;
         Ok(vcpu)
     };
-    (0..cpus).map(make).collect()
+    let vcpus = (0..config.cpus).map(make).collect::<Result<Vec<_>>>()?;
+    let read = || Processor::read(kvm.kvm(), vcpus[0].fd()).map_err(Error::device);
+    let offered = read()?;
+    for vcpu in &vcpus {
+        vcpu.set_cpuid(&cpuid::with_apic_id(&shown, vcpu.index()))?;
+        vcpu.clear_hidden_msrs(&shown);
+    }
+    let processor = read()?;
+    Ok(Made { vcpus, offered, processor })
 }
 
 fn spawn(vcpu: Vcpu, buses: Arc<Buses>, events: Arc<GuestEvents>) -> Result<VcpuThread> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Address, Config, Disk, RateLimits, Serial};
+use minivmm::config::{Address, Config, Cpu, Disk, RateLimits, Serial};
 use minivmm::vm::{End, Event, Handle, Keyboard, MigrationStatus, ParameterChange, Request, RunState, Vm};
 use vmstate_lab::tiny;
 
@@ -64,6 +64,7 @@ impl Machine {
             append: tiny::command_line(PAGES, 0x800),
             memory: 16 << 20,
             cpus: 1,
+            cpu: Cpu::default(),
             disks,
             lease,
             nets: Vec::new(),

@@ -5,4 +5,5 @@ mod driven;
 mod guests;
 mod moves;
 mod peer;
+mod processor;
 mod streams;

@@ -2,7 +2,6 @@
 
 pub mod compare;
 pub mod facts;
-mod features;
 mod processor;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 
 use super::compare::Difference;
-use super::features::{FLAGS, PERF_FORMATS, Place, Register};
+use crate::cpu::{FLAGS, PERF_FORMATS, Place, Register};
 use crate::kvm::state::processor::Leaf;
 use crate::kvm::state::{Processor, clock};
 

@@ -5,7 +5,7 @@ use vmstate_lab::tiny;
 
 use super::*;
 use crate::bus::BusDevice;
-use crate::config::{Disk, RateLimits, Serial};
+use crate::config::{Cpu, Disk, RateLimits, Serial};
 
 /// Where the test's driver has the disk's queue, and behind it what is read: far from what the guest uses.
 const QUEUE: u64 = 32 << 20;
@@ -69,6 +69,7 @@ fn a_reset_leaves_no_device_of_the_old_machine_at_work() {
         append: tiny::command_line(16, 0),
         memory: 64 << 20,
         cpus: 1,
+        cpu: Cpu::default(),
         disks: vec![Disk { path, read_only: false, limits: RateLimits::default() }],
         lease: None,
         nets: Vec::new(),

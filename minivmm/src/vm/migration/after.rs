@@ -123,7 +123,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::config::{Address, Config, Disk, RateLimits, Serial};
+    use crate::config::{Address, Config, Cpu, Disk, RateLimits, Serial};
     use crate::vm::handle::Handle;
     use crate::vm::request::{EngineRequest, Request};
     use crate::vm::state::RunState;
@@ -163,6 +163,7 @@ mod tests {
             append: String::new(),
             memory: 2 << 20,
             cpus: 1,
+            cpu: Cpu::default(),
             disks,
             lease: None,
             nets: Vec::new(),

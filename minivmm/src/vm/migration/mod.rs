@@ -108,6 +108,12 @@ impl Vm {
             let why = "the guest has stood here since a migration and may be stale: let it go on with cont first";
             return Err(Refusal(why.into()).into());
         }
+        if self.machine.has_invariant_tsc() {
+            // As QEMU, unless it is told the TSC's rate (target/i386/kvm/kvm.c, `invtsc_mig_blocker`).
+            let why = "the guest was told that its TSC runs at one rate for ever, which another host may not keep to: a guest that \
+                       is to be migrated has to be started without invtsc in --cpu";
+            return Err(Refusal(why.into()).into());
+        }
         let control = Control::default();
         self.shared.parameters().apply(&control);
         let setup = Phase::Source(SourcePhase::Setup);

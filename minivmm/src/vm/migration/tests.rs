@@ -10,7 +10,7 @@ use vmstate_lab::tiny;
 
 use super::*;
 use crate::boot::layout::MACHINE_TYPE;
-use crate::config::{Config, Serial};
+use crate::config::{Config, Cpu, Serial};
 use crate::vm::queue::Next;
 use crate::vm::request::{AnyRequest, EngineRequest};
 
@@ -53,6 +53,7 @@ fn config(dir: &Path) -> Config {
         append: tiny::command_line(16, 0),
         memory: 16 << 20,
         cpus: 1,
+        cpu: Cpu::default(),
         disks: Vec::new(),
         lease: None,
         nets: Vec::new(),

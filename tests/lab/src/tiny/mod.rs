@@ -3,6 +3,7 @@
 //! It is wrapped as a bzImage and so boots as Linux does. What it prints and takes is told in `tiny.S`.
 
 mod code;
+pub mod cpuid;
 
 /// Guest address of the first page it writes.
 pub const FIRST_PAGE: u64 = 0x40_0000;
@@ -29,8 +30,13 @@ const ENTRY: usize = 0x200;
 /// assert_eq!(&image[0x202..0x206], b"HdrS");
 /// ```
 pub fn bzimage() -> Vec<u8> {
+    wrap(&code::CODE)
+}
+
+/// A bzImage whose 64-bit entry point is the first byte of `code`.
+fn wrap(code: &[u8]) -> Vec<u8> {
     let mut image = vec![0; SETUP + ENTRY];
-    image.extend_from_slice(&code::CODE);
+    image.extend_from_slice(code);
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
     put(0x1f1, &[1]); // setup_sects
     put(0x1fe, &[0x55, 0xaa]); // boot_flag
@@ -92,7 +98,12 @@ mod tests {
         if !run(Command::new("as").arg("--version").stdout(std::process::Stdio::null())) {
             return crate::skip::skip("binutils are missing: apt-get install binutils");
         }
-        for (name, code) in [("tiny.S", &super::code::CODE[..]), ("setup.S", &super::code::SETUP_CODE)] {
+        let codes = [
+            ("tiny.S", &super::code::CODE[..]),
+            ("setup.S", &super::code::SETUP_CODE),
+            ("cpuid.S", &super::code::CPUID_CODE),
+        ];
+        for (name, code) in codes {
             let source = format!("{}/src/tiny/{name}", env!("CARGO_MANIFEST_DIR"));
             assert!(run(Command::new("as").arg("--64").arg("-o").arg(&object).arg(source)));
             assert!(run(Command::new("objcopy").args(["-O", "binary", "-j", ".text"]).arg(&object).arg(&binary)));

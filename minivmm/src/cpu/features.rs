@@ -5,7 +5,7 @@ use std::fmt;
 
 /// Where a feature is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub enum Place {
     /// A register of a leaf of CPUID.
     Cpuid {
         /// EAX of the question.
@@ -24,30 +24,93 @@ pub(super) enum Place {
 
 /// A register of CPUID's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Register {
+pub enum Register {
+    /// EAX.
     Eax,
+    /// EBX.
     Ebx,
+    /// ECX.
     Ecx,
+    /// EDX.
     Edx,
 }
 
 /// A register whose bits are features: what is 1 at the source has to be 1 here.
-pub(super) struct Flags {
-    pub(super) place: Place,
+#[derive(Debug)]
+pub struct Flags {
+    /// Where they are told.
+    pub place: Place,
     /// Bits that tell something else.
-    pub(super) ignored: u64,
+    pub ignored: u64,
     /// Names from bit 0 on, `-` where there is none.
     names: &'static str,
 }
 
 impl Flags {
     /// The feature's name, if it has one, and its place.
-    pub(super) fn describe(&self, bit: u32) -> String {
-        let name = self.names.split_whitespace().nth(bit as usize).filter(|&name| name != "-");
-        match name {
+    pub fn describe(&self, bit: u32) -> String {
+        match self.name(bit) {
             Some(name) => format!("{name} ({} bit {bit})", self.place),
             None => format!("{} bit {bit}", self.place),
         }
+    }
+
+    /// The feature's name, if it has one.
+    pub fn name(&self, bit: u32) -> Option<&'static str> {
+        self.names.split_whitespace().nth(bit as usize).filter(|&name| name != "-")
+    }
+
+    /// A user may name these: bits of CPUID, but for those that follow from others, which are the parts of the XSAVE area and
+    /// what repeats CR4 or the number of vCPUs.
+    fn settable(&self) -> bool {
+        matches!(self.place, Place::Cpuid { function, index, register }
+            if function != 0xd || (index, register) == (1, Register::Eax))
+    }
+
+    /// Its bits that have a name.
+    pub fn named(&self) -> u64 {
+        let names = (0..).zip(self.names.split_whitespace());
+        names.filter(|(_, name)| *name != "-").fold(0, |bits, (bit, _)| bits | 1 << bit)
+    }
+}
+
+/// Bits of CPUID that are switched by one name; `kvmclock` names two, as in QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Feature {
+    name: &'static str,
+}
+
+/// Other names that QEMU takes (target/i386/cpu.c, `x86_cpu_initfn`).
+const ALIASES: &[(&str, &str)] = &[
+    ("ffxsr", "fxsr-opt"),
+    ("i64", "lm"),
+    ("pclmuldq", "pclmulqdq"),
+    ("sse3", "pni"),
+    ("sse4-1", "sse4.1"),
+    ("sse4-2", "sse4.2"),
+    ("xd", "nx"),
+];
+
+impl Feature {
+    /// The feature of this name, `_` and `-` being the same; `None` if no bit of CPUID has it.
+    pub fn find(name: &str) -> Option<Self> {
+        let dashed = name.replace('_', "-");
+        let name = ALIASES.iter().find(|(alias, _)| *alias == dashed).map_or(dashed.as_str(), |(_, name)| name);
+        let mut names = FLAGS.iter().filter(|flags| flags.settable()).flat_map(|flags| flags.names.split_whitespace());
+        names.find(|&known| known == name && known != "-").map(|name| Self { name })
+    }
+
+    /// The name that QEMU prints.
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// Its bits.
+    pub fn bits(self) -> impl Iterator<Item = (Place, u32)> {
+        FLAGS.iter().filter(|flags| flags.settable()).flat_map(move |flags| {
+            let bits = (0..).zip(flags.names.split_whitespace()).filter(move |(_, name)| *name == self.name);
+            bits.map(|(bit, _)| (flags.place, bit))
+        })
     }
 }
 
@@ -88,10 +151,10 @@ const HTT: u64 = 1 << 28;
 /// IA32_ARCH_CAPABILITIES bits that tell a weakness, which a guest may believe in where it is not: RSBA, RRSBA.
 const WEAKNESSES: u64 = 1 << 2 | 1 << 19;
 /// IA32_PERF_CAPABILITIES: formats of LBR and PEBS records, which are numbers.
-pub(super) const PERF_FORMATS: u64 = 0x3f | 0xf << 8;
+pub const PERF_FORMATS: u64 = 0x3f | 0xf << 8;
 
 /// All such registers, in the order of their numbers.
-pub(super) const FLAGS: &[Flags] = &[
+pub const FLAGS: &[Flags] = &[
     cpuid(
         0x1,
         0,
@@ -165,7 +228,7 @@ pub(super) const FLAGS: &[Flags] = &[
         0,
         Register::Eax,
         0,
-        "kvmclock kvm-nopiodelay kvm-mmu kvmclock2 kvm-asyncpf kvm-steal-time kvm-pv-eoi kvm-pv-unhalt - kvm-pv-tlb-flush \
+        "kvmclock kvm-nopiodelay kvm-mmu kvmclock kvm-asyncpf kvm-steal-time kvm-pv-eoi kvm-pv-unhalt - kvm-pv-tlb-flush \
          kvm-asyncpf-vmexit kvm-pv-ipi kvm-poll-control kvm-pv-sched-yield kvm-asyncpf-int kvm-msi-ext-dest-id - - - - - - - - \
          kvmclock-stable-bit",
     ),
@@ -256,6 +319,21 @@ mod tests {
         assert_eq!(msr(0x10a).describe(20), "bhi-no (MSR 0x10a bit 20)");
         assert_eq!(msr(0xce).describe(31), "cpuid-fault (MSR 0xce bit 31)");
         assert_eq!(msr(0x345).describe(40), "MSR 0x345 bit 40");
+    }
+
+    #[test]
+    fn features_are_found_by_each_of_their_names() {
+        let bits = |name| Feature::find(name).unwrap().bits().collect::<Vec<_>>();
+        let place = |function, index, register| Place::Cpuid { function, index, register };
+        for name in ["sse4.1", "sse4-1", "sse4_1"] {
+            assert_eq!(bits(name), [(place(0x1, 0, Register::Ecx), 19)]);
+        }
+        assert_eq!(bits("xsaves"), [(place(0xd, 1, Register::Eax), 3)]);
+        let paravirtual = place(0x4000_0001, 0, Register::Eax);
+        assert_eq!(bits("kvmclock"), [(paravirtual, 0), (paravirtual, 3)]);
+        for name in ["", "-", "no-such", "xcr0-avx", "rdctl-no"] {
+            assert_eq!(Feature::find(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -1,0 +1,48 @@
+//! What a CPU model is made of.
+
+use crate::cpu::features::Feature;
+
+/// A processor under a name, the same on every host. A released model never changes: what differs is another version.
+#[derive(Debug)]
+pub struct Model {
+    /// Its names: the one with a version first, then those that stand for it.
+    pub names: &'static [&'static str],
+    /// The same processor in QEMU's words: the value of `-cpu`.
+    pub qemu: &'static str,
+    /// Leaf 1 EAX: family, model and stepping.
+    pub signature: u32,
+    /// Highest leaf below 0x4000_0000, unless a feature takes more.
+    pub level: u32,
+    /// Highest leaf from 0x8000_0000 on, unless a feature takes more.
+    pub extended_level: u32,
+    /// Brand string: leaves 0x8000_0002 to 0x8000_0004.
+    pub brand: &'static str,
+    /// Names of its features.
+    pub features: &'static str,
+    /// Caches of a machine with one vCPU.
+    pub caches: &'static Caches,
+}
+
+/// What CPUID says of caches: EAX, EBX, ECX, EDX of each leaf.
+#[derive(Debug)]
+pub struct Caches {
+    /// Leaf 2, where the vendor is Intel.
+    pub descriptors: [u32; 4],
+    /// Leaf 4 where the vendor is Intel, and leaf 0x8000_001d if the model goes so far: L1 data, L1 instructions, L2, L3.
+    pub levels: [[u32; 4]; 4],
+    /// Leaf 0x8000_0005.
+    pub first_level: [u32; 4],
+    /// Leaf 0x8000_0006.
+    pub upper_levels: [u32; 4],
+}
+
+/// What KVM offers a guest beside the processor, with every model: QEMU's `kvm_default_props` (target/i386/kvm/kvm-cpu.c).
+const PARAVIRTUAL: &str =
+    "kvmclock kvm-nopiodelay kvm-asyncpf kvm-steal-time kvm-pv-eoi kvm-msi-ext-dest-id kvmclock-stable-bit";
+
+impl Model {
+    /// Its features, and what KVM offers beside them.
+    pub fn features(&self) -> impl Iterator<Item = Feature> {
+        self.features.split_whitespace().chain(PARAVIRTUAL.split(' ')).filter_map(Feature::find)
+    }
+}

@@ -1,0 +1,85 @@
+//! A list of CPUID leaves that is looked up and changed by leaf and register.
+
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+
+use crate::cpu::Register;
+
+/// Leaves in the order of their numbers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leaves(Vec<kvm_cpuid_entry2>);
+
+impl Leaves {
+    /// Those that KVM lists.
+    pub(super) fn new(cpuid: &CpuId) -> Self {
+        Self(cpuid.as_slice().to_vec())
+    }
+
+    /// As KVM takes them; `None` if there are more than it takes.
+    pub(super) fn into_cpuid(mut self) -> Option<CpuId> {
+        self.0.sort_by_key(|leaf| (leaf.function, leaf.index));
+        CpuId::from_entries(&self.0).ok()
+    }
+
+    /// A register; 0 where there is no such leaf, as CPUID answers.
+    pub(super) fn register(&self, function: u32, index: u32, register: Register) -> u32 {
+        let leaf = self.0.iter().find(|leaf| (leaf.function, leaf.index) == (function, index));
+        leaf.map_or(0, |leaf| match register {
+            Register::Eax => leaf.eax,
+            Register::Ebx => leaf.ebx,
+            Register::Ecx => leaf.ecx,
+            Register::Edx => leaf.edx,
+        })
+    }
+
+    /// A register to change; the leaf is made if it is not there.
+    pub(super) fn register_mut(&mut self, function: u32, index: u32, register: Register) -> &mut u32 {
+        let at = self.0.iter().position(|leaf| (leaf.function, leaf.index) == (function, index));
+        let at = at.unwrap_or_else(|| {
+            let flags = if has_subleaves(function) { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 };
+            self.0.push(kvm_cpuid_entry2 { function, index, flags, ..Default::default() });
+            self.0.len() - 1
+        });
+        let leaf = &mut self.0[at];
+        match register {
+            Register::Eax => &mut leaf.eax,
+            Register::Ebx => &mut leaf.ebx,
+            Register::Ecx => &mut leaf.ecx,
+            Register::Edx => &mut leaf.edx,
+        }
+    }
+
+    /// Switches a bit.
+    pub(super) fn switch(&mut self, (function, index, register): (u32, u32, Register), bit: u32, on: bool) {
+        let register = self.register_mut(function, index, register);
+        *register = *register & !(1 << bit) | u32::from(on) << bit;
+    }
+
+    /// Sets all of a leaf: EAX, EBX, ECX, EDX.
+    pub(super) fn set(&mut self, function: u32, index: u32, [eax, ebx, ecx, edx]: [u32; 4]) {
+        *self.register_mut(function, index, Register::Eax) = eax;
+        *self.register_mut(function, index, Register::Ebx) = ebx;
+        *self.register_mut(function, index, Register::Ecx) = ecx;
+        *self.register_mut(function, index, Register::Edx) = edx;
+    }
+
+    /// All of a leaf; zeros where there is none.
+    pub(super) fn get(&self, function: u32, index: u32) -> [u32; 4] {
+        use Register::{Eax, Ebx, Ecx, Edx};
+        [Eax, Ebx, Ecx, Edx].map(|register| self.register(function, index, register))
+    }
+
+    /// Leaves out those of which `keep` says no.
+    pub(super) fn retain(&mut self, keep: impl Fn(u32, u32) -> bool) {
+        self.0.retain(|leaf| keep(leaf.function, leaf.index));
+    }
+
+    /// Numbers and sub-numbers.
+    pub(super) fn numbers(&self) -> Vec<(u32, u32)> {
+        self.0.iter().map(|leaf| (leaf.function, leaf.index)).collect()
+    }
+}
+
+/// ECX of the question matters (Intel SDM volume 2 and AMD APM volume 3, CPUID).
+fn has_subleaves(function: u32) -> bool {
+    matches!(function, 0x4 | 0x7 | 0xb | 0xd | 0x8000_001d)
+}
