@@ -57,3 +57,47 @@ fn chips_and_clocks_are_qemus() {
 fn a_vcpu_is_qemus() {
     same("cpu", Cpu::default);
 }
+
+/// A subsection of version 1 with this name and body.
+fn subsection(name: &str, body: &[u8]) -> Vec<u8> {
+    [&[5, name.len() as u8], name.as_bytes(), &[0, 0, 0, 1], body].concat()
+}
+
+/// Subsections that the lab's processor never makes, as target/i386/machine.c lays them out and orders them: each byte is another.
+#[test]
+fn state_of_features_goes_through_as_qemu_sends_it() {
+    let mut out = Writer::new();
+    vmstate::Section::save(&mut Cpu::default(), &mut out).unwrap();
+    let plain = out.into_bytes();
+    let sizes = [
+        ("cpu/msr_ia32_feature_control", 8),
+        // Four registers of control, then 3, 18 and 18 of counters and what they count.
+        ("cpu/msr_architectural_pmu", 8 * (4 + 3 + 18 + 18)),
+        // Eight masks, sixteen upper halves, sixteen whole registers.
+        ("cpu/avx512", 8 * 8 + 16 * 32 + 16 * 64),
+        ("cpu/umwait", 4),
+        ("cpu/msr_smi_count", 8),
+        ("cpu/pkru", 4),
+        ("cpu/mcg_ext_ctl", 8),
+        ("cpu/virt_ssbd", 8),
+        ("cpu/msr_tsx_ctrl", 4),
+    ];
+    let ramp: Vec<u8> = (0..2000_u32).map(|at| (at * 7 + at / 256 + 1) as u8).collect();
+    let mut body = plain.clone();
+    for (name, size) in sizes {
+        body.extend(subsection(name, &ramp[..size]));
+    }
+    let mut cpu = Cpu::default();
+    vmstate::Section::load(&mut cpu, &mut Reader::strict(&body), 12).unwrap();
+    assert_eq!((cpu.pkru, cpu.opmask[0]), (0x0108_0f16, 0x0108_0f16_1d24_2b32));
+    let mut out = Writer::new();
+    vmstate::Section::save(&mut cpu, &mut out).unwrap();
+    assert_eq!(out.into_bytes(), body);
+
+    let nested = [plain.clone(), subsection("cpu/nested_state", &[0, 1, 0, 0, 0, 0, 0, 128])].concat();
+    let refused = vmstate::Section::load(&mut Cpu::default(), &mut Reader::strict(&nested), 12).unwrap_err();
+    assert!(refused.to_string().contains("nested virtualization is not migrated"), "{refused}");
+    let unknown = [plain, subsection("cpu/intel_amx_xtile", &[0; 8256])].concat();
+    let refused = vmstate::Section::load(&mut Cpu::default(), &mut Reader::strict(&unknown), 12).unwrap_err();
+    assert!(refused.to_string().contains("cpu/intel_amx_xtile"), "{refused}");
+}

@@ -2,7 +2,7 @@
 
 use vmstate::VmState;
 
-use super::registers::{FpReg, MtrrVar, Segment, XmmReg, YmmhReg};
+use super::registers::{FpReg, Hi16ZmmReg, MtrrVar, Segment, XmmReg, YmmhReg, ZmmhReg};
 
 /// Section `cpu_common`: what all of QEMU's targets share.
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
@@ -27,9 +27,19 @@ pub struct CpuCommon {
 #[vmstate(subsection(name = "cpu/msr_tsc_adjust", version = 1, needed = Self::has_tsc_adjust))]
 #[vmstate(subsection(name = "cpu/msr_tscdeadline", version = 1, needed = Self::has_tsc_deadline))]
 #[vmstate(subsection(name = "cpu/msr_ia32_misc_enable", needed = Self::has_misc_enable))]
+#[vmstate(subsection(name = "cpu/msr_ia32_feature_control", version = 1, needed = Self::has_feature_control))]
+#[vmstate(subsection(name = "cpu/msr_architectural_pmu", version = 1, needed = Self::has_pmu))]
+#[vmstate(subsection(name = "cpu/avx512", version = 1, needed = Self::has_avx512))]
 #[vmstate(subsection(name = "cpu/xss", needed = Self::has_xss))]
+#[vmstate(subsection(name = "cpu/umwait", version = 1, needed = Self::has_umwait))]
 #[vmstate(subsection(name = "cpu/tsc_khz", version = 1, needed = Self::has_tsc_khz))]
+#[vmstate(subsection(name = "cpu/msr_smi_count", version = 1, needed = Self::has_smi_count))]
+#[vmstate(subsection(name = "cpu/pkru", version = 1, needed = Self::has_pkru))]
 #[vmstate(subsection(name = "cpu/spec_ctrl", needed = Self::has_spec_ctrl))]
+#[vmstate(subsection(name = "cpu/mcg_ext_ctl", version = 1, needed = Self::has_mcg_ext_ctl))]
+#[vmstate(subsection(name = "cpu/virt_ssbd", version = 1, needed = Self::has_virt_ssbd))]
+#[vmstate(subsection(name = "cpu/nested_state", version = 1))]
+#[vmstate(subsection(name = "cpu/msr_tsx_ctrl", version = 1, needed = Self::has_tsx_ctrl))]
 pub struct Cpu {
     /// General registers.
     #[vmstate(name = "env.regs")]
@@ -271,55 +281,74 @@ pub struct Cpu {
     /// IA32_SPEC_CTRL.
     #[vmstate(name = "env.spec_ctrl", subsection = "cpu/spec_ctrl")]
     pub spec_ctrl: u64,
+    /// IA32_FEATURE_CONTROL.
+    #[vmstate(name = "env.msr_ia32_feature_control", subsection = "cpu/msr_ia32_feature_control")]
+    pub feature_control: u64,
+    /// IA32_FIXED_CTR_CTRL.
+    #[vmstate(name = "env.msr_fixed_ctr_ctrl", subsection = "cpu/msr_architectural_pmu")]
+    pub fixed_ctr_ctrl: u64,
+    /// IA32_PERF_GLOBAL_CTRL.
+    #[vmstate(name = "env.msr_global_ctrl", subsection = "cpu/msr_architectural_pmu")]
+    pub perf_global_ctrl: u64,
+    /// IA32_PERF_GLOBAL_STATUS.
+    #[vmstate(name = "env.msr_global_status", subsection = "cpu/msr_architectural_pmu")]
+    pub perf_global_status: u64,
+    /// IA32_PERF_GLOBAL_OVF_CTRL.
+    #[vmstate(name = "env.msr_global_ovf_ctrl", subsection = "cpu/msr_architectural_pmu")]
+    pub perf_global_ovf_ctrl: u64,
+    /// IA32_FIXED_CTR0…2.
+    #[vmstate(name = "env.msr_fixed_counters", subsection = "cpu/msr_architectural_pmu")]
+    pub fixed_counters: [u64; 3],
+    /// IA32_PMC0…17.
+    #[vmstate(name = "env.msr_gp_counters", subsection = "cpu/msr_architectural_pmu")]
+    pub gp_counters: [u64; 18],
+    /// IA32_PERFEVTSEL0…17.
+    #[vmstate(name = "env.msr_gp_evtsel", subsection = "cpu/msr_architectural_pmu")]
+    pub gp_event_selects: [u64; 18],
+    /// Mask registers of AVX-512.
+    #[vmstate(name = "env.opmask_regs", subsection = "cpu/avx512")]
+    pub opmask: [u64; 8],
+    /// Upper halves of ZMM0…15.
+    #[vmstate(name = "env.xmm_regs", subsection = "cpu/avx512")]
+    pub zmmh: [ZmmhReg; 16],
+    /// ZMM16…31.
+    #[vmstate(name = "env.xmm_regs", subsection = "cpu/avx512")]
+    pub hi16_zmm: [Hi16ZmmReg; 16],
+    /// IA32_UMWAIT_CONTROL.
+    #[vmstate(name = "env.umwait", subsection = "cpu/umwait")]
+    pub umwait: u32,
+    /// MSR_SMI_COUNT.
+    #[vmstate(name = "env.msr_smi_count", subsection = "cpu/msr_smi_count")]
+    pub smi_count: u64,
+    /// Rights of protection keys.
+    #[vmstate(name = "env.pkru", subsection = "cpu/pkru")]
+    pub pkru: u32,
+    /// IA32_MCG_EXT_CTL.
+    #[vmstate(name = "env.mcg_ext_ctl", subsection = "cpu/mcg_ext_ctl")]
+    pub mcg_ext_ctl: u64,
+    /// MSR_VIRT_SSBD.
+    #[vmstate(name = "env.virt_ssbd", subsection = "cpu/virt_ssbd")]
+    pub virt_ssbd: u64,
+    /// IA32_TSX_CTRL.
+    #[vmstate(name = "env.tsx_ctrl", subsection = "cpu/msr_tsx_ctrl")]
+    pub tsx_ctrl: u32,
+    /// Refused by name.
+    #[vmstate(name = "env.nested_state", subsection = "cpu/nested_state")]
+    pub(super) nested_state: Option<NestedState>,
 }
 
-impl Cpu {
-    fn has_async_pf(&self) -> bool {
-        self.async_pf_en_msr != 0
-    }
+/// What QEMU says first of a guest whose own hypervisor is at work. Nothing here carries the rest.
+#[derive(Clone, Debug, Default, PartialEq, VmState)]
+#[vmstate(name = "cpu/kvm_nested_state", version = 1, validate = Self::refuse)]
+pub(super) struct NestedState {
+    flags: u16,
+    format: u16,
+    size: u32,
+}
 
-    fn has_async_pf_int(&self) -> bool {
-        self.async_pf_int_msr != 0
-    }
-
-    fn has_pv_eoi(&self) -> bool {
-        self.pv_eoi_en_msr != 0
-    }
-
-    fn has_steal_time(&self) -> bool {
-        self.steal_time_msr != 0
-    }
-
-    fn has_poll_control(&self) -> bool {
-        self.poll_control_msr != 1
-    }
-
-    fn has_last_x87(&self) -> bool {
-        self.fpop != 0 || self.fpip != 0 || self.fpdp != 0
-    }
-
-    fn has_tsc_adjust(&self) -> bool {
-        self.tsc_adjust != 0
-    }
-
-    fn has_tsc_deadline(&self) -> bool {
-        self.tsc_deadline != 0
-    }
-
-    fn has_misc_enable(&self) -> bool {
-        self.misc_enable != 1
-    }
-
-    fn has_xss(&self) -> bool {
-        self.xss != 0
-    }
-
-    fn has_tsc_khz(&self) -> bool {
-        self.tsc_khz != 0
-    }
-
-    fn has_spec_ctrl(&self) -> bool {
-        self.spec_ctrl != 0
+impl NestedState {
+    fn refuse(&self) -> Result<(), &'static str> {
+        Err("nested virtualization is not migrated: end the guest's own guests and start it with -cpu …,-vmx,-svm")
     }
 }
 
@@ -407,6 +436,24 @@ impl Default for Cpu {
             xss: 0,
             tsc_khz: 0,
             spec_ctrl: 0,
+            feature_control: 0,
+            fixed_ctr_ctrl: 0,
+            perf_global_ctrl: 0,
+            perf_global_status: 0,
+            perf_global_ovf_ctrl: 0,
+            fixed_counters: [0; 3],
+            gp_counters: [0; 18],
+            gp_event_selects: [0; 18],
+            opmask: [0; 8],
+            zmmh: Default::default(),
+            hi16_zmm: Default::default(),
+            umwait: 0,
+            smi_count: 0,
+            pkru: 0,
+            mcg_ext_ctl: 0,
+            virt_ssbd: 0,
+            tsx_ctrl: 0,
+            nested_state: None,
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Between section `cpu` and KVM's structs: registers, segments, x87 and vector state, MSRs.
+//! Between section `cpu` and KVM's structs: registers, segments, events, MSRs. x87 and vector state is in `cpu_xsave.rs`.
 
 use std::collections::BTreeMap;
 
-use kvm_bindings::{kvm_debugregs, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xsave};
+use kvm_bindings::{kvm_debugregs, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events};
 
 use super::cpu::Cpu;
 use super::msr::index;
-use super::registers::{FpReg, MtrrVar, Segment, XmmReg, YmmhReg};
+use super::registers::{MtrrVar, Segment};
 
 /// hflags2 bit "NMIs are blocked" (QEMU's `HF2_NMI_MASK`).
 const HFLAGS2_NMI: u32 = 1 << 2;
@@ -15,22 +15,19 @@ const HFLAGS2_NMI: u32 = 1 << 2;
 /// (`HF2_VGIF_MASK`).
 const HFLAGS2_RESET: u32 = 1 | 1 << 8;
 
+/// General counters that KVM gives a guest at most (`KVM_MAX_NR_INTEL_GP_COUNTERS`, arch/x86/include/asm/kvm_host.h). QEMU has room for
+/// more; at the numbers of those KVM has other registers, as MSR_PLATFORM_INFO.
+const COUNTERS_MAX: u32 = 8;
+
+/// Vectors of the exceptions that have a payload.
+const DEBUG: u8 = 1;
+const PAGE_FAULT: u8 = 14;
+/// Bits of DR6 that say which trap it was, and those that are 1 when there was none.
+const DR6_TRAPS: u64 = 0xf;
+const DR6_ACTIVE_LOW: u64 = 0xffff_0ff0;
+
 /// Bits of an MTRR's mask that QEMU fills at most.
 const MTRR_MASK_BITS: u32 = 52;
-
-/// Offsets in the standard XSAVE format (Intel SDM volume 1, 13.4).
-mod xsave {
-    pub(super) const MXCSR: usize = 24;
-    pub(super) const ST0: usize = 32;
-    pub(super) const XMM0: usize = 160;
-    pub(super) const XSTATE_BV: usize = 512;
-    pub(super) const YMMH0: usize = 576;
-    /// First byte behind x87, SSE and AVX state.
-    pub(super) const REST: usize = 832;
-}
-
-/// Bytes of `kvm_xsave` behind what section `cpu` holds: AVX-512, PKRU and what else XCR0 enables.
-pub(super) const XSAVE_REST: usize = 4096 - xsave::REST;
 
 impl Cpu {
     /// The MSRs that section `cpu` carries; TSC-deadline last, since it only arms a timer whose TSC is already right.
@@ -105,6 +102,63 @@ impl Cpu {
         });
         self.mce_banks = std::array::from_fn(|n| get(index::MC0_CTL + n as u32));
         self.tsc_deadline = get(index::TSC_DEADLINE);
+    }
+
+    /// MSRs for which QEMU has subsections, so that they are carried only if they are not zero, in the order in which they are written:
+    /// counters count once all of them are there.
+    pub(super) fn optional_msr_indices() -> Vec<u32> {
+        let mut indices = vec![
+            index::SMI_COUNT,
+            index::FEATURE_CONTROL,
+            index::UMWAIT_CONTROL,
+            index::TSX_CTRL,
+            index::MCG_EXT_CTL,
+            index::VIRT_SSBD,
+        ];
+        indices.extend((0..3).map(|n| index::FIXED_CTR0 + n));
+        indices.extend((0..COUNTERS_MAX).map(|n| index::PMC0 + n));
+        indices.extend((0..COUNTERS_MAX).map(|n| index::PERFEVTSEL0 + n));
+        indices.extend([index::PERF_GLOBAL_STATUS, index::FIXED_CTR_CTRL, index::PERF_GLOBAL_CTRL]);
+        indices
+    }
+
+    pub(super) fn take_optional_msrs(&mut self, values: &BTreeMap<u32, u64>) {
+        let get = |index: u32| values.get(&index).copied().unwrap_or(0);
+        self.smi_count = get(index::SMI_COUNT);
+        self.feature_control = get(index::FEATURE_CONTROL);
+        self.umwait = get(index::UMWAIT_CONTROL) as u32;
+        self.tsx_ctrl = get(index::TSX_CTRL) as u32;
+        self.mcg_ext_ctl = get(index::MCG_EXT_CTL);
+        self.virt_ssbd = get(index::VIRT_SSBD);
+        self.fixed_counters = std::array::from_fn(|n| get(index::FIXED_CTR0 + n as u32));
+        self.gp_counters = std::array::from_fn(|n| get(index::PMC0 + n as u32));
+        self.gp_event_selects = std::array::from_fn(|n| get(index::PERFEVTSEL0 + n as u32));
+        self.perf_global_status = get(index::PERF_GLOBAL_STATUS);
+        self.fixed_ctr_ctrl = get(index::FIXED_CTR_CTRL);
+        self.perf_global_ctrl = get(index::PERF_GLOBAL_CTRL);
+    }
+
+    /// Of [`optional_msr_indices`](Self::optional_msr_indices) those that are not zero, as all are in a vCPU that was just made.
+    /// IA32_PERF_GLOBAL_OVF_CTRL reads as zero: who writes it clears bits of the status.
+    pub(super) fn optional_msr_values(&self) -> Vec<(u32, u64)> {
+        let array = |msr: u32, first: u32, values: &[u64]| values.get(msr.checked_sub(first)? as usize).copied();
+        let value = |msr: u32| match msr {
+            index::SMI_COUNT => self.smi_count,
+            index::FEATURE_CONTROL => self.feature_control,
+            index::UMWAIT_CONTROL => self.umwait.into(),
+            index::TSX_CTRL => self.tsx_ctrl.into(),
+            index::MCG_EXT_CTL => self.mcg_ext_ctl,
+            index::VIRT_SSBD => self.virt_ssbd,
+            index::PERF_GLOBAL_STATUS => self.perf_global_status,
+            index::FIXED_CTR_CTRL => self.fixed_ctr_ctrl,
+            index::PERF_GLOBAL_CTRL => self.perf_global_ctrl,
+            _ => array(msr, index::FIXED_CTR0, &self.fixed_counters)
+                .or_else(|| array(msr, index::PERFEVTSEL0, &self.gp_event_selects))
+                .or_else(|| array(msr, index::PMC0, &self.gp_counters))
+                .unwrap_or(0),
+        };
+        let all = Self::optional_msr_indices().into_iter().map(|msr| (msr, value(msr)));
+        all.filter(|(_, value)| *value != 0).collect()
     }
 
     /// In the masks of variable MTRRs, sets the bits from `physical_bits` to 51, as QEMU sends them (`fill_mtrr_mask`,
@@ -263,6 +317,24 @@ impl Cpu {
         self.sipi_vector = events.sipi_vector;
     }
 
+    /// Puts the payload of an exception that waits where its delivery would: QEMU's sections have no room for it, unless the guest runs
+    /// one of its own (`cpu_pre_save`, target/i386/machine.c). With section `minivmm/vcpu` it is delivered to the same place again
+    /// (`kvm_deliver_exception_payload`, arch/x86/kvm/x86.c).
+    pub(super) fn deliver_payload(&mut self, events: &kvm_vcpu_events) {
+        if events.exception.pending == 0 || events.exception_has_payload == 0 {
+            return;
+        }
+        let payload = events.exception_payload;
+        match events.exception.nr {
+            DEBUG => {
+                let dr6 = (self.dr[6] & !DR6_TRAPS | DR6_ACTIVE_LOW | payload) ^ payload & DR6_ACTIVE_LOW;
+                (self.dr[4], self.dr[6]) = (dr6 & !(1 << 12), dr6 & !(1 << 12));
+            }
+            PAGE_FAULT => self.cr2 = payload,
+            _ => {}
+        }
+    }
+
     /// The events as far as section `cpu` knows them; `extra` completes them.
     pub(super) fn kvm_events(&self) -> kvm_vcpu_events {
         let mut events = kvm_vcpu_events { sipi_vector: self.sipi_vector, ..Default::default() };
@@ -281,76 +353,11 @@ impl Cpu {
         events.nmi.masked = u8::from(self.hflags2 & HFLAGS2_NMI != 0);
         events
     }
-
-    /// Takes x87, SSE and AVX state; returns the rest of the area.
-    pub(super) fn take_xsave(&mut self, area: &kvm_xsave) -> Vec<u8> {
-        let bytes: Vec<u8> = area.region.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.fpuc = le(&bytes, 0) as u16;
-        self.fpus = le(&bytes, 2) as u16;
-        self.fptag = u16::from(bytes[4]);
-        self.fpop = le(&bytes, 6) as u16;
-        self.fpip = le(&bytes, 8);
-        self.fpdp = le(&bytes, 16);
-        self.mxcsr = le(&bytes, xsave::MXCSR) as u32;
-        self.fpregs = std::array::from_fn(|n| {
-            FpReg::new(le(&bytes, xsave::ST0 + 16 * n), le(&bytes, xsave::ST0 + 16 * n + 8) as u16)
-        });
-        self.xmm = std::array::from_fn(|n| XmmReg {
-            low: le(&bytes, xsave::XMM0 + 16 * n),
-            high: le(&bytes, xsave::XMM0 + 16 * n + 8),
-        });
-        self.xstate_bv = le(&bytes, xsave::XSTATE_BV);
-        self.ymmh = std::array::from_fn(|n| YmmhReg {
-            low: le(&bytes, xsave::YMMH0 + 16 * n),
-            high: le(&bytes, xsave::YMMH0 + 16 * n + 8),
-        });
-        bytes[xsave::REST..].to_vec()
-    }
-
-    /// The area from this section's state and `rest`, which may be shorter than [`XSAVE_REST`].
-    pub(super) fn kvm_xsave(&self, rest: &[u8]) -> kvm_xsave {
-        let mut bytes = [0_u8; 4096];
-        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-        put(0, &self.fpuc.to_le_bytes());
-        put(2, &self.fpus.to_le_bytes());
-        put(4, &[self.fptag as u8]);
-        put(6, &self.fpop.to_le_bytes());
-        put(8, &self.fpip.to_le_bytes());
-        put(16, &self.fpdp.to_le_bytes());
-        put(xsave::MXCSR, &self.mxcsr.to_le_bytes());
-        put(xsave::MXCSR + 4, &0xffff_u32.to_le_bytes());
-        for (n, register) in self.fpregs.iter().enumerate() {
-            put(xsave::ST0 + 16 * n, &register.mantissa.to_le_bytes());
-            put(xsave::ST0 + 16 * n + 8, &register.exponent.to_le_bytes());
-        }
-        for (n, register) in self.xmm.iter().enumerate() {
-            put(xsave::XMM0 + 16 * n, &register.low.to_le_bytes());
-            put(xsave::XMM0 + 16 * n + 8, &register.high.to_le_bytes());
-        }
-        put(xsave::XSTATE_BV, &self.xstate_bv.to_le_bytes());
-        for (n, register) in self.ymmh.iter().enumerate() {
-            put(xsave::YMMH0 + 16 * n, &register.low.to_le_bytes());
-            put(xsave::YMMH0 + 16 * n + 8, &register.high.to_le_bytes());
-        }
-        put(xsave::REST, &rest[..rest.len().min(XSAVE_REST)]);
-        let mut area = kvm_xsave::default();
-        for (word, chunk) in area.region.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            *word = u32::from_le_bytes(*chunk);
-        }
-        area
-    }
 }
 
 /// The bits that no address has.
 fn above(physical_bits: u32) -> u64 {
     u64::MAX.checked_shl(physical_bits).unwrap_or(0)
-}
-
-/// Up to eight little-endian bytes at `at`.
-fn le(bytes: &[u8], at: usize) -> u64 {
-    let mut value = [0; 8];
-    value.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(value)
 }
 
 fn table(segment: &Segment) -> kvm_dtable {
@@ -421,6 +428,44 @@ mod tests {
         {
             assert_eq!(masks(&cpu, bits)[7], expected, "{bits}");
         }
+    }
+
+    fn exception(nr: u8, payload: Option<u64>) -> kvm_vcpu_events {
+        let mut events = kvm_vcpu_events::default();
+        (events.exception.pending, events.exception.nr) = (1, nr);
+        (events.exception_has_payload, events.exception_payload) = (payload.is_some().into(), payload.unwrap_or(0));
+        events
+    }
+
+    /// Intel SDM volume 3, 4.7 and 17.2.3: CR2 is the address; in DR6 a single step is bit 14, and bit 16 is 0 only inside of RTM.
+    #[test]
+    fn a_payload_is_where_its_exception_would_put_it() {
+        let mut cpu = Cpu { dr: [0, 0, 0, 0, 0xffff_0ff2, 0, 0xffff_0ff2, 0], ..Cpu::default() };
+        cpu.deliver_payload(&exception(14, None));
+        assert_eq!(cpu.cr2, 0);
+        cpu.deliver_payload(&exception(14, Some(0x7fff_1000)));
+        assert_eq!((cpu.cr2, cpu.dr[6]), (0x7fff_1000, 0xffff_0ff2));
+        cpu.deliver_payload(&exception(1, Some(1 << 14)));
+        assert_eq!((cpu.dr[6], cpu.dr[4]), (0xffff_4ff0, 0xffff_4ff0));
+        cpu.deliver_payload(&exception(1, Some(1 << 16 | 1)));
+        assert_eq!(cpu.dr[6], 0xfffe_4ff1);
+    }
+
+    #[test]
+    fn registers_of_qemus_subsections_are_written_if_they_hold_something() {
+        assert_eq!(Cpu::default().optional_msr_values(), []);
+        let all = Cpu::optional_msr_indices();
+        let values: BTreeMap<u32, u64> = all.iter().map(|&index| (index, u64::from(index) + 1)).collect();
+        let mut cpu = Cpu::default();
+        cpu.take_optional_msrs(&values);
+        assert_eq!(
+            cpu.optional_msr_values(),
+            all.iter().map(|&index| (index, u64::from(index) + 1)).collect::<Vec<_>>()
+        );
+        // Numbers of Intel SDM volume 4: IA32_PMC2, IA32_PERFEVTSEL1, IA32_FIXED_CTR2; control comes last.
+        assert_eq!((cpu.gp_counters[2], cpu.gp_event_selects[1], cpu.fixed_counters[2]), (0xc4, 0x188, 0x30c));
+        assert_eq!(all.last(), Some(&0x38f));
+        assert!(all.iter().all(|index| !Cpu::msr_indices().contains(index)));
     }
 
     #[test]

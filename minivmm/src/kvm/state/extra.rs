@@ -9,7 +9,7 @@ use kvm_bindings::{
 use vmstate::VmState;
 
 use super::cpu::Cpu;
-use super::cpu_kvm::XSAVE_REST;
+use super::cpu_xsave::XSAVE_REST;
 use super::msr::index;
 use super::nested;
 

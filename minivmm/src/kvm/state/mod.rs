@@ -10,6 +10,8 @@ pub mod apic;
 pub mod clock;
 pub mod cpu;
 mod cpu_kvm;
+mod cpu_needed;
+mod cpu_xsave;
 pub mod elapsed;
 pub mod extra;
 pub mod ioapic;
@@ -21,6 +23,7 @@ pub mod pit;
 pub mod processor;
 mod pvclock;
 pub mod registers;
+mod shown;
 pub mod vcpu;
 
 pub use apic::Apic;
@@ -75,6 +78,12 @@ pub enum StateError {
         guest_khz: u32,
         /// This host's.
         host_khz: u32,
+    },
+    /// The guest uses registers that the vCPU here does not have.
+    #[error("the guest has used {what}, which its processor here lacks; start it with a -cpu that both hosts have")]
+    Lacks {
+        /// Of the processor.
+        what: &'static str,
     },
     /// The XSAVE area does not fit the format.
     #[error("the vCPU's XSAVE area has {bytes} bytes, {limit} are supported; start the guest without AMX")]

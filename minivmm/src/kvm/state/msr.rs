@@ -54,21 +54,32 @@ fn table(values: impl Iterator<Item = (u32, u64)>) -> Msrs {
 /// Register numbers (Intel SDM volume 4, AMD APM volume 2, and Documentation/virt/kvm/x86/msr.rst for KVM's own).
 pub(super) mod index {
     pub(in super::super) const TSC: u32 = 0x10;
+    pub(in super::super) const SMI_COUNT: u32 = 0x34;
+    pub(in super::super) const FEATURE_CONTROL: u32 = 0x3a;
     pub(in super::super) const TSC_ADJUST: u32 = 0x3b;
     pub(in super::super) const SPEC_CTRL: u32 = 0x48;
+    pub(in super::super) const PMC0: u32 = 0xc1;
+    pub(in super::super) const UMWAIT_CONTROL: u32 = 0xe1;
+    pub(in super::super) const TSX_CTRL: u32 = 0x122;
     pub(in super::super) const SYSENTER_CS: u32 = 0x174;
     pub(in super::super) const SYSENTER_ESP: u32 = 0x175;
     pub(in super::super) const SYSENTER_EIP: u32 = 0x176;
     pub(in super::super) const MCG_CAP: u32 = 0x179;
     pub(in super::super) const MCG_STATUS: u32 = 0x17a;
     pub(in super::super) const MCG_CTL: u32 = 0x17b;
+    pub(in super::super) const PERFEVTSEL0: u32 = 0x186;
     pub(in super::super) const MISC_ENABLE: u32 = 0x1a0;
     pub(in super::super) const MTRR_PHYS_BASE_0: u32 = 0x200;
     pub(in super::super) const MTRR_FIXED: [u32; 11] =
         [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
     pub(in super::super) const PAT: u32 = 0x277;
     pub(in super::super) const MTRR_DEF_TYPE: u32 = 0x2ff;
+    pub(in super::super) const FIXED_CTR0: u32 = 0x309;
+    pub(in super::super) const FIXED_CTR_CTRL: u32 = 0x38d;
+    pub(in super::super) const PERF_GLOBAL_STATUS: u32 = 0x38e;
+    pub(in super::super) const PERF_GLOBAL_CTRL: u32 = 0x38f;
     pub(in super::super) const MC0_CTL: u32 = 0x400;
+    pub(in super::super) const MCG_EXT_CTL: u32 = 0x4d0;
     pub(in super::super) const TSC_DEADLINE: u32 = 0x6e0;
     pub(in super::super) const XSS: u32 = 0xda0;
     pub(in super::super) const EFER: u32 = 0xc000_0080;
@@ -80,6 +91,7 @@ pub(super) mod index {
     pub(in super::super) const GS_BASE: u32 = 0xc000_0101;
     pub(in super::super) const KERNEL_GS_BASE: u32 = 0xc000_0102;
     pub(in super::super) const TSC_AUX: u32 = 0xc000_0103;
+    pub(in super::super) const VIRT_SSBD: u32 = 0xc001_011f;
     /// The first pair of KVM clock registers: aliases of the `_NEW` ones. Writing the old system-time register makes
     /// KVM give up the master clock (`kvm_write_system_time`), so they are neither read nor written.
     pub(in super::super) const KVM_WALL_CLOCK_OLD: u32 = 0x11;

@@ -14,6 +14,7 @@ const EFER_SVME: u64 = 1 << 12;
 /// IA32_FEATURE_CONTROL, and its bits that let VMXON work inside and outside SMX (Intel SDM volume 4, table 2-2).
 const FEATURE_CONTROL: u32 = 0x3a;
 const FEATURE_CONTROL_VMX: u64 = 1 << 1 | 1 << 2;
+const VMX_ENABLED: &str = "IA32_FEATURE_CONTROL with VMX enabled";
 /// IA32_VMX_BASIC to IA32_VMX_VMFUNC: what VMX can do.
 const VMX_CAPABILITIES: RangeInclusive<u32> = 0x480..=0x491;
 /// VM_HSAVE_PA: where the guest's SVM keeps its host's state (AMD APM volume 2, 15.30.4).
@@ -36,8 +37,11 @@ pub(super) fn found(state: &VcpuState) -> Option<String> {
     if cpu.vm_hsave != 0 || cpu.vm_vmcb != 0 {
         return Some("the address of an SVM state area".into());
     }
+    if cpu.feature_control & FEATURE_CONTROL_VMX != 0 {
+        return Some(VMX_ENABLED.into());
+    }
     state.extra.msrs.iter().find_map(|msr| match msr.index {
-        FEATURE_CONTROL if msr.value & FEATURE_CONTROL_VMX != 0 => Some("IA32_FEATURE_CONTROL with VMX enabled".into()),
+        FEATURE_CONTROL if msr.value & FEATURE_CONTROL_VMX != 0 => Some(VMX_ENABLED.into()),
         VM_HSAVE_PA if msr.value != 0 => Some("VM_HSAVE_PA".into()),
         index if describes_vmx(index) && msr.value != 0 => Some(format!("VMX capability MSR {index:#x}")),
         _ => None,
@@ -79,6 +83,10 @@ mod tests {
         assert_eq!(found(&with(|state| state.cpu.vm_vmcb = 0x1000)).unwrap(), "the address of an SVM state area");
         assert_eq!(found(&with_msr(0x3a, 5)).unwrap(), "IA32_FEATURE_CONTROL with VMX enabled");
         assert_eq!(found(&with_msr(0x3a, 2)).unwrap(), "IA32_FEATURE_CONTROL with VMX enabled");
+        assert_eq!(
+            found(&with(|state| state.cpu.feature_control = 4)).unwrap(),
+            "IA32_FEATURE_CONTROL with VMX enabled"
+        );
         assert_eq!(found(&with_msr(0xc001_0117, 0x1000)).unwrap(), "VM_HSAVE_PA");
         assert_eq!(found(&with_msr(0x480, 1)).unwrap(), "VMX capability MSR 0x480");
         assert_eq!(found(&with_msr(0x491, 1)).unwrap(), "VMX capability MSR 0x491");

@@ -15,16 +15,6 @@ pub const LEAVES_MAX: usize = 256;
 /// Feature MSRs at most; KVM has about 25, most of them VMX's.
 pub const MSRS_MAX: usize = 64;
 
-/// Leaf whose EAX has the bits of a physical address in its low byte.
-const ADDRESS_SIZES: u32 = 0x8000_0008;
-
-/// Bits of a physical address as the guest of this vCPU sees it; without the leaf it is 36 (Intel SDM volume 3, 13.11.3).
-pub(super) fn physical_bits(vcpu: &VcpuFd) -> Result<u32, StateError> {
-    let cpuid = call("KVM_GET_CPUID2", vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES))?;
-    let sizes = cpuid.as_slice().iter().find(|entry| entry.function == ADDRESS_SIZES);
-    Ok(sizes.map_or(36, |entry| entry.eax & 0xff))
-}
-
 /// One leaf of CPUID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, VmState)]
 #[vmstate(name = "minivmm/preflight/leaf", version = 1)]

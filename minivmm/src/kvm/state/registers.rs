@@ -88,6 +88,54 @@ pub struct YmmhReg {
     pub high: u64,
 }
 
+/// Upper half of a ZMM register.
+#[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
+#[vmstate(name = "zmmh_reg", version = 1)]
+pub struct ZmmhReg {
+    /// Bits 256..319.
+    #[vmstate(name = "_q_ZMMReg[4]")]
+    pub q4: u64,
+    /// Bits 320..383.
+    #[vmstate(name = "_q_ZMMReg[5]")]
+    pub q5: u64,
+    /// Bits 384..447.
+    #[vmstate(name = "_q_ZMMReg[6]")]
+    pub q6: u64,
+    /// Bits 448..511.
+    #[vmstate(name = "_q_ZMMReg[7]")]
+    pub q7: u64,
+}
+
+/// A ZMM register that only AVX-512 has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
+#[vmstate(name = "hi16_zmm_reg", version = 1)]
+pub struct Hi16ZmmReg {
+    /// Bits 0..63.
+    #[vmstate(name = "_q_ZMMReg[0]")]
+    pub q0: u64,
+    /// Bits 64..127.
+    #[vmstate(name = "_q_ZMMReg[1]")]
+    pub q1: u64,
+    /// Bits 128..191.
+    #[vmstate(name = "_q_ZMMReg[2]")]
+    pub q2: u64,
+    /// Bits 192..255.
+    #[vmstate(name = "_q_ZMMReg[3]")]
+    pub q3: u64,
+    /// Bits 256..319.
+    #[vmstate(name = "_q_ZMMReg[4]")]
+    pub q4: u64,
+    /// Bits 320..383.
+    #[vmstate(name = "_q_ZMMReg[5]")]
+    pub q5: u64,
+    /// Bits 384..447.
+    #[vmstate(name = "_q_ZMMReg[6]")]
+    pub q6: u64,
+    /// Bits 448..511.
+    #[vmstate(name = "_q_ZMMReg[7]")]
+    pub q7: u64,
+}
+
 /// A variable-range MTRR pair.
 #[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
 #[vmstate(name = "mtrr_var", version = 1)]

@@ -12,7 +12,7 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use super::apic::Apic;
 use super::cpu::{Cpu, CpuCommon};
 use super::extra::VcpuExtra;
-use super::processor::physical_bits;
+use super::shown::Shown;
 use super::{StateError, call, msr};
 use crate::kvm::machine_check;
 
@@ -34,6 +34,8 @@ pub struct VcpuState {
 #[derive(Clone, Debug)]
 pub struct HostFeatures {
     extra_msrs: Vec<u32>,
+    /// Of those that only some of QEMU's vCPUs have.
+    optional_msrs: Vec<u32>,
     machine_checks: machine_check::Supported,
 }
 
@@ -50,7 +52,9 @@ impl HostFeatures {
         }
         let all = call("KVM_GET_MSR_INDEX_LIST", kvm.get_msr_index_list())?;
         let machine_checks = call("KVM_X86_GET_MCE_CAP_SUPPORTED", machine_check::Supported::by(kvm))?;
-        Ok(Self { extra_msrs: VcpuExtra::msr_indices(all.as_slice()), machine_checks })
+        let mut optional_msrs = Cpu::optional_msr_indices();
+        optional_msrs.retain(|index| all.as_slice().contains(index));
+        Ok(Self { extra_msrs: VcpuExtra::msr_indices(all.as_slice()), optional_msrs, machine_checks })
     }
 
     fn set_xsave(&self, vcpu: &VcpuFd, area: &kvm_xsave) -> Result<(), StateError> {
@@ -73,7 +77,8 @@ impl VcpuState {
         let sregs = call("KVM_GET_SREGS", vcpu.get_sregs())?;
         cpu.take_sregs(&sregs);
         let area = call("KVM_GET_XSAVE", vcpu.get_xsave())?;
-        state.extra.take_xsave_rest(cpu.take_xsave(&area));
+        let shown = Shown::read(vcpu)?;
+        state.extra.take_xsave_rest(cpu.take_xsave(&area, &shown));
         let xcrs = call("KVM_GET_XCRS", vcpu.get_xcrs())?;
         cpu.xcr0 = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize).find(|xcr| xcr.xcr == 0).map_or(1, |xcr| xcr.value);
         cpu.take_debug_regs(&call("KVM_GET_DEBUGREGS", vcpu.get_debug_regs())?);
@@ -81,7 +86,8 @@ impl VcpuState {
         (state.apic, state.extra.apic_current_count) = Apic::from_kvm(&page, sregs.apic_base, now);
         cpu.tsc_khz = call("KVM_GET_TSC_KHZ", vcpu.get_tsc_khz())?.into();
         cpu.take_msrs(&msr::read(vcpu, &Cpu::msr_indices())?);
-        cpu.widen_mtrr_masks(physical_bits(vcpu)?);
+        cpu.take_optional_msrs(&msr::read(vcpu, &host.optional_msrs)?);
+        cpu.widen_mtrr_masks(shown.physical_bits);
         // A peer that gets no `minivmm/clock` has only this one for its clock. What is a second off is of a TSC that is scaled.
         let second = cpu.tsc_khz.unsigned_abs() * 1000;
         cpu.tsc = tsc.filter(|tsc| tsc.abs_diff(cpu.tsc) <= second).unwrap_or(cpu.tsc);
@@ -92,6 +98,7 @@ impl VcpuState {
         state.extra.take_msrs(msr::read(vcpu, &host.extra_msrs)?);
         let events = call("KVM_GET_VCPU_EVENTS", vcpu.get_vcpu_events())?;
         cpu.take_events(&events);
+        cpu.deliver_payload(&events);
         state.extra.take_events(&events);
         Ok(state)
     }
@@ -114,7 +121,8 @@ impl VcpuState {
             xcrs.xcrs[0].value = cpu.xcr0;
             call("KVM_SET_XCRS", vcpu.set_xcrs(&xcrs))?;
         }
-        host.set_xsave(vcpu, &cpu.kvm_xsave(&extra.xsave_rest))?;
+        let shown = Shown::read(vcpu)?;
+        host.set_xsave(vcpu, &cpu.kvm_xsave(&extra.xsave_rest, &shown)?)?;
         call("KVM_SET_DEBUGREGS", vcpu.set_debug_regs(&cpu.kvm_debug_regs()))?;
         let page = call("KVM_GET_LAPIC", vcpu.get_lapic())?;
         call("KVM_SET_LAPIC", vcpu.set_lapic(&self.apic.to_kvm(&page, extra.apic_current_count)))?;
@@ -123,7 +131,8 @@ impl VcpuState {
         if msr::read(vcpu, &[msr::index::MCG_CAP])?.get(&msr::index::MCG_CAP) != Some(&cpu.mcg_cap) {
             call("KVM_X86_SETUP_MCE", machine_check::set_up_as(vcpu, cpu.mcg_cap, host.machine_checks))?;
         }
-        msr::write(vcpu, &cpu.msr_values(physical_bits(vcpu)?))?;
+        msr::write(vcpu, &cpu.optional_msr_values())?;
+        msr::write(vcpu, &cpu.msr_values(shown.physical_bits))?;
         let host_flags = call("KVM_GET_VCPU_EVENTS", vcpu.get_vcpu_events())?.flags;
         let mut events = cpu.kvm_events();
         extra.complete_events(&mut events, host_flags);
