@@ -28,6 +28,8 @@ pub enum Mark {
 const HEADER_LEN: usize = 8;
 /// START of section 1, `ram`, instance 0, version 4.
 const RAM_START: &[u8] = b"\x01\0\0\0\x01\x03ram\0\0\0\0\0\0\0\x04";
+/// The source's first PING, which asks who is there.
+const WHO: &[u8] = &[8, 0, 2, 0, 4, b'w', b'h', b'o', b'?'];
 /// All of a PING but its number's last byte.
 const PING: &[u8] = &[8, 0, 2, 0, 4, 0, 0, 0];
 const PING_ROUND: u8 = 6;
@@ -86,12 +88,14 @@ impl Forward {
                 self.part = StreamPart::Introduction;
                 Some((HEADER_LEN, Some(Mark::Header)))
             }
-            StreamPart::Introduction => match find(bytes, RAM_START) {
-                Some(at) => {
+            StreamPart::Introduction => match (find(bytes, RAM_START), find(bytes, WHO)) {
+                (Some(at), _) => {
                     self.part = StreamPart::Records { last: false };
                     Some((at + RAM_START.len(), None))
                 }
-                None => all_but_the_end(bytes),
+                // The source sends nothing more before it has the answer.
+                (None, Some(at)) => Some((at + WHO.len(), None)),
+                (None, None) => all_but_the_end(bytes),
             },
             StreamPart::Records { last } => {
                 let (len, ends) = record(bytes)?;
@@ -248,6 +252,17 @@ mod tests {
         marks.push((bytes.len(), Mark::Eof));
         bytes.extend_from_slice(b"\0\x06\0\0\0\x02{}");
         (bytes, marks)
+    }
+
+    /// A source that waits for the answer to its first ping sends nothing more that would push the ping on.
+    #[test]
+    fn the_first_ping_is_not_held_back() {
+        let mut bytes = b"QEVM\0\0\0\x03\x07\0\0\0\x07microvm\x08\0\x01\0\0\x08\0\x02\0\x04who?".to_vec();
+        let mut forward = Forward::new();
+        while let Some((len, _)) = forward.step(&bytes) {
+            bytes.drain(..len);
+        }
+        assert_eq!(bytes.escape_ascii().to_string(), "");
     }
 
     #[test]
