@@ -3,18 +3,15 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use vmstate::Section;
 use vmstate::section::Sections;
 
 use super::global::{GlobalState, Timer};
 use super::kept::KeptSections;
 use super::ownership::SharedTickets;
 use super::preflight::Preflight;
+pub use super::view::SharedSection;
 use super::view::View;
 use crate::kvm::state::HypervisorState;
-
-/// A device's section, as it is shared between vCPUs, the device's threads and a migration.
-pub type SharedSection = Arc<Mutex<dyn Section + Send>>;
 
 /// State that no device model owns, between the kernel and the stream: read before a save, written after a load.
 #[derive(Clone, Debug)]
@@ -104,7 +101,7 @@ impl Parts {
         }
         sections.register("i8254", 0, View::new(state, |state: &mut MachineState| &mut state.hypervisor.pit))?;
         for (name, device) in &self.devices {
-            sections.register(name, 0, Arc::clone(device))?;
+            sections.register(name, 0, device.clone())?;
         }
         let fw_cfg = View::new(state, |state: &mut MachineState| &mut state.kept.fw_cfg);
         sections.register("fw_cfg", 0, fw_cfg)?.optional();

@@ -1,12 +1,81 @@
 //! A section that is a part of something shared: a device behind its lock, or one struct of the hypervisor's state.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::schema::Description;
 use vmstate::section::SectionRules;
-use vmstate::{Section, VmState};
+use vmstate::{ErrorKind, Section, VmState};
+
+/// How long a device that vCPUs use is waited for. At a pause none does.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A device's section, as it is shared between vCPUs, the device's threads and a migration. A vCPU has the device's lock for as
+/// long as the host's disk wants: what the section is can be said without it, and nobody waits for it without end.
+#[derive(Clone)]
+pub struct SharedSection {
+    description: &'static Description,
+    rules: SectionRules,
+    device: Arc<Mutex<dyn Section + Send>>,
+}
+
+impl SharedSection {
+    /// The section of `device`.
+    pub fn new<T: VmState + Section + Send + 'static>(device: &Arc<Mutex<T>>) -> Self {
+        Self { description: T::DESCRIPTION, rules: T::SECTION, device: Arc::<Mutex<T>>::clone(device) }
+    }
+
+    fn lock(&self) -> vmstate::Result<MutexGuard<'_, dyn Section + Send + 'static>> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.device.try_lock() {
+                Ok(device) => return Ok(device),
+                Err(TryLockError::Poisoned(device)) => return Ok(device.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(Duration::from_millis(1)),
+                Err(TryLockError::WouldBlock) => {
+                    let what = "a vCPU waits for the device, which the host keeps busy; try again later";
+                    return Err(vmstate::Error::new(ErrorKind::Rejected, what));
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for SharedSection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedSection").finish_non_exhaustive()
+    }
+}
+
+impl Section for SharedSection {
+    fn description(&self) -> &'static Description {
+        self.description
+    }
+
+    fn rules(&self) -> SectionRules {
+        self.rules
+    }
+
+    fn is_needed(&self) -> bool {
+        // What cannot be asked is sent, and says then why it cannot be.
+        self.lock().map_or(true, |device| device.is_needed())
+    }
+
+    fn save(&mut self, out: &mut Writer) -> vmstate::Result<()> {
+        self.lock()?.save(out)
+    }
+
+    fn save_at(&mut self, out: &mut Writer, version: u32) -> vmstate::Result<()> {
+        self.lock()?.save_at(out, version)
+    }
+
+    fn load(&mut self, input: &mut Reader<'_>, version: u32) -> vmstate::Result<()> {
+        self.lock()?.load(input, version)
+    }
+}
 
 /// `part` of what `whole` holds, locked for each save and load.
 pub(super) struct View<S: ?Sized, F> {

@@ -20,6 +20,9 @@ use crate::vm::backends::Backends;
 use crate::vm::guest_events::GuestEvents;
 use crate::vm::request::GuestEvent;
 
+const DISK: &str = "virtio-blk";
+const CARD: &str = "virtio-net";
+
 /// A device that vCPUs, its own threads and the driver reach.
 pub type Locked<T> = Arc<Mutex<T>>;
 
@@ -72,14 +75,14 @@ impl Devices {
         for (index, (image, limiter)) in backends.images.iter().zip(&backends.disk_limits).enumerate() {
             let place = previous.map(|previous| &previous.disks[index]);
             let disk = Blk::new(Arc::clone(image)).within(limiter.clone());
-            let disk = devices.add_virtio(kvm, buses, "virtio-blk", disk, place)?;
+            let disk = devices.add_virtio(kvm, buses, DISK, disk, place)?;
             devices.disks.push(disk);
         }
         for (index, ((tap, mac), limits)) in backends.nets.iter().zip(&backends.net_limits).enumerate() {
             let place = previous.map(|previous| &previous.nets[index]);
             let tap = tap.try_clone().map_err(Error::device)?;
             let net = Net::new(tap, *mac).within(limits.clone());
-            let net = devices.add_virtio(kvm, buses, "virtio-net", net, place)?;
+            let net = devices.add_virtio(kvm, buses, CARD, net, place)?;
             devices.nets.push(net);
         }
         Ok(devices)
@@ -101,8 +104,7 @@ impl Devices {
     ) -> Result<Locked<Virtio<M>>> {
         let window = virtio_window(self.virtio_windows.len() as u8);
         let (address, gsi) = virtio_place(window);
-        // QEMU's section name: the bus path of the transport, then the device.
-        let name = format!("virtio-mmio@{address:016x}/{name}");
+        let name = section_name(window, name);
         let device = Virtio::new(name, model, kvm.ram().guest().clone(), kvm.irq_line(gsi)).map_err(Error::device)?;
         for (queue, kick) in (0..).zip(device.kicks()) {
             kvm.add_doorbell(address + QUEUE_NOTIFY, queue, kick)?;
@@ -134,12 +136,16 @@ impl Devices {
         self.all().into_iter().for_each(|device| lock(device).resume());
     }
 
-    /// All with their sections' names.
+    /// All with their sections' names. Takes no lock: a vCPU may have one as long as the host's disk wants.
     pub fn sections(&self) -> Vec<(String, SharedSection)> {
-        let mut sections: Vec<(String, SharedSection)> =
-            vec![("acpi-ged".into(), self.ged.clone()), ("serial".into(), self.serial.clone())];
-        sections.extend(self.disks.iter().map(section));
-        sections.extend(self.nets.iter().map(section));
+        let mut sections = vec![
+            ("acpi-ged".into(), SharedSection::new(&self.ged)),
+            ("serial".into(), SharedSection::new(&self.serial)),
+        ];
+        let disks = self.disks.iter().map(|disk| (DISK, SharedSection::new(disk)));
+        let nets = self.nets.iter().map(|net| (CARD, SharedSection::new(net)));
+        let virtio = self.virtio_windows.iter().zip(disks.chain(nets));
+        sections.extend(virtio.map(|(&window, (name, section))| (section_name(window, name), section)));
         sections
     }
 
@@ -168,7 +174,8 @@ fn put<T>(place: Option<&Locked<T>>, device: T) -> Locked<T> {
     Arc::clone(place)
 }
 
-fn section<M: Model>(device: &Locked<Virtio<M>>) -> (String, SharedSection) {
-    let name = device.lock().unwrap_or_else(PoisonError::into_inner).name().to_owned();
-    (name, device.clone())
+/// QEMU's name of a virtio device's section: the bus path of the transport, then the device.
+fn section_name(window: u8, device: &str) -> String {
+    let (address, _) = virtio_place(window);
+    format!("virtio-mmio@{address:016x}/{device}")
 }

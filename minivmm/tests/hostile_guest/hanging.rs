@@ -106,6 +106,33 @@ fn a_migration_to_a_release_begins_while_the_guest_cannot_be_paused() {
     there.await_migration("completed");
 }
 
+/// What a device has is looked at before the first page, and nobody waits for it longer than for an answer.
+#[test]
+fn a_migration_is_cancelled_at_once_while_a_disk_does_not_answer() {
+    let Some(guest) = Guest::start() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let schema = directory.path().join("schema.json");
+    let mut user = guest.process.user();
+    assert!(user.ask_with("dump-schema", &json!({"file": schema})).0.get("return").is_some());
+    let address = guest.process.door();
+    let disk = guest._disk.path().to_str().unwrap();
+    let destination = Process::awaiting(&address, &[], &["--serial", "none", "--disk", disk]);
+    destination.user();
+    let Some(_hanging) = guest.hang() else { return };
+    let (answer, took) = user.ask_with("migrate", &json!({"uri": address, "target-schema": schema}));
+    assert!(answer.get("return").is_some() && took < AT_ONCE, "{answer} after {took:?}");
+    // Long enough to be in the middle of it.
+    std::thread::sleep(Duration::from_secs(2));
+    let asked = Instant::now();
+    user.tell("migrate_cancel");
+    let mut other = guest.process.user();
+    until("end of the migration", || {
+        let (answer, _) = other.ask("query-migrate");
+        assert!(asked.elapsed() < 2 * AT_ONCE, "{answer}");
+        ["cancelled", "failed"].contains(&answer["return"]["status"].as_str()?).then_some(())
+    });
+}
+
 /// The machine is not made yet: what it is made of may be slow to open, and the user may not want to wait.
 #[test]
 fn a_signal_ends_the_process_before_there_is_a_machine() {

@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use minivmm::devices::Device;
 use minivmm::devices::virtio::Model;
+use minivmm::devices::virtio::blk::{Blk, Image};
 use minivmm::devices::virtio::net::Offloads;
+use minivmm::memory::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::driver::{BUFFERS, Buffer, Driver, EVENT_IDX, INDIRECT, memory};
@@ -122,6 +126,38 @@ fn a_frame_that_would_take_more_than_1024_descriptors_is_dropped() {
     assert_eq!(driver.wait(RECEIVE), (0, 12), "the next frame fits");
     assert_eq!(driver.queues[RECEIVE].used_index(), 1);
     assert_eq!(driver.device.fault(), None);
+}
+
+/// As long as a chain of so many bytes allows: 63 times the same 64 MiB.
+#[test]
+fn a_request_or_a_command_of_4_gib_is_not_held_at_once() {
+    const LEN: u32 = 64 << 20;
+    let large = || GuestMemory::from_ranges(&[(GuestAddress(0), 128 << 20)]).unwrap();
+    let of = |writes| {
+        let mut buffers = vec![(LEN.into(), LEN, writes); 65];
+        buffers[0] = (BUFFERS, 16, false);
+        buffers[64] = (DATA, 1, true);
+        buffers
+    };
+    let before = peak_memory();
+    let (model, _network) = net(Offloads::ALL);
+    let mut card = Driver::new(model, large());
+    card.queues[CONTROL].size = 128;
+    card.start(CTRL_VQ);
+    card.request(CONTROL, &of(false));
+    assert_eq!(card.memory.read_obj::<u8>(GuestAddress(DATA)).unwrap(), 1, "refused");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(4 << 30).unwrap();
+    let mut disk = Driver::new(Blk::new(Arc::new(Image::open(file.path(), false).unwrap())), large());
+    disk.queues[0].size = 128;
+    disk.start(0);
+    disk.memory.write_obj(0xff_u8, GuestAddress(LEN.into())).unwrap();
+    disk.queues[0].offer(&of(true));
+    disk.notify(0);
+    disk.until("the first piece", |disk| disk.memory.read_obj::<u8>(GuestAddress(LEN.into())).unwrap() == 0);
+    disk.device.pause(Duration::from_secs(10)).unwrap();
+    let grown = peak_memory() - before;
+    assert!(grown < 1 << 30, "{grown} bytes more");
 }
 
 /// A guest that is short of buffers is no reason to be busy: the thread sleeps until there are more.

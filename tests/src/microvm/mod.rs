@@ -91,10 +91,10 @@ impl Microvm {
 
     fn register(&mut self) -> vmstate::Result<()> {
         let devices: [(&str, SharedSection); 4] = [
-            ("acpi-ged", self.ged.clone()),
-            ("serial", self.serial.clone()),
-            (DISK, self.disk.clone()),
-            (NET, self.net.clone()),
+            ("acpi-ged", SharedSection::new(&self.ged)),
+            ("serial", SharedSection::new(&self.serial)),
+            (DISK, SharedSection::new(&self.disk)),
+            (NET, SharedSection::new(&self.net)),
         ];
         let devices = devices.map(|(name, device)| (name.to_owned(), device)).into();
         self.sections =

@@ -1,5 +1,7 @@
 //! A virtio device as a section of QEMU's stream: one field `virtio` of hand-written bytes (see [`super::wire`]).
 
+use std::time::Duration;
+
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
 };
@@ -13,6 +15,9 @@ use super::mmio::Virtio;
 use super::registers::{QueueRegisters, Registers};
 use super::wire::{ALIGN, Head, QueueHead, RingAddresses, Tail};
 use super::{Broken, Model, QUEUE_SIZE_MAX, Ring};
+
+/// How long a device that was not paused may take for the piece of work it is at, before it cannot be saved.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 const NEEDS_RESET: u8 = VIRTIO_CONFIG_S_NEEDS_RESET as u8;
 const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
@@ -194,10 +199,11 @@ impl<M: Model> Wire for Virtio<M> {
         debug_assert!(M::QUEUES.iter().all(|size| *size <= QUEUE_SIZE_MAX));
         // A writer of its own: the outcome of the whole is its length, those inside are nobody's.
         let mut inner = Writer::new();
-        self.worker.core.quiesced(|active| {
+        let saved = self.worker.core.quiesced_within(PATIENCE, |active| {
             self.head(&active.rings, active.model.config()).save(&mut inner)?;
             active.model.save_state(&mut inner)
-        })?;
+        });
+        saved.ok_or_else(|| Error::new(ErrorKind::Rejected, "the host keeps the device busy; try again later"))??;
         self.tail().save(&mut inner)?;
         out.outcome(inner.len() as u32);
         out.bytes(inner.as_slice());

@@ -90,6 +90,16 @@ impl<M: Model> Core<M> {
     pub(super) fn quiesced<R>(&self, work: impl FnOnce(&mut Active<M>) -> R) -> R {
         let was_paused = self.gate.is_paused();
         self.gate.pause(None);
+        self.stopped(was_paused, work)
+    }
+
+    /// The same, if the thread stops `within` this time.
+    pub(super) fn quiesced_within<R>(&self, within: Duration, work: impl FnOnce(&mut Active<M>) -> R) -> Option<R> {
+        let was_paused = self.gate.is_paused();
+        self.gate.pause(Some(within)).then(|| self.stopped(was_paused, work))
+    }
+
+    fn stopped<R>(&self, was_paused: bool, work: impl FnOnce(&mut Active<M>) -> R) -> R {
         let mut active = self.lock();
         let result = work(&mut active);
         self.config.publish(active.model.config());

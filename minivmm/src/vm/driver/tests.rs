@@ -1,11 +1,15 @@
 //! The driver's side without its thread: each step is taken by hand.
 
+use std::path::Path;
+use std::sync::mpsc::channel;
+
 use vm_memory::{Bytes, GuestAddress};
 use vmstate_lab::tiny;
 
 use super::*;
 use crate::bus::BusDevice;
-use crate::config::{Cpu, Disk, RateLimits, Serial};
+use crate::config::{Address, Cpu, Disk, RateLimits, Serial};
+use crate::vm::request::ParameterChange;
 
 /// Where the test's driver has the disk's queue, and behind it what is read: far from what the guest uses.
 const QUEUE: u64 = 32 << 20;
@@ -53,14 +57,8 @@ fn ask_for_much(vm: &Vm) {
     assert_eq!(memory.read_obj::<u16>(GuestAddress(QUEUE + 0x6002)).unwrap(), 0, "done already");
 }
 
-/// The memory is the new machine's: no thread of the old one's devices writes to it.
-#[test]
-fn a_reset_leaves_no_device_of_the_old_machine_at_work() {
-    if let Err(error) = kvm::open() {
-        return vmstate_lab::skip::skip(error);
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let [kernel, path] = ["kernel", "disk"].map(|name| dir.path().join(name));
+fn machine(dir: &Path) -> Vm {
+    let [kernel, path] = ["kernel", "disk"].map(|name| dir.join(name));
     std::fs::write(&kernel, tiny::bzimage()).unwrap();
     std::fs::File::create(&path).unwrap().set_len(1 << 30).unwrap();
     let config = Config {
@@ -77,7 +75,44 @@ fn a_reset_leaves_no_device_of_the_old_machine_at_work() {
         control: None,
         incoming: None,
     };
-    let mut vm = Vm::new(config, Box::new(std::io::sink())).unwrap();
+    Vm::new(config, Box::new(std::io::sink())).unwrap()
+}
+
+/// A vCPU has a device's lock while it waits for the device's thread, and that for the host. The driver, for whom all wait,
+/// takes none while vCPUs run.
+#[test]
+fn a_device_that_a_vcpu_waits_for_keeps_no_user_waiting() {
+    if let Err(error) = kvm::open() {
+        return vmstate_lab::skip::skip(error);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut vm = machine(dir.path());
+    vm.start();
+    let disk = Arc::clone(&vm.machine.devices.disks[0]);
+    let vcpu = disk.lock().unwrap();
+    let (schema, nowhere) = (dir.path().join("schema"), Address::Unix(dir.path().join("nowhere")));
+    let (done, all_done) = channel();
+    let driver = std::thread::spawn(move || {
+        assert!(vm.serve_user(Request::DumpSchema(schema)).is_ok());
+        assert!(vm.serve_user(Request::Migrate(nowhere)).is_ok());
+        assert!(vm.serve_user(Request::MigrateSetParameters(ParameterChange::default())).is_ok());
+        done.send(()).unwrap();
+        vm
+    });
+    let waited = all_done.recv_timeout(Duration::from_secs(60));
+    drop(vcpu);
+    drop(driver.join().unwrap());
+    waited.expect("the driver waits for a lock");
+}
+
+/// The memory is the new machine's: no thread of the old one's devices writes to it.
+#[test]
+fn a_reset_leaves_no_device_of_the_old_machine_at_work() {
+    if let Err(error) = kvm::open() {
+        return vmstate_lab::skip::skip(error);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut vm = machine(dir.path());
     vm.start();
     for stands in [false, true] {
         ask_for_much(&vm);

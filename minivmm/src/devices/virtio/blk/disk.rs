@@ -118,3 +118,26 @@ impl Disk {
 fn cannot(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported) || error.raw_os_error() == Some(libc::EOPNOTSUPP)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However large the range is: between two pieces the device looks whether it is to stop.
+    #[test]
+    fn a_range_is_erased_32_mib_at_a_time() {
+        const MIB: u64 = 1 << 20;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(2048 * MIB).unwrap();
+        let mut disk = Disk::new(Arc::new(Image::open(file.path(), false).unwrap()));
+        for how in [Erase::Discard, Erase::Unmap, Erase::Zero] {
+            let (mut offset, end, mut pieces) = (MIB, 2047 * MIB, 0);
+            while offset < end {
+                let count = disk.erase(how, offset, end - offset).unwrap();
+                assert!((1..=32 * MIB).contains(&count), "{how:?}: {count} bytes at {offset:#x}");
+                (offset, pieces) = (offset + count, pieces + 1);
+            }
+            assert!(offset == end && pieces >= 64, "{how:?}: {offset:#x} in {pieces} pieces");
+        }
+    }
+}
