@@ -157,7 +157,8 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
         },
         Codec::Proxy(proxy) => quote!(__v::within(__v::save_via::<#ty, #proxy>(&#place, out), #name)?;),
         Codec::ProxyEach(TypeArray { elem, len, .. }) => {
-            quote!(__v::within(__v::save_via_each::<_, #elem, { #len }>(&#place, out), #name)?;)
+            let one = each::save_one(&By::Via((**elem).clone()));
+            quote!(__v::within(__v::save_array_of::<_, { #len }>(&mut #place, out, #one), #name)?;)
         }
         Codec::Temporary(temporary) => {
             // At the type: what is on the wire is not in this field, so it can only be nothing.
@@ -198,7 +199,7 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
         Codec::With(module) => quote!(#place = __v::within(#module::load(input), #name)?;),
         Codec::Proxy(proxy) => quote!(__v::within(__v::load_via::<#ty, #proxy>(&mut #place, input), #name)?;),
         Codec::ProxyEach(TypeArray { elem, len, .. }) => {
-            quote!(__v::within(__v::load_via_each::<_, #elem, { #len }>(&mut #place, input), #name)?;)
+            quote!(__v::within(__v::load_array_of::<_, { #len }>(&mut #place, input, __v::load_via::<_, #elem>), #name)?;)
         }
         Codec::Temporary(temporary) => {
             quote!(__v::within(__v::load_temporary::<Self, #temporary>(self, input), #name)?;)

@@ -46,14 +46,24 @@ pub(super) fn kind(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
 pub(super) fn save(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream {
     let Field { place, name, .. } = field;
     let one = save_one(by);
+    let item = |item| codec::of(field, &quote!(__v::Sequence), &item);
     let saved = match framing {
-        Framing::Array => quote!(__v::save_array_of(&#place, out, #one)),
-        Framing::Counted(Length { place: length, name: called, factor, max, .. }) => quote!({
-            let count = __v::within(__v::count_to_save(#length, #called, #factor, #max), #name)?;
-            __v::save_counted_of(&#place, count, out, #one)
-        }),
-        Framing::Prefixed(prefix, max) => quote!(__v::save_prefixed_of::<#prefix, _>(&#place, #max, out, #one)),
-        Framing::List(max) => quote!(__v::save_list_of(&#place, #max, out, #one)),
+        Framing::Array => quote!(__v::save_array_of(&mut #place, out, #one)),
+        Framing::Counted(Length { place: length, name: called, factor, max, .. }) => {
+            let save = item(quote!(save_counted));
+            quote!({
+                let count = __v::within(__v::count_to_save(#length, #called, #factor, #max), #name)?;
+                #save(&mut #place, count, out, #one)
+            })
+        }
+        Framing::Prefixed(prefix, max) => {
+            let save = item(quote!(save_prefixed));
+            quote!(#save::<#prefix>(&mut #place, #max, out, #one))
+        }
+        Framing::List(max) => {
+            let save = item(quote!(save_list));
+            quote!(#save(&mut #place, #max, out, #one))
+        }
     };
     quote!(__v::within(#saved, #name)?;)
 }
@@ -62,27 +72,44 @@ pub(super) fn save(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
 pub(super) fn load(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream {
     let Field { place, name, .. } = field;
     let one = match by {
-        By::Via(proxy) => quote!(__v::make_via::<_, #proxy>),
-        By::With(module) => quote!(|_, input| #module::load(input)),
+        By::Via(proxy) => quote!(__v::made(__v::make_via::<_, #proxy>)),
+        By::With(module) => quote!(__v::made(|_, input| #module::load(input))),
     };
+    let item = |item| codec::of(field, &quote!(__v::Sequence), &item);
     let loaded = match framing {
-        Framing::Array => quote!(__v::load_array_of(&mut #place, input, #one)),
-        Framing::Counted(Length { place: length, name: called, factor, max, .. }) => quote!({
-            let count = __v::within(__v::count_to_load(#length, #called, #factor, #max, input), #name)?;
-            __v::load_counted_of(&mut #place, count, input, #one)
-        }),
-        Framing::Prefixed(prefix, max) => {
-            quote!(__v::load_prefixed_of::<#prefix, _>(&mut #place, #max, input, #one))
+        Framing::Array => {
+            let one = match by {
+                By::Via(proxy) => quote!(__v::load_via::<_, #proxy>),
+                By::With(module) => quote!(|value, input| {
+                    *value = #module::load(input)?;
+                    ::core::result::Result::Ok(())
+                }),
+            };
+            quote!(__v::load_array_of(&mut #place, input, #one))
         }
-        Framing::List(max) => quote!(__v::load_list_of(&mut #place, #max, input, #one)),
+        Framing::Counted(Length { place: length, name: called, factor, max, .. }) => {
+            let load = item(quote!(load_counted));
+            quote!({
+                let count = __v::within(__v::count_to_load(#length, #called, #factor, #max, input), #name)?;
+                #load(&mut #place, count, input, #one)
+            })
+        }
+        Framing::Prefixed(prefix, max) => {
+            let load = item(quote!(load_prefixed));
+            quote!(#load::<#prefix>(&mut #place, #max, input, #one))
+        }
+        Framing::List(max) => {
+            let load = item(quote!(load_list));
+            quote!(#load(&mut #place, #max, input, #one))
+        }
     };
     quote!(__v::within(#loaded, #name)?;)
 }
 
 /// Appends one element to `out`.
-fn save_one(by: &By) -> TokenStream {
+pub(super) fn save_one(by: &By) -> TokenStream {
     match by {
-        By::Via(proxy) => quote!(__v::save_via::<_, #proxy>),
+        By::Via(proxy) => quote!(|value, out| __v::save_via::<_, #proxy>(&*value, out)),
         By::With(module) => quote!(|value, out| {
             let before = out.len();
             #module::save(value, out)?;
@@ -115,7 +142,6 @@ pub(super) fn save_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &F
     let key = key.as_ref().map_or_else(|| quote!(__v::save_key), save_one);
     let value = match value {
         None => quote!(__v::Wire::save),
-        Some(By::Via(proxy)) => quote!(|value, out| __v::save_via::<_, #proxy>(&*value, out)),
         Some(by) => save_one(by),
     };
     let save = codec::of(field, &quote!(__v::Entries), &quote!(save));

@@ -1,42 +1,37 @@
 //! State that moves: the traits that the derive implements, and the rules of a load.
 //!
+//! The types that can be on the wire are listed once each, by what they are: `numbers` (an integer, a char, a time), `arrays` (as
+//! many values as the type says), `collections` (as many as there are at run time), `wrappers` (one other value, owned, locked or
+//! shared). The folder's `mod.rs` says where in it a new one goes. What is beside the folders is about structs and the code that
+//! the derive makes of them.
+//!
 //! A load works in place, so that predicates and hooks see the fields loaded before them as QEMU's do. What the
 //! device held before is [remembered](Wire::remember) first; if anything fails, all of it is put back: a device
 //! whose load fails is as it was.
 
-mod array;
-mod bitmap;
-mod buffer;
-mod counted;
-mod each;
-mod entries;
+mod arrays;
+mod collections;
 mod hook;
 mod keep;
-mod list;
-mod map;
 mod numbers;
-mod prefixed;
 mod rules;
 mod rust_vmm;
-mod slice;
 mod subsection;
 #[doc(hidden)]
 pub mod support;
 mod temporary;
-mod tuple;
-mod unused;
 mod wrappers;
 
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Described, Description, Kind};
 
+pub use arrays::Unused;
 pub(crate) use hook::refusal;
 pub use numbers::{Deadline, GuestClock, Timer};
 pub use rules::SectionRules;
 pub(crate) use subsection::narrowed;
 pub use temporary::Temporary;
-pub use unused::Unused;
 pub use wrappers::Shareable;
 
 /// A value with a place on the wire: an integer, an array, a nested struct.
@@ -118,7 +113,7 @@ pub trait Wire {
     where
         Self: Sized,
     {
-        array::save_each(elements, out)
+        arrays::save_each(elements, out, Self::save)
     }
 
     /// Replaces the elements of an array. Integers do it in one go.
@@ -130,7 +125,7 @@ pub trait Wire {
     where
         Self: Sized,
     {
-        array::load_each(elements, input)
+        arrays::load_each(elements, input, Self::load)
     }
 }
 

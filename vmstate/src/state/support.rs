@@ -1,24 +1,19 @@
 //! What derived code calls. Not for anyone else: it changes with the derive.
 
-pub use super::bitmap::{Bitmap, CountedBitmap};
-pub use super::buffer::{Buffer, CountedBuffer};
-pub use super::counted::{Counted, counted, counted_bits};
-pub use super::each::{
-    ManyOf, load_array_of, load_counted_of, load_list_of, load_prefixed_of, make_via, save_array_of, save_counted_of,
-    save_list_of, save_prefixed_of,
+pub use super::arrays::{
+    Bitmap, Buffer, CountedBitmap, CountedBuffer, Sliced, buffer_slice, fits, load_array_of, save_array_of, slice,
 };
-pub use super::entries::{Entries, load_key, load_value, load_value_via, save_key};
+pub use super::collections::{
+    Counted, Elements, Entries, List, ManyOf, Map, Own, Prefixed, Sequence, counted, counted_bits, load_key,
+    load_prefixed, load_value, load_value_via, made, make_via, prefixed, save_key, save_prefixed,
+};
 pub use super::hook::{hook, load_hook, must_exist};
 pub use super::keep::{Cloned, Either, Holds, If, InPlace, Keeps, OnHeap, Whole, few, tiny};
-pub use super::list::List;
-pub use super::map::Map;
 pub use super::numbers::{
     Integer, count_to_load, count_to_save, in_range, load_as, load_at_most, load_equal, save_as, save_at_most, sent_as,
 };
-pub use super::prefixed::{Elements, Own, Prefixed, load_prefixed, prefixed, save_prefixed};
-pub use super::slice::{Sliced, buffer_slice, fits, slice};
 pub use super::subsection::{next, save_header};
-pub use super::temporary::{load_temporary, load_via, load_via_each, save_via, save_via_each, undo_temporary};
+pub use super::temporary::{load_temporary, load_via, save_via, undo_temporary};
 pub use super::{SectionRules, Temporary, VmState, Wire};
 pub use crate::codec::{Reader, Writer};
 pub use crate::error::{Error, ErrorKind, Result};

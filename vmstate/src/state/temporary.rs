@@ -39,25 +39,6 @@ where
     Ok(())
 }
 
-/// As [`save_via`], of each element.
-pub fn save_via_each<T, P, const N: usize>(values: &[T; N], out: &mut Writer) -> Result<()>
-where
-    P: Wire + for<'a> From<&'a T>,
-{
-    let mut values = values.iter().enumerate();
-    values.try_for_each(|(index, value)| save_via::<T, P>(value, out).map_err(|error| error.in_element(index)))
-}
-
-/// As [`load_via`], of each element.
-pub fn load_via_each<T, P, const N: usize>(values: &mut [T; N], input: &mut Reader<'_>) -> Result<()>
-where
-    P: Wire + for<'a> From<&'a T>,
-    T: TryFrom<P, Error: Into<HookError>>,
-{
-    let mut values = values.iter_mut().enumerate();
-    values.try_for_each(|(index, value)| load_via::<T, P>(value, input).map_err(|error| error.in_element(index)))
-}
-
 /// Loads a temporary of the whole of `parent`.
 pub fn load_temporary<T, P: Temporary<T>>(parent: &mut T, input: &mut Reader<'_>) -> Result<()> {
     let offset = input.offset();

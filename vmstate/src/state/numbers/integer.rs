@@ -5,7 +5,7 @@ use std::fmt::Display;
 use byteorder::{BigEndian, ByteOrder as _};
 
 use super::super::Wire;
-use super::super::array::load_each;
+use super::super::arrays::load_each;
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::Result;
 use crate::schema::Kind;
@@ -99,7 +99,7 @@ integer! {
 #[cold]
 #[inline(never)]
 fn cut<T: Wire>(elements: &mut [T], input: &mut Reader<'_>) -> Result<()> {
-    load_each(elements, input)
+    load_each(elements, input, T::load)
 }
 
 /// Saves elements `PIECE` by `PIECE`, 64 bytes each, made by `write`: zeros in the buffer that are then overwritten cost up to

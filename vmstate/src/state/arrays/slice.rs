@@ -1,8 +1,8 @@
 //! `#[vmstate(slice = a..b)]`: a part of an array, always the same (QEMU's `VMSTATE_SUB_ARRAY`).
 
-use super::Wire;
+use super::super::Wire;
+use super::super::support::KindOf;
 use super::buffer::Buffer;
-use super::support::KindOf;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Kind, MaybeStatic};

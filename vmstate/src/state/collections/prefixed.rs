@@ -4,12 +4,12 @@
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
-use std::mem::{size_of, take};
 
-use super::Wire;
-use super::counted::Counted;
-use super::numbers::{Prefix, at_most};
-use super::support::KindOf;
+use super::super::Wire;
+use super::super::numbers::{Prefix, at_most};
+use super::super::support::KindOf;
+use super::sequence::{remember_each, undo_each};
+use super::{Counted, Sequence};
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Count, Description, Field, Kind, Length, MaybeStatic, Presence};
@@ -39,94 +39,38 @@ pub trait Prefixed {
     fn undo(&mut self, undo: Self::Undo);
 }
 
-/// Elements are loaded in place, new ones start from their default: what they skip survives a load.
-impl<T: Wire + Default> Prefixed for Vec<T> {
-    type Undo = Vec<T::Undo>;
-    const ELEMENTS: Kind = Kind::CountedArray(MaybeStatic::Static(KindOf::<T>::REF));
+macro_rules! sequence {
+    ($($type:ty),*) => {$(
+        /// It becomes as long as the number says. Elements are loaded in place, new ones start from their default: what they
+        /// skip survives a load.
+        impl<T: Wire + Default> Prefixed for $type {
+            type Undo = Vec<T::Undo>;
+            const ELEMENTS: Kind = Kind::CountedArray(MaybeStatic::Static(KindOf::<T>::REF));
 
-    fn count(&self) -> usize {
-        self.len()
-    }
+            fn count(&self) -> usize {
+                self.len()
+            }
 
-    fn save(&mut self, out: &mut Writer) -> Result<()> {
-        T::save_all(self, out)
-    }
+            fn save(&mut self, out: &mut Writer) -> Result<()> {
+                self.with_vec(|elements| T::save_all(elements, out))
+            }
 
-    fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()> {
-        Counted::load(self, count, input)
-    }
+            fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()> {
+                self.with_vec(|elements| Counted::load(elements, count, input))
+            }
 
-    fn remember(&self) -> Self::Undo {
-        Counted::remember(self)
-    }
+            fn remember(&self) -> Self::Undo {
+                remember_each(self.iter())
+            }
 
-    fn undo(&mut self, undo: Self::Undo) {
-        Counted::undo(self, undo);
-    }
-}
-
-/// As a `Vec`.
-impl<T: Wire + Default> Prefixed for VecDeque<T> {
-    type Undo = Vec<T::Undo>;
-    const ELEMENTS: Kind = Kind::CountedArray(MaybeStatic::Static(KindOf::<T>::REF));
-
-    fn count(&self) -> usize {
-        self.len()
-    }
-
-    fn save(&mut self, out: &mut Writer) -> Result<()> {
-        T::save_all(self.make_contiguous(), out)
-    }
-
-    fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()> {
-        input.charge(count.saturating_mul(size_of::<T>()))?;
-        self.resize_with(count, T::default);
-        T::load_all(self.make_contiguous(), input)
-    }
-
-    fn remember(&self) -> Self::Undo {
-        self.iter().map(T::remember).collect()
-    }
-
-    fn undo(&mut self, undo: Self::Undo) {
-        self.resize_with(undo.len(), T::default);
-        for (element, undo) in self.iter_mut().zip(undo) {
-            element.undo(undo);
+            fn undo(&mut self, undo: Self::Undo) {
+                undo_each(self, undo);
+            }
         }
-    }
+    )*};
 }
 
-/// As a `Vec`: it becomes as long as the number says.
-impl<T: Wire + Default> Prefixed for Box<[T]> {
-    type Undo = Vec<T::Undo>;
-    const ELEMENTS: Kind = Kind::CountedArray(MaybeStatic::Static(KindOf::<T>::REF));
-
-    fn count(&self) -> usize {
-        self.len()
-    }
-
-    fn save(&mut self, out: &mut Writer) -> Result<()> {
-        T::save_all(self, out)
-    }
-
-    fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()> {
-        let mut elements = take(self).into_vec();
-        let loaded = Counted::load(&mut elements, count, input);
-        // After an error too: an undo needs the elements that are there.
-        *self = elements.into_boxed_slice();
-        loaded
-    }
-
-    fn remember(&self) -> Self::Undo {
-        Counted::remember(self)
-    }
-
-    fn undo(&mut self, undo: Self::Undo) {
-        let mut elements = take(self).into_vec();
-        Counted::undo(&mut elements, undo);
-        *self = elements.into_boxed_slice();
-    }
-}
+sequence!(Vec<T>, VecDeque<T>, Box<[T]>);
 
 /// Its bytes, which must be UTF-8; the number is that of bytes.
 impl Prefixed for String {

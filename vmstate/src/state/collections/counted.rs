@@ -2,9 +2,10 @@
 
 use std::mem::size_of;
 
-use super::Wire;
-use super::numbers::outcome;
-use super::support::KindOf;
+use super::super::Wire;
+use super::super::numbers::outcome;
+use super::super::support::KindOf;
+use super::sequence::{remember_each, undo_each};
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Count, Kind, Length, MaybeStatic};
@@ -96,11 +97,10 @@ impl<T: Wire + Default> Counted for Vec<T> {
     }
 
     fn remember(&self) -> Self::Undo {
-        self.iter().map(T::remember).collect()
+        remember_each(self.iter())
     }
 
     fn undo(&mut self, undo: Self::Undo) {
-        self.resize_with(undo.len(), T::default);
         undo_each(self, undo);
     }
 }
@@ -144,21 +144,11 @@ impl<T: Wire + Default> Counted for Box<[T]> {
     }
 
     fn remember(&self) -> Self::Undo {
-        self.iter().map(T::remember).collect()
+        remember_each(self.iter())
     }
 
     fn undo(&mut self, undo: Self::Undo) {
-        // Only if a hook put another one here.
-        if self.len() != undo.len() {
-            *self = undo.iter().map(|_| T::default()).collect();
-        }
         undo_each(self, undo);
-    }
-}
-
-fn undo_each<T: Wire>(elements: &mut [T], undo: Vec<T::Undo>) {
-    for (element, undo) in elements.iter_mut().zip(undo) {
-        element.undo(undo);
     }
 }
 

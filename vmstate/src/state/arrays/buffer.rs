@@ -1,7 +1,7 @@
 //! `#[vmstate(buffer)]`: raw bytes, which the self-description shows as one value.
 
-use super::counted::Counted;
-use super::numbers::outcome;
+use super::super::collections::Counted;
+use super::super::numbers::outcome;
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::Kind;

@@ -1,7 +1,7 @@
 //! `Unused`: bytes of the format that mean nothing any more.
 
-use super::Wire;
-use super::counted::Counted;
+use super::super::Wire;
+use super::super::collections::Counted;
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::Kind;

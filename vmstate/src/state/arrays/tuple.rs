@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::Wire;
+use super::super::Wire;
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::{Description, Field, Kind, MaybeStatic, Presence};

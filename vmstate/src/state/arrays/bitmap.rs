@@ -1,9 +1,9 @@
 //! `#[vmstate(bitmap)]`: bits in big-endian words of 64, the first bit being the lowest of the first word
 //! (migration/vmstate-types.c, `put_bitmap`).
 
-use super::Wire;
-use super::counted::Counted;
-use super::numbers::outcome;
+use super::super::Wire;
+use super::super::collections::Counted;
+use super::super::numbers::outcome;
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Kind;

@@ -1,0 +1,272 @@
+//! Collections of values in an order. `list` has a byte `01` before each element and a byte `00` behind the last
+//! (migration/vmstate-types.c, `put_qtailq`). How one element is saved and loaded, the functions are told: by its own type,
+//! or made for the wire and turned back alone (`via`, `with`).
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::mem::{size_of, take};
+
+use super::super::Wire;
+use super::super::arrays::save_each;
+use super::super::hook::{HookError, refusal};
+use super::super::numbers::{Prefix, at_most, outcome};
+use super::super::support::KindOf;
+use super::prefixed::{Elements, load_prefix, save_prefix};
+use crate::codec::mark::{MORE, NO_MORE};
+use crate::codec::{Reader, Strictness, Writer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::{Kind, MaybeStatic};
+
+/// A collection whose elements can be made one by one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no collection whose elements `via` or `with` could make: that needs a `Vec`, a `VecDeque` or a boxed slice"
+)]
+pub trait Sequence {
+    /// What it holds.
+    type Element;
+
+    /// What `act` says, after it has changed the elements, which are in wire order.
+    fn with_vec<R>(&mut self, act: impl FnOnce(&mut Vec<Self::Element>) -> R) -> R;
+
+    /// Appends the elements with a mark before each.
+    fn save_list(
+        &mut self,
+        max: usize,
+        out: &mut Writer,
+        mut one: impl FnMut(&mut Self::Element, &mut Writer) -> Result<()>,
+    ) -> Result<()> {
+        self.with_vec(|elements| {
+            out.outcome(at_most(elements.len(), max)?);
+            save_each(elements, out, |element, out| {
+                out.u8(MORE);
+                one(element, out)
+            })?;
+            out.u8(NO_MORE);
+            Ok(())
+        })
+    }
+
+    /// Replaces the elements by those of `input`, each with a mark before it; `one` is told which is loaded.
+    fn load_list(
+        &mut self,
+        max: usize,
+        input: &mut Reader<'_>,
+        mut one: impl FnMut(&mut Vec<Self::Element>, usize, &mut Reader<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.with_vec(|elements| {
+            let mut count = 0;
+            while more(input)? {
+                if count == max {
+                    return Err(input.malformed(format!("more than {max} elements")));
+                }
+                input.charge(size_of::<Self::Element>())?;
+                one(elements, count, input).map_err(|error| error.in_element(count))?;
+                count += 1;
+            }
+            elements.truncate(count);
+            Ok(())
+        })
+    }
+
+    /// Appends the elements, as many as the length field says there are.
+    fn save_counted(
+        &mut self,
+        count: usize,
+        out: &mut Writer,
+        one: impl FnMut(&mut Self::Element, &mut Writer) -> Result<()>,
+    ) -> Result<()> {
+        self.with_vec(|elements| {
+            if elements.len() != count {
+                let message = format!("its length field says {count}, but it holds {}", elements.len());
+                return Err(Error::new(ErrorKind::Rejected, message));
+            }
+            out.outcome(outcome(count)?);
+            save_each(elements, out, one)
+        })
+    }
+
+    /// Replaces the elements by `count` of `input`; `one` is told which is loaded.
+    fn load_counted(
+        &mut self,
+        count: usize,
+        input: &mut Reader<'_>,
+        mut one: impl FnMut(&mut Vec<Self::Element>, usize, &mut Reader<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.with_vec(|elements| {
+            for index in 0..count {
+                input.charge(size_of::<Self::Element>())?;
+                one(elements, index, input).map_err(|error| error.in_element(index))?;
+            }
+            elements.truncate(count);
+            Ok(())
+        })
+    }
+
+    /// Appends the number of elements and then the elements, as `counted` does.
+    fn save_prefixed<L: Prefix>(
+        &mut self,
+        max: usize,
+        out: &mut Writer,
+        one: impl FnMut(&mut Self::Element, &mut Writer) -> Result<()>,
+    ) -> Result<()> {
+        self.with_vec(|elements| {
+            save_prefix::<L>(elements.len(), max, out)?;
+            save_each(elements, out, one)
+        })
+    }
+
+    /// Replaces the elements by as many as the number before them says, as `counted` does.
+    fn load_prefixed<L: Prefix>(
+        &mut self,
+        max: usize,
+        input: &mut Reader<'_>,
+        one: impl FnMut(&mut Vec<Self::Element>, usize, &mut Reader<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let count = load_prefix::<L>(max, input)?;
+        self.load_counted(count, input, one)
+    }
+}
+
+impl<T> Sequence for Vec<T> {
+    type Element = T;
+
+    #[inline]
+    fn with_vec<R>(&mut self, act: impl FnOnce(&mut Vec<T>) -> R) -> R {
+        act(self)
+    }
+}
+
+macro_rules! made_of_a_vec {
+    ($($type:ty),*) => {$(
+        impl<T> Sequence for $type {
+            type Element = T;
+
+            fn with_vec<R>(&mut self, act: impl FnOnce(&mut Vec<T>) -> R) -> R {
+                let mut elements = Vec::from(take(self));
+                let outcome = act(&mut elements);
+                // After an error too: an undo needs the elements that are there.
+                *self = elements.into();
+                outcome
+            }
+        }
+    )*};
+}
+
+made_of_a_vec!(VecDeque<T>, Box<[T]>);
+
+/// What `#[vmstate(list)]` can be put on.
+#[diagnostic::on_unimplemented(
+    message = "`list` needs a `Vec` or `VecDeque` of something that can be migrated, `{Self}` is not",
+    note = "the elements must implement `vmstate::Wire` and `Default`"
+)]
+pub trait List {
+    /// All that is needed to put back the value.
+    type Undo;
+    /// What the bytes are.
+    const KIND: Kind;
+
+    /// Appends all elements.
+    fn save(&mut self, max: usize, out: &mut Writer) -> Result<()>;
+    /// Replaces the value by the elements of `input`.
+    fn load(&mut self, max: usize, input: &mut Reader<'_>) -> Result<()>;
+    /// Copies out what a load or a hook may change.
+    fn remember(&self) -> Self::Undo;
+    /// Puts back what `remember` copied.
+    fn undo(&mut self, undo: Self::Undo);
+}
+
+macro_rules! list {
+    ($($type:ty),*) => {$(
+        /// Elements are loaded in place, new ones start from their default: what they skip survives a load.
+        impl<T: Wire + Default> List for $type {
+            type Undo = Vec<T::Undo>;
+            const KIND: Kind = Kind::List(MaybeStatic::Static(KindOf::<T>::REF));
+
+            fn save(&mut self, max: usize, out: &mut Writer) -> Result<()> {
+                self.save_list(max, out, T::save)
+            }
+
+            fn load(&mut self, max: usize, input: &mut Reader<'_>) -> Result<()> {
+                self.load_list(max, input, own)
+            }
+
+            fn remember(&self) -> Self::Undo {
+                remember_each(self.iter())
+            }
+
+            fn undo(&mut self, undo: Self::Undo) {
+                undo_each(self, undo);
+            }
+        }
+    )*};
+}
+
+list!(Vec<T>, VecDeque<T>);
+
+/// Loads element `index` by its own type, in place; a new one starts from its default.
+fn own<T: Wire + Default>(elements: &mut Vec<T>, index: usize, input: &mut Reader<'_>) -> Result<()> {
+    if index == elements.len() {
+        elements.push(T::default());
+    }
+    elements.get_mut(index).map_or(Ok(()), |element| element.load(input))
+}
+
+/// What an undo of all elements needs.
+pub(super) fn remember_each<'a, T: Wire + 'a>(elements: impl Iterator<Item = &'a T>) -> Vec<T::Undo> {
+    elements.map(T::remember).collect()
+}
+
+/// Puts back as many elements as there were, each in place.
+pub(super) fn undo_each<T: Wire + Default>(value: &mut impl Sequence<Element = T>, undo: Vec<T::Undo>) {
+    value.with_vec(|elements| {
+        elements.resize_with(undo.len(), T::default);
+        elements.iter_mut().zip(undo).for_each(|(element, undo)| element.undo(undo));
+    });
+}
+
+/// Loads an element as what `make` makes, which is told what is at its place.
+pub fn made<T>(
+    mut make: impl FnMut(Option<&T>, &mut Reader<'_>) -> Result<T>,
+) -> impl FnMut(&mut Vec<T>, usize, &mut Reader<'_>) -> Result<()> {
+    move |elements, index, input| {
+        let made = make(elements.get(index), input)?;
+        match elements.get_mut(index) {
+            Some(place) => *place = made,
+            None => elements.push(made),
+        }
+        Ok(())
+    }
+}
+
+/// The next `T`, from the `P` that stands for it; that starts from what is at its place.
+pub fn make_via<T, P>(held: Option<&T>, input: &mut Reader<'_>) -> Result<T>
+where
+    P: Wire + Default + for<'a> From<&'a T>,
+    T: TryFrom<P, Error: Into<HookError>>,
+{
+    let offset = input.offset();
+    let mut proxy = held.map_or_else(P::default, |held| P::from(held));
+    proxy.load(input)?;
+    T::try_from(proxy).map_err(|refused| refusal(refused.into(), "via").at(offset))
+}
+
+/// As many elements of the type `P` as a number says.
+#[derive(Debug)]
+pub struct ManyOf<P>(PhantomData<P>);
+
+impl<P: Wire> Elements for ManyOf<P> {
+    const KIND: Kind = Kind::CountedArray(MaybeStatic::Static(KindOf::<P>::REF));
+}
+
+/// True if an element comes. QEMU takes any byte but 0 for that (`get_qtailq`); a strict load takes 1.
+pub(super) fn more(input: &mut Reader<'_>) -> Result<bool> {
+    let offset = input.offset();
+    match (input.u8()?, input.strictness()) {
+        (NO_MORE, _) => Ok(false),
+        (MORE, _) | (_, Strictness::QemuCompatible) => Ok(true),
+        (other, Strictness::Strict) => {
+            let message = format!("1 comes before an element and 0 behind the last, got {other}");
+            Err(Error::new(ErrorKind::Malformed, message).at(offset))
+        }
+    }
+}
