@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use minivmm::config::{Config, Cpu, Serial};
 use minivmm::vm::{End, Handle, Keyboard, Request, RunState, Vm};
-use vmstate_lab::tiny;
+use vmstate_lab::{image, tiny};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -49,13 +49,6 @@ struct Running {
     screen: Screen,
     thread: JoinHandle<End>,
     _dir: tempfile::TempDir,
-}
-
-/// The tiny guest's image with other code at its 64-bit entry point, which is 512 bytes behind its setup code.
-fn with_code(code: &[u8]) -> Vec<u8> {
-    let mut image = tiny::bzimage();
-    image[1024 + 512..][..code.len()].copy_from_slice(code);
-    image
 }
 
 fn start(cpus: u8) -> Option<Running> {
@@ -140,38 +133,13 @@ fn quits_while_stopped_and_while_running() {
 #[test]
 fn a_vcpu_that_cannot_go_on_ends_the_machine_with_a_reason() {
     // mov $0xd0000000, %eax; jmp *%rax
-    let Some(vm) = start_image(1, with_code(&[0xb8, 0, 0, 0, 0xd0, 0xff, 0xe0])) else { return };
+    let Some(vm) = start_image(1, tiny::with_code(&[0xb8, 0, 0, 0, 0xd0, 0xff, 0xe0])) else { return };
     match vm.thread.join().unwrap() {
         End::Failed(why) => {
             assert!(why.starts_with("vCPU 0: KVM internal error 1") && why.contains("0xd0000000"), "{why}")
         }
         end => panic!("{end:?}"),
     }
-}
-
-/// An ELF kernel with the PVH note: one segment at 16 MiB, entered in 32-bit mode.
-fn pvh_elf(code: &[u8]) -> Vec<u8> {
-    const LOAD: u64 = 0x100_0000;
-    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
-    elf.resize(0x200, 0);
-    let mut put = |at: usize, bytes: &[u8]| elf[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0x10, &[2, 0, 62, 0, 1]); // ET_EXEC, EM_X86_64, version
-    put(0x18, &LOAD.to_le_bytes()); // e_entry
-    put(0x20, &0x40_u64.to_le_bytes()); // e_phoff
-    put(0x34, &[64, 0, 56, 0, 2, 0]); // e_ehsize, e_phentsize, e_phnum
-    let mut header = |at: usize, kind: u32, offset: u64, address: u64, len: u64| {
-        put(at, &kind.to_le_bytes());
-        for (n, value) in [offset, address, address, len, len, 4].into_iter().enumerate() {
-            put(at + 8 + n * 8, &value.to_le_bytes());
-        }
-    };
-    header(0x40, 1, 0x200, LOAD, code.len() as u64); // PT_LOAD
-    header(0x78, 4, 0x100, 0, 20); // PT_NOTE
-    put(0x100, &[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0]); // name and value of 4 bytes, XEN_ELFNOTE_PHYS32_ENTRY
-    put(0x10c, b"Xen\0");
-    put(0x110, &(LOAD as u32).to_le_bytes());
-    elf.extend_from_slice(code);
-    elf
 }
 
 /// The guest looks for the magic number that EBX points to and prints the first letter of its command line.
@@ -186,7 +154,7 @@ fn pvh_kernels_start_with_their_start_info() {
         0xee, // out %al, %dx
         0xf4, 0xeb, 0xfd, // hlt; jmp back
     ];
-    let Some(vm) = start_image(1, pvh_elf(&code)) else { return };
+    let Some(vm) = start_image(1, image::pvh_elf(0x100_0000, &code)) else { return };
     // 16 pages: "10 10".
     vm.screen.wait("letter", |text| text == "1");
     vm.handle.ask(Request::Quit).unwrap();
@@ -204,7 +172,7 @@ fn string_instructions_stay_at_one_port() {
         0x66, 0xba, 0xf8, 0x03, 0xf3, 0x6e, // mov $0x3f8, %dx; rep outsb
         0xf4, 0xeb, 0xfd, // hlt; jmp back
     ];
-    let Some(vm) = start_image(1, with_code(&code)) else { return };
+    let Some(vm) = start_image(1, tiny::with_code(&code)) else { return };
     vm.screen.wait("four letters", |text| text.len() == 4);
     assert_eq!(vm.screen.text(), "SSSS");
     vm.handle.ask(Request::Quit).unwrap();
@@ -215,7 +183,9 @@ fn string_instructions_stay_at_one_port() {
 #[test]
 fn a_triple_fault_resets() {
     // mov $'X', %al; mov $0x3f8, %dx; out %al, %dx; ud2, with no handler for it
-    let Some(vm) = start_image(1, with_code(&[0xb0, b'X', 0x66, 0xba, 0xf8, 0x03, 0xee, 0x0f, 0x0b])) else { return };
+    let Some(vm) = start_image(1, tiny::with_code(&[0xb0, b'X', 0x66, 0xba, 0xf8, 0x03, 0xee, 0x0f, 0x0b])) else {
+        return;
+    };
     vm.screen.wait("third boot", |text| text.starts_with("XXX"));
     vm.handle.ask(Request::Quit).unwrap();
     assert_eq!(vm.thread.join().unwrap(), End::Quit);

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use vmstate_lab::tiny;
 
 /// How long the host may need for what is not promised within a time.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A running `minivmm`, whose output nobody reads; killed when it is dropped.
 pub(crate) struct Process {
@@ -50,7 +50,7 @@ impl Process {
     pub(crate) fn spawn_by(mut command: Command, code: &[u8], flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let kernel = directory.path().join("kernel");
-        fs::write(&kernel, with_code(code)).unwrap();
+        fs::write(&kernel, tiny::with_code(code)).unwrap();
         let child = command
             .args(["--memory", "16M", "--control"])
             .arg(format!("unix:{}/qmp", directory.path().display()))
@@ -176,13 +176,6 @@ impl User {
         self.0.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line:?}"))
     }
-}
-
-/// The tiny guest's image with other code at its 64-bit entry point, which is 512 bytes behind its setup code.
-fn with_code(code: &[u8]) -> Vec<u8> {
-    let mut image = tiny::bzimage();
-    image[1024 + 512..][..code.len()].copy_from_slice(code);
-    image
 }
 
 /// Looks until there is what is looked for.

@@ -12,6 +12,7 @@ pub mod error;
 pub mod faults;
 pub mod guest;
 pub mod host;
+pub mod image;
 pub mod init;
 pub mod kernel;
 pub mod l1;

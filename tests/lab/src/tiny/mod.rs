@@ -5,6 +5,8 @@
 mod code;
 pub mod cpuid;
 
+use crate::image;
+
 /// Guest address of the first page it writes.
 pub const FIRST_PAGE: u64 = 0x40_0000;
 
@@ -14,16 +16,13 @@ const FIRST_DISK: u64 = 0xfeb0_0e00;
 /// What it prints first.
 pub const BANNER: &str = "tiny\n";
 
-/// Bytes of boot sector and setup code, which a 64-bit loader skips.
-const SETUP: usize = 2 * 512;
-
 /// Where the setup code stands, behind the header: its jump at 0x200 leads there.
 const SETUP_ENTRY: usize = 0x280;
 
 /// The 64-bit entry point's place in the loaded part (Linux, Documentation/arch/x86/boot.rst).
 const ENTRY: usize = 0x200;
 
-/// The guest as a bzImage of boot protocol 2.12, with the real-mode and the 64-bit entry point.
+/// The guest as a bzImage, with the real-mode and the 64-bit entry point.
 ///
 /// ```
 /// let image = vmstate_lab::tiny::bzimage();
@@ -33,23 +32,21 @@ pub fn bzimage() -> Vec<u8> {
     wrap(&code::CODE)
 }
 
+/// The same with `code` in place of the first instructions at the 64-bit entry point.
+///
+/// # Panics
+/// `code` is longer than the guest's own.
+pub fn with_code(code: &[u8]) -> Vec<u8> {
+    let mut whole = code::CODE.to_vec();
+    whole[..code.len()].copy_from_slice(code);
+    wrap(&whole)
+}
+
 /// A bzImage whose 64-bit entry point is the first byte of `code`.
 fn wrap(code: &[u8]) -> Vec<u8> {
-    let mut image = vec![0; SETUP + ENTRY];
-    image.extend_from_slice(code);
+    let mut image = image::bzimage(&[&[0; ENTRY], code].concat());
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0x1f1, &[1]); // setup_sects
-    put(0x1fe, &[0x55, 0xaa]); // boot_flag
     put(0x200, &[0xeb, (SETUP_ENTRY - 0x202) as u8]); // jump
-    put(0x202, b"HdrS");
-    put(0x206, &0x20c_u16.to_le_bytes()); // version
-    put(0x211, &[1]); // loadflags: LOADED_HIGH
-    put(0x214, &0x10_0000_u32.to_le_bytes()); // code32_start
-    put(0x22c, &0x7fff_ffff_u32.to_le_bytes()); // initrd_addr_max
-    put(0x236, &1_u16.to_le_bytes()); // xloadflags: XLF_KERNEL_64
-    put(0x238, &255_u32.to_le_bytes()); // cmdline_size
-    put(0x258, &0x10_0000_u64.to_le_bytes()); // pref_address
-    put(0x260, &0x1_0000_u32.to_le_bytes()); // init_size
     put(SETUP_ENTRY, &code::SETUP_CODE);
     image
 }
