@@ -43,12 +43,12 @@ pub(super) fn of(kind: Kind, otherwise: SeccompAction) -> Table {
         Kind::Vcpu => table(&[EACH], &[VCPU_REQUESTS]),
         Kind::Device => table(&[EACH, DEVICE], &[DEVICE_REQUESTS]),
         Kind::Console => table(&[EACH, CONSOLE], &[CONSOLE_REQUESTS, TERMINAL_REQUESTS]),
-        Kind::Control => table(&[EACH, STARTS, CONTROL], &[]),
+        Kind::Control => table(&[EACH, STARTS, CONNECTIONS, CONTROL], &[]),
         Kind::Migration => {
-            table(&[EACH, STARTS, MIGRATION, SOCKET_FILES, DEVICE], &[MIGRATION_REQUESTS, DEVICE_REQUESTS])
+            table(&[EACH, STARTS, CONNECTIONS, MIGRATION, SOCKET_FILES, DEVICE], &[MIGRATION_REQUESTS, DEVICE_REQUESTS])
         }
         Kind::Driver => table(
-            &[EACH, STARTS, DRIVER, MIGRATION, SOCKET_FILES, DEVICE],
+            &[EACH, STARTS, DRIVER, CONNECTIONS, MIGRATION, SOCKET_FILES, DEVICE],
             &[VCPU_REQUESTS, DEVICE_REQUESTS, MIGRATION_REQUESTS, DRIVER_REQUESTS],
         ),
         // Modules of the system's resolver may try anything; what they may not, fails.
@@ -187,15 +187,19 @@ const CONSOLE_REQUESTS: &[Request] = &[
 /// The user's terminal is given back.
 const TERMINAL_REQUESTS: &[Request] = &[TCGETS, TCSETS, TCGETS2, TCSETS2];
 
-const CONTROL: &[Call] = &[
+/// Who connects is let in, heard, answered and cut off. A migration also tells the control socket's clients how it goes.
+const CONNECTIONS: &[Call] = &[
     (libc::SYS_accept4, ANY),
     // musl tries it where the other fails.
     (libc::SYS_accept, ANY),
-    (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_SNDTIMEO as u64)]),
-    (libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)]),
     (libc::SYS_recvfrom, ANY),
     (libc::SYS_sendto, ANY),
     (libc::SYS_shutdown, ANY),
+];
+
+const CONTROL: &[Call] = &[
+    (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_SNDTIMEO as u64)]),
+    (libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)]),
 ];
 
 const MIGRATION: &[Call] = &[
@@ -205,10 +209,7 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_socket, &[Is(0, libc::AF_INET6 as u64), STREAM]),
     (libc::SYS_connect, ANY),
     (libc::SYS_getsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_ERROR as u64)]),
-    // A destination's.
-    (libc::SYS_accept4, ANY),
-    (libc::SYS_accept, ANY),
-    // Either's.
+    // A source's or a destination's.
     (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_NODELAY as u64)]),
     (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_KEEPALIVE as u64)]),
     (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_KEEPIDLE as u64)]),
@@ -218,10 +219,6 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_fcntl, &[Is(1, libc::F_SETFL as u64)]),
     (libc::SYS_poll, ANY),
     (libc::SYS_ppoll, ANY),
-    (libc::SYS_recvfrom, ANY),
-    (libc::SYS_sendto, ANY),
-    // How it goes is told to clients of the control socket; one that does not read is cut off.
-    (libc::SYS_shutdown, ANY),
     // Who owns the guest: locks and records of images and of the lease, and that both sides have the same ones.
     (libc::SYS_fcntl, &[Is(1, libc::F_OFD_SETLK as u64)]),
     (libc::SYS_fcntl, &[Is(1, libc::F_OFD_GETLK as u64)]),
