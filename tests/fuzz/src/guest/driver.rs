@@ -57,6 +57,8 @@ pub(super) struct Driver<H: Host> {
     pub(super) worlds: Vec<World<H>>,
     pub(super) queue_size: u16,
     pub(super) paused: bool,
+    /// The devices were paused at a move, and still are. The guest does nothing then: vCPUs run after the devices do.
+    pub(super) arriving: bool,
     /// A limit has stopped the device within its work.
     pub(super) resting: bool,
     /// The device is driven, its rings are where [`start`](Self::start) puts them, and nobody has written there what a
@@ -73,6 +75,7 @@ impl<H: Host> Driver<H> {
             worlds: vec![World::new(host)],
             queue_size: 16,
             paused: false,
+            arriving: false,
             resting: false,
             tidy: false,
             event_index: false,
@@ -91,6 +94,13 @@ impl<H: Host> Driver<H> {
                     | operation::AVAILABLE_INDEX
                     | operation::LONG_CHAIN
             );
+            let is_guests = !matches!(
+                operation,
+                operation::READ | operation::PAUSE_OR_RESUME | operation::MOVE | operation::HOST | operation::DAMAGE
+            );
+            if self.arriving && is_guests {
+                self.resume();
+            }
             match operation {
                 operation::WRITE => {
                     let (register, value) = (4 * u64::from(program.u8()), program.u32());
@@ -202,7 +212,7 @@ impl<H: Host> Driver<H> {
         self.worlds.iter_mut().for_each(|world| world.device.resume());
         // Whoever arrives may have announced itself.
         self.worlds.iter().for_each(|world| world.host.begin());
-        self.paused = false;
+        (self.paused, self.arriving) = (false, false);
         self.work();
     }
 

@@ -46,6 +46,7 @@ impl<H: Host> Driver<H> {
             (false, false) => vec![original],
             (false, true) => vec![copy],
         };
+        self.arriving = true;
         if !was_paused {
             self.resume();
         }
