@@ -121,6 +121,41 @@ fn tcp() {
     exchange(here, listener.accept(LONG).unwrap());
 }
 
+/// As systemd passes one: somebody else has made it, has it open as well, and keeps its file.
+#[test]
+fn a_socket_that_listens_already_takes_sources_and_keeps_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let made = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let listener = Listener::listening(made.try_clone().unwrap()).unwrap();
+    let here = SocketChannel::connect_unix(&path, LONG, &|| true).unwrap();
+    exchange(here, listener.accept(LONG).unwrap());
+    listener.remove_file();
+    drop(listener);
+    SocketChannel::connect_unix(&path, LONG, &|| true).expect("who made it still listens");
+
+    let made = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = made.local_addr().unwrap().to_string();
+    let listener = Listener::listening(made).unwrap();
+    assert_eq!(listener.accept(Duration::from_millis(10)).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    let here = SocketChannel::connect_tcp(&address, LONG, &|| true).unwrap();
+    exchange(here, listener.accept(LONG).unwrap());
+}
+
+#[test]
+fn what_does_not_listen_is_no_listener() {
+    let refused = |socket: std::os::fd::OwnedFd| {
+        let error = Listener::listening(socket).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        error.to_string()
+    };
+    let (pair, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    assert_eq!(refused(pair.into()), "it is a socket that does not listen");
+    let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert_eq!(refused(datagrams.into()), "it is no stream socket of unix or TCP");
+    assert_eq!(refused(std::fs::File::open("/dev/null").unwrap().into()), "it is no socket");
+}
+
 #[test]
 fn file() {
     let directory = tempfile::tempdir().unwrap();

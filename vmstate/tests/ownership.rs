@@ -2,12 +2,13 @@
 //! have. What is in a record is looked at in the file, past the library.
 #![cfg(feature = "engine")]
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use tempfile::TempDir;
 use vmstate::ownership::{ATTRIBUTE, Access, Claim, Mismatch, Ownership, OwnershipError, Resource, Role};
 
@@ -322,6 +323,74 @@ fn without_a_place_for_a_record_the_lock_alone_decides() {
         matches!(only(unlocked.prove(Some(&tickets))), Mismatch::NotHeld { .. }),
         "a free lock is noticed all the same"
     );
+}
+
+/// Runs `work` on a thread that has no capability: there the modes of files hold for root as well.
+fn without_capabilities<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let drop_all = || {
+        let none = CapabilitySet::empty();
+        set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none }).unwrap();
+    };
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            drop_all();
+            work()
+        });
+        thread.join().unwrap()
+    })
+}
+
+/// xattr(7): attributes of users go by the mode of the file, whoever opened it.
+#[test]
+fn an_image_that_was_handed_over_open_has_a_record_only_by_its_mode() {
+    let folder = folder();
+    let disk = image(&folder, "disk", 512);
+    let set_mode = |mode| std::fs::set_permissions(&disk, Permissions::from_mode(mode)).unwrap();
+    let handed = guest(&[&disk]);
+    set_mode(0);
+    without_capabilities(|| {
+        handed.take().unwrap();
+        handed.advance().unwrap();
+        assert_eq!(handed.begin().unwrap()[0].record, None);
+        assert!(!handed.is_provable());
+        handed.release().unwrap();
+    });
+    set_mode(0o600);
+    let owner = booted(&[&disk]);
+    owner.release().unwrap();
+    set_mode(0o400);
+    without_capabilities(|| {
+        handed.take().unwrap();
+        for error in [handed.advance().unwrap_err(), handed.begin().unwrap_err()] {
+            assert!(matches!(error, OwnershipError::RecordIo { .. }), "the record would not move on: {error}");
+        }
+        handed.release().unwrap();
+    });
+    set_mode(0o600);
+    let tickets = owner.begin().unwrap();
+    set_mode(0);
+    without_capabilities(|| {
+        let wrong = only(handed.prove(Some(&tickets)));
+        assert!(matches!(wrong, Mismatch::NoRecord { .. }), "the source has one: {wrong}");
+    });
+}
+
+#[test]
+fn a_lease_may_be_handed_over_open() {
+    let folder = folder();
+    let path = folder.path().join("lease");
+    let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+    let set = |file| Ownership::new([(Role::Lease, Arc::new(Resource::lease_of(file, &path).unwrap()))]).unwrap();
+    let source = set(open());
+    source.take().unwrap();
+    source.advance().unwrap();
+    let destination = with_lease(&path);
+    destination.prove(Some(&source.begin().unwrap())).unwrap();
+    assert_eq!(destination.claim().unwrap(), Claim::Held);
+    source.release().unwrap();
+    assert_eq!(destination.claim().unwrap(), Claim::Won);
+    std::fs::write(&path, "somebody else's").unwrap();
+    assert!(matches!(Resource::lease_of(open(), &path).unwrap_err(), OwnershipError::Record { .. }));
 }
 
 #[test]

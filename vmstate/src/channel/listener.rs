@@ -29,7 +29,9 @@ const INTRODUCTION: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    /// Of a unix socket.
+    /// Of unix, not of TCP.
+    is_unix: bool,
+    /// Made with a unix socket.
     file: Option<SocketFile>,
 }
 
@@ -49,7 +51,7 @@ impl Listener {
         socket.set_permissions(Permissions::from_mode(0o600))?;
         let socket = Socket::from(OwnedFd::from(socket));
         socket.bind(&SockAddr::unix(&path)?)?;
-        let listener = Self { socket, file: Some(SocketFile::new(path)?) };
+        let listener = Self { socket, is_unix: true, file: Some(SocketFile::new(path)?) };
         listener.socket.listen(CANDIDATES.into())?;
         listener.socket.set_nonblocking(true)?;
         Ok(listener)
@@ -62,7 +64,25 @@ impl Listener {
     pub fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
         let socket = Socket::from(TcpListener::bind(address)?);
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, file: None })
+        Ok(Self { socket, is_unix: false, file: None })
+    }
+
+    /// A unix or TCP socket that listens already, as one that a service manager made. Its file and mode stay as they are.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] if it is another socket, or none.
+    pub fn listening(socket: impl Into<OwnedFd>) -> io::Result<Self> {
+        let socket = Socket::from(socket.into());
+        let wrong = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
+        let domain = socket.domain().map_err(|_| wrong("it is no socket"))?;
+        if ![Domain::UNIX, Domain::IPV4, Domain::IPV6].contains(&domain) || socket.r#type()? != Type::STREAM {
+            return Err(wrong("it is no stream socket of unix or TCP"));
+        }
+        if !socket.is_listener()? {
+            return Err(wrong("it is a socket that does not listen"));
+        }
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, is_unix: domain == Domain::UNIX, file: None })
     }
 
     /// Removes a unix socket's file, unless somebody else has put one there since: nobody finds the way here any more. Who is
@@ -135,9 +155,9 @@ impl Listener {
     }
 
     fn channel(&self, socket: Socket) -> io::Result<SocketChannel> {
-        match self.file {
-            Some(_) => UnixStream::from(socket).try_into(),
-            None => TcpStream::from(socket).try_into(),
+        match self.is_unix {
+            true => UnixStream::from(socket).try_into(),
+            false => TcpStream::from(socket).try_into(),
         }
     }
 }

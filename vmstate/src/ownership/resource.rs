@@ -47,7 +47,7 @@ pub struct Resource {
 
 impl Resource {
     /// A disk image that was opened from `path`. Its record is the extended attribute [`ATTRIBUTE`]; block devices and some
-    /// file systems have none. `file` is a clone ([`File::try_clone`]) of the one that is read and written, so that both
+    /// file systems have none, and a process that was only handed the open file may have no right to it. `file` is a clone ([`File::try_clone`]) of the one that is read and written, so that both
     /// have one lock.
     pub fn image(file: File, path: &Path, access: Access) -> Self {
         Self { file, path: path.into(), access, place: Place::Attribute }
@@ -60,7 +60,14 @@ impl Resource {
     /// [`OwnershipError::Open`]; [`OwnershipError::Record`] if the file has another content.
     pub fn lease(path: &Path) -> Result<Self, OwnershipError> {
         let opened = File::options().read(true).write(true).create(true).truncate(false).open(path);
-        let file = opened.map_err(|source| OwnershipError::Open { path: path.into(), source })?;
+        Self::lease_of(opened.map_err(|source| OwnershipError::Open { path: path.into(), source })?, path)
+    }
+
+    /// The [lease](Self::lease) in a file that is open for reading and writing; `path` names it in errors.
+    ///
+    /// # Errors
+    /// [`OwnershipError::Record`] if the file has another content.
+    pub fn lease_of(file: File, path: &Path) -> Result<Self, OwnershipError> {
         let lease = Self { file, path: path.into(), access: Access::Exclusive, place: Place::Content };
         lease.record()?;
         Ok(lease)
@@ -135,7 +142,11 @@ impl Resource {
         let len = match self.place {
             Place::Attribute => match rustix::fs::fgetxattr(&self.file, ATTRIBUTE, &mut bytes[..]) {
                 Ok(len) => len,
-                Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP) => return Ok(None),
+                // ACCESS: an attribute is read by the file's mode, whatever the open descriptor may (`xattr_permission`,
+                // fs/xattr.c of Linux).
+                Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP | rustix::io::Errno::ACCESS) => {
+                    return Ok(None);
+                }
                 // Longer than the buffer.
                 Err(rustix::io::Errno::RANGE) => bytes.len(),
                 Err(errno) => return Err(self.record_error(errno.into())),
@@ -157,7 +168,8 @@ impl Resource {
     }
 
     /// Replaces the record. Returns false if the resource has no place for one: a block device, a file system without
-    /// extended attributes.
+    /// extended attributes, or an image that the process was handed and has no right to by its mode. A record that can be
+    /// read and not replaced is an error: who knows it would take the guest's state for the last one.
     ///
     /// # Errors
     /// [`OwnershipError::RecordIo`].
@@ -168,6 +180,7 @@ impl Resource {
                 Ok(()) => Ok(true),
                 // EPERM: no regular file (`xattr_permission`, fs/xattr.c of Linux).
                 Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::PERM) => Ok(false),
+                Err(rustix::io::Errno::ACCESS) if self.record()?.is_none() => Ok(false),
                 Err(errno) => Err(self.record_error(errno.into())),
             },
             Place::Content => {
