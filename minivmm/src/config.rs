@@ -1,4 +1,6 @@
 //! What the user asked for, as plain data. Imports nothing of the crate.
+//!
+//! In the place of a path, `fd:N` or `fd:NAME` is a descriptor that the process was started with (`passed.rs`).
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -28,10 +30,12 @@ pub struct Config {
     pub nets: Vec<Net>,
     /// Where the serial console goes.
     pub serial: Serial,
-    /// QMP socket.
+    /// QMP socket: its path, or one that listens.
     pub control: Option<PathBuf>,
     /// Wait for a migration instead of booting.
-    pub incoming: Option<Address>,
+    pub incoming: Option<ListenAt>,
+    /// A passed `/dev/kvm`; `None`: it is opened.
+    pub kvm: Option<PathBuf>,
 }
 
 /// A processor by the names of its model and of features.
@@ -91,7 +95,7 @@ pub struct Disk {
 /// One virtio-net device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Net {
-    /// Tap interface, made if it does not exist.
+    /// Tap interface, made if it does not exist; or a passed one.
     pub tap: String,
     /// Guest's address; `None`: 52:54:00:12:34:56 plus the device's index, as QEMU.
     pub mac: Option<[u8; 6]>,
@@ -135,7 +139,16 @@ pub enum Serial {
     None,
 }
 
-/// Where a migration goes to or comes from.
+/// Where a migration comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAt {
+    /// At a socket that is made.
+    Address(Address),
+    /// At a passed one, `fd:N` or `fd:NAME`.
+    Passed(PathBuf),
+}
+
+/// Where a migration goes to, or is awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// `unix:PATH`
@@ -155,6 +168,9 @@ impl FromStr for Address {
                 Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(Self::Tcp(peer.into())),
                 _ => Err(format!("'{text}' lacks a host or a port of 0 to 65535; write tcp:HOST:PORT")),
             },
+            Some(("fd", _)) => Err(format!(
+                "'{text}' is a descriptor, and a machine that runs takes none; write unix:PATH or tcp:HOST:PORT"
+            )),
             _ => Err(format!("'{text}' is no address; write unix:PATH or tcp:HOST:PORT")),
         }
     }

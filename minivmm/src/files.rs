@@ -1,5 +1,5 @@
 //! Opening the files that a user names, without waiting for whoever is at the other end: a FIFO keeps an open(2) until then,
-//! and a serial line until its carrier comes.
+//! and a serial line until its carrier comes. One that was passed open (`passed.rs`) is taken as it is, if it fits.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
@@ -8,6 +8,8 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::passed;
 
 /// What a file may be for its use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,31 +22,89 @@ pub enum Fit {
     Output,
 }
 
-/// Opens `path` as `options` say.
+/// What is done with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It is read.
+    Read,
+    /// It is read and written.
+    ReadWrite,
+    /// It is made, or emptied, and written.
+    Write,
+    /// The same, and read.
+    Rewrite,
+}
+
+impl Mode {
+    fn options(self) -> OpenOptions {
+        let mut options = File::options();
+        options.read(self != Self::Write).write(self != Self::Read);
+        let anew = matches!(self, Self::Write | Self::Rewrite);
+        options.create(anew).truncate(anew);
+        options
+    }
+
+    /// Why what is open with these flags does not do.
+    fn refusal(self, open: OFlag) -> Option<&'static str> {
+        match open & OFlag::O_ACCMODE {
+            _ if open.contains(OFlag::O_PATH) => Some("it is open neither for reading nor for writing"),
+            // pwrite(2) writes to the end then, whatever the offset.
+            _ if open.contains(OFlag::O_APPEND) && self == Self::ReadWrite => Some("it is open for appending"),
+            OFlag::O_RDONLY if self != Self::Read => Some("it is open for reading only"),
+            OFlag::O_WRONLY if self != Self::Write => Some("it is open for writing only"),
+            _ => None,
+        }
+    }
+}
+
+/// Opens `path`, or takes what was passed in its place: `fd:N` or `fd:NAME`.
+///
+/// # Errors
+/// As [`open_path`]; what was passed is open in another way than `mode` needs.
+pub fn open(path: &Path, mode: Mode, fit: Fit) -> io::Result<File> {
+    let Some(reference) = passed::reference(path) else { return open_path(path, mode, fit) };
+    let file = File::from(passed::descriptor(reference)?);
+    check(&file, fit)?;
+    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+    if let Some(why) = mode.refusal(flags) {
+        return Err(io::Error::other(why));
+    }
+    waits(&file, flags)?;
+    Ok(file)
+}
+
+/// Opens `path`.
 ///
 /// # Errors
 /// The system's, or what the file is, if its use needs another one.
-pub fn open(path: &Path, options: &mut OpenOptions, fit: Fit) -> io::Result<File> {
+pub fn open_path(path: &Path, mode: Mode, fit: Fit) -> io::Result<File> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = options.custom_flags(flags.bits()).open(path).map_err(|error| match Errno::try_from(error) {
+    let file = mode.options().custom_flags(flags.bits()).open(path).map_err(|error| match Errno::try_from(error) {
         // fifo(7): opened for writing, without waiting, while nobody has it open for reading.
         Ok(Errno::ENXIO) => io::Error::other("nobody reads at its other end"),
         Ok(errno) => errno.into(),
         Err(error) => error,
     })?;
+    check(&file, fit)?;
+    // Only the opening was not to wait.
+    waits(&file, OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?))?;
+    Ok(file)
+}
+
+/// Lets a write wait for room, as a pipe or a terminal may need.
+fn waits(file: &File, flags: OFlag) -> io::Result<()> {
+    fcntl(file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+fn check(file: &File, fit: Fit) -> io::Result<()> {
     let kind = file.metadata()?.file_type();
     let fits = match fit {
         Fit::Regular => kind.is_file(),
         Fit::Disk => kind.is_file() || kind.is_block_device(),
         Fit::Output => !kind.is_dir(),
     };
-    if !fits {
-        return Err(io::Error::other(format!("it is {}", name(kind))));
-    }
-    // Only the opening was not to wait.
-    let status = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
-    fcntl(&file, FcntlArg::F_SETFL(status - OFlag::O_NONBLOCK))?;
-    Ok(file)
+    if fits { Ok(()) } else { Err(io::Error::other(format!("it is {}", name(kind)))) }
 }
 
 fn name(kind: FileType) -> &'static str {
@@ -58,6 +118,8 @@ fn name(kind: FileType) -> &'static str {
         "a character device"
     } else if kind.is_block_device() {
         "a block device"
+    } else if kind.is_socket() {
+        "a socket"
     } else {
         "no file"
     }
@@ -67,7 +129,7 @@ fn name(kind: FileType) -> &'static str {
 mod tests {
     use std::io::{Read, Write};
 
-    use nix::sys::stat::Mode;
+    use nix::sys::stat;
     use nix::unistd::mkfifo;
 
     use super::*;
@@ -77,8 +139,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (file, fifo) = (directory.path().join("file"), directory.path().join("fifo"));
         std::fs::write(&file, "text").unwrap();
-        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
-        let read = |path: &Path, fit| open(path, File::options().read(true), fit);
+        mkfifo(&fifo, stat::Mode::S_IRWXU).unwrap();
+        let read = |path: &Path, fit| open(path, Mode::Read, fit);
         let refusal = |path: &Path, fit| read(path, fit).unwrap_err().to_string();
         for fit in [Fit::Regular, Fit::Disk] {
             assert!(read(&file, fit).is_ok());
@@ -89,13 +151,39 @@ mod tests {
         assert_eq!(read(&directory.path().join("none"), Fit::Regular).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
+    /// The flags are the kernel's own, of real openings.
+    #[test]
+    fn what_is_open_in_another_way_than_its_use_needs_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, "text").unwrap();
+        let open = |options: &mut OpenOptions| {
+            let file = options.open(&path).unwrap();
+            OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL).unwrap())
+        };
+        let read = open(File::options().read(true));
+        let write = open(File::options().write(true));
+        let both = open(File::options().read(true).write(true));
+        let append = open(File::options().read(true).append(true));
+        let place = open(File::options().read(true).custom_flags(OFlag::O_PATH.bits()));
+        let (reads, writes) = (Some("it is open for reading only"), Some("it is open for writing only"));
+        let nothing = Some("it is open neither for reading nor for writing");
+        for (mode, answers) in [
+            (Mode::Read, [None, writes, None, None, nothing]),
+            (Mode::ReadWrite, [reads, writes, None, Some("it is open for appending"), nothing]),
+            (Mode::Write, [reads, None, None, None, nothing]),
+        ] {
+            assert_eq!([read, write, both, append, place].map(|flags| mode.refusal(flags)), answers, "{mode:?}");
+        }
+    }
+
     /// And it is written to as if it had been opened in the usual way: a write waits for room.
     #[test]
     fn a_fifo_takes_output_once_somebody_reads_it() {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("fifo");
-        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
-        let write = || open(&fifo, File::options().write(true), Fit::Output);
+        mkfifo(&fifo, stat::Mode::S_IRWXU).unwrap();
+        let write = || open(&fifo, Mode::Write, Fit::Output);
         assert_eq!(write().unwrap_err().to_string(), "nobody reads at its other end");
         let flags = OFlag::O_NONBLOCK.bits();
         let reader = File::options().read(true).custom_flags(flags).open(&fifo).unwrap();

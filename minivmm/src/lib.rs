@@ -17,6 +17,7 @@ pub mod irq;
 pub mod kvm;
 pub mod memory;
 pub mod migration;
+pub mod passed;
 pub mod program;
 pub mod sandbox;
 pub mod vm;

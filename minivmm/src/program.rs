@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::console::{self, Console};
 use crate::control::{ClientError, Door, Server};
 use crate::error::say;
+use crate::passed;
 use crate::sandbox::{self, Kind, OnViolation};
 use crate::vm::{End, Handle, Request, Vm};
 
@@ -71,6 +72,8 @@ fn run(config: Config, confined: bool) -> ExitCode {
         Ok(door) => door,
         Err(error) => return refuse(&error),
     };
+    // Machine, console and control socket have theirs.
+    passed::close();
     // Before the first client is served: who can ask the machine can end it in order.
     let _ = machine.set(vm.handle());
     let _server = match door.map(|door| Server::serve(door, vm.handle())).transpose() {

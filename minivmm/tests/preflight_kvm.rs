@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Address, Config, Cpu, Disk, RateLimits, Serial};
+use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial};
 use minivmm::cpu::Choice;
 use minivmm::kvm;
 use minivmm::kvm::cpuid::{self, Offer};
@@ -44,6 +44,7 @@ fn config(dir: &Path) -> Config {
         serial: Serial::None,
         control: Some(PathBuf::new()),
         incoming: None,
+        kvm: None,
     }
 }
 
@@ -65,7 +66,7 @@ impl Machine {
     /// Waits at `door`; its configuration is the source's but for `change`.
     fn waiting(dir: &Path, door: &str, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = config(dir);
-        (config.kernel, config.incoming) = (None, Some(Address::Unix(dir.join(door))));
+        (config.kernel, config.incoming) = (None, Some(ListenAt::Address(Address::Unix(dir.join(door)))));
         change(&mut config);
         let machine = Self::start(config);
         machine.be_patient();
@@ -351,7 +352,11 @@ fn a_guest_of_a_model_goes_wherever_its_features_are() {
     };
     let sent = facts(relayed.join().unwrap());
     second.until("arrives", |handle| handle.run_state() == RunState::Paused);
-    let third = Machine::start(Config { incoming: Some(Address::Unix(dir.join("third"))), kernel: None, ..model });
+    let third = Machine::start(Config {
+        incoming: Some(ListenAt::Address(Address::Unix(dir.join("third")))),
+        kernel: None,
+        ..model
+    });
     let relayed = relay(dir, "to-third", "third", |_| {});
     assert_eq!(second.migrate(dir, "to-third"), MigrationStatus::Completed, "{:?}", second.handle.migration());
     assert!(sent == facts(relayed.join().unwrap()), "the guest is shown the same processor all the way");

@@ -77,6 +77,7 @@ fn start_image(cpus: u8, image: Vec<u8>) -> Option<Running> {
         serial: Serial::None,
         control: None,
         incoming: None,
+        kvm: None,
     };
     let screen = Screen::default();
     let vm = Vm::new(config, Box::new(screen.clone())).unwrap();

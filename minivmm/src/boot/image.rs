@@ -12,7 +12,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::boot::cpu::Entry;
 use crate::boot::layout::{COMMAND_LINE, HIGH_MEMORY};
 use crate::error::{Error, Result};
-use crate::files::{self, Fit};
+use crate::files::{self, Fit, Mode};
 use crate::memory::{PAGE_SIZE, Ram};
 
 /// `xloadflags`, bit 0: the image has the 64-bit entry point at +0x200 (boot.rst; protocol 2.12).
@@ -36,7 +36,7 @@ impl BootFile {
     /// # Errors
     /// [`Error::File`].
     pub fn open(flag: &'static str, path: &Path) -> Result<Self> {
-        let opened = files::open(path, File::options().read(true), Fit::Regular);
+        let opened = files::open(path, Mode::Read, Fit::Regular);
         let file = opened.map_err(|source| unreadable(flag, path, source))?;
         Ok(Self { flag, path: path.into(), file })
     }

@@ -1,19 +1,24 @@
 //! `minivmm run`: flags of a machine, checked as a whole, to its configuration.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
 
 use crate::cli::{UsageError, values};
-use crate::config::{Address, Config, Cpu, Disk, Net, Serial};
-use crate::files::{self, Fit};
+use crate::config::{Config, Cpu, Disk, ListenAt, Net, Serial};
+use crate::error::say;
+use crate::files::{self, Fit, Mode};
+use crate::passed;
 
 /// virtio-mmio windows of the machine, as QEMU's `microvm` without a second IOAPIC.
 const VIRTIO_WINDOWS: usize = 8;
 
 /// Flags of `minivmm run`.
 #[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "In the place of a file, a tap or a listening socket, fd:N is a descriptor that minivmm was started with, \
+and fd:NAME one that systemd gave this name (docs/sandbox.md). A file of such a name is ./fd:N."
+)]
 pub struct RunArgs {
     /// Linux kernel: a bzImage or an ELF image with a PVH entry
     #[arg(long, value_name = "FILE", required_unless_present = "incoming")]
@@ -42,20 +47,23 @@ pub struct RunArgs {
     /// file systems without extended attributes: made if it does not exist, the same file at both sides of a migration
     #[arg(long, value_name = "FILE")]
     lease: Option<PathBuf>,
-    /// virtio-net device on a tap interface: tap=NAME[,mac=XX:XX:XX:XX:XX:XX][,LIMIT…]; may be repeated. Limits as of a
+    /// virtio-net device on a tap interface: tap=NAME or tap=fd:N[,mac=XX:XX:XX:XX:XX:XX][,LIMIT…]; may be repeated. Limits as of a
     /// disk, for frames, in each direction
     #[arg(long = "net", value_name = "tap=NAME", value_parser = values::net)]
     nets: Vec<Net>,
-    /// Serial console: stdio, file:PATH[,max=SIZE], pty or none. With max, PATH and PATH.1 hold the last of it, that many bytes
-    /// each
+    /// Serial console: stdio, file:PATH[,max=SIZE], fd:N (output only), pty or none. With max, PATH and PATH.1 hold the last of
+    /// it, that many bytes each
     #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = values::serial)]
     serial: Serial,
-    /// QMP socket to make: unix:PATH
-    #[arg(long, value_name = "unix:PATH", value_parser = values::control)]
+    /// QMP socket to make: unix:PATH; or that listens: fd:N
+    #[arg(long, value_name = "unix:PATH", value_parser = values::control_here)]
     control: Option<PathBuf>,
-    /// Wait for a migration in place of booting: unix:PATH or tcp:HOST:PORT
-    #[arg(long, value_name = "ADDRESS", value_parser = str::parse::<Address>)]
-    incoming: Option<Address>,
+    /// Wait for a migration in place of booting: unix:PATH, tcp:HOST:PORT, or at a socket that listens: fd:N
+    #[arg(long, value_name = "ADDRESS", value_parser = values::incoming)]
+    incoming: Option<ListenAt>,
+    /// A descriptor of /dev/kvm, for a user who may not open it: fd:N
+    #[arg(long, value_name = "fd:N", value_parser = values::descriptor)]
+    kvm: Option<PathBuf>,
     /// Confine each thread to the system calls that it needs, without capabilities: on, or off to look into the process
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = values::switch, action = ArgAction::Set)]
     sandbox: bool,
@@ -67,11 +75,42 @@ impl RunArgs {
         self.sandbox
     }
 
+    /// Takes the descriptors that flags name.
+    fn take_descriptors(&self) -> Result<(), UsageError> {
+        let serial = match &self.serial {
+            Serial::File { path, .. } => Some(path.as_path()),
+            Serial::Stdio | Serial::Pty | Serial::None => None,
+        };
+        let incoming = match &self.incoming {
+            Some(ListenAt::Passed(path)) => Some(path.as_path()),
+            Some(ListenAt::Address(_)) | None => None,
+        };
+        let disks = self.disks.iter().map(|disk| ("--disk", Some(disk.path.as_path())));
+        let nets = self.nets.iter().map(|net| ("--net", Some(Path::new(&net.tap))));
+        let named = [
+            ("--kvm", self.kvm.as_deref()),
+            ("--kernel", self.kernel.as_deref()),
+            ("--initrd", self.initrd.as_deref()),
+            ("--lease", self.lease.as_deref()),
+            ("--serial", serial),
+            ("--control", self.control.as_deref()),
+            ("--incoming", incoming),
+        ];
+        let named = named.into_iter().chain(disks).chain(nets);
+        let uses: Vec<_> = named.filter_map(|(flag, path)| Some((flag, passed::reference(path?)?))).collect();
+        for (number, name) in passed::take(&uses).map_err(UsageError)? {
+            say(format_args!("descriptor {number} ({name}) was passed, and no flag names it: it is closed"));
+        }
+        Ok(())
+    }
+
     /// The machine these flags describe.
     ///
     /// # Errors
     /// A file that cannot be opened as its use needs, or more devices than the machine has room for.
     pub fn into_config(self) -> Result<Config, UsageError> {
+        // First of all: what is opened later could take the number of one that is missing.
+        self.take_descriptors()?;
         let devices = self.disks.len() + self.nets.len();
         if devices > VIRTIO_WINDOWS {
             return Err(UsageError(format!(
@@ -79,27 +118,23 @@ impl RunArgs {
             )));
         }
         if let Some(kernel) = &self.kernel {
-            must_open(
-                "--kernel",
-                kernel,
-                false,
-                Fit::Regular,
-                "give a Linux bzImage or an ELF image with a PVH entry",
-            )?;
+            let mend = "give a Linux bzImage or an ELF image with a PVH entry";
+            must_open("--kernel", kernel, Mode::Read, Fit::Regular, mend)?;
         }
         if let Some(initrd) = &self.initrd {
-            must_open("--initrd", initrd, false, Fit::Regular, "give an initial RAM disk")?;
+            must_open("--initrd", initrd, Mode::Read, Fit::Regular, "give an initial RAM disk")?;
         }
         for disk in &self.disks {
-            let mend = if disk.read_only {
-                "give a raw disk image"
-            } else {
-                "give a raw disk image that may be written, or add ,readonly"
+            let (mode, mend) = match disk.read_only {
+                true => (Mode::Read, "give a raw disk image"),
+                false => (Mode::ReadWrite, "give a raw disk image that may be written, or add ,readonly"),
             };
-            must_open("--disk", &disk.path, !disk.read_only, Fit::Disk, mend)?;
+            must_open("--disk", &disk.path, mode, Fit::Disk, mend)?;
         }
-        if let Some(lease) = self.lease.as_deref().filter(|lease| lease.exists()) {
-            must_open("--lease", lease, true, Fit::Regular, "give a file that may be written, or a path that is free")?;
+        let is_there = |lease: &&Path| lease.exists() || passed::reference(lease).is_some();
+        if let Some(lease) = self.lease.as_deref().filter(is_there) {
+            let mend = "give a file that may be written, or a path that is free";
+            must_open("--lease", lease, Mode::ReadWrite, Fit::Regular, mend)?;
         }
         Ok(Config {
             kernel: self.kernel,
@@ -114,13 +149,14 @@ impl RunArgs {
             serial: self.serial,
             control: self.control,
             incoming: self.incoming,
+            kvm: self.kvm,
         })
     }
 }
 
 /// Says early, and by the flag's name, what the machine would trip over later.
-fn must_open(flag: &str, path: &Path, write: bool, fit: Fit, mend: &str) -> Result<(), UsageError> {
-    match files::open(path, File::options().read(true).write(write), fit) {
+fn must_open(flag: &str, path: &Path, mode: Mode, fit: Fit, mend: &str) -> Result<(), UsageError> {
+    match files::open(path, mode, fit) {
         Ok(_) => Ok(()),
         Err(problem) => Err(UsageError(format!("{flag} {}: {problem}; {mend}", path.display()))),
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::cli::{Command, Parsed, parse};
-use crate::config::{Address, Config, Disk, Net, Rate, RateLimits, Serial};
+use crate::config::{Address, Config, Disk, ListenAt, Net, Rate, RateLimits, Serial};
 
 fn command(line: &[&str]) -> Result<Command, String> {
     let arguments = std::iter::once("minivmm").chain(line.iter().copied());
@@ -86,7 +86,7 @@ fn a_whole_machine() {
     );
     assert_eq!(config.serial, Serial::File { path: "/tmp/x:y".into(), max: None });
     assert_eq!(config.control, Some("/tmp/qmp".into()));
-    assert_eq!(config.incoming, Some(Address::Tcp("[::1]:4444".into())));
+    assert_eq!(config.incoming, Some(ListenAt::Address(Address::Tcp("[::1]:4444".into()))));
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn the_least_machine() {
     let config = run(&["--incoming", "unix:/tmp/in"]).unwrap();
     assert_eq!((config.kernel, config.memory, config.cpus), (None, 268_435_456, 1));
     assert_eq!((config.append.as_str(), config.serial, config.control), ("", Serial::Stdio, None));
-    assert_eq!(config.incoming, Some(Address::Unix("/tmp/in".into())));
+    assert_eq!(config.incoming, Some(ListenAt::Address(Address::Unix("/tmp/in".into()))));
 }
 
 #[test]
@@ -102,6 +102,18 @@ fn a_console_in_a_file_has_a_limit_on_request() {
     let serial = |text| run(&["--kernel", READABLE, "--serial", text]).unwrap().serial;
     assert_eq!(serial("file:/tmp/a,,b"), Serial::File { path: "/tmp/a,b".into(), max: None });
     assert_eq!(serial("file:/tmp/a,max=64K"), Serial::File { path: "/tmp/a".into(), max: Some(65536) });
+}
+
+/// Where a flag says by itself that a path follows, the path may look like a descriptor. Nothing is passed here, so a
+/// descriptor would be refused.
+#[test]
+fn a_path_that_looks_like_a_descriptor_is_a_path() {
+    let config = run(&["--incoming", "unix:fd:1", "--serial", "file:fd:2", "--control", "unix:fd:3"]).unwrap();
+    assert_eq!(config.incoming, Some(ListenAt::Address(Address::Unix("fd:1".into()))));
+    assert_eq!(config.serial, Serial::File { path: "./fd:2".into(), max: None });
+    assert_eq!(config.control, Some("./fd:3".into()));
+    let refused = run(&["--kernel", "./fd:900"]).unwrap_err();
+    assert!(refused.starts_with("--kernel ./fd:900: No such file"), "{refused}");
 }
 
 #[test]
@@ -181,7 +193,7 @@ fn each_mistake_gets_one_sentence() {
             &["--net", "tap=t,mac=52:54:00:12:34"],
             "invalid value 'tap=t,mac=52:54:00:12:34' for '--net <tap=NAME>': '52:54:00:12:34' is no MAC address; write six bytes, as 52:54:00:12:34:56",
         ),
-        (&["--serial", "tty"], "invalid value 'tty' for '--serial <WHERE>': write stdio, file:PATH, pty or none"),
+        (&["--serial", "tty"], "invalid value 'tty' for '--serial <WHERE>': write stdio, file:PATH, fd:N, pty or none"),
         (
             &["--serial", "file:x,min=1"],
             "invalid value 'file:x,min=1' for '--serial <WHERE>': 'min=1' is unknown; write file:PATH or file:PATH,max=SIZE (a comma in PATH as ,,)",
@@ -192,8 +204,9 @@ fn each_mistake_gets_one_sentence() {
         ),
         (
             &["--control", "tcp:localhost:1"],
-            "invalid value 'tcp:localhost:1' for '--control <unix:PATH>': write unix:PATH",
+            "invalid value 'tcp:localhost:1' for '--control <unix:PATH>': write unix:PATH or fd:N",
         ),
+        (&["--kvm", "/dev/kvm"], "invalid value '/dev/kvm' for '--kvm <fd:N>': write fd:N or fd:NAME"),
         (
             &["--kernel", "/nowhere/vmlinuz"],
             "--kernel /nowhere/vmlinuz: No such file or directory (os error 2); give a Linux bzImage or an ELF image with a PVH entry",

@@ -1,10 +1,11 @@
 //! Values of command-line flags: from text to plain data, with a sentence for the user where that fails.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cli::limits::{self, LimitOptions};
-use crate::config::{Address, Cpu, Disk, Net, Serial};
+use crate::config::{Address, Cpu, Disk, ListenAt, Net, Serial};
 use crate::cpu::Choice;
+use crate::passed;
 
 /// Bytes, from a number with an optional `K`, `M` or `G` (powers of 1024).
 pub(super) fn size(text: &str) -> Result<u64, String> {
@@ -85,9 +86,13 @@ pub(super) fn net(text: &str) -> Result<Net, String> {
     Ok(Net { tap: tap.ok_or(usage)?, mac, limits: limits.finish()? })
 }
 
-/// Linux's rule for interface names: below `IFNAMSIZ` (16) with the NUL, no slash, no white space.
+/// A passed tap; or Linux's rule for interface names: below `IFNAMSIZ` (16) with the NUL, no slash, no colon, no white space
+/// (`dev_valid_name`, net/core/dev.c).
 fn tap_name(name: &str) -> Result<String, String> {
-    let fits = (1..16).contains(&name.len()) && !name.contains(|c: char| c == '/' || c.is_whitespace());
+    if passed::reference(Path::new(name)).is_some() {
+        return Ok(name.into());
+    }
+    let fits = (1..16).contains(&name.len()) && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
     if fits { Ok(name.into()) } else { Err(format!("'{name}' is no interface name; use 1 to 15 letters or digits")) }
 }
 
@@ -115,8 +120,9 @@ pub(super) fn serial(text: &str) -> Result<Serial, String> {
         None if text == "stdio" => Ok(Serial::Stdio),
         None if text == "pty" => Ok(Serial::Pty),
         None if text == "none" => Ok(Serial::None),
+        Some(("fd", _)) => Ok(Serial::File { path: text.into(), max: None }),
         Some(("file", file)) if !file.is_empty() => serial_file(file),
-        _ => Err("write stdio, file:PATH, pty or none".into()),
+        _ => Err("write stdio, file:PATH, fd:N, pty or none".into()),
     }
 }
 
@@ -134,7 +140,7 @@ fn serial_file(text: &str) -> Result<Serial, String> {
     if max.is_some_and(|max| max < SERIAL_MAX_MIN) {
         return Err(format!("max is {SERIAL_MAX_MIN} bytes or more"));
     }
-    Ok(Serial::File { path: path.into(), max })
+    Ok(Serial::File { path: no_descriptor(path.into()), max })
 }
 
 /// `on` or `off`
@@ -152,6 +158,31 @@ pub(super) fn control(text: &str) -> Result<PathBuf, String> {
         Ok(Address::Unix(path)) => Ok(path),
         _ => Err("write unix:PATH".into()),
     }
+}
+
+/// `unix:PATH` or `fd:N`, where a machine is reached.
+pub(super) fn control_here(text: &str) -> Result<PathBuf, String> {
+    let path = descriptor(text).or_else(|_| control(text).map(no_descriptor));
+    path.map_err(|_| "write unix:PATH or fd:N".into())
+}
+
+/// `unix:PATH`, `tcp:HOST:PORT` or `fd:N`, where a source is awaited.
+pub(super) fn incoming(text: &str) -> Result<ListenAt, String> {
+    match descriptor(text) {
+        Ok(path) => Ok(ListenAt::Passed(path)),
+        Err(_) => text.parse().map(ListenAt::Address),
+    }
+}
+
+/// `fd:N` or `fd:NAME`, and nothing else.
+pub(super) fn descriptor(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if passed::reference(&path).is_some() { Ok(path) } else { Err("write fd:N or fd:NAME".into()) }
+}
+
+/// A path that only looks as if it named a descriptor.
+fn no_descriptor(path: PathBuf) -> PathBuf {
+    if passed::reference(&path).is_some() { Path::new(".").join(path) } else { path }
 }
 
 /// Parts between single commas; a doubled comma stands for one within a part, as in QEMU's options.

@@ -16,7 +16,8 @@ use nix::unistd::ttyname;
 
 use self::log::Log;
 use crate::config::Serial;
-use crate::files::{self, Fit};
+use crate::files::{self, Fit, Mode};
+use crate::passed;
 
 pub use input::Input;
 pub use terminal::{RawTerminal, restore};
@@ -59,17 +60,18 @@ impl Console {
         match serial {
             Serial::Stdio => Self::stdio().map_err(refused("stdio", "use --serial none or --serial file:PATH")),
             Serial::File { path, max } => {
-                let open = |path: &Path, fit| {
-                    let mend = "choose a path that you may write";
-                    let options = &mut File::options();
-                    options.read(fit == Fit::Regular).write(true).create(true).truncate(true);
-                    files::open(path, options, fit).map_err(refused(&format!("file:{}", path.display()), mend))
+                let open = |path: &Path, mode, fit| {
+                    let (place, mend) = match passed::reference(path) {
+                        Some(reference) => (format!("fd:{reference}"), "pass one that may be written"),
+                        None => (format!("file:{}", path.display()), "choose a path that you may write"),
+                    };
+                    files::open(path, mode, fit).map_err(refused(&place, mend))
                 };
                 let output: Box<dyn Write + Send> = match max {
-                    None => Box::new(open(path, Fit::Output)?),
+                    None => Box::new(open(path, Mode::Write, Fit::Output)?),
                     Some(max) => {
-                        let file = open(path, Fit::Regular)?;
-                        Box::new(Log::new(file, open(&Log::earlier(path), Fit::Regular)?, *max))
+                        let file = open(path, Mode::Rewrite, Fit::Regular)?;
+                        Box::new(Log::new(file, open(&Log::earlier(path), Mode::Rewrite, Fit::Regular)?, *max))
                     }
                 };
                 Ok(Self { output, input: None, terminal: None })

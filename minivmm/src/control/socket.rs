@@ -15,9 +15,11 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
+use socket2::{Domain, Socket, Type};
 
 use crate::control::qmp::{Session, line};
 use crate::control::report;
+use crate::passed;
 use crate::sandbox::{self, Kind};
 use crate::vm::Handle;
 
@@ -43,6 +45,14 @@ pub enum ControlError {
     /// Another process answers there.
     #[error("--control {}: another process listens there; end it or choose another path", .0.display())]
     InUse(PathBuf),
+    /// The descriptor that was passed does not do.
+    #[error("--control {}: {what}; pass a unix stream socket that listens", path.display())]
+    Passed {
+        /// The flag's value.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The system refused.
     #[error("--control {}: {source}; choose a path in a directory that you may write", path.display())]
     Bind {
@@ -94,11 +104,18 @@ struct Standing {
 type Outgoing = Option<Vec<u8>>;
 
 impl Door {
-    /// Listens at `path`, for the owner of this process only.
+    /// Listens at `path`, for the owner of this process only; or at the socket that was passed as `fd:N`, whose file and mode
+    /// are its maker's.
     ///
     /// # Errors
-    /// The path is taken, or the system refuses it. A socket file that nobody listens on any more is replaced.
+    /// The path is taken, or the system refuses it. A socket file that nobody listens on any more is replaced. What was
+    /// passed is no such socket.
     pub fn open(path: &Path) -> Result<Self, ControlError> {
+        if let Some(reference) = passed::reference(path) {
+            let listener =
+                passed_listener(reference).map_err(|what| ControlError::Passed { path: path.into(), what })?;
+            return Ok(Self { path: path.into(), inode: None, listener });
+        }
         remove_stale(path)?;
         let listener = listen_privately(path).map_err(|source| ControlError::Bind { path: path.into(), source })?;
         Ok(Self { path: path.into(), inode: inode(path), listener })
@@ -151,10 +168,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Wakes `accept`; std has no shutdown for listeners.
-        let _ = nix::sys::socket::shutdown(self.door.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
+        // A socket that others have as well would be shut down for all: the thread waits there until the process ends.
+        if passed::reference(&self.door.path).is_none() {
+            // Wakes `accept`; std has no shutdown for listeners.
+            let _ = nix::sys::socket::shutdown(self.door.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+            if let Some(acceptor) = self.acceptor.take() {
+                let _ = acceptor.join();
+            }
         }
         // Readers see the end of their input; replies and events on their way still go out, for a while.
         // The list is taken out first: an event would have to wait for its lock.
@@ -205,6 +225,23 @@ fn listen_privately(path: &Path) -> io::Result<UnixListener> {
     bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     listen(&fd, Backlog::new(CLIENTS_MAX as i32)?)?;
     Ok(fd.into())
+}
+
+/// A listening socket of unix: nobody is reached over a network here.
+fn passed_listener(reference: &str) -> Result<UnixListener, String> {
+    let failed = |error: io::Error| error.to_string();
+    let socket = Socket::from(passed::descriptor(reference).map_err(failed)?);
+    if socket.domain().map_err(|_| "it is no socket")? != Domain::UNIX
+        || socket.r#type().map_err(failed)? != Type::STREAM
+    {
+        return Err("it is no stream socket of unix".into());
+    }
+    if !socket.is_listener().map_err(failed)? {
+        return Err("it is a socket that does not listen".into());
+    }
+    // systemd passes it as its unit says, which may be so that accept(2) does not wait.
+    socket.set_nonblocking(false).map_err(failed)?;
+    Ok(socket.into())
 }
 
 fn inode(path: &Path) -> Option<(u64, u64)> {

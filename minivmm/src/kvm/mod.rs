@@ -10,10 +10,13 @@ pub mod vcpu;
 pub mod vm;
 
 use std::io::ErrorKind;
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::path::Path;
 
 use kvm_ioctls::{Cap, Kvm};
 
 use crate::error::{Error, Result};
+use crate::passed;
 
 /// The only API version there has been since Linux 2.6.22 (Documentation/virt/kvm/api.rst, section 4.1).
 const API_VERSION: i32 = 12;
@@ -32,6 +35,26 @@ pub fn open() -> Result<Kvm> {
         };
         Error::OpenKvm { remedy, source }
     })?;
+    check(kvm)
+}
+
+/// The `/dev/kvm` that was passed in the place of a path.
+///
+/// # Errors
+/// [`Error::Flag`] if it is something else, [`Error::MissingCapability`].
+pub fn passed(path: &Path) -> Result<Kvm> {
+    let refused = |what| Error::Flag { flag: "--kvm", what: format!("{}: {what}; pass /dev/kvm", path.display()) };
+    let descriptor = passed::descriptor(passed::reference(path).unwrap_or_default());
+    let descriptor = descriptor.map_err(|error| refused(error.to_string()))?;
+    // SAFETY: the descriptor is open, and handed over.
+    let kvm = unsafe { Kvm::from_raw_fd(descriptor.into_raw_fd()) };
+    if kvm.get_api_version() < 0 {
+        return Err(refused("it is something else".into()));
+    }
+    check(kvm)
+}
+
+fn check(kvm: Kvm) -> Result<Kvm> {
     if kvm.get_api_version() != API_VERSION {
         return Err(Error::MissingCapability { capability: "KVM_API_VERSION 12", since: "2.6.22" });
     }

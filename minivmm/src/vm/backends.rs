@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use vmstate::ownership::{Ownership, OwnershipError, Resource, Role};
@@ -13,6 +14,8 @@ use crate::devices::virtio::Limiter;
 use crate::devices::virtio::blk::Image;
 use crate::devices::virtio::net::{Directions, Tap, TapError};
 use crate::error::{Error, Result, chain};
+use crate::files::{self, Fit, Mode};
+use crate::passed;
 use crate::vm::migration::WriteBack;
 
 /// What a machine boots, also after a reset: files that stay open, for a confined process opens no others.
@@ -72,7 +75,7 @@ impl Backends {
         };
         let images = config.disks.iter().map(|disk| Image::open(&disk.path, disk.read_only).map(Arc::new));
         let images = images.collect::<Result<Vec<_>, _>>().map_err(refused)?;
-        let lease = config.lease.as_deref().map(Resource::lease).transpose().map_err(refused)?;
+        let lease = config.lease.as_deref().map(lease).transpose().map_err(refused)?;
         let disks = (0..).map(Role::Disk).zip(images.iter().map(|image| Arc::clone(image.resource())));
         let ownership = Ownership::new(disks.chain(lease.map(|lease| (Role::Lease, Arc::new(lease)))));
         let ownership = ownership.map_err(refused)?;
@@ -102,6 +105,15 @@ impl Backends {
     pub(super) fn advance(&self, config: &Config) -> Result<()> {
         self.ownership.advance().map_err(|error| refused(config, error))
     }
+}
+
+/// The file that is nothing but a record with a lock.
+fn lease(path: &Path) -> Result<Resource, OwnershipError> {
+    if passed::reference(path).is_none() {
+        return Resource::lease(path);
+    }
+    let file = files::open(path, Mode::ReadWrite, Fit::Regular);
+    Resource::lease_of(file.map_err(|source| OwnershipError::Open { path: path.into(), source })?, path)
 }
 
 /// A file that cannot be used, with the flag that named it.

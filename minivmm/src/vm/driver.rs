@@ -80,8 +80,8 @@ impl Vm {
         let (handle, queue, shared) = Handle::new(state);
         let ram = Ram::new(config.memory)?;
         let backends = Backends::open(&config, console)?;
-        let kvm = Arc::new(kvm::open()?);
-        let machine = Machine::new(&config, &ram, kvm, &backends, queue.waiting(), None)?;
+        let kvm = config.kvm.as_deref().map_or_else(kvm::open, kvm::passed)?;
+        let machine = Machine::new(&config, &ram, Arc::new(kvm), &backends, queue.waiting(), None)?;
         if let (None, Some(images)) = (&config.incoming, &backends.boot) {
             machine.load(&config, images)?;
             backends.advance(&config)?;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Address, Config, Cpu, Disk, RateLimits, Serial};
+use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial};
 use minivmm::vm::{End, Event, Handle, Keyboard, MigrationStatus, ParameterChange, Request, RunState, Vm};
 use vmstate_lab::tiny;
 
@@ -70,7 +70,8 @@ impl Machine {
             nets: Vec::new(),
             serial: Serial::None,
             control: Some(PathBuf::new()),
-            incoming: incoming.cloned(),
+            incoming: incoming.cloned().map(ListenAt::Address),
+            kvm: None,
         };
         let vm = Vm::new(config, Box::new(console.clone())).unwrap();
         let (handle, keyboard) = (vm.handle(), vm.keyboard());

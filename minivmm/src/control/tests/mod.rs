@@ -206,6 +206,10 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
             r#"{"execute":"migrate","arguments":{"uri":"exec:x"}}"#,
             "'exec:x' is no address; write unix:PATH or tcp:HOST:PORT",
         ),
+        (
+            r#"{"execute":"migrate","arguments":{"uri":"fd:5"}}"#,
+            "'fd:5' is a descriptor, and a machine that runs takes none; write unix:PATH or tcp:HOST:PORT",
+        ),
         (r#"{"execute":"migrate"}"#, "Parameter 'uri' is missing"),
         (
             r#"{"execute":"migrate-set-parameters","arguments":{"downtime-limit":2000001}}"#,

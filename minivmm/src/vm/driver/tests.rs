@@ -74,6 +74,7 @@ fn machine(dir: &Path) -> Vm {
         serial: Serial::None,
         control: None,
         incoming: None,
+        kvm: None,
     };
     Vm::new(config, Box::new(std::io::sink())).unwrap()
 }

@@ -123,7 +123,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::config::{Address, Config, Cpu, Disk, RateLimits, Serial};
+    use crate::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial};
     use crate::vm::handle::Handle;
     use crate::vm::request::{EngineRequest, Request};
     use crate::vm::state::RunState;
@@ -169,7 +169,8 @@ mod tests {
             nets: Vec::new(),
             serial: Serial::None,
             control,
-            incoming: Some(Address::Unix(dir.path().join("door"))),
+            incoming: Some(ListenAt::Address(Address::Unix(dir.path().join("door")))),
+            kvm: None,
         };
         let vm = Vm::new(config, Box::new(std::io::sink())).unwrap();
         let handle = vm.handle();

@@ -1,6 +1,5 @@
 //! An incoming migration: a thread that waits for the source, runs the engine, and says how it ended.
 
-use std::io;
 use std::sync::{Arc, PoisonError};
 
 use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
@@ -10,26 +9,36 @@ use vmstate::migrate::{Control, DestinationPhase, Phase};
 use super::ended::Ended;
 use super::seam::Seam;
 use crate::boot::layout::MACHINE_TYPE;
-use crate::config::Address;
+use crate::config::{Address, ListenAt};
 use crate::error::{Error, Result, SparingLog, chain};
 use crate::migration::firmware::Firmware;
 use crate::migration::kept::KeptSections;
 use crate::migration::preflight::Preflight;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
+use crate::passed;
 use crate::vm::published::Published;
 
-/// Listens at `address`, so that a source may connect from now on. A unix socket's file goes with the machine.
+/// Listens, so that a source may connect from now on. A unix socket's file goes with the machine, but that of a passed one.
 ///
 /// # Errors
 /// [`Error::Flag`].
-pub(in crate::vm) fn listen(address: &Address) -> Result<Listener> {
-    let listener = match address {
-        Address::Unix(path) => Listener::unix(path),
-        Address::Tcp(host_and_port) => Listener::tcp(host_and_port.as_str()),
-    };
-    let what = |error: io::Error| format!("{address}: {error}; give an address that nobody listens at");
-    listener.map_err(|error| Error::Flag { flag: "--incoming", what: what(error) })
+pub(in crate::vm) fn listen(at: &ListenAt) -> Result<Listener> {
+    let refused = |what: String| Error::Flag { flag: "--incoming", what };
+    match at {
+        ListenAt::Address(address) => {
+            let listener = match address {
+                Address::Unix(path) => Listener::unix(path),
+                Address::Tcp(host_and_port) => Listener::tcp(host_and_port.as_str()),
+            };
+            listener.map_err(|error| refused(format!("{address}: {error}; give an address that nobody listens at")))
+        }
+        ListenAt::Passed(path) => {
+            let socket = passed::descriptor(passed::reference(path).unwrap_or_default());
+            let listener = socket.and_then(Listener::listening);
+            listener.map_err(|error| refused(format!("{}: {error}; pass a stream socket that listens", path.display())))
+        }
+    }
 }
 
 /// What the thread works with.

@@ -8,7 +8,7 @@ use std::path::Path;
 use vmstate::schema::json::Schema;
 
 use crate::boot::layout::MACHINE_TYPE;
-use crate::files::{self, Fit};
+use crate::files::{self, Fit, Mode};
 use crate::migration::sections::Parts;
 use crate::vm::request::Refusal;
 
@@ -18,7 +18,7 @@ const LONGEST: u64 = 16 << 20;
 /// Reads what [`write`] wrote.
 pub(in crate::vm) fn read(file: &Path) -> Result<Schema, Refusal> {
     let mut text = String::new();
-    let opened = files::open(file, File::options().read(true), Fit::Regular);
+    let opened = files::open_path(file, Mode::Read, Fit::Regular);
     let read = opened.and_then(|file| file.take(LONGEST + 1).read_to_string(&mut text));
     read.map_err(|error| failed(file, &error))?;
     if text.len() as u64 > LONGEST {

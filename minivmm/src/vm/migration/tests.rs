@@ -60,6 +60,7 @@ fn config(dir: &Path) -> Config {
         serial: Serial::None,
         control: None,
         incoming: None,
+        kvm: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nix::fcntl::{FallocateFlags, fallocate};
 use vmstate::ownership::{Access, OwnershipError, Resource};
 
-use crate::files::{self, Fit};
+use crate::files::{self, Fit, Mode};
 
 /// Bytes of a sector, the unit of virtio-blk.
 pub const SECTOR: u64 = 512;
@@ -29,7 +29,7 @@ impl Image {
     /// [`OwnershipError::Open`].
     pub fn open(path: &Path, read_only: bool) -> Result<Self, OwnershipError> {
         let error = |source| OwnershipError::Open { path: path.into(), source };
-        let file = files::open(path, File::options().read(true).write(!read_only), Fit::Disk).map_err(error)?;
+        let file = files::open(path, if read_only { Mode::Read } else { Mode::ReadWrite }, Fit::Disk).map_err(error)?;
         let access = if read_only { Access::Shared } else { Access::Exclusive };
         let resource = Resource::image(file.try_clone().map_err(error)?, path, access);
         Ok(Self { bytes: resource.bytes()?, file, resource: Arc::new(resource) })

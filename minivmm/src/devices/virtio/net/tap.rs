@@ -2,10 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
-use nix::{ioctl_readwrite_bad, ioctl_write_int_bad, ioctl_write_ptr, request_code_write};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::{
+    ioctl_read_bad, ioctl_readwrite_bad, ioctl_write_int_bad, ioctl_write_ptr, request_code_read, request_code_write,
+};
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
     VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6,
@@ -13,10 +17,12 @@ use virtio_bindings::virtio_net::{
 
 use super::HEADER;
 use super::backend::{Backend, Offloads};
+use crate::passed;
 
 // linux/if_tun.h: TUNSETIFF and TUNSETOFFLOAD are declared as writes of the size of an int, whatever they take. TUNSETIFF
 // also writes the interface's name and flags back (`__tun_chr_ioctl`, drivers/net/tun.c).
 ioctl_readwrite_bad!(tunsetiff, request_code_write!(b'T', 202, size_of::<libc::c_int>()), libc::ifreq);
+ioctl_read_bad!(tungetiff, request_code_read!(b'T', 210, size_of::<libc::c_uint>()), libc::ifreq);
 ioctl_write_int_bad!(tunsetoffload, request_code_write!(b'T', 208, size_of::<libc::c_uint>()));
 ioctl_write_ptr!(tunsetvnethdrsz, b'T', 216, libc::c_int);
 
@@ -33,14 +39,19 @@ const OFFLOADS: [(u32, libc::c_int); 7] = [
 
 /// A tap that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot use tap interface {name:?}: {source}; it needs CAP_NET_ADMIN, or `ip tuntap add dev {name} mode tap user USER`"
-)]
+#[error("cannot use tap interface {name:?}: {source}; {}", mend(name))]
 pub struct TapError {
     /// The interface.
     pub name: String,
     /// What the system said.
     pub source: io::Error,
+}
+
+fn mend(name: &str) -> String {
+    match passed::reference(Path::new(name)) {
+        Some(_) => "pass one that was attached with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR".into(),
+        None => format!("it needs CAP_NET_ADMIN, or `ip tuntap add dev {name} mode tap user USER`"),
+    }
 }
 
 /// An attached tap.
@@ -51,8 +62,8 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Attaches to the tap `name`, which is made if there is none. It is for the host's administrator to bring it up
-    /// and connect it.
+    /// Attaches to the tap `name`, which is made if there is none; or takes one that was passed, `fd:N` or `fd:NAME`. It is for
+    /// the host's administrator to bring it up and connect it.
     ///
     /// # Errors
     /// [`TapError`]: no right to, in use, name too long.
@@ -69,6 +80,9 @@ impl Tap {
     }
 
     fn attach(name: &str) -> io::Result<Self> {
+        if let Some(reference) = passed::reference(Path::new(name)) {
+            return Self::passed(reference);
+        }
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
         let mut ifr_name = [0; libc::IFNAMSIZ];
         if name.is_empty() || name.len() >= ifr_name.len() {
@@ -81,6 +95,29 @@ impl Tap {
         let mut request = libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
         // SAFETY: TUNSETIFF reads and writes one `ifreq`, which is mutable and lives across the call; its name ends in NUL.
         unsafe { tunsetiff(file.as_raw_fd(), &raw mut request) }?;
+        Self::set_up(file)
+    }
+
+    /// A tap that somebody else attached; no interface has a colon in its name (`dev_valid_name`, net/core/dev.c).
+    fn passed(reference: &str) -> io::Result<Self> {
+        let file = File::from(passed::descriptor(reference)?);
+        let unused = libc::__c_anonymous_ifr_ifru { ifru_flags: 0 };
+        let mut request = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: unused };
+        // SAFETY: TUNGETIFF writes one `ifreq`, which is mutable and lives across the call.
+        let asked = unsafe { tungetiff(file.as_raw_fd(), &raw mut request) };
+        asked.map_err(|_| io::Error::other("it is no tap"))?;
+        // SAFETY: TUNGETIFF answers with flags; any bits of the union are flags.
+        let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+        let wanted = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        if flags & (wanted | libc::IFF_TUN) != wanted {
+            return Err(io::Error::other("it is no tap with IFF_NO_PI and IFF_VNET_HDR"));
+        }
+        let status = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+        fcntl(&file, FcntlArg::F_SETFL(status | OFlag::O_NONBLOCK))?;
+        Self::set_up(file)
+    }
+
+    fn set_up(file: File) -> io::Result<Self> {
         let header = HEADER as libc::c_int;
         // SAFETY: TUNSETVNETHDRSZ reads one int, which lives across the call.
         unsafe { tunsetvnethdrsz(file.as_raw_fd(), &raw const header) }?;
@@ -96,6 +133,12 @@ impl Tap {
         let uso = [VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6];
         let tries = [Offloads::ALL, without(&uso), without(&[uso[0], uso[1], VIRTIO_NET_F_GUEST_UFO])];
         tries.into_iter().find(|offloads| self.set_offloads(*offloads).is_ok()).unwrap_or_default()
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

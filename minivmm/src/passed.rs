@@ -1,0 +1,220 @@
+//! Descriptors that whoever starts the process has opened for it: `fd:N` by number, `fd:NAME` by the name that systemd gave it
+//! (sd_listen_fds(3)). With them minivmm needs no right of its own to a file, a device or a socket.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+/// The first that systemd passes (`SD_LISTEN_FDS_START`); those below are standard input, output and error.
+const LISTEN_FDS_START: RawFd = 3;
+
+/// What was [taken](take), by the reference that names it.
+static TAKEN: Mutex<BTreeMap<String, OwnedFd>> = Mutex::new(BTreeMap::new());
+
+/// What follows `fd:` in the place of a path. A file of such a name is `./fd:…`.
+pub fn reference(path: &Path) -> Option<&str> {
+    path.to_str()?.strip_prefix("fd:")
+}
+
+/// Takes the descriptors that flags refer to, each `(flag, reference)`, and closes what systemd passed besides, which is
+/// returned by number and name. To be called once, before the process opens anything: what is opened later could not be told
+/// from what was passed.
+///
+/// # Errors
+/// A sentence for the user, with flag and reference.
+pub fn take(uses: &[(&str, &str)]) -> Result<Vec<(RawFd, String)>, String> {
+    let listed = listed(|variable| env::var(variable).ok(), std::process::id());
+    let mut users: BTreeMap<RawFd, &str> = BTreeMap::new();
+    let mut numbers = Vec::new();
+    for (flag, reference) in uses {
+        let refused = |what| format!("{flag} fd:{reference}: {what}");
+        let number = number(reference, &listed).map_err(refused)?;
+        if let Some(other) = users.insert(number, flag) {
+            return Err(refused(format!("{other} has descriptor {number}; pass one for each")));
+        }
+        numbers.push(number);
+    }
+    // Before anything is opened here: the list may be longer than what is open.
+    let closed = |number: RawFd| nix::unistd::close(number).is_ok();
+    let unused = listed.into_iter().filter(|&(number, _)| !users.contains_key(&number) && closed(number)).collect();
+    let taken = duplicate(&numbers).map_err(|(index, error)| {
+        let (flag, reference) = uses.get(index).copied().unwrap_or_default();
+        format!("{flag} fd:{reference}: {error}")
+    })?;
+    let references = uses.iter().map(|(_, reference)| (*reference).to_owned());
+    lock().extend(references.zip(taken));
+    for number in numbers {
+        let _ = nix::unistd::close(number);
+    }
+    Ok(unused)
+}
+
+/// The descriptor that was taken as `reference`, once more.
+///
+/// # Errors
+/// It was not; or the process has no descriptor left.
+pub fn descriptor(reference: &str) -> io::Result<OwnedFd> {
+    let taken = lock();
+    let descriptor = taken.get(reference).ok_or_else(|| io::Error::other("no descriptor was passed for it"))?;
+    descriptor.try_clone()
+}
+
+/// Closes what was taken, once each user has its own: a socket that goes with its user must not listen on here.
+pub fn close() {
+    lock().clear();
+}
+
+fn lock() -> MutexGuard<'static, BTreeMap<String, OwnedFd>> {
+    TAKEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What systemd says that it passes to the process with the id `process`: numbers and names.
+fn listed(variable: impl Fn(&str) -> Option<String>, process: u32) -> Vec<(RawFd, String)> {
+    let number = |name| variable(name)?.parse::<u32>().ok();
+    if number("LISTEN_PID") != Some(process) {
+        return Vec::new();
+    }
+    // No process has more open than this, whatever the variable says.
+    let count = number("LISTEN_FDS").unwrap_or(0).min(1 << 16) as usize;
+    let names = variable("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names.split(':').map(str::to_owned).chain(std::iter::repeat(String::new()));
+    (LISTEN_FDS_START..).zip(names).take(count).collect()
+}
+
+/// The number that `reference` means, which is a number or a name.
+fn number(reference: &str, listed: &[(RawFd, String)]) -> Result<RawFd, String> {
+    if reference.is_empty() {
+        return Err("write fd:N or fd:NAME".into());
+    }
+    if !reference.bytes().all(|byte| byte.is_ascii_digit()) {
+        let mut named = listed.iter().filter(|(_, name)| name == reference);
+        return match (named.next(), named.next()) {
+            (Some(&(number, _)), None) => Ok(number),
+            (Some(_), Some(_)) => Err("more than one descriptor has this name; give the number".into()),
+            (None, _) => Err("no descriptor with this name was passed; systemd names them by FileDescriptorName= \
+                 and OpenFile="
+                .into()),
+        };
+    }
+    match reference.parse() {
+        Ok(0..LISTEN_FDS_START) => Err("0, 1 and 2 are standard input, output and error; pass another one".into()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("no descriptor has such a number".into()),
+    }
+}
+
+/// Own descriptors of what is open under these numbers; or the place in the list of one that cannot be had, and why.
+///
+/// Safe Rust makes no owner of a number. So the numbers are sent through a socket (SCM_RIGHTS, unix(7)), and what arrives is
+/// a duplicate of each. All are sent before the first is received, for that one could get a number that the list has.
+fn duplicate(numbers: &[RawFd]) -> Result<Vec<OwnedFd>, (usize, String)> {
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (out, input) = UnixStream::pair().map_err(|error| (0, error.to_string()))?;
+    let own = [out.as_raw_fd(), input.as_raw_fd()];
+    for (index, number) in numbers.iter().enumerate() {
+        let rights = [*number];
+        let message = [ControlMessage::ScmRights(&rights)];
+        let sent = sendmsg::<()>(out.as_raw_fd(), &[IoSlice::new(&[0])], &message, MsgFlags::empty(), None);
+        match sent {
+            Ok(_) if !own.contains(number) => {}
+            Ok(_) | Err(nix::errno::Errno::EBADF) => {
+                return Err((index, "no descriptor with this number is open".into()));
+            }
+            Err(errno) => return Err((index, io::Error::from(errno).to_string())),
+        }
+    }
+    let received = |index| receive(&input).map_err(|error| (index, error.to_string()));
+    (0..numbers.len()).map(received).collect()
+}
+
+/// One descriptor, which no program has that is executed.
+fn receive(socket: &UnixStream) -> io::Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let rights = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    // The kernel drops what the process has no room for (MSG_CTRUNC).
+    rights.ok_or_else(|| io::Error::other("the process has no descriptor left"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn said(pid: &str, count: &str, names: &str) -> Vec<(RawFd, String)> {
+        let variable = |name: &str| {
+            let value = match name {
+                "LISTEN_PID" => pid,
+                "LISTEN_FDS" => count,
+                "LISTEN_FDNAMES" => names,
+                _ => return None,
+            };
+            Some(value.to_owned())
+        };
+        listed(variable, 77)
+    }
+
+    /// sd_listen_fds(3): from 3 on, for the process of LISTEN_PID, names between colons.
+    #[test]
+    fn what_systemd_passes_has_numbers_and_names() {
+        let all = [(3, "qmp".to_owned()), (4, "incoming".to_owned())];
+        assert_eq!(said("77", "2", "qmp:incoming"), all);
+        assert_eq!(said("77", "1", "qmp:incoming"), all[..1]);
+        assert_eq!(said("77", "2", ":incoming"), [(3, String::new()), all[1].clone()]);
+        assert_eq!(said("77", "2", "qmp"), [all[0].clone(), (4, String::new())]);
+        for (pid, count) in [("78", "2"), ("", "2"), ("77", "x"), ("77", "-1"), ("77", "0")] {
+            assert_eq!(said(pid, count, "qmp:incoming"), [], "{pid} {count}");
+        }
+        assert_eq!(listed(|_| None, 77), []);
+    }
+
+    #[test]
+    fn a_reference_is_a_number_or_a_name_that_one_has() {
+        let listed = [(3, "disk".to_owned()), (4, "disk".to_owned()), (5, "7".to_owned()), (6, String::new())];
+        let number = |reference| number(reference, &listed);
+        assert_eq!((number("3"), number("007")), (Ok(3), Ok(7)));
+        for (reference, why) in [
+            ("", "write fd:N or fd:NAME"),
+            ("2", "0, 1 and 2 are standard input, output and error; pass another one"),
+            ("99999999999", "no descriptor has such a number"),
+            ("disk", "more than one descriptor has this name; give the number"),
+            ("-4", "no descriptor with this name was passed"),
+            ("qmp", "no descriptor with this name was passed"),
+        ] {
+            let error = number(reference).unwrap_err();
+            assert!(error.starts_with(why), "{reference}: {error}");
+        }
+        assert_eq!(reference(Path::new("fd:7")), Some("7"));
+        assert_eq!(reference(Path::new("./fd:7")), None);
+    }
+
+    /// The same file, seen by its inode.
+    #[test]
+    fn duplicates_are_of_what_is_open_under_a_number() {
+        let files = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
+        let numbers = files.each_ref().map(|file| file.as_fd().as_raw_fd());
+        let inode = |file: &File| std::os::unix::fs::MetadataExt::ino(&file.metadata().unwrap());
+        let duplicates = duplicate(&numbers).unwrap();
+        for (file, duplicate) in files.iter().zip(duplicates) {
+            assert_eq!(inode(&File::from(duplicate)), inode(file));
+        }
+        let (index, error) = duplicate(&[numbers[0], 900_000, numbers[1]]).unwrap_err();
+        assert_eq!((index, error.as_str()), (1, "no descriptor with this number is open"));
+    }
+}
