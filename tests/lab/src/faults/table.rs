@@ -22,7 +22,7 @@ const fn failed(why: &'static str) -> Says {
 const HANDED_OVER: Says = Says::Answers("postmigrate", "completed", "");
 const ARRIVED: Says = Says::Answers("running", "completed", "");
 const WAITS: Says = Says::Answers("inmigrate", "setup", "");
-/// Nothing of the machine was changed yet.
+/// Nothing of the machine was changed yet: the source sent its header and its first PING.
 const fn turned_away(why: &'static str) -> Says {
     Says::Answers("inmigrate", "setup", why)
 }
@@ -46,7 +46,7 @@ pub const TABLE: &[Row] = &[
     Row {
         fault: Fault::SourceKilled,
         cells: [
-            ends(Guest::DiedWithItsProcess, Says::Killed, turned_away("the lock of disk 0")),
+            ends(Guest::DiedWithItsProcess, Says::Killed, turned_away("closed the connection")),
             ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
             ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
             ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
@@ -129,7 +129,7 @@ pub const TABLE: &[Row] = &[
     Row {
         fault: Fault::Cancel,
         cells: [
-            asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
+            asked(Answer::Done, Guest::AtSource, CANCELLED, turned_away("closed the connection")),
             asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
             asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
             asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
@@ -140,7 +140,7 @@ pub const TABLE: &[Row] = &[
     Row {
         fault: Fault::Quit,
         cells: [
-            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), turned_away("the lock of disk 0")),
+            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), turned_away("closed the connection")),
             asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
             asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
             asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
@@ -184,7 +184,7 @@ pub const TABLE: &[Row] = &[
     Row {
         fault: Fault::GuestPowersOff,
         cells: [
-            ends(Guest::PoweredOff, Says::Ended(0, ""), turned_away("the lock of disk 0")),
+            ends(Guest::PoweredOff, Says::Ended(0, ""), turned_away("closed the connection")),
             ends(Guest::PoweredOff, Says::Ended(0, ""), NEVER_RAN),
             PAUSED,
             PAUSED,
