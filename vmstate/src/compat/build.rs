@@ -165,8 +165,10 @@ impl Builder<'_> {
                     self.budget.step(place.path.len() + name.len())?;
                     let named = names.entry(name).and_modify(|count| *count += 1).or_insert(1);
                     self.member(program, member, version, &place.numbered_field(name, *named))?;
+                    // Not a struct of one integer: a reader looks for subsections behind it, so the sides would differ.
                     if index == 0
-                        && matches!(self.layout.steps.get(before..), Some([Step::Item { item, .. }]) if item.is_one_integer())
+                        && Item::of(&member.encoding).is_some_and(|item| item.is_one_integer())
+                        && matches!(self.layout.steps.get(before..), Some([Step::Item { .. }]))
                     {
                         self.parts.last_mut().into_iter().for_each(|part| part.tag = Some(before));
                     }

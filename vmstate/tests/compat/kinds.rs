@@ -1,7 +1,7 @@
 //! Kinds whose bytes are not the whole story: limits, pointers, lists, timers, versions of nested structs, codecs.
 
 use vmstate::compat::{Crossing, Direction, Verdict, check};
-use vmstate::schema::{Description, Kind, Limit};
+use vmstate::schema::{Description, Field, Kind, Limit, Presence};
 
 use crate::{ALL_LOADS, U8, U32, description, field, nested, plain, says, since, when};
 
@@ -40,6 +40,16 @@ fn an_enum_loses_a_variant() {
         "old -> new, version 1: loads if mode is not 1, else breaks at mode because the reader takes only 0 or 2 -> go on taking what was written, and map it after the load
         new -> old, version 1: loads",
     );
+}
+
+/// Only an integer is a tag. Of a struct in its place, a reader looks for subsections, and a writer does not.
+#[test]
+fn a_struct_in_place_of_a_tag_decides_alike_on_both_sides() {
+    let front = nested("front", vec![field("number", U8)]);
+    let variant = Field::new("more".into(), U32, Presence::Tag(1));
+    let dev = plain(vec![field("front", front), variant, field("end", U8)]);
+    let report = check(&dev, &dev);
+    assert!(report.is_compatible(true), "{report}");
 }
 
 #[test]
