@@ -117,11 +117,11 @@ fn lab() -> Option<tempfile::TempDir> {
     }
 }
 
-/// The command PING with a number of one byte: what a source says before it waits for an answer ends so (QEMU's
+/// The command PING but for its number: what a source says before it waits for an answer ends so (QEMU's
 /// `qemu_savevm_send_ping`, migration/savevm.c).
-const PING: [u8; 8] = [8, 0, 2, 0, 4, 0, 0, 0];
+const PING: [u8; 5] = [8, 0, 2, 0, 4];
 /// In front of it is all that is loaded.
-const LAST_PING: u8 = 5;
+const LAST_PING: u32 = 5;
 
 /// Passes one connection on from `from` to `to`; whatever the source says before it waits for an answer goes through
 /// `change` as one piece. Returns all that the source said, unchanged.
@@ -139,7 +139,8 @@ fn relay(dir: &Path, from: &str, to: &str, change: impl Fn(&mut [u8]) + Send + '
         let (mut said, mut piece, mut bytes, mut all) = (Vec::new(), Vec::new(), vec![0; 1 << 20], false);
         while let Ok(count @ 1..) = source.read(&mut bytes) {
             piece.extend_from_slice(&bytes[..count]);
-            let ping = piece.split_last().filter(|(_, begin)| begin.ends_with(&PING)).map(|(number, _)| *number);
+            let ping = piece.split_last_chunk().filter(|(begin, _)| begin.ends_with(&PING));
+            let ping = ping.map(|(_, number)| u32::from_be_bytes(*number));
             if ping.is_none() && !all {
                 continue;
             }
