@@ -9,7 +9,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::cli::{
     self, Command, ContArgs, EXIT_UNACKNOWLEDGED, EXIT_UNDECIDED, EXIT_UNKNOWN, EXIT_USAGE, MigrateArgs, Outcome,
-    Parsed,
+    Parsed, Translation,
 };
 use crate::config::Config;
 use crate::console::{self, Console};
@@ -40,6 +40,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Migrate(arguments) => migrate(&arguments),
         Command::Cont(arguments) => cont(&arguments),
+        Command::FromQemu(arguments) => translate(cli::from_qemu(&arguments.words)),
+        Command::ToQemu(arguments) => translate(cli::to_qemu(&arguments.words)),
     }
 }
 
@@ -124,6 +126,20 @@ fn cont(arguments: &ContArgs) -> ExitCode {
     match arguments.carry_out() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => not_asked(&error),
+    }
+}
+
+/// The line to the standard output, or a line on standard error for each part without a match.
+fn translate(translation: Translation) -> ExitCode {
+    match translation {
+        Ok(words) => {
+            println!("{}", cli::line(&words));
+            ExitCode::SUCCESS
+        }
+        Err(parts) => {
+            parts.iter().for_each(say);
+            ExitCode::from(EXIT_USAGE)
+        }
     }
 }
 

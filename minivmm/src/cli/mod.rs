@@ -6,6 +6,7 @@ mod migrate;
 mod run;
 #[cfg(test)]
 mod tests;
+mod translate;
 mod values;
 
 use std::ffi::OsString;
@@ -16,6 +17,7 @@ use clap::{Parser, Subcommand};
 pub use cont::ContArgs;
 pub use migrate::{MigrateArgs, Outcome};
 pub use run::RunArgs;
+pub use translate::{TranslateArgs, Translation, from_qemu, line, to_qemu};
 
 /// Exit code for a wrong command line, a missing file, or a machine that could not be built.
 pub const EXIT_USAGE: u8 = 2;
@@ -38,6 +40,10 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Let a stopped guest go on, or take it back after a migration
     Cont(ContArgs),
+    /// Print the command line of minivmm that matches one of QEMU's microvm
+    FromQemu(TranslateArgs),
+    /// Print the command line of QEMU that matches one of minivmm's
+    ToQemu(TranslateArgs),
 }
 
 /// A small KVM virtual-machine monitor that boots Linux and live-migrates it.
@@ -71,9 +77,9 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -
         Ok(cli) => Ok(Parsed::Command(Box::new(cli.command))),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Text(error.to_string())),
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-                Err(UsageError("no command given; say run, migrate or cont, or see minivmm --help".into()))
-            }
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => Err(UsageError(
+                "no command given; say run, migrate, cont, from-qemu or to-qemu, or see minivmm --help".into(),
+            )),
             ErrorKind::InvalidSubcommand if is_demo(error.get(ContextKind::InvalidSubcommand)) => {
                 Err(UsageError("the demo is a program of its own: run `cargo demo` in minivmm's source tree".into()))
             }

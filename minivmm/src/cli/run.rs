@@ -136,7 +136,12 @@ impl RunArgs {
             let mend = "give a file that may be written, or a path that is free";
             must_open("--lease", lease, Mode::ReadWrite, Fit::Regular, mend)?;
         }
-        Ok(Config {
+        Ok(self.config())
+    }
+
+    /// The machine these flags describe; its files are not looked at.
+    pub(super) fn config(self) -> Config {
+        Config {
             kernel: self.kernel,
             initrd: self.initrd,
             append: self.append,
@@ -150,7 +155,7 @@ impl RunArgs {
             control: self.control,
             incoming: self.incoming,
             kvm: self.kvm,
-        })
+        }
     }
 }
 

@@ -270,6 +270,9 @@ fn migrate_and_no_command() {
         command(&["migrate", "unix:/tmp/in"]).unwrap_err(),
         "the following required arguments were not provided: --control <unix:PATH>; see minivmm --help"
     );
-    assert_eq!(command(&[]).unwrap_err(), "no command given; say run, migrate or cont, or see minivmm --help");
+    assert_eq!(
+        command(&[]).unwrap_err(),
+        "no command given; say run, migrate, cont, from-qemu or to-qemu, or see minivmm --help"
+    );
     assert_eq!(command(&["start"]).unwrap_err(), "unrecognized subcommand 'start'; see minivmm --help");
 }

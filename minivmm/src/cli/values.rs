@@ -186,7 +186,7 @@ fn no_descriptor(path: PathBuf) -> PathBuf {
 }
 
 /// Parts between single commas; a doubled comma stands for one within a part, as in QEMU's options.
-fn comma_separated(text: &str) -> Vec<String> {
+pub(super) fn comma_separated(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

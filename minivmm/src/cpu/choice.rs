@@ -57,6 +57,16 @@ impl Choice {
         &self.changes
     }
 
+    /// The same in QEMU's words: the value of `-cpu`, which starts with all of it or not at all.
+    pub fn qemu(&self) -> String {
+        let mut words = vec![self.model.map_or(HOST, |model| model.qemu).to_owned()];
+        words.extend(
+            self.changes.iter().map(|(feature, on)| format!("{}{}", if *on { '+' } else { '-' }, feature.name())),
+        );
+        words.push("enforce".into());
+        words.join(",")
+    }
+
     /// The model's first name.
     pub fn name(&self) -> &'static str {
         self.model.map_or(HOST, |model| model.names[0])

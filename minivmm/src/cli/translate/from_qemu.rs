@@ -1,0 +1,341 @@
+//! A command line of QEMU's, to one of minivmm's.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::Translation;
+use super::options::{Options, escape};
+use crate::cli::values;
+use crate::passed;
+
+/// Options of QEMU's without an argument that change nothing of what the guest sees.
+const IGNORED: &[&str] = &["nodefaults", "no-user-config", "no-reboot"];
+
+#[derive(Default)]
+struct Machine {
+    words: Vec<String>,
+    unmatched: Vec<String>,
+    microvm: bool,
+    second_ioapic_off: bool,
+    kvm: bool,
+    modern: bool,
+    nographic: bool,
+    cpu: Option<String>,
+    memory: Option<String>,
+    serial: Option<String>,
+    chardevs: BTreeMap<String, Options>,
+    /// Drives and nodes of a disk: image and whether it is read-only.
+    drives: BTreeMap<String, Options>,
+    netdevs: BTreeMap<String, Options>,
+    devices: Vec<Options>,
+}
+
+/// `words`, the first of which is the program, in minivmm's words.
+///
+/// # Errors
+/// A sentence for each part that has no match.
+pub fn from_qemu(words: &[String]) -> Translation {
+    let mut machine = Machine { words: vec!["minivmm".into(), "run".into()], ..Machine::default() };
+    let mut words = words.iter().skip(1);
+    while let Some(word) = words.next() {
+        let Some(option) = word.strip_prefix('-') else {
+            machine.no_match(word, "a disk image is given with -drive and -device virtio-blk-device");
+            continue;
+        };
+        let option = option.strip_prefix('-').unwrap_or(option);
+        match option {
+            _ if IGNORED.contains(&option) => {}
+            "enable-kvm" => machine.kvm = true,
+            "nographic" => machine.nographic = true,
+            "S" => machine.no_match("-S", "start the guest, and stop it with QMP's stop"),
+            _ => match words.next() {
+                Some(value) => machine.option(option, value),
+                None => machine.no_match(word, "minivmm has nothing like it"),
+            },
+        }
+    }
+    machine.finish()
+}
+
+impl Machine {
+    fn no_match(&mut self, part: &str, why: &str) {
+        self.unmatched.push(format!("{part}: {why}"));
+    }
+
+    fn flag(&mut self, name: &str, value: impl Into<String>) {
+        self.words.extend([name.to_owned(), value.into()]);
+    }
+
+    fn option(&mut self, option: &str, value: &str) {
+        match option {
+            "M" | "machine" => self.machine(value),
+            "accel" => match value.split(',').next() {
+                Some("kvm") => self.kvm = true,
+                _ => self.no_match(&format!("-accel {value}"), "minivmm runs guests with KVM only"),
+            },
+            "global" if matches!(value, "virtio-mmio.force-legacy=false" | "virtio-mmio.force-legacy=off") => {
+                self.modern = true;
+            }
+            "cpu" => self.cpu = Some(value.into()),
+            "m" => self.memory = Some(value.into()),
+            "smp" => self.cpus(value),
+            "kernel" | "initrd" => self.flag(&format!("--{option}"), file(value)),
+            "append" => self.flag("--append", value),
+            "display" | "vga" | "monitor" | "parallel" if value == "none" => {}
+            "name" => {}
+            "serial" => match &self.serial {
+                None => self.serial = Some(value.into()),
+                Some(_) => self.no_match(&format!("-serial {value}"), "the machine has one serial port"),
+            },
+            "chardev" => self.keep(value, "backend", "id", |machine| &mut machine.chardevs),
+            "drive" => self.keep(value, "file", "id", |machine| &mut machine.drives),
+            "blockdev" => self.keep(value, "driver", "node-name", |machine| &mut machine.drives),
+            "netdev" => self.keep(value, "type", "id", |machine| &mut machine.netdevs),
+            "device" => self.devices.push(Options::parse(value, "driver")),
+            "qmp" => self.qmp(value),
+            "incoming" if value.starts_with("unix:") || value.starts_with("tcp:") => self.flag("--incoming", value),
+            _ => self.no_match(&format!("-{option} {value}"), "minivmm has nothing like it"),
+        }
+    }
+
+    fn keep(&mut self, value: &str, first: &str, id: &str, of: impl Fn(&mut Self) -> &mut BTreeMap<String, Options>) {
+        let mut options = Options::parse(value, first);
+        let id = options.take(id).unwrap_or_default();
+        of(self).insert(id, options);
+    }
+
+    fn machine(&mut self, value: &str) {
+        let mut options = Options::parse(value, "type");
+        self.microvm = options.take("type").as_deref() == Some("microvm");
+        self.second_ioapic_off = options.take("ioapic2").as_deref() == Some("off");
+        match options.take("accel").as_deref() {
+            Some("kvm") => self.kvm = true,
+            Some(other) => self.no_match(&format!("accel={other}"), "minivmm runs guests with KVM only"),
+            None => {}
+        }
+        for (key, same) in
+            [("acpi", "on"), ("pcie", "off"), ("rtc", "off"), ("pit", "on"), ("pic", "on"), ("isa-serial", "on")]
+        {
+            options.ignore(key, &[same, "auto"]);
+        }
+        options.ignore("usb", &["off"]);
+        options.ignore("kernel-irqchip", &["on"]);
+        for key in ["auto-kernel-cmdline", "x-option-roms", "mem-merge", "dump-guest-core"] {
+            options.ignore(key, &[]);
+        }
+        for part in options.rest() {
+            self.no_match(
+                &format!("-M {part}"),
+                "minivmm's machine is microvm with acpi=on,pcie=off,rtc=off,pit=on,pic=on,isa-serial=on",
+            );
+        }
+    }
+
+    fn cpus(&mut self, value: &str) {
+        let mut options = Options::parse(value, "cpus");
+        let count = options.take("cpus").or_else(|| options.take("cores")).unwrap_or_else(|| "1".into());
+        options.ignore("sockets", &["1"]);
+        options.ignore("threads", &["1"]);
+        options.ignore("cores", &[&count]);
+        options.ignore("maxcpus", &[&count]);
+        for part in options.rest() {
+            self.no_match(&format!("-smp {part}"), "the machine is one package of cores with one thread each");
+        }
+        match values::cpus(&count) {
+            Ok(count) => self.flag("--cpus", count.to_string()),
+            Err(why) => self.no_match(&format!("-smp {count}"), &why),
+        }
+    }
+
+    fn qmp(&mut self, value: &str) {
+        let mut options = Options::parse(value, "address");
+        options.ignore("wait", &["off"]);
+        let (address, server) = (options.take("address").unwrap_or_default(), options.take("server"));
+        match address.strip_prefix("unix:") {
+            Some(path) if server.as_deref() == Some("on") && options.rest().next().is_none() => {
+                self.flag("--control", format!("unix:{}", file(path)));
+            }
+            _ => self.no_match(&format!("-qmp {value}"), "minivmm has -qmp unix:PATH,server=on,wait=off"),
+        }
+    }
+
+    fn finish(mut self) -> Translation {
+        if !self.microvm {
+            self.no_match("-M", "minivmm's machine is microvm");
+        } else if !self.second_ioapic_off {
+            self.no_match("-M microvm", "it may have a second I/O APIC, which minivmm has not: add ioapic2=off");
+        }
+        if !self.kvm {
+            self.no_match("-accel", "QEMU emulates without it, and minivmm does not: add -accel kvm");
+        }
+        if !self.modern && !self.devices.is_empty() {
+            let part = "-global virtio-mmio.force-legacy=false";
+            self.no_match(part, "without it QEMU's devices are older than virtio 1, which minivmm's are not: add it");
+        }
+        self.finish_cpu();
+        self.finish_memory();
+        self.finish_serial();
+        self.finish_devices();
+        if self.unmatched.is_empty() { Ok(self.words) } else { Err(self.unmatched) }
+    }
+
+    fn finish_cpu(&mut self) {
+        // QEMU's default.
+        let cpu = self.cpu.take().unwrap_or_else(|| "qemu64".into());
+        // minivmm is strict in any case, and shows nothing that is not migrated unless asked for.
+        let same = ["enforce", "enforce=on", "check", "check=on", "migratable=on"];
+        let parts: Vec<_> = cpu.split(',').filter(|part| !same.contains(part)).collect();
+        let cpu = parts.join(",");
+        match values::cpu(&cpu) {
+            Ok(_) => self.flag("--cpu", cpu),
+            Err(why) => self.no_match(&format!("-cpu {cpu}"), &why),
+        }
+    }
+
+    fn finish_memory(&mut self) {
+        let text = self.memory.take().unwrap_or_else(|| "128".into());
+        let mut options = Options::parse(&text, "size");
+        let size = options.take("size").unwrap_or_default();
+        // Without a letter QEMU counts mebibytes.
+        let size = if size.ends_with(|c: char| c.is_ascii_digit()) { format!("{size}M") } else { size };
+        for part in options.rest() {
+            self.no_match(&format!("-m {part}"), "memory is not added while the guest runs");
+        }
+        match values::memory(&size) {
+            Ok(_) => self.flag("--memory", size),
+            Err(why) => self.no_match(&format!("-m {text}"), &why),
+        }
+    }
+
+    fn finish_serial(&mut self) {
+        let default = if self.nographic { "stdio" } else { "none" };
+        let serial = self.serial.take().unwrap_or_else(|| default.into());
+        let matched = match serial.as_str() {
+            "stdio" | "mon:stdio" => Some("stdio".into()),
+            "none" | "null" => Some("none".into()),
+            "pty" => Some("pty".into()),
+            _ => match serial.split_once(':') {
+                Some(("file", path)) => Some(format!("file:{}", escape(&file(path)))),
+                Some(("chardev", id)) => self.chardevs.remove(id).and_then(chardev),
+                _ => None,
+            },
+        };
+        match matched {
+            Some(place) => self.flag("--serial", place),
+            None => self.no_match(&format!("-serial {serial}"), "minivmm has stdio, file:PATH, pty and none"),
+        }
+        for id in std::mem::take(&mut self.chardevs).into_keys() {
+            self.no_match(&format!("-chardev id={id}"), "only the serial port has a chardev");
+        }
+    }
+
+    fn finish_devices(&mut self) {
+        let mut cards = false;
+        for mut device in std::mem::take(&mut self.devices) {
+            let driver = device.take("driver").unwrap_or_default();
+            device.ignore("id", &[]);
+            match driver.as_str() {
+                "virtio-blk-device" if cards => {
+                    self.no_match(
+                        "-device virtio-blk-device",
+                        "minivmm's disks come before its cards: give them in that order",
+                    );
+                }
+                "virtio-blk-device" => self.disk(&mut device),
+                "virtio-net-device" => {
+                    cards = true;
+                    self.card(&mut device);
+                }
+                _ => {
+                    self.no_match(&format!("-device {driver}"), "minivmm has virtio-blk-device and virtio-net-device");
+                    continue;
+                }
+            }
+            for part in device.rest() {
+                self.no_match(&format!("-device {driver},{part}"), "minivmm has nothing like it");
+            }
+        }
+        for id in std::mem::take(&mut self.drives).into_keys().chain(std::mem::take(&mut self.netdevs).into_keys()) {
+            self.no_match(&format!("id={id}"), "no -device of the machine uses it");
+        }
+    }
+
+    fn disk(&mut self, device: &mut Options) {
+        let id = device.take("drive").unwrap_or_default();
+        let Some(mut drive) = self.drives.remove(&id) else {
+            return self
+                .no_match(&format!("-device virtio-blk-device,drive={id}"), "there is no such -drive or -blockdev");
+        };
+        let format = drive.take("format").or_else(|| drive.take("driver"));
+        let path = drive.take("file.filename").or_else(|| drive.take("filename")).or_else(|| {
+            // A node of its own.
+            let file = drive.take("file")?;
+            match self.drives.remove(&file) {
+                Some(mut node) => node.take("filename"),
+                None => Some(file),
+            }
+        });
+        let read_only = drive.take("readonly").or_else(|| drive.take("read-only")).as_deref() == Some("on");
+        drive.ignore("if", &["none"]);
+        drive.ignore("file.driver", &["file", "host_device"]);
+        ["cache", "aio", "discard", "detect-zeroes"].into_iter().for_each(|key| drive.ignore(key, &[]));
+        if !matches!(format.as_deref(), Some("raw" | "file" | "host_device")) {
+            self.no_match(&format!("drive {id}"), "minivmm has raw images only: say format=raw if it is one");
+        }
+        for part in drive.rest() {
+            self.no_match(&format!("drive {id}: {part}"), "minivmm has nothing like it");
+        }
+        match path {
+            Some(path) => {
+                self.flag("--disk", format!("{}{}", escape(&file(&path)), if read_only { ",readonly" } else { "" }))
+            }
+            None => self.no_match(&format!("drive {id}"), "it has no file"),
+        }
+    }
+
+    fn card(&mut self, device: &mut Options) {
+        let id = device.take("netdev").unwrap_or_default();
+        let mac = device.take("mac").map(|mac| format!(",mac={mac}")).unwrap_or_default();
+        let Some(mut netdev) = self.netdevs.remove(&id) else {
+            return self
+                .no_match(&format!("-device virtio-net-device,netdev={id}"), "minivmm's cards have a -netdev tap");
+        };
+        let kind = netdev.take("type").unwrap_or_default();
+        if kind != "tap" {
+            return self.no_match(&format!("-netdev {kind}"), "minivmm has taps only: -netdev tap,ifname=NAME");
+        }
+        netdev.ignore("script", &["no"]);
+        netdev.ignore("downscript", &["no"]);
+        netdev.ignore("vhost", &["off"]);
+        netdev.ignore("vnet_hdr", &["on"]);
+        let name = netdev.take("ifname");
+        for part in netdev.rest() {
+            self.no_match(&format!("-netdev tap,{part}"), "minivmm has nothing like it");
+        }
+        let value = format!("tap={}{mac}", escape(&name.unwrap_or_default()));
+        match values::net(&value) {
+            Ok(_) => self.flag("--net", value),
+            Err(why) => self.no_match(&format!("card {id}"), &why),
+        }
+    }
+}
+
+/// A file's name where minivmm would take `fd:…` for a passed descriptor.
+fn file(path: &str) -> String {
+    let taken = passed::reference(Path::new(path)).is_some();
+    format!("{}{path}", if taken { "./" } else { "" })
+}
+
+fn chardev(mut options: Options) -> Option<String> {
+    let backend = options.take("backend")?;
+    options.ignore("signal", &[]);
+    options.ignore("mux", &[]);
+    let path = options.take("path");
+    match (backend.as_str(), path, options.rest().next()) {
+        ("stdio", None, None) => Some("stdio".into()),
+        ("pty", None, None) => Some("pty".into()),
+        ("null", None, None) => Some("none".into()),
+        ("file", Some(path), None) => Some(format!("file:{}", escape(&file(&path)))),
+        _ => None,
+    }
+}

@@ -1,0 +1,104 @@
+//! A command line of minivmm's, to one of QEMU's.
+
+use std::path::Path;
+
+use super::Translation;
+use super::options::escape;
+use crate::cli::{Command, Parsed, parse};
+use crate::config::{Config, ListenAt, RateLimits, Serial};
+use crate::cpu::Choice;
+use crate::passed;
+
+/// `words`, which begin with `run` or with the program, in QEMU's words.
+///
+/// # Errors
+/// A sentence for each part that has no match, or what is wrong with the command line.
+pub fn to_qemu(words: &[String]) -> Translation {
+    let named = words.first().is_some_and(|word| word.rsplit('/').next() == Some("minivmm"));
+    let program = if named { None } else { Some("minivmm".to_owned()) };
+    match parse(program.into_iter().chain(words.iter().cloned())) {
+        Ok(Parsed::Command(command)) => match *command {
+            Command::Run(arguments) => qemu(&arguments.config()),
+            _ => Err(vec!["only minivmm run has a match".into()]),
+        },
+        Ok(Parsed::Text(_)) => Err(vec!["help has no match".into()]),
+        Err(error) => Err(vec![error.to_string()]),
+    }
+}
+
+fn qemu(config: &Config) -> Translation {
+    let mut unmatched = Vec::new();
+    let mut words: Vec<String> = vec!["qemu-system-x86_64".into()];
+    let mut flag = |name: &str, value: String| words.extend([name.to_owned(), value]);
+    flag("-M", "microvm,acpi=on,pcie=off,ioapic2=off,rtc=off,auto-kernel-cmdline=off,accel=kvm".into());
+    flag("-global", "virtio-mmio.force-legacy=false".into());
+    match Choice::new(&config.cpu) {
+        Ok(choice) => flag("-cpu", choice.qemu()),
+        Err(why) => unmatched.push(format!("--cpu: {why}")),
+    }
+    flag("-m", format!("{}K", config.memory >> 10));
+    flag("-smp", config.cpus.to_string());
+    flag("-display", "none".into());
+    match &config.serial {
+        Serial::Stdio => flag("-serial", "stdio".into()),
+        Serial::Pty => flag("-serial", "pty".into()),
+        Serial::None => flag("-serial", "null".into()),
+        Serial::File { path, max } => {
+            flag("-chardev", format!("file,id=serial,path={}", escape(&file(&mut unmatched, "--serial", path))));
+            flag("-serial", "chardev:serial".into());
+            if max.is_some() {
+                unmatched.push("--serial max: QEMU's file has no limit".into());
+            }
+        }
+    }
+    for (name, path) in [("-kernel", &config.kernel), ("-initrd", &config.initrd)] {
+        if let Some(path) = path {
+            flag(name, file(&mut unmatched, &format!("-{name}"), path));
+        }
+    }
+    if !config.append.is_empty() {
+        flag("-append", config.append.clone());
+    }
+    for (n, disk) in config.disks.iter().enumerate() {
+        let path = escape(&file(&mut unmatched, "--disk", &disk.path));
+        let read_only = if disk.read_only { ",readonly=on" } else { "" };
+        flag("-drive", format!("id=disk{n},if=none,format=raw,file={path}{read_only}"));
+        flag("-device", format!("virtio-blk-device,drive=disk{n}"));
+        unmatched.extend(limited(disk.limits).map(|why| format!("--disk number {}: {why}", n + 1)));
+    }
+    for (n, net) in config.nets.iter().enumerate() {
+        let tap = escape(&file(&mut unmatched, "--net", Path::new(&net.tap)));
+        flag("-netdev", format!("tap,id=net{n},ifname={tap},script=no,downscript=no"));
+        let mac = net.mac.map(|mac| format!(",mac={}", mac.map(|byte| format!("{byte:02x}")).join(":")));
+        flag("-device", format!("virtio-net-device,netdev=net{n}{}", mac.unwrap_or_default()));
+        unmatched.extend(limited(net.limits).map(|why| format!("--net number {}: {why}", n + 1)));
+    }
+    if let Some(path) = &config.control {
+        flag("-qmp", format!("unix:{},server=on,wait=off", escape(&file(&mut unmatched, "--control", path))));
+    }
+    match &config.incoming {
+        Some(ListenAt::Address(address)) => flag("-incoming", address.to_string()),
+        Some(ListenAt::Passed(path)) => drop(file(&mut unmatched, "--incoming", path)),
+        None => {}
+    }
+    if let Some(path) = &config.kvm {
+        file(&mut unmatched, "--kvm", path);
+    }
+    if config.lease.is_some() {
+        unmatched.push("--lease: QEMU has only the locks of its images".into());
+    }
+    words.extend(["-nodefaults", "-no-user-config"].map(str::to_owned));
+    if unmatched.is_empty() { Ok(words) } else { Err(unmatched) }
+}
+
+/// The name in a command line; a descriptor has none.
+fn file(unmatched: &mut Vec<String>, flag: &str, path: &Path) -> String {
+    if passed::reference(path).is_some() {
+        unmatched.push(format!("{flag} {}: give a name in place of a passed descriptor", path.display()));
+    }
+    path.display().to_string()
+}
+
+fn limited(limits: RateLimits) -> Option<&'static str> {
+    (limits != RateLimits::default()).then_some("limits are not translated: see QEMU's throttling")
+}
