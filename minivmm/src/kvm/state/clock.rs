@@ -1,7 +1,7 @@
 //! Time: sections `kvmclock` and `minivmm/clock`.
 //!
 //! A guest reads two clocks that must agree: its TSC and the KVM clock. QEMU reads one after the other, so the two come apart and
-//! Linux marks its TSC unstable; what belonged together is found again in the guest's own memory ([`pvclock`](super::pvclock)). Here
+//! Linux marks its TSC unstable; what belonged together is found again in the guest's own memory (`pvclock`). Here
 //! both are read at one instant (KVM_GET_CLOCK gives clock, wall clock and host TSC together), and both go on by the time that passed
 //! ([`elapsed`]), as Documentation/virt/kvm/devices/vcpu.rst, section 4.1, lays out for KVM_VCPU_TSC_OFFSET.
 
