@@ -113,7 +113,7 @@ pub fn say(sentence: impl Display) {
     eprintln!("minivmm: {}", Printable(sentence));
 }
 
-/// What somebody else causes to be said, as often as he likes: one sentence in `QUIET`, so that nobody fills the user's log.
+/// Sentences that a peer can cause at any rate, limited to one in 10 s, so that a peer cannot fill the user's log.
 #[derive(Debug, Default)]
 pub struct SparingLog {
     last: Option<Instant>,

@@ -207,7 +207,7 @@ fn remove_stale(path: &Path) -> Result<(), ControlError> {
     }
 }
 
-/// True if nobody listens there. Does not wait: a queue that is full is somebody's, too.
+/// True if nobody listens there. Does not wait: a full queue of connections also belongs to a listener.
 fn is_dead(path: &Path) -> io::Result<bool> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -321,7 +321,7 @@ fn serve_commands(mut session: Session<&UnixStream>, outgoing: &SyncSender<Outgo
     let mut alive = outgoing.send(Some(session.greeting())).is_ok();
     while alive && let Some(said) = session.listen() {
         standing.busy.store(true, Ordering::SeqCst);
-        // Before the answer is out: who has it was heard before all that come after it.
+        // Before the answer is sent: a client that has its answer counts as heard before each client that speaks later.
         *lock(&standing.heard) = Instant::now();
         let answer = session.answer(said);
         // Before the answer is out, too: what happens once the client has it must not be missed.

@@ -1,4 +1,4 @@
-//! Whether an older release takes the values that are sent to it: its load, played on the bytes by its schema alone.
+//! Whether an older release takes the values that are sent to it: the bytes are loaded as that release's schema says.
 //!
 //! That ends where only the release itself knows how the bytes go on: at a predicate, a hand-written codec, a byte that may be
 //! a null pointer, a length that is not on the wire. What is behind such a place the release judges when it loads.
@@ -24,7 +24,7 @@ pub(super) fn refused_value(bytes: &[u8], there: &Description, version: u32) -> 
 enum Stop {
     /// A value that is not taken.
     Refused(Error),
-    /// Nobody but the release knows how the bytes go on.
+    /// Only the release's own code knows how the bytes go on.
     Unknown,
 }
 

@@ -1,4 +1,4 @@
-//! A command line of QEMU's, to one of minivmm's.
+//! Translates a command line of QEMU to one of minivmm.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,7 +30,7 @@ struct Machine {
     devices: Vec<Options>,
 }
 
-/// `words`, the first of which is the program, in minivmm's words.
+/// Translates QEMU's `words`, the first of which is the program, to a command line of minivmm.
 ///
 /// # Errors
 /// A sentence for each part that has no match.

@@ -1,4 +1,4 @@
-//! A command line of minivmm's, to one of QEMU's.
+//! Translates a command line of minivmm to one of QEMU.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::config::{Config, ListenAt, RateLimits, Serial};
 use crate::cpu::Choice;
 use crate::passed;
 
-/// `words`, which begin with `run` or with the program, in QEMU's words.
+/// Translates minivmm's `words`, which begin with `run` or with the program, to a command line of QEMU.
 ///
 /// # Errors
 /// A sentence for each part that has no match, or what is wrong with the command line.

@@ -212,7 +212,7 @@ impl Source<'_, '_> {
             SourceAction::SendEnd(until) => {
                 self.wire.send(&self.buffer, Patience::Until(until)).map(|()| SourceEvent::Done)
             }
-            // QEMU moves no fence: one that is where it was does not say that the guest has not run there.
+            // A QEMU moves no fence, so a fence that was not moved does not prove that the guest has not run in the QEMU.
             SourceAction::Claim if self.peer == Peer::Qemu => Ok(SourceEvent::Claimed(Claim::Undecidable)),
             SourceAction::Claim => self.machine.claim().map(SourceEvent::Claimed),
             SourceAction::Sleep(until) => {

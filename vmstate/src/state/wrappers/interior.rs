@@ -1,7 +1,7 @@
 //! Values behind interior mutability: atomics, cells and locks, with the bytes of what they hold.
 //!
-//! Who has `&mut` to one locks nothing and cannot be contended: only a guard that was leaked, or a lock that a panicking thread
-//! held, stands in the way. That is refused, and such a value is kept. One that is shared is waited for.
+//! Through `&mut` a value is reached without locking it, and nobody contends for it: only a guard that was leaked, or a lock that a
+//! panicking thread held, stands in the way. That is refused, and such a value is kept. One that is shared is waited for.
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{
