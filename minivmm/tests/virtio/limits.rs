@@ -106,6 +106,35 @@ fn a_disk_moves_so_many_bytes_and_rests_inside_of_a_request() {
     assert_eq!(driver.memory.read_obj::<u8>(GuestAddress(STATUS)).unwrap(), 0);
 }
 
+/// Offers a discard (11) or write-zeroes (13) request for so many sectors from the first on (virtio 1.2 §5.2.6).
+fn offer_erase(driver: &mut Driver<Blk>, kind: u8, sectors: u32) {
+    driver.memory.write_slice(&[kind, 0, 0, 0], GuestAddress(BUFFERS)).unwrap();
+    driver.memory.write_obj(u64::from(sectors), GuestAddress(DATA + 8)).unwrap();
+    driver.queues[0].offer(&[(BUFFERS, 16, false), (DATA, 16, false), (STATUS, 1, true)]);
+    driver.notify(0);
+}
+
+/// Nothing is moved, but the host's file system works: a request counts as its length, and as 256 KiB at most.
+#[test]
+fn what_a_disk_gives_back_or_zeroes_counts_against_its_bytes() {
+    for kind in [11, 13] {
+        let (mut driver, _file, clock) = disk(RateLimits { bytes: rate(256 << 10, 256 << 10), operations: None });
+        for _ in 0..3 {
+            offer_erase(&mut driver, kind, 2048);
+        }
+        rests_at(&mut driver, 0, 1);
+        clock.advance(1001, &mut driver, 0);
+        rests_at(&mut driver, 0, 2);
+        let (mut driver, _file, clock) = disk(RateLimits { bytes: rate(1024, 1024), operations: None });
+        for _ in 0..4 {
+            offer_erase(&mut driver, kind, 1);
+        }
+        rests_at(&mut driver, 0, 2);
+        clock.advance(500, &mut driver, 0);
+        rests_at(&mut driver, 0, 3);
+    }
+}
+
 /// A pause does not wait for tokens; what rests is in the stream as if it had not been begun, with the guest's kicks asked
 /// for; the destination does it again, with buckets of its own.
 #[test]

@@ -12,6 +12,10 @@ const PIECE: u64 = 256 << 10;
 /// Bytes that the file system gives back or zeroes at once.
 const RANGE_PIECE: u64 = 32 << 20;
 
+/// Bytes that a rate limit counts for a piece that the file system gives back or zeroes, if it is not shorter: nothing is moved,
+/// but the file system writes its records, so that it cannot be free.
+const ERASE_COST: u64 = PIECE;
+
 /// What becomes of a range of sectors.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Erase {
@@ -50,7 +54,7 @@ pub(super) struct Disk {
     pub(super) image: Arc<Image>,
     /// Writes may stay in the host's cache until a flush.
     pub(super) write_back: bool,
-    /// Bytes read and written, since someone took the count.
+    /// Bytes read and written, and [what erasing costs](ERASE_COST), since someone took the count.
     pub(super) moved: u64,
     buffer: Vec<u8>,
 }
@@ -100,7 +104,11 @@ impl Disk {
             // A hint: where it cannot be followed, nothing is lost.
             (Err(error), Erase::Discard) if cannot(&error) => Ok(len),
             (Err(error), _) if cannot(&error) => self.write_zeros(offset, len),
-            (done, _) => Ok(done.map(|()| count)?),
+            (done, _) => {
+                done?;
+                self.moved += count.min(ERASE_COST);
+                Ok(count)
+            }
         }
     }
 
