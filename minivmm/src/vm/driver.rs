@@ -198,21 +198,21 @@ impl Vm {
         end
     }
 
-    /// Carries out what the guest did; `Some` if the machine has ended. What could not be done is tried again: the guest
-    /// stands until it is.
+    /// Carries out what the guest did; `Some` if the machine has ended. What could not be done is tried again: its flag is
+    /// there until it is.
     fn serve_guest(&mut self, event: GuestEvent) -> Option<End> {
-        let outcome = match event {
+        let (what, outcome) = match event {
             GuestEvent::PoweredOff => {
                 self.shared.set_run_state(RunState::Shutdown);
                 return Some(End::PoweredOff);
             }
-            GuestEvent::Reset => self.reset(),
-            GuestEvent::Failed(why) => self.fail(why),
+            GuestEvent::Reset => ("the guest's reset".to_owned(), self.reset()),
+            GuestEvent::Failed(why) => (format!("{why}; the machine's stop"), self.fail(why)),
         };
         match outcome {
             Ok(()) => None,
             Err(Outcome::Refused(refusal)) => {
-                say(format_args!("the guest's reset waits: {refusal}"));
+                say(format_args!("{what} waits: {refusal}"));
                 None
             }
             Err(Outcome::Ended(end)) => Some(end),
@@ -344,8 +344,8 @@ impl Vm {
         if !self.can_be_asked() {
             return Err(Outcome::Ended(End::Failed(why)));
         }
+        self.machine.pause_vcpus(PATIENCE).map_err(|error| Refusal(error.to_string()))?;
         say(&why);
-        let _ = self.machine.pause_vcpus(PATIENCE);
         self.shared.set_run_state(RunState::InternalError);
         Ok(())
     }

@@ -78,6 +78,35 @@ fn a_stop_is_refused_while_a_disk_does_not_answer_and_the_guest_goes_on() {
     assert_eq!(user.ask("query-status").0["return"]["status"], "paused");
 }
 
+/// A machine whose guest cannot go on says that it stands only once all of it does.
+#[test]
+fn a_machine_with_a_failed_vcpu_stands_once_its_other_vcpus_do() {
+    const FAILS_ONCE_THE_POWER_BUTTON_IS_PRESSED: [u8; 18] = [
+        0xbb, 0, 0, 0xa0, 0xfe, // mov $0xfea00000, %ebx: events that are pending
+        0x8b, 0x03, 0x85, 0xc0, // again: mov (%rbx), %eax; test %eax, %eax
+        0x74, 0xfa, // jz again
+        0xb8, 0, 0, 0, 0xd0, 0xff, 0xe0, // mov $0xd0000000, %eax; jmp *%rax: no KVM can go on there
+    ];
+    if let Err(error) = minivmm::kvm::open() {
+        return vmstate_lab::skip::skip(error);
+    }
+    let errors = tempfile::NamedTempFile::new().unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"exec "$0" run "$@" 2>"$ERRORS""#, env!("CARGO_BIN_EXE_minivmm")]).env("ERRORS", errors.path());
+    let flags = ["--serial", "none", "--cpus", "2"];
+    let process = Process::spawn_by(shell, &FAILS_ONCE_THE_POWER_BUTTON_IS_PRESSED, &flags);
+    let mut user = process.user();
+    let vcpu = until("a second vCPU", || process.threads("vcpu1").first().copied());
+    let Some(busy) = Held::anywhere(Pid::from_raw(vcpu as i32)) else { return };
+    assert!(user.ask("system_powerdown").0.get("return").is_some());
+    let said = |what: &str| fs::read_to_string(errors.path()).unwrap().contains(what).then_some(());
+    until("try to stop the other vCPU", || said("vCPU 0: KVM internal error"));
+    until("word that the other vCPU does not stop", || said("the machine's stop waits: vCPU 1 did not stop within"));
+    assert_eq!(user.ask("query-status").0["return"]["status"], "running");
+    drop(busy);
+    until("machine that stands", || (user.ask("query-status").0["return"]["status"] == "internal-error").then_some(()));
+}
+
 /// What a busy host does to a guest's pause is no reason to refuse its migration: what its state has that the release lacks is
 /// looked for as soon as it can be.
 #[test]
