@@ -8,17 +8,20 @@ use vmstate_lab::tiny;
 
 use super::*;
 use crate::bus::BusDevice;
-use crate::config::{Address, Cpu, Disk, RateLimits, Serial};
+use crate::config::{Address, Cpu, Disk, Rate, RateLimits, Serial};
 use crate::vm::request::ParameterChange;
 
 /// Where the test's driver has the disk's queue, and behind it what is read: far from what the guest uses.
 const QUEUE: u64 = 32 << 20;
 const DATA: u64 = 48 << 20;
 const PIECE: u32 = 8 << 20;
+/// Bytes a second that the disk reads: a piece of 256 KiB every 62 ms.
+const RATE: u64 = 4 << 20;
 /// What guest memory has where nothing was read.
 const UNTOUCHED: u8 = 0xff;
 
-/// Asks the machine's disk for the same 8 MiB sixty times over, at one address each (virtio 1.2 §2.7, §4.2.3).
+/// Asks the machine's disk for the same 8 MiB sixty times over, at one address each (virtio 1.2 §2.7, §4.2.3): at the
+/// [rate](RATE) of the disk, work for two minutes.
 fn ask_for_much(vm: &Vm) {
     const BUFFERS: u16 = 60;
     let memory = vm.ram.guest();
@@ -61,6 +64,8 @@ fn machine(dir: &Path) -> Vm {
     let [kernel, path] = ["kernel", "disk"].map(|name| dir.join(name));
     std::fs::write(&kernel, tiny::bzimage()).unwrap();
     std::fs::File::create(&path).unwrap().set_len(1 << 30).unwrap();
+    let bytes = Rate { per_second: RATE.try_into().unwrap(), burst: 1.try_into().unwrap() };
+    let limits = RateLimits { bytes: Some(bytes), operations: None };
     let config = Config {
         kernel: Some(kernel),
         initrd: None,
@@ -68,7 +73,7 @@ fn machine(dir: &Path) -> Vm {
         memory: 64 << 20,
         cpus: 1,
         cpu: Cpu::default(),
-        disks: vec![Disk { path, read_only: false, limits: RateLimits::default() }],
+        disks: vec![Disk { path, read_only: false, limits }],
         lease: None,
         nets: Vec::new(),
         serial: Serial::None,
@@ -123,7 +128,8 @@ fn a_reset_leaves_no_device_of_the_old_machine_at_work() {
         assert!(vm.reset().is_ok());
         let memory = vm.ram.guest();
         memory.write_slice(&vec![UNTOUCHED; PIECE as usize], GuestAddress(DATA)).unwrap();
-        std::thread::sleep(Duration::from_millis(50));
+        // Several pieces of what is left would be read.
+        std::thread::sleep(Duration::from_millis(300));
         let mut now = vec![0; PIECE as usize];
         memory.read_slice(&mut now, GuestAddress(DATA)).unwrap();
         assert!(now.iter().all(|byte| *byte == UNTOUCHED), "written after the reset, machine stood: {stands}");

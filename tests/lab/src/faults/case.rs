@@ -14,10 +14,11 @@ use super::third_party::ThirdParty;
 use super::wire::{Alteration, Wire};
 use super::{PATIENCE, Result, until};
 
-/// A command is given this long before the wire flows again: some are answered only once the migration has ended.
-const COMMAND: Duration = Duration::from_millis(500);
-/// A cancel is answered while the wire is silent: before the source would give up by itself, also on a busy host.
-const CANCEL: Duration = Duration::from_secs(3);
+/// A command is answered while the wire is silent: before the source would give up by itself, which takes 10 s while the guest
+/// runs (`SourceOptions`), and the pause's budget once it stands.
+const AT_ONCE: Duration = Duration::from_secs(9);
+/// A peer of a silent wire does not give up in this time.
+const A_WHILE: Duration = Duration::from_millis(500);
 
 /// Makes the fault happen to a guest that runs at `source` and checks the ending. Returns who runs the guest then.
 ///
@@ -27,6 +28,9 @@ pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Ce
     let Cell::Ends { guest, source: source_says, destination, answer } = *cell else { return Ok(Some(source)) };
     let mut place = Place::new(ground, source, &oddities(fault, phase))?;
     let told = (|| {
+        if fault == Fault::Cancel {
+            place.pause_for(PATIENCE)?;
+        }
         place.migrate()?;
         place.wire.await_mark(phase.mark(), Instant::now() + PATIENCE)?;
         inject(fault, phase, &mut place)
@@ -85,7 +89,8 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
             place.wire.behave(Wire::Trickles(512));
             match phase {
                 Phase::Setup | Phase::Rounds => {
-                    std::thread::sleep(COMMAND);
+                    let mut introduced = || Ok(place.destination.answers()?.1 == "active");
+                    until("the destination knows who the source is", &mut introduced)?;
                     let told = command(place, "migrate_cancel", Value::Null)?;
                     place.wire.behave(Wire::Flows);
                     return Ok(told);
@@ -126,8 +131,11 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
             if powers_off {
                 until("the process ends", || Ok(side.exit_code().is_some()))?;
             } else {
-                // Until it has begun, not until it has booted: a peer does not wait for that long.
-                std::thread::sleep(COMMAND);
+                // A peer does not wait until every guest has come so far.
+                let (vcpus, deadline) = (side.first_vcpu(), Instant::now() + A_WHILE);
+                while side.first_vcpu() == vcpus && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
             }
         }
         Fault::Cancel => return released(place, "migrate_cancel", Value::Null),
@@ -162,18 +170,14 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
     Ok(None)
 }
 
-/// Gives the source a command, and lets the wire flow once it had time to be carried out.
+/// Gives the source a command, and lets the wire flow once it is answered.
 fn released(place: &mut Place, name: &'static str, arguments: Value) -> Result<Told> {
-    let answer = place.source.ask(name, arguments);
-    let bound = if name == "migrate_cancel" { CANCEL } else { COMMAND };
-    let deadline = Instant::now() + bound;
-    while !answer.is_finished() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let in_time = answer.is_finished();
+    let (answer, asked) = (place.source.ask(name, arguments), Instant::now());
+    until("a command is answered", || Ok(answer.is_finished()))?;
+    let took = asked.elapsed();
     place.wire.behave(Wire::Flows);
-    if name == "migrate_cancel" && !in_time {
-        return Err(format!("{name} is not answered within {CANCEL:?}, while the wire is silent"));
+    if took > AT_ONCE {
+        return Err(format!("{name} was answered after {took:?}, while the wire was silent"));
     }
     join(answer)
 }

@@ -87,6 +87,15 @@ impl Place {
         Ok(())
     }
 
+    /// Lets the guest stand this long before the source takes it back by itself.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn pause_for(&mut self, budget: Duration) -> Result<()> {
+        let budget = json!({ "pause-budget": budget.as_millis() as u64 });
+        self.source.execute("migrate-set-parameters", budget).map(drop)
+    }
+
     /// Begins the migration.
     ///
     /// # Errors

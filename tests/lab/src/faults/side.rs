@@ -1,5 +1,6 @@
 //! Source or destination: a process with the files and sockets that are its own.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -116,6 +117,13 @@ impl Side {
         let console = self.vmm.console();
         let since = console.rsplit(self.subject.banner).next().unwrap_or_default();
         (self.subject.passes)(since).last().copied().unwrap_or(0)
+    }
+
+    /// The thread of the guest's first vCPU, which a reset makes anew; `None` while there is none.
+    pub fn first_vcpu(&self) -> Option<OsString> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.process)).ok()?.flatten();
+        let name = |thread: &fs::DirEntry| fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        threads.into_iter().find(|thread| name(thread).trim_end() == "vcpu0").map(|thread| thread.file_name())
     }
 
     /// True if this process holds a lock for writing on `image`, as the kernel tells of its open files.
