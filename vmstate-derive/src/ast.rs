@@ -60,13 +60,13 @@ pub(crate) enum Codec {
     /// Bits, of a fixed number or counted.
     Bitmap(Option<Length>),
     /// Elements whose number is another field.
-    Counted(Length),
+    Len(Length),
     /// A part of an array.
     Slice(ExprRange),
     /// A part of an array, as raw bytes.
     BufferSlice(ExprRange),
     /// Elements behind their number, an integer of that type, so many at most.
-    Prefixed(Type, Expr),
+    Counted(Type, Expr),
     /// Elements, each by another way than its type's.
     Each(Box<Framing>, By),
     /// Elements with a marker before each, so many at most.
@@ -100,9 +100,9 @@ pub(crate) enum Framing {
     /// Of an array, one after the other.
     Array,
     /// As many as another field says.
-    Counted(Length),
+    Len(Length),
     /// Behind their number.
-    Prefixed(Type, Expr),
+    Counted(Type, Expr),
     /// With a marker before each.
     List(Expr),
 }
@@ -305,8 +305,8 @@ impl Codec {
         };
         if let Some(by) = by {
             let framing = match (&length, &attrs.counted, &attrs.list, &attrs.with) {
-                (Some(_), ..) => length.take().map(Framing::Counted),
-                (None, Some(prefix), ..) => Some(Framing::Prefixed(prefix.value.clone(), max.clone())),
+                (Some(_), ..) => length.take().map(Framing::Len),
+                (None, Some(prefix), ..) => Some(Framing::Counted(prefix.value.clone(), max.clone())),
                 (None, None, Some(_), _) => Some(Framing::List(max.clone())),
                 (None, None, None, Some(Spanned { value: With::Array(_), .. })) => Some(Framing::Array),
                 _ => None,
@@ -332,7 +332,7 @@ impl Codec {
         } else if let Some(wire) = &attrs.wire {
             Self::Via(wire.value.clone())
         } else if let Some(prefix) = &attrs.counted {
-            Self::Prefixed(prefix.value.clone(), max)
+            Self::Counted(prefix.value.clone(), max)
         } else if attrs.list.is_some() {
             Self::List(max)
         } else if let Some(slice) = &attrs.slice {
@@ -343,7 +343,7 @@ impl Codec {
         } else if attrs.buffer.is_some() {
             Self::Buffer(length)
         } else if let Some(length) = length {
-            Self::Counted(length)
+            Self::Len(length)
         } else if attrs.equal.is_some() {
             Self::Equal
         } else if attrs.at_most_current.is_some() {
@@ -356,9 +356,9 @@ impl Codec {
     /// The length, if it is another field.
     pub(crate) fn length(&self) -> Option<&Length> {
         match self {
-            Self::Counted(length) | Self::Buffer(Some(length)) | Self::Bitmap(Some(length)) => Some(length),
+            Self::Len(length) | Self::Buffer(Some(length)) | Self::Bitmap(Some(length)) => Some(length),
             Self::Each(framing, _) => match framing.as_ref() {
-                Framing::Counted(length) => Some(length),
+                Framing::Len(length) => Some(length),
                 _ => None,
             },
             _ => None,

@@ -47,6 +47,20 @@ struct Element {
     i: u32,
 }
 
+#[derive(VmState, Default, Clone, PartialEq, Debug)]
+#[vmstate(name = "test/boxed")]
+struct Boxed {
+    #[vmstate(list, max = 3)]
+    stack: Box<[u16]>,
+}
+
+#[test]
+fn a_list_may_be_a_boxed_slice() {
+    both_ways(Boxed { stack: [1, 2].into() }, Boxed { stack: [9, 8, 7].into() }, &[1, 0, 1, 1, 0, 2, 0]);
+    let error = refused(Boxed::default(), &[1, 0, 1, 1, 0, 2, 1, 0, 3, 1, 0, 4, 0]);
+    assert_eq!(error.to_string(), "stack at 0xa: more than 3 elements");
+}
+
 /// As QEMU's `TestQtailq`, whose elements are 70000 and 100000 there.
 #[derive(VmState, Default, Clone, PartialEq, Debug)]
 #[vmstate(name = "test/queue")]

@@ -20,23 +20,7 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
     match &field.codec {
         Codec::Plain => of(field, &quote!(__v::Wire), &quote!(KIND)),
         Codec::Whole => of(field, &quote!(__v::Wire), &quote!(WHOLE)),
-        Codec::Buffer(None) => of(field, &quote!(__v::Buffer), &quote!(KIND)),
-        Codec::Buffer(Some(_)) => quote!(__v::Kind::CountedBuffer),
-        Codec::Bitmap(None) => of(field, &quote!(__v::Bitmap), &quote!(BITS)),
-        Codec::Bitmap(Some(_)) => quote!(__v::Kind::CountedBitmap),
-        Codec::Counted(_) => of(field, &quote!(__v::Counted), &quote!(KIND)),
-        Codec::Slice(range) => {
-            let (first, end) = bounds(ty, range);
-            quote!(__v::slice::<#ty>(#first, #end))
-        }
-        Codec::BufferSlice(range) => {
-            let (first, end) = bounds(ty, range);
-            quote!(__v::buffer_slice::<#ty>(#first, #end))
-        }
-        Codec::Prefixed(prefix, max) => quote!(__v::prefixed::<__v::Own<#ty>, #prefix, { #max }>()),
         Codec::Each(framing, by) => each::kind(framing, by, field),
-        Codec::List(_) => of(field, &quote!(__v::List), &quote!(KIND)),
-        Codec::Map(_) => of(field, &quote!(__v::Map), &quote!(KIND)),
         Codec::Entries(_, by) => each::kind_of_entries(by, field),
         Codec::Equal => by_current(ty, &quote!(Equal)),
         Codec::AtMostCurrent => by_current(ty, &quote!(AtMostCurrent)),
@@ -49,6 +33,13 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
         }
         Codec::At(version) => {
             quote!(__v::Kind::StructAt(__v::MaybeStatic::Static(<#ty as __v::VmState>::DESCRIPTION), #version))
+        }
+        codec => {
+            let kind = of(field, &by_trait(codec).unwrap_or_default(), &quote!(KIND));
+            match part(field) {
+                Some((first, end)) => quote!(__v::slice(#kind, #first, #end)),
+                None => kind,
+            }
         }
     }
 }
@@ -75,13 +66,19 @@ pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<Toke
         None => quote!(__v::Length::Machine(__v::MaybeStatic::Static(#name))),
     };
     let length = quote!(::core::option::Option::Some(#length));
-    let room = of(field, &quote!(__v::Counted), &quote!(ROOM));
     Some(match &field.codec {
-        Codec::Bitmap(_) => quote!(__v::counted_bits(#room, #length, #factor, #max)),
         // Its elements are made anew, as many as there are.
         Codec::Each(..) => quote!(__v::Count::new(#length, #factor, #max, false)),
-        _ => quote!(__v::counted(#room, #length, #factor, #max)),
+        _ => {
+            let room = room(field);
+            quote!(#room.count(#length, #factor, #max))
+        }
     })
+}
+
+/// How many elements the field's type has memory for.
+pub(super) fn room(field: &Field<'_>) -> TokenStream {
+    of(field, &by_trait(&field.codec).unwrap_or_default(), &quote!(ROOM))
 }
 
 /// What makes the field's value of its bytes, in the user's words, if that is the user's own code.
@@ -144,9 +141,6 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
     match &field.codec {
         Codec::Equal => quote!(__v::within(<#ty as __v::Wire>::save(&mut #place, out), #name)?;),
         Codec::AtMostCurrent => quote!(__v::within(__v::save_at_most::<#ty>(&mut #place, out), #name)?;),
-        Codec::Prefixed(prefix, max) => {
-            quote!(__v::within(__v::save_prefixed::<#ty, #prefix>(&mut #place, #max, out), #name)?;)
-        }
         Codec::Each(framing, by) => each::save(framing, by, field),
         Codec::Entries(max, by) => each::save_entries(max, by, field),
         Codec::Via(wire) => quote!(__v::within(__v::save_as::<#ty, #wire>(#place, out), #name)?;),
@@ -175,11 +169,11 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
         codec => {
             let item = if matches!(codec, Codec::Whole) { quote!(save_whole) } else { quote!(save) };
             let save = of(field, &by_trait(codec).unwrap_or_default(), &item);
-            let told = told(
+            let form = form(
                 field,
                 |Length { place, name: length, factor, max, .. }| quote!(__v::within(__v::count_to_save(#place, #length, #factor, #max), #name)?),
             );
-            quote!(__v::within(#save(&mut #place, #told out), #name)?;)
+            quote!(__v::within(#save(&mut #place, #form out), #name)?;)
         }
     }
 }
@@ -190,9 +184,6 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
     match &field.codec {
         Codec::Equal => quote!(__v::within(__v::load_equal::<#ty>(&#place, input), #name)?;),
         Codec::AtMostCurrent => quote!(__v::within(__v::load_at_most::<#ty>(&mut #place, input), #name)?;),
-        Codec::Prefixed(prefix, max) => {
-            quote!(__v::within(__v::load_prefixed::<#ty, #prefix>(&mut #place, #max, input), #name)?;)
-        }
         Codec::Each(framing, by) => each::load(framing, by, field),
         Codec::Entries(max, by) => each::load_entries(max, by, field),
         Codec::Via(wire) => quote!(__v::within(__v::load_as::<#ty, #wire>(&mut #place, input), #name)?;),
@@ -210,24 +201,34 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
         codec => {
             let item = if matches!(codec, Codec::Whole) { quote!(load_whole) } else { quote!(load) };
             let load = of(field, &by_trait(codec).unwrap_or_default(), &item);
-            let told = told(
+            let form = form(
                 field,
                 |Length { place, name: length, factor, max, .. }| quote!(__v::within(__v::count_to_load(#place, #length, #factor, #max, input), #name)?),
             );
-            quote!(__v::within(#load(&mut #place, #told input), #name)?;)
+            quote!(__v::within(#load(&mut #place, #form input), #name)?;)
         }
     }
 }
 
-/// What the functions of [`by_trait`] are told besides the bytes; `count` makes a number of elements of a length.
-fn told(field: &Field<'_>, count: impl Fn(&Length) -> TokenStream) -> TokenStream {
-    match &field.codec {
-        Codec::Slice(range) | Codec::BufferSlice(range) => {
-            let (first, end) = bounds(field.ty, range);
-            quote!(#first, #end,)
-        }
-        Codec::List(max) | Codec::Map(max) => quote!(#max,),
-        codec => codec.length().map(count).map_or_else(TokenStream::new, |count| quote!(#count,)),
+/// What the field's attribute says, for a trait of [`by_trait`] that asks for it; `count` makes a number of elements of a length.
+fn form(field: &Field<'_>, count: impl Fn(&Length) -> TokenStream) -> Option<TokenStream> {
+    let packing = packing(&field.codec);
+    Some(match (&field.codec, part(field), field.codec.length().map(count)) {
+        (Codec::Counted(..), ..) => quote!(__v::Counted::FORM,),
+        (Codec::List(max), ..) => quote!(__v::List(#max),),
+        (Codec::Map(max), ..) => quote!(__v::Map(#max),),
+        (_, Some((first, end)), _) => quote!(__v::Slice(#first, #end, #packing),),
+        (.., Some(count)) => quote!(__v::Len(#count, #packing),),
+        _ => return None,
+    })
+}
+
+/// How the elements of the field stand together.
+fn packing(codec: &Codec) -> TokenStream {
+    match codec {
+        Codec::Buffer(_) | Codec::BufferSlice(_) => quote!(__v::Buffer),
+        Codec::Bitmap(_) => quote!(__v::Bitmap),
+        _ => quote!(__v::Own),
     }
 }
 
@@ -269,18 +270,17 @@ pub(crate) fn add_bounds(container: &Container<'_>, generics: &mut Generics) {
 
 /// The trait of the library that makes the bytes.
 fn by_trait(codec: &Codec) -> Option<TokenStream> {
+    let packing = packing(codec);
     match codec {
         Codec::At(_) => Some(quote!(__v::VmState)),
-        Codec::Plain | Codec::Whole | Codec::Bitmap(None) => Some(quote!(__v::Wire)),
-        Codec::Buffer(None) => Some(quote!(__v::Buffer)),
-        Codec::Buffer(Some(_)) => Some(quote!(__v::CountedBuffer)),
-        Codec::Bitmap(Some(_)) => Some(quote!(__v::CountedBitmap)),
-        Codec::Counted(_) => Some(quote!(__v::Counted)),
-        Codec::Slice(_) | Codec::BufferSlice(_) => Some(quote!(__v::Sliced)),
-        Codec::Prefixed(..) => Some(quote!(__v::Prefixed)),
-        Codec::List(_) => Some(quote!(__v::List)),
-        Codec::Map(_) => Some(quote!(__v::Map)),
-        Codec::Equal | Codec::AtMostCurrent => Some(quote!(__v::Wire)),
+        Codec::Plain | Codec::Whole | Codec::Equal | Codec::AtMostCurrent => Some(quote!(__v::Wire)),
+        Codec::Buffer(None) | Codec::Bitmap(None) | Codec::Slice(_) | Codec::BufferSlice(_) => {
+            Some(quote!(__v::Coded<__v::Slice<#packing>>))
+        }
+        Codec::Len(_) | Codec::Buffer(Some(_)) | Codec::Bitmap(Some(_)) => Some(quote!(__v::Coded<__v::Len<#packing>>)),
+        Codec::Counted(prefix, max) => Some(quote!(__v::Coded<__v::Counted<#prefix, { #max }>>)),
+        Codec::List(_) => Some(quote!(__v::Coded<__v::List>)),
+        Codec::Map(_) => Some(quote!(__v::Coded<__v::Map>)),
         Codec::Via(_) | Codec::With(_) | Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) => None,
         Codec::Each(..) | Codec::Entries(..) => None,
     }
@@ -289,26 +289,36 @@ fn by_trait(codec: &Codec) -> Option<TokenStream> {
 /// The trait that makes the undo; the other ways keep a clone.
 pub(super) fn keeper(codec: &Codec) -> Option<TokenStream> {
     match codec {
-        Codec::Plain | Codec::Whole | Codec::At(_) | Codec::Buffer(None) | Codec::Bitmap(None) => {
-            Some(quote!(__v::Wire))
-        }
-        Codec::Slice(_) | Codec::BufferSlice(_) => Some(quote!(__v::Wire)),
-        Codec::Counted(_) | Codec::Buffer(Some(_)) | Codec::Bitmap(Some(_)) => Some(quote!(__v::Counted)),
-        Codec::List(_) | Codec::Map(_) | Codec::Prefixed(..) => by_trait(codec),
-        Codec::Equal | Codec::AtMostCurrent | Codec::Via(_) | Codec::With(_) => None,
-        Codec::Proxy(_) | Codec::ProxyEach(_) | Codec::Temporary(_) | Codec::Each(..) | Codec::Entries(..) => None,
+        Codec::At(_) => Some(quote!(__v::Wire)),
+        Codec::Equal | Codec::AtMostCurrent => None,
+        codec => by_trait(codec),
+    }
+}
+
+/// The first element and the one behind the last, of a field that has elements of an array which its type decides on.
+fn part(field: &Field<'_>) -> Option<(TokenStream, TokenStream)> {
+    match &field.codec {
+        Codec::Slice(range) | Codec::BufferSlice(range) => Some(bounds(field, range)),
+        Codec::Buffer(None) | Codec::Bitmap(None) => Some((quote!(0), end(field))),
+        _ => None,
     }
 }
 
 /// The first element of a slice and the one behind its last, with the array's own ends where the user gave none.
-pub(super) fn bounds(ty: &Type, slice: &ExprRange) -> (TokenStream, TokenStream) {
+pub(super) fn bounds(field: &Field<'_>, slice: &ExprRange) -> (TokenStream, TokenStream) {
     let first = slice.start.as_ref().map_or_else(|| quote!(0), |first| quote!(#first));
     let end = match (&slice.end, slice.limits) {
-        (None, _) => quote!(<#ty as __v::Sliced>::LENGTH),
+        (None, _) => end(field),
         (Some(end), RangeLimits::HalfOpen(_)) => quote!(#end),
         (Some(last), RangeLimits::Closed(_)) => quote!((#last) + 1),
     };
     (first, end)
+}
+
+/// The number of elements of an array.
+fn end(field: &Field<'_>) -> TokenStream {
+    let room = room(field);
+    quote!(#room.elements())
 }
 
 /// The type on the wire, if that is an integer of which a reader takes what the field's `range` says.

@@ -35,8 +35,8 @@ pub(super) fn kind(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
             };
             quote!(__v::Kind::Array(__v::MaybeStatic::Static(#element), #count))
         }
-        Framing::Counted(_) => quote!(__v::Kind::CountedArray(__v::MaybeStatic::Static(#element))),
-        Framing::Prefixed(prefix, max) => quote!(__v::prefixed::<#many, #prefix, { #max }>()),
+        Framing::Len(_) => quote!(__v::Kind::CountedArray(__v::MaybeStatic::Static(#element))),
+        Framing::Counted(prefix, max) => quote!(__v::counted::<#many, #prefix, { #max }>()),
         Framing::List(_) => quote!(__v::Kind::List(__v::MaybeStatic::Static(#element))),
     };
     quote!({ #items #kind })
@@ -49,14 +49,14 @@ pub(super) fn save(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
     let item = |item| codec::of(field, &quote!(__v::Sequence), &item);
     let saved = match framing {
         Framing::Array => quote!(__v::save_array_of(&mut #place, out, #one)),
-        Framing::Counted(Length { place: length, name: called, factor, max, .. }) => {
+        Framing::Len(Length { place: length, name: called, factor, max, .. }) => {
             let save = item(quote!(save_counted));
             quote!({
                 let count = __v::within(__v::count_to_save(#length, #called, #factor, #max), #name)?;
                 #save(&mut #place, count, out, #one)
             })
         }
-        Framing::Prefixed(prefix, max) => {
+        Framing::Counted(prefix, max) => {
             let save = item(quote!(save_prefixed));
             quote!(#save::<#prefix>(&mut #place, #max, out, #one))
         }
@@ -87,14 +87,14 @@ pub(super) fn load(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
             };
             quote!(__v::load_array_of(&mut #place, input, #one))
         }
-        Framing::Counted(Length { place: length, name: called, factor, max, .. }) => {
+        Framing::Len(Length { place: length, name: called, factor, max, .. }) => {
             let load = item(quote!(load_counted));
             quote!({
                 let count = __v::within(__v::count_to_load(#length, #called, #factor, #max, input), #name)?;
                 #load(&mut #place, count, input, #one)
             })
         }
-        Framing::Prefixed(prefix, max) => {
+        Framing::Counted(prefix, max) => {
             let load = item(quote!(load_prefixed));
             quote!(#load::<#prefix>(&mut #place, #max, input, #one))
         }

@@ -141,12 +141,6 @@ fn none(fault: &TokenStream, place: Span) -> TokenStream {
 
 /// A slice is known now, so it is now that it must fit.
 fn within_the_array(field: &Field<'_>, slice: &ExprRange) -> TokenStream {
-    let ty = field.ty;
-    let (first, end) = codec::bounds(ty, slice);
-    quote_spanned! {slice.span()=>
-        ::core::assert!(
-            __v::fits(#first, #end, <#ty as __v::Sliced>::LENGTH),
-            "this slice is not within the array"
-        )
-    }
+    let (room, (first, end)) = (codec::room(field), codec::bounds(field, slice));
+    quote_spanned!(slice.span()=> ::core::assert!(#room.has(#first, #end), "this slice is not within the array"))
 }

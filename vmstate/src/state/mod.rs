@@ -10,6 +10,7 @@
 //! whose load fails is as it was.
 
 mod arrays;
+mod coded;
 mod collections;
 mod hook;
 mod keep;

@@ -1,11 +1,10 @@
 //! What derived code calls. Not for anyone else: it changes with the derive.
 
-pub use super::arrays::{
-    Bitmap, Buffer, CountedBitmap, CountedBuffer, Sliced, buffer_slice, fits, load_array_of, save_array_of, slice,
-};
+pub use super::arrays::{Bitmap, Buffer, Own, Packing, Slice, load_array_of, save_array_of, slice};
+pub use super::coded::{Coded, Room};
 pub use super::collections::{
-    Counted, Elements, Entries, List, ManyOf, Map, Own, Prefixed, Sequence, counted, counted_bits, load_key,
-    load_prefixed, load_value, load_value_via, made, make_via, prefixed, save_key, save_prefixed,
+    Counted, Elements, Entries, Len, List, ManyOf, Map, Sequence, counted, load_key, load_value, load_value_via, made,
+    make_via, save_key,
 };
 pub use super::hook::{hook, load_hook, must_exist};
 pub use super::keep::{Cloned, Either, Holds, If, InPlace, Keeps, OnHeap, Whole, few, tiny};

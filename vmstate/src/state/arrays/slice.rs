@@ -1,59 +1,61 @@
-//! `#[vmstate(slice = a..b)]`: a part of an array, always the same (QEMU's `VMSTATE_SUB_ARRAY`).
+//! Elements of an array that the type alone decides on: `#[vmstate(slice = a..b)]` (QEMU's `VMSTATE_SUB_ARRAY`), and all of them
+//! with `buffer` or `bitmap`.
+
+use std::mem::forget;
 
 use super::super::Wire;
-use super::super::support::KindOf;
-use super::buffer::Buffer;
+use super::super::coded::{Coded, Room};
+use super::Packing;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Kind, MaybeStatic};
 
-/// What `#[vmstate(slice = …)]` can be put on. The derive has checked that the bounds are in order, and within the
-/// array.
-#[diagnostic::on_unimplemented(
-    message = "`slice` needs an array of something that can be migrated, `{Self}` is not",
-    note = "of a `Vec` or boxed slice, `len` says how many elements are sent"
-)]
-pub trait Sliced {
-    /// What the array is of.
-    type Element: Wire;
-    /// How many elements the array has.
-    const LENGTH: usize;
+/// The elements from one up to another. The derive has checked that these are in order, and within the array.
+#[derive(Debug)]
+pub struct Slice<P>(pub usize, pub usize, pub P);
 
-    /// The elements from `first` up to `end`.
-    fn part(&mut self, first: usize, end: usize) -> Result<&mut [Self::Element]>;
+impl<T: Wire, const N: usize, P: Packing<T>> Coded<Slice<P>> for [T; N] {
+    type Undo = <Self as Wire>::Undo;
+    const KIND: Kind = P::KIND;
+    const ROOM: Room = Room::Fixed(N);
 
-    /// Appends the elements from `first` up to `end`.
-    fn save(&mut self, first: usize, end: usize, out: &mut Writer) -> Result<()> {
-        Self::Element::save_all(self.part(first, end)?, out)
+    #[inline]
+    fn save(&mut self, Slice(first, end, _): Slice<P>, out: &mut Writer) -> Result<()> {
+        let sent = part(self, first, end)?;
+        P::save(sent, sent.len() * P::EACH, out)
     }
 
-    /// Replaces the elements from `first` up to `end`.
-    fn load(&mut self, first: usize, end: usize, input: &mut Reader<'_>) -> Result<()> {
-        Self::Element::load_all(self.part(first, end)?, input)
+    #[inline]
+    fn load(&mut self, Slice(first, end, _): Slice<P>, input: &mut Reader<'_>) -> Result<()> {
+        let room = part(self, first, end)?;
+        P::load(room, room.len() * P::EACH, input)
     }
-}
 
-impl<T: Wire, const N: usize> Sliced for [T; N] {
-    type Element = T;
-    const LENGTH: usize = N;
+    fn remember(&self) -> Self::Undo {
+        Wire::remember(self)
+    }
 
-    fn part(&mut self, first: usize, end: usize) -> Result<&mut [T]> {
-        self.get_mut(first..end)
-            .ok_or_else(|| Error::new(ErrorKind::Misuse, format!("{first}..{end} is not within {N} elements")))
+    fn undo(&mut self, undo: Self::Undo) {
+        Wire::undo(self, undo);
     }
 }
 
-/// True if an array of `length` elements has those from `first` up to `end`.
-pub const fn fits(first: usize, end: usize, length: usize) -> bool {
-    first <= end && end <= length
+#[inline]
+fn part<T, const N: usize>(elements: &mut [T; N], first: usize, end: usize) -> Result<&mut [T]> {
+    elements
+        .get_mut(first..end)
+        .ok_or_else(|| Error::new(ErrorKind::Misuse, format!("{first}..{end} is not within {N} elements")))
 }
 
-/// The kind of the elements from `first` up to `end` of a `T`.
-pub const fn slice<T: Sliced>(first: usize, end: usize) -> Kind {
-    Kind::Array(MaybeStatic::Static(KindOf::<T::Element>::REF), end.saturating_sub(first))
-}
-
-/// The kind of the bytes from `first` up to `end` of a `T`.
-pub const fn buffer_slice<T: Buffer>(first: usize, end: usize) -> Kind {
-    Kind::Buffer(end.saturating_sub(first))
+/// The kind of the elements from `first` up to `end`, where `kind` is that of any number of them.
+pub const fn slice(kind: Kind, first: usize, end: usize) -> Kind {
+    let elements = end.saturating_sub(first);
+    let fixed = match &kind {
+        Kind::CountedArray(MaybeStatic::Static(element)) => Kind::Array(MaybeStatic::Static(*element), elements),
+        Kind::CountedBitmap => Kind::Bitmap(elements * 64),
+        _ => Kind::Buffer(elements),
+    };
+    // A constant cannot drop it; it owns no memory.
+    forget(kind);
+    fixed
 }

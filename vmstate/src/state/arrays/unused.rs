@@ -1,7 +1,10 @@
 //! `Unused`: bytes of the format that mean nothing any more.
 
 use super::super::Wire;
-use super::super::collections::Counted;
+use super::super::coded::Coded;
+use super::super::collections::Len;
+use super::super::numbers::outcome;
+use super::{Own, Packing};
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::Kind;
@@ -43,17 +46,18 @@ impl<const N: usize> Wire for Unused<N> {
 }
 
 /// As many times `N` bytes as a length says (QEMU's `VMSTATE_UNUSED_VARRAY_UINT32`).
-impl<const N: usize> Counted for Unused<N> {
-    type Element = Self;
+impl<const N: usize> Coded<Len<Own>> for Unused<N> {
     type Undo = ();
+    const KIND: Kind = <Own as Packing<Self>>::KIND;
 
-    // Nothing is leaked: elements without a size take no memory, however many there are.
-    fn sent(&mut self, count: usize) -> Result<&mut [Self]> {
-        Ok(vec![Self; count].leak())
+    fn save(&mut self, Len(count, _): Len<Own>, out: &mut Writer) -> Result<()> {
+        out.outcome(outcome(count)?);
+        // Elements without a size take no memory, however many there are.
+        Self::save_all(&mut vec![Self; count], out)
     }
 
-    fn room(&mut self, count: usize, _input: &mut Reader<'_>) -> Result<&mut [Self]> {
-        Ok(vec![Self; count].leak())
+    fn load(&mut self, Len(count, _): Len<Own>, input: &mut Reader<'_>) -> Result<()> {
+        Self::load_all(&mut vec![Self; count], input)
     }
 
     fn remember(&self) {}

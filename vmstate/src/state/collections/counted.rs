@@ -1,167 +1,162 @@
-//! Vectors and arrays of which as many elements are sent as an earlier field says: the count is not sent again.
+//! `#[vmstate(counted = …)]`: collections whose number of elements stands right before them.
+//!
+//! Described as a nested struct `counted` of the fields `count` and `elements`: its bytes are no others.
 
-use std::mem::size_of;
+use std::collections::VecDeque;
+use std::marker::PhantomData;
 
 use super::super::Wire;
-use super::super::numbers::outcome;
-use super::super::support::KindOf;
+use super::super::coded::Coded;
+use super::super::numbers::{Prefix, at_most};
+use super::len::as_many_to_load;
 use super::sequence::{remember_each, undo_each};
+use super::{ManyOf, Sequence};
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Count, Kind, Length, MaybeStatic};
+use crate::schema::{Count, Description, Field, Kind, Length, MaybeStatic, Presence};
 
-/// What `#[vmstate(len = …)]` can be put on.
-#[diagnostic::on_unimplemented(
-    message = "`len` needs a `Vec`, an array or a boxed slice of something that can be migrated, `{Self}` is not",
-    note = "the elements must implement `vmstate::Wire`, those of a `Vec` or boxed slice also `Default`"
-)]
-pub trait Counted {
-    /// What there are as many of as the length says.
-    type Element: Wire;
-    /// All that is needed to put back the value.
-    type Undo;
-    /// What the bytes are.
-    const KIND: Kind = Kind::CountedArray(MaybeStatic::Static(KindOf::<Self::Element>::REF));
-    /// How many elements it can have at most.
-    const ROOM: Room = Room::Any;
+/// Elements behind their number, an `L`, of which there are at most `MAX`.
+#[derive(Debug)]
+pub struct Counted<L, const MAX: usize>(PhantomData<L>);
 
-    /// The `count` elements to save.
-    fn sent(&mut self, count: usize) -> Result<&mut [Self::Element]>;
-    /// The `count` elements to load into, made if need be.
-    fn room(&mut self, count: usize, input: &mut Reader<'_>) -> Result<&mut [Self::Element]>;
-    /// Copies out what a load or a hook may change.
-    fn remember(&self) -> Self::Undo;
-    /// Puts back what `remember` copied.
-    fn undo(&mut self, undo: Self::Undo);
-
-    /// Appends `count` elements.
-    fn save(&mut self, count: usize, out: &mut Writer) -> Result<()> {
-        let sent = self.sent(count)?;
-        out.outcome(outcome(count)?);
-        Self::Element::save_all(sent, out)
-    }
-
-    /// Replaces `count` elements by those of `input`.
-    fn load(&mut self, count: usize, input: &mut Reader<'_>) -> Result<()> {
-        Self::Element::load_all(self.room(count, input)?, input)
-    }
+impl<L, const MAX: usize> Counted<L, MAX> {
+    /// All that there is to say.
+    pub const FORM: Self = Self(PhantomData);
 }
 
-/// How many elements a counted field has memory for.
-#[derive(Clone, Copy, Debug)]
-pub enum Room {
-    /// As many as are asked for.
-    Any,
-    /// So many.
-    Fixed(usize),
-    /// As many as were decided on when the device was made.
-    Made,
-}
+macro_rules! counted {
+    ($($type:ty),*) => {$(
+        /// It becomes as long as the number says. Elements are loaded in place, new ones start from their default: what they
+        /// skip survives a load.
+        impl<T: Wire + Default, L: Prefix, const MAX: usize> Coded<Counted<L, MAX>> for $type {
+            type Undo = Vec<T::Undo>;
+            const KIND: Kind = counted::<ManyOf<T>, L, MAX>();
 
-/// What the description says of a field with `room` that has, for each that `length` counts, `factor` elements, `max` at
-/// most. The derive passes [`Counted::ROOM`]: asked for here, an unsupported type would be an error a second time.
-pub const fn counted(room: Room, length: Option<Length>, factor: usize, max: usize) -> Count {
-    within(room, length, factor, max, 1)
-}
+            fn save(&mut self, _form: Counted<L, MAX>, out: &mut Writer) -> Result<()> {
+                save_prefix::<L>(self.len(), MAX, out)?;
+                self.with_vec(|elements| T::save_all(elements, out))
+            }
 
-/// As [`counted`], of a bitmap in words: its elements are bits.
-pub const fn counted_bits(room: Room, length: Option<Length>, factor: usize, max: usize) -> Count {
-    within(room, length, factor, max, 64)
-}
+            fn load(&mut self, _form: Counted<L, MAX>, input: &mut Reader<'_>) -> Result<()> {
+                let count = load_prefix::<L>(MAX, input)?;
+                self.with_vec(|elements| T::load_all(as_many_to_load(elements, count, input)?, input))
+            }
 
-const fn within(room: Room, length: Option<Length>, factor: usize, max: usize, each: usize) -> Count {
-    let most = match room {
-        Room::Fixed(elements) if elements.saturating_mul(each) < max => elements.saturating_mul(each),
-        _ => max,
-    };
-    Count::new(length, factor, most, matches!(room, Room::Made))
-}
+            fn remember(&self) -> Self::Undo {
+                remember_each(self)
+            }
 
-/// All elements are sent. They are loaded in place, new ones start from their default: what they skip survives a load.
-impl<T: Wire + Default> Counted for Vec<T> {
-    type Element = T;
-    type Undo = Vec<T::Undo>;
-
-    fn sent(&mut self, count: usize) -> Result<&mut [T]> {
-        if self.len() != count {
-            let message = format!("its length field says {count}, but it holds {}", self.len());
-            return Err(Error::new(ErrorKind::Rejected, message));
+            fn undo(&mut self, undo: Self::Undo) {
+                undo_each(self, undo);
+            }
         }
-        Ok(self)
+    )*};
+}
+
+counted!(Vec<T>, VecDeque<T>, Box<[T]>);
+
+/// Its bytes, which must be UTF-8; the number is that of bytes.
+impl<L: Prefix, const MAX: usize> Coded<Counted<L, MAX>> for String {
+    type Undo = Self;
+    const KIND: Kind = counted::<Text, L, MAX>();
+
+    fn save(&mut self, _form: Counted<L, MAX>, out: &mut Writer) -> Result<()> {
+        save_prefix::<L>(self.len(), MAX, out)?;
+        out.bytes(self.as_bytes());
+        Ok(())
     }
 
-    fn room(&mut self, count: usize, input: &mut Reader<'_>) -> Result<&mut [T]> {
-        input.charge(count.saturating_mul(size_of::<T>()))?;
-        self.resize_with(count, T::default);
-        Ok(self)
+    fn load(&mut self, _form: Counted<L, MAX>, input: &mut Reader<'_>) -> Result<()> {
+        let count = load_prefix::<L>(MAX, input)?;
+        let offset = input.offset();
+        let bytes = input.take(count)?;
+        let text = str::from_utf8(bytes).map_err(|error| {
+            let place = error.valid_up_to();
+            Error::new(ErrorKind::Malformed, "these bytes are not UTF-8").at(offset.saturating_add(place as u64))
+        })?;
+        input.charge(count)?;
+        text.clone_into(self);
+        Ok(())
     }
 
-    fn remember(&self) -> Self::Undo {
-        remember_each(self.iter())
+    fn remember(&self) -> Self {
+        self.clone()
     }
 
-    fn undo(&mut self, undo: Self::Undo) {
-        undo_each(self, undo);
+    fn undo(&mut self, undo: Self) {
+        *self = undo;
     }
 }
 
-/// The first elements, as many as the length says, are on the wire; the others are left as they are (QEMU's
-/// `VMSTATE_STRUCT_VARRAY_UINT8`, which does not check the capacity).
-impl<T: Wire, const N: usize> Counted for [T; N] {
-    type Element = T;
-    type Undo = <[T; N] as Wire>::Undo;
-    const ROOM: Room = Room::Fixed(N);
+/// Appends the number of elements, which the peer would refuse above `max`.
+pub(super) fn save_prefix<L: Prefix>(count: usize, max: usize, out: &mut Writer) -> Result<()> {
+    let outcome = at_most(count, max)?;
+    // The derive has checked that `max` fits.
+    let mut prefix = L::try_from(count).ok().unwrap_or_default();
+    prefix.save(out)?;
+    out.outcome(outcome);
+    Ok(())
+}
 
-    fn sent(&mut self, count: usize) -> Result<&mut [T]> {
-        first_to_save(self, count)
-    }
-
-    fn room(&mut self, count: usize, input: &mut Reader<'_>) -> Result<&mut [T]> {
-        first_to_load(self, count, input)
-    }
-
-    fn remember(&self) -> Self::Undo {
-        Wire::remember(self)
-    }
-
-    fn undo(&mut self, undo: Self::Undo) {
-        Wire::undo(self, undo);
+/// The number of elements that come.
+pub(super) fn load_prefix<L: Prefix>(max: usize, input: &mut Reader<'_>) -> Result<usize> {
+    let offset = input.offset();
+    let mut prefix = L::default();
+    prefix.load(input)?;
+    match prefix.try_into() {
+        Ok(count) if count <= max => Ok(count),
+        refused => {
+            let count = refused.map_or_else(|_| "too many".to_owned(), |count| count.to_string());
+            let message = format!("it has {count} elements, from 0 to {max} are allowed");
+            Err(Error::new(ErrorKind::Malformed, message).at(offset))
+        }
     }
 }
 
-/// As an array: memory of a size that was fixed when the device was made (QEMU's `VMSTATE_PARTIAL_VBUFFER`).
-impl<T: Wire + Default> Counted for Box<[T]> {
-    type Element = T;
-    type Undo = Vec<T::Undo>;
-    const ROOM: Room = Room::Made;
-
-    fn sent(&mut self, count: usize) -> Result<&mut [T]> {
-        first_to_save(self, count)
-    }
-
-    fn room(&mut self, count: usize, input: &mut Reader<'_>) -> Result<&mut [T]> {
-        first_to_load(self, count, input)
-    }
-
-    fn remember(&self) -> Self::Undo {
-        remember_each(self.iter())
-    }
-
-    fn undo(&mut self, undo: Self::Undo) {
-        undo_each(self, undo);
-    }
+/// The kind of a number `L`, up to `MAX`, and as many elements of the kind that `E` says. That `MAX` fits is checked here.
+pub const fn counted<E: Elements, L: Prefix, const MAX: usize>() -> Kind {
+    CountedKind::<E, L, MAX>::KIND
 }
 
-fn first_to_save<T>(elements: &mut [T], count: usize) -> Result<&mut [T]> {
-    let capacity = elements.len();
-    elements.get_mut(..count).ok_or_else(|| Error::new(ErrorKind::Rejected, too_many(count, capacity)))
+/// What [`counted`] refers to.
+struct CountedKind<E, L, const MAX: usize>(PhantomData<(E, L)>);
+
+/// What the bytes behind the number are.
+pub trait Elements {
+    /// The kind, whose outcome is the number.
+    const KIND: Kind;
+    /// What makes elements of their bytes, if the field that has them does not say so itself.
+    const CONVERSION: Option<MaybeStatic<str>> = None;
 }
 
-fn first_to_load<'a, T>(elements: &'a mut [T], count: usize, input: &Reader<'_>) -> Result<&'a mut [T]> {
-    let capacity = elements.len();
-    elements.get_mut(..count).ok_or_else(|| input.malformed(too_many(count, capacity)))
+/// The bytes of a `String`.
+struct Text;
+
+impl Elements for Text {
+    const KIND: Kind = Kind::CountedBuffer;
+    const CONVERSION: Option<MaybeStatic<str>> = Some(MaybeStatic::Static("UTF-8"));
 }
 
-fn too_many(count: usize, capacity: usize) -> String {
-    format!("its length field says {count}, it has room for {capacity}")
+impl<E: Elements, L: Prefix, const MAX: usize> CountedKind<E, L, MAX> {
+    const FIELDS: &'static [Field] = &[
+        Field::new(MaybeStatic::Static("count"), L::KIND, Presence::Since(0)),
+        Field::with(
+            MaybeStatic::Static("elements"),
+            E::KIND,
+            Presence::Since(0),
+            Some(Count::new(Some(Length::Field(MaybeStatic::Static("count"))), 1, MAX, false)),
+            E::CONVERSION,
+        ),
+    ];
+    const DESCRIPTION: &'static Description = &Description::new(
+        MaybeStatic::Static("counted"),
+        1,
+        1,
+        MaybeStatic::Static(Self::FIELDS),
+        MaybeStatic::Static(&[]),
+    );
+    const KIND: Kind = {
+        assert!(MAX as i128 <= L::HIGHEST, "`max` does not fit the integer that `counted` names");
+        Kind::Struct(MaybeStatic::Static(Self::DESCRIPTION))
+    };
 }

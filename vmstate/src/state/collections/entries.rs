@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hash};
 use std::mem::size_of;
 
 use super::super::Wire;
+use super::super::coded::Coded;
 use super::super::hook::HookError;
 use super::super::numbers::at_most;
 use super::super::support::KindOf;
@@ -144,40 +145,23 @@ where
     Ok(())
 }
 
-/// What `#[vmstate(map)]` can be put on.
-#[diagnostic::on_unimplemented(
-    message = "`map` needs a `BTreeMap`, a `HashMap` or a set of something that can be migrated, `{Self}` is not",
-    note = "keys and values must implement `vmstate::Wire` and `Default`, keys also `Ord` and `Clone`"
-)]
-pub trait Map {
-    /// All that is needed to put back the value.
-    type Undo;
-    /// What the bytes are.
-    const KIND: Kind;
-
-    /// Appends all entries.
-    fn save(&mut self, max: usize, out: &mut Writer) -> Result<()>;
-    /// Replaces the value by the entries of `input`.
-    fn load(&mut self, max: usize, input: &mut Reader<'_>) -> Result<()>;
-    /// Copies out what a load or a hook may change.
-    fn remember(&self) -> Self::Undo;
-    /// Puts back what `remember` copied.
-    fn undo(&mut self, undo: Self::Undo);
-}
+/// Keys and values, so many at most.
+#[derive(Debug)]
+pub struct Map(pub usize);
 
 macro_rules! map {
     ($([$($generics:tt)*] $type:ty, $value:ty, $remembered:expr;)*) => {$(
         /// The value of a key that is there is loaded in place, a new one starts from its default.
-        impl<K: Wire + Default + Ord + Clone $($generics)*> Map for $type {
+        impl<K: Wire + Default + Ord + Clone $($generics)*> Coded<Map> for $type {
             type Undo = Vec<(K, <$value as Wire>::Undo)>;
             const KIND: Kind =
                 Kind::Map(MaybeStatic::Static(KindOf::<K>::REF), MaybeStatic::Static(KindOf::<$value>::REF));
 
-            fn save(&mut self, max: usize, out: &mut Writer) -> Result<()> {
+            fn save(&mut self, Map(max): Map, out: &mut Writer) -> Result<()> {
                 Entries::save(self, max, out, save_key, <$value>::save)
             }
 
-            fn load(&mut self, max: usize, input: &mut Reader<'_>) -> Result<()> {
+            fn load(&mut self, Map(max): Map, input: &mut Reader<'_>) -> Result<()> {
                 Entries::load(self, max, input, load_key, load_value)
             }
 

@@ -8,10 +8,11 @@ use std::mem::{size_of, take};
 
 use super::super::Wire;
 use super::super::arrays::save_each;
+use super::super::coded::Coded;
 use super::super::hook::{HookError, refusal};
 use super::super::numbers::{Prefix, at_most, outcome};
 use super::super::support::KindOf;
-use super::prefixed::{Elements, load_prefix, save_prefix};
+use super::counted::{Elements, load_prefix, save_prefix};
 use crate::codec::mark::{MORE, NO_MORE};
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
@@ -154,44 +155,27 @@ macro_rules! made_of_a_vec {
 
 made_of_a_vec!(VecDeque<T>, Box<[T]>);
 
-/// What `#[vmstate(list)]` can be put on.
-#[diagnostic::on_unimplemented(
-    message = "`list` needs a `Vec` or `VecDeque` of something that can be migrated, `{Self}` is not",
-    note = "the elements must implement `vmstate::Wire` and `Default`"
-)]
-pub trait List {
-    /// All that is needed to put back the value.
-    type Undo;
-    /// What the bytes are.
-    const KIND: Kind;
-
-    /// Appends all elements.
-    fn save(&mut self, max: usize, out: &mut Writer) -> Result<()>;
-    /// Replaces the value by the elements of `input`.
-    fn load(&mut self, max: usize, input: &mut Reader<'_>) -> Result<()>;
-    /// Copies out what a load or a hook may change.
-    fn remember(&self) -> Self::Undo;
-    /// Puts back what `remember` copied.
-    fn undo(&mut self, undo: Self::Undo);
-}
+/// Elements with a mark before each, so many at most.
+#[derive(Debug)]
+pub struct List(pub usize);
 
 macro_rules! list {
     ($($type:ty),*) => {$(
         /// Elements are loaded in place, new ones start from their default: what they skip survives a load.
-        impl<T: Wire + Default> List for $type {
+        impl<T: Wire + Default> Coded<List> for $type {
             type Undo = Vec<T::Undo>;
             const KIND: Kind = Kind::List(MaybeStatic::Static(KindOf::<T>::REF));
 
-            fn save(&mut self, max: usize, out: &mut Writer) -> Result<()> {
+            fn save(&mut self, List(max): List, out: &mut Writer) -> Result<()> {
                 self.save_list(max, out, T::save)
             }
 
-            fn load(&mut self, max: usize, input: &mut Reader<'_>) -> Result<()> {
+            fn load(&mut self, List(max): List, input: &mut Reader<'_>) -> Result<()> {
                 self.load_list(max, input, own)
             }
 
             fn remember(&self) -> Self::Undo {
-                remember_each(self.iter())
+                remember_each(self)
             }
 
             fn undo(&mut self, undo: Self::Undo) {
@@ -201,7 +185,7 @@ macro_rules! list {
     )*};
 }
 
-list!(Vec<T>, VecDeque<T>);
+list!(Vec<T>, VecDeque<T>, Box<[T]>);
 
 /// Loads element `index` by its own type, in place; a new one starts from its default.
 fn own<T: Wire + Default>(elements: &mut Vec<T>, index: usize, input: &mut Reader<'_>) -> Result<()> {
@@ -212,8 +196,8 @@ fn own<T: Wire + Default>(elements: &mut Vec<T>, index: usize, input: &mut Reade
 }
 
 /// What an undo of all elements needs.
-pub(super) fn remember_each<'a, T: Wire + 'a>(elements: impl Iterator<Item = &'a T>) -> Vec<T::Undo> {
-    elements.map(T::remember).collect()
+pub(super) fn remember_each<'a, T: Wire + 'a>(elements: impl IntoIterator<Item = &'a T>) -> Vec<T::Undo> {
+    elements.into_iter().map(T::remember).collect()
 }
 
 /// Puts back as many elements as there were, each in place.
