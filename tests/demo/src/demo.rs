@@ -1,4 +1,4 @@
-//! The demo: one guest, two monitors, one migration between them, and whether the guest noticed.
+//! The demo: one guest, which migrates along a route of monitors, and whether it noticed.
 //!
 //! Runs directly where the CPU has hardware virtualization, else inside an emulated host, the very same way.
 
@@ -14,17 +14,21 @@ use vmstate_lab::bench::Guest;
 use vmstate_lab::error::{Error, FileContext, Result};
 use vmstate_lab::kernel::Kernel;
 use vmstate_lab::l1::{self, Job, L1};
-use vmstate_lab::vmm::Program;
 use vmstate_lab::{guest, host, init, packages, qemu};
 
+use crate::linux::Programs;
 use crate::progress::Progress;
 use crate::report::DemoReport;
-use crate::{MINIVMM, linux, signals, tiny};
+use crate::route::{Monitor, Route};
+use crate::{MINIVMM, linux, picture, signals, tiny};
 
-/// Longest the demo may take inside an emulated host.
-const TIME: Duration = Duration::from_secs(180);
-/// Where the job's report lies inside the emulated host.
+/// Longest the demo may take inside an emulated host, without its migrations.
+const BOOT_TIME: Duration = Duration::from_secs(120);
+/// Longest for a migration, with the work and the verification after it.
+const HOP_TIME: Duration = Duration::from_secs(60);
+/// What the files of the job are called that leave the emulated host.
 const REPORT: &str = "report.json";
+const PICTURE: &str = "route.svg";
 
 /// The guest that is migrated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -44,15 +48,18 @@ pub(crate) struct Options {
     /// Linux kernel; without it the distribution's cloud kernel is fetched
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
-    /// Number of the guest's vCPUs
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    cpus: u8,
+    /// Number of the guest's vCPUs [default: 1]
+    #[arg(long, value_name = "N")]
+    cpus: Option<u8>,
+    /// Monitors that run the guest, one after the other: a list of `minivmm` and `qemu`
+    #[arg(long, value_name = "LIST", default_value = "minivmm,minivmm")]
+    route: Route,
     /// Write the report's numbers to this file as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Run QEMU in minivmm's place, for figures to compare with
-    #[arg(long)]
-    qemu: bool,
+    /// Draw the route into this file, an SVG picture
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
 }
 
 /// Runs the demo and prints its report.
@@ -70,46 +77,69 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 }
 
 fn perform(options: &Options) -> Result<bool> {
+    options.check()?;
     let scratch = tempfile::Builder::new().prefix("vmstate-demo-").tempdir().doing("make", &std::env::temp_dir())?;
     let own = std::env::current_exe().doing("find", Path::new("our executable"))?;
     if options.guest == Kind::Tiny {
         host::has_kvm().map_err(Error::Failed)?;
-        let program = monitor(options, scratch.path(), &own)?;
-        return conclude(&tiny::migrate(scratch.path(), &own, &program)?, options);
+        let minivmm = minivmm(scratch.path(), &own)?;
+        return conclude(&tiny::migrate(scratch.path(), &own, &minivmm, options.route.then.len())?, options);
     }
     let kernel = match &options.kernel {
         Some(image) => Kernel::open(image)?,
         None => packages::kernel()?,
     };
     packages::mkfs()?;
+    let qemu = options.route.has(Monitor::Qemu).then(|| qemu::at_least(qemu::NEEDED)).transpose()?;
     if let Err(reason) = host::runs_linux() {
         if std::env::var_os(l1::INSIDE).is_some() {
             return Err(Error::failed(format!("no KVM in the emulated host: {reason}")));
         }
         eprintln!("{reason}: the demo runs inside an emulated host (QEMU), several times slower");
         signals::remove_on_interrupt(scratch.path().to_owned());
-        return emulated(options, scratch.path(), &own, &kernel);
+        return emulated(options, scratch.path(), &own, &kernel, qemu.as_deref());
     }
-    let program = monitor(options, scratch.path(), &own)?;
+    let programs = Programs { minivmm: minivmm(scratch.path(), &own)?, roles: own, qemu };
     let load = guest::Options { memory_mib: 64, rate: 5000, ..guest::Options::default() };
-    let guest = Guest { memory_mib: 256, cpus: options.cpus, options: load, disk: true };
-    conclude(&linux::migrate(scratch.path(), &own, program, &kernel, &guest)?, options)
+    let guest = Guest { memory_mib: 256, cpus: options.cpus(), options: load, disk: true };
+    conclude(&linux::migrate(scratch.path(), &programs, &options.route, &kernel, &guest)?, options)
 }
 
-/// What runs the guest: this very executable under minivmm's name, unless QEMU was asked for.
-fn monitor(options: &Options, scratch: &Path, own: &Path) -> Result<Program> {
-    if options.qemu {
-        return Ok(Program::Qemu(qemu::any()?, "kvm"));
+impl Options {
+    fn cpus(&self) -> u8 {
+        self.cpus.unwrap_or(1)
     }
+
+    /// Refuses what the guest cannot have.
+    fn check(&self) -> Result<()> {
+        if self.guest == Kind::Linux {
+            return Ok(());
+        }
+        if self.route.has(Monitor::Qemu) {
+            return Err(Error::failed("the tiny guest migrates between minivmms only: give a --route without `qemu`"));
+        }
+        if self.kernel.is_some() || self.cpus.is_some() {
+            return Err(Error::failed("the tiny guest is its own kernel with one vCPU: leave out --kernel and --cpus"));
+        }
+        Ok(())
+    }
+}
+
+/// This very executable under minivmm's name.
+fn minivmm(scratch: &Path, own: &Path) -> Result<PathBuf> {
     let minivmm = scratch.join(MINIVMM);
     symlink(own, &minivmm).doing("make", &minivmm)?;
-    Ok(Program::Minivmm(minivmm))
+    Ok(minivmm)
 }
 
 fn conclude(report: &DemoReport, options: &Options) -> Result<bool> {
-    print!("{report}");
+    let write = |file: &Path, content: String| fs::write(file, content).doing("write", file);
     if let Some(file) = &options.json {
-        fs::write(file, report.json().to_string() + "\n").doing("write", file)?;
+        write(file, report.json().to_string() + "\n")?;
+    }
+    if let Some(file) = &options.picture {
+        let command = format!("cargo demo --route {}", options.route);
+        write(file, picture::draw(report, &command, std::env::var_os(l1::INSIDE).is_some()))?;
     }
     Ok(report.holds())
 }
@@ -131,20 +161,67 @@ pub(crate) fn show_migration(progress: &mut Progress, info: &Value) {
 }
 
 /// The same command in an emulated host, with everything there that it looks for.
-fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel) -> Result<bool> {
-    let host = L1::new(own)?;
-    let mut job = Job::new(kernel, TIME)?;
-    job.argv = [l1::ROLES, "demo", "--kernel", l1::GUEST_KERNEL, "--cpus"].map(str::to_owned).to_vec();
-    job.argv.extend([options.cpus.to_string(), "--json".into(), format!("{}/{REPORT}", init::OUT)]);
-    if options.qemu {
-        job.argv.push("--qemu".into());
-        job.add_qemu(&host.qemu)?;
+fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel, qemu: Option<&Path>) -> Result<bool> {
+    let hops = u32::try_from(options.route.then.len()).unwrap_or(u32::MAX);
+    let mut job = Job::new(kernel, BOOT_TIME + HOP_TIME.saturating_mul(hops))?;
+    job.argv = [l1::ROLES, "demo", "--kernel", l1::GUEST_KERNEL].map(str::to_owned).to_vec();
+    let mut flag = |name: &str, value: String| job.argv.extend([name.to_owned(), value]);
+    flag("--cpus", options.cpus().to_string());
+    flag("--route", options.route.to_string());
+    let wanted = [("--json", REPORT, &options.json), ("--picture", PICTURE, &options.picture)];
+    for (name, inside, _) in wanted {
+        flag(name, format!("{}/{inside}", init::OUT));
     }
-    let outcome = host.run(scratch, job)?;
-    if let Some(file) = &options.json {
-        let numbers = outcome.artifacts.iter().find(|(name, _)| name == REPORT);
-        let (_, numbers) = numbers.ok_or_else(|| Error::failed("the emulated host returned no report"))?;
-        fs::write(file, numbers).doing("write", file)?;
+    if let Some(qemu) = qemu {
+        job.add_qemu(qemu)?;
+    }
+    let outcome = L1::new(own)?.run(scratch, job)?;
+    for (_, inside, outside) in wanted {
+        // A demo that failed before its report has said why.
+        if let Some(file) = outside
+            && let Some((_, content)) = outcome.artifacts.iter().find(|(name, _)| name == inside)
+        {
+            fs::write(file, content).doing("write", file)?;
+        }
     }
     Ok(outcome.code == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse(words: &str) -> std::result::Result<Options, String> {
+        let line = Line::try_parse_from(format!("demo {words}").split_whitespace());
+        let options = line.map_err(|error| error.to_string())?.options;
+        options.check().map(|()| options).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_route_is_between_two_minivmms_unless_it_is_given() {
+        assert_eq!(parse("").unwrap().route.to_string(), "minivmm,minivmm");
+        let options = parse("--route qemu,minivmm,qemu --cpus 2").unwrap();
+        assert_eq!((options.route.to_string().as_str(), options.cpus()), ("qemu,minivmm,qemu", 2));
+        assert!(parse("--route qemu").unwrap_err().contains("a route has at least two monitors"));
+        assert!(parse("--route qemu,xen").unwrap_err().contains("no monitor is called `xen`"));
+        assert!(parse("--qemu").is_err());
+    }
+
+    #[test]
+    fn the_tiny_guest_refuses_what_it_cannot_have_in_a_sentence() {
+        assert!(parse("--guest tiny --route minivmm,minivmm,minivmm").is_ok());
+        let qemu = parse("--guest tiny --route minivmm,qemu").unwrap_err();
+        assert_eq!(qemu, "the tiny guest migrates between minivmms only: give a --route without `qemu`");
+        for words in ["--guest tiny --cpus 1", "--guest tiny --kernel vmlinuz"] {
+            assert!(parse(words).unwrap_err().contains("leave out --kernel and --cpus"), "{words}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The demo's course with a Linux guest, on a machine that runs such guests.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -8,7 +8,8 @@ use serde_json::Value;
 use crate::demo::{completed, show_migration};
 use crate::findings::Findings;
 use crate::progress::Progress;
-use crate::report::DemoReport;
+use crate::report::{Check, DemoReport, Times};
+use crate::route::{Monitor, Route};
 use crate::signals;
 use vmstate_lab::bench::{Bench, Guest};
 use vmstate_lab::error::{Error, Result};
@@ -17,16 +18,35 @@ use vmstate_lab::kernel::Kernel;
 use vmstate_lab::network::Network;
 use vmstate_lab::vmm::{Program, Vmm};
 
-/// The guest works this long before the migration, and again after it.
+/// The guest works this long before the first migration, and after each.
 const WORK: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(30);
 const MIGRATION: Duration = Duration::from_secs(60);
 
-/// Boots, migrates, verifies.
+/// The programs of a route.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    /// An executable with the lab's roles.
+    pub(crate) roles: PathBuf,
+    pub(crate) minivmm: PathBuf,
+    /// If the route has it.
+    pub(crate) qemu: Option<PathBuf>,
+}
+
+impl Programs {
+    fn of(&self, monitor: Monitor) -> Program {
+        match (monitor, &self.qemu) {
+            (Monitor::Qemu, Some(qemu)) => Program::Qemu(qemu.clone(), "kvm"),
+            _ => Program::Minivmm(self.minivmm.clone()),
+        }
+    }
+}
+
+/// Boots, migrates along the route, verifies after each migration.
 pub(crate) fn migrate(
     scratch: &Path,
-    roles: &Path,
-    program: Program,
+    programs: &Programs,
+    route: &Route,
     kernel: &Kernel,
     guest: &Guest,
 ) -> Result<DemoReport> {
@@ -37,37 +57,95 @@ pub(crate) fn migrate(
     let refused = |error| Error::failed(format!("the network's peer: {error}"));
     let peer = network.as_ref().ok().map(|_| Peer::start()).transpose().map_err(refused)?;
 
-    progress.show("booting Linux", &kernel.version);
-    let mut bench = Bench::new(scratch, roles, program, kernel, guest, network.as_ref().ok())?;
+    progress.show(&format!("booting Linux {} in {}", kernel.version, route.first), "");
+    let program = programs.of(route.first);
+    let mut bench = Bench::new(scratch, &programs.roles, program, kernel, guest, network.as_ref().ok())?;
     let booting = Instant::now();
-    let mut source = bench.boot()?;
-    let boot = booting.elapsed();
+    let mut vmm = bench.boot()?;
+    let ready = Instant::now();
+    let cpus = if guest.cpus == 1 { "1 vCPU".into() } else { format!("{} vCPUs", guest.cpus) };
+    let machine = format!("Linux {}, {cpus}, {} MiB", kernel.version, guest.memory_mib);
+    let first = vmm.name()?;
+    progress.end();
+    let mut report = DemoReport::begin(machine, first, ready - booting);
     work(&mut progress, "letting it work");
 
-    progress.show("starting the destination", "");
-    let (mut destination, uri) = bench.incoming()?;
-    let before = Mark::take(&mut source)?;
-    source.start_migration(&uri)?;
-    let end = Instant::now() + MIGRATION;
-    let migration = completed(source.follow_migration(end, |info| show_migration(&mut progress, info))?)?;
-    destination.await_status("running", Instant::now() + ANSWER)?;
-    let left_behind = source.status()?;
-    source.process().kill();
+    let peer = peer.as_ref().ok_or_else(|| network.as_ref().err().map(ToString::to_string).unwrap_or_default());
+    let mut journey = Journey { bench, programs, ready, peer, verified: Value::Null };
+    let mut from = route.first;
+    for (number, &to) in (1..).zip(&route.then) {
+        let moved = journey.hop(&mut progress, vmm, from, to);
+        let (arrived, findings) =
+            moved.map_err(|error| Error::failed(format!("hop {number}, {from} to {to}: {error}")))?;
+        progress.end();
+        report.add(findings.hop());
+        (vmm, from) = (arrived, to);
+    }
+    vmm.type_in("poweroff\n")?;
+    let off = vmm.process().wait(Instant::now() + ANSWER)?.success();
+    report.end(Check::off(off));
+    Ok(report)
+}
 
-    work(&mut progress, "letting it work on at the destination");
-    progress.show("verifying", "");
-    let after = Mark::take(&mut destination)?;
-    let verified = destination.ask("report", Instant::now() + ANSWER)?;
-    // Sending went on after the verification.
-    let sent = verified["net"]["sent"].as_u64().unwrap_or(0);
-    let packets = match (network, peer) {
-        (Err(reason), _) => Err(reason.to_string()),
-        (Ok(_), peer) => Ok(peer.map(|peer| peer.tally().of_first(sent).report()).unwrap_or_default()),
-    };
-    destination.type_in("poweroff\n")?;
-    let off = destination.process().wait(Instant::now() + ANSWER)?.success();
-    progress.end();
-    Ok(Findings { boot, before, after, verified, migration, left_behind, packets, off }.report())
+/// A guest on its way.
+struct Journey<'a> {
+    bench: Bench<'a>,
+    programs: &'a Programs,
+    /// When the guest was.
+    ready: Instant,
+    /// The network's peer, or why there is none.
+    peer: std::result::Result<&'a Peer, String>,
+    /// The guest's last verification.
+    verified: Value,
+}
+
+impl Journey<'_> {
+    /// Migrates to the next monitor, lets the guest work on there and verify.
+    fn hop(&mut self, progress: &mut Progress, mut source: Vmm, from: Monitor, to: Monitor) -> Result<(Vmm, Findings)> {
+        progress.show(&format!("starting the destination, {to}"), "");
+        self.bench.change_to(self.programs.of(to));
+        let (mut destination, uri) = self.bench.incoming()?;
+        if from == Monitor::Qemu {
+            source.listen(true)?;
+        }
+        let before = Mark::take(&mut source)?;
+        let begun = self.ready.elapsed();
+        source.start_migration(&uri)?;
+        let end = Instant::now() + MIGRATION;
+        let migration = completed(source.follow_migration(end, |info| show_migration(progress, info))?)?;
+        destination.await_status("running", Instant::now() + ANSWER)?;
+        let arrived = self.ready.elapsed();
+        let arrival = Mark::take(&mut destination)?;
+        let left_behind = source.status()?;
+        let names = (source.name()?, destination.name()?);
+        source.process().kill();
+
+        work(progress, "letting it work on at the destination");
+        progress.show("verifying", "");
+        let after = Mark::take(&mut destination)?;
+        let verified = destination.ask("report", Instant::now() + ANSWER)?;
+        let times = Times { begun, arrived, verified: self.ready.elapsed() };
+        // Sending went on after the verification.
+        let sent = verified["net"]["sent"].as_u64().unwrap_or(0);
+        let packets = self.peer.clone().map(|peer| peer.tally().of_first(sent).report());
+        let earlier = std::mem::replace(&mut self.verified, verified.clone());
+        let (from, to, at) = (names.0, names.1, to);
+        let findings = Findings {
+            from,
+            to,
+            at,
+            times,
+            before,
+            arrival,
+            after,
+            earlier,
+            verified,
+            migration,
+            left_behind,
+            packets,
+        };
+        Ok((destination, findings))
+    }
 }
 
 fn work(progress: &mut Progress, step: &str) {
@@ -91,5 +169,9 @@ impl Mark {
         let asked = Instant::now();
         let content = vmm.ask("mark", asked + ANSWER)?;
         Ok(Self { asked, answered: Instant::now(), content })
+    }
+    /// A figure of the tick since the mark before.
+    pub(crate) fn tick(&self, figure: &str) -> Option<u64> {
+        self.content["tick"][figure].as_u64()
     }
 }

@@ -7,8 +7,10 @@
 mod demo;
 mod findings;
 mod linux;
+mod picture;
 mod progress;
 mod report;
+mod route;
 mod signals;
 mod tiny;
 

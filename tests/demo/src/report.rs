@@ -1,4 +1,5 @@
-//! A report of the demo: figures, and a verdict on each thing that must hold.
+//! The report of the demo, printed as it grows: the guest, then for each migration its figures and a verdict on each
+//! thing that must hold.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,25 +9,59 @@ use serde_json::{Value, json};
 /// What a run of the demo found.
 #[derive(Debug)]
 pub(crate) struct DemoReport {
-    /// Names and values for the reader.
-    pub(crate) figures: Vec<(&'static str, String)>,
+    /// The guest and its machine.
+    pub(crate) guest: String,
+    /// The monitor that it booted in.
+    pub(crate) first: String,
+    /// How long that took.
+    pub(crate) boot: Duration,
+    pub(crate) hops: Vec<Hop>,
+    /// Whether the last monitor ended well when the guest powered off.
+    pub(crate) off: Option<Check>,
+}
+
+/// One migration.
+#[derive(Debug)]
+pub(crate) struct Hop {
+    /// Name and version of the source's program.
+    pub(crate) from: String,
+    /// Those of the destination's.
+    pub(crate) to: String,
+    pub(crate) times: Times,
+    /// `query-migrate` of the source, at the end.
+    pub(crate) migration: Value,
+    /// The largest gap of the guest's own tick, in ms: across the migration, and before it.
+    pub(crate) felt: Option<[f64; 2]>,
     /// What must hold.
     pub(crate) checks: Vec<Check>,
-    /// The same numbers and more, for programs.
-    pub(crate) numbers: Value,
+    /// What the guest and the network's peer said, for programs.
+    pub(crate) said: Value,
+}
+
+/// When it happened, since the guest was ready.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    /// The source was told to migrate.
+    pub(crate) begun: Duration,
+    /// The destination ran the guest.
+    pub(crate) arrived: Duration,
+    /// The guest had verified everything.
+    pub(crate) verified: Duration,
 }
 
 /// One thing that must hold.
 #[derive(Debug)]
 pub(crate) struct Check {
-    what: &'static str,
-    verdict: GuestVerdict,
+    pub(crate) what: &'static str,
+    pub(crate) verdict: Verdict,
     detail: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum GuestVerdict {
+pub(crate) enum Verdict {
     Holds,
+    /// It does not hold, and it does not hold either when no minivmm takes part.
+    Known,
     Fails,
     Skipped,
 }
@@ -34,81 +69,212 @@ enum GuestVerdict {
 impl Check {
     /// A verdict, with what it rests on.
     pub(crate) fn new(what: &'static str, holds: bool, detail: impl Into<String>) -> Self {
-        Self { what, verdict: if holds { GuestVerdict::Holds } else { GuestVerdict::Fails }, detail: detail.into() }
+        Self { what, verdict: if holds { Verdict::Holds } else { Verdict::Fails }, detail: detail.into() }
+    }
+
+    /// What QEMU does to a guest in each migration to it.
+    pub(crate) fn known(what: &'static str, detail: impl Into<String>) -> Self {
+        Self { what, verdict: Verdict::Known, detail: detail.into() }
     }
 
     /// None, because of `reason`.
     pub(crate) fn skipped(what: &'static str, reason: impl Into<String>) -> Self {
-        Self { what, verdict: GuestVerdict::Skipped, detail: reason.into() }
+        Self { what, verdict: Verdict::Skipped, detail: reason.into() }
+    }
+
+    /// Whether the monitor in which the guest powered off ended well.
+    pub(crate) fn off(well: bool) -> Self {
+        Self::new("power-off", well, if well { "the last monitor ended well" } else { "the last monitor failed" })
+    }
+
+    fn json(&self) -> Value {
+        json!({ "check": self.what, "verdict": self.verdict.as_str(), "detail": self.detail })
     }
 }
 
-impl GuestVerdict {
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<8} {}: {}", self.verdict.as_str(), self.what, self.detail)
+    }
+}
+
+impl Verdict {
     fn as_str(self) -> &'static str {
         match self {
             Self::Holds => "ok",
+            Self::Known => "known",
             Self::Fails => "FAILED",
             Self::Skipped => "skipped",
         }
     }
 }
 
+impl Hop {
+    pub(crate) fn holds(&self) -> bool {
+        self.checks.iter().all(|check| check.verdict != Verdict::Fails)
+    }
+
+    /// Rounds of `query-migrate`.
+    pub(crate) fn rounds(&self) -> u64 {
+        self.migration["ram"]["dirty-sync-count"].as_u64().unwrap_or(0)
+    }
+
+    pub(crate) fn sent_mib(&self) -> f64 {
+        self.migration["ram"]["transferred"].as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20)
+    }
+
+    pub(crate) fn total(&self) -> Duration {
+        Duration::from_millis(self.migration["total-time"].as_u64().unwrap_or(0))
+    }
+
+    pub(crate) fn downtime(&self) -> Duration {
+        Duration::from_millis(self.migration["downtime"].as_u64().unwrap_or(0))
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "from": self.from,
+            "to": self.to,
+            "begun_ms": self.times.begun.as_millis() as u64,
+            "arrived_ms": self.times.arrived.as_millis() as u64,
+            "verified_ms": self.times.verified.as_millis() as u64,
+            "rounds": self.migration["ram"]["dirty-sync-count"],
+            "bytes": self.migration["ram"]["transferred"],
+            "total_ms": self.migration["total-time"],
+            "downtime_ms": self.migration["downtime"],
+            "downtime_felt_ms": self.felt.map(|[felt, _]| felt),
+            "usual_gap_ms": self.felt.map(|[_, usual]| usual),
+            "holds": self.holds(),
+            "checks": self.checks.iter().map(Check::json).collect::<Vec<_>>(),
+            "migration": self.migration,
+            "said": self.said,
+        })
+    }
+}
+
+impl fmt::Display for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut figure = |name: &str, value: String| writeln!(f, "{name:<20} {value}");
+        figure("rounds", self.rounds().to_string())?;
+        figure("sent", format!("{:.1} MiB", self.sent_mib()))?;
+        figure("total time", format!("{} ms", self.total().as_millis()))?;
+        figure("downtime, measured", format!("{} ms", self.downtime().as_millis()))?;
+        if let Some([felt, usual]) = self.felt {
+            let note = "largest gap of a 1 ms tick";
+            figure("downtime, as felt", format!("{felt:.1} ms ({note}; {usual:.1} ms without migration)"))?;
+        }
+        self.checks.iter().try_for_each(|check| write!(f, "{check}"))
+    }
+}
+
 impl DemoReport {
+    /// Prints the guest's lines.
+    pub(crate) fn begin(guest: String, first: String, boot: Duration) -> Self {
+        println!("{:<20} {guest}\n{:<20} {:.1} s, in {first}", "guest", "boot", boot.as_secs_f64());
+        Self { guest, first, boot, hops: Vec::new(), off: None }
+    }
+
+    /// Prints what a migration was like.
+    pub(crate) fn add(&mut self, hop: Hop) {
+        println!("\nhop {}: {} → {}\n{hop}", self.hops.len() + 1, hop.from, hop.to);
+        self.hops.push(hop);
+    }
+
+    /// Prints the end.
+    pub(crate) fn end(&mut self, off: Check) {
+        print!("{off}");
+        self.off = Some(off);
+        println!("{}", self.verdict());
+    }
+
     /// Whether no check failed.
     pub(crate) fn holds(&self) -> bool {
-        self.checks.iter().all(|check| check.verdict != GuestVerdict::Fails)
+        let off = self.off.as_ref().is_some_and(|off| off.verdict == Verdict::Holds);
+        off && !self.hops.is_empty() && self.hops.iter().all(Hop::holds)
+    }
+
+    /// The report in one sentence.
+    pub(crate) fn verdict(&self) -> &'static str {
+        if self.holds() { "The guest did not notice." } else { "The migration is NOT sound." }
     }
 
     /// The numbers, and the checks with their verdicts.
     pub(crate) fn json(&self) -> Value {
-        let checks = self.checks.iter();
-        let checks = checks.map(|c| json!({ "check": c.what, "verdict": c.verdict.as_str(), "detail": c.detail }));
-        json!({ "holds": self.holds(), "checks": checks.collect::<Vec<_>>(), "numbers": self.numbers })
+        json!({
+            "holds": self.holds(),
+            "guest": self.guest,
+            "first": self.first,
+            "boot_ms": self.boot.as_millis() as u64,
+            "hops": self.hops.iter().map(Hop::json).collect::<Vec<_>>(),
+            "off": self.off.as_ref().map(Check::json),
+        })
     }
-}
-
-impl fmt::Display for DemoReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, value) in &self.figures {
-            writeln!(f, "{name:<20} {value}")?;
-        }
-        for check in &self.checks {
-            writeln!(f, "{:<8} {}: {}", check.verdict.as_str(), check.what, check.detail)?;
-        }
-        let verdict = if self.holds() { "The guest did not notice." } else { "The migration is NOT sound." };
-        writeln!(f, "{verdict}")
-    }
-}
-
-/// The figures of `query-migrate` that every guest has.
-pub(crate) fn migration_figures(boot: Duration, migration: &Value) -> Vec<(&'static str, String)> {
-    let ram = &migration["ram"];
-    let mib = ram["transferred"].as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20);
-    vec![
-        ("boot", format!("{:.1} s", boot.as_secs_f64())),
-        ("rounds", ram["dirty-sync-count"].to_string()),
-        ("sent", format!("{mib:.1} MiB")),
-        ("total time", format!("{} ms", migration["total-time"])),
-        ("downtime, measured", format!("{} ms", migration["downtime"])),
-    ]
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
+    /// A migration with these checks.
+    pub(crate) fn hop(checks: Vec<Check>) -> Hop {
+        let ram = json!({ "dirty-sync-count": 3, "transferred": 3 << 20 });
+        let second = Duration::from_secs(1);
+        Hop {
+            from: "QEMU 10.0.2".into(),
+            to: "minivmm 0.1.0".into(),
+            times: Times { begun: second * 3, arrived: second * 5, verified: second * 9 },
+            migration: json!({ "status": "completed", "total-time": 1900, "downtime": 80, "ram": ram }),
+            felt: Some([120.25, 9.0]),
+            checks,
+            said: Value::Null,
+        }
+    }
+
+    fn report(checks: Vec<Check>, off: bool) -> DemoReport {
+        let mut report = DemoReport::begin("Linux".into(), "QEMU 10.0.2".into(), Duration::from_secs(4));
+        report.add(hop(checks));
+        report.end(Check::off(off));
+        report
+    }
+
     #[test]
-    fn one_failed_check_fails_the_report_and_a_skipped_one_does_not() {
-        let skipped = || Check::skipped("packets", "no right to make a tap");
-        let mut report = DemoReport {
-            figures: vec![("rounds", "3".into())],
-            checks: vec![Check::new("memory", true, "all"), skipped()],
-            numbers: json!({}),
+    fn one_failed_check_fails_the_report_and_a_skipped_or_known_one_does_not() {
+        let sound = || {
+            let skipped = Check::skipped("datagrams", "no right to make a tap");
+            vec![Check::new("memory", true, "all"), skipped, Check::known("kernel log", "QEMU's")]
         };
-        assert!(report.holds());
-        assert!(report.to_string().contains("skipped  packets: no right to make a tap"));
-        report.checks.push(Check::new("disk", false, "1 wrong"));
+        assert!(report(sound(), true).holds());
+        assert!(!report(sound(), false).holds());
+        let mut checks = sound();
+        checks.push(Check::new("files", false, "1 wrong"));
+        let unsound = report(checks, true);
+        assert!(!unsound.holds());
+        assert_eq!(unsound.json()["hops"][0]["checks"][3]["verdict"], "FAILED");
+        assert_eq!(unsound.verdict(), "The migration is NOT sound.");
+    }
+
+    #[test]
+    fn a_report_without_migration_or_end_does_not_hold() {
+        let mut report = DemoReport::begin("Linux".into(), "minivmm".into(), Duration::ZERO);
+        report.end(Check::off(true));
         assert!(!report.holds());
-        assert_eq!(report.json()["checks"][2]["verdict"], "FAILED");
+        report.add(hop(Vec::new()));
+        assert!(report.holds());
+        report.off = None;
+        assert!(!report.holds());
+    }
+
+    #[test]
+    fn figures_and_verdicts_stand_in_lines_of_their_own() {
+        let text = hop(vec![Check::skipped("datagrams", "no right to make a tap")]).to_string();
+        let lines = [
+            "rounds               3",
+            "sent                 3.0 MiB",
+            "total time           1900 ms",
+            "downtime, measured   80 ms",
+            "downtime, as felt    120.2 ms (largest gap of a 1 ms tick; 9.0 ms without migration)",
+            "skipped  datagrams: no right to make a tap",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), lines);
     }
 }

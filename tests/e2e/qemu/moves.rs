@@ -4,7 +4,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use vmstate_lab::bench::{Bench, Guest};
 use vmstate_lab::error::Result;
 use vmstate_lab::guest::net::Peer;
@@ -94,12 +94,6 @@ impl<'a> Journey<'a> {
     }
 }
 
-/// QEMU's source listens for the destination's word only with this capability.
-fn listen(qemu: &mut Vmm, listens: bool) -> Result<()> {
-    let capability = json!({ "capabilities": [{ "capability": "return-path", "state": listens }] });
-    qemu.qmp.execute("migrate-set-capabilities", capability).map(|_| ())
-}
-
 #[test]
 fn from_qemu_and_back_and_again() {
     case_with_qemu("qemu::moves::from_qemu_and_back_and_again", |world| {
@@ -107,11 +101,11 @@ fn from_qemu_and_back_and_again() {
         let bench = world.bench(&Guest { disk: true, ..dirtying(32, 2000) })?;
         let (mut journey, mut vmm) = Journey::begin(bench, qemu()?, Some(&peer))?;
         ensure(journey.firmware["rsdp"].is_u64(), || format!("QEMU's firmware left {}", journey.firmware))?;
-        listen(&mut vmm, true)?;
+        vmm.listen(true)?;
         journey.refused(&mut vmm)?;
         let vmm = journey.hop(vmm, ours())?;
         let mut vmm = journey.hop(vmm, qemu()?)?;
-        listen(&mut vmm, false)?;
+        vmm.listen(false)?;
         let vmm = journey.hop(vmm, ours())?;
         let said = vmm.errors();
         ensure(said.contains("return-path"), || format!("minivmm does not warn: {said:?}"))?;
@@ -125,7 +119,7 @@ fn from_minivmm_and_back_with_two_vcpus() {
         let bench = world.bench(&Guest { cpus: 2, disk: true, ..dirtying(16, 2000) })?;
         let (mut journey, vmm) = Journey::begin(bench, ours(), None)?;
         let mut vmm = journey.hop(vmm, qemu()?)?;
-        listen(&mut vmm, true)?;
+        vmm.listen(true)?;
         let mut vmm = journey.hop(vmm, ours())?;
         world::goes_on(&mut vmm)?;
         power_off(vmm)

@@ -190,6 +190,29 @@ impl Vmm {
         Ok(answer["status"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// The program's name and version, in its own words.
+    ///
+    /// # Errors
+    /// When the monitor does not answer.
+    pub fn name(&mut self) -> Result<String> {
+        let answer = self.qmp.execute("query-version", Value::Null)?;
+        // minivmm says QEMU's version as well, for clients that look at it.
+        if let Some(package) = answer["package"].as_str().filter(|package| package.starts_with("minivmm ")) {
+            return Ok(package.to_owned());
+        }
+        let version = &answer["qemu"];
+        Ok(format!("QEMU {}.{}.{}", version["major"], version["minor"], version["micro"]))
+    }
+
+    /// Whether a QEMU listens, as the source of its next migration, for the destination's word.
+    ///
+    /// # Errors
+    /// QEMU's refusal.
+    pub fn listen(&mut self, listens: bool) -> Result<()> {
+        let capability = json!({ "capabilities": [{ "capability": "return-path", "state": listens }] });
+        self.qmp.execute("migrate-set-capabilities", capability).map(|_| ())
+    }
+
     /// Starts an outgoing migration.
     ///
     /// # Errors

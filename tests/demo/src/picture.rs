@@ -1,0 +1,236 @@
+//! The report as a picture: a lane for each monitor, in which a bar shows when it ran the guest, and beneath what the move
+//! there was like. SVG that needs no font and no script, for light and dark pages.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::report::{DemoReport, Hop, Verdict};
+
+const WIDTH: f64 = 920.0;
+/// Left and right of everything.
+const MARGIN: f64 = 24.0;
+/// Where bars and their texts begin.
+const LEFT: f64 = 150.0;
+/// Where the first lane begins.
+const TOP: f64 = 88.0;
+const LANE: f64 = 82.0;
+const BAR: f64 = 20.0;
+/// From the last lane to the lower edge: axis, legend, verdict.
+const FOOT: f64 = 132.0;
+/// Most marks on the axis.
+const MARKS: u64 = 12;
+
+const STYLE: &str = "\
+svg { --page: #ffffff; --text: #1f2328; --faint: #656d76; --line: #d0d7de;
+      --qemu: #c2570c; --minivmm: #0f62c9; --good: #1a7f37; --known: #9a6700; --bad: #cf222e; }
+@media (prefers-color-scheme: dark) {
+  svg { --page: #0d1117; --text: #e6edf3; --faint: #8d96a0; --line: #30363d;
+        --qemu: #f0883e; --minivmm: #58a6ff; --good: #3fb950; --known: #d29922; --bad: #f85149; } }
+text { font: 13px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: var(--text); }
+.head { font-size: 18px; font-weight: 600; } .name { font-weight: 600; }
+.small { font-size: 12px; stroke: var(--page); stroke-width: 4px; stroke-linejoin: round; paint-order: stroke; }
+.code { font-family: ui-monospace, 'DejaVu Sans Mono', monospace; font-size: 12px; }
+.page { fill: var(--page); } .faint { fill: var(--faint); } .end { text-anchor: end; } .middle { text-anchor: middle; }
+.line { stroke: var(--line); fill: none; } .moves { stroke: var(--text); stroke-width: 1.5; }
+.qemu { fill: var(--qemu); stroke: var(--qemu); } .minivmm { fill: var(--minivmm); stroke: var(--minivmm); }
+.sends { fill-opacity: 0.45; } .takes { fill-opacity: 0; stroke-dasharray: 3 3; }
+.good { fill: var(--good); } .known { fill: var(--known); } .bad { fill: var(--bad); }";
+
+/// Draws the report. `command` made it, `emulated` says whether its figures are those of an emulated host.
+pub(crate) fn draw(report: &DemoReport, command: &str, emulated: bool) -> String {
+    let lanes = report.hops.len() + 1;
+    let height = TOP + LANE * lanes as f64 + FOOT;
+    let mut canvas = Canvas(String::new());
+    let moves = if lanes == 2 { "One live migration".into() } else { format!("{} live migrations", lanes - 1) };
+    let title = format!("{moves} of one running guest");
+    canvas.put(&format!(r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">"#));
+    canvas.put(&format!("<title>{}</title>\n<style>\n{STYLE}\n</style>", escape(&title)));
+    canvas.put(&format!(r#"<rect class="page" width="{WIDTH}" height="{height}" rx="6"/>"#));
+    canvas.text("head", MARGIN, 36.0, &title);
+    let place = if emulated { "; measured in an emulated host, where all takes many times as long" } else { "" };
+    canvas.text("faint", MARGIN, 60.0, &format!("{}{place}", report.guest));
+
+    let end = report.hops.last().map_or(Duration::from_secs(1), |hop| hop.times.verified);
+    let scale = Scale((WIDTH - MARGIN - LEFT) / end.as_secs_f64().max(1e-3));
+    axis(&mut canvas, &scale, end, TOP + LANE * lanes as f64);
+    // Beneath the texts, which they cross.
+    for (lane, hop) in report.hops.iter().enumerate() {
+        let (from, to) = (scale.x(stopped(hop)), scale.x(hop.times.arrived));
+        let (above, below) = (TOP + LANE * lane as f64 + BAR, TOP + LANE * (lane + 1) as f64);
+        canvas.put(&format!(r#"<path class="moves" d="M{from:.1} {above}L{to:.1} {below}"/>"#));
+    }
+    let mut arrived = Duration::ZERO;
+    for lane in 0..lanes {
+        let y = TOP + LANE * lane as f64;
+        let came = lane.checked_sub(1).and_then(|before| report.hops.get(before));
+        let name = came.map_or(&report.first, |hop| &hop.to);
+        canvas.text("name", MARGIN, y + 15.0, name);
+        match came {
+            None => canvas.text("small", LEFT, y + 38.0, &format!("boots in {:.1} s", report.boot.as_secs_f64())),
+            Some(hop) => {
+                canvas.bar(&format!("{} takes", class(name)), &scale, [hop.times.begun, hop.times.arrived], y);
+                arrived = hop.times.arrived;
+                canvas.text("small", LEFT, y + 38.0, &figures(hop));
+                checks(&mut canvas, hop, y + 57.0);
+            }
+        }
+        let left = report.hops.get(lane);
+        canvas.bar(class(name), &scale, [arrived, left.map_or(end, |hop| hop.times.begun)], y);
+        if let Some(hop) = left {
+            canvas.bar(&format!("{} sends", class(name)), &scale, [hop.times.begun, stopped(hop)], y);
+        }
+    }
+    foot(&mut canvas, report, command, height);
+    canvas.put("</svg>");
+    canvas.0
+}
+
+/// Times on the axis.
+struct Scale(f64);
+
+impl Scale {
+    fn x(&self, time: Duration) -> f64 {
+        LEFT + self.0 * time.as_secs_f64()
+    }
+}
+
+/// The SVG so far.
+struct Canvas(String);
+
+impl Canvas {
+    fn put(&mut self, element: &str) {
+        self.0.push_str(element);
+        self.0.push('\n');
+    }
+
+    fn text(&mut self, class: &str, x: f64, y: f64, text: &str) {
+        self.put(&format!(r#"<text class="{class}" x="{x:.1}" y="{y:.1}">{}</text>"#, escape(text)));
+    }
+
+    fn bar(&mut self, class: &str, scale: &Scale, [from, to]: [Duration; 2], y: f64) {
+        let (x, width) = (scale.x(from), (scale.x(to) - scale.x(from)).max(0.0));
+        self.put(&format!(r#"<rect class="{class}" x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{BAR}"/>"#));
+    }
+}
+
+/// When the source's guest stood still: a downtime before the destination ran it.
+fn stopped(hop: &Hop) -> Duration {
+    hop.times.arrived.saturating_sub(hop.downtime()).max(hop.times.begun)
+}
+
+/// The colour of a monitor, by its name.
+fn class(name: &str) -> &'static str {
+    if name.starts_with("QEMU") { "qemu" } else { "minivmm" }
+}
+
+fn figures(hop: &Hop) -> String {
+    let (total, rounds, sent) = (hop.total().as_secs_f64(), hop.rounds(), hop.sent_mib());
+    let mut line =
+        format!("moved in {total:.2} s: {rounds} rounds, {sent:.1} MiB; downtime {} ms", hop.downtime().as_millis());
+    if let Some([felt, usual]) = hop.felt {
+        // Writing to a string does not fail.
+        let _ = write!(line, ", as felt {felt:.0} ms ({usual:.0} ms without migration)");
+    }
+    line
+}
+
+fn checks(canvas: &mut Canvas, hop: &Hop, y: f64) {
+    let mut spans = String::new();
+    for (number, check) in hop.checks.iter().enumerate() {
+        let (class, sign) = sign(check.verdict);
+        let gap = if number == 0 { 0 } else { 14 };
+        let _ = write!(spans, r#"<tspan class="{class}" dx="{gap}">{sign}</tspan> {}"#, escape(check.what));
+    }
+    canvas.put(&format!(r#"<text class="small" x="{LEFT}" y="{y:.1}">{spans}</text>"#));
+}
+
+fn sign(verdict: Verdict) -> (&'static str, char) {
+    match verdict {
+        Verdict::Holds => ("good", '✓'),
+        Verdict::Known => ("known", '●'),
+        Verdict::Fails => ("bad", '✗'),
+        Verdict::Skipped => ("faint", '–'),
+    }
+}
+
+/// Seconds, in steps of 1, 2 or 5 times a power of ten.
+fn axis(canvas: &mut Canvas, scale: &Scale, end: Duration, y: f64) {
+    let step = (0..).flat_map(|power| [1, 2, 5].map(|digit| digit * 10_u64.pow(power)));
+    let step = step.take(15).find(|step| end.as_secs() / step < MARKS).unwrap_or(u64::MAX);
+    canvas.put(&format!(r#"<path class="line" d="M{LEFT} {y:.1}H{:.1}"/>"#, WIDTH - MARGIN));
+    canvas.text("small faint", MARGIN, y + 18.0, "seconds of work");
+    for second in (0..=end.as_secs()).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+        let x = scale.x(Duration::from_secs(second));
+        canvas.put(&format!(r#"<path class="line" d="M{x:.1} {TOP}V{:.1}" stroke-opacity="0.5"/>"#, y + 5.0));
+        canvas.text("small faint middle", x, y + 18.0, &second.to_string());
+    }
+}
+
+/// What the shapes mean, the verdict, and the command.
+fn foot(canvas: &mut Canvas, report: &DemoReport, command: &str, height: f64) {
+    let y = height - 82.0;
+    let legend = "Full: runs the guest. Pale: runs it, and sends its memory. Dashed: receives it. \
+        Between two bars the guest stands still.";
+    canvas.text("small faint", MARGIN, y, legend);
+    let mut checks = report.hops.iter().flat_map(|hop| &hop.checks);
+    if checks.any(|check| check.verdict == Verdict::Known) {
+        let known =
+            "● after its arrival in a QEMU Linux gives up the TSC as a clock, as after a migration from QEMU to QEMU";
+        canvas.text("small faint", MARGIN, y + 18.0, known);
+    }
+    let class = if report.holds() { "name good" } else { "name bad" };
+    canvas.text(class, MARGIN, height - 24.0, report.verdict());
+    canvas.text("code faint end", WIDTH - MARGIN, height - 24.0, command);
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Check, tests::hop};
+
+    fn report(verdicts: Vec<Check>) -> DemoReport {
+        let mut report = DemoReport::begin("Linux <6> & more".into(), "QEMU 10.0.2".into(), Duration::from_secs(4));
+        report.hops.push(hop(verdicts));
+        report
+    }
+
+    /// On 746 units: it is moved after 3 s, stands still after 4.92 s, runs on after 5 s, and is verified after 9 s.
+    #[test]
+    fn bars_stand_where_their_times_are() {
+        let picture = draw(&report(Vec::new()), "cargo demo", false);
+        let bars = [
+            r#"<rect class="qemu" x="150.0" y="88.0" width="248.7" height="20"/>"#,
+            r#"<rect class="qemu sends" x="398.7" y="88.0" width="159.1" height="20"/>"#,
+            r#"<rect class="minivmm takes" x="398.7" y="170.0" width="165.8" height="20"/>"#,
+            r#"<rect class="minivmm" x="564.4" y="170.0" width="331.6" height="20"/>"#,
+            r#"<path class="moves" d="M557.8 108L564.4 170"/>"#,
+        ];
+        for bar in bars {
+            assert_eq!(picture.matches(bar).count(), 1, "{bar} in {picture}");
+        }
+        assert_eq!(picture.matches("<rect").count(), bars.len(), "a page and four bars: {picture}");
+    }
+
+    #[test]
+    fn each_verdict_has_its_sign_and_names_are_no_markup() {
+        let checks = vec![
+            Check::new("memory", true, ""),
+            Check::new("files", false, ""),
+            Check::skipped("datagrams", ""),
+            Check::known("kernel log", ""),
+        ];
+        let picture = draw(&report(checks), "cargo demo", true);
+        let signs =
+            [("good", '✓', "memory"), ("bad", '✗', "files"), ("faint", '–', "datagrams"), ("known", '●', "kernel log")];
+        for (class, sign, what) in signs {
+            let span = format!(r#">{sign}</tspan> {what}"#);
+            assert!(picture.contains(&span) && picture.contains(&format!(r#"<tspan class="{class}""#)), "{picture}");
+        }
+        assert!(picture.contains("Linux &lt;6&gt; &amp; more; measured in an emulated host"), "{picture}");
+        assert!(picture.contains("The migration is NOT sound."), "{picture}");
+    }
+}
