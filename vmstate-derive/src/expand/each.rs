@@ -50,14 +50,14 @@ pub(super) fn save(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
     let saved = match framing {
         Framing::Array => quote!(__v::save_array_of(&mut #place, out, #one)),
         Framing::Len(Length { place: length, name: called, factor, max, .. }) => {
-            let save = item(quote!(save_counted));
+            let save = item(quote!(save_len));
             quote!({
                 let count = __v::within(__v::count_to_save(#length, #called, #factor, #max), #name)?;
                 #save(&mut #place, count, out, #one)
             })
         }
         Framing::Counted(prefix, max) => {
-            let save = item(quote!(save_prefixed));
+            let save = item(quote!(save_counted));
             quote!(#save::<#prefix>(&mut #place, #max, out, #one))
         }
         Framing::List(max) => {
@@ -88,14 +88,14 @@ pub(super) fn load(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
             quote!(__v::load_array_of(&mut #place, input, #one))
         }
         Framing::Len(Length { place: length, name: called, factor, max, .. }) => {
-            let load = item(quote!(load_counted));
+            let load = item(quote!(load_len));
             quote!({
                 let count = __v::within(__v::count_to_load(#length, #called, #factor, #max, input), #name)?;
                 #load(&mut #place, count, input, #one)
             })
         }
         Framing::Counted(prefix, max) => {
-            let load = item(quote!(load_prefixed));
+            let load = item(quote!(load_counted));
             quote!(#load::<#prefix>(&mut #place, #max, input, #one))
         }
         Framing::List(max) => {

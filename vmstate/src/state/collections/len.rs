@@ -57,7 +57,8 @@ len! {
     [T: Wire + Default] Box<[T]>, Room::Made, first_to_save, first_to_load, Vec<T::Undo>, remember_each, undo_each;
 }
 
-fn all_to_save<T>(elements: &mut [T], count: usize) -> Result<&mut [T]> {
+/// The elements, if there are `count`.
+pub(super) fn all_to_save<T>(elements: &mut [T], count: usize) -> Result<&mut [T]> {
     if elements.len() != count {
         let message = format!("its length field says {count}, but it holds {}", elements.len());
         return Err(Error::new(ErrorKind::Rejected, message));

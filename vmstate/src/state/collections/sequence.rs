@@ -13,6 +13,7 @@ use super::super::hook::{HookError, refusal};
 use super::super::numbers::{Prefix, at_most, outcome};
 use super::super::support::KindOf;
 use super::counted::{Elements, load_prefix, save_prefix};
+use super::len::all_to_save;
 use crate::codec::mark::{MORE, NO_MORE};
 use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
@@ -70,24 +71,21 @@ pub trait Sequence {
     }
 
     /// Appends the elements, as many as the length field says there are.
-    fn save_counted(
+    fn save_len(
         &mut self,
         count: usize,
         out: &mut Writer,
         one: impl FnMut(&mut Self::Element, &mut Writer) -> Result<()>,
     ) -> Result<()> {
         self.with_vec(|elements| {
-            if elements.len() != count {
-                let message = format!("its length field says {count}, but it holds {}", elements.len());
-                return Err(Error::new(ErrorKind::Rejected, message));
-            }
+            let sent = all_to_save(elements, count)?;
             out.outcome(outcome(count)?);
-            save_each(elements, out, one)
+            save_each(sent, out, one)
         })
     }
 
     /// Replaces the elements by `count` of `input`; `one` is told which is loaded.
-    fn load_counted(
+    fn load_len(
         &mut self,
         count: usize,
         input: &mut Reader<'_>,
@@ -104,7 +102,7 @@ pub trait Sequence {
     }
 
     /// Appends the number of elements and then the elements, as `counted` does.
-    fn save_prefixed<L: Prefix>(
+    fn save_counted<L: Prefix>(
         &mut self,
         max: usize,
         out: &mut Writer,
@@ -117,14 +115,14 @@ pub trait Sequence {
     }
 
     /// Replaces the elements by as many as the number before them says, as `counted` does.
-    fn load_prefixed<L: Prefix>(
+    fn load_counted<L: Prefix>(
         &mut self,
         max: usize,
         input: &mut Reader<'_>,
         one: impl FnMut(&mut Vec<Self::Element>, usize, &mut Reader<'_>) -> Result<()>,
     ) -> Result<()> {
         let count = load_prefix::<L>(max, input)?;
-        self.load_counted(count, input, one)
+        self.load_len(count, input, one)
     }
 }
 
