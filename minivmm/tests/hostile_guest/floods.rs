@@ -1,15 +1,9 @@
 //! Guests that ask for a reset or power-off as fast as they can. What the user asks for is done all the same, within the
 //! second that docs/threat-model.md promises.
 
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
 
-use crate::process::{PATIENCE, Process};
-
-/// The promise is a second; the rest is for a host that is busy with other things. Whoever came after the guest would wait
-/// for ever.
-const AT_ONCE: Duration = Duration::from_secs(30);
+use crate::process::{AT_ONCE, PATIENCE, Process};
 
 /// Registers of the event device.
 const SLEEP_CONTROL: u32 = 0xfea0_0200;

@@ -69,7 +69,8 @@ fn a_stop_is_refused_while_a_disk_does_not_answer_and_the_guest_goes_on() {
     let Some(guest) = Guest::start() else { return };
     let mut user = guest.process.user();
     let Some(hanging) = guest.hang() else { return };
-    let (answer, _) = user.ask("stop");
+    let (answer, took) = user.ask("stop");
+    assert!(took < 6 * AT_ONCE, "{answer} after {took:?}");
     let why = answer["error"]["desc"].as_str().unwrap_or_default();
     assert!(why.contains("did not finish a piece of a request within"), "{answer}");
     assert_eq!(user.ask("query-status").0["return"]["status"], "running");

@@ -17,6 +17,10 @@ use vmstate_lab::tiny;
 /// How long the host may need for what is not promised within a time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
+/// The promise is a second; the rest is for a host that is busy with other things. Whoever came after a guest or a client
+/// that asks without end would wait for ever.
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(30);
+
 /// A running `minivmm`, whose output nobody reads; killed when it is dropped.
 pub(crate) struct Process {
     child: Child,

@@ -1,6 +1,6 @@
 //! Clients at the socket: those that behave, and those that do not.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -220,12 +220,27 @@ fn a_client_that_does_not_read_is_cut_off_and_never_waited_for() {
     }
     let waited = before.since();
     assert!(waited < Duration::from_secs(1), "publishing waited {waited:?}");
-    drop(server);
+    // What the kernel had taken for it, and then the end of the connection.
     let mut rest = Vec::new();
     let events = match deaf.input.read_to_end(&mut rest) {
         Ok(_) | Err(_) => rest.iter().filter(|&&byte| byte == b'\n').count(),
     };
     assert!(events < 20_000, "it was not cut off");
+    drop(server);
+}
+
+/// Its answers wait for it, and it for them: after a while its threads are of use to others.
+#[test]
+fn a_client_that_reads_no_answer_is_cut_off() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    let (handle, _shared, _seen) = running();
+    let _server = Server::bind(&path, handle).unwrap();
+    let mut deaf = Peer::at_work(&path);
+    let stream = deaf.input.get_mut();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    let cut = (0..1 << 20).find_map(|_| stream.write_all(br#"{"execute":"query-commands"}"#).err());
+    assert_eq!(cut.map(|error| error.kind()), Some(ErrorKind::BrokenPipe));
 }
 
 /// A connection, unless it would have to be waited for.
