@@ -148,15 +148,9 @@ impl<M: Model> Core<M> {
             // Rounded up: a look that comes too early would be one of many.
             let timeout =
                 self.work().map_or(-1, |wait| wait.as_millis().saturating_add(1).try_into().unwrap_or(i32::MAX));
-            // Interrupted by a signal, or bad descriptors, which cannot be: looking once more harms nobody.
-            let count = epoll.wait(timeout, &mut events).unwrap_or(0);
-            for event in &events[..count] {
-                let fired = event.data() as usize;
-                let _ = match fired.checked_sub(1) {
-                    None => self.gate.wake.read(),
-                    Some(queue) => self.kicks.get(queue).map_or(Ok(0), EventFd::read),
-                };
-            }
+            // Which event it was does not matter: the model looks at all queues. Interrupted by a signal, or bad descriptors,
+            // which cannot be: looking once more harms nobody.
+            let _ = epoll.wait(timeout, &mut events);
         }
     }
 }
@@ -181,17 +175,15 @@ pub(super) struct Worker<M: Model> {
 impl<M: Model> Worker<M> {
     pub(super) fn start(core: Core<M>, name: &str) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        let watch = |fd: RawFd, events: EventSet, data: usize| {
-            epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(events, data as u64))
+        // Edges: each write to an event is one, so that none has to be read, which would be a system call for each kick. And
+        // without buffers of the guest the source stays ready, and would keep the thread spinning.
+        let watch = |fd: RawFd| {
+            let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
+            epoll.ctl(ControlOperation::Add, fd, event)
         };
-        watch(core.gate.wake.as_raw_fd(), EventSet::IN, 0)?;
-        for (queue, kick) in core.kicks.iter().enumerate() {
-            watch(kick.as_raw_fd(), EventSet::IN, 1 + queue)?;
-        }
-        if let Some(source) = core.lock().model.source() {
-            // Edges: without buffers of the guest the source stays ready, and would keep the thread spinning.
-            watch(source, EventSet::IN | EventSet::EDGE_TRIGGERED, usize::MAX)?;
-        }
+        watch(core.gate.wake.as_raw_fd())?;
+        core.kicks.iter().try_for_each(|kick| watch(kick.as_raw_fd()))?;
+        core.lock().model.source().map_or(Ok(()), watch)?;
         let core = Arc::new(core);
         let theirs = Arc::clone(&core);
         let (alive, ended) = mpsc::channel();
