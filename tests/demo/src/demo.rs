@@ -23,9 +23,9 @@ use crate::route::{Monitor, Route};
 use crate::{MINIVMM, linux, picture, signals, tiny};
 
 /// Longest the demo may take inside an emulated host, without its migrations.
-const BOOT_TIME: Duration = Duration::from_secs(120);
+const BOOT_TIME: Duration = Duration::from_secs(240);
 /// Longest for a migration, with the work and the verification after it.
-const HOP_TIME: Duration = Duration::from_secs(60);
+const HOP_TIME: Duration = Duration::from_secs(180);
 /// What the files of the job are called that leave the emulated host.
 const REPORT: &str = "report.json";
 const PICTURE: &str = "route.svg";
@@ -110,8 +110,19 @@ impl Options {
         self.cpus.unwrap_or(1)
     }
 
-    /// Refuses what the guest cannot have.
+    /// The command that makes such a report again.
+    fn command(&self) -> String {
+        let tiny = if self.guest == Kind::Tiny { " --guest tiny" } else { "" };
+        let cpus = self.cpus.filter(|&cpus| cpus != 1).map(|cpus| format!(" --cpus {cpus}")).unwrap_or_default();
+        format!("cargo demo{tiny} --route {}{cpus}", self.route)
+    }
+
+    /// Refuses files that have no place, before a guest has worked for them, and what the guest cannot have.
     fn check(&self) -> Result<()> {
+        for file in [&self.json, &self.picture].into_iter().flatten() {
+            let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            fs::read_dir(directory).doing("write into", directory)?;
+        }
         if self.guest == Kind::Linux {
             return Ok(());
         }
@@ -138,8 +149,7 @@ fn conclude(report: &DemoReport, options: &Options) -> Result<bool> {
         write(file, report.json().to_string() + "\n")?;
     }
     if let Some(file) = &options.picture {
-        let command = format!("cargo demo --route {}", options.route);
-        write(file, picture::draw(report, &command, std::env::var_os(l1::INSIDE).is_some()))?;
+        write(file, picture::draw(report, &options.command(), std::env::var_os(l1::INSIDE).is_some()))?;
     }
     Ok(report.holds())
 }
@@ -213,6 +223,22 @@ mod tests {
         assert!(parse("--route qemu").unwrap_err().contains("a route has at least two monitors"));
         assert!(parse("--route qemu,xen").unwrap_err().contains("no monitor is called `xen`"));
         assert!(parse("--qemu").is_err());
+    }
+
+    #[test]
+    fn the_command_is_what_was_typed_but_for_files() {
+        let command = |words| parse(words).unwrap().command();
+        assert_eq!(command("--route qemu,minivmm --cpus 2 --json x"), "cargo demo --route qemu,minivmm --cpus 2");
+        assert_eq!(command("--guest tiny"), "cargo demo --guest tiny --route minivmm,minivmm");
+    }
+
+    #[test]
+    fn a_file_without_a_place_is_refused_before_anything_runs() {
+        assert!(parse("--picture route.svg --json /tmp/route.json").is_ok());
+        for flag in ["--json", "--picture"] {
+            let refusal = parse(&format!("{flag} /nowhere/file")).unwrap_err();
+            assert!(refusal.starts_with("cannot write into /nowhere: "), "{refusal}");
+        }
     }
 
     #[test]

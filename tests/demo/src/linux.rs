@@ -20,8 +20,8 @@ use vmstate_lab::vmm::{Program, Vmm};
 
 /// The guest works this long before the first migration, and after each.
 const WORK: Duration = Duration::from_secs(3);
-const ANSWER: Duration = Duration::from_secs(30);
-const MIGRATION: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(60);
+const MIGRATION: Duration = Duration::from_secs(120);
 
 /// The programs of a route.
 #[derive(Debug)]

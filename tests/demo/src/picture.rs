@@ -124,9 +124,10 @@ fn class(name: &str) -> &'static str {
 }
 
 fn figures(hop: &Hop) -> String {
-    let (total, rounds, sent) = (hop.total().as_secs_f64(), hop.rounds(), hop.sent_mib());
+    let (total, sent) = (hop.total().as_secs_f64(), hop.sent_mib());
+    let rounds = if hop.rounds() == 1 { "1 round".into() } else { format!("{} rounds", hop.rounds()) };
     let mut line =
-        format!("moved in {total:.2} s: {rounds} rounds, {sent:.1} MiB; downtime {} ms", hop.downtime().as_millis());
+        format!("moved in {total:.2} s: {rounds}, {sent:.1} MiB; downtime {} ms", hop.downtime().as_millis());
     if let Some([felt, usual]) = hop.felt {
         // Writing to a string does not fail.
         let _ = write!(line, ", as felt {felt:.0} ms ({usual:.0} ms without migration)");

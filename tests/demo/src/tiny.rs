@@ -49,7 +49,7 @@ pub(crate) fn migrate(scratch: &Path, launcher: &Path, minivmm: &Path, hops: usi
     let ready = Instant::now();
     let first = vmm.name()?;
     progress.end();
-    let mut report = DemoReport::begin("tiny, 1 vCPU, 16 MiB".into(), first, ready - booting);
+    let mut report = DemoReport::begin("a bare-metal program, 1 vCPU, 16 MiB".into(), first, ready - booting);
     await_pass(&vmm, PASSES)?;
 
     for number in 1..=hops {

@@ -1,0 +1,52 @@
+//! The demo's command along a route of minivmms, with the tiny guest: its exit code, its report, its files.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+use vmstate_lab::{host, skip};
+
+const LAB: &str = env!("CARGO_BIN_EXE_lab");
+
+/// The guest verifies its memory in each pass, and numbers the passes.
+#[test]
+fn a_guest_goes_along_a_route_and_each_hop_is_reported_and_drawn() {
+    if let Err(reason) = host::has_kvm() {
+        return skip::skip(reason);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (json, picture) = (directory.path().join("report.json"), directory.path().join("route.svg"));
+    let mut demo = Command::new(LAB);
+    demo.args(["demo", "--guest", "tiny", "--route", "minivmm,minivmm,minivmm"]);
+    demo.arg("--json").arg(&json).arg("--picture").arg(&picture);
+    let output = demo.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+
+    let name = concat!("minivmm ", env!("CARGO_PKG_VERSION"));
+    for hop in 1..=2 {
+        assert!(said.contains(&format!("\nhop {hop}: {name} → {name}\n")), "{said}");
+    }
+    assert!(!said.contains("hop 3") && said.ends_with("The guest did not notice.\n"), "{said}");
+    let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let hops = report["hops"].as_array().unwrap();
+    assert_eq!((hops.len(), &report["holds"]), (2, &Value::Bool(true)), "{report}");
+    for hop in hops {
+        assert_eq!(hop["migration"]["status"], "completed", "{report}");
+    }
+    let picture = fs::read_to_string(picture).unwrap();
+    assert_eq!(picture.matches(&format!(">{name}</text>")).count(), 3, "a lane for each monitor: {picture}");
+}
+
+#[test]
+fn what_is_no_route_is_refused_with_one_sentence_before_anything_runs() {
+    let refusal = |route: &str| {
+        let output = Command::new(LAB).args(["demo", "--guest", "tiny", "--route", route]).output().unwrap();
+        assert!(!output.status.success() && output.stdout.is_empty(), "{route}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(refusal("minivmm").contains("a route has at least two monitors"));
+    assert!(refusal("minivmm,bochs").contains("no monitor is called `bochs`"));
+    let qemu = refusal("minivmm,qemu");
+    assert_eq!(qemu, "demo: the tiny guest migrates between minivmms only: give a --route without `qemu`\n");
+}
