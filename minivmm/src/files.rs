@@ -80,8 +80,7 @@ pub fn open(path: &Path, mode: Mode, fit: Fit) -> io::Result<File> {
 pub fn open_path(path: &Path, mode: Mode, fit: Fit) -> io::Result<File> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = mode.options().custom_flags(flags.bits()).open(path).map_err(|error| match Errno::try_from(error) {
-        // fifo(7): opened for writing, without waiting, while nobody has it open for reading.
-        Ok(Errno::ENXIO) => io::Error::other("nobody reads at its other end"),
+        Ok(Errno::ENXIO) => unanswered(path),
         Ok(errno) => errno.into(),
         Err(error) => error,
     })?;
@@ -89,6 +88,16 @@ pub fn open_path(path: &Path, mode: Mode, fit: Fit) -> io::Result<File> {
     // Only the opening was not to wait.
     waits(&file, OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?))?;
     Ok(file)
+}
+
+/// Why there is nothing behind `path` that could be opened (ENXIO).
+fn unanswered(path: &Path) -> io::Error {
+    match path.metadata().map(|metadata| metadata.file_type()) {
+        // fifo(7): opened for writing, without waiting, while nobody has it open for reading.
+        Ok(kind) if kind.is_fifo() => io::Error::other("nobody reads at its other end"),
+        Ok(kind) if kind.is_socket() => io::Error::other(format!("it is {}", name(kind))),
+        _ => Errno::ENXIO.into(),
+    }
 }
 
 /// Lets a write wait for room, as a pipe or a terminal may need.
@@ -128,6 +137,7 @@ fn name(kind: FileType) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
 
     use nix::sys::stat;
     use nix::unistd::mkfifo;
@@ -137,14 +147,16 @@ mod tests {
     #[test]
     fn files_are_opened_by_what_they_are() {
         let directory = tempfile::tempdir().unwrap();
-        let (file, fifo) = (directory.path().join("file"), directory.path().join("fifo"));
+        let [file, fifo, socket] = ["file", "fifo", "socket"].map(|name| directory.path().join(name));
         std::fs::write(&file, "text").unwrap();
         mkfifo(&fifo, stat::Mode::S_IRWXU).unwrap();
+        let _listener = UnixListener::bind(&socket).unwrap();
         let read = |path: &Path, fit| open(path, Mode::Read, fit);
         let refusal = |path: &Path, fit| read(path, fit).unwrap_err().to_string();
         for fit in [Fit::Regular, Fit::Disk] {
             assert!(read(&file, fit).is_ok());
             assert_eq!(refusal(&fifo, fit), "it is a FIFO");
+            assert_eq!(refusal(&socket, fit), "it is a socket");
             assert_eq!(refusal(Path::new("/dev/null"), fit), "it is a character device");
             assert_eq!(refusal(directory.path(), fit), "it is a directory");
         }
