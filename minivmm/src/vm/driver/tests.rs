@@ -23,6 +23,22 @@ const UNTOUCHED: u8 = 0xff;
 /// Asks the machine's disk for the same 8 MiB sixty times over, at one address each (virtio 1.2 §2.7, §4.2.3): at the
 /// [rate](RATE) of the disk, work for two minutes.
 fn ask_for_much(vm: &Vm) {
+    offer_much(vm);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !has_begun(vm) {
+        assert!(Instant::now() < deadline, "the disk does nothing");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    assert_eq!(vm.ram.guest().read_obj::<u16>(GuestAddress(QUEUE + 0x6002)).unwrap(), 0, "done already");
+}
+
+/// True once the disk has read a piece.
+fn has_begun(vm: &Vm) -> bool {
+    vm.ram.guest().read_obj::<u8>(GuestAddress(DATA)).unwrap() != UNTOUCHED
+}
+
+/// Has a driver begin with the disk and ask for it.
+fn offer_much(vm: &Vm) {
     const BUFFERS: u16 = 60;
     let memory = vm.ram.guest();
     memory.write_slice(&vec![UNTOUCHED; PIECE as usize], GuestAddress(DATA)).unwrap();
@@ -42,7 +58,9 @@ fn ask_for_much(vm: &Vm) {
     memory.write_obj(1_u16, GuestAddress(QUEUE + 0x4002)).unwrap();
     let disk = &vm.machine.devices.disks[0];
     let write = |register: u64, value: u32| disk.lock().unwrap().write(register, &value.to_le_bytes());
-    for (register, value) in [(0x070, 1), (0x070, 3), (0x024, 1), (0x020, 1), (0x070, 11), (0x030, 0), (0x038, 64)] {
+    for (register, value) in
+        [(0x070, 0), (0x070, 1), (0x070, 3), (0x024, 1), (0x020, 1), (0x070, 11), (0x030, 0), (0x038, 64)]
+    {
         write(register, value);
     }
     for (register, place) in [(0x080, QUEUE), (0x090, QUEUE + 0x4000), (0x0a0, QUEUE + 0x6000)] {
@@ -51,20 +69,14 @@ fn ask_for_much(vm: &Vm) {
     for (register, value) in [(0x044, 1), (0x070, 15), (0x050, 0)] {
         write(register, value);
     }
-    let begun = || memory.read_obj::<u8>(GuestAddress(DATA)).unwrap() != UNTOUCHED;
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !begun() {
-        assert!(Instant::now() < deadline, "the disk does nothing");
-        std::thread::sleep(Duration::from_micros(100));
-    }
-    assert_eq!(memory.read_obj::<u16>(GuestAddress(QUEUE + 0x6002)).unwrap(), 0, "done already");
 }
 
-fn machine(dir: &Path) -> Vm {
+/// A machine whose disk reads so many bytes a second.
+fn machine(dir: &Path, rate: u64) -> Vm {
     let [kernel, path] = ["kernel", "disk"].map(|name| dir.join(name));
     std::fs::write(&kernel, tiny::bzimage()).unwrap();
     std::fs::File::create(&path).unwrap().set_len(1 << 30).unwrap();
-    let bytes = Rate { per_second: RATE.try_into().unwrap(), burst: 1.try_into().unwrap() };
+    let bytes = Rate { per_second: rate.try_into().unwrap(), burst: 1.try_into().unwrap() };
     let limits = RateLimits { bytes: Some(bytes), operations: None };
     let config = Config {
         kernel: Some(kernel),
@@ -92,7 +104,7 @@ fn a_device_that_a_vcpu_waits_for_keeps_no_user_waiting() {
         return vmstate_lab::skip::skip(error);
     }
     let dir = tempfile::tempdir().unwrap();
-    let mut vm = machine(dir.path());
+    let mut vm = machine(dir.path(), RATE);
     vm.start();
     let disk = Arc::clone(&vm.machine.devices.disks[0]);
     let vcpu = disk.lock().unwrap();
@@ -118,7 +130,7 @@ fn a_reset_leaves_no_device_of_the_old_machine_at_work() {
         return vmstate_lab::skip::skip(error);
     }
     let dir = tempfile::tempdir().unwrap();
-    let mut vm = machine(dir.path());
+    let mut vm = machine(dir.path(), RATE);
     vm.start();
     for stands in [false, true] {
         ask_for_much(&vm);
@@ -134,5 +146,26 @@ fn a_reset_leaves_no_device_of_the_old_machine_at_work() {
         memory.read_slice(&mut now, GuestAddress(DATA)).unwrap();
         assert!(now.iter().all(|byte| *byte == UNTOUCHED), "written after the reset, machine stood: {stands}");
         assert_eq!(vm.shared.run_state(), if stands { RunState::Paused } else { RunState::Running });
+    }
+}
+
+/// The first piece is days' worth of what the disk may read.
+#[test]
+fn no_reset_gives_a_disk_fresh_tokens() {
+    if let Err(error) = kvm::open() {
+        return vmstate_lab::skip::skip(error);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut vm = machine(dir.path(), 1);
+    vm.start();
+    ask_for_much(&vm);
+    for of_the_machine in [false, true] {
+        if of_the_machine {
+            assert!(vm.reset().is_ok());
+        }
+        // Begins with a reset of the device.
+        offer_much(&vm);
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!has_begun(&vm), "the disk goes on after a reset, of the machine: {of_the_machine}");
     }
 }
