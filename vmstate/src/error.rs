@@ -41,13 +41,13 @@ struct Inner {
     kind: ErrorKind,
     section: Option<String>,
     /// Innermost step first: each layer on the way out pushes its own.
-    path: Vec<Step>,
+    path: Vec<PathStep>,
     offset: Option<u64>,
     message: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-enum Step {
+enum PathStep {
     Field(String),
     Element(usize),
 }
@@ -86,13 +86,13 @@ impl Error {
 
     /// Puts `field` in front of the path.
     pub fn in_field(mut self, field: impl Into<String>) -> Self {
-        self.0.path.push(Step::Field(field.into()));
+        self.0.path.push(PathStep::Field(field.into()));
         self
     }
 
     /// Puts element `index` in front of the path; the field that holds it comes next.
     pub fn in_element(mut self, index: usize) -> Self {
-        self.0.path.push(Step::Element(index));
+        self.0.path.push(PathStep::Element(index));
         self
     }
 
@@ -122,9 +122,9 @@ impl Error {
         let mut path = String::new();
         for step in self.0.path.iter().rev() {
             match step {
-                Step::Field(name) if path.is_empty() => path.push_str(name),
-                Step::Field(name) => path.extend([" › ", name]),
-                Step::Element(index) => path.push_str(&format!("[{index}]")),
+                PathStep::Field(name) if path.is_empty() => path.push_str(name),
+                PathStep::Field(name) => path.extend([" › ", name]),
+                PathStep::Element(index) => path.push_str(&format!("[{index}]")),
             }
         }
         path

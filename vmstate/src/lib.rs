@@ -59,8 +59,8 @@ pub mod raw {
     /// Page records, and who sends and takes them.
     #[cfg(feature = "engine")]
     pub mod ram {
-        pub use crate::ram::bitmap::Bitmap;
-        pub use crate::ram::receiver::{RamReceiver, Record};
+        pub use crate::ram::page_set::PageSet;
+        pub use crate::ram::receiver::{RamReceiver, RamRecord};
         pub use crate::ram::record::*;
         pub use crate::ram::sender::RamSender;
         pub use crate::ram::zero::is_zero;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, PageCount, RamBlock};
-use vmstate::raw::ram::{Bitmap, RamReceiver, RamSender, Record};
+use vmstate::raw::ram::{PageSet, RamReceiver, RamRecord, RamSender};
 
 /// Remembers what was written, and must never be asked for what it does not have.
 struct Ram {
@@ -100,11 +100,11 @@ fn good_records() {
     let ram = Ram::new();
     let mut receiver = RamReceiver::new(&ram);
     let mut record = |bytes: &[u8]| receiver.read_record(&mut reader(bytes)).unwrap();
-    assert_eq!(record(b"\0\0\0\0\0\0\x20\x02\x03low\0"), Record::Page);
-    assert_eq!(record(&[b"\0\0\0\0\0\0\x10\x28" as &[u8], &[7; 4096]].concat()), Record::Page);
-    assert_eq!(record(b"\0\0\0\0\0\0\0\x02\x04high\0"), Record::Page);
-    assert_eq!(record(b"\0\0\0\0\0\0\0\x22\0"), Record::Page);
-    assert_eq!(record(b"\0\0\0\0\0\0\0\x10"), Record::End);
+    assert_eq!(record(b"\0\0\0\0\0\0\x20\x02\x03low\0"), RamRecord::Page);
+    assert_eq!(record(&[b"\0\0\0\0\0\0\x10\x28" as &[u8], &[7; 4096]].concat()), RamRecord::Page);
+    assert_eq!(record(b"\0\0\0\0\0\0\0\x02\x04high\0"), RamRecord::Page);
+    assert_eq!(record(b"\0\0\0\0\0\0\0\x22\0"), RamRecord::Page);
+    assert_eq!(record(b"\0\0\0\0\0\0\0\x10"), RamRecord::End);
     assert_eq!(*ram.writes.borrow(), [(0, 0x2000, 0), (0, 0x1000, 7), (1, 0, 0), (1, 0, 0)]);
     assert_eq!((receiver.received().normal, receiver.received().zero), (1, 3));
 }
@@ -301,7 +301,7 @@ proptest! {
         removed in prop::collection::vec((0_u64..300, 0_u64..150), 0..6),
         longest in 1_u64..100,
     ) {
-        let mut bitmap = Bitmap::empty(pages);
+        let mut bitmap = PageSet::empty(pages);
         bitmap.edit(|words| set.iter().for_each(|page| {
             if let Some(word) = words.get_mut(*page as usize / 64) {
                 *word |= 1 << (page % 64);
@@ -332,7 +332,7 @@ proptest! {
 #[test]
 fn a_full_bitmap_has_each_page_once() {
     for pages in [0, 1, 63, 64, 65, 1000] {
-        let bitmap = Bitmap::full(pages);
+        let bitmap = PageSet::full(pages);
         assert_eq!(bitmap.count(), pages);
         assert_eq!(bitmap.run(0, u64::MAX), (pages > 0).then_some(0..pages));
     }

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use super::asked::Predicate;
 use super::budget::{Budget, TooLarge};
 use super::item::Item;
-use super::layout::{Around, Bound, Counting, Known, Layout, Length, Sent, Step};
-use super::lengths::{self, At, Scope, Value};
+use super::layout::{Around, Bound, CountedBy, Counting, Known, Layout, Sent, Step};
+use super::lengths::{self, LengthAt, LengthValue, Scope};
 use super::place::Place;
 use super::reliance::shared_name;
 use super::subjects::{Id, Subjects};
@@ -130,7 +130,7 @@ impl Builder<'_> {
             if let Some(subject) = step.subject() {
                 self.layout.last_use.insert(subject, here);
             }
-            if let Step::Loop { bound: Some(Bound { length: Length::Step(length), .. }), .. } = step {
+            if let Step::Loop { bound: Some(Bound { length: CountedBy::Step(length), .. }), .. } = step {
                 self.layout.lengths.insert(*length, here);
             }
         }
@@ -262,8 +262,8 @@ impl Builder<'_> {
         let is_value = |step: &Step| matches!(step, Step::Item { .. } | Step::Custom { .. });
         if let Some(length) = self.parts.last_mut().and_then(|part| part.lengths.get_mut(&*member.name)) {
             let value = self.layout.steps.iter().skip(before).position(is_value);
-            if let (At::Absent, Some(index)) = (length.at, value) {
-                length.at = At::Step(before + index);
+            if let (LengthAt::Absent, Some(index)) = (length.at, value) {
+                length.at = LengthAt::Step(before + index);
             }
         }
         Ok(())
@@ -346,20 +346,22 @@ impl Builder<'_> {
             self.layout.relied.configuration.insert(format!("room of {}", shared_name(&place.path)));
         }
         let (length, highest) = match &count.length {
-            None => (Length::Itself, u64::MAX),
+            None => (CountedBy::Itself, u64::MAX),
             Some(schema::Length::Machine(name)) => {
-                (Length::Machine(self.parts.last()?.place.field(name).path), u64::MAX)
+                (CountedBy::Machine(self.parts.last()?.place.field(name).path), u64::MAX)
             }
             Some(schema::Length::Field(name)) => match lengths::find(&self.parts, name) {
-                Some((_, Value { highest, at: At::Step(step) })) => (Length::Step(step), highest),
-                Some((of, Value { highest, at: At::Absent })) => (Length::Absent(of.field(name).path), highest),
-                Some((_, Value { at: At::Unclear, .. })) | None => {
+                Some((_, LengthValue { highest, at: LengthAt::Step(step) })) => (CountedBy::Step(step), highest),
+                Some((of, LengthValue { highest, at: LengthAt::Absent })) => {
+                    (CountedBy::Absent(of.field(name).path), highest)
+                }
+                Some((_, LengthValue { at: LengthAt::Unclear, .. })) | None => {
                     self.layout.relied.counts.insert(shared_name(&place.path));
                     return None;
                 }
             },
         };
-        if let Length::Step(step) = length {
+        if let CountedBy::Step(step) = length {
             self.layout.lengths.insert(step, self.layout.steps.len());
         }
         Some(Bound { length, factor, most, highest: highest.saturating_mul(factor) })

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::layout::{Bound, Length, Step};
+use super::layout::{Bound, CountedBy, Step};
 use super::position::{At, Next, Position, gate};
 use super::reliance::shared_name;
 use super::sides::{Found, Sides};
@@ -10,7 +10,7 @@ use super::subjects::Id;
 use super::verdict::{Reason, Subject};
 
 /// One side in front of its elements.
-pub(super) struct Counted<'a> {
+pub(super) struct BeforeElements<'a> {
     pub(super) bound: &'a Option<Bound>,
     pub(super) path: &'a Rc<str>,
     /// The step behind the last element.
@@ -24,7 +24,7 @@ impl Sides<'_> {
         &self,
         state: &Position,
         elements: Id,
-        (written, read): &(Counted<'_>, Counted<'_>),
+        (written, read): &(BeforeElements<'_>, BeforeElements<'_>),
         found: &mut Found,
     ) -> Next {
         let name = || shared_name(written.path);
@@ -54,7 +54,7 @@ impl Sides<'_> {
     /// How many elements the writer may send: as many as its length can say, if that is in the stream.
     fn most_sent(&self, state: &Position, ours: &Bound, theirs: &Bound) -> u64 {
         match (&ours.length, &theirs.length) {
-            (Length::Step(sent), Length::Step(got)) if state.lengths.get(got) == Some(sent) => {
+            (CountedBy::Step(sent), CountedBy::Step(got)) if state.lengths.get(got) == Some(sent) => {
                 ours.most.min(ours.highest)
             }
             _ => ours.most,
@@ -66,8 +66,8 @@ impl Sides<'_> {
         &self,
         state: &Position,
         elements: Id,
-        (ours, written): (&Bound, &Counted<'_>),
-        (theirs, read): (&Bound, &Counted<'_>),
+        (ours, written): (&Bound, &BeforeElements<'_>),
+        (theirs, read): (&Bound, &BeforeElements<'_>),
         found: &mut Found,
     ) -> Next {
         let then = state.with(|state| state.agreed = true);
@@ -76,24 +76,24 @@ impl Sides<'_> {
             gate(state, subject, false, read.path, Reason::LengthNotSent, vec![then.clone()])
         };
         match (&ours.length, &theirs.length) {
-            (Length::Itself, Length::Itself) => Next::To(vec![then]),
+            (CountedBy::Itself, CountedBy::Itself) => Next::To(vec![then]),
             _ if ours.factor != theirs.factor => match state.decided.get(&elements) {
                 None => Next::To(state.decide(elements, |_, _| {})),
                 Some(true) => Next::Breaks(read.path.to_string(), Reason::OtherLength),
                 Some(false) => both_outcomes(state, elements, written, read),
             },
-            (Length::Step(ours), Length::Step(theirs)) => match state.lengths.get(theirs) {
+            (CountedBy::Step(ours), CountedBy::Step(theirs)) => match state.lengths.get(theirs) {
                 Some(from) if from == ours => Next::To(vec![then]),
                 Some(_) => Next::Breaks(read.path.to_string(), Reason::OtherLength),
                 None => only_if_alike(&self.place_of(*theirs)),
             },
-            (Length::Machine(_), Length::Machine(path)) => {
+            (CountedBy::Machine(_), CountedBy::Machine(path)) => {
                 found.relied.configuration.insert(shared_name(path));
                 Next::To(vec![then])
             }
-            (_, Length::Absent(path) | Length::Machine(path)) => only_if_alike(path),
-            (_, Length::Step(step)) => only_if_alike(&self.place_of(*step)),
-            (_, Length::Itself) => Next::To(vec![then]),
+            (_, CountedBy::Absent(path) | CountedBy::Machine(path)) => only_if_alike(path),
+            (_, CountedBy::Step(step)) => only_if_alike(&self.place_of(*step)),
+            (_, CountedBy::Itself) => Next::To(vec![then]),
         }
     }
 
@@ -107,7 +107,7 @@ impl Sides<'_> {
         let Some(ours) = loops.next() else { return false };
         match (ours, theirs) {
             (Some(ours), Some(theirs)) => match (&ours.length, &theirs.length) {
-                (Length::Step(ours), Length::Step(theirs)) => state.lengths.get(theirs) != Some(ours),
+                (CountedBy::Step(ours), CountedBy::Step(theirs)) => state.lengths.get(theirs) != Some(ours),
                 (ours, theirs) => std::mem::discriminant(ours) != std::mem::discriminant(theirs),
             },
             _ => false,
@@ -134,7 +134,7 @@ impl Sides<'_> {
 }
 
 /// Into the elements, or past them.
-fn both_outcomes(state: &Position, elements: Id, written: &Counted<'_>, read: &Counted<'_>) -> Next {
+fn both_outcomes(state: &Position, elements: Id, written: &BeforeElements<'_>, read: &BeforeElements<'_>) -> Next {
     Next::To(state.decide(elements, |holds, state| match holds {
         true => enter(state),
         false => {

@@ -68,7 +68,7 @@ impl Step {
 /// How many elements there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bound {
-    pub(super) length: Length,
+    pub(super) length: CountedBy,
     /// Elements for each that the length counts.
     pub(super) factor: u64,
     /// A save sends no more, and a load takes no more.
@@ -79,7 +79,7 @@ pub(super) struct Bound {
 
 /// What says how many elements there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Length {
+pub(super) enum CountedBy {
     /// The elements' own bytes.
     Itself,
     /// The value at this step.

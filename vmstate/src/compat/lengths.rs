@@ -13,22 +13,22 @@ pub(super) struct Scope {
     pub(super) place: Place,
     pub(super) is_subsection: bool,
     /// Fields that are lengths, by name.
-    pub(super) lengths: BTreeMap<String, Value>,
+    pub(super) lengths: BTreeMap<String, LengthValue>,
     /// The step of its first field, if that is one integer and always there.
     pub(super) tag: Option<usize>,
 }
 
 /// The value of a length.
 #[derive(Clone, Copy)]
-pub(super) struct Value {
-    pub(super) at: At,
+pub(super) struct LengthValue {
+    pub(super) at: LengthAt,
     /// No value of the field is above.
     pub(super) highest: u64,
 }
 
 /// Where in a layout a length is.
 #[derive(Clone, Copy)]
-pub(super) enum At {
+pub(super) enum LengthAt {
     /// In no stream of this version.
     Absent,
     Step(usize),
@@ -51,8 +51,8 @@ impl Scope {
             let mut members = program.members().filter(|member| member.name == *name);
             let item = members.next().and_then(|member| Item::of(&member.encoding));
             let highest = item.map_or(u64::MAX, |item| item.highest());
-            let at = if members.next().is_none() { At::Absent } else { At::Unclear };
-            (name.to_owned(), Value { at, highest })
+            let at = if members.next().is_none() { LengthAt::Absent } else { LengthAt::Unclear };
+            (name.to_owned(), LengthValue { at, highest })
         });
         let lengths = lengths.collect();
         Ok(Self { place: place.clone(), is_subsection, lengths, tag: None })
@@ -71,7 +71,7 @@ fn collect_lengths<'d>(program: &'d Program<'_>, into: &mut Vec<&'d str>, budget
 }
 
 /// Where the length called `name` is: a field of the innermost struct or subsection that has one, with the place of that.
-pub(super) fn find<'p>(parts: &'p [Scope], name: &str) -> Option<(&'p Place, Value)> {
+pub(super) fn find<'p>(parts: &'p [Scope], name: &str) -> Option<(&'p Place, LengthValue)> {
     let mut parts = parts.iter().rev();
     let mut found = None;
     loop {
@@ -80,7 +80,7 @@ pub(super) fn find<'p>(parts: &'p [Scope], name: &str) -> Option<(&'p Place, Val
             // Which of two is meant, nobody can tell.
             found = Some(match found {
                 None => (&part.place, *length),
-                Some((place, _)) => (place, Value { at: At::Unclear, highest: u64::MAX }),
+                Some((place, _)) => (place, LengthValue { at: LengthAt::Unclear, highest: u64::MAX }),
             });
         }
         if !part.is_subsection {

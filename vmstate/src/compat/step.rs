@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use super::counts::Counted;
+use super::counts::BeforeElements;
 use super::item::{Item, Rest};
 use super::layout::{Known, Layout, Step};
 use super::position::{At, Next, Position, gate};
@@ -100,8 +100,8 @@ impl Sides<'_> {
                 Some(Step::Loop { counting: read_counting, bound: read_bound, path: read_path, end: read_end, .. }),
             ) if counting == read_counting => {
                 let sides = (
-                    Counted { bound, path, end: *end },
-                    Counted { bound: read_bound, path: read_path, end: *read_end },
+                    BeforeElements { bound, path, end: *end },
+                    BeforeElements { bound: read_bound, path: read_path, end: *read_end },
                 );
                 Ok(self.counted(state, *elements, &sides, found))
             }

@@ -14,7 +14,7 @@ use crate::schema::program::Program;
 use crate::stream::{MAX_DESCRIPTION, SectionHeader};
 
 /// All that is known of what sections hold.
-pub(super) struct Described<'a> {
+pub(super) struct Descriptions<'a> {
     pub(super) stream: SelfDescribed<'a>,
     pub(super) schema: BySchema<'a>,
 }

@@ -8,11 +8,11 @@ mod json;
 use crate::codec::{Limits, Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inspect::Fields;
-use crate::ram::{RAM_IDSTR, RamSummary, Record};
+use crate::ram::{RAM_IDSTR, RamRecord, RamSummary};
 use crate::schema::json::Schema;
 pub use crate::stream::{Command, Configuration, SectionHeader};
 use crate::stream::{Element, read_description_length, read_footer, read_header};
-use describe::{BySchema, Described, SelfDescribed};
+use describe::{BySchema, Descriptions, SelfDescribed};
 
 /// Bytes of memory that all values of one stream may take; those of a machine with hundreds of devices need a few million.
 const VALUES: usize = 256 << 20;
@@ -100,7 +100,7 @@ impl Dump {
         let description = describe::find(stream);
         dump.described = description.is_some();
         let stream = description.as_ref().map(SelfDescribed::new).unwrap_or_default();
-        let described = Described { stream, schema: BySchema::new(schema) };
+        let described = Descriptions { stream, schema: BySchema::new(schema) };
         dump.damage = dump.walk(&mut input, &described).err();
         dump
     }
@@ -113,7 +113,7 @@ impl Dump {
         })
     }
 
-    fn walk(&mut self, input: &mut Reader<'_>, described: &Described<'_>) -> Result<()> {
+    fn walk(&mut self, input: &mut Reader<'_>, described: &Descriptions<'_>) -> Result<()> {
         read_header(input)?;
         self.configuration = Some(Configuration::read(input)?);
         let mut started: Vec<SectionHeader<'_>> = Vec::new();
@@ -156,7 +156,7 @@ impl Dump {
     fn read_body(
         &mut self,
         input: &mut Reader<'_>,
-        described: &Described<'_>,
+        described: &Descriptions<'_>,
         section: &mut SectionDump,
     ) -> Result<()> {
         let header = &section.header;
@@ -192,7 +192,7 @@ impl Dump {
             let addresses = capabilities.unwrap_or_default().iter().any(|name| name == "x-ignore-shared");
             return self.ram.read_blocks(input, addresses);
         }
-        while self.ram.read_record(input)? != Record::End {}
+        while self.ram.read_record(input)? != RamRecord::End {}
         Ok(())
     }
 

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use super::control::Control;
-use super::load::{Loader, Step};
+use super::load::{Loaded, Loader};
 use super::phase::{DestinationPhase, Phase};
 use super::protocol::{DestinationAction, DestinationEvent, DestinationProtocol, Timing, ping};
 use super::report::ArrivalReport;
-use super::wire::{Patience, STREAM, Wire, is_timeout, timed_out};
+use super::wire::{Link, Patience, STREAM, is_timeout, timed_out};
 use super::{Claim, Machine};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
@@ -107,7 +107,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
     });
     let silence = options.silence.map_or(Patience::Endless, Patience::Silence);
-    let wire = Wire::new(channel, clock, control, options.strictness, options.limits, STREAM);
+    let wire = Link::new(channel, clock, control, options.strictness, options.limits, STREAM);
     let loader = Loader::new(wire, sections, ram, options.strictness);
     let begun = clock.now();
     let timing =
@@ -270,20 +270,20 @@ impl Destination<'_, '_> {
             }
             let offset = self.loader.wire.offset();
             match self.loader.step()? {
-                Step::Section => {}
-                Step::Command(Command::OpenReturnPath) => self.answers = true,
-                Step::Command(Command::SwitchoverStart) if self.stopped => {}
-                Step::Command(Command::SwitchoverStart) => {
+                Loaded::Section => {}
+                Loaded::Command(Command::OpenReturnPath) => self.answers = true,
+                Loaded::Command(Command::SwitchoverStart) if self.stopped => {}
+                Loaded::Command(Command::SwitchoverStart) => {
                     self.stopped = true;
                     return Ok(DestinationEvent::Stopped);
                 }
                 // So does QEMU (`loadvm_process_command`, migration/savevm.c).
-                Step::Command(Command::Ping(value)) if !self.answers => {
+                Loaded::Command(Command::Ping(value)) if !self.answers => {
                     let message = format!("ping {value} came before the way for its answer was opened");
                     return Err(Error::new(ErrorKind::Malformed, message).at(offset));
                 }
-                Step::Command(Command::Ping(number)) => self.asked = Some(number),
-                Step::Eof => return Ok(DestinationEvent::Ended),
+                Loaded::Command(Command::Ping(number)) => self.asked = Some(number),
+                Loaded::Eof => return Ok(DestinationEvent::Ended),
             }
             self.publish();
         }

@@ -1,9 +1,9 @@
 //! The parts of a stream that a migration and a file have in common, on the way in.
 
-use super::wire::{Patience, Wire};
+use super::wire::{Link, Patience};
 use crate::codec::Strictness;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ram::{GuestRam, PageCount, RAM_IDSTR, RAM_VERSION, RamReceiver, Record};
+use crate::ram::{GuestRam, PageCount, RAM_IDSTR, RAM_VERSION, RamReceiver, RamRecord};
 use crate::section::Sections;
 use crate::stream::{
     Command, Configuration, Element, SectionHeader, read_description_length, read_footer, read_header,
@@ -13,7 +13,7 @@ use crate::stream::{
 const DROP: u32 = 64 << 10;
 
 /// What [`Loader::step`] has done.
-pub(super) enum Step {
+pub(super) enum Loaded {
     /// A section is loaded.
     Section,
     /// The source wants something.
@@ -23,7 +23,7 @@ pub(super) enum Step {
 }
 
 pub(super) struct Loader<'a, 's> {
-    pub(super) wire: Wire<'a>,
+    pub(super) wire: Link<'a>,
     sections: &'a mut Sections<'s>,
     ram: RamReceiver<'a>,
     has_ram: bool,
@@ -35,7 +35,7 @@ pub(super) struct Loader<'a, 's> {
 
 impl<'a, 's> Loader<'a, 's> {
     pub(super) fn new(
-        wire: Wire<'a>,
+        wire: Link<'a>,
         sections: &'a mut Sections<'s>,
         ram: &'a dyn GuestRam,
         strictness: Strictness,
@@ -75,12 +75,12 @@ impl<'a, 's> Loader<'a, 's> {
     }
 
     /// Takes the next element, with all that belongs to it.
-    pub(super) fn step(&mut self) -> Result<Step> {
+    pub(super) fn step(&mut self) -> Result<Loaded> {
         let offset = self.wire.offset();
         let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message).at(offset));
         match self.wire.decode(self.patience, |input| Element::read(input).map(Element::into_owned))? {
-            Element::Eof => return Ok(Step::Eof),
-            Element::Command(command) => return Ok(Step::Command(command)),
+            Element::Eof => return Ok(Loaded::Eof),
+            Element::Command(command) => return Ok(Loaded::Command(command)),
             Element::Start(header) if header.idstr == RAM_IDSTR => self.start_ram(&header, offset)?,
             Element::Start(header) if self.strictness == Strictness::Strict => {
                 return malformed(format!("section {} comes in parts; only {RAM_IDSTR} does", header.idstr));
@@ -96,7 +96,7 @@ impl<'a, 's> Loader<'a, 's> {
                 self.ram_complete = true;
             }
         }
-        Ok(Step::Section)
+        Ok(Loaded::Section)
     }
 
     /// True once the next thing in the stream may change the machine: the RAM blocks were compared, if there are any.
@@ -162,7 +162,7 @@ impl<'a, 's> Loader<'a, 's> {
             let offset = self.wire.offset();
             return Err(place(Error::new(ErrorKind::Malformed, "pages after the last pages").at(offset)));
         }
-        while self.wire.decode(self.patience, |input| self.ram.read_record(input)).map_err(place)? == Record::Page {}
+        while self.wire.decode(self.patience, |input| self.ram.read_record(input)).map_err(place)? == RamRecord::Page {}
         self.footer(id, RAM_IDSTR, 0)
     }
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::Peer;
 use super::control::Control;
-use super::load::{Loader, Step};
+use super::load::{Loaded, Loader};
 use super::release::check_release;
 use super::save::{self, Turn};
-use super::wire::{Patience, STREAM, Wire, is_closed};
+use super::wire::{Link, Patience, STREAM, is_closed};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,7 +35,7 @@ pub fn save(
     sections.check_migratable()?;
     check_release(sections)?;
     let control = Control::default();
-    let mut wire = Wire::new(channel, &Still, &control, Strictness::Strict, Limits::default(), 0);
+    let mut wire = Link::new(channel, &Still, &control, Strictness::Strict, Limits::default(), 0);
     let mut log = Still;
     let mut ram = RamSender::start(ram, &mut log)?;
     let mut out = Vec::new();
@@ -70,7 +70,7 @@ pub fn load(
 ) -> Result<()> {
     sections.check_migratable()?;
     let control = Control::default();
-    let wire = Wire::new(channel, &Still, &control, strictness, limits, STREAM);
+    let wire = Link::new(channel, &Still, &control, strictness, limits, STREAM);
     let mut loader = Loader::new(wire, sections, ram, strictness);
     load_all(&mut loader, machine_type).map_err(|error| if is_closed(&error) { error.restated(CUT) } else { error })?;
     // A file may end here: the self-description is for people and tools.
@@ -85,12 +85,12 @@ fn load_all(loader: &mut Loader<'_, '_>, machine_type: &str) -> Result<()> {
     loop {
         let offset = loader.wire.offset();
         match loader.step()? {
-            Step::Section | Step::Command(Command::SwitchoverStart) => {}
-            Step::Command(command) => {
+            Loaded::Section | Loaded::Command(Command::SwitchoverStart) => {}
+            Loaded::Command(command) => {
                 let message = format!("command {command:?} wants an answer, which a file cannot give");
                 return Err(Error::new(ErrorKind::Incompatible, message).at(offset));
             }
-            Step::Eof => return loader.check_complete(),
+            Loaded::Eof => return loader.check_complete(),
         }
     }
 }

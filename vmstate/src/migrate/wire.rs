@@ -32,7 +32,8 @@ pub(super) enum Patience {
     Endless,
 }
 
-pub(super) struct Wire<'a> {
+/// A channel, and what has come of it.
+pub(super) struct Link<'a> {
     channel: &'a mut dyn Channel,
     clock: &'a dyn Clock,
     control: &'a Control,
@@ -47,8 +48,8 @@ pub(super) struct Wire<'a> {
     sent: u64,
 }
 
-impl<'a> Wire<'a> {
-    /// A wire that receives up to `capacity` bytes at once.
+impl<'a> Link<'a> {
+    /// One that receives up to `capacity` bytes at once.
     pub(super) fn new(
         channel: &'a mut dyn Channel,
         clock: &'a dyn Clock,

@@ -1,8 +1,8 @@
 //! Guest RAM: blocks, pages, dirty bitmaps, rounds.
 
-pub(crate) mod bitmap;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
+pub(crate) mod page_set;
 pub(crate) mod receiver;
 pub(crate) mod record;
 pub(crate) mod sender;
@@ -13,7 +13,7 @@ use crate::error::Result;
 
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{DeviceWrites, MemoryRam};
-pub(crate) use receiver::{RamReceiver, Record};
+pub(crate) use receiver::{RamReceiver, RamRecord};
 pub(crate) use record::{NORMAL_RECORD, RAM_IDSTR, RAM_VERSION, ZERO_RECORD, put_end_of_section};
 pub use sender::PageCount;
 pub(crate) use sender::RamSender;

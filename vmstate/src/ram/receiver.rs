@@ -71,9 +71,9 @@ impl<'a> RamReceiver<'a> {
     ///
     /// # Errors
     /// `Malformed`, `Incompatible` for records of capabilities that are not supported, what the memory refuses.
-    pub fn read_record(&mut self, input: &mut Reader<'_>) -> Result<Record> {
+    pub fn read_record(&mut self, input: &mut Reader<'_>) -> Result<RamRecord> {
         let place = input.offset();
-        let Some(page) = self.heads.next(input, &self.blocks)? else { return Ok(Record::End) };
+        let Some(page) = self.heads.next(input, &self.blocks)? else { return Ok(RamRecord::End) };
         if page.is_zero {
             // The byte that fills the page: other values went out of use before version 4 (migration/ram.c).
             let fill = input.u8()?;
@@ -88,7 +88,7 @@ impl<'a> RamReceiver<'a> {
             self.ram.write(page.block, page.offset, bytes)?;
             self.received.normal += 1;
         }
-        Ok(Record::Page)
+        Ok(RamRecord::Page)
     }
 }
 
@@ -112,7 +112,7 @@ impl NamedBlock for RamBlock {
 
 /// What [`RamReceiver::read_record`] has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Record {
+pub enum RamRecord {
     /// A page, now in memory.
     Page,
     /// The end of the section's body.

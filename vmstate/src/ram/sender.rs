@@ -4,7 +4,7 @@
 //! read: a write after that is in the next report. So a page whose newest bytes are not on the wire is always
 //! either pending or in the log.
 
-use super::bitmap::Bitmap;
+use super::page_set::PageSet;
 use super::record::flag;
 use super::zero::is_zero;
 use super::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
@@ -47,7 +47,7 @@ impl PageCount {
 pub struct RamSender<'a> {
     ram: &'a dyn GuestRam,
     log: &'a mut dyn DirtyLog,
-    pending: Vec<Bitmap>,
+    pending: Vec<PageSet>,
     pending_pages: u64,
     /// Where the round is: a block, and the first of its pages not looked at.
     block: usize,
@@ -68,8 +68,8 @@ impl<'a> RamSender<'a> {
             check_block(block)?;
         }
         log.start()?;
-        let pending: Vec<_> = ram.blocks().iter().map(|block| Bitmap::full(block.len / PAGE_SIZE)).collect();
-        let pending_pages = pending.iter().map(Bitmap::count).sum();
+        let pending: Vec<_> = ram.blocks().iter().map(|block| PageSet::full(block.len / PAGE_SIZE)).collect();
+        let pending_pages = pending.iter().map(PageSet::count).sum();
         let copy = vec![0; RUN * PAGE];
         let sent = PageCount::default();
         Ok(Self { ram, log, pending, pending_pages, block: 0, page: 0, cleared: 0, sent, copy })
@@ -98,7 +98,7 @@ impl<'a> RamSender<'a> {
             pending.edit(|words| self.log.sync(index, words))?;
         }
         (self.block, self.page, self.cleared) = (0, 0, 0);
-        self.pending_pages = self.pending.iter().map(Bitmap::count).sum();
+        self.pending_pages = self.pending.iter().map(PageSet::count).sum();
         Ok(self.pending_pages - before)
     }
 

@@ -1,7 +1,7 @@
 //! RAM sections without a guest: how many pages of each block came, and how.
 
 use super::PAGE_SIZE;
-use super::receiver::Record;
+use super::receiver::RamRecord;
 use super::record::{Heads, NamedBlock, read_list};
 use super::sender::PageCount;
 use crate::codec::Reader;
@@ -61,15 +61,15 @@ impl RamSummary {
     ///
     /// # Errors
     /// `Malformed`, `Incomplete`, `Incompatible` for records whose length is not known here.
-    pub fn read_record(&mut self, input: &mut Reader<'_>) -> Result<Record> {
-        let Some(page) = self.heads.next(input, &self.blocks)? else { return Ok(Record::End) };
+    pub fn read_record(&mut self, input: &mut Reader<'_>) -> Result<RamRecord> {
+        let Some(page) = self.heads.next(input, &self.blocks)? else { return Ok(RamRecord::End) };
         let size = if page.is_zero { 1 } else { PAGE_SIZE };
         input.take(usize::try_from(size).unwrap_or(usize::MAX))?;
         if let Some(block) = self.blocks.get_mut(page.block) {
             let count = if page.is_zero { &mut block.pages.zero } else { &mut block.pages.normal };
             *count += 1;
         }
-        Ok(Record::Page)
+        Ok(RamRecord::Page)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::migrate::protocol::{SourceAction, SourceEvent, SourceProtocol, Timing
 use crate::migrate::release::check_release;
 use crate::migrate::report::{DepartureReport, Downtime};
 use crate::migrate::save::{self, Turn};
-use crate::migrate::wire::{ANSWERS, Patience, Wire, is_timeout};
+use crate::migrate::wire::{ANSWERS, Link, Patience, is_timeout};
 use crate::migrate::{Claim, Machine, Peer};
 use crate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamSender};
 use crate::section::Sections;
@@ -110,7 +110,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
             return Departure { phase: SourcePhase::Failed, error: Some(error), report: DepartureReport::default() };
         }
     };
-    let wire = Wire::new(channel, clock, control, Strictness::Strict, Limits::default(), ANSWERS);
+    let wire = Link::new(channel, clock, control, Strictness::Strict, Limits::default(), ANSWERS);
     let (protocol, first) = SourceProtocol::begin();
     let mut source = Source {
         protocol,
@@ -141,7 +141,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
 
 struct Source<'a, 's> {
     protocol: SourceProtocol,
-    wire: Wire<'a>,
+    wire: Link<'a>,
     clock: &'a dyn Clock,
     machine: &'a mut dyn Machine,
     sections: &'a mut Sections<'s>,

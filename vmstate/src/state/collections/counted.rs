@@ -58,7 +58,7 @@ counted!(Vec<T>, VecDeque<T>, Box<[T]>);
 /// Its bytes, which must be UTF-8; the number is that of bytes.
 impl<L: Prefix, const MAX: usize> Coded<Counted<L, MAX>> for String {
     type Undo = Self;
-    const KIND: Kind = counted::<Text, L, MAX>();
+    const KIND: Kind = counted::<Utf8, L, MAX>();
 
     fn save(&mut self, _form: Counted<L, MAX>, out: &mut Writer) -> Result<()> {
         save_prefix::<L>(self.len(), MAX, out)?;
@@ -130,9 +130,9 @@ pub trait Elements {
 }
 
 /// The bytes of a `String`.
-struct Text;
+struct Utf8;
 
-impl Elements for Text {
+impl Elements for Utf8 {
     const KIND: Kind = Kind::CountedBuffer;
     const CONVERSION: Option<MaybeStatic<str>> = Some(MaybeStatic::Static("UTF-8"));
 }

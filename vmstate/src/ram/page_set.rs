@@ -4,14 +4,14 @@ use std::ops::Range;
 
 /// Which pages of a block are in the set. Bit 0 of word 0 is page 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bitmap {
+pub struct PageSet {
     words: Vec<u64>,
     pages: u64,
 }
 
 const BITS: u64 = u64::BITS as u64;
 
-impl Bitmap {
+impl PageSet {
     /// The empty set, of a block of `pages` pages.
     pub fn empty(pages: u64) -> Self {
         // A bitmap that does not fit the address space belongs to a guest that does not either.
