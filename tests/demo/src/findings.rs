@@ -20,6 +20,8 @@ pub(crate) struct Findings {
     pub(crate) to: String,
     /// The kind of the destination.
     pub(crate) at: Monitor,
+    /// Why the source gave up a first try.
+    pub(crate) gave_up: Option<String>,
     pub(crate) times: Times,
     /// The guest's clocks and ticks up to the migration.
     pub(crate) before: Mark,
@@ -57,6 +59,7 @@ impl Findings {
             felt: Some([felt, gap(&self.before)]),
             from: self.from,
             to: self.to,
+            gave_up: self.gave_up,
             times: self.times,
             migration: self.migration,
             checks,
@@ -185,6 +188,7 @@ mod tests {
             from: "QEMU".into(),
             to: "minivmm".into(),
             at: Monitor::Minivmm,
+            gave_up: None,
             times: Times::default(),
             before: mark(0),
             arrival: mark(4),

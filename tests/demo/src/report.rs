@@ -27,6 +27,8 @@ pub(crate) struct Hop {
     pub(crate) from: String,
     /// Those of the destination's.
     pub(crate) to: String,
+    /// Why the source gave up a first try, after which its downtime limit was raised.
+    pub(crate) gave_up: Option<String>,
     pub(crate) times: Times,
     /// `query-migrate` of the source, at the end.
     pub(crate) migration: Value,
@@ -135,6 +137,7 @@ impl Hop {
         json!({
             "from": self.from,
             "to": self.to,
+            "gave_up": self.gave_up,
             "begun_ms": self.times.begun.as_millis() as u64,
             "arrived_ms": self.times.arrived.as_millis() as u64,
             "verified_ms": self.times.verified.as_millis() as u64,
@@ -155,6 +158,9 @@ impl Hop {
 impl fmt::Display for Hop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut figure = |name: &str, value: String| writeln!(f, "{name:<20} {value}");
+        if let Some(reason) = &self.gave_up {
+            figure("first try", reason.clone())?;
+        }
         figure("rounds", self.rounds().to_string())?;
         figure("sent", format!("{:.1} MiB", self.sent_mib()))?;
         figure("total time", format!("{} ms", self.total().as_millis()))?;
@@ -222,6 +228,7 @@ pub(crate) mod tests {
         Hop {
             from: "QEMU 10.0.2".into(),
             to: "minivmm 0.1.0".into(),
+            gave_up: None,
             times: Times { begun: second * 3, arrived: second * 5, verified: second * 9 },
             migration: json!({ "status": "completed", "total-time": 1900, "downtime": 80, "ram": ram }),
             felt: Some([120.25, 9.0]),
@@ -266,8 +273,11 @@ pub(crate) mod tests {
 
     #[test]
     fn figures_and_verdicts_stand_in_lines_of_their_own() {
-        let text = hop(vec![Check::skipped("datagrams", "no right to make a tap")]).to_string();
+        let mut hop = hop(vec![Check::skipped("datagrams", "no right to make a tap")]);
+        hop.gave_up = Some("gave up: a higher downtime limit would help".into());
+        let text = hop.to_string();
         let lines = [
+            "first try            gave up: a higher downtime limit would help",
             "rounds               3",
             "sent                 3.0 MiB",
             "total time           1900 ms",
