@@ -5,19 +5,17 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
 use minivmm::control::Client;
 use serde_json::{Value, json};
+use vmstate_lab::patience::{PATIENCE, find, until};
+use vmstate_lab::process::Process;
 use vmstate_lab::tiny;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `minivmm run`; killed with the value.
 struct Machine {
-    child: Child,
+    _process: Process,
     control: PathBuf,
     console: PathBuf,
 }
@@ -25,27 +23,26 @@ struct Machine {
 impl Machine {
     fn start(dir: &Path, name: &str, arguments: &[&str]) -> Self {
         let (control, console) = (dir.join(name), dir.join(format!("{name}.console")));
-        let child = Command::new(env!("CARGO_BIN_EXE_minivmm"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+        command
             .args(["run", "--memory", "64M", "--serial", &format!("file:{}", console.display())])
             .args(["--control", &format!("unix:{}", control.display())])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        Self { child, control, console }
+            .stderr(Stdio::inherit());
+        Self { _process: Process::start(&mut command).unwrap(), control, console }
     }
 
     fn client(&self) -> Client {
-        until("the control socket", || Client::connect(&self.control).ok())
+        find("control socket", || Client::connect(&self.control).ok())
     }
 
     /// Waits for `more` passes of the guest.
     fn await_passes(&self, more: usize) {
         let passes = || tiny::passes(&fs::read_to_string(&self.console).unwrap_or_default()).len();
         let before = passes();
-        until("passes of the guest", || (passes() >= before + more).then_some(()));
+        until("passes of the guest", || passes() >= before + more);
     }
 
     fn status(&self) -> Value {
@@ -61,24 +58,6 @@ impl Machine {
             .arg(format!("unix:{}", to.display()))
             .output()
             .unwrap()
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn until<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what} did not come");
-        thread::sleep(Duration::from_millis(10));
     }
 }
 

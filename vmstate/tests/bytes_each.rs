@@ -1,6 +1,8 @@
 //! `via` and `with` on the elements of collections.
 #![cfg(feature = "tools")]
 
+mod percent;
+
 use std::collections::VecDeque;
 
 use vmstate::codec::{Reader, Writer};
@@ -8,23 +10,7 @@ use vmstate::schema::Kind;
 use vmstate::testing::bytes;
 use vmstate::{ErrorKind, VmState};
 
-/// Has no default, and is of no wire type.
-#[derive(Clone, Debug, PartialEq)]
-struct Percent(f64);
-
-impl From<&Percent> for u8 {
-    fn from(percent: &Percent) -> u8 {
-        percent.0 as u8
-    }
-}
-
-impl TryFrom<u8> for Percent {
-    type Error = String;
-
-    fn try_from(wire: u8) -> Result<Self, String> {
-        if wire <= 100 { Ok(Self(wire.into())) } else { Err(format!("{wire} % is more than all")) }
-    }
-}
+use percent::Percent;
 
 /// An address of three bytes.
 mod mac {

@@ -1,6 +1,8 @@
 //! `via` and `with` on the keys and values of maps and sets.
 #![cfg(feature = "tools")]
 
+mod seat;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use vmstate::codec::{Reader, Writer};
@@ -24,27 +26,6 @@ impl TryFrom<u16> for Id {
 
     fn try_from(wire: u16) -> Result<Self, &'static str> {
         if wire == 0 { Err("0 is nobody") } else { Ok(Self(wire.into())) }
-    }
-}
-
-/// A letter and a digit.
-mod seat {
-    use vmstate::codec::{Reader, Writer};
-    use vmstate::schema::{Kind, MaybeStatic};
-
-    pub(crate) const KIND: Kind = Kind::Custom(MaybeStatic::Static("seat"));
-
-    pub(crate) fn save((row, place): &(char, u8), out: &mut Writer) -> vmstate::Result<()> {
-        out.bytes(&[*row as u8, b'0' + place]);
-        Ok(())
-    }
-
-    pub(crate) fn load(input: &mut Reader<'_>) -> vmstate::Result<(char, u8)> {
-        let [row, place] = input.array()?;
-        match place.checked_sub(b'0') {
-            Some(place) => Ok((row.into(), place)),
-            None => Err(input.malformed("no seat")),
-        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Attributes on the fields of variants: every byte is written out, and what is refused leaves all as it was.
 #![cfg(feature = "tools")]
 
+mod percent;
+mod seat;
+
 use std::collections::BTreeMap;
 
 use vmstate::VmState;
@@ -9,37 +12,11 @@ use vmstate::compat::check;
 use vmstate::schema::{Count, Field, Kind, Length, Limit};
 use vmstate::testing::bytes;
 
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Percent(f64);
+use percent::Percent;
 
-impl From<&Percent> for u8 {
-    fn from(percent: &Percent) -> u8 {
-        percent.0 as u8
-    }
-}
-
-impl TryFrom<u8> for Percent {
-    type Error = String;
-
-    fn try_from(wire: u8) -> Result<Self, String> {
-        if wire <= 100 { Ok(Self(wire.into())) } else { Err(format!("{wire} % is more than all")) }
-    }
-}
-
-/// A letter and a digit.
-mod seat {
-    use vmstate::codec::{Reader, Writer};
-    use vmstate::schema::{Kind, MaybeStatic};
-
-    pub(crate) const KIND: Kind = Kind::Custom(MaybeStatic::Static("seat"));
-
-    pub(crate) fn save((row, place): &(char, u8), out: &mut Writer) -> vmstate::Result<()> {
-        out.bytes(&[*row as u8, b'0' + place]);
-        Ok(())
-    }
-
-    pub(crate) fn load(input: &mut Reader<'_>) -> vmstate::Result<(char, u8)> {
-        input.array().map(|[row, place]| (row.into(), place.wrapping_sub(b'0')))
+impl Default for Percent {
+    fn default() -> Self {
+        Self(0.0)
     }
 }
 

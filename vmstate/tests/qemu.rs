@@ -5,8 +5,7 @@
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
@@ -18,6 +17,7 @@ use vmstate::migrate::{Claim, Control, Machine, SourcePhase};
 use vmstate::ram::{DirtyLog, GuestRam, RamBlock};
 use vmstate::schema::{Description, MaybeStatic};
 use vmstate::section::{Section, Sections};
+use vmstate_lab::patience::{PATIENCE, find};
 
 const QEMU: &str = "qemu-system-x86_64";
 /// RAM blocks of `-M microvm,acpi=on -m 16M`.
@@ -193,21 +193,6 @@ fn skipped() -> bool {
     qemu::at_least(qemu::Version(9, 1)).map_err(skip::skip).is_err()
 }
 
-/// What QEMU may need on a host that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Looks until there is what is looked for.
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
 #[test]
 fn qemu_takes_our_pages_and_says_so() {
     if skipped() {
@@ -217,7 +202,7 @@ fn qemu_takes_our_pages_and_says_so() {
     let (socket, dump) = (directory.path().join("socket"), directory.path().join("dump"));
     let mut qemu = Qemu::start(&["-incoming", &format!("unix:{}", socket.display())]);
     // Its file is there before anybody listens.
-    let mut channel = until("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
+    let mut channel = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
     let ram = Ram::new();
     for page in (0..4096_u64).step_by(3) {
         ram.write(0, page * 4096 + page % 4000, &page.to_be_bytes()).unwrap();
@@ -302,7 +287,7 @@ fn we_take_qemus_guest_and_it_believes_us() {
     for (name, instance, device) in devices {
         assert_eq!(device.loads, 1, "{name}/{instance}");
     }
-    until("end of QEMU's migration", || {
+    find("end of QEMU's migration", || {
         let status = qemu.execute("query-migrate", json!({}));
         assert_ne!(status["status"], "failed", "{status}");
         (status["status"] == "completed").then_some(())
@@ -321,7 +306,7 @@ fn a_ping_needs_a_way_for_its_answer() {
     std::fs::write(&file, stream).unwrap();
     let mut qemu = Qemu::start(&["-incoming", "defer"]);
     qemu.execute("migrate-incoming", json!({"uri": format!("file:{}", file.display()), "exit-on-error": false}));
-    until("failure of QEMU's migration", || {
+    find("failure of QEMU's migration", || {
         let status = qemu.execute("query-migrate", json!({}));
         assert_ne!(status["status"], "completed", "{status}");
         (status["status"] == "failed").then_some(())

@@ -7,10 +7,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use minivmm::control::Client;
 use minivmm::devices::virtio::net::Tap;
@@ -18,15 +17,16 @@ use nix::sys::stat::fstat;
 use nix::unistd::geteuid;
 use serde_json::json;
 use tempfile::TempDir;
-use vmstate_lab::{skip::skip, tiny};
+use vmstate_lab::patience::until;
+use vmstate_lab::process::Process;
+use vmstate_lab::skip::skip;
+use vmstate_lab::tiny;
 
 use crate::service::{self, Unit};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The process of a service; killed with the value.
 pub(crate) struct Machine {
-    child: Child,
+    process: Process,
     folder: PathBuf,
 }
 
@@ -39,7 +39,7 @@ impl Machine {
 
     /// The command has what it passes, and goes with this call.
     fn of(mut command: Command, folder: &Path) -> Self {
-        Self { child: command.spawn().unwrap(), folder: folder.into() }
+        Self { process: Process::start(&mut command).unwrap(), folder: folder.into() }
     }
 
     /// Others have the socket as well, so one that nobody serves takes connections all the same.
@@ -50,8 +50,12 @@ impl Machine {
         let mut client = None;
         until("control socket", || {
             client = connection.try_recv().ok();
-            let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none(), "{ended:?}: {}", io::read_to_string(self.child.stderr.take().unwrap()).unwrap());
+            let ended = self.process.ended();
+            assert!(
+                ended.is_none(),
+                "{ended:?}: {}",
+                io::read_to_string(self.process.child().stderr.take().unwrap()).unwrap()
+            );
             client.is_some()
         });
         client.unwrap().unwrap()
@@ -63,7 +67,7 @@ impl Machine {
 
     /// Each thread's `status` in /proc.
     fn threads(&self) -> Vec<BTreeMap<String, String>> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
         let status = |task: PathBuf| -> Option<BTreeMap<String, String>> {
             let text = fs::read_to_string(task.join("status")).ok()?;
             Some(text.lines().filter_map(|line| line.split_once(":\t")).map(|(k, v)| (k.into(), v.into())).collect())
@@ -73,7 +77,7 @@ impl Machine {
 
     /// How many of its descriptors are this file or socket, as /proc names it.
     fn descriptors_of(&self, target: &str) -> usize {
-        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap();
         descriptors.filter(|entry| fs::read_link(entry.as_ref().unwrap().path()).is_ok_and(|to| to == *target)).count()
     }
 
@@ -81,23 +85,8 @@ impl Machine {
     fn end(mut self) -> (Option<i32>, String) {
         const LATE: &str = "minivmm: ended while the machine was busy; its work in flight was not waited for\n";
         let mut said = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        (self.child.wait().unwrap().code(), said.replace(LATE, ""))
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(10));
+        self.process.child().stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (self.process.child().wait().unwrap().code(), said.replace(LATE, ""))
     }
 }
 

@@ -6,21 +6,19 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use minivmm::control::Client;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
 use serde_json::json;
 use tempfile::TempDir;
+use vmstate_lab::patience::{PATIENCE, find, until};
+use vmstate_lab::process::Process;
 use vmstate_lab::tiny;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A machine with the tiny guest and a disk; ended with the value.
 struct Machine {
-    child: Child,
+    process: Process,
     folder: TempDir,
 }
 
@@ -35,7 +33,8 @@ impl Machine {
         let [kernel, disk, control] = ["kernel", "disk", "qmp"].map(|name| folder.path().join(name));
         fs::write(&kernel, tiny::bzimage()).unwrap();
         fs::write(&disk, [0; 4096]).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_minivmm"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+        command
             .args(["run", "--memory", "64M", "--cpus", "2", "--serial", "none"])
             .args(["--append", &tiny::command_line_with_disk(16, 4096)])
             .arg("--kernel")
@@ -46,22 +45,15 @@ impl Machine {
             .arg(format!("unix:{}", control.display()))
             .args(arguments)
             .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Some(Self { child, folder })
+            .stderr(Stdio::piped());
+        Some(Self { process: Process::start(&mut command).unwrap(), folder })
     }
 
     /// Its user, once the guest runs; a busy host is no reason for a migration to give up.
     fn control(&self) -> Client {
         let path = self.folder.path().join("qmp");
-        let mut client = None;
-        until("a control socket", || {
-            client = Client::connect(&path).ok();
-            client.is_some()
-        });
-        let mut client = client.unwrap();
-        until("a running guest", || client.execute("query-status", json!({})).unwrap()["status"] == "running");
+        let mut client = find("control socket", || Client::connect(&path).ok());
+        until("running guest", || client.execute("query-status", json!({})).unwrap()["status"] == "running");
         let patient = json!({"downtime-limit": PATIENCE.as_millis() as u64});
         client.execute("migrate-set-parameters", patient).unwrap();
         client
@@ -69,7 +61,7 @@ impl Machine {
 
     /// What the kernel says of each thread, by the thread's name.
     fn threads(&self) -> BTreeMap<String, BTreeMap<String, String>> {
-        let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.process.id()));
         let status = |task: &Path| -> Option<BTreeMap<String, String>> {
             let text = fs::read_to_string(task.join("status")).ok()?;
             Some(text.lines().filter_map(|line| line.split_once(":\t")).map(|(k, v)| (k.into(), v.into())).collect())
@@ -81,23 +73,8 @@ impl Machine {
     fn quit(mut self, client: &mut Client) {
         client.execute("quit", json!({})).unwrap();
         let mut said = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        assert!(self.child.wait().unwrap().success(), "{said}");
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(5));
+        self.process.child().stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(self.process.child().wait().unwrap().success(), "{said}");
     }
 }
 
@@ -134,7 +111,7 @@ fn all_threads_are_confined_also_those_of_a_reset_and_of_a_migration() {
     let door = machine.folder.path().join("door");
     let _listener = UnixListener::bind(&door).unwrap();
     client.execute("migrate", json!({"uri": format!("unix:{}", door.display())})).unwrap();
-    until("a migration thread", || machine.threads().contains_key("migration"));
+    until("migration thread", || machine.threads().contains_key("migration"));
     all_are_confined(&machine, &["migration"]);
     client.execute("migrate_cancel", json!({})).unwrap();
     machine.quit(&mut client);

@@ -19,6 +19,7 @@ pub mod l1;
 pub mod netlink;
 pub mod network;
 pub mod packages;
+pub mod patience;
 mod pid1;
 pub mod process;
 pub mod qemu;

@@ -35,8 +35,27 @@ impl Process {
         }
         prepare(&mut command);
         let child = command.spawn().doing("start", started)?;
-        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { child, name })
+        Ok(Self::named(child, program))
+    }
+
+    /// Starts `command`, without a launcher.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let program = command.get_program().to_owned();
+        let child = command.spawn().doing("start", Path::new(&program))?;
+        Ok(Self::named(child, Path::new(&program)))
+    }
+
+    fn named(child: Child, program: &Path) -> Self {
+        Self { child, name: program.file_name().unwrap_or_default().to_string_lossy().into_owned() }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// The child, for its streams.

@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
+use vmstate_lab::patience::{PATIENCE, until};
 use vmstate_lab::tiny;
 
 use super::*;
@@ -13,8 +13,6 @@ use crate::boot::layout::MACHINE_TYPE;
 use crate::config::{Config, Cpu, Serial};
 use crate::vm::queue::Next;
 use crate::vm::request::{AnyRequest, EngineRequest};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Default)]
 struct Screen(Arc<Mutex<Vec<u8>>>);
@@ -26,14 +24,6 @@ impl Write for Screen {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
-    }
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -17,8 +17,7 @@ use std::time::{Duration, Instant};
 /// What goes wrong is told in a sentence.
 pub type Result<T> = std::result::Result<T, String>;
 
-/// Longest wait for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub use crate::patience::PATIENCE;
 
 /// Waits for `condition`.
 ///
