@@ -117,12 +117,12 @@ impl Findings {
     }
 
     /// Its timers fire at the destination. One that was not restored never does; on a busy host a tick that is asked for
-    /// each millisecond may come each 200 ms.
+    /// each millisecond may come each 500 ms.
     fn timers(&self) -> Check {
         let ticks = self.after.tick("ticks").unwrap_or(0);
-        let least = (self.after.asked - self.arrival.answered).as_millis() as u64 / 200;
+        let least = (self.after.asked - self.arrival.answered).as_millis() as u64 / 500;
         let detail = format!("{ticks} ticks since the arrival, at least {least} expected");
-        Check::new("timers", ticks > 0 && ticks >= least, detail)
+        Check::new("timers", ticks >= least, detail)
     }
 
     fn steps(&self) -> Check {
@@ -226,7 +226,7 @@ mod tests {
             |f| f.arrival.content["tick"]["backward"] = json!(1),
             |f| f.after.content["tick"]["backward"] = json!(1),
             |f| f.arrival.content["tick"]["max_apart_us"] = json!(1000),
-            |f| f.after.content["tick"]["ticks"] = json!(13),
+            |f| f.after.content["tick"]["ticks"] = json!(4),
             |f| f.after.content["tick"] = json!(null),
             |f| f.after.content["log"] = json!(["complained at boot", "soft lockup"]),
             |f| f.after.content["log"] = json!(["complained at boot", TSC]),
