@@ -100,6 +100,7 @@ fn a_refusal_ends_with_the_remedy_for_its_name() {
     sections.register("plain", 1, Plain::default()).unwrap().beyond_qemu();
     sections.add_remedy("plain", "give both sides one disk");
     sections.add_remedy("rtc", "start QEMU with rtc=off");
+    sections.add_remedy("plain/amx", "start QEMU with -amx");
     let mut refusal = |devices: &[Vec<u8>]| {
         load(&stream(&[], devices), Strictness::Strict, &mut sections).map_err(|error| error.message().to_owned())
     };
@@ -110,6 +111,12 @@ fn a_refusal_ends_with_the_remedy_for_its_name() {
     assert_eq!(no_instance, "this machine has no such instance: give both sides one disk");
     let no_section = refusal(&[full(2, "rtc", 0, 1)]).unwrap_err();
     assert_eq!(no_section, "this machine has no such section: start QEMU with rtc=off");
+    let (plain, footer) = (full(2, "plain", 0, 1), 5);
+    let (plain, footer) = plain.split_at(plain.len() - footer);
+    for (name, remedy) in [("plain/amx", ": start QEMU with -amx"), ("plain/pkr", "")] {
+        let unknown = refusal(&[[plain, &[5, 9], name.as_bytes(), &[0, 0, 0, 1], footer].concat()]).unwrap_err();
+        assert_eq!(unknown, format!("subsection {name:?} is not known to \"plain\"{remedy}"));
+    }
     let other = refusal(&[full(2, "rtcs", 0, 1)]).unwrap_err();
     assert_eq!(other, "this machine has no such section: both sides need the same devices");
 }

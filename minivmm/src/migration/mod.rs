@@ -7,5 +7,6 @@ pub mod kept;
 pub mod ownership;
 pub mod preflight;
 pub mod ram;
+mod remedies;
 pub mod sections;
 mod view;

@@ -9,6 +9,7 @@ use super::global::{GlobalState, Timer};
 use super::kept::KeptSections;
 use super::ownership::SharedTickets;
 use super::preflight::Preflight;
+use super::remedies::REMEDIES;
 pub use super::view::SharedSection;
 use super::view::View;
 use crate::kvm::state::HypervisorState;
@@ -27,18 +28,6 @@ pub struct MachineState {
     /// What a QEMU sent for devices that are not here.
     pub kept: KeptSections,
 }
-
-/// What to do when a QEMU sends a section that this machine lacks, or lacks one that this machine has.
-const REMEDIES: [(&str, &str); 8] = [
-    ("mc146818rtc", "this machine has no real-time clock; start QEMU with -M microvm,rtc=off"),
-    ("ioapic", "this machine has one I/O APIC; start QEMU with -M microvm,ioapic2=off"),
-    ("i8254", "this machine has a timer chip; start QEMU with -M microvm,pit=on"),
-    ("i8259", "this machine has two interrupt controllers; start QEMU with -M microvm,pic=on"),
-    ("serial", "this machine has one serial port; start QEMU with -M microvm,isa-serial=on and one -serial"),
-    ("acpi-ged", "this machine has ACPI; start QEMU with -M microvm,acpi=on"),
-    ("kvmclock", "this machine runs under KVM; start QEMU with -accel kvm"),
-    ("slirp", "QEMU's user-mode network is not here; give both sides a tap"),
-];
 
 impl MachineState {
     /// Room for the state of a machine with so many vCPUs.
@@ -114,8 +103,8 @@ impl Parts {
             let extra = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].extra);
             sections.register("minivmm/vcpu", vcpu as u32, extra)?.beyond_qemu();
         }
-        for (idstr, remedy) in REMEDIES {
-            sections.add_remedy(idstr, remedy);
+        for (name, remedy) in REMEDIES {
+            sections.add_remedy(name, remedy);
         }
         Ok(sections)
     }

@@ -228,8 +228,8 @@ impl<'a> Sections<'a> {
         Ok(schema)
     }
 
-    /// Says what to do when a source has a section `idstr` that this machine lacks, or lacks one that this machine has: the refusal
-    /// ends with `remedy`.
+    /// Says what to do when a source has a section `idstr` that this machine lacks, or lacks one that this machine has, or sends a
+    /// subsection of that name that is not known here: the refusal ends with `remedy`.
     pub fn add_remedy(&mut self, idstr: &str, remedy: &str) {
         self.remedies.push((idstr.to_owned(), remedy.to_owned()));
     }
@@ -285,10 +285,23 @@ impl<'a> Sections<'a> {
         if version < oldest {
             return incompatible(format!("version {version} is older than {oldest}, the oldest that loads"));
         }
-        entry.section.load(input, version)?;
-        entry.loaded = true;
+        let loaded = entry.section.load(input, version);
+        entry.loaded |= loaded.is_ok();
+        loaded.map_err(|error| self.with_remedy(error, idstr, input))?;
         self.next = index + 1;
         Ok(())
+    }
+
+    /// An unknown subsection's name is still to be read when it is refused.
+    fn with_remedy(&self, error: Error, idstr: &str, input: &Reader<'_>) -> Error {
+        let name = input.peek_subsection(idstr).ok().flatten().and_then(|name| std::str::from_utf8(name).ok());
+        match name.and_then(|name| self.remedy(name)) {
+            Some(remedy) if error.kind() == ErrorKind::Incompatible => {
+                let message = format!("{}: {remedy}", error.message());
+                error.restated(message)
+            }
+            _ => error,
+        }
     }
 
     /// The first entry that answers. Most streams have the order of the registry, so the search is spared if the next

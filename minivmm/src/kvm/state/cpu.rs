@@ -2,6 +2,7 @@
 
 use vmstate::VmState;
 
+use super::cpu_needed::TSC_RATIO_RESET;
 use super::registers::{FpReg, Hi16ZmmReg, MtrrVar, Segment, XmmReg, YmmhReg, ZmmhReg};
 
 /// Section `cpu_common`: what all of QEMU's targets share.
@@ -36,10 +37,12 @@ pub struct CpuCommon {
 #[vmstate(subsection(name = "cpu/msr_smi_count", version = 1, needed = Self::has_smi_count))]
 #[vmstate(subsection(name = "cpu/pkru", version = 1, needed = Self::has_pkru))]
 #[vmstate(subsection(name = "cpu/spec_ctrl", needed = Self::has_spec_ctrl))]
+#[vmstate(subsection(name = "cpu/amd_tsc_scale_msr", version = 1, needed = Self::has_tsc_ratio))]
 #[vmstate(subsection(name = "cpu/mcg_ext_ctl", version = 1, needed = Self::has_mcg_ext_ctl))]
 #[vmstate(subsection(name = "cpu/virt_ssbd", version = 1, needed = Self::has_virt_ssbd))]
 #[vmstate(subsection(name = "cpu/nested_state", version = 1))]
 #[vmstate(subsection(name = "cpu/msr_tsx_ctrl", version = 1, needed = Self::has_tsx_ctrl))]
+#[vmstate(subsection(name = "cpu/pdptrs", version = 1, needed = Self::has_pdptrs))]
 pub struct Cpu {
     /// General registers.
     #[vmstate(name = "env.regs")]
@@ -323,6 +326,9 @@ pub struct Cpu {
     /// Rights of protection keys.
     #[vmstate(name = "env.pkru", subsection = "cpu/pkru")]
     pub pkru: u32,
+    /// MSR TSC_RATIO, for the guest's own guests: a QEMU that shows the guest SVM sends it whether there are such guests or not.
+    #[vmstate(name = "env.amd_tsc_scale_msr", subsection = "cpu/amd_tsc_scale_msr")]
+    pub amd_tsc_scale_msr: u64,
     /// IA32_MCG_EXT_CTL.
     #[vmstate(name = "env.mcg_ext_ctl", subsection = "cpu/mcg_ext_ctl")]
     pub mcg_ext_ctl: u64,
@@ -335,6 +341,9 @@ pub struct Cpu {
     /// Refused by name.
     #[vmstate(name = "env.nested_state", subsection = "cpu/nested_state")]
     pub(super) nested_state: Option<NestedState>,
+    /// What a guest in 32-bit PAE paging has loaded from where its CR3 points. KVM loads it from there again.
+    #[vmstate(name = "env.pdptrs", subsection = "cpu/pdptrs")]
+    pub pdptrs: [u64; 4],
 }
 
 /// What QEMU says first of a guest whose own hypervisor is at work. Nothing here carries the rest.
@@ -454,6 +463,8 @@ impl Default for Cpu {
             virt_ssbd: 0,
             tsx_ctrl: 0,
             nested_state: None,
+            amd_tsc_scale_msr: TSC_RATIO_RESET,
+            pdptrs: [0; 4],
         }
     }
 }

@@ -3,6 +3,9 @@
 use super::cpu::Cpu;
 use super::registers::{Hi16ZmmReg, ZmmhReg};
 
+/// MSR TSC_RATIO after a reset, a ratio of 1 (AMD APM volume 2, 15.30.5).
+pub(super) const TSC_RATIO_RESET: u64 = 1 << 32;
+
 impl Cpu {
     pub(super) fn has_async_pf(&self) -> bool {
         self.async_pf_en_msr != 0
@@ -78,6 +81,14 @@ impl Cpu {
 
     pub(super) fn has_pkru(&self) -> bool {
         self.pkru != 0
+    }
+
+    pub(super) fn has_tsc_ratio(&self) -> bool {
+        self.amd_tsc_scale_msr != TSC_RATIO_RESET
+    }
+
+    pub(super) fn has_pdptrs(&self) -> bool {
+        self.pdptrs != [0; 4]
     }
 
     pub(super) fn has_mcg_ext_ctl(&self) -> bool {

@@ -37,6 +37,9 @@ pub(super) fn found(state: &VcpuState) -> Option<String> {
     if cpu.vm_hsave != 0 || cpu.vm_vmcb != 0 {
         return Some("the address of an SVM state area".into());
     }
+    if cpu.has_tsc_ratio() {
+        return Some("MSR TSC_RATIO".into());
+    }
     if cpu.feature_control & FEATURE_CONTROL_VMX != 0 {
         return Some(VMX_ENABLED.into());
     }
@@ -81,6 +84,7 @@ mod tests {
         assert_eq!(found(&with(|state| state.cpu.cr4 |= 0x2000)).unwrap(), "CR4.VMXE");
         assert_eq!(found(&with(|state| state.cpu.efer |= 0x1000)).unwrap(), "EFER.SVME");
         assert_eq!(found(&with(|state| state.cpu.vm_vmcb = 0x1000)).unwrap(), "the address of an SVM state area");
+        assert_eq!(found(&with(|state| state.cpu.amd_tsc_scale_msr += 1)).unwrap(), "MSR TSC_RATIO");
         assert_eq!(found(&with_msr(0x3a, 5)).unwrap(), "IA32_FEATURE_CONTROL with VMX enabled");
         assert_eq!(found(&with_msr(0x3a, 2)).unwrap(), "IA32_FEATURE_CONTROL with VMX enabled");
         assert_eq!(
