@@ -99,6 +99,8 @@ pub struct Net {
     pub tap: String,
     /// Guest's address; `None`: 52:54:00:12:34:56 plus the device's index, as QEMU.
     pub mac: Option<[u8; 6]>,
+    /// Whether the guest is offered UDP segmentation, if the tap has it; a QEMU has it from 8.2 on.
+    pub uso: bool,
     /// Of its frames, in each direction.
     pub limits: RateLimits,
 }

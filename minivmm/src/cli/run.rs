@@ -47,8 +47,8 @@ pub struct RunArgs {
     /// file systems without extended attributes: made if it does not exist, the same file at both sides of a migration
     #[arg(long, value_name = "FILE")]
     lease: Option<PathBuf>,
-    /// virtio-net device on a tap interface: tap=NAME or tap=fd:N[,mac=XX:XX:XX:XX:XX:XX][,LIMIT…]; may be repeated. Limits as of a
-    /// disk, for frames, in each direction
+    /// virtio-net device on a tap interface: tap=NAME or tap=fd:N[,mac=XX:XX:XX:XX:XX:XX][,uso=off][,LIMIT…]; may be repeated. uso=off
+    /// leaves out UDP segmentation, which a QEMU before 8.2 lacks. Limits as of a disk, for frames, in each direction
     #[arg(long = "net", value_name = "tap=NAME", value_parser = values::net)]
     nets: Vec<Net>,
     /// Serial console: stdio, file:PATH[,max=SIZE], fd:N (output only), pty or none. With max, PATH and PATH.1 hold the last of

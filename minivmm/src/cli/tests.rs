@@ -50,7 +50,7 @@ fn a_whole_machine() {
         "--net",
         "tap=tap0,mac=52:54:00:ab:CD:ef",
         "--net",
-        "tap=tap1,ops-burst=7,ops-per-second=70000",
+        "tap=tap1,uso=off,ops-burst=7,ops-per-second=70000",
         "--serial",
         "file:/tmp/x:y",
         "--control",
@@ -80,8 +80,13 @@ fn a_whole_machine() {
     assert_eq!(
         config.nets,
         [
-            Net { tap: "tap0".into(), mac: Some([0x52, 0x54, 0, 0xab, 0xcd, 0xef]), limits: unlimited },
-            Net { tap: "tap1".into(), mac: None, limits: RateLimits { bytes: None, operations: rate(70_000, 7) } }
+            Net { tap: "tap0".into(), mac: Some([0x52, 0x54, 0, 0xab, 0xcd, 0xef]), uso: true, limits: unlimited },
+            Net {
+                tap: "tap1".into(),
+                mac: None,
+                uso: false,
+                limits: RateLimits { bytes: None, operations: rate(70_000, 7) }
+            }
         ]
     );
     assert_eq!(config.serial, Serial::File { path: "/tmp/x:y".into(), max: None });

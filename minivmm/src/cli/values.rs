@@ -70,20 +70,21 @@ pub(super) fn disk(text: &str) -> Result<Disk, String> {
     Ok(Disk { path: path.into(), read_only, limits: limits.finish()? })
 }
 
-/// `tap=NAME[,mac=XX:XX:XX:XX:XX:XX][,LIMIT…]`
+/// `tap=NAME[,mac=XX:XX:XX:XX:XX:XX][,uso=off][,LIMIT…]`
 pub(super) fn net(text: &str) -> Result<Net, String> {
     let usage = "write tap=NAME or tap=NAME,mac=52:54:00:12:34:56";
-    let (mut tap, mut mac) = (None, None);
+    let (mut tap, mut mac, mut uso) = (None, None, true);
     let mut limits = LimitOptions::default();
     for option in comma_separated(text) {
         match option.split_once('=') {
             Some(("tap", name)) => tap = Some(tap_name(name)?),
             Some(("mac", address)) => mac = Some(mac_address(address)?),
+            Some(("uso", value)) => uso = switch(value).map_err(|why| format!("uso: {why}"))?,
             _ if limits.take(&option)? => {}
             _ => return Err(format!("'{option}' is unknown; {usage}; limits are {}", limits::USAGE)),
         }
     }
-    Ok(Net { tap: tap.ok_or(usage)?, mac, limits: limits.finish()? })
+    Ok(Net { tap: tap.ok_or(usage)?, mac, uso, limits: limits.finish()? })
 }
 
 /// A passed tap; or Linux's rule for interface names: below `IFNAMSIZ` (16) with the NUL, no slash, no colon, no white space

@@ -88,7 +88,8 @@ impl Backends {
         let nets = (0..).zip(&config.nets).map(|(index, net)| {
             let mut mac = FIRST_MAC;
             mac[5] += index;
-            Tap::open(&net.tap).map(|tap| (tap, net.mac.unwrap_or(mac)))
+            let tap = Tap::open(&net.tap)?;
+            Ok((if net.uso { tap } else { tap.without_uso() }, net.mac.unwrap_or(mac)))
         });
         let nets = nets.collect::<Result<_, TapError>>();
         let nets = nets.map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;

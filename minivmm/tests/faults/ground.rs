@@ -3,29 +3,16 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use vmstate::ownership::{Access, Resource};
 use vmstate_lab::faults::Result;
-use vmstate_lab::faults::subject::{Ground, Subject};
+use vmstate_lab::faults::subject::{Ground, Subject, TINY};
 use vmstate_lab::tiny;
-use vmstate_lab::vmm::Config;
+use vmstate_lab::vmm::{Config, Program};
 
 /// Pages that the guest rewrites in each pass.
 const PAGES: u64 = 64;
 const IMAGE_BYTES: usize = 64 << 10;
-
-/// A pass takes a few milliseconds. A guest that finds its memory or disk wrong says `E` and stops.
-const TINY: Subject = Subject {
-    banner: tiny::BANNER,
-    passes: tiny::passes,
-    silence: Duration::from_millis(300),
-    complaint: |console| console.contains('E').then(|| "the guest found its memory or its disk wrong".into()),
-    verify: |_| Ok(()),
-    power_off: "q",
-    reboot: "r",
-    pass_on_disk: Some(pass_on_disk),
-};
 
 /// True, or the skip is said aloud.
 pub(crate) fn kvm_is_here() -> bool {
@@ -37,7 +24,7 @@ pub(crate) fn ground(directory: &Path) -> Ground {
     let at = |name: &str| directory.join(name);
     fs::write(at("kernel"), tiny::bzimage()).unwrap();
     fs::write(at("image"), [0; IMAGE_BYTES]).unwrap();
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_minivmm"));
+    let program = Program::Minivmm(env!("CARGO_BIN_EXE_minivmm").into());
     let config = Config {
         kernel: at("kernel"),
         initrd: None,
@@ -46,11 +33,18 @@ pub(crate) fn ground(directory: &Path) -> Ground {
         cpus: 1,
         disk: Some(at("image")),
         tap: None,
+        uso: true,
         control: PathBuf::new(),
         incoming: None,
         more: Vec::new(),
     };
-    Ground { subject: TINY, launcher: None, program, config }
+    Ground {
+        subject: Subject { pass_on_disk: Some(pass_on_disk), ..TINY },
+        launcher: None,
+        program: program.clone(),
+        peer: program,
+        config,
+    }
 }
 
 /// How often a guest was started on the image, or taken over with it.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use vmstate_lab::faults::cell::{Answer, Cell, Phase, Row, Says};
+use vmstate_lab::faults::qemu::QEMU_TABLE;
 use vmstate_lab::faults::table::TABLE;
 
 const HEAD: &str = "# What becomes of the guest, whatever breaks
@@ -18,6 +19,15 @@ refuses `cont`. A destination that waits is reached by the next migration.
 
 ";
 
+const QEMU_HEAD: &str = "
+## With a QEMU at one end
+
+A QEMU writes no ownership record, asks nothing before EOF and runs the guest before it says `SHUT 0`: the image's lock alone decides, and in
+no case two guests run while it works. `tests/e2e/qemu/faults.rs` walks these rows with QEMU 10 and the tiny guest, from
+`tests/lab/src/faults/qemu.rs`. A QEMU that sends says `PING 6` and `PING 5` not at all: its phase rounds begins with the first page, and there is no
+phase ready. A QEMU that receives is told nothing of the pause.
+";
+
 /// The whole page.
 fn page() -> String {
     let mut page = HEAD.to_owned();
@@ -29,6 +39,19 @@ fn page() -> String {
 is quoted here, it is what the system says of the broken connection.\n";
     for row in TABLE {
         describe(row, &mut page);
+    }
+    page += QEMU_HEAD;
+    for row in QEMU_TABLE {
+        let (fault, way) = (upper(row.fault.meaning()), row.way.meaning());
+        let _ = write!(
+            page,
+            "\n### {fault}, {way}\n\n| phase | the guest | the source | the destination |\n| --- | --- | --- | --- |\n"
+        );
+        for (phase, cell) in row.cells {
+            let Cell::Ends { guest, source, destination, .. } = cell else { continue };
+            let (phase, guest) = (phase.name(), guest.meaning());
+            let _ = writeln!(page, "| {phase} | {guest} | {} | {} |", side(*source), side(*destination));
+        }
     }
     page
 }

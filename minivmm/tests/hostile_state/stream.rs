@@ -63,6 +63,7 @@ pub(crate) fn config(directory: &Path, image: &[u8]) -> Result<Config> {
         cpus: 1,
         disk: Some(at("image")),
         tap: None,
+        uso: true,
         control: at("control"),
         incoming: None,
         more: Vec::new(),

@@ -3,13 +3,30 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::Translation;
 use super::options::{Options, escape};
+use super::{Translation, USO};
 use crate::cli::values;
 use crate::passed;
 
 /// Options of QEMU's without an argument that change nothing of what the guest sees.
-const IGNORED: &[&str] = &["nodefaults", "no-user-config", "no-reboot"];
+const IGNORED: &[&str] = &["no-user-config", "no-reboot", "only-migratable", "no-fd-bootchk", "mem-prealloc"];
+
+/// QEMU's other options without an argument (qemu-options.hx), and why they have no match.
+const SWITCHES: &[(&str, &str)] = &[
+    ("S", "start the guest, and stop it with QMP's stop"),
+    ("preconfig", "start the guest, and stop it with QMP's stop"),
+    ("no-acpi", "minivmm's machine tells the guest of its devices by ACPI: leave it out"),
+    ("no-shutdown", "minivmm ends with its guest"),
+    ("daemonize", "minivmm stays in the foreground: let a supervisor start it"),
+    ("snapshot", "minivmm writes to the image itself: give it a copy"),
+    ("s", "minivmm has no debugger's port"),
+    ("usb", "minivmm has no USB"),
+    ("no-hpet", "microvm has no HPET"),
+    ("full-screen", "minivmm has no display"),
+    ("enable-sync-profile", "minivmm has nothing like it"),
+    ("xen-attach", "minivmm runs guests with KVM only"),
+    ("xen-domid-restrict", "minivmm runs guests with KVM only"),
+];
 
 #[derive(Default)]
 struct Machine {
@@ -20,6 +37,7 @@ struct Machine {
     kvm: bool,
     modern: bool,
     nographic: bool,
+    nodefaults: bool,
     cpu: Option<String>,
     memory: Option<String>,
     serial: Option<String>,
@@ -47,7 +65,8 @@ pub fn from_qemu(words: &[String]) -> Translation {
             _ if IGNORED.contains(&option) => {}
             "enable-kvm" => machine.kvm = true,
             "nographic" => machine.nographic = true,
-            "S" => machine.no_match("-S", "start the guest, and stop it with QMP's stop"),
+            "nodefaults" => machine.nodefaults = true,
+            _ if let Some((_, why)) = SWITCHES.iter().find(|(name, _)| *name == option) => machine.no_match(word, why),
             _ => match words.next() {
                 Some(value) => machine.option(option, value),
                 None => machine.no_match(word, "minivmm has nothing like it"),
@@ -69,10 +88,7 @@ impl Machine {
     fn option(&mut self, option: &str, value: &str) {
         match option {
             "M" | "machine" => self.machine(value),
-            "accel" => match value.split(',').next() {
-                Some("kvm") => self.kvm = true,
-                _ => self.no_match(&format!("-accel {value}"), "minivmm runs guests with KVM only"),
-            },
+            "accel" => self.accelerator(value.split(',').next().unwrap_or_default(), &format!("-accel {value}")),
             "global" if matches!(value, "virtio-mmio.force-legacy=false" | "virtio-mmio.force-legacy=off") => {
                 self.modern = true;
             }
@@ -82,7 +98,17 @@ impl Machine {
             "kernel" | "initrd" => self.flag(&format!("--{option}"), file(value)),
             "append" => self.flag("--append", value),
             "display" | "vga" | "monitor" | "parallel" if value == "none" => {}
-            "name" => {}
+            // Of the host alone, or of a clock chip that `-M microvm,rtc=off` leaves out.
+            "name" | "rtc" | "sandbox" | "trace" | "D" | "d" => {}
+            "bios" => {
+                self.no_match("-bios", "minivmm has no firmware, and takes the guest of QEMU's own: leave it out")
+            }
+            "object" => {
+                self.no_match(&format!("-object {value}"), "minivmm makes the guest's memory itself: leave it out")
+            }
+            "monitor" | "mon" => {
+                self.no_match(&format!("-{option} {value}"), "minivmm has QMP only: -qmp unix:PATH,server=on,wait=off");
+            }
             "serial" => match &self.serial {
                 None => self.serial = Some(value.into()),
                 Some(_) => self.no_match(&format!("-serial {value}"), "the machine has one serial port"),
@@ -100,18 +126,23 @@ impl Machine {
 
     fn keep(&mut self, value: &str, first: &str, id: &str, of: impl Fn(&mut Self) -> &mut BTreeMap<String, Options>) {
         let mut options = Options::parse(value, first);
-        let id = options.take(id).unwrap_or_default();
-        of(self).insert(id, options);
+        let Some(id) = options.take(id) else {
+            return self.no_match(
+                value,
+                &format!("no -device can use it: give it {id}=NAME, and a -device of microvm that name"),
+            );
+        };
+        if of(self).insert(id.clone(), options).is_some() {
+            self.no_match(value, &format!("{id} is there twice"));
+        }
     }
 
     fn machine(&mut self, value: &str) {
         let mut options = Options::parse(value, "type");
         self.microvm = options.take("type").as_deref() == Some("microvm");
         self.second_ioapic_off = options.take("ioapic2").as_deref() == Some("off");
-        match options.take("accel").as_deref() {
-            Some("kvm") => self.kvm = true,
-            Some(other) => self.no_match(&format!("accel={other}"), "minivmm runs guests with KVM only"),
-            None => {}
+        if let Some(accel) = options.take("accel") {
+            self.accelerator(&accel, &format!("accel={accel}"));
         }
         for (key, same) in
             [("acpi", "on"), ("pcie", "off"), ("rtc", "off"), ("pit", "on"), ("pic", "on"), ("isa-serial", "on")]
@@ -128,6 +159,14 @@ impl Machine {
                 &format!("-M {part}"),
                 "minivmm's machine is microvm with acpi=on,pcie=off,rtc=off,pit=on,pic=on,isa-serial=on",
             );
+        }
+    }
+
+    /// The first of those that `names` has between colons; QEMU takes the next where it has not that one.
+    fn accelerator(&mut self, names: &str, part: &str) {
+        self.kvm |= names.split(':').next() == Some("kvm");
+        if !self.kvm {
+            self.no_match(part, "minivmm runs guests with KVM only");
         }
     }
 
@@ -208,8 +247,18 @@ impl Machine {
     }
 
     fn finish_serial(&mut self) {
-        let default = if self.nographic { "stdio" } else { "none" };
+        let default = match (self.nodefaults, self.nographic) {
+            (true, _) => "none",
+            (false, true) => "stdio",
+            (false, false) => "null",
+        };
         let serial = self.serial.take().unwrap_or_else(|| default.into());
+        if serial == "none" {
+            self.no_match(
+                "-serial none",
+                "QEMU's machine has no serial port then, and minivmm's has one: say -serial null",
+            );
+        }
         let matched = match serial.as_str() {
             "stdio" | "mon:stdio" => Some("stdio".into()),
             "none" | "null" => Some("none".into()),
@@ -225,7 +274,7 @@ impl Machine {
             None => self.no_match(&format!("-serial {serial}"), "minivmm has stdio, file:PATH, pty and none"),
         }
         for id in std::mem::take(&mut self.chardevs).into_keys() {
-            self.no_match(&format!("-chardev id={id}"), "only the serial port has a chardev");
+            self.no_match(&format!("-chardev id={id}"), "only the serial port has a chardev, and QMP is -qmp");
         }
     }
 
@@ -247,7 +296,16 @@ impl Machine {
                     self.card(&mut device);
                 }
                 _ => {
-                    self.no_match(&format!("-device {driver}"), "minivmm has virtio-blk-device and virtio-net-device");
+                    let why = match driver.as_str() {
+                        "virtio-serial-device" | "virtconsole" | "virtserialport" => {
+                            "minivmm's console is the serial port: console=ttyS0, -M microvm,isa-serial=on, -serial stdio"
+                        }
+                        _ if driver.ends_with("-pci") || driver.ends_with("-ccw") => {
+                            "minivmm's devices are virtio-mmio's: virtio-blk-device and virtio-net-device"
+                        }
+                        _ => "minivmm has virtio-blk-device and virtio-net-device",
+                    };
+                    self.no_match(&format!("-device {driver}"), why);
                     continue;
                 }
             }
@@ -296,23 +354,37 @@ impl Machine {
     fn card(&mut self, device: &mut Options) {
         let id = device.take("netdev").unwrap_or_default();
         let mac = device.take("mac").map(|mac| format!(",mac={mac}")).unwrap_or_default();
+        let uso = match USO.map(|property| device.switch(property).unwrap_or(true)) {
+            [true, true, true] => "",
+            [false, false, false] => ",uso=off",
+            _ => {
+                self.no_match(&format!("card {id}"), &format!("switch {} off or on together", USO.join(", ")));
+                ""
+            }
+        };
         let Some(mut netdev) = self.netdevs.remove(&id) else {
             return self
                 .no_match(&format!("-device virtio-net-device,netdev={id}"), "minivmm's cards have a -netdev tap");
         };
         let kind = netdev.take("type").unwrap_or_default();
         if kind != "tap" {
-            return self.no_match(&format!("-netdev {kind}"), "minivmm has taps only: -netdev tap,ifname=NAME");
+            let mut why = "minivmm has taps only: -netdev tap,ifname=NAME,script=no,downscript=no".to_owned();
+            if kind == "bridge" {
+                why += ", which you make a port of the bridge";
+            }
+            return self.no_match(&format!("-netdev {kind}"), &why);
         }
         netdev.ignore("script", &["no"]);
         netdev.ignore("downscript", &["no"]);
         netdev.ignore("vhost", &["off"]);
         netdev.ignore("vnet_hdr", &["on"]);
-        let name = netdev.take("ifname");
+        let Some(name) = netdev.take("ifname") else {
+            return self.no_match("-netdev tap", "QEMU chooses a name or is passed a descriptor: give ifname=NAME");
+        };
         for part in netdev.rest() {
             self.no_match(&format!("-netdev tap,{part}"), "minivmm has nothing like it");
         }
-        let value = format!("tap={}{mac}", escape(&name.unwrap_or_default()));
+        let value = format!("tap={}{mac}{uso}", escape(&name));
         match values::net(&value) {
             Ok(_) => self.flag("--net", value),
             Err(why) => self.no_match(&format!("card {id}"), &why),

@@ -11,6 +11,9 @@ use clap::Args;
 pub use from_qemu::from_qemu;
 pub use to_qemu::to_qemu;
 
+/// Properties of QEMU's network card from 8.2 on, which older ones lack as they lack what these switch: UDP segmentation.
+const USO: [&str; 3] = ["host_uso", "guest_uso4", "guest_uso6"];
+
 /// A command line to translate.
 #[derive(Args, Clone, Debug)]
 pub struct TranslateArgs {

@@ -32,6 +32,16 @@ impl Options {
         Some(self.0.remove(at).1)
     }
 
+    /// Takes out `key` if it is a switch.
+    pub(super) fn switch(&mut self, key: &str) -> Option<bool> {
+        let on = match self.0.iter().find(|(name, _)| name == key)?.1.as_str() {
+            "on" | "yes" | "true" | "y" => true,
+            "off" | "no" | "false" | "n" => false,
+            _ => return None,
+        };
+        self.take(key).map(|_| on)
+    }
+
     /// Leaves out `key` if it says one of `values`, which change nothing of the machine.
     pub(super) fn ignore(&mut self, key: &str, values: &[&str]) {
         self.0.retain(|(name, value)| name != key || !values.is_empty() && !values.contains(&value.as_str()));

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::Translation;
 use super::options::escape;
+use super::{Translation, USO};
 use crate::cli::{Command, Parsed, parse};
 use crate::config::{Config, ListenAt, RateLimits, Serial};
 use crate::cpu::Choice;
@@ -70,7 +70,8 @@ fn qemu(config: &Config) -> Translation {
         let tap = escape(&file(&mut unmatched, "--net", Path::new(&net.tap)));
         flag("-netdev", format!("tap,id=net{n},ifname={tap},script=no,downscript=no"));
         let mac = net.mac.map(|mac| format!(",mac={}", mac.map(|byte| format!("{byte:02x}")).join(":")));
-        flag("-device", format!("virtio-net-device,netdev=net{n}{}", mac.unwrap_or_default()));
+        let uso = if net.uso { String::new() } else { USO.map(|property| format!(",{property}=off")).concat() };
+        flag("-device", format!("virtio-net-device,netdev=net{n}{}{uso}", mac.unwrap_or_default()));
         unmatched.extend(limited(net.limits).map(|why| format!("--net number {}: {why}", n + 1)));
     }
     if let Some(path) = &config.control {

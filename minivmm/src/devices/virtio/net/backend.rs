@@ -73,6 +73,11 @@ impl Offloads {
         self.0 & 1 << bit != 0
     }
 
+    /// The set without these bits.
+    pub fn without(self, bits: &[u32]) -> Self {
+        Self(bits.iter().fold(self.0, |all, bit| all & !(1 << bit)))
+    }
+
     /// Features to offer for a backend that can do these: who takes unfinished frames also gives them.
     pub fn features(self) -> u64 {
         let given = PAIRS.iter().filter(|(guest, _)| self.has(*guest)).fold(0, |all, (_, host)| all | 1 << host);

@@ -37,6 +37,9 @@ const OFFLOADS: [(u32, libc::c_int); 7] = [
     (VIRTIO_NET_F_GUEST_USO6, 0x40),
 ];
 
+/// UDP segmentation.
+const USO: [u32; 2] = [VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6];
+
 /// A tap that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use tap interface {name:?}: {source}; {}", mend(name))]
@@ -77,6 +80,11 @@ impl Tap {
     /// The process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { file: self.file.try_clone()?, offloads: self.offloads })
+    }
+
+    /// The same tap without UDP segmentation.
+    pub fn without_uso(self) -> Self {
+        Self { offloads: self.offloads.without(&USO), ..self }
     }
 
     fn attach(name: &str) -> io::Result<Self> {
@@ -129,9 +137,8 @@ impl Tap {
 
     /// The largest set that this kernel takes: UDP segmentation is younger (Linux 6.2), UDP fragmentation older.
     fn probe(&self) -> Offloads {
-        let without = |bits: &[u32]| Offloads(bits.iter().fold(Offloads::ALL.0, |all, bit| all & !(1 << bit)));
-        let uso = [VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6];
-        let tries = [Offloads::ALL, without(&uso), without(&[uso[0], uso[1], VIRTIO_NET_F_GUEST_UFO])];
+        let without_uso = Offloads::ALL.without(&USO);
+        let tries = [Offloads::ALL, without_uso, without_uso.without(&[VIRTIO_NET_F_GUEST_UFO])];
         tries.into_iter().find(|offloads| self.set_offloads(*offloads).is_ok()).unwrap_or_default()
     }
 }
