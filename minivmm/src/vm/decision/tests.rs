@@ -61,7 +61,7 @@ fn every_request_in_every_situation() {
         assert_eq!(row(request.clone()), expected, "{request:?}");
     }
     let rehearsing = Rehearsing { stands: channel().0, over: channel().1 };
-    let ended = Ended { phase: Phase::Source(SourcePhase::Failed), error: None };
+    let ended = Ended { phase: Phase::Source(SourcePhase::Failed), error: None, unrecorded: false };
     let engine = [
         (EngineRequest::Rehearse(rehearsing), "rrarrarrrrrrr"),
         (EngineRequest::Pause(Duration::ZERO), "rrarrarrrrrrr"),

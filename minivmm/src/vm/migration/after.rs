@@ -16,17 +16,20 @@ const UNPROVED: &str = "nothing can prove that the other side does not run the g
 pub(in crate::vm) enum LeftStanding {
     /// The engine's: nobody else was given the guest.
     Here,
-    /// The user's: another process may have run it.
+    /// The user's: another process may have run it, and the records tell.
     Anywhere,
+    /// The user's: another process may have run it, and wrote no record of that.
+    Unrecorded,
 }
 
 impl LeftStanding {
     /// After a migration that ended in `phase`. A destination that could not take the guest's resources has left them to
     /// others, its source among them; where there are none, it has taken over.
-    fn after(phase: Phase, ownership: &Ownership) -> Self {
-        match phase {
+    fn after(end: &Ended, ownership: &Ownership) -> Self {
+        match end.phase {
             Phase::Source(SourcePhase::Failed | SourcePhase::Cancelled) => Self::Here,
             Phase::Destination(DestinationPhase::Stranded) if !ownership.has_exclusive() => Self::Here,
+            _ if end.unrecorded => Self::Unrecorded,
             _ => Self::Anywhere,
         }
     }
@@ -40,7 +43,7 @@ impl Vm {
         let next = state.after_migration(end.phase);
         if next != state {
             // The engine did not let the guest go on: whoever wants that has to go on where the engine stopped.
-            self.left_standing = Some(LeftStanding::after(end.phase, &self.backends.ownership));
+            self.left_standing = Some(LeftStanding::after(&end, &self.backends.ownership));
             self.shared.set_run_state(next);
         }
         let stranded = end.phase == Phase::Destination(DestinationPhase::Stranded);
@@ -78,7 +81,8 @@ impl Vm {
         let ownership = &self.backends.ownership;
         let vouched = vouched || self.left_standing == Some(LeftStanding::Here);
         // A lock that is free now does not tell who has had it since.
-        let claim = match ownership.is_provable() || vouched {
+        let proved = ownership.is_provable() && self.left_standing != Some(LeftStanding::Unrecorded);
+        let claim = match proved || vouched {
             true => match ownership.claim() {
                 // The locks still tell who has the guest now.
                 Err(OwnershipError::RecordGone { .. }) if vouched => ownership.take().map(|()| Claim::Won),
@@ -176,7 +180,11 @@ mod tests {
         let handle = vm.handle();
         let thread = std::thread::spawn(|| vm.run());
         let phase = Phase::Destination(DestinationPhase::Stranded);
-        handle.tell(EngineRequest::Ended(Ended { phase, error: Some("the record is read-only".into()) }));
+        handle.tell(EngineRequest::Ended(Ended {
+            phase,
+            error: Some("the record is read-only".into()),
+            unrecorded: false,
+        }));
         Some((handle, thread))
     }
 

@@ -18,6 +18,8 @@ pub struct Ended {
     pub(in crate::vm) phase: Phase,
     /// Why, unless there is nothing to say.
     pub(in crate::vm) error: Option<String>,
+    /// The other side may be one that writes no ownership record: a QEMU.
+    pub(in crate::vm) unrecorded: bool,
 }
 
 impl Ended {
@@ -31,7 +33,7 @@ impl Ended {
             Phase::Destination(_) => Phase::Destination(DestinationPhase::Failed),
             _ => Phase::Source(SourcePhase::Failed),
         };
-        Self { phase, error: Some("the migration thread panicked".into()) }
+        Self { phase, error: Some("the migration thread panicked".into()), unrecorded: true }
     }
 }
 

@@ -63,7 +63,7 @@ impl Reception {
                 Ok(taken_in) => taken_in,
                 Err(why) => {
                     let phase = Phase::Destination(DestinationPhase::Failed);
-                    return (Ended { phase, error: Some(why) }, None);
+                    return (Ended { phase, error: Some(why), unrecorded: false }, None);
                 }
             };
             let why = arrival.error.as_ref().map(|error| chain(error));
@@ -79,7 +79,8 @@ impl Reception {
                 }
                 _ => why,
             };
-            return (Ended { phase: Phase::Destination(arrival.phase), error }, Some(channel));
+            let unrecorded = self.parts.tickets.lock().unwrap_or_else(PoisonError::into_inner).told().is_none();
+            return (Ended { phase: Phase::Destination(arrival.phase), error, unrecorded }, Some(channel));
         }
     }
 

@@ -36,11 +36,11 @@ pub(super) struct Departure {
 
 impl Departure {
     pub(super) fn run(mut self) -> Ended {
-        let failed = |why| Ended { phase: Phase::Source(SourcePhase::Failed), error: Some(why) };
+        let failed = |why| Ended { phase: Phase::Source(SourcePhase::Failed), error: Some(why), unrecorded: false };
         let mut channel = match self.connect() {
             Ok(channel) => channel,
             Err(_) if self.control.is_cancelled() => {
-                return Ended { phase: Phase::Source(SourcePhase::Cancelled), error: None };
+                return Ended { phase: Phase::Source(SourcePhase::Cancelled), error: None, unrecorded: false };
             }
             Err(error) => {
                 let why = format!("{}: {error}; start the destination with --incoming and that address", self.address);
@@ -69,7 +69,8 @@ impl Departure {
         };
         let departure = source::run(outgoing, &SourceOptions::new(MACHINE_TYPE), &self.control);
         let why = departure.error.as_ref().map(|error| chain(error));
-        Ended { phase: Phase::Source(departure.phase), error: told(departure.phase, why) }
+        let unrecorded = self.seam.met_qemu();
+        Ended { phase: Phase::Source(departure.phase), error: told(departure.phase, why), unrecorded }
     }
 
     fn connect(&self) -> io::Result<SocketChannel> {

@@ -31,6 +31,8 @@ pub(in crate::vm) struct Seam {
     log: SparingLog,
     /// The guest stands for a rehearsal until this is dropped.
     standing: Option<Sender<()>>,
+    /// At a source: the destination is a QEMU.
+    to_qemu: bool,
 }
 
 /// The driver may be busy with another request, and a rehearsal is not worth a longer wait.
@@ -50,7 +52,13 @@ impl Seam {
             introduction: None,
             log: SparingLog::default(),
             standing: None,
+            to_qemu: false,
         }
+    }
+
+    /// Source: the destination turned out to be a QEMU, which writes no ownership record.
+    pub(super) fn met_qemu(&self) -> bool {
+        self.to_qemu
     }
 
     /// At a destination, which compares itself with the source.
@@ -123,7 +131,8 @@ impl Machine for Seam {
     }
 
     fn meets(&mut self, peer: Peer) {
-        if peer == Peer::Qemu {
+        self.to_qemu = peer == Peer::Qemu;
+        if self.to_qemu {
             say(
                 "the destination is no minivmm: it gets the sections that QEMU has, and if it does not say that it runs \
                  the guest, nothing can prove whether it does",
