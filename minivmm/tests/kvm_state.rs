@@ -242,6 +242,32 @@ fn nested_virtualization_and_another_tsc_rate_are_refused() {
     good.set(&vm, &fds, &host.features, None).unwrap();
 }
 
+/// State of features that this KVM does not give, as a source on a newer processor may send it: extended states for supervisors that no
+/// processor has (IA32_XSS, Intel SDM volume 1, 13.3), and a control register that only some have (IA32_UMWAIT_CONTROL). The machine takes
+/// a guest that fits afterwards.
+#[test]
+fn state_of_features_that_kvm_lacks_is_refused_by_the_registers_name() {
+    let Some(host) = host() else { return };
+    let (vm, vcpus) = machine(&host, 1);
+    let fds: Vec<&VcpuFd> = vcpus.iter().collect();
+    let good = HypervisorState::get(&vm, &fds, &host.features).unwrap();
+    type Change = fn(&mut Cpu);
+    let changes: [(Change, &str); 2] = [
+        (|cpu| cpu.xss = 1 << 62, "MSR 0xda0 = 0x4000000000000000"),
+        (|cpu| cpu.umwait = 0xffff_fffc | 2, "MSR 0xe1 = 0xfffffffe"),
+    ];
+    for (change, register) in changes {
+        let mut foreign = good.clone();
+        change(&mut foreign.vcpus[0].cpu);
+        let error = foreign.set(&vm, &fds, &host.features, None).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("this host's KVM refuses {register}; migrate to a host with the same")),
+            "{error}"
+        );
+        good.set(&vm, &fds, &host.features, None).unwrap();
+    }
+}
+
 /// What no destination can make equal: the moments at which the two readings were made.
 fn forget_time(state: &mut minivmm::kvm::state::VcpuState) {
     state.cpu.tsc = 0;

@@ -37,6 +37,7 @@ pub(crate) fn migrate(scratch: &Path, launcher: &Path, minivmm: &Path, hops: usi
         cpus: 1,
         disk: None,
         tap: None,
+        uso: true,
         control: scratch.join("control0"),
         incoming: None,
         more: Vec::new(),

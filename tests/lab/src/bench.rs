@@ -73,6 +73,7 @@ impl<'a> Bench<'a> {
             cpus: guest.cpus,
             disk,
             tap: None,
+            uso: true,
             control: PathBuf::new(),
             incoming: None,
             more: Vec::new(),
@@ -127,6 +128,11 @@ impl<'a> Bench<'a> {
     /// From now on the monitors get these arguments, too, in their program's own words.
     pub fn give(&mut self, more: &[&str]) {
         self.config.more = more.iter().map(|&word| word.to_owned()).collect();
+    }
+
+    /// From now on cards are as a QEMU before 8.2 has them.
+    pub fn without_uso(&mut self) {
+        self.config.uso = false;
     }
 
     /// The machine as its monitors are given it, but for control socket, tap and address.

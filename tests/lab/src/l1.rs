@@ -90,12 +90,20 @@ impl Job {
     /// # Errors
     /// When QEMU cannot be read.
     pub fn add_qemu(&mut self, qemu: &Path) -> Result<()> {
-        self.files.program("/bin/qemu-system-x86_64", qemu)?;
-        for directory in ["/usr/share/qemu", "/usr/share/seabios"] {
+        self.add_qemu_as("qemu-system-x86_64", qemu)
+    }
+
+    /// As [`Job::add_qemu`], by another name.
+    ///
+    /// # Errors
+    /// When QEMU cannot be read.
+    pub fn add_qemu_as(&mut self, name: &str, qemu: &Path) -> Result<()> {
+        self.files.program(Path::new("/bin").join(name), qemu)?;
+        for directory in qemu::FIRMWARE {
             for file in ["bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin"] {
                 let path = Path::new(directory).join(file);
                 if path.is_file() {
-                    self.files.host(Path::new("/usr/share/qemu").join(file), path);
+                    self.files.host(Path::new(qemu::FIRMWARE[0]).join(file), path);
                 }
             }
         }

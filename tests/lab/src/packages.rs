@@ -22,6 +22,9 @@ pub fn prepare() -> Result<()> {
     qemu::install()?;
     mkfs()?;
     busybox()?;
+    if let Err(error) = qemu::oldest() {
+        eprintln!("lab: the tests go without QEMU {}: {error}", qemu::OLDEST);
+    }
     kernel().map(|_| ())
 }
 
@@ -73,6 +76,35 @@ pub fn busybox() -> Result<PathBuf> {
     apt::download(&["busybox-static".to_owned()], &cached)?;
     let missing = || Error::missing("busybox", "install it with `sudo apt-get install busybox-static`");
     inside.into_iter().find(|path| path.is_file()).ok_or_else(missing)
+}
+
+/// A package whose version begins with `version` behind its epoch, unpacked into the cache: where its files lie.
+///
+/// # Errors
+/// apt knows no such version, or the download fails.
+pub(crate) fn unpacked(package: &str, version: &str) -> Result<PathBuf> {
+    let home = cache()?.join(format!("{package}-{version}"));
+    if home.is_dir() {
+        return Ok(home);
+    }
+    if !apt::is_here() {
+        return Err(Error::failed(format!("{package} {version}: no apt here to download it")));
+    }
+    apt::refresh();
+    let known = apt::versions(package)?.into_iter().map(|(known, _)| known).filter(|known| is_of(version, known));
+    let Some(newest) = known.max_by_key(|known| numbers(known)) else {
+        return Err(Error::failed(format!("apt knows no {package} of version {version}")));
+    };
+    eprintln!("lab: downloading {package} {newest} into {}", home.display());
+    apt::download(&[format!("{package}={newest}")], &home)?;
+    Ok(home)
+}
+
+/// Whether a package's version is one of upstream's `version`: behind an epoch, before whatever no digit begins
+/// (deb-version(7)).
+fn is_of(version: &str, known: &str) -> bool {
+    let upstream = known.split_once(':').map_or(known, |(_epoch, rest)| rest);
+    upstream.strip_prefix(version).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// A program of the distribution, installed when it is missing and the user is root.
@@ -135,6 +167,20 @@ fn newest_image() -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_of_upstream_is_told_from_longer_ones() {
+        for (known, is) in [
+            ("1:7.2+dfsg-7+deb12u18+b3", true),
+            ("7.2.22-1", true),
+            ("7.2", true),
+            ("1:7.20+dfsg-1", false),
+            ("1:10.0.2+ds-2~bpo12+1", false),
+            ("7:2-1", false),
+        ] {
+            assert_eq!(is_of("7.2", known), is, "{known}");
+        }
+    }
 
     #[test]
     fn versions_compare_by_number_not_by_character() {

@@ -12,12 +12,21 @@ use crate::apt;
 use crate::error::{Error, Result};
 use crate::packages;
 use crate::process::output;
+use crate::tree::find_program;
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
+/// Debian's build of it with `microvm` alone: it needs few libraries.
+const MICROVM_PROGRAM: &str = "qemu-system-x86_64-microvm";
 
 /// The version that every test here runs with: the sections that `tests/e2e/qemu` makes are of this release.
 pub const NEEDED: Version = Version(10, 0);
+
+/// Where Debian keeps the firmware of QEMU's machines.
+pub(crate) const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
+
+/// The oldest version that guests come from and go to: Debian 12's own.
+pub const OLDEST: Version = Version(7, 2);
 
 /// A version of QEMU: its first and second number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +64,24 @@ pub fn at_least(least: Version) -> Result<PathBuf> {
     let found = FOUND.get_or_init(|| find().map_err(|error| error.to_string()));
     let (path, version) = found.clone().map_err(Error::Failed)?;
     enough(least, version).map(|()| path)
+}
+
+/// The `microvm` of a QEMU of version [`OLDEST`]: by the name of [`program`], else in the cache, else unpacked from Debian's
+/// package into it. What is installed stays as it is.
+///
+/// # Errors
+/// apt does not know that version, which is so outside of Debian 12, or the download fails.
+pub fn oldest() -> Result<PathBuf> {
+    if let Some(path) = find_program(&program(OLDEST)) {
+        return Ok(path);
+    }
+    let unpacked = packages::unpacked(PACKAGE, &OLDEST.to_string())?;
+    Ok(unpacked.join("usr/bin").join(MICROVM_PROGRAM))
+}
+
+/// Name of the program where it lies beside one of another version.
+pub fn program(version: Version) -> String {
+    format!("{PROGRAM}-{version}")
 }
 
 /// Installs QEMU, or a newer one where the version is older than [`NEEDED`]; only root may.

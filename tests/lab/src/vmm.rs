@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::process::Process;
+use crate::qemu;
 use crate::qmp::Qmp;
 
 const START: Duration = Duration::from_secs(60);
@@ -43,6 +44,8 @@ pub struct Config {
     pub disk: Option<PathBuf>,
     /// Tap interface of the network card.
     pub tap: Option<String>,
+    /// Whether minivmm's card offers UDP segmentation, as a QEMU from 8.2 on does without being asked.
+    pub uso: bool,
     /// Control socket.
     pub control: PathBuf,
     /// Address to wait on for a migration.
@@ -277,7 +280,7 @@ fn minivmm_arguments(config: &Config) -> Vec<String> {
         flag("--disk", path(disk));
     }
     if let Some(tap) = &config.tap {
-        flag("--net", format!("tap={tap}"));
+        flag("--net", format!("tap={tap}{}", if config.uso { "" } else { ",uso=off" }));
     }
     if let Some(uri) = &config.incoming {
         flag("--incoming", uri.clone());
@@ -298,6 +301,10 @@ fn qemu_arguments(config: &Config, accelerator: &str) -> Vec<String> {
     flag("-smp", config.cpus.to_string());
     flag("-kernel", path(&config.kernel));
     flag("-append", config.append.clone());
+    // A QEMU that is not where it was built for looks for its firmware beside itself.
+    for directory in qemu::FIRMWARE {
+        flag("-L", directory.into());
+    }
     flag("-chardev", "stdio,id=console,signal=off".into());
     flag("-serial", "chardev:console".into());
     flag("-qmp", format!("unix:{},server=on,wait=off", path(&config.control)));
