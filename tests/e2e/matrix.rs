@@ -12,7 +12,7 @@ use vmstate_lab::faults::side::Side;
 use vmstate_lab::faults::subject::{Ground, Subject};
 use vmstate_lab::faults::table::TABLE;
 use vmstate_lab::guest;
-use vmstate_lab::vmm::Vmm;
+use vmstate_lab::vmm::{Program, Vmm};
 
 use crate::place::{self, case_in_parts};
 use crate::world::{ANSWER, World, dirtying, ensure, verify, within};
@@ -72,10 +72,12 @@ fn walk(world: &World, part: &str) -> Result<()> {
     let mut config = bench.config().clone();
     // By a triple fault: through the FADT's register a reboot took more than a minute in an emulated host.
     config.append = format!("reboot=t {}", config.append);
+    let program = Program::Minivmm(place::minivmm().to_owned());
     let ground = Ground {
         subject: LINUX,
         launcher: Some(place::lab().to_owned()),
-        program: place::minivmm().to_owned(),
+        program: program.clone(),
+        peer: program,
         config,
     };
     let mut survivor: Option<Side> = None;

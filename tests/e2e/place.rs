@@ -12,12 +12,14 @@ use vmstate_lab::l1::{self, GUEST_KERNEL, Job, L1};
 use vmstate_lab::vmm::Program;
 use vmstate_lab::{host, init, packages, qemu, skip};
 
-use crate::forecast;
 use crate::world::World;
+use crate::{forecast, matrix};
 
 /// Set to `qemu`, the cases run with QEMU in minivmm's place: what fails then is the case's fault.
 const MONITOR: &str = "VMSTATE_E2E_MONITOR";
 const TIME: Duration = Duration::from_secs(240);
+/// These cases have several migrations each; one takes two seconds on an idle machine and a minute on a busy one.
+const TIME_WITH_QEMU: Duration = Duration::from_secs(600);
 /// Where minivmm lies in an emulated host.
 const MINIVMM: &str = "/bin/minivmm";
 
@@ -65,8 +67,23 @@ pub(crate) fn case_in_parts(
 /// When the case fails.
 pub(crate) fn case_with_qemu(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
     match qemu::at_least(qemu::NEEDED) {
-        Ok(_) => report(name, run(name, true, TIME, &[], body)),
+        Ok(_) => {
+            let faults = env::var(matrix::FAULTS).map(|faults| format!("{}={faults}", matrix::FAULTS));
+            report(name, run(name, true, TIME_WITH_QEMU, &Vec::from_iter(faults), body));
+        }
         Err(error) => skip::skip(error),
+    }
+}
+
+/// As [`case_with_qemu`], with a QEMU of version [`qemu::OLDEST`] beside it, where that can be had: only Debian 12 has it, so
+/// that a machine without it is no fault of this one, and the case passes there with a notice.
+///
+/// # Panics
+/// When the case fails.
+pub(crate) fn case_with_oldest_qemu(name: &str, body: impl FnOnce(&mut World, Program) -> Result<()>) {
+    match qemu::oldest() {
+        Ok(oldest) => case_with_qemu(name, |world| body(world, Program::Qemu(oldest, "kvm"))),
+        Err(error) => eprintln!("not run: {name}: {error}"),
     }
 }
 
@@ -120,6 +137,10 @@ fn emulated(name: &str, host: &L1, mut job: Job, with_qemu: bool) -> Result<()> 
     }
     if with_qemu {
         job.add_qemu(&host.qemu)?;
+        // Which is a few megabytes more for a case that goes without.
+        if let Ok(oldest) = qemu::oldest() {
+            job.add_qemu_as(&qemu::program(qemu::OLDEST), &oldest)?;
+        }
     }
     let outcome = host.run(scratch.path(), job)?;
     for (file, content) in outcome.artifacts {

@@ -41,7 +41,7 @@ fn takes_over(peer: &mut Peer, left_out: &[&str]) -> Result<()> {
     let mut source = peer.boot_as(&program)?;
     await_pass(&source, PASSES)?;
     source.qmp.execute("stop", Value::Null)?;
-    let destination = peer.wait_as(&program)?;
+    let destination = peer.wait_as(&program, |_| ())?;
     let sent = of_minivmm(source, destination, &peer.directory)?;
     let mut qemu = peer.incoming(&without(&sent, left_out)?, &[])?;
     resume(&mut qemu)?;

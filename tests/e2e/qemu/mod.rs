@@ -2,8 +2,11 @@
 //! guests of minivmm's; and the guest goes on. Mostly it is the tiny guest, which checks its memory and counts aloud.
 
 mod driven;
+mod faults;
 mod guests;
 mod moves;
 mod peer;
 mod processor;
+mod reboots;
+mod refusals;
 mod streams;

@@ -13,7 +13,7 @@ use vmstate_lab::vmm::{Program, Vmm};
 
 use super::peer::failed;
 use crate::loads::nothing_lost;
-use crate::place::{case_with_qemu, minivmm};
+use crate::place::{case_with_oldest_qemu, case_with_qemu, minivmm};
 use crate::world::{
     self, ANSWER, MIGRATION, dirtying, ensure, migrate_forgiving, no_complaints, power_off, verify, within,
 };
@@ -94,34 +94,70 @@ impl<'a> Journey<'a> {
     }
 }
 
+/// Three times from a QEMU to a minivmm and on; the QEMU listens, does not, and listens again.
+const LISTENS: [bool; 3] = [true, false, true];
+
+/// A QEMU's guest goes to a minivmm, which warns if the QEMU does not listen.
+fn out_of_qemu(journey: &mut Journey<'_>, mut vmm: Vmm, listens: bool) -> Result<Vmm> {
+    vmm.listen(listens)?;
+    let vmm = journey.hop(vmm, ours())?;
+    let said = vmm.errors();
+    ensure(said.contains("return-path") != listens, || format!("listens: {listens}, and minivmm says {said:?}"))?;
+    Ok(vmm)
+}
+
 #[test]
-fn from_qemu_and_back_and_again() {
-    case_with_qemu("qemu::moves::from_qemu_and_back_and_again", |world| {
+fn from_qemu_three_times_there_and_back() {
+    case_with_qemu("qemu::moves::from_qemu_three_times_there_and_back", |world| {
         let peer = world.connect()?;
         let bench = world.bench(&Guest { disk: true, ..dirtying(32, 2000) })?;
         let (mut journey, mut vmm) = Journey::begin(bench, qemu()?, Some(&peer))?;
         ensure(journey.firmware["rsdp"].is_u64(), || format!("QEMU's firmware left {}", journey.firmware))?;
         vmm.listen(true)?;
         journey.refused(&mut vmm)?;
-        let vmm = journey.hop(vmm, ours())?;
-        let mut vmm = journey.hop(vmm, qemu()?)?;
-        vmm.listen(false)?;
-        let vmm = journey.hop(vmm, ours())?;
-        let said = vmm.errors();
-        ensure(said.contains("return-path"), || format!("minivmm does not warn: {said:?}"))?;
+        for listens in LISTENS {
+            vmm = out_of_qemu(&mut journey, vmm, listens)?;
+            vmm = journey.hop(vmm, qemu()?)?;
+        }
         power_off(vmm)
     });
 }
 
 #[test]
-fn from_minivmm_and_back_with_two_vcpus() {
-    case_with_qemu("qemu::moves::from_minivmm_and_back_with_two_vcpus", |world| {
+fn from_minivmm_three_times_there_and_back_with_two_vcpus() {
+    case_with_qemu("qemu::moves::from_minivmm_three_times_there_and_back_with_two_vcpus", |world| {
         let bench = world.bench(&Guest { cpus: 2, disk: true, ..dirtying(16, 2000) })?;
-        let (mut journey, vmm) = Journey::begin(bench, ours(), None)?;
-        let mut vmm = journey.hop(vmm, qemu()?)?;
-        vmm.listen(true)?;
-        let mut vmm = journey.hop(vmm, ours())?;
+        let (mut journey, mut vmm) = Journey::begin(bench, ours(), None)?;
+        for listens in LISTENS {
+            vmm = journey.hop(vmm, qemu()?)?;
+            vmm = out_of_qemu(&mut journey, vmm, listens)?;
+        }
         world::goes_on(&mut vmm)?;
         power_off(vmm)
+    });
+}
+
+/// QEMU 7.2 knows neither SWITCHOVER_START nor UDP segmentation. The guest is born in either, and comes back.
+#[test]
+fn from_and_to_the_oldest_qemu() {
+    case_with_oldest_qemu("qemu::moves::from_and_to_the_oldest_qemu", |world, oldest| {
+        let mut peer = world.connect()?;
+        for born_in_qemu in [false, true] {
+            let mut bench = world.bench(&Guest { disk: true, ..dirtying(16, 2000) })?;
+            bench.without_uso();
+            let first = if born_in_qemu { oldest.clone() } else { ours() };
+            let (mut journey, mut vmm) = Journey::begin(bench, first, Some(&peer))?;
+            for from_qemu in [born_in_qemu, !born_in_qemu] {
+                vmm = match from_qemu {
+                    true => out_of_qemu(&mut journey, vmm, true)?,
+                    false => journey.hop(vmm, oldest.clone())?,
+                };
+            }
+            power_off(vmm)?;
+            // The next guest counts its datagrams from the first on.
+            drop(peer);
+            peer = Peer::start().map_err(failed)?;
+        }
+        Ok(())
     });
 }

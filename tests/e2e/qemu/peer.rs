@@ -53,6 +53,7 @@ impl Peer {
             cpus: 1,
             disk: Some(disk.clone()),
             tap: None,
+            uso: true,
             control: PathBuf::new(),
             incoming: None,
             more: Vec::new(),
@@ -63,18 +64,24 @@ impl Peer {
     /// QEMU with the guest from its beginning.
     pub(super) fn boot(&mut self, more: &[&str]) -> Result<Vmm> {
         let program = self.qemu.clone();
-        self.start(&program, None, more)
+        self.start(&program, None, |config| config.more = words(more))
+    }
+
+    /// QEMU that waits for a migration, and where.
+    pub(super) fn wait(&mut self, more: &[&str]) -> Result<(Vmm, String)> {
+        let program = self.qemu.clone();
+        self.wait_as(&program, |config| config.more = words(more))
     }
 
     /// Another monitor with it.
     pub(super) fn boot_as(&mut self, program: &Program) -> Result<Vmm> {
-        self.start(program, None, &[])
+        self.start(program, None, |_| ())
     }
 
-    /// Another monitor that waits for a migration, and where.
-    pub(super) fn wait_as(&mut self, program: &Program) -> Result<(Vmm, String)> {
-        let uri = format!("unix:{}", self.directory.join("incoming").display());
-        let mut vmm = self.start(program, Some(uri.clone()), &[])?;
+    /// Another monitor that waits for a migration, and where; `change` makes its machine another one.
+    pub(super) fn wait_as(&mut self, program: &Program, change: impl FnOnce(&mut Config)) -> Result<(Vmm, String)> {
+        let uri = format!("unix:{}", self.directory.join(format!("incoming{}", self.started)).display());
+        let mut vmm = self.start(program, Some(uri.clone()), change)?;
         vmm.await_status("inmigrate", within(PATIENCE))?;
         Ok((vmm, uri))
     }
@@ -87,19 +94,23 @@ impl Peer {
         let file = self.directory.join("stream");
         fs::write(&file, stream).map_err(failed)?;
         let program = self.qemu.clone();
-        self.start(&program, Some(format!("file:{}", file.display())), more)
+        self.start(&program, Some(format!("file:{}", file.display())), |config| config.more = words(more))
     }
 
-    fn start(&mut self, program: &Program, incoming: Option<String>, more: &[&str]) -> Result<Vmm> {
-        let config = Config {
+    fn start(&mut self, program: &Program, incoming: Option<String>, change: impl FnOnce(&mut Config)) -> Result<Vmm> {
+        let mut config = Config {
             control: self.directory.join(format!("control{}", self.started)),
             incoming,
-            more: more.iter().map(|&word| word.to_owned()).collect(),
             ..self.config.clone()
         };
+        change(&mut config);
         self.started += 1;
         Vmm::spawn(Some(place::lab()), program, &config)
     }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
 }
 
 /// Passes that the guest has counted on this machine.
@@ -110,6 +121,18 @@ pub(super) fn passes(vmm: &Vmm) -> Result<Vec<u64>> {
     let console = vmm.console();
     ensure(!console.contains('E'), || format!("the guest found its memory wrong: {console}"))?;
     Ok(tiny::passes(&console))
+}
+
+/// Number of the last pass that the guest has made on this machine; 0 before the first.
+pub(super) fn last_pass(vmm: &Vmm) -> Result<u64> {
+    Ok(passes(vmm)?.last().copied().unwrap_or(0))
+}
+
+/// Migrates; how that ended.
+pub(super) fn migrate(source: &mut Vmm, uri: &str) -> Result<String> {
+    source.start_migration(uri)?;
+    let info = source.follow_migration(within(MIGRATION), |_| ())?;
+    Ok(info["status"].as_str().unwrap_or_default().to_owned())
 }
 
 /// Waits until the guest has come to `pass`.

@@ -26,13 +26,15 @@ const A_WHILE: Duration = Duration::from_millis(500);
 /// What is not as it must be, and how both sides are.
 pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Cell) -> Result<Option<Side>> {
     let Cell::Ends { guest, source: source_says, destination, answer } = *cell else { return Ok(Some(source)) };
-    let mut place = Place::new(ground, source, &oddities(fault, phase))?;
+    let mark = ground.mark(phase);
+    let mut place = Place::new(ground, source, &oddities(fault, mark))?;
     let told = (|| {
         if fault == Fault::Cancel {
             place.pause_for(PATIENCE)?;
         }
         place.migrate()?;
-        place.wire.await_mark(phase.mark(), Instant::now() + PATIENCE)?;
+        // A busy emulated host has taken a minute for the first round of a tiny guest.
+        place.wire.await_mark(mark, Instant::now() + 3 * PATIENCE)?;
         inject(fault, phase, &mut place)
     })();
     let checked = told.and_then(|told| {
@@ -52,7 +54,7 @@ pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Ce
     Ok(if runs(&mut place.destination)? { Some(place.destination) } else { None })
 }
 
-fn oddities(fault: Fault, phase: Phase) -> Oddities {
+fn oddities(fault: Fault, mark: Mark) -> Oddities {
     let change = |find, at, put| Some(Alteration { find, at, put });
     // Name, instance 0, version 3 of QEMU's serial port; behind it divider (2 bytes), receive buffer, IER.
     const SERIAL: &[u8] = b"serial\0\0\0\0\0\0\0\x03";
@@ -67,7 +69,7 @@ fn oddities(fault: Fault, phase: Phase) -> Oddities {
         _ => None,
     };
     Oddities {
-        hold: Some(phase.mark()),
+        hold: Some(mark),
         alteration,
         image_copied: fault == Fault::ImageCopied,
         memory_doubled: fault == Fault::OtherMemory,

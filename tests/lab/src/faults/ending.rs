@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cell::{Answer, Fault, Guest, Says};
 use super::place::Place;
@@ -74,10 +74,19 @@ impl Ending<'_> {
         match guest {
             Guest::AtSource => self.runs_at_source()?,
             Guest::AtDestination | Guest::AnewAtDestination => self.runs_at_destination()?,
+            Guest::LockedOutAtSource => self.has_the_disk_at_destination()?,
+            Guest::StaleAtSource => self.nobody_runs()?,
             Guest::PausedAtSource => {
                 self.nobody_runs()?;
                 let cont = self.place.source.execute("cont", Value::Null);
                 cont.map_err(|error| format!("the guest is safe to run at the source: {error}"))?;
+                self.runs_at_source()?;
+            }
+            Guest::UndecidedAtSource => {
+                self.nobody_runs()?;
+                self.no_cont_at_source()?;
+                let cont = self.place.source.execute("cont", json!({ "force": true }));
+                cont.map_err(|error| format!("a word for it lets the guest run at the source: {error}"))?;
                 self.runs_at_source()?;
             }
             Guest::PausedAtDestination => {
@@ -105,7 +114,7 @@ impl Ending<'_> {
     /// What both sides said is not only what they said for a moment.
     pub(super) fn lasts(&mut self, guest: Guest) -> Result<()> {
         // These went on since, at the wish of the test.
-        if matches!(guest, Guest::PausedAtSource | Guest::PausedAtDestination) {
+        if matches!(guest, Guest::PausedAtSource | Guest::UndecidedAtSource | Guest::PausedAtDestination) {
             return Ok(());
         }
         says("the source", &mut self.place.source, self.source)?;
@@ -125,13 +134,19 @@ impl Ending<'_> {
     }
 
     fn runs_at_destination(&mut self) -> Result<()> {
-        let silent = self.place.source.vmm.console();
-        self.goes_on(|place| &mut place.destination)?;
         self.no_cont_at_source()?;
+        self.no_forced_cont_at_source()?;
+        let silent = self.place.source.vmm.console();
+        self.has_the_disk_at_destination()?;
+        self.stays(&silent, |place| place.source.vmm.console())
+    }
+
+    fn has_the_disk_at_destination(&mut self) -> Result<()> {
+        self.goes_on(|place| &mut place.destination)?;
         if self.place.source.holds(&self.place.image) {
             return Err("the guest runs at the destination, and the source holds the image's lock".into());
         }
-        self.stays(&silent, |place| place.source.vmm.console())
+        Ok(())
     }
 
     /// Three more passes, by who holds the lock; and what the guest did is right.
@@ -175,6 +190,17 @@ impl Ending<'_> {
         }
     }
 
+    /// Not even where a person has vouched for it: the lock tells who runs the guest.
+    fn no_forced_cont_at_source(&mut self) -> Result<()> {
+        if !matches!(self.source, Says::Answers(..)) {
+            return Ok(());
+        }
+        match self.place.source.execute("cont", json!({ "force": true })) {
+            Err(_) => Ok(()),
+            Ok(_) => Err("`cont` with `force` is accepted at the source while the destination runs the guest".into()),
+        }
+    }
+
     /// A copy that has become stale.
     fn no_cont_at_destination(&mut self) -> Result<()> {
         match self.place.destination.execute("cont", Value::Null) {
@@ -209,11 +235,13 @@ impl Ending<'_> {
 /// What is wrong.
 pub fn check_consoles(place: &Place, guest: Guest, source_killed: bool) -> Result<()> {
     let (source, destination) = place.consoles();
-    let whole = source + &destination;
+    // There a QEMU runs it, too, which is not asked what it makes of a disk that another one writes to.
+    let whole = if guest == Guest::LockedOutAtSource { destination.clone() } else { source + &destination };
     if let Some(complaint) = (place.subject.complaint)(&whole) {
         return Err(complaint);
     }
     if !matches!(guest, Guest::AtDestination | Guest::AnewAtDestination | Guest::PausedAtDestination)
+        && !matches!(guest, Guest::LockedOutAtSource | Guest::StaleAtSource)
         && !matches!(guest, Guest::PoweredOff | Guest::DiedWithItsProcess)
         && !destination.is_empty()
     {

@@ -8,9 +8,11 @@
 pub enum Mark {
     /// The stream's first byte.
     Header,
-    /// `PING 6`: the end of the first round.
+    /// The first part of RAM behind the list of its blocks.
+    Pages,
+    /// `PING 6`: the end of the first round. A QEMU sends none.
     Round,
-    /// `SWITCHOVER_START`: the guest is paused.
+    /// The guest is paused: `SWITCHOVER_START`, or the last part of RAM where nobody would understand that.
     SwitchOver,
     /// `PING 5`: the source has sent everything.
     Everything,
@@ -35,6 +37,9 @@ const PING: &[u8] = &[8, 0, 2, 0, 4, 0, 0, 0];
 const PING_ROUND: u8 = 6;
 const PING_EVERYTHING: u8 = 5;
 const SWITCHOVER_START: &[u8] = &[8, 0, 11, 0, 0];
+/// EOF and the type of what follows it; then a length of 32 bits; then the text of the self-description, which begins so.
+const EOF_AND_TYPE: &[u8] = &[0, 6];
+const DESCRIPTION: &[u8] = b"{\"configuration\"";
 /// Begin or end of a section that is under way: a byte, and its number.
 const SECTION_LEN: usize = 5;
 const PAGE_LEN: usize = 4096;
@@ -65,11 +70,15 @@ enum StreamPart {
 #[derive(Debug)]
 pub(super) struct Forward {
     part: StreamPart,
+    /// The first part of RAM has begun.
+    pages: bool,
+    /// `SWITCHOVER_START` has come.
+    paused: bool,
 }
 
 impl Forward {
     pub(super) fn new() -> Self {
-        Self { part: StreamPart::Header }
+        Self { part: StreamPart::Header, pages: false, paused: false }
     }
 
     /// Whether something is looked for here: else the bytes are pages, or of no interest.
@@ -108,13 +117,18 @@ impl Forward {
             StreamPart::Sections => self.between_sections(bytes),
             StreamPart::Devices => {
                 let ping = [PING, &[PING_EVERYTHING]].concat();
-                match find(bytes, &ping) {
-                    Some(0) => {
+                match (find(bytes, &ping), find_eof(bytes)) {
+                    (Some(0), _) => {
                         self.part = StreamPart::Eof;
                         Some((ping.len(), Some(Mark::Everything)))
                     }
-                    Some(at) => Some((at, None)),
-                    None => all_but_the_end(bytes),
+                    // A QEMU sends no ping here.
+                    (None, Some(0)) => {
+                        self.part = StreamPart::Rest;
+                        Some((1, Some(Mark::Eof)))
+                    }
+                    (Some(at), _) | (None, Some(at)) => Some((at, None)),
+                    (None, None) => all_but_the_end(bytes),
                 }
             }
             StreamPart::Eof => {
@@ -131,8 +145,15 @@ impl Forward {
         }
         match bytes[0] {
             2 | 3 => {
-                self.part = StreamPart::Records { last: bytes[0] == 3 };
-                Some((SECTION_LEN, None))
+                let last = bytes[0] == 3;
+                self.part = StreamPart::Records { last };
+                let mark = match (last, self.pages, self.paused) {
+                    (false, false, _) => Some(Mark::Pages),
+                    (true, _, false) => Some(Mark::SwitchOver),
+                    _ => None,
+                };
+                self.pages = true;
+                Some((SECTION_LEN, mark))
             }
             8 => {
                 let len = SECTION_LEN + usize::from(u16::from_be_bytes([bytes[3], bytes[4]]));
@@ -141,6 +162,7 @@ impl Forward {
                     Some(&[PING_ROUND]) => Some(Mark::Round),
                     _ => (command == SWITCHOVER_START).then_some(Mark::SwitchOver),
                 };
+                self.paused |= mark == Some(Mark::SwitchOver);
                 Some((len, mark))
             }
             // Not what the documents say comes here: nothing is known of the rest.
@@ -182,6 +204,12 @@ fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
     bytes.windows(pattern.len()).position(|window| window == pattern)
 }
 
+/// Where EOF is, before a self-description.
+fn find_eof(bytes: &[u8]) -> Option<usize> {
+    let at = find(bytes, DESCRIPTION)?.checked_sub(EOF_AND_TYPE.len() + 4)?;
+    bytes[at..].starts_with(EOF_AND_TYPE).then_some(at)
+}
+
 /// What is looked for may begin in the last bytes.
 fn all_but_the_end(bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
     (bytes.len() > LOOK_BACK).then(|| (bytes.len() - LOOK_BACK, None))
@@ -202,8 +230,9 @@ pub(super) fn answer(bytes: &[u8]) -> Option<(usize, Option<Mark>)> {
 mod tests {
     use super::*;
 
-    /// Written out from the documents; a page is full of what could be taken for marks.
-    fn stream() -> (Vec<u8>, Vec<(usize, Mark)>) {
+    /// Written out from the documents; a page is full of what could be taken for marks. Without pings and SWITCHOVER_START it is the
+    /// stream of a QEMU before 9.0.
+    fn stream(with_pings: bool) -> (Vec<u8>, Vec<(usize, Mark)>) {
         let (mut bytes, mut marks) = (Vec::new(), Vec::new());
         let command = |number: u8, payload: &[u8]| {
             let mut bytes = vec![8, 0, number, 0, payload.len() as u8];
@@ -228,6 +257,9 @@ mod tests {
         let page = [command(2, &[0, 0, 0, 6]), command(11, &[]), command(2, &[0, 0, 0, 5])].concat();
         let page: Vec<u8> = page.into_iter().cycle().take(4096).collect();
         for kind in [2, 3] {
+            if kind == 2 {
+                marks.push((bytes.len(), Mark::Pages));
+            }
             bytes.extend([kind, 0, 0, 0, 1]);
             bytes.extend(0x008_u64.to_be_bytes());
             bytes.extend_from_slice(b"\x03low");
@@ -236,10 +268,14 @@ mod tests {
             bytes.push(0);
             bytes.extend(0x10_u64.to_be_bytes());
             bytes.extend(footer);
-            if kind == 2 {
+            if kind == 2 && with_pings {
                 marks.push((bytes.len(), Mark::Round));
                 bytes.extend(command(2, &[0, 0, 0, 6]));
+            }
+            if kind == 2 {
                 marks.push((bytes.len(), Mark::SwitchOver));
+            }
+            if kind == 2 && with_pings {
                 bytes.extend(command(11, &[]));
             }
         }
@@ -247,10 +283,12 @@ mod tests {
         bytes.extend_from_slice(b"serial\0\0\0\0\0\0\0\x03");
         bytes.extend([7; 200]);
         bytes.extend([0x7e, 0, 0, 0, 2]);
-        marks.push((bytes.len(), Mark::Everything));
-        bytes.extend(command(2, &[0, 0, 0, 5]));
+        if with_pings {
+            marks.push((bytes.len(), Mark::Everything));
+            bytes.extend(command(2, &[0, 0, 0, 5]));
+        }
         marks.push((bytes.len(), Mark::Eof));
-        bytes.extend_from_slice(b"\0\x06\0\0\0\x02{}");
+        bytes.extend_from_slice(b"\0\x06\0\0\0\x15{\"configuration\": {}}");
         (bytes, marks)
     }
 
@@ -267,8 +305,11 @@ mod tests {
 
     #[test]
     fn marks_are_found_where_they_are_and_not_in_pages() {
-        let (bytes, wanted) = stream();
-        for chunk in [1, 7, 4096, bytes.len()] {
+        for (chunk, with_pings) in
+            [1, 7, 4096, usize::MAX].into_iter().flat_map(|chunk| [(chunk, true), (chunk, false)])
+        {
+            let (bytes, wanted) = stream(with_pings);
+            let chunk = chunk.min(bytes.len());
             let (mut forward, mut at, mut found) = (Forward::new(), 0, Vec::new());
             for end in (chunk..bytes.len() + chunk).step_by(chunk) {
                 while let Some((len, mark)) = forward.step(&bytes[at..end.min(bytes.len())]) {
@@ -276,7 +317,7 @@ mod tests {
                     at += len;
                 }
             }
-            assert_eq!(found, wanted, "in chunks of {chunk}");
+            assert_eq!(found, wanted, "in chunks of {chunk}, with pings: {with_pings}");
             assert_eq!(at, bytes.len());
         }
     }

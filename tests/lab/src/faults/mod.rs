@@ -6,6 +6,7 @@ pub mod cell;
 pub mod ending;
 pub mod marks;
 pub mod place;
+pub mod qemu;
 pub mod side;
 pub mod subject;
 pub mod table;

@@ -17,6 +17,10 @@ use crate::vmm::{Config, Program, Vmm};
 /// The guest has made so many passes when it counts as started.
 const FIRST_PASSES: usize = 3;
 
+/// The byte of an image that a QEMU which writes to it has locked: `RAW_PL_PERM_BASE` and the number of `BLK_PERM_WRITE`
+/// (block/file-posix.c, include/block/block-common.h).
+const WRITES: u64 = 101;
+
 /// One process; ended with the value.
 #[derive(Debug)]
 pub struct Side {
@@ -36,7 +40,7 @@ impl Side {
     /// # Errors
     /// When it does not come up.
     pub fn boot(ground: &Ground) -> Result<Self> {
-        let side = Self::start(ground, |_| ())?;
+        let side = Self::start(ground, &ground.program, |_| ())?;
         until("the guest comes up", || Ok((ground.subject.passes)(&side.vmm.console()).len() >= FIRST_PASSES))
             .map_err(|why| format!("{why}: {:?} {}", side.vmm.console(), side.vmm.errors()))?;
         Ok(side)
@@ -47,20 +51,19 @@ impl Side {
     /// # Errors
     /// What it says when it does not start.
     pub fn incoming(ground: &Ground, change: impl FnOnce(&mut Config)) -> Result<Self> {
-        Self::start(ground, |config| {
+        Self::start(ground, &ground.peer, |config| {
             let door = config.control.with_file_name("door");
             config.incoming = Some(format!("unix:{}", door.display()));
             change(config);
         })
     }
 
-    fn start(ground: &Ground, change: impl FnOnce(&mut Config)) -> Result<Self> {
+    fn start(ground: &Ground, program: &Program, change: impl FnOnce(&mut Config)) -> Result<Self> {
         let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
         let mut config = ground.config.clone();
         config.control = directory.path().join("control");
         change(&mut config);
-        let program = Program::Minivmm(ground.program.clone());
-        let mut vmm = Vmm::spawn(ground.launcher.as_deref(), &program, &config).map_err(|error| error.to_string())?;
+        let mut vmm = Vmm::spawn(ground.launcher.as_deref(), program, &config).map_err(|error| error.to_string())?;
         let process = vmm.process().child().id();
         Ok(Self { vmm, process, subject: ground.subject, directory, ended: None })
     }
@@ -126,13 +129,19 @@ impl Side {
         threads.into_iter().find(|thread| name(thread).trim_end() == "vcpu0").map(|thread| thread.file_name())
     }
 
-    /// True if this process holds a lock for writing on `image`, as the kernel tells of its open files.
+    /// True if this process holds a lock for writing on `image`, as the kernel tells of its open files. QEMU's is one for reading on a
+    /// byte that says so.
     pub fn holds(&self, image: &Path) -> bool {
         let Ok(inode) = fs::metadata(image).map(|metadata| metadata.ino()) else { return false };
         let Ok(files) = fs::read_dir(format!("/proc/{}/fdinfo", self.process)) else { return false };
-        // "lock:	1: OFDLCK ADVISORY  WRITE -1 00:2c:1234 0 EOF"
+        // "lock:	1: OFDLCK ADVISORY  WRITE -1 00:2c:1234 0 EOF", "lock:	2: OFDLCK ADVISORY  READ -1 00:2c:1234 100 101"
         let names_it = |line: &str| {
-            line.contains("WRITE") && line.split_whitespace().any(|word| word.ends_with(&format!(":{inode}")))
+            let words: Vec<_> = line.split_whitespace().collect();
+            let [.., kind, _, file, first, last] = words[..] else { return false };
+            let number = |word: &str| word.parse::<u64>();
+            let has_the_byte =
+                (number(first).is_ok_and(|first| first <= WRITES), number(last).is_ok_and(|last| last >= WRITES));
+            (kind == "WRITE" || has_the_byte == (true, true)) && file.ends_with(&format!(":{inode}"))
         };
         files.flatten().any(|file| {
             let text = fs::read_to_string(file.path()).unwrap_or_default();

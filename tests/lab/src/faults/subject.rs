@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Result;
-use crate::vmm::{Config, Vmm};
+use super::cell::Phase;
+use super::marks::Mark;
+use crate::tiny;
+use crate::vmm::{Config, Program, Vmm};
 
 /// What the matrix has to know of a guest.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +30,18 @@ pub struct Subject {
     pub pass_on_disk: Option<fn(&Path) -> Result<u64>>,
 }
 
+/// The tiny guest: a pass takes a few milliseconds. One that finds its memory or disk wrong says `E` and stops.
+pub const TINY: Subject = Subject {
+    banner: tiny::BANNER,
+    passes: tiny::passes,
+    silence: Duration::from_millis(300),
+    complaint: |console| console.contains('E').then(|| "the guest found its memory or its disk wrong".into()),
+    verify: |_| Ok(()),
+    power_off: "q",
+    reboot: "r",
+    pass_on_disk: None,
+};
+
 /// What the monitors of one guest share.
 #[derive(Clone, Debug)]
 pub struct Ground {
@@ -34,8 +49,20 @@ pub struct Ground {
     pub subject: Subject,
     /// Starts the monitors; as in [`Process::spawn`](crate::process::Process::spawn).
     pub launcher: Option<PathBuf>,
-    /// minivmm.
-    pub program: PathBuf,
+    /// What the guest is booted with.
+    pub program: Program,
+    /// What waits for it.
+    pub peer: Program,
     /// The machine, with a disk. Each monitor has a control socket of its own.
     pub config: Config,
+}
+
+impl Ground {
+    /// What the wire holds back until a fault of this phase has come.
+    pub fn mark(&self, phase: Phase) -> Mark {
+        match (&self.program, phase) {
+            (Program::Qemu(..), Phase::Rounds) => Mark::Pages,
+            _ => phase.mark(),
+        }
+    }
 }

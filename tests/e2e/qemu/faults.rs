@@ -1,0 +1,83 @@
+//! Kills and cuts with a QEMU at one end, in each phase of a migration: who runs the guest then, and that nobody else does.
+
+use std::path::PathBuf;
+
+use vmstate_lab::error::Result;
+use vmstate_lab::faults::case;
+use vmstate_lab::faults::cell::Phase;
+use vmstate_lab::faults::qemu::{QEMU_TABLE, QemuRow, Way};
+use vmstate_lab::faults::side::Side;
+use vmstate_lab::faults::subject::{Ground, TINY};
+use vmstate_lab::qemu;
+use vmstate_lab::tiny;
+use vmstate_lab::vmm::{Config, Program};
+
+use super::peer::failed;
+use crate::matrix::FAULTS;
+use crate::place::{self, case_with_qemu, minivmm, scratch};
+use crate::world::ensure;
+
+/// Pages that the guest rewrites in each pass, and the pass's length in 65536 ticks.
+const LOAD: (u64, u64) = (16, 0x800);
+
+/// What an ordinary run walks; `VMSTATE_FAULTS=all` asks for each phase.
+const COMMIT: [Phase; 2] = [Phase::Eof, Phase::Shut];
+
+fn ground(directory: &std::path::Path, way: Way) -> Result<Ground> {
+    let (kernel, disk) = (directory.join("tiny"), directory.join("disk"));
+    std::fs::write(&kernel, tiny::bzimage()).map_err(failed)?;
+    std::fs::write(&disk, [0; 64 << 10]).map_err(failed)?;
+    let config = Config {
+        kernel,
+        initrd: None,
+        append: tiny::command_line_with_disk(LOAD.0, LOAD.1),
+        memory_mib: 16,
+        cpus: 1,
+        disk: Some(disk),
+        tap: None,
+        uso: true,
+        control: PathBuf::new(),
+        incoming: None,
+        more: Vec::new(),
+    };
+    let (ours, theirs) = (Program::Minivmm(minivmm().to_owned()), Program::Qemu(qemu::at_least(qemu::NEEDED)?, "kvm"));
+    let (program, peer) = if way == Way::ToQemu { (ours, theirs) } else { (theirs, ours) };
+    Ok(Ground { subject: TINY, launcher: Some(place::lab().to_owned()), program, peer, config })
+}
+
+/// Each case with a guest of its own; what is not as the row says, in a sentence each.
+fn walk(row: &QemuRow, phases: &[Phase]) -> Result<Vec<String>> {
+    let mut failures = Vec::new();
+    for (phase, cell) in row.cells.iter().filter(|(phase, _)| phases.contains(phase)) {
+        let begun = std::time::Instant::now();
+        let directory = scratch()?;
+        let ground = ground(directory.path(), row.way)?;
+        let walked = Side::boot(&ground).and_then(|mut source| {
+            if row.way == Way::FromQemu {
+                source.vmm.listen(true).map_err(|error| error.to_string())?;
+            }
+            case::walk(&ground, source, row.fault, *phase, cell)
+        });
+        println!("{:?}, {:?}, {phase:?}: {:?}", row.way, row.fault, begun.elapsed());
+        if let Err(why) = walked {
+            println!("FAILED: {why}");
+            failures.push(format!("{:?}, {:?}, {phase:?}: {why}", row.way, row.fault));
+        }
+    }
+    Ok(failures)
+}
+
+#[test]
+fn kills_and_cuts_leave_one_guest_at_most() {
+    case_with_qemu("qemu::faults::kills_and_cuts_leave_one_guest_at_most", |_| {
+        let phases = match std::env::var(FAULTS).as_deref() {
+            Ok("all") => &Phase::ALL[..],
+            _ => &COMMIT,
+        };
+        let mut failures = Vec::new();
+        for row in QEMU_TABLE {
+            failures.extend(walk(row, phases)?);
+        }
+        ensure(failures.is_empty(), || failures.join("\n"))
+    });
+}

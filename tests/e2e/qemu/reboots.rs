@@ -1,0 +1,69 @@
+//! A guest that reboots where it has arrived: the monitor there starts it from the kernel on its own command line.
+
+use std::path::Path;
+use std::time::Duration;
+
+use vmstate_lab::error::Result;
+use vmstate_lab::tiny;
+use vmstate_lab::vmm::{Program, Vmm};
+
+use super::peer::{PASSES, Peer, await_pass, last_pass, migrate};
+use crate::place::{case_with_qemu, minivmm, scratch};
+use crate::world::{ANSWER, ensure, within};
+
+/// A QEMU that starts its guest again when that reboots, in spite of the lab's `-no-reboot`.
+const STARTS_AGAIN: [&str; 2] = ["-action", "reboot=reset"];
+
+fn hop(mut source: Vmm, (destination, uri): (Vmm, String)) -> Result<Vmm> {
+    let done = last_pass(&source)?;
+    let status = migrate(&mut source, &uri)?;
+    ensure(status == "completed", || format!("the migration is {status}: {:?}", destination.errors()))?;
+    await_pass(&destination, done + PASSES)?;
+    Ok(destination)
+}
+
+/// The guest reboots, and counts from the beginning.
+fn reboots(vmm: &mut Vmm) -> Result<()> {
+    vmm.type_in("r")?;
+    let deadline = within(ANSWER);
+    while !vmm.console().contains(tiny::BANNER) {
+        ensure(std::time::Instant::now() < deadline, || {
+            format!("the guest does not come up again: {:?}; {}", vmm.console(), vmm.errors())
+        })?;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let again = vmm.console().rfind(tiny::BANNER).unwrap_or(0);
+    while tiny::passes(&vmm.console()[again..]).is_empty() {
+        ensure(std::time::Instant::now() < deadline, || "the guest does not count again".into())?;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn walk(directory: &Path) -> Result<()> {
+    let ours = Program::Minivmm(minivmm().to_owned());
+    let mut peer = Peer::new(directory, "kvm")?;
+    let mut vmm = peer.boot(&[])?;
+    vmm.listen(true)?;
+    await_pass(&vmm, PASSES)?;
+    let waiting = peer.wait_as(&ours, |_| ())?;
+    vmm = hop(vmm, waiting)?;
+    let waiting = peer.wait(&STARTS_AGAIN)?;
+    vmm = hop(vmm, waiting)?;
+    reboots(&mut vmm)?;
+    vmm.listen(true)?;
+    let waiting = peer.wait_as(&ours, |_| ())?;
+    vmm = hop(vmm, waiting)?;
+    reboots(&mut vmm)?;
+    // The minivmm has started it without any firmware, which a QEMU would start it with: there the reboot ends the machine.
+    let waiting = peer.wait(&[])?;
+    vmm = hop(vmm, waiting)?;
+    vmm.type_in("r")?;
+    let status = vmm.wait_end(within(ANSWER))?;
+    ensure(status.success(), || format!("QEMU ended with {status}: {}", vmm.errors()))
+}
+
+#[test]
+fn a_guest_starts_again_where_it_has_arrived() {
+    case_with_qemu("qemu::reboots::a_guest_starts_again_where_it_has_arrived", |_| walk(scratch()?.path()));
+}
