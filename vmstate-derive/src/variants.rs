@@ -12,7 +12,7 @@ use crate::attr::field::FieldAttrs;
 use crate::check;
 use crate::ctxt::Ctxt;
 use crate::enumeration::integer_repr;
-use crate::expand::{call, codec, desc, framing, load, save, undo};
+use crate::expand::{call, codec, desc, framing, load, or_return, save, undo, within};
 use crate::symbol;
 
 /// The enum.
@@ -63,6 +63,7 @@ impl<'a> Variants<'a> {
         let remembers = self.variants.iter().map(One::remember);
         let undos = self.variants.iter().map(One::undo);
         let (framed_now, framed) = self.framed(&lists);
+        let tag = within(&quote!(<__Integer as __v::Wire>::load(&mut tag, input)), &"tag");
         quote! {
             #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
             #[allow(dead_code, unused_qualifications, unused_variables, unused_parens, unused_braces)]
@@ -128,7 +129,7 @@ impl<'a> Variants<'a> {
                         let () = <Self as __Parts>::__FRAMED;
                         let offset = input.offset();
                         let mut tag: __Integer = 0;
-                        __v::within(<__Integer as __v::Wire>::load(&mut tag, input), "tag")?;
+                        #tag;
                         match tag {
                             #(#loads)*
                             _ => return ::core::result::Result::Err(__v::unknown_value(tag, #name, &#known, offset)),
@@ -166,10 +167,11 @@ impl<'a> Variants<'a> {
         let (pattern, number) = (variant.pattern(), variant.number);
         let fields = variant.with_path(variant.migrated().map(save::checked).collect());
         let validate = variant.validate(|verdict| quote!(__v::hook(#verdict, "validate")));
+        let saved = or_return(&quote!(<__Integer as __v::Wire>::save(&mut tag, out)));
         quote! {
             #pattern => {
                 let mut tag: __Integer = #number;
-                <__Integer as __v::Wire>::save(&mut tag, out)?;
+                #saved
                 #before
                 #present
                 #fields
@@ -272,22 +274,24 @@ impl<'a> One<'a> {
             return code;
         }
         let variant = self.ident.unraw().to_string();
-        quote! {
-            __v::within(
+        let fields = within(
+            &quote! {
                 (|| -> __v::Result<()> {
                     #code
                     ::core::result::Result::Ok(())
-                })(),
-                #variant,
-            )?;
-        }
+                })()
+            },
+            &variant,
+        );
+        quote!(#fields;)
     }
 
     /// The checks of all fields, once all are there.
     fn validate(&self, of: impl Fn(&TokenStream) -> TokenStream) -> TokenStream {
         let checks = self.migrated().filter_map(|Field { name, attrs, .. }| {
             let verdict = of(&call(&attrs.validate.as_ref()?.value, &quote!(&*self)));
-            Some(quote!(__v::within(#verdict, #name)?;))
+            let verdict = within(&verdict, name);
+            Some(quote!(#verdict;))
         });
         self.with_path(checks.collect())
     }

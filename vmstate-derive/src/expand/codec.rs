@@ -5,7 +5,7 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{Expr, ExprRange, Generics, RangeLimits, Type, TypeArray, parse_quote};
 
-use super::each;
+use super::{each, within};
 use crate::ast::{By, Codec, Container, Field, Framing, Length};
 
 /// The schema's `Kind`.
@@ -138,76 +138,78 @@ pub(super) fn shown_at(place: Span, tokens: TokenStream) -> TokenStream {
 /// Appends the field to `out`.
 pub(super) fn save(field: &Field<'_>) -> TokenStream {
     let Field { member, place, ty, name, .. } = field;
-    match &field.codec {
-        Codec::Equal => quote!(__v::within(<#ty as __v::Wire>::save(&mut #place, out), #name)?;),
-        Codec::AtMostCurrent => quote!(__v::within(__v::save_at_most::<#ty>(&mut #place, out), #name)?;),
+    let saved = match &field.codec {
+        Codec::Equal => quote!(<#ty as __v::Wire>::save(&mut #place, out)),
+        Codec::AtMostCurrent => quote!(__v::save_at_most::<#ty>(&mut #place, out)),
         Codec::Each(framing, by) => each::save(framing, by, field),
         Codec::Entries(max, by) => each::save_entries(max, by, field),
-        Codec::Via(wire) => quote!(__v::within(__v::save_as::<#ty, #wire>(#place, out), #name)?;),
-        Codec::With(module) => quote! {
-            let before = out.len();
-            __v::within(#module::save(&#place, out), #name)?;
-            __v::within(__v::custom_size(&#module::KIND, before, out), #name)?;
-        },
-        Codec::Proxy(proxy) => quote!(__v::within(__v::save_via::<#ty, #proxy>(&#place, out), #name)?;),
+        Codec::Via(wire) => quote!(__v::save_as::<#ty, #wire>(#place, out)),
+        Codec::With(module) => {
+            let saved = within(&quote!(#module::save(&#place, out)), name);
+            quote!({
+                let before = out.len();
+                #saved;
+                __v::custom_size(&#module::KIND, before, out)
+            })
+        }
+        Codec::Proxy(proxy) => quote!(__v::save_via::<#ty, #proxy>(&#place, out)),
         Codec::ProxyEach(TypeArray { elem, len, .. }) => {
             let one = each::save_one(&By::Via((**elem).clone()));
-            quote!(__v::within(__v::save_array_of::<_, { #len }>(&mut #place, out, #one), #name)?;)
+            quote!(__v::save_array_of::<_, { #len }>(&mut #place, out, #one))
         }
         Codec::Temporary(temporary) => {
             // At the type: what is on the wire is not in this field, so it can only be nothing.
             let this = super::this(ty.span());
             let nothing = quote_spanned!(ty.span()=> let () = #this.#member;);
-            quote! {
+            quote!({
                 #nothing
-                __v::within(__v::save_via::<Self, #temporary>(&*self, out), #name)?;
-            }
+                __v::save_via::<Self, #temporary>(&*self, out)
+            })
         }
-        Codec::At(version) => {
-            quote!(__v::within(<#ty as __v::VmState>::save_version(&mut #place, out, #version), #name)?;)
-        }
+        Codec::At(version) => quote!(<#ty as __v::VmState>::save_version(&mut #place, out, #version)),
         codec => {
             let item = if matches!(codec, Codec::Whole) { quote!(save_whole) } else { quote!(save) };
             let save = of(field, &by_trait(codec).unwrap_or_default(), &item);
-            let form = form(
-                field,
-                |Length { place, name: length, factor, max, .. }| quote!(__v::within(__v::count_to_save(#place, #length, #factor, #max), #name)?),
-            );
-            quote!(__v::within(#save(&mut #place, #form out), #name)?;)
+            let form = form(field, |Length { place, name: length, factor, max, .. }| {
+                within(&quote!(__v::count_to_save(#place, #length, #factor, #max)), name)
+            });
+            quote!(#save(&mut #place, #form out))
         }
-    }
+    };
+    let saved = within(&saved, name);
+    quote!(#saved;)
 }
 
 /// Replaces the field by the next bytes of `input`.
 pub(super) fn load(field: &Field<'_>) -> TokenStream {
     let Field { place, ty, name, .. } = field;
-    match &field.codec {
-        Codec::Equal => quote!(__v::within(__v::load_equal::<#ty>(&#place, input), #name)?;),
-        Codec::AtMostCurrent => quote!(__v::within(__v::load_at_most::<#ty>(&mut #place, input), #name)?;),
+    let loaded = match &field.codec {
+        Codec::Equal => quote!(__v::load_equal::<#ty>(&#place, input)),
+        Codec::AtMostCurrent => quote!(__v::load_at_most::<#ty>(&mut #place, input)),
         Codec::Each(framing, by) => each::load(framing, by, field),
         Codec::Entries(max, by) => each::load_entries(max, by, field),
-        Codec::Via(wire) => quote!(__v::within(__v::load_as::<#ty, #wire>(&mut #place, input), #name)?;),
-        Codec::With(module) => quote!(#place = __v::within(#module::load(input), #name)?;),
-        Codec::Proxy(proxy) => quote!(__v::within(__v::load_via::<#ty, #proxy>(&mut #place, input), #name)?;),
+        Codec::Via(wire) => quote!(__v::load_as::<#ty, #wire>(&mut #place, input)),
+        Codec::With(module) => {
+            let loaded = within(&quote!(#module::load(input)), name);
+            return quote!(#place = #loaded;);
+        }
+        Codec::Proxy(proxy) => quote!(__v::load_via::<#ty, #proxy>(&mut #place, input)),
         Codec::ProxyEach(TypeArray { elem, len, .. }) => {
-            quote!(__v::within(__v::load_array_of::<_, { #len }>(&mut #place, input, __v::load_via::<_, #elem>), #name)?;)
+            quote!(__v::load_array_of::<_, { #len }>(&mut #place, input, __v::load_via::<_, #elem>))
         }
-        Codec::Temporary(temporary) => {
-            quote!(__v::within(__v::load_temporary::<Self, #temporary>(self, input), #name)?;)
-        }
-        Codec::At(version) => {
-            quote!(__v::within(<#ty as __v::VmState>::load_version(&mut #place, input, #version), #name)?;)
-        }
+        Codec::Temporary(temporary) => quote!(__v::load_temporary::<Self, #temporary>(self, input)),
+        Codec::At(version) => quote!(<#ty as __v::VmState>::load_version(&mut #place, input, #version)),
         codec => {
             let item = if matches!(codec, Codec::Whole) { quote!(load_whole) } else { quote!(load) };
             let load = of(field, &by_trait(codec).unwrap_or_default(), &item);
-            let form = form(
-                field,
-                |Length { place, name: length, factor, max, .. }| quote!(__v::within(__v::count_to_load(#place, #length, #factor, #max, input), #name)?),
-            );
-            quote!(__v::within(#load(&mut #place, #form input), #name)?;)
+            let form = form(field, |Length { place, name: length, factor, max, .. }| {
+                within(&quote!(__v::count_to_load(#place, #length, #factor, #max, input)), name)
+            });
+            quote!(#load(&mut #place, #form input))
         }
-    }
+    };
+    let loaded = within(&loaded, name);
+    quote!(#loaded;)
 }
 
 /// What the field's attribute says, for a trait of [`by_trait`] that asks for it; `count` makes a number of elements of a length.

@@ -110,14 +110,18 @@ fn option(value: Option<TokenStream>) -> TokenStream {
     }
 }
 
-/// How many entries for checks come before the field's own.
-pub(super) fn entries_before(field: &Field<'_>) -> usize {
-    usize::from(field.attrs.must_exist.is_some())
-}
-
-/// How many entries for checks come after the field's own.
-pub(super) fn entries_after(field: &Field<'_>) -> usize {
-    usize::from(range_to_check(field).is_some()) + usize::from(field.attrs.validate.is_some())
+/// The fields of part `part`, each with the place of its own entry in the part's list.
+pub(super) fn placed<'a, 'c>(
+    container: &'a Container<'c>,
+    part: usize,
+) -> impl Iterator<Item = (usize, &'a Field<'c>)> {
+    container.fields_of(part).scan(0, |entry, (_, field)| {
+        let checks_before = usize::from(field.attrs.must_exist.is_some());
+        let checks_after = usize::from(range_to_check(field).is_some()) + usize::from(field.attrs.validate.is_some());
+        let own = *entry + checks_before;
+        *entry = own + 1 + checks_after;
+        Some((own, field))
+    })
 }
 
 /// The field's `range`, if its kind does not show it.

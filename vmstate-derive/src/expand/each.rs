@@ -5,7 +5,7 @@ use quote::{quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{Expr, Type};
 
-use super::codec;
+use super::{codec, within};
 use crate::ast::{By, Field, Framing, Length};
 
 /// The schema's `Kind`.
@@ -42,17 +42,18 @@ pub(super) fn kind(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
     quote!({ #items #kind })
 }
 
-/// Appends the elements to `out`.
+/// The verdict of appending the elements to `out`.
 pub(super) fn save(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream {
     let Field { place, name, .. } = field;
     let one = save_one(by);
     let item = |item| codec::of(field, &quote!(__v::Sequence), &item);
-    let saved = match framing {
+    match framing {
         Framing::Array => quote!(__v::save_array_of(&mut #place, out, #one)),
         Framing::Len(Length { place: length, name: called, factor, max, .. }) => {
             let save = item(quote!(save_len));
+            let count = within(&quote!(__v::count_to_save(#length, #called, #factor, #max)), name);
             quote!({
-                let count = __v::within(__v::count_to_save(#length, #called, #factor, #max), #name)?;
+                let count = #count;
                 #save(&mut #place, count, out, #one)
             })
         }
@@ -64,11 +65,10 @@ pub(super) fn save(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
             let save = item(quote!(save_list));
             quote!(#save(&mut #place, #max, out, #one))
         }
-    };
-    quote!(__v::within(#saved, #name)?;)
+    }
 }
 
-/// Replaces the elements by those of `input`.
+/// The verdict of replacing the elements by those of `input`.
 pub(super) fn load(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream {
     let Field { place, name, .. } = field;
     let one = match by {
@@ -76,7 +76,7 @@ pub(super) fn load(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
         By::With(module) => quote!(__v::made(|_, input| #module::load(input))),
     };
     let item = |item| codec::of(field, &quote!(__v::Sequence), &item);
-    let loaded = match framing {
+    match framing {
         Framing::Array => {
             let one = match by {
                 By::Via(proxy) => quote!(__v::load_via::<_, #proxy>),
@@ -89,8 +89,9 @@ pub(super) fn load(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
         }
         Framing::Len(Length { place: length, name: called, factor, max, .. }) => {
             let load = item(quote!(load_len));
+            let count = within(&quote!(__v::count_to_load(#length, #called, #factor, #max, input)), name);
             quote!({
-                let count = __v::within(__v::count_to_load(#length, #called, #factor, #max, input), #name)?;
+                let count = #count;
                 #load(&mut #place, count, input, #one)
             })
         }
@@ -102,8 +103,7 @@ pub(super) fn load(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
             let load = item(quote!(load_list));
             quote!(#load(&mut #place, #max, input, #one))
         }
-    };
-    quote!(__v::within(#loaded, #name)?;)
+    }
 }
 
 /// Appends one element to `out`.
@@ -136,9 +136,9 @@ pub(super) fn kind_of_entries([key, value]: &[Option<By>; 2], field: &Field<'_>)
     quote!(__v::Kind::Map(__v::MaybeStatic::Static(#key), __v::MaybeStatic::Static(#value)))
 }
 
-/// Appends keys and values to `out`.
+/// The verdict of appending keys and values to `out`.
 pub(super) fn save_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &Field<'_>) -> TokenStream {
-    let Field { place, name, .. } = field;
+    let place = &field.place;
     let key = key.as_ref().map_or_else(|| quote!(__v::save_key), save_one);
     let value = match value {
         None => quote!(__v::Wire::save),
@@ -146,12 +146,12 @@ pub(super) fn save_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &F
     };
     let save = codec::of(field, &quote!(__v::Entries), &quote!(save));
     let arguments = codec::in_brackets(field.ty.span(), quote!(&mut #place, #max, out, #key, #value));
-    quote!(__v::within(#save #arguments, #name)?;)
+    quote!(#save #arguments)
 }
 
-/// Replaces keys and values by those of `input`.
+/// The verdict of replacing keys and values by those of `input`.
 pub(super) fn load_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &Field<'_>) -> TokenStream {
-    let Field { place, name, .. } = field;
+    let place = &field.place;
     let key = match key {
         None => quote!(__v::load_key),
         Some(By::Via(proxy)) => quote!(|input| __v::make_via::<_, #proxy>(::core::option::Option::None, input)),
@@ -167,5 +167,5 @@ pub(super) fn load_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &F
     };
     let load = codec::of(field, &quote!(__v::Entries), &quote!(load));
     let arguments = codec::in_brackets(field.ty.span(), quote!(&mut #place, #max, input, #key, #value));
-    quote!(__v::within(#load #arguments, #name)?;)
+    quote!(#load #arguments)
 }

@@ -95,11 +95,8 @@ pub(crate) fn rules_of_variant<'a>(
 }
 
 fn fields_of(container: &Container<'_>, part: usize, list: &Ident, this: &Ident) -> Vec<TokenStream> {
-    let mut entry = 0;
     let mut rules = Vec::new();
-    for (_, field) in container.fields_of(part) {
-        let own = entry + desc::entries_before(field);
-        entry = own + 1 + desc::entries_after(field);
+    for (own, field) in desc::placed(container, part) {
         if let Codec::Slice(slice) | Codec::BufferSlice(slice) = &field.codec {
             rules.push(within_the_array(field, slice));
         }

@@ -3,8 +3,8 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::run::{self, Run};
-use super::{call, codec, desc, in_range, load_fn};
+use super::run;
+use super::{call, codec, desc, in_range, load_fn, or_return, within};
 use crate::ast::{Container, DescriptionPart, Field};
 
 /// One method for each part.
@@ -17,31 +17,31 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
     let DescriptionPart { version: newest, minimum_version: oldest, .. } = part;
     let name = load_fn(index);
     let fields = run::grouped(
-        container.fields_of(index).map(|(_, field)| field),
-        // A bool has values that do not load.
-        |field| run::is_always_there(field, *oldest) && !run::is_bool(field),
-        Run::load,
+        desc::placed(container, index),
+        |field| run::is_always_there(field, *oldest),
+        |run| run.load(index),
         |field| field_code(field, *oldest),
     );
     let subsections = subsections(container, index);
     let pre_load = part.attrs.pre_load.as_ref().map(|path| {
         let call = call(&path.value, &quote!(self));
-        quote!(__v::load_hook(#call, "pre_load", input)?;)
+        or_return(&quote!(__v::load_hook(#call, "pre_load", input)))
     });
     let validate = part.attrs.validate.as_ref().map(|path| {
         let call = call(&path.value, &quote!(&*self));
-        quote!(__v::load_hook(#call, "validate", input)?;)
+        or_return(&quote!(__v::load_hook(#call, "validate", input)))
     });
     let post_load = part.attrs.post_load.as_ref().map(|path| {
         let call = call(&path.value, &quote!(self, version));
-        quote!(__v::load_hook(#call, "post_load", input)?;)
+        or_return(&quote!(__v::load_hook(#call, "post_load", input)))
     });
     // A generic struct is checked here, once its parameters are known.
     let framed = (index == 0).then(|| quote!(let () = <Self as __Parts>::__FRAMED;));
+    let window = or_return(&quote!(__v::window(version, #newest, #oldest, input)));
     quote! {
         fn #name(&mut self, input: &mut __v::Reader<'_>, version: u32) -> __v::Result<()> {
             #framed
-            __v::window(version, #newest, #oldest, input)?;
+            #window
             #pre_load
             #fields
             #subsections
@@ -57,16 +57,13 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
     let before = field.attrs.must_exist.as_ref().map(|path| {
         let text = desc::text(&path.value);
         let call = call(&path.value, &quote!(&*self, version));
-        quote! {
-            __v::within(
-                __v::load_hook(__v::must_exist(#call, #text), "must_exist", input),
-                #name,
-            )?;
-        }
+        let verdict = within(&quote!(__v::load_hook(__v::must_exist(#call, #text), "must_exist", input)), name);
+        quote!(#verdict;)
     });
     let after = field.attrs.validate.as_ref().map(|path| {
         let call = call(&path.value, &quote!(&*self));
-        quote!(__v::within(__v::load_hook(#call, "validate", input), #name)?;)
+        let verdict = within(&quote!(__v::load_hook(#call, "validate", input)), name);
+        quote!(#verdict;)
     });
     let load = checked(field);
     let load = match (&field.attrs.since, &field.attrs.exists) {
@@ -88,7 +85,8 @@ pub(crate) fn checked(field: &Field<'_>) -> TokenStream {
     let name = &field.name;
     let in_range = field.attrs.range.as_ref().map(|range| {
         let verdict = in_range(field, &range.value);
-        quote!(__v::within(__v::load_hook(#verdict, "range", input), #name)?;)
+        let verdict = within(&quote!(__v::load_hook(#verdict, "range", input)), name);
+        quote!(#verdict;)
     });
     let load = codec::load(field);
     quote!(#load #in_range)
@@ -103,7 +101,8 @@ fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {
     let arms = container.subsections_of(parent).enumerate().map(|(place, (index, part))| {
         let name = &part.name;
         let load_part = load_fn(index);
-        quote!(#place => __v::within(<Self as __Parts>::#load_part(self, input, version), #name)?,)
+        let loaded = within(&quote!(<Self as __Parts>::#load_part(self, input, version)), name);
+        quote!(#place => #loaded,)
     });
     let absent = container.subsections_of(parent).enumerate().filter_map(|(place, (index, _))| {
         let absent = absent(container, index);

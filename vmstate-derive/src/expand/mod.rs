@@ -12,7 +12,7 @@ mod section;
 pub(crate) mod undo;
 
 use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{ExprRange, Ident, Path};
 
@@ -40,6 +40,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
     let section_impl = section::implementation(container, &generics);
     let (save_main, load_main) = (save_fn(0), load_fn(0));
     let version = container.parts[0].version;
+    let window = or_return(&quote!(__v::window_to_save(version, <Self as __v::VmState>::DESCRIPTION)));
     let declared_saves = (0..container.parts.len()).map(save_fn);
     let declared_loads = (0..container.parts.len()).map(load_fn);
     let declared_fields = (0..container.parts.len()).map(fields_const);
@@ -102,7 +103,7 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
                 #section
 
                 fn save_version(&mut self, out: &mut __v::Writer, version: u32) -> __v::Result<()> {
-                    __v::window_to_save(version, <Self as __v::VmState>::DESCRIPTION)?;
+                    #window
                     <Self as __Parts>::#save_main(self, out, version)
                 }
 
@@ -119,6 +120,28 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
 /// A call of the user's function, so that a wrong signature is shown where the user named the function.
 pub(crate) fn call(path: &Path, arguments: &TokenStream) -> TokenStream {
     quote_spanned!(path.span()=> #path(#arguments))
+}
+
+/// The value of `result`; an error goes on with the name in its path. Written out: calls of functions that the compiler has to
+/// take apart for each field are most of the time of an optimised build.
+pub(crate) fn within(result: &TokenStream, name: &impl ToTokens) -> TokenStream {
+    quote! {
+        match #result {
+            ::core::result::Result::Ok(value) => value,
+            ::core::result::Result::Err(error) => {
+                return ::core::result::Result::Err(__v::named(error, #name));
+            }
+        }
+    }
+}
+
+/// Ends the function with the error of `result`, if that is one.
+pub(crate) fn or_return(result: &TokenStream) -> TokenStream {
+    quote! {
+        if let ::core::result::Result::Err(error) = #result {
+            return ::core::result::Result::Err(error);
+        }
+    }
 }
 
 /// The verdict of the field's `range`.

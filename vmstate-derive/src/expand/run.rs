@@ -4,6 +4,7 @@ use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote};
 use syn::Type;
 
+use super::{fields_const, within};
 use crate::ast::{Codec, Field, written};
 
 const BOOL: &str = "bool";
@@ -15,7 +16,7 @@ const PLAIN: [(&str, usize); 9] =
 /// The code of all `fields`: `together` for each run, `alone` for what stands between. `joins` tells fields that may
 /// be in a run from those with conditions.
 pub(super) fn grouped<'a, 'f: 'a>(
-    fields: impl Iterator<Item = &'a Field<'f>>,
+    fields: impl Iterator<Item = (usize, &'a Field<'f>)>,
     joins: impl Fn(&Field<'_>) -> bool,
     together: impl Fn(&Run<'a, 'f>) -> TokenStream,
     alone: impl Fn(&Field<'_>) -> TokenStream,
@@ -30,10 +31,10 @@ pub(super) fn grouped<'a, 'f: 'a>(
         }
         *run = Run { parts: Vec::new(), size: 0 };
     };
-    for field in fields {
+    for (entry, field) in fields {
         match plain_size(field) {
             Some(size) if joins(field) => {
-                run.parts.push(RunField { field, start: run.size, size });
+                run.parts.push(RunField { field, entry, start: run.size });
                 run.size += size;
             }
             _ => {
@@ -55,14 +56,15 @@ pub(super) struct Run<'a, 'f> {
 
 struct RunField<'a, 'f> {
     field: &'a Field<'f>,
+    /// Its place among the part's entries.
+    entry: usize,
     /// Its place in the run, in bytes.
     start: usize,
-    size: usize,
 }
 
 impl Run<'_, '_> {
-    /// Appends all that version `version` has to `out`; every one from `oldest` on may be asked for.
-    pub(super) fn save(&self, oldest: u32) -> TokenStream {
+    /// Appends all that version `version` of part `part` has to `out`; every one from `oldest` on may be asked for.
+    pub(super) fn save(&self, part: usize, oldest: u32) -> TokenStream {
         let size = Literal::usize_unsuffixed(self.size);
         let parts = self.parts.iter().map(|RunField { field, start, .. }| {
             let Field { member, ty, .. } = field;
@@ -75,15 +77,18 @@ impl Run<'_, '_> {
                 },
             }
         });
-        let save = match self.parts.iter().all(|part| is_always_there(part.field, oldest)) {
-            true => quote!(out.bytes(&run);),
-            false => {
-                let parts = self.parts.iter().map(|RunField { field, size, .. }| {
-                    let size = Literal::usize_unsuffixed(*size);
-                    let since = field.attrs.since.as_ref().map_or(0, |since| since.value);
-                    quote!((#size, #since))
-                });
-                quote!(__v::save_run(&run, version, &[#(#parts),*], out);)
+        let newest = self.parts.iter().filter_map(|part| Some(part.field.attrs.since.as_ref()?.value)).max();
+        let save = match newest.filter(|newest| *newest > oldest) {
+            None => quote!(out.bytes(&run);),
+            Some(newest) => {
+                let entries = self.entries(part);
+                quote! {
+                    if version >= #newest {
+                        out.bytes(&run);
+                    } else {
+                        __v::save_older(&run, version, #entries, out);
+                    }
+                }
             }
         };
         quote!({
@@ -94,20 +99,34 @@ impl Run<'_, '_> {
     }
 
     /// Replaces all by the next bytes of `input`.
-    pub(super) fn load(&self) -> TokenStream {
+    pub(super) fn load(&self, part: usize) -> TokenStream {
         let size = Literal::usize_unsuffixed(self.size);
-        let parts = self.parts.iter().map(|RunField { field: Field { member, ty, .. }, start, .. }| {
+        let parts = self.parts.iter().map(|RunField { field, start, .. }| {
+            let Field { member, ty, name, .. } = field;
             let (ty, start) = (written(ty), Literal::usize_unsuffixed(*start));
-            quote!(self.#member = ::core::primitive::#ty::from_be_bytes(__v::get_at::<#start, _, _>(run));)
+            let value = match is_bool(field) {
+                true => within(&quote!(__v::get_bool_at::<#start, _>(run, input)), name),
+                false => quote!(::core::primitive::#ty::from_be_bytes(__v::get_at::<#start, _, _>(run))),
+            };
+            quote!(self.#member = #value;)
         });
-        let names = self.parts.iter().map(|RunField { field: Field { name, .. }, size, .. }| {
-            let size = Literal::usize_unsuffixed(*size);
-            quote!((#name, #size))
-        });
+        let entries = self.entries(part);
         quote!({
-            let run: &[_; #size] = __v::run(input, &[#(#names),*])?;
+            let run: &[_; #size] = match __v::run(input) {
+                ::core::option::Option::Some(run) => run,
+                ::core::option::Option::None => {
+                    return ::core::result::Result::Err(__v::cut(input, #entries));
+                }
+            };
             #(#parts)*
         })
+    }
+
+    /// The entries of part `part`, and where those of the run begin.
+    fn entries(&self, part: usize) -> TokenStream {
+        let list = fields_const(part);
+        let first = self.parts.first().map_or(0, |first| first.entry);
+        quote!(<Self as __Parts>::#list, #first)
     }
 }
 
@@ -123,7 +142,7 @@ pub(super) fn is_plain(field: &Field<'_>) -> bool {
 }
 
 /// True if the field is a bool.
-pub(super) fn is_bool(field: &Field<'_>) -> bool {
+fn is_bool(field: &Field<'_>) -> bool {
     written(field.ty).to_token_stream().to_string() == BOOL
 }
 

@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 
 use super::run;
-use super::{call, codec, desc, in_range, save_fn};
+use super::{call, codec, desc, in_range, or_return, save_fn, within};
 use crate::ast::{Container, Field};
 
 /// One method for each part.
@@ -16,19 +16,19 @@ fn method(container: &Container<'_>, index: usize) -> TokenStream {
     let part = &container.parts[index];
     let name = save_fn(index);
     let fields = run::grouped(
-        container.fields_of(index).map(|(_, field)| field),
+        desc::placed(container, index),
         |field| field.attrs.exists.is_none(),
-        |run| run.save(part.minimum_version),
+        |run| run.save(index, part.minimum_version),
         |field| field_code(field, part.minimum_version),
     );
     let subsections = subsections(container, index);
     let validate = part.attrs.validate.as_ref().map(|path| {
         let call = call(&path.value, &quote!(&*self));
-        quote!(__v::hook(#call, "validate")?;)
+        or_return(&quote!(__v::hook(#call, "validate")))
     });
     let pre_save = part.attrs.pre_save.as_ref().map(|path| {
         let call = call(&path.value, &quote!(self));
-        quote!(__v::hook(#call, "pre_save")?;)
+        or_return(&quote!(__v::hook(#call, "pre_save")))
     });
     let body = quote! {
         #fields
@@ -61,13 +61,13 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
     let before = field.attrs.must_exist.as_ref().map(|path| {
         let text = desc::text(&path.value);
         let call = call(&path.value, &quote!(&*self, version));
-        quote! {
-            __v::within(__v::hook(__v::must_exist(#call, #text), "must_exist"), #name)?;
-        }
+        let verdict = within(&quote!(__v::hook(__v::must_exist(#call, #text), "must_exist")), name);
+        quote!(#verdict;)
     });
     let after = field.attrs.validate.as_ref().map(|path| {
         let call = call(&path.value, &quote!(&*self));
-        quote!(__v::within(__v::hook(#call, "validate"), #name)?;)
+        let verdict = within(&quote!(__v::hook(#call, "validate")), name);
+        quote!(#verdict;)
     });
     let save = checked(field);
     let save = match (&field.attrs.since, &field.attrs.exists) {
@@ -96,7 +96,8 @@ pub(crate) fn checked(field: &Field<'_>) -> TokenStream {
     let name = &field.name;
     let in_range = field.attrs.range.as_ref().map(|range| {
         let verdict = in_range(field, &range.value);
-        quote!(__v::within(__v::hook(#verdict, "range"), #name)?;)
+        let verdict = within(&quote!(__v::hook(#verdict, "range")), name);
+        quote!(#verdict;)
     });
     let save = codec::save(field);
     quote!(#in_range #save)
@@ -105,12 +106,12 @@ pub(crate) fn checked(field: &Field<'_>) -> TokenStream {
 fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {
     let subsections = container.subsections_of(parent).map(|(index, part)| {
         let (name, newest, oldest) = (&part.name, part.version, part.minimum_version);
+        let length = name.len() + 6;
         let save_part = save_fn(index);
+        let saved = within(&quote!(<Self as __Parts>::#save_part(self, out, version)), name);
         let save = quote! {
-            out.outcome(1);
-            let version = out.subsection_version(#name, #newest, #oldest);
-            __v::save_header(#name, version, out);
-            __v::within(<Self as __Parts>::#save_part(self, out, version), #name)?;
+            let version = __v::begin(const { &__v::header::<#length>(#name, #newest) }, #name, #newest, #oldest, out);
+            #saved;
         };
         let needed = part.attrs.needed.as_ref().map(|needed| call(&needed.value, &quote!(&*self)));
         let needed = needed.or_else(|| {

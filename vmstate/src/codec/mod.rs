@@ -11,7 +11,7 @@ pub(crate) mod writer;
 
 pub(crate) use name::{as_text, put_name};
 pub use reader::{Limits, Reader, Strictness};
-pub(crate) use subsection::{is_subsection_of, put_subsection_header};
+pub(crate) use subsection::{is_subsection_of, put_subsection_header, subsection_header};
 pub(crate) use subsection_versions::SubsectionVersions;
 pub(crate) use writer::Outcomes;
 pub use writer::Writer;

@@ -10,6 +10,21 @@ pub(crate) fn is_subsection_of(parent: &str, name: &[u8]) -> bool {
     name.len() > parent.len() && name.starts_with(parent.as_bytes())
 }
 
+/// The bytes of a header. `N` is six more than the name has, which are at most 255.
+#[expect(clippy::cast_possible_truncation, reason = "the length is checked")]
+pub(crate) const fn subsection_header<const N: usize>(name: &str, version: u32) -> [u8; N] {
+    assert!(name.len() <= 255 && name.len() + 6 == N);
+    let mut header = [0; N];
+    if let Some((start, rest)) = header.split_first_chunk_mut()
+        && let Some((text, end)) = rest.split_last_chunk_mut()
+    {
+        *start = [SUBSECTION, name.len() as u8];
+        text.copy_from_slice(name.as_bytes());
+        *end = version.to_be_bytes();
+    }
+    header
+}
+
 /// Appends a header; whoever describes a subsection has checked that its name has at most 255 bytes.
 #[inline]
 pub(crate) fn put_subsection_header(out: &mut Vec<u8>, name: &str, version: u32) {

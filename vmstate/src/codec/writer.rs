@@ -79,7 +79,7 @@ impl Writer {
     #[inline]
     pub fn outcome(&mut self, value: u32) {
         if let Some(outcomes) = &mut self.outcomes {
-            outcomes.push(value);
+            note(outcomes, value);
         }
     }
 
@@ -87,6 +87,12 @@ impl Writer {
     pub(crate) fn limit_subsections(&mut self, subsections: Option<Arc<SubsectionVersions>>) -> Vec<String> {
         let older = subsections.map(|subsections| Box::new(Older { subsections, problems: Vec::new() }));
         std::mem::replace(&mut self.older, older).map_or_else(Vec::new, |before| before.problems)
+    }
+
+    /// True if subsections may be written at older versions than their newest.
+    #[inline]
+    pub(crate) fn limits_subsections(&self) -> bool {
+        self.older.is_some()
     }
 
     /// At which version a subsection is written whose newest and oldest version are these.
@@ -130,6 +136,12 @@ impl Writer {
     pub fn into_parts(self) -> (Vec<u8>, Outcomes) {
         (self.bytes, self.outcomes.unwrap_or_default())
     }
+}
+
+/// Not inline: one copy of the code for all fields.
+#[inline(never)]
+fn note(outcomes: &mut Outcomes, value: u32) {
+    outcomes.push(value);
 }
 
 impl Older {

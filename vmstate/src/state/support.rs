@@ -9,9 +9,10 @@ pub use super::collections::{
 pub use super::hook::{hook, load_hook, must_exist};
 pub use super::keep::{Cloned, Either, Holds, If, InPlace, Keeps, OnHeap, Whole, few, tiny};
 pub use super::numbers::{
-    Integer, count_to_load, count_to_save, in_range, load_as, load_at_most, load_equal, save_as, save_at_most, sent_as,
+    Integer, bool_of, count_to_load, count_to_save, in_range, load_as, load_at_most, load_equal, save_as, save_at_most,
+    sent_as,
 };
-pub use super::subsection::{next, save_header};
+pub use super::subsection::{begin, header, next};
 pub use super::temporary::{load_temporary, load_via, save_via, undo_temporary};
 pub use super::{SectionRules, Temporary, VmState, Wire};
 pub use crate::codec::{Reader, Writer};
@@ -28,17 +29,9 @@ impl<T: Wire> KindOf<T> {
     pub const REF: &'static Kind = &T::KIND;
 }
 
-/// Names the field in an error of its save or load.
-#[inline]
-pub fn within<T>(result: Result<T>, field: &'static str) -> Result<T> {
-    match result {
-        Ok(value) => Ok(value),
-        Err(error) => Err(named(error, field)),
-    }
-}
-
+/// The error of a field's save or load, with the field's name.
 #[cold]
-fn named(error: Error, field: &'static str) -> Error {
+pub fn named(error: Error, field: &'static str) -> Error {
     error.in_field(field)
 }
 
@@ -57,23 +50,23 @@ pub fn put_bool_at<const START: usize, const RUN: usize>(run: &mut [u8; RUN], va
     put_at::<START, _, _>(run, [u8::from(value)]);
 }
 
-/// Appends the fields of a run that `version` has: of each, in order, its size and the version since which it is there.
-#[inline]
-pub fn save_run(run: &[u8], version: u32, fields: &[(usize, u32)], out: &mut Writer) {
-    match fields.iter().all(|(_, since)| version >= *since) {
-        true => out.bytes(run),
-        false => save_older(run, version, fields, out),
+/// Appends the fields of a run that `version` has, of which the first is field `first` of `fields`.
+#[cold]
+pub fn save_older(mut run: &[u8], version: u32, fields: &[Field], first: usize, out: &mut Writer) {
+    for field in fields.iter().skip(first) {
+        let Some((bytes, behind)) = run.split_at_checked(size_in_run(field)) else { return };
+        if !matches!(field.presence, Presence::Since(since) if version < since) {
+            out.bytes(bytes);
+        }
+        run = behind;
     }
 }
 
-#[cold]
-fn save_older(mut run: &[u8], version: u32, fields: &[(usize, u32)], out: &mut Writer) {
-    for (size, since) in fields {
-        let Some((field, behind)) = run.split_at_checked(*size) else { return };
-        if version >= *since {
-            out.bytes(field);
-        }
-        run = behind;
+/// Bytes of an integer or a bool.
+fn size_in_run(field: &Field) -> usize {
+    match field.kind {
+        Kind::Unsigned(size) | Kind::Signed(size) => usize::from(size),
+        _ => 1,
     }
 }
 
@@ -81,22 +74,34 @@ fn save_older(mut run: &[u8], version: u32, fields: &[(usize, u32)], out: &mut W
 #[inline]
 pub fn get_at<const START: usize, const N: usize, const RUN: usize>(run: &[u8; RUN]) -> [u8; N] {
     const { assert!(START + N <= RUN) };
-    run.get(START..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
-}
-
-/// The bytes of a run of fields with these names and sizes.
-#[inline]
-pub fn run<'a, const N: usize>(input: &mut Reader<'a>, fields: &[(&'static str, usize)]) -> Result<&'a [u8; N]> {
-    match input.chunk() {
-        Some(run) => Ok(run),
-        None => Err(cut(input, fields)),
+    let mut bytes = [0; N];
+    if let Some(place) = run.get(START..START + N) {
+        bytes.copy_from_slice(place);
     }
+    bytes
 }
 
-/// The error of the field at which the bytes end.
+/// The bool at place `START` of the run that `input` has just passed.
+#[inline]
+pub fn get_bool_at<const START: usize, const RUN: usize>(run: &[u8; RUN], input: &Reader<'_>) -> Result<bool> {
+    let [byte] = get_at::<START, 1, RUN>(run);
+    bool_of(byte, RUN - START, input)
+}
+
+/// The bytes of a run of fields, if there are as many.
+#[inline]
+pub fn run<'a, const N: usize>(input: &mut Reader<'a>) -> Option<&'a [u8; N]> {
+    input.chunk()
+}
+
+/// The error of the field at which the bytes end: one of a run that begins with field `first` of `fields`.
 #[cold]
-fn cut(input: &mut Reader<'_>, fields: &[(&'static str, usize)]) -> Error {
-    let ended = fields.iter().find_map(|(name, size)| input.take(*size).err().map(|error| error.in_field(*name)));
+pub fn cut(input: &mut Reader<'_>, fields: &[Field], first: usize) -> Error {
+    let mut run = fields.iter().skip(first);
+    let ended = run.find_map(|field| {
+        let error = input.take(size_in_run(field)).err()?;
+        Some(error.in_field(&*field.name))
+    });
     ended.unwrap_or_else(|| input.incomplete(1))
 }
 
@@ -122,7 +127,6 @@ pub fn custom_size(kind: &Kind, before: usize, out: &mut Writer) -> Result<()> {
 }
 
 /// Refuses to save at a version outside the window.
-#[inline]
 pub fn window_to_save(version: u32, description: &Description) -> Result<()> {
     if description.has_version(version) {
         return Ok(());
@@ -135,12 +139,18 @@ pub fn window_to_save(version: u32, description: &Description) -> Result<()> {
 /// Refuses a version outside the window.
 #[inline]
 pub fn window(version: u32, newest: u32, oldest: u32, input: &Reader<'_>) -> Result<()> {
-    let message = if version > newest {
-        format!("version {version} is newer than {newest}")
-    } else if version < oldest {
-        format!("version {version} is older than {oldest}, the oldest that loads")
-    } else {
-        return Ok(());
+    match version > newest || version < oldest {
+        true => Err(outside(version, newest, oldest, input)),
+        false => Ok(()),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn outside(version: u32, newest: u32, oldest: u32, input: &Reader<'_>) -> Error {
+    let message = match version > newest {
+        true => format!("version {version} is newer than {newest}"),
+        false => format!("version {version} is older than {oldest}, the oldest that loads"),
     };
-    Err(Error::new(ErrorKind::Incompatible, message).at(input.offset()))
+    Error::new(ErrorKind::Incompatible, message).at(input.offset())
 }

@@ -31,6 +31,8 @@ macro_rules! len {
                 P::save(sent, count, out)
             }
 
+            // One copy of the code for a type, not one for each field.
+            #[inline(never)]
             fn load(&mut self, Len(count, _): Len<P>, input: &mut Reader<'_>) -> Result<()> {
                 P::load($loaded(self, count.div_ceil(P::EACH), input)?, count, input)
             }

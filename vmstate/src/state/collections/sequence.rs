@@ -193,12 +193,14 @@ fn own<T: Wire + Default>(elements: &mut Vec<T>, index: usize, input: &mut Reade
     elements.get_mut(index).map_or(Ok(()), |element| element.load(input))
 }
 
-/// What an undo of all elements needs.
+/// What an undo of all elements needs. One copy of the code for a type of elements, not one for each field.
+#[inline(never)]
 pub(super) fn remember_each<'a, T: Wire + 'a>(elements: impl IntoIterator<Item = &'a T>) -> Vec<T::Undo> {
     elements.into_iter().map(T::remember).collect()
 }
 
 /// Puts back as many elements as there were, each in place.
+#[inline(never)]
 pub(super) fn undo_each<T: Wire + Default>(value: &mut impl Sequence<Element = T>, undo: Vec<T::Undo>) {
     value.with_vec(|elements| {
         elements.resize_with(undo.len(), T::default);

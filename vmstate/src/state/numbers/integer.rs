@@ -7,7 +7,7 @@ use byteorder::{BigEndian, ByteOrder as _};
 use super::super::Wire;
 use super::super::arrays::load_each;
 use crate::codec::{Reader, Strictness, Writer};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Kind;
 
 /// An integer: a number to compare, to count with, or to be sent as another.
@@ -132,6 +132,23 @@ fn read_i8_into(from: &[u8], to: &mut [i8]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to = from.cast_signed());
 }
 
+/// The value of a bool's byte, `behind` bytes before the next one of `input`. QEMU takes any non-zero byte for true (`get_bool`,
+/// migration/vmstate-types.c); a strict load takes 0 and 1.
+#[inline]
+pub fn bool_of(byte: u8, behind: usize, input: &Reader<'_>) -> Result<bool> {
+    match byte > 1 && input.strictness() == Strictness::Strict {
+        true => Err(no_bool(byte, behind, input)),
+        false => Ok(byte != 0),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn no_bool(byte: u8, behind: usize, input: &Reader<'_>) -> Error {
+    let offset = input.offset().saturating_sub(behind as u64);
+    Error::new(ErrorKind::Malformed, format!("a bool is 0 or 1, got {byte}")).at(offset)
+}
+
 impl Wire for bool {
     type Undo = bool;
     const KIND: Kind = Kind::Bool;
@@ -142,16 +159,9 @@ impl Wire for bool {
         Ok(())
     }
 
-    /// QEMU takes any non-zero byte for true (`get_bool`, migration/vmstate-types.c); a strict load takes 0 and 1.
     #[inline]
     fn load(&mut self, input: &mut Reader<'_>) -> Result<()> {
-        if let Some(&[byte]) = input.peek(1)
-            && byte > 1
-            && input.strictness() == Strictness::Strict
-        {
-            return Err(input.malformed(format!("a bool is 0 or 1, got {byte}")));
-        }
-        *self = input.u8()? != 0;
+        *self = bool_of(input.u8()?, 1, input)?;
         Ok(())
     }
 

@@ -8,8 +8,8 @@ mod limited;
 mod represented;
 mod timer;
 
-pub use integer::Integer;
 pub(super) use integer::Prefix;
+pub use integer::{Integer, bool_of};
 pub(super) use limited::{at_most, outcome};
 pub use limited::{
     count_to_load, count_to_save, in_range, load_as, load_at_most, load_equal, save_as, save_at_most, sent_as,
