@@ -83,7 +83,6 @@ pub const QEMU_TABLE: &[QemuRow] = &[
             (Phase::Rounds, ends(Guest::AtSource, FAILED, NEVER_RAN)),
             (Phase::SwitchOver, ends(Guest::AtSource, FAILED, NEVER_RAN)),
             (Phase::Eof, ends(Guest::AtSource, FAILED, NEVER_RAN)),
-            (Phase::Shut, ends(Guest::LockedOutAtSource, FAILED, ARRIVED)),
         ],
     },
     QemuRow {
