@@ -135,8 +135,6 @@ pub enum Guest {
     /// It is paused at the source, which cannot know whether the destination runs it; `cont` with `force` runs it, and nobody else
     /// does.
     UndecidedAtSource,
-    /// It runs at the destination, which has the image's lock. Its source, a QEMU, did not get the lock and runs it all the same.
-    LockedOutAtSource,
     /// The process that it ran in was ended, and its source, a QEMU, keeps nobody from letting it run as it was before.
     StaleAtSource,
     /// It is paused at the destination; `cont` there runs it, and nobody else does.
@@ -156,9 +154,6 @@ impl Guest {
             Self::AnewAtDestination => "rebooted, runs at the destination",
             Self::PausedAtSource => "paused at the source, `cont` runs it there",
             Self::UndecidedAtSource => "paused at the source, `cont` with `force` runs it there",
-            Self::LockedOutAtSource => {
-                "runs at the destination, which has the image's lock; QEMU runs it, too, without: quit that"
-            }
             Self::StaleAtSource => "ended with the process that ran it; do not `cont` the old one in QEMU",
             Self::PausedAtDestination => "paused at the destination, `cont` runs it there",
             Self::PoweredOff => "powered off",
