@@ -88,11 +88,7 @@ pub const QEMU_TABLE: &[QemuRow] = &[
     QemuRow {
         way: Way::FromDeafQemu,
         fault: Fault::DestinationKilled,
-        cells: &[
-            (Phase::Rounds, ends(Guest::AtSource, FAILED, Says::Killed)),
-            (Phase::SwitchOver, ends(Guest::AtSource, FAILED, Says::Killed)),
-            (Phase::Eof, UNHEARD),
-        ],
+        cells: &[(Phase::Rounds, ends(Guest::AtSource, FAILED, Says::Killed)), (Phase::Eof, UNHEARD)],
     },
     QemuRow {
         way: Way::FromDeafQemu,
@@ -122,7 +118,6 @@ pub const QEMU_TABLE: &[QemuRow] = &[
             (Phase::Setup, ends(Guest::AtSource, FAILED, Says::Killed)),
             (Phase::Rounds, ends(Guest::AtSource, FAILED, Says::Killed)),
             (Phase::SwitchOver, ends(Guest::AtSource, FAILED, Says::Killed)),
-            (Phase::Ready, ends(Guest::AtSource, FAILED, Says::Killed)),
             (Phase::Eof, ends(Guest::UndecidedAtSource, UNDECIDED, Says::Killed)),
             (Phase::Shut, ends(DIED, HANDED_OVER, Says::Killed)),
         ],
