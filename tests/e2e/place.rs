@@ -75,8 +75,8 @@ pub(crate) fn case_with_qemu(name: &str, body: impl FnOnce(&mut World) -> Result
     }
 }
 
-/// As [`case_with_qemu`], with a QEMU of version [`qemu::OLDEST`] beside it, where that can be had: only Debian 12 has it, so
-/// that a machine without it is no fault of this one, and the case passes there with a notice.
+/// As [`case_with_qemu`], with a QEMU of version [`qemu::OLDEST`] beside it, where that can be had: it is a package of
+/// Debian 12. On a machine that cannot download it the case passes, with a notice.
 ///
 /// # Panics
 /// When the case fails.
@@ -137,7 +137,7 @@ fn emulated(name: &str, host: &L1, mut job: Job, with_qemu: bool) -> Result<()> 
     }
     if with_qemu {
         job.add_qemu(&host.qemu)?;
-        // Which is a few megabytes more for a case that goes without.
+        // Each case with a QEMU gets it, which costs those that do not use it a few megabytes.
         if let Ok(oldest) = qemu::oldest() {
             job.add_qemu_as(&qemu::program(qemu::OLDEST), &oldest)?;
         }

@@ -198,8 +198,8 @@ impl Vm {
         end
     }
 
-    /// Carries out what the guest did; `Some` if the machine has ended. What could not be done is tried again: its flag is
-    /// there until it is.
+    /// Carries out what the guest did; `Some` if the machine has ended. An event that could not be
+    /// handled keeps its flag, and is tried again.
     fn serve_guest(&mut self, event: GuestEvent) -> Option<End> {
         let (what, outcome) = match event {
             GuestEvent::PoweredOff => {

@@ -117,7 +117,7 @@ impl Options {
         format!("cargo demo{tiny} --route {}{cpus}", self.route)
     }
 
-    /// Refuses files that have no place, before a guest has worked for them, and what the guest cannot have.
+    /// Refuses files whose directory is missing, and options that do not fit the guest, before a guest is started.
     fn check(&self) -> Result<()> {
         for file in [&self.json, &self.picture].into_iter().flatten() {
             let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

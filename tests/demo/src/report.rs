@@ -62,7 +62,7 @@ pub(crate) struct Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Holds,
-    /// It does not hold, and it does not hold either when no minivmm takes part.
+    /// It does not hold, as it does not in a migration between two QEMUs.
     Known,
     Fails,
     Skipped,

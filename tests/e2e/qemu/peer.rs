@@ -138,7 +138,7 @@ pub(super) fn migrate(source: &mut Vmm, uri: &str) -> Result<String> {
 /// Waits until the guest has come to `pass`.
 pub(super) fn await_pass(vmm: &Vmm, pass: u64) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while passes(vmm)?.last().is_none_or(|last| *last < pass) {
+    while last_pass(vmm)? < pass {
         ensure(Instant::now() < deadline, || {
             format!("the guest does not get to pass {pass}; console {:?}; monitor {:?}", vmm.console(), vmm.errors())
         })?;

@@ -1,5 +1,5 @@
-//! What a minivmm refuses of a QEMU's guest: each time the guest runs on in its QEMU, which was told why by a sentence in the minivmm's
-//! words, and then migrates to where it fits.
+//! Migrations from a QEMU that a minivmm refuses: each time the minivmm says why, the guest runs on in its QEMU, and then migrates to a
+//! machine that fits.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

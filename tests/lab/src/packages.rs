@@ -100,7 +100,7 @@ pub(crate) fn unpacked(package: &str, version: &str) -> Result<PathBuf> {
     Ok(home)
 }
 
-/// Whether a package's version is one of upstream's `version`: behind an epoch, before whatever no digit begins
+/// Whether the Debian version `known` is of upstream's `version`: an epoch may come before it, and no digit may follow it
 /// (deb-version(7)).
 fn is_of(version: &str, known: &str) -> bool {
     let upstream = known.split_once(':').map_or(known, |(_epoch, rest)| rest);

@@ -38,7 +38,7 @@ pub trait Coded<Form> {
 pub enum Room {
     /// As many as are asked for.
     Any,
-    /// So many.
+    /// This many.
     Fixed(usize),
     /// As many as were decided on when the device was made.
     Made,

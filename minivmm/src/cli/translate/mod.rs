@@ -11,7 +11,7 @@ use clap::Args;
 pub use from_qemu::from_qemu;
 pub use to_qemu::to_qemu;
 
-/// Properties of QEMU's network card from 8.2 on, which older ones lack as they lack what these switch: UDP segmentation.
+/// Properties of QEMU's network card that switch UDP segmentation off; a QEMU before 8.2 has neither them nor the segmentation.
 const USO: [&str; 3] = ["host_uso", "guest_uso4", "guest_uso6"];
 
 /// A command line to translate.

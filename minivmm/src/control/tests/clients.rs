@@ -220,7 +220,7 @@ fn a_client_that_does_not_read_is_cut_off_and_never_waited_for() {
     }
     let waited = before.since();
     assert!(waited < Duration::from_secs(1), "publishing waited {waited:?}");
-    // What the kernel had taken for it, and then the end of the connection.
+    // It reads what the kernel had buffered, then the end of the connection.
     let mut rest = Vec::new();
     let events = match deaf.input.read_to_end(&mut rest) {
         Ok(_) | Err(_) => rest.iter().filter(|&&byte| byte == b'\n').count(),
@@ -229,7 +229,7 @@ fn a_client_that_does_not_read_is_cut_off_and_never_waited_for() {
     drop(server);
 }
 
-/// Its answers wait for it, and it for them: after a while its threads are of use to others.
+/// Its connection is closed when an answer cannot be written for the write timeout, and its threads end.
 #[test]
 fn a_client_that_reads_no_answer_is_cut_off() {
     let directory = tempfile::tempdir().unwrap();

@@ -175,8 +175,8 @@ pub(super) struct Worker<M: Model> {
 impl<M: Model> Worker<M> {
     pub(super) fn start(core: Core<M>, name: &str) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        // Edges: each write to an event is one, so that none has to be read, which would be a system call for each kick. And
-        // without buffers of the guest the source stays ready, and would keep the thread spinning.
+        // Edge-triggered: each write to an event wakes the thread, though no event is read, which saves a system call for each
+        // kick; and a source that stays ready while the guest offers no buffers does not wake the thread again and again.
         let watch = |fd: RawFd| {
             let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
             epoll.ctl(ControlOperation::Add, fd, event)

@@ -18,7 +18,7 @@ pub(in crate::vm) enum LeftStanding {
     Here,
     /// The user's: another process may have run it, and the records tell.
     Anywhere,
-    /// The user's: another process may have run it, and wrote no record of that.
+    /// The user's: another process may have run it without a record of that, as a QEMU does.
     Unrecorded,
 }
 

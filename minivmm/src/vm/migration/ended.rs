@@ -18,7 +18,7 @@ pub struct Ended {
     pub(in crate::vm) phase: Phase,
     /// Why, unless there is nothing to say.
     pub(in crate::vm) error: Option<String>,
-    /// The other side may be one that writes no ownership record: a QEMU.
+    /// The other side is a QEMU, which writes no ownership record, or it is not known.
     pub(in crate::vm) unrecorded: bool,
 }
 

@@ -11,12 +11,12 @@ use crate::schema::{Kind, MaybeStatic};
     message = "the field's attribute is not for elements of type `{T}`: `buffer` is for `u8`, `bitmap` for `u64`"
 )]
 pub trait Packing<T> {
-    /// What the bytes of so many elements are as something else says.
+    /// The kind of elements whose number is not on the wire with them.
     const KIND: Kind;
-    /// How many an element is of what a length counts.
+    /// How many of the units that a length counts are in one element.
     const EACH: usize = 1;
 
-    /// Appends the elements, of which `count` are counted.
+    /// Appends the elements, which have `count` of those units.
     fn save(elements: &mut [T], count: usize, out: &mut Writer) -> Result<()>;
     /// Replaces the elements.
     fn load(elements: &mut [T], count: usize, input: &mut Reader<'_>) -> Result<()>;

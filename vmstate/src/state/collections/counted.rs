@@ -20,7 +20,7 @@ use crate::schema::{Count, Description, Field, Kind, Length, MaybeStatic, Presen
 pub struct Counted<L, const MAX: usize>(PhantomData<L>);
 
 impl<L, const MAX: usize> Counted<L, MAX> {
-    /// All that there is to say.
+    /// The only value: the type says all of it.
     pub const FORM: Self = Self(PhantomData);
 }
 

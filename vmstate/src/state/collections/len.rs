@@ -12,7 +12,7 @@ use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Kind;
 
-/// So many elements; of a bitmap, bits.
+/// This many elements; of a bitmap, bits.
 #[derive(Debug)]
 pub struct Len<P>(pub usize, pub P);
 

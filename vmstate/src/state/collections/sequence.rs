@@ -153,7 +153,7 @@ macro_rules! made_of_a_vec {
 
 made_of_a_vec!(VecDeque<T>, Box<[T]>);
 
-/// Elements with a mark before each, so many at most.
+/// Elements with a mark before each, at most this many.
 #[derive(Debug)]
 pub struct List(pub usize);
 

@@ -12,8 +12,8 @@ const PIECE: u64 = 256 << 10;
 /// Bytes that the file system gives back or zeroes at once.
 const RANGE_PIECE: u64 = 32 << 20;
 
-/// Bytes that a rate limit counts for a piece that the file system gives back or zeroes, if it is not shorter: nothing is moved,
-/// but the file system writes its records, so that it cannot be free.
+/// Bytes that a rate limit counts at most for one piece of a discard or of a write of zeroes: no data is moved, but the file
+/// system writes its metadata.
 const ERASE_COST: u64 = PIECE;
 
 /// What becomes of a range of sectors.
