@@ -58,6 +58,7 @@ fn stayed(outcome: &Outcome) {
     assert_eq!(outcome.departure.error.as_ref().unwrap().to_string(), REASON);
     assert!(outcome.source.running && !outcome.source.rehearses && !outcome.source.released);
     assert!(outcome.source.guest.is_running() && !outcome.destination.running);
+    assert_eq!(outcome.source.throttle, Some(0), "the engine takes the throttle off");
     assert!(outcome.source.paused.is_some(), "only the pause decides");
 }
 
@@ -74,6 +75,27 @@ fn a_save_that_only_a_rehearsal_refuses_does_not_end_the_migration() {
         assert!(outcome.destination.running && !outcome.source.running);
         assert_eq!(departure.report.refused_rehearsal.as_deref(), Some(REASON));
     }
+}
+
+/// The virtual guest stands for a known time in each rehearsal, on top of what the pages take that are sent meanwhile.
+#[test]
+fn what_the_guest_stood_for_rehearsals_is_reported() {
+    const STOP: Duration = Duration::from_millis(3);
+    let world = World::new(None, Some(50e6), Duration::from_micros(200));
+    let mut setup = Setup::with(&[("main.ram", 600)], world, Load { writes_per_second: 4000.0, working_set: 300 });
+    setup.source.pause_takes = STOP;
+    let control = setup.source_control.clone();
+    let outcome = setup.run();
+    let report = outcome.departure.report;
+    assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
+    // One before the first round, one behind it, and at most one a second from then on.
+    let seconds = report.total.as_secs() as u32;
+    let rehearsed = report.slowdown.rehearsed;
+    assert!(2 * STOP <= rehearsed && rehearsed <= (3 + seconds) * (STOP + Duration::from_millis(60)), "{rehearsed:?}");
+    assert!(rehearsed < report.total, "{rehearsed:?} of {:?}", report.total);
+    assert_eq!(report.slowdown.throttled, Duration::ZERO);
+    assert_eq!(control.progress().slowdown, report.slowdown);
+    assert_eq!((outcome.source.throttle, control.progress().throttle_percent), (Some(0), 0));
 }
 
 #[test]

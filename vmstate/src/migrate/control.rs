@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::phase::Phase;
-use super::report::Downtime;
+use super::report::{Downtime, Slowdown};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A shared handle on one migration of either side. Clones are the same handle. Made anew for each migration.
@@ -76,6 +76,10 @@ pub struct Progress {
     /// Predicted time from the beginning to the end; `None` before that answer, and as long as the guest dirties pages
     /// about as fast as they go, or faster.
     pub expected_total: Option<Duration>,
+    /// What the machine was last told to [throttle](crate::migrate::Machine::throttle), in percent; 0 if it is not throttled.
+    pub throttle_percent: u8,
+    /// How much the guest was slowed so far.
+    pub slowdown: Slowdown,
     /// Measured, once over: from the order to pause until the destination's last word.
     pub downtime: Option<Downtime>,
 }

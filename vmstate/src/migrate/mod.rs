@@ -21,7 +21,7 @@ mod wire;
 pub use crate::ownership::Claim;
 pub use control::{Control, Progress};
 pub use phase::{DestinationPhase, Phase, SourcePhase};
-pub use report::{ArrivalReport, DepartureReport, Downtime, Round};
+pub use report::{ArrivalReport, DepartureReport, Downtime, Round, Slowdown};
 
 use std::time::Duration;
 
@@ -84,6 +84,22 @@ pub trait Machine {
     /// The guest cannot be paused now nor later; it runs, and the migration fails.
     fn rehearse(&mut self) -> Result<Option<Rehearsal>> {
         Ok(None)
+    }
+
+    /// Source, while the guest runs: makes vCPUs stand still for a part of the time, so that the guest dirties `percent` (0 to 99) of
+    /// its pages a second less; 0 lets all run. Only vCPUs that dirty memory are to be slowed. The engine repeats it after
+    /// each round, so that the machine can look again which ones do, and takes it off before it pauses the guest and when
+    /// the migration ends; taking off what is not there costs nothing. A throttled vCPU must not prolong
+    /// [`pause`](Self::pause) or [`rehearse`](Self::rehearse), and a reset takes the throttle off. False: the machine cannot.
+    fn throttle(&mut self, percent: u8) -> bool {
+        let _ = percent;
+        false
+    }
+
+    /// Source: how long [`throttle`](Self::throttle) has made the vCPUs stand still since the migration began, on average over
+    /// all vCPUs.
+    fn throttled(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// Destination, before [`introduced`](Self::introduced): the source opened no way for answers, as a QEMU without the capability

@@ -22,6 +22,8 @@ pub struct DepartureReport {
     pub round_trip: Duration,
     /// The pause, if it came that far.
     pub downtime: Option<Downtime>,
+    /// How much the guest was slowed before the pause.
+    pub slowdown: Slowdown,
     /// Why a rehearsal of the pause could not save the devices, the last time. The pause asks them again, and only then it counts.
     pub refused_rehearsal: Option<String>,
 }
@@ -38,6 +40,25 @@ pub struct Round {
     pub pages: PageCount,
     /// Pages that the guest dirtied meanwhile.
     pub dirtied: u64,
+}
+
+/// How long the guest's vCPUs stood still while the guest was to run, on average over all vCPUs. The pause at the end is not
+/// among it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Slowdown {
+    /// Made to by [`Machine::throttle`](crate::migrate::Machine::throttle).
+    pub throttled: Duration,
+    /// For [rehearsals](crate::migrate::Machine::rehearse) of the pause.
+    pub rehearsed: Duration,
+}
+
+impl Slowdown {
+    /// The part of `elapsed` for which a vCPU stood still on average, from 0 to 1.
+    pub fn share(&self, elapsed: Duration) -> f64 {
+        let stood = (self.throttled + self.rehearsed).as_secs_f64();
+        if stood > 0.0 { (stood / elapsed.as_secs_f64()).min(1.0) } else { 0.0 }
+    }
 }
 
 /// Where the pause went. Each part ends where the next begins.

@@ -249,6 +249,8 @@ pub struct Vm {
     pub pause_takes: Duration,
     /// The guest stands for a rehearsal.
     pub rehearses: bool,
+    /// The throttle that it was last told, in percent.
+    pub throttle: Option<u8>,
     /// When the guest was paused, and for how long until it ran here again.
     pub paused: Option<Duration>,
     pub pause_lasted: Option<Duration>,
@@ -290,6 +292,11 @@ impl Machine for Vm {
         self.guest.set_running(false);
         self.running = false;
         Ok(())
+    }
+
+    fn throttle(&mut self, percent: u8) -> bool {
+        self.throttle = Some(percent);
+        true
     }
 
     fn rehearse(&mut self) -> Result<Option<Rehearsal>> {

@@ -54,6 +54,7 @@ impl Setup {
             running: side == Side::Source,
             refuses: None,
             rehearses: false,
+            throttle: None,
             pause_takes: Duration::ZERO,
             paused: None,
             pause_lasted: None,

@@ -15,7 +15,7 @@ use crate::migrate::forecast::Measured;
 use crate::migrate::phase::{Phase, SourcePhase};
 use crate::migrate::protocol::{SourceAction, SourceEvent, SourceProtocol, Timing, ping};
 use crate::migrate::release::check_release;
-use crate::migrate::report::{DepartureReport, Downtime};
+use crate::migrate::report::{DepartureReport, Downtime, Slowdown};
 use crate::migrate::save::{self, Turn};
 use crate::migrate::wire::{ANSWERS, Link, Patience, is_timeout};
 use crate::migrate::{Claim, Machine, Peer};
@@ -128,6 +128,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         measured: Measured::new(),
         synced: begun,
         rehearsed: None,
+        stood_for_rehearsals: Duration::ZERO,
         buffer: Vec::new(),
         described: save::describe(&options.machine_type),
         report: DepartureReport::default(),
@@ -159,6 +160,8 @@ struct Source<'a, 's> {
     synced: Duration,
     /// When the pause was last rehearsed after a round.
     rehearsed: Option<Duration>,
+    /// How long the guest has stood for rehearsals.
+    stood_for_rehearsals: Duration,
     buffer: Vec<u8>,
     /// What was sent so far.
     described: SelfDescription,
@@ -283,6 +286,7 @@ impl Source<'_, '_> {
     /// Publishes the last figures, and returns how the migration ended.
     fn end(mut self) -> Departure {
         let phase = self.protocol.phase();
+        self.throttle(0);
         self.publish();
         self.report.total = self.clock.now().saturating_sub(self.begun);
         self.report.bytes = self.wire.sent();
@@ -292,12 +296,23 @@ impl Source<'_, '_> {
             self.downtime.commit = self.lap();
         }
         self.report.downtime = completed.then_some(self.downtime);
+        self.report.slowdown = self.slowdown();
         self.control.publish(|progress| {
             progress.elapsed = self.report.total;
             progress.downtime = self.report.downtime;
         });
         let error = self.reason.or_else(|| self.answered.map(unexpected)).filter(|_| !completed);
         Departure { phase, error, report: self.report }
+    }
+
+    /// Slows the guest by so many percent, if the machine can; 0 lets it run.
+    fn throttle(&mut self, percent: u8) {
+        let throttles = self.machine.throttle(percent);
+        self.control.publish(|progress| progress.throttle_percent = if throttles { percent } else { 0 });
+    }
+
+    fn slowdown(&self) -> Slowdown {
+        Slowdown { throttled: self.machine.throttled(), rehearsed: self.stood_for_rehearsals }
     }
 
     /// How long a destination may take nothing while the guest runs.
@@ -348,6 +363,7 @@ impl Source<'_, '_> {
             progress.bytes = self.wire.sent();
             progress.remaining_bytes = self.ram.pending_pages() * PAGE_SIZE;
             (progress.normal_pages, progress.zero_pages) = (sent.normal, sent.zero);
+            progress.slowdown = self.slowdown();
             progress.bytes_per_second = whole(self.measured.wire.bytes_per_second().unwrap_or_default());
         });
     }

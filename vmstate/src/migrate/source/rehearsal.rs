@@ -32,10 +32,12 @@ impl Source<'_, '_> {
     /// run on. Else only reads the log.
     pub(super) fn rehearse(&mut self, read_log: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let Some(machine) = self.machine.rehearse()? else { return read_log(self) };
+        let stands = self.clock.now();
         let measured = read_log(self).and_then(|()| self.measure_standing(machine));
         self.machine.resume()?;
         // The guest has written nothing until now.
         self.synced = self.clock.now();
+        self.stood_for_rehearsals += machine.stop + self.synced.saturating_sub(stands);
         measured?;
         self.hear_all()
     }

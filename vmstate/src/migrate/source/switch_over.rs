@@ -13,6 +13,7 @@ use crate::stream::{Command, Element};
 impl Source<'_, '_> {
     pub(super) fn pause(&mut self) -> Result<()> {
         self.control.check()?;
+        self.throttle(0);
         self.mark = self.clock.now();
         self.machine.pause(self.pause_budget)?;
         self.downtime.pause = self.lap();
