@@ -23,9 +23,10 @@ const QEMU_HEAD: &str = "
 ## With a QEMU at one end
 
 A QEMU writes no ownership record, asks nothing before EOF and runs the guest before it says `SHUT 0`: the image's lock alone decides who
-may write to the disk. A QEMU that waits for `SHUT 0` in vain lets its guest run without the lock, too, as between two QEMUs (seen with
-10.0: `Failed to lock byte 100`) and aborts at its first write, which is no case here for its moment is the guest's: quit it. A minivmm
-that gave its guest to a QEMU takes it back only by `cont` with `force`, whatever the record says. `tests/e2e/qemu/faults.rs` walks these
+may write to the disk. A QEMU that waits for `SHUT 0` in vain takes the lock back if it is free, and runs its guest in any case: so a
+minivmm tells it that the guest is here, waits until it closes the connection, and only then takes the lock. After a cut it waits for a
+second longer, finds the lock taken, and keeps its copy paused; `after SHUT` means here that `SHUT 0` is on its way, and that the
+guest does not run yet. A minivmm that gave its guest to a QEMU takes it back only by `cont` with `force`, whatever the record says. `tests/e2e/qemu/faults.rs` walks these
 rows with QEMU 10 and the tiny guest, from `tests/lab/src/faults/qemu.rs`. A QEMU that sends says `PING 6` and `PING 5` not at all: its
 phase rounds begins with the first page, and there is no phase ready. A QEMU that receives is told nothing of the pause. Two moments have
 no row, since the phase after them may have begun before a kill takes effect: a destination killed in the switch-over of a QEMU without

@@ -98,6 +98,9 @@ const DESCRIPTION: Duration = Duration::from_secs(1);
 const LAST_WORD: Duration = Duration::from_millis(100);
 /// Between two attempts to take the exclusive resources.
 const RETRY: Duration = Duration::from_millis(10);
+/// How long a QEMU gets to take its image's lock back once the connection is closed. It does so some milliseconds after it has noticed
+/// that, and its guest stands still for so long when it did hear that the guest runs here.
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// Takes the guest in. Returns when this side is over; the source has then been told how, if it could be.
 pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &Control) -> Arrival {
@@ -110,8 +113,13 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
     let wire = Link::new(channel, clock, control, options.strictness, options.limits, STREAM);
     let loader = Loader::new(wire, sections, ram, options.strictness);
     let begun = clock.now();
-    let timing =
-        Timing { answer: options.introduction, pause_budget: Duration::MAX, patience: options.patience, retry: RETRY };
+    let timing = Timing {
+        answer: options.introduction,
+        pause_budget: Duration::MAX,
+        patience: options.patience,
+        retry: RETRY,
+        settle: SETTLE,
+    };
     let (protocol, first) = DestinationProtocol::begin(begun, &timing);
     let mut destination = Destination {
         protocol,
@@ -207,14 +215,21 @@ impl Destination<'_, '_> {
                 self.clock.sleep(until.saturating_sub(self.clock.now()));
                 Ok(DestinationEvent::Deadline)
             }
+            DestinationAction::Confirm if !self.answers => Ok(DestinationEvent::Unheard),
             DestinationAction::Confirm => {
-                self.reason = None;
-                if let Err(error) = self.last_word(Reply::Shut(0)) {
-                    tracing::warn!("the source could not be told that the guest runs here: {error}");
-                }
-                Ok(DestinationEvent::Done)
+                let told = self.last_word(Reply::Shut(0)).map(done);
+                told.inspect_err(|error| {
+                    tracing::warn!("the source could not be told that the guest runs here: {error}")
+                })
             }
-            DestinationAction::Advance => self.machine.advance().map(done),
+            DestinationAction::AwaitParting(until) => {
+                self.loader.wire.await_parting(until).map(|()| DestinationEvent::Parted)
+            }
+            DestinationAction::Advance => {
+                // What went wrong before was no obstacle in the end.
+                self.reason = None;
+                self.machine.advance().map(done)
+            }
             DestinationAction::Resume => self.machine.resume().map(done),
             DestinationAction::Refuse => {
                 // The source finds out in any case, by the broken channel or by its own patience.

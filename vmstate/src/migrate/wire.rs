@@ -182,6 +182,23 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// Drops what comes until the peer closes the connection in order.
+    ///
+    /// # Errors
+    /// A timeout if it has not until then, what the channel has.
+    pub(super) fn await_parting(&mut self, until: Duration) -> Result<()> {
+        loop {
+            self.start = self.end;
+            match self.receive(Patience::Until(until)) {
+                Err(error) if is_closed(&error) => return Ok(()),
+                Ok(()) if self.left(Some(until)).is_zero() => {
+                    return Err(timed_out("the peer does not come to an end"));
+                }
+                result => result?,
+            }
+        }
+    }
+
     /// Receives something; much, if much is at hand already.
     fn more(&mut self, have: usize, patience: Patience) -> Result<()> {
         self.receive(patience)?;

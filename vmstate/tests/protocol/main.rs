@@ -5,6 +5,7 @@
 
 mod explore;
 mod model;
+mod qemu;
 mod total;
 mod world;
 

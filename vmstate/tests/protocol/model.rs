@@ -18,6 +18,7 @@ pub(crate) const TIMING: Timing = Timing {
     pause_budget: Duration::from_secs(1),
     patience: Duration::from_secs(1),
     retry: Duration::from_secs(1),
+    settle: Duration::from_secs(1),
 };
 
 /// A `cont` of the user, on the way: `Machine::claim`, `Machine::advance`, `Machine::resume`.
@@ -268,6 +269,7 @@ impl World {
             }
             DestinationAction::Sleep(_) => step("D sleeps", Deadline, NOW, &nothing),
             DestinationAction::Confirm => step("D says SHUT 0", Done, NOW, &say(Reply::Shut(0))),
+            DestinationAction::AwaitParting(_) => unreachable!("this source asks whether everything is loaded"),
             DestinationAction::Advance => {
                 step("D cannot advance", Refused, NOW, &nothing);
                 step("D advances", Done, NOW, &|world| world.advance_destination());

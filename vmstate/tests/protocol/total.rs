@@ -11,7 +11,8 @@ use vmstate::raw::protocol::{
 use vmstate::raw::stream::Reply;
 
 const SECOND: Duration = Duration::from_secs(1);
-const TIMING: Timing = Timing { answer: SECOND, pause_budget: SECOND, patience: SECOND, retry: Duration::ZERO };
+const TIMING: Timing =
+    Timing { answer: SECOND, pause_budget: SECOND, patience: SECOND, retry: Duration::ZERO, settle: Duration::ZERO };
 const CLAIMS: [Claim; 4] = [Claim::Won, Claim::Held, Claim::Moved, Claim::Undecidable];
 
 /// Time that passes between two events: none, or more than any wait.
@@ -27,8 +28,10 @@ fn source_events() -> Vec<SourceEvent> {
 }
 
 fn destination_events() -> Vec<DestinationEvent> {
-    use DestinationEvent::{Asked, Broken, Cancelled, Claimed, Deadline, Done, Ended, Introduced, Refused, Stopped};
-    let mut events = vec![Done, Refused, Introduced, Stopped, Ended, Cancelled, Broken, Deadline];
+    use DestinationEvent::{
+        Asked, Broken, Cancelled, Claimed, Deadline, Done, Ended, Introduced, Parted, Refused, Stopped, Unheard,
+    };
+    let mut events = vec![Done, Unheard, Refused, Introduced, Stopped, Ended, Parted, Cancelled, Broken, Deadline];
     for number in [1, 5, 6] {
         events.extend([true, false].map(|complete| Asked { number, complete }));
     }

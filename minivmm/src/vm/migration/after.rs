@@ -28,8 +28,8 @@ impl LeftStanding {
     fn after(end: &Ended, ownership: &Ownership) -> Self {
         match end.phase {
             Phase::Source(SourcePhase::Failed | SourcePhase::Cancelled) => Self::Here,
-            Phase::Destination(DestinationPhase::Stranded) if !ownership.has_exclusive() => Self::Here,
             _ if end.unrecorded => Self::Unrecorded,
+            Phase::Destination(DestinationPhase::Stranded) if !ownership.has_exclusive() => Self::Here,
             _ => Self::Anywhere,
         }
     }
@@ -52,8 +52,12 @@ impl Vm {
             let why = format!("{}; nobody can ask for cont here (--control)", end.error.unwrap_or_default());
             return Err(Outcome::Ended(End::Failed(why)));
         }
+        let remedy = match end.unrecorded {
+            true => "only if the source does not run it, ask for cont with force",
+            false => "cont tries again",
+        };
         let error = match end.error {
-            Some(why) if stranded => Some(format!("{why}; it stays stopped here; cont tries again")),
+            Some(why) if stranded => Some(format!("{why}; it stays stopped here; {remedy}")),
             error => error,
         };
         self.publish_end(end.phase, error.clone());
@@ -154,8 +158,8 @@ mod tests {
         }
     }
 
-    /// A destination with these disks, whose engine leaves a whole guest standing.
-    fn strands(disks: Vec<Disk>, control: Option<PathBuf>) -> Option<(Handle, JoinHandle<End>)> {
+    /// A destination with these disks, whose engine leaves a whole guest standing. `unrecorded`: of a QEMU.
+    fn strands(disks: Vec<Disk>, control: Option<PathBuf>, unrecorded: bool) -> Option<(Handle, JoinHandle<End>)> {
         if let Err(error) = crate::kvm::open() {
             vmstate_lab::skip::skip(error);
             return None;
@@ -180,16 +184,12 @@ mod tests {
         let handle = vm.handle();
         let thread = std::thread::spawn(|| vm.run());
         let phase = Phase::Destination(DestinationPhase::Stranded);
-        handle.tell(EngineRequest::Ended(Ended {
-            phase,
-            error: Some("the record is read-only".into()),
-            unrecorded: false,
-        }));
+        handle.tell(EngineRequest::Ended(Ended { phase, error: Some("the record is read-only".into()), unrecorded }));
         Some((handle, thread))
     }
 
-    fn stranded(disks: Vec<Disk>) -> Option<(Handle, JoinHandle<End>)> {
-        let (handle, thread) = strands(disks, Some(PathBuf::new()))?;
+    fn stranded(disks: Vec<Disk>, unrecorded: bool) -> Option<(Handle, JoinHandle<End>)> {
+        let (handle, thread) = strands(disks, Some(PathBuf::new()), unrecorded)?;
         let deadline = Instant::now() + Duration::from_secs(60);
         while handle.run_state() != RunState::Paused {
             assert!(Instant::now() < deadline, "{:?}", handle.run_state());
@@ -198,15 +198,17 @@ mod tests {
         // Published after the run state, by the same request: this waits for its end.
         handle.ask(Request::Stop).unwrap();
         let info = handle.migration();
-        let why = "the record is read-only; it stays stopped here; cont tries again";
-        assert_eq!((info.status().as_str(), info.error.as_deref()), ("failed", Some(why)));
+        let remedy =
+            if unrecorded { "only if the source does not run it, ask for cont with force" } else { "cont tries again" };
+        let why = format!("the record is read-only; it stays stopped here; {remedy}");
+        assert_eq!((info.status().as_str(), info.error), ("failed", Some(why)));
         Some((handle, thread))
     }
 
     /// It has told the source that it takes over, so nobody else runs the guest: the process must not end with it.
     #[test]
     fn a_guest_that_cannot_go_on_where_it_arrived_stays_there() {
-        let Some((handle, thread)) = stranded(Vec::new()) else { return };
+        let Some((handle, thread)) = stranded(Vec::new(), false) else { return };
         handle.ask(Request::Cont).unwrap();
         handle.ask(Request::Quit).unwrap();
         assert_eq!(thread.join().unwrap(), End::Quit);
@@ -214,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_nobody_can_ask_to_go_on_is_left_to_its_source() {
-        let Some((_, thread)) = strands(Vec::new(), None) else { return };
+        let Some((_, thread)) = strands(Vec::new(), None, false) else { return };
         let why = "the record is read-only; nobody can ask for cont here (--control)";
         assert_eq!(thread.join().unwrap(), End::Failed(why.into()));
     }
@@ -224,10 +226,8 @@ mod tests {
     #[test]
     fn a_free_lock_alone_does_not_let_a_guest_go_on() {
         let path = PathBuf::from("/proc/self/oom_score_adj");
-        let Some((handle, thread)) = stranded(vec![Disk { path, read_only: false, limits: RateLimits::default() }])
-        else {
-            return;
-        };
+        let disk = Disk { path, read_only: false, limits: RateLimits::default() };
+        let Some((handle, thread)) = stranded(vec![disk], false) else { return };
         let refusal = handle.ask(Request::Cont).unwrap_err().0;
         assert!(refusal.starts_with("nothing can prove that the other side does not run the guest"), "{refusal}");
         handle.ask(Request::ContUnproved).unwrap();
@@ -235,5 +235,23 @@ mod tests {
         assert_ne!(handle.run_state(), RunState::Paused);
         handle.ask(Request::Quit).unwrap();
         assert_eq!(thread.join().unwrap(), End::Quit);
+    }
+
+    /// A QEMU writes no record, so that a free lock and an old record do not say that its guest has not run since; without a disk
+    /// nothing says it at all.
+    #[test]
+    fn the_guest_of_a_qemu_goes_on_only_by_a_word_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        std::fs::write(&path, [0; 4096]).unwrap();
+        for disks in [vec![], vec![Disk { path, read_only: false, limits: RateLimits::default() }]] {
+            let Some((handle, thread)) = stranded(disks, true) else { return };
+            let refusal = handle.ask(Request::Cont).unwrap_err().0;
+            assert!(refusal.starts_with("nothing can prove that the other side does not run the guest"), "{refusal}");
+            handle.ask(Request::ContUnproved).unwrap();
+            assert_ne!(handle.run_state(), RunState::Paused);
+            handle.ask(Request::Quit).unwrap();
+            assert_eq!(thread.join().unwrap(), End::Quit);
+        }
     }
 }

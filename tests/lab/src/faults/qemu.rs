@@ -45,6 +45,7 @@ const HANDED_OVER: Says = Says::Answers("postmigrate", "completed", "");
 const UNDECIDED: Says = Says::Answers("postmigrate", "undecided", "nothing can prove");
 const ARRIVED: Says = Says::Answers("running", "completed", "");
 const WAITS: Says = Says::Answers("inmigrate", "setup", "");
+const STRANDED: Says = Says::Answers("paused", "failed", "the source most likely, holds");
 const NEVER_RAN: Says = Says::Ended(1, "the guest did not run here");
 const QEMU_NEVER_RAN: Says = Says::Ended(1, "load of migration failed");
 
@@ -83,6 +84,7 @@ pub const QEMU_TABLE: &[QemuRow] = &[
             (Phase::Rounds, ends(Guest::AtSource, FAILED, NEVER_RAN)),
             (Phase::SwitchOver, ends(Guest::AtSource, FAILED, NEVER_RAN)),
             (Phase::Eof, ends(Guest::AtSource, FAILED, NEVER_RAN)),
+            (Phase::Shut, ends(Guest::AtSource, FAILED, STRANDED)),
         ],
     },
     QemuRow {

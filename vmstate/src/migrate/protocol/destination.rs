@@ -5,7 +5,14 @@
 //!     any failure up to CloseDoor: Refuse ─► End (Failed)                                │           │
 //!     resources not to be had: Refuse ─► End (Stranded; Failed if someone has run since) ─┘           │
 //!     any failure from here: End (Stranded)                                              ─────────────┘
+//!
+//! from a source that asked nothing and listens:         … CloseDoor ─► Confirm ─► AwaitParting ─► Sleep ─► Claim ─► Advance ─► …
 //! ```
+//!
+//! A source of this library that does not hear `SHUT 0` runs its guest only if it gets the exclusive resources. A QEMU runs it in
+//! any case (`migration_iteration_finish`, migration/migration.c, ignores what `bdrv_activate_all` says), and takes its image's lock
+//! only if that is free. So a QEMU hears `SHUT 0` before the lock is taken here. One that did hear it closes the connection; one that did
+//! not takes the lock within [`Timing::settle`], and its guest is not run here.
 
 use std::time::Duration;
 
@@ -32,6 +39,8 @@ pub enum DestinationAction {
     Sleep(Duration),
     /// Tell the source that this side runs the guest.
     Confirm,
+    /// Drop what the source still sends until it closes the connection, at the latest until this moment.
+    AwaitParting(Duration),
     /// Move the fence on.
     Advance,
     /// Run the guest, if the source's ran.
@@ -47,6 +56,10 @@ pub enum DestinationAction {
 pub enum DestinationEvent {
     /// It is done.
     Done,
+    /// The source opened no way back, so it was told nothing.
+    Unheard,
+    /// The source has closed the connection in order.
+    Parted,
     /// This side's machine or devices refused it, or the stream is not one that they can load.
     Refused,
     /// From the stream: the early sections and the list of RAM blocks are here, and no page was written.
@@ -81,6 +94,10 @@ pub struct DestinationProtocol {
     introduction_ends: Duration,
     /// The machine has its state.
     loaded: bool,
+    /// The source asked whether everything is loaded, as one of this library does.
+    asked: bool,
+    /// The source closed the connection in order, or does not listen.
+    parted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +109,9 @@ enum Step {
     Loading(Option<u32>),
     Answering(u32),
     Closing,
+    /// Until this moment.
+    Parting(Duration),
+    Settling(Duration),
     /// With the end of the patience.
     Claiming(Duration),
     Waiting(Duration),
@@ -108,7 +128,10 @@ impl DestinationProtocol {
     pub fn begin(now: Duration, timing: &Timing) -> (Self, DestinationAction) {
         let introduction_ends = now.saturating_add(timing.answer);
         let (step, phase) = (Step::Introduction, DestinationPhase::Setup);
-        (Self { step, phase, introduction_ends, loaded: false }, DestinationAction::Receive(Some(introduction_ends)))
+        (
+            Self { step, phase, introduction_ends, loaded: false, asked: false, parted: false },
+            DestinationAction::Receive(Some(introduction_ends)),
+        )
     }
 
     /// Where the destination stands.
@@ -123,12 +146,17 @@ impl DestinationProtocol {
         let phase = self.phase_at(step, event);
         debug_assert!(phase == self.phase || self.phase.may_become(phase), "{:?} to {phase:?}", self.phase);
         self.loaded |= matches!((self.step, event), (Step::Loading(_), DestinationEvent::Done));
+        self.asked |= matches!((self.step, event), (Step::Loading(Some(_)), DestinationEvent::Done));
+        self.parted |= matches!(
+            (self.step, event),
+            (Step::Parting(_), DestinationEvent::Parted) | (Step::Confirming, DestinationEvent::Unheard)
+        );
         (self.step, self.phase) = (step, phase);
         self.action(now, timing)
     }
 
     fn next(&self, event: DestinationEvent, now: Duration, timing: &Timing) -> Step {
-        use DestinationEvent::{Asked, Claimed, Done, Ended, Introduced, Stopped};
+        use DestinationEvent::{Asked, Claimed, Done, Ended, Introduced, Parted, Stopped, Unheard};
         match (self.step, event) {
             (Step::Introduction, Introduced) => Step::Comparing,
             (Step::Comparing, Done) => Step::Receiving,
@@ -143,7 +171,17 @@ impl DestinationProtocol {
             // A source that asks nothing (QEMU's) ends the stream at once.
             (Step::Receiving, Ended) if !self.loaded => Step::Loading(None),
             (Step::Receiving, Ended) | (Step::Loading(None), Done) => Step::Closing,
-            (Step::Closing, Done) => Step::Claiming(now.saturating_add(timing.patience)),
+            (Step::Closing, Done) if self.asked => Step::Claiming(now.saturating_add(timing.patience)),
+            (Step::Closing, Done) => Step::Confirming,
+            (Step::Parting(_), Parted) => Step::Settling(now.saturating_add(timing.settle)),
+            // The wire is gone, and a source that still waits for `SHUT 0` will notice it.
+            (Step::Parting(_), _) => Step::Settling(now.saturating_add(timing.patience)),
+            (Step::Settling(_), _) => Step::Claiming(now.saturating_add(timing.patience)),
+            (Step::Claiming(_), Claimed(Claim::Won)) if !self.asked => Step::Advancing,
+            (Step::Claiming(_), Claimed(Claim::Undecidable)) if !self.asked && self.parted => Step::Advancing,
+            (Step::Claiming(_), Claimed(Claim::Undecidable)) if !self.asked => {
+                Step::Refusing(DestinationPhase::Stranded)
+            }
             // Without an exclusive resource nobody else can decide: the source will not run the guest any more.
             (Step::Claiming(_), Claimed(Claim::Won | Claim::Undecidable)) => Step::Confirming,
             (Step::Claiming(_), Claimed(Claim::Moved)) => Step::Refusing(DestinationPhase::Failed),
@@ -152,7 +190,10 @@ impl DestinationProtocol {
             (Step::Claiming(_), _) => Step::Refusing(DestinationPhase::Stranded),
             (Step::Waiting(until), _) => Step::Claiming(until),
             // Told or not: a source that does not hear it finds the resources taken.
-            (Step::Confirming, _) => Step::Advancing,
+            (Step::Confirming, _) if self.asked => Step::Advancing,
+            (Step::Confirming, Done) => Step::Parting(now.saturating_add(timing.answer)),
+            (Step::Confirming, Unheard) => Step::Claiming(now.saturating_add(timing.patience)),
+            (Step::Confirming, _) => Step::Settling(now.saturating_add(timing.patience)),
             (Step::Advancing, Done) => Step::Resuming,
             (Step::Resuming, Done) => Step::Over,
             (Step::Advancing | Step::Resuming, _) => Step::Over,
@@ -169,7 +210,8 @@ impl DestinationProtocol {
             (Step::Receiving, _) if event == DestinationEvent::Stopped && self.phase == Receiving => Loading,
             (Step::Loading(_), _) if self.phase == Receiving => Loading,
             (Step::Answering(_), Step::Loading(_)) => Ready,
-            (Step::Claiming(_) | Step::Waiting(_) | Step::Confirming | Step::Advancing | Step::Resuming, _) => Commit,
+            (Step::Claiming(_) | Step::Waiting(_), _) => Commit,
+            (Step::Confirming | Step::Parting(_) | Step::Settling(_) | Step::Advancing | Step::Resuming, _) => Commit,
             (Step::Over, Step::Resuming) if event == DestinationEvent::Done => Completed,
             (Step::Over, Step::Advancing | Step::Resuming) => Stranded,
             (Step::Over, Step::Refusing(phase)) => phase,
@@ -185,6 +227,8 @@ impl DestinationProtocol {
             Step::Loading(_) => DestinationAction::Load,
             Step::Answering(number) => DestinationAction::Answer(number),
             Step::Closing => DestinationAction::CloseDoor,
+            Step::Parting(until) => DestinationAction::AwaitParting(until),
+            Step::Settling(until) => DestinationAction::Sleep(until),
             Step::Claiming(_) => DestinationAction::Claim,
             Step::Waiting(_) => DestinationAction::Sleep(now.saturating_add(timing.retry)),
             Step::Confirming => DestinationAction::Confirm,

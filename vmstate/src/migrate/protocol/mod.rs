@@ -39,7 +39,8 @@ pub mod ping {
 /// How long each side waits for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timing {
-    /// For an answer while the guest runs at the source; at the destination, for the whole introduction.
+    /// For an answer while the guest runs at the source; at the destination, for the whole introduction, and for a QEMU that closes the
+    /// connection.
     pub answer: Duration,
     /// From the order to pause until the commit; and again from the commit until the destination's last word.
     pub pause_budget: Duration,
@@ -47,4 +48,6 @@ pub struct Timing {
     pub patience: Duration,
     /// Between two attempts to take them.
     pub retry: Duration,
+    /// At the destination: for a source that may take its exclusive resources back once it has noticed that the wire is gone.
+    pub settle: Duration,
 }

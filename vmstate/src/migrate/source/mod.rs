@@ -188,6 +188,7 @@ impl Source<'_, '_> {
                 pause_budget: self.pause_budget,
                 patience: self.options.patience,
                 retry: RETRY,
+                settle: Duration::ZERO,
             };
             action = self.protocol.handle(event, self.clock.now(), &timing);
             let now = self.protocol.phase();
