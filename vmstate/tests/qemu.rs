@@ -2,9 +2,9 @@
 //! stream, the answers, and the pages.
 #![cfg(feature = "engine")]
 
-use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -78,13 +78,13 @@ impl Drop for Qemu {
 
 struct Ram {
     blocks: Vec<RamBlock>,
-    bytes: RefCell<Vec<Vec<u8>>>,
+    bytes: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Ram {
     fn new() -> Self {
         let blocks: Vec<_> = BLOCKS.iter().map(|&(name, len)| RamBlock { name: name.into(), len }).collect();
-        let bytes = RefCell::new(blocks.iter().map(|block| vec![0; block.len as usize]).collect());
+        let bytes = Mutex::new(blocks.iter().map(|block| vec![0; block.len as usize]).collect());
         Self { blocks, bytes }
     }
 }
@@ -95,12 +95,12 @@ impl GuestRam for Ram {
     }
 
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
-        into.copy_from_slice(&self.bytes.borrow()[block][offset as usize..][..into.len()]);
+        into.copy_from_slice(&self.bytes.lock().unwrap()[block][offset as usize..][..into.len()]);
         Ok(())
     }
 
     fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
-        self.bytes.borrow_mut()[block][offset as usize..][..from.len()].copy_from_slice(from);
+        self.bytes.lock().unwrap()[block][offset as usize..][..from.len()].copy_from_slice(from);
         Ok(())
     }
 
@@ -227,7 +227,7 @@ fn qemu_takes_our_pages_and_says_so() {
     assert_eq!(status["status"], "completed", "{status}");
     qemu.execute("pmemsave", json!({"val": 0, "size": 0xa0000, "filename": dump}));
     let dumped = std::fs::read(&dump).unwrap();
-    assert!(dumped == ram.bytes.borrow()[0][..0xa0000]);
+    assert!(dumped == ram.bytes.lock().unwrap()[0][..0xa0000]);
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn we_take_qemus_guest_and_it_believes_us() {
     let pages = BLOCKS.iter().map(|(_, len)| len / 4096).sum::<u64>();
     assert!(arrival.pages.normal + arrival.pages.zero >= pages, "{arrival:?}");
     // The firmware is there: its last 16 bytes hold the reset vector's far jump.
-    assert_eq!(ram.bytes.borrow()[2][0x1fff0], 0xea);
+    assert_eq!(ram.bytes.lock().unwrap()[2][0x1fff0], 0xea);
     for (name, instance, device) in devices {
         assert_eq!(device.loads, 1, "{name}/{instance}");
     }

@@ -1,11 +1,11 @@
 //! RAM records, good and hostile, and the bitmap against a set of page numbers.
 #![cfg(feature = "engine")]
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 
 use proptest::prelude::*;
-use vmstate::codec::{Limits, Reader, Strictness};
+use vmstate::codec::{Limits, Outbox, Piece, Reader, Strictness};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, PageCount, RamBlock};
 use vmstate::raw::ram::{PageSet, RamReceiver, RamRecord, RamSender};
@@ -13,13 +13,13 @@ use vmstate::raw::ram::{PageSet, RamReceiver, RamRecord, RamSender};
 /// Remembers what was written, and must never be asked for what it does not have.
 struct Ram {
     blocks: Vec<RamBlock>,
-    writes: RefCell<Vec<(usize, u64, u8)>>,
+    writes: Mutex<Vec<(usize, u64, u8)>>,
 }
 
 impl Ram {
     fn new() -> Self {
         let block = |name: &str, len| RamBlock { name: name.to_owned(), len };
-        Self { blocks: vec![block("low", 0x3000), block("high", 0x1000)], writes: RefCell::default() }
+        Self { blocks: vec![block("low", 0x3000), block("high", 0x1000)], writes: Mutex::default() }
     }
 }
 
@@ -38,7 +38,7 @@ impl GuestRam for Ram {
 
     fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
         assert!(from.len() == 4096 && offset.is_multiple_of(4096) && offset < self.blocks[block].len);
-        self.writes.borrow_mut().push((block, offset, from[0]));
+        self.writes.lock().unwrap().push((block, offset, from[0]));
         Ok(())
     }
 
@@ -50,7 +50,7 @@ impl GuestRam for Ram {
 /// Keeps blocks called `rom…` besides, of 8 KiB together at most, and refuses one that is called so and does not fit.
 struct Keeping {
     ram: Ram,
-    kept: RefCell<Vec<u64>>,
+    kept: Mutex<Vec<u64>>,
 }
 
 impl GuestRam for Keeping {
@@ -59,7 +59,7 @@ impl GuestRam for Keeping {
     }
 
     fn adopt(&self, name: &str, len: u64) -> Result<bool> {
-        let mut kept = self.kept.borrow_mut();
+        let mut kept = self.kept.lock().unwrap();
         match name.starts_with("rom") {
             true if kept.iter().sum::<u64>() + len > 0x2000 => Err(Error::new(ErrorKind::Incompatible, "too long")),
             rom => {
@@ -74,7 +74,7 @@ impl GuestRam for Keeping {
     }
 
     fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
-        self.ram.writes.borrow_mut().push((block, offset, from[0]));
+        self.ram.writes.lock().unwrap().push((block, offset, from[0]));
         Ok(())
     }
 
@@ -87,11 +87,28 @@ fn reader(bytes: &[u8]) -> Reader<'_> {
     Reader::new(bytes, 0, Strictness::QemuCompatible, Limits::default())
 }
 
+/// The bytes that `out` stands for.
+fn sent(out: &Outbox, ram: &Ram) -> Vec<u8> {
+    let mut sent = Vec::new();
+    for piece in out.pieces() {
+        match piece {
+            Piece::Bytes(bytes) => sent.extend_from_slice(bytes),
+            Piece::Pages(run) => {
+                let mut pages = vec![9; run.len as usize];
+                ram.read(run.block, run.offset, &mut pages).unwrap();
+                sent.extend(pages);
+            }
+        }
+    }
+    assert_eq!(sent.len() as u64, out.len());
+    sent
+}
+
 fn refusal(bytes: &[u8]) -> Error {
     let ram = Ram::new();
     let mut receiver = RamReceiver::new(&ram);
     let error = receiver.read_record(&mut reader(bytes)).unwrap_err();
-    assert!(ram.writes.borrow().is_empty());
+    assert!(ram.writes.lock().unwrap().is_empty());
     error
 }
 
@@ -105,7 +122,7 @@ fn good_records() {
     assert_eq!(record(b"\0\0\0\0\0\0\0\x02\x04high\0"), RamRecord::Page);
     assert_eq!(record(b"\0\0\0\0\0\0\0\x22\0"), RamRecord::Page);
     assert_eq!(record(b"\0\0\0\0\0\0\0\x10"), RamRecord::End);
-    assert_eq!(*ram.writes.borrow(), [(0, 0x2000, 0), (0, 0x1000, 7), (1, 0, 0), (1, 0, 0)]);
+    assert_eq!(*ram.writes.lock().unwrap(), [(0, 0x2000, 0), (0, 0x1000, 7), (1, 0, 0), (1, 0, 0)]);
     assert_eq!((receiver.received().normal, receiver.received().zero), (1, 3));
 }
 
@@ -175,7 +192,7 @@ fn blocks_that_are_kept_come_behind_those_that_are_here() {
     let own: &[u8] = b"\x04high\0\0\0\0\0\0\x10\0\x03low\0\0\0\0\0\0\x30\0";
     let end: &[u8] = b"\0\0\0\0\0\0\0\x10";
     let list = |total: &[u8; 8], kept: &[u8]| [total as &[u8], kept, own, end].concat();
-    let keeping = || Keeping { ram: Ram::new(), kept: RefCell::default() };
+    let keeping = || Keeping { ram: Ram::new(), kept: Mutex::default() };
 
     let ram = keeping();
     let mut receiver = RamReceiver::new(&ram);
@@ -189,7 +206,7 @@ fn blocks_that_are_kept_come_behind_those_that_are_here() {
     record(b"\0\0\0\0\0\0\0\x02\x04high\0").unwrap();
     let outside = record(b"\0\0\0\0\0\0\x10\x02\x05rom/a\0").unwrap_err();
     assert!(outside.contains("page at 0x1000 of RAM block rom/a, which has 0x1000 bytes"), "{outside}");
-    assert_eq!(*ram.ram.writes.borrow(), [(3, 0, 7), (3, 0, 0), (2, 0, 0), (1, 0, 0)]);
+    assert_eq!(*ram.ram.writes.lock().unwrap(), [(3, 0, 7), (3, 0, 0), (2, 0, 0), (1, 0, 0)]);
 
     let refusals: [(&[u8; 8], &[u8], &str); 4] = [
         (b"\0\0\0\0\0\0\x70\x04", b"\x03rom\0\0\0\0\0\0\x30\0", "at 0x8: too long"),
@@ -247,9 +264,9 @@ impl DirtyLog for Log {
 fn a_round_sends_what_is_pending_once_and_clears_before_it_reads() {
     let (ram, mut log) = (Ram::new(), Log { report: vec![2], ..Log::default() });
     let mut sender = RamSender::start(&ram, &mut log).unwrap();
-    let mut out = Vec::new();
+    let mut out = Outbox::new();
     assert_eq!(sender.pending_pages(), 4);
-    assert!(sender.put_pages(&mut out, usize::MAX).unwrap());
+    assert!(sender.put_pages(&mut out, u64::MAX).unwrap());
     let records: &[&[u8]] = &[
         b"\0\0\0\0\0\0\0\x02\x03low\0",
         b"\0\0\0\0\0\0\x10\x28",
@@ -257,12 +274,12 @@ fn a_round_sends_what_is_pending_once_and_clears_before_it_reads() {
         b"\0\0\0\0\0\0\x20\x22\0",
         b"\0\0\0\0\0\0\0\x02\x04high\0",
     ];
-    assert_eq!(out, records.concat());
+    assert_eq!(sent(&out, &ram), records.concat());
     assert_eq!((sender.pending_pages(), sender.sent().normal, sender.sent().zero), (0, 1, 3));
     assert_eq!(sender.sync().unwrap(), 1);
     out.clear();
-    assert!(sender.put_pages(&mut out, usize::MAX).unwrap());
-    assert_eq!(out, b"\0\0\0\0\0\0\x20\x02\x03low\0");
+    assert!(sender.put_pages(&mut out, u64::MAX).unwrap());
+    assert_eq!(sent(&out, &ram), b"\0\0\0\0\0\0\x20\x02\x03low\0");
     drop(sender);
     assert_eq!(log.cleared, [(0, 0, 3), (1, 0, 1), (0, 0, 3)]);
 }
@@ -276,7 +293,7 @@ fn a_look_at_the_pending_pages_is_spread_over_them() {
         assert_eq!(sender.look(wanted).unwrap(), PageCount { normal, zero }, "of {wanted}");
     }
     assert_eq!(sender.pending_pages(), 4);
-    sender.put_pages(&mut Vec::new(), usize::MAX).unwrap();
+    sender.put_pages(&mut Outbox::new(), u64::MAX).unwrap();
     assert_eq!(sender.look(4).unwrap(), PageCount::default());
     sender.sync().unwrap();
     assert_eq!(sender.look(4).unwrap(), PageCount { normal: 1, zero: 1 });
@@ -287,7 +304,8 @@ fn one_page_goes_though_no_byte_is_wanted() {
     let (ram, mut log) = (Ram::new(), Log::default());
     let mut sender = RamSender::start(&ram, &mut log).unwrap();
     for left in [3, 2, 1] {
-        let mut out = vec![0xff];
+        let mut out = Outbox::new();
+        out.put(&[0xff]);
         assert!(!sender.put_pages(&mut out, 1).unwrap());
         assert_eq!(sender.pending_pages(), left);
     }

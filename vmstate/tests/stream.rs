@@ -1,8 +1,8 @@
 //! Streams written out by hand from the format's tables, and what becomes of them when they are wrong.
 #![cfg(feature = "engine")]
 
-use std::cell::RefCell;
 use std::io;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use vmstate::VmState;
@@ -44,14 +44,14 @@ impl Channel for Tape {
 
 struct Ram {
     blocks: Vec<RamBlock>,
-    bytes: RefCell<Vec<Vec<u8>>>,
+    bytes: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Ram {
     fn new(blocks: &[(&str, u64)]) -> Self {
         let blocks: Vec<_> = blocks.iter().map(|&(name, len)| RamBlock { name: name.into(), len }).collect();
         let bytes = blocks.iter().map(|block| vec![0; block.len as usize]).collect();
-        Self { blocks, bytes: RefCell::new(bytes) }
+        Self { blocks, bytes: Mutex::new(bytes) }
     }
 }
 
@@ -61,12 +61,12 @@ impl GuestRam for Ram {
     }
 
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
-        into.copy_from_slice(&self.bytes.borrow()[block][offset as usize..][..into.len()]);
+        into.copy_from_slice(&self.bytes.lock().unwrap()[block][offset as usize..][..into.len()]);
         Ok(())
     }
 
     fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
-        self.bytes.borrow_mut()[block][offset as usize..][..from.len()].copy_from_slice(from);
+        self.bytes.lock().unwrap()[block][offset as usize..][..from.len()].copy_from_slice(from);
         Ok(())
     }
 
@@ -168,7 +168,7 @@ fn a_stream_written_by_hand_is_what_is_written_and_loads() {
             target.write(1, 0, &page()).unwrap();
             load_into(&stream, Strictness::Strict, at_once, &mut loaded, &target).unwrap();
             assert_eq!(loaded, gadget);
-            assert_eq!(target.bytes, source.bytes);
+            assert_eq!(*target.bytes.lock().unwrap(), *source.bytes.lock().unwrap());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A machine to load into: all devices, watched, and RAM that only checks what it is asked for.
 
-use std::cell::RefCell;
 use std::io;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use vmstate::channel::Channel;
@@ -35,7 +35,7 @@ impl Machine {
     /// All devices, and RAM blocks of these lengths.
     pub fn with(blocks: &[(&str, u64)]) -> Self {
         let blocks = blocks.iter().map(|&(name, len)| RamBlock { name: name.into(), len }).collect();
-        Self { devices: devices::all(), ram: Ram { blocks, kept: RefCell::default() } }
+        Self { devices: devices::all(), ram: Ram { blocks, kept: Mutex::default() } }
     }
 
     /// Only the devices of these names.
@@ -87,7 +87,7 @@ fn sections<'a>(devices: &'a mut [(&'static str, u32, Unharmed<'static>)]) -> Se
 struct Ram {
     blocks: Vec<RamBlock>,
     /// Lengths of those that are kept.
-    kept: RefCell<Vec<u64>>,
+    kept: Mutex<Vec<u64>>,
 }
 
 /// So many blocks are kept, and so long ones.
@@ -97,7 +97,7 @@ impl Ram {
     fn check(&self, block: usize, offset: u64, len: usize) {
         let end = offset.checked_add(len as u64).expect("an end");
         let own = self.blocks.get(block).map(|block| block.len);
-        let has = own.unwrap_or_else(|| self.kept.borrow()[block - self.blocks.len()]);
+        let has = own.unwrap_or_else(|| self.kept.lock().unwrap()[block - self.blocks.len()]);
         assert!(end <= has && offset.is_multiple_of(PAGE_SIZE), "{offset:#x}, {len:#x} bytes: outside");
     }
 }
@@ -109,7 +109,7 @@ impl GuestRam for Ram {
 
     fn adopt(&self, name: &str, len: u64) -> Result<bool> {
         assert!(self.blocks.iter().all(|block| block.name != name), "{name} is here");
-        let mut kept = self.kept.borrow_mut();
+        let mut kept = self.kept.lock().unwrap();
         let keeps = (name == "pc.bios" || name.starts_with("/rom@")) && kept.len() < KEPT.0 && len <= KEPT.1;
         kept.extend(keeps.then_some(len));
         Ok(keeps)

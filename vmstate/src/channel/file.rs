@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
 use super::Channel;
+use crate::codec::{Outbox, PageRun};
+use crate::ram::GuestRam;
 
 /// A file, written or read from its beginning.
 #[derive(Debug)]
@@ -45,7 +48,15 @@ impl Channel for FileChannel {
         self.file.write(bytes)
     }
 
+    fn send_outbox(&mut self, outbox: &Outbox, ram: &dyn GuestRam, _timeout: Duration) -> io::Result<usize> {
+        ram.send(self.file.as_fd(), outbox)
+    }
+
     fn receive(&mut self, into: &mut [u8], _timeout: Duration) -> io::Result<usize> {
         self.file.read(into)
+    }
+
+    fn receive_pages(&mut self, runs: &[PageRun], ram: &dyn GuestRam, _timeout: Duration) -> io::Result<usize> {
+        ram.receive(self.file.as_fd(), runs)
     }
 }

@@ -9,6 +9,9 @@ mod socket;
 use std::io;
 use std::time::Duration;
 
+use crate::codec::{Outbox, PageRun};
+use crate::ram::{GuestRam, copied_in, copied_out};
+
 pub use clock::MonotonicClock;
 pub use file::FileChannel;
 pub use listener::Listener;
@@ -25,11 +28,29 @@ pub trait Channel {
     /// gone.
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize>;
 
+    /// Sends the first bytes of `outbox`, whose pages are in `ram`, as [`send`](Self::send) does. A channel that has a descriptor
+    /// gives it to [`GuestRam::send`]; as it stands here, the pages are copied.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); what memory refuses, as the error within.
+    fn send_outbox(&mut self, outbox: &Outbox, ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
+        copied_out(ram, outbox, |bytes| self.send(bytes, timeout))
+    }
+
     /// Receives at least one byte; 0 means that the peer closed its side.
     ///
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] if nothing came within `timeout` (zero: do not wait).
     fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize>;
+
+    /// Receives into the first bytes of `runs` of `ram`, as [`receive`](Self::receive) does. A channel that has a descriptor gives it
+    /// to [`GuestRam::receive`]; as it stands here, the pages are copied.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive); what memory refuses, as the error within.
+    fn receive_pages(&mut self, runs: &[PageRun], ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
+        copied_in(ram, runs, |into| self.receive(into, timeout))
+    }
 }
 
 /// Time as the engine sees it.

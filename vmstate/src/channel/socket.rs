@@ -12,6 +12,8 @@ use nix::sys::time::TimeSpec;
 use socket2::{SockRef, Socket, TcpKeepalive};
 
 use super::Channel;
+use crate::codec::{Outbox, PageRun};
+use crate::ram::GuestRam;
 
 /// A peer's host that is gone is noticed after so long without an answer to a probe.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -88,7 +90,15 @@ impl Channel for SocketChannel {
         self.repeat(PollFlags::POLLOUT, timeout, |socket| socket.write(bytes))
     }
 
+    fn send_outbox(&mut self, outbox: &Outbox, ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
+        self.repeat(PollFlags::POLLOUT, timeout, |socket| ram.send(socket.as_fd(), outbox))
+    }
+
     fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
         self.repeat(PollFlags::POLLIN, timeout, |socket| socket.read(into))
+    }
+
+    fn receive_pages(&mut self, runs: &[PageRun], ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
+        self.repeat(PollFlags::POLLIN, timeout, |socket| ram.receive(socket.as_fd(), runs))
     }
 }

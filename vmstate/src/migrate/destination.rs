@@ -12,7 +12,7 @@ use super::report::ArrivalReport;
 use super::wire::{Link, Patience, STREAM, is_timeout, timed_out};
 use super::{Claim, Machine};
 use crate::channel::{Channel, Clock};
-use crate::codec::{Limits, Strictness};
+use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::GuestRam;
 use crate::section::Sections;
@@ -110,7 +110,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
     });
     let silence = options.silence.map_or(Patience::Endless, Patience::Silence);
-    let wire = Link::new(channel, clock, control, options.strictness, options.limits, STREAM);
+    let wire = Link::new(channel, ram, clock, control, options.strictness, options.limits, STREAM);
     let loader = Loader::new(wire, sections, ram, options.strictness);
     let begun = clock.now();
     let timing = Timing {
@@ -313,9 +313,9 @@ impl Destination<'_, '_> {
     }
 
     fn answer(&mut self, reply: Reply, patience: Patience) -> Result<()> {
-        let mut bytes = Vec::new();
-        reply.write(&mut bytes);
-        self.loader.wire.send(&bytes, patience)
+        let mut answer = Outbox::new();
+        reply.write(answer.bytes_mut());
+        self.loader.wire.send(&mut answer, patience)
     }
 
     /// Tells the source the end, and why if it is a refusal; if it listens.
@@ -323,13 +323,13 @@ impl Destination<'_, '_> {
         if !std::mem::take(&mut self.answers) {
             return Ok(());
         }
-        let mut bytes = Vec::new();
-        reply.write(&mut bytes);
+        let mut word = Outbox::new();
+        reply.write(word.bytes_mut());
         if let (Reply::Shut(1..), Some(reason)) = (reply, &self.reason) {
-            put_reason(&reason.to_string(), &mut bytes);
+            put_reason(&reason.to_string(), word.bytes_mut());
         }
         let deadline = self.clock.now().saturating_add(LAST_WORD);
-        self.loader.wire.send(&bytes, Patience::Until(deadline))
+        self.loader.wire.send(&mut word, Patience::Until(deadline))
     }
 
     /// The source may still be sending.

@@ -1,7 +1,7 @@
 //! The parts of a stream that a migration and a file have in common, on the way out.
 
 use super::{Peer, release};
-use crate::codec::Writer;
+use crate::codec::{Outbox, Writer};
 use crate::error::{ErrorKind, Result};
 use crate::ram::{PAGE_SIZE, RAM_IDSTR, RAM_VERSION, RamSender, put_end_of_section};
 use crate::section::Sections;
@@ -13,28 +13,28 @@ const RAM_ID: u32 = 1;
 const FIRST_DEVICE_ID: u32 = 2;
 
 /// Appends the section that announces the RAM blocks.
-pub(super) fn put_ram_start(out: &mut Vec<u8>, ram: &RamSender<'_>) {
+pub(super) fn put_ram_start(out: &mut Outbox, ram: &RamSender<'_>) {
     let (idstr, instance, version) = (RAM_IDSTR.into(), 0, RAM_VERSION);
-    Element::Start(SectionHeader { id: RAM_ID, idstr, instance, version }).write(out);
+    Element::Start(SectionHeader { id: RAM_ID, idstr, instance, version }).write(out.bytes_mut());
     ram.put_blocks(out);
-    put_footer(out, RAM_ID);
+    put_footer(out.bytes_mut(), RAM_ID);
 }
 
 /// Appends a section of pages, until `out` has about `wanted` bytes; true if no pages are left.
-pub(super) fn put_ram_part(out: &mut Vec<u8>, ram: &mut RamSender<'_>, wanted: usize) -> Result<bool> {
+pub(super) fn put_ram_part(out: &mut Outbox, ram: &mut RamSender<'_>, wanted: u64) -> Result<bool> {
     put_ram(out, ram, Element::Part(RAM_ID), wanted)
 }
 
 /// Appends the last section of pages, with all that are left.
-pub(super) fn put_ram_end(out: &mut Vec<u8>, ram: &mut RamSender<'_>) -> Result<()> {
-    put_ram(out, ram, Element::End(RAM_ID), usize::MAX).map(|_| ())
+pub(super) fn put_ram_end(out: &mut Outbox, ram: &mut RamSender<'_>) -> Result<()> {
+    put_ram(out, ram, Element::End(RAM_ID), u64::MAX).map(|_| ())
 }
 
-fn put_ram(out: &mut Vec<u8>, ram: &mut RamSender<'_>, element: Element, wanted: usize) -> Result<bool> {
-    element.write(out);
+fn put_ram(out: &mut Outbox, ram: &mut RamSender<'_>, element: Element, wanted: u64) -> Result<bool> {
+    element.write(out.bytes_mut());
     let over = ram.put_pages(out, wanted)?;
     put_end_of_section(out);
-    put_footer(out, RAM_ID);
+    put_footer(out.bytes_mut(), RAM_ID);
     Ok(over)
 }
 

@@ -9,14 +9,14 @@ use super::release::check_release;
 use super::save::{self, Turn};
 use super::wire::{Link, Patience, STREAM, is_closed};
 use crate::channel::{Channel, Clock};
-use crate::codec::{Limits, Strictness};
+use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::{DirtyLog, GuestRam, RamSender};
 use crate::section::Sections;
 use crate::stream::{Command, Element, put_configuration, put_header};
 
 /// Bytes handed to the channel at once.
-const CHUNK: usize = 1 << 20;
+const CHUNK: u64 = 1 << 20;
 /// What is wrong with a file that ends before its stream does.
 const CUT: &str = "the file ends here, before the end of its stream: it was not written whole, or a copy was cut. Compare \
                    its length with the original's, or save the guest again";
@@ -35,24 +35,24 @@ pub fn save(
     sections.check_migratable()?;
     check_release(sections)?;
     let control = Control::default();
-    let mut wire = Link::new(channel, &Still, &control, Strictness::Strict, Limits::default(), 0);
+    let mut wire = Link::new(channel, ram, &Still, &control, Strictness::Strict, Limits::default(), 0);
     let mut log = Still;
     let mut ram = RamSender::start(ram, &mut log)?;
-    let mut out = Vec::new();
-    put_header(&mut out);
-    put_configuration(&mut out, machine_type);
+    let mut out = Outbox::new();
+    put_header(out.bytes_mut());
+    put_configuration(out.bytes_mut(), machine_type);
     let mut described = save::describe(machine_type);
-    save::put_devices(&mut out, sections, (Peer::Vmstate, Turn::Early), &mut described)?;
+    save::put_devices(out.bytes_mut(), sections, (Peer::Vmstate, Turn::Early), &mut described)?;
     save::put_ram_start(&mut out, &ram);
     while !save::put_ram_part(&mut out, &mut ram, CHUNK)? {
-        wire.send(&out, Patience::Endless)?;
+        wire.send(&mut out, Patience::Endless)?;
         out.clear();
     }
     save::put_ram_end(&mut out, &mut ram)?;
-    save::put_devices(&mut out, sections, (Peer::Vmstate, Turn::Last), &mut described)?;
-    Element::Eof.write(&mut out);
-    described.write(&mut out);
-    wire.send(&out, Patience::Endless)?;
+    save::put_devices(out.bytes_mut(), sections, (Peer::Vmstate, Turn::Last), &mut described)?;
+    Element::Eof.write(out.bytes_mut());
+    described.write(out.bytes_mut());
+    wire.send(&mut out, Patience::Endless)?;
     Ok(())
 }
 
@@ -70,7 +70,7 @@ pub fn load(
 ) -> Result<()> {
     sections.check_migratable()?;
     let control = Control::default();
-    let wire = Link::new(channel, &Still, &control, strictness, limits, STREAM);
+    let wire = Link::new(channel, ram, &Still, &control, strictness, limits, STREAM);
     let mut loader = Loader::new(wire, sections, ram, strictness);
     load_all(&mut loader, machine_type).map_err(|error| if is_closed(&error) { error.restated(CUT) } else { error })?;
     // A file may end here: the self-description is for people and tools.

@@ -1,12 +1,13 @@
-//! The channel as both sides use it: bytes out, and decoding of what comes in, with bounded memory and bounded waits.
+//! The channel as both sides use it: bytes and pages out, and decoding of what comes in, with bounded memory and bounded waits.
 
 use std::io;
 use std::time::Duration;
 
 use super::control::Control;
 use crate::channel::{Channel, Clock};
-use crate::codec::{Limits, Reader, Strictness};
+use crate::codec::{Limits, Outbox, Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ram::GuestRam;
 
 /// Bytes of a stream received at once.
 pub(super) const STREAM: usize = 1 << 20;
@@ -35,6 +36,7 @@ pub(super) enum Patience {
 /// A channel, and what has come of it.
 pub(super) struct Link<'a> {
     channel: &'a mut dyn Channel,
+    ram: &'a dyn GuestRam,
     clock: &'a dyn Clock,
     control: &'a Control,
     strictness: Strictness,
@@ -49,9 +51,10 @@ pub(super) struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    /// One that receives up to `capacity` bytes at once.
+    /// One that sends pages of `ram`, and receives up to `capacity` bytes at once.
     pub(super) fn new(
         channel: &'a mut dyn Channel,
+        ram: &'a dyn GuestRam,
         clock: &'a dyn Clock,
         control: &'a Control,
         strictness: Strictness,
@@ -59,7 +62,7 @@ impl<'a> Link<'a> {
         capacity: usize,
     ) -> Self {
         let received = vec![0; capacity];
-        Self { channel, clock, control, strictness, limits, received, start: 0, end: 0, base: 0, sent: 0 }
+        Self { channel, ram, clock, control, strictness, limits, received, start: 0, end: 0, base: 0, sent: 0 }
     }
 
     /// Bytes sent so far.
@@ -72,19 +75,17 @@ impl<'a> Link<'a> {
         self.base + self.start as u64
     }
 
-    /// Sends all of `bytes`, and takes in what comes meanwhile.
+    /// Sends all of `outbox`, and takes in what comes meanwhile.
     ///
     /// # Errors
     /// A timeout if the peer did not take all of it in time, `Cancelled`, what the channel has.
-    pub(super) fn send(&mut self, bytes: &[u8], patience: Patience) -> Result<()> {
-        let mut rest = bytes;
+    pub(super) fn send(&mut self, outbox: &mut Outbox, patience: Patience) -> Result<()> {
         let mut deadline = self.deadline(patience);
-        while !rest.is_empty() {
-            match self.send_part(rest, deadline, SLICE)? {
+        while !outbox.is_empty() {
+            match self.send_part(outbox, deadline, SLICE)? {
                 // A peer that refuses the guest stops reading and says so.
-                0 => self.receive_at_hand()?,
-                count => {
-                    rest = rest.get(count..).unwrap_or_default();
+                false => self.receive_at_hand()?,
+                true => {
                     if let Patience::Silence(_) = patience {
                         deadline = self.deadline(patience);
                     } else if self.left(deadline).is_zero() {
@@ -97,23 +98,30 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// Sends what the channel takes of `bytes` within `slice`, and returns how many bytes that was; 0 if it took none yet.
+    /// Sends what the channel takes of `outbox` within `slice`; false if it took nothing yet.
     ///
     /// # Errors
     /// A timeout if it took none and `deadline` has come, `Cancelled`, what the channel has.
-    pub(super) fn send_part(&mut self, bytes: &[u8], deadline: Option<Duration>, slice: Duration) -> Result<usize> {
+    pub(super) fn send_part(
+        &mut self,
+        outbox: &mut Outbox,
+        deadline: Option<Duration>,
+        slice: Duration,
+    ) -> Result<bool> {
         self.control.check()?;
         let left = self.left(deadline);
-        match self.channel.send(bytes, left.min(slice)) {
+        match self.channel.send_outbox(outbox, self.ram, left.min(slice)) {
             Ok(count) => {
-                let count = count.min(bytes.len());
-                self.sent += count as u64;
-                Ok(count)
+                let count = (count as u64).min(outbox.len());
+                outbox.advance(count);
+                self.sent += count;
+                Ok(count > 0)
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
             Err(error) if is_wait(&error) && left.is_zero() => Err(timed_out("the peer takes nothing")),
-            Err(error) if is_wait(&error) => Ok(0),
-            Err(error) => Err(error.into()),
+            Err(error) if is_wait(&error) => Ok(false),
+            // What memory refused is within.
+            Err(error) => Err(error.downcast().unwrap_or_else(Error::from)),
         }
     }
 

@@ -37,7 +37,7 @@ impl<B: Bitmap + 'static> MemoryRam<B> {
     }
 }
 
-impl<B: Bitmap + 'static> GuestRam for MemoryRam<B> {
+impl<B: Bitmap + Send + Sync + 'static> GuestRam for MemoryRam<B> {
     fn blocks(&self) -> &[RamBlock] {
         &self.blocks
     }

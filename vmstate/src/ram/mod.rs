@@ -1,5 +1,6 @@
 //! Guest RAM: blocks, pages, dirty bitmaps, rounds.
 
+mod gathered;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
 pub(crate) mod page_set;
@@ -9,8 +10,13 @@ pub(crate) mod sender;
 mod summary;
 pub(crate) mod zero;
 
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::codec::{Outbox, PageRun};
 use crate::error::Result;
 
+pub(crate) use gathered::{copied_in, copied_out};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{DeviceWrites, MemoryRam};
 pub(crate) use receiver::{RamReceiver, RamRecord};
@@ -32,8 +38,8 @@ pub struct RamBlock {
 }
 
 /// The embedder's guest memory. Offsets are in bytes from the start of a block; `block` is an index into
-/// [`blocks`](Self::blocks).
-pub trait GuestRam {
+/// [`blocks`](Self::blocks). Threads of one migration share it.
+pub trait GuestRam: Sync {
     /// The blocks that are there before any migration; the same at every call.
     fn blocks(&self) -> &[RamBlock];
 
@@ -48,13 +54,13 @@ pub trait GuestRam {
         Ok(false)
     }
 
-    /// Copies out `into.len()` bytes. The guest may write them meanwhile: its log then says so.
+    /// Copies out `into.len()` bytes: whole pages. The guest may write them meanwhile: its log then says so.
     ///
     /// # Errors
     /// `Misuse` outside the block.
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()>;
 
-    /// Copies in.
+    /// Copies in: whole pages.
     ///
     /// # Errors
     /// `Misuse` outside the block.
@@ -65,6 +71,30 @@ pub trait GuestRam {
     /// # Errors
     /// `Misuse` outside the block.
     fn zero_page(&self, block: usize, offset: u64) -> Result<()>;
+
+    /// Writes the first bytes of `outbox` to a socket or a file, the pages as they are now, and returns how many; at least one if the
+    /// outbox is not empty. A descriptor that does not block is not waited for.
+    ///
+    /// As it stands here, pages are copied with [`read`](Self::read). Memory that the system can reach needs no copy: one gathering
+    /// call (`writev`) of bytes and pages as they alternate does it.
+    ///
+    /// # Errors
+    /// Those of `write`; what memory refuses, as the error within.
+    fn send(&self, to: BorrowedFd<'_>, outbox: &Outbox) -> io::Result<usize> {
+        copied_out(self, outbox, |bytes| Ok(nix::unistd::write(to, bytes)?))
+    }
+
+    /// Destination: reads from a socket or a file into the first bytes of `runs`, which are inside of their blocks, and returns how
+    /// many; at least one if the runs have any, 0 if the peer closed its side. A descriptor that does not block is not waited for.
+    ///
+    /// As it stands here, pages are copied with [`write`](Self::write). Memory that the system can reach needs no copy (`readv`);
+    /// what comes so counts as written, as [`write`](Self::write)'s does.
+    ///
+    /// # Errors
+    /// Those of `read`; what memory refuses, as the error within.
+    fn receive(&self, from: BorrowedFd<'_>, runs: &[PageRun]) -> io::Result<usize> {
+        copied_in(self, runs, |into| Ok(nix::unistd::read(from, into)?))
+    }
 }
 
 /// The embedder's record of pages written since they were last cleared: vCPUs and devices together.

@@ -2,7 +2,7 @@
 //! for is up to who reads them.
 
 use super::PAGE_SIZE;
-use crate::codec::Reader;
+use crate::codec::{Outbox, Reader};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Name of the RAM section.
@@ -45,8 +45,8 @@ fn unsupported(flags: u64) -> Option<&'static str> {
 }
 
 /// Appends the end of a RAM section's body.
-pub fn put_end_of_section(out: &mut Vec<u8>) {
-    out.extend_from_slice(&flag::EOS.to_be_bytes());
+pub fn put_end_of_section(out: &mut Outbox) {
+    out.put(&flag::EOS.to_be_bytes());
 }
 
 /// A block that records can name.

@@ -5,17 +5,16 @@
 //! either pending or in the log.
 
 use super::page_set::PageSet;
-use super::record::flag;
+use super::record::{NORMAL_RECORD, flag};
 use super::zero::is_zero;
 use super::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
-use crate::codec::put_name;
+use crate::codec::{Outbox, PageRun, put_name};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Pages read at once: the copy stays in the first cache levels until it is looked at and sent.
+/// Pages looked at once: their copy stays in the first cache levels meanwhile.
 const RUN: usize = 16;
-/// Bytes of a page, and of its record within a run.
+/// Bytes of a page.
 const PAGE: usize = 4096;
-const NORMAL: usize = 8 + PAGE;
 /// Pages that the log is asked to clear at once, 16 MiB. A page cleared early and written again before its turn is sent
 /// twice; a call per page would cost more.
 const CLEAR: u64 = 4096;
@@ -76,13 +75,13 @@ impl<'a> RamSender<'a> {
     }
 
     /// Appends the body of the START section: total length, then name and length of each block.
-    pub fn put_blocks(&self, out: &mut Vec<u8>) {
+    pub fn put_blocks(&self, out: &mut Outbox) {
         let blocks = self.ram.blocks();
         let total: u64 = blocks.iter().map(|block| block.len).sum();
-        out.extend_from_slice(&(total | flag::MEM_SIZE).to_be_bytes());
+        out.put(&(total | flag::MEM_SIZE).to_be_bytes());
         for block in blocks {
-            put_name(out, &block.name);
-            out.extend_from_slice(&block.len.to_be_bytes());
+            put_name(out.bytes_mut(), &block.name);
+            out.put(&block.len.to_be_bytes());
         }
         super::put_end_of_section(out);
     }
@@ -143,11 +142,11 @@ impl<'a> RamSender<'a> {
     ///
     /// # Errors
     /// What memory or log refuse.
-    pub fn put_pages(&mut self, out: &mut Vec<u8>, wanted: usize) -> Result<bool> {
+    pub fn put_pages(&mut self, out: &mut Outbox, wanted: u64) -> Result<bool> {
         let mut named = None;
         while let Some(pending) = self.pending.get(self.block) {
-            let room = wanted.saturating_sub(out.len()).div_ceil(NORMAL);
-            let Some(run) = pending.run(self.page, room.clamp(1, RUN) as u64) else {
+            let room = wanted.saturating_sub(out.len()).div_ceil(NORMAL_RECORD);
+            let Some(run) = pending.run(self.page, room.clamp(1, RUN as u64)) else {
                 (self.block, self.page, self.cleared) = (self.block + 1, 0, 0);
                 continue;
             };
@@ -171,25 +170,24 @@ impl<'a> RamSender<'a> {
         Ok(true)
     }
 
-    fn put_run(&mut self, out: &mut Vec<u8>, first: u64, end: u64, mut named: bool) -> Result<()> {
+    fn put_run(&mut self, out: &mut Outbox, first: u64, end: u64, mut named: bool) -> Result<()> {
         let pages = usize::try_from(end - first).unwrap_or(RUN).min(RUN);
         let copy = self.copy.get_mut(..pages * PAGE).unwrap_or_default();
         self.ram.read(self.block, first * PAGE_SIZE, copy)?;
-        out.reserve(pages * NORMAL);
         for (page, bytes) in (first..end).zip(copy.chunks_exact(PAGE)) {
             let zero = is_zero(bytes);
             let kind = if zero { flag::ZERO } else { flag::PAGE };
             let relative = if named { flag::CONTINUE } else { 0 };
-            out.extend_from_slice(&((page * PAGE_SIZE) | kind | relative).to_be_bytes());
+            out.put(&((page * PAGE_SIZE) | kind | relative).to_be_bytes());
             if let (false, Some(block)) = (named, self.ram.blocks().get(self.block)) {
-                put_name(out, &block.name);
+                put_name(out.bytes_mut(), &block.name);
                 named = true;
             }
             if zero {
-                out.push(0);
+                out.put(&[0]);
                 self.sent.zero += 1;
             } else {
-                out.extend_from_slice(bytes);
+                out.put_pages(PageRun { block: self.block, offset: page * PAGE_SIZE, len: PAGE_SIZE });
                 self.sent.normal += 1;
             }
         }

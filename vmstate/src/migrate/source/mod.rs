@@ -8,7 +8,7 @@ mod switch_over;
 use std::time::Duration;
 
 use crate::channel::{Channel, Clock};
-use crate::codec::{Limits, Strictness};
+use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::control::Control;
 use crate::migrate::forecast::Measured;
@@ -88,7 +88,7 @@ pub struct Departure {
 }
 
 /// Bytes handed to the channel at once.
-const CHUNK: usize = 1 << 20;
+const CHUNK: u64 = 1 << 20;
 /// Between two attempts to take the exclusive resources back.
 const RETRY: Duration = Duration::from_millis(10);
 /// How long a destination that broke the connection gets for its reason.
@@ -103,14 +103,15 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
     });
     let migratable = sections.check_migratable().and_then(|()| check_release(sections));
-    let ram = match migratable.and_then(|()| RamSender::start(ram, log)) {
+    let memory = ram;
+    let ram = match migratable.and_then(|()| RamSender::start(memory, log)) {
         Ok(ram) => ram,
         Err(error) => {
             control.publish(|progress| progress.phase = Phase::Source(SourcePhase::Failed));
             return Departure { phase: SourcePhase::Failed, error: Some(error), report: DepartureReport::default() };
         }
     };
-    let wire = Link::new(channel, clock, control, Strictness::Strict, Limits::default(), ANSWERS);
+    let wire = Link::new(channel, memory, clock, control, Strictness::Strict, Limits::default(), ANSWERS);
     let (protocol, first) = SourceProtocol::begin();
     let mut source = Source {
         protocol,
@@ -129,7 +130,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         synced: begun,
         rehearsed: None,
         stood_for_rehearsals: Duration::ZERO,
-        buffer: Vec::new(),
+        buffer: Outbox::new(),
         described: save::describe(&options.machine_type),
         report: DepartureReport::default(),
         downtime: Downtime::default(),
@@ -162,7 +163,7 @@ struct Source<'a, 's> {
     rehearsed: Option<Duration>,
     /// How long the guest has stood for rehearsals.
     stood_for_rehearsals: Duration,
-    buffer: Vec<u8>,
+    buffer: Outbox,
     /// What was sent so far.
     described: SelfDescription,
     report: DepartureReport,
@@ -214,7 +215,7 @@ impl Source<'_, '_> {
             SourceAction::Release => self.machine.release().map(|()| SourceEvent::Done),
             // A destination that has taken over may close before all of it is sent: its last word is still to be heard.
             SourceAction::SendEnd(until) => {
-                self.wire.send(&self.buffer, Patience::Until(until)).map(|()| SourceEvent::Done)
+                self.wire.send(&mut self.buffer, Patience::Until(until)).map(|()| SourceEvent::Done)
             }
             // A QEMU moves no fence, so a fence that was not moved does not prove that the guest has not run in the QEMU.
             SourceAction::Claim if self.peer == Peer::Qemu => Ok(SourceEvent::Claimed(Claim::Undecidable)),
@@ -255,22 +256,22 @@ impl Source<'_, '_> {
     }
 
     fn introduce(&mut self) -> Result<()> {
-        let out = &mut self.buffer;
+        let out = self.buffer.bytes_mut();
         put_header(out);
         put_configuration(out, &self.options.machine_type);
         Element::Command(Command::OpenReturnPath).write(out);
         self.meet()?;
         let out = &mut self.buffer;
-        save::put_devices(out, self.sections, (self.peer, Turn::Early), &mut self.described)?;
+        save::put_devices(out.bytes_mut(), self.sections, (self.peer, Turn::Early), &mut self.described)?;
         save::put_ram_start(out, &self.ram);
-        Element::Command(Command::Ping(ping::INTRODUCTION)).write(out);
+        Element::Command(Command::Ping(ping::INTRODUCTION)).write(out.bytes_mut());
         self.flush(self.running())
     }
 
     /// Finds out who is there, before anything is sent that only some would take. A release whose schema is known is one of this
     /// library, and may be older than the question.
     fn meet(&mut self) -> Result<()> {
-        Element::Command(Command::Ping(ping::WHO)).write(&mut self.buffer);
+        Element::Command(Command::Ping(ping::WHO)).write(self.buffer.bytes_mut());
         self.flush(self.running())?;
         let until = self.clock.now().saturating_add(self.options.answer);
         self.peer = match self.await_reply(Patience::Until(until))? {
@@ -323,7 +324,7 @@ impl Source<'_, '_> {
 
     /// Sends the buffer, and empties it.
     fn flush(&mut self, patience: Patience) -> Result<()> {
-        let sent = self.wire.send(&self.buffer, patience);
+        let sent = self.wire.send(&mut self.buffer, patience);
         self.buffer.clear();
         sent.map_err(|broken| self.last_words(broken))
     }

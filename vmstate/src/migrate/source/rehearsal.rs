@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{CHUNK, Source, whole};
+use super::{Source, whole};
 use crate::error::Result;
 use crate::migrate::Rehearsal;
 use crate::migrate::forecast::{Rehearsed, Tells};
@@ -17,7 +17,7 @@ const BETWEEN: Duration = Duration::from_secs(1);
 /// stands: enough to tell the speed, and little for the guest.
 const PART: u32 = 8;
 /// They go in so many chunks. The first wakes up both sides and their caches, and is not counted.
-const CHUNKS: usize = 4;
+const CHUNKS: u64 = 4;
 /// And at most so many bytes: some milliseconds of a fast wire.
 const MOST_BYTES: u64 = 4 << 20;
 /// The guest stands no longer than this for an answer that is late.
@@ -48,7 +48,7 @@ impl Source<'_, '_> {
         // Nothing before the first round: a wire whose speed is unknown could hold the guest for long.
         let speed = self.measured.wire.bytes_per_second().unwrap_or_default();
         let wanted = whole(speed * (self.control.downtime_limit() / PART).as_secs_f64()).min(MOST_BYTES);
-        let chunk = usize::try_from(wanted).map_or(CHUNK, |wanted| wanted / CHUNKS);
+        let chunk = wanted / CHUNKS;
         if chunk > 0 {
             let (_, mut over) = self.send_pages(chunk, Tells::Nothing)?;
             for _ in 1..CHUNKS {

@@ -97,14 +97,14 @@ impl Source<'_, '_> {
     }
 
     /// Bytes of the next chunk, such that there is a probe, a look at the limits and a forecast some ten times a second.
-    fn chunk(&self) -> usize {
+    fn chunk(&self) -> u64 {
         let limit = policy::workable(self.control.bandwidth_limit()).unwrap_or(u64::MAX);
         let speed = self.measured.wire.bytes_per_second().map_or(u64::MAX, whole);
-        usize::try_from(limit.min(speed) / u64::from(CHUNKS_PER_SECOND)).map_or(CHUNK, |bytes| bytes.min(CHUNK))
+        (limit.min(speed) / u64::from(CHUNKS_PER_SECOND)).min(CHUNK)
     }
 
     /// Sends a chunk of about `wanted` bytes of pending pages, and a probe. Returns its bytes, and whether no page is left.
-    pub(super) fn send_pages(&mut self, wanted: usize, tells: Tells) -> Result<(u64, bool)> {
+    pub(super) fn send_pages(&mut self, wanted: u64, tells: Tells) -> Result<(u64, bool)> {
         let (begun, sent) = (self.clock.now(), self.ram.sent());
         let over = save::put_ram_part(&mut self.buffer, &mut self.ram, wanted)?;
         let bytes = self.probe(begun, self.ram.sent().since(sent), tells)?;
@@ -114,22 +114,18 @@ impl Source<'_, '_> {
     /// Sends the buffer, which holds `pages`, and a probe behind it; hears answers meanwhile. Returns how many bytes
     /// that was.
     fn probe(&mut self, begun: Duration, pages: PageCount, tells: Tells) -> Result<u64> {
-        let bytes = self.buffer.len() as u64;
-        Element::Command(Command::Ping(ping::ROUND)).write(&mut self.buffer);
+        let bytes = self.buffer.len();
+        Element::Command(Command::Ping(ping::ROUND)).write(self.buffer.bytes_mut());
         self.measured.wire.sent(Chunk { begun, bytes, pages, tells });
-        let buffer = std::mem::take(&mut self.buffer);
-        let (mut rest, mut took_some) = (buffer.as_slice(), self.clock.now());
-        while !rest.is_empty() {
+        let mut took_some = self.clock.now();
+        while !self.buffer.is_empty() {
             let deadline = took_some.saturating_add(self.options.answer);
-            let sent = self.wire.send_part(rest, Some(deadline), LISTEN);
-            let count = sent.map_err(|broken| self.last_words(broken))?;
-            if count > 0 {
+            let sent = self.wire.send_part(&mut self.buffer, Some(deadline), LISTEN);
+            if sent.map_err(|broken| self.last_words(broken))? {
                 took_some = self.clock.now();
             }
-            rest = rest.get(count..).unwrap_or_default();
             self.hear_until(Duration::ZERO)?;
         }
-        self.buffer = buffer;
         self.buffer.clear();
         Ok(bytes)
     }

@@ -27,7 +27,7 @@ impl Source<'_, '_> {
         self.downtime.sync = self.lap();
         // QEMU has no use for it but with VFIO devices, and does not know it before 8.1.
         if self.peer == Peer::Vmstate {
-            Element::Command(Command::SwitchoverStart).write(&mut self.buffer);
+            Element::Command(Command::SwitchoverStart).write(self.buffer.bytes_mut());
         }
         while !save::put_ram_part(&mut self.buffer, &mut self.ram, CHUNK)? {
             self.flush(until)?;
@@ -35,13 +35,13 @@ impl Source<'_, '_> {
         save::put_ram_end(&mut self.buffer, &mut self.ram)?;
         self.flush(until)?;
         self.downtime.pages = self.lap();
-        save::put_devices(&mut self.buffer, self.sections, (self.peer, Turn::Last), &mut self.described)?;
-        Element::Command(Command::Ping(ping::READY)).write(&mut self.buffer);
+        save::put_devices(self.buffer.bytes_mut(), self.sections, (self.peer, Turn::Last), &mut self.described)?;
+        Element::Command(Command::Ping(ping::READY)).write(self.buffer.bytes_mut());
         self.flush(until)?;
         self.downtime.devices = self.lap();
         // Written now, while the destination loads; sent with the end of the stream.
-        Element::Eof.write(&mut self.buffer);
-        self.described.write(&mut self.buffer);
+        Element::Eof.write(self.buffer.bytes_mut());
+        self.described.write(self.buffer.bytes_mut());
         Ok(())
     }
 

@@ -1,0 +1,137 @@
+//! What is to be sent: bytes of the stream and, between them, runs of pages that stay in guest memory until they are sent.
+
+use std::fmt;
+
+/// A stretch of guest memory, whole pages unless a part of it was sent already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRun {
+    /// Index of the block among those of the guest's memory.
+    pub block: usize,
+    /// Bytes from the start of the block.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+impl PageRun {
+    /// Cuts the first `count` bytes off `runs`, of which so many were received.
+    pub fn advance_slices(runs: &mut &mut [Self], mut count: u64) {
+        while let Some((first, _)) = runs.split_first_mut() {
+            let cut = first.len.min(count);
+            (first.offset, first.len, count) = (first.offset + cut, first.len - cut, count - cut);
+            if first.len > 0 {
+                return;
+            }
+            *runs = std::mem::take(runs).get_mut(1..).unwrap_or_default();
+        }
+    }
+}
+
+/// A part of what is to be sent, without a break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// Bytes of the stream.
+    Bytes(&'a [u8]),
+    /// Pages, as they are in guest memory when they are sent.
+    Pages(PageRun),
+}
+
+/// Bytes of the stream and runs of pages, in the order in which they are sent. The pages are read when they are sent, not
+/// when they are put here: what the guest writes to them in between is sent or not, and in the dirty log in any case.
+#[derive(Clone, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    /// Runs of pages, and how many of `bytes` are before each.
+    runs: Vec<(usize, PageRun)>,
+    /// What was sent: so many of `bytes`, of `runs`, and of the first run's bytes that is left.
+    sent: (usize, usize, u64),
+    len: u64,
+}
+
+impl Outbox {
+    /// Nothing to send.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Bytes that are left to send, those of pages among them.
+    pub fn len(&self) -> u64 {
+        self.len + (self.bytes.len() - self.sent.0) as u64
+    }
+
+    /// True if nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends bytes.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The bytes, to append to.
+    pub(crate) fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Appends pages. A run that goes on where the last one ended, with no bytes in between, becomes a part of it.
+    pub fn put_pages(&mut self, run: PageRun) {
+        self.len += run.len;
+        if let Some((at, last)) = self.runs.last_mut()
+            && (*at, last.block, last.offset + last.len) == (self.bytes.len(), run.block, run.offset)
+        {
+            last.len += run.len;
+        } else if run.len > 0 {
+            self.runs.push((self.bytes.len(), run));
+        }
+    }
+
+    /// What is left to send.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        let (mut byte, mut index, mut cut) = self.sent;
+        std::iter::from_fn(move || {
+            let run = self.runs.get(index);
+            let before = run.map_or(self.bytes.len(), |&(at, _)| at);
+            if byte < before {
+                let bytes = self.bytes.get(byte..before).unwrap_or_default();
+                byte = before;
+                return Some(Piece::Bytes(bytes));
+            }
+            let (_, PageRun { block, offset, len }) = *run?;
+            let cut = std::mem::take(&mut cut);
+            index += 1;
+            Some(Piece::Pages(PageRun { block, offset: offset + cut, len: len - cut }))
+        })
+    }
+
+    /// The first `count` bytes of what was left are sent.
+    pub fn advance(&mut self, mut count: u64) {
+        let (byte, index, cut) = &mut self.sent;
+        while count > 0 {
+            let run = self.runs.get(*index);
+            let bytes = run.map_or(self.bytes.len(), |&(at, _)| at) - *byte;
+            let step = usize::try_from(count).unwrap_or(usize::MAX).min(bytes);
+            *byte += step;
+            count -= step as u64;
+            let Some((_, run)) = run else { return };
+            let step = count.min(run.len - *cut);
+            (*cut, count, self.len) = (*cut + step, count - step, self.len - step);
+            if *cut == run.len {
+                (*index, *cut) = (*index + 1, 0);
+            }
+        }
+    }
+
+    /// Nothing is left to send; the room is kept.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.runs.clear();
+        (self.sent, self.len) = ((0, 0, 0), 0);
+    }
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").field("len", &self.len()).finish_non_exhaustive()
+    }
+}

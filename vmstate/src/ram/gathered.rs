@@ -1,0 +1,101 @@
+//! Pages copied out of guest memory and into it again, for a wire that cannot reach guest memory itself.
+
+use std::io;
+
+use super::{GuestRam, PAGE_SIZE};
+use crate::codec::{Outbox, PageRun, Piece};
+use crate::error::Result;
+
+/// Bytes copied at once: they stay in the second cache level until they are sent.
+const COPY: usize = 256 << 10;
+/// Bytes of a page.
+const PAGE: usize = 4096;
+
+/// Gives the first bytes of `outbox` to `take`, the pages as they are now.
+///
+/// # Errors
+/// What memory refuses, as the error within; what `take` has.
+pub(crate) fn copied_out<T>(
+    ram: &(impl GuestRam + ?Sized),
+    outbox: &Outbox,
+    take: impl FnOnce(&[u8]) -> io::Result<T>,
+) -> io::Result<T> {
+    let mut pieces = outbox.pieces().peekable();
+    if let Some(&Piece::Bytes(bytes)) = pieces.peek()
+        && (bytes.len() >= COPY || bytes.len() as u64 == outbox.len())
+    {
+        return take(bytes);
+    }
+    let mut copy = Vec::with_capacity(COPY);
+    // A part of the first page may be sent already; memory is asked for whole pages all the same.
+    let mut skipped = 0;
+    for piece in pieces {
+        let room = COPY.saturating_sub(copy.len());
+        let all = match piece {
+            Piece::Bytes(bytes) => {
+                copy.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+                bytes.len() <= room
+            }
+            Piece::Pages(PageRun { block, offset, len }) => {
+                let before = offset % PAGE_SIZE;
+                skipped += usize::try_from(before).unwrap_or_default();
+                let (start, wanted) = (copy.len(), before + len);
+                let taken = usize::try_from(wanted).unwrap_or(usize::MAX).min(room / PAGE * PAGE);
+                copy.resize(start + taken, 0);
+                match copy.get_mut(start..) {
+                    Some(into) if taken > 0 => ram.read(block, offset - before, into).map_err(io::Error::other)?,
+                    _ => break,
+                }
+                taken as u64 == wanted
+            }
+        };
+        if !all {
+            break;
+        }
+    }
+    take(copy.get(skipped..).unwrap_or_default())
+}
+
+/// Lets `take` receive into a copy, and writes what it has received to `runs`.
+///
+/// # Errors
+/// What `take` has; what memory refuses, as the error within.
+pub(crate) fn copied_in(
+    ram: &(impl GuestRam + ?Sized),
+    runs: &[PageRun],
+    take: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let all: u64 = runs.iter().map(|run| run.len).sum();
+    let mut copy = vec![0; usize::try_from(all).unwrap_or(usize::MAX).min(COPY)];
+    let count = take(&mut copy)?;
+    let mut left = copy.get(..count).unwrap_or(&copy);
+    for &PageRun { block, offset, len } in runs {
+        let cut = usize::try_from(len).unwrap_or(usize::MAX).min(left.len());
+        let (bytes, rest) = left.split_at(cut);
+        write(ram, block, offset, bytes).map_err(io::Error::other)?;
+        left = rest;
+    }
+    Ok(count)
+}
+
+/// Copies in, by whole pages: what is not received yet of a page stays as it is.
+fn write(ram: &(impl GuestRam + ?Sized), block: usize, mut offset: u64, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        let before = usize::try_from(offset % PAGE_SIZE).unwrap_or_default();
+        let cut = if before == 0 && bytes.len() >= PAGE { bytes.len() / PAGE * PAGE } else { PAGE - before };
+        let (now, rest) = bytes.split_at(cut.min(bytes.len()));
+        if before == 0 && now.len() >= PAGE {
+            ram.write(block, offset, now)?;
+        } else {
+            let mut page = [0; PAGE];
+            let first = offset - before as u64;
+            ram.read(block, first, &mut page)?;
+            for (into, byte) in page.iter_mut().skip(before).zip(now) {
+                *into = *byte;
+            }
+            ram.write(block, first, &page)?;
+        }
+        (offset, bytes) = (offset + now.len() as u64, rest);
+    }
+    Ok(())
+}
