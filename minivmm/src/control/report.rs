@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use vmstate::migrate::{Downtime, Progress};
+use vmstate::migrate::{Downtime, Progress, Slowdown};
 
 use crate::vm::{Event, MigrationInfo, MigrationParameters, MigrationStatus, RunState};
 
@@ -49,6 +49,12 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
             if let Some(downtime) = figures.expected_downtime {
                 body["expected-downtime"] = milliseconds(downtime);
             }
+            if figures.throttle_percent > 0 {
+                body["cpu-throttle-percentage"] = figures.throttle_percent.into();
+            }
+            if figures.slowdown != Slowdown::default() {
+                body["guest-slowdown"] = slowdown(figures);
+            }
             body["ram"] = ram(figures);
         }
     }
@@ -60,7 +66,6 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
 
 /// Where the downtime went, in microseconds. QEMU has no such object.
 fn parts(downtime: Downtime) -> Value {
-    let microseconds = |part: Duration| u64::try_from(part.as_micros()).unwrap_or(u64::MAX);
     json!({
         "pause": microseconds(downtime.pause),
         "sync": microseconds(downtime.sync),
@@ -68,6 +73,17 @@ fn parts(downtime: Downtime) -> Value {
         "devices": microseconds(downtime.devices),
         "confirm": microseconds(downtime.confirm),
         "commit": microseconds(downtime.commit),
+    })
+}
+
+/// How long vCPUs have stood before the pause, on average, in microseconds, and the part of the time that this is, in percent.
+/// QEMU has no such object.
+fn slowdown(figures: &Progress) -> Value {
+    let slowdown = figures.slowdown;
+    json!({
+        "throttled": microseconds(slowdown.throttled),
+        "rehearsed": microseconds(slowdown.rehearsed),
+        "percent": slowdown.share(figures.elapsed) * 100.0,
     })
 }
 
@@ -117,6 +133,10 @@ pub(super) fn event(event: Event, at: SystemTime) -> Option<Value> {
         message["data"] = data;
     }
     Some(message)
+}
+
+fn microseconds(duration: Duration) -> Value {
+    Value::from(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
 }
 
 fn milliseconds(duration: Duration) -> Value {

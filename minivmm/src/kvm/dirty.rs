@@ -26,6 +26,8 @@ const CLEAR_PAGES: u64 = 4096;
 pub struct DirtyLog {
     /// Reported and not yet cleared; empty without manual protection.
     reported: Vec<u64>,
+    /// It was read since it was started: the first report may name pages that nobody wrote.
+    read: bool,
 }
 
 impl DirtyLog {
@@ -36,7 +38,7 @@ impl DirtyLog {
     pub fn start(vm: &KvmVm) -> Result<Self> {
         vm.start_dirty_log()?;
         let words = if vm.manual_protect() { (vm.ram().len() / PAGE_SIZE).div_ceil(64) } else { 0 };
-        Ok(Self { reported: vec![0; words as usize] })
+        Ok(Self { reported: vec![0; words as usize], read: false })
     }
 
     /// ORs the pages written since they were last cleared (without manual protection: last reported) into `words`;
@@ -48,15 +50,20 @@ impl DirtyLog {
     /// # Panics
     /// If `words` is shorter than one bit a page.
     pub fn sync(&mut self, vm: &KvmVm, words: &mut [u64]) -> Result<()> {
+        let mut pages = 0;
         for (slot, stretch) in vm.slots() {
             let log = vm.fd().get_dirty_log(slot, stretch.len as usize).map_err(Error::kvm("KVM_GET_DIRTY_LOG"))?;
             let first = (stretch.offset / PAGE_SIZE / 64) as usize;
             for (index, word) in log.into_iter().enumerate() {
                 words[first + index] |= word;
+                pages += u64::from(word.count_ones());
                 if let Some(reported) = self.reported.get_mut(first + index) {
                     *reported = word;
                 }
             }
+        }
+        if std::mem::replace(&mut self.read, true) {
+            vm.add_reported_pages(pages);
         }
         Ok(())
     }

@@ -2,10 +2,12 @@
 
 pub mod cpuid;
 pub mod dirty;
+pub mod faults;
 pub mod machine_check;
 pub mod power_on;
 pub mod state;
 pub mod thread;
+pub mod throttle;
 pub mod vcpu;
 pub mod vm;
 

@@ -8,18 +8,22 @@
 //!  Paused ───────► Running ──────────────► Paused ──end──► (thread gone)
 //! ```
 //!
-//! A vCPU also pauses by itself: after what it reports, and at its next exit once the machine is [halted](Halt).
+//! A vCPU also pauses by itself: after what it reports, and at its next exit once the machine is [halted](Halt). A running one
+//! can be made to stand outside the guest for a while ([`Brake`]); whatever else is wanted of it meanwhile, it does at once.
 
 use std::fmt;
+use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use libc::{c_int, c_void, siginfo_t};
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use libc::{c_int, c_void, clockid_t, pthread_t, siginfo_t};
+use nix::time::{ClockId, clock_gettime};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use crate::error::{Error, Result};
+use crate::kvm::faults::{FaultCounters, Faults};
 use crate::kvm::vcpu::{Buses, Exit, Vcpu};
 use crate::sandbox::{self, Kind};
 
@@ -53,12 +57,19 @@ impl Halt {
 pub struct VcpuThread {
     index: u8,
     shared: Arc<VcpuControl>,
-    immediate_exit: ImmediateExit,
     thread: Option<JoinHandle<()>>,
 }
 
+/// Makes one vCPU stand, from any thread and whatever has become of the vCPU's.
+#[derive(Clone)]
+pub struct Brake(Arc<VcpuControl>);
+
 struct VcpuControl {
     vcpu: Mutex<Vcpu>,
+    immediate_exit: ImmediateExit,
+    faults: Option<FaultCounters>,
+    /// Set once the thread is started.
+    thread: OnceLock<Thread>,
     halt: Halt,
     state: Mutex<ThreadState>,
     changed: Condvar,
@@ -68,6 +79,18 @@ struct ThreadState {
     wanted: Wanted,
     /// The thread holds the vCPU.
     running: bool,
+    /// It stands outside the guest until then, though it is to run.
+    stands_until: Option<Instant>,
+    /// How long it has stood so.
+    stood: Duration,
+}
+
+/// A thread that is not joined while its [`ThreadState`] is locked and another end than [`Wanted::End`] is wanted.
+#[derive(Clone, Copy)]
+struct Thread {
+    id: pthread_t,
+    /// Its processor time.
+    clock: Option<clockid_t>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,7 +100,7 @@ enum Wanted {
     End,
 }
 
-/// `kvm_run.immediate_exit` of a vCPU that [`VcpuControl`] keeps alive.
+/// `kvm_run.immediate_exit` of the vCPU beside it in [`VcpuControl`], which keeps it alive.
 struct ImmediateExit(*mut u8);
 
 // SAFETY: the byte is only accessed as an atomic, by any thread.
@@ -88,6 +111,12 @@ unsafe impl Sync for ImmediateExit {}
 impl fmt::Debug for VcpuThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VcpuThread").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Brake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Brake").field("stood", &self.stood()).finish_non_exhaustive()
     }
 }
 
@@ -104,23 +133,36 @@ impl VcpuThread {
     ) -> Result<Self> {
         install_kick_handler();
         let index = vcpu.index();
-        let immediate_exit = ImmediateExit(vcpu.immediate_exit());
         let shared = Arc::new(VcpuControl {
+            immediate_exit: ImmediateExit(vcpu.immediate_exit()),
+            faults: FaultCounters::open(vcpu.fd()),
             vcpu: Mutex::new(vcpu),
+            thread: OnceLock::new(),
             halt,
-            state: Mutex::new(ThreadState { wanted: Wanted::Pause, running: false }),
+            state: Mutex::new(ThreadState {
+                wanted: Wanted::Pause,
+                running: false,
+                stands_until: None,
+                stood: Duration::ZERO,
+            }),
             changed: Condvar::new(),
         });
         let theirs = Arc::clone(&shared);
         let serve = move || theirs.serve(&buses, &report);
         let thread = sandbox::spawn(Kind::Vcpu, &format!("vcpu{index}"), serve)
             .map_err(|error| Error::Flag { flag: "--cpus", what: format!("the host gives no thread: {error}") })?;
-        Ok(Self { index, shared, immediate_exit, thread: Some(thread) })
+        shared.thread.get_or_init(|| Thread::of(&thread));
+        Ok(Self { index, shared, thread: Some(thread) })
     }
 
     /// APIC id.
     pub fn index(&self) -> u8 {
         self.index
+    }
+
+    /// What makes it stand for a while.
+    pub fn brake(&self) -> Brake {
+        Brake(Arc::clone(&self.shared))
     }
 
     /// The vCPU, at rest. Blocks while it runs: pause it first.
@@ -161,17 +203,59 @@ impl VcpuThread {
         state.wanted = wanted;
         // Counted as running from here on, so that a pause right behind waits for the thread to have seen both.
         state.running |= wanted == Wanted::Run;
+        state.stands_until = None;
         self.shared.changed.notify_all();
     }
 
-    /// Gets the thread out of KVM_RUN: the byte for an entry that is about to happen, the signal for one that is.
     fn kick(&self) {
-        // SAFETY: `shared` keeps the vCPU and so its mapping alive; the byte is only ever accessed atomically.
-        unsafe { AtomicU8::from_ptr(self.immediate_exit.0) }.store(1, Ordering::SeqCst);
-        if let Some(thread) = &self.thread {
-            // Fails only if the thread has ended, and then there is nothing to kick.
-            let _ = thread.kill(SIGRTMIN());
+        if self.thread.is_some() {
+            self.shared.kick();
         }
+    }
+}
+
+impl Brake {
+    /// The vCPU stands until then, if it is to run.
+    pub fn stand(&self, until: Instant) {
+        let mut state = lock(&self.0.state);
+        if state.wanted == Wanted::Run {
+            state.stands_until = Some(until);
+            // Under the lock: whoever ends the thread takes it before joining.
+            self.0.kick();
+        }
+    }
+
+    /// It stands no longer.
+    pub fn release(&self) {
+        lock(&self.0.state).stands_until = None;
+        self.0.changed.notify_all();
+    }
+
+    /// How long it has stood so far.
+    pub fn stood(&self) -> Duration {
+        lock(&self.0.state).stood
+    }
+
+    /// Processor time of the vCPU's thread so far; nothing once that has ended.
+    pub fn busy(&self) -> Duration {
+        let clock = self.0.thread.get().and_then(|thread| thread.clock);
+        let time = clock.and_then(|clock| clock_gettime(ClockId::from_raw(clock)).ok());
+        time.map_or(Duration::ZERO, Duration::from)
+    }
+
+    /// Its faults so far, if the host counts them.
+    pub fn faults(&self) -> Option<Faults> {
+        self.0.faults.as_ref()?.read().ok()
+    }
+}
+
+impl Thread {
+    fn of(handle: &JoinHandle<()>) -> Self {
+        let id = handle.as_pthread_t();
+        let mut clock = 0;
+        // SAFETY: the thread was started and not joined, and `clock` is a place for the answer.
+        let known = unsafe { libc::pthread_getcpuclockid(id, &raw mut clock) } == 0;
+        Self { id, clock: known.then_some(clock) }
     }
 }
 
@@ -187,6 +271,17 @@ impl Drop for VcpuThread {
 }
 
 impl VcpuControl {
+    /// Gets the thread, which is not joined, out of KVM_RUN: the byte for an entry that is about to happen, the signal for one
+    /// that is.
+    fn kick(&self) {
+        // SAFETY: the vCPU is kept alive here, and so its mapping; the byte is only ever accessed atomically.
+        unsafe { AtomicU8::from_ptr(self.immediate_exit.0) }.store(1, Ordering::SeqCst);
+        if let Some(thread) = self.thread.get() {
+            // SAFETY: the thread is not joined. It may have ended, and then there is nothing to kick.
+            let _ = unsafe { libc::pthread_kill(thread.id, SIGRTMIN()) };
+        }
+    }
+
     fn serve(&self, buses: &Buses, report: &dyn Fn(VcpuEvent)) {
         while self.wait_for_run() {
             let pause = self.run(buses);
@@ -222,6 +317,25 @@ impl VcpuControl {
         }
     }
 
+    /// True once it need not stand any more, false as soon as something else than running is wanted.
+    fn may_go_on(&self) -> bool {
+        let mut state = lock(&self.state);
+        let begun = Instant::now();
+        let mut now = begun;
+        while state.wanted == Wanted::Run
+            && let Some(left) = state.stands_until.map(|until| until.saturating_duration_since(now))
+        {
+            if left.is_zero() {
+                state.stands_until = None;
+            } else {
+                state = self.changed.wait_timeout(state, left).unwrap_or_else(|poison| poison.into_inner()).0;
+                now = Instant::now();
+            }
+        }
+        state.stood += now - begun;
+        state.wanted == Wanted::Run
+    }
+
     /// Runs until something else is wanted, the machine is halted, or the vCPU cannot go on.
     fn run(&self, buses: &Buses) -> Pause {
         let mut vcpu = lock(&self.vcpu);
@@ -235,7 +349,7 @@ impl VcpuControl {
                 Exit::Interrupted => {
                     // Cleared before looking: a kick from here on is either seen now or interrupts the next entry.
                     vcpu.clear_immediate_exit();
-                    if lock(&self.state).wanted != Wanted::Run {
+                    if !self.may_go_on() {
                         return Pause::Wanted;
                     }
                     if self.halt.is_set() {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kvm_bindings::{
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
@@ -26,6 +27,8 @@ pub struct KvmVm {
     fd: Arc<VmFd>,
     ram: Ram,
     manual_protect: bool,
+    /// Pages that the dirty log has reported.
+    reported: AtomicU64,
 }
 
 impl fmt::Debug for KvmVm {
@@ -48,7 +51,7 @@ impl KvmVm {
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(Error::kvm("KVM_CREATE_PIT2"))?;
         let manual_protect = enable_manual_protect(&fd)?;
-        let vm = Self { kvm, fd: Arc::new(fd), ram: ram.clone(), manual_protect };
+        let vm = Self { kvm, fd: Arc::new(fd), ram: ram.clone(), manual_protect, reported: AtomicU64::new(0) };
         vm.set_slots(0)?;
         Ok(vm)
     }
@@ -95,6 +98,16 @@ impl KvmVm {
     /// True if the dirty log is cleared on request ([`clear`](crate::kvm::dirty::DirtyLog::clear)) and not when read.
     pub(crate) fn manual_protect(&self) -> bool {
         self.manual_protect
+    }
+
+    /// Pages that the dirty log has reported as written, counted each time.
+    pub(crate) fn reported_pages(&self) -> u64 {
+        self.reported.load(Ordering::Relaxed)
+    }
+
+    /// The dirty log has reported so many pages more.
+    pub(crate) fn add_reported_pages(&self, pages: u64) {
+        self.reported.fetch_add(pages, Ordering::Relaxed);
     }
 
     /// Memory slots, by slot number.

@@ -31,6 +31,8 @@ pub enum Kind {
     Driver,
     /// Runs a vCPU.
     Vcpu,
+    /// Says when vCPUs have to stand.
+    Throttle,
     /// Does the I/O of a disk or a network card.
     Device,
     /// Carries the serial console's bytes, or waits for signals.
@@ -44,10 +46,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Main,
         Self::Driver,
         Self::Vcpu,
+        Self::Throttle,
         Self::Device,
         Self::Console,
         Self::Migration,
@@ -60,6 +63,7 @@ impl Kind {
             Self::Main => "main",
             Self::Driver => "driver",
             Self::Vcpu => "vcpu",
+            Self::Throttle => "throttle",
             Self::Device => "device",
             Self::Console => "console",
             Self::Migration => "migration",

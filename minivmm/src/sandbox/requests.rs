@@ -49,6 +49,7 @@ pub(super) const KVM_SET_CPUID2: Request = write::<kvm_cpuid2>(0x90);
 pub(super) const KVM_GET_CPUID2: Request = both::<kvm_cpuid2>(0x91);
 pub(super) const KVM_X86_SETUP_MCE: Request = write::<u64>(0x9c);
 pub(super) const KVM_X86_GET_MCE_CAP_SUPPORTED: Request = read::<u64>(0x9d);
+pub(super) const KVM_GET_STATS_FD: Request = none(0xce);
 pub(super) const KVM_ENABLE_CAP: Request = write::<kvm_enable_cap>(0xa3);
 
 // A machine runs.

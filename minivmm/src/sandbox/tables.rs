@@ -41,6 +41,7 @@ pub(super) fn of(kind: Kind, otherwise: SeccompAction) -> Table {
     match kind {
         Kind::Main => table(&[EACH, SOCKET_FILES, MAIN], &[TERMINAL_REQUESTS]),
         Kind::Vcpu => table(&[EACH], &[VCPU_REQUESTS]),
+        Kind::Throttle => table(&[EACH], &[]),
         Kind::Device => table(&[EACH, DEVICE], &[DEVICE_REQUESTS]),
         Kind::Console => table(&[EACH, CONSOLE], &[CONSOLE_REQUESTS, TERMINAL_REQUESTS]),
         Kind::Control => table(&[EACH, STARTS, CONNECTIONS, CONTROL], &[]),
@@ -288,6 +289,7 @@ const DRIVER_REQUESTS: &[Request] = &[
     KVM_SET_CPUID2,
     KVM_GET_CPUID2,
     KVM_X86_SETUP_MCE,
+    KVM_GET_STATS_FD,
     KVM_GET_TSC_KHZ,
     KVM_SET_TSC_KHZ,
     KVM_GET_CLOCK,

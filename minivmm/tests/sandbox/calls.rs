@@ -21,10 +21,11 @@ use vm_memory::mmap::MmapRegion;
 /// Names the case to a process that was started for it.
 const CASE: &str = "MINIVMM_SANDBOX_CASE";
 
-const KINDS: [(&str, Kind); 8] = [
+const KINDS: [(&str, Kind); 9] = [
     ("main", Kind::Main),
     ("driver", Kind::Driver),
     ("vcpu", Kind::Vcpu),
+    ("throttle", Kind::Throttle),
     ("device", Kind::Device),
     ("console", Kind::Console),
     ("migration", Kind::Migration),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::time::ClockId;
 use serde_json::{Value, json};
-use vmstate::migrate::{Downtime, Phase, SourcePhase};
+use vmstate::migrate::{Downtime, Phase, Slowdown, SourcePhase};
 
 use crate::config::Address;
 use crate::control::Session;
@@ -265,6 +265,17 @@ fn migration_figures_are_in_the_units_of_qemu() {
         ]
     );
     shared.update_migration(|info| {
+        info.figures.throttle_percent = 30;
+        info.figures.slowdown.throttled = Duration::from_micros(2_900);
+        info.figures.slowdown.rehearsed = Duration::from_micros(75);
+    });
+    let slowed = &talk.say(query)[0]["return"];
+    assert_eq!(slowed["cpu-throttle-percentage"], 30);
+    // 2.975 ms of 11.9 ms.
+    assert_eq!(slowed["guest-slowdown"], json!({"throttled": 2900, "rehearsed": 75, "percent": 25.0}));
+    shared.update_migration(|info| {
+        info.figures.throttle_percent = 0;
+        info.figures.slowdown = Slowdown::default();
         info.phase = Phase::Source(SourcePhase::Completed);
         let us = Duration::from_micros;
         let mut downtime = Downtime::default();

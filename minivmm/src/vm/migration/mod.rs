@@ -31,6 +31,7 @@ pub(super) use self::write_back::WriteBack;
 use crate::config::Address;
 use crate::error::{Error, SparingLog, chain, say};
 use crate::kvm::state::HypervisorState;
+use crate::kvm::throttle::Throttle;
 use crate::migration::global::{GlobalState, Timer};
 use crate::migration::ownership::SharedTickets;
 use crate::migration::preflight::Preflight;
@@ -50,6 +51,8 @@ pub(super) struct Outgoing {
     before: RunState,
     /// Shared with the migration thread.
     log: MachineDirtyLog,
+    /// Shared with the migration thread; taken off when both have let go of it.
+    throttle: Arc<Throttle>,
 }
 
 impl Outgoing {
@@ -62,6 +65,7 @@ impl Outgoing {
         if made.processor() != previous.processor() {
             made.adopt(previous.processor().clone())?;
         }
+        self.throttle.follow(&made.kvm, &made.vcpus);
         self.log.follow(&made.kvm)
     }
 }
@@ -124,12 +128,13 @@ impl Vm {
         // A release whose schema is given may be one that knows no firmware of QEMU's, and it shows the guest its RAM there.
         let ram = MachineRam::leaving(self.ram.clone(), &self.firmware, release.is_none());
         let log = MachineDirtyLog::new(Arc::clone(&self.machine.kvm), ram.segment());
+        let throttle = Arc::new(Throttle::new(&self.machine.kvm, &self.machine.vcpus));
         let departure = Departure {
             address,
             look_up: self.look_up.clone(),
             release,
             control: control.clone(),
-            seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets),
+            seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets).slowing(&throttle),
             parts,
             ram,
             log: log.clone(),
@@ -137,7 +142,7 @@ impl Vm {
         let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || (departure.run(), None));
         match begun {
             Ok(thread) => {
-                self.outgoing = Some(Outgoing { control, thread, before: self.shared.run_state(), log });
+                self.outgoing = Some(Outgoing { control, thread, before: self.shared.run_state(), log, throttle });
                 Ok(())
             }
             Err(error) => {

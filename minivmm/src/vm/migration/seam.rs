@@ -11,6 +11,7 @@ use vmstate::ownership::{Ownership, OwnershipError};
 use super::introduction::Introduction;
 use super::write_back::{WriteBack, failed};
 use crate::error::{SparingLog, chain, say};
+use crate::kvm::throttle::Throttle;
 use crate::migration::ownership::{SharedTickets, Tickets};
 use crate::vm::backends::Backends;
 use crate::vm::handle::Handle;
@@ -33,6 +34,8 @@ pub(in crate::vm) struct Seam {
     standing: Option<Sender<()>>,
     /// At a source: the destination is a QEMU.
     to_qemu: bool,
+    /// At a source.
+    throttle: Option<Arc<Throttle>>,
 }
 
 /// The driver may be busy with another request, and a rehearsal is not worth a longer wait.
@@ -53,12 +56,19 @@ impl Seam {
             log: SparingLog::default(),
             standing: None,
             to_qemu: false,
+            throttle: None,
         }
     }
 
     /// Source: the destination turned out to be a QEMU, which writes no ownership record.
     pub(super) fn met_qemu(&self) -> bool {
         self.to_qemu
+    }
+
+    /// At a source, whose vCPUs this slows.
+    pub(super) fn slowing(mut self, throttle: &Arc<Throttle>) -> Self {
+        self.throttle = Some(Arc::clone(throttle));
+        self
     }
 
     /// At a destination, which compares itself with the source.
@@ -162,6 +172,14 @@ impl Machine for Seam {
         self.standing = Some(standing);
         // The destination's KVM is given the state by the calls that read it, in reverse.
         Ok(Some(Rehearsal { stop, load: stop }))
+    }
+
+    fn throttle(&mut self, percent: u8) -> bool {
+        self.throttle.as_ref().is_some_and(|throttle| throttle.slow(percent))
+    }
+
+    fn throttled(&self) -> Duration {
+        self.throttle.as_ref().map_or(Duration::ZERO, |throttle| throttle.stood())
     }
 
     fn introduced(&mut self) -> vmstate::Result<()> {

@@ -1,0 +1,252 @@
+//! Slows a machine's vCPUs: those that dirty memory stand outside the guest for a part of each period.
+//!
+//! A thread of its own says when each vCPU has to stand and until when (`thread.rs`, [`Brake`]); how much each stands follows
+//! from what it was seen to do (`shares.rs`). Dropping the throttle takes it off.
+
+pub mod shares;
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use self::shares::{Seen, rates};
+use crate::kvm::faults::Faults;
+use crate::kvm::thread::{Brake, VcpuThread};
+use crate::kvm::vm::KvmVm;
+use crate::sandbox::{self, Kind};
+
+/// From one stand to the next, as in QEMU (`CPU_THROTTLE_TIMESLICE_NS`).
+const PERIOD: Duration = Duration::from_millis(10);
+/// A vCPU that stands nearly always runs for so long in between: shorter, and it would do little but enter the guest. Its
+/// period is longer for that.
+const LEAST_RUN: Duration = Duration::from_millis(1);
+/// Over a shorter time it is not looked who dirties: too little happens.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The throttle of one machine.
+pub struct Throttle {
+    shared: Arc<Shared>,
+    /// From the first time on that a vCPU has to stand.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    vm: Option<Arc<KvmVm>>,
+    vcpus: Vec<Throttled>,
+    /// Of what was seen last; none before.
+    rates: Vec<f64>,
+    looked: Option<Look>,
+    /// How long vCPUs of machines before a reset have stood, on average.
+    stood_before: Duration,
+    ended: bool,
+}
+
+struct Throttled {
+    brake: Brake,
+    /// Percent of the time that it stands.
+    share: u8,
+    /// When it has to stand again.
+    next: Instant,
+}
+
+/// What had been counted when it was last looked.
+struct Look {
+    at: Instant,
+    reported: u64,
+    vcpus: Vec<Counted>,
+}
+
+/// What a vCPU had done so far.
+#[derive(Clone, Copy)]
+struct Counted {
+    stood: Duration,
+    busy: Duration,
+    faults: Option<Faults>,
+}
+
+impl fmt::Debug for Throttle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Throttle").field("shares", &self.shares()).finish_non_exhaustive()
+    }
+}
+
+impl Throttle {
+    /// For the vCPUs of `vm`; none stands.
+    pub fn new(vm: &Arc<KvmVm>, vcpus: &[VcpuThread]) -> Self {
+        let throttle = Self { shared: Arc::default(), thread: Mutex::default() };
+        throttle.follow(vm, vcpus);
+        throttle
+    }
+
+    /// Goes on with the vCPUs of a machine that takes the place of the one so far; none stands.
+    pub fn follow(&self, vm: &Arc<KvmVm>, vcpus: &[VcpuThread]) {
+        let state = &mut *self.shared.lock();
+        state.stood_before = state.stood();
+        state.release();
+        let now = Instant::now();
+        state.vm = Some(Arc::clone(vm));
+        state.vcpus = vcpus.iter().map(|vcpu| Throttled { brake: vcpu.brake(), share: 0, next: now }).collect();
+        state.rates.clear();
+        state.looked = Some(state.count(now));
+    }
+
+    /// Makes vCPUs stand so that all together dirty `percent` less; 0 lets all run. Each call looks again which of them
+    /// dirty memory. False: the host gives no thread, and none stands.
+    pub fn slow(&self, percent: u8) -> bool {
+        if percent > 0 && !self.start() {
+            return false;
+        }
+        let state = &mut *self.shared.lock();
+        state.look();
+        let (shares, now) = (shares::shares(&state.rates, percent), Instant::now());
+        for (vcpu, share) in state.vcpus.iter_mut().zip(shares.into_iter().chain(std::iter::repeat(0))) {
+            match (std::mem::replace(&mut vcpu.share, share), share) {
+                (0, 0) => {}
+                (0, _) => vcpu.next = now,
+                (_, 0) => vcpu.brake.release(),
+                _ => {}
+            }
+        }
+        self.shared.changed.notify_all();
+        true
+    }
+
+    /// Percent of the time that each vCPU is to stand.
+    pub fn shares(&self) -> Vec<u8> {
+        self.shared.lock().vcpus.iter().map(|vcpu| vcpu.share).collect()
+    }
+
+    /// How long vCPUs have stood, on average over all.
+    pub fn stood(&self) -> Duration {
+        self.shared.lock().stood()
+    }
+
+    fn start(&self) -> bool {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            let shared = Arc::clone(&self.shared);
+            *thread = sandbox::spawn(Kind::Throttle, "throttle", move || shared.serve()).ok();
+        }
+        thread.is_some()
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.ended = true;
+        state.release();
+        drop(state);
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Each value is set in one go, so a panic elsewhere leaves them whole.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells each vCPU when it has to stand, until the throttle is dropped.
+    fn serve(&self) {
+        let mut state = self.lock();
+        while !state.ended {
+            let now = Instant::now();
+            let next = state.stand(now);
+            state = match next {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(next) => {
+                    let wait = next.saturating_duration_since(now);
+                    self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+impl State {
+    /// Makes those stand whose turn it is, and says when the next one has to.
+    fn stand(&mut self, now: Instant) -> Option<Instant> {
+        let throttled = self.vcpus.iter_mut().filter(|vcpu| vcpu.share > 0);
+        let next = throttled.map(|vcpu| {
+            if vcpu.next <= now {
+                let (stands, runs) = slices(vcpu.share);
+                vcpu.brake.stand(now + stands);
+                vcpu.next = now + stands + runs;
+            }
+            vcpu.next
+        });
+        next.min()
+    }
+
+    fn release(&mut self) {
+        for vcpu in self.vcpus.iter_mut().filter(|vcpu| vcpu.share > 0) {
+            vcpu.share = 0;
+            vcpu.brake.release();
+        }
+    }
+
+    fn stood(&self) -> Duration {
+        let all: Duration = self.vcpus.iter().map(|vcpu| vcpu.brake.stood()).sum();
+        self.stood_before + all / u32::try_from(self.vcpus.len()).unwrap_or(u32::MAX).max(1)
+    }
+
+    fn count(&self, at: Instant) -> Look {
+        let vcpus = self.vcpus.iter().map(|Throttled { brake, .. }| Counted {
+            stood: brake.stood(),
+            busy: brake.busy(),
+            faults: brake.faults(),
+        });
+        Look { at, reported: self.vm.as_ref().map_or(0, |vm| vm.reported_pages()), vcpus: vcpus.collect() }
+    }
+
+    /// Finds out what each vCPU dirties, if there was time enough since it was last looked.
+    fn look(&mut self) {
+        let now = Instant::now();
+        let Some(last) = self.looked.take_if(|last| now.saturating_duration_since(last.at) >= LOOK) else { return };
+        let this = self.count(now);
+        let passed = now.saturating_duration_since(last.at);
+        let seen = last.vcpus.iter().zip(&this.vcpus).map(|(last, this)| Seen {
+            free: passed.saturating_sub(this.stood.saturating_sub(last.stood)),
+            busy: this.busy.saturating_sub(last.busy),
+            faults: last.faults.zip(this.faults).map(|(last, this)| this.since(last)),
+        });
+        if let Some(rates) = rates(&seen.collect::<Vec<_>>(), this.reported.saturating_sub(last.reported)) {
+            self.rates = rates;
+        }
+        self.looked = Some(this);
+    }
+}
+
+/// How long a vCPU stands in each period, and how long it runs.
+fn slices(share: u8) -> (Duration, Duration) {
+    let share = u32::from(share.min(shares::MOST));
+    let runs = (PERIOD * (100 - share) / 100).max(LEAST_RUN);
+    (runs * share / (100 - share), runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_have_the_share_and_the_period_where_the_run_is_not_too_short() {
+        let ms = Duration::from_millis;
+        assert_eq!(slices(20), (ms(2), ms(8)));
+        assert_eq!(slices(50), (ms(5), ms(5)));
+        assert_eq!(slices(90), (ms(9), ms(1)));
+        assert_eq!(slices(99), (ms(99), ms(1)));
+        assert_eq!(slices(255), slices(99));
+    }
+}
