@@ -64,6 +64,11 @@ pub mod raw {
         pub use crate::ram::record::*;
         pub use crate::ram::sender::RamSender;
         pub use crate::ram::zero::is_zero;
+
+        /// Pages as what changed of them.
+        pub mod xbzrle {
+            pub use crate::ram::xbzrle::*;
+        }
     }
 
     /// When to switch over.

@@ -121,14 +121,18 @@ fn good_records() {
     assert_eq!(record(&[b"\0\0\0\0\0\0\x10\x28" as &[u8], &[7; 4096]].concat()), RamRecord::Page);
     assert_eq!(record(b"\0\0\0\0\0\0\0\x02\x04high\0"), RamRecord::Page);
     assert_eq!(record(b"\0\0\0\0\0\0\0\x22\0"), RamRecord::Page);
+    // XBZRLE: 0 equal bytes, 1 changed. No runs at all: the page is as it was.
+    assert_eq!(record(b"\0\0\0\0\0\0\x10\x40\x03low\x01\0\x03\x00\x01\x09"), RamRecord::Page);
+    assert_eq!(record(b"\0\0\0\0\0\0\x10\x60\x01\0\0"), RamRecord::Page);
     assert_eq!(record(b"\0\0\0\0\0\0\0\x10"), RamRecord::End);
-    assert_eq!(*ram.writes.lock().unwrap(), [(0, 0x2000, 0), (0, 0x1000, 7), (1, 0, 0), (1, 0, 0)]);
-    assert_eq!((receiver.received().normal, receiver.received().zero), (1, 3));
+    let written = [(0, 0x2000, 0), (0, 0x1000, 7), (1, 0, 0), (1, 0, 0), (0, 0x1000, 9), (0, 0x1000, 1)];
+    assert_eq!(*ram.writes.lock().unwrap(), written);
+    assert_eq!((receiver.received().normal, receiver.received().zero), (3, 3));
 }
 
 #[test]
 fn hostile_records_write_nothing() {
-    let cases: [(&[u8], &str); 14] = [
+    let cases: [(&[u8], &str); 18] = [
         (b"\0\0\0\0\0\0\x30\x02\x03low\0", "page at 0x3000 of RAM block low, which has 0x3000 bytes"),
         (b"\xff\xff\xff\xff\xff\xff\xf0\x02\x03low\0", "page at 0xfffffffffffff000 of RAM block low"),
         (b"\0\0\0\0\0\0\x10\x02\x04high\0", "page at 0x1000 of RAM block high"),
@@ -140,7 +144,17 @@ fn hostile_records_write_nothing() {
         (b"\0\0\0\0\0\0\0\x0a\x03low\0", "flags 0xa"),
         (b"\0\0\0\0\0\0\0\0", "flags 0x0"),
         (b"\0\0\0\0\0\0\x04\x08\x03low", "flags 0x408"),
-        (b"\0\0\0\0\0\0\0\x40\x03low", "flag XBZRLE: turn capability xbzrle off at the source"),
+        (b"\0\0\0\0\0\0\x30\x40\x03low\x01\0\0", "page at 0x3000 of RAM block low, which has 0x3000 bytes"),
+        (b"\0\0\0\0\0\0\0\x40\x03low\x02\0\0", "encoding 0x02, of which only 0x01 exists"),
+        (b"\0\0\0\0\0\0\0\x40\x03low\x01\x10\x01", "4097 bytes, more than the page has"),
+        (
+            b"\0\0\0\0\0\0\0\x40\x03low\x01\0\x06\x00\x01\x05\x01\x00\x05",
+            "at 0x12: XBZRLE page: a run of changed bytes is empty",
+        ),
+        (
+            b"\0\0\0\0\0\0\0\x40\x03low\x01\0\x05\xff\x1f\x02\x05\x05",
+            "at 0xf: XBZRLE page: a run ends at byte 4097 of 4096",
+        ),
         (b"\0\0\0\0\0\0\x02\0", "flag MULTIFD_FLUSH"),
         (b"\0\0\0\0\0\0\0\x80", "flag HOOK"),
     ];

@@ -8,6 +8,7 @@ pub(crate) mod receiver;
 pub(crate) mod record;
 pub(crate) mod sender;
 mod summary;
+pub(crate) mod xbzrle;
 pub(crate) mod zero;
 
 use std::io;

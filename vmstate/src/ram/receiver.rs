@@ -1,7 +1,8 @@
 //! The destination's side of RAM: every name, length, offset and flag is checked before a byte is written.
 
-use super::record::{Heads, NamedBlock, read_list};
+use super::record::{Contents, Heads, NamedBlock, read_list, read_runs};
 use super::sender::PageCount;
+use super::xbzrle::{self, Page};
 use super::{GuestRam, PAGE_SIZE, RamBlock};
 use crate::codec::{Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,12 +14,15 @@ pub struct RamReceiver<'a> {
     blocks: Vec<RamBlock>,
     heads: Heads,
     received: PageCount,
+    /// A page being decoded.
+    copy: Box<Page>,
 }
 
 impl<'a> RamReceiver<'a> {
     /// Nothing received yet.
     pub fn new(ram: &'a dyn GuestRam) -> Self {
-        Self { ram, blocks: ram.blocks().to_vec(), heads: Heads::default(), received: PageCount::default() }
+        let (blocks, copy) = (ram.blocks().to_vec(), Box::new([0; xbzrle::PAGE]));
+        Self { ram, blocks, heads: Heads::default(), received: PageCount::default(), copy }
     }
 
     /// Pages received so far.
@@ -74,20 +78,29 @@ impl<'a> RamReceiver<'a> {
     pub fn read_record(&mut self, input: &mut Reader<'_>) -> Result<RamRecord> {
         let place = input.offset();
         let Some(page) = self.heads.next(input, &self.blocks)? else { return Ok(RamRecord::End) };
-        if page.is_zero {
-            // The byte that fills the page: other values went out of use before version 4 (migration/ram.c).
-            let fill = input.u8()?;
-            if fill != 0 {
-                let message = format!("a zero page is filled with {fill:#04x}");
-                return Err(Error::new(ErrorKind::Malformed, message).at(place));
+        match page.contents {
+            Contents::Zero => {
+                // The byte that fills the page: other values went out of use before version 4 (migration/ram.c).
+                let fill = input.u8()?;
+                if fill != 0 {
+                    let message = format!("a zero page is filled with {fill:#04x}");
+                    return Err(Error::new(ErrorKind::Malformed, message).at(place));
+                }
+                self.ram.zero_page(page.block, page.offset)?;
             }
-            self.ram.zero_page(page.block, page.offset)?;
-            self.received.zero += 1;
-        } else {
-            let bytes = input.take(usize::try_from(PAGE_SIZE).unwrap_or(usize::MAX))?;
-            self.ram.write(page.block, page.offset, bytes)?;
-            self.received.normal += 1;
+            Contents::Whole => {
+                let bytes = input.take(usize::try_from(PAGE_SIZE).unwrap_or(usize::MAX))?;
+                self.ram.write(page.block, page.offset, bytes)?;
+            }
+            Contents::Runs => {
+                let (runs, offset) = read_runs(input)?;
+                // Into a copy: what cannot be decoded leaves the guest's page as it is.
+                self.ram.read(page.block, page.offset, self.copy.as_mut())?;
+                xbzrle::decode(runs, &mut self.copy, offset)?;
+                self.ram.write(page.block, page.offset, self.copy.as_ref())?;
+            }
         }
+        *(if page.contents == Contents::Zero { &mut self.received.zero } else { &mut self.received.normal }) += 1;
         Ok(RamRecord::Page)
     }
 }

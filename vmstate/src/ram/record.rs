@@ -1,7 +1,7 @@
 //! RAM records, version 4: `u64 offset | flags`, then what the flags say (migration/ram.c). What a page's bytes are good
 //! for is up to who reads them.
 
-use super::PAGE_SIZE;
+use super::{PAGE_SIZE, xbzrle};
 use crate::codec::{Outbox, Reader};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -34,8 +34,7 @@ const FLAGS: u64 = PAGE_SIZE - 1;
 
 /// The record kinds that exist and are not supported, with what to do about them.
 fn unsupported(flags: u64) -> Option<&'static str> {
-    const UNSUPPORTED: [(u64, &str); 5] = [
-        (flag::XBZRLE, "XBZRLE: turn capability xbzrle off at the source"),
+    const UNSUPPORTED: [(u64, &str); 4] = [
         (flag::MULTIFD_FLUSH, "MULTIFD_FLUSH: turn capability multifd off at the source"),
         (flag::HOOK, "HOOK: migrate over tcp or unix, not rdma"),
         (flag::COMPRESS_PAGE, "COMPRESS_PAGE: turn capability compress off at the source"),
@@ -101,8 +100,37 @@ pub(super) struct PageHead {
     pub(super) block: usize,
     /// Offset in the block, inside of it.
     pub(super) offset: u64,
-    /// True if one byte comes that fills the page, false if [`PAGE_SIZE`] bytes come.
-    pub(super) is_zero: bool,
+    /// What comes.
+    pub(super) contents: Contents,
+}
+
+/// What is sent of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Contents {
+    /// One byte, which fills the page.
+    Zero,
+    /// [`PAGE_SIZE`] bytes.
+    Whole,
+    /// What changed of it, as [`read_runs`] reads it.
+    Runs,
+}
+
+/// Reads the runs of an XBZRLE record (`load_xbzrle`, migration/ram.c), and at which stream offset they are.
+pub(super) fn read_runs<'a>(input: &mut Reader<'a>) -> Result<(&'a [u8], u64)> {
+    let offset = input.offset();
+    let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message).at(offset));
+    let (encoding, length) = (input.u8()?, input.u16()?);
+    if encoding != xbzrle::ENCODING {
+        return malformed(format!(
+            "XBZRLE page: encoding {encoding:#04x}, of which only {:#04x} exists",
+            xbzrle::ENCODING
+        ));
+    }
+    if u64::from(length) > PAGE_SIZE {
+        return malformed(format!("XBZRLE page: {length} bytes, more than the page has"));
+    }
+    let offset = input.offset();
+    Ok((input.take(length.into())?, offset))
 }
 
 /// Reads what stands before a page's bytes, record by record.
@@ -125,13 +153,13 @@ impl Heads {
         if let Some(name) = unsupported(flags) {
             return Err(Error::new(ErrorKind::Incompatible, format!("RAM record with flag {name}")).at(place));
         }
-        let kind = flags & !flag::CONTINUE;
-        if kind == flag::EOS {
-            return Ok(None);
-        }
-        if kind != flag::PAGE && kind != flag::ZERO {
-            return malformed(format!("a page or the end of the section expected, got flags {flags:#x}"));
-        }
+        let contents = match flags & !flag::CONTINUE {
+            flag::EOS => return Ok(None),
+            flag::ZERO => Contents::Zero,
+            flag::PAGE => Contents::Whole,
+            flag::XBZRLE => Contents::Runs,
+            _ => return malformed(format!("a page or the end of the section expected, got flags {flags:#x}")),
+        };
         if flags & flag::CONTINUE == 0 {
             let name = input.name()?;
             self.block = blocks.iter().position(|block| block.name() == name);
@@ -146,7 +174,7 @@ impl Heads {
             let (name, len) = (block.name(), block.len());
             return malformed(format!("page at {offset:#x} of RAM block {name}, which has {len:#x} bytes"));
         }
-        Ok(Some(PageHead { block: index, offset, is_zero: kind == flag::ZERO }))
+        Ok(Some(PageHead { block: index, offset, contents }))
     }
 
     /// Reads the record that ends the list of blocks.

@@ -2,7 +2,7 @@
 
 use super::PAGE_SIZE;
 use super::receiver::RamRecord;
-use super::record::{Heads, NamedBlock, read_list};
+use super::record::{Contents, Heads, NamedBlock, read_list, read_runs};
 use super::sender::PageCount;
 use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
@@ -63,10 +63,13 @@ impl RamSummary {
     /// `Malformed`, `Incomplete`, `Incompatible` for records whose length is not known here.
     pub fn read_record(&mut self, input: &mut Reader<'_>) -> Result<RamRecord> {
         let Some(page) = self.heads.next(input, &self.blocks)? else { return Ok(RamRecord::End) };
-        let size = if page.is_zero { 1 } else { PAGE_SIZE };
-        input.take(usize::try_from(size).unwrap_or(usize::MAX))?;
+        match page.contents {
+            Contents::Zero => drop(input.u8()?),
+            Contents::Whole => drop(input.take(usize::try_from(PAGE_SIZE).unwrap_or(usize::MAX))?),
+            Contents::Runs => drop(read_runs(input)?),
+        }
         if let Some(block) = self.blocks.get_mut(page.block) {
-            let count = if page.is_zero { &mut block.pages.zero } else { &mut block.pages.normal };
+            let count = if page.contents == Contents::Zero { &mut block.pages.zero } else { &mut block.pages.normal };
             *count += 1;
         }
         Ok(RamRecord::Page)

@@ -2,6 +2,8 @@
 //! stream, the answers, and the pages.
 #![cfg(feature = "engine")]
 
+mod xbzrle;
+
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
@@ -186,6 +188,27 @@ impl Section for Opaque {
     }
 }
 
+/// Those of QEMU's machine.
+fn devices() -> Vec<(&'static str, u32, Opaque)> {
+    [
+        ("timer", 0),
+        ("fw_cfg", 0),
+        ("cpu_common", 0),
+        ("cpu", 0),
+        ("kvm-tpr-opt", 0),
+        ("apic", 0),
+        ("ioapic", 0),
+        ("acpi-ged", 0),
+        ("i8259", 0),
+        ("i8259", 1),
+        ("i8254", 0),
+        ("mc146818rtc", 0),
+        ("globalstate", 0),
+    ]
+    .map(|(name, instance)| (name, instance, Opaque::default()))
+    .into()
+}
+
 /// True if there is no QEMU here that the tests run with, which is said. 9.1 is the first whose `migrate-incoming` knows
 /// `exit-on-error`; in 7.2 `pc.bios` has another size, too.
 fn skipped() -> bool {
@@ -243,23 +266,7 @@ fn we_take_qemus_guest_and_it_believes_us() {
     qemu.execute("migrate-set-capabilities", json!({"capabilities": [capability]}));
     qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
     let (ram, mut machine, control) = (Ram::new(), Vm::default(), Control::default());
-    let mut devices: Vec<(&str, u32, Opaque)> = [
-        ("timer", 0),
-        ("fw_cfg", 0),
-        ("cpu_common", 0),
-        ("cpu", 0),
-        ("kvm-tpr-opt", 0),
-        ("apic", 0),
-        ("ioapic", 0),
-        ("acpi-ged", 0),
-        ("i8259", 0),
-        ("i8259", 1),
-        ("i8254", 0),
-        ("mc146818rtc", 0),
-        ("globalstate", 0),
-    ]
-    .map(|(name, instance)| (name, instance, Opaque::default()))
-    .into();
+    let mut devices = devices();
     let mut sections = Sections::new();
     for (name, instance, device) in &mut devices {
         sections.register(name, *instance, device as &mut dyn Section).unwrap();

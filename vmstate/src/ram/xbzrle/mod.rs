@@ -1,0 +1,23 @@
+//! XBZRLE: of a page that the destination has, what changed since it was sent (QEMU's capability `xbzrle`).
+
+mod cache;
+mod decode;
+mod encode;
+mod source;
+
+pub use cache::PageCache;
+pub use decode::decode;
+pub use encode::{Encoded, Encoder};
+pub use source::{Delta, XbzrleCount, XbzrleSource};
+
+/// Bytes of a page.
+pub(super) const PAGE: usize = 4096;
+/// A page's bytes.
+pub type Page = [u8; PAGE];
+
+/// What precedes the runs in a record: [`ENCODING`], and their length in two bytes (`save_xbzrle_page`, migration/ram.c).
+pub(super) const HEAD: usize = 3;
+/// The one encoding there is, `ENCODING_FLAG_XBZRLE`.
+pub(super) const ENCODING: u8 = 1;
+/// The most bytes of runs with which a record is shorter than that of the whole page.
+const LONGEST: usize = PAGE - HEAD - 1;
