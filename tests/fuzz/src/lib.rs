@@ -15,6 +15,7 @@ mod section;
 mod stream;
 pub mod streams;
 mod unharmed;
+mod xbzrle;
 mod zoo;
 
 pub use bounds::within;
@@ -32,7 +33,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     section::TARGET,
     stream::TARGET,
     inspect::TARGET,
@@ -42,6 +43,7 @@ pub const TARGETS: [Target; 9] = [
     qmp::TARGET,
     kernel::TARGET,
     guest::TARGET,
+    xbzrle::TARGET,
 ];
 
 impl Target {

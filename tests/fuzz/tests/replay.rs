@@ -66,6 +66,11 @@ fn guest() {
 }
 
 #[test]
+fn xbzrle() {
+    replay("xbzrle");
+}
+
+#[test]
 fn each_archive_is_as_its_inputs_make_it() {
     for target in TARGETS {
         let inputs = corpus::archived(target.name).expect("an archive");
@@ -78,5 +83,5 @@ fn each_archive_is_as_its_inputs_make_it() {
 #[test]
 fn every_target_is_replayed() {
     let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
-    assert_eq!(names, ["section", "stream", "inspect", "schema", "compat", "zoo", "qmp", "kernel", "guest"]);
+    assert_eq!(names, ["section", "stream", "inspect", "schema", "compat", "zoo", "qmp", "kernel", "guest", "xbzrle"]);
 }
