@@ -331,7 +331,7 @@ fn strict_wants_each_section_once_and_the_exact_machine_where_qemu_does_not_care
         load(&stream, Strictness::QemuCompatible).unwrap();
     }
     let no_ram = bytes(&[HEAD, GADGET, b"\0"]);
-    assert_eq!(refusal(&no_ram).to_string(), "ram/0: the last pages did not come");
+    assert_eq!(refusal(&no_ram).to_string(), "ram/0: its last part did not come");
 }
 
 #[test]

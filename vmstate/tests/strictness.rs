@@ -92,7 +92,7 @@ fn each_row_is_refused_by_a_strict_load_and_taken_by_a_compatible_one() {
             "a device in a START",
             bytes(&[HEAD, RAM, &section(1, b"dev", 0, b"\x01")]),
             &on,
-            "at 0x5a: section dev comes in parts; only ram does",
+            "dev/0 at 0x5a: came in parts; here it comes whole",
         ),
         (
             "the beginning of the machine's name",

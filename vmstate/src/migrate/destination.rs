@@ -2,6 +2,7 @@
 //! last word, and the guest's exclusive resources are here. A blocking driver: what to do next is decided by
 //! [`DestinationProtocol`], the phases are drawn in `phase.rs`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::control::Control;
@@ -14,7 +15,7 @@ use super::{Claim, Machine};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ram::GuestRam;
+use crate::ram::{GuestRam, PageFigures, RamSection};
 use crate::section::Sections;
 use crate::stream::{Command, Element, Reply, put_reason};
 
@@ -111,7 +112,9 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
     });
     let silence = options.silence.map_or(Patience::Endless, Patience::Silence);
     let wire = Link::new(channel, ram, clock, control, options.strictness, options.limits, STREAM);
-    let loader = Loader::new(wire, sections, ram, options.strictness);
+    let memory = RamSection::incoming(ram);
+    let pages = memory.figures();
+    let loader = Loader::new(wire, sections, Box::new(memory), !ram.blocks().is_empty(), options.strictness);
     let begun = clock.now();
     let timing = Timing {
         answer: options.introduction,
@@ -124,6 +127,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
     let mut destination = Destination {
         protocol,
         loader,
+        pages,
         clock,
         machine,
         control,
@@ -144,6 +148,8 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
 struct Destination<'a, 's> {
     protocol: DestinationProtocol,
     loader: Loader<'a, 's>,
+    /// Of guest memory, for the report.
+    pages: Arc<PageFigures>,
     clock: &'a dyn Clock,
     machine: &'a mut dyn Machine,
     control: &'a Control,
@@ -265,7 +271,7 @@ impl Destination<'_, '_> {
             }
         }
         loop {
-            if self.stream == Stream::Opened && self.loader.is_introduced() {
+            if self.stream == Stream::Opened && self.loader.is_introduced()? {
                 self.stream = Stream::Introduced;
                 return Ok(DestinationEvent::Introduced);
             }
@@ -275,7 +281,7 @@ impl Destination<'_, '_> {
                     complete: self.loader.is_last_ping(number == ping::READY),
                 });
             }
-            if self.loader.ram_complete() && !self.stopped {
+            if self.loader.has_ended_parts() && !self.stopped {
                 self.stopped = true;
                 return Ok(DestinationEvent::Stopped);
             }
@@ -344,13 +350,13 @@ impl Destination<'_, '_> {
             }
         }
         self.publish();
-        let report = ArrivalReport { total, bytes, pages: self.loader.received() };
+        let report = ArrivalReport { total, bytes, pages: self.pages.moved() };
         let pristine = self.pristine && self.loader.has_only_early_sections();
         Arrival { phase, error: self.reason, pristine, report }
     }
 
     fn publish(&self) {
-        let received = self.loader.received();
+        let received = self.pages.moved();
         self.control.publish(|progress| {
             progress.elapsed = self.clock.now().saturating_sub(self.begun);
             progress.bytes = self.loader.wire.offset();

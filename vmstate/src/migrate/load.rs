@@ -1,10 +1,10 @@
 //! The parts of a stream that a migration and a file have in common, on the way in.
 
+use super::all::{AllSections, Owner};
 use super::wire::{Link, Patience};
-use crate::codec::Strictness;
+use crate::codec::{Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ram::{GuestRam, PageCount, RAM_IDSTR, RAM_VERSION, RamReceiver, RamRecord};
-use crate::section::Sections;
+use crate::section::{IterativeSection, Record, Sections};
 use crate::stream::{
     Command, Configuration, Element, SectionHeader, read_description_length, read_footer, read_header,
 };
@@ -24,35 +24,41 @@ pub(super) enum Loaded {
 
 pub(super) struct Loader<'a, 's> {
     pub(super) wire: Link<'a>,
-    sections: &'a mut Sections<'s>,
-    ram: RamReceiver<'a>,
-    has_ram: bool,
-    ram_id: Option<u32>,
-    ram_complete: bool,
+    all: AllSections<'a, 's>,
+    /// The section in parts that the engine brings along must come.
+    is_own_required: bool,
+    /// Sections in parts that have begun, in that order.
+    begun: Vec<Begun>,
     strictness: Strictness,
     patience: Patience,
 }
 
+/// A section in parts that has begun.
+struct Begun {
+    /// Its number in the stream.
+    id: u32,
+    owner: Owner,
+    idstr: String,
+    instance: u32,
+    version: u32,
+    is_over: bool,
+}
+
+/// A method of a section in parts that reads one record of a body.
+type ReadRecord = fn(&mut dyn IterativeSection, &mut Reader<'_>, u32) -> Result<Record>;
+
 impl<'a, 's> Loader<'a, 's> {
+    /// `own` is the section in parts that the engine brings along.
     pub(super) fn new(
         wire: Link<'a>,
-        sections: &'a mut Sections<'s>,
-        ram: &'a dyn GuestRam,
+        registered: &'a mut Sections<'s>,
+        own: Box<dyn IterativeSection + 'a>,
+        is_own_required: bool,
         strictness: Strictness,
     ) -> Self {
-        sections.begin_load();
-        let has_ram = !ram.blocks().is_empty();
-        let ram = RamReceiver::new(ram);
-        Self {
-            wire,
-            sections,
-            ram,
-            has_ram,
-            ram_id: None,
-            ram_complete: false,
-            strictness,
-            patience: Patience::Endless,
-        }
+        registered.begin_load();
+        let all = AllSections { registered, own };
+        Self { wire, all, is_own_required, begun: Vec::new(), strictness, patience: Patience::Endless }
     }
 
     /// How long to wait from now on for what comes next; at first without limit.
@@ -62,7 +68,7 @@ impl<'a, 's> Loader<'a, 's> {
 
     /// Nothing here stands in the way.
     pub(super) fn check_migratable(&self) -> Result<()> {
-        self.sections.check_migratable()
+        self.all.registered.check_migratable()
     }
 
     /// Reads header and configuration. What is wrong with the source's machine type is the inner error: the stream goes
@@ -77,58 +83,66 @@ impl<'a, 's> Loader<'a, 's> {
     /// Takes the next element, with all that belongs to it.
     pub(super) fn step(&mut self) -> Result<Loaded> {
         let offset = self.wire.offset();
-        let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message).at(offset));
         match self.wire.decode(self.patience, |input| Element::read(input).map(Element::into_owned))? {
             Element::Eof => return Ok(Loaded::Eof),
             Element::Command(command) => return Ok(Loaded::Command(command)),
-            Element::Start(header) if header.idstr == RAM_IDSTR => self.start_ram(&header, offset)?,
-            Element::Start(header) if self.strictness == Strictness::Strict => {
-                return malformed(format!("section {} comes in parts; only {RAM_IDSTR} does", header.idstr));
-            }
             // QEMU loads START and FULL alike (qemu_loadvm_state_main, migration/savevm.c).
-            Element::Start(header) | Element::Full(header) => self.load_device(&header)?,
-            Element::Part(id) | Element::End(id) if self.ram_id != Some(id) => {
-                return malformed(format!("part of section number {id}, which has not started"));
-            }
-            Element::Part(id) => self.load_pages(id)?,
-            Element::End(id) => {
-                self.load_pages(id)?;
-                self.ram_complete = true;
-            }
+            Element::Start(header) => self.load_first(&header, true, offset)?,
+            Element::Full(header) => self.load_first(&header, false, offset)?,
+            Element::Part(id) => self.load_part(id, false, offset)?,
+            Element::End(id) => self.load_part(id, true, offset)?,
         }
         Ok(Loaded::Section)
     }
 
-    /// True once the next thing in the stream may change the machine: the RAM blocks were compared, if there are any.
-    pub(super) fn is_introduced(&self) -> bool {
-        !self.has_ram || self.ram_id.is_some()
+    /// True once the next thing in the stream may change the machine: all sections in parts have begun. Waits for the mark of
+    /// that next thing.
+    ///
+    /// # Errors
+    /// `Malformed` if a required one has not begun.
+    pub(super) fn is_introduced(&mut self) -> Result<bool> {
+        if self.is_own_required && !self.has_begun(Owner::Engine) {
+            return Ok(false);
+        }
+        let next_begins = self.wire.decode(self.patience, |input| match input.peek(1) {
+            Some(mark) => Ok(Element::is_start(mark)),
+            None => Err(input.incomplete(1)),
+        })?;
+        if next_begins {
+            return Ok(false);
+        }
+        self.check_begun().map(|()| true)
     }
 
     /// True if no section but early ones has loaded.
     pub(super) fn has_only_early_sections(&self) -> bool {
-        !self.sections.has_loaded()
+        !self.all.registered.has_loaded()
     }
 
-    /// True if a ping that comes now asks whether everything is loaded. Without RAM only its number tells.
+    /// True if a ping that comes now asks whether everything is loaded. Without sections in parts only its number tells.
     pub(super) fn is_last_ping(&self, is_ready: bool) -> bool {
-        if self.has_ram { self.ram_complete } else { is_ready }
+        match self.begun.is_empty() {
+            true => is_ready && !self.is_own_required,
+            false => self.begun.iter().all(|section| section.is_over),
+        }
     }
 
-    /// True once the last pages are there.
-    pub(super) fn ram_complete(&self) -> bool {
-        self.ram_complete
-    }
-
-    pub(super) fn received(&self) -> PageCount {
-        self.ram.received()
+    /// True once the last part of a section has come: the source's guest stands still.
+    pub(super) fn has_ended_parts(&self) -> bool {
+        self.begun.iter().any(|section| section.is_over)
     }
 
     /// Everything came that this machine needs.
     pub(super) fn check_complete(&self) -> Result<()> {
-        if self.has_ram && !self.ram_complete {
-            return Err(Error::new(ErrorKind::Malformed, "the last pages did not come").in_section(RAM_IDSTR, 0));
+        let own = self.all.own.description();
+        let missing = (self.is_own_required && !self.has_begun(Owner::Engine)).then_some((&*own.name, 0));
+        let unfinished = self.begun.iter().find(|section| !section.is_over);
+        match missing.or(unfinished.map(|section| (section.idstr.as_str(), section.instance))) {
+            Some((idstr, instance)) => {
+                Err(Error::new(ErrorKind::Malformed, "its last part did not come").in_section(idstr, instance))
+            }
+            None => self.all.registered.check_complete(self.strictness),
         }
-        self.sections.check_complete(self.strictness)
     }
 
     /// Reads and drops the self-description.
@@ -142,41 +156,116 @@ impl<'a, 's> Loader<'a, 's> {
         Ok(())
     }
 
-    fn start_ram(&mut self, header: &SectionHeader<'_>, offset: u64) -> Result<()> {
-        let place = |error: Error| error.at(offset).in_section(&header.idstr, header.instance);
-        if header.instance != 0 || header.version != RAM_VERSION {
-            let message = format!("version {} is not {RAM_VERSION}, or not the only instance", header.version);
-            return Err(place(Error::new(ErrorKind::Incompatible, message)));
-        }
-        if self.ram_id.is_some() && self.strictness == Strictness::Strict {
-            return Err(place(Error::new(ErrorKind::Malformed, "came twice")));
-        }
-        self.wire.decode(self.patience, |input| self.ram.read_blocks(input)).map_err(place)?;
-        self.ram_id = Some(header.id);
-        self.footer(header.id, RAM_IDSTR, 0)
+    fn has_begun(&self, owner: Owner) -> bool {
+        self.begun.iter().any(|section| section.owner == owner)
     }
 
-    fn load_pages(&mut self, id: u32) -> Result<()> {
-        let place = |error: Error| error.in_section(RAM_IDSTR, 0);
-        if self.ram_complete && self.strictness == Strictness::Strict {
-            let offset = self.wire.offset();
-            return Err(place(Error::new(ErrorKind::Malformed, "pages after the last pages").at(offset)));
-        }
-        while self.wire.decode(self.patience, |input| self.ram.read_record(input)).map_err(place)? == RamRecord::Page {}
-        self.footer(id, RAM_IDSTR, 0)
+    fn check_begun(&self) -> Result<()> {
+        self.all.registered.check_begun(self.strictness, |index| self.has_begun(Owner::Registered(index)))
     }
 
-    fn load_device(&mut self, header: &SectionHeader<'_>) -> Result<()> {
+    /// Loads a START or FULL section.
+    fn load_first(&mut self, header: &SectionHeader<'_>, is_start: bool, offset: u64) -> Result<()> {
         let SectionHeader { id, idstr, instance, version } = header;
-        self.wire
-            .decode(self.patience, |input| self.sections.load(idstr, *instance, *version, input))
-            .map_err(|error| error.in_section(idstr, *instance))?;
-        self.footer(*id, idstr, *instance)
+        let place = |error: Error| error.at(offset).in_section(idstr, *instance);
+        let Some(owner) = self.owner(header, is_start).map_err(place)? else {
+            self.wire
+                .decode(self.patience, |input| self.all.registered.load(idstr, *instance, *version, input))
+                .map_err(|error| error.in_section(idstr, *instance))?;
+            return self.footer(*id, idstr, *instance);
+        };
+        if let Some(other) = self.begun.iter().find(|other| other.id == *id)
+            && self.strictness == Strictness::Strict
+        {
+            let message = format!("has number {id}, as {}/{} has", other.idstr, other.instance);
+            return Err(place(Error::new(ErrorKind::Malformed, message)));
+        }
+        // One that comes again, as QEMU takes it, begins anew.
+        self.begun.retain(|section| section.owner != owner);
+        let idstr = idstr.clone().into_owned();
+        self.begun.push(Begun { id: *id, owner, idstr, instance: *instance, version: *version, is_over: false });
+        self.load_body(self.begun.len() - 1, |section, input, version| section.load_start(input, version))
+    }
+
+    /// Whose section in parts it is; `None` if it is none.
+    fn owner(&self, header: &SectionHeader<'_>, is_start: bool) -> Result<Option<Owner>> {
+        let SectionHeader { idstr, instance, version, .. } = header;
+        let own = self.all.own.description();
+        if *idstr == *own.name && *instance == 0 && is_start {
+            if self.has_begun(Owner::Engine) && self.strictness == Strictness::Strict {
+                return Err(Error::new(ErrorKind::Malformed, "came twice"));
+            }
+            own.check_version(*version)?;
+            return Ok(Some(Owner::Engine));
+        }
+        let found = self.all.registered.begin_parts((idstr, *instance, *version), is_start, self.strictness)?;
+        let owner = found.map(Owner::Registered);
+        if owner.is_some_and(|owner| self.has_begun(owner)) && self.strictness == Strictness::Strict {
+            return Err(Error::new(ErrorKind::Malformed, "came twice"));
+        }
+        Ok(owner)
+    }
+
+    /// Loads a PART or END section.
+    fn load_part(&mut self, id: u32, is_end: bool, offset: u64) -> Result<()> {
+        let Some(index) = self.begun.iter().rposition(|section| section.id == id) else {
+            let message = format!("part of section number {id}, which has not started");
+            return Err(Error::new(ErrorKind::Malformed, message).at(offset));
+        };
+        // A file has no introduction at whose end this was checked.
+        self.check_begun()?;
+        if let Some(Begun { is_over: true, idstr, instance, .. }) = self.begun.get(index)
+            && self.strictness == Strictness::Strict
+        {
+            let message = if is_end { "its last part came twice" } else { "a part after the last one" };
+            return Err(Error::new(ErrorKind::Malformed, message).at(offset).in_section(idstr, *instance));
+        }
+        let read: ReadRecord = match is_end {
+            true => |section, input, version| section.load_end(input, version),
+            false => |section, input, version| section.load_part(input, version),
+        };
+        self.load_body(index, read)?;
+        if let Some(section) = self.begun.get_mut(index).filter(|_| is_end) {
+            section.is_over = true;
+            if let Owner::Registered(index) = section.owner {
+                self.all.registered.end_parts(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all records of a body, and its footer.
+    fn load_body(&mut self, index: usize, read: ReadRecord) -> Result<()> {
+        let Self { wire, all, begun, patience, .. } = self;
+        let Some(Begun { id, owner, idstr, instance, version, .. }) = begun.get(index) else { return Ok(()) };
+        let place = |error: Error| error.in_section(idstr, *instance);
+        let section = all.parts(*owner)?;
+        loop {
+            let offset = wire.offset();
+            match wire.decode(*patience, |input| read(section, input, *version)).map_err(place)? {
+                Record::Last => break,
+                Record::More if wire.offset() == offset => {
+                    return Err(place(Error::new(ErrorKind::Misuse, "a record without bytes was read").at(offset)));
+                }
+                Record::More => {}
+            }
+        }
+        wire.decode(*patience, |input| read_footer(input, *id)).map_err(place)
     }
 
     fn footer(&mut self, id: u32, idstr: &str, instance: u32) -> Result<()> {
         self.wire
             .decode(self.patience, |input| read_footer(input, id))
             .map_err(|error| error.in_section(idstr, instance))
+    }
+}
+
+impl Drop for Loader<'_, '_> {
+    fn drop(&mut self) {
+        for Begun { owner, .. } in &self.begun {
+            if let Ok(section) = self.all.parts(*owner) {
+                section.cleanup();
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! [`snapshot`] writes a paused guest to a file and reads it back. `docs/live-migration.md` tells the protocol and what
 //! happens after a fault at each point of it.
 
+mod all;
 mod control;
 pub mod destination;
 mod forecast;

@@ -33,6 +33,11 @@ pub(super) fn check_release(sections: &mut Sections<'_>) -> Result<()> {
             problems.push(format!("{idstr}/{}: {problem}", section.instance()));
         }
     }
+    for index in sections.iterative() {
+        let Some(section) = sections.at(index).filter(|section| section.is_needed()) else { continue };
+        problems.extend(section.sent_in_parts_as().err().map(|error| error.to_string()));
+        sent.insert(section.name_there().to_owned());
+    }
     let missing = release.sections().iter().filter(|(name, _)| release.requires(name) && !sent.contains(name));
     problems.extend(missing.map(|(name, _)| {
         format!("{name}: a load there is refused without this section, and this machine does not send it")

@@ -1,49 +1,25 @@
 //! The parts of a stream that a migration and a file have in common, on the way out.
 
+use super::all::{AllSections, Owner};
 use super::{Peer, release};
 use crate::codec::{Outbox, Writer};
-use crate::error::{ErrorKind, Result};
-use crate::ram::{PAGE_SIZE, RAM_IDSTR, RAM_VERSION, RamSender, put_end_of_section};
-use crate::section::Sections;
+use crate::error::{Error, ErrorKind, Result};
+use crate::section::{IterativeSection, Sections};
 use crate::stream::{Element, SectionHeader, SelfDescription, put_footer};
 
-/// Section numbers: the RAM's, and the first of the devices'. Not 0: QEMU's destination looks a number up among all
-/// handlers, and those it has not loaded yet have number 0 (`load_section_id`, migration/savevm.c).
-const RAM_ID: u32 = 1;
-const FIRST_DEVICE_ID: u32 = 2;
+/// The first section number. Not 0: QEMU's destination looks a number up among all handlers, and those it has not loaded
+/// yet have number 0 (`load_section_id`, migration/savevm.c).
+const FIRST_ID: u32 = 1;
 
-/// Appends the section that announces the RAM blocks.
-pub(super) fn put_ram_start(out: &mut Outbox, ram: &RamSender<'_>) {
-    let (idstr, instance, version) = (RAM_IDSTR.into(), 0, RAM_VERSION);
-    Element::Start(SectionHeader { id: RAM_ID, idstr, instance, version }).write(out.bytes_mut());
-    ram.put_blocks(out);
-    put_footer(out.bytes_mut(), RAM_ID);
-}
-
-/// Appends a section of pages, until `out` has about `wanted` bytes; true if no pages are left.
-pub(super) fn put_ram_part(out: &mut Outbox, ram: &mut RamSender<'_>, wanted: u64) -> Result<bool> {
-    put_ram(out, ram, Element::Part(RAM_ID), wanted)
-}
-
-/// Appends the last section of pages, with all that are left.
-pub(super) fn put_ram_end(out: &mut Outbox, ram: &mut RamSender<'_>) -> Result<()> {
-    put_ram(out, ram, Element::End(RAM_ID), u64::MAX).map(|_| ())
-}
-
-fn put_ram(out: &mut Outbox, ram: &mut RamSender<'_>, element: Element, wanted: u64) -> Result<bool> {
-    element.write(out.bytes_mut());
-    let over = ram.put_pages(out, wanted)?;
-    put_end_of_section(out);
-    put_footer(out.bytes_mut(), RAM_ID);
-    Ok(over)
-}
+/// Page size in the self-description (QEMU's `TARGET_PAGE_SIZE` on x86).
+const PAGE_SIZE: u64 = 4096;
 
 /// The self-description of a stream of `machine`, which belongs after the end of the stream.
 pub(super) fn describe(machine: &str) -> SelfDescription {
     SelfDescription::new(machine, PAGE_SIZE)
 }
 
-/// When a section is sent (`vmsd->early_setup`, migration/savevm.c).
+/// When a section that goes whole is sent (`vmsd->early_setup`, migration/savevm.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     /// Before the guest's memory, while the guest runs.
@@ -52,40 +28,194 @@ pub(super) enum Turn {
     Last,
 }
 
-/// Appends the devices whose turn it is and that `peer` knows, and what they are to `described`.
-///
-/// # Errors
-/// What a device refuses; `Rejected`, with all reasons, if the release for which it is saved cannot have it.
-pub(super) fn put_devices(
-    out: &mut Vec<u8>,
-    sections: &mut Sections<'_>,
-    (peer, turn): (Peer, Turn),
-    described: &mut SelfDescription,
-) -> Result<()> {
-    let mut problems = Vec::new();
-    for (id, section) in (FIRST_DEVICE_ID..).zip(sections.in_order()) {
-        let known = peer == Peer::Vmstate || !section.is_beyond_qemu();
-        if section.is_early() != (turn == Turn::Early) || !known || !section.is_needed() {
-            continue;
+/// The sections of one machine on their way out. Those in parts are cleaned up when it is dropped.
+pub(super) struct Saver<'a, 's> {
+    all: AllSections<'a, 's>,
+    /// Sections in parts that are set up, in the order they are sent.
+    begun: Vec<Begun>,
+}
+
+/// A section in parts that is set up.
+struct Begun {
+    /// Its number in the stream.
+    id: u32,
+    owner: Owner,
+    /// Nothing of this round is left.
+    is_over: bool,
+}
+
+impl<'a, 's> Saver<'a, 's> {
+    /// `own` is the section in parts that the engine brings along; it goes first.
+    pub(super) fn new(registered: &'a mut Sections<'s>, own: Box<dyn IterativeSection + 'a>) -> Self {
+        Self { all: AllSections { registered, own }, begun: Vec::new() }
+    }
+
+    /// The release for which the sections are saved is known.
+    pub(super) fn has_release(&self) -> bool {
+        self.all.registered.release().is_some()
+    }
+
+    /// Sets up the sections in parts that `peer` knows, and appends the START of each.
+    ///
+    /// # Errors
+    /// What a section refuses; `Incompatible` if the release for which it is saved cannot have it.
+    pub(super) fn start(&mut self, out: &mut Outbox, peer: Peer) -> Result<()> {
+        let registered = self.all.registered.iterative().into_iter().filter(|index| {
+            let entry = self.all.registered.at(*index);
+            entry.is_some_and(|entry| (peer == Peer::Vmstate || !entry.is_beyond_qemu()) && entry.is_needed())
+        });
+        let owners: Vec<_> = std::iter::once(Owner::Engine).chain(registered.map(Owner::Registered)).collect();
+        for (id, owner) in (FIRST_ID..).zip(owners) {
+            let (idstr, instance, version) = self.sent_as(owner)?;
+            let header = SectionHeader { id, idstr: idstr.clone().into(), instance, version };
+            Element::Start(header).write(out.bytes_mut());
+            self.begun.push(Begun { id, owner, is_over: false });
+            self.all.parts(owner)?.setup(out).map_err(|error| error.in_section(&idstr, instance))?;
+            put_footer(out.bytes_mut(), id);
         }
-        let mut body = Writer::recording();
-        match section.save(&mut body) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::Incompatible => {
-                problems.push(error.to_string());
+        Ok(())
+    }
+
+    /// Name, instance and version in the stream.
+    fn sent_as(&self, owner: Owner) -> Result<(String, u32, u32)> {
+        let registered = if let Owner::Registered(index) = owner { self.all.registered.at(index) } else { None };
+        let Some(entry) = registered else {
+            let own = self.all.own.description();
+            return Ok((own.name.to_string(), 0, own.version));
+        };
+        let (idstr, version) = entry.sent_in_parts_as()?;
+        Ok((idstr.to_owned(), entry.instance(), version))
+    }
+
+    /// About how many bytes the sections in parts still have to send.
+    pub(super) fn pending(&mut self) -> u64 {
+        self.pending_of(|_| true)
+    }
+
+    /// As [`pending`](Self::pending), without the engine's own section.
+    pub(super) fn pending_registered(&mut self) -> u64 {
+        self.pending_of(|owner| owner != Owner::Engine)
+    }
+
+    fn pending_of(&mut self, counts: impl Fn(Owner) -> bool) -> u64 {
+        let Self { all, begun } = self;
+        let counted = begun.iter().map(|section| section.owner).filter(|owner| counts(*owner));
+        let pending = counted.map(|owner| all.parts(owner).map_or(0, |section| section.pending()));
+        pending.fold(0, u64::saturating_add)
+    }
+
+    /// A round begins: the sections in parts take in what was written until now.
+    ///
+    /// # Errors
+    /// What a section refuses.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        self.each(|section, begun| {
+            begun.is_over = false;
+            section.sync()
+        })
+    }
+
+    /// Appends PARTs of about `budget` bytes together: each section gets what is left of the budget, if the round has something
+    /// of it. True if the round is over.
+    ///
+    /// # Errors
+    /// What a section refuses; `Misuse` if it does not come to an end.
+    pub(super) fn iterate(&mut self, out: &mut Outbox, budget: u64) -> Result<bool> {
+        let full = out.len().saturating_add(budget);
+        let mut is_first = true;
+        self.each(|section, begun| {
+            let left = full.saturating_sub(out.len());
+            if begun.is_over || left == 0 && !is_first {
+                return Ok(());
+            }
+            is_first = false;
+            Element::Part(begun.id).write(out.bytes_mut());
+            let before = out.len();
+            begun.is_over = section.iterate(out, left)?;
+            if !begun.is_over && out.len() == before {
+                let message = "more is left to be sent, it says, and appends nothing";
+                return Err(Error::new(ErrorKind::Misuse, message));
+            }
+            put_footer(out.bytes_mut(), begun.id);
+            Ok(())
+        })?;
+        Ok(self.begun.iter().all(|section| section.is_over))
+    }
+
+    /// Appends the ENDs.
+    ///
+    /// # Errors
+    /// What a section refuses.
+    pub(super) fn complete(&mut self, out: &mut Outbox) -> Result<()> {
+        self.each(|section, begun| {
+            Element::End(begun.id).write(out.bytes_mut());
+            section.complete(out)?;
+            put_footer(out.bytes_mut(), begun.id);
+            Ok(())
+        })
+    }
+
+    /// Appends the sections that go whole, whose turn it is and that `peer` knows, and what they are to `described`.
+    ///
+    /// # Errors
+    /// What a device refuses; `Rejected`, with all reasons, if the release for which it is saved cannot have it.
+    pub(super) fn put_devices(
+        &mut self,
+        out: &mut Vec<u8>,
+        (peer, turn): (Peer, Turn),
+        described: &mut SelfDescription,
+    ) -> Result<()> {
+        let mut problems = Vec::new();
+        // Behind the numbers of all sections in parts, whether they are sent or not: the same in each turn.
+        let parts = u32::try_from(self.all.registered.iterative().len()).unwrap_or(u32::MAX);
+        let first = FIRST_ID.saturating_add(1).saturating_add(parts);
+        for (id, section) in (first..).zip(self.all.registered.in_order()) {
+            let known = peer == Peer::Vmstate || !section.is_beyond_qemu();
+            if section.is_early() != (turn == Turn::Early) || !known || !section.is_needed() {
                 continue;
             }
-            Err(error) => return Err(error),
+            let mut body = Writer::recording();
+            match section.save(&mut body) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Incompatible => {
+                    problems.push(error.to_string());
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            let (body, outcomes) = body.into_parts();
+            let (idstr, version, description) = section.sent_as()?;
+            let instance = section.instance();
+            let pushed = described.push(idstr, instance, description, &outcomes);
+            pushed.map_err(|error| error.in_section(idstr, instance))?;
+            let idstr = idstr.into();
+            Element::Full(SectionHeader { id, idstr, instance, version }).write(out);
+            out.extend_from_slice(&body);
+            put_footer(out, id);
         }
-        let (body, outcomes) = body.into_parts();
-        let (idstr, version, description) = section.sent_as()?;
-        let instance = section.instance();
-        let pushed = described.push(idstr, instance, description, &outcomes);
-        pushed.map_err(|error| error.in_section(idstr, instance))?;
-        let idstr = idstr.into();
-        Element::Full(SectionHeader { id, idstr, instance, version }).write(out);
-        out.extend_from_slice(&body);
-        put_footer(out, id);
+        release::refused(&problems)
     }
-    release::refused(&problems)
+
+    /// Does something with each section in parts that is set up.
+    fn each(&mut self, mut does: impl FnMut(&mut dyn IterativeSection, &mut Begun) -> Result<()>) -> Result<()> {
+        let Self { all, begun } = self;
+        let failed = begun.iter_mut().find_map(|begun| {
+            let done = all.parts(begun.owner).and_then(|section| does(section, begun));
+            Some((begun.owner, done.err()?))
+        });
+        let Some((owner, error)) = failed else { return Ok(()) };
+        let (idstr, instance, _) = self.sent_as(owner)?;
+        Err(error.in_section(&idstr, instance))
+    }
+}
+
+impl Drop for Saver<'_, '_> {
+    fn drop(&mut self) {
+        let Self { all, begun } = self;
+        for begun in begun {
+            if let Ok(section) = all.parts(begun.owner) {
+                section.cleanup();
+            }
+        }
+    }
 }

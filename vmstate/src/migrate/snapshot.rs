@@ -6,12 +6,12 @@ use super::Peer;
 use super::control::Control;
 use super::load::{Loaded, Loader};
 use super::release::check_release;
-use super::save::{self, Turn};
+use super::save::{self, Saver, Turn};
 use super::wire::{Link, Patience, STREAM, is_closed};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ram::{DirtyLog, GuestRam, RamSender};
+use crate::ram::{DirtyLog, GuestRam, RamSection};
 use crate::section::Sections;
 use crate::stream::{Command, Element, put_configuration, put_header};
 
@@ -37,19 +37,20 @@ pub fn save(
     let control = Control::default();
     let mut wire = Link::new(channel, ram, &Still, &control, Strictness::Strict, Limits::default(), 0);
     let mut log = Still;
-    let mut ram = RamSender::start(ram, &mut log)?;
     let mut out = Outbox::new();
     put_header(out.bytes_mut());
     put_configuration(out.bytes_mut(), machine_type);
     let mut described = save::describe(machine_type);
-    save::put_devices(out.bytes_mut(), sections, (Peer::Vmstate, Turn::Early), &mut described)?;
-    save::put_ram_start(&mut out, &ram);
-    while !save::put_ram_part(&mut out, &mut ram, CHUNK)? {
+    let mut saver = Saver::new(sections, Box::new(RamSection::outgoing(ram, &mut log)));
+    saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Early), &mut described)?;
+    saver.start(&mut out, Peer::Vmstate)?;
+    saver.sync()?;
+    while !saver.iterate(&mut out, CHUNK)? {
         wire.send(&mut out, Patience::Endless)?;
         out.clear();
     }
-    save::put_ram_end(&mut out, &mut ram)?;
-    save::put_devices(out.bytes_mut(), sections, (Peer::Vmstate, Turn::Last), &mut described)?;
+    saver.complete(&mut out)?;
+    saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Last), &mut described)?;
     Element::Eof.write(out.bytes_mut());
     described.write(out.bytes_mut());
     wire.send(&mut out, Patience::Endless)?;
@@ -71,7 +72,8 @@ pub fn load(
     sections.check_migratable()?;
     let control = Control::default();
     let wire = Link::new(channel, ram, &Still, &control, strictness, limits, STREAM);
-    let mut loader = Loader::new(wire, sections, ram, strictness);
+    let memory = Box::new(RamSection::incoming(ram));
+    let mut loader = Loader::new(wire, sections, memory, !ram.blocks().is_empty(), strictness);
     load_all(&mut loader, machine_type).map_err(|error| if is_closed(&error) { error.restated(CUT) } else { error })?;
     // A file may end here: the self-description is for people and tools.
     if let Err(error) = loader.drop_description(Patience::Endless) {

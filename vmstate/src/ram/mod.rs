@@ -1,11 +1,13 @@
 //! Guest RAM: blocks, pages, dirty bitmaps, rounds.
 
+mod cost;
 mod gathered;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
 pub(crate) mod page_set;
 pub(crate) mod receiver;
 pub(crate) mod record;
+mod section;
 pub(crate) mod sender;
 mod summary;
 pub(crate) mod xbzrle;
@@ -20,10 +22,10 @@ use crate::error::Result;
 pub(crate) use gathered::{copied_in, copied_out};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{DeviceWrites, MemoryRam};
-pub(crate) use receiver::{RamReceiver, RamRecord};
-pub(crate) use record::{NORMAL_RECORD, RAM_IDSTR, RAM_VERSION, ZERO_RECORD, put_end_of_section};
+pub(crate) use receiver::RamRecord;
+pub(crate) use record::{NORMAL_RECORD, RAM_IDSTR};
+pub(crate) use section::{PageFigures, RamSection};
 pub use sender::PageCount;
-pub(crate) use sender::RamSender;
 pub use summary::{BlockSummary, RamSummary};
 
 /// Bytes of a page, the unit of the dirty bitmap and of a page record (QEMU's `TARGET_PAGE_SIZE` on x86).

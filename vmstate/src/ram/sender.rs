@@ -5,7 +5,7 @@
 //! either pending or in the log.
 
 use super::page_set::PageSet;
-use super::record::{NORMAL_RECORD, flag};
+use super::record::{NORMAL_RECORD, flag, put_end_of_section};
 use super::zero::is_zero;
 use super::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
 use crate::codec::{Outbox, PageRun, put_name};
@@ -83,7 +83,7 @@ impl<'a> RamSender<'a> {
             put_name(out.bytes_mut(), &block.name);
             out.put(&block.len.to_be_bytes());
         }
-        super::put_end_of_section(out);
+        put_end_of_section(out);
     }
 
     /// Takes in what the log has, and begins a round from the first page. Returns how many more pages are pending

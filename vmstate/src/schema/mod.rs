@@ -17,6 +17,8 @@ mod type_name;
 #[cfg(feature = "engine")]
 pub(crate) mod vmdesc;
 
+use crate::error::{Error, ErrorKind, Result};
+
 pub use maybe_static::MaybeStatic;
 #[cfg(feature = "engine")]
 pub(crate) use vmdesc::vmdesc;
@@ -75,6 +77,13 @@ impl Description {
         Self::with_hooks(name, version, minimum_version, fields, subsections, Some(MaybeStatic::Static(&[])))
     }
 
+    /// A description of state whose bytes only its own code knows: an [iterative
+    /// section](crate::section::IterativeSection)'s. `const`, for a `static`.
+    pub const fn undescribed(name: &'static str, version: u32, minimum_version: u32) -> Self {
+        let (fields, subsections) = (MaybeStatic::Static(&[] as &[Field]), MaybeStatic::Static(&[] as &[Self]));
+        Self::new(MaybeStatic::Static(name), version, minimum_version, fields, subsections)
+    }
+
     /// As [`new`](Self::new), of a struct with these [`hooks`](Self::hooks).
     pub const fn with_hooks(
         name: MaybeStatic<str>,
@@ -90,6 +99,17 @@ impl Description {
     /// True if bytes of that version can be read and written.
     pub const fn has_version(&self, version: u32) -> bool {
         self.minimum_version <= version && version <= self.version
+    }
+
+    /// Refuses what was written at a version that does not load.
+    pub(crate) fn check_version(&self, version: u32) -> Result<()> {
+        let Self { version: newest, minimum_version: oldest, .. } = self;
+        let message = match () {
+            () if version > *newest => format!("version {version} is newer than {newest}"),
+            () if version < *oldest => format!("version {version} is older than {oldest}, the oldest that loads"),
+            () => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::Incompatible, message))
     }
 }
 

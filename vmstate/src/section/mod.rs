@@ -2,7 +2,15 @@
 
 mod by_state;
 #[cfg(feature = "engine")]
+mod iterative;
+#[cfg(feature = "engine")]
+mod iterative_shared;
+#[cfg(feature = "engine")]
 mod older;
+#[cfg(feature = "engine")]
+mod parts;
+#[cfg(feature = "engine")]
+mod registration;
 #[cfg(feature = "engine")]
 mod registry;
 mod shared;
@@ -16,7 +24,11 @@ use crate::schema::Description;
 pub use crate::state::SectionRules;
 pub use by_state::{ByState, SaveRestore};
 #[cfg(feature = "engine")]
-pub use registry::{Registration, Sections};
+pub use iterative::{IterativeSection, Record};
+#[cfg(feature = "engine")]
+pub use registration::Registration;
+#[cfg(feature = "engine")]
+pub use registry::Sections;
 
 /// One device's state as the stream sees it: object-safe, so that a registry can hold many.
 ///

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::registration::Content;
 use super::{Registration, Sections, taken};
 use crate::codec::{SubsectionVersions, Writer};
 use crate::error::{Error, ErrorKind, Result};
@@ -59,7 +60,7 @@ impl Sections<'_> {
             entry.older = Some(Box::new(match known {
                 None => Err((entry.idstr.clone(), UNKNOWN.to_owned())),
                 Some((name, there)) => {
-                    Older::new(name, entry.section.description(), there).map_err(|problem| (name.to_owned(), problem))
+                    Older::new(name, entry.description(), there).map_err(|problem| (name.to_owned(), problem))
                 }
             }));
         }
@@ -109,6 +110,18 @@ impl Registration<'_> {
         }
     }
 
+    /// Name and version under which it is sent in parts, which can only be its newest.
+    ///
+    /// # Errors
+    /// As [`sent_as`](Self::sent_as).
+    pub(crate) fn sent_in_parts_as(&self) -> Result<(&str, u32)> {
+        let ((idstr, version, _), newest) = (self.sent_as()?, self.description().version);
+        if version != newest {
+            return Err(self.incompatible(&format!("its version there is {version}; it is sent at {newest} only")));
+        }
+        Ok((idstr, version))
+    }
+
     /// The name that it has in the release for which it is saved.
     pub(crate) fn name_there(&self) -> &str {
         match self.older.as_deref() {
@@ -121,14 +134,15 @@ impl Registration<'_> {
     /// Appends the state as the release has it for which it is saved.
     #[cold]
     pub(super) fn save_older(&mut self, out: &mut Writer) -> Result<()> {
+        let Content::Whole(section) = &mut self.content else { return Ok(()) };
         let (version, subsections) = match self.older.as_deref() {
-            None => return self.section.save(out),
+            None => return section.save(out),
             Some(Ok(older)) => (older.version, Arc::clone(&older.subsections)),
             Some(Err((_, problem))) => return Err(self.incompatible(problem)),
         };
         let before = out.len();
         out.limit_subsections(Some(subsections));
-        let saved = self.section.save_at(out, version);
+        let saved = section.save_at(out, version);
         let problems = out.limit_subsections(None);
         match saved {
             // A hand-written section knows its newest version only.

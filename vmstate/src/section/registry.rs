@@ -1,14 +1,12 @@
 //! The registry: which sections a machine has, in which order they are sent, and which of them a load has seen.
 
 use std::cmp::Reverse;
-use std::fmt;
 use std::sync::Arc;
 
-use super::Section;
-use super::older::Older;
-use crate::codec::{Reader, Strictness, Writer};
+use super::registration::{Content, Registration};
+use super::{IterativeSection, Section, SectionRules};
+use crate::codec::{Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::Description;
 use crate::schema::json::Schema;
 
 /// The sections of one machine.
@@ -25,25 +23,6 @@ pub struct Sections<'a> {
     next: usize,
     /// So many of the first entries have only one name and number each.
     plain: usize,
-}
-
-/// One registered section.
-pub struct Registration<'a> {
-    pub(super) idstr: String,
-    pub(super) instance: u32,
-    alias: Option<u32>,
-    /// Name and instance before it had a path.
-    compat: Option<(String, u32)>,
-    priority: u32,
-    early: bool,
-    required: bool,
-    beyond_qemu: bool,
-    unmigratable: Option<String>,
-    loaded: bool,
-    /// How it is sent to the release for which it is saved, or its name there and why it cannot be. Boxed, as it is seldom
-    /// there, and a save looks at all registrations.
-    pub(super) older: Option<Box<std::result::Result<Older, (String, String)>>>,
-    pub(super) section: Box<dyn Section + 'a>,
 }
 
 impl<'a> Sections<'a> {
@@ -105,6 +84,42 @@ impl<'a> Sections<'a> {
         instance: u32,
         section: impl Section + 'a,
     ) -> Result<&mut Registration<'a>> {
+        let rules = section.rules();
+        self.insert(idstr, instance, rules, Content::Whole(Box::new(section)))
+    }
+
+    /// Adds a section that is sent in parts while the guest runs, under the name of its description and the next instance number that is
+    /// free. It is sent behind the guest's memory and before the sections that are sent whole, with the same rules: it is required unless
+    /// it is [`optional`](Registration::optional), and may have [older names](Self::add_alias).
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    pub fn add_iterative(&mut self, section: impl IterativeSection + Send + 'a) -> Result<&mut Registration<'a>> {
+        let name = section.description().name.to_string();
+        let instance = self.next_instance(&name)?;
+        self.register_iterative(&name, instance, section)
+    }
+
+    /// As [`add_iterative`](Self::add_iterative), under a name and an instance number.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    pub fn register_iterative(
+        &mut self,
+        idstr: &str,
+        instance: u32,
+        section: impl IterativeSection + Send + 'a,
+    ) -> Result<&mut Registration<'a>> {
+        self.insert(idstr, instance, SectionRules::DEFAULT, Content::Iterative(Box::new(section)))
+    }
+
+    fn insert(
+        &mut self,
+        idstr: &str,
+        instance: u32,
+        rules: SectionRules,
+        content: Content<'a>,
+    ) -> Result<&mut Registration<'a>> {
         check_name(idstr, instance)?;
         if self.entries.iter().any(|entry| entry.idstr == idstr && entry.instance == instance) {
             let message = "registered twice: give each device of a kind its own instance number";
@@ -113,21 +128,7 @@ impl<'a> Sections<'a> {
         if let Some(owner) = self.renamed(idstr) {
             return Err(misuse(idstr, instance, format!("this is the older name of {owner}: give it another one")));
         }
-        let rules = section.rules();
-        self.entries.push(Registration {
-            idstr: idstr.to_owned(),
-            instance,
-            alias: rules.alias_id,
-            compat: None,
-            priority: rules.priority,
-            early: rules.early_setup,
-            required: !rules.conditional,
-            beyond_qemu: false,
-            unmigratable: rules.unmigratable.map(str::to_owned),
-            loaded: false,
-            older: None,
-            section: Box::new(section),
-        });
+        self.entries.push(Registration::new(idstr, instance, rules, content));
         let [.., added] = self.entries.as_mut_slice() else { unreachable!("an entry was pushed") };
         Ok(added)
     }
@@ -181,13 +182,13 @@ impl<'a> Sections<'a> {
         self.aliases.iter().find(|(known, _)| known == older).map(|(_, idstr)| idstr.as_str())
     }
 
-    /// In the order they are sent: higher priority first, and as registered within one (`savevm_state_handler_insert`,
-    /// migration/savevm.c).
+    /// Those that are sent whole, in the order they are sent: higher priority first, and as registered within one
+    /// (`savevm_state_handler_insert`, migration/savevm.c).
     pub fn in_order(&mut self) -> Vec<&mut Registration<'a>> {
         self.look_up_release();
         // The caller may give them other names.
         self.plain = 0;
-        let mut entries: Vec<_> = self.entries.iter_mut().collect();
+        let mut entries: Vec<_> = self.entries.iter_mut().filter(|entry| !entry.is_iterative()).collect();
         if !entries.is_sorted_by_key(|entry| Reverse(entry.priority)) {
             entries.sort_by_key(|entry| Reverse(entry.priority));
         }
@@ -217,7 +218,7 @@ impl<'a> Sections<'a> {
     pub fn schema(&self, machine: Option<&str>) -> Result<Schema> {
         let mut schema = Schema::new(machine);
         for entry in &self.entries {
-            schema.add(&entry.idstr, entry.section.description())?;
+            schema.add(&entry.idstr, entry.description())?;
             if entry.required {
                 schema.require(&entry.idstr);
             }
@@ -249,7 +250,7 @@ impl<'a> Sections<'a> {
     ///
     /// # Errors
     /// `Incompatible` for a name or version that this machine does not have, `Malformed` for a section that came
-    /// before (strict loads), and whatever the section says.
+    /// before (strict loads) or comes in parts, and whatever the section says.
     pub fn load(&mut self, idstr: &str, instance: u32, version: u32, input: &mut Reader<'_>) -> Result<()> {
         let (strictness, offset) = (input.strictness(), input.offset());
         self.load_found(idstr, instance, version, input, strictness)
@@ -264,32 +265,31 @@ impl<'a> Sections<'a> {
         input: &mut Reader<'_>,
         strictness: Strictness,
     ) -> Result<()> {
+        let index = self.admit(idstr, instance, version, strictness)?;
+        let loaded = self.entries.get_mut(index).map_or(Ok(()), |entry| entry.load(input, version));
+        loaded.map_err(|error| self.with_remedy(error, idstr, input))?;
+        self.next = index + 1;
+        Ok(())
+    }
+
+    /// The entry that answers to a section's header, if a section that is written so may come now.
+    pub(super) fn admit(&self, idstr: &str, instance: u32, version: u32, strictness: Strictness) -> Result<usize> {
         let found = self.find(idstr, instance, strictness);
-        let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
-        let Some((index, entry)) = found.and_then(|index| Some((index, self.entries.get_mut(index)?))) else {
+        let Some((index, entry)) = found.and_then(|index| Some((index, self.entries.get(index)?))) else {
             let name = self.renamed(idstr).unwrap_or(idstr);
             let what = match self.entries.iter().any(|entry| entry.idstr == name) {
                 true => "instance",
                 false => "section",
             };
             let remedy = self.remedy(idstr).unwrap_or("both sides need the same devices");
-            return incompatible(format!("this machine has no such {what}: {remedy}"));
+            let message = format!("this machine has no such {what}: {remedy}");
+            return Err(Error::new(ErrorKind::Incompatible, message));
         };
         if entry.loaded && strictness == Strictness::Strict {
             return Err(Error::new(ErrorKind::Malformed, "came twice"));
         }
-        let Description { version: newest, minimum_version: oldest, .. } = *entry.section.description();
-        if version > newest {
-            return incompatible(format!("version {version} is newer than {newest}"));
-        }
-        if version < oldest {
-            return incompatible(format!("version {version} is older than {oldest}, the oldest that loads"));
-        }
-        let loaded = entry.section.load(input, version);
-        entry.loaded |= loaded.is_ok();
-        loaded.map_err(|error| self.with_remedy(error, idstr, input))?;
-        self.next = index + 1;
-        Ok(())
+        entry.description().check_version(version)?;
+        Ok(index)
     }
 
     /// An unknown subsection's name is still to be read when it is refused.
@@ -306,7 +306,7 @@ impl<'a> Sections<'a> {
 
     /// The first entry that answers. Most streams have the order of the registry, so the search is spared if the next
     /// one is meant and none before it could answer in its place.
-    fn find(&self, idstr: &str, instance: u32, strictness: Strictness) -> Option<usize> {
+    pub(super) fn find(&self, idstr: &str, instance: u32, strictness: Strictness) -> Option<usize> {
         let next = self.entries.get(self.next).filter(|_| self.next <= self.plain && instance != u32::MAX);
         if next.is_some_and(|entry| entry.instance == instance && entry.idstr == idstr) {
             return Some(self.next);
@@ -325,9 +325,18 @@ impl<'a> Sections<'a> {
     /// # Errors
     /// `Malformed`, naming all that are missing.
     pub fn check_complete(&self, strictness: Strictness) -> Result<()> {
-        let missing = self.entries.iter().filter(|entry| entry.required && !entry.loaded);
+        self.check_came(strictness, |_, entry| entry.loaded)
+    }
+
+    /// All required ones of which `came` is to be true came.
+    pub(super) fn check_came(
+        &self,
+        strictness: Strictness,
+        came: impl Fn(usize, &Registration<'_>) -> bool,
+    ) -> Result<()> {
+        let missing = self.entries.iter().enumerate().filter(|(index, entry)| entry.required && !came(*index, entry));
         let names: Vec<_> = missing
-            .map(|Registration { idstr, instance, .. }| match self.remedy(idstr) {
+            .map(|(_, Registration { idstr, instance, .. })| match self.remedy(idstr) {
                 Some(remedy) => format!("{idstr}/{instance} ({remedy})"),
                 None => format!("{idstr}/{instance}"),
             })
@@ -354,116 +363,4 @@ fn check_name(idstr: &str, instance: u32) -> Result<()> {
 
 fn misuse(idstr: &str, instance: u32, message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Misuse, message).in_section(idstr, instance)
-}
-
-impl Registration<'_> {
-    /// Sends it before all sections of lower priority, as a device needs whose state others depend on when they load.
-    pub fn priority(&mut self, priority: u32) -> &mut Self {
-        self.priority = priority;
-        self
-    }
-
-    /// Loads it also under this instance number, which an earlier release used. An older name:
-    /// [`Sections::add_alias`].
-    pub fn alias(&mut self, instance: u32) -> &mut Self {
-        self.alias = Some(instance);
-        self
-    }
-
-    /// Says why the machine cannot be migrated as long as it has this section.
-    pub fn unmigratable(&mut self, reason: &str) -> &mut Self {
-        self.unmigratable = Some(reason.to_owned());
-        self
-    }
-
-    /// A stream without it is complete.
-    pub fn optional(&mut self) -> &mut Self {
-        self.required = false;
-        self
-    }
-
-    /// QEMU's machine of this type has no such section, and would refuse the stream because of it: it is sent only to a destination
-    /// that says it is of this library, and a stream without it is complete.
-    pub fn beyond_qemu(&mut self) -> &mut Self {
-        (self.required, self.beyond_qemu) = (false, true);
-        self
-    }
-
-    /// Name in the stream.
-    #[inline]
-    pub fn idstr(&self) -> &str {
-        &self.idstr
-    }
-
-    /// Which of several devices of that name.
-    #[inline]
-    pub fn instance(&self) -> u32 {
-        self.instance
-    }
-
-    /// True if it is sent before the guest's memory.
-    pub fn is_early(&self) -> bool {
-        self.early
-    }
-
-    /// True if a QEMU is not sent it.
-    pub fn is_beyond_qemu(&self) -> bool {
-        self.beyond_qemu
-    }
-
-    /// False if it need not be sent now.
-    pub fn is_needed(&self) -> bool {
-        self.section.is_needed()
-    }
-
-    /// What its bytes are.
-    #[inline]
-    pub fn description(&self) -> &'static Description {
-        self.section.description()
-    }
-
-    /// Appends its state.
-    ///
-    /// # Errors
-    /// What the section says, with its name; `Incompatible` if it cannot be said in the release for which it is saved.
-    #[inline]
-    pub fn save(&mut self, out: &mut Writer) -> Result<()> {
-        let saved = match self.older {
-            None => self.section.save(out),
-            Some(_) => self.save_older(out),
-        };
-        saved.map_err(|error| error.in_section(&self.idstr, self.instance))
-    }
-
-    /// QEMU's `find_se` (migration/savevm.c): an entry without alias has alias -1 there, so the wire's 0xffffffff
-    /// matches it; and one with a path still answers to what it was called without.
-    fn answers_to(&self, idstr: &str, instance: u32, strictness: Strictness) -> bool {
-        let alias = match strictness {
-            Strictness::Strict => self.alias,
-            Strictness::QemuCompatible => Some(self.alias.unwrap_or(u32::MAX)),
-        };
-        let old = self.compat.as_ref().filter(|(name, _)| strictness == Strictness::QemuCompatible && name == idstr);
-        let known = (self.idstr == idstr).then_some(self.instance).or(old.map(|(_, instance)| *instance));
-        known.is_some_and(|known| known == instance || alias == Some(instance))
-    }
-}
-
-impl fmt::Debug for Registration<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { idstr, instance, alias, compat, priority, early, required, beyond_qemu, .. } = self;
-        let Self { unmigratable, loaded, older, .. } = self;
-        f.debug_struct("Registration")
-            .field("idstr", idstr)
-            .field("instance", instance)
-            .field("alias", alias)
-            .field("compat", compat)
-            .field("priority", priority)
-            .field("early", early)
-            .field("required", required)
-            .field("beyond_qemu", beyond_qemu)
-            .field("unmigratable", unmigratable)
-            .field("loaded", loaded)
-            .field("older", older)
-            .finish_non_exhaustive()
-    }
 }

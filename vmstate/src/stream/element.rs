@@ -143,6 +143,11 @@ impl<'a> Element<'a> {
         }
     }
 
+    /// True if the first of these bytes is the mark of a START.
+    pub fn is_start(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&kind::START)
+    }
+
     /// The same, with names of its own.
     pub fn into_owned(self) -> Element<'static> {
         match self {

@@ -3,6 +3,7 @@
 // Each test uses its part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod flash;
 pub mod guest;
 pub mod run;
 pub mod world;

@@ -1,7 +1,6 @@
 //! What a source has learned on the way, and what it makes of it: the figures that `policy` decides upon. Pure: it is
 //! told what happened and when, and reads no clock.
 
-mod cost;
 mod rate;
 mod speed;
 
@@ -10,9 +9,6 @@ use std::time::Duration;
 
 use super::Rehearsal;
 use super::policy::Figures;
-use crate::ram::PageCount;
-use cost::PageCost;
-pub(crate) use cost::SAMPLE;
 use rate::Rate;
 pub(crate) use speed::{Chunk, Tells, WireSpeed};
 
@@ -28,7 +24,6 @@ const LAST_REHEARSALS: usize = 5;
 pub(crate) struct Measured {
     /// The wire.
     pub(crate) wire: WireSpeed,
-    cost: PageCost,
     /// Bytes that the guest's writes will cost.
     dirtied: Rate,
     prepared: Option<Duration>,
@@ -80,15 +75,13 @@ fn mean(a: Duration, b: Duration) -> Duration {
 /// Where the migration stands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Standing {
-    /// Pages still to send.
-    pub(crate) pending: u64,
-    /// Pages sent since the migration began.
-    pub(crate) sent: PageCount,
+    /// Bytes still to send of the sections in parts.
+    pub(crate) pending_bytes: u64,
     /// As [`Figures`] has it.
     pub(crate) bandwidth_limit: Option<u64>,
     /// What the pause takes beyond what was rehearsed.
     pub(crate) switch_over_cost: Duration,
-    /// Since the log was last read: what the guest has written since then is not among the pending pages yet.
+    /// Since the logs were last read: what the guest has written since then is not among the pending bytes yet.
     pub(crate) since_sync: Duration,
     /// Since the migration began.
     pub(crate) elapsed: Duration,
@@ -99,13 +92,8 @@ pub(crate) struct Standing {
 impl Measured {
     /// Nothing yet.
     pub(crate) fn new() -> Self {
-        let (wire, cost, dirtied) = (WireSpeed::new(), PageCost::default(), Rate::new(WINDOW));
-        Self { wire, cost, dirtied, prepared: None, rehearsed: None, costs: VecDeque::new(), sync: Duration::ZERO }
-    }
-
-    /// A round begins with `pending` pages, some of which were looked at; `sent` are all pages sent before.
-    pub(crate) fn round_begins(&mut self, pending: u64, looked_at: PageCount, sent: PageCount) {
-        self.cost.round_begins(pending, looked_at, sent);
+        let (wire, dirtied) = (WireSpeed::new(), Rate::new(WINDOW));
+        Self { wire, dirtied, prepared: None, rehearsed: None, costs: VecDeque::new(), sync: Duration::ZERO }
     }
 
     /// What is done ahead of the pause will still take this long in it. The newest time counts half.
@@ -122,10 +110,10 @@ impl Measured {
         self.rehearsed = Some(self.rehearsed.map_or(now, |before| now.after(before)));
     }
 
-    /// The log was read, which took `sync`, and the next round has begun: its pending pages are what the guest has written
+    /// The logs were read, which took `sync`, and the next round has begun: its pending bytes are what the guest has written
     /// in the time that the last round `lasted`.
-    pub(crate) fn log_read(&mut self, lasted: Duration, sync: Duration, pending: u64, sent: PageCount) {
-        self.dirtied.add(self.cost.bytes(pending, sent), lasted);
+    pub(crate) fn logs_read(&mut self, lasted: Duration, sync: Duration, pending_bytes: u64) {
+        self.dirtied.add(pending_bytes as f64, lasted);
         self.sync = sync;
     }
 
@@ -137,11 +125,11 @@ impl Measured {
 
     /// What `policy` decides upon.
     pub(crate) fn figures(&self, standing: &Standing) -> Figures {
-        let &Standing { pending, sent, bandwidth_limit, switch_over_cost, since_sync, elapsed, rounds } = standing;
+        let &Standing { pending_bytes, bandwidth_limit, switch_over_cost, since_sync, elapsed, rounds } = standing;
         let dirtied = self.dirtied.per_second().unwrap_or_default();
         let rehearsed = self.rehearsed.unwrap_or_default();
         Figures {
-            pending_bytes: self.cost.bytes(pending, sent)
+            pending_bytes: pending_bytes as f64
                 + self.wire.unanswered_bytes() as f64
                 + dirtied * since_sync.as_secs_f64(),
             dirty_bytes_per_second: dirtied,
@@ -164,6 +152,8 @@ impl Measured {
 mod tests {
     use super::*;
 
+    use crate::ram::PageCount;
+
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
@@ -175,15 +165,13 @@ mod tests {
         assert!(measured.wire.answered(2 * MS));
         measured.wire.sent(Chunk { begun: 2 * MS, bytes: 4_104_000, pages, ..probe });
         let mut standing = Standing {
-            pending: 500,
-            sent: pages,
+            pending_bytes: 500 * 4104,
             bandwidth_limit: Some(7),
             switch_over_cost: 5 * MS,
             since_sync: Duration::ZERO,
             elapsed: 9 * MS,
             rounds: 1,
         };
-        measured.round_begins(1500, PageCount { normal: 9, zero: 0 }, PageCount::default());
         // Within the first round: what is unanswered counts as well, and nothing is known about the rest.
         let figures = measured.figures(&standing);
         assert_eq!(figures.pending_bytes, 1500.0 * 4104.0);
@@ -191,9 +179,8 @@ mod tests {
         assert_eq!((figures.switch_over_cost, figures.stopping), (5 * MS, 5 * MS));
 
         assert!(measured.wire.answered(44 * MS));
-        standing.pending = 100;
-        measured.round_begins(100, PageCount { normal: 9, zero: 0 }, pages);
-        measured.log_read(50 * MS, MS, 100, pages);
+        standing.pending_bytes = 410_400;
+        measured.logs_read(50 * MS, MS, 410_400);
         let rehearsal = |stop, load, save, bytes| Rehearsed::new(Rehearsal { stop, load }, save, bytes);
         measured.prepared(3 * MS);
         measured.prepared(MS);

@@ -5,6 +5,7 @@ mod rehearsal;
 mod rounds;
 mod switch_over;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::channel::{Channel, Clock};
@@ -16,10 +17,10 @@ use crate::migrate::phase::{Phase, SourcePhase};
 use crate::migrate::protocol::{SourceAction, SourceEvent, SourceProtocol, Timing, ping};
 use crate::migrate::release::check_release;
 use crate::migrate::report::{DepartureReport, Downtime, Slowdown};
-use crate::migrate::save::{self, Turn};
+use crate::migrate::save::{self, Saver, Turn};
 use crate::migrate::wire::{ANSWERS, Link, Patience, is_timeout};
 use crate::migrate::{Claim, Machine, Peer};
-use crate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamSender};
+use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection};
 use crate::section::Sections;
 use crate::stream::{Command, Element, Reply, SelfDescription, put_configuration, put_header, read_reason};
 
@@ -103,23 +104,22 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
     });
     let migratable = sections.check_migratable().and_then(|()| check_release(sections));
-    let memory = ram;
-    let ram = match migratable.and_then(|()| RamSender::start(memory, log)) {
-        Ok(ram) => ram,
-        Err(error) => {
-            control.publish(|progress| progress.phase = Phase::Source(SourcePhase::Failed));
-            return Departure { phase: SourcePhase::Failed, error: Some(error), report: DepartureReport::default() };
-        }
-    };
-    let wire = Link::new(channel, memory, clock, control, Strictness::Strict, Limits::default(), ANSWERS);
+    if let Err(error) = migratable {
+        control.publish(|progress| progress.phase = Phase::Source(SourcePhase::Failed));
+        return Departure { phase: SourcePhase::Failed, error: Some(error), report: DepartureReport::default() };
+    }
+    let memory = RamSection::outgoing(ram, log);
+    let pages = memory.figures();
+    let saver = Saver::new(sections, Box::new(memory));
+    let wire = Link::new(channel, ram, clock, control, Strictness::Strict, Limits::default(), ANSWERS);
     let (protocol, first) = SourceProtocol::begin();
     let mut source = Source {
         protocol,
         wire,
         clock,
         machine,
-        sections,
-        ram,
+        saver,
+        pages,
         peer: Peer::Vmstate,
         options,
         control,
@@ -146,8 +146,9 @@ struct Source<'a, 's> {
     wire: Link<'a>,
     clock: &'a dyn Clock,
     machine: &'a mut dyn Machine,
-    sections: &'a mut Sections<'s>,
-    ram: RamSender<'a>,
+    saver: Saver<'a, 's>,
+    /// Of guest memory, for reports.
+    pages: Arc<PageFigures>,
     peer: Peer,
     options: &'a SourceOptions,
     control: &'a Control,
@@ -157,7 +158,7 @@ struct Source<'a, 's> {
     /// The destination's last answer to a question.
     answered: Option<Reply>,
     measured: Measured,
-    /// When the log was last read.
+    /// When the logs of what is written were last read.
     synced: Duration,
     /// When the pause was last rehearsed after a round.
     rehearsed: Option<Duration>,
@@ -262,8 +263,8 @@ impl Source<'_, '_> {
         Element::Command(Command::OpenReturnPath).write(out);
         self.meet()?;
         let out = &mut self.buffer;
-        save::put_devices(out.bytes_mut(), self.sections, (self.peer, Turn::Early), &mut self.described)?;
-        save::put_ram_start(out, &self.ram);
+        self.saver.put_devices(out.bytes_mut(), (self.peer, Turn::Early), &mut self.described)?;
+        self.saver.start(out, self.peer)?;
         Element::Command(Command::Ping(ping::INTRODUCTION)).write(out.bytes_mut());
         self.flush(self.running())
     }
@@ -276,7 +277,7 @@ impl Source<'_, '_> {
         let until = self.clock.now().saturating_add(self.options.answer);
         self.peer = match self.await_reply(Patience::Until(until))? {
             Reply::Pong(ping::VMSTATE) => Peer::Vmstate,
-            Reply::Pong(ping::WHO) if self.sections.release().is_some() => Peer::Vmstate,
+            Reply::Pong(ping::WHO) if self.saver.has_release() => Peer::Vmstate,
             Reply::Pong(ping::WHO) => Peer::Qemu,
             other => return Err(unexpected(other)),
         };
@@ -292,7 +293,7 @@ impl Source<'_, '_> {
         self.publish();
         self.report.total = self.clock.now().saturating_sub(self.begun);
         self.report.bytes = self.wire.sent();
-        self.report.pages = self.ram.sent();
+        self.report.pages = self.pages.moved();
         let completed = phase == SourcePhase::Completed;
         if completed {
             self.downtime.commit = self.lap();
@@ -357,13 +358,13 @@ impl Source<'_, '_> {
         Err(Error::new(ErrorKind::Peer, message))
     }
 
-    fn publish(&self) {
-        let sent = self.ram.sent();
+    fn publish(&mut self) {
+        let (sent, pending) = (self.pages.moved(), self.pages.pending_bytes() + self.saver.pending_registered());
         self.control.publish(|progress| {
             progress.elapsed = self.clock.now().saturating_sub(self.begun);
             progress.setup = self.report.setup;
             progress.bytes = self.wire.sent();
-            progress.remaining_bytes = self.ram.pending_pages() * PAGE_SIZE;
+            progress.remaining_bytes = pending;
             (progress.normal_pages, progress.zero_pages) = (sent.normal, sent.zero);
             progress.slowdown = self.slowdown();
             progress.bytes_per_second = whole(self.measured.wire.bytes_per_second().unwrap_or_default());

@@ -42,7 +42,7 @@ impl Source<'_, '_> {
         self.hear_all()
     }
 
-    /// Saves the sections for nobody, and sends pages, as the pause will.
+    /// Saves the sections that go whole for nobody, and sends some of those in parts, as the pause will.
     fn measure_standing(&mut self, machine: Rehearsal) -> Result<()> {
         self.measure_save(machine);
         // Nothing before the first round: a wire whose speed is unknown could hold the guest for long.
@@ -50,10 +50,10 @@ impl Source<'_, '_> {
         let wanted = whole(speed * (self.control.downtime_limit() / PART).as_secs_f64()).min(MOST_BYTES);
         let chunk = wanted / CHUNKS;
         if chunk > 0 {
-            let (_, mut over) = self.send_pages(chunk, Tells::Nothing)?;
+            let (_, mut over) = self.send_chunk(chunk, Tells::Nothing)?;
             for _ in 1..CHUNKS {
                 if !over {
-                    (_, over) = self.send_pages(chunk, Tells::Pause)?;
+                    (_, over) = self.send_chunk(chunk, Tells::Pause)?;
                 }
             }
         }
@@ -70,7 +70,7 @@ impl Source<'_, '_> {
     fn measure_save(&mut self, machine: Rehearsal) {
         let begun = self.clock.now();
         let (mut devices, mut described) = (Vec::new(), save::describe(&self.options.machine_type));
-        match save::put_devices(&mut devices, self.sections, (self.peer, Turn::Last), &mut described) {
+        match self.saver.put_devices(&mut devices, (self.peer, Turn::Last), &mut described) {
             Ok(()) => {
                 let save = self.clock.now().saturating_sub(begun);
                 self.measured.rehearsed(Rehearsed::new(machine, save, devices.len() as f64));

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use super::{CHUNK, LAST_WORDS, Source, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::forecast::{Chunk, SAMPLE, Standing, Tells};
+use crate::migrate::forecast::{Chunk, Standing, Tells};
 use crate::migrate::policy::{self, RoundDecision};
 use crate::migrate::protocol::ping;
 use crate::migrate::report::Round;
-use crate::migrate::save;
 use crate::migrate::wire::Patience;
 use crate::ram::PageCount;
 use crate::stream::{Command, Element, Reply};
@@ -56,21 +55,19 @@ impl Source<'_, '_> {
 
     fn rounds_begin(&mut self) -> Result<()> {
         // A log that clears late reports everything once, so that there is something to clear.
-        self.ram.sync()?;
+        self.saver.sync()?;
         self.synced = self.clock.now();
-        self.measured.round_begins(self.ram.pending_pages(), self.ram.look(SAMPLE)?, self.ram.sent());
         Ok(())
     }
 
-    /// Reads the log, and takes in what the guest has written since it was last read.
+    /// Reads the logs, and takes in what the guest has written since they were last read.
     fn round_over(&mut self, mut round: Round) -> Result<()> {
-        let reading = self.clock.now();
-        round.dirtied = self.ram.sync()?;
+        let (reading, dirtied) = (self.clock.now(), self.pages.dirtied());
+        self.saver.sync()?;
+        round.dirtied = self.pages.dirtied() - dirtied;
         let read = self.clock.now();
         let lasted = read.saturating_sub(std::mem::replace(&mut self.synced, read));
-        let (pending, sent) = (self.ram.pending_pages(), self.ram.sent());
-        self.measured.round_begins(pending, self.ram.look(SAMPLE)?, sent);
-        self.measured.log_read(lasted, read.saturating_sub(reading), pending, sent);
+        self.measured.logs_read(lasted, read.saturating_sub(reading), self.saver.pending());
         self.report.rounds.push(round);
         let dirty_pages_per_second = whole(round.dirtied as f64 / lasted.as_secs_f64());
         self.control.publish(|progress| progress.dirty_pages_per_second = dirty_pages_per_second);
@@ -78,11 +75,11 @@ impl Source<'_, '_> {
     }
 
     fn round(&mut self) -> Result<Round> {
-        let (begun, bytes, pages) = (self.clock.now(), self.wire.sent(), self.ram.sent());
+        let (begun, bytes, pages) = (self.clock.now(), self.wire.sent(), self.pages.moved());
         self.control.publish(|progress| progress.rounds += 1);
         loop {
             let begun = self.clock.now();
-            let (bytes, over) = self.send_pages(self.chunk(), Tells::Rounds)?;
+            let (bytes, over) = self.send_chunk(self.chunk(), Tells::Rounds)?;
             self.pace(bytes, begun)?;
             self.foretell();
             if over {
@@ -93,7 +90,7 @@ impl Source<'_, '_> {
         self.hear_all()?;
         let duration = self.clock.now().saturating_sub(begun);
         let bytes = self.wire.sent() - bytes;
-        Ok(Round { duration, bytes, pages: self.ram.sent().since(pages), dirtied: 0 })
+        Ok(Round { duration, bytes, pages: self.pages.moved().since(pages), dirtied: 0 })
     }
 
     /// Bytes of the next chunk, such that there is a probe, a look at the limits and a forecast some ten times a second.
@@ -103,11 +100,12 @@ impl Source<'_, '_> {
         (limit.min(speed) / u64::from(CHUNKS_PER_SECOND)).min(CHUNK)
     }
 
-    /// Sends a chunk of about `wanted` bytes of pending pages, and a probe. Returns its bytes, and whether no page is left.
-    pub(super) fn send_pages(&mut self, wanted: u64, tells: Tells) -> Result<(u64, bool)> {
-        let (begun, sent) = (self.clock.now(), self.ram.sent());
-        let over = save::put_ram_part(&mut self.buffer, &mut self.ram, wanted)?;
-        let bytes = self.probe(begun, self.ram.sent().since(sent), tells)?;
+    /// Sends a chunk of about `wanted` bytes of what is pending, and a probe. Returns its bytes, and whether nothing of the round
+    /// is left.
+    pub(super) fn send_chunk(&mut self, wanted: u64, tells: Tells) -> Result<(u64, bool)> {
+        let (begun, sent) = (self.clock.now(), self.pages.moved());
+        let over = self.saver.iterate(&mut self.buffer, wanted)?;
+        let bytes = self.probe(begun, self.pages.moved().since(sent), tells)?;
         Ok((bytes, over))
     }
 
@@ -173,10 +171,9 @@ impl Source<'_, '_> {
     }
 
     /// The verdict as of now; publishes what it is based on.
-    fn foretell(&self) -> RoundDecision {
+    fn foretell(&mut self) -> RoundDecision {
         let standing = Standing {
-            pending: self.ram.pending_pages(),
-            sent: self.ram.sent(),
+            pending_bytes: self.saver.pending(),
             bandwidth_limit: self.control.bandwidth_limit(),
             switch_over_cost: self.options.switch_over_cost,
             since_sync: self.clock.now().saturating_sub(self.synced),

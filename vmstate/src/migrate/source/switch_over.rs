@@ -6,7 +6,7 @@ use super::{CHUNK, Source};
 use crate::error::Result;
 use crate::migrate::Peer;
 use crate::migrate::protocol::ping;
-use crate::migrate::save::{self, Turn};
+use crate::migrate::save::Turn;
 use crate::migrate::wire::Patience;
 use crate::stream::{Command, Element};
 
@@ -23,19 +23,19 @@ impl Source<'_, '_> {
     /// Sends the last pages and the devices, and asks whether the destination has all of it.
     pub(super) fn send_rest(&mut self, until: Duration) -> Result<()> {
         let until = Patience::Until(until);
-        self.ram.sync()?;
+        self.saver.sync()?;
         self.downtime.sync = self.lap();
         // QEMU has no use for it but with VFIO devices, and does not know it before 8.1.
         if self.peer == Peer::Vmstate {
             Element::Command(Command::SwitchoverStart).write(self.buffer.bytes_mut());
         }
-        while !save::put_ram_part(&mut self.buffer, &mut self.ram, CHUNK)? {
+        while !self.saver.iterate(&mut self.buffer, CHUNK)? {
             self.flush(until)?;
         }
-        save::put_ram_end(&mut self.buffer, &mut self.ram)?;
+        self.saver.complete(&mut self.buffer)?;
         self.flush(until)?;
         self.downtime.pages = self.lap();
-        save::put_devices(self.buffer.bytes_mut(), self.sections, (self.peer, Turn::Last), &mut self.described)?;
+        self.saver.put_devices(self.buffer.bytes_mut(), (self.peer, Turn::Last), &mut self.described)?;
         Element::Command(Command::Ping(ping::READY)).write(self.buffer.bytes_mut());
         self.flush(until)?;
         self.downtime.devices = self.lap();

@@ -2,7 +2,8 @@
 //! guest has written to those that are pending says no count of pages sent before. So a sample of them is looked at when a
 //! round begins.
 
-use crate::ram::{NORMAL_RECORD, PageCount, ZERO_RECORD};
+use super::record::{NORMAL_RECORD, ZERO_RECORD};
+use super::sender::PageCount;
 
 /// Pages to look at when a round begins, some 0.2 ms of work. Where a fifth of the pending pages is sent whole, their
 /// number is then known to 9 % in two of three cases; the smaller their share, the less exactly, and the less they cost.
@@ -25,10 +26,11 @@ impl PageCost {
     }
 
     /// Expected bytes of the pages that are still pending; `sent` are all pages sent so far.
-    pub(crate) fn bytes(&self, pending: u64, sent: PageCount) -> f64 {
+    #[expect(clippy::cast_possible_truncation, reason = "`as` rounds down and saturates here, which is what is wanted")]
+    pub(crate) fn bytes(&self, pending: u64, sent: PageCount) -> u64 {
         let pending = pending as f64;
         let whole = (self.whole - sent.since(self.before).normal as f64).clamp(0.0, pending);
-        whole * NORMAL_RECORD as f64 + (pending - whole) * ZERO_RECORD as f64
+        (whole * NORMAL_RECORD as f64 + (pending - whole) * ZERO_RECORD as f64) as u64
     }
 }
 
@@ -45,20 +47,20 @@ mod tests {
         let mut cost = PageCost::default();
         let sent = count(6_656, 124_416);
         cost.round_begins(3100, count(512, 0), sent);
-        assert_eq!(cost.bytes(3100, sent), 3100.0 * 4104.0);
+        assert_eq!(cost.bytes(3100, sent), 3100 * 4104);
         cost.round_begins(3100, count(128, 384), sent);
-        assert_eq!(cost.bytes(3100, sent), 775.0 * 4104.0 + 2325.0 * 9.0);
+        assert_eq!(cost.bytes(3100, sent), 775 * 4104 + 2325 * 9);
     }
 
     #[test]
     fn what_is_left_of_a_round_is_what_was_not_sent_yet() {
         let mut cost = PageCost::default();
         cost.round_begins(1000, count(10, 30), count(5, 5));
-        assert_eq!(cost.bytes(1000, count(5, 5)), 250.0 * 4104.0 + 750.0 * 9.0);
-        assert_eq!(cost.bytes(700, count(205, 105)), 50.0 * 4104.0 + 650.0 * 9.0);
+        assert_eq!(cost.bytes(1000, count(5, 5)), 250 * 4104 + 750 * 9);
+        assert_eq!(cost.bytes(700, count(205, 105)), 50 * 4104 + 650 * 9);
         // More were sent whole than the sample had said; and in the end, all that are left are.
-        assert_eq!(cost.bytes(600, count(305, 105)), 600.0 * 9.0);
-        assert_eq!(cost.bytes(100, count(5, 905)), 100.0 * 4104.0);
-        assert_eq!(cost.bytes(0, count(5, 1005)), 0.0);
+        assert_eq!(cost.bytes(600, count(305, 105)), 600 * 9);
+        assert_eq!(cost.bytes(100, count(5, 905)), 100 * 4104);
+        assert_eq!(cost.bytes(0, count(5, 1005)), 0);
     }
 }

@@ -1,0 +1,31 @@
+//! All sections of a machine: those in its registry, and the one in parts that the engine brings along, guest memory.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::section::{IterativeSection, Sections};
+
+pub(super) struct AllSections<'a, 's> {
+    pub(super) registered: &'a mut Sections<'s>,
+    pub(super) own: Box<dyn IterativeSection + 'a>,
+}
+
+/// Whose section in parts it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    Engine,
+    /// Index in the registry.
+    Registered(usize),
+}
+
+impl AllSections<'_, '_> {
+    /// The section in parts of an owner.
+    ///
+    /// # Errors
+    /// `Misuse` if it is none.
+    pub(super) fn parts(&mut self, owner: Owner) -> Result<&mut dyn IterativeSection> {
+        let found = match owner {
+            Owner::Engine => Some(&mut *self.own as &mut dyn IterativeSection),
+            Owner::Registered(index) => self.registered.parts(index),
+        };
+        found.ok_or_else(|| Error::new(ErrorKind::Misuse, "the section is not one in parts"))
+    }
+}

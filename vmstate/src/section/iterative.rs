@@ -1,0 +1,244 @@
+//! A section that is sent in parts while the guest runs, as guest memory is.
+
+use crate::codec::{Outbox, Reader};
+use crate::error::Result;
+use crate::schema::Description;
+
+/// State that is too much for the pause: most of it is sent while the guest runs, in rounds, and only what was written since goes in
+/// the pause (QEMU's `SaveVMHandlers`). Guest memory is one; a device with megabytes of its own is another, such as a TPM's or flash
+/// memory. It is registered with [`Sections::add_iterative`](super::Sections::add_iterative), beside the sections that are sent whole.
+///
+/// # The source
+///
+/// [`setup`](Self::setup), once; then for each round [`sync`](Self::sync), and [`iterate`](Self::iterate) until nothing of the
+/// round is left, in turn with the other sections; in the pause the same once more, then [`complete`](Self::complete). After the end,
+/// however it comes, [`cleanup`](Self::cleanup). A migration that failed may be followed by another one, which begins with `setup`
+/// and sends everything anew.
+///
+/// On the wire `setup` is the body of the START section, each `iterate` that of a PART and `complete` that of the END. A body has no
+/// length there: its own bytes must say where it ends.
+///
+/// # The destination
+///
+/// [`load_start`](Self::load_start) once, then [`load_part`](Self::load_part) and [`load_end`](Self::load_end) for each record: a
+/// piece of a body that is read whole or not at all. The engine calls again as long as they say [`Record::More`]. If the bytes at
+/// hand end within a record, the call's error is [`ErrorKind::Incomplete`](crate::error::ErrorKind::Incomplete), as [`Reader`] has it,
+/// and the engine calls again from the beginning of that record once more have come. So a call first takes all bytes of its record and
+/// checks them, and changes the device last. A record has at most 32 MiB. Which calls come in which order is checked before: each
+/// START once, parts only between START and END.
+///
+/// # Writes while it is sent
+///
+/// The device goes on writing while it is copied, so something may be sent half old and half new. That does no harm as long as it is
+/// sent again:
+///
+/// 1. A writer writes first and marks the place as written then; `iterate` takes the mark away first and reads then. (Or both
+///    hold the same lock.) In this order a write is in the bytes that are sent, or its mark is there for the next round.
+/// 2. A mark that is set after `sync` waits for the next `sync`. So a round ends although the device goes on writing.
+/// 3. After [`Machine::pause`](crate::migrate::Machine::pause) nothing is written any more.
+/// 4. Of two copies of a place the last one counts: `load_part` overwrites.
+///
+/// ```
+/// use std::collections::BTreeSet;
+///
+/// use vmstate::codec::{Outbox, Piece, Reader};
+/// use vmstate::error::Result;
+/// use vmstate::schema::Description;
+/// use vmstate::section::{IterativeSection, Record};
+///
+/// const BLOCK: usize = 512;
+/// /// In place of a block's number: the body ends here.
+/// const END: u32 = u32::MAX;
+///
+/// /// A device's flash memory.
+/// struct Flash {
+///     blocks: Vec<[u8; BLOCK]>,
+///     /// Written since the last `sync`, once a migration has begun.
+///     written: Option<BTreeSet<u32>>,
+///     /// Of this round, and not sent yet.
+///     pending: BTreeSet<u32>,
+/// }
+///
+/// impl Flash {
+///     fn new(blocks: usize) -> Self {
+///         Self { blocks: vec![[0; BLOCK]; blocks], written: None, pending: BTreeSet::new() }
+///     }
+///
+///     /// What the device does for its guest. The engine has `&mut self` while it reads a block: an `Arc<Mutex<Flash>>` is
+///     /// registered, and the device's threads take the same lock for each write.
+///     fn write(&mut self, block: u32, bytes: [u8; BLOCK]) {
+///         self.blocks[block as usize] = bytes;
+///         self.written.as_mut().map(|written| written.insert(block));
+///     }
+/// }
+///
+/// impl IterativeSection for Flash {
+///     fn description(&self) -> &'static Description {
+///         static FLASH: Description = Description::undescribed("flash", 1, 1);
+///         &FLASH
+///     }
+///
+///     fn setup(&mut self, out: &mut Outbox) -> Result<()> {
+///         out.put(&(self.blocks.len() as u32).to_be_bytes());
+///         (self.pending, self.written) = ((0..self.blocks.len() as u32).collect(), Some(BTreeSet::new()));
+///         Ok(())
+///     }
+///
+///     fn pending(&mut self) -> u64 {
+///         let written = self.written.iter().flatten().filter(|block| !self.pending.contains(block));
+///         (self.pending.len() + written.count()) as u64 * (4 + BLOCK as u64)
+///     }
+///
+///     fn sync(&mut self) -> Result<()> {
+///         self.pending.append(self.written.get_or_insert_default());
+///         Ok(())
+///     }
+///
+///     fn iterate(&mut self, out: &mut Outbox, budget: u64) -> Result<bool> {
+///         let before = out.len();
+///         while let Some(block) = self.pending.pop_first() {
+///             out.put(&block.to_be_bytes());
+///             out.put(&self.blocks[block as usize]);
+///             if out.len() - before >= budget {
+///                 break;
+///             }
+///         }
+///         out.put(&END.to_be_bytes());
+///         Ok(self.pending.is_empty())
+///     }
+///
+///     fn complete(&mut self, out: &mut Outbox) -> Result<()> {
+///         self.iterate(out, u64::MAX).map(|_| ())
+///     }
+///
+///     fn load_start(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
+///         let (there, here) = (input.u32()? as usize, self.blocks.len());
+///         match there == here {
+///             true => Ok(Record::Last),
+///             false => Err(input.malformed(format!("the source's flash has {there} blocks, this one has {here}"))),
+///         }
+///     }
+///
+///     fn load_part(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
+///         let number = input.u32()?;
+///         if number == END {
+///             return Ok(Record::Last);
+///         }
+///         let bytes = input.array()?;
+///         let Some(block) = self.blocks.get_mut(number as usize) else {
+///             return Err(input.malformed(format!("there is no block {number}")));
+///         };
+///         *block = bytes;
+///         Ok(Record::More)
+///     }
+///
+///     fn cleanup(&mut self) {
+///         (self.written, self.pending) = (None, BTreeSet::new());
+///     }
+/// }
+///
+/// // What a migration does with them, in short.
+/// let (mut source, mut destination) = (Flash::new(3), Flash::new(3));
+/// source.write(1, [1; BLOCK]);
+/// let (mut start, mut parts) = (Outbox::new(), Outbox::new());
+/// source.setup(&mut start)?;
+/// source.sync()?;
+/// assert_eq!(source.pending(), 3 * 516);
+/// assert!(!source.iterate(&mut parts, 1000)?); // two blocks go
+/// source.write(0, [2; BLOCK]); // and one of them is written again
+/// assert!(source.iterate(&mut parts, 1000)?);
+/// source.sync()?;
+/// source.complete(&mut parts)?;
+/// source.cleanup();
+///
+/// let bytes = |out: &Outbox| -> Vec<u8> {
+///     let of = |piece: Piece<'_>| if let Piece::Bytes(bytes) = piece { bytes.to_vec() } else { vec![] };
+///     out.pieces().flat_map(of).collect()
+/// };
+/// destination.load_start(&mut Reader::strict(&bytes(&start)), 1)?;
+/// let parts = bytes(&parts);
+/// let mut input = Reader::strict(&parts);
+/// while !input.rest().is_empty() {
+///     destination.load_part(&mut input, 1)?;
+/// }
+/// assert_eq!(destination.blocks, source.blocks);
+/// # Ok::<(), vmstate::Error>(())
+/// ```
+pub trait IterativeSection {
+    /// Name and versions; the newest is the one that is sent. What its bodies hold is not described
+    /// ([`Description::undescribed`]).
+    fn description(&self) -> &'static Description;
+
+    /// False if it is not sent in this migration. Asked once, before [`setup`](Self::setup).
+    fn is_needed(&self) -> bool {
+        true
+    }
+
+    /// Source: begins to record what is written; all of the state is pending. Appends the body of the START section: what the
+    /// destination must compare before the first page. Nothing of the state that the guest changes belongs here.
+    ///
+    /// # Errors
+    /// Why it cannot be sent. [`cleanup`](Self::cleanup) follows.
+    fn setup(&mut self, out: &mut Outbox) -> Result<()>;
+
+    /// Source: about how many bytes are still to be sent, as far as this is known without a [`sync`](Self::sync). Right after one it
+    /// is exact, or as near as can be. It is asked for after each chunk, so it must be cheap. The forecast of the pause counts on it.
+    fn pending(&mut self) -> u64;
+
+    /// Source, at the beginning of each round and in the pause: takes in what was written until now. All that is pending then is
+    /// of this round.
+    ///
+    /// # Errors
+    /// What the record of writes says; the migration fails.
+    fn sync(&mut self) -> Result<()>;
+
+    /// Source: appends the body of a PART section, of about `budget` bytes, and at least one record if something of this round is
+    /// left. True if nothing is left of it. In the pause it is called as in the rounds, so that not all that is left is put together
+    /// at once.
+    ///
+    /// # Errors
+    /// What cannot be read; the migration fails.
+    fn iterate(&mut self, out: &mut Outbox, budget: u64) -> Result<bool>;
+
+    /// Source, in the pause, when [`iterate`](Self::iterate) has sent all that was pending: appends the body of the END section.
+    ///
+    /// # Errors
+    /// What cannot be read; the migration fails.
+    fn complete(&mut self, out: &mut Outbox) -> Result<()>;
+
+    /// Destination: reads a record of the START section's body and compares it. It must not change what the guest has: the migration may
+    /// still be refused, and another one come.
+    ///
+    /// # Errors
+    /// Any kind; `Incompatible` if what the source has does not fit here.
+    fn load_start(&mut self, input: &mut Reader<'_>, version: u32) -> Result<Record>;
+
+    /// Destination: reads a record of a PART section's body, and takes it on.
+    ///
+    /// # Errors
+    /// `Malformed` for what no source sends.
+    fn load_part(&mut self, input: &mut Reader<'_>, version: u32) -> Result<Record>;
+
+    /// Destination: reads a record of the END section's body, and takes it on. After its last one the state is complete: what cannot
+    /// be is refused here.
+    ///
+    /// # Errors
+    /// As [`load_part`](Self::load_part), which it calls unless it is written anew.
+    fn load_end(&mut self, input: &mut Reader<'_>, version: u32) -> Result<Record> {
+        self.load_part(input, version)
+    }
+
+    /// Either side, once, after a [`setup`](Self::setup) or [`load_start`](Self::load_start) that was called: the migration is over,
+    /// however it ended. It must not fail.
+    fn cleanup(&mut self) {}
+}
+
+/// What [`IterativeSection::load_part`] has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Record {
+    /// A record; another one follows.
+    More,
+    /// The last record of the section's body.
+    Last,
+}

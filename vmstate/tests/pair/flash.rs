@@ -1,0 +1,211 @@
+//! A device with memory of its own, which its guest writes with virtual time, also while it is read: a section that is sent in
+//! parts. Body of the START: u32 blocks. Of PART and END: u32 number and 16 bytes for each block, then 0xffffffff.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use vmstate::codec::{Outbox, Reader};
+use vmstate::error::Result;
+use vmstate::schema::Description;
+use vmstate::section::{IterativeSection, Record};
+
+use super::guest::Guest;
+use super::world::World;
+
+pub const BLOCK: usize = 16;
+pub const RECORD: u64 = 4 + BLOCK as u64;
+const END: u32 = u32::MAX;
+
+pub static FLASH: Description = Description::undescribed("flash", 2, 1);
+
+#[derive(Debug, Default)]
+struct Cells {
+    blocks: Vec<[u8; BLOCK]>,
+    /// Written since the last sync.
+    written: BTreeSet<u32>,
+    /// Of this round, and not sent yet.
+    pending: BTreeSet<u32>,
+    /// Writes are recorded.
+    log: bool,
+    writes_per_second: f64,
+    written_until: Duration,
+    owed: f64,
+    random: u64,
+    cleanups: u32,
+}
+
+/// A handle on the device; clones are the same device.
+#[derive(Clone, Debug)]
+pub struct Flash {
+    cells: Arc<Mutex<Cells>>,
+    /// Its guest and time, if it has any.
+    life: Option<(Guest, World)>,
+    /// Says that nothing is pending, whatever is.
+    pub lies: bool,
+}
+
+impl Flash {
+    /// Zeros, which nobody writes.
+    pub fn new(blocks: usize) -> Self {
+        let cells = Cells { blocks: vec![[0; BLOCK]; blocks], random: 0x9e37_79b9_7f4a_7c15, ..Cells::default() };
+        Self { cells: Arc::new(Mutex::new(cells)), life: None, lies: false }
+    }
+
+    /// From now on `guest` writes, while it runs, so often; and a block before and after it is read to be sent.
+    pub fn written_by(mut self, guest: &Guest, world: &World, writes_per_second: f64) -> Self {
+        self.life = Some((guest.clone(), world.clone()));
+        let mut cells = self.cells.lock().unwrap();
+        (cells.writes_per_second, cells.written_until) = (writes_per_second, world.now());
+        drop(cells);
+        self
+    }
+
+    pub fn blocks(&self) -> Vec<[u8; BLOCK]> {
+        self.cells.lock().unwrap().blocks.clone()
+    }
+
+    pub fn write(&self, block: u32, bytes: [u8; BLOCK]) {
+        self.cells.lock().unwrap().write(block, bytes);
+    }
+
+    /// Whether writes are recorded, and how often a migration was over.
+    pub fn state(&self) -> (bool, u32) {
+        let cells = self.cells.lock().unwrap();
+        (cells.log, cells.cleanups)
+    }
+
+    fn caught_up<T>(&self, look: impl FnOnce(&mut Cells, bool) -> T) -> T {
+        let life = self.life.as_ref().map(|(guest, world)| (guest.is_running(), world.now()));
+        let mut cells = self.cells.lock().unwrap();
+        let Some((runs, now)) = life else { return look(&mut cells, false) };
+        let passed = now.saturating_sub(cells.written_until);
+        cells.written_until = now;
+        if runs {
+            cells.owed += passed.as_secs_f64() * cells.writes_per_second;
+            while cells.owed >= 1.0 {
+                cells.owed -= 1.0;
+                cells.scribble();
+            }
+        }
+        let writes = runs && cells.writes_per_second > 0.0;
+        look(&mut cells, writes)
+    }
+}
+
+impl Cells {
+    fn write(&mut self, block: u32, bytes: [u8; BLOCK]) {
+        self.blocks[block as usize] = bytes;
+        if self.log {
+            self.written.insert(block);
+        }
+    }
+
+    /// Writes somewhere.
+    fn scribble(&mut self) {
+        let block = self.random() % self.blocks.len() as u64;
+        self.scribble_at(block as u32);
+    }
+
+    fn scribble_at(&mut self, block: u32) {
+        let value = self.random();
+        self.write(block, [value.to_be_bytes(), (!value).to_be_bytes()].concat().try_into().unwrap());
+    }
+
+    /// xorshift64
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}
+
+impl IterativeSection for Flash {
+    fn description(&self) -> &'static Description {
+        &FLASH
+    }
+
+    fn setup(&mut self, out: &mut Outbox) -> Result<()> {
+        self.caught_up(|cells, _| {
+            assert!(!cells.log, "set up twice");
+            cells.log = true;
+            cells.written.clear();
+            cells.pending = (0..cells.blocks.len() as u32).collect();
+            out.put(&(cells.blocks.len() as u32).to_be_bytes());
+        });
+        Ok(())
+    }
+
+    fn pending(&mut self) -> u64 {
+        let lies = self.lies;
+        self.caught_up(|cells, _| {
+            let pending = cells.pending.union(&cells.written).count() as u64;
+            if lies { 0 } else { pending * RECORD }
+        })
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.caught_up(|cells, _| {
+            let written = std::mem::take(&mut cells.written);
+            cells.pending.extend(written);
+        });
+        Ok(())
+    }
+
+    fn iterate(&mut self, out: &mut Outbox, budget: u64) -> Result<bool> {
+        self.caught_up(|cells, writes| {
+            let before = out.len();
+            while let Some(block) = cells.pending.pop_first() {
+                // Between the mark and the copy, and right behind it.
+                if writes && block % 3 == 0 {
+                    cells.scribble_at(block);
+                }
+                out.put(&block.to_be_bytes());
+                out.put(&cells.blocks[block as usize]);
+                if writes && block % 64 == 1 {
+                    cells.scribble_at(block);
+                }
+                if out.len() - before >= budget {
+                    break;
+                }
+            }
+            out.put(&END.to_be_bytes());
+            Ok(cells.pending.is_empty())
+        })
+    }
+
+    fn complete(&mut self, out: &mut Outbox) -> Result<()> {
+        assert!(self.iterate(out, u64::MAX)?);
+        Ok(())
+    }
+
+    fn load_start(&mut self, input: &mut Reader<'_>, version: u32) -> Result<Record> {
+        assert!((1..=2).contains(&version));
+        let (there, here) = (input.u32()? as usize, self.blocks().len());
+        match there == here {
+            true => Ok(Record::Last),
+            false => Err(input.malformed(format!("the source has {there} blocks, this machine {here}"))),
+        }
+    }
+
+    fn load_part(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
+        let number = input.u32()?;
+        if number == END {
+            return Ok(Record::Last);
+        }
+        let bytes = input.array()?;
+        let mut cells = self.cells.lock().unwrap();
+        let Some(block) = cells.blocks.get_mut(number as usize) else {
+            return Err(input.malformed(format!("there is no block {number}")));
+        };
+        *block = bytes;
+        Ok(Record::More)
+    }
+
+    fn cleanup(&mut self) {
+        let mut cells = self.cells.lock().unwrap();
+        cells.log = false;
+        cells.cleanups += 1;
+    }
+}
