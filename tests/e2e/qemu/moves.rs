@@ -129,9 +129,8 @@ fn from_qemu_three_times_there_and_back() {
 #[test]
 fn from_minivmm_three_times_there_and_back_with_two_vcpus() {
     case_with_qemu("qemu::moves::from_minivmm_three_times_there_and_back_with_two_vcpus", |world| {
-        let peer = world.connect()?;
         let bench = world.bench(&Guest { cpus: 2, disk: true, ..dirtying(16, 2000) })?;
-        let (mut journey, mut vmm) = Journey::begin(bench, ours(), Some(&peer))?;
+        let (mut journey, mut vmm) = Journey::begin(bench, ours(), None)?;
         for listens in LISTENS {
             vmm = journey.hop(vmm, qemu()?)?;
             vmm = out_of_qemu(&mut journey, vmm, listens)?;
