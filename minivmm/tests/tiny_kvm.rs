@@ -15,7 +15,7 @@ use minivmm::kvm::thread::{Halt, VcpuEvent, VcpuThread};
 use minivmm::kvm::vcpu::Buses;
 use minivmm::kvm::vm::KvmVm;
 use minivmm::memory::{PAGE_SIZE, Ram};
-use minivmm::migration::ram::MachineDirtyLog;
+use minivmm::migration::dirty_log::MachineDirtyLog;
 use vmstate::ram::DirtyLog as _;
 use vmstate_lab::tiny;
 

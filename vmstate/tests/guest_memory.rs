@@ -37,6 +37,18 @@ fn each_region_is_a_block() {
 }
 
 #[test]
+fn zero_pages_are_those_without_a_set_bit() {
+    let memory = memory();
+    let ram = MemoryRam::new(memory.clone(), ["low", "high"]).unwrap();
+    for (page, at) in [(3, 0), (4, 7), (5, 8), (6, 4095)] {
+        memory.write_slice(&[0x10], GuestAddress(page * PAGE_SIZE + at)).unwrap();
+    }
+    assert_eq!(ram.zero_pages(0, 0, 64).unwrap(), !0b111_1000);
+    assert_eq!(ram.zero_pages(0, 5 * PAGE_SIZE, 3).unwrap(), 0b100);
+    assert_eq!(ram.zero_pages(1, 0, 3).unwrap_err().kind(), ErrorKind::Misuse);
+}
+
+#[test]
 fn accesses_outside_a_block_are_misuse() {
     let ram = MemoryRam::new(memory(), ["low", "high"]).unwrap();
     let outcomes = [

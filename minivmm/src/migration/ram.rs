@@ -1,16 +1,16 @@
-//! Guest RAM as the engine sees it: one block of pages, those of QEMU's firmware, and who wrote which.
+//! Guest RAM as the engine sees it: one block of pages, and those of QEMU's firmware.
 
+use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::BorrowedFd;
 
 use vmstate::ErrorKind;
-use vmstate::ram::{GuestRam, RamBlock};
+use vmstate::codec::{Outbox, PageRun, Piece};
+use vmstate::ram::{GuestRam, RamBlock, copied_in, copied_out};
 
 use super::firmware::{Firmware, Place, SEGMENT};
 use crate::error::Error;
-use crate::kvm::dirty;
-use crate::kvm::vm::KvmVm;
-use crate::memory::{PAGE_SIZE, RAM_BLOCK, Ram};
+use crate::memory::{PAGE_SIZE, Part, RAM_BLOCK, Ram};
 
 /// The machine's RAM, and the blocks that QEMU has for its firmware. Clones share the same memory.
 #[derive(Clone, Debug)]
@@ -52,6 +52,17 @@ impl MachineRam {
         }
         (SEGMENT.start.saturating_sub(offset) as usize)..(end.min(SEGMENT.end) - offset) as usize
     }
+
+    /// Where a run of pages begins in the guest's RAM, if all of it is there.
+    fn in_ram(&self, run: &PageRun) -> Option<u64> {
+        let Some(index) = run.block.checked_sub(1) else {
+            return self.hidden(run.offset, run.len as usize).is_empty().then_some(run.offset);
+        };
+        match self.firmware.place(index) {
+            Ok(Place::Ram(start)) => start.checked_add(run.offset),
+            _ => None,
+        }
+    }
 }
 
 impl GuestRam for MachineRam {
@@ -78,6 +89,44 @@ impl GuestRam for MachineRam {
             Place::Ram(start) => self.ram.read(start.saturating_add(offset), into).map_err(misuse),
             Place::Kept => self.firmware.read(index, offset, into),
         }
+    }
+
+    fn zero_pages(&self, block: usize, offset: u64, pages: u32) -> vmstate::Result<u64> {
+        let Some(index) = block.checked_sub(1) else {
+            let hidden = self.hidden(offset, pages as usize * PAGE_SIZE as usize);
+            let hidden = (0..pages).filter(|page| hidden.contains(&((page * PAGE_SIZE as u32) as usize)));
+            let zero = self.ram.zero_pages(offset, pages).map_err(misuse)?;
+            return Ok(hidden.fold(zero, |zero, page| zero | 1 << page));
+        };
+        match self.firmware.place(index)? {
+            Place::Ram(start) => self.ram.zero_pages(start.saturating_add(offset), pages).map_err(misuse),
+            Place::Kept => {
+                let mut bytes = vec![0; pages as usize * PAGE_SIZE as usize];
+                self.firmware.read(index, offset, &mut bytes)?;
+                let pages = bytes.chunks(PAGE_SIZE as usize);
+                Ok(pages.rev().fold(0, |zero, page| zero << 1 | u64::from(page.iter().all(|&byte| byte == 0))))
+            }
+        }
+    }
+
+    /// Without a copy as far as the pages are in the guest's RAM.
+    fn send(&self, to: BorrowedFd<'_>, outbox: &Outbox) -> io::Result<usize> {
+        let part = |piece| match piece {
+            Piece::Bytes(bytes) => Some(Part::Bytes(bytes)),
+            Piece::Pages(run) => self.in_ram(&run).map(|offset| Part::Ram { offset, len: run.len }),
+        };
+        if outbox.pieces().next().is_some_and(|first| part(first).is_none()) {
+            return copied_out(self, outbox, |bytes| Ok(nix::unistd::write(to, bytes)?));
+        }
+        self.ram.send(to, outbox.pieces().map_while(part))
+    }
+
+    /// As [`send`](Self::send).
+    fn receive(&self, from: BorrowedFd<'_>, runs: &[PageRun]) -> io::Result<usize> {
+        if runs.first().is_some_and(|first| self.in_ram(first).is_none()) {
+            return copied_in(self, runs, |into| Ok(nix::unistd::read(from, into)?));
+        }
+        self.ram.receive(from, runs.iter().map_while(|run| self.in_ram(run).map(|offset| (offset, run.len))))
     }
 
     fn write(&self, block: usize, offset: u64, from: &[u8]) -> vmstate::Result<()> {
@@ -107,154 +156,16 @@ impl GuestRam for MachineRam {
     }
 }
 
-/// Pages written by vCPUs (KVM's log) or by devices (the bitmap of guest memory): the union, so that none is lost
-/// between the two. Clones share it: the engine reads it, and the driver lets it follow the guest through resets.
-#[derive(Clone, Debug)]
-pub struct MachineDirtyLog(Arc<Mutex<Recording>>);
-
-#[derive(Debug)]
-struct Recording {
-    vm: Arc<KvmVm>,
-    vcpu_writes: Option<dirty::DirtyLog>,
-    /// What vCPUs of machines before `vm` wrote and nobody has taken yet; empty if there is nothing.
-    earlier: Vec<u64>,
-    segment: Option<Segment>,
-}
-
-/// The block that lies over the guest's RAM: its pages are in the same log, and are reported as its own.
-#[derive(Debug)]
-struct Segment {
-    block: usize,
-    /// Written, and not yet reported; bit 0 is the first page of [`SEGMENT`].
-    written: u64,
-}
-
-/// Where the bits of [`SEGMENT`]'s pages are: in the upper half of this word.
-const SEGMENT_WORD: usize = (SEGMENT.start / PAGE_SIZE / 64) as usize;
-const SEGMENT_SHIFT: u64 = SEGMENT.start / PAGE_SIZE % 64;
-const _: () = assert!(SEGMENT_SHIFT + (SEGMENT.end - SEGMENT.start) / PAGE_SIZE == 64, "one half of a word");
-
-impl MachineDirtyLog {
-    /// Not yet recording. `segment` is the block of [`MachineRam::segment`].
-    pub fn new(vm: Arc<KvmVm>, segment: Option<usize>) -> Self {
-        let segment = segment.map(|block| Segment { block, written: 0 });
-        Self(Arc::new(Mutex::new(Recording { vm, vcpu_writes: None, earlier: Vec::new(), segment })))
-    }
-
-    /// Goes on with `vm`, whose vCPUs have not run, in place of the machine so far, whose vCPUs have ended.
-    ///
-    /// # Errors
-    /// [`Error::Kvm`]; it does not record any more, and says so at the next look into it.
-    pub fn follow(&self, vm: &Arc<KvmVm>) -> Result<(), Error> {
-        self.lock().follow(vm)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Recording> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Recording {
-    fn follow(&mut self, vm: &Arc<KvmVm>) -> Result<(), Error> {
-        let before = std::mem::replace(&mut self.vm, Arc::clone(vm));
-        let Some(mut recorded) = self.vcpu_writes.take() else { return Ok(()) };
-        let words = (vm.ram().len() / PAGE_SIZE).div_ceil(64) as usize;
-        self.earlier.resize(words, 0);
-        recorded.sync(&before, &mut self.earlier)?;
-        let mut begun = dirty::DirtyLog::start(vm)?;
-        // KVM may begin with all pages marked. The engine knows what it has still to send: none of them was written here.
-        begun.sync(vm, &mut vec![0; words])?;
-        begun.clear(vm, 0, vm.ram().len() / PAGE_SIZE)?;
-        self.vcpu_writes = Some(begun);
-        Ok(())
-    }
-}
-
-impl vmstate::ram::DirtyLog for MachineDirtyLog {
-    fn start(&mut self) -> vmstate::Result<()> {
-        let recording = &mut *self.lock();
-        recording.vcpu_writes = Some(dirty::DirtyLog::start(&recording.vm).map_err(hypervisor)?);
-        recording.earlier.clear();
-        Ok(())
-    }
-
-    /// The first block's turn comes first, and takes in all that was written.
-    fn sync(&mut self, block: usize, words: &mut [u64]) -> vmstate::Result<()> {
-        let recording = &mut *self.lock();
-        let Some(vcpu_writes) = &mut recording.vcpu_writes else {
-            return Err(vmstate::Error::new(ErrorKind::Misuse, "the dirty log is not recording"));
-        };
-        if block > 0 {
-            if let Some(segment) = recording.segment.as_mut().filter(|segment| segment.block == block) {
-                words[0] |= std::mem::take(&mut segment.written);
-            }
-            return Ok(());
-        }
-        let pending = match (&recording.segment, words.get_mut(SEGMENT_WORD)) {
-            (Some(_), Some(word)) => Segment::hide(word),
-            _ => 0,
-        };
-        vcpu_writes.sync(&recording.vm, words).map_err(hypervisor)?;
-        for (word, earlier) in words.iter_mut().zip(recording.earlier.drain(..)) {
-            *word |= earlier;
-        }
-        recording.vm.ram().take_device_writes(words);
-        if let (Some(segment), Some(word)) = (&mut recording.segment, words.get_mut(SEGMENT_WORD)) {
-            segment.take(word, pending);
-        }
-        Ok(())
-    }
-
-    /// The segment's block comes behind the RAM. By its turn all is sent of the RAM that was reported with it, so that clearing more
-    /// of that than the segment loses nothing.
-    fn clear(&mut self, block: usize, first: u64, count: u64) -> vmstate::Result<()> {
-        let recording = &mut *self.lock();
-        let first = match &recording.segment {
-            _ if block == 0 => first,
-            Some(segment) if segment.block == block => SEGMENT.start / PAGE_SIZE + first,
-            _ => return Ok(()),
-        };
-        match &mut recording.vcpu_writes {
-            Some(vcpu_writes) => vcpu_writes.clear(&recording.vm, first, count).map_err(hypervisor),
-            None => Ok(()),
-        }
-    }
-
-    fn stop(&mut self) {
-        let recording = &mut *self.lock();
-        if let Some(vcpu_writes) = recording.vcpu_writes.take() {
-            vcpu_writes.stop(&recording.vm);
-        }
-    }
-}
-
-impl Segment {
-    /// Clears the segment's pages in a word of the RAM's pending pages, and returns those that were set: what is written is counted
-    /// apart from them.
-    fn hide(word: &mut u64) -> u64 {
-        let others = (1 << SEGMENT_SHIFT) - 1;
-        let pending = *word & !others;
-        *word &= others;
-        pending
-    }
-
-    /// Takes over what was written since [`hide`](Self::hide), and sets what was `pending`.
-    fn take(&mut self, word: &mut u64, pending: u64) {
-        self.written |= Self::hide(word) >> SEGMENT_SHIFT;
-        *word |= pending;
-    }
-}
-
 fn misuse(error: Error) -> vmstate::Error {
     vmstate::Error::new(ErrorKind::Misuse, "guest memory was addressed outside its block").with_source(error)
 }
 
-fn hypervisor(error: Error) -> vmstate::Error {
-    vmstate::Error::new(ErrorKind::Io, "the hypervisor's dirty log failed").with_source(error)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     const PAGES: u64 = SEGMENT.end / PAGE_SIZE + 2;
@@ -349,24 +260,84 @@ mod tests {
         }
     }
 
-    /// Against a set of page numbers for each of the two blocks.
+    /// Pages of each kind and across each border: in the guest's RAM, beneath the firmware, in the firmware, in a file of QEMU's.
+    fn runs() -> Vec<PageRun> {
+        let run = |block, first: u64, pages: u64| PageRun { block, offset: first * PAGE_SIZE, len: pages * PAGE_SIZE };
+        vec![run(0, 3, 2), run(1, 0, 1), run(0, FIRST - 3, 5), run(2, 7, 20), run(2, 27, 5), run(0, FIRST + 30, 4)]
+    }
+
+    fn with_firmware(ram: Ram) -> MachineRam {
+        let kept = Firmware::default();
+        let arriving = MachineRam::arriving(ram.clone(), kept.clone());
+        assert!(
+            arriving.adopt("/rom@etc/table-loader", PAGE_SIZE).unwrap() && arriving.adopt("pc.bios", 0x2_0000).unwrap()
+        );
+        arriving.write(1, 0, &[0x77; PAGE_SIZE as usize]).unwrap();
+        MachineRam::leaving(ram, &kept, true)
+    }
+
     #[test]
-    fn a_page_of_the_segment_is_reported_once_and_as_the_segments() {
-        let mut segment = Segment { block: 1, written: 0 };
-        // Pending before, written since; as a bit of the word that has the segment in its upper half.
-        for (pending, written) in [(0, 1 << 32), (u64::MAX, 0), (1 << 40 | 1, 1 << 40 | 1 << 63 | 2), (0, u64::MAX)] {
-            let mut word: u64 = pending;
-            let hidden = Segment::hide(&mut word);
-            word |= written;
-            segment.take(&mut word, hidden);
-            let reported = std::mem::take(&mut segment.written);
-            for bit in 0..64 {
-                let (before, now) = (pending >> bit & 1 == 1, written >> bit & 1 == 1);
-                let expected = if bit < 32 { before || now } else { before };
-                assert_eq!(word >> bit & 1 == 1, expected, "{pending:#x} {written:#x} {bit}");
-                if bit >= 32 {
-                    assert_eq!(reported >> (bit - 32) & 1 == 1, now, "{pending:#x} {written:#x} {bit}");
-                }
+    fn pages_of_each_kind_are_sent_as_they_are_read() {
+        let ram = with_firmware(numbered());
+        let (mut outbox, mut expected) = (Outbox::new(), Vec::new());
+        for run in runs() {
+            outbox.put(b"head");
+            outbox.put_pages(run);
+            let mut bytes = vec![0; run.len as usize];
+            ram.read(run.block, run.offset, &mut bytes).unwrap();
+            expected.extend([b"head".as_slice(), &bytes].concat());
+        }
+        let (here, mut there) = UnixStream::pair().unwrap();
+        let len = expected.len();
+        let reader = std::thread::spawn(move || {
+            let mut got = vec![0; len];
+            there.read_exact(&mut got).map(|()| got)
+        });
+        while !outbox.is_empty() {
+            let count = ram.send(here.as_fd(), &outbox).unwrap();
+            assert!(count > 0);
+            outbox.advance(count as u64);
+        }
+        assert!(reader.join().unwrap().unwrap() == expected);
+    }
+
+    #[test]
+    fn pages_of_each_kind_are_received_as_they_are_written() {
+        let (ram, model) = (with_firmware(numbered()), with_firmware(numbered()));
+        let (here, mut there) = UnixStream::pair().unwrap();
+        let mut sent = Vec::new();
+        for (number, run) in (0x80..).zip(runs()) {
+            let bytes = vec![number; run.len as usize];
+            model.write(run.block, run.offset, &bytes).unwrap();
+            sent.extend(bytes);
+        }
+        let writer = std::thread::spawn(move || there.write_all(&sent).unwrap());
+        let mut runs = runs();
+        let mut rest = runs.as_mut_slice();
+        while !rest.is_empty() {
+            let count = ram.receive(here.as_fd(), rest).unwrap();
+            assert!(count > 0);
+            PageRun::advance_slices(&mut rest, count as u64);
+        }
+        writer.join().unwrap();
+        for (block, listed) in ram.blocks().iter().enumerate() {
+            for number in 0..listed.len / PAGE_SIZE {
+                assert_eq!(page(&ram, block, number), page(&model, block, number), "{number:#x} of {block}");
+            }
+        }
+        assert_eq!((page(&ram, 0, 3), page(&ram, 2, 7), page(&ram, 0, FIRST - 1)), (0x80, 0x83, 0x82));
+    }
+
+    #[test]
+    fn a_page_is_zero_if_it_reads_as_zero() {
+        let ram = with_firmware(numbered());
+        ram.write(0, 9 * PAGE_SIZE, &[0; PAGE_SIZE as usize]).unwrap();
+        ram.write(2, 9 * PAGE_SIZE, &[0; PAGE_SIZE as usize]).unwrap();
+        for (block, first, pages) in [(0, 0, 64), (0, FIRST - 20, 54), (1, 0, 1), (2, 0, 32)] {
+            let zero = ram.zero_pages(block, first * PAGE_SIZE, pages).unwrap();
+            for number in 0..u64::from(pages) {
+                let expected = page(&ram, block, first + number) == 0;
+                assert_eq!(zero >> number & 1 == 1, expected, "{number:#x} after {first:#x} of {block}");
             }
         }
     }

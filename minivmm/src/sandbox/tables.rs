@@ -220,6 +220,8 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_fcntl, &[Is(1, libc::F_SETFL as u64)]),
     (libc::SYS_poll, ANY),
     (libc::SYS_ppoll, ANY),
+    // Pages that come into guest memory without a copy.
+    (libc::SYS_readv, ANY),
     // Who owns the guest: locks and records of images and of the lease, and that both sides have the same ones.
     (libc::SYS_fcntl, &[Is(1, libc::F_OFD_SETLK as u64)]),
     (libc::SYS_fcntl, &[Is(1, libc::F_OFD_GETLK as u64)]),

@@ -2,20 +2,19 @@
 
 use std::io;
 
-use super::{GuestRam, PAGE_SIZE};
+use super::{GuestRam, PAGE, PAGE_SIZE};
 use crate::codec::{Outbox, PageRun, Piece};
 use crate::error::Result;
 
 /// Bytes copied at once: they stay in the second cache level until they are sent.
 const COPY: usize = 256 << 10;
-/// Bytes of a page.
-const PAGE: usize = 4096;
 
-/// Gives the first bytes of `outbox` to `take`, the pages as they are now.
+/// Gives the first bytes of `outbox`, at most 256 KiB, to `take`, the pages as they are now: what [`GuestRam::send`] does where the system
+/// cannot reach the pages. Returns what `take` does.
 ///
 /// # Errors
 /// What memory refuses, as the error within; what `take` has.
-pub(crate) fn copied_out<T>(
+pub fn copied_out<T>(
     ram: &(impl GuestRam + ?Sized),
     outbox: &Outbox,
     take: impl FnOnce(&[u8]) -> io::Result<T>,
@@ -56,11 +55,12 @@ pub(crate) fn copied_out<T>(
     take(copy.get(skipped..).unwrap_or_default())
 }
 
-/// Lets `take` receive into a copy, and writes what it has received to `runs`.
+/// Lets `take` receive into a copy, and writes as many bytes as it says that it has received to `runs`: what [`GuestRam::receive`] does
+/// where the system cannot reach the pages.
 ///
 /// # Errors
 /// What `take` has; what memory refuses, as the error within.
-pub(crate) fn copied_in(
+pub fn copied_in(
     ram: &(impl GuestRam + ?Sized),
     runs: &[PageRun],
     take: impl FnOnce(&mut [u8]) -> io::Result<usize>,

@@ -3,7 +3,8 @@
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
 
-use super::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
+use super::zero::is_zero;
+use super::{DirtyLog, GuestRam, PAGE, PAGE_SIZE, RamBlock};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Guest memory of which each region is a block. Clones share the memory.
@@ -46,19 +47,34 @@ impl<B: Bitmap + Send + Sync + 'static> GuestRam for MemoryRam<B> {
         self.region(block)?.read_slice(into, MemoryRegionAddress(offset)).map_err(outside)
     }
 
+    fn zero_pages(&self, block: usize, offset: u64, pages: u32) -> Result<u64> {
+        let region = self.region(block)?;
+        let (mut zero, mut page) = (0, ZEROS);
+        for index in 0..pages {
+            let address = MemoryRegionAddress(offset.saturating_add(u64::from(index) * PAGE_SIZE));
+            // Most pages that are not zero show it at once.
+            let first = region.read_obj::<u64>(address).map_err(outside)?;
+            if first == 0 {
+                region.read_slice(&mut page, address).map_err(outside)?;
+                zero |= u64::from(is_zero(&page)) << index;
+            }
+        }
+        Ok(zero)
+    }
+
     fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
         self.region(block)?.write_slice(from, MemoryRegionAddress(offset)).map_err(outside)
     }
 
     fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
-        const ZEROS: [u8; 4096] = [0; 4096];
-        const { assert!(ZEROS.len() as u64 == PAGE_SIZE) };
         let mut page = ZEROS;
         self.read(block, offset, &mut page)?;
         // A page that was never touched is read without memory of its own, and is not given any.
         if page == ZEROS { Ok(()) } else { self.write(block, offset, &ZEROS) }
     }
 }
+
+const ZEROS: [u8; PAGE] = [0; PAGE];
 
 #[cold]
 fn outside(error: vm_memory::GuestMemoryError) -> Error {

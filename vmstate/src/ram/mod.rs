@@ -18,8 +18,9 @@ use std::os::fd::BorrowedFd;
 
 use crate::codec::{Outbox, PageRun};
 use crate::error::Result;
+use zero::is_zero;
 
-pub(crate) use gathered::{copied_in, copied_out};
+pub use gathered::{copied_in, copied_out};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{DeviceWrites, MemoryRam};
 pub(crate) use receiver::RamRecord;
@@ -29,7 +30,10 @@ pub use sender::PageCount;
 pub use summary::{BlockSummary, RamSummary};
 
 /// Bytes of a page, the unit of the dirty bitmap and of a page record (QEMU's `TARGET_PAGE_SIZE` on x86).
-pub const PAGE_SIZE: u64 = 4096;
+pub const PAGE_SIZE: u64 = PAGE as u64;
+
+/// The same, as a length of what is in this process.
+const PAGE: usize = 4096;
 
 /// A named stretch of guest RAM; both sides must know the same names with the same lengths.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +66,23 @@ pub trait GuestRam: Sync {
     /// # Errors
     /// `Misuse` outside the block.
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()>;
+
+    /// Which of `pages` pages, at most 64, from `offset` on are zero; bit 0 is the first. The guest may write a page meanwhile, which is
+    /// found to be either then: the log has the write.
+    ///
+    /// As it stands here, pages are copied with [`read`](Self::read), one by one.
+    ///
+    /// # Errors
+    /// `Misuse` outside the block.
+    fn zero_pages(&self, block: usize, offset: u64, pages: u32) -> Result<u64> {
+        let mut zero = 0;
+        let mut page = [0; PAGE];
+        for index in 0..pages {
+            self.read(block, offset.saturating_add(u64::from(index) * PAGE_SIZE), &mut page)?;
+            zero |= u64::from(is_zero(&page)) << index;
+        }
+        Ok(zero)
+    }
 
     /// Copies in: whole pages.
     ///

@@ -1,20 +1,17 @@
 //! The source's side of RAM: which pages are still to send, and their records.
 //!
-//! A page leaves the set of pending pages only when its record is written, and the log is told before its bytes are
-//! read: a write after that is in the next report. So a page whose newest bytes are not on the wire is always
-//! either pending or in the log.
+//! A page leaves the set of pending pages only when its record is written, and the log is told before the page is looked at, for
+//! zeros, and read, which is when it is sent: a write after that is in the next report. So a page whose newest bytes are not on the
+//! wire is always either pending or in the log.
 
 use super::page_set::PageSet;
 use super::record::{NORMAL_RECORD, flag, put_end_of_section};
-use super::zero::is_zero;
 use super::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
 use crate::codec::{Outbox, PageRun, put_name};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Pages looked at once: their copy stays in the first cache levels meanwhile.
-const RUN: usize = 16;
-/// Bytes of a page.
-const PAGE: usize = 4096;
+/// Pages looked at at once: as many as a word has bits, and few enough to be in the second cache level when they are sent.
+const RUN: u64 = 64;
 /// Pages that the log is asked to clear at once, 16 MiB. A page cleared early and written again before its turn is sent
 /// twice; a call per page would cost more.
 const CLEAR: u64 = 4096;
@@ -54,7 +51,6 @@ pub struct RamSender<'a> {
     /// The log was told up to this page of the block.
     cleared: u64,
     sent: PageCount,
-    copy: Vec<u8>,
 }
 
 impl<'a> RamSender<'a> {
@@ -69,9 +65,8 @@ impl<'a> RamSender<'a> {
         log.start()?;
         let pending: Vec<_> = ram.blocks().iter().map(|block| PageSet::full(block.len / PAGE_SIZE)).collect();
         let pending_pages = pending.iter().map(PageSet::count).sum();
-        let copy = vec![0; RUN * PAGE];
         let sent = PageCount::default();
-        Ok(Self { ram, log, pending, pending_pages, block: 0, page: 0, cleared: 0, sent, copy })
+        Ok(Self { ram, log, pending, pending_pages, block: 0, page: 0, cleared: 0, sent })
     }
 
     /// Appends the body of the START section: total length, then name and length of each block.
@@ -114,15 +109,14 @@ impl<'a> RamSender<'a> {
     pub fn look(&mut self, wanted: u64) -> Result<PageCount> {
         let stride = self.pending_pages.div_ceil(wanted.max(1)).max(1);
         let mut looked_at = PageCount::default();
-        let copy = self.copy.get_mut(..PAGE).unwrap_or_default();
         let mut skipped = stride / 2;
         for (block, pending) in self.pending.iter().enumerate() {
             let mut from = 0;
             while let Some(run) = pending.run(from, u64::MAX) {
                 let mut page = run.start + skipped;
                 while page < run.end {
-                    self.ram.read(block, page * PAGE_SIZE, copy)?;
-                    *(if is_zero(copy) { &mut looked_at.zero } else { &mut looked_at.normal }) += 1;
+                    let zero = self.ram.zero_pages(block, page * PAGE_SIZE, 1)?;
+                    *(if zero == 1 { &mut looked_at.zero } else { &mut looked_at.normal }) += 1;
                     page += stride;
                 }
                 skipped = page - run.end;
@@ -146,7 +140,7 @@ impl<'a> RamSender<'a> {
         let mut named = None;
         while let Some(pending) = self.pending.get(self.block) {
             let room = wanted.saturating_sub(out.len()).div_ceil(NORMAL_RECORD);
-            let Some(run) = pending.run(self.page, room.clamp(1, RUN as u64)) else {
+            let Some(run) = pending.run(self.page, room.clamp(1, RUN)) else {
                 (self.block, self.page, self.cleared) = (self.block + 1, 0, 0);
                 continue;
             };
@@ -171,11 +165,10 @@ impl<'a> RamSender<'a> {
     }
 
     fn put_run(&mut self, out: &mut Outbox, first: u64, end: u64, mut named: bool) -> Result<()> {
-        let pages = usize::try_from(end - first).unwrap_or(RUN).min(RUN);
-        let copy = self.copy.get_mut(..pages * PAGE).unwrap_or_default();
-        self.ram.read(self.block, first * PAGE_SIZE, copy)?;
-        for (page, bytes) in (first..end).zip(copy.chunks_exact(PAGE)) {
-            let zero = is_zero(bytes);
+        let pages = u32::try_from(end - first).unwrap_or(u32::MAX);
+        let zeros = self.ram.zero_pages(self.block, first * PAGE_SIZE, pages)?;
+        for (bit, page) in (first..end).enumerate() {
+            let zero = zeros >> bit & 1 == 1;
             let kind = if zero { flag::ZERO } else { flag::PAGE };
             let relative = if named { flag::CONTINUE } else { 0 };
             out.put(&((page * PAGE_SIZE) | kind | relative).to_be_bytes());

@@ -15,7 +15,8 @@ use super::seam::Seam;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::Address;
 use crate::error::chain;
-use crate::migration::ram::{MachineDirtyLog, MachineRam};
+use crate::migration::dirty_log::MachineDirtyLog;
+use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
 
 /// How long a connection may take to be made.

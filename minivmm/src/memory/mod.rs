@@ -2,13 +2,21 @@
 //!
 //! Offsets are in bytes from the start of the block, as migration counts; guest addresses are what the guest sees.
 
+mod transfer;
+mod zero;
+
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::error::{Error, Result};
 
+pub use transfer::Part;
+
 /// Guest memory whose device writes are recorded page by page.
-pub type GuestMemory = vm_memory::GuestMemoryMmap<AtomicBitmap>;
+pub type GuestMemory = vm_memory::GuestMemoryMmap<DeviceWrites>;
+
+/// Which pages devices have written.
+type DeviceWrites = AtomicBitmap;
 
 /// Bytes of a page.
 pub const PAGE_SIZE: u64 = 4096;
