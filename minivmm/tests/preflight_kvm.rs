@@ -74,11 +74,7 @@ impl Machine {
     }
 
     fn be_patient(&self) {
-        let change = ParameterChange {
-            downtime_limit: Some(PATIENCE),
-            pause_budget: Some(PATIENCE),
-            ..ParameterChange::default()
-        };
+        let change = ParameterChange::default().with("downtime-limit", PATIENCE).with("pause-budget", PATIENCE);
         self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
     }
 
@@ -92,7 +88,7 @@ impl Machine {
 
     /// The relay answers slowly, and how slowly depends on what else this machine does: the guest, which stands, may wait.
     fn migrate(&self, dir: &Path, door: &str) -> MigrationStatus {
-        let change = ParameterChange { downtime_limit: Some(PATIENCE), ..ParameterChange::default() };
+        let change = ParameterChange::default().with("downtime-limit", PATIENCE);
         self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
         self.handle.ask(Request::Migrate(Address::Unix(dir.join(door)))).unwrap();
         self.until("the migration ends", |handle| {

@@ -134,7 +134,7 @@ impl Point {
         setup.source.pause_takes = self.stop;
         // The virtual destination loads in no time.
         setup.source_options.switch_over_cost = Duration::ZERO;
-        setup.source_options.max_rounds = Some(ROUNDS);
+        setup.set_max_rounds(Some(ROUNDS));
         setup.source_control.set_downtime_limit(self.limit);
         setup.source_control.set_bandwidth_limit(self.bandwidth_limit);
         setup
@@ -225,8 +225,8 @@ fn a_wire_that_changes_its_speed_during_the_rounds_is_noticed() {
 fn what_the_guest_writes_until_it_stands_still_counts() {
     let load = Load { writes_per_second: 3000.0, working_set: 2000 };
     let point = Point { load, limit: 50 * MS, speed: 20e6, stop: 20 * MS, ..QUIET };
-    let mut setup = point.setup();
-    setup.source_options.max_rounds = None;
+    let setup = point.setup();
+    setup.set_max_rounds(None);
     let control = setup.source_control.clone();
     let (foretold, measured) = pauses(&setup.run(), &control);
     // 60 writes, and so about 12 ms of the wire.

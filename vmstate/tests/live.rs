@@ -80,8 +80,8 @@ fn a_busy_guest_arrives_whole_and_within_its_downtime() {
 
 #[test]
 fn a_guest_faster_than_the_wire_is_given_up_and_can_go_later() {
-    let mut setup = busy(10.0 * MEGABYTE, 1e5, 3000);
-    setup.source_options.max_rounds = Some(4);
+    let setup = busy(10.0 * MEGABYTE, 1e5, 3000);
+    setup.set_max_rounds(Some(4));
     let control = setup.source_control.clone();
     let outcome = setup.run();
     assert_stayed(&outcome, SourcePhase::Failed);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use vmstate::migrate::{Parameter, ParameterUnit, ParameterValue};
 
 use crate::config::Address;
 use crate::control::report;
@@ -31,10 +32,6 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// Least `max-bandwidth`, in bytes a second: one page record, which is a word of 8 bytes, a block's name of at most 255 with
-/// its length, and the page.
-const BANDWIDTH_MIN: u64 = 8 + 256 + 4096;
-
 type CarryOut = fn(&Handle, &mut Arguments) -> Result<Value, Failure>;
 
 /// Every command, in the order of `query-commands`: its name, the arguments it takes, what it does.
@@ -52,16 +49,23 @@ const COMMANDS: &[(&str, &[&str], CarryOut)] = &[
     ("migrate", &["uri", "target-schema"], migrate),
     ("migrate_cancel", &[], |handle, _| ask(handle, Request::MigrateCancel)),
     ("query-migrate", &[], |handle, _| Ok(report::migration(&handle.migration()))),
-    ("migrate-set-parameters", &["downtime-limit", "max-bandwidth", "pause-budget"], set_parameters),
-    ("query-migrate-parameters", &[], |handle, _| Ok(report::parameters(handle.parameters()))),
+    ("migrate-set-parameters", ANY_PARAMETER, set_parameters),
+    ("query-migrate-parameters", &[], |handle, _| Ok(report::parameters(&handle.parameters()))),
+    ("migrate-set-capabilities", &["capabilities"], set_capabilities),
+    ("query-migrate-capabilities", &[], |handle, _| Ok(report::capabilities(&handle.parameters()))),
 ];
+
+/// In place of the arguments of a command: it takes those of [`PARAMETERS`], and looks at them itself.
+const ANY_PARAMETER: &[&str] = &["…"];
 
 /// Carries out the command called `name`.
 pub(super) fn answer(handle: &Handle, name: &str, arguments: Map<String, Value>) -> Result<Value, Failure> {
     let Some((_, known, carry_out)) = COMMANDS.iter().find(|(command, ..)| *command == name) else {
         return Err(Failure::not_found(format!("The command {name} has not been found")));
     };
-    if let Some(unknown) = arguments.keys().find(|argument| !known.contains(&argument.as_str())) {
+    if *known != ANY_PARAMETER
+        && let Some(unknown) = arguments.keys().find(|argument| !known.contains(&argument.as_str()))
+    {
         return Err(Failure::generic(format!("Parameter '{unknown}' is unexpected")));
     }
     carry_out(handle, &mut Arguments(arguments))
@@ -113,17 +117,40 @@ fn dump_schema(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Fail
 }
 
 fn set_parameters(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
-    let milliseconds = |limit: Option<u64>| limit.map(Duration::from_millis);
-    let change = ParameterChange {
-        downtime_limit: milliseconds(arguments.unsigned("downtime-limit", report::PAUSE_MAX_MS)?),
-        max_bandwidth: arguments.unsigned("max-bandwidth", u64::MAX)?,
-        pause_budget: milliseconds(arguments.unsigned("pause-budget", report::PAUSE_MAX_MS)?),
+    let mut change = ParameterChange::default();
+    for (name, given) in std::mem::take(&mut arguments.0) {
+        let parameter = Parameter::named(&name).filter(|parameter| parameter.unit != ParameterUnit::Flag);
+        let parameter = parameter.ok_or_else(|| Failure::generic(format!("Parameter '{name}' is unexpected")))?;
+        let value = match (parameter.unit, &given) {
+            (ParameterUnit::Milliseconds(_), Value::Number(_)) => {
+                given.as_u64().map(|time| Duration::from_millis(time).into())
+            }
+            (_, Value::Number(_)) => given.as_u64().map(ParameterValue::Number),
+            (_, Value::String(word)) => Some(ParameterValue::Word(word.clone().into())),
+            _ => None,
+        };
+        let value =
+            value.ok_or_else(|| Failure::generic(format!("Parameter '{name}' expects {}", parameter.expects())))?;
+        change = change.with(parameter.name, value);
+    }
+    ask(handle, Request::MigrateSetParameters(change))
+}
+
+fn set_capabilities(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
+    let wrong = || {
+        Failure::generic(
+            "Invalid parameter type for 'capabilities', expected: array of {\"capability\": NAME, \"state\": true or false}",
+        )
     };
-    if let Some(bandwidth) = change.max_bandwidth.filter(|bandwidth| (1..BANDWIDTH_MIN).contains(bandwidth)) {
-        return Err(Failure::generic(format!(
-            "Parameter 'max-bandwidth' of {bandwidth} bytes a second would never send a page; give {BANDWIDTH_MIN} or \
-             more, or 0 for no limit"
-        )));
+    let Some(Value::Array(list)) = arguments.0.shift_remove("capabilities") else { return Err(wrong()) };
+    let mut change = ParameterChange::default();
+    for one in list {
+        let (Some(name), Some(state)) = (one["capability"].as_str(), one["state"].as_bool()) else {
+            return Err(wrong());
+        };
+        let capability = Parameter::named(name).filter(|parameter| parameter.unit == ParameterUnit::Flag);
+        let refusal = || Failure::generic(format!("Parameter 'capability' does not accept value '{name}'"));
+        change = change.with(capability.ok_or_else(refusal)?.name, state);
     }
     ask(handle, Request::MigrateSetParameters(change))
 }
@@ -138,17 +165,6 @@ impl Arguments {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(Failure::generic(format!("Invalid parameter type for '{name}', expected: string"))),
-        }
-    }
-
-    /// An integer of 0 to `max`, where it is given.
-    fn unsigned(&mut self, name: &str, max: u64) -> Result<Option<u64>, Failure> {
-        match self.0.shift_remove(name) {
-            None => Ok(None),
-            Some(value) => match value.as_u64() {
-                Some(number) if number <= max => Ok(Some(number)),
-                _ => Err(Failure::generic(format!("Parameter '{name}' expects an integer in the range of 0 to {max}"))),
-            },
         }
     }
 }

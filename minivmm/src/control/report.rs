@@ -3,12 +3,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use vmstate::migrate::{Downtime, Progress, Slowdown};
+use vmstate::migrate::{Downtime, PARAMETERS, ParameterValue, Parameters, Progress, Slowdown};
 
-use crate::vm::{Event, MigrationInfo, MigrationParameters, MigrationStatus, RunState};
-
-/// Largest `downtime-limit` that QEMU takes, 2000 s; of `pause-budget` as well.
-pub(super) const PAUSE_MAX_MS: u64 = 2000 * 1000;
+use crate::vm::{Event, MigrationInfo, MigrationStatus, RunState};
 
 const PAGE_SIZE: u64 = 4096;
 
@@ -84,6 +81,7 @@ fn slowdown(figures: &Progress) -> Value {
         "throttled": microseconds(slowdown.throttled),
         "rehearsed": microseconds(slowdown.rehearsed),
         "percent": slowdown.share(figures.elapsed) * 100.0,
+        "highest-throttle": slowdown.highest_throttle_percent,
     })
 }
 
@@ -104,12 +102,23 @@ fn ram(figures: &Progress) -> Value {
 }
 
 /// Body of `query-migrate-parameters`.
-pub(super) fn parameters(parameters: MigrationParameters) -> Value {
-    json!({
-        "downtime-limit": milliseconds(parameters.downtime_limit),
-        "max-bandwidth": parameters.max_bandwidth,
-        "pause-budget": milliseconds(parameters.effective_pause_budget()),
-    })
+pub(super) fn parameters(parameters: &Parameters) -> Value {
+    let shown = PARAMETERS.iter().filter_map(|parameter| match parameter.of(parameters) {
+        ParameterValue::Time(time) => Some((parameter.name.to_owned(), milliseconds(time))),
+        ParameterValue::Number(number) => Some((parameter.name.to_owned(), number.into())),
+        ParameterValue::Word(word) => Some((parameter.name.to_owned(), word.into())),
+        ParameterValue::Flag(_) => None,
+    });
+    Value::Object(shown.collect())
+}
+
+/// Body of `query-migrate-capabilities`.
+pub(super) fn capabilities(parameters: &Parameters) -> Value {
+    let shown = PARAMETERS.iter().filter_map(|parameter| match parameter.of(parameters) {
+        ParameterValue::Flag(state) => Some(json!({"capability": parameter.name, "state": state})),
+        _ => None,
+    });
+    shown.collect()
 }
 
 /// The message for `event`, or `None` where QMP has none for that change.

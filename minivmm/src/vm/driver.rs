@@ -247,7 +247,7 @@ impl Vm {
             Request::DumpSchema(file) => schema::write(&self.parts(), &file)?,
             // One that is under way was cancelled when this was asked, and has ended.
             Request::MigrateCancel => {}
-            Request::MigrateSetParameters(change) => self.set_migration_parameters(change),
+            Request::MigrateSetParameters(change) => self.set_migration_parameters(&change)?,
         }
         Ok(())
     }

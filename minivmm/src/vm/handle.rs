@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use crate::vm::published::{Event, MigrationInfo, MigrationParameters, Published};
+use vmstate::migrate::Parameters;
+
+use crate::vm::published::{Event, MigrationInfo, Published};
 use crate::vm::queue::{Queue, Waiting};
 use crate::vm::request::{AnyRequest, Refusal};
 use crate::vm::state::RunState;
@@ -50,8 +52,8 @@ impl Handle {
         self.shared.migration()
     }
 
-    /// The migration limits last published.
-    pub fn parameters(&self) -> MigrationParameters {
+    /// The migration parameters last published.
+    pub fn parameters(&self) -> Parameters {
         self.shared.parameters()
     }
 

@@ -1,13 +1,12 @@
-//! What the driver publishes: run state, the migration's figures and limits, and events. Reading never waits for it.
+//! What the driver publishes: run state, the migration's figures and parameters, and events. Reading never waits for it.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use vmstate::migrate::{Control, Phase, Progress};
+use vmstate::migrate::{Control, Parameters, Phase, Progress};
 
 use crate::vm::migration::status::MigrationStatus;
-use crate::vm::request::ParameterChange;
 use crate::vm::state::RunState;
 
 /// The migration that runs, or the last one.
@@ -30,49 +29,11 @@ impl MigrationInfo {
     }
 }
 
-/// Limits of outgoing migrations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MigrationParameters {
-    /// Longest pause of the guest.
-    pub downtime_limit: Duration,
-    /// Bytes a second; 0 is no limit.
-    pub max_bandwidth: u64,
-    /// The pause after which a migration is abandoned; `None` is the engine's default.
-    pub pause_budget: Option<Duration>,
-}
-
-impl MigrationParameters {
-    pub(super) fn changed(self, change: ParameterChange) -> Self {
-        Self {
-            downtime_limit: change.downtime_limit.unwrap_or(self.downtime_limit),
-            max_bandwidth: change.max_bandwidth.unwrap_or(self.max_bandwidth),
-            pause_budget: match change.pause_budget {
-                None => self.pause_budget,
-                Some(budget) => Some(budget).filter(|budget| !budget.is_zero()),
-            },
-        }
-    }
-
-    /// Gives them to a migration.
-    pub(super) fn apply(&self, control: &Control) {
-        control.set_downtime_limit(self.downtime_limit);
-        control.set_bandwidth_limit(self.max_bandwidth);
-        control.set_pause_budget(self.pause_budget);
-    }
-
-    /// The pause after which a migration is abandoned: the user's or the engine's default.
-    pub fn effective_pause_budget(&self) -> Duration {
-        let control = Control::default();
-        self.apply(&control);
-        control.pause_budget()
-    }
-}
-
-impl Default for MigrationParameters {
-    /// QEMU's defaults: 300 ms, 128 MiB/s.
-    fn default() -> Self {
-        Self { downtime_limit: Duration::from_millis(300), max_bandwidth: 128 << 20, pause_budget: None }
-    }
+/// QEMU's defaults, with its limit of 128 MiB/s.
+fn default_parameters() -> Parameters {
+    let mut parameters = Parameters::default();
+    parameters.max_bandwidth = NonZeroU64::new(128 << 20);
+    parameters
 }
 
 /// A change that subscribers hear of.
@@ -100,7 +61,7 @@ pub struct Published {
     /// The engine's handle on the migration of `migration`.
     control: Mutex<Option<Control>>,
     migration: Mutex<MigrationInfo>,
-    parameters: Mutex<MigrationParameters>,
+    parameters: Mutex<Parameters>,
     subscribers: Mutex<Vec<Subscriber>>,
 }
 
@@ -120,7 +81,7 @@ impl Published {
             run_state: Mutex::new(state),
             control: Mutex::default(),
             migration: Mutex::default(),
-            parameters: Mutex::default(),
+            parameters: Mutex::new(default_parameters()),
             subscribers: Mutex::default(),
         }
     }
@@ -174,13 +135,13 @@ impl Published {
         }
     }
 
-    /// The migration limits last published.
-    pub fn parameters(&self) -> MigrationParameters {
+    /// The migration parameters last published.
+    pub fn parameters(&self) -> Parameters {
         *lock(&self.parameters)
     }
 
-    /// Publishes the migration limits.
-    pub fn set_parameters(&self, parameters: MigrationParameters) {
+    /// Publishes the migration parameters.
+    pub fn set_parameters(&self, parameters: Parameters) {
         *lock(&self.parameters) = parameters;
     }
 

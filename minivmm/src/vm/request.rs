@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
+use vmstate::migrate::{ParameterValue, Parameters};
+
 use crate::config::Address;
 use crate::vm::migration::Ended;
 
@@ -34,19 +36,25 @@ pub enum Request {
     DumpSchema(PathBuf),
     /// Cancel the outgoing migration; answered once it has ended.
     MigrateCancel,
-    /// Change limits, also of a running migration.
+    /// Change parameters, also of a running migration.
     MigrateSetParameters(ParameterChange),
 }
 
-/// Which limits of migrations change; `None` leaves one as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ParameterChange {
-    /// Longest pause of the guest.
-    pub downtime_limit: Option<Duration>,
-    /// Bytes a second; 0 is no limit.
-    pub max_bandwidth: Option<u64>,
-    /// The pause after which a migration is abandoned; 0 is the default, a multiple of the downtime limit.
-    pub pause_budget: Option<Duration>,
+/// Which [parameters](vmstate::migrate::PARAMETERS) of migrations change, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParameterChange(Vec<(&'static str, ParameterValue)>);
+
+impl ParameterChange {
+    /// And this one.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<ParameterValue>) -> Self {
+        self.0.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn of(&self, parameters: Parameters) -> Result<Parameters, Refusal> {
+        parameters.changed(self.0.iter().cloned()).map_err(|error| Refusal(error.message().to_owned()))
+    }
 }
 
 /// What the guest did to its machine as a whole.
@@ -121,3 +129,21 @@ impl std::error::Error for Refusal {}
 
 /// A request on its way, with the place for its answer.
 pub type Envelope = (AnyRequest, Sender<Result<(), Refusal>>);
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_change_that_is_refused_names_the_parameter_and_the_range() {
+        let of = |change: ParameterChange| change.of(Parameters::default());
+        let change = ParameterChange::default().with("downtime-limit", Duration::from_millis(20));
+        assert_eq!(of(change.clone()).unwrap().downtime_limit, Duration::from_millis(20));
+        let refusal = of(change.with("cpu-throttle-increment", 100)).unwrap_err();
+        assert_eq!(refusal.0, "Parameter 'cpu-throttle-increment' expects an integer in the range of 1 to 99");
+        let refusal = of(ParameterChange::default().with("max-cpu-throttle", 19)).unwrap_err();
+        assert!(refusal.0.contains("'cpu-throttle-initial'"), "{refusal}");
+    }
+}

@@ -104,8 +104,7 @@ fn a_pause_budget_that_nothing_fits_into_leaves_a_running_guest() {
     for nanos in [1, 1000, 100_000] {
         let address = door(dir.path(), "door");
         let destination = Machine::start(dir.path(), Some(&address));
-        let pause_budget = Some(Duration::from_nanos(nanos));
-        let change = ParameterChange { pause_budget, ..Default::default() };
+        let change = ParameterChange::default().with("pause-budget", Duration::from_nanos(nanos));
         source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
         assert_eq!(source.migrate(&address), MigrationStatus::Failed, "{nanos} ns");
         assert_eq!(source.handle.run_state(), RunState::Running);

@@ -82,11 +82,7 @@ impl Machine {
 
     /// So that neither a busy host nor what a test holds up on purpose ends a migration.
     fn be_patient(&self) {
-        let change = ParameterChange {
-            downtime_limit: Some(PATIENCE),
-            pause_budget: Some(PATIENCE),
-            ..ParameterChange::default()
-        };
+        let change = ParameterChange::default().with("downtime-limit", PATIENCE).with("pause-budget", PATIENCE);
         self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
     }
 
@@ -151,11 +147,7 @@ impl Machine {
     }
 
     pub(crate) fn limit(&self, downtime: Duration, bandwidth: u64) {
-        let change = ParameterChange {
-            downtime_limit: Some(downtime),
-            max_bandwidth: Some(bandwidth),
-            ..ParameterChange::default()
-        };
+        let change = ParameterChange::default().with("downtime-limit", downtime).with("max-bandwidth", bandwidth);
         self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
     }
 

@@ -1,10 +1,12 @@
 //! The handle on a migration that other threads hold: cancel it, move its limits, watch it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use super::parameters::Parameters;
 use super::phase::Phase;
 use super::report::{Downtime, Slowdown};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,11 +18,7 @@ pub struct Control(Arc<ControlState>);
 #[derive(Debug)]
 struct ControlState {
     intent: AtomicU8,
-    downtime_limit_nanos: AtomicU64,
-    /// 0 stands for [`PAUSE_PER_LIMIT`] downtime limits.
-    pause_budget_nanos: AtomicU64,
-    /// Bytes a second; 0 is no limit.
-    bandwidth_limit: AtomicU64,
+    parameters: Mutex<Parameters>,
     progress: Mutex<Progress>,
     watcher: OnceLock<Watcher>,
 }
@@ -38,12 +36,6 @@ impl fmt::Debug for Watcher {
 const OPEN: u8 = 0;
 const CANCELLED: u8 = 1;
 const COMMITTED: u8 = 2;
-
-/// QEMU's default (migration/options.c).
-const DEFAULT_DOWNTIME_LIMIT: Duration = Duration::from_millis(300);
-
-/// The pause's budget in downtime limits, unless one was set: a forecast that is wrong by more is no forecast.
-const PAUSE_PER_LIMIT: u32 = 4;
 
 /// Figures of a migration at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -85,18 +77,14 @@ pub struct Progress {
 }
 
 impl Default for Control {
-    /// QEMU's downtime limit of 300 ms, no limit of bandwidth.
+    /// The default [`Parameters`]: QEMU's downtime limit of 300 ms, no limit of bandwidth, no throttle.
     fn default() -> Self {
-        let control = Self(Arc::new(ControlState {
+        Self(Arc::new(ControlState {
             intent: AtomicU8::new(OPEN),
-            downtime_limit_nanos: AtomicU64::new(0),
-            pause_budget_nanos: AtomicU64::new(0),
-            bandwidth_limit: AtomicU64::new(0),
+            parameters: Mutex::default(),
             progress: Mutex::default(),
             watcher: OnceLock::new(),
-        }));
-        control.set_downtime_limit(DEFAULT_DOWNTIME_LIMIT);
-        control
+        }))
     }
 }
 
@@ -111,40 +99,39 @@ impl Control {
         self.0.intent.load(Ordering::Acquire) == CANCELLED
     }
 
-    /// The longest pause that the guest may feel.
-    pub fn downtime_limit(&self) -> Duration {
-        Duration::from_nanos(self.0.downtime_limit_nanos.load(Ordering::Relaxed))
+    /// What the owner of the guest has set.
+    pub fn parameters(&self) -> Parameters {
+        *self.0.parameters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// See [`downtime_limit`](Self::downtime_limit). Takes effect at the end of the current round.
+    /// Sets all of them. When each takes effect is in `docs/migration-policy.md`: within a tenth of a second, or at the end
+    /// of the round.
+    ///
+    /// # Errors
+    /// One is out of its range; nothing changes.
+    pub fn set_parameters(&self, parameters: Parameters) -> Result<()> {
+        parameters.check()?;
+        self.change(|own| *own = parameters);
+        Ok(())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Parameters)) {
+        change(&mut self.0.parameters.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Sets [`Parameters::downtime_limit`]. Takes effect at the end of the current round.
     pub fn set_downtime_limit(&self, limit: Duration) {
-        let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        self.0.downtime_limit_nanos.store(nanos, Ordering::Relaxed);
+        self.change(|parameters| parameters.downtime_limit = limit);
     }
 
-    /// The longest time from the order to pause until the commit, whatever the peer does; then the migration is abandoned
-    /// and the guest runs on at the source. Unless set: four times the downtime limit.
-    pub fn pause_budget(&self) -> Duration {
-        match self.0.pause_budget_nanos.load(Ordering::Relaxed) {
-            0 => self.downtime_limit().saturating_mul(PAUSE_PER_LIMIT),
-            nanos => Duration::from_nanos(nanos),
-        }
-    }
-
-    /// See [`pause_budget`](Self::pause_budget); `None` is the default. Takes effect if the guest is not paused yet.
+    /// Sets [`Parameters::pause_budget`]. Takes effect if the guest is not paused yet.
     pub fn set_pause_budget(&self, budget: Option<Duration>) {
-        let nanos = budget.map_or(0, |budget| u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX).max(1));
-        self.0.pause_budget_nanos.store(nanos, Ordering::Relaxed);
+        self.change(|parameters| parameters.pause_budget = budget);
     }
 
-    /// Bytes a second that the rounds may send; `None` is no limit. The switch-over is never slowed.
-    pub fn bandwidth_limit(&self) -> Option<u64> {
-        Some(self.0.bandwidth_limit.load(Ordering::Relaxed)).filter(|&limit| limit > 0)
-    }
-
-    /// See [`bandwidth_limit`](Self::bandwidth_limit). Takes effect within a tenth of a second; 0 is no limit.
+    /// Sets [`Parameters::max_bandwidth`]. Takes effect within a tenth of a second; 0 is no limit.
     pub fn set_bandwidth_limit(&self, bytes_per_second: u64) {
-        self.0.bandwidth_limit.store(bytes_per_second, Ordering::Relaxed);
+        self.change(|parameters| parameters.max_bandwidth = NonZeroU64::new(bytes_per_second));
     }
 
     /// The figures now. Waits for nothing but the copy of another such call.

@@ -9,6 +9,7 @@ mod control;
 pub mod destination;
 mod forecast;
 mod load;
+mod parameters;
 mod phase;
 pub(crate) mod policy;
 pub(crate) mod protocol;
@@ -21,6 +22,7 @@ mod wire;
 
 pub use crate::ownership::Claim;
 pub use control::{Control, Progress};
+pub use parameters::{Aim, DeadlineAction, PARAMETERS, Parameter, ParameterUnit, ParameterValue, Parameters};
 pub use phase::{DestinationPhase, Phase, SourcePhase};
 pub use report::{ArrivalReport, DepartureReport, Downtime, Round, Slowdown};
 

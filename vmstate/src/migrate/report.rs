@@ -51,6 +51,8 @@ pub struct Slowdown {
     pub throttled: Duration,
     /// For [rehearsals](crate::migrate::Machine::rehearse) of the pause.
     pub rehearsed: Duration,
+    /// The highest throttle, in percent.
+    pub highest_throttle_percent: u8,
 }
 
 impl Slowdown {

@@ -38,6 +38,12 @@ pub struct Outcome {
 pub const MACHINE: &str = "testvm";
 
 impl Setup {
+    pub fn set_max_rounds(&self, rounds: Option<u32>) {
+        let mut parameters = self.source_control.parameters();
+        parameters.max_rounds = rounds;
+        self.source_control.set_parameters(parameters).unwrap();
+    }
+
     /// A running source and a waiting destination with the same blocks and two devices, on an unlimited wire.
     pub fn new(blocks: &[(&str, u64)], fault: Option<Fault>) -> Self {
         Self::with(blocks, World::new(fault, None, Duration::ZERO), Load::default())

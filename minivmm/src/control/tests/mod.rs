@@ -15,6 +15,8 @@ use vmstate::migrate::{Downtime, Phase, Slowdown, SourcePhase};
 
 use crate::config::Address;
 use crate::control::Session;
+use vmstate::migrate::ParameterValue;
+
 use crate::vm::{AnyRequest, Handle, Next, ParameterChange, Published, Queue, Refusal, Request, RunState};
 
 /// Answers requests as the real driver does, and reports them; ends at `Quit`.
@@ -164,7 +166,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
     let mut talk = Talk::negotiated(&handle);
     let fine = json!({"return": {}});
     let change = |change| Request::MigrateSetParameters(change);
-    let commands: [(&str, Request); 12] = [
+    let commands: [(&str, Request); 14] = [
         (
             r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x","target-schema":"/run/old.json"}}"#,
             Request::MigrateToRelease(Address::Unix("/run/x".into()), "/run/old.json".into()),
@@ -179,15 +181,27 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
         ),
         (
             r#"{"execute":"migrate-set-parameters","arguments":{"downtime-limit":20}}"#,
-            change(ParameterChange { downtime_limit: Some(Duration::from_millis(20)), ..Default::default() }),
+            change(ParameterChange::default().with("downtime-limit", Duration::from_millis(20))),
         ),
         (
             r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":18446744073709551615}}"#,
-            change(ParameterChange { max_bandwidth: Some(u64::MAX), ..Default::default() }),
+            change(ParameterChange::default().with("max-bandwidth", u64::MAX)),
         ),
         (
             r#"{"execute":"migrate-set-parameters","arguments":{"pause-budget":900}}"#,
-            change(ParameterChange { pause_budget: Some(Duration::from_millis(900)), ..Default::default() }),
+            change(ParameterChange::default().with("pause-budget", Duration::from_millis(900))),
+        ),
+        (
+            r#"{"execute":"migrate-set-parameters","arguments":{"cpu-throttle-initial":99,"aim":"least-disturbance"}}"#,
+            change(
+                ParameterChange::default()
+                    .with("cpu-throttle-initial", 99)
+                    .with("aim", ParameterValue::Word("least-disturbance".into())),
+            ),
+        ),
+        (
+            r#"{"execute":"migrate-set-capabilities","arguments":{"capabilities":[{"capability":"auto-converge","state":true}]}}"#,
+            change(ParameterChange::default().with("auto-converge", true)),
         ),
         (r#"{"execute":"cont"}"#, Request::Cont),
         (r#"{"execute":"cont","arguments":{"force":false}}"#, Request::Cont),
@@ -212,16 +226,20 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
         ),
         (r#"{"execute":"migrate"}"#, "Parameter 'uri' is missing"),
         (
-            r#"{"execute":"migrate-set-parameters","arguments":{"downtime-limit":2000001}}"#,
-            "Parameter 'downtime-limit' expects an integer in the range of 0 to 2000000",
-        ),
-        (
             r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":-1}}"#,
             "Parameter 'max-bandwidth' expects an integer in the range of 0 to 18446744073709551615",
         ),
         (
-            r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":59}}"#,
-            "Parameter 'max-bandwidth' of 59 bytes a second would never send a page; give 4360 or more, or 0 for no limit",
+            r#"{"execute":"migrate-set-parameters","arguments":{"aim":true}}"#,
+            "Parameter 'aim' expects one of: soonest, least-disturbance",
+        ),
+        (
+            r#"{"execute":"migrate-set-parameters","arguments":{"auto-converge":true}}"#,
+            "Parameter 'auto-converge' is unexpected",
+        ),
+        (
+            r#"{"execute":"migrate-set-capabilities","arguments":{"capabilities":[{"capability":"rdma","state":true}]}}"#,
+            "Parameter 'capability' does not accept value 'rdma'",
         ),
         (r#"{"execute":"cont","arguments":{"force":1}}"#, "Invalid parameter type for 'force', expected: boolean"),
     ];
@@ -268,11 +286,15 @@ fn migration_figures_are_in_the_units_of_qemu() {
         info.figures.throttle_percent = 30;
         info.figures.slowdown.throttled = Duration::from_micros(2_900);
         info.figures.slowdown.rehearsed = Duration::from_micros(75);
+        info.figures.slowdown.highest_throttle_percent = 40;
     });
     let slowed = &talk.say(query)[0]["return"];
     assert_eq!(slowed["cpu-throttle-percentage"], 30);
     // 2.975 ms of 11.9 ms.
-    assert_eq!(slowed["guest-slowdown"], json!({"throttled": 2900, "rehearsed": 75, "percent": 25.0}));
+    assert_eq!(
+        slowed["guest-slowdown"],
+        json!({"throttled": 2900, "rehearsed": 75, "percent": 25.0, "highest-throttle": 40})
+    );
     shared.update_migration(|info| {
         info.figures.throttle_percent = 0;
         info.figures.slowdown = Slowdown::default();
@@ -305,7 +327,24 @@ fn migration_figures_are_in_the_units_of_qemu() {
     );
     assert_eq!(
         talk.say(br#"{"execute":"query-migrate-parameters"}"#),
-        [json!({"return": {"downtime-limit": 300, "max-bandwidth": 134217728, "pause-budget": 1200}})]
+        [json!({"return": {
+            "downtime-limit": 300,
+            "pause-budget": 1200,
+            "max-bandwidth": 134217728,
+            "avail-switchover-bandwidth": 0,
+            "aim": "soonest",
+            "throttle-trigger-threshold": 50,
+            "cpu-throttle-initial": 20,
+            "cpu-throttle-increment": 10,
+            "max-cpu-throttle": 99,
+            "deadline": 0,
+            "deadline-action": "cancel",
+            "max-rounds": 0,
+        }})]
+    );
+    assert_eq!(
+        talk.say(br#"{"execute":"query-migrate-capabilities"}"#),
+        [json!({"return": [{"capability": "auto-converge", "state": false}]})]
     );
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 use vmstate::channel::Listener;
-use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
+use vmstate::migrate::{Control, DestinationPhase, Parameters, Phase, SourcePhase};
 use vmstate::schema::json::Schema;
 
 pub(super) use self::after::LeftStanding;
@@ -105,6 +105,10 @@ pub(super) fn give_up(outgoing: Option<Outgoing>, incoming: Option<Incoming>) {
     }
 }
 
+fn set_parameters(control: &Control, parameters: Parameters) -> Result<(), Refusal> {
+    control.set_parameters(parameters).map_err(|error| Refusal(error.message().to_owned()))
+}
+
 impl Vm {
     /// Begins to send the guest to `address`; to the release of that schema, unless it is this one.
     pub(super) fn migrate(&mut self, address: Address, release: Option<Schema>) -> Result<(), Outcome> {
@@ -120,7 +124,7 @@ impl Vm {
             return Err(Refusal(why.into()).into());
         }
         let control = Control::default();
-        self.shared.parameters().apply(&control);
+        set_parameters(&control, self.shared.parameters())?;
         let setup = Phase::Source(SourcePhase::Setup);
         self.shared.begin_migration(setup, &control);
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -164,13 +168,14 @@ impl Vm {
         Ok(())
     }
 
-    /// Changes the limits, also of a migration under way.
-    pub(super) fn set_migration_parameters(&self, change: ParameterChange) {
-        let parameters = self.shared.parameters().changed(change);
-        self.shared.set_parameters(parameters);
+    /// Changes parameters, also of a migration under way: all that are named, or none.
+    pub(super) fn set_migration_parameters(&self, change: &ParameterChange) -> Result<(), Refusal> {
+        let parameters = change.of(self.shared.parameters())?;
         if let Some(outgoing) = &self.outgoing {
-            parameters.apply(&outgoing.control);
+            set_parameters(&outgoing.control, parameters)?;
         }
+        self.shared.set_parameters(parameters);
+        Ok(())
     }
 
     /// Source: stops the guest `within` this time and reads the state that is in the kernel.

@@ -1,6 +1,7 @@
 //! What a source has learned on the way, and what it makes of it: the figures that `policy` decides upon. Pure: it is
 //! told what happened and when, and reads no clock.
 
+mod history;
 mod rate;
 mod speed;
 
@@ -8,7 +9,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Rehearsal;
-use super::policy::Figures;
+use super::policy::{Figures, RoundFigures};
+use history::History;
 use rate::Rate;
 pub(crate) use speed::{Chunk, Tells, WireSpeed};
 
@@ -31,6 +33,7 @@ pub(crate) struct Measured {
     /// What the switch-over would have cost at each of the last rehearsals, beside what is given.
     costs: VecDeque<Duration>,
     sync: Duration,
+    history: History,
 }
 
 /// The machine's and the devices' part of the pause, as it was rehearsed.
@@ -77,8 +80,6 @@ fn mean(a: Duration, b: Duration) -> Duration {
 pub(crate) struct Standing {
     /// Bytes still to send of the sections in parts.
     pub(crate) pending_bytes: u64,
-    /// As [`Figures`] has it.
-    pub(crate) bandwidth_limit: Option<u64>,
     /// What the pause takes beyond what was rehearsed.
     pub(crate) switch_over_cost: Duration,
     /// Since the logs were last read: what the guest has written since then is not among the pending bytes yet.
@@ -87,13 +88,16 @@ pub(crate) struct Standing {
     pub(crate) elapsed: Duration,
     /// Rounds done.
     pub(crate) rounds: u32,
+    /// As [`Figures`] has it.
+    pub(crate) throttle: Option<u8>,
 }
 
 impl Measured {
     /// Nothing yet.
     pub(crate) fn new() -> Self {
         let (wire, dirtied) = (WireSpeed::new(), Rate::new(WINDOW));
-        Self { wire, dirtied, prepared: None, rehearsed: None, costs: VecDeque::new(), sync: Duration::ZERO }
+        let (costs, history) = (VecDeque::new(), History::new());
+        Self { wire, dirtied, prepared: None, rehearsed: None, costs, sync: Duration::ZERO, history }
     }
 
     /// What is done ahead of the pause will still take this long in it. The newest time counts half.
@@ -117,6 +121,13 @@ impl Measured {
         self.sync = sync;
     }
 
+    /// The logs were read at the end of a round, in which so many bytes were sent under this throttle; what is pending now
+    /// is what the guest dirtied.
+    pub(crate) fn round_over(&mut self, pending_bytes: u64, sent_bytes: u64, throttle: u8) {
+        let (dirtied_bytes, sent_bytes) = (pending_bytes as f64, sent_bytes as f64);
+        self.history.round_over(RoundFigures { dirtied_bytes, sent_bytes, throttle });
+    }
+
     /// The least that the last rehearsals cost; zero as long as there were too few of them.
     fn least_cost(&self) -> Duration {
         let enough = self.costs.len() == LAST_REHEARSALS;
@@ -125,7 +136,7 @@ impl Measured {
 
     /// What `policy` decides upon.
     pub(crate) fn figures(&self, standing: &Standing) -> Figures {
-        let &Standing { pending_bytes, bandwidth_limit, switch_over_cost, since_sync, elapsed, rounds } = standing;
+        let &Standing { pending_bytes, switch_over_cost, since_sync, elapsed, rounds, throttle } = standing;
         let dirtied = self.dirtied.per_second().unwrap_or_default();
         let rehearsed = self.rehearsed.unwrap_or_default();
         Figures {
@@ -136,7 +147,6 @@ impl Measured {
             device_bytes: rehearsed.bytes,
             wire_bytes_per_second: self.wire.bytes_per_second().unwrap_or(f64::INFINITY),
             paused_bytes_per_second: self.wire.paused_bytes_per_second().unwrap_or(f64::INFINITY),
-            bandwidth_limit,
             round_trip: self.wire.round_trip(),
             // Without a rehearsal the stop is a part of the given cost; which part nobody has measured.
             stopping: self.rehearsed.map_or(switch_over_cost, |rehearsed| rehearsed.machine.stop),
@@ -144,6 +154,10 @@ impl Measured {
             least_switch_over_cost: switch_over_cost.saturating_add(self.least_cost()),
             elapsed,
             rounds,
+            last_rounds: self.history.last_rounds(),
+            least_pending_bytes: self.history.least_pending_bytes(),
+            stalled_rounds: self.history.stalled_rounds(),
+            throttle,
         }
     }
 }
@@ -166,11 +180,11 @@ mod tests {
         measured.wire.sent(Chunk { begun: 2 * MS, bytes: 4_104_000, pages, ..probe });
         let mut standing = Standing {
             pending_bytes: 500 * 4104,
-            bandwidth_limit: Some(7),
             switch_over_cost: 5 * MS,
             since_sync: Duration::ZERO,
             elapsed: 9 * MS,
             rounds: 1,
+            throttle: Some(7),
         };
         // Within the first round: what is unanswered counts as well, and nothing is known about the rest.
         let figures = measured.figures(&standing);
@@ -199,7 +213,7 @@ mod tests {
             measured.rehearsed(rehearsal(20 * MS, 20 * MS, 5 * MS, 0.0));
             assert_eq!(measured.figures(&standing).least_switch_over_cost, least * MS);
         }
-        assert_eq!((figures.round_trip, figures.bandwidth_limit), (2 * MS, Some(7)));
+        assert_eq!((figures.round_trip, figures.throttle), (2 * MS, Some(7)));
         // A quarter of the last round later.
         standing.since_sync = Duration::from_micros(12_500);
         assert!((measured.figures(&standing).pending_bytes - 1.25 * 410_400.0).abs() < 1.0);

@@ -4,10 +4,12 @@
 mod rehearsal;
 mod rounds;
 mod switch_over;
+mod throttled;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::throttled::Throttled;
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
@@ -48,7 +50,7 @@ pub struct SourceOptions {
     /// Machine type, as `microvm`; the destination's must be the same.
     pub machine_type: String,
     /// The longest wait for an answer of the destination, and for a destination that takes nothing, while the guest runs.
-    /// Once it is paused, [`Control::pause_budget`] bounds all waits.
+    /// Once it is paused, [`Parameters::pause_budget`](crate::migrate::Parameters::pause_budget) bounds all waits.
     pub answer: Duration,
     /// After a commit that the destination did not confirm: how long to wait for exclusive resources that another process
     /// still holds.
@@ -56,22 +58,16 @@ pub struct SourceOptions {
     /// Part of the expected downtime that nobody measures ahead: the hand-over above all. What
     /// [`Machine::rehearse`] measures comes on top of it.
     pub switch_over_cost: Duration,
-    /// Gives up after so many rounds.
-    pub max_rounds: Option<u32>,
-    /// Gives up after so much time.
-    pub max_total: Option<Duration>,
 }
 
 impl SourceOptions {
-    /// Answers within 10 s, patience of 5 s, devices within 5 ms, any number of rounds.
+    /// Answers within 10 s, patience of 5 s, devices within 5 ms.
     pub fn new(machine_type: impl Into<String>) -> Self {
         Self {
             machine_type: machine_type.into(),
             answer: Duration::from_secs(10),
             patience: Duration::from_secs(5),
             switch_over_cost: Duration::from_millis(5),
-            max_rounds: None,
-            max_total: None,
         }
     }
 }
@@ -117,7 +113,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         protocol,
         wire,
         clock,
-        machine,
+        machine: Throttled::new(machine),
         saver,
         pages,
         peer: Peer::Vmstate,
@@ -135,7 +131,8 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         report: DepartureReport::default(),
         downtime: Downtime::default(),
         mark: begun,
-        pause_budget: control.pause_budget(),
+        expected_pause: Duration::ZERO,
+        pause_budget: control.parameters().pause_budget(),
     };
     source.drive(first);
     source.end()
@@ -145,7 +142,7 @@ struct Source<'a, 's> {
     protocol: SourceProtocol,
     wire: Link<'a>,
     clock: &'a dyn Clock,
-    machine: &'a mut dyn Machine,
+    machine: Throttled<'a>,
     saver: Saver<'a, 's>,
     /// Of guest memory, for reports.
     pages: Arc<PageFigures>,
@@ -171,6 +168,8 @@ struct Source<'a, 's> {
     downtime: Downtime,
     /// When the last lap of the downtime ended.
     mark: Duration,
+    /// What the pause was expected to take when it was decided upon.
+    expected_pause: Duration,
     /// As it was when the guest was paused.
     pause_budget: Duration,
 }
@@ -183,7 +182,7 @@ impl Source<'_, '_> {
         while action != SourceAction::End {
             let event = self.carry_out(action);
             if matches!(phase, SourcePhase::Setup | SourcePhase::Rounds) {
-                self.pause_budget = self.control.pause_budget();
+                self.pause_budget = self.control.parameters().pause_budget_for(self.expected_pause);
             }
             let timing = Timing {
                 answer: self.options.answer,
@@ -310,12 +309,17 @@ impl Source<'_, '_> {
 
     /// Slows the guest by so many percent, if the machine can; 0 lets it run.
     fn throttle(&mut self, percent: u8) {
-        let throttles = self.machine.throttle(percent);
-        self.control.publish(|progress| progress.throttle_percent = if throttles { percent } else { 0 });
+        self.machine.set(percent);
+        let throttle = self.machine.percent().unwrap_or_default();
+        self.control.publish(|progress| progress.throttle_percent = throttle);
     }
 
     fn slowdown(&self) -> Slowdown {
-        Slowdown { throttled: self.machine.throttled(), rehearsed: self.stood_for_rehearsals }
+        Slowdown {
+            throttled: self.machine.throttled(),
+            rehearsed: self.stood_for_rehearsals,
+            highest_throttle_percent: self.machine.highest(),
+        }
     }
 
     /// How long a destination may take nothing while the guest runs.

@@ -47,7 +47,7 @@ impl Source<'_, '_> {
         self.measure_save(machine);
         // Nothing before the first round: a wire whose speed is unknown could hold the guest for long.
         let speed = self.measured.wire.bytes_per_second().unwrap_or_default();
-        let wanted = whole(speed * (self.control.downtime_limit() / PART).as_secs_f64()).min(MOST_BYTES);
+        let wanted = whole(speed * (self.control.parameters().downtime_limit / PART).as_secs_f64()).min(MOST_BYTES);
         let chunk = wanted / CHUNKS;
         if chunk > 0 {
             let (_, mut over) = self.send_chunk(chunk, Tells::Nothing)?;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::{CHUNK, LAST_WORDS, Source, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::forecast::{Chunk, Standing, Tells};
-use crate::migrate::policy::{self, RoundDecision};
+use crate::migrate::policy::{self, Figures, RoundDecision};
 use crate::migrate::protocol::ping;
 use crate::migrate::report::Round;
 use crate::migrate::wire::Patience;
-use crate::ram::PageCount;
+use crate::ram::{NORMAL_RECORD, PageCount};
 use crate::stream::{Command, Element, Reply};
 
 /// Chunks a second at least, of a source that is limited or has a slow wire: so often a change of the limit takes effect.
@@ -35,7 +35,7 @@ impl Source<'_, '_> {
             }
             self.rehearse(Self::rounds_begin)?;
         }
-        let round = self.round()?;
+        let Some(round) = self.round()? else { return Ok(true) };
         // Both before the log is read, so that what the guest writes meanwhile is among the pending pages.
         let control = self.control;
         let takes = self.machine.prepare(&|| !control.is_cancelled())?;
@@ -46,10 +46,30 @@ impl Source<'_, '_> {
         } else {
             self.round_over(round)?;
         }
-        match self.foretell() {
-            RoundDecision::Iterate => Ok(false),
-            RoundDecision::SwitchOver => Ok(true),
-            RoundDecision::GiveUp(reason) => Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}"))),
+        self.foretell();
+        let (decision, _) = policy::decide(&self.figures(), &self.control.parameters());
+        self.follow(decision)
+    }
+
+    /// Does what the policy decided; true if that is to switch over.
+    fn follow(&mut self, decision: RoundDecision) -> Result<bool> {
+        tracing::debug!(?decision, "policy");
+        match decision {
+            RoundDecision::Iterate => self.machine.repeat(),
+            RoundDecision::ThrottleMore(percent) | RoundDecision::ThrottleLess(percent) => self.throttle(percent),
+            RoundDecision::SwitchOver => return Ok(true),
+            RoundDecision::GiveUp(reason) => {
+                return Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}")));
+            }
+        }
+        Ok(false)
+    }
+
+    /// True if the deadline has passed and demands to switch over now.
+    fn is_overdue(&mut self) -> Result<bool> {
+        match policy::overdue(&self.figures(), &self.control.parameters()) {
+            None | Some(RoundDecision::Iterate) => Ok(false),
+            Some(decision) => self.follow(decision),
         }
     }
 
@@ -67,21 +87,27 @@ impl Source<'_, '_> {
         round.dirtied = self.pages.dirtied() - dirtied;
         let read = self.clock.now();
         let lasted = read.saturating_sub(std::mem::replace(&mut self.synced, read));
-        self.measured.logs_read(lasted, read.saturating_sub(reading), self.saver.pending());
+        let pending = self.saver.pending();
+        self.measured.logs_read(lasted, read.saturating_sub(reading), pending);
+        self.measured.round_over(pending, round.bytes, self.machine.percent().unwrap_or_default());
         self.report.rounds.push(round);
         let dirty_pages_per_second = whole(round.dirtied as f64 / lasted.as_secs_f64());
         self.control.publish(|progress| progress.dirty_pages_per_second = dirty_pages_per_second);
         Ok(())
     }
 
-    fn round(&mut self) -> Result<Round> {
+    /// `None`: the deadline demands to switch over at once.
+    fn round(&mut self) -> Result<Option<Round>> {
         let (begun, bytes, pages) = (self.clock.now(), self.wire.sent(), self.pages.moved());
         self.control.publish(|progress| progress.rounds += 1);
         loop {
             let begun = self.clock.now();
             let (bytes, over) = self.send_chunk(self.chunk(), Tells::Rounds)?;
-            self.pace(bytes, begun)?;
+            let due = self.pace(bytes, begun)?;
             self.foretell();
+            if !due || self.is_overdue()? {
+                return Ok(None);
+            }
             if over {
                 break;
             }
@@ -90,12 +116,12 @@ impl Source<'_, '_> {
         self.hear_all()?;
         let duration = self.clock.now().saturating_sub(begun);
         let bytes = self.wire.sent() - bytes;
-        Ok(Round { duration, bytes, pages: self.pages.moved().since(pages), dirtied: 0 })
+        Ok(Some(Round { duration, bytes, pages: self.pages.moved().since(pages), dirtied: 0 }))
     }
 
     /// Bytes of the next chunk, such that there is a probe, a look at the limits and a forecast some ten times a second.
     fn chunk(&self) -> u64 {
-        let limit = policy::workable(self.control.bandwidth_limit()).unwrap_or(u64::MAX);
+        let limit = self.control.parameters().max_bandwidth.map_or(u64::MAX, |limit| limit.get().max(NORMAL_RECORD));
         let speed = self.measured.wire.bytes_per_second().map_or(u64::MAX, whole);
         (limit.min(speed) / u64::from(CHUNKS_PER_SECOND)).min(CHUNK)
     }
@@ -128,17 +154,21 @@ impl Source<'_, '_> {
         Ok(bytes)
     }
 
-    /// Waits as long as `bytes`, begun to be sent at `begun`, last at the bandwidth limit.
-    fn pace(&mut self, bytes: u64, begun: Duration) -> Result<()> {
+    /// Waits as long as `bytes`, begun to be sent at `begun`, last at the bandwidth limit. False: the deadline demands to
+    /// switch over at once.
+    fn pace(&mut self, bytes: u64, begun: Duration) -> Result<bool> {
         loop {
-            let limit = policy::workable(self.control.bandwidth_limit());
+            let limit = self.control.parameters().max_bandwidth.map(|limit| limit.get().max(NORMAL_RECORD));
             let lasts = limit.map_or(Duration::ZERO, |limit| Duration::from_secs_f64(bytes as f64 / limit as f64));
             let due = begun.saturating_add(lasts);
             // A change of the limit takes effect then.
             let look = self.clock.now().saturating_add(Duration::from_secs(1) / CHUNKS_PER_SECOND);
             self.hear_until(due.min(look))?;
             if due <= self.clock.now() {
-                return Ok(());
+                return Ok(true);
+            }
+            if self.is_overdue()? {
+                return Ok(false);
             }
         }
     }
@@ -170,24 +200,12 @@ impl Source<'_, '_> {
         }
     }
 
-    /// The verdict as of now; publishes what it is based on.
-    fn foretell(&mut self) -> RoundDecision {
-        let standing = Standing {
-            pending_bytes: self.saver.pending(),
-            bandwidth_limit: self.control.bandwidth_limit(),
-            switch_over_cost: self.options.switch_over_cost,
-            since_sync: self.clock.now().saturating_sub(self.synced),
-            elapsed: self.clock.now().saturating_sub(self.begun),
-            rounds: u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX),
-        };
-        let limits = policy::ConvergenceLimits {
-            downtime: self.control.downtime_limit(),
-            rounds: self.options.max_rounds,
-            total: self.options.max_total,
-        };
-        let figures = self.measured.figures(&standing);
-        let (verdict, forecast) = policy::decide(&figures, &limits);
-        tracing::trace!(?figures, ?verdict, ?forecast, "forecast");
+    /// Publishes what is to be expected.
+    fn foretell(&mut self) {
+        let figures = self.figures();
+        let forecast = policy::foretell(&figures, &self.control.parameters());
+        tracing::trace!(?figures, ?forecast, "forecast");
+        self.expected_pause = forecast.downtime;
         self.publish();
         if self.measured.wire.bytes_per_second().is_some() {
             self.control.publish(|progress| {
@@ -195,6 +213,17 @@ impl Source<'_, '_> {
                 progress.expected_total = forecast.total;
             });
         }
-        verdict
+    }
+
+    fn figures(&mut self) -> Figures {
+        let standing = Standing {
+            pending_bytes: self.saver.pending(),
+            switch_over_cost: self.options.switch_over_cost,
+            since_sync: self.clock.now().saturating_sub(self.synced),
+            elapsed: self.clock.now().saturating_sub(self.begun),
+            rounds: u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX),
+            throttle: self.machine.percent(),
+        };
+        self.measured.figures(&standing)
     }
 }

@@ -1,0 +1,467 @@
+//! What the owner of the guest sets: the parameters of a source, by QEMU's names and in its units where QEMU has them.
+//!
+//! [`PARAMETERS`] is the one list of them, with ranges: whoever reads them from a user, or shows them, walks it.
+
+use std::borrow::Cow;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// When a migration switches over, of the moments at which the pause fits into the downtime limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Aim {
+    /// At the first of them, as QEMU does.
+    #[default]
+    Soonest,
+    /// At the one from which on another round would cost the guest more than it takes off the pause.
+    LeastDisturbance,
+}
+
+/// What happens when the deadline passes before the guest was paused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeadlineAction {
+    /// The migration gives up, and the guest runs on at the source.
+    #[default]
+    Cancel,
+    /// The guest is paused at once, however long that takes. The pause budget becomes four expected pauses, unless it was
+    /// set.
+    SwitchOver,
+    /// The vCPUs are throttled by `max-cpu-throttle`, whether `auto-converge` is on or not, until the pause fits into the
+    /// downtime limit. The migration gives up if that does not help either.
+    Throttle,
+}
+
+/// The parameters of a source. All may change while it runs. Percentages are whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Parameters {
+    /// The longest pause that the guest may feel.
+    pub downtime_limit: Duration,
+    /// The longest time from the order to pause until the commit, whatever the peer does; then the migration is abandoned
+    /// and the guest runs on at the source. `None`: four downtime limits.
+    pub pause_budget: Option<Duration>,
+    /// Bytes a second that the rounds may send; `None` is no limit. The switch-over is never slowed.
+    pub max_bandwidth: Option<NonZeroU64>,
+    /// Bytes a second that the switch-over will have, if somebody knows better than the measurement.
+    pub avail_switchover_bandwidth: Option<NonZeroU64>,
+    /// When to switch over.
+    pub aim: Aim,
+    /// The vCPUs may be throttled.
+    pub auto_converge: bool,
+    /// They are throttled more when the guest dirties more than this share of what is sent, over two rounds.
+    pub throttle_trigger_threshold: u8,
+    /// The first throttle: so much of the time vCPUs stand still.
+    pub cpu_throttle_initial: u8,
+    /// What one step adds to it at most, or takes off it.
+    pub cpu_throttle_increment: u8,
+    /// The highest throttle.
+    pub max_cpu_throttle: u8,
+    /// The longest time of the migration until the order to pause.
+    pub deadline: Option<Duration>,
+    /// What happens then.
+    pub deadline_action: DeadlineAction,
+    /// Gives up after so many rounds.
+    pub max_rounds: Option<u32>,
+}
+
+impl Default for Parameters {
+    /// QEMU's defaults (migration/options.c), but no limit of bandwidth.
+    fn default() -> Self {
+        Self {
+            downtime_limit: Duration::from_millis(300),
+            pause_budget: None,
+            max_bandwidth: None,
+            avail_switchover_bandwidth: None,
+            aim: Aim::default(),
+            auto_converge: false,
+            throttle_trigger_threshold: 50,
+            cpu_throttle_initial: 20,
+            cpu_throttle_increment: 10,
+            max_cpu_throttle: 99,
+            deadline: None,
+            deadline_action: DeadlineAction::default(),
+            max_rounds: None,
+        }
+    }
+}
+
+/// The pause's budget in downtime limits, unless one was set: a forecast that is wrong by more is no forecast.
+const PAUSE_PER_LIMIT: u32 = 4;
+
+/// The longest time that QEMU takes for `downtime-limit`, 2000 s (migration/options.c, `MAX_MIGRATE_DOWNTIME`).
+const PAUSE_MAX_MS: u64 = 2_000_000;
+
+/// The longest time of any kind: some 584,000 years, since nanoseconds are counted in 64 bits.
+const TIME_MAX_MS: u64 = u64::MAX / 1_000_000;
+
+/// A parameter, as a user reads and writes it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Parameter {
+    /// QEMU's name, where QEMU has the parameter.
+    pub name: &'static str,
+    /// What it counts.
+    pub unit: ParameterUnit,
+    /// What it means, in a line.
+    pub meaning: &'static str,
+    get: fn(&Parameters) -> ParameterValue,
+    set: fn(&mut Parameters, &ParameterValue) -> Option<()>,
+}
+
+/// What a parameter counts, and from where to where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParameterUnit {
+    /// Time; 0 up to so many milliseconds.
+    Milliseconds(u64),
+    /// Bytes a second; 0 stands for none.
+    BytesPerSecond,
+    /// Whole percent; 1 up to this.
+    Percent(u8),
+    /// A number; 0 stands for none.
+    Count,
+    /// On or off. In QEMU's protocol this is a capability.
+    Flag,
+    /// One of these words.
+    Word(&'static [&'static str]),
+}
+
+/// The value of a parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParameterValue {
+    /// Of [`ParameterUnit::Milliseconds`].
+    Time(Duration),
+    /// Of [`ParameterUnit::BytesPerSecond`], [`ParameterUnit::Percent`] and [`ParameterUnit::Count`].
+    Number(u64),
+    /// Of [`ParameterUnit::Flag`].
+    Flag(bool),
+    /// Of [`ParameterUnit::Word`].
+    Word(Cow<'static, str>),
+}
+
+/// Every parameter, in the order in which they are shown.
+pub const PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: "downtime-limit",
+        unit: ParameterUnit::Milliseconds(PAUSE_MAX_MS),
+        meaning: "longest pause that the guest may feel",
+        get: |parameters| ParameterValue::Time(parameters.downtime_limit),
+        set: |parameters, value| value.time().map(|limit| parameters.downtime_limit = limit),
+    },
+    Parameter {
+        name: "pause-budget",
+        unit: ParameterUnit::Milliseconds(PAUSE_MAX_MS * PAUSE_PER_LIMIT as u64),
+        meaning: "a pause that lasts longer is abandoned; 0 is four downtime limits",
+        get: |parameters| ParameterValue::Time(parameters.pause_budget()),
+        set: |parameters, value| {
+            value.time().map(|budget| parameters.pause_budget = Some(budget).filter(|budget| !budget.is_zero()))
+        },
+    },
+    Parameter {
+        name: "max-bandwidth",
+        unit: ParameterUnit::BytesPerSecond,
+        meaning: "what is sent a second at most while the guest runs; 0 is no limit",
+        get: |parameters| ParameterValue::Number(parameters.max_bandwidth.map_or(0, NonZeroU64::get)),
+        set: |parameters, value| value.number().map(|limit| parameters.max_bandwidth = NonZeroU64::new(limit)),
+    },
+    Parameter {
+        name: "avail-switchover-bandwidth",
+        unit: ParameterUnit::BytesPerSecond,
+        meaning: "what the pause will have of the wire, for its forecast; 0 is what is measured",
+        get: |parameters| ParameterValue::Number(parameters.avail_switchover_bandwidth.map_or(0, NonZeroU64::get)),
+        set: |parameters, value| {
+            value.number().map(|speed| parameters.avail_switchover_bandwidth = NonZeroU64::new(speed))
+        },
+    },
+    Parameter {
+        name: "aim",
+        unit: ParameterUnit::Word(&["soonest", "least-disturbance"]),
+        meaning: "when to switch over, of the moments that the downtime limit allows",
+        get: |parameters| {
+            ParameterValue::word(match parameters.aim {
+                Aim::Soonest => "soonest",
+                Aim::LeastDisturbance => "least-disturbance",
+            })
+        },
+        set: |parameters, value| {
+            parameters.aim = match value.as_word()? {
+                "soonest" => Aim::Soonest,
+                "least-disturbance" => Aim::LeastDisturbance,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
+    Parameter {
+        name: "auto-converge",
+        unit: ParameterUnit::Flag,
+        meaning: "throttle the vCPUs when the guest dirties more than is sent",
+        get: |parameters| ParameterValue::Flag(parameters.auto_converge),
+        set: |parameters, value| value.flag().map(|on| parameters.auto_converge = on),
+    },
+    Parameter {
+        name: "throttle-trigger-threshold",
+        unit: ParameterUnit::Percent(100),
+        meaning: "share of what is sent, above which what is dirtied throttles the vCPUs",
+        get: |parameters| ParameterValue::percent(parameters.throttle_trigger_threshold),
+        set: |parameters, value| value.as_percent().map(|share| parameters.throttle_trigger_threshold = share),
+    },
+    Parameter {
+        name: "cpu-throttle-initial",
+        unit: ParameterUnit::Percent(THROTTLE_MAX),
+        meaning: "first throttle",
+        get: |parameters| ParameterValue::percent(parameters.cpu_throttle_initial),
+        set: |parameters, value| value.as_percent().map(|initial| parameters.cpu_throttle_initial = initial),
+    },
+    Parameter {
+        name: "cpu-throttle-increment",
+        unit: ParameterUnit::Percent(THROTTLE_MAX),
+        meaning: "most by which one step changes the throttle",
+        get: |parameters| ParameterValue::percent(parameters.cpu_throttle_increment),
+        set: |parameters, value| value.as_percent().map(|step| parameters.cpu_throttle_increment = step),
+    },
+    Parameter {
+        name: "max-cpu-throttle",
+        unit: ParameterUnit::Percent(THROTTLE_MAX),
+        meaning: "highest throttle, not below the first",
+        get: |parameters| ParameterValue::percent(parameters.max_cpu_throttle),
+        set: |parameters, value| value.as_percent().map(|highest| parameters.max_cpu_throttle = highest),
+    },
+    Parameter {
+        name: "deadline",
+        unit: ParameterUnit::Milliseconds(TIME_MAX_MS),
+        meaning: "longest time until the guest is paused; 0 is none",
+        get: |parameters| ParameterValue::Time(parameters.deadline.unwrap_or_default()),
+        set: |parameters, value| {
+            value.time().map(|deadline| parameters.deadline = Some(deadline).filter(|deadline| !deadline.is_zero()))
+        },
+    },
+    Parameter {
+        name: "deadline-action",
+        unit: ParameterUnit::Word(&["cancel", "switch-over", "throttle"]),
+        meaning: "what happens when the deadline passes",
+        get: |parameters| {
+            ParameterValue::word(match parameters.deadline_action {
+                DeadlineAction::Cancel => "cancel",
+                DeadlineAction::SwitchOver => "switch-over",
+                DeadlineAction::Throttle => "throttle",
+            })
+        },
+        set: |parameters, value| {
+            parameters.deadline_action = match value.as_word()? {
+                "cancel" => DeadlineAction::Cancel,
+                "switch-over" => DeadlineAction::SwitchOver,
+                "throttle" => DeadlineAction::Throttle,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
+    Parameter {
+        name: "max-rounds",
+        unit: ParameterUnit::Count,
+        meaning: "give up after so many rounds; 0 is no limit",
+        get: |parameters| ParameterValue::Number(parameters.max_rounds.map_or(0, u64::from)),
+        set: |parameters, value| {
+            let rounds = u32::try_from(value.number()?).ok()?;
+            parameters.max_rounds = Some(rounds).filter(|&rounds| rounds > 0);
+            Some(())
+        },
+    },
+];
+
+/// A vCPU that stands all the time would never end a round.
+const THROTTLE_MAX: u8 = 99;
+
+impl Parameters {
+    /// The pause's budget, as set or from the downtime limit.
+    pub fn pause_budget(&self) -> Duration {
+        self.pause_budget.unwrap_or_else(|| self.downtime_limit.saturating_mul(PAUSE_PER_LIMIT))
+    }
+
+    /// The budget of a pause that was decided upon although or because it is expected to last so long.
+    pub(super) fn pause_budget_for(&self, expected: Duration) -> Duration {
+        self.pause_budget.unwrap_or_else(|| self.pause_budget().max(expected.saturating_mul(PAUSE_PER_LIMIT)))
+    }
+
+    /// These with the named ones changed, all or none.
+    ///
+    /// # Errors
+    /// Names the parameter that is unknown, of another kind, or out of its range.
+    pub fn changed<'n>(mut self, changes: impl IntoIterator<Item = (&'n str, ParameterValue)>) -> Result<Self> {
+        for (name, value) in changes {
+            let parameter = Parameter::named(name)
+                .ok_or_else(|| Error::new(ErrorKind::Misuse, format!("Parameter '{name}' is unexpected")))?;
+            (parameter.set)(&mut self, &value).ok_or_else(|| parameter.refusal())?;
+        }
+        self.check()?;
+        Ok(self)
+    }
+
+    /// Whether each is in its range, and whether they fit together.
+    ///
+    /// # Errors
+    /// Names the first parameter that is not, and says what is possible.
+    pub fn check(&self) -> Result<()> {
+        for parameter in PARAMETERS {
+            if !parameter.unit.has(&parameter.of(self)) {
+                return Err(parameter.refusal());
+            }
+        }
+        if self.max_cpu_throttle < self.cpu_throttle_initial {
+            let least = self.cpu_throttle_initial;
+            let message = format!(
+                "Parameter 'max-cpu-throttle' expects an integer in the range of {least}, which is \
+                 'cpu-throttle-initial', to {THROTTLE_MAX}"
+            );
+            return Err(Error::new(ErrorKind::Misuse, message));
+        }
+        Ok(())
+    }
+}
+
+impl Parameter {
+    /// The parameter of that name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        PARAMETERS.iter().find(|parameter| parameter.name == name)
+    }
+
+    /// Its value among `parameters`.
+    pub fn of(&self, parameters: &Parameters) -> ParameterValue {
+        (self.get)(parameters)
+    }
+
+    /// What is possible, in QEMU's words where QEMU has them: as "an integer in the range of 1 to 99".
+    pub fn expects(&self) -> String {
+        match self.unit {
+            ParameterUnit::Milliseconds(most) => format!("an integer in the range of 0 to {most}"),
+            ParameterUnit::BytesPerSecond => format!("an integer in the range of 0 to {}", u64::MAX),
+            ParameterUnit::Percent(most) => format!("an integer in the range of 1 to {most}"),
+            ParameterUnit::Count => format!("an integer in the range of 0 to {}", u32::MAX),
+            ParameterUnit::Flag => "true or false".into(),
+            ParameterUnit::Word(words) => format!("one of: {}", words.join(", ")),
+        }
+    }
+
+    fn refusal(&self) -> Error {
+        Error::new(ErrorKind::Misuse, format!("Parameter '{}' expects {}", self.name, self.expects()))
+    }
+}
+
+impl ParameterUnit {
+    fn has(self, value: &ParameterValue) -> bool {
+        match (self, value) {
+            (Self::Milliseconds(most), ParameterValue::Time(time)) => time.as_millis() <= u128::from(most),
+            (Self::Percent(most), ParameterValue::Number(number)) => (1..=u64::from(most)).contains(number),
+            (Self::Count, ParameterValue::Number(number)) => u32::try_from(*number).is_ok(),
+            (Self::Word(words), ParameterValue::Word(word)) => words.contains(&word.as_ref()),
+            (Self::BytesPerSecond, ParameterValue::Number(_)) | (Self::Flag, ParameterValue::Flag(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+impl From<Duration> for ParameterValue {
+    fn from(time: Duration) -> Self {
+        Self::Time(time)
+    }
+}
+
+impl From<u64> for ParameterValue {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<bool> for ParameterValue {
+    fn from(on: bool) -> Self {
+        Self::Flag(on)
+    }
+}
+
+impl ParameterValue {
+    fn percent(share: u8) -> Self {
+        Self::Number(share.into())
+    }
+
+    fn word(word: &'static str) -> Self {
+        Self::Word(Cow::Borrowed(word))
+    }
+
+    fn time(&self) -> Option<Duration> {
+        if let Self::Time(time) = self { Some(*time) } else { None }
+    }
+
+    fn number(&self) -> Option<u64> {
+        if let Self::Number(number) = self { Some(*number) } else { None }
+    }
+
+    fn as_percent(&self) -> Option<u8> {
+        u8::try_from(self.number()?).ok()
+    }
+
+    fn flag(&self) -> Option<bool> {
+        if let Self::Flag(on) = self { Some(*on) } else { None }
+    }
+
+    fn as_word(&self) -> Option<&str> {
+        if let Self::Word(word) = self { Some(word) } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(name: &str, value: ParameterValue) -> Result<Parameters> {
+        Parameters::default().changed([(name, value)])
+    }
+
+    #[test]
+    fn the_defaults_are_in_range_and_every_parameter_reads_back_what_was_set() {
+        assert!(Parameters::default().check().is_ok());
+        for parameter in PARAMETERS {
+            let value = match parameter.unit {
+                ParameterUnit::Milliseconds(most) => ParameterValue::Time(Duration::from_millis(most)),
+                ParameterUnit::BytesPerSecond => ParameterValue::Number(1),
+                ParameterUnit::Percent(most) => ParameterValue::Number(most.into()),
+                ParameterUnit::Count => ParameterValue::Number(7),
+                ParameterUnit::Flag => ParameterValue::Flag(true),
+                ParameterUnit::Word(words) => ParameterValue::Word((*words.last().unwrap()).into()),
+            };
+            let changed = set(parameter.name, value.clone()).unwrap();
+            assert_eq!(parameter.of(&changed), value, "{}", parameter.name);
+            assert!(changed == Parameters::default() || parameter.of(&Parameters::default()) != value);
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_refused_by_its_name_and_nothing_changes() {
+        for (name, value, expects) in [
+            (
+                "downtime-limit",
+                ParameterValue::Time(Duration::from_millis(2_000_001)),
+                "an integer in the range of 0 to 2000000",
+            ),
+            ("cpu-throttle-initial", ParameterValue::Number(0), "an integer in the range of 1 to 99"),
+            ("cpu-throttle-increment", ParameterValue::Number(100), "an integer in the range of 1 to 99"),
+            ("cpu-throttle-increment", ParameterValue::Number(256 + 9), "an integer in the range of 1 to 99"),
+            ("throttle-trigger-threshold", ParameterValue::Number(101), "an integer in the range of 1 to 100"),
+            ("max-cpu-throttle", ParameterValue::Number(100), "an integer in the range of 1 to 99"),
+            ("max-rounds", ParameterValue::Number(1 << 32), "an integer in the range of 0 to 4294967295"),
+            ("max-bandwidth", ParameterValue::Flag(true), "an integer in the range of 0 to 18446744073709551615"),
+            ("auto-converge", ParameterValue::Number(1), "true or false"),
+            ("aim", ParameterValue::Word("fast".into()), "one of: soonest, least-disturbance"),
+        ] {
+            let refusal = set(name, value).unwrap_err();
+            assert_eq!(refusal.message(), format!("Parameter '{name}' expects {expects}"));
+        }
+        assert_eq!(set("speed", ParameterValue::Number(1)).unwrap_err().message(), "Parameter 'speed' is unexpected");
+        let refusal = set("max-cpu-throttle", ParameterValue::Number(19)).unwrap_err();
+        assert!(refusal.message().contains("'max-cpu-throttle' expects an integer in the range of 20"), "{refusal}");
+        // Together they fit.
+        let both =
+            [("max-cpu-throttle", ParameterValue::Number(19)), ("cpu-throttle-initial", ParameterValue::Number(19))];
+        assert_eq!(Parameters::default().changed(both).unwrap().max_cpu_throttle, 19);
+    }
+}

@@ -1,0 +1,54 @@
+//! The aim of least disturbance: what a round costs the guest, and when another one is worth it.
+
+use std::time::Duration;
+
+use super::Known;
+use crate::migrate::parameters::Aim;
+
+/// What a round takes from the guest, as a share of the round's time: faults for the dirty log, the host's processors and
+/// its memory bandwidth. Throttling comes on top of it.
+const ROUND_COST: f64 = 0.05;
+/// A pause that is shorter by less is the same pause to the guest: a tick of its clock at 1000 Hz.
+const LEAST_GAIN: Duration = Duration::from_millis(1);
+/// And a pause that is shorter by less than this share of it.
+const LEAST_SHARE: f64 = 0.1;
+/// After so many rounds that did not help, no more are waited for.
+const STALLED_ROUNDS: u32 = 8;
+
+impl Known<'_> {
+    /// The aim says: switch over now, as the pause fits into its limit.
+    pub(super) fn is_the_moment(self) -> bool {
+        self.parameters.aim == Aim::Soonest
+            || !self.is_worth_a_round(self.figures.pending_bytes)
+                && (self.is_a_minimum() || self.figures.stalled_rounds >= STALLED_ROUNDS)
+    }
+
+    /// The aim wants a round more for `pending` bytes: it is expected to take more off the pause than it costs.
+    pub(super) fn is_worth_a_round(self, pending: f64) -> bool {
+        if self.parameters.aim == Aim::Soonest {
+            return false;
+        }
+        let round = self.round(pending).as_secs_f64();
+        let now = self.downtime(pending, 1.0);
+        let then = self.downtime(self.figures.dirty_bytes_per_second * round, 1.0);
+        let gain = now.as_secs_f64() - then.as_secs_f64();
+        let throttle = f64::from(self.figures.throttle.unwrap_or_default()) / 100.0;
+        gain > round * (ROUND_COST + throttle) + negligible(now).as_secs_f64()
+    }
+
+    /// What remains is as little as it was in the last rounds.
+    fn is_a_minimum(self) -> bool {
+        let least = self.downtime(self.figures.least_pending_bytes, 1.0);
+        self.downtime(self.figures.pending_bytes, 1.0) <= least.saturating_add(negligible(least))
+    }
+
+    /// Rounds go on that help nobody, and the guest pays for each.
+    pub(super) fn is_a_burden_for_nothing(self) -> bool {
+        self.parameters.aim == Aim::LeastDisturbance && self.figures.stalled_rounds >= STALLED_ROUNDS
+    }
+}
+
+/// The difference between two pauses that the guest does not feel.
+fn negligible(pause: Duration) -> Duration {
+    LEAST_GAIN.max(Duration::try_from_secs_f64(pause.as_secs_f64() * LEAST_SHARE).unwrap_or(Duration::MAX))
+}
