@@ -71,6 +71,15 @@ pub mod raw {
         }
     }
 
+    /// The packets of page channels, and whose they are.
+    #[cfg(feature = "engine")]
+    pub mod multifd {
+        #[cfg(feature = "zstd")]
+        pub use crate::migrate::multifd::zstd::Decompressor;
+        pub use crate::ram::multifd::packet::*;
+        pub use crate::ram::multifd::pairing::Pairing;
+    }
+
     /// When to switch over.
     #[cfg(feature = "engine")]
     pub mod policy {

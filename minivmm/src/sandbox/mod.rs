@@ -39,6 +39,8 @@ pub enum Kind {
     Console,
     /// One side of a migration.
     Migration,
+    /// Sends or takes the pages of one page channel.
+    Pages,
     /// Finds the addresses of a name.
     LookUp,
     /// Serves clients of the control socket.
@@ -46,7 +48,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Main,
         Self::Driver,
         Self::Vcpu,
@@ -54,6 +56,7 @@ impl Kind {
         Self::Device,
         Self::Console,
         Self::Migration,
+        Self::Pages,
         Self::LookUp,
         Self::Control,
     ];
@@ -67,6 +70,7 @@ impl Kind {
             Self::Device => "device",
             Self::Console => "console",
             Self::Migration => "migration",
+            Self::Pages => "pages",
             Self::LookUp => "look-up",
             Self::Control => "control",
         }

@@ -45,11 +45,13 @@ pub(super) fn of(kind: Kind, otherwise: SeccompAction) -> Table {
         Kind::Device => table(&[EACH, DEVICE], &[DEVICE_REQUESTS]),
         Kind::Console => table(&[EACH, CONSOLE], &[CONSOLE_REQUESTS, TERMINAL_REQUESTS]),
         Kind::Control => table(&[EACH, STARTS, CONNECTIONS, CONTROL], &[]),
-        Kind::Migration => {
-            table(&[EACH, STARTS, CONNECTIONS, MIGRATION, SOCKET_FILES, DEVICE], &[MIGRATION_REQUESTS, DEVICE_REQUESTS])
-        }
+        Kind::Migration => table(
+            &[EACH, STARTS, CONNECTIONS, MIGRATION, PAGES, SOCKET_FILES, DEVICE],
+            &[MIGRATION_REQUESTS, DEVICE_REQUESTS],
+        ),
+        Kind::Pages => table(&[EACH, PAGES], &[]),
         Kind::Driver => table(
-            &[EACH, STARTS, DRIVER, CONNECTIONS, MIGRATION, SOCKET_FILES, DEVICE],
+            &[EACH, STARTS, DRIVER, CONNECTIONS, MIGRATION, PAGES, SOCKET_FILES, DEVICE],
             &[VCPU_REQUESTS, DEVICE_REQUESTS, MIGRATION_REQUESTS, DRIVER_REQUESTS],
         ),
         // Modules of the system's resolver may try anything; what they may not, fails.
@@ -229,6 +231,10 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_fsetxattr, ANY),
     (libc::SYS_lseek, ANY),
 ];
+
+/// Pages go between a socket and guest memory.
+const PAGES: &[Call] =
+    &[(libc::SYS_sendto, ANY), (libc::SYS_recvfrom, ANY), (libc::SYS_readv, ANY), (libc::SYS_ppoll, ANY)];
 
 const STREAM: Only = Bits(1, !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32 as u64, libc::SOCK_STREAM as u64);
 

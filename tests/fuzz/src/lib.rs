@@ -9,6 +9,7 @@ mod guest;
 mod inspect;
 mod kernel;
 pub mod machine;
+mod multifd;
 mod qmp;
 mod schema;
 mod section;
@@ -33,7 +34,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     section::TARGET,
     stream::TARGET,
     inspect::TARGET,
@@ -44,6 +45,7 @@ pub const TARGETS: [Target; 10] = [
     kernel::TARGET,
     guest::TARGET,
     xbzrle::TARGET,
+    multifd::TARGET,
 ];
 
 impl Target {

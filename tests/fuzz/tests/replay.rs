@@ -71,6 +71,11 @@ fn xbzrle() {
 }
 
 #[test]
+fn multifd() {
+    replay("multifd");
+}
+
+#[test]
 fn each_archive_is_as_its_inputs_make_it() {
     for target in TARGETS {
         let inputs = corpus::archived(target.name).expect("an archive");
@@ -83,5 +88,8 @@ fn each_archive_is_as_its_inputs_make_it() {
 #[test]
 fn every_target_is_replayed() {
     let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
-    assert_eq!(names, ["section", "stream", "inspect", "schema", "compat", "zoo", "qmp", "kernel", "guest", "xbzrle"]);
+    assert_eq!(
+        names,
+        ["section", "stream", "inspect", "schema", "compat", "zoo", "qmp", "kernel", "guest", "xbzrle", "multifd"]
+    );
 }

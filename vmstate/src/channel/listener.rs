@@ -1,5 +1,6 @@
 //! A socket at which a destination waits for its source.
 
+use std::collections::VecDeque;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -7,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,15 +19,18 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::connect::{SLICE, Waiting};
 use super::socket::{SocketChannel, wait};
+use crate::ram::multifd::packet::MAGIC_BYTES;
 
 /// The first bytes of a stream (`QEMU_VM_FILE_MAGIC`, migration/savevm.c).
 const MAGIC: [u8; 4] = *b"QEVM";
 /// Connections that have not said anything yet, at most; the oldest goes when another comes.
 const CANDIDATES: u8 = 16;
+/// Connections of each kind that are kept for who wants them, at most: a migration has up to 255 page channels.
+const KEPT: usize = 255;
 /// A connection that has not begun a stream after so long is dropped.
 const INTRODUCTION: Duration = Duration::from_secs(10);
 
-/// A socket that waits for one source.
+/// A socket that waits for a source, and for its page channels.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -33,6 +38,16 @@ pub struct Listener {
     is_unix: bool,
     /// Made with a unix socket.
     file: Option<SocketFile>,
+    waiting: Mutex<Waiters>,
+}
+
+/// Connections that nobody has taken yet.
+#[derive(Debug, Default)]
+struct Waiters {
+    /// They have not begun, since when they are here.
+    candidates: Vec<(Socket, Instant)>,
+    streams: VecDeque<Socket>,
+    pages: VecDeque<Socket>,
 }
 
 impl Listener {
@@ -51,7 +66,7 @@ impl Listener {
         socket.set_permissions(Permissions::from_mode(0o600))?;
         let socket = Socket::from(OwnedFd::from(socket));
         socket.bind(&SockAddr::unix(&path)?)?;
-        let listener = Self { socket, is_unix: true, file: Some(SocketFile::new(path)?) };
+        let listener = Self::new(socket, true, Some(SocketFile::new(path)?));
         listener.socket.listen(CANDIDATES.into())?;
         listener.socket.set_nonblocking(true)?;
         Ok(listener)
@@ -64,7 +79,7 @@ impl Listener {
     pub fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
         let socket = Socket::from(TcpListener::bind(address)?);
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, is_unix: false, file: None })
+        Ok(Self::new(socket, false, None))
     }
 
     /// A unix or TCP socket that listens already, as one that a service manager made. Its file and mode stay as they are.
@@ -82,7 +97,11 @@ impl Listener {
             return Err(wrong("it is a socket that does not listen"));
         }
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, is_unix: domain == Domain::UNIX, file: None })
+        Ok(Self::new(socket, domain == Domain::UNIX, None))
+    }
+
+    fn new(socket: Socket, is_unix: bool, file: Option<SocketFile>) -> Self {
+        Self { socket, is_unix, file, waiting: Mutex::default() }
     }
 
     /// Removes a unix socket's file, unless somebody else has put one there since: nobody finds the way here any more. Who is
@@ -115,41 +134,58 @@ impl Listener {
         }
     }
 
-    /// Waits for a source: the first connection whose first bytes are those of a stream. Others are dropped, at once if
-    /// they begin with something else or close, after 10 s if they say nothing, and meanwhile keep nobody waiting.
+    /// Waits for a source: the first connection whose first bytes are those of a stream. Those of page channels are kept, for
+    /// [`accept_pages`](Self::accept_pages). Others are dropped, at once if they begin with something else or close, after 10 s if
+    /// they say nothing, and meanwhile keep nobody waiting.
     ///
     /// # Errors
     /// [`io::ErrorKind::ConnectionAborted`] within 20 ms once `go_on` says false; what makes the listening socket unusable.
     pub fn accept_source(&self, go_on: &dyn Fn() -> bool) -> io::Result<SocketChannel> {
+        self.accept_one(go_on, |waiters| waiters.streams.pop_front())
+    }
+
+    /// Waits for a page channel, as [`accept_source`](Self::accept_source) does for a source; sources are kept. Which migration the
+    /// channel belongs to is found out by who reads it.
+    ///
+    /// # Errors
+    /// As [`accept_source`](Self::accept_source).
+    pub fn accept_pages(&self, go_on: &dyn Fn() -> bool) -> io::Result<SocketChannel> {
+        self.accept_one(go_on, |waiters| waiters.pages.pop_front())
+    }
+
+    fn accept_one(
+        &self,
+        go_on: &dyn Fn() -> bool,
+        wanted: impl Fn(&mut Waiters) -> Option<Socket>,
+    ) -> io::Result<SocketChannel> {
         let waiting = Waiting::new(Duration::MAX, go_on);
-        let mut candidates: Vec<(Socket, Instant)> = Vec::new();
         loop {
             let slice = waiting.slice()?;
-            match self.socket.accept() {
+            let mut waiters = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let accepted = self.socket.accept();
+            let pause = match accepted {
                 Ok((socket, _)) => {
                     socket.set_nonblocking(true)?;
-                    if candidates.len() == usize::from(CANDIDATES) {
-                        candidates.remove(0);
-                    }
-                    candidates.push((socket, Instant::now()));
+                    waiters.come(socket);
+                    Pause::None
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // Candidates are looked at once a slice: a wait on all of them would wake for bytes that are only
-                    // peeked at.
-                    wait(&self.socket, PollFlags::POLLIN, if candidates.is_empty() { slice } else { SLICE / 20 })?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Pause::Until(slice),
                 Err(error) if is_fatal(&error) => return Err(error),
-                Err(_) => thread::sleep(slice),
+                Err(_) => Pause::For(slice),
+            };
+            waiters.sort();
+            if let Some(socket) = wanted(&mut waiters) {
+                return self.channel(socket);
             }
-            candidates.retain(|(_, since)| since.elapsed() < INTRODUCTION);
-            // Each is looked at once: it may begin at any moment, so a second look may differ from the first.
-            let mut index = 0;
-            while let Some((socket, _)) = candidates.get(index) {
-                match begins(socket) {
-                    Beginning::Stream => return self.channel(candidates.swap_remove(index).0),
-                    Beginning::Silence => index += 1,
-                    Beginning::Other => drop(candidates.remove(index)),
+            let any = !waiters.candidates.is_empty();
+            drop(waiters);
+            match pause {
+                Pause::None => {}
+                // Candidates are looked at once a slice: a wait on all of them would wake for bytes that are only peeked at.
+                Pause::Until(slice) => {
+                    wait(&self.socket, PollFlags::POLLIN, if any { SLICE / 20 } else { slice })?;
                 }
+                Pause::For(slice) => thread::sleep(slice),
             }
         }
     }
@@ -158,6 +194,49 @@ impl Listener {
         match self.is_unix {
             true => UnixStream::from(socket).try_into(),
             false => TcpStream::from(socket).try_into(),
+        }
+    }
+}
+
+/// What to wait for before the next look.
+enum Pause {
+    None,
+    /// A connection, for so long.
+    Until(Duration),
+    For(Duration),
+}
+
+impl Waiters {
+    /// Somebody has connected.
+    fn come(&mut self, socket: Socket) {
+        if self.candidates.len() == usize::from(CANDIDATES) {
+            self.candidates.remove(0);
+        }
+        self.candidates.push((socket, Instant::now()));
+    }
+
+    /// Looks how the candidates have begun. Each is looked at once: it may begin at any moment, so a second look may differ from
+    /// the first.
+    fn sort(&mut self) {
+        self.candidates.retain(|(_, since)| since.elapsed() < INTRODUCTION);
+        let mut index = 0;
+        while let Some((socket, _)) = self.candidates.get(index) {
+            let kept = match begins(socket) {
+                Beginning::Silence => {
+                    index += 1;
+                    continue;
+                }
+                Beginning::Stream => Some(&mut self.streams),
+                Beginning::Pages => Some(&mut self.pages),
+                Beginning::Other => None,
+            };
+            let (socket, _) = self.candidates.remove(index);
+            if let Some(kept) = kept {
+                if kept.len() == KEPT {
+                    kept.pop_front();
+                }
+                kept.push_back(socket);
+            }
         }
     }
 }
@@ -173,6 +252,8 @@ fn is_fatal(error: &io::Error) -> bool {
 enum Beginning {
     /// With a stream.
     Stream,
+    /// As a page channel.
+    Pages,
     /// Not yet, or not far enough to tell.
     Silence,
     /// With something else, or it is over.
@@ -182,13 +263,17 @@ enum Beginning {
 /// Looks at the first bytes without taking them.
 fn begins(socket: &Socket) -> Beginning {
     let mut first = [0; MAGIC.len()];
-    match recv(socket.as_raw_fd(), &mut first, MsgFlags::MSG_PEEK) {
-        Ok(count) if count == MAGIC.len() && first == MAGIC => Beginning::Stream,
-        Ok(count) if count > 0 && first.get(..count).is_some_and(|first| MAGIC.starts_with(first)) => {
-            Beginning::Silence
-        }
-        Err(Errno::EAGAIN | Errno::EINTR) => Beginning::Silence,
-        Ok(_) | Err(_) => Beginning::Other,
+    let count = match recv(socket.as_raw_fd(), &mut first, MsgFlags::MSG_PEEK) {
+        Err(Errno::EAGAIN | Errno::EINTR) => return Beginning::Silence,
+        Ok(0) | Err(_) => return Beginning::Other,
+        Ok(count) => count,
+    };
+    let first = first.get(..count).unwrap_or_default();
+    match first {
+        _ if first == MAGIC => Beginning::Stream,
+        _ if first == MAGIC_BYTES => Beginning::Pages,
+        _ if MAGIC.starts_with(first) || MAGIC_BYTES.starts_with(first) => Beginning::Silence,
+        _ => Beginning::Other,
     }
 }
 

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use super::control::Control;
 use super::load::{Loaded, Loader};
+use super::multifd::Receivers;
 use super::phase::{DestinationPhase, Phase};
 use super::protocol::{DestinationAction, DestinationEvent, DestinationProtocol, Timing, ping};
 use super::report::ArrivalReport;
 use super::wire::{Link, Patience, STREAM, is_timeout, timed_out};
-use super::{Claim, Machine};
+use super::{Claim, Machine, Over};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ram::multifd::Beside;
 use crate::ram::{GuestRam, PageFigures, RamSection};
 use crate::section::Sections;
 use crate::stream::{Command, Element, Reply, put_reason};
@@ -50,6 +52,8 @@ pub struct DestinationOptions {
     pub silence: Option<Duration>,
     /// At the commit: how long to wait for exclusive resources that another process holds.
     pub patience: Duration,
+    /// Takes pages from page channels, too, if the source has them. For one migration.
+    pub page_channels: Option<Receivers>,
 }
 
 impl DestinationOptions {
@@ -62,6 +66,7 @@ impl DestinationOptions {
             introduction: Duration::from_secs(10),
             silence: Some(Duration::from_secs(60)),
             patience: Duration::from_secs(1),
+            page_channels: None,
         }
     }
 }
@@ -110,9 +115,11 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         progress.phase = Phase::Destination(DestinationPhase::Setup);
         progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
     });
+    let beside = Beside::from(options.page_channels.as_ref());
+    let _over = Over(beside.clone());
     let silence = options.silence.map_or(Patience::Endless, Patience::Silence);
-    let wire = Link::new(channel, ram, clock, control, options.strictness, options.limits, STREAM);
-    let memory = RamSection::incoming(ram);
+    let wire = Link::new(channel, ram, clock, control, options.strictness, options.limits, STREAM).with(&beside);
+    let memory = RamSection::incoming(ram).with(&beside);
     let pages = memory.figures();
     let loader = Loader::new(wire, sections, Box::new(memory), !ram.blocks().is_empty(), options.strictness);
     let begun = clock.now();
@@ -342,7 +349,7 @@ impl Destination<'_, '_> {
     fn end(mut self) -> Arrival {
         let phase = self.protocol.phase();
         let total = self.clock.now().saturating_sub(self.begun);
-        let bytes = self.loader.wire.offset();
+        let bytes = self.loader.wire.taken();
         if phase == DestinationPhase::Completed {
             let deadline = self.clock.now().saturating_add(DESCRIPTION);
             if let Err(error) = self.loader.drop_description(Patience::Until(deadline)) {
@@ -359,7 +366,7 @@ impl Destination<'_, '_> {
         let received = self.pages.moved();
         self.control.publish(|progress| {
             progress.elapsed = self.clock.now().saturating_sub(self.begun);
-            progress.bytes = self.loader.wire.offset();
+            progress.bytes = self.loader.wire.taken();
             (progress.normal_pages, progress.zero_pages) = (received.normal, received.zero);
         });
     }

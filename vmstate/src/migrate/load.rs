@@ -240,15 +240,21 @@ impl<'a, 's> Loader<'a, 's> {
         let Some(Begun { id, owner, idstr, instance, version, .. }) = begun.get(index) else { return Ok(()) };
         let place = |error: Error| error.in_section(idstr, *instance);
         let section = all.parts(*owner)?;
+        let mut wait = None;
         loop {
             let offset = wire.offset();
             match wire.decode(*patience, |input| read(section, input, *version)).map_err(place)? {
                 Record::Last => break,
+                Record::Awaited => {
+                    wire.wait_beside(wait.get_or_insert_default(), *patience).map_err(|lost| place(lost.at(offset)))?;
+                    continue;
+                }
                 Record::More if wire.offset() == offset => {
                     return Err(place(Error::new(ErrorKind::Misuse, "a record without bytes was read").at(offset)));
                 }
                 Record::More => {}
             }
+            wait = None;
         }
         wire.decode(*patience, |input| read_footer(input, *id)).map_err(place)
     }

@@ -9,6 +9,7 @@ mod control;
 pub mod destination;
 mod forecast;
 mod load;
+pub mod multifd;
 mod parameters;
 mod phase;
 pub(crate) mod policy;
@@ -29,6 +30,16 @@ pub use report::{ArrivalReport, DepartureReport, Downtime, Round, Slowdown};
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::ram::multifd::Beside;
+
+/// The threads of page channels end with the migration, however it ends.
+struct Over(Beside);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
 
 /// Who takes the guest in, as far as its answer to the first ping tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

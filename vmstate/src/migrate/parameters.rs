@@ -7,6 +7,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::ram::multifd::Compression;
 
 /// When a migration switches over, of the moments at which the pause fits into the downtime limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +64,14 @@ pub struct Parameters {
     pub deadline_action: DeadlineAction,
     /// Gives up after so many rounds.
     pub max_rounds: Option<u32>,
+    /// Pages go on channels of their own. Whoever connects looks at this, and the three below, before the source runs.
+    pub multifd: bool,
+    /// How many there are.
+    pub multifd_channels: u8,
+    /// The pages on them are compressed by zstd.
+    pub multifd_compresses: bool,
+    /// As zstd counts: 1 is the fastest, 20 the strongest.
+    pub multifd_zstd_level: u8,
 }
 
 impl Default for Parameters {
@@ -82,6 +91,10 @@ impl Default for Parameters {
             deadline: None,
             deadline_action: DeadlineAction::default(),
             max_rounds: None,
+            multifd: false,
+            multifd_channels: 2,
+            multifd_compresses: false,
+            multifd_zstd_level: 1,
         }
     }
 }
@@ -120,6 +133,8 @@ pub enum ParameterUnit {
     Percent(u8),
     /// A number; 0 stands for none.
     Count,
+    /// A number from the first to the second.
+    Between(u8, u8),
     /// On or off. In QEMU's protocol this is a capability.
     Flag,
     /// One of these words.
@@ -131,7 +146,7 @@ pub enum ParameterUnit {
 pub enum ParameterValue {
     /// Of [`ParameterUnit::Milliseconds`].
     Time(Duration),
-    /// Of [`ParameterUnit::BytesPerSecond`], [`ParameterUnit::Percent`] and [`ParameterUnit::Count`].
+    /// Of [`ParameterUnit::BytesPerSecond`], [`ParameterUnit::Percent`], [`ParameterUnit::Count`] and [`ParameterUnit::Between`].
     Number(u64),
     /// Of [`ParameterUnit::Flag`].
     Flag(bool),
@@ -203,29 +218,29 @@ pub const PARAMETERS: &[Parameter] = &[
         name: "throttle-trigger-threshold",
         unit: ParameterUnit::Percent(100),
         meaning: "share of what is sent, above which what is dirtied throttles the vCPUs",
-        get: |parameters| ParameterValue::percent(parameters.throttle_trigger_threshold),
-        set: |parameters, value| value.as_percent().map(|share| parameters.throttle_trigger_threshold = share),
+        get: |parameters| ParameterValue::small(parameters.throttle_trigger_threshold),
+        set: |parameters, value| value.as_small().map(|share| parameters.throttle_trigger_threshold = share),
     },
     Parameter {
         name: "cpu-throttle-initial",
         unit: ParameterUnit::Percent(THROTTLE_MAX),
         meaning: "first throttle",
-        get: |parameters| ParameterValue::percent(parameters.cpu_throttle_initial),
-        set: |parameters, value| value.as_percent().map(|initial| parameters.cpu_throttle_initial = initial),
+        get: |parameters| ParameterValue::small(parameters.cpu_throttle_initial),
+        set: |parameters, value| value.as_small().map(|initial| parameters.cpu_throttle_initial = initial),
     },
     Parameter {
         name: "cpu-throttle-increment",
         unit: ParameterUnit::Percent(THROTTLE_MAX),
         meaning: "most by which one step changes the throttle",
-        get: |parameters| ParameterValue::percent(parameters.cpu_throttle_increment),
-        set: |parameters, value| value.as_percent().map(|step| parameters.cpu_throttle_increment = step),
+        get: |parameters| ParameterValue::small(parameters.cpu_throttle_increment),
+        set: |parameters, value| value.as_small().map(|step| parameters.cpu_throttle_increment = step),
     },
     Parameter {
         name: "max-cpu-throttle",
         unit: ParameterUnit::Percent(THROTTLE_MAX),
         meaning: "highest throttle, not below the first",
-        get: |parameters| ParameterValue::percent(parameters.max_cpu_throttle),
-        set: |parameters, value| value.as_percent().map(|highest| parameters.max_cpu_throttle = highest),
+        get: |parameters| ParameterValue::small(parameters.max_cpu_throttle),
+        set: |parameters, value| value.as_small().map(|highest| parameters.max_cpu_throttle = highest),
     },
     Parameter {
         name: "deadline",
@@ -268,6 +283,41 @@ pub const PARAMETERS: &[Parameter] = &[
             Some(())
         },
     },
+    Parameter {
+        name: "multifd",
+        unit: ParameterUnit::Flag,
+        meaning: "send pages on channels of their own, from the next migration on",
+        get: |parameters| ParameterValue::Flag(parameters.multifd),
+        set: |parameters, value| value.flag().map(|on| parameters.multifd = on),
+    },
+    Parameter {
+        name: "multifd-channels",
+        unit: ParameterUnit::Between(1, u8::MAX),
+        meaning: "how many page channels; a QEMU at the other end must have the same number",
+        get: |parameters| ParameterValue::small(parameters.multifd_channels),
+        set: |parameters, value| value.as_small().map(|channels| parameters.multifd_channels = channels),
+    },
+    Parameter {
+        name: "multifd-compression",
+        unit: ParameterUnit::Word(&["none", "zstd"]),
+        meaning: "how pages on page channels are compressed; a QEMU at the other end must have the same",
+        get: |parameters| ParameterValue::word(if parameters.multifd_compresses { "zstd" } else { "none" }),
+        set: |parameters, value| {
+            parameters.multifd_compresses = match value.as_word()? {
+                "none" => false,
+                "zstd" => true,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
+    Parameter {
+        name: "multifd-zstd-level",
+        unit: ParameterUnit::Between(1, 20),
+        meaning: "how strongly zstd compresses",
+        get: |parameters| ParameterValue::small(parameters.multifd_zstd_level),
+        set: |parameters, value| value.as_small().map(|level| parameters.multifd_zstd_level = level),
+    },
 ];
 
 /// A vCPU that stands all the time would never end a round.
@@ -282,6 +332,15 @@ impl Parameters {
     /// The budget of a pause that was decided upon although or because it is expected to last so long.
     pub(super) fn pause_budget_for(&self, expected: Duration) -> Duration {
         self.pause_budget.unwrap_or_else(|| self.pause_budget().max(expected.saturating_mul(PAUSE_PER_LIMIT)))
+    }
+
+    /// How many page channels a migration has that begins now, and what goes on them.
+    pub fn page_channels(&self) -> Option<(u8, Compression)> {
+        let compression = match self.multifd_compresses {
+            true => Compression::Zstd { level: self.multifd_zstd_level },
+            false => Compression::None,
+        };
+        self.multifd.then_some((self.multifd_channels, compression))
     }
 
     /// These with the named ones changed, all or none.
@@ -338,6 +397,7 @@ impl Parameter {
             ParameterUnit::BytesPerSecond => format!("an integer in the range of 0 to {}", u64::MAX),
             ParameterUnit::Percent(most) => format!("an integer in the range of 1 to {most}"),
             ParameterUnit::Count => format!("an integer in the range of 0 to {}", u32::MAX),
+            ParameterUnit::Between(least, most) => format!("an integer in the range of {least} to {most}"),
             ParameterUnit::Flag => "true or false".into(),
             ParameterUnit::Word(words) => format!("one of: {}", words.join(", ")),
         }
@@ -354,6 +414,9 @@ impl ParameterUnit {
             (Self::Milliseconds(most), ParameterValue::Time(time)) => time.as_millis() <= u128::from(most),
             (Self::Percent(most), ParameterValue::Number(number)) => (1..=u64::from(most)).contains(number),
             (Self::Count, ParameterValue::Number(number)) => u32::try_from(*number).is_ok(),
+            (Self::Between(least, most), ParameterValue::Number(number)) => {
+                (u64::from(least)..=u64::from(most)).contains(number)
+            }
             (Self::Word(words), ParameterValue::Word(word)) => words.contains(&word.as_ref()),
             (Self::BytesPerSecond, ParameterValue::Number(_)) | (Self::Flag, ParameterValue::Flag(_)) => true,
             _ => false,
@@ -380,8 +443,8 @@ impl From<bool> for ParameterValue {
 }
 
 impl ParameterValue {
-    fn percent(share: u8) -> Self {
-        Self::Number(share.into())
+    fn small(number: u8) -> Self {
+        Self::Number(number.into())
     }
 
     fn word(word: &'static str) -> Self {
@@ -396,7 +459,7 @@ impl ParameterValue {
         if let Self::Number(number) = self { Some(*number) } else { None }
     }
 
-    fn as_percent(&self) -> Option<u8> {
+    fn as_small(&self) -> Option<u8> {
         u8::try_from(self.number()?).ok()
     }
 
@@ -410,58 +473,4 @@ impl ParameterValue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn set(name: &str, value: ParameterValue) -> Result<Parameters> {
-        Parameters::default().changed([(name, value)])
-    }
-
-    #[test]
-    fn the_defaults_are_in_range_and_every_parameter_reads_back_what_was_set() {
-        assert!(Parameters::default().check().is_ok());
-        for parameter in PARAMETERS {
-            let value = match parameter.unit {
-                ParameterUnit::Milliseconds(most) => ParameterValue::Time(Duration::from_millis(most)),
-                ParameterUnit::BytesPerSecond => ParameterValue::Number(1),
-                ParameterUnit::Percent(most) => ParameterValue::Number(most.into()),
-                ParameterUnit::Count => ParameterValue::Number(7),
-                ParameterUnit::Flag => ParameterValue::Flag(true),
-                ParameterUnit::Word(words) => ParameterValue::Word((*words.last().unwrap()).into()),
-            };
-            let changed = set(parameter.name, value.clone()).unwrap();
-            assert_eq!(parameter.of(&changed), value, "{}", parameter.name);
-            assert!(changed == Parameters::default() || parameter.of(&Parameters::default()) != value);
-        }
-    }
-
-    #[test]
-    fn what_is_out_of_range_is_refused_by_its_name_and_nothing_changes() {
-        for (name, value, expects) in [
-            (
-                "downtime-limit",
-                ParameterValue::Time(Duration::from_millis(2_000_001)),
-                "an integer in the range of 0 to 2000000",
-            ),
-            ("cpu-throttle-initial", ParameterValue::Number(0), "an integer in the range of 1 to 99"),
-            ("cpu-throttle-increment", ParameterValue::Number(100), "an integer in the range of 1 to 99"),
-            ("cpu-throttle-increment", ParameterValue::Number(256 + 9), "an integer in the range of 1 to 99"),
-            ("throttle-trigger-threshold", ParameterValue::Number(101), "an integer in the range of 1 to 100"),
-            ("max-cpu-throttle", ParameterValue::Number(100), "an integer in the range of 1 to 99"),
-            ("max-rounds", ParameterValue::Number(1 << 32), "an integer in the range of 0 to 4294967295"),
-            ("max-bandwidth", ParameterValue::Flag(true), "an integer in the range of 0 to 18446744073709551615"),
-            ("auto-converge", ParameterValue::Number(1), "true or false"),
-            ("aim", ParameterValue::Word("fast".into()), "one of: soonest, least-disturbance"),
-        ] {
-            let refusal = set(name, value).unwrap_err();
-            assert_eq!(refusal.message(), format!("Parameter '{name}' expects {expects}"));
-        }
-        assert_eq!(set("speed", ParameterValue::Number(1)).unwrap_err().message(), "Parameter 'speed' is unexpected");
-        let refusal = set("max-cpu-throttle", ParameterValue::Number(19)).unwrap_err();
-        assert!(refusal.message().contains("'max-cpu-throttle' expects an integer in the range of 20"), "{refusal}");
-        // Together they fit.
-        let both =
-            [("max-cpu-throttle", ParameterValue::Number(19)), ("cpu-throttle-initial", ParameterValue::Number(19))];
-        assert_eq!(Parameters::default().changed(both).unwrap().max_cpu_throttle, 19);
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::GuestRam;
+use crate::ram::multifd::Beside;
 
 /// Bytes of a stream received at once.
 pub(super) const STREAM: usize = 1 << 20;
@@ -33,12 +34,22 @@ pub(super) enum Patience {
     Endless,
 }
 
+/// A wait for something beside the stream.
+#[derive(Debug, Default)]
+pub(super) struct Wait {
+    /// What the page channels had moved at the last look.
+    bytes: Option<u64>,
+    deadline: Option<Duration>,
+}
+
 /// A channel, and what has come of it.
 pub(super) struct Link<'a> {
     channel: &'a mut dyn Channel,
     ram: &'a dyn GuestRam,
     clock: &'a dyn Clock,
     control: &'a Control,
+    /// Its bytes count here, and its failure ends each wait.
+    beside: Beside,
     strictness: Strictness,
     limits: Limits,
     received: Vec<u8>,
@@ -62,12 +73,37 @@ impl<'a> Link<'a> {
         capacity: usize,
     ) -> Self {
         let received = vec![0; capacity];
-        Self { channel, ram, clock, control, strictness, limits, received, start: 0, end: 0, base: 0, sent: 0 }
+        Self {
+            channel,
+            ram,
+            clock,
+            control,
+            beside: Beside::Nothing,
+            strictness,
+            limits,
+            received,
+            start: 0,
+            end: 0,
+            base: 0,
+            sent: 0,
+        }
     }
 
-    /// Bytes sent so far.
+    /// Page channels go with it.
+    #[must_use]
+    pub(super) fn with(mut self, beside: &Beside) -> Self {
+        self.beside = beside.clone();
+        self
+    }
+
+    /// Bytes sent so far, on page channels as well.
     pub(super) fn sent(&self) -> u64 {
-        self.sent
+        self.sent + self.beside.bytes()
+    }
+
+    /// Bytes received so far, on page channels as well.
+    pub(super) fn taken(&self) -> u64 {
+        self.offset() + self.beside.bytes()
     }
 
     /// Bytes decoded so far.
@@ -108,7 +144,7 @@ impl<'a> Link<'a> {
         deadline: Option<Duration>,
         slice: Duration,
     ) -> Result<bool> {
-        self.control.check()?;
+        self.check()?;
         let left = self.left(deadline);
         match self.channel.send_outbox(outbox, self.ram, left.min(slice)) {
             Ok(count) => {
@@ -131,6 +167,27 @@ impl<'a> Link<'a> {
             Patience::Silence(longest) => Some(self.clock.now().saturating_add(longest)),
             Patience::Endless => None,
         }
+    }
+
+    /// Something beside the stream is waited for since `wait` was made: looks whether to go on.
+    ///
+    /// # Errors
+    /// A timeout if that takes too long, `Cancelled`, what a page channel has.
+    pub(super) fn wait_beside(&self, wait: &mut Wait, patience: Patience) -> Result<()> {
+        self.check()?;
+        let bytes = Some(self.beside.bytes());
+        if wait.bytes.is_none() || (wait.bytes != bytes && matches!(patience, Patience::Silence(_))) {
+            *wait = Wait { bytes, deadline: self.deadline(patience) };
+        }
+        if self.left(wait.deadline).is_zero() {
+            return Err(timed_out("the page channels do not come to where the main channel is"));
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        self.control.check()?;
+        self.beside.check()
     }
 
     fn left(&self, deadline: Option<Duration>) -> Duration {
@@ -224,7 +281,7 @@ impl<'a> Link<'a> {
     fn receive(&mut self, patience: Patience) -> Result<()> {
         let deadline = self.deadline(patience);
         loop {
-            self.control.check()?;
+            self.check()?;
             let left = self.left(deadline);
             match self.receive_within(left.min(SLICE)) {
                 Err(error) if is_timeout(&error) && left > SLICE => {}

@@ -4,6 +4,7 @@ mod cost;
 mod gathered;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
+pub(crate) mod multifd;
 pub(crate) mod page_set;
 pub(crate) mod receiver;
 pub(crate) mod record;
@@ -24,7 +25,7 @@ pub use gathered::{copied_in, copied_out};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{DeviceWrites, MemoryRam};
 pub(crate) use receiver::RamRecord;
-pub(crate) use record::{NORMAL_RECORD, RAM_IDSTR};
+pub(crate) use record::{NORMAL_RECORD, RAM_IDSTR, ZERO_RECORD};
 pub(crate) use section::{PageFigures, RamSection};
 pub use sender::PageCount;
 pub use summary::{BlockSummary, RamSummary};

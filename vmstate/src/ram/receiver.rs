@@ -1,6 +1,6 @@
 //! The destination's side of RAM: every name, length, offset and flag is checked before a byte is written.
 
-use super::record::{Contents, Heads, NamedBlock, read_list, read_runs};
+use super::record::{Contents, Head, Heads, NamedBlock, read_list, read_runs};
 use super::sender::PageCount;
 use super::xbzrle::{self, Page};
 use super::{GuestRam, PAGE_SIZE, RamBlock};
@@ -30,13 +30,18 @@ impl<'a> RamReceiver<'a> {
         self.received
     }
 
-    /// Reads the body of the START section.
+    /// The blocks of the source's list, by the indices that they have here.
+    pub(crate) fn blocks(&self) -> &[RamBlock] {
+        &self.blocks
+    }
+
+    /// Reads the body of the START section; true if the source has page channels.
     ///
     /// # Errors
     /// `Incompatible` if the source's blocks are neither the ones here nor kept here. A strict load wants all that are here.
-    pub fn read_blocks(&mut self, input: &mut Reader<'_>) -> Result<()> {
+    pub fn read_blocks(&mut self, input: &mut Reader<'_>) -> Result<bool> {
         let offset = input.offset();
-        let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message).at(offset));
+        let incompatible = |message: String| Error::new(ErrorKind::Incompatible, message).at(offset);
         let ram = self.ram;
         let blocks = &mut self.blocks;
         let mut seen = vec![false; blocks.len()];
@@ -50,13 +55,15 @@ impl<'a> RamReceiver<'a> {
                     seen.push(true);
                     return Ok(());
                 }
-                return incompatible(format!("RAM block {name} does not exist here: both sides need the same machine"));
+                return Err(incompatible(format!(
+                    "RAM block {name} does not exist here: both sides need the same machine"
+                )));
             };
             if listed.len != block.len {
-                return incompatible(format!(
+                return Err(incompatible(format!(
                     "RAM block {name} has {} bytes at the source and {} here: give both sides the same memory",
                     listed.len, block.len
-                ));
+                )));
             }
             if std::mem::replace(seen, true) {
                 let message = format!("RAM block {name} comes twice, which does not fit the announced total");
@@ -66,7 +73,10 @@ impl<'a> RamReceiver<'a> {
         })?;
         let missing = blocks.iter().zip(&seen).find(|(block, seen)| !**seen && block.len > 0);
         if let (Some((block, _)), Strictness::Strict) = (missing, input.strictness()) {
-            return incompatible(format!("RAM block {} is not sent: both sides need the same machine", block.name));
+            return Err(incompatible(format!(
+                "RAM block {} is not sent: both sides need the same machine",
+                block.name
+            )));
         }
         self.heads.end_of_list(input, &self.blocks)
     }
@@ -77,7 +87,11 @@ impl<'a> RamReceiver<'a> {
     /// `Malformed`, `Incompatible` for records of capabilities that are not supported, what the memory refuses.
     pub fn read_record(&mut self, input: &mut Reader<'_>) -> Result<RamRecord> {
         let place = input.offset();
-        let Some(page) = self.heads.next(input, &self.blocks)? else { return Ok(RamRecord::End) };
+        let page = match self.heads.next(input, &self.blocks)? {
+            Head::Page(page) => page,
+            Head::Flush => return Ok(RamRecord::Flush),
+            Head::End => return Ok(RamRecord::End),
+        };
         match page.contents {
             Contents::Zero => {
                 // The byte that fills the page: other values went out of use before version 4 (migration/ram.c).
@@ -128,6 +142,8 @@ impl NamedBlock for RamBlock {
 pub enum RamRecord {
     /// A page, now in memory.
     Page,
+    /// No page goes on a page channel before all those sent until now have come.
+    Flush,
     /// The end of the section's body.
     End,
 }

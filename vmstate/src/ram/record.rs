@@ -34,8 +34,7 @@ const FLAGS: u64 = PAGE_SIZE - 1;
 
 /// The record kinds that exist and are not supported, with what to do about them.
 fn unsupported(flags: u64) -> Option<&'static str> {
-    const UNSUPPORTED: [(u64, &str); 4] = [
-        (flag::MULTIFD_FLUSH, "MULTIFD_FLUSH: turn capability multifd off at the source"),
+    const UNSUPPORTED: [(u64, &str); 3] = [
         (flag::HOOK, "HOOK: migrate over tcp or unix, not rdma"),
         (flag::COMPRESS_PAGE, "COMPRESS_PAGE: turn capability compress off at the source"),
         (flag::FULL, "FULL, which no version-4 source sends"),
@@ -46,6 +45,11 @@ fn unsupported(flags: u64) -> Option<&'static str> {
 /// Appends the end of a RAM section's body.
 pub fn put_end_of_section(out: &mut Outbox) {
     out.put(&flag::EOS.to_be_bytes());
+}
+
+/// Appends the record behind which no page goes on a page channel before all those sent until now have come.
+pub(super) fn put_flush(out: &mut Outbox) {
+    out.put(&flag::MULTIFD_FLUSH.to_be_bytes());
 }
 
 /// A block that records can name.
@@ -92,6 +96,16 @@ pub(super) fn read_list<'a>(
         take(ListedBlock { name, len, address, offset })?;
     }
     Ok(())
+}
+
+/// What a record begins with.
+pub(super) enum Head {
+    /// A page's bytes come next.
+    Page(PageHead),
+    /// No page goes on a page channel before all those sent until now have come.
+    Flush,
+    /// The section's body ends here.
+    End,
 }
 
 /// Where a page goes whose bytes come next.
@@ -141,11 +155,11 @@ pub(super) struct Heads {
 }
 
 impl Heads {
-    /// The next page; `None` at the end of the section's body.
+    /// The next record.
     ///
     /// # Errors
     /// `Malformed`, `Incomplete`, `Incompatible` for records of capabilities that are not supported.
-    pub(super) fn next(&mut self, input: &mut Reader<'_>, blocks: &[impl NamedBlock]) -> Result<Option<PageHead>> {
+    pub(super) fn next(&mut self, input: &mut Reader<'_>, blocks: &[impl NamedBlock]) -> Result<Head> {
         let place = input.offset();
         let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message).at(place));
         let word = input.u64()?;
@@ -154,7 +168,8 @@ impl Heads {
             return Err(Error::new(ErrorKind::Incompatible, format!("RAM record with flag {name}")).at(place));
         }
         let contents = match flags & !flag::CONTINUE {
-            flag::EOS => return Ok(None),
+            flag::EOS => return Ok(Head::End),
+            flag::MULTIFD_FLUSH if word == flag::MULTIFD_FLUSH => return Ok(Head::Flush),
             flag::ZERO => Contents::Zero,
             flag::PAGE => Contents::Whole,
             flag::XBZRLE => Contents::Runs,
@@ -174,17 +189,21 @@ impl Heads {
             let (name, len) = (block.name(), block.len());
             return malformed(format!("page at {offset:#x} of RAM block {name}, which has {len:#x} bytes"));
         }
-        Ok(Some(PageHead { block: index, offset, contents }))
+        Ok(Head::Page(PageHead { block: index, offset, contents }))
     }
 
-    /// Reads the record that ends the list of blocks.
+    /// Reads the records behind the list of blocks; true if there is a flush.
     ///
     /// # Errors
-    /// As [`next`](Self::next); `Malformed` if it is a page.
-    pub(super) fn end_of_list(&mut self, input: &mut Reader<'_>, blocks: &[impl NamedBlock]) -> Result<()> {
-        match self.next(input, blocks)? {
-            None => Ok(()),
-            Some(_) => Err(input.malformed("a page inside the list of RAM blocks")),
+    /// As [`next`](Self::next); `Malformed` if there is a page.
+    pub(super) fn end_of_list(&mut self, input: &mut Reader<'_>, blocks: &[impl NamedBlock]) -> Result<bool> {
+        let mut flushes = false;
+        loop {
+            match self.next(input, blocks)? {
+                Head::End => return Ok(flushes),
+                Head::Flush => flushes = true,
+                Head::Page(_) => return Err(input.malformed("a page inside the list of RAM blocks")),
+            }
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::cost::{PageCost, SAMPLE};
+use super::multifd::{Beside, Receivers};
 use super::receiver::{RamReceiver, RamRecord};
-use super::record::{RAM_IDSTR, RAM_VERSION, put_end_of_section};
+use super::record::{RAM_IDSTR, RAM_VERSION};
 use super::sender::{PageCount, RamSender};
 use super::{DirtyLog, GuestRam, PAGE_SIZE};
 use crate::codec::{Outbox, Reader};
@@ -22,8 +24,14 @@ pub(crate) struct RamSection<'a> {
     /// The pending pages were not looked at since the log was read.
     is_cost_stale: bool,
     receiver: RamReceiver<'a>,
+    beside: Beside,
+    /// The stream has come to a flush that is not over.
+    flushes: bool,
     figures: Arc<PageFigures>,
 }
+
+/// The main channel of a destination waits so long for its page channels before it looks at other things.
+const SLICE: Duration = Duration::from_millis(20);
 
 impl<'a> RamSection<'a> {
     /// A source's.
@@ -40,8 +48,17 @@ impl<'a> RamSection<'a> {
             cost: PageCost::default(),
             is_cost_stale: false,
             receiver: RamReceiver::new(ram),
+            beside: Beside::Nothing,
+            flushes: false,
             figures: Arc::default(),
         }
+    }
+
+    /// Its pages go, or come, on these channels.
+    #[must_use]
+    pub(crate) fn with(self, beside: &Beside) -> Self {
+        let figures = Arc::new(PageFigures { beside: beside.clone(), ..PageFigures::default() });
+        Self { beside: beside.clone(), figures, ..self }
     }
 
     /// Its figures, which go on to change.
@@ -55,15 +72,24 @@ impl<'a> RamSection<'a> {
 
     fn put_pages(&mut self, out: &mut Outbox, budget: u64) -> Result<bool> {
         let wanted = out.len().saturating_add(budget);
-        let over = self.sender()?.put_pages(out, wanted)?;
-        put_end_of_section(out);
+        let sender = self.sender()?;
+        let over = sender.put_pages(out, wanted)?;
+        sender.put_end(out);
         self.tell();
         Ok(over)
     }
 
+    fn receivers(&self) -> Result<&Receivers> {
+        if let Beside::Receivers(receivers) = &self.beside {
+            return Ok(receivers);
+        }
+        let message = "the source sends pages on channels of their own, which nobody takes here: turn capability multifd off there";
+        Err(Error::new(ErrorKind::Incompatible, message))
+    }
+
     fn tell(&self) {
         if let Some(sender) = &self.sender {
-            self.figures.set_moved(sender.sent());
+            self.figures.set_moved(sender.sent_in_stream());
             self.figures.pending.store(sender.pending_pages(), Ordering::Relaxed);
         }
     }
@@ -77,7 +103,8 @@ impl IterativeSection for RamSection<'_> {
 
     fn setup(&mut self, out: &mut Outbox) -> Result<()> {
         if let Some(log) = self.log.take() {
-            self.sender = Some(RamSender::start(self.ram, log)?);
+            let senders = if let Beside::Senders(senders) = &self.beside { Some(senders.clone()) } else { None };
+            self.sender = Some(RamSender::start(self.ram, log)?.with(senders));
         }
         self.sender()?.put_blocks(out);
         self.tell();
@@ -112,16 +139,42 @@ impl IterativeSection for RamSection<'_> {
     }
 
     fn load_start(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
-        self.receiver.read_blocks(input).map(|()| Record::Last)
+        if self.receiver.read_blocks(input)? {
+            // No page is on the channels yet, so that nothing has to come first.
+            self.receivers()?.flush(self.receiver.blocks(), Duration::ZERO)?;
+        }
+        Ok(Record::Last)
     }
 
     fn load_part(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
+        if self.flushes && !self.receivers()?.flush(self.receiver.blocks(), SLICE)? {
+            return Ok(Record::Awaited);
+        }
+        self.flushes = false;
         let record = self.receiver.read_record(input)?;
         self.figures.set_moved(self.receiver.received());
-        Ok(match record {
-            RamRecord::Page => Record::More,
-            RamRecord::End => Record::Last,
-        })
+        match record {
+            RamRecord::Page => Ok(Record::More),
+            RamRecord::Flush => {
+                self.receivers()?;
+                self.flushes = true;
+                Ok(Record::More)
+            }
+            RamRecord::End => {
+                if let Beside::Receivers(receivers) = &self.beside {
+                    receivers.check_flushed()?;
+                }
+                Ok(Record::Last)
+            }
+        }
+    }
+
+    fn load_end(&mut self, input: &mut Reader<'_>, version: u32) -> Result<Record> {
+        let record = self.load_part(input, version)?;
+        if record == Record::Last {
+            self.beside.close();
+        }
+        Ok(record)
     }
 
     fn cleanup(&mut self) {
@@ -137,12 +190,15 @@ pub(crate) struct PageFigures {
     zero: AtomicU64,
     pending: AtomicU64,
     dirtied: AtomicU64,
+    beside: Beside,
 }
 
 impl PageFigures {
     /// Pages that went, or came.
     pub(crate) fn moved(&self) -> PageCount {
-        PageCount { normal: self.normal.load(Ordering::Relaxed), zero: self.zero.load(Ordering::Relaxed) }
+        let in_stream =
+            PageCount { normal: self.normal.load(Ordering::Relaxed), zero: self.zero.load(Ordering::Relaxed) };
+        in_stream.and(self.beside.pages())
     }
 
     /// Bytes of the pages still to send, in guest memory.

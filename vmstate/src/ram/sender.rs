@@ -4,8 +4,12 @@
 //! zeros, and read, which is when it is sent: a write after that is in the next report. So a page whose newest bytes are not on the
 //! wire is always either pending or in the log.
 
+use std::ops::Range;
+
+use super::multifd::packet::PACKET_PAGES;
+use super::multifd::{Batch, Senders};
 use super::page_set::PageSet;
-use super::record::{NORMAL_RECORD, flag, put_end_of_section};
+use super::record::{NORMAL_RECORD, flag, put_end_of_section, put_flush};
 use super::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
 use crate::codec::{Outbox, PageRun, put_name};
 use crate::error::{Error, ErrorKind, Result};
@@ -31,6 +35,12 @@ impl PageCount {
         self.normal + self.zero
     }
 
+    /// Both counts together.
+    #[must_use]
+    pub fn and(self, Self { normal, zero }: Self) -> Self {
+        Self { normal: self.normal.saturating_add(normal), zero: self.zero.saturating_add(zero) }
+    }
+
     /// What was added to `earlier` until it became this count.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
@@ -51,6 +61,8 @@ pub struct RamSender<'a> {
     /// The log was told up to this page of the block.
     cleared: u64,
     sent: PageCount,
+    /// Who sends the pages, if it is not the main channel.
+    senders: Option<Senders>,
 }
 
 impl<'a> RamSender<'a> {
@@ -66,7 +78,14 @@ impl<'a> RamSender<'a> {
         let pending: Vec<_> = ram.blocks().iter().map(|block| PageSet::full(block.len / PAGE_SIZE)).collect();
         let pending_pages = pending.iter().map(PageSet::count).sum();
         let sent = PageCount::default();
-        Ok(Self { ram, log, pending, pending_pages, block: 0, page: 0, cleared: 0, sent })
+        Ok(Self { ram, log, pending, pending_pages, block: 0, page: 0, cleared: 0, sent, senders: None })
+    }
+
+    /// Lets page channels send the pages.
+    #[must_use]
+    pub fn with(mut self, senders: Option<Senders>) -> Self {
+        self.senders = senders;
+        self
     }
 
     /// Appends the body of the START section: total length, then name and length of each block.
@@ -77,6 +96,15 @@ impl<'a> RamSender<'a> {
         for block in blocks {
             put_name(out.bytes_mut(), &block.name);
             out.put(&block.len.to_be_bytes());
+        }
+        self.put_end(out);
+    }
+
+    /// Appends the end of a section's body. What page channels were given until now comes before all that they are given later.
+    pub fn put_end(&self, out: &mut Outbox) {
+        if let Some(senders) = &self.senders {
+            senders.begin_flush();
+            put_flush(out);
         }
         put_end_of_section(out);
     }
@@ -126,42 +154,86 @@ impl<'a> RamSender<'a> {
         Ok(looked_at)
     }
 
-    /// Pages written to the stream since the start.
-    pub fn sent(&self) -> PageCount {
+    /// Pages that went in the stream itself since the start.
+    pub fn sent_in_stream(&self) -> PageCount {
         self.sent
     }
 
+    /// Pages sent since the start.
+    pub fn sent(&self) -> PageCount {
+        self.senders.as_ref().map_or(self.sent, |senders| self.sent.and(senders.sent()))
+    }
+
     /// Appends records until `out` has about `wanted` bytes or the round is over; true if it is over. At least one page
-    /// goes, however few bytes are wanted. Records of one call belong into one section: its first names its block.
+    /// goes, however few bytes are wanted. Records of one call belong into one section: its first names its block. Page channels
+    /// are given so many bytes of pages instead, if there are any.
     ///
     /// # Errors
     /// What memory or log refuse.
     pub fn put_pages(&mut self, out: &mut Outbox, wanted: u64) -> Result<bool> {
+        if let Some(senders) = self.senders.clone() {
+            return self.hand_over(&senders, wanted.saturating_sub(out.len()).div_ceil(NORMAL_RECORD).max(1));
+        }
         let mut named = None;
-        while let Some(pending) = self.pending.get(self.block) {
+        loop {
             let room = wanted.saturating_sub(out.len()).div_ceil(NORMAL_RECORD);
-            let Some(run) = pending.run(self.page, room.clamp(1, RUN)) else {
-                (self.block, self.page, self.cleared) = (self.block + 1, 0, 0);
-                continue;
-            };
+            let Some(run) = self.next_run(room.clamp(1, RUN)) else { return Ok(true) };
             if named.is_some() && out.len() >= wanted {
                 return Ok(false);
             }
-            if run.end > self.cleared {
-                let first = (run.start / CLEAR * CLEAR).max(self.cleared);
-                let end = run.end.next_multiple_of(CLEAR).min(pending.pages());
-                self.log.clear(self.block, first, end - first)?;
-                self.cleared = end;
-            }
+            self.take(&run)?;
             self.put_run(out, run.start, run.end, named == Some(self.block))?;
             named = Some(self.block);
-            self.page = run.end;
-            self.pending_pages -= run.end - run.start;
-            if let Some(pending) = self.pending.get_mut(self.block) {
-                pending.remove(run);
+        }
+    }
+
+    /// Gives page channels so many pages, unless the round is over before; true if it is over.
+    fn hand_over(&mut self, senders: &Senders, mut pages: u64) -> Result<bool> {
+        let mut batch = Batch { block: self.block, offsets: Vec::with_capacity(PACKET_PAGES) };
+        let over = loop {
+            let room = PACKET_PAGES - batch.offsets.len();
+            let Some(run) = self.next_run(pages.clamp(1, room as u64)) else { break true };
+            if pages == 0 {
+                break false;
+            }
+            if batch.block != self.block {
+                senders.push(std::mem::replace(&mut batch, Batch { block: self.block, offsets: Vec::new() }));
+            }
+            self.take(&run)?;
+            pages -= run.end - run.start;
+            batch.offsets.extend(run.map(|page| page * PAGE_SIZE));
+            if batch.offsets.len() == PACKET_PAGES {
+                let next = Batch { block: self.block, offsets: Vec::with_capacity(PACKET_PAGES) };
+                senders.push(std::mem::replace(&mut batch, next));
+            }
+        };
+        senders.push(batch);
+        Ok(over)
+    }
+
+    /// The next pages of the round, which follow each other; at most so many. `None` if it is over.
+    fn next_run(&mut self, longest: u64) -> Option<Range<u64>> {
+        loop {
+            match self.pending.get(self.block)?.run(self.page, longest) {
+                Some(run) => return Some(run),
+                None => (self.block, self.page, self.cleared) = (self.block + 1, 0, 0),
             }
         }
-        Ok(true)
+    }
+
+    /// Pages that go now are not pending any more. The log is told before anybody reads them.
+    fn take(&mut self, run: &Range<u64>) -> Result<()> {
+        let Some(pending) = self.pending.get_mut(self.block) else { return Ok(()) };
+        if run.end > self.cleared {
+            let first = (run.start / CLEAR * CLEAR).max(self.cleared);
+            let end = run.end.next_multiple_of(CLEAR).min(pending.pages());
+            self.log.clear(self.block, first, end - first)?;
+            self.cleared = end;
+        }
+        pending.remove(run.clone());
+        self.page = run.end;
+        self.pending_pages -= run.end - run.start;
+        Ok(())
     }
 
     fn put_run(&mut self, out: &mut Outbox, first: u64, end: u64, mut named: bool) -> Result<()> {

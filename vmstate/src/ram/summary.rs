@@ -2,7 +2,7 @@
 
 use super::PAGE_SIZE;
 use super::receiver::RamRecord;
-use super::record::{Contents, Heads, NamedBlock, read_list, read_runs};
+use super::record::{Contents, Head, Heads, NamedBlock, read_list, read_runs};
 use super::sender::PageCount;
 use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
@@ -54,7 +54,7 @@ impl RamSummary {
             self.blocks.push(BlockSummary { name, len: listed.len, address: listed.address, pages });
             Ok(())
         })?;
-        self.heads.end_of_list(input, &self.blocks)
+        self.heads.end_of_list(input, &self.blocks).map(|_| ())
     }
 
     /// Reads one record of a PART or END section.
@@ -62,7 +62,11 @@ impl RamSummary {
     /// # Errors
     /// `Malformed`, `Incomplete`, `Incompatible` for records whose length is not known here.
     pub fn read_record(&mut self, input: &mut Reader<'_>) -> Result<RamRecord> {
-        let Some(page) = self.heads.next(input, &self.blocks)? else { return Ok(RamRecord::End) };
+        let page = match self.heads.next(input, &self.blocks)? {
+            Head::Page(page) => page,
+            Head::Flush => return Ok(RamRecord::Flush),
+            Head::End => return Ok(RamRecord::End),
+        };
         match page.contents {
             Contents::Zero => drop(input.u8()?),
             Contents::Whole => drop(input.take(usize::try_from(PAGE_SIZE).unwrap_or(usize::MAX))?),

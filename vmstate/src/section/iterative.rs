@@ -241,4 +241,7 @@ pub enum Record {
     More,
     /// The last record of the section's body.
     Last,
+    /// None: what it needs first does not come in the stream. It is called again, at the same place, as long as the source is not
+    /// given up.
+    Awaited,
 }

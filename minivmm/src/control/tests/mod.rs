@@ -340,11 +340,17 @@ fn migration_figures_are_in_the_units_of_qemu() {
             "deadline": 0,
             "deadline-action": "cancel",
             "max-rounds": 0,
+            "multifd-channels": 2,
+            "multifd-compression": "none",
+            "multifd-zstd-level": 1,
         }})]
     );
     assert_eq!(
         talk.say(br#"{"execute":"query-migrate-capabilities"}"#),
-        [json!({"return": [{"capability": "auto-converge", "state": false}]})]
+        [json!({"return": [
+            {"capability": "auto-converge", "state": false},
+            {"capability": "multifd", "state": false},
+        ]})]
     );
 }
 

@@ -4,8 +4,10 @@ use std::sync::{Arc, PoisonError};
 
 use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
 use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
+use vmstate::migrate::multifd::Receivers;
 use vmstate::migrate::{Control, DestinationPhase, Phase};
 
+use super::channels::PageThreads;
 use super::ended::Ended;
 use super::seam::Seam;
 use crate::boot::layout::MACHINE_TYPE;
@@ -89,6 +91,10 @@ impl Reception {
         let go_on = || !self.control.is_cancelled();
         let mut channel = self.listener.accept_source(&go_on).map_err(|error| error.to_string())?;
         self.seam.await_source();
+        let (receivers, mut options) = (Receivers::new(), DestinationOptions::new(MACHINE_TYPE));
+        options.page_channels = Some(receivers.clone());
+        let _threads =
+            PageThreads::receive(&receivers, &self.listener, &self.ram).map_err(|error| error.to_string())?;
         // A source that was turned away may have introduced itself.
         let mut state = self.parts.state.lock().unwrap_or_else(PoisonError::into_inner);
         (state.preflight, state.kept) = (Preflight::default(), KeptSections::default());
@@ -102,7 +108,7 @@ impl Reception {
             sections: &mut sections,
             ram: &self.ram,
         };
-        let arrival = destination::run(incoming, &DestinationOptions::new(MACHINE_TYPE), &self.control);
+        let arrival = destination::run(incoming, &options, &self.control);
         Ok((arrival, channel))
     }
 }

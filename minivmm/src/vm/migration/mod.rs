@@ -2,6 +2,7 @@
 //! in `after.rs`. The threads that run the engine are in `outgoing.rs` and `incoming.rs`.
 
 mod after;
+mod channels;
 mod ended;
 pub(super) mod incoming;
 mod introduction;
@@ -143,6 +144,7 @@ impl Vm {
             parts,
             ram,
             log: log.clone(),
+            channels: self.shared.parameters().page_channels(),
         };
         let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || (departure.run(), None));
         match begun {

@@ -5,10 +5,12 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use vmstate::channel::{MonotonicClock, SocketChannel};
+use vmstate::migrate::multifd::{Compression, Senders};
 use vmstate::migrate::source::{self, Outgoing, SourceOptions};
 use vmstate::migrate::{Control, Phase, SourcePhase};
 use vmstate::schema::json::Schema;
 
+use super::channels::PageThreads;
 use super::ended::Ended;
 use super::look_up::LookUp;
 use super::seam::Seam;
@@ -33,6 +35,8 @@ pub(super) struct Departure {
     pub(super) ram: MachineRam,
     pub(super) log: MachineDirtyLog,
     pub(super) seam: Seam,
+    /// How many page channels there are, and what goes on them.
+    pub(super) channels: Option<(u8, Compression)>,
 }
 
 impl Departure {
@@ -60,6 +64,15 @@ impl Departure {
             return failed(chain(&error));
         }
         self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight.stamp();
+        let mut options = SourceOptions::new(MACHINE_TYPE);
+        let _threads = match self.connect_pages() {
+            Ok(None) => None,
+            Ok(Some((senders, threads))) => {
+                options.page_channels = Some(senders);
+                Some(threads)
+            }
+            Err(error) => return failed(format!("a page channel to {}: {error}", self.address)),
+        };
         let outgoing = Outgoing {
             channel: &mut channel,
             clock: &MonotonicClock::new(),
@@ -68,10 +81,20 @@ impl Departure {
             ram: &self.ram,
             log: &mut self.log,
         };
-        let departure = source::run(outgoing, &SourceOptions::new(MACHINE_TYPE), &self.control);
+        let departure = source::run(outgoing, &options, &self.control);
         let why = departure.error.as_ref().map(|error| chain(error));
         let unrecorded = self.seam.met_qemu();
         Ended { phase: Phase::Source(departure.phase), error: told(departure.phase, why), unrecorded }
+    }
+
+    /// Connects the page channels and starts their threads, behind the main channel: so a destination that takes connections in turn
+    /// knows the source before its pages.
+    fn connect_pages(&self) -> io::Result<Option<(Senders, PageThreads)>> {
+        let Some((count, compression)) = self.channels else { return Ok(None) };
+        let channels = (0..count).map(|_| self.connect()).collect::<io::Result<Vec<_>>>()?;
+        let senders = Senders::new(count, compression);
+        let threads = PageThreads::send(&senders, channels, &self.ram)?;
+        Ok(Some((senders, threads)))
     }
 
     fn connect(&self) -> io::Result<SocketChannel> {

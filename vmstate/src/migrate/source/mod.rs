@@ -1,6 +1,7 @@
 //! The source: sends a running guest, and is left with either the guest running here or the destination's word that it
 //! runs there. A blocking driver: what to do next is decided by [`SourceProtocol`], the phases are drawn in `phase.rs`.
 
+mod beside;
 mod rehearsal;
 mod rounds;
 mod switch_over;
@@ -15,13 +16,15 @@ use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::control::Control;
 use crate::migrate::forecast::Measured;
+use crate::migrate::multifd::Senders;
 use crate::migrate::phase::{Phase, SourcePhase};
 use crate::migrate::protocol::{SourceAction, SourceEvent, SourceProtocol, Timing, ping};
 use crate::migrate::release::check_release;
 use crate::migrate::report::{DepartureReport, Downtime, Slowdown};
 use crate::migrate::save::{self, Saver, Turn};
 use crate::migrate::wire::{ANSWERS, Link, Patience, is_timeout};
-use crate::migrate::{Claim, Machine, Peer};
+use crate::migrate::{Claim, Machine, Over, Peer};
+use crate::ram::multifd::Beside;
 use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection};
 use crate::section::Sections;
 use crate::stream::{Command, Element, Reply, SelfDescription, put_configuration, put_header, read_reason};
@@ -58,6 +61,8 @@ pub struct SourceOptions {
     /// Part of the expected downtime that nobody measures ahead: the hand-over above all. What
     /// [`Machine::rehearse`] measures comes on top of it.
     pub switch_over_cost: Duration,
+    /// Sends the pages, in place of the main channel. For one migration.
+    pub page_channels: Option<Senders>,
 }
 
 impl SourceOptions {
@@ -68,6 +73,7 @@ impl SourceOptions {
             answer: Duration::from_secs(10),
             patience: Duration::from_secs(5),
             switch_over_cost: Duration::from_millis(5),
+            page_channels: None,
         }
     }
 }
@@ -104,10 +110,12 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         control.publish(|progress| progress.phase = Phase::Source(SourcePhase::Failed));
         return Departure { phase: SourcePhase::Failed, error: Some(error), report: DepartureReport::default() };
     }
-    let memory = RamSection::outgoing(ram, log);
+    let beside = Beside::from(options.page_channels.as_ref());
+    let _over = Over(beside.clone());
+    let memory = RamSection::outgoing(ram, log).with(&beside);
     let pages = memory.figures();
     let saver = Saver::new(sections, Box::new(memory));
-    let wire = Link::new(channel, ram, clock, control, Strictness::Strict, Limits::default(), ANSWERS);
+    let wire = Link::new(channel, ram, clock, control, Strictness::Strict, Limits::default(), ANSWERS).with(&beside);
     let (protocol, first) = SourceProtocol::begin();
     let mut source = Source {
         protocol,
@@ -265,6 +273,7 @@ impl Source<'_, '_> {
         self.saver.put_devices(out.bytes_mut(), (self.peer, Turn::Early), &mut self.described)?;
         self.saver.start(out, self.peer)?;
         Element::Command(Command::Ping(ping::INTRODUCTION)).write(out.bytes_mut());
+        self.await_pages(self.running())?;
         self.flush(self.running())
     }
 

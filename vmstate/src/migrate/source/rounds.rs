@@ -122,25 +122,29 @@ impl Source<'_, '_> {
     /// Bytes of the next chunk, such that there is a probe, a look at the limits and a forecast some ten times a second.
     fn chunk(&self) -> u64 {
         let limit = self.control.parameters().max_bandwidth.map_or(u64::MAX, |limit| limit.get().max(NORMAL_RECORD));
-        let speed = self.measured.wire.bytes_per_second().map_or(u64::MAX, whole);
-        (limit.min(speed) / u64::from(CHUNKS_PER_SECOND)).min(CHUNK)
+        let speed = self.measured.wire.bytes_per_second().map(|speed| whole(speed) / u64::from(CHUNKS_PER_SECOND));
+        (limit / u64::from(CHUNKS_PER_SECOND)).min(speed.unwrap_or(CHUNK)).min(self.longest_chunk())
     }
 
     /// Sends a chunk of about `wanted` bytes of what is pending, and a probe. Returns its bytes, and whether nothing of the round
     /// is left.
     pub(super) fn send_chunk(&mut self, wanted: u64, tells: Tells) -> Result<(u64, bool)> {
         let (begun, sent) = (self.clock.now(), self.pages.moved());
+        let beside = self.wire.sent();
         let over = self.saver.iterate(&mut self.buffer, wanted)?;
+        self.await_pages(self.running())?;
+        let beside = self.wire.sent() - beside;
         let bytes = self.probe(begun, self.pages.moved().since(sent), tells)?;
-        Ok((bytes, over))
+        Ok((bytes + beside, over))
     }
 
     /// Sends the buffer, which holds `pages`, and a probe behind it; hears answers meanwhile. Returns how many bytes
     /// that was.
     fn probe(&mut self, begun: Duration, pages: PageCount, tells: Tells) -> Result<u64> {
         let bytes = self.buffer.len();
+        let in_stream = bytes + self.in_stream(pages);
         Element::Command(Command::Ping(ping::ROUND)).write(self.buffer.bytes_mut());
-        self.measured.wire.sent(Chunk { begun, bytes, pages, tells });
+        self.measured.wire.sent(Chunk { begun, bytes: in_stream, pages, tells });
         let mut took_some = self.clock.now();
         while !self.buffer.is_empty() {
             let deadline = took_some.saturating_add(self.options.answer);
@@ -174,7 +178,7 @@ impl Source<'_, '_> {
     }
 
     /// Hears answers until this moment, and those that are there already.
-    fn hear_until(&mut self, moment: Duration) -> Result<()> {
+    pub(super) fn hear_until(&mut self, moment: Duration) -> Result<()> {
         while let Some(reply) = self.wire.poll_until(moment, Reply::read)? {
             self.hear(reply)?;
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CHUNK, Source};
+use super::Source;
 use crate::error::Result;
 use crate::migrate::Peer;
 use crate::migrate::protocol::ping;
@@ -29,10 +29,14 @@ impl Source<'_, '_> {
         if self.peer == Peer::Vmstate {
             Element::Command(Command::SwitchoverStart).write(self.buffer.bytes_mut());
         }
-        while !self.saver.iterate(&mut self.buffer, CHUNK)? {
+        let chunk = self.longest_chunk();
+        while !self.saver.iterate(&mut self.buffer, chunk)? {
+            self.await_pages(until)?;
             self.flush(until)?;
         }
+        self.await_pages(until)?;
         self.saver.complete(&mut self.buffer)?;
+        self.await_pages(until)?;
         self.flush(until)?;
         self.downtime.pages = self.lap();
         self.saver.put_devices(self.buffer.bytes_mut(), (self.peer, Turn::Last), &mut self.described)?;

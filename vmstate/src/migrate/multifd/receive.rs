@@ -1,0 +1,196 @@
+//! A destination's thread of one page channel: receives packets, each checked before a byte of it gets into guest memory.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::send::{in_channel, is_wait};
+use super::zstd::Decompressor;
+use super::{PAGE, SLICE};
+use crate::channel::Channel;
+use crate::codec::PageRun;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ram::multifd::Receivers;
+use crate::ram::multifd::packet::{Coding, HEADER, OPENING, Opening, PACKET_PAGES, Packet, runs};
+use crate::ram::{GuestRam, PageCount, RamBlock};
+
+/// Who has not said by then that it is a channel of the migration is none.
+const INTRODUCTION: Duration = Duration::from_secs(10);
+
+/// The work of one page channel at a destination.
+#[derive(Debug)]
+pub struct ReceiveWorker {
+    receivers: Receivers,
+}
+
+impl Receivers {
+    /// The work of a page channel that came, whoever it is.
+    pub fn worker(&self) -> ReceiveWorker {
+        ReceiveWorker { receivers: self.clone() }
+    }
+}
+
+impl ReceiveWorker {
+    /// Receives pages into `ram` until the migration is over or the channel is closed; what goes wrong ends the migration.
+    ///
+    /// # Errors
+    /// The channel is none of the migration's, which goes on without it.
+    pub fn run(self, channel: &mut dyn Channel, ram: &dyn GuestRam) -> Result<()> {
+        let mut incoming = Incoming { channel, receivers: &self.receivers };
+        let id = incoming.introduction()?;
+        let mut receiving = Receiving { incoming, ram, pages: vec![0; PACKET_PAGES * PAGE], decompressor: None };
+        if let Err(error) = receiving.all(id) {
+            self.receivers.fail(in_channel(id, error));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of the channel.
+struct Incoming<'a> {
+    channel: &'a mut dyn Channel,
+    receivers: &'a Receivers,
+}
+
+/// What [`Incoming::fill`] found.
+#[derive(PartialEq, Eq)]
+enum Filled {
+    Whole,
+    /// The channel was closed before the first byte.
+    Closed,
+}
+
+impl Incoming<'_> {
+    /// Takes the channel's opening and first SYNC, and makes it one of the migration's; its number.
+    fn introduction(&mut self) -> Result<u8> {
+        let until = Some(Instant::now() + INTRODUCTION);
+        let (mut opening, mut first) = ([0; OPENING], [0; HEADER]);
+        for bytes in [opening.as_mut_slice(), &mut first] {
+            if self.fill(bytes, until)? == Filled::Closed {
+                return Err(Error::new(ErrorKind::Io, "the connection was closed before the first page"));
+            }
+        }
+        let opening = Opening::read(&opening)?;
+        let first = Packet::read(&first, &[])?;
+        self.receivers.join(opening, first.number)?;
+        Ok(opening.id)
+    }
+
+    /// Receives so many bytes.
+    fn fill(&mut self, bytes: &mut [u8], until: Option<Instant>) -> Result<Filled> {
+        let mut filled = 0;
+        while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+            match self.channel.receive(room, SLICE) {
+                Ok(0) if filled == 0 => return Ok(Filled::Closed),
+                Ok(0) => return Err(cut_off()),
+                Ok(count) => filled += count,
+                Err(error) if is_wait(&error) && !self.receivers.is_over() => {
+                    if until.is_some_and(|until| Instant::now() >= until) {
+                        return Err(error.into());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Filled::Whole)
+    }
+
+    /// Receives pages to where they belong.
+    fn pages(&mut self, mut runs: &mut [PageRun], ram: &dyn GuestRam) -> Result<()> {
+        while !runs.is_empty() {
+            match self.channel.receive_pages(runs, ram, SLICE) {
+                Ok(0) => return Err(cut_off()),
+                Ok(count) => PageRun::advance_slices(&mut runs, count as u64),
+                Err(error) if is_wait(&error) && !self.receivers.is_over() => {}
+                // What memory refused is within.
+                Err(error) => return Err(error.downcast().unwrap_or_else(Error::from)),
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Receiving<'a> {
+    incoming: Incoming<'a>,
+    ram: &'a dyn GuestRam,
+    /// The pages of a compressed packet.
+    pages: Vec<u8>,
+    decompressor: Option<Decompressor>,
+}
+
+impl Receiving<'_> {
+    fn all(&mut self, id: u8) -> Result<()> {
+        let receivers = self.incoming.receivers;
+        let mut syncs = 1;
+        while let Some(blocks) = receivers.await_permission(syncs) {
+            if self.until_sync(id, &blocks)? == Filled::Closed {
+                return Ok(());
+            }
+            syncs += 1;
+        }
+        Ok(())
+    }
+
+    /// Receives packets up to the next SYNC.
+    fn until_sync(&mut self, id: u8, blocks: &Arc<[RamBlock]>) -> Result<Filled> {
+        let receivers = self.incoming.receivers;
+        let mut header = [0; HEADER];
+        let mut begun = false;
+        loop {
+            if self.incoming.fill(&mut header, None)? == Filled::Closed {
+                if begun {
+                    return Err(Error::new(ErrorKind::Io, "the connection was closed before all pages came"));
+                }
+                receivers.closed(id);
+                return Ok(Filled::Closed);
+            }
+            begun = true;
+            let packet = Packet::read(&header, blocks)?;
+            self.take(&packet)?;
+            let pages = &packet.pages;
+            let count = PageCount { normal: pages.normal.len() as u64, zero: pages.zero.len() as u64 };
+            let bytes = HEADER + packet.payload;
+            receivers.add(id, packet.number, packet.sync, count, bytes as u64)?;
+            if packet.sync {
+                return Ok(Filled::Whole);
+            }
+        }
+    }
+
+    /// Takes in the pages of a packet.
+    fn take(&mut self, packet: &Packet) -> Result<()> {
+        let pages = &packet.pages;
+        match packet.coding {
+            Coding::Raw => self.incoming.pages(&mut runs(pages.block, &pages.normal).collect::<Vec<_>>(), self.ram)?,
+            Coding::Zstd if packet.payload > 0 => self.decompress(packet)?,
+            Coding::Zstd => {}
+        }
+        pages.zero.iter().try_for_each(|&offset| self.ram.zero_page(pages.block, offset))
+    }
+
+    /// Into a copy first: what cannot be decompressed whole leaves the guest's pages as they are.
+    fn decompress(&mut self, packet: &Packet) -> Result<()> {
+        let pages = &packet.pages;
+        let mut all = self.pages.get_mut(..pages.normal.len() * PAGE).unwrap_or_default();
+        let decompressor = match &mut self.decompressor {
+            Some(decompressor) => decompressor,
+            none => none.insert(Decompressor::new()?),
+        };
+        if self.incoming.fill(decompressor.input(packet.payload), None)? == Filled::Closed {
+            return Err(cut_off());
+        }
+        decompressor.decompress(packet.payload, all)?;
+        for run in runs(pages.block, &pages.normal) {
+            let len = usize::try_from(run.len).unwrap_or(usize::MAX);
+            let Some((bytes, behind)) = std::mem::take(&mut all).split_at_mut_checked(len) else { break };
+            all = behind;
+            self.ram.write(run.block, run.offset, bytes)?;
+        }
+        Ok(())
+    }
+}
+
+fn cut_off() -> Error {
+    let closed = io::Error::from(io::ErrorKind::UnexpectedEof);
+    Error::new(ErrorKind::Io, "the connection was closed within a packet").with_source(closed)
+}

@@ -1,0 +1,93 @@
+//! Pages on channels of their own, in QEMU's format (`multifd`, migration/multifd.h): the packets, and what the threads of one
+//! side share. The threads themselves are in [`crate::migrate::multifd`].
+//!
+//! The main channel says where old and new copies of a page could meet: a record MULTIFD_FLUSH there and a packet with flag SYNC
+//! on each channel. No channel is read behind its SYNC before all channels have come to theirs.
+
+mod numbers;
+pub(crate) mod packet;
+pub(crate) mod pairing;
+mod receiving;
+mod sending;
+
+pub(crate) use packet::Opening;
+use pairing::Pairing;
+pub use receiving::Receivers;
+pub use sending::Senders;
+pub(crate) use sending::{Batch, Task};
+
+use crate::error::Result;
+use crate::ram::PageCount;
+
+/// The page channels of one migration, if it has any.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Beside {
+    #[default]
+    Nothing,
+    Senders(Senders),
+    Receivers(Receivers),
+}
+
+impl Beside {
+    /// Pages that went or came on the channels.
+    pub(crate) fn pages(&self) -> PageCount {
+        match self {
+            Self::Nothing => PageCount::default(),
+            Self::Senders(senders) => senders.sent(),
+            Self::Receivers(receivers) => receivers.received(),
+        }
+    }
+
+    /// Bytes that went or came on the channels.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::Senders(senders) => senders.bytes(),
+            Self::Receivers(receivers) => receivers.bytes(),
+        }
+    }
+
+    /// An error if a channel has failed.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Senders(senders) => senders.check(),
+            Self::Receivers(receivers) => receivers.check(),
+        }
+    }
+
+    /// No more pages: the channels' threads end.
+    pub(crate) fn close(&self) {
+        match self {
+            Self::Nothing => {}
+            Self::Senders(senders) => senders.close(),
+            Self::Receivers(receivers) => receivers.close(),
+        }
+    }
+}
+
+impl From<Option<&Senders>> for Beside {
+    fn from(senders: Option<&Senders>) -> Self {
+        senders.map_or(Self::Nothing, |senders| Self::Senders(senders.clone()))
+    }
+}
+
+impl From<Option<&Receivers>> for Beside {
+    fn from(receivers: Option<&Receivers>) -> Self {
+        receivers.map_or(Self::Nothing, |receivers| Self::Receivers(receivers.clone()))
+    }
+}
+
+/// What the pages of a packet are on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Compression {
+    /// As they are in memory.
+    #[default]
+    None,
+    /// One zstd stream for each channel, flushed at the end of each packet. Needs the feature `zstd`.
+    Zstd {
+        /// QEMU's `multifd-zstd-level`: 1 is the fastest, 20 the strongest.
+        level: u8,
+    },
+}

@@ -1,0 +1,176 @@
+//! What the threads of a destination share: the channels of the migration, and who waits for whom.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{Opening, Pairing};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ram::{PageCount, RamBlock};
+
+/// The channels of one incoming migration, as many as come. Clones are the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct Receivers(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// The main channel has passed a flush.
+    permission: Condvar,
+    /// A channel has come to a flush, or has failed.
+    progress: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pairing: Pairing,
+    /// Known from the first flush on.
+    blocks: Option<Arc<[RamBlock]>>,
+    received: PageCount,
+    bytes: u64,
+    failure: Option<Error>,
+    over: bool,
+}
+
+impl Receivers {
+    /// For a migration that is to come.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The migration is over: the channels' threads end.
+    pub fn close(&self) {
+        self.lock().over = true;
+        self.0.permission.notify_all();
+        self.0.progress.notify_all();
+    }
+
+    /// True once the migration is over.
+    pub fn is_over(&self) -> bool {
+        self.lock().over
+    }
+
+    /// How many channels belong to the migration.
+    pub fn channels(&self) -> usize {
+        self.lock().pairing.channels()
+    }
+
+    /// Pages that came on the channels.
+    pub(crate) fn received(&self) -> PageCount {
+        self.lock().received
+    }
+
+    /// Bytes that came on the channels.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.lock().bytes
+    }
+
+    /// An error if a channel has failed: the first one's, once.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.lock().failure.take().map_or(Ok(()), Err)
+    }
+
+    /// The main channel has come to a flush: waits for so long until all channels have, and lets them go on; true if they may.
+    ///
+    /// # Errors
+    /// Why a channel failed; `Io` if one was closed before its SYNC.
+    pub(crate) fn flush(&self, blocks: &[RamBlock], timeout: Duration) -> Result<bool> {
+        let mut state = self.lock();
+        let mut passes = state.pass(blocks)?;
+        if !passes {
+            state = self.0.progress.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
+            passes = state.pass(blocks)?;
+        }
+        drop(state);
+        if passes {
+            self.0.permission.notify_all();
+        }
+        Ok(passes)
+    }
+
+    /// The main channel has come to the end of a stretch of pages.
+    ///
+    /// # Errors
+    /// `Incompatible` if there are channels, and nobody has said when to wait for them.
+    pub(crate) fn check_flushed(&self) -> Result<()> {
+        let state = self.lock();
+        if state.pairing.flushes() == 0 && state.pairing.channels() > 0 {
+            let message = "pages came on channels without a MULTIFD_FLUSH, as from a QEMU before 8.1: turn capability \
+                           multifd off at the source";
+            return Err(Error::new(ErrorKind::Incompatible, message));
+        }
+        Ok(())
+    }
+
+    /// A channel: its first packet, which is its first SYNC, has this number. From now on it belongs to the migration.
+    ///
+    /// # Errors
+    /// It does not; the migration goes on without it.
+    pub(crate) fn join(&self, opening: Opening, number: u64) -> Result<()> {
+        let mut state = self.lock();
+        if state.over {
+            return Err(Error::new(ErrorKind::Peer, "the migration is over"));
+        }
+        state.pairing.join(opening, number)?;
+        drop(state);
+        self.0.progress.notify_all();
+        Ok(())
+    }
+
+    /// A channel: waits until it may go on behind its SYNC of this number, from 1 on. `None`: the migration is over.
+    pub(crate) fn await_permission(&self, sync: u64) -> Option<Arc<[RamBlock]>> {
+        let mut state = self.lock();
+        while !state.over && state.pairing.flushes() < sync {
+            state = self.0.permission.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.blocks.clone().filter(|_| !state.over)
+    }
+
+    /// A channel: a packet is here, with its pages.
+    ///
+    /// # Errors
+    /// `Malformed` if its number cannot be.
+    pub(crate) fn add(&self, id: u8, number: u64, sync: bool, pages: PageCount, bytes: u64) -> Result<()> {
+        let mut state = self.lock();
+        state.pairing.add(id, number, sync)?;
+        state.received = state.received.and(pages);
+        state.bytes += bytes;
+        drop(state);
+        self.0.progress.notify_all();
+        Ok(())
+    }
+
+    /// A channel: it was closed behind a SYNC.
+    pub(crate) fn closed(&self, id: u8) {
+        self.lock().pairing.close(id);
+        self.0.progress.notify_all();
+    }
+
+    /// A channel: it cannot go on. What follows from the end of the migration says nothing new.
+    pub(crate) fn fail(&self, error: Error) {
+        let mut state = self.lock();
+        if !state.over {
+            tracing::debug!("a page channel failed: {error}");
+            state.over = true;
+            state.failure = Some(error);
+        }
+        drop(state);
+        self.0.permission.notify_all();
+        self.0.progress.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn pass(&mut self, blocks: &[RamBlock]) -> Result<bool> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        if self.blocks.is_none() {
+            self.blocks = Some(blocks.into());
+        }
+        self.pairing.pass()
+    }
+}

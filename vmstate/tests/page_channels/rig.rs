@@ -1,0 +1,189 @@
+//! One migration: a destination that listens, a source that connects, and a thread for each page channel of both.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use vmstate::channel::{Channel, Listener, MonotonicClock, SocketChannel};
+use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
+use vmstate::migrate::multifd::{Compression, Receivers, Senders};
+use vmstate::migrate::source::{self, Departure, Outgoing, SourceOptions};
+use vmstate::migrate::{Control, Phase, SourcePhase};
+use vmstate::section::Sections;
+
+use crate::guest::{Guest, Log};
+
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Makes connections of strays, which it keeps.
+type Strays = Box<dyn FnOnce() -> Vec<UnixStream> + Send + Sync>;
+
+/// What a migration is made of; change what the test is about.
+pub(crate) struct Rig {
+    directory: tempfile::TempDir,
+    listener: Listener,
+    channels: u8,
+    compression: Compression,
+    /// The user cancels at this look into the log of writes.
+    pub(crate) cancels_at: Option<u32>,
+    /// This channel of the source breaks after so many bytes.
+    pub(crate) cuts: Option<(u8, u64)>,
+    pub(crate) takes_channels: bool,
+    pub(crate) main_comes_last: bool,
+    /// Connect to the destination once the rounds begin.
+    pub(crate) strays: Option<Strays>,
+}
+
+/// How it ended.
+pub(crate) struct Ended {
+    pub(crate) source: Departure,
+    /// `None`: the source failed before it had begun its stream.
+    pub(crate) destination: Option<Arrival>,
+    /// The source's.
+    pub(crate) guest: Guest,
+    pub(crate) arrived: Guest,
+    /// Sent by the source on its main channel.
+    pub(crate) main_bytes: u64,
+}
+
+/// A channel that counts, and breaks after so many bytes.
+struct Counted {
+    channel: Option<SocketChannel>,
+    left: u64,
+    sent: Arc<AtomicU64>,
+}
+
+impl Channel for Counted {
+    fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+        if most == 0 {
+            self.channel = None;
+        }
+        let channel = self.channel.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        let count = channel.send(&bytes[..most], timeout)?;
+        self.left -= count as u64;
+        self.sent.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
+        self.channel.as_mut().ok_or(io::ErrorKind::BrokenPipe)?.receive(into, timeout)
+    }
+}
+
+impl Rig {
+    pub(crate) fn new(channels: u8, compression: Compression) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            listener: Listener::unix(directory.path().join("listener")).unwrap(),
+            directory,
+            channels,
+            compression,
+            cancels_at: None,
+            cuts: None,
+            takes_channels: true,
+            main_comes_last: false,
+            strays: None,
+        }
+    }
+
+    /// Where the destination listens.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().join("listener")
+    }
+
+    pub(crate) fn run(mut self, guest: &Guest) -> Ended {
+        let (arrived, strays) = (Guest::waiting(), self.strays.take());
+        let over = &AtomicBool::new(false);
+        let (source, destination, main_bytes) = thread::scope(|scope| {
+            let destination = scope.spawn(|| self.arrive(&arrived, &|| !over.load(Ordering::SeqCst)));
+            let (source, main_bytes) = self.depart(guest, strays);
+            over.store(true, Ordering::SeqCst);
+            (source, destination.join().unwrap(), main_bytes)
+        });
+        Ended { source, destination, guest: guest.clone(), arrived, main_bytes }
+    }
+
+    fn arrive(&self, guest: &Guest, go_on: &dyn Fn() -> bool) -> Option<Arrival> {
+        let mut main = self.listener.accept_source(go_on).ok()?;
+        let receivers = Receivers::new();
+        let mut options = DestinationOptions::new("toy");
+        options.page_channels = self.takes_channels.then(|| receivers.clone());
+        thread::scope(|scope| {
+            let workers = scope.spawn(|| {
+                while let Ok(mut channel) = self.listener.accept_pages(&|| !receivers.is_over()) {
+                    let receivers = &receivers;
+                    scope.spawn(move || {
+                        if let Err(refused) = receivers.worker().run(&mut channel, &*guest.memory) {
+                            println!("refused: {refused}");
+                        }
+                    });
+                }
+            });
+            let incoming = Incoming {
+                channel: &mut main,
+                clock: &MonotonicClock::new(),
+                machine: &mut guest.clone(),
+                sections: &mut Sections::new(),
+                ram: &*guest.memory,
+            };
+            let arrival = destination::run(incoming, &options, &Control::default());
+            receivers.close();
+            workers.join().unwrap();
+            Some(arrival)
+        })
+    }
+
+    fn depart(&self, guest: &Guest, strays: Option<Strays>) -> (Departure, u64) {
+        let connect = || SocketChannel::connect_unix(self.path(), CONNECT, &|| true).unwrap();
+        let sent = Arc::<AtomicU64>::default();
+        let main = || Counted { channel: Some(connect()), left: u64::MAX, sent: Arc::clone(&sent) };
+        let early = (!self.main_comes_last).then(&main);
+        let channels: Vec<_> = (0..self.channels).map(|_| connect()).collect();
+        let mut main = early.unwrap_or_else(main);
+        let senders = Senders::new(self.channels, self.compression);
+        let mut options = SourceOptions::new("toy");
+        options.page_channels = Some(senders.clone());
+        let control = Control::default();
+        // Whatever else the host does.
+        control.set_downtime_limit(Duration::from_secs(10));
+        let kept = Arc::new(Mutex::new((strays, Vec::new())));
+        let keeps = Arc::clone(&kept);
+        control.watch(move |phase| {
+            let (strays, kept) = &mut *keeps.lock().unwrap();
+            if let (Phase::Source(SourcePhase::Rounds), Some(strays)) = (phase, strays.take()) {
+                *kept = strays();
+            }
+        });
+        let log = &mut Log::new(&guest.memory, self.cancels_at.map(|at| (at, control.clone())));
+        let departure = thread::scope(|scope| {
+            for (id, channel) in (0..).zip(channels) {
+                let worker = senders.worker(id);
+                match self.cuts {
+                    Some((cut, left)) if cut == id => {
+                        let mut channel = Counted { channel: Some(channel), left, sent: Arc::default() };
+                        scope.spawn(move || worker.run(&mut channel, &*guest.memory));
+                    }
+                    _ => {
+                        let mut channel = channel;
+                        scope.spawn(move || worker.run(&mut channel, &*guest.memory));
+                    }
+                }
+            }
+            let outgoing = Outgoing {
+                channel: &mut main,
+                clock: &MonotonicClock::new(),
+                machine: &mut guest.clone(),
+                sections: &mut Sections::new(),
+                ram: &*guest.memory,
+                log,
+            };
+            source::run(outgoing, &options, &control)
+        });
+        (departure, sent.load(Ordering::Relaxed))
+    }
+}
