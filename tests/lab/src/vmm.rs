@@ -216,6 +216,17 @@ impl Vmm {
         self.qmp.execute("migrate-set-capabilities", capability).map(|_| ())
     }
 
+    /// Its next migration has so many page channels, of which each is compressed so.
+    ///
+    /// # Errors
+    /// The monitor's refusal.
+    pub fn set_channels(&mut self, number: u8, compression: &str) -> Result<()> {
+        let capability = json!({ "capabilities": [{ "capability": "multifd", "state": true }] });
+        self.qmp.execute("migrate-set-capabilities", capability)?;
+        let parameters = json!({ "multifd-channels": number, "multifd-compression": compression });
+        self.qmp.execute("migrate-set-parameters", parameters).map(|_| ())
+    }
+
     /// Starts an outgoing migration.
     ///
     /// # Errors
