@@ -101,7 +101,12 @@ impl<'a, 's> Loader<'a, 's> {
     /// # Errors
     /// `Malformed` if a required one has not begun.
     pub(super) fn is_introduced(&mut self) -> Result<bool> {
-        if self.is_own_required && !self.has_begun(Owner::Engine) {
+        let waits = match self.is_own_required {
+            true => !self.has_begun(Owner::Engine),
+            // Nothing else tells that they may still come.
+            false => self.check_begun().is_err(),
+        };
+        if waits {
             return Ok(false);
         }
         let next_begins = self.wire.decode(self.patience, |input| match input.peek(1) {

@@ -56,12 +56,15 @@ impl<'a> Sections<'a> {
         }
     }
 
-    /// All that is to come in parts has `begun`, as far as it is required.
+    /// All that is to come in parts has `begun`, as far as a strict load requires it.
     ///
     /// # Errors
     /// As [`check_complete`](Self::check_complete).
     pub(crate) fn check_begun(&self, strictness: Strictness, begun: impl Fn(usize) -> bool) -> Result<()> {
-        self.check_came(strictness, |index, entry| !entry.is_iterative() || begun(index))
+        match strictness {
+            Strictness::Strict => self.check_came(strictness, |index, entry| !entry.is_iterative() || begun(index)),
+            Strictness::QemuCompatible => Ok(()),
+        }
     }
 
     /// The last part of the section at an index has loaded.

@@ -11,7 +11,6 @@ use vmstate::schema::Description;
 use vmstate::section::{IterativeSection, Record};
 
 use super::guest::Guest;
-use super::world::World;
 
 pub const BLOCK: usize = 16;
 pub const RECORD: u64 = 4 + BLOCK as u64;
@@ -29,6 +28,7 @@ struct Cells {
     /// Writes are recorded.
     log: bool,
     writes_per_second: f64,
+    /// What its guest has run for was written until then.
     written_until: Duration,
     owed: f64,
     random: u64,
@@ -39,8 +39,8 @@ struct Cells {
 #[derive(Clone, Debug)]
 pub struct Flash {
     cells: Arc<Mutex<Cells>>,
-    /// Its guest and time, if it has any.
-    life: Option<(Guest, World)>,
+    /// Who writes it.
+    guest: Option<Guest>,
     /// Says that nothing is pending, whatever is.
     pub lies: bool,
 }
@@ -49,14 +49,14 @@ impl Flash {
     /// Zeros, which nobody writes.
     pub fn new(blocks: usize) -> Self {
         let cells = Cells { blocks: vec![[0; BLOCK]; blocks], random: 0x9e37_79b9_7f4a_7c15, ..Cells::default() };
-        Self { cells: Arc::new(Mutex::new(cells)), life: None, lies: false }
+        Self { cells: Arc::new(Mutex::new(cells)), guest: None, lies: false }
     }
 
     /// From now on `guest` writes, while it runs, so often; and a block before and after it is read to be sent.
-    pub fn written_by(mut self, guest: &Guest, world: &World, writes_per_second: f64) -> Self {
-        self.life = Some((guest.clone(), world.clone()));
+    pub fn written_by(mut self, guest: &Guest, writes_per_second: f64) -> Self {
+        self.guest = Some(guest.clone());
         let mut cells = self.cells.lock().unwrap();
-        (cells.writes_per_second, cells.written_until) = (writes_per_second, world.now());
+        (cells.writes_per_second, cells.written_until) = (writes_per_second, guest.ran());
         drop(cells);
         self
     }
@@ -76,17 +76,16 @@ impl Flash {
     }
 
     fn caught_up<T>(&self, look: impl FnOnce(&mut Cells, bool) -> T) -> T {
-        let life = self.life.as_ref().map(|(guest, world)| (guest.is_running(), world.now()));
+        let Some((runs, ran)) = self.guest.as_ref().map(|guest| (guest.is_running(), guest.ran())) else {
+            return look(&mut self.cells.lock().unwrap(), false);
+        };
         let mut cells = self.cells.lock().unwrap();
-        let Some((runs, now)) = life else { return look(&mut cells, false) };
-        let passed = now.saturating_sub(cells.written_until);
-        cells.written_until = now;
-        if runs {
-            cells.owed += passed.as_secs_f64() * cells.writes_per_second;
-            while cells.owed >= 1.0 {
-                cells.owed -= 1.0;
-                cells.scribble();
-            }
+        let passed = ran.saturating_sub(cells.written_until);
+        cells.written_until = ran;
+        cells.owed += passed.as_secs_f64() * cells.writes_per_second;
+        while cells.owed >= 1.0 {
+            cells.owed -= 1.0;
+            cells.scribble();
         }
         let writes = runs && cells.writes_per_second > 0.0;
         look(&mut cells, writes)
@@ -158,7 +157,7 @@ impl IterativeSection for Flash {
             let before = out.len();
             while let Some(block) = cells.pending.pop_first() {
                 // Between the mark and the copy, and right behind it.
-                if writes && block % 3 == 0 {
+                if writes && block % 64 == 0 {
                     cells.scribble_at(block);
                 }
                 out.put(&block.to_be_bytes());

@@ -35,6 +35,8 @@ struct Memory {
     clearing: u64,
     random: u64,
     written_until: Duration,
+    /// How long it has run.
+    ran: Duration,
     owed: f64,
 }
 
@@ -75,6 +77,7 @@ impl Guest {
             clearing: 0,
             random: 0x9e37_79b9_7f4a_7c15,
             written_until: Duration::ZERO,
+            ran: Duration::ZERO,
             owed: 0.0,
         };
         Self {
@@ -109,6 +112,11 @@ impl Guest {
         self.memory.lock().unwrap().running
     }
 
+    /// How long it has run until now.
+    pub fn ran(&self) -> Duration {
+        self.caught_up().ran
+    }
+
     pub fn set_running(&self, running: bool) {
         let mut memory = self.memory.lock().unwrap();
         memory.catch_up(self.world.now());
@@ -135,6 +143,7 @@ impl Memory {
         if !self.running {
             return;
         }
+        self.ran += passed;
         self.owed += passed.as_secs_f64() * self.load.writes_per_second;
         while self.owed >= 1.0 {
             self.owed -= 1.0;

@@ -8,6 +8,7 @@ use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming}
 use vmstate::migrate::source::{self, Departure, Outgoing, SourceOptions};
 use vmstate::section::{Section, Sections};
 
+use super::flash::Flash;
 use super::guest::{Device, Guest, Load, Lock, Vm};
 use super::world::{Fault, Side, World};
 
@@ -18,6 +19,9 @@ pub struct Setup {
     pub destination: Vm,
     pub source_devices: Vec<Device>,
     pub destination_devices: Vec<Device>,
+    /// Sections in parts of either side, from instance 0 on.
+    pub source_flashes: Vec<Flash>,
+    pub destination_flashes: Vec<Flash>,
     pub source_options: SourceOptions,
     pub destination_options: DestinationOptions,
     pub source_control: Control,
@@ -80,6 +84,8 @@ impl Setup {
             destination,
             source_devices: devices(0x11),
             destination_devices: devices(0),
+            source_flashes: Vec::new(),
+            destination_flashes: Vec::new(),
             source_options: SourceOptions::new(MACHINE),
             destination_options: DestinationOptions::new(MACHINE),
             source_control: Control::default(),
@@ -102,7 +108,11 @@ impl Setup {
     pub fn run(mut self) -> Outcome {
         let mut source_devices = std::mem::take(&mut self.source_devices);
         let mut destination_devices = std::mem::take(&mut self.destination_devices);
-        let outcome = self.run_with(&mut sections(&mut source_devices), &mut sections(&mut destination_devices));
+        let (here, there) = (std::mem::take(&mut self.source_flashes), std::mem::take(&mut self.destination_flashes));
+        let mut here = sections(&mut source_devices, here);
+        let mut there = sections(&mut destination_devices, there);
+        let outcome = self.run_with(&mut here, &mut there);
+        drop((here, there));
         Outcome { source_devices, destination_devices, ..outcome }
     }
 
@@ -152,8 +162,11 @@ impl Setup {
     }
 }
 
-fn sections(devices: &mut [Device]) -> Sections<'_> {
+fn sections(devices: &mut [Device], flashes: Vec<Flash>) -> Sections<'_> {
     let mut sections = Sections::new();
+    for flash in flashes {
+        sections.add_iterative(flash).unwrap();
+    }
     for (instance, device) in (0..).zip(devices) {
         sections.register("device", instance, device as &mut dyn Section).unwrap();
     }
