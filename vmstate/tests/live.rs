@@ -105,7 +105,8 @@ fn a_raised_downtime_limit_lets_it_through() {
     setup.source_control.set_downtime_limit(Duration::from_secs(2));
     let outcome = setup.run();
     assert_arrived(&outcome);
-    assert_eq!(outcome.departure.report.rounds.len(), 1);
+    // The second one is that in which the guest runs on after its rehearsal.
+    assert_eq!(outcome.departure.report.rounds.len(), 2);
 }
 
 #[test]
@@ -115,7 +116,9 @@ fn a_limit_on_bandwidth_is_kept_in_the_rounds_and_lifted_for_the_switch_over() {
     let outcome = setup.run();
     assert_arrived(&outcome);
     let report = outcome.departure.report;
-    for round in &report.rounds {
+    assert!(report.rounds[0].pages.normal > 0);
+    // A round without a page takes a round trip.
+    for round in report.rounds.iter().filter(|round| round.pages.normal > 0) {
         let speed = round.bytes as f64 / round.duration.as_secs_f64();
         assert!(speed < 4.1e6 && speed > 3.5e6, "{round:?}: {speed}");
     }

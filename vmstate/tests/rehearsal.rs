@@ -77,6 +77,22 @@ fn a_save_that_only_a_rehearsal_refuses_does_not_end_the_migration() {
     }
 }
 
+/// It would feel a rehearsal and a pause right behind it as one. Loads from none at all to one that takes several rounds.
+#[test]
+fn the_guest_runs_between_the_last_rehearsal_and_the_pause() {
+    const STOP: Duration = Duration::from_millis(30);
+    for (writes_per_second, speed) in [(0.0, 50e6), (1000.0, 50e6), (4000.0, 50e6), (1000.0, 5e6)] {
+        let world = World::new(None, Some(speed), Duration::from_micros(200));
+        let mut setup = Setup::with(&[("main.ram", 2000)], world, Load { writes_per_second, working_set: 300 });
+        setup.source.pause_takes = STOP;
+        setup.source_control.set_downtime_limit(Duration::from_millis(500));
+        let Outcome { departure, source, .. } = setup.run();
+        assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
+        let ran = source.paused.unwrap() - source.rehearsed.unwrap();
+        assert!(ran >= STOP, "{writes_per_second} writes/s, {speed} bytes/s: it ran for {ran:?}");
+    }
+}
+
 /// The virtual guest stands for a known time in each rehearsal, on top of what the pages take that are sent meanwhile.
 #[test]
 fn what_the_guest_stood_for_rehearsals_is_reported() {

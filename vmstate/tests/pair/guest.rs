@@ -260,6 +260,8 @@ pub struct Vm {
     pub rehearses: bool,
     /// The throttle that it was last told, in percent.
     pub throttle: Option<u8>,
+    /// When it stood for the last time for one, and ran on.
+    pub rehearsed: Option<Duration>,
     /// When the guest was paused, and for how long until it ran here again.
     pub paused: Option<Duration>,
     pub pause_lasted: Option<Duration>,
@@ -321,6 +323,7 @@ impl Machine for Vm {
 
     fn resume(&mut self) -> Result<()> {
         if std::mem::take(&mut self.rehearses) {
+            self.rehearsed = Some(self.world.now());
             self.guest.set_running(true);
             return Ok(());
         }

@@ -64,6 +64,7 @@ impl Setup {
             running: side == Side::Source,
             refuses: None,
             rehearses: false,
+            rehearsed: None,
             throttle: None,
             pause_takes: Duration::ZERO,
             paused: None,

@@ -133,6 +133,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         measured: Measured::new(),
         synced: begun,
         rehearsed: None,
+        rests_until: None,
         stood_for_rehearsals: Duration::ZERO,
         buffer: Outbox::new(),
         described: save::describe(&options.machine_type),
@@ -167,6 +168,8 @@ struct Source<'a, 's> {
     synced: Duration,
     /// When the pause was last rehearsed after a round.
     rehearsed: Option<Duration>,
+    /// A switch-over was put off, since the guest had just stood for a rehearsal: it runs until then.
+    rests_until: Option<Duration>,
     /// How long the guest has stood for rehearsals.
     stood_for_rehearsals: Duration,
     buffer: Outbox,

@@ -20,6 +20,9 @@ const PART: u32 = 8;
 const CHUNKS: u64 = 4;
 /// And at most so many bytes: some milliseconds of a fast wire.
 const MOST_BYTES: u64 = 4 << 20;
+/// Between a rehearsal and the pause the guest runs for as long as it stood, and not for less than this: long enough for its
+/// timers, on a host that is busy, too.
+const REST: Duration = Duration::from_millis(20);
 /// The guest stands no longer than this for an answer that is late.
 const WAIT: Duration = Duration::from_millis(50);
 
@@ -29,17 +32,19 @@ impl Source<'_, '_> {
     }
 
     /// Stops the guest, if the machine can do that for a moment, reads the log with `read_log`, measures, and lets the guest
-    /// run on. Else only reads the log.
-    pub(super) fn rehearse(&mut self, read_log: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        let Some(machine) = self.machine.rehearse()? else { return read_log(self) };
+    /// run on. Else only reads the log. Returns until when the guest is to run, if it stood.
+    pub(super) fn rehearse(&mut self, read_log: impl FnOnce(&mut Self) -> Result<()>) -> Result<Option<Duration>> {
+        let Some(machine) = self.machine.rehearse()? else { return read_log(self).map(|()| None) };
         let stands = self.clock.now();
         let measured = read_log(self).and_then(|()| self.measure_standing(machine));
         self.machine.resume()?;
         // The guest has written nothing until now.
         self.synced = self.clock.now();
-        self.stood_for_rehearsals += machine.stop + self.synced.saturating_sub(stands);
+        let stood = machine.stop + self.synced.saturating_sub(stands);
+        self.stood_for_rehearsals += stood;
         measured?;
-        self.hear_all()
+        self.hear_all()?;
+        Ok(Some(self.synced.saturating_add(stood.max(REST))))
     }
 
     /// Saves the sections that go whole for nobody, and sends some of those in parts, as the pause will.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{CHUNK, LAST_WORDS, Source, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::forecast::{Chunk, Standing, Tells};
+use crate::migrate::parameters::Parameters;
 use crate::migrate::policy::{self, Figures, RoundDecision};
 use crate::migrate::protocol::ping;
 use crate::migrate::report::Round;
@@ -35,20 +36,33 @@ impl Source<'_, '_> {
             }
             self.rehearse(Self::rounds_begin)?;
         }
+        let put_off = self.rests_until.take();
+        if let Some(moment) = put_off {
+            self.hear_until(moment)?;
+        }
         let Some(round) = self.round()? else { return Ok(true) };
         // Both before the log is read, so that what the guest writes meanwhile is among the pending pages.
         let control = self.control;
         let takes = self.machine.prepare(&|| !control.is_cancelled())?;
         self.measured.prepared(takes);
-        if self.is_rehearsal_due() {
-            self.rehearse(|source| source.round_over(round))?;
+        let rests_until = if put_off.is_none() && self.is_rehearsal_due() {
+            let rests_until = self.rehearse(|source| source.round_over(round))?;
             self.rehearsed = Some(self.clock.now());
+            rests_until
         } else {
             self.round_over(round)?;
-        }
+            None
+        };
         self.foretell();
-        let (decision, _) = policy::decide(&self.figures(), &self.control.parameters());
-        self.follow(decision)
+        let parameters = self.control.parameters();
+        match policy::decide(&self.figures(), &parameters).0 {
+            // The guest has just stood. Were it paused now, it would feel both as one pause: it runs for another round.
+            RoundDecision::SwitchOver if rests_until.is_some() && self.may_go_on(&parameters) => {
+                self.rests_until = rests_until;
+                self.follow(RoundDecision::Iterate)
+            }
+            decision => self.follow(decision),
+        }
     }
 
     /// Does what the policy decided; true if that is to switch over.
@@ -71,6 +85,13 @@ impl Source<'_, '_> {
             None | Some(RoundDecision::Iterate) => Ok(false),
             Some(decision) => self.follow(decision),
         }
+    }
+
+    /// Another round is within the limits that the user has set.
+    fn may_go_on(&self, parameters: &Parameters) -> bool {
+        let rounds = u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX);
+        let elapsed = self.clock.now().saturating_sub(self.begun);
+        parameters.max_rounds.is_none_or(|most| rounds < most) && parameters.deadline.is_none_or(|most| elapsed < most)
     }
 
     fn rounds_begin(&mut self) -> Result<()> {
