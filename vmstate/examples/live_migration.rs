@@ -1,10 +1,12 @@
 //! A toy VM that moves, while its guest runs, to another one over a pair of unix sockets; without KVM.
 //!
-//! The guest is one "vCPU", a thread that writes its memory all the time. Source and destination are two threads here; in a
+//! The guest is one "vCPU", a thread that writes its memory all the time, and now and then the memory of a device, a TPM with
+//! some megabytes of its own: a section in parts, most of which is sent while the guest runs. Source and destination are two threads here; in a
 //! VMM they are two processes. In the end the memory is compared with what the guest must have written.
 //!
 //! `cargo run --example live_migration`
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,17 +16,21 @@ use std::time::Duration;
 
 use vmstate::VmState;
 use vmstate::channel::{MonotonicClock, SocketChannel};
+use vmstate::codec::{Outbox, Reader};
 use vmstate::error::{Error as VmError, ErrorKind, Result};
 use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
 use vmstate::migrate::source::{self, Outgoing, SourceOptions};
 use vmstate::migrate::{Claim, Control, DestinationPhase, Machine, SourcePhase};
 use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
-use vmstate::section::Sections;
+use vmstate::schema::Description;
+use vmstate::section::{IterativeSection, Record, Sections};
 
 const PAGES: u64 = 2048;
+/// Of the TPM's memory.
+const TPM_PAGES: u64 = 512;
 const WORDS_PER_PAGE: u64 = PAGE_SIZE / 8;
 
-/// Guest memory and the log of its pages that were written. Shared by the vCPU and the engine.
+/// Memory of the guest or of a device, and the log of its pages that were written. Shared by the vCPU and the engine.
 struct Memory {
     blocks: [RamBlock; 1],
     words: Vec<AtomicU64>,
@@ -33,12 +39,16 @@ struct Memory {
 }
 
 impl Memory {
-    fn new() -> Self {
+    fn new(name: &str, pages: u64) -> Self {
         Self {
-            blocks: [RamBlock { name: "toy.ram".into(), len: PAGES * PAGE_SIZE }],
-            words: (0..PAGES * WORDS_PER_PAGE).map(|_| AtomicU64::new(0)).collect(),
-            dirty: (0..PAGES.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            blocks: [RamBlock { name: name.into(), len: pages * PAGE_SIZE }],
+            words: (0..pages * WORDS_PER_PAGE).map(|_| AtomicU64::new(0)).collect(),
+            dirty: (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
         }
+    }
+
+    fn all_words(&self) -> Vec<u64> {
+        self.words.iter().map(|word| word.load(Ordering::SeqCst)).collect()
     }
 
     /// A write of the guest. The page is marked after it: whoever clears the mark and then reads sees this write, or the
@@ -107,6 +117,89 @@ impl DirtyLog for Log {
     fn stop(&mut self) {}
 }
 
+/// The TPM's memory as a section in parts. On the wire: of the START the number of pages; of PART and END a page's number and bytes for
+/// each page, and then [`END`](Self::END). All numbers are u32.
+struct Tpm {
+    memory: Arc<Memory>,
+    /// Pages of this round that are not sent yet.
+    pending: BTreeSet<u32>,
+}
+
+impl Tpm {
+    /// In place of a page's number: the body ends here.
+    const END: u32 = u32::MAX;
+
+    fn new(memory: &Arc<Memory>) -> Self {
+        Self { memory: Arc::clone(memory), pending: BTreeSet::new() }
+    }
+}
+
+impl IterativeSection for Tpm {
+    fn description(&self) -> &'static Description {
+        static TPM: Description = Description::undescribed("toy/tpm", 1, 1);
+        &TPM
+    }
+
+    /// Its memory always records what is written, so that nothing has to begin here.
+    fn setup(&mut self, out: &mut Outbox) -> Result<()> {
+        self.pending = (0..TPM_PAGES as u32).collect();
+        out.put(&(TPM_PAGES as u32).to_be_bytes());
+        Ok(())
+    }
+
+    fn pending(&mut self) -> u64 {
+        let written: u32 = self.memory.dirty.iter().map(|word| word.load(Ordering::SeqCst).count_ones()).sum();
+        (self.pending.len() as u64 + u64::from(written)) * (4 + PAGE_SIZE)
+    }
+
+    /// Takes the marks away. The pages are read after it, so a write that is not in the bytes has a mark for the next round.
+    fn sync(&mut self) -> Result<()> {
+        for (first, word) in (0..).step_by(64).zip(&self.memory.dirty) {
+            let written = word.swap(0, Ordering::SeqCst);
+            self.pending.extend((0..64).filter(|bit| written >> bit & 1 == 1).map(|bit| first + bit));
+        }
+        Ok(())
+    }
+
+    fn iterate(&mut self, out: &mut Outbox, budget: u64) -> Result<bool> {
+        let (full, mut bytes) = (out.len() + budget, [0; PAGE_SIZE as usize]);
+        while let Some(page) = self.pending.pop_first() {
+            self.memory.read(0, u64::from(page) * PAGE_SIZE, &mut bytes)?;
+            out.put(&page.to_be_bytes());
+            out.put(&bytes);
+            if out.len() >= full {
+                break;
+            }
+        }
+        out.put(&Self::END.to_be_bytes());
+        Ok(self.pending.is_empty())
+    }
+
+    fn complete(&mut self, out: &mut Outbox) -> Result<()> {
+        self.iterate(out, u64::MAX / 2).map(|_| ())
+    }
+
+    fn load_start(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
+        match u64::from(input.u32()?) {
+            TPM_PAGES => Ok(Record::Last),
+            pages => Err(input.malformed(format!("the source's TPM has {pages} pages, this one {TPM_PAGES}"))),
+        }
+    }
+
+    fn load_part(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
+        let page = input.u32()?;
+        if page == Self::END {
+            return Ok(Record::Last);
+        }
+        let bytes = input.take(PAGE_SIZE as usize)?;
+        if u64::from(page) >= TPM_PAGES {
+            return Err(input.malformed(format!("the TPM has no page {page}")));
+        }
+        self.memory.write(0, u64::from(page) * PAGE_SIZE, bytes)?;
+        Ok(Record::More)
+    }
+}
+
 /// The vCPU's registers: all that the guest's program needs to go on.
 #[derive(VmState, Clone, Debug, Default, PartialEq)]
 #[vmstate(name = "toy/cpu", version = 1)]
@@ -125,11 +218,21 @@ impl Cpu {
         let page = if self.random >> 61 == 0 { (self.random >> 32) % PAGES } else { (self.random >> 32) % 16 };
         (page * WORDS_PER_PAGE + (self.random >> 20) % WORDS_PER_PAGE, self.steps)
     }
+
+    /// One instruction, done. Every 16th one has the TPM write something, too.
+    fn run(&mut self, memory: &Memory, tpm: &Memory) {
+        let (word, value) = self.step();
+        memory.guest_writes(word, value);
+        if value.is_multiple_of(16) {
+            tpm.guest_writes((self.random >> 24) % (TPM_PAGES * WORDS_PER_PAGE), !value);
+        }
+    }
 }
 
 /// One side's machine: memory, the vCPU, and its thread while the guest runs.
 struct Toy {
     memory: Arc<Memory>,
+    tpm: Arc<Memory>,
     cpu: Arc<Mutex<Cpu>>,
     go_on: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -141,7 +244,8 @@ struct Toy {
 impl Toy {
     fn new(disk: &Arc<AtomicBool>) -> Self {
         Self {
-            memory: Arc::new(Memory::new()),
+            memory: Arc::new(Memory::new("toy.ram", PAGES)),
+            tpm: Arc::new(Memory::new("toy.tpm", TPM_PAGES)),
             cpu: Arc::default(),
             go_on: Arc::default(),
             thread: None,
@@ -151,14 +255,12 @@ impl Toy {
 
     fn run(&mut self) {
         self.go_on.store(true, Ordering::SeqCst);
-        let (memory, cpu, go_on) = (Arc::clone(&self.memory), Arc::clone(&self.cpu), Arc::clone(&self.go_on));
+        let (memory, tpm) = (Arc::clone(&self.memory), Arc::clone(&self.tpm));
+        let (cpu, go_on) = (Arc::clone(&self.cpu), Arc::clone(&self.go_on));
         self.thread = Some(thread::spawn(move || {
             while go_on.load(Ordering::SeqCst) {
                 let mut cpu = whole(&cpu);
-                for _ in 0..64 {
-                    let (word, value) = cpu.step();
-                    memory.guest_writes(word, value);
-                }
+                (0..64).for_each(|_| cpu.run(&memory, &tpm));
                 drop(cpu);
                 thread::sleep(Duration::from_micros(50));
             }
@@ -173,17 +275,12 @@ impl Toy {
         }
     }
 
-    /// The memory is what the program writes in as many steps as the vCPU has done.
+    /// Both memories are what the program writes in as many steps as the vCPU has done.
     fn verify(&self) -> bool {
-        let (mut again, written) = (Cpu::default(), Memory::new());
+        let (mut again, memory, tpm) = (Cpu::default(), Memory::new("", PAGES), Memory::new("", TPM_PAGES));
         let steps = whole(&self.cpu).steps;
-        for _ in 0..steps {
-            let (word, value) = again.step();
-            written.guest_writes(word, value);
-        }
-        let all =
-            |memory: &Memory| -> Vec<u64> { memory.words.iter().map(|word| word.load(Ordering::SeqCst)).collect() };
-        steps > 0 && all(&written) == all(&self.memory)
+        (0..steps).for_each(|_| again.run(&memory, &tpm));
+        steps > 15 && memory.all_words() == self.memory.all_words() && tpm.all_words() == self.tpm.all_words()
     }
 }
 
@@ -222,6 +319,7 @@ fn send(mut toy: Toy, stream: UnixStream) -> Result<Toy, Box<dyn Error + Send + 
     let memory = Arc::clone(&toy.memory);
     let mut sections = Sections::new();
     sections.add(Arc::clone(&toy.cpu))?;
+    sections.add_iterative(Tpm::new(&toy.tpm))?;
     let outgoing = Outgoing {
         channel: &mut channel,
         clock: &MonotonicClock::new(),
@@ -246,6 +344,7 @@ fn receive(mut toy: Toy, stream: UnixStream) -> Result<Toy, Box<dyn Error + Send
     let memory = Arc::clone(&toy.memory);
     let mut sections = Sections::new();
     sections.add(Arc::clone(&toy.cpu))?;
+    sections.add_iterative(Tpm::new(&toy.tpm))?;
     let incoming = Incoming {
         channel: &mut channel,
         clock: &MonotonicClock::new(),
@@ -283,7 +382,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     if here.thread.is_some() || left > moved || steps <= left || !there.verify() {
         return Err("the guest is not the one that left".into());
     }
-    println!("memory       verified: {PAGES} pages");
+    println!("memory       verified: {PAGES} pages, and {TPM_PAGES} of the TPM");
     Ok(())
 }
 
