@@ -129,6 +129,8 @@ pub mod guide {
             #[doc = "[decisions/0008-ownership-record.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0009-protocol-core.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0018-a-qemu-at-the-other-end.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[decisions/0023-page-channels.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[decisions/0026-throttle-by-write-faults.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[faults.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[qemu.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[testing.md#held-against-qemu]: crate::guide#pages-of-the-repository"]

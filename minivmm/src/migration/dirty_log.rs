@@ -38,7 +38,7 @@ const SEGMENT_SHIFT: u64 = SEGMENT.start / PAGE_SIZE % 64;
 const _: () = assert!(SEGMENT_SHIFT + (SEGMENT.end - SEGMENT.start) / PAGE_SIZE == 64, "one half of a word");
 
 impl MachineDirtyLog {
-    /// Not yet recording. `segment` is the block of [`MachineRam::segment`].
+    /// Not yet recording. `segment` is the block of [`MachineRam::segment`](super::ram::MachineRam::segment).
     pub fn new(vm: Arc<KvmVm>, segment: Option<usize>) -> Self {
         let segment = segment.map(|block| Segment { block, written: 0 });
         Self(Arc::new(Mutex::new(Recording { vm, vcpu_writes: None, earlier: Vec::new(), segment })))

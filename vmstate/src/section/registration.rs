@@ -62,7 +62,7 @@ impl Registration<'_> {
     }
 
     /// Loads it also under this instance number, which an earlier release used. An older name:
-    /// [`Sections::add_alias`].
+    /// [`Sections::add_alias`](super::Sections::add_alias).
     pub fn alias(&mut self, instance: u32) -> &mut Self {
         self.alias = Some(instance);
         self
