@@ -240,11 +240,14 @@ proptest! {
 fn a_full_socket_takes_what_it_can_and_the_rest_later() {
     let ram = Ram::patterned();
     let all = |block| Put::Pages(PageRun { block, offset: 0, len: PAGES * PAGE_SIZE });
-    let (mut outbox, flat) = filled(&ram, &[Put::Bytes(vec![1; 9]), all(0), Put::Bytes(vec![2; 9]), all(1)]);
+    // More than any socket holds.
+    let puts = [Put::Bytes(vec![1; 9]), all(0), Put::Bytes(vec![2; 9]), all(1)];
+    let (mut outbox, flat) = filled(&ram, &[puts.as_slice(); 8].concat());
     let (here, there) = UnixStream::pair().unwrap();
     let mut channel = SocketChannel::try_from(here).unwrap();
     let full = loop {
         match channel.send_outbox(&outbox, &ram, Duration::ZERO) {
+            Ok(0) => panic!("the socket was never full"),
             Ok(count) => outbox.advance(count as u64),
             Err(error) => break error,
         }

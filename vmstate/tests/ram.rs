@@ -313,6 +313,81 @@ fn a_look_at_the_pending_pages_is_spread_over_them() {
     assert_eq!(sender.look(4).unwrap(), PageCount { normal: 1, zero: 1 });
 }
 
+/// Memory of which nobody has touched most, and that must not be looked at there.
+struct Sparse {
+    blocks: Vec<RamBlock>,
+    touched: [BTreeSet<u64>; 2],
+}
+
+impl GuestRam for Sparse {
+    fn blocks(&self) -> &[RamBlock] {
+        &self.blocks
+    }
+
+    fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        for (page, bytes) in (offset / PAGE_SIZE..).zip(into.chunks_mut(4096)) {
+            assert!(self.touched[block].contains(&page), "page {page} of {block} is read");
+            bytes.fill((page % 3) as u8);
+        }
+        Ok(())
+    }
+
+    fn untouched(&self, block: usize, offset: u64, words: &mut [u64]) -> Result<()> {
+        for bit in 0..words.len() * 64 {
+            let page = offset / PAGE_SIZE + bit as u64;
+            if page * PAGE_SIZE < self.blocks[block].len && !self.touched[block].contains(&page) {
+                words[bit / 64] |= 1 << (bit % 64);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, _block: usize, _offset: u64, _from: &[u8]) -> Result<()> {
+        unreachable!("a source writes nothing")
+    }
+
+    fn zero_page(&self, _block: usize, _offset: u64) -> Result<()> {
+        unreachable!("a source writes nothing")
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_nobody_touched_is_sent_as_zero_and_not_looked_at(
+        touched in [prop::collection::btree_set(0..9000_u64, 0..60), prop::collection::btree_set(0..70_u64, 0..60)],
+        wanted in prop_oneof![1..5000_u64, Just(u64::MAX)],
+    ) {
+        let sizes = [9000, 70];
+        let blocks = ["low", "high"].into_iter().zip(sizes);
+        let blocks = blocks.map(|(name, pages)| RamBlock { name: name.into(), len: pages * PAGE_SIZE }).collect();
+        let (ram, mut log) = (Sparse { blocks, touched }, Log::default());
+        let mut sender = RamSender::start(&ram, &mut log).unwrap();
+        let looked_at = sender.look(500).unwrap();
+        prop_assert!(looked_at.total() >= 450);
+        let mut whole: [Vec<u64>; 2] = Default::default();
+        let mut out = Outbox::new();
+        loop {
+            let over = sender.put_pages(&mut out, wanted).unwrap();
+            for piece in out.pieces() {
+                if let Piece::Pages(run) = piece {
+                    whole[run.block].extend(run.offset / PAGE_SIZE..(run.offset + run.len) / PAGE_SIZE);
+                }
+            }
+            out.clear();
+            if over {
+                break;
+            }
+        }
+        let normal = whole.iter().map(|pages| pages.len() as u64).sum::<u64>();
+        prop_assert_eq!(sender.sent(), PageCount { normal, zero: 9070 - normal });
+        for (whole, touched) in whole.iter().zip(&ram.touched) {
+            prop_assert!(whole.iter().eq(touched.iter().filter(|page| *page % 3 != 0)));
+        }
+    }
+}
+
 #[test]
 fn one_page_goes_though_no_byte_is_wanted() {
     let (ram, mut log) = (Ram::new(), Log::default());
@@ -346,6 +421,16 @@ proptest! {
             model.retain(|page| !(first..end).contains(page));
         }
         prop_assert_eq!(bitmap.count(), model.len() as u64);
+        let skipped = longest / 3;
+        let mut sampled = Vec::new();
+        let rest = bitmap.every(skipped, longest, |page| {
+            sampled.push(page);
+            Ok::<_, ()>(())
+        });
+        let rest = rest.unwrap();
+        let expected = model.iter().copied().skip(skipped as usize).step_by(longest as usize);
+        prop_assert!(sampled.iter().copied().eq(expected), "{:?}", sampled);
+        prop_assert_eq!(rest, skipped + sampled.len() as u64 * longest - model.len() as u64);
         let mut walked = BTreeSet::new();
         let mut from = 0;
         while let Some(run) = bitmap.run(from, longest) {

@@ -3,7 +3,7 @@
 //! With manual protection a page that was reported stays writable, and dirty, until it is cleared. Clearing may
 //! touch only what was reported: a bit set since then belongs to the next report. So the report is kept here.
 
-use kvm_bindings::kvm_clear_dirty_log;
+use kvm_bindings::{kvm_clear_dirty_log, kvm_dirty_log};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use crate::error::{Error, Result};
@@ -13,7 +13,8 @@ use crate::memory::PAGE_SIZE;
 /// Request numbers, which the macro makes as public functions without documentation.
 mod request {
     #![allow(missing_docs, unreachable_pub)]
-    use kvm_bindings::{KVMIO, kvm_clear_dirty_log};
+    use kvm_bindings::{KVMIO, kvm_clear_dirty_log, kvm_dirty_log};
+    vmm_sys_util::ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
     vmm_sys_util::ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 }
 
@@ -24,8 +25,9 @@ const CLEAR_PAGES: u64 = 4096;
 /// Recording, from [`start`](Self::start) to [`stop`](Self::stop).
 #[derive(Debug)]
 pub struct DirtyLog {
-    /// Reported and not yet cleared; empty without manual protection.
+    /// The last report; of that, what is not yet cleared where KVM has manual protection.
     reported: Vec<u64>,
+    manual_protect: bool,
     /// It was read since it was started: the first report may name pages that nobody wrote.
     read: bool,
 }
@@ -37,8 +39,8 @@ impl DirtyLog {
     /// [`Error::Kvm`]; nothing records then.
     pub fn start(vm: &KvmVm) -> Result<Self> {
         vm.start_dirty_log()?;
-        let words = if vm.manual_protect() { (vm.ram().len() / PAGE_SIZE).div_ceil(64) } else { 0 };
-        Ok(Self { reported: vec![0; words as usize], read: false })
+        let words = (vm.ram().len() / PAGE_SIZE).div_ceil(64);
+        Ok(Self { reported: vec![0; words as usize], manual_protect: vm.manual_protect(), read: false })
     }
 
     /// ORs the pages written since they were last cleared (without manual protection: last reported) into `words`;
@@ -52,14 +54,14 @@ impl DirtyLog {
     pub fn sync(&mut self, vm: &KvmVm, words: &mut [u64]) -> Result<()> {
         let mut pages = 0;
         for (slot, stretch) in vm.slots() {
-            let log = vm.fd().get_dirty_log(slot, stretch.len as usize).map_err(Error::kvm("KVM_GET_DIRTY_LOG"))?;
+            // Both stretches begin at a whole word: 3 GiB is 12288 words of 64 pages.
             let first = (stretch.offset / PAGE_SIZE / 64) as usize;
-            for (index, word) in log.into_iter().enumerate() {
-                words[first + index] |= word;
-                pages += u64::from(word.count_ones());
-                if let Some(reported) = self.reported.get_mut(first + index) {
-                    *reported = word;
-                }
+            let here = stretch.len / PAGE_SIZE;
+            let reported = &mut self.reported[first..][..here.div_ceil(64) as usize];
+            get_pages(vm, slot, here, reported)?;
+            for (word, &reported) in words[first..].iter_mut().zip(&*reported) {
+                *word |= reported;
+                pages += u64::from(reported.count_ones());
             }
         }
         if std::mem::replace(&mut self.read, true) {
@@ -74,7 +76,7 @@ impl DirtyLog {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn clear(&mut self, vm: &KvmVm, first: u64, count: u64) -> Result<()> {
-        if self.reported.is_empty() || count == 0 {
+        if !self.manual_protect || count == 0 {
             return Ok(());
         }
         for (slot, stretch) in vm.slots() {
@@ -96,6 +98,22 @@ impl DirtyLog {
     /// Ends recording.
     pub fn stop(self, vm: &KvmVm) {
         vm.stop_dirty_log();
+    }
+}
+
+/// Reads the log of a slot of so many pages, without the bitmap that `kvm-ioctls` allocates at each call.
+fn get_pages(vm: &KvmVm, slot: u32, pages: u64, bits: &mut [u64]) -> Result<()> {
+    assert!(bits.len() as u64 * 64 >= pages, "one bit a page");
+    let request = kvm_dirty_log {
+        slot,
+        padding1: 0,
+        __bindgen_anon_1: kvm_bindings::kvm_dirty_log__bindgen_ty_1 { dirty_bitmap: bits.as_mut_ptr().cast() },
+    };
+    // SAFETY: the descriptor is a VM's; the kernel writes a bit for each page of the slot, up to the end of the last word, and `bits`
+    // has them.
+    match unsafe { ioctl_with_ref(vm.fd(), request::KVM_GET_DIRTY_LOG(), &request) } {
+        0 => Ok(()),
+        _ => Err(Error::Kvm { call: "KVM_GET_DIRTY_LOG", source: std::io::Error::last_os_error() }),
     }
 }
 

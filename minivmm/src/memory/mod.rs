@@ -2,21 +2,25 @@
 //!
 //! Offsets are in bytes from the start of the block, as migration counts; guest addresses are what the guest sees.
 
+mod device_writes;
 mod transfer;
+mod untouched;
 mod zero;
 
-use vm_memory::bitmap::AtomicBitmap;
+use std::fs::File;
+use std::sync::Arc;
+
+use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::error::{Error, Result};
 
+pub use device_writes::DeviceWrites;
 pub use transfer::Part;
+pub use untouched::PAGEMAP_SCAN;
 
 /// Guest memory whose device writes are recorded page by page.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<DeviceWrites>;
-
-/// Which pages devices have written.
-type DeviceWrites = AtomicBitmap;
 
 /// Bytes of a page.
 pub const PAGE_SIZE: u64 = 4096;
@@ -38,6 +42,8 @@ pub const RAM_MAX: u64 = 64 << 30;
 pub struct Ram {
     guest: GuestMemory,
     len: u64,
+    /// Which pages the host has given, as far as it says so.
+    pagemap: Option<Arc<File>>,
 }
 
 /// A stretch of the block that is contiguous for guest and host.
@@ -71,7 +77,7 @@ impl Ram {
         }
         let guest = GuestMemory::from_ranges(&ranges)
             .map_err(|error| Error::Memory { what: format!("the host does not give {len} bytes: {error}") })?;
-        let ram = Self { guest, len };
+        let ram = Self { guest, len, pagemap: untouched::open().map(Arc::new) };
         for stretch in ram.stretches() {
             // SAFETY: the range is exactly a live private mapping of `ram`, and MADV_HUGEPAGE changes no contents.
             // Its result does not matter: without huge pages the guest is only slower.
@@ -149,7 +155,7 @@ impl Ram {
     pub fn zero_page(&self, offset: u64) -> Result<()> {
         let address = self.guest_address(offset).ok_or(Error::OutsideRam { at: offset, len: PAGE_SIZE })?;
         if let Some((region, within)) = self.guest.to_region_addr(GuestAddress(address))
-            && !region.get_mmap().bitmap().is_addr_set(within.0 as usize)
+            && !region.get_mmap().bitmap().dirty_at(within.0 as usize)
         {
             return Ok(());
         }
@@ -169,11 +175,7 @@ impl Ram {
         for region in self.guest.iter() {
             // Both stretches begin at a whole word: 3 GiB is 12288 words of 64 pages.
             let first = (offset_of(region.start_addr().0) / PAGE_SIZE / 64) as usize;
-            for (index, word) in region.get_mmap().bitmap().get_and_reset().into_iter().enumerate() {
-                if word != 0 {
-                    words[first + index] |= word;
-                }
-            }
+            region.get_mmap().bitmap().take(|index, word| words[first + index] |= word);
         }
     }
 

@@ -109,6 +109,11 @@ impl GuestRam for MachineRam {
         }
     }
 
+    fn untouched(&self, block: usize, offset: u64, words: &mut [u64]) -> vmstate::Result<()> {
+        // QEMU's firmware is small, and its pages are not where a block of the guest's RAM begins.
+        if block > 0 { Ok(()) } else { self.ram.untouched(offset, words).map_err(misuse) }
+    }
+
     /// Without a copy as far as the pages are in the guest's RAM.
     fn send(&self, to: BorrowedFd<'_>, outbox: &Outbox) -> io::Result<usize> {
         let part = |piece| match piece {

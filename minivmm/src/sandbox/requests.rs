@@ -7,6 +7,9 @@ use kvm_bindings::{
     kvm_xsave,
 };
 
+// Which pages of guest RAM the host has given.
+pub(super) use crate::memory::PAGEMAP_SCAN;
+
 /// A request; the kernel takes 32 bits of the argument.
 pub(super) type Request = u32;
 

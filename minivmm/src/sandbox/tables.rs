@@ -218,6 +218,8 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_KEEPIDLE as u64)]),
     (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_KEEPINTVL as u64)]),
     (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_KEEPCNT as u64)]),
+    (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_SNDBUF as u64)]),
+    (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_RCVBUF as u64)]),
     (libc::SYS_fcntl, &[Is(1, libc::F_GETFL as u64)]),
     (libc::SYS_fcntl, &[Is(1, libc::F_SETFL as u64)]),
     (libc::SYS_poll, ANY),
@@ -245,6 +247,7 @@ const SOCKET_FILES: &[Call] =
 const MIGRATION_REQUESTS: &[Request] = &[
     KVM_CLEAR_DIRTY_LOG,
     KVM_GET_DIRTY_LOG,
+    PAGEMAP_SCAN,
     // Recording begins and ends.
     KVM_SET_USER_MEMORY_REGION,
 ];

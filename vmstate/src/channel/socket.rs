@@ -18,6 +18,10 @@ use crate::ram::GuestRam;
 /// A peer's host that is gone is noticed after so long without an answer to a probe.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
+/// Bytes that a unix socket holds for the peer, before the kernel doubles them for what it needs itself. By default it holds some 200
+/// KiB, which both sides wait for in turns. What the system allows (`net.core.wmem_max`) may be less, and is no reason to fail.
+const UNIX_BUFFER: usize = 1 << 20;
+
 /// A connected socket. It never blocks, but waits with `ppoll`.
 #[derive(Debug)]
 pub struct SocketChannel {
@@ -69,7 +73,9 @@ impl TryFrom<UnixStream> for SocketChannel {
     type Error = io::Error;
 
     fn try_from(stream: UnixStream) -> io::Result<Self> {
-        Self::new(stream.into())
+        let socket = Socket::from(stream);
+        socket.set_send_buffer_size(UNIX_BUFFER)?;
+        Self::new(socket)
     }
 }
 

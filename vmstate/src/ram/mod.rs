@@ -85,6 +85,17 @@ pub trait GuestRam: Sync {
         Ok(zero)
     }
 
+    /// Sets a bit for each page from `offset` on, at most as many as `words` has bits, that reads as zero because nobody has ever
+    /// written or read it: the source sends it as zero and does not touch it. The guest may write it meanwhile: the log has the
+    /// write. As it stands here, no page is known to be so.
+    ///
+    /// # Errors
+    /// `Misuse` outside the block.
+    fn untouched(&self, block: usize, offset: u64, words: &mut [u64]) -> Result<()> {
+        let _ = (block, offset, words);
+        Ok(())
+    }
+
     /// Copies in: whole pages.
     ///
     /// # Errors

@@ -56,6 +56,29 @@ impl PageSet {
         Some(start..self.next(start, end, u64::MAX).unwrap_or(end))
     }
 
+    /// Calls `take` with every `stride`th page of the set, behind the first `skipped`. Returns how many pages of the next set are to
+    /// be skipped so that the steps go on.
+    ///
+    /// # Errors
+    /// What `take` has.
+    pub fn every<E>(
+        &self,
+        mut skipped: u64,
+        stride: u64,
+        mut take: impl FnMut(u64) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        for (index, &word) in (0..).zip(&self.words) {
+            let here = u64::from(word.count_ones());
+            while skipped < here {
+                let rest = (0..skipped).fold(word, |word, _| word & (word - 1));
+                take(index * BITS + u64::from(rest.trailing_zeros()))?;
+                skipped = skipped.saturating_add(stride);
+            }
+            skipped -= here;
+        }
+        Ok(skipped)
+    }
+
     /// Takes pages out of the set.
     pub fn remove(&mut self, pages: Range<u64>) {
         let mut page = pages.start;
@@ -71,18 +94,19 @@ impl PageSet {
 
     /// The first page of `from..until` whose bit is set in `word ^ flip`.
     fn next(&self, from: u64, until: u64, flip: u64) -> Option<u64> {
-        let mut index = from / BITS;
-        let mut skipped = u64::MAX << (from % BITS);
-        while index < until.div_ceil(BITS) {
-            let word = (self.word(index) ^ flip) & skipped;
-            if word != 0 {
-                let page = index * BITS + u64::from(word.trailing_zeros());
-                return (page < until).then_some(page);
-            }
-            skipped = u64::MAX;
-            index += 1;
+        let place = |index: u64, word: u64| {
+            let page = index * BITS + u64::from(word.trailing_zeros());
+            (page < until).then_some(page)
+        };
+        let first = from / BITS;
+        let word = (self.word(first) ^ flip) & (u64::MAX << (from % BITS));
+        if word != 0 {
+            return place(first, word);
         }
-        None
+        let index = |index: u64| usize::try_from(index).unwrap_or(usize::MAX);
+        let rest = self.words.get(index(first + 1)..index(until.div_ceil(BITS)))?;
+        let skipped = rest.iter().position(|word| word ^ flip != 0)?;
+        place(first + 1 + skipped as u64, rest.get(skipped)? ^ flip)
     }
 
     fn word(&self, index: u64) -> u64 {

@@ -19,6 +19,9 @@ const RUN: u64 = 64;
 /// Pages that the log is asked to clear at once, 16 MiB. A page cleared early and written again before its turn is sent
 /// twice; a call per page would cost more.
 const CLEAR: u64 = 4096;
+/// Words with a bit for each of them.
+const WINDOW: usize = 64;
+const _: () = assert!(WINDOW as u64 * RUN == CLEAR);
 
 /// Pages by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +63,9 @@ pub struct RamSender<'a> {
     page: u64,
     /// The log was told up to this page of the block.
     cleared: u64,
+    /// Which of the [`CLEAR`] pages around there nobody has touched. Not asked once all pages were looked at.
+    untouched: [u64; WINDOW],
+    all_seen: bool,
     sent: PageCount,
     /// Who sends the pages, if it is not the main channel.
     senders: Option<Senders>,
@@ -78,7 +84,19 @@ impl<'a> RamSender<'a> {
         let pending: Vec<_> = ram.blocks().iter().map(|block| PageSet::full(block.len / PAGE_SIZE)).collect();
         let pending_pages = pending.iter().map(PageSet::count).sum();
         let sent = PageCount::default();
-        Ok(Self { ram, log, pending, pending_pages, block: 0, page: 0, cleared: 0, sent, senders: None })
+        Ok(Self {
+            ram,
+            log,
+            pending,
+            pending_pages,
+            block: 0,
+            page: 0,
+            cleared: 0,
+            untouched: [0; WINDOW],
+            all_seen: false,
+            sent,
+            senders: None,
+        })
     }
 
     /// Lets page channels send the pages.
@@ -139,17 +157,13 @@ impl<'a> RamSender<'a> {
         let mut looked_at = PageCount::default();
         let mut skipped = stride / 2;
         for (block, pending) in self.pending.iter().enumerate() {
-            let mut from = 0;
-            while let Some(run) = pending.run(from, u64::MAX) {
-                let mut page = run.start + skipped;
-                while page < run.end {
-                    let zero = self.ram.zero_pages(block, page * PAGE_SIZE, 1)?;
-                    *(if zero == 1 { &mut looked_at.zero } else { &mut looked_at.normal }) += 1;
-                    page += stride;
-                }
-                skipped = page - run.end;
-                from = run.end;
-            }
+            skipped = pending.every(skipped, stride, |page| {
+                let mut untouched = [0];
+                self.ram.untouched(block, page * PAGE_SIZE, &mut untouched)?;
+                let zero = untouched[0] & 1 == 1 || self.ram.zero_pages(block, page * PAGE_SIZE, 1)? == 1;
+                *(if zero { &mut looked_at.zero } else { &mut looked_at.normal }) += 1;
+                Ok::<_, Error>(())
+            })?;
         }
         Ok(looked_at)
     }
@@ -211,24 +225,33 @@ impl<'a> RamSender<'a> {
         Ok(over)
     }
 
-    /// The next pages of the round, which follow each other; at most so many. `None` if it is over.
+    /// The next pages of the round, which follow each other and are of one word; at most so many. `None` if it is over.
     fn next_run(&mut self, longest: u64) -> Option<Range<u64>> {
-        loop {
-            match self.pending.get(self.block)?.run(self.page, longest) {
-                Some(run) => return Some(run),
-                None => (self.block, self.page, self.cleared) = (self.block + 1, 0, 0),
+        while let Some(pending) = self.pending.get(self.block) {
+            if let Some(run) = pending.run(self.page, longest) {
+                return Some(run.start..run.end.min((run.start / RUN + 1) * RUN));
             }
+            (self.block, self.page, self.cleared) = (self.block + 1, 0, 0);
         }
+        self.all_seen = true;
+        None
     }
 
     /// Pages that go now are not pending any more. The log is told before anybody reads them.
     fn take(&mut self, run: &Range<u64>) -> Result<()> {
         let Some(pending) = self.pending.get_mut(self.block) else { return Ok(()) };
         if run.end > self.cleared {
-            let first = (run.start / CLEAR * CLEAR).max(self.cleared);
-            let end = run.end.next_multiple_of(CLEAR).min(pending.pages());
-            self.log.clear(self.block, first, end - first)?;
+            let window = run.start / CLEAR * CLEAR;
+            let end = (window + CLEAR).min(pending.pages());
+            self.log.clear(self.block, window, end - window)?;
             self.cleared = end;
+            self.untouched = [0; WINDOW];
+            // Behind the log's clear: what is touched from then on is in the log. Page channels look for themselves.
+            if !self.all_seen && self.senders.is_none() {
+                let words = usize::try_from((end - window).div_ceil(RUN)).unwrap_or(WINDOW);
+                let untouched = self.untouched.get_mut(..words).unwrap_or_default();
+                self.ram.untouched(self.block, window * PAGE_SIZE, untouched)?;
+            }
         }
         pending.remove(run.clone());
         self.page = run.end;
@@ -236,9 +259,25 @@ impl<'a> RamSender<'a> {
         Ok(())
     }
 
+    /// Which pages of a run, all of one word, are zero. Only those that were touched are looked at.
+    fn zeros(&self, first: u64, pages: u32) -> Result<u64> {
+        let word = usize::try_from(first % CLEAR / RUN).ok().and_then(|word| self.untouched.get(word));
+        let untouched = word.copied().unwrap_or_default() >> (first % RUN);
+        let ones = |count: u32| u64::MAX >> (u64::BITS - count.clamp(1, u64::BITS));
+        let mut zero = untouched & ones(pages);
+        let mut left = !untouched & ones(pages);
+        while left != 0 {
+            let start = left.trailing_zeros();
+            let count = (left >> start).trailing_ones();
+            zero |= self.ram.zero_pages(self.block, (first + u64::from(start)) * PAGE_SIZE, count)? << start;
+            left &= !(ones(count) << start);
+        }
+        Ok(zero)
+    }
+
     fn put_run(&mut self, out: &mut Outbox, first: u64, end: u64, mut named: bool) -> Result<()> {
         let pages = u32::try_from(end - first).unwrap_or(u32::MAX);
-        let zeros = self.ram.zero_pages(self.block, first * PAGE_SIZE, pages)?;
+        let zeros = self.zeros(first, pages)?;
         for (bit, page) in (first..end).enumerate() {
             let zero = zeros >> bit & 1 == 1;
             let kind = if zero { flag::ZERO } else { flag::PAGE };

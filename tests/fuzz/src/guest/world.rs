@@ -9,6 +9,7 @@ use minivmm::devices::virtio::Model;
 use minivmm::devices::virtio::mmio::Virtio;
 use minivmm::irq::TestLine;
 use minivmm::memory::{GuestMemory, PAGE_SIZE};
+use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 use vmstate::{Result, Section};
@@ -133,7 +134,7 @@ impl<H: Host> World<H> {
         let result = work(self);
         self.look();
         for (page, (before, after)) in self.before.chunks(PAGE).zip(self.after.chunks(PAGE)).enumerate() {
-            let is_recorded = || self.memory.iter().all(|region| region.get_mmap().bitmap().is_addr_set(page * PAGE));
+            let is_recorded = || self.memory.iter().all(|region| region.get_mmap().bitmap().dirty_at(page * PAGE));
             assert!(before == after || is_recorded(), "a write of the device to page {page} is not recorded");
         }
         result

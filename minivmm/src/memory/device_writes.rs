@@ -1,0 +1,151 @@
+//! Which pages of guest RAM devices have written: a bit for each page, and one for each word of these bits, so that taking
+//! what was written costs no more than there is of it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use vm_memory::bitmap::{Bitmap, NewBitmap, RefSlice, WithBitmapSlice};
+
+use super::PAGE_SIZE;
+
+/// The bitmap of a stretch of guest memory. Bit 0 of word 0 is its first page.
+#[derive(Debug, Default)]
+pub struct DeviceWrites {
+    pages: Vec<AtomicU64>,
+    /// The words of `pages` that may have bits.
+    words: Vec<AtomicU64>,
+}
+
+impl DeviceWrites {
+    /// Calls `take` with each word that has bits, and its number, and clears it.
+    pub(super) fn take(&self, mut take: impl FnMut(usize, u64)) {
+        for (group, word) in self.words.iter().enumerate() {
+            if word.load(Ordering::SeqCst) == 0 {
+                continue;
+            }
+            // Cleared first: whoever sets a bit of a page from here on marks the word behind it again.
+            let mut left = word.swap(0, Ordering::SeqCst);
+            while left != 0 {
+                let index = group * 64 + left.trailing_zeros() as usize;
+                take(index, self.pages[index].swap(0, Ordering::SeqCst));
+                left &= left - 1;
+            }
+        }
+    }
+
+    /// Forgets what was written.
+    pub fn reset(&self) {
+        self.take(|_, _| {});
+    }
+
+    fn set(&self, index: usize, bits: u64) {
+        if let Some(word) = self.pages.get(index) {
+            word.fetch_or(bits, Ordering::SeqCst);
+            // Behind the bits: a word that is taken in between is marked for nothing, and none is left unmarked.
+            self.words[index / 64].fetch_or(1 << (index % 64), Ordering::SeqCst);
+        }
+    }
+}
+
+impl Bitmap for DeviceWrites {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        if len == 0 {
+            return;
+        }
+        let (mut page, last) = (offset / PAGE_SIZE as usize, offset.saturating_add(len - 1) / PAGE_SIZE as usize);
+        while page <= last && page / 64 < self.pages.len() {
+            let in_word = (last - page + 1).min(64 - page % 64);
+            self.set(page / 64, (u64::MAX >> (64 - in_word)) << (page % 64));
+            page += in_word;
+        }
+    }
+
+    fn dirty_at(&self, offset: usize) -> bool {
+        let page = offset / PAGE_SIZE as usize;
+        self.pages.get(page / 64).is_some_and(|word| word.load(Ordering::SeqCst) >> (page % 64) & 1 == 1)
+    }
+
+    fn slice_at(&self, offset: usize) -> RefSlice<'_, Self> {
+        RefSlice::new(self, offset)
+    }
+}
+
+impl<'a> WithBitmapSlice<'a> for DeviceWrites {
+    type S = RefSlice<'a, Self>;
+}
+
+impl NewBitmap for DeviceWrites {
+    fn with_len(len: usize) -> Self {
+        let zeros = |bits: usize| (0..bits.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let words = len.div_ceil(PAGE_SIZE as usize).div_ceil(64);
+        Self { pages: zeros(words * 64), words: zeros(words) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PAGES: usize = 64 * 70 + 5;
+
+    fn taken(bitmap: &DeviceWrites) -> BTreeSet<usize> {
+        let mut taken = BTreeSet::new();
+        bitmap.take(|index, word| taken.extend((0..64).filter(|bit| word >> bit & 1 == 1).map(|bit| index * 64 + bit)));
+        taken
+    }
+
+    proptest! {
+        #[test]
+        fn pages_are_taken_once_and_are_those_of_a_set(
+            rounds in prop::collection::vec(prop::collection::vec((0..PAGES * 4096, 0..300_000_usize), 0..8), 1..4),
+        ) {
+            let bitmap = DeviceWrites::with_len(PAGES * 4096);
+            for writes in rounds {
+                let mut model = BTreeSet::new();
+                for (offset, len) in writes {
+                    let len = len.min(PAGES * 4096 - offset);
+                    bitmap.mark_dirty(offset, len);
+                    model.extend((0..PAGES).filter(|page| page * 4096 < offset + len && (page + 1) * 4096 > offset && len > 0));
+                }
+                for page in (0..PAGES).step_by(7) {
+                    prop_assert_eq!(bitmap.dirty_at(page * 4096 + 17), model.contains(&page));
+                }
+                prop_assert_eq!(taken(&bitmap), model);
+            }
+            prop_assert!(taken(&bitmap).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_lies_outside_is_nobodys_page() {
+        let bitmap = DeviceWrites::with_len(65 * 4096);
+        bitmap.mark_dirty(128 * 4096, 1);
+        bitmap.mark_dirty(usize::MAX, 2);
+        assert!(taken(&bitmap).is_empty() && !bitmap.dirty_at(usize::MAX));
+    }
+
+    /// A writer marks each page once while a reader takes: each is taken, and once.
+    #[test]
+    fn no_page_is_lost_between_a_writer_and_who_takes() {
+        let bitmap = DeviceWrites::with_len(PAGES * 4096);
+        let done = AtomicBool::new(false);
+        let mut seen = vec![0; PAGES];
+        let take = |seen: &mut Vec<u32>| taken(&bitmap).into_iter().for_each(|page| seen[page] += 1);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..PAGES).for_each(|page| bitmap.mark_dirty(page * 4096, 4096));
+                done.store(true, Ordering::SeqCst);
+            });
+            while !done.load(Ordering::SeqCst) {
+                take(&mut seen);
+            }
+        });
+        take(&mut seen);
+        assert!(seen.iter().all(|&times| times == 1));
+    }
+}
