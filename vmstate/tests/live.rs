@@ -111,7 +111,7 @@ fn a_raised_downtime_limit_lets_it_through() {
 
 #[test]
 fn a_limit_on_bandwidth_is_kept_in_the_rounds_and_lifted_for_the_switch_over() {
-    let setup = busy(100.0 * MEGABYTE, 100.0, 3000);
+    let setup = busy(100.0 * MEGABYTE, 300.0, 3000);
     setup.source_control.set_bandwidth_limit(4_000_000);
     let outcome = setup.run();
     assert_arrived(&outcome);

@@ -104,6 +104,22 @@ impl Outbox {
         })
     }
 
+    /// The first `most` bytes of what is left.
+    pub(crate) fn head(&self, most: u64) -> Self {
+        let mut head = Self::new();
+        for piece in self.pieces() {
+            let left = most.saturating_sub(head.len());
+            match piece {
+                _ if left == 0 => break,
+                Piece::Bytes(bytes) => {
+                    head.put(bytes.get(..usize::try_from(left).unwrap_or(usize::MAX)).unwrap_or(bytes));
+                }
+                Piece::Pages(run) => head.put_pages(PageRun { len: run.len.min(left), ..run }),
+            }
+        }
+        head
+    }
+
     /// The first `count` bytes of what was left are sent.
     pub fn advance(&mut self, mut count: u64) {
         let (byte, index, cut) = &mut self.sent;

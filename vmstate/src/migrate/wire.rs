@@ -135,6 +135,24 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
+    /// As [`send_part`](Self::send_part), of the first `most` bytes.
+    pub(super) fn send_piece(
+        &mut self,
+        outbox: &mut Outbox,
+        most: u64,
+        deadline: Option<Duration>,
+        slice: Duration,
+    ) -> Result<bool> {
+        if outbox.len() <= most {
+            return self.send_part(outbox, deadline, slice);
+        }
+        let mut head = outbox.head(most);
+        let before = head.len();
+        let sent = self.send_part(&mut head, deadline, slice);
+        outbox.advance(before - head.len());
+        sent
+    }
+
     /// Sends what the channel takes of `outbox` within `slice`; false if it took nothing yet.
     ///
     /// # Errors

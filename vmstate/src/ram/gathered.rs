@@ -39,13 +39,19 @@ pub fn copied_out<T>(
                 let before = offset % PAGE_SIZE;
                 skipped += usize::try_from(before).unwrap_or_default();
                 let (start, wanted) = (copy.len(), before + len);
-                let taken = usize::try_from(wanted).unwrap_or(usize::MAX).min(room / PAGE * PAGE);
+                // So may the end of the last one be left for later.
+                let rounded = wanted.next_multiple_of(PAGE_SIZE);
+                let taken = usize::try_from(rounded).unwrap_or(usize::MAX).min(room / PAGE * PAGE);
                 copy.resize(start + taken, 0);
                 match copy.get_mut(start..) {
                     Some(into) if taken > 0 => ram.read(block, offset - before, into).map_err(io::Error::other)?,
                     _ => break,
                 }
-                taken as u64 == wanted
+                let all = taken as u64 == rounded;
+                if all {
+                    copy.truncate(start + usize::try_from(wanted).unwrap_or(usize::MAX));
+                }
+                all
             }
         };
         if !all {

@@ -2,6 +2,7 @@
 //! runs there. A blocking driver: what to do next is decided by [`SourceProtocol`], the phases are drawn in `phase.rs`.
 
 mod beside;
+mod pace;
 mod rehearsal;
 mod rounds;
 mod switch_over;
@@ -10,6 +11,7 @@ mod throttled;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::pace::Pace;
 use self::throttled::Throttled;
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Strictness};
@@ -131,6 +133,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         reason: None,
         answered: None,
         measured: Measured::new(),
+        pace: Pace::default(),
         synced: begun,
         rehearsed: None,
         rests_until: None,
@@ -164,6 +167,7 @@ struct Source<'a, 's> {
     /// The destination's last answer to a question.
     answered: Option<Reply>,
     measured: Measured,
+    pace: Pace,
     /// When the logs of what is written were last read.
     synced: Duration,
     /// When the pause was last rehearsed after a round.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Source, whole};
+use super::{Source, pace, whole};
 use crate::error::Result;
 use crate::migrate::Rehearsal;
 use crate::migrate::forecast::{Rehearsed, Tells};
@@ -53,12 +53,15 @@ impl Source<'_, '_> {
         // Nothing before the first round: a wire whose speed is unknown could hold the guest for long.
         let speed = self.measured.wire.bytes_per_second().unwrap_or_default();
         let wanted = whole(speed * (self.control.parameters().downtime_limit / PART).as_secs_f64()).min(MOST_BYTES);
+        // What a limit lets through at once is all that may go.
+        let limit = self.control.parameters().max_bandwidth;
+        let wanted = limit.map_or(wanted, |limit| wanted.min(pace::piece(limit.get())));
         let chunk = wanted / CHUNKS;
         if chunk > 0 {
-            let (_, mut over) = self.send_chunk(chunk, Tells::Nothing)?;
+            let mut over = self.send_chunk(chunk, Tells::Nothing)?;
             for _ in 1..CHUNKS {
                 if !over {
-                    (_, over) = self.send_chunk(chunk, Tells::Pause)?;
+                    over = self.send_chunk(chunk, Tells::Pause)?;
                 }
             }
         }

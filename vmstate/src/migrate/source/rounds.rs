@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CHUNK, LAST_WORDS, Source, unexpected, whole};
+use super::{CHUNK, LAST_WORDS, Source, pace, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::forecast::{Chunk, Standing, Tells};
 use crate::migrate::parameters::Parameters;
@@ -122,11 +122,10 @@ impl Source<'_, '_> {
         let (begun, bytes, pages) = (self.clock.now(), self.wire.sent(), self.pages.moved());
         self.control.publish(|progress| progress.rounds += 1);
         loop {
-            let begun = self.clock.now();
-            let (bytes, over) = self.send_chunk(self.chunk(), Tells::Rounds)?;
-            let due = self.pace(bytes, begun)?;
+            self.await_turn()?;
+            let over = self.send_chunk(self.chunk(), Tells::Rounds)?;
             self.foretell();
-            if !due || self.is_overdue()? {
+            if self.is_overdue()? {
                 return Ok(None);
             }
             if over {
@@ -142,58 +141,77 @@ impl Source<'_, '_> {
 
     /// Bytes of the next chunk, such that there is a probe, a look at the limits and a forecast some ten times a second.
     fn chunk(&self) -> u64 {
-        let limit = self.control.parameters().max_bandwidth.map_or(u64::MAX, |limit| limit.get().max(NORMAL_RECORD));
+        let piece = self.control.parameters().max_bandwidth.map_or(u64::MAX, |limit| pace::piece(limit.get()));
         let speed = self.measured.wire.bytes_per_second().map(|speed| whole(speed) / u64::from(CHUNKS_PER_SECOND));
-        (limit / u64::from(CHUNKS_PER_SECOND)).min(speed.unwrap_or(CHUNK)).min(self.longest_chunk())
+        piece.min(speed.unwrap_or(CHUNK)).min(self.longest_chunk())
     }
 
-    /// Sends a chunk of about `wanted` bytes of what is pending, and a probe. Returns its bytes, and whether nothing of the round
-    /// is left.
-    pub(super) fn send_chunk(&mut self, wanted: u64, tells: Tells) -> Result<(u64, bool)> {
+    /// Sends a chunk of about `wanted` bytes of what is pending, and a probe. True if nothing of the round is left.
+    pub(super) fn send_chunk(&mut self, wanted: u64, tells: Tells) -> Result<bool> {
         let (begun, sent) = (self.clock.now(), self.pages.moved());
         let beside = self.wire.sent();
         let over = self.saver.iterate(&mut self.buffer, wanted)?;
         self.await_pages(self.running())?;
-        let beside = self.wire.sent() - beside;
-        let bytes = self.probe(begun, self.pages.moved().since(sent), tells)?;
-        Ok((bytes + beside, over))
+        self.pace.sent(self.wire.sent() - beside);
+        self.probe(begun, self.pages.moved().since(sent), tells)?;
+        Ok(over)
     }
 
-    /// Sends the buffer, which holds `pages`, and a probe behind it; hears answers meanwhile. Returns how many bytes
-    /// that was.
-    fn probe(&mut self, begun: Duration, pages: PageCount, tells: Tells) -> Result<u64> {
-        let bytes = self.buffer.len();
-        let in_stream = bytes + self.in_stream(pages);
+    /// Sends the buffer, which holds `pages`, and a probe behind it; hears answers meanwhile. In a round it goes in pieces that
+    /// the bandwidth limit lets through at once.
+    fn probe(&mut self, begun: Duration, pages: PageCount, tells: Tells) -> Result<()> {
+        let bytes = self.buffer.len() + self.in_stream(pages);
         Element::Command(Command::Ping(ping::ROUND)).write(self.buffer.bytes_mut());
-        self.measured.wire.sent(Chunk { begun, bytes: in_stream, pages, tells });
+        let mut chunk = Some(Chunk { begun, bytes, pages, tells });
         let mut took_some = self.clock.now();
+        let mut most = if tells == Tells::Rounds { 0 } else { u64::MAX };
         while !self.buffer.is_empty() {
-            let deadline = took_some.saturating_add(self.options.answer);
-            let sent = self.wire.send_part(&mut self.buffer, Some(deadline), LISTEN);
+            if most < u64::MAX {
+                most = self.await_turn()?;
+            }
+            // What a record is too long for waits in between, and only the last piece tells how fast the wire is.
+            if self.buffer.len() > most {
+                chunk = chunk.map(|chunk| Chunk { bytes: 0, ..chunk });
+            } else if let Some(chunk) = chunk.take() {
+                let (begun, bytes) = if chunk.bytes > 0 || bytes == 0 {
+                    (chunk.begun, chunk.bytes)
+                } else {
+                    (self.clock.now(), self.buffer.len())
+                };
+                self.measured.wire.sent(Chunk { begun, bytes, ..chunk });
+            }
+            let (before, deadline) =
+                (self.wire.sent(), took_some.max(self.pace.at()).saturating_add(self.options.answer));
+            let sent = self.wire.send_piece(&mut self.buffer, most, Some(deadline), LISTEN);
+            self.pace.sent(self.wire.sent() - before);
             if sent.map_err(|broken| self.last_words(broken))? {
                 took_some = self.clock.now();
             }
             self.hear_until(Duration::ZERO)?;
         }
         self.buffer.clear();
-        Ok(bytes)
+        Ok(())
     }
 
-    /// Waits as long as `bytes`, begun to be sent at `begun`, last at the bandwidth limit. False: the deadline demands to
-    /// switch over at once.
-    fn pace(&mut self, bytes: u64, begun: Duration) -> Result<bool> {
+    /// Waits until the bandwidth limit lets something through, and returns how many bytes; all once the deadline demands to
+    /// switch over.
+    fn await_turn(&mut self) -> Result<u64> {
         loop {
-            let limit = self.control.parameters().max_bandwidth.map(|limit| limit.get().max(NORMAL_RECORD));
-            let lasts = limit.map_or(Duration::ZERO, |limit| Duration::from_secs_f64(bytes as f64 / limit as f64));
-            let due = begun.saturating_add(lasts);
-            // A change of the limit takes effect then.
-            let look = self.clock.now().saturating_add(Duration::from_secs(1) / CHUNKS_PER_SECOND);
-            self.hear_until(due.min(look))?;
-            if due <= self.clock.now() {
-                return Ok(true);
+            let now = self.clock.now();
+            let Some(limit) = self.control.parameters().max_bandwidth else {
+                self.pace.lift(now);
+                return Ok(u64::MAX);
+            };
+            let due = self.pace.due(now, limit.get());
+            if due <= now {
+                let piece = pace::piece(limit.get());
+                // A chunk may be a record longer than it should be, and goes at once.
+                return Ok(if piece < NORMAL_RECORD { piece } else { u64::MAX });
             }
+            // A change of the limit takes effect then.
+            self.hear_until(due.min(now.saturating_add(Duration::from_secs(1) / CHUNKS_PER_SECOND)))?;
             if self.is_overdue()? {
-                return Ok(false);
+                return Ok(u64::MAX);
             }
         }
     }

@@ -1,0 +1,107 @@
+//! The bandwidth limit of the rounds, as a debt in bytes that time pays off: pure, and exact over each second.
+
+use std::time::Duration;
+
+/// What is sent at once is at most what comes in this part of a second, so that no second has more than two such pieces
+/// beyond the limit: one percent.
+const PIECES_PER_SECOND: u64 = 200;
+
+/// What was sent, and is not paid for yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    /// Bytes; below zero if somebody came late by up to a piece.
+    debt: f64,
+    at: Duration,
+}
+
+/// Bytes that may go at once; one at least.
+pub(super) fn piece(bytes_per_second: u64) -> u64 {
+    (bytes_per_second / PIECES_PER_SECOND).max(1)
+}
+
+impl Pace {
+    /// When the next piece may go at this limit, which holds since the last call.
+    pub(super) fn due(&mut self, now: Duration, bytes_per_second: u64) -> Duration {
+        let passed = now.saturating_sub(self.at).as_secs_f64();
+        let speed = bytes_per_second as f64;
+        // Who came late makes up for it by one piece, so there is no burst after a rest.
+        self.debt = (self.debt - passed * speed).max(-speed / PIECES_PER_SECOND as f64);
+        self.at = now;
+        let left = Duration::try_from_secs_f64(self.debt.max(0.0) / speed).unwrap_or(Duration::MAX);
+        now.saturating_add(left)
+    }
+
+    /// When it was last asked.
+    pub(super) fn at(&self) -> Duration {
+        self.at
+    }
+
+    /// So many bytes went.
+    pub(super) fn sent(&mut self, bytes: u64) {
+        self.debt += bytes as f64;
+    }
+
+    /// There is no limit now, and what was sent is not paid for.
+    pub(super) fn lift(&mut self, now: Duration) {
+        *self = Self { debt: 0.0, at: now };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends as fast as it may from `from` to `until`; each wait ends late by up to `late`. Packets with their moments.
+    fn send(pace: &mut Pace, limit: u64, (from, until): (f64, f64), late: f64, sent: &mut Vec<(f64, u64)>) {
+        let mut now = from;
+        while now < until {
+            let due = pace.due(Duration::from_secs_f64(now), limit).as_secs_f64();
+            if due > now {
+                now = due + late * (sent.len() % 3) as f64 / 2.0;
+                continue;
+            }
+            pace.sent(piece(limit));
+            sent.push((now, piece(limit)));
+        }
+    }
+
+    /// Bytes in the second that begins with each packet.
+    fn seconds(sent: &[(f64, u64)], until: f64) -> impl Iterator<Item = (f64, u64)> + '_ {
+        let whole = sent.iter().enumerate().filter(move |(_, (begin, _))| begin + 1.0 < until);
+        whole.map(|(index, &(begin, _))| {
+            let within = sent[index..].iter().take_while(|(at, _)| *at < begin + 1.0);
+            (begin, within.map(|(_, bytes)| bytes).sum())
+        })
+    }
+
+    #[test]
+    fn each_second_has_what_the_limit_says_within_two_percent_and_a_packet() {
+        for limit in [1, 2, 7, 199, 201, 1000, 65_536, 1_000_000, 134_217_728, 10_000_000_000] {
+            let (mut pace, mut sent) = (Pace::default(), Vec::new());
+            send(&mut pace, limit, (0.0, 5.0), 0.001, &mut sent);
+            let slack = limit as f64 * 0.02 + piece(limit) as f64;
+            for (begin, bytes) in seconds(&sent, 5.0) {
+                assert!((bytes as f64 - limit as f64).abs() <= slack, "{bytes} at {begin} s for {limit}");
+            }
+            let all: u64 = sent.iter().map(|(_, bytes)| bytes).sum();
+            assert!(all as f64 >= 5.0 * limit as f64 * 0.98 - slack, "{all} for {limit}");
+        }
+    }
+
+    #[test]
+    fn a_change_holds_at_once_and_a_rest_is_not_made_up_for() {
+        let (mut pace, mut sent) = (Pace::default(), Vec::new());
+        send(&mut pace, 1_000_000, (0.0, 2.0), 0.0, &mut sent);
+        sent.clear();
+        send(&mut pace, 10_000, (2.0, 5.0), 0.0, &mut sent);
+        for (begin, bytes) in seconds(&sent, 5.0) {
+            assert!((9_750..=10_250).contains(&bytes), "{bytes} at {begin} s");
+        }
+        sent.clear();
+        // After ten seconds without a byte.
+        send(&mut pace, 1_000_000, (15.0, 18.0), 0.0, &mut sent);
+        for (begin, bytes) in seconds(&sent, 18.0) {
+            assert!(bytes <= 1_025_000, "{bytes} at {begin} s");
+        }
+    }
+}
