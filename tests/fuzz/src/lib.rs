@@ -5,6 +5,7 @@ mod bounds;
 mod compat;
 pub mod corpus;
 pub mod devices;
+pub mod flash;
 mod guest;
 mod inspect;
 mod kernel;

@@ -12,6 +12,7 @@ use vmstate::ram::{GuestRam, PAGE_SIZE, RamBlock};
 use vmstate::section::{Section, Sections};
 
 use crate::devices;
+use crate::flash::Flash;
 use crate::unharmed::Unharmed;
 
 /// The machine type of the streams.
@@ -23,6 +24,7 @@ pub const LIMITS: Limits = Limits::new(1 << 20);
 #[derive(Debug)]
 pub struct Machine {
     devices: Vec<(&'static str, u32, Unharmed<'static>)>,
+    flash: Flash,
     ram: Ram,
 }
 
@@ -35,7 +37,7 @@ impl Machine {
     /// All devices, and RAM blocks of these lengths.
     pub fn with(blocks: &[(&str, u64)]) -> Self {
         let blocks = blocks.iter().map(|&(name, len)| RamBlock { name: name.into(), len }).collect();
-        Self { devices: devices::all(), ram: Ram { blocks, kept: Mutex::default() } }
+        Self { devices: devices::all(), flash: Flash::full(), ram: Ram { blocks, kept: Mutex::default() } }
     }
 
     /// Only the devices of these names.
@@ -52,9 +54,9 @@ impl Machine {
     /// # Panics
     /// If the load breaks a promise.
     pub fn load(&mut self, stream: &[u8], strictness: Strictness, at_once: usize) -> Result<()> {
-        let Self { devices, ram } = self;
+        let Self { devices, flash, ram } = self;
         let mut tape = Tape { stream, at_once, written: Vec::new() };
-        snapshot::load(&mut tape, TYPE, strictness, LIMITS, &mut sections(devices), ram)
+        snapshot::load(&mut tape, TYPE, strictness, LIMITS, &mut sections(devices, flash), ram)
     }
 
     /// Writes a stream.
@@ -62,20 +64,22 @@ impl Machine {
     /// # Panics
     /// If a device refuses.
     pub fn save(&mut self) -> Vec<u8> {
-        let Self { devices, ram } = self;
+        let Self { devices, flash, ram } = self;
         let mut tape = Tape { stream: &[], at_once: 0, written: Vec::new() };
-        snapshot::save(&mut tape, TYPE, &mut sections(devices), ram).expect("a machine that saves");
+        snapshot::save(&mut tape, TYPE, &mut sections(devices, flash), ram).expect("a machine that saves");
         tape.written
     }
 
     /// What each device would send.
     pub fn saved(&mut self) -> Vec<Vec<u8>> {
-        self.devices.iter_mut().map(|(_, _, device)| device.saved()).collect()
+        let devices = self.devices.iter_mut().map(|(_, _, device)| device.saved());
+        devices.chain([self.flash.saved()]).collect()
     }
 }
 
-fn sections<'a>(devices: &'a mut [(&'static str, u32, Unharmed<'static>)]) -> Sections<'a> {
+fn sections<'a>(devices: &'a mut [(&'static str, u32, Unharmed<'static>)], flash: &'a mut Flash) -> Sections<'a> {
     let mut sections = Sections::new();
+    sections.add_iterative(flash).expect("a name of its own").optional();
     for (name, instance, device) in devices {
         sections.register(name, *instance, device as &mut dyn Section).expect("names that differ").optional();
     }
