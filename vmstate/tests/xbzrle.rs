@@ -194,7 +194,8 @@ proptest! {
         for round in 1..12 {
             // The cache is made larger or smaller on the way, and the guest writes otherwise.
             let cache = if round == 9 { 64 } else { cache_pages };
-            source.begin_round(cache << 12);
+            source.resize(cache << 12);
+            source.begin_round();
             let last = round == 11;
             for (page, bytes) in guest.iter_mut().enumerate() {
                 match random(&mut state) % 8 {
@@ -254,7 +255,7 @@ fn a_page_keeps_its_place_for_a_round() {
 
 /// One round in which each of 512 pages is changed by `change`.
 fn round(source: &mut XbzrleSource, guest: &mut [Page], change: impl Fn(&mut Page, u8)) -> u64 {
-    source.begin_round(64 << 20);
+    source.begin_round();
     let mut tried = 0;
     for (page, bytes) in (0..).zip(guest) {
         change(bytes, page as u8);
@@ -282,7 +283,7 @@ fn it_is_left_where_it_spares_nothing_and_taken_up_where_it_does() {
     assert_eq!((count.overflow, count.bytes), (count.pages, count.pages * 4096));
     // The sample shows that the guest writes otherwise.
     assert_eq!(rounds(&mut source, &mut guest, one_byte, 4), [128, 2048, 2048, 2048]);
-    source.begin_round(64 << 20);
+    source.begin_round();
     let count = source.count();
     assert_eq!(count.cache_miss_rate, 0.0);
     assert!((1.0 / count.encoding_rate - (3.0 + 4.0) / 4096.0).abs() < 0.0005, "{count:?}");
@@ -291,8 +292,8 @@ fn it_is_left_where_it_spares_nothing_and_taken_up_where_it_does() {
 #[test]
 fn the_last_stage_keeps_nothing() {
     let mut source = XbzrleSource::new(1 << 20);
-    source.begin_round(1 << 20);
-    source.begin_round(1 << 20);
+    source.begin_round();
+    source.begin_round();
     let mut page = [1; PAGE];
     assert_eq!(source.delta(7, &page, true), Delta::Whole);
     assert_eq!(source.delta(7, &page, false), Delta::Kept);

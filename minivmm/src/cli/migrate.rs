@@ -36,6 +36,17 @@ pub struct MigrateArgs {
     /// How to compress the guest's memory on them; a QEMU there must expect the same
     #[arg(long, value_name = "none|zstd[:LEVEL]", requires = "channels", value_parser = compression)]
     pub compress: Option<(String, u8)>,
+    /// Send of a page that was sent before what changed of it, and keep pages for that in a cache of SIZE, a power of two
+    #[arg(
+        long,
+        value_name = "SIZE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "64M",
+        value_parser = values::size,
+        conflicts_with = "channels"
+    )]
+    pub xbzrle: Option<u64>,
 }
 
 /// How a migration that began came to its end. All but the first carry a sentence that says why, and where the guest is.
@@ -67,6 +78,7 @@ impl MigrateArgs {
             arguments["target-schema"] = std::path::absolute(file)?.display().to_string().into();
         }
         self.choose_channels(&mut client)?;
+        self.choose_xbzrle(&mut client)?;
         client.execute("migrate", arguments)?;
         let mut line = ProgressLine::default();
         let end = follow(&mut client, &interrupts, &mut line);
@@ -112,6 +124,17 @@ impl MigrateArgs {
             parameters["multifd-zstd-level"] = (*level).into();
         }
         client.execute("migrate-set-parameters", parameters)?;
+        Ok(())
+    }
+}
+
+impl MigrateArgs {
+    /// As [`choose_channels`](Self::choose_channels), for `--xbzrle`.
+    fn choose_xbzrle(&self, client: &mut Client) -> Result<(), ClientError> {
+        let Some(cache) = self.xbzrle else { return Ok(()) };
+        client.execute("migrate-set-parameters", json!({"xbzrle-cache-size": cache}))?;
+        let capabilities = json!([{"capability": "xbzrle", "state": true}]);
+        client.execute("migrate-set-capabilities", json!({"capabilities": capabilities}))?;
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use vmstate::migrate::{Downtime, PARAMETERS, ParameterValue, Parameters, Progress, Slowdown};
+use vmstate::ram::XbzrleCount;
 
 use crate::vm::{Event, MigrationInfo, MigrationStatus, RunState};
 
@@ -53,6 +54,9 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
                 body["guest-slowdown"] = slowdown(figures);
             }
             body["ram"] = ram(figures);
+            if let Some(count) = figures.xbzrle {
+                body["xbzrle-cache"] = xbzrle(count);
+            }
         }
     }
     if let Some(error) = &info.error {
@@ -85,14 +89,28 @@ fn slowdown(figures: &Progress) -> Value {
     })
 }
 
+fn xbzrle(count: XbzrleCount) -> Value {
+    json!({
+        "cache-size": count.cache_bytes,
+        "bytes": count.bytes,
+        "pages": count.pages,
+        "cache-miss": count.cache_miss,
+        "cache-miss-rate": count.cache_miss_rate,
+        "encoding-rate": count.encoding_rate,
+        "overflow": count.overflow,
+    })
+}
+
 fn ram(figures: &Progress) -> Value {
+    // Pages of which only what changed was sent are not among QEMU's normal ones.
+    let normal = figures.normal_pages.saturating_sub(figures.xbzrle.map_or(0, |count| count.encoded));
     json!({
         "transferred": figures.bytes,
         "remaining": figures.remaining_bytes,
         "total": figures.ram_bytes,
         "duplicate": figures.zero_pages,
-        "normal": figures.normal_pages,
-        "normal-bytes": figures.normal_pages.saturating_mul(PAGE_SIZE),
+        "normal": normal,
+        "normal-bytes": normal.saturating_mul(PAGE_SIZE),
         "dirty-pages-rate": figures.dirty_pages_per_second,
         "mbps": figures.bytes_per_second as f64 * 8.0 / 1e6,
         "dirty-sync-count": figures.rounds,

@@ -10,6 +10,7 @@ use super::parameters::Parameters;
 use super::phase::Phase;
 use super::report::{Downtime, Slowdown};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ram::XbzrleCount;
 
 /// A shared handle on one migration of either side. Clones are the same handle. Made anew for each migration.
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ pub struct Progress {
     pub ram_bytes: u64,
     /// Bytes of guest RAM still to send.
     pub remaining_bytes: u64,
-    /// Pages sent or received whole.
+    /// Pages sent or received with contents: whole, or as what changed of them.
     pub normal_pages: u64,
     /// Pages sent or received as zero.
     pub zero_pages: u64,
@@ -63,6 +64,8 @@ pub struct Progress {
     pub dirty_pages_per_second: u64,
     /// Bytes that go through the wire a second.
     pub bytes_per_second: u64,
+    /// What XBZRLE has done, if it is in use.
+    pub xbzrle: Option<XbzrleCount>,
     /// Predicted pause of the guest, if it were switched over now; from the destination's first answer for pages on.
     pub expected_downtime: Option<Duration>,
     /// Predicted time from the beginning to the end; `None` before that answer, and as long as the guest dirties pages

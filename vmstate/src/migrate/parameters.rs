@@ -2,12 +2,16 @@
 //!
 //! [`PARAMETERS`] is the one list of them, with ranges: whoever reads them from a user, or shows them, walks it.
 
-use std::borrow::Cow;
+mod value;
+
 use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::ram::PAGE_SIZE;
 use crate::ram::multifd::Compression;
+
+pub use value::ParameterValue;
 
 /// When a migration switches over, of the moments at which the pause fits into the downtime limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +76,10 @@ pub struct Parameters {
     pub multifd_compresses: bool,
     /// As zstd counts: 1 is the fastest, 20 the strongest.
     pub multifd_zstd_level: u8,
+    /// Of a page that was sent before goes what changed of it, if that is less.
+    pub xbzrle: bool,
+    /// Bytes of pages that are kept for that: a power of two, at least a page. With another size all begins anew.
+    pub xbzrle_cache_size: u64,
 }
 
 impl Default for Parameters {
@@ -95,6 +103,8 @@ impl Default for Parameters {
             multifd_channels: 2,
             multifd_compresses: false,
             multifd_zstd_level: 1,
+            xbzrle: false,
+            xbzrle_cache_size: 64 << 20,
         }
     }
 }
@@ -135,23 +145,12 @@ pub enum ParameterUnit {
     Count,
     /// A number from the first to the second.
     Between(u8, u8),
+    /// Bytes of memory, a power of two of at least a page.
+    CacheBytes,
     /// On or off. In QEMU's protocol this is a capability.
     Flag,
     /// One of these words.
     Word(&'static [&'static str]),
-}
-
-/// The value of a parameter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ParameterValue {
-    /// Of [`ParameterUnit::Milliseconds`].
-    Time(Duration),
-    /// Of [`ParameterUnit::BytesPerSecond`], [`ParameterUnit::Percent`], [`ParameterUnit::Count`] and [`ParameterUnit::Between`].
-    Number(u64),
-    /// Of [`ParameterUnit::Flag`].
-    Flag(bool),
-    /// Of [`ParameterUnit::Word`].
-    Word(Cow<'static, str>),
 }
 
 /// Every parameter, in the order in which they are shown.
@@ -318,6 +317,20 @@ pub const PARAMETERS: &[Parameter] = &[
         get: |parameters| ParameterValue::small(parameters.multifd_zstd_level),
         set: |parameters, value| value.as_small().map(|level| parameters.multifd_zstd_level = level),
     },
+    Parameter {
+        name: "xbzrle",
+        unit: ParameterUnit::Flag,
+        meaning: "send of a page that was sent before what changed of it; not with page channels",
+        get: |parameters| ParameterValue::Flag(parameters.xbzrle),
+        set: |parameters, value| value.flag().map(|on| parameters.xbzrle = on),
+    },
+    Parameter {
+        name: "xbzrle-cache-size",
+        unit: ParameterUnit::CacheBytes,
+        meaning: "pages kept for that, in bytes",
+        get: |parameters| ParameterValue::Number(parameters.xbzrle_cache_size),
+        set: |parameters, value| value.number().map(|bytes| parameters.xbzrle_cache_size = bytes),
+    },
 ];
 
 /// A vCPU that stands all the time would never end a round.
@@ -367,6 +380,10 @@ impl Parameters {
                 return Err(parameter.refusal());
             }
         }
+        if self.multifd && self.xbzrle {
+            // As QEMU (`migrate_caps_check`, migration/options.c): a page's versions go on any of the channels.
+            return Err(Error::new(ErrorKind::Misuse, "Multifd is not compatible with xbzrle: switch one of them off"));
+        }
         if self.max_cpu_throttle < self.cpu_throttle_initial {
             let least = self.cpu_throttle_initial;
             let message = format!(
@@ -398,6 +415,7 @@ impl Parameter {
             ParameterUnit::Percent(most) => format!("an integer in the range of 1 to {most}"),
             ParameterUnit::Count => format!("an integer in the range of 0 to {}", u32::MAX),
             ParameterUnit::Between(least, most) => format!("an integer in the range of {least} to {most}"),
+            ParameterUnit::CacheBytes => format!("a power of two, at least {PAGE_SIZE}"),
             ParameterUnit::Flag => "true or false".into(),
             ParameterUnit::Word(words) => format!("one of: {}", words.join(", ")),
         }
@@ -413,6 +431,7 @@ impl ParameterUnit {
         match (self, value) {
             (Self::Milliseconds(most), ParameterValue::Time(time)) => time.as_millis() <= u128::from(most),
             (Self::Percent(most), ParameterValue::Number(number)) => (1..=u64::from(most)).contains(number),
+            (Self::CacheBytes, ParameterValue::Number(bytes)) => *bytes >= PAGE_SIZE && bytes.is_power_of_two(),
             (Self::Count, ParameterValue::Number(number)) => u32::try_from(*number).is_ok(),
             (Self::Between(least, most), ParameterValue::Number(number)) => {
                 (u64::from(least)..=u64::from(most)).contains(number)
@@ -421,54 +440,6 @@ impl ParameterUnit {
             (Self::BytesPerSecond, ParameterValue::Number(_)) | (Self::Flag, ParameterValue::Flag(_)) => true,
             _ => false,
         }
-    }
-}
-
-impl From<Duration> for ParameterValue {
-    fn from(time: Duration) -> Self {
-        Self::Time(time)
-    }
-}
-
-impl From<u64> for ParameterValue {
-    fn from(number: u64) -> Self {
-        Self::Number(number)
-    }
-}
-
-impl From<bool> for ParameterValue {
-    fn from(on: bool) -> Self {
-        Self::Flag(on)
-    }
-}
-
-impl ParameterValue {
-    fn small(number: u8) -> Self {
-        Self::Number(number.into())
-    }
-
-    fn word(word: &'static str) -> Self {
-        Self::Word(Cow::Borrowed(word))
-    }
-
-    fn time(&self) -> Option<Duration> {
-        if let Self::Time(time) = self { Some(*time) } else { None }
-    }
-
-    fn number(&self) -> Option<u64> {
-        if let Self::Number(number) = self { Some(*number) } else { None }
-    }
-
-    fn as_small(&self) -> Option<u8> {
-        u8::try_from(self.number()?).ok()
-    }
-
-    fn flag(&self) -> Option<bool> {
-        if let Self::Flag(on) = self { Some(*on) } else { None }
-    }
-
-    fn as_word(&self) -> Option<&str> {
-        if let Self::Word(word) = self { Some(word) } else { None }
     }
 }
 

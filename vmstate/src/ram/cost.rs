@@ -2,7 +2,7 @@
 //! guest has written to those that are pending says no count of pages sent before. So a sample of them is looked at when a
 //! round begins.
 
-use super::record::{NORMAL_RECORD, ZERO_RECORD};
+use super::record::ZERO_RECORD;
 use super::sender::PageCount;
 
 /// Pages to look at when a round begins, some 0.2 ms of work. Where a fifth of the pending pages is sent whole, their
@@ -12,17 +12,20 @@ pub(crate) const SAMPLE: u64 = 512;
 /// Expected cost of the pages that are pending in one round.
 #[derive(Debug, Default)]
 pub(crate) struct PageCost {
-    /// Pages that are to be sent whole in this round.
+    /// Pages that are to be sent with contents in this round.
     whole: f64,
+    /// Expected bytes of the record of each.
+    record: f64,
     /// Pages sent before this round.
     before: PageCount,
 }
 
 impl PageCost {
-    /// A round begins with `pending` pages, some of which were looked at; `sent` are all pages sent before.
-    pub(crate) fn round_begins(&mut self, pending: u64, looked_at: PageCount, sent: PageCount) {
+    /// A round begins with `pending` pages, some of which were looked at; `sent` are all pages sent before. A page with contents has
+    /// a record of about `record` bytes.
+    pub(crate) fn round_begins(&mut self, pending: u64, looked_at: PageCount, sent: PageCount, record: f64) {
         let share = looked_at.normal as f64 / looked_at.total().max(1) as f64;
-        *self = Self { whole: pending as f64 * share, before: sent };
+        *self = Self { whole: pending as f64 * share, record, before: sent };
     }
 
     /// Expected bytes of the pages that are still pending; `sent` are all pages sent so far.
@@ -30,7 +33,7 @@ impl PageCost {
     pub(crate) fn bytes(&self, pending: u64, sent: PageCount) -> u64 {
         let pending = pending as f64;
         let whole = (self.whole - sent.since(self.before).normal as f64).clamp(0.0, pending);
-        (whole * NORMAL_RECORD as f64 + (pending - whole) * ZERO_RECORD as f64) as u64
+        (whole * self.record + (pending - whole) * ZERO_RECORD as f64) as u64
     }
 }
 
@@ -46,21 +49,28 @@ mod tests {
     fn zero_pages_of_the_first_round_do_not_cheapen_what_the_guest_writes() {
         let mut cost = PageCost::default();
         let sent = count(6_656, 124_416);
-        cost.round_begins(3100, count(512, 0), sent);
+        cost.round_begins(3100, count(512, 0), sent, 4104.0);
         assert_eq!(cost.bytes(3100, sent), 3100 * 4104);
-        cost.round_begins(3100, count(128, 384), sent);
+        cost.round_begins(3100, count(128, 384), sent, 4104.0);
         assert_eq!(cost.bytes(3100, sent), 775 * 4104 + 2325 * 9);
     }
 
     #[test]
     fn what_is_left_of_a_round_is_what_was_not_sent_yet() {
         let mut cost = PageCost::default();
-        cost.round_begins(1000, count(10, 30), count(5, 5));
+        cost.round_begins(1000, count(10, 30), count(5, 5), 4104.0);
         assert_eq!(cost.bytes(1000, count(5, 5)), 250 * 4104 + 750 * 9);
         assert_eq!(cost.bytes(700, count(205, 105)), 50 * 4104 + 650 * 9);
         // More were sent whole than the sample had said; and in the end, all that are left are.
         assert_eq!(cost.bytes(600, count(305, 105)), 600 * 9);
         assert_eq!(cost.bytes(100, count(5, 905)), 100 * 4104);
         assert_eq!(cost.bytes(0, count(5, 1005)), 0);
+    }
+
+    #[test]
+    fn pages_of_which_only_what_changed_is_sent_cost_less() {
+        let mut cost = PageCost::default();
+        cost.round_begins(1000, count(10, 10), count(5, 5), 30.0);
+        assert_eq!(cost.bytes(1000, count(5, 5)), 500 * 30 + 500 * 9);
     }
 }

@@ -26,9 +26,10 @@ pub use gathered::{copied_in, copied_out};
 pub use guest_memory::{DeviceWrites, MemoryRam};
 pub(crate) use receiver::RamRecord;
 pub(crate) use record::{NORMAL_RECORD, RAM_IDSTR, ZERO_RECORD};
-pub(crate) use section::{PageFigures, RamSection};
+pub(crate) use section::{PageFigures, RamSection, Wishes};
 pub use sender::PageCount;
 pub use summary::{BlockSummary, RamSummary};
+pub use xbzrle::XbzrleCount;
 
 /// Bytes of a page, the unit of the dirty bitmap and of a page record (QEMU's `TARGET_PAGE_SIZE` on x86).
 pub const PAGE_SIZE: u64 = PAGE as u64;

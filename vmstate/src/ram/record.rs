@@ -129,6 +129,14 @@ pub(super) enum Contents {
     Runs,
 }
 
+/// Appends what follows the first word of an XBZRLE record, and the block's name.
+pub(super) fn put_runs(out: &mut Outbox, runs: &[u8]) {
+    let length = u16::try_from(runs.len()).unwrap_or(u16::MAX);
+    out.put(&[xbzrle::ENCODING]);
+    out.put(&length.to_be_bytes());
+    out.put(runs);
+}
+
 /// Reads the runs of an XBZRLE record (`load_xbzrle`, migration/ram.c), and at which stream offset they are.
 pub(super) fn read_runs<'a>(input: &mut Reader<'a>) -> Result<(&'a [u8], u64)> {
     let offset = input.offset();

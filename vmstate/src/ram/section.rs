@@ -1,7 +1,7 @@
 //! Guest memory as a section that is sent in parts: all that source and destination know of it, but for its figures.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::cost::{PageCost, SAMPLE};
@@ -9,6 +9,7 @@ use super::multifd::{Beside, Receivers};
 use super::receiver::{RamReceiver, RamRecord};
 use super::record::{RAM_IDSTR, RAM_VERSION};
 use super::sender::{PageCount, RamSender};
+use super::xbzrle::XbzrleCount;
 use super::{DirtyLog, GuestRam, PAGE_SIZE};
 use crate::codec::{Outbox, Reader};
 use crate::error::{Error, ErrorKind, Result};
@@ -91,6 +92,7 @@ impl<'a> RamSection<'a> {
         if let Some(sender) = &self.sender {
             self.figures.set_moved(sender.sent_in_stream());
             self.figures.pending.store(sender.pending_pages(), Ordering::Relaxed);
+            *lock(&self.figures.xbzrle) = sender.xbzrle();
         }
     }
 }
@@ -117,13 +119,19 @@ impl IterativeSection for RamSection<'_> {
         if std::mem::take(&mut self.is_cost_stale) {
             // Memory that cannot be read ends the migration when it is sent.
             let looked_at = sender.look(SAMPLE).unwrap_or(PageCount { normal: 1, zero: 0 });
-            self.cost.round_begins(pending, looked_at, sent);
+            self.cost.round_begins(pending, looked_at, sent, sender.expected_record());
         }
         self.cost.bytes(pending, sent)
     }
 
     fn sync(&mut self) -> Result<()> {
-        let dirtied = self.sender()?.sync()?;
+        let wishes = *lock(&self.figures.wishes);
+        let sender = self.sender()?;
+        sender.use_xbzrle(wishes.xbzrle_cache);
+        if wishes.is_last_stage {
+            sender.begin_last_stage();
+        }
+        let dirtied = sender.sync()?;
         self.figures.dirtied.fetch_add(dirtied, Ordering::Relaxed);
         self.is_cost_stale = true;
         self.tell();
@@ -191,6 +199,17 @@ pub(crate) struct PageFigures {
     pending: AtomicU64,
     dirtied: AtomicU64,
     beside: Beside,
+    xbzrle: Mutex<Option<XbzrleCount>>,
+    wishes: Mutex<Wishes>,
+}
+
+/// What a source wants of guest memory, from the next [`sync`](IterativeSection::sync) on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wishes {
+    /// XBZRLE, with a cache of so many bytes.
+    pub(crate) xbzrle_cache: Option<u64>,
+    /// The guest stands still: no page will be sent again.
+    pub(crate) is_last_stage: bool,
 }
 
 impl PageFigures {
@@ -211,8 +230,22 @@ impl PageFigures {
         self.dirtied.load(Ordering::Relaxed)
     }
 
+    /// What XBZRLE has done, if it is in use.
+    pub(crate) fn xbzrle(&self) -> Option<XbzrleCount> {
+        *lock(&self.xbzrle)
+    }
+
+    /// Changes what the source wants.
+    pub(crate) fn want(&self, wishes: Wishes) {
+        *lock(&self.wishes) = wishes;
+    }
+
     fn set_moved(&self, PageCount { normal, zero }: PageCount) {
         self.normal.store(normal, Ordering::Relaxed);
         self.zero.store(zero, Ordering::Relaxed);
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,7 +9,9 @@ use std::ops::Range;
 use super::multifd::packet::PACKET_PAGES;
 use super::multifd::{Batch, Senders};
 use super::page_set::PageSet;
-use super::record::{NORMAL_RECORD, flag, put_end_of_section, put_flush};
+use super::record::{NORMAL_RECORD, ZERO_RECORD, flag, put_end_of_section, put_flush, put_runs};
+use super::xbzrle::{self, Delta, Page, XbzrleCount, XbzrleSource};
+use super::zero::is_zero;
 use super::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
 use crate::codec::{Outbox, PageRun, put_name};
 use crate::error::{Error, ErrorKind, Result};
@@ -26,7 +28,7 @@ const _: () = assert!(WINDOW as u64 * RUN == CLEAR);
 /// Pages by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageCount {
-    /// Sent whole.
+    /// Sent with contents: whole, or as what changed of them (XBZRLE).
     pub normal: u64,
     /// Sent as zero.
     pub zero: u64,
@@ -69,6 +71,11 @@ pub struct RamSender<'a> {
     sent: PageCount,
     /// Who sends the pages, if it is not the main channel.
     senders: Option<Senders>,
+    xbzrle: Option<XbzrleSource>,
+    /// A page for which XBZRLE is tried.
+    page_copy: Box<Page>,
+    /// The guest stands still: no page comes again.
+    is_last_stage: bool,
 }
 
 impl<'a> RamSender<'a> {
@@ -84,6 +91,7 @@ impl<'a> RamSender<'a> {
         let pending: Vec<_> = ram.blocks().iter().map(|block| PageSet::full(block.len / PAGE_SIZE)).collect();
         let pending_pages = pending.iter().map(PageSet::count).sum();
         let sent = PageCount::default();
+        let page_copy = Box::new([0; xbzrle::PAGE]);
         Ok(Self {
             ram,
             log,
@@ -96,6 +104,9 @@ impl<'a> RamSender<'a> {
             all_seen: false,
             sent,
             senders: None,
+            xbzrle: None,
+            page_copy,
+            is_last_stage: false,
         })
     }
 
@@ -137,9 +148,36 @@ impl<'a> RamSender<'a> {
         for (index, pending) in self.pending.iter_mut().enumerate() {
             pending.edit(|words| self.log.sync(index, words))?;
         }
+        if let Some(xbzrle) = &mut self.xbzrle {
+            xbzrle.begin_round();
+        }
         (self.block, self.page, self.cleared) = (0, 0, 0);
         self.pending_pages = self.pending.iter().map(PageSet::count).sum();
         Ok(self.pending_pages - before)
+    }
+
+    /// From the next round on, XBZRLE with a cache of so many bytes, or without. Its first round is the one after that.
+    pub fn use_xbzrle(&mut self, cache_bytes: Option<u64>) {
+        match (&mut self.xbzrle, cache_bytes) {
+            (Some(xbzrle), Some(bytes)) => xbzrle.resize(bytes),
+            (xbzrle, _) => *xbzrle = cache_bytes.map(XbzrleSource::new),
+        }
+    }
+
+    /// What XBZRLE has done, if it is in use.
+    pub fn xbzrle(&self) -> Option<XbzrleCount> {
+        self.xbzrle.as_ref().map(XbzrleSource::count)
+    }
+
+    /// Bytes of the record of a page with contents, as XBZRLE made them in the last round.
+    pub(crate) fn expected_record(&self) -> f64 {
+        let spared = self.xbzrle.as_ref().map_or(0.0, XbzrleSource::spared);
+        NORMAL_RECORD as f64 - spared * PAGE_SIZE as f64
+    }
+
+    /// The guest stands still: no page will be sent again.
+    pub fn begin_last_stage(&mut self) {
+        self.is_last_stage = true;
     }
 
     /// Pages still to send.
@@ -189,15 +227,24 @@ impl<'a> RamSender<'a> {
             return self.hand_over(&senders, wanted.saturating_sub(out.len()).div_ceil(NORMAL_RECORD).max(1));
         }
         let mut named = None;
+        // Work without bytes counts as that for zero pages, so that a call comes to an end.
+        let mut unsent = 0;
         loop {
             let room = wanted.saturating_sub(out.len()).div_ceil(NORMAL_RECORD);
             let Some(run) = self.next_run(room.clamp(1, RUN)) else { return Ok(true) };
-            if named.is_some() && out.len() >= wanted {
+            if (named.is_some() || unsent > 0) && out.len() + unsent >= wanted {
                 return Ok(false);
             }
+            let number = self.number(0);
+            let (is_tried, until) =
+                self.xbzrle.as_ref().map_or((false, u64::MAX), |xbzrle| xbzrle.stretch(number + run.start));
+            let run = run.start..run.end.min(until.saturating_sub(number));
             self.take(&run)?;
-            self.put_run(out, run.start, run.end, named == Some(self.block))?;
-            named = Some(self.block);
+            if is_tried {
+                unsent += self.put_deltas(out, run, &mut named)? * ZERO_RECORD;
+            } else {
+                self.put_run(out, run.start, run.end, &mut named)?;
+            }
         }
     }
 
@@ -275,18 +322,13 @@ impl<'a> RamSender<'a> {
         Ok(zero)
     }
 
-    fn put_run(&mut self, out: &mut Outbox, first: u64, end: u64, mut named: bool) -> Result<()> {
+    fn put_run(&mut self, out: &mut Outbox, first: u64, end: u64, named: &mut Option<usize>) -> Result<()> {
         let pages = u32::try_from(end - first).unwrap_or(u32::MAX);
         let zeros = self.zeros(first, pages)?;
         for (bit, page) in (first..end).enumerate() {
             let zero = zeros >> bit & 1 == 1;
-            let kind = if zero { flag::ZERO } else { flag::PAGE };
-            let relative = if named { flag::CONTINUE } else { 0 };
-            out.put(&((page * PAGE_SIZE) | kind | relative).to_be_bytes());
-            if let (false, Some(block)) = (named, self.ram.blocks().get(self.block)) {
-                put_name(out.bytes_mut(), &block.name);
-                named = true;
-            }
+            let word = (page * PAGE_SIZE) | if zero { flag::ZERO } else { flag::PAGE };
+            put_head(out, word, self.ram.blocks(), self.block, named);
             if zero {
                 out.put(&[0]);
                 self.sent.zero += 1;
@@ -296,6 +338,56 @@ impl<'a> RamSender<'a> {
             }
         }
         Ok(())
+    }
+
+    /// As [`put_run`](Self::put_run), of pages for which XBZRLE is tried: each is copied once, and looked at, compared, kept and sent as
+    /// it was then. Returns how many are as they were sent before, for which nothing is appended.
+    fn put_deltas(&mut self, out: &mut Outbox, run: Range<u64>, named: &mut Option<usize>) -> Result<u64> {
+        let (number, blocks) = (self.number(0), self.ram.blocks());
+        let Some(xbzrle) = &mut self.xbzrle else { return Ok(0) };
+        let mut unchanged = 0;
+        for page in run {
+            let offset = page * PAGE_SIZE;
+            self.ram.read(self.block, offset, self.page_copy.as_mut())?;
+            if is_zero(self.page_copy.as_ref()) {
+                xbzrle.zero(number + page);
+                put_head(out, offset | flag::ZERO, blocks, self.block, named);
+                out.put(&[0]);
+                self.sent.zero += 1;
+                continue;
+            }
+            let delta = xbzrle.delta(number + page, &self.page_copy, self.is_last_stage);
+            let kind = match delta {
+                Delta::Nothing => {
+                    unchanged += 1;
+                    continue;
+                }
+                Delta::Runs(_) => flag::XBZRLE,
+                Delta::Kept | Delta::Whole => flag::PAGE,
+            };
+            put_head(out, offset | kind, blocks, self.block, named);
+            match delta {
+                Delta::Runs(runs) => put_runs(out, runs),
+                Delta::Whole => out.put_pages(PageRun { block: self.block, offset, len: PAGE_SIZE }),
+                Delta::Nothing | Delta::Kept => out.put(self.page_copy.as_ref()),
+            }
+            self.sent.normal += 1;
+        }
+        Ok(unchanged)
+    }
+
+    /// The number among all pages of a page of the block where the round is.
+    fn number(&self, page: u64) -> u64 {
+        self.pending.iter().take(self.block).map(PageSet::pages).sum::<u64>() + page
+    }
+}
+
+/// Appends the first word of a page's record, and the name of its block unless it is the one that was `named` last.
+fn put_head(out: &mut Outbox, word: u64, blocks: &[RamBlock], block: usize, named: &mut Option<usize>) {
+    let is_named = named.replace(block) == Some(block);
+    out.put(&(word | if is_named { flag::CONTINUE } else { 0 }).to_be_bytes());
+    if let (false, Some(block)) = (is_named, blocks.get(block)) {
+        put_name(out.bytes_mut(), &block.name);
     }
 }
 

@@ -133,9 +133,15 @@ impl DirtyLog for Still {
 #[derive(Default)]
 struct Vm {
     running: bool,
+    /// What it says that the pause will take it.
+    prepares: Duration,
 }
 
 impl Machine for Vm {
+    fn prepare(&mut self, _go_on: &dyn Fn() -> bool) -> Result<Duration> {
+        Ok(self.prepares)
+    }
+
     fn pause(&mut self, _within: Duration) -> Result<()> {
         self.running = false;
         Ok(())
@@ -230,7 +236,7 @@ fn qemu_takes_our_pages_and_says_so() {
     for page in (0..4096_u64).step_by(3) {
         ram.write(0, page * 4096 + page % 4000, &page.to_be_bytes()).unwrap();
     }
-    let (mut machine, control) = (Vm { running: true }, Control::default());
+    let (mut machine, control) = (Vm { running: true, ..Vm::default() }, Control::default());
     control.set_downtime_limit(PATIENCE);
     let departure = source::run(
         Outgoing {

@@ -2,15 +2,19 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use vmstate::channel::{Listener, MonotonicClock};
-use vmstate::migrate::Control;
+use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
+use vmstate::error::Result;
 use vmstate::migrate::destination::{self, Incoming};
+use vmstate::migrate::source::{self, Outgoing};
+use vmstate::migrate::{Control, SourcePhase};
+use vmstate::ram::{DirtyLog, GuestRam};
 use vmstate::section::{Section, Sections};
 use vmstate_lab::patience::{PATIENCE, find};
 
-use super::{Qemu, Ram, Vm, devices, lenient, skipped};
+use super::{Qemu, Ram, Vm, devices, lenient, patient, skipped};
 
 /// The guest writes the first half of each page of this range, without end.
 const WRITTEN: Range<usize> = 0x1_0000..0x9_0000;
@@ -94,4 +98,81 @@ fn we_take_what_changed_of_qemus_pages() {
         assert!(dumped[page..][..2048] != [0; 2048], "the guest has not written {page:#x}");
     }
     assert!(dumped == here[0][..0xa_0000]);
+}
+
+/// A guest that writes a byte in each of some pages before each reading of its log, the last of which is in the pause.
+struct Writes<'a> {
+    ram: &'a Ram,
+    control: &'a Control,
+    rounds: u64,
+}
+
+/// Pages that are written so, of a guest that is full of data.
+const PAGES: Range<u64> = 16..144;
+
+impl DirtyLog for Writes<'_> {
+    fn start(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn sync(&mut self, block: usize, words: &mut [u64]) -> Result<()> {
+        if block > 0 {
+            return Ok(());
+        }
+        self.rounds += 1;
+        if self.rounds == 6 {
+            self.control.set_downtime_limit(PATIENCE);
+        }
+        for page in PAGES {
+            let at = page * 4096 + (page * 97 + self.rounds * 1013) % 4096;
+            self.ram.bytes.lock().unwrap()[0][at as usize] ^= 0x55;
+            words[page as usize / 64] |= 1 << (page % 64);
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self, _block: usize, _first: u64, _count: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn stop(&mut self) {}
+}
+
+#[test]
+fn qemu_takes_what_changed_of_our_pages() {
+    if skipped() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, dump) = (directory.path().join("socket"), directory.path().join("dump"));
+    let mut qemu = Qemu::start(&["-incoming", &format!("unix:{}", socket.display())]);
+    let mut channel = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
+    let (ram, control) = (Ram::new(), Control::default());
+    for page in PAGES {
+        let bytes: Vec<u8> = (0..4096).map(|at| (at * page % 251) as u8 | 1).collect();
+        ram.write(0, page * 4096, &bytes).unwrap();
+    }
+    let mut parameters = control.parameters();
+    parameters.xbzrle = true;
+    control.set_parameters(parameters).unwrap();
+    // The pause would take too long by far, until the log allows it.
+    control.set_downtime_limit(Duration::from_millis(50));
+    let mut machine = Vm { running: true, prepares: Duration::from_secs(10) };
+    let outgoing = Outgoing {
+        channel: &mut channel,
+        clock: &MonotonicClock::new(),
+        machine: &mut machine,
+        sections: &mut Sections::new(),
+        ram: &ram,
+        log: &mut Writes { ram: &ram, control: &control, rounds: 0 },
+    };
+    let departure = source::run(outgoing, &patient(), &control);
+    assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
+    let count = control.progress().xbzrle.unwrap();
+    let written = PAGES.end - PAGES.start;
+    assert!(count.encoded >= 4 * written && count.bytes < 64 * count.encoded, "{count:?}");
+    assert_eq!((count.cache_miss, count.overflow), (written, 0), "{count:?}");
+    assert_eq!(qemu.execute("query-migrate", json!({}))["status"], "completed");
+    qemu.execute("pmemsave", json!({"val": 0, "size": 0xa_0000, "filename": dump}));
+    assert!(std::fs::read(&dump).unwrap() == ram.bytes.lock().unwrap()[0][..0xa_0000]);
 }

@@ -343,6 +343,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
             "multifd-channels": 2,
             "multifd-compression": "none",
             "multifd-zstd-level": 1,
+            "xbzrle-cache-size": 67108864,
         }})]
     );
     assert_eq!(
@@ -350,6 +351,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
         [json!({"return": [
             {"capability": "auto-converge", "state": false},
             {"capability": "multifd", "state": false},
+            {"capability": "xbzrle", "state": false},
         ]})]
     );
 }

@@ -16,6 +16,7 @@ fn the_defaults_are_in_range_and_every_parameter_reads_back_what_was_set() {
             ParameterUnit::Percent(most) => ParameterValue::Number(most.into()),
             ParameterUnit::Between(_, most) => ParameterValue::Number(most.into()),
             ParameterUnit::Count => ParameterValue::Number(7),
+            ParameterUnit::CacheBytes => ParameterValue::Number(1 << 20),
             ParameterUnit::Flag => ParameterValue::Flag(true),
             ParameterUnit::Word(words) => ParameterValue::Word((*words.last().unwrap()).into()),
         };
@@ -39,6 +40,8 @@ fn what_is_out_of_range_is_refused_by_its_name_and_nothing_changes() {
         ("throttle-trigger-threshold", ParameterValue::Number(101), "an integer in the range of 1 to 100"),
         ("max-cpu-throttle", ParameterValue::Number(100), "an integer in the range of 1 to 99"),
         ("max-rounds", ParameterValue::Number(1 << 32), "an integer in the range of 0 to 4294967295"),
+        ("xbzrle-cache-size", ParameterValue::Number(2048), "a power of two, at least 4096"),
+        ("xbzrle-cache-size", ParameterValue::Number(12288), "a power of two, at least 4096"),
         ("multifd-channels", ParameterValue::Number(0), "an integer in the range of 1 to 255"),
         ("multifd-zstd-level", ParameterValue::Number(21), "an integer in the range of 1 to 20"),
         ("multifd-compression", ParameterValue::Word("zlib".into()), "one of: none, zstd"),
@@ -52,6 +55,8 @@ fn what_is_out_of_range_is_refused_by_its_name_and_nothing_changes() {
     assert_eq!(set("speed", ParameterValue::Number(1)).unwrap_err().message(), "Parameter 'speed' is unexpected");
     let refusal = set("max-cpu-throttle", ParameterValue::Number(19)).unwrap_err();
     assert!(refusal.message().contains("'max-cpu-throttle' expects an integer in the range of 20"), "{refusal}");
+    let refusal = Parameters::default().changed([("multifd", true.into()), ("xbzrle", true.into())]).unwrap_err();
+    assert_eq!(refusal.message(), "Multifd is not compatible with xbzrle: switch one of them off");
     // Together they fit.
     let both = [("max-cpu-throttle", ParameterValue::Number(19)), ("cpu-throttle-initial", ParameterValue::Number(19))];
     assert_eq!(Parameters::default().changed(both).unwrap().max_cpu_throttle, 19);

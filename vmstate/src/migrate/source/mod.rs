@@ -27,7 +27,7 @@ use crate::migrate::save::{self, Saver, Turn};
 use crate::migrate::wire::{ANSWERS, Link, Patience, is_timeout};
 use crate::migrate::{Claim, Machine, Over, Peer};
 use crate::ram::multifd::Beside;
-use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection};
+use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection, Wishes};
 use crate::section::Sections;
 use crate::stream::{Command, Element, Reply, SelfDescription, put_configuration, put_header, read_reason};
 
@@ -378,6 +378,14 @@ impl Source<'_, '_> {
         Err(Error::new(ErrorKind::Peer, message))
     }
 
+    /// What was written until now becomes pending. In the last stage the guest stands still.
+    fn sync(&mut self, is_last_stage: bool) -> Result<()> {
+        let parameters = self.control.parameters();
+        let xbzrle_cache = parameters.xbzrle.then_some(parameters.xbzrle_cache_size);
+        self.pages.want(Wishes { xbzrle_cache, is_last_stage });
+        self.saver.sync()
+    }
+
     fn publish(&mut self) {
         let (sent, pending) = (self.pages.moved(), self.pages.pending_bytes() + self.saver.pending_registered());
         self.control.publish(|progress| {
@@ -386,6 +394,7 @@ impl Source<'_, '_> {
             progress.bytes = self.wire.sent();
             progress.remaining_bytes = pending;
             (progress.normal_pages, progress.zero_pages) = (sent.normal, sent.zero);
+            progress.xbzrle = self.pages.xbzrle();
             progress.slowdown = self.slowdown();
             progress.bytes_per_second = whole(self.measured.wire.bytes_per_second().unwrap_or_default());
         });

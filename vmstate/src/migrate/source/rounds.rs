@@ -96,7 +96,7 @@ impl Source<'_, '_> {
 
     fn rounds_begin(&mut self) -> Result<()> {
         // A log that clears late reports everything once, so that there is something to clear.
-        self.saver.sync()?;
+        self.sync(false)?;
         self.synced = self.clock.now();
         Ok(())
     }
@@ -104,7 +104,7 @@ impl Source<'_, '_> {
     /// Reads the logs, and takes in what the guest has written since they were last read.
     fn round_over(&mut self, mut round: Round) -> Result<()> {
         let (reading, dirtied) = (self.clock.now(), self.pages.dirtied());
-        self.saver.sync()?;
+        self.sync(false)?;
         round.dirtied = self.pages.dirtied() - dirtied;
         let read = self.clock.now();
         let lasted = read.saturating_sub(std::mem::replace(&mut self.synced, read));

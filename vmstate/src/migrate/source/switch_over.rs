@@ -23,7 +23,7 @@ impl Source<'_, '_> {
     /// Sends the last pages and the devices, and asks whether the destination has all of it.
     pub(super) fn send_rest(&mut self, until: Duration) -> Result<()> {
         let until = Patience::Until(until);
-        self.saver.sync()?;
+        self.sync(true)?;
         self.downtime.sync = self.lap();
         // QEMU has no use for it but with VFIO devices, and does not know it before 8.1.
         if self.peer == Peer::Vmstate {

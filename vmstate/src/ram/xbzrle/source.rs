@@ -10,7 +10,7 @@ const FIRST_ROUND: u64 = 2;
 /// A cache is filled in one round, and used in the next: only that one shows what it is good for.
 const ROUNDS_TO_TELL: u64 = 2;
 /// XBZRLE is worth its copies and comparisons where it spares a byte in eight: the speed of a wire varies by more than less.
-const LEAST_GAIN: u64 = 8;
+const LEAST_GAIN: f64 = 0.125;
 /// Where it is not, it is tried on for one stretch of pages in sixteen, so that a guest that begins to write otherwise is noticed.
 const SAMPLED: u64 = 16;
 /// Pages of a stretch: long against the work of a record, short against what a guest dirties.
@@ -71,6 +71,8 @@ pub struct XbzrleSource {
     round: u64,
     /// From this round on it is decided, when a round begins, for which pages XBZRLE is tried.
     decides: u64,
+    /// What share of pages the last round that tells has spared.
+    spared: f64,
     count: XbzrleCount,
     /// What was counted before this round.
     before: XbzrleCount,
@@ -81,7 +83,7 @@ impl XbzrleSource {
     pub fn new(cache_bytes: u64) -> Self {
         let count = XbzrleCount { cache_bytes, ..XbzrleCount::default() };
         let (cache, encoder) = (PageCache::new(cache_bytes), Encoder::default());
-        Self { cache, encoder, tried: Tried::Never, round: 0, decides: 0, count, before: count }
+        Self { cache, encoder, tried: Tried::Never, round: 0, decides: 0, spared: 0.0, count, before: count }
     }
 
     /// What it has done.
@@ -89,22 +91,28 @@ impl XbzrleSource {
         self.count
     }
 
-    /// A round begins, in which the cache may hold so many bytes of pages.
-    pub fn begin_round(&mut self, cache_bytes: u64) {
-        self.round += 1;
-        let gain = self.last_round();
+    /// The cache may hold so many bytes from the next round on. One of another size begins empty.
+    pub fn resize(&mut self, cache_bytes: u64) {
         if cache_bytes != self.count.cache_bytes {
             self.cache = PageCache::new(cache_bytes);
             self.count.cache_bytes = cache_bytes;
-            self.decides = self.round + ROUNDS_TO_TELL;
+            self.decides = self.round + 1 + ROUNDS_TO_TELL;
         }
-        match (self.tried, gain) {
+    }
+
+    /// A round begins.
+    pub fn begin_round(&mut self) {
+        self.round += 1;
+        let told = self.last_round();
+        self.spared = told.unwrap_or(self.spared);
+        let gains = told.filter(|_| self.round >= self.decides).map(|spared| spared >= LEAST_GAIN);
+        match (self.tried, gains) {
             (Tried::Never, _) if self.round >= FIRST_ROUND => self.try_all(),
-            (Tried::All, Some(false)) if self.round >= self.decides => {
+            (Tried::All, Some(false)) => {
                 self.tried = Tried::Sample;
                 self.cache.retain(is_sampled);
             }
-            (Tried::Sample, Some(true)) if self.round >= self.decides => self.try_all(),
+            (Tried::Sample, Some(true)) => self.try_all(),
             _ => {}
         }
         self.before = self.count;
@@ -115,8 +123,9 @@ impl XbzrleSource {
         self.decides = self.round + ROUNDS_TO_TELL;
     }
 
-    /// Whether it was worth its cost in the round that is over; `None` if too few pages tell. Updates the rates.
-    fn last_round(&mut self) -> Option<bool> {
+    /// What share of the pages that it was tried for it has spared in the round that is over; `None` if too few pages tell. Updates
+    /// the rates.
+    fn last_round(&mut self) -> Option<f64> {
         let found = self.count.pages - self.before.pages;
         let missed = self.count.cache_miss - self.before.cache_miss;
         let sent = self.count.bytes - self.before.bytes;
@@ -125,8 +134,12 @@ impl XbzrleSource {
             self.count.cache_miss_rate = missed as f64 / all as f64;
             self.count.encoding_rate = if sent > 0 { found_bytes as f64 / sent as f64 } else { 0.0 };
         }
-        let spared = found_bytes.saturating_sub(sent);
-        (all >= LEAST_PAGES).then_some(spared >= all * PAGE as u64 / LEAST_GAIN)
+        (all >= LEAST_PAGES).then(|| found_bytes.saturating_sub(sent) as f64 / (all * PAGE as u64) as f64)
+    }
+
+    /// What share of the contents of pages it will spare, as far as the last round tells.
+    pub fn spared(&self) -> f64 {
+        if self.tried == Tried::All { self.spared } else { 0.0 }
     }
 
     /// From `page` on, the pages of which all or none go through [`delta`](Self::delta): whether they do, and where they end.
