@@ -134,7 +134,7 @@ fn good_records() {
 
 #[test]
 fn hostile_records_write_nothing() {
-    let cases: [(&[u8], &str); 17] = [
+    let cases: [(&[u8], &str); 19] = [
         (b"\0\0\0\0\0\0\x30\x02\x03low\0", "page at 0x3000 of RAM block low, which has 0x3000 bytes"),
         (b"\xff\xff\xff\xff\xff\xff\xf0\x02\x03low\0", "page at 0xfffffffffffff000 of RAM block low"),
         (b"\0\0\0\0\0\0\x10\x02\x04high\0", "page at 0x1000 of RAM block high"),
@@ -157,6 +157,9 @@ fn hostile_records_write_nothing() {
             b"\0\0\0\0\0\0\0\x40\x03low\x01\0\x05\xff\x1f\x02\x05\x05",
             "at 0xf: XBZRLE page: a run ends at byte 4097 of 4096",
         ),
+        // A flush stands alone: no page, and none that continues.
+        (b"\0\0\0\0\0\0\x12\0", "flags 0x200"),
+        (b"\0\0\0\0\0\0\x02\x20", "flags 0x220"),
         (b"\0\0\0\0\0\0\0\x80", "flag HOOK"),
     ];
     for (bytes, expected) in cases {

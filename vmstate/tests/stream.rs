@@ -242,6 +242,19 @@ fn an_element_of_more_than_32_mib_is_refused_and_not_held() {
     assert!(taken <= longest as usize + (2 << 20), "{taken} bytes were taken");
 }
 
+/// MULTIFD_FLUSH behind the list of blocks, and before a page.
+#[test]
+fn a_flush_of_channels_that_nobody_takes_is_refused() {
+    const FLUSH: &[u8] = b"\0\0\0\0\0\0\x02\0";
+    let (list, list_end) = RAM_START.split_at(RAM_START.len() - 13);
+    let (part, pages) = (&ram_end()[..5], &ram_end()[5..]);
+    for stream in [bytes(&[HEAD, list, FLUSH, list_end]), bytes(&[HEAD, RAM_START, part, FLUSH, pages])] {
+        let error = refusal(&stream);
+        assert_eq!(error.kind(), ErrorKind::Incompatible);
+        assert!(error.to_string().contains("turn capability multifd off there"), "{error}");
+    }
+}
+
 #[test]
 fn wrong_framing_is_named() {
     let cases: [(Vec<u8>, &str); 13] = [
