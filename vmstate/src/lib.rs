@@ -132,6 +132,7 @@ pub mod guide {
             #[doc = "[decisions/0023-page-channels.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0026-throttle-by-write-faults.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[faults.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[migration-policy.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[qemu.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[testing.md#held-against-qemu]: crate::guide#pages-of-the-repository"]
             #[doc = ""]

@@ -17,7 +17,6 @@ use crate::error::{Error, Result};
 
 pub use device_writes::DeviceWrites;
 pub use transfer::Part;
-pub use untouched::PAGEMAP_SCAN;
 
 /// Guest memory whose device writes are recorded page by page.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<DeviceWrites>;

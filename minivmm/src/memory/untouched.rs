@@ -49,7 +49,7 @@ struct Region {
 }
 
 /// `PAGEMAP_SCAN`, `_IOWR('f', 16, struct pm_scan_arg)` (linux/fs.h); Linux 6.7 and later.
-pub const PAGEMAP_SCAN: u32 = 3 << 30 | (size_of::<ScanArgument>() as u32) << 16 | (b'f' as u32) << 8 | 16;
+const PAGEMAP_SCAN: u32 = 3 << 30 | (size_of::<ScanArgument>() as u32) << 16 | (b'f' as u32) << 8 | 16;
 
 /// This process's page map. It is opened before the process confines itself, and stands for this process's memory only.
 pub(super) fn open() -> Option<File> {

@@ -7,9 +7,6 @@ use kvm_bindings::{
     kvm_xsave,
 };
 
-// Which pages of guest RAM the host has given.
-pub(super) use crate::memory::PAGEMAP_SCAN;
-
 /// A request; the kernel takes 32 bits of the argument.
 pub(super) type Request = u32;
 
@@ -93,6 +90,9 @@ pub(super) const KVM_GET_XCRS: Request = read::<kvm_xcrs>(0xa6);
 pub(super) const KVM_SET_XCRS: Request = write::<kvm_xcrs>(0xa7);
 pub(super) const KVM_SET_DEVICE_ATTR: Request = write::<kvm_device_attr>(0xe1);
 pub(super) const KVM_GET_DEVICE_ATTR: Request = write::<kvm_device_attr>(0xe2);
+
+/// Which pages of guest RAM the host has given: `struct pm_scan_arg` is twelve words (linux/fs.h).
+pub(super) const PAGEMAP_SCAN: Request = code(3, b'f' as u32, 16, 12 * size_of::<u64>());
 
 /// A tap is told what the guest understands.
 pub(super) const TUNSETOFFLOAD: Request = code(1, b'T' as u32, 208, size_of::<libc::c_uint>());
