@@ -188,7 +188,8 @@ impl<'a> Sections<'a> {
         self.look_up_release();
         // The caller may give them other names.
         self.plain = 0;
-        let mut entries: Vec<_> = self.entries.iter_mut().filter(|entry| !entry.is_iterative()).collect();
+        let mut entries = Vec::with_capacity(self.entries.len());
+        entries.extend(self.entries.iter_mut().filter(|entry| !entry.is_iterative()));
         if !entries.is_sorted_by_key(|entry| Reverse(entry.priority)) {
             entries.sort_by_key(|entry| Reverse(entry.priority));
         }
