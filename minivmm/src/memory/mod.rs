@@ -158,9 +158,7 @@ impl Ram {
         {
             return Ok(());
         }
-        let mut page = [0; PAGE_SIZE as usize];
-        self.read(offset, &mut page)?;
-        if page != [0; PAGE_SIZE as usize] {
+        if self.zero_pages(offset, 1)? == 0 {
             self.write(offset, &[0; PAGE_SIZE as usize])?;
         }
         Ok(())

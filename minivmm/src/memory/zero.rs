@@ -4,7 +4,7 @@ use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{PAGE_SIZE, Ram};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Words of a page.
 const WORDS: usize = PAGE_SIZE as usize / size_of::<u64>();
@@ -16,13 +16,16 @@ impl Ram {
     /// found to be either: the write is in the dirty log.
     ///
     /// # Errors
-    /// [`Error::OutsideRam`](crate::error::Error::OutsideRam).
+    /// [`Error::OutsideRam`], also for more pages or if no page begins at `offset`.
     pub fn zero_pages(&self, offset: u64, pages: u32) -> Result<u64> {
+        if !offset.is_multiple_of(PAGE_SIZE) || pages > u64::BITS {
+            return Err(Error::OutsideRam { at: offset, len: u64::from(pages) * PAGE_SIZE });
+        }
         let mut zero = 0;
         let mut bit = 0;
         for part in self.slices(offset, u64::from(pages) * PAGE_SIZE)? {
             let guard = part.ptr_guard();
-            // SAFETY: the mapping is alive as long as `part`, begins and ends with a page, and so with words. vCPUs and devices change
+            // SAFETY: the mapping is alive as long as `part`, which begins and ends with a page, and so with words. vCPUs and devices change
             // it meanwhile, which atomic words allow.
             let words = unsafe { slice::from_raw_parts(guard.as_ptr().cast::<AtomicU64>(), guard.len() / 8) };
             for page in words.as_chunks::<WORDS>().0 {
@@ -54,7 +57,9 @@ mod tests {
             ram.write(0x5000 + at, &[0]).unwrap();
         }
         assert_eq!(ram.zero_pages(0x3000, 5).unwrap(), 0b11111);
-        assert!(ram.zero_pages((1 << 20) - 0x1000, 2).is_err());
+        for (offset, pages) in [((1 << 20) - 0x1000, 2), (0x3008, 1), (0x3001, 1), (0, 65)] {
+            assert!(ram.zero_pages(offset, pages).is_err(), "{offset:#x}, {pages}");
+        }
     }
 
     #[test]
