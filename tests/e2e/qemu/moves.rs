@@ -140,6 +140,35 @@ fn from_minivmm_three_times_there_and_back_with_two_vcpus() {
     });
 }
 
+/// How QEMU is told, before it waits, that pages come on two connections of their own.
+const TAKES_CHANNELS: &[&str] = &["-global", "migration.x-multifd=on", "-global", "migration.multifd-channels=2"];
+
+/// Both ways over page channels, then both ways with what changed of the pages only.
+#[test]
+fn there_and_back_over_page_channels_and_with_xbzrle() {
+    case_with_qemu("qemu::moves::there_and_back_over_page_channels_and_with_xbzrle", |world| {
+        let bench = world.bench(&Guest { disk: true, ..dirtying(16, 2000) })?;
+        let (mut journey, mut vmm) = Journey::begin(bench, qemu()?, None)?;
+        for (chosen, other) in [("multifd", "xbzrle"), ("xbzrle", "multifd")] {
+            for to in [ours(), qemu()?] {
+                if let Program::Minivmm(..) = to {
+                    vmm.listen(true)?;
+                }
+                // The one is off before the other is on: no source has both.
+                for (capability, state) in [(other, false), (chosen, true)] {
+                    let change = json!({ "capabilities": [{ "capability": capability, "state": state }] });
+                    vmm.qmp.execute("migrate-set-capabilities", change)?;
+                }
+                let takes_channels = chosen == "multifd" && matches!(to, Program::Qemu(..));
+                journey.bench.give(if takes_channels { TAKES_CHANNELS } else { &[] });
+                vmm = journey.hop(vmm, to)?;
+                journey.bench.give(&[]);
+            }
+        }
+        power_off(vmm)
+    });
+}
+
 /// QEMU 7.2 knows neither SWITCHOVER_START nor UDP segmentation. The guest is born in either, and comes back.
 #[test]
 fn from_and_to_the_oldest_qemu() {
