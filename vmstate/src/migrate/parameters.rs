@@ -23,6 +23,17 @@ pub enum Aim {
     LeastDisturbance,
 }
 
+impl Aim {
+    const ALL: [Self; 2] = [Self::Soonest, Self::LeastDisturbance];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Soonest => "soonest",
+            Self::LeastDisturbance => "least-disturbance",
+        }
+    }
+}
+
 /// What happens when the deadline passes before the guest was paused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeadlineAction {
@@ -35,6 +46,18 @@ pub enum DeadlineAction {
     /// The vCPUs are throttled by `max-cpu-throttle`, whether `auto-converge` is on or not, until the pause fits into the
     /// downtime limit. The migration gives up if that does not help either.
     Throttle,
+}
+
+impl DeadlineAction {
+    const ALL: [Self; 3] = [Self::Cancel, Self::SwitchOver, Self::Throttle];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::SwitchOver => "switch-over",
+            Self::Throttle => "throttle",
+        }
+    }
 }
 
 /// The parameters of a source. All may change while it runs. Percentages are whole.
@@ -189,22 +212,10 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "aim",
-        unit: ParameterUnit::Word(&["soonest", "least-disturbance"]),
+        unit: ParameterUnit::Word(&[Aim::Soonest.word(), Aim::LeastDisturbance.word()]),
         meaning: "when to switch over, of the moments that the downtime limit allows",
-        get: |parameters| {
-            ParameterValue::word(match parameters.aim {
-                Aim::Soonest => "soonest",
-                Aim::LeastDisturbance => "least-disturbance",
-            })
-        },
-        set: |parameters, value| {
-            parameters.aim = match value.as_word()? {
-                "soonest" => Aim::Soonest,
-                "least-disturbance" => Aim::LeastDisturbance,
-                _ => return None,
-            };
-            Some(())
-        },
+        get: |parameters| ParameterValue::word(parameters.aim.word()),
+        set: |parameters, value| value.one_of(&Aim::ALL, Aim::word).map(|aim| parameters.aim = aim),
     },
     Parameter {
         name: "auto-converge",
@@ -252,23 +263,16 @@ pub const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "deadline-action",
-        unit: ParameterUnit::Word(&["cancel", "switch-over", "throttle"]),
+        unit: ParameterUnit::Word(&[
+            DeadlineAction::Cancel.word(),
+            DeadlineAction::SwitchOver.word(),
+            DeadlineAction::Throttle.word(),
+        ]),
         meaning: "what happens when the deadline passes",
-        get: |parameters| {
-            ParameterValue::word(match parameters.deadline_action {
-                DeadlineAction::Cancel => "cancel",
-                DeadlineAction::SwitchOver => "switch-over",
-                DeadlineAction::Throttle => "throttle",
-            })
-        },
+        get: |parameters| ParameterValue::word(parameters.deadline_action.word()),
         set: |parameters, value| {
-            parameters.deadline_action = match value.as_word()? {
-                "cancel" => DeadlineAction::Cancel,
-                "switch-over" => DeadlineAction::SwitchOver,
-                "throttle" => DeadlineAction::Throttle,
-                _ => return None,
-            };
-            Some(())
+            let action = value.one_of(&DeadlineAction::ALL, DeadlineAction::word);
+            action.map(|action| parameters.deadline_action = action)
         },
     },
     Parameter {

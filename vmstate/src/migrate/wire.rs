@@ -342,7 +342,7 @@ impl<'a> Link<'a> {
 }
 
 /// True if the channel was merely not ready.
-fn is_wait(error: &io::Error) -> bool {
+pub(super) fn is_wait(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
 

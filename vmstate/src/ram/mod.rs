@@ -35,7 +35,7 @@ pub use xbzrle::XbzrleCount;
 pub const PAGE_SIZE: u64 = PAGE as u64;
 
 /// The same, as a length of what is in this process.
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 
 /// A named stretch of guest RAM; both sides must know the same names with the same lengths.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use super::record::{Contents, Head, Heads, NamedBlock, read_list, read_runs};
 use super::sender::PageCount;
 use super::xbzrle::{self, Page};
-use super::{GuestRam, PAGE_SIZE, RamBlock};
+use super::{GuestRam, PAGE, PAGE_SIZE, RamBlock};
 use crate::codec::{Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -21,7 +21,7 @@ pub struct RamReceiver<'a> {
 impl<'a> RamReceiver<'a> {
     /// Nothing received yet.
     pub fn new(ram: &'a dyn GuestRam) -> Self {
-        let (blocks, copy) = (ram.blocks().to_vec(), Box::new([0; xbzrle::PAGE]));
+        let (blocks, copy) = (ram.blocks().to_vec(), Box::new([0; PAGE]));
         Self { ram, blocks, heads: Heads::default(), received: PageCount::default(), copy }
     }
 

@@ -10,9 +10,9 @@ use super::multifd::packet::PACKET_PAGES;
 use super::multifd::{Batch, Senders};
 use super::page_set::PageSet;
 use super::record::{NORMAL_RECORD, ZERO_RECORD, flag, put_end_of_section, put_flush, put_runs};
-use super::xbzrle::{self, Delta, Page, XbzrleCount, XbzrleSource};
+use super::xbzrle::{Delta, Page, XbzrleCount, XbzrleSource};
 use super::zero::is_zero;
-use super::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
+use super::{DirtyLog, GuestRam, PAGE, PAGE_SIZE, RamBlock};
 use crate::codec::{Outbox, PageRun, put_name};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -91,7 +91,7 @@ impl<'a> RamSender<'a> {
         let pending: Vec<_> = ram.blocks().iter().map(|block| PageSet::full(block.len / PAGE_SIZE)).collect();
         let pending_pages = pending.iter().map(PageSet::count).sum();
         let sent = PageCount::default();
-        let page_copy = Box::new([0; xbzrle::PAGE]);
+        let page_copy = Box::new([0; PAGE]);
         Ok(Self {
             ram,
             log,

@@ -11,7 +11,13 @@ mod receive;
 mod send;
 pub(crate) mod zstd;
 
+use std::io;
 use std::time::Duration;
+
+use super::wire::is_wait;
+use crate::codec::PageRun;
+use crate::error::{Error, Result};
+use crate::ram::multifd::packet::{PacketPages, runs};
 
 pub use crate::ram::multifd::{Compression, Receivers, Senders};
 pub use receive::ReceiveWorker;
@@ -20,6 +26,27 @@ pub use send::SendWorker;
 /// How often a thread that waits for its channel looks whether the migration is over.
 const SLICE: Duration = Duration::from_millis(20);
 
-/// Bytes of a page.
-const PAGE: usize = 4096;
-const _: () = assert!(PAGE as u64 == crate::ram::PAGE_SIZE, "one size of a page");
+/// Gives each run of the pages that are not zero to `each`, with its part of `bytes`, where these pages follow each other.
+fn each_run(
+    pages: &PacketPages,
+    mut bytes: &mut [u8],
+    mut each: impl FnMut(PageRun, &mut [u8]) -> Result<()>,
+) -> Result<()> {
+    for run in runs(pages.block, &pages.normal) {
+        let len = usize::try_from(run.len).unwrap_or(usize::MAX);
+        let Some((part, behind)) = std::mem::take(&mut bytes).split_at_mut_checked(len) else { break };
+        bytes = behind;
+        each(run, part)?;
+    }
+    Ok(())
+}
+
+/// True if the channel was merely not ready, or a signal came.
+fn is_transient(error: &io::Error) -> bool {
+    is_wait(error) || error.kind() == io::ErrorKind::Interrupted
+}
+
+/// Where it went wrong.
+fn in_channel(id: u8, error: Error) -> Error {
+    Error::new(error.kind(), format!("page channel {id}: {error}")).with_source(error)
+}

@@ -4,15 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::send::{in_channel, is_wait};
 use super::zstd::Decompressor;
-use super::{PAGE, SLICE};
+use super::{SLICE, each_run, in_channel, is_transient};
 use crate::channel::Channel;
 use crate::codec::PageRun;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::multifd::Receivers;
 use crate::ram::multifd::packet::{Coding, HEADER, OPENING, Opening, PACKET_PAGES, Packet, runs};
-use crate::ram::{GuestRam, PageCount, RamBlock};
+use crate::ram::{GuestRam, PAGE, RamBlock};
 
 /// Who has not said by then that it is a channel of the migration is none.
 const INTRODUCTION: Duration = Duration::from_secs(10);
@@ -24,7 +23,7 @@ pub struct ReceiveWorker {
 }
 
 impl Receivers {
-    /// The work of a page channel that came, whoever it is.
+    /// The work of a connection that may be a page channel of the migration.
     pub fn worker(&self) -> ReceiveWorker {
         ReceiveWorker { receivers: self.clone() }
     }
@@ -84,7 +83,7 @@ impl Incoming<'_> {
                 Ok(0) if filled == 0 => return Ok(Filled::Closed),
                 Ok(0) => return Err(cut_off()),
                 Ok(count) => filled += count,
-                Err(error) if is_wait(&error) && !self.receivers.is_over() => {
+                Err(error) if is_transient(&error) && !self.receivers.is_over() => {
                     if until.is_some_and(|until| Instant::now() >= until) {
                         return Err(error.into());
                     }
@@ -101,7 +100,7 @@ impl Incoming<'_> {
             match self.channel.receive_pages(runs, ram, SLICE) {
                 Ok(0) => return Err(cut_off()),
                 Ok(count) => PageRun::advance_slices(&mut runs, count as u64),
-                Err(error) if is_wait(&error) && !self.receivers.is_over() => {}
+                Err(error) if is_transient(&error) && !self.receivers.is_over() => {}
                 // What memory refused is within.
                 Err(error) => return Err(error.downcast().unwrap_or_else(Error::from)),
             }
@@ -147,10 +146,8 @@ impl Receiving<'_> {
             begun = true;
             let packet = Packet::read(&header, blocks)?;
             self.take(&packet)?;
-            let pages = &packet.pages;
-            let count = PageCount { normal: pages.normal.len() as u64, zero: pages.zero.len() as u64 };
             let bytes = HEADER + packet.payload;
-            receivers.add(id, packet.number, packet.sync, count, bytes as u64)?;
+            receivers.add(id, packet.number, packet.sync, packet.pages.count(), bytes as u64)?;
             if packet.sync {
                 return Ok(Filled::Whole);
             }
@@ -171,7 +168,7 @@ impl Receiving<'_> {
     /// Into a copy first: what cannot be decompressed whole leaves the guest's pages as they are.
     fn decompress(&mut self, packet: &Packet) -> Result<()> {
         let pages = &packet.pages;
-        let mut all = self.pages.get_mut(..pages.normal.len() * PAGE).unwrap_or_default();
+        let all = self.pages.get_mut(..pages.normal.len() * PAGE).unwrap_or_default();
         let decompressor = match &mut self.decompressor {
             Some(decompressor) => decompressor,
             none => none.insert(Decompressor::new()?),
@@ -180,13 +177,7 @@ impl Receiving<'_> {
             return Err(cut_off());
         }
         decompressor.decompress(packet.payload, all)?;
-        for run in runs(pages.block, &pages.normal) {
-            let len = usize::try_from(run.len).unwrap_or(usize::MAX);
-            let Some((bytes, behind)) = std::mem::take(&mut all).split_at_mut_checked(len) else { break };
-            all = behind;
-            self.ram.write(run.block, run.offset, bytes)?;
-        }
-        Ok(())
+        each_run(pages, all, |run, bytes| self.ram.write(run.block, run.offset, bytes))
     }
 }
 

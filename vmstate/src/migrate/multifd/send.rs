@@ -1,15 +1,13 @@
 //! A source's thread of one page channel: finds out which pages are zero, and sends packets.
 
-use std::io;
-
 use super::zstd::Compressor;
-use super::{PAGE, SLICE};
+use super::{SLICE, each_run, in_channel, is_transient};
 use crate::channel::Channel;
 use crate::codec::Outbox;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::multifd::packet::{Coding, Opening, PACKET_PAGES, Packet, PacketPages, runs};
 use crate::ram::multifd::{Batch, Compression, Senders, Task};
-use crate::ram::{GuestRam, PAGE_SIZE, PageCount};
+use crate::ram::{GuestRam, PAGE, PAGE_SIZE};
 
 /// The work of one page channel at a source. Dropped before it has ended it makes the migration fail.
 #[derive(Debug)]
@@ -66,7 +64,7 @@ impl Sending<'_> {
         if let Compression::Zstd { level } = self.senders.compression() {
             self.compressor = Some(Compressor::new(level)?);
         }
-        // As QEMU's without an option `-uuid`, which takes no other.
+        // A QEMU without the option `-uuid` has this uuid, too, and accepts no other.
         self.outbox.put(&Opening { uuid: [0; 16], id }.to_bytes());
         self.send()?;
         let mut flushed = 0;
@@ -87,17 +85,11 @@ impl Sending<'_> {
     /// Sends a packet. What the guest writes to a page after it was looked at is in the dirty log.
     fn pages(&mut self, batch: &Batch) -> Result<()> {
         let pages = self.sorted(batch)?;
-        let count = PageCount { normal: pages.normal.len() as u64, zero: pages.zero.len() as u64 };
+        let count = pages.count();
         let compressed = match &mut self.compressor {
             None => None,
             Some(compressor) => {
-                let mut rest = self.copy.get_mut(..pages.normal.len() * PAGE).unwrap_or_default();
-                for run in runs(pages.block, &pages.normal) {
-                    let len = usize::try_from(run.len).unwrap_or(usize::MAX);
-                    let Some((copy, behind)) = std::mem::take(&mut rest).split_at_mut_checked(len) else { break };
-                    rest = behind;
-                    self.ram.read(run.block, run.offset, copy)?;
-                }
+                each_run(&pages, &mut self.copy, |run, copy| self.ram.read(run.block, run.offset, copy))?;
                 let copies = self.copy.as_chunks::<PAGE>().0.iter().take(pages.normal.len());
                 Some(compressor.compress(copies.map(<[u8; PAGE]>::as_slice))?)
             }
@@ -140,7 +132,7 @@ impl Sending<'_> {
         while !self.outbox.is_empty() {
             match self.channel.send_outbox(&self.outbox, self.ram, SLICE) {
                 Ok(count) => self.outbox.advance(count as u64),
-                Err(error) if is_wait(&error) && !self.senders.is_over() => {}
+                Err(error) if is_transient(&error) && !self.senders.is_over() => {}
                 // What memory refused is within.
                 Err(error) => return Err(error.downcast().unwrap_or_else(Error::from)),
             }
@@ -148,15 +140,4 @@ impl Sending<'_> {
         self.outbox.clear();
         Ok(bytes)
     }
-}
-
-/// True if the channel was merely not ready.
-pub(super) fn is_wait(error: &io::Error) -> bool {
-    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
-    matches!(error.kind(), TimedOut | WouldBlock | Interrupted)
-}
-
-/// Where it went wrong.
-pub(super) fn in_channel(id: u8, error: Error) -> Error {
-    Error::new(error.kind(), format!("page channel {id}: {error}")).with_source(error)
 }

@@ -66,4 +66,10 @@ impl ParameterValue {
     pub(super) fn as_word(&self) -> Option<&str> {
         if let Self::Word(word) = self { Some(word) } else { None }
     }
+
+    /// The one of `all` whose word this is.
+    pub(super) fn one_of<T: Copy>(&self, all: &[T], word: fn(T) -> &'static str) -> Option<T> {
+        let given = self.as_word()?;
+        all.iter().copied().find(|&one| word(one) == given)
+    }
 }

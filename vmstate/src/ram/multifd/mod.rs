@@ -16,7 +16,7 @@ pub use receiving::Receivers;
 pub use sending::Senders;
 pub(crate) use sending::{Batch, Task};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ram::PageCount;
 
 /// The page channels of one migration, if it has any.
@@ -75,6 +75,29 @@ impl From<Option<&Senders>> for Beside {
 impl From<Option<&Receivers>> for Beside {
     fn from(receivers: Option<&Receivers>) -> Self {
         receivers.map_or(Self::Nothing, |receivers| Self::Receivers(receivers.clone()))
+    }
+}
+
+/// How far the channels' migration is over.
+#[derive(Debug, Default)]
+struct Ending {
+    is_over: bool,
+    /// Why a channel failed, until somebody was told.
+    failure: Option<Error>,
+}
+
+impl Ending {
+    /// A channel cannot go on. What follows from the end of the migration says nothing new.
+    fn fail(&mut self, error: Error) {
+        if !self.is_over {
+            tracing::debug!("a page channel failed: {error}");
+            (self.is_over, self.failure) = (true, Some(error));
+        }
+    }
+
+    /// An error if a channel has failed: the first one's, once.
+    fn check(&mut self) -> Result<()> {
+        self.failure.take().map_or(Ok(()), Err)
     }
 }
 

@@ -14,7 +14,7 @@
 
 use crate::codec::PageRun;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ram::{PAGE_SIZE, RamBlock};
+use crate::ram::{PAGE_SIZE, PageCount, RamBlock};
 
 const MAGIC: u32 = 0x1122_3344;
 /// The first bytes of a channel, and of each packet.
@@ -92,6 +92,13 @@ pub struct PacketPages {
     pub normal: Vec<u64>,
     /// Offsets of those that are zero.
     pub zero: Vec<u64>,
+}
+
+impl PacketPages {
+    /// How many they are.
+    pub fn count(&self) -> PageCount {
+        PageCount { normal: self.normal.len() as u64, zero: self.zero.len() as u64 }
+    }
 }
 
 /// A packet without the bytes of its pages.

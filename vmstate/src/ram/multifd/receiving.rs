@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Opening, Pairing};
+use super::{Ending, Opening, Pairing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::{PageCount, RamBlock};
 
@@ -27,8 +27,7 @@ struct State {
     blocks: Option<Arc<[RamBlock]>>,
     received: PageCount,
     bytes: u64,
-    failure: Option<Error>,
-    over: bool,
+    ending: Ending,
 }
 
 impl Receivers {
@@ -39,14 +38,14 @@ impl Receivers {
 
     /// The migration is over: the channels' threads end.
     pub fn close(&self) {
-        self.lock().over = true;
+        self.lock().ending.is_over = true;
         self.0.permission.notify_all();
         self.0.progress.notify_all();
     }
 
     /// True once the migration is over.
     pub fn is_over(&self) -> bool {
-        self.lock().over
+        self.lock().ending.is_over
     }
 
     /// How many channels belong to the migration.
@@ -66,7 +65,7 @@ impl Receivers {
 
     /// An error if a channel has failed: the first one's, once.
     pub(crate) fn check(&self) -> Result<()> {
-        self.lock().failure.take().map_or(Ok(()), Err)
+        self.lock().ending.check()
     }
 
     /// The main channel has come to a flush: waits for so long until all channels have, and lets them go on; true if they may.
@@ -107,7 +106,7 @@ impl Receivers {
     /// It does not; the migration goes on without it.
     pub(crate) fn join(&self, opening: Opening, number: u64) -> Result<()> {
         let mut state = self.lock();
-        if state.over {
+        if state.ending.is_over {
             return Err(Error::new(ErrorKind::Peer, "the migration is over"));
         }
         state.pairing.join(opening, number)?;
@@ -119,10 +118,10 @@ impl Receivers {
     /// A channel: waits until it may go on behind its SYNC of this number, from 1 on. `None`: the migration is over.
     pub(crate) fn await_permission(&self, sync: u64) -> Option<Arc<[RamBlock]>> {
         let mut state = self.lock();
-        while !state.over && state.pairing.flushes() < sync {
+        while !state.ending.is_over && state.pairing.flushes() < sync {
             state = self.0.permission.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.blocks.clone().filter(|_| !state.over)
+        state.blocks.clone().filter(|_| !state.ending.is_over)
     }
 
     /// A channel: a packet is here, with its pages.
@@ -147,13 +146,7 @@ impl Receivers {
 
     /// A channel: it cannot go on. What follows from the end of the migration says nothing new.
     pub(crate) fn fail(&self, error: Error) {
-        let mut state = self.lock();
-        if !state.over {
-            tracing::debug!("a page channel failed: {error}");
-            state.over = true;
-            state.failure = Some(error);
-        }
-        drop(state);
+        self.lock().ending.fail(error);
         self.0.permission.notify_all();
         self.0.progress.notify_all();
     }
@@ -165,9 +158,7 @@ impl Receivers {
 
 impl State {
     fn pass(&mut self, blocks: &[RamBlock]) -> Result<bool> {
-        if let Some(failure) = self.failure.take() {
-            return Err(failure);
-        }
+        self.ending.check()?;
         if self.blocks.is_none() {
             self.blocks = Some(blocks.into());
         }

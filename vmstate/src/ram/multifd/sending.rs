@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::Compression;
+use super::{Compression, Ending};
 use crate::error::{Error, Result};
 use crate::ram::PageCount;
 
@@ -53,8 +53,7 @@ struct State {
     number: u64,
     sent: PageCount,
     bytes: u64,
-    failure: Option<Error>,
-    over: bool,
+    ending: Ending,
 }
 
 impl Senders {
@@ -71,7 +70,7 @@ impl Senders {
 
     /// The migration is over: the channels' threads end.
     pub fn close(&self) {
-        self.lock().over = true;
+        self.lock().ending.is_over = true;
         self.0.work.notify_all();
         self.0.progress.notify_all();
     }
@@ -114,23 +113,23 @@ impl Senders {
     /// Why a channel failed.
     pub(crate) fn await_flush(&self, timeout: Duration) -> Result<bool> {
         let mut state = self.lock();
-        if state.unflushed > 0 && state.failure.is_none() {
+        if state.unflushed > 0 && state.ending.failure.is_none() {
             let waited = self.0.progress.wait_timeout(state, timeout);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.failure.take().map_or(Ok(state.unflushed == 0), Err)
+        state.ending.check().map(|()| state.unflushed == 0)
     }
 
     /// An error if a channel has failed: the first one's, once.
     pub(crate) fn check(&self) -> Result<()> {
-        self.lock().failure.take().map_or(Ok(()), Err)
+        self.lock().ending.check()
     }
 
     /// A channel: waits for what it has to do; it has flushed so many times.
     pub(crate) fn task(&self, flushed: u64) -> Task {
         let mut state = self.lock();
         loop {
-            if state.over {
+            if state.ending.is_over {
                 return Task::End;
             }
             if let Some(batch) = state.queue.pop_front() {
@@ -169,20 +168,14 @@ impl Senders {
 
     /// A channel: it cannot go on. What follows from the end of the migration says nothing new.
     pub(crate) fn fail(&self, error: Error) {
-        let mut state = self.lock();
-        if !state.over {
-            tracing::debug!("a page channel failed: {error}");
-            state.over = true;
-            state.failure = Some(error);
-        }
-        drop(state);
+        self.lock().ending.fail(error);
         self.0.work.notify_all();
         self.0.progress.notify_all();
     }
 
     /// A channel: true if the migration is over.
     pub(crate) fn is_over(&self) -> bool {
-        self.lock().over
+        self.lock().ending.is_over
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

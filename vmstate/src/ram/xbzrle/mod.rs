@@ -10,8 +10,8 @@ pub use decode::decode;
 pub use encode::{Encoded, Encoder};
 pub use source::{Delta, XbzrleCount, XbzrleSource};
 
-/// Bytes of a page.
-pub(super) const PAGE: usize = 4096;
+use super::PAGE;
+
 /// A page's bytes.
 pub type Page = [u8; PAGE];
 
