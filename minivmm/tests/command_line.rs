@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use minivmm::config::Address;
 use minivmm::control::{Client, Server};
-use minivmm::vm::{AnyRequest, Handle, Next, Published, Request, RunState};
+use minivmm::vm::{AnyRequest, Handle, Next, ParameterChange, Published, Request, RunState};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
 use serde_json::json;
-use vmstate::migrate::{Downtime, Phase, SourcePhase};
+use vmstate::migrate::{Downtime, ParameterValue, Phase, SourcePhase};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -122,6 +122,68 @@ fn migrate_waits_for_the_end_and_tells_it() {
         String::from_utf8(output.stderr).unwrap(),
         "minivmm: the migration failed: connection refused; the guest runs on where it was\n"
     );
+}
+
+#[test]
+fn migrate_sets_its_parameters_before_it_begins() {
+    let (directory, _server, requests) = machine(|shared| ends(shared, SourcePhase::Completed, None));
+    let options = ["--xbzrle=1M", "--deadline", "60s", "--auto-converge", "--deadline-action", "switch-over"];
+    let output = migrate(directory.path()).args(options).args(["--max-bandwidth", "50M"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let flags = ParameterChange::default().with("xbzrle", true).with("auto-converge", true);
+    assert_eq!(requests.recv().unwrap(), Request::MigrateSetParameters(flags));
+    let others = ParameterChange::default()
+        .with("xbzrle-cache-size", 1 << 20)
+        .with("max-bandwidth", 50 << 20)
+        .with("deadline", Duration::from_secs(60))
+        .with("deadline-action", ParameterValue::Word("switch-over".into()));
+    assert_eq!(requests.recv().unwrap(), Request::MigrateSetParameters(others));
+    assert!(matches!(requests.recv().unwrap(), Request::Migrate(_)));
+
+    let output = migrate(directory.path()).args(["--max-cpu-throttle", "100%"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "minivmm: invalid value '100%' for '--max-cpu-throttle <PERCENT>': it is percent, 1 to 99\n"
+    );
+    assert!(requests.try_recv().is_err(), "the machine was asked");
+}
+
+/// Parameters hold until they are changed again, also those that refuse one another.
+#[test]
+fn xbzrle_and_page_channels_refuse_one_another_in_both_orders() {
+    let Some(machine) = Running::start(&["--serial", "none"], Stdio::null()) else { return };
+    let mut control = machine.control();
+    let refusal = "Multifd is not compatible with xbzrle: switch one of them off";
+    // Nobody listens there.
+    let refused = |options: &[&str], why: &str| {
+        let output = migrate(machine.directory.path()).args(options).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && text.contains(why), "{options:?}: {text}");
+    };
+    let nobody = "the guest runs on where it was";
+    refused(&["--channels", "3"], nobody);
+    refused(&["--xbzrle=1M"], refusal);
+    refused(&["--multifd=off", "--xbzrle=1M"], nobody);
+    refused(&["--channels", "4"], refusal);
+    refused(&["--channels", "4", "--xbzrle"], refusal);
+    let parameters = control.execute("query-migrate-parameters", json!({})).unwrap();
+    assert_eq!((&parameters["multifd-channels"], &parameters["xbzrle-cache-size"]), (&json!(3), &json!(1 << 20)));
+    for first in ["xbzrle", "multifd"] {
+        let mut set = |list: &[(&str, bool)]| {
+            let list = list.iter().map(|(name, state)| json!({"capability": name, "state": state}));
+            let capabilities = list.collect::<serde_json::Value>();
+            control
+                .execute("migrate-set-capabilities", json!({"capabilities": capabilities}))
+                .map_err(|e| e.to_string())
+        };
+        let second = if first == "xbzrle" { "multifd" } else { "xbzrle" };
+        set(&[(second, false), (first, true)]).unwrap();
+        assert_eq!(set(&[(second, true)]), Err(refusal.into()));
+        assert_eq!(set(&[(first, false), (second, true)]), Ok(json!({})));
+    }
+    control.execute("quit", json!({})).unwrap();
+    machine.end();
 }
 
 /// Where the guest is, in words and as the exit code: never "runs on" where it does not.

@@ -11,6 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::{Value, json};
 use vmstate::error::Printable;
 
+use crate::cli::parameters::{PolicyArgs, SendingArgs};
 use crate::cli::values;
 use crate::config::Address;
 use crate::control::{Client, ClientError};
@@ -30,23 +31,15 @@ pub struct MigrateArgs {
     /// What the destination's minivmm, of an older release, wrote with dump-schema: the guest is sent as that release sends it
     #[arg(long, value_name = "FILE")]
     pub target_schema: Option<PathBuf>,
-    /// Send the guest's memory on so many connections besides, each with a thread of its own; a QEMU there must expect as many
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..))]
-    pub channels: Option<u8>,
-    /// How to compress the guest's memory on them; a QEMU there must expect the same
-    #[arg(long, value_name = "none|zstd[:LEVEL]", requires = "channels", value_parser = compression)]
-    pub compress: Option<(String, u8)>,
-    /// Send of a page that was sent before what changed of it, and keep pages for that in a cache of SIZE, a power of two
-    #[arg(
-        long,
-        value_name = "SIZE",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "64M",
-        value_parser = values::size,
-        conflicts_with = "channels"
+    /// How pages are sent.
+    #[command(flatten, next_help_heading = "How pages are sent, in this migration and later ones")]
+    pub sending: SendingArgs,
+    /// What decides.
+    #[command(
+        flatten,
+        next_help_heading = "When to switch over, throttle and give up, in this migration and later ones"
     )]
-    pub xbzrle: Option<u64>,
+    pub policy: PolicyArgs,
 }
 
 /// How a migration that began came to its end. All but the first carry a sentence that says why, and where the guest is.
@@ -77,8 +70,7 @@ impl MigrateArgs {
             // The machine reads it, and may have been started in another folder.
             arguments["target-schema"] = std::path::absolute(file)?.display().to_string().into();
         }
-        self.choose_channels(&mut client)?;
-        self.choose_xbzrle(&mut client)?;
+        client.set_parameters(self.sending.changes().chain(self.policy.changes()))?;
         client.execute("migrate", arguments)?;
         let mut line = ProgressLine::default();
         let end = follow(&mut client, &interrupts, &mut line);
@@ -109,43 +101,6 @@ impl MigrateArgs {
                 }
             }
         })
-    }
-}
-
-impl MigrateArgs {
-    /// Sets what this migration was asked to have; without `--channels` it has what the machine was told before.
-    fn choose_channels(&self, client: &mut Client) -> Result<(), ClientError> {
-        let Some(channels) = self.channels else { return Ok(()) };
-        let capabilities = json!([{"capability": "multifd", "state": true}]);
-        client.execute("migrate-set-capabilities", json!({"capabilities": capabilities}))?;
-        let mut parameters = json!({"multifd-channels": channels});
-        if let Some((method, level)) = &self.compress {
-            parameters["multifd-compression"] = method.as_str().into();
-            parameters["multifd-zstd-level"] = (*level).into();
-        }
-        client.execute("migrate-set-parameters", parameters)?;
-        Ok(())
-    }
-}
-
-impl MigrateArgs {
-    /// As [`choose_channels`](Self::choose_channels), for `--xbzrle`.
-    fn choose_xbzrle(&self, client: &mut Client) -> Result<(), ClientError> {
-        let Some(cache) = self.xbzrle else { return Ok(()) };
-        client.execute("migrate-set-parameters", json!({"xbzrle-cache-size": cache}))?;
-        let capabilities = json!([{"capability": "xbzrle", "state": true}]);
-        client.execute("migrate-set-capabilities", json!({"capabilities": capabilities}))?;
-        Ok(())
-    }
-}
-
-/// `none`, `zstd` or `zstd:LEVEL`: the method and its level.
-fn compression(text: &str) -> Result<(String, u8), String> {
-    let (method, level) = text.split_once(':').unwrap_or((text, "1"));
-    match (method, level.parse()) {
-        ("none", _) if text == method => Ok((method.into(), 1)),
-        ("zstd", Ok(level @ 1..=20)) => Ok((method.into(), level)),
-        _ => Err("it is none, zstd or zstd:LEVEL, with a level of 1 to 20".into()),
     }
 }
 

@@ -3,6 +3,7 @@
 mod cont;
 mod limits;
 mod migrate;
+mod parameters;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use clap::{Parser, Subcommand};
 
 pub use cont::ContArgs;
 pub use migrate::{MigrateArgs, Outcome};
+pub use parameters::{ParameterArgs, PolicyArgs, SendingArgs};
 pub use run::RunArgs;
 pub use translate::{TranslateArgs, Translation, from_qemu, line, to_qemu};
 

@@ -1,6 +1,7 @@
 //! Values of command-line flags: from text to plain data, with a sentence for the user where that fails.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::cli::limits::{self, LimitOptions};
 use crate::config::{Address, Cpu, Disk, ListenAt, Net, Serial};
@@ -16,7 +17,6 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         _ => 0,
     };
     let digits = if shift == 0 { text } else { &text[..text.len() - 1] };
-    // `u64::from_str` would take a sign.
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err("write a number of bytes, or one with K, M or G, as 256M".into());
     }
@@ -25,6 +25,35 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         .ok()
         .and_then(|number| number.checked_mul(1 << shift))
         .ok_or_else(|| "that is more than 64 bits can count".into())
+}
+
+/// As [`size`] reads it, with the largest unit that leaves no fraction.
+pub(super) fn size_shown(bytes: u64) -> String {
+    match bytes.trailing_zeros() {
+        _ if bytes == 0 => "0".into(),
+        30.. => format!("{}G", bytes >> 30),
+        20.. => format!("{}M", bytes >> 20),
+        10.. => format!("{}K", bytes >> 10),
+        _ => bytes.to_string(),
+    }
+}
+
+/// A number without a sign, which `u64::from_str` would take.
+pub(super) fn number(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// A time, from a number with `ms`, `s`, `min` or `h`; without a unit it is in ms, as in QEMU's parameters.
+pub(super) fn time(text: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let milliseconds = match &text[digits.len()..] {
+        "" | "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number(digits)?.checked_mul(milliseconds).map(Duration::from_millis)
 }
 
 /// Guest RAM: whole pages, from the megabyte that the boot protocol needs to the 64 GiB that the machine can map.

@@ -4,7 +4,10 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use vmstate::migrate::ParameterValue;
+
+use crate::control::report;
 
 /// Longest message a server is believed to send, in bytes.
 const MESSAGE_MAX: u64 = 1 << 20;
@@ -76,6 +79,31 @@ impl Client {
                 self.migration_status = reply["data"]["status"].as_str().map(str::to_owned);
             }
         }
+    }
+
+    /// Changes parameters of migrations, which then hold until they are changed again. Those that QEMU's protocol has as
+    /// capabilities come first; of each of the two kinds all are changed, or none.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    pub fn set_parameters<'n>(
+        &mut self,
+        changes: impl IntoIterator<Item = (&'n str, ParameterValue)>,
+    ) -> Result<(), ClientError> {
+        let (mut capabilities, mut parameters) = (Vec::new(), Map::new());
+        for (name, value) in changes {
+            match value {
+                ParameterValue::Flag(state) => capabilities.push(json!({"capability": name, "state": state})),
+                _ => drop(parameters.insert(name.into(), report::value(&value))),
+            }
+        }
+        if !capabilities.is_empty() {
+            self.execute("migrate-set-capabilities", json!({"capabilities": capabilities}))?;
+        }
+        if !parameters.is_empty() {
+            self.execute("migrate-set-parameters", parameters.into())?;
+        }
+        Ok(())
     }
 
     /// The status in the last MIGRATION event: the last word of a machine that has ended.

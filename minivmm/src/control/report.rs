@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use vmstate::migrate::{Downtime, PARAMETERS, ParameterValue, Parameters, Progress, Slowdown};
+use vmstate::migrate::{Downtime, PARAMETERS, ParameterUnit, ParameterValue, Parameters, Progress, Slowdown};
 use vmstate::ram::XbzrleCount;
 
 use crate::vm::{Event, MigrationInfo, MigrationStatus, RunState};
@@ -121,22 +121,24 @@ fn ram(figures: &Progress) -> Value {
 
 /// Body of `query-migrate-parameters`.
 pub(super) fn parameters(parameters: &Parameters) -> Value {
-    let shown = PARAMETERS.iter().filter_map(|parameter| match parameter.of(parameters) {
-        ParameterValue::Time(time) => Some((parameter.name.to_owned(), milliseconds(time))),
-        ParameterValue::Number(number) => Some((parameter.name.to_owned(), number.into())),
-        ParameterValue::Word(word) => Some((parameter.name.to_owned(), word.into())),
-        ParameterValue::Flag(_) => None,
-    });
-    Value::Object(shown.collect())
+    let shown = PARAMETERS.iter().filter(|parameter| parameter.unit != ParameterUnit::Flag);
+    Value::Object(shown.map(|parameter| (parameter.name.into(), value(&parameter.of(parameters)))).collect())
 }
 
 /// Body of `query-migrate-capabilities`.
 pub(super) fn capabilities(parameters: &Parameters) -> Value {
-    let shown = PARAMETERS.iter().filter_map(|parameter| match parameter.of(parameters) {
-        ParameterValue::Flag(state) => Some(json!({"capability": parameter.name, "state": state})),
-        _ => None,
-    });
-    shown.collect()
+    let shown = PARAMETERS.iter().filter(|parameter| parameter.unit == ParameterUnit::Flag);
+    shown.map(|flag| json!({"capability": flag.name, "state": value(&flag.of(parameters))})).collect()
+}
+
+/// A parameter's value, as it stands in commands and answers.
+pub(super) fn value(value: &ParameterValue) -> Value {
+    match value {
+        ParameterValue::Time(time) => milliseconds(*time),
+        ParameterValue::Number(number) => (*number).into(),
+        ParameterValue::Word(word) => word.as_ref().into(),
+        ParameterValue::Flag(on) => (*on).into(),
+    }
 }
 
 /// The message for `event`, or `None` where QMP has none for that change.

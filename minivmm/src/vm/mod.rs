@@ -19,7 +19,7 @@ pub use handle::Handle;
 pub use keyboard::Keyboard;
 pub use migration::Ended;
 pub use migration::status::MigrationStatus;
-pub use published::{Event, MigrationInfo, Published};
+pub use published::{Event, MigrationInfo, Published, default_parameters};
 pub use queue::{Next, Queue};
 pub use request::{AnyRequest, EngineRequest, Envelope, GuestEvent, ParameterChange, Refusal, Request};
 pub use state::RunState;

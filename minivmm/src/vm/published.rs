@@ -29,8 +29,8 @@ impl MigrationInfo {
     }
 }
 
-/// QEMU's defaults, with its limit of 128 MiB/s.
-fn default_parameters() -> Parameters {
+/// The parameters of a machine that was told none: QEMU's defaults, with its limit of 128 MiB/s.
+pub fn default_parameters() -> Parameters {
     let mut parameters = Parameters::default();
     parameters.max_bandwidth = NonZeroU64::new(128 << 20);
     parameters

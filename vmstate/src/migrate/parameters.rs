@@ -380,7 +380,7 @@ impl Parameters {
     /// Names the first parameter that is not, and says what is possible.
     pub fn check(&self) -> Result<()> {
         for parameter in PARAMETERS {
-            if !parameter.unit.has(&parameter.of(self)) {
+            if !parameter.accepts(&parameter.of(self)) {
                 return Err(parameter.refusal());
             }
         }
@@ -409,6 +409,11 @@ impl Parameter {
     /// Its value among `parameters`.
     pub fn of(&self, parameters: &Parameters) -> ParameterValue {
         (self.get)(parameters)
+    }
+
+    /// Whether `value` is of its kind and in its range.
+    pub fn accepts(&self, value: &ParameterValue) -> bool {
+        self.unit.has(value)
     }
 
     /// What is possible, in QEMU's words where QEMU has them: as "an integer in the range of 1 to 99".
