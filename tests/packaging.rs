@@ -117,7 +117,7 @@ fn the_product_does_not_depend_on_the_lab() {
         all.any(|dependency| dependency["name"] == on && dependency["kind"].as_str() == kind)
     };
     for product in ["vmstate", "vmstate-derive", "minivmm"] {
-        for lab in ["vmstate-lab", "vmstate-demo"] {
+        for lab in ["vmstate-lab", "vmstate-demo", "vmstate-bench"] {
             assert!(!depends(lab, product, None), "{product} depends on {lab}");
         }
     }

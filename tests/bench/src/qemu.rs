@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use minivmm::control::Client;
 use serde_json::{Value, json};
 
-use crate::{Taken, Transport, processor_time};
+use crate::case::{Transport, Variant};
+use crate::measured::{Taken, processor_time};
+use crate::memory::Memory;
 
 const LONGEST: Duration = Duration::from_secs(60);
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -58,23 +60,24 @@ impl Qemu {
         self.qmp.execute(command, arguments).unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    fn choose(&mut self, channels: u8) {
+    fn choose(&mut self, variant: Variant) {
         let on = |capability: &str, state| json!({ "capability": capability, "state": state });
-        let capabilities = [on("return-path", true), on("multifd", channels > 0)];
+        let capabilities = [on("return-path", true), on("multifd", variant.page_channels().is_some())];
         self.say("migrate-set-capabilities", json!({ "capabilities": capabilities }));
         self.say(
             "migrate-set-parameters",
-            json!({ "max-bandwidth": 1_u64 << 40, "multifd-channels": channels.max(1) }),
+            json!({ "max-bandwidth": 1_u64 << 40, "multifd-channels": variant.channels }),
         );
     }
 
-    fn processor_time(&self) -> f64 {
+    fn processor_time(&self) -> Duration {
         processor_time(self.process.id())
     }
 }
 
-/// Migrates the contents of `file`, by QEMU's own clock.
-pub(crate) fn run(directory: &Path, file: &Path, mib: u64, transport: Transport, channels: u8) -> Taken {
+/// Migrates the contents of the file, by QEMU's own clock.
+pub(crate) fn run(memory: &Memory, transport: Transport, variant: Variant) -> Taken {
+    let (mib, directory) = (memory.mib(), &memory.directory);
     let uri = match transport {
         Transport::Unix => format!("unix:{}", directory.join("migration").display()),
         Transport::Tcp => {
@@ -83,10 +86,10 @@ pub(crate) fn run(directory: &Path, file: &Path, mib: u64, transport: Transport,
         }
     };
     let mut to = Qemu::start(&directory.join("to"), mib, "memory-backend-ram", &["-incoming", "defer"]);
-    let filled = format!("memory-backend-file,share=off,mem-path={}", file.display());
+    let filled = format!("memory-backend-file,share=off,mem-path={}", memory.file.display());
     let mut from = Qemu::start(&directory.join("from"), mib, &filled, &[]);
-    to.choose(channels);
-    from.choose(channels);
+    to.choose(variant);
+    from.choose(variant);
     to.say("migrate-incoming", json!({ "uri": uri }));
     let before = from.processor_time() + to.processor_time();
     from.say("migrate", json!({ "uri": uri }));
@@ -95,7 +98,7 @@ pub(crate) fn run(directory: &Path, file: &Path, mib: u64, transport: Transport,
         let state = from.say("query-migrate", json!({}));
         match state["status"].as_str() {
             Some("completed") => {
-                let time = state["total-time"].as_f64().expect("a time") / 1000.0;
+                let time = Duration::from_millis(state["total-time"].as_u64().expect("a time"));
                 return Taken { time, cpu: from.processor_time() + to.processor_time() - before };
             }
             Some("failed") => panic!("QEMU's migration failed: {state}"),

@@ -9,21 +9,23 @@ use minivmm::migration::ram::MachineRam;
 use vmstate::channel::{Channel, SocketChannel};
 use vmstate::codec::{Outbox, PageRun};
 
+use crate::case::Transport;
 use crate::engine::listen;
-use crate::{MIB, Taken, Transport, processor_time};
+use crate::measured::{Taken, processor_time};
+use crate::memory::{MIB, Memory};
 
 const WAIT: Duration = Duration::from_secs(10);
 
-/// Copies `source` to `target`, a MiB at a time.
-pub(crate) fn run(source: &Ram, target: &Ram, transport: Transport) -> Taken {
+/// A MiB at a time from memory to memory.
+pub(crate) fn socket(memory: &Memory, transport: Transport) -> Taken {
     let (listener, connect) = listen(transport);
     let before = processor_time(std::process::id());
     let begun = Instant::now();
     thread::scope(|scope| {
-        scope.spawn(|| receive(&mut listener.accept(WAIT).expect("a connection"), target));
-        send(&mut connect(), source);
+        scope.spawn(|| receive(&mut listener.accept(WAIT).expect("a connection"), &memory.target));
+        send(&mut connect(), &memory.source);
     });
-    Taken { time: begun.elapsed().as_secs_f64(), cpu: processor_time(std::process::id()) - before }
+    Taken { time: begun.elapsed(), cpu: processor_time(std::process::id()) - before }
 }
 
 fn runs(ram: &Ram) -> impl Iterator<Item = PageRun> + use<> {

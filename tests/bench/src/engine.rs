@@ -3,7 +3,6 @@
 use std::thread;
 use std::time::Duration;
 
-use minivmm::memory::Ram;
 use minivmm::migration::firmware::Firmware;
 use minivmm::migration::ram::MachineRam;
 use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
@@ -14,7 +13,9 @@ use vmstate::migrate::{Claim, Control, Machine, SourcePhase};
 use vmstate::ram::DirtyLog;
 use vmstate::section::Sections;
 
-use crate::{Taken, Transport, processor_time};
+use crate::case::{Transport, Variant};
+use crate::measured::{Taken, processor_time};
+use crate::memory::Memory;
 
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -68,13 +69,13 @@ pub(crate) fn listen(transport: Transport) -> (Listener, Box<dyn Fn() -> SocketC
     }
 }
 
-/// Migrates `source` into `target`.
-pub(crate) fn run(source: &Ram, target: &Ram, transport: Transport, channels: u8) -> Taken {
+pub(crate) fn run(memory: &Memory, transport: Transport, variant: Variant) -> Taken {
     let (listener, connect) = listen(transport);
     let before = processor_time(std::process::id());
     let time = thread::scope(|scope| {
-        scope.spawn(|| arrive(&listener, &MachineRam::arriving(target.clone(), Firmware::default())));
-        depart(&MachineRam::leaving(source.clone(), &Firmware::default(), false), &*connect, channels)
+        scope.spawn(|| arrive(&listener, &MachineRam::arriving(memory.target.clone(), Firmware::default())));
+        let leaving = MachineRam::leaving(memory.source.clone(), &Firmware::default(), false);
+        depart(&leaving, &*connect, variant)
     });
     Taken { time, cpu: processor_time(std::process::id()) - before }
 }
@@ -104,16 +105,16 @@ fn arrive(listener: &Listener, ram: &MachineRam) {
     });
 }
 
-/// Returns the seconds that the migration took.
-fn depart(ram: &MachineRam, connect: &dyn Fn() -> SocketChannel, channels: u8) -> f64 {
+/// Returns how long the migration took.
+fn depart(ram: &MachineRam, connect: &dyn Fn() -> SocketChannel, variant: Variant) -> Duration {
     let mut main = connect();
     let control = Control::default();
     control.set_bandwidth_limit(0);
     let mut options = SourceOptions::new("bench");
     let departure = thread::scope(|scope| {
-        let senders = (channels > 0).then(|| Senders::new(channels, Compression::None));
-        for id in 0..channels {
-            if let Some(senders) = &senders {
+        let senders = variant.page_channels().map(|channels| Senders::new(channels, Compression::None));
+        if let Some(senders) = &senders {
+            for id in 0..variant.channels {
                 let (worker, mut channel) = (senders.worker(id), connect());
                 scope.spawn(move || worker.run(&mut channel, ram));
             }
@@ -130,5 +131,5 @@ fn depart(ram: &MachineRam, connect: &dyn Fn() -> SocketChannel, channels: u8) -
         source::run(outgoing, &options, &control)
     });
     assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
-    departure.report.total.as_secs_f64()
+    departure.report.total
 }

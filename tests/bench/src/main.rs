@@ -1,0 +1,100 @@
+//! How fast guest memory migrates: minivmm's memory and the engine, beside QEMU and beside the same bytes through the same socket
+//! without any protocol.
+//!
+//! `cargo measure --help` (an alias of `cargo bench -p vmstate-bench --`). Needs no KVM: no guest runs. All memory was touched before.
+//! The variants take turns, and the first turn is not counted. Machines are noisy: only the ratios within one run mean something.
+#![forbid(unsafe_code)]
+
+mod case;
+mod engine;
+mod limit;
+mod measured;
+mod memory;
+mod qemu;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use case::{Data, Filter, Sender, Transport, Variant, Word};
+use measured::{Group, Taken};
+use memory::Memory;
+
+/// Migrate guest memory, time and again, and compare with QEMU.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo measure")]
+struct Options {
+    /// Size of the memory, in MiB
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(8..))]
+    mib: u64,
+    /// Turns that count, of each variant
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..))]
+    turns: u64,
+    /// Measure only what these words fit: of each kind (data, transport, channels, who) one of those given
+    #[arg(long, value_delimiter = ',', value_name = "WORD,…")]
+    only: Vec<Word>,
+    /// Write each turn's figures there
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// What cargo says to each benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let options = Options::parse();
+    let filter = Filter(options.only);
+    let directory = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
+    let has_qemu = qemu::is_there();
+    if !has_qemu {
+        eprintln!("there is no QEMU here: nothing is compared with it");
+    }
+    let mut groups = Vec::new();
+    for data in Data::ALL {
+        let mut memory = None;
+        for transport in Transport::ALL {
+            let mut variants = Variant::all(data, transport, &filter);
+            variants.retain(|variant| has_qemu || variant.sender != Sender::Qemu);
+            if variants.is_empty() {
+                continue;
+            }
+            let memory = memory.get_or_insert_with(|| Memory::new(data, options.mib, directory.path()));
+            let group = measure(memory, transport, variants, options.turns);
+            println!("{}", table::markdown(&group));
+            groups.push(group);
+        }
+    }
+    if let Some(file) = &options.json {
+        let text = serde_json::to_string_pretty(&table::json(&groups)).expect("figures are JSON");
+        std::fs::write(file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    }
+}
+
+/// All variants in turn.
+fn measure(memory: &Memory, transport: Transport, variants: Vec<Variant>, turns: u64) -> Group {
+    let mut group = Group::new(memory, transport, variants);
+    for turn in 0..=turns {
+        for (variant, taken) in &mut group.taken {
+            let in_process = variant.sender != Sender::Qemu;
+            if turn == 0 && in_process {
+                memory.spoil();
+            }
+            let one = run(memory, transport, *variant);
+            if turn > 0 {
+                taken.push(one);
+            } else if in_process {
+                memory.check();
+            }
+        }
+    }
+    group
+}
+
+fn run(memory: &Memory, transport: Transport, variant: Variant) -> Taken {
+    match variant.sender {
+        Sender::Socket => limit::socket(memory, transport),
+        Sender::Minivmm => engine::run(memory, transport, variant),
+        Sender::Qemu => qemu::run(memory, transport, variant),
+    }
+}
