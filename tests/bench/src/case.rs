@@ -1,4 +1,5 @@
-//! What is measured: which data, over which transport, sent by whom over how many channels; and the words that choose among these.
+//! What is measured: which data, over which transport, sent by whom, how and over how many channels; and the words that choose among
+//! these.
 
 use std::fmt;
 
@@ -7,18 +8,46 @@ use clap::ValueEnum;
 /// What is in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Data {
+    /// Nothing that can be compressed.
     Random,
+    /// Zeros that were written.
     Zero,
+    /// Zeros that nobody has written: the host has given no memory for them.
+    Untouched,
+    /// Zeros, random bytes, text and tables of records, a quarter each.
+    Mixed,
+    /// Random pages that the destination has, and of which one byte in a hundred was changed since.
+    Changed,
 }
 
 impl Data {
-    pub(crate) const ALL: [Self; 2] = [Self::Random, Self::Zero];
+    pub(crate) const ALL: [Self; 5] = [Self::Random, Self::Zero, Self::Untouched, Self::Mixed, Self::Changed];
+
+    /// Of how much memory, if `mib` are wanted. QEMU's cache takes its time to fill.
+    pub(crate) fn mib(self, mib: u64) -> u64 {
+        if self == Self::Changed { mib.min(128) } else { mib }
+    }
 
     fn word(self) -> Word {
         match self {
             Self::Random => Word::Random,
             Self::Zero => Word::Zero,
+            Self::Untouched => Word::Untouched,
+            Self::Mixed => Word::Mixed,
+            Self::Changed => Word::Changed,
         }
+    }
+}
+
+impl fmt::Display for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Random => "random",
+            Self::Zero => "zero",
+            Self::Untouched => "untouched",
+            Self::Mixed => "mixed",
+            Self::Changed => "changed",
+        })
     }
 }
 
@@ -40,54 +69,112 @@ impl Transport {
     }
 }
 
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if let Self::Unix = self { "unix" } else { "tcp" })
+    }
+}
+
 /// Who sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sender {
-    /// The same bytes through the same socket, without any protocol.
-    Socket,
+    /// Nobody: a thing that no migration can do faster.
+    Limit(Limit),
     Minivmm,
     Qemu,
+}
+
+/// What the machine can do at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// The same bytes through so many sockets of the same kind, without any protocol.
+    Sockets(u8),
+    /// The same bytes from one place in memory to another, by one thread.
+    Copy,
+    /// Each page of the source is looked at for zeros, by one thread.
+    Scan,
+    /// Each page of both ends is, by a thread at each.
+    ScanBoth,
+    /// The host is asked which pages of the source were touched.
+    Ask,
+}
+
+/// How pages are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Plain,
+    /// By zstd of level 1, on page channels.
+    Zstd,
+    /// What changed of them.
+    Xbzrle,
 }
 
 /// One way to move the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Variant {
     pub(crate) sender: Sender,
-    /// One: the main channel has the pages. More: so many page channels have them.
+    /// One, not compressed: the main channel has the pages. Else so many page channels have them.
     pub(crate) channels: u8,
+    pub(crate) encoding: Encoding,
 }
 
 impl Variant {
-    const CHANNELS: [u8; 3] = [1, 2, 4];
-
     /// All that `filter` wants of this data and transport. What the machine can do at all comes first, QEMU after minivmm.
     pub(crate) fn all(data: Data, transport: Transport, filter: &Filter) -> Vec<Self> {
-        let mut all = vec![Self { sender: Sender::Socket, channels: 1 }];
-        for channels in Self::CHANNELS {
-            all.extend([Sender::Minivmm, Sender::Qemu].map(|sender| Self { sender, channels }));
-        }
-        all.retain(|variant| {
-            let who = match variant.sender {
-                Sender::Socket => vec![Word::Limit],
-                Sender::Minivmm => vec![Word::Minivmm, variant.channels_word()],
-                Sender::Qemu => vec![Word::Qemu, variant.channels_word()],
-            };
-            filter.wants([data.word(), transport.word()].into_iter().chain(who))
+        let limits: &[Limit] = match data {
+            Data::Random => &[Limit::Copy, Limit::Sockets(1), Limit::Sockets(2)],
+            Data::Zero => &[Limit::Scan, Limit::ScanBoth],
+            Data::Untouched => &[Limit::Ask],
+            Data::Mixed => &[Limit::Sockets(1), Limit::Sockets(2)],
+            Data::Changed => &[],
+        };
+        let ways: &[(u8, Encoding)] = match (data, transport) {
+            (Data::Random | Data::Zero | Data::Untouched, _) => {
+                &[(1, Encoding::Plain), (2, Encoding::Plain), (4, Encoding::Plain)]
+            }
+            // The processors bound what is compressed, not the transport.
+            (Data::Mixed, Transport::Unix) => &[
+                (1, Encoding::Plain),
+                (2, Encoding::Plain),
+                (1, Encoding::Zstd),
+                (2, Encoding::Zstd),
+                (4, Encoding::Zstd),
+            ],
+            (Data::Mixed, Transport::Tcp) => &[(1, Encoding::Plain), (2, Encoding::Plain)],
+            (Data::Changed, _) => &[(1, Encoding::Plain), (1, Encoding::Xbzrle)],
+        };
+        let limits =
+            limits.iter().map(|&limit| Self { sender: Sender::Limit(limit), channels: 1, encoding: Encoding::Plain });
+        let moves = ways.iter().flat_map(|&(channels, encoding)| {
+            [Sender::Minivmm, Sender::Qemu].map(|sender| Self { sender, channels, encoding })
         });
-        all
+        let wanted = |variant: &Self| filter.wants([data.word(), transport.word()].into_iter().chain(variant.words()));
+        limits.chain(moves).filter(wanted).collect()
     }
 
-    fn channels_word(self) -> Word {
-        match self.channels {
+    fn words(self) -> Vec<Word> {
+        let sender = match self.sender {
+            // Beside any channels and any encoding.
+            Sender::Limit(_) => return vec![Word::Limit],
+            Sender::Minivmm => Word::Minivmm,
+            Sender::Qemu => Word::Qemu,
+        };
+        let channels = match self.channels {
             1 => Word::One,
             2 => Word::Two,
             _ => Word::Four,
-        }
+        };
+        let encoding = match self.encoding {
+            Encoding::Plain => Word::Plain,
+            Encoding::Zstd => Word::Zstd,
+            Encoding::Xbzrle => Word::Xbzrle,
+        };
+        vec![sender, channels, encoding]
     }
 
     /// Page channels beside the main one.
     pub(crate) fn page_channels(self) -> Option<u8> {
-        (self.channels > 1).then_some(self.channels)
+        (self.channels > 1 || self.encoding == Encoding::Zstd).then_some(self.channels)
     }
 
     /// QEMU's doing of the same.
@@ -98,15 +185,27 @@ impl Variant {
 
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.sender {
-            Sender::Socket => return f.write_str("the socket alone"),
+        let sender = match self.sender {
             Sender::Minivmm => "minivmm",
             Sender::Qemu => "QEMU",
-        })?;
-        match self.channels {
-            1 => f.write_str(", 1 channel"),
-            channels => write!(f, ", {channels} channels"),
-        }
+            Sender::Limit(limit) => {
+                return f.write_str(match limit {
+                    Limit::Sockets(1) => "the socket alone",
+                    Limit::Sockets(_) => "two sockets alone",
+                    Limit::Copy => "memcpy",
+                    Limit::Scan => "looking for zeros, source",
+                    Limit::ScanBoth => "looking for zeros, both ends",
+                    Limit::Ask => "asking what was touched",
+                });
+            }
+        };
+        let channels = if self.channels == 1 { "channel" } else { "channels" };
+        write!(f, "{sender}, {} {channels}", self.channels)?;
+        f.write_str(match self.encoding {
+            Encoding::Plain => "",
+            Encoding::Zstd => ", zstd",
+            Encoding::Xbzrle => ", XBZRLE",
+        })
     }
 }
 
@@ -115,6 +214,9 @@ impl fmt::Display for Variant {
 pub(crate) enum Word {
     Random,
     Zero,
+    Untouched,
+    Mixed,
+    Changed,
     Unix,
     Tcp,
     #[value(name = "1")]
@@ -123,6 +225,9 @@ pub(crate) enum Word {
     Two,
     #[value(name = "4")]
     Four,
+    Plain,
+    Zstd,
+    Xbzrle,
     Minivmm,
     Qemu,
     Limit,
@@ -132,10 +237,11 @@ impl Word {
     /// Words of the same kind are alternatives.
     fn kind(self) -> u8 {
         match self {
-            Self::Random | Self::Zero => 0,
+            Self::Random | Self::Zero | Self::Untouched | Self::Mixed | Self::Changed => 0,
             Self::Unix | Self::Tcp => 1,
             Self::One | Self::Two | Self::Four => 2,
-            Self::Minivmm | Self::Qemu | Self::Limit => 3,
+            Self::Plain | Self::Zstd | Self::Xbzrle => 3,
+            Self::Minivmm | Self::Qemu | Self::Limit => 4,
         }
     }
 }

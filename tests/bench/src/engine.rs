@@ -9,52 +9,22 @@ use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
 use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
 use vmstate::migrate::multifd::{Compression, Receivers, Senders};
 use vmstate::migrate::source::{self, Outgoing, SourceOptions};
-use vmstate::migrate::{Claim, Control, Machine, SourcePhase};
-use vmstate::ram::DirtyLog;
+use vmstate::migrate::{Control, DepartureReport, SourcePhase};
+use vmstate::ram::GuestRam;
 use vmstate::section::Sections;
 
-use crate::case::{Transport, Variant};
+use crate::case::{Data, Encoding, Transport, Variant};
+use crate::guest::{Guest, Log, Still};
 use crate::measured::{Taken, processor_time};
-use crate::memory::Memory;
+use crate::memory::Ends;
 
 const CONNECT: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(60);
 
-/// Nothing runs, so nothing is written.
-struct Still;
-
-impl DirtyLog for Still {
-    fn start(&mut self) -> vmstate::Result<()> {
-        Ok(())
-    }
-    fn sync(&mut self, _block: usize, _words: &mut [u64]) -> vmstate::Result<()> {
-        Ok(())
-    }
-    fn clear(&mut self, _block: usize, _first: u64, _count: u64) -> vmstate::Result<()> {
-        Ok(())
-    }
-    fn stop(&mut self) {}
-}
-
-impl Machine for Still {
-    fn pause(&mut self, _within: Duration) -> vmstate::Result<()> {
-        Ok(())
-    }
-    fn loaded(&mut self) -> vmstate::Result<()> {
-        Ok(())
-    }
-    fn resume(&mut self) -> vmstate::Result<()> {
-        Ok(())
-    }
-    fn release(&mut self) -> vmstate::Result<()> {
-        Ok(())
-    }
-    fn claim(&mut self) -> vmstate::Result<Claim> {
-        Ok(Claim::Undecidable)
-    }
-}
+type Connect = dyn Fn() -> SocketChannel + Send + Sync;
 
 /// A listener and how to connect to it.
-pub(crate) fn listen(transport: Transport) -> (Listener, Box<dyn Fn() -> SocketChannel + Send + Sync>) {
+pub(crate) fn listen(transport: Transport) -> (Listener, Box<Connect>) {
     match transport {
         Transport::Unix => {
             let path = std::env::temp_dir().join(format!("vmstate-bench-{}", std::process::id()));
@@ -69,15 +39,23 @@ pub(crate) fn listen(transport: Transport) -> (Listener, Box<dyn Fn() -> SocketC
     }
 }
 
-pub(crate) fn run(memory: &Memory, transport: Transport, variant: Variant) -> Taken {
+/// Migrates the source into the target. Changed pages count from the pause on, in which all of them go.
+pub(crate) fn run(data: Data, ends: &Ends, transport: Transport, variant: Variant) -> Taken {
     let (listener, connect) = listen(transport);
-    let before = processor_time(std::process::id());
-    let time = thread::scope(|scope| {
-        scope.spawn(|| arrive(&listener, &MachineRam::arriving(memory.target.clone(), Firmware::default())));
-        let leaving = MachineRam::leaving(memory.source.clone(), &Firmware::default(), false);
-        depart(&leaving, &*connect, variant)
+    let control = Control::default();
+    let guest = Guest::new((data == Data::Changed).then_some(ends), &control);
+    let leaving = MachineRam::leaving(ends.source.clone(), &Firmware::default(), false);
+    let arriving = MachineRam::arriving(ends.target.clone(), Firmware::default());
+    let report = thread::scope(|scope| {
+        scope.spawn(|| arrive(&listener, &arriving));
+        depart(&leaving, &*connect, variant, &guest, &control)
     });
-    Taken { time, cpu: processor_time(std::process::id()) - before }
+    let time = match (data, report.downtime) {
+        (Data::Changed, Some(downtime)) => downtime.total() - downtime.pause,
+        _ => report.total,
+    };
+    let (cpu, bytes) = guest.before.get();
+    Taken { time, cpu: processor_time(std::process::id()) - cpu, bytes: report.bytes - bytes }
 }
 
 fn arrive(listener: &Listener, ram: &MachineRam) {
@@ -95,7 +73,7 @@ fn arrive(listener: &Listener, ram: &MachineRam) {
         let incoming = Incoming {
             channel: &mut main,
             clock: &MonotonicClock::new(),
-            machine: &mut Still,
+            machine: &mut Still(None),
             sections: &mut Sections::new(),
             ram,
         };
@@ -105,14 +83,26 @@ fn arrive(listener: &Listener, ram: &MachineRam) {
     });
 }
 
-/// Returns how long the migration took.
-fn depart(ram: &MachineRam, connect: &dyn Fn() -> SocketChannel, variant: Variant) -> Duration {
+fn depart(
+    ram: &MachineRam,
+    connect: &Connect,
+    variant: Variant,
+    guest: &Guest<'_>,
+    control: &Control,
+) -> DepartureReport {
+    let mut parameters = control.parameters();
+    parameters.pause_budget = Some(LONGEST);
+    parameters.xbzrle = variant.encoding == Encoding::Xbzrle;
+    parameters.xbzrle_cache_size = 2 * ram.blocks()[0].len;
+    control.set_parameters(parameters).expect("parameters");
+    let compression = match variant.encoding {
+        Encoding::Zstd => Compression::Zstd { level: 1 },
+        Encoding::Plain | Encoding::Xbzrle => Compression::None,
+    };
     let mut main = connect();
-    let control = Control::default();
-    control.set_bandwidth_limit(0);
     let mut options = SourceOptions::new("bench");
     let departure = thread::scope(|scope| {
-        let senders = variant.page_channels().map(|channels| Senders::new(channels, Compression::None));
+        let senders = variant.page_channels().map(|channels| Senders::new(channels, compression));
         if let Some(senders) = &senders {
             for id in 0..variant.channels {
                 let (worker, mut channel) = (senders.worker(id), connect());
@@ -123,13 +113,13 @@ fn depart(ram: &MachineRam, connect: &dyn Fn() -> SocketChannel, variant: Varian
         let outgoing = Outgoing {
             channel: &mut main,
             clock: &MonotonicClock::new(),
-            machine: &mut Still,
+            machine: &mut Still(Some(guest)),
             sections: &mut Sections::new(),
             ram,
-            log: &mut Still,
+            log: &mut Log(guest),
         };
-        source::run(outgoing, &options, &control)
+        source::run(outgoing, &options, control)
     });
     assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
-    departure.report.total
+    departure.report
 }

@@ -1,5 +1,6 @@
-//! The same memory through the same socket without protocol or copy: as fast as it can be.
+//! What the machine can do at all: the same memory without any protocol.
 
+use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,51 +9,108 @@ use minivmm::migration::firmware::Firmware;
 use minivmm::migration::ram::MachineRam;
 use vmstate::channel::{Channel, SocketChannel};
 use vmstate::codec::{Outbox, PageRun};
+use vmstate::ram::GuestRam;
 
-use crate::case::Transport;
+use crate::case::{Limit, Transport};
 use crate::engine::listen;
 use crate::measured::{Taken, processor_time};
-use crate::memory::{MIB, Memory};
+use crate::memory::{Ends, MIB, PAGE};
 
 const WAIT: Duration = Duration::from_secs(10);
+/// Long against any cache.
+const COPIED: usize = 64 << 20;
+/// What one word has bits for.
+const GROUP: u32 = u64::BITS;
 
-/// A MiB at a time from memory to memory.
-pub(crate) fn socket(memory: &Memory, transport: Transport) -> Taken {
-    let (listener, connect) = listen(transport);
+pub(crate) fn run(limit: Limit, ends: &Ends, transport: Transport) -> Taken {
+    let source = MachineRam::leaving(ends.source.clone(), &Firmware::default(), false);
+    let target = MachineRam::arriving(ends.target.clone(), Firmware::default());
+    let len = ends.source.len();
+    match limit {
+        Limit::Sockets(count) => {
+            let (listener, connect) = listen(transport);
+            let mut pairs: Vec<_> = (0..count)
+                .map(|_| {
+                    let sending = connect();
+                    (sending, listener.accept(WAIT).expect("a connection"))
+                })
+                .collect();
+            let (source, target) = (&source, &target);
+            measured(|| {
+                thread::scope(|scope| {
+                    for (number, (sending, receiving)) in pairs.iter_mut().enumerate() {
+                        scope.spawn(move || receive(receiving, target, share(len, count, number)));
+                        scope.spawn(move || send(sending, source, share(len, count, number)));
+                    }
+                });
+            })
+        }
+        Limit::Copy => {
+            let (from, mut to) = (vec![1_u8; COPIED], vec![2_u8; COPIED]);
+            measured(|| {
+                for offset in (0..len as usize).step_by(COPIED) {
+                    let count = COPIED.min(len as usize - offset);
+                    to[..count].copy_from_slice(&from[..count]);
+                    black_box(&mut to);
+                }
+            })
+        }
+        Limit::Scan => measured(|| scan(&source, len)),
+        Limit::ScanBoth => measured(|| {
+            thread::scope(|scope| {
+                scope.spawn(|| scan(&source, len));
+                scan(&target, len);
+            });
+        }),
+        Limit::Ask => measured(|| ask(&ends.source)),
+    }
+}
+
+/// Of `work`, which is not cut short.
+fn measured(work: impl FnOnce()) -> Taken {
     let before = processor_time(std::process::id());
     let begun = Instant::now();
-    thread::scope(|scope| {
-        scope.spawn(|| receive(&mut listener.accept(WAIT).expect("a connection"), &memory.target));
-        send(&mut connect(), &memory.source);
-    });
-    Taken { time: begun.elapsed(), cpu: processor_time(std::process::id()) - before }
+    work();
+    Taken { time: begun.elapsed(), cpu: processor_time(std::process::id()) - before, bytes: 0 }
 }
 
-fn runs(ram: &Ram) -> impl Iterator<Item = PageRun> + use<> {
-    (0..ram.len()).step_by(MIB as usize).map(|offset| PageRun { block: 0, offset, len: MIB })
+/// The runs, a MiB each, of which the socket of that number among `count` has to do.
+fn share(len: u64, count: u8, number: usize) -> impl Iterator<Item = PageRun> {
+    let all = (0..len).step_by(MIB as usize).map(|offset| PageRun { block: 0, offset, len: MIB });
+    all.skip(number).step_by(count.into())
 }
 
-fn send(channel: &mut SocketChannel, ram: &Ram) {
-    let memory = MachineRam::leaving(ram.clone(), &Firmware::default(), false);
+fn send(channel: &mut SocketChannel, memory: &MachineRam, runs: impl Iterator<Item = PageRun>) {
     let mut out = Outbox::new();
-    for run in runs(ram) {
+    for run in runs {
         out.put_pages(run);
         while !out.is_empty() {
-            let count = channel.send_outbox(&out, &memory, WAIT).expect("a reader");
+            let count = channel.send_outbox(&out, memory, WAIT).expect("a reader");
             out.advance(count as u64);
         }
         out.clear();
     }
 }
 
-fn receive(channel: &mut SocketChannel, ram: &Ram) {
-    let memory = MachineRam::arriving(ram.clone(), Firmware::default());
-    for run in runs(ram) {
+fn receive(channel: &mut SocketChannel, memory: &MachineRam, runs: impl Iterator<Item = PageRun>) {
+    for run in runs {
         let all = &mut [run];
         let mut left: &mut [PageRun] = all;
         while !left.is_empty() {
-            let count = channel.receive_pages(left, &memory, WAIT).expect("all of it");
+            let count = channel.receive_pages(left, memory, WAIT).expect("all of it");
             PageRun::advance_slices(&mut left, count as u64);
         }
     }
+}
+
+fn scan(memory: &MachineRam, len: u64) {
+    for offset in (0..len).step_by(PAGE * GROUP as usize) {
+        black_box(memory.zero_pages(0, offset, GROUP).expect("inside"));
+    }
+}
+
+fn ask(ram: &Ram) {
+    let mut words = vec![0; (ram.len() / PAGE as u64 / u64::from(GROUP)) as usize];
+    ram.untouched(0, &mut words).expect("inside");
+    black_box(words);
 }

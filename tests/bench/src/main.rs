@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod case;
+mod data;
 mod engine;
+mod guest;
 mod limit;
 mod measured;
 mod memory;
@@ -17,7 +19,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use case::{Data, Filter, Sender, Transport, Variant, Word};
+use case::{Data, Filter, Limit, Sender, Transport, Variant, Word};
 use measured::{Group, Taken};
 use memory::Memory;
 
@@ -46,7 +48,7 @@ fn main() {
     let options = Options::parse();
     let filter = Filter(options.only);
     let directory = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
-    let has_qemu = qemu::is_there();
+    let has_qemu = qemu::version().is_some();
     if !has_qemu {
         eprintln!("there is no QEMU here: nothing is compared with it");
     }
@@ -59,7 +61,7 @@ fn main() {
             if variants.is_empty() {
                 continue;
             }
-            let memory = memory.get_or_insert_with(|| Memory::new(data, options.mib, directory.path()));
+            let memory = memory.get_or_insert_with(|| Memory::new(data, data.mib(options.mib), directory.path()));
             let group = measure(memory, transport, variants, options.turns);
             println!("{}", table::markdown(&group));
             groups.push(group);
@@ -76,25 +78,31 @@ fn measure(memory: &Memory, transport: Transport, variants: Vec<Variant>, turns:
     let mut group = Group::new(memory, transport, variants);
     for turn in 0..=turns {
         for (variant, taken) in &mut group.taken {
-            let in_process = variant.sender != Sender::Qemu;
-            if turn == 0 && in_process {
-                memory.spoil();
-            }
-            let one = run(memory, transport, *variant);
+            let one = run(memory, transport, *variant, turn == 0);
             if turn > 0 {
                 taken.push(one);
-            } else if in_process {
-                memory.check();
             }
         }
     }
     group
 }
 
-fn run(memory: &Memory, transport: Transport, variant: Variant) -> Taken {
-    match variant.sender {
-        Sender::Socket => limit::socket(memory, transport),
-        Sender::Minivmm => engine::run(memory, transport, variant),
-        Sender::Qemu => qemu::run(memory, transport, variant),
+/// One turn; `checked`: what arrives is compared.
+fn run(memory: &Memory, transport: Transport, variant: Variant, checked: bool) -> Taken {
+    let ends = match variant.sender {
+        Sender::Qemu => return qemu::run(memory, transport, variant),
+        _ => memory.ends(),
+    };
+    let moves = matches!(variant.sender, Sender::Minivmm | Sender::Limit(Limit::Sockets(_)));
+    if checked && moves {
+        ends.spoil();
     }
+    let taken = match variant.sender {
+        Sender::Limit(limit) => limit::run(limit, &ends, transport),
+        _ => engine::run(memory.data, &ends, transport, variant),
+    };
+    if checked && moves {
+        ends.check();
+    }
+    taken
 }

@@ -14,6 +14,8 @@ pub(crate) struct Taken {
     pub(crate) time: Duration,
     /// Time of processors, of both ends.
     pub(crate) cpu: Duration,
+    /// Sent to the other end.
+    pub(crate) bytes: u64,
 }
 
 /// Variants that took turns.
@@ -28,7 +30,7 @@ pub(crate) struct Group {
 impl Group {
     pub(crate) fn new(memory: &Memory, transport: Transport, variants: Vec<Variant>) -> Self {
         let taken = variants.into_iter().map(|variant| (variant, Vec::new())).collect();
-        Self { data: memory.data, transport, mib: memory.mib(), taken }
+        Self { data: memory.data, transport, mib: memory.len / MIB, taken }
     }
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row> + '_ {
@@ -48,6 +50,8 @@ pub(crate) struct Row {
     pub(crate) median: f64,
     /// Seconds of processors for each GiB, the median.
     pub(crate) cpu: f64,
+    /// Of what was sent, to the size of the memory.
+    pub(crate) sent: f64,
     pub(crate) to_qemu: Option<Ratios>,
 }
 
@@ -56,27 +60,31 @@ pub(crate) struct Row {
 pub(crate) struct Ratios {
     pub(crate) speed: f64,
     pub(crate) cpu: f64,
+    pub(crate) sent: f64,
 }
 
 impl Row {
     fn new(mib: u64, variant: Variant, turns: &[Taken], peer: Option<&[Taken]>) -> Self {
-        let rate = |time: Duration| (mib * MIB) as f64 / time.as_secs_f64() / 1e6;
-        let time = |turns| median(turns, |taken| taken.time);
-        let cpu = |turns| median(turns, |taken| taken.cpu).as_secs_f64();
-        let best = turns.iter().map(|taken| taken.time).min().unwrap_or_default();
+        let time = |turns| median(turns, |taken| taken.time.as_secs_f64());
+        let cpu = |turns| median(turns, |taken| taken.cpu.as_secs_f64());
+        let sent = |turns| median(turns, |taken| taken.bytes as f64);
+        let rate = |seconds: f64| (mib * MIB) as f64 / seconds / 1e6;
+        let best = turns.iter().map(|taken| taken.time.as_secs_f64()).fold(f64::INFINITY, f64::min);
         let to_qemu = peer.map(|theirs| Ratios {
-            speed: time(theirs).as_secs_f64() / time(turns).as_secs_f64(),
+            speed: time(theirs) / time(turns),
             cpu: cpu(turns) / cpu(theirs),
+            sent: sent(turns) / sent(theirs),
         });
-        Self { variant, best: rate(best), median: rate(time(turns)), cpu: cpu(turns) * 1024.0 / mib as f64, to_qemu }
+        let (median, cpu) = (rate(time(turns)), cpu(turns) * 1024.0 / mib as f64);
+        Self { variant, best: rate(best), median, cpu, sent: sent(turns) / (mib * MIB) as f64, to_qemu }
     }
 }
 
 /// The middle one.
-fn median(turns: &[Taken], value: fn(&Taken) -> Duration) -> Duration {
-    let mut values: Vec<Duration> = turns.iter().map(value).collect();
-    values.sort();
-    values.get(values.len() / 2).copied().unwrap_or_default()
+fn median(turns: &[Taken], value: fn(&Taken) -> f64) -> f64 {
+    let mut values: Vec<f64> = turns.iter().map(value).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Time of processors that a process has used.

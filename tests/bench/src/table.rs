@@ -4,36 +4,43 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use crate::measured::Group;
+use crate::case::{Encoding, Sender, Variant};
+use crate::measured::{Group, Ratios, Taken};
 
-/// A table for `docs/performance.md`.
+/// A table for `docs/performance.md`. What was sent is shown where that is the point.
 pub(crate) fn markdown(group: &Group) -> String {
     let Group { data, transport, mib, .. } = group;
-    let mut text = format!("{data:?}, {transport:?}, {mib} MiB\n\n").to_lowercase().replace("mib", "MiB");
-    text += "| | MB/s, best | MB/s, median | CPU s/GiB, median | speed to QEMU | CPU to QEMU |\n";
-    text += "| --- | ---: | ---: | ---: | ---: | ---: |\n";
+    let smaller = group.taken.iter().any(|(variant, _)| variant.encoding != Encoding::Plain);
+    let [titles, lines] = if smaller { [" sent | sent to QEMU |", " ---: | ---: |"] } else { ["", ""] };
+    let mut text = format!("{data}, {transport}, {mib} MiB\n\n");
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "| | MB/s, best | MB/s, median | CPU s/GiB, median | speed to QEMU | CPU to QEMU |{titles}");
+    let _ = writeln!(text, "| --- | ---: | ---: | ---: | ---: | ---: |{lines}");
     for row in group.rows() {
-        let ratios = row.to_qemu.map_or("| |".into(), |ratios| format!("{:.2} | {:.2} |", ratios.speed, ratios.cpu));
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "| {} | {:.0} | {:.0} | {:.3} | {ratios}", row.variant, row.best, row.median, row.cpu);
+        let _ = write!(text, "| {} | {:.0} | {:.0} | {:.3} |", row.variant, row.best, row.median, row.cpu);
+        let ratio = |of: fn(&Ratios) -> f64| row.to_qemu.map_or(" |".into(), |ratios| format!(" {:.2} |", of(&ratios)));
+        text += &ratio(|ratios| ratios.speed);
+        text += &ratio(|ratios| ratios.cpu);
+        if smaller {
+            let limit = matches!(row.variant.sender, Sender::Limit(_));
+            text += &if limit { " |".into() } else { format!(" {:.1} % |", row.sent * 100.0) };
+            text += &ratio(|ratios| ratios.sent);
+        }
+        text.push('\n');
     }
     text
 }
 
 /// All turns of all variants.
 pub(crate) fn json(groups: &[Group]) -> Value {
-    let turns = |all: &[crate::measured::Taken]| -> Vec<Value> {
-        let turn = |taken: &crate::measured::Taken| json!({ "seconds": taken.time.as_secs_f64(), "cpu_seconds": taken.cpu.as_secs_f64() });
-        all.iter().map(turn).collect()
-    };
+    let turn = |taken: &Taken| json!({ "seconds": taken.time.as_secs_f64(), "cpu_seconds": taken.cpu.as_secs_f64(), "bytes": taken.bytes });
+    let variant = |(variant, turns): &(Variant, Vec<Taken>)| json!({ "variant": variant.to_string(), "turns": turns.iter().map(turn).collect::<Value>() });
     let of = |group: &Group| {
-        let variants =
-            group.taken.iter().map(|(variant, all)| json!({ "variant": variant.to_string(), "turns": turns(all) }));
         json!({
-            "data": format!("{:?}", group.data).to_lowercase(),
-            "transport": format!("{:?}", group.transport).to_lowercase(),
+            "data": group.data.to_string(),
+            "transport": group.transport.to_string(),
             "mib": group.mib,
-            "variants": variants.collect::<Vec<_>>(),
+            "variants": group.taken.iter().map(variant).collect::<Value>(),
         })
     };
     groups.iter().map(of).collect()

@@ -1,0 +1,95 @@
+//! Pages that the destination has and that were changed since, without a guest that changes them: their memory is a shared file, which
+//! is written here; and QEMU's device-test protocol (docs/devel/testing/qtest.rst) writes to each page what is there already, which puts it into
+//! the dirty log. The source stops before it switches over; what is changed then goes at once when it goes on.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::{Pair, fresh, transferred};
+use crate::case::{Encoding, Transport, Variant};
+use crate::measured::Taken;
+use crate::memory::{FIRST_CHANGED, Memory, PAGE};
+
+/// So slow that all pages are written again before a round is over: or QEMU would be done with the rounds before its cache has each page.
+const SLOW: u64 = 96 << 20;
+/// Commands that go at once.
+const AT_ONCE: usize = 256;
+
+pub(super) fn run(memory: &Memory, transport: Transport, variant: Variant) -> Taken {
+    let socket = fresh(memory, "qtest");
+    let qtest = format!("unix:{},server=on,wait=off", socket.display());
+    let mut pair = Pair::start(memory, transport, variant, true, &["-qtest", &qtest, "-qtest-log", "none"]);
+    let mut pages = Pages::new(memory, UnixStream::connect(&socket).expect("QEMU's device tests"));
+    if variant.encoding == Encoding::Xbzrle {
+        pair.from.say("migrate-set-parameters", json!({ "max-bandwidth": SLOW, "downtime-limit": 1 }));
+        pair.migrate();
+        fill_cache(&mut pair, &mut pages);
+    } else {
+        pair.migrate();
+    }
+    pair.from.wait(&["pre-switchover"]);
+    memory.change_file();
+    pages.mark();
+    let bytes = transferred(&pair.from.say("query-migrate", json!({})));
+    let (before, begun) = (pair.processor_time(), Instant::now());
+    pair.from.say("migrate-continue", json!({ "state": "pre-switchover" }));
+    let figures = pair.from.wait(&["completed"]);
+    Taken { time: begun.elapsed(), cpu: pair.processor_time() - before, bytes: transferred(&figures) - bytes }
+}
+
+/// Writes all pages again and again until QEMU has put each into its cache, which it does with those that are not there yet.
+fn fill_cache(pair: &mut Pair, pages: &mut Pages) {
+    loop {
+        pages.mark();
+        let figures = pair.from.say("query-migrate", json!({}));
+        if figures["xbzrle-cache"]["cache-miss"].as_u64().is_some_and(|misses| misses >= pages.count()) {
+            return;
+        }
+        assert_eq!(figures["status"], "active", "QEMU ended its rounds before its cache had all pages: {figures}");
+    }
+}
+
+/// The pages that change.
+struct Pages {
+    /// The first byte of each, which does not.
+    first_bytes: Vec<u8>,
+    stream: BufReader<UnixStream>,
+}
+
+impl Pages {
+    fn new(memory: &Memory, stream: UnixStream) -> Self {
+        let file = File::open(&memory.file).expect("the file");
+        let first = |number: u64| {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, number * PAGE as u64).expect("inside");
+            byte[0]
+        };
+        let first_bytes = (FIRST_CHANGED..memory.len / PAGE as u64).map(first).collect();
+        Self { first_bytes, stream: BufReader::new(stream) }
+    }
+
+    fn count(&self) -> u64 {
+        self.first_bytes.len() as u64
+    }
+
+    /// Has QEMU write each once, and so find it dirty.
+    fn mark(&mut self) {
+        let mut line = String::new();
+        for (group, bytes) in self.first_bytes.chunks(AT_ONCE).enumerate() {
+            let first = FIRST_CHANGED + (group * AT_ONCE) as u64;
+            let command = |(page, byte): (u64, &u8)| format!("writeb {:#x} {byte:#x}\n", page * PAGE as u64);
+            let commands: String = (first..).zip(bytes).map(command).collect();
+            self.stream.get_mut().write_all(commands.as_bytes()).expect("QEMU reads");
+            for _ in bytes {
+                line.clear();
+                self.stream.read_line(&mut line).expect("QEMU answers");
+                assert!(line.starts_with("OK"), "QEMU answers {line}");
+            }
+        }
+    }
+}

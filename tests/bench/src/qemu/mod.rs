@@ -1,0 +1,177 @@
+//! The same memory from QEMU to QEMU, two machines that do not run.
+
+mod changed;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use minivmm::control::Client;
+use serde_json::{Value, json};
+
+use crate::case::{Data, Encoding, Transport, Variant};
+use crate::measured::{Taken, processor_time};
+use crate::memory::{MIB, Memory};
+
+const LONGEST: Duration = Duration::from_secs(60);
+/// Between two questions about the migration.
+const INTERVAL: Duration = Duration::from_millis(1);
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// Its version, if there is one here.
+pub(crate) fn version() -> Option<String> {
+    let output = Command::new(PROGRAM).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.split_whitespace().nth(3).map(str::to_owned)
+}
+
+/// A QEMU that is ended with its owner.
+#[derive(Debug)]
+struct Qemu {
+    process: Child,
+    qmp: Client,
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Qemu {
+    /// A `microvm` that does not run.
+    fn start(control: &Path, memory: &Memory, backend: &str, extra: &[&str]) -> Self {
+        let _ = std::fs::remove_file(control);
+        let mib = memory.len / MIB;
+        let touched = if memory.data == Data::Untouched { "off" } else { "on" };
+        let mut command = Command::new(PROGRAM);
+        command.args(["-M", "microvm,memory-backend=ram", "-accel", "tcg", "-S", "-nodefaults", "-display", "none"]);
+        command.args(["-m", &format!("{mib}M"), "-qmp", &format!("unix:{},server=on,wait=off", control.display())]);
+        command.args(["-object", &format!("{backend},id=ram,size={mib}M,prealloc={touched}")]).args(extra);
+        let mut process = command.stdin(Stdio::null()).spawn().expect("QEMU");
+        let begun = Instant::now();
+        loop {
+            match Client::connect(control) {
+                Ok(qmp) => return Self { process, qmp },
+                Err(error) if begun.elapsed() > LONGEST => {
+                    let _ = process.kill();
+                    panic!("QEMU does not come up: {error}");
+                }
+                Err(_) => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    fn say(&mut self, command: &str, arguments: Value) -> Value {
+        self.qmp.execute(command, arguments).unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// Waits for one of these states of the migration, in which it says what `query-migrate` does.
+    fn wait(&mut self, states: &[&str]) -> Value {
+        let begun = Instant::now();
+        loop {
+            let figures = self.say("query-migrate", json!({}));
+            match figures["status"].as_str() {
+                Some(state) if states.contains(&state) => return figures,
+                Some("failed") => panic!("QEMU's migration failed: {figures}"),
+                _ if begun.elapsed() > LONGEST => panic!("QEMU's migration does not come to {states:?}: {figures}"),
+                _ => thread::sleep(INTERVAL),
+            }
+        }
+    }
+
+    fn processor_time(&self) -> Duration {
+        processor_time(self.process.id())
+    }
+}
+
+/// Two machines, of which one waits for the other's guest.
+#[derive(Debug)]
+struct Pair {
+    from: Qemu,
+    to: Qemu,
+    uri: String,
+}
+
+impl Pair {
+    /// As `variant` says. `changes`: what is written to the file is written to the source's memory, and the source stops before it
+    /// switches over.
+    fn start(memory: &Memory, transport: Transport, variant: Variant, changes: bool, extra: &[&str]) -> Self {
+        let directory = &memory.directory;
+        let uri = match transport {
+            Transport::Unix => format!("unix:{}", directory.join("migration").display()),
+            Transport::Tcp => {
+                let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+                format!("tcp:{}", free.expect("a free port"))
+            }
+        };
+        let filled = match memory.data {
+            Data::Untouched => "memory-backend-ram".into(),
+            _ => {
+                let share = if changes { "on" } else { "off" };
+                format!("memory-backend-file,share={share},mem-path={}", memory.file.display())
+            }
+        };
+        let to = Qemu::start(&directory.join("to"), memory, "memory-backend-ram", &["-incoming", "defer"]);
+        let from = Qemu::start(&directory.join("from"), memory, &filled, extra);
+        let mut pair = Self { from, to, uri };
+        for qemu in [&mut pair.from, &mut pair.to] {
+            let on = |capability: &str, state| json!({ "capability": capability, "state": state });
+            let capabilities = [
+                on("return-path", true),
+                on("multifd", variant.page_channels().is_some()),
+                on("xbzrle", variant.encoding == Encoding::Xbzrle),
+                on("pause-before-switchover", changes),
+            ];
+            qemu.say("migrate-set-capabilities", json!({ "capabilities": capabilities }));
+            let compression = if variant.encoding == Encoding::Zstd { "zstd" } else { "none" };
+            let parameters = json!({
+                "max-bandwidth": 1_u64 << 40,
+                "multifd-channels": variant.channels,
+                "multifd-compression": compression,
+                "multifd-zstd-level": 1,
+                "xbzrle-cache-size": (2 * memory.len).next_power_of_two(),
+            });
+            qemu.say("migrate-set-parameters", parameters);
+        }
+        let uri = json!({ "uri": pair.uri });
+        pair.to.say("migrate-incoming", uri);
+        pair
+    }
+
+    fn migrate(&mut self) {
+        let uri = json!({ "uri": self.uri });
+        self.from.say("migrate", uri);
+    }
+
+    fn processor_time(&self) -> Duration {
+        self.from.processor_time() + self.to.processor_time()
+    }
+}
+
+/// A file that is not there, or the socket of an earlier machine.
+fn fresh(memory: &Memory, name: &str) -> PathBuf {
+    let path = memory.directory.join(name);
+    let _ = std::fs::remove_file(&path);
+    path
+}
+
+/// Migrates the contents of the file, by QEMU's own clock. Changed pages count from the moment on in which they are changed.
+pub(crate) fn run(memory: &Memory, transport: Transport, variant: Variant) -> Taken {
+    if memory.data == Data::Changed {
+        return changed::run(memory, transport, variant);
+    }
+    let mut pair = Pair::start(memory, transport, variant, false, &[]);
+    let before = pair.processor_time();
+    pair.migrate();
+    let figures = pair.from.wait(&["completed"]);
+    let time = Duration::from_millis(figures["total-time"].as_u64().expect("a time"));
+    Taken { time, cpu: pair.processor_time() - before, bytes: transferred(&figures) }
+}
+
+fn transferred(figures: &Value) -> u64 {
+    figures["ram"]["transferred"].as_u64().expect("a count")
+}
