@@ -58,7 +58,7 @@ fn stayed(outcome: &Outcome) {
     assert_eq!(outcome.departure.error.as_ref().unwrap().to_string(), REASON);
     assert!(outcome.source.running && !outcome.source.rehearses && !outcome.source.released);
     assert!(outcome.source.guest.is_running() && !outcome.destination.running);
-    assert_eq!(outcome.source.throttle, Some(0), "the engine takes the throttle off");
+    assert_eq!(outcome.source.guest.throttle(), 0, "the engine takes the throttle off");
     assert!(outcome.source.paused.is_some(), "only the pause decides");
 }
 
@@ -111,7 +111,7 @@ fn what_the_guest_stood_for_rehearsals_is_reported() {
     assert!(rehearsed < report.total, "{rehearsed:?} of {:?}", report.total);
     assert_eq!(report.slowdown.throttled, Duration::ZERO);
     assert_eq!(control.progress().slowdown, report.slowdown);
-    assert_eq!((outcome.source.throttle, control.progress().throttle_percent), (Some(0), 0));
+    assert_eq!((outcome.source.guest.throttle(), control.progress().throttle_percent), (0, 0));
 }
 
 #[test]

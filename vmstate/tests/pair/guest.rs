@@ -37,6 +37,10 @@ struct Memory {
     written_until: Duration,
     /// How long it has run.
     ran: Duration,
+    /// How long it has stood for its throttle meanwhile.
+    stood: Duration,
+    /// Each throttle that it was given, with the moment.
+    throttles: Vec<(Duration, u8)>,
     owed: f64,
 }
 
@@ -78,6 +82,8 @@ impl Guest {
             random: 0x9e37_79b9_7f4a_7c15,
             written_until: Duration::ZERO,
             ran: Duration::ZERO,
+            stood: Duration::ZERO,
+            throttles: Vec::new(),
             owed: 0.0,
         };
         Self {
@@ -117,6 +123,32 @@ impl Guest {
         self.caught_up().ran
     }
 
+    /// How long it has stood for its throttle until now.
+    pub fn stood(&self) -> Duration {
+        self.caught_up().stood
+    }
+
+    /// From now on it writes like this.
+    pub fn set_load(&self, load: Load) {
+        self.caught_up().load = load;
+    }
+
+    /// From now on it stands for so many percent of the time.
+    pub fn set_throttle(&self, percent: u8) {
+        let mut memory = self.caught_up();
+        memory.throttles.push((self.world.now(), percent));
+    }
+
+    /// The throttle in percent.
+    pub fn throttle(&self) -> u8 {
+        self.memory.lock().unwrap().throttle()
+    }
+
+    /// Each one that it was told, with the moment.
+    pub fn throttles(&self) -> Vec<(Duration, u8)> {
+        self.memory.lock().unwrap().throttles.clone()
+    }
+
     pub fn set_running(&self, running: bool) {
         let mut memory = self.memory.lock().unwrap();
         memory.catch_up(self.world.now());
@@ -131,6 +163,10 @@ impl Guest {
 }
 
 impl Memory {
+    fn throttle(&self) -> u8 {
+        self.throttles.last().map_or(0, |(_, percent)| *percent)
+    }
+
     fn poke(&mut self, block: usize, offset: u64, byte: u8) {
         self.bytes[block][offset as usize] = byte;
         self.written[block][(offset / PAGE_SIZE) as usize] = true;
@@ -144,7 +180,9 @@ impl Memory {
             return;
         }
         self.ran += passed;
-        self.owed += passed.as_secs_f64() * self.load.writes_per_second;
+        let stood = passed * self.throttle().into() / 100;
+        self.stood += stood;
+        self.owed += (passed - stood).as_secs_f64() * self.load.writes_per_second;
         while self.owed >= 1.0 {
             self.owed -= 1.0;
             // xorshift64
@@ -245,6 +283,13 @@ pub struct Disk {
 
 pub type Lock = Arc<Mutex<Disk>>;
 
+/// How a machine's work ends that does not end well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Error,
+    Panic,
+}
+
 /// A machine that only keeps count of what it was told.
 #[derive(Debug)]
 pub struct Vm {
@@ -258,8 +303,8 @@ pub struct Vm {
     pub pause_takes: Duration,
     /// The guest stands for a rehearsal.
     pub rehearses: bool,
-    /// The throttle that it was last told, in percent.
-    pub throttle: Option<u8>,
+    /// How its preparations end once the guest is throttled.
+    pub throttled_ends: Option<End>,
     /// When it stood for the last time for one, and ran on.
     pub rehearsed: Option<Duration>,
     /// When the guest was paused, and for how long until it ran here again.
@@ -306,8 +351,20 @@ impl Machine for Vm {
     }
 
     fn throttle(&mut self, percent: u8) -> bool {
-        self.throttle = Some(percent);
-        true
+        self.guest.set_throttle(percent);
+        self.refuses != Some("throttle")
+    }
+
+    fn throttled(&self) -> Duration {
+        self.guest.stood()
+    }
+
+    fn prepare(&mut self, _go_on: &dyn Fn() -> bool) -> Result<Duration> {
+        match self.throttled_ends.filter(|_| self.guest.throttle() > 0) {
+            None => Ok(Duration::ZERO),
+            Some(End::Error) => Err(Error::new(ErrorKind::Rejected, "no prepare")),
+            Some(End::Panic) => panic!("the machine panics"),
+        }
     }
 
     fn rehearse(&mut self) -> Result<Option<Rehearsal>> {

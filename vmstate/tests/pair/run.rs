@@ -1,11 +1,12 @@
 //! One migration on the virtual wire, from a set-up to what came of it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 use std::time::Duration;
 
-use vmstate::migrate::Control;
 use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
 use vmstate::migrate::source::{self, Departure, Outgoing, SourceOptions};
+use vmstate::migrate::{Control, Parameters};
 use vmstate::section::{Section, Sections};
 
 use super::flash::Flash;
@@ -39,13 +40,18 @@ pub struct Outcome {
     pub destination_devices: Vec<Device>,
 }
 
+/// Changes parameters, as their owner does.
+pub fn set(control: &Control, change: impl FnOnce(&mut Parameters)) {
+    let mut parameters = control.parameters();
+    change(&mut parameters);
+    control.set_parameters(parameters).unwrap();
+}
+
 pub const MACHINE: &str = "testvm";
 
 impl Setup {
     pub fn set_max_rounds(&self, rounds: Option<u32>) {
-        let mut parameters = self.source_control.parameters();
-        parameters.max_rounds = rounds;
-        self.source_control.set_parameters(parameters).unwrap();
+        set(&self.source_control, |parameters| parameters.max_rounds = rounds);
     }
 
     /// A running source and a waiting destination with the same blocks and two devices, on an unlimited wire.
@@ -65,7 +71,7 @@ impl Setup {
             refuses: None,
             rehearses: false,
             rehearsed: None,
-            throttle: None,
+            throttled_ends: None,
             pause_takes: Duration::ZERO,
             paused: None,
             pause_lasted: None,
@@ -141,23 +147,27 @@ impl Setup {
                 result
             });
             world.begin(Side::Source);
-            let departure = source::run(
-                Outgoing {
-                    channel: &mut world.end(Side::Source),
-                    clock: &world.end(Side::Source),
-                    ram: &source.guest.clone(),
-                    log: &mut source.guest.clone(),
-                    machine: &mut source,
-                    sections: here,
-                },
-                &self.source_options,
-                &self.source_control,
-            );
+            // A source that panics closes its end as well.
+            let departure = catch_unwind(AssertUnwindSafe(|| {
+                source::run(
+                    Outgoing {
+                        channel: &mut world.end(Side::Source),
+                        clock: &world.end(Side::Source),
+                        ram: &source.guest.clone(),
+                        log: &mut source.guest.clone(),
+                        machine: &mut source,
+                        sections: here,
+                    },
+                    &self.source_options,
+                    &self.source_control,
+                )
+            }));
             if world.is_dead(Side::Source) {
                 source.bury();
             }
             world.finish(Side::Source);
-            (departure, arriving.join().unwrap())
+            let arrival = arriving.join().unwrap();
+            (departure.unwrap_or_else(|panic| resume_unwind(panic)), arrival)
         });
         Outcome { world, departure, arrival, source, destination, source_devices, destination_devices }
     }

@@ -3,6 +3,7 @@
 //! run.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -96,6 +97,21 @@ pub struct State {
     /// Bytes that a socket buffer holds.
     buffer: usize,
     recorded: Vec<u8>,
+    /// Moments at which the source has put bytes on the wire, and how many.
+    sends: Vec<(Duration, usize)>,
+    alarms: Vec<Alarm>,
+}
+
+/// What is done at a moment, as from a thread besides.
+struct Alarm {
+    at: Duration,
+    act: Box<dyn FnOnce() + Send>,
+}
+
+impl fmt::Debug for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Alarm at {:?}", self.at)
+    }
 }
 
 const FOREVER: Duration = Duration::from_secs(1 << 40);
@@ -205,10 +221,11 @@ pub struct World(Arc<(Mutex<State>, Condvar)>);
 impl World {
     pub fn new(fault: Option<Fault>, bytes_per_second: Option<f64>, latency: Duration) -> Self {
         let (source, destination) = (End::default(), End::default());
-        let (now, turn, recorded) = (Duration::ZERO, Source, Vec::new());
+        let (now, turn, recorded, sends, alarms) = (Duration::ZERO, Source, Vec::new(), Vec::new(), Vec::new());
         // A unix socket's by default.
         let buffer = 208 << 10;
-        let state = State { now, turn, source, destination, fault, bytes_per_second, latency, buffer, recorded };
+        let state =
+            State { now, turn, source, destination, fault, bytes_per_second, latency, buffer, recorded, sends, alarms };
         Self(Arc::new((Mutex::new(state), Condvar::new())))
     }
 
@@ -248,8 +265,29 @@ impl World {
         self.lock().recorded.clone()
     }
 
+    /// When the source has put how many bytes on the wire.
+    pub fn sends(&self) -> Vec<(Duration, usize)> {
+        self.lock().sends.clone()
+    }
+
     pub fn now(&self) -> Duration {
         self.lock().now
+    }
+
+    /// Does this when a side goes on at that moment or later for the first time.
+    pub fn at(&self, at: Duration, act: impl FnOnce() + Send + 'static) {
+        self.lock().alarms.push(Alarm { at, act: Box::new(act) });
+    }
+
+    fn sound_alarms<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let now = state.now;
+        let due: Vec<_> = state.alarms.extract_if(.., |alarm| alarm.at <= now).collect();
+        if due.is_empty() {
+            return state;
+        }
+        drop(state);
+        due.into_iter().for_each(|alarm| (alarm.act)());
+        self.lock()
     }
 
     /// `side` does something that takes so long.
@@ -278,7 +316,7 @@ impl World {
         self.0.1.notify_all();
         state = self.wait(state, side);
         state.end(side).waiting = None;
-        state
+        self.sound_alarms(state)
     }
 
     fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>, side: Side) -> MutexGuard<'a, State> {
@@ -328,6 +366,8 @@ impl Channel for WireEnd {
         state.end(self.side).sent += bytes.len();
         if self.side == Source {
             state.recorded.extend_from_slice(bytes);
+            let now = state.now;
+            state.sends.push((now, bytes.len()));
         }
         state.put(self.side, through);
         if let Some(fault) = fault {

@@ -147,6 +147,7 @@ impl Measured {
             device_bytes: rehearsed.bytes,
             wire_bytes_per_second: self.wire.bytes_per_second().unwrap_or(f64::INFINITY),
             paused_bytes_per_second: self.wire.paused_bytes_per_second().unwrap_or(f64::INFINITY),
+            is_wire_measured: self.wire.bytes_per_second().is_some(),
             round_trip: self.wire.round_trip(),
             // Without a rehearsal the stop is a part of the given cost; which part nobody has measured.
             stopping: self.rehearsed.map_or(switch_over_cost, |rehearsed| rehearsed.machine.stop),

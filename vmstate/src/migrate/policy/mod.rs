@@ -27,6 +27,8 @@ pub struct Figures {
     pub wire_bytes_per_second: f64,
     /// Bytes a second while it stands: no vCPU competes for the host's processors.
     pub paused_bytes_per_second: f64,
+    /// An answer has told how fast the wire is. Without one nobody knows how long what is pending will take.
+    pub is_wire_measured: bool,
     /// From a question to the destination to its answer.
     pub round_trip: Duration,
     /// How long the guest still writes after the order to pause.
@@ -230,7 +232,8 @@ impl Known<'_> {
     }
 
     fn fits(self, pending: f64) -> bool {
-        self.downtime(pending, MARGIN) <= self.parameters.downtime_limit
+        let known = self.figures.is_wire_measured || self.parameters.avail_switchover_bandwidth.is_some();
+        (known || pending <= 0.0) && self.downtime(pending, MARGIN) <= self.parameters.downtime_limit
     }
 
     /// What the pause has of the wire.

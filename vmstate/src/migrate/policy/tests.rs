@@ -17,6 +17,7 @@ fn figures() -> (Figures, Parameters) {
         device_bytes: 1e6,
         wire_bytes_per_second: 1e9,
         paused_bytes_per_second: 1e9,
+        is_wire_measured: true,
         round_trip: 2 * MS,
         stopping: Duration::ZERO,
         switch_over_cost: 5 * MS,
@@ -166,6 +167,31 @@ fn a_deadline_does_what_was_asked_for() {
 }
 
 /// The last two rounds left so many percent of what they sent, under the throttle that is in effect.
+/// Before the first answer no pause is known to fit, so the deadline's action is all that decides.
+#[test]
+fn a_wire_that_nobody_has_measured_makes_no_pause_fit() {
+    let (figures, parameters) = figures();
+    let unknown = Figures {
+        wire_bytes_per_second: f64::INFINITY,
+        paused_bytes_per_second: f64::INFINITY,
+        is_wire_measured: false,
+        ..figures
+    };
+    assert_eq!(decision(&unknown, &parameters), RoundDecision::Iterate);
+    let overdue = |figures: &Figures, deadline_action, avail| {
+        let deadline = Some(figures.elapsed);
+        let given = Parameters { deadline, deadline_action, avail_switchover_bandwidth: avail, ..parameters };
+        overdue(figures, &given).unwrap()
+    };
+    assert!(matches!(overdue(&unknown, DeadlineAction::Cancel, None), RoundDecision::GiveUp(_)));
+    assert_eq!(overdue(&unknown, DeadlineAction::SwitchOver, None), RoundDecision::SwitchOver);
+    assert_eq!(overdue(&unknown, DeadlineAction::Throttle, None), RoundDecision::ThrottleMore(99));
+    // Who knows the wire says so, and where nothing is left no wire is needed.
+    assert_eq!(overdue(&unknown, DeadlineAction::Cancel, bandwidth(1_000_000_000)), RoundDecision::SwitchOver);
+    let nothing = Figures { pending_bytes: 0.0, ..unknown };
+    assert_eq!(overdue(&nothing, DeadlineAction::Cancel, None), RoundDecision::SwitchOver);
+}
+
 fn shares(last: f64, before: f64, throttle: u8) -> (Figures, Parameters) {
     let (figures, parameters) = figures();
     let round = |share| Some(RoundFigures { dirtied_bytes: share * 1e6, sent_bytes: 1e8, throttle });
@@ -305,6 +331,7 @@ fn any_figures() -> impl Strategy<Value = Figures> {
                 device_bytes: a.2,
                 wire_bytes_per_second: a.3,
                 paused_bytes_per_second: a.4.max(a.3),
+                is_wire_measured: true,
                 round_trip: a.5,
                 stopping: a.6,
                 switch_over_cost: a.7,

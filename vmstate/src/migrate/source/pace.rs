@@ -12,6 +12,8 @@ pub(super) struct Pace {
     /// Bytes; below zero if somebody came late by up to a piece.
     debt: f64,
     at: Duration,
+    /// The limit at which they are to be paid for; 0 if there was none.
+    bytes_per_second: u64,
 }
 
 /// Bytes that may go at once; one at least.
@@ -24,6 +26,11 @@ impl Pace {
     pub(super) fn due(&mut self, now: Duration, bytes_per_second: u64) -> Duration {
         let passed = now.saturating_sub(self.at).as_secs_f64();
         let speed = bytes_per_second as f64;
+        // What went under another limit was a piece of that one: it takes as long as it would have there.
+        if self.bytes_per_second > 0 {
+            self.debt *= speed / self.bytes_per_second as f64;
+        }
+        self.bytes_per_second = bytes_per_second;
         // Who came late makes up for it by one piece, so there is no burst after a rest.
         self.debt = (self.debt - passed * speed).max(-speed / PIECES_PER_SECOND as f64);
         self.at = now;
@@ -43,7 +50,7 @@ impl Pace {
 
     /// There is no limit now, and what was sent is not paid for.
     pub(super) fn lift(&mut self, now: Duration) {
-        *self = Self { debt: 0.0, at: now };
+        *self = Self { at: now, ..Self::default() };
     }
 }
 

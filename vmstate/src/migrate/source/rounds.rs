@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CHUNK, LAST_WORDS, Source, pace, unexpected, whole};
+use super::{LAST_WORDS, Source, pace, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::forecast::{Chunk, Standing, Tells};
 use crate::migrate::parameters::Parameters;
@@ -15,6 +15,8 @@ use crate::stream::{Command, Element, Reply};
 
 /// Chunks a second at least, of a source that is limited or has a slow wire: so often a change of the limit takes effect.
 const CHUNKS_PER_SECOND: u32 = 10;
+/// Bytes of the chunks before the first answer for pages: a tenth of a second, or less, where that is as little as 640 kB.
+const FIRST_CHUNK: u64 = 64 << 10;
 /// Probes before the first page, one after the other. A round trip that seems too long makes the wire seem too fast, and on
 /// a busy host one answer in ten may come late by as much as the pages take; four in a row do not.
 const LONE_PROBES: u32 = 4;
@@ -126,6 +128,13 @@ impl Source<'_, '_> {
             let over = self.send_chunk(self.chunk(), Tells::Rounds)?;
             self.foretell();
             if self.is_overdue()? {
+                // What is in a socket's buffer goes through while the guest still runs; and without an answer nobody knows
+                // for how long it would be paused.
+                // What was dirtied in the round is pending from now on: it decides how long the pause may take.
+                self.hear_all()?;
+                self.sync(false)?;
+                self.synced = self.clock.now();
+                self.foretell();
                 return Ok(None);
             }
             if over {
@@ -143,7 +152,7 @@ impl Source<'_, '_> {
     fn chunk(&self) -> u64 {
         let piece = self.control.parameters().max_bandwidth.map_or(u64::MAX, |limit| pace::piece(limit.get()));
         let speed = self.measured.wire.bytes_per_second().map(|speed| whole(speed) / u64::from(CHUNKS_PER_SECOND));
-        piece.min(speed.unwrap_or(CHUNK)).min(self.longest_chunk())
+        piece.min(speed.unwrap_or(FIRST_CHUNK)).min(self.longest_chunk())
     }
 
     /// Sends a chunk of about `wanted` bytes of what is pending, and a probe. True if nothing of the round is left.
@@ -165,7 +174,12 @@ impl Source<'_, '_> {
         let mut chunk = Some(Chunk { begun, bytes, pages, tells });
         let mut took_some = self.clock.now();
         let mut most = if tells == Tells::Rounds { 0 } else { u64::MAX };
+        let deadline = self.control.parameters().deadline.filter(|_| tells == Tells::Rounds);
         while !self.buffer.is_empty() {
+            // A chunk may be long for a wire of which nobody knows yet how slow it is.
+            if deadline.is_some_and(|deadline| self.clock.now().saturating_sub(self.begun) >= deadline) {
+                self.is_overdue()?;
+            }
             if most < u64::MAX {
                 most = self.await_turn()?;
             }
