@@ -90,8 +90,7 @@ impl<'a> RamSection<'a> {
 
     fn tell(&self) {
         if let Some(sender) = &self.sender {
-            self.figures.set_moved(sender.sent_in_stream());
-            self.figures.pending.store(sender.pending_pages(), Ordering::Relaxed);
+            self.figures.tell(sender.sent_in_stream(), sender.pending_pages());
             *lock(&self.figures.xbzrle) = sender.xbzrle();
         }
     }
@@ -132,7 +131,7 @@ impl IterativeSection for RamSection<'_> {
             sender.begin_last_stage();
         }
         let dirtied = sender.sync()?;
-        self.figures.dirtied.fetch_add(dirtied, Ordering::Relaxed);
+        self.figures.add_dirtied(dirtied);
         self.is_cost_stale = true;
         self.tell();
         Ok(())
@@ -238,6 +237,17 @@ impl PageFigures {
     /// Changes what the source wants.
     pub(crate) fn want(&self, wishes: Wishes) {
         *lock(&self.wishes) = wishes;
+    }
+
+    /// So many pages were sent in the stream, and so many are pending.
+    pub(crate) fn tell(&self, sent: PageCount, pending: u64) {
+        self.set_moved(sent);
+        self.pending.store(pending, Ordering::Relaxed);
+    }
+
+    /// So many more pages have become pending.
+    pub(crate) fn add_dirtied(&self, pages: u64) {
+        self.dirtied.fetch_add(pages, Ordering::Relaxed);
     }
 
     fn set_moved(&self, PageCount { normal, zero }: PageCount) {

@@ -2,22 +2,17 @@
 
 use std::time::Duration;
 
-use super::{CHUNK, Source};
+use super::Source;
 use crate::error::Result;
 use crate::migrate::wire::Patience;
 use crate::ram::{NORMAL_RECORD, PageCount, ZERO_RECORD};
 
 /// The longest chunk with page channels, which have to wait for each other at its end.
-const LONG_CHUNK: u64 = 64 << 20;
+pub(super) const LONG_CHUNK: u64 = 64 << 20;
 /// So often a wait looks whether an answer has come.
 const SLICE: Duration = Duration::from_millis(5);
 
 impl Source<'_, '_> {
-    /// The most bytes handed to the channels at once.
-    pub(super) fn longest_chunk(&self) -> u64 {
-        if self.options.page_channels.is_some() { LONG_CHUNK } else { CHUNK }
-    }
-
     /// Waits until the page channels have sent all that was handed to them.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ use crate::migrate::wire::{ANSWERS, Link, Patience, is_timeout};
 use crate::migrate::{Claim, Machine, Over, Peer};
 use crate::ram::multifd::Beside;
 use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection, Wishes};
-use crate::section::Sections;
+use crate::section::{IterativeSection, Sections};
 use crate::stream::{Command, Element, Reply, SelfDescription, put_configuration, put_header, read_reason};
 
 /// What a source works with.
@@ -93,15 +93,47 @@ pub struct Departure {
 }
 
 /// Bytes handed to the channel at once.
-const CHUNK: u64 = 1 << 20;
+pub(super) const CHUNK: u64 = 1 << 20;
 /// Between two attempts to take the exclusive resources back.
 const RETRY: Duration = Duration::from_millis(10);
 /// How long a destination that broke the connection gets for its reason.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
+/// What a source has besides guest memory.
+pub(super) struct Host<'a, 's> {
+    pub(super) channel: &'a mut dyn Channel,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) machine: &'a mut dyn Machine,
+    pub(super) sections: &'a mut Sections<'s>,
+}
+
+/// Guest memory, as the source of its pages.
+pub(super) struct Memory<'a> {
+    pub(super) section: Box<dyn IterativeSection + 'a>,
+    /// Of `section`.
+    pub(super) pages: Arc<PageFigures>,
+    /// Where the channel finds the pages.
+    pub(super) ram: &'a dyn GuestRam,
+    /// The most bytes of it that are put together at once.
+    pub(super) longest_chunk: u64,
+}
+
 /// Sends the guest. Returns when this side is over.
 pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Control) -> Departure {
     let Outgoing { channel, clock, machine, sections, ram, log } = outgoing;
+    let beside = Beside::from(options.page_channels.as_ref());
+    let section = RamSection::outgoing(ram, log).with(&beside);
+    let longest_chunk = if options.page_channels.is_some() { beside::LONG_CHUNK } else { CHUNK };
+    let memory = Memory { pages: section.figures(), section: Box::new(section), ram, longest_chunk };
+    send(Host { channel, clock, machine, sections }, memory, options, control)
+}
+
+/// As [`run`], with any section in the place of guest memory.
+pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptions, control: &Control) -> Departure {
+    let Host { channel, clock, machine, sections } = host;
+    let Memory { section, pages, ram, longest_chunk } = memory;
+    let beside = Beside::from(options.page_channels.as_ref());
+    let _over = Over(beside.clone());
     let begun = clock.now();
     control.publish(|progress| {
         progress.phase = Phase::Source(SourcePhase::Setup);
@@ -112,11 +144,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         control.publish(|progress| progress.phase = Phase::Source(SourcePhase::Failed));
         return Departure { phase: SourcePhase::Failed, error: Some(error), report: DepartureReport::default() };
     }
-    let beside = Beside::from(options.page_channels.as_ref());
-    let _over = Over(beside.clone());
-    let memory = RamSection::outgoing(ram, log).with(&beside);
-    let pages = memory.figures();
-    let saver = Saver::new(sections, Box::new(memory));
+    let saver = Saver::new(sections, section);
     let wire = Link::new(channel, ram, clock, control, Strictness::Strict, Limits::default(), ANSWERS).with(&beside);
     let (protocol, first) = SourceProtocol::begin();
     let mut source = Source {
@@ -126,6 +154,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
         machine: Throttled::new(machine),
         saver,
         pages,
+        longest_chunk,
         peer: Peer::Vmstate,
         options,
         control,
@@ -158,6 +187,7 @@ struct Source<'a, 's> {
     saver: Saver<'a, 's>,
     /// Of guest memory, for reports.
     pages: Arc<PageFigures>,
+    longest_chunk: u64,
     peer: Peer,
     options: &'a SourceOptions,
     control: &'a Control,

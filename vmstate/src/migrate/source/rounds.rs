@@ -152,7 +152,7 @@ impl Source<'_, '_> {
     fn chunk(&self) -> u64 {
         let piece = self.control.parameters().max_bandwidth.map_or(u64::MAX, |limit| pace::piece(limit.get()));
         let speed = self.measured.wire.bytes_per_second().map(|speed| whole(speed) / u64::from(CHUNKS_PER_SECOND));
-        piece.min(speed.unwrap_or(FIRST_CHUNK)).min(self.longest_chunk())
+        piece.min(speed.unwrap_or(FIRST_CHUNK)).min(self.longest_chunk)
     }
 
     /// Sends a chunk of about `wanted` bytes of what is pending, and a probe. True if nothing of the round is left.

@@ -29,7 +29,7 @@ impl Source<'_, '_> {
         if self.peer == Peer::Vmstate {
             Element::Command(Command::SwitchoverStart).write(self.buffer.bytes_mut());
         }
-        let chunk = self.longest_chunk();
+        let chunk = self.longest_chunk;
         while !self.saver.iterate(&mut self.buffer, chunk)? {
             self.await_pages(until)?;
             self.flush(until)?;
