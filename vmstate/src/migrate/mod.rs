@@ -12,6 +12,8 @@ mod load;
 pub mod multifd;
 mod parameters;
 mod phase;
+#[cfg(feature = "tools")]
+pub mod plan;
 pub(crate) mod policy;
 pub(crate) mod protocol;
 mod release;

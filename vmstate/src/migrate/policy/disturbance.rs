@@ -13,7 +13,7 @@ const LEAST_GAIN: Duration = Duration::from_millis(1);
 /// And a pause that is shorter by less than this share of it.
 const LEAST_SHARE: f64 = 0.1;
 /// After so many rounds that did not help, no more are waited for.
-const STALLED_ROUNDS: u32 = 8;
+pub(super) const STALLED_ROUNDS: u32 = 8;
 
 impl Known<'_> {
     /// The aim says: switch over now, as the pause fits into its limit.

@@ -160,7 +160,8 @@ struct Known<'a> {
 impl Known<'_> {
     fn next(self) -> RoundDecision {
         let Self { figures, parameters } = self;
-        let fits = self.fits(figures.pending_bytes);
+        // Before the log was read at the end of a round nobody knows what the guest has written since the beginning.
+        let fits = figures.rounds > 0 && self.fits(figures.pending_bytes);
         let rounds_are_over = parameters.max_rounds.is_some_and(|rounds| figures.rounds >= rounds);
         if fits && (self.is_overdue() || rounds_are_over || self.is_the_moment()) {
             return RoundDecision::SwitchOver;
@@ -169,11 +170,10 @@ impl Known<'_> {
             return self.past_the_deadline();
         }
         let expected_downtime = self.downtime(figures.pending_bytes, 1.0);
-        let least_downtime = self.fixed(figures.least_switch_over_cost);
         let over_the_limit_in_the_end =
             parameters.deadline.is_some() && parameters.deadline_action == DeadlineAction::SwitchOver;
-        if least_downtime > parameters.downtime_limit && figures.rounds >= COLD_ROUNDS && !over_the_limit_in_the_end {
-            return RoundDecision::GiveUp(GiveUpReason::FixedCost { least_downtime });
+        if let Some(reason) = self.is_too_long_without_pages().filter(|_| !over_the_limit_in_the_end) {
+            return RoundDecision::GiveUp(reason);
         }
         if rounds_are_over {
             return RoundDecision::GiveUp(GiveUpReason::Rounds { expected_downtime });
@@ -203,13 +203,33 @@ impl Known<'_> {
             }
             (DeadlineAction::Throttle, Some(now)) if now < highest => RoundDecision::ThrottleMore(highest),
             (DeadlineAction::Throttle, Some(now)) if now > highest => RoundDecision::ThrottleLess(highest),
-            (DeadlineAction::Throttle, Some(percent)) => match throttle::share(self.figures) {
-                Some(shares) if shares.least >= HOPELESS => {
-                    RoundDecision::GiveUp(GiveUpReason::Throttle { expected_downtime, percent })
-                }
-                _ => RoundDecision::Iterate,
-            },
+            (DeadlineAction::Throttle, Some(percent)) => {
+                let reason = match throttle::share(self.figures) {
+                    Some(shares) if shares.least >= HOPELESS => {
+                        Some(GiveUpReason::Throttle { expected_downtime, percent })
+                    }
+                    Some(_) if self.has_settled() => {
+                        Some(GiveUpReason::Stalled { expected_downtime, rounds: self.figures.stalled_rounds })
+                    }
+                    _ => self.is_too_long_without_pages(),
+                };
+                reason.map_or(RoundDecision::Iterate, RoundDecision::GiveUp)
+            }
         }
+    }
+
+    /// Many rounds did not lower what remains, and nor did the last one.
+    fn has_settled(self) -> bool {
+        let [Some(last), Some(before)] = self.figures.last_rounds else { return false };
+        self.figures.stalled_rounds >= disturbance::STALLED_ROUNDS
+            && last.dirtied_bytes >= before.dirtied_bytes * HOPELESS
+    }
+
+    /// Even with no page left the pause would not fit, and that is proved.
+    fn is_too_long_without_pages(self) -> Option<GiveUpReason> {
+        let least_downtime = self.fixed(self.figures.least_switch_over_cost);
+        let proved = least_downtime > self.parameters.downtime_limit && self.figures.rounds >= COLD_ROUNDS;
+        proved.then_some(GiveUpReason::FixedCost { least_downtime })
     }
 
     fn forecast(self) -> Forecast {
@@ -257,13 +277,16 @@ impl Known<'_> {
     fn total(self) -> Option<Duration> {
         let figures = self.figures;
         let (mut pending, mut elapsed) = (figures.pending_bytes, figures.elapsed);
+        let ratio = figures.dirty_bytes_per_second / self.round_bytes_per_second();
+        // To that many bytes rounds come closer and closer: what is dirtied in the round trip of a round remains. NaN is 0 / 0: nothing
+        // goes, and nothing is dirtied.
+        let least = figures.dirty_bytes_per_second * figures.round_trip.as_secs_f64() / (1.0 - ratio);
+        let has_end = ratio < HOPELESS && self.fits(least);
         for _ in 0..FORETOLD {
             if self.fits(pending) && !self.is_worth_a_round(pending) {
                 return Some(elapsed.saturating_add(self.downtime(pending, 1.0)));
             }
-            // NaN is 0 / 0: nothing goes, and nothing is dirtied.
-            let ratio = figures.dirty_bytes_per_second / self.round_bytes_per_second();
-            if ratio.is_nan() || ratio >= HOPELESS {
+            if !has_end {
                 return None;
             }
             let round = self.round(pending);

@@ -157,6 +157,23 @@ fn a_deadline_does_what_was_asked_for() {
     figures.last_rounds = [round(1e8), round(0.96e8)];
     let reason = GiveUpReason::Throttle { expected_downtime: 110 * MS, percent: 80 };
     assert_eq!(after(&figures, &parameters), RoundDecision::GiveUp(reason));
+    // A share that lets hope, of rounds that no longer leave less: there is nothing left to wait for.
+    let small = |dirtied_bytes| Some(RoundFigures { dirtied_bytes, sent_bytes: 1e8, throttle: 80 });
+    let settled = Figures { last_rounds: [small(1e6), small(1e6)], stalled_rounds: 8, ..figures };
+    let stalled = GiveUpReason::Stalled { expected_downtime: 110 * MS, rounds: 8 };
+    assert_eq!(after(&settled, &parameters), RoundDecision::GiveUp(stalled));
+    for hopeful in [
+        Figures { stalled_rounds: 7, ..settled },
+        Figures { last_rounds: [small(1e6), small(1.1e6)], ..settled },
+        // Of before the throttle.
+        Figures { last_rounds: [small(1e6), small(1e6).map(|round| RoundFigures { throttle: 0, ..round })], ..settled },
+    ] {
+        assert_eq!(after(&hopeful, &parameters), RoundDecision::Iterate);
+    }
+    // Nor is there where the pause would be too long without a page.
+    let slow = Figures { least_switch_over_cost: 50 * MS, last_rounds: [small(1e6), small(1.1e6)], ..figures };
+    let fixed = GiveUpReason::FixedCost { least_downtime: 55 * MS };
+    assert_eq!(after(&slow, &parameters), RoundDecision::GiveUp(fixed));
     figures.throttle = None;
     assert_eq!(after(&figures, &parameters), gives_up);
     // What fits goes, whatever was asked for.
@@ -164,6 +181,22 @@ fn a_deadline_does_what_was_asked_for() {
         let parameters = Parameters { downtime_limit: 120 * MS, deadline_action, ..parameters };
         assert_eq!(after(&figures, &parameters), RoundDecision::SwitchOver);
     }
+}
+
+#[test]
+fn a_deadline_in_the_first_round_finds_nothing_that_fits() {
+    let (figures, mut parameters) = figures();
+    let figures = Figures { rounds: 0, pending_bytes: 0.0, dirty_bytes_per_second: 0.0, ..figures };
+    parameters.deadline = Some(MS);
+    let mut decided = |action| {
+        parameters.deadline_action = action;
+        overdue(&figures, &parameters).expect("it has passed")
+    };
+    // What the guest has written since the round began is in no figure yet.
+    let gives_up = GiveUpReason::Deadline { expected_downtime: 10 * MS };
+    assert_eq!(decided(DeadlineAction::Cancel), RoundDecision::GiveUp(gives_up));
+    assert_eq!(decided(DeadlineAction::SwitchOver), RoundDecision::SwitchOver);
+    assert_eq!(decided(DeadlineAction::Throttle), RoundDecision::ThrottleMore(99));
 }
 
 /// The last two rounds left so many percent of what they sent, under the throttle that is in effect.

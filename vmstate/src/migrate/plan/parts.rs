@@ -1,0 +1,217 @@
+//! What a planned migration has in the place of a machine: vCPUs that take their time to stop, devices of some length, memory as
+//! counts.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::world::World;
+use super::{Pause, PlannedRound};
+use crate::codec::{Outbox, PageRun, Reader, Writer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::migrate::{Claim, Control, Machine, Rehearsal, Round};
+use crate::ram::{PAGE_SIZE, PageFigures};
+use crate::schema::Description;
+use crate::section::{IterativeSection, Record, Section};
+
+/// vCPUs and their clock.
+#[derive(Debug)]
+pub(super) struct PlannedMachine {
+    pub(super) world: World,
+    pub(super) pause: Pause,
+    pub(super) notes: Rc<Notes>,
+}
+
+impl Machine for PlannedMachine {
+    fn pause(&mut self, within: Duration) -> Result<()> {
+        self.notes.round_over();
+        self.world.pass(self.pause.stop.min(within));
+        if self.pause.stop > within {
+            return Err(Error::new(ErrorKind::Io, "the guest does not stand still within the budget of the pause"));
+        }
+        self.world.set_running(false);
+        Ok(())
+    }
+
+    fn prepare(&mut self, _: &dyn Fn() -> bool) -> Result<Duration> {
+        // A round in which nothing was left to send has no chunk.
+        self.notes.round_before();
+        Ok(Duration::ZERO)
+    }
+
+    fn rehearse(&mut self) -> Result<Option<Rehearsal>> {
+        let Pause { stop, load, .. } = self.pause;
+        self.world.pass(stop);
+        self.world.set_running(false);
+        Ok(Some(Rehearsal { stop, load }))
+    }
+
+    fn throttle(&mut self, percent: u8) -> bool {
+        self.world.set_throttle(percent);
+        true
+    }
+
+    fn throttled(&self) -> Duration {
+        self.world.throttled()
+    }
+
+    fn loaded(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        self.world.set_running(true);
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn claim(&mut self) -> Result<Claim> {
+        Ok(Claim::Held)
+    }
+}
+
+/// The devices, as so many bytes.
+pub(super) struct PlannedDevices(Vec<u8>);
+
+impl PlannedDevices {
+    pub(super) fn new(bytes: u64) -> Self {
+        Self(vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)])
+    }
+}
+
+impl Section for PlannedDevices {
+    fn description(&self) -> &'static Description {
+        static DEVICES: Description = Description::undescribed("devices", 1, 1);
+        &DEVICES
+    }
+
+    fn save(&mut self, out: &mut Writer) -> Result<()> {
+        out.bytes(&self.0);
+        Ok(())
+    }
+
+    fn load(&mut self, _: &mut Reader<'_>, _: u32) -> Result<()> {
+        Err(not_loaded())
+    }
+}
+
+/// What was known at the end of each round.
+#[derive(Debug)]
+pub(super) struct Notes {
+    control: Control,
+    rounds: RefCell<Vec<PlannedRound>>,
+    /// Of the round that goes on.
+    throttle_percent: Cell<u8>,
+}
+
+impl Notes {
+    pub(super) fn new(control: &Control) -> Rc<Self> {
+        Rc::new(Self { control: control.clone(), rounds: RefCell::default(), throttle_percent: Cell::new(0) })
+    }
+
+    /// A round was decided upon.
+    pub(super) fn round_over(&self) {
+        let progress = self.control.progress();
+        let mut rounds = self.rounds.borrow_mut();
+        // Not once more, nor for a round that the deadline has cut off.
+        if rounds.len() >= usize::try_from(progress.rounds).unwrap_or(usize::MAX) {
+            return;
+        }
+        rounds.push(PlannedRound {
+            over: progress.elapsed,
+            remaining_bytes: progress.remaining_bytes,
+            bytes_per_second: progress.bytes_per_second,
+            dirty_bytes_per_second: progress.dirty_pages_per_second.saturating_mul(PAGE_SIZE),
+            throttle_percent: self.throttle_percent.get(),
+            expected_downtime: progress.expected_downtime.unwrap_or_default(),
+            ..PlannedRound::default()
+        });
+    }
+
+    /// A round goes on: the one before is over.
+    fn round_before(&self) {
+        let begun = usize::try_from(self.control.progress().rounds).unwrap_or(usize::MAX);
+        if self.rounds.borrow().len() + 1 < begun {
+            self.round_over();
+        }
+    }
+
+    fn chunk_of_round(&self, throttle_percent: u8) {
+        self.round_before();
+        self.throttle_percent.set(throttle_percent);
+    }
+
+    /// The rounds, with what the engine reports of each.
+    pub(super) fn with(&self, report: &[Round]) -> Vec<PlannedRound> {
+        let noted = self.rounds.take();
+        noted.into_iter().zip(report).map(|(noted, &round)| PlannedRound { round, ..noted }).collect()
+    }
+}
+
+/// Guest memory.
+pub(super) struct PlannedMemory {
+    pub(super) world: World,
+    pub(super) figures: Arc<PageFigures>,
+    pub(super) notes: Rc<Notes>,
+}
+
+impl PlannedMemory {
+    fn tell(&self) {
+        let (sent, pending) = self.world.pages();
+        self.figures.tell(sent, pending);
+    }
+}
+
+impl IterativeSection for PlannedMemory {
+    fn description(&self) -> &'static Description {
+        static MEMORY: Description = Description::undescribed("ram", 4, 4);
+        &MEMORY
+    }
+
+    fn setup(&mut self, _: &mut Outbox) -> Result<()> {
+        self.tell();
+        Ok(())
+    }
+
+    fn pending(&mut self) -> u64 {
+        super::whole(self.world.pending_bytes())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        let dirtied = self.world.sync();
+        self.figures.add_dirtied(super::whole(dirtied.round()));
+        self.tell();
+        Ok(())
+    }
+
+    fn iterate(&mut self, out: &mut Outbox, budget: u64) -> Result<bool> {
+        // The first chunk of a round, and not of a rehearsal or of the pause: all is known of the round before.
+        if self.world.is_running() {
+            self.notes.chunk_of_round(self.world.throttle());
+        }
+        let (taken, over) = self.world.take(budget);
+        out.put_pages(PageRun { block: 0, offset: 0, len: taken.bytes });
+        self.tell();
+        Ok(over)
+    }
+
+    fn complete(&mut self, _: &mut Outbox) -> Result<()> {
+        Ok(())
+    }
+
+    fn load_start(&mut self, _: &mut Reader<'_>, _: u32) -> Result<Record> {
+        Err(not_loaded())
+    }
+
+    fn load_part(&mut self, _: &mut Reader<'_>, _: u32) -> Result<Record> {
+        Err(not_loaded())
+    }
+}
+
+fn not_loaded() -> Error {
+    Error::new(ErrorKind::Misuse, "what is planned is loaded nowhere")
+}
