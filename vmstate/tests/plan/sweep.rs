@@ -62,7 +62,7 @@ fn scenario(number: u64) -> Scenario {
         parameters.deadline_action =
             draw.of(&[DeadlineAction::Cancel, DeadlineAction::SwitchOver, DeadlineAction::Throttle]);
     }
-    if number % 4 == 0 {
+    if number.is_multiple_of(4) {
         // One of those whose end the balance between wire and writes tells.
         parameters.deadline = None;
         (parameters.aim, parameters.auto_converge, parameters.max_rounds) = (Aim::Soonest, false, Some(20));

@@ -12,7 +12,7 @@ const BURST_LASTS: Duration = Duration::from_millis(200);
 /// A phase of a phased guest.
 const PHASE: Duration = Duration::from_secs(10);
 /// How much it writes in its two phases, as parts of the average.
-const PHASES: [f64; 2] = [1.75, 0.25];
+const PHASES: (f64, f64) = (1.75, 0.25);
 /// The hot part of a working set, and the part of the writes that go there.
 const HOT: (f64, f64) = (0.1, 0.9);
 
@@ -74,7 +74,7 @@ impl Writing {
             }
             Pattern::Phased => {
                 let second = from.as_secs() / PHASE.as_secs() % 2 == 1;
-                let (factor, place) = (PHASES[usize::from(second)], usize::from(second));
+                let (factor, place) = if second { (PHASES.1, 1) } else { (PHASES.0, 0) };
                 let there = |(at, writes): (usize, &f64)| if at == place { writes * factor } else { 0.0 };
                 let writes_per_second = average.iter().enumerate().map(there).collect();
                 Moment { until: from.saturating_add(PHASE), writes_per_second }
