@@ -31,6 +31,8 @@ pub(super) struct Loader<'a, 's> {
     begun: Vec<Begun>,
     strictness: Strictness,
     patience: Patience,
+    /// The source waits for answers: it closes its side only when it has given up.
+    source_listens: bool,
 }
 
 /// A section in parts that has begun.
@@ -58,7 +60,8 @@ impl<'a, 's> Loader<'a, 's> {
     ) -> Self {
         registered.begin_load();
         let all = AllSections { registered, own };
-        Self { wire, all, is_own_required, begun: Vec::new(), strictness, patience: Patience::Endless }
+        let (patience, source_listens) = (Patience::Endless, false);
+        Self { wire, all, is_own_required, begun: Vec::new(), strictness, patience, source_listens }
     }
 
     /// How long to wait from now on for what comes next; at first without limit.
@@ -85,7 +88,10 @@ impl<'a, 's> Loader<'a, 's> {
         let offset = self.wire.offset();
         match self.wire.decode(self.patience, |input| Element::read(input).map(Element::into_owned))? {
             Element::Eof => return Ok(Loaded::Eof),
-            Element::Command(command) => return Ok(Loaded::Command(command)),
+            Element::Command(command) => {
+                self.source_listens |= matches!(command, Command::OpenReturnPath);
+                return Ok(Loaded::Command(command));
+            }
             // QEMU loads START and FULL alike (qemu_loadvm_state_main, migration/savevm.c).
             Element::Start(header) => self.load_first(&header, true, offset)?,
             Element::Full(header) => self.load_first(&header, false, offset)?,
@@ -241,7 +247,7 @@ impl<'a, 's> Loader<'a, 's> {
 
     /// Reads all records of a body, and its footer.
     fn load_body(&mut self, index: usize, read: ReadRecord) -> Result<()> {
-        let Self { wire, all, begun, patience, .. } = self;
+        let Self { wire, all, begun, patience, source_listens, .. } = self;
         let Some(Begun { id, owner, idstr, instance, version, .. }) = begun.get(index) else { return Ok(()) };
         let place = |error: Error| error.in_section(idstr, *instance);
         let section = all.parts(*owner)?;
@@ -251,7 +257,10 @@ impl<'a, 's> Loader<'a, 's> {
             match wire.decode(*patience, |input| read(section, input, *version)).map_err(place)? {
                 Record::Last => break,
                 Record::Awaited => {
-                    wire.wait_beside(wait.get_or_insert_default(), *patience).map_err(|lost| place(lost.at(offset)))?;
+                    let waited = wire.wait_beside(wait.get_or_insert_default(), *patience);
+                    // Whoever has given up sends no pages any more.
+                    let there = waited.and_then(|()| if *source_listens { wire.receive_at_hand() } else { Ok(()) });
+                    there.map_err(|lost| place(lost.at(offset)))?;
                     continue;
                 }
                 Record::More if wire.offset() == offset => {

@@ -214,7 +214,7 @@ impl<'a> Link<'a> {
     }
 
     /// Takes in what has come, if there is room for it.
-    fn receive_at_hand(&mut self) -> Result<()> {
+    pub(super) fn receive_at_hand(&mut self) -> Result<()> {
         if self.end - self.start > self.received.len() / 2 {
             return Ok(());
         }

@@ -95,6 +95,20 @@ fn a_channel_that_breaks_ends_both_sides_promptly_and_the_guest_runs_on() {
     }
 }
 
+/// The destination waits for pages that never come, and nothing on that channel tells it so.
+#[test]
+fn a_channel_that_falls_silent_keeps_no_destination_waiting_once_the_source_has_given_up() {
+    let guest = Guest::busy();
+    let mut rig = Rig::new(3, Compression::None);
+    (rig.cuts, rig.swallows) = (Some((1, 64 + 1344)), true);
+    let begun = Instant::now();
+    let ended = rig.run(&guest);
+    assert_eq!(ended.source.phase, SourcePhase::Cancelled, "{:?}", ended.source);
+    stayed(&ended);
+    assert!(begun.elapsed() < PROMPTLY, "{:?}", begun.elapsed());
+    arrived(&Rig::new(3, Compression::None).run(&guest));
+}
+
 #[test]
 fn a_source_without_a_thread_for_each_channel_fails() {
     let guest = Guest::busy();

@@ -18,6 +18,8 @@ use vmstate::section::Sections;
 use crate::guest::{Guest, Log};
 
 const CONNECT: Duration = Duration::from_secs(10);
+/// Until a user cancels who sees no progress.
+const WHILE: Duration = Duration::from_millis(100);
 
 /// Makes connections of strays, which it keeps.
 type Strays = Box<dyn FnOnce() -> Vec<UnixStream> + Send + Sync>;
@@ -32,6 +34,9 @@ pub(crate) struct Rig {
     pub(crate) cancels_at: Option<u32>,
     /// This channel of the source breaks after so many bytes.
     pub(crate) cuts: Option<(u8, u64)>,
+    /// What that channel takes after them goes nowhere, and a while later the user cancels.
+    pub(crate) swallows: bool,
+    kept: Arc<Mutex<Vec<SocketChannel>>>,
     pub(crate) takes_channels: bool,
     pub(crate) main_comes_last: bool,
     /// Connect to the destination once the rounds begin.
@@ -50,18 +55,30 @@ pub(crate) struct Ended {
     pub(crate) main_bytes: u64,
 }
 
-/// A channel that counts, and breaks after so many bytes.
+/// A channel that counts, and breaks after so many bytes, or swallows what comes then.
 struct Counted {
     channel: Option<SocketChannel>,
     left: u64,
+    /// Where its connection stays open.
+    swallows: Option<Arc<Mutex<Vec<SocketChannel>>>>,
     sent: Arc<AtomicU64>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(kept) = &self.swallows {
+            kept.lock().unwrap().extend(self.channel.take());
+        }
+    }
 }
 
 impl Channel for Counted {
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
-        if most == 0 {
-            self.channel = None;
+        match most {
+            0 if self.swallows.is_some() => return Ok(bytes.len()),
+            0 => self.channel = None,
+            _ => {}
         }
         let channel = self.channel.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         let count = channel.send(&bytes[..most], timeout)?;
@@ -85,6 +102,8 @@ impl Rig {
             compression,
             cancels_at: None,
             cuts: None,
+            swallows: false,
+            kept: Arc::default(),
             takes_channels: true,
             main_comes_last: false,
             strays: None,
@@ -141,7 +160,7 @@ impl Rig {
     fn depart(&self, guest: &Guest, strays: Option<Strays>) -> (Departure, u64) {
         let connect = || SocketChannel::connect_unix(self.path(), CONNECT, &|| true).unwrap();
         let sent = Arc::<AtomicU64>::default();
-        let main = || Counted { channel: Some(connect()), left: u64::MAX, sent: Arc::clone(&sent) };
+        let main = || Counted { channel: Some(connect()), left: u64::MAX, swallows: None, sent: Arc::clone(&sent) };
         let early = (!self.main_comes_last).then(&main);
         let channels: Vec<_> = (0..self.channels).map(|_| connect()).collect();
         let mut main = early.unwrap_or_else(main);
@@ -153,7 +172,14 @@ impl Rig {
         control.set_downtime_limit(Duration::from_secs(10));
         let kept = Arc::new(Mutex::new((strays, Vec::new())));
         let keeps = Arc::clone(&kept);
+        let cancels = self.swallows.then(|| control.clone());
         control.watch(move |phase| {
+            if let (Phase::Source(SourcePhase::Rounds), Some(control)) = (phase, cancels.clone()) {
+                thread::spawn(move || {
+                    thread::sleep(WHILE);
+                    control.cancel();
+                });
+            }
             let (strays, kept) = &mut *keeps.lock().unwrap();
             if let (Phase::Source(SourcePhase::Rounds), Some(strays)) = (phase, strays.take()) {
                 *kept = strays();
@@ -165,7 +191,8 @@ impl Rig {
                 let worker = senders.worker(id);
                 match self.cuts {
                     Some((cut, left)) if cut == id => {
-                        let mut channel = Counted { channel: Some(channel), left, sent: Arc::default() };
+                        let swallows = self.swallows.then(|| Arc::clone(&self.kept));
+                        let mut channel = Counted { channel: Some(channel), left, swallows, sent: Arc::default() };
                         scope.spawn(move || worker.run(&mut channel, &*guest.memory));
                     }
                     _ => {
