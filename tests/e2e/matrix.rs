@@ -78,6 +78,7 @@ fn walk(world: &World, part: &str) -> Result<()> {
         launcher: Some(place::lab().to_owned()),
         program: program.clone(),
         peer: program,
+        channels: None,
         config,
     };
     let mut survivor: Option<Side> = None;

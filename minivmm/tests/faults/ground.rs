@@ -19,8 +19,8 @@ pub(crate) fn kvm_is_here() -> bool {
     minivmm::kvm::open().map_err(vmstate_lab::skip::skip).is_ok()
 }
 
-/// Kernel and image in `directory`.
-pub(crate) fn ground(directory: &Path) -> Ground {
+/// Kernel and image in `directory`; migrations have so many page channels.
+pub(crate) fn ground(directory: &Path, channels: Option<u8>) -> Ground {
     let at = |name: &str| directory.join(name);
     fs::write(at("kernel"), tiny::bzimage()).unwrap();
     fs::write(at("image"), [0; IMAGE_BYTES]).unwrap();
@@ -43,6 +43,7 @@ pub(crate) fn ground(directory: &Path) -> Ground {
         launcher: None,
         program: program.clone(),
         peer: program,
+        channels,
         config,
     }
 }

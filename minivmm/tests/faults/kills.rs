@@ -1,6 +1,6 @@
 //! Kills at random moments of a migration: no guest is lost, none is doubled.
 //!
-//! `VMSTATE_KILLS` says how many, `VMSTATE_SEED` repeats a run. A guest whose process was killed has died with it. It would be
+//! In every other migration pages go on channels beside the main one. `VMSTATE_KILLS` says how many, `VMSTATE_SEED` repeats a run. A guest whose process was killed has died with it. It would be
 //! *lost* if a complete copy that may run were left, and did not run after one `cont`.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use tempfile::TempDir;
 use vmstate_lab::faults::cell::Guest;
+use vmstate_lab::faults::channels::CHANNELS;
 use vmstate_lab::faults::ending::check_consoles;
 use vmstate_lab::faults::marks::Mark;
 use vmstate_lab::faults::place::{Oddities, Place};
@@ -77,15 +78,17 @@ fn kills_at_random_moments_lose_no_guest_and_double_none() {
     for index in 0..kills {
         let (victim, moment) = choose(&mut random);
         let hold = matches!(moment, Moment::LockTaken).then_some(Mark::Eof);
-        let (_directory, mut place) = place(hold);
+        let channels = (index % 2 == 1).then_some(CHANNELS);
+        let (_directory, mut place) = place(hold, channels);
         match one(&mut place, victim, moment) {
-            Ok((outcome, last)) => *outcomes.entry((victim, last, outcome)).or_default() += 1,
-            Err(why) => failures.push(format!("{index}, {victim:?} killed, {moment:?}: {why}")),
+            Ok((outcome, last)) => *outcomes.entry((channels, victim, last, outcome)).or_default() += 1,
+            Err(why) => failures.push(format!("{index}, {victim:?} killed, {moment:?}, {channels:?}: {why}")),
         }
     }
-    for ((victim, last, outcome), count) in &outcomes {
+    for ((channels, victim, last, outcome), count) in &outcomes {
         let last = last.map_or("nothing".into(), |last| format!("{last:?}"));
-        println!("{count:4} {victim:?} killed, the last on the wire was {last}: {outcome:?}");
+        let channels = channels.unwrap_or_default();
+        println!("{count:4} {victim:?} killed, {channels} page channels, the last on the wire was {last}: {outcome:?}");
     }
     let failed = failures.len();
     assert!(failures.is_empty(), "{failed} of {kills}, VMSTATE_SEED={seed}:\n{}\n", failures.join("\n"));
@@ -98,7 +101,7 @@ fn destination_killed_between_lock_and_shut() {
         return;
     }
     for attempt in 1..=ATTEMPTS {
-        let (_directory, mut place) = place(Some(Mark::Eof));
+        let (_directory, mut place) = place(Some(Mark::Eof), None);
         let (outcome, last) = one(&mut place, Victim::Destination, Moment::LockTaken).unwrap();
         if last == Some(Mark::Eof) {
             assert_eq!(outcome, Outcome::RunsAtSource, "attempt {attempt}");
@@ -111,9 +114,9 @@ fn destination_killed_between_lock_and_shut() {
 }
 
 /// A running guest, a destination, and the directory of their files.
-fn place(hold: Option<Mark>) -> (TempDir, Place) {
+fn place(hold: Option<Mark>, channels: Option<u8>) -> (TempDir, Place) {
     let directory = tempfile::tempdir().unwrap();
-    let ground = ground::ground(directory.path());
+    let ground = ground::ground(directory.path(), channels);
     let placed =
         Side::boot(&ground).and_then(|source| Place::new(&ground, source, &Oddities { hold, ..Oddities::default() }));
     (directory, placed.unwrap_or_else(|why| panic!("the processes do not start: {why}")))

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use vmstate_lab::faults::cell::{Answer, Cell, Phase, Row, Says};
+use vmstate_lab::faults::channels::CHANNEL_TABLE;
 use vmstate_lab::faults::qemu::QEMU_TABLE;
 use vmstate_lab::faults::table::TABLE;
 
@@ -17,6 +18,14 @@ In each case exactly one guest runs, or none where the table says so. It has che
 its passes was made once, and the process that runs it holds the image's lock. A source that does not have the guest any more
 refuses `cont`. A destination that waits is reached by the next migration.
 
+";
+
+const CHANNEL_HEAD: &str = "
+## With page channels
+
+The same with pages on four channels beside the main one, from `tests/lab/src/faults/channels.rs`: what concerns connections. All channels are
+there in phase setup, and none has a page before phase rounds. In phase switch-over the last pages have come. A channel that says
+nothing is found out by the main one, which waits for its pages, and ends with the migration.
 ";
 
 const QEMU_HEAD: &str = "
@@ -43,7 +52,11 @@ fn page() -> String {
     page += "\n`state / status` is what `query-status` and `query-migrate` answer, with words of the error. A failure always has an error; where none \
 is quoted here, it is what the system says of the broken connection.\n";
     for row in TABLE {
-        describe(row, &mut page);
+        describe("##", row, &mut page);
+    }
+    page += CHANNEL_HEAD;
+    for row in CHANNEL_TABLE {
+        describe("###", row, &mut page);
     }
     page += QEMU_HEAD;
     for row in QEMU_TABLE {
@@ -61,10 +74,14 @@ is quoted here, it is what the system says of the broken connection.\n";
     page
 }
 
-fn describe(row: &Row, page: &mut String) {
+fn describe(heading: &str, row: &Row, page: &mut String) {
     let cells = || Phase::ALL.into_iter().zip(&row.cells);
     let commanded = cells().any(|(_, cell)| matches!(cell, Cell::Ends { answer, .. } if *answer != Answer::None));
-    let _ = write!(page, "\n## {}\n\n| phase | the guest | the source | the destination |", upper(row.fault.meaning()));
+    let _ = write!(
+        page,
+        "\n{heading} {}\n\n| phase | the guest | the source | the destination |",
+        upper(row.fault.meaning())
+    );
     *page +=
         if commanded { " the command |\n| --- | --- | --- | --- | --- |\n" } else { "\n| --- | --- | --- | --- |\n" };
     for (phase, cell) in cells() {

@@ -42,7 +42,7 @@ fn ground(directory: &std::path::Path, way: Way) -> Result<Ground> {
     };
     let (ours, theirs) = (Program::Minivmm(minivmm().to_owned()), Program::Qemu(qemu::at_least(qemu::NEEDED)?, "kvm"));
     let (program, peer) = if way == Way::ToQemu { (ours, theirs) } else { (theirs, ours) };
-    Ok(Ground { subject: TINY, launcher: Some(place::lab().to_owned()), program, peer, config })
+    Ok(Ground { subject: TINY, launcher: Some(place::lab().to_owned()), program, peer, channels: None, config })
 }
 
 /// Each case with a guest of its own; what is not as the row says, in a sentence each.

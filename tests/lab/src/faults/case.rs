@@ -1,9 +1,12 @@
 //! One case of the matrix, on two real processes: the fault, and what must hold after it.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::beside::Habits;
 use super::cell::{Cell, Fault, Phase};
 use super::ending::{Ending, Told, answered, says};
 use super::marks::Mark;
@@ -11,12 +14,14 @@ use super::place::{Oddities, Place};
 use super::side::Side;
 use super::subject::Ground;
 use super::third_party::ThirdParty;
-use super::wire::{Alteration, Wire};
+use super::wire::{Alteration, Part, Wire};
 use super::{PATIENCE, Result, until};
 
 /// A command is answered while the wire is silent: before the source would give up by itself, which takes 10 s while the guest
 /// runs (`SourceOptions`), and the pause's budget once it stands.
 const AT_ONCE: Duration = Duration::from_secs(9);
+/// The page channel that the faults of one are about.
+const CHANNEL: usize = 1;
 /// A peer of a silent wire does not give up in this time.
 const A_WHILE: Duration = Duration::from_millis(500);
 
@@ -71,6 +76,10 @@ fn oddities(fault: Fault, mark: Mark) -> Oddities {
     Oddities {
         hold: Some(mark),
         alteration,
+        habits: Habits {
+            late: (fault == Fault::PagesLate).then_some(CHANNEL),
+            stray: (fault == Fault::PagesStray).then_some(CHANNEL),
+        },
         image_copied: fault == Fault::ImageCopied,
         memory_doubled: fault == Fault::OtherMemory,
         console_full: fault == Fault::DiskFull,
@@ -87,6 +96,10 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
             ends_at_source(place)?;
             place.wire.behave(Wire::Cut);
         }
+        Fault::MainCut => place.wire.behave_on(Part::Main, Wire::Cut),
+        Fault::PagesCut => place.wire.behave_on(Part::Pages(CHANNEL), Wire::Cut),
+        Fault::PagesStall => place.wire.behave_on(Part::Pages(CHANNEL), Wire::Stalls),
+        Fault::Strays => strays(place)?,
         Fault::WireTrickles => {
             place.wire.behave(Wire::Trickles(512));
             match phase {
@@ -164,12 +177,38 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
         | Fault::OtherCpu
         | Fault::UnknownSection
         | Fault::WrongMachine
-        | Fault::WrongMagic => {}
+        | Fault::WrongMagic
+        | Fault::PagesLate
+        | Fault::PagesStray => {}
     }
-    if !matches!(fault, Fault::WireCut | Fault::WireStalls) {
-        place.wire.behave(Wire::Flows);
+    match fault {
+        Fault::WireCut | Fault::WireStalls | Fault::MainCut => {}
+        Fault::PagesCut | Fault::PagesStall => place.wire.behave_on(Part::Main, Wire::Flows),
+        _ => place.wire.behave(Wire::Flows),
     }
     Ok(None)
+}
+
+/// Somebody who speaks of something else, one who says nothing, and one of another migration that says nothing further; and once the
+/// page channels are known, one that says all that they say.
+fn strays(place: &mut Place) -> Result<()> {
+    const OPENING: &[u8] = b"\x11\x22\x33\x44\0\0\0\x01another migration";
+    let mut opening = OPENING.to_vec();
+    opening.resize(64, 0);
+    let mut sync = b"\x11\x22\x33\x44\0\0\0\x01\0\0\0\x01".to_vec();
+    sync.resize(1344, 0);
+    let mut words = vec![b"GET / HTTP/1.1\r\n\r\n".to_vec(), Vec::new(), opening.clone()];
+    if place.destination.answers()?.1 == "active" {
+        words.push([opening, sync].concat());
+    }
+    for words in words {
+        let stranger = UnixStream::connect(place.destination.door()).and_then(|mut stranger| {
+            stranger.write_all(&words)?;
+            Ok(stranger)
+        });
+        place.strangers.push(stranger.map_err(|error| format!("a stranger: {error}"))?);
+    }
+    Ok(())
 }
 
 /// Gives the source a command, and lets the wire flow once it is answered.

@@ -196,6 +196,10 @@ fn record(bytes: &[u8]) -> Option<(usize, bool)> {
     if flags & 0x8 != 0 {
         return Some((8 + block()? + PAGE_LEN, false));
     }
+    // `MULTIFD_FLUSH`: here the page channels are waited for.
+    if flags & 0x200 != 0 {
+        return Some((8, false));
+    }
     // The end of the section, with its footer.
     Some((8 + SECTION_LEN, true))
 }
@@ -266,6 +270,7 @@ mod tests {
             bytes.extend_from_slice(&page);
             bytes.extend(0x1022_u64.to_be_bytes());
             bytes.push(0);
+            bytes.extend(0x200_u64.to_be_bytes());
             bytes.extend(0x10_u64.to_be_bytes());
             bytes.extend(footer);
             if kind == 2 && with_pings {

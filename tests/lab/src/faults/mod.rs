@@ -1,8 +1,10 @@
 //! The fault matrix: what becomes of a guest whatever breaks during its migration. [`table`] says how each case ends, and
 //! [`case::walk`] makes it happen with two real processes and a wire between them, for any guest that [`subject`] describes.
 
+pub mod beside;
 pub mod case;
 pub mod cell;
+pub mod channels;
 pub mod ending;
 pub mod marks;
 pub mod place;

@@ -1,5 +1,6 @@
 //! A source and a destination, the wire between them and the disk image that they share.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Result;
+use super::beside::Habits;
 use super::marks::Mark;
 use super::side::Side;
 use super::subject::{Ground, Subject};
@@ -23,6 +25,8 @@ pub struct Oddities {
     pub hold: Option<Mark>,
     /// What the wire exchanges.
     pub alteration: Option<Alteration>,
+    /// What is odd about the page channels.
+    pub habits: Habits,
     /// The destination has a copy of the image at another path.
     pub image_copied: bool,
     /// The destination has twice the memory.
@@ -44,6 +48,8 @@ pub struct Place {
     pub wire: Proxy,
     /// The source's image.
     pub image: PathBuf,
+    /// Connections of others to the destination.
+    pub strangers: Vec<UnixStream>,
     /// Length of the source's console before this migration.
     before: usize,
     directory: tempfile::TempDir,
@@ -59,6 +65,9 @@ impl Place {
         let image = ground.config.disk.clone().ok_or("the matrix needs a guest with a disk")?;
         let limits = json!({ "downtime-limit": DOWNTIME_LIMIT.as_millis() as u64, "max-bandwidth": 0 });
         source.execute("migrate-set-parameters", limits)?;
+        if let Some(channels) = ground.channels {
+            source.vmm.set_channels(channels, "none").map_err(|error| error.to_string())?;
+        }
         let copy = directory.path().join("copy");
         if oddities.image_copied {
             // With whatever stands beside its bytes, as a host's tools for images do.
@@ -74,8 +83,8 @@ impl Place {
             }
         })?;
         let before = source.vmm.console().rfind('\n').map_or(0, |end| end + 1);
-        let wire = wire(&directory.path().join("wire"), &destination, oddities.hold, oddities.alteration)?;
-        Ok(Self { subject: ground.subject, source, destination, wire, image, before, directory })
+        let wire = wire(&directory.path().join("wire"), &destination, oddities)?;
+        Ok(Self { subject: ground.subject, source, destination, wire, image, strangers: Vec::new(), before, directory })
     }
 
     /// A wire without faults in place of the one that there was.
@@ -83,7 +92,7 @@ impl Place {
     /// # Errors
     /// When its socket cannot be made.
     pub fn new_wire(&mut self) -> Result<()> {
-        self.wire = wire(&self.directory.path().join("second wire"), &self.destination, None, None)?;
+        self.wire = wire(&self.directory.path().join("second wire"), &self.destination, &Oddities::default())?;
         Ok(())
     }
 
@@ -110,6 +119,8 @@ impl Place {
     }
 }
 
-fn wire(here: &Path, destination: &Side, hold: Option<Mark>, alteration: Option<Alteration>) -> Result<Proxy> {
-    Proxy::start(here, &destination.door(), hold, alteration).map_err(|error| format!("{}: {error}", here.display()))
+fn wire(here: &Path, destination: &Side, oddities: &Oddities) -> Result<Proxy> {
+    let Oddities { hold, alteration, habits, .. } = *oddities;
+    let started = Proxy::start(here, &destination.door(), hold, alteration, habits);
+    started.map_err(|error| format!("{}: {error}", here.display()))
 }

@@ -53,6 +53,8 @@ pub struct Ground {
     pub program: Program,
     /// What waits for it.
     pub peer: Program,
+    /// Page channels that a minivmm as the source has.
+    pub channels: Option<u8>,
     /// The machine, with a disk. Each monitor has a control socket of its own.
     pub config: Config,
 }

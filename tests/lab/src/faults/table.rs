@@ -3,7 +3,7 @@
 
 use super::cell::{Answer, Cell, Fault, Guest, Row, Says};
 
-const fn ends(guest: Guest, source: Says, destination: Says) -> Cell {
+pub(super) const fn ends(guest: Guest, source: Says, destination: Says) -> Cell {
     Cell::Ends { guest, source, destination, answer: Answer::None }
 }
 
@@ -11,7 +11,7 @@ const fn asked(answer: Answer, guest: Guest, source: Says, destination: Says) ->
     Cell::Ends { guest, source, destination, answer }
 }
 
-const fn back(source: &'static str, destination: Says) -> Cell {
+pub(super) const fn back(source: &'static str, destination: Says) -> Cell {
     ends(Guest::AtSource, failed(source), destination)
 }
 
@@ -19,24 +19,24 @@ const fn failed(why: &'static str) -> Says {
     Says::Answers("running", "failed", why)
 }
 
-const HANDED_OVER: Says = Says::Answers("postmigrate", "completed", "");
-const ARRIVED: Says = Says::Answers("running", "completed", "");
-const WAITS: Says = Says::Answers("inmigrate", "setup", "");
+pub(super) const HANDED_OVER: Says = Says::Answers("postmigrate", "completed", "");
+pub(super) const ARRIVED: Says = Says::Answers("running", "completed", "");
+pub(super) const WAITS: Says = Says::Answers("inmigrate", "setup", "");
 /// Nothing of the machine was changed yet: the source sent its header and its first PING.
-const fn turned_away(why: &'static str) -> Says {
+pub(super) const fn turned_away(why: &'static str) -> Says {
     Says::Answers("inmigrate", "setup", why)
 }
 
-const NEVER_RAN: Says = Says::Ended(1, "the guest did not run here");
-const UNACKNOWLEDGED: Says = Says::Answers("postmigrate", "unacknowledged", "did not confirm");
+pub(super) const NEVER_RAN: Says = Says::Ended(1, "the guest did not run here");
+pub(super) const UNACKNOWLEDGED: Says = Says::Answers("postmigrate", "unacknowledged", "did not confirm");
 /// Its copy is whole, and it could not take the lock: `cont` tries again.
 const STRANDED: Says = Says::Answers("paused", "failed", "it stays stopped here; cont tries again");
 const CANCELLED: Says = Says::Answers("running", "cancelled", "");
 
-const DELIVERED: Cell = ends(Guest::AtDestination, HANDED_OVER, ARRIVED);
+pub(super) const DELIVERED: Cell = ends(Guest::AtDestination, HANDED_OVER, ARRIVED);
 const DONE_AND_DELIVERED: Cell = asked(Answer::Done, Guest::AtDestination, HANDED_OVER, ARRIVED);
 const UNDER_WAY: Cell = asked(Answer::Refused("under way"), Guest::AtDestination, HANDED_OVER, ARRIVED);
-const EARLIER: Cell = Cell::No("found out in an earlier phase");
+pub(super) const EARLIER: Cell = Cell::No("found out in an earlier phase");
 const LATER: Cell = Cell::No("comes in a later phase");
 const HELD: Cell = Cell::No("the side that owns the guest holds the lock, so nobody else gets it");
 const PAUSED: Cell = Cell::No("the guest does not run in this phase");

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::beside::{Beside, Habits};
 use super::marks::{Forward, Mark, answer};
 
 /// How the wire behaves.
@@ -27,6 +28,17 @@ pub enum Wire {
     Trickles(usize),
     /// Both ends see the connection closed; what had not passed is lost.
     Cut,
+}
+
+/// Which connections of the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All.
+    All,
+    /// The first one, with the stream.
+    Main,
+    /// The page channel of this number, from 0 on.
+    Pages(usize),
 }
 
 /// A change of bytes on their way to the destination.
@@ -48,7 +60,7 @@ const TRICKLE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Proxy {
     address: PathBuf,
-    orders: Sender<Wire>,
+    orders: Sender<(Part, Wire)>,
     seen: Arc<Mutex<Vec<(Mark, Instant)>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -58,7 +70,13 @@ impl Proxy {
     ///
     /// # Errors
     /// When its socket cannot be made.
-    pub fn start(here: &Path, there: &Path, hold: Option<Mark>, alteration: Option<Alteration>) -> io::Result<Self> {
+    pub fn start(
+        here: &Path,
+        there: &Path,
+        hold: Option<Mark>,
+        alteration: Option<Alteration>,
+        habits: Habits,
+    ) -> io::Result<Self> {
         let listener = UnixListener::bind(here)?;
         listener.set_nonblocking(true)?;
         let (orders, receiver) = channel();
@@ -67,9 +85,9 @@ impl Proxy {
         let there = there.to_owned();
         let thread = std::thread::spawn(move || {
             let Some([forward, backward]) = join(&listener, &there, &receiver) else { return };
-            drop(listener);
+            let beside = Beside::new(listener, there, habits);
             let mut relay =
-                Relay { forward, backward, wire: Wire::Flows, hold, alteration, marks, reader: Forward::new() };
+                Relay { forward, backward, wire: Wire::Flows, hold, alteration, marks, reader: Forward::new(), beside };
             relay.run(&receiver);
         });
         Ok(Self { address: here.to_owned(), orders, seen, thread: Some(thread) })
@@ -82,8 +100,13 @@ impl Proxy {
 
     /// From now on the wire behaves so, and holds nothing back any more.
     pub fn behave(&self, wire: Wire) {
+        self.behave_on(Part::All, wire);
+    }
+
+    /// As [`behave`](Self::behave), a part of it.
+    pub fn behave_on(&self, part: Part, wire: Wire) {
         // Both ends closed: there is no wire any more.
-        let _ = self.orders.send(wire);
+        let _ = self.orders.send((part, wire));
     }
 
     /// The marks that came, also those that are held back, and when.
@@ -121,43 +144,47 @@ impl Drop for Proxy {
 }
 
 /// Both directions between the source and a connection to the destination made for it; `None` if there is no such thing.
-fn join(listener: &UnixListener, there: &Path, orders: &Receiver<Wire>) -> Option<[Lane; 2]> {
+fn join(listener: &UnixListener, there: &Path, orders: &Receiver<(Part, Wire)>) -> Option<[Lane; 2]> {
     let source = loop {
         match listener.accept() {
             Ok((source, _)) => break source,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return None,
         }
-        if orders.try_recv() == Ok(Wire::Cut) {
+        if matches!(orders.try_recv(), Ok((_, Wire::Cut))) {
             return None;
         }
         std::thread::sleep(Duration::from_millis(1));
     };
-    let destination = UnixStream::connect(there).ok()?;
+    lanes(source, UnixStream::connect(there).ok()?).ok()
+}
+
+/// Both directions between two connections.
+pub(super) fn lanes(source: UnixStream, destination: UnixStream) -> io::Result<[Lane; 2]> {
     for stream in [&source, &destination] {
-        stream.set_nonblocking(true).ok()?;
+        stream.set_nonblocking(true)?;
     }
-    let (from, to) = (source.try_clone().ok()?, destination.try_clone().ok()?);
-    Some([Lane::new(from, to), Lane::new(destination, source)])
+    let (from, to) = (source.try_clone()?, destination.try_clone()?);
+    Ok([Lane::new(from, to), Lane::new(destination, source)])
 }
 
 /// One direction.
 #[derive(Debug)]
-struct Lane {
-    from: UnixStream,
+pub(super) struct Lane {
+    pub(super) from: UnixStream,
     to: UnixStream,
     /// Read and not passed on.
-    held: Vec<u8>,
+    pub(super) held: Vec<u8>,
     /// Offset of the first held byte.
     passed: u64,
     /// Bytes from this offset on do not pass.
     stop: u64,
     /// Offset up to which it is known what the bytes are.
-    known: u64,
+    pub(super) known: u64,
     /// `from` sends no more.
     ended: bool,
     /// `to` was told so, or takes no more.
-    closed: bool,
+    pub(super) closed: bool,
 }
 
 impl Lane {
@@ -165,12 +192,12 @@ impl Lane {
         Self { from, to, held: Vec::new(), passed: 0, stop: u64::MAX, known: 0, ended: false, closed: false }
     }
 
-    fn wants(&self) -> PollFlags {
+    pub(super) fn wants(&self) -> PollFlags {
         if self.ended || self.held.len() >= HELD_MAX { PollFlags::empty() } else { PollFlags::POLLIN }
     }
 
     /// Reads what is there; true if something came.
-    fn read(&mut self) -> bool {
+    pub(super) fn read(&mut self) -> bool {
         let mut buffer = vec![0; HELD_MAX.saturating_sub(self.held.len())];
         if self.ended || buffer.is_empty() {
             return false;
@@ -185,7 +212,7 @@ impl Lane {
     }
 
     /// Passes on up to `most` bytes of those that are known, and the end once all has passed.
-    fn write(&mut self, most: usize) {
+    pub(super) fn write(&mut self, most: usize) {
         // Nothing comes any more that could tell what the last bytes are.
         let limit = if self.ended { self.stop } else { self.stop.min(self.known) };
         let free = usize::try_from(limit - self.passed).unwrap_or(usize::MAX);
@@ -206,6 +233,20 @@ impl Lane {
         }
     }
 
+    /// True if whoever was to receive has closed the connection before the end.
+    pub(super) fn is_refused(&self) -> bool {
+        self.closed && !self.ended
+    }
+
+    /// Both ends see the connection closed.
+    pub(super) fn cut(&mut self) {
+        for stream in [&self.from, &self.to] {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        self.held.clear();
+        (self.ended, self.closed) = (true, true);
+    }
+
     /// What is held and not known yet.
     fn unknown(&mut self) -> &mut [u8] {
         let from = usize::try_from(self.known.saturating_sub(self.passed)).unwrap_or(usize::MAX);
@@ -221,58 +262,64 @@ struct Relay {
     alteration: Option<Alteration>,
     marks: Arc<Mutex<Vec<(Mark, Instant)>>>,
     reader: Forward,
+    beside: Beside,
 }
 
 impl Relay {
-    fn run(&mut self, orders: &Receiver<Wire>) {
+    fn run(&mut self, orders: &Receiver<(Part, Wire)>) {
         let mut trickled = Instant::now();
         loop {
-            let mut polled = [
+            let mut polled = vec![
                 PollFd::new(self.forward.from.as_fd(), self.forward.wants()),
                 PollFd::new(self.backward.from.as_fd(), self.backward.wants()),
             ];
+            self.beside.await_too(&mut polled);
             let busy = !(self.forward.ended && self.backward.ended);
             let _ = poll(&mut polled, PollTimeout::from(if busy { 1_u8 } else { 10 }));
             loop {
                 match orders.try_recv() {
-                    Ok(wire) => self.obey(wire),
+                    Ok((part, wire)) => self.obey(part, wire),
                     Err(std::sync::mpsc::TryRecvError::Empty) => break,
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
                 }
             }
             let most = match self.wire {
                 Wire::Flows => usize::MAX,
-                Wire::Stalls => continue,
                 Wire::Trickles(bytes) if trickled.elapsed() >= TRICKLE => {
                     trickled = Instant::now();
                     bytes
                 }
-                Wire::Trickles(_) => 0,
-                Wire::Cut => return,
+                Wire::Stalls | Wire::Trickles(_) | Wire::Cut => 0,
             };
-            if self.forward.read() {
-                self.look_forward();
+            if self.wire != Wire::Stalls {
+                if self.forward.read() {
+                    self.look_forward();
+                }
+                if self.backward.read() {
+                    self.look_backward();
+                }
+                self.forward.write(most);
+                self.backward.write(most);
             }
-            if self.backward.read() {
-                self.look_backward();
-            }
-            self.forward.write(most);
-            self.backward.write(most);
-            if self.forward.closed && self.backward.closed {
+            // After the main channel was read: what was sent beside it before a mark is there when the mark is.
+            self.beside.pass(most);
+            if self.forward.closed && self.backward.closed && self.beside.is_over() {
                 return;
             }
         }
     }
 
-    fn obey(&mut self, wire: Wire) {
-        self.wire = wire;
+    fn obey(&mut self, part: Part, wire: Wire) {
         self.hold = None;
         (self.forward.stop, self.backward.stop) = (u64::MAX, u64::MAX);
-        if wire == Wire::Cut {
-            for stream in [&self.forward.from, &self.forward.to] {
-                let _ = stream.shutdown(Shutdown::Both);
+        if let Part::All | Part::Main = part {
+            self.wire = wire;
+            if wire == Wire::Cut {
+                self.forward.cut();
+                self.backward.cut();
             }
         }
+        self.beside.obey(part, wire);
     }
 
     fn came(&mut self, mark: Mark) -> bool {

@@ -1,0 +1,56 @@
+//! The fault matrix with pages on channels beside the main one, as data: the faults that concern connections, and those that there are
+//! only then. `minivmm/tests/faults` walks it with [`CHANNELS`]; `docs/faults.md` is made from it.
+
+use super::cell::{Cell, Fault, Guest, Row, Says};
+use super::table::{
+    ARRIVED, DELIVERED, EARLIER, HANDED_OVER, NEVER_RAN, UNACKNOWLEDGED, WAITS, back, ends, turned_away,
+};
+
+/// How many page channels there are.
+pub const CHANNELS: u8 = 4;
+
+const HERE: Cell = Cell::No("all channels are here before the first page");
+const TAKEN: Cell = Cell::No("nobody listens any more");
+const BACK: Cell = back("", NEVER_RAN);
+
+/// The rows.
+pub const CHANNEL_TABLE: &[Row] = &[
+    Row {
+        fault: Fault::SourceKilled,
+        cells: [
+            ends(Guest::DiedWithItsProcess, Says::Killed, turned_away("closed the connection")),
+            ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
+            ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
+            ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
+            ends(Guest::AtDestination, Says::Killed, ARRIVED),
+            ends(Guest::AtDestination, Says::Killed, ARRIVED),
+        ],
+    },
+    Row {
+        fault: Fault::DestinationKilled,
+        cells: [
+            back("", Says::Killed),
+            back("", Says::Killed),
+            back("", Says::Killed),
+            back("", Says::Killed),
+            back("", Says::Killed),
+            ends(Guest::DiedWithItsProcess, HANDED_OVER, Says::Killed),
+        ],
+    },
+    Row {
+        fault: Fault::WireCut,
+        cells: [back("", WAITS), BACK, BACK, BACK, BACK, ends(Guest::AtDestination, UNACKNOWLEDGED, ARRIVED)],
+    },
+    Row {
+        fault: Fault::MainCut,
+        cells: [back("", WAITS), BACK, BACK, BACK, BACK, ends(Guest::AtDestination, UNACKNOWLEDGED, ARRIVED)],
+    },
+    Row {
+        fault: Fault::PagesCut,
+        cells: [back("", turned_away("closed the connection")), BACK, DELIVERED, DELIVERED, DELIVERED, DELIVERED],
+    },
+    Row { fault: Fault::PagesStall, cells: [BACK, BACK, DELIVERED, DELIVERED, DELIVERED, DELIVERED] },
+    Row { fault: Fault::PagesLate, cells: [DELIVERED, DELIVERED, HERE, HERE, HERE, HERE] },
+    Row { fault: Fault::PagesStray, cells: [BACK, EARLIER, EARLIER, EARLIER, EARLIER, EARLIER] },
+    Row { fault: Fault::Strays, cells: [DELIVERED, DELIVERED, DELIVERED, DELIVERED, DELIVERED, TAKEN] },
+];
