@@ -5,6 +5,7 @@
 //! The variants take turns, and the first turn is not counted. Machines are noisy: only the ratios within one run mean something.
 #![forbid(unsafe_code)]
 
+mod bars;
 mod case;
 mod data;
 mod engine;
@@ -12,10 +13,11 @@ mod guest;
 mod limit;
 mod measured;
 mod memory;
+mod place;
 mod qemu;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
@@ -39,6 +41,12 @@ struct Options {
     /// Write each turn's figures there
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Replace the tables of this page: those between `<!-- cargo measure: DATA -->` and `<!-- end -->`
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Draw a picture for each data there, an SVG file
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
     /// What cargo says to each benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -68,9 +76,26 @@ fn main() {
         }
     }
     if let Some(file) = &options.json {
-        let text = serde_json::to_string_pretty(&table::json(&groups)).expect("figures are JSON");
-        std::fs::write(file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        write(file, &serde_json::to_string_pretty(&table::json(&groups)).expect("figures are JSON"));
     }
+    let place = place::describe();
+    for group in groups.chunk_by(|one, next| one.data == next.data) {
+        let Some(Group { data, .. }) = group.first() else { continue };
+        if let Some(page) = &options.markdown {
+            let tables: Vec<String> = group.iter().map(table::markdown).collect();
+            let text = format!("{place}\n\n{}", tables.join("\n"));
+            vmstate_lab::document::replace(page, &format!("cargo measure: {data}"), &text)
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
+        if let Some(directory) = &options.plot {
+            let command = format!("cargo measure --only {data} --plot DIR");
+            write(&directory.join(format!("{data}.svg")), &bars::draw(group, &place, &command));
+        }
+    }
+}
+
+fn write(file: &Path, text: &str) {
+    std::fs::write(file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }
 
 /// All variants in turn.

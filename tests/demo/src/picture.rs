@@ -1,14 +1,13 @@
 //! The report as a picture: a lane for each monitor, in which a bar shows when it ran the guest, and beneath what the move
-//! there was like. SVG that needs no font and no script, for light and dark pages.
+//! there was like.
 
 use std::fmt::Write;
 use std::time::Duration;
 
+use vmstate_lab::picture::{MARGIN, Picture, WIDTH, escape};
+
 use crate::report::{DemoReport, Hop, Verdict};
 
-const WIDTH: f64 = 920.0;
-/// Left and right of everything.
-const MARGIN: f64 = 24.0;
 /// Where bars and their texts begin.
 const LEFT: f64 = 150.0;
 /// Where the first lane begins.
@@ -20,35 +19,13 @@ const FOOT: f64 = 132.0;
 /// Most marks on the axis.
 const MARKS: u64 = 12;
 
-/// Colours in place of variables: not only browsers show the picture.
-const STYLE: &str = "\
-text { font: 13px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #1f2328; }
-.head { font-size: 18px; font-weight: 600; } .name { font-weight: 600; }
-.small { font-size: 12px; stroke: #ffffff; stroke-width: 4px; stroke-linejoin: round; paint-order: stroke; }
-.code { font-family: ui-monospace, 'DejaVu Sans Mono', monospace; font-size: 12px; }
-.page { fill: #ffffff; } .faint { fill: #656d76; } .end { text-anchor: end; } .middle { text-anchor: middle; }
-.line { stroke: #d0d7de; fill: none; } .moves { stroke: #1f2328; stroke-width: 1.5; }
-.qemu { fill: #c2570c; stroke: #c2570c; } .minivmm { fill: #0f62c9; stroke: #0f62c9; }
-.sends { fill-opacity: 0.45; } .takes { fill-opacity: 0; stroke-dasharray: 3 3; }
-.good { fill: #1a7f37; } .known { fill: #9a6700; } .bad { fill: #cf222e; }
-@media (prefers-color-scheme: dark) {
-  text { fill: #e6edf3; } .small { stroke: #0d1117; } .page { fill: #0d1117; } .faint { fill: #8d96a0; }
-  .line { stroke: #30363d; } .moves { stroke: #e6edf3; }
-  .qemu { fill: #f0883e; stroke: #f0883e; } .minivmm { fill: #58a6ff; stroke: #58a6ff; }
-  .good { fill: #3fb950; } .known { fill: #d29922; } .bad { fill: #f85149; }
-}";
-
 /// Draws the report. `command` made it, `emulated` says whether its figures are those of an emulated host.
 pub(crate) fn draw(report: &DemoReport, command: &str, emulated: bool) -> String {
     let lanes = report.hops.len() + 1;
     let height = TOP + LANE * lanes as f64 + FOOT;
-    let mut canvas = Canvas(String::new());
     let moves = if lanes == 2 { "One live migration".into() } else { format!("{} live migrations", lanes - 1) };
     let title = format!("{moves} of one running guest");
-    canvas.put(&format!(r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">"#));
-    canvas.put(&format!("<title>{}</title>\n<style>\n{STYLE}\n</style>", escape(&title)));
-    canvas.put(&format!(r#"<rect class="page" width="{WIDTH}" height="{height}" rx="6"/>"#));
-    canvas.text("head", MARGIN, 36.0, &title);
+    let mut canvas = Picture::new(&title, height);
     let place = if emulated { "; measured in an emulated host, where all takes many times as long" } else { "" };
     canvas.text("faint", MARGIN, 60.0, &format!("{}{place}", report.guest));
 
@@ -70,21 +47,20 @@ pub(crate) fn draw(report: &DemoReport, command: &str, emulated: bool) -> String
         match came {
             None => canvas.text("small", LEFT, y + 38.0, &format!("boots in {:.1} s", report.boot.as_secs_f64())),
             Some(hop) => {
-                canvas.bar(&format!("{} takes", class(name)), &scale, [hop.times.begun, hop.times.arrived], y);
+                scale.bar(&mut canvas, &format!("{} takes", class(name)), [hop.times.begun, hop.times.arrived], y);
                 arrived = hop.times.arrived;
                 canvas.text("small", LEFT, y + 38.0, &figures(hop));
                 checks(&mut canvas, hop, y + 57.0);
             }
         }
         let left = report.hops.get(lane);
-        canvas.bar(class(name), &scale, [arrived, left.map_or(end, |hop| hop.times.begun)], y);
+        scale.bar(&mut canvas, class(name), [arrived, left.map_or(end, |hop| hop.times.begun)], y);
         if let Some(hop) = left {
-            canvas.bar(&format!("{} sends", class(name)), &scale, [hop.times.begun, stopped(hop)], y);
+            scale.bar(&mut canvas, &format!("{} sends", class(name)), [hop.times.begun, stopped(hop)], y);
         }
     }
     foot(&mut canvas, report, command, height);
-    canvas.put("</svg>");
-    canvas.0
+    canvas.finish()
 }
 
 /// Times on the axis.
@@ -94,24 +70,10 @@ impl Scale {
     fn x(&self, time: Duration) -> f64 {
         LEFT + self.0 * time.as_secs_f64()
     }
-}
 
-/// The SVG so far.
-struct Canvas(String);
-
-impl Canvas {
-    fn put(&mut self, element: &str) {
-        self.0.push_str(element);
-        self.0.push('\n');
-    }
-
-    fn text(&mut self, class: &str, x: f64, y: f64, text: &str) {
-        self.put(&format!(r#"<text class="{class}" x="{x:.1}" y="{y:.1}">{}</text>"#, escape(text)));
-    }
-
-    fn bar(&mut self, class: &str, scale: &Scale, [from, to]: [Duration; 2], y: f64) {
-        let (x, width) = (scale.x(from), (scale.x(to) - scale.x(from)).max(0.0));
-        self.put(&format!(r#"<rect class="{class}" x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{BAR}"/>"#));
+    fn bar(&self, canvas: &mut Picture, class: &str, [from, to]: [Duration; 2], y: f64) {
+        let (x, width) = (self.x(from), (self.x(to) - self.x(from)).max(0.0));
+        canvas.bar(class, [x, y], [width, BAR]);
     }
 }
 
@@ -137,7 +99,7 @@ fn figures(hop: &Hop) -> String {
     line
 }
 
-fn checks(canvas: &mut Canvas, hop: &Hop, y: f64) {
+fn checks(canvas: &mut Picture, hop: &Hop, y: f64) {
     let mut spans = String::new();
     for (number, check) in hop.checks.iter().enumerate() {
         let (class, sign) = sign(check.verdict);
@@ -157,7 +119,7 @@ fn sign(verdict: Verdict) -> (&'static str, char) {
 }
 
 /// Seconds, in steps of 1, 2 or 5 times a power of ten.
-fn axis(canvas: &mut Canvas, scale: &Scale, end: Duration, y: f64) {
+fn axis(canvas: &mut Picture, scale: &Scale, end: Duration, y: f64) {
     let step = (0..).flat_map(|power| [1, 2, 5].map(|digit| digit * 10_u64.pow(power)));
     let step = step.take(15).find(|step| end.as_secs() / step < MARKS).unwrap_or(u64::MAX);
     canvas.put(&format!(r#"<path class="line" d="M{LEFT} {y:.1}H{:.1}"/>"#, WIDTH - MARGIN));
@@ -170,7 +132,7 @@ fn axis(canvas: &mut Canvas, scale: &Scale, end: Duration, y: f64) {
 }
 
 /// What the shapes mean, the verdict, and the command.
-fn foot(canvas: &mut Canvas, report: &DemoReport, command: &str, height: f64) {
+fn foot(canvas: &mut Picture, report: &DemoReport, command: &str, height: f64) {
     let y = height - 82.0;
     let legend = "Full: runs the guest. Pale: runs it, and sends its memory. Dashed: receives it. \
         Between two bars the guest stands still.";
@@ -184,10 +146,6 @@ fn foot(canvas: &mut Canvas, report: &DemoReport, command: &str, height: f64) {
     let class = if report.holds() { "name good" } else { "name bad" };
     canvas.text(class, MARGIN, height - 24.0, report.verdict());
     canvas.text("code faint end", WIDTH - MARGIN, height - 24.0, command);
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]

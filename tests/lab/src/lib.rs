@@ -8,6 +8,7 @@
 mod apt;
 pub mod bench;
 pub mod cpio;
+pub mod document;
 pub mod error;
 pub mod faults;
 pub mod guest;
@@ -20,6 +21,7 @@ pub mod netlink;
 pub mod network;
 pub mod packages;
 pub mod patience;
+pub mod picture;
 mod pid1;
 pub mod process;
 pub mod qemu;

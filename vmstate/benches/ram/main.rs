@@ -3,14 +3,16 @@
 //! The ways to do a thing take turns in each round, so that a noisy machine is noisy to all of them; of each, the best and the
 //! median round are printed, and the ratio of the medians to the first of its group.
 
+mod packet;
 mod xbzrle;
+mod zero;
 
 use std::time::Instant;
 
 /// Name and benchmarks of a section, which are run so many rounds.
 type Section = (&'static str, fn(usize));
 
-const SECTIONS: [Section; 1] = [("xbzrle", xbzrle::run)];
+const SECTIONS: [Section; 3] = [("zero", zero::run), ("packet", packet::run), ("xbzrle", xbzrle::run)];
 
 fn main() {
     // Cargo adds `--bench`.
