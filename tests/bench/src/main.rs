@@ -60,9 +60,11 @@ fn main() {
     if !has_qemu {
         eprintln!("there is no QEMU here: nothing is compared with it");
     }
-    let mut groups = Vec::new();
+    let place = place::describe();
+    let mut all: Vec<Group> = Vec::new();
     for data in Data::ALL {
         let mut memory = None;
+        let first = all.len();
         for transport in Transport::ALL {
             let mut variants = Variant::all(data, transport, &filter);
             variants.retain(|variant| has_qemu || variant.sender != Sender::Qemu);
@@ -72,25 +74,25 @@ fn main() {
             let memory = memory.get_or_insert_with(|| Memory::new(data, data.mib(options.mib), directory.path()));
             let group = measure(memory, transport, variants, options.turns);
             println!("{}", table::markdown(&group));
-            groups.push(group);
+            all.push(group);
         }
-    }
-    if let Some(file) = &options.json {
-        write(file, &serde_json::to_string_pretty(&table::json(&groups)).expect("figures are JSON"));
-    }
-    let place = place::describe();
-    for group in groups.chunk_by(|one, next| one.data == next.data) {
-        let Some(Group { data, .. }) = group.first() else { continue };
+        let groups = &all[first..];
+        if groups.is_empty() {
+            continue;
+        }
         if let Some(page) = &options.markdown {
-            let tables: Vec<String> = group.iter().map(table::markdown).collect();
+            let tables: Vec<String> = groups.iter().map(table::markdown).collect();
             let text = format!("{place}\n\n{}", tables.join("\n"));
             vmstate_lab::document::replace(page, &format!("cargo measure: {data}"), &text)
                 .unwrap_or_else(|error| panic!("{error}"));
         }
         if let Some(directory) = &options.plot {
             let command = format!("cargo measure --only {data} --plot DIR");
-            write(&directory.join(format!("{data}.svg")), &bars::draw(group, &place, &command));
+            write(&directory.join(format!("{data}.svg")), &bars::draw(groups, &place, &command));
         }
+    }
+    if let Some(file) = &options.json {
+        write(file, &serde_json::to_string_pretty(&table::json(&all)).expect("figures are JSON"));
     }
 }
 
