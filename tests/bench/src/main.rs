@@ -38,7 +38,7 @@ struct Options {
     /// Measure only what these words fit: of each kind (data, transport, channels, who) one of those given
     #[arg(long, value_delimiter = ',', value_name = "WORD,…")]
     only: Vec<Word>,
-    /// Write each turn's figures there
+    /// Write each turn's figures there. A file that is given is looked for from the root of the repository on
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Replace the tables of this page: those between `<!-- cargo measure: DATA -->` and `<!-- end -->`
@@ -83,17 +83,22 @@ fn main() {
         if let Some(page) = &options.markdown {
             let tables: Vec<String> = groups.iter().map(table::markdown).collect();
             let text = format!("{place}\n\n{}", tables.join("\n"));
-            vmstate_lab::document::replace(page, &format!("cargo measure: {data}"), &text)
+            vmstate_lab::document::replace(&in_repository(page), &format!("cargo measure: {data}"), &text)
                 .unwrap_or_else(|error| panic!("{error}"));
         }
         if let Some(directory) = &options.plot {
             let command = format!("cargo measure --only {data} --plot DIR");
-            write(&directory.join(format!("{data}.svg")), &bars::draw(groups, &place, &command));
+            write(&in_repository(directory).join(format!("{data}.svg")), &bars::draw(groups, &place, &command));
         }
     }
     if let Some(file) = &options.json {
-        write(file, &serde_json::to_string_pretty(&table::json(&all)).expect("figures are JSON"));
+        write(&in_repository(file), &serde_json::to_string_pretty(&table::json(&all)).expect("figures are JSON"));
     }
+}
+
+/// Cargo starts a benchmark in the folder of its package.
+fn in_repository(path: &Path) -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(path)
 }
 
 fn write(file: &Path, text: &str) {

@@ -1,4 +1,6 @@
-//! How fast the kernels of the RAM path are: `cargo bench -p vmstate --bench ram [-- ROUNDS [NAME]]`, with a NAME only that section.
+//! How fast the kernels of the RAM path are: `cargo bench -p vmstate --bench ram [-- ROUNDS [NAME [PAGE]]]`, with a NAME other than `all`
+//! only that section. The table replaces the one between `<!-- kernels of the RAM path -->` and `<!-- end -->` of PAGE,
+//! a path from the root of the repository on.
 //!
 //! The ways to do a thing take turns in each round, so that a noisy machine is noisy to all of them; of each, the best and the
 //! median round are printed, and the ratio of the medians to the first of its group.
@@ -7,6 +9,8 @@ mod packet;
 mod xbzrle;
 mod zero;
 
+use std::path::Path;
+use std::sync::Mutex;
 use std::time::Instant;
 
 /// Name and benchmarks of a section, which are run so many rounds.
@@ -18,11 +22,30 @@ fn main() {
     // Cargo adds `--bench`.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let rounds = arguments.first().map_or(30, |rounds| rounds.parse().expect("ROUNDS is a number"));
+    let only = arguments.get(1).filter(|name| *name != "all");
+    say("| | way | best | median | speed to the first |\n| --- | --- | ---: | ---: | ---: |");
     for (name, run) in SECTIONS {
-        if arguments.get(1).is_none_or(|wanted| wanted == name) {
+        if only.is_none_or(|wanted| wanted == name) {
             run(rounds);
         }
     }
+    if let Some(page) = arguments.get(2) {
+        let table = TABLE.lock().expect("one thread");
+        let page = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(page);
+        vmstate_lab::document::replace(&page, "kernels of the RAM path", &table)
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// All lines so far.
+static TABLE: Mutex<String> = Mutex::new(String::new());
+
+/// Prints a line of the table.
+fn say(line: &str) {
+    println!("{line}");
+    let mut table = TABLE.lock().expect("one thread");
+    table.push_str(line);
+    table.push('\n');
 }
 
 /// What the numbers of a group are.
@@ -35,7 +58,7 @@ enum Unit {
 impl Unit {
     fn of(self, seconds: f64) -> String {
         match self {
-            Self::Speed(bytes) => format!("{:10.0} MB/s", bytes as f64 / seconds / 1e6),
+            Self::Speed(bytes) => format!("{:.0} MB/s", bytes as f64 / seconds / 1e6),
         }
     }
 }
@@ -61,6 +84,6 @@ fn compare(group: &str, unit: Unit, rounds: usize, ways: &mut [Way<'_>]) {
         times.sort_by(f64::total_cmp);
         let (best, median) = (times[0], times[times.len() / 2]);
         let ratio = *first.get_or_insert(median) / median;
-        println!("{group:32} {name:28} {} {} {ratio:8.2}", unit.of(best), unit.of(median));
+        say(&format!("| {group} | {name} | {} | {} | {ratio:.2} |", unit.of(best), unit.of(median)));
     }
 }
