@@ -102,6 +102,9 @@ fn in_repository(path: &Path) -> PathBuf {
 }
 
 fn write(file: &Path, text: &str) {
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    }
     std::fs::write(file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }
 
