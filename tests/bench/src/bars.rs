@@ -6,9 +6,9 @@ use crate::case::{Encoding, Limit, Sender};
 use crate::measured::{Group, Row};
 
 /// Where bars begin.
-const LEFT: f64 = 230.0;
+const LEFT: f64 = 205.0;
 /// The longest bar.
-const LONGEST: f64 = 370.0;
+const LONGEST: f64 = 310.0;
 /// Where the first group begins.
 const TOP: f64 = 84.0;
 const BAR: f64 = 16.0;
