@@ -9,7 +9,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::cli::{
     self, Command, ContArgs, EXIT_UNACKNOWLEDGED, EXIT_UNDECIDED, EXIT_UNKNOWN, EXIT_USAGE, MigrateArgs, Outcome,
-    Parsed, Translation,
+    Parsed, PlanArgs, Translation,
 };
 use crate::config::Config;
 use crate::console::{self, Console};
@@ -39,6 +39,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
         }
         Command::Migrate(arguments) => migrate(&arguments),
+        Command::Plan(arguments) => plan(&arguments),
         Command::Cont(arguments) => cont(&arguments),
         Command::FromQemu(arguments) => translate(cli::from_qemu(&arguments.words)),
         Command::ToQemu(arguments) => translate(cli::to_qemu(&arguments.words)),
@@ -119,6 +120,17 @@ fn migrate(arguments: &MigrateArgs) -> ExitCode {
         Ok(Outcome::Undecided(why)) => end(&why, EXIT_UNDECIDED),
         Ok(Outcome::Unknown(why)) => end(&why, EXIT_UNKNOWN),
         Err(error) => not_asked(&error),
+    }
+}
+
+/// The plan to the standard output; success if the migration completes.
+fn plan(arguments: &PlanArgs) -> ExitCode {
+    match arguments.carry_out() {
+        Ok(planned) => {
+            println!("{}", planned.text);
+            ExitCode::from(u8::from(!planned.completes))
+        }
+        Err(error) => refuse(&error),
     }
 }
 

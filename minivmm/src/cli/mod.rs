@@ -4,6 +4,7 @@ mod cont;
 mod limits;
 mod migrate;
 mod parameters;
+mod plan;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use clap::{Parser, Subcommand};
 pub use cont::ContArgs;
 pub use migrate::{MigrateArgs, Outcome};
 pub use parameters::{ParameterArgs, PolicyArgs, SendingArgs};
+pub use plan::{PlanArgs, Planned};
 pub use run::RunArgs;
 pub use translate::{TranslateArgs, Translation, from_qemu, line, to_qemu};
 
@@ -40,6 +42,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Migrate a running machine, and wait for the end
     Migrate(MigrateArgs),
+    /// Foretell a migration: rounds, times, throttle, and what would help
+    Plan(Box<PlanArgs>),
     /// Let a stopped guest go on, or take it back after a migration
     Cont(ContArgs),
     /// Print the command line of minivmm that matches one of QEMU's microvm
@@ -80,7 +84,7 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Text(error.to_string())),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => Err(UsageError(
-                "no command given; say run, migrate, cont, from-qemu or to-qemu, or see minivmm --help".into(),
+                "no command given; say run, migrate, plan, cont, from-qemu or to-qemu, or see minivmm --help".into(),
             )),
             ErrorKind::InvalidSubcommand if is_demo(error.get(ContextKind::InvalidSubcommand)) => {
                 Err(UsageError("the demo is a program of its own: run `cargo demo` in minivmm's source tree".into()))

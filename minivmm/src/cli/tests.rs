@@ -127,19 +127,19 @@ fn each_mistake_gets_one_sentence() {
     let mistakes: &[(&[&str], &str)] = &[
         (
             &["--memory", "64.5G"],
-            "invalid value '64.5G' for '--memory <SIZE>': write a number of bytes, or one with K, M or G, as 256M",
+            "invalid value '64.5G' for '--memory <SIZE>': write a number of bytes, or one with K, M, G or T, as 256M",
         ),
         (
             &["--memory", "+1M"],
-            "invalid value '+1M' for '--memory <SIZE>': write a number of bytes, or one with K, M or G, as 256M",
+            "invalid value '+1M' for '--memory <SIZE>': write a number of bytes, or one with K, M, G or T, as 256M",
         ),
         (
             &["--memory", "M"],
-            "invalid value 'M' for '--memory <SIZE>': write a number of bytes, or one with K, M or G, as 256M",
+            "invalid value 'M' for '--memory <SIZE>': write a number of bytes, or one with K, M, G or T, as 256M",
         ),
         (
             &["--memory", ""],
-            "invalid value '' for '--memory <SIZE>': write a number of bytes, or one with K, M or G, as 256M",
+            "invalid value '' for '--memory <SIZE>': write a number of bytes, or one with K, M, G or T, as 256M",
         ),
         (&["--memory", "65G"], "invalid value '65G' for '--memory <SIZE>': guest RAM is 1M to 64G"),
         (&["--memory", "1048575"], "invalid value '1048575' for '--memory <SIZE>': guest RAM is 1M to 64G"),
@@ -168,7 +168,7 @@ fn each_mistake_gets_one_sentence() {
         ),
         (
             &["--disk", "a.raw,bytes-per-second=fast"],
-            "invalid value 'a.raw,bytes-per-second=fast' for '--disk <FILE>': bytes-per-second: write a number of bytes, or one with K, M or G, as 256M",
+            "invalid value 'a.raw,bytes-per-second=fast' for '--disk <FILE>': bytes-per-second: write a number of bytes, or one with K, M, G or T, as 256M",
         ),
         (
             &["--disk", "a.raw,bytes-burst=1M"],
@@ -277,7 +277,7 @@ fn migrate_and_no_command() {
     );
     assert_eq!(
         command(&[]).unwrap_err(),
-        "no command given; say run, migrate, cont, from-qemu or to-qemu, or see minivmm --help"
+        "no command given; say run, migrate, plan, cont, from-qemu or to-qemu, or see minivmm --help"
     );
     assert_eq!(command(&["start"]).unwrap_err(), "unrecognized subcommand 'start'; see minivmm --help");
 }

@@ -8,17 +8,18 @@ use crate::config::{Address, Cpu, Disk, ListenAt, Net, Serial};
 use crate::cpu::Choice;
 use crate::passed;
 
-/// Bytes, from a number with an optional `K`, `M` or `G` (powers of 1024).
+/// Bytes, from a number with an optional `K`, `M`, `G` or `T` (powers of 1024).
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let shift = match text.chars().last() {
         Some('K' | 'k') => 10,
         Some('M' | 'm') => 20,
         Some('G' | 'g') => 30,
+        Some('T' | 't') => 40,
         _ => 0,
     };
     let digits = if shift == 0 { text } else { &text[..text.len() - 1] };
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err("write a number of bytes, or one with K, M or G, as 256M".into());
+        return Err("write a number of bytes, or one with K, M, G or T, as 256M".into());
     }
     digits
         .parse::<u64>()
@@ -54,6 +55,65 @@ pub(super) fn time(text: &str) -> Option<Duration> {
         _ => return None,
     };
     number(digits)?.checked_mul(milliseconds).map(Duration::from_millis)
+}
+
+/// Bytes a second, as `2G/s` or `1.5G`, in powers of 1024.
+pub(super) fn bytes_per_second(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    scaled(number.strip_suffix('B').unwrap_or(number), 1024.0)
+        .and_then(whole)
+        .ok_or_else(|| "write bytes a second, as 500M/s or 1.5G/s".into())
+}
+
+/// Bytes a second of a wire: `100G`, `100Gbit/s` and `100Gbps` are bits, as networks have them, in powers of 1000; `12G/s` and `12GB/s`
+/// are bytes, in powers of 1024.
+pub(super) fn bandwidth(text: &str) -> Result<u64, String> {
+    let bits = ["bit/s", "bit", "bps"].into_iter().find_map(|unit| text.strip_suffix(unit));
+    let bytes = if text.ends_with("/s") || text.ends_with('B') { bytes_per_second(text).ok() } else { None };
+    let wire = match bits {
+        None if bytes.is_some() => bytes,
+        _ => scaled(bits.unwrap_or(text), 1000.0).and_then(|bits| whole(bits / 8.0)),
+    };
+    wire.filter(|&wire| wire > 0)
+        .ok_or_else(|| "write bits a second, as 100G or 100Gbit/s, or bytes, as 12G/s; more than none".into())
+}
+
+/// A time, with a fraction and down to microseconds: `0.2ms`, `50us`, `1s`; without a unit it is in ms.
+pub(super) fn short_time(text: &str) -> Result<Duration, String> {
+    let units = [("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("", 1e-3)];
+    let of = |(unit, seconds): (&str, f64)| Some((text.strip_suffix(unit)?, seconds));
+    let time = units.into_iter().find_map(of).and_then(|(number, seconds)| Some(fraction(number)? * seconds));
+    time.and_then(|time| Duration::try_from_secs_f64(time).ok())
+        .ok_or_else(|| "write a time, as 0.2ms, 50us or 1s".into())
+}
+
+/// A share of all, in percent, as a part of 1.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    let percent = fraction(text.strip_suffix('%').unwrap_or(text));
+    percent
+        .filter(|percent| (0.0..100.0).contains(percent))
+        .map(|percent| percent / 100.0)
+        .ok_or_else(|| "write a percentage from 0 to below 100, as 0.01%".into())
+}
+
+/// A number with an optional `K`, `M`, `G` or `T`: powers of `step`.
+fn scaled(text: &str, step: f64) -> Option<f64> {
+    let power = text.chars().last().and_then(|last| "kmgt".find(last.to_ascii_lowercase()));
+    let number = if power.is_some() { text.get(..text.len() - 1)? } else { text };
+    let power = power.map_or(0, |power| power + 1);
+    Some(fraction(number)? * step.powi(i32::try_from(power).ok()?))
+}
+
+/// Digits, with a point among them or without; no sign, no exponent.
+fn fraction(text: &str) -> Option<f64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    digits.then(|| text.parse().ok())?
+}
+
+/// What fits into 64 bits.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was looked at before")]
+fn whole(number: f64) -> Option<u64> {
+    (0.0..=u64::MAX as f64 / 2.0).contains(&number).then(|| number.round() as u64)
 }
 
 /// Guest RAM: whole pages, from the megabyte that the boot protocol needs to the 64 GiB that the machine can map.
