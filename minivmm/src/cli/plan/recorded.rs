@@ -9,6 +9,8 @@ use vmstate::migrate::plan::{self, Scenario};
 
 use crate::cli::UsageError;
 
+/// Writes to a page in a round for one that a report counts, at most.
+const MOST_REPEATED: u64 = 64;
 /// Halvings of the range in which the working set is looked for: to less than a page of a gibibyte.
 const HALVINGS: u32 = 18;
 
@@ -33,18 +35,41 @@ pub(super) fn scenario(file: &Path) -> Result<Scenario, UsageError> {
     Ok(scenario)
 }
 
-/// Finds the working set with which as many pages are sent as were, unless it is known.
+/// Finds the working set with which as many pages are sent as were, unless it is known. Where all memory is too little for that, the
+/// guest wrote pages more than once in a round, which no report counts: it is found how often.
 pub(super) fn fit(scenario: &mut Scenario, known: Option<u64>, file: Option<&Path>) -> Result<(), UsageError> {
     let (None, Some(file)) = (known, file) else { return Ok(()) };
     let sent = Recorded::read(file)?.number("normal")?;
-    let (mut small, mut large) = (0, scenario.memory);
-    for _ in 0..HALVINGS {
-        scenario.writes.working_set = small + (large - small) / 2;
-        let plan = plan::run(scenario).map_err(|error| UsageError(error.message().to_owned()))?;
-        let middle = scenario.writes.working_set;
-        *(if plan.report.pages.normal > sent { &mut large } else { &mut small }) = middle;
+    let memory = scenario.memory;
+    scenario.writes.working_set = memory;
+    let rate = scenario.writes.bytes_per_second;
+    if is_enough(scenario, sent)? {
+        halve(scenario, sent, (0, memory), |scenario, set| scenario.writes.working_set = set)
+    } else {
+        let most = rate.saturating_mul(MOST_REPEATED);
+        halve(scenario, sent, (rate, most), |scenario, rate| scenario.writes.bytes_per_second = rate)
     }
+}
+
+/// Sets the least in a range with which so many pages are sent.
+fn halve(
+    scenario: &mut Scenario,
+    sent: u64,
+    (mut small, mut large): (u64, u64),
+    set: impl Fn(&mut Scenario, u64),
+) -> Result<(), UsageError> {
+    for _ in 0..HALVINGS {
+        let middle = small + (large - small) / 2;
+        set(scenario, middle);
+        *(if is_enough(scenario, sent)? { &mut large } else { &mut small }) = middle;
+    }
+    set(scenario, large);
     Ok(())
+}
+
+fn is_enough(scenario: &Scenario, sent: u64) -> Result<bool, UsageError> {
+    let plan = plan::run(scenario).map_err(|error| UsageError(error.message().to_owned()))?;
+    Ok(plan.report.pages.normal >= sent)
 }
 
 impl Recorded {

@@ -143,6 +143,13 @@ fn a_migration_that_was_is_planned_again() {
     let downtime = plan["downtime"].as_f64().unwrap();
     assert!((17.0..60.0).contains(&downtime), "{plan}");
 
+    // A guest that wrote all of its 128 MiB again, and again, and of which each page was counted once a round.
+    let mut busy = figures();
+    busy["ram"]["normal"] = json!(3 * 32768);
+    let again = from(&busy);
+    assert!(again["transferred"].as_u64() > plan["transferred"].as_u64().map(|bytes| bytes * 2), "{again}");
+    let plan = from(&figures());
+
     let line = |rest: &str| as_json(&format!("--from {} {rest}", file.display()));
     assert!(line("--bandwidth 8G")["total-time"].as_f64().unwrap() < plan["total-time"].as_f64().unwrap() / 2.0);
     assert!(line("--dirty-rate 0")["guest"].as_str().unwrap().ends_with("writes nothing"));
