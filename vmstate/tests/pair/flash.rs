@@ -43,13 +43,14 @@ pub struct Flash {
     guest: Option<Guest>,
     /// Says that nothing is pending, whatever is.
     pub lies: bool,
+    description: &'static Description,
 }
 
 impl Flash {
     /// Zeros, which nobody writes.
     pub fn new(blocks: usize) -> Self {
         let cells = Cells { blocks: vec![[0; BLOCK]; blocks], random: 0x9e37_79b9_7f4a_7c15, ..Cells::default() };
-        Self { cells: Arc::new(Mutex::new(cells)), guest: None, lies: false }
+        Self { cells: Arc::new(Mutex::new(cells)), guest: None, lies: false, description: &FLASH }
     }
 
     /// From now on `guest` writes, while it runs, so often; and a block before and after it is read to be sent.
@@ -59,6 +60,11 @@ impl Flash {
         (cells.writes_per_second, cells.written_until) = (writes_per_second, guest.ran());
         drop(cells);
         self
+    }
+
+    /// Of another release.
+    pub fn describe(&mut self, description: &'static Description) {
+        self.description = description;
     }
 
     pub fn blocks(&self) -> Vec<[u8; BLOCK]> {
@@ -122,7 +128,7 @@ impl Cells {
 
 impl IterativeSection for Flash {
     fn description(&self) -> &'static Description {
-        &FLASH
+        self.description
     }
 
     fn setup(&mut self, out: &mut Outbox) -> Result<()> {

@@ -2,6 +2,8 @@
 //! stream, the answers, and the pages.
 #![cfg(feature = "engine")]
 
+#[path = "../pair/mod.rs"]
+mod pair;
 mod xbzrle;
 
 use std::io::{BufRead, BufReader, Write};
@@ -9,6 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use pair::flash::Flash;
 use serde_json::{Value, json};
 use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
 use vmstate::codec::{Reader, Strictness, Writer};
@@ -238,12 +241,14 @@ fn qemu_takes_our_pages_and_says_so() {
     }
     let (mut machine, control) = (Vm { running: true, ..Vm::default() }, Control::default());
     control.set_downtime_limit(PATIENCE);
+    let (flash, mut sections) = (Flash::new(3), Sections::new());
+    sections.add_iterative(flash.clone()).unwrap().beyond_qemu();
     let departure = source::run(
         Outgoing {
             channel: &mut channel,
             clock: &MonotonicClock::new(),
             machine: &mut machine,
-            sections: &mut Sections::new(),
+            sections: &mut sections,
             ram: &ram,
             log: &mut Still,
         },
@@ -252,11 +257,54 @@ fn qemu_takes_our_pages_and_says_so() {
     );
     assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
     assert!(!machine.running);
+    assert_eq!(flash.state(), (false, 0), "QEMU has no such section: it is not even set up");
     let status = qemu.execute("query-migrate", json!({}));
     assert_eq!(status["status"], "completed", "{status}");
     qemu.execute("pmemsave", json!({"val": 0, "size": 0xa0000, "filename": dump}));
     let dumped = std::fs::read(&dump).unwrap();
     assert!(dumped == ram.bytes.lock().unwrap()[0][..0xa0000]);
+}
+
+/// A section in parts that the author does not keep from a QEMU. QEMU refuses its first bytes, which come before the first page.
+#[test]
+fn qemu_refuses_a_section_in_parts_that_it_lacks_before_the_first_page() {
+    if skipped() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let mut qemu = Qemu::start(&["-incoming", "defer"]);
+    let uri = format!("unix:{}", socket.display());
+    qemu.execute("migrate-incoming", json!({"uri": uri, "exit-on-error": false}));
+    let mut channel = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
+    let (mut machine, control) = (Vm { running: true, ..Vm::default() }, Control::default());
+    let (flash, mut sections) = (Flash::new(3), Sections::new());
+    sections.add_iterative(flash.clone()).unwrap();
+    let departure = source::run(
+        Outgoing {
+            channel: &mut channel,
+            clock: &MonotonicClock::new(),
+            machine: &mut machine,
+            sections: &mut sections,
+            ram: &Ram::new(),
+            log: &mut Still,
+        },
+        &patient(),
+        &control,
+    );
+    assert_eq!(departure.phase, SourcePhase::Failed);
+    assert!(machine.running && departure.report.rounds.is_empty());
+    assert_eq!((departure.report.pages.normal, departure.report.pages.zero), (0, 0));
+    assert_eq!(flash.state(), (false, 1));
+    // Status 1 is all that a QEMU says over the wire.
+    let error = departure.error.unwrap();
+    assert_eq!(error.kind(), ErrorKind::Peer);
+    assert_eq!(error.to_string(), "the destination refused the guest (status 1): its own log says why");
+    find("failure of QEMU's migration", || {
+        let status = qemu.execute("query-migrate", json!({}));
+        assert_ne!(status["status"], "completed", "{status}");
+        (status["status"] == "failed").then_some(())
+    });
 }
 
 #[test]
