@@ -31,11 +31,13 @@ impl Source<'_, '_> {
     pub(super) fn round_and_verdict(&mut self) -> Result<bool> {
         if self.report.rounds.is_empty() {
             self.report.setup = self.clock.now().saturating_sub(self.begun);
-            // The destination is awake, and nothing is on the way: these answers take a round trip and no more.
+            // The destination is awake, and nothing is on the way: these answers take a round trip and no more. They are of the
+            // introduction, which has no bandwidth limit.
             for _ in 0..LONE_PROBES {
-                self.probe(self.clock.now(), PageCount::default(), Tells::Rounds)?;
+                self.probe(self.clock.now(), PageCount::default(), Tells::Nothing)?;
                 self.hear_all()?;
             }
+            self.pace.lift(self.clock.now());
             self.rehearse(Self::rounds_begin)?;
         }
         let put_off = self.rests_until.take();
