@@ -104,13 +104,15 @@ fn migrate_waits_for_the_end_and_tells_it() {
             downtime.commit = Duration::from_millis(12);
             info.figures.downtime = Some(downtime);
             info.figures.bytes = 300 << 20;
+            info.figures.slowdown.throttled = Duration::from_millis(42);
+            info.figures.slowdown.rehearsed = Duration::from_millis(6);
         });
     });
     let output = migrate(directory.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
-        "migrated to unix:/run/there: 300 MiB in 1500 ms, downtime 12 ms\n"
+        "migrated to unix:/run/there: 300 MiB in 1500 ms, downtime 12 ms, guest slowed by 3.2 %\n"
     );
     assert_eq!(requests.recv().unwrap(), Request::Migrate(Address::Unix("/run/there".into())));
 

@@ -166,6 +166,9 @@ fn progress(figures: &Value) -> String {
     if let Some(downtime) = figures["expected-downtime"].as_u64() {
         text += &format!(", expected downtime {downtime} ms");
     }
+    if let Some(throttle) = figures["cpu-throttle-percentage"].as_u64() {
+        text += &format!(", throttled by {throttle} %");
+    }
     text
 }
 
@@ -174,7 +177,9 @@ fn summary(figures: &Value) -> String {
         (Some(total), Some(bytes)) => {
             let downtime =
                 figures["downtime"].as_u64().map(|downtime| format!(", downtime {downtime} ms")).unwrap_or_default();
-            format!(": {} MiB in {total} ms{downtime}", bytes >> 20)
+            let slowed = figures["guest-slowdown"]["percent"].as_f64();
+            let slowed = slowed.map(|percent| format!(", guest slowed by {percent:.1} %")).unwrap_or_default();
+            format!(": {} MiB in {total} ms{downtime}{slowed}", bytes >> 20)
         }
         _ => String::new(),
     }

@@ -55,8 +55,18 @@ impl Machine {
         disks: Vec<Disk>,
         lease: Option<PathBuf>,
     ) -> Self {
+        Self::start_kernel(dir, incoming, disks, lease, &tiny::bzimage())
+    }
+
+    pub(crate) fn start_kernel(
+        dir: &Path,
+        incoming: Option<&Address>,
+        disks: Vec<Disk>,
+        lease: Option<PathBuf>,
+        bzimage: &[u8],
+    ) -> Self {
         let kernel = dir.join("kernel");
-        std::fs::write(&kernel, tiny::bzimage()).unwrap();
+        std::fs::write(&kernel, bzimage).unwrap();
         let console = Console::default();
         let config = Config {
             kernel: incoming.is_none().then_some(kernel),
@@ -101,6 +111,11 @@ impl Machine {
     pub(crate) fn passes(&self) -> usize {
         let text = self.printed();
         text.lines().filter(|line| line.len() == 9 && line.starts_with('p')).count()
+    }
+
+    /// Until the guest has printed a line.
+    pub(crate) fn await_line(&self) {
+        until(|| self.printed().contains('\n'), || format!("{:?}", self.handle.run_state()));
     }
 
     pub(crate) fn await_passes(&self, more: usize) {

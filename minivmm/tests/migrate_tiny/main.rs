@@ -8,3 +8,4 @@ mod older;
 mod ownership;
 mod proxy;
 mod requests;
+mod throttled;

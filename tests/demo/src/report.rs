@@ -146,6 +146,8 @@ impl Hop {
             "total_ms": self.migration["total-time"],
             "downtime_ms": self.migration["downtime"],
             "downtime_felt_ms": self.felt.map(|[felt, _]| felt),
+            // For so much of the total time a vCPU stood on average before the pause; a QEMU does not tell.
+            "slowdown_percent": self.migration["guest-slowdown"]["percent"],
             "usual_gap_ms": self.felt.map(|[_, usual]| usual),
             "holds": self.holds(),
             "checks": self.checks.iter().map(Check::json).collect::<Vec<_>>(),
@@ -275,6 +277,9 @@ pub(crate) mod tests {
     fn figures_and_verdicts_stand_in_lines_of_their_own() {
         let mut hop = hop(vec![Check::skipped("datagrams", "no right to make a tap")]);
         hop.gave_up = Some("gave up: a higher downtime limit would help".into());
+        assert_eq!(hop.json()["slowdown_percent"], Value::Null, "a QEMU does not tell");
+        hop.migration["guest-slowdown"] = json!({ "throttled": 0, "rehearsed": 23_750, "percent": 1.25 });
+        assert_eq!(hop.json()["slowdown_percent"], 1.25);
         let text = hop.to_string();
         let lines = [
             "first try            gave up: a higher downtime limit would help",

@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::time::ClockId;
 use serde_json::{Value, json};
 use vmstate::migrate::{Downtime, Phase, Slowdown, SourcePhase};
+use vmstate::ram::XbzrleCount;
 
 use crate::config::Address;
 use crate::control::Session;
@@ -295,7 +296,22 @@ fn migration_figures_are_in_the_units_of_qemu() {
         slowed["guest-slowdown"],
         json!({"throttled": 2900, "rehearsed": 75, "percent": 25.0, "highest-throttle": 40})
     );
+    let mut count = XbzrleCount::default();
+    (count.cache_bytes, count.pages, count.encoded, count.overflow) = (67_108_864, 12, 9, 3);
+    (count.bytes, count.cache_miss, count.cache_miss_rate, count.encoding_rate) = (12_345, 19, 0.25, 40.5);
+    shared.update_migration(|info| info.figures.xbzrle = Some(count));
+    let changed = &talk.say(query)[0]["return"];
+    assert_eq!(
+        changed["xbzrle-cache"],
+        json!({
+            "cache-size": 67_108_864, "bytes": 12_345, "pages": 12, "cache-miss": 19, "cache-miss-rate": 0.25,
+            "encoding-rate": 40.5, "overflow": 3
+        })
+    );
+    // Nine of the 28 were not sent whole.
+    assert_eq!((&changed["ram"]["normal"], &changed["ram"]["normal-bytes"]), (&json!(19), &json!(19 * 4096)));
     shared.update_migration(|info| {
+        info.figures.xbzrle = None;
         info.figures.throttle_percent = 0;
         info.figures.slowdown = Slowdown::default();
         info.phase = Phase::Source(SourcePhase::Completed);
