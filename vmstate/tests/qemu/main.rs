@@ -2,6 +2,7 @@
 //! stream, the answers, and the pages.
 #![cfg(feature = "engine")]
 
+mod pages;
 #[path = "../pair/mod.rs"]
 mod pair;
 mod xbzrle;

@@ -1,0 +1,175 @@
+//! Guest memory to a QEMU that does not run it, and back from there, over page channels: the oracle is QEMU's own view of the memory,
+//! and then each page that comes back.
+
+use std::thread;
+
+use serde_json::json;
+use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
+use vmstate::migrate::destination::{self, Incoming};
+use vmstate::migrate::multifd::{Compression, Receivers, Senders};
+use vmstate::migrate::source::{self, Outgoing};
+use vmstate::migrate::{Control, SourcePhase};
+use vmstate::ram::GuestRam;
+use vmstate::section::{Section, Sections};
+use vmstate_lab::patience::{PATIENCE, find};
+use vmstate_lab::random::Random;
+
+use super::{BLOCKS, Qemu, Ram, Still, Vm, devices, lenient, patient, skipped};
+
+/// The guest sees firmware there, and RAM around it.
+const FIRMWARE: std::ops::Range<usize> = 0xe_0000..0x10_0000;
+
+/// Noise, zeros, and pages as programs leave them: words that are alike, text, and the rest of a page empty.
+fn fill(ram: &Ram, seed: u64) {
+    let mut random = Random::new(seed);
+    let mut bytes = ram.bytes.lock().unwrap();
+    let pages = bytes.iter_mut().flat_map(|block| block.chunks_exact_mut(4096));
+    for (number, page) in pages.enumerate() {
+        // Stretches of one to eight pages of a kind.
+        match (number / 8 + number) % 5 {
+            0 => {}
+            1 | 2 => page.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&random.number().to_ne_bytes())),
+            3 => {
+                let base = 0xffff_8880_0000_0000 + random.below(1 << 30);
+                let words = page.chunks_exact_mut(16).enumerate();
+                words.for_each(|(at, word)| word[..8].copy_from_slice(&(base + 64 * at as u64).to_ne_bytes()));
+            }
+            _ => {
+                let text = b"the quick brown fox jumps over the lazy dog\n".iter().cycle();
+                let len = 1 + random.below(4096) as usize;
+                page.iter_mut().zip(text).take(len).for_each(|(byte, letter)| *byte = *letter);
+            }
+        }
+    }
+}
+
+/// What QEMU has to be told, as source and as destination.
+fn channels(qemu: &mut Qemu, number: u8, compression: Compression) {
+    let capabilities = ["multifd", "return-path"].map(|name| json!({"capability": name, "state": true}));
+    qemu.execute("migrate-set-capabilities", json!({"capabilities": capabilities}));
+    let compression = if compression == Compression::None { "none" } else { "zstd" };
+    qemu.execute("migrate-set-parameters", json!({"multifd-channels": number, "multifd-compression": compression}));
+}
+
+fn there_and_back(number: u8, compression: Compression) {
+    let directory = tempfile::tempdir().unwrap();
+    let [socket, back, dump] = ["socket", "back", "dump"].map(|name| directory.path().join(name));
+    let mut qemu = Qemu::start(&["-incoming", "defer"]);
+    channels(&mut qemu, number, compression);
+    qemu.execute("migrate-incoming", json!({"uri": format!("unix:{}", socket.display())}));
+    let sent = Ram::new();
+    fill(&sent, number.into());
+    send(
+        &sent,
+        || find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok()),
+        number,
+        compression,
+    );
+    assert_eq!(qemu.execute("query-migrate", json!({}))["status"], "completed");
+    qemu.execute("pmemsave", json!({"val": 0, "size": BLOCKS[0].1, "filename": dump}));
+    let dumped = std::fs::read(&dump).unwrap();
+    {
+        let sent = sent.bytes.lock().unwrap();
+        let differs = |page: &usize| dumped[*page..][..4096] != sent[0][*page..][..4096];
+        let visible = (0..dumped.len()).step_by(4096).filter(|page| !FIRMWARE.contains(page));
+        assert_eq!(visible.into_iter().find(differs), None, "a page is another one in QEMU");
+    }
+
+    let listener = Listener::unix(&back).unwrap();
+    qemu.execute("migrate", json!({"uri": format!("unix:{}", back.display())}));
+    let came = Ram::new();
+    // A page that comes as zero has to be made so.
+    came.bytes.lock().unwrap().iter_mut().for_each(|block| block.fill(0xad));
+    receive(&came, &listener, number);
+    find("end of QEMU's migration", || {
+        let status = qemu.execute("query-migrate", json!({}));
+        assert_ne!(status["status"], "failed", "{status}");
+        (status["status"] == "completed").then_some(())
+    });
+    let (sent, came) = (sent.bytes.lock().unwrap(), came.bytes.lock().unwrap());
+    let blocks = BLOCKS.iter().zip(sent.iter().zip(came.iter()));
+    // QEMU makes its ACPI tables anew.
+    for ((name, _), (sent, came)) in blocks.filter(|((name, _), _)| !name.starts_with("/rom@")) {
+        let differs = |page: &usize| sent[*page..][..4096] != came[*page..][..4096];
+        assert_eq!((0..sent.len()).step_by(4096).find(differs), None, "a page of {name} came back as another one");
+    }
+}
+
+fn send(ram: &Ram, connect: impl Fn() -> SocketChannel, number: u8, compression: Compression) {
+    let (mut main, senders) = (connect(), Senders::new(number, compression));
+    let mut options = patient();
+    options.page_channels = Some(senders.clone());
+    let control = Control::default();
+    control.set_downtime_limit(PATIENCE);
+    let departure = thread::scope(|scope| {
+        for id in 0..number {
+            let (mut channel, worker) = (connect(), senders.worker(id));
+            scope.spawn(move || worker.run(&mut channel, ram));
+        }
+        let outgoing = Outgoing {
+            channel: &mut main,
+            clock: &MonotonicClock::new(),
+            machine: &mut Vm { running: true, ..Vm::default() },
+            sections: &mut Sections::new(),
+            ram,
+            log: &mut Still,
+        };
+        source::run(outgoing, &options, &control)
+    });
+    assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
+    let pages = departure.report.pages;
+    assert!(pages.zero > 800 && pages.normal > 3000, "{pages:?}");
+}
+
+fn receive(ram: &Ram, listener: &Listener, number: u8) {
+    let receivers = &Receivers::new();
+    let mut options = lenient();
+    options.page_channels = Some(receivers.clone());
+    let (mut devices, mut sections) = (devices(), Sections::new());
+    for (name, instance, device) in &mut devices {
+        sections.register(name, *instance, device as &mut dyn Section).unwrap();
+    }
+    let mut main = listener.accept_source(&|| true).unwrap();
+    let arrival = thread::scope(|scope| {
+        scope.spawn(|| {
+            while let Ok(mut channel) = listener.accept_pages(&|| !receivers.is_over()) {
+                scope.spawn(move || receivers.worker().run(&mut channel, ram).unwrap());
+            }
+        });
+        let incoming = Incoming {
+            channel: &mut main,
+            clock: &MonotonicClock::new(),
+            machine: &mut Vm::default(),
+            sections: &mut sections,
+            ram,
+        };
+        let arrival = destination::run(incoming, &options, &Control::default());
+        receivers.close();
+        arrival
+    });
+    let arrival = arrival.into_result().unwrap();
+    assert_eq!(receivers.channels(), usize::from(number));
+    let all: u64 = ram.blocks().iter().map(|block| block.len / 4096).sum();
+    assert!(arrival.pages.total() >= all && arrival.pages.zero > 800, "{arrival:?}");
+}
+
+#[test]
+fn each_page_goes_over_page_channels_to_qemu_and_back() {
+    if skipped() {
+        return;
+    }
+    for number in [1, 2, 4] {
+        there_and_back(number, Compression::None);
+    }
+}
+
+#[cfg(feature = "zstd")]
+#[test]
+fn each_page_goes_compressed_over_page_channels_to_qemu_and_back() {
+    if skipped() {
+        return;
+    }
+    for number in [1, 2, 4] {
+        there_and_back(number, Compression::Zstd { level: 1 });
+    }
+}
