@@ -11,6 +11,7 @@ mod inspect;
 mod kernel;
 pub mod machine;
 mod multifd;
+mod pairing;
 mod qmp;
 mod schema;
 mod section;
@@ -35,7 +36,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     section::TARGET,
     stream::TARGET,
     inspect::TARGET,
@@ -47,6 +48,7 @@ pub const TARGETS: [Target; 11] = [
     guest::TARGET,
     xbzrle::TARGET,
     multifd::TARGET,
+    pairing::TARGET,
 ];
 
 impl Target {

@@ -76,6 +76,11 @@ fn multifd() {
 }
 
 #[test]
+fn pairing() {
+    replay("pairing");
+}
+
+#[test]
 fn each_archive_is_as_its_inputs_make_it() {
     for target in TARGETS {
         let inputs = corpus::archived(target.name).expect("an archive");
@@ -90,6 +95,9 @@ fn every_target_is_replayed() {
     let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
     assert_eq!(
         names,
-        ["section", "stream", "inspect", "schema", "compat", "zoo", "qmp", "kernel", "guest", "xbzrle", "multifd"]
+        [
+            "section", "stream", "inspect", "schema", "compat", "zoo", "qmp", "kernel", "guest", "xbzrle", "multifd",
+            "pairing"
+        ]
     );
 }
