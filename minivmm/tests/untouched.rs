@@ -74,7 +74,7 @@ fn a_guest_that_touched_little_costs_little_on_both_sides() {
 
     let mut receiver = RamReceiver::new(&arriving);
     let mut reader = Reader::new(&bytes, 0, Strictness::Strict, Limits::default());
-    while receiver.read_record(&mut reader).unwrap() == RamRecord::Page {}
+    while receiver.read_records(&mut reader).unwrap() == RamRecord::Page {}
     assert_eq!(receiver.received(), sender.sent());
     let arrived = resident(&target);
     assert!((3 * PAGE_SIZE..=before + 3 * (2 << 20)).contains(&arrived), "{arrived} bytes");

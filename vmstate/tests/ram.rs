@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use proptest::prelude::*;
 use vmstate::codec::{Limits, Outbox, Piece, Reader, Strictness};
@@ -107,7 +109,7 @@ fn sent(out: &Outbox, ram: &Ram) -> Vec<u8> {
 fn refusal(bytes: &[u8]) -> Error {
     let ram = Ram::new();
     let mut receiver = RamReceiver::new(&ram);
-    let error = receiver.read_record(&mut reader(bytes)).unwrap_err();
+    let error = receiver.read_records(&mut reader(bytes)).unwrap_err();
     assert!(ram.writes.lock().unwrap().is_empty());
     error
 }
@@ -116,7 +118,7 @@ fn refusal(bytes: &[u8]) -> Error {
 fn good_records() {
     let ram = Ram::new();
     let mut receiver = RamReceiver::new(&ram);
-    let mut record = |bytes: &[u8]| receiver.read_record(&mut reader(bytes)).unwrap();
+    let mut record = |bytes: &[u8]| receiver.read_records(&mut reader(bytes)).unwrap();
     assert_eq!(record(b"\0\0\0\0\0\0\x20\x02\x03low\0"), RamRecord::Page);
     assert_eq!(record(&[b"\0\0\0\0\0\0\x10\x28" as &[u8], &[7; 4096]].concat()), RamRecord::Page);
     assert_eq!(record(b"\0\0\0\0\0\0\0\x02\x04high\0"), RamRecord::Page);
@@ -130,6 +132,62 @@ fn good_records() {
     let written = [(0, 0x2000, 0), (0, 0x1000, 7), (1, 0, 0), (1, 0, 0), (0, 0x1000, 9), (0, 0x1000, 1)];
     assert_eq!(*ram.writes.lock().unwrap(), written);
     assert_eq!((receiver.received().normal, receiver.received().zero), (3, 3));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// However the bytes are cut on their way: what is written, and in which order, is what the records say one by one.
+    #[test]
+    fn each_record_is_written_once_and_in_its_turn(
+        records in prop::collection::vec((0..4_u64, prop::option::of(1..9_u8), any::<bool>()), 1..150),
+        cuts in prop::collection::vec(1..40_000_usize, 1..8),
+    ) {
+        let (mut stream, mut expected, mut last) = (Vec::new(), Vec::new(), None);
+        for &(page, contents, is_named) in &records {
+            let (block, name, offset) = if page < 3 { (0, "low", page << 12) } else { (1, "high", 0) };
+            let continues = last.replace(block) == Some(block) && !is_named;
+            let flags = if contents.is_some() { 0x08 } else { 0x02 } | if continues { 0x20 } else { 0 };
+            stream.extend((offset | flags).to_be_bytes());
+            if !continues {
+                stream.push(name.len() as u8);
+                stream.extend(name.bytes());
+            }
+            stream.extend(vec![contents.unwrap_or_default(); if contents.is_some() { 4096 } else { 1 }]);
+            expected.push((block, offset, contents.unwrap_or_default()));
+        }
+        stream.extend(0x10_u64.to_be_bytes());
+        let ram = Ram::new();
+        let mut receiver = RamReceiver::new(&ram);
+        let (mut begin, mut end, mut cuts) = (0, 0, cuts.iter().cycle());
+        loop {
+            let mut reader = reader(&stream[begin..end]);
+            let read = receiver.read_records(&mut reader);
+            begin += if read.is_ok() { reader.consumed() } else { 0 };
+            match read {
+                Ok(RamRecord::End) => break,
+                Ok(record) => prop_assert_eq!(record, RamRecord::Page),
+                Err(error) => {
+                    prop_assert!(error.is_incomplete() && end < stream.len(), "{}", error);
+                    end = stream.len().min(end + cuts.next().unwrap());
+                }
+            }
+        }
+        prop_assert_eq!(begin, stream.len());
+        prop_assert_eq!(&*ram.writes.lock().unwrap(), &expected);
+        let zero = records.iter().filter(|(_, contents, _)| contents.is_none()).count() as u64;
+        prop_assert_eq!(receiver.received(), PageCount { normal: records.len() as u64 - zero, zero });
+    }
+}
+
+#[test]
+fn what_came_before_a_bad_record_is_in_memory() {
+    let bytes =
+        [b"\0\0\0\0\0\0\x10\x08\x03low" as &[u8], &[7; 4096], b"\0\0\0\0\0\0\x20\x22\0\0\0\0\0\0\0\x30\x22\0"].concat();
+    let ram = Ram::new();
+    let error = RamReceiver::new(&ram).read_records(&mut reader(&bytes)).unwrap_err();
+    assert_eq!(error.to_string(), "at 0x1015: page at 0x3000 of RAM block low, which has 0x3000 bytes");
+    assert_eq!(*ram.writes.lock().unwrap(), [(0, 0x1000, 7), (0, 0x2000, 0)]);
 }
 
 #[test]
@@ -217,7 +275,7 @@ fn blocks_that_are_kept_come_behind_those_that_are_here() {
     let good = list(b"\0\0\0\0\0\0\x60\x04", b"\x05rom/b\0\0\0\0\0\0\x10\0\x05rom/a\0\0\0\0\0\0\x10\0");
     receiver.read_blocks(&mut Reader::new(&good, 0, Strictness::Strict, Limits::default())).unwrap();
     let mut record =
-        |bytes: &[u8]| receiver.read_record(&mut reader(bytes)).map(|_| ()).map_err(|error| error.to_string());
+        |bytes: &[u8]| receiver.read_records(&mut reader(bytes)).map(|_| ()).map_err(|error| error.to_string());
     record(&[b"\0\0\0\0\0\0\0\x08\x05rom/a" as &[u8], &[7; 4096]].concat()).unwrap();
     record(b"\0\0\0\0\0\0\0\x22\0").unwrap();
     record(b"\0\0\0\0\0\0\0\x02\x05rom/b\0").unwrap();
@@ -388,6 +446,102 @@ proptest! {
         prop_assert_eq!(sender.sent(), PageCount { normal, zero: 9070 - normal });
         for (whole, touched) in whole.iter().zip(&ram.touched) {
             prop_assert!(whole.iter().eq(touched.iter().filter(|page| *page % 3 != 0)));
+        }
+    }
+}
+
+/// Memory in which nothing is zero, and that counts the pages looked at.
+struct Counted {
+    blocks: [RamBlock; 2],
+    looked_at: AtomicU64,
+}
+
+impl GuestRam for Counted {
+    fn blocks(&self) -> &[RamBlock] {
+        &self.blocks
+    }
+
+    fn read(&self, _block: usize, _offset: u64, _into: &mut [u8]) -> Result<()> {
+        unreachable!("nothing is sent")
+    }
+
+    fn zero_pages(&self, _block: usize, _offset: u64, pages: u32) -> Result<u64> {
+        self.looked_at.fetch_add(pages.into(), Relaxed);
+        Ok(0)
+    }
+
+    fn write(&self, _block: usize, _offset: u64, _from: &[u8]) -> Result<()> {
+        unreachable!("a source writes nothing")
+    }
+
+    fn zero_page(&self, _block: usize, _offset: u64) -> Result<()> {
+        unreachable!("a source writes nothing")
+    }
+}
+
+/// Reports these pages of both blocks, again and again, and counts the windows that are cleared.
+struct Reports<'a> {
+    pages: [&'a BTreeSet<u64>; 2],
+    cleared: &'a AtomicU64,
+}
+
+impl DirtyLog for Reports<'_> {
+    fn start(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn sync(&mut self, block: usize, words: &mut [u64]) -> Result<()> {
+        self.pages[block].iter().for_each(|page| words[*page as usize / 64] |= 1 << (page % 64));
+        Ok(())
+    }
+
+    fn clear(&mut self, _block: usize, _first: u64, count: u64) -> Result<()> {
+        assert!(count <= 4096);
+        self.cleared.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    fn stop(&mut self) {}
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+    /// A round's work is that of its dirty pages: each is looked at and sent once, and no window without one is cleared.
+    #[test]
+    fn clean_pages_are_neither_looked_at_nor_cleared_nor_sent(
+        dirty in [prop::collection::btree_set(0..20_000_u64, 0..100), prop::collection::btree_set(0..5000_u64, 0..9)],
+        wanted in prop_oneof![1..100_000_u64, Just(u64::MAX)],
+    ) {
+        let block = |name: &str, pages: u64| RamBlock { name: name.into(), len: pages * PAGE_SIZE };
+        let ram = Counted { blocks: [block("low", 20_000), block("high", 5000)], looked_at: AtomicU64::new(0) };
+        let cleared = AtomicU64::new(0);
+        let mut log = Reports { pages: dirty.each_ref(), cleared: &cleared };
+        let mut sender = RamSender::start(&ram, &mut log).unwrap();
+        let mut out = Outbox::new();
+        while !sender.put_pages(&mut out, u64::MAX).unwrap() {}
+        prop_assert_eq!((ram.looked_at.swap(0, Relaxed), cleared.swap(0, Relaxed)), (25_000, 5 + 2));
+        let all: u64 = dirty.iter().map(|pages| pages.len() as u64).sum();
+        for _ in 0..2 {
+            prop_assert_eq!(sender.sync().unwrap(), all);
+            let mut sent = [const { Vec::new() }; 2];
+            loop {
+                out.clear();
+                let over = sender.put_pages(&mut out, wanted).unwrap();
+                for piece in out.pieces() {
+                    if let Piece::Pages(run) = piece {
+                        sent[run.block].extend(run.offset / PAGE_SIZE..(run.offset + run.len) / PAGE_SIZE);
+                    }
+                }
+                if over {
+                    break;
+                }
+            }
+            let windows = dirty.iter().map(|pages| pages.iter().map(|page| page / 4096).collect::<BTreeSet<_>>().len() as u64);
+            prop_assert_eq!((ram.looked_at.swap(0, Relaxed), cleared.swap(0, Relaxed)), (all, windows.sum()));
+            for (sent, dirty) in sent.iter().zip(&dirty) {
+                prop_assert!(sent.iter().eq(dirty));
+            }
         }
     }
 }

@@ -15,6 +15,14 @@ pub struct DeviceWrites {
     words: Vec<AtomicU64>,
 }
 
+/// What [`DeviceWrites::written`] says.
+pub(super) struct Written {
+    /// Bit 0 is the first page.
+    pub(super) bits: u64,
+    /// Of so many pages.
+    pub(super) pages: u64,
+}
+
 impl DeviceWrites {
     /// Calls `take` with each word that has bits, and its number, and clears it.
     pub(super) fn take(&self, mut take: impl FnMut(usize, u64)) {
@@ -30,6 +38,13 @@ impl DeviceWrites {
                 left &= left - 1;
             }
         }
+    }
+
+    /// Which pages from `first` on were written: at most `most`, and those of one word.
+    pub(super) fn written(&self, first: u64, most: u64) -> Written {
+        let pages = most.clamp(1, 64 - first % 64);
+        let word = self.pages.get((first / 64) as usize).map_or(0, |word| word.load(Ordering::SeqCst));
+        Written { bits: word >> (first % 64) & (u64::MAX >> (64 - pages)), pages }
     }
 
     /// Forgets what was written.

@@ -2,6 +2,7 @@
 //!
 //! Offsets are in bytes from the start of the block, as migration counts; guest addresses are what the guest sees.
 
+mod copy;
 mod device_writes;
 mod transfer;
 mod untouched;
@@ -10,7 +11,6 @@ mod zero;
 use std::fs::File;
 use std::sync::Arc;
 
-use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::error::{Error, Result};
@@ -145,21 +145,41 @@ impl Ram {
         self.guest.write_slice(first, low).and_then(|()| self.guest.write_slice(second, high)).map_err(|_| outside)
     }
 
-    /// Makes the page at `offset` zero, in memory that no vCPU has written and whose record of device writes was never
+    /// Makes `pages` pages from `offset` on zero, in memory that no vCPU has written and whose record of device writes was never
     /// taken, as at a destination: a page that is not in that record is as the host gave it, zero. It is not looked at,
     /// which would fault it in.
     ///
     /// # Errors
     /// [`Error::OutsideRam`].
-    pub fn zero_page(&self, offset: u64) -> Result<()> {
-        let address = self.guest_address(offset).ok_or(Error::OutsideRam { at: offset, len: PAGE_SIZE })?;
-        if let Some((region, within)) = self.guest.to_region_addr(GuestAddress(address))
-            && !region.get_mmap().bitmap().dirty_at(within.0 as usize)
-        {
-            return Ok(());
+    pub fn zero_run(&self, offset: u64, pages: u64) -> Result<()> {
+        let end = pages.checked_mul(PAGE_SIZE).and_then(|len| offset.checked_add(len)).filter(|&end| end <= self.len);
+        let (Some(end), true) = (end, offset.is_multiple_of(PAGE_SIZE)) else {
+            return Err(Error::OutsideRam { at: offset, len: pages.saturating_mul(PAGE_SIZE) });
+        };
+        for region in self.guest.iter() {
+            let begin = offset_of(region.start_addr().0);
+            let (mut at, end) = (offset.max(begin), end.min(begin + region.len()));
+            while at < end {
+                let written = region.get_mmap().bitmap().written((at - begin) / PAGE_SIZE, (end - at) / PAGE_SIZE);
+                self.clear_pages(at, written.bits)?;
+                at += written.pages * PAGE_SIZE;
+            }
         }
-        if self.zero_pages(offset, 1)? == 0 {
-            self.write(offset, &[0; PAGE_SIZE as usize])?;
+        Ok(())
+    }
+
+    /// Writes zeros over those pages of `bits` that have others; bit 0 is the page at `offset`.
+    fn clear_pages(&self, offset: u64, mut bits: u64) -> Result<()> {
+        while bits != 0 {
+            let (first, count) = (bits.trailing_zeros(), (bits >> bits.trailing_zeros()).trailing_ones());
+            let run = u64::MAX >> (u64::BITS - count) << first;
+            let mut others = run & !(self.zero_pages(offset + u64::from(first) * PAGE_SIZE, count)? << first);
+            while others != 0 {
+                let page = offset + u64::from(others.trailing_zeros()) * PAGE_SIZE;
+                self.write(page, &[0; PAGE_SIZE as usize])?;
+                others &= others - 1;
+            }
+            bits &= !run;
         }
         Ok(())
     }
@@ -260,7 +280,7 @@ mod tests {
         let ram = Ram::new(1 << 20).unwrap();
         assert!(matches!(ram.read((1 << 20) - 1, &mut [0; 2]), Err(Error::OutsideRam { .. })));
         assert!(matches!(ram.write(u64::MAX, &[0]), Err(Error::OutsideRam { .. })));
-        assert!(matches!(ram.zero_page(1 << 20), Err(Error::OutsideRam { .. })));
+        assert!(matches!(ram.zero_run(1 << 20, 1), Err(Error::OutsideRam { .. })));
         for len in [0, 4095, RAM_MAX + PAGE_SIZE] {
             assert!(matches!(Ram::new(len), Err(Error::Memory { .. })), "{len}");
         }
@@ -272,8 +292,8 @@ mod tests {
         for offset in [0x5000, 0x6000, 3 << 30, (3 << 30) + 0x1000] {
             ram.write(offset, &[7; 4096]).unwrap();
         }
-        ram.zero_page(0x5000).unwrap();
-        ram.zero_page((3 << 30) + 0x1000).unwrap();
+        ram.zero_run(0x5000, 1).unwrap();
+        ram.zero_run((3 << 30) + 0x1000, 1).unwrap();
         let first = |offset| {
             let mut byte = [9];
             ram.read(offset, &mut byte).unwrap();
@@ -286,11 +306,11 @@ mod tests {
     fn zeroing_a_zero_page_touches_nothing() {
         let ram = Ram::new(1 << 20).unwrap();
         let mut words = [0; 4];
-        ram.zero_page(0x3000).unwrap();
+        ram.zero_run(0x3000, 1).unwrap();
         ram.take_device_writes(&mut words);
         assert_eq!(words, [0; 4]);
         ram.write(0x3fff, &[1]).unwrap();
-        ram.zero_page(0x3000).unwrap();
+        ram.zero_run(0x3000, 1).unwrap();
         let mut page = [9; 4096];
         ram.read(0x3000, &mut page).unwrap();
         assert_eq!(page, [0; 4096]);

@@ -1,15 +1,16 @@
 //! Which pages of guest RAM are zero, found where they are.
 
-use std::slice;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::arch::x86_64::{__m128i, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_or_si128, _mm_setzero_si128};
 
 use super::{PAGE_SIZE, Ram};
 use crate::error::{Error, Result};
 
-/// Words of a page.
-const WORDS: usize = PAGE_SIZE as usize / size_of::<u64>();
-/// Words looked at before the next decision: a page that is not zero mostly shows it at once.
-const STEP: usize = 32;
+/// Bytes looked at by one instruction, which each x86-64 has (SSE2): half as fast again as words of 8 bytes, and as fast as memory is.
+const VECTOR: usize = size_of::<__m128i>();
+/// Vectors of a page.
+const VECTORS: usize = PAGE_SIZE as usize / VECTOR;
+/// Vectors looked at before the next decision: a page that is not zero mostly shows it at once.
+const STEP: usize = 16;
 
 impl Ram {
     /// Which of `pages` pages, at most 64, from `offset` on are zero; bit 0 is the first. A page that a vCPU writes meanwhile may be
@@ -25,11 +26,10 @@ impl Ram {
         let mut bit = 0;
         for part in self.slices(offset, u64::from(pages) * PAGE_SIZE)? {
             let guard = part.ptr_guard();
-            // SAFETY: the mapping is alive as long as `part`, which begins and ends with a page, and so with words. vCPUs and devices change
-            // it meanwhile, which atomic words allow.
-            let words = unsafe { slice::from_raw_parts(guard.as_ptr().cast::<AtomicU64>(), guard.len() / 8) };
-            for page in words.as_chunks::<WORDS>().0 {
-                zero |= u64::from(is_zero(page)) << bit;
+            for page in 0..part.len() / PAGE_SIZE as usize {
+                let vectors = guard.as_ptr().wrapping_add(page * PAGE_SIZE as usize).cast::<__m128i>();
+                // SAFETY: the mapping is alive as long as `part`, which begins and ends with a page; each x86-64 has SSE2.
+                zero |= u64::from(unsafe { is_zero(vectors) }) << bit;
                 bit += 1;
             }
         }
@@ -37,9 +37,21 @@ impl Ram {
     }
 }
 
-fn is_zero(page: &[AtomicU64; WORDS]) -> bool {
-    let steps = page.as_chunks::<STEP>().0;
-    steps.iter().all(|step| step.iter().fold(0, |any, word| any | word.load(Ordering::Relaxed)) == 0)
+/// True if all of a page is zero.
+///
+/// # Safety
+/// A page of a live mapping begins at `page`.
+#[target_feature(enable = "sse2")]
+unsafe fn is_zero(page: *const __m128i) -> bool {
+    let zero = _mm_setzero_si128();
+    (0..VECTORS).step_by(STEP).all(|first| {
+        let any = (first..first + STEP).fold(zero, |any, at| {
+            // SAFETY: the vector is inside of the page, whose begin is aligned to more than a vector. vCPUs and devices change it
+            // meanwhile: no reference is to it, and a volatile read is of what is there in this moment.
+            _mm_or_si128(any, unsafe { page.wrapping_add(at).read_volatile() })
+        });
+        _mm_movemask_epi8(_mm_cmpeq_epi8(any, zero)) == 0xffff
+    })
 }
 
 #[cfg(test)]

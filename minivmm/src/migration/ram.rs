@@ -149,15 +149,31 @@ impl GuestRam for MachineRam {
         }
     }
 
+    fn write_pages(&self, block: usize, pages: &[(u64, &[u8])]) -> vmstate::Result<()> {
+        let hides = |(offset, bytes): &(u64, &[u8])| !self.hidden(*offset, bytes.len()).is_empty();
+        if block > 0 || pages.iter().any(hides) {
+            return pages.iter().try_for_each(|&(offset, bytes)| self.write(block, offset, bytes));
+        }
+        self.ram.write_pages(pages).map_err(misuse)
+    }
+
     fn zero_page(&self, block: usize, offset: u64) -> vmstate::Result<()> {
         let Some(index) = block.checked_sub(1) else {
             let hidden = !self.hidden(offset, PAGE_SIZE as usize).is_empty();
-            return if hidden { Ok(()) } else { self.ram.zero_page(offset).map_err(misuse) };
+            return if hidden { Ok(()) } else { self.ram.zero_run(offset, 1).map_err(misuse) };
         };
         match self.firmware.place(index)? {
-            Place::Ram(start) => self.ram.zero_page(start.saturating_add(offset)).map_err(misuse),
+            Place::Ram(start) => self.ram.zero_run(start.saturating_add(offset), 1).map_err(misuse),
             Place::Kept => self.firmware.write(index, offset, &[0; PAGE_SIZE as usize]),
         }
+    }
+
+    fn zero_run(&self, block: usize, offset: u64, pages: u64) -> vmstate::Result<()> {
+        let len = usize::try_from(pages.saturating_mul(PAGE_SIZE)).unwrap_or(usize::MAX);
+        if block > 0 || !self.hidden(offset, len).is_empty() {
+            return (0..pages).try_for_each(|page| self.zero_page(block, offset.saturating_add(page * PAGE_SIZE)));
+        }
+        self.ram.zero_run(offset, pages).map_err(misuse)
     }
 }
 

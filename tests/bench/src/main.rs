@@ -131,6 +131,8 @@ fn run(memory: &Memory, transport: Transport, variant: Variant, checked: bool) -
     let moves = matches!(variant.sender, Sender::Minivmm | Sender::Limit(Limit::Sockets(_)));
     if checked && moves {
         ends.spoil();
+    } else {
+        ends.renew();
     }
     let taken = match variant.sender {
         Sender::Limit(limit) => limit::run(limit, &ends, transport),

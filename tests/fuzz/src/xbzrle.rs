@@ -49,7 +49,7 @@ fn body(input: &[u8]) {
     let ram = Ram { blocks: [block], bytes: Mutex::new(before.clone()) };
     let record = [&(PAGE_SIZE | 0x40).to_be_bytes(), &b"\x03ram\x01"[..], &length.to_be_bytes(), input].concat();
     let mut reader = Reader::new(&record, 0, Strictness::Strict, Limits::default());
-    let received = RamReceiver::new(&ram).read_record(&mut reader);
+    let received = RamReceiver::new(&ram).read_records(&mut reader);
     let after = ram.bytes.into_inner().expect("one thread");
     match expected(input, &old).filter(|_| input.len() <= PAGE) {
         Some(new) => {

@@ -5,6 +5,7 @@
 //! The ways to do a thing take turns in each round, so that a noisy machine is noisy to all of them; of each, the best and the
 //! median round are printed, and the ratio of the medians to the first of its group.
 
+mod bookkeeping;
 mod packet;
 mod xbzrle;
 mod zero;
@@ -16,7 +17,12 @@ use std::time::Instant;
 /// Name and benchmarks of a section, which are run so many rounds.
 type Section = (&'static str, fn(usize));
 
-const SECTIONS: [Section; 3] = [("zero", zero::run), ("packet", packet::run), ("xbzrle", xbzrle::run)];
+const SECTIONS: [Section; 4] = [
+    ("zero", zero::run),
+    ("packet", packet::run),
+    ("bookkeeping", bookkeeping::run),
+    ("xbzrle", xbzrle::run),
+];
 
 fn main() {
     // Cargo adds `--bench`.
@@ -53,12 +59,15 @@ fn say(line: &str) {
 enum Unit {
     /// Megabytes a second, of a run that treats so many bytes.
     Speed(usize),
+    /// Milliseconds, and nanoseconds for each of so many pages.
+    Pages(u64),
 }
 
 impl Unit {
     fn of(self, seconds: f64) -> String {
         match self {
             Self::Speed(bytes) => format!("{:.0} MB/s", bytes as f64 / seconds / 1e6),
+            Self::Pages(pages) => format!("{:.3} ms, {:.4} ns/page", seconds * 1e3, seconds * 1e9 / pages as f64),
         }
     }
 }

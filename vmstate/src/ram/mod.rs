@@ -1,5 +1,6 @@
 //! Guest RAM: blocks, pages, dirty bitmaps, rounds.
 
+mod arrived;
 mod cost;
 mod gathered;
 #[cfg(feature = "vm-memory")]
@@ -103,11 +104,28 @@ pub trait GuestRam: Sync {
     /// `Misuse` outside the block.
     fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()>;
 
+    /// Copies in whole pages that have arrived: of each, where it begins in the block, and its bytes. Of two for the same place the later
+    /// one stays. As it stands here, each is one [`write`](Self::write).
+    ///
+    /// # Errors
+    /// `Misuse` outside the block.
+    fn write_pages(&self, block: usize, pages: &[(u64, &[u8])]) -> Result<()> {
+        pages.iter().try_for_each(|&(offset, bytes)| self.write(block, offset, bytes))
+    }
+
     /// Makes a page zero; need not touch memory that already is.
     ///
     /// # Errors
     /// `Misuse` outside the block.
     fn zero_page(&self, block: usize, offset: u64) -> Result<()>;
+
+    /// Makes `pages` pages that follow each other zero. As it stands here, each is one [`zero_page`](Self::zero_page).
+    ///
+    /// # Errors
+    /// `Misuse` outside the block.
+    fn zero_run(&self, block: usize, offset: u64, pages: u64) -> Result<()> {
+        (0..pages).try_for_each(|page| self.zero_page(block, offset.saturating_add(page.saturating_mul(PAGE_SIZE))))
+    }
 
     /// Writes the first bytes of `outbox` to a socket or a file, the pages as they are now, and returns how many; at least one if the
     /// outbox is not empty. A descriptor that does not block is not waited for.

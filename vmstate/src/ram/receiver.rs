@@ -1,5 +1,6 @@
 //! The destination's side of RAM: every name, length, offset and flag is checked before a byte is written.
 
+use super::arrived::Arrived;
 use super::record::{Contents, Head, Heads, NamedBlock, read_list, read_runs};
 use super::sender::PageCount;
 use super::xbzrle::{self, Page};
@@ -81,11 +82,31 @@ impl<'a> RamReceiver<'a> {
         self.heads.end_of_list(input, &self.blocks)
     }
 
-    /// Reads one record of a PART or END section, and writes the page it holds.
+    /// Reads records of a PART or END section up to one that is no page, and writes the pages. Where the bytes at hand end first, the
+    /// record that is not whole is left, unless it is the first.
     ///
     /// # Errors
-    /// `Malformed`, `Incompatible` for records of capabilities that are not supported, what the memory refuses.
-    pub fn read_record(&mut self, input: &mut Reader<'_>) -> Result<RamRecord> {
+    /// `Malformed`, `Incompatible` for records of capabilities that are not supported, what the memory refuses. Pages before such a
+    /// record are in memory.
+    pub fn read_records(&mut self, input: &mut Reader<'_>) -> Result<RamRecord> {
+        let mut arrived = Arrived::new(self.ram);
+        let mut is_first = true;
+        let read = loop {
+            let rest = input.rest();
+            match self.read_record(input, &mut arrived) {
+                Ok(RamRecord::Page) => is_first = false,
+                Err(error) if !is_first && error.is_incomplete() => {
+                    input.go_back(rest);
+                    break Ok(RamRecord::Page);
+                }
+                other => break other,
+            }
+        };
+        arrived.put()?;
+        read
+    }
+
+    fn read_record<'b>(&mut self, input: &mut Reader<'b>, arrived: &mut Arrived<'_, 'b>) -> Result<RamRecord> {
         let place = input.offset();
         let page = match self.heads.next(input, &self.blocks)? {
             Head::Page(page) => page,
@@ -100,21 +121,23 @@ impl<'a> RamReceiver<'a> {
                     let message = format!("a zero page is filled with {fill:#04x}");
                     return Err(Error::new(ErrorKind::Malformed, message).at(place));
                 }
-                self.ram.zero_page(page.block, page.offset)?;
+                arrived.zero(page.block, page.offset)?;
+                self.received.zero += 1;
             }
             Contents::Whole => {
-                let bytes = input.take(usize::try_from(PAGE_SIZE).unwrap_or(usize::MAX))?;
-                self.ram.write(page.block, page.offset, bytes)?;
+                arrived.whole(page.block, page.offset, input.take(PAGE)?)?;
+                self.received.normal += 1;
             }
             Contents::Runs => {
                 let (runs, offset) = read_runs(input)?;
+                arrived.put()?;
                 // Into a copy: what cannot be decoded leaves the guest's page as it is.
                 self.ram.read(page.block, page.offset, self.copy.as_mut())?;
                 xbzrle::decode(runs, &mut self.copy, offset)?;
                 self.ram.write(page.block, page.offset, self.copy.as_ref())?;
+                self.received.normal += 1;
             }
         }
-        *(if page.contents == Contents::Zero { &mut self.received.zero } else { &mut self.received.normal }) += 1;
         Ok(RamRecord::Page)
     }
 }
@@ -137,10 +160,10 @@ impl NamedBlock for RamBlock {
     }
 }
 
-/// What [`RamReceiver::read_record`] has read.
+/// What [`RamReceiver::read_records`] has read last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RamRecord {
-    /// A page, now in memory.
+    /// A page, now in memory; more may be to come.
     Page,
     /// No page goes on a page channel before all those sent until now have come.
     Flush,

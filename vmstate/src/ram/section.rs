@@ -158,7 +158,7 @@ impl IterativeSection for RamSection<'_> {
             return Ok(Record::Awaited);
         }
         self.flushes = false;
-        let record = self.receiver.read_record(input)?;
+        let record = self.receiver.read_records(input)?;
         self.figures.set_moved(self.receiver.received());
         match record {
             RamRecord::Page => Ok(Record::More),

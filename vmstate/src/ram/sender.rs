@@ -21,6 +21,9 @@ const RUN: u64 = 64;
 /// Pages that the log is asked to clear at once, 16 MiB. A page cleared early and written again before its turn is sent
 /// twice; a call per page would cost more.
 const CLEAR: u64 = 4096;
+/// Bytes that a page counts for that was looked at and found to be zero, so that a call comes to an end: the channel has nothing to do
+/// meanwhile, and the destination nothing to look at.
+const LOOKED_AT: u64 = PAGE_SIZE / 16;
 /// Words with a bit for each of them.
 const WINDOW: usize = 64;
 const _: () = assert!(WINDOW as u64 * RUN == CLEAR);
@@ -227,7 +230,7 @@ impl<'a> RamSender<'a> {
             return self.hand_over(&senders, wanted.saturating_sub(out.len()).div_ceil(NORMAL_RECORD).max(1));
         }
         let mut named = None;
-        // Work without bytes counts as that for zero pages, so that a call comes to an end.
+        // Work with few bytes, or none, counts for some.
         let mut unsent = 0;
         loop {
             let room = wanted.saturating_sub(out.len()).div_ceil(NORMAL_RECORD);
@@ -243,7 +246,7 @@ impl<'a> RamSender<'a> {
             if is_tried {
                 unsent += self.put_deltas(out, run, &mut named)? * ZERO_RECORD;
             } else {
-                self.put_run(out, run.start, run.end, &mut named)?;
+                unsent += self.put_run(out, run.start, run.end, &mut named)? * LOOKED_AT;
             }
         }
     }
@@ -306,38 +309,40 @@ impl<'a> RamSender<'a> {
         Ok(())
     }
 
-    /// Which pages of a run, all of one word, are zero. Only those that were touched are looked at.
-    fn zeros(&self, first: u64, pages: u32) -> Result<u64> {
+    /// Which pages of a run, all of one word, nobody has touched; bit 0 is the first.
+    fn untouched(&self, first: u64) -> u64 {
         let word = usize::try_from(first % CLEAR / RUN).ok().and_then(|word| self.untouched.get(word));
-        let untouched = word.copied().unwrap_or_default() >> (first % RUN);
-        let ones = |count: u32| u64::MAX >> (u64::BITS - count.clamp(1, u64::BITS));
-        let mut zero = untouched & ones(pages);
-        let mut left = !untouched & ones(pages);
+        word.copied().unwrap_or_default() >> (first % RUN)
+    }
+
+    /// Appends the pages of a run, all of one word. Only those that were touched are looked at; returns how many of these are zero.
+    fn put_run(&mut self, out: &mut Outbox, first: u64, end: u64, named: &mut Option<usize>) -> Result<u64> {
+        let ones = |count: u64| u64::MAX >> (u64::from(u64::BITS) - count.clamp(1, RUN));
+        let untouched = self.untouched(first);
+        let (mut looked_at, mut left) = (0, !untouched & ones(end - first));
         while left != 0 {
             let start = left.trailing_zeros();
             let count = (left >> start).trailing_ones();
-            zero |= self.ram.zero_pages(self.block, (first + u64::from(start)) * PAGE_SIZE, count)? << start;
-            left &= !(ones(count) << start);
+            looked_at |= self.ram.zero_pages(self.block, (first + u64::from(start)) * PAGE_SIZE, count)? << start;
+            left &= !(ones(count.into()) << start);
         }
-        Ok(zero)
-    }
-
-    fn put_run(&mut self, out: &mut Outbox, first: u64, end: u64, named: &mut Option<usize>) -> Result<()> {
-        let pages = u32::try_from(end - first).unwrap_or(u32::MAX);
-        let zeros = self.zeros(first, pages)?;
+        let zeros = looked_at | untouched;
         for (bit, page) in (first..end).enumerate() {
-            let zero = zeros >> bit & 1 == 1;
-            let word = (page * PAGE_SIZE) | if zero { flag::ZERO } else { flag::PAGE };
-            put_head(out, word, self.ram.blocks(), self.block, named);
-            if zero {
-                out.put(&[0]);
-                self.sent.zero += 1;
+            let offset = page * PAGE_SIZE;
+            if zeros >> bit & 1 == 0 {
+                put_head(out, offset | flag::PAGE, self.ram.blocks(), self.block, named);
+                out.put_pages(PageRun { block: self.block, offset, len: PAGE_SIZE });
+            } else if *named == Some(self.block) {
+                let [a, b, c, d, e, f, g, h] = (offset | flag::ZERO | flag::CONTINUE).to_be_bytes();
+                out.put(&[a, b, c, d, e, f, g, h, 0]);
             } else {
-                out.put_pages(PageRun { block: self.block, offset: page * PAGE_SIZE, len: PAGE_SIZE });
-                self.sent.normal += 1;
+                put_head(out, offset | flag::ZERO, self.ram.blocks(), self.block, named);
+                out.put(&[0]);
             }
         }
-        Ok(())
+        let zero = u64::from((zeros & ones(end - first)).count_ones());
+        self.sent = self.sent.and(PageCount { normal: end - first - zero, zero });
+        Ok(looked_at.count_ones().into())
     }
 
     /// As [`put_run`](Self::put_run), of pages for which XBZRLE is tried: each is copied once, and looked at, compared, kept and sent as
