@@ -42,10 +42,9 @@ impl Ram {
     /// `None` if no page is there, or `bytes` are not one.
     fn copy_page(&self, offset: u64, bytes: &[u8]) -> Option<()> {
         let bytes: &[u8; PAGE] = bytes.try_into().ok()?;
-        let part = self.slices(offset, PAGE_SIZE).ok()?.next().filter(|_| offset.is_multiple_of(PAGE_SIZE))?;
-        let guard = part.ptr_guard_mut();
-        // SAFETY: a page of a live mapping begins there; each x86-64 has SSE2.
-        unsafe { stream(bytes, guard.as_ptr().cast()) };
+        let place = self.host(offset, PAGE_SIZE).filter(|_| offset.is_multiple_of(PAGE_SIZE))?;
+        // SAFETY: a page of a mapping that `self` keeps alive begins there; each x86-64 has SSE2.
+        unsafe { stream(bytes, place.cast()) };
         Some(())
     }
 }
@@ -81,8 +80,7 @@ mod tests {
         ram.write_pages(&pages).unwrap();
         let mut words = vec![0; (ram.len() / PAGE_SIZE / 64) as usize];
         ram.take_device_writes(&mut words);
-        let marked: Vec<_> =
-            (0..ram.len() / PAGE_SIZE).filter(|page| words[*page as usize / 64] >> (page % 64) & 1 == 1);
+        let marked = (0..ram.len() / PAGE_SIZE).filter(|page| words[*page as usize / 64] >> (page % 64) & 1 == 1);
         assert_eq!(marked.collect::<Vec<_>>(), [5, 6, 1000, last, last + 1, last + 2]);
         let page = |number: u64| {
             let mut page = vec![9; PAGE];

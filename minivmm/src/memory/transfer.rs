@@ -5,9 +5,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::{c_int, c_void, iovec};
 use vm_memory::bitmap::{BS, Bitmap};
-use vm_memory::{GuestMemoryBackend, VolatileSlice};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, VolatileSlice};
 
-use super::{DeviceWrites, Ram};
+use super::{DeviceWrites, Ram, offset_of};
 use crate::error::{Error, Result};
 
 /// Parts of one call at most (`UIO_MAXIOV`, readv(2)).
@@ -40,10 +40,13 @@ impl Ram {
         for part in parts.into_iter().take(PARTS) {
             match part {
                 Part::Bytes(bytes) => vectors.push(vector(bytes.as_ptr().cast_mut(), bytes.len())),
-                Part::Ram { offset, len } => {
-                    let slices = self.slices(offset, len).map_err(io::Error::other)?;
-                    vectors.extend(slices.map(|slice| vector(slice.ptr_guard_mut().as_ptr(), slice.len())));
-                }
+                Part::Ram { offset, len } => match self.host(offset, len) {
+                    Some(address) => vectors.push(vector(address, len as usize)),
+                    None => {
+                        let slices = self.slices(offset, len).map_err(io::Error::other)?;
+                        vectors.extend(slices.map(|slice| vector(slice.ptr_guard_mut().as_ptr(), slice.len())));
+                    }
+                },
             }
         }
         let count = vectors.len().min(PARTS) as c_int;
@@ -74,6 +77,16 @@ impl Ram {
             left -= here;
         }
         Ok(received)
+    }
+
+    /// Where `len` bytes at `offset` are in this process, if they are in one piece.
+    pub(super) fn host(&self, offset: u64, len: u64) -> Option<*mut u8> {
+        let end = offset.checked_add(len)?;
+        self.guest.iter().find_map(|region| {
+            let begin = offset_of(region.start_addr().0);
+            let is_here = begin <= offset && end <= begin + region.len();
+            is_here.then(|| region.get_mmap().as_ptr().wrapping_add((offset - begin) as usize))
+        })
     }
 
     /// `len` bytes at `offset`, which are at most two pieces of host memory.
