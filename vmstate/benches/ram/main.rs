@@ -17,12 +17,8 @@ use std::time::Instant;
 /// Name and benchmarks of a section, which are run so many rounds.
 type Section = (&'static str, fn(usize));
 
-const SECTIONS: [Section; 4] = [
-    ("zero", zero::run),
-    ("packet", packet::run),
-    ("bookkeeping", bookkeeping::run),
-    ("xbzrle", xbzrle::run),
-];
+const SECTIONS: [Section; 4] =
+    [("zero", zero::run), ("packet", packet::run), ("bookkeeping", bookkeeping::run), ("xbzrle", xbzrle::run)];
 
 fn main() {
     // Cargo adds `--bench`.
