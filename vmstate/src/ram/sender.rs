@@ -23,7 +23,7 @@ const RUN: u64 = 64;
 const CLEAR: u64 = 4096;
 /// Bytes that a page counts for that was looked at and found to be zero, so that a call comes to an end: the channel has nothing to do
 /// meanwhile, and the destination nothing to look at.
-const LOOKED_AT: u64 = PAGE_SIZE / 16;
+const LOOKED_AT: u64 = PAGE_SIZE / 32;
 /// Words with a bit for each of them.
 const WINDOW: usize = 64;
 const _: () = assert!(WINDOW as u64 * RUN == CLEAR);
