@@ -213,6 +213,8 @@ fn offset_of(guest_address: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -280,7 +282,9 @@ mod tests {
         let ram = Ram::new(1 << 20).unwrap();
         assert!(matches!(ram.read((1 << 20) - 1, &mut [0; 2]), Err(Error::OutsideRam { .. })));
         assert!(matches!(ram.write(u64::MAX, &[0]), Err(Error::OutsideRam { .. })));
-        assert!(matches!(ram.zero_run(1 << 20, 1), Err(Error::OutsideRam { .. })));
+        for (offset, pages) in [(1 << 20, 1), (0, 257), (0xff000, 2), (0x800, 1), (0, u64::MAX)] {
+            assert!(matches!(ram.zero_run(offset, pages), Err(Error::OutsideRam { .. })), "{offset:#x}, {pages}");
+        }
         for len in [0, 4095, RAM_MAX + PAGE_SIZE] {
             assert!(matches!(Ram::new(len), Err(Error::Memory { .. })), "{len}");
         }
@@ -300,6 +304,35 @@ mod tests {
             byte[0]
         };
         assert_eq!([0x5000, 0x6000, 3 << 30, (3 << 30) + 0x1000].map(first), [0, 7, 7, 0]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+        /// Against the pages' first bytes: runs of any length, over words of the record and over the hole.
+        #[test]
+        fn a_run_of_zeroed_pages_is_zero_and_no_other_page_is_changed(
+            written in prop::collection::btree_set(0..300_u64, 0..200),
+            runs in prop::collection::vec((0..300_u64, 0..200_u64), 1..4),
+        ) {
+            let ram = Ram::new(LOW_RAM_MAX + (1 << 20)).unwrap();
+            let begin = LOW_RAM_MAX - 100 * PAGE_SIZE;
+            let mut model = [0; 300];
+            for page in written {
+                model[page as usize] = page as u8 | 1;
+                ram.write(begin + page * PAGE_SIZE, &[page as u8 | 1; PAGE_SIZE as usize]).unwrap();
+            }
+            for (first, pages) in runs {
+                let pages = pages.min(300 - first);
+                ram.zero_run(begin + first * PAGE_SIZE, pages).unwrap();
+                model[first as usize..(first + pages) as usize].fill(0);
+            }
+            for (page, byte) in (0..).zip(model) {
+                let mut bytes = [9; PAGE_SIZE as usize];
+                ram.read(begin + page * PAGE_SIZE, &mut bytes).unwrap();
+                prop_assert!(bytes == [byte; PAGE_SIZE as usize], "page {}", page);
+            }
+        }
     }
 
     #[test]

@@ -253,7 +253,10 @@ mod tests {
             for page in [FIRST - 1, FIRST, FIRST + 20, FIRST + 31, FIRST + 32] {
                 write(0, page, 1);
             }
+            let together = [FIRST - 1, FIRST, FIRST + 20].map(|page| (page * PAGE_SIZE, &[1; PAGE_SIZE as usize][..]));
+            arriving.write_pages(0, &together).unwrap();
             arriving.zero_page(0, (FIRST + 20) * PAGE_SIZE).unwrap();
+            arriving.zero_run(0, FIRST * PAGE_SIZE, 32).unwrap();
             if !firmware_first {
                 write(2, 20, 7);
             }
