@@ -51,7 +51,7 @@ pub(crate) struct Options {
     /// Number of the guest's vCPUs [default: 1]
     #[arg(long, value_name = "N")]
     cpus: Option<u8>,
-    /// Monitors that run the guest, one after the other: a list of `minivmm` and `qemu`
+    /// Monitors that run the guest, one after the other: a list of `minivmm` and `qemu`, of which `qemu*3` is three in a row
     #[arg(long, value_name = "LIST", default_value = "minivmm,minivmm")]
     route: Route,
     /// Write the report's numbers to this file as well

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::felt::Felt;
 use crate::linux::Mark;
 use crate::report::{Check, Hop, Times};
 use crate::route::Monitor;
@@ -27,6 +28,8 @@ pub(crate) struct Findings {
     pub(crate) before: Mark,
     /// Those from there to the arrival.
     pub(crate) arrival: Mark,
+    /// The gap of the ticks that the migration was.
+    pub(crate) felt: Option<Felt>,
     /// Those from there on, at the destination.
     pub(crate) after: Mark,
     /// The guest's verification of what it did until it left the source, or nothing, before the first migration.
@@ -56,7 +59,8 @@ impl Findings {
             self.one(),
         ];
         Hop {
-            felt: Some([felt, gap(&self.before)]),
+            gaps: Some([felt, gap(&self.before)]),
+            felt: self.felt,
             from: self.from,
             to: self.to,
             gave_up: self.gave_up,
@@ -192,6 +196,7 @@ mod tests {
             times: Times::default(),
             before: mark(0),
             arrival: mark(4),
+            felt: None,
             after: mark(7),
             earlier: json!({
                 "memory": { "writes": 8 },

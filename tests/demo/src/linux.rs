@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::demo::{completed, show_migration};
+use crate::felt::{self, Ahead, Felt};
 use crate::findings::Findings;
 use crate::progress::Progress;
 use crate::report::{Check, DemoReport, Times};
@@ -22,6 +23,9 @@ use vmstate_lab::vmm::{Program, Vmm};
 const WORK: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(60);
 const MIGRATION: Duration = Duration::from_secs(120);
+
+/// For so long nobody asks a guest that has just arrived, nor its monitors: on a host with one processor it would feel that.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// The downtime limit of a second try, if minivmm gave the first one up: on a busy host the pause alone may cost more than
 /// the limit that minivmm has by itself. The guest runs on at the source then.
@@ -116,12 +120,15 @@ impl Journey<'_> {
             source.qmp.execute("migrate-set-parameters", json!({ "downtime-limit": LIMIT_MS }))?;
             attempt = self.attempt(progress, &mut source, to)?;
         }
-        let Attempt { mut destination, before, begun, migration } = attempt;
+        let Attempt { mut destination, before, clock, begun, migration } = attempt;
         let migration = completed(migration)?;
+        std::thread::sleep(QUIET);
         destination.await_status("running", Instant::now() + ANSWER)?;
-        let arrived = self.ready.elapsed();
+        let arrived = self.ready.elapsed().saturating_sub(felt::since_resume(&destination));
         let arrival = Mark::take(&mut destination)?;
+        let clocks = [clock, Ahead::measure(&mut destination)?];
         let left_behind = source.status()?;
+        let felt = Felt::new(&arrival.content, clocks, felt::stopped(&source, &destination));
         let names = (source.name()?, destination.name()?);
         source.process().kill();
 
@@ -143,6 +150,7 @@ impl Journey<'_> {
             times,
             before,
             arrival,
+            felt,
             after,
             earlier,
             verified,
@@ -157,11 +165,17 @@ impl Journey<'_> {
         progress.show(&format!("starting the destination, {to}"), "");
         self.bench.change_to(self.programs.of(to));
         let (destination, uri) = self.bench.incoming()?;
+        let clock = Ahead::measure(source)?;
         let before = Mark::take(source)?;
         let begun = self.ready.elapsed();
         source.start_migration(&uri)?;
-        let migration = source.follow_migration(Instant::now() + MIGRATION, |info| show_migration(progress, info))?;
-        Ok(Attempt { destination, before, begun, migration })
+        let migration = source.follow_migration(Instant::now() + MIGRATION, |info| {
+            show_migration(progress, info);
+            if info["status"] == "device" {
+                std::thread::sleep(QUIET);
+            }
+        })?;
+        Ok(Attempt { destination, before, clock, begun, migration })
     }
 }
 
@@ -169,6 +183,8 @@ impl Journey<'_> {
 struct Attempt {
     destination: Vmm,
     before: Mark,
+    /// The guest's clock at the source.
+    clock: Ahead,
     begun: Duration,
     /// The source's last figures.
     migration: Value,

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod demo;
+mod felt;
 mod findings;
 mod linux;
 mod picture;

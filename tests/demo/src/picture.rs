@@ -92,7 +92,7 @@ fn figures(hop: &Hop) -> String {
     let rounds = if hop.rounds() == 1 { "1 round".into() } else { format!("{} rounds", hop.rounds()) };
     let mut line =
         format!("moved in {total:.2} s: {rounds}, {sent:.1} MiB; downtime {} ms", hop.downtime().as_millis());
-    if let Some([felt, usual]) = hop.felt {
+    if let Some([felt, usual]) = hop.gaps {
         // Writing to a string does not fail.
         let _ = write!(line, ", as felt {felt:.0} ms ({usual:.0} ms without migration)");
     }

@@ -1,10 +1,12 @@
 //! The report of the demo, printed as it grows: the guest, then for each migration its figures and a verdict on each
 //! thing that must hold.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+
+use crate::felt::Felt;
 
 /// What a run of the demo found.
 #[derive(Debug)]
@@ -33,7 +35,9 @@ pub(crate) struct Hop {
     /// `query-migrate` of the source, at the end.
     pub(crate) migration: Value,
     /// The largest gap of the guest's own tick, in ms: across the migration, and before it.
-    pub(crate) felt: Option<[f64; 2]>,
+    pub(crate) gaps: Option<[f64; 2]>,
+    /// That gap on the host's clock.
+    pub(crate) felt: Option<Felt>,
     /// What must hold.
     pub(crate) checks: Vec<Check>,
     /// What the guest and the network's peer said, for programs.
@@ -145,10 +149,11 @@ impl Hop {
             "bytes": self.migration["ram"]["transferred"],
             "total_ms": self.migration["total-time"],
             "downtime_ms": self.migration["downtime"],
-            "downtime_felt_ms": self.felt.map(|[felt, _]| felt),
+            "downtime_felt_ms": self.gaps.map(|[felt, _]| felt),
             // For so much of the total time a vCPU stood on average before the pause; a QEMU does not tell.
             "slowdown_percent": self.migration["guest-slowdown"]["percent"],
-            "usual_gap_ms": self.felt.map(|[_, usual]| usual),
+            "usual_gap_ms": self.gaps.map(|[_, usual]| usual),
+            "felt": self.felt.map(|felt| felt.json()),
             "holds": self.holds(),
             "checks": self.checks.iter().map(Check::json).collect::<Vec<_>>(),
             "migration": self.migration,
@@ -167,9 +172,14 @@ impl fmt::Display for Hop {
         figure("sent", format!("{:.1} MiB", self.sent_mib()))?;
         figure("total time", format!("{} ms", self.total().as_millis()))?;
         figure("downtime, measured", format!("{} ms", self.downtime().as_millis()))?;
-        if let Some([felt, usual]) = self.felt {
+        if let Some([felt, usual]) = self.gaps {
             let note = "largest gap of a 1 ms tick";
             figure("downtime, as felt", format!("{felt:.1} ms ({note}; {usual:.1} ms without migration)"))?;
+        }
+        if let Some(felt) = &self.felt {
+            let Felt { before, stopped, after, .. } = felt;
+            let parts = format!("{before:.1} until it stood, {stopped:.1} until it went on, {after:.1} to its tick");
+            figure("the migration's gap", format!("{:.1} ms: {parts}", felt.total()))?;
         }
         self.checks.iter().try_for_each(|check| write!(f, "{check}"))
     }
@@ -192,7 +202,37 @@ impl DemoReport {
     pub(crate) fn end(&mut self, off: Check) {
         print!("{off}");
         self.off = Some(off);
+        print!("{}", self.table());
         println!("{}", self.verdict());
+    }
+
+    /// The downtimes of hops between the same programs side by side, in ms, if there are several such hops.
+    fn table(&self) -> String {
+        let mut ways: Vec<(&str, &str)> = self.hops.iter().map(|hop| (&*hop.from, &*hop.to)).collect();
+        ways.sort_unstable();
+        ways.dedup();
+        let mut table = String::new();
+        for (from, to) in ways {
+            let hops: Vec<_> = self.hops.iter().filter(|hop| (&*hop.from, &*hop.to) == (from, to)).collect();
+            let felt: Vec<_> = hops.iter().filter_map(|hop| hop.felt).collect();
+            if hops.len() < 2 {
+                continue;
+            }
+            let measured = median(hops.iter().map(|hop| hop.downtime().as_secs_f64() * 1e3));
+            let part = |part: fn(&Felt) -> f64| median(felt.iter().map(part));
+            // Writing to a string does not fail.
+            let _ = writeln!(
+                table,
+                "{from} → {to}, median of {}: measured {measured:.0} ms, felt {:.0} ms ({:.0} until it stood, {:.0} until it went \
+                 on, {:.0} to its tick)",
+                hops.len(),
+                part(Felt::total),
+                part(|felt| felt.before),
+                part(|felt| felt.stopped),
+                part(|felt| felt.after),
+            );
+        }
+        table
     }
 
     /// Whether no check failed.
@@ -219,6 +259,13 @@ impl DemoReport {
     }
 }
 
+/// Of the two in the middle the larger one; not a number, if there is none.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -233,7 +280,8 @@ pub(crate) mod tests {
             gave_up: None,
             times: Times { begun: second * 3, arrived: second * 5, verified: second * 9 },
             migration: json!({ "status": "completed", "total-time": 1900, "downtime": 80, "ram": ram }),
-            felt: Some([120.25, 9.0]),
+            gaps: Some([120.25, 9.0]),
+            felt: Some(Felt { before: 9.5, stopped: 80.0, after: 30.75, doubt: 0.5 }),
             checks,
             said: Value::Null,
         }
@@ -274,6 +322,22 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn hops_of_one_kind_are_told_by_their_median() {
+        let mut report = report(Vec::new(), true);
+        assert_eq!(report.table(), "");
+        for stopped in [70.0, 300.0] {
+            let mut hop = hop(Vec::new());
+            hop.felt = hop.felt.map(|felt| Felt { stopped, ..felt });
+            report.hops.push(hop);
+        }
+        assert_eq!(
+            report.table(),
+            "QEMU 10.0.2 → minivmm 0.1.0, median of 3: measured 80 ms, felt 120 ms (10 until it stood, 80 until it went on, 31 \
+             to its tick)\n"
+        );
+    }
+
+    #[test]
     fn figures_and_verdicts_stand_in_lines_of_their_own() {
         let mut hop = hop(vec![Check::skipped("datagrams", "no right to make a tap")]);
         hop.gave_up = Some("gave up: a higher downtime limit would help".into());
@@ -288,6 +352,7 @@ pub(crate) mod tests {
             "total time           1900 ms",
             "downtime, measured   80 ms",
             "downtime, as felt    120.2 ms (largest gap of a 1 ms tick; 9.0 ms without migration)",
+            "the migration's gap  120.2 ms: 9.5 until it stood, 80.0 until it went on, 30.8 to its tick",
             "skipped  datagrams: no right to make a tap",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), lines);

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// Most monitors of a kind in a row.
+const MOST: usize = 100;
+
 /// The kind of a monitor on the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Monitor {
@@ -42,7 +45,13 @@ impl FromStr for Route {
             "qemu" => Ok(Monitor::Qemu),
             _ => Err(format!("no monitor is called `{word}`: a route is a list of `minivmm` and `qemu`")),
         };
-        let monitors = list.split(',').map(monitor).collect::<Result<Vec<_>, _>>()?;
+        let mut monitors = Vec::new();
+        for word in list.split(',') {
+            let (word, times) = word.split_once('*').unwrap_or((word, "1"));
+            let in_a_row = times.parse().ok().filter(|times| (1..=MOST).contains(times));
+            let in_a_row = in_a_row.ok_or_else(|| format!("`{word}*{times}`: give a number from 1 to {MOST}"))?;
+            monitors.extend(vec![monitor(word)?; in_a_row]);
+        }
         match monitors.split_first() {
             Some((&first, then @ [_, ..])) => Ok(Self { first, then: then.to_vec() }),
             _ => Err(format!("a route has at least two monitors, as in `{list},{list}`")),
@@ -68,6 +77,16 @@ mod tests {
         assert_eq!(route, Route { first: Qemu, then: vec![Minivmm, Minivmm, Qemu] });
         assert_eq!(route.to_string(), "qemu,minivmm,minivmm,qemu");
         assert!(route.has(Qemu) && !"minivmm,minivmm".parse::<Route>().unwrap().has(Qemu));
+    }
+
+    #[test]
+    fn a_monitor_may_stand_in_a_row_of_its_kind() {
+        let route: Route = "minivmm*3,qemu*2".parse().unwrap();
+        assert_eq!(route.to_string(), "minivmm,minivmm,minivmm,qemu,qemu");
+        for list in ["minivmm*0", "minivmm*101", "minivmm*", "minivmm*x"] {
+            let refusal = list.parse::<Route>().unwrap_err();
+            assert_eq!(refusal, format!("`{list}`: give a number from 1 to 100"));
+        }
     }
 
     #[test]

@@ -108,7 +108,7 @@ fn hop(
     ];
     let times = Times { begun, arrived, verified: ready.elapsed() };
     let said = json!({ "passes": counted.len() });
-    Ok((destination, Hop { from, to, gave_up: None, times, migration, felt: None, checks, said }))
+    Ok((destination, Hop { from, to, gave_up: None, times, migration, gaps: None, felt: None, checks, said }))
 }
 
 fn await_pass(vmm: &Vmm, pass: u64) -> Result<()> {

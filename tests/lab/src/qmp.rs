@@ -71,6 +71,12 @@ impl Qmp {
         self.events.iter().filter_map(|event| event["event"].as_str()).collect()
     }
 
+    /// When the last event of this name was, by the host's clock and since the epoch.
+    pub fn event_time(&self, name: &str) -> Option<Duration> {
+        let time = &self.events.iter().rfind(|event| event["event"] == name)?["timestamp"];
+        Some(Duration::from_secs(time["seconds"].as_u64()?) + Duration::from_micros(time["microseconds"].as_u64()?))
+    }
+
     fn line(&mut self, deadline: Instant) -> Result<Value> {
         let lost = |what: String| Error::failed(format!("the control connection is lost: {what}"));
         loop {
@@ -112,7 +118,7 @@ mod tests {
             stream.write_all(b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n").unwrap();
             let answers = [
                 "{\"return\": {}}\r\n",
-                "{\"event\": \"STOP\", \"timestamp\": {}}\r\n{\"return\": {\"status\": \"paused\"}}\r\n",
+                "{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 7, \"microseconds\": 9}}\r\n{\"return\": {\"status\": \"paused\"}}\r\n",
                 "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\r\n",
             ];
             let mut heard = Vec::new();
@@ -125,6 +131,8 @@ mod tests {
         let mut qmp = Qmp::connect(&socket, Instant::now() + ANSWER).unwrap();
         assert_eq!(qmp.execute("query-status", Value::Null).unwrap()["status"], "paused");
         assert_eq!(qmp.events(), ["STOP"]);
+        assert_eq!(qmp.event_time("STOP"), Some(Duration::new(7, 9000)));
+        assert_eq!(qmp.event_time("RESUME"), None);
         assert_eq!(qmp.execute("stop", json!({ "a": 1 })).unwrap_err().to_string(), "stop: no");
         let heard = server.join().unwrap();
         assert_eq!(heard[2], "{\"execute\":\"stop\",\"arguments\":{\"a\":1}}");

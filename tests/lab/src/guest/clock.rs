@@ -13,6 +13,10 @@ const INTERVAL: Duration = Duration::from_millis(1);
 /// Nanoseconds between two readings that count as one.
 const TOGETHER: i64 = 200_000;
 
+/// Nanoseconds above which a gap may be kept, and how many are: each digit of the answer costs the host an exit.
+const LONG: i64 = 5_000_000;
+const KEPT: usize = 8;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Instants {
     monotonic: i64,
@@ -49,6 +53,8 @@ pub(super) fn now() -> Value {
 struct Gaps {
     ticks: u64,
     monotonic: i64,
+    /// Between which readings of the monotonic clock its largest gaps were, the largest first.
+    longest: Vec<[i64; 2]>,
     realtime: i64,
     backward: u64,
     /// The largest step back of either clock.
@@ -65,6 +71,11 @@ impl Gaps {
         let (monotonic, realtime) = (after.monotonic - before.monotonic, after.realtime - before.realtime);
         self.ticks += 1;
         self.monotonic = self.monotonic.max(monotonic);
+        if monotonic > LONG {
+            let place = self.longest.partition_point(|[begin, end]| end - begin >= monotonic);
+            self.longest.insert(place, [before.monotonic, after.monotonic]);
+            self.longest.truncate(KEPT);
+        }
         self.realtime = self.realtime.max(realtime);
         self.backward += u64::from(monotonic < 0 || realtime < 0);
         self.furthest_back = self.furthest_back.max(-monotonic).max(-realtime);
@@ -92,7 +103,7 @@ impl Ticks {
     }
 
     /// The gaps since the last call: largest on either clock, and largest step of one clock against the other, in
-    /// microseconds.
+    /// microseconds; and when the largest ones on the monotonic clock began and ended, in nanoseconds of that clock.
     pub(super) fn take(&self) -> Value {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Timers that no longer fire must show, too.
@@ -102,6 +113,7 @@ impl Ticks {
         json!({
             "ticks": gaps.ticks,
             "max_gap_us": gaps.monotonic / 1000,
+            "gaps_ns": gaps.longest,
             "max_gap_realtime_us": gaps.realtime / 1000,
             "max_apart_us": gaps.apart / 1000,
             "backward": gaps.backward,
@@ -122,8 +134,22 @@ mod tests {
         gaps.step(at(10, 110));
         gaps.step(at(60, 160));
         assert_eq!((gaps.monotonic, gaps.realtime, gaps.backward, gaps.apart), (50, 50, 0, 0));
+        assert!(gaps.longest.is_empty(), "all of them are short");
         gaps.step(at(70, 150));
         assert_eq!((gaps.backward, gaps.apart, gaps.ticks), (1, 20, 3));
+    }
+
+    #[test]
+    fn the_largest_gaps_are_kept_in_their_order() {
+        let mut gaps = Gaps::default();
+        let mut moment = 0;
+        for length in [0, 1, 7, 3, 9, 7, 8, 6, 5, 4, 2].map(|tens| tens * 10_000_000) {
+            moment += length;
+            gaps.step(Instants { monotonic: moment, realtime: moment });
+        }
+        let lengths: Vec<_> = gaps.longest.iter().map(|[begin, end]| (end - begin) / 10_000_000).collect();
+        assert_eq!(lengths, [9, 8, 7, 7, 6, 5, 4, 3]);
+        assert_eq!(gaps.longest[0], [110_000_000, 200_000_000]);
     }
 
     #[test]

@@ -163,6 +163,7 @@ fn work(options: Options) -> Result<()> {
                 });
                 say("report", report);
             }
+            "clock" => say("clock", clock::now()),
             "firmware" => say("firmware", firmware::seen()),
             end @ ("poweroff" | "reboot") => {
                 if let Some(disk) = &disk {
