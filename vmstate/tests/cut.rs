@@ -55,7 +55,7 @@ fn check(outcome: &Outcome, fault: Fault, committed: bool) {
         assert_eq!(destination.running, committed, "a dead source's guest runs there once it was given away: {told}");
     } else if destination_died && departure.phase == SourcePhase::Completed {
         // It had said that it runs the guest, and took the guest with it.
-        assert!(!source.running && arrival.error.is_some(), "{told}");
+        assert!(!source.running, "{told}");
     } else {
         assert!(source.running || destination.running, "no guest: {told}");
     }
@@ -64,7 +64,9 @@ fn check(outcome: &Outcome, fault: Fault, committed: bool) {
         assert_eq!(destination.guest.memory(), source.guest.memory(), "{told}");
         assert_eq!(outcome.destination_devices, outcome.source_devices, "{told}");
     } else {
-        assert!(arrival.error.is_some(), "{told}");
+        // The self-description comes behind the commit: a destination that dies of it had run the guest.
+        let had_run = destination_died && fault.sender == Side::Source && committed;
+        assert!(arrival.error.is_some() || had_run, "{told}");
     }
     if !source_died {
         assert_eq!(source.running, matches!(departure.phase, SourcePhase::Failed), "{told}");

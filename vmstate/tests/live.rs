@@ -228,6 +228,36 @@ fn an_unmigratable_device_stops_a_migration_before_it_begins() {
     }
 }
 
+/// Nobody needs it for that.
+#[test]
+fn the_guest_runs_before_the_self_description_is_sent() {
+    let outcome = Setup::new(&BLOCKS, None).run();
+    assert_arrived(&outcome);
+    let stream = outcome.world.recorded();
+    let text = stream.windows(2).position(|bytes| bytes == b"{\"").unwrap();
+    // Mark and length are five bytes, behind the mark of the end.
+    assert_eq!(stream[text - 6..text - 4], [0x00, 0x06]);
+    assert_eq!(outcome.destination.sent_at_resume, Some(text - 5));
+    assert!(stream.ends_with(b"}") && outcome.world.sent(Side::Source) == stream.len());
+}
+
+#[test]
+fn a_machine_is_told_of_pages_while_they_come_and_of_a_guest_that_is_gone() {
+    let told = |setup: Setup| {
+        let outcome = setup.run();
+        (outcome.departure.phase, [outcome.source.departed, outcome.destination.departed], outcome.destination.arriving)
+    };
+    // 12 MB at 20 MB/s, and then pages that are written again.
+    let (phase, departed, arriving) = told(busy(20.0 * MEGABYTE, 200.0, 50));
+    assert_eq!((phase, departed), (SourcePhase::Completed, [1, 0]));
+    assert!((5..20).contains(&arriving), "{arriving}");
+    let mut refused = busy(20.0 * MEGABYTE, 200.0, 50);
+    refused.destination.refuses = Some("loaded");
+    let (phase, departed, arriving) = told(refused);
+    assert_eq!((phase, departed), (SourcePhase::Failed, [0, 0]));
+    assert!(arriving >= 5, "{arriving}");
+}
+
 #[test]
 fn an_early_device_goes_before_the_memory() {
     let mut setup = Setup::new(&BLOCKS, None);

@@ -4,6 +4,7 @@ pub mod cpuid;
 pub mod dirty;
 pub mod faults;
 pub mod machine_check;
+pub mod populate;
 pub mod power_on;
 pub mod state;
 pub mod thread;

@@ -47,6 +47,21 @@ impl DeviceWrites {
         Written { bits: word >> (first % 64) & (u64::MAX >> (64 - pages)), pages }
     }
 
+    /// Calls `see` with each word that has bits, and its number, and leaves it as it is; until `see` says false, which is returned.
+    pub(super) fn see(&self, mut see: impl FnMut(usize, u64) -> bool) -> bool {
+        for (group, word) in self.words.iter().enumerate() {
+            let mut left = word.load(Ordering::SeqCst);
+            while left != 0 {
+                let index = group * 64 + left.trailing_zeros() as usize;
+                if !see(index, self.pages[index].load(Ordering::SeqCst)) {
+                    return false;
+                }
+                left &= left - 1;
+            }
+        }
+        true
+    }
+
     /// Forgets what was written.
     pub fn reset(&self) {
         self.take(|_, _| {});
@@ -110,7 +125,14 @@ mod tests {
 
     fn taken(bitmap: &DeviceWrites) -> BTreeSet<usize> {
         let mut taken = BTreeSet::new();
-        bitmap.take(|index, word| taken.extend((0..64).filter(|bit| word >> bit & 1 == 1).map(|bit| index * 64 + bit)));
+        let mut seen = BTreeSet::new();
+        let pages = |index, word: u64| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| index * 64 + bit);
+        assert!(bitmap.see(|index, word| {
+            seen.extend(pages(index, word));
+            true
+        }));
+        bitmap.take(|index, word| taken.extend(pages(index, word)));
+        assert_eq!(seen, taken);
         taken
     }
 

@@ -196,6 +196,15 @@ impl Ram {
         }
     }
 
+    /// Calls `see` with each word of the record of device writes that has bits, and with the number of its first page, and leaves the
+    /// record as it is; until `see` says false, which is returned.
+    pub fn see_device_writes(&self, mut see: impl FnMut(u64, u64) -> bool) -> bool {
+        self.guest.iter().all(|region| {
+            let first = offset_of(region.start_addr().0) / PAGE_SIZE;
+            region.get_mmap().bitmap().see(|index, word| see(first + index as u64 * 64, word))
+        })
+    }
+
     /// How many of `len` bytes at `offset` lie below the hole, where they begin, and where the rest begins. Where one
     /// part is empty its address is inside RAM all the same, as vm-memory wants it.
     fn place(&self, offset: u64, len: usize) -> Option<(usize, GuestAddress, GuestAddress)> {

@@ -52,6 +52,12 @@ impl MachineDirtyLog {
         self.lock().follow(vm)
     }
 
+    /// The guest has gone: KVM goes on to record what nobody writes. To end that takes as long as to look through all page tables, on a
+    /// host where the guest may just begin to run, and the machine ends soon in any case.
+    pub fn abandon(&self) {
+        self.lock().vcpu_writes = None;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Recording> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,8 +3,8 @@
 use kvm_bindings::{
     KVMIO, kvm_clear_dirty_log, kvm_clock_data, kvm_cpuid2, kvm_debugregs, kvm_device_attr, kvm_dirty_log,
     kvm_enable_cap, kvm_ioeventfd, kvm_irq_level, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_list, kvm_msrs,
-    kvm_pit_config, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs,
-    kvm_xsave,
+    kvm_pit_config, kvm_pit_state2, kvm_pre_fault_memory, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 
 /// A request; the kernel takes 32 bits of the argument.
@@ -60,6 +60,9 @@ pub(super) const KVM_KVMCLOCK_CTRL: Request = none(0xad);
 // Pages that vCPUs write are recorded.
 pub(super) const KVM_GET_DIRTY_LOG: Request = write::<kvm_dirty_log>(0x42);
 pub(super) const KVM_CLEAR_DIRTY_LOG: Request = both::<kvm_clear_dirty_log>(0xc0);
+
+// A guest arrives.
+pub(super) const KVM_PRE_FAULT_MEMORY: Request = both::<kvm_pre_fault_memory>(0xd5);
 
 // The state of a machine at rest is read and written.
 pub(super) const KVM_GET_IRQCHIP: Request = both::<kvm_irqchip>(0x62);

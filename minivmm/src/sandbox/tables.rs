@@ -232,6 +232,8 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_fgetxattr, ANY),
     (libc::SYS_fsetxattr, ANY),
     (libc::SYS_lseek, ANY),
+    // Once the guest has gone or has come: oneself, to a lower priority.
+    (libc::SYS_setpriority, &[Is(0, libc::PRIO_PROCESS as u64), Is(1, 0)]),
 ];
 
 /// Pages go between a socket and guest memory.
@@ -283,6 +285,7 @@ const O_LARGEFILE: c_int = 0o100_000;
 
 const DRIVER_REQUESTS: &[Request] = &[
     KVM_KVMCLOCK_CTRL,
+    KVM_PRE_FAULT_MEMORY,
     KVM_CHECK_EXTENSION,
     KVM_CREATE_VM,
     KVM_GET_VCPU_MMAP_SIZE,

@@ -99,8 +99,10 @@ fn of_engine(request: &EngineRequest, state: RunState, under_way: UnderWay) -> D
             Accept
         }
         (EngineRequest::Pause(_) | EngineRequest::Rehearse(_), _) => refuse("be handed over", state),
-        (EngineRequest::Introduced | EngineRequest::Loaded, RunState::InMigrate) => Accept,
-        (EngineRequest::Introduced | EngineRequest::Loaded, _) => refuse("take in a guest", state),
+        (EngineRequest::Introduced | EngineRequest::Arriving(_) | EngineRequest::Loaded, RunState::InMigrate) => Accept,
+        (EngineRequest::Introduced | EngineRequest::Arriving(_) | EngineRequest::Loaded, _) => {
+            refuse("take in a guest", state)
+        }
         (EngineRequest::Resume, RunState::FinishMigrate | RunState::InMigrate) => Accept,
         (EngineRequest::Resume, _) => refuse("go on after a migration", state),
     }

@@ -225,6 +225,7 @@ impl Vm {
             AnyRequest::Engine(EngineRequest::Rehearse(with)) => self.rehearse(with)?,
             AnyRequest::Engine(EngineRequest::Pause(within)) => self.switch_over(within)?,
             AnyRequest::Engine(EngineRequest::Introduced) => self.introduced()?,
+            AnyRequest::Engine(EngineRequest::Arriving(_)) => self.populate(),
             AnyRequest::Engine(EngineRequest::Loaded) => self.write_state()?,
             AnyRequest::Engine(EngineRequest::Resume) => self.go_on(),
             AnyRequest::Engine(EngineRequest::Ended(end)) => self.ended(end)?,

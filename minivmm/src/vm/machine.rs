@@ -11,6 +11,7 @@ use crate::cpu::Choice;
 use crate::error::{Error, Result};
 use crate::kvm::cpuid::{self, Offer};
 use crate::kvm::machine_check;
+use crate::kvm::populate::Populated;
 use crate::kvm::state::vcpu::HostFeatures;
 use crate::kvm::state::{Elapsed, HypervisorState, Introduced, Processor, StateError, clock};
 use crate::kvm::thread::{VcpuEvent, VcpuThread};
@@ -30,6 +31,8 @@ pub struct Machine {
     pub vcpus: Vec<VcpuThread>,
     /// The kernel's side: slots, interrupt chips, timer, clock.
     pub kvm: Arc<KvmVm>,
+    /// The kernel's second-level page tables.
+    populated: Populated,
     host: HostFeatures,
     /// What this host's vCPUs can be: a guest that arrives may be any of it.
     offered: Processor,
@@ -63,7 +66,8 @@ impl Machine {
         let buses = Arc::new(buses);
         let vcpus = vcpus.into_iter().map(|vcpu| spawn(vcpu, Arc::clone(&buses), Arc::clone(&events)));
         let vcpus = vcpus.collect::<Result<_>>()?;
-        Ok(Self { vcpus, kvm, host, offered, processor, devices, events })
+        let populated = Populated::new(&kvm);
+        Ok(Self { vcpus, kvm, populated, host, offered, processor, devices, events })
     }
 
     /// Loads the kernel of `images` with what belongs to it, and puts the first vCPU at its entry.
@@ -124,6 +128,13 @@ impl Machine {
         let vcpus: Vec<_> = self.vcpus.iter().map(VcpuThread::vcpu).collect();
         let fds: Vec<_> = vcpus.iter().map(|vcpu| vcpu.fd()).collect();
         state.set(self.kvm.fd(), &fds, &self.host, introduced)
+    }
+
+    /// Fills second-level page tables for memory that was written, until the moment `until`. No vCPU runs.
+    pub(super) fn populate(&mut self, until: Instant) {
+        if let Some(vcpu) = self.vcpus.first() {
+            self.populated.catch_up(vcpu.vcpu().fd(), until);
+        }
     }
 
     /// What the guest did to the machine as a whole.

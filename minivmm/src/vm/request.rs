@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
@@ -77,6 +78,8 @@ pub enum EngineRequest {
     Pause(Duration),
     /// Destination: the guest fits this machine; show it the processor that it knows.
     Introduced,
+    /// Destination: more pages have come; fill the second-level page tables. Dropped, the token says that this is done.
+    Arriving(Arc<()>),
     /// Destination: all sections are loaded; give the kernel its state.
     Loaded,
     /// The guest goes on on this side.

@@ -102,6 +102,8 @@ impl Arrival {
 const DESCRIPTION: Duration = Duration::from_secs(1);
 /// How long the last word to the source may take: it is a few bytes, and the guest waits.
 const LAST_WORD: Duration = Duration::from_millis(100);
+/// Between two times that the machine is told of pages that have come.
+const ARRIVING: Duration = Duration::from_millis(50);
 /// Between two attempts to take the exclusive resources.
 const RETRY: Duration = Duration::from_millis(10);
 /// How long a QEMU gets to take its image's lock back once the connection is closed. It does so some milliseconds after it has noticed
@@ -144,6 +146,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         stream: Stream::Unopened,
         asked: None,
         stopped: false,
+        told: begun,
         answers: false,
         pristine: true,
         reason: None,
@@ -168,6 +171,8 @@ struct Destination<'a, 's> {
     asked: Option<u32>,
     /// The source's pause was reported.
     stopped: bool,
+    /// When the machine was last told of pages that have come.
+    told: Duration,
     /// The source listens, and has not been told the end yet.
     answers: bool,
     pristine: bool,
@@ -314,6 +319,18 @@ impl Destination<'_, '_> {
                 Loaded::Eof => return Ok(DestinationEvent::Ended),
             }
             self.publish();
+            if self.stream == Stream::Introduced && !self.stopped {
+                self.tell_of_pages();
+            }
+        }
+    }
+
+    /// Tells the machine of pages that have come, unless it was told just before.
+    fn tell_of_pages(&mut self) {
+        let now = self.clock.now();
+        if now.saturating_sub(self.told) >= ARRIVING {
+            self.told = now;
+            self.machine.arriving();
         }
     }
 

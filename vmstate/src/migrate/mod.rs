@@ -118,6 +118,10 @@ pub trait Machine {
         Duration::ZERO
     }
 
+    /// Source: the destination has said that it runs the guest. What follows on this thread is cleaning up, for which nobody waits, and
+    /// which should not keep a guest from a processor that may have begun to run on the same host.
+    fn departed(&mut self) {}
+
     /// Destination, before [`introduced`](Self::introduced): the source opened no way for answers, as a QEMU without the capability
     /// `return-path`. It will not hear of a refusal, and takes every migration whose bytes it could send for a completed one.
     fn unheard(&mut self) {}
@@ -130,6 +134,11 @@ pub trait Machine {
     fn introduced(&mut self) -> Result<()> {
         Ok(())
     }
+
+    /// Destination, some twenty times a second while pages come and the guest runs at the source: more pages are in memory than the
+    /// last time. The moment to make ready what a guest would otherwise make at its first access to a page, such as second-level page
+    /// tables. Must not wait, nor run the guest, nor write memory.
+    fn arriving(&mut self) {}
 
     /// Destination: every section has loaded and passed its own checks. The last moment to refuse before the source is
     /// told that it may let go: what sections hold for the hypervisor is given to it here, and the exclusive resources

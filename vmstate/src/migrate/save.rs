@@ -2,7 +2,7 @@
 
 use super::all::{AllSections, Owner};
 use super::{Peer, release};
-use crate::codec::{Outbox, Writer};
+use crate::codec::{Outbox, Outcomes, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::section::{IterativeSection, Sections};
 use crate::stream::{Element, SectionHeader, SelfDescription, put_footer};
@@ -14,10 +14,8 @@ const FIRST_ID: u32 = 1;
 /// Page size in the self-description (QEMU's `TARGET_PAGE_SIZE` on x86).
 const PAGE_SIZE: u64 = 4096;
 
-/// The self-description of a stream of `machine`, which belongs after the end of the stream.
-pub(super) fn describe(machine: &str) -> SelfDescription {
-    SelfDescription::new(machine, PAGE_SIZE)
-}
+/// A section that was saved whole: its place among all, and the decisions that were made on the way.
+pub(super) type Saved = (usize, Outcomes);
 
 /// When a section that goes whole is sent (`vmsd->early_setup`, migration/savevm.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,21 +153,16 @@ impl<'a, 's> Saver<'a, 's> {
         })
     }
 
-    /// Appends the sections that go whole, whose turn it is and that `peer` knows, and what they are to `described`.
+    /// Appends the sections that go whole, whose turn it is and that `peer` knows, and returns which they were.
     ///
     /// # Errors
     /// What a device refuses; `Rejected`, with all reasons, if the release for which it is saved cannot have it.
-    pub(super) fn put_devices(
-        &mut self,
-        out: &mut Vec<u8>,
-        (peer, turn): (Peer, Turn),
-        described: &mut SelfDescription,
-    ) -> Result<()> {
-        let mut problems = Vec::new();
+    pub(super) fn put_devices(&mut self, out: &mut Vec<u8>, (peer, turn): (Peer, Turn)) -> Result<Vec<Saved>> {
+        let (mut problems, mut saved) = (Vec::new(), Vec::new());
         // Behind the numbers of all sections in parts, whether they are sent or not: the same in each turn.
         let parts = u32::try_from(self.all.registered.iterative().len()).unwrap_or(u32::MAX);
         let first = FIRST_ID.saturating_add(1).saturating_add(parts);
-        for (id, section) in (first..).zip(self.all.registered.in_order()) {
+        for ((place, section), id) in self.all.registered.in_order().into_iter().enumerate().zip(first..) {
             let known = peer == Peer::Vmstate || !section.is_beyond_qemu();
             if section.is_early() != (turn == Turn::Early) || !known || !section.is_needed() {
                 continue;
@@ -184,16 +177,30 @@ impl<'a, 's> Saver<'a, 's> {
                 Err(error) => return Err(error),
             }
             let (body, outcomes) = body.into_parts();
-            let (idstr, version, description) = section.sent_as()?;
-            let instance = section.instance();
-            let pushed = described.push(idstr, instance, description, &outcomes);
-            pushed.map_err(|error| error.in_section(idstr, instance))?;
-            let idstr = idstr.into();
+            let (idstr, version, _) = section.sent_as()?;
+            let (idstr, instance) = (idstr.into(), section.instance());
+            saved.push((place, outcomes));
             Element::Full(SectionHeader { id, idstr, instance, version }).write(out);
             out.extend_from_slice(&body);
             put_footer(out, id);
         }
-        release::refused(&problems)
+        release::refused(&problems).map(|()| saved)
+    }
+
+    /// The self-description of a stream of `machine`, which belongs behind its end: of what was `saved`.
+    ///
+    /// # Errors
+    /// `Misuse` if a section was not written as its description says.
+    pub(super) fn describe(&mut self, machine: &str, saved: &[Saved]) -> Result<SelfDescription> {
+        let mut described = SelfDescription::new(machine, PAGE_SIZE);
+        let sections = self.all.registered.in_order();
+        for (place, outcomes) in saved {
+            let Some(section) = sections.get(*place) else { continue };
+            let (idstr, _, description) = section.sent_as()?;
+            let pushed = described.push(idstr, section.instance(), description, outcomes);
+            pushed.map_err(|error| error.in_section(idstr, section.instance()))?;
+        }
+        Ok(described)
     }
 
     /// Does something with each section in parts that is set up.

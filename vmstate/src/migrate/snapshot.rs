@@ -6,7 +6,7 @@ use super::Peer;
 use super::control::Control;
 use super::load::{Loaded, Loader};
 use super::release::check_release;
-use super::save::{self, Saver, Turn};
+use super::save::{Saver, Turn};
 use super::wire::{Link, Patience, STREAM, is_closed};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Strictness};
@@ -40,9 +40,8 @@ pub fn save(
     let mut out = Outbox::new();
     put_header(out.bytes_mut());
     put_configuration(out.bytes_mut(), machine_type);
-    let mut described = save::describe(machine_type);
     let mut saver = Saver::new(sections, Box::new(RamSection::outgoing(ram, &mut log)));
-    saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Early), &mut described)?;
+    let mut saved = saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Early))?;
     saver.start(&mut out, Peer::Vmstate)?;
     saver.sync()?;
     while !saver.iterate(&mut out, CHUNK)? {
@@ -50,9 +49,9 @@ pub fn save(
         out.clear();
     }
     saver.complete(&mut out)?;
-    saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Last), &mut described)?;
+    saved.extend(saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Last))?);
     Element::Eof.write(out.bytes_mut());
-    described.write(out.bytes_mut());
+    saver.describe(machine_type, &saved)?.write(out.bytes_mut());
     wire.send(&mut out, Patience::Endless)?;
     Ok(())
 }

@@ -312,6 +312,11 @@ pub struct Vm {
     pub pause_lasted: Option<Duration>,
     /// The exclusive resources were given up.
     pub released: bool,
+    /// How often it was told that pages come, or that the guest is gone.
+    pub arriving: u32,
+    pub departed: u32,
+    /// What the source had sent when the guest was let go on here.
+    pub sent_at_resume: Option<usize>,
     /// Asks to cancel when told to do this; keeps the answer.
     pub cancels_at: Option<(&'static str, Control)>,
     pub cancel_granted: Option<bool>,
@@ -374,6 +379,16 @@ impl Machine for Vm {
         Ok(Some(Rehearsal { stop: self.pause_takes, load: Duration::ZERO }))
     }
 
+    fn arriving(&mut self) {
+        assert!(self.side == Side::Destination && !self.running);
+        self.arriving += 1;
+    }
+
+    fn departed(&mut self) {
+        assert!(self.side == Side::Source && !self.running && self.released);
+        self.departed += 1;
+    }
+
     fn loaded(&mut self) -> Result<()> {
         self.refused("loaded")
     }
@@ -385,6 +400,7 @@ impl Machine for Vm {
             return Ok(());
         }
         self.refused("resume")?;
+        self.sent_at_resume = Some(self.world.sent(Side::Source));
         self.pause_lasted = self.paused.map(|paused| self.world.now() - paused);
         self.running = true;
         self.guest.set_running(true);

@@ -76,6 +76,9 @@ impl Setup {
             paused: None,
             pause_lasted: None,
             released: false,
+            arriving: 0,
+            departed: 0,
+            sent_at_resume: None,
             cancels_at: None,
             cancel_granted: None,
         };

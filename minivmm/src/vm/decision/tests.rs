@@ -1,5 +1,6 @@
 //! The whole table, written out once more by hand as one letter for each request in each situation.
 
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -66,6 +67,7 @@ fn every_request_in_every_situation() {
         (EngineRequest::Rehearse(rehearsing), "rrarrarrrrrrr"),
         (EngineRequest::Pause(Duration::ZERO), "rrarrarrrrrrr"),
         (EngineRequest::Introduced, "rrrrrrrarrrrr"),
+        (EngineRequest::Arriving(Arc::default()), "rrrrrrrarrrrr"),
         (EngineRequest::Loaded, "rrrrrrrarrrrr"),
         (EngineRequest::Resume, "rrrrrrraarrrr"),
         (EngineRequest::Ended(ended), "aaaaaaaaaaaaa"),

@@ -103,6 +103,8 @@ impl Vm {
         may_go_on(claim, vouched)?;
         ownership.advance().map_err(|error| stays("that it runs here could not be recorded", &error))?;
         self.left_standing = None;
+        // Abandoned when the guest had gone.
+        self.machine.kvm.stop_dirty_log();
         self.start();
         Ok(())
     }

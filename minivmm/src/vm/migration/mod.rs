@@ -11,6 +11,7 @@ mod outgoing;
 pub(super) mod schema;
 mod seam;
 pub(super) mod status;
+mod warm_up;
 mod write_back;
 
 use std::sync::{Arc, PoisonError};
@@ -86,6 +87,9 @@ pub(super) struct Incoming {
 /// A rehearsal makes the guest stand no longer than this.
 const REHEARSAL: Duration = Duration::from_millis(100);
 
+/// How long the driver fills page tables before it looks whether something else is asked for.
+const POPULATING: Duration = Duration::from_millis(10);
+
 /// How long a migration that ends with its machine is given to close its sockets.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -140,7 +144,8 @@ impl Vm {
             look_up: self.look_up.clone(),
             release,
             control: control.clone(),
-            seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets).slowing(&throttle),
+            seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
+                .sending(&throttle, &log),
             parts,
             ram,
             log: log.clone(),
@@ -242,6 +247,11 @@ impl Vm {
         Ok((hypervisor, timer, GlobalState::new(before.as_str())))
     }
 
+    /// Destination: fills second-level page tables for pages that have come.
+    pub(super) fn populate(&mut self) {
+        self.machine.populate(Instant::now() + POPULATING);
+    }
+
     /// Destination: writes the state that belongs into the kernel. The guest has not run.
     pub(super) fn write_state(&self) -> Result<(), Refusal> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -272,6 +282,8 @@ impl Vm {
 
     /// Destination: waits for the source.
     pub(super) fn receive(&mut self, listener: Listener) -> Result<(), Outcome> {
+        // A guest that arrives is loaded in any case.
+        let _ = self.warm_up();
         let control = Control::default();
         let setup = Phase::Destination(DestinationPhase::Setup);
         self.shared.begin_migration(setup, &control);

@@ -12,6 +12,7 @@ use super::introduction::Introduction;
 use super::write_back::{WriteBack, failed};
 use crate::error::{SparingLog, chain, say};
 use crate::kvm::throttle::Throttle;
+use crate::migration::dirty_log::MachineDirtyLog;
 use crate::migration::ownership::{SharedTickets, Tickets};
 use crate::vm::backends::Backends;
 use crate::vm::handle::Handle;
@@ -28,6 +29,8 @@ pub(in crate::vm) struct Seam {
     tickets: SharedTickets,
     /// At a destination.
     introduction: Option<Box<Introduction>>,
+    /// At a destination: the driver has a clone of it while it looks at the pages that came.
+    looking: Arc<()>,
     /// At a destination, which any number of sources may come to.
     log: SparingLog,
     /// The guest stands for a rehearsal until this is dropped.
@@ -36,10 +39,15 @@ pub(in crate::vm) struct Seam {
     to_qemu: bool,
     /// At a source.
     throttle: Option<Arc<Throttle>>,
+    /// At a source.
+    dirty_log: Option<MachineDirtyLog>,
 }
 
 /// The driver may be busy with another request, and a rehearsal is not worth a longer wait.
 const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Of a thread that cleans up (nice(2)). None that starves where all processors are busy: who asks is still told that it is in a migration.
+const NICE: i32 = 10;
 
 /// How often a guest that does not stand in time is made to stand again, so that its state can be looked at.
 const LOOKS: u32 = 5;
@@ -53,10 +61,12 @@ impl Seam {
             ownership: Arc::clone(&backends.ownership),
             tickets: Arc::clone(tickets),
             introduction: None,
+            looking: Arc::default(),
             log: SparingLog::default(),
             standing: None,
             to_qemu: false,
             throttle: None,
+            dirty_log: None,
         }
     }
 
@@ -65,9 +75,9 @@ impl Seam {
         self.to_qemu
     }
 
-    /// At a source, whose vCPUs this slows.
-    pub(super) fn slowing(mut self, throttle: &Arc<Throttle>) -> Self {
-        self.throttle = Some(Arc::clone(throttle));
+    /// At a source, whose vCPUs `throttle` slows, and whose writes `dirty_log` records.
+    pub(super) fn sending(mut self, throttle: &Arc<Throttle>, dirty_log: &MachineDirtyLog) -> Self {
+        (self.throttle, self.dirty_log) = (Some(Arc::clone(throttle)), Some(dirty_log.clone()));
         self
     }
 
@@ -190,15 +200,32 @@ impl Machine for Seam {
         self.ask(EngineRequest::Introduced)
     }
 
+    fn arriving(&mut self) {
+        if Arc::strong_count(&self.looking) == 1 {
+            self.handle.tell(EngineRequest::Arriving(Arc::clone(&self.looking)));
+        }
+    }
+
     fn loaded(&mut self) -> vmstate::Result<()> {
         refuse(&self.foreign_resources())?;
         self.ask(EngineRequest::Loaded)
     }
 
     fn resume(&mut self) -> vmstate::Result<()> {
-        match self.standing.take() {
-            Some(_) => Ok(()),
-            None => self.ask(EngineRequest::Resume),
+        if self.standing.take().is_some() {
+            return Ok(());
+        }
+        self.ask(EngineRequest::Resume)?;
+        if self.introduction.is_some() {
+            give_way();
+        }
+        Ok(())
+    }
+
+    fn departed(&mut self) {
+        give_way();
+        if let Some(log) = &self.dirty_log {
+            log.abandon();
         }
     }
 
@@ -214,6 +241,13 @@ impl Machine for Seam {
         let what = "that the guest runs here could not be recorded, so it must not run";
         self.ownership.advance().map_err(|error| failed(what, error))
     }
+}
+
+/// The guest runs, maybe on this very host, and nobody waits for what this thread has still to do: it gets a tenth of a processor that
+/// both want.
+fn give_way() {
+    // Refused, it gets its share.
+    let _ = rustix::process::setpriority_process(None, NICE);
 }
 
 /// One error of all `differences`, if there are any.

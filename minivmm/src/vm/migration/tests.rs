@@ -142,3 +142,25 @@ fn a_machine_that_ends_leaves_no_socket_though_its_migration_does_not_end() {
     assert!(!path.exists());
     drop(end);
 }
+
+/// A source finds the machine as it was.
+#[test]
+fn a_machine_loads_itself_and_is_as_before() {
+    if let Err(error) = crate::kvm::open() {
+        return vmstate_lab::skip::skip(error);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let vm = Vm::new(Config { cpus: 2, ..config(dir.path()) }, Box::new(std::io::sink())).unwrap();
+    let state = || {
+        let mut state = vm.machine.read_state().unwrap();
+        // Time goes on.
+        for vcpu in &mut state.vcpus {
+            (vcpu.cpu.tsc, vcpu.apic.initial_count_load_time, vcpu.apic.next_time) = (0, 0, 0);
+        }
+        (state.vcpus, state.pics, state.ioapic)
+    };
+    let before = state();
+    vm.warm_up().unwrap();
+    assert!(state() == before);
+    assert_eq!(vm.state.lock().unwrap().hypervisor, HypervisorState::new(2));
+}

@@ -23,13 +23,13 @@ use crate::migrate::phase::{Phase, SourcePhase};
 use crate::migrate::protocol::{SourceAction, SourceEvent, SourceProtocol, Timing, ping};
 use crate::migrate::release::check_release;
 use crate::migrate::report::{DepartureReport, Downtime, Slowdown};
-use crate::migrate::save::{self, Saver, Turn};
+use crate::migrate::save::{Saved, Saver, Turn};
 use crate::migrate::wire::{ANSWERS, Link, Patience, is_timeout};
 use crate::migrate::{Claim, Machine, Over, Peer};
 use crate::ram::multifd::Beside;
 use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection, Wishes};
 use crate::section::{IterativeSection, Sections};
-use crate::stream::{Command, Element, Reply, SelfDescription, put_configuration, put_header, read_reason};
+use crate::stream::{Command, Element, Reply, put_configuration, put_header, read_reason};
 
 /// What a source works with.
 #[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
@@ -96,6 +96,8 @@ pub struct Departure {
 pub(super) const CHUNK: u64 = 1 << 20;
 /// Between two attempts to take the exclusive resources back.
 const RETRY: Duration = Duration::from_millis(10);
+/// How long a destination that runs the guest may take for the self-description.
+const DESCRIPTION: Duration = Duration::from_secs(1);
 /// How long a destination that broke the connection gets for its reason.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -168,7 +170,7 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
         rests_until: None,
         stood_for_rehearsals: Duration::ZERO,
         buffer: Outbox::new(),
-        described: save::describe(&options.machine_type),
+        saved: Vec::new(),
         report: DepartureReport::default(),
         downtime: Downtime::default(),
         mark: begun,
@@ -207,8 +209,8 @@ struct Source<'a, 's> {
     /// How long the guest has stood for rehearsals.
     stood_for_rehearsals: Duration,
     buffer: Outbox,
-    /// What was sent so far.
-    described: SelfDescription,
+    /// The sections that were sent whole, for the self-description.
+    saved: Vec<Saved>,
     report: DepartureReport,
     downtime: Downtime,
     /// When the last lap of the downtime ended.
@@ -307,7 +309,7 @@ impl Source<'_, '_> {
         Element::Command(Command::OpenReturnPath).write(out);
         self.meet()?;
         let out = &mut self.buffer;
-        self.saver.put_devices(out.bytes_mut(), (self.peer, Turn::Early), &mut self.described)?;
+        self.saved.extend(self.saver.put_devices(out.bytes_mut(), (self.peer, Turn::Early))?);
         self.saver.start(out, self.peer)?;
         Element::Command(Command::Ping(ping::INTRODUCTION)).write(out.bytes_mut());
         self.await_pages(self.running())?;
@@ -331,24 +333,28 @@ impl Source<'_, '_> {
         Ok(())
     }
 
-    /// Publishes the last figures, and returns how the migration ended.
+    /// Publishes the last figures, cleans up, and returns how the migration ended.
     fn end(mut self) -> Departure {
         let phase = self.protocol.phase();
+        if phase == SourcePhase::Completed {
+            self.downtime.commit = self.lap();
+        }
         self.throttle(0);
         self.publish();
         self.report.total = self.clock.now().saturating_sub(self.begun);
-        self.report.bytes = self.wire.sent();
         self.report.pages = self.pages.moved();
         let completed = phase == SourcePhase::Completed;
-        if completed {
-            self.downtime.commit = self.lap();
-        }
         self.report.downtime = completed.then_some(self.downtime);
         self.report.slowdown = self.slowdown();
         self.control.publish(|progress| {
             progress.elapsed = self.report.total;
             progress.downtime = self.report.downtime;
         });
+        if completed {
+            self.machine.departed();
+            self.send_description();
+        }
+        self.report.bytes = self.wire.sent();
         let error = self.reason.or_else(|| self.answered.map(unexpected)).filter(|_| !completed);
         Departure { phase, error, report: self.report }
     }

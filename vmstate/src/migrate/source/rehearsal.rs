@@ -8,7 +8,7 @@ use super::{Source, pace, whole};
 use crate::error::Result;
 use crate::migrate::Rehearsal;
 use crate::migrate::forecast::{Rehearsed, Tells};
-use crate::migrate::save::{self, Turn};
+use crate::migrate::save::Turn;
 use crate::stream::Reply;
 
 /// A rehearsal makes the guest stand for some milliseconds, so there is not one after each short round.
@@ -77,9 +77,9 @@ impl Source<'_, '_> {
     /// nothing: the reason may have gone when the guest is paused, and if not, the pause finds it.
     fn measure_save(&mut self, machine: Rehearsal) {
         let begun = self.clock.now();
-        let (mut devices, mut described) = (Vec::new(), save::describe(&self.options.machine_type));
-        match self.saver.put_devices(&mut devices, (self.peer, Turn::Last), &mut described) {
-            Ok(()) => {
+        let mut devices = Vec::new();
+        match self.saver.put_devices(&mut devices, (self.peer, Turn::Last)) {
+            Ok(_) => {
                 let save = self.clock.now().saturating_sub(begun);
                 self.measured.rehearsed(Rehearsed::new(machine, save, devices.len() as f64));
             }

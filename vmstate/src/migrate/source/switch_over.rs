@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::Source;
+use super::{DESCRIPTION, Source};
+use crate::codec::Outbox;
 use crate::error::Result;
 use crate::migrate::Peer;
 use crate::migrate::protocol::ping;
@@ -39,14 +40,35 @@ impl Source<'_, '_> {
         self.await_pages(until)?;
         self.flush(until)?;
         self.downtime.pages = self.lap();
-        self.saver.put_devices(self.buffer.bytes_mut(), (self.peer, Turn::Last), &mut self.described)?;
+        self.saved.extend(self.saver.put_devices(self.buffer.bytes_mut(), (self.peer, Turn::Last))?);
         Element::Command(Command::Ping(ping::READY)).write(self.buffer.bytes_mut());
         self.flush(until)?;
         self.downtime.devices = self.lap();
         // Written now, while the destination loads; sent with the end of the stream.
         Element::Eof.write(self.buffer.bytes_mut());
-        self.described.write(self.buffer.bytes_mut());
+        // QEMU runs no guest before it has read all of that (`qemu_loadvm_state`, migration/savevm.c). A destination of this library
+        // needs nothing of it, and gets it once the guest runs.
+        if self.peer == Peer::Qemu {
+            let described = self.saver.describe(&self.options.machine_type, &self.saved)?;
+            described.write(self.buffer.bytes_mut());
+        }
         Ok(())
+    }
+
+    /// Sends the self-description to a destination that runs the guest by now. It is for people and tools that look at the stream.
+    pub(super) fn send_description(&mut self) {
+        if self.peer == Peer::Qemu {
+            return;
+        }
+        let until = Patience::Until(self.clock.now().saturating_add(DESCRIPTION));
+        let mut out = Outbox::new();
+        let sent = self.saver.describe(&self.options.machine_type, &self.saved).and_then(|described| {
+            described.write(out.bytes_mut());
+            self.wire.send(&mut out, until)
+        });
+        if let Err(error) = sent {
+            tracing::debug!("no self-description: {error}");
+        }
     }
 
     /// The destination has all of it: nobody may cancel any more.

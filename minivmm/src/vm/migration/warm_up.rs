@@ -1,0 +1,94 @@
+//! A machine that waits for a guest loads one before: itself, as it is after power-on.
+//!
+//! All that a destination does in the pause it does for the first time. Its code is not in the caches nor mapped, nor are the
+//! kernel's paths behind it. So the machine is saved into memory and loaded from there, and KVM is given the state that it has.
+//! Nothing changes by that, and what fails here tells nothing: the guest that arrives is checked as ever.
+
+use std::io;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use vmstate::channel::Channel;
+use vmstate::codec::{Limits, Strictness};
+use vmstate::migrate::snapshot;
+use vmstate::ram::{GuestRam, RamBlock};
+use vmstate::{Error, ErrorKind, Result};
+
+use crate::boot::layout::MACHINE_TYPE;
+use crate::migration::sections::MachineState;
+use crate::vm::driver::Vm;
+
+impl Vm {
+    /// Destination, before a source is let in.
+    ///
+    /// # Errors
+    /// It does not load itself, and is as before.
+    pub(super) fn warm_up(&self) -> Result<()> {
+        let done = self.load_and_write();
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = MachineState::new(self.machine.vcpus.len());
+        done
+    }
+
+    fn load_and_write(&self) -> Result<()> {
+        let refused = |error| Error::new(ErrorKind::Rejected, "KVM refused the state").with_source(error);
+        let hypervisor = self.machine.read_state().map_err(refused)?;
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).hypervisor = hypervisor;
+        self.load_itself()?;
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.machine.write_state(&state.hypervisor, None).map(drop).map_err(refused)
+    }
+
+    fn load_itself(&self) -> Result<()> {
+        let mut tape = Tape::default();
+        snapshot::save(&mut tape, MACHINE_TYPE, &mut self.parts().sections()?, &NoRam)?;
+        let (strictness, limits) = (Strictness::default(), Limits::default());
+        snapshot::load(&mut tape, MACHINE_TYPE, strictness, limits, &mut self.parts().sections()?, &NoRam)
+    }
+}
+
+/// A stream in memory, which is written and then read.
+#[derive(Default)]
+struct Tape {
+    bytes: Vec<u8>,
+    read: usize,
+}
+
+impl Channel for Tape {
+    fn send(&mut self, bytes: &[u8], _: Duration) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn receive(&mut self, into: &mut [u8], _: Duration) -> io::Result<usize> {
+        let left = self.bytes.get(self.read..).unwrap_or_default();
+        let count = left.len().min(into.len());
+        into[..count].copy_from_slice(&left[..count]);
+        self.read += count;
+        Ok(count)
+    }
+}
+
+/// The guest's memory is not loaded: there is none.
+struct NoRam;
+
+impl GuestRam for NoRam {
+    fn blocks(&self) -> &[RamBlock] {
+        &[]
+    }
+
+    fn read(&self, _: usize, _: u64, _: &mut [u8]) -> Result<()> {
+        Err(no_ram())
+    }
+
+    fn write(&self, _: usize, _: u64, _: &[u8]) -> Result<()> {
+        Err(no_ram())
+    }
+
+    fn zero_page(&self, _: usize, _: u64) -> Result<()> {
+        Err(no_ram())
+    }
+}
+
+fn no_ram() -> Error {
+    Error::new(ErrorKind::Misuse, "a machine that loads itself has no memory")
+}
