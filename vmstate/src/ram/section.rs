@@ -1,13 +1,13 @@
 //! Guest memory as a section that is sent in parts: all that source and destination know of it, but for its figures.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::cost::{PageCost, SAMPLE};
 use super::multifd::{Beside, Receivers};
 use super::receiver::{RamReceiver, RamRecord};
-use super::record::{RAM_IDSTR, RAM_VERSION};
+use super::record::{RAM_IDSTR, RAM_VERSION, put_end_of_section};
 use super::sender::{PageCount, RamSender};
 use super::xbzrle::XbzrleCount;
 use super::{DirtyLog, GuestRam, PAGE_SIZE};
@@ -73,9 +73,13 @@ impl<'a> RamSection<'a> {
 
     fn put_pages(&mut self, out: &mut Outbox, budget: u64) -> Result<bool> {
         let wanted = out.len().saturating_add(budget);
+        let flushes = self.figures.flushes.swap(false, Ordering::Relaxed);
         let sender = self.sender()?;
         let over = sender.put_pages(out, wanted)?;
-        sender.put_end(out);
+        if over || flushes {
+            sender.put_flush(out);
+        }
+        put_end_of_section(out);
         self.tell();
         Ok(over)
     }
@@ -114,7 +118,7 @@ impl IterativeSection for RamSection<'_> {
 
     fn pending(&mut self) -> u64 {
         let Some(sender) = &mut self.sender else { return 0 };
-        let (pending, sent) = (sender.pending_pages(), sender.sent());
+        let (pending, sent) = (sender.unsent_pages(), sender.sent());
         if std::mem::take(&mut self.is_cost_stale) {
             // Memory that cannot be read ends the migration when it is sent.
             let looked_at = sender.look(SAMPLE).unwrap_or(PageCount { normal: 1, zero: 0 });
@@ -199,6 +203,7 @@ pub(crate) struct PageFigures {
     dirtied: AtomicU64,
     beside: Beside,
     xbzrle: Mutex<Option<XbzrleCount>>,
+    flushes: AtomicBool,
     wishes: Mutex<Wishes>,
 }
 
@@ -221,7 +226,7 @@ impl PageFigures {
 
     /// Bytes of the pages still to send, in guest memory.
     pub(crate) fn pending_bytes(&self) -> u64 {
-        self.pending.load(Ordering::Relaxed).saturating_mul(PAGE_SIZE)
+        (self.pending.load(Ordering::Relaxed) + self.beside.unsent()).saturating_mul(PAGE_SIZE)
     }
 
     /// Pages that became pending after the first round had begun.
@@ -248,6 +253,11 @@ impl PageFigures {
     /// So many more pages have become pending.
     pub(crate) fn add_dirtied(&self, pages: u64) {
         self.dirtied.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// The next part is to end with a flush of the page channels, as the last one of a round does anyway.
+    pub(crate) fn want_flush(&self) {
+        self.flushes.store(true, Ordering::Relaxed);
     }
 
     fn set_moved(&self, PageCount { normal, zero }: PageCount) {

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use super::multifd::packet::PACKET_PAGES;
-use super::multifd::{Batch, Senders};
+use super::multifd::Senders;
+use super::multifd::batch::put_pages;
 use super::page_set::PageSet;
 use super::record::{NORMAL_RECORD, ZERO_RECORD, flag, put_end_of_section, put_flush, put_runs};
 use super::xbzrle::{Delta, Page, XbzrleCount, XbzrleSource};
@@ -74,6 +74,10 @@ pub struct RamSender<'a> {
     sent: PageCount,
     /// Who sends the pages, if it is not the main channel.
     senders: Option<Senders>,
+    /// They were given pages since the last flush.
+    is_flush_due: bool,
+    /// So they were before the round, which may have these pages again.
+    copies_may_cross: bool,
     xbzrle: Option<XbzrleSource>,
     /// A page for which XBZRLE is tried.
     page_copy: Box<Page>,
@@ -107,6 +111,8 @@ impl<'a> RamSender<'a> {
             all_seen: false,
             sent,
             senders: None,
+            is_flush_due: false,
+            copies_may_cross: false,
             xbzrle: None,
             page_copy,
             is_last_stage: false,
@@ -129,16 +135,21 @@ impl<'a> RamSender<'a> {
             put_name(out.bytes_mut(), &block.name);
             out.put(&block.len.to_be_bytes());
         }
-        self.put_end(out);
-    }
-
-    /// Appends the end of a section's body. What page channels were given until now comes before all that they are given later.
-    pub fn put_end(&self, out: &mut Outbox) {
         if let Some(senders) = &self.senders {
             senders.begin_flush();
             put_flush(out);
         }
         put_end_of_section(out);
+    }
+
+    /// Appends a flush, if there are page channels and they were given pages since the last one: these come before all that the
+    /// channels are given later.
+    pub fn put_flush(&mut self, out: &mut Outbox) {
+        if let Some(senders) = self.senders.as_ref().filter(|_| self.is_flush_due) {
+            senders.begin_flush();
+            put_flush(out);
+        }
+        (self.is_flush_due, self.copies_may_cross) = (false, false);
     }
 
     /// Takes in what the log has, and begins a round from the first page. Returns how many more pages are pending
@@ -155,6 +166,7 @@ impl<'a> RamSender<'a> {
             xbzrle.begin_round();
         }
         (self.block, self.page, self.cleared) = (0, 0, 0);
+        self.copies_may_cross = self.is_flush_due;
         self.pending_pages = self.pending.iter().map(PageSet::count).sum();
         Ok(self.pending_pages - before)
     }
@@ -183,7 +195,12 @@ impl<'a> RamSender<'a> {
         self.is_last_stage = true;
     }
 
-    /// Pages still to send.
+    /// Pages that are still to send: those that page channels were given and have not sent are among them.
+    pub fn unsent_pages(&self) -> u64 {
+        self.pending_pages + self.senders.as_ref().map_or(0, Senders::unsent)
+    }
+
+    /// Pages that nobody was given to send.
     pub fn pending_pages(&self) -> u64 {
         self.pending_pages
     }
@@ -227,7 +244,11 @@ impl<'a> RamSender<'a> {
     /// What memory or log refuse.
     pub fn put_pages(&mut self, out: &mut Outbox, wanted: u64) -> Result<bool> {
         if let Some(senders) = self.senders.clone() {
-            return self.hand_over(&senders, wanted.saturating_sub(out.len()).div_ceil(NORMAL_RECORD).max(1));
+            let pages = wanted.saturating_sub(out.len()).div_ceil(NORMAL_RECORD).max(1);
+            if self.copies_may_cross {
+                self.put_flush(out);
+            }
+            return self.hand_over(&senders, pages);
         }
         let mut named = None;
         // Work with few bytes, or none, counts for some.
@@ -253,25 +274,27 @@ impl<'a> RamSender<'a> {
 
     /// Gives page channels so many pages, unless the round is over before; true if it is over.
     fn hand_over(&mut self, senders: &Senders, mut pages: u64) -> Result<bool> {
-        let mut batch = Batch { block: self.block, offsets: Vec::with_capacity(PACKET_PAGES) };
+        let mut batches = Vec::new();
         let over = loop {
-            let room = PACKET_PAGES - batch.offsets.len();
-            let Some(run) = self.next_run(pages.clamp(1, room as u64)) else { break true };
+            let Some(run) = self.next_run(pages.clamp(1, RUN)) else { break true };
             if pages == 0 {
                 break false;
             }
-            if batch.block != self.block {
-                senders.push(std::mem::replace(&mut batch, Batch { block: self.block, offsets: Vec::new() }));
-            }
             self.take(&run)?;
             pages -= run.end - run.start;
-            batch.offsets.extend(run.map(|page| page * PAGE_SIZE));
-            if batch.offsets.len() == PACKET_PAGES {
-                let next = Batch { block: self.block, offsets: Vec::with_capacity(PACKET_PAGES) };
-                senders.push(std::mem::replace(&mut batch, next));
+            let untouched = self.untouched(run.start);
+            let mut first = run.start;
+            while first < run.end {
+                let left = untouched >> (first - run.start);
+                let is_untouched = left & 1 == 1;
+                let same = if is_untouched { left.trailing_ones() } else { left.trailing_zeros() };
+                let end = run.end.min(first + u64::from(same));
+                put_pages(&mut batches, self.block, first..end, is_untouched);
+                first = end;
             }
         };
-        senders.push(batch);
+        self.is_flush_due |= !batches.is_empty();
+        senders.push(batches);
         Ok(over)
     }
 
@@ -296,8 +319,8 @@ impl<'a> RamSender<'a> {
             self.log.clear(self.block, window, end - window)?;
             self.cleared = end;
             self.untouched = [0; WINDOW];
-            // Behind the log's clear: what is touched from then on is in the log. Page channels look for themselves.
-            if !self.all_seen && self.senders.is_none() {
+            // Behind the log's clear: what is touched from then on is in the log.
+            if !self.all_seen {
                 let words = usize::try_from((end - window).div_ceil(RUN)).unwrap_or(WINDOW);
                 let untouched = self.untouched.get_mut(..words).unwrap_or_default();
                 self.ram.untouched(self.block, window * PAGE_SIZE, untouched)?;

@@ -22,6 +22,10 @@ pub(crate) struct Memory {
     blocks: Vec<RamBlock>,
     words: Vec<Vec<AtomicU64>>,
     dirty: Vec<Vec<AtomicU64>>,
+    /// Pages written ever.
+    touched: Vec<Vec<AtomicU64>>,
+    /// Reads of pages that nobody has written.
+    needless: AtomicU64,
 }
 
 impl Memory {
@@ -32,14 +36,27 @@ impl Memory {
             blocks: PAGES.iter().enumerate().map(block).collect(),
             words: PAGES.iter().map(|&pages| zeros(pages as usize * WORDS)).collect(),
             dirty: PAGES.iter().map(|&pages| zeros(pages.div_ceil(64) as usize)).collect(),
+            touched: PAGES.iter().map(|&pages| zeros(pages.div_ceil(64) as usize)).collect(),
+            needless: AtomicU64::new(0),
         }
     }
 
-    /// The word first, then the mark.
+    /// The host gives the page, then the word is written, then the log has it.
     fn store(&self, block: usize, word: usize, value: u64) {
-        self.words[block][word].store(value, Ordering::SeqCst);
         let page = word / WORDS;
-        self.dirty[block][page / 64].fetch_or(1 << (page % 64), Ordering::SeqCst);
+        let mark = |pages: &[AtomicU64]| pages[page / 64].fetch_or(1 << (page % 64), Ordering::SeqCst);
+        mark(&self.touched[block]);
+        self.words[block][word].store(value, Ordering::SeqCst);
+        mark(&self.dirty[block]);
+    }
+
+    fn is_touched(&self, block: usize, page: u64) -> bool {
+        self.touched[block][page as usize / 64].load(Ordering::SeqCst) >> (page % 64) & 1 == 1
+    }
+
+    /// How often a page was read that nobody has written.
+    pub(crate) fn needless_reads(&self) -> u64 {
+        self.needless.load(Ordering::SeqCst)
     }
 }
 
@@ -49,9 +66,21 @@ impl GuestRam for Memory {
     }
 
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        let pages = offset / PAGE_SIZE..(offset + into.len() as u64).div_ceil(PAGE_SIZE);
+        let needless = pages.filter(|&page| !self.is_touched(block, page)).count();
+        self.needless.fetch_add(needless as u64, Ordering::SeqCst);
         let words = &self.words[block][offset as usize / 8..][..into.len() / 8];
         for (bytes, word) in into.chunks_exact_mut(8).zip(words) {
             bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        Ok(())
+    }
+
+    fn untouched(&self, block: usize, offset: u64, words: &mut [u64]) -> Result<()> {
+        let first = offset / PAGE_SIZE;
+        let end = PAGES[block].min(first + words.len() as u64 * 64);
+        for page in (first..end).filter(|&page| !self.is_touched(block, page)) {
+            words[(page - first) as usize / 64] |= 1 << ((page - first) % 64);
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ fn arrived(ended: &Ended) {
     assert_eq!(source.phase, SourcePhase::Completed, "{source:?}");
     let destination = destination.as_ref().unwrap();
     assert_eq!(destination.phase, DestinationPhase::Completed, "{destination:?}");
+    assert_eq!(ended.guest.memory.needless_reads(), 0, "pages were read that nobody has ever written");
     assert_eq!(ended.guest.differing_page(&ended.arrived), None);
     // Counted by both sides alike, wherever they went.
     assert_eq!(source.report.pages, destination.report.pages);

@@ -175,7 +175,8 @@ mod tests {
     fn figures_hold_what_was_measured() {
         let mut measured = Measured::new();
         let pages = PageCount { normal: 1000, zero: 0 };
-        let probe = Chunk { begun: Duration::ZERO, bytes: 0, pages: PageCount::default(), tells: Tells::Rounds };
+        let probe =
+            Chunk { begun: Duration::ZERO, bytes: 0, pages: PageCount::default(), tells: Tells::Rounds, flushes: 0 };
         measured.wire.sent(probe);
         assert!(measured.wire.answered(2 * MS));
         measured.wire.sent(Chunk { begun: 2 * MS, bytes: 4_104_000, pages, ..probe });

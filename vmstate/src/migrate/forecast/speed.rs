@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::WINDOW;
 use super::rate::Rate;
-use crate::ram::PageCount;
+use crate::ram::{NORMAL_RECORD, PageCount};
 
 /// Of which speed a chunk tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub(crate) struct Chunk {
     pub(crate) pages: PageCount,
     /// Of which speed it tells.
     pub(crate) tells: Tells,
+    /// Flushes of page channels that were begun until its probe.
+    pub(crate) flushes: u64,
 }
 
 /// Measures the wire by the chunks sent and the answers to their probes.
@@ -53,6 +55,8 @@ pub(crate) struct WireSpeed {
     telling: Rate,
     /// By all chunks.
     any: Rate,
+    /// By all chunks, their pages of either kind.
+    pages: Rate,
     /// By chunks sent while the guest stood, made of whole pages.
     paused: Rate,
     unanswered: VecDeque<Chunk>,
@@ -67,6 +71,7 @@ impl WireSpeed {
         Self {
             telling: Rate::new(WINDOW),
             any: Rate::new(WINDOW),
+            pages: Rate::new(WINDOW),
             paused: Rate::new(PAUSED_WINDOW),
             unanswered: VecDeque::new(),
             unanswered_bytes: 0,
@@ -81,10 +86,24 @@ impl WireSpeed {
         self.unanswered_bytes += chunk.bytes;
     }
 
+    /// The oldest chunk whose probe is unanswered.
+    pub(crate) fn oldest(&self) -> Option<&Chunk> {
+        self.unanswered.front()
+    }
+
+    /// The answer to that one's probe is here, so that what went on page channels with it is known: so many bytes, of these pages.
+    pub(crate) fn add_to_oldest(&mut self, bytes: u64, pages: PageCount) {
+        if let Some(chunk) = self.unanswered.front_mut() {
+            chunk.bytes += bytes;
+            chunk.pages = chunk.pages.and(pages);
+            self.unanswered_bytes += bytes;
+        }
+    }
+
     /// The answer to the oldest unanswered probe arrived at `at`. False if there is no such probe.
     pub(crate) fn answered(&mut self, at: Duration) -> bool {
         let Some(chunk) = self.unanswered.pop_front() else { return false };
-        let Chunk { begun, bytes, pages, tells } = chunk;
+        let Chunk { begun, bytes, pages, tells, .. } = chunk;
         self.unanswered_bytes -= bytes;
         let whole_way = at.saturating_sub(begun);
         if bytes > 0 {
@@ -96,6 +115,7 @@ impl WireSpeed {
             match tells {
                 Tells::Rounds => {
                     self.any.add(bytes as f64, busy);
+                    self.pages.add(pages.total() as f64, busy);
                     if whole {
                         self.telling.add(bytes as f64, busy);
                     }
@@ -120,6 +140,13 @@ impl WireSpeed {
     /// first answer.
     pub(crate) fn bytes_per_second(&self) -> Option<f64> {
         self.telling.per_second().or_else(|| self.any.per_second())
+    }
+
+    /// Pages a second at full speed while the guest runs; zero pages among them as long as there were hardly others. `None` before
+    /// the first answer.
+    pub(crate) fn pages_per_second(&self) -> Option<f64> {
+        let whole = self.telling.per_second().map(|bytes| bytes / NORMAL_RECORD as f64);
+        whole.or_else(|| self.pages.per_second())
     }
 
     /// From a question to its answer when nothing else is on the way: the shortest seen. Zero before the first answer.
@@ -157,7 +184,13 @@ mod tests {
     impl Pipe {
         fn new(speed: f64, round_trip: Duration) -> Self {
             let mut measured = WireSpeed::new();
-            measured.sent(Chunk { begun: Duration::ZERO, bytes: 0, pages: PageCount::default(), tells: Tells::Rounds });
+            measured.sent(Chunk {
+                begun: Duration::ZERO,
+                bytes: 0,
+                pages: PageCount::default(),
+                tells: Tells::Rounds,
+                flushes: 0,
+            });
             assert!(measured.answered(round_trip));
             Self { speed, round_trip, free: Duration::ZERO, measured, answers: VecDeque::new() }
         }
@@ -166,7 +199,7 @@ mod tests {
         fn send(&mut self, at: Duration, bytes: u64) {
             let pages = PageCount { normal: bytes / 4104, zero: 0 };
             self.free = self.free.max(at) + Duration::from_secs_f64(bytes as f64 / self.speed);
-            self.measured.sent(Chunk { begun: at, bytes, pages, tells: Tells::Rounds });
+            self.measured.sent(Chunk { begun: at, bytes, pages, tells: Tells::Rounds, flushes: 0 });
             self.answers.push_back(self.free + self.round_trip);
         }
 
@@ -246,15 +279,17 @@ mod tests {
     fn zero_pages_tell_only_as_long_as_nothing_else_does() {
         let mut speed = WireSpeed::new();
         let tells = Tells::Rounds;
-        let chunk = |begun, bytes, normal, zero| Chunk { begun, bytes, pages: PageCount { normal, zero }, tells };
+        let chunk =
+            |begun, bytes, normal, zero| Chunk { begun, bytes, pages: PageCount { normal, zero }, tells, flushes: 0 };
         speed.sent(chunk(Duration::ZERO, 0, 0, 0));
         speed.answered(MS);
         speed.sent(chunk(MS, 9_000, 0, 1000));
         speed.answered(3 * MS);
-        assert_eq!(speed.bytes_per_second(), Some(9e6));
+        assert_eq!((speed.bytes_per_second(), speed.pages_per_second()), (Some(9e6), Some(1e6)));
         speed.sent(chunk(3 * MS, 4_104_000, 1000, 0));
         speed.answered(8 * MS);
         assert_eq!(speed.bytes_per_second(), Some(4_104_000.0 / 4e-3));
+        assert_eq!(speed.pages_per_second(), Some(1000.0 / 4e-3));
         speed.sent(chunk(8 * MS, 9_000, 0, 1000));
         speed.answered(10 * MS);
         assert_eq!(speed.bytes_per_second(), Some(4_104_000.0 / 4e-3));
@@ -268,6 +303,7 @@ mod tests {
             bytes,
             pages: PageCount { normal, zero },
             tells,
+            flushes: 0,
         };
         speed.sent(chunk(0, 0, 0, 0, Tells::Rounds));
         speed.answered(MS);
@@ -298,7 +334,13 @@ mod tests {
         let mut speed = WireSpeed::new();
         assert_eq!(speed.round_trip(), Duration::ZERO);
         for (begun, at) in [(0, 50), (50, 52), (60, 70)] {
-            speed.sent(Chunk { begun: begun * MS, bytes: 0, pages: PageCount::default(), tells: Tells::Rounds });
+            speed.sent(Chunk {
+                begun: begun * MS,
+                bytes: 0,
+                pages: PageCount::default(),
+                tells: Tells::Rounds,
+                flushes: 0,
+            });
             assert!(speed.answered(at * MS));
         }
         assert_eq!(speed.round_trip(), 2 * MS);

@@ -11,7 +11,7 @@ use crate::codec::PageRun;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::multifd::Receivers;
 use crate::ram::multifd::packet::{Coding, HEADER, OPENING, Opening, PACKET_PAGES, Packet, runs};
-use crate::ram::{GuestRam, PAGE, RamBlock};
+use crate::ram::{GuestRam, PAGE, PAGE_SIZE, RamBlock};
 
 /// Who has not said by then that it is a channel of the migration is none.
 const INTRODUCTION: Duration = Duration::from_secs(10);
@@ -162,7 +162,7 @@ impl Receiving<'_> {
             Coding::Zstd if packet.payload > 0 => self.decompress(packet)?,
             Coding::Zstd => {}
         }
-        pages.zero.iter().try_for_each(|&offset| self.ram.zero_page(pages.block, offset))
+        runs(pages.block, &pages.zero).try_for_each(|run| self.ram.zero_run(run.block, run.offset, run.len / PAGE_SIZE))
     }
 
     /// Into a copy first: what cannot be decompressed whole leaves the guest's pages as they are.

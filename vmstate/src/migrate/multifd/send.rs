@@ -5,9 +5,14 @@ use super::{SLICE, each_run, in_channel, is_transient};
 use crate::channel::Channel;
 use crate::codec::Outbox;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ram::multifd::batch::Batch;
 use crate::ram::multifd::packet::{Coding, Opening, PACKET_PAGES, Packet, PacketPages, runs};
-use crate::ram::multifd::{Batch, Compression, Senders, Task};
-use crate::ram::{GuestRam, PAGE, PAGE_SIZE};
+use crate::ram::multifd::{Compression, Senders, Task};
+use crate::ram::{GuestRam, PAGE, PAGE_SIZE, PageCount};
+
+/// Packets go together until they have so many bytes: those of zero pages are short, and a system call and a wake-up of the
+/// destination for each would cost as much as the look at the pages.
+const ENOUGH: u64 = 16 << 10;
 
 /// The work of one page channel at a source. Dropped before it has ended it makes the migration fail.
 #[derive(Debug)]
@@ -31,6 +36,9 @@ impl SendWorker {
             channel,
             ram,
             outbox: Outbox::new(),
+            put: PageCount::default(),
+            since_sync: PageCount::default(),
+            pages: PacketPages::default(),
             copy: vec![0; PACKET_PAGES * PAGE],
             compressor: None,
         };
@@ -53,7 +61,14 @@ struct Sending<'a> {
     senders: &'a Senders,
     channel: &'a mut dyn Channel,
     ram: &'a dyn GuestRam,
+    /// Whole packets.
     outbox: Outbox,
+    /// Pages in them.
+    put: PageCount,
+    /// Pages sent since the last SYNC.
+    since_sync: PageCount,
+    /// Those of the packet at hand.
+    pages: PacketPages,
     /// The pages of a packet, while they are compressed.
     copy: Vec<u8>,
     compressor: Option<Compressor>,
@@ -66,15 +81,22 @@ impl Sending<'_> {
         }
         // A QEMU without the option `-uuid` has this uuid, too, and accepts no other.
         self.outbox.put(&Opening { uuid: [0; 16], id }.to_bytes());
-        self.send()?;
+        self.transmit()?;
         let mut flushed = 0;
         loop {
-            match self.senders.task(flushed) {
-                Task::Pages(batch) => self.pages(&batch)?,
-                Task::Sync => {
-                    self.outbox.put(&Packet::sync(self.senders.number()).to_bytes(""));
-                    let bytes = self.send()?;
-                    self.senders.flushed(bytes);
+            match self.senders.task(id, flushed, self.outbox.is_empty()) {
+                Task::Pages(number, batch) => {
+                    self.put(number, &batch)?;
+                    if self.outbox.len() >= ENOUGH {
+                        self.send()?;
+                    }
+                }
+                Task::Nothing => self.send()?,
+                Task::Sync(number) => {
+                    self.send()?;
+                    self.outbox.put(&Packet::sync(number).to_bytes(""));
+                    self.senders.flushing(flushed, std::mem::take(&mut self.since_sync), self.outbox.len());
+                    self.transmit()?;
                     flushed += 1;
                 }
                 Task::End => return Ok(()),
@@ -82,53 +104,67 @@ impl Sending<'_> {
         }
     }
 
-    /// Sends a packet. What the guest writes to a page after it was looked at is in the dirty log.
-    fn pages(&mut self, batch: &Batch) -> Result<()> {
-        let pages = self.sorted(batch)?;
-        let count = pages.count();
+    /// Puts a packet into the outbox. What the guest writes to a page after it was looked at is in the dirty log.
+    fn put(&mut self, number: u64, batch: &Batch) -> Result<()> {
+        self.sort(batch)?;
         let compressed = match &mut self.compressor {
             None => None,
             Some(compressor) => {
-                each_run(&pages, &mut self.copy, |run, copy| self.ram.read(run.block, run.offset, copy))?;
-                let copies = self.copy.as_chunks::<PAGE>().0.iter().take(pages.normal.len());
+                each_run(&self.pages, &mut self.copy, |run, copy| self.ram.read(run.block, run.offset, copy))?;
+                let copies = self.copy.as_chunks::<PAGE>().0.iter().take(self.pages.normal.len());
                 Some(compressor.compress(copies.map(<[u8; PAGE]>::as_slice))?)
             }
         };
         let name = self.ram.blocks().get(batch.block).map_or("", |block| &block.name);
         let (coding, payload) = match compressed {
             Some(bytes) => (Coding::Zstd, bytes.len()),
-            None => (Coding::Raw, pages.normal.len() * PAGE),
+            None => (Coding::Raw, self.pages.normal.len() * PAGE),
         };
-        let packet = Packet { number: self.senders.number(), sync: false, coding, payload, pages };
+        let packet = Packet { number, sync: false, coding, payload, pages: std::mem::take(&mut self.pages) };
         self.outbox.put(&packet.to_bytes(name));
         match compressed {
             Some(bytes) => self.outbox.put(bytes),
             None => runs(packet.pages.block, &packet.pages.normal).for_each(|run| self.outbox.put_pages(run)),
         }
-        let bytes = self.send()?;
-        self.senders.add(count, bytes);
+        self.put = self.put.and(packet.pages.count());
+        self.pages = packet.pages;
         Ok(())
     }
 
-    /// The pages by what goes of them.
-    fn sorted(&self, batch: &Batch) -> Result<PacketPages> {
-        let mut pages = PacketPages { block: batch.block, ..PacketPages::default() };
-        // Runs that fit into the answer of a look, one bit for each page.
-        let looks = batch.offsets.chunks(u64::BITS as usize);
-        for run in looks.flat_map(|offsets| runs(batch.block, offsets)) {
-            let count = run.len / PAGE_SIZE;
-            let zeros = self.ram.zero_pages(run.block, run.offset, u32::try_from(count).unwrap_or(u32::MAX))?;
-            for page in 0..count {
-                let kind = if zeros >> page & 1 == 1 { &mut pages.zero } else { &mut pages.normal };
-                kind.push(run.offset + page * PAGE_SIZE);
+    /// Sorts the pages by what goes of them.
+    fn sort(&mut self, batch: &Batch) -> Result<()> {
+        let PacketPages { block, normal, zero } = &mut self.pages;
+        *block = batch.block;
+        normal.clear();
+        zero.clear();
+        zero.extend(batch.untouched.iter().cloned().flatten().map(|page| page * PAGE_SIZE));
+        for run in &batch.touched {
+            // As many at once as the answer of a look has bits.
+            for first in run.clone().step_by(u64::BITS as usize) {
+                let pages = (run.end - first).min(u64::BITS.into());
+                let looked_at = u32::try_from(pages).unwrap_or(u64::BITS);
+                let zeros = self.ram.zero_pages(batch.block, first * PAGE_SIZE, looked_at)?;
+                for page in 0..pages {
+                    let kind = if zeros >> page & 1 == 1 { &mut *zero } else { &mut *normal };
+                    kind.push((first + page) * PAGE_SIZE);
+                }
             }
         }
-        Ok(pages)
+        Ok(())
     }
 
-    /// Sends the outbox, and returns how many bytes that were. How long the peer may take for it is the main channel's concern.
-    fn send(&mut self) -> Result<u64> {
+    /// Sends the packets, and counts what is in them.
+    fn send(&mut self) -> Result<()> {
         let bytes = self.outbox.len();
+        self.transmit()?;
+        let pages = std::mem::take(&mut self.put);
+        self.since_sync = self.since_sync.and(pages);
+        self.senders.add(pages, bytes);
+        Ok(())
+    }
+
+    /// Sends the outbox. How long the peer may take for it is the main channel's concern.
+    fn transmit(&mut self) -> Result<()> {
         while !self.outbox.is_empty() {
             match self.channel.send_outbox(&self.outbox, self.ram, SLICE) {
                 Ok(count) => self.outbox.advance(count as u64),
@@ -138,6 +174,6 @@ impl Sending<'_> {
             }
         }
         self.outbox.clear();
-        Ok(bytes)
+        Ok(())
     }
 }

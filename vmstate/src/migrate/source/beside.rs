@@ -1,40 +1,87 @@
-//! Page channels, as the main channel of a source sees them: what it hands to them, it waits for.
+//! Page channels, as the main channel of a source sees them: it gives them pages, a little more than they can send at once, and
+//! has them flush where it sends a probe.
 
 use std::time::Duration;
 
-use super::Source;
+use super::{CHUNK, Source};
 use crate::error::Result;
+use crate::migrate::forecast::Tells;
+use crate::migrate::phase::SourcePhase;
 use crate::migrate::wire::Patience;
 use crate::ram::{NORMAL_RECORD, PageCount, ZERO_RECORD};
 
-/// The longest chunk with page channels, which have to wait for each other at its end.
-pub(super) const LONG_CHUNK: u64 = 64 << 20;
+/// The most bytes of pages that channels are given at once: as many as the log is told to clear at once.
+pub(super) const PORTION: u64 = 16 << 20;
 /// So often a wait looks whether an answer has come.
 const SLICE: Duration = Duration::from_millis(5);
+/// Between two probes, while the channels are at work: at each the destination's threads wait for the slowest of them.
+const BETWEEN_PROBES: Duration = Duration::from_millis(100);
 
 impl Source<'_, '_> {
-    /// Waits until the page channels have sent all that was handed to them.
+    /// Gives page channels about so many bytes of what is pending, once they have no more than that left to send. A probe follows
+    /// when it is time for one. True if nothing of the round is left.
+    pub(super) fn send_beside(&mut self, wanted: u64, tells: Tells) -> Result<bool> {
+        let sent = self.wire.sent();
+        self.await_sent(wanted / NORMAL_RECORD, self.running())?;
+        let now = self.clock.now();
+        let begun = *self.unprobed.get_or_insert(now);
+        let is_due = tells != Tells::Rounds
+            || (self.measured.wire.bytes_per_second().is_none() && self.measured.wire.unanswered() == 0)
+            || now.saturating_sub(begun) >= BETWEEN_PROBES
+            || self.buffer.len() >= CHUNK;
+        if is_due {
+            self.pages.want_flush();
+        }
+        let over = self.saver.iterate(&mut self.buffer, wanted)?;
+        // How many bytes the pages take is known once they are sent.
+        if self.control.parameters().max_bandwidth.is_some() {
+            self.await_sent(0, self.running())?;
+        }
+        self.pace.sent(self.wire.sent() - sent);
+        if is_due || over {
+            self.unprobed = None;
+            self.probe(begun, PageCount::default(), tells)?;
+        }
+        Ok(over)
+    }
+
+    /// Waits until the page channels have sent all but `most` of the pages that they were given.
     ///
     /// # Errors
     /// A timeout, `Cancelled`, why a channel failed or the destination refuses the guest.
-    pub(super) fn await_pages(&mut self, patience: Patience) -> Result<()> {
+    pub(super) fn await_sent(&mut self, most: u64, patience: Patience) -> Result<()> {
         let Some(senders) = &self.options.page_channels else { return Ok(()) };
         let mut wait = Default::default();
         loop {
-            match senders.await_flush(SLICE) {
+            match senders.await_sent(most, SLICE) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(broken) => return Err(self.last_words(broken)),
             }
             self.wire.wait_beside(&mut wait, patience).map_err(|broken| self.last_words(broken))?;
             self.hear_until(Duration::ZERO)?;
+            if self.protocol.phase() == SourcePhase::Rounds {
+                self.is_overdue()?;
+            }
         }
     }
 
-    /// Bytes that pages on page channels would have had in the stream. The forecast counts in them: it does not know what
-    /// compressing will gain.
-    pub(super) fn in_stream(&self, pages: PageCount) -> u64 {
-        let all = pages.normal.saturating_mul(NORMAL_RECORD).saturating_add(pages.zero.saturating_mul(ZERO_RECORD));
-        if self.options.page_channels.is_some() { all } else { 0 }
+    /// The oldest probe is answered: what went on page channels before it is counted as if it had gone in the stream. The forecast
+    /// counts so: it does not know what compressing will gain.
+    pub(super) fn count_arrived(&mut self) {
+        if let (Some(senders), Some(chunk)) = (&self.options.page_channels, self.measured.wire.oldest()) {
+            let pages = senders.arrived(chunk.flushes);
+            self.measured.wire.add_to_oldest(in_stream(pages), pages);
+        }
     }
+
+    /// Bytes, in the same count, that page channels have sent and the destination has not answered for.
+    pub(super) fn unanswered_beside(&self) -> u64 {
+        self.options.page_channels.as_ref().map_or(0, |senders| in_stream(senders.unanswered()))
+    }
+}
+
+/// Bytes that pages would have in the stream.
+fn in_stream(pages: PageCount) -> u64 {
+    pages.normal.saturating_mul(NORMAL_RECORD).saturating_add(pages.zero.saturating_mul(ZERO_RECORD))
 }

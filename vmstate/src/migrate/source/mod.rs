@@ -125,7 +125,7 @@ pub fn run(outgoing: Outgoing<'_, '_>, options: &SourceOptions, control: &Contro
     let Outgoing { channel, clock, machine, sections, ram, log } = outgoing;
     let beside = Beside::from(options.page_channels.as_ref());
     let section = RamSection::outgoing(ram, log).with(&beside);
-    let longest_chunk = if options.page_channels.is_some() { beside::LONG_CHUNK } else { CHUNK };
+    let longest_chunk = if options.page_channels.is_some() { beside::PORTION } else { CHUNK };
     let memory = Memory { pages: section.figures(), section: Box::new(section), ram, longest_chunk };
     send(Host { channel, clock, machine, sections }, memory, options, control)
 }
@@ -165,6 +165,7 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
         answered: None,
         measured: Measured::new(),
         pace: Pace::default(),
+        unprobed: None,
         synced: begun,
         rehearsed: None,
         rests_until: None,
@@ -200,6 +201,8 @@ struct Source<'a, 's> {
     answered: Option<Reply>,
     measured: Measured,
     pace: Pace,
+    /// Since when page channels were given pages behind which no probe was sent.
+    unprobed: Option<Duration>,
     /// When the logs of what is written were last read.
     synced: Duration,
     /// When the pause was last rehearsed after a round.
@@ -254,10 +257,13 @@ impl Source<'_, '_> {
             SourceAction::Round => self.round_and_verdict().map(SourceEvent::RoundOver),
             SourceAction::Pause => self.pause().map(|()| SourceEvent::Done),
             SourceAction::SendRest(until) => self.send_rest(until).map(|()| SourceEvent::Done),
-            SourceAction::Await(until) => self.await_reply(Patience::Until(until)).map(|reply| {
-                self.answered = Some(reply);
-                SourceEvent::Replied(reply)
-            }),
+            SourceAction::Await(until) => match self.await_reply(Patience::Until(until)) {
+                Ok(reply) => {
+                    self.answered = Some(reply);
+                    Ok(SourceEvent::Replied(reply))
+                }
+                Err(broken) => Err(self.last_words(broken)),
+            },
             SourceAction::CloseDoor => self.close_door().map(|()| SourceEvent::Done),
             SourceAction::Release => self.machine.release().map(|()| SourceEvent::Done),
             // A destination that has taken over may close before all of it is sent: its last word is still to be heard.
@@ -312,7 +318,6 @@ impl Source<'_, '_> {
         self.saved.extend(self.saver.put_devices(out.bytes_mut(), (self.peer, Turn::Early))?);
         self.saver.start(out, self.peer)?;
         Element::Command(Command::Ping(ping::INTRODUCTION)).write(out.bytes_mut());
-        self.await_pages(self.running())?;
         self.flush(self.running())
     }
 

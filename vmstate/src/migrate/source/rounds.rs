@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{LAST_WORDS, Source, pace, unexpected, whole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::forecast::{Chunk, Standing, Tells};
+use crate::migrate::multifd::Senders;
 use crate::migrate::parameters::Parameters;
 use crate::migrate::policy::{self, Figures, RoundDecision};
 use crate::migrate::protocol::ping;
@@ -84,7 +85,7 @@ impl Source<'_, '_> {
     }
 
     /// True if the deadline has passed and demands to switch over now.
-    fn is_overdue(&mut self) -> Result<bool> {
+    pub(super) fn is_overdue(&mut self) -> Result<bool> {
         match policy::overdue(&self.figures(), &self.control.parameters()) {
             None | Some(RoundDecision::Iterate) => Ok(false),
             Some(decision) => self.follow(decision),
@@ -133,6 +134,7 @@ impl Source<'_, '_> {
                 // What is in a socket's buffer goes through while the guest still runs; and without an answer nobody knows
                 // for how long it would be paused.
                 // What was dirtied in the round is pending from now on: it decides how long the pause may take.
+                self.await_sent(0, self.running())?;
                 self.hear_all()?;
                 self.sync(false)?;
                 self.synced = self.clock.now();
@@ -144,6 +146,7 @@ impl Source<'_, '_> {
             }
         }
         // What was sent may still be in a socket's buffer: only the answers say that it went through the wire.
+        self.await_sent(0, self.running())?;
         self.hear_all()?;
         let duration = self.clock.now().saturating_sub(begun);
         let bytes = self.wire.sent() - bytes;
@@ -153,29 +156,36 @@ impl Source<'_, '_> {
     /// Bytes of the next chunk, such that there is a probe, a look at the limits and a forecast some ten times a second.
     fn chunk(&self) -> u64 {
         let piece = self.control.parameters().max_bandwidth.map_or(u64::MAX, |limit| pace::piece(limit.get()));
-        let speed = self.measured.wire.bytes_per_second().map(|speed| whole(speed) / u64::from(CHUNKS_PER_SECOND));
+        let wire = &self.measured.wire;
+        // A page channel is given pages, however few bytes it will send of them.
+        let speed = match self.options.page_channels {
+            None => wire.bytes_per_second(),
+            Some(_) => wire.pages_per_second().map(|pages| pages * NORMAL_RECORD as f64),
+        };
+        let speed = speed.map(|speed| whole(speed) / u64::from(CHUNKS_PER_SECOND));
         piece.min(speed.unwrap_or(FIRST_CHUNK)).min(self.longest_chunk)
     }
 
     /// Sends a chunk of about `wanted` bytes of what is pending, and a probe. True if nothing of the round is left.
     pub(super) fn send_chunk(&mut self, wanted: u64, tells: Tells) -> Result<bool> {
+        if self.options.page_channels.is_some() {
+            return self.send_beside(wanted, tells);
+        }
         let (begun, sent) = (self.clock.now(), self.pages.moved());
-        let beside = self.wire.sent();
         let over = self.saver.iterate(&mut self.buffer, wanted)?;
-        self.await_pages(self.running())?;
-        self.pace.sent(self.wire.sent() - beside);
         self.probe(begun, self.pages.moved().since(sent), tells)?;
         Ok(over)
     }
 
     /// Sends the buffer, which holds `pages`, and a probe behind it; hears answers meanwhile. In a round it goes in pieces that
     /// the bandwidth limit lets through at once.
-    fn probe(&mut self, begun: Duration, pages: PageCount, tells: Tells) -> Result<()> {
-        let bytes = self.buffer.len() + self.in_stream(pages);
+    pub(super) fn probe(&mut self, begun: Duration, pages: PageCount, tells: Tells) -> Result<()> {
+        let (bytes, flushes) = (self.buffer.len(), self.options.page_channels.as_ref().map_or(0, Senders::flushes));
         Element::Command(Command::Ping(ping::ROUND)).write(self.buffer.bytes_mut());
-        let mut chunk = Some(Chunk { begun, bytes, pages, tells });
+        let mut chunk = Some(Chunk { begun, bytes, pages, tells, flushes });
         let mut took_some = self.clock.now();
-        let mut most = if tells == Tells::Rounds { 0 } else { u64::MAX };
+        // Beside pages on channels of their own nearly nothing goes here.
+        let mut most = if tells == Tells::Rounds && flushes == 0 { 0 } else { u64::MAX };
         let deadline = self.control.parameters().deadline.filter(|_| tells == Tells::Rounds);
         while !self.buffer.is_empty() {
             // A chunk may be long for a wire of which nobody knows yet how slow it is.
@@ -234,18 +244,23 @@ impl Source<'_, '_> {
 
     /// Hears answers until this moment, and those that are there already.
     pub(super) fn hear_until(&mut self, moment: Duration) -> Result<()> {
-        while let Some(reply) = self.wire.poll_until(moment, Reply::read)? {
-            self.hear(reply)?;
+        loop {
+            match self.wire.poll_until(moment, Reply::read) {
+                Ok(Some(reply)) => self.hear(reply)?,
+                Ok(None) => return Ok(()),
+                Err(broken) => return Err(self.last_words(broken)),
+            }
         }
-        Ok(())
     }
 
     /// Waits until every probe is answered.
     pub(super) fn hear_all(&mut self) -> Result<()> {
         while self.measured.wire.unanswered() > 0 {
             let deadline = self.clock.now().saturating_add(self.options.answer);
-            let reply = self.await_reply(Patience::Until(deadline))?;
-            self.hear(reply)?;
+            match self.await_reply(Patience::Until(deadline)) {
+                Ok(reply) => self.hear(reply)?,
+                Err(broken) => return Err(self.last_words(broken)),
+            }
         }
         self.report.round_trip = self.measured.wire.round_trip();
         Ok(())
@@ -253,7 +268,9 @@ impl Source<'_, '_> {
 
     pub(super) fn hear(&mut self, reply: Reply) -> Result<()> {
         let until = self.clock.now().saturating_add(LAST_WORDS);
-        match self.taken(reply, until)? {
+        let reply = self.taken(reply, until)?;
+        self.count_arrived();
+        match reply {
             Reply::Pong(ping::ROUND) if self.measured.wire.answered(self.clock.now()) => Ok(()),
             other => Err(unexpected(other)),
         }
@@ -276,7 +293,7 @@ impl Source<'_, '_> {
 
     fn figures(&mut self) -> Figures {
         let standing = Standing {
-            pending_bytes: self.saver.pending(),
+            pending_bytes: self.saver.pending().saturating_add(self.unanswered_beside()),
             switch_over_cost: self.options.switch_over_cost,
             since_sync: self.clock.now().saturating_sub(self.synced),
             elapsed: self.clock.now().saturating_sub(self.begun),

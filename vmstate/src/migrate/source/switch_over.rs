@@ -9,6 +9,7 @@ use crate::migrate::Peer;
 use crate::migrate::protocol::ping;
 use crate::migrate::save::Turn;
 use crate::migrate::wire::Patience;
+use crate::ram::NORMAL_RECORD;
 use crate::stream::{Command, Element};
 
 impl Source<'_, '_> {
@@ -32,13 +33,12 @@ impl Source<'_, '_> {
         }
         let chunk = self.longest_chunk;
         while !self.saver.iterate(&mut self.buffer, chunk)? {
-            self.await_pages(until)?;
             self.flush(until)?;
+            self.await_sent(chunk / NORMAL_RECORD, until)?;
         }
-        self.await_pages(until)?;
         self.saver.complete(&mut self.buffer)?;
-        self.await_pages(until)?;
         self.flush(until)?;
+        self.await_sent(0, until)?;
         self.downtime.pages = self.lap();
         self.saved.extend(self.saver.put_devices(self.buffer.bytes_mut(), (self.peer, Turn::Last))?);
         Element::Command(Command::Ping(ping::READY)).write(self.buffer.bytes_mut());

@@ -4,6 +4,7 @@
 //! The main channel says where old and new copies of a page could meet: a record MULTIFD_FLUSH there and a packet with flag SYNC
 //! on each channel. No channel is read behind its SYNC before all channels have come to theirs.
 
+pub(crate) mod batch;
 mod numbers;
 pub(crate) mod packet;
 pub(crate) mod pairing;
@@ -14,7 +15,7 @@ pub(crate) use packet::Opening;
 use pairing::Pairing;
 pub use receiving::Receivers;
 pub use sending::Senders;
-pub(crate) use sending::{Batch, Task};
+pub(crate) use sending::Task;
 
 use crate::error::{Error, Result};
 use crate::ram::PageCount;
@@ -44,6 +45,14 @@ impl Beside {
             Self::Nothing => 0,
             Self::Senders(senders) => senders.bytes(),
             Self::Receivers(receivers) => receivers.bytes(),
+        }
+    }
+
+    /// Pages that channels were given and have not sent yet.
+    pub(crate) fn unsent(&self) -> u64 {
+        match self {
+            Self::Nothing | Self::Receivers(_) => 0,
+            Self::Senders(senders) => senders.unsent(),
         }
     }
 

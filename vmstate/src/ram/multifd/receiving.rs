@@ -134,7 +134,10 @@ impl Receivers {
         state.received = state.received.and(pages);
         state.bytes += bytes;
         drop(state);
-        self.0.progress.notify_all();
+        // The last packet before a flush that comes is a SYNC: each channel's packets come in the order of their numbers.
+        if sync {
+            self.0.progress.notify_all();
+        }
         Ok(())
     }
 

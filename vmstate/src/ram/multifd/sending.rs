@@ -1,28 +1,27 @@
 //! What the threads of a source share: batches of pages that wait for a channel, and how far the channels are.
+//!
+//! Nobody waits at a flush: a channel that has said SYNC takes batches from behind the flush while others still send those before
+//! it. The destination reads them once all channels have come to the flush. It takes a gap in the numbers of the packets for one
+//! that is on its way, so they are given in the order of the queue: those of a flush's SYNCs are behind all batches before it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::batch::Batch;
 use super::{Compression, Ending};
 use crate::error::{Error, Result};
 use crate::ram::PageCount;
 
-/// Pages of one block that go in one packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Batch {
-    pub(crate) block: usize,
-    /// At most [`PACKET_PAGES`](super::packet::PACKET_PAGES).
-    pub(crate) offsets: Vec<u64>,
-}
-
-/// What a channel has to do next.
+/// What a channel has to do next, with the number of the packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Send these pages.
-    Pages(Batch),
+    Pages(u64, Batch),
     /// Send a packet with flag SYNC.
-    Sync,
+    Sync(u64),
+    /// Nothing now.
+    Nothing,
     /// Nothing any more.
     End,
 }
@@ -38,22 +37,45 @@ struct Shared {
     state: Mutex<State>,
     /// There is something to do.
     work: Condvar,
-    /// A channel has come to the flush, or has failed.
+    /// As few pages are unsent as somebody waits for, or a channel has failed.
     progress: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<Batch>,
-    /// Flushes asked for.
-    flushes: u64,
-    /// Channels that have not come to the last of them.
-    unflushed: u8,
-    /// Number of the next packet.
+    queue: VecDeque<Queued>,
+    /// Flushes that were begun and are not known to be over, and how many there were before them.
+    flushes: VecDeque<Flush>,
+    over: u64,
+    /// Of the next packet.
     number: u64,
+    /// Pages that were given to the channels.
+    given: u64,
     sent: PageCount,
+    /// Of these, the ones before flushes that are over.
+    arrived: PageCount,
     bytes: u64,
+    /// Somebody waits until no more pages than this are unsent.
+    awaited: Option<u64>,
     ending: Ending,
+}
+
+#[derive(Debug)]
+struct Queued {
+    batch: Batch,
+    number: u64,
+    /// Flushes before it.
+    flush: u64,
+}
+
+#[derive(Debug)]
+struct Flush {
+    /// Of the SYNC of channel 0; those of the others follow.
+    number: u64,
+    /// Channels that have not come to it.
+    to_come: u8,
+    /// Sent by the other channels since the flush before.
+    pages: PageCount,
 }
 
 impl Senders {
@@ -84,40 +106,80 @@ impl Senders {
         self.lock().sent
     }
 
+    /// Pages that were given to the channels and are not sent yet.
+    pub(crate) fn unsent(&self) -> u64 {
+        self.lock().unsent()
+    }
+
     /// Bytes that the channels have sent.
     pub(crate) fn bytes(&self) -> u64 {
         self.lock().bytes
     }
 
-    /// Some channel will send them.
-    pub(crate) fn push(&self, batch: Batch) {
-        if batch.offsets.is_empty() {
-            return;
+    /// Some channel will send each of them, behind all flushes so far.
+    pub(crate) fn push(&self, batches: Vec<Batch>) {
+        let wakes = batches.len().min(self.0.channels.into());
+        let mut state = self.lock();
+        let flush = state.begun();
+        for batch in batches {
+            state.given += batch.pages();
+            let number = state.take_numbers(1);
+            state.queue.push_back(Queued { batch, number, flush });
         }
-        self.lock().queue.push_back(batch);
-        self.0.work.notify_one();
+        drop(state);
+        for _ in 0..wakes {
+            self.0.work.notify_one();
+        }
     }
 
-    /// Each channel is to say SYNC behind all pages so far. No page may be pushed until all have.
+    /// Each channel is to say SYNC between the pages that it was given until now and those that it is given from now on.
     pub(crate) fn begin_flush(&self) {
         let mut state = self.lock();
-        state.flushes += 1;
-        state.unflushed = self.0.channels;
+        let number = state.take_numbers(self.0.channels);
+        state.flushes.push_back(Flush { number, to_come: self.0.channels, pages: PageCount::default() });
         drop(state);
         self.0.work.notify_all();
     }
 
-    /// Waits for so long until all channels have flushed; true if they have.
+    /// How many flushes were begun.
+    pub(crate) fn flushes(&self) -> u64 {
+        self.lock().begun()
+    }
+
+    /// The destination says that this flush, from 1 on, is over: the pages between the last that was known to be over and this one.
+    pub(crate) fn arrived(&self, flush: u64) -> PageCount {
+        let mut state = self.lock();
+        let mut pages = PageCount::default();
+        while let Some(first) = state.flushes.front().filter(|first| first.to_come == 0)
+            && state.over < flush
+        {
+            pages = pages.and(first.pages);
+            state.flushes.pop_front();
+            state.over += 1;
+        }
+        state.arrived = state.arrived.and(pages);
+        pages
+    }
+
+    /// Pages that were sent, and of which the destination has not said that they are there.
+    pub(crate) fn unanswered(&self) -> PageCount {
+        let state = self.lock();
+        state.sent.since(state.arrived)
+    }
+
+    /// Waits for so long until no more than `most` pages are unsent; true if it is so.
     ///
     /// # Errors
     /// Why a channel failed.
-    pub(crate) fn await_flush(&self, timeout: Duration) -> Result<bool> {
+    pub(crate) fn await_sent(&self, most: u64, timeout: Duration) -> Result<bool> {
         let mut state = self.lock();
-        if state.unflushed > 0 && state.ending.failure.is_none() {
+        if state.unsent() > most && state.ending.failure.is_none() {
+            state.awaited = Some(most);
             let waited = self.0.progress.wait_timeout(state, timeout);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.awaited = None;
         }
-        state.ending.check().map(|()| state.unflushed == 0)
+        state.ending.check().map(|()| state.unsent() <= most)
     }
 
     /// An error if a channel has failed: the first one's, once.
@@ -125,45 +187,49 @@ impl Senders {
         self.lock().ending.check()
     }
 
-    /// A channel: waits for what it has to do; it has flushed so many times.
-    pub(crate) fn task(&self, flushed: u64) -> Task {
+    /// Channel `id`, which has come to so many flushes: what it has to do. Waits for it, if it is to.
+    pub(crate) fn task(&self, id: u8, flushed: u64, waits: bool) -> Task {
         let mut state = self.lock();
         loop {
             if state.ending.is_over {
                 return Task::End;
             }
-            if let Some(batch) = state.queue.pop_front() {
-                return Task::Pages(batch);
+            if state.queue.front().is_some_and(|first| first.flush == flushed)
+                && let Some(Queued { batch, number, .. }) = state.queue.pop_front()
+            {
+                return Task::Pages(number, batch);
             }
-            if flushed < state.flushes {
-                return Task::Sync;
+            if let Some(flush) = state.flush(flushed) {
+                return Task::Sync(flush.number + u64::from(id));
+            }
+            if !waits {
+                return Task::Nothing;
             }
             state = self.0.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// A channel: the number of its next packet.
-    pub(crate) fn number(&self) -> u64 {
-        let mut state = self.lock();
-        let number = state.number;
-        state.number += 1;
-        number
-    }
-
-    /// A channel: it has sent these pages.
+    /// A channel: it has sent these pages, in so many bytes.
     pub(crate) fn add(&self, pages: PageCount, bytes: u64) {
         let mut state = self.lock();
         state.sent = state.sent.and(pages);
         state.bytes += bytes;
+        if state.awaited.is_some_and(|most| state.unsent() <= most) {
+            state.awaited = None;
+            drop(state);
+            self.0.progress.notify_all();
+        }
     }
 
-    /// A channel: it has sent SYNC, in so many bytes.
-    pub(crate) fn flushed(&self, bytes: u64) {
+    /// A channel that had come to `flushed` flushes: it says SYNC now, in so many bytes, and has sent these pages since it said it last.
+    /// Counted before it is sent, for whoever hears of its arrival.
+    pub(crate) fn flushing(&self, flushed: u64, pages: PageCount, bytes: u64) {
         let mut state = self.lock();
         state.bytes += bytes;
-        state.unflushed = state.unflushed.saturating_sub(1);
-        drop(state);
-        self.0.progress.notify_all();
+        if let Some(flush) = state.flush(flushed) {
+            flush.to_come = flush.to_come.saturating_sub(1);
+            flush.pages = flush.pages.and(pages);
+        }
     }
 
     /// A channel: it cannot go on. What follows from the end of the migration says nothing new.
@@ -180,5 +246,103 @@ impl Senders {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn unsent(&self) -> u64 {
+        self.given.saturating_sub(self.sent.total())
+    }
+
+    /// Flushes that were begun.
+    fn begun(&self) -> u64 {
+        self.over + self.flushes.len() as u64
+    }
+
+    /// The one behind so many others.
+    fn flush(&mut self, before: u64) -> Option<&mut Flush> {
+        let index = usize::try_from(before.checked_sub(self.over)?).ok()?;
+        self.flushes.get_mut(index)
+    }
+
+    /// The first of so many numbers, which are nobody else's.
+    fn take_numbers(&mut self, count: u8) -> u64 {
+        let first = self.number;
+        self.number += u64::from(count);
+        first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::batch::put_pages;
+    use super::*;
+
+    fn push(senders: &Senders, first: u64, count: u64) {
+        let mut batches = Vec::new();
+        put_pages(&mut batches, 0, first..first + count, false);
+        senders.push(batches);
+    }
+
+    /// The number of the next packet of a channel, and its first page.
+    fn pages(senders: &Senders, id: u8, flushed: u64) -> (u64, u64) {
+        match senders.task(id, flushed, false) {
+            Task::Pages(number, batch) => (number, batch.touched[0].start),
+            other => panic!("channel {id} behind {flushed} flushes: {other:?}"),
+        }
+    }
+
+    fn sent(normal: u64) -> PageCount {
+        PageCount { normal, zero: 0 }
+    }
+
+    /// A destination waits at a flush until no number is missing, and reads no channel behind its SYNC: all numbers before a flush are
+    /// lower than those behind it, whoever takes them when.
+    #[test]
+    fn a_channel_goes_on_behind_a_flush_while_another_has_still_to_come_to_it() {
+        let senders = Senders::new(2, Compression::None);
+        senders.begin_flush();
+        push(&senders, 0, 256);
+        senders.begin_flush();
+        push(&senders, 1000, 1);
+        assert_eq!(senders.task(1, 0, false), Task::Sync(1));
+        assert_eq!((pages(&senders, 1, 1), pages(&senders, 1, 1)), ((2, 0), (3, 128)));
+        assert_eq!(senders.task(1, 1, false), Task::Sync(5));
+        assert_eq!(pages(&senders, 1, 2), (6, 1000));
+        assert_eq!(senders.task(1, 2, false), Task::Nothing);
+        assert_eq!([0, 1].map(|flushed| senders.task(0, flushed, false)), [Task::Sync(0), Task::Sync(4)]);
+        assert_eq!(senders.task(0, 2, false), Task::Nothing);
+    }
+
+    #[test]
+    fn an_answer_counts_what_all_channels_sent_before_its_flush() {
+        let senders = Senders::new(2, Compression::None);
+        push(&senders, 0, 300);
+        senders.begin_flush();
+        push(&senders, 300, 50);
+        assert_eq!((senders.unsent(), senders.await_sent(349, Duration::ZERO).unwrap()), (350, false));
+        senders.add(sent(128), 5000);
+        senders.flushing(0, sent(128), 10);
+        assert_eq!(senders.arrived(1), sent(0), "one channel has not come to the flush, whatever the peer says");
+        senders.add(sent(172), 5000);
+        senders.flushing(0, sent(172), 10);
+        senders.add(sent(50), 7);
+        assert_eq!((senders.unanswered(), senders.bytes()), (sent(350), 10_027));
+        assert_eq!((senders.arrived(1), senders.arrived(1)), (sent(300), sent(0)));
+        assert_eq!((senders.unanswered(), senders.unsent()), (sent(50), 0));
+        assert!(senders.await_sent(0, Duration::ZERO).unwrap());
+        // The flush is forgotten, and who has come to it is known all the same.
+        assert_eq!((senders.task(0, 1, false), senders.flushes()), (Task::Nothing, 1));
+        senders.begin_flush();
+        assert_eq!(senders.task(0, 1, false), Task::Sync(6));
+    }
+
+    #[test]
+    fn who_waits_is_told_of_a_failure() {
+        let senders = Senders::new(1, Compression::None);
+        push(&senders, 0, 1);
+        senders.fail(Error::new(crate::error::ErrorKind::Io, "gone"));
+        assert_eq!(senders.await_sent(0, Duration::from_secs(60)).unwrap_err().message(), "gone");
+        assert_eq!(senders.task(0, 0, true), Task::End);
     }
 }
