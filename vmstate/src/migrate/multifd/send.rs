@@ -97,6 +97,9 @@ impl Sending<'_> {
                     self.outbox.put(&Packet::sync(number).to_bytes(""));
                     self.senders.flushing(flushed, std::mem::take(&mut self.since_sync), self.outbox.len());
                     self.transmit()?;
+                    if flushed == 0 {
+                        self.senders.opened();
+                    }
                     flushed += 1;
                 }
                 Task::End => return Ok(()),

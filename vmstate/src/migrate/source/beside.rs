@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::migrate::forecast::Tells;
 use crate::migrate::phase::SourcePhase;
 use crate::migrate::wire::Patience;
+use crate::ram::multifd::Senders;
 use crate::ram::{NORMAL_RECORD, PageCount, ZERO_RECORD};
 
 /// The most bytes of pages that channels are given at once: as many as the log is told to clear at once.
@@ -45,15 +46,30 @@ impl Source<'_, '_> {
         Ok(over)
     }
 
+    /// Waits until the page channels have introduced themselves. The destination has heard of no section until then, so if one of them
+    /// breaks it waits for the next source.
+    pub(super) fn await_opened(&mut self) -> Result<()> {
+        self.await_senders(Senders::await_opened, self.running())
+    }
+
     /// Waits until the page channels have sent all but `most` of the pages that they were given.
     ///
     /// # Errors
     /// A timeout, `Cancelled`, why a channel failed or the destination refuses the guest.
     pub(super) fn await_sent(&mut self, most: u64, patience: Patience) -> Result<()> {
+        self.await_senders(|senders, time| senders.await_sent(most, time), patience)
+    }
+
+    /// Waits until `is_done` says of the page channels that it is so.
+    fn await_senders(
+        &mut self,
+        is_done: impl Fn(&Senders, Duration) -> Result<bool>,
+        patience: Patience,
+    ) -> Result<()> {
         let Some(senders) = &self.options.page_channels else { return Ok(()) };
         let mut wait = Default::default();
         loop {
-            match senders.await_sent(most, SLICE) {
+            match is_done(senders, SLICE) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(broken) => return Err(self.last_words(broken)),

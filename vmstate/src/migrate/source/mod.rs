@@ -318,6 +318,7 @@ impl Source<'_, '_> {
         self.saved.extend(self.saver.put_devices(out.bytes_mut(), (self.peer, Turn::Early))?);
         self.saver.start(out, self.peer)?;
         Element::Command(Command::Ping(ping::INTRODUCTION)).write(out.bytes_mut());
+        self.await_opened()?;
         self.flush(self.running())
     }
 

@@ -27,9 +27,9 @@ impl Source<'_, '_> {
         let until = Patience::Until(until);
         self.sync(true)?;
         self.downtime.sync = self.lap();
-        // QEMU has no use for it but with VFIO devices, and does not know it before 8.1.
-        if self.peer == Peer::Vmstate {
-            Element::Command(Command::SwitchoverStart).write(self.buffer.bytes_mut());
+        let has_page_channels = self.options.page_channels.is_some();
+        if !has_page_channels {
+            self.put_switchover_start();
         }
         let chunk = self.longest_chunk;
         while !self.saver.iterate(&mut self.buffer, chunk)? {
@@ -39,6 +39,10 @@ impl Source<'_, '_> {
         self.saver.complete(&mut self.buffer)?;
         self.flush(until)?;
         self.await_sent(0, until)?;
+        // Whoever reads it then knows that no page is still to be sent.
+        if has_page_channels {
+            self.put_switchover_start();
+        }
         self.downtime.pages = self.lap();
         self.saved.extend(self.saver.put_devices(self.buffer.bytes_mut(), (self.peer, Turn::Last))?);
         Element::Command(Command::Ping(ping::READY)).write(self.buffer.bytes_mut());
@@ -53,6 +57,13 @@ impl Source<'_, '_> {
             described.write(self.buffer.bytes_mut());
         }
         Ok(())
+    }
+
+    /// QEMU has no use for it but with VFIO devices, and does not know it before 8.1.
+    fn put_switchover_start(&mut self) {
+        if self.peer == Peer::Vmstate {
+            Element::Command(Command::SwitchoverStart).write(self.buffer.bytes_mut());
+        }
     }
 
     /// Sends the self-description to a destination that runs the guest by now. It is for people and tools that look at the stream.

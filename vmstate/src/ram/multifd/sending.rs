@@ -37,13 +37,15 @@ struct Shared {
     state: Mutex<State>,
     /// There is something to do.
     work: Condvar,
-    /// As few pages are unsent as somebody waits for, or a channel has failed.
+    /// As few pages are unsent as somebody waits for, or a channel has opened or failed.
     progress: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Queued>,
+    /// Channels that have sent their opening and first SYNC.
+    opened: u8,
     /// Flushes that were begun and are not known to be over, and how many there were before them.
     flushes: VecDeque<Flush>,
     over: u64,
@@ -165,6 +167,25 @@ impl Senders {
     pub(crate) fn unanswered(&self) -> PageCount {
         let state = self.lock();
         state.sent.since(state.arrived)
+    }
+
+    /// Waits for so long until each channel has sent its opening and first SYNC; true if it is so.
+    ///
+    /// # Errors
+    /// Why a channel failed.
+    pub(crate) fn await_opened(&self, timeout: Duration) -> Result<bool> {
+        let mut state = self.lock();
+        if state.opened < self.0.channels && state.ending.failure.is_none() {
+            let waited = self.0.progress.wait_timeout(state, timeout);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.ending.check().map(|()| state.opened >= self.0.channels)
+    }
+
+    /// A channel: it has sent its opening and first SYNC.
+    pub(crate) fn opened(&self) {
+        self.lock().opened += 1;
+        self.0.progress.notify_all();
     }
 
     /// Waits for so long until no more than `most` pages are unsent; true if it is so.
