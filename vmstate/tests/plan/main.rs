@@ -76,7 +76,7 @@ fn a_pause_is_what_its_parts_are() {
     scenario.pause = Pause::with_vcpus(1);
     (scenario.pause.stop, scenario.pause.load) = (7 * MS, 11 * MS);
     scenario.pause.device_bytes = 1_250_000;
-    scenario.wire.round_trip = 3 * MS;
+    scenario.connection.round_trip = 3 * MS;
     let plan = planned(&scenario);
     let downtime = plan.report.downtime.expect("it completes");
     // Ready? and Take over! each cost a round trip.
@@ -124,8 +124,8 @@ fn a_bandwidth_limit_is_kept_in_the_rounds_alone() {
 #[test]
 fn losses_slow_a_long_way_down_as_tcp_does() {
     let mut scenario = Scenario::new(GIB, 1_250_000_000);
-    scenario.wire.round_trip = 20 * MS;
-    scenario.wire.loss = 0.0001;
+    scenario.connection.round_trip = 20 * MS;
+    scenario.connection.loss = 0.0001;
     // 1448 bytes * 1.22 / (0.02 s * 0.01): 8.8 MB/s.
     near(seconds(&planned(&scenario), 0), GIB as f64 * RECORD / 8.83e6, 0.02);
 }
@@ -157,8 +157,8 @@ fn what_would_help_does_help_and_a_quarter_less_does_not() {
         planned(&changed).is_completed()
     };
     let speed = remedies.bytes_per_second.expect("a faster wire helps");
-    assert!(with(&|scenario| scenario.wire.bytes_per_second = speed));
-    assert!(!with(&|scenario| scenario.wire.bytes_per_second = speed / 4 * 3));
+    assert!(with(&|scenario| scenario.connection.bytes_per_second = speed));
+    assert!(!with(&|scenario| scenario.connection.bytes_per_second = speed / 4 * 3));
     let limit = remedies.downtime_limit.expect("a longer pause helps");
     assert!(with(&|scenario| scenario.parameters.downtime_limit = limit));
     assert!(!with(&|scenario| scenario.parameters.downtime_limit = limit / 4 * 3));
@@ -168,7 +168,7 @@ fn what_would_help_does_help_and_a_quarter_less_does_not() {
 fn the_same_seed_gives_the_same_plan() {
     let mut scenario = written(GIB, 125_000_000, GIB / 4, 60_000_000);
     (scenario.writes.pattern, scenario.vcpus) = (Pattern::Bursty, 3);
-    (scenario.wire.jitter, scenario.wire.loss) = (5 * MS, 0.001);
+    (scenario.connection.jitter, scenario.connection.loss) = (5 * MS, 0.001);
     let plans = [1, 1, 2].map(|seed| {
         scenario.seed = seed;
         planned(&scenario)
@@ -186,10 +186,10 @@ fn what_cannot_be_is_refused_with_what_can() {
     };
     assert!(refused(&|scenario| scenario.memory = 0).contains("an exbibyte"));
     assert!(refused(&|scenario| scenario.zero = 2 * GIB).contains("memory"));
-    assert!(refused(&|scenario| scenario.wire.bytes_per_second = 0).contains("a byte a second"));
-    assert!(refused(&|scenario| scenario.wire.loss = 1.0).contains("100 %"));
-    assert!(refused(&|scenario| scenario.wire.loss = f64::NAN).contains("100 %"));
-    assert!(refused(&|scenario| scenario.wire.round_trip = 10_000 * MS).contains("5 s"));
+    assert!(refused(&|scenario| scenario.connection.bytes_per_second = 0).contains("a byte a second"));
+    assert!(refused(&|scenario| scenario.connection.loss = 1.0).contains("100 %"));
+    assert!(refused(&|scenario| scenario.connection.loss = f64::NAN).contains("100 %"));
+    assert!(refused(&|scenario| scenario.connection.round_trip = 10_000 * MS).contains("5 s"));
     assert!(refused(&|scenario| scenario.pause.device_bytes = u64::MAX).contains("a gibibyte"));
     assert!(refused(&|scenario| scenario.vcpus = 0).contains("4096"));
     assert!(refused(&|scenario| scenario.parameters.max_cpu_throttle = 0).contains("max-cpu-throttle"));

@@ -38,9 +38,9 @@ fn scenario(number: u64) -> Scenario {
     let is_large = number < LARGE;
     let speed = if is_large { draw.between(2e10, 1e11) } else { draw.between(1e6, 2e10) };
     let mut scenario = Scenario::new(1, speed as u64);
-    scenario.wire.round_trip = Duration::from_secs_f64(draw.between(1e-5, 0.1));
-    scenario.wire.jitter = draw.of(&[Duration::ZERO, Duration::ZERO, MS, 30 * MS]);
-    scenario.wire.loss = if is_large { 0.0 } else { draw.of(&[0.0, 0.0, 1e-6, 1e-3]) };
+    scenario.connection.round_trip = Duration::from_secs_f64(draw.between(1e-5, 0.1));
+    scenario.connection.jitter = draw.of(&[Duration::ZERO, Duration::ZERO, MS, 30 * MS]);
+    scenario.connection.loss = if is_large { 0.0 } else { draw.of(&[0.0, 0.0, 1e-6, 1e-3]) };
     let speed = bytes_per_second(&scenario);
     let memory = if is_large { draw.between(1e12, 24.0 * TIB) } else { speed * draw.between(0.1, 2.0) };
     scenario.memory = (memory as u64).max(1 << 20);
@@ -67,28 +67,28 @@ fn scenario(number: u64) -> Scenario {
         parameters.deadline = None;
         (parameters.aim, parameters.auto_converge, parameters.max_rounds) = (Aim::Soonest, false, Some(20));
         scenario.writes.pattern = Pattern::Steady;
-        (scenario.wire.jitter, scenario.wire.loss) = (Duration::ZERO, 0.0);
+        (scenario.connection.jitter, scenario.connection.loss) = (Duration::ZERO, 0.0);
     }
     scenario
 }
 
 /// Of the wire, for pages.
 fn bytes_per_second(scenario: &Scenario) -> f64 {
-    let wire = scenario.wire;
-    let lossy = 1448.0 * 1.22 / (wire.round_trip.as_secs_f64() * wire.loss.sqrt());
-    lossy.min(wire.bytes_per_second as f64 * (1.0 - wire.loss))
+    let connection = scenario.connection;
+    let lossy = 1448.0 * 1.22 / (connection.round_trip.as_secs_f64() * connection.loss.sqrt());
+    lossy.min(connection.bytes_per_second as f64 * (1.0 - connection.loss))
 }
 
 /// What the pause takes with no page left.
 fn fixed(scenario: &Scenario) -> Duration {
     let devices = scenario.pause.device_bytes as f64 / bytes_per_second(scenario);
-    scenario.pause.stop + scenario.pause.load + 2 * scenario.wire.round_trip + Duration::from_secs_f64(devices)
+    scenario.pause.stop + scenario.pause.load + 2 * scenario.connection.round_trip + Duration::from_secs_f64(devices)
 }
 
 /// How much later than expected the two answers of a pause may be; a guest in a burst writes five times as much until it stands.
 fn unforeseen(scenario: &Scenario) -> Duration {
-    let wire = scenario.wire;
-    let late = if wire.loss > 0.0 { 2 * wire.round_trip.max(200 * MS) } else { Duration::ZERO };
+    let connection = scenario.connection;
+    let late = if connection.loss > 0.0 { 2 * connection.round_trip.max(200 * MS) } else { Duration::ZERO };
     let burst = match scenario.writes.pattern {
         Pattern::Steady | Pattern::HotSpot => 0.0,
         _ => {
@@ -96,7 +96,7 @@ fn unforeseen(scenario: &Scenario) -> Duration {
                 / bytes_per_second(scenario)
         }
     };
-    2 * wire.jitter + late + Duration::from_secs_f64(burst)
+    2 * connection.jitter + late + Duration::from_secs_f64(burst)
 }
 
 /// What is wrong with the plan.
@@ -114,7 +114,7 @@ fn offence(scenario: &Scenario, plan: &Plan) -> Option<&'static str> {
         return Some("more rounds than allowed");
     }
     // Jitter and losses say nothing true about small chunks: the speed is then measured too high or too low.
-    let is_steady_wire = scenario.wire.jitter.is_zero() && scenario.wire.loss == 0.0;
+    let is_steady_wire = scenario.connection.jitter.is_zero() && scenario.connection.loss == 0.0;
     if let Some(downtime) = report.downtime {
         let most = match is_steady_wire {
             true => parameters.downtime_limit + parameters.downtime_limit / 50 + unforeseen(scenario),
@@ -136,7 +136,7 @@ fn offence(scenario: &Scenario, plan: &Plan) -> Option<&'static str> {
         ),
         () if reason.contains("the deadline has passed") => {
             // Asked after each chunk, and behind a rehearsal, whose answers may be late.
-            let most = Duration::from_secs(1) + 8 * unforeseen(scenario) + 4 * scenario.wire.round_trip;
+            let most = Duration::from_secs(1) + 8 * unforeseen(scenario) + 4 * scenario.connection.round_trip;
             let punctual = since_deadline.flatten().is_some_and(|late| late <= most);
             wrong(
                 punctual && parameters.deadline_action == DeadlineAction::Cancel,
@@ -178,7 +178,7 @@ fn verdict(scenario: &Scenario) -> Option<bool> {
     // What is left at the end of each round once it no longer changes; the pause has no limit of bandwidth.
     let left = set * (1.0 - speed / rate).max(0.0);
     // While the guest stops, and for a round trip, it writes on.
-    let tail = (scenario.pause.stop + 2 * scenario.wire.round_trip).as_secs_f64() * rate;
+    let tail = (scenario.pause.stop + 2 * scenario.connection.round_trip).as_secs_f64() * rate;
     let pause = |bytes: f64| fixed(scenario).as_secs_f64() + bytes / bytes_per_second(scenario);
     let limit = parameters.downtime_limit.as_secs_f64();
     let rounds_needed = if rate < 0.6 * speed { 8 } else { 20 };

@@ -126,15 +126,15 @@ impl PlanArgs {
         set(&mut scenario.zero, self.zero);
         set(&mut scenario.writes.bytes_per_second, self.dirty_rate);
         set(&mut scenario.writes.working_set, self.working_set.or(self.memory.filter(|_| self.from.is_none())));
-        set(&mut scenario.wire.bytes_per_second, self.bandwidth);
+        set(&mut scenario.connection.bytes_per_second, self.bandwidth);
         scenario.writes.pattern = match self.pattern {
             PatternName::Steady => Pattern::Steady,
             PatternName::Bursty => Pattern::Bursty,
             PatternName::Phased => Pattern::Phased,
             PatternName::HotSpot => Pattern::HotSpot,
         };
-        (scenario.wire.round_trip, scenario.wire.jitter) = (self.latency, self.jitter);
-        scenario.wire.loss = self.loss;
+        (scenario.connection.round_trip, scenario.connection.jitter) = (self.latency, self.jitter);
+        scenario.connection.loss = self.loss;
         scenario.seed = self.seed;
         scenario.parameters = self.policy.of(scenario.parameters)?;
         if self.from.is_some() {

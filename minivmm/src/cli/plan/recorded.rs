@@ -29,7 +29,7 @@ pub(super) fn scenario(file: &Path) -> Result<Scenario, UsageError> {
         scenario.pause.stop = part("pause") + part("sync");
         // What the pages took is planned anew; the rest is what devices and destination take.
         let rest = part("devices") + part("confirm") + part("commit");
-        scenario.pause.load = rest.saturating_sub(2 * scenario.wire.round_trip);
+        scenario.pause.load = rest.saturating_sub(2 * scenario.connection.round_trip);
         scenario.pause.device_bytes = 0;
     }
     Ok(scenario)

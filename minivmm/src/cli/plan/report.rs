@@ -82,13 +82,13 @@ pub(super) fn guest(scenario: &Scenario) -> String {
 
 /// The wire in a line.
 pub(super) fn wire(scenario: &Scenario) -> String {
-    let wire = scenario.wire;
-    let mut line = format!("{}, round trip {}", bits(wire.bytes_per_second), time(wire.round_trip));
-    if !wire.jitter.is_zero() {
-        line += &format!(" and up to {} more", time(wire.jitter));
+    let connection = scenario.connection;
+    let mut line = format!("{}, round trip {}", bits(connection.bytes_per_second), time(connection.round_trip));
+    if !connection.jitter.is_zero() {
+        line += &format!(" and up to {} more", time(connection.jitter));
     }
-    if wire.loss > 0.0 {
-        line += &format!(", {} % lost", wire.loss * 100.0);
+    if connection.loss > 0.0 {
+        line += &format!(", {} % lost", connection.loss * 100.0);
     }
     if let Some(limit) = scenario.parameters.max_bandwidth {
         line += &format!(", limited to {}/s", size(limit.get()));

@@ -52,7 +52,7 @@ pub struct Scenario {
     /// vCPUs. Those of a bursty guest write each in its own time.
     pub vcpus: u32,
     /// The connection.
-    pub wire: Wire,
+    pub connection: Connection,
     /// What the pause takes besides the pages.
     pub pause: Pause,
     /// What the owner of the guest has set; `multifd` and `xbzrle` make no difference to a plan.
@@ -88,10 +88,10 @@ pub enum Pattern {
     HotSpot,
 }
 
-/// A connection.
+/// What carries the migration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct Wire {
+pub struct Connection {
     /// Bytes a second.
     pub bytes_per_second: u64,
     /// There and back.
@@ -160,7 +160,12 @@ impl Scenario {
             zero: 0,
             writes: Writes::default(),
             vcpus: 1,
-            wire: Wire { bytes_per_second, round_trip: Duration::from_micros(200), jitter: Duration::ZERO, loss: 0.0 },
+            connection: Connection {
+                bytes_per_second,
+                round_trip: Duration::from_micros(200),
+                jitter: Duration::ZERO,
+                loss: 0.0,
+            },
             pause: Pause::with_vcpus(1),
             parameters: Parameters::default(),
             seed: 0,
@@ -172,15 +177,15 @@ impl Scenario {
     /// # Errors
     /// `Misuse`, with what is wrong.
     pub fn check(&self) -> Result<()> {
-        let Self { memory, zero, vcpus, wire, pause, .. } = *self;
+        let Self { memory, zero, vcpus, connection, pause, .. } = *self;
         let misuse = |message: &str| Err(Error::new(ErrorKind::Misuse, message));
         if memory == 0 || memory > MOST_MEMORY || zero > memory {
             return misuse("a guest has a byte to an exbibyte of memory, and no more of it is zero");
         }
-        if wire.bytes_per_second == 0 || !(0.0..1.0).contains(&wire.loss) {
+        if connection.bytes_per_second == 0 || !(0.0..1.0).contains(&connection.loss) {
             return misuse("a wire has at least a byte a second, and loses 0 % to less than 100 % of its packets");
         }
-        if wire.round_trip.max(wire.jitter) >= LONGEST_WAY {
+        if connection.round_trip.max(connection.jitter) >= LONGEST_WAY {
             return misuse("an answer comes within 5 s, jitter included: a source waits for 10 s");
         }
         if pause.device_bytes > MOST_STATE {
@@ -241,7 +246,7 @@ pub fn run(scenario: &Scenario) -> Result<Plan> {
     let (figures, ram) = (Arc::<PageFigures>::default(), NoRam::new(scenario.memory));
     let section = PlannedMemory { world: world.clone(), figures: Arc::clone(&figures), notes: Rc::clone(&notes) };
     // A chunk costs the same however long it is, so that it is as long as a chunk may be: a tenth of a second.
-    let longest_chunk = (whole(world::bytes_per_second(&scenario.wire)) / 10).max(CHUNK);
+    let longest_chunk = (whole(world::bytes_per_second(&scenario.connection)) / 10).max(CHUNK);
     let memory = Memory { section: Box::new(section), pages: figures, ram: &ram, longest_chunk };
     let mut options = SourceOptions::new("planned");
     // The pause's parts are given, and measured by rehearsals.

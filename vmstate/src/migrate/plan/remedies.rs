@@ -29,8 +29,8 @@ impl Scenario {
     /// # Errors
     /// As [`Scenario::check`].
     pub fn remedies(&self) -> Result<Remedies> {
-        let bytes_per_second = self.least(self.wire.bytes_per_second as f64, |scenario, speed| {
-            scenario.wire.bytes_per_second = super::whole(speed);
+        let bytes_per_second = self.least(self.connection.bytes_per_second as f64, |scenario, speed| {
+            scenario.connection.bytes_per_second = super::whole(speed);
             let limit = &mut scenario.parameters.max_bandwidth;
             *limit = limit.and_then(|own| NonZeroU64::new(own.get().max(super::whole(speed))));
         })?;

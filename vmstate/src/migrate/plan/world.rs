@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::memory::{Memory, Taken};
 use super::writes::Random;
-use super::{Scenario, Wire};
+use super::{Connection, Scenario};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Outbox, Piece};
 use crate::error::{Error, ErrorKind, Result};
@@ -34,7 +34,7 @@ struct State {
     runs: bool,
     throttle: u8,
     throttled: Duration,
-    wire: Wire,
+    connection: Connection,
     load: Duration,
     random: Random,
     /// Answers on their way, with the moments at which they are here.
@@ -49,9 +49,9 @@ struct State {
 
 /// Bytes a second that a wire has for the data of one connection. Of what is lost the same goes again; and with a share `p` lost, a
 /// connection has no more than `1.22 segments / (round trip * sqrt(p))` (Mathis et al. 1997).
-pub(super) fn bytes_per_second(wire: &Wire) -> f64 {
-    let whole = wire.bytes_per_second as f64 * (1.0 - wire.loss);
-    let allowed = SEGMENT * 1.22 / (wire.round_trip.as_secs_f64() * wire.loss.sqrt());
+pub(super) fn bytes_per_second(connection: &Connection) -> f64 {
+    let whole = connection.bytes_per_second as f64 * (1.0 - connection.loss);
+    let allowed = SEGMENT * 1.22 / (connection.round_trip.as_secs_f64() * connection.loss.sqrt());
     if allowed.is_finite() { whole.min(allowed) } else { whole }.max(1.0)
 }
 
@@ -63,7 +63,7 @@ impl World {
             runs: true,
             throttle: 0,
             throttled: Duration::ZERO,
-            wire: scenario.wire,
+            connection: scenario.connection,
             load: scenario.pause.load,
             random: Random(!scenario.seed),
             answers: VecDeque::new(),
@@ -132,7 +132,7 @@ impl State {
     }
 
     fn answer(&mut self, reply: Reply, takes: Duration) {
-        let Wire { round_trip, jitter, loss, .. } = self.wire;
+        let Connection { round_trip, jitter, loss, .. } = self.connection;
         let mut arrives = self.now.saturating_add(round_trip).saturating_add(takes);
         arrives += jitter.mul_f64(self.random.next());
         if self.random.next() < loss {
@@ -196,7 +196,7 @@ impl Channel for World {
     /// time passes, the call itself does not wait.
     fn send_outbox(&mut self, outbox: &Outbox, _ram: &dyn GuestRam, _timeout: Duration) -> io::Result<usize> {
         let mut state = self.0.borrow_mut();
-        let (now, speed, len) = (state.now, bytes_per_second(&state.wire), outbox.len());
+        let (now, speed, len) = (state.now, bytes_per_second(&state.connection), outbox.len());
         // In the order in which they come.
         let next = state.answers.partition_point(|&(arrives, _)| arrives <= now);
         let next = state.answers.get(next).map(|&(arrives, _)| arrives);
