@@ -56,7 +56,7 @@ impl Ram {
     }
 
     /// Reads from `from` into the first bytes of `runs`, which are offsets in the block and lengths, and returns how many; 0 at the end.
-    /// What has come is marked as written by a device, as [`write`](Self::write) does: [`zero_page`](Self::zero_page) relies on it.
+    /// What has come is marked as written by a device, as [`write`](Self::write) does: [`zero_run`](Self::zero_run) relies on it.
     ///
     /// # Errors
     /// Those of readv(2); [`Error::OutsideRam`] within.
