@@ -76,11 +76,11 @@ impl Beside {
         for channel in &mut self.channels {
             if part == Part::All || part == Part::Pages(channel.number) {
                 channel.wire = wire;
-            }
-            if channel.wire == Wire::Cut {
-                if part != Part::All {
+                if part != Part::All && matches!(wire, Wire::Cut | Wire::Stalls) {
                     channel.drain();
                 }
+            }
+            if channel.wire == Wire::Cut {
                 channel.lanes.iter_mut().for_each(Lane::cut);
             }
         }

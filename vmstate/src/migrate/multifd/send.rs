@@ -97,9 +97,7 @@ impl Sending<'_> {
                     self.outbox.put(&Packet::sync(number).to_bytes(""));
                     self.senders.flushing(flushed, std::mem::take(&mut self.since_sync), self.outbox.len());
                     self.transmit()?;
-                    if flushed == 0 {
-                        self.senders.opened();
-                    }
+                    self.senders.synced();
                     flushed += 1;
                 }
                 Task::End => return Ok(()),

@@ -48,10 +48,12 @@ impl Source<'_, '_> {
         Ok(over)
     }
 
-    /// Waits until the page channels have introduced themselves. The destination has heard of no section until then, so if one of them
-    /// breaks it waits for the next source.
-    pub(super) fn await_opened(&mut self) -> Result<()> {
-        self.await_senders(Senders::await_opened, self.running())
+    /// Waits until the page channels have sent all up to the last flush.
+    ///
+    /// # Errors
+    /// As [`await_sent`](Self::await_sent).
+    pub(super) fn await_synced(&mut self, patience: Patience) -> Result<()> {
+        self.await_senders(Senders::await_synced, patience)
     }
 
     /// Waits until the page channels have sent all but `most` of the pages that they were given.

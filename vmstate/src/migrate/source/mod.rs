@@ -318,7 +318,8 @@ impl Source<'_, '_> {
         self.saved.extend(self.saver.put_devices(out.bytes_mut(), (self.peer, Turn::Early))?);
         self.saver.start(out, self.peer)?;
         Element::Command(Command::Ping(ping::INTRODUCTION)).write(out.bytes_mut());
-        self.await_opened()?;
+        // The destination hears of the first section only then: if a page channel breaks before, it waits for the next source.
+        self.await_synced(self.running())?;
         self.flush(self.running())
     }
 

@@ -36,13 +36,14 @@ impl Source<'_, '_> {
             self.flush(until)?;
             self.await_sent(chunk / NORMAL_RECORD, until)?;
         }
-        self.saver.complete(&mut self.buffer)?;
-        self.flush(until)?;
-        self.await_sent(0, until)?;
-        // Whoever reads it then knows that no page is still to be sent.
+        // Whoever reads that the switch-over begins, or that a section is complete, then knows that no page is still to be sent.
         if has_page_channels {
+            self.flush(until)?;
+            self.await_synced(until)?;
             self.put_switchover_start();
         }
+        self.saver.complete(&mut self.buffer)?;
+        self.flush(until)?;
         self.downtime.pages = self.lap();
         self.saved.extend(self.saver.put_devices(self.buffer.bytes_mut(), (self.peer, Turn::Last))?);
         Element::Command(Command::Ping(ping::READY)).write(self.buffer.bytes_mut());

@@ -37,15 +37,15 @@ struct Shared {
     state: Mutex<State>,
     /// There is something to do.
     work: Condvar,
-    /// As few pages are unsent as somebody waits for, or a channel has opened or failed.
+    /// As few pages are unsent as somebody waits for, or a channel has said SYNC or failed.
     progress: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Queued>,
-    /// Channels that have sent their opening and first SYNC.
-    opened: u8,
+    /// SYNCs that channels have sent.
+    syncs: u64,
     /// Flushes that were begun and are not known to be over, and how many there were before them.
     flushes: VecDeque<Flush>,
     over: u64,
@@ -169,22 +169,24 @@ impl Senders {
         state.sent.since(state.arrived)
     }
 
-    /// Waits for so long until each channel has sent its opening and first SYNC; true if it is so.
+    /// Waits for so long until each channel has sent the SYNCs of all flushes so far; true if it is so. Before the first one a channel
+    /// sends its opening.
     ///
     /// # Errors
     /// Why a channel failed.
-    pub(crate) fn await_opened(&self, timeout: Duration) -> Result<bool> {
+    pub(crate) fn await_synced(&self, timeout: Duration) -> Result<bool> {
         let mut state = self.lock();
-        if state.opened < self.0.channels && state.ending.failure.is_none() {
+        let syncs = state.begun() * u64::from(self.0.channels);
+        if state.syncs < syncs && state.ending.failure.is_none() {
             let waited = self.0.progress.wait_timeout(state, timeout);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.ending.check().map(|()| state.opened >= self.0.channels)
+        state.ending.check().map(|()| state.syncs >= syncs)
     }
 
-    /// A channel: it has sent its opening and first SYNC.
-    pub(crate) fn opened(&self) {
-        self.lock().opened += 1;
+    /// A channel: it has sent a SYNC.
+    pub(crate) fn synced(&self) {
+        self.lock().syncs += 1;
         self.0.progress.notify_all();
     }
 
