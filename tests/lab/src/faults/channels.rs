@@ -1,9 +1,10 @@
 //! The fault matrix with pages on channels beside the main one, as data: the faults that concern connections, and those that there are
 //! only then. `minivmm/tests/faults` walks it with [`CHANNELS`]; `docs/faults.md` is made from it.
 
-use super::cell::{Cell, Fault, Guest, Row, Says};
+use super::cell::{Cell, Fault, Guest, Row};
 use super::table::{
-    ARRIVED, DELIVERED, EARLIER, HANDED_OVER, NEVER_RAN, UNACKNOWLEDGED, WAITS, back, ends, turned_away,
+    ARRIVED, DELIVERED, DESTINATION_KILLED, EARLIER, NEVER_RAN, SOURCE_KILLED, UNACKNOWLEDGED, WAITS, back, ends,
+    turned_away,
 };
 
 /// How many page channels there are.
@@ -15,28 +16,8 @@ const BACK: Cell = back("", NEVER_RAN);
 
 /// The rows.
 pub const CHANNEL_TABLE: &[Row] = &[
-    Row {
-        fault: Fault::SourceKilled,
-        cells: [
-            ends(Guest::DiedWithItsProcess, Says::Killed, turned_away("closed the connection")),
-            ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
-            ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
-            ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
-            ends(Guest::AtDestination, Says::Killed, ARRIVED),
-            ends(Guest::AtDestination, Says::Killed, ARRIVED),
-        ],
-    },
-    Row {
-        fault: Fault::DestinationKilled,
-        cells: [
-            back("", Says::Killed),
-            back("", Says::Killed),
-            back("", Says::Killed),
-            back("", Says::Killed),
-            back("", Says::Killed),
-            ends(Guest::DiedWithItsProcess, HANDED_OVER, Says::Killed),
-        ],
-    },
+    SOURCE_KILLED,
+    DESTINATION_KILLED,
     Row {
         fault: Fault::WireCut,
         cells: [back("", WAITS), BACK, BACK, BACK, BACK, ends(Guest::AtDestination, UNACKNOWLEDGED, ARRIVED)],

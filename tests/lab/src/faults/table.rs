@@ -41,30 +41,34 @@ const LATER: Cell = Cell::No("comes in a later phase");
 const HELD: Cell = Cell::No("the side that owns the guest holds the lock, so nobody else gets it");
 const PAUSED: Cell = Cell::No("the guest does not run in this phase");
 
+/// The same with page channels as without.
+pub(super) const SOURCE_KILLED: Row = Row {
+    fault: Fault::SourceKilled,
+    cells: [
+        ends(Guest::DiedWithItsProcess, Says::Killed, turned_away("closed the connection")),
+        ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
+        ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
+        ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
+        ends(Guest::AtDestination, Says::Killed, ARRIVED),
+        ends(Guest::AtDestination, Says::Killed, ARRIVED),
+    ],
+};
+pub(super) const DESTINATION_KILLED: Row = Row {
+    fault: Fault::DestinationKilled,
+    cells: [
+        back("", Says::Killed),
+        back("", Says::Killed),
+        back("", Says::Killed),
+        back("", Says::Killed),
+        back("", Says::Killed),
+        ends(Guest::DiedWithItsProcess, HANDED_OVER, Says::Killed),
+    ],
+};
+
 /// The matrix.
 pub const TABLE: &[Row] = &[
-    Row {
-        fault: Fault::SourceKilled,
-        cells: [
-            ends(Guest::DiedWithItsProcess, Says::Killed, turned_away("closed the connection")),
-            ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
-            ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
-            ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN),
-            ends(Guest::AtDestination, Says::Killed, ARRIVED),
-            ends(Guest::AtDestination, Says::Killed, ARRIVED),
-        ],
-    },
-    Row {
-        fault: Fault::DestinationKilled,
-        cells: [
-            back("", Says::Killed),
-            back("", Says::Killed),
-            back("", Says::Killed),
-            back("", Says::Killed),
-            back("", Says::Killed),
-            ends(Guest::DiedWithItsProcess, HANDED_OVER, Says::Killed),
-        ],
-    },
+    SOURCE_KILLED,
+    DESTINATION_KILLED,
     Row {
         fault: Fault::WireCut,
         cells: [

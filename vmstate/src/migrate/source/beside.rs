@@ -24,7 +24,7 @@ impl Source<'_, '_> {
     pub(super) fn send_beside(&mut self, wanted: u64, tells: Tells) -> Result<bool> {
         let sent = self.wire.sent();
         self.await_sent(wanted / NORMAL_RECORD, self.running())?;
-        // An answer that lies about makes the wire seem slow, and portions stay as small as before the first answer.
+        // An answer that is read late makes the wire seem slow, and portions stay as small as before the first answer.
         self.hear_until(Duration::ZERO)?;
         let now = self.clock.now();
         let begun = *self.unprobed.get_or_insert(now);
