@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::beside::Habits;
-use super::cell::{Cell, Fault, Phase};
+use super::cell::{Cell, Fault, Guest, Phase};
 use super::ending::{Ending, Told, answered, says};
 use super::marks::Mark;
 use super::place::{Oddities, Place};
@@ -40,6 +40,10 @@ pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Ce
         place.migrate()?;
         // A busy emulated host has taken a minute for the first round of a tiny guest.
         place.wire.await_mark(mark, Instant::now() + 3 * PATIENCE)?;
+        if fault == Fault::DestinationKilled && guest == Guest::DiedWithItsProcess {
+            // A destination that is killed between `SHUT` and its fence has run no guest, and the source may take it back.
+            until("the destination runs the guest", || Ok(place.destination.answers()?.0 == "running"))?;
+        }
         inject(fault, phase, &mut place)
     })();
     let checked = told.and_then(|told| {
