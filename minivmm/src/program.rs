@@ -2,14 +2,15 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::cli::{
-    self, Command, ContArgs, EXIT_UNACKNOWLEDGED, EXIT_UNDECIDED, EXIT_UNKNOWN, EXIT_USAGE, MigrateArgs, Outcome,
-    Parsed, PlanArgs, Translation,
+    self, Command, EXIT_UNACKNOWLEDGED, EXIT_UNDECIDED, EXIT_UNKNOWN, EXIT_USAGE, MigrateArgs, Outcome, Parsed,
+    PlanArgs, Translation,
 };
 use crate::config::Config;
 use crate::console::{self, Console};
@@ -40,9 +41,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Migrate(arguments) => migrate(&arguments),
         Command::Plan(arguments) => plan(&arguments),
-        Command::Cont(arguments) => cont(&arguments),
+        Command::Status(arguments) => match arguments.carry_out() {
+            Ok(text) => print(format!("{text}\n").as_bytes()),
+            Err(error) => not_asked(&error),
+        },
+        Command::Stop(arguments) => asked(arguments.carry_out("stop")),
+        Command::Cont(arguments) => asked(arguments.carry_out()),
+        Command::Quit(arguments) => asked(arguments.carry_out("quit")),
         Command::FromQemu(arguments) => translate(cli::from_qemu(&arguments.words)),
         Command::ToQemu(arguments) => translate(cli::to_qemu(&arguments.words)),
+        Command::Completions(arguments) => print(&arguments.text()),
+        Command::Man(arguments) => match arguments.carry_out() {
+            Ok(page) => print(&page),
+            Err(error) => refuse(&error),
+        },
     }
 }
 
@@ -134,10 +146,18 @@ fn plan(arguments: &PlanArgs) -> ExitCode {
     }
 }
 
-fn cont(arguments: &ContArgs) -> ExitCode {
-    match arguments.carry_out() {
+fn asked(answer: Result<(), ClientError>) -> ExitCode {
+    match answer {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => not_asked(&error),
+    }
+}
+
+/// To the standard output. A reader that goes away early, as `head` does, is no mistake of anybody's.
+fn print(bytes: &[u8]) -> ExitCode {
+    match std::io::stdout().write_all(bytes) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => fail(&format!("standard output: {error}")),
+        _ => ExitCode::SUCCESS,
     }
 }
 

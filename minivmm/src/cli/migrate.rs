@@ -1,26 +1,48 @@
 //! `minivmm migrate`: asks a running machine to migrate, shows progress, and waits for the end.
 
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::{Value, json};
-use vmstate::error::Printable;
 
 use crate::cli::parameters::{PolicyArgs, SendingArgs};
-use crate::cli::values;
+use crate::cli::progress::{self, Progress};
+use crate::cli::{EXIT_UNKNOWN, values};
 use crate::config::Address;
 use crate::control::{Client, ClientError};
+use crate::error::say;
+use crate::sandbox::{self, Kind};
 
 /// Time between two looks at the figures: often enough to follow, rare enough to cost nothing.
 const INTERVAL: Duration = Duration::from_millis(200);
 
+const AFTER_HELP: &str = "\
+Progress goes to standard error: one line that is rewritten on a terminal, elsewhere a line of key=value words for each new phase and round.
+The first Ctrl-C cancels the migration and waits until the guest runs on; the second ends this command at once, and the machine goes on
+cancelling.
+
+Exit codes:
+  0  the guest runs at the destination
+  1  the migration failed or was cancelled, or the machine refused to begin: the guest is where it was
+  2  nothing was begun: the command line is wrong, or the machine cannot be reached
+  3  the destination did not confirm, and holds the guest or has run it: it stands at the source
+  4  the destination did not confirm, and nothing proves whether it runs the guest: it stands at the source
+  5  unknown: the machine went away before it said, or a second Ctrl-C: look at both sides
+
+Examples:
+  minivmm migrate --control unix:/run/vm/qmp unix:/run/vm/move
+  minivmm migrate --control unix:/run/vm/qmp --downtime-limit 100ms --max-bandwidth 1G tcp:10.0.0.2:4444
+  minivmm migrate --control unix:/run/vm/qmp --channels 4 --compress zstd:1 --auto-converge tcp:10.0.0.2:4444";
+
 /// Flags of `minivmm migrate`.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = AFTER_HELP)]
 pub struct MigrateArgs {
     /// QMP socket of the machine: unix:PATH
     #[arg(long, value_name = "unix:PATH", value_parser = values::control)]
@@ -58,7 +80,7 @@ pub enum Outcome {
 }
 
 impl MigrateArgs {
-    /// Migrates; Ctrl-C cancels. Progress goes to standard error, as one line that is rewritten, if that is a terminal.
+    /// Migrates, and shows progress on standard error. Ctrl-C cancels; a second one ends the process.
     ///
     /// # Errors
     /// The machine cannot be reached, or refuses to begin.
@@ -72,14 +94,14 @@ impl MigrateArgs {
         }
         client.set_parameters(self.sending.changes().chain(self.policy.changes()))?;
         client.execute("migrate", arguments)?;
-        let mut line = ProgressLine::default();
-        let end = follow(&mut client, &interrupts, &mut line);
+        let mut shown = Progress::new();
+        let end = follow(&mut client, &interrupts, &mut shown);
+        shown.end();
         let figures = match end {
             Ok(figures) => figures,
             // The machine may end as soon as the guest has left: its last event tells.
             Err(_) if client.migration_status() == Some("completed") => json!({"status": "completed"}),
             Err(error) => {
-                line.end("");
                 return Ok(Outcome::Unknown(format!(
                     "{error}, and how the migration ended is unknown; look at {} whether the guest runs there",
                     self.to
@@ -89,26 +111,21 @@ impl MigrateArgs {
         let why = |otherwise: &str| figures["error-desc"].as_str().unwrap_or(otherwise).to_owned();
         Ok(match figures["status"].as_str() {
             Some("completed") => {
-                line.end(&format!("migrated to {}{}", self.to, summary(&figures)));
-                return Ok(Outcome::Completed);
+                progress::print(&format!("migrated to {}{}", self.to, summary(&figures)));
+                Outcome::Completed
             }
-            end => {
-                line.end("");
-                match end {
-                    Some("unacknowledged") => Outcome::Unacknowledged(why("the destination did not confirm")),
-                    Some("undecided") => Outcome::Undecided(why("the destination did not confirm")),
-                    _ => Outcome::Stayed(format!("{}; {}", failure(&figures), whereabouts(&mut client))),
-                }
-            }
+            Some("unacknowledged") => Outcome::Unacknowledged(why("the destination did not confirm")),
+            Some("undecided") => Outcome::Undecided(why("the destination did not confirm")),
+            _ => Outcome::Stayed(format!("{}; {}", failure(&figures), whereabouts(&mut client))),
         })
     }
 }
 
 /// Until the migration has ended; its last figures.
-fn follow(client: &mut Client, interrupts: &Interrupts, line: &mut ProgressLine) -> Result<Value, ClientError> {
+fn follow(client: &mut Client, interrupts: &Interrupts, shown: &mut Progress) -> Result<Value, ClientError> {
     loop {
-        if interrupts.pending()? {
-            line.show("cancelling");
+        if interrupts.pending() {
+            shown.cancelling();
             match client.execute("migrate_cancel", json!({})) {
                 // Too late: the end tells what became of it.
                 Ok(_) | Err(ClientError::Refused(_)) => {}
@@ -120,7 +137,7 @@ fn follow(client: &mut Client, interrupts: &Interrupts, line: &mut ProgressLine)
         {
             return Ok(figures);
         }
-        line.show(&progress(&figures));
+        shown.show(&figures);
         thread::sleep(INTERVAL);
     }
 }
@@ -134,45 +151,33 @@ fn whereabouts(client: &mut Client) -> String {
     }
 }
 
-/// SIGINT and SIGTERM as something to look at between two steps.
-struct Interrupts(SignalFd);
+/// SIGINT and SIGTERM: the first is something to look at between two steps, the second ends the process.
+struct Interrupts(Arc<AtomicBool>);
 
 impl Interrupts {
     fn new() -> io::Result<Self> {
         let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
         signals.thread_block()?;
-        Ok(Self(SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?))
+        let pending = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&pending);
+        sandbox::spawn(Kind::Console, "signals", move || {
+            if signals.wait().is_ok() {
+                told.store(true, Ordering::Release);
+                let _ = signals.wait();
+                say("the machine was asked to cancel, and its answer is not waited for: see minivmm status");
+                std::process::exit(EXIT_UNKNOWN.into());
+            }
+        })?;
+        Ok(Self(pending))
     }
 
-    fn pending(&self) -> io::Result<bool> {
-        Ok(self.0.read_signal()?.is_some())
+    /// There was one since the last call.
+    fn pending(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
     }
 }
 
-fn progress(figures: &Value) -> String {
-    let ram = &figures["ram"];
-    if ram.is_null() {
-        return figures["status"].as_str().unwrap_or("waiting").to_string();
-    }
-    let mebibytes = |member: &str| ram[member].as_u64().unwrap_or(0) >> 20;
-    let mut text = format!(
-        "{}: round {}, {} of {} MiB left, {:.0} Mbit/s",
-        figures["status"].as_str().unwrap_or("active"),
-        ram["dirty-sync-count"],
-        mebibytes("remaining"),
-        mebibytes("total"),
-        ram["mbps"].as_f64().unwrap_or(0.0)
-    );
-    if let Some(downtime) = figures["expected-downtime"].as_u64() {
-        text += &format!(", expected downtime {downtime} ms");
-    }
-    if let Some(throttle) = figures["cpu-throttle-percentage"].as_u64() {
-        text += &format!(", throttled by {throttle} %");
-    }
-    text
-}
-
-fn summary(figures: &Value) -> String {
+pub(super) fn summary(figures: &Value) -> String {
     match (figures["total-time"].as_u64(), figures["ram"]["transferred"].as_u64()) {
         (Some(total), Some(bytes)) => {
             let downtime =
@@ -185,39 +190,11 @@ fn summary(figures: &Value) -> String {
     }
 }
 
-fn failure(figures: &Value) -> String {
+pub(super) fn failure(figures: &Value) -> String {
     match (figures["status"].as_str(), figures["error-desc"].as_str()) {
         (Some("cancelled"), None) => "the migration was cancelled".into(),
         (Some("cancelled"), Some(reason)) => format!("the migration was {reason}"),
         (_, Some(reason)) => format!("the migration failed: {reason}"),
         _ => "the migration failed, the machine does not say why".into(),
-    }
-}
-
-/// One line on standard error, rewritten in place; nothing but the last word where that is no terminal.
-#[derive(Default)]
-struct ProgressLine {
-    shown: bool,
-}
-
-impl ProgressLine {
-    fn show(&mut self, text: &str) {
-        let mut stderr = io::stderr().lock();
-        if stderr.is_terminal() {
-            self.shown = true;
-            // ECMA-48 EL: erases what a longer line before left.
-            let _ = write!(stderr, "\r{}\x1b[K", Printable(text));
-            let _ = stderr.flush();
-        }
-    }
-
-    #[expect(clippy::print_stderr, reason = "a line without the program's name")]
-    fn end(&mut self, text: &str) {
-        if std::mem::take(&mut self.shown) {
-            eprint!("\r\x1b[K");
-        }
-        if !text.is_empty() {
-            eprintln!("{}", Printable(text));
-        }
     }
 }

@@ -1,11 +1,15 @@
 //! The command line: what the user typed becomes plain data, or one sentence that says what to change.
 
+mod ask;
 mod cont;
+mod generated;
 mod limits;
 mod migrate;
 mod parameters;
 mod plan;
+mod progress;
 mod run;
+mod status;
 #[cfg(test)]
 mod tests;
 mod translate;
@@ -16,11 +20,14 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
+pub use ask::AskArgs;
 pub use cont::ContArgs;
+pub use generated::{CompletionsArgs, ManArgs};
 pub use migrate::{MigrateArgs, Outcome};
 pub use parameters::{ParameterArgs, PolicyArgs, SendingArgs};
 pub use plan::{PlanArgs, Planned};
 pub use run::RunArgs;
+pub use status::StatusArgs;
 pub use translate::{TranslateArgs, Translation, from_qemu, line, to_qemu};
 
 /// Exit code for a wrong command line, a missing file, or a machine that could not be built.
@@ -44,12 +51,24 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Foretell a migration: rounds, times, throttle, and what would help
     Plan(Box<PlanArgs>),
+    /// Say what a running machine does: its guest, its migration, its devices
+    Status(StatusArgs),
+    /// Stop the guest; cont lets it go on
+    #[command(after_help = "Example:\n  minivmm stop --control unix:/run/vm/qmp")]
+    Stop(AskArgs),
     /// Let a stopped guest go on, or take it back after a migration
     Cont(ContArgs),
+    /// End a machine's process, whatever its guest does
+    #[command(after_help = "Example:\n  minivmm quit --control unix:/run/vm/qmp")]
+    Quit(AskArgs),
     /// Print the command line of minivmm that matches one of QEMU's microvm
     FromQemu(TranslateArgs),
     /// Print the command line of QEMU that matches one of minivmm's
     ToQemu(TranslateArgs),
+    /// Print completions of this command line for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(ManArgs),
 }
 
 /// A small KVM virtual-machine monitor that boots Linux and live-migrates it.
@@ -83,9 +102,9 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -
         Ok(cli) => Ok(Parsed::Command(Box::new(cli.command))),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Text(error.to_string())),
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => Err(UsageError(
-                "no command given; say run, migrate, plan, cont, from-qemu or to-qemu, or see minivmm --help".into(),
-            )),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+                Err(UsageError("no command given; say run, migrate, status or another one of minivmm --help".into()))
+            }
             ErrorKind::InvalidSubcommand if is_demo(error.get(ContextKind::InvalidSubcommand)) => {
                 Err(UsageError("the demo is a program of its own: run `cargo demo` in minivmm's source tree".into()))
             }

@@ -277,7 +277,7 @@ fn migrate_and_no_command() {
     );
     assert_eq!(
         command(&[]).unwrap_err(),
-        "no command given; say run, migrate, plan, cont, from-qemu or to-qemu, or see minivmm --help"
+        "no command given; say run, migrate, status or another one of minivmm --help"
     );
     assert_eq!(command(&["start"]).unwrap_err(), "unrecognized subcommand 'start'; see minivmm --help");
 }

@@ -47,6 +47,10 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
             if let Some(downtime) = figures.expected_downtime {
                 body["expected-downtime"] = milliseconds(downtime);
             }
+            // QEMU has no such prediction.
+            if let Some(total) = figures.expected_total {
+                body["expected-total-time"] = milliseconds(total);
+            }
             if figures.throttle_percent > 0 {
                 body["cpu-throttle-percentage"] = figures.throttle_percent.into();
             }

@@ -1,5 +1,7 @@
 //! The built command itself: exit codes, and what goes to which stream.
 
+mod operate;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -291,22 +293,6 @@ fn cont_asks_the_machine_and_force_is_never_implied() {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         assert_eq!(requests.recv().unwrap(), request);
     }
-}
-
-#[test]
-fn an_interrupt_cancels_the_migration() {
-    let (directory, _server, requests) =
-        machine(|shared| shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Rounds)));
-    let child = migrate(directory.path()).stderr(Stdio::piped()).spawn().unwrap();
-    assert!(matches!(requests.recv().unwrap(), Request::Migrate(_)));
-    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(requests.recv().unwrap(), Request::MigrateCancel);
-    assert_eq!(output.status.code(), Some(1));
-    assert_eq!(
-        String::from_utf8(output.stderr).unwrap(),
-        "minivmm: the migration was cancelled; the guest runs on where it was\n"
-    );
 }
 
 #[test]

@@ -1,0 +1,207 @@
+//! What a user sees of a migration while it runs: on a terminal one line that is rewritten, elsewhere a line for each new
+//! phase and round, of `key=value` words with the unit in the key.
+
+use std::io::{self, IsTerminal, Write};
+
+use rustix::termios::tcgetwinsize;
+use serde_json::Value;
+use vmstate::error::Printable;
+
+/// Columns of a terminal that does not know how many it has.
+const COLUMNS: usize = 80;
+
+/// Shows a migration on standard error.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// Where the line is rewritten.
+    terminal: bool,
+    /// There is a line that has no end yet.
+    open: bool,
+    /// Phase and round of the last line.
+    last: Option<(String, u64)>,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self { terminal: io::stderr().is_terminal(), open: false, last: None }
+    }
+
+    /// Shows what `query-migrate` answered.
+    pub(super) fn show(&mut self, figures: &Value) {
+        if self.terminal {
+            self.rewrite(&sentence(figures));
+            return;
+        }
+        let now = (phase(figures).to_owned(), figures["ram"]["dirty-sync-count"].as_u64().unwrap_or(0));
+        if self.last.as_ref() != Some(&now) {
+            print(&words(figures));
+            self.last = Some(now);
+        }
+    }
+
+    /// Shows that the user has cancelled.
+    pub(super) fn cancelling(&mut self) {
+        if self.terminal {
+            self.rewrite("cancelling; a second Ctrl-C does not wait for the end of it");
+        }
+    }
+
+    fn rewrite(&mut self, text: &str) {
+        let mut stderr = io::stderr().lock();
+        let columns = tcgetwinsize(&stderr).map_or(COLUMNS, |size| usize::from(size.ws_col));
+        // A line that fills the terminal goes on in the next one, which is then not rewritten.
+        let room = if columns > 1 { columns - 1 } else { COLUMNS };
+        let text: String = Printable(text).to_string().chars().take(room).collect();
+        // ECMA-48 EL: erases what a longer line before left.
+        let _ = write!(stderr, "\r{text}\x1b[K");
+        let _ = stderr.flush();
+        self.open = true;
+    }
+
+    /// Takes the line away.
+    pub(super) fn end(&mut self) {
+        if std::mem::take(&mut self.open) {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a line without the program's name")]
+pub(super) fn print(line: &str) {
+    eprintln!("{}", Printable(line));
+}
+
+fn phase(figures: &Value) -> &str {
+    figures["status"].as_str().unwrap_or("waiting")
+}
+
+/// Predicted milliseconds until the end, where there is a prediction.
+fn left(figures: &Value) -> Option<u64> {
+    Some(figures["expected-total-time"].as_u64()?.saturating_sub(figures["total-time"].as_u64()?))
+}
+
+/// Bytes a second that the guest dirties.
+fn dirty_rate(ram: &Value) -> u64 {
+    ram["dirty-pages-rate"].as_u64().unwrap_or(0).saturating_mul(ram["page-size"].as_u64().unwrap_or(0))
+}
+
+/// Bytes a second that go through the wire.
+fn rate(ram: &Value) -> u64 {
+    // QMP has 10⁶ bits. A float becomes the nearest integer, at least 0.
+    (ram["mbps"].as_f64().unwrap_or(0.0) * 1e6 / 8.0).round() as u64
+}
+
+/// For a person.
+pub(super) fn sentence(figures: &Value) -> String {
+    let ram = &figures["ram"];
+    if ram.is_null() {
+        return phase(figures).into();
+    }
+    let bytes = |member: &str| amount(ram[member].as_u64().unwrap_or(0));
+    let mut text = format!(
+        "{}, round {}: {} left of {}, {} sent, {}/s, guest dirties {}/s",
+        phase(figures),
+        ram["dirty-sync-count"],
+        bytes("remaining"),
+        bytes("total"),
+        bytes("transferred"),
+        amount(rate(ram)),
+        amount(dirty_rate(ram)),
+    );
+    if let Some(throttle) = figures["cpu-throttle-percentage"].as_u64() {
+        text += &format!(", throttled by {throttle} %");
+    }
+    if let Some(downtime) = figures["expected-downtime"].as_u64() {
+        text += &format!(", downtime {downtime} ms");
+    }
+    if let Some(left) = left(figures) {
+        text += &format!(", {} to go", time(left));
+    }
+    text
+}
+
+/// For a program, or a log.
+fn words(figures: &Value) -> String {
+    let ram = &figures["ram"];
+    let mut text = format!("phase={}", phase(figures));
+    let mut add = |key: &str, value: Option<u64>| {
+        if let Some(value) = value {
+            text += &format!(" {key}={value}");
+        }
+    };
+    if !ram.is_null() {
+        add("round", ram["dirty-sync-count"].as_u64());
+        add("sent-bytes", ram["transferred"].as_u64());
+        add("left-bytes", ram["remaining"].as_u64());
+        add("bytes-per-second", Some(rate(ram)));
+        add("dirty-bytes-per-second", Some(dirty_rate(ram)));
+        add("throttle-percent", Some(figures["cpu-throttle-percentage"].as_u64().unwrap_or(0)));
+    }
+    add("expected-downtime-ms", figures["expected-downtime"].as_u64());
+    add("time-left-ms", left(figures));
+    text
+}
+
+/// Bytes, to two or more digits.
+pub(super) fn amount(bytes: u64) -> String {
+    let (shift, unit) = match bytes {
+        0x4000_0000.. => (30, "GiB"),
+        0x10_0000.. => (20, "MiB"),
+        _ => (10, "KiB"),
+    };
+    let number = bytes as f64 / f64::from(1 << shift);
+    format!("{number:.*} {unit}", usize::from(number < 9.95 && bytes > 0))
+}
+
+fn time(milliseconds: u64) -> String {
+    let seconds = milliseconds.div_ceil(1000);
+    match seconds {
+        0..10 => format!("{:.1} s", milliseconds as f64 / 1000.0),
+        10..100 => format!("{seconds} s"),
+        _ => format!("{} min", seconds.div_ceil(60)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn figures() -> Value {
+        json!({
+            "status": "active", "total-time": 1500, "expected-total-time": 4100, "expected-downtime": 120,
+            "cpu-throttle-percentage": 20,
+            "ram": {"transferred": 471_859_200_u64, "remaining": 125_829_120, "total": 1 << 30, "mbps": 3355.4432,
+                    "dirty-sync-count": 3, "dirty-pages-rate": 32_768, "page-size": 4096},
+        })
+    }
+
+    #[test]
+    fn a_person_reads_a_sentence() {
+        assert_eq!(
+            sentence(&figures()),
+            "active, round 3: 120 MiB left of 1.0 GiB, 450 MiB sent, 400 MiB/s, guest dirties 128 MiB/s, throttled by 20 %, \
+             downtime 120 ms, 2.6 s to go"
+        );
+        assert_eq!(sentence(&json!({"status": "setup"})), "setup");
+        assert_eq!(sentence(&json!({})), "waiting");
+    }
+
+    #[test]
+    fn a_program_reads_words_with_units() {
+        assert_eq!(
+            words(&figures()),
+            "phase=active round=3 sent-bytes=471859200 left-bytes=125829120 bytes-per-second=419430400 \
+             dirty-bytes-per-second=134217728 throttle-percent=20 expected-downtime-ms=120 time-left-ms=2600"
+        );
+        assert_eq!(words(&json!({"status": "setup"})), "phase=setup");
+    }
+
+    #[test]
+    fn amounts_and_times_have_two_digits_or_more() {
+        let shown = [0, 4096, 10 << 10, 1 << 20, 15 << 30].map(amount);
+        assert_eq!(shown, ["0 KiB", "4.0 KiB", "10 KiB", "1.0 MiB", "15 GiB"]);
+        assert_eq!([0, 9_000, 9_001, 99_999, 100_001].map(time), ["0.0 s", "9.0 s", "10 s", "2 min", "2 min"]);
+    }
+}

@@ -1,0 +1,170 @@
+//! What a person does with a running machine: looks at it, follows its migration, takes that back, ends it.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use minivmm::vm::{Published, Request, RunState};
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use vmstate::migrate::{Phase, SourcePhase};
+
+use super::{PATIENCE, Running, machine, migrate, minivmm};
+
+/// A migration that goes on until somebody ends it.
+fn goes_on(shared: &Published) {
+    shared.update_migration(|info| {
+        info.phase = Phase::Source(SourcePhase::Rounds);
+        info.figures.rounds = 3;
+        info.figures.bytes = 450 << 20;
+        info.figures.ram_bytes = 1 << 30;
+        info.figures.remaining_bytes = 120 << 20;
+        info.figures.bytes_per_second = 400 << 20;
+        info.figures.dirty_pages_per_second = 32 << 10;
+        info.figures.throttle_percent = 20;
+        info.figures.elapsed = Duration::from_millis(1500);
+        info.figures.expected_downtime = Some(Duration::from_millis(120));
+        info.figures.expected_total = Some(Duration::from_millis(4100));
+    });
+}
+
+fn interrupt(child: &Child) {
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+}
+
+#[test]
+fn an_interrupt_cancels_the_migration() {
+    let (directory, _server, requests) = machine(goes_on);
+    let mut child = migrate(directory.path()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(matches!(requests.recv().unwrap(), Request::Migrate(_)));
+    // The line of the round it found the migration in, and no second one.
+    let line = "phase=active round=3 sent-bytes=471859200 left-bytes=125829120 bytes-per-second=419430400 \
+                dirty-bytes-per-second=134217728 throttle-percent=20 expected-downtime-ms=120 time-left-ms=2600\n";
+    let mut shown = vec![0; line.len()];
+    child.stderr.as_mut().unwrap().read_exact(&mut shown).unwrap();
+    assert_eq!(String::from_utf8(shown).unwrap(), line);
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(requests.recv().unwrap(), Request::MigrateCancel);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "minivmm: the migration was cancelled; the guest runs on where it was\n"
+    );
+}
+
+/// The machine takes its time to cancel, and whoever asks again does not want to wait.
+#[test]
+fn a_second_interrupt_ends_the_command_and_not_the_cancel() {
+    let directory = tempfile::tempdir().unwrap();
+    let (handle, mut queue, shared) = minivmm::vm::Handle::new(RunState::Running);
+    let (seen, requests) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let driver = thread::spawn(move || {
+        while let minivmm::vm::Next::Asked((minivmm::vm::AnyRequest::User(request), answer)) = queue.next(&|| None) {
+            let _ = seen.send(request.clone());
+            match request {
+                Request::Migrate(_) => goes_on(&shared),
+                Request::MigrateCancel => return released.recv().is_ok(),
+                _ => {}
+            }
+            let _ = answer.send(Ok(()));
+        }
+        false
+    });
+    let _server = minivmm::control::Server::bind(&directory.path().join("qmp"), handle).unwrap();
+    let child = migrate(directory.path()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(matches!(requests.recv_timeout(PATIENCE).unwrap(), Request::Migrate(_)));
+    interrupt(&child);
+    assert_eq!(requests.recv_timeout(PATIENCE).unwrap(), Request::MigrateCancel);
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{text}");
+    assert!(text.ends_with("is not waited for: see minivmm status\n"), "{text}");
+    release.send(()).unwrap();
+    assert!(driver.join().unwrap(), "the machine was left with its cancel");
+}
+
+/// One line, rewritten, no longer than the terminal is wide.
+#[test]
+fn a_terminal_gets_one_line() {
+    let size = Winsize { ws_row: 24, ws_col: 50, ws_xpixel: 0, ws_ypixel: 0 };
+    let pair = openpty(Some(&size), None).unwrap();
+    let (directory, _server, requests) = machine(goes_on);
+    let mut child = migrate(directory.path()).stderr(Stdio::from(pair.slave)).spawn().unwrap();
+    assert!(matches!(requests.recv_timeout(PATIENCE).unwrap(), Request::Migrate(_)));
+    let mut terminal = std::fs::File::from(pair.master);
+    let line = "\ractive, round 3: 120 MiB left of 1.0 GiB, 450 MiB\x1b[K";
+    let mut shown = vec![0; line.len()];
+    terminal.read_exact(&mut shown).unwrap();
+    assert_eq!(String::from_utf8(shown).unwrap(), line);
+    interrupt(&child);
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "the command does not end");
+        thread::sleep(Duration::from_millis(10));
+    }
+    // The other end of the pair is closed: Linux gives EIO after the last byte.
+    let mut rest = Vec::new();
+    let _ = terminal.read_to_end(&mut rest);
+    let rest = String::from_utf8(rest).unwrap();
+    let end = "\r\x1b[Kminivmm: the migration was cancelled; the guest runs on where it was\r\n";
+    assert!(rest.ends_with(end) && rest.contains("\rcancelling; ") && rest.matches('\n').count() == 1, "{rest:?}");
+}
+
+#[test]
+fn a_machine_is_looked_at_stopped_let_go_on_and_ended() {
+    let Some(machine) = Running::start(&["--serial", "none"], Stdio::null()) else { return };
+    machine.control();
+    let control = format!("unix:{}/qmp", machine.directory.path().display());
+    let ask = |command: &str, more: &[&str]| {
+        let output = minivmm(&[&[command, "--control", &control], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{command}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    ask("stop", &[]);
+    let text = ask("status", &[]);
+    assert!(text.starts_with("guest: paused\nmigration: none\n"), "{text}");
+    let json: Value = serde_json::from_str(&ask("status", &["--json"])).unwrap();
+    assert_eq!((&json["status"], &json["migration"]), (&json!({"status": "paused", "running": false}), &json!({})));
+    ask("cont", &[]);
+    assert!(ask("status", &[]).starts_with("guest: running\n"));
+    ask("quit", &[]);
+    assert_eq!(machine.end().0, Some(0));
+    let output = minivmm(&["status", "--control", &control]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+/// Each script names all commands, and bash completes with its own; there is a page for each command.
+#[test]
+fn shells_and_manuals_are_told_of_each_command() {
+    let commands = ["run", "migrate", "plan", "status", "stop", "cont", "quit"];
+    for shell in ["bash", "zsh", "fish"] {
+        let output = minivmm(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let script = String::from_utf8(output.stdout).unwrap();
+        let missing: Vec<_> = commands.iter().filter(|command| !script.contains(**command)).collect();
+        assert!(missing.is_empty() && script.contains("downtime-limit"), "{shell}: {missing:?}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script");
+    std::fs::write(&script, minivmm(&["completions", "bash"]).stdout).unwrap();
+    let words = "COMP_WORDS=(minivmm migrate --downt); COMP_CWORD=2; _minivmm minivmm --downt migrate; echo \"${COMPREPLY[@]}\"";
+    let source = format!(". {}; {words}", script.display());
+    let completed = Command::new("bash").args(["-c", &source]).output().unwrap();
+    assert_eq!(String::from_utf8(completed.stdout).unwrap(), "--downtime-limit\n");
+
+    let pages = folder.path().join("man1");
+    assert_eq!(minivmm(&["man", pages.to_str().unwrap()]).status.code(), Some(0));
+    for command in commands {
+        let page = std::fs::read_to_string(pages.join(format!("minivmm-{command}.1"))).unwrap();
+        assert!(page.contains(".SH OPTIONS") && page.contains("Print help"), "{page}");
+    }
+    let page = String::from_utf8(minivmm(&["man"]).stdout).unwrap();
+    assert!(page.contains(".TH minivmm 1") && page.contains("boots Linux"), "{page}");
+    assert_eq!(minivmm(&["man", "/dev/null/x"]).status.code(), Some(2));
+}
