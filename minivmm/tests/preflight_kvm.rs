@@ -16,7 +16,7 @@ use minivmm::kvm::cpuid::{self, Offer};
 use minivmm::kvm::state::Processor;
 use minivmm::kvm::vm::KvmVm;
 use minivmm::memory::Ram;
-use minivmm::vm::{End, Handle, MigrationStatus, ParameterChange, Request, RunState, Vm};
+use minivmm::vm::{End, Handle, MigrationStatus, ParameterChange, Request, RunState, Terms, Vm};
 use vmstate_lab::tiny;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -90,7 +90,7 @@ impl Machine {
     fn migrate(&self, dir: &Path, door: &str) -> MigrationStatus {
         let change = ParameterChange::default().with("downtime-limit", PATIENCE);
         self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
-        self.handle.ask(Request::Migrate(Address::Unix(dir.join(door)))).unwrap();
+        self.handle.ask(Request::Migrate(Address::Unix(dir.join(door)), Terms::default())).unwrap();
         self.until("the migration ends", |handle| {
             matches!(handle.migration().status(), MigrationStatus::Completed | MigrationStatus::Failed)
         });
@@ -371,7 +371,10 @@ fn a_guest_with_an_invariant_tsc_is_not_migrated() {
         Ok(vm) => {
             let machine = Machine { handle: vm.handle(), thread: std::thread::spawn(|| vm.run()) };
             machine.until("runs", |handle| handle.run_state() == RunState::Running);
-            let refusal = machine.handle.ask(Request::Migrate(Address::Unix(dir.path().join("door")))).unwrap_err();
+            let refusal = machine
+                .handle
+                .ask(Request::Migrate(Address::Unix(dir.path().join("door")), Terms::default()))
+                .unwrap_err();
             assert!(format!("{refusal:?}").contains("has to be started without invtsc in --cpu"), "{refusal:?}");
             machine.quit();
         }

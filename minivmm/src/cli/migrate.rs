@@ -92,8 +92,7 @@ impl MigrateArgs {
             // The machine reads it, and may have been started in another folder.
             arguments["target-schema"] = std::path::absolute(file)?.display().to_string().into();
         }
-        client.set_parameters(self.sending.changes().chain(self.policy.changes()))?;
-        client.execute("migrate", arguments)?;
+        client.migrate(arguments, self.sending.changes().chain(self.policy.changes()))?;
         let mut shown = Progress::new();
         let end = follow(&mut client, &interrupts, &mut shown);
         shown.end();

@@ -7,7 +7,7 @@ use vmstate::migrate::{Parameter, ParameterUnit, ParameterValue};
 
 use crate::config::Address;
 use crate::control::report;
-use crate::vm::{Handle, ParameterChange, Refusal, Request};
+use crate::vm::{Handle, ParameterChange, Refusal, Request, Terms};
 
 /// An error of QMP: its class and a sentence.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ const COMMANDS: &[(&str, &[&str], CarryOut)] = &[
     ("system_powerdown", &[], |handle, _| ask(handle, Request::PowerDown)),
     ("quit", &[], quit),
     ("dump-schema", &["file"], dump_schema),
-    ("migrate", &["uri", "target-schema"], migrate),
+    ("migrate", &["uri", "target-schema", "parameters"], migrate),
     ("migrate_cancel", &[], |handle, _| ask(handle, Request::MigrateCancel)),
     ("query-migrate", &[], |handle, _| Ok(report::migration(&handle.migration()))),
     ("migrate-set-parameters", ANY_PARAMETER, set_parameters),
@@ -102,13 +102,13 @@ fn cont(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
 fn migrate(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
     let uri = arguments.text("uri")?.ok_or_else(|| Failure::generic("Parameter 'uri' is missing"))?;
     let address: Address = uri.parse().map_err(Failure::generic)?;
-    ask(
-        handle,
-        match arguments.text("target-schema")? {
-            None => Request::Migrate(address),
-            Some(file) => Request::MigrateToRelease(address, file.into()),
-        },
-    )
+    let release = arguments.text("target-schema")?.map(Into::into);
+    let parameters = match arguments.0.shift_remove("parameters") {
+        None => ParameterChange::default(),
+        Some(Value::Object(given)) => change(given, |_| true)?,
+        Some(_) => return Err(Failure::generic("Invalid parameter type for 'parameters', expected: object")),
+    };
+    ask(handle, Request::Migrate(address, Terms { release, parameters }))
 }
 
 fn dump_schema(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
@@ -117,9 +117,15 @@ fn dump_schema(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Fail
 }
 
 fn set_parameters(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {
+    let change = change(std::mem::take(&mut arguments.0), |parameter| parameter.unit != ParameterUnit::Flag)?;
+    ask(handle, Request::MigrateSetParameters(change))
+}
+
+/// The parameters that are `given` by name, each of which has to be one of the `accepted`.
+fn change(given: Map<String, Value>, accepted: fn(&Parameter) -> bool) -> Result<ParameterChange, Failure> {
     let mut change = ParameterChange::default();
-    for (name, given) in std::mem::take(&mut arguments.0) {
-        let parameter = Parameter::named(&name).filter(|parameter| parameter.unit != ParameterUnit::Flag);
+    for (name, given) in given {
+        let parameter = Parameter::named(&name).filter(|parameter| accepted(parameter));
         let parameter = parameter.ok_or_else(|| Failure::generic(format!("Parameter '{name}' is unexpected")))?;
         let value = match (parameter.unit, &given) {
             (ParameterUnit::Milliseconds(_), Value::Number(_)) => {
@@ -127,13 +133,14 @@ fn set_parameters(handle: &Handle, arguments: &mut Arguments) -> Result<Value, F
             }
             (_, Value::Number(_)) => given.as_u64().map(ParameterValue::Number),
             (_, Value::String(word)) => Some(ParameterValue::Word(word.clone().into())),
+            (ParameterUnit::Flag, &Value::Bool(on)) => Some(on.into()),
             _ => None,
         };
         let value =
             value.ok_or_else(|| Failure::generic(format!("Parameter '{name}' expects {}", parameter.expects())))?;
         change = change.with(parameter.name, value);
     }
-    ask(handle, Request::MigrateSetParameters(change))
+    Ok(change)
 }
 
 fn set_capabilities(handle: &Handle, arguments: &mut Arguments) -> Result<Value, Failure> {

@@ -81,29 +81,21 @@ impl Client {
         }
     }
 
-    /// Changes parameters of migrations, which then hold until they are changed again. Those that QEMU's protocol has as
-    /// capabilities come first; of each of the two kinds all are changed, or none.
+    /// Begins a migration with these arguments of `migrate`. The parameters that change do so for it and for later ones, or not at
+    /// all if the machine refuses to begin, as during another migration.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
-    pub fn set_parameters<'n>(
+    pub fn migrate<'n>(
         &mut self,
-        changes: impl IntoIterator<Item = (&'n str, ParameterValue)>,
+        mut arguments: Value,
+        changes: impl Iterator<Item = (&'n str, ParameterValue)>,
     ) -> Result<(), ClientError> {
-        let (mut capabilities, mut parameters) = (Vec::new(), Map::new());
-        for (name, value) in changes {
-            match value {
-                ParameterValue::Flag(state) => capabilities.push(json!({"capability": name, "state": state})),
-                _ => drop(parameters.insert(name.into(), report::value(&value))),
-            }
-        }
-        if !capabilities.is_empty() {
-            self.execute("migrate-set-capabilities", json!({"capabilities": capabilities}))?;
-        }
+        let parameters: Map<_, _> = changes.map(|(name, value)| (name.into(), report::value(&value))).collect();
         if !parameters.is_empty() {
-            self.execute("migrate-set-parameters", parameters.into())?;
+            arguments["parameters"] = parameters.into();
         }
-        Ok(())
+        self.execute("migrate", arguments).map(drop)
     }
 
     /// The status in the last MIGRATION event: the last word of a machine that has ended.

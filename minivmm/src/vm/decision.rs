@@ -72,10 +72,10 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
             Running | Paused => Accept,
             _ => refuse("reset", state),
         },
-        Request::Migrate(_) | Request::MigrateToRelease(..) if outgoing => {
+        Request::Migrate(..) if outgoing => {
             Decision::Refuse("a migration is under way already; wait for its end or cancel it first".into())
         }
-        Request::Migrate(_) | Request::MigrateToRelease(..) => match state {
+        Request::Migrate(..) => match state {
             Running | Paused if under_way == UnderWay::Incoming => Defer,
             Running | Paused => Accept,
             _ => refuse("migrate", state),

@@ -243,8 +243,7 @@ impl Vm {
                 self.machine.devices.ged.lock().unwrap_or_else(PoisonError::into_inner).press_power_button();
             }
             Request::Reset => self.reset()?,
-            Request::Migrate(address) => self.migrate(address, None)?,
-            Request::MigrateToRelease(address, file) => self.migrate(address, Some(schema::read(&file)?))?,
+            Request::Migrate(address, terms) => self.migrate(address, &terms)?,
             Request::DumpSchema(file) => schema::write(&self.parts(), &file)?,
             // One that is under way was cancelled when this was asked, and has ended.
             Request::MigrateCancel => {}

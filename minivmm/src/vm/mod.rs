@@ -21,5 +21,5 @@ pub use migration::Ended;
 pub use migration::status::MigrationStatus;
 pub use published::{Event, MigrationInfo, Published, default_parameters};
 pub use queue::{Next, Queue};
-pub use request::{AnyRequest, EngineRequest, Envelope, GuestEvent, ParameterChange, Refusal, Request};
+pub use request::{AnyRequest, EngineRequest, Envelope, GuestEvent, ParameterChange, Refusal, Request, Terms};
 pub use state::RunState;

@@ -29,16 +29,23 @@ pub enum Request {
     PowerDown,
     /// Reset the machine.
     Reset,
-    /// Begin an outgoing migration; answered as soon as it has begun.
-    Migrate(Address),
-    /// As [`Migrate`](Self::Migrate), to a minivmm of the older release whose schema is in the file.
-    MigrateToRelease(Address, PathBuf),
+    /// Begin an outgoing migration on these terms; answered as soon as it has begun.
+    Migrate(Address, Terms),
     /// Write the schema of this machine to a new file.
     DumpSchema(PathBuf),
     /// Cancel the outgoing migration; answered once it has ended.
     MigrateCancel,
     /// Change parameters, also of a running migration.
     MigrateSetParameters(ParameterChange),
+}
+
+/// What a migration begins with, or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// To a minivmm of the older release whose schema is in this file.
+    pub release: Option<PathBuf>,
+    /// Parameters of this migration and of later ones. They change only if it begins.
+    pub parameters: ParameterChange,
 }
 
 /// Which [parameters](vmstate::migrate::PARAMETERS) of migrations change, by name.

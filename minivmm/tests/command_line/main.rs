@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use minivmm::config::Address;
 use minivmm::control::{Client, Server};
-use minivmm::vm::{AnyRequest, Handle, Next, ParameterChange, Published, Request, RunState};
+use minivmm::vm::{AnyRequest, Handle, Next, ParameterChange, Published, Request, RunState, Terms};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
@@ -79,7 +79,7 @@ fn machine(script: fn(&Published)) -> (tempfile::TempDir, Server, Receiver<Reque
         while let Next::Asked((AnyRequest::User(request), answer)) = queue.next(&|| None) {
             let _ = seen.send(request.clone());
             match request {
-                Request::Migrate(_) => script(&shared),
+                Request::Migrate(..) => script(&shared),
                 Request::MigrateCancel => ends(&shared, SourcePhase::Cancelled, None),
                 _ => {}
             }
@@ -116,7 +116,7 @@ fn migrate_waits_for_the_end_and_tells_it() {
         String::from_utf8(output.stderr).unwrap(),
         "migrated to unix:/run/there: 300 MiB in 1500 ms, downtime 12 ms, guest slowed by 3.2 %\n"
     );
-    assert_eq!(requests.recv().unwrap(), Request::Migrate(Address::Unix("/run/there".into())));
+    assert_eq!(requests.recv().unwrap(), Request::Migrate(Address::Unix("/run/there".into()), Terms::default()));
 
     let (directory, _server, _requests) =
         machine(|shared| ends(shared, SourcePhase::Failed, Some("connection refused")));
@@ -129,20 +129,20 @@ fn migrate_waits_for_the_end_and_tells_it() {
 }
 
 #[test]
-fn migrate_sets_its_parameters_before_it_begins() {
+fn migrate_asks_for_its_parameters_with_the_migration() {
     let (directory, _server, requests) = machine(|shared| ends(shared, SourcePhase::Completed, None));
     let options = ["--xbzrle=1M", "--deadline", "60s", "--auto-converge", "--deadline-action", "switch-over"];
     let output = migrate(directory.path()).args(options).args(["--max-bandwidth", "50M"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let flags = ParameterChange::default().with("xbzrle", true).with("auto-converge", true);
-    assert_eq!(requests.recv().unwrap(), Request::MigrateSetParameters(flags));
-    let others = ParameterChange::default()
+    let parameters = ParameterChange::default()
+        .with("xbzrle", true)
         .with("xbzrle-cache-size", 1 << 20)
         .with("max-bandwidth", 50 << 20)
+        .with("auto-converge", true)
         .with("deadline", Duration::from_secs(60))
         .with("deadline-action", ParameterValue::Word("switch-over".into()));
-    assert_eq!(requests.recv().unwrap(), Request::MigrateSetParameters(others));
-    assert!(matches!(requests.recv().unwrap(), Request::Migrate(_)));
+    let terms = Terms { parameters, ..Terms::default() };
+    assert_eq!(requests.recv().unwrap(), Request::Migrate(Address::Unix("/run/there".into()), terms));
 
     let output = migrate(directory.path()).args(["--max-cpu-throttle", "100%"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
@@ -274,7 +274,7 @@ fn a_machine_that_vanishes_leaves_the_outcome_unknown() {
     let (directory, server, requests) =
         machine(|shared| shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Rounds)));
     let child = migrate(directory.path()).stderr(Stdio::piped()).spawn().unwrap();
-    assert!(matches!(requests.recv().unwrap(), Request::Migrate(_)));
+    assert!(matches!(requests.recv().unwrap(), Request::Migrate(..)));
     drop(server);
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();

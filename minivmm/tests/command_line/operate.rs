@@ -39,7 +39,7 @@ fn interrupt(child: &Child) {
 fn an_interrupt_cancels_the_migration() {
     let (directory, _server, requests) = machine(goes_on);
     let mut child = migrate(directory.path()).stderr(Stdio::piped()).spawn().unwrap();
-    assert!(matches!(requests.recv().unwrap(), Request::Migrate(_)));
+    assert!(matches!(requests.recv().unwrap(), Request::Migrate(..)));
     // The line of the round it found the migration in, and no second one.
     let line = "phase=active round=3 sent-bytes=471859200 left-bytes=125829120 bytes-per-second=419430400 \
                 dirty-bytes-per-second=134217728 throttle-percent=20 expected-downtime-ms=120 time-left-ms=2600\n";
@@ -67,7 +67,7 @@ fn a_second_interrupt_ends_the_command_and_not_the_cancel() {
         while let minivmm::vm::Next::Asked((minivmm::vm::AnyRequest::User(request), answer)) = queue.next(&|| None) {
             let _ = seen.send(request.clone());
             match request {
-                Request::Migrate(_) => goes_on(&shared),
+                Request::Migrate(..) => goes_on(&shared),
                 Request::MigrateCancel => return released.recv().is_ok(),
                 _ => {}
             }
@@ -77,7 +77,7 @@ fn a_second_interrupt_ends_the_command_and_not_the_cancel() {
     });
     let _server = minivmm::control::Server::bind(&directory.path().join("qmp"), handle).unwrap();
     let child = migrate(directory.path()).stderr(Stdio::piped()).spawn().unwrap();
-    assert!(matches!(requests.recv_timeout(PATIENCE).unwrap(), Request::Migrate(_)));
+    assert!(matches!(requests.recv_timeout(PATIENCE).unwrap(), Request::Migrate(..)));
     interrupt(&child);
     assert_eq!(requests.recv_timeout(PATIENCE).unwrap(), Request::MigrateCancel);
     interrupt(&child);
@@ -96,7 +96,7 @@ fn a_terminal_gets_one_line() {
     let pair = openpty(Some(&size), None).unwrap();
     let (directory, _server, requests) = machine(goes_on);
     let mut child = migrate(directory.path()).stderr(Stdio::from(pair.slave)).spawn().unwrap();
-    assert!(matches!(requests.recv_timeout(PATIENCE).unwrap(), Request::Migrate(_)));
+    assert!(matches!(requests.recv_timeout(PATIENCE).unwrap(), Request::Migrate(..)));
     let mut terminal = std::fs::File::from(pair.master);
     let line = "\ractive, round 3: 120 MiB left of 1.0 GiB, 450 MiB\x1b[K";
     let mut shown = vec![0; line.len()];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState};
+use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 use vmstate::migrate::ParameterValue;
 
 use crate::machine::{Machine, PATIENCE, door, free_port, lab, until};
@@ -44,7 +44,7 @@ fn a_cancelled_migration_over_channels_leaves_the_guest_here_and_the_next_one_su
     source.limit(Duration::from_millis(1), 1 << 20);
     let address = door(dir.path(), "refused");
     let mut first = Machine::start(dir.path(), Some(&address));
-    source.handle.ask(Request::Migrate(address)).unwrap();
+    source.handle.ask(Request::Migrate(address, Terms::default())).unwrap();
     until(|| source.handle.migration().figures.normal_pages > 0, || format!("{:?}", source.handle.migration()));
     source.handle.ask(Request::MigrateCancel).unwrap();
     assert_eq!(source.handle.migration().status(), MigrationStatus::Cancelled);

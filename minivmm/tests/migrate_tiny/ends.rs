@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState};
+use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -41,7 +41,7 @@ fn an_unacknowledged_end_has_its_own_status_and_no_override() {
     let address = door(dir.path(), "door");
     let destination = Machine::start(dir.path(), Some(&address));
     let proxy = Proxy::holding(Word::TakesOver, dir.path(), &address);
-    source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
+    source.handle.ask(Request::Migrate(proxy.address.clone(), Terms::default())).unwrap();
     until(|| proxy.holds(), || format!("{:?}", source.handle.migration()));
     proxy.cut();
     assert_eq!(source.await_end(), MigrationStatus::Unacknowledged, "{:?}", source.handle.migration());
@@ -65,7 +65,7 @@ fn an_undecided_end_has_its_own_status_and_takes_the_word_of_a_user() {
     let address = door(dir.path(), "door");
     let destination = Machine::start_with(dir.path(), Some(&address), Vec::new());
     let proxy = Proxy::holding(Word::TakesOver, dir.path(), &address);
-    source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
+    source.handle.ask(Request::Migrate(proxy.address.clone(), Terms::default())).unwrap();
     until(|| proxy.holds(), || format!("{:?}", source.handle.migration()));
     proxy.cut();
     assert_eq!(source.await_end(), MigrationStatus::Undecided, "{:?}", source.handle.migration());
@@ -129,7 +129,7 @@ fn both_stand(dir: &Path) -> (Machine, Machine, File) {
     let address = door(dir, "door");
     let destination = Machine::start(dir, Some(&address));
     let proxy = Proxy::holding(Word::End, dir, &address);
-    source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
+    source.handle.ask(Request::Migrate(proxy.address.clone(), Terms::default())).unwrap();
     let third = take_lock(&dir.join("disk"));
     proxy.release();
     assert_eq!(source.await_end(), MigrationStatus::Unacknowledged, "{:?}", source.handle.migration());
@@ -175,7 +175,7 @@ fn a_guest_that_may_be_stale_is_not_migrated_on() {
     source.quit();
     let next = door(dir.path(), "next");
     let elsewhere = Machine::start(dir.path(), Some(&next));
-    let refusal = destination.handle.ask(Request::Migrate(next)).unwrap_err().0;
+    let refusal = destination.handle.ask(Request::Migrate(next, Terms::default())).unwrap_err().0;
     assert!(refusal.ends_with("let it go on with cont first"), "{refusal}");
     for request in [Request::Cont, Request::ContUnproved] {
         let refusal = destination.handle.ask(request).unwrap_err().0;

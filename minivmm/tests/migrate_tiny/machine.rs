@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial};
-use minivmm::vm::{End, Event, Handle, Keyboard, MigrationStatus, ParameterChange, Request, RunState, Vm};
+use minivmm::vm::{End, Event, Handle, Keyboard, MigrationStatus, ParameterChange, Request, RunState, Terms, Vm};
 use vmstate_lab::tiny;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -144,7 +144,7 @@ impl Machine {
     }
 
     pub(crate) fn migrate(&self, to: &Address) -> MigrationStatus {
-        self.handle.ask(Request::Migrate(to.clone())).unwrap();
+        self.handle.ask(Request::Migrate(to.clone(), Terms::default())).unwrap();
         self.await_end()
     }
 

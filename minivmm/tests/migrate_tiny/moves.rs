@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use minivmm::config::{Address, Disk, RateLimits};
-use minivmm::vm::{End, MigrationStatus, Request, RunState};
+use minivmm::vm::{End, MigrationStatus, Request, RunState, Terms};
 
 use crate::machine::{Machine, PAGES, PATIENCE, door, free_port, lab, until};
 use crate::ownership::generation;
@@ -40,7 +40,7 @@ fn a_cancelled_migration_leaves_the_guest_here_and_the_next_one_succeeds() {
     source.limit(Duration::from_millis(1), 1 << 20);
     let address = door(dir.path(), "refused");
     let mut first = Machine::start(dir.path(), Some(&address));
-    source.handle.ask(Request::Migrate(address)).unwrap();
+    source.handle.ask(Request::Migrate(address, Terms::default())).unwrap();
     until(|| source.handle.migration().figures.normal_pages > 0, || format!("{:?}", source.handle.migration()));
     source.handle.ask(Request::MigrateCancel).unwrap();
     assert_eq!(source.handle.migration().status(), MigrationStatus::Cancelled);

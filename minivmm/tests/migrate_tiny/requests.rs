@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use minivmm::config::Address;
-use minivmm::vm::{End, MigrationStatus, Request, RunState};
+use minivmm::vm::{End, MigrationStatus, ParameterChange, Request, RunState, Terms};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
@@ -41,7 +41,7 @@ fn a_migration_that_does_not_get_through_is_cancelled_at_once() {
     let address = door(dir.path(), "full");
     let _full = full_backlog(&address);
     let statuses = source.statuses();
-    source.handle.ask(Request::Migrate(address)).unwrap();
+    source.handle.ask(Request::Migrate(address, Terms::default())).unwrap();
     // Long enough to be in the middle of it.
     std::thread::sleep(Duration::from_millis(100));
     let asked = Instant::now();
@@ -60,7 +60,7 @@ fn a_reset_or_quit_does_not_wait_for_a_connection() {
     source.await_passes(1);
     let address = door(dir.path(), "full");
     let _full = full_backlog(&address);
-    source.handle.ask(Request::Migrate(address.clone())).unwrap();
+    source.handle.ask(Request::Migrate(address.clone(), Terms::default())).unwrap();
     let asked = Instant::now();
     source.handle.ask(Request::Reset).unwrap();
     assert!(asked.elapsed() < AT_ONCE, "answered after {:?}", asked.elapsed());
@@ -80,7 +80,7 @@ fn resets_go_along_with_a_migration() {
     source.limit(Duration::from_millis(1), 256 << 10);
     let address = door(dir.path(), "door");
     let destination = Machine::start(dir.path(), Some(&address));
-    source.handle.ask(Request::Migrate(address)).unwrap();
+    source.handle.ask(Request::Migrate(address, Terms::default())).unwrap();
     for times in 1..=3 {
         let sent = source.handle.migration().figures.bytes;
         until(|| source.handle.migration().figures.bytes > sent, || format!("{:?}", source.handle.migration()));
@@ -197,7 +197,7 @@ fn held_at(word: Word, dir: &std::path::Path) -> (Machine, Machine, Proxy) {
     let address = door(dir, "door");
     let destination = Machine::start(dir, Some(&address));
     let proxy = Proxy::holding(word, dir, &address);
-    source.handle.ask(Request::Migrate(proxy.address.clone())).unwrap();
+    source.handle.ask(Request::Migrate(proxy.address.clone(), Terms::default())).unwrap();
     until(|| proxy.holds(), || format!("{:?}", source.handle.migration()));
     assert_eq!(source.handle.run_state(), RunState::FinishMigrate);
     (source, destination, proxy)
@@ -212,8 +212,11 @@ fn refused_meanwhile(source: &Machine) {
             "{refusal}"
         );
     }
-    let address = Address::Unix("/nowhere".into());
-    assert!(source.handle.ask(Request::Migrate(address)).unwrap_err().0.contains("under way already"));
+    let before = source.handle.parameters();
+    let parameters = ParameterChange::default().with("downtime-limit", before.downtime_limit + PATIENCE);
+    let again = Request::Migrate(Address::Unix("/nowhere".into()), Terms { parameters, ..Terms::default() });
+    assert!(source.handle.ask(again).unwrap_err().0.contains("under way already"));
+    assert_eq!(source.handle.parameters(), before, "those of the migration that is under way");
     assert_eq!(source.keyboard.send(b"q"), 0, "a byte that the section does not hold would be lost");
 }
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState};
+use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 use vmstate::migrate::ParameterValue;
 use vmstate_lab::tiny;
 
@@ -48,7 +48,7 @@ fn a_guest_that_dirties_more_than_goes_arrives_once_it_is_throttled() {
         .with("deadline", PATIENCE * 2)
         .with("deadline-action", ParameterValue::Word("switch-over".into()))
         .with("cpu-throttle-initial", 80));
-    source.handle.ask(Request::Migrate(address)).unwrap();
+    source.handle.ask(Request::Migrate(address, Terms::default())).unwrap();
     let figures = || source.handle.migration().figures;
     // Two whole rounds more are over.
     let rounds = || {

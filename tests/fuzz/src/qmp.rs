@@ -56,7 +56,7 @@ fn drive(mut queue: Queue) {
     while let Next::Asked((AnyRequest::User(request), answer)) = queue.next(&|| None) {
         let granted = match request {
             Request::Quit => return,
-            Request::Migrate(_) => Err(Refusal("a migration is under way already".into())),
+            Request::Migrate(..) => Err(Refusal("a migration is under way already".into())),
             _ => Ok(()),
         };
         let _ = answer.send(granted);

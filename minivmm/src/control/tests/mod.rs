@@ -18,7 +18,7 @@ use crate::config::Address;
 use crate::control::Session;
 use vmstate::migrate::ParameterValue;
 
-use crate::vm::{AnyRequest, Handle, Next, ParameterChange, Published, Queue, Refusal, Request, RunState};
+use crate::vm::{AnyRequest, Handle, Next, ParameterChange, Published, Queue, Refusal, Request, RunState, Terms};
 
 /// Answers requests as the real driver does, and reports them; ends at `Quit`.
 fn driver(mut queue: Queue, shared: Arc<Published>, seen: Sender<Request>) -> JoinHandle<()> {
@@ -33,7 +33,7 @@ fn driver(mut queue: Queue, shared: Arc<Published>, seen: Sender<Request>) -> Jo
                     shared.set_run_state(RunState::Running);
                     Ok(())
                 }
-                Request::Migrate(Address::Tcp(_)) => Err(Refusal("a migration is running already".into())),
+                Request::Migrate(Address::Tcp(_), _) => Err(Refusal("a migration is running already".into())),
                 _ => Ok(()),
             };
             let _ = seen.send(request.clone());
@@ -167,10 +167,13 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
     let mut talk = Talk::negotiated(&handle);
     let fine = json!({"return": {}});
     let change = |change| Request::MigrateSetParameters(change);
-    let commands: [(&str, Request); 14] = [
+    let commands: [(&str, Request); 15] = [
         (
             r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x","target-schema":"/run/old.json"}}"#,
-            Request::MigrateToRelease(Address::Unix("/run/x".into()), "/run/old.json".into()),
+            Request::Migrate(
+                Address::Unix("/run/x".into()),
+                Terms { release: Some("/run/old.json".into()), ..Terms::default() },
+            ),
         ),
         (
             r#"{"execute":"dump-schema","arguments":{"file":"/run/new.json"}}"#,
@@ -178,7 +181,19 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
         ),
         (
             r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x"}}"#,
-            Request::Migrate(Address::Unix("/run/x".into())),
+            Request::Migrate(Address::Unix("/run/x".into()), Terms::default()),
+        ),
+        (
+            r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x","parameters":{"downtime-limit":20,"xbzrle":true}}}"#,
+            Request::Migrate(
+                Address::Unix("/run/x".into()),
+                Terms {
+                    parameters: ParameterChange::default()
+                        .with("downtime-limit", Duration::from_millis(20))
+                        .with("xbzrle", true),
+                    ..Terms::default()
+                },
+            ),
         ),
         (
             r#"{"execute":"migrate-set-parameters","arguments":{"downtime-limit":20}}"#,
@@ -227,6 +242,14 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
         ),
         (r#"{"execute":"migrate"}"#, "Parameter 'uri' is missing"),
         (
+            r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x","parameters":[]}}"#,
+            "Invalid parameter type for 'parameters', expected: object",
+        ),
+        (
+            r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x","parameters":{"speed":1}}}"#,
+            "Parameter 'speed' is unexpected",
+        ),
+        (
             r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":-1}}"#,
             "Parameter 'max-bandwidth' expects an integer in the range of 0 to 18446744073709551615",
         ),
@@ -248,7 +271,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
         let reply = talk.say(command.as_bytes());
         assert_eq!(reply, [json!({"error": {"class": "GenericError", "desc": sentence}})], "to {command}");
     }
-    assert!(seen.try_iter().all(|request| matches!(request, Request::Migrate(Address::Tcp(_)))));
+    assert!(seen.try_iter().all(|request| matches!(request, Request::Migrate(Address::Tcp(_), _))));
 }
 
 /// Member names and units as QEMU 10.0.2 answers after `migrate exec:cat`: its ram counts 28 normal pages as 114688 bytes.

@@ -9,7 +9,7 @@ use vmstate::migrate::{Phase, SourcePhase};
 use super::*;
 use crate::config::Address;
 use crate::vm::migration::Ended;
-use crate::vm::request::{ParameterChange, Rehearsing};
+use crate::vm::request::{ParameterChange, Rehearsing, Terms};
 
 /// Columns: the run state, and what is under way.
 const SITUATIONS: [(RunState, UnderWay); 13] = [
@@ -54,7 +54,7 @@ fn every_request_in_every_situation() {
         (Request::Quit, "aaaaaaaaaaaaa"),
         (Request::PowerDown, "raaaaaarrrrrr"),
         (Request::Reset, "raaaaaarrrrrr"),
-        (Request::Migrate(Address::Unix("/x".into())), "rardardrrrrrr"),
+        (Request::Migrate(Address::Unix("/x".into()), Terms::default()), "rardardrrrrrr"),
         (Request::MigrateCancel, "aaoaaoaroaaao"),
         (parameters, "aaaaaaaaaaaaa"),
     ];
@@ -110,7 +110,7 @@ fn a_refusal_says_why_and_what_to_do() {
          destination, or take it back with cont first"
     );
     assert_eq!(
-        refusal(Request::Migrate(Address::Unix("/x".into())), RunState::Running, UnderWay::Outgoing),
+        refusal(Request::Migrate(Address::Unix("/x".into()), Terms::default()), RunState::Running, UnderWay::Outgoing),
         "a migration is under way already; wait for its end or cancel it first"
     );
 }

@@ -9,7 +9,7 @@ use vmstate_lab::tiny;
 use super::*;
 use crate::bus::BusDevice;
 use crate::config::{Address, Cpu, Disk, Rate, RateLimits, Serial};
-use crate::vm::request::ParameterChange;
+use crate::vm::request::{ParameterChange, Terms};
 
 /// Where the test's driver has the disk's queue, and behind it what is read: far from what the guest uses.
 const QUEUE: u64 = 32 << 20;
@@ -112,7 +112,7 @@ fn a_device_that_a_vcpu_waits_for_keeps_no_user_waiting() {
     let (done, all_done) = channel();
     let driver = std::thread::spawn(move || {
         assert!(vm.serve_user(Request::DumpSchema(schema)).is_ok());
-        assert!(vm.serve_user(Request::Migrate(nowhere)).is_ok());
+        assert!(vm.serve_user(Request::Migrate(nowhere, Terms::default())).is_ok());
         assert!(vm.serve_user(Request::MigrateSetParameters(ParameterChange::default())).is_ok());
         done.send(()).unwrap();
         vm

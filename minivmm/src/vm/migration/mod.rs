@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress};
 use vmstate::channel::Listener;
 use vmstate::migrate::{Control, DestinationPhase, Parameters, Phase, SourcePhase};
-use vmstate::schema::json::Schema;
 
 pub(super) use self::after::LeftStanding;
 pub use self::ended::Ended;
@@ -42,7 +41,7 @@ use crate::migration::ram::MachineRam;
 use crate::migration::sections::{MachineState, Parts};
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::machine::Machine;
-use crate::vm::request::{GuestEvent, ParameterChange, Refusal, Rehearsing};
+use crate::vm::request::{GuestEvent, ParameterChange, Refusal, Rehearsing, Terms};
 use crate::vm::state::RunState;
 
 /// What the driver keeps of an outgoing migration that is under way.
@@ -115,8 +114,8 @@ fn set_parameters(control: &Control, parameters: Parameters) -> Result<(), Refus
 }
 
 impl Vm {
-    /// Begins to send the guest to `address`; to the release of that schema, unless it is this one.
-    pub(super) fn migrate(&mut self, address: Address, release: Option<Schema>) -> Result<(), Outcome> {
+    /// Begins to send the guest to `address`.
+    pub(super) fn migrate(&mut self, address: Address, terms: &Terms) -> Result<(), Outcome> {
         if self.left_standing.is_some() {
             // A migration begins with fresh records, and those of the last one tell whether the guest may run.
             let why = "the guest has stood here since a migration and may be stale: let it go on with cont first";
@@ -128,8 +127,10 @@ impl Vm {
                        is to be migrated has to be started without invtsc in --cpu";
             return Err(Refusal(why.into()).into());
         }
+        let release = terms.release.as_deref().map(schema::read).transpose()?;
         let control = Control::default();
-        set_parameters(&control, self.shared.parameters())?;
+        let parameters = terms.parameters.of(self.shared.parameters())?;
+        set_parameters(&control, parameters)?;
         let setup = Phase::Source(SourcePhase::Setup);
         self.shared.begin_migration(setup, &control);
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -149,11 +150,12 @@ impl Vm {
             parts,
             ram,
             log: log.clone(),
-            channels: self.shared.parameters().page_channels(),
+            channels: parameters.page_channels(),
         };
         let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || (departure.run(), None));
         match begun {
             Ok(thread) => {
+                self.shared.set_parameters(parameters);
                 self.outgoing = Some(Outgoing { control, thread, before: self.shared.run_state(), log, throttle });
                 Ok(())
             }
