@@ -1,6 +1,7 @@
 //! The command line: what the user typed becomes plain data, or one sentence that says what to change.
 
 mod ask;
+mod config_file;
 mod cont;
 mod generated;
 mod limits;
@@ -97,7 +98,8 @@ pub enum Parsed {
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Parsed, UsageError> {
+pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Parsed, UsageError> {
+    let arguments = config_file::expand(arguments.into_iter().map(Into::into).collect())?;
     match Cli::try_parse_from(arguments) {
         Ok(cli) => Ok(Parsed::Command(Box::new(cli.command))),
         Err(error) => match error.kind() {

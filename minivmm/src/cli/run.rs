@@ -17,9 +17,18 @@ const VIRTIO_WINDOWS: usize = 8;
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "In the place of a file, a tap or a listening socket, fd:N is a descriptor that minivmm was started with, \
-and fd:NAME one that systemd gave this name (docs/sandbox.md). A file of such a name is ./fd:N."
+and fd:NAME one that systemd gave this name (docs/sandbox.md). A file of such a name is ./fd:N.
+
+Examples:
+  minivmm run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 1G --disk root.raw
+  minivmm run --config vm.toml --control unix:/run/vm/qmp
+  minivmm run --config vm.toml --incoming unix:/run/vm/move"
 )]
 pub struct RunArgs {
+    /// TOML file with options of this command as keys, as memory = "1G" and disk = ["a.raw", "b.raw,readonly"]: for both sides of a
+    /// migration. An option that is given here takes the place of the file's
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Linux kernel: a bzImage or an ELF image with a PVH entry
     #[arg(long, value_name = "FILE", required_unless_present = "incoming")]
     kernel: Option<PathBuf>,

@@ -118,7 +118,18 @@ fn a_terminal_gets_one_line() {
 
 #[test]
 fn a_machine_is_looked_at_stopped_let_go_on_and_ended() {
-    let Some(machine) = Running::start(&["--serial", "none"], Stdio::null()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("vm.toml");
+    std::fs::write(&config, "serial = \"none\"\nsandbox = true\nmemory = \"much\"\n").unwrap();
+    let options = ["--config", config.to_str().unwrap()];
+    let (code, output) = match Running::start(&options, Stdio::null()) {
+        Some(machine) => machine.end(),
+        None => return,
+    };
+    assert_eq!(code, Some(2));
+    assert!(output.contains("vm.toml:3: memory: write a number of bytes"), "{output}");
+    std::fs::write(&config, "serial = \"none\"\nmemory = \"1M\"\n").unwrap();
+    let Some(machine) = Running::start(&options, Stdio::null()) else { return };
     machine.control();
     let control = format!("unix:{}/qmp", machine.directory.path().display());
     let ask = |command: &str, more: &[&str]| {
