@@ -5,8 +5,10 @@
 use std::fmt::Display;
 use std::io;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use serde_json::json;
 use vmstate::error::Printable;
 
 /// Result with [`Error`].
@@ -110,7 +112,22 @@ impl Error {
 /// Tells the user one sentence on standard error, as one line of printable text.
 #[expect(clippy::print_stderr, reason = "the one place")]
 pub fn say(sentence: impl Display) {
+    if AS_JSON.load(Ordering::Relaxed) {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as f64 / 1e6;
+        let line =
+            json!({"time": time, "level": "warn", "message": Printable(sentence).to_string(), "target": "minivmm"});
+        eprintln!("{line}");
+        return;
+    }
     eprintln!("minivmm: {}", Printable(sentence));
+}
+
+/// Whether [`say`] writes JSON.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`say`] writes events as a log in JSON has them.
+pub fn say_as_json() {
+    AS_JSON.store(true, Ordering::Relaxed);
 }
 
 /// Sentences that a peer can cause at any rate, limited to one in 10 s, so that a peer cannot fill the user's log.

@@ -15,6 +15,7 @@ pub mod error;
 pub mod files;
 pub mod irq;
 pub mod kvm;
+pub mod log;
 pub mod memory;
 pub mod migration;
 pub mod passed;

@@ -12,9 +12,9 @@ use crate::cli::{
     self, Command, EXIT_UNACKNOWLEDGED, EXIT_UNDECIDED, EXIT_UNKNOWN, EXIT_USAGE, MigrateArgs, Outcome, Parsed,
     PlanArgs, Translation,
 };
-use crate::config::Config;
+use crate::config::{Address, Config};
 use crate::console::{self, Console};
-use crate::control::{ClientError, Door, Server};
+use crate::control::{ClientError, Door, MetricsDoor, Server};
 use crate::error::say;
 use crate::passed;
 use crate::sandbox::{self, Kind, OnViolation};
@@ -33,9 +33,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match command {
         Command::Run(arguments) => {
-            let confined = arguments.confined();
+            if let Some(log) = arguments.log() {
+                log.begin();
+            }
+            let (confined, metrics) = (arguments.confined(), arguments.metrics());
             match arguments.into_config() {
-                Ok(config) => run(config, confined),
+                Ok(config) => run(config, confined, metrics.as_ref()),
                 Err(error) => refuse(&error),
             }
         }
@@ -58,8 +61,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// The machine runs on a thread of its own, as do console and control socket. `confined`: in the sandbox.
-fn run(config: Config, confined: bool) -> ExitCode {
+/// The machine runs on a thread of its own, as do console, control socket and metrics. `confined`: in the sandbox.
+fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
     // Before there is another thread: threads inherit it.
     let signals = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
     if let Err(error) = signals.thread_block() {
@@ -83,8 +86,12 @@ fn run(config: Config, confined: bool) -> ExitCode {
         Ok(vm) => vm,
         Err(error) => return refuse(&error.with_causes()),
     };
-    let door = match control.map(|path| Door::open(&path)).transpose() {
+    let door = match control.map(|path| Door::open("--control", &path)).transpose() {
         Ok(door) => door,
+        Err(error) => return refuse(&error),
+    };
+    let metrics = match metrics.map(MetricsDoor::open).transpose() {
+        Ok(metrics) => metrics,
         Err(error) => return refuse(&error),
     };
     // Machine, console and control socket have theirs.
@@ -94,6 +101,10 @@ fn run(config: Config, confined: bool) -> ExitCode {
     let _server = match door.map(|door| Server::serve(door, vm.handle())).transpose() {
         Ok(server) => server,
         Err(error) => return refuse(&error),
+    };
+    let _metrics = match metrics.map(|metrics| metrics.serve(vm.handle())).transpose() {
+        Ok(metrics) => metrics,
+        Err(error) => return fail(&format!("the host gives no thread for metrics: {error}")),
     };
     if let Some(input) = input {
         let (keyboard, handle) = (vm.keyboard(), vm.handle());

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args};
 
 use crate::cli::{UsageError, values};
-use crate::config::{Config, Cpu, Disk, ListenAt, Net, Serial};
+use crate::config::{Address, Config, Cpu, Disk, ListenAt, Net, Serial};
 use crate::error::say;
 use crate::files::{self, Fit, Mode};
+use crate::log::Log;
 use crate::passed;
 
 /// virtio-mmio windows of the machine, as QEMU's `microvm` without a second IOAPIC.
@@ -67,6 +68,13 @@ pub struct RunArgs {
     /// QMP socket to make: unix:PATH; or that listens: fd:N
     #[arg(long, value_name = "unix:PATH", value_parser = values::control_here)]
     control: Option<PathBuf>,
+    /// Serve metrics for Prometheus there, at /metrics: unix:PATH, or tcp:127.0.0.1:PORT
+    #[arg(long, value_name = "ADDRESS", value_parser = str::parse::<Address>)]
+    metrics: Option<Address>,
+    /// Write what happens inside to standard error, an event a line: error, warn, info, debug or trace; json or json:LEVEL for
+    /// lines of JSON
+    #[arg(long, value_name = "LEVEL|json", value_parser = str::parse::<Log>)]
+    log: Option<Log>,
     /// Wait for a migration in place of booting: unix:PATH, tcp:HOST:PORT, or at a socket that listens: fd:N
     #[arg(long, value_name = "ADDRESS", value_parser = values::incoming)]
     incoming: Option<ListenAt>,
@@ -82,6 +90,16 @@ impl RunArgs {
     /// The machine is to run in the sandbox.
     pub fn confined(&self) -> bool {
         self.sandbox
+    }
+
+    /// Where metrics are served.
+    pub fn metrics(&self) -> Option<Address> {
+        self.metrics.clone()
+    }
+
+    /// What is logged.
+    pub fn log(&self) -> Option<Log> {
+        self.log
     }
 
     /// Takes the descriptors that flags name.

@@ -36,15 +36,18 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// driver any more.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Why there is no control socket.
+/// The flag that names the socket of QMP.
+const FLAG: &str = "--control";
+
+/// Why there is no control socket, or none for metrics.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Something other than a socket has that name.
-    #[error("--control {}: the file exists and is no socket; remove it or choose another path", .0.display())]
-    NotASocket(PathBuf),
+    #[error("{0} {path}: the file exists and is no socket; remove it or choose another path", path = .1.display())]
+    NotASocket(&'static str, PathBuf),
     /// Another process answers there.
-    #[error("--control {}: another process listens there; end it or choose another path", .0.display())]
-    InUse(PathBuf),
+    #[error("{0} {path}: another process listens there; end it or choose another path", path = .1.display())]
+    InUse(&'static str, PathBuf),
     /// The descriptor that was passed does not do.
     #[error("--control {}: {what}; pass a unix stream socket that listens", path.display())]
     Passed {
@@ -54,11 +57,23 @@ pub enum ControlError {
         what: String,
     },
     /// The system refused.
-    #[error("--control {}: {source}; choose a path in a directory that you may write", path.display())]
+    #[error("{flag} {}: {source}; choose a path in a directory that you may write", path.display())]
     Bind {
+        /// The flag that names it.
+        flag: &'static str,
         /// The socket's path.
         path: PathBuf,
         /// The system's reason.
+        source: io::Error,
+    },
+    /// It is no address to listen at.
+    #[error("{flag} {address}: {source}")]
+    Listen {
+        /// The flag that names it.
+        flag: &'static str,
+        /// The flag's value.
+        address: String,
+        /// Why.
         source: io::Error,
     },
 }
@@ -104,21 +119,26 @@ struct Standing {
 type Outgoing = Option<Vec<u8>>;
 
 impl Door {
-    /// Listens at `path`, for the owner of this process only; or at the socket that was passed as `fd:N`, whose file and mode
+    /// Listens at `path`, which `flag` names, for the owner of this process only; or at the socket that was passed as `fd:N`, whose file and mode
     /// are its maker's.
     ///
     /// # Errors
     /// The path is taken, or the system refuses it. A socket file that nobody listens on any more is replaced. What was
     /// passed is no such socket.
-    pub fn open(path: &Path) -> Result<Self, ControlError> {
+    pub fn open(flag: &'static str, path: &Path) -> Result<Self, ControlError> {
         if let Some(reference) = passed::reference(path) {
             let listener =
                 passed_listener(reference).map_err(|what| ControlError::Passed { path: path.into(), what })?;
             return Ok(Self { path: path.into(), inode: None, listener });
         }
-        remove_stale(path)?;
-        let listener = listen_privately(path).map_err(|source| ControlError::Bind { path: path.into(), source })?;
+        remove_stale(flag, path)?;
+        let listener =
+            listen_privately(path).map_err(|source| ControlError::Bind { flag, path: path.into(), source })?;
         Ok(Self { path: path.into(), inode: inode(path), listener })
+    }
+
+    pub(super) fn listener(&self) -> &UnixListener {
+        &self.listener
     }
 }
 
@@ -137,7 +157,7 @@ impl Server {
     /// # Errors
     /// As [`Door::open`], or the host gives no thread.
     pub fn bind(path: &Path, handle: Handle) -> Result<Self, ControlError> {
-        Self::serve(Door::open(path)?, handle)
+        Self::serve(Door::open(FLAG, path)?, handle)
     }
 
     /// Serves who comes to `door`.
@@ -160,7 +180,7 @@ impl Server {
         let acceptor = {
             let (theirs, clients) = (Arc::clone(&door), Arc::clone(&clients));
             let begun = spawn("qmp-accept", move || accept(&theirs.listener, &clients, &handle));
-            begun.map_err(|source| ControlError::Bind { path: door.path.clone(), source })?
+            begun.map_err(|source| ControlError::Bind { flag: FLAG, path: door.path.clone(), source })?
         };
         Ok(Self { door, clients, acceptor: Some(acceptor) })
     }
@@ -193,14 +213,14 @@ impl Drop for Server {
     }
 }
 
-fn remove_stale(path: &Path) -> Result<(), ControlError> {
-    let refused = |source| ControlError::Bind { path: path.into(), source };
+fn remove_stale(flag: &'static str, path: &Path) -> Result<(), ControlError> {
+    let refused = |source| ControlError::Bind { flag, path: path.into(), source };
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(refused(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => Err(ControlError::NotASocket(path.into())),
+        Ok(metadata) if !metadata.file_type().is_socket() => Err(ControlError::NotASocket(flag, path.into())),
         Ok(_) => match is_dead(path) {
-            Ok(false) => Err(ControlError::InUse(path.into())),
+            Ok(false) => Err(ControlError::InUse(flag, path.into())),
             Ok(true) => std::fs::remove_file(path).map_err(refused),
             Err(error) => Err(refused(error)),
         },

@@ -113,6 +113,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Takes the guest in. Returns when this side is over; the source has then been told how, if it could be.
 pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &Control) -> Arrival {
     let Incoming { channel, clock, machine, sections, ram } = incoming;
+    let span = tracing::info_span!("migration", side = "destination", phase = ?DestinationPhase::Setup);
+    let _inside = span.enter();
     control.publish(|progress| {
         progress.phase = Phase::Destination(DestinationPhase::Setup);
         progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
@@ -150,12 +152,15 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         answers: false,
         pristine: true,
         reason: None,
+        span: span.clone(),
     };
     destination.drive(first, &timing);
     destination.end()
 }
 
 struct Destination<'a, 's> {
+    /// Around all of the migration; says its phase.
+    span: tracing::Span,
     protocol: DestinationProtocol,
     loader: Loader<'a, 's>,
     /// Of guest memory, for the report.
@@ -201,7 +206,8 @@ impl Destination<'_, '_> {
             let now = self.protocol.phase();
             self.pristine &= matches!(now, DestinationPhase::Setup | DestinationPhase::Failed);
             if now != phase {
-                tracing::debug!(phase = ?now, "destination");
+                self.span.record("phase", tracing::field::debug(now));
+                tracing::info!("phase");
                 self.control.publish(|progress| progress.phase = Phase::Destination(now));
             }
         }

@@ -179,10 +179,12 @@ impl<'a, 's> Loader<'a, 's> {
     fn load_first(&mut self, header: &SectionHeader<'_>, is_start: bool, offset: u64) -> Result<()> {
         let SectionHeader { id, idstr, instance, version } = header;
         let place = |error: Error| error.at(offset).in_section(idstr, *instance);
+        let _section = tracing::debug_span!("section", section = &**idstr, instance = *instance).entered();
         let Some(owner) = self.owner(header, is_start).map_err(place)? else {
             self.wire
                 .decode(self.patience, |input| self.all.registered.load(idstr, *instance, *version, input))
                 .map_err(|error| error.in_section(idstr, *instance))?;
+            tracing::debug!(version = *version, "loaded");
             return self.footer(*id, idstr, *instance);
         };
         if let Some(other) = self.begun.iter().find(|other| other.id == *id)

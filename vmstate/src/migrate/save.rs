@@ -167,6 +167,8 @@ impl<'a, 's> Saver<'a, 's> {
             if section.is_early() != (turn == Turn::Early) || !known || !section.is_needed() {
                 continue;
             }
+            let (name, instance) = (section.idstr(), section.instance());
+            let _section = tracing::debug_span!("section", section = name, instance).entered();
             let mut body = Writer::recording();
             match section.save(&mut body) {
                 Ok(()) => {}
@@ -178,6 +180,7 @@ impl<'a, 's> Saver<'a, 's> {
             }
             let (body, outcomes) = body.into_parts();
             let (idstr, version, _) = section.sent_as()?;
+            tracing::debug!(version, bytes = body.len(), "saved");
             let (idstr, instance) = (idstr.into(), section.instance());
             saved.push((place, outcomes));
             Element::Full(SectionHeader { id, idstr, instance, version }).write(out);

@@ -137,6 +137,8 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
     let beside = Beside::from(options.page_channels.as_ref());
     let _over = Over(beside.clone());
     let begun = clock.now();
+    let span = tracing::info_span!("migration", side = "source", phase = ?SourcePhase::Setup);
+    let _inside = span.enter();
     control.publish(|progress| {
         progress.phase = Phase::Source(SourcePhase::Setup);
         progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
@@ -177,12 +179,15 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
         mark: begun,
         expected_pause: Duration::ZERO,
         pause_budget: control.parameters().pause_budget(),
+        span: span.clone(),
     };
     source.drive(first);
     source.end()
 }
 
 struct Source<'a, 's> {
+    /// Around all of the migration; says its phase.
+    span: tracing::Span,
     protocol: SourceProtocol,
     wire: Link<'a>,
     clock: &'a dyn Clock,
@@ -245,7 +250,8 @@ impl Source<'_, '_> {
             let now = self.protocol.phase();
             if now != phase {
                 phase = now;
-                tracing::debug!(?phase, "source");
+                self.span.record("phase", tracing::field::debug(phase));
+                tracing::info!("phase");
                 self.control.publish(|progress| progress.phase = Phase::Source(phase));
             }
         }
@@ -335,7 +341,7 @@ impl Source<'_, '_> {
             Reply::Pong(ping::WHO) => Peer::Qemu,
             other => return Err(unexpected(other)),
         };
-        tracing::debug!(peer = ?self.peer, "source");
+        tracing::debug!(peer = ?self.peer, "met");
         self.machine.meets(self.peer);
         Ok(())
     }

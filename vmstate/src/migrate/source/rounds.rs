@@ -117,6 +117,13 @@ impl Source<'_, '_> {
         self.measured.logs_read(lasted, read.saturating_sub(reading), pending);
         self.measured.round_over(pending, round.bytes, self.machine.percent().unwrap_or_default());
         self.report.rounds.push(round);
+        tracing::info!(
+            round = self.report.rounds.len(),
+            bytes = round.bytes,
+            dirtied_pages = round.dirtied,
+            seconds = round.duration.as_secs_f64(),
+            "round over"
+        );
         let dirty_pages_per_second = whole(round.dirtied as f64 / lasted.as_secs_f64());
         self.control.publish(|progress| progress.dirty_pages_per_second = dirty_pages_per_second);
         Ok(())
@@ -126,6 +133,7 @@ impl Source<'_, '_> {
     fn round(&mut self) -> Result<Option<Round>> {
         let (begun, bytes, pages) = (self.clock.now(), self.wire.sent(), self.pages.moved());
         self.control.publish(|progress| progress.rounds += 1);
+        let _round = tracing::info_span!("round", round = self.report.rounds.len() + 1).entered();
         loop {
             self.await_turn()?;
             let over = self.send_chunk(self.chunk(), Tells::Rounds)?;

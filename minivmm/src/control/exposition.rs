@@ -1,0 +1,154 @@
+//! Published state as Prometheus reads it: the text format, version 0.0.4
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>).
+//!
+//! Names end with their unit, as Prometheus has it: seconds, bytes, ratios of 0 to 1. What a migration has not measured has no
+//! sample.
+
+use std::fmt::{Display, Write};
+use std::time::Duration;
+
+use vmstate::migrate::{Phase, Progress};
+
+use crate::vm::{Handle, MigrationStatus};
+
+const PAGE_SIZE: u64 = 4096;
+
+/// All metrics of the machine now. Reads what the driver has published, and waits for nothing.
+pub(super) fn page(handle: &Handle) -> String {
+    let mut page = Page::default();
+    page.gauge(
+        "minivmm_build_info",
+        "Release of minivmm; always 1.",
+        [(format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1)],
+    );
+    let state = handle.run_state().as_str();
+    page.gauge("minivmm_guest_running", "Whether the guest's vCPUs run: 1 or 0.", [one(u8::from(state == "running"))]);
+    page.gauge(
+        "minivmm_run_state_info",
+        "Run state of the machine, as the label; always 1.",
+        [(format!("state=\"{state}\""), 1)],
+    );
+    let info = handle.migration();
+    let side = match info.phase {
+        Phase::Source(_) => "source",
+        Phase::Destination(_) => "destination",
+        _ => "none",
+    };
+    let status = info.status();
+    let labels = format!("side=\"{side}\",status=\"{}\"", status.as_str());
+    page.gauge(
+        "minivmm_migration_info",
+        "The migration that runs, or the last one: its side and QMP's status; always 1.",
+        [(labels, 1)],
+    );
+    let under_way = matches!(status, MigrationStatus::Active | MigrationStatus::Device | MigrationStatus::Cancelling);
+    page.gauge("minivmm_migration_active", "Whether the guest is being migrated: 1 or 0.", [one(u8::from(under_way))]);
+    migration(&mut page, &info.figures);
+    let limits = handle.parameters();
+    page.gauge(
+        "minivmm_migration_downtime_limit_seconds",
+        "The longest pause at which a migration switches over.",
+        [one(seconds(limits.downtime_limit))],
+    );
+    page.gauge(
+        "minivmm_migration_max_bandwidth_bytes_per_second",
+        "The most that a migration sends; 0 is no limit.",
+        [one(limits.max_bandwidth.map_or(0, |limit| limit.get()))],
+    );
+    page.0
+}
+
+fn migration(page: &mut Page, figures: &Progress) {
+    page.gauge(
+        "minivmm_migration_elapsed_seconds",
+        "Since the migration began, or what it took.",
+        [one(seconds(figures.elapsed))],
+    );
+    page.gauge("minivmm_migration_rounds", "Rounds begun.", [one(figures.rounds)]);
+    page.gauge("minivmm_migration_transferred_bytes", "Bytes on the wire so far.", [one(figures.bytes)]);
+    page.gauge("minivmm_migration_remaining_bytes", "Guest memory still to send.", [one(figures.remaining_bytes)]);
+    page.gauge("minivmm_migration_ram_bytes", "Guest memory in all.", [one(figures.ram_bytes)]);
+    let changes = figures.xbzrle.map_or(0, |count| count.encoded);
+    let kinds =
+        [("normal", figures.normal_pages.saturating_sub(changes)), ("zero", figures.zero_pages), ("xbzrle", changes)];
+    let kinds = kinds.map(|(kind, pages)| (format!("kind=\"{kind}\""), pages.saturating_mul(PAGE_SIZE)));
+    page.gauge(
+        "minivmm_migration_page_bytes",
+        "Guest memory moved, by how its pages went: whole, as zero, as what changed.",
+        kinds,
+    );
+    page.gauge(
+        "minivmm_migration_dirty_bytes_per_second",
+        "Guest memory dirtied a second, over the last round.",
+        [one(figures.dirty_pages_per_second.saturating_mul(PAGE_SIZE))],
+    );
+    page.gauge(
+        "minivmm_migration_bandwidth_bytes_per_second",
+        "Bytes on the wire a second.",
+        [one(figures.bytes_per_second)],
+    );
+    page.gauge(
+        "minivmm_migration_throttle_ratio",
+        "By how much less the guest is to dirty.",
+        [one(f64::from(figures.throttle_percent) / 100.0)],
+    );
+    page.gauge(
+        "minivmm_migration_slowdown_ratio",
+        "Part of the elapsed time for which a vCPU was made to stand, on average, before the pause.",
+        [one(figures.slowdown.share(figures.elapsed))],
+    );
+    page.gauge(
+        "minivmm_migration_expected_downtime_seconds",
+        "Predicted pause of the guest.",
+        figures.expected_downtime.map(|time| one(seconds(time))),
+    );
+    page.gauge(
+        "minivmm_migration_expected_total_seconds",
+        "Predicted time from the beginning to the end.",
+        figures.expected_total.map(|time| one(seconds(time))),
+    );
+    page.gauge(
+        "minivmm_migration_downtime_seconds",
+        "Measured pause of the guest, once it is over.",
+        figures.downtime.map(|downtime| one(seconds(downtime.total()))),
+    );
+    let parts = figures.downtime.into_iter().flat_map(|downtime| {
+        [
+            ("pause", downtime.pause),
+            ("sync", downtime.sync),
+            ("pages", downtime.pages),
+            ("devices", downtime.devices),
+            ("confirm", downtime.confirm),
+            ("commit", downtime.commit),
+        ]
+    });
+    page.gauge(
+        "minivmm_migration_downtime_part_seconds",
+        "Where the measured pause went.",
+        parts.map(|(part, time)| (format!("part=\"{part}\""), seconds(time))),
+    );
+}
+
+/// Lines so far.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    /// A family of samples: labels, as they stand between braces, and value of each.
+    fn gauge(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (String, impl Display)>) {
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} gauge\n");
+        for (labels, value) in samples {
+            let (open, close) = if labels.is_empty() { ("", "") } else { ("{", "}") };
+            let _ = writeln!(self.0, "{name}{open}{labels}{close} {value}");
+        }
+    }
+}
+
+/// A sample without labels.
+fn one<T>(value: T) -> (String, T) {
+    (String::new(), value)
+}
+
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}

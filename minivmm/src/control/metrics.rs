@@ -1,0 +1,159 @@
+//! Where Prometheus finds the machine's metrics: a small HTTP server at a socket of the process's owner or at a loopback
+//! port, on a thread of its own.
+//!
+//! It serves one client after the other, and none for long, so that a client costs the machine neither memory nor threads.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::config::Address;
+use crate::control::exposition;
+use crate::control::socket::{ControlError, Door};
+use crate::sandbox::{self, Kind};
+use crate::vm::Handle;
+
+/// Longest request, in bytes.
+const REQUEST_MAX: usize = 8 * 1024;
+
+/// How long a client may take for its whole request, and for taking the answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+const FLAG: &str = "--metrics";
+
+/// A socket at which metrics are not served yet.
+#[derive(Debug)]
+pub struct MetricsDoor(Listener);
+
+#[derive(Debug)]
+enum Listener {
+    Unix(Door),
+    Tcp(TcpListener),
+}
+
+/// Serves metrics until it is dropped: then a socket's file is removed.
+#[derive(Debug)]
+pub struct Metrics(
+    #[expect(dead_code, reason = "kept for its file, which is removed when it is dropped")] Arc<MetricsDoor>,
+);
+
+impl MetricsDoor {
+    /// Listens at `address`.
+    ///
+    /// # Errors
+    /// It is taken, or the system refuses it; a TCP address is none of loopback.
+    pub fn open(address: &Address) -> Result<Self, ControlError> {
+        let refused = |source| ControlError::Listen { flag: FLAG, address: address.to_string(), source };
+        let peer = match address {
+            Address::Unix(path) => return Door::open(FLAG, path).map(|door| Self(Listener::Unix(door))),
+            Address::Tcp(peer) => peer,
+        };
+        // A name could be anybody's address.
+        let loopback = peer.replacen("localhost:", "127.0.0.1:", 1).parse::<SocketAddr>().ok();
+        let loopback = loopback.filter(|address| address.ip().is_loopback());
+        let why = "metrics are served at loopback only; write tcp:127.0.0.1:PORT";
+        let address = loopback.ok_or_else(|| refused(io::Error::other(why)))?;
+        TcpListener::bind(address).map(|listener| Self(Listener::Tcp(listener))).map_err(refused)
+    }
+
+    /// The port, where it is one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn port(&self) -> io::Result<Option<u16>> {
+        match &self.0 {
+            Listener::Unix(_) => Ok(None),
+            Listener::Tcp(listener) => Ok(Some(listener.local_addr()?.port())),
+        }
+    }
+
+    /// Serves who comes, on a thread of its own.
+    ///
+    /// # Errors
+    /// The host gives no thread.
+    pub fn serve(self, handle: Handle) -> io::Result<Metrics> {
+        let door = Arc::new(self);
+        let theirs = Arc::clone(&door);
+        sandbox::spawn(Kind::Control, "metrics", move || theirs.accept(&handle))?;
+        Ok(Metrics(door))
+    }
+
+    fn accept(&self, handle: &Handle) {
+        loop {
+            let served = match &self.0 {
+                Listener::Unix(door) => door.listener().accept().and_then(|(client, _)| serve(client, handle)),
+                Listener::Tcp(listener) => listener.accept().and_then(|(client, _)| serve(client, handle)),
+            };
+            // A client that left, or the host is out of descriptors: both pass.
+            if served.is_err() {
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+/// A connection whose waits end.
+trait Client: Read + Write {
+    fn limit(&self, time: Duration) -> io::Result<()>;
+}
+
+impl Client for UnixStream {
+    fn limit(&self, time: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(time))?;
+        self.set_write_timeout(Some(time))
+    }
+}
+
+impl Client for TcpStream {
+    fn limit(&self, time: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(time))?;
+        self.set_write_timeout(Some(time))
+    }
+}
+
+fn serve(mut client: impl Client, handle: &Handle) -> io::Result<()> {
+    client.limit(PATIENCE)?;
+    let request = request(&mut client)?;
+    let (status, text) = answer(&request, || exposition::page(handle));
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n",
+        text.len()
+    );
+    client.write_all(head.as_bytes())?;
+    client.write_all(text.as_bytes())
+}
+
+/// Up to the empty line behind its head, or to where it is too long; what comes behind is nobody's.
+fn request(client: &mut impl Read) -> io::Result<Vec<u8>> {
+    let (mut request, mut part) = (Vec::new(), [0; 1024]);
+    let deadline = Instant::now() + PATIENCE;
+    while request.len() < REQUEST_MAX && !request.windows(4).any(|window| window == b"\r\n\r\n") {
+        let read = client.read(&mut part)?;
+        if read == 0 || Instant::now() > deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        request.extend_from_slice(&part[..read]);
+    }
+    Ok(request)
+}
+
+/// Status line and text. RFC 9112, section 3: the request line is `METHOD TARGET VERSION`.
+fn answer(request: &[u8], page: impl FnOnce() -> String) -> (&'static str, String) {
+    let line = request.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let words: Vec<_> = line.split(|&byte| byte == b' ').collect();
+    match words[..] {
+        [b"GET", target, version] if version.starts_with(b"HTTP/1.") => match target.split(|&byte| byte == b'?').next()
+        {
+            Some(b"/metrics") => ("200 OK", page()),
+            _ => ("404 Not Found", "metrics are at /metrics\n".into()),
+        },
+        [_, _, version] if version.starts_with(b"HTTP/1.") => {
+            ("405 Method Not Allowed", "only GET is answered\n".into())
+        }
+        _ => ("400 Bad Request", "this is no request of HTTP/1.1\n".into()),
+    }
+}
