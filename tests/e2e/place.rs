@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use vmstate_lab::error::{Error, Result};
 use vmstate_lab::kernel::Kernel;
-use vmstate_lab::l1::{self, GUEST_KERNEL, Job, L1};
+use vmstate_lab::l1::files::{self, GUEST_KERNEL};
+use vmstate_lab::l1::{self, Booted, Job};
 use vmstate_lab::vmm::Program;
 use vmstate_lab::{host, init, packages, qemu, skip};
 
@@ -22,6 +23,8 @@ const TIME: Duration = Duration::from_secs(240);
 const TIME_WITH_QEMU: Duration = Duration::from_secs(600);
 /// Where minivmm lies in an emulated host.
 const MINIVMM: &str = "/bin/minivmm";
+/// Where this executable lies there.
+const OWN: &str = "/bin/e2e";
 
 /// Runs the case `name`, the test's path, on a KVM that runs Linux.
 ///
@@ -36,7 +39,7 @@ pub(crate) fn case(name: &str, body: impl FnOnce(&mut World) -> Result<()>) {
 /// # Panics
 /// When the case fails.
 pub(crate) fn case_within(name: &str, time: Duration, body: impl FnOnce(&mut World) -> Result<()>) {
-    report(name, run(name, env::var(MONITOR).is_ok(), time, &[], body));
+    report(name, run(name, time, &[], body));
 }
 
 /// As [`case`], part by part, each in a host of its own; inside, `variable` says which. All are tried.
@@ -53,7 +56,7 @@ pub(crate) fn case_in_parts(
     let mut failures = Vec::new();
     for part in parts {
         let environment = format!("{variable}={part}");
-        if let Err(error) = run(name, env::var(MONITOR).is_ok(), time, &[environment], |world| body(world, part)) {
+        if let Err(error) = run(name, time, &[environment], |world| body(world, part)) {
             failures.push(format!("{part}: {error}"));
         }
     }
@@ -69,7 +72,7 @@ pub(crate) fn case_with_qemu(name: &str, body: impl FnOnce(&mut World) -> Result
     match qemu::at_least(qemu::NEEDED) {
         Ok(_) => {
             let faults = env::var(matrix::FAULTS).map(|faults| format!("{}={faults}", matrix::FAULTS));
-            report(name, run(name, true, TIME_WITH_QEMU, &Vec::from_iter(faults), body));
+            report(name, run(name, TIME_WITH_QEMU, &Vec::from_iter(faults), body));
         }
         Err(error) => skip::skip(error),
     }
@@ -93,21 +96,12 @@ fn report(name: &str, outcome: Result<()>) {
     }
 }
 
-fn run(
-    name: &str,
-    with_qemu: bool,
-    time: Duration,
-    environment: &[String],
-    body: impl FnOnce(&mut World) -> Result<()>,
-) -> Result<()> {
+fn run(name: &str, time: Duration, environment: &[String], body: impl FnOnce(&mut World) -> Result<()>) -> Result<()> {
     match host::runs_linux() {
         Ok(()) => World::new().and_then(|mut world| body(&mut world)),
         Err(reason) if env::var_os(l1::INSIDE).is_some() => Err(Error::failed(reason)),
-        Err(_) => match prepare(time) {
-            Ok((host, mut job)) => {
-                job.env.extend_from_slice(environment);
-                emulated(name, &host, job, with_qemu)
-            }
+        Err(_) => match booted() {
+            Ok(host) => emulated(name, host, time, environment),
             Err(error) => {
                 skip::skip(format!("no emulated host: {error}"));
                 Ok(())
@@ -116,30 +110,34 @@ fn run(
     }
 }
 
-fn prepare(time: Duration) -> Result<(L1, Job)> {
-    let (host, mut job) = (L1::new(lab())?, Job::new(&packages::kernel()?, time)?);
-    job.files.program(MINIVMM, minivmm())?;
-    Ok((host, job))
+/// An emulated host with the programs under test, QEMU, and this executable, which finds itself inside and runs the case there.
+/// Each case gets a copy.
+fn booted() -> std::result::Result<&'static Booted, &'static Error> {
+    static BOOTED: OnceLock<Result<Booted>> = OnceLock::new();
+    let boot = || {
+        let mut files = files::for_migrations(&packages::kernel()?)?;
+        files.program(MINIVMM, minivmm())?;
+        let own = env::current_exe().map_err(|error| Error::failed(error.to_string()))?;
+        files.program(OWN, &own)?;
+        // Busybox's cp leaves extended attributes behind.
+        files.program("/bin/cp", Path::new("/bin/cp"))?;
+        files::add_qemu(&mut files, "qemu-system-x86_64", &qemu::any()?)?;
+        if let Ok(oldest) = qemu::oldest() {
+            files::add_qemu(&mut files, &qemu::program(qemu::OLDEST), &oldest)?;
+        }
+        Booted::new(lab(), files)
+    };
+    BOOTED.get_or_init(boot).as_ref()
 }
 
-fn emulated(name: &str, host: &L1, mut job: Job, with_qemu: bool) -> Result<()> {
+fn emulated(name: &str, host: &Booted, time: Duration, environment: &[String]) -> Result<()> {
     let scratch = scratch()?;
-    let own = env::current_exe().map_err(|error| Error::failed(error.to_string()))?;
-    job.files.program("/bin/e2e", &own)?;
-    // Busybox's cp leaves extended attributes behind.
-    job.files.program("/bin/cp", Path::new("/bin/cp"))?;
-    job.argv = ["/bin/e2e", "--exact", name, "--nocapture", "--test-threads=1"].map(str::to_owned).to_vec();
+    let argv = [OWN, "--exact", name, "--nocapture", "--test-threads=1"].map(str::to_owned).to_vec();
+    let mut job = Job { argv, env: environment.to_vec(), time };
     job.env.push("RUST_BACKTRACE=0".into());
     for name in [MONITOR, forecast::EACH] {
         if let Ok(value) = env::var(name) {
             job.env.push(format!("{name}={value}"));
-        }
-    }
-    if with_qemu {
-        job.add_qemu(&host.qemu)?;
-        // Each case with a QEMU gets it, which costs those that do not use it a few megabytes.
-        if let Ok(oldest) = qemu::oldest() {
-            job.add_qemu_as(&qemu::program(qemu::OLDEST), &oldest)?;
         }
     }
     let outcome = host.run(scratch.path(), job)?;

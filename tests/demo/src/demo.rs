@@ -13,7 +13,8 @@ use serde_json::Value;
 use vmstate_lab::bench::Guest;
 use vmstate_lab::error::{Error, FileContext, Result};
 use vmstate_lab::kernel::Kernel;
-use vmstate_lab::l1::{self, Job, L1};
+use vmstate_lab::l1::files;
+use vmstate_lab::l1::{self, Booted, Job};
 use vmstate_lab::{guest, host, init, packages, qemu};
 
 use crate::linux::Programs;
@@ -173,19 +174,20 @@ pub(crate) fn show_migration(progress: &mut Progress, info: &Value) {
 /// The same command in an emulated host, with everything there that it looks for.
 fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel, qemu: Option<&Path>) -> Result<bool> {
     let hops = u32::try_from(options.route.then.len()).unwrap_or(u32::MAX);
-    let mut job = Job::new(kernel, BOOT_TIME + HOP_TIME.saturating_mul(hops))?;
-    job.argv = [l1::ROLES, "demo", "--kernel", l1::GUEST_KERNEL].map(str::to_owned).to_vec();
-    let mut flag = |name: &str, value: String| job.argv.extend([name.to_owned(), value]);
+    let mut argv = [l1::ROLES, "demo", "--kernel", files::GUEST_KERNEL].map(str::to_owned).to_vec();
+    let mut flag = |name: &str, value: String| argv.extend([name.to_owned(), value]);
     flag("--cpus", options.cpus().to_string());
     flag("--route", options.route.to_string());
     let wanted = [("--json", REPORT, &options.json), ("--picture", PICTURE, &options.picture)];
     for (name, inside, _) in wanted {
         flag(name, format!("{}/{inside}", init::OUT));
     }
+    let mut inside = files::for_migrations(kernel)?;
     if let Some(qemu) = qemu {
-        job.add_qemu(qemu)?;
+        files::add_qemu(&mut inside, "qemu-system-x86_64", qemu)?;
     }
-    let outcome = L1::new(own)?.run(scratch, job)?;
+    let job = Job { argv, env: Vec::new(), time: BOOT_TIME + HOP_TIME.saturating_mul(hops) };
+    let outcome = Booted::new(own, inside)?.run(scratch, job)?;
     for (_, inside, outside) in wanted {
         // A demo that failed before its report has said why.
         if let Some(file) = outside

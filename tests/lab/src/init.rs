@@ -1,7 +1,7 @@
 //! The first process of the emulated host (L1): runs one job and tells the runner outside how it ended.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,8 +17,10 @@ use crate::{netlink, pid1};
 
 /// Argument after which the executable acts as L1's first process.
 pub const ROLE: &str = "lab-init";
-/// The job, as JSON: `argv`, `env`, `seconds`.
-pub(crate) const JOB: &str = "/job.json";
+/// On the console, once the host waits for its job.
+pub(crate) const READY: &str = "lab: ready";
+/// Where the job comes, as a line of JSON: `argv`, `env`, `seconds`; and where its output goes.
+const PORT: &str = "/dev/ttyS1";
 /// The runner takes every file that lies here.
 pub const OUT: &str = "/out";
 /// Begins the closing line on the console, which ends in the job's exit code.
@@ -45,17 +47,18 @@ pub(crate) fn main() -> ! {
 }
 
 fn run() -> Result<i32> {
-    let job = fs::read_to_string(JOB).doing("read", Path::new(JOB))?;
-    let job: Value = serde_json::from_str(&job).map_err(|error| Error::failed(format!("{JOB}: {error}")))?;
-    let words = |key: &str| job[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
-    let (argv, environment) = (words("argv"), words("env"));
-    let (program, arguments) = argv.split_first().ok_or_else(|| Error::failed(format!("{JOB}: no program")))?;
-
-    let path = Path::new("/dev/ttyS1");
+    let path = Path::new(PORT);
     let port = OpenOptions::new().read(true).write(true).open(path).doing("open", path)?;
     let mut settings = tcgetattr(port.as_fd()).doing("set up", path)?;
     cfmakeraw(&mut settings);
     tcsetattr(port.as_fd(), SetArg::TCSANOW, &settings).doing("set up", path)?;
+    println!("{READY}");
+    let mut job = String::new();
+    BufReader::new(&port).read_line(&mut job).doing("read", path)?;
+    let job: Value = serde_json::from_str(&job).map_err(|error| Error::failed(format!("{PORT}: {error}")))?;
+    let words = |key: &str| job[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
+    let (argv, environment) = (words("argv"), words("env"));
+    let (program, arguments) = argv.split_first().ok_or_else(|| Error::failed(format!("{PORT}: no program")))?;
 
     let mut child = Command::new(program)
         .args(arguments)
