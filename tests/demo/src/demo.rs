@@ -81,17 +81,18 @@ fn perform(options: &Options) -> Result<bool> {
     options.check()?;
     let scratch = tempfile::Builder::new().prefix("vmstate-demo-").tempdir().doing("make", &std::env::temp_dir())?;
     let own = std::env::current_exe().doing("find", Path::new("our executable"))?;
+    let qemu = || options.route.has(Monitor::Qemu).then(|| qemu::at_least(qemu::NEEDED)).transpose();
     if options.guest == Kind::Tiny {
         host::has_kvm().map_err(Error::Failed)?;
-        let minivmm = minivmm(scratch.path(), &own)?;
-        return conclude(&tiny::migrate(scratch.path(), &own, &minivmm, options.route.then.len())?, options);
+        let programs = Programs { minivmm: minivmm(scratch.path(), &own)?, roles: own, qemu: qemu()? };
+        return conclude(&tiny::migrate(scratch.path(), &programs, &options.route)?, options);
     }
     let kernel = match &options.kernel {
         Some(image) => Kernel::open(image)?,
         None => packages::kernel()?,
     };
     packages::mkfs()?;
-    let qemu = options.route.has(Monitor::Qemu).then(|| qemu::at_least(qemu::NEEDED)).transpose()?;
+    let qemu = qemu()?;
     if let Err(reason) = host::runs_linux() {
         if std::env::var_os(l1::INSIDE).is_some() {
             return Err(Error::failed(format!("no KVM in the emulated host: {reason}")));
@@ -127,8 +128,8 @@ impl Options {
         if self.guest == Kind::Linux {
             return Ok(());
         }
-        if self.route.has(Monitor::Qemu) {
-            return Err(Error::failed("the tiny guest migrates between minivmms only: give a --route without `qemu`"));
+        if self.route.first == Monitor::Qemu {
+            return Err(Error::failed("the tiny guest boots in minivmm only: begin the --route with `minivmm`"));
         }
         if self.kernel.is_some() || self.cpus.is_some() {
             return Err(Error::failed("the tiny guest is its own kernel with one vCPU: leave out --kernel and --cpus"));
@@ -246,8 +247,9 @@ mod tests {
     #[test]
     fn the_tiny_guest_refuses_what_it_cannot_have_in_a_sentence() {
         assert!(parse("--guest tiny --route minivmm,minivmm,minivmm").is_ok());
-        let qemu = parse("--guest tiny --route minivmm,qemu").unwrap_err();
-        assert_eq!(qemu, "the tiny guest migrates between minivmms only: give a --route without `qemu`");
+        assert!(parse("--guest tiny --route minivmm,qemu").is_ok());
+        let qemu = parse("--guest tiny --route qemu,minivmm").unwrap_err();
+        assert_eq!(qemu, "the tiny guest boots in minivmm only: begin the --route with `minivmm`");
         for words in ["--guest tiny --cpus 1", "--guest tiny --kernel vmlinuz"] {
             assert!(parse(words).unwrap_err().contains("leave out --kernel and --cpus"), "{words}");
         }

@@ -2,7 +2,8 @@
 //! source to the first one at the destination.
 //!
 //! A guest's clock may stand still on the way (QEMU's does), so the ends of the gap are told in the host's time. The monitors say
-//! when the guest stopped and went on, by the events STOP and RESUME, which QEMU has, too.
+//! when the guest stopped and went on, by the events STOP and RESUME, which QEMU has, too. The tiny guest prints its ticks, and
+//! the host's time when they are read is theirs.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,9 +11,12 @@ use serde_json::{Value, json};
 use vmstate_lab::error::Result;
 use vmstate_lab::vmm::Vmm;
 
-const ANSWER: Duration = Duration::from_secs(60);
+pub(crate) const ANSWER: Duration = Duration::from_secs(60);
+
+/// For so long nobody asks a guest that has just arrived, nor its monitors: on a host with one processor it would feel that.
+pub(crate) const QUIET: Duration = Duration::from_millis(500);
 /// Each reading narrows down where the clocks are.
-const READINGS: u32 = 16;
+const READINGS: u32 = 8;
 
 /// How far the host's time since the epoch is ahead of the guest's monotonic clock, in ns: at least, at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +28,7 @@ impl Ahead {
         let mut ahead = Self([i64::MIN, i64::MAX]);
         for _ in 0..READINGS {
             let asked = SystemTime::now();
-            let clock = vmm.ask("clock", Instant::now() + ANSWER)?;
-            let answered = SystemTime::now();
+            let (answered, clock) = vmm.ask_timed("clock", Instant::now() + ANSWER)?;
             ahead.narrow(nanoseconds(asked), clock["monotonic_ns"].as_i64().unwrap_or(0), nanoseconds(answered));
         }
         Ok(ahead)
@@ -85,6 +88,16 @@ impl Felt {
         all.find(|felt| felt.before > -doubt && felt.after > -doubt)
     }
 
+    /// Between the last of `ticks` at the source and the first one at the destination. One that is read when the guest stands
+    /// already was printed before.
+    pub(crate) fn between(ticks: [&[SystemTime]; 2], stopped: Option<[Duration; 2]>) -> Option<Self> {
+        let [stop, resume] = stopped?.map(|moment| moment.as_nanos() as i64);
+        let [last, first] = [ticks[0].last()?, ticks[1].first()?].map(|&tick| nanoseconds(tick));
+        let last = last.min(stop);
+        let ms = |from: i64, to: i64| (to - from) as f64 / 1e6;
+        Some(Self { before: ms(last, stop), stopped: ms(stop, resume), after: ms(resume, first), doubt: 0.0 })
+    }
+
     /// All of it.
     pub(crate) fn total(&self) -> f64 {
         self.before + self.stopped + self.after
@@ -99,6 +112,12 @@ impl Felt {
             "doubt_ms": self.doubt,
         })
     }
+}
+
+/// The largest gap between two of `ticks`, in ms.
+pub(crate) fn largest_gap(ticks: &[SystemTime]) -> f64 {
+    let gaps = ticks.windows(2).map(|two| (nanoseconds(two[1]) - nanoseconds(two[0])) as f64 / 1e6);
+    gaps.fold(0.0, f64::max)
 }
 
 fn nanoseconds(time: SystemTime) -> i64 {
@@ -138,5 +157,20 @@ mod tests {
         let elsewhere = json!({ "tick": { "gaps_ns": [[300 * MS, 400 * MS]] } });
         assert_eq!(Felt::new(&elsewhere, clocks, stopped), None);
         assert_eq!(Felt::new(&mark, clocks, None), None);
+    }
+    #[test]
+    fn ticks_that_were_read_are_the_ends_of_the_gap() {
+        let at = |ms: &[u64]| ms.iter().map(|&ms| UNIX_EPOCH + Duration::from_millis(ms)).collect::<Vec<_>>();
+        let (source, destination) = (at(&[1000, 1004, 1005]), at(&[1017, 1018]));
+        let stopped = Some([Duration::from_millis(1007), Duration::from_millis(1010)]);
+        let felt = Felt::between([&source, &destination], stopped).unwrap();
+        assert_eq!(felt, Felt { before: 2.0, stopped: 3.0, after: 7.0, doubt: 0.0 });
+        assert_eq!((largest_gap(&source), largest_gap(&[])), (4.0, 0.0));
+        assert_eq!(Felt::between([&source, &[]], stopped), None);
+        let late = [Duration::from_millis(1003), Duration::from_millis(1010)];
+        assert_eq!(
+            Felt::between([&source, &destination], Some(late)).map(|felt| (felt.before, felt.total())),
+            Some((0.0, 14.0))
+        );
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Findings {
     pub(crate) arrival: Mark,
     /// The gap of the ticks that the migration was.
     pub(crate) felt: Option<Felt>,
+    /// The gap that it was to stand at the source with its memory rewritten, in an emulated host.
+    pub(crate) in_place: Option<Felt>,
     /// Those from there on, at the destination.
     pub(crate) after: Mark,
     /// The guest's verification of what it did until it left the source, or nothing, before the first migration.
@@ -61,6 +63,7 @@ impl Findings {
         Hop {
             gaps: Some([felt, gap(&self.before)]),
             felt: self.felt,
+            in_place: self.in_place,
             from: self.from,
             to: self.to,
             gave_up: self.gave_up,
@@ -197,6 +200,7 @@ mod tests {
             before: mark(0),
             arrival: mark(4),
             felt: None,
+            in_place: None,
             after: mark(7),
             earlier: json!({
                 "memory": { "writes": 8 },

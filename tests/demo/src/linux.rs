@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::demo::{completed, show_migration};
-use crate::felt::{self, Ahead, Felt};
+use crate::felt::{self, Ahead, Felt, QUIET};
 use crate::findings::Findings;
+use crate::in_place;
 use crate::progress::Progress;
 use crate::report::{Check, DemoReport, Times};
 use crate::route::{Monitor, Route};
@@ -16,6 +17,7 @@ use vmstate_lab::bench::{Bench, Guest};
 use vmstate_lab::error::{Error, Result};
 use vmstate_lab::guest::net::Peer;
 use vmstate_lab::kernel::Kernel;
+use vmstate_lab::l1;
 use vmstate_lab::network::Network;
 use vmstate_lab::vmm::{Program, Vmm};
 
@@ -23,9 +25,6 @@ use vmstate_lab::vmm::{Program, Vmm};
 const WORK: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(60);
 const MIGRATION: Duration = Duration::from_secs(120);
-
-/// For so long nobody asks a guest that has just arrived, nor its monitors: on a host with one processor it would feel that.
-const QUIET: Duration = Duration::from_millis(500);
 
 /// The downtime limit of a second try, if minivmm gave the first one up: on a busy host the pause alone may cost more than
 /// the limit that minivmm has by itself. The guest runs on at the source then.
@@ -42,7 +41,7 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    fn of(&self, monitor: Monitor) -> Program {
+    pub(crate) fn of(&self, monitor: Monitor) -> Program {
         match (monitor, &self.qemu) {
             (Monitor::Qemu, Some(qemu)) => Program::Qemu(qemu.clone(), "kvm"),
             _ => Program::Minivmm(self.minivmm.clone()),
@@ -113,11 +112,18 @@ impl Journey<'_> {
         if from == Monitor::Qemu {
             source.listen(true)?;
         }
+        let emulated = std::env::var_os(l1::INSIDE).is_some();
+        let in_place = match emulated {
+            true => {
+                progress.show("rewriting its memory in place", "");
+                in_place::stand(&mut source, u64::from(self.bench.config().memory_mib) << 20)?
+            }
+            false => None,
+        };
         let mut attempt = self.attempt(progress, &mut source, to)?;
-        let gave_up = attempt.migration["error-desc"].as_str().filter(|reason| reason.starts_with("gave up"));
-        let gave_up = gave_up.map(str::to_owned);
+        let gave_up = gave_up(&attempt.migration);
         if gave_up.is_some() {
-            source.qmp.execute("migrate-set-parameters", json!({ "downtime-limit": LIMIT_MS }))?;
+            raise_limit(&mut source)?;
             attempt = self.attempt(progress, &mut source, to)?;
         }
         let Attempt { mut destination, before, clock, begun, migration } = attempt;
@@ -151,6 +157,7 @@ impl Journey<'_> {
             before,
             arrival,
             felt,
+            in_place,
             after,
             earlier,
             verified,
@@ -160,6 +167,7 @@ impl Journey<'_> {
         };
         Ok((destination, findings))
     }
+
     /// Starts a destination and migrates to it, whatever becomes of it.
     fn attempt(&mut self, progress: &mut Progress, source: &mut Vmm, to: Monitor) -> Result<Attempt> {
         progress.show(&format!("starting the destination, {to}"), "");
@@ -188,6 +196,16 @@ struct Attempt {
     begun: Duration,
     /// The source's last figures.
     migration: Value,
+}
+
+/// Why minivmm gave a migration up whose pause cannot be short enough, if it did.
+pub(crate) fn gave_up(migration: &Value) -> Option<String> {
+    migration["error-desc"].as_str().filter(|reason| reason.starts_with("gave up")).map(str::to_owned)
+}
+
+/// For a second try.
+pub(crate) fn raise_limit(source: &mut Vmm) -> Result<()> {
+    source.qmp.execute("migrate-set-parameters", json!({ "downtime-limit": LIMIT_MS })).map(|_| ())
 }
 
 fn work(progress: &mut Progress, step: &str) {

@@ -7,6 +7,7 @@
 mod demo;
 mod felt;
 mod findings;
+mod in_place;
 mod linux;
 mod picture;
 mod progress;

@@ -38,6 +38,8 @@ pub(crate) struct Hop {
     pub(crate) gaps: Option<[f64; 2]>,
     /// That gap on the host's clock.
     pub(crate) felt: Option<Felt>,
+    /// The gap of a guest that does not move, in an emulated host ([`crate::in_place`]).
+    pub(crate) in_place: Option<Felt>,
     /// What must hold.
     pub(crate) checks: Vec<Check>,
     /// What the guest and the network's peer said, for programs.
@@ -154,6 +156,7 @@ impl Hop {
             "slowdown_percent": self.migration["guest-slowdown"]["percent"],
             "usual_gap_ms": self.gaps.map(|[_, usual]| usual),
             "felt": self.felt.map(|felt| felt.json()),
+            "in_place": self.in_place.map(|felt| felt.json()),
             "holds": self.holds(),
             "checks": self.checks.iter().map(Check::json).collect::<Vec<_>>(),
             "migration": self.migration,
@@ -181,6 +184,10 @@ impl fmt::Display for Hop {
             let parts = format!("{before:.1} until it stood, {stopped:.1} until it went on, {after:.1} to its tick");
             figure("the migration's gap", format!("{:.1} ms: {parts}", felt.total()))?;
         }
+        if let Some(Felt { after, .. }) = &self.in_place {
+            let why = "its memory was rewritten while it stood and did not move";
+            figure("in place", format!("{after:.1} ms to its tick ({why})"))?;
+        }
         self.checks.iter().try_for_each(|check| write!(f, "{check}"))
     }
 }
@@ -206,31 +213,25 @@ impl DemoReport {
         println!("{}", self.verdict());
     }
 
-    /// The downtimes of hops between the same programs side by side, in ms, if there are several such hops.
+    /// The downtimes of hops between the same programs side by side, in ms, if there are several such hops; and minivmm's beside
+    /// QEMU's, if there are both.
     fn table(&self) -> String {
         let mut ways: Vec<(&str, &str)> = self.hops.iter().map(|hop| (&*hop.from, &*hop.to)).collect();
         ways.sort_unstable();
         ways.dedup();
-        let mut table = String::new();
-        for (from, to) in ways {
-            let hops: Vec<_> = self.hops.iter().filter(|hop| (&*hop.from, &*hop.to) == (from, to)).collect();
-            let felt: Vec<_> = hops.iter().filter_map(|hop| hop.felt).collect();
-            if hops.len() < 2 {
-                continue;
-            }
-            let measured = median(hops.iter().map(|hop| hop.downtime().as_secs_f64() * 1e3));
-            let part = |part: fn(&Felt) -> f64| median(felt.iter().map(part));
+        let medians = ways.iter().map(|&way| Medians::new(way, &self.hops));
+        let medians: Vec<_> = medians.filter(|medians| medians.hops > 1).collect();
+        let mut table: String = medians.iter().map(ToString::to_string).collect();
+        let between = |name: &str| {
+            medians.iter().find(|medians| medians.way.0.starts_with(name) && medians.way.1.starts_with(name))
+        };
+        if let (Some(own), Some(qemu)) = (between("minivmm "), between("QEMU ")) {
             // Writing to a string does not fail.
-            let _ = writeln!(
-                table,
-                "{from} → {to}, median of {}: measured {measured:.0} ms, felt {:.0} ms ({:.0} until it stood, {:.0} until it went \
-                 on, {:.0} to its tick)",
-                hops.len(),
-                part(Felt::total),
-                part(|felt| felt.before),
-                part(|felt| felt.stopped),
-                part(|felt| felt.after),
-            );
+            let _ = write!(table, "felt, to QEMU's: {:.2}", own.felt / qemu.felt);
+            if let (Some(share), Some(qemus)) = (own.in_place, qemu.in_place) {
+                let _ = write!(table, "; beyond what it is in place {:.2}", (own.felt - share) / (qemu.felt - qemus));
+            }
+            table.push('\n');
         }
         table
     }
@@ -259,6 +260,48 @@ impl DemoReport {
     }
 }
 
+/// The medians of the hops between two programs, in ms.
+struct Medians<'a> {
+    way: (&'a str, &'a str),
+    hops: usize,
+    measured: f64,
+    felt: f64,
+    /// Its parts.
+    parts: [f64; 3],
+    /// From where the guest went on to its tick, when it had not moved.
+    in_place: Option<f64>,
+}
+
+impl<'a> Medians<'a> {
+    fn new(way: (&'a str, &'a str), hops: &[Hop]) -> Self {
+        let hops: Vec<_> = hops.iter().filter(|hop| (&*hop.from, &*hop.to) == way).collect();
+        let felt: Vec<_> = hops.iter().filter_map(|hop| hop.felt).collect();
+        let part = |part: fn(&Felt) -> f64| median(felt.iter().map(part));
+        let in_place: Vec<_> = hops.iter().filter_map(|hop| hop.in_place).map(|felt| felt.after).collect();
+        Self {
+            way,
+            hops: hops.len(),
+            measured: median(hops.iter().map(|hop| hop.downtime().as_secs_f64() * 1e3)),
+            felt: part(Felt::total),
+            parts: [part(|felt| felt.before), part(|felt| felt.stopped), part(|felt| felt.after)],
+            in_place: (!in_place.is_empty()).then(|| median(in_place.into_iter())),
+        }
+    }
+}
+
+impl fmt::Display for Medians<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { way: (from, to), hops, measured, felt, parts: [before, stopped, after], in_place } = self;
+        write!(
+            f,
+            "{from} → {to}, median of {hops}: measured {measured:.1} ms, felt {felt:.1} ms ({before:.1} until it stood, "
+        )?;
+        write!(f, "{stopped:.1} until it went on, {after:.1} to its tick)")?;
+        in_place.iter().try_for_each(|share| write!(f, "; in place {share:.1} ms to its tick"))?;
+        f.write_str("\n")
+    }
+}
+
 /// Of the two in the middle the larger one; not a number, if there is none.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
@@ -282,6 +325,7 @@ pub(crate) mod tests {
             migration: json!({ "status": "completed", "total-time": 1900, "downtime": 80, "ram": ram }),
             gaps: Some([120.25, 9.0]),
             felt: Some(Felt { before: 9.5, stopped: 80.0, after: 30.75, doubt: 0.5 }),
+            in_place: None,
             checks,
             said: Value::Null,
         }
@@ -330,17 +374,36 @@ pub(crate) mod tests {
             hop.felt = hop.felt.map(|felt| Felt { stopped, ..felt });
             report.hops.push(hop);
         }
-        assert_eq!(
-            report.table(),
-            "QEMU 10.0.2 → minivmm 0.1.0, median of 3: measured 80 ms, felt 120 ms (10 until it stood, 80 until it went on, 31 \
-             to its tick)\n"
-        );
+        let line = "QEMU 10.0.2 → minivmm 0.1.0, median of 3: measured 80.0 ms, felt 120.2 ms (9.5 until it stood, 80.0 until it \
+                    went on, 30.8 to its tick)\n";
+        assert_eq!(report.table(), line);
+    }
+
+    /// By hand: the medians of two are the larger one, 80 + 40.25 and 160 + 40.25; 20.25 less they are 100 and 180.
+    #[test]
+    fn what_is_felt_stands_beside_what_qemu_s_guest_felt() {
+        let mut report = DemoReport::begin("Linux".into(), "minivmm 0.1.0".into(), Duration::ZERO);
+        for (name, stopped) in
+            [("minivmm 0.1.0", 70.0), ("minivmm 0.1.0", 80.0), ("QEMU 10.0.2", 9.0), ("QEMU 10.0.2", 160.0)]
+        {
+            let mut hop = Hop { from: name.into(), to: name.into(), ..hop(Vec::new()) };
+            hop.felt = hop.felt.map(|felt| Felt { stopped, ..felt });
+            report.hops.push(hop);
+        }
+        assert!(report.table().ends_with("\nfelt, to QEMU's: 0.60\n"), "{}", report.table());
+        for hop in &mut report.hops {
+            hop.in_place = Some(Felt { before: 1.0, stopped: 2.0, after: 20.25, doubt: 0.0 });
+        }
+        let table = report.table();
+        assert!(table.contains(" to its tick); in place 20.2 ms to its tick\n"), "{table}");
+        assert!(table.ends_with("\nfelt, to QEMU's: 0.60; beyond what it is in place 0.56\n"), "{table}");
     }
 
     #[test]
     fn figures_and_verdicts_stand_in_lines_of_their_own() {
         let mut hop = hop(vec![Check::skipped("datagrams", "no right to make a tap")]);
         hop.gave_up = Some("gave up: a higher downtime limit would help".into());
+        hop.in_place = Some(Felt { before: 1.0, stopped: 900.0, after: 20.25, doubt: 0.5 });
         assert_eq!(hop.json()["slowdown_percent"], Value::Null, "a QEMU does not tell");
         hop.migration["guest-slowdown"] = json!({ "throttled": 0, "rehearsed": 23_750, "percent": 1.25 });
         assert_eq!(hop.json()["slowdown_percent"], 1.25);
@@ -353,6 +416,7 @@ pub(crate) mod tests {
             "downtime, measured   80 ms",
             "downtime, as felt    120.2 ms (largest gap of a 1 ms tick; 9.0 ms without migration)",
             "the migration's gap  120.2 ms: 9.5 until it stood, 80.0 until it went on, 30.8 to its tick",
+            "in place             20.2 ms to its tick (its memory was rewritten while it stood and did not move)",
             "skipped  datagrams: no right to make a tap",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), lines);

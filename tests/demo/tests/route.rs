@@ -1,10 +1,10 @@
-//! The demo's command along a route of minivmms, with the tiny guest: its exit code, its report, its files.
+//! The demo's command along a route, with the tiny guest: its exit code, its report, its files.
 
 use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
-use vmstate_lab::{host, skip};
+use vmstate_lab::{host, qemu, skip};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 
@@ -38,6 +38,30 @@ fn a_guest_goes_along_a_route_and_each_hop_is_reported_and_drawn() {
     assert_eq!(picture.matches(&format!(">{name}</text>")).count(), 3, "a lane for each monitor: {picture}");
 }
 
+/// Each tick is on the console of one monitor, and numbered; the gap in which none is holds the time for which the monitors say that
+/// the guest stood.
+#[test]
+fn a_tiny_guest_goes_on_in_a_qemu_and_what_it_felt_is_told() {
+    if let Err(reason) = host::has_kvm() {
+        return skip::skip(reason);
+    }
+    if let Err(reason) = qemu::at_least(qemu::NEEDED) {
+        return skip::skip(reason);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("report.json");
+    let mut demo = Command::new(LAB);
+    demo.args(["demo", "--guest", "tiny", "--route", "minivmm,qemu", "--json"]).arg(&json);
+    let output = demo.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let hop = &report["hops"][0];
+    assert!(hop["to"].as_str().unwrap().starts_with("QEMU "), "{hop}");
+    let felt = |part: &str| hop["felt"][part].as_f64().unwrap();
+    assert!(felt("stopped_ms") > 0.0 && felt("total_ms") >= felt("stopped_ms"), "{hop}");
+}
+
 #[test]
 fn what_is_no_route_is_refused_with_one_sentence_before_anything_runs() {
     let refusal = |route: &str| {
@@ -47,6 +71,6 @@ fn what_is_no_route_is_refused_with_one_sentence_before_anything_runs() {
     };
     assert!(refusal("minivmm").contains("a route has at least two monitors"));
     assert!(refusal("minivmm,bochs").contains("no monitor is called `bochs`"));
-    let qemu = refusal("minivmm,qemu");
-    assert_eq!(qemu, "demo: the tiny guest migrates between minivmms only: give a --route without `qemu`\n");
+    let qemu = refusal("qemu,minivmm");
+    assert_eq!(qemu, "demo: the tiny guest boots in minivmm only: begin the --route with `minivmm`\n");
 }

@@ -6,7 +6,7 @@ use std::process::{ChildStdin, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -61,9 +61,10 @@ pub struct Vmm {
     /// Its control connection.
     pub qmp: Qmp,
     input: ChildStdin,
-    messages: Receiver<Value>,
-    console: Arc<Mutex<String>>,
-    errors: Arc<Mutex<String>>,
+    /// With the time at which the first of each one's bytes was read.
+    messages: Receiver<(SystemTime, Value)>,
+    console: Arc<Mutex<Gathered>>,
+    errors: Arc<Mutex<Gathered>>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -86,15 +87,15 @@ impl Vmm {
         let output = process.child().stdout.take().ok_or_else(closed)?;
         let complaints = process.child().stderr.take().ok_or_else(closed)?;
         let (sender, messages) = channel();
-        let (console, console_reader) = gather(output, move |line| {
+        let (console, console_reader) = gather(output, move |begun, line| {
             if let Some((_, message)) = line.split_once(guest::PREFIX)
                 && let Ok(message) = serde_json::from_str(message)
             {
                 // Nobody listens any more when this fails.
-                let _ = sender.send(message);
+                let _ = sender.send((begun, message));
             }
         });
-        let (errors, errors_reader) = gather(complaints, |_| ());
+        let (errors, errors_reader) = gather(complaints, |_, _| ());
         let deadline = Instant::now() + START;
         let connected = loop {
             match Qmp::connect(&config.control, Instant::now() + Duration::from_millis(200)) {
@@ -136,6 +137,11 @@ impl Vmm {
         read(&self.console)
     }
 
+    /// By the host's clock, when parts of that were read, in their order.
+    pub fn console_times(&self) -> Vec<SystemTime> {
+        self.console.lock().unwrap_or_else(PoisonError::into_inner).times.clone()
+    }
+
     /// Everything the monitor wrote to its standard error.
     pub fn errors(&self) -> String {
         read(&self.errors)
@@ -146,12 +152,17 @@ impl Vmm {
     /// # Errors
     /// When it does not come until `deadline`, or the monitor ends.
     pub fn expect(&mut self, event: &str, deadline: Instant) -> Result<Value> {
+        self.expect_timed(event, deadline).map(|(_, content)| content)
+    }
+
+    /// The same, and when it began to come.
+    fn expect_timed(&mut self, event: &str, deadline: Instant) -> Result<(SystemTime, Value)> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.messages.recv_timeout(left) {
-                Ok(mut message) => {
+                Ok((begun, mut message)) => {
                     if let Some(content) = message.get_mut(event) {
-                        return Ok(content.take());
+                        return Ok((begun, content.take()));
                     }
                 }
                 Err(reason) => {
@@ -180,8 +191,16 @@ impl Vmm {
     /// # Errors
     /// When it does not answer until `deadline`.
     pub fn ask(&mut self, command: &str, deadline: Instant) -> Result<Value> {
+        self.ask_timed(command, deadline).map(|(_, answer)| answer)
+    }
+
+    /// The same, and when the answer began to come: a guest takes some milliseconds to print it.
+    ///
+    /// # Errors
+    /// As [`Vmm::ask`].
+    pub fn ask_timed(&mut self, command: &str, deadline: Instant) -> Result<(SystemTime, Value)> {
         self.type_in(&format!("{command}\n"))?;
-        self.expect(command, deadline)
+        self.expect_timed(command, deadline)
     }
 
     /// The run state as QMP says it.
@@ -337,31 +356,50 @@ fn qemu_arguments(config: &Config, accelerator: &str) -> Vec<String> {
     arguments
 }
 
-/// Collects a stream in the background; `line` sees each whole line.
+/// What was read of a stream.
+#[derive(Debug, Default)]
+struct Gathered {
+    text: String,
+    /// When each part of it was.
+    times: Vec<SystemTime>,
+}
+
+/// Collects a stream in the background; `line` sees each whole line, and when it began.
 fn gather(
     stream: impl Read + Send + 'static,
-    mut line: impl FnMut(&str) + Send + 'static,
-) -> (Arc<Mutex<String>>, JoinHandle<()>) {
-    let text = Arc::new(Mutex::new(String::new()));
+    mut line: impl FnMut(SystemTime, &str) + Send + 'static,
+) -> (Arc<Mutex<Gathered>>, JoinHandle<()>) {
+    let text = Arc::new(Mutex::new(Gathered::default()));
     let gathered = Arc::clone(&text);
     let reader = thread::spawn(move || {
         let mut stream = BufReader::new(stream);
-        let mut pending = String::new();
+        let (mut pending, mut begun) = (String::new(), SystemTime::UNIX_EPOCH);
         // Not by lines: a shell's prompt ends without one.
         while let Ok(bytes @ [_, ..]) = stream.fill_buf() {
+            let now = SystemTime::now();
             let (size, chunk) = (bytes.len(), String::from_utf8_lossy(bytes).into_owned());
             stream.consume(size);
-            gathered.lock().unwrap_or_else(PoisonError::into_inner).push_str(&chunk);
+            let mut all = gathered.lock().unwrap_or_else(PoisonError::into_inner);
+            all.text.push_str(&chunk);
+            all.times.push(now);
+            drop(all);
+            if pending.is_empty() {
+                begun = now;
+            }
             pending.push_str(&chunk);
+            if !chunk.contains('\n') {
+                continue;
+            }
             while let Some(end) = pending.find('\n') {
-                line(pending[..end].trim_end());
+                line(begun, pending[..end].trim_end());
                 pending.drain(..=end);
+                begun = now;
             }
         }
     });
     (text, reader)
 }
 
-fn read(text: &Mutex<String>) -> String {
-    text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+fn read(gathered: &Mutex<Gathered>) -> String {
+    gathered.lock().unwrap_or_else(PoisonError::into_inner).text.clone()
 }

@@ -4,6 +4,7 @@
 
 mod code;
 pub mod cpuid;
+pub mod tick;
 
 use crate::image;
 
@@ -97,6 +98,7 @@ mod tests {
         }
         let codes = [
             ("tiny.S", &super::code::CODE[..]),
+            ("tick.S", &super::code::TICK_CODE),
             ("setup.S", &super::code::SETUP_CODE),
             ("cpuid.S", &super::code::CPUID_CODE),
         ];
