@@ -1,16 +1,29 @@
 //! How a running machine is reached: metrics for Prometheus, and the control socket with QMP, the JSON protocol of QEMU's monitor, in QEMU's words and units.
 
+mod absent;
 mod answer;
+mod channels;
 mod client;
 mod exposition;
 mod metrics;
+mod dirty_rate;
+mod human;
+mod human_info;
+mod introspection;
+mod kind;
+mod machine;
+mod manual;
+mod migration;
 mod qmp;
 mod report;
+mod schema;
 mod socket;
+mod table;
 #[cfg(test)]
 mod tests;
 
 pub use client::{Client, ClientError};
 pub use metrics::{Metrics, MetricsDoor};
-pub use qmp::{Said, Session};
+pub use manual::tables;
+pub use qmp::{Conversation, Said, Session};
 pub use socket::{ControlError, Door, Server};

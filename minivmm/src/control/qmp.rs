@@ -8,41 +8,62 @@ use std::io::{self, Read};
 use serde_json::error::Category;
 use serde_json::{Deserializer, Map, Value, json};
 
-use crate::control::answer::{Failure, answer};
+use crate::control::answer::{Band, Failure, answer};
+use crate::control::introspection::OUT_OF_BAND;
 use crate::control::report;
 use crate::vm::Handle;
 
 /// Longest command, in bytes: far beyond any that exists, and no burden.
 const COMMAND_MAX: usize = 64 * 1024;
 
+const NEGOTIATE: &str = "qmp_capabilities";
+
+/// The member that names a command in place of `execute`, where it is to overtake others.
+const EXECUTE_OUT_OF_BAND: &str = "exec-oob";
+
 /// One client's conversation with the machine.
 #[derive(Debug)]
 pub struct Session<R> {
-    handle: Handle,
+    conversation: Conversation,
     input: Input<R>,
-    negotiated: bool,
     /// The client sent a command that is too long.
     over: bool,
+}
+
+/// How far a client and the machine have agreed, and so what the client may ask for. A clone stays as it was.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    handle: Handle,
+    negotiated: bool,
+    out_of_band: bool,
 }
 
 /// What a client said.
 #[derive(Debug)]
 pub struct Said(Result<Value, String>);
 
+impl Said {
+    /// True if the client wants the answer before those to what it said earlier.
+    pub fn is_out_of_band(&self) -> bool {
+        self.0.as_ref().is_ok_and(|command| command.get(EXECUTE_OUT_OF_BAND).is_some())
+    }
+}
+
 impl<R: Read> Session<R> {
     /// A conversation that has not begun, with the client whose bytes `source` gives.
     pub fn new(handle: Handle, source: R) -> Self {
-        Self { handle, input: Input::new(source), negotiated: false, over: false }
+        let conversation = Conversation { handle, negotiated: false, out_of_band: false };
+        Self { conversation, input: Input::new(source), over: false }
     }
 
     /// What the server says first.
     pub fn greeting(&self) -> Vec<u8> {
-        line(&json!({"QMP": {"version": report::version(), "capabilities": []}}))
+        line(&json!({"QMP": {"version": report::version(), "capabilities": [OUT_OF_BAND]}}))
     }
 
-    /// Whether the client may be sent events.
-    pub fn is_negotiated(&self) -> bool {
-        self.negotiated
+    /// What was agreed on. It does not change any more once it [is negotiated](Conversation::is_negotiated).
+    pub fn conversation(&self) -> &Conversation {
+        &self.conversation
     }
 
     /// Waits for what the client says next; `None` once it has left, or has sent a command that is too long.
@@ -73,6 +94,23 @@ impl<R: Read> Session<R> {
     }
 
     /// The answer to what the client said. Waits for the driver where a command does.
+    pub fn answer(&mut self, said: Said) -> Vec<u8> {
+        self.conversation.answer(said)
+    }
+}
+
+impl Conversation {
+    /// Whether the client may be sent events.
+    pub fn is_negotiated(&self) -> bool {
+        self.negotiated
+    }
+
+    /// Whether the client may ask [out of band](Said::is_out_of_band).
+    pub fn is_out_of_band(&self) -> bool {
+        self.out_of_band
+    }
+
+    /// As [`Session::answer`].
     pub fn answer(&mut self, Said(said): Said) -> Vec<u8> {
         line(&match said {
             Ok(command) => self.execute(command),
@@ -92,30 +130,42 @@ impl<R: Read> Session<R> {
     }
 
     fn checked(&mut self, mut command: Map<String, Value>) -> Result<Value, Failure> {
-        let name = command.shift_remove("execute");
-        let arguments = command.shift_remove("arguments");
-        if let Some(member) = command.keys().next() {
-            return Err(Failure::generic(format!("QMP input member '{member}' is unexpected")));
-        }
-        let name = match name {
-            Some(Value::String(name)) => name,
-            Some(_) => return Err(Failure::generic("QMP input member 'execute' must be a string")),
-            None => return Err(Failure::generic("QMP input lacks member 'execute'")),
-        };
-        let arguments = match arguments {
+        let (name, band) = self.name(&mut command)?;
+        let arguments = match command.shift_remove("arguments") {
             None => Map::new(),
             Some(Value::Object(arguments)) => arguments,
             Some(_) => return Err(Failure::generic("QMP input member 'arguments' must be an object")),
         };
-        if self.negotiated && name == "qmp_capabilities" {
+        if self.negotiated && name == NEGOTIATE {
             return Err(Failure::not_found("Capabilities negotiation is already complete, command ignored"));
         }
-        if !self.negotiated && name != "qmp_capabilities" {
+        if !self.negotiated && name != NEGOTIATE {
             return Err(Failure::not_found("Expecting capabilities negotiation with 'qmp_capabilities'"));
         }
-        let value = answer(&self.handle, &name, arguments)?;
-        self.negotiated = true;
+        // The table lets only this one capability pass.
+        let out_of_band = arguments.get("enable").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+        let value = answer(&self.handle, band, &name, arguments)?;
+        if name == NEGOTIATE {
+            (self.negotiated, self.out_of_band) = (true, out_of_band);
+        }
         Ok(value)
+    }
+
+    /// Takes the name of the command, and how it is to be executed.
+    fn name(&self, command: &mut Map<String, Value>) -> Result<(String, Band), Failure> {
+        let in_turn = command.shift_remove("execute");
+        let out_of_band = if self.out_of_band { command.shift_remove(EXECUTE_OUT_OF_BAND) } else { None };
+        if let Some(member) = command.keys().find(|member| *member != "arguments") {
+            return Err(Failure::generic(format!("QMP input member '{member}' is unexpected")));
+        }
+        match (in_turn, out_of_band) {
+            (Some(Value::String(name)), None) => Ok((name, Band::In)),
+            (None, Some(Value::String(name))) => Ok((name, Band::Out)),
+            (Some(_), Some(_)) => Err(Failure::generic("QMP input member 'execute' clashes with 'exec-oob'")),
+            (Some(_), None) => Err(Failure::generic("QMP input member 'execute' must be a string")),
+            (None, Some(_)) => Err(Failure::generic("QMP input member 'exec-oob' must be a string")),
+            (None, None) => Err(Failure::generic("QMP input lacks member 'execute'")),
+        }
     }
 }
 

@@ -129,12 +129,6 @@ pub(super) fn parameters(parameters: &Parameters) -> Value {
     Value::Object(shown.map(|parameter| (parameter.name.into(), value(&parameter.of(parameters)))).collect())
 }
 
-/// Body of `query-migrate-capabilities`.
-pub(super) fn capabilities(parameters: &Parameters) -> Value {
-    let shown = PARAMETERS.iter().filter(|parameter| parameter.unit == ParameterUnit::Flag);
-    shown.map(|flag| json!({"capability": flag.name, "state": value(&flag.of(parameters))})).collect()
-}
-
 /// A parameter's value, as it stands in commands and answers.
 pub(super) fn value(value: &ParameterValue) -> Value {
     match value {

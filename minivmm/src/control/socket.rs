@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -17,7 +17,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, Socket, Type};
 
-use crate::control::qmp::{Session, line};
+use crate::control::qmp::{Conversation, Said, Session, line};
 use crate::control::report;
 use crate::passed;
 use crate::sandbox::{self, Kind};
@@ -28,6 +28,10 @@ const CLIENTS_MAX: usize = 16;
 
 /// Messages that wait for a slow client before it is cut off.
 const OUTGOING_MAX: usize = 256;
+
+/// Commands of a client that wait for their turn, as with QEMU (its `QMP_REQ_QUEUE_LEN_MAX`); then the client is not read on, and what
+/// it asks out of band waits, too.
+const WAITING_MAX: usize = 8;
 
 /// How long a client may leave a message unread before it is cut off.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -110,8 +114,8 @@ struct Client {
 #[derive(Debug)]
 struct Standing {
     negotiated: AtomicBool,
-    /// A command of it is being carried out.
-    busy: AtomicBool,
+    /// Commands of it that are being carried out, or wait for that.
+    pending: AtomicUsize,
     heard: Mutex<Instant>,
 }
 
@@ -298,7 +302,7 @@ fn accept(listener: &UnixListener, clients: &Mutex<Vec<Client>>, handle: &Handle
 /// The client that can best be spared: none that waits for an answer, and first one that never negotiated.
 fn longest_idle(clients: &[Client]) -> Option<usize> {
     let standings = clients.iter().map(|client| &client.standing).enumerate();
-    let idle = standings.filter(|(_, standing)| !standing.busy.load(Ordering::SeqCst));
+    let idle = standings.filter(|(_, standing)| standing.pending.load(Ordering::SeqCst) == 0);
     let least = idle.min_by_key(|(_, standing)| (standing.negotiated.load(Ordering::SeqCst), *lock(&standing.heard)));
     least.map(|(index, _)| index)
 }
@@ -320,7 +324,7 @@ fn serve(stream: UnixStream, handle: Handle) -> io::Result<Client> {
     let (outgoing, messages) = sync_channel(OUTGOING_MAX);
     let standing = Arc::new(Standing {
         negotiated: AtomicBool::new(false),
-        busy: AtomicBool::new(false),
+        pending: AtomicUsize::new(0),
         heard: Mutex::new(Instant::now()),
     });
     let writer = spawn("qmp-write", move || write(output, &messages))?;
@@ -337,17 +341,58 @@ fn serve(stream: UnixStream, handle: Handle) -> io::Result<Client> {
 }
 
 /// Until the client leaves, or cannot be written to. Waits where it does not read its answers: that is its own matter.
-fn serve_commands(mut session: Session<&UnixStream>, outgoing: &SyncSender<Outgoing>, standing: &Standing) {
+fn serve_commands(mut session: Session<&UnixStream>, outgoing: &SyncSender<Outgoing>, standing: &Arc<Standing>) {
     let mut alive = outgoing.send(Some(session.greeting())).is_ok();
+    let mut turns: Option<Turns> = None;
     while alive && let Some(said) = session.listen() {
-        standing.busy.store(true, Ordering::SeqCst);
+        standing.pending.fetch_add(1, Ordering::SeqCst);
         // Before the answer is sent: a client that has its answer counts as heard before each client that speaks later.
         *lock(&standing.heard) = Instant::now();
+        if let Some(turns) = turns.as_ref().filter(|_| !said.is_out_of_band()) {
+            alive = turns.said.send(said).is_ok();
+            continue;
+        }
         let answer = session.answer(said);
+        let conversation = session.conversation();
+        if conversation.is_out_of_band() && turns.is_none() {
+            turns = Turns::begin(conversation.clone(), outgoing.clone(), Arc::clone(standing)).ok();
+            alive = turns.is_some();
+        }
         // Before the answer is out, too: what happens once the client has it must not be missed.
-        standing.negotiated.store(session.is_negotiated(), Ordering::SeqCst);
-        alive = outgoing.send(Some(answer)).is_ok();
-        standing.busy.store(false, Ordering::SeqCst);
+        standing.negotiated.store(conversation.is_negotiated(), Ordering::SeqCst);
+        alive = alive && outgoing.send(Some(answer)).is_ok();
+        standing.pending.fetch_sub(1, Ordering::SeqCst);
+    }
+    if let Some(Turns { said, thread }) = turns {
+        drop(said);
+        let _ = thread.join();
+    }
+}
+
+/// Where a client may ask out of band, the thread that carries out what it asks for in turn, while the client is read on.
+struct Turns {
+    said: SyncSender<Said>,
+    thread: JoinHandle<()>,
+}
+
+impl Turns {
+    fn begin(
+        mut conversation: Conversation,
+        outgoing: SyncSender<Outgoing>,
+        standing: Arc<Standing>,
+    ) -> io::Result<Self> {
+        // One more is being carried out.
+        let (said, sayings) = sync_channel(WAITING_MAX - 1);
+        let thread = spawn("qmp-turns", move || {
+            for said in sayings {
+                let answered = outgoing.send(Some(conversation.answer(said)));
+                standing.pending.fetch_sub(1, Ordering::SeqCst);
+                if answered.is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { said, thread })
     }
 }
 

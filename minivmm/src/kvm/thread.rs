@@ -70,6 +70,8 @@ struct VcpuControl {
     faults: Option<FaultCounters>,
     /// Set once the thread is started.
     thread: OnceLock<Thread>,
+    /// Set by the thread, first of all.
+    thread_id: OnceLock<u32>,
     halt: Halt,
     state: Mutex<ThreadState>,
     changed: Condvar,
@@ -138,6 +140,7 @@ impl VcpuThread {
             faults: FaultCounters::open(vcpu.fd()),
             vcpu: Mutex::new(vcpu),
             thread: OnceLock::new(),
+            thread_id: OnceLock::new(),
             halt,
             state: Mutex::new(ThreadState {
                 wanted: Wanted::Pause,
@@ -148,7 +151,10 @@ impl VcpuThread {
             changed: Condvar::new(),
         });
         let theirs = Arc::clone(&shared);
-        let serve = move || theirs.serve(&buses, &report);
+        let serve = move || {
+            theirs.thread_id.get_or_init(|| rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs());
+            theirs.serve(&buses, &report);
+        };
         let thread = sandbox::spawn(Kind::Vcpu, &format!("vcpu{index}"), serve)
             .map_err(|error| Error::Flag { flag: "--cpus", what: format!("the host gives no thread: {error}") })?;
         shared.thread.get_or_init(|| Thread::of(&thread));
@@ -158,6 +164,11 @@ impl VcpuThread {
     /// APIC id.
     pub fn index(&self) -> u8 {
         self.index
+    }
+
+    /// The kernel's number of its thread, which is waited for if it is just being started.
+    pub fn thread_id(&self) -> u32 {
+        *self.shared.thread_id.wait()
     }
 
     /// What makes it stand for a while.

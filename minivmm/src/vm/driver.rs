@@ -17,6 +17,7 @@ use crate::sandbox::{self, Kind};
 use crate::vm::backends::Backends;
 use crate::vm::decision::{Decision, UnderWay, decide, heeds_the_guest};
 use crate::vm::handle::Handle;
+use crate::vm::inventory::Inventory;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
 use crate::vm::migration::{self, Incoming, LeftStanding, LookUp, Outgoing, incoming, schema};
@@ -86,6 +87,7 @@ impl Vm {
             machine.load(&config, images)?;
             backends.advance(&config)?;
         }
+        shared.set_inventory(Inventory::new(&config, &backends, &machine));
         let keyboard = Keyboard::new(&machine.devices.serial, &shared);
         let state = Arc::new(Mutex::new(MachineState::new(machine.vcpus.len())));
         let listener = config.incoming.as_ref().map(incoming::listen).transpose()?;
@@ -331,6 +333,7 @@ impl Vm {
             made.load(&self.config, images).map(|()| made)
         });
         self.machine = made.map_err(|error| Outcome::Ended(End::Failed(format!("reset: {}", error.with_causes()))))?;
+        self.shared.set_inventory(Inventory::new(&self.config, &self.backends, &self.machine));
         Ok(())
     }
 

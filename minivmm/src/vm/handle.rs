@@ -5,6 +5,7 @@ use std::sync::mpsc::channel;
 
 use vmstate::migrate::Parameters;
 
+use crate::vm::inventory::Inventory;
 use crate::vm::published::{Event, MigrationInfo, Published};
 use crate::vm::queue::{Queue, Waiting};
 use crate::vm::request::{AnyRequest, Refusal};
@@ -55,6 +56,11 @@ impl Handle {
     /// The migration parameters last published.
     pub fn parameters(&self) -> Parameters {
         self.shared.parameters()
+    }
+
+    /// What the machine consists of.
+    pub fn inventory(&self) -> Inventory {
+        self.shared.inventory()
     }
 
     /// Calls `subscriber` at each change from now on, on the thread that publishes it: it must not block nor use this

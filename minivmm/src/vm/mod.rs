@@ -6,6 +6,7 @@ pub mod devices;
 mod driver;
 mod guest_events;
 mod handle;
+mod inventory;
 mod keyboard;
 pub mod machine;
 mod migration;
@@ -16,6 +17,7 @@ mod state;
 
 pub use driver::{End, Vm};
 pub use handle::Handle;
+pub use inventory::{DiskFacts, Inventory};
 pub use keyboard::Keyboard;
 pub use migration::Ended;
 pub use migration::status::MigrationStatus;

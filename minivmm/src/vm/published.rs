@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmstate::migrate::{Control, Parameters, Phase, Progress};
 
+use crate::vm::inventory::Inventory;
 use crate::vm::migration::status::MigrationStatus;
 use crate::vm::state::RunState;
 
@@ -62,6 +63,7 @@ pub struct Published {
     control: Mutex<Option<Control>>,
     migration: Mutex<MigrationInfo>,
     parameters: Mutex<Parameters>,
+    inventory: Mutex<Inventory>,
     subscribers: Mutex<Vec<Subscriber>>,
 }
 
@@ -82,6 +84,7 @@ impl Published {
             control: Mutex::default(),
             migration: Mutex::default(),
             parameters: Mutex::new(default_parameters()),
+            inventory: Mutex::default(),
             subscribers: Mutex::default(),
         }
     }
@@ -143,6 +146,16 @@ impl Published {
     /// Publishes the migration parameters.
     pub fn set_parameters(&self, parameters: Parameters) {
         *lock(&self.parameters) = parameters;
+    }
+
+    /// What the machine consists of, as last published.
+    pub fn inventory(&self) -> Inventory {
+        lock(&self.inventory).clone()
+    }
+
+    /// Publishes what the machine consists of.
+    pub fn set_inventory(&self, inventory: Inventory) {
+        *lock(&self.inventory) = inventory;
     }
 
     pub(super) fn subscribe(&self, subscriber: Subscriber) {

@@ -54,6 +54,10 @@ const MOVES: [(RunState, RunState); 15] = [
 ];
 
 impl RunState {
+    /// All of them.
+    pub const ALL: [Self; 8] =
+        [Prelaunch, Running, Paused, InMigrate, FinishMigrate, PostMigrate, Shutdown, InternalError];
+
     /// QMP's word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -92,8 +96,7 @@ impl RunState {
 mod tests {
     use super::*;
 
-    const ALL: [RunState; 8] =
-        [Prelaunch, Running, Paused, InMigrate, FinishMigrate, PostMigrate, Shutdown, InternalError];
+    const ALL: [RunState; 8] = RunState::ALL;
 
     /// The states in which vCPUs may run are left and entered only as drawn above; nothing follows the two last ones.
     #[test]

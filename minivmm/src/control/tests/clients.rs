@@ -101,6 +101,24 @@ fn events_go_to_clients_that_negotiated_before_the_reply_that_caused_them() {
     assert!(rest.is_empty(), "a client that did not negotiate was told {rest:?}");
 }
 
+/// QEMU's `docs/interop/qmp-spec.rst`, "Out-of-band execution". Nobody takes the requests, so `stop` is not answered.
+#[test]
+fn what_is_asked_out_of_band_overtakes_what_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    let (handle, queue, _shared) = Handle::new(RunState::Running);
+    let server = Server::bind(&path, handle).unwrap();
+    let mut peer = Peer::connect(&path);
+    peer.send(r#"{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}"#);
+    assert_eq!(peer.next(), json!({"return": {}}));
+    peer.send(r#"{"execute":"stop","id":1}{"execute":"query-status","id":2}{"exec-oob":"migrate-pause","id":3}"#);
+    assert_eq!(peer.next()["id"], 3, "the others wait for the driver, or for the one before");
+    // The driver ends: those that waited are answered in their turn.
+    drop(queue);
+    assert_eq!((peer.next()["id"].clone(), peer.next()["id"].clone()), (json!(1), json!(2)));
+    drop(server);
+}
+
 #[test]
 fn queries_are_answered_while_the_driver_is_busy() {
     let directory = tempfile::tempdir().unwrap();

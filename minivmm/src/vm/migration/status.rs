@@ -29,6 +29,20 @@ pub enum MigrationStatus {
 }
 
 impl MigrationStatus {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::None,
+        Self::Setup,
+        Self::Active,
+        Self::Device,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelling,
+        Self::Cancelled,
+        Self::Unacknowledged,
+        Self::Undecided,
+    ];
+
     /// The status of a migration in `phase`; `cancelled`: a cancel was granted.
     pub fn of(phase: Phase, cancelled: bool) -> Self {
         match phase {

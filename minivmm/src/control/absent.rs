@@ -1,0 +1,143 @@
+//! The capabilities of QEMU's migrations, all of QEMU 10.0's in its order, with the reason where one is not here or cannot be switched
+//! off; and the reason for each parameter that is not here.
+
+use vmstate::migrate::{Parameter, ParameterUnit, Parameters};
+
+use crate::control::report;
+use serde_json::{Value, json};
+
+/// What can be done with a capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Switched on and off: a parameter of vmstate that is a flag.
+    Switched,
+    /// Always on, and why it stays so.
+    Always(&'static str),
+    /// Always off, and why.
+    Never(&'static str),
+}
+
+use Standing::{Always, Never, Switched};
+
+const NO_POSTCOPY: &str = "a guest goes on at the destination only when all of its memory is there; if it dirties too fast, set auto-converge";
+
+const CAPABILITIES: &[(&str, Standing)] = &[
+    ("xbzrle", Switched),
+    ("rdma-pin-all", Never("RDMA is no transport here")),
+    ("auto-converge", Switched),
+    ("zero-blocks", Never("disks are shared by both sides and never sent")),
+    ("events", Always("every client is sent the events MIGRATION and MIGRATION_PASS")),
+    ("postcopy-ram", Never(NO_POSTCOPY)),
+    ("x-colo", Never("a guest runs in one machine at a time")),
+    (
+        "release-ram",
+        Never(
+            "the source keeps the guest's memory until the destination runs the guest, so that a failure loses nothing",
+        ),
+    ),
+    ("return-path", Always("the destination's answer decides who runs the guest")),
+    (
+        "pause-before-switchover",
+        Never("the guest stands no longer than the hand-over takes; disks are handed over by their locks"),
+    ),
+    ("multifd", Switched),
+    ("dirty-bitmaps", Never("disks are raw images, which have no dirty bitmaps")),
+    ("postcopy-blocktime", Never(NO_POSTCOPY)),
+    ("late-block-activate", Never("disks are handed over by their locks, at the commit")),
+    ("x-ignore-shared", Never("no memory of a guest is shared by the two sides")),
+    (
+        "validate-uuid",
+        Never("a machine has no UUID; the two sides compare memory, processors, disks and cards instead"),
+    ),
+    ("background-snapshot", Never("a snapshot is a migration to a file")),
+    ("zero-copy-send", Never("pages are copied into the socket")),
+    ("postcopy-preempt", Never(NO_POSTCOPY)),
+    (
+        "switchover-ack",
+        Never("no device here has to agree on its own; the destination confirms the whole machine in any case"),
+    ),
+    (
+        "dirty-limit",
+        Never(
+            "it needs KVM's dirty ring, and minivmm uses the dirty bitmap; set auto-converge, which slows only vCPUs that dirty memory",
+        ),
+    ),
+    ("mapped-ram", Never("a file gets the stream as a socket does")),
+];
+
+/// The parameters of QEMU 10.0 that are not here, each with the reason.
+pub(super) const PARAMETERS_ABSENT: &[(&str, &str)] = &[
+    ("cpu-throttle-tailslow", "the throttle follows the rate at which each vCPU dirties memory, also near its end"),
+    ("block-bitmap-mapping", "disks are raw images, which have no dirty bitmaps"),
+    ("x-checkpoint-delay", "there are no checkpoints: a guest runs in one machine at a time"),
+    ("max-postcopy-bandwidth", NO_POSTCOPY),
+    ("multifd-zlib-level", "page channels compress with zstd; set multifd-zstd-level"),
+    ("multifd-qatzip-level", "page channels compress with zstd; set multifd-zstd-level"),
+    ("x-vcpu-dirty-limit-period", "it needs KVM's dirty ring, and minivmm uses the dirty bitmap"),
+    ("vcpu-dirty-limit", "it needs KVM's dirty ring, and minivmm uses the dirty bitmap; set auto-converge"),
+    ("mode", "a machine is always migrated whole, as QEMU's mode 'normal' does it"),
+    ("zero-page-detection", "zero pages are found by whoever reads the page, on page channels by their threads"),
+    ("direct-io", "files are written through the page cache"),
+    ("tls-creds", "connections are not encrypted; use a tunnel"),
+    ("tls-hostname", "connections are not encrypted; use a tunnel"),
+    ("tls-authz", "connections are not encrypted; use a tunnel"),
+];
+
+/// The names of all capabilities.
+pub(super) fn capability_names() -> impl Iterator<Item = &'static str> {
+    CAPABILITIES.iter().map(|(name, _)| *name)
+}
+
+/// Each capability that does not change: its name, on or off, and why.
+pub(super) fn reasons() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    CAPABILITIES.iter().filter_map(|(name, standing)| match standing {
+        Switched => None,
+        Always(why) => Some((*name, "on", *why)),
+        Never(why) => Some((*name, "off", *why)),
+    })
+}
+
+/// Body of `query-migrate-capabilities`.
+pub(super) fn capabilities(parameters: &Parameters) -> Value {
+    let state = |name, standing| match standing {
+        Switched => flag(name).map_or(Value::Bool(false), |flag| report::value(&flag.of(parameters))),
+        Always(_) => true.into(),
+        Never(_) => false.into(),
+    };
+    CAPABILITIES.iter().map(|&(name, standing)| json!({"capability": name, "state": state(name, standing)})).collect()
+}
+
+/// The parameter that switching the capability `name` sets; none where it is as it is to be.
+///
+/// # Errors
+/// It cannot be so: the reason.
+pub(super) fn switch(name: &str, on: bool) -> Result<Option<&'static Parameter>, String> {
+    let standing = CAPABILITIES.iter().find(|(known, _)| *known == name).map(|(_, standing)| *standing);
+    match standing {
+        Some(Switched) => Ok(flag(name)),
+        Some(Always(why)) if !on => Err(format!("Capability '{name}' cannot be switched off: {why}")),
+        Some(Never(why)) if on => Err(format!("Capability '{name}' is not supported: {why}")),
+        Some(Always(_) | Never(_)) => Ok(None),
+        None => Err(format!("Parameter 'capability' does not accept value '{name}'")),
+    }
+}
+
+fn flag(name: &str) -> Option<&'static Parameter> {
+    Parameter::named(name).filter(|parameter| parameter.unit == ParameterUnit::Flag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmstate::migrate::PARAMETERS;
+
+    #[test]
+    fn each_flag_of_the_engine_is_a_capability() {
+        let flags = PARAMETERS.iter().filter(|parameter| parameter.unit == ParameterUnit::Flag);
+        for flag in flags {
+            assert_eq!(switch(flag.name, true).unwrap().map(|parameter| parameter.name), Some(flag.name));
+        }
+        let switched = CAPABILITIES.iter().filter(|(_, standing)| *standing == Switched);
+        assert!(switched.into_iter().all(|(name, _)| flag(name).is_some()));
+    }
+}

@@ -1,0 +1,220 @@
+//! `human-monitor-command`: lines of QEMU's monitor for people, each carried out as the command for programs that it stands for, and
+//! answered in the words of QEMU's monitor (`monitor/hmp.c`, `migration/migration-hmp-cmds.c`).
+
+use serde_json::{Map, Value, json};
+use vmstate::migrate::{Parameter, ParameterUnit};
+
+use crate::control::answer::{Arguments, Band, Failure, answer};
+use crate::control::human_info as info;
+use crate::control::kind::{Kind, needed, optional};
+use crate::control::table::Command;
+use crate::vm::Handle;
+
+/// One line that can be written.
+struct Line {
+    /// Its names, as QEMU's help shows them.
+    names: &'static str,
+    /// What follows, as QEMU's help shows it.
+    takes: &'static str,
+    about: &'static str,
+    carry_out: fn(&Handle, &[&str]) -> Result<String, Wrong>,
+}
+
+/// Why a line is not carried out.
+enum Wrong {
+    /// It lacks a word.
+    Lacks,
+    /// It has a word too many.
+    TooLong,
+    /// It has another one than this.
+    Expected(&'static str),
+    /// What it stands for is refused.
+    Refused(Failure),
+}
+
+impl From<Failure> for Wrong {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
+}
+
+/// A line with nothing behind its name.
+macro_rules! plain {
+    ($names:expr, $about:expr, $command:expr) => {
+        line($names, "", $about, |handle, _| run(handle, $command, json!({})))
+    };
+}
+
+const LINES: &[Line] = &[
+    line("announce_self", "", "tell the network where the guest is", |handle, _| {
+        run(handle, "announce-self", json!({"initial": 50, "max": 550, "rounds": 5, "step": 100}))
+    }),
+    plain!("cont|c", "let the guest go on", "cont"),
+    line("help|?", "[cmd]", "show the help", |_, words| Ok(help(words.first().copied()))),
+    line("info", "[subcommand]", "show various information about the system state", |handle, words| match words {
+        [] => Ok(info::help()),
+        [what, ..] => info::show(handle, what).map_err(Wrong::Refused).and_then(|shown| match shown {
+            Some(shown) if words.len() == 1 => Ok(shown),
+            Some(_) => Err(Wrong::TooLong),
+            None => Ok(unknown(&format!("info {what}"))),
+        }),
+    }),
+    line(
+        "migrate",
+        "[-d] uri",
+        "migrate to URI (-d is what is done in any case: it goes on while you read)",
+        |handle, words| {
+            let (detached, words) = match words {
+                ["-d", words @ ..] => (true, words),
+                words => (false, words),
+            };
+            let [uri] = one(words)?;
+            run(handle, "migrate", json!({"uri": uri}))?;
+            Ok(if detached { "" } else { "terminal does not allow synchronous migration, continuing detached\r\n" }
+                .into())
+        },
+    ),
+    plain!("migrate_cancel", "cancel the current VM migration", "migrate_cancel"),
+    line("migrate_continue", "state", "continue migration from the given paused state", |handle, words| {
+        let [state] = one(words)?;
+        run(handle, "migrate-continue", json!({"state": state}))
+    }),
+    line("migrate_incoming", "uri", "continue an incoming migration from an -incoming defer", |handle, words| {
+        let [uri] = one(words)?;
+        run(handle, "migrate-incoming", json!({"uri": uri}))
+    }),
+    plain!("migrate_pause", "pause a migration, in postcopy", "migrate-pause"),
+    line("migrate_recover", "uri", "continue a paused incoming postcopy migration", |handle, words| {
+        let [uri] = one(words)?;
+        run(handle, "migrate-recover", json!({"uri": uri}))
+    }),
+    line(
+        "migrate_set_capability",
+        "capability state",
+        "enable/disable the usage of a capability for migration",
+        |handle, words| {
+            let [name, state] = one(words)?;
+            let state = match state {
+                "on" => true,
+                "off" => false,
+                _ => return Err(Wrong::Expected("'on' or 'off'")),
+            };
+            if !crate::control::absent::capability_names().any(|known| known == name) {
+                return Err(Failure::generic(format!("invalid parameter value: {name}")).into());
+            }
+            run(handle, "migrate-set-capabilities", json!({"capabilities": [{"capability": name, "state": state}]}))
+        },
+    ),
+    line("migrate_set_parameter", "parameter value", "set the parameter for migration", |handle, words| {
+        let [name, value] = one(words)?;
+        let mut change = Map::new();
+        change.insert(name.into(), parameter(name, value)?);
+        run(handle, "migrate-set-parameters", change.into())
+    }),
+    plain!("quit|q", "quit the emulator", "quit"),
+    plain!("stop|s", "stop emulation", "stop"),
+    plain!("system_powerdown", "send system power down event", "system_powerdown"),
+    plain!("system_reset", "reset the system", "system_reset"),
+];
+
+/// The rows of the table.
+pub(super) fn commands() -> Vec<Command> {
+    vec![
+        Command::new(
+            "human-monitor-command",
+            "one line of QEMU's monitor for people, as `info migrate`; `help` lists those that are here. What is wrong with the \
+             line is in the text that is returned, as with QEMU",
+            |handle, arguments: Arguments| Ok(carry_out(handle, arguments.text("command-line").unwrap_or_default()).into()),
+        )
+        .takes([needed("command-line", Kind::Text), optional("cpu-index", Kind::Integer)])
+        .gives(Kind::Text),
+    ]
+}
+
+/// What the monitor prints.
+fn carry_out(handle: &Handle, text: &str) -> String {
+    let words: Vec<_> = text.split_whitespace().collect();
+    let Some((name, words)) = words.split_first() else { return String::new() };
+    let Some(line) = named(name) else { return unknown(name) };
+    let help = |what: String| format!("{what}\r\nTry \"help {name}\" for more information\r\n");
+    let taken =
+        if line.takes.is_empty() && !words.is_empty() { Err(Wrong::TooLong) } else { (line.carry_out)(handle, words) };
+    match taken {
+        Ok(text) => text,
+        Err(Wrong::Lacks) => help(format!("{}: string expected", line.names)),
+        Err(Wrong::TooLong) => help(format!("{}: extraneous characters at the end of line", line.names)),
+        Err(Wrong::Expected(what)) => help(format!("Expected {what}")),
+        Err(Wrong::Refused(failure)) => format!("Error: {}\r\n", failure.desc),
+    }
+}
+
+const fn line(
+    names: &'static str,
+    takes: &'static str,
+    about: &'static str,
+    carry_out: fn(&Handle, &[&str]) -> Result<String, Wrong>,
+) -> Line {
+    Line { names, takes, about, carry_out }
+}
+
+fn named(name: &str) -> Option<&'static Line> {
+    LINES.iter().find(|line| line.names.split('|').any(|known| known == name))
+}
+
+fn unknown(what: &str) -> String {
+    format!("unknown command: '{what}'\r\n")
+}
+
+/// Exactly so many words.
+fn one<'w, const N: usize>(words: &[&'w str]) -> Result<[&'w str; N], Wrong> {
+    <[&str; N]>::try_from(words).map_err(|_| if words.len() < N { Wrong::Lacks } else { Wrong::TooLong })
+}
+
+fn run(handle: &Handle, command: &str, arguments: Value) -> Result<String, Wrong> {
+    let Value::Object(arguments) = arguments else { return Err(Wrong::Lacks) };
+    answer(handle, Band::In, command, arguments)?;
+    Ok(String::new())
+}
+
+/// A parameter's value as people write it: bytes a second in MiB, other sizes in bytes, unless a suffix says otherwise.
+fn parameter(name: &str, text: &str) -> Result<Value, Wrong> {
+    if !is_parameter(name) {
+        return Err(Failure::generic(format!("invalid parameter value: {name}")).into());
+    }
+    let unit = Parameter::named(name).map(|parameter| parameter.unit);
+    let number = size(text, if unit == Some(ParameterUnit::BytesPerSecond) { 20 } else { 0 });
+    Ok(match unit {
+        Some(ParameterUnit::Word(_)) => text.into(),
+        _ => number.map_or_else(|| text.into(), Value::from),
+    })
+}
+
+/// True if the command for programs knows the parameter, or says why it is not here.
+fn is_parameter(name: &str) -> bool {
+    let set = crate::control::table::COMMANDS.iter().find(|command| command.name == "migrate-set-parameters");
+    set.is_some_and(|set| {
+        set.arguments
+            .members
+            .iter()
+            .map(|member| member.name)
+            .chain(set.lacks.iter().map(|(name, _)| *name))
+            .any(|known| known == name)
+    })
+}
+
+fn size(text: &str, default: u32) -> Option<u64> {
+    let (digits, shift) = match text.chars().last()?.to_ascii_uppercase() {
+        'B' => (&text[..text.len() - 1], 0),
+        'K' => (&text[..text.len() - 1], 10),
+        'M' => (&text[..text.len() - 1], 20),
+        'G' => (&text[..text.len() - 1], 30),
+        'T' => (&text[..text.len() - 1], 40),
+        _ => (text, default),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+fn help(name: Option<&str>) -> String {
+    let shown = LINES.iter().filter(|line| name.is_none_or(|name| line.names.split('|').any(|known| known == name)));
+    shown.map(|line| format!("{} {} -- {}\r\n", line.names, line.takes, line.about)).collect()
+}

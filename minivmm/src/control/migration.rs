@@ -1,0 +1,203 @@
+//! Commands and events about migrations.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use vmstate::migrate::{PARAMETERS, Parameter, ParameterUnit, ParameterValue};
+
+use crate::control::answer::{Arguments, Failure, ask};
+use crate::control::kind::{Kind, Member, needed, optional};
+use crate::control::table::{Command, Event};
+use crate::control::{absent, channels, report};
+use crate::vm::{Handle, MigrationStatus, ParameterChange, Request, Terms};
+
+/// QEMU's words for states of a migration that minivmm's never are in.
+const STATUS_OF_OTHERS: [&str; 7] = [
+    "postcopy-active",
+    "postcopy-paused",
+    "postcopy-recover-setup",
+    "postcopy-recover",
+    "colo",
+    "pre-switchover",
+    "wait-unplug",
+];
+
+/// The rows of the table.
+pub(super) fn commands() -> Vec<Command> {
+    vec![
+        Command::new(
+            "migrate",
+            "answered when it has begun. `uri`, or `channels` as QEMU has them since 8.2, says where to; `target-schema` names a \
+             file: the schema of the older release that the destination has; `parameters` is an object of [parameters](migration-policy.md#parameters), \
+             switches among them, which change only if the migration begins; `detach` changes nothing; `resume` is for \
+             postcopy, which is not here",
+            migrate,
+        )
+        .takes(channels::arguments().into_iter().chain([
+            optional("detach", Kind::Switch),
+            optional("resume", Kind::Switch),
+            optional("target-schema", Kind::Text),
+            optional("parameters", Kind::object(of_the_engine())),
+        ])),
+        Command::new("migrate_cancel", "answered when the migration has ended", |handle, _| {
+            ask(handle, Request::MigrateCancel)
+        }),
+        Command::new(
+            "migrate-continue",
+            "always refused: no migration stops before the switch-over, see `pause-before-switchover`",
+            |handle, _| Err(Failure::generic(format!("Migration not in expected state: {}", handle.migration().status().as_str()))),
+        )
+        .takes([needed("state", status())]),
+        Command::new("migrate-pause", "always refused: there is no postcopy", |_, _| {
+            Err(Failure::generic(
+                "migrate-pause is currently only supported during postcopy-active or postcopy-recover state",
+            ))
+        })
+        .out_of_band(),
+        Command::new("migrate-recover", "always refused: there is no postcopy", |_, _| {
+            Err(Failure::generic("Migrate recover can only be run when postcopy is paused."))
+        })
+        .takes([needed("uri", Kind::Text)])
+        .out_of_band(),
+        Command::new("query-migrate", "the migration, [see below](#query-migrate)", |handle, _| {
+            Ok(report::migration(&handle.migration()))
+        })
+        .gives(figures()),
+        Command::new(
+            "migrate-set-parameters",
+            "any of the [parameters](migration-policy.md#parameters), also while a migration runs; all or none",
+            set_parameters,
+        )
+        .takes(parameters())
+        .lacks(absent::PARAMETERS_ABSENT),
+        Command::new("query-migrate-parameters", "all of them, as they hold", |handle, _| {
+            Ok(report::parameters(&handle.parameters()))
+        })
+        .gives(Kind::object(parameters())),
+        Command::new(
+            "migrate-set-capabilities",
+            "[capabilities](#capabilities), also while a migration runs; all or none",
+            set_capabilities,
+        )
+        .takes([needed("capabilities", Kind::list(capability()))]),
+        Command::new("query-migrate-capabilities", "all of them, as they hold", |handle, _| {
+            Ok(absent::capabilities(&handle.parameters()))
+        })
+        .gives(Kind::list(capability())),
+        Command::new(
+            "dump-schema",
+            "writes to the new file `file` what this machine sends, section by section; a newer minivmm takes it as \
+             `target-schema`",
+            |handle, arguments| ask(handle, Request::DumpSchema(arguments.text("file").unwrap_or_default().into())),
+        )
+        .takes([needed("file", Kind::Text)]),
+    ]
+}
+
+/// The rows of the table of events.
+pub(super) fn events() -> Vec<Event> {
+    vec![Event::new("MIGRATION", "the status of the migration changed", [needed("status", status())])]
+}
+
+fn status() -> Kind {
+    Kind::word(MigrationStatus::ALL.map(MigrationStatus::as_str).into_iter().chain(STATUS_OF_OTHERS))
+}
+
+fn capability() -> Kind {
+    Kind::object([needed("capability", Kind::word(absent::capability_names())), needed("state", Kind::Switch)])
+}
+
+/// Those of `migrate-set-parameters`: a flag is a capability.
+fn parameters() -> Vec<Member> {
+    of_the_engine().filter(|member| member.kind != Kind::Switch).collect()
+}
+
+fn of_the_engine() -> impl Iterator<Item = Member> {
+    let kind = |unit| match unit {
+        ParameterUnit::Flag => Kind::Switch,
+        ParameterUnit::Word(words) => Kind::word(words.iter().copied()),
+        _ => Kind::Size,
+    };
+    PARAMETERS.iter().map(move |parameter| optional(parameter.name, kind(parameter.unit)))
+}
+
+/// Of `query-migrate`: which members it has, and when, is told in the manual.
+fn figures() -> Kind {
+    let integers = |names: &[&'static str]| names.iter().map(|name| needed(name, Kind::Integer)).collect::<Vec<_>>();
+    let ram = integers(&[
+        "transferred",
+        "remaining",
+        "total",
+        "duplicate",
+        "normal",
+        "normal-bytes",
+        "dirty-pages-rate",
+        "dirty-sync-count",
+        "pages-per-second",
+        "page-size",
+    ]);
+    let xbzrle = integers(&["cache-size", "bytes", "pages", "cache-miss", "overflow"]);
+    let rates = ["cache-miss-rate", "encoding-rate"].map(|rate| needed(rate, Kind::Number));
+    let slowdown = integers(&["throttled", "rehearsed", "highest-throttle"]);
+    let parts = integers(&["pause", "sync", "pages", "devices", "confirm", "commit"]);
+    Kind::object([
+        optional("status", status()),
+        optional("total-time", Kind::Integer),
+        optional("setup-time", Kind::Integer),
+        optional("expected-downtime", Kind::Integer),
+        optional("downtime", Kind::Integer),
+        optional("downtime-parts", Kind::object(parts)),
+        optional("cpu-throttle-percentage", Kind::Integer),
+        optional("guest-slowdown", Kind::object(slowdown.into_iter().chain([needed("percent", Kind::Number)]))),
+        optional("ram", Kind::object(ram.into_iter().chain([needed("mbps", Kind::Number)]))),
+        optional("xbzrle-cache", Kind::object(xbzrle.into_iter().chain(rates))),
+        optional("error-desc", Kind::Text),
+    ])
+}
+
+fn migrate(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
+    if arguments.switch("resume") == Some(true) {
+        return Err(Failure::generic("Cannot resume if there is no paused migration"));
+    }
+    let address = channels::address(&arguments)?;
+    let release = arguments.text("target-schema").map(Into::into);
+    let parameters = match arguments.into_members().shift_remove("parameters") {
+        Some(Value::Object(given)) => change(given)?,
+        _ => ParameterChange::default(),
+    };
+    ask(handle, Request::Migrate(address, Terms { release, parameters }))
+}
+
+fn set_parameters(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
+    ask(handle, Request::MigrateSetParameters(change(arguments.into_members())?))
+}
+
+/// The parameters that are `given` by name.
+fn change(given: Map<String, Value>) -> Result<ParameterChange, Failure> {
+    let mut change = ParameterChange::default();
+    for (name, given) in given {
+        let unexpected = || Failure::generic(format!("Parameter '{name}' is unexpected"));
+        let parameter = Parameter::named(&name).ok_or_else(unexpected)?;
+        let value = match (parameter.unit, &given) {
+            (ParameterUnit::Flag, &Value::Bool(on)) => Some(on.into()),
+            (ParameterUnit::Milliseconds(_), given) => given.as_u64().map(|time| Duration::from_millis(time).into()),
+            (_, Value::String(word)) => Some(ParameterValue::Word(word.clone().into())),
+            (_, given) => given.as_u64().map(ParameterValue::Number),
+        };
+        // A negative one is none: QEMU takes it for a very large one.
+        let refused = || Failure::generic(format!("Parameter '{name}' expects {}", parameter.expects()));
+        change = change.with(parameter.name, value.ok_or_else(refused)?);
+    }
+    Ok(change)
+}
+
+fn set_capabilities(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
+    let mut change = ParameterChange::default();
+    for one in arguments.list("capabilities") {
+        let (name, on) = (one["capability"].as_str().unwrap_or_default(), one["state"] == json!(true));
+        if let Some(flag) = absent::switch(name, on).map_err(Failure::generic)? {
+            change = change.with(flag.name, on);
+        }
+    }
+    ask(handle, Request::MigrateSetParameters(change))
+}

@@ -1,0 +1,56 @@
+//! Lines for people: what they print is what QEMU 10.0.2's monitor printed.
+
+use serde_json::json;
+
+use super::{Talk, running};
+use crate::vm::{ParameterChange, Request, Terms};
+
+/// What a line prints.
+fn print(talk: &mut Talk, line: &str) -> String {
+    let command = json!({"execute": "human-monitor-command", "arguments": {"command-line": line}});
+    talk.say(command.to_string().as_bytes()).remove(0)["return"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn lines_ask_the_driver_for_what_they_stand_for() {
+    let (handle, _shared, seen) = running();
+    let mut talk = Talk::negotiated(&handle);
+    let change = |name, value: u64| Request::MigrateSetParameters(ParameterChange::default().with(name, value));
+    let detached = "terminal does not allow synchronous migration, continuing detached\r\n";
+    let to = Request::Migrate("unix:/x".parse().unwrap(), Terms::default());
+    for (line, printed, request) in [
+        ("migrate -d unix:/x", "", to.clone()),
+        ("migrate unix:/x", detached, to),
+        ("migrate_set_parameter max-bandwidth 20", "", change("max-bandwidth", 20 << 20)),
+        ("migrate_set_parameter max-bandwidth 3K", "", change("max-bandwidth", 3 << 10)),
+        ("migrate_set_parameter multifd-channels 3", "", change("multifd-channels", 3)),
+        (
+            "migrate_set_capability xbzrle on",
+            "",
+            Request::MigrateSetParameters(ParameterChange::default().with("xbzrle", true)),
+        ),
+        ("stop", "", Request::Stop),
+        ("c", "", Request::Cont),
+        ("migrate_cancel", "", Request::MigrateCancel),
+    ] {
+        assert_eq!(print(&mut talk, line), printed, "{line}");
+        assert_eq!(seen.try_recv().unwrap(), request, "{line}");
+    }
+    for line in ["migrate_set_parameter mode normal", "migrate_set_capability postcopy-ram on"] {
+        assert!(print(&mut talk, line).contains("is not supported: "), "{line}");
+    }
+    assert!(seen.try_recv().is_err());
+}
+
+#[test]
+fn information_is_printed_as_qemu_prints_it() {
+    let (handle, shared, _seen) = running();
+    let mut talk = Talk::negotiated(&handle);
+    shared.set_inventory(crate::vm::Inventory { vcpu_threads: vec![21475, 21476], ..Default::default() });
+    assert_eq!(print(&mut talk, "info cpus"), "* CPU #0: thread_id=21475\r\n  CPU #1: thread_id=21476\r\n");
+    let parameters = print(&mut talk, "info migrate_parameters");
+    for line in ["downtime-limit: 300 ms\r\n", "max-bandwidth: 134217728 bytes/second\r\n", "multifd-channels: 2\r\n"] {
+        assert!(parameters.contains(line), "{parameters}");
+    }
+    assert!(print(&mut talk, "info migrate_capabilities").starts_with("xbzrle: off\r\nrdma-pin-all: off\r\n"));
+}

@@ -1,0 +1,121 @@
+//! The schema against the answers that are really given, and against the rules of its format.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use vmstate::migrate::{Downtime, Phase, Slowdown, SourcePhase};
+use vmstate::ram::XbzrleCount;
+
+use super::{Talk, running};
+use crate::control::kind::Kind;
+use crate::control::table::COMMANDS;
+use crate::vm::{DiskFacts, Inventory};
+
+fn ask(talk: &mut Talk, command: &str) -> Value {
+    talk.say(json!({"execute": command}).to_string().as_bytes()).remove(0)["return"].take()
+}
+
+/// Each member of a type's description is a type's name, and each type but the commands' and events' is used.
+#[test]
+fn every_name_in_the_schema_is_described_once() {
+    let (handle, _shared, _seen) = running();
+    let schema = ask(&mut Talk::negotiated(&handle), "query-qmp-schema");
+    let mut uses = BTreeMap::new();
+    for entity in schema.as_array().unwrap() {
+        let (name, meta) = (entity["name"].as_str().unwrap(), entity["meta-type"].as_str().unwrap());
+        let root = matches!(meta, "command" | "event");
+        assert_eq!(uses.insert(name.to_owned(), usize::from(root)), None, "{name} is there twice");
+    }
+    let mut used = |name: &Value| {
+        let name = name.as_str().unwrap();
+        *uses.get_mut(name).unwrap_or_else(|| panic!("'{name}' is not described")) += 1;
+    };
+    for entity in schema.as_array().unwrap() {
+        for place in ["arg-type", "ret-type", "element-type"] {
+            entity.get(place).into_iter().for_each(&mut used);
+        }
+        let parts = ["members", "variants"].into_iter().filter_map(|part| entity.get(part)?.as_array()).flatten();
+        parts.filter_map(|part| part.get("type")).for_each(&mut used);
+    }
+    assert!(uses.iter().all(|(_, uses)| *uses > 0), "{uses:?}");
+}
+
+/// What a query answers, empty and with all that there can be, is what the schema promises.
+#[test]
+fn every_query_answers_as_the_schema_says() {
+    let (handle, shared, _seen) = running();
+    let mut talk = Talk::negotiated(&handle);
+    for full in [false, true] {
+        if full {
+            let disk = DiskFacts {
+                path: "/d".into(),
+                read_only: true,
+                bytes: 512,
+                bytes_per_second: 7,
+                operations_per_second: 8,
+            };
+            shared.set_inventory(Inventory {
+                vcpu_threads: vec![11, 12],
+                disks: vec![disk.clone(), disk],
+                chardevs: vec![("serial0", "stdio".into())],
+            });
+            shared.update_migration(|info| {
+                info.phase = Phase::Source(SourcePhase::Rounds);
+                info.error = Some("why".into());
+                let figures = &mut info.figures;
+                figures.expected_downtime = Some(Duration::from_millis(3));
+                figures.downtime = Some(Downtime::default());
+                figures.throttle_percent = 20;
+                figures.slowdown = Slowdown::default();
+                figures.slowdown.throttled = Duration::from_millis(1);
+                figures.xbzrle = Some(XbzrleCount::default());
+            });
+        }
+        for command in COMMANDS.iter().filter(|command| command.name.starts_with("query-")) {
+            let reply = ask(&mut talk, command.name);
+            command.reply.check(&reply, "reply", "reply").unwrap_or_else(|why| panic!("{}: {why}", command.name));
+        }
+    }
+    // All that may be there was there.
+    let migration = COMMANDS.iter().find(|command| command.name == "query-migrate").unwrap();
+    let Kind::Object(shape) = &migration.reply else { panic!() };
+    let reply = ask(&mut talk, "query-migrate");
+    let absent: Vec<_> = shape.members.iter().filter(|member| reply.get(member.name).is_none()).collect();
+    assert!(absent.is_empty(), "{absent:?}");
+    assert_eq!(ask(&mut talk, "query-block")[1]["device"], "virtio1");
+    assert_eq!(ask(&mut talk, "query-cpus-fast")[1]["thread-id"], 12);
+}
+
+#[test]
+fn what_is_not_here_is_refused_with_the_reason() {
+    let (handle, _shared, seen) = running();
+    let mut talk = Talk::negotiated(&handle);
+    let mut refusal = |command: &str, arguments: Value| {
+        let answer = talk.say(json!({"execute": command, "arguments": arguments}).to_string().as_bytes()).remove(0);
+        assert_eq!(answer["error"]["class"], "GenericError", "{command}: {answer}");
+        answer["error"]["desc"].as_str().unwrap().to_owned()
+    };
+    for (name, state, why) in [
+        ("postcopy-ram", true, "all of its memory is there"),
+        ("zero-copy-send", true, "copied"),
+        ("return-path", false, "decides who runs"),
+        ("events", false, "every client"),
+    ] {
+        let one = json!({"capabilities": [{"capability": name, "state": state}]});
+        let said = refusal("migrate-set-capabilities", one);
+        assert!(said.contains(why) && said.contains(name), "{said}");
+    }
+    for name in ["mode", "direct-io", "vcpu-dirty-limit", "block-bitmap-mapping", "max-postcopy-bandwidth"] {
+        let mut arguments = Map::from_iter([("downtime-limit".to_owned(), json!(5))]);
+        arguments.insert(name.into(), json!(1));
+        let said = refusal("migrate-set-parameters", arguments.into());
+        assert!(said.starts_with(&format!("Parameter '{name}' is not supported: ")), "{said}");
+    }
+    assert!(seen.try_recv().is_err(), "nothing may have changed");
+    let fine = json!({"capabilities": [
+        {"capability": "postcopy-ram", "state": false}, {"capability": "return-path", "state": true},
+    ]});
+    let command = json!({"execute": "migrate-set-capabilities", "arguments": fine});
+    assert_eq!(talk.say(command.to_string().as_bytes()), [json!({"return": {}})]);
+}

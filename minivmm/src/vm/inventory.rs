@@ -1,0 +1,64 @@
+//! What a machine consists of, for those who ask: facts that change at a reset only.
+
+use crate::config::{Config, Rate, RateLimits, Serial};
+use crate::vm::backends::Backends;
+use crate::vm::machine::Machine;
+
+/// Parts of a machine and the host's side of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// The host's thread of each vCPU, by APIC id, as gettid(2) numbers it.
+    pub vcpu_threads: Vec<u32>,
+    /// Disks, in the order of the command line.
+    pub disks: Vec<DiskFacts>,
+    /// Character devices: QEMU's label and what is behind it, as QEMU writes it.
+    pub chardevs: Vec<(&'static str, String)>,
+}
+
+/// One disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskFacts {
+    /// As on the command line.
+    pub path: String,
+    /// Guest and host may not write.
+    pub read_only: bool,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Limit of bytes a second; 0: none.
+    pub bytes_per_second: u64,
+    /// Limit of requests a second; 0: none.
+    pub operations_per_second: u64,
+}
+
+impl Inventory {
+    /// Of `machine`, which was made as `config` says.
+    pub(super) fn new(config: &Config, backends: &Backends, machine: &Machine) -> Self {
+        let per_second = |rate: Option<Rate>| rate.map_or(0, |rate| rate.per_second.get());
+        let disks = config.disks.iter().zip(&backends.images).map(|(disk, image)| {
+            let RateLimits { bytes, operations } = disk.limits;
+            DiskFacts {
+                path: disk.path.display().to_string(),
+                read_only: disk.read_only,
+                bytes: image.sectors() * 512,
+                bytes_per_second: per_second(bytes),
+                operations_per_second: per_second(operations),
+            }
+        });
+        let serial = match &config.serial {
+            Serial::Stdio => "stdio",
+            Serial::File { .. } => "file",
+            Serial::Pty => "pty",
+            Serial::None => "null",
+        };
+        let control = config.control.as_ref().map(|path| format!("unix:{},server=on", path.display()));
+        Self {
+            vcpu_threads: machine.vcpus.iter().map(|vcpu| vcpu.thread_id()).collect(),
+            disks: disks.collect(),
+            chardevs: control
+                .map(|path| ("compat_monitor0", path))
+                .into_iter()
+                .chain([("serial0", serial.into())])
+                .collect(),
+        }
+    }
+}
