@@ -70,6 +70,11 @@ impl Arguments {
         self.0.get(name)?.as_bool()
     }
 
+    /// A number, where it is given.
+    pub(super) fn integer(&self, name: &str) -> Option<i64> {
+        self.0.get(name)?.as_i64()
+    }
+
     /// A list, where it is given; else an empty one.
     pub(super) fn list(&self, name: &str) -> &[Value] {
         self.0.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)

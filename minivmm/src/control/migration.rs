@@ -8,7 +8,7 @@ use vmstate::migrate::{PARAMETERS, Parameter, ParameterUnit, ParameterValue};
 use crate::control::answer::{Arguments, Failure, ask};
 use crate::control::kind::{Kind, Member, needed, optional};
 use crate::control::table::{Command, Event};
-use crate::control::{absent, channels, report};
+use crate::control::{absent, announce, channels, report};
 use crate::vm::{Handle, MigrationStatus, ParameterChange, Request, Terms};
 
 /// QEMU's words for states of a migration that minivmm's never are in.
@@ -71,7 +71,9 @@ pub(super) fn commands() -> Vec<Command> {
         .takes(parameters())
         .lacks(absent::PARAMETERS_ABSENT),
         Command::new("query-migrate-parameters", "all of them, as they hold", |handle, _| {
-            Ok(report::parameters(&handle.parameters()))
+            let mut shown = report::parameters(&handle.parameters());
+            announce::show(handle.announcing(), &mut shown);
+            Ok(shown)
         })
         .gives(Kind::object(parameters())),
         Command::new(
@@ -96,7 +98,14 @@ pub(super) fn commands() -> Vec<Command> {
 
 /// The rows of the table of events.
 pub(super) fn events() -> Vec<Event> {
-    vec![Event::new("MIGRATION", "the status of the migration changed", [needed("status", status())])]
+    vec![
+        Event::new(
+            "MIGRATION",
+            "the status of the migration changed. QEMU sends this and the next one only with the capability `events`",
+            [needed("status", status())],
+        ),
+        Event::new("MIGRATION_PASS", "a source begins the round of that number", [needed("pass", Kind::Integer)]),
+    ]
 }
 
 fn status() -> Kind {
@@ -107,9 +116,9 @@ fn capability() -> Kind {
     Kind::object([needed("capability", Kind::word(absent::capability_names())), needed("state", Kind::Switch)])
 }
 
-/// Those of `migrate-set-parameters`: a flag is a capability.
+/// Those of `migrate-set-parameters`: a flag is a capability; and how a guest that arrives is announced.
 fn parameters() -> Vec<Member> {
-    of_the_engine().filter(|member| member.kind != Kind::Switch).collect()
+    of_the_engine().filter(|member| member.kind != Kind::Switch).chain(announce::parameters()).collect()
 }
 
 fn of_the_engine() -> impl Iterator<Item = Member> {
@@ -169,7 +178,11 @@ fn migrate(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
 }
 
 fn set_parameters(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
-    ask(handle, Request::MigrateSetParameters(change(arguments.into_members())?))
+    let mut members = arguments.into_members();
+    let announcing = announce::take(handle.announcing(), &mut members)?;
+    let done = ask(handle, Request::MigrateSetParameters(change(members)?))?;
+    handle.set_announcing(announcing);
+    Ok(done)
 }
 
 /// The parameters that are `given` by name.

@@ -1,6 +1,7 @@
 //! How a running machine is reached: metrics for Prometheus, and the control socket with QMP, the JSON protocol of QEMU's monitor, in QEMU's words and units.
 
 mod absent;
+mod announce;
 mod answer;
 mod channels;
 mod client;

@@ -148,6 +148,10 @@ pub(super) fn event(event: Event, at: SystemTime) -> Option<Value> {
         }
         Event::RunState { old: RunState::Running, .. } => ("STOP", None),
         Event::RunState { .. } => return None,
+        Event::Reset { by_guest: true } => ("RESET", Some(json!({"guest": true, "reason": "guest-reset"}))),
+        Event::Reset { by_guest: false } => ("RESET", Some(json!({"guest": false, "reason": "host-qmp-system-reset"}))),
+        Event::PowerDown => ("POWERDOWN", None),
+        Event::MigrationPass(pass) => ("MIGRATION_PASS", Some(json!({"pass": pass}))),
         Event::Migration(status) => ("MIGRATION", Some(json!({"status": status.as_str()}))),
         Event::Quit => ("SHUTDOWN", Some(json!({"guest": false, "reason": "host-qmp-quit"}))),
     };

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::control::answer::{Arguments, Failure};
 use crate::control::kind::{Kind, Member, Shape, needed};
-use crate::control::{dirty_rate, human, introspection, machine, migration};
+use crate::control::{announce, dirty_rate, human, introspection, machine, migration};
 
 /// One command.
 pub(super) struct Command {
@@ -36,8 +36,9 @@ pub(super) struct Event {
 
 /// Every command, in the order of `query-commands`.
 pub(super) static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
-    let all = [introspection::commands(), machine::commands(), migration::commands(), dirty_rate::commands()];
-    all.into_iter().flatten().chain(human::commands()).collect()
+    let all = [introspection::commands(), machine::commands(), migration::commands(), announce::commands()];
+    let more = [dirty_rate::commands(), human::commands()];
+    all.into_iter().chain(more).flatten().collect()
 });
 
 /// Every event.

@@ -31,7 +31,7 @@ pub enum Kind {
     Driver,
     /// Runs a vCPU.
     Vcpu,
-    /// Says when vCPUs have to stand.
+    /// Says when vCPUs have to stand, or how much of the memory they dirty.
     Throttle,
     /// Does the I/O of a disk or a network card.
     Device,

@@ -72,6 +72,11 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
             Running | Paused => Accept,
             _ => refuse("reset", state),
         },
+        Request::Announce(_) => match state {
+            Running | Paused => Accept,
+            // The guest, and its addresses, may be elsewhere.
+            _ => refuse("say where the guest is", state),
+        },
         Request::Migrate(..) if outgoing => {
             Decision::Refuse("a migration is under way already; wait for its end or cancel it first".into())
         }
@@ -80,7 +85,7 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
             Running | Paused => Accept,
             _ => refuse("migrate", state),
         },
-        Request::DumpSchema(_) => Accept,
+        Request::DumpSchema(_) | Request::MeasureDirtyRate(_) => Accept,
         Request::MigrateCancel if outgoing => CancelOrRefuse,
         Request::MigrateCancel if state == InMigrate => {
             Decision::Refuse("this machine is a destination: cancel at the source, or quit here".into())

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crate::boot::layout::{COM1, COM1_GSI, COM1_LEN, GED, GED_GSI, VIRTIO_MMIO_LEN, virtio_place, virtio_window};
 use crate::devices::ged::{self, Ged, Power};
 use crate::devices::serial::Serial;
-use crate::devices::virtio::Model;
 use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Virtio};
-use crate::devices::virtio::net::{Net, Tap};
+use crate::devices::virtio::net::{Announcing, Net, Tap};
+use crate::devices::virtio::{Interrupt, Model};
 use crate::devices::{Device, DeviceError};
 use crate::error::{Error, Result};
 use crate::kvm::vcpu::Buses;
@@ -134,6 +134,22 @@ impl Devices {
     /// All go on.
     pub fn resume(&self) {
         self.all().into_iter().for_each(|device| lock(device).resume());
+    }
+
+    /// The cards tell the network where the guest is.
+    pub(super) fn announce(&self, with: Announcing) {
+        self.each_card(|card, interrupt| card.announce(with, interrupt));
+    }
+
+    /// The cards will tell the network so that the guest has arrived, when it goes on.
+    pub(super) fn announce_arrival(&self, with: Announcing) {
+        self.each_card(|card, _| card.announces(with));
+    }
+
+    fn each_card(&self, change: impl Fn(&mut Net<Tap>, &Interrupt)) {
+        for net in &self.nets {
+            net.lock().unwrap_or_else(PoisonError::into_inner).change(&change);
+        }
     }
 
     /// All with their sections' names. Takes no lock: a vCPU may have one as long as the host's disk wants.

@@ -16,12 +16,13 @@ use crate::migration::sections::MachineState;
 use crate::sandbox::{self, Kind};
 use crate::vm::backends::Backends;
 use crate::vm::decision::{Decision, UnderWay, decide, heeds_the_guest};
+use crate::vm::dirty_rate::{self, DirtyRate};
 use crate::vm::handle::Handle;
 use crate::vm::inventory::Inventory;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
 use crate::vm::migration::{self, Incoming, LeftStanding, LookUp, Outgoing, incoming, schema};
-use crate::vm::published::Published;
+use crate::vm::published::{Event, Published};
 use crate::vm::queue::{Next, Queue};
 use crate::vm::request::{AnyRequest, EngineRequest, Envelope, GuestEvent, Refusal, Request};
 use crate::vm::state::RunState;
@@ -208,7 +209,7 @@ impl Vm {
                 self.shared.set_run_state(RunState::Shutdown);
                 return Some(End::PoweredOff);
             }
-            GuestEvent::Reset => ("the guest's reset".to_owned(), self.reset()),
+            GuestEvent::Reset => ("the guest's reset".to_owned(), self.reset(true)),
             GuestEvent::Failed(why) => (format!("{why}; the machine's stop"), self.fail(why)),
         };
         match outcome {
@@ -243,8 +244,17 @@ impl Vm {
             Request::Quit => return Err(Outcome::Ended(End::Quit)),
             Request::PowerDown => {
                 self.machine.devices.ged.lock().unwrap_or_else(PoisonError::into_inner).press_power_button();
+                self.shared.notify(Event::PowerDown);
             }
-            Request::Reset => self.reset()?,
+            Request::Reset => self.reset(false)?,
+            Request::MeasureDirtyRate(sampling) => {
+                if matches!(self.shared.dirty_rate(), DirtyRate::Measuring(_)) {
+                    return Err(Refusal("the dirty rate is already being measured.".into()).into());
+                }
+                let begun = dirty_rate::measure(sampling, self.ram.clone(), &self.shared);
+                begun.map_err(|error| Refusal(format!("the host gives no thread: {error}")))?;
+            }
+            Request::Announce(with) => self.machine.devices.announce(with),
             Request::Migrate(address, terms) => self.migrate(address, &terms)?,
             Request::DumpSchema(file) => schema::write(&self.parts(), &file)?,
             // One that is under way was cancelled when this was asked, and has ended.
@@ -302,12 +312,14 @@ impl Vm {
         Ok(())
     }
 
-    fn reset(&mut self) -> std::result::Result<(), Outcome> {
+    /// `by_guest`: it asked for it itself.
+    fn reset(&mut self, by_guest: bool) -> std::result::Result<(), Outcome> {
         let running = self.shared.run_state() == RunState::Running;
         if running {
             self.rest(PATIENCE)?;
         }
         self.remake()?;
+        self.shared.notify(Event::Reset { by_guest });
         if running {
             self.start();
         }

@@ -5,6 +5,8 @@ use std::sync::mpsc::channel;
 
 use vmstate::migrate::Parameters;
 
+use crate::devices::virtio::net::Announcing;
+use crate::vm::dirty_rate::DirtyRate;
 use crate::vm::inventory::Inventory;
 use crate::vm::published::{Event, MigrationInfo, Published};
 use crate::vm::queue::{Queue, Waiting};
@@ -56,6 +58,21 @@ impl Handle {
     /// The migration parameters last published.
     pub fn parameters(&self) -> Parameters {
         self.shared.parameters()
+    }
+
+    /// How a guest that arrives tells the network so.
+    pub fn announcing(&self) -> Announcing {
+        self.shared.announcing()
+    }
+
+    /// Changes that, for guests that arrive from now on.
+    pub fn set_announcing(&self, announcing: Announcing) {
+        self.shared.set_announcing(announcing);
+    }
+
+    /// How fast the guest dirties its memory, as last measured.
+    pub fn dirty_rate(&self) -> DirtyRate {
+        self.shared.dirty_rate()
     }
 
     /// What the machine consists of.

@@ -3,6 +3,7 @@
 pub mod backends;
 mod decision;
 pub mod devices;
+mod dirty_rate;
 mod driver;
 mod guest_events;
 mod handle;
@@ -15,6 +16,7 @@ mod queue;
 mod request;
 mod state;
 
+pub use dirty_rate::{DirtyRate, Sampling};
 pub use driver::{End, Vm};
 pub use handle::Handle;
 pub use inventory::{DiskFacts, Inventory};

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmstate::migrate::{Control, Parameters, Phase, Progress};
 
+use crate::devices::virtio::net::Announcing;
+use crate::vm::dirty_rate::DirtyRate;
 use crate::vm::inventory::Inventory;
 use crate::vm::migration::status::MigrationStatus;
 use crate::vm::state::RunState;
@@ -47,6 +49,15 @@ pub enum Event {
         /// Now.
         new: RunState,
     },
+    /// The machine was reset.
+    Reset {
+        /// The guest asked for it.
+        by_guest: bool,
+    },
+    /// The power button was pressed.
+    PowerDown,
+    /// A source begins the round of that number.
+    MigrationPass(u32),
     /// The migration's status changed.
     Migration(MigrationStatus),
     /// The process ends on the user's request, whatever the guest does; [`RunState::Shutdown`] is the guest's doing.
@@ -64,6 +75,8 @@ pub struct Published {
     migration: Mutex<MigrationInfo>,
     parameters: Mutex<Parameters>,
     inventory: Mutex<Inventory>,
+    announcing: Mutex<Announcing>,
+    dirty_rate: Mutex<DirtyRate>,
     subscribers: Mutex<Vec<Subscriber>>,
 }
 
@@ -85,6 +98,8 @@ impl Published {
             migration: Mutex::default(),
             parameters: Mutex::new(default_parameters()),
             inventory: Mutex::default(),
+            announcing: Mutex::default(),
+            dirty_rate: Mutex::default(),
             subscribers: Mutex::default(),
         }
     }
@@ -117,6 +132,14 @@ impl Published {
         *lock(&self.control) = Some(control.clone());
         self.update_migration(|info| *info = MigrationInfo { phase, ..Default::default() });
         let published = Arc::downgrade(self);
+        if matches!(phase, Phase::Source(_)) {
+            let published = Arc::downgrade(self);
+            control.watch_rounds(move |round| {
+                if let Some(published) = published.upgrade() {
+                    published.notify(Event::MigrationPass(round));
+                }
+            });
+        }
         control.watch(move |phase| {
             // The end is the driver's to tell, once it has done its part.
             if let Some(published) = published.upgrade().filter(|_| !phase.is_final()) {
@@ -148,6 +171,26 @@ impl Published {
         *lock(&self.parameters) = parameters;
     }
 
+    /// How a guest that arrives tells the network so.
+    pub fn announcing(&self) -> Announcing {
+        *lock(&self.announcing)
+    }
+
+    /// Changes that.
+    pub fn set_announcing(&self, announcing: Announcing) {
+        *lock(&self.announcing) = announcing;
+    }
+
+    /// How fast the guest dirties its memory, as last measured.
+    pub fn dirty_rate(&self) -> DirtyRate {
+        *lock(&self.dirty_rate)
+    }
+
+    /// Publishes that.
+    pub fn set_dirty_rate(&self, rate: DirtyRate) {
+        *lock(&self.dirty_rate) = rate;
+    }
+
     /// What the machine consists of, as last published.
     pub fn inventory(&self) -> Inventory {
         lock(&self.inventory).clone()
@@ -162,7 +205,7 @@ impl Published {
         lock(&self.subscribers).push(subscriber);
     }
 
-    pub(super) fn notify(&self, event: Event) {
+    pub(crate) fn notify(&self, event: Event) {
         lock(&self.subscribers).retain(|subscriber| subscriber(event));
     }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 use vmstate::migrate::{ParameterValue, Parameters};
 
 use crate::config::Address;
+use crate::devices::virtio::net::Announcing;
+use crate::vm::dirty_rate::Sampling;
 use crate::vm::migration::Ended;
 
 /// What a user asks for.
@@ -35,6 +37,10 @@ pub enum Request {
     DumpSchema(PathBuf),
     /// Cancel the outgoing migration; answered once it has ended.
     MigrateCancel,
+    /// Have the network cards tell the network where the guest is.
+    Announce(Announcing),
+    /// Measure how fast the guest dirties its memory; answered as soon as that has begun.
+    MeasureDirtyRate(Sampling),
     /// Change parameters, also of a running migration.
     MigrateSetParameters(ParameterChange),
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use minivmm::bus::BusDevice;
 use minivmm::devices::Device;
-use minivmm::devices::virtio::net::{Backend, Net, Offloads};
+use minivmm::devices::virtio::net::{Announcing, Backend, Net, Offloads};
 use vm_memory::{Bytes, GuestAddress};
 use vmstate::VmState;
 
@@ -315,6 +315,22 @@ fn a_card_goes_on_where_another_stopped_and_announces_itself() {
     assert_eq!(driver.wait(RECEIVE), (0, 76));
     send(&mut driver, &frame(b"out"), 100);
     assert_eq!(network.frame(), frame(b"out"));
+}
+
+/// QEMU's `announce-self`: one RARP request a round (RFC 903), whether or not a driver drives the card, and then no more.
+#[test]
+fn a_card_announces_itself_as_often_as_it_is_told() {
+    let (model, network) = net(Offloads::ALL);
+    let mut driver = Driver::new(model, memory());
+    let ms = Duration::from_millis;
+    let with = Announcing { initial: ms(1), max: ms(2), rounds: 3, step: ms(1) };
+    driver.device.change(|card, interrupt| card.announce(with, interrupt));
+    let request = [&[0xff; 6][..], &MAC, &[0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3], &MAC, &[0; 4], &MAC, &[0; 4]].concat();
+    for _ in 0..3 {
+        let frame = network.frame();
+        assert_eq!((frame.len(), &frame[..12], &frame[12..12 + 42]), (12 + 60, &[0; 12][..], &request[..]));
+    }
+    assert_eq!(driver.device.work(), None, "nothing more is planned");
 }
 
 #[test]

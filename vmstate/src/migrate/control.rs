@@ -22,6 +22,7 @@ struct ControlState {
     parameters: Mutex<Parameters>,
     progress: Mutex<Progress>,
     watcher: OnceLock<Watcher>,
+    rounds: OnceLock<RoundsWatcher>,
 }
 
 /// Called with each new phase.
@@ -30,6 +31,15 @@ struct Watcher(Box<dyn Fn(Phase) + Send + Sync>);
 impl fmt::Debug for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Watcher")
+    }
+}
+
+/// Called with the number of each new round.
+struct RoundsWatcher(Box<dyn Fn(u32) + Send + Sync>);
+
+impl fmt::Debug for RoundsWatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RoundsWatcher")
     }
 }
 
@@ -87,6 +97,7 @@ impl Default for Control {
             parameters: Mutex::default(),
             progress: Mutex::default(),
             watcher: OnceLock::new(),
+            rounds: OnceLock::new(),
         }))
     }
 }
@@ -148,16 +159,25 @@ impl Control {
         let _ = self.0.watcher.set(Watcher(Box::new(watcher)));
     }
 
+    /// Calls `watcher` with the number of each round from now on, 1 for the first one, as [`watch`](Self::watch) does with
+    /// phases.
+    pub fn watch_rounds(&self, watcher: impl Fn(u32) + Send + Sync + 'static) {
+        let _ = self.0.rounds.set(RoundsWatcher(Box::new(watcher)));
+    }
+
     /// Changes the figures.
     pub(super) fn publish(&self, change: impl FnOnce(&mut Progress)) {
         let (old, new) = {
             let mut progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
-            let old = progress.phase;
+            let old = *progress;
             change(&mut progress);
-            (old, progress.phase)
+            (old, *progress)
         };
-        if let Some(Watcher(watcher)) = self.0.watcher.get().filter(|_| old != new) {
-            watcher(new);
+        if let Some(Watcher(watcher)) = self.0.watcher.get().filter(|_| old.phase != new.phase) {
+            watcher(new.phase);
+        }
+        if let Some(RoundsWatcher(watcher)) = self.0.rounds.get().filter(|_| old.rounds != new.rounds) {
+            watcher(new.rounds);
         }
     }
 
@@ -188,6 +208,18 @@ fn cancelled() -> Error {
 mod tests {
     use super::*;
     use crate::migrate::SourcePhase;
+
+    #[test]
+    fn a_watcher_of_rounds_sees_each_round_once() {
+        let control = Control::default();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&seen);
+        control.watch_rounds(move |round| log.lock().unwrap().push(round));
+        control.publish(|progress| progress.rounds += 1);
+        control.publish(|progress| progress.bytes = 1);
+        control.publish(|progress| progress.rounds += 1);
+        assert_eq!(*seen.lock().unwrap(), [1, 2]);
+    }
 
     #[test]
     fn a_watcher_sees_each_phase_once() {

@@ -16,7 +16,7 @@ use vmstate_lab::waited::Waited;
 
 use super::{Talk, running};
 use crate::control::{Client, ClientError, Server};
-use crate::vm::{Handle, RunState};
+use crate::vm::{Event, Handle, RunState};
 
 /// What a host may need that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -82,10 +82,22 @@ fn events_go_to_clients_that_negotiated_before_the_reply_that_caused_them() {
     assert_eq!((second.next()["event"].clone(), second.next()["event"].clone()), (json!("STOP"), json!("RESUME")));
     shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Setup));
     shared.update_migration(|info| info.figures.bytes = 1);
+    for event in [Event::MigrationPass(2), Event::Reset { by_guest: true }, Event::PowerDown] {
+        shared.notify(event);
+    }
     shared.set_run_state(RunState::Shutdown);
     for peer in [&mut first, &mut second] {
         let event = peer.next();
         assert_eq!((&event["event"], &event["data"]), (&json!("MIGRATION"), &json!({"status": "setup"})));
+        let event = peer.next();
+        assert_eq!((&event["event"], &event["data"]), (&json!("MIGRATION_PASS"), &json!({"pass": 2})));
+        let event = peer.next();
+        assert_eq!(
+            (&event["event"], &event["data"]),
+            (&json!("RESET"), &json!({"guest": true, "reason": "guest-reset"}))
+        );
+        let event = peer.next();
+        assert_eq!((&event["event"], event.get("data")), (&json!("POWERDOWN"), None));
         let event = peer.next();
         assert_eq!(event["event"], "SHUTDOWN");
         assert_eq!(event["data"], json!({"guest": true, "reason": "guest-shutdown"}));

@@ -251,7 +251,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
         ),
         (
             r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x","parameters":{"speed":1}}}"#,
-            "Parameter 'speed' is unexpected",
+            "Parameter 'parameters.speed' is unexpected",
         ),
         (
             r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":-1}}"#,
@@ -387,6 +387,10 @@ fn migration_figures_are_in_the_units_of_qemu() {
             "multifd-compression": "none",
             "multifd-zstd-level": 1,
             "xbzrle-cache-size": 67108864,
+            "announce-initial": 50,
+            "announce-max": 550,
+            "announce-rounds": 5,
+            "announce-step": 100,
         }})]
     );
 }

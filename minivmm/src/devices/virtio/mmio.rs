@@ -87,6 +87,12 @@ impl<M: Model> Virtio<M> {
         if core.gate.is_closing() { None } else { core.work() }
     }
 
+    /// Has `work` done on the model, between two pieces of its own work.
+    pub fn change<R>(&mut self, work: impl FnOnce(&mut M, &Interrupt) -> R) -> R {
+        let core = &self.worker.core;
+        core.quiesced(|active| work(&mut active.model, &core.interrupt))
+    }
+
     /// Section name.
     pub fn name(&self) -> &str {
         &self.name

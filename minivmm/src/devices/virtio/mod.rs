@@ -97,6 +97,11 @@ pub trait Model: Send + 'static {
     /// Any kind; nothing has changed.
     fn load_state(&self, config: &[u8], features: u64, input: &mut Reader<'_>) -> Result<Self::State>;
 
+    /// Does what it is time for, also while no driver drives the device; after what time there will be more of that.
+    fn due(&mut self, _interrupt: &Interrupt, _config: &ConfigSpace) -> Option<Duration> {
+        None
+    }
+
     /// The guest goes on here for the first time after a load.
     fn arrive(&mut self, _interrupt: &Interrupt) {}
 

@@ -131,15 +131,16 @@ impl<M: Model> Core<M> {
     pub(super) fn work(&self) -> Option<Duration> {
         let mut active = self.lock();
         let Active { model, rings, driving } = &mut *active;
+        let Self { memory, interrupt, config, gate, .. } = self;
+        let due = model.due(interrupt, config);
         if *driving && self.fault().is_none() {
-            let Self { memory, interrupt, config, gate, .. } = self;
             let mut io = Io { rings, memory, interrupt, config, gate };
             match model.process(&mut io) {
-                Ok(wait) => return wait,
+                Ok(wait) => return wait.into_iter().chain(due).min(),
                 Err(broken) => self.set_fault(Some(broken)),
             }
         }
-        None
+        due
     }
 
     fn run(&self, epoll: &Epoll) {

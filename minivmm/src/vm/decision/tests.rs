@@ -8,6 +8,8 @@ use vmstate::migrate::{Phase, SourcePhase};
 
 use super::*;
 use crate::config::Address;
+use crate::devices::virtio::net::Announcing;
+use crate::vm::dirty_rate::Sampling;
 use crate::vm::migration::Ended;
 use crate::vm::request::{ParameterChange, Rehearsing, Terms};
 
@@ -55,6 +57,8 @@ fn every_request_in_every_situation() {
         (Request::PowerDown, "raaaaaarrrrrr"),
         (Request::Reset, "raaaaaarrrrrr"),
         (Request::Migrate(Address::Unix("/x".into()), Terms::default()), "rardardrrrrrr"),
+        (Request::Announce(Announcing::ONCE), "raaaaaarrrrrr"),
+        (Request::MeasureDirtyRate(Sampling::now(Duration::ZERO, 0)), "aaaaaaaaaaaaa"),
         (Request::MigrateCancel, "aaoaaoaroaaao"),
         (parameters, "aaaaaaaaaaaaa"),
     ];

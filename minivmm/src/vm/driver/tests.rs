@@ -137,7 +137,7 @@ fn a_reset_leaves_no_device_of_the_old_machine_at_work() {
         if stands {
             vm.stop().unwrap();
         }
-        assert!(vm.reset().is_ok());
+        assert!(vm.reset(false).is_ok());
         let memory = vm.ram.guest();
         memory.write_slice(&vec![UNTOUCHED; PIECE as usize], GuestAddress(DATA)).unwrap();
         // Several pieces of what is left would be read.
@@ -161,7 +161,7 @@ fn no_reset_gives_a_disk_fresh_tokens() {
     ask_for_much(&vm);
     for of_the_machine in [false, true] {
         if of_the_machine {
-            assert!(vm.reset().is_ok());
+            assert!(vm.reset(false).is_ok());
         }
         // Begins with a reset of the device.
         offer_much(&vm);

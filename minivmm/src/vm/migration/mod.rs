@@ -41,6 +41,7 @@ use crate::migration::ram::MachineRam;
 use crate::migration::sections::{MachineState, Parts};
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::machine::Machine;
+use crate::vm::published::Event;
 use crate::vm::request::{GuestEvent, ParameterChange, Refusal, Rehearsing, Terms};
 use crate::vm::state::RunState;
 
@@ -234,7 +235,11 @@ impl Vm {
     fn settle_guest(&mut self) -> Result<(), Outcome> {
         match self.machine.events().first() {
             None => Ok(()),
-            Some(GuestEvent::Reset) => self.remake(),
+            Some(GuestEvent::Reset) => {
+                self.remake()?;
+                self.shared.notify(Event::Reset { by_guest: true });
+                Ok(())
+            }
             Some(GuestEvent::PoweredOff | GuestEvent::Failed(_)) => {
                 Err(Refusal("the guest powered off or failed just before it was to be handed over".into()).into())
             }
@@ -275,6 +280,7 @@ impl Vm {
             (None, Some(Incoming { stopped: true, .. })) => false,
             (None, _) => self.state.lock().unwrap_or_else(PoisonError::into_inner).global.was_running(),
         };
+        self.machine.devices.announce_arrival(self.shared.announcing());
         if runs {
             self.start();
         } else {

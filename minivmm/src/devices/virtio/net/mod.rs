@@ -1,5 +1,6 @@
 //! virtio-net (virtio 1.2 §5.1): one pair of queues and a control queue, over a [`Backend`].
 
+mod announce;
 mod backend;
 mod control;
 mod frame;
@@ -17,11 +18,13 @@ use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::schema::{Description, MaybeStatic};
 use vmstate::{VmState, Wire};
 
+use self::announce::Announcement;
+pub use self::announce::Announcing;
 pub use self::backend::{Backend, Offloads};
 use self::frame::FRAME_MAX;
 pub use self::state::NetState;
 pub use self::tap::{Tap, TapError};
-use super::{Broken, Chain, Interrupt, Io, Limiter, Model, VIRTIO_FIELD};
+use super::{Broken, Chain, ConfigSpace, Interrupt, Io, Limiter, Model, VIRTIO_FIELD};
 
 /// Bytes of the header before each frame, with `num_buffers` (always there in virtio 1).
 pub const HEADER: usize = 12;
@@ -55,6 +58,9 @@ pub struct Net<B> {
     /// Length of a frame in `frame` that waits for buffers of the guest.
     waiting: Option<usize>,
     limits: Directions,
+    /// What it does when it arrives.
+    announcing: Announcing,
+    announcement: Option<Announcement>,
 }
 
 /// A limiter for each direction.
@@ -70,12 +76,47 @@ impl<B: Backend> Net<B> {
     /// A card with address `mac`.
     pub fn new(backend: B, mac: [u8; 6]) -> Self {
         let state = Self::fresh(&backend, mac);
-        Self { backend, state, mac, frame: vec![0; FRAME_MAX].into(), waiting: None, limits: Directions::default() }
+        Self {
+            backend,
+            state,
+            mac,
+            frame: vec![0; FRAME_MAX].into(),
+            waiting: None,
+            limits: Directions::default(),
+            announcing: Announcing::ONCE,
+            announcement: None,
+        }
     }
 
     /// The same card, within these limits.
     pub fn within(self, limits: Directions) -> Self {
         Self { limits, ..self }
+    }
+
+    /// When it arrives, it tells the network so in this way.
+    pub fn announces(&mut self, with: Announcing) {
+        self.announcing = with;
+    }
+
+    /// Tells the network where the guest is, from now on in this way and in no other.
+    pub fn announce(&mut self, with: Announcing, interrupt: &Interrupt) {
+        self.announcement = Announcement::begin(with);
+        self.speak(interrupt);
+    }
+
+    /// Speaks if it is time: for the guest, and has it speak for itself if it can.
+    fn speak(&mut self, interrupt: &Interrupt) {
+        let Some(announcement) = self.announcement.take_if(|announcement| announcement.wait().is_zero()) else {
+            return;
+        };
+        self.announcement = announcement.said();
+        // Whoever does not hear it learns from the guest's next frame.
+        let _ = self.backend.send(&frame::announcement(self.state.mac));
+        let able = [VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_CTRL_VQ];
+        if able.iter().all(|bit| self.state.negotiated(*bit)) {
+            self.state.status |= VIRTIO_NET_S_ANNOUNCE as u16;
+            interrupt.raise_config();
+        }
     }
 
     fn fresh(backend: &B, mac: [u8; 6]) -> NetState {
@@ -302,15 +343,16 @@ impl<B: Backend> Model for Net<B> {
         Ok(state)
     }
 
-    /// Tells the network where the guest is now: at once for it, and by its own word if it can.
     fn arrive(&mut self, interrupt: &Interrupt) {
-        // Whoever does not hear it learns from the guest's next frame.
-        let _ = self.backend.send(&frame::announcement(self.state.mac));
-        let able = [VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_CTRL_VQ];
-        if able.iter().all(|bit| self.state.negotiated(*bit)) {
-            self.state.status |= VIRTIO_NET_S_ANNOUNCE as u16;
-            interrupt.raise_config();
+        self.announce(self.announcing, interrupt);
+    }
+
+    fn due(&mut self, interrupt: &Interrupt, config: &ConfigSpace) -> Option<Duration> {
+        if self.announcement.is_some() {
+            self.speak(interrupt);
+            config.publish(self.config());
         }
+        self.announcement.as_ref().map(Announcement::wait)
     }
 
     fn source(&self) -> Option<RawFd> {

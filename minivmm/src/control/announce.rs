@@ -1,0 +1,90 @@
+//! `announce-self`, and the parameters of migrations that say how a guest that arrives is announced.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::control::answer::{Arguments, Failure, ask};
+use crate::control::kind::{Kind, Member, needed, optional};
+use crate::control::table::Command;
+use crate::devices::virtio::net::Announcing;
+use crate::vm::{Handle, Request};
+
+/// One of the four figures: its name as an argument and as a parameter, and its range (QEMU's migration/options.c).
+type Figure = (&'static str, &'static str, i64, i64);
+
+const INITIAL: Figure = ("initial", "announce-initial", 0, 100_000);
+const MAX: Figure = ("max", "announce-max", 0, 100_000);
+const ROUNDS: Figure = ("rounds", "announce-rounds", 0, 1000);
+const STEP: Figure = ("step", "announce-step", 1, 10_000);
+const ALL: [Figure; 4] = [INITIAL, MAX, ROUNDS, STEP];
+
+const ALL_CARDS: &str = "every card is announced, in the same way";
+
+/// The rows of the table.
+pub(super) fn commands() -> Vec<Command> {
+    vec![
+        Command::new(
+            "announce-self",
+            "each network card sends a RARP request, and has the guest announce itself if the guest can; so `rounds` times, at first after \
+             `initial` ms, each time `step` ms later than the last one, at most `max`",
+            announce,
+        )
+        .takes(ALL.map(|(name, ..)| needed(name, Kind::Integer)))
+        .lacks(&[("interfaces", ALL_CARDS), ("id", ALL_CARDS)]),
+    ]
+}
+
+/// As arguments of `migrate-set-parameters`, and in `query-migrate-parameters`.
+pub(super) fn parameters() -> [Member; 4] {
+    ALL.map(|(_, name, ..)| optional(name, Kind::Size))
+}
+
+/// Takes those parameters out of `members`: `announcing`, changed so.
+///
+/// # Errors
+/// One is out of its range.
+pub(super) fn take(announcing: Announcing, members: &mut Map<String, Value>) -> Result<Announcing, Failure> {
+    changed(announcing, |(_, parameter, ..)| (parameter, members.shift_remove(parameter)))
+}
+
+/// Adds those parameters to `members`.
+pub(super) fn show(announcing: Announcing, members: &mut Value) {
+    let ms = |time: Duration| json!(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let Announcing { initial, max, rounds, step } = announcing;
+    for ((_, name, ..), value) in [(INITIAL, ms(initial)), (MAX, ms(max)), (ROUNDS, json!(rounds)), (STEP, ms(step))] {
+        members[name] = value;
+    }
+}
+
+fn announce(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
+    let mut members = arguments.into_members();
+    let with = changed(Announcing::default(), |(name, ..)| (name, members.shift_remove(name)))?;
+    ask(handle, Request::Announce(with))
+}
+
+fn changed(
+    mut announcing: Announcing,
+    mut given: impl FnMut(Figure) -> (&'static str, Option<Value>),
+) -> Result<Announcing, Failure> {
+    let mut figure = |figure: Figure| -> Result<Option<u64>, Failure> {
+        let (_, _, least, most) = figure;
+        match given(figure) {
+            (_, None) => Ok(None),
+            (name, Some(value)) => match value.as_i64().filter(|value| (least..=most).contains(value)) {
+                Some(value) => Ok(Some(value.unsigned_abs())),
+                None => Err(Failure::generic(format!("Parameter '{name}' expects a value between {least} and {most}"))),
+            },
+        }
+    };
+    for (place, which) in [(&mut announcing.initial, INITIAL), (&mut announcing.max, MAX), (&mut announcing.step, STEP)]
+    {
+        if let Some(time) = figure(which)? {
+            *place = Duration::from_millis(time);
+        }
+    }
+    if let Some(rounds) = figure(ROUNDS)? {
+        announcing.rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
+    }
+    Ok(announcing)
+}
