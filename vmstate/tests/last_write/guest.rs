@@ -14,7 +14,7 @@ use vmstate::migrate::{Claim, Control, Machine};
 use vmstate::ram::{GuestRam, PAGE_SIZE, RamBlock};
 use vmstate_lab::random::Random;
 
-use crate::memory::{BLOCKS, Memory, Writer};
+use crate::memory::{BLOCKS, Memory, PACE, TOUCHED, Writer};
 
 /// Rounds before a guest may be paused, at least.
 const ROUNDS: u32 = 3;
@@ -80,7 +80,8 @@ impl Guest {
     pub(crate) fn busy(seed: u64) -> Self {
         let guest = Self::still(seed);
         for (block, (_, pages)) in BLOCKS.into_iter().enumerate() {
-            (0..pages).filter(|page| page % 7 > 1).for_each(|page| guest.memory.write_as(Writer::Vcpu, block, page));
+            let touched = (0..pages.min(TOUCHED)).filter(|page| page % 7 > 1);
+            touched.for_each(|page| guest.memory.write_as(Writer::Device, block, page));
         }
         guest.run();
         guest
@@ -131,7 +132,7 @@ impl Guest {
                     let block = turn as usize % BLOCKS.len();
                     guest.memory.write_as(by, block, turn / 3 % 40 % BLOCKS[block].1);
                     turn += 1;
-                    thread::sleep(Duration::from_micros(100));
+                    thread::sleep(PACE);
                 }
             }));
         }
@@ -143,7 +144,7 @@ impl Guest {
         let mut writers = self.shared.writers.lock().unwrap();
         for (index, by) in [Writer::Vcpu, Writer::Device].into_iter().enumerate() {
             let Some(writer) = writers[index].take() else { continue };
-            (100..130).for_each(|page| self.memory.write_as(by, index, page));
+            (100..130).for_each(|page| self.memory.write_as(by, index, page % BLOCKS[index].1));
             self.shared.goes_on[index].store(false, Ordering::SeqCst);
             writer.join().unwrap();
         }

@@ -4,7 +4,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{
@@ -16,9 +17,16 @@ use vmstate::error::Result;
 use vmstate::ram::{DeviceWrites, DirtyLog, GuestRam, MemoryRam, PAGE_SIZE};
 use vmstate_lab::random::Random;
 
+use crate::bytes::{BYTES, some_bytes};
+
 pub(crate) const PAGE: usize = PAGE_SIZE as usize;
 /// Pages of each block.
 pub(crate) const BLOCKS: [(&str, u64); 3] = [("low", 500), ("high", 133), ("table", 1)];
+/// Pages behind so many of a block are touched during a migration first.
+pub(crate) const TOUCHED: u64 = 450;
+
+/// Between two writes of a vCPU or a device that writes all the time.
+pub(crate) const PACE: Duration = Duration::from_micros(100);
 
 /// Who writes a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +92,7 @@ impl Memory {
         let mut written = self.written.lock().unwrap();
         let number = page as usize;
         let (at, bytes) = some_bytes(&mut written.random);
+        let bytes = &BYTES[bytes];
         written.shadow[block][number * PAGE + at..][..bytes.len()].copy_from_slice(bytes);
         written.touched[block][number] = true;
         let offset = page * PAGE_SIZE + at as u64;
@@ -117,25 +126,6 @@ impl Memory {
 
     fn region(&self, block: usize) -> &GuestRegionMmap<AtomicBitmap> {
         self.devices.iter().nth(block).unwrap()
-    }
-}
-
-/// Bytes to write: noise, and text that repeats itself.
-static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut random = Random::new(2026);
-    (0..4 * PAGE / 8).flat_map(|_| random.number().to_ne_bytes()).collect()
-});
-static TEXT: LazyLock<Vec<u8>> =
-    LazyLock::new(|| b"all that was written is here; ".iter().copied().cycle().take(2 * PAGE).collect());
-
-/// A page of noise, of zeros or of text, or some bytes of one; and where in the page.
-fn some_bytes(random: &mut Random) -> (usize, &'static [u8]) {
-    let (kind, first, at) = (random.below(8), random.below(PAGE as u64) as usize, random.below(PAGE as u64) as usize);
-    match kind {
-        0 => (0, &NOISE[first..first + PAGE]),
-        1 => (0, &[0; PAGE]),
-        2 => (0, &TEXT[first..first + PAGE]),
-        _ => (at, &NOISE[first..first + (1 << kind).min(PAGE - at)]),
     }
 }
 

@@ -45,6 +45,15 @@ pub(crate) struct Ended {
     pub(crate) arrived: bool,
 }
 
+/// Nobody connects any more once this is dropped, also by a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// One of the channels: now and then it stands still before it receives.
 struct Uneven {
     channel: SocketChannel,
@@ -105,8 +114,9 @@ impl Rig {
         let over = &AtomicBool::new(false);
         thread::scope(|scope| {
             let arriving = scope.spawn(|| self.arrive(listener, there, &|| !over.load(Ordering::SeqCst)));
+            let source_ends = Over(over);
             let source = self.depart(connect, here);
-            over.store(true, Ordering::SeqCst);
+            drop(source_ends);
             let (destination, arrived) = arriving.join().unwrap();
             Ended { source, destination, arrived }
         })
