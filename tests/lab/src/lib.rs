@@ -24,6 +24,7 @@ pub mod patience;
 pub mod picture;
 mod pid1;
 pub mod process;
+pub mod python;
 pub mod qemu;
 pub mod qmp;
 pub mod random;

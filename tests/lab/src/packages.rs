@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::apt;
 use crate::error::{Error, FileContext, Result};
 use crate::kernel::Kernel;
+use crate::python::Python;
 use crate::qemu;
 use crate::tree::find_program;
 
@@ -22,6 +23,7 @@ pub fn prepare() -> Result<()> {
     qemu::install()?;
     mkfs()?;
     busybox()?;
+    Python::with_qmp_client()?;
     if let Err(error) = qemu::oldest() {
         eprintln!("lab: the tests go without QEMU {}: {error}", qemu::OLDEST);
     }
@@ -124,7 +126,7 @@ pub fn tool(program: &str, package: &str) -> Result<PathBuf> {
 }
 
 /// Where downloads are kept: in cargo's target directory when we were built there, else in the user's cache.
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let own = std::env::current_exe().doing("find", Path::new("our executable"))?;
     // Cargo marks its target directory with this file.
     let target = own.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
