@@ -2,10 +2,14 @@
 //!
 //! In the place of a path, `fd:N` or `fd:NAME` is a descriptor that the process was started with (`passed.rs`).
 
+mod tls;
+
 use std::fmt;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+pub use tls::Tls;
 
 /// A whole machine, before it exists.
 #[derive(Clone, Debug)]
@@ -34,6 +38,8 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// Wait for a migration instead of booting.
     pub incoming: Option<ListenAt>,
+    /// How the connections of migrations are encrypted, until it is changed.
+    pub tls: Tls,
     /// A passed `/dev/kvm`; `None`: it is opened.
     pub kvm: Option<PathBuf>,
 }
@@ -148,6 +154,8 @@ pub enum ListenAt {
     Address(Address),
     /// At a passed one, `fd:N` or `fd:NAME`.
     Passed(PathBuf),
+    /// Nowhere yet: `migrate-incoming` says where.
+    Deferred,
 }
 
 /// Where a migration goes to, or is awaited.
@@ -162,12 +170,15 @@ pub enum Address {
 impl FromStr for Address {
     type Err = String;
 
-    /// Reads `unix:PATH`, `tcp:HOST:PORT` or `tcp:[IPV6]:PORT`; the error is a sentence for the user.
+    /// Reads `unix:PATH`, `tcp:HOST:PORT` or `tcp:[IPV6]:PORT`; without HOST it is 127.0.0.1. The error is a sentence for the
+    /// user.
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
             Some(("tcp", peer)) => match peer.rsplit_once(':') {
-                Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(Self::Tcp(peer.into())),
+                // QEMU would listen at all addresses of the host then.
+                Some(("", port)) if port.parse::<u16>().is_ok() => Ok(Self::Tcp(format!("127.0.0.1:{port}"))),
+                Some((_, port)) if port.parse::<u16>().is_ok() => Ok(Self::Tcp(peer.into())),
                 _ => Err(format!("'{text}' lacks a host or a port of 0 to 65535; write tcp:HOST:PORT")),
             },
             Some(("fd", _)) => Err(format!(

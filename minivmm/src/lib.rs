@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod bus;
+pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod console;

@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::cli::{
     self, Command, EXIT_UNACKNOWLEDGED, EXIT_UNDECIDED, EXIT_UNKNOWN, EXIT_USAGE, MigrateArgs, Outcome, Parsed,
-    PlanArgs, Translation,
+    PlanArgs, TlsCommand, Translation,
 };
 use crate::config::{Address, Config};
 use crate::console::{self, Console};
@@ -51,6 +51,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Stop(arguments) => asked(arguments.carry_out("stop")),
         Command::Cont(arguments) => asked(arguments.carry_out()),
         Command::Quit(arguments) => asked(arguments.carry_out("quit")),
+        Command::Tls(command) => tls(&command),
         Command::FromQemu(arguments) => translate(cli::from_qemu(&arguments.words)),
         Command::ToQemu(arguments) => translate(cli::to_qemu(&arguments.words)),
         Command::Completions(arguments) => print(&arguments.text()),
@@ -153,6 +154,14 @@ fn plan(arguments: &PlanArgs) -> ExitCode {
             println!("{}", planned.text);
             ExitCode::from(u8::from(!planned.completes))
         }
+        Err(error) => refuse(&error),
+    }
+}
+
+/// What was made to the standard output.
+fn tls(command: &TlsCommand) -> ExitCode {
+    match command.carry_out() {
+        Ok(text) => print(format!("{text}\n").as_bytes()),
         Err(error) => refuse(&error),
     }
 }

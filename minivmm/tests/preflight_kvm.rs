@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial};
+use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial, Tls};
 use minivmm::cpu::Choice;
 use minivmm::kvm;
 use minivmm::kvm::cpuid::{self, Offer};
@@ -44,6 +44,7 @@ fn config(dir: &Path) -> Config {
         serial: Serial::None,
         control: Some(PathBuf::new()),
         incoming: None,
+        tls: Tls::default(),
         kvm: None,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Config, Cpu, Serial};
+use minivmm::config::{Config, Cpu, Serial, Tls};
 use minivmm::vm::{End, Handle, Keyboard, Request, RunState, Vm};
 use vmstate_lab::{image, tiny};
 
@@ -77,6 +77,7 @@ fn start_image(cpus: u8, image: Vec<u8>) -> Option<Running> {
         serial: Serial::None,
         control: None,
         incoming: None,
+        tls: Tls::default(),
         kvm: None,
     };
     let screen = Screen::default();

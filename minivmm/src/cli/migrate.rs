@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cli::parameters::{PolicyArgs, SendingArgs};
 use crate::cli::progress::{self, Progress};
+use crate::cli::tls::TlsArgs;
 use crate::cli::{EXIT_UNKNOWN, values};
 use crate::config::Address;
 use crate::control::{Client, ClientError};
@@ -53,6 +54,9 @@ pub struct MigrateArgs {
     /// What the destination's minivmm, of an older release, wrote with dump-schema: the guest is sent as that release sends it
     #[arg(long, value_name = "FILE")]
     pub target_schema: Option<PathBuf>,
+    /// TLS.
+    #[command(flatten, next_help_heading = "How it is encrypted, in this migration and later ones")]
+    pub tls: TlsArgs,
     /// How pages are sent.
     #[command(flatten, next_help_heading = "How pages are sent, in this migration and later ones")]
     pub sending: SendingArgs,
@@ -92,7 +96,8 @@ impl MigrateArgs {
             // The machine reads it, and may have been started in another folder.
             arguments["target-schema"] = std::path::absolute(file)?.display().to_string().into();
         }
-        client.migrate(arguments, self.sending.changes().chain(self.policy.changes()))?;
+        let changes = self.tls.changes()?.chain(self.sending.changes()).chain(self.policy.changes());
+        client.migrate(arguments, changes)?;
         let mut shown = Progress::new();
         let end = follow(&mut client, &interrupts, &mut shown);
         shown.end();

@@ -13,6 +13,7 @@ mod run;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod translate;
 mod values;
 
@@ -29,6 +30,7 @@ pub use parameters::{ParameterArgs, PolicyArgs, SendingArgs};
 pub use plan::{PlanArgs, Planned};
 pub use run::RunArgs;
 pub use status::StatusArgs;
+pub use tls::{TlsArgs, TlsCommand};
 pub use translate::{TranslateArgs, Translation, from_qemu, line, to_qemu};
 
 /// Exit code for a wrong command line, a missing file, or a machine that could not be built.
@@ -62,6 +64,9 @@ pub enum Command {
     /// End a machine's process, whatever its guest does
     #[command(after_help = "Example:\n  minivmm quit --control unix:/run/vm/qmp")]
     Quit(AskArgs),
+    /// Certificates for encrypted migrations
+    #[command(subcommand)]
+    Tls(TlsCommand),
     /// Print the command line of minivmm that matches one of QEMU's microvm
     FromQemu(TranslateArgs),
     /// Print the command line of QEMU that matches one of minivmm's

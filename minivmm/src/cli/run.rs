@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
 
+use crate::cli::tls::TlsArgs;
 use crate::cli::{UsageError, values};
 use crate::config::{Address, Config, Cpu, Disk, ListenAt, Net, Serial};
 use crate::error::say;
@@ -75,7 +76,8 @@ pub struct RunArgs {
     /// lines of JSON
     #[arg(long, value_name = "LEVEL|json", value_parser = str::parse::<Log>)]
     log: Option<Log>,
-    /// Wait for a migration in place of booting: unix:PATH, tcp:HOST:PORT, or at a socket that listens: fd:N
+    /// Wait for a migration in place of booting: unix:PATH, tcp:HOST:PORT (without HOST: 127.0.0.1), or at a socket that
+    /// listens: fd:N. With defer, wait for QMP's migrate-incoming, which says where
     #[arg(long, value_name = "ADDRESS", value_parser = values::incoming)]
     incoming: Option<ListenAt>,
     /// A descriptor of /dev/kvm, for a user who may not open it: fd:N
@@ -84,6 +86,9 @@ pub struct RunArgs {
     /// Confine each thread to the system calls that it needs, without capabilities: on, or off to look into the process
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = values::switch, action = ArgAction::Set)]
     sandbox: bool,
+    /// TLS.
+    #[command(flatten, next_help_heading = "How migrations are encrypted")]
+    tls: TlsArgs,
 }
 
 impl RunArgs {
@@ -110,7 +115,7 @@ impl RunArgs {
         };
         let incoming = match &self.incoming {
             Some(ListenAt::Passed(path)) => Some(path.as_path()),
-            Some(ListenAt::Address(_)) | None => None,
+            Some(ListenAt::Address(_) | ListenAt::Deferred) | None => None,
         };
         let disks = self.disks.iter().map(|disk| ("--disk", Some(disk.path.as_path())));
         let nets = self.nets.iter().map(|net| ("--net", Some(Path::new(&net.tap))));
@@ -143,6 +148,10 @@ impl RunArgs {
             return Err(UsageError(format!(
                 "--disk, --net: {devices} devices, but the machine has room for {VIRTIO_WINDOWS}; leave some out"
             )));
+        }
+        if self.incoming == Some(ListenAt::Deferred) && self.control.is_none() {
+            let what = "--incoming defer: nobody can say where the migration comes from; give --control as well";
+            return Err(UsageError(what.into()));
         }
         if let Some(kernel) = &self.kernel {
             let mend = "give a Linux bzImage or an ELF image with a PVH entry";
@@ -181,6 +190,7 @@ impl RunArgs {
             serial: self.serial,
             control: self.control,
             incoming: self.incoming,
+            tls: self.tls.parameters(),
             kvm: self.kvm,
         }
     }

@@ -256,8 +256,11 @@ pub(super) fn control_here(text: &str) -> Result<PathBuf, String> {
     path.map_err(|_| "write unix:PATH or fd:N".into())
 }
 
-/// `unix:PATH`, `tcp:HOST:PORT` or `fd:N`, where a source is awaited.
+/// `unix:PATH`, `tcp:HOST:PORT` or `fd:N`, where a source is awaited; or `defer`.
 pub(super) fn incoming(text: &str) -> Result<ListenAt, String> {
+    if text == "defer" {
+        return Ok(ListenAt::Deferred);
+    }
     match descriptor(text) {
         Ok(path) => Ok(ListenAt::Passed(path)),
         Err(_) => text.parse().map(ListenAt::Address),

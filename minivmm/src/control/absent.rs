@@ -78,9 +78,6 @@ pub(super) const PARAMETERS_ABSENT: &[(&str, &str)] = &[
     ("mode", "a machine is always migrated whole, as QEMU's mode 'normal' does it"),
     ("zero-page-detection", "zero pages are found by whoever reads the page, on page channels by their threads"),
     ("direct-io", "files are written through the page cache"),
-    ("tls-creds", "connections are not encrypted; use a tunnel"),
-    ("tls-hostname", "connections are not encrypted; use a tunnel"),
-    ("tls-authz", "connections are not encrypted; use a tunnel"),
 ];
 
 /// The names of all capabilities.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use vmstate::migrate::{PARAMETERS, Parameter, ParameterUnit, ParameterValue};
 
+use crate::config::Tls;
 use crate::control::answer::{Arguments, Failure, ask};
 use crate::control::kind::{Kind, Member, needed, optional};
 use crate::control::table::{Command, Event};
@@ -37,8 +38,15 @@ pub(super) fn commands() -> Vec<Command> {
             optional("detach", Kind::Switch),
             optional("resume", Kind::Switch),
             optional("target-schema", Kind::Text),
-            optional("parameters", Kind::object(of_the_engine())),
+            optional("parameters", Kind::object(of_the_engine().chain(of_tls()))),
         ])),
+        Command::new(
+            "migrate-incoming",
+            "waits for a source at `uri`, or at the address of `channels`; for a machine that was started with `--incoming defer`. With \
+             `exit-on-error` off, a migration that fails leaves the machine as it was started, and the command can be given again",
+            migrate_incoming,
+        )
+        .takes(channels::arguments().into_iter().chain([optional("exit-on-error", Kind::Switch)])),
         Command::new("migrate_cancel", "answered when the migration has ended", |handle, _| {
             ask(handle, Request::MigrateCancel)
         }),
@@ -71,7 +79,7 @@ pub(super) fn commands() -> Vec<Command> {
         .takes(parameters())
         .lacks(absent::PARAMETERS_ABSENT),
         Command::new("query-migrate-parameters", "all of them, as they hold", |handle, _| {
-            let mut shown = report::parameters(&handle.parameters());
+            let mut shown = report::parameters(&handle.parameters(), &handle.tls());
             announce::show(handle.announcing(), &mut shown);
             Ok(shown)
         })
@@ -118,7 +126,12 @@ fn capability() -> Kind {
 
 /// Those of `migrate-set-parameters`: a flag is a capability; and how a guest that arrives is announced.
 fn parameters() -> Vec<Member> {
-    of_the_engine().filter(|member| member.kind != Kind::Switch).chain(announce::parameters()).collect()
+    let engines = of_the_engine().filter(|member| member.kind != Kind::Switch);
+    engines.chain(of_tls()).chain(announce::parameters()).collect()
+}
+
+fn of_tls() -> impl Iterator<Item = Member> {
+    Tls::PARAMETERS.iter().map(|(name, _)| optional(name, Kind::Text))
 }
 
 fn of_the_engine() -> impl Iterator<Item = Member> {
@@ -177,6 +190,11 @@ fn migrate(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
     ask(handle, Request::Migrate(address, Terms { release, parameters }))
 }
 
+fn migrate_incoming(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
+    let exit_on_error = arguments.switch("exit-on-error") != Some(false);
+    ask(handle, Request::MigrateIncoming { at: channels::address(&arguments)?, exit_on_error })
+}
+
 fn set_parameters(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
     let mut members = arguments.into_members();
     let announcing = announce::take(handle.announcing(), &mut members)?;
@@ -189,6 +207,10 @@ fn set_parameters(handle: &Handle, arguments: Arguments) -> Result<Value, Failur
 fn change(given: Map<String, Value>) -> Result<ParameterChange, Failure> {
     let mut change = ParameterChange::default();
     for (name, given) in given {
+        if let (Some(name), Value::String(text)) = (Tls::named(&name), &given) {
+            change = change.with(name, ParameterValue::Word(text.clone().into()));
+            continue;
+        }
         let unexpected = || Failure::generic(format!("Parameter '{name}' is unexpected"));
         let parameter = Parameter::named(&name).ok_or_else(unexpected)?;
         let value = match (parameter.unit, &given) {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use vmstate::migrate::{Downtime, PARAMETERS, ParameterUnit, ParameterValue, Parameters, Progress, Slowdown};
 use vmstate::ram::XbzrleCount;
 
+use crate::config::Tls;
 use crate::vm::{Event, MigrationInfo, MigrationStatus, RunState};
 
 const PAGE_SIZE: u64 = 4096;
@@ -124,9 +125,11 @@ fn ram(figures: &Progress) -> Value {
 }
 
 /// Body of `query-migrate-parameters`.
-pub(super) fn parameters(parameters: &Parameters) -> Value {
+pub(super) fn parameters(parameters: &Parameters, tls: &Tls) -> Value {
     let shown = PARAMETERS.iter().filter(|parameter| parameter.unit != ParameterUnit::Flag);
-    Value::Object(shown.map(|parameter| (parameter.name.into(), value(&parameter.of(parameters)))).collect())
+    let shown = shown.map(|parameter| (parameter.name.into(), value(&parameter.of(parameters))));
+    let of_tls = Tls::PARAMETERS.iter().map(|(name, _)| ((*name).into(), tls.text(name).into()));
+    Value::Object(shown.chain(of_tls).collect())
 }
 
 /// A parameter's value, as it stands in commands and answers.

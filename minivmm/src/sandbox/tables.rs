@@ -267,6 +267,11 @@ const DRIVER: &[Call] = &[
     (libc::SYS_open, &[to_read(1)]),
     (libc::SYS_open, &[new(1)]),
     (libc::SYS_fstat, ANY),
+    // A source is awaited where `migrate-incoming` says, at a unix socket for this user only.
+    (libc::SYS_bind, ANY),
+    (libc::SYS_listen, ANY),
+    (libc::SYS_fchmod, &[Is(1, 0o600)]),
+    (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_REUSEADDR as u64)]),
 ];
 
 /// Flags of an open, by their place: to read what is there.

@@ -86,6 +86,12 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
             _ => refuse("migrate", state),
         },
         Request::DumpSchema(_) | Request::MeasureDirtyRate(_) => Accept,
+        // QEMU's sentences (`qmp_migrate_incoming`, migration/migration.c).
+        Request::MigrateIncoming { .. } => match (state, under_way) {
+            (InMigrate, UnderWay::Nothing) => Accept,
+            (InMigrate, _) => Decision::Refuse("The incoming migration has already been started".into()),
+            _ => Decision::Refuse("'-incoming' was not specified on the command line".into()),
+        },
         Request::MigrateCancel if outgoing => CancelOrRefuse,
         Request::MigrateCancel if state == InMigrate => {
             Decision::Refuse("this machine is a destination: cancel at the source, or quit here".into())

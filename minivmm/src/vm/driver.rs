@@ -5,8 +5,6 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use vmstate::channel::Listener;
-
 use crate::config::Config;
 use crate::error::{Error, Result, say};
 use crate::kvm;
@@ -21,6 +19,7 @@ use crate::vm::handle::Handle;
 use crate::vm::inventory::Inventory;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
+use crate::vm::migration::incoming::Door;
 use crate::vm::migration::{self, Incoming, LeftStanding, LookUp, Outgoing, incoming, schema};
 use crate::vm::published::{Event, Published};
 use crate::vm::queue::{Next, Queue};
@@ -68,8 +67,10 @@ pub struct Vm {
     pub(super) incoming: Option<Incoming>,
     /// The guest has stood since a migration, and is claimed before it goes on.
     pub(super) left_standing: Option<LeftStanding>,
+    /// Destination: the guest stands when it has arrived.
+    pub(super) arrives_stopped: bool,
     /// Where the source of an incoming migration is awaited, until the driver runs.
-    listener: Option<Listener>,
+    listener: Option<Door>,
 }
 
 impl Vm {
@@ -91,7 +92,8 @@ impl Vm {
         shared.set_inventory(Inventory::new(&config, &backends, &machine));
         let keyboard = Keyboard::new(&machine.devices.serial, &shared);
         let state = Arc::new(Mutex::new(MachineState::new(machine.vcpus.len())));
-        let listener = config.incoming.as_ref().map(incoming::listen).transpose()?;
+        let listener = config.incoming.as_ref().map(|at| incoming::listen_at(at, &config.tls)).transpose()?.flatten();
+        shared.set_tls(config.tls.clone());
         Ok(Self {
             config,
             ram,
@@ -107,6 +109,7 @@ impl Vm {
             outgoing: None,
             incoming: None,
             left_standing: None,
+            arrives_stopped: false,
             listener,
         })
     }
@@ -158,7 +161,7 @@ impl Vm {
             self.start();
         }
         if let Some(listener) = self.listener.take()
-            && let Err(Outcome::Ended(end)) = self.receive(listener)
+            && let Err(Outcome::Ended(end)) = self.receive(listener, true)
         {
             return end;
         }
@@ -256,6 +259,7 @@ impl Vm {
             }
             Request::Announce(with) => self.machine.devices.announce(with),
             Request::Migrate(address, terms) => self.migrate(address, &terms)?,
+            Request::MigrateIncoming { at, exit_on_error } => self.migrate_incoming(&at, exit_on_error)?,
             Request::DumpSchema(file) => schema::write(&self.parts(), &file)?,
             // One that is under way was cancelled when this was asked, and has ended.
             Request::MigrateCancel => {}
@@ -295,7 +299,7 @@ impl Vm {
                 self.rest(PATIENCE)?;
                 self.shared.set_run_state(RunState::Paused);
             }
-            RunState::InMigrate => self.arrives_stopped(true),
+            RunState::InMigrate => self.arrives_stopped = true,
             _ => {}
         }
         Ok(())
@@ -304,7 +308,7 @@ impl Vm {
     /// `vouched`: the user has seen to it that no other process runs the guest.
     fn cont(&mut self, vouched: bool) -> std::result::Result<(), Refusal> {
         match self.shared.run_state() {
-            RunState::InMigrate => self.arrives_stopped(false),
+            RunState::InMigrate => self.arrives_stopped = false,
             RunState::Paused | RunState::PostMigrate if self.left_standing.is_some() => self.take_back(vouched)?,
             RunState::Prelaunch | RunState::Paused => self.start(),
             _ => {}
@@ -329,10 +333,17 @@ impl Vm {
     /// Everything but RAM is made anew, and the kernel is loaded again. The machine is at rest. A migration under way goes on
     /// with what was made.
     pub(super) fn remake(&mut self) -> std::result::Result<(), Outcome> {
-        let Some(images) = &self.backends.boot else {
+        if self.backends.boot.is_none() {
             let what = "the guest reset, but this machine has no --kernel to boot again: start it with one";
             return Err(Outcome::Ended(End::Failed(what.into())));
-        };
+        }
+        self.make_anew()?;
+        let loaded = self.backends.boot.as_ref().map(|images| self.machine.load(&self.config, images));
+        loaded.unwrap_or(Ok(())).map_err(not_reset)
+    }
+
+    /// Everything but RAM is made anew, as after power-on. The machine is at rest.
+    pub(super) fn make_anew(&mut self) -> std::result::Result<(), Outcome> {
         // First of all, for they would meet the new devices.
         self.machine.vcpus.clear();
         let waiting = self.queue.waiting();
@@ -342,9 +353,9 @@ impl Vm {
             if let Some(outgoing) = &self.outgoing {
                 outgoing.follow(&self.machine, &mut made)?;
             }
-            made.load(&self.config, images).map(|()| made)
+            Ok(made)
         });
-        self.machine = made.map_err(|error| Outcome::Ended(End::Failed(format!("reset: {}", error.with_causes()))))?;
+        self.machine = made.map_err(not_reset)?;
         self.shared.set_inventory(Inventory::new(&self.config, &self.backends, &self.machine));
         Ok(())
     }
@@ -364,6 +375,11 @@ impl Vm {
         self.shared.set_run_state(RunState::InternalError);
         Ok(())
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn not_reset(error: Error) -> Outcome {
+    Outcome::Ended(End::Failed(format!("reset: {}", error.with_causes())))
 }
 
 /// Why a request was not simply carried out.

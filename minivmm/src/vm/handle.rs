@@ -5,6 +5,7 @@ use std::sync::mpsc::channel;
 
 use vmstate::migrate::Parameters;
 
+use crate::config::Tls;
 use crate::devices::virtio::net::Announcing;
 use crate::vm::dirty_rate::DirtyRate;
 use crate::vm::inventory::Inventory;
@@ -78,6 +79,11 @@ impl Handle {
     /// What the machine consists of.
     pub fn inventory(&self) -> Inventory {
         self.shared.inventory()
+    }
+
+    /// How the connections of migrations are encrypted, as last published.
+    pub fn tls(&self) -> Tls {
+        self.shared.tls()
     }
 
     /// Calls `subscriber` at each change from now on, on the thread that publishes it: it must not block nor use this

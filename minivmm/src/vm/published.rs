@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmstate::migrate::{Control, Parameters, Phase, Progress};
 
+use crate::config::Tls;
 use crate::devices::virtio::net::Announcing;
 use crate::vm::dirty_rate::DirtyRate;
 use crate::vm::inventory::Inventory;
@@ -77,6 +78,7 @@ pub struct Published {
     inventory: Mutex<Inventory>,
     announcing: Mutex<Announcing>,
     dirty_rate: Mutex<DirtyRate>,
+    tls: Mutex<Tls>,
     subscribers: Mutex<Vec<Subscriber>>,
 }
 
@@ -100,6 +102,7 @@ impl Published {
             inventory: Mutex::default(),
             announcing: Mutex::default(),
             dirty_rate: Mutex::default(),
+            tls: Mutex::default(),
             subscribers: Mutex::default(),
         }
     }
@@ -199,6 +202,16 @@ impl Published {
     /// Publishes what the machine consists of.
     pub fn set_inventory(&self, inventory: Inventory) {
         *lock(&self.inventory) = inventory;
+    }
+
+    /// How the connections of migrations are encrypted, as last published.
+    pub fn tls(&self) -> Tls {
+        lock(&self.tls).clone()
+    }
+
+    /// Publishes how the connections of migrations are encrypted.
+    pub fn set_tls(&self, tls: Tls) {
+        *lock(&self.tls) = tls;
     }
 
     pub(super) fn subscribe(&self, subscriber: Subscriber) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use vmstate::migrate::{ParameterValue, Parameters};
 
-use crate::config::Address;
+use crate::config::{Address, Tls};
 use crate::devices::virtio::net::Announcing;
 use crate::vm::dirty_rate::Sampling;
 use crate::vm::migration::Ended;
@@ -33,6 +33,13 @@ pub enum Request {
     Reset,
     /// Begin an outgoing migration on these terms; answered as soon as it has begun.
     Migrate(Address, Terms),
+    /// Wait for a migration at this address, in a machine that was started to wait for one and has none.
+    MigrateIncoming {
+        /// Where.
+        at: Address,
+        /// One that fails ends the process. Otherwise the machine is as it was started, and can wait again.
+        exit_on_error: bool,
+    },
     /// Write the schema of this machine to a new file.
     DumpSchema(PathBuf),
     /// Cancel the outgoing migration; answered once it has ended.
@@ -54,7 +61,7 @@ pub struct Terms {
     pub parameters: ParameterChange,
 }
 
-/// Which [parameters](vmstate::migrate::PARAMETERS) of migrations change, by name.
+/// Which [parameters](vmstate::migrate::PARAMETERS) of migrations change, and which of [TLS](Tls::PARAMETERS), by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParameterChange(Vec<(&'static str, ParameterValue)>);
 
@@ -67,7 +74,19 @@ impl ParameterChange {
     }
 
     pub(super) fn of(&self, parameters: Parameters) -> Result<Parameters, Refusal> {
-        parameters.changed(self.0.iter().cloned()).map_err(|error| Refusal(error.message().to_owned()))
+        let engines = self.0.iter().filter(|(name, _)| Tls::named(name).is_none());
+        parameters.changed(engines.cloned()).map_err(|error| Refusal(error.message().to_owned()))
+    }
+
+    /// The parameters of TLS, with what changes of them.
+    pub(super) fn of_tls(&self, mut tls: Tls) -> Result<Tls, Refusal> {
+        for (name, value) in self.0.iter().filter(|(name, _)| Tls::named(name).is_some()) {
+            match value {
+                ParameterValue::Word(text) => tls.set(name, text).map_err(Refusal)?,
+                _ => return Err(Refusal(format!("Parameter '{name}' expects a string"))),
+            }
+        }
+        Ok(tls)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial};
+use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial, Tls};
 use minivmm::vm::{End, Event, Handle, Keyboard, MigrationStatus, ParameterChange, Request, RunState, Terms, Vm};
 use vmstate_lab::tiny;
 
@@ -58,9 +58,25 @@ impl Machine {
         Self::start_kernel(dir, incoming, disks, lease, &tiny::bzimage())
     }
 
+    /// A destination with the disk of `dir`, which its source has made.
+    pub(crate) fn start_listening(dir: &Path, incoming: ListenAt) -> Self {
+        let disk = Disk { path: dir.join("disk"), read_only: false, limits: RateLimits::default() };
+        Self::start_machine(dir, Some(incoming), vec![disk], None, &tiny::bzimage())
+    }
+
     pub(crate) fn start_kernel(
         dir: &Path,
         incoming: Option<&Address>,
+        disks: Vec<Disk>,
+        lease: Option<PathBuf>,
+        bzimage: &[u8],
+    ) -> Self {
+        Self::start_machine(dir, incoming.cloned().map(ListenAt::Address), disks, lease, bzimage)
+    }
+
+    fn start_machine(
+        dir: &Path,
+        incoming: Option<ListenAt>,
         disks: Vec<Disk>,
         lease: Option<PathBuf>,
         bzimage: &[u8],
@@ -80,7 +96,8 @@ impl Machine {
             nets: Vec::new(),
             serial: Serial::None,
             control: Some(PathBuf::new()),
-            incoming: incoming.cloned().map(ListenAt::Address),
+            incoming,
+            tls: Tls::default(),
             kvm: None,
         };
         let vm = Vm::new(config, Box::new(console.clone())).unwrap();

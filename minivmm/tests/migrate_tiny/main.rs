@@ -1,6 +1,7 @@
 //! The tiny guest migrates between two machines, which are threads of this process; it checks its own memory as it goes.
 
 mod channels;
+mod defer;
 mod ends;
 mod machine;
 mod moves;
@@ -9,3 +10,4 @@ mod ownership;
 mod proxy;
 mod requests;
 mod throttled;
+mod tls;

@@ -1,10 +1,11 @@
 //! A socket at which a destination waits for its source.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -14,40 +15,101 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
-use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::Channel;
 use super::connect::{SLICE, Waiting};
 use super::socket::{SocketChannel, wait};
 use crate::ram::multifd::packet::MAGIC_BYTES;
 
 /// The first bytes of a stream (`QEMU_VM_FILE_MAGIC`, migration/savevm.c).
 const MAGIC: [u8; 4] = *b"QEVM";
+/// The first byte of a TLS client (`ContentType`, RFC 8446, section 5.1).
+const HANDSHAKE: u8 = 22;
 /// Connections that have not said anything yet, at most; the oldest goes when another comes.
 const CANDIDATES: u8 = 16;
 /// Connections of each kind that are kept for who wants them, at most: a migration has up to 255 page channels.
 const KEPT: usize = 255;
 /// A connection that has not begun a stream after so long is dropped.
 const INTRODUCTION: Duration = Duration::from_secs(10);
+/// A connection that was turned away stays open for so long: what it was told would be lost with it, if it has sent anything since.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What becomes of a socket that was accepted.
+pub trait Security: sealed::Sealed {
+    /// What it becomes.
+    type Channel: Channel;
+
+    /// Makes one of a socket, without waiting.
+    ///
+    /// # Errors
+    /// The connection cannot be used.
+    fn secure(&self, socket: SocketChannel) -> io::Result<Self::Channel>;
+
+    /// Fills `into` with the first bytes that come, as far as they have come, and leaves them to be received.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] if nothing has come; [`io::ErrorKind::InvalidData`] if the peer is to be turned away.
+    fn peek(channel: &mut Self::Channel, into: &mut [u8]) -> io::Result<usize>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+
+    impl Sealed for super::Plain {}
+
+    #[cfg(feature = "tls")]
+    impl Sealed for Option<crate::channel::tls::TlsServer> {}
+}
+
+/// Nothing is done to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain;
+
+impl Security for Plain {
+    type Channel = SocketChannel;
+
+    fn secure(&self, socket: SocketChannel) -> io::Result<SocketChannel> {
+        Ok(socket)
+    }
+
+    fn peek(channel: &mut SocketChannel, into: &mut [u8]) -> io::Result<usize> {
+        channel.peek(into)
+    }
+}
 
 /// A socket that waits for a source, and for its page channels.
-#[derive(Debug)]
-pub struct Listener {
+pub struct Listener<S: Security = Plain> {
+    /// Made with a unix socket. First here, so that it is removed while the socket is open.
+    file: Option<SocketFile>,
     socket: Socket,
     /// Of unix, not of TCP.
     is_unix: bool,
-    /// Made with a unix socket.
-    file: Option<SocketFile>,
-    waiting: Mutex<Waiters>,
+    waiting: Mutex<Waiters<S::Channel>>,
+    security: S,
+    turned_away: Box<dyn Fn(&io::Error) + Send + Sync>,
+}
+
+impl<S: Security> fmt::Debug for Listener<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("socket", &self.socket).field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 /// Connections that nobody has taken yet.
-#[derive(Debug, Default)]
-struct Waiters {
+struct Waiters<C> {
     /// They have not begun, since when they are here.
-    candidates: Vec<(Socket, Instant)>,
-    streams: VecDeque<Socket>,
-    pages: VecDeque<Socket>,
+    candidates: Vec<(C, Instant)>,
+    streams: VecDeque<C>,
+    pages: VecDeque<C>,
+    /// They were turned away, at that moment.
+    leaving: VecDeque<(C, Instant)>,
+}
+
+impl<C> Default for Waiters<C> {
+    fn default() -> Self {
+        Self { candidates: Vec::new(), streams: VecDeque::new(), pages: VecDeque::new(), leaving: VecDeque::new() }
+    }
 }
 
 impl Listener {
@@ -101,7 +163,24 @@ impl Listener {
     }
 
     fn new(socket: Socket, is_unix: bool, file: Option<SocketFile>) -> Self {
-        Self { socket, is_unix, file, waiting: Mutex::default() }
+        Self { socket, is_unix, file, waiting: Mutex::default(), security: Plain, turned_away: Box::new(|_| {}) }
+    }
+
+    /// With this done to each connection from now on.
+    #[cfg(feature = "tls")]
+    pub(super) fn secured<S: Security>(self, security: S) -> Listener<S> {
+        let Self { socket, is_unix, file, turned_away, .. } = self;
+        Listener { socket, is_unix, file, waiting: Mutex::default(), security, turned_away }
+    }
+}
+
+impl<S: Security> Listener<S> {
+    /// Calls `tell` with the reason each time that a connection is turned away for how it began: one that does not speak TLS where it
+    /// has to, or speaks it where it must not, or whose certificate is refused. What closes or says nothing is no reason.
+    #[must_use]
+    pub fn telling(mut self, tell: impl Fn(&io::Error) + Send + Sync + 'static) -> Self {
+        self.turned_away = Box::new(tell);
+        self
     }
 
     /// Removes a unix socket's file, unless somebody else has put one there since: nobody finds the way here any more. Who is
@@ -117,11 +196,11 @@ impl Listener {
         self.socket.local_addr().ok().and_then(|address| address.as_socket())
     }
 
-    /// Waits for a connection, whoever it is.
+    /// Waits for a connection, whoever it is; a handshake is not waited for.
     ///
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] if none came within `timeout`.
-    pub fn accept(&self, timeout: Duration) -> io::Result<SocketChannel> {
+    pub fn accept(&self, timeout: Duration) -> io::Result<S::Channel> {
         let waiting = Waiting::new(timeout, &|| true);
         loop {
             let slice = waiting.slice()?;
@@ -129,7 +208,7 @@ impl Listener {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     wait(&self.socket, PollFlags::POLLIN, slice)?;
                 }
-                accepted => return self.channel(accepted?.0),
+                accepted => return self.connection(accepted?.0),
             }
         }
     }
@@ -140,7 +219,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`io::ErrorKind::ConnectionAborted`] within 20 ms once `go_on` says false; what makes the listening socket unusable.
-    pub fn accept_source(&self, go_on: &dyn Fn() -> bool) -> io::Result<SocketChannel> {
+    pub fn accept_source(&self, go_on: &dyn Fn() -> bool) -> io::Result<S::Channel> {
         self.accept_one(go_on, |waiters| waiters.streams.pop_front())
     }
 
@@ -149,15 +228,15 @@ impl Listener {
     ///
     /// # Errors
     /// As [`accept_source`](Self::accept_source).
-    pub fn accept_pages(&self, go_on: &dyn Fn() -> bool) -> io::Result<SocketChannel> {
+    pub fn accept_pages(&self, go_on: &dyn Fn() -> bool) -> io::Result<S::Channel> {
         self.accept_one(go_on, |waiters| waiters.pages.pop_front())
     }
 
     fn accept_one(
         &self,
         go_on: &dyn Fn() -> bool,
-        wanted: impl Fn(&mut Waiters) -> Option<Socket>,
-    ) -> io::Result<SocketChannel> {
+        wanted: impl Fn(&mut Waiters<S::Channel>) -> Option<S::Channel>,
+    ) -> io::Result<S::Channel> {
         let waiting = Waiting::new(Duration::MAX, go_on);
         loop {
             let slice = waiting.slice()?;
@@ -165,20 +244,24 @@ impl Listener {
             let accepted = self.socket.accept();
             let pause = match accepted {
                 Ok((socket, _)) => {
-                    socket.set_nonblocking(true)?;
-                    waiters.come(socket);
+                    // One that is over already is no reason to stop.
+                    if let Ok(connection) = self.connection(socket) {
+                        waiters.come(connection);
+                    }
                     Pause::None
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Pause::Until(slice),
                 Err(error) if is_fatal(&error) => return Err(error),
                 Err(_) => Pause::For(slice),
             };
-            waiters.sort();
-            if let Some(socket) = wanted(&mut waiters) {
-                return self.channel(socket);
-            }
+            let refusals = waiters.sort(S::peek);
+            let found = wanted(&mut waiters);
             let any = !waiters.candidates.is_empty();
             drop(waiters);
+            refusals.iter().for_each(&self.turned_away);
+            if let Some(connection) = found {
+                return Ok(connection);
+            }
             match pause {
                 Pause::None => {}
                 // Candidates are looked at once a slice: a wait on all of them would wake for bytes that are only peeked at.
@@ -190,11 +273,12 @@ impl Listener {
         }
     }
 
-    fn channel(&self, socket: Socket) -> io::Result<SocketChannel> {
-        match self.is_unix {
+    fn connection(&self, socket: Socket) -> io::Result<S::Channel> {
+        let socket: SocketChannel = match self.is_unix {
             true => UnixStream::from(socket).try_into(),
             false => TcpStream::from(socket).try_into(),
-        }
+        }?;
+        self.security.secure(socket)
     }
 }
 
@@ -206,39 +290,48 @@ enum Pause {
     For(Duration),
 }
 
-impl Waiters {
+impl<C> Waiters<C> {
     /// Somebody has connected.
-    fn come(&mut self, socket: Socket) {
+    fn come(&mut self, connection: C) {
         if self.candidates.len() == usize::from(CANDIDATES) {
             self.candidates.remove(0);
         }
-        self.candidates.push((socket, Instant::now()));
+        self.candidates.push((connection, Instant::now()));
     }
 
-    /// Looks how the candidates have begun. Each is looked at once: it may begin at any moment, so a second look may differ from
-    /// the first.
-    fn sort(&mut self) {
+    /// Looks how the candidates have begun, and returns why some are turned away. Each is looked at once: it may begin at any moment,
+    /// so a second look may differ from the first.
+    fn sort(&mut self, peek: impl Fn(&mut C, &mut [u8]) -> io::Result<usize>) -> Vec<io::Error> {
         self.candidates.retain(|(_, since)| since.elapsed() < INTRODUCTION);
+        self.leaving.retain(|(_, since)| since.elapsed() < FAREWELL);
+        let mut refusals = Vec::new();
         let mut index = 0;
-        while let Some((socket, _)) = self.candidates.get(index) {
-            let kept = match begins(socket) {
-                Beginning::Silence => {
-                    index += 1;
-                    continue;
+        while let Some((connection, _)) = self.candidates.get_mut(index) {
+            let beginning = begins(|into| peek(connection, into));
+            if matches!(beginning, Ok(Beginning::Silence)) {
+                index += 1;
+                continue;
+            }
+            let (connection, _) = self.candidates.remove(index);
+            match beginning {
+                Ok(Beginning::Stream) => keep(&mut self.streams, connection, KEPT),
+                Ok(Beginning::Pages) => keep(&mut self.pages, connection, KEPT),
+                Ok(Beginning::Silence | Beginning::Over) => {}
+                Err(why) => {
+                    refusals.push(why);
+                    keep(&mut self.leaving, (connection, Instant::now()), CANDIDATES.into());
                 }
-                Beginning::Stream => Some(&mut self.streams),
-                Beginning::Pages => Some(&mut self.pages),
-                Beginning::Other => None,
-            };
-            let (socket, _) = self.candidates.remove(index);
-            if let Some(kept) = kept {
-                if kept.len() == KEPT {
-                    kept.pop_front();
-                }
-                kept.push_back(socket);
             }
         }
+        refusals
     }
+}
+
+fn keep<T>(kept: &mut VecDeque<T>, one: T, most: usize) {
+    if kept.len() == most {
+        kept.pop_front();
+    }
+    kept.push_back(one);
 }
 
 /// True if the listening socket itself is unusable. All else passes: accept(2) also tells what is wrong with one connection or
@@ -256,30 +349,31 @@ enum Beginning {
     Pages,
     /// Not yet, or not far enough to tell.
     Silence,
-    /// With something else, or it is over.
-    Other,
+    /// It is over.
+    Over,
 }
 
 /// Looks at the first bytes without taking them.
-fn begins(socket: &Socket) -> Beginning {
+///
+/// # Errors
+/// Why the connection is turned away.
+fn begins(peek: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Beginning> {
     let mut first = [0; MAGIC.len()];
-    let count = match recv(socket.as_raw_fd(), &mut first, MsgFlags::MSG_PEEK) {
-        Err(Errno::EAGAIN | Errno::EINTR) => return Beginning::Silence,
-        Ok(0) | Err(_) => return Beginning::Other,
+    let count = match peek(&mut first) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(Beginning::Silence),
+        Ok(0) => return Ok(Beginning::Over),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
+        Err(_) => return Ok(Beginning::Over),
         Ok(count) => count,
     };
     let first = first.get(..count).unwrap_or_default();
+    let other = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
     match first {
-        _ if first == MAGIC => Beginning::Stream,
-        _ if first == MAGIC_BYTES => Beginning::Pages,
-        _ if MAGIC.starts_with(first) || MAGIC_BYTES.starts_with(first) => Beginning::Silence,
-        _ => Beginning::Other,
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.remove_file();
+        _ if first == MAGIC => Ok(Beginning::Stream),
+        _ if first == MAGIC_BYTES => Ok(Beginning::Pages),
+        _ if MAGIC.starts_with(first) || MAGIC_BYTES.starts_with(first) => Ok(Beginning::Silence),
+        [HANDSHAKE, ..] => other("it speaks TLS, and nobody was told to speak it here (tls-creds)"),
+        _ => other("it begins neither with a stream nor as a page channel"),
     }
 }
 
@@ -300,6 +394,12 @@ impl SocketFile {
         if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

@@ -5,6 +5,9 @@ mod connect;
 mod file;
 mod listener;
 mod socket;
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub mod tls;
 
 use std::io;
 use std::time::Duration;
@@ -14,7 +17,7 @@ use crate::ram::{GuestRam, copied_in, copied_out};
 
 pub use clock::MonotonicClock;
 pub use file::FileChannel;
-pub use listener::Listener;
+pub use listener::{Listener, Plain, Security};
 pub use socket::SocketChannel;
 
 /// A connection to the peer, both ways. No call waits for longer than its `timeout`, so that the engine can look at its

@@ -2,12 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::time::TimeSpec;
 use socket2::{SockRef, Socket, TcpKeepalive};
 
@@ -32,6 +33,14 @@ impl SocketChannel {
     fn new(socket: Socket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self { socket })
+    }
+
+    /// The first bytes that have come, without taking them.
+    pub(super) fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
+        match recv(self.socket.as_raw_fd(), into, MsgFlags::MSG_PEEK) {
+            Err(Errno::EAGAIN | Errno::EINTR) => Err(io::ErrorKind::TimedOut.into()),
+            peeked => Ok(peeked?),
+        }
     }
 
     /// Repeats `attempt` until it does not say `WouldBlock` any more, or `timeout` has passed.

@@ -335,6 +335,10 @@ impl<'a> Link<'a> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_wait(&error) => return Err(timed_out("the peer is silent")),
+                // QEMU leaves its main channel without a word of TLS (`qemu_fclose`).
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(Error::new(ErrorKind::Io, error.to_string()).with_source(error));
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -45,6 +45,9 @@ impl Reply {
         let error = |kind, message: String| Err(Error::new(kind, message).at(offset));
         let number = input.u16()?;
         let length = input.u16()?;
+        if number == TLS_ALERT {
+            return error(ErrorKind::Peer, "the peer refuses the stream: it speaks TLS, and this side does not".into());
+        }
         let Some(name) = usize::from(number).checked_sub(1).and_then(|index| REPLIES.get(index)) else {
             return error(ErrorKind::Malformed, format!("return path message {number} does not exist"));
         };
@@ -58,6 +61,9 @@ impl Reply {
         Ok(if number == SHUT { Self::Shut(value) } else { Self::Pong(value) })
     }
 }
+
+/// The first two bytes of an alert (RFC 8446, section 5.1), with which a TLS server answers whatever is none.
+const TLS_ALERT: u16 = 0x1503;
 
 /// Appends why the destination refuses the guest; belongs behind [`Reply::Shut`]. What is longer than 4096 bytes is cut.
 pub fn put_reason(reason: &str, out: &mut Vec<u8>) {

@@ -2,6 +2,10 @@
 //! stream, the answers, and the pages.
 #![cfg(feature = "engine")]
 
+#[cfg(feature = "tls")]
+#[expect(dead_code, reason = "those of tests/tls, which makes them in more ways")]
+#[path = "../tls/certificates.rs"]
+mod certificates;
 mod pages;
 #[path = "../pair/mod.rs"]
 mod pair;

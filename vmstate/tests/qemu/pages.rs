@@ -4,7 +4,7 @@
 use std::thread;
 
 use serde_json::json;
-use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
+use vmstate::channel::{Channel, Listener, MonotonicClock, Plain, Security, SocketChannel};
 use vmstate::migrate::destination::{self, Incoming};
 use vmstate::migrate::multifd::{Compression, Receivers, Senders};
 use vmstate::migrate::source::{self, Outgoing};
@@ -51,17 +51,45 @@ fn channels(qemu: &mut Qemu, number: u8, compression: Compression) {
     qemu.execute("migrate-set-parameters", json!({"multifd-channels": number, "multifd-compression": compression}));
 }
 
-fn there_and_back(number: u8, compression: Compression) {
+/// What is between QEMU and the engine.
+struct Wire<'a, C, S: Security> {
+    /// Arguments of QEMU: with any, it has the credentials `server` and `client`.
+    objects: Vec<String>,
+    connect: &'a dyn Fn(SocketChannel) -> C,
+    listen: &'a dyn Fn(Listener) -> Listener<S>,
+}
+
+impl Wire<'_, SocketChannel, Plain> {
+    fn plain() -> Self {
+        Wire { objects: Vec::new(), connect: &|socket| socket, listen: &|listener| listener }
+    }
+}
+
+impl<C, S: Security> Wire<'_, C, S> {
+    fn tell(&self, qemu: &mut Qemu, credentials: &str) {
+        if !self.objects.is_empty() {
+            qemu.execute("migrate-set-parameters", json!({"tls-creds": credentials, "tls-hostname": "there.example"}));
+        }
+    }
+}
+
+fn there_and_back<C, S>(number: u8, compression: Compression, wire: &Wire<'_, C, S>)
+where
+    C: Channel + Send,
+    S: Security<Channel: Send> + Sync,
+{
     let directory = tempfile::tempdir().unwrap();
     let [socket, back, dump] = ["socket", "back", "dump"].map(|name| directory.path().join(name));
-    let mut qemu = Qemu::start(&["-incoming", "defer"]);
+    let objects = wire.objects.iter().map(String::as_str);
+    let mut qemu = Qemu::start(&["-incoming", "defer"].into_iter().chain(objects).collect::<Vec<_>>());
     channels(&mut qemu, number, compression);
+    wire.tell(&mut qemu, "server");
     qemu.execute("migrate-incoming", json!({"uri": format!("unix:{}", socket.display())}));
     let sent = Ram::new();
     fill(&sent, number.into());
     send(
         &sent,
-        || find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok()),
+        || (wire.connect)(find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok())),
         number,
         compression,
     );
@@ -75,12 +103,13 @@ fn there_and_back(number: u8, compression: Compression) {
         assert_eq!(visible.into_iter().find(differs), None, "a page is another one in QEMU");
     }
 
-    let listener = Listener::unix(&back).unwrap();
+    let listener = (wire.listen)(Listener::unix(&back).unwrap());
+    wire.tell(&mut qemu, "client");
     qemu.execute("migrate", json!({"uri": format!("unix:{}", back.display())}));
     let came = Ram::new();
     // A page that comes as zero has to be made so.
     came.bytes.lock().unwrap().iter_mut().for_each(|block| block.fill(0xad));
-    receive(&came, &listener, number);
+    receive(&came, &listener, number, &mut qemu);
     find("end of QEMU's migration", || {
         let status = qemu.execute("query-migrate", json!({}));
         assert_ne!(status["status"], "failed", "{status}");
@@ -95,7 +124,7 @@ fn there_and_back(number: u8, compression: Compression) {
     }
 }
 
-fn send(ram: &Ram, connect: impl Fn() -> SocketChannel, number: u8, compression: Compression) {
+fn send<C: Channel + Send>(ram: &Ram, connect: impl Fn() -> C, number: u8, compression: Compression) {
     let (mut main, senders) = (connect(), Senders::new(number, compression));
     let mut options = patient();
     options.page_channels = Some(senders.clone());
@@ -121,7 +150,7 @@ fn send(ram: &Ram, connect: impl Fn() -> SocketChannel, number: u8, compression:
     assert!(pages.zero > 800 && pages.normal > 3000, "{pages:?}");
 }
 
-fn receive(ram: &Ram, listener: &Listener, number: u8) {
+fn receive<S: Security<Channel: Send> + Sync>(ram: &Ram, listener: &Listener<S>, number: u8, qemu: &mut Qemu) {
     let receivers = &Receivers::new();
     let mut options = lenient();
     options.page_channels = Some(receivers.clone());
@@ -147,7 +176,9 @@ fn receive(ram: &Ram, listener: &Listener, number: u8) {
         receivers.close();
         arrival
     });
-    let arrival = arrival.into_result().unwrap();
+    let arrival = arrival.into_result().unwrap_or_else(|error| {
+        panic!("{error}; QEMU says {}", qemu.execute("query-migrate", json!({})));
+    });
     assert_eq!(receivers.channels(), usize::from(number));
     let all: u64 = ram.blocks().iter().map(|block| block.len / 4096).sum();
     assert!(arrival.pages.total() >= all && arrival.pages.zero > 800, "{arrival:?}");
@@ -159,7 +190,7 @@ fn each_page_goes_over_page_channels_to_qemu_and_back() {
         return;
     }
     for number in [1, 2, 4] {
-        there_and_back(number, Compression::None);
+        there_and_back(number, Compression::None, &Wire::plain());
     }
 }
 
@@ -170,6 +201,47 @@ fn each_page_goes_compressed_over_page_channels_to_qemu_and_back() {
         return;
     }
     for number in [1, 2, 4] {
-        there_and_back(number, Compression::Zstd { level: 1 });
+        there_and_back(number, Compression::Zstd { level: 1 }, &Wire::plain());
     }
+}
+
+/// GnuTLS at QEMU's side: each connection, main and page channels, does its own handshake, in both directions.
+#[cfg(feature = "tls")]
+#[test]
+fn each_page_goes_encrypted_over_page_channels_to_qemu_and_back() {
+    use super::certificates::{Authority, Flaw};
+    use vmstate::channel::tls::{TlsChannel, TlsClient, TlsServer};
+    if skipped() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (authority, path) = (Authority::new(), directory.path());
+    let [server, client] = ["server", "client"].map(|end| authority.write(path, end, Flaw::None));
+    let (server, client) = (TlsServer::new(&server).unwrap(), TlsClient::new(&client).unwrap());
+    let object = |end: &str| {
+        let credentials = format!("tls-creds-x509,id={end},dir={},endpoint={end},verify-peer=on", path.display());
+        ["-object".to_owned(), credentials]
+    };
+    let wire = Wire {
+        objects: ["server", "client"].map(object).concat(),
+        connect: &|socket| {
+            let mut channel = TlsChannel::client(socket, &client, "there.example").unwrap();
+            channel.handshake(PATIENCE).unwrap();
+            channel
+        },
+        listen: &|listener| listener.with_tls(server.clone()),
+    };
+    there_and_back(2, Compression::None, &wire);
+
+    // A QEMU that was told nothing sees no stream, and a client without a certificate none of QEMU's.
+    let socket = path.join("refused");
+    let mut qemu = Qemu::start(&["-incoming", "defer", &wire.objects[0], &wire.objects[1]]);
+    wire.tell(&mut qemu, "server");
+    qemu.execute("migrate-incoming", json!({"uri": format!("unix:{}", socket.display()), "exit-on-error": false}));
+    let other = authority.write(&path.join("other"), "client", Flaw::Missing);
+    let socket = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
+    let mut channel = TlsChannel::client(socket, &TlsClient::new(&other).unwrap(), "there.example").unwrap();
+    let refused = channel.handshake(PATIENCE).and_then(|()| channel.receive(&mut [0; 8], PATIENCE));
+    let error = refused.expect_err("QEMU has answered").to_string();
+    assert!(error.contains("TLS: "), "{error}");
 }

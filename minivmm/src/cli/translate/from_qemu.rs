@@ -119,7 +119,9 @@ impl Machine {
             "netdev" => self.keep(value, "type", "id", |machine| &mut machine.netdevs),
             "device" => self.devices.push(Options::parse(value, "driver")),
             "qmp" => self.qmp(value),
-            "incoming" if value.starts_with("unix:") || value.starts_with("tcp:") => self.flag("--incoming", value),
+            "incoming" if value == "defer" || value.starts_with("unix:") || value.starts_with("tcp:") => {
+                self.flag("--incoming", value);
+            }
             _ => self.no_match(&format!("-{option} {value}"), "minivmm has nothing like it"),
         }
     }

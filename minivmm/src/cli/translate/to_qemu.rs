@@ -79,6 +79,7 @@ fn qemu(config: &Config) -> Translation {
     }
     match &config.incoming {
         Some(ListenAt::Address(address)) => flag("-incoming", address.to_string()),
+        Some(ListenAt::Deferred) => flag("-incoming", "defer".into()),
         Some(ListenAt::Passed(path)) => drop(file(&mut unmatched, "--incoming", path)),
         None => {}
     }

@@ -14,7 +14,7 @@ use crate::vm::migration::Ended;
 use crate::vm::request::{ParameterChange, Rehearsing, Terms};
 
 /// Columns: the run state, and what is under way.
-const SITUATIONS: [(RunState, UnderWay); 13] = [
+const SITUATIONS: [(RunState, UnderWay); 14] = [
     (RunState::Prelaunch, UnderWay::Nothing),
     (RunState::Running, UnderWay::Nothing),
     (RunState::Running, UnderWay::Outgoing),
@@ -23,6 +23,7 @@ const SITUATIONS: [(RunState, UnderWay); 13] = [
     (RunState::Paused, UnderWay::Outgoing),
     (RunState::Paused, UnderWay::Incoming),
     (RunState::InMigrate, UnderWay::Incoming),
+    (RunState::InMigrate, UnderWay::Nothing),
     (RunState::FinishMigrate, UnderWay::Outgoing),
     (RunState::PostMigrate, UnderWay::Nothing),
     (RunState::Shutdown, UnderWay::Nothing),
@@ -47,20 +48,21 @@ fn row(request: impl Into<AnyRequest>) -> String {
 #[test]
 fn every_request_in_every_situation() {
     let parameters = Request::MigrateSetParameters(ParameterChange::default());
-    // One column each: prelaunch; running alone, with an outgoing, an incoming migration; the same for paused; inmigrate,
-    // finish-migrate, postmigrate, shutdown; internal-error alone and with an outgoing migration.
+    // One column each: prelaunch; running alone, with an outgoing, an incoming migration; the same for paused; inmigrate with an
+    // incoming migration and alone; finish-migrate, postmigrate, shutdown; internal-error alone and with an outgoing migration.
     let users = [
-        (Request::Stop, "raaaaaaarrraa"),
-        (Request::Cont, "aaaaaaaararrr"),
-        (Request::ContUnproved, "aaaaaaaararrr"),
-        (Request::Quit, "aaaaaaaaaaaaa"),
-        (Request::PowerDown, "raaaaaarrrrrr"),
-        (Request::Reset, "raaaaaarrrrrr"),
-        (Request::Migrate(Address::Unix("/x".into()), Terms::default()), "rardardrrrrrr"),
-        (Request::Announce(Announcing::ONCE), "raaaaaarrrrrr"),
-        (Request::MeasureDirtyRate(Sampling::now(Duration::ZERO, 0)), "aaaaaaaaaaaaa"),
-        (Request::MigrateCancel, "aaoaaoaroaaao"),
-        (parameters, "aaaaaaaaaaaaa"),
+        (Request::Stop, "raaaaaaaarrraa"),
+        (Request::Cont, "aaaaaaaaararrr"),
+        (Request::ContUnproved, "aaaaaaaaararrr"),
+        (Request::Quit, "aaaaaaaaaaaaaa"),
+        (Request::PowerDown, "raaaaaarrrrrrr"),
+        (Request::Reset, "raaaaaarrrrrrr"),
+        (Request::Migrate(Address::Unix("/x".into()), Terms::default()), "rardardrrrrrrr"),
+        (Request::Announce(Announcing::ONCE), "raaaaaarrrrrrr"),
+        (Request::MeasureDirtyRate(Sampling::now(Duration::ZERO, 0)), "aaaaaaaaaaaaaa"),
+        (Request::MigrateIncoming { at: Address::Unix("/x".into()), exit_on_error: true }, "rrrrrrrrarrrrr"),
+        (Request::MigrateCancel, "aaoaaoarroaaao"),
+        (parameters, "aaaaaaaaaaaaaa"),
     ];
     for (request, expected) in users {
         assert_eq!(row(request.clone()), expected, "{request:?}");
@@ -68,13 +70,13 @@ fn every_request_in_every_situation() {
     let rehearsing = Rehearsing { stands: channel().0, over: channel().1 };
     let ended = Ended { phase: Phase::Source(SourcePhase::Failed), error: None, unrecorded: false };
     let engine = [
-        (EngineRequest::Rehearse(rehearsing), "rrarrarrrrrrr"),
-        (EngineRequest::Pause(Duration::ZERO), "rrarrarrrrrrr"),
-        (EngineRequest::Introduced, "rrrrrrrarrrrr"),
-        (EngineRequest::Arriving(Arc::default()), "rrrrrrrarrrrr"),
-        (EngineRequest::Loaded, "rrrrrrrarrrrr"),
-        (EngineRequest::Resume, "rrrrrrraarrrr"),
-        (EngineRequest::Ended(ended), "aaaaaaaaaaaaa"),
+        (EngineRequest::Rehearse(rehearsing), "rrarrarrrrrrrr"),
+        (EngineRequest::Pause(Duration::ZERO), "rrarrarrrrrrrr"),
+        (EngineRequest::Introduced, "rrrrrrraarrrrr"),
+        (EngineRequest::Arriving(Arc::default()), "rrrrrrraarrrrr"),
+        (EngineRequest::Loaded, "rrrrrrraarrrrr"),
+        (EngineRequest::Resume, "rrrrrrraaarrrr"),
+        (EngineRequest::Ended(ended), "aaaaaaaaaaaaaa"),
     ];
     for (request, expected) in engine {
         let name = format!("{request:?}");

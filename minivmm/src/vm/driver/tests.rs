@@ -8,7 +8,7 @@ use vmstate_lab::tiny;
 
 use super::*;
 use crate::bus::BusDevice;
-use crate::config::{Address, Cpu, Disk, Rate, RateLimits, Serial};
+use crate::config::{Address, Cpu, Disk, Rate, RateLimits, Serial, Tls};
 use crate::vm::request::{ParameterChange, Terms};
 
 /// Where the test's driver has the disk's queue, and behind it what is read: far from what the guest uses.
@@ -91,6 +91,7 @@ fn machine(dir: &Path, rate: u64) -> Vm {
         serial: Serial::None,
         control: None,
         incoming: None,
+        tls: Tls::default(),
         kvm: None,
     };
     Vm::new(config, Box::new(std::io::sink())).unwrap()

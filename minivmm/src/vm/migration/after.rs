@@ -5,6 +5,7 @@ use vmstate::ownership::{Ownership, OwnershipError};
 
 use super::ended::Ended;
 use crate::error::chain;
+use crate::memory::PAGE_SIZE;
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::request::Refusal;
 
@@ -38,6 +39,7 @@ impl LeftStanding {
 impl Vm {
     /// The migration thread has ended, on either side.
     pub(in crate::vm) fn ended(&mut self, end: Ended) -> Result<(), Outcome> {
+        let exits = self.incoming.as_ref().is_none_or(|incoming| incoming.exit_on_error);
         (self.outgoing, self.incoming) = (None, None);
         let state = self.shared.run_state();
         let next = state.after_migration(end.phase);
@@ -60,23 +62,28 @@ impl Vm {
             Some(why) if stranded => Some(format!("{why}; it stays stopped here; {remedy}")),
             error => error,
         };
+        let failed_here = end.phase == Phase::Destination(DestinationPhase::Failed);
+        if failed_here && !exits {
+            self.await_another()?;
+        }
         self.publish_end(end.phase, error.clone());
         self.queue.take_up_deferred();
-        match end.phase {
-            Phase::Destination(DestinationPhase::Failed) => {
+        match failed_here && exits {
+            true => {
                 let why = error.unwrap_or_default();
                 let why = format!("the incoming migration failed, the guest did not run here: {why}");
                 Err(Outcome::Ended(End::Failed(why)))
             }
-            _ => Ok(()),
+            false => Ok(()),
         }
     }
 
-    /// Destination: whether the guest stands when it has arrived, or goes on as it was.
-    pub(in crate::vm) fn arrives_stopped(&mut self, stopped: bool) {
-        if let Some(incoming) = &mut self.incoming {
-            incoming.stopped = stopped;
-        }
+    /// Destination, where a guest came in part and never ran: the machine is made as it was started, for another one.
+    fn await_another(&mut self) -> Result<(), Outcome> {
+        self.make_anew()?;
+        self.firmware.clear();
+        let cleared = self.ram.zero_run(0, self.ram.len() / PAGE_SIZE);
+        cleared.map_err(|error| Outcome::Ended(End::Failed(format!("memory could not be cleared: {error}"))))
     }
 
     /// Lets a guest go on that a migration has left standing, if it is proved that nobody else runs it or has run it. Where
@@ -133,7 +140,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial};
+    use crate::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial, Tls};
     use crate::vm::handle::Handle;
     use crate::vm::request::{EngineRequest, Request};
     use crate::vm::state::RunState;
@@ -180,6 +187,7 @@ mod tests {
             serial: Serial::None,
             control,
             incoming: Some(ListenAt::Address(Address::Unix(dir.path().join("door")))),
+            tls: Tls::default(),
             kvm: None,
         };
         let vm = Vm::new(config, Box::new(std::io::sink())).unwrap();

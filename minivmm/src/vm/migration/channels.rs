@@ -5,9 +5,10 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use vmstate::channel::{Listener, SocketChannel};
+use vmstate::channel::tls::Connection;
 use vmstate::migrate::multifd::{Receivers, Senders};
 
+use super::incoming::Door;
 use crate::error::SparingLog;
 use crate::migration::ram::MachineRam;
 use crate::sandbox::{self, Kind};
@@ -26,7 +27,7 @@ impl PageThreads {
     ///
     /// # Errors
     /// The host gives no thread; those that were started end.
-    pub(super) fn send(senders: &Senders, channels: Vec<SocketChannel>, ram: &MachineRam) -> io::Result<Self> {
+    pub(super) fn send(senders: &Senders, channels: Vec<Connection>, ram: &MachineRam) -> io::Result<Self> {
         let all = senders.clone();
         let mut threads = Self { threads: Vec::new(), over: Box::new(move || all.close()) };
         for (id, mut channel) in (0..).zip(channels) {
@@ -41,7 +42,7 @@ impl PageThreads {
     ///
     /// # Errors
     /// The host gives no thread.
-    pub(super) fn receive(receivers: &Receivers, listener: &Arc<Listener>, ram: &MachineRam) -> io::Result<Self> {
+    pub(super) fn receive(receivers: &Receivers, listener: &Arc<Door>, ram: &MachineRam) -> io::Result<Self> {
         let all = receivers.clone();
         let (receivers, listener, ram) = (receivers.clone(), Arc::clone(listener), ram.clone());
         let accept = move || {

@@ -4,7 +4,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
-use vmstate::channel::SocketChannel;
+use vmstate::channel::tls::Connection;
 use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
 
 use crate::sandbox::{self, Kind};
@@ -47,7 +47,7 @@ pub(super) fn spawn(
     handle: Handle,
     begun: Phase,
     control: Control,
-    work: impl FnOnce() -> (Ended, Option<SocketChannel>) + Send + 'static,
+    work: impl FnOnce() -> (Ended, Option<Connection>) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     sandbox::spawn(Kind::Migration, "migration", move || {
         let end = catch_unwind(AssertUnwindSafe(work));

@@ -14,19 +14,18 @@ pub(super) mod status;
 mod warm_up;
 mod write_back;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
-use vmstate::channel::Listener;
 use vmstate::migrate::{Control, DestinationPhase, Parameters, Phase, SourcePhase};
 
 pub(super) use self::after::LeftStanding;
 pub use self::ended::Ended;
-use self::incoming::Reception;
+use self::incoming::{Door, Reception};
 pub(super) use self::look_up::LookUp;
-use self::outgoing::Departure;
+use self::outgoing::{Departure, Secure};
 use self::seam::Seam;
 pub(super) use self::write_back::WriteBack;
 use crate::config::Address;
@@ -79,9 +78,9 @@ pub(super) struct Incoming {
     control: Control,
     thread: JoinHandle<()>,
     /// Shared with the migration thread, which may outlive the machine for a moment that the process does not have.
-    listener: Arc<Listener>,
-    /// The guest was stopped before it arrived.
-    stopped: bool,
+    listener: Arc<Door>,
+    /// One that fails ends the machine.
+    exit_on_error: bool,
 }
 
 /// A rehearsal makes the guest stand no longer than this.
@@ -89,6 +88,9 @@ const REHEARSAL: Duration = Duration::from_millis(100);
 
 /// How long the driver fills page tables before it looks whether something else is asked for.
 const POPULATING: Duration = Duration::from_millis(10);
+
+/// How long the name of an address to listen at may take to be looked up; the machine only waits meanwhile.
+const LOOK_UP: Duration = Duration::from_secs(2);
 
 /// How long a migration that ends with its machine is given to close its sockets.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -129,6 +131,8 @@ impl Vm {
             return Err(Refusal(why.into()).into());
         }
         let release = terms.release.as_deref().map(schema::read).transpose()?;
+        let tls = terms.parameters.of_tls(self.shared.tls())?;
+        let secure = Secure::new(&tls, &address).map_err(Refusal)?;
         let control = Control::default();
         let parameters = terms.parameters.of(self.shared.parameters())?;
         set_parameters(&control, parameters)?;
@@ -143,6 +147,7 @@ impl Vm {
         let throttle = Arc::new(Throttle::new(&self.machine.kvm, &self.machine.vcpus));
         let departure = Departure {
             address,
+            secure,
             look_up: self.look_up.clone(),
             release,
             control: control.clone(),
@@ -157,6 +162,7 @@ impl Vm {
         match begun {
             Ok(thread) => {
                 self.shared.set_parameters(parameters);
+                self.shared.set_tls(tls);
                 self.outgoing = Some(Outgoing { control, thread, before: self.shared.run_state(), log, throttle });
                 Ok(())
             }
@@ -181,10 +187,12 @@ impl Vm {
     /// Changes parameters, also of a migration under way: all that are named, or none.
     pub(super) fn set_migration_parameters(&self, change: &ParameterChange) -> Result<(), Refusal> {
         let parameters = change.of(self.shared.parameters())?;
+        let tls = change.of_tls(self.shared.tls())?;
         if let Some(outgoing) = &self.outgoing {
             set_parameters(&outgoing.control, parameters)?;
         }
         self.shared.set_parameters(parameters);
+        self.shared.set_tls(tls);
         Ok(())
     }
 
@@ -277,7 +285,7 @@ impl Vm {
     pub(super) fn go_on(&mut self) {
         let runs = match (&self.outgoing, &self.incoming) {
             (Some(outgoing), _) => outgoing.before == RunState::Running,
-            (None, Some(Incoming { stopped: true, .. })) => false,
+            (None, _) if self.arrives_stopped => false,
             (None, _) => self.state.lock().unwrap_or_else(PoisonError::into_inner).global.was_running(),
         };
         self.machine.devices.announce_arrival(self.shared.announcing());
@@ -288,15 +296,28 @@ impl Vm {
         }
     }
 
+    /// Destination that was told to wait without being told where: waits for a source at `address`.
+    pub(super) fn migrate_incoming(&mut self, address: &Address, exit_on_error: bool) -> Result<(), Outcome> {
+        let listener =
+            incoming::listen(address, |name| self.look_up.addresses(name, Instant::now() + LOOK_UP, &|| true));
+        let listener = listener.and_then(|listener| incoming::secure(listener, &self.shared.tls()));
+        self.receive(listener.map_err(Refusal)?, exit_on_error)
+    }
+
     /// Destination: waits for the source.
-    pub(super) fn receive(&mut self, listener: Listener) -> Result<(), Outcome> {
+    pub(super) fn receive(&mut self, listener: Door, exit_on_error: bool) -> Result<(), Outcome> {
         // A guest that arrives is loaded in any case.
         let _ = self.warm_up();
         let control = Control::default();
         let setup = Phase::Destination(DestinationPhase::Setup);
         self.shared.begin_migration(setup, &control);
         let parts = self.parts();
-        let listener = Arc::new(listener);
+        let (log, shared) = (Mutex::new(SparingLog::default()), Arc::clone(&self.shared));
+        let listener = Arc::new(listener.telling(move |why| {
+            let why = format!("a connection was turned away: {why}");
+            log.lock().unwrap_or_else(PoisonError::into_inner).say(&why);
+            shared.update_migration(|info| info.error = Some(why));
+        }));
         let reception = Reception {
             listener: Arc::clone(&listener),
             seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
@@ -311,7 +332,7 @@ impl Vm {
         let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || reception.run());
         let thread =
             begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;
-        self.incoming = Some(Incoming { control, thread, listener, stopped: false });
+        self.incoming = Some(Incoming { control, thread, listener, exit_on_error });
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use vmstate::channel::tls::{Connection, TlsChannel, TlsClient};
 use vmstate::channel::{MonotonicClock, SocketChannel};
 use vmstate::migrate::multifd::{Compression, Senders};
 use vmstate::migrate::source::{self, Outgoing, SourceOptions};
@@ -15,7 +16,7 @@ use super::ended::Ended;
 use super::look_up::LookUp;
 use super::seam::Seam;
 use crate::boot::layout::MACHINE_TYPE;
-use crate::config::Address;
+use crate::config::{Address, Tls};
 use crate::error::chain;
 use crate::migration::dirty_log::MachineDirtyLog;
 use crate::migration::ram::MachineRam;
@@ -24,9 +25,40 @@ use crate::migration::sections::Parts;
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// How often a handshake that is waited for is given up if the migration is.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How connections are encrypted.
+pub(super) struct Secure {
+    client: TlsClient,
+    /// The name that the destination's certificate has to have.
+    host: String,
+}
+
+impl Secure {
+    /// What `tls` asks for, on the way to `address`; `None`: nothing.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(super) fn new(tls: &Tls, address: &Address) -> Result<Option<Self>, String> {
+        let Some(options) = tls.options() else { return Ok(None) };
+        let client = TlsClient::new(&options).map_err(|error| format!("tls-creds {error}"))?;
+        let host = match (&tls.hostname, address) {
+            (Some(name), _) => name.clone(),
+            (None, Address::Tcp(peer)) => {
+                peer.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']).into()
+            }
+            (None, Address::Unix(_)) => String::new(),
+        };
+        Ok(Some(Self { client, host }))
+    }
+}
+
 /// What the thread works with.
 pub(super) struct Departure {
     pub(super) address: Address,
+    /// How each connection is encrypted, if it is.
+    pub(super) secure: Option<Secure>,
     pub(super) look_up: LookUp,
     /// Of the release that the destination has, unless it is this one.
     pub(super) release: Option<Schema>,
@@ -48,8 +80,11 @@ impl Departure {
                 return Ended { phase: Phase::Source(SourcePhase::Cancelled), error: None, unrecorded: false };
             }
             Err(error) => {
-                let why = format!("{}: {error}; start the destination with --incoming and that address", self.address);
-                return failed(why);
+                return failed(match error.kind() {
+                    // The other side answered, and the sentence says what to do.
+                    io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => format!("{}: {error}", self.address),
+                    _ => format!("{}: {error}; start the destination with --incoming and that address", self.address),
+                });
             }
         };
         let mut sections = match self.parts.sections() {
@@ -91,17 +126,31 @@ impl Departure {
     /// knows the source before its pages.
     fn connect_pages(&self) -> io::Result<Option<(Senders, PageThreads)>> {
         let Some((count, compression)) = self.channels else { return Ok(None) };
-        let channels = (0..count).map(|_| self.connect()).collect::<io::Result<Vec<_>>>()?;
+        let channels = (0..count).map(|_| self.connect()).collect::<io::Result<Vec<Connection>>>()?;
         let senders = Senders::new(count, compression);
         let threads = PageThreads::send(&senders, channels, &self.ram)?;
         Ok(Some((senders, threads)))
     }
 
-    fn connect(&self) -> io::Result<SocketChannel> {
-        let go_on = || !self.control.is_cancelled();
-        match &self.address {
+    /// A connection that is ready for its first byte: its handshake is over, if it has one.
+    fn connect(&self) -> io::Result<Connection> {
+        let (deadline, go_on) = (Instant::now() + CONNECT, || !self.control.is_cancelled());
+        let socket = match &self.address {
             Address::Unix(path) => SocketChannel::connect_unix(path, CONNECT, &go_on),
             Address::Tcp(host_and_port) => self.connect_tcp(host_and_port, &go_on),
+        }?;
+        let Some(Secure { client, host }) = &self.secure else { return Ok(socket.into()) };
+        let mut channel = TlsChannel::client(socket, client, host)?;
+        loop {
+            match channel.handshake(LOOK) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && go_on() => {
+                    if Instant::now() >= deadline {
+                        let what = format!("TLS: the server has not ended the handshake within {CONNECT:?}");
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+                    }
+                }
+                result => return result.map(|()| channel.into()),
+            }
         }
     }
 

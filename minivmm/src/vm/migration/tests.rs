@@ -5,12 +5,14 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use vmstate::channel::Listener;
+use vmstate::channel::tls::TlsServer;
 use vmstate_lab::patience::{PATIENCE, until};
 use vmstate_lab::tiny;
 
 use super::*;
 use crate::boot::layout::MACHINE_TYPE;
-use crate::config::{Config, Cpu, Serial};
+use crate::config::{Config, Cpu, Serial, Tls};
 use crate::vm::queue::Next;
 use crate::vm::request::{AnyRequest, EngineRequest};
 
@@ -50,6 +52,7 @@ fn config(dir: &Path) -> Config {
         serial: Serial::None,
         control: None,
         incoming: None,
+        tls: Tls::default(),
         kvm: None,
     }
 }
@@ -104,7 +107,7 @@ fn a_connection_is_closed_once_the_end_of_its_migration_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let door = dir.path().join("door");
     let mut vm = Vm::new(config(dir.path()), Box::new(std::io::sink())).unwrap();
-    assert!(vm.receive(Listener::unix(&door).unwrap()).is_ok());
+    assert!(vm.receive(Listener::unix(&door).unwrap().with_tls(None::<TlsServer>), true).is_ok());
     // Header; the configuration, which names the machine; the command OPEN_RETURN_PATH.
     let name = [&[0, 0, 0, MACHINE_TYPE.len() as u8], MACHINE_TYPE.as_bytes()].concat();
     let mut source = UnixStream::connect(&door).unwrap();
@@ -131,14 +134,14 @@ fn a_connection_is_closed_once_the_end_of_its_migration_is_told() {
 fn a_machine_that_ends_leaves_no_socket_though_its_migration_does_not_end() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("door");
-    let listener = Arc::new(Listener::unix(&path).unwrap());
+    let listener = Arc::new(Listener::unix(&path).unwrap().with_tls(None::<TlsServer>));
     let theirs = Arc::clone(&listener);
     let (end, ends) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
         let _ = ends.recv();
         drop(theirs);
     });
-    give_up(None, Some(Incoming { control: Control::default(), thread, listener, stopped: false }));
+    give_up(None, Some(Incoming { control: Control::default(), thread, listener, exit_on_error: true }));
     assert!(!path.exists());
     drop(end);
 }

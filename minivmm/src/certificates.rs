@@ -1,0 +1,133 @@
+//! Certificates for two hosts, in the layout that `tls-creds` reads: of an authority that is made for them, or signed by themselves.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
+use vmstate::channel::tls::Fingerprint;
+
+/// A day, and as much as two clocks may differ.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Made if it is not there.
+    pub directory: PathBuf,
+    /// Names and addresses of destinations.
+    pub hosts: Vec<String>,
+    /// From now on.
+    pub days: u32,
+    /// Without an authority: the other side is given the SHA-256.
+    pub self_signed: bool,
+}
+
+/// Why nothing was made.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// A file or the directory.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What a certificate says.
+    #[error("{what}: {source}")]
+    Content {
+        /// Of what.
+        what: String,
+        /// Why.
+        source: rcgen::Error,
+    },
+}
+
+/// Makes what is `wanted`; of each certificate its file's name and SHA-256. Files that are there are kept, and then nothing is made.
+///
+/// # Errors
+/// See [`CertificateError`].
+pub fn make(wanted: &Wanted) -> Result<Vec<(String, Fingerprint)>, CertificateError> {
+    let content = |what: &str| {
+        let what = what.to_owned();
+        move |source| CertificateError::Content { what, source }
+    };
+    let key = || KeyPair::generate().map_err(content("a key"));
+    let mut files = Vec::new();
+    let mut fingerprints = Vec::new();
+    let authority = if wanted.self_signed {
+        None
+    } else {
+        let mut params = params(&[], wanted.days, "authority of minivmm tls init").map_err(content("the authority"))?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let authority = CertifiedIssuer::self_signed(params, key()?).map_err(content("the authority"))?;
+        files.push(("ca-cert.pem".to_owned(), authority.pem()));
+        files.push(("ca-key.pem".to_owned(), authority.key().serialize_pem()));
+        Some(authority)
+    };
+    for (end, purpose) in
+        [("server", ExtendedKeyUsagePurpose::ServerAuth), ("client", ExtendedKeyUsagePurpose::ClientAuth)]
+    {
+        let mut params = params(&wanted.hosts, wanted.days, &format!("minivmm {end}")).map_err(content("--host"))?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![purpose];
+        let key = key()?;
+        let certificate = match &authority {
+            Some(authority) => {
+                params.use_authority_key_identifier_extension = true;
+                params.signed_by(&key, authority)
+            }
+            None => params.self_signed(&key),
+        };
+        let certificate = certificate.map_err(content("a certificate"))?;
+        let name = format!("{end}-cert.pem");
+        fingerprints.push((name.clone(), Fingerprint::of(certificate.der())));
+        files.push((name, certificate.pem()));
+        files.push((format!("{end}-key.pem"), key.serialize_pem()));
+    }
+    write(&wanted.directory, &files)?;
+    Ok(fingerprints)
+}
+
+fn params(hosts: &[String], days: u32, name: &str) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(hosts)?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    params.not_before = date_time_ymd(1970, 1, 1) + now.saturating_sub(DAY);
+    params.not_after = date_time_ymd(1970, 1, 1) + now + DAY * days;
+    Ok(params)
+}
+
+/// All of `files`, or none if one of them is there. Keys are for this user alone.
+fn write(directory: &Path, files: &[(String, String)]) -> Result<(), CertificateError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CertificateError::File { path, source }
+    };
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed(directory))?;
+    for (name, _) in files {
+        let path = directory.join(name);
+        if path.symlink_metadata().is_ok() {
+            let source = io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "it is there already, and is kept; give another directory",
+            );
+            return Err(failed(&path)(source));
+        }
+    }
+    for (name, text) in files {
+        let path = directory.join(name);
+        let mode = if name.ends_with("-key.pem") { 0o600 } else { 0o644 };
+        let file = File::options().write(true).create_new(true).mode(mode).open(&path);
+        file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed(&path))?;
+    }
+    Ok(())
+}

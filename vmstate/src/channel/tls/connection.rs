@@ -1,0 +1,69 @@
+//! A connection as it is made or accepted: a socket, or TLS on one.
+
+use std::io;
+use std::time::Duration;
+
+use super::TlsChannel;
+use crate::channel::{Channel, SocketChannel};
+use crate::codec::{Outbox, PageRun};
+use crate::ram::GuestRam;
+
+/// A socket, or TLS on one.
+#[derive(Debug)]
+pub enum Connection {
+    /// Anybody on the way can read and change what is sent.
+    Plain(SocketChannel),
+    /// Encrypted.
+    Tls(Box<TlsChannel<SocketChannel>>),
+}
+
+impl From<SocketChannel> for Connection {
+    fn from(socket: SocketChannel) -> Self {
+        Self::Plain(socket)
+    }
+}
+
+impl From<TlsChannel<SocketChannel>> for Connection {
+    fn from(channel: TlsChannel<SocketChannel>) -> Self {
+        Self::Tls(Box::new(channel))
+    }
+}
+
+impl Connection {
+    fn channel(&mut self) -> &mut dyn Channel {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(channel) => &mut **channel,
+        }
+    }
+
+    /// Fills `into` with the first bytes that come, as far as they have come, and leaves them to be received. Does what can be done of
+    /// a handshake without waiting.
+    ///
+    /// # Errors
+    /// As [`receive`](Channel::receive).
+    pub(in crate::channel) fn peek(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.peek(into),
+            Self::Tls(channel) => channel.peek(into),
+        }
+    }
+}
+
+impl Channel for Connection {
+    fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
+        self.channel().send(bytes, timeout)
+    }
+
+    fn send_outbox(&mut self, outbox: &Outbox, ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
+        self.channel().send_outbox(outbox, ram, timeout)
+    }
+
+    fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
+        self.channel().receive(into, timeout)
+    }
+
+    fn receive_pages(&mut self, runs: &[PageRun], ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
+        self.channel().receive_pages(runs, ram, timeout)
+    }
+}
