@@ -153,6 +153,10 @@ fn strays_are_refused_and_survived() {
         opening(0, 0),
         opening(0, 1)[..40].to_vec(),
         with(opening(9, 1), Packet::sync(1 << 40)),
+        // Introduced in full, and before all that belong to the migration.
+        with(opening(9, 0), Packet::sync(0)),
+        with(opening(0, 1), Packet::sync(0)),
+        [with(opening(7, 0), Packet::sync(1)), vec![0x77; 1344]].concat(),
         with(opening(0, 0), Packet { number: 3, sync: false, ..Packet::sync(3) }),
         vec![0x11, 0x22],
         vec![],

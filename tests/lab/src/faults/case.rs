@@ -193,19 +193,16 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
     Ok(None)
 }
 
-/// Somebody who speaks of something else, one who says nothing, and one of another migration that says nothing further; and once the
-/// page channels are known, one that says all that they say.
+/// Somebody who speaks of something else, one who says nothing, and two of another migration: one that says nothing further, and one
+/// that says all that a page channel says before the first page.
 fn strays(place: &mut Place) -> Result<()> {
     const OPENING: &[u8] = b"\x11\x22\x33\x44\0\0\0\x01another migration";
     let mut opening = OPENING.to_vec();
     opening.resize(64, 0);
     let mut sync = b"\x11\x22\x33\x44\0\0\0\x01\0\0\0\x01".to_vec();
     sync.resize(1344, 0);
-    let mut words = vec![b"GET / HTTP/1.1\r\n\r\n".to_vec(), Vec::new(), opening.clone()];
-    if place.destination.answers()?.1 == "active" {
-        words.push([opening, sync].concat());
-    }
-    for words in words {
+    let introduced = [&opening[..], &sync].concat();
+    for words in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), Vec::new(), opening, introduced] {
         let stranger = UnixStream::connect(place.destination.door()).and_then(|mut stranger| {
             stranger.write_all(&words)?;
             Ok(stranger)

@@ -36,14 +36,17 @@ impl ReceiveWorker {
     /// The channel is none of the migration's, which goes on without it.
     pub fn run(self, channel: &mut dyn Channel, ram: &dyn GuestRam) -> Result<()> {
         let mut incoming = Incoming { channel, receivers: &self.receivers };
-        let id = incoming.introduction()?;
+        let Some((id, blocks, header)) = incoming.begin()? else { return Ok(()) };
         let mut receiving = Receiving { incoming, ram, pages: vec![0; PACKET_PAGES * PAGE], decompressor: None };
-        if let Err(error) = receiving.all(id) {
+        if let Err(error) = receiving.all(id, blocks, header) {
             self.receivers.fail(in_channel(id, error));
         }
         Ok(())
     }
 }
+
+/// What [`Incoming::begin`] found.
+type Begun = (u8, Arc<[RamBlock]>, [u8; HEADER]);
 
 /// Bytes of the channel.
 struct Incoming<'a> {
@@ -60,19 +63,36 @@ enum Filled {
 }
 
 impl Incoming<'_> {
-    /// Takes the channel's opening and first SYNC, and makes it one of the migration's; its number.
-    fn introduction(&mut self) -> Result<u8> {
+    /// Makes the channel one of the migration's: not by its introduction, which a channel of another migration has as well, but once it
+    /// goes on when the migration's may. Its number and the header that it goes on with; `None` if the migration is over before.
+    fn begin(&mut self) -> Result<Option<Begun>> {
+        let (opening, first) = self.introduction()?;
+        let Some(blocks) = self.receivers.await_start() else { return Ok(None) };
+        let mut header = [0; HEADER];
+        match self.fill(&mut header, None) {
+            Err(_) if self.receivers.is_over() => return Ok(None),
+            Err(error) => return Err(error),
+            Ok(Filled::Closed) => return Err(closed_before_pages()),
+            Ok(Filled::Whole) => {}
+        }
+        // What the migration cannot take in fails it; what is no packet says that this is none of its channels.
+        match Packet::read(&header, &blocks) {
+            Err(error) if error.kind() == ErrorKind::Malformed => return Err(error),
+            _ => self.receivers.join(opening, first)?,
+        }
+        Ok(Some((opening.id, blocks, header)))
+    }
+
+    /// The channel's opening, and the number of its first SYNC.
+    fn introduction(&mut self) -> Result<(Opening, u64)> {
         let until = Some(Instant::now() + INTRODUCTION);
         let (mut opening, mut first) = ([0; OPENING], [0; HEADER]);
         for bytes in [opening.as_mut_slice(), &mut first] {
             if self.fill(bytes, until)? == Filled::Closed {
-                return Err(Error::new(ErrorKind::Io, "the connection was closed before the first page"));
+                return Err(closed_before_pages());
             }
         }
-        let opening = Opening::read(&opening)?;
-        let first = Packet::read(&first, &[])?;
-        self.receivers.join(opening, first.number)?;
-        Ok(opening.id)
+        Ok((Opening::read(&opening)?, Packet::read(&first, &[])?.number))
     }
 
     /// Receives so many bytes.
@@ -118,38 +138,33 @@ struct Receiving<'a> {
 }
 
 impl Receiving<'_> {
-    fn all(&mut self, id: u8) -> Result<()> {
+    /// Receives what comes behind the first SYNC, beginning with this header.
+    fn all(&mut self, id: u8, mut blocks: Arc<[RamBlock]>, mut header: [u8; HEADER]) -> Result<()> {
         let receivers = self.incoming.receivers;
-        let mut syncs = 1;
-        while let Some(blocks) = receivers.await_permission(syncs) {
-            if self.until_sync(id, &blocks)? == Filled::Closed {
-                return Ok(());
+        for sync in 2.. {
+            self.until_sync(id, &blocks, &mut header)?;
+            let Some(permitted) = receivers.await_permission(sync) else { break };
+            blocks = permitted;
+            if self.incoming.fill(&mut header, None)? == Filled::Closed {
+                receivers.closed(id);
+                break;
             }
-            syncs += 1;
         }
         Ok(())
     }
 
-    /// Receives packets up to the next SYNC.
-    fn until_sync(&mut self, id: u8, blocks: &Arc<[RamBlock]>) -> Result<Filled> {
-        let receivers = self.incoming.receivers;
-        let mut header = [0; HEADER];
-        let mut begun = false;
+    /// Receives packets up to the next SYNC, of which the first has this header.
+    fn until_sync(&mut self, id: u8, blocks: &Arc<[RamBlock]>, header: &mut [u8; HEADER]) -> Result<()> {
         loop {
-            if self.incoming.fill(&mut header, None)? == Filled::Closed {
-                if begun {
-                    return Err(Error::new(ErrorKind::Io, "the connection was closed before all pages came"));
-                }
-                receivers.closed(id);
-                return Ok(Filled::Closed);
-            }
-            begun = true;
-            let packet = Packet::read(&header, blocks)?;
+            let packet = Packet::read(header, blocks)?;
             self.take(&packet)?;
             let bytes = HEADER + packet.payload;
-            receivers.add(id, packet.number, packet.sync, packet.pages.count(), bytes as u64)?;
+            self.incoming.receivers.add(id, packet.number, packet.sync, packet.pages.count(), bytes as u64)?;
             if packet.sync {
-                return Ok(Filled::Whole);
+                return Ok(());
+            }
+            if self.incoming.fill(header, None)? == Filled::Closed {
+                return Err(Error::new(ErrorKind::Io, "the connection was closed before all pages came"));
             }
         }
     }
@@ -179,6 +194,10 @@ impl Receiving<'_> {
         decompressor.decompress(packet.payload, all)?;
         each_run(pages, all, |run, bytes| self.ram.write(run.block, run.offset, bytes))
     }
+}
+
+fn closed_before_pages() -> Error {
+    Error::new(ErrorKind::Io, "the connection was closed before the first page")
 }
 
 fn cut_off() -> Error {

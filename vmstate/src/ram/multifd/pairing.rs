@@ -3,6 +3,10 @@
 //! Nobody tells a destination how many channels there are. It need not know: a source counts the packets of all channels
 //! together, and says SYNC on each channel once before the first page. So from the second flush on, a channel that is not here
 //! yet leaves a gap in the numbers.
+//!
+//! An opening proves nothing: that of another migration's channel differs by its uuid alone, and may come first. A channel counts once it
+//! sends more than its introduction when the main channel has passed its first flush, as each one of the migration does before the second:
+//! whoever is silent then fixes no uuid and no number.
 
 use super::Opening;
 use super::numbers::Numbers;
@@ -37,7 +41,7 @@ impl Pairing {
         self.flushes
     }
 
-    /// A channel whose first packet, with its first SYNC, has this number: from now on it belongs to the migration.
+    /// A channel goes on whose first packet, with its first SYNC, has this number: from now on it belongs to the migration.
     ///
     /// # Errors
     /// It does not; the migration goes on without it.

@@ -22,6 +22,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Channels that have introduced themselves, the migration's or others.
+    introduced: usize,
     pairing: Pairing,
     /// Known from the first flush on.
     blocks: Option<Arc<[RamBlock]>>,
@@ -92,7 +94,7 @@ impl Receivers {
     /// `Incompatible` if there are channels, and nobody has said when to wait for them.
     pub(crate) fn check_flushed(&self) -> Result<()> {
         let state = self.lock();
-        if state.pairing.flushes() == 0 && state.pairing.channels() > 0 {
+        if state.pairing.flushes() == 0 && state.introduced > 0 {
             let message = "pages came on channels without a MULTIFD_FLUSH, as from a QEMU before 8.1: turn capability \
                            multifd off at the source";
             return Err(Error::new(ErrorKind::Incompatible, message));
@@ -100,7 +102,13 @@ impl Receivers {
         Ok(())
     }
 
-    /// A channel: its first packet, which is its first SYNC, has this number. From now on it belongs to the migration.
+    /// A channel that has introduced itself: waits until it may go on, behind the first flush. `None`: the migration is over.
+    pub(crate) fn await_start(&self) -> Option<Arc<[RamBlock]>> {
+        self.lock().introduced += 1;
+        self.await_permission(1)
+    }
+
+    /// A channel: its first packet, which is its first SYNC, has this number, and it goes on. From now on it belongs to the migration.
     ///
     /// # Errors
     /// It does not; the migration goes on without it.
