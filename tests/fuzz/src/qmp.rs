@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::Target;
 
-pub(crate) const TARGET: Target = Target { name: "qmp", memory: 32 << 20, body, seeds };
+/// The answers are kept here: each schema that `query-qmp-schema` gives takes some hundred KiB.
+pub(crate) const TARGET: Target = Target { name: "qmp", memory: 256 << 20, body, seeds };
 
 fn body(input: &[u8]) {
     let Some((&size, text)) = input.split_first() else { return };
