@@ -1,6 +1,6 @@
 //! Real argument vectors, and what the user then reads.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cli::{Command, Parsed, parse};
 use crate::config::{Address, Config, Disk, ListenAt, Net, Rate, RateLimits, Serial};
@@ -240,9 +240,51 @@ fn addresses_are_checked() {
     for address in ["", "unix:", "/tmp/in", "exec:cat"] {
         assert_eq!(wrong(address), start(address) + "is no address; write unix:PATH or tcp:HOST:PORT");
     }
-    for address in ["tcp:host", "tcp::1", "tcp:host:65536", "tcp:host:"] {
+    for address in ["tcp:host", "tcp::", "tcp::65536", "tcp:host:65536", "tcp:host:"] {
         assert_eq!(wrong(address), start(address) + "lacks a host or a port of 0 to 65535; write tcp:HOST:PORT");
     }
+    // Nobody but this host is let in unless it is asked for.
+    let incoming = |address: &str| run(&["--incoming", address]).unwrap().incoming;
+    assert_eq!(incoming("tcp::4444"), Some(ListenAt::Address(Address::Tcp("127.0.0.1:4444".into()))));
+    let refusal = run(&["--incoming", "defer"]).unwrap_err();
+    assert!(refusal.ends_with("nobody can say where the migration comes from; give --control as well"), "{refusal}");
+    assert_eq!(run(&["--incoming", "defer", "--control", "unix:q"]).unwrap().incoming, Some(ListenAt::Deferred));
+}
+
+/// Those of TLS are read at once: a wrong one is refused by its name.
+#[test]
+fn the_parameters_of_tls_are_options_of_a_machine() {
+    let pin = "AB".repeat(32);
+    let line = ["--incoming", "tcp::1", "--tls-creds", "certs", "--tls-authz", "CN=a;CN=b", "--tls-pin", &pin];
+    let tls = run(&line).unwrap().tls;
+    assert_eq!((tls.creds.as_deref(), tls.authz.len(), tls.pin.len()), (Some(Path::new("certs")), 2, 1));
+    let refusal = run(&["--incoming", "tcp::1", "--tls-pin", "ab"]).unwrap_err();
+    assert!(refusal.contains("'--tls-pin") && refusal.contains("64 hexadecimal digits"), "{refusal}");
+}
+
+/// Keys can be read by who made them alone, and nothing is replaced.
+#[test]
+fn certificates_are_made_once_and_keys_are_the_users_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let certs = dir.path().join("certs");
+    let words = ["tls", "init", certs.to_str().unwrap(), "--host", "b.example", "--host", "10.0.0.2", "--days", "2"];
+    let make = || match command(&words).unwrap() {
+        Command::Tls(command) => command.carry_out().map_err(|error| error.to_string()),
+        other => panic!("not tls: {other:?}"),
+    };
+    let said = make().unwrap();
+    assert!(said.contains("server-cert.pem  SHA-256 ") && said.contains("ca-key.pem"), "{said}");
+    let names = ["ca-cert.pem", "ca-key.pem", "server-cert.pem", "server-key.pem", "client-cert.pem", "client-key.pem"];
+    for name in names {
+        let mode = certs.join(name).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, if name.ends_with("key.pem") { 0o600 } else { 0o644 }, "{name}");
+    }
+    let before: Vec<_> = names.map(|name| std::fs::read(certs.join(name)).unwrap()).into();
+    let refusal = make().unwrap_err();
+    assert!(refusal.contains("ca-cert.pem: it is there already, and is kept"), "{refusal}");
+    let after: Vec<_> = names.map(|name| std::fs::read(certs.join(name)).unwrap()).into();
+    assert!(before == after);
 }
 
 #[test]
