@@ -40,6 +40,11 @@ impl DeviceWrites {
         }
     }
 
+    /// Sets the bits of `words`, as far as there are such pages.
+    pub(super) fn add(&self, words: &[u64]) {
+        words.iter().enumerate().filter(|(_, word)| **word != 0).for_each(|(index, word)| self.set(index, *word));
+    }
+
     /// Which pages from `first` on were written: at most `most`, and those of one word.
     pub(super) fn written(&self, first: u64, most: u64) -> Written {
         let pages = most.clamp(1, 64 - first % 64);
@@ -173,6 +178,16 @@ mod tests {
         bitmap.mark_dirty(128 * 4096, 1);
         bitmap.mark_dirty(usize::MAX, 2);
         assert!(taken(&bitmap).is_empty() && !bitmap.dirty_at(usize::MAX));
+    }
+
+    #[test]
+    fn pages_that_are_added_are_taken_with_those_that_were_written() {
+        let bitmap = DeviceWrites::with_len(130 * 4096);
+        bitmap.mark_dirty(3 * 4096, 1);
+        // Longer than the bitmap, as the words of all of RAM are for the first stretch.
+        bitmap.add(&[1 << 63, 0, 0b11, u64::MAX]);
+        assert_eq!(taken(&bitmap), BTreeSet::from([3, 63, 128, 129]));
+        assert!(taken(&bitmap).is_empty());
     }
 
     /// A writer marks each page once while a reader takes: each is taken, and once.

@@ -196,6 +196,14 @@ impl Ram {
         }
     }
 
+    /// ORs `words` into the record of device writes, whose bits are those of [`take_device_writes`](Self::take_device_writes).
+    pub fn add_device_writes(&self, words: &[u64]) {
+        for region in self.guest.iter() {
+            let first = (offset_of(region.start_addr().0) / PAGE_SIZE / 64) as usize;
+            region.get_mmap().bitmap().add(words.get(first..).unwrap_or_default());
+        }
+    }
+
     /// Calls `see` with each word of the record of device writes that has bits, and with the number of its first page, and leaves the
     /// record as it is; until `see` says false, which is returned.
     pub fn see_device_writes(&self, mut see: impl FnMut(u64, u64) -> bool) -> bool {

@@ -19,8 +19,6 @@ pub struct MachineDirtyLog(Arc<Mutex<Recording>>);
 struct Recording {
     vm: Arc<KvmVm>,
     vcpu_writes: Option<dirty::DirtyLog>,
-    /// What vCPUs of machines before `vm` wrote and nobody has taken yet; empty if there is nothing.
-    earlier: Vec<u64>,
     segment: Option<Segment>,
 }
 
@@ -41,7 +39,7 @@ impl MachineDirtyLog {
     /// Not yet recording. `segment` is the block of [`MachineRam::segment`](super::ram::MachineRam::segment).
     pub fn new(vm: Arc<KvmVm>, segment: Option<usize>) -> Self {
         let segment = segment.map(|block| Segment { block, written: 0 });
-        Self(Arc::new(Mutex::new(Recording { vm, vcpu_writes: None, earlier: Vec::new(), segment })))
+        Self(Arc::new(Mutex::new(Recording { vm, vcpu_writes: None, segment })))
     }
 
     /// Goes on with `vm`, whose vCPUs have not run, in place of the machine so far, whose vCPUs have ended.
@@ -68,11 +66,13 @@ impl Recording {
         let before = std::mem::replace(&mut self.vm, Arc::clone(vm));
         let Some(mut recorded) = self.vcpu_writes.take() else { return Ok(()) };
         let words = (vm.ram().len() / PAGE_SIZE).div_ceil(64) as usize;
-        self.earlier.resize(words, 0);
-        recorded.sync(&before, &mut self.earlier)?;
+        // What the machine so far has recorded and nobody has taken goes where devices' writes are until the next look.
+        let mut pages = vec![0; words];
+        recorded.sync(&before, &mut pages)?;
+        vm.ram().add_device_writes(&pages);
         let mut begun = dirty::DirtyLog::start(vm)?;
         // KVM may begin with all pages marked. The engine knows what it has still to send: none of them was written here.
-        begun.sync(vm, &mut vec![0; words])?;
+        begun.sync(vm, &mut pages)?;
         begun.clear(vm, 0, vm.ram().len() / PAGE_SIZE)?;
         self.vcpu_writes = Some(begun);
         Ok(())
@@ -83,7 +83,6 @@ impl vmstate::ram::DirtyLog for MachineDirtyLog {
     fn start(&mut self) -> vmstate::Result<()> {
         let recording = &mut *self.lock();
         recording.vcpu_writes = Some(dirty::DirtyLog::start(&recording.vm).map_err(hypervisor)?);
-        recording.earlier.clear();
         Ok(())
     }
 
@@ -104,9 +103,6 @@ impl vmstate::ram::DirtyLog for MachineDirtyLog {
             _ => 0,
         };
         vcpu_writes.sync(&recording.vm, words).map_err(hypervisor)?;
-        for (word, earlier) in words.iter_mut().zip(recording.earlier.drain(..)) {
-            *word |= earlier;
-        }
         recording.vm.ram().take_device_writes(words);
         if let (Some(segment), Some(word)) = (&mut recording.segment, words.get_mut(SEGMENT_WORD)) {
             segment.take(word, pending);
