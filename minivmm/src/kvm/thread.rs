@@ -215,6 +215,7 @@ impl VcpuThread {
         // Counted as running from here on, so that a pause right behind waits for the thread to have seen both.
         state.running |= wanted == Wanted::Run;
         state.stands_until = None;
+        drop(state);
         self.shared.changed.notify_all();
     }
 

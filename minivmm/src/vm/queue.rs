@@ -29,7 +29,10 @@ pub struct Queue {
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     state: Mutex<Queued>,
+    /// For the driver.
     changed: Condvar,
+    /// For who waits until the driver is gone: it is woken by no other request than a quit, for requests come in a migration's pause.
+    ends: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +52,7 @@ impl Waiting {
         let mut state = self.lock();
         if matches!(request, AnyRequest::User(Request::Quit)) {
             state.quit.get_or_insert_with(Instant::now);
+            self.ends.notify_all();
             // Who asked may be gone.
             let _ = answer.send(Ok(()));
         } else if state.closed {
@@ -56,6 +60,8 @@ impl Waiting {
         } else {
             state.arrived.push_back((request, answer));
         }
+        // First, for the driver that is woken takes it.
+        drop(state);
         self.changed.notify_all();
         Ok(())
     }
@@ -72,9 +78,9 @@ impl Waiting {
         let mut state = self.lock();
         while !state.gone {
             state = match state.quit.map(|quit| patience.saturating_sub(quit.elapsed())) {
-                None => self.wait(state),
+                None => self.ends.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => return false,
-                Some(left) => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(left) => self.ends.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
         true
@@ -100,7 +106,7 @@ pub(super) struct Presence(Arc<Waiting>);
 impl Drop for Presence {
     fn drop(&mut self) {
         self.0.lock().gone = true;
-        self.0.changed.notify_all();
+        self.0.ends.notify_all();
     }
 }
 

@@ -243,11 +243,13 @@ impl Machine for Seam {
     }
 }
 
-/// The guest runs, maybe on this very host, and nobody waits for what this thread has still to do: it gets a tenth of a processor that
-/// both want.
+/// The guest runs or is about to, maybe on this very host, and nobody waits for what this thread has still to do: it gets a tenth of a
+/// processor that both want. That alone would let a source, which was woken by the last word of a destination on its processor, end its
+/// turn before the destination runs the guest.
 fn give_way() {
     // Refused, it gets its share.
     let _ = rustix::process::setpriority_process(None, NICE);
+    std::thread::yield_now();
 }
 
 /// One error of all `differences`, if there are any.
