@@ -198,7 +198,7 @@ fn translate(translation: Translation) -> ExitCode {
 /// A machine that could not be asked, or refused.
 fn not_asked(error: &ClientError) -> ExitCode {
     match error {
-        ClientError::Connect { .. } => refuse(error),
+        ClientError::Connect { .. } | ClientError::Report { .. } => refuse(error),
         _ => fail(error),
     }
 }

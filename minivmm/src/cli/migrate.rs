@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cli::parameters::{PolicyArgs, SendingArgs};
 use crate::cli::progress::{self, Progress};
+use crate::cli::report::Report;
 use crate::cli::tls::TlsArgs;
 use crate::cli::{EXIT_UNKNOWN, values};
 use crate::config::Address;
@@ -39,7 +40,11 @@ Exit codes:
 Examples:
   minivmm migrate --control unix:/run/vm/qmp unix:/run/vm/move
   minivmm migrate --control unix:/run/vm/qmp --downtime-limit 100ms --max-bandwidth 1G tcp:10.0.0.2:4444
+  minivmm migrate --control unix:/run/vm/qmp --report move.html tcp:10.0.0.2:4444
   minivmm migrate --control unix:/run/vm/qmp --channels 4 --compress zstd:1 --auto-converge tcp:10.0.0.2:4444";
+
+/// The same for a report, which draws them.
+const SAMPLING: Duration = Duration::from_millis(50);
 
 /// Flags of `minivmm migrate`.
 #[derive(Args, Clone, Debug)]
@@ -54,6 +59,9 @@ pub struct MigrateArgs {
     /// What the destination's minivmm, of an older release, wrote with dump-schema: the guest is sent as that release sends it
     #[arg(long, value_name = "FILE")]
     pub target_schema: Option<PathBuf>,
+    /// Write what the migration was like into an HTML page, with its numbers as JSON; what was in the file is replaced
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// TLS.
     #[command(flatten, next_help_heading = "How it is encrypted, in this migration and later ones")]
     pub tls: TlsArgs,
@@ -83,6 +91,15 @@ pub enum Outcome {
     Unknown(String),
 }
 
+impl Outcome {
+    fn sentence(&self) -> &str {
+        match self {
+            Self::Completed => "The guest runs at the destination.",
+            Self::Stayed(why) | Self::Unacknowledged(why) | Self::Undecided(why) | Self::Unknown(why) => why,
+        }
+    }
+}
+
 impl MigrateArgs {
     /// Migrates, and shows progress on standard error. Ctrl-C cancels; a second one ends the process.
     ///
@@ -90,6 +107,7 @@ impl MigrateArgs {
     /// The machine cannot be reached, or refuses to begin.
     pub fn carry_out(&self) -> Result<Outcome, ClientError> {
         let interrupts = Interrupts::new()?;
+        let mut report = self.report.as_deref().map(Report::create).transpose()?;
         let mut client = Client::connect(&self.control)?;
         let mut arguments = json!({"uri": self.to.to_string()});
         if let Some(file) = &self.target_schema {
@@ -98,35 +116,50 @@ impl MigrateArgs {
         }
         let changes = self.tls.changes()?.chain(self.sending.changes()).chain(self.policy.changes());
         client.migrate(arguments, changes)?;
-        let mut shown = Progress::new();
-        let end = follow(&mut client, &interrupts, &mut shown);
-        shown.end();
+        let end = follow(&mut client, &interrupts, report.as_mut());
         let figures = match end {
-            Ok(figures) => figures,
             // The machine may end as soon as the guest has left: its last event tells.
-            Err(_) if client.migration_status() == Some("completed") => json!({"status": "completed"}),
+            Err(_) if client.migration_status() == Some("completed") => Ok(json!({"status": "completed"})),
+            end => end,
+        };
+        let outcome = self.outcome(figures.as_ref(), &mut client);
+        if let Some(report) = report {
+            let to = self.to.to_string();
+            let written = report.write((&to, outcome.sentence()), figures.unwrap_or_default(), &mut client);
+            // The migration has ended as it has.
+            written.unwrap_or_else(say);
+        }
+        Ok(outcome)
+    }
+
+    /// How a migration with these last figures ended.
+    fn outcome(&self, figures: Result<&Value, &ClientError>, client: &mut Client) -> Outcome {
+        let figures = match figures {
+            Ok(figures) => figures,
             Err(error) => {
-                return Ok(Outcome::Unknown(format!(
+                return Outcome::Unknown(format!(
                     "{error}, and how the migration ended is unknown; look at {} whether the guest runs there",
                     self.to
-                )));
+                ));
             }
         };
         let why = |otherwise: &str| figures["error-desc"].as_str().unwrap_or(otherwise).to_owned();
-        Ok(match figures["status"].as_str() {
+        match figures["status"].as_str() {
             Some("completed") => {
-                progress::print(&format!("migrated to {}{}", self.to, summary(&figures)));
+                progress::print(&format!("migrated to {}{}", self.to, summary(figures)));
                 Outcome::Completed
             }
             Some("unacknowledged") => Outcome::Unacknowledged(why("the destination did not confirm")),
             Some("undecided") => Outcome::Undecided(why("the destination did not confirm")),
-            _ => Outcome::Stayed(format!("{}; {}", failure(&figures), whereabouts(&mut client))),
-        })
+            _ => Outcome::Stayed(format!("{}; {}", failure(figures), whereabouts(client))),
+        }
     }
 }
 
 /// Until the migration has ended; its last figures.
-fn follow(client: &mut Client, interrupts: &Interrupts, shown: &mut Progress) -> Result<Value, ClientError> {
+fn follow(client: &mut Client, interrupts: &Interrupts, mut report: Option<&mut Report>) -> Result<Value, ClientError> {
+    let mut shown = Progress::new();
+    let interval = if report.is_some() { SAMPLING } else { INTERVAL };
     loop {
         if interrupts.pending() {
             shown.cancelling();
@@ -142,7 +175,10 @@ fn follow(client: &mut Client, interrupts: &Interrupts, shown: &mut Progress) ->
             return Ok(figures);
         }
         shown.show(&figures);
-        thread::sleep(INTERVAL);
+        if let Some(report) = &mut report {
+            report.look(&figures);
+        }
+        thread::sleep(interval);
     }
 }
 

@@ -3,12 +3,14 @@
 mod ask;
 mod config_file;
 mod cont;
+mod drawing;
 mod generated;
 mod limits;
 mod migrate;
 mod parameters;
 mod plan;
 mod progress;
+mod report;
 mod run;
 mod status;
 #[cfg(test)]

@@ -57,10 +57,12 @@ impl Progress {
         let _ = stderr.flush();
         self.open = true;
     }
+}
 
+impl Drop for Progress {
     /// Takes the line away.
-    pub(super) fn end(&mut self) {
-        if std::mem::take(&mut self.open) {
+    fn drop(&mut self) {
+        if self.open {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }

@@ -23,6 +23,14 @@ pub enum ClientError {
         /// The system's reason.
         source: io::Error,
     },
+    /// What the machine tells cannot be written where it should be.
+    #[error("--report {}: {source}; give a path that may be written to", path.display())]
+    Report {
+        /// The flag's value.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// The machine refused a command.
     #[error("{0}")]
     Refused(String),

@@ -72,6 +72,12 @@ pub(super) fn commands() -> Vec<Command> {
         })
         .gives(figures()),
         Command::new(
+            "query-migrate-rounds",
+            "the rounds that are over, the last 4096 of them, of a source; QEMU lacks it",
+            |handle, _| Ok(report::rounds(&handle.rounds())),
+        )
+        .gives(Kind::list(rounds())),
+        Command::new(
             "migrate-set-parameters",
             "any of the [parameters](migration-policy.md#parameters), also while a migration runs; all or none",
             set_parameters,
@@ -167,6 +173,7 @@ fn figures() -> Kind {
         optional("total-time", Kind::Integer),
         optional("setup-time", Kind::Integer),
         optional("expected-downtime", Kind::Integer),
+        optional("expected-total-time", Kind::Integer),
         optional("downtime", Kind::Integer),
         optional("downtime-parts", Kind::object(parts)),
         optional("cpu-throttle-percentage", Kind::Integer),
@@ -175,6 +182,12 @@ fn figures() -> Kind {
         optional("xbzrle-cache", Kind::object(xbzrle.into_iter().chain(rates))),
         optional("error-desc", Kind::Text),
     ])
+}
+
+/// A round in the answer of `query-migrate-rounds`.
+fn rounds() -> Kind {
+    let members = ["duration-us", "bytes", "normal", "zero", "dirtied-bytes"];
+    Kind::object(members.map(|name| needed(name, Kind::Integer)))
 }
 
 fn migrate(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {

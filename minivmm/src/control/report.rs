@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use vmstate::migrate::{Downtime, PARAMETERS, ParameterUnit, ParameterValue, Parameters, Progress, Slowdown};
+use vmstate::migrate::{Downtime, PARAMETERS, ParameterUnit, ParameterValue, Parameters, Progress, Round, Slowdown};
 use vmstate::ram::XbzrleCount;
 
 use crate::config::Tls;
@@ -68,6 +68,25 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
         body["error-desc"] = error.as_str().into();
     }
     body
+}
+
+/// Rounds that are told at most: the last ones.
+const ROUNDS_MAX: usize = 4096;
+
+/// Body of `query-migrate-rounds`, which QEMU lacks: the rounds that are over, in bytes, pages and microseconds.
+pub(super) fn rounds(rounds: &[Round]) -> Value {
+    let last = &rounds[rounds.len().saturating_sub(ROUNDS_MAX)..];
+    last.iter()
+        .map(|round| {
+            json!({
+                "duration-us": microseconds(round.duration),
+                "bytes": round.bytes,
+                "normal": round.pages.normal,
+                "zero": round.pages.zero,
+                "dirtied-bytes": round.dirtied.saturating_mul(PAGE_SIZE),
+            })
+        })
+        .collect()
 }
 
 /// Where the downtime went, in microseconds. QEMU has no such object.

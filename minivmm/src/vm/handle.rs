@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use vmstate::migrate::Parameters;
+use vmstate::migrate::{Parameters, Round};
 
 use crate::config::Tls;
 use crate::devices::virtio::net::Announcing;
@@ -54,6 +54,11 @@ impl Handle {
     /// The migration as last published.
     pub fn migration(&self) -> MigrationInfo {
         self.shared.migration()
+    }
+
+    /// The rounds that are over of the migration that runs, or of the last one.
+    pub fn rounds(&self) -> Vec<Round> {
+        self.shared.rounds()
     }
 
     /// The migration parameters last published.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vmstate::migrate::{Control, Parameters, Phase, Progress};
+use vmstate::migrate::{Control, Parameters, Phase, Progress, Round};
 
 use crate::config::Tls;
 use crate::devices::virtio::net::Announcing;
@@ -128,6 +128,11 @@ impl Published {
             info.figures = control.progress();
         }
         info
+    }
+
+    /// The rounds that are over of the migration that runs, or of the last one.
+    pub fn rounds(&self) -> Vec<Round> {
+        lock(&self.control).as_ref().map(Control::rounds).unwrap_or_default()
     }
 
     /// A migration begins in `phase`, and `control` is the engine's handle on it.

@@ -2,6 +2,7 @@
 
 mod observe;
 mod operate;
+mod report;
 
 use std::fs::File;
 use std::io::{Read, Write};

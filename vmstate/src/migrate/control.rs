@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::parameters::Parameters;
 use super::phase::Phase;
-use super::report::{Downtime, Slowdown};
+use super::report::{Downtime, Round, Slowdown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::XbzrleCount;
 
@@ -21,6 +21,7 @@ struct ControlState {
     intent: AtomicU8,
     parameters: Mutex<Parameters>,
     progress: Mutex<Progress>,
+    rounds: Mutex<Vec<Round>>,
     watcher: OnceLock<Watcher>,
     rounds: OnceLock<RoundsWatcher>,
 }
@@ -96,6 +97,7 @@ impl Default for Control {
             intent: AtomicU8::new(OPEN),
             parameters: Mutex::default(),
             progress: Mutex::default(),
+            rounds: Mutex::default(),
             watcher: OnceLock::new(),
             rounds: OnceLock::new(),
         }))
@@ -151,6 +153,16 @@ impl Control {
     /// The figures now. Waits for nothing but the copy of another such call.
     pub fn progress(&self) -> Progress {
         *self.0.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each round that is over, in order, of a source. Waits for nothing but the copy of another such call.
+    pub fn rounds(&self) -> Vec<Round> {
+        self.0.rounds.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A round is over.
+    pub(super) fn round_over(&self, round: Round) {
+        self.0.rounds.lock().unwrap_or_else(PoisonError::into_inner).push(round);
     }
 
     /// Calls `watcher` with each phase from now on, as it begins, on the migration's own thread: it must not block. Only

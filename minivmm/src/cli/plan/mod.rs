@@ -2,7 +2,7 @@
 
 mod picture;
 mod recorded;
-mod report;
+pub(super) mod report;
 #[cfg(test)]
 mod tests;
 

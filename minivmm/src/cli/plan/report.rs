@@ -187,7 +187,7 @@ pub(super) fn json(shown: &Shown<'_>) -> Value {
 }
 
 /// Three digits or so, and a unit.
-pub(super) fn time(time: Duration) -> String {
+pub(in crate::cli) fn time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     let (value, digits, unit) = match seconds {
         0.0 => (0.0, 0, "s"),
@@ -200,7 +200,7 @@ pub(super) fn time(time: Duration) -> String {
     format!("{} {unit}", short(&format!("{value:.digits$}")))
 }
 
-pub(super) fn size(bytes: u64) -> String {
+pub(in crate::cli) fn size(bytes: u64) -> String {
     scaled(bytes as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
 }
 

@@ -65,6 +65,7 @@ fn every_query_answers_as_the_schema_says() {
                 info.error = Some("why".into());
                 let figures = &mut info.figures;
                 figures.expected_downtime = Some(Duration::from_millis(3));
+                figures.expected_total = Some(Duration::from_millis(4));
                 figures.downtime = Some(Downtime::default());
                 figures.throttle_percent = 20;
                 figures.slowdown = Slowdown::default();

@@ -117,6 +117,7 @@ impl Source<'_, '_> {
         self.measured.logs_read(lasted, read.saturating_sub(reading), pending);
         self.measured.round_over(pending, round.bytes, self.machine.percent().unwrap_or_default());
         self.report.rounds.push(round);
+        self.control.round_over(round);
         tracing::info!(
             round = self.report.rounds.len(),
             bytes = round.bytes,

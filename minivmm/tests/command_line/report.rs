@@ -1,0 +1,134 @@
+//! `minivmm migrate --report`: the page of a real migration, by itself and as a browser shows it.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::{PATIENCE, Running, machine, migrate, minivmm};
+use minivmm::vm::Published;
+use vmstate::migrate::SourcePhase;
+
+/// The JSON at the end of a page.
+fn data(page: &str) -> Value {
+    let (_, json) = page.split_once("<script type=\"application/json\" id=\"data\">").unwrap();
+    serde_json::from_str(json.split_once("</script>").unwrap().0).unwrap()
+}
+
+/// Each `data` element: its value, its place in the JSON, what a person reads.
+fn numbers(page: &str) -> Vec<(String, String, String)> {
+    let elements = page.split("<data value=\"").skip(1);
+    let parsed = elements.map(|element| {
+        let (value, rest) = element.split_once("\" title=\"").unwrap();
+        let (place, rest) = rest.split_once("\">").unwrap();
+        (value.into(), place.into(), rest.split_once("</data>").unwrap().0.into())
+    });
+    parsed.collect()
+}
+
+/// Every number is the JSON's, and what a person reads is it in the unit that stands there.
+fn check(page: &str) -> usize {
+    let data = data(page);
+    let numbers = numbers(page);
+    for (value, place, shown) in &numbers {
+        let exact = data.pointer(place).unwrap_or_else(|| panic!("{place} is not in the JSON"));
+        assert_eq!(exact.to_string(), *value, "{place}");
+        let (number, unit) = shown.split_once(' ').unwrap_or((shown, ""));
+        let number: f64 = number.parse().unwrap();
+        let scale = match unit {
+            "" | "B" | "%" => 1.0,
+            "KiB" => 1024.0,
+            "MiB" => 1024.0 * 1024.0,
+            "GiB" => 1024.0 * 1024.0 * 1024.0,
+            _ => {
+                let in_microseconds = match unit {
+                    "ms" => 1e3,
+                    "s" => 1e6,
+                    other => panic!("{place}: {other}"),
+                };
+                let is_microseconds = place.ends_with("-us") || place.contains("downtime-parts");
+                if is_microseconds { in_microseconds } else { in_microseconds / 1e3 }
+            }
+        };
+        let (shown, exact) = (number * scale, exact.as_f64().unwrap());
+        let rounding = (0.01 * exact).max(0.051 * scale);
+        assert!((shown - exact).abs() <= rounding, "{place}: {shown} for {exact}");
+    }
+    numbers.len()
+}
+
+/// Nothing in it asks for something else; the one name of a network is that of SVG's elements.
+fn stands_alone(page: &str) {
+    let page = page.replace("http://www.w3.org/2000/svg", "");
+    for asks in ["http:", "https:", " src=", "url(", "@import", "<iframe", "<object", "onload", "javascript:"] {
+        assert!(!page.contains(asks), "{asks}");
+    }
+    assert_eq!(page.matches("<script").count(), 1, "only the data");
+}
+
+#[test]
+fn a_report_tells_what_the_machine_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (door, page) = (format!("unix:{}/door", folder.path().display()), folder.path().join("report.html"));
+    let there = ["--serial", "none", "--incoming", &door];
+    let Some(there) = Running::start(&there, Stdio::null()) else { return };
+    there.control();
+    let here = Running::start(&["--serial", "none"], Stdio::null()).unwrap();
+    let mut control = here.control();
+    let address = format!("unix:{}/qmp", here.directory.path().display());
+    let limit = format!("{}s", PATIENCE.as_secs());
+    let options = ["--downtime-limit", &limit, "--report", page.to_str().unwrap(), &door];
+    let output = minivmm(&[&["migrate", "--control", &address], &options[..]].concat());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = std::fs::read_to_string(&page).unwrap();
+    stands_alone(&text);
+    // Cards, rounds and parts.
+    assert!(check(&text) >= 7 + 5 + 6, "{text}");
+    let told = data(&text);
+    assert_eq!(told["figures"], control.execute("query-migrate", json!({})).unwrap());
+    assert_eq!(told["rounds"], control.execute("query-migrate-rounds", json!({})).unwrap());
+    assert_eq!(
+        told["rounds"].as_array().unwrap().len() as u64,
+        told["figures"]["ram"]["dirty-sync-count"].as_u64().unwrap()
+    );
+    let sent: u64 = told["rounds"].as_array().unwrap().iter().map(|round| round["bytes"].as_u64().unwrap()).sum();
+    assert!(sent > 0 && sent <= told["figures"]["ram"]["transferred"].as_u64().unwrap(), "{sent}");
+    browser_agrees(&page, &text);
+}
+
+/// Chromium shows every number as it stands in the file, and has nothing to complain of.
+fn browser_agrees(page: &Path, text: &str) {
+    let profile = tempfile::tempdir().unwrap();
+    let shown = Command::new("chromium")
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"])
+        .args(["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("file://{}", page.display()))
+        .output();
+    let Ok(shown) = shown else { return vmstate_lab::skip::skip("chromium is missing: apt-get install chromium") };
+    let (dom, log) = (String::from_utf8_lossy(&shown.stdout), String::from_utf8_lossy(&shown.stderr));
+    assert!(!log.contains("CONSOLE"), "{log}");
+    assert_eq!(numbers(&dom), numbers(text), "{log}");
+    assert_eq!(dom.matches("<svg").count(), text.matches("<svg").count());
+}
+
+/// A sentence of the machine, and so of a peer, is text in the page, and no element.
+#[test]
+fn a_failure_is_reported_and_its_words_are_only_text() {
+    fn script(shared: &Published) {
+        super::ends(shared, SourcePhase::Failed, Some("</script><script>alert(1)</script><img src=x>"));
+    }
+    let (directory, _server, _requests) = machine(script);
+    let page = directory.path().join("report.html");
+    let output = migrate(directory.path()).args(["--report", page.to_str().unwrap()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert_eq!((text.matches("<script").count(), text.matches("<img").count()), (1, 0), "{text}");
+    check(&text);
+    assert!(data(&text)["end"].as_str().unwrap().contains("</script>"), "{text}");
+
+    let output = migrate(directory.path()).args(["--report", "/nowhere/report.html"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.starts_with("minivmm: --report /nowhere/report.html: No such file"), "{text}");
+}
