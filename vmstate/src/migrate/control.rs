@@ -21,7 +21,7 @@ struct ControlState {
     intent: AtomicU8,
     parameters: Mutex<Parameters>,
     progress: Mutex<Progress>,
-    rounds: Mutex<Vec<Round>>,
+    finished_rounds: Mutex<Vec<Round>>,
     watcher: OnceLock<Watcher>,
     rounds: OnceLock<RoundsWatcher>,
 }
@@ -97,7 +97,7 @@ impl Default for Control {
             intent: AtomicU8::new(OPEN),
             parameters: Mutex::default(),
             progress: Mutex::default(),
-            rounds: Mutex::default(),
+            finished_rounds: Mutex::default(),
             watcher: OnceLock::new(),
             rounds: OnceLock::new(),
         }))
@@ -157,12 +157,12 @@ impl Control {
 
     /// Each round that is over, in order, of a source. Waits for nothing but the copy of another such call.
     pub fn rounds(&self) -> Vec<Round> {
-        self.0.rounds.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.finished_rounds.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A round is over.
     pub(super) fn round_over(&self, round: Round) {
-        self.0.rounds.lock().unwrap_or_else(PoisonError::into_inner).push(round);
+        self.0.finished_rounds.lock().unwrap_or_else(PoisonError::into_inner).push(round);
     }
 
     /// Calls `watcher` with each phase from now on, as it begins, on the migration's own thread: it must not block. Only

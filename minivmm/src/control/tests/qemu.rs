@@ -192,6 +192,7 @@ const EXTENSIONS: &[&str] = &[
     "query-migrate-parameters → pause-budget",
     "query-migrate-parameters → tls-pin",
     "query-migrate → downtime-parts",
+    "query-migrate → expected-total-time",
     "query-migrate → guest-slowdown",
     "query-migrate → status = unacknowledged",
     "query-migrate → status = undecided",
@@ -202,7 +203,7 @@ const EXTENSIONS: &[&str] = &[
 ];
 
 /// Commands that QEMU has not.
-const OWN: &[&str] = &["dump-schema"];
+const OWN: &[&str] = &["dump-schema", "query-migrate-rounds"];
 
 #[test]
 fn answers_and_schema_are_those_of_a_running_qemu() {
