@@ -47,7 +47,13 @@ fn certificate(error: &CertificateError, peer: &str) -> String {
             format!("is not for a TLS {peer} (extended key usage)")
         }
         C::NotValidForNameContext { expected, presented } => {
-            let presented = if presented.is_empty() { "no host".into() } else { presented.join(", ") };
+            // `DnsName("a.example")`, `IpAddress(10.0.0.1)`
+            let bare =
+                |name: &String| name.split_once('(').map_or("", |(_, name)| name).trim_matches(['"', ')']).to_owned();
+            let presented = match presented.is_empty() {
+                true => "no host".into(),
+                false => presented.iter().map(bare).collect::<Vec<_>>().join(", "),
+            };
             format!("is for {presented}, not for {}; give tls-hostname if it is the right one", expected.to_str())
         }
         C::NotValidForName => "is for another host".into(),
