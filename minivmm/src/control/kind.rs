@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 pub(super) enum Kind {
     /// A string.
     Text,
+    /// A string or null, QEMU's alternate `StrOrNull`.
+    TextOrNull,
     /// Anything.
     Any,
     /// A signed integer of 64 bits.
@@ -84,6 +86,7 @@ impl Kind {
         let wrong = |expected: &str| Err(format!("Invalid parameter type for '{path}', expected: {expected}"));
         match (self, value) {
             (Self::Text, Value::String(_))
+            | (Self::TextOrNull, Value::String(_) | Value::Null)
             | (Self::Any, _)
             | (Self::Number, Value::Number(_))
             | (Self::Switch, Value::Bool(_)) => Ok(()),
@@ -98,6 +101,7 @@ impl Kind {
             }
             (Self::Object(shape), Value::Object(members)) => shape.check(members, path),
             (Self::Size, _) => Err(format!("Parameter '{path}' expects uint64")),
+            (Self::TextOrNull, _) => wrong("StrOrNull"),
             (Self::Text | Self::Word(_), _) => wrong("string"),
             (Self::Integer, _) => wrong("integer"),
             (Self::Number, _) => wrong("number"),

@@ -38,7 +38,7 @@ pub(super) fn commands() -> Vec<Command> {
             optional("detach", Kind::Switch),
             optional("resume", Kind::Switch),
             optional("target-schema", Kind::Text),
-            optional("parameters", Kind::object(of_the_engine().chain(of_tls()))),
+            optional("parameters", Kind::object(of_the_engine().chain(of_tls(Kind::TextOrNull)))),
         ])),
         Command::new(
             "migrate-incoming",
@@ -82,14 +82,14 @@ pub(super) fn commands() -> Vec<Command> {
             "any of the [parameters](migration-policy.md#parameters), also while a migration runs; all or none",
             set_parameters,
         )
-        .takes(parameters())
+        .takes(parameters(Kind::TextOrNull))
         .lacks(absent::PARAMETERS_ABSENT),
         Command::new("query-migrate-parameters", "all of them, as they hold", |handle, _| {
             let mut shown = report::parameters(&handle.parameters(), &handle.tls());
             announce::show(handle.announcing(), &mut shown);
             Ok(shown)
         })
-        .gives(Kind::object(parameters())),
+        .gives(Kind::object(parameters(Kind::Text))),
         Command::new(
             "migrate-set-capabilities",
             "[capabilities](#capabilities), also while a migration runs; all or none",
@@ -131,13 +131,14 @@ fn capability() -> Kind {
 }
 
 /// Those of `migrate-set-parameters`: a flag is a capability; and how a guest that arrives is announced.
-fn parameters() -> Vec<Member> {
+fn parameters(tls: Kind) -> Vec<Member> {
     let engines = of_the_engine().filter(|member| member.kind != Kind::Switch);
-    engines.chain(of_tls()).chain(announce::parameters()).collect()
+    engines.chain(of_tls(tls)).chain(announce::parameters()).collect()
 }
 
-fn of_tls() -> impl Iterator<Item = Member> {
-    Tls::PARAMETERS.iter().map(|(name, _)| optional(name, Kind::Text))
+/// As with QEMU they are set to null, too, which is the empty text, and are shown as text.
+fn of_tls(kind: Kind) -> impl Iterator<Item = Member> {
+    Tls::PARAMETERS.iter().map(move |(name, _)| optional(name, kind.clone()))
 }
 
 fn of_the_engine() -> impl Iterator<Item = Member> {
@@ -220,8 +221,9 @@ fn set_parameters(handle: &Handle, arguments: Arguments) -> Result<Value, Failur
 fn change(given: Map<String, Value>) -> Result<ParameterChange, Failure> {
     let mut change = ParameterChange::default();
     for (name, given) in given {
-        if let (Some(name), Value::String(text)) = (Tls::named(&name), &given) {
-            change = change.with(name, ParameterValue::Word(text.clone().into()));
+        if let Some(name) = Tls::named(&name) {
+            let text = given.as_str().unwrap_or_default().to_owned();
+            change = change.with(name, ParameterValue::Word(text.into()));
             continue;
         }
         let unexpected = || Failure::generic(format!("Parameter '{name}' is unexpected"));

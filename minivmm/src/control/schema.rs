@@ -57,6 +57,15 @@ impl Types {
                 name
             }
             Kind::Object(shape) => self.object(shape),
+            Kind::TextOrNull => match self.number(kind) {
+                (name, false) => name,
+                (name, true) => {
+                    let members = [self.builtin("str", "string"), self.builtin("null", "null")];
+                    let members: Value = members.into_iter().map(|name| json!({"type": name})).collect();
+                    self.entities.push(json!({"name": name, "meta-type": "alternate", "members": members}));
+                    name
+                }
+            },
             Kind::Word(words) => match self.number(kind) {
                 (name, false) => name,
                 (name, true) => {

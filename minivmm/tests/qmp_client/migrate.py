@@ -1,4 +1,5 @@
-"""Two migrations, driven by the public client: SOURCE goes to MIDDLE with `channels`, and on to END with `uri`.
+"""Two migrations, driven by the public client: SOURCE goes to MIDDLE with `channels`, and on to END with `uri`,
+which was started with `--incoming defer`.
 
 Usage: migrate.py SOURCE MIDDLE END MIDDLE_DOOR END_DOOR: three QMP sockets, and the sockets that the destinations listen at.
 """
@@ -117,6 +118,8 @@ async def main(sockets, middle_door, end_door):
     await measure_dirty_rate(source)
     unix = {"transport": "socket", "type": "unix", "path": middle_door}
     first = await migrate(source, middle, {"channels": [{"channel-type": "main", "addr": unix}]})
+    await end.execute("migrate-incoming", {"uri": f"unix:{end_door}"})
+    await refused(end, "migrate-incoming", {"uri": f"unix:{end_door}"}, "already been started")
     second = await migrate(middle, end, {"uri": f"unix:{end_door}"})
     times = sorted(first + second)
     print(f"query-migrate, with the client's own work: {times[len(times) // 2]:.2f} ms at the median of {len(times)} times,"

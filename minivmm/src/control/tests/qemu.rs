@@ -132,6 +132,8 @@ const LINES: &[&str] = &[
     r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":true}}"#,
     r#"{"execute":"migrate-set-parameters","arguments":{"multifd-compression":"x"}}"#,
     r#"{"execute":"migrate-set-parameters","arguments":{"multifd-compression":5}}"#,
+    r#"{"execute":"migrate-set-parameters","arguments":{"tls-creds":5}}"#,
+    r#"{"execute":"migrate-set-parameters","arguments":{"tls-creds":null}}"#,
     r#"{"execute":"migrate-set-parameters","arguments":{"nope":5}}"#,
     r#"{"execute":"migrate_continue"}"#,
     r#"{"execute":"announce-self"}"#,
