@@ -51,7 +51,8 @@ fn check(page: &str) -> usize {
             }
         };
         let (shown, exact) = (number * scale, exact.as_f64().unwrap());
-        let rounding = (0.01 * exact).max(0.051 * scale);
+        // Two digits are shown at least: rounding changes a twentieth at most.
+        let rounding = (0.05 * exact).max(0.051 * scale);
         assert!((shown - exact).abs() <= rounding, "{place}: {shown} for {exact}");
     }
     numbers.len()
@@ -99,13 +100,18 @@ fn a_report_tells_what_the_machine_told() {
 /// Chromium shows every number as it stands in the file, and has nothing to complain of.
 fn browser_agrees(page: &Path, text: &str) {
     let profile = tempfile::tempdir().unwrap();
-    let shown = Command::new("chromium")
+    let shown = Command::new("timeout")
+        .args([PATIENCE.as_secs().to_string().as_str(), "chromium"])
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"])
         .args(["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0", "--dump-dom"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("file://{}", page.display()))
         .output();
-    let Ok(shown) = shown else { return vmstate_lab::skip::skip("chromium is missing: apt-get install chromium") };
+    let shown = shown.unwrap();
+    // What coreutils' timeout says where there is no such program.
+    if shown.status.code() == Some(127) {
+        return vmstate_lab::skip::skip("chromium is missing: apt-get install chromium");
+    }
     let (dom, log) = (String::from_utf8_lossy(&shown.stdout), String::from_utf8_lossy(&shown.stderr));
     assert!(!log.contains("CONSOLE"), "{log}");
     assert_eq!(numbers(&dom), numbers(text), "{log}");
