@@ -22,7 +22,6 @@ impl Source<'_, '_> {
     /// Gives page channels about so many bytes of what is pending, once they have no more than that left to send. A probe follows
     /// when it is time for one. True if nothing of the round is left.
     pub(super) fn send_beside(&mut self, wanted: u64, tells: Tells) -> Result<bool> {
-        let sent = self.wire.sent();
         self.await_sent(wanted / NORMAL_RECORD, self.running())?;
         // An answer that is read late makes the wire seem slow, and portions stay as small as before the first answer.
         self.hear_until(Duration::ZERO)?;
@@ -40,7 +39,6 @@ impl Source<'_, '_> {
         if self.control.parameters().max_bandwidth.is_some() {
             self.await_sent(0, self.running())?;
         }
-        self.pace.sent(self.wire.sent() - sent);
         if is_due || over {
             self.unprobed = None;
             self.probe(begun, PageCount::default(), tells)?;

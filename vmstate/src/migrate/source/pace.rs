@@ -9,6 +9,8 @@ const PIECES_PER_SECOND: u64 = 200;
 /// What was sent, and is not paid for yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
+    /// Bytes of the connection that are in the debt, or were. All count, also those that page channels send while nobody looks.
+    counted: u64,
     /// Bytes; below zero if somebody came late by up to a piece.
     debt: f64,
     at: Duration,
@@ -22,8 +24,9 @@ pub(super) fn piece(bytes_per_second: u64) -> u64 {
 }
 
 impl Pace {
-    /// When the next piece may go at this limit, which holds since the last call.
-    pub(super) fn due(&mut self, now: Duration, bytes_per_second: u64) -> Duration {
+    /// When the next piece may go at this limit, which holds since the last call. The connection has `sent` so many bytes.
+    pub(super) fn due(&mut self, sent: u64, now: Duration, bytes_per_second: u64) -> Duration {
+        self.debt += sent.saturating_sub(std::mem::replace(&mut self.counted, sent)) as f64;
         let passed = now.saturating_sub(self.at).as_secs_f64();
         let speed = bytes_per_second as f64;
         // What went under another limit was a piece of that one: it takes as long as it would have there.
@@ -43,14 +46,9 @@ impl Pace {
         self.at
     }
 
-    /// So many bytes went.
-    pub(super) fn sent(&mut self, bytes: u64) {
-        self.debt += bytes as f64;
-    }
-
     /// There is no limit now, and what was sent is not paid for.
-    pub(super) fn lift(&mut self, now: Duration) {
-        *self = Self { at: now, ..Self::default() };
+    pub(super) fn lift(&mut self, sent: u64, now: Duration) {
+        *self = Self { counted: sent, at: now, ..Self::default() };
     }
 }
 
@@ -60,14 +58,14 @@ mod tests {
 
     /// Sends as fast as it may from `from` to `until`; each wait ends late by up to `late`. Packets with their moments.
     fn send(pace: &mut Pace, limit: u64, (from, until): (f64, f64), late: f64, sent: &mut Vec<(f64, u64)>) {
-        let mut now = from;
+        let (mut now, mut total) = (from, pace.counted);
         while now < until {
-            let due = pace.due(Duration::from_secs_f64(now), limit).as_secs_f64();
+            let due = pace.due(total, Duration::from_secs_f64(now), limit).as_secs_f64();
             if due > now {
                 now = due + late * (sent.len() % 3) as f64 / 2.0;
                 continue;
             }
-            pace.sent(piece(limit));
+            total += piece(limit);
             sent.push((now, piece(limit)));
         }
     }

@@ -38,7 +38,7 @@ impl Source<'_, '_> {
                 self.probe(self.clock.now(), PageCount::default(), Tells::Nothing)?;
                 self.hear_all()?;
             }
-            self.pace.lift(self.clock.now());
+            self.pace.lift(self.wire.sent(), self.clock.now());
             self.rehearse(Self::rounds_begin)?;
         }
         let put_off = self.rests_until.take();
@@ -215,10 +215,8 @@ impl Source<'_, '_> {
                 };
                 self.measured.wire.sent(Chunk { begun, bytes, ..chunk });
             }
-            let (before, deadline) =
-                (self.wire.sent(), took_some.max(self.pace.at()).saturating_add(self.options.answer));
+            let deadline = took_some.max(self.pace.at()).saturating_add(self.options.answer);
             let sent = self.wire.send_piece(&mut self.buffer, most, Some(deadline), LISTEN);
-            self.pace.sent(self.wire.sent() - before);
             if sent.map_err(|broken| self.last_words(broken))? {
                 took_some = self.clock.now();
             }
@@ -234,10 +232,10 @@ impl Source<'_, '_> {
         loop {
             let now = self.clock.now();
             let Some(limit) = self.control.parameters().max_bandwidth else {
-                self.pace.lift(now);
+                self.pace.lift(self.wire.sent(), now);
                 return Ok(u64::MAX);
             };
-            let due = self.pace.due(now, limit.get());
+            let due = self.pace.due(self.wire.sent(), now, limit.get());
             if due <= now {
                 let piece = pace::piece(limit.get());
                 // A chunk may be a record longer than it should be, and goes at once.
