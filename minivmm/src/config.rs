@@ -2,6 +2,7 @@
 //!
 //! In the place of a path, `fd:N` or `fd:NAME` is a descriptor that the process was started with (`passed.rs`).
 
+mod address;
 mod tls;
 
 use std::fmt;
@@ -9,6 +10,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub use address::Address;
 pub use tls::Tls;
 
 /// A whole machine, before it exists.
@@ -150,50 +152,10 @@ pub enum Serial {
 /// Where a migration comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAt {
-    /// At a socket that is made.
+    /// At a socket that is made; or in a file.
     Address(Address),
     /// At a passed one, `fd:N` or `fd:NAME`.
     Passed(PathBuf),
     /// Nowhere yet: `migrate-incoming` says where.
     Deferred,
-}
-
-/// Where a migration goes to, or is awaited.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// `unix:PATH`
-    Unix(PathBuf),
-    /// `tcp:HOST:PORT`
-    Tcp(String),
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    /// Reads `unix:PATH`, `tcp:HOST:PORT` or `tcp:[IPV6]:PORT`; without HOST it is 127.0.0.1. The error is a sentence for the
-    /// user.
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
-            Some(("tcp", peer)) => match peer.rsplit_once(':') {
-                // QEMU would listen at all addresses of the host then.
-                Some(("", port)) if port.parse::<u16>().is_ok() => Ok(Self::Tcp(format!("127.0.0.1:{port}"))),
-                Some((_, port)) if port.parse::<u16>().is_ok() => Ok(Self::Tcp(peer.into())),
-                _ => Err(format!("'{text}' lacks a host or a port of 0 to 65535; write tcp:HOST:PORT")),
-            },
-            Some(("fd", _)) => Err(format!(
-                "'{text}' is a descriptor, and a machine that runs takes none; write unix:PATH or tcp:HOST:PORT"
-            )),
-            _ => Err(format!("'{text}' is no address; write unix:PATH or tcp:HOST:PORT")),
-        }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Tcp(peer) => write!(f, "tcp:{peer}"),
-        }
-    }
 }

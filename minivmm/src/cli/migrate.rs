@@ -30,7 +30,7 @@ The first Ctrl-C cancels the migration and waits until the guest runs on; the se
 cancelling.
 
 Exit codes:
-  0  the guest runs at the destination
+  0  the guest runs at the destination, or is in the file
   1  the migration failed or was cancelled, or the machine refused to begin: the guest is where it was
   2  nothing was begun: the command line is wrong, or the machine cannot be reached
   3  the destination did not confirm, and holds the guest or has run it: it stands at the source
@@ -53,7 +53,8 @@ pub struct MigrateArgs {
     /// QMP socket of the machine: unix:PATH
     #[arg(long, value_name = "unix:PATH", value_parser = values::control)]
     pub control: PathBuf,
-    /// Where the machine shall go: unix:PATH or tcp:HOST:PORT
+    /// Where the machine shall go: unix:PATH or tcp:HOST:PORT; or, with its guest stopped, to the new file PATH:
+    /// file:PATH[,offset=N]
     #[arg(value_name = "ADDRESS", value_parser = str::parse::<Address>)]
     pub to: Address,
     /// What the destination's minivmm, of an older release, wrote with dump-schema: the guest is sent as that release sends it

@@ -238,7 +238,10 @@ fn addresses_are_checked() {
     let wrong = |address: &str| run(&["--incoming", address]).unwrap_err();
     let start = |address: &str| format!("invalid value '{address}' for '--incoming <ADDRESS>': '{address}' ");
     for address in ["", "unix:", "/tmp/in", "exec:cat"] {
-        assert_eq!(wrong(address), start(address) + "is no address; write unix:PATH or tcp:HOST:PORT");
+        assert_eq!(
+            wrong(address),
+            start(address) + "is no address; write unix:PATH, tcp:HOST:PORT or file:PATH[,offset=N]"
+        );
     }
     for address in ["tcp:host", "tcp::", "tcp::65536", "tcp:host:65536", "tcp:host:"] {
         assert_eq!(wrong(address), start(address) + "lacks a host or a port of 0 to 65535; write tcp:HOST:PORT");

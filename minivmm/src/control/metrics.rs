@@ -50,6 +50,11 @@ impl MetricsDoor {
         let peer = match address {
             Address::Unix(path) => return Door::open(FLAG, path).map(|door| Self(Listener::Unix(door))),
             Address::Tcp(peer) => peer,
+            Address::File { .. } => {
+                return Err(refused(io::Error::other(
+                    "metrics are served at a socket; write unix:PATH or tcp:127.0.0.1:PORT",
+                )));
+            }
         };
         // A name could be anybody's address.
         let loopback = peer.replacen("localhost:", "127.0.0.1:", 1).parse::<SocketAddr>().ok();

@@ -225,6 +225,8 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_fcntl, &[Is(1, libc::F_SETFL as u64)]),
     (libc::SYS_poll, ANY),
     (libc::SYS_ppoll, ANY),
+    // A guest's state in a file, which the driver has opened, is on the disk before the guest's disks are given up.
+    (libc::SYS_fsync, ANY),
     // Pages that come into guest memory without a copy.
     (libc::SYS_readv, ANY),
     // Who owns the guest: locks and records of images and of the lease, and that both sides have the same ones.
@@ -261,7 +263,7 @@ const DRIVER: &[Call] = &[
     (libc::SYS_epoll_create1, ANY),
     (libc::SYS_epoll_ctl, ANY),
     (libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)]),
-    // The files of `dump-schema`, which is new, and `target-schema`, which is read.
+    // The files of `dump-schema` and of a migration to a file, which are new, and `target-schema`, which is read.
     (libc::SYS_openat, &[to_read(2)]),
     (libc::SYS_openat, &[new(2)]),
     (libc::SYS_open, &[to_read(1)]),

@@ -3,6 +3,7 @@
 mod channels;
 mod defer;
 mod ends;
+mod files;
 mod machine;
 mod moves;
 mod older;

@@ -156,7 +156,7 @@ fn a_migration_to_a_descriptor() {
         .output()
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    let why = "'fd:5' is a descriptor, and a machine that runs takes none; write unix:PATH or tcp:HOST:PORT";
+    let why = "'fd:5' is a descriptor, and a machine that runs takes none; write unix:PATH, tcp:HOST:PORT or file:PATH[,offset=N]";
     assert!(said.contains(why), "{said}");
     assert_eq!(output.status.code(), Some(2));
 }

@@ -10,7 +10,7 @@ use super::Channel;
 use crate::codec::{Outbox, PageRun};
 use crate::ram::GuestRam;
 
-/// A file, written or read from its beginning.
+/// A file, written or read from its beginning, or from where it stands when it is given.
 #[derive(Debug)]
 pub struct FileChannel {
     file: File,
@@ -40,6 +40,12 @@ impl FileChannel {
     /// As [`File::sync_all`].
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
+    }
+}
+
+impl From<File> for FileChannel {
+    fn from(file: File) -> Self {
+        Self { file }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A paused guest in a file: the same stream, without a destination that answers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Peer;
 use super::control::Control;
@@ -32,27 +32,53 @@ pub fn save(
     sections: &mut Sections<'_>,
     ram: &dyn GuestRam,
 ) -> Result<()> {
+    save_with(channel, machine_type, sections, ram, &Control::default())
+}
+
+/// As [`save`]; `control` cancels it, and shows its figures.
+///
+/// # Errors
+/// As [`save`]; `Cancelled`.
+pub fn save_with(
+    channel: &mut dyn Channel,
+    machine_type: &str,
+    sections: &mut Sections<'_>,
+    ram: &dyn GuestRam,
+    control: &Control,
+) -> Result<()> {
     sections.check_migratable()?;
     check_release(sections)?;
-    let control = Control::default();
-    let mut wire = Link::new(channel, ram, &Still, &control, Strictness::Strict, Limits::default(), 0);
-    let mut log = Still;
+    let (begun, mut log) = (Instant::now(), Still);
+    let ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
+    let section = RamSection::outgoing(ram, &mut log);
+    let pages = section.figures();
+    let mut wire = Link::new(channel, ram, &Still, control, Strictness::Strict, Limits::default(), 0);
+    let publish = |bytes: u64| {
+        control.publish(|progress| {
+            let moved = pages.moved();
+            (progress.elapsed, progress.bytes, progress.ram_bytes) = (begun.elapsed(), bytes, ram_bytes);
+            (progress.normal_pages, progress.zero_pages) = (moved.normal, moved.zero);
+            progress.remaining_bytes = pages.pending_bytes();
+        });
+    };
     let mut out = Outbox::new();
     put_header(out.bytes_mut());
     put_configuration(out.bytes_mut(), machine_type);
-    let mut saver = Saver::new(sections, Box::new(RamSection::outgoing(ram, &mut log)));
+    let mut saver = Saver::new(sections, Box::new(section));
     let mut saved = saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Early))?;
     saver.start(&mut out, Peer::Vmstate)?;
     saver.sync()?;
     while !saver.iterate(&mut out, CHUNK)? {
         wire.send(&mut out, Patience::Endless)?;
         out.clear();
+        publish(wire.sent());
     }
     saver.complete(&mut out)?;
     saved.extend(saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Last))?);
     Element::Eof.write(out.bytes_mut());
     saver.describe(machine_type, &saved)?.write(out.bytes_mut());
     wire.send(&mut out, Patience::Endless)?;
+    publish(wire.sent());
     Ok(())
 }
 

@@ -238,11 +238,11 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
         (r#"{"execute":"migrate","arguments":{"uri":"tcp:far:1"}}"#, "a migration is running already"),
         (
             r#"{"execute":"migrate","arguments":{"uri":"exec:x"}}"#,
-            "'exec:x' is no address; write unix:PATH or tcp:HOST:PORT",
+            "'exec:x' is no address; write unix:PATH, tcp:HOST:PORT or file:PATH[,offset=N]",
         ),
         (
             r#"{"execute":"migrate","arguments":{"uri":"fd:5"}}"#,
-            "'fd:5' is a descriptor, and a machine that runs takes none; write unix:PATH or tcp:HOST:PORT",
+            "'fd:5' is a descriptor, and a machine that runs takes none; write unix:PATH, tcp:HOST:PORT or file:PATH[,offset=N]",
         ),
         (r#"{"execute":"migrate"}"#, "need either 'uri' or 'channels' argument"),
         (

@@ -66,6 +66,7 @@ pub(super) fn listen(
     let listener = match address {
         Address::Unix(path) => Listener::unix(path),
         Address::Tcp(host_and_port) => look_up(host_and_port).and_then(|addresses| Listener::tcp(&*addresses)),
+        Address::File { .. } => Err(io::Error::new(io::ErrorKind::InvalidInput, "nobody is awaited at a file")),
     };
     listener.map_err(|error| format!("{address}: {error}; give an address that nobody listens at"))
 }

@@ -10,7 +10,9 @@ mod look_up;
 mod outgoing;
 pub(super) mod schema;
 mod seam;
+mod state_file;
 pub(super) mod status;
+mod to_file;
 mod warm_up;
 mod write_back;
 
@@ -27,6 +29,8 @@ use self::incoming::{Door, Reception};
 pub(super) use self::look_up::LookUp;
 use self::outgoing::{Departure, Secure};
 use self::seam::Seam;
+use self::state_file::StateFile;
+use self::to_file::Writing;
 pub(super) use self::write_back::WriteBack;
 use crate::config::Address;
 use crate::error::{Error, SparingLog, chain, say};
@@ -136,6 +140,14 @@ impl Vm {
         let control = Control::default();
         let parameters = terms.parameters.of(self.shared.parameters())?;
         set_parameters(&control, parameters)?;
+        let file = match &address {
+            Address::File { .. } if parameters.page_channels().is_some() => {
+                let why = "a file takes one stream, and multifd makes several: switch the capability multifd off";
+                return Err(Refusal(why.into()).into());
+            }
+            Address::File { path, offset } => Some(StateFile::create(path, *offset).map_err(Refusal)?),
+            Address::Unix(_) | Address::Tcp(_) => None,
+        };
         let setup = Phase::Source(SourcePhase::Setup);
         self.shared.begin_migration(setup, &control);
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -145,20 +157,31 @@ impl Vm {
         let ram = MachineRam::leaving(self.ram.clone(), &self.firmware, release.is_none());
         let log = MachineDirtyLog::new(Arc::clone(&self.machine.kvm), ram.segment());
         let throttle = Arc::new(Throttle::new(&self.machine.kvm, &self.machine.vcpus));
-        let departure = Departure {
-            address,
-            secure,
-            look_up: self.look_up.clone(),
-            release,
-            control: control.clone(),
-            seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
-                .sending(&throttle, &log),
-            parts,
-            ram,
-            log: log.clone(),
-            channels: parameters.page_channels(),
+        let seam =
+            Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets).sending(&throttle, &log);
+        let (handle, ours) = (self.handle.clone(), control.clone());
+        let begun = match file {
+            Some(file) => {
+                let shared = Arc::clone(&self.shared);
+                let writing = Writing { file, release, control: control.clone(), parts, ram, seam, shared };
+                ended::spawn(handle, setup, ours, || (writing.run(), None))
+            }
+            None => {
+                let departure = Departure {
+                    address,
+                    secure,
+                    look_up: self.look_up.clone(),
+                    release,
+                    control: control.clone(),
+                    seam,
+                    parts,
+                    ram,
+                    log: log.clone(),
+                    channels: parameters.page_channels(),
+                };
+                ended::spawn(handle, setup, ours, || (departure.run(), None))
+            }
         };
-        let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || (departure.run(), None));
         match begun {
             Ok(thread) => {
                 self.shared.set_parameters(parameters);

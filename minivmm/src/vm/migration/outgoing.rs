@@ -15,6 +15,7 @@ use super::channels::PageThreads;
 use super::ended::Ended;
 use super::look_up::LookUp;
 use super::seam::Seam;
+use super::state_file::NOT_ENCRYPTED;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::{Address, Tls};
 use crate::error::chain;
@@ -42,13 +43,16 @@ impl Secure {
     /// A sentence for the user.
     pub(super) fn new(tls: &Tls, address: &Address) -> Result<Option<Self>, String> {
         let Some(options) = tls.options() else { return Ok(None) };
+        if let Address::File { .. } = address {
+            return Err(NOT_ENCRYPTED.into());
+        }
         let client = TlsClient::new(&options).map_err(|error| format!("tls-creds {error}"))?;
         let host = match (&tls.hostname, address) {
             (Some(name), _) => name.clone(),
             (None, Address::Tcp(peer)) => {
                 peer.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']).into()
             }
-            (None, Address::Unix(_)) => String::new(),
+            (None, Address::Unix(_) | Address::File { .. }) => String::new(),
         };
         Ok(Some(Self { client, host }))
     }
@@ -138,6 +142,7 @@ impl Departure {
         let socket = match &self.address {
             Address::Unix(path) => SocketChannel::connect_unix(path, CONNECT, &go_on),
             Address::Tcp(host_and_port) => self.connect_tcp(host_and_port, &go_on),
+            Address::File { .. } => Err(io::Error::new(io::ErrorKind::InvalidInput, "a file is not connected to")),
         }?;
         let Some(Secure { client, host }) = &self.secure else { return Ok(socket.into()) };
         let mut channel = TlsChannel::client(socket, client, host)?;

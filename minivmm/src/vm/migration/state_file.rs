@@ -1,0 +1,52 @@
+//! The file of a migration that goes to a file or comes from one. The driver opens it: the migration's thread may not.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use vmstate::channel::FileChannel;
+
+/// Why a file and TLS exclude each other.
+pub(super) const NOT_ENCRYPTED: &str =
+    "a file is not encrypted, and tls-creds asks for that: set tls-creds to \"\" first";
+
+/// A file at the place where its stream begins.
+#[derive(Debug)]
+pub(in crate::vm) struct StateFile {
+    pub(super) channel: FileChannel,
+    pub(super) path: PathBuf,
+}
+
+impl StateFile {
+    /// A new file, which its owner alone may read: a guest's memory goes into it, from `offset` on.
+    ///
+    /// # Errors
+    /// A sentence for the user; there is no new file then.
+    pub(super) fn create(path: &Path, offset: u64) -> Result<Self, String> {
+        // The flags of `File::create_new`, which the sandbox knows.
+        let created = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
+        let file = created.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => format!("{}: it exists already; name a new file", path.display()),
+            _ => format!("{}: {error}; name a new file", path.display()),
+        })?;
+        Self::begin(file, path, offset).inspect_err(|_| remove(path))
+    }
+
+    /// At `offset`.
+    fn begin(mut file: File, path: &Path, offset: u64) -> Result<Self, String> {
+        let sought = file.seek(SeekFrom::Start(offset));
+        sought.map_err(|error| format!("{}: no place for offset {offset}: {error}", path.display()))?;
+        Ok(Self { channel: file.into(), path: path.into() })
+    }
+
+    /// It holds no guest that may be run.
+    pub(super) fn remove(&self) {
+        remove(&self.path);
+    }
+}
+
+/// A file that stays is of no use and does no harm: the records of the guest's disks move on.
+fn remove(path: &Path) {
+    let _ = std::fs::remove_file(path);
+}

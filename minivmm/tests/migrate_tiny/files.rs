@@ -1,0 +1,93 @@
+//! A guest that goes to a file, and what keeps one from it. That it is whole is checked by the guest, which knows what its memory has
+//! to be, and by the dump that `vmstate inspect` prints, which knows no machine.
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use minivmm::config::Address;
+use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
+use vmstate::dump::Dump;
+
+use crate::machine::{Machine, lab};
+use crate::ownership::generation;
+
+fn file(dir: &Path, name: &str, offset: u64) -> Address {
+    Address::File { path: dir.join(name), offset }
+}
+
+#[test]
+fn a_guest_is_in_the_file_whole_and_may_be_taken_back() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    let statuses = source.statuses();
+    assert_eq!(source.migrate(&file(dir.path(), "state", 4096)), MigrationStatus::Completed);
+    assert_eq!(*statuses.lock().unwrap(), ["setup", "device", "completed"]);
+    assert_eq!(source.handle.run_state(), RunState::PostMigrate);
+
+    let path = dir.path().join("state");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let bytes = fs::read(&path).unwrap();
+    let (before, stream) = bytes.split_at(4096);
+    assert!(before.iter().all(|&byte| byte == 0));
+    let dump = Dump::read(stream);
+    assert!(dump.damage.is_none() && dump.described, "{:?}", dump.damage);
+    let figures = source.handle.migration().figures;
+    assert_eq!(figures.bytes, stream.len() as u64);
+    // 16 MiB, and the pages that a QEMU has for its firmware.
+    assert!(figures.normal_pages + figures.zero_pages >= 4096, "{figures:?}");
+
+    let disk = dir.path().join("disk");
+    let lock = || minivmm::devices::virtio::blk::Image::open(&disk, false).unwrap().resource().lock();
+    lock().expect("the disk was let go of");
+    let before = generation(&disk).unwrap();
+    source.handle.ask(Request::Cont).unwrap();
+    source.await_passes(2);
+    assert_eq!(generation(&disk), Some(before + 1), "the guest of the file is stale");
+    lock().unwrap_err();
+    source.quit();
+}
+
+/// The first offset at which the file system of `dir` has no place.
+fn end_of_files(dir: &Path) -> u64 {
+    let mut file = File::create(dir.join("scratch")).unwrap();
+    (0..63).rev().fold(0, |end, bit| file.seek(SeekFrom::Start(end | 1 << bit)).unwrap_or(end))
+}
+
+#[test]
+fn a_guest_that_does_not_get_into_the_file_runs_on() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    fs::write(dir.path().join("old"), "text").unwrap();
+    let refusal = |name: &str, offset| {
+        let terms = Terms::default();
+        source.handle.ask(Request::Migrate(file(dir.path(), name, offset), terms)).unwrap_err().0
+    };
+    assert!(refusal("old", 0).contains("it exists already"));
+    assert_eq!(fs::read_to_string(dir.path().join("old")).unwrap(), "text");
+    assert!(refusal(".", 0).contains("it exists already"));
+    assert!(refusal("none/state", 0).contains("No such file or directory"));
+    let multifd = |on: bool| {
+        let change = ParameterChange::default().with("multifd", on);
+        source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
+    };
+    multifd(true);
+    assert!(refusal("state", 0).contains("switch the capability multifd off"));
+    multifd(false);
+    assert_eq!(source.handle.run_state(), RunState::Running);
+
+    // The file takes some bytes and no more, as on a full disk.
+    let before = generation(&dir.path().join("disk")).unwrap();
+    let last = file(dir.path(), "state", end_of_files(dir.path()) - 100);
+    assert_eq!(source.migrate(&last), MigrationStatus::Failed);
+    let why = source.handle.migration().error.unwrap();
+    assert!(why.contains("state: ") && why.contains("os error"), "{why}");
+    source.await_passes(2);
+    assert_eq!(source.handle.run_state(), RunState::Running);
+    assert_eq!(generation(&dir.path().join("disk")), Some(before + 1), "what was in the file is stale");
+    assert!(!dir.path().join("state").exists(), "a part of a guest stays");
+    source.quit();
+}
