@@ -77,7 +77,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "LEVEL|json", value_parser = str::parse::<Log>)]
     log: Option<Log>,
     /// Wait for a migration in place of booting: unix:PATH, tcp:HOST:PORT (without HOST: 127.0.0.1), or at a socket that
-    /// listens: fd:N. With defer, wait for QMP's migrate-incoming, which says where
+    /// listens: fd:N. Or run the guest of a file: file:PATH[,offset=N]. With defer, wait for QMP's migrate-incoming, which says
+    /// where
     #[arg(long, value_name = "ADDRESS", value_parser = values::incoming)]
     incoming: Option<ListenAt>,
     /// A descriptor of /dev/kvm, for a user who may not open it: fd:N

@@ -256,7 +256,7 @@ pub(super) fn control_here(text: &str) -> Result<PathBuf, String> {
     path.map_err(|_| "write unix:PATH or fd:N".into())
 }
 
-/// `unix:PATH`, `tcp:HOST:PORT` or `fd:N`, where a source is awaited; or `defer`.
+/// `unix:PATH`, `tcp:HOST:PORT` or `fd:N`, where a source is awaited; `file:PATH`; or `defer`.
 pub(super) fn incoming(text: &str) -> Result<ListenAt, String> {
     if text == "defer" {
         return Ok(ListenAt::Deferred);

@@ -19,7 +19,7 @@ use crate::vm::handle::Handle;
 use crate::vm::inventory::Inventory;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
-use crate::vm::migration::incoming::Door;
+use crate::vm::migration::incoming::Origin;
 use crate::vm::migration::{self, Incoming, LeftStanding, LookUp, Outgoing, incoming, schema};
 use crate::vm::published::{Event, Published};
 use crate::vm::queue::{Next, Queue};
@@ -69,8 +69,8 @@ pub struct Vm {
     pub(super) left_standing: Option<LeftStanding>,
     /// Destination: the guest stands when it has arrived.
     pub(super) arrives_stopped: bool,
-    /// Where the source of an incoming migration is awaited, until the driver runs.
-    listener: Option<Door>,
+    /// Where the guest of an incoming migration comes from, until the driver runs.
+    origin: Option<Origin>,
 }
 
 impl Vm {
@@ -92,7 +92,7 @@ impl Vm {
         shared.set_inventory(Inventory::new(&config, &backends, &machine));
         let keyboard = Keyboard::new(&machine.devices.serial, &shared);
         let state = Arc::new(Mutex::new(MachineState::new(machine.vcpus.len())));
-        let listener = config.incoming.as_ref().map(|at| incoming::listen_at(at, &config.tls)).transpose()?.flatten();
+        let origin = config.incoming.as_ref().map(|at| incoming::listen_at(at, &config.tls)).transpose()?.flatten();
         shared.set_tls(config.tls.clone());
         Ok(Self {
             config,
@@ -110,7 +110,7 @@ impl Vm {
             incoming: None,
             left_standing: None,
             arrives_stopped: false,
-            listener,
+            origin,
         })
     }
 
@@ -160,8 +160,8 @@ impl Vm {
         if self.shared.run_state() == RunState::Prelaunch {
             self.start();
         }
-        if let Some(listener) = self.listener.take()
-            && let Err(Outcome::Ended(end)) = self.receive(listener, true)
+        if let Some(origin) = self.origin.take()
+            && let Err(Outcome::Ended(end)) = self.receive(origin, true)
         {
             return end;
         }

@@ -6,11 +6,11 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use minivmm::config::Address;
+use minivmm::config::{Address, ListenAt};
 use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 use vmstate::dump::Dump;
 
-use crate::machine::{Machine, lab};
+use crate::machine::{Machine, lab, until};
 use crate::ownership::generation;
 
 fn file(dir: &Path, name: &str, offset: u64) -> Address {
@@ -24,6 +24,8 @@ fn a_guest_is_in_the_file_whole_and_may_be_taken_back() {
     source.await_passes(1);
     let statuses = source.statuses();
     assert_eq!(source.migrate(&file(dir.path(), "state", 4096)), MigrationStatus::Completed);
+    // Told a moment after it is seen.
+    until(|| statuses.lock().unwrap().len() >= 3, || format!("{statuses:?}"));
     assert_eq!(*statuses.lock().unwrap(), ["setup", "device", "completed"]);
     assert_eq!(source.handle.run_state(), RunState::PostMigrate);
 
@@ -90,4 +92,101 @@ fn a_guest_that_does_not_get_into_the_file_runs_on() {
     assert_eq!(generation(&dir.path().join("disk")), Some(before + 1), "what was in the file is stale");
     assert!(!dir.path().join("state").exists(), "a part of a guest stays");
     source.quit();
+}
+
+/// Has `there` read the guest in `from`, and waits for the end of that.
+fn read(there: &Machine, from: &Address) -> MigrationStatus {
+    there.handle.ask(Request::MigrateIncoming { at: from.clone(), exit_on_error: false }).unwrap();
+    there.await_end()
+}
+
+fn error(machine: &Machine) -> String {
+    machine.handle.migration().error.unwrap()
+}
+
+#[test]
+fn a_guest_goes_from_file_to_file_and_runs_once() {
+    let Some(dir) = lab() else { return };
+    let [first, second] = [("first", 0), ("second", 0x1200)].map(|(name, offset)| file(dir.path(), name, offset));
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    assert_eq!(source.migrate(&first), MigrationStatus::Completed);
+
+    let next = Machine::start(dir.path(), Some(&first));
+    next.await_passes(2);
+    let refusal = source.handle.ask(Request::Cont).unwrap_err().0;
+    assert!(refusal.contains("another process holds the guest's disks"), "{refusal}");
+    assert_eq!(next.migrate(&second), MigrationStatus::Completed);
+    let refusal = source.handle.ask(Request::Cont).unwrap_err().0;
+    assert!(refusal.contains("the guest has run elsewhere since"), "{refusal}");
+    source.quit();
+
+    let there = Machine::start_listening(dir.path(), ListenAt::Deferred);
+    assert_eq!(read(&there, &first), MigrationStatus::Failed);
+    assert!(error(&there).contains("is not the source's file but a copy or another one"), "{}", error(&there));
+    assert_eq!((there.handle.run_state(), there.passes()), (RunState::InMigrate, 0));
+    assert_eq!(read(&there, &second), MigrationStatus::Completed);
+    there.await_passes(2);
+    let again = Machine::start_listening(dir.path(), ListenAt::Deferred);
+    assert_eq!(read(&again, &second), MigrationStatus::Failed);
+    assert!(error(&again).contains("another guest was started on disk 0"), "{}", error(&again));
+    again.quit();
+    next.quit();
+    there.await_passes(1);
+    there.quit();
+}
+
+#[test]
+fn a_guest_that_its_source_took_back_does_not_run_from_the_file() {
+    let Some(dir) = lab() else { return };
+    let state = file(dir.path(), "state", 0);
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    assert_eq!(source.migrate(&state), MigrationStatus::Completed);
+    source.handle.ask(Request::Cont).unwrap();
+    let there = Machine::start_listening(dir.path(), ListenAt::Deferred);
+    assert_eq!(read(&there, &state), MigrationStatus::Failed);
+    assert!(error(&there).contains("another guest was started on disk 0"), "{}", error(&there));
+    assert_eq!(there.passes(), 0);
+    source.await_passes(2);
+    source.quit();
+    there.quit();
+}
+
+#[test]
+fn a_file_that_holds_no_whole_guest_is_refused_and_the_whole_one_is_read_then() {
+    let Some(dir) = lab() else { return };
+    let state = file(dir.path(), "state", 0);
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    assert_eq!(source.migrate(&state), MigrationStatus::Completed);
+    source.quit();
+    let there = Machine::start_listening(dir.path(), ListenAt::Deferred);
+    let refusal = |name: &str| {
+        let at = file(dir.path(), name, 0);
+        there.handle.ask(Request::MigrateIncoming { at, exit_on_error: false }).unwrap_err().0
+    };
+    assert!(refusal("none").contains("none: No such file or directory"));
+    assert!(refusal(".").contains("it is a directory"));
+    let whole = fs::read(dir.path().join("state")).unwrap();
+    let damaged = |name: &str, bytes: &[u8], offset| {
+        fs::write(dir.path().join(name), bytes).unwrap();
+        assert_eq!(read(&there, &file(dir.path(), name, offset)), MigrationStatus::Failed, "{name}");
+        assert_eq!(there.handle.run_state(), RunState::InMigrate, "{name}");
+        assert!(error(&there).contains(&format!("{name}: ")), "{}", error(&there));
+    };
+    damaged("empty", &[], 0);
+    damaged("text", &[b'x'; 4096], 0);
+    damaged("cut-in-pages", &whole[..whole.len() / 2], 0);
+    damaged("begun-late", &whole, 1);
+    damaged("begun-behind", &whole, whole.len() as u64 + 1);
+    let end = Dump::read(&whole).entries.iter().find_map(|entry| match entry {
+        vmstate::dump::Entry::Eof { offset } => Some(*offset as usize),
+        _ => None,
+    });
+    damaged("without-its-end", &whole[..end.unwrap()], 0);
+    assert_eq!(there.passes(), 0);
+    assert_eq!(read(&there, &state), MigrationStatus::Completed);
+    there.await_passes(2);
+    there.quit();
 }

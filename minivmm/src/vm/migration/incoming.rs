@@ -1,11 +1,11 @@
-//! An incoming migration: a thread that waits for the source, runs the engine, and says how it ended.
+//! An incoming migration: a thread that waits for the source or reads a file, runs the engine, and says how it ended.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, PoisonError};
 
 use vmstate::channel::tls::{Connection, TlsServer};
-use vmstate::channel::{Listener, MonotonicClock};
+use vmstate::channel::{Channel, Listener, MonotonicClock};
 use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
 use vmstate::migrate::multifd::Receivers;
 use vmstate::migrate::{Control, DestinationPhase, Phase};
@@ -13,6 +13,7 @@ use vmstate::migrate::{Control, DestinationPhase, Phase};
 use super::channels::PageThreads;
 use super::ended::Ended;
 use super::seam::Seam;
+use super::state_file::{NOT_ENCRYPTED, StateFile};
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::{Address, ListenAt, Tls};
 use crate::error::{Error, Result, SparingLog, chain};
@@ -27,53 +28,66 @@ use crate::vm::published::Published;
 /// Where a source is awaited: it speaks TLS, if that was asked for.
 pub(in crate::vm) type Door = Listener<Option<TlsServer>>;
 
-/// Listens as the command line says, so that a source may connect from now on; `None`: that is said later. A unix socket's file
-/// goes with the machine, but that of a passed one.
+/// Where a guest comes from.
+#[derive(Debug)]
+pub(in crate::vm) enum Origin {
+    /// A source that connects.
+    Door(Door),
+    /// A file, which holds all of it.
+    File(StateFile),
+}
+
+/// Listens as the command line says, so that a source may connect from now on, or opens the file; `None`: that is said later. A unix
+/// socket's file goes with the machine, but that of a passed one.
 ///
 /// # Errors
 /// [`Error::Flag`].
-pub(in crate::vm) fn listen_at(at: &ListenAt, tls: &Tls) -> Result<Option<Door>> {
-    let listener = match at {
-        ListenAt::Address(address) => listen(address, |name| name.to_socket_addrs().map(Vec::from_iter)),
+pub(in crate::vm) fn listen_at(at: &ListenAt, tls: &Tls) -> Result<Option<Origin>> {
+    let server = || server(tls).map_err(|what| Error::Flag { flag: "--tls-creds", what });
+    let origin = match at {
+        ListenAt::Deferred => return Ok(None),
+        ListenAt::Address(address) => origin(address, server()?, |name| name.to_socket_addrs().map(Vec::from_iter)),
         ListenAt::Passed(path) => {
             let socket = passed::descriptor(passed::reference(path).unwrap_or_default());
-            let listener = socket.and_then(Listener::listening);
-            listener.map_err(|error| format!("{}: {error}; pass a stream socket that listens", path.display()))
+            let (server, listener) = (server()?, socket.and_then(Listener::listening));
+            let listener =
+                listener.map_err(|error| format!("{}: {error}; pass a stream socket that listens", path.display()));
+            listener.map(|listener| Origin::Door(listener.with_tls(server)))
         }
-        ListenAt::Deferred => return Ok(None),
     };
-    let listener = listener.map_err(|what| Error::Flag { flag: "--incoming", what })?;
-    secure(listener, tls).map(Some).map_err(|what| Error::Flag { flag: "--tls-creds", what })
+    origin.map(Some).map_err(|what| Error::Flag { flag: "--incoming", what })
 }
 
-/// Lets nobody in at `listener` who does not speak TLS, if that is asked for.
+/// Who lets nobody in that does not speak TLS, if that is asked for.
 ///
 /// # Errors
 /// A sentence for the user.
-pub(super) fn secure(listener: Listener, tls: &Tls) -> std::result::Result<Door, String> {
+pub(super) fn server(tls: &Tls) -> std::result::Result<Option<TlsServer>, String> {
     let server = tls.options().map(|options| TlsServer::new(&options)).transpose();
-    Ok(listener.with_tls(server.map_err(|error| format!("tls-creds {error}"))?))
+    server.map_err(|error| format!("tls-creds {error}"))
 }
 
-/// Listens at `address`, whose name `look_up` finds.
+/// Listens at `address`, whose name `look_up` finds, with TLS if there is a `server`; or opens the file.
 ///
 /// # Errors
 /// A sentence for the user.
-pub(super) fn listen(
+pub(super) fn origin(
     address: &Address,
+    server: Option<TlsServer>,
     look_up: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>>,
-) -> std::result::Result<Listener, String> {
+) -> std::result::Result<Origin, String> {
     let listener = match address {
+        Address::File { .. } if server.is_some() => return Err(NOT_ENCRYPTED.into()),
+        Address::File { path, offset } => return StateFile::open(path, *offset).map(Origin::File),
         Address::Unix(path) => Listener::unix(path),
         Address::Tcp(host_and_port) => look_up(host_and_port).and_then(|addresses| Listener::tcp(&*addresses)),
-        Address::File { .. } => Err(io::Error::new(io::ErrorKind::InvalidInput, "nobody is awaited at a file")),
     };
-    listener.map_err(|error| format!("{address}: {error}; give an address that nobody listens at"))
+    let listener = listener.map_err(|error| format!("{address}: {error}; give an address that nobody listens at"))?;
+    Ok(Origin::Door(listener.with_tls(server)))
 }
 
-/// What the thread works with.
+/// What the thread takes a guest into.
 pub(super) struct Reception {
-    pub(super) listener: Arc<Door>,
     pub(super) parts: Parts,
     pub(super) ram: MachineRam,
     pub(super) firmware: Firmware,
@@ -86,15 +100,12 @@ pub(super) struct Reception {
 
 impl Reception {
     /// Takes in the first source that comes so far that it changes something of the machine; its connection is still open.
-    pub(super) fn run(mut self) -> (Ended, Option<Connection>) {
+    pub(super) fn await_source(mut self, listener: &Arc<Door>) -> (Ended, Option<Connection>) {
         loop {
             // One that is turned away sees its connection close once the machine has said why.
-            let (arrival, channel) = match self.take_in() {
+            let (arrival, channel) = match self.take_in_source(listener) {
                 Ok(taken_in) => taken_in,
-                Err(why) => {
-                    let phase = Phase::Destination(DestinationPhase::Failed);
-                    return (Ended { phase, error: Some(why), unrecorded: false }, None);
-                }
+                Err(why) => return (failed(why), None),
             };
             let why = arrival.error.as_ref().map(|error| chain(error));
             if arrival.pristine && !self.control.is_cancelled() {
@@ -103,40 +114,66 @@ impl Reception {
                 self.shared.update_migration(|info| info.error = Some(format!("a source was turned away: {why}")));
                 continue;
             }
-            let error = match arrival.phase {
-                DestinationPhase::Stranded => {
-                    why.map(|why| format!("the guest is here whole and could not go on: {why}"))
-                }
-                _ => why,
-            };
-            let unrecorded = self.parts.tickets.lock().unwrap_or_else(PoisonError::into_inner).told().is_none();
-            return (Ended { phase: Phase::Destination(arrival.phase), error, unrecorded }, Some(channel));
+            return (self.ended(arrival.phase, why), Some(channel));
         }
     }
 
+    /// Takes in the guest that is in `file`.
+    pub(super) fn read(mut self, mut file: StateFile) -> Ended {
+        self.seam.reading();
+        let arrival = match self.take_in(&mut file.channel, None) {
+            Ok(arrival) => arrival,
+            Err(why) => return failed(why),
+        };
+        let why = arrival.error.as_ref().map(|error| format!("{}: {}", file.path.display(), chain(error)));
+        self.ended(arrival.phase, why)
+    }
+
+    fn ended(&self, phase: DestinationPhase, why: Option<String>) -> Ended {
+        let error = match phase {
+            DestinationPhase::Stranded => why.map(|why| format!("the guest is here whole and could not go on: {why}")),
+            _ => why,
+        };
+        let unrecorded = self.parts.tickets.lock().unwrap_or_else(PoisonError::into_inner).told().is_none();
+        Ended { phase: Phase::Destination(phase), error, unrecorded }
+    }
+
     /// Waits for a source and takes in what it sends; the connection is still open then.
-    fn take_in(&mut self) -> std::result::Result<(Arrival, Connection), String> {
-        let go_on = || !self.control.is_cancelled();
-        let mut channel = self.listener.accept_source(&go_on).map_err(|error| error.to_string())?;
+    fn take_in_source(&mut self, listener: &Arc<Door>) -> std::result::Result<(Arrival, Connection), String> {
+        let control = self.control.clone();
+        let go_on = || !control.is_cancelled();
+        let mut channel = listener.accept_source(&go_on).map_err(|error| error.to_string())?;
+        let receivers = Receivers::new();
+        let _threads = PageThreads::receive(&receivers, listener, &self.ram).map_err(|error| error.to_string())?;
+        let arrival = self.take_in(&mut channel, Some(receivers))?;
+        Ok((arrival, channel))
+    }
+
+    fn take_in(
+        &mut self,
+        channel: &mut dyn Channel,
+        page_channels: Option<Receivers>,
+    ) -> std::result::Result<Arrival, String> {
         self.seam.await_source();
-        let (receivers, mut options) = (Receivers::new(), DestinationOptions::new(MACHINE_TYPE));
-        options.page_channels = Some(receivers.clone());
-        let _threads =
-            PageThreads::receive(&receivers, &self.listener, &self.ram).map_err(|error| error.to_string())?;
         // A source that was turned away may have introduced itself.
         let mut state = self.parts.state.lock().unwrap_or_else(PoisonError::into_inner);
         (state.preflight, state.kept) = (Preflight::default(), KeptSections::default());
         drop(state);
         self.firmware.clear();
+        let mut options = DestinationOptions::new(MACHINE_TYPE);
+        options.page_channels = page_channels;
         let mut sections = self.parts.sections().map_err(|error| chain(&error))?;
         let incoming = Incoming {
-            channel: &mut channel,
+            channel,
             clock: &MonotonicClock::new(),
             machine: &mut self.seam,
             sections: &mut sections,
             ram: &self.ram,
         };
-        let arrival = destination::run(incoming, &options, &self.control);
-        Ok((arrival, channel))
+        Ok(destination::run(incoming, &options, &self.control))
     }
+}
+
+fn failed(why: String) -> Ended {
+    Ended { phase: Phase::Destination(DestinationPhase::Failed), error: Some(why), unrecorded: false }
 }

@@ -25,7 +25,7 @@ use vmstate::migrate::{Control, DestinationPhase, Parameters, Phase, SourcePhase
 
 pub(super) use self::after::LeftStanding;
 pub use self::ended::Ended;
-use self::incoming::{Door, Reception};
+use self::incoming::{Door, Origin, Reception};
 pub(super) use self::look_up::LookUp;
 use self::outgoing::{Departure, Secure};
 use self::seam::Seam;
@@ -82,7 +82,7 @@ pub(super) struct Incoming {
     control: Control,
     thread: JoinHandle<()>,
     /// Shared with the migration thread, which may outlive the machine for a moment that the process does not have.
-    listener: Arc<Door>,
+    listener: Option<Arc<Door>>,
     /// One that fails ends the machine.
     exit_on_error: bool,
 }
@@ -101,8 +101,8 @@ const FAREWELL: Duration = Duration::from_millis(200);
 
 /// The machine has ended, and nobody answers a migration thread any more.
 pub(super) fn give_up(outgoing: Option<Outgoing>, incoming: Option<Incoming>) {
-    if let Some(incoming) = &incoming {
-        incoming.listener.remove_file();
+    if let Some(listener) = incoming.as_ref().and_then(|incoming| incoming.listener.as_ref()) {
+        listener.remove_file();
     }
     let outgoing = outgoing.map(|outgoing| (outgoing.control, outgoing.thread));
     let incoming = incoming.map(|incoming| (incoming.control, incoming.thread));
@@ -319,32 +319,24 @@ impl Vm {
         }
     }
 
-    /// Destination that was told to wait without being told where: waits for a source at `address`.
+    /// Destination that was told to wait without being told where: waits for a source at `address`, or reads the file.
     pub(super) fn migrate_incoming(&mut self, address: &Address, exit_on_error: bool) -> Result<(), Outcome> {
-        let listener =
-            incoming::listen(address, |name| self.look_up.addresses(name, Instant::now() + LOOK_UP, &|| true));
-        let listener = listener.and_then(|listener| incoming::secure(listener, &self.shared.tls()));
-        self.receive(listener.map_err(Refusal)?, exit_on_error)
+        let look_up = |name: &str| self.look_up.addresses(name, Instant::now() + LOOK_UP, &|| true);
+        let origin = incoming::server(&self.shared.tls()).and_then(|server| incoming::origin(address, server, look_up));
+        self.receive(origin.map_err(Refusal)?, exit_on_error)
     }
 
-    /// Destination: waits for the source.
-    pub(super) fn receive(&mut self, listener: Door, exit_on_error: bool) -> Result<(), Outcome> {
+    /// Destination: waits for the source, or reads the file.
+    pub(super) fn receive(&mut self, origin: Origin, exit_on_error: bool) -> Result<(), Outcome> {
         // A guest that arrives is loaded in any case.
         let _ = self.warm_up();
         let control = Control::default();
         let setup = Phase::Destination(DestinationPhase::Setup);
         self.shared.begin_migration(setup, &control);
         let parts = self.parts();
-        let (log, shared) = (Mutex::new(SparingLog::default()), Arc::clone(&self.shared));
-        let listener = Arc::new(listener.telling(move |why| {
-            let why = format!("a connection was turned away: {why}");
-            log.lock().unwrap_or_else(PoisonError::into_inner).say(&why);
-            shared.update_migration(|info| info.error = Some(why));
-        }));
+        let seam = Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets);
         let reception = Reception {
-            listener: Arc::clone(&listener),
-            seam: Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
-                .expecting(self.introduction()),
+            seam: seam.expecting(self.introduction()),
             parts,
             ram: MachineRam::arriving(self.ram.clone(), self.firmware.clone()),
             firmware: self.firmware.clone(),
@@ -352,7 +344,20 @@ impl Vm {
             shared: Arc::clone(&self.shared),
             log: SparingLog::default(),
         };
-        let begun = ended::spawn(self.handle.clone(), setup, control.clone(), || reception.run());
+        let (handle, ours) = (self.handle.clone(), control.clone());
+        let (begun, listener) = match origin {
+            Origin::Door(listener) => {
+                let (log, shared) = (Mutex::new(SparingLog::default()), Arc::clone(&self.shared));
+                let listener = Arc::new(listener.telling(move |why| {
+                    let why = format!("a connection was turned away: {why}");
+                    log.lock().unwrap_or_else(PoisonError::into_inner).say(&why);
+                    shared.update_migration(|info| info.error = Some(why));
+                }));
+                let theirs = Arc::clone(&listener);
+                (ended::spawn(handle, setup, ours, move || reception.await_source(&theirs)), Some(listener))
+            }
+            Origin::File(file) => (ended::spawn(handle, setup, ours, || (reception.read(file), None)), None),
+        };
         let thread =
             begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;
         self.incoming = Some(Incoming { control, thread, listener, exit_on_error });

@@ -27,6 +27,8 @@ pub(in crate::vm) struct Seam {
     ownership: Arc<Ownership>,
     /// What the source tells of its resources.
     tickets: SharedTickets,
+    /// At a destination: the guest is in a file, and its source has let go of its resources.
+    from_file: bool,
     /// At a destination.
     introduction: Option<Box<Introduction>>,
     /// At a destination: the driver has a clone of it while it looks at the pages that came.
@@ -60,6 +62,7 @@ impl Seam {
             write_back: backends.write_back.clone(),
             ownership: Arc::clone(&backends.ownership),
             tickets: Arc::clone(tickets),
+            from_file: false,
             introduction: None,
             looking: Arc::default(),
             log: SparingLog::default(),
@@ -85,6 +88,11 @@ impl Seam {
     pub(super) fn expecting(mut self, introduction: Introduction) -> Self {
         self.introduction = Some(Box::new(introduction));
         self
+    }
+
+    /// At a destination, which reads a file.
+    pub(super) fn reading(&mut self) {
+        self.from_file = true;
     }
 
     /// Source, before the first byte: makes the records say that this migration began, and tells them in the stream.
@@ -121,7 +129,11 @@ impl Seam {
     /// Everything in which the resources here are not the source's, as sentences.
     fn foreign_resources(&self) -> Vec<String> {
         let told = self.tickets.lock().unwrap_or_else(PoisonError::into_inner).told();
-        let wrong = self.ownership.prove(told.as_deref()).err().unwrap_or_default();
+        let wrong = match self.from_file {
+            true => self.ownership.recognize(told.as_deref()),
+            false => self.ownership.prove(told.as_deref()),
+        };
+        let wrong = wrong.err().unwrap_or_default();
         wrong.iter().map(|mismatch| chain(mismatch)).collect()
     }
 }
@@ -161,6 +173,9 @@ impl Machine for Seam {
     }
 
     fn unheard(&mut self) {
+        if self.from_file {
+            return;
+        }
         self.log.say(
             "the source does not listen (a QEMU without the capability return-path): if this machine refuses the guest, \
              QEMU takes the migration for completed all the same, and its command cont brings the guest back there",

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use vmstate::channel::FileChannel;
 
+use crate::files::{self, Fit, Mode};
+
 /// Why a file and TLS exclude each other.
 pub(super) const NOT_ENCRYPTED: &str =
     "a file is not encrypted, and tls-creds asks for that: set tls-creds to \"\" first";
@@ -31,6 +33,16 @@ impl StateFile {
             _ => format!("{}: {error}; name a new file", path.display()),
         })?;
         Self::begin(file, path, offset).inspect_err(|_| remove(path))
+    }
+
+    /// A file with a guest's state, which begins at `offset`.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(super) fn open(path: &Path, offset: u64) -> Result<Self, String> {
+        let opened = files::open_path(path, Mode::Read, Fit::Regular);
+        let mend = "name a file that holds a guest's state";
+        Self::begin(opened.map_err(|error| format!("{}: {error}; {mend}", path.display()))?, path, offset)
     }
 
     /// At `offset`.

@@ -107,7 +107,7 @@ fn a_connection_is_closed_once_the_end_of_its_migration_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let door = dir.path().join("door");
     let mut vm = Vm::new(config(dir.path()), Box::new(std::io::sink())).unwrap();
-    assert!(vm.receive(Listener::unix(&door).unwrap().with_tls(None::<TlsServer>), true).is_ok());
+    assert!(vm.receive(Origin::Door(Listener::unix(&door).unwrap().with_tls(None::<TlsServer>)), true).is_ok());
     // Header; the configuration, which names the machine; the command OPEN_RETURN_PATH.
     let name = [&[0, 0, 0, MACHINE_TYPE.len() as u8], MACHINE_TYPE.as_bytes()].concat();
     let mut source = UnixStream::connect(&door).unwrap();
@@ -141,7 +141,10 @@ fn a_machine_that_ends_leaves_no_socket_though_its_migration_does_not_end() {
         let _ = ends.recv();
         drop(theirs);
     });
-    give_up(None, Some(Incoming { control: Control::default(), thread, listener, exit_on_error: true }));
+    give_up(
+        None,
+        Some(Incoming { control: Control::default(), thread, listener: Some(listener), exit_on_error: true }),
+    );
     assert!(!path.exists());
     drop(end);
 }
