@@ -43,6 +43,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
         }
         Command::Migrate(arguments) => migrate(&arguments),
+        Command::Snapshot(arguments) => match arguments.into_migration() {
+            Ok(migration) => migrate(&migration),
+            Err(error) => fail(&error),
+        },
         Command::Plan(arguments) => plan(&arguments),
         Command::Status(arguments) => match arguments.carry_out() {
             Ok(text) => print(format!("{text}\n").as_bytes()),

@@ -147,7 +147,11 @@ impl MigrateArgs {
         let why = |otherwise: &str| figures["error-desc"].as_str().unwrap_or(otherwise).to_owned();
         match figures["status"].as_str() {
             Some("completed") => {
-                progress::print(&format!("migrated to {}{}", self.to, summary(figures)));
+                let what = match &self.to {
+                    Address::File { path, .. } => format!("the guest is stopped, its state is in {}", path.display()),
+                    to => format!("migrated to {to}"),
+                };
+                progress::print(&(what + &summary(figures)));
                 Outcome::Completed
             }
             Some("unacknowledged") => Outcome::Unacknowledged(why("the destination did not confirm")),

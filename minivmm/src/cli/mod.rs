@@ -12,6 +12,7 @@ mod plan;
 mod progress;
 mod report;
 mod run;
+mod snapshot;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use migrate::{MigrateArgs, Outcome};
 pub use parameters::{ParameterArgs, PolicyArgs, SendingArgs};
 pub use plan::{PlanArgs, Planned};
 pub use run::RunArgs;
+pub use snapshot::SnapshotArgs;
 pub use status::StatusArgs;
 pub use tls::{TlsArgs, TlsCommand};
 pub use translate::{TranslateArgs, Translation, from_qemu, line, to_qemu};
@@ -54,6 +56,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Migrate a running machine, and wait for the end
     Migrate(MigrateArgs),
+    /// Stop the guest and write its state to a new file, from which it can be run
+    Snapshot(SnapshotArgs),
     /// Foretell a migration: rounds, times, throttle, and what would help
     Plan(Box<PlanArgs>),
     /// Say what a running machine does: its guest, its migration, its devices

@@ -63,8 +63,13 @@ impl fmt::Display for Address {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(peer) => write!(f, "tcp:{peer}"),
-            Self::File { path, offset: 0 } => write!(f, "file:{}", path.display()),
-            Self::File { path, offset } => write!(f, "file:{}{OFFSET}{offset}", path.display()),
+            Self::File { path, offset } => {
+                let path = path.display().to_string();
+                match offset {
+                    0 if !path.contains(OFFSET) => write!(f, "file:{path}"),
+                    _ => write!(f, "file:{path}{OFFSET}{offset}"),
+                }
+            }
         }
     }
 }
@@ -104,6 +109,7 @@ mod tests {
             ("file:a,offset=1M", file("a", 1 << 20), "file:a,offset=1048576"),
             ("file:a,offset=1E", file("a", 1 << 60), "file:a,offset=1152921504606846976"),
             // As the channel of a file whose name looks so.
+            ("file:a,offset=1,offset=0", file("a,offset=1", 0), "file:a,offset=1,offset=0"),
             ("file:a,offset=1,offset=2", file("a,offset=1", 2), "file:a,offset=1,offset=2"),
         ] {
             assert_eq!(text.parse::<Address>(), address, "{text}");

@@ -150,10 +150,43 @@ fn a_machine_is_looked_at_stopped_let_go_on_and_ended() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
+/// In the sandbox, as by default; the guest checks its memory in the second machine.
+#[test]
+fn a_guest_is_put_aside_in_a_file_and_run_from_it_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (disk, state) = (path("disk"), path("state"));
+    std::fs::write(&disk, [0; 4096]).unwrap();
+    let Some(mut machine) = Running::start(&["--disk", &disk], Stdio::null()) else { return };
+    machine.await_banner();
+    let control = format!("unix:{}/qmp", machine.directory.path().display());
+    machine.control();
+    let output = minivmm(&["snapshot", "--control", &control, &state]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains(&format!("the guest is stopped, its state is in {state}: ")), "{told}");
+    let status = minivmm(&["status", "--control", &control]).stdout;
+    assert!(status.starts_with(b"guest: postmigrate\nmigration: completed"), "{}", String::from_utf8_lossy(&status));
+
+    let from = format!("file:{state}");
+    let run = || Running::start(&["--disk", &disk, "--incoming", &from], Stdio::null()).unwrap();
+    let mut there = run();
+    // A line that it had begun, and a whole one after it.
+    let mut printed = [0; 20];
+    there.child.stdout.as_mut().unwrap().read_exact(&mut printed).unwrap();
+    assert!(printed.contains(&b'p') && !printed.contains(&b'E'), "{}", String::from_utf8_lossy(&printed));
+    let output = minivmm(&["cont", "--control", &control]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    there.control().execute("quit", json!({})).unwrap();
+    assert_eq!(there.end().0, Some(0));
+    let (code, why) = run().end();
+    assert!(code == Some(1) && why.contains("another guest was started on disk 0"), "{code:?} {why}");
+}
+
 /// Each script names all commands, and bash completes with its own; there is a page for each command.
 #[test]
 fn shells_and_manuals_are_told_of_each_command() {
-    let commands = ["run", "migrate", "plan", "status", "stop", "cont", "quit"];
+    let commands = ["run", "migrate", "snapshot", "plan", "status", "stop", "cont", "quit"];
     for shell in ["bash", "zsh", "fish"] {
         let output = minivmm(&["completions", shell]);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
