@@ -420,6 +420,29 @@ fn a_source_that_tells_nothing_is_not_compared_with_an_earlier_one() {
     assert_eq!(destination.claim().unwrap(), Claim::Won);
 }
 
+/// The source has let go, as one that wrote a file; so has the guest of the file once it has run.
+#[test]
+fn a_guest_in_a_file_is_recognized_by_its_records_while_nobody_holds_its_locks() {
+    let folder = folder();
+    let (disk, other) = (image(&folder, "disk", 512), image(&folder, "other", 512));
+    let source = booted(&[&disk]);
+    let tickets = source.begin().unwrap();
+    source.release().unwrap();
+    let reader = guest(&[&disk]);
+    let wrong = reader.prove(Some(&tickets)).unwrap_err();
+    assert!(matches!(wrong[..], [Mismatch::NotHeld { .. }]), "{wrong:?}");
+    reader.recognize(Some(&tickets)).unwrap();
+    assert_eq!(reader.claim().unwrap(), Claim::Won);
+    reader.advance().unwrap();
+    reader.release().unwrap();
+    assert_eq!(source.claim().unwrap(), Claim::Moved);
+    let wrong = guest(&[&disk]).recognize(Some(&tickets)).unwrap_err();
+    assert!(matches!(wrong[..], [Mismatch::MovedOn { .. }]), "{wrong:?}");
+    drop(booted(&[&other]));
+    let wrong = guest(&[&other]).recognize(Some(&tickets)).unwrap_err();
+    assert!(matches!(wrong[..], [Mismatch::Other { .. }]), "{wrong:?}");
+}
+
 /// Neither side takes the loss of a record for a guest that ran elsewhere, nor for one that did not.
 #[test]
 fn a_record_that_was_removed_or_damaged_proves_nothing() {

@@ -9,7 +9,7 @@ use vmstate::VmState;
 use vmstate::channel::Channel;
 use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::error::{Error, ErrorKind, Result};
-use vmstate::migrate::snapshot;
+use vmstate::migrate::{Control, snapshot};
 use vmstate::ram::{GuestRam, RamBlock};
 use vmstate::raw::stream::{Command, Configuration, Element, Reply, put_reason, read_reason};
 use vmstate::section::{Section, Sections};
@@ -152,6 +152,14 @@ fn a_stream_written_by_hand_is_what_is_written_and_loads() {
     let mut sections = Sections::new();
     sections.register("gadget", 0, &mut gadget as &mut dyn Section).unwrap();
     snapshot::save(&mut tape, "toy", &mut sections, &source).unwrap();
+    let (control, mut again) = (Control::default(), Tape::of(&[]));
+    snapshot::save_with(&mut again, "toy", &mut sections, &source, &control).unwrap();
+    let progress = control.progress();
+    assert!(again.bytes == tape.bytes);
+    assert_eq!((progress.bytes, progress.normal_pages, progress.remaining_bytes), (tape.bytes.len() as u64, 1, 0));
+    assert!(control.cancel());
+    let error = snapshot::save_with(&mut again, "toy", &mut sections, &source, &control).unwrap_err();
+    assert_eq!((error.kind(), again.bytes.len()), (ErrorKind::Cancelled, tape.bytes.len()));
     drop(sections);
     let described: &[u8] = br#"{"configuration": {"vmsd_name": "configuration", "version": 1, "fields": [{"name": "len", "type": "uint32", "size": 4}, {"name": "name", "type": "buffer", "size": 3}]}, "page_size": 4096, "devices": [{"name": "gadget", "instance_id": 0, "vmsd_name": "gadget", "version": 3, "fields": [{"name": "control", "type": "uint16", "size": 2}, {"name": "on", "type": "bool", "size": 1}]}]}"#;
     // All pages go in the one section that is left when everything fits: first a part, then an empty end.
