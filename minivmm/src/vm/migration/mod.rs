@@ -293,7 +293,9 @@ impl Vm {
     /// Destination: writes the state that belongs into the kernel. The guest has not run.
     pub(super) fn write_state(&self) -> Result<(), Refusal> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let introduced = state.preflight.arrived().map(|(_, introduced)| introduced);
+        // The clocks of a guest in a file stand still, as in QEMU: how long it was there only the wall clocks of two moments say.
+        let travels = self.incoming.as_ref().is_some_and(|incoming| incoming.listener.is_some());
+        let introduced = state.preflight.arrived().map(|(_, introduced)| introduced).filter(|_| travels);
         let memory = self.ram.guest();
         state.hypervisor.complete_reference(|address, into| memory.read_slice(into, GuestAddress(address)).is_ok());
         let elapsed = self.machine.write_state(&state.hypervisor, introduced);
