@@ -46,7 +46,7 @@ fn a_guest_is_in_the_file_whole_and_may_be_taken_back() {
     lock().expect("the disk was let go of");
     let before = generation(&disk).unwrap();
     source.handle.ask(Request::Cont).unwrap();
-    source.await_passes(2);
+    source.await_passes(1);
     assert_eq!(generation(&disk), Some(before + 1), "the guest of the file is stale");
     lock().unwrap_err();
     source.quit();
@@ -87,7 +87,7 @@ fn a_guest_that_does_not_get_into_the_file_runs_on() {
     assert_eq!(source.migrate(&last), MigrationStatus::Failed);
     let why = source.handle.migration().error.unwrap();
     assert!(why.contains("state: ") && why.contains("os error"), "{why}");
-    source.await_passes(2);
+    source.await_passes(1);
     assert_eq!(source.handle.run_state(), RunState::Running);
     assert_eq!(generation(&dir.path().join("disk")), Some(before + 1), "what was in the file is stale");
     assert!(!dir.path().join("state").exists(), "a part of a guest stays");
@@ -113,7 +113,7 @@ fn a_guest_goes_from_file_to_file_and_runs_once() {
     assert_eq!(source.migrate(&first), MigrationStatus::Completed);
 
     let next = Machine::start(dir.path(), Some(&first));
-    next.await_passes(2);
+    next.await_passes(1);
     let refusal = source.handle.ask(Request::Cont).unwrap_err().0;
     assert!(refusal.contains("another process holds the guest's disks"), "{refusal}");
     assert_eq!(next.migrate(&second), MigrationStatus::Completed);
@@ -126,13 +126,12 @@ fn a_guest_goes_from_file_to_file_and_runs_once() {
     assert!(error(&there).contains("is not the source's file but a copy or another one"), "{}", error(&there));
     assert_eq!((there.handle.run_state(), there.passes()), (RunState::InMigrate, 0));
     assert_eq!(read(&there, &second), MigrationStatus::Completed);
-    there.await_passes(2);
+    there.await_passes(1);
     let again = Machine::start_listening(dir.path(), ListenAt::Deferred);
     assert_eq!(read(&again, &second), MigrationStatus::Failed);
     assert!(error(&again).contains("another guest was started on disk 0"), "{}", error(&again));
     again.quit();
     next.quit();
-    there.await_passes(1);
     there.quit();
 }
 
@@ -148,7 +147,7 @@ fn a_guest_that_its_source_took_back_does_not_run_from_the_file() {
     assert_eq!(read(&there, &state), MigrationStatus::Failed);
     assert!(error(&there).contains("another guest was started on disk 0"), "{}", error(&there));
     assert_eq!(there.passes(), 0);
-    source.await_passes(2);
+    source.await_passes(1);
     source.quit();
     there.quit();
 }
@@ -176,7 +175,6 @@ fn a_file_that_holds_no_whole_guest_is_refused_and_the_whole_one_is_read_then() 
         assert!(error(&there).contains(&format!("{name}: ")), "{}", error(&there));
     };
     damaged("empty", &[], 0);
-    damaged("text", &[b'x'; 4096], 0);
     damaged("cut-in-pages", &whole[..whole.len() / 2], 0);
     damaged("begun-late", &whole, 1);
     damaged("begun-behind", &whole, whole.len() as u64 + 1);
@@ -187,6 +185,6 @@ fn a_file_that_holds_no_whole_guest_is_refused_and_the_whole_one_is_read_then() 
     damaged("without-its-end", &whole[..end.unwrap()], 0);
     assert_eq!(there.passes(), 0);
     assert_eq!(read(&there, &state), MigrationStatus::Completed);
-    there.await_passes(2);
+    there.await_passes(1);
     there.quit();
 }
