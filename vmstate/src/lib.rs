@@ -126,6 +126,7 @@ pub mod guide {
             #[doc = "[wire-format.md]: crate::guide::wire_format"]
             #[doc = "[wire-format-stream.md]: crate::guide::wire_format_stream"]
             #[doc = "[control.md#cont-after-a-migration]: crate::guide#pages-of-the-repository"]
+            #[doc = "[control.md#migration-to-a-file]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0008-ownership-record.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0009-protocol-core.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0018-a-qemu-at-the-other-end.md]: crate::guide#pages-of-the-repository"]
