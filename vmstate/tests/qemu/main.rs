@@ -177,6 +177,8 @@ impl Machine for Vm {
 #[derive(Default)]
 struct Opaque {
     loads: usize,
+    /// Its section is the first, with number 0.
+    is_first: bool,
 }
 
 static OPAQUE: Description =
@@ -192,7 +194,8 @@ impl Section for Opaque {
     }
 
     fn load(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<()> {
-        let footer = |bytes: &[u8]| matches!(bytes, [0x7e, 0, 0, 0, _, 0 | 4]);
+        // A register of a running guest may end in 0x7e, and zeros follow it.
+        let footer = |bytes: &[u8]| matches!(bytes, [0x7e, 0, 0, 0, number, 0 | 4] if (*number == 0) == self.is_first);
         match input.rest().windows(6).position(footer) {
             Some(length) => input.take(length)?,
             None => return Err(Error::new(ErrorKind::Incomplete, "no footer yet")),
@@ -219,7 +222,7 @@ fn devices() -> Vec<(&'static str, u32, Opaque)> {
         ("mc146818rtc", 0),
         ("globalstate", 0),
     ]
-    .map(|(name, instance)| (name, instance, Opaque::default()))
+    .map(|(name, instance)| (name, instance, Opaque { is_first: name == "timer", ..Opaque::default() }))
     .into()
 }
 
