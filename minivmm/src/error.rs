@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use vmstate::error::Printable;
 
 /// Result with [`Error`].
@@ -113,13 +113,16 @@ impl Error {
 #[expect(clippy::print_stderr, reason = "the one place")]
 pub fn say(sentence: impl Display) {
     if AS_JSON.load(Ordering::Relaxed) {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as f64 / 1e6;
-        let line =
-            json!({"time": time, "level": "warn", "message": Printable(sentence).to_string(), "target": "minivmm"});
-        eprintln!("{line}");
+        eprintln!("{}", event("warn", Printable(sentence).to_string().into(), "minivmm"));
         return;
     }
     eprintln!("minivmm: {}", Printable(sentence));
+}
+
+/// An event as a line of JSON.
+pub(crate) fn event(level: &str, message: Value, target: &str) -> Value {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    json!({"time": since.as_micros() as f64 / 1e6, "level": level, "message": message, "target": target})
 }
 
 /// Whether [`say`] writes JSON.

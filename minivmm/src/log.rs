@@ -3,9 +3,8 @@
 
 use std::fmt::{self, Write};
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
@@ -14,7 +13,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use vmstate::error::Printable;
 
-use crate::error::{say, say_as_json};
+use crate::error::{event, say, say_as_json};
 
 /// What is written, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +114,7 @@ impl Log {
 
 /// One event. What its fields are called cannot hide time, level, text or target.
 fn line(level: &str, text: Value, target: &str, fields: Map<String, Value>) -> Value {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut line = json!({"time": since.as_micros() as f64 / 1e6, "level": level, "message": text, "target": target});
+    let mut line = event(level, text, target);
     if let Some(line) = line.as_object_mut() {
         for (name, value) in fields {
             line.entry(name).or_insert(value);

@@ -26,8 +26,8 @@ pub(super) fn commands() -> Vec<Command> {
     vec![
         Command::new(
             "announce-self",
-            "each network card sends a RARP request, and has the guest announce itself if the guest can; so `rounds` times, at first after \
-             `initial` ms, each time `step` ms later than the last one, at most `max`",
+            "each network card sends a RARP request, and has the guest announce itself if the guest can, `rounds` times: the second \
+             time `initial` ms behind the first, and the distance grows by `step` ms each time, up to `max` ms",
             announce,
         )
         .takes(ALL.map(|(name, ..)| needed(name, Kind::Integer)))
@@ -50,11 +50,21 @@ pub(super) fn take(announcing: Announcing, members: &mut Map<String, Value>) -> 
 
 /// Adds those parameters to `members`.
 pub(super) fn show(announcing: Announcing, members: &mut Value) {
+    for ((_, parameter, ..), value) in figures(announcing) {
+        members[parameter] = value;
+    }
+}
+
+/// The arguments of `announce-self` that announce a guest as its arrival does unless parameters say otherwise.
+pub(super) fn defaults() -> Value {
+    let arguments = figures(Announcing::default()).map(|((argument, ..), value)| (argument.into(), value));
+    Value::Object(arguments.into_iter().collect())
+}
+
+fn figures(announcing: Announcing) -> [(Figure, Value); 4] {
     let ms = |time: Duration| json!(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     let Announcing { initial, max, rounds, step } = announcing;
-    for ((_, name, ..), value) in [(INITIAL, ms(initial)), (MAX, ms(max)), (ROUNDS, json!(rounds)), (STEP, ms(step))] {
-        members[name] = value;
-    }
+    [(INITIAL, ms(initial)), (MAX, ms(max)), (ROUNDS, json!(rounds)), (STEP, ms(step))]
 }
 
 fn announce(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {

@@ -36,7 +36,7 @@ pub(super) fn commands() -> Vec<Command> {
             optional("sample-pages", Kind::Integer),
             optional("mode", Kind::word(MODES)),
         ]),
-        Command::new("query-dirty-rate", "where that stands; `dirty-rate` in MiB a second once it is measured", |handle, arguments| {
+        Command::new("query-dirty-rate", "how far the measurement of `calc-dirty-rate` is, and `dirty-rate` in MiB a second once it is over", |handle, arguments| {
             Ok(report(handle.dirty_rate(), arguments.text("calc-time-unit") == Some("millisecond")))
         })
         .takes([unit()])

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use vmstate::migrate::{Phase, Progress};
 
+use crate::control::report;
+use crate::memory::PAGE_SIZE;
 use crate::vm::{Handle, MigrationStatus};
-
-const PAGE_SIZE: u64 = 4096;
 
 /// All metrics of the machine now. Reads what the driver has published, and waits for nothing.
 pub(super) fn page(handle: &Handle) -> String {
@@ -112,16 +112,7 @@ fn migration(page: &mut Page, figures: &Progress) {
         "Measured pause of the guest, once it is over.",
         figures.downtime.map(|downtime| one(seconds(downtime.total()))),
     );
-    let parts = figures.downtime.into_iter().flat_map(|downtime| {
-        [
-            ("pause", downtime.pause),
-            ("sync", downtime.sync),
-            ("pages", downtime.pages),
-            ("devices", downtime.devices),
-            ("confirm", downtime.confirm),
-            ("commit", downtime.commit),
-        ]
-    });
+    let parts = figures.downtime.into_iter().flat_map(report::parts);
     page.gauge(
         "minivmm_migration_downtime_part_seconds",
         "Where the measured pause went.",

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 use vmstate::migrate::{Parameter, ParameterUnit};
 
+use crate::control::announce;
 use crate::control::answer::{Arguments, Band, Failure, answer};
 use crate::control::human_info as info;
 use crate::control::kind::{Kind, needed, optional};
@@ -47,7 +48,7 @@ macro_rules! plain {
 
 const LINES: &[Line] = &[
     line("announce_self", "", "tell the network where the guest is", |handle, _| {
-        run(handle, "announce-self", json!({"initial": 50, "max": 550, "rounds": 5, "step": 100}))
+        run(handle, "announce-self", announce::defaults())
     }),
     plain!("cont|c", "let the guest go on", "cont"),
     line("help|?", "[cmd]", "show the help", |_, words| Ok(help(words.first().copied()))),
@@ -68,7 +69,7 @@ const LINES: &[Line] = &[
                 ["-d", words @ ..] => (true, words),
                 words => (false, words),
             };
-            let [uri] = one(words)?;
+            let [uri] = exactly(words)?;
             run(handle, "migrate", json!({"uri": uri}))?;
             Ok(if detached { "" } else { "terminal does not allow synchronous migration, continuing detached\r\n" }
                 .into())
@@ -76,16 +77,16 @@ const LINES: &[Line] = &[
     ),
     plain!("migrate_cancel", "cancel the current VM migration", "migrate_cancel"),
     line("migrate_continue", "state", "continue migration from the given paused state", |handle, words| {
-        let [state] = one(words)?;
+        let [state] = exactly(words)?;
         run(handle, "migrate-continue", json!({"state": state}))
     }),
     line("migrate_incoming", "uri", "continue an incoming migration from an -incoming defer", |handle, words| {
-        let [uri] = one(words)?;
+        let [uri] = exactly(words)?;
         run(handle, "migrate-incoming", json!({"uri": uri}))
     }),
     plain!("migrate_pause", "pause a migration, in postcopy", "migrate-pause"),
     line("migrate_recover", "uri", "continue a paused incoming postcopy migration", |handle, words| {
-        let [uri] = one(words)?;
+        let [uri] = exactly(words)?;
         run(handle, "migrate-recover", json!({"uri": uri}))
     }),
     line(
@@ -93,7 +94,7 @@ const LINES: &[Line] = &[
         "capability state",
         "enable/disable the usage of a capability for migration",
         |handle, words| {
-            let [name, state] = one(words)?;
+            let [name, state] = exactly(words)?;
             let state = match state {
                 "on" => true,
                 "off" => false,
@@ -106,7 +107,7 @@ const LINES: &[Line] = &[
         },
     ),
     line("migrate_set_parameter", "parameter value", "set the parameter for migration", |handle, words| {
-        let [name, value] = one(words)?;
+        let [name, value] = exactly(words)?;
         let mut change = Map::new();
         change.insert(name.into(), parameter(name, value)?);
         run(handle, "migrate-set-parameters", change.into())
@@ -165,8 +166,8 @@ fn unknown(what: &str) -> String {
     format!("unknown command: '{what}'\r\n")
 }
 
-/// Exactly so many words.
-fn one<'w, const N: usize>(words: &[&'w str]) -> Result<[&'w str; N], Wrong> {
+/// The words, if there are exactly `N` of them.
+fn exactly<'w, const N: usize>(words: &[&'w str]) -> Result<[&'w str; N], Wrong> {
     <[&str; N]>::try_from(words).map_err(|_| if words.len() < N { Wrong::Lacks } else { Wrong::TooLong })
 }
 

@@ -87,7 +87,7 @@ fn unit(parameter: &str) -> &'static str {
     }
 }
 
-/// Where a figure is in the answer, what is before and behind it, and by how much it is divided.
+/// Where a figure is in the answer, its name, by how much it is divided, and its unit.
 type Figure = (&'static str, &'static str, u64, &'static str);
 
 const FIGURES: &[Figure] = &[

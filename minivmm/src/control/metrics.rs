@@ -4,11 +4,13 @@
 //! It serves one client after the other, and none for long, so that a client costs the machine neither memory nor threads.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 use crate::config::Address;
 use crate::control::exposition;
@@ -100,27 +102,10 @@ impl MetricsDoor {
     }
 }
 
-/// A connection whose waits end.
-trait Client: Read + Write {
-    fn limit(&self, time: Duration) -> io::Result<()>;
-}
-
-impl Client for UnixStream {
-    fn limit(&self, time: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(time))?;
-        self.set_write_timeout(Some(time))
-    }
-}
-
-impl Client for TcpStream {
-    fn limit(&self, time: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(time))?;
-        self.set_write_timeout(Some(time))
-    }
-}
-
-fn serve(mut client: impl Client, handle: &Handle) -> io::Result<()> {
-    client.limit(PATIENCE)?;
+fn serve(mut client: impl Read + Write + AsFd, handle: &Handle) -> io::Result<()> {
+    let socket = SockRef::from(&client);
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
     let request = request(&mut client)?;
     let (status, text) = answer(&request, || exposition::page(handle));
     let head = format!(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use vmstate::migrate::{PARAMETERS, Parameter, ParameterUnit, ParameterValue};
+use vmstate::migrate::{Downtime, PARAMETERS, Parameter, ParameterUnit, ParameterValue};
 
 use crate::config::Tls;
 use crate::control::answer::{Arguments, Failure, ask};
@@ -168,7 +168,7 @@ fn figures() -> Kind {
     let xbzrle = integers(&["cache-size", "bytes", "pages", "cache-miss", "overflow"]);
     let rates = ["cache-miss-rate", "encoding-rate"].map(|rate| needed(rate, Kind::Number));
     let slowdown = integers(&["throttled", "rehearsed", "highest-throttle"]);
-    let parts = integers(&["pause", "sync", "pages", "devices", "confirm", "commit"]);
+    let parts = report::parts(Downtime::default()).map(|(part, _)| needed(part, Kind::Integer));
     Kind::object([
         optional("status", status()),
         optional("total-time", Kind::Integer),

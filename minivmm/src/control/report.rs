@@ -7,9 +7,8 @@ use vmstate::migrate::{Downtime, PARAMETERS, ParameterUnit, ParameterValue, Para
 use vmstate::ram::XbzrleCount;
 
 use crate::config::Tls;
+use crate::memory::PAGE_SIZE;
 use crate::vm::{Event, MigrationInfo, MigrationStatus, RunState};
-
-const PAGE_SIZE: u64 = 4096;
 
 /// The release of QEMU whose machine and protocol this is, as its clients look for it, and what really answers.
 pub(super) fn version() -> Value {
@@ -43,7 +42,7 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
             body["setup-time"] = milliseconds(figures.setup);
             if let Some(downtime) = figures.downtime {
                 body["downtime"] = milliseconds(downtime.total());
-                body["downtime-parts"] = parts(downtime);
+                body["downtime-parts"] = parts_shown(downtime);
             }
             if let Some(downtime) = figures.expected_downtime {
                 body["expected-downtime"] = milliseconds(downtime);
@@ -89,16 +88,21 @@ pub(super) fn rounds(rounds: &[Round]) -> Value {
         .collect()
 }
 
-/// Where the downtime went, in microseconds. QEMU has no such object.
-fn parts(downtime: Downtime) -> Value {
-    json!({
-        "pause": microseconds(downtime.pause),
-        "sync": microseconds(downtime.sync),
-        "pages": microseconds(downtime.pages),
-        "devices": microseconds(downtime.devices),
-        "confirm": microseconds(downtime.confirm),
-        "commit": microseconds(downtime.commit),
-    })
+/// Where the downtime went.
+pub(super) fn parts(downtime: Downtime) -> [(&'static str, Duration); 6] {
+    [
+        ("pause", downtime.pause),
+        ("sync", downtime.sync),
+        ("pages", downtime.pages),
+        ("devices", downtime.devices),
+        ("confirm", downtime.confirm),
+        ("commit", downtime.commit),
+    ]
+}
+
+/// The same in microseconds. QEMU has no such object.
+fn parts_shown(downtime: Downtime) -> Value {
+    Value::Object(parts(downtime).map(|(part, time)| (part.into(), microseconds(time))).into_iter().collect())
 }
 
 /// How long vCPUs have stood before the pause, on average, in microseconds, and the part of the time that this is, in percent.

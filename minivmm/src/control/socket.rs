@@ -123,8 +123,8 @@ struct Standing {
 type Outgoing = Option<Vec<u8>>;
 
 impl Door {
-    /// Listens at `path`, which `flag` names, for the owner of this process only; or at the socket that was passed as `fd:N`, whose file and mode
-    /// are its maker's.
+    /// Listens at `path`, which `flag` names, for the owner of this process only; or at the socket that was passed as `fd:N`, whose
+    /// file and mode are its maker's.
     ///
     /// # Errors
     /// The path is taken, or the system refuses it. A socket file that nobody listens on any more is replaced. What was

@@ -1,5 +1,5 @@
-//! The one table of commands and events: it dispatches, checks arguments, answers `query-commands` and `query-qmp-schema`, and is the table in
-//! `docs/control.md`. Its rows stand with the code that carries them out.
+//! The one table of commands and events: it dispatches, checks arguments, answers `query-commands` and `query-qmp-schema`, and is the
+//! table in `docs/control.md`. Its rows stand with the code that carries them out.
 
 use std::sync::LazyLock;
 

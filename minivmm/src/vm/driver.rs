@@ -337,13 +337,13 @@ impl Vm {
             let what = "the guest reset, but this machine has no --kernel to boot again: start it with one";
             return Err(Outcome::Ended(End::Failed(what.into())));
         }
-        self.make_anew()?;
+        self.make_anew().map_err(not_reset)?;
         let loaded = self.backends.boot.as_ref().map(|images| self.machine.load(&self.config, images));
         loaded.unwrap_or(Ok(())).map_err(not_reset)
     }
 
     /// Everything but RAM is made anew, as after power-on. The machine is at rest.
-    pub(super) fn make_anew(&mut self) -> std::result::Result<(), Outcome> {
+    pub(super) fn make_anew(&mut self) -> Result<()> {
         // First of all, for they would meet the new devices.
         self.machine.vcpus.clear();
         let waiting = self.queue.waiting();
@@ -355,7 +355,7 @@ impl Vm {
             }
             Ok(made)
         });
-        self.machine = made.map_err(not_reset)?;
+        self.machine = made?;
         self.shared.set_inventory(Inventory::new(&self.config, &self.backends, &self.machine));
         Ok(())
     }

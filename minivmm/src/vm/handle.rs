@@ -71,7 +71,7 @@ impl Handle {
         self.shared.announcing()
     }
 
-    /// Changes that, for guests that arrive from now on.
+    /// Changes how guests that arrive from now on tell the network so.
     pub fn set_announcing(&self, announcing: Announcing) {
         self.shared.set_announcing(announcing);
     }

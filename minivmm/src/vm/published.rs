@@ -184,7 +184,7 @@ impl Published {
         *lock(&self.announcing)
     }
 
-    /// Changes that.
+    /// Changes how a guest that arrives tells the network so.
     pub fn set_announcing(&self, announcing: Announcing) {
         *lock(&self.announcing) = announcing;
     }
@@ -194,7 +194,7 @@ impl Published {
         *lock(&self.dirty_rate)
     }
 
-    /// Publishes that.
+    /// Publishes how fast the guest dirties its memory.
     pub fn set_dirty_rate(&self, rate: DirtyRate) {
         *lock(&self.dirty_rate) = rate;
     }

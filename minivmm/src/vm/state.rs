@@ -96,13 +96,11 @@ impl RunState {
 mod tests {
     use super::*;
 
-    const ALL: [RunState; 8] = RunState::ALL;
-
     /// The states in which vCPUs may run are left and entered only as drawn above; nothing follows the two last ones.
     #[test]
     fn each_state_has_the_followers_that_are_drawn() {
         let followers = |state: RunState| -> Vec<&str> {
-            ALL.into_iter().filter(|&next| state.may_become(next)).map(RunState::as_str).collect()
+            RunState::ALL.into_iter().filter(|&next| state.may_become(next)).map(RunState::as_str).collect()
         };
         let drawn: [(RunState, &[&str]); 8] = [
             (Prelaunch, &["running"]),
@@ -125,7 +123,7 @@ mod tests {
         use SourcePhase as S;
         let ends = [S::Completed, S::Cancelled, S::Failed, S::Unacknowledged, S::Undecided].map(Phase::Source);
         let ends = ends.into_iter().chain([D::Completed, D::Failed, D::Stranded].map(Phase::Destination));
-        for (phase, state) in ends.flat_map(|phase| ALL.map(|state| (phase, state))) {
+        for (phase, state) in ends.flat_map(|phase| RunState::ALL.map(|state| (phase, state))) {
             let next = state.after_migration(phase);
             assert!(next == state || state.may_become(next), "{state:?}, {phase:?}: {next:?}");
             assert!(next == state || next != Running, "{state:?}, {phase:?}");

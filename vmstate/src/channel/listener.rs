@@ -23,7 +23,7 @@ use super::socket::{SocketChannel, wait};
 use crate::ram::multifd::packet::MAGIC_BYTES;
 
 /// The first bytes of a stream (`QEMU_VM_FILE_MAGIC`, migration/savevm.c).
-const MAGIC: [u8; 4] = *b"QEVM";
+pub(super) const MAGIC: [u8; 4] = *b"QEVM";
 /// The first byte of a TLS client (`ContentType`, RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
 /// Connections that have not said anything yet, at most; the oldest goes when another comes.

@@ -22,25 +22,16 @@ struct ControlState {
     parameters: Mutex<Parameters>,
     progress: Mutex<Progress>,
     finished_rounds: Mutex<Vec<Round>>,
-    watcher: OnceLock<Watcher>,
-    rounds: OnceLock<RoundsWatcher>,
+    of_phases: OnceLock<Watcher<Phase>>,
+    of_rounds: OnceLock<Watcher<u32>>,
 }
 
-/// Called with each new phase.
-struct Watcher(Box<dyn Fn(Phase) + Send + Sync>);
+/// Called with each new value of a figure.
+struct Watcher<T>(Box<dyn Fn(T) + Send + Sync>);
 
-impl fmt::Debug for Watcher {
+impl<T> fmt::Debug for Watcher<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Watcher")
-    }
-}
-
-/// Called with the number of each new round.
-struct RoundsWatcher(Box<dyn Fn(u32) + Send + Sync>);
-
-impl fmt::Debug for RoundsWatcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RoundsWatcher")
     }
 }
 
@@ -98,8 +89,8 @@ impl Default for Control {
             parameters: Mutex::default(),
             progress: Mutex::default(),
             finished_rounds: Mutex::default(),
-            watcher: OnceLock::new(),
-            rounds: OnceLock::new(),
+            of_phases: OnceLock::new(),
+            of_rounds: OnceLock::new(),
         }))
     }
 }
@@ -168,28 +159,28 @@ impl Control {
     /// Calls `watcher` with each phase from now on, as it begins, on the migration's own thread: it must not block. Only
     /// the first watcher is kept.
     pub fn watch(&self, watcher: impl Fn(Phase) + Send + Sync + 'static) {
-        let _ = self.0.watcher.set(Watcher(Box::new(watcher)));
+        let _ = self.0.of_phases.set(Watcher(Box::new(watcher)));
     }
 
     /// Calls `watcher` with the number of each round from now on, 1 for the first one, as [`watch`](Self::watch) does with
     /// phases.
     pub fn watch_rounds(&self, watcher: impl Fn(u32) + Send + Sync + 'static) {
-        let _ = self.0.rounds.set(RoundsWatcher(Box::new(watcher)));
+        let _ = self.0.of_rounds.set(Watcher(Box::new(watcher)));
     }
 
     /// Changes the figures.
     pub(super) fn publish(&self, change: impl FnOnce(&mut Progress)) {
         let (old, new) = {
             let mut progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
-            let old = *progress;
+            let old = (progress.phase, progress.rounds);
             change(&mut progress);
-            (old, *progress)
+            (old, (progress.phase, progress.rounds))
         };
-        if let Some(Watcher(watcher)) = self.0.watcher.get().filter(|_| old.phase != new.phase) {
-            watcher(new.phase);
+        if let Some(Watcher(watcher)) = self.0.of_phases.get().filter(|_| old.0 != new.0) {
+            watcher(new.0);
         }
-        if let Some(RoundsWatcher(watcher)) = self.0.rounds.get().filter(|_| old.rounds != new.rounds) {
-            watcher(new.rounds);
+        if let Some(Watcher(watcher)) = self.0.of_rounds.get().filter(|_| old.1 != new.1) {
+            watcher(new.1);
         }
     }
 

@@ -80,10 +80,12 @@ impl Vm {
 
     /// Destination, where a guest came in part and never ran: the machine is made as it was started, for another one.
     fn await_another(&mut self) -> Result<(), Outcome> {
-        self.make_anew()?;
+        let failed = |why: String| Outcome::Ended(End::Failed(why));
+        let made = self.make_anew();
+        made.map_err(|error| failed(format!("the machine could not be made anew: {}", error.with_causes())))?;
         self.firmware.clear();
         let cleared = self.ram.zero_run(0, self.ram.len() / PAGE_SIZE);
-        cleared.map_err(|error| Outcome::Ended(End::Failed(format!("memory could not be cleared: {error}"))))
+        cleared.map_err(|error| failed(format!("memory could not be cleared: {error}")))
     }
 
     /// Lets a guest go on that a migration has left standing, if it is proved that nobody else runs it or has run it. Where

@@ -4,10 +4,8 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
+use crate::channel::listener::MAGIC;
 use crate::ram::multifd::packet::MAGIC_BYTES;
-
-/// The first bytes of a stream that is not encrypted.
-const STREAM: &[u8] = b"QEVM";
 
 fn ended(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("TLS: {why}"))
@@ -23,7 +21,7 @@ pub(super) fn of(error: &Error, is_server: bool, first: &[u8]) -> io::Error {
         Error::PeerIncompatible(why) => format!("the {peer} has no TLS 1.3 that both sides know ({why:?})"),
         Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => {
             match first {
-                STREAM => format!("the {peer} sends a stream that is not encrypted; give it tls-creds"),
+                _ if first == MAGIC => format!("the {peer} sends a stream that is not encrypted; give it tls-creds"),
                 _ if first == MAGIC_BYTES => {
                     format!("the {peer} opens a page channel that is not encrypted; give it tls-creds")
                 }
