@@ -32,7 +32,8 @@ const CANDIDATES: u8 = 16;
 const KEPT: usize = 255;
 /// A connection that has not begun a stream after so long is dropped.
 const INTRODUCTION: Duration = Duration::from_secs(10);
-/// A connection that was turned away stays open for so long: what it was told would be lost with it, if it has sent anything since.
+/// A peer that was told why it is turned away stays connected for so long: the word would be lost with the connection, if the peer has
+/// sent anything since.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What becomes of a socket that was accepted.
@@ -51,6 +52,9 @@ pub trait Security: sealed::Sealed {
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] if nothing has come; [`io::ErrorKind::InvalidData`] if the peer is to be turned away.
     fn peek(channel: &mut Self::Channel, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Whether a peer that is turned away has been told why.
+    fn tells(channel: &Self::Channel) -> bool;
 }
 
 mod sealed {
@@ -75,6 +79,10 @@ impl Security for Plain {
 
     fn peek(channel: &mut SocketChannel, into: &mut [u8]) -> io::Result<usize> {
         channel.peek(into)
+    }
+
+    fn tells(_: &SocketChannel) -> bool {
+        false
     }
 }
 
@@ -102,7 +110,7 @@ struct Waiters<C> {
     candidates: Vec<(C, Instant)>,
     streams: VecDeque<C>,
     pages: VecDeque<C>,
-    /// They were turned away, at that moment.
+    /// They were turned away with a word, at that moment.
     leaving: VecDeque<(C, Instant)>,
 }
 
@@ -254,7 +262,7 @@ impl<S: Security> Listener<S> {
                 Err(error) if is_fatal(&error) => return Err(error),
                 Err(_) => Pause::For(slice),
             };
-            let refusals = waiters.sort(S::peek);
+            let refusals = waiters.sort(S::peek, S::tells);
             let found = wanted(&mut waiters);
             let any = !waiters.candidates.is_empty();
             drop(waiters);
@@ -301,7 +309,11 @@ impl<C> Waiters<C> {
 
     /// Looks how the candidates have begun, and returns why some are turned away. Each is looked at once: it may begin at any moment,
     /// so a second look may differ from the first.
-    fn sort(&mut self, peek: impl Fn(&mut C, &mut [u8]) -> io::Result<usize>) -> Vec<io::Error> {
+    fn sort(
+        &mut self,
+        peek: impl Fn(&mut C, &mut [u8]) -> io::Result<usize>,
+        tells: impl Fn(&C) -> bool,
+    ) -> Vec<io::Error> {
         self.candidates.retain(|(_, since)| since.elapsed() < INTRODUCTION);
         self.leaving.retain(|(_, since)| since.elapsed() < FAREWELL);
         let mut refusals = Vec::new();
@@ -319,7 +331,9 @@ impl<C> Waiters<C> {
                 Ok(Beginning::Silence | Beginning::Over) => {}
                 Err(why) => {
                     refusals.push(why);
-                    keep(&mut self.leaving, (connection, Instant::now()), CANDIDATES.into());
+                    if tells(&connection) {
+                        keep(&mut self.leaving, (connection, Instant::now()), CANDIDATES.into());
+                    }
                 }
             }
         }

@@ -2,6 +2,8 @@
 #![cfg(feature = "tls")]
 
 mod certificates;
+#[path = "../ends/mod.rs"]
+mod ends;
 mod refusals;
 mod stalls;
 
@@ -16,8 +18,8 @@ use vmstate::channel::tls::{Connection, Fingerprint, TlsChannel, TlsClient, TlsO
 use vmstate::channel::{Channel, Listener, SocketChannel};
 
 use certificates::{Authority, Flaw, alone};
+use ends::{LONG, exchange, receive_all, send_all};
 
-const LONG: Duration = Duration::from_secs(30);
 const HOST: &str = "there.example";
 
 fn both(server: &TlsOptions, client: &TlsOptions) -> (TlsServer, TlsClient) {
@@ -53,22 +55,6 @@ fn connected(dir: &Path) -> (Tls, Tls) {
     (client, server)
 }
 
-fn receive_all(channel: &mut dyn Channel, length: usize) -> Vec<u8> {
-    let (mut all, mut part) = (Vec::new(), vec![0; 1 << 16]);
-    while all.len() < length {
-        let count = channel.receive(&mut part, LONG).unwrap();
-        assert!(count > 0, "closed after {} bytes", all.len());
-        all.extend_from_slice(&part[..count]);
-    }
-    all
-}
-
-fn send_all(channel: &mut dyn Channel, mut bytes: &[u8]) {
-    while !bytes.is_empty() {
-        bytes = &bytes[channel.send(bytes, LONG).unwrap()..];
-    }
-}
-
 fn noise(len: u32) -> Vec<u8> {
     (0..len).map(|at| (at.wrapping_mul(2_654_435_761) >> 16) as u8).collect()
 }
@@ -76,26 +62,14 @@ fn noise(len: u32) -> Vec<u8> {
 #[test]
 fn bytes_go_both_ways_and_the_end_is_seen() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut here, mut there) = connected(dir.path());
+    let (mut here, there) = connected(dir.path());
     let mut part = [0; 16];
     let asked = Instant::now();
     let short = Duration::from_millis(20);
     assert_eq!(here.receive(&mut part, Duration::ZERO).unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert_eq!(here.receive(&mut part, short).unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert!(asked.elapsed() >= short);
-    let sent = noise(4 << 20);
-    let received = thread::scope(|scope| {
-        let receiving = scope.spawn(|| receive_all(&mut there, sent.len()));
-        send_all(&mut here, &sent);
-        receiving.join().unwrap()
-    });
-    assert!(received == sent);
-    send_all(&mut there, b"pong");
-    assert_eq!(receive_all(&mut here, 4), b"pong");
-    send_all(&mut there, b"last");
-    drop(there);
-    assert_eq!(receive_all(&mut here, 4), b"last");
-    assert_eq!(here.receive(&mut part, LONG).unwrap(), 0);
+    exchange(&mut here, there, &noise(4 << 20));
 }
 
 /// What one side takes at most while nobody reads at the other one is bounded, and none of it is lost or doubled.

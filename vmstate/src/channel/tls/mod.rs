@@ -256,6 +256,11 @@ impl Security for Option<TlsServer> {
     fn peek(channel: &mut Connection, into: &mut [u8]) -> io::Result<usize> {
         channel.peek(into)
     }
+
+    /// By an alert.
+    fn tells(channel: &Connection) -> bool {
+        matches!(channel, Connection::Tls(_))
+    }
 }
 
 impl Listener<Plain> {
