@@ -1,19 +1,17 @@
 //! `minivmm cont`: lets a stopped guest go on, or takes one back that a migration has left standing.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::values;
-use crate::control::{Client, ClientError};
+use crate::cli::machine::MachineArgs;
+use crate::control::ClientError;
 
 /// Flags of `minivmm cont`.
 #[derive(Args, Clone, Debug)]
 pub struct ContArgs {
-    /// QMP socket of the machine: unix:PATH
-    #[arg(long, value_name = "unix:PATH", value_parser = values::control)]
-    pub control: PathBuf,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
     /// After a migration of which nothing proves that the destination does not run the guest: run it here all the same.
     /// If it does run there, two guests write to the same disks
     #[arg(long)]
@@ -27,6 +25,6 @@ impl ContArgs {
     /// The machine cannot be reached, or refuses.
     pub fn carry_out(&self) -> Result<(), ClientError> {
         let arguments = if self.force { json!({"force": true}) } else { json!({}) };
-        Client::connect(&self.control)?.execute("cont", arguments).map(drop)
+        self.machine.connect()?.execute("cont", arguments).map(drop)
     }
 }

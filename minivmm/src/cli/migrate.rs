@@ -11,11 +11,12 @@ use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
 use serde_json::{Value, json};
 
+use crate::cli::EXIT_UNKNOWN;
+use crate::cli::machine::MachineArgs;
 use crate::cli::parameters::{PolicyArgs, SendingArgs};
 use crate::cli::progress::{self, Progress};
 use crate::cli::report::Report;
 use crate::cli::tls::TlsArgs;
-use crate::cli::{EXIT_UNKNOWN, values};
 use crate::config::Address;
 use crate::control::{Client, ClientError};
 use crate::error::say;
@@ -50,9 +51,9 @@ const SAMPLING: Duration = Duration::from_millis(50);
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct MigrateArgs {
-    /// QMP socket of the machine: unix:PATH
-    #[arg(long, value_name = "unix:PATH", value_parser = values::control)]
-    pub control: PathBuf,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
     /// Where the machine shall go: unix:PATH or tcp:HOST:PORT; or, with its guest stopped, to the new file PATH:
     /// file:PATH[,offset=N]
     #[arg(value_name = "ADDRESS", value_parser = str::parse::<Address>)]
@@ -109,7 +110,7 @@ impl MigrateArgs {
     pub fn carry_out(&self) -> Result<Outcome, ClientError> {
         let interrupts = Interrupts::new()?;
         let mut report = self.report.as_deref().map(Report::create).transpose()?;
-        let mut client = Client::connect(&self.control)?;
+        let mut client = self.machine.connect()?;
         let mut arguments = json!({"uri": self.to.to_string()});
         if let Some(file) = &self.target_schema {
             // The machine reads it, and may have been started in another folder.

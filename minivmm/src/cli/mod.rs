@@ -1,11 +1,11 @@
 //! The command line: what the user typed becomes plain data, or one sentence that says what to change.
 
-mod ask;
 mod config_file;
 mod cont;
 mod drawing;
 mod generated;
 mod limits;
+mod machine;
 mod migrate;
 mod parameters;
 mod plan;
@@ -25,9 +25,9 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
-pub use ask::AskArgs;
 pub use cont::ContArgs;
 pub use generated::{CompletionsArgs, ManArgs};
+pub use machine::MachineArgs;
 pub use migrate::{MigrateArgs, Outcome};
 pub use parameters::{ParameterArgs, PolicyArgs, SendingArgs};
 pub use plan::{PlanArgs, Planned};
@@ -64,12 +64,12 @@ pub enum Command {
     Status(StatusArgs),
     /// Stop the guest; cont lets it go on
     #[command(after_help = "Example:\n  minivmm stop --control unix:/run/vm/qmp")]
-    Stop(AskArgs),
+    Stop(MachineArgs),
     /// Let a stopped guest go on, or take it back after a migration
     Cont(ContArgs),
     /// End a machine's process, whatever its guest does
     #[command(after_help = "Example:\n  minivmm quit --control unix:/run/vm/qmp")]
-    Quit(AskArgs),
+    Quit(MachineArgs),
     /// Certificates for encrypted migrations
     #[command(subcommand)]
     Tls(TlsCommand),

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cli::machine::MachineArgs;
 use crate::cli::migrate::MigrateArgs;
-use crate::cli::values;
 use crate::config::Address;
 
 const AFTER_HELP: &str = "\
@@ -32,9 +32,9 @@ Exit codes: 0, the guest is in the file; others as of minivmm migrate, and the g
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct SnapshotArgs {
-    /// QMP socket of the machine: unix:PATH
-    #[arg(long, value_name = "unix:PATH", value_parser = values::control)]
-    pub control: PathBuf,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
     /// The new file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
@@ -48,7 +48,7 @@ impl SnapshotArgs {
     pub fn into_migration(self) -> io::Result<MigrateArgs> {
         let to = Address::File { path: std::path::absolute(self.file)?, offset: 0 };
         Ok(MigrateArgs {
-            control: self.control,
+            machine: self.machine,
             to,
             target_schema: None,
             report: None,

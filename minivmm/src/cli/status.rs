@@ -1,15 +1,15 @@
 //! `minivmm status`: what a running machine says of itself, in a few lines or as JSON.
 
 use std::fmt::Write;
-use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 use vmstate::error::Printable;
 
+use crate::cli::machine::MachineArgs;
+use crate::cli::migrate;
 use crate::cli::progress::sentence;
-use crate::cli::{migrate, values};
-use crate::control::{Client, ClientError};
+use crate::control::ClientError;
 
 /// What is asked, and under which name the answer stands in the JSON. A machine of another release may lack some.
 const QUERIES: &[(&str, &str)] = &[
@@ -26,9 +26,9 @@ const QUERIES: &[(&str, &str)] = &[
 #[command(after_help = "Examples:\n  minivmm status --control unix:/run/vm/qmp\n  \
 minivmm status --control unix:/run/vm/qmp --json | jq .migration.ram")]
 pub struct StatusArgs {
-    /// QMP socket of the machine: unix:PATH
-    #[arg(long, value_name = "unix:PATH", value_parser = values::control)]
-    pub control: PathBuf,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
     /// Print one JSON object, whose members are the answers to QMP's queries
     #[arg(long)]
     pub json: bool,
@@ -40,7 +40,7 @@ impl StatusArgs {
     /// # Errors
     /// The machine cannot be reached, or fails while it answers.
     pub fn carry_out(&self) -> Result<String, ClientError> {
-        let mut client = Client::connect(&self.control)?;
+        let mut client = self.machine.connect()?;
         let known = client.execute("query-commands", json!({}))?;
         let is_known = |name: &str| known.as_array().is_some_and(|list| list.iter().any(|one| one["name"] == name));
         let mut answers = Map::new();

@@ -311,7 +311,7 @@ fn the_machine_has_eight_windows() {
 fn migrate_and_no_command() {
     match command(&["migrate", "--control", "unix:/tmp/qmp", "tcp:far:1"]).unwrap() {
         Command::Migrate(arguments) => {
-            assert_eq!(arguments.control, PathBuf::from("/tmp/qmp"));
+            assert_eq!(arguments.machine.control, PathBuf::from("/tmp/qmp"));
             assert_eq!(arguments.to, Address::Tcp("far:1".into()));
         }
         other => panic!("{other:?}"),
