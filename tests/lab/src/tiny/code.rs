@@ -1,4 +1,4 @@
-//! Machine code of the tiny guests: `setup.S`, `tiny.S`, `tick.S` and `cpuid.S`, assembled. A test assembles them again and compares.
+//! Machine code of the tiny guests: `setup.S`, `tiny.S`, `tick.S` and `cpuid.S`, assembled (`as -I` this folder, for `parts.S`). A test assembles them again and compares.
 
 /// To be entered at its first byte.
 #[rustfmt::skip]

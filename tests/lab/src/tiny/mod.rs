@@ -103,8 +103,9 @@ mod tests {
             ("cpuid.S", &super::code::CPUID_CODE),
         ];
         for (name, code) in codes {
-            let source = format!("{}/src/tiny/{name}", env!("CARGO_MANIFEST_DIR"));
-            assert!(run(Command::new("as").arg("--64").arg("-o").arg(&object).arg(source)));
+            let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tiny");
+            let source = format!("{sources}/{name}");
+            assert!(run(Command::new("as").args(["--64", "-I", sources]).arg("-o").arg(&object).arg(source)));
             assert!(run(Command::new("objcopy").args(["-O", "binary", "-j", ".text"]).arg(&object).arg(&binary)));
             assert!(std::fs::read(&binary).unwrap() == code, "assemble {name} anew and update code.rs");
         }

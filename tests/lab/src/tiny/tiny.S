@@ -8,11 +8,7 @@
 # disk's sector was read to (and halts).
 # A byte on COM1 is a command, looked at after each pass: "q" powers off, "r" resets.
 
-        .set    COM1, 0x3f8
-        .set    LSR, COM1 + 5
-        .set    FIRST, 0x400000
-        .set    GED, 0xfea00200         # sleep control, sleep status, reset
-        .set    MIX, 0x61c88647
+        .include "parts.S"
 
         .set    QUEUE, 0x300000         # of the disk: 8 descriptors, the available ring, the used ring
         .set    AVAILABLE, 0x80
@@ -50,20 +46,7 @@ _start:
 
 pass:   mov     $FIRST, %edi
         mov     %r8, %rcx
-page:   test    %r10, %r10
-        jz      write
-        imul    $MIX, %r10, %rax        # what the pass before wrote: pass number and address, mixed
-        xor     %rdi, %rax
-        cmp     %rax, (%rdi)
-        jne     wrong
-        cmp     %rax, 0xff8(%rdi)
-        jne     wrong
-write:  lea     1(%r10), %rax
-        imul    $MIX, %rax, %rax
-        xor     %rdi, %rax
-        mov     %rax, (%rdi)
-        mov     %rax, 0xff8(%rdi)
-        add     $0x1000, %rdi
+page:   rewrite_page
         dec     %rcx
         jnz     page
         inc     %r10
@@ -178,31 +161,7 @@ request:
         jne     wrong
         ret
 
-# RAX: the hexadecimal number at RSI, 0 if there is none; RSI moves behind it and the byte that ends it.
-hex:    xor     %eax, %eax
-1:      movzbl  (%rsi), %edx
-        test    %edx, %edx
-        jz      2f                      # stays at the end of the line
-        inc     %rsi
-        sub     $'0', %edx
-        js      2f
-        cmp     $10, %edx
-        jb      3f
-        sub     $'a' - '0' - 10, %edx
-        cmp     $10, %edx
-        jb      2f
-        cmp     $16, %edx
-        jae     2f
-3:      shl     $4, %rax
-        or      %rdx, %rax
-        jmp     1b
-2:      ret
-
-# Time stamp counter in RAX; RDX is lost.
-ticks:  rdtsc
-        shl     $32, %rdx
-        or      %rdx, %rax
-        ret
+        routines
 
 # AL to the console; RDX is lost.
 newline:
