@@ -10,7 +10,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-pub use address::Address;
+pub use address::{Address, Descriptor};
 pub use tls::Tls;
 
 /// A whole machine, before it exists.

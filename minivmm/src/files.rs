@@ -18,6 +18,8 @@ pub enum Fit {
     Regular,
     /// A regular file or a block device.
     Disk,
+    /// A regular file or a pipe.
+    Stream,
     /// Whatever can be written: also a FIFO that somebody reads, or a terminal.
     Output,
 }
@@ -64,13 +66,29 @@ impl Mode {
 pub fn open(path: &Path, mode: Mode, fit: Fit) -> io::Result<File> {
     let Some(reference) = passed::reference(path) else { return open_path(path, mode, fit) };
     let file = File::from(passed::descriptor(reference)?);
-    check(&file, fit)?;
-    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
-    if let Some(why) = mode.refusal(flags) {
-        return Err(io::Error::other(why));
-    }
+    let flags = check_passed(&file, mode, fit)?;
     waits(&file, flags)?;
     Ok(file)
+}
+
+/// Takes a regular file or a pipe that was passed open: from now on neither reading nor writing waits for its other end.
+///
+/// # Errors
+/// It is something else, or open in another way than `mode` needs.
+pub fn take_stream(file: &File, mode: Mode) -> io::Result<()> {
+    let flags = check_passed(file, mode, Fit::Stream)?;
+    fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Whether what was passed is as its use needs it; how it is open.
+fn check_passed(file: &File, mode: Mode, fit: Fit) -> io::Result<OFlag> {
+    check(file, fit)?;
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    match mode.refusal(flags) {
+        Some(why) => Err(io::Error::other(why)),
+        None => Ok(flags),
+    }
 }
 
 /// Opens `path`.
@@ -111,6 +129,7 @@ fn check(file: &File, fit: Fit) -> io::Result<()> {
     let fits = match fit {
         Fit::Regular => kind.is_file(),
         Fit::Disk => kind.is_file() || kind.is_block_device(),
+        Fit::Stream => kind.is_file() || kind.is_fifo(),
         Fit::Output => !kind.is_dir(),
     };
     if fits { Ok(()) } else { Err(io::Error::other(format!("it is {}", name(kind)))) }

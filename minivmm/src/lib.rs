@@ -7,6 +7,7 @@ pub mod boot;
 pub mod bus;
 pub mod certificates;
 pub mod cli;
+pub mod command;
 pub mod config;
 pub mod console;
 pub mod control;

@@ -202,7 +202,7 @@ fn translate(translation: Translation) -> ExitCode {
 /// A machine that could not be asked, or refused.
 fn not_asked(error: &ClientError) -> ExitCode {
     match error {
-        ClientError::Connect { .. } | ClientError::Report { .. } => refuse(error),
+        ClientError::Connect { .. } | ClientError::Report { .. } | ClientError::Address { .. } => refuse(error),
         _ => fail(error),
     }
 }

@@ -95,6 +95,60 @@ fn tcp() {
     exchange(here, listener.accept(LONG).unwrap());
 }
 
+/// Where the kernel has vsock's loopback (`vsock_loopback`); else what is checked is that its error is told.
+#[test]
+fn vsock() {
+    const LOCAL: u32 = 1;
+    match Listener::vsock(LOCAL, 50_000 + std::process::id() % 10_000) {
+        Ok(listener) => {
+            let port = 50_000 + std::process::id() % 10_000;
+            let here = SocketChannel::connect_vsock(LOCAL, port, LONG, &|| true).unwrap();
+            exchange(here, listener.accept(LONG).unwrap());
+        }
+        Err(_) => {
+            let begun = Instant::now();
+            assert!(SocketChannel::connect_vsock(LOCAL, 50_000, LONG, &|| true).is_err());
+            assert!(begun.elapsed() < LONG, "it waited for nobody");
+        }
+    }
+}
+
+#[test]
+fn a_socket_that_is_connected_already() {
+    let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    exchange(SocketChannel::connected(here).unwrap(), SocketChannel::connected(there).unwrap());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let here = std::net::TcpStream::connect(address).unwrap();
+    let there = listener.accept().unwrap().0;
+    exchange(SocketChannel::connected(here).unwrap(), SocketChannel::connected(there).unwrap());
+    let refused = |socket: std::os::fd::OwnedFd| SocketChannel::connected(socket).unwrap_err().to_string();
+    assert_eq!(refused(listener.into()), "it is a socket that listens");
+    assert_eq!(refused(std::fs::File::open("/dev/null").unwrap().into()), "it is no socket");
+}
+
+/// Nobody reads it: a send takes what there is room for, and then says that it waited in vain, as a receive does.
+#[test]
+fn a_pipe_that_does_not_block_is_waited_for() {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let (input, out) = std::io::pipe().unwrap();
+    let channel = |pipe: std::os::fd::OwnedFd| {
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        FileChannel::from(std::fs::File::from(pipe))
+    };
+    let (mut input, mut out) = (channel(input.into()), channel(out.into()));
+    let short = Duration::from_millis(10);
+    assert_eq!(input.receive(&mut [0; 8], short).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    let sent: usize = std::iter::from_fn(|| out.send(&[7; 1 << 16], short).ok()).sum();
+    assert_eq!(out.send(&[7], short).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    out.sync().unwrap();
+    let mut received = 0;
+    while received < sent {
+        received += input.receive(&mut [0; 1 << 16], short).unwrap();
+    }
+    assert_eq!(input.receive(&mut [0; 8], short).unwrap_err().kind(), io::ErrorKind::TimedOut);
+}
+
 /// As systemd passes one: somebody else has made it, has it open as well, and keeps its file.
 #[test]
 fn a_socket_that_listens_already_takes_sources_and_keeps_its_file() {
@@ -126,7 +180,7 @@ fn what_does_not_listen_is_no_listener() {
     let (pair, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     assert_eq!(refused(pair.into()), "it is a socket that does not listen");
     let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    assert_eq!(refused(datagrams.into()), "it is no stream socket of unix or TCP");
+    assert_eq!(refused(datagrams.into()), "it is no stream socket of unix, TCP or vsock");
     assert_eq!(refused(std::fs::File::open("/dev/null").unwrap().into()), "it is no socket");
 }
 

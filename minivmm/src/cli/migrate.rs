@@ -1,6 +1,7 @@
 //! `minivmm migrate`: asks a running machine to migrate, shows progress, and waits for the end.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,9 +18,11 @@ use crate::cli::parameters::{PolicyArgs, SendingArgs};
 use crate::cli::progress::{self, Progress};
 use crate::cli::report::Report;
 use crate::cli::tls::TlsArgs;
+use crate::command;
 use crate::config::Address;
 use crate::control::{Client, ClientError};
 use crate::error::say;
+use crate::passed;
 use crate::sandbox::{self, Kind};
 
 /// Time between two looks at the figures: often enough to follow, rare enough to cost nothing.
@@ -42,7 +45,11 @@ Examples:
   minivmm migrate --control unix:/run/vm/qmp unix:/run/vm/move
   minivmm migrate --control unix:/run/vm/qmp --downtime-limit 100ms --max-bandwidth 1G tcp:10.0.0.2:4444
   minivmm migrate --control unix:/run/vm/qmp --report move.html tcp:10.0.0.2:4444
+  minivmm migrate --control unix:/run/vm/qmp 'exec:ssh b.example socat - UNIX-CONNECT:/run/vm/move'
   minivmm migrate --control unix:/run/vm/qmp --channels 4 --compress zstd:1 --auto-converge tcp:10.0.0.2:4444";
+
+/// What the machine knows a descriptor by that it is passed.
+const PASSED: &str = "migrate";
 
 /// The same for a report, which draws them.
 const SAMPLING: Duration = Duration::from_millis(50);
@@ -54,8 +61,10 @@ pub struct MigrateArgs {
     /// The machine.
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Where the machine shall go: unix:PATH or tcp:HOST:PORT; or, with its guest stopped, to the new file PATH:
-    /// file:PATH[,offset=N]
+    /// Where the machine shall go: unix:PATH, tcp:HOST:PORT or vsock:CID:PORT; to whoever is at the other end of COMMAND, which this
+    /// process starts in a shell and which has to carry bytes both ways: exec:COMMAND; over a connected socket that this process was
+    /// passed: fd:N. Or, with its guest stopped, into the new file PATH: file:PATH[,offset=N]; or into a pipe or file that was
+    /// passed: fd:N
     #[arg(value_name = "ADDRESS", value_parser = str::parse::<Address>)]
     pub to: Address,
     /// What the destination's minivmm, of an older release, wrote with dump-schema: the guest is sent as that release sends it
@@ -108,10 +117,15 @@ impl MigrateArgs {
     /// # Errors
     /// The machine cannot be reached, or refuses to begin.
     pub fn carry_out(&self) -> Result<Outcome, ClientError> {
+        let passed = self.to_be_passed()?;
         let interrupts = Interrupts::new()?;
         let mut report = self.report.as_deref().map(Report::create).transpose()?;
         let mut client = self.machine.connect()?;
         let mut arguments = json!({"uri": self.to.to_string()});
+        if let Some(passed) = passed {
+            client.pass(PASSED, &passed)?;
+            arguments["uri"] = format!("fd:{PASSED}").into();
+        }
         if let Some(file) = &self.target_schema {
             // The machine reads it, and may have been started in another folder.
             arguments["target-schema"] = std::path::absolute(file)?.display().to_string().into();
@@ -132,6 +146,23 @@ impl MigrateArgs {
             written.unwrap_or_else(say);
         }
         Ok(outcome)
+    }
+
+    /// What the machine cannot reach by itself, and is passed: it starts no programs, and has other descriptors than this process.
+    fn to_be_passed(&self) -> Result<Option<OwnedFd>, ClientError> {
+        let refused = |why| ClientError::Address { address: self.to.to_string(), why };
+        match &self.to {
+            // It ends with its end of the connection, and is not waited for.
+            Address::Exec(line) => match command::run(line) {
+                Ok((_child, socket)) => Ok(Some(socket)),
+                Err(error) => Err(refused(error.to_string())),
+            },
+            Address::Descriptor { name, .. } => {
+                passed::take(&[("ADDRESS", name)]).map_err(refused)?;
+                passed::descriptor(name).map(Some).map_err(|error| refused(error.to_string()))
+            }
+            Address::Unix(_) | Address::Tcp(_) | Address::Vsock { .. } | Address::File { .. } => Ok(None),
+        }
     }
 
     /// How a migration with these last figures ended.

@@ -76,9 +76,10 @@ pub struct RunArgs {
     /// lines of JSON
     #[arg(long, value_name = "LEVEL|json", value_parser = str::parse::<Log>)]
     log: Option<Log>,
-    /// Wait for a migration in place of booting: unix:PATH, tcp:HOST:PORT (without HOST: 127.0.0.1), or at a socket that
-    /// listens: fd:N. Or run the guest of a file: file:PATH[,offset=N]. With defer, wait for QMP's migrate-incoming, which says
-    /// where
+    /// Wait for a migration in place of booting: unix:PATH, tcp:HOST:PORT (without HOST: 127.0.0.1), vsock:CID:PORT, or at a socket that
+    /// listens: fd:N. Or take the guest of whoever is connected to a passed socket, fd:N, or to a command that carries bytes both ways,
+    /// exec:COMMAND. Or run the guest of a file, file:PATH[,offset=N], or of a passed pipe or file, fd:N. With defer, wait for QMP's
+    /// migrate-incoming, which says where
     #[arg(long, value_name = "ADDRESS", value_parser = values::incoming)]
     incoming: Option<ListenAt>,
     /// A descriptor of /dev/kvm, for a user who may not open it: fd:N

@@ -237,10 +237,11 @@ fn each_mistake_gets_one_sentence() {
 fn addresses_are_checked() {
     let wrong = |address: &str| run(&["--incoming", address]).unwrap_err();
     let start = |address: &str| format!("invalid value '{address}' for '--incoming <ADDRESS>': '{address}' ");
-    for address in ["", "unix:", "/tmp/in", "exec:cat"] {
+    for address in ["", "unix:", "/tmp/in", "exec:"] {
         assert_eq!(
             wrong(address),
-            start(address) + "is no address; write unix:PATH, tcp:HOST:PORT or file:PATH[,offset=N]"
+            start(address)
+                + "is no address; write unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, exec:COMMAND, fd:NAME or file:PATH[,offset=N]"
         );
     }
     for address in ["tcp:host", "tcp::", "tcp::65536", "tcp:host:65536", "tcp:host:"] {

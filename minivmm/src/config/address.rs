@@ -1,8 +1,11 @@
-//! The address of a migration as text: a socket, or a file and a place in it.
+//! The address of a migration as text: a socket, a program at a socket, a file and a place in it, or a descriptor that is passed.
 
 use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Where a migration goes to, or is awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +14,22 @@ pub enum Address {
     Unix(PathBuf),
     /// `tcp:HOST:PORT`
     Tcp(String),
+    /// `vsock:CID:PORT`
+    Vsock {
+        /// The virtual machine or host.
+        cid: u32,
+        /// Its port.
+        port: u32,
+    },
+    /// `exec:COMMAND`: a shell's command, whose standard input and output are the connection.
+    Exec(String),
+    /// `fd:NAME`
+    Descriptor {
+        /// Of the descriptor.
+        name: String,
+        /// It, once whoever has it under that name has put it in.
+        passed: Option<Descriptor>,
+    },
     /// `file:PATH` or `file:PATH,offset=N`
     File {
         /// The file.
@@ -20,7 +39,7 @@ pub enum Address {
     },
 }
 
-const KINDS: &str = "write unix:PATH, tcp:HOST:PORT or file:PATH[,offset=N]";
+const KINDS: &str = "write unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, exec:COMMAND, fd:NAME or file:PATH[,offset=N]";
 
 /// What is before the offset (migration/file.c of QEMU).
 const OFFSET: &str = ",offset=";
@@ -28,8 +47,8 @@ const OFFSET: &str = ",offset=";
 impl FromStr for Address {
     type Err = String;
 
-    /// Reads `unix:PATH`, `tcp:HOST:PORT` or `tcp:[IPV6]:PORT`, without HOST it is 127.0.0.1; `file:PATH[,offset=N]`. The error is a
-    /// sentence for the user.
+    /// Reads `unix:PATH`, `tcp:HOST:PORT` or `tcp:[IPV6]:PORT`, without HOST it is 127.0.0.1; `vsock:CID:PORT`, `exec:COMMAND`, `fd:NAME`,
+    /// `file:PATH[,offset=N]`. The error is a sentence for the user.
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
@@ -52,7 +71,14 @@ impl FromStr for Address {
                     )),
                 }
             }
-            Some(("fd", _)) => Err(format!("'{text}' is a descriptor, and a machine that runs takes none; {KINDS}")),
+            Some(("vsock", peer)) => {
+                let numbers =
+                    peer.split_once(':').and_then(|(cid, port)| Some((cid.parse().ok()?, port.parse().ok()?)));
+                let (cid, port) = numbers.ok_or_else(|| format!("'{text}' lacks two numbers; write vsock:CID:PORT"))?;
+                Ok(Self::Vsock { cid, port })
+            }
+            Some(("exec", command)) if !command.is_empty() => Ok(Self::Exec(command.into())),
+            Some(("fd", name)) if !name.is_empty() => Ok(Self::Descriptor { name: name.into(), passed: None }),
             _ => Err(format!("'{text}' is no address; {KINDS}")),
         }
     }
@@ -63,6 +89,9 @@ impl fmt::Display for Address {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(peer) => write!(f, "tcp:{peer}"),
+            Self::Vsock { cid, port } => write!(f, "vsock:{cid}:{port}"),
+            Self::Exec(command) => write!(f, "exec:{command}"),
+            Self::Descriptor { name, .. } => write!(f, "fd:{name}"),
             Self::File { path, offset } => {
                 let path = path.display().to_string();
                 match offset {
@@ -73,6 +102,34 @@ impl fmt::Display for Address {
         }
     }
 }
+
+/// A descriptor that somebody has passed. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Descriptor(Arc<OwnedFd>);
+
+impl Descriptor {
+    /// Another one of the same.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+}
+
+impl From<OwnedFd> for Descriptor {
+    fn from(passed: OwnedFd) -> Self {
+        Self(passed.into())
+    }
+}
+
+impl PartialEq for Descriptor {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Descriptor {}
 
 /// Bytes as QEMU's `qemu_strtosz` reads them (util/cutils.c), without a fraction: decimal with a unit or without, or hexadecimal
 /// without. Not more than a file's offset may be.
@@ -93,6 +150,24 @@ fn size(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_written_as_it_is_read() {
+        let descriptor = |name: &str| Ok(Address::Descriptor { name: name.into(), passed: None });
+        for (text, address) in [
+            ("vsock:2:1234", Ok(Address::Vsock { cid: 2, port: 1234 })),
+            ("vsock:4294967295:1", Ok(Address::Vsock { cid: u32::MAX, port: 1 })),
+            ("exec:ssh b 'socat - UNIX:/x'", Ok(Address::Exec("ssh b 'socat - UNIX:/x'".into()))),
+            ("fd:move", descriptor("move")),
+            ("fd:7", descriptor("7")),
+        ] {
+            assert_eq!(text.parse::<Address>(), address, "{text}");
+            assert_eq!(address.unwrap().to_string(), text);
+        }
+        for text in ["vsock:2", "vsock:2:", "vsock::1", "vsock:4294967296:1", "exec:", "fd:", "rdma:x:1", ""] {
+            text.parse::<Address>().unwrap_err();
+        }
+    }
 
     /// The numbers are from QEMU's documentation of `qemu_strtosz` and its tests (tests/unit/test-cutils.c).
     #[test]

@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::control::answer::{Arguments, Failure, ask};
+use crate::control::descriptors::Caller;
 use crate::control::kind::{Kind, Member, needed, optional};
 use crate::control::table::Command;
 use crate::devices::virtio::net::Announcing;
-use crate::vm::{Handle, Request};
+use crate::vm::Request;
 
 /// One of the four figures: its name as an argument and as a parameter, and its range (QEMU's migration/options.c).
 type Figure = (&'static str, &'static str, i64, i64);
@@ -67,7 +68,7 @@ fn figures(announcing: Announcing) -> [(Figure, Value); 4] {
     [(INITIAL, ms(initial)), (MAX, ms(max)), (ROUNDS, json!(rounds)), (STEP, ms(step))]
 }
 
-fn announce(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
+fn announce(handle: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     let mut members = arguments.into_members();
     let with = changed(Announcing::default(), |(name, ..)| (name, members.shift_remove(name)))?;
     ask(handle, Request::Announce(with))

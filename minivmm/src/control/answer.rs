@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::control::descriptors::Caller;
 use crate::control::table::COMMANDS;
 use crate::vm::{Handle, Refusal, Request};
 
@@ -36,7 +37,7 @@ pub(super) enum Band {
 }
 
 /// Carries out the command called `name`.
-pub(super) fn answer(handle: &Handle, band: Band, name: &str, arguments: Map<String, Value>) -> Result<Value, Failure> {
+pub(super) fn answer(caller: &Caller, band: Band, name: &str, arguments: Map<String, Value>) -> Result<Value, Failure> {
     let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
         return Err(Failure::not_found(format!("The command {name} has not been found")));
     };
@@ -47,7 +48,7 @@ pub(super) fn answer(handle: &Handle, band: Band, name: &str, arguments: Map<Str
         return Err(Failure::generic(format!("Parameter '{absent}' is not supported: {why}")));
     }
     command.arguments.check(&arguments, "").map_err(Failure::generic)?;
-    (command.carry_out)(handle, Arguments(arguments))
+    (command.carry_out)(caller, Arguments(arguments))
 }
 
 /// Asks the driver, which has no more to say than that it is done.

@@ -1,9 +1,11 @@
 //! A QMP client, for the commands of this program that speak to a running machine.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Map, Value, json};
 use vmstate::migrate::ParameterValue;
 
@@ -30,6 +32,14 @@ pub enum ClientError {
         path: PathBuf,
         /// The system's reason.
         source: io::Error,
+    },
+    /// What the machine should be passed cannot be had.
+    #[error("{address}: {why}")]
+    Address {
+        /// Where the machine should go.
+        address: String,
+        /// Why.
+        why: String,
     },
     /// The machine refused a command.
     #[error("{0}")]
@@ -87,6 +97,18 @@ impl Client {
                 self.migration_status = reply["data"]["status"].as_str().map(str::to_owned);
             }
         }
+    }
+
+    /// Passes a descriptor to the machine, which knows it by `name` from then on.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    pub fn pass(&mut self, name: &str, passed: &OwnedFd) -> Result<(), ClientError> {
+        let rights = [passed.as_raw_fd()];
+        let (socket, with) = (self.stream.get_ref().as_raw_fd(), [ControlMessage::ScmRights(&rights)]);
+        // It needs a byte to go with, and white space is none of a command.
+        sendmsg::<()>(socket, &[IoSlice::new(b" ")], &with, MsgFlags::empty(), None).map_err(io::Error::from)?;
+        self.execute("getfd", json!({"fdname": name})).map(drop)
     }
 
     /// Begins a migration with these arguments of `migrate`. The parameters that change do so for it and for later ones, or not at

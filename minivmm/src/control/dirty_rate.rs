@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::control::answer::{Arguments, Failure, ask};
+use crate::control::descriptors::Caller;
 use crate::control::kind::{Kind, Member, needed, optional};
 use crate::control::table::Command;
-use crate::vm::{DirtyRate, Handle, Request, Sampling};
+use crate::vm::{DirtyRate, Request, Sampling};
 
 /// How long may be measured, and of how many pages of each GiB (QEMU's `migration/dirtyrate.h`).
 const TIME: std::ops::RangeInclusive<i64> = 50..=60_000;
@@ -63,7 +64,7 @@ fn unit() -> Member {
     optional("calc-time-unit", Kind::word(["second", "millisecond"]))
 }
 
-fn calculate(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
+fn calculate(handle: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     let time = arguments.integer("calc-time").unwrap_or_default();
     let in_milliseconds = arguments.text("calc-time-unit") == Some("millisecond");
     let time = if in_milliseconds { time } else { time.saturating_mul(1000) };

@@ -6,10 +6,10 @@ use vmstate::migrate::{Parameter, ParameterUnit};
 
 use crate::control::announce;
 use crate::control::answer::{Arguments, Band, Failure, answer};
+use crate::control::descriptors::Caller;
 use crate::control::human_info as info;
 use crate::control::kind::{Kind, needed, optional};
 use crate::control::table::Command;
-use crate::vm::Handle;
 
 /// One line that can be written.
 struct Line {
@@ -18,7 +18,7 @@ struct Line {
     /// What follows, as QEMU's help shows it.
     takes: &'static str,
     about: &'static str,
-    carry_out: fn(&Handle, &[&str]) -> Result<String, Wrong>,
+    carry_out: fn(&Caller, &[&str]) -> Result<String, Wrong>,
 }
 
 /// Why a line is not carried out.
@@ -42,19 +42,19 @@ impl From<Failure> for Wrong {
 /// A line with nothing behind its name.
 macro_rules! plain {
     ($names:expr, $about:expr, $command:expr) => {
-        line($names, "", $about, |handle, _| run(handle, $command, json!({})))
+        line($names, "", $about, |caller, _| run(caller, $command, json!({})))
     };
 }
 
 const LINES: &[Line] = &[
-    line("announce_self", "", "tell the network where the guest is", |handle, _| {
-        run(handle, "announce-self", announce::defaults())
+    line("announce_self", "", "tell the network where the guest is", |caller, _| {
+        run(caller, "announce-self", announce::defaults())
     }),
     plain!("cont|c", "let the guest go on", "cont"),
     line("help|?", "[cmd]", "show the help", |_, words| Ok(help(words.first().copied()))),
-    line("info", "[subcommand]", "show various information about the system state", |handle, words| match words {
+    line("info", "[subcommand]", "show various information about the system state", |caller, words| match words {
         [] => Ok(info::help()),
-        [what, ..] => info::show(handle, what).map_err(Wrong::Refused).and_then(|shown| match shown {
+        [what, ..] => info::show(caller, what).map_err(Wrong::Refused).and_then(|shown| match shown {
             Some(shown) if words.len() == 1 => Ok(shown),
             Some(_) => Err(Wrong::TooLong),
             None => Ok(unknown(&format!("info {what}"))),
@@ -64,36 +64,36 @@ const LINES: &[Line] = &[
         "migrate",
         "[-d] uri",
         "migrate to URI (-d is what is done in any case: it goes on while you read)",
-        |handle, words| {
+        |caller, words| {
             let (detached, words) = match words {
                 ["-d", words @ ..] => (true, words),
                 words => (false, words),
             };
             let [uri] = exactly(words)?;
-            run(handle, "migrate", json!({"uri": uri}))?;
+            run(caller, "migrate", json!({"uri": uri}))?;
             Ok(if detached { "" } else { "terminal does not allow synchronous migration, continuing detached\r\n" }
                 .into())
         },
     ),
     plain!("migrate_cancel", "cancel the current VM migration", "migrate_cancel"),
-    line("migrate_continue", "state", "continue migration from the given paused state", |handle, words| {
+    line("migrate_continue", "state", "continue migration from the given paused state", |caller, words| {
         let [state] = exactly(words)?;
-        run(handle, "migrate-continue", json!({"state": state}))
+        run(caller, "migrate-continue", json!({"state": state}))
     }),
-    line("migrate_incoming", "uri", "continue an incoming migration from an -incoming defer", |handle, words| {
+    line("migrate_incoming", "uri", "continue an incoming migration from an -incoming defer", |caller, words| {
         let [uri] = exactly(words)?;
-        run(handle, "migrate-incoming", json!({"uri": uri}))
+        run(caller, "migrate-incoming", json!({"uri": uri}))
     }),
     plain!("migrate_pause", "pause a migration, in postcopy", "migrate-pause"),
-    line("migrate_recover", "uri", "continue a paused incoming postcopy migration", |handle, words| {
+    line("migrate_recover", "uri", "continue a paused incoming postcopy migration", |caller, words| {
         let [uri] = exactly(words)?;
-        run(handle, "migrate-recover", json!({"uri": uri}))
+        run(caller, "migrate-recover", json!({"uri": uri}))
     }),
     line(
         "migrate_set_capability",
         "capability state",
         "enable/disable the usage of a capability for migration",
-        |handle, words| {
+        |caller, words| {
             let [name, state] = exactly(words)?;
             let state = match state {
                 "on" => true,
@@ -103,14 +103,14 @@ const LINES: &[Line] = &[
             if !crate::control::absent::capability_names().any(|known| known == name) {
                 return Err(Failure::generic(format!("invalid parameter value: {name}")).into());
             }
-            run(handle, "migrate-set-capabilities", json!({"capabilities": [{"capability": name, "state": state}]}))
+            run(caller, "migrate-set-capabilities", json!({"capabilities": [{"capability": name, "state": state}]}))
         },
     ),
-    line("migrate_set_parameter", "parameter value", "set the parameter for migration", |handle, words| {
+    line("migrate_set_parameter", "parameter value", "set the parameter for migration", |caller, words| {
         let [name, value] = exactly(words)?;
         let mut change = Map::new();
         change.insert(name.into(), parameter(name, value)?);
-        run(handle, "migrate-set-parameters", change.into())
+        run(caller, "migrate-set-parameters", change.into())
     }),
     plain!("quit|q", "quit the emulator", "quit"),
     plain!("stop|s", "stop emulation", "stop"),
@@ -125,7 +125,7 @@ pub(super) fn commands() -> Vec<Command> {
             "human-monitor-command",
             "one line of QEMU's monitor for people, as `info migrate`; `help` lists those that are here. What is wrong with the \
              line is in the text that is returned, as with QEMU",
-            |handle, arguments: Arguments| Ok(carry_out(handle, arguments.text("command-line").unwrap_or_default()).into()),
+            |caller, arguments: Arguments| Ok(carry_out(caller, arguments.text("command-line").unwrap_or_default()).into()),
         )
         .takes([needed("command-line", Kind::Text), optional("cpu-index", Kind::Integer)])
         .gives(Kind::Text),
@@ -133,13 +133,13 @@ pub(super) fn commands() -> Vec<Command> {
 }
 
 /// What the monitor prints.
-fn carry_out(handle: &Handle, text: &str) -> String {
+fn carry_out(caller: &Caller, text: &str) -> String {
     let words: Vec<_> = text.split_whitespace().collect();
     let Some((name, words)) = words.split_first() else { return String::new() };
     let Some(line) = named(name) else { return unknown(name) };
     let help = |what: String| format!("{what}\r\nTry \"help {name}\" for more information\r\n");
     let taken =
-        if line.takes.is_empty() && !words.is_empty() { Err(Wrong::TooLong) } else { (line.carry_out)(handle, words) };
+        if line.takes.is_empty() && !words.is_empty() { Err(Wrong::TooLong) } else { (line.carry_out)(caller, words) };
     match taken {
         Ok(text) => text,
         Err(Wrong::Lacks) => help(format!("{}: string expected", line.names)),
@@ -153,7 +153,7 @@ const fn line(
     names: &'static str,
     takes: &'static str,
     about: &'static str,
-    carry_out: fn(&Handle, &[&str]) -> Result<String, Wrong>,
+    carry_out: fn(&Caller, &[&str]) -> Result<String, Wrong>,
 ) -> Line {
     Line { names, takes, about, carry_out }
 }
@@ -171,9 +171,9 @@ fn exactly<'w, const N: usize>(words: &[&'w str]) -> Result<[&'w str; N], Wrong>
     <[&str; N]>::try_from(words).map_err(|_| if words.len() < N { Wrong::Lacks } else { Wrong::TooLong })
 }
 
-fn run(handle: &Handle, command: &str, arguments: Value) -> Result<String, Wrong> {
+fn run(caller: &Caller, command: &str, arguments: Value) -> Result<String, Wrong> {
     let Value::Object(arguments) = arguments else { return Err(Wrong::Lacks) };
-    answer(handle, Band::In, command, arguments)?;
+    answer(caller, Band::In, command, arguments)?;
     Ok(String::new())
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use vmstate::migrate::{Parameter, ParameterUnit};
 
 use crate::control::answer::{Band, Failure, answer};
-use crate::vm::Handle;
+use crate::control::descriptors::Caller;
 
 /// A name behind `info`, what it shows, and what of an answer it prints.
 type Info = (&'static str, &'static str, &'static str, fn(&Value) -> String);
@@ -59,9 +59,9 @@ const INFO: &[Info] = &[
 ];
 
 /// What `info NAME` prints; none if there is no such thing.
-pub(super) fn show(handle: &Handle, name: &str) -> Result<Option<String>, Failure> {
+pub(super) fn show(caller: &Caller, name: &str) -> Result<Option<String>, Failure> {
     let Some((_, _, command, print)) = INFO.iter().find(|(known, ..)| *known == name) else { return Ok(None) };
-    Ok(Some(print(&answer(handle, Band::In, command, Map::new())?)))
+    Ok(Some(print(&answer(caller, Band::In, command, Map::new())?)))
 }
 
 /// What `info` alone prints.

@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::control::answer::{Arguments, Failure, ask};
+use crate::control::descriptors::Caller;
 use crate::control::kind::{Kind, needed, optional};
 use crate::control::report;
 use crate::control::table::{Command, Event};
-use crate::vm::{DiskFacts, Handle, Request, RunState};
+use crate::vm::{DiskFacts, Request, RunState};
 
 /// The rows of the table.
 pub(super) fn commands() -> Vec<Command> {
@@ -80,7 +81,7 @@ pub(super) fn events() -> Vec<Event> {
     ]
 }
 
-fn cont(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
+fn cont(handle: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     match arguments.switch("force") {
         Some(true) => ask(handle, Request::ContUnproved),
         _ => ask(handle, Request::Cont),

@@ -52,7 +52,7 @@ impl MetricsDoor {
         let peer = match address {
             Address::Unix(path) => return Door::open(FLAG, path).map(|door| Self(Listener::Unix(door))),
             Address::Tcp(peer) => peer,
-            Address::File { .. } => {
+            _ => {
                 return Err(refused(io::Error::other(
                     "metrics are served at a socket; write unix:PATH or tcp:127.0.0.1:PORT",
                 )));

@@ -7,10 +7,11 @@ use vmstate::migrate::{Downtime, PARAMETERS, Parameter, ParameterUnit, Parameter
 
 use crate::config::Tls;
 use crate::control::answer::{Arguments, Failure, ask};
+use crate::control::descriptors::Caller;
 use crate::control::kind::{Kind, Member, needed, optional};
 use crate::control::table::{Command, Event};
 use crate::control::{absent, announce, channels, report};
-use crate::vm::{Handle, MigrationStatus, ParameterChange, Request, Terms};
+use crate::vm::{MigrationStatus, ParameterChange, Request, Terms};
 
 /// QEMU's words for states of a migration that minivmm's never are in.
 const STATUS_OF_OTHERS: [&str; 7] = [
@@ -191,25 +192,28 @@ fn rounds() -> Kind {
     Kind::object(members.map(|name| needed(name, Kind::Integer)))
 }
 
-fn migrate(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
+fn migrate(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     if arguments.switch("resume") == Some(true) {
         return Err(Failure::generic("Cannot resume if there is no paused migration"));
     }
-    let address = channels::address(&arguments)?;
+    let mut address = channels::address(&arguments)?;
     let release = arguments.text("target-schema").map(Into::into);
     let parameters = match arguments.into_members().shift_remove("parameters") {
         Some(Value::Object(given)) => change(given)?,
         _ => ParameterChange::default(),
     };
-    ask(handle, Request::Migrate(address, Terms { release, parameters }))
+    caller.descriptors.put_into(&mut address)?;
+    ask(caller, Request::Migrate(address, Terms { release, parameters }))
 }
 
-fn migrate_incoming(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
+fn migrate_incoming(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     let exit_on_error = arguments.switch("exit-on-error") != Some(false);
-    ask(handle, Request::MigrateIncoming { at: channels::address(&arguments)?, exit_on_error })
+    let mut at = channels::address(&arguments)?;
+    caller.descriptors.put_into(&mut at)?;
+    ask(caller, Request::MigrateIncoming { at, exit_on_error })
 }
 
-fn set_parameters(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
+fn set_parameters(handle: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     let mut members = arguments.into_members();
     let announcing = announce::take(handle.announcing(), &mut members)?;
     let done = ask(handle, Request::MigrateSetParameters(change(members)?))?;
@@ -241,7 +245,7 @@ fn change(given: Map<String, Value>) -> Result<ParameterChange, Failure> {
     Ok(change)
 }
 
-fn set_capabilities(handle: &Handle, arguments: Arguments) -> Result<Value, Failure> {
+fn set_capabilities(handle: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     let mut change = ParameterChange::default();
     for one in arguments.list("capabilities") {
         let (name, on) = (one["capability"].as_str().unwrap_or_default(), one["state"] == json!(true));

@@ -6,6 +6,7 @@ mod announce;
 mod answer;
 mod channels;
 mod client;
+mod descriptors;
 mod dirty_rate;
 mod exposition;
 mod human;

@@ -9,6 +9,7 @@ use serde_json::error::Category;
 use serde_json::{Deserializer, Map, Value, json};
 
 use crate::control::answer::{Band, Failure, answer};
+use crate::control::descriptors::{Caller, Descriptors};
 use crate::control::introspection::OUT_OF_BAND;
 use crate::control::report;
 use crate::vm::Handle;
@@ -33,7 +34,7 @@ pub struct Session<R> {
 /// How far a client and the machine have agreed, and so what the client may ask for. A clone stays as it was.
 #[derive(Clone, Debug)]
 pub struct Conversation {
-    handle: Handle,
+    caller: Caller,
     negotiated: bool,
     out_of_band: bool,
 }
@@ -52,8 +53,16 @@ impl Said {
 impl<R: Read> Session<R> {
     /// A conversation that has not begun, with the client whose bytes `source` gives.
     pub fn new(handle: Handle, source: R) -> Self {
-        let conversation = Conversation { handle, negotiated: false, out_of_band: false };
+        let caller = Caller { handle, descriptors: Descriptors::default() };
+        let conversation = Conversation { caller, negotiated: false, out_of_band: false };
         Self { conversation, input: Input::new(source), over: false }
+    }
+
+    /// With what the client passes in these.
+    #[must_use]
+    pub(super) fn with_descriptors(mut self, descriptors: Descriptors) -> Self {
+        self.conversation.caller.descriptors = descriptors;
+        self
     }
 
     /// What the server says first.
@@ -144,7 +153,7 @@ impl Conversation {
         }
         // The table lets only this one capability pass.
         let out_of_band = arguments.get("enable").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
-        let value = answer(&self.handle, band, &name, arguments)?;
+        let value = answer(&self.caller, band, &name, arguments)?;
         if name == NEGOTIATE {
             (self.negotiated, self.out_of_band) = (true, out_of_band);
         }

@@ -17,6 +17,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, Socket, Type};
 
+use crate::control::descriptors::Incoming;
 use crate::control::qmp::{Conversation, Said, Session, line};
 use crate::control::report;
 use crate::passed;
@@ -331,7 +332,9 @@ fn serve(stream: UnixStream, handle: Handle) -> io::Result<Client> {
     let thread = {
         let (outgoing, standing) = (outgoing.clone(), Arc::clone(&standing));
         spawn("qmp-read", move || {
-            serve_commands(Session::new(handle, &input), &outgoing, &standing);
+            let incoming = Incoming::new(&input);
+            let descriptors = incoming.descriptors();
+            serve_commands(Session::new(handle, incoming).with_descriptors(descriptors), &outgoing, &standing);
             let _ = outgoing.send(None);
             let _ = writer.join();
             let _ = input.shutdown(Shutdown::Both);
@@ -341,7 +344,7 @@ fn serve(stream: UnixStream, handle: Handle) -> io::Result<Client> {
 }
 
 /// Until the client leaves, or cannot be written to. Waits where it does not read its answers: that is its own matter.
-fn serve_commands(mut session: Session<&UnixStream>, outgoing: &SyncSender<Outgoing>, standing: &Arc<Standing>) {
+fn serve_commands(mut session: Session<Incoming<'_>>, outgoing: &SyncSender<Outgoing>, standing: &Arc<Standing>) {
     let mut alive = outgoing.send(Some(session.greeting())).is_ok();
     let mut turns: Option<Turns> = None;
     while alive && let Some(said) = session.listen() {

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use crate::control::answer::{Arguments, Failure};
+use crate::control::descriptors::{self, Caller};
 use crate::control::kind::{Kind, Member, Shape, needed};
 use crate::control::{announce, dirty_rate, human, introspection, machine, migration};
 
@@ -24,7 +25,7 @@ pub(super) struct Command {
 }
 
 /// Carries out a command whose arguments the table allows.
-pub(super) type CarryOut = fn(&crate::vm::Handle, Arguments) -> Result<Value, Failure>;
+pub(super) type CarryOut = fn(&Caller, Arguments) -> Result<Value, Failure>;
 
 /// One event.
 pub(super) struct Event {
@@ -37,7 +38,7 @@ pub(super) struct Event {
 /// Every command, in the order of `query-commands`.
 pub(super) static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
     let all = [introspection::commands(), machine::commands(), migration::commands(), announce::commands()];
-    let more = [dirty_rate::commands(), human::commands()];
+    let more = [descriptors::commands(), dirty_rate::commands(), human::commands()];
     all.into_iter().chain(more).flatten().collect()
 });
 

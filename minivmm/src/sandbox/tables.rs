@@ -204,6 +204,8 @@ const CONTROL: &[Call] = &[
     (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_SNDTIMEO as u64)]),
     (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_RCVTIMEO as u64)]),
     (libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)]),
+    // Commands, and descriptors that are passed with them.
+    (libc::SYS_recvmsg, ANY),
 ];
 
 const MIGRATION: &[Call] = &[
@@ -211,6 +213,7 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_socket, &[Is(0, libc::AF_UNIX as u64), STREAM]),
     (libc::SYS_socket, &[Is(0, libc::AF_INET as u64), STREAM]),
     (libc::SYS_socket, &[Is(0, libc::AF_INET6 as u64), STREAM]),
+    (libc::SYS_socket, &[Is(0, libc::AF_VSOCK as u64), STREAM]),
     (libc::SYS_connect, ANY),
     (libc::SYS_getsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_ERROR as u64)]),
     // A source's or a destination's.
@@ -274,6 +277,10 @@ const DRIVER: &[Call] = &[
     (libc::SYS_listen, ANY),
     (libc::SYS_fchmod, &[Is(1, 0o600)]),
     (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_REUSEADDR as u64)]),
+    // Or a socket was passed: which one it is.
+    (libc::SYS_getsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_DOMAIN as u64)]),
+    (libc::SYS_getsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_TYPE as u64)]),
+    (libc::SYS_getsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_ACCEPTCONN as u64)]),
 ];
 
 /// Flags of an open, by their place: to read what is there.

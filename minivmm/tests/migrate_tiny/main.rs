@@ -2,6 +2,7 @@
 
 mod channels;
 mod defer;
+mod descriptors;
 mod ends;
 mod files;
 mod machine;

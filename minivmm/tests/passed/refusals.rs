@@ -104,12 +104,13 @@ fn sockets_that_do_not_listen_and_devices_that_are_others() {
         let _ = fs::remove_file(folder.path().join("socket"));
         OwnedFd::from(UnixListener::bind(folder.path().join("socket")).unwrap())
     };
-    let (incoming, control) = ("pass a stream socket that listens", "pass a unix stream socket that listens");
+    let (incoming, control) =
+        ("pass a stream socket, a pipe, or a regular file", "pass a unix stream socket that listens");
+    let written = || OwnedFd::from(File::options().write(true).open(folder.path().join("file")).unwrap());
     let tap = "pass one that was attached with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR";
     for (passed, flag, why) in [
-        (connected(), "--incoming", format!("it is a socket that does not listen; {incoming}")),
-        (datagrams(), "--incoming", format!("it is no stream socket of unix or TCP; {incoming}")),
-        (file(), "--incoming", format!("it is no socket; {incoming}")),
+        (datagrams(), "--incoming", format!("it is no stream socket of unix, TCP or vsock; {incoming}")),
+        (written(), "--incoming", format!("it is open for writing only; {incoming}")),
         (connected(), "--control", format!("it is a socket that does not listen; {control}")),
         (tcp(), "--control", format!("it is no stream socket of unix; {control}")),
         (file(), "--control", format!("it is no socket; {control}")),
@@ -148,15 +149,15 @@ fn what_systemd_passes_and_no_flag_names_is_closed_and_said() {
     assert!(lines[2].starts_with("minivmm: --initrd /no: "), "{said}");
 }
 
-/// A running machine is given no descriptor: its threads may not receive any.
+/// One that this process was not started with.
 #[test]
 fn a_migration_to_a_descriptor() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_minivmm"))
-        .args(["migrate", "--control", "unix:/no", "fd:5"])
+        .args(["migrate", "--control", "unix:/no", "fd:500"])
         .output()
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    let why = "'fd:5' is a descriptor, and a machine that runs takes none; write unix:PATH, tcp:HOST:PORT or file:PATH[,offset=N]";
+    let why = "fd:500: ADDRESS fd:500: no descriptor with this number is open";
     assert!(said.contains(why), "{said}");
     assert_eq!(output.status.code(), Some(2));
 }

@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 
 use minivmm::control::Client;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::json;
 use tempfile::TempDir;
 use vmstate_lab::patience::{PATIENCE, find, until};
@@ -122,6 +124,38 @@ fn without_the_sandbox_none_is() {
     let Some(machine) = Machine::start(&["--sandbox", "off"]) else { return };
     let mut client = machine.control();
     assert!(machine.threads().values().all(|status| status["Seccomp"] == "0"));
+    machine.quit(&mut client);
+}
+
+/// What a confined machine may not do is done by whoever asks it to go, and by the other one before it is confined.
+#[test]
+fn a_guest_goes_over_what_commands_carry() {
+    let Some(machine) = Machine::start(&[]) else { return };
+    let mut client = machine.control();
+    let [up, down, qmp] = ["up", "down", "qmp2"].map(|name| machine.folder.path().join(name).display().to_string());
+    for pipe in [&up, &down] {
+        mkfifo(pipe.as_str(), Mode::S_IRWXU).unwrap();
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+    command
+        .args(["run", "--memory", "64M", "--cpus", "2", "--serial", "none"])
+        .args(["--append", &tiny::command_line_with_disk(16, 4096)])
+        .args(["--disk", machine.folder.path().join("disk").to_str().unwrap(), "--control", &format!("unix:{qmp}")])
+        .args(["--incoming", &format!("exec:cat <{up} & exec cat >{down}")])
+        .stdin(Stdio::null());
+    let mut there = Process::start(&mut command).unwrap();
+    let moved = Command::new(env!("CARGO_BIN_EXE_minivmm"))
+        .args(["migrate", "--control", &format!("unix:{}", machine.folder.path().join("qmp").display())])
+        .arg(format!("exec:cat <{down} & exec cat >{up}"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&moved.stderr).into_owned();
+    assert!(moved.status.success() && said.contains("migrated to exec:cat"), "{said}");
+    let mut arrived = Client::connect(Path::new(&qmp)).unwrap();
+    until("the guest there", || arrived.execute("query-status", json!({})).unwrap()["status"] == "running");
+    arrived.execute("quit", json!({})).unwrap();
+    assert!(there.child().wait().unwrap().success());
     machine.quit(&mut client);
 }
 

@@ -45,12 +45,20 @@ impl SocketChannel {
         let waiting = Waiting::new(timeout, go_on);
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in look_up(address, &waiting)? {
-            match connect(address, &waiting) {
+            match connect(Domain::for_address(address), &address.into(), &waiting) {
                 Err(error) if !waiting.is_over() => last = error,
                 result => return result,
             }
         }
         Err(last)
+    }
+
+    /// Connects to a port of the virtual machine or host `cid` (vsock(7)).
+    ///
+    /// # Errors
+    /// As [`connect_unix`](Self::connect_unix).
+    pub fn connect_vsock(cid: u32, port: u32, timeout: Duration, go_on: &dyn Fn() -> bool) -> io::Result<Self> {
+        connect(Domain::VSOCK, &SockAddr::vsock(cid, port), &Waiting::new(timeout, go_on))
     }
 }
 
@@ -80,10 +88,10 @@ impl<'a> Waiting<'a> {
     }
 }
 
-fn connect(address: SocketAddr, waiting: &Waiting<'_>) -> io::Result<SocketChannel> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+fn connect(domain: Domain, address: &SockAddr, waiting: &Waiting<'_>) -> io::Result<SocketChannel> {
+    let socket = Socket::new(domain, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    match socket.connect(&address.into()) {
+    match socket.connect(address) {
         Err(error) if error.raw_os_error() == Some(nix::libc::EINPROGRESS) => {
             while !wait(&socket, PollFlags::POLLOUT, waiting.slice()?)? {}
             if let Some(error) = socket.take_error()? {
@@ -92,7 +100,7 @@ fn connect(address: SocketAddr, waiting: &Waiting<'_>) -> io::Result<SocketChann
         }
         result => result?,
     }
-    std::net::TcpStream::from(socket).try_into()
+    SocketChannel::of(domain, socket)
 }
 
 /// Addresses of `host:port`. The system's look-up can be neither bounded nor called off, so a name is looked up on a

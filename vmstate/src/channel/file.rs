@@ -1,4 +1,4 @@
-//! A stream in a file.
+//! A stream in a file or a pipe.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -6,11 +6,15 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::poll::PollFlags;
+
 use super::Channel;
+use super::socket::repeat;
 use crate::codec::{Outbox, PageRun};
 use crate::ram::GuestRam;
 
-/// A file, written or read from its beginning, or from where it stands when it is given.
+/// A file, written or read from its beginning, or from where it stands when it is given; or a pipe, which is waited for if it does not
+/// block (O_NONBLOCK).
 #[derive(Debug)]
 pub struct FileChannel {
     file: File,
@@ -39,7 +43,11 @@ impl FileChannel {
     /// # Errors
     /// As [`File::sync_all`].
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()
+        match self.file.sync_all() {
+            // A pipe (fsync(2)): whoever reads it has what was sent.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            synced => synced,
+        }
     }
 }
 
@@ -50,19 +58,19 @@ impl From<File> for FileChannel {
 }
 
 impl Channel for FileChannel {
-    fn send(&mut self, bytes: &[u8], _timeout: Duration) -> io::Result<usize> {
-        self.file.write(bytes)
+    fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
+        repeat(&mut self.file, PollFlags::POLLOUT, timeout, |file| file.write(bytes))
     }
 
-    fn send_outbox(&mut self, outbox: &Outbox, ram: &dyn GuestRam, _timeout: Duration) -> io::Result<usize> {
-        ram.send(self.file.as_fd(), outbox)
+    fn send_outbox(&mut self, outbox: &Outbox, ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
+        repeat(&mut self.file, PollFlags::POLLOUT, timeout, |file| ram.send(file.as_fd(), outbox))
     }
 
-    fn receive(&mut self, into: &mut [u8], _timeout: Duration) -> io::Result<usize> {
-        self.file.read(into)
+    fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
+        repeat(&mut self.file, PollFlags::POLLIN, timeout, |file| file.read(into))
     }
 
-    fn receive_pages(&mut self, runs: &[PageRun], ram: &dyn GuestRam, _timeout: Duration) -> io::Result<usize> {
-        ram.receive(self.file.as_fd(), runs)
+    fn receive_pages(&mut self, runs: &[PageRun], ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
+        repeat(&mut self.file, PollFlags::POLLIN, timeout, |file| ram.receive(file.as_fd(), runs))
     }
 }

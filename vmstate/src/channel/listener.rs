@@ -4,10 +4,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -91,8 +90,7 @@ pub struct Listener<S: Security = Plain> {
     /// Made with a unix socket. First here, so that it is removed while the socket is open.
     file: Option<SocketFile>,
     socket: Socket,
-    /// Of unix, not of TCP.
-    is_unix: bool,
+    domain: Domain,
     waiting: Mutex<Waiters<S::Channel>>,
     security: S,
     turned_away: Box<dyn Fn(&io::Error) + Send + Sync>,
@@ -136,7 +134,7 @@ impl Listener {
         socket.set_permissions(Permissions::from_mode(0o600))?;
         let socket = Socket::from(OwnedFd::from(socket));
         socket.bind(&SockAddr::unix(&path)?)?;
-        let listener = Self::new(socket, true, Some(SocketFile::new(path)?));
+        let listener = Self::new(socket, Domain::UNIX, Some(SocketFile::new(path)?));
         listener.socket.listen(CANDIDATES.into())?;
         listener.socket.set_nonblocking(true)?;
         Ok(listener)
@@ -149,10 +147,22 @@ impl Listener {
     pub fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
         let socket = Socket::from(TcpListener::bind(address)?);
         socket.set_nonblocking(true)?;
-        Ok(Self::new(socket, false, None))
+        Ok(Self::new(socket, Domain::IPV4, None))
     }
 
-    /// A unix or TCP socket that listens already, as one that a service manager made. Its file and mode stay as they are.
+    /// Listens at a port of the address `cid` of this machine, which is `u32::MAX` for all that it has (vsock(7)).
+    ///
+    /// # Errors
+    /// The system's: it has no such address, or the port is taken.
+    pub fn vsock(cid: u32, port: u32) -> io::Result<Self> {
+        let socket = Socket::new(Domain::VSOCK, Type::STREAM, None)?;
+        socket.bind(&SockAddr::vsock(cid, port))?;
+        socket.listen(CANDIDATES.into())?;
+        socket.set_nonblocking(true)?;
+        Ok(Self::new(socket, Domain::VSOCK, None))
+    }
+
+    /// A unix, TCP or vsock socket that listens already, as one that a service manager made. Its file and mode stay as they are.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] if it is another socket, or none.
@@ -160,25 +170,27 @@ impl Listener {
         let socket = Socket::from(socket.into());
         let wrong = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
         let domain = socket.domain().map_err(|_| wrong("it is no socket"))?;
-        if ![Domain::UNIX, Domain::IPV4, Domain::IPV6].contains(&domain) || socket.r#type()? != Type::STREAM {
-            return Err(wrong("it is no stream socket of unix or TCP"));
+        if ![Domain::UNIX, Domain::IPV4, Domain::IPV6, Domain::VSOCK].contains(&domain)
+            || socket.r#type()? != Type::STREAM
+        {
+            return Err(wrong("it is no stream socket of unix, TCP or vsock"));
         }
         if !socket.is_listener()? {
             return Err(wrong("it is a socket that does not listen"));
         }
         socket.set_nonblocking(true)?;
-        Ok(Self::new(socket, domain == Domain::UNIX, None))
+        Ok(Self::new(socket, domain, None))
     }
 
-    fn new(socket: Socket, is_unix: bool, file: Option<SocketFile>) -> Self {
-        Self { socket, is_unix, file, waiting: Mutex::default(), security: Plain, turned_away: Box::new(|_| {}) }
+    fn new(socket: Socket, domain: Domain, file: Option<SocketFile>) -> Self {
+        Self { socket, domain, file, waiting: Mutex::default(), security: Plain, turned_away: Box::new(|_| {}) }
     }
 
     /// With this done to each connection from now on.
     #[cfg(feature = "tls")]
     pub(super) fn secured<S: Security>(self, security: S) -> Listener<S> {
-        let Self { socket, is_unix, file, turned_away, .. } = self;
-        Listener { socket, is_unix, file, waiting: Mutex::default(), security, turned_away }
+        let Self { socket, domain, file, turned_away, .. } = self;
+        Listener { socket, domain, file, waiting: Mutex::default(), security, turned_away }
     }
 }
 
@@ -282,11 +294,7 @@ impl<S: Security> Listener<S> {
     }
 
     fn connection(&self, socket: Socket) -> io::Result<S::Channel> {
-        let socket: SocketChannel = match self.is_unix {
-            true => UnixStream::from(socket).try_into(),
-            false => TcpStream::from(socket).try_into(),
-        }?;
-        self.security.secure(socket)
+        self.security.secure(SocketChannel::of(self.domain, socket)?)
     }
 }
 

@@ -1,8 +1,8 @@
-//! A connected unix or TCP socket.
+//! A connected socket: of unix, TCP or vsock.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::time::TimeSpec;
-use socket2::{SockRef, Socket, TcpKeepalive};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use super::Channel;
 use crate::codec::{Outbox, PageRun};
@@ -35,6 +35,34 @@ impl SocketChannel {
         Ok(Self { socket })
     }
 
+    /// A stream socket that is connected already, as one that another process made.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] if it is another one, or none.
+    pub fn connected(socket: impl Into<OwnedFd>) -> io::Result<Self> {
+        let socket = Socket::from(socket.into());
+        let wrong = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
+        let domain = socket.domain().map_err(|_| wrong("it is no socket"))?;
+        if ![Domain::UNIX, Domain::IPV4, Domain::IPV6, Domain::VSOCK].contains(&domain)
+            || socket.r#type()? != Type::STREAM
+        {
+            return Err(wrong("it is no stream socket of unix, TCP or vsock"));
+        }
+        if socket.is_listener()? {
+            return Err(wrong("it is a socket that listens"));
+        }
+        Self::of(domain, socket)
+    }
+
+    /// A stream socket of this domain.
+    pub(super) fn of(domain: Domain, socket: Socket) -> io::Result<Self> {
+        match domain {
+            Domain::UNIX => UnixStream::from(socket).try_into(),
+            Domain::VSOCK => Self::new(socket),
+            _ => TcpStream::from(socket).try_into(),
+        }
+    }
+
     /// The first bytes that have come, without taking them.
     pub(super) fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
         match recv(self.socket.as_raw_fd(), into, MsgFlags::MSG_PEEK) {
@@ -42,25 +70,25 @@ impl SocketChannel {
             peeked => Ok(peeked?),
         }
     }
+}
 
-    /// Repeats `attempt` until it does not say `WouldBlock` any more, or `timeout` has passed.
-    fn repeat<T>(
-        &mut self,
-        ready: PollFlags,
-        timeout: Duration,
-        mut attempt: impl FnMut(&mut Socket) -> io::Result<T>,
-    ) -> io::Result<T> {
-        let begun = Instant::now();
-        loop {
-            match attempt(&mut self.socket) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                result => return result,
-            }
-            let left = timeout.saturating_sub(begun.elapsed());
-            if left.is_zero() || !wait(&self.socket, ready, left)? {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
+/// Repeats `attempt` on `end` until it does not say `WouldBlock` any more, or `timeout` has passed.
+pub(super) fn repeat<E: AsFd, T>(
+    end: &mut E,
+    ready: PollFlags,
+    timeout: Duration,
+    mut attempt: impl FnMut(&mut E) -> io::Result<T>,
+) -> io::Result<T> {
+    let begun = Instant::now();
+    loop {
+        match attempt(end) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => return result,
+        }
+        let left = timeout.saturating_sub(begun.elapsed());
+        if left.is_zero() || !wait(end, ready, left)? {
+            return Err(io::ErrorKind::TimedOut.into());
         }
     }
 }
@@ -102,18 +130,18 @@ impl TryFrom<TcpStream> for SocketChannel {
 
 impl Channel for SocketChannel {
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
-        self.repeat(PollFlags::POLLOUT, timeout, |socket| socket.write(bytes))
+        repeat(&mut self.socket, PollFlags::POLLOUT, timeout, |socket| socket.write(bytes))
     }
 
     fn send_outbox(&mut self, outbox: &Outbox, ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
-        self.repeat(PollFlags::POLLOUT, timeout, |socket| ram.send(socket.as_fd(), outbox))
+        repeat(&mut self.socket, PollFlags::POLLOUT, timeout, |socket| ram.send(socket.as_fd(), outbox))
     }
 
     fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
-        self.repeat(PollFlags::POLLIN, timeout, |socket| socket.read(into))
+        repeat(&mut self.socket, PollFlags::POLLIN, timeout, |socket| socket.read(into))
     }
 
     fn receive_pages(&mut self, runs: &[PageRun], ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
-        self.repeat(PollFlags::POLLIN, timeout, |socket| ram.receive(socket.as_fd(), runs))
+        repeat(&mut self.socket, PollFlags::POLLIN, timeout, |socket| ram.receive(socket.as_fd(), runs))
     }
 }

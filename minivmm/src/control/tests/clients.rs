@@ -1,6 +1,6 @@
 //! Clients at the socket: those that behave, and those that do not.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -9,17 +9,83 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
+};
 use serde_json::{Value, json};
 use vmstate::migrate::{Phase, SourcePhase};
 use vmstate_lab::waited::Waited;
 
 use super::{Talk, running};
+use crate::config::Address;
 use crate::control::{Client, ClientError, Server};
-use crate::vm::{Event, Handle, RunState};
+use crate::vm::{Event, Handle, Request, RunState};
 
 /// What a host may need that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is sent into the pipe that was passed is what the machine was given.
+#[test]
+fn a_client_passes_descriptors_and_names_them() {
+    let (handle, _shared, seen) = running();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    let _server = Server::bind(&path, handle).unwrap();
+    let (mut client, mut other) = (Client::connect(&path).unwrap(), Client::connect(&path).unwrap());
+    let (mut input, out) = std::io::pipe().unwrap();
+    client.pass("move", &out.into()).unwrap();
+    let migrate = json!({"uri": "fd:move"});
+    let said = |answer: Result<Value, ClientError>| answer.unwrap_err().to_string();
+    let unknown = "File descriptor named 'move' has not been found";
+    assert_eq!(said(other.execute("migrate", migrate.clone())), unknown, "it is the other client's");
+    client.execute("migrate", migrate.clone()).unwrap();
+    let Ok(Request::Migrate(Address::Descriptor { name, passed: Some(passed) }, _)) = seen.recv_timeout(PATIENCE)
+    else {
+        panic!("no migration")
+    };
+    assert_eq!(name, "move");
+    let mut theirs = std::fs::File::from(passed.duplicate().unwrap());
+    theirs.write_all(b"guest").unwrap();
+    drop((theirs, passed));
+    let mut all = String::new();
+    input.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "guest", "and it is closed everywhere");
+
+    assert_eq!(said(client.execute("migrate", migrate)), unknown, "it is used up");
+    let (input, out) = std::io::pipe().unwrap();
+    client.pass("move", &out.into()).unwrap();
+    client.execute("closefd", json!({"fdname": "move"})).unwrap();
+    assert_eq!((&input).read(&mut [0]).unwrap(), 0, "it is closed");
+    // As a running QEMU 10.0.2 answers.
+    let digit = said(client.pass("7", &input.into()).map(|()| Value::Null));
+    assert_eq!(digit, "Parameter 'fdname' expects a name not starting with a digit");
+    assert_eq!(
+        said(client.execute("getfd", json!({"fdname": "x"}))),
+        "No file descriptor supplied via SCM_RIGHTS",
+        "each is named once"
+    );
+}
+
+/// Forty are sent and none is named; the kernel says what is open of the pipe that went first.
+#[test]
+fn of_descriptors_without_a_name_the_oldest_go() {
+    let (handle, _shared, _seen) = running();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    let _server = Server::bind(&path, handle).unwrap();
+    let peer = Peer::at_work(&path);
+    let (mut first, out) = std::io::pipe().unwrap();
+    let pass = |passed: &OwnedFd| {
+        let rights = [passed.as_raw_fd()];
+        let with = [ControlMessage::ScmRights(&rights)];
+        let socket = peer.input.get_ref().as_raw_fd();
+        sendmsg::<()>(socket, &[IoSlice::new(b" ")], &with, MsgFlags::empty(), None).unwrap();
+    };
+    pass(&out.into());
+    let other = OwnedFd::from(std::io::pipe().unwrap().0);
+    (0..40).for_each(|_| pass(&other));
+    assert_eq!(first.read(&mut [0]).unwrap(), 0, "it is closed");
+}
 
 struct Peer {
     input: BufReader<UnixStream>,

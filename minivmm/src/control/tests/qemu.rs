@@ -84,6 +84,8 @@ const LINES: &[&str] = &[
     r#"{"execute":"query-status","id":[1,{"a":null}]}"#,
     r#"{"execute":"query-status","arguments":null}"#,
     r#"{"execute":"migrate-pause"}"#,
+    r#"{"execute":"getfd","arguments":{"fdname":"x"}}"#,
+    r#"{"execute":"closefd","arguments":{"fdname":"x"}}"#,
     r#"{"exec-oob":"migrate-pause","id":3}"#,
     r#"{"exec-oob":"query-status","id":3}"#,
     r#"{"execute":"stop","exec-oob":"query-status","id":4}"#,

@@ -4,18 +4,21 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, PoisonError};
 
-use vmstate::channel::tls::{Connection, TlsServer};
-use vmstate::channel::{Channel, Listener, MonotonicClock};
+use vmstate::channel::tls::{Connection, TlsChannel, TlsServer};
+use vmstate::channel::{Channel, Listener, MonotonicClock, SocketChannel};
 use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
 use vmstate::migrate::multifd::Receivers;
 use vmstate::migrate::{Control, DestinationPhase, Phase};
 
 use super::channels::PageThreads;
+use super::descriptor;
 use super::ended::Ended;
+use super::outgoing::shake_hands;
 use super::seam::Seam;
 use super::state_file::{NOT_ENCRYPTED, StateFile};
 use crate::boot::layout::MACHINE_TYPE;
-use crate::config::{Address, ListenAt, Tls};
+use crate::command;
+use crate::config::{Address, Descriptor, ListenAt, Tls};
 use crate::error::{Error, Result, SparingLog, chain};
 use crate::migration::firmware::Firmware;
 use crate::migration::kept::KeptSections;
@@ -33,6 +36,8 @@ pub(in crate::vm) type Door = Listener<Option<TlsServer>>;
 pub(in crate::vm) enum Origin {
     /// A source that connects.
     Door(Door),
+    /// One that is connected already, which speaks TLS if that was asked for.
+    Connection(SocketChannel, Option<TlsServer>),
     /// A file, which holds all of it.
     File(StateFile),
 }
@@ -46,13 +51,17 @@ pub(in crate::vm) fn listen_at(at: &ListenAt, tls: &Tls) -> Result<Option<Origin
     let server = || server(tls).map_err(|what| Error::Flag { flag: "--tls-creds", what });
     let origin = match at {
         ListenAt::Deferred => return Ok(None),
+        ListenAt::Address(Address::Exec(line)) => {
+            let server = server()?;
+            // The command is waited for by nobody: it ends with its end of the connection, or this process.
+            let socket = command::run(line).and_then(|(_child, socket)| SocketChannel::connected(socket));
+            let refused = |error| format!("exec:{line}: {error}");
+            socket.map(|socket| Origin::Connection(socket, server)).map_err(refused)
+        }
         ListenAt::Address(address) => origin(address, server()?, |name| name.to_socket_addrs().map(Vec::from_iter)),
         ListenAt::Passed(path) => {
-            let socket = passed::descriptor(passed::reference(path).unwrap_or_default());
-            let (server, listener) = (server()?, socket.and_then(Listener::listening));
-            let listener =
-                listener.map_err(|error| format!("{}: {error}; pass a stream socket that listens", path.display()));
-            listener.map(|listener| Origin::Door(listener.with_tls(server)))
+            let passed = passed::descriptor(passed::reference(path).unwrap_or_default()).ok().map(Descriptor::from);
+            descriptor::origin(&path.display().to_string(), passed.as_ref(), server()?)
         }
     };
     origin.map(Some).map_err(|what| Error::Flag { flag: "--incoming", what })
@@ -81,6 +90,9 @@ pub(super) fn origin(
         Address::File { path, offset } => return StateFile::open(path, *offset).map(Origin::File),
         Address::Unix(path) => Listener::unix(path),
         Address::Tcp(host_and_port) => look_up(host_and_port).and_then(|addresses| Listener::tcp(&*addresses)),
+        Address::Vsock { cid, port } => Listener::vsock(*cid, *port),
+        Address::Exec(_) => return Err(descriptor::NO_PROGRAMS.into()),
+        Address::Descriptor { passed, .. } => return descriptor::origin(&address.to_string(), passed.as_ref(), server),
     };
     let listener = listener.map_err(|error| format!("{address}: {error}; give an address that nobody listens at"))?;
     Ok(Origin::Door(listener.with_tls(server)))
@@ -115,6 +127,27 @@ impl Reception {
                 continue;
             }
             return (self.ended(arrival.phase, why), Some(channel));
+        }
+    }
+
+    /// Takes in the source that is connected by `socket`, which is still open then. There is no other that it could wait for.
+    pub(super) fn meet(mut self, socket: SocketChannel, server: Option<TlsServer>) -> (Ended, Option<Connection>) {
+        let control = self.control.clone();
+        let connection = match server {
+            Some(server) => TlsChannel::server(socket, &server)
+                .and_then(|channel| shake_hands(channel, &|| !control.is_cancelled())),
+            None => Ok(socket.into()),
+        };
+        let mut channel = match connection {
+            Ok(channel) => channel,
+            Err(error) => return (failed(error.to_string()), None),
+        };
+        match self.take_in(&mut channel, None) {
+            Ok(arrival) => {
+                let why = arrival.error.as_ref().map(|error| chain(error));
+                (self.ended(arrival.phase, why), Some(channel))
+            }
+            Err(why) => (failed(why), None),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod after;
 mod channels;
+mod descriptor;
 mod ended;
 pub(super) mod incoming;
 mod introduction;
@@ -24,12 +25,13 @@ use vm_memory::{Bytes, GuestAddress};
 use vmstate::migrate::{Control, DestinationPhase, Parameters, Phase, SourcePhase};
 
 pub(super) use self::after::LeftStanding;
+use self::descriptor::Way;
 pub use self::ended::Ended;
 use self::incoming::{Door, Origin, Reception};
 pub(super) use self::look_up::LookUp;
 use self::outgoing::{Departure, Secure};
 use self::seam::Seam;
-use self::state_file::StateFile;
+use self::state_file::NOT_ENCRYPTED;
 use self::to_file::Writing;
 pub(super) use self::write_back::WriteBack;
 use crate::config::Address;
@@ -83,6 +85,8 @@ pub(super) struct Incoming {
     thread: JoinHandle<()>,
     /// Shared with the migration thread, which may outlive the machine for a moment that the process does not have.
     listener: Option<Arc<Door>>,
+    /// The guest is in a file.
+    from_file: bool,
     /// One that fails ends the machine.
     exit_on_error: bool,
 }
@@ -140,14 +144,16 @@ impl Vm {
         let control = Control::default();
         let parameters = terms.parameters.of(self.shared.parameters())?;
         set_parameters(&control, parameters)?;
-        let file = match &address {
-            Address::File { .. } if parameters.page_channels().is_some() => {
-                let why = "a file takes one stream, and multifd makes several: switch the capability multifd off";
-                return Err(Refusal(why.into()).into());
-            }
-            Address::File { path, offset } => Some(StateFile::create(path, *offset).map_err(Refusal)?),
-            Address::Unix(_) | Address::Tcp(_) => None,
-        };
+        let single = matches!(address, Address::File { .. } | Address::Descriptor { .. });
+        if single && parameters.page_channels().is_some() {
+            let why =
+                format!("{address} takes one stream, and multifd makes several: switch the capability multifd off");
+            return Err(Refusal(why).into());
+        }
+        let way = Way::to(&address, &self.backends.images).map_err(Refusal)?;
+        if secure.is_some() && matches!(way, Way::File(_)) {
+            return Err(Refusal(NOT_ENCRYPTED.into()).into());
+        }
         let setup = Phase::Source(SourcePhase::Setup);
         self.shared.begin_migration(setup, &control);
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -160,15 +166,16 @@ impl Vm {
         let seam =
             Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets).sending(&throttle, &log);
         let (handle, ours) = (self.handle.clone(), control.clone());
-        let begun = match file {
-            Some(file) => {
+        let begun = match way {
+            Way::File(file) => {
                 let shared = Arc::clone(&self.shared);
                 let writing = Writing { file, release, control: control.clone(), parts, ram, seam, shared };
                 ended::spawn(handle, setup, ours, || (writing.run(), None))
             }
-            None => {
+            Way::Connect | Way::Connected(_) => {
                 let departure = Departure {
                     address,
+                    connected: if let Way::Connected(socket) = way { Some(socket) } else { None },
                     secure,
                     look_up: self.look_up.clone(),
                     release,
@@ -294,7 +301,7 @@ impl Vm {
     pub(super) fn write_state(&self) -> Result<(), Refusal> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // The clocks of a guest in a file stand still, as in QEMU: how long it was there only the wall clocks of two moments say.
-        let travels = self.incoming.as_ref().is_some_and(|incoming| incoming.listener.is_some());
+        let travels = self.incoming.as_ref().is_some_and(|incoming| !incoming.from_file);
         let introduced = state.preflight.arrived().map(|(_, introduced)| introduced).filter(|_| travels);
         let memory = self.ram.guest();
         state.hypervisor.complete_reference(|address, into| memory.read_slice(into, GuestAddress(address)).is_ok());
@@ -347,6 +354,7 @@ impl Vm {
             log: SparingLog::default(),
         };
         let (handle, ours) = (self.handle.clone(), control.clone());
+        let from_file = matches!(origin, Origin::File(_));
         let (begun, listener) = match origin {
             Origin::Door(listener) => {
                 let (log, shared) = (Mutex::new(SparingLog::default()), Arc::clone(&self.shared));
@@ -358,11 +366,14 @@ impl Vm {
                 let theirs = Arc::clone(&listener);
                 (ended::spawn(handle, setup, ours, move || reception.await_source(&theirs)), Some(listener))
             }
+            Origin::Connection(socket, server) => {
+                (ended::spawn(handle, setup, ours, || reception.meet(socket, server)), None)
+            }
             Origin::File(file) => (ended::spawn(handle, setup, ours, || (reception.read(file), None)), None),
         };
         let thread =
             begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;
-        self.incoming = Some(Incoming { control, thread, listener, exit_on_error });
+        self.incoming = Some(Incoming { control, thread, listener, from_file, exit_on_error });
         Ok(())
     }
 

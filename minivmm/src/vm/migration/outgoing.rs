@@ -52,7 +52,14 @@ impl Secure {
             (None, Address::Tcp(peer)) => {
                 peer.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']).into()
             }
-            (None, Address::Unix(_) | Address::File { .. }) => String::new(),
+            // Who is known by the certificate itself needs no name.
+            (None, _) if !tls.pin.is_empty() => String::new(),
+            (None, address) => {
+                return Err(format!(
+                    "{address} names no host that a certificate could be for: set tls-hostname to a name in the destination's \
+                     certificate"
+                ));
+            }
         };
         Ok(Some(Self { client, host }))
     }
@@ -61,6 +68,8 @@ impl Secure {
 /// What the thread works with.
 pub(super) struct Departure {
     pub(super) address: Address,
+    /// The main channel's connection, where it was passed.
+    pub(super) connected: Option<SocketChannel>,
     /// How each connection is encrypted, if it is.
     pub(super) secure: Option<Secure>,
     pub(super) look_up: LookUp,
@@ -128,7 +137,7 @@ impl Departure {
 
     /// Connects the page channels and starts their threads, behind the main channel: so a destination that takes connections in turn
     /// knows the source before its pages.
-    fn connect_pages(&self) -> io::Result<Option<(Senders, PageThreads)>> {
+    fn connect_pages(&mut self) -> io::Result<Option<(Senders, PageThreads)>> {
         let Some((count, compression)) = self.channels else { return Ok(None) };
         let channels = (0..count).map(|_| self.connect()).collect::<io::Result<Vec<Connection>>>()?;
         let senders = Senders::new(count, compression);
@@ -137,26 +146,19 @@ impl Departure {
     }
 
     /// A connection that is ready for its first byte: its handshake is over, if it has one.
-    fn connect(&self) -> io::Result<Connection> {
-        let (deadline, go_on) = (Instant::now() + CONNECT, || !self.control.is_cancelled());
+    fn connect(&mut self) -> io::Result<Connection> {
+        let passed = self.connected.take();
+        let go_on = || !self.control.is_cancelled();
         let socket = match &self.address {
             Address::Unix(path) => SocketChannel::connect_unix(path, CONNECT, &go_on),
             Address::Tcp(host_and_port) => self.connect_tcp(host_and_port, &go_on),
-            Address::File { .. } => Err(io::Error::new(io::ErrorKind::InvalidInput, "a file is not connected to")),
+            Address::Vsock { cid, port } => SocketChannel::connect_vsock(*cid, *port, CONNECT, &go_on),
+            Address::Descriptor { .. } | Address::Exec(_) | Address::File { .. } => {
+                passed.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it cannot be connected to"))
+            }
         }?;
         let Some(Secure { client, host }) = &self.secure else { return Ok(socket.into()) };
-        let mut channel = TlsChannel::client(socket, client, host)?;
-        loop {
-            match channel.handshake(LOOK) {
-                Err(error) if error.kind() == io::ErrorKind::TimedOut && go_on() => {
-                    if Instant::now() >= deadline {
-                        let what = format!("TLS: the server has not ended the handshake within {CONNECT:?}");
-                        return Err(io::Error::new(io::ErrorKind::TimedOut, what));
-                    }
-                }
-                result => return result.map(|()| channel.into()),
-            }
-        }
+        shake_hands(TlsChannel::client(socket, client, host)?, &go_on)
     }
 
     /// To the first address that answers.
@@ -171,6 +173,25 @@ impl Departure {
             }
         }
         Err(last)
+    }
+}
+
+/// Ends the handshake of `channel`.
+///
+/// # Errors
+/// The other side is refused, or refuses; it takes too long; `go_on` says false.
+pub(super) fn shake_hands(mut channel: TlsChannel<SocketChannel>, go_on: &dyn Fn() -> bool) -> io::Result<Connection> {
+    let deadline = Instant::now() + CONNECT;
+    loop {
+        match channel.handshake(LOOK) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && go_on() => {
+                if Instant::now() >= deadline {
+                    let what = format!("TLS: the other side has not ended the handshake within {CONNECT:?}");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+                }
+            }
+            result => return result.map(|()| channel.into()),
+        }
     }
 }
 

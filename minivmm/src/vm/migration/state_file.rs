@@ -1,4 +1,5 @@
-//! The file of a migration that goes to a file or comes from one. The driver opens it: the migration's thread may not.
+//! The file of a migration that goes to a file or comes from one, or the pipe that somebody passed in its place. The driver opens it: the
+//! migration's thread may not.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -18,6 +19,8 @@ pub(super) const NOT_ENCRYPTED: &str =
 pub(in crate::vm) struct StateFile {
     pub(super) channel: FileChannel,
     pub(super) path: PathBuf,
+    /// It was not there before.
+    is_new: bool,
 }
 
 impl StateFile {
@@ -29,10 +32,13 @@ impl StateFile {
         // The flags of `File::create_new`, which the sandbox knows.
         let created = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
         let file = created.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => format!("{}: it exists already; name a new file", path.display()),
+            io::ErrorKind::AlreadyExists => {
+                format!("{}: it exists already; name a new file, or pass this one with getfd", path.display())
+            }
             _ => format!("{}: {error}; name a new file", path.display()),
         })?;
-        Self::begin(file, path, offset).inspect_err(|_| remove(path))
+        let file = Self::begin(file, path, offset).inspect_err(|_| remove(path))?;
+        Ok(Self { is_new: true, ..file })
     }
 
     /// A file with a guest's state, which begins at `offset`.
@@ -45,16 +51,27 @@ impl StateFile {
         Self::begin(opened.map_err(|error| format!("{}: {error}; {mend}", path.display()))?, path, offset)
     }
 
+    /// What somebody has passed, a regular file or a pipe, from where it stands; `name` is what the user knows it by.
+    ///
+    /// # Errors
+    /// It is something else, or open in another way than for `mode`.
+    pub(super) fn passed(file: File, mode: Mode, name: &str) -> io::Result<Self> {
+        files::take_stream(&file, mode)?;
+        Ok(Self { channel: file.into(), path: name.into(), is_new: false })
+    }
+
     /// At `offset`.
     fn begin(mut file: File, path: &Path, offset: u64) -> Result<Self, String> {
         let sought = file.seek(SeekFrom::Start(offset));
         sought.map_err(|error| format!("{}: no place for offset {offset}: {error}", path.display()))?;
-        Ok(Self { channel: file.into(), path: path.into() })
+        Ok(Self { channel: file.into(), path: path.into(), is_new: false })
     }
 
-    /// It holds no guest that may be run.
+    /// It holds no guest that may be run. What was passed stays.
     pub(super) fn remove(&self) {
-        remove(&self.path);
+        if self.is_new {
+            remove(&self.path);
+        }
     }
 }
 

@@ -143,7 +143,13 @@ fn a_machine_that_ends_leaves_no_socket_though_its_migration_does_not_end() {
     });
     give_up(
         None,
-        Some(Incoming { control: Control::default(), thread, listener: Some(listener), exit_on_error: true }),
+        Some(Incoming {
+            control: Control::default(),
+            thread,
+            listener: Some(listener),
+            from_file: false,
+            exit_on_error: true,
+        }),
     );
     assert!(!path.exists());
     drop(end);

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -38,6 +38,15 @@ impl Image {
     /// Its lock and its ownership record.
     pub fn resource(&self) -> &Arc<Resource> {
         &self.resource
+    }
+
+    /// Whether `other` is open on the same file.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn is_same(&self, other: &File) -> io::Result<bool> {
+        let identity = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+        Ok(identity(&self.file)? == identity(other)?)
     }
 
     /// The guest may not write.

@@ -1,0 +1,99 @@
+//! Where a migration goes whose descriptor somebody has passed: over a socket to the other side; into a pipe or a file, where nobody
+//! answers, as to a file that minivmm opens itself.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::sync::Arc;
+
+use socket2::SockRef;
+use vmstate::channel::tls::TlsServer;
+use vmstate::channel::{Listener, SocketChannel};
+
+use super::incoming::Origin;
+use super::state_file::{NOT_ENCRYPTED, StateFile};
+use crate::config::{Address, Descriptor};
+use crate::devices::virtio::blk::Image;
+use crate::files::Mode;
+
+/// Why an address `exec:` is refused.
+pub(super) const NO_PROGRAMS: &str = "a machine that runs starts no programs: minivmm migrate does, and run --incoming at its start; \
+     other clients start theirs, pass a socket to it with getfd, and name that: fd:NAME";
+
+const FITTING: &str = "pass a stream socket, a pipe, or a regular file";
+
+/// How an outgoing migration reaches its address.
+pub(super) enum Way {
+    /// A connection is made.
+    Connect,
+    /// There is one.
+    Connected(SocketChannel),
+    /// Into a file, or a pipe.
+    File(StateFile),
+}
+
+impl Way {
+    /// To `address`: opens the file, where it names one. The machine's disks, `images`, are none to write to.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(super) fn to(address: &Address, images: &[Arc<Image>]) -> Result<Self, String> {
+        match address {
+            Address::File { path, offset } => StateFile::create(path, *offset).map(Self::File),
+            Address::Exec(_) => Err(NO_PROGRAMS.into()),
+            Address::Descriptor { passed, .. } => {
+                let refused = |error: io::Error| format!("{address}: {error}; {FITTING}");
+                let file = duplicate(passed.as_ref()).map_err(refused)?;
+                if is_socket(&file).map_err(refused)? {
+                    return connected(&file).map(Self::Connected).map_err(refused);
+                }
+                if let Some(index) = own_disk(&file, images) {
+                    return Err(format!(
+                        "{address}: it is disk {index} of this machine; give the guest's state a file of its own"
+                    ));
+                }
+                StateFile::passed(file, Mode::Write, &address.to_string()).map(Self::File).map_err(refused)
+            }
+            Address::Unix(_) | Address::Tcp(_) | Address::Vsock { .. } => Ok(Self::Connect),
+        }
+    }
+}
+
+/// Where the guest comes from that somebody sends over `passed`, which the user knows as `name`, or that is in it.
+///
+/// # Errors
+/// A sentence for the user.
+pub(super) fn origin(name: &str, passed: Option<&Descriptor>, server: Option<TlsServer>) -> Result<Origin, String> {
+    let refused = |error: io::Error| format!("{name}: {error}; {FITTING}");
+    let file = duplicate(passed).map_err(refused)?;
+    if !is_socket(&file).map_err(refused)? {
+        return match server {
+            Some(_) => Err(NOT_ENCRYPTED.into()),
+            None => StateFile::passed(file, Mode::Read, name).map(Origin::File).map_err(refused),
+        };
+    }
+    if SockRef::from(&file).is_listener().map_err(refused)? {
+        let listener = Listener::listening(file).map_err(refused)?;
+        return Ok(Origin::Door(listener.with_tls(server)));
+    }
+    connected(&file).map(|socket| Origin::Connection(socket, server)).map_err(refused)
+}
+
+/// Some system calls are no longer allowed to whoever uses it later, so it is a file for now.
+fn duplicate(passed: Option<&Descriptor>) -> io::Result<File> {
+    let passed = passed.ok_or_else(|| io::Error::other("no descriptor of this name was passed"))?;
+    passed.duplicate().map(File::from)
+}
+
+fn is_socket(file: &File) -> io::Result<bool> {
+    file.metadata().map(|metadata| metadata.file_type().is_socket())
+}
+
+/// The disk of the machine that `file` is, if it is one.
+fn own_disk(file: &File, images: &[Arc<Image>]) -> Option<usize> {
+    images.iter().position(|image| image.is_same(file).unwrap_or(false))
+}
+
+fn connected(file: &File) -> io::Result<SocketChannel> {
+    SocketChannel::connected(file.try_clone()?)
+}
