@@ -1,5 +1,6 @@
 //! The built command itself: exit codes, and what goes to which stream.
 
+mod first_hour;
 mod observe;
 mod operate;
 mod report;
