@@ -9,6 +9,7 @@ use std::path::Path;
 use minivmm::config::{Address, ListenAt};
 use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 use vmstate::dump::Dump;
+use vmstate::migrate::ParameterValue;
 
 use crate::machine::{Machine, lab, until};
 use crate::ownership::generation;
@@ -64,10 +65,11 @@ fn a_guest_that_does_not_get_into_the_file_runs_on() {
     let source = Machine::start(dir.path(), None);
     source.await_passes(1);
     fs::write(dir.path().join("old"), "text").unwrap();
-    let refusal = |name: &str, offset| {
-        let terms = Terms::default();
+    let refusal_of = |name: &str, offset, parameters| {
+        let terms = Terms { parameters, ..Terms::default() };
         source.handle.ask(Request::Migrate(file(dir.path(), name, offset), terms)).unwrap_err().0
     };
+    let refusal = |name: &str, offset| refusal_of(name, offset, ParameterChange::default());
     assert!(refusal("old", 0).contains("it exists already"));
     assert_eq!(fs::read_to_string(dir.path().join("old")).unwrap(), "text");
     assert!(refusal(".", 0).contains("it exists already"));
@@ -79,6 +81,9 @@ fn a_guest_that_does_not_get_into_the_file_runs_on() {
     multifd(true);
     assert!(refusal("state", 0).contains("switch the capability multifd off"));
     multifd(false);
+    let tls = ParameterChange::default().with("tls-creds", ParameterValue::Word("certs".to_owned().into()));
+    assert!(refusal_of("state", 0, tls).contains("a file is not encrypted"));
+    assert!(!dir.path().join("state").exists());
     assert_eq!(source.handle.run_state(), RunState::Running);
 
     // The file takes some bytes and no more, as on a full disk.

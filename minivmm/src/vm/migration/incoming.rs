@@ -15,7 +15,7 @@ use super::descriptor;
 use super::ended::Ended;
 use super::outgoing::shake_hands;
 use super::seam::Seam;
-use super::state_file::{NOT_ENCRYPTED, StateFile};
+use super::state_file::StateFile;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::command;
 use crate::config::{Address, Descriptor, ListenAt, Tls};
@@ -86,7 +86,6 @@ pub(super) fn origin(
     look_up: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>>,
 ) -> std::result::Result<Origin, String> {
     let listener = match address {
-        Address::File { .. } if server.is_some() => return Err(NOT_ENCRYPTED.into()),
         Address::File { path, offset } => return StateFile::open(path, *offset).map(Origin::File),
         Address::Unix(path) => Listener::unix(path),
         Address::Tcp(host_and_port) => look_up(host_and_port).and_then(|addresses| Listener::tcp(&*addresses)),

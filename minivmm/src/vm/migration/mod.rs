@@ -34,7 +34,7 @@ use self::seam::Seam;
 use self::state_file::NOT_ENCRYPTED;
 use self::to_file::Writing;
 pub(super) use self::write_back::WriteBack;
-use crate::config::Address;
+use crate::config::{Address, Tls};
 use crate::error::{Error, SparingLog, chain, say};
 use crate::kvm::state::HypervisorState;
 use crate::kvm::throttle::Throttle;
@@ -140,6 +140,9 @@ impl Vm {
         }
         let release = terms.release.as_deref().map(schema::read).transpose()?;
         let tls = terms.parameters.of_tls(self.shared.tls())?;
+        if matches!(address, Address::File { .. }) && terms.parameters.of_tls(Tls::default())?.options().is_some() {
+            return Err(Refusal(NOT_ENCRYPTED.into()).into());
+        }
         let secure = Secure::new(&tls, &address).map_err(Refusal)?;
         let control = Control::default();
         let parameters = terms.parameters.of(self.shared.parameters())?;

@@ -12,7 +12,7 @@ use crate::files::{self, Fit, Mode};
 
 /// Why a file and TLS exclude each other.
 pub(super) const NOT_ENCRYPTED: &str =
-    "a file is not encrypted, and tls-creds asks for that: set tls-creds to \"\" first";
+    "a file is not encrypted, and tls-creds asks for that: leave it out, or set it to \"\"";
 
 /// A file at the place where its stream begins.
 #[derive(Debug)]
