@@ -134,6 +134,7 @@ pub mod guide {
             #[doc = "[decisions/0026-throttle-by-write-faults.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0027-nobody-waits-at-a-flush.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0032-in-place.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[decisions/0036-speed-behind-jitter.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[faults.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[lab.md#the-guests-verdict]: crate::guide#pages-of-the-repository"]
             #[doc = "[migration-policy.md]: crate::guide#pages-of-the-repository"]

@@ -1,6 +1,7 @@
 //! Plans of migrations against arithmetic of the tests' own: geometric series, the balance of a working set, what a pause costs at least.
 #![cfg(feature = "tools")]
 
+mod jitter;
 mod sweep;
 
 use std::num::NonZeroU64;

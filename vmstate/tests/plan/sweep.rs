@@ -113,19 +113,19 @@ fn offence(scenario: &Scenario, plan: &Plan) -> Option<&'static str> {
     if rounds > most && !throttled_to_the_end {
         return Some("more rounds than allowed");
     }
-    // Jitter and losses say nothing true about small chunks: the speed is then measured too high or too low.
-    let is_steady_wire = scenario.connection.jitter.is_zero() && scenario.connection.loss == 0.0;
     if let Some(downtime) = report.downtime {
-        let most = match is_steady_wire {
-            true => parameters.downtime_limit + parameters.downtime_limit / 50 + unforeseen(scenario),
-            false => 2 * parameters.pause_budget(),
-        };
+        let most = parameters.downtime_limit + parameters.downtime_limit / 50 + unforeseen(scenario);
         let overdue = regardless && overdue;
         return wrong(plan.phase == SourcePhase::Completed, "a downtime and not completed")
             .or_else(|| wrong(reason.is_empty(), "completed, with a reason"))
             .or_else(|| wrong(overdue || downtime.total() <= most, "the pause is longer than its limit"));
     }
-    let fixed_is_too_much = fixed(scenario) + unforeseen(scenario) > parameters.downtime_limit.mul_f64(0.9);
+    // Behind jitter a limited source sees no more of the wire than its limit.
+    let mut known = *scenario;
+    if let Some(limit) = parameters.max_bandwidth.filter(|_| !scenario.connection.jitter.is_zero()) {
+        known.connection.bytes_per_second = limit.get().min(known.connection.bytes_per_second);
+    }
+    let fixed_is_too_much = fixed(&known) + unforeseen(scenario) > parameters.downtime_limit.mul_f64(0.9);
     let since_deadline = parameters.deadline.map(|deadline| report.total.checked_sub(deadline));
     match () {
         () if plan.phase != SourcePhase::Failed => Some("neither completed nor failed"),
@@ -147,12 +147,10 @@ fn offence(scenario: &Scenario, plan: &Plan) -> Option<&'static str> {
             let asked = parameters.aim == Aim::LeastDisturbance || throttled_to_the_end;
             wrong(asked && rounds > 8, "stalled, and nobody asked")
         }
-        () if reason.contains("even with no page left") => {
-            wrong(fixed_is_too_much || !is_steady_wire, "a pause without pages would fit")
-        }
+        () if reason.contains("even with no page left") => wrong(fixed_is_too_much, "a pause without pages would fit"),
         // Once it has begun, only what could not be foreseen makes a pause too long.
         () if reason.contains("the guest is paused for") => {
-            wrong(regardless || !is_steady_wire, "the pause broke its budget")
+            wrong(regardless || unforeseen(scenario) > parameters.downtime_limit, "the pause broke its budget")
         }
         () => Some("gave up without a reason of its own"),
     }

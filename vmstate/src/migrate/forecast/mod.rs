@@ -2,8 +2,12 @@
 //! told what happened and when, and reads no clock.
 
 mod history;
+#[cfg(test)]
+mod jitter;
+mod lateness;
 mod rate;
 mod speed;
+mod stretches;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -149,6 +153,7 @@ impl Measured {
             paused_bytes_per_second: self.wire.paused_bytes_per_second().unwrap_or(f64::INFINITY),
             is_wire_measured: self.wire.bytes_per_second().is_some(),
             round_trip: self.wire.round_trip(),
+            lateness: self.wire.usual_lateness(),
             // Without a rehearsal the stop is a part of the given cost; which part nobody has measured.
             stopping: self.rehearsed.map_or(switch_over_cost, |rehearsed| rehearsed.machine.stop),
             switch_over_cost: sum([switch_over_cost, self.prepared.unwrap_or_default(), rehearsed.cost(), self.sync]),
@@ -175,8 +180,15 @@ mod tests {
     fn figures_hold_what_was_measured() {
         let mut measured = Measured::new();
         let pages = PageCount { normal: 1000, zero: 0 };
-        let probe =
-            Chunk { begun: Duration::ZERO, bytes: 0, pages: PageCount::default(), tells: Tells::Rounds, flushes: 0 };
+        let probe = Chunk {
+            begun: Duration::ZERO,
+            bytes: 0,
+            pages: PageCount::default(),
+            tells: Tells::Rounds,
+            flushes: 0,
+            waited: Duration::ZERO,
+            last_piece: None,
+        };
         measured.wire.sent(probe);
         assert!(measured.wire.answered(2 * MS));
         measured.wire.sent(Chunk { begun: 2 * MS, bytes: 4_104_000, pages, ..probe });

@@ -13,7 +13,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::WINDOW;
-use super::rate::Rate;
+use super::lateness::Lateness;
+use super::stretches::{Busy, Stretches};
 use crate::ram::{NORMAL_RECORD, PageCount};
 
 /// Of which speed a chunk tells.
@@ -46,37 +47,41 @@ pub(crate) struct Chunk {
     pub(crate) tells: Tells,
     /// Flushes of page channels that were begun until its probe.
     pub(crate) flushes: u64,
+    /// Since the chunk before the source waited for its bandwidth limit.
+    pub(crate) waited: Duration,
+    /// It went in pieces, between which the source waited: when the last of them began, and how long it was.
+    pub(crate) last_piece: Option<(Duration, u64)>,
 }
 
 /// Measures the wire by the chunks sent and the answers to their probes.
 #[derive(Debug)]
 pub(crate) struct WireSpeed {
     /// By chunks made of whole pages.
-    telling: Rate,
+    telling: Stretches,
     /// By all chunks.
-    any: Rate,
+    any: Stretches,
     /// By all chunks, their pages of either kind.
-    pages: Rate,
+    pages: Stretches,
     /// By chunks sent while the guest stood, made of whole pages.
-    paused: Rate,
+    paused: Stretches,
     unanswered: VecDeque<Chunk>,
     unanswered_bytes: u64,
     last_answer: Duration,
-    round_trip: Option<Duration>,
+    lateness: Lateness,
 }
 
 impl WireSpeed {
     /// Nothing measured yet.
     pub(crate) fn new() -> Self {
         Self {
-            telling: Rate::new(WINDOW),
-            any: Rate::new(WINDOW),
-            pages: Rate::new(WINDOW),
-            paused: Rate::new(PAUSED_WINDOW),
+            telling: Stretches::new(WINDOW),
+            any: Stretches::new(WINDOW),
+            pages: Stretches::new(WINDOW),
+            paused: Stretches::new(PAUSED_WINDOW),
             unanswered: VecDeque::new(),
             unanswered_bytes: 0,
             last_answer: Duration::ZERO,
-            round_trip: None,
+            lateness: Lateness::default(),
         }
     }
 
@@ -103,30 +108,47 @@ impl WireSpeed {
     /// The answer to the oldest unanswered probe arrived at `at`. False if there is no such probe.
     pub(crate) fn answered(&mut self, at: Duration) -> bool {
         let Some(chunk) = self.unanswered.pop_front() else { return false };
-        let Chunk { begun, bytes, pages, tells, .. } = chunk;
+        let Chunk { begun, bytes, pages, tells, waited, last_piece, .. } = chunk;
         self.unanswered_bytes -= bytes;
-        let whole_way = at.saturating_sub(begun);
+        let whole_way = at.saturating_sub(last_piece.map_or(begun, |(begun, _)| begun));
         if bytes > 0 {
-            let idle_until = begun.saturating_add(self.round_trip().min(whole_way)).max(self.last_answer);
-            let busy = at.saturating_sub(idle_until);
+            let all = self.busy(begun, at, waited);
+            // While it waited between pieces the wire rested: so their last one may tell of a faster wire, and all of them do where
+            // its answer was late.
+            let last = last_piece.map(|(begun, bytes)| (bytes, self.busy(begun, at, Duration::ZERO)));
+            let is_faster = |&(last_bytes, last): &(u64, Busy)| {
+                last_bytes as f64 * all.time.as_secs_f64() >= bytes as f64 * last.time.as_secs_f64()
+            };
+            let (bytes, busy) = last.filter(is_faster).unwrap_or((bytes, all));
+            let doubt = self.lateness.doubt();
             // A zero page is a page of work for both sides and next to nothing on the wire: a chunk of them tells
             // how fast the two processors are.
             let whole = pages.normal >= pages.zero;
             match tells {
                 Tells::Rounds => {
-                    self.any.add(bytes as f64, busy);
-                    self.pages.add(pages.total() as f64, busy);
+                    self.any.add(bytes as f64, busy, doubt);
+                    self.pages.add(pages.total() as f64, busy, doubt);
                     if whole {
-                        self.telling.add(bytes as f64, busy);
+                        self.telling.add(bytes as f64, busy, doubt);
                     }
                 }
-                Tells::Pause if whole && bytes >= LEAST_SAMPLE => self.paused.add(bytes as f64, busy),
+                Tells::Pause if whole && bytes >= LEAST_SAMPLE => self.paused.add(bytes as f64, busy, doubt),
                 Tells::Pause | Tells::Nothing => {}
             }
+        } else if begun >= self.last_answer {
+            self.lateness.answered_alone(whole_way);
         }
-        self.round_trip = Some(self.round_trip.map_or(whole_way, |least| least.min(whole_way)));
+        self.lateness.answered(whole_way);
         self.last_answer = at;
         true
+    }
+
+    /// The time in which the wire was busy with what began to be put together at `begun` and is answered `at` this moment.
+    fn busy(&self, begun: Duration, at: Duration, waited: Duration) -> Busy {
+        let way = self.round_trip().min(at.saturating_sub(begun));
+        let free = begun.saturating_add(way);
+        let time = at.saturating_sub(free.max(self.last_answer));
+        Busy { time, after_rest: free >= self.last_answer, waited, is_last: self.unanswered.is_empty() }
     }
 
     /// Bytes a second while the guest stands: what rehearsals have shown, and no less than while it runs, since a guest that
@@ -151,7 +173,17 @@ impl WireSpeed {
 
     /// From a question to its answer when nothing else is on the way: the shortest seen. Zero before the first answer.
     pub(crate) fn round_trip(&self) -> Duration {
-        self.round_trip.unwrap_or_default()
+        self.lateness.least()
+    }
+
+    /// By how much an answer usually comes later than that.
+    pub(crate) fn usual_lateness(&self) -> Duration {
+        self.lateness.usual()
+    }
+
+    /// More probes with nothing else on the way would tell more about both.
+    pub(crate) fn wants_lone_probe(&self) -> bool {
+        self.lateness.is_unknown()
     }
 
     /// Probes without an answer.
@@ -190,6 +222,8 @@ mod tests {
                 pages: PageCount::default(),
                 tells: Tells::Rounds,
                 flushes: 0,
+                waited: Duration::ZERO,
+                last_piece: None,
             });
             assert!(measured.answered(round_trip));
             Self { speed, round_trip, free: Duration::ZERO, measured, answers: VecDeque::new() }
@@ -199,7 +233,15 @@ mod tests {
         fn send(&mut self, at: Duration, bytes: u64) {
             let pages = PageCount { normal: bytes / 4104, zero: 0 };
             self.free = self.free.max(at) + Duration::from_secs_f64(bytes as f64 / self.speed);
-            self.measured.sent(Chunk { begun: at, bytes, pages, tells: Tells::Rounds, flushes: 0 });
+            self.measured.sent(Chunk {
+                begun: at,
+                bytes,
+                pages,
+                tells: Tells::Rounds,
+                flushes: 0,
+                waited: Duration::ZERO,
+                last_piece: None,
+            });
             self.answers.push_back(self.free + self.round_trip);
         }
 
@@ -279,8 +321,15 @@ mod tests {
     fn zero_pages_tell_only_as_long_as_nothing_else_does() {
         let mut speed = WireSpeed::new();
         let tells = Tells::Rounds;
-        let chunk =
-            |begun, bytes, normal, zero| Chunk { begun, bytes, pages: PageCount { normal, zero }, tells, flushes: 0 };
+        let chunk = |begun, bytes, normal, zero| Chunk {
+            begun,
+            bytes,
+            pages: PageCount { normal, zero },
+            tells,
+            flushes: 0,
+            waited: Duration::ZERO,
+            last_piece: None,
+        };
         speed.sent(chunk(Duration::ZERO, 0, 0, 0));
         speed.answered(MS);
         speed.sent(chunk(MS, 9_000, 0, 1000));
@@ -304,6 +353,8 @@ mod tests {
             pages: PageCount { normal, zero },
             tells,
             flushes: 0,
+            waited: Duration::ZERO,
+            last_piece: None,
         };
         speed.sent(chunk(0, 0, 0, 0, Tells::Rounds));
         speed.answered(MS);
@@ -340,6 +391,8 @@ mod tests {
                 pages: PageCount::default(),
                 tells: Tells::Rounds,
                 flushes: 0,
+                waited: Duration::ZERO,
+                last_piece: None,
             });
             assert!(speed.answered(at * MS));
         }

@@ -29,8 +29,8 @@ impl Known<'_> {
             return false;
         }
         let round = self.round(pending).as_secs_f64();
-        let now = self.downtime(pending, 1.0);
-        let then = self.downtime(self.figures.dirty_bytes_per_second * round, 1.0);
+        let now = self.expected(pending);
+        let then = self.expected(self.figures.dirty_bytes_per_second * round);
         let gain = now.as_secs_f64() - then.as_secs_f64();
         let throttle = f64::from(self.figures.throttle.unwrap_or_default()) / 100.0;
         gain > round * (ROUND_COST + throttle) + negligible(now).as_secs_f64()
@@ -38,8 +38,8 @@ impl Known<'_> {
 
     /// What remains is as little as it was in the last rounds.
     fn is_a_minimum(self) -> bool {
-        let least = self.downtime(self.figures.least_pending_bytes, 1.0);
-        self.downtime(self.figures.pending_bytes, 1.0) <= least.saturating_add(negligible(least))
+        let least = self.expected(self.figures.least_pending_bytes);
+        self.expected(self.figures.pending_bytes) <= least.saturating_add(negligible(least))
     }
 
     /// Rounds go on that help nobody, and the guest pays for each.

@@ -29,8 +29,10 @@ pub struct Figures {
     pub paused_bytes_per_second: f64,
     /// An answer has told how fast the wire is. Without one nobody knows how long what is pending will take.
     pub is_wire_measured: bool,
-    /// From a question to the destination to its answer.
+    /// From a question to the destination to its answer, at least.
     pub round_trip: Duration,
+    /// By how much an answer usually comes later than that.
+    pub lateness: Duration,
     /// How long the guest still writes after the order to pause.
     pub stopping: Duration,
     /// To pause the guest, to save and load its devices, and to let go of it.
@@ -130,6 +132,8 @@ const HOPELESS: f64 = 0.95;
 /// is right on average and just fits is exceeded every other time; and one that is asked after each round, until it
 /// fits for once, is then more often too low than not.
 const MARGIN: f64 = 1.1;
+/// And were both answers later than usual by as much again.
+const LATENESS: u32 = 2;
 /// Rounds that are foretold at most. A tenth of the pending bytes is left after 45 rounds at the ratio [`HOPELESS`], so
 /// whoever needs more has no end in sight either.
 const FORETOLD: u32 = 1000;
@@ -169,7 +173,7 @@ impl Known<'_> {
         if self.is_overdue() {
             return self.past_the_deadline();
         }
-        let expected_downtime = self.downtime(figures.pending_bytes, 1.0);
+        let expected_downtime = self.downtime(figures.pending_bytes, 1.0, LATENESS);
         let over_the_limit_in_the_end =
             parameters.deadline.is_some() && parameters.deadline_action == DeadlineAction::SwitchOver;
         if let Some(reason) = self.is_too_long_without_pages().filter(|_| !over_the_limit_in_the_end) {
@@ -194,7 +198,7 @@ impl Known<'_> {
 
     /// The deadline has passed, and the pause would be longer than its limit.
     fn past_the_deadline(self) -> RoundDecision {
-        let expected_downtime = self.downtime(self.figures.pending_bytes, 1.0);
+        let expected_downtime = self.downtime(self.figures.pending_bytes, 1.0, LATENESS);
         let highest = self.parameters.max_cpu_throttle;
         match (self.parameters.deadline_action, self.figures.throttle) {
             (DeadlineAction::SwitchOver, _) => RoundDecision::SwitchOver,
@@ -227,33 +231,39 @@ impl Known<'_> {
 
     /// Even with no page left the pause would not fit, and that is proved.
     fn is_too_long_without_pages(self) -> Option<GiveUpReason> {
-        let least_downtime = self.fixed(self.figures.least_switch_over_cost);
+        let least_downtime = self.fixed(self.figures.least_switch_over_cost, LATENESS);
         let proved = least_downtime > self.parameters.downtime_limit && self.figures.rounds >= COLD_ROUNDS;
         proved.then_some(GiveUpReason::FixedCost { least_downtime })
     }
 
     fn forecast(self) -> Forecast {
-        Forecast { downtime: self.downtime(self.figures.pending_bytes, 1.0), total: self.total() }
+        Forecast { downtime: self.expected(self.figures.pending_bytes), total: self.total() }
     }
 
-    /// The pause with no page left, if the switch-over costs that much.
-    fn fixed(self, switch_over_cost: Duration) -> Duration {
+    /// The pause with no page left, if the switch-over costs that much and answers are so many times as late as usual.
+    fn fixed(self, switch_over_cost: Duration, lateness: u32) -> Duration {
         let devices = time(self.figures.device_bytes, self.paused_bytes_per_second());
-        switch_over_cost.saturating_add(devices).saturating_add(self.figures.round_trip.saturating_mul(2))
+        let answer = self.figures.round_trip.saturating_add(self.figures.lateness.saturating_mul(lateness));
+        switch_over_cost.saturating_add(devices).saturating_add(answer.saturating_mul(2))
     }
 
-    /// The pause with `pending` bytes left when it is ordered, if these take `margin` times as long as expected. The guest
+    /// The pause with `pending` bytes left when it is ordered.
+    fn expected(self, pending: f64) -> Duration {
+        self.downtime(pending, 1.0, 1)
+    }
+
+    /// As [`expected`](Self::expected), if the bytes take `margin` times as long and answers are `lateness` times as late. The guest
     /// writes on until it stands still.
-    fn downtime(self, pending: f64, margin: f64) -> Duration {
+    fn downtime(self, pending: f64, margin: f64, lateness: u32) -> Duration {
         let figures = self.figures;
         let written = figures.dirty_bytes_per_second * figures.stopping.as_secs_f64();
-        self.fixed(figures.switch_over_cost)
+        self.fixed(figures.switch_over_cost, lateness)
             .saturating_add(time((pending + written) * margin, self.paused_bytes_per_second()))
     }
 
     fn fits(self, pending: f64) -> bool {
         let known = self.figures.is_wire_measured || self.parameters.avail_switchover_bandwidth.is_some();
-        (known || pending <= 0.0) && self.downtime(pending, MARGIN) <= self.parameters.downtime_limit
+        (known || pending <= 0.0) && self.downtime(pending, MARGIN, LATENESS) <= self.parameters.downtime_limit
     }
 
     /// What the pause has of the wire.
@@ -268,9 +278,14 @@ impl Known<'_> {
         limit.min(self.figures.wire_bytes_per_second)
     }
 
+    /// From a question to its answer, usually.
+    fn answer(self) -> Duration {
+        self.figures.round_trip.saturating_add(self.figures.lateness)
+    }
+
     /// How long a round takes that begins with `pending` bytes: until they are sent and it is heard that they arrived.
     fn round(self, pending: f64) -> Duration {
-        time(pending, self.round_bytes_per_second()).saturating_add(self.figures.round_trip)
+        time(pending, self.round_bytes_per_second()).saturating_add(self.answer())
     }
 
     /// Each round takes its time, and leaves what the guest dirties meanwhile, until that is little enough.
@@ -280,11 +295,11 @@ impl Known<'_> {
         let ratio = figures.dirty_bytes_per_second / self.round_bytes_per_second();
         // To that many bytes rounds come closer and closer: what is dirtied in the round trip of a round remains. NaN is 0 / 0: nothing
         // goes, and nothing is dirtied.
-        let least = figures.dirty_bytes_per_second * figures.round_trip.as_secs_f64() / (1.0 - ratio);
+        let least = figures.dirty_bytes_per_second * self.answer().as_secs_f64() / (1.0 - ratio);
         let has_end = ratio < HOPELESS && self.fits(least);
         for _ in 0..FORETOLD {
             if self.fits(pending) && !self.is_worth_a_round(pending) {
-                return Some(elapsed.saturating_add(self.downtime(pending, 1.0)));
+                return Some(elapsed.saturating_add(self.expected(pending)));
             }
             if !has_end {
                 return None;

@@ -19,6 +19,7 @@ fn figures() -> (Figures, Parameters) {
         paused_bytes_per_second: 1e9,
         is_wire_measured: true,
         round_trip: 2 * MS,
+        lateness: Duration::ZERO,
         stopping: Duration::ZERO,
         switch_over_cost: 5 * MS,
         least_switch_over_cost: 5 * MS,
@@ -67,6 +68,16 @@ fn all_that_the_guest_feels_counts() {
     figures.wire_bytes_per_second = 1.0;
     parameters.max_bandwidth = bandwidth(1);
     assert_eq!(decision(&figures, &parameters), RoundDecision::SwitchOver);
+}
+
+#[test]
+fn answers_may_be_twice_as_late_as_usual() {
+    let (mut figures, mut parameters) = figures();
+    (figures.lateness, parameters.downtime_limit) = (5 * MS, 140 * MS);
+    assert_eq!(decide(&figures, &parameters).1.downtime, (110 + 2 * 5) * MS);
+    assert_eq!(decision(&figures, &parameters), RoundDecision::SwitchOver);
+    figures.lateness += MS / 2;
+    assert_eq!(decision(&figures, &parameters), RoundDecision::Iterate);
 }
 
 #[test]
@@ -353,10 +364,8 @@ fn any_figures() -> impl Strategy<Value = Figures> {
     )
         .prop_map(|(a, b, (least_pending_bytes, stalled_rounds, throttle, same))| {
             let of_now = |round: Option<RoundFigures>| {
-                round.map(|round| RoundFigures {
-                    throttle: throttle.filter(|_| same).unwrap_or(round.throttle),
-                    ..round
-                })
+                let now = throttle.filter(|_| same);
+                round.map(|round| RoundFigures { throttle: now.unwrap_or(round.throttle), ..round })
             };
             Figures {
                 pending_bytes: a.0,
@@ -366,6 +375,7 @@ fn any_figures() -> impl Strategy<Value = Figures> {
                 paused_bytes_per_second: a.4.max(a.3),
                 is_wire_measured: true,
                 round_trip: a.5,
+                lateness: a.5 / 3,
                 stopping: a.6,
                 switch_over_cost: a.7,
                 least_switch_over_cost: a.7 / 2,
@@ -479,6 +489,7 @@ proptest! {
             device_bytes: bytes[3],
             least_pending_bytes: bytes[3],
             round_trip: Duration::MAX,
+            lateness: Duration::MAX,
             stopping: Duration::MAX,
             last_rounds: [Some(round); 2],
             ..figures

@@ -167,6 +167,7 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
         answered: None,
         measured: Measured::new(),
         pace: Pace::default(),
+        waited: Duration::ZERO,
         unprobed: None,
         synced: begun,
         rehearsed: None,
@@ -206,6 +207,8 @@ struct Source<'a, 's> {
     answered: Option<Reply>,
     measured: Measured,
     pace: Pace,
+    /// For the bandwidth limit, since the last chunk.
+    waited: Duration,
     /// Since when page channels were given pages behind which no probe was sent.
     unprobed: Option<Duration>,
     /// When the logs of what is written were last read.

@@ -18,9 +18,6 @@ use crate::stream::{Command, Element, Reply};
 const CHUNKS_PER_SECOND: u32 = 10;
 /// Bytes of the chunks before the first answer for pages: a tenth of a second, or less, where that is as little as 640 kB.
 const FIRST_CHUNK: u64 = 64 << 10;
-/// Probes before the first page, one after the other. A round trip that seems too long makes the wire seem too fast, and on
-/// a busy host one answer in ten may come late by as much as the pages take; four in a row do not.
-const LONE_PROBES: u32 = 4;
 /// A source whose channel takes nothing looks so often whether an answer has come: a fiftieth of the time over which the
 /// speed of the wire is measured.
 const LISTEN: Duration = Duration::from_millis(5);
@@ -34,7 +31,7 @@ impl Source<'_, '_> {
             self.report.setup = self.clock.now().saturating_sub(self.begun);
             // The destination is awake, and nothing is on the way: these answers take a round trip and no more. They are of the
             // introduction, which has no bandwidth limit.
-            for _ in 0..LONE_PROBES {
+            while self.measured.wire.wants_lone_probe() {
                 self.probe(self.clock.now(), PageCount::default(), Tells::Nothing)?;
                 self.hear_all()?;
             }
@@ -191,7 +188,8 @@ impl Source<'_, '_> {
     pub(super) fn probe(&mut self, begun: Duration, pages: PageCount, tells: Tells) -> Result<()> {
         let (bytes, flushes) = (self.buffer.len(), self.options.page_channels.as_ref().map_or(0, Senders::flushes));
         Element::Command(Command::Ping(ping::ROUND)).write(self.buffer.bytes_mut());
-        let mut chunk = Some(Chunk { begun, bytes, pages, tells, flushes });
+        let whole = Chunk { begun, bytes, pages, tells, flushes, waited: Duration::ZERO, last_piece: None };
+        let (mut chunk, mut in_pieces) = (Some(whole), false);
         let mut took_some = self.clock.now();
         // Beside pages on channels of their own nearly nothing goes here.
         let mut most = if tells == Tells::Rounds && flushes == 0 { 0 } else { u64::MAX };
@@ -204,16 +202,13 @@ impl Source<'_, '_> {
             if most < u64::MAX {
                 most = self.await_turn()?;
             }
-            // What a record is too long for waits in between, and only the last piece tells how fast the wire is.
+            // What a record is too long for waits in between.
             if self.buffer.len() > most {
-                chunk = chunk.map(|chunk| Chunk { bytes: 0, ..chunk });
+                in_pieces = true;
             } else if let Some(chunk) = chunk.take() {
-                let (begun, bytes) = if chunk.bytes > 0 || bytes == 0 {
-                    (chunk.begun, chunk.bytes)
-                } else {
-                    (self.clock.now(), self.buffer.len())
-                };
-                self.measured.wire.sent(Chunk { begun, bytes, ..chunk });
+                let waited = std::mem::take(&mut self.waited);
+                let last_piece = in_pieces.then(|| (self.clock.now(), self.buffer.len()));
+                self.measured.wire.sent(Chunk { waited, last_piece, ..chunk });
             }
             let deadline = took_some.max(self.pace.at()).saturating_add(self.options.answer);
             let sent = self.wire.send_piece(&mut self.buffer, most, Some(deadline), LISTEN);
@@ -243,6 +238,7 @@ impl Source<'_, '_> {
             }
             // A change of the limit takes effect then.
             self.hear_until(due.min(now.saturating_add(Duration::from_secs(1) / CHUNKS_PER_SECOND)))?;
+            self.waited += self.clock.now().saturating_sub(now);
             if self.is_overdue()? {
                 return Ok(u64::MAX);
             }
