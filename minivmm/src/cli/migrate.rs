@@ -213,7 +213,7 @@ fn follow(client: &mut Client, interrupts: &Interrupts, mut report: Option<&mut 
         }
         shown.show(&figures);
         if let Some(report) = &mut report {
-            report.look(&figures);
+            report.record.look(&figures);
         }
         thread::sleep(interval);
     }

@@ -10,7 +10,7 @@ mod migrate;
 mod parameters;
 mod plan;
 mod progress;
-mod report;
+pub mod report;
 mod run;
 mod snapshot;
 mod status;

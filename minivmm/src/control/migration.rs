@@ -79,6 +79,19 @@ pub(super) fn commands() -> Vec<Command> {
         )
         .gives(Kind::list(rounds())),
         Command::new(
+            "query-migrate-sections",
+            "the devices that a source saved in the pause, in their order, with bytes and time, once the migration is over; QEMU lacks it",
+            |handle, _| Ok(report::sections(&handle.saved())),
+        )
+        .gives(Kind::list(section())),
+        Command::new(
+            "query-migrate-heat",
+            "how many pages of each part of guest memory a source has sent, as of the last round's end: at most 1024 parts of \
+             `cell-bytes` each, the last one may be shorter; QEMU lacks it",
+            |handle, _| Ok(report::heat(&handle.heat())),
+        )
+        .gives(Kind::object([needed("cell-bytes", Kind::Integer), needed("pages", Kind::list(Kind::Integer))])),
+        Command::new(
             "migrate-set-parameters",
             "any of the [parameters](migration-policy.md#parameters), also while a migration runs; all or none",
             set_parameters,
@@ -190,6 +203,12 @@ fn figures() -> Kind {
 fn rounds() -> Kind {
     let members = ["duration-us", "bytes", "normal", "zero", "dirtied-bytes"];
     Kind::object(members.map(|name| needed(name, Kind::Integer)))
+}
+
+/// A section in the answer of `query-migrate-sections`.
+fn section() -> Kind {
+    let integers = ["instance", "bytes", "duration-ns"].map(|name| needed(name, Kind::Integer));
+    Kind::object([needed("section", Kind::Text)].into_iter().chain(integers))
 }
 
 fn migrate(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {

@@ -3,8 +3,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use vmstate::migrate::{Downtime, PARAMETERS, ParameterUnit, ParameterValue, Parameters, Progress, Round, Slowdown};
-use vmstate::ram::XbzrleCount;
+use vmstate::migrate::{
+    Downtime, PARAMETERS, ParameterUnit, ParameterValue, Parameters, Progress, Round, SavedSection, Slowdown,
+};
+use vmstate::ram::{HeatMap, XbzrleCount};
 
 use crate::config::Tls;
 use crate::memory::PAGE_SIZE;
@@ -86,6 +88,26 @@ pub(super) fn rounds(rounds: &[Round]) -> Value {
             })
         })
         .collect()
+}
+
+/// Body of `query-migrate-sections`, which QEMU lacks: what was saved in the pause, in bytes and nanoseconds.
+pub(super) fn sections(saved: &[SavedSection]) -> Value {
+    saved
+        .iter()
+        .map(|section| {
+            json!({
+                "section": section.idstr,
+                "instance": section.instance,
+                "bytes": section.bytes,
+                "duration-ns": u64::try_from(section.duration.as_nanos()).unwrap_or(u64::MAX),
+            })
+        })
+        .collect()
+}
+
+/// Body of `query-migrate-heat`, which QEMU lacks: pages sent of each part of guest memory.
+pub(super) fn heat(heat: &HeatMap) -> Value {
+    json!({"cell-bytes": heat.cell_bytes, "pages": heat.pages})
 }
 
 /// Where the downtime went.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use vmstate::migrate::{Parameters, Round};
+use vmstate::migrate::{Parameters, Round, SavedSection};
+use vmstate::ram::HeatMap;
 
 use crate::config::Tls;
 use crate::devices::virtio::net::Announcing;
@@ -59,6 +60,16 @@ impl Handle {
     /// The rounds that are over of the migration that runs, or of the last one.
     pub fn rounds(&self) -> Vec<Round> {
         self.shared.rounds()
+    }
+
+    /// Which parts of guest memory that migration has sent how often.
+    pub fn heat(&self) -> HeatMap {
+        self.shared.heat()
+    }
+
+    /// The sections that it saved in the pause, once it is over.
+    pub fn saved(&self) -> Vec<SavedSection> {
+        self.shared.saved()
     }
 
     /// The migration parameters last published.

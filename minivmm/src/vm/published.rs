@@ -4,7 +4,8 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vmstate::migrate::{Control, Parameters, Phase, Progress, Round};
+use vmstate::migrate::{Control, Parameters, Phase, Progress, Round, SavedSection};
+use vmstate::ram::HeatMap;
 
 use crate::config::Tls;
 use crate::devices::virtio::net::Announcing;
@@ -133,6 +134,16 @@ impl Published {
     /// The rounds that are over of the migration that runs, or of the last one.
     pub fn rounds(&self) -> Vec<Round> {
         lock(&self.control).as_ref().map(Control::rounds).unwrap_or_default()
+    }
+
+    /// Which parts of guest memory it has sent how often.
+    pub fn heat(&self) -> HeatMap {
+        lock(&self.control).as_ref().map(Control::heat).unwrap_or_default()
+    }
+
+    /// The sections that it saved in the pause, once it is over.
+    pub fn saved(&self) -> Vec<SavedSection> {
+        lock(&self.control).as_ref().map(Control::saved).unwrap_or_default()
     }
 
     /// A migration begins in `phase`, and `control` is the engine's handle on it.

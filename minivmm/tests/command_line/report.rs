@@ -42,12 +42,18 @@ fn check(page: &str) -> usize {
             "GiB" => 1024.0 * 1024.0 * 1024.0,
             _ => {
                 let in_microseconds = match unit {
+                    "µs" => 1.0,
                     "ms" => 1e3,
                     "s" => 1e6,
                     other => panic!("{place}: {other}"),
                 };
-                let is_microseconds = place.ends_with("-us") || place.contains("downtime-parts");
-                if is_microseconds { in_microseconds } else { in_microseconds / 1e3 }
+                if place.ends_with("-ns") {
+                    in_microseconds * 1e3
+                } else if place.ends_with("-us") || place.contains("downtime-parts") {
+                    in_microseconds
+                } else {
+                    in_microseconds / 1e3
+                }
             }
         };
         let (shown, exact) = (number * scale, exact.as_f64().unwrap());
@@ -83,8 +89,8 @@ fn a_report_tells_what_the_machine_told() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = std::fs::read_to_string(&page).unwrap();
     stands_alone(&text);
-    // Cards, rounds and parts.
-    assert!(check(&text) >= 7 + 5 + 6, "{text}");
+    // More than cards, rounds, parts and devices: the size of a square, too.
+    assert!(check(&text) > 7 + 5 + 6 + 2 * 8, "{text}");
     let told = data(&text);
     assert_eq!(told["figures"], control.execute("query-migrate", json!({})).unwrap());
     assert_eq!(told["rounds"], control.execute("query-migrate-rounds", json!({})).unwrap());
@@ -94,7 +100,39 @@ fn a_report_tells_what_the_machine_told() {
     );
     let sent: u64 = told["rounds"].as_array().unwrap().iter().map(|round| round["bytes"].as_u64().unwrap()).sum();
     assert!(sent > 0 && sent <= told["figures"]["ram"]["transferred"].as_u64().unwrap(), "{sent}");
+    for (member, query) in [("sections", "query-migrate-sections"), ("heat", "query-migrate-heat")] {
+        assert_eq!(told[member], control.execute(query, json!({})).unwrap());
+    }
+    devices_saved(&told);
+    memory_sent(&told);
     browser_agrees(&page, &text);
+}
+
+/// The sections of a machine without disk and card, within the time that all of them took.
+fn devices_saved(told: &Value) {
+    let sections = told["sections"].as_array().unwrap();
+    let names: Vec<_> = sections.iter().map(|section| section["section"].as_str().unwrap()).collect();
+    for name in ["timer", "cpu_common", "cpu", "apic", "kvmclock", "serial"] {
+        assert!(names.contains(&name), "{name} in {names:?}");
+    }
+    assert!(sections.iter().all(|section| section["bytes"].as_u64() > Some(0)), "{sections:?}");
+    let took: u64 = sections.iter().map(|section| section["duration-ns"].as_u64().unwrap()).sum();
+    let devices = told["figures"]["downtime-parts"]["devices"].as_u64().unwrap();
+    assert!(took > 0 && took / 1000 <= devices, "{took} ns of {devices} µs");
+}
+
+/// Every page was sent at least once, and no part more often than all pages together.
+fn memory_sent(told: &Value) {
+    let (heat, ram) = (&told["heat"], &told["figures"]["ram"]);
+    let cell_pages = heat["cell-bytes"].as_u64().unwrap() / 4096;
+    let cells: Vec<_> = heat["pages"].as_array().unwrap().iter().map(|pages| pages.as_u64().unwrap()).collect();
+    let pages = ram["total"].as_u64().unwrap() / 4096;
+    assert_eq!(cells.len() as u64, pages.div_ceil(cell_pages));
+    for (first, sent) in (0..pages).step_by(cell_pages as usize).zip(&cells) {
+        assert!(*sent >= cell_pages.min(pages - first), "{first}: {cells:?}");
+    }
+    let sent = ram["normal"].as_u64().unwrap() + ram["duplicate"].as_u64().unwrap();
+    assert_eq!(cells.iter().sum::<u64>(), sent);
 }
 
 /// Chromium shows every number as it stands in the file, and has nothing to complain of.

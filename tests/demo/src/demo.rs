@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use minivmm::cli::report::page;
 use serde_json::Value;
 use vmstate_lab::bench::Guest;
 use vmstate_lab::error::{Error, FileContext, Result};
@@ -19,7 +20,7 @@ use vmstate_lab::{guest, host, init, packages, qemu};
 
 use crate::linux::Programs;
 use crate::progress::Progress;
-use crate::report::DemoReport;
+use crate::report::{DemoReport, Hop};
 use crate::route::{Monitor, Route};
 use crate::{MINIVMM, linux, picture, signals, tiny};
 
@@ -30,6 +31,7 @@ const HOP_TIME: Duration = Duration::from_secs(180);
 /// What the files of the job are called that leave the emulated host.
 const REPORT: &str = "report.json";
 const PICTURE: &str = "route.svg";
+const PAGE: &str = "report.html";
 
 /// The guest that is migrated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -61,6 +63,9 @@ pub(crate) struct Options {
     /// Draw the route into this file, an SVG picture
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
+    /// Write what each migration was like to this file, an HTML page as that of `minivmm migrate --report`
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 /// Runs the demo and prints its report.
@@ -121,7 +126,7 @@ impl Options {
 
     /// Refuses files whose directory is missing, and options that do not fit the guest, before a guest is started.
     fn check(&self) -> Result<()> {
-        for file in [&self.json, &self.picture].into_iter().flatten() {
+        for file in [&self.json, &self.picture, &self.report].into_iter().flatten() {
             let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             fs::read_dir(directory).doing("write into", directory)?;
         }
@@ -153,6 +158,9 @@ fn conclude(report: &DemoReport, options: &Options) -> Result<bool> {
     if let Some(file) = &options.picture {
         write(file, picture::draw(report, &options.command(), std::env::var_os(l1::INSIDE).is_some()))?;
     }
+    if let Some(file) = &options.report {
+        write(file, page(&report.hops.iter().map(Hop::record).collect::<Vec<_>>()))?;
+    }
     Ok(report.holds())
 }
 
@@ -179,7 +187,11 @@ fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel, qemu
     let mut flag = |name: &str, value: String| argv.extend([name.to_owned(), value]);
     flag("--cpus", options.cpus().to_string());
     flag("--route", options.route.to_string());
-    let wanted = [("--json", REPORT, &options.json), ("--picture", PICTURE, &options.picture)];
+    let wanted = [
+        ("--json", REPORT, &options.json),
+        ("--picture", PICTURE, &options.picture),
+        ("--report", PAGE, &options.report),
+    ];
     for (name, inside, _) in wanted {
         flag(name, format!("{}/{inside}", init::OUT));
     }
@@ -237,8 +249,8 @@ mod tests {
 
     #[test]
     fn a_file_without_a_place_is_refused_before_anything_runs() {
-        assert!(parse("--picture route.svg --json /tmp/route.json").is_ok());
-        for flag in ["--json", "--picture"] {
+        assert!(parse("--picture route.svg --json /tmp/route.json --report report.html").is_ok());
+        for flag in ["--json", "--picture", "--report"] {
             let refusal = parse(&format!("{flag} /nowhere/file")).unwrap_err();
             assert!(refusal.starts_with("cannot write into /nowhere: "), "{refusal}");
         }

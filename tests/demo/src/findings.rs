@@ -40,6 +40,8 @@ pub(crate) struct Findings {
     pub(crate) verified: Value,
     /// `query-migrate` of the source, at the end.
     pub(crate) migration: Value,
+    /// The numbers of a page about it.
+    pub(crate) record: Value,
     /// Run state of the source, at the end.
     pub(crate) left_behind: String,
     /// What the network's peer received, or why there is no network.
@@ -69,6 +71,7 @@ impl Findings {
             gave_up: self.gave_up,
             times: self.times,
             migration: self.migration,
+            record: self.record,
             checks,
             said: json!({ "guest": self.verified, "mark": self.after.content, "peer": self.packets.ok() }),
         }
@@ -213,6 +216,7 @@ mod tests {
                 "net": { "sent": 10, "errors": [], "echoes": { "unique": 8, "duplicates": 0, "corrupt": 0 } },
             }),
             migration: json!({ "downtime": 80, "total-time": 900, "ram": {} }),
+            record: Value::Null,
             left_behind: "postmigrate".into(),
             packets: Ok(json!({ "unique": 10, "duplicates": 0, "corrupt": 0 })),
         }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use minivmm::cli::report::Record;
 use serde_json::{Value, json};
 
 use crate::demo::{completed, show_migration};
@@ -126,7 +127,7 @@ impl Journey<'_> {
             raise_limit(&mut source)?;
             attempt = self.attempt(progress, &mut source, to)?;
         }
-        let Attempt { mut destination, before, clock, begun, migration } = attempt;
+        let Attempt { mut destination, before, clock, begun, migration, record } = attempt;
         let migration = completed(migration)?;
         std::thread::sleep(QUIET);
         destination.await_status("running", Instant::now() + ANSWER)?;
@@ -136,6 +137,7 @@ impl Journey<'_> {
         let left_behind = source.status()?;
         let felt = Felt::new(&arrival.content, clocks, felt::stopped(&source, &destination));
         let names = (source.name()?, destination.name()?);
+        let record = ended(record, [&names.0, &names.1], &migration, &mut source);
         source.process().kill();
 
         work(progress, "letting it work on at the destination");
@@ -162,6 +164,7 @@ impl Journey<'_> {
             earlier,
             verified,
             migration,
+            record,
             left_behind,
             packets,
         };
@@ -176,14 +179,16 @@ impl Journey<'_> {
         let clock = Ahead::measure(source)?;
         let before = Mark::take(source)?;
         let begun = self.ready.elapsed();
+        let mut record = Record::default();
         source.start_migration(&uri)?;
         let migration = source.follow_migration(Instant::now() + MIGRATION, |info| {
             show_migration(progress, info);
+            record.look(info);
             if info["status"] == "device" {
                 std::thread::sleep(QUIET);
             }
         })?;
-        Ok(Attempt { destination, before, clock, begun, migration })
+        Ok(Attempt { destination, before, clock, begun, migration, record })
     }
 }
 
@@ -196,6 +201,13 @@ struct Attempt {
     begun: Duration,
     /// The source's last figures.
     migration: Value,
+    record: Record,
+}
+
+/// The numbers of a page about a migration that is over; a source that does not know a query tells nothing.
+pub(crate) fn ended(record: Record, [from, to]: [&str; 2], migration: &Value, source: &mut Vmm) -> Value {
+    let sentence = format!("The guest runs at the destination. It came from {from}.");
+    record.end((to, &sentence), migration.clone(), |query| source.qmp.execute(query, Value::Null).unwrap_or_default())
 }
 
 /// Why minivmm gave a migration up whose pause cannot be short enough, if it did.

@@ -34,6 +34,8 @@ pub(crate) struct Hop {
     pub(crate) times: Times,
     /// `query-migrate` of the source, at the end.
     pub(crate) migration: Value,
+    /// The numbers of a page about it, but for what the guest felt.
+    pub(crate) record: Value,
     /// The largest gap of the guest's own tick, in ms: across the migration, and before it.
     pub(crate) gaps: Option<[f64; 2]>,
     /// That gap on the host's clock.
@@ -137,6 +139,22 @@ impl Hop {
 
     pub(crate) fn downtime(&self) -> Duration {
         Duration::from_millis(self.migration["downtime"].as_u64().unwrap_or(0))
+    }
+
+    /// The numbers of a page about it.
+    pub(crate) fn record(&self) -> Value {
+        let mut record = self.record.clone();
+        if let Some([felt, usual]) = self.gaps {
+            // The guest's own clock may stand still on the way.
+            let felt = self.felt.map_or(felt, |felt| felt.total());
+            record["guest"] = json!({ "gap-ms": felt, "usual-gap-ms": usual });
+        }
+        if let Some(Felt { before, stopped, after, .. }) = self.felt {
+            for (part, time) in [("before-ms", before), ("stopped-ms", stopped), ("after-ms", after)] {
+                record["guest"][part] = time.into();
+            }
+        }
+        record
     }
 
     fn json(&self) -> Value {
@@ -323,6 +341,7 @@ pub(crate) mod tests {
             gave_up: None,
             times: Times { begun: second * 3, arrived: second * 5, verified: second * 9 },
             migration: json!({ "status": "completed", "total-time": 1900, "downtime": 80, "ram": ram }),
+            record: json!({ "to": "minivmm 0.1.0" }),
             gaps: Some([120.25, 9.0]),
             felt: Some(Felt { before: 9.5, stopped: 80.0, after: 30.75, doubt: 0.5 }),
             in_place: None,
@@ -397,6 +416,17 @@ pub(crate) mod tests {
         let table = report.table();
         assert!(table.contains(" to its tick); in place 20.2 ms to its tick\n"), "{table}");
         assert!(table.ends_with("\nfelt, to QEMU's: 0.60; beyond what it is in place 0.56\n"), "{table}");
+    }
+
+    /// 9.5 + 80.0 + 30.75, by hand; and the guest's own gap where the parts are unknown.
+    #[test]
+    fn a_page_is_told_what_the_guest_felt() {
+        let mut hop = hop(Vec::new());
+        let parts =
+            json!({ "before-ms": 9.5, "stopped-ms": 80.0, "after-ms": 30.75, "gap-ms": 120.25, "usual-gap-ms": 9.0 });
+        assert_eq!(hop.record(), json!({ "to": "minivmm 0.1.0", "guest": parts }));
+        (hop.felt, hop.gaps) = (None, Some([33.0, 9.0]));
+        assert_eq!(hop.record()["guest"], json!({ "gap-ms": 33.0, "usual-gap-ms": 9.0 }));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use minivmm::cli::report::Record;
 use serde_json::{Value, json};
 
 use crate::demo::{completed, show_migration};
@@ -108,12 +109,12 @@ impl Journey<'_> {
             source.listen(true)?;
         }
         let mut begun = self.ready.elapsed();
-        let (mut destination, mut migration) = self.attempt(progress, &mut source, to)?;
+        let (mut destination, mut migration, mut record) = self.attempt(progress, &mut source, to)?;
         let gave_up = linux::gave_up(&migration);
         if gave_up.is_some() {
             linux::raise_limit(&mut source)?;
             begun = self.ready.elapsed();
-            (destination, migration) = self.attempt(progress, &mut source, to)?;
+            (destination, migration, record) = self.attempt(progress, &mut source, to)?;
         }
         let migration = completed(migration)?;
         std::thread::sleep(QUIET);
@@ -122,6 +123,7 @@ impl Journey<'_> {
         let left_behind = source.status()?;
         let stopped = felt::stopped(&source, &destination);
         let (from, to) = (source.name()?, destination.name()?);
+        let record = linux::ended(record, [&from, &to], &migration, &mut source);
         // In order, and read to its end: its last tick is on the console then.
         source.qmp.execute("quit", Value::Null)?;
         source.wait_end(Instant::now() + PATIENCE)?;
@@ -142,18 +144,22 @@ impl Journey<'_> {
         let times = Times { begun, arrived, verified: self.ready.elapsed() };
         let said = json!({ "ticks": counted[1] });
         let gaps = felt.map(|felt| [felt.total(), felt::largest_gap(watched)]);
-        Ok((destination, Hop { from, to, gave_up, times, migration, gaps, felt, in_place: None, checks, said }))
+        Ok((destination, Hop { from, to, gave_up, times, migration, record, gaps, felt, in_place: None, checks, said }))
     }
 
     /// Starts a destination and migrates to it, whatever becomes of it.
-    fn attempt(&mut self, progress: &mut Progress, source: &mut Vmm, to: Monitor) -> Result<(Vmm, Value)> {
+    fn attempt(&mut self, progress: &mut Progress, source: &mut Vmm, to: Monitor) -> Result<(Vmm, Value, Record)> {
         progress.show("starting the destination", "");
         let uri = format!("unix:{}", self.scratch.join(format!("migration{}", self.started)).display());
         let mut destination = self.start(to, Some(uri.clone()))?;
         destination.await_status("inmigrate", Instant::now() + PATIENCE)?;
+        let mut record = Record::default();
         source.start_migration(&uri)?;
-        let migration = source.follow_migration(Instant::now() + PATIENCE, |info| show_migration(progress, info))?;
-        Ok((destination, migration))
+        let migration = source.follow_migration(Instant::now() + PATIENCE, |info| {
+            show_migration(progress, info);
+            record.look(info);
+        })?;
+        Ok((destination, migration, record))
     }
 }
 

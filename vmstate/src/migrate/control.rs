@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::parameters::Parameters;
 use super::phase::Phase;
-use super::report::{Downtime, Round, Slowdown};
+use super::report::{Downtime, Round, SavedSection, Slowdown};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ram::XbzrleCount;
+use crate::ram::{HeatMap, XbzrleCount};
 
 /// A shared handle on one migration of either side. Clones are the same handle. Made anew for each migration.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ struct ControlState {
     parameters: Mutex<Parameters>,
     progress: Mutex<Progress>,
     finished_rounds: Mutex<Vec<Round>>,
+    heat: Mutex<HeatMap>,
+    saved: Mutex<Vec<SavedSection>>,
     of_phases: OnceLock<Watcher<Phase>>,
     of_rounds: OnceLock<Watcher<u32>>,
 }
@@ -89,6 +91,8 @@ impl Default for Control {
             parameters: Mutex::default(),
             progress: Mutex::default(),
             finished_rounds: Mutex::default(),
+            heat: Mutex::default(),
+            saved: Mutex::default(),
             of_phases: OnceLock::new(),
             of_rounds: OnceLock::new(),
         }))
@@ -149,6 +153,24 @@ impl Control {
     /// Each round that is over, in order, of a source. Waits for nothing but the copy of another such call.
     pub fn rounds(&self) -> Vec<Round> {
         self.0.finished_rounds.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Which parts of guest memory a source has sent how often, as of the last round's end, or the migration's.
+    pub fn heat(&self) -> HeatMap {
+        self.0.heat.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The sections that a source saved in the pause, in their order, once the migration is over.
+    pub fn saved(&self) -> Vec<SavedSection> {
+        self.0.saved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn memory_sent(&self, heat: HeatMap) {
+        *self.0.heat.lock().unwrap_or_else(PoisonError::into_inner) = heat;
+    }
+
+    pub(super) fn sections_saved(&self, saved: Vec<SavedSection>) {
+        *self.0.saved.lock().unwrap_or_else(PoisonError::into_inner) = saved;
     }
 
     /// A round is over.

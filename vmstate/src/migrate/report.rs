@@ -42,6 +42,20 @@ pub struct Round {
     pub dirtied: u64,
 }
 
+/// A section that was saved in the pause.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SavedSection {
+    /// Its name on the wire.
+    pub idstr: String,
+    /// Which of those with that name.
+    pub instance: u32,
+    /// Bytes of its body.
+    pub bytes: u64,
+    /// How long saving it took.
+    pub duration: Duration,
+}
+
 /// How long the guest's vCPUs stood still while the guest was to run, on average over all vCPUs. The pause at the end is not
 /// among it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

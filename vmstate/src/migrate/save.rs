@@ -1,7 +1,11 @@
 //! The parts of a stream that a migration and a file have in common, on the way out.
 
+use std::time::Duration;
+
 use super::all::{AllSections, Owner};
+use super::report::SavedSection;
 use super::{Peer, release};
+use crate::channel::Clock;
 use crate::codec::{Outbox, Outcomes, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::section::{IterativeSection, Sections};
@@ -14,8 +18,15 @@ const FIRST_ID: u32 = 1;
 /// Page size in the self-description (QEMU's `TARGET_PAGE_SIZE` on x86).
 const PAGE_SIZE: u64 = 4096;
 
-/// A section that was saved whole: its place among all, and the decisions that were made on the way.
-pub(super) type Saved = (usize, Outcomes);
+/// A section that was saved whole.
+pub(super) struct Saved {
+    /// Its place among all.
+    place: usize,
+    /// The decisions that were made on the way.
+    outcomes: Outcomes,
+    bytes: u64,
+    duration: Duration,
+}
 
 /// When a section that goes whole is sent (`vmsd->early_setup`, migration/savevm.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +40,7 @@ pub(super) enum Turn {
 /// The sections of one machine on their way out. Those in parts are cleaned up when it is dropped.
 pub(super) struct Saver<'a, 's> {
     all: AllSections<'a, 's>,
+    clock: &'a dyn Clock,
     /// Sections in parts that are set up, in the order they are sent.
     begun: Vec<Begun>,
 }
@@ -44,8 +56,12 @@ struct Begun {
 
 impl<'a, 's> Saver<'a, 's> {
     /// `own` is the section in parts that the engine brings along; it goes first.
-    pub(super) fn new(registered: &'a mut Sections<'s>, own: Box<dyn IterativeSection + 'a>) -> Self {
-        Self { all: AllSections { registered, own }, begun: Vec::new() }
+    pub(super) fn new(
+        registered: &'a mut Sections<'s>,
+        own: Box<dyn IterativeSection + 'a>,
+        clock: &'a dyn Clock,
+    ) -> Self {
+        Self { all: AllSections { registered, own }, clock, begun: Vec::new() }
     }
 
     /// The release for which the sections are saved is known.
@@ -96,7 +112,7 @@ impl<'a, 's> Saver<'a, 's> {
     }
 
     fn pending_of(&mut self, counts: impl Fn(Owner) -> bool) -> u64 {
-        let Self { all, begun } = self;
+        let Self { all, begun, .. } = self;
         let counted = begun.iter().map(|section| section.owner).filter(|owner| counts(*owner));
         let pending = counted.map(|owner| all.parts(owner).map_or(0, |section| section.pending()));
         pending.fold(0, u64::saturating_add)
@@ -169,6 +185,7 @@ impl<'a, 's> Saver<'a, 's> {
             }
             let (name, instance) = (section.idstr(), section.instance());
             let _section = tracing::debug_span!("section", section = name, instance).entered();
+            let begun = self.clock.now();
             let mut body = Writer::recording();
             match section.save(&mut body) {
                 Ok(()) => {}
@@ -180,12 +197,14 @@ impl<'a, 's> Saver<'a, 's> {
             }
             let (body, outcomes) = body.into_parts();
             let (idstr, version, _) = section.sent_as()?;
-            tracing::debug!(version, bytes = body.len(), "saved");
+            let bytes = body.len() as u64;
+            tracing::debug!(version, bytes, "saved");
             let (idstr, instance) = (idstr.into(), section.instance());
-            saved.push((place, outcomes));
             Element::Full(SectionHeader { id, idstr, instance, version }).write(out);
             out.extend_from_slice(&body);
             put_footer(out, id);
+            let duration = self.clock.now().saturating_sub(begun);
+            saved.push(Saved { place, outcomes, bytes, duration });
         }
         release::refused(&problems).map(|()| saved)
     }
@@ -197,7 +216,7 @@ impl<'a, 's> Saver<'a, 's> {
     pub(super) fn describe(&mut self, machine: &str, saved: &[Saved]) -> Result<SelfDescription> {
         let mut described = SelfDescription::new(machine, PAGE_SIZE);
         let sections = self.all.registered.in_order();
-        for (place, outcomes) in saved {
+        for Saved { place, outcomes, .. } in saved {
             let Some(section) = sections.get(*place) else { continue };
             let (idstr, _, description) = section.sent_as()?;
             let pushed = described.push(idstr, section.instance(), description, outcomes);
@@ -206,9 +225,20 @@ impl<'a, 's> Saver<'a, 's> {
         Ok(described)
     }
 
+    /// What was `saved` in the pause, for reports.
+    pub(super) fn saved_in_pause(&mut self, saved: &[Saved]) -> Vec<SavedSection> {
+        let sections = self.all.registered.in_order();
+        let named = saved.iter().filter_map(|Saved { place, bytes, duration, .. }| {
+            let section = sections.get(*place).filter(|section| !section.is_early())?;
+            let (idstr, instance) = (section.sent_as().ok()?.0.to_owned(), section.instance());
+            Some(SavedSection { idstr, instance, bytes: *bytes, duration: *duration })
+        });
+        named.collect()
+    }
+
     /// Does something with each section in parts that is set up.
     fn each(&mut self, mut does: impl FnMut(&mut dyn IterativeSection, &mut Begun) -> Result<()>) -> Result<()> {
-        let Self { all, begun } = self;
+        let Self { all, begun, .. } = self;
         let failed = begun.iter_mut().find_map(|begun| {
             let done = all.parts(begun.owner).and_then(|section| does(section, begun));
             Some((begun.owner, done.err()?))
@@ -221,7 +251,7 @@ impl<'a, 's> Saver<'a, 's> {
 
 impl Drop for Saver<'_, '_> {
     fn drop(&mut self) {
-        let Self { all, begun } = self;
+        let Self { all, begun, .. } = self;
         for begun in begun {
             if let Ok(section) = all.parts(begun.owner) {
                 section.cleanup();

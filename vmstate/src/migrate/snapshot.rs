@@ -64,7 +64,7 @@ pub fn save_with(
     let mut out = Outbox::new();
     put_header(out.bytes_mut());
     put_configuration(out.bytes_mut(), machine_type);
-    let mut saver = Saver::new(sections, Box::new(section));
+    let mut saver = Saver::new(sections, Box::new(section), &Still);
     let mut saved = saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Early))?;
     saver.start(&mut out, Peer::Vmstate)?;
     saver.sync()?;

@@ -5,6 +5,7 @@ mod cost;
 mod gathered;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
+mod heat;
 pub(crate) mod multifd;
 pub(crate) mod page_set;
 pub(crate) mod receiver;
@@ -25,6 +26,7 @@ use zero::is_zero;
 pub use gathered::{copied_in, copied_out};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{DeviceWrites, MemoryRam};
+pub use heat::HeatMap;
 pub(crate) use receiver::RamRecord;
 pub(crate) use record::{NORMAL_RECORD, RAM_IDSTR, ZERO_RECORD};
 pub(crate) use section::{PageFigures, RamSection, Wishes};

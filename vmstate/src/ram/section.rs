@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::cost::{PageCost, SAMPLE};
+use super::heat::HeatMap;
 use super::multifd::{Beside, Receivers};
 use super::receiver::{RamReceiver, RamRecord};
 use super::record::{RAM_IDSTR, RAM_VERSION, put_end_of_section};
@@ -96,6 +97,7 @@ impl<'a> RamSection<'a> {
         if let Some(sender) = &self.sender {
             self.figures.tell(sender.sent_in_stream(), sender.pending_pages());
             *lock(&self.figures.xbzrle) = sender.xbzrle();
+            lock(&self.figures.heat).clone_from(sender.heat());
         }
     }
 }
@@ -203,6 +205,7 @@ pub(crate) struct PageFigures {
     dirtied: AtomicU64,
     beside: Beside,
     xbzrle: Mutex<Option<XbzrleCount>>,
+    heat: Mutex<HeatMap>,
     flushes: AtomicBool,
     wishes: Mutex<Wishes>,
 }
@@ -237,6 +240,11 @@ impl PageFigures {
     /// What XBZRLE has done, if it is in use.
     pub(crate) fn xbzrle(&self) -> Option<XbzrleCount> {
         *lock(&self.xbzrle)
+    }
+
+    /// Pages taken to be sent, by where they are.
+    pub(crate) fn heat(&self) -> HeatMap {
+        lock(&self.heat).clone()
     }
 
     /// Changes what the source wants.

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::heat::HeatMap;
 use super::multifd::Senders;
 use super::multifd::batch::put_pages;
 use super::page_set::PageSet;
@@ -72,6 +73,7 @@ pub struct RamSender<'a> {
     untouched: [u64; WINDOW],
     all_seen: bool,
     sent: PageCount,
+    heat: HeatMap,
     /// Who sends the pages, if it is not the main channel.
     senders: Option<Senders>,
     /// They were given pages since the last flush.
@@ -110,6 +112,7 @@ impl<'a> RamSender<'a> {
             untouched: [0; WINDOW],
             all_seen: false,
             sent,
+            heat: HeatMap::new(ram.blocks()),
             senders: None,
             is_flush_due: false,
             copies_may_cross: false,
@@ -236,6 +239,11 @@ impl<'a> RamSender<'a> {
         self.senders.as_ref().map_or(self.sent, |senders| self.sent.and(senders.sent()))
     }
 
+    /// Pages taken to be sent since the start, by where they are.
+    pub fn heat(&self) -> &HeatMap {
+        &self.heat
+    }
+
     /// Appends records until `out` has about `wanted` bytes or the round is over; true if it is over. At least one page
     /// goes, however few bytes are wanted. Records of one call belong into one section: its first names its block. Page channels
     /// are given so many bytes of pages instead, if there are any.
@@ -312,6 +320,7 @@ impl<'a> RamSender<'a> {
 
     /// Pages that go now are not pending any more. The log is told before anybody reads them.
     fn take(&mut self, run: &Range<u64>) -> Result<()> {
+        let number = self.number(run.start);
         let Some(pending) = self.pending.get_mut(self.block) else { return Ok(()) };
         if run.end > self.cleared {
             let window = run.start / CLEAR * CLEAR;
@@ -327,6 +336,7 @@ impl<'a> RamSender<'a> {
             }
         }
         pending.remove(run.clone());
+        self.heat.add(number, run.end - run.start);
         self.page = run.end;
         self.pending_pages -= run.end - run.start;
         Ok(())

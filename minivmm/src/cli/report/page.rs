@@ -1,217 +1,239 @@
 //! The page of a report: one HTML file that loads nothing and runs no script. Each number in it stands in a `data` element with its exact
-//! value and its place in the JSON at the end.
-
-use std::time::Duration;
+//! value and its place in the JSON behind it.
 
 use serde_json::Value;
 
-use crate::cli::drawing::{Axis, Canvas, LEFT, MARGIN, STYLE, WIDTH, escape};
-use crate::cli::plan::report::{size, time};
+use super::heat;
+use super::pictures::{self, Part};
+use super::shown::{Shown, bytes, elapsed, milliseconds, nanoseconds, number, plain};
+use crate::cli::drawing::{STYLE, escape};
 
 /// Of the page around the pictures.
 const PAGE_STYLE: &str = "\
 :root { color-scheme: light dark; }
 body { font: 15px/1.45 system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; max-width: 960px; margin: 24px auto; padding: 0 16px;
   color: #1f2328; background: #ffffff; }
-h1 { font-size: 22px; margin: 0; } h2 { font-size: 16px; margin: 24px 0 4px; } p { margin: 4px 0 12px; }
-svg { width: 100%; height: auto; display: block; } .cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 16px 0; }
-.card { border: 1px solid #d0d7de; border-radius: 6px; padding: 8px 14px; } .card b { display: block; font-size: 20px; }
-.soft { color: #656d76; } table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: 3px 10px; border-bottom: 1px solid #d0d7de; } th:first-child, td:first-child { text-align: left; }
+h1 { font-size: 22px; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 16px; margin: 28px 0 4px; } p { margin: 4px 0 12px; }
+section + section { margin-top: 48px; } .wide { overflow-x: auto; } svg { width: 100%; min-width: 640px; height: auto; display: block; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin: 16px 0; }
+.card { border: 1px solid #d0d7de; border-radius: 6px; padding: 8px 14px; } .card b { display: block; font-size: 22px; }
+.card small { display: block; } .soft, .card small { color: #656d76; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 3px 10px; border-bottom: 1px solid #d0d7de; white-space: nowrap; }
+th:first-child, td:first-child, .text { text-align: left; }
+i { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 8px; }
 rect.sent { fill: #0f62c9; stroke: none; } rect.left { fill: #c2570c; stroke: none; }
-.p0 { fill: #0f62c9; } .p1 { fill: #c2570c; } .p2 { fill: #1a7f37; } .p3 { fill: #8250df; } .p4 { fill: #bf8700; } .p5 { fill: #6e7781; }
+.p0 { fill: #0f62c9; background: #0f62c9; } .p1 { fill: #c2570c; background: #c2570c; } .p2 { fill: #1a7f37; background: #1a7f37; }
+.p3 { fill: #8250df; background: #8250df; } .p4 { fill: #bf8700; background: #bf8700; } .p5 { fill: #6e7781; background: #6e7781; }
+.h0 { fill: #eaeef2; } .h1 { fill: #fbe3a6; } .h2 { fill: #f7b955; } .h3 { fill: #e8762c; } .h4 { fill: #c4321c; } .h5 { fill: #75101e; }
 @media (prefers-color-scheme: dark) {
-  body { color: #e6edf3; background: #0d1117; } .soft { color: #8d96a0; } .card, th, td { border-color: #30363d; }
+  body { color: #e6edf3; background: #0d1117; } .soft, .card small { color: #8d96a0; } .card, th, td { border-color: #30363d; }
   rect.sent { fill: #58a6ff; } rect.left { fill: #f0883e; }
-  .p0 { fill: #58a6ff; } .p1 { fill: #f0883e; } .p2 { fill: #3fb950; } .p3 { fill: #a371f7; } .p4 { fill: #d29922; } .p5 { fill: #8d96a0; }
+  .p0 { fill: #58a6ff; background: #58a6ff; } .p1 { fill: #f0883e; background: #f0883e; } .p2 { fill: #3fb950; background: #3fb950; }
+  .p3 { fill: #a371f7; background: #a371f7; } .p4 { fill: #d29922; background: #d29922; } .p5 { fill: #8d96a0; background: #8d96a0; }
+  .h0 { fill: #1c2128; } .h1 { fill: #45320f; } .h2 { fill: #84510f; } .h3 { fill: #c9661a; } .h4 { fill: #f2795f; } .h5 { fill: #ffd0c2; }
 }";
 
-/// Height of a diagram, and its upper edge within its picture.
-const HIGH: f64 = 190.0;
-const TOP: f64 = 36.0;
-
 /// Rounds that the table lists; more are in the JSON.
-const LISTED: usize = 100;
+const ROUNDS: usize = 100;
+/// Devices that the table lists: those that took longest.
+const DEVICES: usize = 8;
 
-/// The whole page.
-pub(super) fn page(data: &Value) -> String {
-    let text = |at: &str| escape(data.pointer(at).and_then(Value::as_str).unwrap_or_default());
+/// The parts of the downtime by their name in the JSON, as a page calls and explains them.
+const PARTS: [(&str, &str, &str); 6] = [
+    ("pause", "stop", "vCPUs and devices come to rest, and their state is read"),
+    ("sync", "dirty log", "the dirty log is read for the last time"),
+    ("pages", "last pages", "the pages that are still dirty are handed to the wire"),
+    ("devices", "devices", "devices are saved and handed to the wire"),
+    ("confirm", "load", "the wire is emptied, and the destination loads and checks everything"),
+    ("commit", "resume", "the destination takes over and says so"),
+];
+
+/// The parts of the guest's gap, which the demo knows.
+const FELT: [(&str, &str, &str); 3] = [
+    ("before-ms", "before", "from the guest's last tick until it stood"),
+    ("stopped-ms", "stopped", "until the destination let it go on"),
+    ("after-ms", "after", "until its first tick"),
+];
+
+/// The whole page, of some migrations.
+pub(super) fn page(records: &[Value]) -> String {
     let mut page = String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
     // Nothing is loaded, whatever a name in the data contains.
     page += "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n";
     page += "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<link rel=\"icon\" href=\"data:,\">\n";
-    page += &format!(
-        "<title>A migration to {}</title>\n<style>\n{STYLE}\n{PAGE_STYLE}\n</style>\n</head>\n<body>\n",
-        text("/to")
-    );
-    page += &format!("<h1>A migration to {}</h1>\n<p class=\"soft\">{}</p>\n", text("/to"), text("/end"));
+    let title = records.first().map(|record| text(record, "/to")).unwrap_or_default();
+    page +=
+        &format!("<title>A migration to {title}</title>\n<style>\n{STYLE}\n{PAGE_STYLE}\n</style>\n</head>\n<body>\n");
+    for (index, record) in records.iter().enumerate() {
+        page += &format!("<section>\n{}", migration(record));
+        // `<` would end the element within a string; JSON has no other place for it.
+        let json = record.to_string().replace('<', "\\u003c");
+        let id = if index == 0 { "data".into() } else { format!("data-{}", index + 1) };
+        page += &format!("<script type=\"application/json\" id=\"{id}\">{json}</script>\n</section>\n");
+    }
+    page + "</body>\n</html>\n"
+}
+
+fn text(data: &Value, at: &str) -> String {
+    escape(data.pointer(at).and_then(Value::as_str).unwrap_or_default())
+}
+
+/// A heading, a sentence about what follows, and that.
+fn chapter(title: &str, sentence: &str, content: &str) -> String {
+    format!("<h2>{title}</h2>\n<p class=\"soft\">{sentence}</p>\n<div class=\"wide\">\n{content}</div>\n")
+}
+
+/// What one migration was like.
+fn migration(data: &Value) -> String {
+    let mut page =
+        format!("<h1>A migration to {}</h1>\n<p class=\"soft\">{}</p>\n", text(data, "/to"), text(data, "/end"));
     page += &cards(data);
-    let rounds = data["rounds"].as_array().map_or(&[][..], Vec::as_slice);
-    let samples = data["samples"].as_array().map_or(&[][..], Vec::as_slice);
+    let list = |name: &str| data[name].as_array().map_or(&[][..], Vec::as_slice);
+    let (rounds, samples) = (list("rounds"), list("samples"));
+    if let Some(parts) = parts(data, "/figures/downtime-parts", &PARTS, 1.0) {
+        let allowed = data.pointer("/figures/expected-downtime").and_then(Value::as_f64);
+        let mark = allowed.map(|ms| ("predicted", ms * 1e3));
+        let picture = pictures::parts("Parts of the downtime", &parts, mark);
+        let sentence = "From the order to stop the guest until the destination ran it.";
+        page += &chapter("Where the downtime went", sentence, &(picture + &table_of_parts(data, &parts)));
+        page += &devices(data);
+    }
+    if let Some(parts) = parts(data, "/guest", &FELT, 1e3) {
+        let usual = data.pointer("/guest/usual-gap-ms").and_then(Value::as_f64);
+        let picture = pictures::parts("Parts of the gap", &parts, usual.map(|ms| ("without migration", ms * 1e3)));
+        let sentence = "The largest gap of a tick that the guest takes each millisecond, or more often.";
+        page += &chapter("What the guest felt", sentence, &(picture + &table_of_parts(data, &parts)));
+    }
     if !rounds.is_empty() {
-        page += "<h2>Round by round</h2>\n<p class=\"soft\">A migration converges while each round leaves less dirty than it sent.</p>\n";
-        page += &by_round(rounds);
-        page += &table_of_rounds(data, rounds);
+        let sentence = "A migration converges while each round leaves less dirty than it sent.";
+        page += &chapter("Round by round", sentence, &(pictures::by_round(rounds) + &table_of_rounds(data, rounds)));
     }
     if samples.len() > 1 {
-        page += "<h2>Over time</h2>\n";
-        page += &over_time(samples);
+        let sentence =
+            "What went through the wire a second, beside what the guest dirtied, and by how much it was throttled.";
+        page += &chapter("Over time", sentence, &pictures::over_time(samples));
     }
-    if let Some(parts) = data.pointer("/figures/downtime-parts").and_then(Value::as_object) {
-        page += "<h2>Where the downtime went</h2>\n";
-        let parts: Vec<_> = parts.iter().map(|(name, value)| (name.as_str(), value.as_u64().unwrap_or(0))).collect();
-        page += &downtime(data, &parts);
-        page += &table_of_parts(data, &parts);
+    if let Some(picture) = heat::picture(&data["heat"], data.pointer("/figures/ram/total").and_then(Value::as_u64)) {
+        let square = number(data, "/heat/cell-bytes", bytes).unwrap_or_default();
+        let sentence = format!(
+            "How often the pages of each part of guest memory were sent: once, and again when they were dirtied. A square is {square}."
+        );
+        page += &chapter("Dirtied memory", &sentence, &picture);
     }
-    // `<` would end the element within a string; JSON has no other place for it.
-    let json = data.to_string().replace('<', "\\u003c");
-    page += &format!("<script type=\"application/json\" id=\"data\">{json}</script>\n</body>\n</html>\n");
     page
 }
 
-/// A number of the JSON, exactly and as a person reads it.
-fn number(data: &Value, at: &str, shown: impl Fn(f64) -> String) -> Option<String> {
-    let value = data.pointer(at)?.as_number()?;
-    Some(format!("<data value=\"{value}\" title=\"{at}\">{}</data>", escape(shown(value.as_f64()?))))
+/// A figure that is read first, and what it is to be compared with.
+struct Card {
+    name: &'static str,
+    at: (&'static str, Shown),
+    beside: [Option<(&'static str, &'static str, Shown)>; 2],
 }
 
-fn bytes(value: f64) -> String {
-    size(value as u64)
-}
-
-fn milliseconds(value: f64) -> String {
-    time(Duration::from_secs_f64(value / 1e3))
-}
-
-fn microseconds(value: f64) -> String {
-    time(Duration::from_secs_f64(value / 1e6))
-}
-
-fn plain(value: f64) -> String {
-    value.to_string()
-}
-
-/// How a person reads a number.
-type Shown = fn(f64) -> String;
+const CARDS: [Card; 5] = [
+    Card {
+        name: "downtime",
+        at: ("/figures/downtime", milliseconds),
+        beside: [
+            Some(("predicted", "/figures/expected-downtime", milliseconds)),
+            Some(("allowed", "/parameters/downtime-limit", milliseconds)),
+        ],
+    },
+    Card {
+        name: "as the guest felt it",
+        at: ("/guest/gap-ms", milliseconds),
+        beside: [Some(("usually", "/guest/usual-gap-ms", milliseconds)), None],
+    },
+    Card {
+        name: "total time",
+        at: ("/figures/total-time", milliseconds),
+        beside: [Some(("rounds:", "/figures/ram/dirty-sync-count", plain)), None],
+    },
+    Card {
+        name: "sent",
+        at: ("/figures/ram/transferred", bytes),
+        beside: [Some(("guest memory", "/figures/ram/total", bytes)), None],
+    },
+    Card {
+        name: "guest slowed by",
+        at: ("/figures/guest-slowdown/percent", |percent| format!("{percent:.1} %")),
+        beside: [
+            Some(("highest throttle", "/figures/guest-slowdown/highest-throttle", |percent| format!("{percent} %"))),
+            None,
+        ],
+    },
+];
 
 fn cards(data: &Value) -> String {
-    let cards: [(&str, &str, Shown); 8] = [
-        ("total time", "/figures/total-time", milliseconds),
-        ("downtime, measured", "/figures/downtime", milliseconds),
-        ("downtime, predicted", "/figures/expected-downtime", milliseconds),
-        ("downtime, allowed", "/parameters/downtime-limit", milliseconds),
-        ("sent", "/figures/ram/transferred", bytes),
-        ("guest memory", "/figures/ram/total", bytes),
-        ("rounds", "/figures/ram/dirty-sync-count", plain),
-        ("guest slowed by", "/figures/guest-slowdown/percent", |percent| format!("{percent:.1} %")),
-    ];
-    let cards = cards.iter().filter_map(|(name, at, shown)| {
-        Some(format!(
-            "<div class=\"card\"><span class=\"soft\">{name}</span><b>{}</b></div>\n",
-            number(data, at, shown)?
-        ))
+    let cards = CARDS.iter().filter_map(|Card { name, at: (at, shown), beside }| {
+        let beside = beside.iter().flatten();
+        let beside =
+            beside.filter_map(|(name, at, shown)| Some(format!("<small>{name} {}</small>", number(data, at, *shown)?)));
+        let figure = number(data, at, *shown)?;
+        let beside: String = beside.collect();
+        Some(format!("<div class=\"card\"><span class=\"soft\">{name}</span><b>{figure}</b>{beside}</div>\n"))
     });
     format!("<div class=\"cards\">\n{}</div>\n", cards.collect::<String>())
 }
 
-/// What was sent in each round, beside what the guest dirtied meanwhile.
-fn by_round(rounds: &[Value]) -> String {
-    let of = |round: &Value, member: &str| round[member].as_f64().unwrap_or(0.0);
-    let mut canvas = Canvas::new("Bytes sent and dirtied in each round", TOP + HIGH + 32.0, "");
-    let all = rounds.iter().flat_map(|round| [of(round, "bytes"), of(round, "dirtied-bytes")]);
-    let axis = Axis::steps(1024.0, all, (TOP, HIGH));
-    canvas.legend(TOP, &[("blue", "sent"), ("orange", "dirtied meanwhile")]);
-    canvas.axis(&axis, bytes);
-    let step = (WIDTH - MARGIN - LEFT) / rounds.len() as f64;
-    let wide = (step * 0.4).min(60.0);
-    for (index, round) in rounds.iter().enumerate() {
-        let middle = LEFT + step * (index as f64 + 0.5);
-        for (class, member, x) in [("sent", "bytes", middle - wide), ("left", "dirtied-bytes", middle)] {
-            let (value, y) = (of(round, member), axis.y(of(round, member)));
-            let name = if class == "sent" { "sent" } else { "dirtied" };
-            let tells = format!("round {}: {} {name}", index + 1, bytes(value));
-            canvas.bar(class, [x, y], [wide, axis.bottom() - y], &tells);
-        }
-        if index.is_multiple_of(rounds.len().div_ceil(20)) {
-            canvas.text("small faint middle", middle, TOP + HIGH + 18.0, &(index + 1).to_string());
-        }
-    }
-    canvas.text("small faint end", LEFT - 12.0, TOP + HIGH + 18.0, "round");
-    canvas.finish()
+/// The parts that stand `at` in the JSON, if they do; `scale` makes microseconds of their numbers.
+fn parts(data: &Value, at: &str, known: &[(&str, &'static str, &'static str)], scale: f64) -> Option<Vec<Part>> {
+    let parts = known.iter().map(|(key, name, meaning)| {
+        let at = format!("{at}/{key}");
+        let time = data.pointer(&at)?.as_f64()? * scale;
+        Some(Part { name, meaning, at, time: time.max(0.0), shown: if scale > 1.0 { milliseconds } else { elapsed } })
+    });
+    parts.collect()
 }
 
-/// What went through the wire a second, beside what the guest dirtied, and the throttle.
-fn over_time(samples: &[Value]) -> String {
-    let of = |sample: &Value, member: &str| sample[member].as_f64().unwrap_or(0.0);
-    let sent = |sample: &Value| of(sample, "mbps") * 1e6 / 8.0;
-    let dirtied = |sample: &Value| of(sample, "dirty-pages-rate") * of(sample, "page-size");
-    let (first, last) =
-        (samples.first().map_or(0.0, |s| of(s, "at-ms")), samples.last().map_or(1.0, |s| of(s, "at-ms")));
-    let x = |sample: &Value| LEFT + (WIDTH - MARGIN - LEFT) * (of(sample, "at-ms") - first) / (last - first).max(1.0);
-    let mut canvas = Canvas::new("Bandwidth, dirty rate and throttle over time", TOP + HIGH + 32.0, "");
-    let axis = Axis::steps(1024.0, samples.iter().flat_map(|sample| [sent(sample), dirtied(sample)]), (TOP, HIGH));
-    canvas.legend(TOP, &[("blue", "bandwidth"), ("orange", "dirty rate"), ("violet", "throttle, 0 to 100 %")]);
-    for pair in samples.windows(2) {
-        let [from, to] = pair else { continue };
-        let high = HIGH * of(from, "cpu-throttle-percentage") / 100.0;
-        if high > 0.0 {
-            let tells = format!("throttled by {} %", of(from, "cpu-throttle-percentage"));
-            canvas.bar("throttle", [x(from), TOP + HIGH - high], [x(to) - x(from), high], &tells);
-        }
-    }
-    canvas.axis(&axis, |value| format!("{}/s", bytes(value)));
-    canvas.line("sent", samples.iter().map(|sample| (x(sample), axis.y(sent(sample)))));
-    canvas.line("left", samples.iter().map(|sample| (x(sample), axis.y(dirtied(sample)))));
-    canvas.text("small faint", LEFT, TOP + HIGH + 18.0, &milliseconds(first));
-    canvas.text("small faint end", WIDTH - MARGIN, TOP + HIGH + 18.0, &milliseconds(last));
-    canvas.finish()
+fn table_of_parts(data: &Value, parts: &[Part]) -> String {
+    let rows = parts.iter().enumerate().map(|(index, Part { name, meaning, at, shown, .. })| {
+        let took = number(data, at, *shown).unwrap_or_default();
+        format!("<tr><td><i class=\"p{index}\"></i>{name}</td><td class=\"text\">{meaning}</td><td>{took}</td></tr>\n")
+    });
+    format!("<table>\n{}</table>\n", rows.collect::<String>())
 }
 
-/// The parts of the pause, in µs, one behind the other; beside it what was predicted and what is allowed.
-fn downtime(data: &Value, parts: &[(&str, u64)]) -> String {
-    let millisecond = |at: &str| data.pointer(at).and_then(Value::as_f64).map(|ms| ms * 1e3);
-    let predicted = millisecond("/figures/expected-downtime");
-    let total: f64 = parts.iter().map(|(_, part)| *part as f64).sum();
-    let scale = (WIDTH - 2.0 * MARGIN) / total.max(predicted.unwrap_or(0.0)).max(1.0);
-    let mut canvas = Canvas::new("Parts of the downtime", 132.0, "");
-    let mut x = MARGIN;
-    for (index, (name, part)) in parts.iter().enumerate() {
-        let wide = *part as f64 * scale;
-        let share = if total > 0.0 { 100.0 * *part as f64 / total } else { 0.0 };
-        canvas.bar(
-            &format!("p{}", index % 6),
-            [x, 16.0],
-            [wide, 40.0],
-            &format!("{name}: {}, {share:.1} %", microseconds(*part as f64)),
-        );
-        x += wide;
+/// The devices that took longest to be saved.
+fn devices(data: &Value) -> String {
+    let sections = data["sections"].as_array().map_or(&[][..], Vec::as_slice);
+    if sections.is_empty() {
+        return String::new();
     }
-    if let Some(predicted) = predicted {
-        let at = MARGIN + predicted * scale;
-        canvas.put(&format!(r#"<path class="limit" d="M{at:.1} 8V64"/>"#));
-        let class = if at > WIDTH / 2.0 { "small red end" } else { "small red" };
-        canvas.text(class, at, 80.0, &format!("predicted: {}", microseconds(predicted)));
+    let mut longest: Vec<_> = (0..sections.len()).collect();
+    longest.sort_by_key(|&index| std::cmp::Reverse(sections[index]["duration-ns"].as_u64()));
+    let mut table = String::from("<table>\n<tr><th>device</th><th>bytes</th><th>saved in</th></tr>\n");
+    for &index in longest.iter().take(DEVICES) {
+        let (name, instance) = (text(data, &format!("/sections/{index}/section")), &sections[index]["instance"]);
+        let cell = |member: &str, shown: Shown| number(data, &format!("/sections/{index}/{member}"), shown);
+        let (bytes, took) =
+            (cell("bytes", plain).unwrap_or_default(), cell("duration-ns", nanoseconds).unwrap_or_default());
+        let instance = if instance == 0 { String::new() } else { format!(", instance {instance}") };
+        table += &format!("<tr><td>{name}{instance}</td><td>{bytes}</td><td>{took}</td></tr>\n");
     }
-    let step = (WIDTH - 2.0 * MARGIN) / parts.len().max(1) as f64;
-    for (index, (name, _)) in parts.iter().enumerate() {
-        let at = MARGIN + step * index as f64;
-        canvas.bar(&format!("p{}", index % 6), [at, 100.0], [12.0, 12.0], name);
-        canvas.text("small", at + 18.0, 110.0, name);
+    table += "</table>\n";
+    if let Some(more) = sections.len().checked_sub(DEVICES).filter(|more| *more > 0) {
+        table += &format!("<p class=\"soft\">and {more} more, which took less</p>\n");
     }
-    canvas.finish()
+    chapter(
+        "Device by device",
+        "How long each section took to be saved; the state of vCPUs and chips was read in the stop.",
+        &table,
+    )
 }
 
 fn table_of_rounds(data: &Value, rounds: &[Value]) -> String {
     let mut table = String::from(
         "<table>\n<tr><th>round</th><th>took</th><th>sent</th><th>whole pages</th><th>zero pages</th><th>dirtied</th></tr>\n",
     );
-    for index in 0..rounds.len().min(LISTED) {
+    for index in 0..rounds.len().min(ROUNDS) {
         let cell =
             |member: &str, shown: Shown| number(data, &format!("/rounds/{index}/{member}"), shown).unwrap_or_default();
         table += &format!(
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
             index + 1,
-            cell("duration-us", microseconds),
+            cell("duration-us", elapsed),
             cell("bytes", bytes),
             cell("normal", plain),
             cell("zero", plain),
@@ -219,17 +241,8 @@ fn table_of_rounds(data: &Value, rounds: &[Value]) -> String {
         );
     }
     table += "</table>\n";
-    if rounds.len() > LISTED {
-        table += &format!("<p class=\"soft\">and {} more</p>\n", rounds.len() - LISTED);
+    if rounds.len() > ROUNDS {
+        table += &format!("<p class=\"soft\">and {} more</p>\n", rounds.len() - ROUNDS);
     }
     table
-}
-
-fn table_of_parts(data: &Value, parts: &[(&str, u64)]) -> String {
-    let mut table = String::from("<table>\n<tr><th>part</th><th>took</th></tr>\n");
-    for (name, _) in parts {
-        let took = number(data, &format!("/figures/downtime-parts/{name}"), microseconds).unwrap_or_default();
-        table += &format!("<tr><td>{}</td><td>{took}</td></tr>\n", escape(name));
-    }
-    table + "</table>\n"
 }

@@ -148,7 +148,7 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
         control.publish(|progress| progress.phase = Phase::Source(SourcePhase::Failed));
         return Departure { phase: SourcePhase::Failed, error: Some(error), report: DepartureReport::default() };
     }
-    let saver = Saver::new(sections, section);
+    let saver = Saver::new(sections, section, clock);
     let wire = Link::new(channel, ram, clock, control, Strictness::Strict, Limits::default(), ANSWERS).with(&beside);
     let (protocol, first) = SourceProtocol::begin();
     let mut source = Source {
@@ -357,6 +357,8 @@ impl Source<'_, '_> {
         }
         self.throttle(0);
         self.publish();
+        self.control.memory_sent(self.pages.heat());
+        self.control.sections_saved(self.saver.saved_in_pause(&self.saved));
         self.report.total = self.clock.now().saturating_sub(self.begun);
         self.report.pages = self.pages.moved();
         let completed = phase == SourcePhase::Completed;

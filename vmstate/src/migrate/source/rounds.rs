@@ -115,6 +115,7 @@ impl Source<'_, '_> {
         self.measured.round_over(pending, round.bytes, self.machine.percent().unwrap_or_default());
         self.report.rounds.push(round);
         self.control.round_over(round);
+        self.control.memory_sent(self.pages.heat());
         tracing::info!(
             round = self.report.rounds.len(),
             bytes = round.bytes,

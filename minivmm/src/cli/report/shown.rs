@@ -1,0 +1,38 @@
+//! Numbers of the JSON, exactly and as a person reads them.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::cli::drawing::escape;
+use crate::cli::plan::report::{size, time};
+
+/// How a person reads a number.
+pub(super) type Shown = fn(f64) -> String;
+
+/// The element for the number that stands `at` in the JSON, if one does.
+pub(super) fn number(data: &Value, at: &str, shown: Shown) -> Option<String> {
+    let value = data.pointer(at)?.as_number()?;
+    Some(format!("<data value=\"{value}\" title=\"{at}\">{}</data>", escape(shown(value.as_f64()?))))
+}
+
+pub(super) fn bytes(value: f64) -> String {
+    size(value as u64)
+}
+
+pub(super) fn milliseconds(value: f64) -> String {
+    elapsed(value * 1e3)
+}
+
+/// Of microseconds.
+pub(super) fn elapsed(value: f64) -> String {
+    time(Duration::from_secs_f64(value.max(0.0) / 1e6))
+}
+
+pub(super) fn nanoseconds(value: f64) -> String {
+    if value < 1e6 { format!("{:.1} µs", value / 1e3) } else { elapsed(value / 1e3) }
+}
+
+pub(super) fn plain(value: f64) -> String {
+    value.to_string()
+}
