@@ -7,7 +7,7 @@ mod tls;
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use address::{Address, Descriptor};
@@ -103,14 +103,33 @@ pub struct Disk {
 /// One virtio-net device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Net {
-    /// Tap interface, made if it does not exist; or a passed one.
-    pub tap: String,
+    /// Where its frames go.
+    pub network: Network,
     /// Guest's address; `None`: 52:54:00:12:34:56 plus the device's index, as QEMU.
     pub mac: Option<[u8; 6]>,
-    /// Whether the guest is offered UDP segmentation, if the tap has it; a QEMU has it from 8.2 on.
+    /// Whether the guest is offered UDP segmentation, if the network has it; a QEMU has it from 8.2 on.
     pub uso: bool,
     /// Of its frames, in each direction.
     pub limits: RateLimits,
+}
+
+/// A network of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Tap interface, made if it does not exist; or a passed one.
+    Tap(String),
+    /// Unix stream socket of a process that is the network, as passt; or a passed one that is connected.
+    Stream(PathBuf),
+}
+
+impl Network {
+    /// What follows `=` in its flag, which may be a passed descriptor.
+    pub fn name(&self) -> &Path {
+        match self {
+            Self::Tap(name) => Path::new(name),
+            Self::Stream(path) => path,
+        }
+    }
 }
 
 /// How much a guest may do with a device. Without a rate there is no limit.

@@ -18,12 +18,12 @@ const VIRTIO_WINDOWS: usize = 8;
 /// Flags of `minivmm run`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "In the place of a file, a tap or a listening socket, fd:N is a descriptor that minivmm was started with, \
+    after_help = "In the place of a file, a tap or a socket, fd:N is a descriptor that minivmm was started with, \
 and fd:NAME one that systemd gave this name (docs/sandbox.md). A file of such a name is ./fd:N.
 
 Examples:
   minivmm run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 1G --disk root.raw
-  minivmm run --config vm.toml --control unix:/run/vm/qmp
+  minivmm run --config vm.toml --net stream=/run/user/1000/passt.sock --control unix:/run/vm/qmp
   minivmm run --config vm.toml --incoming unix:/run/vm/move"
 )]
 pub struct RunArgs {
@@ -58,9 +58,10 @@ pub struct RunArgs {
     /// file systems without extended attributes: made if it does not exist, the same file at both sides of a migration
     #[arg(long, value_name = "FILE")]
     lease: Option<PathBuf>,
-    /// virtio-net device on a tap interface: tap=NAME or tap=fd:N[,mac=XX:XX:XX:XX:XX:XX][,uso=off][,LIMIT…]; may be repeated. uso=off
-    /// leaves out UDP segmentation, which a QEMU before 8.2 lacks. Limits as of a disk, for frames, in each direction
-    #[arg(long = "net", value_name = "tap=NAME", value_parser = values::net)]
+    /// virtio-net device on a tap interface, or on the unix socket of passt or of another process that is the network: tap=NAME, tap=fd:N,
+    /// stream=PATH or stream=fd:N, and [,mac=XX:XX:XX:XX:XX:XX][,uso=off][,LIMIT…]; may be repeated. uso=off leaves out UDP segmentation,
+    /// which a QEMU before 8.2 lacks. Limits as of a disk, for frames, in each direction
+    #[arg(long = "net", value_name = "tap=NAME|stream=PATH", value_parser = values::net)]
     nets: Vec<Net>,
     /// Serial console: stdio, file:PATH[,max=SIZE], fd:N (output only), pty or none. With max, PATH and PATH.1 hold the last of
     /// it, that many bytes each
@@ -120,7 +121,7 @@ impl RunArgs {
             Some(ListenAt::Address(_) | ListenAt::Deferred) | None => None,
         };
         let disks = self.disks.iter().map(|disk| ("--disk", Some(disk.path.as_path())));
-        let nets = self.nets.iter().map(|net| ("--net", Some(Path::new(&net.tap))));
+        let nets = self.nets.iter().map(|net| ("--net", Some(net.network.name())));
         let named = [
             ("--kvm", self.kvm.as_deref()),
             ("--kernel", self.kernel.as_deref()),

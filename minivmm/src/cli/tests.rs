@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::{Command, Parsed, parse};
-use crate::config::{Address, Config, Disk, ListenAt, Net, Rate, RateLimits, Serial};
+use crate::config::{Address, Config, Disk, ListenAt, Net, Network, Rate, RateLimits, Serial};
 
 fn command(line: &[&str]) -> Result<Command, String> {
     let arguments = std::iter::once("minivmm").chain(line.iter().copied());
@@ -51,6 +51,8 @@ fn a_whole_machine() {
         "tap=tap0,mac=52:54:00:ab:CD:ef",
         "--net",
         "tap=tap1,uso=off,ops-burst=7,ops-per-second=70000",
+        "--net",
+        "stream=/run/passt,,1",
         "--serial",
         "file:/tmp/x:y",
         "--control",
@@ -80,13 +82,19 @@ fn a_whole_machine() {
     assert_eq!(
         config.nets,
         [
-            Net { tap: "tap0".into(), mac: Some([0x52, 0x54, 0, 0xab, 0xcd, 0xef]), uso: true, limits: unlimited },
             Net {
-                tap: "tap1".into(),
+                network: Network::Tap("tap0".into()),
+                mac: Some([0x52, 0x54, 0, 0xab, 0xcd, 0xef]),
+                uso: true,
+                limits: unlimited
+            },
+            Net {
+                network: Network::Tap("tap1".into()),
                 mac: None,
                 uso: false,
                 limits: RateLimits { bytes: None, operations: rate(70_000, 7) }
-            }
+            },
+            Net { network: Network::Stream("/run/passt,1".into()), mac: None, uso: true, limits: unlimited }
         ]
     );
     assert_eq!(config.serial, Serial::File { path: "/tmp/x:y".into(), max: None });
@@ -176,27 +184,32 @@ fn each_mistake_gets_one_sentence() {
         ),
         (
             &["--net", "tap=t,ops-per-second=0"],
-            "invalid value 'tap=t,ops-per-second=0' for '--net <tap=NAME>': ops-per-second: 0 would stop the device; leave it out",
+            "invalid value 'tap=t,ops-per-second=0' for '--net <tap=NAME|stream=PATH>': ops-per-second: 0 would stop the device; leave it out",
         ),
         (
             &["--net", "tap=t,ops-per-second=1K"],
-            "invalid value 'tap=t,ops-per-second=1K' for '--net <tap=NAME>': ops-per-second: write a number",
+            "invalid value 'tap=t,ops-per-second=1K' for '--net <tap=NAME|stream=PATH>': ops-per-second: write a number",
         ),
         (
             &["--net", "mac=52:54:00:12:34:56"],
-            "invalid value 'mac=52:54:00:12:34:56' for '--net <tap=NAME>': write tap=NAME or tap=NAME,mac=52:54:00:12:34:56",
+            "invalid value 'mac=52:54:00:12:34:56' for '--net <tap=NAME|stream=PATH>': write tap=NAME or stream=PATH, and ,mac=52:54:00:12:34:56 behind it if you like",
         ),
         (
+            &["--net", "tap=t,stream=s"],
+            "invalid value 'tap=t,stream=s' for '--net <tap=NAME|stream=PATH>': a card has one network; give --net once more for another card",
+        ),
+        (&["--net", "stream="], "invalid value 'stream=' for '--net <tap=NAME|stream=PATH>': write stream=PATH"),
+        (
             &["--net", "tap=sixteen-letters!"],
-            "invalid value 'tap=sixteen-letters!' for '--net <tap=NAME>': 'sixteen-letters!' is no interface name; use 1 to 15 letters or digits",
+            "invalid value 'tap=sixteen-letters!' for '--net <tap=NAME|stream=PATH>': 'sixteen-letters!' is no interface name; use 1 to 15 letters or digits",
         ),
         (
             &["--net", "tap=t,mac=53:54:00:12:34:56"],
-            "invalid value 'tap=t,mac=53:54:00:12:34:56' for '--net <tap=NAME>': '53:54:00:12:34:56' is a multicast address; choose one with an even first byte, as 52:54:00:12:34:56",
+            "invalid value 'tap=t,mac=53:54:00:12:34:56' for '--net <tap=NAME|stream=PATH>': '53:54:00:12:34:56' is a multicast address; choose one with an even first byte, as 52:54:00:12:34:56",
         ),
         (
             &["--net", "tap=t,mac=52:54:00:12:34"],
-            "invalid value 'tap=t,mac=52:54:00:12:34' for '--net <tap=NAME>': '52:54:00:12:34' is no MAC address; write six bytes, as 52:54:00:12:34:56",
+            "invalid value 'tap=t,mac=52:54:00:12:34' for '--net <tap=NAME|stream=PATH>': '52:54:00:12:34' is no MAC address; write six bytes, as 52:54:00:12:34:56",
         ),
         (&["--serial", "tty"], "invalid value 'tty' for '--serial <WHERE>': write stdio, file:PATH, fd:N, pty or none"),
         (

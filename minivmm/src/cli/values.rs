@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::limits::{self, LimitOptions};
-use crate::config::{Address, Cpu, Disk, ListenAt, Net, Serial};
+use crate::config::{Address, Cpu, Disk, ListenAt, Net, Network, Serial};
 use crate::cpu::Choice;
 use crate::passed;
 
@@ -159,31 +159,41 @@ pub(super) fn disk(text: &str) -> Result<Disk, String> {
     Ok(Disk { path: path.into(), read_only, limits: limits.finish()? })
 }
 
-/// `tap=NAME[,mac=XX:XX:XX:XX:XX:XX][,uso=off][,LIMIT…]`
+/// `tap=NAME` or `stream=PATH`, and `[,mac=XX:XX:XX:XX:XX:XX][,uso=off][,LIMIT…]`
 pub(super) fn net(text: &str) -> Result<Net, String> {
-    let usage = "write tap=NAME or tap=NAME,mac=52:54:00:12:34:56";
-    let (mut tap, mut mac, mut uso) = (None, None, true);
+    let usage = "write tap=NAME or stream=PATH, and ,mac=52:54:00:12:34:56 behind it if you like";
+    let (mut network, mut mac, mut uso) = (None, None, true);
     let mut limits = LimitOptions::default();
     for option in comma_separated(text) {
         match option.split_once('=') {
-            Some(("tap", name)) => tap = Some(tap_name(name)?),
+            Some((kind @ ("tap" | "stream"), name)) => {
+                let other = network.replace(if kind == "tap" { tap(name)? } else { stream(name)? });
+                if other.is_some() {
+                    return Err("a card has one network; give --net once more for another card".into());
+                }
+            }
             Some(("mac", address)) => mac = Some(mac_address(address)?),
             Some(("uso", value)) => uso = switch(value).map_err(|why| format!("uso: {why}"))?,
             _ if limits.take(&option)? => {}
             _ => return Err(format!("'{option}' is unknown; {usage}; limits are {}", limits::USAGE)),
         }
     }
-    Ok(Net { tap: tap.ok_or(usage)?, mac, uso, limits: limits.finish()? })
+    Ok(Net { network: network.ok_or(usage)?, mac, uso, limits: limits.finish()? })
 }
 
 /// A passed tap; or Linux's rule for interface names: below `IFNAMSIZ` (16) with the NUL, no slash, no colon, no white space
 /// (`dev_valid_name`, net/core/dev.c).
-fn tap_name(name: &str) -> Result<String, String> {
+fn tap(name: &str) -> Result<Network, String> {
     if passed::reference(Path::new(name)).is_some() {
-        return Ok(name.into());
+        return Ok(Network::Tap(name.into()));
     }
     let fits = (1..16).contains(&name.len()) && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
-    if fits { Ok(name.into()) } else { Err(format!("'{name}' is no interface name; use 1 to 15 letters or digits")) }
+    let wrong = || format!("'{name}' is no interface name; use 1 to 15 letters or digits");
+    if fits { Ok(Network::Tap(name.into())) } else { Err(wrong()) }
+}
+
+fn stream(path: &str) -> Result<Network, String> {
+    if path.is_empty() { Err("write stream=PATH".into()) } else { Ok(Network::Stream(path.into())) }
 }
 
 fn mac_address(text: &str) -> Result<[u8; 6], String> {

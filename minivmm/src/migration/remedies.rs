@@ -15,7 +15,7 @@ pub(super) const REMEDIES: &[(&str, &str)] = &[
     ("serial", "this machine has one serial port; start QEMU with -M microvm,isa-serial=on and one -serial"),
     ("acpi-ged", "this machine has ACPI; start QEMU with -M microvm,acpi=on"),
     ("kvmclock", "this machine runs under KVM; start QEMU with -accel kvm"),
-    ("slirp", "QEMU's user-mode network is not here; give both sides a tap"),
+    ("slirp", "QEMU's user-mode network is not here; give both sides a tap or passt (-netdev stream)"),
     ("cpu/mpx", "MPX is not migrated; start QEMU with -cpu …,-mpx"),
     ("cpu/intel_amx_xtile", AMX),
     ("cpu/msr_xfd", AMX),

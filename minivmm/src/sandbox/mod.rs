@@ -35,6 +35,8 @@ pub enum Kind {
     Throttle,
     /// Does the I/O of a disk or a network card.
     Device,
+    /// Connects a network card to the socket of its network again.
+    Connect,
     /// Carries the serial console's bytes, or waits for signals.
     Console,
     /// One side of a migration.
@@ -48,12 +50,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Main,
         Self::Driver,
         Self::Vcpu,
         Self::Throttle,
         Self::Device,
+        Self::Connect,
         Self::Console,
         Self::Migration,
         Self::Pages,
@@ -68,6 +71,7 @@ impl Kind {
             Self::Vcpu => "vcpu",
             Self::Throttle => "throttle",
             Self::Device => "device",
+            Self::Connect => "connect",
             Self::Console => "console",
             Self::Migration => "migration",
             Self::Pages => "pages",

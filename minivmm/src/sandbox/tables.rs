@@ -43,6 +43,7 @@ pub(super) fn of(kind: Kind, otherwise: SeccompAction) -> Table {
         Kind::Vcpu => table(&[EACH], &[VCPU_REQUESTS]),
         Kind::Throttle => table(&[EACH], &[]),
         Kind::Device => table(&[EACH, DEVICE], &[DEVICE_REQUESTS]),
+        Kind::Connect => table(&[EACH, CONNECT], &[]),
         Kind::Console => table(&[EACH, CONSOLE], &[CONSOLE_REQUESTS, TERMINAL_REQUESTS]),
         Kind::Control => table(&[EACH, STARTS, CONNECTIONS, CONTROL], &[]),
         Kind::Migration => table(
@@ -168,6 +169,14 @@ const DEVICE_REQUESTS: &[Request] = &[
     KVM_IRQ_LINE,
     // The driver changes offloads with a control command.
     TUNSETOFFLOAD,
+];
+
+/// A card's socket, which its thread watches and goes on with.
+const CONNECT: &[Call] = &[
+    (libc::SYS_socket, &[Is(0, libc::AF_UNIX as u64), STREAM]),
+    (libc::SYS_connect, ANY),
+    (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_SNDBUF as u64)]),
+    (libc::SYS_epoll_ctl, ANY),
 ];
 
 const MAIN: &[Call] = &[

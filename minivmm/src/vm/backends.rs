@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::devices::serial::Output;
 use crate::devices::virtio::Limiter;
 use crate::devices::virtio::blk::Image;
-use crate::devices::virtio::net::{Directions, Tap, TapError};
+use crate::devices::virtio::net::{AttachError, Attachment, Directions};
 use crate::error::{Error, Result, chain};
 use crate::files::{self, Fit, Mode};
 use crate::passed;
@@ -39,8 +39,8 @@ pub struct Backends {
     pub(super) disk_limits: Vec<Limiter>,
     /// Who may run the guest: the locks and records of its writable images, and of its lease.
     pub(super) ownership: Arc<Ownership>,
-    /// Network cards' taps and addresses, in the order of the command line.
-    pub(super) nets: Vec<(Tap, [u8; 6])>,
+    /// Network cards' networks and addresses, in the order of the command line.
+    pub(super) nets: Vec<(Attachment, [u8; 6])>,
     /// Limits of their frames.
     pub(super) net_limits: Vec<Directions>,
 }
@@ -88,10 +88,9 @@ impl Backends {
         let nets = (0..).zip(&config.nets).map(|(index, net)| {
             let mut mac = FIRST_MAC;
             mac[5] += index;
-            let tap = Tap::open(&net.tap)?;
-            Ok((if net.uso { tap } else { tap.without_uso() }, net.mac.unwrap_or(mac)))
+            Ok((Attachment::open(net)?, net.mac.unwrap_or(mac)))
         });
-        let nets = nets.collect::<Result<_, TapError>>();
+        let nets = nets.collect::<Result<_, AttachError>>();
         let nets = nets.map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;
         let console = Output::new(console).map_err(Error::device)?;
         let (write_back, ownership) = (WriteBack::new(&images), Arc::new(ownership));

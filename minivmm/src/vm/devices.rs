@@ -9,7 +9,7 @@ use crate::devices::ged::{self, Ged, Power};
 use crate::devices::serial::Serial;
 use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Virtio};
-use crate::devices::virtio::net::{Announcing, Net, Tap};
+use crate::devices::virtio::net::{Announcing, Attachment, Net};
 use crate::devices::virtio::{Interrupt, Model};
 use crate::devices::{Device, DeviceError};
 use crate::error::{Error, Result};
@@ -35,7 +35,7 @@ pub struct Devices {
     /// Disks, in the order of the command line.
     pub disks: Vec<Locked<Virtio<Blk>>>,
     /// Network cards, in the order of the command line.
-    pub nets: Vec<Locked<Virtio<Net<Tap>>>>,
+    pub nets: Vec<Locked<Virtio<Net<Attachment>>>>,
     virtio_windows: Vec<u8>,
 }
 
@@ -78,10 +78,10 @@ impl Devices {
             let disk = devices.add_virtio(kvm, buses, DISK, disk, place)?;
             devices.disks.push(disk);
         }
-        for (index, ((tap, mac), limits)) in backends.nets.iter().zip(&backends.net_limits).enumerate() {
+        for (index, ((network, mac), limits)) in backends.nets.iter().zip(&backends.net_limits).enumerate() {
             let place = previous.map(|previous| &previous.nets[index]);
-            let tap = tap.try_clone().map_err(Error::device)?;
-            let net = Net::new(tap, *mac).within(limits.clone());
+            let network = network.try_clone().map_err(Error::device)?;
+            let net = Net::new(network, *mac).within(limits.clone());
             let net = devices.add_virtio(kvm, buses, CARD, net, place)?;
             devices.nets.push(net);
         }
@@ -146,7 +146,7 @@ impl Devices {
         self.each_card(|card, _| card.announces(with));
     }
 
-    fn each_card(&self, change: impl Fn(&mut Net<Tap>, &Interrupt)) {
+    fn each_card(&self, change: impl Fn(&mut Net<Attachment>, &Interrupt)) {
         for net in &self.nets {
             net.lock().unwrap_or_else(PoisonError::into_inner).change(&change);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -176,21 +176,30 @@ fn is_confined(machine: &Machine) {
 #[test]
 fn a_passed_tap_is_a_network_card_also_after_a_reset() {
     let name = format!("mvp{}", std::process::id());
-    let tap = match Tap::open(&name) {
-        Ok(tap) => tap,
-        Err(error) => return skip(error),
-    };
+    match Tap::open(&name) {
+        Ok(tap) => is_a_card("tap", tap.as_fd().try_clone_to_owned().unwrap()),
+        Err(error) => skip(error),
+    }
+}
+
+#[test]
+fn a_passed_socket_is_a_network_card_also_after_a_reset() {
+    let (socket, _network) = UnixStream::pair().unwrap();
+    is_a_card("stream", socket.into());
+}
+
+fn is_a_card(network: &str, descriptor: OwnedFd) {
     if let Err(error) = minivmm::kvm::open() {
         return skip(error);
     }
     let folder = folder();
     let qmp = listen(folder.path(), "minivmm-qmp.socket");
-    let passed = vec![qmp.into(), tap.as_fd().try_clone_to_owned().unwrap()];
-    drop(tap);
+    let passed = vec![qmp.into(), descriptor];
     let files = ["kernel", "console"].map(|name| format!("<>'{}'", folder.path().join(name).display()));
     let files = [&files[..], &["<>/dev/kvm".to_owned()]].concat();
     let append = tiny::command_line(16, 4096);
-    let arguments = ["--control", "fd:3", "--net", "tap=fd:4", "--kernel", "fd:5", "--serial", "fd:6", "--kvm", "fd:7"];
+    let network = format!("{network}=fd:4");
+    let arguments = ["--control", "fd:3", "--net", &network, "--kernel", "fd:5", "--serial", "fd:6", "--kvm", "fd:7"];
     let arguments = [&arguments[..], &["--memory", "64M", "--append", &append]].concat();
     let mut machine =
         Machine::of(service::started(folder.path(), "LISTEN_FDS=", passed, &files, &arguments), folder.path());

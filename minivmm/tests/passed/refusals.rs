@@ -108,6 +108,7 @@ fn sockets_that_do_not_listen_and_devices_that_are_others() {
         ("pass a stream socket, a pipe, or a regular file", "pass a unix stream socket that listens");
     let written = || OwnedFd::from(File::options().write(true).open(folder.path().join("file")).unwrap());
     let tap = "pass one that was attached with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR";
+    let stream = "pass a unix stream socket that is connected";
     for (passed, flag, why) in [
         (datagrams(), "--incoming", format!("it is no stream socket of unix, TCP or vsock; {incoming}")),
         (written(), "--incoming", format!("it is open for writing only; {incoming}")),
@@ -116,13 +117,19 @@ fn sockets_that_do_not_listen_and_devices_that_are_others() {
         (file(), "--control", format!("it is no socket; {control}")),
         (file(), "--kvm", "it is something else; pass /dev/kvm".into()),
         (file(), "--net", format!("it is no tap; {tap}")),
+        (file(), "--net stream", format!("it is no stream socket; {stream}")),
+        (datagrams(), "--net stream", format!("it is no stream socket; {stream}")),
+        (tcp(), "--net stream", format!("it is no unix socket that is connected; {stream}")),
+        (listening(), "--net stream", format!("it is no unix socket that is connected; {stream}")),
     ] {
         let (value, place) = match flag {
             "--net" => ("tap=fd:3", "--net: cannot use tap interface \"fd:3\""),
+            "--net stream" => ("stream=fd:3", "--net: cannot use stream socket fd:3"),
             "--control" => ("fd:3", "--control fd:3"),
             "--kvm" => ("fd:3", "--kvm: fd:3"),
             _ => ("fd:3", "--incoming: fd:3"),
         };
+        let flag = flag.split(' ').next().unwrap();
         let arguments = [&[flag, value], &["--memory", "64M", "--kvm", "fd:5", "--incoming", "fd:4"][..]].concat();
         let arguments = match flag {
             "--incoming" => &arguments[..6],

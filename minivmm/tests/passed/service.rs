@@ -110,7 +110,10 @@ pub(crate) fn started(
     fs::set_permissions(folder, Permissions::from_mode(0o711)).unwrap();
     let program = folder.join("minivmm");
     if !program.exists() {
-        fs::copy(env!("CARGO_BIN_EXE_minivmm"), &program).unwrap();
+        // By a process of its own: one that another test starts meanwhile would have the file open for writing, and the kernel
+        // executes no such file (ETXTBSY, execve(2)).
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_minivmm")).arg(&program).status().unwrap();
+        assert!(copied.success());
         fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     }
     let empty = folder.join("empty");

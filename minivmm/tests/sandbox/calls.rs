@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use minivmm::devices::virtio::net::{Backend, Stream};
 use minivmm::sandbox::{self, Kind, OnViolation};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -17,16 +19,18 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::{Pid, chroot, execv, getppid};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use vm_memory::mmap::MmapRegion;
+use vmstate_lab::patience::until;
 
 /// Names the case to a process that was started for it.
 const CASE: &str = "MINIVMM_SANDBOX_CASE";
 
-const KINDS: [(&str, Kind); 9] = [
+const KINDS: [(&str, Kind); 10] = [
     ("main", Kind::Main),
     ("driver", Kind::Driver),
     ("vcpu", Kind::Vcpu),
     ("throttle", Kind::Throttle),
     ("device", Kind::Device),
+    ("connect", Kind::Connect),
     ("console", Kind::Console),
     ("migration", Kind::Migration),
     ("look-up", Kind::LookUp),
@@ -143,11 +147,13 @@ fn what_one_kind_needs_another_may_not_do() {
         result.unwrap();
         return;
     }
-    // Files are opened by the driver, connections by a migration; both and the control socket start threads, nobody a process.
+    // Files are opened by the driver, connections by a migration and for a card; driver, migration and control socket start threads,
+    // nobody a process.
     let allowed = |kind: &str| match kind {
         "driver" => [true, true, true, false],
         "migration" => [false, true, true, false],
         "control" => [false, false, true, false],
+        "connect" => [false, true, false, false],
         _ => [false; 4],
     };
     for (kind, _) in KINDS.into_iter().filter(|(kind, _)| *kind != "look-up") {
@@ -171,6 +177,34 @@ fn a_thread_has_no_more_rights_than_the_one_that_started_it() {
     let test = "calls::a_thread_has_no_more_rights_than_the_one_that_started_it";
     are_killed("driver", "socket", in_processes(test, "control 0"));
     succeed("migration", "socket", in_processes(test, "migration 0"));
+}
+
+/// The card's thread hears that its connection is gone, and goes on with the next one, which another thread has made.
+#[test]
+fn a_card_goes_on_with_a_connection_that_it_may_not_make_itself() {
+    if std::env::var_os(CASE).is_some() {
+        sandbox::arm(OnViolation::OF_THIS_BUILD).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("network");
+        let listener = UnixListener::bind(&path).unwrap();
+        let stream = Stream::open(&path).unwrap();
+        drop(listener.accept().unwrap());
+        let card = sandbox::spawn(Kind::Device, "virtio-net", move || {
+            let mut frame = [0; 100];
+            until("end of the connection", || stream.receive(&mut frame).is_err() && !stream.is_up());
+            until("another connection", || stream.is_up());
+            stream.send(&[0; 12 + 60]).unwrap();
+            stream
+        });
+        let mut frame = [0; 4 + 60];
+        listener.accept().unwrap().0.read_exact(&mut frame).unwrap();
+        drop(card.unwrap().join().unwrap());
+        assert_eq!(frame[..4], [0, 0, 0, 60]);
+        return;
+    }
+    let test = "calls::a_card_goes_on_with_a_connection_that_it_may_not_make_itself";
+    let (status, stderr) = in_a_process(test, "card");
+    assert!(status.success(), "{status} {stderr}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use vmstate::VmState;
 use crate::driver::{BUFFERS, Driver, EVENT_IDX, PATIENCE, memory};
 use crate::state::{fixture, guest_of_fixture, load, move_to, save};
 
-const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
+pub const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 pub const RECEIVE: usize = 0;
 pub const TRANSMIT: usize = 1;
 pub const CONTROL: usize = 2;
@@ -88,7 +88,7 @@ pub fn frame(payload: &[u8]) -> Vec<u8> {
     [&[0; 12], payload].concat()
 }
 
-fn send<B: Backend>(driver: &mut Driver<Net<B>>, bytes: &[u8], piece: usize) {
+pub fn send<B: Backend>(driver: &mut Driver<Net<B>>, bytes: &[u8], piece: usize) {
     driver.memory.write_slice(bytes, GuestAddress(BUFFERS)).unwrap();
     let buffers: Vec<_> = (0..bytes.len())
         .step_by(piece)
@@ -98,11 +98,11 @@ fn send<B: Backend>(driver: &mut Driver<Net<B>>, bytes: &[u8], piece: usize) {
 }
 
 /// Where receive buffer `index` lies.
-fn buffer(index: u64) -> u64 {
+pub fn buffer(index: u64) -> u64 {
     BUFFERS + 0x10_0000 + index * 0x1000
 }
 
-fn offer<B: Backend>(driver: &mut Driver<Net<B>>, index: u64, len: u32) {
+pub fn offer<B: Backend>(driver: &mut Driver<Net<B>>, index: u64, len: u32) {
     driver.queues[RECEIVE].offer(&[(buffer(index), len, true)]);
 }
 

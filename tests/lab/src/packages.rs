@@ -23,6 +23,7 @@ pub fn prepare() -> Result<()> {
     qemu::install()?;
     mkfs()?;
     busybox()?;
+    passt()?;
     Python::with_qmp_client()?;
     if let Err(error) = qemu::oldest() {
         eprintln!("lab: the tests go without QEMU {}: {error}", qemu::OLDEST);
@@ -70,13 +71,26 @@ pub fn mkfs() -> Result<PathBuf> {
 /// # Errors
 /// When there is no apt, or the download fails.
 pub fn busybox() -> Result<PathBuf> {
-    let cached = cache()?.join("busybox-static");
-    let inside = ["bin/busybox", "usr/bin/busybox"].map(|path| cached.join(path));
-    if let Some(path) = find_program("busybox").or_else(|| inside.iter().find(|path| path.is_file()).cloned()) {
+    cached_program("busybox", "busybox-static")
+}
+
+/// passt, a network without rights; downloaded into the cache when it is not installed.
+///
+/// # Errors
+/// When there is no apt, or the download fails.
+pub fn passt() -> Result<PathBuf> {
+    cached_program("passt", "passt")
+}
+
+/// A program that needs nothing of its package but itself and what lies beside it.
+fn cached_program(program: &str, package: &str) -> Result<PathBuf> {
+    let cached = cache()?.join(package);
+    let inside = ["bin", "usr/bin"].map(|folder| cached.join(folder).join(program));
+    if let Some(path) = find_program(program).or_else(|| inside.iter().find(|path| path.is_file()).cloned()) {
         return Ok(path);
     }
-    apt::download(&["busybox-static".to_owned()], &cached)?;
-    let missing = || Error::missing("busybox", "install it with `sudo apt-get install busybox-static`");
+    apt::download(&[package.to_owned()], &cached)?;
+    let missing = || Error::missing(program, format!("install it with `sudo apt-get install {package}`"));
     inside.into_iter().find(|path| path.is_file()).ok_or_else(missing)
 }
 

@@ -366,27 +366,17 @@ impl Machine {
         };
         let Some(mut netdev) = self.netdevs.remove(&id) else {
             return self
-                .no_match(&format!("-device virtio-net-device,netdev={id}"), "minivmm's cards have a -netdev tap");
+                .no_match(&format!("-device virtio-net-device,netdev={id}"), "there is no such -netdev tap or stream");
         };
         let kind = netdev.take("type").unwrap_or_default();
-        if kind != "tap" {
-            let mut why = "minivmm has taps only: -netdev tap,ifname=NAME,script=no,downscript=no".to_owned();
-            if kind == "bridge" {
-                why += ", which you make a port of the bridge";
-            }
-            return self.no_match(&format!("-netdev {kind}"), &why);
-        }
-        netdev.ignore("script", &["no"]);
-        netdev.ignore("downscript", &["no"]);
-        netdev.ignore("vhost", &["off"]);
-        netdev.ignore("vnet_hdr", &["on"]);
-        let Some(name) = netdev.take("ifname") else {
-            return self.no_match("-netdev tap", "QEMU chooses a name or is passed a descriptor: give ifname=NAME");
+        let network = match network(&kind, &mut netdev) {
+            Ok(network) => network,
+            Err(why) => return self.no_match(&format!("-netdev {kind}"), why),
         };
         for part in netdev.rest() {
-            self.no_match(&format!("-netdev tap,{part}"), "minivmm has nothing like it");
+            self.no_match(&format!("-netdev {kind},{part}"), "minivmm has nothing like it");
         }
-        let value = format!("tap={}{mac}{uso}", escape(&name));
+        let value = format!("{network}{mac}{uso}");
         match values::net(&value) {
             Ok(_) => self.flag("--net", value),
             Err(why) => self.no_match(&format!("card {id}"), &why),
@@ -398,6 +388,40 @@ impl Machine {
 fn file(path: &str) -> String {
     let taken = passed::reference(Path::new(path)).is_some();
     format!("{}{path}", if taken { "./" } else { "" })
+}
+
+/// What `--net` says for a `-netdev` of this kind, or why there is no match.
+fn network(kind: &str, netdev: &mut Options) -> Result<String, &'static str> {
+    match kind {
+        "tap" => {
+            netdev.ignore("script", &["no"]);
+            netdev.ignore("downscript", &["no"]);
+            netdev.ignore("vhost", &["off"]);
+            netdev.ignore("vnet_hdr", &["on"]);
+            let name =
+                netdev.take("ifname").ok_or("QEMU chooses a name or is passed a descriptor: give ifname=NAME")?;
+            Ok(format!("tap={}", escape(&name)))
+        }
+        "stream" => {
+            netdev.ignore("server", &["off"]);
+            netdev.ignore("addr.type", &["unix"]);
+            // minivmm connects again in any case, after a second.
+            netdev.ignore("reconnect", &[]);
+            netdev.ignore("reconnect-ms", &[]);
+            let path = netdev
+                .take("addr.path")
+                .ok_or("minivmm connects to a unix socket: give addr.type=unix,addr.path=PATH")?;
+            Ok(format!("stream={}", escape(&file(&path))))
+        }
+        "passt" => Err(
+            "start it yourself, passt --socket PATH, and give -netdev stream,server=off,addr.type=unix,addr.path=PATH",
+        ),
+        "bridge" => Err(
+            "minivmm has no bridge: give -netdev tap,ifname=NAME,script=no,downscript=no, which you make a port of it",
+        ),
+        _ => Err("minivmm has -netdev tap,ifname=NAME,script=no,downscript=no, and passt, which needs no right: \
+                  -netdev stream,server=off,addr.type=unix,addr.path=PATH"),
+    }
 }
 
 fn chardev(mut options: Options) -> Option<String> {

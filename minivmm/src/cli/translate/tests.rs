@@ -116,6 +116,32 @@ fn a_line_with_a_match_is_translated_and_back() {
     assert_eq!(again, theirs);
 }
 
+/// The `-netdev stream` that passt 2023 prints for QEMU when it starts.
+#[test]
+fn a_card_on_passts_socket_is_one_in_both() {
+    let passts = "stream,id=s,server=off,addr.type=unix,addr.path=/tmp/a,,b.socket";
+    let with = |netdev: &str| {
+        QEMU.replace("tap,id=tap0,ifname=t0,script=no,downscript=no", netdev).replace("netdev=tap0", "netdev=s")
+    };
+    let ours = from_qemu(&words(&with(passts))).unwrap();
+    assert!(line(&ours).ends_with(" --net stream=/tmp/a,,b.socket,mac=52:54:00:12:34:56"), "{ours:?}");
+    let again = from_qemu(&words(&with(&format!("{passts},reconnect-ms=50")))).unwrap();
+    assert_eq!(again, ours);
+    let theirs = line(&to_qemu(&ours).unwrap());
+    assert!(theirs.contains(&format!(" -netdev {} ", passts.replace("id=s", "id=net0"))), "{theirs}");
+    for (netdev, expected) in [
+        ("stream,id=s,server=on,addr.type=unix,addr.path=p", "-netdev stream,server=on: "),
+        (
+            "stream,id=s,server=off,addr.type=inet,addr.host=h,addr.port=1",
+            "-netdev stream: minivmm connects to a unix socket",
+        ),
+        ("passt,id=s", "-netdev passt: start it yourself"),
+    ] {
+        let unmatched = from_qemu(&words(&with(netdev))).unwrap_err();
+        assert!(unmatched.len() == 1 && unmatched[0].starts_with(expected), "{expected}: {unmatched:#?}");
+    }
+}
+
 /// Properties of virtio-net-device as QEMU 10's `-device virtio-net-device,help` lists them.
 #[test]
 fn a_card_without_udp_segmentation_is_one_in_both() {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::options::escape;
 use super::{Translation, USO};
 use crate::cli::{Command, Parsed, parse};
-use crate::config::{Config, ListenAt, RateLimits, Serial};
+use crate::config::{Config, ListenAt, Network, RateLimits, Serial};
 use crate::cpu::Choice;
 use crate::passed;
 
@@ -67,8 +67,14 @@ fn qemu(config: &Config) -> Translation {
         unmatched.extend(limited(disk.limits).map(|why| format!("--disk number {}: {why}", n + 1)));
     }
     for (n, net) in config.nets.iter().enumerate() {
-        let tap = escape(&file(&mut unmatched, "--net", Path::new(&net.tap)));
-        flag("-netdev", format!("tap,id=net{n},ifname={tap},script=no,downscript=no"));
+        let name = escape(&file(&mut unmatched, "--net", net.network.name()));
+        flag(
+            "-netdev",
+            match net.network {
+                Network::Tap(_) => format!("tap,id=net{n},ifname={name},script=no,downscript=no"),
+                Network::Stream(_) => format!("stream,id=net{n},server=off,addr.type=unix,addr.path={name}"),
+            },
+        );
         let mac = net.mac.map(|mac| format!(",mac={}", mac.map(|byte| format!("{byte:02x}")).join(":")));
         let uso = if net.uso { String::new() } else { USO.map(|property| format!(",{property}=off")).concat() };
         flag("-device", format!("virtio-net-device,netdev=net{n}{}{uso}", mac.unwrap_or_default()));

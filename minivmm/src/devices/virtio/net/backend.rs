@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
@@ -27,6 +28,16 @@ pub trait Backend: Send + 'static {
     /// It was not sent; nobody waits for it.
     fn send(&self, frame: &[u8]) -> io::Result<()>;
 
+    /// After what time it may have room for a frame again, if it has none now. One that drops what it has no room for never waits.
+    fn wait(&self) -> Option<Duration> {
+        None
+    }
+
+    /// There is a network at the other end.
+    fn is_up(&self) -> bool {
+        true
+    }
+
     /// What it can leave undone in frames for the guest.
     fn offloads(&self) -> Offloads;
 
@@ -40,6 +51,9 @@ pub trait Backend: Send + 'static {
 /// A set of virtio-net's `GUEST_*` feature bits: checksums not computed, segments not cut, in frames for the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offloads(pub u64);
+
+/// UDP segmentation.
+pub(super) const USO: [u32; 2] = [VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6];
 
 /// Bit for the guest's receive side, and the bit of the same ability on its transmit side.
 const PAIRS: [(u32, u32); 6] = [

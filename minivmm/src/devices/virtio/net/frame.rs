@@ -5,6 +5,9 @@ use super::HEADER;
 /// Largest frame: 64 KiB of IP packet, an Ethernet header with VLAN tag, the virtio header.
 pub(super) const FRAME_MAX: usize = HEADER + 18 + 65536;
 
+/// Bytes of an Ethernet header without VLAN tag.
+pub(super) const ETHERNET: usize = 14;
+
 /// Offset of `num_buffers` in the header.
 const NUM_BUFFERS: usize = 10;
 

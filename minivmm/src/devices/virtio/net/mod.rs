@@ -1,10 +1,13 @@
 //! virtio-net (virtio 1.2 §5.1): one pair of queues and a control queue, over a [`Backend`].
 
 mod announce;
+mod attachment;
 mod backend;
 mod control;
 mod frame;
+mod segment;
 mod state;
+mod stream;
 mod tap;
 
 use std::fmt;
@@ -20,9 +23,11 @@ use vmstate::{VmState, Wire};
 
 use self::announce::Announcement;
 pub use self::announce::Announcing;
+pub use self::attachment::{AttachError, Attachment};
 pub use self::backend::{Backend, Offloads};
 use self::frame::FRAME_MAX;
 pub use self::state::NetState;
+pub use self::stream::{Stream, StreamError};
 pub use self::tap::{Tap, TapError};
 use super::{Broken, Chain, ConfigSpace, Interrupt, Io, Limiter, Model, VIRTIO_FIELD};
 
@@ -123,6 +128,24 @@ impl<B: Backend> Net<B> {
         NetState::new(mac, backend.offloads().has(VIRTIO_NET_F_GUEST_UFO))
     }
 
+    /// After what time the guest may send the next frame, if it may not now.
+    fn transmit_wait(&self) -> Option<Duration> {
+        self.limits.transmit.wait().max(self.backend.wait())
+    }
+
+    /// Tells the guest if the network came or went.
+    fn follow_link(&mut self, interrupt: &Interrupt, config: &ConfigSpace) {
+        let up = VIRTIO_NET_S_LINK_UP as u16;
+        let status = self.state.status & !up | if self.backend.is_up() { up } else { 0 };
+        if self.state.status != status {
+            self.state.status = status;
+            config.publish(self.config());
+            if self.state.negotiated(VIRTIO_NET_F_STATUS) {
+                interrupt.raise_config();
+            }
+        }
+    }
+
     fn apply_offloads(&mut self) {
         // Only sets that the backend said it can do get here; if it fails all the same, frames come finished.
         let _ = self.backend.set_offloads(Offloads(self.state.curr_guest_offloads));
@@ -133,7 +156,7 @@ impl<B: Backend> Net<B> {
         let memory = io.memory;
         let mut some = false;
         for _ in 0..BATCH {
-            if io.pausing() || self.limits.transmit.wait().is_some() {
+            if io.pausing() || self.transmit_wait().is_some() {
                 break;
             }
             let Some(mut chain) = io.rings[TRANSMIT].pop(memory)? else { break };
@@ -296,8 +319,9 @@ impl<B: Backend> Model for Net<B> {
                 ring.quiet(io.memory)?;
             }
             while self.control(io)? | self.transmit(io)? | self.receive(io)? {}
+            self.follow_link(io.interrupt, io.config);
             // A direction that has to wait needs no further look before. If nothing is there then, that did no harm.
-            let [receive, transmit] = [&self.limits.receive, &self.limits.transmit].map(Limiter::wait);
+            let [receive, transmit] = [self.limits.receive.wait(), self.transmit_wait()];
             // Of new receive buffers nobody needs to hear unless a frame waits for them.
             let mut more = false;
             for (index, ring) in io.rings.iter_mut().enumerate().filter(|(_, ring)| ring.is_ready()) {
@@ -348,6 +372,7 @@ impl<B: Backend> Model for Net<B> {
     }
 
     fn due(&mut self, interrupt: &Interrupt, config: &ConfigSpace) -> Option<Duration> {
+        self.follow_link(interrupt, config);
         if self.announcement.is_some() {
             self.speak(interrupt);
             config.publish(self.config());

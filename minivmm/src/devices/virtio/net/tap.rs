@@ -16,7 +16,7 @@ use virtio_bindings::virtio_net::{
 };
 
 use super::HEADER;
-use super::backend::{Backend, Offloads};
+use super::backend::{Backend, Offloads, USO};
 use crate::passed;
 
 // linux/if_tun.h: TUNSETIFF and TUNSETOFFLOAD are declared as writes of the size of an int, whatever they take. TUNSETIFF
@@ -36,9 +36,6 @@ const OFFLOADS: [(u32, libc::c_int); 7] = [
     (VIRTIO_NET_F_GUEST_USO4, 0x20),
     (VIRTIO_NET_F_GUEST_USO6, 0x40),
 ];
-
-/// UDP segmentation.
-const USO: [u32; 2] = [VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6];
 
 /// A tap that cannot be used.
 #[derive(Debug, thiserror::Error)]

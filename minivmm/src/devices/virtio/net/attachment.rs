@@ -1,0 +1,95 @@
+//! What a machine's card is attached to.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use super::backend::{Backend, Offloads};
+use super::{Stream, StreamError, Tap, TapError};
+use crate::config::{Net, Network};
+
+/// A network of the host that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub enum AttachError {
+    /// A tap.
+    Tap(#[from] TapError),
+    /// A stream socket.
+    Stream(#[from] StreamError),
+}
+
+/// An open network of the host.
+#[derive(Debug)]
+pub enum Attachment {
+    /// A tap.
+    Tap(Tap),
+    /// A stream socket.
+    Stream(Stream),
+}
+
+impl Attachment {
+    /// Opens what `net` names.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn open(net: &Net) -> Result<Self, AttachError> {
+        Ok(match &net.network {
+            Network::Tap(name) => {
+                let tap = Tap::open(name)?;
+                Self::Tap(if net.uso { tap } else { tap.without_uso() })
+            }
+            Network::Stream(path) => {
+                let stream = Stream::open(path)?;
+                Self::Stream(if net.uso { stream } else { stream.without_uso() })
+            }
+        })
+    }
+
+    /// The same once more, for the card of a machine that was reset.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tap(tap) => tap.try_clone().map(Self::Tap),
+            Self::Stream(stream) => Ok(Self::Stream(stream.clone())),
+        }
+    }
+
+    fn backend(&self) -> &dyn Backend {
+        match self {
+            Self::Tap(tap) => tap,
+            Self::Stream(stream) => stream,
+        }
+    }
+}
+
+impl Backend for Attachment {
+    fn fd(&self) -> RawFd {
+        self.backend().fd()
+    }
+
+    fn receive(&self, frame: &mut [u8]) -> io::Result<usize> {
+        self.backend().receive(frame)
+    }
+
+    fn send(&self, frame: &[u8]) -> io::Result<()> {
+        self.backend().send(frame)
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        self.backend().wait()
+    }
+
+    fn is_up(&self) -> bool {
+        self.backend().is_up()
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.backend().offloads()
+    }
+
+    fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
+        self.backend().set_offloads(offloads)
+    }
+}

@@ -1,0 +1,201 @@
+//! What the guest left undone in a frame that it sends (virtio 1.2 §5.1.6.2), done: the checksum filled in, and one long packet cut
+//! into as many as its network takes. A tap has the kernel do this, a stream's other end takes finished frames only.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4,
+    VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP, VIRTIO_NET_HDR_GSO_UDP_L4,
+};
+
+use super::HEADER;
+use super::frame::ETHERNET;
+
+/// Least payload of a segment, as of Linux's TCP (TCP_MIN_SND_MSS, include/net/tcp.h): a guest cannot have a frame cut into tens of
+/// thousands.
+const SEGMENT_MIN: usize = 48;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// IPv6's fragment header (RFC 8200 §4.5): its number and its bytes.
+const FRAGMENT: u8 = 44;
+const FRAGMENT_LEN: usize = 8;
+
+/// Flags of TCP (RFC 9293, RFC 3168), in the byte at [`TCP_FLAGS`].
+const TCP_FLAGS: usize = 13;
+const FIN_PSH: u8 = 0x09;
+const CWR: u8 = 0x80;
+
+/// Gives `out` the finished frames that `frame`, with its virtio header, stands for. `None`: it makes no sense.
+pub(super) fn finish(frame: &[u8], mut out: impl FnMut(&[u8])) -> Option<()> {
+    let (header, packet) = frame.split_at_checked(HEADER)?;
+    let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]).into();
+    let (segment, start, offset): (usize, usize, usize) = (word(4), word(6), word(8));
+    let checksum = (u32::from(header[0]) & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0).then_some((start, offset));
+    let kind = u32::from(header[1]) & !VIRTIO_NET_HDR_GSO_ECN;
+    let whole = || {
+        let mut packet = packet.to_vec();
+        checksum.map_or(Some(()), |(start, offset)| fill(&mut packet, start, offset)).map(|()| packet)
+    };
+    let layers = || Layers::of(packet, checksum.map(|(start, _)| start)).filter(|_| segment >= SEGMENT_MIN);
+    match kind {
+        VIRTIO_NET_HDR_GSO_NONE => out(&whole()?),
+        VIRTIO_NET_HDR_GSO_TCPV4 | VIRTIO_NET_HDR_GSO_TCPV6 => layers()?.cut(packet, TCP, segment, out)?,
+        VIRTIO_NET_HDR_GSO_UDP_L4 => layers()?.cut(packet, UDP, segment, out)?,
+        VIRTIO_NET_HDR_GSO_UDP => layers()?.fragment(&whole()?, segment, out)?,
+        _ => return None,
+    }
+    Some(())
+}
+
+/// Where the headers of a packet begin.
+#[derive(Clone, Copy)]
+struct Layers {
+    ip: usize,
+    v6: bool,
+    transport: usize,
+}
+
+impl Layers {
+    /// `transport` is where the guest said that it begins, if it did.
+    fn of(packet: &[u8], transport: Option<usize>) -> Option<Self> {
+        const VLAN: u16 = 0x8100;
+        let kind = |at: usize| Some(u16::from_be_bytes(*packet.get(at..)?.first_chunk()?));
+        let ip = if kind(ETHERNET - 2)? == VLAN { ETHERNET + 4 } else { ETHERNET };
+        let (v6, least) = match kind(ip - 2)? {
+            0x0800 => (false, 20),
+            0x86dd => (true, 40),
+            _ => return None,
+        };
+        let internet = if v6 { 40 } else { usize::from(packet.get(ip)? & 0xf) * 4 };
+        let transport = transport.unwrap_or(ip + internet);
+        let fits = transport >= ip + least && (v6 || transport == ip + internet) && transport + 8 <= packet.len();
+        fits.then_some(Self { ip, v6, transport })
+    }
+
+    /// Segments of TCP or UDP, `segment` bytes of payload each.
+    fn cut(self, packet: &[u8], protocol: u8, segment: usize, mut out: impl FnMut(&[u8])) -> Option<()> {
+        let at = self.transport;
+        let len = match protocol {
+            TCP => usize::from(packet.get(at + 12)? >> 4) * 4,
+            _ => 8,
+        };
+        if len < 8 || protocol == TCP && len < 20 {
+            return None;
+        }
+        let (head, payload) = packet.split_at_checked(at + len)?;
+        let count = payload.len().div_ceil(segment);
+        for (index, payload) in payload.chunks(segment).enumerate() {
+            let mut packet = [head, payload].concat();
+            self.set_length(&mut packet, index);
+            let checksum = if protocol == TCP {
+                add32(&mut packet[at + 4..], index * segment);
+                if index > 0 {
+                    packet[at + TCP_FLAGS] &= !CWR;
+                }
+                if index + 1 < count {
+                    packet[at + TCP_FLAGS] &= !FIN_PSH;
+                }
+                16
+            } else {
+                put16(&mut packet[at + 4..], len + payload.len());
+                6
+            };
+            let pseudo = self.pseudo_header(&packet, protocol);
+            put16(&mut packet[at + checksum..], usize::from(pseudo));
+            fill(&mut packet, at, checksum)?;
+            out(&packet);
+        }
+        Some(())
+    }
+
+    /// Fragments of one IP packet, `size` bytes of payload each.
+    fn fragment(self, packet: &[u8], size: usize, mut out: impl FnMut(&[u8])) -> Option<()> {
+        /// Identifies an IPv6 packet's fragments; the guest leaves the choice to whoever cuts.
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let (head, payload) = packet.split_at_checked(self.transport)?;
+        if self.v6 && (self.transport != self.ip + 40 || head[self.ip + 6] != UDP) {
+            return None;
+        }
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        // Offsets are counted in eight bytes.
+        let size = size & !7;
+        let count = payload.len().div_ceil(size);
+        for (index, payload) in payload.chunks(size).enumerate() {
+            let (offset, more) = (index * size, index + 1 < count);
+            let mut packet = head.to_vec();
+            if self.v6 {
+                packet[self.ip + 6] = FRAGMENT;
+                let mut header = [0; FRAGMENT_LEN];
+                header[0] = UDP;
+                put16(&mut header[2..], offset | usize::from(more));
+                header[4..].copy_from_slice(&number.to_be_bytes());
+                packet.extend(header);
+            } else {
+                let more = if more { 0x2000 } else { 0 };
+                put16(&mut packet[self.ip + 6..], (offset / 8) | more);
+            }
+            packet.extend(payload);
+            self.set_length(&mut packet, 0);
+            out(&packet);
+        }
+        Some(())
+    }
+
+    /// IP's length of the packet as it is; of IPv4 also the number, `index` after the guest's, and the header's checksum.
+    fn set_length(self, packet: &mut [u8], index: usize) {
+        let length = packet.len() - self.ip;
+        let end = self.transport;
+        let header = &mut packet[self.ip..];
+        if self.v6 {
+            return put16(&mut header[4..], length - 40);
+        }
+        put16(&mut header[2..], length);
+        let number = usize::from(u16::from_be_bytes([header[4], header[5]]));
+        put16(&mut header[4..], number + index);
+        put16(&mut header[10..], 0);
+        let checksum = !sum(&packet[self.ip..end], 0);
+        put16(&mut packet[self.ip + 10..], checksum.into());
+    }
+
+    /// The sum over addresses, protocol and length that a transport's checksum begins with (RFC 9293 §3.1, RFC 8200 §8.1).
+    fn pseudo_header(self, packet: &[u8], protocol: u8) -> u16 {
+        let addresses = if self.v6 { 8..40 } else { 12..20 };
+        let length = (packet.len() - self.transport) as u64;
+        sum(&packet[self.ip..][addresses], u64::from(protocol) + length)
+    }
+}
+
+/// Completes a checksum whose field, `offset` after `start`, has the sum over the pseudo header.
+fn fill(packet: &mut [u8], start: usize, offset: usize) -> Option<()> {
+    let checksum = match !sum(packet.get(start..)?, 0) {
+        // Of UDP, 0 says that there is none; both stand for the same number.
+        0 => 0xffff,
+        checksum => checksum,
+    };
+    let field = packet.get_mut(start + offset..)?.first_chunk_mut::<2>()?;
+    *field = checksum.to_be_bytes();
+    Some(())
+}
+
+/// Ones' complement sum (RFC 1071).
+fn sum(bytes: &[u8], first: u64) -> u16 {
+    let (words, rest) = bytes.as_chunks::<2>();
+    let last = rest.first().map_or(0, |byte| u64::from(*byte) << 8);
+    let mut sum = words.iter().fold(first + last, |sum, word| sum + u64::from(u16::from_be_bytes(*word)));
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// The low 16 bits.
+fn put16(bytes: &mut [u8], value: usize) {
+    bytes[..2].copy_from_slice(&(value as u16).to_be_bytes());
+}
+
+fn add32(bytes: &mut [u8], value: usize) {
+    if let Some(field) = bytes.first_chunk_mut::<4>() {
+        *field = u32::from_be_bytes(*field).wrapping_add(value as u32).to_be_bytes();
+    }
+}
