@@ -304,6 +304,7 @@ impl<'a> Link<'a> {
             let left = self.left(deadline);
             match self.receive_within(left.min(SLICE)) {
                 Err(error) if is_timeout(&error) && left > SLICE => {}
+                Err(error) if is_timeout(&error) => return Err(timed_out(&self.beside.why_silent())),
                 result => return result,
             }
         }

@@ -182,6 +182,30 @@ fn strays_are_refused_and_survived() {
     drop(kept);
 }
 
+/// A channel of another migration introduces itself, and waits for a flush that never comes.
+#[test]
+fn a_stray_that_introduces_itself_fails_no_migration_without_page_channels() {
+    let opening = Opening { uuid: [0; 16], id: 0 }.to_bytes();
+    let introduction = [&opening[..], &Packet::sync(0).to_bytes("")].concat();
+    for before in [true, false] {
+        let mut rig = Rig::new(0, Compression::None);
+        let (path, introduction) = (rig.path(), introduction.clone());
+        let stray = move || {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream.write_all(&introduction).unwrap();
+            vec![stream]
+        };
+        let mut kept = Vec::new();
+        if before {
+            kept = stray();
+        } else {
+            rig.strays = Some(Box::new(stray));
+        }
+        arrived(&rig.run(&Guest::busy()));
+        drop(kept);
+    }
+}
+
 #[test]
 fn channels_may_come_before_the_main_one() {
     let mut rig = Rig::new(3, Compression::None);

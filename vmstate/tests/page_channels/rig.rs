@@ -93,6 +93,7 @@ impl Channel for Counted {
 }
 
 impl Rig {
+    /// Without page channels the main one has the pages.
     pub(crate) fn new(channels: u8, compression: Compression) -> Self {
         let directory = tempfile::tempdir().unwrap();
         Self {
@@ -166,7 +167,7 @@ impl Rig {
         let mut main = early.unwrap_or_else(main);
         let senders = Senders::new(self.channels, self.compression);
         let mut options = SourceOptions::new("toy");
-        options.page_channels = Some(senders.clone());
+        options.page_channels = (self.channels > 0).then(|| senders.clone());
         let control = Control::default();
         // Whatever else the host does.
         control.set_downtime_limit(Duration::from_secs(10));

@@ -17,8 +17,11 @@ pub use receiving::Receivers;
 pub use sending::Senders;
 pub(crate) use sending::Task;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ram::PageCount;
+
+const NEVER_FLUSHES: &str =
+    "on channels without a MULTIFD_FLUSH, as from a QEMU before 8.1, turn capability multifd off at the source";
 
 /// The page channels of one migration, if it has any.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +65,30 @@ impl Beside {
             Self::Nothing => Ok(()),
             Self::Senders(senders) => senders.check(),
             Self::Receivers(receivers) => receivers.check(),
+        }
+    }
+
+    /// A source has sent memory without a page with data.
+    ///
+    /// # Errors
+    /// `Incompatible` if its pages seem to be on channels, of which nobody has said when to wait for them.
+    pub(crate) fn check_flushed(&self) -> Result<()> {
+        match self {
+            Self::Receivers(receivers) if receivers.is_flush_awaited() => Err(Error::new(
+                ErrorKind::Incompatible,
+                format!("no page with data came: if they come {NEVER_FLUSHES}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Why nothing more may come of a source that says nothing. One that never flushes is not read on its channels, and stops.
+    pub(crate) fn why_silent(&self) -> String {
+        match self {
+            Self::Receivers(receivers) if receivers.is_flush_awaited() => {
+                format!("the peer is silent; if its pages come {NEVER_FLUSHES}")
+            }
+            _ => "the peer is silent".into(),
         }
     }
 

@@ -88,18 +88,11 @@ impl Receivers {
         Ok(passes)
     }
 
-    /// The main channel has come to the end of a stretch of pages.
-    ///
-    /// # Errors
-    /// `Incompatible` if there are channels, and nobody has said when to wait for them.
-    pub(crate) fn check_flushed(&self) -> Result<()> {
+    /// True if connections that look like page channels wait for the first flush. A stray does, and a channel of a source that never
+    /// flushes.
+    pub(super) fn is_flush_awaited(&self) -> bool {
         let state = self.lock();
-        if state.pairing.flushes() == 0 && state.introduced > 0 {
-            let message = "pages came on channels without a MULTIFD_FLUSH, as from a QEMU before 8.1: turn capability \
-                           multifd off at the source";
-            return Err(Error::new(ErrorKind::Incompatible, message));
-        }
-        Ok(())
+        state.pairing.flushes() == 0 && state.introduced > 0
     }
 
     /// A channel that has introduced itself: waits until it may go on, behind the first flush. `None`: the migration is over.
