@@ -3,6 +3,7 @@
 //! In the place of a path, `fd:N` or `fd:NAME` is a descriptor that the process was started with (`passed.rs`).
 
 mod address;
+mod size;
 mod tls;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use address::{Address, Descriptor};
+pub use size::{NoSize, size};
 pub use tls::Tls;
 
 /// A whole machine, before it exists.

@@ -153,6 +153,34 @@ fn cancelled_in_any_phase_the_guest_goes_on_and_can_go_later() {
     assert_stayed(&setup.run(), SourcePhase::Cancelled);
 }
 
+/// Far longer than a destination waits for a source that says nothing.
+#[test]
+fn a_machine_is_waited_for_before_the_switch_over_and_the_connection_is_kept_up() {
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.source.holds_until = Some(Duration::from_secs(600));
+    let outcome = setup.run();
+    assert_arrived(&outcome);
+    assert!(outcome.departure.report.downtime.unwrap().total() < Duration::from_secs(1), "the wait is no part of it");
+}
+
+#[test]
+fn while_a_machine_is_waited_for_a_cancel_and_a_broken_connection_let_the_guest_go_on() {
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.source.holds_until = Some(Duration::MAX);
+    setup.source.cancels_at = Some(("hold", setup.source_control.clone()));
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Cancelled);
+    assert!(outcome.source.running);
+
+    let mut setup = Setup::new(&BLOCKS, None);
+    setup.source.holds_until = Some(Duration::MAX);
+    let control = setup.destination_control.clone();
+    setup.world.at(Duration::from_secs(60), move || assert!(control.cancel()));
+    let outcome = setup.run();
+    assert_stayed(&outcome, SourcePhase::Failed);
+    assert!(outcome.source.running);
+}
+
 #[test]
 fn after_the_commit_has_begun_a_cancel_is_refused() {
     let mut setup = Setup::new(&BLOCKS, None);

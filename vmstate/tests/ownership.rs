@@ -437,7 +437,7 @@ fn a_guest_in_a_file_is_recognized_by_its_records_while_nobody_holds_its_locks()
     reader.release().unwrap();
     assert_eq!(source.claim().unwrap(), Claim::Moved);
     let wrong = guest(&[&disk]).recognize(Some(&tickets)).unwrap_err();
-    assert!(matches!(wrong[..], [Mismatch::MovedOn { .. }]), "{wrong:?}");
+    assert!(matches!(wrong[..], [Mismatch::MovedOnSinceFile { .. }]), "{wrong:?}");
     drop(booted(&[&other]));
     let wrong = guest(&[&other]).recognize(Some(&tickets)).unwrap_err();
     assert!(matches!(wrong[..], [Mismatch::Other { .. }]), "{wrong:?}");

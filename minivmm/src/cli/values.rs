@@ -4,28 +4,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::limits::{self, LimitOptions};
-use crate::config::{Address, Cpu, Disk, ListenAt, Net, Network, Serial};
+use crate::config::{self, Address, Cpu, Disk, ListenAt, Net, Network, NoSize, Serial};
 use crate::cpu::Choice;
 use crate::passed;
 
-/// Bytes, from a number with an optional `K`, `M`, `G` or `T` (powers of 1024).
+/// Bytes, from a number with an optional `K`, `M`, `G` or `T` (powers of 1024); what else [`config::size`] reads is read, too.
 pub(super) fn size(text: &str) -> Result<u64, String> {
-    let shift = match text.chars().last() {
-        Some('K' | 'k') => 10,
-        Some('M' | 'm') => 20,
-        Some('G' | 'g') => 30,
-        Some('T' | 't') => 40,
-        _ => 0,
-    };
-    let digits = if shift == 0 { text } else { &text[..text.len() - 1] };
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err("write a number of bytes, or one with K, M, G or T, as 256M".into());
-    }
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or_else(|| "that is more than 64 bits can count".into())
+    config::size(text, 1).map_err(|wrong| match wrong {
+        NoSize::Malformed => "write a number of bytes, or one with K, M, G or T, as 256M".into(),
+        NoSize::TooLarge => "that is more than 64 bits can count".into(),
+    })
 }
 
 /// As [`size`] reads it, with the largest unit that leaves no fraction.

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::size::size;
+
 /// Where a migration goes to, or is awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -60,7 +62,7 @@ impl FromStr for Address {
             },
             Some(("file", file)) => {
                 let (path, offset) = match file.rsplit_once(OFFSET) {
-                    Some((path, offset)) => (path, size(offset)),
+                    Some((path, offset)) => (path, size(offset, 1).ok().filter(|&bytes| i64::try_from(bytes).is_ok())),
                     None => (file, Some(0)),
                 };
                 match offset {
@@ -130,22 +132,6 @@ impl PartialEq for Descriptor {
 }
 
 impl Eq for Descriptor {}
-
-/// Bytes as QEMU's `qemu_strtosz` reads them (util/cutils.c), without a fraction: decimal with a unit or without, or hexadecimal
-/// without. Not more than a file's offset may be.
-fn size(text: &str) -> Option<u64> {
-    let (digits, radix, shift) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => (digits, 16, 0),
-        None => match text.chars().last().and_then(|last| "bkmgtpe".find(last.to_ascii_lowercase())) {
-            Some(power) => (text.get(..text.len() - 1)?, 10, 10 * power),
-            None => (text, 10, 0),
-        },
-    };
-    // The standard library would take a sign.
-    let number =
-        digits.chars().all(|digit| digit.is_digit(radix)).then(|| u64::from_str_radix(digits, radix).ok())??;
-    number.checked_mul(1 << shift).filter(|&bytes| i64::try_from(bytes).is_ok())
-}
 
 #[cfg(test)]
 mod tests {

@@ -11,13 +11,18 @@ use serde_json::{Value, json};
 enum Standing {
     /// Switched on and off: a parameter of vmstate that is a flag.
     Switched,
+    /// Switched on and off: [`PAUSE`], which is the machine's own.
+    Own,
     /// Always on, and why it stays so.
     Always(&'static str),
     /// Always off, and why.
     Never(&'static str),
 }
 
-use Standing::{Always, Never, Switched};
+use Standing::{Always, Never, Own, Switched};
+
+/// The capability that has a migration wait before its switch-over.
+pub(super) const PAUSE: &str = "pause-before-switchover";
 
 const NO_POSTCOPY: &str = "a guest goes on at the destination only when all of its memory is there; if it dirties too fast, set auto-converge";
 
@@ -36,10 +41,7 @@ const CAPABILITIES: &[(&str, Standing)] = &[
         ),
     ),
     ("return-path", Always("the destination's answer decides who runs the guest")),
-    (
-        "pause-before-switchover",
-        Never("the guest stands no longer than the hand-over takes; disks are handed over by their locks"),
-    ),
+    (PAUSE, Own),
     ("multifd", Switched),
     ("dirty-bitmaps", Never("disks are raw images, which have no dirty bitmaps")),
     ("postcopy-blocktime", Never(NO_POSTCOPY)),
@@ -88,16 +90,17 @@ pub(super) fn capability_names() -> impl Iterator<Item = &'static str> {
 /// Each capability that does not change: its name, on or off, and why.
 pub(super) fn reasons() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
     CAPABILITIES.iter().filter_map(|(name, standing)| match standing {
-        Switched => None,
+        Switched | Own => None,
         Always(why) => Some((*name, "on", *why)),
         Never(why) => Some((*name, "off", *why)),
     })
 }
 
 /// Body of `query-migrate-capabilities`.
-pub(super) fn capabilities(parameters: &Parameters) -> Value {
+pub(super) fn capabilities(parameters: &Parameters, pauses: bool) -> Value {
     let state = |name, standing| match standing {
         Switched => flag(name).map_or(Value::Bool(false), |flag| report::value(&flag.of(parameters))),
+        Own => pauses.into(),
         Always(_) => true.into(),
         Never(_) => false.into(),
     };
@@ -114,7 +117,7 @@ pub(super) fn switch(name: &str, on: bool) -> Result<Option<&'static Parameter>,
         Some(Switched) => Ok(flag(name)),
         Some(Always(why)) if !on => Err(format!("Capability '{name}' cannot be switched off: {why}")),
         Some(Never(why)) if on => Err(format!("Capability '{name}' is not supported: {why}")),
-        Some(Always(_) | Never(_)) => Ok(None),
+        Some(Own | Always(_) | Never(_)) => Ok(None),
         None => Err(format!("Parameter 'capability' does not accept value '{name}'")),
     }
 }

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 use vmstate::migrate::{Parameter, ParameterUnit};
 
+use crate::config::size;
 use crate::control::announce;
 use crate::control::answer::{Arguments, Band, Failure, answer};
 use crate::control::descriptors::Caller;
@@ -183,7 +184,7 @@ fn parameter(name: &str, text: &str) -> Result<Value, Wrong> {
         return Err(Failure::generic(format!("invalid parameter value: {name}")).into());
     }
     let unit = Parameter::named(name).map(|parameter| parameter.unit);
-    let number = size(text, if unit == Some(ParameterUnit::BytesPerSecond) { 20 } else { 0 });
+    let number = size(text, if unit == Some(ParameterUnit::BytesPerSecond) { 1 << 20 } else { 1 }).ok();
     Ok(match unit {
         Some(ParameterUnit::Word(_)) => text.into(),
         _ => number.map_or_else(|| text.into(), Value::from),
@@ -201,18 +202,6 @@ fn is_parameter(name: &str) -> bool {
             .chain(set.lacks.iter().map(|(name, _)| *name))
             .any(|known| known == name)
     })
-}
-
-fn size(text: &str, default: u32) -> Option<u64> {
-    let (digits, shift) = match text.chars().last()?.to_ascii_uppercase() {
-        'B' => (&text[..text.len() - 1], 0),
-        'K' => (&text[..text.len() - 1], 10),
-        'M' => (&text[..text.len() - 1], 20),
-        'G' => (&text[..text.len() - 1], 30),
-        'T' => (&text[..text.len() - 1], 40),
-        _ => (text, default),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 fn help(name: Option<&str>) -> String {

@@ -14,15 +14,8 @@ use crate::control::{absent, announce, channels, report};
 use crate::vm::{MigrationStatus, ParameterChange, Request, Terms};
 
 /// QEMU's words for states of a migration that minivmm's never are in.
-const STATUS_OF_OTHERS: [&str; 7] = [
-    "postcopy-active",
-    "postcopy-paused",
-    "postcopy-recover-setup",
-    "postcopy-recover",
-    "colo",
-    "pre-switchover",
-    "wait-unplug",
-];
+const STATUS_OF_OTHERS: [&str; 6] =
+    ["postcopy-active", "postcopy-paused", "postcopy-recover-setup", "postcopy-recover", "colo", "wait-unplug"];
 
 /// The rows of the table.
 pub(super) fn commands() -> Vec<Command> {
@@ -53,8 +46,9 @@ pub(super) fn commands() -> Vec<Command> {
         }),
         Command::new(
             "migrate-continue",
-            "always refused: no migration stops before the switch-over, see `pause-before-switchover`",
-            |handle, _| Err(Failure::generic(format!("Migration not in expected state: {}", handle.migration().status().as_str()))),
+            "lets a migration go on that waits before its switch-over ([capability](#capabilities) `pause-before-switchover`); `state` is \
+             `pre-switchover`",
+            migrate_continue,
         )
         .takes([needed("state", status())]),
         Command::new("migrate-pause", "always refused: there is no postcopy", |_, _| {
@@ -111,7 +105,7 @@ pub(super) fn commands() -> Vec<Command> {
         )
         .takes([needed("capabilities", Kind::list(capability()))]),
         Command::new("query-migrate-capabilities", "all of them, as they hold", |handle, _| {
-            Ok(absent::capabilities(&handle.parameters()))
+            Ok(absent::capabilities(&handle.parameters(), handle.pauses_before_switchover()))
         })
         .gives(Kind::list(capability())),
         Command::new(
@@ -232,6 +226,14 @@ fn migrate_incoming(caller: &Caller, arguments: Arguments) -> Result<Value, Fail
     ask(caller, Request::MigrateIncoming { at, exit_on_error })
 }
 
+fn migrate_continue(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
+    let now = caller.migration().status().as_str();
+    match arguments.text("state") == Some(now) {
+        true => ask(caller, Request::MigrateContinue),
+        false => Err(Failure::generic(format!("Migration not in expected state: {now}"))),
+    }
+}
+
 fn set_parameters(handle: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     let mut members = arguments.into_members();
     let announcing = announce::take(handle.announcing(), &mut members)?;
@@ -265,12 +267,17 @@ fn change(given: Map<String, Value>) -> Result<ParameterChange, Failure> {
 }
 
 fn set_capabilities(handle: &Caller, arguments: Arguments) -> Result<Value, Failure> {
-    let mut change = ParameterChange::default();
+    let (mut change, mut pauses) = (ParameterChange::default(), handle.pauses_before_switchover());
     for one in arguments.list("capabilities") {
         let (name, on) = (one["capability"].as_str().unwrap_or_default(), one["state"] == json!(true));
+        if name == absent::PAUSE {
+            pauses = on;
+        }
         if let Some(flag) = absent::switch(name, on).map_err(Failure::generic)? {
             change = change.with(flag.name, on);
         }
     }
-    ask(handle, Request::MigrateSetParameters(change))
+    let done = ask(handle, Request::MigrateSetParameters(change))?;
+    handle.set_pauses_before_switchover(pauses);
+    Ok(done)
 }

@@ -92,6 +92,8 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
             (InMigrate, _) => Decision::Refuse("The incoming migration has already been started".into()),
             _ => Decision::Refuse("'-incoming' was not specified on the command line".into()),
         },
+        Request::MigrateContinue if outgoing => Accept,
+        Request::MigrateContinue => Decision::Refuse("no migration from here is under way".into()),
         Request::MigrateCancel if outgoing => CancelOrRefuse,
         Request::MigrateCancel if state == InMigrate => {
             Decision::Refuse("this machine is a destination: cancel at the source, or quit here".into())
@@ -104,12 +106,15 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
 fn of_engine(request: &EngineRequest, state: RunState, under_way: UnderWay) -> Decision {
     match (request, state) {
         (EngineRequest::Ended(_), _) => Accept,
-        (EngineRequest::Pause(_) | EngineRequest::Rehearse(_), RunState::Running | RunState::Paused)
-            if under_way == UnderWay::Outgoing =>
-        {
-            Accept
+        (
+            EngineRequest::Hold | EngineRequest::Pause(_) | EngineRequest::Rehearse(_),
+            RunState::Running | RunState::Paused,
+        ) if under_way == UnderWay::Outgoing => Accept,
+        // It stands since the hold.
+        (EngineRequest::Pause(_), RunState::FinishMigrate) if under_way == UnderWay::Outgoing => Accept,
+        (EngineRequest::Hold | EngineRequest::Pause(_) | EngineRequest::Rehearse(_), _) => {
+            refuse("be handed over", state)
         }
-        (EngineRequest::Pause(_) | EngineRequest::Rehearse(_), _) => refuse("be handed over", state),
         (EngineRequest::Introduced | EngineRequest::Arriving(_) | EngineRequest::Loaded, RunState::InMigrate) => Accept,
         (EngineRequest::Introduced | EngineRequest::Arriving(_) | EngineRequest::Loaded, _) => {
             refuse("take in a guest", state)

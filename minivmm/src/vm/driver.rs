@@ -229,6 +229,7 @@ impl Vm {
         match request {
             AnyRequest::User(request) => self.serve_user(request)?,
             AnyRequest::Engine(EngineRequest::Rehearse(with)) => self.rehearse(with)?,
+            AnyRequest::Engine(EngineRequest::Hold) => self.hold()?,
             AnyRequest::Engine(EngineRequest::Pause(within)) => self.switch_over(within)?,
             AnyRequest::Engine(EngineRequest::Introduced) => self.introduced()?,
             AnyRequest::Engine(EngineRequest::Arriving(_)) => self.populate(),
@@ -261,6 +262,7 @@ impl Vm {
             Request::Migrate(address, terms) => self.migrate(address, &terms)?,
             Request::MigrateIncoming { at, exit_on_error } => self.migrate_incoming(&at, exit_on_error)?,
             Request::DumpSchema(file) => schema::write(&self.parts(), &file)?,
+            Request::MigrateContinue => self.continue_migration()?,
             // One that is under way was cancelled when this was asked, and has ended.
             Request::MigrateCancel => {}
             Request::MigrateSetParameters(change) => self.set_migration_parameters(&change)?,

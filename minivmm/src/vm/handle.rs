@@ -57,6 +57,16 @@ impl Handle {
         self.shared.migration()
     }
 
+    /// Whether a migration from here waits before its switch-over.
+    pub fn pauses_before_switchover(&self) -> bool {
+        self.shared.pauses_before_switchover()
+    }
+
+    /// Changes whether a migration from here waits before its switch-over.
+    pub fn set_pauses_before_switchover(&self, pauses: bool) {
+        self.shared.set_pauses_before_switchover(pauses);
+    }
+
     /// The rounds that are over of the migration that runs, or of the last one.
     pub fn rounds(&self) -> Vec<Round> {
         self.shared.rounds()

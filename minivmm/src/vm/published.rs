@@ -21,6 +21,8 @@ pub struct MigrationInfo {
     pub phase: Phase,
     /// A cancel was granted.
     pub cancelled: bool,
+    /// Whether it has waited, or waits, before the switch-over.
+    pub hold: Hold,
     /// Figures, as the engine counts them.
     pub figures: Progress,
     /// Why it ended as it did, where there is something to say.
@@ -30,8 +32,24 @@ pub struct MigrationInfo {
 impl MigrationInfo {
     /// QMP's view of it.
     pub fn status(&self) -> MigrationStatus {
-        MigrationStatus::of(self.phase, self.cancelled)
+        match (MigrationStatus::of(self.phase, self.cancelled), self.hold) {
+            (MigrationStatus::Setup | MigrationStatus::Active, Hold::Waits) => MigrationStatus::PreSwitchover,
+            (MigrationStatus::Setup | MigrationStatus::Active, Hold::Over) => MigrationStatus::Device,
+            (status, _) => status,
+        }
     }
+}
+
+/// A wait before the switch-over, with a guest that stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// There was none.
+    #[default]
+    None,
+    /// Until somebody lets it go on.
+    Waits,
+    /// Somebody did.
+    Over,
 }
 
 /// The parameters of a machine that was told none: QEMU's defaults, with its limit of 128 MiB/s.
@@ -78,6 +96,7 @@ pub struct Published {
     parameters: Mutex<Parameters>,
     inventory: Mutex<Inventory>,
     announcing: Mutex<Announcing>,
+    pauses_before_switchover: Mutex<bool>,
     dirty_rate: Mutex<DirtyRate>,
     tls: Mutex<Tls>,
     subscribers: Mutex<Vec<Subscriber>>,
@@ -102,6 +121,7 @@ impl Published {
             parameters: Mutex::new(default_parameters()),
             inventory: Mutex::default(),
             announcing: Mutex::default(),
+            pauses_before_switchover: Mutex::default(),
             dirty_rate: Mutex::default(),
             tls: Mutex::default(),
             subscribers: Mutex::default(),
@@ -133,7 +153,9 @@ impl Published {
 
     /// The rounds that are over of the migration that runs, or of the last one.
     pub fn rounds(&self) -> Vec<Round> {
-        lock(&self.control).as_ref().map(Control::rounds).unwrap_or_default()
+        // Not with the lock held, which all other queries need: the list may be long.
+        let control = lock(&self.control).clone();
+        control.as_ref().map(Control::rounds).unwrap_or_default()
     }
 
     /// Which parts of guest memory it has sent how often.
@@ -198,6 +220,16 @@ impl Published {
     /// Changes how a guest that arrives tells the network so.
     pub fn set_announcing(&self, announcing: Announcing) {
         *lock(&self.announcing) = announcing;
+    }
+
+    /// Whether a migration from here waits before its switch-over.
+    pub fn pauses_before_switchover(&self) -> bool {
+        *lock(&self.pauses_before_switchover)
+    }
+
+    /// Changes whether a migration from here waits before its switch-over.
+    pub fn set_pauses_before_switchover(&self, pauses: bool) {
+        *lock(&self.pauses_before_switchover) = pauses;
     }
 
     /// How fast the guest dirties its memory, as last measured.

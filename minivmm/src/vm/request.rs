@@ -42,6 +42,8 @@ pub enum Request {
     },
     /// Write the schema of this machine to a new file.
     DumpSchema(PathBuf),
+    /// Let the outgoing migration go on that waits before its switch-over.
+    MigrateContinue,
     /// Cancel the outgoing migration; answered once it has ended.
     MigrateCancel,
     /// Have the network cards tell the network where the guest is.
@@ -106,7 +108,9 @@ pub enum GuestEvent {
 pub enum EngineRequest {
     /// Source: stop the guest and read its state, and let the guest run on soon.
     Rehearse(Rehearsing),
-    /// Source: stop the guest within this time, and read its state.
+    /// Source: stop the guest, and say that the switch-over waits.
+    Hold,
+    /// Source: stop the guest within this time, if it does not stand already, and read its state.
     Pause(Duration),
     /// Destination: the guest fits this machine; show it the processor that it knows.
     Introduced,

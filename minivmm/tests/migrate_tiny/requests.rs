@@ -272,3 +272,47 @@ fn a_cancel_during_the_switch_over_lets_the_guest_go_on_at_once() {
     source.await_passes(2);
     source.quit();
 }
+
+/// As with QEMU's capability `pause-before-switchover`.
+#[test]
+fn a_switch_over_waits_until_somebody_lets_it_begin() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    let [at, next] = ["door", "next"].map(|name| door(dir.path(), name));
+    let there = Machine::start(dir.path(), Some(&at));
+    let statuses = source.statuses();
+    source.handle.set_pauses_before_switchover(true);
+    let begin = |there: &Machine, at: &Address| {
+        source.handle.ask(Request::Migrate(at.clone(), Terms::default())).unwrap();
+        let status = || source.handle.migration().status();
+        until(|| status() == MigrationStatus::PreSwitchover, || format!("{:?}", source.handle.migration()));
+        assert_eq!(source.handle.run_state(), RunState::FinishMigrate);
+        let stands = source.passes();
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!((source.passes(), there.passes()), (stands, 0));
+        let refusal = source.handle.ask(Request::Cont).unwrap_err().0;
+        assert!(refusal.contains("the guest is being handed over"), "{refusal}");
+    };
+    begin(&there, &at);
+    source.handle.ask(Request::MigrateCancel).unwrap();
+    assert_eq!(source.handle.migration().status(), MigrationStatus::Cancelled);
+    assert_eq!(source.handle.run_state(), RunState::Running);
+    source.await_passes(1);
+    let refusal = source.handle.ask(Request::MigrateContinue).unwrap_err().0;
+    assert_eq!(refusal, "no migration from here is under way");
+
+    // The guest that came in part ended the first one.
+    there.end();
+    let there = Machine::start(dir.path(), Some(&next));
+    begin(&there, &next);
+    source.handle.ask(Request::MigrateContinue).unwrap();
+    assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
+    there.await_passes(2);
+    until(|| statuses.lock().unwrap().contains(&"completed"), || format!("{statuses:?}"));
+    let waits = ["setup", "active", "pre-switchover"];
+    let all = [&waits[..], &["cancelling", "cancelled"], &waits, &["device", "completed"]].concat();
+    assert_eq!(*statuses.lock().unwrap(), all);
+    source.quit();
+    there.quit();
+}

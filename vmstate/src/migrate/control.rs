@@ -211,8 +211,12 @@ impl Control {
         if self.is_cancelled() { Err(cancelled()) } else { Ok(()) }
     }
 
-    /// Closes the door to cancelling.
-    pub(super) fn commit(&self) -> Result<()> {
+    /// Closes the door to cancelling, as a source does before it gives up the guest's resources: for who writes a guest into a file and
+    /// then gives them up.
+    ///
+    /// # Errors
+    /// `Cancelled`: a cancel was granted before.
+    pub fn commit(&self) -> Result<()> {
         if self.settle(COMMITTED) { Ok(()) } else { Err(cancelled()) }
     }
 

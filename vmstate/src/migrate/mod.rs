@@ -102,6 +102,16 @@ pub trait Machine {
         Ok(None)
     }
 
+    /// Source, before the switch-over: whether it may begin. Asked again, some fifty times a second, until it may, so that somebody
+    /// can be waited for; meanwhile the connection is kept up. A machine that says no may stop its guest. Where the migration ends
+    /// before a yes, it is told to [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// The switch-over must not begin; the guest runs, and the migration fails.
+    fn may_switch_over(&mut self) -> Result<bool> {
+        Ok(true)
+    }
+
     /// Source, while the guest runs: makes vCPUs stand still for a part of the time, so that the guest dirties `percent` (0 to 99) of
     /// its pages a second less; 0 lets all run. Only vCPUs that dirty memory are to be slowed. The engine repeats it after
     /// each round, so that the machine can look again which ones do, and takes it off before it pauses the guest and when

@@ -106,6 +106,16 @@ pub enum Mismatch {
         /// The file here.
         path: PathBuf,
     },
+    /// The generation differs from that of a guest in a file.
+    #[error(
+        "another guest was started on {role} ({path}) since the file was written, so the file's guest must not run on it: give a copy that was made while the guest stood, with its record"
+    )]
+    MovedOnSinceFile {
+        /// Which.
+        role: Role,
+        /// The file here.
+        path: PathBuf,
+    },
     /// The lock is free though the source holds it.
     #[error(
         "the lock of {role} ({path}) is free here while the source holds it: it is a copy, or its file system keeps locks on one host, or the source has ended; share it through a file system whose locks both hosts see"

@@ -86,7 +86,7 @@ impl Ownership {
     /// # Errors
     /// Everything that is wrong.
     pub fn prove(&self, tickets: Option<&[Ticket]>) -> Result<(), Vec<Mismatch>> {
-        self.compare(tickets, |_| true)
+        self.compare(tickets, Some)
     }
 
     /// As [`prove`](Self::prove), of a guest in a file, whose source has let go of the locks: the records alone tell. A copy of a
@@ -95,14 +95,22 @@ impl Ownership {
     /// # Errors
     /// Everything that is wrong.
     pub fn recognize(&self, tickets: Option<&[Ticket]>) -> Result<(), Vec<Mismatch>> {
-        self.compare(tickets, |mismatch| !matches!(mismatch, Mismatch::NotHeld { .. }))
+        self.compare(tickets, |mismatch| match mismatch {
+            Mismatch::NotHeld { .. } => None,
+            Mismatch::MovedOn { role, path } => Some(Mismatch::MovedOnSinceFile { role, path }),
+            mismatch => Some(mismatch),
+        })
     }
 
-    fn compare(&self, tickets: Option<&[Ticket]>, counts: fn(&Mismatch) -> bool) -> Result<(), Vec<Mismatch>> {
+    fn compare(
+        &self,
+        tickets: Option<&[Ticket]>,
+        counts: fn(Mismatch) -> Option<Mismatch>,
+    ) -> Result<(), Vec<Mismatch>> {
         let mut exclusive = self.exclusive();
         let here: Vec<_> = exclusive.iter().map(|owned| (owned.role, &*owned.resource)).collect();
-        let mut wrong = tickets.map_or_else(Vec::new, |tickets| compare(&here, tickets));
-        wrong.retain(counts);
+        let wrong = tickets.map_or_else(Vec::new, |tickets| compare(&here, tickets));
+        let wrong: Vec<_> = wrong.into_iter().filter_map(counts).collect();
         if !wrong.is_empty() {
             return Err(wrong);
         }

@@ -320,6 +320,8 @@ pub struct Vm {
     /// Asks to cancel when told to do this; keeps the answer.
     pub cancels_at: Option<(&'static str, Control)>,
     pub cancel_granted: Option<bool>,
+    /// May switch over no sooner, and makes the guest stand until then.
+    pub holds_until: Option<Duration>,
 }
 
 impl Vm {
@@ -370,6 +372,16 @@ impl Machine for Vm {
             Some(End::Error) => Err(Error::new(ErrorKind::Rejected, "no prepare")),
             Some(End::Panic) => panic!("the machine panics"),
         }
+    }
+
+    fn may_switch_over(&mut self) -> Result<bool> {
+        let holds = self.holds_until.is_some_and(|until| self.world.now() < until);
+        if holds {
+            self.refused("hold")?;
+            self.guest.set_running(false);
+            self.running = false;
+        }
+        Ok(!holds)
     }
 
     fn rehearse(&mut self) -> Result<Option<Rehearsal>> {

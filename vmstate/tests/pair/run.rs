@@ -81,6 +81,7 @@ impl Setup {
             sent_at_resume: None,
             cancels_at: None,
             cancel_granted: None,
+            holds_until: None,
         };
         let (source, destination) = (machine(Side::Source), machine(Side::Destination));
         source.guest.set_running(true);

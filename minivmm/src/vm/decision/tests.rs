@@ -61,6 +61,7 @@ fn every_request_in_every_situation() {
         (Request::Announce(Announcing::ONCE), "raaaaaarrrrrrr"),
         (Request::MeasureDirtyRate(Sampling::now(Duration::ZERO, 0)), "aaaaaaaaaaaaaa"),
         (Request::MigrateIncoming { at: Address::Unix("/x".into()), exit_on_error: true }, "rrrrrrrrarrrrr"),
+        (Request::MigrateContinue, "rrarrarrrarrra"),
         (Request::MigrateCancel, "aaoaaoarroaaao"),
         (parameters, "aaaaaaaaaaaaaa"),
     ];
@@ -71,7 +72,8 @@ fn every_request_in_every_situation() {
     let ended = Ended { phase: Phase::Source(SourcePhase::Failed), error: None, unrecorded: false };
     let engine = [
         (EngineRequest::Rehearse(rehearsing), "rrarrarrrrrrrr"),
-        (EngineRequest::Pause(Duration::ZERO), "rrarrarrrrrrrr"),
+        (EngineRequest::Hold, "rrarrarrrrrrrr"),
+        (EngineRequest::Pause(Duration::ZERO), "rrarrarrrarrrr"),
         (EngineRequest::Introduced, "rrrrrrraarrrrr"),
         (EngineRequest::Arriving(Arc::default()), "rrrrrrraarrrrr"),
         (EngineRequest::Loaded, "rrrrrrraarrrrr"),

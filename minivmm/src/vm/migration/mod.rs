@@ -32,6 +32,7 @@ pub(super) use self::look_up::LookUp;
 use self::outgoing::{Departure, Secure};
 use self::seam::Seam;
 use self::state_file::NOT_ENCRYPTED;
+use self::status::MigrationStatus;
 use self::to_file::Writing;
 pub(super) use self::write_back::WriteBack;
 use crate::config::{Address, Tls};
@@ -46,7 +47,7 @@ use crate::migration::ram::MachineRam;
 use crate::migration::sections::{MachineState, Parts};
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::machine::Machine;
-use crate::vm::published::Event;
+use crate::vm::published::{Event, Hold};
 use crate::vm::request::{GuestEvent, ParameterChange, Refusal, Rehearsing, Terms};
 use crate::vm::state::RunState;
 
@@ -93,6 +94,9 @@ pub(super) struct Incoming {
 
 /// A rehearsal makes the guest stand no longer than this.
 const REHEARSAL: Duration = Duration::from_millis(100);
+
+/// How long a guest may take to stand still before a switch-over that waits.
+const HOLD: Duration = Duration::from_secs(10);
 
 /// How long the driver fills page tables before it looks whether something else is asked for.
 const POPULATING: Duration = Duration::from_millis(10);
@@ -229,9 +233,35 @@ impl Vm {
         Ok(())
     }
 
-    /// Source: stops the guest `within` this time and reads the state that is in the kernel.
+    /// Source: stops the guest before the switch-over, which waits until somebody lets it begin.
+    pub(super) fn hold(&mut self) -> Result<(), Outcome> {
+        self.switch_over(HOLD)?;
+        self.shared.update_migration(|info| info.hold = Hold::Waits);
+        Ok(())
+    }
+
+    /// Lets the switch-over begin that waits.
+    pub(super) fn continue_migration(&self) -> Result<(), Refusal> {
+        match self.shared.migration().status() {
+            MigrationStatus::PreSwitchover => {
+                self.shared.update_migration(|info| info.hold = Hold::Over);
+                Ok(())
+            }
+            status => Err(Refusal(format!("Migration not in expected state: {}", status.as_str()))),
+        }
+    }
+
+    /// Source: stops the guest `within` this time, if it runs, and reads the state that is in the kernel.
     pub(super) fn switch_over(&mut self, within: Duration) -> Result<(), Outcome> {
-        let before = self.shared.run_state();
+        let before = match (self.shared.run_state(), &self.outgoing) {
+            (RunState::FinishMigrate, Some(outgoing)) => {
+                let (hypervisor, timer, global) = self.read_state(outgoing.before)?;
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                (state.hypervisor, state.timer, state.global) = (hypervisor, timer, global);
+                return Ok(());
+            }
+            (before, _) => before,
+        };
         self.stand_still(before, within)?;
         if let Some(outgoing) = &mut self.outgoing {
             outgoing.before = before;

@@ -16,6 +16,7 @@ use crate::migration::dirty_log::MachineDirtyLog;
 use crate::migration::ownership::{SharedTickets, Tickets};
 use crate::vm::backends::Backends;
 use crate::vm::handle::Handle;
+use crate::vm::published::Hold;
 use crate::vm::request::{EngineRequest, Rehearsing};
 
 /// Either side of a migration.
@@ -37,6 +38,8 @@ pub(in crate::vm) struct Seam {
     log: SparingLog,
     /// The guest stands for a rehearsal until this is dropped.
     standing: Option<Sender<()>>,
+    /// At a source: the guest stands before its switch-over.
+    held: bool,
     /// At a source: the destination is a QEMU.
     to_qemu: bool,
     /// At a source.
@@ -67,6 +70,7 @@ impl Seam {
             looking: Arc::default(),
             log: SparingLog::default(),
             standing: None,
+            held: false,
             to_qemu: false,
             throttle: None,
             dirty_log: None,
@@ -186,6 +190,17 @@ impl Machine for Seam {
         self.write_back.run(go_on)?;
         // What the guest has written meanwhile is about what it will have written at the pause.
         self.write_back.run(go_on).map(Option::unwrap_or_default)
+    }
+
+    fn may_switch_over(&mut self) -> vmstate::Result<bool> {
+        if !self.held {
+            if !self.handle.pauses_before_switchover() {
+                return Ok(true);
+            }
+            self.ask(EngineRequest::Hold)?;
+            self.held = true;
+        }
+        Ok(self.handle.migration().hold == Hold::Over)
     }
 
     fn rehearse(&mut self) -> vmstate::Result<Option<Rehearsal>> {

@@ -1,4 +1,4 @@
-//! What the outside is told of a migration: one word, from the engine's phase alone.
+//! What the outside is told of a migration: one word, from the engine's phase, and from whether it waits before the switch-over.
 
 use vmstate::migrate::{DestinationPhase as D, Phase, SourcePhase as S};
 
@@ -12,6 +12,8 @@ pub enum MigrationStatus {
     Setup,
     /// Rounds.
     Active,
+    /// The guest stands, and somebody has to let the switch-over begin.
+    PreSwitchover,
     /// Switch-over.
     Device,
     /// Done.
@@ -30,10 +32,11 @@ pub enum MigrationStatus {
 
 impl MigrationStatus {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::None,
         Self::Setup,
         Self::Active,
+        Self::PreSwitchover,
         Self::Device,
         Self::Completed,
         Self::Failed,
@@ -70,6 +73,7 @@ impl MigrationStatus {
             Self::None => "none",
             Self::Setup => "setup",
             Self::Active => "active",
+            Self::PreSwitchover => "pre-switchover",
             Self::Device => "device",
             Self::Completed => "completed",
             Self::Failed => "failed",

@@ -24,6 +24,9 @@ use crate::vm::published::Published;
 /// How long the guest may take to stand still, and its disk images to be written back. Most of them was written back before.
 const PAUSE: Duration = Duration::from_secs(60);
 
+/// How often it is asked whether a switch-over that waits may begin.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// What the thread works with.
 pub(super) struct Writing {
     pub(super) file: StateFile,
@@ -67,6 +70,12 @@ impl Writing {
         self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight.stamp();
         let control = self.control.clone();
         self.seam.prepare(&|| !control.is_cancelled()).map_err(running)?;
+        while !self.seam.may_switch_over().map_err(running)? {
+            if control.is_cancelled() {
+                return Err(self.go_on(Error::new(ErrorKind::Cancelled, "cancelled")));
+            }
+            std::thread::sleep(LOOK);
+        }
         self.shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::SwitchOver));
         self.seam.pause(PAUSE).map_err(running)?;
         self.write(&mut sections).map_err(|error| {
@@ -80,10 +89,8 @@ impl Writing {
         let channel = &mut self.file.channel;
         snapshot::save_with(channel, MACHINE_TYPE, sections, &self.ram, &self.control)?;
         channel.sync().map_err(|error| failed("the file could not be written to the disk", error))?;
-        match self.control.is_cancelled() {
-            true => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
-            false => Ok(()),
-        }
+        // Whoever reads the file may have the guest from here on.
+        self.control.commit()
     }
 
     /// Gives up the guest's disks, so that who reads the file can take them.

@@ -263,7 +263,10 @@ impl Source<'_, '_> {
     fn carry_out(&mut self, action: SourceAction) -> SourceEvent {
         match action {
             SourceAction::Introduce => self.introduce().map(|()| SourceEvent::Done),
-            SourceAction::Round => self.round_and_verdict().map(SourceEvent::RoundOver),
+            SourceAction::Round => match self.round_and_verdict() {
+                Ok(true) => self.await_machine().map(|()| SourceEvent::RoundOver(true)),
+                verdict => verdict.map(SourceEvent::RoundOver),
+            },
             SourceAction::Pause => self.pause().map(|()| SourceEvent::Done),
             SourceAction::SendRest(until) => self.send_rest(until).map(|()| SourceEvent::Done),
             SourceAction::Await(until) => match self.await_reply(Patience::Until(until)) {

@@ -4,15 +4,46 @@ use std::time::Duration;
 
 use super::{DESCRIPTION, Source};
 use crate::codec::Outbox;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::migrate::Peer;
+use crate::migrate::forecast::Tells;
 use crate::migrate::protocol::ping;
 use crate::migrate::save::Turn;
 use crate::migrate::wire::Patience;
-use crate::ram::NORMAL_RECORD;
+use crate::ram::{NORMAL_RECORD, PageCount};
 use crate::stream::{Command, Element};
 
+/// How often a machine that may not switch over yet is asked again.
+const ASK: Duration = Duration::from_millis(20);
+/// How often a destination hears of a source whose machine has to wait: sooner than it takes silence for the end.
+const KEEP_UP: Duration = Duration::from_secs(10);
+
 impl Source<'_, '_> {
+    /// Waits until the machine may switch over.
+    pub(super) fn await_machine(&mut self) -> Result<()> {
+        let mut heard = self.clock.now();
+        while !self.machine.may_switch_over()? {
+            if let Err(error) = self.keep_up(&mut heard) {
+                return Err(match self.machine.resume() {
+                    Ok(()) => error,
+                    Err(more) => Error::new(error.kind(), format!("{error}; and the guest could not be resumed here"))
+                        .with_source(more),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_up(&mut self, heard: &mut Duration) -> Result<()> {
+        self.control.check()?;
+        let now = self.clock.now();
+        if now.saturating_sub(*heard) >= KEEP_UP {
+            *heard = now;
+            self.probe(now, PageCount::default(), Tells::Nothing)?;
+        }
+        self.hear_until(now.saturating_add(ASK))
+    }
+
     pub(super) fn pause(&mut self) -> Result<()> {
         self.control.check()?;
         self.throttle(0);
