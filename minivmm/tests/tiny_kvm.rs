@@ -11,6 +11,7 @@ use minivmm::cpu::Choice;
 use minivmm::kvm;
 use minivmm::kvm::cpuid::{self, Offer};
 use minivmm::kvm::dirty::DirtyLog;
+use minivmm::kvm::exits::Reason;
 use minivmm::kvm::thread::{Halt, VcpuEvent, VcpuThread};
 use minivmm::kvm::vcpu::Buses;
 use minivmm::kvm::vm::KvmVm;
@@ -25,10 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Default)]
 struct Console {
     text: String,
+    reads: u64,
 }
 
 impl BusDevice for Console {
     fn read(&mut self, _offset: u64, data: &mut [u8]) {
+        self.reads += 1;
         data.fill(0);
     }
     fn write(&mut self, _offset: u64, data: &[u8]) {
@@ -127,6 +130,11 @@ fn boots_and_prints_its_passes() {
     guest.pause();
     let text = guest.console.lock().unwrap().text.clone();
     assert!(text.starts_with("tiny\np00000001\np00000002\np00000003\n"), "{text}");
+    // The guest does nothing else that leaves it.
+    let reads = guest.console.lock().unwrap().reads;
+    let exits = Reason::ALL.map(|reason| guest.vcpu.exits().get(reason));
+    assert!(exits[4] >= 1, "the pause is a signal: {exits:?}");
+    assert_eq!(exits, [reads, text.len() as u64, 0, 0, exits[4], 0, 0]);
 }
 
 /// A paused guest has written a run of pages of one pass and the rest of the one before, and nothing moves any more.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use vmstate::migrate::{Phase, Progress};
 
 use crate::control::report;
+use crate::kvm::exits::Reason;
 use crate::memory::PAGE_SIZE;
 use crate::vm::{Handle, MigrationStatus};
 
@@ -28,6 +29,7 @@ pub(super) fn page(handle: &Handle) -> String {
         "Run state of the machine, as the label; always 1.",
         [(format!("state=\"{state}\""), 1)],
     );
+    exits(&mut page, handle);
     let info = handle.migration();
     let side = match info.phase {
         Phase::Source(_) => "source",
@@ -56,6 +58,14 @@ pub(super) fn page(handle: &Handle) -> String {
         [one(limits.max_bandwidth.map_or(0, |limit| limit.get()))],
     );
     page.0
+}
+
+fn exits(page: &mut Page, handle: &Handle) {
+    let vcpus = handle.inventory().vcpu_exits;
+    let samples = vcpus.iter().enumerate().flat_map(|(vcpu, exits)| {
+        Reason::ALL.map(|reason| (format!("vcpu=\"{vcpu}\",reason=\"{}\"", reason.as_str()), exits.get(reason)))
+    });
+    page.counter("minivmm_vcpu_exits_total", "Times that a vCPU left the guest for minivmm, by reason.", samples);
 }
 
 fn migration(page: &mut Page, figures: &Progress) {
@@ -125,9 +135,24 @@ fn migration(page: &mut Page, figures: &Progress) {
 struct Page(String);
 
 impl Page {
-    /// A family of samples: labels, as they stand between braces, and value of each.
+    /// Values that go up and down.
     fn gauge(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (String, impl Display)>) {
-        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} gauge\n");
+        self.family("gauge", (name, help), samples);
+    }
+
+    /// Values that go up, until the machine is reset.
+    fn counter(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (String, impl Display)>) {
+        self.family("counter", (name, help), samples);
+    }
+
+    /// A family of samples: labels, as they stand between braces, and value of each.
+    fn family(
+        &mut self,
+        kind: &str,
+        (name, help): (&str, &str),
+        samples: impl IntoIterator<Item = (String, impl Display)>,
+    ) {
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         for (labels, value) in samples {
             let (open, close) = if labels.is_empty() { ("", "") } else { ("{", "}") };
             let _ = writeln!(self.0, "{name}{open}{labels}{close} {value}");

@@ -2,6 +2,7 @@
 
 pub mod cpuid;
 pub mod dirty;
+pub mod exits;
 pub mod faults;
 pub mod machine_check;
 pub mod populate;

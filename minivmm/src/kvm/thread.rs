@@ -23,6 +23,7 @@ use nix::time::{ClockId, clock_gettime};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use crate::error::{Error, Result};
+use crate::kvm::exits::ExitCounters;
 use crate::kvm::faults::{FaultCounters, Faults};
 use crate::kvm::vcpu::{Buses, Exit, Vcpu};
 use crate::sandbox::{self, Kind};
@@ -68,6 +69,7 @@ struct VcpuControl {
     vcpu: Mutex<Vcpu>,
     immediate_exit: ImmediateExit,
     faults: Option<FaultCounters>,
+    exits: ExitCounters,
     /// Set once the thread is started.
     thread: OnceLock<Thread>,
     /// Set by the thread, first of all.
@@ -138,6 +140,7 @@ impl VcpuThread {
         let shared = Arc::new(VcpuControl {
             immediate_exit: ImmediateExit(vcpu.immediate_exit()),
             faults: FaultCounters::open(vcpu.fd()),
+            exits: vcpu.exits().clone(),
             vcpu: Mutex::new(vcpu),
             thread: OnceLock::new(),
             thread_id: OnceLock::new(),
@@ -169,6 +172,11 @@ impl VcpuThread {
     /// The kernel's number of its thread, which is waited for if it is just being started.
     pub fn thread_id(&self) -> u32 {
         *self.shared.thread_id.wait()
+    }
+
+    /// How often it left the guest, also while it runs.
+    pub fn exits(&self) -> &ExitCounters {
+        &self.shared.exits
     }
 
     /// What makes it stand for a while.

@@ -7,6 +7,7 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::bus::Bus;
+use crate::kvm::exits::{ExitCounters, Reason};
 use crate::memory::Ram;
 
 /// Where the guest's accesses go.
@@ -35,6 +36,7 @@ pub enum Exit {
 pub struct Vcpu {
     index: u8,
     fd: VcpuFd,
+    exits: ExitCounters,
     /// What the guest may write while this vCPU runs stays mapped.
     _ram: Ram,
 }
@@ -47,7 +49,7 @@ impl fmt::Debug for Vcpu {
 
 impl Vcpu {
     pub(crate) fn new(index: u8, fd: VcpuFd, ram: Ram) -> Self {
-        Self { index, fd, _ram: ram }
+        Self { index, fd, exits: ExitCounters::default(), _ram: ram }
     }
 
     /// APIC id.
@@ -58,6 +60,11 @@ impl Vcpu {
     /// The file to ask for registers and other state.
     pub fn fd(&self) -> &VcpuFd {
         &self.fd
+    }
+
+    /// How often it left the guest, which goes on to change.
+    pub fn exits(&self) -> &ExitCounters {
+        &self.exits
     }
 
     /// The byte that makes the next entry come back at once, with any access completed; valid while the vCPU lives.
@@ -86,26 +93,48 @@ impl Vcpu {
     /// Runs the guest until it needs something, and answers it from `buses`.
     pub fn enter(&mut self, buses: &Buses) -> Exit {
         let run: *const kvm_run = self.fd.get_kvm_run();
+        let exits = &self.exits;
         match self.fd.run() {
             // A string instruction comes as one exit with all its accesses.
             Ok(VcpuExit::IoIn(port, data)) => {
+                exits.count(Reason::PortRead);
                 data.chunks_mut(access_size(run)).for_each(|access| buses.pio.read(port.into(), access));
             }
             Ok(VcpuExit::IoOut(port, data)) => {
+                exits.count(Reason::PortWrite);
                 data.chunks(access_size(run)).for_each(|access| buses.pio.write(port.into(), access));
             }
-            Ok(VcpuExit::MmioRead(address, data)) => buses.mmio.read(address, data),
-            Ok(VcpuExit::MmioWrite(address, data)) => buses.mmio.write(address, data),
-            Ok(VcpuExit::Shutdown) => return Exit::TripleFault,
-            Ok(VcpuExit::InternalError) => return Exit::Failed(self.internal_error()),
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                exits.count(Reason::MmioRead);
+                buses.mmio.read(address, data);
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                exits.count(Reason::MmioWrite);
+                buses.mmio.write(address, data);
+            }
+            Ok(VcpuExit::Shutdown) => {
+                exits.count(Reason::Shutdown);
+                return Exit::TripleFault;
+            }
+            Ok(VcpuExit::InternalError) => {
+                exits.count(Reason::Failed);
+                return Exit::Failed(self.internal_error());
+            }
             Ok(exit) => {
+                exits.count(Reason::Failed);
                 let exit = format!("{exit:?}");
                 return Exit::Failed(format!("unexpected exit {exit} at {}", self.place()));
             }
             // EAGAIN: a waiting application processor was just started (api.rst, 4.10).
-            Err(error) if error.errno() == libc::EAGAIN => {}
-            Err(error) if error.errno() == libc::EINTR => return Exit::Interrupted,
-            Err(error) => return Exit::Failed(format!("KVM_RUN failed: {error} at {}", self.place())),
+            Err(error) if error.errno() == libc::EAGAIN => exits.count(Reason::Interrupted),
+            Err(error) if error.errno() == libc::EINTR => {
+                exits.count(Reason::Interrupted);
+                return Exit::Interrupted;
+            }
+            Err(error) => {
+                exits.count(Reason::Failed);
+                return Exit::Failed(format!("KVM_RUN failed: {error} at {}", self.place()));
+            }
         }
         Exit::Handled
     }

@@ -1,14 +1,17 @@
 //! What a machine consists of, for those who ask: facts that change at a reset only.
 
 use crate::config::{Config, Rate, RateLimits, Serial};
+use crate::kvm::exits::ExitCounters;
 use crate::vm::backends::Backends;
 use crate::vm::machine::Machine;
 
 /// Parts of a machine and the host's side of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Inventory {
     /// The host's thread of each vCPU, by APIC id, as gettid(2) numbers it.
     pub vcpu_threads: Vec<u32>,
+    /// How often each vCPU left the guest, which goes on to change.
+    pub vcpu_exits: Vec<ExitCounters>,
     /// Disks, in the order of the command line.
     pub disks: Vec<DiskFacts>,
     /// Character devices: QEMU's label and what is behind it, as QEMU writes it.
@@ -53,6 +56,7 @@ impl Inventory {
         let control = config.control.as_ref().map(|path| format!("unix:{},server=on", path.display()));
         Self {
             vcpu_threads: machine.vcpus.iter().map(|vcpu| vcpu.thread_id()).collect(),
+            vcpu_exits: machine.vcpus.iter().map(|vcpu| vcpu.exits().clone()).collect(),
             disks: disks.collect(),
             chardevs: control
                 .map(|path| ("compat_monitor0", path))

@@ -234,6 +234,8 @@ fn a_migration_is_seen_in_metrics_and_log() {
         Some((value("minivmm_migration_downtime_seconds") * 1e9).round() as u64 / 1_000_000),
         figures["downtime"].as_u64()
     );
+    let exits = &families["minivmm_vcpu_exits_total"];
+    assert!(exits.0 == "counter" && exits.1["vcpu=\"0\",reason=\"interrupted\""] >= 1.0, "{exits:?}");
     control.execute("quit", json!({})).unwrap();
     there.control().execute("quit", json!({})).unwrap();
     let (_, log) = source.end();

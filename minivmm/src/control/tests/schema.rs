@@ -57,6 +57,7 @@ fn every_query_answers_as_the_schema_says() {
             };
             shared.set_inventory(Inventory {
                 vcpu_threads: vec![11, 12],
+                vcpu_exits: Vec::new(),
                 disks: vec![disk.clone(), disk],
                 chardevs: vec![("serial0", "stdio".into())],
             });
