@@ -89,6 +89,21 @@ fn a_pause_is_what_its_parts_are() {
 }
 
 #[test]
+fn work_besides_pages_takes_its_time_while_the_guest_writes() {
+    let plain = written(GIB, 125_000_000, GIB, 10_000_000);
+    let mut scenario = plain;
+    (scenario.setup, scenario.after_round) = (40 * MS, 300 * MS);
+    let (without, with) = (planned(&plain), planned(&scenario));
+    assert!(with.report.setup.abs_diff(without.report.setup + 40 * MS) < MS);
+    assert_eq!(without.rounds.len(), with.rounds.len());
+    let round = seconds(&with, 1) - seconds(&without, 1);
+    // 3 MB more were written, hardly any of it to pages that had been written before.
+    assert!((0.022..0.0245).contains(&round), "{round}");
+    let more = with.report.total - without.report.total - 40 * MS - 300 * MS * with.rounds.len() as u32;
+    assert!(more < 50 * MS, "{more:?}");
+}
+
+#[test]
 fn time_grows_with_memory_and_not_with_pages_that_stay_clean() {
     let plan = |memory: u64| planned(&written(memory, 50 * GIB, 4 * GIB, 8 * GIB));
     let (small, large) = (plan(64 * GIB), plan(24 << 40));
@@ -192,6 +207,7 @@ fn what_cannot_be_is_refused_with_what_can() {
     assert!(refused(&|scenario| scenario.connection.loss = f64::NAN).contains("100 %"));
     assert!(refused(&|scenario| scenario.connection.round_trip = 10_000 * MS).contains("5 s"));
     assert!(refused(&|scenario| scenario.pause.device_bytes = u64::MAX).contains("a gibibyte"));
+    assert!(refused(&|scenario| scenario.setup = Duration::MAX).contains("a day"));
     assert!(refused(&|scenario| scenario.vcpus = 0).contains("4096"));
     assert!(refused(&|scenario| scenario.parameters.max_cpu_throttle = 0).contains("max-cpu-throttle"));
 }

@@ -57,8 +57,8 @@ pub struct PlanArgs {
     /// Of all that is random: the same number gives the same plan
     #[arg(long, value_name = "N", default_value = "0")]
     seed: u64,
-    /// Take memory, writes, wire and pause from a migration that was: what query-migrate answered, or the file of cargo demo
-    /// --json. Other options win
+    /// Take memory, writes, wire and pause from a migration that was: the file of minivmm migrate --report, what query-migrate
+    /// answered, or the file of cargo demo --json. Other options win
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// Print the plan as JSON
@@ -137,9 +137,6 @@ impl PlanArgs {
         scenario.connection.loss = self.loss;
         scenario.seed = self.seed;
         scenario.parameters = self.policy.of(scenario.parameters)?;
-        if self.from.is_some() {
-            recorded::fit(&mut scenario, self.working_set, self.from.as_deref())?;
-        }
         Ok(scenario)
     }
 }

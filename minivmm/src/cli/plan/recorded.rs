@@ -1,11 +1,12 @@
-//! A migration that was, as a scenario: what its report says of memory, writes, wire and pause.
+//! A migration that was, as a scenario: what its report says of memory, writes, wire, pause, and the work besides.
 
 use std::fs;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use vmstate::migrate::plan::{self, Scenario};
+use vmstate::migrate::plan::{self, Plan, Scenario};
 
 use crate::cli::UsageError;
 
@@ -14,35 +15,62 @@ const MOST_REPEATED: u64 = 64;
 /// Halvings of the range in which the working set is looked for: to less than a page of a gibibyte.
 const HALVINGS: u32 = 18;
 
-/// Figures of one migration.
-struct Recorded(Value);
+/// One migration.
+struct Recorded {
+    /// What `query-migrate` answered.
+    figures: Value,
+    /// In a report: each round, and the parameters as they were.
+    rounds: Value,
+    parameters: Value,
+}
 
-/// All that the file says, but the working set: no report has it.
+/// The scenario in which the plan is as the migration was.
 pub(super) fn scenario(file: &Path) -> Result<Scenario, UsageError> {
     let recorded = Recorded::read(file)?;
     let mut scenario = Scenario::new(recorded.number("total")?, recorded.bytes_per_second(file)?);
     scenario.zero = recorded.number("duplicate")?.saturating_mul(recorded.page()).min(scenario.memory);
-    scenario.writes.bytes_per_second =
-        recorded.number("dirty-pages-rate").unwrap_or_default().saturating_mul(recorded.page());
-    let part = |name: &str| Duration::from_micros(recorded.0["downtime-parts"][name].as_u64().unwrap_or_default());
-    if recorded.0["downtime-parts"].is_object() {
+    // Two questions are part of it: who is there, and whether the machines fit.
+    scenario.setup = recorded.milliseconds("setup-time").saturating_sub(2 * scenario.connection.round_trip);
+    let part =
+        |name: &str| Duration::from_micros(recorded.figures["downtime-parts"][name].as_u64().unwrap_or_default());
+    if recorded.figures["downtime-parts"].is_object() {
         scenario.pause.stop = part("pause") + part("sync");
         // What the pages took is planned anew; the rest is what devices and destination take.
         let rest = part("devices") + part("confirm") + part("commit");
         scenario.pause.load = rest.saturating_sub(2 * scenario.connection.round_trip);
         scenario.pause.device_bytes = 0;
     }
+    if let Some(limit) = recorded.parameters["max-bandwidth"].as_u64() {
+        scenario.parameters.max_bandwidth = NonZeroU64::new(limit);
+    }
+    if let Some(limit) = recorded.parameters["downtime-limit"].as_u64() {
+        scenario.parameters.downtime_limit = Duration::from_millis(limit);
+    }
+    fit_writes(&mut scenario, &recorded)?;
+    if let Some(between) = recorded.between_rounds() {
+        let plan = played(&scenario)?;
+        let rounds = u32::try_from(plan.rounds.len().max(1)).unwrap_or(u32::MAX);
+        scenario.after_round = between.saturating_sub(between_rounds(&plan)) / rounds;
+        // In that time the guest wrote, too.
+        fit_writes(&mut scenario, &recorded)?;
+    }
     Ok(scenario)
 }
 
-/// Finds the working set with which as many pages are sent as were, unless it is known. Where all memory is too little for that, the
+/// Time of a plan that is neither before the first page, nor in a round, nor in the pause.
+fn between_rounds(plan: &Plan) -> Duration {
+    let rounds: Duration = plan.report.rounds.iter().map(|round| round.duration).sum();
+    let pause = plan.report.downtime.map(|downtime| downtime.total()).unwrap_or_default();
+    plan.report.total.saturating_sub(plan.report.setup + rounds + pause)
+}
+
+/// Finds the working set with which as many pages are sent as were: no report has it. Where all memory is too little for that, the
 /// guest wrote pages more than once in a round, which no report counts: it is found how often.
-pub(super) fn fit(scenario: &mut Scenario, known: Option<u64>, file: Option<&Path>) -> Result<(), UsageError> {
-    let (None, Some(file)) = (known, file) else { return Ok(()) };
-    let sent = Recorded::read(file)?.number("normal")?;
+fn fit_writes(scenario: &mut Scenario, recorded: &Recorded) -> Result<(), UsageError> {
+    let sent = recorded.number("normal")?;
     let memory = scenario.memory;
-    scenario.writes.working_set = memory;
-    let rate = scenario.writes.bytes_per_second;
+    let rate = recorded.number("dirty-pages-rate").unwrap_or_default().saturating_mul(recorded.page());
+    (scenario.writes.working_set, scenario.writes.bytes_per_second) = (memory, rate);
     if is_enough(scenario, sent)? {
         halve(scenario, sent, (0, memory), |scenario, set| scenario.writes.working_set = set)
     } else {
@@ -68,35 +96,57 @@ fn halve(
 }
 
 fn is_enough(scenario: &Scenario, sent: u64) -> Result<bool, UsageError> {
-    let plan = plan::run(scenario).map_err(|error| UsageError(error.message().to_owned()))?;
-    Ok(plan.report.pages.normal >= sent)
+    Ok(played(scenario)?.report.pages.normal >= sent)
+}
+
+fn played(scenario: &Scenario) -> Result<Plan, UsageError> {
+    plan::run(scenario).map_err(|error| UsageError(error.message().to_owned()))
 }
 
 impl Recorded {
     fn read(file: &Path) -> Result<Self, UsageError> {
         let refused = |why: String| UsageError(format!("--from {}: {why}", file.display()));
         let text = fs::read_to_string(file).map_err(|error| refused(error.to_string()))?;
-        let value: Value = serde_json::from_str(&text).map_err(|error| refused(format!("it is no JSON: {error}")))?;
-        // An answer of QMP; the last hop of the demo's report; or the figures alone.
+        // A report is a page with its numbers inside.
+        let inside = text.split_once(r#"id="data">"#).and_then(|(_, data)| data.split_once("</script>"));
+        let json = inside.map_or(text.as_str(), |(data, _)| data);
+        let value: Value = serde_json::from_str(json).map_err(|error| refused(format!("it is no JSON: {error}")))?;
+        // A report's; an answer of QMP; the last hop of the demo's report; or the figures alone.
         let hop = value["hops"].as_array().and_then(|hops| hops.last()).map(|hop| &hop["migration"]);
-        let figures =
-            [hop, Some(&value["return"]), Some(&value)].into_iter().flatten().find(|value| value["ram"].is_object());
-        match figures {
-            Some(figures) => Ok(Self(figures.clone())),
+        let figures = [hop, Some(&value["figures"]), Some(&value["return"]), Some(&value)];
+        match figures.into_iter().flatten().find(|value| value["ram"].is_object()) {
+            Some(figures) => Ok(Self {
+                figures: figures.clone(),
+                rounds: value["rounds"].clone(),
+                parameters: value["parameters"].clone(),
+            }),
             None => Err(refused(
-                "it has no figures of a migration; write what query-migrate answers when a migration has completed"
+                "it has no figures of a migration; give it a report of minivmm migrate, or write what query-migrate answers when \
+                 a migration has completed"
                     .into(),
             )),
         }
     }
 
+    fn milliseconds(&self, name: &str) -> Duration {
+        Duration::from_millis(self.figures[name].as_u64().unwrap_or_default())
+    }
+
+    /// What [`between_rounds`] is of a plan; `None`: the file does not say how long each round took.
+    fn between_rounds(&self) -> Option<Duration> {
+        let lasted = |round: &Value| round["duration-us"].as_u64().map(Duration::from_micros);
+        let rounds: Duration = self.rounds.as_array()?.iter().map(lasted).sum::<Option<_>>()?;
+        let besides = rounds + self.milliseconds("setup-time") + self.milliseconds("downtime");
+        Some(self.milliseconds("total-time").saturating_sub(besides))
+    }
+
     fn number(&self, name: &str) -> Result<u64, UsageError> {
         let missing = || UsageError(format!("--from: the migration's figures have no number ram.{name}"));
-        self.0["ram"][name].as_u64().ok_or_else(missing)
+        self.figures["ram"][name].as_u64().ok_or_else(missing)
     }
 
     fn page(&self) -> u64 {
-        self.0["ram"]["page-size"].as_u64().unwrap_or(4096)
+        self.figures["ram"]["page-size"].as_u64().unwrap_or(4096)
     }
 
     /// As it was measured at the end, `mbps` in 10⁶ bits a second.
@@ -106,7 +156,7 @@ impl Recorded {
         reason = "`as` saturates, which is what is wanted"
     )]
     fn bytes_per_second(&self, file: &Path) -> Result<u64, UsageError> {
-        let speed = self.0["ram"]["mbps"].as_f64().map_or(0.0, |mbps| mbps * 1e6 / 8.0) as u64;
+        let speed = self.figures["ram"]["mbps"].as_f64().map_or(0.0, |mbps| mbps * 1e6 / 8.0) as u64;
         let unknown = || UsageError(format!("--from {}: ram.mbps says no speed; give --bandwidth", file.display()));
         Some(speed).filter(|&speed| speed > 0).ok_or_else(unknown)
     }

@@ -15,7 +15,12 @@ const LAST: usize = 6;
 /// Table, verdict, and what would help.
 pub(super) fn text(shown: &Shown<'_>) -> String {
     let rounds = &shown.plan.rounds;
-    let mut text = format!("guest    {}\nwire     {}\n\n", guest(shown.scenario), wire(shown.scenario));
+    let mut text = format!("guest    {}\nwire     {}\n", guest(shown.scenario), wire(shown.scenario));
+    let (setup, after_round) = (shown.scenario.setup, shown.scenario.after_round);
+    if setup + after_round > Duration::ZERO {
+        text += &format!("besides  {} before the first page, {} after each round\n", time(setup), time(after_round));
+    }
+    text.push('\n');
     text += "round     begins      takes        sent        left    dirtied/s  throttle  pause if now\n";
     let mut begins = shown.plan.report.setup;
     for (index, round) in rounds.iter().enumerate() {

@@ -163,6 +163,31 @@ fn a_migration_that_was_is_planned_again() {
 }
 
 #[test]
+fn a_report_says_what_a_migration_took_besides_its_pages() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("was.html");
+    let mut figures = figures();
+    (figures["total-time"], figures["setup-time"]) = (json!(2000), json!(100));
+    let lasted = |duration: u64| json!({ "duration-us": duration });
+    let data = json!({
+        "figures": figures, "rounds": [lasted(1_346_000), lasted(80_000), lasted(20_000)],
+        "parameters": {"max-bandwidth": 134_217_728, "downtime-limit": 100},
+    });
+    let page = format!("<html><script type=\"application/json\" id=\"data\">{data}</script></html>");
+    fs::write(&file, page).expect("a file");
+    let line = format!("--from {}", file.display());
+    let plan = as_json(&line);
+    let total = plan["total-time"].as_f64().expect("a time");
+    assert!((1950.0..2050.0).contains(&total), "{plan}");
+    assert_eq!(plan["downtime-limit"], 100.0);
+    let text = planned(&line).expect("a plan").text;
+    assert!(text.contains(", limited to 128 MiB/s\nbesides  "), "{text}");
+    // On a wire that is ten times as wide the rest takes as long as it did.
+    let wide = as_json(&format!("{line} --bandwidth 8G --max-bandwidth 0"))["total-time"].as_f64().expect("a time");
+    assert!((total - wide - 0.9 * 1446.0).abs() < 50.0, "{total} {wide}");
+}
+
+#[test]
 fn a_picture_is_drawn() {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("plan.svg");

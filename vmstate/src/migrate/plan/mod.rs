@@ -55,6 +55,10 @@ pub struct Scenario {
     pub connection: Connection,
     /// What the pause takes besides the pages.
     pub pause: Pause,
+    /// From the beginning to the first page, besides answers: connections, and the comparison of both machines.
+    pub setup: Duration,
+    /// After each round, while the guest runs: disk images that are written back, and what else pages wait for.
+    pub after_round: Duration,
     /// What the owner of the guest has set; `multifd` and `xbzrle` make no difference to a plan.
     pub parameters: Parameters,
     /// Of all that is random: the same seed gives the same plan.
@@ -167,6 +171,8 @@ impl Scenario {
                 loss: 0.0,
             },
             pause: Pause::with_vcpus(1),
+            setup: Duration::ZERO,
+            after_round: Duration::ZERO,
             parameters: Parameters::default(),
             seed: 0,
         }
@@ -177,7 +183,7 @@ impl Scenario {
     /// # Errors
     /// `Misuse`, with what is wrong.
     pub fn check(&self) -> Result<()> {
-        let Self { memory, zero, vcpus, connection, pause, .. } = *self;
+        let Self { memory, zero, vcpus, connection, pause, setup, after_round, .. } = *self;
         let misuse = |message: &str| Err(Error::new(ErrorKind::Misuse, message));
         if memory == 0 || memory > MOST_MEMORY || zero > memory {
             return misuse("a guest has a byte to an exbibyte of memory, and no more of it is zero");
@@ -190,6 +196,9 @@ impl Scenario {
         }
         if pause.device_bytes > MOST_STATE {
             return misuse("the state of a machine's devices has a gibibyte at most");
+        }
+        if setup.max(after_round) > LONGEST_WORK {
+            return misuse("there is a day at most before the first page and after each round");
         }
         if !(1..=MOST_VCPUS).contains(&vcpus) {
             return misuse("a guest has 1 to 4096 vCPUs");
@@ -204,6 +213,8 @@ const MOST_MEMORY: u64 = 1 << 60;
 const MOST_STATE: u64 = 1 << 30;
 /// KVM has no more (`KVM_MAX_VCPUS`, arch/x86/include/asm/kvm_host.h).
 const MOST_VCPUS: u32 = 4096;
+/// No sum of times leaves its range then.
+const LONGEST_WORK: Duration = Duration::from_secs(24 * 60 * 60);
 /// Both ways and a jitter of this length stay within the source's patience.
 const LONGEST_WAY: Duration = Duration::from_secs(5);
 
@@ -242,7 +253,7 @@ pub fn run(scenario: &Scenario) -> Result<Plan> {
     let mut sections = Sections::new();
     sections.register("devices", 0, Box::new(devices) as Box<dyn Section>)?;
     let notes = Notes::new(&control);
-    let mut machine = PlannedMachine { world: world.clone(), pause: scenario.pause, notes: Rc::clone(&notes) };
+    let mut machine = PlannedMachine { world: world.clone(), scenario: *scenario, notes: Rc::clone(&notes) };
     let (figures, ram) = (Arc::<PageFigures>::default(), NoRam::new(scenario.memory));
     let section = PlannedMemory { world: world.clone(), figures: Arc::clone(&figures), notes: Rc::clone(&notes) };
     // A chunk costs the same however long it is, so that it is as long as a chunk may be: a tenth of a second.

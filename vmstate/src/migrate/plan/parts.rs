@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::world::World;
-use super::{Pause, PlannedRound};
+use super::{Pause, PlannedRound, Scenario};
 use crate::codec::{Outbox, PageRun, Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::{Claim, Control, Machine, Rehearsal, Round};
+use crate::migrate::{Claim, Control, Machine, Peer, Rehearsal, Round};
 use crate::ram::{PAGE_SIZE, PageFigures};
 use crate::schema::Description;
 use crate::section::{IterativeSection, Record, Section};
@@ -19,15 +19,20 @@ use crate::section::{IterativeSection, Record, Section};
 #[derive(Debug)]
 pub(super) struct PlannedMachine {
     pub(super) world: World,
-    pub(super) pause: Pause,
+    pub(super) scenario: Scenario,
     pub(super) notes: Rc<Notes>,
 }
 
 impl Machine for PlannedMachine {
+    fn meets(&mut self, _: Peer) {
+        self.world.pass(self.scenario.setup);
+    }
+
     fn pause(&mut self, within: Duration) -> Result<()> {
         self.notes.round_over();
-        self.world.pass(self.pause.stop.min(within));
-        if self.pause.stop > within {
+        let Pause { stop, .. } = self.scenario.pause;
+        self.world.pass(stop.min(within));
+        if stop > within {
             return Err(Error::new(ErrorKind::Io, "the guest does not stand still within the budget of the pause"));
         }
         self.world.set_running(false);
@@ -37,11 +42,12 @@ impl Machine for PlannedMachine {
     fn prepare(&mut self, _: &dyn Fn() -> bool) -> Result<Duration> {
         // A round in which nothing was left to send has no chunk.
         self.notes.round_before();
+        self.world.pass(self.scenario.after_round);
         Ok(Duration::ZERO)
     }
 
     fn rehearse(&mut self) -> Result<Option<Rehearsal>> {
-        let Pause { stop, load, .. } = self.pause;
+        let Pause { stop, load, .. } = self.scenario.pause;
         self.world.pass(stop);
         self.world.set_running(false);
         Ok(Some(Rehearsal { stop, load }))
