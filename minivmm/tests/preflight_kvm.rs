@@ -247,6 +247,7 @@ fn a_tsc_of_twice_the_rate_is_refused_with_both_rates() {
 fn another_machine_is_refused_with_all_that_differs() {
     let configure = |config: &mut Config| {
         config.cpus = 2;
+        config.memory = 8 << 20;
         std::fs::write(config.disks[0].path.with_extension("other"), [0; 8192]).unwrap();
         config.disks[0] =
             Disk { path: config.disks[0].path.with_extension("other"), read_only: true, limits: RateLimits::default() };
@@ -256,6 +257,7 @@ fn another_machine_is_refused_with_all_that_differs() {
     let Some(why) = refused(claim, configure) else { return };
     for part in [
         "the source has 1 vCPU, this machine 2 (start it with --cpus 1)",
+        "the source has 4M of RAM, this machine 8M (start it with --memory 4M)",
         "the source has 1 disk, this machine 2",
         "disk 1 has 8 sectors at the source, 16 here",
         "disk 1 is read-only here, and not at the source",

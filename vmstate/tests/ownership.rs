@@ -202,13 +202,13 @@ fn everything_that_differs_is_named() {
     assert_eq!(
         texts(&[&second, &first]),
         [
-            format!("disk 0 here ({two}) is the source's disk 1: give the disks in the same order"),
-            format!("disk 1 here ({one}) is the source's disk 0: give the disks in the same order"),
+            format!("disk 1 here ({two}) is the source's disk 2: give the disks in the same order"),
+            format!("disk 2 here ({one}) is the source's disk 1: give the disks in the same order"),
         ]
     );
     let missing = texts(&[&second]);
-    assert!(missing[0].starts_with("the source's guest owns disk 1, this machine does not"), "{missing:?}");
-    assert!(missing[1].contains("is the source's disk 1"), "{missing:?}");
+    assert!(missing[0].starts_with("the source's guest owns disk 2, this machine does not"), "{missing:?}");
+    assert!(missing[1].contains("is the source's disk 2"), "{missing:?}");
     let extra = only(guest(&[&first, &second, &image(&folder, "third", 512)]).prove(Some(&tickets)));
     assert!(matches!(extra, Mismatch::Extra { role: Role::Disk(2) }));
     source.advance().unwrap();

@@ -9,6 +9,8 @@ use vmstate::error::Printable;
 
 /// Columns of a terminal that does not know how many it has.
 const COLUMNS: usize = 80;
+/// A line that fills the terminal goes on in the next one, which is then not rewritten; and the terminal writes `^C` behind it.
+const SPARE: usize = 3;
 
 /// Shows a migration on standard error.
 #[derive(Debug)]
@@ -29,7 +31,7 @@ impl Progress {
     /// Shows what `query-migrate` answered.
     pub(super) fn show(&mut self, figures: &Value) {
         if self.terminal {
-            self.rewrite(&sentence(figures));
+            self.rewrite(|room| fitting(figures, room));
             return;
         }
         let now = (phase(figures).to_owned(), figures["ram"]["dirty-sync-count"].as_u64().unwrap_or(0));
@@ -42,16 +44,15 @@ impl Progress {
     /// Shows that the user has cancelled.
     pub(super) fn cancelling(&mut self) {
         if self.terminal {
-            self.rewrite("cancelling; a second Ctrl-C does not wait for the end of it");
+            self.rewrite(|_| "cancelling; a second Ctrl-C does not wait for the end of it".into());
         }
     }
 
-    fn rewrite(&mut self, text: &str) {
+    fn rewrite(&mut self, text: impl FnOnce(usize) -> String) {
         let mut stderr = io::stderr().lock();
         let columns = tcgetwinsize(&stderr).map_or(COLUMNS, |size| usize::from(size.ws_col));
-        // A line that fills the terminal goes on in the next one, which is then not rewritten.
-        let room = if columns > 1 { columns - 1 } else { COLUMNS };
-        let text: String = Printable(text).to_string().chars().take(room).collect();
+        let room = if columns > SPARE { columns } else { COLUMNS } - SPARE;
+        let text: String = Printable(&text(room)).to_string().chars().take(room).collect();
         // ECMA-48 EL: erases what a longer line before left.
         let _ = write!(stderr, "\r{text}\x1b[K");
         let _ = stderr.flush();
@@ -93,31 +94,61 @@ fn rate(ram: &Value) -> u64 {
     (ram["mbps"].as_f64().unwrap_or(0.0) * 1e6 / 8.0).round() as u64
 }
 
-/// For a person.
+/// How much is said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Style {
+    All,
+    /// Without what changes little.
+    Short,
+    /// The same in fewer letters.
+    Brief,
+}
+
+/// For a person, all of it.
 pub(super) fn sentence(figures: &Value) -> String {
+    told(figures, Style::All)
+}
+
+/// For a person, as much as has room; the last part may be cut off in a terminal of less than 80 columns.
+fn fitting(figures: &Value, room: usize) -> String {
+    let fits = |text: &String| text.chars().count() <= room;
+    let longer = [Style::All, Style::Short].into_iter().map(|style| told(figures, style));
+    longer.into_iter().find(fits).unwrap_or_else(|| told(figures, Style::Brief))
+}
+
+fn told(figures: &Value, style: Style) -> String {
     let ram = &figures["ram"];
     if ram.is_null() {
         return phase(figures).into();
     }
-    let bytes = |member: &str| amount(ram[member].as_u64().unwrap_or(0));
-    let mut text = format!(
-        "{}, round {}: {} left of {}, {} sent, {}/s, guest dirties {}/s",
-        phase(figures),
-        ram["dirty-sync-count"],
-        bytes("remaining"),
-        bytes("total"),
-        bytes("transferred"),
-        amount(rate(ram)),
-        amount(dirty_rate(ram)),
-    );
+    let unit = |text: String| if style == Style::Brief { text.replace("iB", "").replace(' ', "") } else { text };
+    let bytes = |amount_of: u64| unit(amount(amount_of));
+    let of_ram = |member: &str| bytes(ram[member].as_u64().unwrap_or(0));
+    let round = &ram["dirty-sync-count"];
+    // That the rounds go on is plain where they are counted.
+    let mut text = match (style, phase(figures)) {
+        (Style::Short | Style::Brief, "active") => String::new(),
+        (_, phase) => format!("{phase}, "),
+    };
+    text += &format!("round {round}: {} left", of_ram("remaining"));
+    if style == Style::All {
+        text += &format!(" of {}, {} sent", of_ram("total"), of_ram("transferred"));
+    }
+    text += &format!(", {}/s", bytes(rate(ram)));
+    // It is measured at the end of a round.
+    if round.as_u64() > Some(1) {
+        let word = ["guest dirties", "dirties", "dirty"][style as usize];
+        text += &format!(", {word} {}/s", bytes(dirty_rate(ram)));
+    }
     if let Some(throttle) = figures["cpu-throttle-percentage"].as_u64() {
-        text += &format!(", throttled by {throttle} %");
+        let word = ["throttled by", "throttled by", "throttle"][style as usize];
+        text += &format!(", {word} {}", unit(format!("{throttle} %")));
     }
     if let Some(downtime) = figures["expected-downtime"].as_u64() {
-        text += &format!(", downtime {downtime} ms");
+        text += &format!(", downtime {}", unit(format!("{downtime} ms")));
     }
     if let Some(left) = left(figures) {
-        text += &format!(", {} to go", time(left));
+        text += &format!(", {}", unit(time(left)) + if style == Style::Brief { "" } else { " to go" });
     }
     text
 }
@@ -186,8 +217,27 @@ mod tests {
             "active, round 3: 120 MiB left of 1.0 GiB, 450 MiB sent, 400 MiB/s, guest dirties 128 MiB/s, throttled by 20 %, \
              downtime 120 ms, 2.6 s to go"
         );
+        let mut first = figures();
+        first["ram"]["dirty-sync-count"] = 1.into();
+        assert!(sentence(&first).contains("400 MiB/s, throttled"), "nothing is measured yet");
         assert_eq!(sentence(&json!({"status": "setup"})), "setup");
         assert_eq!(sentence(&json!({})), "waiting");
+    }
+
+    /// What matters for how it ends has room in a terminal of 80 columns, of which three are spare.
+    #[test]
+    fn a_narrow_terminal_shows_less_and_the_end_all_the_same() {
+        let mut figures = figures();
+        let short =
+            "round 3: 120 MiB left, 400 MiB/s, dirties 128 MiB/s, throttled by 20 %, downtime 120 ms, 2.6 s to go";
+        assert_eq!(fitting(&figures, 1000), sentence(&figures));
+        assert_eq!(fitting(&figures, short.len()), short);
+        let brief = "round 3: 120M left, 400M/s, dirty 128M/s, throttle 20%, downtime 120ms, 2.6s";
+        assert_eq!(fitting(&figures, 77), brief);
+        assert_eq!(brief.len(), 76);
+        figures["status"] = "cancelling".into();
+        assert!(fitting(&figures, short.len()).starts_with("cancelling, round 3: 120M left"));
+        assert_eq!(fitting(&json!({"status": "setup"}), 77), "setup");
     }
 
     #[test]

@@ -69,7 +69,7 @@ fn what_does_not_carry_a_guest_is_refused_and_the_guest_runs_on() {
     let disk = File::options().write(true).open(dir.path().join("disk")).unwrap();
     assert_eq!(
         refused(passed(disk)),
-        "fd:move: it is disk 0 of this machine; give the guest's state a file of its own"
+        "fd:move: it is disk 1 of this machine; give the guest's state a file of its own"
     );
     assert!(refused(Address::Exec("cat".into())).contains("a machine that runs starts no programs"));
 

@@ -134,7 +134,7 @@ fn a_guest_goes_from_file_to_file_and_runs_once() {
     there.await_passes(1);
     let again = Machine::start_listening(dir.path(), ListenAt::Deferred);
     assert_eq!(read(&again, &second), MigrationStatus::Failed);
-    assert!(error(&again).contains("another guest was started on disk 0"), "{}", error(&again));
+    assert!(error(&again).contains("another guest was started on disk 1"), "{}", error(&again));
     again.quit();
     next.quit();
     there.quit();
@@ -151,7 +151,7 @@ fn a_guest_that_its_source_took_back_does_not_run_from_the_file() {
     let there = Machine::start_listening(dir.path(), ListenAt::Deferred);
     assert_eq!(read(&there, &state), MigrationStatus::Failed);
     let why = error(&there);
-    assert!(why.contains("another guest was started on disk 0") && why.contains("since the file was written"), "{why}");
+    assert!(why.contains("another guest was started on disk 1") && why.contains("since the file was written"), "{why}");
     assert_eq!(there.passes(), 0);
     source.await_passes(1);
     source.quit();

@@ -264,6 +264,14 @@ impl Destination<'_, '_> {
         }
     }
 
+    /// Guest memory that does not fit is found before the machines are compared: the source is told all that differs at once.
+    fn with_all_that_differs(&mut self, error: Error) -> Error {
+        if self.stream != Stream::Opened || error.kind() != ErrorKind::Incompatible {
+            return error;
+        }
+        self.machine.introduced().err().unwrap_or(error)
+    }
+
     /// Keeps the first error, and tells the protocol what kind of failure it is.
     fn went_wrong(&mut self, error: Error) -> DestinationEvent {
         let event = match error.kind() {
@@ -308,7 +316,8 @@ impl Destination<'_, '_> {
                 return Err(timed_out("the source does not come to the end of its introduction"));
             }
             let offset = self.loader.wire.offset();
-            match self.loader.step()? {
+            let step = self.loader.step();
+            match step.map_err(|error| self.with_all_that_differs(error))? {
                 Loaded::Section => {}
                 Loaded::Command(Command::OpenReturnPath) => self.answers = true,
                 Loaded::Command(Command::SwitchoverStart) if self.stopped => {}

@@ -137,7 +137,8 @@ pub trait Machine {
     fn unheard(&mut self) {}
 
     /// Destination: the source's early sections have loaded, and no page was written. The moment to compare both
-    /// machines, and to refuse with the whole list of what differs.
+    /// machines, and to refuse with the whole list of what differs. It is asked as well when guest memory does not fit; then its list
+    /// goes to the source, with the memory in it.
     ///
     /// # Errors
     /// The guest cannot run here; it stays at the source.

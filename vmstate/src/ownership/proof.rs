@@ -19,7 +19,8 @@ pub enum Role {
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Disk(index) => write!(f, "disk {index}"),
+            // As people count, and as an embedder's other messages do.
+            Self::Disk(index) => write!(f, "disk {}", u16::from(*index) + 1),
             Self::Lease => f.write_str("the lease"),
         }
     }

@@ -20,7 +20,7 @@ section + section { margin-top: 48px; } .wide { overflow-x: auto; } svg { width:
 .card small { display: block; } .soft, .card small { color: #656d76; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 3px 10px; border-bottom: 1px solid #d0d7de; white-space: nowrap; }
-th:first-child, td:first-child, .text { text-align: left; }
+th:first-child, td:first-child, .text { text-align: left; } .text { white-space: normal; }
 i { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 8px; }
 rect.sent { fill: #0f62c9; stroke: none; } rect.left { fill: #c2570c; stroke: none; }
 .p0 { fill: #0f62c9; background: #0f62c9; } .p1 { fill: #c2570c; background: #c2570c; } .p2 { fill: #1a7f37; background: #1a7f37; }

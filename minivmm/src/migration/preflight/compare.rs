@@ -38,6 +38,13 @@ pub fn compare(guest: &Facts, here: &Facts, tsc_scales: bool) -> Vec<Difference>
     }
     devices(("disk", "--disk"), &guest.disks, &here.disks, disk, &mut differ);
     devices(("network card", "--net"), &guest.cards, &here.cards, card, &mut differ);
+    // Windows are given in the order of all devices: with more or fewer of them they differ for no other reason.
+    if guest.disks.len() == here.disks.len() && guest.cards.len() == here.cards.len() {
+        let disks = guest.disks.iter().zip(&here.disks).map(|(guest, here)| [guest.window, here.window]);
+        let cards = guest.cards.iter().zip(&here.cards).map(|(guest, here)| [guest.window, here.window]);
+        windows(("disk", "--disk"), disks, &mut differ);
+        windows(("network card", "--net"), cards, &mut differ);
+    }
     processor::compare(&guest.processor, &here.processor, tsc_scales, &mut differences);
     differences
 }
@@ -62,7 +69,6 @@ fn devices<T>(
 }
 
 fn disk(guest: &Disk, here: &Disk, differ: &mut dyn FnMut(&str, String)) {
-    window(guest.window, here.window, differ);
     if guest.sectors != here.sectors {
         let what = format!("has {} sectors at the source, {} here", guest.sectors, here.sectors);
         differ(&what, "give the source's image".into());
@@ -75,17 +81,17 @@ fn disk(guest: &Disk, here: &Disk, differ: &mut dyn FnMut(&str, String)) {
 }
 
 fn card(guest: &Card, here: &Card, differ: &mut dyn FnMut(&str, String)) {
-    window(guest.window, here.window, differ);
     if guest.mac != here.mac {
         let [theirs, ours] = [guest.mac, here.mac].map(mac);
-        differ(&format!("has the address {theirs} at the source, {ours} here"), format!("give tap=NAME,mac={theirs}"));
+        differ(&format!("has the address {theirs} at the source, {ours} here"), format!("give mac={theirs}"));
     }
 }
 
-fn window(guest: u8, here: u8, differ: &mut dyn FnMut(&str, String)) {
-    if guest != here {
-        let what = format!("is in virtio window {guest} at the source, in {here} here");
-        differ(&what, "give the devices in the source's order, this one".into());
+/// Compares where the devices of a kind are, at the source and here.
+fn windows((name, flag): (&str, &str), both: impl Iterator<Item = [u8; 2]>, differ: &mut dyn FnMut(String, String)) {
+    for (number, [guest, here]) in (1..).zip(both).filter(|(_, [guest, here])| guest != here) {
+        let what = format!("{name} {number} is in virtio window {guest} at the source, in {here} here");
+        differ(what, format!("give the devices in the source's order, this one as {flag} number {number}"));
     }
 }
 

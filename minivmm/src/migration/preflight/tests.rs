@@ -213,13 +213,23 @@ fn the_machine_is_told_what_to_change() {
     assert_eq!(
         at_the_source(|guest| guest.cards[0].mac[5] = 0xab),
         "network card 1 has the address 52:54:00:12:34:ab at the source, 52:54:00:12:34:56 here (give \
-         tap=NAME,mac=52:54:00:12:34:ab as --net number 1)"
+         mac=52:54:00:12:34:ab as --net number 1)"
     );
     assert_eq!(
         at_the_source(|guest| guest.cards[0].window = 5),
         "network card 1 is in virtio window 5 at the source, in 6 here (give the devices in the source's order, this one as \
          --net number 1)"
     );
+}
+
+/// Which window a device is in follows from how many there are: nothing is to be done about it but to give as many.
+#[test]
+fn a_device_too_few_moves_no_other() {
+    let mut here = machine();
+    here.disks.clear();
+    here.cards[0].window = 7;
+    let expected = "the source has 1 disk, this machine 0 (give as many --disk, in the source's order)";
+    assert_eq!(list(&machine(), &here), [expected]);
 }
 
 /// Two disks of different sizes that are swapped: each is named.
@@ -240,7 +250,6 @@ fn all_is_told_at_once_in_the_order_of_the_command_line() {
         "the source has 1024M of RAM, this machine 512M",
         "disk 1 has 2048 sectors at the source, 64 here",
         "disk 1 is read-only here, and not at the source",
-        "disk 2 is in virtio window 6 at the source, in 7 here",
         "disk 2 has 64 sectors at the source, 2048 here",
         "disk 2 is read-only at the source, and not here",
         "the source has 1 network card, this machine 0",

@@ -49,7 +49,8 @@ impl Way {
                 }
                 if let Some(index) = own_disk(&file, images) {
                     return Err(format!(
-                        "{address}: it is disk {index} of this machine; give the guest's state a file of its own"
+                        "{address}: it is disk {} of this machine; give the guest's state a file of its own",
+                        index + 1
                     ));
                 }
                 StateFile::passed(file, Mode::Write, &address.to_string()).map(Self::File).map_err(refused)
