@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use minivmm::config::Address;
 use minivmm::vm::{End, MigrationStatus, ParameterChange, Request, RunState, Terms};
 use nix::errno::Errno;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use crate::machine::{Machine, PATIENCE, door, lab, until};
@@ -313,6 +314,32 @@ fn a_switch_over_waits_until_somebody_lets_it_begin() {
     let waits = ["setup", "active", "pre-switchover"];
     let all = [&waits[..], &["cancelling", "cancelled"], &waits, &["device", "completed"]].concat();
     assert_eq!(*statuses.lock().unwrap(), all);
+    source.quit();
+    there.quit();
+}
+
+/// getrusage(2): whoever waits for a lock goes to sleep, and is counted. The host may let it wait for a processor all the same.
+#[test]
+fn a_query_waits_for_nobody_while_the_guest_moves() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start(dir.path(), None);
+    source.await_passes(1);
+    let at = door(dir.path(), "door");
+    let there = Machine::start(dir.path(), Some(&at));
+    let sleeps = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().voluntary_context_switches();
+    let (mut asked, mut slept, mut longest) = (0_u32, 0_u32, Duration::ZERO);
+    source.handle.ask(Request::Migrate(at, Terms::default())).unwrap();
+    while source.handle.run_state() != RunState::PostMigrate {
+        let (begun, before) = (Instant::now(), sleeps());
+        let info = source.handle.migration();
+        asked += 1;
+        slept += u32::from(sleeps() > before);
+        longest = longest.max(begun.elapsed());
+        assert!(info.error.is_none(), "{info:?}");
+    }
+    println!("{asked} queries, {slept} of which slept; {longest:?} at most");
+    assert!(asked > 100 && slept * 100 <= asked, "{slept} of {asked} queries waited for a lock");
+    there.await_passes(1);
     source.quit();
     there.quit();
 }

@@ -56,22 +56,29 @@ impl fmt::Display for Data {
 pub(crate) enum Transport {
     Unix,
     Tcp,
+    /// TLS over TCP.
+    Tls,
 }
 
 impl Transport {
-    pub(crate) const ALL: [Self; 2] = [Self::Unix, Self::Tcp];
+    pub(crate) const ALL: [Self; 3] = [Self::Unix, Self::Tcp, Self::Tls];
 
     fn word(self) -> Word {
         match self {
             Self::Unix => Word::Unix,
             Self::Tcp => Word::Tcp,
+            Self::Tls => Word::Tls,
         }
     }
 }
 
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if let Self::Unix = self { "unix" } else { "tcp" })
+        f.write_str(match self {
+            Self::Unix => "unix",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+        })
     }
 }
 
@@ -122,6 +129,7 @@ impl Variant {
     /// All that `filter` wants of this data and transport. What the machine can do at all comes first, QEMU after minivmm.
     pub(crate) fn all(data: Data, transport: Transport, filter: &Filter) -> Vec<Self> {
         let limits: &[Limit] = match data {
+            _ if transport == Transport::Tls => &[],
             Data::Random => &[Limit::Copy, Limit::Sockets(1), Limit::Sockets(2)],
             Data::Zero => &[Limit::Scan, Limit::ScanBoth],
             Data::Untouched => &[Limit::Ask],
@@ -129,6 +137,8 @@ impl Variant {
             Data::Changed => &[],
         };
         let ways: &[(u8, Encoding)] = match (data, transport) {
+            // Whoever encrypts looks at no byte: any data do.
+            (Data::Zero | Data::Untouched | Data::Mixed | Data::Changed, Transport::Tls) => &[],
             (Data::Random | Data::Zero | Data::Untouched, _) => {
                 &[(1, Encoding::Plain), (2, Encoding::Plain), (4, Encoding::Plain)]
             }
@@ -219,6 +229,7 @@ pub(crate) enum Word {
     Changed,
     Unix,
     Tcp,
+    Tls,
     #[value(name = "1")]
     One,
     #[value(name = "2")]
@@ -238,7 +249,7 @@ impl Word {
     fn kind(self) -> u8 {
         match self {
             Self::Random | Self::Zero | Self::Untouched | Self::Mixed | Self::Changed => 0,
-            Self::Unix | Self::Tcp => 1,
+            Self::Unix | Self::Tcp | Self::Tls => 1,
             Self::One | Self::Two | Self::Four => 2,
             Self::Plain | Self::Zstd | Self::Xbzrle => 3,
             Self::Minivmm | Self::Qemu | Self::Limit => 4,

@@ -1,10 +1,12 @@
 //! minivmm's memory, the engine and its channels, both ends in this process.
 
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use minivmm::migration::firmware::Firmware;
 use minivmm::migration::ram::MachineRam;
+use vmstate::channel::tls::{Connection, TlsChannel, TlsClient, TlsOptions, TlsServer};
 use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
 use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
 use vmstate::migrate::multifd::{Compression, Receivers, Senders};
@@ -16,22 +18,22 @@ use vmstate::section::Sections;
 use crate::case::{Data, Encoding, Transport, Variant};
 use crate::guest::{Guest, Log, Still};
 use crate::measured::{Taken, processor_time};
-use crate::memory::Ends;
+use crate::memory::{Ends, Memory};
 
 const CONNECT: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(60);
 
-type Connect = dyn Fn() -> SocketChannel + Send + Sync;
+type Connect<C> = dyn Fn() -> C + Send + Sync;
 
-/// A listener and how to connect to it.
-pub(crate) fn listen(transport: Transport) -> (Listener, Box<Connect>) {
+/// A listener and how to connect to it, without TLS.
+pub(crate) fn listen(transport: Transport) -> (Listener, Box<Connect<SocketChannel>>) {
     match transport {
         Transport::Unix => {
             let path = std::env::temp_dir().join(format!("vmstate-bench-{}", std::process::id()));
             let listener = Listener::unix(&path).expect("a listener");
             (listener, Box::new(move || SocketChannel::connect_unix(&path, CONNECT, &|| true).expect("a connection")))
         }
-        Transport::Tcp => {
+        Transport::Tcp | Transport::Tls => {
             let listener = Listener::tcp("127.0.0.1:0").expect("a listener");
             let address = listener.tcp_address().expect("an address").to_string();
             (listener, Box::new(move || SocketChannel::connect_tcp(&address, CONNECT, &|| true).expect("a connection")))
@@ -39,9 +41,27 @@ pub(crate) fn listen(transport: Transport) -> (Listener, Box<Connect>) {
     }
 }
 
-/// Migrates the source into the target. Changed pages count from the pause on, in which all of them go.
-pub(crate) fn run(data: Data, ends: &Ends, transport: Transport, variant: Variant) -> Taken {
+/// The same, encrypted if the transport is.
+fn listen_as(transport: Transport, certificates: &Path) -> (Listener<Option<TlsServer>>, Box<Connect<Connection>>) {
     let (listener, connect) = listen(transport);
+    if transport != Transport::Tls {
+        return (listener.with_tls(None), Box::new(move || connect().into()));
+    }
+    let options = TlsOptions { directory: certificates.into(), pins: Vec::new(), authorized: Vec::new() };
+    let server = TlsServer::new(&options).expect("a server's certificate");
+    let client = TlsClient::new(&options).expect("a client's certificate");
+    let secured = move || {
+        let mut channel = TlsChannel::client(connect(), &client, "localhost").expect("a client");
+        channel.handshake(CONNECT).expect("a handshake");
+        channel.into()
+    };
+    (listener.with_tls(server), Box::new(secured))
+}
+
+/// Migrates the source into the target. Changed pages count from the pause on, in which all of them go.
+pub(crate) fn run(memory: &Memory, ends: &Ends, transport: Transport, variant: Variant) -> Taken {
+    let (data, certificates) = (memory.data, memory.certificates());
+    let (listener, connect) = listen_as(transport, &certificates);
     let control = Control::default();
     let guest = Guest::new((data == Data::Changed).then_some(ends), &control);
     let leaving = MachineRam::leaving(ends.source.clone(), &Firmware::default(), false);
@@ -58,7 +78,7 @@ pub(crate) fn run(data: Data, ends: &Ends, transport: Transport, variant: Varian
     Taken { time, cpu: processor_time(std::process::id()) - cpu, bytes: report.bytes - bytes }
 }
 
-fn arrive(listener: &Listener, ram: &MachineRam) {
+fn arrive(listener: &Listener<Option<TlsServer>>, ram: &MachineRam) {
     let mut main = listener.accept_source(&|| true).expect("a source");
     let receivers = Receivers::new();
     let mut options = DestinationOptions::new("bench");
@@ -85,7 +105,7 @@ fn arrive(listener: &Listener, ram: &MachineRam) {
 
 fn depart(
     ram: &MachineRam,
-    connect: &Connect,
+    connect: &Connect<Connection>,
     variant: Variant,
     guest: &Guest<'_>,
     control: &Control,

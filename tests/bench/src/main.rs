@@ -136,7 +136,7 @@ fn run(memory: &Memory, transport: Transport, variant: Variant, checked: bool) -
     }
     let taken = match variant.sender {
         Sender::Limit(limit) => limit::run(limit, &ends, transport),
-        _ => engine::run(memory.data, &ends, transport, variant),
+        _ => engine::run(memory, &ends, transport, variant),
     };
     if checked && moves {
         ends.check();

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use minivmm::certificates::{Wanted, make};
 use minivmm::memory::Ram;
 
 use crate::case::Data;
@@ -57,6 +58,17 @@ impl Memory {
     pub(crate) fn ends(&self) -> Ends {
         let ram = || Ram::new(self.len).expect("memory");
         self.ends.clone().unwrap_or_else(|| Ends { source: ram(), target: ram() })
+    }
+
+    /// A directory with certificates of both ends, for `localhost`.
+    pub(crate) fn certificates(&self) -> PathBuf {
+        let directory = self.directory.join("certificates");
+        if !directory.exists() {
+            let hosts = vec!["localhost".to_owned()];
+            let wanted = Wanted { directory: directory.clone(), hosts, days: 1, self_signed: false };
+            make(&wanted).expect("certificates");
+        }
+        directory
     }
 
     /// Changes the file as [`Ends::change`] changes the source.

@@ -103,7 +103,7 @@ impl Pair {
         let directory = &memory.directory;
         let uri = match transport {
             Transport::Unix => format!("unix:{}", directory.join("migration").display()),
-            Transport::Tcp => {
+            Transport::Tcp | Transport::Tls => {
                 let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
                 format!("tcp:{}", free.expect("a free port"))
             }
@@ -115,8 +115,16 @@ impl Pair {
                 format!("memory-backend-file,share={share},mem-path={}", memory.file.display())
             }
         };
-        let to = Qemu::start(&directory.join("to"), memory, "memory-backend-ram", &["-incoming", "defer"]);
-        let from = Qemu::start(&directory.join("from"), memory, &filled, extra);
+        let encrypted = transport == Transport::Tls;
+        let credentials = |endpoint| {
+            let directory = memory.certificates();
+            format!("tls-creds-x509,id=tls,dir={},endpoint={endpoint},verify-peer=on", directory.display())
+        };
+        let [server, client] = ["server", "client"].map(|end| if encrypted { credentials(end) } else { String::new() });
+        let secured = |credentials| if encrypted { vec!["-object", credentials] } else { Vec::new() };
+        let waiting = [&["-incoming", "defer"], &secured(&*server)[..]].concat();
+        let to = Qemu::start(&directory.join("to"), memory, "memory-backend-ram", &waiting);
+        let from = Qemu::start(&directory.join("from"), memory, &filled, &[extra, &secured(&client)].concat());
         let mut pair = Self { from, to, uri };
         for qemu in [&mut pair.from, &mut pair.to] {
             let on = |capability: &str, state| json!({ "capability": capability, "state": state });
@@ -133,6 +141,8 @@ impl Pair {
                 "multifd-channels": variant.channels,
                 "multifd-compression": compression,
                 "multifd-zstd-level": 1,
+                "tls-creds": if encrypted { "tls" } else { "" },
+                "tls-hostname": if encrypted { "localhost" } else { "" },
                 "xbzrle-cache-size": (2 * memory.len).next_power_of_two(),
             });
             qemu.say("migrate-set-parameters", parameters);
