@@ -15,7 +15,7 @@ body { font: 15px/1.45 system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans
   color: #1f2328; background: #ffffff; }
 h1 { font-size: 22px; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 16px; margin: 28px 0 4px; } p { margin: 4px 0 12px; }
 section + section { margin-top: 48px; } .wide { overflow-x: auto; } svg { width: 100%; min-width: 640px; height: auto; display: block; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin: 16px 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 16px 0; }
 .card { border: 1px solid #d0d7de; border-radius: 6px; padding: 8px 14px; } .card b { display: block; font-size: 22px; }
 .card small { display: block; } .soft, .card small { color: #656d76; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
@@ -141,7 +141,7 @@ const CARDS: [Card; 5] = [
         ],
     },
     Card {
-        name: "as the guest felt it",
+        name: "felt by the guest",
         at: ("/guest/gap-ms", milliseconds),
         beside: [Some(("usually", "/guest/usual-gap-ms", milliseconds)), None],
     },
@@ -153,7 +153,7 @@ const CARDS: [Card; 5] = [
     Card {
         name: "sent",
         at: ("/figures/ram/transferred", bytes),
-        beside: [Some(("guest memory", "/figures/ram/total", bytes)), None],
+        beside: [Some(("memory", "/figures/ram/total", bytes)), None],
     },
     Card {
         name: "guest slowed by",
