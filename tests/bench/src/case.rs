@@ -63,7 +63,7 @@ pub(crate) enum Transport {
 impl Transport {
     pub(crate) const ALL: [Self; 3] = [Self::Unix, Self::Tcp, Self::Tls];
 
-    fn word(self) -> Word {
+    pub(crate) fn word(self) -> Word {
         match self {
             Self::Unix => Word::Unix,
             Self::Tcp => Word::Tcp,
@@ -262,7 +262,7 @@ impl Word {
 pub(crate) struct Filter(pub(crate) Vec<Word>);
 
 impl Filter {
-    fn wants(&self, words: impl IntoIterator<Item = Word>) -> bool {
+    pub(crate) fn wants(&self, words: impl IntoIterator<Item = Word>) -> bool {
         let mut words = words.into_iter();
         words.all(|word| self.0.contains(&word) || self.0.iter().all(|other| other.kind() != word.kind()))
     }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use minivmm::migration::firmware::Firmware;
 use minivmm::migration::ram::MachineRam;
 use vmstate::channel::tls::{Connection, TlsChannel, TlsClient, TlsOptions, TlsServer};
-use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
+use vmstate::channel::{Channel, Listener, MonotonicClock, SocketChannel};
 use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
 use vmstate::migrate::multifd::{Compression, Receivers, Senders};
-use vmstate::migrate::source::{self, Outgoing, SourceOptions};
-use vmstate::migrate::{Control, DepartureReport, SourcePhase};
-use vmstate::ram::GuestRam;
+use vmstate::migrate::source::{self, Departure, Outgoing, SourceOptions};
+use vmstate::migrate::{ArrivalReport, Control, Machine, SourcePhase};
+use vmstate::ram::DirtyLog;
 use vmstate::section::Sections;
 
 use crate::case::{Data, Encoding, Transport, Variant};
@@ -42,7 +42,10 @@ pub(crate) fn listen(transport: Transport) -> (Listener, Box<Connect<SocketChann
 }
 
 /// The same, encrypted if the transport is.
-fn listen_as(transport: Transport, certificates: &Path) -> (Listener<Option<TlsServer>>, Box<Connect<Connection>>) {
+pub(crate) fn listen_as(
+    transport: Transport,
+    certificates: &Path,
+) -> (Listener<Option<TlsServer>>, Box<Connect<Connection>>) {
     let (listener, connect) = listen(transport);
     if transport != Transport::Tls {
         return (listener.with_tls(None), Box::new(move || connect().into()));
@@ -58,18 +61,39 @@ fn listen_as(transport: Transport, certificates: &Path) -> (Listener<Option<TlsS
     (listener.with_tls(server), Box::new(secured))
 }
 
+/// How a source goes.
+pub(crate) struct Leaving<'a> {
+    /// How many there are beside the main one, and what they do with pages.
+    pub(crate) page_channels: Option<(u8, Compression)>,
+    pub(crate) machine: &'a mut dyn Machine,
+    pub(crate) log: &'a mut dyn DirtyLog,
+    pub(crate) control: &'a Control,
+}
+
 /// Migrates the source into the target. Changed pages count from the pause on, in which all of them go.
 pub(crate) fn run(memory: &Memory, ends: &Ends, transport: Transport, variant: Variant) -> Taken {
     let (data, certificates) = (memory.data, memory.certificates());
     let (listener, connect) = listen_as(transport, &certificates);
     let control = Control::default();
     let guest = Guest::new((data == Data::Changed).then_some(ends), &control);
-    let leaving = MachineRam::leaving(ends.source.clone(), &Firmware::default(), false);
-    let arriving = MachineRam::arriving(ends.target.clone(), Firmware::default());
-    let report = thread::scope(|scope| {
-        scope.spawn(|| arrive(&listener, &arriving));
-        depart(&leaving, &*connect, variant, &guest, &control)
-    });
+    let mut parameters = control.parameters();
+    parameters.pause_budget = Some(LONGEST);
+    parameters.xbzrle = variant.encoding == Encoding::Xbzrle;
+    parameters.xbzrle_cache_size = 2 * ends.source.len();
+    control.set_parameters(parameters).expect("parameters");
+    let compression = match variant.encoding {
+        Encoding::Zstd => Compression::Zstd { level: 1 },
+        Encoding::Plain | Encoding::Xbzrle => Compression::None,
+    };
+    let leaving = Leaving {
+        page_channels: variant.page_channels().map(|channels| (channels, compression)),
+        machine: &mut Still(Some(&guest)),
+        log: &mut Log(&guest),
+        control: &control,
+    };
+    let departure = migrate(ends, &listener, &*connect, leaving);
+    assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
+    let report = departure.report;
     let time = match (data, report.downtime) {
         (Data::Changed, Some(downtime)) => downtime.total() - downtime.pause,
         _ => report.total,
@@ -78,7 +102,25 @@ pub(crate) fn run(memory: &Memory, ends: &Ends, transport: Transport, variant: V
     Taken { time, cpu: processor_time(std::process::id()) - cpu, bytes: report.bytes - bytes }
 }
 
-fn arrive(listener: &Listener<Option<TlsServer>>, ram: &MachineRam) {
+/// Migrates the source into the target, to `listener` over what `connect` connects.
+pub(crate) fn migrate<C: Channel + Send>(
+    ends: &Ends,
+    listener: &Listener<Option<TlsServer>>,
+    connect: impl Fn() -> C,
+    leaving: Leaving<'_>,
+) -> Departure {
+    let source = MachineRam::leaving(ends.source.clone(), &Firmware::default(), false);
+    let target = MachineRam::arriving(ends.target.clone(), Firmware::default());
+    thread::scope(|scope| {
+        let arriving = scope.spawn(|| arrive(listener, &target));
+        let departure = depart(&source, connect, leaving);
+        let arrived = arriving.join().expect("the destination does not panic");
+        assert_eq!(arrived.is_ok(), departure.phase == SourcePhase::Completed, "{arrived:?}");
+        departure
+    })
+}
+
+fn arrive(listener: &Listener<Option<TlsServer>>, ram: &MachineRam) -> vmstate::Result<ArrivalReport> {
     let mut main = listener.accept_source(&|| true).expect("a source");
     let receivers = Receivers::new();
     let mut options = DestinationOptions::new("bench");
@@ -97,49 +139,34 @@ fn arrive(listener: &Listener<Option<TlsServer>>, ram: &MachineRam) {
             sections: &mut Sections::new(),
             ram,
         };
-        destination::run(incoming, &options, &Control::default()).into_result().expect("it arrives");
+        let arrived = destination::run(incoming, &options, &Control::default()).into_result();
         receivers.close();
         workers.join().expect("the page channels end");
-    });
+        arrived
+    })
 }
 
-fn depart(
-    ram: &MachineRam,
-    connect: &Connect<Connection>,
-    variant: Variant,
-    guest: &Guest<'_>,
-    control: &Control,
-) -> DepartureReport {
-    let mut parameters = control.parameters();
-    parameters.pause_budget = Some(LONGEST);
-    parameters.xbzrle = variant.encoding == Encoding::Xbzrle;
-    parameters.xbzrle_cache_size = 2 * ram.blocks()[0].len;
-    control.set_parameters(parameters).expect("parameters");
-    let compression = match variant.encoding {
-        Encoding::Zstd => Compression::Zstd { level: 1 },
-        Encoding::Plain | Encoding::Xbzrle => Compression::None,
-    };
+fn depart<C: Channel + Send>(ram: &MachineRam, connect: impl Fn() -> C, leaving: Leaving<'_>) -> Departure {
+    let Leaving { page_channels, machine, log, control } = leaving;
     let mut main = connect();
     let mut options = SourceOptions::new("bench");
-    let departure = thread::scope(|scope| {
-        let senders = variant.page_channels().map(|channels| Senders::new(channels, compression));
-        if let Some(senders) = &senders {
-            for id in 0..variant.channels {
+    thread::scope(|scope| {
+        if let Some((channels, compression)) = page_channels {
+            let senders = Senders::new(channels, compression);
+            for id in 0..channels {
                 let (worker, mut channel) = (senders.worker(id), connect());
                 scope.spawn(move || worker.run(&mut channel, ram));
             }
+            options.page_channels = Some(senders);
         }
-        options.page_channels = senders;
         let outgoing = Outgoing {
             channel: &mut main,
             clock: &MonotonicClock::new(),
-            machine: &mut Still(Some(guest)),
+            machine,
             sections: &mut Sections::new(),
             ram,
-            log: &mut Log(guest),
+            log,
         };
         source::run(outgoing, &options, control)
-    });
-    assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
-    departure.report
+    })
 }

@@ -13,6 +13,7 @@ mod guest;
 mod limit;
 mod measured;
 mod memory;
+mod pace;
 mod place;
 mod qemu;
 mod table;
@@ -24,6 +25,9 @@ use clap::Parser;
 use case::{Data, Filter, Limit, Sender, Transport, Variant, Word};
 use measured::{Group, Taken};
 use memory::Memory;
+
+/// Under a bandwidth limit: long enough that a round takes longer than what happens between two rounds.
+const LIMITED_MIB: u64 = 256;
 
 /// Migrate guest memory, time and again, and compare with QEMU.
 #[derive(Debug, Parser)]
@@ -38,10 +42,13 @@ struct Options {
     /// Measure only what these words fit: of each kind (data, transport, channels, who) one of those given
     #[arg(long, value_delimiter = ',', value_name = "WORD,…")]
     only: Vec<Word>,
+    /// Instead, show how exactly bandwidth limits are kept, second by second; a minute and a half for each transport
+    #[arg(long, conflicts_with_all = ["mib", "turns", "json", "plot"])]
+    limits: bool,
     /// Write each turn's figures there. A file that is given is looked for from the root of the repository on
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Replace the tables of this page: those between `<!-- cargo measure: DATA -->` and `<!-- end -->`
+    /// Replace the tables of this page: those between `<!-- cargo measure: DATA -->`, or `… limits -->`, and `<!-- end -->`
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// Draw a picture for each data there, an SVG file
@@ -56,11 +63,21 @@ fn main() {
     let options = Options::parse();
     let filter = Filter(options.only);
     let directory = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
+    if options.limits {
+        let memory = Memory::new(Data::Random, LIMITED_MIB, directory.path());
+        let tables: Vec<String> = Transport::ALL
+            .into_iter()
+            .filter(|transport| filter.wants([transport.word()]))
+            .map(|transport| format!("{transport}\n\n{}", pace::table(&memory, transport)))
+            .collect();
+        println!("{}", tables.join("\n"));
+        replace(options.markdown.as_deref(), "limits", &tables);
+        return;
+    }
     let has_qemu = qemu::version().is_some();
     if !has_qemu {
         eprintln!("there is no QEMU here: nothing is compared with it");
     }
-    let place = place::describe();
     let mut all: Vec<Group> = Vec::new();
     for data in Data::ALL {
         let mut memory = None;
@@ -80,20 +97,30 @@ fn main() {
         if groups.is_empty() {
             continue;
         }
-        if let Some(page) = &options.markdown {
-            let tables: Vec<String> = groups.iter().map(table::markdown).collect();
-            let text = format!("{place}\n\n{}", tables.join("\n"));
-            vmstate_lab::document::replace(&in_repository(page), &format!("cargo measure: {data}"), &text)
-                .unwrap_or_else(|error| panic!("{error}"));
-        }
+        replace(
+            options.markdown.as_deref(),
+            &data.to_string(),
+            &groups.iter().map(table::markdown).collect::<Vec<_>>(),
+        );
         if let Some(directory) = &options.plot {
             let command = format!("cargo measure --only {data} --plot DIR");
-            write(&in_repository(directory).join(format!("{data}.svg")), &bars::draw(groups, &place, &command));
+            write(
+                &in_repository(directory).join(format!("{data}.svg")),
+                &bars::draw(groups, &place::describe(), &command),
+            );
         }
     }
     if let Some(file) = &options.json {
         write(&in_repository(file), &serde_json::to_string_pretty(&table::json(&all)).expect("figures are JSON"));
     }
+}
+
+/// Puts tables into a page, if there is one, where it has this mark.
+fn replace(page: Option<&Path>, mark: &str, tables: &[String]) {
+    let Some(page) = page else { return };
+    let text = format!("{}\n\n{}", place::describe(), tables.join("\n"));
+    vmstate_lab::document::replace(&in_repository(page), &format!("cargo measure: {mark}"), &text)
+        .unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// Cargo starts a benchmark in the folder of its package.

@@ -96,6 +96,28 @@ fn a_channel_that_breaks_ends_both_sides_promptly_and_the_guest_runs_on() {
     }
 }
 
+/// In the pause six packets or more go on four channels. One of these breaks or falls silent within its first packet, or behind it: each
+/// of 128 pages, of which a fifth is zero.
+#[test]
+fn a_channel_that_is_lost_between_two_packets_of_the_pause_leaves_the_guest_at_the_source() {
+    for (sent, falls_silent) in [(1344, false), (1344 + 102 * 4096, false), (1344 + 102 * 4096, true)] {
+        let guest = Guest::busy();
+        let mut rig = Rig::new(4, Compression::None);
+        (rig.cuts_in_pause, rig.swallows) = (Some(sent), falls_silent);
+        let begun = Instant::now();
+        let ended = rig.run(&guest);
+        let lost = if falls_silent { SourcePhase::Cancelled } else { SourcePhase::Failed };
+        assert_eq!(ended.source.phase, lost, "{:?}", ended.source);
+        let why = ended.source.error.as_ref().unwrap().to_string();
+        assert!(falls_silent || why.contains("page channel"), "{why}");
+        // All rounds were over.
+        assert!(!ended.source.report.rounds.is_empty());
+        stayed(&ended);
+        assert!(begun.elapsed() < PROMPTLY, "lost after {sent}: {:?}", begun.elapsed());
+        arrived(&Rig::new(4, Compression::None).run(&guest));
+    }
+}
+
 /// The destination waits for pages that never come, and nothing on that channel tells it so.
 #[test]
 fn a_channel_that_falls_silent_keeps_no_destination_waiting_once_the_source_has_given_up() {

@@ -34,7 +34,9 @@ pub(crate) struct Rig {
     pub(crate) cancels_at: Option<u32>,
     /// This channel of the source breaks after so many bytes.
     pub(crate) cuts: Option<(u8, u64)>,
-    /// What that channel takes after them goes nowhere, and a while later the user cancels.
+    /// The page channel that is the first to send so many bytes in the pause breaks behind them.
+    pub(crate) cuts_in_pause: Option<u64>,
+    /// What the channel that breaks takes after them goes nowhere instead, and a while later the user cancels.
     pub(crate) swallows: bool,
     kept: Arc<Mutex<Vec<SocketChannel>>>,
     pub(crate) takes_channels: bool,
@@ -59,9 +61,28 @@ pub(crate) struct Ended {
 struct Counted {
     channel: Option<SocketChannel>,
     left: u64,
+    pause: Option<InPause>,
     /// Where its connection stays open.
     swallows: Option<Arc<Mutex<Vec<SocketChannel>>>>,
     sent: Arc<AtomicU64>,
+}
+
+/// When a channel breaks that works in the pause of the guest.
+struct InPause {
+    guest: Guest,
+    left: u64,
+    /// One of the channels has broken.
+    is_cut: Arc<AtomicBool>,
+}
+
+impl InPause {
+    /// How many of `len` bytes go now; 0: none any more.
+    fn most(&self, len: u64) -> u64 {
+        if self.guest.is_running() || (self.left == 0 && self.is_cut.swap(true, Ordering::SeqCst)) {
+            return len;
+        }
+        self.left.min(len)
+    }
 }
 
 impl Drop for Counted {
@@ -74,7 +95,14 @@ impl Drop for Counted {
 
 impl Channel for Counted {
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+        let most = self.left.min(bytes.len() as u64);
+        let most = self.pause.as_ref().map_or(most, |pause| pause.most(most));
+        if let Some(pause) = self.pause.as_mut().filter(|pause| !pause.guest.is_running()) {
+            pause.left = pause.left.saturating_sub(most);
+        }
+        // A broken channel stays so.
+        self.left = if most == 0 { 0 } else { self.left };
+        let most = most as usize;
         match most {
             0 if self.swallows.is_some() => return Ok(bytes.len()),
             0 => self.channel = None,
@@ -103,6 +131,7 @@ impl Rig {
             compression,
             cancels_at: None,
             cuts: None,
+            cuts_in_pause: None,
             swallows: false,
             kept: Arc::default(),
             takes_channels: true,
@@ -161,7 +190,8 @@ impl Rig {
     fn depart(&self, guest: &Guest, strays: Option<Strays>) -> (Departure, u64) {
         let connect = || SocketChannel::connect_unix(self.path(), CONNECT, &|| true).unwrap();
         let sent = Arc::<AtomicU64>::default();
-        let main = || Counted { channel: Some(connect()), left: u64::MAX, swallows: None, sent: Arc::clone(&sent) };
+        let counted = |channel, left, sent| Counted { channel: Some(channel), left, pause: None, swallows: None, sent };
+        let main = || counted(connect(), u64::MAX, Arc::clone(&sent));
         let early = (!self.main_comes_last).then(&main);
         let channels: Vec<_> = (0..self.channels).map(|_| connect()).collect();
         let mut main = early.unwrap_or_else(main);
@@ -174,8 +204,9 @@ impl Rig {
         let kept = Arc::new(Mutex::new((strays, Vec::new())));
         let keeps = Arc::clone(&kept);
         let cancels = self.swallows.then(|| control.clone());
+        let cancelled = if self.cuts_in_pause.is_some() { SourcePhase::SwitchOver } else { SourcePhase::Rounds };
         control.watch(move |phase| {
-            if let (Phase::Source(SourcePhase::Rounds), Some(control)) = (phase, cancels.clone()) {
+            if let (true, Some(control)) = (phase == Phase::Source(cancelled), cancels.clone()) {
                 thread::spawn(move || {
                     thread::sleep(WHILE);
                     control.cancel();
@@ -188,19 +219,20 @@ impl Rig {
         });
         let log = &mut Log::new(&guest.memory, self.cancels_at.map(|at| (at, control.clone())));
         let departure = thread::scope(|scope| {
+            let is_cut = Arc::<AtomicBool>::default();
             for (id, channel) in (0..).zip(channels) {
                 let worker = senders.worker(id);
-                match self.cuts {
-                    Some((cut, left)) if cut == id => {
-                        let swallows = self.swallows.then(|| Arc::clone(&self.kept));
-                        let mut channel = Counted { channel: Some(channel), left, swallows, sent: Arc::default() };
-                        scope.spawn(move || worker.run(&mut channel, &*guest.memory));
-                    }
-                    _ => {
-                        let mut channel = channel;
-                        scope.spawn(move || worker.run(&mut channel, &*guest.memory));
-                    }
+                if self.cuts.is_none_or(|(cut, _)| cut != id) && self.cuts_in_pause.is_none() {
+                    let mut channel = channel;
+                    scope.spawn(move || worker.run(&mut channel, &*guest.memory));
+                    continue;
                 }
+                let left = self.cuts.filter(|(cut, _)| *cut == id).map_or(u64::MAX, |(_, left)| left);
+                let mut channel = counted(channel, left, Arc::default());
+                channel.swallows = self.swallows.then(|| Arc::clone(&self.kept));
+                channel.pause =
+                    self.cuts_in_pause.map(|left| InPause { guest: guest.clone(), left, is_cut: Arc::clone(&is_cut) });
+                scope.spawn(move || worker.run(&mut channel, &*guest.memory));
             }
             let outgoing = Outgoing {
                 channel: &mut main,

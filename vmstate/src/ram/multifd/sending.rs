@@ -175,13 +175,9 @@ impl Senders {
     /// # Errors
     /// Why a channel failed.
     pub(crate) fn await_synced(&self, timeout: Duration) -> Result<bool> {
-        let mut state = self.lock();
+        let state = self.lock();
         let syncs = state.begun() * u64::from(self.0.channels);
-        if state.syncs < syncs && state.ending.failure.is_none() {
-            let waited = self.0.progress.wait_timeout(state, timeout);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        state.ending.check().map(|()| state.syncs >= syncs)
+        self.await_progress(state, timeout, |state| state.syncs >= syncs)
     }
 
     /// A channel: it has sent a SYNC.
@@ -196,13 +192,21 @@ impl Senders {
     /// Why a channel failed.
     pub(crate) fn await_sent(&self, most: u64, timeout: Duration) -> Result<bool> {
         let mut state = self.lock();
-        if state.unsent() > most && state.ending.failure.is_none() {
-            state.awaited = Some(most);
-            let waited = self.0.progress.wait_timeout(state, timeout);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            state.awaited = None;
-        }
-        state.ending.check().map(|()| state.unsent() <= most)
+        state.awaited = Some(most);
+        self.await_progress(state, timeout, |state| state.unsent() <= most)
+    }
+
+    fn await_progress(
+        &self,
+        state: MutexGuard<'_, State>,
+        timeout: Duration,
+        is_done: impl Fn(&State) -> bool,
+    ) -> Result<bool> {
+        let waits = |state: &mut State| !is_done(state) && state.ending.failure.is_none();
+        let waited = self.0.progress.wait_timeout_while(state, timeout, waits);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.awaited = None;
+        state.ending.check().map(|()| is_done(&state))
     }
 
     /// An error if a channel has failed: the first one's, once.
