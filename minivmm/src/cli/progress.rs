@@ -95,13 +95,15 @@ fn rate(ram: &Value) -> u64 {
 }
 
 /// How much is said.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Style {
     All,
     /// Without what changes little.
     Short,
     /// The same in fewer letters.
     Brief,
+    /// And without saying what the time at the end is.
+    Briefest,
 }
 
 /// For a person, all of it.
@@ -112,8 +114,8 @@ pub(super) fn sentence(figures: &Value) -> String {
 /// For a person, as much as has room; the last part may be cut off in a terminal of less than 80 columns.
 fn fitting(figures: &Value, room: usize) -> String {
     let fits = |text: &String| text.chars().count() <= room;
-    let longer = [Style::All, Style::Short].into_iter().map(|style| told(figures, style));
-    longer.into_iter().find(fits).unwrap_or_else(|| told(figures, Style::Brief))
+    let mut longer = [Style::All, Style::Short, Style::Brief].into_iter().map(|style| told(figures, style));
+    longer.find(fits).unwrap_or_else(|| told(figures, Style::Briefest))
 }
 
 fn told(figures: &Value, style: Style) -> String {
@@ -121,13 +123,13 @@ fn told(figures: &Value, style: Style) -> String {
     if ram.is_null() {
         return phase(figures).into();
     }
-    let unit = |text: String| if style == Style::Brief { text.replace("iB", "").replace(' ', "") } else { text };
+    let unit = |text: String| if style >= Style::Brief { text.replace("iB", "").replace(' ', "") } else { text };
     let bytes = |amount_of: u64| unit(amount(amount_of));
     let of_ram = |member: &str| bytes(ram[member].as_u64().unwrap_or(0));
     let round = &ram["dirty-sync-count"];
     // That the rounds go on is plain where they are counted.
     let mut text = match (style, phase(figures)) {
-        (Style::Short | Style::Brief, "active") => String::new(),
+        (Style::Short | Style::Brief | Style::Briefest, "active") => String::new(),
         (_, phase) => format!("{phase}, "),
     };
     text += &format!("round {round}: {} left", of_ram("remaining"));
@@ -137,18 +139,18 @@ fn told(figures: &Value, style: Style) -> String {
     text += &format!(", {}/s", bytes(rate(ram)));
     // It is measured at the end of a round.
     if round.as_u64() > Some(1) {
-        let word = ["guest dirties", "dirties", "dirty"][style as usize];
+        let word = ["guest dirties", "dirties", "dirty", "dirty"][style as usize];
         text += &format!(", {word} {}/s", bytes(dirty_rate(ram)));
     }
     if let Some(throttle) = figures["cpu-throttle-percentage"].as_u64() {
-        let word = ["throttled by", "throttled by", "throttle"][style as usize];
+        let word = ["throttled by", "throttled by", "throttle", "throttle"][style as usize];
         text += &format!(", {word} {}", unit(format!("{throttle} %")));
     }
     if let Some(downtime) = figures["expected-downtime"].as_u64() {
         text += &format!(", downtime {}", unit(format!("{downtime} ms")));
     }
     if let Some(left) = left(figures) {
-        text += &format!(", {}", unit(time(left)) + if style == Style::Brief { "" } else { " to go" });
+        text += &format!(", {}", unit(time(left)) + if style == Style::Briefest { "" } else { " to go" });
     }
     text
 }
@@ -235,6 +237,7 @@ mod tests {
         let brief = "round 3: 120M left, 400M/s, dirty 128M/s, throttle 20%, downtime 120ms, 2.6s";
         assert_eq!(fitting(&figures, 77), brief);
         assert_eq!(brief.len(), 76);
+        assert_eq!(fitting(&figures, 82), format!("{brief} to go"));
         figures["status"] = "cancelling".into();
         assert!(fitting(&figures, short.len()).starts_with("cancelling, round 3: 120M left"));
         assert_eq!(fitting(&json!({"status": "setup"}), 77), "setup");
