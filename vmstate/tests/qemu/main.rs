@@ -22,8 +22,8 @@ use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
 use vmstate::codec::{Reader, Strictness, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
-use vmstate::migrate::source::{self, Outgoing, SourceOptions};
-use vmstate::migrate::{Claim, Control, Machine, SourcePhase};
+use vmstate::migrate::source::{self, Departure, Outgoing, SourceOptions};
+use vmstate::migrate::{ArrivalReport, Claim, Control, Machine, SourcePhase};
 use vmstate::ram::{DirtyLog, GuestRam, RamBlock};
 use vmstate::schema::{Description, MaybeStatic};
 use vmstate::section::{Section, Sections};
@@ -251,18 +251,7 @@ fn qemu_takes_our_pages_and_says_so() {
     control.set_downtime_limit(PATIENCE);
     let (flash, mut sections) = (Flash::new(3), Sections::new());
     sections.add_iterative(flash.clone()).unwrap().beyond_qemu();
-    let departure = source::run(
-        Outgoing {
-            channel: &mut channel,
-            clock: &MonotonicClock::new(),
-            machine: &mut machine,
-            sections: &mut sections,
-            ram: &ram,
-            log: &mut Still,
-        },
-        &patient(),
-        &control,
-    );
+    let departure = depart(&mut channel, &mut machine, &mut sections, &ram, &control);
     assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
     assert!(!machine.running);
     assert_eq!(flash.state(), (false, 0), "QEMU has no such section: it is not even set up");
@@ -285,21 +274,10 @@ fn qemu_refuses_a_section_in_parts_that_it_lacks_before_the_first_page() {
     let uri = format!("unix:{}", socket.display());
     qemu.execute("migrate-incoming", json!({"uri": uri, "exit-on-error": false}));
     let mut channel = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
-    let (mut machine, control) = (Vm { running: true, ..Vm::default() }, Control::default());
+    let mut machine = Vm { running: true, ..Vm::default() };
     let (flash, mut sections) = (Flash::new(3), Sections::new());
     sections.add_iterative(flash.clone()).unwrap();
-    let departure = source::run(
-        Outgoing {
-            channel: &mut channel,
-            clock: &MonotonicClock::new(),
-            machine: &mut machine,
-            sections: &mut sections,
-            ram: &Ram::new(),
-            log: &mut Still,
-        },
-        &patient(),
-        &control,
-    );
+    let departure = depart(&mut channel, &mut machine, &mut sections, &Ram::new(), &Control::default());
     assert_eq!(departure.phase, SourcePhase::Failed);
     assert!(machine.running && departure.report.rounds.is_empty());
     assert_eq!((departure.report.pages.normal, departure.report.pages.zero), (0, 0));
@@ -327,26 +305,13 @@ fn we_take_qemus_guest_and_it_believes_us() {
     let capability = json!({"capability": "return-path", "state": true});
     qemu.execute("migrate-set-capabilities", json!({"capabilities": [capability]}));
     qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
-    let (ram, mut machine, control) = (Ram::new(), Vm::default(), Control::default());
+    let (ram, mut machine) = (Ram::new(), Vm::default());
     let mut devices = devices();
     let mut sections = Sections::new();
     for (name, instance, device) in &mut devices {
         sections.register(name, *instance, device as &mut dyn Section).unwrap();
     }
-    let mut channel = listener.accept(PATIENCE).unwrap();
-    let arrival = destination::run(
-        Incoming {
-            channel: &mut channel,
-            clock: &MonotonicClock::new(),
-            machine: &mut machine,
-            sections: &mut sections,
-            ram: &ram,
-        },
-        &lenient(),
-        &control,
-    )
-    .into_result()
-    .unwrap();
+    let arrival = arrive(&listener, &mut machine, &mut sections, &ram).unwrap();
     drop(sections);
     assert!(machine.running);
     let pages = BLOCKS.iter().map(|(_, len)| len / 4096).sum::<u64>();
@@ -384,20 +349,26 @@ fn a_ping_needs_a_way_for_its_answer() {
     let listener = Listener::unix(&socket).unwrap();
     let mut source = std::os::unix::net::UnixStream::connect(&socket).unwrap();
     source.write_all(stream).unwrap();
-    let error = destination::run(
-        Incoming {
-            channel: &mut listener.accept(PATIENCE).unwrap(),
-            clock: &MonotonicClock::new(),
-            machine: &mut Vm::default(),
-            sections: &mut Sections::new(),
-            ram: &Ram::new(),
-        },
-        &lenient(),
-        &Control::default(),
-    )
-    .into_result()
-    .unwrap_err();
+    let error = arrive(&listener, &mut Vm::default(), &mut Sections::new(), &Ram::new()).unwrap_err();
     assert_eq!(error.to_string(), "at 0x14: ping 1 came before the way for its answer was opened");
+}
+
+fn depart(
+    channel: &mut SocketChannel,
+    machine: &mut Vm,
+    sections: &mut Sections<'_>,
+    ram: &Ram,
+    control: &Control,
+) -> Departure {
+    let clock = &MonotonicClock::new();
+    source::run(Outgoing { channel, clock, machine, sections, ram, log: &mut Still }, &patient(), control)
+}
+
+/// Takes in the guest of whoever connects.
+fn arrive(listener: &Listener, machine: &mut Vm, sections: &mut Sections<'_>, ram: &Ram) -> Result<ArrivalReport> {
+    let (channel, clock) = (&mut listener.accept(PATIENCE)?, &MonotonicClock::new());
+    let incoming = Incoming { channel, clock, machine, sections, ram };
+    destination::run(incoming, &lenient(), &Control::default()).into_result()
 }
 
 fn patient() -> SourceOptions {
