@@ -32,7 +32,7 @@ pub(crate) fn ground(directory: &Path, channels: Option<u8>) -> Ground {
         memory_mib: 16,
         cpus: 1,
         disk: Some(at("image")),
-        tap: None,
+        card: None,
         uso: true,
         control: PathBuf::new(),
         incoming: None,

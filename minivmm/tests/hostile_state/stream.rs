@@ -62,7 +62,7 @@ pub(crate) fn config(directory: &Path, image: &[u8]) -> Result<Config> {
         memory_mib: 16,
         cpus: 1,
         disk: Some(at("image")),
-        tap: None,
+        card: None,
         uso: true,
         control: at("control"),
         incoming: None,

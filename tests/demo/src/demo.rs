@@ -16,6 +16,7 @@ use vmstate_lab::error::{Error, FileContext, Result};
 use vmstate_lab::kernel::Kernel;
 use vmstate_lab::l1::files;
 use vmstate_lab::l1::{self, Booted, Job};
+use vmstate_lab::network::Way;
 use vmstate_lab::{guest, host, init, packages, qemu};
 
 use crate::linux::Programs;
@@ -42,6 +43,15 @@ enum Kind {
     Tiny,
 }
 
+/// What the guest's card is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Card {
+    /// A tap, which is a port of a bridge
+    Tap,
+    /// passt, a process without rights
+    Passt,
+}
+
 /// Flags of the demo.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
@@ -54,6 +64,9 @@ pub(crate) struct Options {
     /// Number of the guest's vCPUs [default: 1]
     #[arg(long, value_name = "N")]
     cpus: Option<u8>,
+    /// How a Linux guest gets to the network
+    #[arg(long, value_enum, default_value_t = Card::Tap)]
+    net: Card,
     /// Monitors that run the guest, one after the other: a list of `minivmm` and `qemu`, of which `qemu*3` is three in a row
     #[arg(long, value_name = "LIST", default_value = "minivmm,minivmm")]
     route: Route,
@@ -109,7 +122,7 @@ fn perform(options: &Options) -> Result<bool> {
     let programs = Programs { minivmm: minivmm(scratch.path(), &own)?, roles: own, qemu };
     let load = guest::Options { memory_mib: 64, rate: 5000, ..guest::Options::default() };
     let guest = Guest { memory_mib: 256, cpus: options.cpus(), options: load, disk: true };
-    conclude(&linux::migrate(scratch.path(), &programs, &options.route, &kernel, &guest)?, options)
+    conclude(&linux::migrate(scratch.path(), &programs, &options.route, &kernel, &guest, options.way())?, options)
 }
 
 impl Options {
@@ -117,11 +130,19 @@ impl Options {
         self.cpus.unwrap_or(1)
     }
 
+    fn way(&self) -> Way {
+        match self.net {
+            Card::Tap => Way::Tap,
+            Card::Passt => Way::Passt,
+        }
+    }
+
     /// The command that makes such a report again.
     fn command(&self) -> String {
         let tiny = if self.guest == Kind::Tiny { " --guest tiny" } else { "" };
         let cpus = self.cpus.filter(|&cpus| cpus != 1).map(|cpus| format!(" --cpus {cpus}")).unwrap_or_default();
-        format!("cargo demo{tiny} --route {}{cpus}", self.route)
+        let net = if self.net == Card::Passt { " --net passt" } else { "" };
+        format!("cargo demo{tiny} --route {}{cpus}{net}", self.route)
     }
 
     /// Refuses files whose directory is missing, and options that do not fit the guest, before a guest is started.
@@ -136,8 +157,10 @@ impl Options {
         if self.route.first == Monitor::Qemu {
             return Err(Error::failed("the tiny guest boots in minivmm only: begin the --route with `minivmm`"));
         }
-        if self.kernel.is_some() || self.cpus.is_some() {
-            return Err(Error::failed("the tiny guest is its own kernel with one vCPU: leave out --kernel and --cpus"));
+        if self.kernel.is_some() || self.cpus.is_some() || self.net == Card::Passt {
+            return Err(Error::failed(
+                "the tiny guest is its own kernel with one vCPU and no card: leave out --kernel, --cpus and --net",
+            ));
         }
         Ok(())
     }
@@ -187,6 +210,7 @@ fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel, qemu
     let mut flag = |name: &str, value: String| argv.extend([name.to_owned(), value]);
     flag("--cpus", options.cpus().to_string());
     flag("--route", options.route.to_string());
+    flag("--net", if options.net == Card::Passt { "passt" } else { "tap" }.into());
     let wanted = [
         ("--json", REPORT, &options.json),
         ("--picture", PICTURE, &options.picture),
@@ -198,6 +222,9 @@ fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel, qemu
     let mut inside = files::for_migrations(kernel)?;
     if let Some(qemu) = qemu {
         files::add_qemu(&mut inside, "qemu-system-x86_64", qemu)?;
+    }
+    if options.net == Card::Passt {
+        inside.program("/bin/passt", &packages::passt()?)?;
     }
     let job = Job { argv, env: Vec::new(), time: BOOT_TIME + HOP_TIME.saturating_mul(hops) };
     let outcome = Booted::new(own, inside)?.run(scratch, job)?;

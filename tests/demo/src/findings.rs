@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use vmstate_lab::network::Way;
 
 use crate::felt::Felt;
 use crate::linux::Mark;
@@ -46,6 +47,8 @@ pub(crate) struct Findings {
     pub(crate) left_behind: String,
     /// What the network's peer received, or why there is no network.
     pub(crate) packets: Result<Value, String>,
+    /// How the guest got there.
+    pub(crate) way: Way,
 }
 
 impl Findings {
@@ -110,8 +113,13 @@ impl Findings {
         // What the peer sends while the guest stands still goes to the source's tap: counted, and no fault.
         let unanswered = came.saturating_sub(back);
         let good = self.more("net", "sent") && lost == 0 && doubled == 0 && corrupt == 0 && net["errors"] == json!([]);
-        let detail =
-            format!("{sent} sent, {lost} lost, {unanswered} echoes lost, {doubled} doubled, {corrupt} damaged");
+        let way = match self.way {
+            Way::Tap => "a tap",
+            Way::Passt => "passt",
+        };
+        let detail = format!(
+            "{sent} sent by {way}, {lost} lost, {unanswered} echoes lost, {doubled} doubled, {corrupt} damaged"
+        );
         Check::new(WHAT, good, detail)
     }
 
@@ -219,6 +227,7 @@ mod tests {
             record: Value::Null,
             left_behind: "postmigrate".into(),
             packets: Ok(json!({ "unique": 10, "duplicates": 0, "corrupt": 0 })),
+            way: Way::Tap,
         }
     }
 

@@ -19,7 +19,7 @@ use vmstate_lab::error::{Error, Result};
 use vmstate_lab::guest::net::Peer;
 use vmstate_lab::kernel::Kernel;
 use vmstate_lab::l1;
-use vmstate_lab::network::Network;
+use vmstate_lab::network::{Network, Way};
 use vmstate_lab::vmm::{Program, Vmm};
 
 /// The guest works this long before the first migration, and after each.
@@ -57,6 +57,7 @@ pub(crate) fn migrate(
     route: &Route,
     kernel: &Kernel,
     guest: &Guest,
+    way: Way,
 ) -> Result<DemoReport> {
     let mut progress = Progress::new();
     // Before any thread: a user namespace is for a process that has none.
@@ -68,6 +69,7 @@ pub(crate) fn migrate(
     progress.show(&format!("booting Linux {} in {}", kernel.version, route.first), "");
     let program = programs.of(route.first);
     let mut bench = Bench::new(scratch, &programs.roles, program, kernel, guest, network.as_ref().ok())?;
+    bench.go_by(way);
     let booting = Instant::now();
     let mut vmm = bench.boot()?;
     let ready = Instant::now();
@@ -79,7 +81,7 @@ pub(crate) fn migrate(
     work(&mut progress, "letting it work");
 
     let peer = peer.as_ref().ok_or_else(|| network.as_ref().err().map(ToString::to_string).unwrap_or_default());
-    let mut journey = Journey { bench, programs, ready, peer, verified: Value::Null };
+    let mut journey = Journey { bench, programs, ready, peer, way, verified: Value::Null };
     let mut from = route.first;
     for (number, &to) in (1..).zip(&route.then) {
         let moved = journey.hop(&mut progress, vmm, from, to);
@@ -103,6 +105,8 @@ struct Journey<'a> {
     ready: Instant,
     /// The network's peer, or why there is none.
     peer: std::result::Result<&'a Peer, String>,
+    /// How the guest gets there.
+    way: Way,
     /// The guest's last verification.
     verified: Value,
 }
@@ -167,6 +171,7 @@ impl Journey<'_> {
             record,
             left_behind,
             packets,
+            way: self.way,
         };
         Ok((destination, findings))
     }

@@ -47,7 +47,7 @@ pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route) -> Res
         memory_mib: 16,
         cpus: 1,
         disk: None,
-        tap: None,
+        card: None,
         uso: true,
         control: scratch.join("control0"),
         incoming: None,

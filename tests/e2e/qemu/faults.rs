@@ -34,7 +34,7 @@ fn ground(directory: &std::path::Path, way: Way) -> Result<Ground> {
         memory_mib: 16,
         cpus: 1,
         disk: Some(disk),
-        tap: None,
+        card: None,
         uso: true,
         control: PathBuf::new(),
         incoming: None,

@@ -52,7 +52,7 @@ impl Peer {
             memory_mib: RAM_MIB as u32,
             cpus: 1,
             disk: Some(disk.clone()),
-            tap: None,
+            card: None,
             uso: true,
             control: PathBuf::new(),
             incoming: None,

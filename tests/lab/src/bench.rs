@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{FileContext, Result};
 use crate::kernel::{GUEST_MODULES, Kernel};
-use crate::network::Network;
-use crate::process::run;
+use crate::network::{Network, Way};
+use crate::process::{Process, run};
 use crate::tree::Tree;
-use crate::vmm::{Config, Program, Vmm};
+use crate::vmm::{Attachment, Config, Program, Vmm};
 use crate::{guest, packages};
 
 const DISK_SIZE: u64 = 64 << 20;
@@ -38,6 +38,9 @@ pub struct Bench<'a> {
     launcher: PathBuf,
     program: Program,
     network: Option<&'a Network>,
+    way: Way,
+    /// One for each monitor, ended with the bench.
+    passts: Vec<Process>,
     config: Config,
     started: u32,
 }
@@ -72,13 +75,22 @@ impl<'a> Bench<'a> {
             memory_mib: guest.memory_mib,
             cpus: guest.cpus,
             disk,
-            tap: None,
+            card: None,
             uso: true,
             control: PathBuf::new(),
             incoming: None,
             more: Vec::new(),
         };
-        Ok(Self { directory, launcher: roles.to_owned(), program, network, config, started: 0 })
+        Ok(Self {
+            directory,
+            launcher: roles.to_owned(),
+            program,
+            network,
+            way: Way::Tap,
+            passts: Vec::new(),
+            config,
+            started: 0,
+        })
     }
 
     /// Boots the guest and waits until its workload runs.
@@ -112,9 +124,15 @@ impl<'a> Bench<'a> {
         let mut config = self.config.clone();
         config.control = self.directory.join(format!("control{number}"));
         config.incoming = incoming;
-        config.tap = self.network.map(|_| format!("tap{number}"));
+        if let (Some(network), Way::Passt) = (self.network, self.way) {
+            let socket = self.directory.join(format!("passt{number}"));
+            self.passts.push(network.passt(&self.launcher, &socket, Instant::now() + PROMPT)?);
+            config.card = Some(Attachment::Stream(socket));
+        } else if self.network.is_some() {
+            config.card = Some(Attachment::Tap(format!("tap{number}")));
+        }
         let vmm = Vmm::spawn(Some(&self.launcher), &self.program, &config)?;
-        if let (Some(network), Some(tap)) = (self.network, &config.tap) {
+        if let (Some(network), Some(Attachment::Tap(tap))) = (self.network, &config.card) {
             network.attach(tap, Instant::now() + PROMPT)?;
         }
         Ok(vmm)
@@ -128,6 +146,11 @@ impl<'a> Bench<'a> {
     /// From now on the monitors get these arguments, too, in their program's own words.
     pub fn give(&mut self, more: &[&str]) {
         self.config.more = more.iter().map(|&word| word.to_owned()).collect();
+    }
+
+    /// From now on cards get to the network this way.
+    pub fn go_by(&mut self, way: Way) {
+        self.way = way;
     }
 
     /// From now on cards are as a QEMU before 8.2 has them.

@@ -31,6 +31,7 @@ pub(crate) const TIMED_OUT: i32 = 124;
 /// Runs the job, never returns.
 pub(crate) fn main() -> ! {
     pid1::mount_all();
+    pid1::leave_rootfs();
     pid1::load_modules(HOST_MODULES);
     if let Err(error) = netlink::up("lo") {
         println!("lo: {error}");

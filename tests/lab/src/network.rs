@@ -3,19 +3,33 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::error::{Error, FileContext, Result};
-use crate::guest::net::PEER;
-use crate::netlink;
+use crate::guest::net::{GUEST, PEER};
+use crate::process::Process;
+use crate::{netlink, packages};
 
 const BRIDGE: &str = "lab0";
+/// Where passt sends what is for no neighbour: nobody is there.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
 /// Locally administered, unicast.
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x77, 0, 1];
+
+/// How a guest's card gets to the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// A tap of its monitor's own is a port of the bridge.
+    Tap,
+    /// A passt of its monitor's own, which speaks for the guest from the bridge's address.
+    Passt,
+}
 
 /// The bridge, in the namespace of the thread that made it and of what it starts from then on.
 #[derive(Debug)]
@@ -48,6 +62,38 @@ impl Network {
         netlink::add_address(BRIDGE, PEER).map_err(bridge)?;
         netlink::up(BRIDGE).map_err(bridge)?;
         Ok(Self(()))
+    }
+
+    /// Starts a passt that listens at `socket` and gives the guest its address; `launcher` as in [`Process::spawn`].
+    ///
+    /// # Errors
+    /// When there is no passt, or it does not listen until `deadline`.
+    pub fn passt(&self, launcher: &Path, socket: &Path, deadline: Instant) -> Result<Process> {
+        let mut passt = Process::spawn(Some(launcher), &packages::passt()?, |command| {
+            command.args([
+                "--foreground",
+                "--quiet",
+                "--ipv4-only",
+                "--interface",
+                BRIDGE,
+                "--no-map-gw",
+                "--dns",
+                "none",
+            ]);
+            command.args(["--address", &GUEST.to_string(), "--netmask", "24", "--gateway", &ROUTER.to_string()]);
+            // Root's passt would become a user who cannot reach the socket's folder.
+            if nix::unistd::geteuid().is_root() {
+                command.args(["--runas", "0"]);
+            }
+            command.arg("--socket").arg(socket).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        })?;
+        while !socket.exists() {
+            if passt.ended().is_some() || Instant::now() > deadline {
+                return Err(Error::failed("passt does not listen"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(passt)
     }
 
     /// Makes a tap that a monitor has made, or makes now, a port of the bridge.

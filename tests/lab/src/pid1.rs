@@ -7,6 +7,7 @@ use std::path::Path;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
+use nix::unistd::{chdir, chroot};
 
 use crate::kernel::find_modules;
 
@@ -25,6 +26,20 @@ pub(crate) fn mount_all() {
         let _ = fs::create_dir_all(target);
         report(target, mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>));
     }
+}
+
+/// Makes the root a mount on the kernel's first one (rootfs), with the same files: a process that changes its root, as passt does to
+/// confine itself, may not leave rootfs itself (pivot_root(2)).
+pub(crate) fn leave_rootfs() {
+    let move_onto = || -> nix::Result<()> {
+        let none = None::<&str>;
+        mount(Some("/"), "/mnt", none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+        chdir("/mnt")?;
+        mount(Some("."), "/", none, MsFlags::MS_MOVE, none)?;
+        chroot(".")?;
+        chdir("/")
+    };
+    report("/", move_onto());
 }
 
 /// Loads those of `names` that the initrd has.

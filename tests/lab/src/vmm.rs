@@ -42,8 +42,8 @@ pub struct Config {
     pub cpus: u8,
     /// Raw image of the disk.
     pub disk: Option<PathBuf>,
-    /// Tap interface of the network card.
-    pub tap: Option<String>,
+    /// What its network card is attached to.
+    pub card: Option<Attachment>,
     /// Whether minivmm's card offers UDP segmentation, as a QEMU from 8.2 on does without being asked.
     pub uso: bool,
     /// Control socket.
@@ -52,6 +52,15 @@ pub struct Config {
     pub incoming: Option<String>,
     /// More arguments, in the program's own words.
     pub more: Vec<String>,
+}
+
+/// The network of a card.
+#[derive(Clone, Debug)]
+pub enum Attachment {
+    /// This interface.
+    Tap(String),
+    /// The process that listens there.
+    Stream(PathBuf),
 }
 
 /// A running monitor; ended when dropped.
@@ -309,8 +318,12 @@ fn minivmm_arguments(config: &Config) -> Vec<String> {
     if let Some(disk) = &config.disk {
         flag("--disk", path(disk));
     }
-    if let Some(tap) = &config.tap {
-        flag("--net", format!("tap={tap}{}", if config.uso { "" } else { ",uso=off" }));
+    if let Some(card) = &config.card {
+        let network = match card {
+            Attachment::Tap(tap) => format!("tap={tap}"),
+            Attachment::Stream(socket) => format!("stream={}", path(socket)),
+        };
+        flag("--net", network + if config.uso { "" } else { ",uso=off" });
     }
     if let Some(uri) = &config.incoming {
         flag("--incoming", uri.clone());
@@ -345,8 +358,16 @@ fn qemu_arguments(config: &Config, accelerator: &str) -> Vec<String> {
         flag("-drive", format!("id=disk,if=none,format=raw,file={}", path(disk)));
         flag("-device", "virtio-blk-device,drive=disk".into());
     }
-    if let Some(tap) = &config.tap {
-        flag("-netdev", format!("tap,id=net,ifname={tap},script=no,downscript=no"));
+    if let Some(card) = &config.card {
+        flag(
+            "-netdev",
+            match card {
+                Attachment::Tap(tap) => format!("tap,id=net,ifname={tap},script=no,downscript=no"),
+                Attachment::Stream(socket) => {
+                    format!("stream,id=net,server=off,addr.type=unix,addr.path={}", path(socket))
+                }
+            },
+        );
         flag("-device", "virtio-net-device,netdev=net".into());
     }
     if let Some(uri) = &config.incoming {

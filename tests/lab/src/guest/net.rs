@@ -17,7 +17,10 @@ use crate::netlink;
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 /// The host's address there.
 pub const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// The peer's.
 const PORT: u16 = 7777;
+/// The guest's: another one, for passt takes it on the peer's address.
+const GUEST_PORT: u16 = 7778;
 const SIZE: usize = 512;
 const PAUSE: Duration = Duration::from_millis(5);
 /// For the last datagrams to come back.
@@ -97,7 +100,7 @@ pub(super) fn start() -> Result<Traffic> {
     let begin = || -> io::Result<Traffic> {
         netlink::up("eth0")?;
         netlink::add_address("eth0", GUEST)?;
-        let socket = UdpSocket::bind((GUEST, PORT))?;
+        let socket = UdpSocket::bind((GUEST, GUEST_PORT))?;
         socket.connect((PEER, PORT))?;
         let receiver = socket.try_clone()?;
         let echoes = Arc::new(Mutex::new(Tally::default()));

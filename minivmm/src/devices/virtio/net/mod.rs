@@ -372,7 +372,6 @@ impl<B: Backend> Model for Net<B> {
     }
 
     fn due(&mut self, interrupt: &Interrupt, config: &ConfigSpace) -> Option<Duration> {
-        self.follow_link(interrupt, config);
         if self.announcement.is_some() {
             self.speak(interrupt);
             config.publish(self.config());
