@@ -36,11 +36,11 @@ impl Draw {
 fn scenario(number: u64) -> Scenario {
     let draw = &mut Draw(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let is_large = number < LARGE;
-    let speed = if is_large { draw.between(2e10, 1e11) } else { draw.between(1e6, 2e10) };
+    let speed = if is_large { draw.between(2e10, 1e11) } else { draw.between(3e5, 2e10) };
     let mut scenario = Scenario::new(1, speed as u64);
     scenario.connection.round_trip = Duration::from_secs_f64(draw.between(1e-5, 0.1));
-    scenario.connection.jitter = draw.of(&[Duration::ZERO, Duration::ZERO, MS, 30 * MS]);
-    scenario.connection.loss = if is_large { 0.0 } else { draw.of(&[0.0, 0.0, 1e-6, 1e-3]) };
+    scenario.connection.jitter = draw.of(&[0, 0, 0, 1, 5, 30, 100]) * MS;
+    scenario.connection.loss = if is_large { 0.0 } else { draw.of(&[0.0, 0.0, 1e-6, 1e-3, 0.01]) };
     let speed = bytes_per_second(&scenario);
     let memory = if is_large { draw.between(1e12, 24.0 * TIB) } else { speed * draw.between(0.1, 2.0) };
     scenario.memory = (memory as u64).max(1 << 20);
@@ -55,7 +55,8 @@ fn scenario(number: u64) -> Scenario {
     parameters.downtime_limit = MS * draw.of(&[20, 100, 300, 2000]);
     parameters.aim = draw.of(&[Aim::Soonest, Aim::Soonest, Aim::LeastDisturbance]);
     parameters.auto_converge = draw.of(&[false, false, true]);
-    parameters.max_bandwidth = draw.of(&[None, None, None, NonZeroU64::new(speed as u64 / 2).filter(|_| !is_large)]);
+    parameters.max_bandwidth =
+        draw.of(&[None, None, None, None, None, NonZeroU64::new(speed as u64 / 2).filter(|_| !is_large)]);
     parameters.max_rounds = if is_large { Some(3) } else { draw.of(&[Some(3), Some(10), Some(20), None]) };
     if parameters.max_rounds.is_none() || draw.below(4) == 0 {
         parameters.deadline = Some(Duration::from_secs_f64(memory / speed * draw.of(&[0.5, 2.0, 8.0])));

@@ -74,9 +74,9 @@ impl WireSpeed {
     /// Nothing measured yet.
     pub(crate) fn new() -> Self {
         Self {
-            telling: Stretches::new(WINDOW),
-            any: Stretches::new(WINDOW),
-            pages: Stretches::new(WINDOW),
+            telling: Stretches::forgiving(WINDOW),
+            any: Stretches::forgiving(WINDOW),
+            pages: Stretches::forgiving(WINDOW),
             paused: Stretches::new(PAUSED_WINDOW),
             unanswered: VecDeque::new(),
             unanswered_bytes: 0,

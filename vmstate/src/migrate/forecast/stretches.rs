@@ -11,6 +11,10 @@ use super::rate::Rate;
 /// A stretch that is so many times as long as answers may be late is long.
 const LONG: u32 = 4;
 
+/// An answer that is later than explained by this much may be one of a lost packet behind which nothing else was sent: that is sent
+/// again after 200 ms at the earliest (`TCP_RTO_MIN` of Linux), of which a wait for the bandwidth limit may take a part.
+const LOST: Duration = Duration::from_millis(100);
+
 /// The time in which the wire was busy with a chunk, as its answer tells.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Busy {
@@ -38,6 +42,10 @@ pub(super) struct Stretches {
     rate: Rate,
     /// The stretch that goes on.
     open: Option<Stretch>,
+    /// One stretch that is [`LOST`] is not believed.
+    forgives: bool,
+    /// By so much the last stretch was slower than the rate and late answers explain.
+    unexplained: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +56,12 @@ struct Stretch {
 
 impl Stretches {
     pub(super) fn new(window: Duration) -> Self {
-        Self { rate: Rate::new(window), open: None }
+        Self { rate: Rate::new(window), open: None, forgives: false, unexplained: Duration::ZERO }
+    }
+
+    /// Does not believe a single answer that is as late as after a lost packet.
+    pub(super) fn forgiving(window: Duration) -> Self {
+        Self { forgives: true, ..Self::new(window) }
     }
 
     /// So much went while the wire was `busy`.
@@ -71,7 +84,7 @@ impl Stretches {
 
     fn close(&mut self, doubt: Doubt) {
         let Some(Stretch { amount, busy }) = self.open.take() else { return };
-        let Busy { time, after_rest, waited, .. } = busy;
+        let Busy { time, after_rest, waited, is_last } = busy;
         let (shortest, longest) = if time >= doubt.late.saturating_mul(LONG) {
             (time, time)
         } else {
@@ -80,8 +93,15 @@ impl Stretches {
         };
         let shortest = shortest.saturating_sub(waited);
         // As long as nothing is known, the wire is no faster than was seen.
-        let takes = self.expected(amount).map_or(longest, |expected| expected.clamp(shortest, longest));
-        self.rate.add(amount, takes);
+        let Some(expected) = self.expected(amount) else { return self.rate.add(amount, longest) };
+        let unexplained = shortest.saturating_sub(expected);
+        let before = std::mem::replace(&mut self.unexplained, unexplained);
+        // Behind a late answer the others come early, but there are none behind the last one: only two in a row make the wire slow.
+        let shortest = match self.forgives && is_last && unexplained >= LOST {
+            true => expected.saturating_add(unexplained.min(before)),
+            false => shortest,
+        };
+        self.rate.add(amount, expected.clamp(shortest.min(longest), longest));
     }
 
     /// How long so much takes at the rate that is known.

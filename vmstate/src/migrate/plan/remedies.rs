@@ -20,6 +20,8 @@ pub struct Remedies {
 
 /// Times by which more is tried.
 const DOUBLINGS: u32 = 12;
+/// What completes does so within so many rounds, unless a throttle has to go up first: no more are tried.
+const TRIED_ROUNDS: u32 = 50;
 /// And halvings of what lies between too little and enough: to a twentieth of it.
 const HALVINGS: u32 = 4;
 
@@ -48,11 +50,17 @@ impl Scenario {
         })
     }
 
+    fn tried_rounds(&self) -> Option<u32> {
+        let is_throttled = self.parameters.auto_converge || self.parameters.deadline.is_some();
+        (!is_throttled).then_some(TRIED_ROUNDS)
+    }
+
     /// The least of what `change` sets, from `now` on, with which it completes.
     fn least(&self, now: f64, change: impl Fn(&mut Self, f64)) -> Result<Option<f64>> {
         let enough = |value: f64| -> Result<bool> {
             let mut changed = *self;
             change(&mut changed, value);
+            changed.parameters.max_rounds = changed.parameters.max_rounds.or(changed.tried_rounds());
             // What is out of its range is not enough.
             Ok(changed.check().is_ok() && completed(&changed)?.is_some())
         };

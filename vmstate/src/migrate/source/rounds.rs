@@ -189,6 +189,8 @@ impl Source<'_, '_> {
     pub(super) fn probe(&mut self, begun: Duration, pages: PageCount, tells: Tells) -> Result<()> {
         let (bytes, flushes) = (self.buffer.len(), self.options.page_channels.as_ref().map_or(0, Senders::flushes));
         Element::Command(Command::Ping(ping::ROUND)).write(self.buffer.bytes_mut());
+        // A round trip has a ping in it already.
+        let ping_bytes = self.buffer.len().saturating_sub(bytes);
         let whole = Chunk { begun, bytes, pages, tells, flushes, waited: Duration::ZERO, last_piece: None };
         let (mut chunk, mut in_pieces) = (Some(whole), false);
         let mut took_some = self.clock.now();
@@ -208,7 +210,7 @@ impl Source<'_, '_> {
                 in_pieces = true;
             } else if let Some(chunk) = chunk.take() {
                 let waited = std::mem::take(&mut self.waited);
-                let last_piece = in_pieces.then(|| (self.clock.now(), self.buffer.len()));
+                let last_piece = in_pieces.then(|| (self.clock.now(), self.buffer.len().saturating_sub(ping_bytes)));
                 self.measured.wire.sent(Chunk { waited, last_piece, ..chunk });
             }
             let deadline = took_some.max(self.pace.at()).saturating_add(self.options.answer);
