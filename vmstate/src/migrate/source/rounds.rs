@@ -210,7 +210,9 @@ impl Source<'_, '_> {
                 in_pieces = true;
             } else if let Some(chunk) = chunk.take() {
                 let waited = std::mem::take(&mut self.waited);
-                let last_piece = in_pieces.then(|| (self.clock.now(), self.buffer.len().saturating_sub(ping_bytes)));
+                // A limit of some bytes a second has pieces that are shorter than a ping.
+                let bytes = self.buffer.len().saturating_sub(ping_bytes).max(1);
+                let last_piece = in_pieces.then(|| (self.clock.now(), bytes));
                 self.measured.wire.sent(Chunk { waited, last_piece, ..chunk });
             }
             let deadline = took_some.max(self.pace.at()).saturating_add(self.options.answer);
