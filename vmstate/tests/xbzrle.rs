@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use vmstate::error::{ErrorKind, Result};
-use vmstate::raw::ram::xbzrle::{Delta, Encoded, Encoder, Page, PageCache, XbzrleSource, decode};
+use vmstate::raw::ram::xbzrle::{Delta, Encoded, Encoder, Page, PageCache, XbzrleSource, changed_bytes, decode};
 
 const PAGE: usize = 4096;
 /// A record of a page has 8 + 4096 bytes; one of runs has 8 + 3 before them.
@@ -98,7 +98,7 @@ fn random(state: &mut u64) -> u64 {
 
 fn assert_encodes(encoder: &mut Encoder, old: &Page, new: &Page) {
     let naive = naive_encode(old, new);
-    match encoder.encode(old, new) {
+    match encoder.encode(new, &changed_bytes(old, new)) {
         Encoded::Unchanged => assert!(old == new),
         Encoded::TooLong => assert!(naive.len() > LONGEST, "{} bytes are not too long", naive.len()),
         Encoded::Runs(runs) => {
@@ -114,16 +114,16 @@ fn the_bytes_of_a_page_written_out() {
     let mut new = old;
     (new[0], new[200], new[201]) = (1, 2, 3);
     let mut encoder = Encoder::default();
-    assert_eq!(encoder.encode(&old, &old), Encoded::Unchanged);
+    assert_eq!(encoder.encode(&old, &changed_bytes(&old, &old)), Encoded::Unchanged);
     // 0 equal, 1 changed; 199 = 0x47 + 0x80 equal, 2 changed; the rest is left out.
-    assert_eq!(encoder.encode(&old, &new), Encoded::Runs(&[0, 1, 1, 0xc7, 0x01, 2, 2, 3]));
+    assert_eq!(encoder.encode(&new, &changed_bytes(&old, &new)), Encoded::Runs(&[0, 1, 1, 0xc7, 0x01, 2, 2, 3]));
     new = old;
     new[4095] = 0;
-    assert_eq!(encoder.encode(&old, &new), Encoded::Runs(&[0xff, 0x1f, 1, 0]));
+    assert_eq!(encoder.encode(&new, &changed_bytes(&old, &new)), Encoded::Runs(&[0xff, 0x1f, 1, 0]));
     // Each other byte: 0 and 1 and the byte, and 2047 times three bytes more.
     (0..PAGE).step_by(2).for_each(|at| new[at] = 1);
-    assert_eq!(encoder.encode(&old, &new), Encoded::TooLong);
-    assert_eq!(encoder.encode(&old, &[8; PAGE]), Encoded::TooLong);
+    assert_eq!(encoder.encode(&new, &changed_bytes(&old, &new)), Encoded::TooLong);
+    assert_eq!(encoder.encode(&[8; PAGE], &changed_bytes(&old, &[8; PAGE])), Encoded::TooLong);
 }
 
 #[test]
@@ -213,7 +213,7 @@ proptest! {
                     }
                     there.insert(page, *bytes);
                 } else {
-                    match if tried { source.delta(page as u64, bytes, last) } else { Delta::Whole } {
+                    match if tried { source.delta(page as u64, bytes, last, changed_bytes) } else { Delta::Whole } {
                         Delta::Nothing => {}
                         Delta::Kept | Delta::Whole => drop(there.insert(page, *bytes)),
                         Delta::Runs(runs) => {
@@ -261,7 +261,7 @@ fn round(source: &mut XbzrleSource, guest: &mut [Page], change: impl Fn(&mut Pag
         change(bytes, page as u8);
         if source.stretch(page).0 {
             tried += 1;
-            source.delta(page, bytes, false);
+            source.delta(page, bytes, false, changed_bytes);
         }
     }
     tried
@@ -295,13 +295,13 @@ fn the_last_stage_keeps_nothing() {
     source.begin_round();
     source.begin_round();
     let mut page = [1; PAGE];
-    assert_eq!(source.delta(7, &page, true), Delta::Whole);
-    assert_eq!(source.delta(7, &page, false), Delta::Kept);
+    assert_eq!(source.delta(7, &page, true, changed_bytes), Delta::Whole);
+    assert_eq!(source.delta(7, &page, false, changed_bytes), Delta::Kept);
     // Another page has the place of page 7, which was used in this round.
-    assert_eq!(source.delta(7 + 256, &page, false), Delta::Whole);
-    assert_eq!(source.delta(7, &page, true), Delta::Nothing);
+    assert_eq!(source.delta(7 + 256, &page, false, changed_bytes), Delta::Whole);
+    assert_eq!(source.delta(7, &page, true, changed_bytes), Delta::Nothing);
     page[1] = 5;
-    assert_eq!(source.delta(7, &page, true), Delta::Runs(&[1, 1, 5]));
-    assert_eq!(source.delta(7, &page, true), Delta::Runs(&[1, 1, 5]));
+    assert_eq!(source.delta(7, &page, true, changed_bytes), Delta::Runs(&[1, 1, 5]));
+    assert_eq!(source.delta(7, &page, true, changed_bytes), Delta::Runs(&[1, 1, 5]));
     assert_eq!((source.count().cache_miss, source.count().pages), (3, 3));
 }

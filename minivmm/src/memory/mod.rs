@@ -2,6 +2,7 @@
 //!
 //! Offsets are in bytes from the start of the block, as migration counts; guest addresses are what the guest sees.
 
+mod changed;
 mod copy;
 mod device_writes;
 mod transfer;
@@ -15,6 +16,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::error::{Error, Result};
 
+pub use changed::changed_bytes;
 pub use device_writes::DeviceWrites;
 pub use transfer::Part;
 

@@ -10,7 +10,7 @@ use vmstate::ram::{GuestRam, RamBlock, copied_in, copied_out};
 
 use super::firmware::{Firmware, Place, SEGMENT};
 use crate::error::Error;
-use crate::memory::{PAGE_SIZE, Part, RAM_BLOCK, Ram};
+use crate::memory::{PAGE_SIZE, Part, RAM_BLOCK, Ram, changed_bytes};
 
 /// The machine's RAM, and the blocks that QEMU has for its firmware. Clones share the same memory.
 #[derive(Clone, Debug)]
@@ -89,6 +89,10 @@ impl GuestRam for MachineRam {
             Place::Ram(start) => self.ram.read(start.saturating_add(offset), into).map_err(misuse),
             Place::Kept => self.firmware.read(index, offset, into),
         }
+    }
+
+    fn changed_bytes(&self, old: &[u8; 4096], new: &[u8; 4096]) -> [u64; 64] {
+        changed_bytes(old, new)
     }
 
     fn zero_pages(&self, block: usize, offset: u64, pages: u32) -> vmstate::Result<u64> {

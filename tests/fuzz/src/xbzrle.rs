@@ -7,7 +7,7 @@ use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::error::Result;
 use vmstate::ram::{GuestRam, PAGE_SIZE, RamBlock};
 use vmstate::raw::ram::RamReceiver;
-use vmstate::raw::ram::xbzrle::{Encoded, Encoder, Page, decode};
+use vmstate::raw::ram::xbzrle::{Encoded, Encoder, Page, changed_bytes, decode};
 
 use crate::Target;
 
@@ -90,7 +90,7 @@ fn expected(runs: &[u8], old: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn again(old: &Page, new: &Page) {
-    match Encoder::default().encode(old, new) {
+    match Encoder::default().encode(new, &changed_bytes(old, new)) {
         Encoded::Unchanged => assert!(old == new, "a change was overlooked"),
         Encoded::Runs(runs) => {
             let mut page = *old;

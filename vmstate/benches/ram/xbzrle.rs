@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use vmstate::raw::ram::xbzrle::{Encoded, Encoder, Page, decode};
+use vmstate::raw::ram::xbzrle::{Encoded, Encoder, Page, changed_bytes, decode};
 
 use super::{Unit, compare};
 
@@ -31,7 +31,10 @@ pub(crate) fn run(rounds: usize) {
             unit,
             rounds,
             &mut [
-                ("masks of 64 bytes", Box::new(|| each(&old, &new, |old, new| length(encoder.encode(old, new))))),
+                (
+                    "masks of 64 bytes",
+                    Box::new(|| each(&old, &new, |old, new| length(encoder.encode(new, &changed_bytes(old, new))))),
+                ),
                 ("by words", Box::new(|| each(&old, &new, |old, new| words(old, new, &mut by_words)))),
                 ("naive, by bytes", Box::new(|| each(&old, &new, |old, new| naive(old, new, &mut out)))),
             ],
@@ -40,7 +43,7 @@ pub(crate) fn run(rounds: usize) {
         let runs: Vec<Vec<u8>> = old
             .iter()
             .zip(&new)
-            .map(|(old, new)| match encoder.encode(old, new) {
+            .map(|(old, new)| match encoder.encode(new, &changed_bytes(old, new)) {
                 Encoded::Runs(runs) => runs.to_vec(),
                 _ => Vec::new(),
             })

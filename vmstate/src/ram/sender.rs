@@ -394,7 +394,8 @@ impl<'a> RamSender<'a> {
                 self.sent.zero += 1;
                 continue;
             }
-            let delta = xbzrle.delta(number + page, &self.page_copy, self.is_last_stage);
+            let compare = |old: &_, new: &_| self.ram.changed_bytes(old, new);
+            let delta = xbzrle.delta(number + page, &self.page_copy, self.is_last_stage, compare);
             let kind = match delta {
                 Delta::Nothing => {
                     unchanged += 1;

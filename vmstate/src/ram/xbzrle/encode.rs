@@ -1,9 +1,8 @@
 //! XBZRLE, encoding: what changed in a page, as runs of equal and of changed bytes (migration/xbzrle.c, `xbzrle_encode_buffer`).
 //!
-//! Both pages are compared 64 bytes at a time into one mask each, a bit for each byte that differs; the edges between zeros and
-//! ones of the masks are the ends of the runs.
+//! Which bytes differ comes as masks, a bit for each byte; the edges between zeros and ones of the masks are the ends of the runs.
 
-use super::{LONGEST, PAGE, Page};
+use super::{ChangedBytes, LONGEST, PAGE, Page};
 
 /// Bytes that one mask stands for.
 const BLOCK: usize = u64::BITS as usize;
@@ -35,9 +34,9 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// What makes `new` of `old`.
-    pub fn encode(&mut self, old: &Page, new: &Page) -> Encoded<'_> {
-        match self.put_runs(old, new) {
+    /// What makes `new` of a page that differs from it in these bytes.
+    pub fn encode(&mut self, new: &Page, changed: &ChangedBytes) -> Encoded<'_> {
+        match self.put_runs(new, changed) {
             Some(0) => Encoded::Unchanged,
             Some(length) => self.bytes.get(..length).map_or(Encoded::TooLong, Encoded::Runs),
             None => Encoded::TooLong,
@@ -45,11 +44,9 @@ impl Encoder {
     }
 
     /// Bytes written; `None` if they are too many.
-    fn put_runs(&mut self, old: &Page, new: &Page) -> Option<usize> {
+    fn put_runs(&mut self, new: &Page, masks: &ChangedBytes) -> Option<usize> {
         let (mut length, mut start, mut changed) = (0, 0, false);
-        let (old_blocks, new_blocks) = (old.as_chunks::<BLOCK>().0, new.as_chunks::<BLOCK>().0);
-        for (index, (old, block)) in old_blocks.iter().zip(new_blocks).enumerate() {
-            let mask = if old == block { 0 } else { differing(old, block) };
+        for (index, &mask) in masks.iter().enumerate() {
             // A bit that is unlike the one before it begins a run.
             let mut edges = mask ^ (mask << 1 | u64::from(changed));
             while edges != 0 {
@@ -83,6 +80,16 @@ impl Encoder {
         }
         Some(end)
     }
+}
+
+/// In which bytes two pages differ. Portable: instructions that not each processor has take `unsafe` to call.
+pub fn changed_bytes(old: &Page, new: &Page) -> ChangedBytes {
+    let blocks = old.as_chunks().0.iter().zip(new.as_chunks().0);
+    let mut masks = [0; _];
+    for (mask, (old, new)) in masks.iter_mut().zip(blocks) {
+        *mask = if old == new { 0 } else { differing(old, new) };
+    }
+    masks
 }
 
 /// A bit for each byte that differs.

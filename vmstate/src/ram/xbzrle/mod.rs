@@ -7,13 +7,15 @@ mod source;
 
 pub use cache::PageCache;
 pub use decode::decode;
-pub use encode::{Encoded, Encoder};
+pub use encode::{Encoded, Encoder, changed_bytes};
 pub use source::{Delta, XbzrleCount, XbzrleSource};
 
 use super::PAGE;
 
 /// A page's bytes.
 pub type Page = [u8; PAGE];
+/// In which bytes two pages differ: bit `n % 64` of word `n / 64` is set if byte `n` does.
+pub type ChangedBytes = [u64; PAGE / 64];
 
 /// What precedes the runs in a record: [`ENCODING`], and their length in two bytes (`save_xbzrle_page`, migration/ram.c).
 pub(super) const HEAD: usize = 3;

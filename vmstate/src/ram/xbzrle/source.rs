@@ -3,7 +3,7 @@
 //! A page is in the cache exactly as it was last sent: it is copied out of guest memory once, then compared, kept and sent from
 //! that copy. A page for which XBZRLE is not tried is not in the cache.
 
-use super::{Encoded, Encoder, HEAD, PAGE, Page, PageCache};
+use super::{ChangedBytes, Encoded, Encoder, HEAD, PAGE, Page, PageCache};
 
 /// In the rounds before this one there is nothing to compare with (`xbzrle_started`, migration/ram.c).
 const FIRST_ROUND: u64 = 2;
@@ -151,15 +151,22 @@ impl XbzrleSource {
         }
     }
 
-    /// What to send of a page that is not zero. In the `last_stage` no page comes again, and none is kept.
-    pub fn delta(&mut self, page: u64, bytes: &Page, last_stage: bool) -> Delta<'_> {
+    /// What to send of a page that is not zero, of which `compare` finds what changed. In the `last_stage` no page comes again, and none
+    /// is kept.
+    pub fn delta(
+        &mut self,
+        page: u64,
+        bytes: &Page,
+        last_stage: bool,
+        compare: impl Fn(&Page, &Page) -> ChangedBytes,
+    ) -> Delta<'_> {
         let Some(known) = self.cache.get(page, self.round) else {
             self.count.cache_miss += 1;
             let kept = !last_stage && self.cache.insert(page, self.round, bytes);
             return if kept { Delta::Kept } else { Delta::Whole };
         };
         self.count.pages += 1;
-        let encoded = self.encoder.encode(known, bytes);
+        let encoded = self.encoder.encode(bytes, &compare(known, bytes));
         if encoded != Encoded::Unchanged && !last_stage {
             *known = *bytes;
         }
