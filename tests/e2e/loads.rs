@@ -1,24 +1,28 @@
 //! Migrations of a guest at work: memory, disk, network, many in a row.
 
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use vmstate_lab::bench::Guest;
-use vmstate_lab::error::Result;
+use vmstate_lab::bench::{Bench, Guest};
+use vmstate_lab::error::{Error, Result};
 use vmstate_lab::guest::net::Peer;
-use vmstate_lab::vmm::Vmm;
+use vmstate_lab::vmm::{Program, Vmm};
 
-use crate::place::case;
+use crate::place::{self, case};
 use crate::world::{ANSWER, World, dirtying, ensure, idle, migrate, power_off, verify, within};
 
 const WORK: Duration = Duration::from_secs(2);
 
 /// Boots, works, migrates, works, verifies.
 fn under_load(world: &World, guest: &Guest) -> Result<Vmm> {
-    let mut bench = world.bench(guest)?;
+    at_work(&mut world.bench(guest)?)
+}
+
+fn at_work(bench: &mut Bench<'_>) -> Result<Vmm> {
     let source = bench.boot()?;
     sleep(WORK);
-    let (mut destination, _) = migrate(&mut bench, source)?;
+    let (mut destination, _) = migrate(bench, source)?;
     sleep(WORK);
     verify(&mut destination)?;
     Ok(destination)
@@ -43,9 +47,20 @@ fn without_migration() {
     });
 }
 
+/// And encrypted: each monitor has certificates for both ends.
 #[test]
 fn idle_guest() {
-    case("loads::idle_guest", |world| power_off(under_load(world, &idle())?));
+    case("loads::idle_guest", |world| {
+        let certificates = place::scratch()?;
+        let mut bench = world.bench(&idle())?;
+        if let Program::Minivmm(program) = place::monitor()? {
+            let made = Command::new(&program).args(["tls", "init"]).arg(certificates.path()).output();
+            let made = made.map_err(|error| Error::failed(format!("no certificates: {error}")))?;
+            ensure(made.status.success(), || String::from_utf8_lossy(&made.stderr).into_owned())?;
+            bench.give(&["--tls-hostname", "localhost", "--tls-creds", &certificates.path().to_string_lossy()]);
+        }
+        power_off(at_work(&mut bench)?)
+    });
 }
 
 #[test]
