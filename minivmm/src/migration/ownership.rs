@@ -103,7 +103,7 @@ impl Entry {
     fn check(&self) -> Result<(), String> {
         match self.kind {
             Kind::Disk if self.index >= DISKS_MAX => {
-                return Err(format!("disk {} is not below {DISKS_MAX}", self.index));
+                return Err(format!("{} is beyond the {DISKS_MAX} that there may be", self.role()));
             }
             Kind::Lease if (self.index, self.bytes) != (0, 0) => {
                 return Err(format!("a lease has index {} and {} bytes, both are 0", self.index, self.bytes));
@@ -169,13 +169,13 @@ mod tests {
         assert!(sent(&[entry(0, 7, 1, 1, 1, 1), entry(1, 0, 0, 1, 1, 1)]).is_ok());
         for (entries, what) in [
             (vec![entry(2, 0, 0, 1, 1, 1)], "is no Kind"),
-            (vec![entry(0, 8, 0, 1, 1, 1)], "disk 8 is not below 8"),
+            (vec![entry(0, 8, 0, 1, 1, 1)], "disk 9 is beyond the 8 that there may be"),
             (vec![entry(1, 1, 0, 1, 1, 1)], "a lease has index 1"),
             (vec![entry(1, 0, 1, 1, 1, 1)], "a lease has index 0 and 1 bytes"),
             (vec![entry(0, 0, 0, 2, 1, 1)], "has_record"),
             (vec![entry(0, 0, 0, 0, 1, 0)], "without a record"),
             (vec![entry(0, 0, 0, 0, 0, 1)], "without a record"),
-            (vec![entry(0, 3, 1, 1, 1, 1), entry(0, 3, 1, 1, 2, 1)], "disk 3 comes twice"),
+            (vec![entry(0, 3, 1, 1, 1, 1), entry(0, 3, 1, 1, 2, 1)], "disk 4 comes twice"),
             ((0..10).map(|index| entry(0, index, 0, 0, 0, 0)).collect(), "count"),
         ] {
             let error = sent(&entries).unwrap_err();
