@@ -91,7 +91,7 @@ fn the_page_on_the_first_hour_holds() {
     }
     assert!(last > 0, "the guest did nothing");
     for why in [
-        "give both sides the same memory; the guest runs on",
+        "(start it with --memory 256M); the guest runs on",
         "it speaks TLS, and this side does not; the guest runs on",
     ] {
         assert!(said.contains(why), "{why}: {said}");

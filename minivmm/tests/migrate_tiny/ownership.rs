@@ -88,7 +88,7 @@ fn swapped_disks_are_named() {
     source.await_passes(1);
     let swapped = Machine::start_with(dir, Some(&address), writable(&[&two, &one]));
     let why = refused(&source, swapped, dir);
-    for (here, path, there) in [(0, &two, 1), (1, &one, 0)] {
+    for (here, path, there) in [(1, &two, 2), (2, &one, 1)] {
         let sentence = format!("disk {here} here ({}) is the source's disk {there}", path.display());
         assert!(why.contains(&sentence), "{why}");
     }

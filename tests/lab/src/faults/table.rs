@@ -234,7 +234,7 @@ pub const TABLE: &[Row] = &[
     Row {
         fault: Fault::OtherMemory,
         cells: [
-            back("the destination refused the guest", turned_away("give both sides the same memory")),
+            back("the destination refused the guest", turned_away("start it with --memory 16M")),
             EARLIER,
             EARLIER,
             EARLIER,
