@@ -289,8 +289,8 @@ mod tests {
         assert!(parse("--guest tiny --route minivmm,qemu").is_ok());
         let qemu = parse("--guest tiny --route qemu,minivmm").unwrap_err();
         assert_eq!(qemu, "the tiny guest boots in minivmm only: begin the --route with `minivmm`");
-        for words in ["--guest tiny --cpus 1", "--guest tiny --kernel vmlinuz"] {
-            assert!(parse(words).unwrap_err().contains("leave out --kernel and --cpus"), "{words}");
+        for words in ["--guest tiny --cpus 1", "--guest tiny --kernel vmlinuz", "--guest tiny --net passt"] {
+            assert!(parse(words).unwrap_err().contains("leave out --kernel, --cpus and --net"), "{words}");
         }
     }
 }
