@@ -90,10 +90,9 @@ fn the_page_on_the_first_hour_holds() {
         }
     }
     assert!(last > 0, "the guest did nothing");
-    for why in [
-        "(start it with --memory 256M); the guest runs on",
-        "it speaks TLS, and this side does not; the guest runs on",
-    ] {
+    for why in
+        ["(start it with --memory 256M); the guest runs on", "it speaks TLS, and this side does not; the guest runs on"]
+    {
         assert!(said.contains(why), "{why}: {said}");
     }
     assert!(fs::read_to_string(path("move.html")).unwrap().contains("<html"));
