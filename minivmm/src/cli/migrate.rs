@@ -27,6 +27,8 @@ use crate::sandbox::{self, Kind};
 
 /// Time between two looks at the figures: often enough to follow, rare enough to cost nothing.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// Time between two looks at the figures for a report, which draws them.
+const SAMPLING: Duration = Duration::from_millis(50);
 
 const AFTER_HELP: &str = "\
 Progress goes to standard error: one line that is rewritten on a terminal, elsewhere a line of key=value words for each new phase and round.
@@ -48,11 +50,8 @@ Examples:
   minivmm migrate --control unix:/run/vm/qmp 'exec:ssh b.example socat - UNIX-CONNECT:/run/vm/move'
   minivmm migrate --control unix:/run/vm/qmp --channels 4 --compress zstd:1 --auto-converge tcp:10.0.0.2:4444";
 
-/// What the machine knows a descriptor by that it is passed.
+/// By this name the machine knows the descriptor that it is passed for a migration.
 const PASSED: &str = "migrate";
-
-/// The same for a report, which draws them.
-const SAMPLING: Duration = Duration::from_millis(50);
 
 /// Flags of `minivmm migrate`.
 #[derive(Args, Clone, Debug)]

@@ -18,7 +18,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::Channel;
 use super::connect::{SLICE, Waiting};
-use super::socket::{SocketChannel, wait};
+use super::socket::{SocketChannel, stream_socket, unfit, wait};
 use crate::ram::multifd::packet::MAGIC_BYTES;
 
 /// The first bytes of a stream (`QEMU_VM_FILE_MAGIC`, migration/savevm.c).
@@ -167,16 +167,9 @@ impl Listener {
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] if it is another socket, or none.
     pub fn listening(socket: impl Into<OwnedFd>) -> io::Result<Self> {
-        let socket = Socket::from(socket.into());
-        let wrong = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
-        let domain = socket.domain().map_err(|_| wrong("it is no socket"))?;
-        if ![Domain::UNIX, Domain::IPV4, Domain::IPV6, Domain::VSOCK].contains(&domain)
-            || socket.r#type()? != Type::STREAM
-        {
-            return Err(wrong("it is no stream socket of unix, TCP or vsock"));
-        }
+        let (domain, socket) = stream_socket(socket.into())?;
         if !socket.is_listener()? {
-            return Err(wrong("it is a socket that does not listen"));
+            return Err(unfit("it is a socket that does not listen"));
         }
         socket.set_nonblocking(true)?;
         Ok(Self::new(socket, domain, None))

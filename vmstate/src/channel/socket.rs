@@ -40,16 +40,9 @@ impl SocketChannel {
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] if it is another one, or none.
     pub fn connected(socket: impl Into<OwnedFd>) -> io::Result<Self> {
-        let socket = Socket::from(socket.into());
-        let wrong = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
-        let domain = socket.domain().map_err(|_| wrong("it is no socket"))?;
-        if ![Domain::UNIX, Domain::IPV4, Domain::IPV6, Domain::VSOCK].contains(&domain)
-            || socket.r#type()? != Type::STREAM
-        {
-            return Err(wrong("it is no stream socket of unix, TCP or vsock"));
-        }
+        let (domain, socket) = stream_socket(socket.into())?;
         if socket.is_listener()? {
-            return Err(wrong("it is a socket that listens"));
+            return Err(unfit("it is a socket that listens"));
         }
         Self::of(domain, socket)
     }
@@ -70,6 +63,25 @@ impl SocketChannel {
             peeked => Ok(peeked?),
         }
     }
+}
+
+/// A stream socket that somebody else has made, with its domain.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] if it is another one, or none.
+pub(super) fn stream_socket(socket: OwnedFd) -> io::Result<(Domain, Socket)> {
+    let socket = Socket::from(socket);
+    let domain = socket.domain().map_err(|_| unfit("it is no socket"))?;
+    let is_known = [Domain::UNIX, Domain::IPV4, Domain::IPV6, Domain::VSOCK].contains(&domain);
+    if !is_known || socket.r#type()? != Type::STREAM {
+        return Err(unfit("it is no stream socket of unix, TCP or vsock"));
+    }
+    Ok((domain, socket))
+}
+
+/// A socket that cannot be used for what it was given for.
+pub(super) fn unfit(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
 /// Repeats `attempt` on `end` until it does not say `WouldBlock` any more, or `timeout` has passed.

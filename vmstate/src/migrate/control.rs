@@ -211,8 +211,8 @@ impl Control {
         if self.is_cancelled() { Err(cancelled()) } else { Ok(()) }
     }
 
-    /// Closes the door to cancelling, as a source does before it gives up the guest's resources: for who writes a guest into a file and
-    /// then gives them up.
+    /// Refuses each cancel from now on, as a source does before it gives up the guest's resources. An embedder that writes a guest into a
+    /// file calls it before it gives up the resources itself.
     ///
     /// # Errors
     /// `Cancelled`: a cancel was granted before.

@@ -103,8 +103,8 @@ pub trait Machine {
     }
 
     /// Source, before the switch-over: whether it may begin. Asked again, some fifty times a second, until it may, so that somebody
-    /// can be waited for; meanwhile the connection is kept up. A machine that says no may stop its guest. Where the migration ends
-    /// before a yes, it is told to [`resume`](Self::resume).
+    /// can be waited for; meanwhile the connection is kept up. A machine that says no may stop its guest. If the migration ends
+    /// before the machine says yes, the machine is told to [`resume`](Self::resume).
     ///
     /// # Errors
     /// The switch-over must not begin; the guest runs, and the migration fails.

@@ -54,15 +54,7 @@ impl Link {
                 !is_there
             });
             let pages = PageCount { normal: bytes / 4104, zero: 0 };
-            self.measured.sent(Chunk {
-                begun,
-                bytes,
-                pages,
-                tells: Tells::Rounds,
-                flushes: 0,
-                waited,
-                last_piece: None,
-            });
+            self.measured.sent(Chunk { waited, ..Chunk::new(begun, bytes, pages, Tells::Rounds) });
             self.free = self.free.max(self.now) + bytes as f64 / self.speed;
             let random = self.random();
             let late = match self.late {

@@ -14,8 +14,8 @@ const ANSWERS: usize = 12;
 const FEW: usize = 4;
 /// They differ if the median is later than this part of the shortest round trip.
 const PART: u32 = 8;
-/// An answer is later than this many medians in one case of fifty where lateness is exponentially distributed; where it is evenly
-/// distributed, never: there the latest is later by two.
+/// An answer is later than this many medians in one case of sixteen where lateness is exponentially distributed; where it is evenly
+/// distributed, never: there the most is two medians.
 const DOUBTFUL: u32 = 4;
 
 /// The round trips of probes that were alone on the way.
@@ -54,8 +54,8 @@ impl Lateness {
         median.min(alone.last().copied().unwrap_or_default() / 2)
     }
 
-    /// Of `n` answers that are evenly late the earliest is late by 1/(n + 1) of the most on average, and by four times that
-    /// once in seventy cases.
+    /// Of `n` answers that are evenly late the earliest is late by 1/(n + 1) of the most on average, and by four times that in one
+    /// case of fifty at most (e^-4).
     pub(super) fn doubt(&self) -> Doubt {
         let late = self.usual().saturating_mul(DOUBTFUL);
         let answers = u32::try_from(self.alone.len()).unwrap_or(u32::MAX).saturating_add(1);

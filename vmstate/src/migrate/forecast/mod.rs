@@ -180,15 +180,7 @@ mod tests {
     fn figures_hold_what_was_measured() {
         let mut measured = Measured::new();
         let pages = PageCount { normal: 1000, zero: 0 };
-        let probe = Chunk {
-            begun: Duration::ZERO,
-            bytes: 0,
-            pages: PageCount::default(),
-            tells: Tells::Rounds,
-            flushes: 0,
-            waited: Duration::ZERO,
-            last_piece: None,
-        };
+        let probe = Chunk::new(Duration::ZERO, 0, PageCount::default(), Tells::Rounds);
         measured.wire.sent(probe);
         assert!(measured.wire.answered(2 * MS));
         measured.wire.sent(Chunk { begun: 2 * MS, bytes: 4_104_000, pages, ..probe });

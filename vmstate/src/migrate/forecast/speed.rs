@@ -53,6 +53,13 @@ pub(crate) struct Chunk {
     pub(crate) last_piece: Option<(Duration, u64)>,
 }
 
+impl Chunk {
+    /// One that went at once, with no flush before it.
+    pub(crate) fn new(begun: Duration, bytes: u64, pages: PageCount, tells: Tells) -> Self {
+        Self { begun, bytes, pages, tells, flushes: 0, waited: Duration::ZERO, last_piece: None }
+    }
+}
+
 /// Measures the wire by the chunks sent and the answers to their probes.
 #[derive(Debug)]
 pub(crate) struct WireSpeed {
@@ -216,15 +223,7 @@ mod tests {
     impl Pipe {
         fn new(speed: f64, round_trip: Duration) -> Self {
             let mut measured = WireSpeed::new();
-            measured.sent(Chunk {
-                begun: Duration::ZERO,
-                bytes: 0,
-                pages: PageCount::default(),
-                tells: Tells::Rounds,
-                flushes: 0,
-                waited: Duration::ZERO,
-                last_piece: None,
-            });
+            measured.sent(Chunk::new(Duration::ZERO, 0, PageCount::default(), Tells::Rounds));
             assert!(measured.answered(round_trip));
             Self { speed, round_trip, free: Duration::ZERO, measured, answers: VecDeque::new() }
         }
@@ -233,15 +232,7 @@ mod tests {
         fn send(&mut self, at: Duration, bytes: u64) {
             let pages = PageCount { normal: bytes / 4104, zero: 0 };
             self.free = self.free.max(at) + Duration::from_secs_f64(bytes as f64 / self.speed);
-            self.measured.sent(Chunk {
-                begun: at,
-                bytes,
-                pages,
-                tells: Tells::Rounds,
-                flushes: 0,
-                waited: Duration::ZERO,
-                last_piece: None,
-            });
+            self.measured.sent(Chunk::new(at, bytes, pages, Tells::Rounds));
             self.answers.push_back(self.free + self.round_trip);
         }
 
@@ -320,16 +311,7 @@ mod tests {
     #[test]
     fn zero_pages_tell_only_as_long_as_nothing_else_does() {
         let mut speed = WireSpeed::new();
-        let tells = Tells::Rounds;
-        let chunk = |begun, bytes, normal, zero| Chunk {
-            begun,
-            bytes,
-            pages: PageCount { normal, zero },
-            tells,
-            flushes: 0,
-            waited: Duration::ZERO,
-            last_piece: None,
-        };
+        let chunk = |begun, bytes, normal, zero| Chunk::new(begun, bytes, PageCount { normal, zero }, Tells::Rounds);
         speed.sent(chunk(Duration::ZERO, 0, 0, 0));
         speed.answered(MS);
         speed.sent(chunk(MS, 9_000, 0, 1000));
@@ -347,15 +329,7 @@ mod tests {
     #[test]
     fn the_speed_of_a_pause_is_measured_apart() {
         let mut speed = WireSpeed::new();
-        let chunk = |at: u32, bytes, normal, zero, tells| Chunk {
-            begun: at * MS,
-            bytes,
-            pages: PageCount { normal, zero },
-            tells,
-            flushes: 0,
-            waited: Duration::ZERO,
-            last_piece: None,
-        };
+        let chunk = |at: u32, bytes, normal, zero, tells| Chunk::new(at * MS, bytes, PageCount { normal, zero }, tells);
         speed.sent(chunk(0, 0, 0, 0, Tells::Rounds));
         speed.answered(MS);
         speed.sent(chunk(1, 1_000_000, 250, 0, Tells::Rounds));
@@ -385,15 +359,7 @@ mod tests {
         let mut speed = WireSpeed::new();
         assert_eq!(speed.round_trip(), Duration::ZERO);
         for (begun, at) in [(0, 50), (50, 52), (60, 70)] {
-            speed.sent(Chunk {
-                begun: begun * MS,
-                bytes: 0,
-                pages: PageCount::default(),
-                tells: Tells::Rounds,
-                flushes: 0,
-                waited: Duration::ZERO,
-                last_piece: None,
-            });
+            speed.sent(Chunk::new(begun * MS, 0, PageCount::default(), Tells::Rounds));
             assert!(speed.answered(at * MS));
         }
         assert_eq!(speed.round_trip(), 2 * MS);

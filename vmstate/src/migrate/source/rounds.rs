@@ -191,7 +191,7 @@ impl Source<'_, '_> {
         Element::Command(Command::Ping(ping::ROUND)).write(self.buffer.bytes_mut());
         // A round trip has a ping in it already.
         let ping_bytes = self.buffer.len().saturating_sub(bytes);
-        let whole = Chunk { begun, bytes, pages, tells, flushes, waited: Duration::ZERO, last_piece: None };
+        let whole = Chunk { flushes, ..Chunk::new(begun, bytes, pages, tells) };
         let (mut chunk, mut in_pieces) = (Some(whole), false);
         let mut took_some = self.clock.now();
         // Beside pages on channels of their own nearly nothing goes here.

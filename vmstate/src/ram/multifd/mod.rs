@@ -76,7 +76,7 @@ impl Beside {
         match self {
             Self::Receivers(receivers) if receivers.is_flush_awaited() => Err(Error::new(
                 ErrorKind::Incompatible,
-                format!("no page with data came: if they come {NEVER_FLUSHES}"),
+                format!("the source sent no page with data; if its pages come {NEVER_FLUSHES}"),
             )),
             _ => Ok(()),
         }
