@@ -68,10 +68,10 @@ fn figures(announcing: Announcing) -> [(Figure, Value); 4] {
     [(INITIAL, ms(initial)), (MAX, ms(max)), (ROUNDS, json!(rounds)), (STEP, ms(step))]
 }
 
-fn announce(handle: &Caller, arguments: Arguments) -> Result<Value, Failure> {
+fn announce(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     let mut members = arguments.into_members();
     let with = changed(Announcing::default(), |(name, ..)| (name, members.shift_remove(name)))?;
-    ask(handle, Request::Announce(with))
+    ask(caller, Request::Announce(with))
 }
 
 fn changed(

@@ -64,7 +64,7 @@ fn unit() -> Member {
     optional("calc-time-unit", Kind::word(["second", "millisecond"]))
 }
 
-fn calculate(handle: &Caller, arguments: Arguments) -> Result<Value, Failure> {
+fn calculate(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     let time = arguments.integer("calc-time").unwrap_or_default();
     let in_milliseconds = arguments.text("calc-time-unit") == Some("millisecond");
     let time = if in_milliseconds { time } else { time.saturating_mul(1000) };
@@ -79,7 +79,7 @@ fn calculate(handle: &Caller, arguments: Arguments) -> Result<Value, Failure> {
         return Err(Failure::generic("sample-pages is out of range[128, 16384]."));
     }
     let time = Duration::from_millis(time.unsigned_abs());
-    ask(handle, Request::MeasureDirtyRate(Sampling::now(time, pages.unsigned_abs())))
+    ask(caller, Request::MeasureDirtyRate(Sampling::now(time, pages.unsigned_abs())))
 }
 
 fn report(rate: DirtyRate, in_milliseconds: bool) -> Value {

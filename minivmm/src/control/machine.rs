@@ -81,10 +81,10 @@ pub(super) fn events() -> Vec<Event> {
     ]
 }
 
-fn cont(handle: &Caller, arguments: Arguments) -> Result<Value, Failure> {
+fn cont(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     match arguments.switch("force") {
-        Some(true) => ask(handle, Request::ContUnproved),
-        _ => ask(handle, Request::Cont),
+        Some(true) => ask(caller, Request::ContUnproved),
+        _ => ask(caller, Request::Cont),
     }
 }
 

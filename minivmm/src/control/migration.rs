@@ -234,11 +234,11 @@ fn migrate_continue(caller: &Caller, arguments: Arguments) -> Result<Value, Fail
     }
 }
 
-fn set_parameters(handle: &Caller, arguments: Arguments) -> Result<Value, Failure> {
+fn set_parameters(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     let mut members = arguments.into_members();
-    let announcing = announce::take(handle.announcing(), &mut members)?;
-    let done = ask(handle, Request::MigrateSetParameters(change(members)?))?;
-    handle.set_announcing(announcing);
+    let announcing = announce::take(caller.announcing(), &mut members)?;
+    let done = ask(caller, Request::MigrateSetParameters(change(members)?))?;
+    caller.set_announcing(announcing);
     Ok(done)
 }
 
@@ -266,8 +266,8 @@ fn change(given: Map<String, Value>) -> Result<ParameterChange, Failure> {
     Ok(change)
 }
 
-fn set_capabilities(handle: &Caller, arguments: Arguments) -> Result<Value, Failure> {
-    let (mut change, mut pauses) = (ParameterChange::default(), handle.pauses_before_switchover());
+fn set_capabilities(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
+    let (mut change, mut pauses) = (ParameterChange::default(), caller.pauses_before_switchover());
     for one in arguments.list("capabilities") {
         let (name, on) = (one["capability"].as_str().unwrap_or_default(), one["state"] == json!(true));
         if name == absent::PAUSE {
@@ -277,7 +277,7 @@ fn set_capabilities(handle: &Caller, arguments: Arguments) -> Result<Value, Fail
             change = change.with(flag.name, on);
         }
     }
-    let done = ask(handle, Request::MigrateSetParameters(change))?;
-    handle.set_pauses_before_switchover(pauses);
+    let done = ask(caller, Request::MigrateSetParameters(change))?;
+    caller.set_pauses_before_switchover(pauses);
     Ok(done)
 }
