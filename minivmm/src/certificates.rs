@@ -76,7 +76,8 @@ pub fn make(wanted: &Wanted) -> Result<Vec<(String, Fingerprint)>, CertificateEr
         [("server", ExtendedKeyUsagePurpose::ServerAuth), ("client", ExtendedKeyUsagePurpose::ClientAuth)]
     {
         let mut params = params(&wanted.hosts, wanted.days, &format!("minivmm {end}")).map_err(content("--host"))?;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        // TLS 1.3 only signs. QEMU (`crypto/tlscredsx509.c`) also asks for key encipherment and else refuses the directory.
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![purpose];
         let key = key()?;
         let certificate = match &authority {
@@ -130,4 +131,47 @@ fn write(directory: &Path, files: &[(String, String)]) -> Result<(), Certificate
         file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed(&path))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use vmstate_lab::{qemu, skip};
+
+    use super::*;
+
+    /// QEMU checks the usage, the signature and the dates of both certificates when the object is made, before it runs anything.
+    #[test]
+    fn a_qemu_accepts_the_directory_at_either_end() {
+        let program = match qemu::any() {
+            Ok(program) => program,
+            Err(reason) => return skip::skip(&reason),
+        };
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("certs");
+        make(&Wanted { directory: directory.clone(), hosts: vec!["there".into()], days: 1, self_signed: false })
+            .unwrap();
+        for endpoint in ["server", "client"] {
+            let object = |directory: &Path| {
+                format!("tls-creds-x509,id=tls,dir={},endpoint={endpoint},verify-peer=on", directory.display())
+            };
+            let run = |object: String| {
+                let mut child = Command::new(&program)
+                    .args(["-machine", "none", "-display", "none", "-qmp", "stdio", "-object", &object])
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let commands = b"{\"execute\":\"qmp_capabilities\"}{\"execute\":\"quit\"}";
+                // One that refuses may have ended already.
+                let _ = child.stdin.take().unwrap().write_all(commands);
+                child.wait_with_output().unwrap()
+            };
+            let accepted = run(object(&directory));
+            assert!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
+            assert!(!run(object(&place.path().join("elsewhere"))).status.success());
+        }
+    }
 }
