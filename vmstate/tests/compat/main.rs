@@ -6,6 +6,10 @@ mod counted;
 mod dump;
 mod gaps;
 mod kinds;
+mod limits;
+mod predicates;
+mod property;
+mod remedies;
 
 use vmstate::compat::check;
 use vmstate::schema::{Description, Field, Kind, MaybeStatic, Presence};

@@ -3,11 +3,11 @@
 #![cfg(feature = "engine")]
 
 #[cfg(feature = "tls")]
-#[expect(dead_code, reason = "those of tests/tls, which makes them in more ways")]
-#[path = "../tls/certificates.rs"]
+#[expect(dead_code, reason = "those of tests/channels/tls, which makes them in more ways")]
+#[path = "../channels/tls/certificates.rs"]
 mod certificates;
 mod pages;
-#[path = "../pair/mod.rs"]
+#[path = "../engine/pair/mod.rs"]
 mod pair;
 mod xbzrle;
 

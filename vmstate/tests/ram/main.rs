@@ -1,7 +1,11 @@
 //! RAM records, good and hostile, and what a source makes of them.
 #![cfg(feature = "engine")]
 
+#[cfg(feature = "vm-memory")]
+mod guest_memory;
+mod packets;
 mod sender;
+mod xbzrle;
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;

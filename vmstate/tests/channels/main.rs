@@ -1,0 +1,8 @@
+//! The real transports.
+#![cfg(feature = "engine")]
+
+mod ends;
+mod outbox;
+mod sockets;
+#[cfg(feature = "tls")]
+mod tls;

@@ -1,0 +1,8 @@
+//! Descriptions outside of the program: as JSON, as what opens a section's bytes, and locked for later releases.
+
+#[cfg(feature = "tools")]
+mod inspect;
+#[cfg(feature = "engine")]
+mod json;
+#[cfg(feature = "tools")]
+mod locks;

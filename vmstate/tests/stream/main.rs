@@ -1,0 +1,11 @@
+//! Whole streams and their sections, written out by hand from the format.
+#![cfg(feature = "engine")]
+
+mod format;
+#[cfg(feature = "tools")]
+mod older_release;
+mod section_forms;
+mod section_rules;
+mod sections;
+mod strictness;
+mod toy;
