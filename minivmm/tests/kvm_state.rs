@@ -1,10 +1,16 @@
 //! Hypervisor state moves whole: read from one VM, through the wire, into another, and read again.
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_pit_config, kvm_regs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, Msrs, kvm_msr_entry, kvm_pit_config, kvm_regs};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use minivmm::kvm::machine_check;
 use minivmm::kvm::state::vcpu::HostFeatures;
 use minivmm::kvm::state::{Cpu, Elapsed, HypervisorState, Introduced};
+use minivmm::kvm::vcpu::{Buses, Exit, Vcpu};
+use minivmm::kvm::vm::KvmVm;
+use minivmm::memory::Ram;
 use vmstate::VmState;
 use vmstate::codec::Reader;
 
@@ -214,6 +220,117 @@ fn clocks_go_on_by_what_was_measured() {
     let (vm, vcpus) = machine(&host, 1);
     let fds: Vec<&VcpuFd> = vcpus.iter().collect();
     assert_eq!(source.set(&vm, &fds, &host.features, None).unwrap(), Elapsed::default());
+}
+
+/// A guest of two vCPUs that do nothing but leave, with a page each for the KVM clock.
+struct Clocked {
+    ram: Ram,
+    vm: KvmVm,
+    vcpus: Vec<Vcpu>,
+}
+
+/// The page by which KVM tells a guest its clock (`struct pvclock_vcpu_time_info`, Documentation/virt/kvm/x86/msr.rst).
+#[derive(Debug)]
+struct ClockPage {
+    tsc: u64,
+    ns: u64,
+    mul: u32,
+    shift: i8,
+}
+
+impl Clocked {
+    const PAGES: u64 = 0x5000;
+
+    fn new() -> Self {
+        let ram = Ram::new(0x10000).unwrap();
+        ram.write(0x1000, &[0xe6, 0x80, 0xeb, 0xfc]).unwrap(); // out %al, $0x80; jmp back to it
+        let vm = KvmVm::new(Kvm::new().unwrap(), &ram).unwrap();
+        let cpuid = vm.kvm().get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+        let vcpus: Vec<Vcpu> = (0..2).map(|index| vm.create_vcpu(index).unwrap()).collect();
+        for vcpu in &vcpus {
+            vcpu.fd().set_cpuid2(&cpuid).unwrap();
+            vcpu.fd().set_mp_state(Default::default()).unwrap(); // runnable
+        }
+        Self { ram, vm, vcpus }
+    }
+
+    fn fds(&self) -> Vec<&VcpuFd> {
+        self.vcpus.iter().map(Vcpu::fd).collect()
+    }
+
+    /// Begins: registers, and MSR_KVM_SYSTEM_TIME_NEW.
+    fn begin(&self) {
+        const SYSTEM_TIME: u32 = 0x4b56_4d01;
+        for (n, vcpu) in (0..).zip(self.fds()) {
+            let mut sregs = vcpu.get_sregs().unwrap();
+            (sregs.cs.base, sregs.cs.selector) = (0, 0);
+            vcpu.set_sregs(&sregs).unwrap();
+            vcpu.set_regs(&kvm_regs { rip: 0x1000, rflags: 2, ..Default::default() }).unwrap();
+            let page = kvm_msr_entry { index: SYSTEM_TIME, data: Self::PAGES + n * 0x1000 + 1, ..Default::default() };
+            assert_eq!(vcpu.set_msrs(&Msrs::from_entries(&[page]).unwrap()).unwrap(), 1);
+        }
+    }
+
+    /// Enters each vCPU, before which KVM writes its page.
+    fn pages(&mut self) -> Vec<ClockPage> {
+        for vcpu in &mut self.vcpus {
+            assert_eq!((vcpu.enter(&Buses::default()), vcpu.enter(&Buses::default())), (Exit::Handled, Exit::Handled));
+        }
+        let page = |n: u64| {
+            let mut bytes = [0; 32];
+            self.ram.read(Self::PAGES + n * 0x1000, &mut bytes).unwrap();
+            let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+            ClockPage { tsc: long(8), ns: long(16), mul: long(24) as u32, shift: bytes[28] as i8 }
+        };
+        vec![page(0), page(1)]
+    }
+}
+
+impl ClockPage {
+    /// What the guest reads when its TSC is `tsc` (`pvclock_scale_delta`, arch/x86/include/asm/pvclock.h).
+    fn clock(&self, tsc: u64) -> i128 {
+        let ticks = i128::from(tsc) - i128::from(self.tsc);
+        let shifted = if self.shift < 0 { ticks >> -self.shift } else { ticks << self.shift };
+        i128::from(self.ns) + ((shifted * i128::from(self.mul)) >> 32)
+    }
+}
+
+/// Tells the threads that keep the host busy when this ends.
+struct Done(Arc<AtomicBool>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The guest's own page is the judge: at each TSC it tells the clock that it would have told before. Also where KVM keeps its own
+/// TSC: the clock follows it.
+#[test]
+fn clock_and_tsc_stay_together_on_a_busy_host() {
+    let Some(host) = host() else { return };
+    let (mut skews, mut apart) = (Vec::new(), Vec::new());
+    std::thread::scope(|scope| {
+        let done = Done(Arc::default());
+        for _ in 0..std::thread::available_parallelism().unwrap().get() {
+            let done = Arc::clone(&done.0);
+            scope.spawn(move || while !done.load(Ordering::Relaxed) {});
+        }
+        for _ in 0..10 {
+            let (mut from, mut to) = (Clocked::new(), Clocked::new());
+            from.begin();
+            let before = from.pages();
+            let state = HypervisorState::get(from.vm.fd(), &from.fds(), &host.features).unwrap();
+            state.set(to.vm.fd(), &to.fds(), &host.features, None).unwrap();
+            let after = to.pages();
+            let tsc = after[0].tsc;
+            skews.push(after[0].clock(tsc) - before[0].clock(tsc));
+            apart.push(after[0].clock(tsc) - after[1].clock(tsc));
+        }
+    });
+    eprintln!("the clock is ahead of the TSC by ns: {skews:?}");
+    assert!(skews.iter().all(|skew| skew.abs() <= 50_000), "{skews:?}");
+    assert!(apart.iter().all(|apart| apart.abs() <= 1000), "the vCPUs' clocks: {apart:?}");
 }
 
 #[test]

@@ -2,23 +2,23 @@
 //!
 //! A guest reads two clocks that must agree: its TSC and the KVM clock. QEMU reads one after the other, so the two come apart and
 //! Linux marks its TSC unstable; what belonged together is found again in the guest's own memory (`pvclock`). Here
-//! both are read at one instant (KVM_GET_CLOCK gives clock, wall clock and host TSC together), and both go on by the time that passed
-//! ([`elapsed`]), as Documentation/virt/kvm/devices/vcpu.rst, section 4.1, lays out for KVM_VCPU_TSC_OFFSET.
+//! both are read and written as a [`pair`], and both go on by the time that passed ([`elapsed`]), as
+//! Documentation/virt/kvm/devices/vcpu.rst, section 4.1, lays out for KVM_VCPU_TSC_OFFSET.
 
-use kvm_bindings::{
-    KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, KVM_CLOCK_TSC_STABLE, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET,
-    kvm_clock_data, kvm_device_attr,
-};
+use kvm_bindings::KVM_CLOCK_TSC_STABLE;
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use nix::time::{ClockId, clock_gettime};
-use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmstate::VmState;
 
 use super::elapsed::{self, Elapsed, Readings};
+use super::pair::{self, Clocks, Moment};
+use super::tsc::KvmClocks;
 use super::{StateError, call};
 
 /// Two TSC rates that differ by no more are the same one (`tsc_tolerance_ppm`, arch/x86/kvm/x86.c).
 const TOLERANCE_PPM: u64 = 250;
+/// A TSC that is known no better is not sent.
+const MOST_DOUBT_NS: u64 = 50_000;
 
 /// Section `kvmclock`, version 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, VmState)]
@@ -79,16 +79,21 @@ pub struct Introduced {
 /// # Errors
 /// A clock ioctl failed.
 pub fn get(vm: &VmFd, vcpus: &[&VcpuFd]) -> Result<(KvmClock, ClockReference), StateError> {
-    let data = call("KVM_GET_CLOCK", vm.get_clock())?;
-    let clock = KvmClock { clock: data.clock, clock_is_reliable: data.flags & KVM_CLOCK_TSC_STABLE != 0 };
-    let monotonic = read(ClockId::CLOCK_MONOTONIC);
-    let tsc_khz = vcpus.first().map_or(Ok(0), |vcpu| call("KVM_GET_TSC_KHZ", vcpu.get_tsc_khz()))?;
-    let (realtime, tsc) = if has_instant(&data) {
-        let tsc = vcpus.iter().map(|vcpu| Ok(data.host_tsc.wrapping_add(get_tsc_offset(vcpu)?)));
-        (data.realtime, tsc.collect::<Result<Vec<_>, StateError>>()?)
+    let clocks = KvmClocks { vm, vcpus };
+    let Some(first) = vcpus.first() else { return Ok(Default::default()) };
+    let tsc_khz = call("KVM_GET_TSC_KHZ", first.get_tsc_khz())?;
+    let pair = pair::read(&clocks, 0, tsc_khz)?;
+    // The guest's own page knows it better at the destination.
+    let known = pair.doubt_ns <= MOST_DOUBT_NS;
+    let tsc = if known { pair::read_others(&clocks, vcpus.len(), tsc_khz, &pair)? } else { Vec::new() };
+    let since_ns = clocks.clock()?.clock.saturating_sub(pair.ns);
+    let monotonic = read(ClockId::CLOCK_MONOTONIC).saturating_sub(since_ns);
+    let realtime = if pair::has_instant(&pair.data) && pair.doubt_ns == 0 {
+        pair.data.realtime
     } else {
-        (read(ClockId::CLOCK_REALTIME), Vec::new())
+        read(ClockId::CLOCK_REALTIME).saturating_sub(since_ns)
     };
+    let clock = KvmClock { clock: pair.ns, clock_is_reliable: pair.data.flags & KVM_CLOCK_TSC_STABLE != 0 };
     let reference = ClockReference { realtime, tsc_khz, tsc_count: tsc.len() as u32, tsc, monotonic };
     Ok((clock, reference))
 }
@@ -108,6 +113,7 @@ pub fn set(
     tsc: &[u64],
 ) -> Result<Elapsed, StateError> {
     let tsc = if reference.tsc.len() == vcpus.len() { reference.tsc.as_slice() } else { tsc };
+    let tsc = &tsc[..tsc.len().min(vcpus.len())];
     let elapsed = match introduced {
         Some(introduced) if reference.monotonic != 0 => elapsed::since_pause(&Readings {
             source_introduced: introduced.source,
@@ -119,20 +125,9 @@ pub fn set(
         }),
         _ => Elapsed::default(),
     };
-    let data = kvm_clock_data { clock: clock.clock.saturating_add(elapsed.ns), ..Default::default() };
-    call("KVM_SET_CLOCK", vm.set_clock(&data))?;
-    // A host tells its TSC only once KVM_SET_CLOCK has made it look whether its own clock runs by it.
-    let now = call("KVM_GET_CLOCK", vm.get_clock())?;
-    let passed_ns = u128::from(now.clock.saturating_sub(clock.clock));
-    let passed_ticks = (passed_ns * u128::from(reference.tsc_khz) / 1_000_000) as u64;
-    for (vcpu, &tsc) in vcpus.iter().zip(tsc) {
-        let tsc = tsc.wrapping_add(passed_ticks);
-        if has_instant(&now) {
-            set_tsc_offset(vcpu, tsc.wrapping_sub(now.host_tsc))?;
-        } else {
-            super::msr::write(vcpu, &[(super::msr::index::TSC, tsc)])?;
-        }
-    }
+    let here_khz = vcpus.first().map_or(Ok(0), |vcpu| call("KVM_GET_TSC_KHZ", vcpu.get_tsc_khz()))?;
+    let khz = if reference.tsc_khz == 0 { here_khz } else { reference.tsc_khz };
+    pair::write(&KvmClocks { vm, vcpus }, &Moment { ns: clock.clock, tsc, khz }, elapsed.ns)?;
     Ok(elapsed)
 }
 
@@ -166,44 +161,4 @@ pub fn set_rate(vm: &VmFd, vcpu: &VcpuFd, guest_khz: u32) -> Result<(), StateErr
 /// A clock of the host in ns.
 pub fn read(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
-}
-
-/// Clock, wall clock and host TSC were read at one instant (Linux 5.16 and a stable TSC).
-fn has_instant(data: &kvm_clock_data) -> bool {
-    let wanted = KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
-    data.flags & wanted == wanted
-}
-
-/// kvm-ioctls has these for other devices, but not for x86 vCPUs. The macro makes public functions without documentation.
-mod request {
-    #![allow(missing_docs, unreachable_pub)]
-
-    use kvm_bindings::{KVMIO, kvm_device_attr};
-    use vmm_sys_util::ioctl_iow_nr;
-
-    ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
-    ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
-}
-
-fn get_tsc_offset(vcpu: &VcpuFd) -> Result<u64, StateError> {
-    let mut offset = 0_u64;
-    let attribute = tsc_offset_attribute(&raw mut offset as u64);
-    // SAFETY: the attribute's address is of a live u64, which is what KVM_VCPU_TSC_OFFSET writes.
-    match unsafe { ioctl_with_ref(vcpu, request::KVM_GET_DEVICE_ATTR(), &attribute) } {
-        0 => Ok(offset),
-        _ => Err(StateError::Ioctl { call: "KVM_GET_DEVICE_ATTR", source: kvm_ioctls::Error::last() }),
-    }
-}
-
-fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> Result<(), StateError> {
-    let attribute = tsc_offset_attribute(&raw const offset as u64);
-    // SAFETY: the attribute's address is of a live u64, which is what KVM_VCPU_TSC_OFFSET reads.
-    match unsafe { ioctl_with_ref(vcpu, request::KVM_SET_DEVICE_ATTR(), &attribute) } {
-        0 => Ok(()),
-        _ => Err(StateError::Ioctl { call: "KVM_SET_DEVICE_ATTR", source: kvm_ioctls::Error::last() }),
-    }
-}
-
-fn tsc_offset_attribute(addr: u64) -> kvm_device_attr {
-    kvm_device_attr { flags: 0, group: KVM_VCPU_TSC_CTRL, attr: KVM_VCPU_TSC_OFFSET.into(), addr }
 }

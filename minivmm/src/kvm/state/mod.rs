@@ -18,12 +18,14 @@ pub mod ioapic;
 pub mod machine;
 pub mod msr;
 mod nested;
+mod pair;
 pub mod pic;
 pub mod pit;
 pub mod processor;
 mod pvclock;
 pub mod registers;
 mod shown;
+mod tsc;
 pub mod vcpu;
 
 pub use apic::Apic;
