@@ -111,6 +111,8 @@ pub struct Net {
     pub mac: Option<[u8; 6]>,
     /// Whether the guest is offered UDP segmentation, if the network has it; a QEMU has it from 8.2 on.
     pub uso: bool,
+    /// Whether the kernel moves the frames of a tap (`/dev/vhost-net`).
+    pub vhost: bool,
     /// Of its frames, in each direction.
     pub limits: RateLimits,
 }

@@ -59,8 +59,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     lease: Option<PathBuf>,
     /// virtio-net device on a tap interface, or on the unix socket of passt or of another process that is the network: tap=NAME, tap=fd:N,
-    /// stream=PATH or stream=fd:N, and [,mac=XX:XX:XX:XX:XX:XX][,uso=off][,LIMIT…]; may be repeated. uso=off leaves out UDP segmentation,
-    /// which a QEMU before 8.2 lacks. Limits as of a disk, for frames, in each direction
+    /// stream=PATH or stream=fd:N, and [,mac=XX:XX:XX:XX:XX:XX][,uso=off][,vhost=on][,LIMIT…]; may be repeated. uso=off leaves out UDP
+    /// segmentation, which a QEMU before 8.2 lacks. vhost=on has the kernel move a tap's frames (/dev/vhost-net). Limits as of a disk, for frames, in each direction
     #[arg(long = "net", value_name = "tap=NAME|stream=PATH", value_parser = values::net)]
     nets: Vec<Net>,
     /// Serial console: stdio, file:PATH[,max=SIZE], fd:N (output only), pty or none. With max, PATH and PATH.1 hold the last of

@@ -48,7 +48,7 @@ fn a_whole_machine() {
         "--lease",
         "/tmp/lease",
         "--net",
-        "tap=tap0,mac=52:54:00:ab:CD:ef",
+        "tap=tap0,vhost=on,mac=52:54:00:ab:CD:ef",
         "--net",
         "tap=tap1,uso=off,ops-burst=7,ops-per-second=70000",
         "--net",
@@ -86,15 +86,23 @@ fn a_whole_machine() {
                 network: Network::Tap("tap0".into()),
                 mac: Some([0x52, 0x54, 0, 0xab, 0xcd, 0xef]),
                 uso: true,
+                vhost: true,
                 limits: unlimited
             },
             Net {
                 network: Network::Tap("tap1".into()),
                 mac: None,
                 uso: false,
+                vhost: false,
                 limits: RateLimits { bytes: None, operations: rate(70_000, 7) }
             },
-            Net { network: Network::Stream("/run/passt,1".into()), mac: None, uso: true, limits: unlimited }
+            Net {
+                network: Network::Stream("/run/passt,1".into()),
+                mac: None,
+                uso: true,
+                vhost: false,
+                limits: unlimited
+            }
         ]
     );
     assert_eq!(config.serial, Serial::File { path: "/tmp/x:y".into(), max: None });
@@ -197,6 +205,14 @@ fn each_mistake_gets_one_sentence() {
         (
             &["--net", "tap=t,stream=s"],
             "invalid value 'tap=t,stream=s' for '--net <tap=NAME|stream=PATH>': a card has one network; give --net once more for another card",
+        ),
+        (
+            &["--net", "stream=s,vhost=on"],
+            "invalid value 'stream=s,vhost=on' for '--net <tap=NAME|stream=PATH>': vhost=on is for a tap: the kernel moves frames between the guest and that; leave it out",
+        ),
+        (
+            &["--net", "tap=t,vhost=on,ops-per-second=9"],
+            "invalid value 'tap=t,vhost=on,ops-per-second=9' for '--net <tap=NAME|stream=PATH>': minivmm sees no frame that the kernel moves, and cannot limit their rate: leave out vhost=on or the limits, and limit the tap with tc(8)",
         ),
         (&["--net", "stream="], "invalid value 'stream=' for '--net <tap=NAME|stream=PATH>': write stream=PATH"),
         (

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::limits::{self, LimitOptions};
-use crate::config::{self, Address, Cpu, Disk, ListenAt, Net, Network, NoSize, Serial};
+use crate::config::{self, Address, Cpu, Disk, ListenAt, Net, Network, NoSize, RateLimits, Serial};
 use crate::cpu::Choice;
 use crate::passed;
 
@@ -147,10 +147,10 @@ pub(super) fn disk(text: &str) -> Result<Disk, String> {
     Ok(Disk { path: path.into(), read_only, limits: limits.finish()? })
 }
 
-/// `tap=NAME` or `stream=PATH`, and `[,mac=XX:XX:XX:XX:XX:XX][,uso=off][,LIMIT…]`
+/// `tap=NAME` or `stream=PATH`, and `[,mac=XX:XX:XX:XX:XX:XX][,uso=off][,vhost=on][,LIMIT…]`
 pub(super) fn net(text: &str) -> Result<Net, String> {
     let usage = "write tap=NAME or stream=PATH, and ,mac=52:54:00:12:34:56 behind it if you like";
-    let (mut network, mut mac, mut uso) = (None, None, true);
+    let (mut network, mut mac, mut uso, mut vhost) = (None, None, true, false);
     let mut limits = LimitOptions::default();
     for option in comma_separated(text) {
         match option.split_once('=') {
@@ -162,11 +162,23 @@ pub(super) fn net(text: &str) -> Result<Net, String> {
             }
             Some(("mac", address)) => mac = Some(mac_address(address)?),
             Some(("uso", value)) => uso = switch(value).map_err(|why| format!("uso: {why}"))?,
+            Some(("vhost", value)) => vhost = switch(value).map_err(|why| format!("vhost: {why}"))?,
             _ if limits.take(&option)? => {}
             _ => return Err(format!("'{option}' is unknown; {usage}; limits are {}", limits::USAGE)),
         }
     }
-    Ok(Net { network: network.ok_or(usage)?, mac, uso, limits: limits.finish()? })
+    let (network, limits) = (network.ok_or(usage)?, limits.finish()?);
+    if vhost && !matches!(network, Network::Tap(_)) {
+        return Err("vhost=on is for a tap: the kernel moves frames between the guest and that; leave it out".into());
+    }
+    if vhost && limits != RateLimits::default() {
+        return Err(
+            "minivmm sees no frame that the kernel moves, and cannot limit their rate: leave out vhost=on or the \
+                    limits, and limit the tap with tc(8)"
+                .into(),
+        );
+    }
+    Ok(Net { network, mac, uso, vhost, limits })
 }
 
 /// A passed tap; or Linux's rule for interface names: below `IFNAMSIZ` (16) with the NUL, no slash, no colon, no white space

@@ -5,19 +5,23 @@
 mod changed;
 mod copy;
 mod device_writes;
+mod other_writers;
 mod transfer;
 mod untouched;
 mod zero;
 
 use std::fs::File;
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
+use self::other_writers::OtherWriters;
 use crate::error::{Error, Result};
 
 pub use changed::changed_bytes;
 pub use device_writes::DeviceWrites;
+pub use other_writers::OtherWriter;
 pub use transfer::Part;
 
 /// Guest memory whose device writes are recorded page by page.
@@ -45,6 +49,8 @@ pub struct Ram {
     len: u64,
     /// Which pages the host has given, as far as it says so.
     pagemap: Option<Arc<File>>,
+    /// Who writes it without this process.
+    others: Arc<Mutex<OtherWriters>>,
 }
 
 /// A stretch of the block that is contiguous for guest and host.
@@ -78,7 +84,7 @@ impl Ram {
         }
         let guest = GuestMemory::from_ranges(&ranges)
             .map_err(|error| Error::Memory { what: format!("the host does not give {len} bytes: {error}") })?;
-        let ram = Self { guest, len, pagemap: untouched::open().map(Arc::new) };
+        let ram = Self { guest, len, pagemap: untouched::open().map(Arc::new), others: Arc::default() };
         for stretch in ram.stretches() {
             // SAFETY: the range is exactly a live private mapping of `ram`, and MADV_HUGEPAGE changes no contents.
             // Its result does not matter: without huge pages the guest is only slower.
@@ -186,6 +192,23 @@ impl Ram {
         Ok(())
     }
 
+    /// From now on what `writer` writes is in the record of device writes while [others are recorded](Self::record_others).
+    pub fn add_writer(&self, writer: Arc<dyn OtherWriter>) {
+        self.others().add(writer);
+    }
+
+    /// Begins or ends the records of those who write without this process. Where they cannot begin, none records.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub fn record_others(&self, on: bool) -> io::Result<()> {
+        self.others().record(on)
+    }
+
+    fn others(&self) -> MutexGuard<'_, OtherWriters> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Moves the record of device writes into `words`: ORs it in and clears it. Bit 0 of word 0 is the block's first page.
     ///
     /// # Panics
@@ -196,6 +219,7 @@ impl Ram {
             let first = (offset_of(region.start_addr().0) / PAGE_SIZE / 64) as usize;
             region.get_mmap().bitmap().take(|index, word| words[first + index] |= word);
         }
+        self.others().take(words);
     }
 
     /// ORs `words` into the record of device writes, whose bits are those of [`take_device_writes`](Self::take_device_writes).

@@ -10,8 +10,8 @@ use crate::kvm::dirty;
 use crate::kvm::vm::KvmVm;
 use crate::memory::PAGE_SIZE;
 
-/// Pages written by vCPUs (KVM's log) or by devices (the bitmap of guest memory): the union, so that none is lost
-/// between the two. Clones share it: the engine reads it, and the driver lets it follow the guest through resets.
+/// Pages written by vCPUs (KVM's log), by devices (the bitmap of guest memory) or by other parts of the kernel (vhost-net's log): the
+/// union, so that none is lost between them. Clones share it: the engine reads it, and the driver lets it follow the guest through resets.
 #[derive(Clone, Debug)]
 pub struct MachineDirtyLog(Arc<Mutex<Recording>>);
 
@@ -82,7 +82,10 @@ impl Recording {
 impl vmstate::ram::DirtyLog for MachineDirtyLog {
     fn start(&mut self) -> vmstate::Result<()> {
         let recording = &mut *self.lock();
-        recording.vcpu_writes = Some(dirty::DirtyLog::start(&recording.vm).map_err(hypervisor)?);
+        let ram = recording.vm.ram();
+        ram.record_others(true).map_err(others)?;
+        let started = dirty::DirtyLog::start(&recording.vm).inspect_err(|_| drop(ram.record_others(false)));
+        recording.vcpu_writes = Some(started.map_err(hypervisor)?);
         Ok(())
     }
 
@@ -129,6 +132,8 @@ impl vmstate::ram::DirtyLog for MachineDirtyLog {
         let recording = &mut *self.lock();
         if let Some(vcpu_writes) = recording.vcpu_writes.take() {
             vcpu_writes.stop(&recording.vm);
+            // One that goes on costs time and nothing else.
+            let _ = recording.vm.ram().record_others(false);
         }
     }
 }
@@ -148,6 +153,11 @@ impl Segment {
         self.written |= Self::hide(word) >> SEGMENT_SHIFT;
         *word |= pending;
     }
+}
+
+fn others(error: std::io::Error) -> vmstate::Error {
+    vmstate::Error::new(ErrorKind::Io, "the host's record of what it writes to guest memory itself failed")
+        .with_source(error)
 }
 
 fn hypervisor(error: Error) -> vmstate::Error {

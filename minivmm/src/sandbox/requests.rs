@@ -1,4 +1,4 @@
-//! Requests of `ioctl`, as numbers that a filter compares (linux/kvm.h, linux/if_tun.h, asm-generic/ioctls.h).
+//! Requests of `ioctl`, as numbers that a filter compares (linux/kvm.h, linux/if_tun.h, linux/vhost.h, asm-generic/ioctls.h).
 
 use kvm_bindings::{
     KVMIO, kvm_clear_dirty_log, kvm_clock_data, kvm_cpuid2, kvm_debugregs, kvm_device_attr, kvm_dirty_log,
@@ -6,6 +6,8 @@ use kvm_bindings::{
     kvm_pit_config, kvm_pit_state2, kvm_pre_fault_memory, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
     kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
+
+use vhost::vhost_kern::vhost_binding::{VHOST, vhost_vring_addr, vhost_vring_file, vhost_vring_state};
 
 /// A request; the kernel takes 32 bits of the argument.
 pub(super) type Request = u32;
@@ -97,6 +99,21 @@ pub(super) const KVM_GET_DEVICE_ATTR: Request = write::<kvm_device_attr>(0xe2);
 /// Which pages of guest RAM the host has given: `struct pm_scan_arg` is twelve words (linux/fs.h).
 pub(super) const PAGEMAP_SCAN: Request = code(3, b'f' as u32, 16, 12 * size_of::<u64>());
 
+// The kernel moves a tap's frames (linux/vhost.h). In the order in which a card's queues are started; then they are stopped.
+pub(super) const VHOST_SET_FEATURES: Request = vhost(1, 0x00, size_of::<u64>());
+pub(super) const VHOST_SET_VRING_NUM: Request = vhost(1, 0x10, size_of::<vhost_vring_state>());
+pub(super) const VHOST_SET_VRING_BASE: Request = vhost(1, 0x12, size_of::<vhost_vring_state>());
+pub(super) const VHOST_SET_VRING_ADDR: Request = vhost(1, 0x11, size_of::<vhost_vring_addr>());
+pub(super) const VHOST_SET_VRING_KICK: Request = vhost(1, 0x20, size_of::<vhost_vring_file>());
+pub(super) const VHOST_SET_VRING_CALL: Request = vhost(1, 0x21, size_of::<vhost_vring_file>());
+pub(super) const VHOST_SET_VRING_ERR: Request = vhost(1, 0x22, size_of::<vhost_vring_file>());
+pub(super) const VHOST_NET_SET_BACKEND: Request = vhost(1, 0x30, size_of::<vhost_vring_file>());
+pub(super) const VHOST_GET_VRING_BASE: Request = vhost(3, 0x12, size_of::<vhost_vring_state>());
+
+const fn vhost(direction: u32, number: u32, size: usize) -> Request {
+    code(direction, VHOST, number, size)
+}
+
 /// A tap is told what the guest understands.
 pub(super) const TUNSETOFFLOAD: Request = code(1, b'T' as u32, 208, size_of::<libc::c_uint>());
 
@@ -108,3 +125,36 @@ pub(super) const TCSETS2: Request = code(1, b'T' as u32, 0x2b, size_of::<libc::t
 
 /// How many bytes of an answer of the name service wait.
 pub(super) const FIONREAD: Request = libc::FIONREAD as u32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a C compiler makes them from linux/vhost.h on this architecture.
+    #[test]
+    fn requests_of_vhost_are_those_of_its_header() {
+        let here = [
+            VHOST_SET_FEATURES,
+            VHOST_SET_VRING_NUM,
+            VHOST_SET_VRING_BASE,
+            VHOST_SET_VRING_ADDR,
+            VHOST_SET_VRING_KICK,
+            VHOST_SET_VRING_CALL,
+            VHOST_SET_VRING_ERR,
+            VHOST_NET_SET_BACKEND,
+            VHOST_GET_VRING_BASE,
+        ];
+        let header = [
+            0x4008_af00,
+            0x4008_af10,
+            0x4008_af12,
+            0x4028_af11,
+            0x4008_af20,
+            0x4008_af21,
+            0x4008_af22,
+            0x4008_af30,
+            0xc008_af12,
+        ];
+        assert_eq!(here, header);
+    }
+}

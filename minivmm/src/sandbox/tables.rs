@@ -150,6 +150,9 @@ const VCPU_REQUESTS: &[Request] = &[
     KVM_IRQ_LINE,
     // The driver agrees on features with a register.
     TUNSETOFFLOAD,
+    // A register stops the card's device for a moment, and so the kernel's part of it.
+    VHOST_NET_SET_BACKEND,
+    VHOST_GET_VRING_BASE,
     // Where a guest stands that cannot go on.
     KVM_GET_REGS,
 ];
@@ -169,6 +172,16 @@ const DEVICE_REQUESTS: &[Request] = &[
     KVM_IRQ_LINE,
     // The driver changes offloads with a control command.
     TUNSETOFFLOAD,
+    // The kernel's part of a card works and stops; a migration has it record what it writes.
+    VHOST_SET_FEATURES,
+    VHOST_SET_VRING_NUM,
+    VHOST_SET_VRING_BASE,
+    VHOST_SET_VRING_ADDR,
+    VHOST_SET_VRING_KICK,
+    VHOST_SET_VRING_CALL,
+    VHOST_SET_VRING_ERR,
+    VHOST_NET_SET_BACKEND,
+    VHOST_GET_VRING_BASE,
 ];
 
 /// A card's socket, which its thread watches and goes on with.

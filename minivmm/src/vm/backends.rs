@@ -15,6 +15,7 @@ use crate::devices::virtio::blk::Image;
 use crate::devices::virtio::net::{AttachError, Attachment, Directions};
 use crate::error::{Error, Result, chain};
 use crate::files::{self, Fit, Mode};
+use crate::memory::Ram;
 use crate::passed;
 use crate::vm::migration::WriteBack;
 
@@ -64,7 +65,7 @@ impl Backends {
     ///
     /// # Errors
     /// [`Error::Flag`]; [`Error::Device`] if the host gives no thread for the console.
-    pub fn open(config: &Config, console: Box<dyn Write + Send>) -> Result<Self> {
+    pub fn open(config: &Config, ram: &Ram, console: Box<dyn Write + Send>) -> Result<Self> {
         let refused = |error| refused(config, error);
         let boot = match &config.kernel {
             None => None,
@@ -88,7 +89,7 @@ impl Backends {
         let nets = (0..).zip(&config.nets).map(|(index, net)| {
             let mut mac = FIRST_MAC;
             mac[5] += index;
-            Ok((Attachment::open(net)?, net.mac.unwrap_or(mac)))
+            Ok((Attachment::open(net, ram)?, net.mac.unwrap_or(mac)))
         });
         let nets = nets.collect::<Result<_, AttachError>>();
         let nets = nets.map_err(|error| Error::Flag { flag: "--net", what: error.to_string() })?;

@@ -82,7 +82,7 @@ impl Vm {
         let state = if config.incoming.is_some() { RunState::InMigrate } else { RunState::Prelaunch };
         let (handle, queue, shared) = Handle::new(state);
         let ram = Ram::new(config.memory)?;
-        let backends = Backends::open(&config, console)?;
+        let backends = Backends::open(&config, &ram, console)?;
         let kvm = config.kvm.as_deref().map_or_else(kvm::open, kvm::passed)?;
         let machine = Machine::new(&config, &ram, Arc::new(kvm), &backends, queue.waiting(), None)?;
         if let (None, Some(images)) = (&config.incoming, &backends.boot) {

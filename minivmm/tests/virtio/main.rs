@@ -13,6 +13,7 @@ mod negotiation;
 mod net;
 mod passt;
 mod patience;
+mod plane;
 mod state;
 mod stream;
 mod threads;

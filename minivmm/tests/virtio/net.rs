@@ -69,11 +69,16 @@ impl Network {
 }
 
 pub fn net(can: Offloads) -> (Net<Wire>, Network) {
+    let (wire, network) = wire(can);
+    (Net::new(wire, MAC), network)
+}
+
+pub fn wire(can: Offloads) -> (Wire, Network) {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     theirs.set_read_timeout(Some(PATIENCE)).unwrap();
     let set = Arc::<Mutex<Offloads>>::default();
-    (Net::new(Wire { socket: ours, can, set: set.clone() }, MAC), Network { socket: theirs, set })
+    (Wire { socket: ours, can, set: set.clone() }, Network { socket: theirs, set })
 }
 
 fn card(features: u64) -> (Driver<Net<Wire>>, Network) {

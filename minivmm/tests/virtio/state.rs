@@ -98,7 +98,7 @@ pub fn flush(driver: &mut Driver<Blk>) -> u8 {
 }
 
 /// The driver of `from`, its guest memory and its rings, on another device.
-pub fn move_to<M: Model>(mut from: Driver<M>, model: M) -> Driver<M> {
+pub fn move_to<A: Model, B: Model>(mut from: Driver<A>, model: B) -> Driver<B> {
     from.device.pause(PATIENCE).unwrap();
     let bytes = save(&mut from.device);
     let mut to = Driver::new(model, from.memory.clone());

@@ -48,8 +48,21 @@ enum Kind {
 enum Card {
     /// A tap, which is a port of a bridge
     Tap,
+    /// The same, and the kernel moves the frames between the tap and the guest
+    Vhost,
     /// passt, a process without rights
     Passt,
+}
+
+impl Card {
+    /// As the flag has it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Tap => "tap",
+            Self::Vhost => "vhost",
+            Self::Passt => "passt",
+        }
+    }
 }
 
 /// Flags of the demo.
@@ -133,6 +146,7 @@ impl Options {
     fn way(&self) -> Way {
         match self.net {
             Card::Tap => Way::Tap,
+            Card::Vhost => Way::Vhost,
             Card::Passt => Way::Passt,
         }
     }
@@ -141,7 +155,10 @@ impl Options {
     fn command(&self) -> String {
         let tiny = if self.guest == Kind::Tiny { " --guest tiny" } else { "" };
         let cpus = self.cpus.filter(|&cpus| cpus != 1).map(|cpus| format!(" --cpus {cpus}")).unwrap_or_default();
-        let net = if self.net == Card::Passt { " --net passt" } else { "" };
+        let net = match self.net {
+            Card::Tap => String::new(),
+            card => format!(" --net {}", card.word()),
+        };
         format!("cargo demo{tiny} --route {}{cpus}{net}", self.route)
     }
 
@@ -210,7 +227,7 @@ fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel, qemu
     let mut flag = |name: &str, value: String| argv.extend([name.to_owned(), value]);
     flag("--cpus", options.cpus().to_string());
     flag("--route", options.route.to_string());
-    flag("--net", if options.net == Card::Passt { "passt" } else { "tap" }.into());
+    flag("--net", options.net.word().into());
     let wanted = [
         ("--json", REPORT, &options.json),
         ("--picture", PICTURE, &options.picture),

@@ -115,6 +115,7 @@ impl Findings {
         let good = self.more("net", "sent") && lost == 0 && doubled == 0 && corrupt == 0 && net["errors"] == json!([]);
         let way = match self.way {
             Way::Tap => "a tap",
+            Way::Vhost => "a tap with vhost",
             Way::Passt => "passt",
         };
         let detail = format!(

@@ -124,15 +124,20 @@ impl<'a> Bench<'a> {
         let mut config = self.config.clone();
         config.control = self.directory.join(format!("control{number}"));
         config.incoming = incoming;
-        if let (Some(network), Way::Passt) = (self.network, self.way) {
-            let socket = self.directory.join(format!("passt{number}"));
-            self.passts.push(network.passt(&self.launcher, &socket, Instant::now() + PROMPT)?);
-            config.card = Some(Attachment::Stream(socket));
-        } else if self.network.is_some() {
-            config.card = Some(Attachment::Tap(format!("tap{number}")));
+        if let Some(network) = self.network {
+            let tap = format!("tap{number}");
+            config.card = Some(match self.way {
+                Way::Tap => Attachment::Tap(tap),
+                Way::Vhost => Attachment::Vhost(tap),
+                Way::Passt => {
+                    let socket = self.directory.join(format!("passt{number}"));
+                    self.passts.push(network.passt(&self.launcher, &socket, Instant::now() + PROMPT)?);
+                    Attachment::Stream(socket)
+                }
+            });
         }
         let vmm = Vmm::spawn(Some(&self.launcher), &self.program, &config)?;
-        if let (Some(network), Some(Attachment::Tap(tap))) = (self.network, &config.card) {
+        if let (Some(network), Some(Attachment::Tap(tap) | Attachment::Vhost(tap))) = (self.network, &config.card) {
             network.attach(tap, Instant::now() + PROMPT)?;
         }
         Ok(vmm)

@@ -27,6 +27,8 @@ const MAC: [u8; 6] = [0x52, 0x54, 0, 0x77, 0, 1];
 pub enum Way {
     /// A tap of its monitor's own is a port of the bridge.
     Tap,
+    /// The same, and the kernel moves the frames between the tap and the guest.
+    Vhost,
     /// A passt of its monitor's own, which speaks for the guest from the bridge's address.
     Passt,
 }

@@ -59,6 +59,8 @@ pub struct Config {
 pub enum Attachment {
     /// This interface.
     Tap(String),
+    /// This interface, and the host's kernel moves the frames.
+    Vhost(String),
     /// The process that listens there.
     Stream(PathBuf),
 }
@@ -321,6 +323,7 @@ fn minivmm_arguments(config: &Config) -> Vec<String> {
     if let Some(card) = &config.card {
         let network = match card {
             Attachment::Tap(tap) => format!("tap={tap}"),
+            Attachment::Vhost(tap) => format!("tap={tap},vhost=on"),
             Attachment::Stream(socket) => format!("stream={}", path(socket)),
         };
         flag("--net", network + if config.uso { "" } else { ",uso=off" });
@@ -363,6 +366,7 @@ fn qemu_arguments(config: &Config, accelerator: &str) -> Vec<String> {
             "-netdev",
             match card {
                 Attachment::Tap(tap) => format!("tap,id=net,ifname={tap},script=no,downscript=no"),
+                Attachment::Vhost(tap) => format!("tap,id=net,ifname={tap},script=no,downscript=no,vhost=on"),
                 Attachment::Stream(socket) => {
                     format!("stream,id=net,server=off,addr.type=unix,addr.path={}", path(socket))
                 }

@@ -396,11 +396,11 @@ fn network(kind: &str, netdev: &mut Options) -> Result<String, &'static str> {
         "tap" => {
             netdev.ignore("script", &["no"]);
             netdev.ignore("downscript", &["no"]);
-            netdev.ignore("vhost", &["off"]);
             netdev.ignore("vnet_hdr", &["on"]);
             let name =
                 netdev.take("ifname").ok_or("QEMU chooses a name or is passed a descriptor: give ifname=NAME")?;
-            Ok(format!("tap={}", escape(&name)))
+            let vhost = if netdev.switch("vhost") == Some(true) { ",vhost=on" } else { "" };
+            Ok(format!("tap={}{vhost}", escape(&name)))
         }
         "stream" => {
             netdev.ignore("server", &["off"]);

@@ -156,6 +156,15 @@ fn a_card_without_udp_segmentation_is_one_in_both() {
 }
 
 #[test]
+fn a_tap_with_vhost_is_one_in_both() {
+    let with = |vhost: &str| QEMU.replace("downscript=no", &format!("downscript=no,vhost={vhost}"));
+    let ours = from_qemu(&words(&with("on"))).unwrap();
+    assert!(line(&ours).ends_with(" --net tap=t0,vhost=on,mac=52:54:00:12:34:56"), "{ours:?}");
+    assert!(line(&to_qemu(&ours).unwrap()).contains(" tap,id=net0,ifname=t0,script=no,downscript=no,vhost=on "));
+    assert_eq!(from_qemu(&words(&with("off"))).unwrap(), from_qemu(&words(QEMU)).unwrap());
+}
+
+#[test]
 fn what_has_no_match_is_named_a_line_a_part() {
     for (change, expected) in [
         (("-cpu host", "-cpu Broadwell"), "-cpu Broadwell: 'Broadwell' is no model"),

@@ -71,7 +71,10 @@ fn qemu(config: &Config) -> Translation {
         flag(
             "-netdev",
             match net.network {
-                Network::Tap(_) => format!("tap,id=net{n},ifname={name},script=no,downscript=no"),
+                Network::Tap(_) => {
+                    let vhost = if net.vhost { ",vhost=on" } else { "" };
+                    format!("tap,id=net{n},ifname={name},script=no,downscript=no{vhost}")
+                }
                 Network::Stream(_) => format!("stream,id=net{n},server=off,addr.type=unix,addr.path={name}"),
             },
         );

@@ -270,7 +270,7 @@ impl<M: Model> BusDevice for Virtio<M> {
 
 impl<M: Model> Device for Virtio<M> {
     fn pause(&mut self, deadline: Duration) -> Result<(), DeviceError> {
-        if self.worker.core.gate.pause(Some(deadline)) {
+        if self.worker.core.pause(Some(deadline)) {
             return Ok(());
         }
         Err(DeviceError {

@@ -32,6 +32,7 @@ pub use self::limit::Limiter;
 pub use self::queue::{Broken, Ring};
 pub use self::state::Snapshot;
 pub use self::worker::Io;
+use crate::memory::GuestMemory;
 
 /// Largest queue the transport offers, as QEMU's virtio-mmio (its `VIRTQUEUE_MAX_SIZE`).
 pub const QUEUE_SIZE_MAX: u16 = 1024;
@@ -107,4 +108,18 @@ pub trait Model: Send + 'static {
 
     /// A descriptor whose readiness makes work, watched for edges.
     fn source(&self) -> Option<RawFd>;
+
+    /// Whether the device's thread attends to a queue; if not, [something else](net::DataPlane) hears of its kicks.
+    fn attends(&self, _queue: usize) -> bool {
+        true
+    }
+
+    /// The device stops: whatever works for it beside its thread has stopped after this, and the rings are as that left them. To be
+    /// started again when the device [goes on](Self::process).
+    ///
+    /// # Errors
+    /// It cannot be said how it left them.
+    fn rest(&mut self, _rings: &mut [Ring], _memory: &GuestMemory, _interrupt: &Interrupt) -> Result<(), Broken> {
+        Ok(())
+    }
 }

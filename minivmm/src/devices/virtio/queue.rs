@@ -97,10 +97,29 @@ impl Ring {
         memory: &GuestMemory,
     ) -> Result<Self, Broken> {
         let mut ring = Self::at(layout, features, memory)?;
-        ring.queue.set_next_avail(next_available);
-        ring.queue.set_next_used(ring.queue.used_idx(memory, Ordering::Acquire)?.0);
-        ring.interrupt_next = true;
+        ring.take_over(next_available, memory)?;
         Ok(ring)
+    }
+
+    /// Goes on where another device, as the one of a source or the kernel, left off: it had consumed up to `next_available`.
+    ///
+    /// # Errors
+    /// The used ring is not readable.
+    pub(super) fn take_over(&mut self, next_available: u16, memory: &GuestMemory) -> Result<(), Broken> {
+        self.queue.set_next_avail(next_available);
+        self.queue.set_next_used(self.queue.used_idx(memory, Ordering::Acquire)?.0);
+        self.interrupt_next = true;
+        Ok(())
+    }
+
+    /// Where it lies.
+    pub(super) fn layout(&self) -> Layout {
+        Layout {
+            size: self.queue.size(),
+            descriptors: self.queue.desc_table(),
+            available: self.queue.avail_ring(),
+            used: self.queue.used_ring(),
+        }
     }
 
     /// Looks whether indices are further apart than the queue is long: the guest writes them.

@@ -41,7 +41,7 @@ impl<M: Model> Virtio<M> {
         let features = with.registers.features;
         self.registers = with.registers;
         let core = &self.worker.core;
-        core.gate.pause(None);
+        core.pause(None);
         core.quiesced(|active| {
             active.rings = with.rings;
             active.driving = with.driving;

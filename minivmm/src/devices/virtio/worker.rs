@@ -27,6 +27,8 @@ pub struct Io<'a> {
     pub interrupt: &'a Interrupt,
     /// What the driver reads of the configuration.
     pub config: &'a ConfigSpace,
+    /// One event for each queue, written when it is kicked.
+    pub kicks: &'a [EventFd],
     gate: &'a Gate,
 }
 
@@ -86,17 +88,34 @@ impl<M: Model> Core<M> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does `work` while the thread is stopped between two pieces of work, and publishes the configuration.
+    /// Stops the device between two pieces of work; false if it does not stop within this time, and goes on.
+    pub(super) fn pause(&self, within: Option<Duration>) -> bool {
+        let paused = self.gate.pause(within);
+        if paused {
+            self.rest();
+        }
+        paused
+    }
+
+    fn rest(&self) {
+        let mut active = self.lock();
+        let Active { model, rings, .. } = &mut *active;
+        if let Err(broken) = model.rest(rings, &self.memory, &self.interrupt) {
+            self.set_fault(Some(broken));
+        }
+    }
+
+    /// Does `work` while the device is stopped between two pieces of work, and publishes the configuration.
     pub(super) fn quiesced<R>(&self, work: impl FnOnce(&mut Active<M>) -> R) -> R {
         let was_paused = self.gate.is_paused();
-        self.gate.pause(None);
+        self.pause(None);
         self.stopped(was_paused, work)
     }
 
     /// The same, if the thread stops `within` this time.
     pub(super) fn quiesced_within<R>(&self, within: Duration, work: impl FnOnce(&mut Active<M>) -> R) -> Option<R> {
         let was_paused = self.gate.is_paused();
-        self.gate.pause(Some(within)).then(|| self.stopped(was_paused, work))
+        self.pause(Some(within)).then(|| self.stopped(was_paused, work))
     }
 
     fn stopped<R>(&self, was_paused: bool, work: impl FnOnce(&mut Active<M>) -> R) -> R {
@@ -119,6 +138,8 @@ impl<M: Model> Core<M> {
         self.restore_fault(fault);
         if tell {
             self.interrupt.raise_config();
+            // What works beside the thread is stopped by it.
+            let _ = self.gate.wake.write(1);
         }
     }
 
@@ -131,15 +152,18 @@ impl<M: Model> Core<M> {
     pub(super) fn work(&self) -> Option<Duration> {
         let mut active = self.lock();
         let Active { model, rings, driving } = &mut *active;
-        let Self { memory, interrupt, config, gate, .. } = self;
+        let Self { memory, interrupt, config, gate, kicks, .. } = self;
         let due = model.due(interrupt, config);
         if *driving && self.fault().is_none() {
-            let mut io = Io { rings, memory, interrupt, config, gate };
+            let mut io = Io { rings, memory, interrupt, config, kicks, gate };
             match model.process(&mut io) {
                 Ok(wait) => return wait.into_iter().chain(due).min(),
                 Err(broken) => self.set_fault(Some(broken)),
             }
         }
+        drop(active);
+        // Not driven or broken: nothing else works for it either.
+        self.rest();
         due
     }
 
@@ -183,8 +207,11 @@ impl<M: Model> Worker<M> {
             epoll.ctl(ControlOperation::Add, fd, event)
         };
         watch(core.gate.wake.as_raw_fd())?;
-        core.kicks.iter().try_for_each(|kick| watch(kick.as_raw_fd()))?;
-        core.lock().model.source().map_or(Ok(()), watch)?;
+        {
+            let model = &core.lock().model;
+            let attended = core.kicks.iter().enumerate().filter(|(queue, _)| model.attends(*queue));
+            attended.map(|(_, kick)| kick.as_raw_fd()).chain(model.source()).try_for_each(watch)?;
+        }
         let core = Arc::new(core);
         let theirs = Arc::clone(&core);
         let (alive, ended) = mpsc::channel();

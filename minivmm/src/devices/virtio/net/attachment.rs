@@ -4,9 +4,10 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use super::backend::{Backend, Offloads};
-use super::{Stream, StreamError, Tap, TapError};
+use super::backend::{Backend, DataPlane, Offloads};
+use super::{Stream, StreamError, Tap, TapError, VhostError};
 use crate::config::{Net, Network};
+use crate::memory::Ram;
 
 /// A network of the host that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,8 @@ use crate::config::{Net, Network};
 pub enum AttachError {
     /// A tap.
     Tap(#[from] TapError),
+    /// The kernel, which was to move a tap's frames itself.
+    Vhost(#[from] VhostError),
     /// A stream socket.
     Stream(#[from] StreamError),
 }
@@ -28,15 +31,16 @@ pub enum Attachment {
 }
 
 impl Attachment {
-    /// Opens what `net` names.
+    /// Opens what `net` names, for a guest with this memory.
     ///
     /// # Errors
     /// [`AttachError`].
-    pub fn open(net: &Net) -> Result<Self, AttachError> {
+    pub fn open(net: &Net, ram: &Ram) -> Result<Self, AttachError> {
         Ok(match &net.network {
             Network::Tap(name) => {
                 let tap = Tap::open(name)?;
-                Self::Tap(if net.uso { tap } else { tap.without_uso() })
+                let tap = if net.uso { tap } else { tap.without_uso() };
+                Self::Tap(if net.vhost { tap.with_vhost(ram)? } else { tap })
             }
             Network::Stream(path) => {
                 let stream = Stream::open(path)?;
@@ -91,5 +95,8 @@ impl Backend for Attachment {
 
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         self.backend().set_offloads(offloads)
+    }
+    fn data_plane(&self) -> Option<&dyn DataPlane> {
+        self.backend().data_plane()
     }
 }

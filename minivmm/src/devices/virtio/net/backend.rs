@@ -11,6 +11,11 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_HOST_USO,
 };
 
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::devices::virtio::{Broken, Ring};
+use crate::memory::GuestMemory;
+
 /// Where frames go to and come from. Never blocks.
 pub trait Backend: Send + 'static {
     /// Ready to read when a frame waits.
@@ -46,6 +51,35 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// It cannot do that.
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
+
+    /// What moves the frames in place of the card's thread, if something does: that neither receives nor sends them then.
+    fn data_plane(&self) -> Option<&dyn DataPlane> {
+        None
+    }
+}
+
+/// Moves frames between the receive and transmit rings of a card and its network, beside the card's thread.
+pub trait DataPlane: Send + Sync {
+    /// Ready to read when there are [`news`](Self::news).
+    fn fd(&self) -> RawFd;
+
+    /// Works from now on, unless it does already: with those of the card's first two `rings` that are ready, whose `kicks` it hears.
+    ///
+    /// # Errors
+    /// The host refuses it.
+    fn start(&self, rings: &[Ring], features: u64, kicks: &[EventFd]) -> Result<(), Broken>;
+
+    /// Has no longer a hand in guest memory after this, and the rings are as it left them.
+    ///
+    /// # Errors
+    /// It cannot be said how it left them.
+    fn stop(&self, rings: &mut [Ring], memory: &GuestMemory) -> Result<(), Broken>;
+
+    /// True if the driver is to be told that buffers were used since the last call.
+    ///
+    /// # Errors
+    /// A ring breaks the protocol.
+    fn news(&self) -> Result<bool, Broken>;
 }
 
 /// A set of virtio-net's `GUEST_*` feature bits: checksums not computed, segments not cut, in frames for the guest.

@@ -9,6 +9,7 @@ mod segment;
 mod state;
 mod stream;
 mod tap;
+mod vhost;
 
 use std::fmt;
 use std::io;
@@ -24,12 +25,14 @@ use vmstate::{VmState, Wire};
 use self::announce::Announcement;
 pub use self::announce::Announcing;
 pub use self::attachment::{AttachError, Attachment};
-pub use self::backend::{Backend, Offloads};
+pub use self::backend::{Backend, DataPlane, Offloads};
 use self::frame::FRAME_MAX;
 pub use self::state::NetState;
 pub use self::stream::{Stream, StreamError};
 pub use self::tap::{Tap, TapError};
-use super::{Broken, Chain, ConfigSpace, Interrupt, Io, Limiter, Model, VIRTIO_FIELD};
+pub use self::vhost::{Vhost, VhostError};
+use super::{Broken, Chain, ConfigSpace, Interrupt, Io, Limiter, Model, Ring, VIRTIO_FIELD};
+use crate::memory::GuestMemory;
 
 /// Bytes of the header before each frame, with `num_buffers` (always there in virtio 1).
 pub const HEADER: usize = 12;
@@ -253,6 +256,24 @@ impl<B: Backend> Net<B> {
         Ok(true)
     }
 
+    /// Has the frames moved by who moves them beside this thread. What is left are the commands, and to interrupt.
+    fn process_commands(&mut self, io: &mut Io<'_>) -> std::result::Result<(), Broken> {
+        if let Some(plane) = self.backend.data_plane() {
+            plane.start(io.rings, self.state.features, io.kicks)?;
+            if plane.news()? {
+                io.interrupt.raise_queue();
+            }
+        }
+        self.follow_link(io.interrupt, io.config);
+        loop {
+            io.rings[CONTROL].quiet(io.memory)?;
+            while self.control(io)? {}
+            if !io.rings[CONTROL].listen(io.memory)? || io.pausing() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Carries out commands; true if there were any.
     fn control(&mut self, io: &mut Io<'_>) -> std::result::Result<bool, Broken> {
         let memory = io.memory;
@@ -314,6 +335,9 @@ impl<B: Backend> Model for Net<B> {
     }
 
     fn process(&mut self, io: &mut Io<'_>) -> std::result::Result<Option<Duration>, Broken> {
+        if self.backend.data_plane().is_some() {
+            return self.process_commands(io).map(|()| None);
+        }
         loop {
             for ring in io.rings.iter_mut().filter(|ring| ring.is_ready()) {
                 ring.quiet(io.memory)?;
@@ -380,7 +404,26 @@ impl<B: Backend> Model for Net<B> {
     }
 
     fn source(&self) -> Option<RawFd> {
-        Some(self.backend.fd())
+        Some(self.backend.data_plane().map_or_else(|| self.backend.fd(), DataPlane::fd))
+    }
+
+    fn attends(&self, queue: usize) -> bool {
+        queue == CONTROL || self.backend.data_plane().is_none()
+    }
+
+    fn rest(
+        &mut self,
+        rings: &mut [Ring],
+        memory: &GuestMemory,
+        interrupt: &Interrupt,
+    ) -> std::result::Result<(), Broken> {
+        let Some(plane) = self.backend.data_plane() else { return Ok(()) };
+        plane.stop(rings, memory)?;
+        // It says no more, and the interrupt goes with the guest.
+        if plane.news()? {
+            interrupt.raise_queue();
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::{
@@ -16,7 +17,9 @@ use virtio_bindings::virtio_net::{
 };
 
 use super::HEADER;
-use super::backend::{Backend, Offloads, USO};
+use super::backend::{Backend, DataPlane, Offloads, USO};
+use super::{Vhost, VhostError};
+use crate::memory::Ram;
 use crate::passed;
 
 // linux/if_tun.h: TUNSETIFF and TUNSETOFFLOAD are declared as writes of the size of an int, whatever they take. TUNSETIFF
@@ -59,6 +62,8 @@ fn mend(name: &str) -> String {
 pub struct Tap {
     file: File,
     offloads: Offloads,
+    /// Moves its frames, if the user wanted that.
+    vhost: Option<Arc<Vhost>>,
 }
 
 impl Tap {
@@ -76,12 +81,22 @@ impl Tap {
     /// # Errors
     /// The process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { file: self.file.try_clone()?, offloads: self.offloads })
+        Ok(Self { file: self.file.try_clone()?, offloads: self.offloads, vhost: self.vhost.clone() })
     }
 
     /// The same tap without UDP segmentation.
     pub fn without_uso(self) -> Self {
         Self { offloads: self.offloads.without(&USO), ..self }
+    }
+
+    /// The same tap, whose frames the kernel moves between it and the rings of a card in `ram`.
+    ///
+    /// # Errors
+    /// [`VhostError`].
+    pub fn with_vhost(self, ram: &Ram) -> Result<Self, VhostError> {
+        let vhost = Arc::new(Vhost::open(&self.file, ram)?);
+        ram.add_writer(vhost.clone());
+        Ok(Self { vhost: Some(vhost), ..self })
     }
 
     fn attach(name: &str) -> io::Result<Self> {
@@ -126,7 +141,7 @@ impl Tap {
         let header = HEADER as libc::c_int;
         // SAFETY: TUNSETVNETHDRSZ reads one int, which lives across the call.
         unsafe { tunsetvnethdrsz(file.as_raw_fd(), &raw const header) }?;
-        let mut tap = Self { file, offloads: Offloads::default() };
+        let mut tap = Self { file, offloads: Offloads::default(), vhost: None };
         tap.offloads = tap.probe();
         tap.set_offloads(Offloads::default())?;
         Ok(tap)
@@ -168,5 +183,8 @@ impl Backend for Tap {
         // SAFETY: TUNSETOFFLOAD takes its argument by value.
         unsafe { tunsetoffload(self.file.as_raw_fd(), flags) }?;
         Ok(())
+    }
+    fn data_plane(&self) -> Option<&dyn DataPlane> {
+        self.vhost.as_deref().map(|vhost| vhost as &dyn DataPlane)
     }
 }
