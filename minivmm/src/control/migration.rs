@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use vmstate::migrate::{Downtime, PARAMETERS, Parameter, ParameterUnit, ParameterValue};
+use vmstate::migrate::{Downtime, PARAMETERS, Parameter, ParameterUnit, ParameterValue, Takeover};
 
 use crate::config::Tls;
 use crate::control::answer::{Arguments, Failure, ask};
@@ -74,8 +74,9 @@ pub(super) fn commands() -> Vec<Command> {
         .gives(Kind::list(rounds())),
         Command::new(
             "query-migrate-sections",
-            "the devices that a source saved in the pause, in their order, with bytes and time, once the migration is over; QEMU lacks it",
-            |handle, _| Ok(report::sections(&handle.saved())),
+            "the devices that went over in the pause, in their order, once the migration is over: bytes, and the time to save each at a source, \
+             the time to load each at a destination and at a source that such a one has told; QEMU lacks it",
+            |handle, _| Ok(report::sections(&handle.sections())),
         )
         .gives(Kind::list(section())),
         Command::new(
@@ -177,6 +178,7 @@ fn figures() -> Kind {
     let rates = ["cache-miss-rate", "encoding-rate"].map(|rate| needed(rate, Kind::Number));
     let slowdown = integers(&["throttled", "rehearsed", "highest-throttle"]);
     let parts = report::parts(Downtime::default()).map(|(part, _)| needed(part, Kind::Integer));
+    let takeover = report::takeover_parts(Takeover::default()).map(|(part, _)| needed(part, Kind::Integer));
     Kind::object([
         optional("status", status()),
         optional("total-time", Kind::Integer),
@@ -185,6 +187,7 @@ fn figures() -> Kind {
         optional("expected-total-time", Kind::Integer),
         optional("downtime", Kind::Integer),
         optional("downtime-parts", Kind::object(parts)),
+        optional("takeover-parts", Kind::object(takeover)),
         optional("cpu-throttle-percentage", Kind::Integer),
         optional("guest-slowdown", Kind::object(slowdown.into_iter().chain([needed("percent", Kind::Number)]))),
         optional("ram", Kind::object(ram.into_iter().chain([needed("mbps", Kind::Number)]))),
@@ -201,8 +204,9 @@ fn rounds() -> Kind {
 
 /// A section in the answer of `query-migrate-sections`.
 fn section() -> Kind {
-    let integers = ["instance", "bytes", "duration-ns"].map(|name| needed(name, Kind::Integer));
-    Kind::object([needed("section", Kind::Text)].into_iter().chain(integers))
+    let integers = ["instance", "bytes"].map(|name| needed(name, Kind::Integer));
+    let times = ["save-ns", "load-ns"].map(|name| optional(name, Kind::Integer));
+    Kind::object([needed("section", Kind::Text)].into_iter().chain(integers).chain(times))
 }
 
 fn migrate(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {

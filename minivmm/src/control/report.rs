@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use vmstate::migrate::{
-    Downtime, PARAMETERS, ParameterUnit, ParameterValue, Parameters, Progress, Round, SavedSection, Slowdown,
+    Downtime, PARAMETERS, ParameterUnit, ParameterValue, Parameters, Progress, Round, SectionReport, Slowdown, Takeover,
 };
 use vmstate::ram::{HeatMap, XbzrleCount};
 
@@ -44,7 +44,10 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
             body["setup-time"] = milliseconds(figures.setup);
             if let Some(downtime) = figures.downtime {
                 body["downtime"] = milliseconds(downtime.total());
-                body["downtime-parts"] = parts_shown(downtime);
+                body["downtime-parts"] = shown(parts(downtime));
+            }
+            if let Some(takeover) = figures.takeover {
+                body["takeover-parts"] = shown(takeover_parts(takeover));
             }
             if let Some(downtime) = figures.expected_downtime {
                 body["expected-downtime"] = milliseconds(downtime);
@@ -90,19 +93,18 @@ pub(super) fn rounds(rounds: &[Round]) -> Value {
         .collect()
 }
 
-/// Body of `query-migrate-sections`, which QEMU lacks: what was saved in the pause, in bytes and nanoseconds.
-pub(super) fn sections(saved: &[SavedSection]) -> Value {
-    saved
-        .iter()
-        .map(|section| {
-            json!({
-                "section": section.idstr,
-                "instance": section.instance,
-                "bytes": section.bytes,
-                "duration-ns": u64::try_from(section.duration.as_nanos()).unwrap_or(u64::MAX),
-            })
-        })
-        .collect()
+/// Body of `query-migrate-sections`, which QEMU lacks: what went whole in the pause, in bytes and nanoseconds.
+pub(super) fn sections(sections: &[SectionReport]) -> Value {
+    let shown = sections.iter().map(|section| {
+        let mut shown = json!({"section": section.idstr, "instance": section.instance, "bytes": section.bytes});
+        for (name, time) in [("save-ns", section.saved), ("load-ns", section.loaded)] {
+            if let Some(time) = time {
+                shown[name] = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).into();
+            }
+        }
+        shown
+    });
+    shown.collect()
 }
 
 /// Body of `query-migrate-heat`, which QEMU lacks: pages sent of each part of guest memory.
@@ -122,9 +124,14 @@ pub(super) fn parts(downtime: Downtime) -> [(&'static str, Duration); 6] {
     ]
 }
 
-/// The same in microseconds. QEMU has no such object.
-fn parts_shown(downtime: Downtime) -> Value {
-    Value::Object(parts(downtime).map(|(part, time)| (part.into(), microseconds(time))).into_iter().collect())
+/// What the destination has measured of its part.
+pub(super) fn takeover_parts(takeover: Takeover) -> [(&'static str, Duration); 2] {
+    [("machine", takeover.machine), ("resume", takeover.resume)]
+}
+
+/// Such parts in microseconds. QEMU has neither object.
+fn shown<const COUNT: usize>(parts: [(&'static str, Duration); COUNT]) -> Value {
+    Value::Object(parts.map(|(part, time)| (part.into(), microseconds(time))).into_iter().collect())
 }
 
 /// How long vCPUs have stood before the pause, on average, in microseconds, and the part of the time that this is, in percent.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use vmstate::migrate::{Parameters, Round, SavedSection};
+use vmstate::migrate::{Parameters, Round, SectionReport};
 use vmstate::ram::HeatMap;
 
 use crate::config::Tls;
@@ -77,9 +77,9 @@ impl Handle {
         self.shared.heat()
     }
 
-    /// The sections that it saved in the pause, once it is over.
-    pub fn saved(&self) -> Vec<SavedSection> {
-        self.shared.saved()
+    /// The sections that went whole in its pause, once it is over.
+    pub fn sections(&self) -> Vec<SectionReport> {
+        self.shared.sections()
     }
 
     /// The migration parameters last published.

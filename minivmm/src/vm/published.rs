@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vmstate::migrate::{Control, Parameters, Phase, Progress, Round, SavedSection};
+use vmstate::migrate::{Control, Parameters, Phase, Progress, Round, SectionReport};
 use vmstate::ram::HeatMap;
 
 use crate::config::Tls;
@@ -163,9 +163,9 @@ impl Published {
         lock(&self.control).as_ref().map(Control::heat).unwrap_or_default()
     }
 
-    /// The sections that it saved in the pause, once it is over.
-    pub fn saved(&self) -> Vec<SavedSection> {
-        lock(&self.control).as_ref().map(Control::saved).unwrap_or_default()
+    /// The sections that went whole in its pause, once it is over.
+    pub fn sections(&self) -> Vec<SectionReport> {
+        lock(&self.control).as_ref().map(Control::sections).unwrap_or_default()
     }
 
     /// A migration begins in `phase`, and `control` is the engine's handle on it.

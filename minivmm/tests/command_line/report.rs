@@ -49,7 +49,7 @@ fn check(page: &str) -> usize {
                 };
                 if place.ends_with("-ns") {
                     in_microseconds * 1e3
-                } else if place.ends_with("-us") || place.contains("downtime-parts") {
+                } else if place.ends_with("-us") || place.contains("-parts/") {
                     in_microseconds
                 } else {
                     in_microseconds / 1e3
@@ -79,7 +79,7 @@ fn a_report_tells_what_the_machine_told() {
     let (door, page) = (format!("unix:{}/door", folder.path().display()), folder.path().join("report.html"));
     let there = ["--serial", "none", "--incoming", &door];
     let Some(there) = Running::start(&there, Stdio::null()) else { return };
-    there.control();
+    let mut arrived = there.control();
     let here = Running::start(&["--serial", "none"], Stdio::null()).unwrap();
     let mut control = here.control();
     let address = format!("unix:{}/qmp", here.directory.path().display());
@@ -104,6 +104,7 @@ fn a_report_tells_what_the_machine_told() {
         assert_eq!(told[member], control.execute(query, json!({})).unwrap());
     }
     devices_saved(&told);
+    devices_loaded(&told, &arrived.execute("query-migrate-sections", json!({})).unwrap());
     memory_sent(&told);
     browser_agrees(&page, &text);
 }
@@ -116,9 +117,28 @@ fn devices_saved(told: &Value) {
         assert!(names.contains(&name), "{name} in {names:?}");
     }
     assert!(sections.iter().all(|section| section["bytes"].as_u64() > Some(0)), "{sections:?}");
-    let took: u64 = sections.iter().map(|section| section["duration-ns"].as_u64().unwrap()).sum();
+    let took: u64 = sections.iter().map(|section| section["save-ns"].as_u64().unwrap()).sum();
     let devices = told["figures"]["downtime-parts"]["devices"].as_u64().unwrap();
     assert!(took > 0 && took / 1000 <= devices, "{took} ns of {devices} µs");
+}
+
+/// The source tells of each section what the destination tells of it.
+fn devices_loaded(told: &Value, there: &Value) {
+    let (sections, there) = (told["sections"].as_array().unwrap(), there.as_array().unwrap());
+    assert_eq!(sections.len(), there.len(), "{there:?}");
+    for (section, loaded) in sections.iter().zip(there) {
+        for member in ["section", "instance", "bytes", "load-ns"] {
+            assert_eq!(section[member], loaded[member], "{section}");
+        }
+        assert!(loaded.get("save-ns").is_none(), "{loaded}");
+    }
+    let took: u64 = there.iter().map(|section| section["load-ns"].as_u64().unwrap()).sum();
+    let figures = &told["figures"];
+    let machine = figures["takeover-parts"]["machine"].as_u64().unwrap();
+    // The source waits for both, and for the last pages.
+    let confirm =
+        figures["downtime-parts"]["confirm"].as_u64().unwrap() + figures["downtime-parts"]["devices"].as_u64().unwrap();
+    assert!(took > 0 && took / 1000 + machine <= confirm, "{took} ns and {machine} µs of {confirm} µs");
 }
 
 /// Every page was sent at least once, and no part more often than all pages together.

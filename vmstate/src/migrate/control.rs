@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::parameters::Parameters;
 use super::phase::Phase;
-use super::report::{Downtime, Round, SavedSection, Slowdown};
+use super::report::{Downtime, Round, SectionReport, Slowdown, Takeover};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::{HeatMap, XbzrleCount};
 
@@ -23,7 +23,7 @@ struct ControlState {
     progress: Mutex<Progress>,
     finished_rounds: Mutex<Vec<Round>>,
     heat: Mutex<HeatMap>,
-    saved: Mutex<Vec<SavedSection>>,
+    sections: Mutex<Vec<SectionReport>>,
     of_phases: OnceLock<Watcher<Phase>>,
     of_rounds: OnceLock<Watcher<u32>>,
 }
@@ -81,6 +81,8 @@ pub struct Progress {
     pub slowdown: Slowdown,
     /// Measured, once over: from the order to pause until the destination's last word.
     pub downtime: Option<Downtime>,
+    /// What the destination measured of its own part, once over. A source knows it only from a destination of this library.
+    pub takeover: Option<Takeover>,
 }
 
 impl Default for Control {
@@ -92,7 +94,7 @@ impl Default for Control {
             progress: Mutex::default(),
             finished_rounds: Mutex::default(),
             heat: Mutex::default(),
-            saved: Mutex::default(),
+            sections: Mutex::default(),
             of_phases: OnceLock::new(),
             of_rounds: OnceLock::new(),
         }))
@@ -160,17 +162,17 @@ impl Control {
         self.0.heat.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The sections that a source saved in the pause, in their order, once the migration is over.
-    pub fn saved(&self) -> Vec<SavedSection> {
-        self.0.saved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The sections that went whole in the pause, in their order, once the migration is over.
+    pub fn sections(&self) -> Vec<SectionReport> {
+        self.0.sections.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn memory_sent(&self, heat: HeatMap) {
         *self.0.heat.lock().unwrap_or_else(PoisonError::into_inner) = heat;
     }
 
-    pub(super) fn sections_saved(&self, saved: Vec<SavedSection>) {
-        *self.0.saved.lock().unwrap_or_else(PoisonError::into_inner) = saved;
+    pub(super) fn sections_went(&self, sections: Vec<SectionReport>) {
+        *self.0.sections.lock().unwrap_or_else(PoisonError::into_inner) = sections;
     }
 
     /// A round is over.

@@ -10,7 +10,7 @@ use super::load::{Loaded, Loader};
 use super::multifd::Receivers;
 use super::phase::{DestinationPhase, Phase};
 use super::protocol::{DestinationAction, DestinationEvent, DestinationProtocol, Timing, ping};
-use super::report::ArrivalReport;
+use super::report::{ArrivalReport, Takeover};
 use super::wire::{Link, Patience, STREAM, is_timeout, timed_out};
 use super::{Claim, Machine, Over};
 use crate::channel::{Channel, Clock};
@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ram::multifd::Beside;
 use crate::ram::{GuestRam, PageFigures, RamSection};
 use crate::section::Sections;
-use crate::stream::{Command, Element, Reply, put_reason};
+use crate::stream::{Command, Element, Reply, put_reason, put_times};
 
 /// What a destination works with.
 #[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
@@ -150,6 +150,8 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         stopped: false,
         told: begun,
         answers: false,
+        knows_times: false,
+        takeover: Takeover::default(),
         pristine: true,
         reason: None,
         span: span.clone(),
@@ -180,6 +182,9 @@ struct Destination<'a, 's> {
     told: Duration,
     /// The source listens, and has not been told the end yet.
     answers: bool,
+    /// The source is one of this library.
+    knows_times: bool,
+    takeover: Takeover,
     pristine: bool,
     /// The first thing that went wrong.
     reason: Option<Error>,
@@ -225,7 +230,10 @@ impl Destination<'_, '_> {
             }
             DestinationAction::Load => {
                 self.loader.check_complete()?;
-                self.machine.loaded().map(done)
+                let begun = self.clock.now();
+                self.machine.loaded()?;
+                self.takeover.machine = self.clock.now().saturating_sub(begun);
+                Ok(DestinationEvent::Done)
             }
             DestinationAction::Answer(number) => self.answer(Reply::Pong(ping::answer(number)), self.silence).map(done),
             DestinationAction::CloseDoor => self.control.commit().map(done),
@@ -254,7 +262,12 @@ impl Destination<'_, '_> {
                 self.reason = None;
                 self.machine.advance().map(done)
             }
-            DestinationAction::Resume => self.machine.resume().map(done),
+            DestinationAction::Resume => {
+                let begun = self.clock.now();
+                self.machine.resume()?;
+                self.takeover.resume = self.clock.now().saturating_sub(begun);
+                Ok(DestinationEvent::Done)
+            }
             DestinationAction::Refuse => {
                 // The source finds out in any case, by the broken channel or by its own patience.
                 let _ = self.last_word(Reply::Shut(1));
@@ -330,7 +343,10 @@ impl Destination<'_, '_> {
                     let message = format!("ping {value} came before the way for its answer was opened");
                     return Err(Error::new(ErrorKind::Malformed, message).at(offset));
                 }
-                Loaded::Command(Command::Ping(number)) => self.asked = Some(number),
+                Loaded::Command(Command::Ping(number)) => {
+                    self.knows_times |= number == ping::WHO;
+                    self.asked = Some(number);
+                }
                 Loaded::Eof => return Ok(DestinationEvent::Ended),
             }
             self.publish();
@@ -377,18 +393,37 @@ impl Destination<'_, '_> {
         self.loader.wire.send(&mut word, Patience::Until(deadline))
     }
 
+    /// Tells a source that knows the message what only this side has measured. The guest runs, and nobody waits for it in the pause.
+    fn tell_times(&mut self) {
+        if !self.knows_times {
+            return;
+        }
+        let sections = self.loader.whole.iter().map(|section| section.loaded.unwrap_or_default());
+        let times: Vec<_> = [self.takeover.machine, self.takeover.resume].into_iter().chain(sections).collect();
+        let mut word = Outbox::new();
+        put_times(&times, word.bytes_mut());
+        let deadline = self.clock.now().saturating_add(LAST_WORD);
+        if let Err(error) = self.loader.wire.send(&mut word, Patience::Until(deadline)) {
+            tracing::debug!("the source was not told how long the sections took: {error}");
+        }
+    }
+
     /// The source may still be sending.
     fn end(mut self) -> Arrival {
         let phase = self.protocol.phase();
         let total = self.clock.now().saturating_sub(self.begun);
         let bytes = self.loader.wire.taken();
-        if phase == DestinationPhase::Completed {
+        let completed = phase == DestinationPhase::Completed;
+        if completed {
+            self.tell_times();
             let deadline = self.clock.now().saturating_add(DESCRIPTION);
             if let Err(error) = self.loader.drop_description(Patience::Until(deadline)) {
                 tracing::debug!("no self-description: {error}");
             }
         }
         self.publish();
+        self.control.sections_went(std::mem::take(&mut self.loader.whole));
+        self.control.publish(|progress| progress.takeover = completed.then_some(self.takeover));
         let report = ArrivalReport { total, bytes, pages: self.pages.moved() };
         let pristine = self.pristine && self.loader.has_only_early_sections();
         Arrival { phase, error: self.reason, pristine, report }

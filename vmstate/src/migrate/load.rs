@@ -1,6 +1,7 @@
 //! The parts of a stream that a migration and a file have in common, on the way in.
 
 use super::all::{AllSections, Owner};
+use super::report::SectionReport;
 use super::wire::{Link, Patience};
 use crate::codec::{Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,6 +30,8 @@ pub(super) struct Loader<'a, 's> {
     is_own_required: bool,
     /// Sections in parts that have begun, in that order.
     begun: Vec<Begun>,
+    /// Sections that came whole, without the early ones, in their order.
+    pub(super) whole: Vec<SectionReport>,
     strictness: Strictness,
     patience: Patience,
     /// The source waits for answers: it closes its side only when it has given up.
@@ -61,7 +64,7 @@ impl<'a, 's> Loader<'a, 's> {
         registered.begin_load();
         let all = AllSections { registered, own };
         let (patience, source_listens) = (Patience::Endless, false);
-        Self { wire, all, is_own_required, begun: Vec::new(), strictness, patience, source_listens }
+        Self { wire, all, is_own_required, begun: Vec::new(), whole: Vec::new(), strictness, patience, source_listens }
     }
 
     /// How long to wait from now on for what comes next; at first without limit.
@@ -181,9 +184,7 @@ impl<'a, 's> Loader<'a, 's> {
         let place = |error: Error| error.at(offset).in_section(idstr, *instance);
         let _section = tracing::debug_span!("section", section = &**idstr, instance = *instance).entered();
         let Some(owner) = self.owner(header, is_start).map_err(place)? else {
-            self.wire
-                .decode(self.patience, |input| self.all.registered.load(idstr, *instance, *version, input))
-                .map_err(|error| error.in_section(idstr, *instance))?;
+            self.load_whole(header).map_err(|error| error.in_section(idstr, *instance))?;
             tracing::debug!(version = *version, "loaded");
             return self.footer(*id, idstr, *instance);
         };
@@ -198,6 +199,26 @@ impl<'a, 's> Loader<'a, 's> {
         let idstr = idstr.clone().into_owned();
         self.begun.push(Begun { id: *id, owner, idstr, instance: *instance, version: *version, is_over: false });
         self.load_body(self.begun.len() - 1, |section, input, version| section.load_start(input, version))
+    }
+
+    fn load_whole(&mut self, SectionHeader { idstr, instance, version, .. }: &SectionHeader<'_>) -> Result<()> {
+        let (clock, offset) = (self.wire.clock(), self.wire.offset());
+        // Of the attempt for which all of it was there: the wire's time is not the section's.
+        let loaded = self.wire.decode(self.patience, |input| {
+            let begun = clock.now();
+            self.all.registered.load(idstr, *instance, *version, input)?;
+            Ok(clock.now().saturating_sub(begun))
+        })?;
+        if self.all.registered.has_loaded() {
+            self.whole.push(SectionReport {
+                idstr: idstr.to_string(),
+                instance: *instance,
+                bytes: self.wire.offset() - offset,
+                saved: None,
+                loaded: Some(loaded),
+            });
+        }
+        Ok(())
     }
 
     /// Whose section in parts it is; `None` if it is none.

@@ -27,7 +27,7 @@ pub use crate::ownership::Claim;
 pub use control::{Control, Progress};
 pub use parameters::{Aim, DeadlineAction, PARAMETERS, Parameter, ParameterUnit, ParameterValue, Parameters};
 pub use phase::{DestinationPhase, Phase, SourcePhase};
-pub use report::{ArrivalReport, DepartureReport, Downtime, Round, SavedSection, Slowdown};
+pub use report::{ArrivalReport, DepartureReport, Downtime, Round, SectionReport, Slowdown, Takeover};
 
 use std::time::Duration;
 

@@ -42,18 +42,30 @@ pub struct Round {
     pub dirtied: u64,
 }
 
-/// A section that was saved in the pause.
+/// A section that went whole in the pause.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct SavedSection {
+pub struct SectionReport {
     /// Its name on the wire.
     pub idstr: String,
     /// Which of those with that name.
     pub instance: u32,
     /// Bytes of its body.
     pub bytes: u64,
-    /// How long saving it took.
-    pub duration: Duration,
+    /// How long saving it took, which a destination does not know.
+    pub saved: Option<Duration>,
+    /// How long loading it took, once it was there. A source knows it if the destination has told it.
+    pub loaded: Option<Duration>,
+}
+
+/// What a destination has measured behind the last byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Takeover {
+    /// Of [`Machine::loaded`](crate::migrate::Machine::loaded): the machine took over what its sections had loaded.
+    pub machine: Duration,
+    /// Of [`Machine::resume`](crate::migrate::Machine::resume).
+    pub resume: Duration,
 }
 
 /// How long the guest's vCPUs stood still while the guest was to run, on average over all vCPUs. The pause at the end is not

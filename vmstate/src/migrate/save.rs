@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::all::{AllSections, Owner};
-use super::report::SavedSection;
+use super::report::SectionReport;
 use super::{Peer, release};
 use crate::channel::Clock;
 use crate::codec::{Outbox, Outcomes, Writer};
@@ -226,12 +226,12 @@ impl<'a, 's> Saver<'a, 's> {
     }
 
     /// What was `saved` in the pause, for reports.
-    pub(super) fn saved_in_pause(&mut self, saved: &[Saved]) -> Vec<SavedSection> {
+    pub(super) fn saved_in_pause(&mut self, saved: &[Saved]) -> Vec<SectionReport> {
         let sections = self.all.registered.in_order();
         let named = saved.iter().filter_map(|Saved { place, bytes, duration, .. }| {
             let section = sections.get(*place).filter(|section| !section.is_early())?;
             let (idstr, instance) = (section.sent_as().ok()?.0.to_owned(), section.instance());
-            Some(SavedSection { idstr, instance, bytes: *bytes, duration: *duration })
+            Some(SectionReport { idstr, instance, bytes: *bytes, saved: Some(*duration), loaded: None })
         });
         named.collect()
     }

@@ -97,6 +97,11 @@ impl<'a> Link<'a> {
         self
     }
 
+    /// Its clock.
+    pub(super) fn clock(&self) -> &'a dyn Clock {
+        self.clock
+    }
+
     /// Bytes sent so far, on page channels as well.
     pub(super) fn sent(&self) -> u64 {
         self.sent + self.beside.bytes()

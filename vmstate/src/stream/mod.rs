@@ -17,4 +17,4 @@ pub use command::Command;
 pub use configuration::{Configuration, put_configuration};
 pub use description::{MAX_DESCRIPTION, SelfDescription, read_description_length};
 pub use element::{Element, SectionHeader, put_footer, put_header, read_footer, read_header};
-pub use reply::{Reply, put_reason, read_reason};
+pub use reply::{Reply, put_reason, put_times, read_reason, read_times};

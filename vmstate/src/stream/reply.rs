@@ -1,6 +1,8 @@
 //! Answers of the destination on the return path: `u16 type, u16 length, payload` (`MIG_RP_MSG_*`,
 //! migration/migration.c).
 
+use std::time::Duration;
+
 use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Printable, Result};
 
@@ -20,6 +22,10 @@ const PONG: u16 = 2;
 const REASON: u16 = 0x8001;
 /// Bytes of such a text at most.
 const LONGEST_REASON: usize = 4096;
+/// What the destination has measured, behind a SHUT of 0 and for a source of this library: u64s of nanoseconds.
+const TIMES: u16 = 0x8002;
+/// Bytes of one of them.
+const TIME: usize = size_of::<u64>();
 
 /// Names of the types 1 to 7, in order.
 const REPLIES: [&str; 7] = ["SHUT", "PONG", "REQ_PAGES_ID", "REQ_PAGES", "RECV_BITMAP", "RESUME_ACK", "SWITCHOVER_ACK"];
@@ -85,4 +91,29 @@ pub fn read_reason(input: &mut Reader<'_>) -> Result<String> {
     }
     let text = str::from_utf8(input.take(length)?).map_err(|_| input.malformed("the reason is not UTF-8"))?;
     Ok(Printable(text).to_string())
+}
+
+/// Appends what the destination has measured; belongs behind [`Reply::Shut`] of 0. Nothing is appended if it has no room in one
+/// message, which has it for 8191.
+pub fn put_times(times: &[Duration], out: &mut Vec<u8>) {
+    let Ok(length) = u16::try_from(times.len().saturating_mul(TIME)) else { return };
+    out.extend_from_slice(&TIMES.to_be_bytes());
+    out.extend_from_slice(&length.to_be_bytes());
+    for time in times {
+        out.extend_from_slice(&u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).to_be_bytes());
+    }
+}
+
+/// Reads what [`put_times`] wrote.
+///
+/// # Errors
+/// `Malformed` for another message, or one that ends within a time.
+pub fn read_times(input: &mut Reader<'_>) -> Result<Vec<Duration>> {
+    let (number, length) = (input.u16()?, usize::from(input.u16()?));
+    if number != TIMES || !length.is_multiple_of(TIME) {
+        return Err(input.malformed("times of eight bytes each expected"));
+    }
+    // All of them are here before room is made for them.
+    let mut times = Reader::strict(input.take(length)?);
+    (0..length / TIME).map(|_| times.u64().map(Duration::from_nanos)).collect()
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::pair::guest::{Device, Load, Lock, Vm};
 use crate::pair::run::{Outcome, Setup};
-use crate::pair::world::{Side, World};
+use crate::pair::world::{Fault, FaultKind, Side, World};
 use vmstate::error::ErrorKind;
-use vmstate::migrate::{DestinationPhase, SourcePhase};
+use vmstate::migrate::{DestinationPhase, SectionReport, SourcePhase};
 
 const BLOCKS: [(&str, u64); 3] = [("main.ram", 40), ("rom", 2), ("table", 1)];
 const LARGE: [(&str, u64); 2] = [("main.ram", 3000), ("rom", 2)];
@@ -266,6 +266,37 @@ fn the_guest_runs_before_the_self_description_is_sent() {
     assert!(stream.ends_with(b"}") && outcome.world.sent(Side::Source) == stream.len());
 }
 
+/// What the destination measured reaches the source behind its last word, and a connection that breaks there fails nothing.
+#[test]
+fn a_source_learns_how_long_the_destination_took_to_load() {
+    let learned = |fault: Option<Fault>| {
+        let mut setup = Setup::new(&BLOCKS, fault);
+        for devices in [&mut setup.source_devices, &mut setup.destination_devices] {
+            devices[1].rules.early_setup = true;
+        }
+        setup.destination.loads_within = Duration::from_millis(3);
+        let controls = [setup.source_control.clone(), setup.destination_control.clone()];
+        let outcome = setup.run();
+        assert_arrived(&outcome);
+        let told = outcome.world.sent(Side::Destination);
+        (controls.map(|control| (control.sections(), control.progress().takeover)), told)
+    };
+    let ([(here, takeover), (there, measured)], told) = learned(None);
+    let names = |sections: &[SectionReport]| sections.iter().map(|one| (one.instance, one.bytes)).collect::<Vec<_>>();
+    // Without the early one. Register, count and three bytes: by hand.
+    assert_eq!((names(&here), names(&there)), (vec![(0, 4 + 4 + 3)], vec![(0, 4 + 4 + 3)]));
+    assert_eq!((here[0].saved, here[0].loaded), (Some(Duration::ZERO), there[0].loaded));
+    assert_eq!((there[0].saved, there[0].loaded), (None, Some(Duration::ZERO)));
+    assert_eq!(measured.map(|measured| measured.machine), Some(Duration::from_millis(3)));
+    assert_eq!(takeover, measured);
+
+    // Type, length and three times.
+    let after = told - (4 + 3 * 8);
+    let ([(here, takeover), _], _) =
+        learned(Some(Fault { sender: Side::Destination, after, kind: FaultKind::HalfClose }));
+    assert_eq!((here[0].saved, here[0].loaded, takeover), (Some(Duration::ZERO), None, None));
+}
+
 #[test]
 fn a_machine_is_told_of_pages_while_they_come_and_of_a_guest_that_is_gone() {
     let told = |setup: Setup| {
@@ -311,7 +342,9 @@ fn a_guest_that_was_taken_over_and_cannot_resume_is_not_handed_back() {
     assert_eq!(outcome.departure.phase, SourcePhase::Completed);
     assert_eq!(outcome.arrival.phase, DestinationPhase::Stranded);
     assert_eq!(outcome.arrival.error.unwrap().to_string(), "no resume");
-    assert_eq!(outcome.world.sent(Side::Destination), answered, "the source was told two things");
+    // All but the times, of the machine and of two devices, which only a guest that runs has.
+    let times = 4 + 8 * (2 + 2);
+    assert_eq!(outcome.world.sent(Side::Destination) + times, answered, "the source was told two things");
 }
 
 /// A third process took the disk in the moment when the source had let it go.

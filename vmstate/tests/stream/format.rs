@@ -1,6 +1,7 @@
 //! Streams written out by hand from the format's tables, and what becomes of them when they are wrong.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use crate::toy::Tape;
 use vmstate::VmState;
@@ -8,7 +9,7 @@ use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::{Control, snapshot};
 use vmstate::ram::{GuestRam, RamBlock};
-use vmstate::raw::stream::{Command, Configuration, Element, Reply, put_reason, read_reason};
+use vmstate::raw::stream::{Command, Configuration, Element, Reply, put_reason, put_times, read_reason, read_times};
 use vmstate::section::{Section, Sections};
 
 struct Ram {
@@ -381,6 +382,20 @@ fn commands_and_replies_byte_for_byte() {
     assert_eq!((&out[..4], out.len()), (&b"\x80\x01\x0f\xff"[..], 4 + 4095));
     for hostile in [&b"\x80\x01\x10\x01"[..], b"\0\x01\0\x04\0\0\0\x01", b"\x80\x01\0\x01\xff"] {
         assert_eq!(read_reason(&mut Reader::strict(hostile)).unwrap_err().kind(), ErrorKind::Malformed);
+    }
+    out.clear();
+    let times = [Duration::from_nanos(0x0102), Duration::MAX];
+    put_times(&times, &mut out);
+    assert_eq!(out, b"\x80\x02\0\x10\0\0\0\0\0\0\x01\x02\xff\xff\xff\xff\xff\xff\xff\xff");
+    assert_eq!(read_times(&mut Reader::strict(&out)).unwrap(), [times[0], Duration::from_nanos(u64::MAX)]);
+    assert!(read_times(&mut Reader::strict(&out[..19])).unwrap_err().is_incomplete());
+    for (count, length) in [(8191, 4 + 8 * 8191), (8192, 0)] {
+        out.clear();
+        put_times(&vec![Duration::ZERO; count], &mut out);
+        assert_eq!(out.len(), length);
+    }
+    for hostile in [&b"\x80\x02\0\x0c"[..], b"\x80\x01\0\x08"] {
+        assert_eq!(read_times(&mut Reader::strict(hostile)).unwrap_err().kind(), ErrorKind::Malformed);
     }
     for (bytes, expected) in [
         (b"\0\x04\0\x0c", "REQ_PAGES is not supported"),

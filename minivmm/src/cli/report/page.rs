@@ -195,32 +195,50 @@ fn table_of_parts(data: &Value, parts: &[Part]) -> String {
     format!("<table>\n{}</table>\n", rows.collect::<String>())
 }
 
-/// The devices that took longest to be saved.
+/// The devices that took longest to be saved and loaded.
 fn devices(data: &Value) -> String {
     let sections = data["sections"].as_array().map_or(&[][..], Vec::as_slice);
     if sections.is_empty() {
         return String::new();
     }
     let mut longest: Vec<_> = (0..sections.len()).collect();
-    longest.sort_by_key(|&index| std::cmp::Reverse(sections[index]["duration-ns"].as_u64()));
-    let mut table = String::from("<table>\n<tr><th>device</th><th>bytes</th><th>saved in</th></tr>\n");
+    let took =
+        |section: &Value| ["save-ns", "load-ns"].map(|time| section[time].as_u64().unwrap_or(0)).iter().sum::<u64>();
+    longest.sort_by_key(|&index| std::cmp::Reverse(took(&sections[index])));
+    let is_loading_known = sections.iter().any(|section| !section["load-ns"].is_null());
+    let columns: &[(&str, &str, Shown)] =
+        &[("bytes", "bytes", plain), ("saved in", "save-ns", nanoseconds), ("loaded in", "load-ns", nanoseconds)];
+    let columns = if is_loading_known { columns } else { &columns[..2] };
+    let heads: String = columns.iter().map(|(head, ..)| format!("<th>{head}</th>")).collect();
+    let mut table = format!("<table>\n<tr><th>device</th>{heads}</tr>\n");
     for &index in longest.iter().take(DEVICES) {
         let (name, instance) = (text(data, &format!("/sections/{index}/section")), &sections[index]["instance"]);
-        let cell = |member: &str, shown: Shown| number(data, &format!("/sections/{index}/{member}"), shown);
-        let (bytes, took) =
-            (cell("bytes", plain).unwrap_or_default(), cell("duration-ns", nanoseconds).unwrap_or_default());
+        let cell = |(_, member, shown): &(&str, &str, Shown)| {
+            let number = number(data, &format!("/sections/{index}/{member}"), *shown).unwrap_or_default();
+            format!("<td>{number}</td>")
+        };
+        let cells: String = columns.iter().map(cell).collect();
         let instance = if instance == 0 { String::new() } else { format!(", instance {instance}") };
-        table += &format!("<tr><td>{name}{instance}</td><td>{bytes}</td><td>{took}</td></tr>\n");
+        table += &format!("<tr><td>{name}{instance}</td>{cells}</tr>\n");
     }
     table += "</table>\n";
     if let Some(more) = sections.len().checked_sub(DEVICES).filter(|more| *more > 0) {
         table += &format!("<p class=\"soft\">and {more} more, which took less</p>\n");
     }
-    chapter(
-        "Device by device",
-        "How long each section took to be saved; the state of vCPUs and chips was read in the stop.",
-        &table,
-    )
+    let part = |name: &str| number(data, &format!("/figures/takeover-parts/{name}"), elapsed);
+    if let (Some(machine), Some(resume)) = (part("machine"), part("resume")) {
+        table += &format!(
+            "<p class=\"soft\">Behind the last device the destination's machine took its state over in {machine}, and let the guest run in \
+             {resume}.</p>\n"
+        );
+    }
+    let sentence = match is_loading_known {
+        true => {
+            "How long each section took to be saved here and loaded there; the state of vCPUs and chips was read in the stop."
+        }
+        false => "How long each section took to be saved; the state of vCPUs and chips was read in the stop.",
+    };
+    chapter("Device by device", sentence, &table)
 }
 
 fn table_of_rounds(data: &Value, rounds: &[Value]) -> String {

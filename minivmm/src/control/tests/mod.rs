@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use nix::time::ClockId;
 use serde_json::{Value, json};
-use vmstate::migrate::{Downtime, Phase, Slowdown, SourcePhase};
+use vmstate::migrate::{Downtime, Phase, Slowdown, SourcePhase, Takeover};
 use vmstate::ram::XbzrleCount;
 
 use crate::config::Address;
@@ -344,6 +344,9 @@ fn migration_figures_are_in_the_units_of_qemu() {
         (downtime.pause, downtime.sync, downtime.pages) = (us(100), us(200), us(300));
         (downtime.devices, downtime.confirm, downtime.commit) = (us(400), us(500), us(3456));
         info.figures.downtime = Some(downtime);
+        let mut takeover = Takeover::default();
+        (takeover.machine, takeover.resume) = (us(450), us(70));
+        info.figures.takeover = Some(takeover);
     });
     assert_eq!(
         talk.say(query),
@@ -352,6 +355,7 @@ fn migration_figures_are_in_the_units_of_qemu() {
             "downtime-parts": {
                 "pause": 100, "sync": 200, "pages": 300, "devices": 400, "confirm": 500, "commit": 3456
             },
+            "takeover-parts": {"machine": 450, "resume": 70},
             "ram": ram
         }})]
     );

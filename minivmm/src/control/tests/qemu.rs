@@ -200,6 +200,7 @@ const EXTENSIONS: &[&str] = &[
     "query-migrate → guest-slowdown",
     "query-migrate → status = unacknowledged",
     "query-migrate → status = undecided",
+    "query-migrate → takeover-parts",
     "migrate-continue(state = unacknowledged)",
     "migrate-continue(state = undecided)",
     "MIGRATION(status = unacknowledged)",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use vmstate::migrate::{Downtime, Phase, Slowdown, SourcePhase};
+use vmstate::migrate::{Downtime, Phase, Slowdown, SourcePhase, Takeover};
 use vmstate::ram::XbzrleCount;
 
 use super::{Talk, running};
@@ -68,6 +68,7 @@ fn every_query_answers_as_the_schema_says() {
                 figures.expected_downtime = Some(Duration::from_millis(3));
                 figures.expected_total = Some(Duration::from_millis(4));
                 figures.downtime = Some(Downtime::default());
+                figures.takeover = Some(Takeover::default());
                 figures.throttle_percent = 20;
                 figures.slowdown = Slowdown::default();
                 figures.slowdown.throttled = Duration::from_millis(1);

@@ -2,6 +2,7 @@
 //! runs there. A blocking driver: what to do next is decided by [`SourceProtocol`], the phases are drawn in `phase.rs`.
 
 mod beside;
+mod departed;
 mod pace;
 mod rehearsal;
 mod rounds;
@@ -96,8 +97,6 @@ pub struct Departure {
 pub(super) const CHUNK: u64 = 1 << 20;
 /// Between two attempts to take the exclusive resources back.
 const RETRY: Duration = Duration::from_millis(10);
-/// How long a destination that runs the guest may take for the self-description.
-const DESCRIPTION: Duration = Duration::from_secs(1);
 /// How long a destination that broke the connection gets for its reason.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -361,7 +360,7 @@ impl Source<'_, '_> {
         self.throttle(0);
         self.publish();
         self.control.memory_sent(self.pages.heat());
-        self.control.sections_saved(self.saver.saved_in_pause(&self.saved));
+        let mut sections = self.saver.saved_in_pause(&self.saved);
         self.report.total = self.clock.now().saturating_sub(self.begun);
         self.report.pages = self.pages.moved();
         let completed = phase == SourcePhase::Completed;
@@ -374,7 +373,9 @@ impl Source<'_, '_> {
         if completed {
             self.machine.departed();
             self.send_description();
+            self.hear_times(&mut sections);
         }
+        self.control.sections_went(sections);
         self.report.bytes = self.wire.sent();
         let error = self.reason.or_else(|| self.answered.map(unexpected)).filter(|_| !completed);
         Departure { phase, error, report: self.report }

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DESCRIPTION, Source};
-use crate::codec::Outbox;
+use super::Source;
 use crate::error::{Error, Result};
 use crate::migrate::Peer;
 use crate::migrate::forecast::Tells;
@@ -95,22 +94,6 @@ impl Source<'_, '_> {
     fn put_switchover_start(&mut self) {
         if self.peer == Peer::Vmstate {
             Element::Command(Command::SwitchoverStart).write(self.buffer.bytes_mut());
-        }
-    }
-
-    /// Sends the self-description to a destination that runs the guest by now. It is for people and tools that look at the stream.
-    pub(super) fn send_description(&mut self) {
-        if self.peer == Peer::Qemu {
-            return;
-        }
-        let until = Patience::Until(self.clock.now().saturating_add(DESCRIPTION));
-        let mut out = Outbox::new();
-        let sent = self.saver.describe(&self.options.machine_type, &self.saved).and_then(|described| {
-            described.write(out.bytes_mut());
-            self.wire.send(&mut out, until)
-        });
-        if let Err(error) = sent {
-            tracing::debug!("no self-description: {error}");
         }
     }
 

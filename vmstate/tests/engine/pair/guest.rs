@@ -301,6 +301,8 @@ pub struct Vm {
     pub running: bool,
     pub refuses: Option<&'static str>,
     pub pause_takes: Duration,
+    /// How long it takes over what its sections have loaded.
+    pub loads_within: Duration,
     /// The guest stands for a rehearsal.
     pub rehearses: bool,
     /// How its preparations end once the guest is throttled.
@@ -402,6 +404,7 @@ impl Machine for Vm {
     }
 
     fn loaded(&mut self) -> Result<()> {
+        self.world.spend(self.side, self.loads_within);
         self.refused("loaded")
     }
 

@@ -73,6 +73,7 @@ impl Setup {
             rehearsed: None,
             throttled_ends: None,
             pause_takes: Duration::ZERO,
+            loads_within: Duration::ZERO,
             paused: None,
             pause_lasted: None,
             released: false,

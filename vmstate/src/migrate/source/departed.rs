@@ -1,0 +1,50 @@
+//! What is left to do once the destination runs the guest. No guest waits for it, and none of it may fail the migration.
+
+use std::time::Duration;
+
+use super::Source;
+use crate::codec::Outbox;
+use crate::migrate::wire::Patience;
+use crate::migrate::{Peer, SectionReport, Takeover};
+use crate::stream::read_times;
+
+/// How long the destination may take for all of it.
+const AFTERWARDS: Duration = Duration::from_secs(1);
+
+impl Source<'_, '_> {
+    /// Sends the self-description to a destination that runs the guest by now. It is for people and tools that look at the stream.
+    pub(super) fn send_description(&mut self) {
+        if self.peer == Peer::Qemu {
+            return;
+        }
+        let until = Patience::Until(self.clock.now().saturating_add(AFTERWARDS));
+        let mut out = Outbox::new();
+        let sent = self.saver.describe(&self.options.machine_type, &self.saved).and_then(|described| {
+            described.write(out.bytes_mut());
+            self.wire.send(&mut out, until)
+        });
+        if let Err(error) = sent {
+            tracing::debug!("no self-description: {error}");
+        }
+    }
+
+    /// Hears from a destination of this library how long it took to load the `sections`, in their order. One of an older release closes
+    /// the connection instead.
+    pub(super) fn hear_times(&mut self, sections: &mut [SectionReport]) {
+        if self.peer == Peer::Qemu {
+            return;
+        }
+        let until = Patience::Until(self.clock.now().saturating_add(AFTERWARDS));
+        match self.wire.decode(until, read_times).as_deref() {
+            Ok([machine, resume, loaded @ ..]) if loaded.len() == sections.len() => {
+                for (section, time) in sections.iter_mut().zip(loaded) {
+                    section.loaded = Some(*time);
+                }
+                let takeover = Takeover { machine: *machine, resume: *resume };
+                self.control.publish(|progress| progress.takeover = Some(takeover));
+            }
+            Ok(times) => tracing::debug!("the destination tells {} times for {} sections", times.len(), sections.len()),
+            Err(error) => tracing::debug!("the destination does not tell how long the sections took: {error}"),
+        }
+    }
+}
