@@ -145,7 +145,7 @@ impl Published {
     /// The migration now.
     pub fn migration(&self) -> MigrationInfo {
         let mut info = lock(&self.migration).clone();
-        if let Some(control) = &*lock(&self.control) {
+        if let Some(control) = self.control() {
             info.figures = control.progress();
         }
         info
@@ -153,19 +153,22 @@ impl Published {
 
     /// The rounds that are over of the migration that runs, or of the last one.
     pub fn rounds(&self) -> Vec<Round> {
-        // Not with the lock held, which all other queries need: the list may be long.
-        let control = lock(&self.control).clone();
-        control.as_ref().map(Control::rounds).unwrap_or_default()
+        self.control().as_ref().map(Control::rounds).unwrap_or_default()
     }
 
     /// Which parts of guest memory it has sent how often.
     pub fn heat(&self) -> HeatMap {
-        lock(&self.control).as_ref().map(Control::heat).unwrap_or_default()
+        self.control().as_ref().map(Control::heat).unwrap_or_default()
     }
 
     /// The sections that went whole in its pause, once it is over.
     pub fn sections(&self) -> Vec<SectionReport> {
-        lock(&self.control).as_ref().map(Control::sections).unwrap_or_default()
+        self.control().as_ref().map(Control::sections).unwrap_or_default()
+    }
+
+    /// The handle on that migration. What it is asked is asked without the lock, which all other queries need: a list may be long.
+    fn control(&self) -> Option<Control> {
+        lock(&self.control).clone()
     }
 
     /// A migration begins in `phase`, and `control` is the engine's handle on it.

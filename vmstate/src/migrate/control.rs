@@ -192,7 +192,8 @@ impl Control {
         let _ = self.0.of_rounds.set(Watcher(Box::new(watcher)));
     }
 
-    /// Changes the figures.
+    /// Changes the figures. `change` only puts values there: who asks for the figures waits for it, so what has to be asked of the machine, the
+    /// clock or memory is asked before.
     pub(super) fn publish(&self, change: impl FnOnce(&mut Progress)) {
         let (old, new) = {
             let mut progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);

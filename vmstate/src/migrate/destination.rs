@@ -115,9 +115,10 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
     let Incoming { channel, clock, machine, sections, ram } = incoming;
     let span = tracing::info_span!("migration", side = "destination", phase = ?DestinationPhase::Setup);
     let _inside = span.enter();
+    let ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
     control.publish(|progress| {
         progress.phase = Phase::Destination(DestinationPhase::Setup);
-        progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
+        progress.ram_bytes = ram_bytes;
     });
     let beside = Beside::from(options.page_channels.as_ref());
     let _over = Over(beside.clone());
@@ -430,10 +431,10 @@ impl Destination<'_, '_> {
     }
 
     fn publish(&self) {
-        let received = self.pages.moved();
+        let (received, bytes) = (self.pages.moved(), self.loader.wire.taken());
+        let elapsed = self.clock.now().saturating_sub(self.begun);
         self.control.publish(|progress| {
-            progress.elapsed = self.clock.now().saturating_sub(self.begun);
-            progress.bytes = self.loader.wire.taken();
+            (progress.elapsed, progress.bytes) = (elapsed, bytes);
             (progress.normal_pages, progress.zero_pages) = (received.normal, received.zero);
         });
     }

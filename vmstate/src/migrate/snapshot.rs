@@ -54,11 +54,11 @@ pub fn save_with(
     let pages = section.figures();
     let mut wire = Link::new(channel, ram, &Still, control, Strictness::Strict, Limits::default(), 0);
     let publish = |bytes: u64| {
+        let (moved, pending, elapsed) = (pages.moved(), pages.pending_bytes(), begun.elapsed());
         control.publish(|progress| {
-            let moved = pages.moved();
-            (progress.elapsed, progress.bytes, progress.ram_bytes) = (begun.elapsed(), bytes, ram_bytes);
+            (progress.elapsed, progress.bytes, progress.ram_bytes) = (elapsed, bytes, ram_bytes);
             (progress.normal_pages, progress.zero_pages) = (moved.normal, moved.zero);
-            progress.remaining_bytes = pages.pending_bytes();
+            progress.remaining_bytes = pending;
         });
     };
     let mut out = Outbox::new();

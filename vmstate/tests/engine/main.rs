@@ -5,6 +5,7 @@
 mod convergence;
 mod cut;
 mod forecast;
+mod handle;
 mod hostile;
 mod iterative_live;
 #[cfg(feature = "tools")]

@@ -411,3 +411,33 @@ fn the_client_speaks_with_the_server() {
     drop(server);
     assert!(matches!(client.execute("stop", json!({})), Err(ClientError::Closed | ClientError::Io(_))));
 }
+
+/// Nobody but the client moves: the driver is at a request that it never ends, another client waits for it, and who is told of an event
+/// does not take it. What the client asks of a migration is answered all the same.
+#[test]
+fn queries_need_nobody_who_may_wait() {
+    let (handle, queue, shared) = Handle::new(RunState::Running);
+    shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Rounds));
+    let waiting = handle.clone();
+    thread::spawn(move || waiting.ask(Request::Stop));
+    let (told, tells) = channel();
+    let (_go_on, never) = channel::<()>();
+    handle.subscribe(move |_| {
+        told.send(()).unwrap();
+        never.recv().is_ok()
+    });
+    let (asked, answered) = channel();
+    thread::spawn(move || shared.notify(Event::PowerDown));
+    tells.recv_timeout(PATIENCE).unwrap();
+    thread::spawn(move || {
+        let mut talk = Talk::negotiated(&handle);
+        for query in ["", "-rounds", "-sections", "-heat", "-parameters", "-capabilities"] {
+            let answer = talk.say(format!(r#"{{"execute":"query-migrate{query}"}}"#).as_bytes());
+            asked.send(answer[0]["return"].is_null()).unwrap();
+        }
+    });
+    for _ in 0..6 {
+        assert!(!answered.recv_timeout(PATIENCE).expect("an answer while all others wait"));
+    }
+    drop(queue);
+}

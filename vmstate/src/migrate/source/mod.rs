@@ -138,9 +138,10 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
     let begun = clock.now();
     let span = tracing::info_span!("migration", side = "source", phase = ?SourcePhase::Setup);
     let _inside = span.enter();
+    let ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
     control.publish(|progress| {
         progress.phase = Phase::Source(SourcePhase::Setup);
-        progress.ram_bytes = ram.blocks().iter().map(|block| block.len).sum();
+        progress.ram_bytes = ram_bytes;
     });
     let migratable = sections.check_migratable().and_then(|()| check_release(sections));
     if let Err(error) = migratable {
@@ -446,15 +447,15 @@ impl Source<'_, '_> {
 
     fn publish(&mut self) {
         let (sent, pending) = (self.pages.moved(), self.pages.pending_bytes() + self.saver.pending_registered());
+        let (xbzrle, slowdown, bytes) = (self.pages.xbzrle(), self.slowdown(), self.wire.sent());
+        let elapsed = self.clock.now().saturating_sub(self.begun);
+        let bytes_per_second = whole(self.measured.wire.bytes_per_second().unwrap_or_default());
         self.control.publish(|progress| {
-            progress.elapsed = self.clock.now().saturating_sub(self.begun);
-            progress.setup = self.report.setup;
-            progress.bytes = self.wire.sent();
-            progress.remaining_bytes = pending;
+            (progress.elapsed, progress.setup) = (elapsed, self.report.setup);
+            (progress.bytes, progress.remaining_bytes) = (bytes, pending);
             (progress.normal_pages, progress.zero_pages) = (sent.normal, sent.zero);
-            progress.xbzrle = self.pages.xbzrle();
-            progress.slowdown = self.slowdown();
-            progress.bytes_per_second = whole(self.measured.wire.bytes_per_second().unwrap_or_default());
+            (progress.xbzrle, progress.slowdown) = (xbzrle, slowdown);
+            progress.bytes_per_second = bytes_per_second;
         });
     }
 }

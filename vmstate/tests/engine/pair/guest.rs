@@ -4,13 +4,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::{Claim, Control, Machine, Rehearsal};
 use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
-use vmstate::schema::{Description, MaybeStatic};
-use vmstate::section::{Section, SectionRules};
 
+pub use super::device::Device;
 use super::world::{Side, World};
 
 /// How the guest writes.
@@ -208,12 +206,14 @@ impl GuestRam for Guest {
     }
 
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        self.world.called("read");
         let memory = self.caught_up();
         into.copy_from_slice(&memory.bytes[block][offset as usize..][..into.len()]);
         Ok(())
     }
 
     fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
+        self.world.called("write");
         self.memory.lock().unwrap().bytes[block][offset as usize..][..from.len()].copy_from_slice(from);
         Ok(())
     }
@@ -234,6 +234,7 @@ impl DirtyLog for Guest {
     }
 
     fn sync(&mut self, block: usize, words: &mut [u64]) -> Result<()> {
+        self.world.called("sync");
         if let Some((left, control)) = &mut self.cancels_in {
             *left -= 1;
             if *left == 0 {
@@ -255,6 +256,7 @@ impl DirtyLog for Guest {
     }
 
     fn clear(&mut self, block: usize, first: u64, count: u64) -> Result<()> {
+        self.world.called("clear");
         if self.clears_when_read {
             return Ok(());
         }
@@ -335,7 +337,8 @@ impl Vm {
         }
     }
 
-    fn refused(&mut self, what: &str) -> Result<()> {
+    fn refused(&mut self, what: &'static str) -> Result<()> {
+        self.world.called(what);
         if let Some((_, control)) = self.cancels_at.as_ref().filter(|(at, _)| *at == what) {
             self.cancel_granted = Some(control.cancel());
         }
@@ -360,6 +363,7 @@ impl Machine for Vm {
     }
 
     fn throttle(&mut self, percent: u8) -> bool {
+        self.world.called("throttle");
         self.guest.set_throttle(percent);
         self.refuses != Some("throttle")
     }
@@ -369,6 +373,7 @@ impl Machine for Vm {
     }
 
     fn prepare(&mut self, _go_on: &dyn Fn() -> bool) -> Result<Duration> {
+        self.world.called("prepare");
         match self.throttled_ends.filter(|_| self.guest.throttle() > 0) {
             None => Ok(Duration::ZERO),
             Some(End::Error) => Err(Error::new(ErrorKind::Rejected, "no prepare")),
@@ -387,6 +392,7 @@ impl Machine for Vm {
     }
 
     fn rehearse(&mut self) -> Result<Option<Rehearsal>> {
+        self.world.called("rehearse");
         self.world.spend(self.side, self.pause_takes);
         self.guest.set_running(false);
         self.rehearses = true;
@@ -454,47 +460,6 @@ impl Machine for Vm {
             assert_eq!(disk.holder, Some(self.side));
             disk.generation += 1;
         }
-        Ok(())
-    }
-}
-
-/// A device: a register, and as many bytes as it says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Device {
-    pub register: u32,
-    pub fifo: Vec<u8>,
-    pub refuses: bool,
-    pub rules: SectionRules,
-}
-
-static DEVICE: Description =
-    Description::new(MaybeStatic::Static("device"), 2, 1, MaybeStatic::Static(&[]), MaybeStatic::Static(&[]));
-
-impl Section for Device {
-    fn description(&self) -> &'static Description {
-        &DEVICE
-    }
-
-    fn rules(&self) -> SectionRules {
-        self.rules
-    }
-
-    fn save(&mut self, out: &mut Writer) -> Result<()> {
-        out.u32(self.register);
-        out.u32(self.fifo.len() as u32);
-        out.bytes(&self.fifo);
-        Ok(())
-    }
-
-    fn load(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<()> {
-        let register = input.u32()?;
-        let length = input.u32()? as usize;
-        input.charge(length)?;
-        let fifo = input.take(length)?.to_vec();
-        if self.refuses {
-            return Err(Error::new(ErrorKind::Rejected, "the device refuses").in_field("register"));
-        }
-        (self.register, self.fifo) = (register, fifo);
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 // Each test uses its part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod device;
 pub mod flash;
 pub mod guest;
 pub mod run;

@@ -100,6 +100,17 @@ pub struct State {
     /// Moments at which the source has put bytes on the wire, and how many.
     sends: Vec<(Duration, usize)>,
     alarms: Vec<Alarm>,
+    watcher: Option<Watcher>,
+}
+
+/// Is told what the engine has just called.
+#[derive(Clone)]
+struct Watcher(Arc<dyn Fn(&'static str) + Send + Sync>);
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watcher")
+    }
 }
 
 /// What is done at a moment, as from a thread besides.
@@ -224,8 +235,21 @@ impl World {
         let (now, turn, recorded, sends, alarms) = (Duration::ZERO, Source, Vec::new(), Vec::new(), Vec::new());
         // A unix socket's by default.
         let buffer = 208 << 10;
-        let state =
-            State { now, turn, source, destination, fault, bytes_per_second, latency, buffer, recorded, sends, alarms };
+        let watcher = None;
+        let state = State {
+            now,
+            turn,
+            source,
+            destination,
+            fault,
+            bytes_per_second,
+            latency,
+            buffer,
+            recorded,
+            sends,
+            alarms,
+            watcher,
+        };
         Self(Arc::new((Mutex::new(state), Condvar::new())))
     }
 
@@ -271,7 +295,21 @@ impl World {
     }
 
     pub fn now(&self) -> Duration {
+        self.called("now");
         self.lock().now
+    }
+
+    /// From now on `watcher` is told what the engine calls, by either side's thread before it is done.
+    pub fn watch(&self, watcher: impl Fn(&'static str) + Send + Sync + 'static) {
+        self.lock().watcher = Some(Watcher(Arc::new(watcher)));
+    }
+
+    /// The engine has called this.
+    pub fn called(&self, what: &'static str) {
+        let watcher = self.lock().watcher.clone();
+        if let Some(Watcher(watcher)) = watcher {
+            watcher(what);
+        }
     }
 
     /// Does this when a side goes on at that moment or later for the first time.
@@ -340,12 +378,14 @@ impl Clock for WireEnd {
     }
 
     fn sleep(&self, duration: Duration) {
+        self.world.called("sleep");
         self.world.spend(self.side, duration);
     }
 }
 
 impl Channel for WireEnd {
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
+        self.world.called("send");
         let mut state = self.world.lock();
         let deadline = state.now.saturating_add(timeout);
         let count = loop {
@@ -382,6 +422,7 @@ impl Channel for WireEnd {
     }
 
     fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
+        self.world.called("receive");
         let mut state = self.world.lock();
         let deadline = state.now.saturating_add(timeout);
         loop {
