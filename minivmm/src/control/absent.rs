@@ -61,7 +61,7 @@ const CAPABILITIES: &[(&str, Standing)] = &[
     (
         "dirty-limit",
         Never(
-            "it needs KVM's dirty ring, and minivmm uses the dirty bitmap; set auto-converge, which slows only vCPUs that dirty memory",
+            "it needs KVM's dirty ring, and minivmm uses the dirty bitmap, which does not tell the rate of each vCPU; set auto-converge, which slows only vCPUs that dirty memory",
         ),
     ),
     ("mapped-ram", Never("a file gets the stream as a socket does")),
@@ -75,8 +75,11 @@ pub(super) const PARAMETERS_ABSENT: &[(&str, &str)] = &[
     ("max-postcopy-bandwidth", NO_POSTCOPY),
     ("multifd-zlib-level", "page channels compress with zstd; set multifd-zstd-level"),
     ("multifd-qatzip-level", "page channels compress with zstd; set multifd-zstd-level"),
-    ("x-vcpu-dirty-limit-period", "it needs KVM's dirty ring, and minivmm uses the dirty bitmap"),
-    ("vcpu-dirty-limit", "it needs KVM's dirty ring, and minivmm uses the dirty bitmap; set auto-converge"),
+    ("x-vcpu-dirty-limit-period", "it belongs to vcpu-dirty-limit"),
+    (
+        "vcpu-dirty-limit",
+        "it needs KVM's dirty ring, and minivmm uses the dirty bitmap, which does not tell the rate of each vCPU; set auto-converge",
+    ),
     ("mode", "a machine is always migrated whole, as QEMU's mode 'normal' does it"),
     ("zero-page-detection", "zero pages are found by whoever reads the page, on page channels by their threads"),
     ("direct-io", "files are written through the page cache"),

@@ -17,7 +17,8 @@ const PAGES_DEFAULT: i64 = 512;
 
 const MODES: [&str; 3] = ["page-sampling", "dirty-ring", "dirty-bitmap"];
 const NO_LIMIT: &str = "dirty page limit feature requires KVM with accelerator property 'dirty-ring-size' set, and minivmm uses the dirty \
-                        bitmap; for a migration set auto-converge, which slows only vCPUs that dirty memory";
+                        bitmap, which does not tell the rate of each vCPU; for a migration set auto-converge, which slows only vCPUs that \
+                        dirty memory";
 
 /// The rows of the table.
 pub(super) fn commands() -> Vec<Command> {
@@ -50,7 +51,9 @@ pub(super) fn commands() -> Vec<Command> {
             needed("sample-pages", Kind::Integer),
             needed("mode", Kind::word(MODES)),
         ])),
-        Command::new("set-vcpu-dirty-limit", "always refused: it needs KVM's dirty ring. `auto-converge` slows vCPUs in a migration", |_, _| {
+        Command::new("set-vcpu-dirty-limit", "always refused, as by a QEMU without KVM's dirty ring: nothing tells how many pages each vCPU dirties a second. The write faults by which \
+             `auto-converge` tells vCPUs apart are counted once for each time that a page is protected: in a migration when it is sent, at other \
+             times never; and a processor that logs writes by itself makes none ([why](decisions/0045-no-dirty-limit.md))", |_, _| {
             Err(Failure::generic(NO_LIMIT))
         })
         .takes([cpu(), needed("dirty-rate", Kind::Integer)]),
