@@ -26,6 +26,8 @@ pub struct Config {
     pub append: String,
     /// Guest RAM in bytes, a multiple of 4096, at most 64 GiB.
     pub memory: u64,
+    /// Guest RAM can be handed over to another process of this host.
+    pub shares_memory: bool,
     /// vCPUs, 1 to 8.
     pub cpus: u8,
     /// What each vCPU is.

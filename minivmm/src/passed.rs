@@ -67,6 +67,11 @@ pub fn descriptor(reference: &str) -> io::Result<OwnedFd> {
     descriptor.try_clone()
 }
 
+/// Takes `descriptor`, which came over a socket, as `reference`.
+pub fn adopt(reference: &str, descriptor: OwnedFd) {
+    lock().insert(reference.to_owned(), descriptor);
+}
+
 /// Closes what was taken, once each user has its own: a socket that goes with its user must not listen on here.
 pub fn close() {
     lock().clear();

@@ -36,6 +36,7 @@ fn config(dir: &Path) -> Config {
         initrd: None,
         append: tiny::command_line(16, 0),
         memory: 4 << 20,
+        shares_memory: false,
         cpus: 1,
         cpu: Cpu::default(),
         disks: vec![Disk { path: disk, read_only: false, limits: RateLimits::default() }],

@@ -69,6 +69,7 @@ fn start_image(cpus: u8, image: Vec<u8>) -> Option<Running> {
         initrd: None,
         append: tiny::command_line(16, 0x10),
         memory: 32 << 20,
+        shares_memory: false,
         cpus,
         cpu: Cpu::default(),
         disks: Vec::new(),

@@ -160,7 +160,9 @@ impl MigrateArgs {
                 passed::take(&[("ADDRESS", name)]).map_err(refused)?;
                 passed::descriptor(name).map(Some).map_err(|error| refused(error.to_string()))
             }
-            Address::Unix(_) | Address::Tcp(_) | Address::Vsock { .. } | Address::File { .. } => Ok(None),
+            Address::Unix(_) | Address::Local(_) | Address::Tcp(_) | Address::Vsock { .. } | Address::File { .. } => {
+                Ok(None)
+            }
         }
     }
 

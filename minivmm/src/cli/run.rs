@@ -43,6 +43,10 @@ pub struct RunArgs {
     /// Guest RAM, with K, M or G: 1M to 64G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = values::memory)]
     memory: u64,
+    /// Keep guest RAM in a file of memory, so that the machine can hand it over to a new minivmm on this host: migrate local:PATH. A
+    /// machine with --incoming local:PATH does
+    #[arg(long, value_name = "on|off", default_value = "off", value_parser = values::switch, action = ArgAction::Set)]
+    share_memory: bool,
     /// Number of vCPUs: 1 to 8
     #[arg(long, value_name = "N", default_value = "1", value_parser = values::cpus)]
     cpus: u8,
@@ -185,6 +189,7 @@ impl RunArgs {
             initrd: self.initrd,
             append: self.append,
             memory: self.memory,
+            shares_memory: self.share_memory,
             cpus: self.cpus,
             cpu: self.cpu,
             disks: self.disks,

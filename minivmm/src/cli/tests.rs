@@ -270,7 +270,7 @@ fn addresses_are_checked() {
         assert_eq!(
             wrong(address),
             start(address)
-                + "is no address; write unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, exec:COMMAND, fd:NAME or file:PATH[,offset=N]"
+                + "is no address; write unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, local:PATH, exec:COMMAND, fd:NAME or file:PATH[,offset=N]"
         );
     }
     for address in ["tcp:host", "tcp::", "tcp::65536", "tcp:host:65536", "tcp:host:"] {

@@ -14,6 +14,8 @@ use super::size::size;
 pub enum Address {
     /// `unix:PATH`
     Unix(PathBuf),
+    /// `local:PATH`: a unix socket over which a machine on this host hands its memory over, not a copy of it.
+    Local(PathBuf),
     /// `tcp:HOST:PORT`
     Tcp(String),
     /// `vsock:CID:PORT`
@@ -41,7 +43,8 @@ pub enum Address {
     },
 }
 
-const KINDS: &str = "write unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, exec:COMMAND, fd:NAME or file:PATH[,offset=N]";
+const KINDS: &str =
+    "write unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, local:PATH, exec:COMMAND, fd:NAME or file:PATH[,offset=N]";
 
 /// What is before the offset (migration/file.c of QEMU).
 const OFFSET: &str = ",offset=";
@@ -54,6 +57,7 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
+            Some(("local", path)) if !path.is_empty() => Ok(Self::Local(path.into())),
             Some(("tcp", peer)) => match peer.rsplit_once(':') {
                 // QEMU would listen at all addresses of the host then.
                 Some(("", port)) if port.parse::<u16>().is_ok() => Ok(Self::Tcp(format!("127.0.0.1:{port}"))),
@@ -90,6 +94,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Local(path) => write!(f, "local:{}", path.display()),
             Self::Tcp(peer) => write!(f, "tcp:{peer}"),
             Self::Vsock { cid, port } => write!(f, "vsock:{cid}:{port}"),
             Self::Exec(command) => write!(f, "exec:{command}"),
@@ -142,6 +147,7 @@ mod tests {
         let descriptor = |name: &str| Ok(Address::Descriptor { name: name.into(), passed: None });
         for (text, address) in [
             ("vsock:2:1234", Ok(Address::Vsock { cid: 2, port: 1234 })),
+            ("local:/run/vm/update", Ok(Address::Local("/run/vm/update".into()))),
             ("vsock:4294967295:1", Ok(Address::Vsock { cid: u32::MAX, port: 1 })),
             ("exec:ssh b 'socat - UNIX:/x'", Ok(Address::Exec("ssh b 'socat - UNIX:/x'".into()))),
             ("fd:move", descriptor("move")),
@@ -150,7 +156,8 @@ mod tests {
             assert_eq!(text.parse::<Address>(), address, "{text}");
             assert_eq!(address.unwrap().to_string(), text);
         }
-        for text in ["vsock:2", "vsock:2:", "vsock::1", "vsock:4294967296:1", "exec:", "fd:", "rdma:x:1", ""] {
+        for text in ["vsock:2", "vsock:2:", "vsock::1", "vsock:4294967296:1", "local:", "exec:", "fd:", "rdma:x:1", ""]
+        {
             text.parse::<Address>().unwrap_err();
         }
     }

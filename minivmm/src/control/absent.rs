@@ -46,7 +46,10 @@ const CAPABILITIES: &[(&str, Standing)] = &[
     ("dirty-bitmaps", Never("disks are raw images, which have no dirty bitmaps")),
     ("postcopy-blocktime", Never(NO_POSTCOPY)),
     ("late-block-activate", Never("disks are handed over by their locks, at the commit")),
-    ("x-ignore-shared", Never("no memory of a guest is shared by the two sides")),
+    (
+        "x-ignore-shared",
+        Never("memory that both sides share is not a matter of a capability here: migrate local:PATH hands it over"),
+    ),
     (
         "validate-uuid",
         Never("a machine has no UUID; the two sides compare memory, processors, disks and cards instead"),

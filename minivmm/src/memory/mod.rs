@@ -6,6 +6,7 @@ mod changed;
 mod copy;
 mod device_writes;
 mod other_writers;
+mod shared;
 mod transfer;
 mod untouched;
 mod zero;
@@ -14,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use self::other_writers::OtherWriters;
 use crate::error::{Error, Result};
@@ -72,21 +73,27 @@ impl Ram {
     /// # Errors
     /// [`Error::Memory`] if `len` is zero, not of whole pages, over [`RAM_MAX`], or the host has no address space.
     pub fn new(len: u64) -> Result<Self> {
+        Self::map(len, None)
+    }
+
+    /// Maps `len` bytes: of `file`, which is as long, or private ones.
+    fn map(len: u64, file: Option<Arc<File>>) -> Result<Self> {
         if len == 0 || len > RAM_MAX || !len.is_multiple_of(PAGE_SIZE) {
             return Err(Error::Memory {
                 what: format!("{len} bytes is not possible; give a multiple of 4096 bytes, at most 64G"),
             });
         }
         let low = len.min(LOW_RAM_MAX);
-        let mut ranges = vec![(GuestAddress(0), low as usize)];
+        let part = |offset| file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file), offset));
+        let mut ranges = vec![(GuestAddress(0), low as usize, part(0))];
         if len > low {
-            ranges.push((GuestAddress(HIGH_RAM_START), (len - low) as usize));
+            ranges.push((GuestAddress(HIGH_RAM_START), (len - low) as usize, part(low)));
         }
-        let guest = GuestMemory::from_ranges(&ranges)
+        let guest = GuestMemory::from_ranges_with_files(&ranges)
             .map_err(|error| Error::Memory { what: format!("the host does not give {len} bytes: {error}") })?;
         let ram = Self { guest, len, pagemap: untouched::open().map(Arc::new), others: Arc::default() };
         for stretch in ram.stretches() {
-            // SAFETY: the range is exactly a live private mapping of `ram`, and MADV_HUGEPAGE changes no contents.
+            // SAFETY: the range is exactly a live mapping of `ram`, and MADV_HUGEPAGE changes no contents.
             // Its result does not matter: without huge pages the guest is only slower.
             unsafe { libc::madvise(stretch.host_address as *mut _, stretch.len as usize, libc::MADV_HUGEPAGE) };
             // SAFETY: as above; MADV_DONTDUMP changes no contents either.

@@ -1,6 +1,6 @@
 //! Pages that the host has never given: they are zero, and are not read to find that out.
 //!
-//! Guest RAM is a private anonymous mapping. A page of it that is neither present nor swapped out has no contents but zeros
+//! Guest RAM is a private anonymous mapping, or one of a file of memory, which tells itself (`shared.rs`). A page of the first that is neither present nor swapped out has no contents but zeros
 //! (Documentation/admin-guide/mm/pagemap.rst); one that is being moved or is broken counts as swapped out. Where the kernel does
 //! not say, no page is known to be untouched.
 
@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
+use super::shared::data;
 use super::{PAGE_SIZE, Ram};
 use crate::error::Result;
 
@@ -65,6 +66,15 @@ impl Ram {
     pub fn untouched(&self, offset: u64, words: &mut [u64]) -> Result<()> {
         let len = (words.len() as u64 * 64 * PAGE_SIZE).min(self.len.saturating_sub(offset).max(1));
         let parts = self.slices(offset, len)?;
+        if let Some(file) = self.file() {
+            let pages = (len / PAGE_SIZE) as usize;
+            set(words, 0, pages, true);
+            // The page map has only what this process has touched, and another one may have mapped the file.
+            if data(file, offset, pages, |page, count| set(words, page, count, false)).is_err() {
+                set(words, 0, pages, false);
+            }
+            return Ok(());
+        }
         let Some(pagemap) = &self.pagemap else { return Ok(()) };
         let mut first = 0;
         for part in parts {

@@ -18,13 +18,15 @@ pub struct MachineRam {
     ram: Ram,
     firmware: Firmware,
     blocks: Vec<RamBlock>,
+    /// Both sides have mapped the guest's RAM.
+    is_shared: bool,
 }
 
 impl MachineRam {
     /// All of `ram` of a machine that waits for a guest; `firmware` gets what a source has of QEMU's.
     pub fn arriving(ram: Ram, firmware: Firmware) -> Self {
         let blocks = vec![RamBlock { name: RAM_BLOCK.into(), len: ram.len() }];
-        Self { ram, firmware, blocks }
+        Self { ram, firmware, blocks, is_shared: false }
     }
 
     /// All of `ram` of a guest that goes away, and the blocks of `firmware` that came with it. `shows_segment`: a QEMU there shows
@@ -36,6 +38,12 @@ impl MachineRam {
         }
         leaving.blocks.extend(leaving.firmware.blocks());
         leaving
+    }
+
+    /// The same, of which the other side has mapped the guest's RAM, too.
+    #[must_use]
+    pub fn shared(self) -> Self {
+        Self { is_shared: true, ..self }
     }
 
     /// Index of the block that lies over the guest's RAM, if there is one.
@@ -68,6 +76,18 @@ impl MachineRam {
 impl GuestRam for MachineRam {
     fn blocks(&self) -> &[RamBlock] {
         &self.blocks
+    }
+
+    /// The block over the guest's RAM is shared as that is; what is kept beside it is not.
+    fn shared_at(&self, block: usize) -> Option<u64> {
+        if !self.is_shared {
+            return None;
+        }
+        let Some(index) = block.checked_sub(1) else { return Some(0) };
+        match self.firmware.place(index) {
+            Ok(Place::Ram(start)) => Some(start),
+            _ => None,
+        }
     }
 
     fn adopt(&self, name: &str, len: u64) -> vmstate::Result<bool> {

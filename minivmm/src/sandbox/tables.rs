@@ -238,6 +238,8 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_socket, &[Is(0, libc::AF_VSOCK as u64), STREAM]),
     (libc::SYS_connect, ANY),
     (libc::SYS_getsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_ERROR as u64)]),
+    // Descriptors of what a process on this host goes on with.
+    (libc::SYS_sendmsg, ANY),
     // A source's or a destination's.
     (libc::SYS_setsockopt, &[Is(1, libc::IPPROTO_TCP as u64), Is(2, libc::TCP_NODELAY as u64)]),
     (libc::SYS_setsockopt, &[Is(1, libc::SOL_SOCKET as u64), Is(2, libc::SO_KEEPALIVE as u64)]),

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use crate::config::{Address, Config, ListenAt};
 use crate::error::{Error, Result, say};
 use crate::kvm;
 use crate::memory::Ram;
@@ -19,6 +19,7 @@ use crate::vm::handle::Handle;
 use crate::vm::inventory::Inventory;
 use crate::vm::keyboard::Keyboard;
 use crate::vm::machine::Machine;
+use crate::vm::migration::handover::{HandedOver, await_guest};
 use crate::vm::migration::incoming::Origin;
 use crate::vm::migration::{self, Incoming, LeftStanding, LookUp, Outgoing, incoming, schema};
 use crate::vm::published::{Event, Published};
@@ -78,10 +79,18 @@ impl Vm {
     ///
     /// # Errors
     /// Any; see [`Error`](crate::error::Error).
-    pub fn new(config: Config, console: Box<dyn Write + Send>) -> Result<Self> {
+    pub fn new(mut config: Config, console: Box<dyn Write + Send>) -> Result<Self> {
         let state = if config.incoming.is_some() { RunState::InMigrate } else { RunState::Prelaunch };
         let (handle, queue, shared) = Handle::new(state);
-        let ram = Ram::new(config.memory)?;
+        let handed_over = match &config.incoming {
+            Some(ListenAt::Address(Address::Local(path))) => Some(await_guest(&path.clone(), &mut config)?),
+            _ => None,
+        };
+        let (ram, handed_over) = match handed_over {
+            Some(HandedOver { ram, socket }) => (ram, Some(Origin::HandedOver(socket))),
+            None if config.shares_memory => (Ram::shared(config.memory)?, None),
+            None => (Ram::new(config.memory)?, None),
+        };
         let backends = Backends::open(&config, &ram, console)?;
         let kvm = config.kvm.as_deref().map_or_else(kvm::open, kvm::passed)?;
         let machine = Machine::new(&config, &ram, Arc::new(kvm), &backends, queue.waiting(), None)?;
@@ -92,7 +101,11 @@ impl Vm {
         shared.set_inventory(Inventory::new(&config, &backends, &machine));
         let keyboard = Keyboard::new(&machine.devices.serial, &shared);
         let state = Arc::new(Mutex::new(MachineState::new(machine.vcpus.len())));
-        let origin = config.incoming.as_ref().map(|at| incoming::listen_at(at, &config.tls)).transpose()?.flatten();
+        let origin = match (handed_over, &config.incoming) {
+            (Some(origin), _) => Some(origin),
+            (None, Some(at)) => incoming::listen_at(at, &config.tls)?,
+            (None, None) => None,
+        };
         shared.set_tls(config.tls.clone());
         Ok(Self {
             config,

@@ -81,25 +81,47 @@ impl Machine {
         lease: Option<PathBuf>,
         bzimage: &[u8],
     ) -> Self {
+        Self::start_config(dir, bzimage, |config| {
+            (config.incoming, config.disks, config.lease) = (incoming, disks, lease);
+        })
+    }
+
+    /// With the disk of `dir`, and memory that it can hand over to another process.
+    pub(crate) fn start_shared(dir: &Path, incoming: Option<&Address>, memory: u64) -> Self {
+        let disk = dir.join("disk");
+        if !disk.exists() {
+            std::fs::write(&disk, [0; 4096]).unwrap();
+        }
+        Self::start_config(dir, &tiny::bzimage(), |config| {
+            config.incoming = incoming.cloned().map(ListenAt::Address);
+            config.disks = vec![Disk { path: disk, read_only: false, limits: RateLimits::default() }];
+            (config.memory, config.shares_memory) = (memory, true);
+        })
+    }
+
+    fn start_config(dir: &Path, bzimage: &[u8], change: impl FnOnce(&mut Config)) -> Self {
         let kernel = dir.join("kernel");
         std::fs::write(&kernel, bzimage).unwrap();
         let console = Console::default();
-        let config = Config {
-            kernel: incoming.is_none().then_some(kernel),
+        let mut config = Config {
+            kernel: None,
             initrd: None,
             append: tiny::command_line(PAGES, 0x800),
             memory: 16 << 20,
+            shares_memory: false,
             cpus: 1,
             cpu: Cpu::default(),
-            disks,
-            lease,
+            disks: Vec::new(),
+            lease: None,
             nets: Vec::new(),
             serial: Serial::None,
             control: Some(PathBuf::new()),
-            incoming,
+            incoming: None,
             tls: Tls::default(),
             kvm: None,
         };
+        change(&mut config);
+        config.kernel = config.incoming.is_none().then_some(kernel);
         let vm = Vm::new(config, Box::new(console.clone())).unwrap();
         let (handle, keyboard) = (vm.handle(), vm.keyboard());
         let machine = Self { handle, keyboard, console, thread: Some(std::thread::spawn(|| vm.run())) };

@@ -5,6 +5,7 @@ mod defer;
 mod descriptors;
 mod ends;
 mod files;
+mod handover;
 mod machine;
 mod moves;
 mod older;

@@ -1,7 +1,7 @@
 //! How fast guest memory migrates: minivmm's memory and the engine, beside QEMU and beside the same bytes through the same socket
 //! without any protocol.
 //!
-//! `cargo measure --help` (an alias of `cargo bench -p vmstate-bench --`). Needs no KVM: no guest runs. All memory was touched before.
+//! `cargo measure --help` (an alias of `cargo bench -p vmstate-bench --`). Needs no KVM, but for `--hand-over`: no guest runs. All memory was touched before.
 //! The variants take turns, and the first turn is not counted. Machines are noisy: only the ratios within one run mean something.
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,7 @@ mod case;
 mod data;
 mod engine;
 mod guest;
+mod handover;
 mod limit;
 mod measured;
 mod memory;
@@ -45,10 +46,13 @@ struct Options {
     /// Instead, show how exactly bandwidth limits are kept, second by second; a minute and a half for each transport
     #[arg(long, conflicts_with_all = ["mib", "turns", "json", "plot"])]
     limits: bool,
+    /// Instead, hand a guest over from machine to machine on this host, which takes a KVM that runs a bare-metal guest
+    #[arg(long, conflicts_with_all = ["mib", "only", "limits", "json", "plot"])]
+    hand_over: bool,
     /// Write each turn's figures there. A file that is given is looked for from the root of the repository on
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Replace the tables of this page: those between `<!-- cargo measure: DATA -->`, or `… limits -->`, and `<!-- end -->`
+    /// Replace the tables of this page: those between `<!-- cargo measure: DATA -->`, `… limits -->` or `… hand-over -->`, and `<!-- end -->`
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// Draw a picture for each data there, an SVG file
@@ -72,6 +76,12 @@ fn main() {
             .collect();
         println!("{}", tables.join("\n"));
         replace(options.markdown.as_deref(), "limits", &tables);
+        return;
+    }
+    if options.hand_over {
+        let table = handover::table(options.turns, directory.path());
+        println!("{table}");
+        replace(options.markdown.as_deref(), "hand-over", &[table]);
         return;
     }
     let has_qemu = qemu::version().is_some();

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,13 @@ const UNIX_BUFFER: usize = 1 << 20;
 #[derive(Debug)]
 pub struct SocketChannel {
     socket: Socket,
+}
+
+/// For what else goes over the socket before the stream, as descriptors do. It does not block.
+impl AsFd for SocketChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl SocketChannel {

@@ -17,7 +17,7 @@ use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::multifd::Beside;
-use crate::ram::{GuestRam, PageFigures, RamSection};
+use crate::ram::{GuestRam, PageFigures, RamSection, shares_memory};
 use crate::section::Sections;
 use crate::stream::{Command, Element, Reply, put_reason, put_times};
 
@@ -144,6 +144,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         machine,
         control,
         machine_type: &options.machine_type,
+        shares_memory: shares_memory(ram),
         silence,
         begun,
         stream: Stream::Unopened,
@@ -172,6 +173,8 @@ struct Destination<'a, 's> {
     machine: &'a mut dyn Machine,
     control: &'a Control,
     machine_type: &'a str,
+    /// Some of guest memory does not come.
+    shares_memory: bool,
     silence: Patience,
     begun: Duration,
     stream: Stream,
@@ -303,7 +306,7 @@ impl Destination<'_, '_> {
         self.loader.set_patience(patience);
         if self.stream == Stream::Unopened {
             self.loader.check_migratable()?;
-            let verdict = self.loader.introduction(self.machine_type)?;
+            let verdict = self.loader.introduction(self.machine_type, self.shares_memory)?;
             self.stream = Stream::Opened;
             if let Err(refused) = verdict {
                 self.look_for_return_path();

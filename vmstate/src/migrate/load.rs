@@ -77,13 +77,13 @@ impl<'a, 's> Loader<'a, 's> {
         self.all.registered.check_migratable()
     }
 
-    /// Reads header and configuration. What is wrong with the source's machine type is the inner error: the stream goes
-    /// on behind it.
-    pub(super) fn introduction(&mut self, machine: &str) -> Result<Result<()>> {
+    /// Reads header and configuration. What is wrong with the source's machine type or capabilities is the inner error: the stream
+    /// goes on behind it.
+    pub(super) fn introduction(&mut self, machine: &str, shares_memory: bool) -> Result<Result<()>> {
         self.wire.decode(self.patience, read_header)?;
         let offset = self.wire.offset();
         let configuration = self.wire.decode(self.patience, Configuration::read)?;
-        Ok(configuration.check(machine, self.strictness).map_err(|error| error.at(offset)))
+        Ok(configuration.check(machine, shares_memory, self.strictness).map_err(|error| error.at(offset)))
     }
 
     /// Takes the next element, with all that belongs to it.

@@ -11,7 +11,7 @@ use super::wire::{Link, Patience, STREAM, is_closed};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ram::{DirtyLog, GuestRam, RamSection};
+use crate::ram::{DirtyLog, GuestRam, RamSection, shares_memory};
 use crate::section::Sections;
 use crate::stream::{Command, Element, put_configuration, put_header};
 
@@ -63,7 +63,7 @@ pub fn save_with(
     };
     let mut out = Outbox::new();
     put_header(out.bytes_mut());
-    put_configuration(out.bytes_mut(), machine_type);
+    put_configuration(out.bytes_mut(), machine_type, shares_memory(ram));
     let mut saver = Saver::new(sections, Box::new(section), &Still);
     let mut saved = saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Early))?;
     saver.start(&mut out, Peer::Vmstate)?;
@@ -99,7 +99,8 @@ pub fn load(
     let wire = Link::new(channel, ram, &Still, &control, strictness, limits, STREAM);
     let memory = Box::new(RamSection::incoming(ram));
     let mut loader = Loader::new(wire, sections, memory, !ram.blocks().is_empty(), strictness);
-    load_all(&mut loader, machine_type).map_err(|error| if is_closed(&error) { error.restated(CUT) } else { error })?;
+    load_all(&mut loader, machine_type, shares_memory(ram))
+        .map_err(|error| if is_closed(&error) { error.restated(CUT) } else { error })?;
     // A file may end here: the self-description is for people and tools.
     if let Err(error) = loader.drop_description(Patience::Endless) {
         tracing::debug!("no self-description: {error}");
@@ -107,8 +108,8 @@ pub fn load(
     Ok(())
 }
 
-fn load_all(loader: &mut Loader<'_, '_>, machine_type: &str) -> Result<()> {
-    loader.introduction(machine_type)??;
+fn load_all(loader: &mut Loader<'_, '_>, machine_type: &str, shares_memory: bool) -> Result<()> {
+    loader.introduction(machine_type, shares_memory)??;
     loop {
         let offset = loader.wire.offset();
         match loader.step()? {

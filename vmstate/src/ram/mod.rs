@@ -66,6 +66,14 @@ pub trait GuestRam: Sync {
         Ok(false)
     }
 
+    /// The guest-physical address of a block whose memory the other side has mapped, too: its pages are not sent, and a destination
+    /// takes none (QEMU's capability `x-ignore-shared`, migration/ram.c). Both sides must say the same of each block. `None`: the
+    /// pages are sent.
+    fn shared_at(&self, block: usize) -> Option<u64> {
+        let _ = block;
+        None
+    }
+
     /// Copies out `into.len()` bytes: whole pages. The guest may write them meanwhile: its log then says so.
     ///
     /// # Errors
@@ -158,6 +166,11 @@ pub trait GuestRam: Sync {
     fn receive(&self, from: BorrowedFd<'_>, runs: &[PageRun]) -> io::Result<usize> {
         copied_in(self, runs, |into| Ok(nix::unistd::read(from, into)?))
     }
+}
+
+/// True if there is a block that both sides have mapped.
+pub(crate) fn shares_memory(ram: &dyn GuestRam) -> bool {
+    (0..ram.blocks().len()).any(|index| ram.shared_at(index).is_some())
 }
 
 /// The embedder's record of pages written since they were last cleared: vCPUs and devices together.

@@ -4,7 +4,7 @@ use super::arrived::Arrived;
 use super::record::{Contents, Head, Heads, NamedBlock, read_list, read_runs};
 use super::sender::PageCount;
 use super::xbzrle::{self, Page};
-use super::{GuestRam, PAGE, PAGE_SIZE, RamBlock};
+use super::{GuestRam, PAGE, PAGE_SIZE, RamBlock, shares_memory};
 use crate::codec::{Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -46,15 +46,22 @@ impl<'a> RamReceiver<'a> {
         let ram = self.ram;
         let blocks = &mut self.blocks;
         let mut seen = vec![false; blocks.len()];
-        read_list(input, false, |listed| {
+        let check_address = |index: usize, address: Option<u64>| match (ram.shared_at(index), address) {
+            (Some(here), Some(there)) if here != there => Err(incompatible(format!(
+                "shared RAM block {} is at {there:#x} at the source and at {here:#x} here",
+                ram.blocks().get(index).map_or("of the source", |block| block.name.as_str())
+            ))),
+            _ => Ok(()),
+        };
+        read_list(input, shares_memory(ram), |listed| {
             let name = listed.name;
-            let known = blocks.iter().zip(&mut seen).find(|(block, _)| block.name == name);
-            let Some((block, seen)) = known else {
+            let known = blocks.iter().zip(&mut seen).enumerate().find(|(_, (block, _))| block.name == name);
+            let Some((index, (block, seen))) = known else {
                 if ram.adopt(name, listed.len).map_err(|error| error.at(listed.offset))? {
                     check_whole_pages(name, listed.len).map_err(|error| error.at(listed.offset))?;
                     blocks.push(RamBlock { name: name.to_owned(), len: listed.len });
                     seen.push(true);
-                    return Ok(());
+                    return check_address(blocks.len() - 1, listed.address);
                 }
                 return Err(incompatible(format!(
                     "RAM block {name} does not exist here: both sides need the same machine"
@@ -70,7 +77,7 @@ impl<'a> RamReceiver<'a> {
                 let message = format!("RAM block {name} comes twice, which does not fit the announced total");
                 return Err(Error::new(ErrorKind::Malformed, message).at(listed.offset));
             }
-            Ok(())
+            check_address(index, listed.address)
         })?;
         let missing = blocks.iter().zip(&seen).find(|(block, seen)| !**seen && block.len > 0);
         if let (Some((block, _)), Strictness::Strict) = (missing, input.strictness()) {
@@ -113,6 +120,11 @@ impl<'a> RamReceiver<'a> {
             Head::Flush => return Ok(RamRecord::Flush),
             Head::End => return Ok(RamRecord::End),
         };
+        if self.ram.shared_at(page.block).is_some() {
+            let name = self.blocks.get(page.block).map_or("", |block| &block.name);
+            let message = format!("a page of RAM block {name}, whose memory both sides share");
+            return Err(Error::new(ErrorKind::Malformed, message).at(place));
+        }
         match page.contents {
             Contents::Zero => {
                 // The byte that fills the page: other values went out of use before version 4 (migration/ram.c).

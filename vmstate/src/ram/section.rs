@@ -283,11 +283,14 @@ mod tests {
     use crate::codec::{Limits, Strictness};
     use crate::ram::{PAGE, PAGE_SIZE, RamBlock, record::put_end_of_section};
 
-    struct OnePage([RamBlock; 1]);
+    struct OnePage([RamBlock; 1], Option<u64>);
 
     impl GuestRam for OnePage {
         fn blocks(&self) -> &[RamBlock] {
             &self.0
+        }
+        fn shared_at(&self, _block: usize) -> Option<u64> {
+            self.1
         }
         fn read(&self, _block: usize, _offset: u64, _into: &mut [u8]) -> Result<()> {
             Ok(())
@@ -303,7 +306,7 @@ mod tests {
     /// As a QEMU before 8.1 sends it: pages on channels, and no MULTIFD_FLUSH. A stray looks the same, so it is the stream that tells.
     #[test]
     fn memory_without_a_page_with_data_is_refused_if_channels_wait_for_a_flush() {
-        let ram = OnePage([RamBlock { name: "ram".into(), len: PAGE_SIZE }]);
+        let ram = OnePage([RamBlock { name: "ram".into(), len: PAGE_SIZE }], None);
         let mut zero = Outbox::new();
         zero.put(&(0x2_u64).to_be_bytes());
         zero.put(b"\x03ram\0");
@@ -324,6 +327,25 @@ mod tests {
             let loaded = section.load_end(&mut input, RAM_VERSION);
             let kind = loaded.map_err(|error| error.kind());
             assert_eq!(kind, if refused { Err(ErrorKind::Incompatible) } else { Ok(Record::Last) });
+        }
+    }
+
+    /// The source's guest may be running in it.
+    #[test]
+    fn a_page_of_memory_that_both_sides_share_is_refused() {
+        let ram = OnePage([RamBlock { name: "ram".into(), len: PAGE_SIZE }], Some(0));
+        let mut pages: [Outbox; 2] = Default::default();
+        pages[0].put(&0x2_u64.to_be_bytes());
+        pages[0].put(b"\x03ram\0");
+        pages[1].put(&0x8_u64.to_be_bytes());
+        pages[1].put(b"\x03ram");
+        pages[1].put(&[7; PAGE]);
+        for mut page in pages {
+            put_end_of_section(&mut page);
+            let bytes = page.bytes_mut().clone();
+            let mut input = Reader::new(&bytes, 0, Strictness::Strict, Limits::default());
+            let error = RamSection::incoming(&ram).load_part(&mut input, RAM_VERSION).unwrap_err();
+            assert!(error.to_string().contains("a page of RAM block ram, whose memory both sides share"), "{error}");
         }
     }
 }

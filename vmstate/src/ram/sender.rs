@@ -13,7 +13,7 @@ use super::page_set::PageSet;
 use super::record::{NORMAL_RECORD, ZERO_RECORD, flag, put_end_of_section, put_flush, put_runs};
 use super::xbzrle::{Delta, Page, XbzrleCount, XbzrleSource};
 use super::zero::is_zero;
-use super::{DirtyLog, GuestRam, PAGE, PAGE_SIZE, RamBlock};
+use super::{DirtyLog, GuestRam, PAGE, PAGE_SIZE, RamBlock, shares_memory};
 use crate::codec::{Outbox, PageRun, put_name};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -88,7 +88,7 @@ pub struct RamSender<'a> {
 }
 
 impl<'a> RamSender<'a> {
-    /// Starts the log; all pages are pending.
+    /// Starts the log; all pages are pending, but those of memory that both sides share.
     ///
     /// # Errors
     /// `Misuse` if a block has no name that fits the wire or is not made of whole pages; what the log refuses.
@@ -97,7 +97,11 @@ impl<'a> RamSender<'a> {
             check_block(block)?;
         }
         log.start()?;
-        let pending: Vec<_> = ram.blocks().iter().map(|block| PageSet::full(block.len / PAGE_SIZE)).collect();
+        let pending = ram.blocks().iter().enumerate().map(|(index, block)| match ram.shared_at(index) {
+            Some(_) => PageSet::empty(block.len / PAGE_SIZE),
+            None => PageSet::full(block.len / PAGE_SIZE),
+        });
+        let pending: Vec<_> = pending.collect();
         let pending_pages = pending.iter().map(PageSet::count).sum();
         let sent = PageCount::default();
         let page_copy = Box::new([0; PAGE]);
@@ -129,14 +133,18 @@ impl<'a> RamSender<'a> {
         self
     }
 
-    /// Appends the body of the START section: total length, then name and length of each block.
+    /// Appends the body of the START section: total length, then name and length of each block, and its address if memory is shared.
     pub fn put_blocks(&self, out: &mut Outbox) {
         let blocks = self.ram.blocks();
         let total: u64 = blocks.iter().map(|block| block.len).sum();
         out.put(&(total | flag::MEM_SIZE).to_be_bytes());
-        for block in blocks {
+        let is_shared = shares_memory(self.ram);
+        for (index, block) in blocks.iter().enumerate() {
             put_name(out.bytes_mut(), &block.name);
             out.put(&block.len.to_be_bytes());
+            if is_shared {
+                out.put(&self.ram.shared_at(index).unwrap_or_default().to_be_bytes());
+            }
         }
         if let Some(senders) = &self.senders {
             senders.begin_flush();
@@ -163,7 +171,9 @@ impl<'a> RamSender<'a> {
     pub fn sync(&mut self) -> Result<u64> {
         let before = self.pending_pages;
         for (index, pending) in self.pending.iter_mut().enumerate() {
-            pending.edit(|words| self.log.sync(index, words))?;
+            if self.ram.shared_at(index).is_none() {
+                pending.edit(|words| self.log.sync(index, words))?;
+            }
         }
         if let Some(xbzrle) = &mut self.xbzrle {
             xbzrle.begin_round();

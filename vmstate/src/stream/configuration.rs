@@ -4,7 +4,7 @@
 //! version on the wire.
 
 use super::element::kind;
-use crate::codec::{Reader, Strictness};
+use crate::codec::{Reader, Strictness, put_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::narrowed;
 
@@ -12,6 +12,8 @@ use crate::state::narrowed;
 const MAX_MACHINE_NAME: u32 = 255;
 /// No QEMU has as many capabilities.
 const MAX_CAPABILITIES: u32 = 64;
+/// The capability of a source that does not send memory which both sides have mapped; each RAM block then comes with its address.
+const IGNORE_SHARED: &str = "x-ignore-shared";
 /// log2 of the page size.
 const PAGE_BITS: u32 = 12;
 
@@ -28,11 +30,19 @@ pub struct Configuration {
     pub uuid: Option<[u8; 16]>,
 }
 
-/// Appends the configuration of a machine type: name only, as QEMU does unless capabilities ask for more.
-pub fn put_configuration(out: &mut Vec<u8>, machine: &str) {
+/// Appends the configuration of a machine type: the name, and the subsection of capabilities if there is one, as QEMU does.
+/// `shares_memory`: both sides have mapped memory that is not sent.
+pub fn put_configuration(out: &mut Vec<u8>, machine: &str, shares_memory: bool) {
     out.push(kind::CONFIGURATION);
     out.extend_from_slice(&u32::try_from(machine.len()).unwrap_or(u32::MAX).to_be_bytes());
     out.extend_from_slice(machine.as_bytes());
+    if shares_memory {
+        out.push(kind::SUBSECTION);
+        put_name(out, "configuration/capabilities");
+        // The version, then how many there are.
+        out.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 1]);
+        put_name(out, IGNORE_SHARED);
+    }
 }
 
 impl Configuration {
@@ -89,14 +99,14 @@ impl Configuration {
         Ok(())
     }
 
-    /// Compares what the source says with the `machine` type here.
+    /// Compares what the source says with the `machine` type here. `shares_memory`: both sides have mapped memory that is not sent.
     ///
     /// A QEMU-compatible load takes any beginning of the name for the name, and the name with anything behind a NUL, as
     /// QEMU's `strncmp` does (`configuration_post_load`, migration/savevm.c).
     ///
     /// # Errors
     /// `Incompatible`, with both sides named.
-    pub fn check(&self, machine: &str, strictness: Strictness) -> Result<()> {
+    pub fn check(&self, machine: &str, shares_memory: bool, strictness: Strictness) -> Result<()> {
         let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
         let same = match strictness {
             Strictness::Strict => self.machine == machine,
@@ -111,7 +121,13 @@ impl Configuration {
         if let Some(bits) = self.page_bits.filter(|&bits| bits != PAGE_BITS) {
             return incompatible(format!("the source has pages of 2^{bits} bytes, this machine of 2^{PAGE_BITS}"));
         }
-        if let Some(name) = self.capabilities.first() {
+        let is_shared = self.capabilities.iter().any(|name| name == IGNORE_SHARED);
+        if shares_memory && !is_shared {
+            let what = "the source sends guest memory, which it shares with this machine: capability x-ignore-shared is missing";
+            return incompatible(what.to_owned());
+        }
+        let mut unsupported = self.capabilities.iter().filter(|&name| !(shares_memory && name == IGNORE_SHARED));
+        if let Some(name) = unsupported.next() {
             return incompatible(format!("capability {name} is on at the source and not supported here: turn it off"));
         }
         Ok(())

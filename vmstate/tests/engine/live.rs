@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::pair::guest::{Device, Load, Lock, Vm};
+use crate::pair::device::Device;
+use crate::pair::guest::{Load, Lock, Vm};
 use crate::pair::run::{Outcome, Setup};
 use crate::pair::world::{Fault, FaultKind, Side, World};
 use vmstate::error::ErrorKind;
@@ -50,6 +51,49 @@ fn an_idle_guest_arrives_whole() {
     assert_eq!(outcome.destination.guest.memory(), outcome.source.guest.memory());
     let arrival = outcome.arrival.report;
     assert_eq!((arrival.pages.normal, arrival.pages.zero), (5, 38));
+}
+
+/// What both sides have mapped is neither sent nor written, however fast the guest writes it; what only one has goes as ever.
+#[test]
+fn memory_that_both_sides_share_stays_where_it_is() {
+    let world = World::new(None, Some(MEGABYTE), Duration::from_micros(200));
+    let load = Load { writes_per_second: 1e6, working_set: 40 };
+    let mut setup = Setup::with(&BLOCKS, world, load);
+    (setup.source.guest.shared_at, setup.destination.guest.shared_at) = (Some(0x10_0000), Some(0x10_0000));
+    setup.source.guest.poke(0, 5, 5);
+    setup.source.guest.poke(1, 4097, 6);
+    setup.source.guest.poke(2, 7, 7);
+    let outcome = setup.run();
+    assert_arrived(&outcome);
+    let (here, there) = (outcome.source.guest.memory(), outcome.destination.guest.memory());
+    assert_eq!(here[1..], there[1..]);
+    // In this world each side has its own copy, so that a write would be seen. The guest runs on there by now.
+    let pages = outcome.arrival.report.pages;
+    assert_eq!((pages.normal, pages.zero), (2, 1));
+    assert_ne!(here[0][5], there[0][5]);
+    // One round, and one behind the rehearsal.
+    let rounds = &outcome.departure.report.rounds;
+    assert!(rounds.len() <= 2 && rounds.iter().all(|round| round.dirtied == 0), "{rounds:?}");
+}
+
+/// Whichever side does not know, or sees it elsewhere: the destination refuses before it has taken anything.
+#[test]
+fn memory_that_one_side_takes_for_shared_is_refused() {
+    for (here, there, why) in [
+        (Some(0), None, "capability x-ignore-shared is on at the source and not supported here"),
+        (None, Some(0), "capability x-ignore-shared is missing"),
+        (Some(0x1000), Some(0), "shared RAM block main.ram is at 0x1000 at the source and at 0x0 here"),
+    ] {
+        let mut setup = Setup::new(&BLOCKS, None);
+        (setup.source.guest.shared_at, setup.destination.guest.shared_at) = (here, there);
+        setup.source.guest.poke(0, 1, 1);
+        let outcome = setup.run();
+        assert_stayed(&outcome, SourcePhase::Failed);
+        let error = outcome.departure.error.as_ref().unwrap();
+        assert!(error.to_string().contains(why), "{error}");
+        assert!(outcome.arrival.pristine);
+        assert!(outcome.destination.guest.memory().iter().flatten().all(|byte| *byte == 0));
+    }
 }
 
 #[test]

@@ -342,7 +342,7 @@ fn configuration_with_all_its_subsections() {
     assert_eq!(configuration.page_bits, Some(12));
     assert_eq!(configuration.capabilities, ["x-ignore-shared"]);
     assert_eq!(configuration.uuid.unwrap()[..3], [0x00, 0x11, 0x22]);
-    let error = configuration.check("pc-q35-10.0", Strictness::QemuCompatible).unwrap_err();
+    let error = configuration.check("pc-q35-10.0", false, Strictness::QemuCompatible).unwrap_err();
     assert!(error.to_string().contains("x-ignore-shared"), "{error}");
     for length in 0..bytes.len() {
         let mut reader = Reader::new(&bytes[..length], 8, Strictness::Strict, Limits::default());

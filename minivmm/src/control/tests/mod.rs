@@ -238,7 +238,7 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
         (r#"{"execute":"migrate","arguments":{"uri":"tcp:far:1"}}"#, "a migration is running already"),
         (
             r#"{"execute":"migrate","arguments":{"uri":"rdma:x"}}"#,
-            "'rdma:x' is no address; write unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, exec:COMMAND, fd:NAME or file:PATH[,offset=N]",
+            "'rdma:x' is no address; write unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, local:PATH, exec:COMMAND, fd:NAME or file:PATH[,offset=N]",
         ),
         (r#"{"execute":"migrate","arguments":{"uri":"fd:5"}}"#, "File descriptor named '5' has not been found"),
         (r#"{"execute":"migrate"}"#, "need either 'uri' or 'channels' argument"),

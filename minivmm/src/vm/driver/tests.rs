@@ -83,6 +83,7 @@ fn machine(dir: &Path, rate: u64) -> Vm {
         initrd: None,
         append: tiny::command_line(16, 0),
         memory: 64 << 20,
+        shares_memory: false,
         cpus: 1,
         cpu: Cpu::default(),
         disks: vec![Disk { path, read_only: false, limits }],

@@ -181,6 +181,7 @@ mod tests {
             initrd: None,
             append: String::new(),
             memory: 2 << 20,
+            shares_memory: false,
             cpus: 1,
             cpu: Cpu::default(),
             disks,

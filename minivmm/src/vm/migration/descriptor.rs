@@ -55,7 +55,7 @@ impl Way {
                 }
                 StateFile::passed(file, Mode::Write, &address.to_string()).map(Self::File).map_err(refused)
             }
-            Address::Unix(_) | Address::Tcp(_) | Address::Vsock { .. } => Ok(Self::Connect),
+            Address::Unix(_) | Address::Local(_) | Address::Tcp(_) | Address::Vsock { .. } => Ok(Self::Connect),
         }
     }
 }

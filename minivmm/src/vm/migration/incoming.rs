@@ -38,6 +38,8 @@ pub(in crate::vm) enum Origin {
     Door(Door),
     /// One that is connected already, which speaks TLS if that was asked for.
     Connection(SocketChannel, Option<TlsServer>),
+    /// A process of this host, whose memory is mapped already.
+    HandedOver(SocketChannel),
     /// A file, which holds all of it.
     File(StateFile),
 }
@@ -91,6 +93,10 @@ pub(super) fn origin(
         Address::Tcp(host_and_port) => look_up(host_and_port).and_then(|addresses| Listener::tcp(&*addresses)),
         Address::Vsock { cid, port } => Listener::vsock(*cid, *port),
         Address::Exec(_) => return Err(descriptor::NO_PROGRAMS.into()),
+        Address::Local(_) => {
+            let why = "the memory that is handed over has to be there when the machine is made: start one with --incoming and this";
+            return Err(format!("{address}: {why}"));
+        }
         Address::Descriptor { passed, .. } => return descriptor::origin(&address.to_string(), passed.as_ref(), server),
     };
     let listener = listener.map_err(|error| format!("{address}: {error}; give an address that nobody listens at"))?;

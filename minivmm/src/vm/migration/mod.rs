@@ -5,6 +5,7 @@ mod after;
 mod channels;
 mod descriptor;
 mod ended;
+pub(super) mod handover;
 pub(super) mod incoming;
 mod introduction;
 mod look_up;
@@ -17,6 +18,7 @@ mod to_file;
 mod warm_up;
 mod write_back;
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -27,6 +29,7 @@ use vmstate::migrate::{Control, DestinationPhase, Parameters, Phase, SourcePhase
 pub(super) use self::after::LeftStanding;
 use self::descriptor::Way;
 pub use self::ended::Ended;
+use self::handover::Offer;
 use self::incoming::{Door, Origin, Reception};
 pub(super) use self::look_up::LookUp;
 use self::outgoing::{Departure, Secure};
@@ -98,6 +101,9 @@ const REHEARSAL: Duration = Duration::from_millis(100);
 /// How long a guest may take to stand still before a switch-over that waits.
 const HOLD: Duration = Duration::from_secs(10);
 
+/// Bytes a second that the state of devices takes to another process of this host, at least.
+const LOCAL_BANDWIDTH: NonZeroU64 = NonZeroU64::new(100 << 20).unwrap();
+
 /// How long the driver fills page tables before it looks whether something else is asked for.
 const POPULATING: Duration = Duration::from_millis(10);
 
@@ -144,20 +150,31 @@ impl Vm {
         }
         let release = terms.release.as_deref().map(schema::read).transpose()?;
         let tls = terms.parameters.of_tls(self.shared.tls())?;
-        if matches!(address, Address::File { .. }) && terms.parameters.of_tls(Tls::default())?.options().is_some() {
+        let unencrypted = matches!(address, Address::File { .. } | Address::Local(_));
+        if unencrypted && terms.parameters.of_tls(Tls::default())?.options().is_some() {
             return Err(Refusal(NOT_ENCRYPTED.into()).into());
         }
         let secure = Secure::new(&tls, &address).map_err(Refusal)?;
         let control = Control::default();
         let parameters = terms.parameters.of(self.shared.parameters())?;
-        set_parameters(&control, parameters)?;
-        let single = matches!(address, Address::File { .. } | Address::Descriptor { .. });
+        let mut theirs = parameters;
+        if matches!(address, Address::Local(_)) {
+            // Without pages nothing tells how fast the socket is.
+            theirs.avail_switchover_bandwidth.get_or_insert(LOCAL_BANDWIDTH);
+        }
+        set_parameters(&control, theirs)?;
+        let single = matches!(address, Address::File { .. } | Address::Descriptor { .. } | Address::Local(_));
         if single && parameters.page_channels().is_some() {
             let why =
                 format!("{address} takes one stream, and multifd makes several: switch the capability multifd off");
             return Err(Refusal(why).into());
         }
         let way = Way::to(&address, &self.backends.images).map_err(Refusal)?;
+        let offer = match &address {
+            Address::Local(_) => Some(Offer::new(&self.ram, self.backends.nets.iter().map(|(net, _)| net))),
+            _ => None,
+        };
+        let offer = offer.transpose().map_err(Refusal)?;
         if secure.is_some() && matches!(way, Way::File(_)) {
             return Err(Refusal(NOT_ENCRYPTED.into()).into());
         }
@@ -167,7 +184,10 @@ impl Vm {
             MachineState { preflight: Preflight::new(self.facts()), ..MachineState::new(self.machine.vcpus.len()) };
         let parts = self.parts();
         // A release whose schema is given may be one that knows no firmware of QEMU's, and it shows the guest its RAM there.
-        let ram = MachineRam::leaving(self.ram.clone(), &self.firmware, release.is_none());
+        let mut ram = MachineRam::leaving(self.ram.clone(), &self.firmware, release.is_none() && offer.is_none());
+        if offer.is_some() {
+            ram = ram.shared();
+        }
         let log = MachineDirtyLog::new(Arc::clone(&self.machine.kvm), ram.segment());
         let throttle = Arc::new(Throttle::new(&self.machine.kvm, &self.machine.vcpus));
         let seam =
@@ -182,6 +202,7 @@ impl Vm {
             Way::Connect | Way::Connected(_) => {
                 let departure = Departure {
                     address,
+                    offer,
                     connected: if let Way::Connected(socket) = way { Some(socket) } else { None },
                     secure,
                     look_up: self.look_up.clone(),
@@ -370,6 +391,8 @@ impl Vm {
 
     /// Destination: waits for the source, or reads the file.
     pub(super) fn receive(&mut self, origin: Origin, exit_on_error: bool) -> Result<(), Outcome> {
+        let shares_memory = matches!(origin, Origin::HandedOver(_));
+        let ram = MachineRam::arriving(self.ram.clone(), self.firmware.clone());
         // A guest that arrives is loaded in any case.
         let _ = self.warm_up();
         let control = Control::default();
@@ -380,7 +403,7 @@ impl Vm {
         let reception = Reception {
             seam: seam.expecting(self.introduction()),
             parts,
-            ram: MachineRam::arriving(self.ram.clone(), self.firmware.clone()),
+            ram: if shares_memory { ram.shared() } else { ram },
             firmware: self.firmware.clone(),
             control: control.clone(),
             shared: Arc::clone(&self.shared),
@@ -402,6 +425,7 @@ impl Vm {
             Origin::Connection(socket, server) => {
                 (ended::spawn(handle, setup, ours, || reception.meet(socket, server)), None)
             }
+            Origin::HandedOver(socket) => (ended::spawn(handle, setup, ours, || reception.meet(socket, None)), None),
             Origin::File(file) => (ended::spawn(handle, setup, ours, || (reception.read(file), None)), None),
         };
         let thread =

@@ -13,12 +13,13 @@ use vmstate::schema::json::Schema;
 
 use super::channels::PageThreads;
 use super::ended::Ended;
+use super::handover::Offer;
 use super::look_up::LookUp;
 use super::seam::Seam;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::{Address, Tls};
 use crate::error::chain;
-use crate::migration::dirty_log::MachineDirtyLog;
+use crate::migration::dirty_log::{MachineDirtyLog, NothingToSend};
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
 
@@ -65,6 +66,8 @@ impl Secure {
 /// What the thread works with.
 pub(super) struct Departure {
     pub(super) address: Address,
+    /// Memory and networks that another process of this host goes on with.
+    pub(super) offer: Option<Offer>,
     /// The main channel's connection, where it was passed.
     pub(super) connected: Option<SocketChannel>,
     /// How each connection is encrypted, if it is.
@@ -118,13 +121,14 @@ impl Departure {
             }
             Err(error) => return failed(format!("a page channel to {}: {error}", self.address)),
         };
+        let mut nothing = NothingToSend;
         let outgoing = Outgoing {
             channel: &mut channel,
             clock: &MonotonicClock::new(),
             machine: &mut self.seam,
             sections: &mut sections,
             ram: &self.ram,
-            log: &mut self.log,
+            log: if self.offer.is_some() { &mut nothing } else { &mut self.log },
         };
         let departure = source::run(outgoing, &options, &self.control);
         let why = departure.error.as_ref().map(|error| chain(error));
@@ -148,6 +152,10 @@ impl Departure {
         let go_on = || !self.control.is_cancelled();
         let socket = match &self.address {
             Address::Unix(path) => SocketChannel::connect_unix(path, CONNECT, &go_on),
+            Address::Local(path) => match &self.offer {
+                Some(offer) => offer.make(path),
+                None => Err(io::ErrorKind::InvalidInput.into()),
+            },
             Address::Tcp(host_and_port) => self.connect_tcp(host_and_port, &go_on),
             Address::Vsock { cid, port } => SocketChannel::connect_vsock(*cid, *port, CONNECT, &go_on),
             Address::Descriptor { .. } | Address::Exec(_) | Address::File { .. } => {

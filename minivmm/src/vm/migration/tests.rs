@@ -44,6 +44,7 @@ fn config(dir: &Path) -> Config {
         initrd: None,
         append: tiny::command_line(16, 0),
         memory: 16 << 20,
+        shares_memory: false,
         cpus: 1,
         cpu: Cpu::default(),
         disks: Vec::new(),

@@ -28,7 +28,7 @@ use crate::migrate::save::{Saved, Saver, Turn};
 use crate::migrate::wire::{ANSWERS, Link, Patience, is_timeout};
 use crate::migrate::{Claim, Machine, Over, Peer};
 use crate::ram::multifd::Beside;
-use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection, Wishes};
+use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection, Wishes, shares_memory};
 use crate::section::{IterativeSection, Sections};
 use crate::stream::{Command, Element, Reply, put_configuration, put_header, read_reason};
 
@@ -159,6 +159,7 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
         saver,
         pages,
         longest_chunk,
+        shares_memory: shares_memory(ram),
         peer: Peer::Vmstate,
         options,
         control,
@@ -197,6 +198,8 @@ struct Source<'a, 's> {
     /// Of guest memory, for reports.
     pages: Arc<PageFigures>,
     longest_chunk: u64,
+    /// Some of guest memory is not sent.
+    shares_memory: bool,
     peer: Peer,
     options: &'a SourceOptions,
     control: &'a Control,
@@ -323,7 +326,7 @@ impl Source<'_, '_> {
     fn introduce(&mut self) -> Result<()> {
         let out = self.buffer.bytes_mut();
         put_header(out);
-        put_configuration(out, &self.options.machine_type);
+        put_configuration(out, &self.options.machine_type, self.shares_memory);
         Element::Command(Command::OpenReturnPath).write(out);
         self.meet()?;
         let out = &mut self.buffer;

@@ -50,6 +50,8 @@ pub struct Guest {
     world: World,
     /// The log reports and clears in one, as KVM without manual protection.
     pub clears_when_read: bool,
+    /// The first block is memory of both sides, which the guest sees here.
+    pub shared_at: Option<u64>,
     /// Asks to cancel at the sync that makes this zero.
     pub cancels_in: Option<(u32, Control)>,
 }
@@ -89,6 +91,7 @@ impl Guest {
             memory: Arc::new(Mutex::new(memory)),
             world: world.clone(),
             clears_when_read: false,
+            shared_at: None,
             cancels_in: None,
         }
     }
@@ -137,7 +140,6 @@ impl Guest {
         memory.throttles.push((self.world.now(), percent));
     }
 
-    /// The throttle in percent.
     pub fn throttle(&self) -> u8 {
         self.memory.lock().unwrap().throttle()
     }
@@ -203,6 +205,10 @@ impl Memory {
 impl GuestRam for Guest {
     fn blocks(&self) -> &[RamBlock] {
         &self.blocks
+    }
+
+    fn shared_at(&self, block: usize) -> Option<u64> {
+        self.shared_at.filter(|_| block == 0)
     }
 
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {

@@ -9,8 +9,9 @@ use vmstate::migrate::source::{self, Departure, Outgoing, SourceOptions};
 use vmstate::migrate::{Control, Parameters};
 use vmstate::section::{Section, Sections};
 
+use super::device::Device;
 use super::flash::Flash;
-use super::guest::{Device, Guest, Load, Lock, Vm};
+use super::guest::{Guest, Load, Lock, Vm};
 use super::world::{Fault, Side, World};
 
 /// What a run is made of; change what the test is about.

@@ -1,7 +1,7 @@
 //! What a machine's card is attached to.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use super::backend::{Backend, DataPlane, Offloads};
@@ -47,6 +47,14 @@ impl Attachment {
                 Self::Stream(if net.uso { stream } else { stream.without_uso() })
             }
         })
+    }
+
+    /// What another process can go on with in this one's place. A stream socket has frames under way, and is connected to again.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tap(tap) => Some(tap.as_fd()),
+            Self::Stream(_) => None,
+        }
     }
 
     /// The same once more, for the card of a machine that was reset.

@@ -1,0 +1,88 @@
+//! A guest goes to another machine of this host with its memory where it is. That nothing of it is lost or changed is checked by the
+//! guest, which knows what its memory has to be; that none was copied, by the count of pages.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+
+use minivmm::config::Address;
+use minivmm::vm::{MigrationStatus, Request, RunState, Terms};
+
+use crate::machine::{Machine, free_port, lab, until};
+
+const MEMORY: u64 = 16 << 20;
+
+/// A machine that is made when a guest is handed over at `at`: nothing of it is there before, as its memory.
+fn awaiting(dir: &Path, at: &Address, memory: u64) -> JoinHandle<Machine> {
+    let Address::Local(socket) = at else { panic!("{at}") };
+    let (dir, at, socket) = (dir.to_owned(), at.clone(), socket.clone());
+    let machine = thread::spawn(move || Machine::start_shared(&dir, Some(&at), memory));
+    until(|| socket.exists(), || "nobody listens".into());
+    machine
+}
+
+/// Twice to a new machine, and then in a migration that copies: what the first two machines have written is found there.
+#[test]
+fn a_guest_goes_on_in_the_same_memory() {
+    let Some(dir) = lab() else { return };
+    let mut source = Machine::start_shared(dir.path(), None, MEMORY);
+    source.await_passes(1);
+    for name in ["first", "second"] {
+        let at = Address::Local(dir.path().join(name));
+        let there = awaiting(dir.path(), &at, MEMORY);
+        assert_eq!(source.migrate(&at), MigrationStatus::Completed, "{:?}", source.handle.migration().error);
+        let there = there.join().unwrap();
+        there.await_state(RunState::Running);
+        there.await_passes(2);
+        let figures = source.handle.migration().figures;
+        assert_eq!(figures.normal_pages + figures.zero_pages, 0, "{figures:?}");
+        assert_eq!((source.handle.run_state(), there.boots()), (RunState::PostMigrate, 0));
+        source.quit();
+        source = there;
+    }
+    let at = free_port();
+    let there = Machine::start(dir.path(), Some(&at));
+    assert_eq!(source.migrate(&at), MigrationStatus::Completed, "{:?}", source.handle.migration().error);
+    there.await_passes(2);
+    let figures = source.handle.migration().figures;
+    // The guest has written all of its part, of which nothing came through a device of the last machine.
+    assert!(figures.normal_pages >= crate::machine::PAGES, "{figures:?}");
+    source.quit();
+    there.quit();
+}
+
+#[test]
+fn a_guest_that_cannot_be_handed_over_runs_on() {
+    let Some(dir) = lab() else { return };
+    let at = Address::Local(dir.path().join("at"));
+    let own = Machine::start(dir.path(), None);
+    let why = own.handle.ask(Request::Migrate(at.clone(), Terms::default())).unwrap_err().0;
+    assert!(why.contains("--share-memory on"), "{why}");
+    let there = own.handle.ask(Request::MigrateIncoming { at: at.clone(), exit_on_error: true });
+    there.unwrap_err();
+    own.quit();
+
+    let source = Machine::start_shared(dir.path(), None, MEMORY);
+    source.await_passes(1);
+    assert_eq!(source.migrate(&at), MigrationStatus::Failed);
+    assert!(source.handle.migration().error.unwrap().contains("start the destination with --incoming"));
+
+    // Another machine, which is made in vain.
+    let there = awaiting(dir.path(), &at, 2 * MEMORY);
+    assert_eq!(source.migrate(&at), MigrationStatus::Failed);
+    assert!(there.join().is_err());
+    source.await_passes(1);
+
+    // Somebody else than a source, who then is gone.
+    let there = awaiting(dir.path(), &at, MEMORY);
+    let Address::Local(path) = &at else { panic!() };
+    drop(UnixStream::connect(path).unwrap());
+    assert!(there.join().is_err());
+
+    let there = awaiting(dir.path(), &at, MEMORY);
+    assert_eq!(source.migrate(&at), MigrationStatus::Completed, "{:?}", source.handle.migration().error);
+    let there = there.join().unwrap();
+    there.await_passes(1);
+    source.quit();
+    there.quit();
+}
