@@ -157,7 +157,7 @@ impl Control {
         self.0.finished_rounds.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Which parts of guest memory a source has sent how often, as of the last round's end, or the migration's.
+    /// Which parts of guest memory a source has sent how often, as of the end of the last round, or of a migration that completed.
     pub fn heat(&self) -> HeatMap {
         self.0.heat.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -82,6 +82,9 @@ impl<'a> RamSection<'a> {
         }
         put_end_of_section(out);
         self.tell();
+        if over && let Some(sender) = &self.sender {
+            lock(&self.figures.heat).clone_from(sender.heat());
+        }
         Ok(over)
     }
 
@@ -97,7 +100,6 @@ impl<'a> RamSection<'a> {
         if let Some(sender) = &self.sender {
             self.figures.tell(sender.sent_in_stream(), sender.pending_pages());
             *lock(&self.figures.xbzrle) = sender.xbzrle();
-            lock(&self.figures.heat).clone_from(sender.heat());
         }
     }
 }
@@ -241,7 +243,7 @@ impl PageFigures {
         *lock(&self.xbzrle)
     }
 
-    /// Pages taken to be sent, by where they are.
+    /// Pages taken to be sent until the last round's end, by where they are.
     pub(crate) fn heat(&self) -> HeatMap {
         lock(&self.heat).clone()
     }
