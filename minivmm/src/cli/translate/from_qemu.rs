@@ -6,6 +6,7 @@ use std::path::Path;
 use super::options::{Options, escape};
 use super::{Translation, USO};
 use crate::cli::values;
+use crate::config::Address;
 use crate::passed;
 
 /// Options of QEMU's without an argument that change nothing of what the guest sees.
@@ -119,7 +120,7 @@ impl Machine {
             "netdev" => self.keep(value, "type", "id", |machine| &mut machine.netdevs),
             "device" => self.devices.push(Options::parse(value, "driver")),
             "qmp" => self.qmp(value),
-            "incoming" if value == "defer" || value.starts_with("unix:") || value.starts_with("tcp:") => {
+            "incoming" if value == "defer" || value.parse::<Address>().is_ok() => {
                 self.flag("--incoming", value);
             }
             _ => self.no_match(&format!("-{option} {value}"), "minivmm has nothing like it"),

@@ -116,6 +116,26 @@ fn a_line_with_a_match_is_translated_and_back() {
     assert_eq!(again, theirs);
 }
 
+/// QEMU's addresses as its `-incoming` names them (qemu-options.hx).
+#[test]
+fn where_a_source_is_awaited_is_the_same_in_both() {
+    let with = |at: &str| {
+        let mut line = words(QEMU);
+        *line.last_mut().unwrap() = at.into();
+        line
+    };
+    for at in ["defer", "tcp:h:4444", "vsock:3:1234", "fd:5", "exec:cat file", "file:state,offset=0x1000"] {
+        let ours = from_qemu(&with(at)).unwrap();
+        let place = ours.iter().position(|word| word == "--incoming").unwrap();
+        assert_eq!(ours[place + 1], at);
+    }
+    for at in ["rdma:h:4444", "tcp:h", r#"{"channel-type":"main"}"#] {
+        let unmatched = from_qemu(&with(at)).unwrap_err();
+        assert_eq!(unmatched.len(), 1, "{unmatched:#?}");
+        assert!(unmatched[0].starts_with(&format!("-incoming {at}")), "{unmatched:#?}");
+    }
+}
+
 /// The `-netdev stream` that passt 2023 prints for QEMU when it starts.
 #[test]
 fn a_card_on_passts_socket_is_one_in_both() {
