@@ -107,6 +107,7 @@ fn a_report_tells_what_the_machine_told() {
     devices_loaded(&told, &arrived.execute("query-migrate-sections", json!({})).unwrap());
     memory_sent(&told);
     browser_agrees(&page, &text);
+    text_is_readable_in_the_dark(folder.path(), &text);
 }
 
 /// The sections of a machine without disk and card, within the time that all of them took.
@@ -157,23 +158,72 @@ fn memory_sent(told: &Value) {
 
 /// Chromium shows every number as it stands in the file, and has nothing to complain of.
 fn browser_agrees(page: &Path, text: &str) {
+    let Some(dom) = shown(page, &[]) else { return };
+    assert_eq!(numbers(&dom), numbers(text));
+    assert_eq!(dom.matches("<svg").count(), text.matches("<svg").count());
+}
+
+/// Has the browser say, behind the page, which scheme holds, and the colours of the background and of each text. A `title` of a picture is
+/// shown by the browser itself.
+const COLOURS: &str = "<script>
+  const texts = [...document.body.querySelectorAll('*')].filter(element => !['SCRIPT', 'title'].includes(element.tagName) &&
+    [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim()));
+  const colours = texts.map(element => getComputedStyle(element)[element instanceof SVGElement ? 'fill' : 'color']);
+  const scheme = matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light';
+  const all = [getComputedStyle(document.body).backgroundColor, ...new Set(colours)];
+  document.body.append(`[[${scheme};${all.join(';')}]]`);
+</script>";
+
+/// A reader whose system is dark gets the dark colours, and each text stands out from the background as WCAG 2 asks (1.4.3, level AA).
+fn text_is_readable_in_the_dark(folder: &Path, text: &str) {
+    // The page itself lets no script run.
+    let open = text.replace("default-src 'none'", "script-src 'unsafe-inline'");
+    let page = folder.join("dark.html");
+    std::fs::write(&page, open.replace("</body>", &format!("{COLOURS}</body>"))).unwrap();
+    let Some(dom) = shown(&page, &["--blink-settings=preferredColorScheme=0"]) else { return };
+    let (_, said) = dom.rsplit_once("[[").unwrap();
+    let mut said = said.split_once("]]").unwrap().0.split(';');
+    assert_eq!(said.next(), Some("dark"));
+    let mut luminances = said.map(|colour| (colour, luminance(colour)));
+    let (_, background) = luminances.next().unwrap();
+    let texts: Vec<_> = luminances.collect();
+    assert!(background < 0.05 && texts.len() > 2, "{background}: {texts:?}");
+    for (colour, luminance) in texts {
+        let contrast = (luminance.max(background) + 0.05) / (luminance.min(background) + 0.05);
+        assert!(contrast >= 4.5, "{colour}: {contrast}");
+    }
+}
+
+/// Relative luminance of `rgb(R, G, B)` (WCAG 2, section 3).
+fn luminance(colour: &str) -> f64 {
+    let numbers = colour.strip_prefix("rgb(").and_then(|rest| rest.strip_suffix(')'));
+    let linear = numbers.unwrap_or_else(|| panic!("{colour}")).split(", ").map(|number| {
+        let part = number.parse::<f64>().unwrap() / 255.0;
+        if part <= 0.04045 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
+    });
+    linear.zip([0.2126, 0.7152, 0.0722]).map(|(part, weight)| part * weight).sum()
+}
+
+/// The document that Chromium makes of the page, which gives it nothing to complain of. `None` without Chromium.
+fn shown(page: &Path, more: &[&str]) -> Option<String> {
     let profile = tempfile::tempdir().unwrap();
     let shown = Command::new("timeout")
         .args([PATIENCE.as_secs().to_string().as_str(), "chromium"])
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"])
         .args(["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0", "--dump-dom"])
+        .args(more)
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("file://{}", page.display()))
         .output();
     let shown = shown.unwrap();
     // What coreutils' timeout says where there is no such program.
     if shown.status.code() == Some(127) {
-        return vmstate_lab::skip::skip("chromium is missing: apt-get install chromium");
+        vmstate_lab::skip::skip("chromium is missing: apt-get install chromium");
+        return None;
     }
-    let (dom, log) = (String::from_utf8_lossy(&shown.stdout), String::from_utf8_lossy(&shown.stderr));
+    let log = String::from_utf8_lossy(&shown.stderr);
     assert!(!log.contains("CONSOLE"), "{log}");
-    assert_eq!(numbers(&dom), numbers(text), "{log}");
-    assert_eq!(dom.matches("<svg").count(), text.matches("<svg").count());
+    Some(String::from_utf8(shown.stdout).unwrap())
 }
 
 /// A sentence of the machine, and so of a peer, is text in the page, and no element.
