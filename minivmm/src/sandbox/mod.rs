@@ -37,7 +37,7 @@ pub enum Kind {
     Device,
     /// Connects a network card to the socket of its network again.
     Connect,
-    /// Carries the serial console's bytes, or waits for signals.
+    /// Carries the serial console's bytes, or waits for signals or for the end of a command.
     Console,
     /// One side of a migration.
     Migration,

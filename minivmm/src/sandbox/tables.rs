@@ -199,6 +199,8 @@ const MAIN: &[Call] = &[
 
 const CONSOLE: &[Call] = &[
     (libc::SYS_rt_sigtimedwait, ANY),
+    // The end of the command of `--incoming exec:`.
+    (libc::SYS_wait4, ANY),
     // A file of limited length begins anew.
     (libc::SYS_lseek, ANY),
     (libc::SYS_ftruncate, ANY),

@@ -154,9 +154,22 @@ fn a_guest_goes_over_what_commands_carry() {
     assert!(moved.status.success() && said.contains("migrated to exec:cat"), "{said}");
     let mut arrived = Client::connect(Path::new(&qmp)).unwrap();
     until("the guest there", || arrived.execute("query-status", json!({})).unwrap()["status"] == "running");
+    let parent = there.child().id();
+    until("the end of the command, which is waited for", || children(parent).is_empty());
     arrived.execute("quit", json!({})).unwrap();
     assert!(there.child().wait().unwrap().success());
     machine.quit(&mut client);
+}
+
+/// Processes that `parent` has started, also those that have ended and that it has not waited for (proc_pid_stat(5)).
+fn children(parent: u32) -> Vec<PathBuf> {
+    let is_child = |process: &PathBuf| {
+        let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+        // Behind the name, which may have any character: state and parent.
+        let of = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(1));
+        of.and_then(|of| of.parse().ok()) == Some(parent)
+    };
+    fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path()).filter(is_child).collect()
 }
 
 /// The files of a reset and of a schema are the only ones that are opened or made once the guest runs.

@@ -26,6 +26,7 @@ use crate::migration::preflight::Preflight;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
 use crate::passed;
+use crate::sandbox::{self, Kind};
 use crate::vm::published::Published;
 
 /// Where a source is awaited: it speaks TLS, if that was asked for.
@@ -55,8 +56,11 @@ pub(in crate::vm) fn listen_at(at: &ListenAt, tls: &Tls) -> Result<Option<Origin
         ListenAt::Deferred => return Ok(None),
         ListenAt::Address(Address::Exec(line)) => {
             let server = server()?;
-            // The command is waited for by nobody: it ends with its end of the connection, or this process.
-            let socket = command::run(line).and_then(|(_child, socket)| SocketChannel::connected(socket));
+            // The command ends with its end of the connection. It is waited for only so that it does not remain as a zombie.
+            let socket = command::run(line).and_then(|(mut child, socket)| {
+                sandbox::spawn(Kind::Console, "command", move || child.wait())?;
+                SocketChannel::connected(socket)
+            });
             let refused = |error| format!("exec:{line}: {error}");
             socket.map(|socket| Origin::Connection(socket, server)).map_err(refused)
         }
