@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-//! The device of most tests.
-=======
 //! A device of the virtual guest: a register and bytes, which may refuse what comes.
->>>>>>> d1bb40d (Hand a guest over to a new process on the same host with its memory where it is)
 
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
