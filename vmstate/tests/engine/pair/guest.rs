@@ -8,7 +8,6 @@ use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::{Claim, Control, Machine, Rehearsal};
 use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
 
-pub use super::device::Device;
 use super::world::{Side, World};
 
 /// How the guest writes.
