@@ -3,6 +3,7 @@
 mod first_hour;
 mod observe;
 mod operate;
+mod queries;
 mod report;
 
 use std::fs::File;
