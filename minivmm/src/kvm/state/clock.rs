@@ -2,7 +2,7 @@
 //!
 //! A guest reads two clocks that must agree: its TSC and the KVM clock. QEMU reads one after the other, so the two come apart and
 //! Linux marks its TSC unstable; what belonged together is found again in the guest's own memory (`pvclock`). Here
-//! both are read and written as a [`pair`], and both go on by the time that passed ([`elapsed`]), as
+//! both are read and written as a pair, and both go on by the time that passed ([`elapsed`]), as
 //! Documentation/virt/kvm/devices/vcpu.rst, section 4.1, lays out for KVM_VCPU_TSC_OFFSET.
 
 use kvm_bindings::KVM_CLOCK_TSC_STABLE;
