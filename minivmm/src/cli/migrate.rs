@@ -262,7 +262,7 @@ pub(super) fn summary(figures: &Value) -> String {
                 figures["downtime"].as_u64().map(|downtime| format!(", downtime {downtime} ms")).unwrap_or_default();
             let slowed = figures["guest-slowdown"]["percent"].as_f64();
             let slowed = slowed.map(|percent| format!(", guest slowed by {percent:.1} %")).unwrap_or_default();
-            format!(": {} MiB in {total} ms{downtime}{slowed}", bytes >> 20)
+            format!(": {} in {total} ms{downtime}{slowed}", progress::amount(bytes))
         }
         _ => String::new(),
     }
