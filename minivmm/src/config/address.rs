@@ -43,6 +43,13 @@ pub enum Address {
     },
 }
 
+impl Address {
+    /// Its bytes stay on this host, in a file or between two processes: TLS is for the others.
+    pub fn stays_on_this_host(&self) -> bool {
+        matches!(self, Self::File { .. } | Self::Local(_))
+    }
+}
+
 const KINDS: &str =
     "write unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, local:PATH, exec:COMMAND, fd:NAME or file:PATH[,offset=N]";
 

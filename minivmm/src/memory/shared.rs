@@ -3,14 +3,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{
     MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create, seek,
 };
 use rustix::io::Errno;
-use vm_memory::GuestMemoryBackend;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{PAGE_SIZE, Ram};
 use crate::error::{Error, Result};
@@ -57,12 +57,10 @@ impl Ram {
 
     /// What another process can map, if this RAM is made so.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        use std::os::fd::AsFd;
         self.file().map(AsFd::as_fd)
     }
 
     pub(super) fn file(&self) -> Option<&File> {
-        use vm_memory::GuestMemoryRegion;
         self.guest.iter().next()?.file_offset().map(|file| file.file())
     }
 }

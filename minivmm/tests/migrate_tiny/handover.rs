@@ -6,9 +6,11 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 
 use minivmm::config::Address;
-use minivmm::vm::{MigrationStatus, Request, RunState, Terms};
+use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
+use vmstate::migrate::ParameterValue;
 
 use crate::machine::{Machine, free_port, lab, until};
+use crate::tls::{certificates, set};
 
 const MEMORY: u64 = 16 << 20;
 
@@ -79,6 +81,27 @@ fn a_guest_that_cannot_be_handed_over_runs_on() {
     drop(UnixStream::connect(path).unwrap());
     assert!(there.join().is_err());
 
+    let there = awaiting(dir.path(), &at, MEMORY);
+    assert_eq!(source.migrate(&at), MigrationStatus::Completed, "{:?}", source.handle.migration().error);
+    let there = there.join().unwrap();
+    there.await_passes(1);
+    source.quit();
+    there.quit();
+}
+
+/// What was set for sockets before does not hold here, as it does not for files.
+#[test]
+fn a_machine_that_encrypts_its_migrations_can_hand_its_guest_over() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start_shared(dir.path(), None, MEMORY);
+    source.await_passes(1);
+    let (certs, _) = certificates(dir.path().join("certs"), false);
+    let at = Address::Local(dir.path().join("at"));
+    let parameters = ParameterChange::default().with("tls-creds", ParameterValue::Word(certs.clone().into()));
+    let asked = source.handle.ask(Request::Migrate(at.clone(), Terms { parameters, ..Terms::default() }));
+    let why = asked.unwrap_err().0;
+    assert!(why.contains("stays on this host and is not encrypted"), "{why}");
+    set(&source, &[("tls-creds", &certs), ("tls-hostname", "there")]);
     let there = awaiting(dir.path(), &at, MEMORY);
     assert_eq!(source.migrate(&at), MigrationStatus::Completed, "{:?}", source.handle.migration().error);
     let there = there.join().unwrap();

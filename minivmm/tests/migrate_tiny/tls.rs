@@ -9,13 +9,13 @@ use vmstate::migrate::ParameterValue;
 
 use crate::machine::{Machine, PATIENCE, door, free_port, lab, until};
 
-fn certificates(directory: PathBuf, self_signed: bool) -> (String, Vec<String>) {
+pub(crate) fn certificates(directory: PathBuf, self_signed: bool) -> (String, Vec<String>) {
     let wanted = Wanted { directory: directory.clone(), hosts: vec!["there".into()], days: 1, self_signed };
     let pins = make(&wanted).unwrap().into_iter().map(|(_, fingerprint)| fingerprint.to_string()).collect();
     (directory.display().to_string(), pins)
 }
 
-fn set(machine: &Machine, parameters: &[(&'static str, &str)]) {
+pub(crate) fn set(machine: &Machine, parameters: &[(&'static str, &str)]) {
     let word = |text: &str| ParameterValue::Word(text.to_owned().into());
     let change = parameters.iter().fold(ParameterChange::default(), |all, (name, text)| all.with(name, word(text)));
     machine.handle.ask(Request::MigrateSetParameters(change)).unwrap();

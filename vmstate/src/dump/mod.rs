@@ -11,7 +11,7 @@ use crate::inspect::Fields;
 use crate::ram::{RAM_IDSTR, RamRecord, RamSummary};
 use crate::schema::json::Schema;
 pub use crate::stream::{Command, Configuration, SectionHeader};
-use crate::stream::{Element, read_description_length, read_footer, read_header};
+use crate::stream::{Element, IGNORE_SHARED, read_description_length, read_footer, read_header};
 use describe::{BySchema, Descriptions, SelfDescribed};
 
 /// Bytes of memory that all values of one stream may take; those of a machine with hundreds of devices need a few million.
@@ -189,7 +189,7 @@ impl Dump {
         if part == Part::Start {
             // With this capability each block of the list has its address (`ram_save_setup`, migration/ram.c).
             let capabilities = self.configuration.as_ref().map(|configuration| configuration.capabilities.as_slice());
-            let addresses = capabilities.unwrap_or_default().iter().any(|name| name == "x-ignore-shared");
+            let addresses = capabilities.unwrap_or_default().iter().any(|name| name == IGNORE_SHARED);
             return self.ram.read_blocks(input, addresses);
         }
         while self.ram.read_record(input)? != RamRecord::End {}

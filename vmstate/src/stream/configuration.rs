@@ -13,7 +13,7 @@ const MAX_MACHINE_NAME: u32 = 255;
 /// No QEMU has as many capabilities.
 const MAX_CAPABILITIES: u32 = 64;
 /// The capability of a source that does not send memory which both sides have mapped; each RAM block then comes with its address.
-const IGNORE_SHARED: &str = "x-ignore-shared";
+pub(crate) const IGNORE_SHARED: &str = "x-ignore-shared";
 /// log2 of the page size.
 const PAGE_BITS: u32 = 12;
 

@@ -14,6 +14,7 @@ mod element;
 mod reply;
 
 pub use command::Command;
+pub(crate) use configuration::IGNORE_SHARED;
 pub use configuration::{Configuration, put_configuration};
 pub use description::{MAX_DESCRIPTION, SelfDescription, read_description_length};
 pub use element::{Element, SectionHeader, put_footer, put_header, read_footer, read_header};

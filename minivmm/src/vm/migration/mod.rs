@@ -150,9 +150,12 @@ impl Vm {
         }
         let release = terms.release.as_deref().map(schema::read).transpose()?;
         let tls = terms.parameters.of_tls(self.shared.tls())?;
-        let unencrypted = matches!(address, Address::File { .. } | Address::Local(_));
-        if unencrypted && terms.parameters.of_tls(Tls::default())?.options().is_some() {
-            return Err(Refusal(NOT_ENCRYPTED.into()).into());
+        if address.stays_on_this_host() && terms.parameters.of_tls(Tls::default())?.options().is_some() {
+            let why = match &address {
+                Address::Local(_) => format!("{address} stays on this host and is not encrypted: leave out tls-creds"),
+                _ => NOT_ENCRYPTED.into(),
+            };
+            return Err(Refusal(why).into());
         }
         let secure = Secure::new(&tls, &address).map_err(Refusal)?;
         let control = Control::default();

@@ -42,8 +42,8 @@ impl Secure {
     /// # Errors
     /// A sentence for the user.
     pub(super) fn new(tls: &Tls, address: &Address) -> Result<Option<Self>, String> {
-        // Who names a file knows that it is none of the connections that are encrypted.
-        let (Some(options), false) = (tls.options(), matches!(address, Address::File { .. })) else { return Ok(None) };
+        // What was set for connections between hosts does not hold for a file or a hand-over.
+        let (Some(options), false) = (tls.options(), address.stays_on_this_host()) else { return Ok(None) };
         let client = TlsClient::new(&options).map_err(|error| format!("tls-creds {error}"))?;
         let host = match (&tls.hostname, address) {
             (Some(name), _) => name.clone(),

@@ -104,6 +104,7 @@ impl Backend for Attachment {
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         self.backend().set_offloads(offloads)
     }
+
     fn data_plane(&self) -> Option<&dyn DataPlane> {
         self.backend().data_plane()
     }

@@ -184,6 +184,7 @@ impl Backend for Tap {
         unsafe { tunsetoffload(self.file.as_raw_fd(), flags) }?;
         Ok(())
     }
+
     fn data_plane(&self) -> Option<&dyn DataPlane> {
         self.vhost.as_deref().map(|vhost| vhost as &dyn DataPlane)
     }
