@@ -69,7 +69,7 @@ pub fn save_with(
     saver.start(&mut out, Peer::Vmstate)?;
     saver.sync()?;
     while !saver.iterate(&mut out, CHUNK)? {
-        wire.send(&mut out, Patience::Endless)?;
+        wire.send_unanswered(&mut out)?;
         out.clear();
         publish(wire.sent());
     }
@@ -77,7 +77,7 @@ pub fn save_with(
     saved.extend(saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Last))?);
     Element::Eof.write(out.bytes_mut());
     saver.describe(machine_type, &saved)?.write(out.bytes_mut());
-    wire.send(&mut out, Patience::Endless)?;
+    wire.send_unanswered(&mut out)?;
     publish(wire.sent());
     Ok(())
 }

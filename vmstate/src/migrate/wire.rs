@@ -140,6 +140,18 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
+    /// Sends all of `outbox` to where nobody answers, however long that takes: nothing is received, for a pipe's writing end cannot
+    /// be read (read(2), EBADF).
+    ///
+    /// # Errors
+    /// `Cancelled`, what the channel has.
+    pub(super) fn send_unanswered(&mut self, outbox: &mut Outbox) -> Result<()> {
+        while !outbox.is_empty() {
+            self.send_part(outbox, None, SLICE)?;
+        }
+        Ok(())
+    }
+
     /// As [`send_part`](Self::send_part), of the first `most` bytes.
     pub(super) fn send_piece(
         &mut self,

@@ -1,10 +1,16 @@
 //! Streams written out by hand from the format's tables, and what becomes of them when they are wrong.
 
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
 use crate::toy::Tape;
 use vmstate::VmState;
+use vmstate::channel::{Channel, FileChannel};
 use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::{Control, snapshot};
@@ -111,6 +117,30 @@ fn refusal(stream: &[u8]) -> Error {
     let compatible = load(stream, Strictness::QemuCompatible).unwrap_err();
     assert_eq!(strict.to_string(), compatible.to_string());
     strict
+}
+
+/// The writing end of a pipe cannot be read (read(2), EBADF), so nobody may look there for an answer meanwhile.
+#[test]
+fn a_stream_goes_into_a_pipe_that_is_read_late() {
+    let saved = |channel: &mut dyn Channel| {
+        let mut gadget = Gadget { control: 0x1234, on: true };
+        let mut sections = Sections::new();
+        sections.register("gadget", 0, &mut gadget as &mut dyn Section).unwrap();
+        snapshot::save(channel, "toy", &mut sections, &ram())
+    };
+    let mut tape = Tape::of(&[]);
+    saved(&mut tape).unwrap();
+    let (mut input, mut out) = std::io::pipe().unwrap();
+    let full = fcntl(&out, FcntlArg::F_GETPIPE_SZ).unwrap() as usize;
+    out.write_all(&vec![7; full]).unwrap();
+    fcntl(&out, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let reader = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        let mut came = Vec::new();
+        input.read_to_end(&mut came).map(|_| came.split_off(full))
+    });
+    saved(&mut FileChannel::from(File::from(OwnedFd::from(out)))).unwrap();
+    assert!(reader.join().unwrap().unwrap() == tape.bytes);
 }
 
 #[test]
