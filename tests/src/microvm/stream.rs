@@ -63,7 +63,7 @@ impl Microvm {
         let mut described = Vec::new();
         for entry in &dump.entries {
             match entry {
-                Entry::Command { command, .. } => Element::Command(*command).write(&mut out),
+                Entry::Command { command, .. } => Element::Command(command.clone()).write(&mut out),
                 Entry::Section(section) => self.put_section(section, like, &mut out, &mut described)?,
                 Entry::Eof { .. } => Element::Eof.write(&mut out),
             }

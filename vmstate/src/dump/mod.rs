@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::inspect::Fields;
 use crate::ram::{RAM_IDSTR, RamRecord, RamSummary};
 use crate::schema::json::Schema;
-pub use crate::stream::{Command, Configuration, SectionHeader};
+pub use crate::stream::{Command, Configuration, Discard, PageSizes, SectionHeader, Stretch};
 use crate::stream::{Element, IGNORE_SHARED, read_description_length, read_footer, read_header};
 use describe::{BySchema, Descriptions, SelfDescribed};
 

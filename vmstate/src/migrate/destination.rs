@@ -351,6 +351,7 @@ impl Destination<'_, '_> {
                     self.knows_times |= number == ping::WHO;
                     self.asked = Some(number);
                 }
+                Loaded::Command(command) => return Err(command.unsupported().at(offset)),
                 Loaded::Eof => return Ok(DestinationEvent::Ended),
             }
             self.publish();

@@ -114,6 +114,7 @@ fn load_all(loader: &mut Loader<'_, '_>, machine_type: &str, shares_memory: bool
         let offset = loader.wire.offset();
         match loader.step()? {
             Loaded::Section | Loaded::Command(Command::SwitchoverStart) => {}
+            Loaded::Command(command) if command.is_postcopy() => return Err(command.unsupported().at(offset)),
             Loaded::Command(command) => {
                 let message = format!("command {command:?} wants an answer, which a file cannot give");
                 return Err(Error::new(ErrorKind::Incompatible, message).at(offset));

@@ -1,21 +1,38 @@
 //! Commands to the destination: `u16 number, u16 length, payload` (`MIG_CMD_*`, migration/savevm.c).
 
+use super::postcopy::{Discard, PageSizes};
 use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The commands in use here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The commands that are known here.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Answers may be sent from now on.
     OpenReturnPath,
     /// Answer with this number once all before it is done.
     Ping(u32),
+    /// The guest may have to run before all of its memory is there. Old sources say it without the sizes, when only their disks' bitmaps
+    /// are to come so.
+    PostcopyAdvise(Option<PageSizes>),
+    /// From now on pages may be asked for, and each comes at most once.
+    PostcopyListen,
+    /// Run the guest.
+    PostcopyRun,
+    /// Drop pages that have come.
+    PostcopyRamDiscard(Discard),
+    /// So many bytes follow, whose elements are to be loaded only once all of them are here: pages come right behind.
+    Packaged(u32),
     /// The source's machine has stopped; what follows is the last.
     SwitchoverStart,
 }
 
 const OPEN_RETURN_PATH: u16 = 1;
 const PING: u16 = 2;
+const POSTCOPY_ADVISE: u16 = 3;
+const POSTCOPY_LISTEN: u16 = 4;
+const POSTCOPY_RUN: u16 = 5;
+const POSTCOPY_RAM_DISCARD: u16 = 6;
+const PACKAGED: u16 = 7;
 const SWITCHOVER_START: u16 = 11;
 
 /// Name and payload length in bytes (`None`: variable) of the commands 1 to 11, in order.
@@ -35,42 +52,81 @@ const COMMANDS: [(&str, Option<u16>); 11] = [
 
 impl Command {
     /// Appends number, length and payload.
-    pub fn write(self, out: &mut Vec<u8>) {
-        let (number, payload): (u16, &[u8]) = match self {
-            Self::OpenReturnPath => (OPEN_RETURN_PATH, &[]),
-            Self::Ping(value) => (PING, &value.to_be_bytes()),
-            Self::SwitchoverStart => (SWITCHOVER_START, &[]),
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let payload = match self {
+            Self::Ping(value) | Self::Packaged(value) => value.to_be_bytes().to_vec(),
+            Self::PostcopyAdvise(sizes) => sizes.map(PageSizes::payload).unwrap_or_default(),
+            Self::PostcopyRamDiscard(discard) => discard.payload(),
+            Self::OpenReturnPath | Self::PostcopyListen | Self::PostcopyRun | Self::SwitchoverStart => Vec::new(),
         };
-        out.extend_from_slice(&number.to_be_bytes());
+        out.extend_from_slice(&self.number().to_be_bytes());
         out.extend_from_slice(&u16::try_from(payload.len()).unwrap_or_default().to_be_bytes());
-        out.extend_from_slice(payload);
+        out.extend_from_slice(&payload);
+    }
+
+    fn number(&self) -> u16 {
+        match self {
+            Self::OpenReturnPath => OPEN_RETURN_PATH,
+            Self::Ping(_) => PING,
+            Self::PostcopyAdvise(_) => POSTCOPY_ADVISE,
+            Self::PostcopyListen => POSTCOPY_LISTEN,
+            Self::PostcopyRun => POSTCOPY_RUN,
+            Self::PostcopyRamDiscard(_) => POSTCOPY_RAM_DISCARD,
+            Self::Packaged(_) => PACKAGED,
+            Self::SwitchoverStart => SWITCHOVER_START,
+        }
+    }
+
+    /// True for the commands of post-copy.
+    pub fn is_postcopy(&self) -> bool {
+        (POSTCOPY_ADVISE..=PACKAGED).contains(&self.number())
     }
 
     /// Reads number, length and payload.
     ///
     /// # Errors
-    /// `Malformed` for a number or length that does not exist, `Incompatible` (by name) for the commands of
-    /// post-copy and COLO.
+    /// `Malformed` for a number or length that does not exist, `Incompatible` (by name) for the commands of COLO and of post-copy that
+    /// goes on after a break.
     pub fn read(input: &mut Reader<'_>) -> Result<Self> {
         let offset = input.offset();
         let error = |kind, message: String| Err(Error::new(kind, message).at(offset));
         let number = input.u16()?;
         let length = input.u16()?;
-        let entry = usize::from(number).checked_sub(1).and_then(|index| COMMANDS.get(index));
-        let Some(&(name, fixed)) = entry else {
+        let Some(&(name, fixed)) = entry(number) else {
             return error(ErrorKind::Malformed, format!("command {number} does not exist"));
         };
         if let Some(fixed) = fixed.filter(|&fixed| fixed != length) {
             return error(ErrorKind::Malformed, format!("command {name} has {fixed} bytes, got {length}"));
         }
-        match number {
-            OPEN_RETURN_PATH => Ok(Self::OpenReturnPath),
-            PING => input.u32().map(Self::Ping),
-            SWITCHOVER_START => Ok(Self::SwitchoverStart),
-            _ => error(
-                ErrorKind::Incompatible,
-                format!("command {name} is not supported: turn its capability off at the source"),
-            ),
+        match (number, length) {
+            (OPEN_RETURN_PATH, _) => Ok(Self::OpenReturnPath),
+            (PING, _) => input.u32().map(Self::Ping),
+            (POSTCOPY_ADVISE, 0) => Ok(Self::PostcopyAdvise(None)),
+            (POSTCOPY_ADVISE, PageSizes::LEN) => PageSizes::read(input).map(Some).map(Self::PostcopyAdvise),
+            (POSTCOPY_ADVISE, _) => {
+                error(ErrorKind::Malformed, format!("command {name} has 0 or {} bytes, got {length}", PageSizes::LEN))
+            }
+            (POSTCOPY_LISTEN, _) => Ok(Self::PostcopyListen),
+            (POSTCOPY_RUN, _) => Ok(Self::PostcopyRun),
+            (POSTCOPY_RAM_DISCARD, _) => Discard::read(input, length).map(Self::PostcopyRamDiscard),
+            (PACKAGED, _) => input.u32().map(Self::Packaged),
+            (SWITCHOVER_START, _) => Ok(Self::SwitchoverStart),
+            _ => Err(unsupported(name).at(offset)),
         }
     }
+
+    /// The error of who does not carry it out.
+    pub fn unsupported(&self) -> Error {
+        unsupported(entry(self.number()).map_or("", |(name, _)| name))
+    }
+}
+
+/// The command's name and length.
+fn entry(number: u16) -> Option<&'static (&'static str, Option<u16>)> {
+    usize::from(number).checked_sub(1).and_then(|index| COMMANDS.get(index))
+}
+
+fn unsupported(name: &str) -> Error {
+    let message = format!("command {name} is not supported: turn its capability off at the source");
+    Error::new(ErrorKind::Incompatible, message)
 }

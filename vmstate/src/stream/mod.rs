@@ -11,6 +11,7 @@ mod command;
 mod configuration;
 mod description;
 mod element;
+mod postcopy;
 mod reply;
 
 pub use command::Command;
@@ -18,4 +19,5 @@ pub(crate) use configuration::IGNORE_SHARED;
 pub use configuration::{Configuration, put_configuration};
 pub use description::{MAX_DESCRIPTION, SelfDescription, read_description_length};
 pub use element::{Element, SectionHeader, put_footer, put_header, read_footer, read_header};
-pub use reply::{Reply, put_reason, put_times, read_reason, read_times};
+pub use postcopy::{Discard, PageRequest, PageSizes, Stretch};
+pub use reply::{Reply, Returned, put_reason, put_times, read_reason, read_times};

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::postcopy::PageRequest;
 use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Printable, Result};
 
@@ -13,6 +14,15 @@ pub enum Reply {
     Shut(u32),
     /// Answer to [`Ping`](super::Command::Ping), with its number.
     Pong(u32),
+}
+
+/// What comes on the return path once the destination's guest may run before its memory is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Returned {
+    /// What may come in pre-copy as well.
+    Reply(Reply),
+    /// Pages that the guest waits for.
+    Pages(PageRequest),
 }
 
 const SHUT: u16 = 1;
@@ -45,7 +55,24 @@ impl Reply {
     /// Reads type, length and payload.
     ///
     /// # Errors
-    /// `Malformed` for a type or length that does not exist, `Incompatible` (by name) for the answers of post-copy.
+    /// As [`Returned::read`]; `Incompatible` for a request for pages.
+    pub fn read(input: &mut Reader<'_>) -> Result<Self> {
+        let offset = input.offset();
+        match Returned::read(input)? {
+            Returned::Reply(reply) => Ok(reply),
+            Returned::Pages(request) => {
+                let number = if request.block.is_some() { PageRequest::NAMED } else { PageRequest::SAME_BLOCK };
+                Err(unsupported(name(number).unwrap_or_default()).at(offset))
+            }
+        }
+    }
+}
+
+impl Returned {
+    /// Reads type, length and payload.
+    ///
+    /// # Errors
+    /// `Malformed` for a type or length that does not exist, `Incompatible` (by name) for other answers of post-copy.
     pub fn read(input: &mut Reader<'_>) -> Result<Self> {
         let offset = input.offset();
         let error = |kind, message: String| Err(Error::new(kind, message).at(offset));
@@ -54,18 +81,27 @@ impl Reply {
         if number == TLS_ALERT {
             return error(ErrorKind::Peer, "the peer refuses the stream: it speaks TLS, and this side does not".into());
         }
-        let Some(name) = usize::from(number).checked_sub(1).and_then(|index| REPLIES.get(index)) else {
+        let Some(name) = name(number) else {
             return error(ErrorKind::Malformed, format!("return path message {number} does not exist"));
         };
-        if !matches!(number, SHUT | PONG) {
-            return error(ErrorKind::Incompatible, format!("return path message {name} is not supported"));
+        match number {
+            SHUT | PONG if length != 4 => {
+                error(ErrorKind::Malformed, format!("return path message {name} has 4 bytes, got {length}"))
+            }
+            SHUT => input.u32().map(Reply::Shut).map(Self::Reply),
+            PONG => input.u32().map(Reply::Pong).map(Self::Reply),
+            PageRequest::NAMED | PageRequest::SAME_BLOCK => PageRequest::read(input, number, length).map(Self::Pages),
+            _ => Err(unsupported(name).at(offset)),
         }
-        if length != 4 {
-            return error(ErrorKind::Malformed, format!("return path message {name} has 4 bytes, got {length}"));
-        }
-        let value = input.u32()?;
-        Ok(if number == SHUT { Self::Shut(value) } else { Self::Pong(value) })
     }
+}
+
+fn name(number: u16) -> Option<&'static str> {
+    usize::from(number).checked_sub(1).and_then(|index| REPLIES.get(index)).copied()
+}
+
+fn unsupported(name: &str) -> Error {
+    Error::new(ErrorKind::Incompatible, format!("return path message {name} is not supported"))
 }
 
 /// The first two bytes of an alert (RFC 8446, section 5.1), with which a TLS server answers whatever is none.

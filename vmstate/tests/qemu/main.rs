@@ -9,6 +9,8 @@ mod certificates;
 mod pages;
 #[path = "../engine/pair/mod.rs"]
 mod pair;
+#[cfg(feature = "tools")]
+mod postcopy;
 mod xbzrle;
 
 use std::io::{BufRead, BufReader, Write};

@@ -284,7 +284,7 @@ fn wrong_framing_is_named() {
         (bytes(&[HEAD, b"\x08\0\x02\0\x03"]), "at 0x11: command PING has 4 bytes, got 3"),
         (
             bytes(&[HEAD, b"\x08\0\x04\0\0"]),
-            "at 0x11: command POSTCOPY_LISTEN is not supported: turn its capability off at the source",
+            "at 0x10: command POSTCOPY_LISTEN is not supported: turn its capability off at the source",
         ),
         (
             bytes(&[HEAD, RAM_START, &ram_end(), &GADGET[..23], b"\x7e\0\0\0\x03"]),
@@ -428,7 +428,7 @@ fn commands_and_replies_byte_for_byte() {
         assert_eq!(read_times(&mut Reader::strict(hostile)).unwrap_err().kind(), ErrorKind::Malformed);
     }
     for (bytes, expected) in [
-        (b"\0\x04\0\x0c", "REQ_PAGES is not supported"),
+        (&b"\0\x04\0\x0c\0\0\0\0\0\0\0\0\0\0\x10\0"[..], "REQ_PAGES is not supported"),
         (b"\0\x08\0\x04", "message 8 does not exist"),
         (b"\0\0\0\x04", "message 0 does not exist"),
         (b"\0\x02\0\x08", "PONG has 4 bytes, got 8"),

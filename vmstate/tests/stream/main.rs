@@ -4,6 +4,8 @@
 mod format;
 #[cfg(feature = "tools")]
 mod older_release;
+#[cfg(feature = "tools")]
+mod postcopy;
 mod section_forms;
 mod section_rules;
 mod sections;

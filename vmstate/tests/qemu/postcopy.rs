@@ -1,0 +1,115 @@
+//! A QEMU hands its guest over in post-copy to a test that plays the destination by hand: its stream is what the inspector reads, and it
+//! sends the page that is asked for at once.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use serde_json::json;
+use vmstate::dump::{Command, Dump, Entry};
+use vmstate::raw::stream::{PageRequest, PageSizes, Reply};
+use vmstate_lab::patience::find;
+
+use super::{Qemu, skipped};
+
+/// A page of the guest's, far from where the pages begin.
+const WANTED: u64 = 0x3ab_c000;
+
+/// Where the record of this page of "microvm.ram" is, if it came as zero: no name, as the page before was of the same block.
+fn record(stream: &[u8], page: u64) -> Option<usize> {
+    // RAM_SAVE_FLAG_ZERO and RAM_SAVE_FLAG_CONTINUE (migration/ram.h).
+    let word = (page | 0x22).to_be_bytes();
+    let named = [&(page | 0x02).to_be_bytes()[..], b"\x0bmicrovm.ram"].concat();
+    let at = |wanted: &[u8]| stream.windows(wanted.len()).position(|bytes| bytes == wanted);
+    at(&named).or_else(|| at(&word))
+}
+
+fn commands(stream: &[u8]) -> Vec<Command> {
+    let entries = Dump::read(stream).entries.into_iter();
+    entries.filter_map(|entry| if let Entry::Command { command, .. } = entry { Some(command) } else { None }).collect()
+}
+
+#[test]
+fn qemus_stream_in_post_copy_is_read_and_it_takes_a_request() {
+    if skipped() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut qemu = Qemu::start(&["-m", "64M"]);
+    let capabilities = ["return-path", "postcopy-ram"].map(|name| json!({"capability": name, "state": true}));
+    qemu.execute("migrate-set-capabilities", json!({"capabilities": capabilities}));
+    // Slowly, so that most pages are still to come when the guest is to run.
+    qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 16384}));
+    qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
+    let (mut channel, _) = listener.accept().unwrap();
+    let stream = Arc::new(Mutex::new(Vec::new()));
+    let reading = thread::spawn({
+        let (stream, mut channel) = (Arc::clone(&stream), channel.try_clone().unwrap());
+        move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = channel.read(&mut bytes) {
+                stream.lock().unwrap().extend_from_slice(&bytes[..count]);
+            }
+        }
+    });
+    let so_far = || stream.lock().unwrap().clone();
+    find("first pages", || (so_far().len() > 4096).then_some(()));
+    qemu.execute("migrate-start-postcopy", json!({}));
+    let told = find("order to run", || {
+        let told = commands(&so_far());
+        told.contains(&Command::PostcopyRun).then_some(told)
+    });
+    assert!(record(&so_far(), WANTED).is_none(), "all pages are there already");
+
+    let request = PageRequest { block: Some("microvm.ram".into()), start: WANTED, len: 4096 };
+    let mut message = Vec::new();
+    request.write(&mut message);
+    channel.write_all(&message).unwrap();
+    find("page", || record(&so_far(), WANTED));
+    assert!(record(&so_far(), WANTED - 4096).is_none(), "it came in its turn");
+
+    qemu.execute("migrate-set-parameters", json!({"max-postcopy-bandwidth": 0}));
+    find("end of the stream", || matches!(Dump::read(&so_far()).entries.last(), Some(Entry::Eof { .. })).then_some(()));
+    message.clear();
+    Reply::Shut(0).write(&mut message);
+    channel.write_all(&message).unwrap();
+    find("end of QEMU's migration", || {
+        let status = qemu.execute("query-migrate", json!({}));
+        assert_ne!(status["status"], "failed", "{status}");
+        (status["status"] == "completed").then_some(())
+    });
+    drop(qemu);
+    reading.join().unwrap();
+
+    let sizes = Some(PageSizes { summary: 4096, target: 4096 });
+    let order = [
+        |command: &Command| *command == Command::OpenReturnPath,
+        |command: &Command| *command == Command::Ping(1),
+        |command: &Command| matches!(command, Command::PostcopyAdvise(_)),
+        |command: &Command| matches!(command, Command::PostcopyRamDiscard(_)),
+        |command: &Command| *command == Command::Ping(2),
+        |command: &Command| matches!(command, Command::Packaged(_)),
+        |command: &Command| *command == Command::PostcopyListen,
+        |command: &Command| *command == Command::Ping(3),
+        |command: &Command| *command == Command::PostcopyRun,
+    ];
+    let places = order.map(|is| told.iter().position(is).unwrap());
+    assert!(places.is_sorted(), "{told:?}");
+    assert_eq!(told[places[2]], Command::PostcopyAdvise(sizes));
+    // The package ends where its length says.
+    let dump = Dump::read(&so_far());
+    assert!(dump.damage.is_none(), "{:?}", dump.damage);
+    let at = |wanted: &dyn Fn(&Command) -> bool| {
+        let found = dump.entries.iter().find_map(|entry| match entry {
+            Entry::Command { offset, command } if wanted(command) => Some((*offset, command.clone())),
+            _ => None,
+        });
+        found.unwrap()
+    };
+    let ((begins, packaged), (runs, _)) = (at(&|command| matches!(command, Command::Packaged(_))), at(&order[8]));
+    // Behind mark, number, length and payload of the one, up to the end of the other, which has no payload.
+    assert_eq!(packaged, Command::Packaged(u32::try_from(runs + 5 - (begins + 9)).unwrap()));
+}
