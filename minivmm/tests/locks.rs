@@ -12,7 +12,7 @@ use minivmm::kvm::state::processor::{Leaf, Processor};
 use minivmm::kvm::state::{Apic, ClockReference, Cpu, CpuCommon, IoApic, KvmClock, Pic, Pit, VcpuExtra};
 use minivmm::migration::global::{GlobalState, Timer};
 use minivmm::migration::ownership::Tickets;
-use minivmm::migration::preflight::{Card, Disk, Facts, Preflight};
+use minivmm::migration::preflight::{Card, DEVICES_MAX, Disk, Facts, Preflight};
 use minivmm::migration::sections::{MachineState, Parts};
 use serde_json::Value;
 use vmstate::Section;
@@ -115,7 +115,13 @@ fn introduction() {
     let disks = vec![Disk { window: 7, sectors: 8, read_only: true }];
     let cards = vec![Card { window: 6, mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56] }];
     let facts = Facts::new(2, 512 << 20, processor, disks, cards);
-    vmstate::lock!("tests/locks/minivmm-preflight", empty: Preflight::default(), machine: Preflight::new(facts.clone()));
+    let mut agreed = [0; DEVICES_MAX];
+    agreed[0] = 10;
+    vmstate::lock!(
+        "tests/locks/minivmm-preflight",
+        empty: Preflight::default(),
+        machine: Preflight::new(facts.clone(), agreed),
+    );
 }
 
 fn serial() -> Serial {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial, Tls};
+use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, Net, Network, RateLimits, Serial, Tls};
 use minivmm::cpu::Choice;
 use minivmm::kvm;
 use minivmm::kvm::cpuid::{self, Offer};
@@ -57,8 +57,8 @@ impl Machine {
     }
 
     /// Its guest is stopped, so that one round sends it. A busy host is no reason to give up.
-    fn stopped(dir: &Path) -> Self {
-        let machine = Self::start(config(dir));
+    fn stopped(config: Config) -> Self {
+        let machine = Self::start(config);
         machine.be_patient();
         machine.until("runs", |handle| handle.run_state() == RunState::Running);
         machine.handle.ask(Request::Stop).unwrap();
@@ -188,6 +188,13 @@ fn tsc_khz(stream: &[u8], body: usize) -> usize {
     msrs + 4 + u32_at(stream, msrs) as usize * 12
 }
 
+/// Where the features of the first card are: behind rate, disks and cards.
+fn features(stream: &[u8], body: usize) -> usize {
+    let disks = tsc_khz(stream, body) + 4;
+    let cards = disks + 4 + u32_at(stream, disks) as usize * 10;
+    cards + 4 + u32_at(stream, cards) as usize * 7
+}
+
 fn change_u32(stream: &mut [u8], at: usize, change: impl Fn(u32) -> u32) {
     let value = change(u32_at(stream, at));
     stream[at..at + 4].copy_from_slice(&value.to_be_bytes());
@@ -196,14 +203,23 @@ fn change_u32(stream: &mut [u8], at: usize, change: impl Fn(u32) -> u32) {
 /// Migrates through a relay that makes `change` in the body of `minivmm/preflight`, to a destination that refuses: why.
 fn refused(change: impl Fn(&mut [u8], usize) + Send + 'static, configure: impl FnOnce(&mut Config)) -> Option<String> {
     let dir = lab()?;
-    let source = Machine::stopped(dir.path());
-    let destination = Machine::waiting(dir.path(), "door", configure);
-    let relay = relay(dir.path(), "relay", "door", move |piece| {
+    refused_in(dir.path(), config(dir.path()), change, configure)
+}
+
+fn refused_in(
+    dir: &Path,
+    source: Config,
+    change: impl Fn(&mut [u8], usize) + Send + 'static,
+    configure: impl FnOnce(&mut Config),
+) -> Option<String> {
+    let source = Machine::stopped(source);
+    let destination = Machine::waiting(dir, "door", configure);
+    let relay = relay(dir, "relay", "door", move |piece| {
         if let Some(body) = body(piece, "minivmm/preflight") {
             change(piece, body);
         }
     });
-    assert_eq!(source.migrate(dir.path(), "relay"), MigrationStatus::Failed);
+    assert_eq!(source.migrate(dir, "relay"), MigrationStatus::Failed);
     assert_eq!(source.handle.run_state(), RunState::Paused);
     // A page that is not zero has 4096 bytes on the wire, and the guest wrote 16 of them.
     assert!(relay.join().unwrap().len() < 8192, "pages were sent");
@@ -268,6 +284,33 @@ fn another_machine_is_refused_with_all_that_differs() {
     }
 }
 
+/// A guest keeps the features of its card that it has agreed on, and this card lacks UDP segmentation.
+#[test]
+fn a_feature_that_the_network_here_does_not_have_is_refused_by_name() {
+    let Some(dir) = lab() else { return };
+    let network = dir.path().join("network");
+    let _network = UnixListener::bind(&network).unwrap();
+    let card = |uso| Net {
+        network: Network::Stream(network.clone()),
+        mac: None,
+        uso,
+        vhost: false,
+        limits: RateLimits::default(),
+    };
+    let with = |uso| Config { nets: vec![card(uso)], ..config(dir.path()) };
+    // The tiny guest has no driver for it.
+    let claim = |stream: &mut [u8], body| {
+        let at = features(stream, body);
+        assert_eq!(stream[at..at + 64], [0; 64]);
+        // Bits 56 and 0 (virtio 1.2 §5.1.3): host_uso, csum.
+        stream[at..at + 8].copy_from_slice(&(1_u64 << 56 | 1).to_be_bytes());
+    };
+    let here = with(false).nets;
+    let Some(why) = refused_in(dir.path(), with(true), claim, |config| config.nets = here) else { return };
+    let what = "the guest uses features of network card 1 that its network here does not have: host_uso (give as --net number 1";
+    assert!(why.contains(what), "{why}");
+}
+
 /// The source was shown less than this host has: the guest goes on with what it was shown, and its next destination is
 /// told the same.
 #[test]
@@ -276,7 +319,7 @@ fn a_guest_keeps_the_processor_that_it_was_shown() {
     const ERMS: u32 = 1 << 9;
     let Some(dir) = lab() else { return };
     let dir = dir.path();
-    let first = Machine::stopped(dir);
+    let first = Machine::stopped(config(dir));
     let second = Machine::waiting(dir, "second", |_| {});
     let hide = |piece: &mut [u8]| {
         if let Some(body) = body(piece, "minivmm/preflight") {
@@ -393,7 +436,7 @@ fn wall_clocks_that_disagree_do_not_move_the_guests_clock() {
         let Some(dir) = lab() else { return };
         let dir = dir.path();
         let begun = Instant::now();
-        let first = Machine::stopped(dir);
+        let first = Machine::stopped(config(dir));
         let second = Machine::waiting(dir, "second", |_| {});
         let set = move |piece: &mut [u8]| {
             if let Some(body) = body(piece, "minivmm/clock") {

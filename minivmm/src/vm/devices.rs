@@ -146,6 +146,11 @@ impl Devices {
         self.each_card(|card, _| card.announces(with));
     }
 
+    /// What `of` says of each card.
+    pub(super) fn of_cards<T>(&self, of: impl Fn(&Virtio<Net<Attachment>>) -> T) -> Vec<T> {
+        self.nets.iter().map(|net| of(&net.lock().unwrap_or_else(PoisonError::into_inner))).collect()
+    }
+
     fn each_card(&self, change: impl Fn(&mut Net<Attachment>, &Interrupt)) {
         for net in &self.nets {
             net.lock().unwrap_or_else(PoisonError::into_inner).change(&change);

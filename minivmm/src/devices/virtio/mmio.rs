@@ -103,6 +103,16 @@ impl<M: Model> Virtio<M> {
         &self.worker.core.kicks
     }
 
+    /// Features that the driver may choose from.
+    pub fn offered(&self) -> u64 {
+        self.offered
+    }
+
+    /// Features that the driver has agreed on; none before it has.
+    pub fn agreed(&self) -> u64 {
+        self.registers.features
+    }
+
     /// Why the device waits for a reset, if it does.
     pub fn fault(&self) -> Option<String> {
         self.worker.core.fault().map(|Broken(what)| what)

@@ -8,7 +8,7 @@ use vmstate::VmState;
 use crate::kvm::state::{Introduced, Processor, clock};
 
 /// virtio devices at most, of either kind: a machine has so many windows.
-const DEVICES_MAX: usize = 8;
+pub const DEVICES_MAX: usize = 8;
 
 /// A disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, VmState)]
@@ -68,10 +68,10 @@ impl Facts {
     }
 }
 
-/// Section `minivmm/preflight`, version 1.
+/// Section `minivmm/preflight`, version 2.
 #[derive(Clone, Debug, Default, PartialEq, VmState)]
-#[vmstate(name = "minivmm/preflight", version = 1, early_setup)]
-#[vmstate(post_load = Self::receive)]
+#[vmstate(name = "minivmm/preflight", version = 2, minimum_version = 1, early_setup)]
+#[vmstate(pre_load = Self::forget, post_load = Self::receive)]
 pub struct Preflight {
     /// Source's CLOCK_MONOTONIC in ns when it was about to send this.
     sent: u64,
@@ -80,12 +80,15 @@ pub struct Preflight {
     received: Option<u64>,
     /// The source's machine.
     pub facts: Facts,
+    /// Features that the guest has agreed on with each network card, in the order of the command line; none where there is no card.
+    #[vmstate(since = 2)]
+    pub agreed: [u64; DEVICES_MAX],
 }
 
 impl Preflight {
     /// To be sent.
-    pub fn new(facts: Facts) -> Self {
-        Self { facts, ..Self::default() }
+    pub fn new(facts: Facts, agreed: [u64; DEVICES_MAX]) -> Self {
+        Self { facts, agreed, ..Self::default() }
     }
 
     /// The source is connected, and sends this next.
@@ -96,6 +99,12 @@ impl Preflight {
     /// The source's machine, and when both sides were there; `None` if the source sent no such section.
     pub fn arrived(&self) -> Option<(&Facts, Introduced)> {
         Some((&self.facts, Introduced { source: self.sent, here: self.received? }))
+    }
+
+    /// A source of version 1 does not say what its guest has agreed on: it is refused when the card is loaded, if at all.
+    fn forget(&mut self) -> Result<(), Infallible> {
+        self.agreed = Default::default();
+        Ok(())
     }
 
     fn receive(&mut self, _version: u32) -> Result<(), Infallible> {

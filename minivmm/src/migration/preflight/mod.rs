@@ -2,9 +2,11 @@
 
 pub mod compare;
 pub mod facts;
+mod features;
 mod processor;
 #[cfg(test)]
 mod tests;
 
 pub use compare::{Difference, compare};
-pub use facts::{Card, Disk, Facts, Preflight};
+pub use facts::{Card, DEVICES_MAX, Disk, Facts, Preflight};
+pub use features::lacking;

@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::devices::virtio::mmio::Virtio;
 use crate::error::SparingLog;
-use crate::migration::preflight::{Card, Difference, Disk, Facts, compare};
+use crate::migration::preflight::{Card, DEVICES_MAX, Difference, Disk, Facts, Preflight, compare, lacking};
 use crate::migration::sections::MachineState;
 use crate::vm::driver::Vm;
 use crate::vm::request::Refusal;
@@ -14,6 +15,8 @@ pub(super) struct Introduction {
     /// Where the source's sections arrive.
     state: Arc<Mutex<MachineState>>,
     here: Facts,
+    /// What each network card offers its driver.
+    offered: Vec<u64>,
     tsc_scales: bool,
     log: SparingLog,
 }
@@ -23,7 +26,11 @@ impl Introduction {
     pub(super) fn differences(&mut self) -> Vec<Difference> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match state.preflight.arrived() {
-            Some((guest, _)) => compare(guest, &self.here, self.tsc_scales),
+            Some((guest, _)) => {
+                let mut differences = compare(guest, &self.here, self.tsc_scales);
+                differences.extend(lacking(&state.preflight.agreed, &self.offered));
+                differences
+            }
             None => {
                 self.log.say(
                     "the source sends no section minivmm/preflight: its CPU, TSC rate and devices are not compared \
@@ -50,10 +57,20 @@ impl Vm {
         Facts::new(vcpus, self.ram.len(), self.machine.processor().clone(), disks.collect(), cards.collect())
     }
 
+    /// For a destination, which compares.
+    pub(super) fn preflight(&self) -> Preflight {
+        let mut agreed = [0; DEVICES_MAX];
+        for (card, features) in agreed.iter_mut().zip(self.machine.devices.of_cards(Virtio::agreed)) {
+            *card = features;
+        }
+        Preflight::new(self.facts(), agreed)
+    }
+
     /// For the migration thread of a destination.
     pub(super) fn introduction(&self) -> Introduction {
         let (state, here) = (Arc::clone(&self.state), self.facts());
-        Introduction { state, here, tsc_scales: self.machine.tsc_scales(), log: SparingLog::default() }
+        let offered = self.machine.devices.of_cards(Virtio::offered);
+        Introduction { state, here, offered, tsc_scales: self.machine.tsc_scales(), log: SparingLog::default() }
     }
 
     /// Destination: the guest fits. It is shown the processor that it was shown at the source; if the source did not say

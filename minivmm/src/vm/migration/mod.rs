@@ -45,7 +45,6 @@ use crate::kvm::throttle::Throttle;
 use crate::migration::dirty_log::MachineDirtyLog;
 use crate::migration::global::{GlobalState, Timer};
 use crate::migration::ownership::SharedTickets;
-use crate::migration::preflight::Preflight;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::{MachineState, Parts};
 use crate::vm::driver::{End, Outcome, Vm};
@@ -184,7 +183,7 @@ impl Vm {
         let setup = Phase::Source(SourcePhase::Setup);
         self.shared.begin_migration(setup, &control);
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
-            MachineState { preflight: Preflight::new(self.facts()), ..MachineState::new(self.machine.vcpus.len()) };
+            MachineState { preflight: self.preflight(), ..MachineState::new(self.machine.vcpus.len()) };
         let parts = self.parts();
         // A release whose schema is given may be one that knows no firmware of QEMU's, and it shows the guest its RAM there.
         let mut ram = MachineRam::leaving(self.ram.clone(), &self.firmware, release.is_none() && offer.is_none());
