@@ -11,6 +11,7 @@ use vmstate_lab::bench::{Bench, Guest};
 use vmstate_lab::error::{Error, Result};
 use vmstate_lab::guest::net::Peer;
 use vmstate_lab::network::Way;
+use vmstate_lab::packages;
 use vmstate_lab::skip::skip;
 use vmstate_lab::vmm::{Program, Vmm};
 
@@ -68,9 +69,16 @@ fn idle_guest() {
     });
 }
 
+/// By vsock, where the kernel connects that to itself.
 #[test]
 fn two_cpus() {
-    case("loads::two_cpus", |world| power_off(under_load(world, &Guest { cpus: 2, ..dirtying(32, 2000) })?));
+    case("loads::two_cpus", |world| {
+        let mut bench = world.bench(&Guest { cpus: 2, ..dirtying(32, 2000) })?;
+        if let Err(error) = bench.meet_by_vsock() {
+            skip(error);
+        }
+        power_off(at_work(&mut bench)?)
+    });
 }
 
 #[test]
@@ -92,27 +100,30 @@ pub(crate) fn nothing_lost(peer: &Peer, guest: &mut Vmm) -> Result<()> {
     })
 }
 
-/// By the kernel's vhost-net, where the host has it, in each of three monitors.
+/// From each kind of network to another one, as far as the host has them.
 #[test]
 fn packets_both_ways() {
     case("loads::packets_both_ways", |world| {
         let peer = world.connect()?;
         let mut bench = world.bench(&idle())?;
-        let way = match File::options().read(true).write(true).open(VHOST_NET) {
-            Ok(_) => Way::Vhost,
-            Err(error) => {
-                skip(format!("by a tap without vhost: {VHOST_NET}: {error}"));
-                Way::Tap
-            }
-        };
-        bench.go_by(way);
+        let mut ways = vec![Way::Vhost, Way::Tap, Way::Passt, Way::Vhost];
+        if let Err(error) = File::options().read(true).write(true).open(VHOST_NET) {
+            skip(format!("no vhost-net: {VHOST_NET}: {error}"));
+            ways.retain(|way| *way != Way::Vhost);
+        }
+        if let Err(error) = packages::passt() {
+            skip(error);
+            ways.retain(|way| *way != Way::Passt);
+        }
+        bench.go_by(ways[0]);
         let mut vmm = bench.boot()?;
         let mut lost = 0;
-        for _ in 0..2 {
-            moved_by_the_kernel(&mut vmm, way == Way::Vhost)?;
+        for hop in ways.windows(2) {
+            moved_by_the_kernel(&mut vmm, hop[0] == Way::Vhost)?;
             sleep(WORK / 4);
             // How long a pause takes on a busy host is not the question here.
             vmm.qmp.execute("migrate-set-parameters", json!({ "downtime-limit": 3000 }))?;
+            bench.go_by(hop[1]);
             (vmm, _) = migrate(&mut bench, vmm)?;
             sleep(WORK / 4);
             nothing_lost(&peer, &mut vmm)?;
@@ -120,7 +131,7 @@ fn packets_both_ways() {
             let count = |value: &Value| value.as_u64().unwrap_or(0);
             let before = std::mem::replace(&mut lost, count(&net["sent"]) - count(&net["echoes"]["unique"]));
             let echoes = &net["echoes"];
-            println!("{way:?}: {} sent so far, {} echoes lost", net["sent"], lost - before);
+            println!("{hop:?}: {} sent so far, {} echoes lost", net["sent"], lost - before);
             ensure(echoes["corrupt"] == 0 && echoes["duplicates"] == 0, || format!("echoes came as {echoes}"))?;
         }
         power_off(vmm)

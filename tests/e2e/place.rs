@@ -119,6 +119,9 @@ fn booted() -> std::result::Result<&'static Booted, &'static Error> {
         files.program(MINIVMM, minivmm())?;
         let own = env::current_exe().map_err(|error| Error::failed(error.to_string()))?;
         files.program(OWN, &own)?;
+        if let Ok(passt) = packages::passt() {
+            files.program("/bin/passt", &passt)?;
+        }
         // Busybox's cp leaves extended attributes behind.
         files.program("/bin/cp", Path::new("/bin/cp"))?;
         files::add_qemu(&mut files, "qemu-system-x86_64", &qemu::any()?)?;

@@ -1,6 +1,6 @@
 //! A test bench: one guest with its kernel, initrd, disk and network, and monitors to run it and to receive it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,6 +13,8 @@ use crate::tree::Tree;
 use crate::vmm::{Attachment, Config, Program, Vmm};
 use crate::{guest, packages};
 
+/// The first port of monitors that meet by vsock; those below 1024 are root's.
+const VSOCK_PORTS: u32 = 5000;
 const DISK_SIZE: u64 = 64 << 20;
 const BOOT: Duration = Duration::from_secs(180);
 /// For what takes milliseconds on an idle host.
@@ -42,6 +44,8 @@ pub struct Bench<'a> {
     /// One for each monitor, ended with the bench.
     passts: Vec<Process>,
     config: Config,
+    /// Monitors meet at vsock addresses of this host, in place of unix sockets.
+    by_vsock: bool,
     started: u32,
 }
 
@@ -89,6 +93,7 @@ impl<'a> Bench<'a> {
             way: Way::Tap,
             passts: Vec::new(),
             config,
+            by_vsock: false,
             started: 0,
         })
     }
@@ -108,7 +113,11 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// When it does not start.
     pub fn incoming(&mut self) -> Result<(Vmm, String)> {
-        let uri = format!("unix:{}", self.directory.join(format!("migration{}", self.started)).display());
+        let uri = match self.by_vsock {
+            // 1 is this host itself (vsock(7), VMADDR_CID_LOCAL).
+            true => format!("vsock:1:{}", VSOCK_PORTS + self.started),
+            false => format!("unix:{}", self.directory.join(format!("migration{}", self.started)).display()),
+        };
         let mut vmm = self.start(Some(uri.clone()))?;
         vmm.await_status("inmigrate", Instant::now() + PROMPT)?;
         Ok((vmm, uri))
@@ -151,6 +160,17 @@ impl<'a> Bench<'a> {
     /// From now on the monitors get these arguments, too, in their program's own words.
     pub fn give(&mut self, more: &[&str]) {
         self.config.more = more.iter().map(|&word| word.to_owned()).collect();
+    }
+
+    /// From now on monitors meet at vsock addresses of this host.
+    ///
+    /// # Errors
+    /// The kernel has no connections by vsock to itself.
+    pub fn meet_by_vsock(&mut self) -> Result<()> {
+        let loopback = Path::new("/sys/module/vsock_loopback");
+        fs::metadata(loopback).doing("find", loopback)?;
+        self.by_vsock = true;
+        Ok(())
     }
 
     /// From now on cards get to the network this way.

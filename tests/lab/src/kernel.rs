@@ -27,6 +27,9 @@ pub const HOST_MODULES: &[&str] = &[
     "llc",
     "stp",
     "bridge",
+    "vsock",
+    "vmw_vsock_virtio_transport_common",
+    "vsock_loopback",
 ];
 
 /// Modules that a guest needs, each behind those it depends on. One that is not there is built in.

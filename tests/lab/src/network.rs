@@ -82,6 +82,8 @@ impl Network {
                 "--dns",
                 "none",
             ]);
+            // The bridge's, so that a guest that comes from a tap, or goes to one, knows the peer by one address.
+            command.args(["--mac-addr", &MAC.map(|byte| format!("{byte:02x}")).join(":")]);
             command.args(["--address", &GUEST.to_string(), "--netmask", "24", "--gateway", &ROUTER.to_string()]);
             // Root's passt would become a user who cannot reach the socket's folder.
             if nix::unistd::geteuid().is_root() {
