@@ -58,6 +58,11 @@ impl From<File> for FileChannel {
 }
 
 impl Channel for FileChannel {
+    fn file(&self) -> Option<&File> {
+        // A pipe has no places.
+        self.file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(&self.file)
+    }
+
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
         repeat(&mut self.file, PollFlags::POLLOUT, timeout, |file| file.write(bytes))
     }

@@ -9,6 +9,7 @@ mod socket;
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub mod tls;
 
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 
@@ -23,6 +24,12 @@ pub use socket::SocketChannel;
 /// A connection to the peer, both ways. No call waits for longer than its `timeout`, so that the engine can look at its
 /// deadlines and at [`Control`](crate::migrate::Control) in between.
 pub trait Channel {
+    /// The file behind it, whose position is where the stream goes on: memory in it can have [places of its
+    /// own](crate::migrate::snapshot::save_in_place). As it stands here, there is none.
+    fn file(&self) -> Option<&File> {
+        None
+    }
+
     /// Sends the first bytes of `bytes`, as many as the transport takes, and returns how many; at least one if `bytes`
     /// is not empty.
     ///

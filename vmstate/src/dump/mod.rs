@@ -10,8 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::inspect::Fields;
 use crate::ram::{RAM_IDSTR, RamRecord, RamSummary};
 use crate::schema::json::Schema;
-pub use crate::stream::{Command, Configuration, Discard, PageSizes, SectionHeader, Stretch};
-use crate::stream::{Element, IGNORE_SHARED, read_description_length, read_footer, read_header};
+pub use crate::stream::{Command, Configuration, Discard, PageSizes, SectionHeader, Stretch, Terms};
+use crate::stream::{Element, IGNORE_SHARED, MAPPED_RAM, read_description_length, read_footer, read_header};
 use describe::{BySchema, Descriptions, SelfDescribed};
 
 /// Bytes of memory that all values of one stream may take; those of a machine with hundreds of devices need a few million.
@@ -187,9 +187,13 @@ impl Dump {
 
     fn read_ram(&mut self, input: &mut Reader<'_>, part: Part) -> Result<()> {
         if part == Part::Start {
+            let has =
+                |capability| self.configuration.as_ref().is_some_and(|configuration| configuration.has(capability));
+            if has(MAPPED_RAM) {
+                return self.ram.read_placed(input);
+            }
             // With this capability each block of the list has its address (`ram_save_setup`, migration/ram.c).
-            let capabilities = self.configuration.as_ref().map(|configuration| configuration.capabilities.as_slice());
-            let addresses = capabilities.unwrap_or_default().iter().any(|name| name == IGNORE_SHARED);
+            let addresses = has(IGNORE_SHARED);
             return self.ram.read_blocks(input, addresses);
         }
         while self.ram.read_record(input)? != RamRecord::End {}

@@ -1,11 +1,12 @@
 //! All sections of a machine: those in its registry, and the one in parts that the engine brings along, guest memory.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::ram::EngineSection;
 use crate::section::{IterativeSection, Sections};
 
 pub(super) struct AllSections<'a, 's> {
     pub(super) registered: &'a mut Sections<'s>,
-    pub(super) own: Box<dyn IterativeSection + 'a>,
+    pub(super) own: Box<dyn EngineSection + 'a>,
 }
 
 /// Whose section in parts it is.

@@ -5,9 +5,11 @@ use super::report::SectionReport;
 use super::wire::{Link, Patience};
 use crate::codec::{Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ram::EngineSection;
 use crate::section::{IterativeSection, Record, Sections};
 use crate::stream::{
-    Command, Configuration, Element, SectionHeader, read_description_length, read_footer, read_header,
+    Command, Configuration, Element, MAPPED_RAM, SectionHeader, Terms, read_description_length, read_footer,
+    read_header,
 };
 
 /// Bytes of a self-description dropped at once.
@@ -33,6 +35,8 @@ pub(super) struct Loader<'a, 's> {
     /// Sections that came whole, without the early ones, in their order.
     pub(super) whole: Vec<SectionReport>,
     strictness: Strictness,
+    /// Each page has its place in the file that this is read from.
+    is_placed: bool,
     patience: Patience,
     /// The source waits for answers: it closes its side only when it has given up.
     source_listens: bool,
@@ -57,14 +61,15 @@ impl<'a, 's> Loader<'a, 's> {
     pub(super) fn new(
         wire: Link<'a>,
         registered: &'a mut Sections<'s>,
-        own: Box<dyn IterativeSection + 'a>,
+        own: Box<dyn EngineSection + 'a>,
         is_own_required: bool,
         strictness: Strictness,
     ) -> Self {
         registered.begin_load();
         let all = AllSections { registered, own };
         let (patience, source_listens) = (Patience::Endless, false);
-        Self { wire, all, is_own_required, begun: Vec::new(), whole: Vec::new(), strictness, patience, source_listens }
+        let (begun, whole, is_placed) = (Vec::new(), Vec::new(), false);
+        Self { wire, all, is_own_required, begun, whole, strictness, is_placed, patience, source_listens }
     }
 
     /// How long to wait from now on for what comes next; at first without limit.
@@ -83,7 +88,9 @@ impl<'a, 's> Loader<'a, 's> {
         self.wire.decode(self.patience, read_header)?;
         let offset = self.wire.offset();
         let configuration = self.wire.decode(self.patience, Configuration::read)?;
-        Ok(configuration.check(machine, shares_memory, self.strictness).map_err(|error| error.at(offset)))
+        self.is_placed = configuration.has(MAPPED_RAM);
+        let terms = Terms { shares_memory, is_file: self.wire.file()?.is_some() };
+        Ok(configuration.check(machine, terms, self.strictness).map_err(|error| error.at(offset)))
     }
 
     /// Takes the next element, with all that belongs to it.
@@ -198,7 +205,25 @@ impl<'a, 's> Loader<'a, 's> {
         self.begun.retain(|section| section.owner != owner);
         let idstr = idstr.clone().into_owned();
         self.begun.push(Begun { id: *id, owner, idstr, instance: *instance, version: *version, is_over: false });
-        self.load_body(self.begun.len() - 1, |section, input, version| section.load_start(input, version))
+        let index = self.begun.len() - 1;
+        if self.is_placed && owner == Owner::Engine {
+            return self.load_placed(index);
+        }
+        self.load_body(index, |section, input, version| section.load_start(input, version))
+    }
+
+    /// Loads the body of the engine's START section, of a stream whose pages have their places in its file, and its footer.
+    fn load_placed(&mut self, index: usize) -> Result<()> {
+        let Self { wire, all, begun, patience, strictness, .. } = self;
+        let Some(Begun { id, idstr, instance, .. }) = begun.get(index) else { return Ok(()) };
+        let place = |error: Error| error.in_section(idstr, *instance);
+        let offset = wire.offset();
+        let no_file = || Error::new(ErrorKind::Misuse, "the stream is not read from a file").at(offset);
+        let (file, at) = wire.file().map_err(place)?.ok_or_else(|| place(no_file()))?;
+        let goes_on = all.own.load_placed(file, at, *strictness).map_err(place)?;
+        wire.go_to(goes_on).map_err(place)?;
+        wire.decode(*patience, |input| all.own.end_placed(input)).map_err(place)?;
+        wire.decode(*patience, |input| read_footer(input, *id)).map_err(place)
     }
 
     fn load_whole(&mut self, SectionHeader { idstr, instance, version, .. }: &SectionHeader<'_>) -> Result<()> {

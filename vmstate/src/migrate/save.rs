@@ -8,6 +8,7 @@ use super::{Peer, release};
 use crate::channel::Clock;
 use crate::codec::{Outbox, Outcomes, Writer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ram::EngineSection;
 use crate::section::{IterativeSection, Sections};
 use crate::stream::{Element, SectionHeader, SelfDescription, put_footer};
 
@@ -58,7 +59,7 @@ impl<'a, 's> Saver<'a, 's> {
     /// `own` is the section in parts that the engine brings along; it goes first.
     pub(super) fn new(
         registered: &'a mut Sections<'s>,
-        own: Box<dyn IterativeSection + 'a>,
+        own: Box<dyn EngineSection + 'a>,
         clock: &'a dyn Clock,
     ) -> Self {
         Self { all: AllSections { registered, own }, clock, begun: Vec::new() }

@@ -1,6 +1,7 @@
 //! The channel as both sides use it: bytes and pages out, and decoding of what comes in, with bounded memory and bounded waits.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
 use std::time::Duration;
 
 use super::control::Control;
@@ -115,6 +116,30 @@ impl<'a> Link<'a> {
     /// Bytes decoded so far.
     pub(super) fn offset(&self) -> u64 {
         self.base + self.start as u64
+    }
+
+    /// The file that this is read from, if it is one, and where in it the next byte to decode is.
+    ///
+    /// # Errors
+    /// What the file has.
+    pub(super) fn file(&self) -> Result<Option<(File, u64)>> {
+        let Some(file) = self.channel.file() else { return Ok(None) };
+        let mut file = file.try_clone()?;
+        let at = file.stream_position()?;
+        let ahead = (self.end - self.start) as u64;
+        Ok(Some((file, at.saturating_sub(ahead))))
+    }
+
+    /// Goes on at `at` in the file, which is behind the next byte to decode.
+    ///
+    /// # Errors
+    /// What the file has.
+    pub(super) fn go_to(&mut self, at: u64) -> Result<()> {
+        let Some((mut file, here)) = self.file()? else { return Ok(()) };
+        self.base = self.offset().saturating_add(at.saturating_sub(here));
+        (self.start, self.end) = (0, 0);
+        file.seek(SeekFrom::Start(at))?;
+        Ok(())
     }
 
     /// Sends all of `outbox`, and takes in what comes meanwhile.

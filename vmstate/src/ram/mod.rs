@@ -6,6 +6,7 @@ mod gathered;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
 mod heat;
+pub(crate) mod mapped;
 pub(crate) mod multifd;
 pub(crate) mod page_set;
 pub(crate) mod receiver;
@@ -29,7 +30,7 @@ pub use guest_memory::{DeviceWrites, MemoryRam};
 pub use heat::HeatMap;
 pub(crate) use receiver::RamRecord;
 pub(crate) use record::{NORMAL_RECORD, RAM_IDSTR, ZERO_RECORD};
-pub(crate) use section::{PageFigures, RamSection, Wishes};
+pub(crate) use section::{EngineSection, PageFigures, RamSection, Wishes};
 pub use sender::PageCount;
 pub use summary::{BlockSummary, RamSummary};
 pub use xbzrle::XbzrleCount;
@@ -106,6 +107,17 @@ pub trait GuestRam: Sync {
     fn untouched(&self, block: usize, offset: u64, words: &mut [u64]) -> Result<()> {
         let _ = (block, offset, words);
         Ok(())
+    }
+
+    /// Destination: all pages of `block` are in `file`, page `n` at `offset + n *` [`PAGE_SIZE`] if bit `n % 64` of word `n / 64` is set.
+    /// Pages whose bit is clear are zero, whatever the file has there. `true`: memory has them now, as by mapping the file privately.
+    /// `false`, as it stands here: they are [received](Self::receive) one after the other.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    fn map(&self, block: usize, file: BorrowedFd<'_>, offset: u64, words: &[u64]) -> Result<bool> {
+        let _ = (block, file, offset, words);
+        Ok(false)
     }
 
     /// Copies in: whole pages.

@@ -79,6 +79,19 @@ impl PageSet {
         Ok(skipped)
     }
 
+    /// Puts `page` into the set, if the block has it.
+    pub fn insert(&mut self, page: u64) {
+        if let Some(word) = usize::try_from(page / BITS).ok().and_then(|index| self.words.get_mut(index)) {
+            *word |= 1 << (page % BITS);
+        }
+        self.trim();
+    }
+
+    /// The words that hold the bits.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// Takes pages out of the set.
     pub fn remove(&mut self, pages: Range<u64>) {
         let mut page = pages.start;

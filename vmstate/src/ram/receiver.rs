@@ -1,7 +1,7 @@
 //! The destination's side of RAM: every name, length, offset and flag is checked before a byte is written.
 
 use super::arrived::Arrived;
-use super::record::{Contents, Head, Heads, NamedBlock, read_list, read_runs};
+use super::record::{Contents, Head, Heads, ListedBlock, NamedBlock, read_list, read_runs};
 use super::sender::PageCount;
 use super::xbzrle::{self, Page};
 use super::{GuestRam, PAGE, PAGE_SIZE, RamBlock, shares_memory};
@@ -42,50 +42,17 @@ impl<'a> RamReceiver<'a> {
     /// `Incompatible` if the source's blocks are neither the ones here nor kept here. A strict load wants all that are here.
     pub fn read_blocks(&mut self, input: &mut Reader<'_>) -> Result<bool> {
         let offset = input.offset();
-        let incompatible = |message: String| Error::new(ErrorKind::Incompatible, message).at(offset);
-        let ram = self.ram;
-        let blocks = &mut self.blocks;
-        let mut seen = vec![false; blocks.len()];
-        let check_address = |index: usize, address: Option<u64>| match (ram.shared_at(index), address) {
-            (Some(here), Some(there)) if here != there => Err(incompatible(format!(
-                "shared RAM block {} is at {there:#x} at the source and at {here:#x} here",
-                ram.blocks().get(index).map_or("of the source", |block| block.name.as_str())
-            ))),
-            _ => Ok(()),
-        };
-        read_list(input, shares_memory(ram), |listed| {
-            let name = listed.name;
-            let known = blocks.iter().zip(&mut seen).enumerate().find(|(_, (block, _))| block.name == name);
-            let Some((index, (block, seen))) = known else {
-                if ram.adopt(name, listed.len).map_err(|error| error.at(listed.offset))? {
-                    check_whole_pages(name, listed.len).map_err(|error| error.at(listed.offset))?;
-                    blocks.push(RamBlock { name: name.to_owned(), len: listed.len });
-                    seen.push(true);
-                    return check_address(blocks.len() - 1, listed.address);
-                }
-                return Err(incompatible(format!(
-                    "RAM block {name} does not exist here: both sides need the same machine"
-                )));
-            };
-            if listed.len != block.len {
-                return Err(incompatible(format!(
-                    "RAM block {name} has {} bytes at the source and {} here: give both sides the same memory",
-                    listed.len, block.len
-                )));
-            }
-            if std::mem::replace(seen, true) {
-                let message = format!("RAM block {name} comes twice, which does not fit the announced total");
-                return Err(Error::new(ErrorKind::Malformed, message).at(listed.offset));
-            }
-            check_address(index, listed.address)
-        })?;
-        let missing = blocks.iter().zip(&seen).find(|(block, seen)| !**seen && block.len > 0);
-        if let (Some((block, _)), Strictness::Strict) = (missing, input.strictness()) {
-            return Err(incompatible(format!(
-                "RAM block {} is not sent: both sides need the same machine",
-                block.name
-            )));
-        }
+        let mut list = BlockList::new(self);
+        read_list(input, shares_memory(self.ram), |listed| list.take(self, &listed).map(|_| ()))?;
+        list.end(self, input.strictness(), offset)?;
+        self.end_of_list(input)
+    }
+
+    /// Reads the records behind the list of blocks; true if the source has page channels.
+    ///
+    /// # Errors
+    /// `Malformed` if there is another record.
+    pub(crate) fn end_of_list(&mut self, input: &mut Reader<'_>) -> Result<bool> {
         self.heads.end_of_list(input, &self.blocks)
     }
 
@@ -151,6 +118,70 @@ impl<'a> RamReceiver<'a> {
             }
         }
         Ok(RamRecord::Page)
+    }
+}
+
+/// The source's list of blocks, as it is read.
+pub(crate) struct BlockList {
+    /// Which blocks have come, of those that are known.
+    seen: Vec<bool>,
+}
+
+impl BlockList {
+    /// None yet.
+    pub(crate) fn new(receiver: &RamReceiver<'_>) -> Self {
+        Self { seen: vec![false; receiver.blocks.len()] }
+    }
+
+    /// Takes the next block, and returns its index in memory.
+    ///
+    /// # Errors
+    /// `Incompatible` if it is neither one here nor kept here, `Malformed` if it came before.
+    pub(super) fn take(&mut self, receiver: &mut RamReceiver<'_>, listed: &ListedBlock<'_>) -> Result<usize> {
+        let ListedBlock { name, len, address, offset } = *listed;
+        let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message).at(offset));
+        let (ram, blocks) = (receiver.ram, &mut receiver.blocks);
+        let index = match blocks.iter().position(|block| block.name == name) {
+            Some(index) => index,
+            None if ram.adopt(name, len).map_err(|error| error.at(offset))? => {
+                check_whole_pages(name, len).map_err(|error| error.at(offset))?;
+                blocks.push(RamBlock { name: name.to_owned(), len });
+                self.seen.push(false);
+                blocks.len() - 1
+            }
+            None => {
+                return incompatible(format!("RAM block {name} does not exist here: both sides need the same machine"));
+            }
+        };
+        if let Some(here) = blocks.get(index).map(|block| block.len).filter(|&here| here != len) {
+            return incompatible(format!(
+                "RAM block {name} has {len} bytes at the source and {here} here: give both sides the same memory"
+            ));
+        }
+        if self.seen.get_mut(index).is_some_and(|seen| std::mem::replace(seen, true)) {
+            let message = format!("RAM block {name} comes twice, which does not fit the announced total");
+            return Err(Error::new(ErrorKind::Malformed, message).at(offset));
+        }
+        match (ram.shared_at(index), address) {
+            (Some(here), Some(there)) if here != there => {
+                incompatible(format!("shared RAM block {name} is at {there:#x} at the source and at {here:#x} here"))
+            }
+            _ => Ok(index),
+        }
+    }
+
+    /// No more come of the list at `offset`.
+    ///
+    /// # Errors
+    /// A strict load wants all that are here.
+    pub(crate) fn end(self, receiver: &RamReceiver<'_>, strictness: Strictness, offset: u64) -> Result<()> {
+        let mut blocks = receiver.blocks.iter().zip(&self.seen);
+        let missing = blocks.find(|(block, seen)| !**seen && block.len > 0);
+        if let (Some((block, _)), Strictness::Strict) = (missing, strictness) {
+            let message = format!("RAM block {} is not sent: both sides need the same machine", block.name);
+            return Err(Error::new(ErrorKind::Incompatible, message).at(offset));
+        }
+        Ok(())
     }
 }
 

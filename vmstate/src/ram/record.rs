@@ -1,7 +1,7 @@
 //! RAM records, version 4: `u64 offset | flags`, then what the flags say (migration/ram.c). What a page's bytes are good
 //! for is up to who reads them.
 
-use super::{PAGE_SIZE, xbzrle};
+use super::{PAGE_SIZE, RamBlock, xbzrle};
 use crate::codec::{Outbox, Reader};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -52,6 +52,12 @@ pub(super) fn put_flush(out: &mut Outbox) {
     out.put(&flag::MULTIFD_FLUSH.to_be_bytes());
 }
 
+/// Appends what the list of blocks begins with: how many bytes they have together.
+pub(super) fn put_total(out: &mut Vec<u8>, blocks: &[RamBlock]) {
+    let total: u64 = blocks.iter().map(|block| block.len).sum();
+    out.extend_from_slice(&(total | flag::MEM_SIZE).to_be_bytes());
+}
+
 /// A block that records can name.
 pub(super) trait NamedBlock {
     /// Its name.
@@ -76,26 +82,36 @@ pub(super) fn read_list<'a>(
     addresses: bool,
     mut take: impl FnMut(ListedBlock<'a>) -> Result<()>,
 ) -> Result<()> {
+    let mut left = read_total(input)?;
+    while left > 0 {
+        take(read_listed(input, addresses, &mut left)?)?;
+    }
+    Ok(())
+}
+
+/// Reads what the list begins with: how many bytes all blocks have together.
+pub(super) fn read_total(input: &mut Reader<'_>) -> Result<u64> {
     let offset = input.offset();
     let word = input.u64()?;
     if word & FLAGS != flag::MEM_SIZE {
         let message = format!("the list of RAM blocks expected, got flags {:#x}", word & FLAGS);
         return Err(Error::new(ErrorKind::Malformed, message).at(offset));
     }
-    let mut left = word & !FLAGS;
-    while left > 0 {
-        let offset = input.offset();
-        let (name, len) = (input.name()?, input.u64()?);
-        let address = if addresses { Some(input.u64()?) } else { None };
-        let Some(rest) = left.checked_sub(len) else {
-            let message =
-                format!("RAM block {name} of {len} bytes does not fit the announced total, of which {left} are left");
-            return Err(Error::new(ErrorKind::Malformed, message).at(offset));
-        };
-        left = rest;
-        take(ListedBlock { name, len, address, offset })?;
-    }
-    Ok(())
+    Ok(word & !FLAGS)
+}
+
+/// Reads the next block of the list; of the announced total so many bytes are `left`.
+pub(super) fn read_listed<'a>(input: &mut Reader<'a>, addresses: bool, left: &mut u64) -> Result<ListedBlock<'a>> {
+    let offset = input.offset();
+    let (name, len) = (input.name()?, input.u64()?);
+    let address = if addresses { Some(input.u64()?) } else { None };
+    let Some(rest) = left.checked_sub(len) else {
+        let message =
+            format!("RAM block {name} of {len} bytes does not fit the announced total, of which {left} are left");
+        return Err(Error::new(ErrorKind::Malformed, message).at(offset));
+    };
+    *left = rest;
+    Ok(ListedBlock { name, len, address, offset })
 }
 
 /// What a record begins with.

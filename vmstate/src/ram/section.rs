@@ -1,18 +1,21 @@
 //! Guest memory as a section that is sent in parts: all that source and destination know of it, but for its figures.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::cost::{PageCost, SAMPLE};
 use super::heat::HeatMap;
+use super::mapped::read::FilePages;
+use super::mapped::write::PlacedPages;
 use super::multifd::{Beside, Receivers};
 use super::receiver::{RamReceiver, RamRecord};
 use super::record::{RAM_IDSTR, RAM_VERSION, put_end_of_section};
 use super::sender::{PageCount, RamSender};
 use super::xbzrle::XbzrleCount;
 use super::{DirtyLog, GuestRam, PAGE_SIZE};
-use crate::codec::{Outbox, Reader};
+use crate::codec::{Outbox, Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
 use crate::section::{IterativeSection, Record};
@@ -27,9 +30,32 @@ pub(crate) struct RamSection<'a> {
     is_cost_stale: bool,
     receiver: RamReceiver<'a>,
     beside: Beside,
+    /// A source's: pages go to their places in a file.
+    placed: Option<PlacedPages>,
+    /// A destination's: they are in a file.
+    in_file: Option<FilePages>,
     /// The stream has come to a flush that is not over.
     flushes: bool,
     figures: Arc<PageFigures>,
+}
+
+/// The section in parts that the engine brings along. Its pages may have their places in a file.
+pub(crate) trait EngineSection: IterativeSection {
+    /// Reads the list at `at` in `file`, of a stream whose pages have their places there; returns where the stream goes on.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn load_placed(&mut self, _file: File, _at: u64, _strictness: Strictness) -> Result<u64> {
+        Err(Error::new(ErrorKind::Misuse, "it is not read from a file"))
+    }
+
+    /// Reads what ends the list.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn end_placed(&mut self, _input: &mut Reader<'_>) -> Result<()> {
+        Err(Error::new(ErrorKind::Misuse, "it is not read from a file"))
+    }
 }
 
 /// The main channel of a destination waits so long for its page channels before it looks at other things.
@@ -51,6 +77,8 @@ impl<'a> RamSection<'a> {
             is_cost_stale: false,
             receiver: RamReceiver::new(ram),
             beside: Beside::Nothing,
+            placed: None,
+            in_file: None,
             flushes: false,
             figures: Arc::default(),
         }
@@ -63,6 +91,12 @@ impl<'a> RamSection<'a> {
         Self { beside: beside.clone(), figures, ..self }
     }
 
+    /// Its pages go to their places in `file`, whose position is the stream's.
+    #[must_use]
+    pub(crate) fn in_place(self, file: File) -> Self {
+        Self { placed: Some(PlacedPages::new(file)), ..self }
+    }
+
     /// Its figures, which go on to change.
     pub(crate) fn figures(&self) -> Arc<PageFigures> {
         Arc::clone(&self.figures)
@@ -73,6 +107,12 @@ impl<'a> RamSection<'a> {
     }
 
     fn put_pages(&mut self, out: &mut Outbox, budget: u64) -> Result<bool> {
+        if let (Some(placed), Some(sender)) = (&mut self.placed, &mut self.sender) {
+            let over = sender.put_in_place(placed, (budget / PAGE_SIZE).max(1))?;
+            put_end_of_section(out);
+            self.tell();
+            return Ok(over);
+        }
         let wanted = out.len().saturating_add(budget);
         let flushes = self.figures.flushes.swap(false, Ordering::Relaxed);
         let sender = self.sender()?;
@@ -115,7 +155,13 @@ impl IterativeSection for RamSection<'_> {
             let senders = if let Beside::Senders(senders) = &self.beside { Some(senders.clone()) } else { None };
             self.sender = Some(RamSender::start(self.ram, log)?.with(senders));
         }
-        self.sender()?.put_blocks(out);
+        match &mut self.placed {
+            Some(placed) => {
+                placed.begin(out, self.ram)?;
+                put_end_of_section(out);
+            }
+            None => self.sender()?.put_blocks(out),
+        }
         self.tell();
         Ok(())
     }
@@ -146,11 +192,17 @@ impl IterativeSection for RamSection<'_> {
     }
 
     fn iterate(&mut self, out: &mut Outbox, budget: u64) -> Result<bool> {
-        self.put_pages(out, budget)
+        let over = self.put_pages(out, budget)?;
+        if let (true, Some(placed)) = (over, &self.placed) {
+            // So that a round takes as long as the disk does, and the pause waits for no pages of the rounds before it.
+            placed.sync()?;
+        }
+        Ok(over)
     }
 
     fn complete(&mut self, out: &mut Outbox) -> Result<()> {
-        self.put_pages(out, u64::MAX).map(|_| ())
+        self.put_pages(out, u64::MAX)?;
+        self.placed.as_mut().map_or(Ok(()), |placed| placed.finish(self.ram))
     }
 
     fn load_start(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
@@ -166,7 +218,12 @@ impl IterativeSection for RamSection<'_> {
             return Ok(Record::Awaited);
         }
         self.flushes = false;
+        let place = input.offset();
         let record = self.receiver.read_records(input)?;
+        if self.in_file.is_some() && record != RamRecord::End {
+            let message = "a page in the stream, of a file where each page has its place (capability mapped-ram)";
+            return Err(Error::new(ErrorKind::Malformed, message).at(place));
+        }
         self.figures.set_moved(self.receiver.received());
         match record {
             RamRecord::Page => Ok(Record::More),
@@ -181,6 +238,11 @@ impl IterativeSection for RamSection<'_> {
 
     fn load_end(&mut self, input: &mut Reader<'_>, version: u32) -> Result<Record> {
         let record = self.load_part(input, version)?;
+        if let (Record::Last, Some(pages)) = (record, &self.in_file) {
+            let taken = pages.take(self.ram)?;
+            self.figures.set_moved(taken);
+            return Ok(record);
+        }
         if record == Record::Last {
             // A source with page channels has no page with data in the stream, and one without has some: no guest runs on zeros alone.
             if self.receiver.received().normal == 0 {
@@ -194,6 +256,21 @@ impl IterativeSection for RamSection<'_> {
     fn cleanup(&mut self) {
         // Stops the log.
         self.sender = None;
+    }
+}
+
+impl EngineSection for RamSection<'_> {
+    fn load_placed(&mut self, file: File, at: u64, strictness: Strictness) -> Result<u64> {
+        let (pages, goes_on) = FilePages::read(&mut self.receiver, file, at, strictness)?;
+        self.in_file = Some(pages);
+        Ok(goes_on)
+    }
+
+    fn end_placed(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        match self.receiver.end_of_list(input)? {
+            false => Ok(()),
+            true => Err(input.malformed("a flush of page channels, which a file does not have")),
+        }
     }
 }
 
@@ -282,7 +359,7 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::{Limits, Strictness};
+    use crate::codec::Limits;
     use crate::ram::{PAGE, PAGE_SIZE, RamBlock, record::put_end_of_section};
 
     struct OnePage([RamBlock; 1], Option<u64>);

@@ -7,10 +7,11 @@
 use std::ops::Range;
 
 use super::heat::HeatMap;
+use super::mapped::write::PlacedPages;
 use super::multifd::Senders;
 use super::multifd::batch::put_pages;
 use super::page_set::PageSet;
-use super::record::{NORMAL_RECORD, ZERO_RECORD, flag, put_end_of_section, put_flush, put_runs};
+use super::record::{NORMAL_RECORD, ZERO_RECORD, flag, put_end_of_section, put_flush, put_runs, put_total};
 use super::xbzrle::{Delta, Page, XbzrleCount, XbzrleSource};
 use super::zero::is_zero;
 use super::{DirtyLog, GuestRam, PAGE, PAGE_SIZE, RamBlock, shares_memory};
@@ -136,8 +137,7 @@ impl<'a> RamSender<'a> {
     /// Appends the body of the START section: total length, then name and length of each block, and its address if memory is shared.
     pub fn put_blocks(&self, out: &mut Outbox) {
         let blocks = self.ram.blocks();
-        let total: u64 = blocks.iter().map(|block| block.len).sum();
-        out.put(&(total | flag::MEM_SIZE).to_be_bytes());
+        put_total(out.bytes_mut(), blocks);
         let is_shared = shares_memory(self.ram);
         for (index, block) in blocks.iter().enumerate() {
             put_name(out.bytes_mut(), &block.name);
@@ -290,6 +290,27 @@ impl<'a> RamSender<'a> {
         }
     }
 
+    /// Puts about so many pages into their places in `file`, unless the round is over before; true if it is over.
+    ///
+    /// # Errors
+    /// What memory, log or file have.
+    pub(crate) fn put_in_place(&mut self, file: &mut PlacedPages, mut pages: u64) -> Result<bool> {
+        let over = loop {
+            if pages == 0 {
+                break false;
+            }
+            let Some(run) = self.next_run(pages.min(RUN)) else { break true };
+            self.take(&run)?;
+            let (zeros, _) = self.zeros(&run)?;
+            let count = run.end - run.start;
+            file.put(self.ram, self.block, run, zeros)?;
+            let zero = u64::from(zeros.count_ones());
+            self.sent = self.sent.and(PageCount { normal: count - zero, zero });
+            pages -= count;
+        };
+        file.flush(self.ram).map(|()| over)
+    }
+
     /// Gives page channels so many pages, unless the round is over before; true if it is over.
     fn hand_over(&mut self, senders: &Senders, mut pages: u64) -> Result<bool> {
         let mut batches = Vec::new();
@@ -360,16 +381,7 @@ impl<'a> RamSender<'a> {
 
     /// Appends the pages of a run, all of one word. Only those that were touched are looked at; returns how many of these are zero.
     fn put_run(&mut self, out: &mut Outbox, first: u64, end: u64, named: &mut Option<usize>) -> Result<u64> {
-        let ones = |count: u64| u64::MAX >> (u64::from(u64::BITS) - count.clamp(1, RUN));
-        let untouched = self.untouched(first);
-        let (mut looked_at, mut left) = (0, !untouched & ones(end - first));
-        while left != 0 {
-            let start = left.trailing_zeros();
-            let count = (left >> start).trailing_ones();
-            looked_at |= self.ram.zero_pages(self.block, (first + u64::from(start)) * PAGE_SIZE, count)? << start;
-            left &= !(ones(count.into()) << start);
-        }
-        let zeros = looked_at | untouched;
+        let (zeros, looked_at) = self.zeros(&(first..end))?;
         for (bit, page) in (first..end).enumerate() {
             let offset = page * PAGE_SIZE;
             if zeros >> bit & 1 == 0 {
@@ -383,9 +395,24 @@ impl<'a> RamSender<'a> {
                 out.put(&[0]);
             }
         }
-        let zero = u64::from((zeros & ones(end - first)).count_ones());
+        let zero = u64::from(zeros.count_ones());
         self.sent = self.sent.and(PageCount { normal: end - first - zero, zero });
         Ok(looked_at.count_ones().into())
+    }
+
+    /// Which pages of a run, all of one word, are zero, and which of these were touched and looked at; bit 0 is the first.
+    fn zeros(&self, run: &Range<u64>) -> Result<(u64, u64)> {
+        let ones = |count: u64| u64::MAX >> (u64::from(u64::BITS) - count.clamp(1, RUN));
+        let (untouched, all) = (self.untouched(run.start), ones(run.end - run.start));
+        let (mut looked_at, mut left) = (0, !untouched & all);
+        while left != 0 {
+            let start = left.trailing_zeros();
+            let count = (left >> start).trailing_ones();
+            let offset = (run.start + u64::from(start)) * PAGE_SIZE;
+            looked_at |= self.ram.zero_pages(self.block, offset, count)? << start;
+            left &= !(ones(count.into()) << start);
+        }
+        Ok(((looked_at | untouched) & all, looked_at))
     }
 
     /// As [`put_run`](Self::put_run), of pages for which XBZRLE is tried: each is copied once, and looked at, compared, kept and sent as

@@ -1,9 +1,10 @@
 //! RAM sections without a guest: how many pages of each block came, and how.
 
-use super::PAGE_SIZE;
+use super::mapped::Places;
 use super::receiver::RamRecord;
-use super::record::{Contents, Head, Heads, NamedBlock, read_list, read_runs};
+use super::record::{Contents, Head, Heads, ListedBlock, NamedBlock, read_list, read_listed, read_runs, read_total};
 use super::sender::PageCount;
+use super::{PAGE_SIZE, RamBlock};
 use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -41,20 +42,42 @@ impl RamSummary {
     /// # Errors
     /// `Malformed` or `Incomplete`; the blocks before it are kept.
     pub fn read_blocks(&mut self, input: &mut Reader<'_>, addresses: bool) -> Result<()> {
-        read_list(input, addresses, |listed| {
-            let name = listed.name;
-            let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message).at(listed.offset));
-            if self.blocks.iter().any(|block| block.name == name) {
-                return malformed(format!("RAM block {name} comes twice"));
-            }
-            if self.blocks.len() == MAX_BLOCKS {
-                return malformed(format!("more than {MAX_BLOCKS} RAM blocks"));
-            }
-            let (name, pages) = (name.to_owned(), PageCount::default());
-            self.blocks.push(BlockSummary { name, len: listed.len, address: listed.address, pages });
-            Ok(())
-        })?;
+        read_list(input, addresses, |listed| self.push(&listed))?;
         self.heads.end_of_list(input, &self.blocks).map(|_| ())
+    }
+
+    /// As [`read_blocks`](Self::read_blocks), where the pages of each block follow, in the places that they have in the file (capability
+    /// `mapped-ram`). The file must begin where the stream does.
+    ///
+    /// # Errors
+    /// `Malformed`, `Incompatible` or `Incomplete`; the blocks before it are kept.
+    pub fn read_placed(&mut self, input: &mut Reader<'_>) -> Result<()> {
+        let mut left = read_total(input)?;
+        while left > 0 {
+            let listed = read_listed(input, false, &mut left)?;
+            self.push(&listed)?;
+            let block = RamBlock { name: listed.name.to_owned(), len: listed.len };
+            let file_len = input.offset().saturating_add(input.rest().len() as u64);
+            let places = Places::read(input, &block, file_len)?;
+            let normal = places.skip(input, &block)?;
+            if let Some(block) = self.blocks.last_mut() {
+                block.pages = PageCount { normal, zero: (block.len / PAGE_SIZE).saturating_sub(normal) };
+            }
+        }
+        self.heads.end_of_list(input, &self.blocks).map(|_| ())
+    }
+
+    fn push(&mut self, listed: &ListedBlock<'_>) -> Result<()> {
+        let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message).at(listed.offset));
+        if self.blocks.iter().any(|block| block.name == listed.name) {
+            return malformed(format!("RAM block {} comes twice", listed.name));
+        }
+        if self.blocks.len() == MAX_BLOCKS {
+            return malformed(format!("more than {MAX_BLOCKS} RAM blocks"));
+        }
+        let (name, pages) = (listed.name.to_owned(), PageCount::default());
+        self.blocks.push(BlockSummary { name, len: listed.len, address: listed.address, pages });
+        Ok(())
     }
 
     /// Reads one record of a PART or END section.

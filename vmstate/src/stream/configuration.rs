@@ -14,8 +14,19 @@ const MAX_MACHINE_NAME: u32 = 255;
 const MAX_CAPABILITIES: u32 = 64;
 /// The capability of a source that does not send memory which both sides have mapped; each RAM block then comes with its address.
 pub(crate) const IGNORE_SHARED: &str = "x-ignore-shared";
+/// The capability of a source that gives each page its place in a file.
+pub(crate) const MAPPED_RAM: &str = "mapped-ram";
 /// log2 of the page size.
 const PAGE_BITS: u32 = 12;
+
+/// What a destination has agreed to, beside its machine type.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms {
+    /// Both sides have mapped memory that is not sent.
+    pub shares_memory: bool,
+    /// The stream is read from a file.
+    pub is_file: bool,
+}
 
 /// What the source says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,17 +42,16 @@ pub struct Configuration {
 }
 
 /// Appends the configuration of a machine type: the name, and the subsection of capabilities if there is one, as QEMU does.
-/// `shares_memory`: both sides have mapped memory that is not sent.
-pub fn put_configuration(out: &mut Vec<u8>, machine: &str, shares_memory: bool) {
+pub fn put_configuration(out: &mut Vec<u8>, machine: &str, capability: Option<&str>) {
     out.push(kind::CONFIGURATION);
     out.extend_from_slice(&u32::try_from(machine.len()).unwrap_or(u32::MAX).to_be_bytes());
     out.extend_from_slice(machine.as_bytes());
-    if shares_memory {
+    if let Some(capability) = capability {
         out.push(kind::SUBSECTION);
         put_name(out, "configuration/capabilities");
         // The version, then how many there are.
         out.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 1]);
-        put_name(out, IGNORE_SHARED);
+        put_name(out, capability);
     }
 }
 
@@ -99,14 +109,19 @@ impl Configuration {
         Ok(())
     }
 
-    /// Compares what the source says with the `machine` type here. `shares_memory`: both sides have mapped memory that is not sent.
+    /// True if the source says that it has this capability.
+    pub fn has(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|name| name == capability)
+    }
+
+    /// Compares what the source says with the `machine` type here, and with what fits `terms`.
     ///
     /// A QEMU-compatible load takes any beginning of the name for the name, and the name with anything behind a NUL, as
     /// QEMU's `strncmp` does (`configuration_post_load`, migration/savevm.c).
     ///
     /// # Errors
     /// `Incompatible`, with both sides named.
-    pub fn check(&self, machine: &str, shares_memory: bool, strictness: Strictness) -> Result<()> {
+    pub fn check(&self, machine: &str, terms: Terms, strictness: Strictness) -> Result<()> {
         let incompatible = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
         let same = match strictness {
             Strictness::Strict => self.machine == machine,
@@ -121,12 +136,22 @@ impl Configuration {
         if let Some(bits) = self.page_bits.filter(|&bits| bits != PAGE_BITS) {
             return incompatible(format!("the source has pages of 2^{bits} bytes, this machine of 2^{PAGE_BITS}"));
         }
-        let is_shared = self.capabilities.iter().any(|name| name == IGNORE_SHARED);
-        if shares_memory && !is_shared {
+        let Terms { shares_memory, is_file } = terms;
+        if shares_memory && !self.has(IGNORE_SHARED) {
             let what = "the source sends guest memory, which it shares with this machine: capability x-ignore-shared is missing";
             return incompatible(what.to_owned());
         }
-        let mut unsupported = self.capabilities.iter().filter(|&name| !(shares_memory && name == IGNORE_SHARED));
+        if self.has(MAPPED_RAM) && !is_file {
+            let what = "each page has its place in the source's file (capability mapped-ram), and this is a connection or a pipe: name \
+                        the file itself";
+            return incompatible(what.to_owned());
+        }
+        let understood = match (shares_memory, is_file) {
+            (true, _) => Some(IGNORE_SHARED),
+            (false, true) => Some(MAPPED_RAM),
+            (false, false) => None,
+        };
+        let mut unsupported = self.capabilities.iter().filter(|&name| understood != Some(name));
         if let Some(name) = unsupported.next() {
             return incompatible(format!("capability {name} is on at the source and not supported here: turn it off"));
         }

@@ -15,8 +15,8 @@ mod postcopy;
 mod reply;
 
 pub use command::Command;
-pub(crate) use configuration::IGNORE_SHARED;
-pub use configuration::{Configuration, put_configuration};
+pub use configuration::{Configuration, Terms, put_configuration};
+pub(crate) use configuration::{IGNORE_SHARED, MAPPED_RAM};
 pub use description::{MAX_DESCRIPTION, SelfDescription, read_description_length};
 pub use element::{Element, SectionHeader, put_footer, put_header, read_footer, read_header};
 pub use postcopy::{Discard, PageRequest, PageSizes, Stretch};

@@ -11,6 +11,7 @@ mod pages;
 mod pair;
 #[cfg(feature = "tools")]
 mod postcopy;
+mod snapshot;
 mod xbzrle;
 
 use std::io::{BufRead, BufReader, Write};

@@ -15,16 +15,18 @@ use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::{Control, snapshot};
 use vmstate::ram::{GuestRam, RamBlock};
-use vmstate::raw::stream::{Command, Configuration, Element, Reply, put_reason, put_times, read_reason, read_times};
+use vmstate::raw::stream::{
+    Command, Configuration, Element, Reply, Terms, put_reason, put_times, read_reason, read_times,
+};
 use vmstate::section::{Section, Sections};
 
-struct Ram {
+pub(crate) struct Ram {
     blocks: Vec<RamBlock>,
     bytes: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Ram {
-    fn new(blocks: &[(&str, u64)]) -> Self {
+    pub(crate) fn new(blocks: &[(&str, u64)]) -> Self {
         let blocks: Vec<_> = blocks.iter().map(|&(name, len)| RamBlock { name: name.into(), len }).collect();
         let bytes = blocks.iter().map(|block| vec![0; block.len as usize]).collect();
         Self { blocks, bytes: Mutex::new(bytes) }
@@ -372,7 +374,7 @@ fn configuration_with_all_its_subsections() {
     assert_eq!(configuration.page_bits, Some(12));
     assert_eq!(configuration.capabilities, ["x-ignore-shared"]);
     assert_eq!(configuration.uuid.unwrap()[..3], [0x00, 0x11, 0x22]);
-    let error = configuration.check("pc-q35-10.0", false, Strictness::QemuCompatible).unwrap_err();
+    let error = configuration.check("pc-q35-10.0", Terms::default(), Strictness::QemuCompatible).unwrap_err();
     assert!(error.to_string().contains("x-ignore-shared"), "{error}");
     for length in 0..bytes.len() {
         let mut reader = Reader::new(&bytes[..length], 8, Strictness::Strict, Limits::default());

@@ -2,6 +2,7 @@
 #![cfg(feature = "engine")]
 
 mod format;
+mod mapped;
 #[cfg(feature = "tools")]
 mod older_release;
 #[cfg(feature = "tools")]

@@ -11,7 +11,7 @@ use super::{Pause, PlannedRound, Scenario};
 use crate::codec::{Outbox, PageRun, Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::{Claim, Control, Machine, Peer, Rehearsal, Round};
-use crate::ram::{PAGE_SIZE, PageFigures};
+use crate::ram::{EngineSection, PAGE_SIZE, PageFigures};
 use crate::schema::Description;
 use crate::section::{IterativeSection, Record, Section};
 
@@ -171,6 +171,8 @@ impl PlannedMemory {
         self.figures.tell(sent, pending);
     }
 }
+
+impl EngineSection for PlannedMemory {}
 
 impl IterativeSection for PlannedMemory {
     fn description(&self) -> &'static Description {

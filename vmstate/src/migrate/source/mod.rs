@@ -28,9 +28,9 @@ use crate::migrate::save::{Saved, Saver, Turn};
 use crate::migrate::wire::{ANSWERS, Link, Patience, is_timeout};
 use crate::migrate::{Claim, Machine, Over, Peer};
 use crate::ram::multifd::Beside;
-use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection, Wishes, shares_memory};
-use crate::section::{IterativeSection, Sections};
-use crate::stream::{Command, Element, Reply, put_configuration, put_header, read_reason};
+use crate::ram::{DirtyLog, EngineSection, GuestRam, PageFigures, RamSection, Wishes, shares_memory};
+use crate::section::Sections;
+use crate::stream::{Command, Element, IGNORE_SHARED, Reply, put_configuration, put_header, read_reason};
 
 /// What a source works with.
 #[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
@@ -110,7 +110,7 @@ pub(super) struct Host<'a, 's> {
 
 /// Guest memory, as the source of its pages.
 pub(super) struct Memory<'a> {
-    pub(super) section: Box<dyn IterativeSection + 'a>,
+    pub(super) section: Box<dyn EngineSection + 'a>,
     /// Of `section`.
     pub(super) pages: Arc<PageFigures>,
     /// Where the channel finds the pages.
@@ -326,7 +326,7 @@ impl Source<'_, '_> {
     fn introduce(&mut self) -> Result<()> {
         let out = self.buffer.bytes_mut();
         put_header(out);
-        put_configuration(out, &self.options.machine_type, self.shares_memory);
+        put_configuration(out, &self.options.machine_type, self.shares_memory.then_some(IGNORE_SHARED));
         Element::Command(Command::OpenReturnPath).write(out);
         self.meet()?;
         let out = &mut self.buffer;

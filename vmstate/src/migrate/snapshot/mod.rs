@@ -1,5 +1,7 @@
 //! A paused guest in a file: the same stream, without a destination that answers.
 
+mod in_place;
+
 use std::time::{Duration, Instant};
 
 use super::Peer;
@@ -13,7 +15,9 @@ use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::{DirtyLog, GuestRam, RamSection, shares_memory};
 use crate::section::Sections;
-use crate::stream::{Command, Element, put_configuration, put_header};
+use crate::stream::{Command, Element, IGNORE_SHARED, put_configuration, put_header};
+
+pub use in_place::{Saving, save_in_place};
 
 /// Bytes handed to the channel at once.
 const CHUNK: u64 = 1 << 20;
@@ -63,7 +67,7 @@ pub fn save_with(
     };
     let mut out = Outbox::new();
     put_header(out.bytes_mut());
-    put_configuration(out.bytes_mut(), machine_type, shares_memory(ram));
+    put_configuration(out.bytes_mut(), machine_type, shares_memory(ram).then_some(IGNORE_SHARED));
     let mut saver = Saver::new(sections, Box::new(section), &Still);
     let mut saved = saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Early))?;
     saver.start(&mut out, Peer::Vmstate)?;

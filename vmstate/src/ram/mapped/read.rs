@@ -1,0 +1,158 @@
+//! Pages from their places in a file, at a destination. All places are checked before a page is read.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use super::{Places, bitmap_bytes};
+use crate::codec::{Limits, PageRun, Reader, Strictness};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ram::page_set::PageSet;
+use crate::ram::receiver::{BlockList, RamReceiver};
+use crate::ram::record::{read_listed, read_total};
+use crate::ram::sender::PageCount;
+use crate::ram::{GuestRam, PAGE_SIZE};
+
+/// Bytes of an entry of the list: the longest name, length and header.
+const ENTRY: usize = 512;
+/// Bytes read at once.
+const MOST: u64 = 1 << 20;
+
+/// The pages of a file.
+pub(crate) struct FilePages {
+    file: File,
+    blocks: Vec<Block>,
+}
+
+struct Block {
+    /// Its index in memory.
+    index: usize,
+    places: Places,
+    /// Pages that have contents in the file; the others are zero.
+    set: PageSet,
+}
+
+impl FilePages {
+    /// Reads the list of blocks at `at`, and their bitmaps, and returns where the stream goes on: at the record that ends the list.
+    ///
+    /// # Errors
+    /// What is wrong with the list, at its place in the file.
+    pub(crate) fn read(
+        receiver: &mut RamReceiver<'_>,
+        file: File,
+        at: u64,
+        strictness: Strictness,
+    ) -> Result<(Self, u64)> {
+        let file_len = file.metadata()?.len();
+        let mut at = Position { file: &file, at, strictness };
+        let mut left = at.parse(read_total)?;
+        let (mut list, mut blocks) = (BlockList::new(receiver), Vec::new());
+        while left > 0 {
+            let (index, places) = at.parse(|input| {
+                let listed = read_listed(input, false, &mut left)?;
+                let index = list.take(receiver, &listed)?;
+                let block = receiver.blocks().get(index);
+                let block = block.ok_or_else(|| Error::new(ErrorKind::Misuse, "a block that is not there"))?;
+                Ok((index, Places::read(input, block, file_len)?))
+            })?;
+            at.at = places.end();
+            let len = receiver.blocks().get(index).map_or(0, |block| block.len);
+            let set = read_bitmap(&file, places, len)?;
+            blocks.push(Block { index, places, set });
+        }
+        list.end(receiver, strictness, at.at)?;
+        let goes_on = at.at;
+        Ok((Self { file, blocks }, goes_on))
+    }
+
+    /// Takes all pages into memory, which maps them or has them read. The file stands where it stood.
+    ///
+    /// # Errors
+    /// What memory refuses, what the file has.
+    pub(crate) fn take(&self, ram: &dyn GuestRam) -> Result<PageCount> {
+        let mut count = PageCount::default();
+        for Block { index, places, set } in &self.blocks {
+            let normal = set.count();
+            count = count.and(PageCount { normal, zero: set.pages() - normal });
+            if !ram.map(*index, self.file.as_fd(), places.pages, set.words())? {
+                self.copy(ram, *index, *places, set)?;
+            }
+        }
+        Ok(count)
+    }
+
+    fn copy(&self, ram: &dyn GuestRam, block: usize, places: Places, set: &PageSet) -> Result<()> {
+        let stood = (&self.file).stream_position()?;
+        let mut zero_from = 0;
+        while let Some(run) = set.run(zero_from, MOST / PAGE_SIZE) {
+            ram.zero_run(block, zero_from * PAGE_SIZE, run.start - zero_from)?;
+            let offset = run.start * PAGE_SIZE;
+            (&self.file).seek(SeekFrom::Start(places.pages + offset))?;
+            let mut runs = [PageRun { block, offset, len: (run.end - run.start) * PAGE_SIZE }];
+            let mut rest = runs.as_mut_slice();
+            while !rest.is_empty() {
+                match ram.receive(self.file.as_fd(), rest) {
+                    Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                    Ok(count) => PageRun::advance_slices(&mut rest, count as u64),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    // What memory refused is within.
+                    Err(error) => return Err(error.downcast().unwrap_or_else(Error::from)),
+                }
+            }
+            zero_from = run.end;
+        }
+        ram.zero_run(block, zero_from * PAGE_SIZE, set.pages() - zero_from)?;
+        (&self.file).seek(SeekFrom::Start(stood))?;
+        Ok(())
+    }
+}
+
+/// Which pages of a block of `len` bytes have contents.
+fn read_bitmap(file: &File, places: Places, len: u64) -> Result<PageSet> {
+    let mut bytes = vec![0; usize::try_from(bitmap_bytes(len)).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut bytes, places.bitmap)?;
+    let mut set = PageSet::empty(len / PAGE_SIZE);
+    let mut beyond = false;
+    set.edit(|words| {
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+    });
+    let kept: u64 = set.count();
+    let all: u64 = bytes.iter().map(|byte| u64::from(byte.count_ones())).sum();
+    beyond |= kept != all;
+    match beyond {
+        true => {
+            Err(Error::new(ErrorKind::Malformed, "the bitmap has pages behind the block's last one").at(places.bitmap))
+        }
+        false => Ok(set),
+    }
+}
+
+/// A place in a file.
+struct Position<'f> {
+    file: &'f File,
+    at: u64,
+    strictness: Strictness,
+}
+
+impl Position<'_> {
+    /// Decodes what is here, and goes behind it.
+    fn parse<T>(&mut self, decode: impl FnOnce(&mut Reader<'_>) -> Result<T>) -> Result<T> {
+        let (mut bytes, mut have) = ([0; ENTRY], 0);
+        while let Some(into) = bytes.get_mut(have..).filter(|into| !into.is_empty()) {
+            match self.file.read_at(into, self.at + have as u64) {
+                Ok(0) => break,
+                Ok(count) => have += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let here = bytes.get(..have).unwrap_or_default();
+        let mut input = Reader::new(here, self.at, self.strictness, Limits::default());
+        let decoded = decode(&mut input)?;
+        self.at += input.consumed() as u64;
+        Ok(decoded)
+    }
+}
