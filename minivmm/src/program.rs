@@ -25,10 +25,7 @@ use crate::vm::{End, Handle, Request, Vm};
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let command = match cli::parse(arguments) {
         Ok(Parsed::Command(command)) => *command,
-        Ok(Parsed::Text(text)) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
-        }
+        Ok(Parsed::Text(text)) => return print(text.as_bytes()),
         Err(error) => return refuse(&error),
     };
     match command {
@@ -155,8 +152,8 @@ fn migrate(arguments: &MigrateArgs) -> ExitCode {
 fn plan(arguments: &PlanArgs) -> ExitCode {
     match arguments.carry_out() {
         Ok(planned) => {
-            println!("{}", planned.text);
-            ExitCode::from(u8::from(!planned.completes))
+            let printed = print(format!("{}\n", planned.text).as_bytes());
+            if planned.completes { printed } else { ExitCode::FAILURE }
         }
         Err(error) => refuse(&error),
     }
@@ -188,10 +185,7 @@ fn print(bytes: &[u8]) -> ExitCode {
 /// The line to the standard output, or a line on standard error for each part without a match.
 fn translate(translation: Translation) -> ExitCode {
     match translation {
-        Ok(words) => {
-            println!("{}", cli::line(&words));
-            ExitCode::SUCCESS
-        }
+        Ok(words) => print(format!("{}\n", cli::line(&words)).as_bytes()),
         Err(parts) => {
             parts.iter().for_each(say);
             ExitCode::from(EXIT_USAGE)

@@ -6,6 +6,7 @@
 
 mod boot;
 mod faults;
+mod first_hour;
 mod forecast;
 mod loads;
 mod matrix;

@@ -124,6 +124,9 @@ fn booted() -> std::result::Result<&'static Booted, &'static Error> {
         }
         // Busybox's cp leaves extended attributes behind.
         files.program("/bin/cp", Path::new("/bin/cp"))?;
+        // Busybox's own `ip` knows no namespaces, and its shell prefers its own programs.
+        files.program("/bin/bash", Path::new("/bin/bash"))?;
+        files.program("/sbin/ip", &packages::tool("ip", "iproute2")?)?;
         files::add_qemu(&mut files, "qemu-system-x86_64", &qemu::any()?)?;
         if let Ok(oldest) = qemu::oldest() {
             files::add_qemu(&mut files, &qemu::program(qemu::OLDEST), &oldest)?;

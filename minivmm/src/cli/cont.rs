@@ -8,6 +8,9 @@ use crate::control::ClientError;
 
 /// Flags of `minivmm cont`.
 #[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Examples:\n  minivmm cont --control unix:/run/vm/qmp\n  minivmm cont --control unix:/run/vm/qmp --force"
+)]
 pub struct ContArgs {
     /// The machine.
     #[command(flatten)]

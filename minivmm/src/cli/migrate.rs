@@ -18,6 +18,7 @@ use crate::cli::parameters::{PolicyArgs, SendingArgs};
 use crate::cli::progress::{self, Progress};
 use crate::cli::report::Report;
 use crate::cli::tls::TlsArgs;
+use crate::cli::units::{milliseconds, size};
 use crate::command;
 use crate::config::Address;
 use crate::control::{Client, ClientError};
@@ -258,11 +259,11 @@ impl Interrupts {
 pub(super) fn summary(figures: &Value) -> String {
     match (figures["total-time"].as_u64(), figures["ram"]["transferred"].as_u64()) {
         (Some(total), Some(bytes)) => {
-            let downtime =
-                figures["downtime"].as_u64().map(|downtime| format!(", downtime {downtime} ms")).unwrap_or_default();
+            let downtime = figures["downtime"].as_u64().map(milliseconds);
+            let downtime = downtime.map(|downtime| format!(", downtime {downtime}")).unwrap_or_default();
             let slowed = figures["guest-slowdown"]["percent"].as_f64();
             let slowed = slowed.map(|percent| format!(", guest slowed by {percent:.1} %")).unwrap_or_default();
-            format!(": {} in {total} ms{downtime}{slowed}", progress::amount(bytes))
+            format!(": {} in {}{downtime}{slowed}", size(bytes), milliseconds(total))
         }
         _ => String::new(),
     }

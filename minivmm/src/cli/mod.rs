@@ -18,6 +18,7 @@ mod status;
 mod tests;
 mod tls;
 mod translate;
+mod units;
 mod values;
 
 use std::ffi::OsString;
@@ -74,8 +75,12 @@ pub enum Command {
     #[command(subcommand)]
     Tls(TlsCommand),
     /// Print the command line of minivmm that matches one of QEMU's microvm
+    #[command(
+        after_help = "Example:\n  minivmm from-qemu -- qemu-system-x86_64 -M microvm,acpi=on -accel kvm -kernel vmlinuz"
+    )]
     FromQemu(TranslateArgs),
     /// Print the command line of QEMU that matches one of minivmm's
+    #[command(after_help = "Example:\n  minivmm to-qemu -- run --kernel vmlinuz --memory 512M --cpus 2")]
     ToQemu(TranslateArgs),
     /// Print completions of this command line for a shell
     Completions(CompletionsArgs),
@@ -83,9 +88,22 @@ pub enum Command {
     Man(ManArgs),
 }
 
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  the machine refused or failed; of migrate and snapshot: the guest is where it was; of plan: the migration gives up
+  2  the command line is wrong, a file cannot be used, or the machine cannot be reached
+  3, 4 and 5 are told by minivmm migrate --help
+
+Examples:
+  minivmm run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --control unix:a.qmp
+  minivmm run --control unix:b.qmp --incoming unix:move.sock
+  minivmm migrate --control unix:a.qmp unix:move.sock
+  minivmm migrate --help";
+
 /// A small KVM virtual-machine monitor that boots Linux and live-migrates it.
 #[derive(Debug, Parser)]
-#[command(name = "minivmm", version, disable_help_subcommand = true)]
+#[command(name = "minivmm", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -21,6 +21,11 @@ const VIRTIO_WINDOWS: usize = 8;
     after_help = "In the place of a file, a tap or a socket, fd:N is a descriptor that minivmm was started with, \
 and fd:NAME one that systemd gave this name (docs/sandbox.md). A file of such a name is ./fd:N.
 
+Exit codes:
+  0  the guest powered off, or somebody ended the machine: minivmm quit, Ctrl-A x, a signal
+  1  the machine or its incoming migration failed; the sentence says why
+  2  the command line is wrong, a file is missing, or the machine cannot be built
+
 Examples:
   minivmm run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 1G --disk root.raw
   minivmm run --config vm.toml --net stream=/run/user/1000/passt.sock --control unix:/run/vm/qmp

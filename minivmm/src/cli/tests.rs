@@ -356,3 +356,29 @@ fn migrate_and_no_command() {
     );
     assert_eq!(command(&["start"]).unwrap_err(), "unrecognized subcommand 'start'; see minivmm --help");
 }
+
+/// Each line of an example is a command line, but for what a shell or a file has a part in.
+#[test]
+fn each_command_has_examples_that_it_takes() {
+    fn look(command: &clap::Command) {
+        if command.has_subcommands() {
+            command.get_subcommands().for_each(look);
+            if command.get_name() != "minivmm" {
+                return;
+            }
+        }
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let examples: Vec<_> = help.lines().filter(|line| line.starts_with("  minivmm ")).collect();
+        assert!(!examples.is_empty(), "{}: {help}", command.get_name());
+        for example in
+            examples.iter().filter(|example| !example.contains(['>', '|', '\'']) && !example.contains("--config"))
+        {
+            assert!(
+                super::parse(example.split_whitespace()).is_ok(),
+                "{example}: {:?}",
+                super::parse(example.split_whitespace())
+            );
+        }
+    }
+    look(&<super::Cli as clap::CommandFactory>::command());
+}

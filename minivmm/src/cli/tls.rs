@@ -20,6 +20,9 @@ pub enum TlsCommand {
 
 /// Flags of `minivmm tls init`.
 #[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Examples:\n  minivmm tls init certs --host b.example --host 192.0.2.2\n  minivmm tls init certs --self-signed"
+)]
 pub struct InitArgs {
     /// Where the files go, for tls-creds: it is made if it is not there, and no file is replaced
     #[arg(value_name = "DIR")]

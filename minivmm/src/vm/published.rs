@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vmstate::migrate::{Control, Parameters, Phase, Progress, Round, SectionReport};
+use vmstate::migrate::{Control, DestinationPhase, Parameters, Phase, Progress, Round, SectionReport};
 use vmstate::ram::HeatMap;
 
 use crate::config::Tls;
@@ -17,7 +17,7 @@ use crate::vm::state::RunState;
 /// The migration that runs, or the last one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MigrationInfo {
-    /// Where it stands. It ends when the driver has taken in that it has ended.
+    /// Where it stands. At a source it ends when the driver has taken in that it has ended, at a destination when the guest runs.
     pub phase: Phase,
     /// A cancel was granted.
     pub cancelled: bool,
@@ -185,8 +185,10 @@ impl Published {
             });
         }
         control.watch(move |phase| {
-            // The end is the driver's to tell, once it has done its part.
-            if let Some(published) = published.upgrade().filter(|_| !phase.is_final()) {
+            // The end is the driver's to tell, once it has done its part. At a destination the guest runs then, and the driver puts off
+            // what has to wait until the engine has ended, too.
+            let is_told = !phase.is_final() || phase == Phase::Destination(DestinationPhase::Completed);
+            if let Some(published) = published.upgrade().filter(|_| is_told) {
                 published.update_migration(|info| info.phase = phase);
             }
         });

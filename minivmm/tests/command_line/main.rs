@@ -118,7 +118,7 @@ fn migrate_waits_for_the_end_and_tells_it() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
-        "migrated to unix:/run/there: 300 MiB in 1500 ms, downtime 12 ms, guest slowed by 3.2 %\n"
+        "migrated to unix:/run/there: 300 MiB in 1.5 s, downtime 12 ms, guest slowed by 3.2 %\n"
     );
     assert_eq!(requests.recv().unwrap(), Request::Migrate(Address::Unix("/run/there".into()), Terms::default()));
 

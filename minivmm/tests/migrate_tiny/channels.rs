@@ -5,7 +5,7 @@ use std::time::Duration;
 use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 use vmstate::migrate::ParameterValue;
 
-use crate::machine::{Machine, PATIENCE, door, free_port, lab, until};
+use crate::machine::{Machine, PATIENCE, door, free_port, lab, running, until};
 
 fn choose(machine: &Machine, channels: u64, compression: &'static str) {
     let change = ParameterChange::default()
@@ -37,9 +37,7 @@ fn a_guest_goes_over_any_number_of_channels() {
 
 #[test]
 fn a_cancelled_migration_over_channels_leaves_the_guest_here_and_the_next_one_succeeds() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     choose(&source, 4, "none");
     source.limit(Duration::from_millis(1), 1 << 20);
     let address = door(dir.path(), "refused");

@@ -5,7 +5,7 @@ use std::path::Path;
 use minivmm::config::ListenAt;
 use minivmm::vm::{End, MigrationStatus, Request, RunState, Terms};
 
-use crate::machine::{Machine, door, lab};
+use crate::machine::{Machine, door, running};
 
 fn incoming(dir: &Path, name: &str, exit_on_error: bool) -> Request {
     Request::MigrateIncoming { at: door(dir, name), exit_on_error }
@@ -14,9 +14,7 @@ fn incoming(dir: &Path, name: &str, exit_on_error: bool) -> Request {
 /// The migration is cut in the middle of its pages, so the destination is not as it was; then the same guest comes whole.
 #[test]
 fn a_destination_that_failed_waits_again_and_takes_the_guest() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     let there = Machine::start_listening(dir.path(), ListenAt::Deferred);
     assert_eq!(there.handle.run_state(), RunState::InMigrate);
     assert_eq!(there.handle.migration().status(), MigrationStatus::None);
@@ -48,9 +46,7 @@ fn a_destination_that_failed_waits_again_and_takes_the_guest() {
 
 #[test]
 fn an_address_that_cannot_be_had_is_refused_and_a_stop_before_any_address_holds() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     let there = Machine::start_listening(dir.path(), ListenAt::Deferred);
     std::fs::write(dir.path().join("taken"), "").unwrap();
     let refusal = there.handle.ask(incoming(dir.path(), "taken", true)).unwrap_err();

@@ -11,16 +11,12 @@ use nix::libc;
 use rustix::fs::fremovexattr;
 use vmstate::ownership::ATTRIBUTE;
 
-use crate::machine::{Machine, door, lab, until};
+use crate::machine::{Machine, Pair, door, lab, pair, running, until};
 use crate::proxy::{Proxy, Word};
 
 #[test]
 fn after_completion_another_process_holds_the_disk() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
-    let address = door(dir.path(), "door");
-    let destination = Machine::start(dir.path(), Some(&address));
+    let Some(Pair { dir: _dir, source, address, destination }) = pair() else { return };
     assert_eq!(source.migrate(&address), MigrationStatus::Completed, "{:?}", source.handle.migration());
     for request in [Request::Cont, Request::ContUnproved] {
         let refusal = source.handle.ask(request).unwrap_err().0;
@@ -35,11 +31,7 @@ fn after_completion_another_process_holds_the_disk() {
 /// The last word of the destination is lost, and its lock says that it has the guest.
 #[test]
 fn an_unacknowledged_end_has_its_own_status_and_no_override() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
-    let address = door(dir.path(), "door");
-    let destination = Machine::start(dir.path(), Some(&address));
+    let Some(Pair { dir, source, address, destination }) = pair() else { return };
     let proxy = Proxy::holding(Word::TakesOver, dir.path(), &address);
     source.handle.ask(Request::Migrate(proxy.address.clone(), Terms::default())).unwrap();
     until(|| proxy.holds(), || format!("{:?}", source.handle.migration()));
@@ -85,9 +77,7 @@ fn an_undecided_end_has_its_own_status_and_takes_the_word_of_a_user() {
 
 #[test]
 fn a_failed_migration_leaves_a_running_guest_that_stops_and_goes_on() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     assert_eq!(source.migrate(&door(dir.path(), "nobody")), MigrationStatus::Failed);
     source.handle.ask(Request::Stop).unwrap();
     source.handle.ask(Request::Cont).unwrap();
@@ -98,9 +88,7 @@ fn a_failed_migration_leaves_a_running_guest_that_stops_and_goes_on() {
 /// However little it is: each time all of the guest that was stopped goes on, vCPU and disk.
 #[test]
 fn a_pause_budget_that_nothing_fits_into_leaves_a_running_guest() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     for nanos in [1, 1000, 100_000] {
         let address = door(dir.path(), "door");
         let destination = Machine::start(dir.path(), Some(&address));

@@ -11,7 +11,7 @@ use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 use vmstate::dump::Dump;
 use vmstate::migrate::ParameterValue;
 
-use crate::machine::{Machine, lab, until};
+use crate::machine::{Machine, lab, running, until};
 use crate::ownership::generation;
 
 fn file(dir: &Path, name: &str, offset: u64) -> Address {
@@ -20,9 +20,7 @@ fn file(dir: &Path, name: &str, offset: u64) -> Address {
 
 #[test]
 fn a_guest_is_in_the_file_whole_and_may_be_taken_back() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     let statuses = source.statuses();
     assert_eq!(source.migrate(&file(dir.path(), "state", 4096)), MigrationStatus::Completed);
     // Told a moment after it is seen.
@@ -61,9 +59,7 @@ fn end_of_files(dir: &Path) -> u64 {
 
 #[test]
 fn a_guest_that_does_not_get_into_the_file_runs_on() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     fs::write(dir.path().join("old"), "text").unwrap();
     let refusal_of = |name: &str, offset, parameters| {
         let terms = Terms { parameters, ..Terms::default() };

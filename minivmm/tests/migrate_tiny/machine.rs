@@ -234,6 +234,30 @@ pub(crate) fn lab() -> Option<tempfile::TempDir> {
     }
 }
 
+/// A guest that runs in a machine with a disk, in a directory of its own. `None` where there is no KVM.
+pub(crate) fn running() -> Option<(tempfile::TempDir, Machine)> {
+    let dir = lab()?;
+    let machine = Machine::start(dir.path(), None);
+    machine.await_passes(1);
+    Some((dir, machine))
+}
+
+/// A guest that runs in `source`, and a machine that waits for it at `address` with the same disk.
+pub(crate) struct Pair {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) source: Machine,
+    pub(crate) address: Address,
+    pub(crate) destination: Machine,
+}
+
+/// `None` where there is no KVM.
+pub(crate) fn pair() -> Option<Pair> {
+    let (dir, source) = running()?;
+    let address = door(dir.path(), "door");
+    let destination = Machine::start(dir.path(), Some(&address));
+    Some(Pair { dir, source, address, destination })
+}
+
 /// A TCP address at which nobody listens: of the loopback network, that of this process.
 pub(crate) fn free_port() -> Address {
     let [_, high, middle, low] = std::process::id().to_be_bytes();

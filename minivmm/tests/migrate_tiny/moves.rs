@@ -5,7 +5,7 @@ use std::time::Duration;
 use minivmm::config::{Address, Disk, RateLimits};
 use minivmm::vm::{End, MigrationStatus, Request, RunState, Terms};
 
-use crate::machine::{Machine, PAGES, PATIENCE, door, free_port, lab, until};
+use crate::machine::{Machine, PAGES, PATIENCE, door, free_port, lab, running, until};
 use crate::ownership::generation;
 
 #[test]
@@ -34,9 +34,7 @@ fn a_running_guest_moves_and_does_not_notice() {
 
 #[test]
 fn a_cancelled_migration_leaves_the_guest_here_and_the_next_one_succeeds() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     source.limit(Duration::from_millis(1), 1 << 20);
     let address = door(dir.path(), "refused");
     let mut first = Machine::start(dir.path(), Some(&address));
@@ -61,9 +59,7 @@ fn a_cancelled_migration_leaves_the_guest_here_and_the_next_one_succeeds() {
 
 #[test]
 fn without_a_destination_the_guest_goes_on_here() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     assert_eq!(source.migrate(&door(dir.path(), "nobody")), MigrationStatus::Failed);
     let error = source.handle.migration().error.unwrap();
     assert!(error.contains("--incoming"), "{error}");
@@ -73,9 +69,7 @@ fn without_a_destination_the_guest_goes_on_here() {
 
 #[test]
 fn a_paused_guest_arrives_paused() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     source.handle.ask(Request::Stop).unwrap();
     let address = door(dir.path(), "door");
     let destination = Machine::start(dir.path(), Some(&address));

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
-use crate::machine::{Machine, PATIENCE, door, lab, until};
+use crate::machine::{Machine, PATIENCE, Pair, door, lab, pair, running, until};
 use crate::proxy::{Proxy, Word};
 
 /// A unix listener that accepts nobody, and the connections that fill its backlog.
@@ -36,9 +36,7 @@ const AT_ONCE: Duration = Duration::from_secs(9);
 
 #[test]
 fn a_migration_that_does_not_get_through_is_cancelled_at_once() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     let address = door(dir.path(), "full");
     let _full = full_backlog(&address);
     let statuses = source.statuses();
@@ -56,9 +54,7 @@ fn a_migration_that_does_not_get_through_is_cancelled_at_once() {
 
 #[test]
 fn a_reset_or_quit_does_not_wait_for_a_connection() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     let address = door(dir.path(), "full");
     let _full = full_backlog(&address);
     source.handle.ask(Request::Migrate(address.clone(), Terms::default())).unwrap();
@@ -74,9 +70,7 @@ fn a_reset_or_quit_does_not_wait_for_a_connection() {
 /// As with QEMU. By the guest and by the user, again and again, while pages are sent.
 #[test]
 fn resets_go_along_with_a_migration() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     // A round of the guest's memory takes half a minute, and leaves more than there may be at the end.
     source.limit(Duration::from_millis(1), 256 << 10);
     let address = door(dir.path(), "door");
@@ -104,11 +98,7 @@ fn resets_go_along_with_a_migration() {
 
 #[test]
 fn statuses_follow_the_phases_on_both_sides() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
-    let address = door(dir.path(), "door");
-    let destination = Machine::start(dir.path(), Some(&address));
+    let Some(Pair { dir: _dir, source, address, destination }) = pair() else { return };
     let (there, here) = (destination.statuses(), source.statuses());
     assert_eq!(source.migrate(&address), MigrationStatus::Completed);
     // They are told just after they can be asked for.
@@ -126,11 +116,7 @@ fn statuses_follow_the_phases_on_both_sides() {
 
 #[test]
 fn a_stop_at_a_waiting_destination_is_kept_and_cont_takes_it_back() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
-    let address = door(dir.path(), "first");
-    let stopped = Machine::start(dir.path(), Some(&address));
+    let Some(Pair { dir, source, address, destination: stopped }) = pair() else { return };
     stopped.handle.ask(Request::Stop).unwrap();
     assert!(stopped.handle.ask(Request::Reset).unwrap_err().0.contains("no guest has arrived"));
     assert!(stopped.handle.ask(Request::PowerDown).is_err());
@@ -155,11 +141,7 @@ fn a_stop_at_a_waiting_destination_is_kept_and_cont_takes_it_back() {
 
 #[test]
 fn strangers_do_not_end_a_waiting_destination() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
-    let address = door(dir.path(), "door");
-    let destination = Machine::start(dir.path(), Some(&address));
+    let Some(Pair { dir: _dir, source, address, destination }) = pair() else { return };
     let Address::Unix(path) = &address else { unreachable!() };
     drop(UnixStream::connect(path).unwrap());
     let mut loud = UnixStream::connect(path).unwrap();
@@ -277,9 +259,7 @@ fn a_cancel_during_the_switch_over_lets_the_guest_go_on_at_once() {
 /// As with QEMU's capability `pause-before-switchover`.
 #[test]
 fn a_switch_over_waits_until_somebody_lets_it_begin() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     let [at, next] = ["door", "next"].map(|name| door(dir.path(), name));
     let there = Machine::start(dir.path(), Some(&at));
     let statuses = source.statuses();
@@ -321,9 +301,7 @@ fn a_switch_over_waits_until_somebody_lets_it_begin() {
 /// getrusage(2): whoever waits for a lock goes to sleep, and is counted. The host may let it wait for a processor all the same.
 #[test]
 fn a_query_waits_for_nobody_while_the_guest_moves() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     let at = door(dir.path(), "door");
     let there = Machine::start(dir.path(), Some(&at));
     let sleeps = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().voluntary_context_switches();

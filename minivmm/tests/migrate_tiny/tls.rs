@@ -7,7 +7,7 @@ use minivmm::config::ListenAt;
 use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState};
 use vmstate::migrate::ParameterValue;
 
-use crate::machine::{Machine, PATIENCE, door, free_port, lab, until};
+use crate::machine::{Machine, PATIENCE, door, free_port, running, until};
 
 pub(crate) fn certificates(directory: PathBuf, self_signed: bool) -> (String, Vec<String>) {
     let wanted = Wanted { directory: directory.clone(), hosts: vec!["there".into()], days: 1, self_signed };
@@ -31,9 +31,7 @@ fn waiting(dir: &Path, at: &minivmm::config::Address, parameters: &[(&'static st
 
 #[test]
 fn a_guest_moves_encrypted_over_page_channels() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     let (certs, _) = certificates(dir.path().join("certs"), false);
     let at = free_port();
     let there = waiting(dir.path(), &at, &[("tls-creds", &certs), ("tls-authz", "CN=minivmm client")]);
@@ -49,9 +47,7 @@ fn a_guest_moves_encrypted_over_page_channels() {
 /// Each refusal leaves the guest running, and the destination waiting: in the end it comes, by pinned certificates.
 #[test]
 fn who_is_not_trusted_stays_where_it_was_and_both_sides_say_why() {
-    let Some(dir) = lab() else { return };
-    let source = Machine::start(dir.path(), None);
-    source.await_passes(1);
+    let Some((dir, source)) = running() else { return };
     let (here, here_pins) = certificates(dir.path().join("here"), true);
     let (at_there, there_pins) = certificates(dir.path().join("there"), true);
     let (other, _) = certificates(dir.path().join("other"), false);

@@ -21,6 +21,7 @@ pub const HOST_MODULES: &[&str] = &[
     "virtio_blk",
     "tun",
     "tap",
+    "veth",
     "vhost_iotlb",
     "vhost",
     "vhost_net",

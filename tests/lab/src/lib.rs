@@ -11,6 +11,7 @@ pub mod cpio;
 pub mod document;
 pub mod error;
 pub mod faults;
+pub mod first_hour;
 pub mod guest;
 pub mod host;
 pub mod image;

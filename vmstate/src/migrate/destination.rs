@@ -217,7 +217,10 @@ impl Destination<'_, '_> {
             if now != phase {
                 self.span.record("phase", tracing::field::debug(now));
                 tracing::info!("phase");
-                self.control.publish(|progress| progress.phase = Phase::Destination(now));
+                // The last one is told with the figures.
+                if !now.is_final() {
+                    self.control.publish(|progress| progress.phase = Phase::Destination(now));
+                }
             }
         }
     }
@@ -421,14 +424,21 @@ impl Destination<'_, '_> {
         let completed = phase == DestinationPhase::Completed;
         if completed {
             self.tell_times();
+        }
+        self.publish();
+        self.control.sections_went(std::mem::take(&mut self.loader.whole));
+        self.control.publish(|progress| {
+            progress.takeover = completed.then_some(self.takeover);
+            progress.phase = Phase::Destination(phase);
+        });
+        if completed {
+            // The guest runs already: what is left is the source's to say, and it may be slow to.
             let deadline = self.clock.now().saturating_add(DESCRIPTION);
             if let Err(error) = self.loader.drop_description(Patience::Until(deadline)) {
                 tracing::debug!("no self-description: {error}");
             }
+            self.publish();
         }
-        self.publish();
-        self.control.sections_went(std::mem::take(&mut self.loader.whole));
-        self.control.publish(|progress| progress.takeover = completed.then_some(self.takeover));
         let report = ArrivalReport { total, bytes, pages: self.pages.moved() };
         let pristine = self.pristine && self.loader.has_only_early_sections();
         Arrival { phase, error: self.reason, pristine, report }

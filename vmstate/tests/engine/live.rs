@@ -1,5 +1,6 @@
 //! Whole migrations on a virtual wire: the oracle is the source guest's own memory, which every write went into.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::pair::device::Device;
@@ -297,16 +298,25 @@ fn an_unmigratable_device_stops_a_migration_before_it_begins() {
     }
 }
 
-/// Nobody needs it for that.
+/// Nobody needs it for that, and who watches is told that the migration is over.
 #[test]
 fn the_guest_runs_before_the_self_description_is_sent() {
-    let outcome = Setup::new(&BLOCKS, None).run();
+    let setup = Setup::new(&BLOCKS, None);
+    let sent_at_end = Arc::new(OnceLock::new());
+    let (sent, world) = (Arc::clone(&sent_at_end), setup.world.clone());
+    setup.destination_control.watch(move |phase| {
+        if phase.is_final() {
+            sent.set(world.sent(Side::Source)).unwrap();
+        }
+    });
+    let outcome = setup.run();
     assert_arrived(&outcome);
     let stream = outcome.world.recorded();
     let text = stream.windows(2).position(|bytes| bytes == b"{\"").unwrap();
     // Mark and length are five bytes, behind the mark of the end.
     assert_eq!(stream[text - 6..text - 4], [0x00, 0x06]);
     assert_eq!(outcome.destination.sent_at_resume, Some(text - 5));
+    assert_eq!(sent_at_end.get(), Some(&(text - 5)));
     assert!(stream.ends_with(b"}") && outcome.world.sent(Side::Source) == stream.len());
 }
 

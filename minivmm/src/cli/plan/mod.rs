@@ -21,7 +21,12 @@ use crate::cli::{UsageError, values};
 #[command(
     after_help = "Sizes and rates in bytes take K, M, G and T as powers of 1024, bits a second as powers of 1000. A plan has no \
 max-bandwidth unless it is given, and gives up after 200 rounds unless max-rounds or deadline is given. The exit code is 0 if the \
-migration completes, 1 if it gives up."
+migration completes, 1 if it gives up.
+
+Examples:
+  minivmm plan --memory 16G --dirty-rate 500M/s --bandwidth 10G
+  minivmm plan --memory 4T --dirty-rate 2G/s --working-set 64G --bandwidth 100G --auto-converge --plot plan.svg
+  minivmm plan --from move.html --bandwidth 1G"
 )]
 pub struct PlanArgs {
     /// Guest memory

@@ -7,6 +7,7 @@ use vmstate::migrate::plan::PlannedRound;
 
 use super::{Shown, report};
 use crate::cli::drawing::{Axis, Canvas, LEFT, MARGIN, STYLE, WIDTH};
+use crate::cli::units::{size, time};
 
 const HEIGHT: f64 = 600.0;
 /// Upper edges of both parts, and how high each is.
@@ -30,7 +31,7 @@ pub(super) fn draw(shown: &Shown<'_>) -> String {
 
     let bytes = Axis::powers(8.0, rounds.iter().flat_map(|round| [sent(round), left(round)]), (TOPS[0], HIGH));
     canvas.legend(TOPS[0], &[("blue", "sent in the round"), ("orange", "left at its end")]);
-    canvas.axis(&bytes, |value| report::size(value as u64));
+    canvas.axis(&bytes, |value| size(value as u64));
     series(&mut canvas, "sent", rounds, &bytes, sent);
     series(&mut canvas, "left", rounds, &bytes, left);
 
@@ -49,7 +50,7 @@ pub(super) fn draw(shown: &Shown<'_>) -> String {
             ));
         }
     }
-    canvas.axis(&times, |value| report::time(Duration::from_secs_f64(value)));
+    canvas.axis(&times, |value| time(Duration::from_secs_f64(value)));
     canvas.limit(times.y(limit.as_secs_f64()));
     series(&mut canvas, "pause", rounds, &times, pause);
 

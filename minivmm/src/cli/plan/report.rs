@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use vmstate::migrate::plan::{MOST_ROUNDS, Pattern, PlannedRound, Scenario};
 
 use super::Shown;
+use crate::cli::units::{bits, rate, size, time};
 
 /// Rounds at the beginning and at the end that are shown of many.
 const FIRST: usize = 12;
@@ -51,7 +52,7 @@ fn row(index: usize, begins: Duration, round: &PlannedRound) -> String {
         time(round.round.duration),
         size(round.round.bytes),
         size(round.remaining_bytes),
-        format!("{}/s", size(round.dirty_bytes_per_second)),
+        rate(round.dirty_bytes_per_second),
         round.throttle_percent,
         time(round.expected_downtime)
     );
@@ -79,8 +80,8 @@ pub(super) fn guest(scenario: &Scenario) -> String {
         _ => "steadily",
     };
     line + &format!(
-        ", writes {}/s to {}, {pattern}",
-        size(writes.bytes_per_second),
+        ", writes {} to {}, {pattern}",
+        rate(writes.bytes_per_second),
         size(writes.working_set.min(memory - zero))
     )
 }
@@ -96,7 +97,7 @@ pub(super) fn wire(scenario: &Scenario) -> String {
         line += &format!(", {} % lost", connection.loss * 100.0);
     }
     if let Some(limit) = scenario.parameters.max_bandwidth {
-        line += &format!(", limited to {}/s", size(limit.get()));
+        line += &format!(", limited to {}", rate(limit.get()));
     }
     line
 }
@@ -189,48 +190,6 @@ pub(super) fn json(shown: &Shown<'_>) -> Value {
             "auto-converge": remedies.auto_converge,
         })),
     })
-}
-
-/// Three digits or so, and a unit.
-pub(in crate::cli) fn time(time: Duration) -> String {
-    let seconds = time.as_secs_f64();
-    let (value, digits, unit) = match seconds {
-        0.0 => (0.0, 0, "s"),
-        _ if seconds < 0.01 => (seconds * 1e3, 2, "ms"),
-        _ if seconds < 0.9995 => (seconds * 1e3, 0, "ms"),
-        _ if seconds < 100.0 => (seconds, 2, "s"),
-        _ if seconds < 36_000.0 => (seconds, 0, "s"),
-        _ => (seconds / 3600.0, 1, "h"),
-    };
-    format!("{} {unit}", short(&format!("{value:.digits$}")))
-}
-
-pub(in crate::cli) fn size(bytes: u64) -> String {
-    scaled(bytes as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
-}
-
-fn bits(bytes_per_second: u64) -> String {
-    scaled(bytes_per_second as f64 * 8.0, 1000.0, &["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s", "Pbit/s"])
-}
-
-fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
-    let mut unit = 0;
-    while value >= step * 0.9995 && unit + 1 < units.len() {
-        (value, unit) = (value / step, unit + 1);
-    }
-    let digits = if unit == 0 || value >= 100.0 {
-        0
-    } else if value >= 10.0 {
-        1
-    } else {
-        2
-    };
-    format!("{} {}", short(&format!("{value:.digits$}")), units.get(unit).copied().unwrap_or_default())
-}
-
-/// Without zeros at the end of a fraction.
-fn short(number: &str) -> &str {
-    if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number }
 }
 
 /// As `--bandwidth` takes it, not less than it is: whole megabits.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::shown::{Shown, bytes, elapsed, milliseconds};
+use super::shown::{Shown, bytes, bytes_per_second, elapsed, milliseconds};
 use crate::cli::drawing::{Axis, Canvas, LEFT, MARGIN, WIDTH};
 
 /// Height of a diagram, and its upper edge within its picture.
@@ -66,7 +66,7 @@ pub(super) fn over_time(samples: &[Value]) -> String {
             canvas.bar("throttle", [x(from), TOP + HIGH - high], [x(to) - x(from), high], &tells);
         }
     }
-    canvas.axis(&axis, |value| format!("{}/s", bytes(value)));
+    canvas.axis(&axis, bytes_per_second);
     canvas.line("sent", samples.iter().map(|sample| (x(sample), axis.y(sent(sample)))));
     canvas.line("left", samples.iter().map(|sample| (x(sample), axis.y(dirtied(sample)))));
     canvas.text("small faint", LEFT, TOP + HIGH + 18.0, &milliseconds(first));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cli::drawing::escape;
-use crate::cli::plan::report::{size, time};
+use crate::cli::units::{rate, size, time};
 
 /// How a person reads a number.
 pub(super) type Shown = fn(f64) -> String;
@@ -20,6 +20,10 @@ pub(super) fn bytes(value: f64) -> String {
     size(value as u64)
 }
 
+pub(super) fn bytes_per_second(value: f64) -> String {
+    rate(value as u64)
+}
+
 pub(super) fn milliseconds(value: f64) -> String {
     elapsed(value * 1e3)
 }
@@ -30,7 +34,7 @@ pub(super) fn elapsed(value: f64) -> String {
 }
 
 pub(super) fn nanoseconds(value: f64) -> String {
-    if value < 1e6 { format!("{:.1} µs", value / 1e3) } else { elapsed(value / 1e3) }
+    elapsed(value / 1e3)
 }
 
 pub(super) fn plain(value: f64) -> String {
