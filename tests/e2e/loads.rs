@@ -71,9 +71,9 @@ fn idle_guest() {
 
 /// By vsock, where the kernel connects that to itself.
 #[test]
-fn two_cpus() {
-    case("loads::two_cpus", |world| {
-        let mut bench = world.bench(&Guest { cpus: 2, ..dirtying(32, 2000) })?;
+fn two_cpus_write_memory_and_files() {
+    case("loads::two_cpus_write_memory_and_files", |world| {
+        let mut bench = world.bench(&Guest { cpus: 2, disk: true, ..dirtying(32, 2000) })?;
         if let Err(error) = bench.meet_by_vsock() {
             skip(error);
         }
@@ -84,11 +84,6 @@ fn two_cpus() {
 #[test]
 fn memory_dirtied_at_full_speed() {
     case("loads::memory_dirtied_at_full_speed", |world| power_off(under_load(world, &dirtying(64, 0))?));
-}
-
-#[test]
-fn files_written_and_synced() {
-    case("loads::files_written_and_synced", |world| power_off(under_load(world, &Guest { disk: true, ..idle() })?));
 }
 
 /// No datagram of the guest is lost or doubled.
