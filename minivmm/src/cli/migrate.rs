@@ -190,10 +190,20 @@ impl MigrateArgs {
             }
             Some("unacknowledged") => Outcome::Unacknowledged(why("the destination did not confirm")),
             Some("undecided") => Outcome::Undecided(why("the destination did not confirm")),
-            _ => Outcome::Stayed(format!("{}; {}", failure(figures), whereabouts(client))),
+            _ => {
+                let mut sentence = format!("{}; {}", failure(figures), whereabouts(client));
+                if let (Address::Exec(_), None | Some(0)) = (&self.to, figures["ram"]["transferred"].as_u64()) {
+                    sentence += ONE_WAY;
+                }
+                Outcome::Stayed(sentence)
+            }
         }
     }
 }
+
+/// What helps who has a command write the guest to a file, as QEMU's users do.
+const ONE_WAY: &str = ". A command has to carry bytes both ways, for the destination's answers decide. Into a command that only reads, the guest goes \
+     stopped: minivmm migrate fd:3 3> >(COMMAND)";
 
 /// Until the migration has ended; its last figures.
 fn follow(client: &mut Client, interrupts: &Interrupts, mut report: Option<&mut Report>) -> Result<Value, ClientError> {

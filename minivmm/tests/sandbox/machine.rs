@@ -144,13 +144,23 @@ fn a_guest_goes_over_what_commands_carry() {
         .args(["--incoming", &format!("exec:cat <{up} & exec cat >{down}")])
         .stdin(Stdio::null());
     let mut there = Process::start(&mut command).unwrap();
-    let moved = Command::new(env!("CARGO_BIN_EXE_minivmm"))
-        .args(["migrate", "--control", &format!("unix:{}", machine.folder.path().join("qmp").display())])
-        .arg(format!("exec:cat <{down} & exec cat >{up}"))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&moved.stderr).into_owned();
+    let migrate = |command: &str| {
+        let mut client = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+        client.args([
+            "migrate",
+            "--control",
+            &format!("unix:{}", machine.folder.path().join("qmp").display()),
+            command,
+        ]);
+        let moved = client.stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&moved.stderr).into_owned();
+        (moved, said)
+    };
+    // As QEMU's users write a guest to a file: nobody answers.
+    let (stayed, said) = migrate("exec:cat >/dev/full");
+    assert!(!stayed.status.success() && said.contains("the guest runs on where it was"), "{said}");
+    assert!(said.contains("fd:3 3> >(COMMAND)"), "{said}");
+    let (moved, said) = migrate(&format!("exec:cat <{down} & exec cat >{up}"));
     assert!(moved.status.success() && said.contains("migrated to exec:cat"), "{said}");
     let mut arrived = Client::connect(Path::new(&qmp)).unwrap();
     until("the guest there", || arrived.execute("query-status", json!({})).unwrap()["status"] == "running");
