@@ -273,6 +273,7 @@ impl Destination<'_, '_> {
                 let begun = self.clock.now();
                 self.machine.resume()?;
                 self.takeover.resume = self.clock.now().saturating_sub(begun);
+                self.machine.arrived();
                 Ok(DestinationEvent::Done)
             }
             DestinationAction::Refuse => {

@@ -132,6 +132,10 @@ pub trait Machine {
     /// which should not keep a guest from a processor that may have begun to run on the same host.
     fn departed(&mut self) {}
 
+    /// Destination, behind [`resume`](Self::resume): the guest runs here, and the time for that has been taken. What follows on this thread
+    /// is cleaning up, as at a source that was told of its [departure](Self::departed).
+    fn arrived(&mut self) {}
+
     /// Destination, before [`introduced`](Self::introduced): the source opened no way for answers, as a QEMU without the capability
     /// `return-path`. It will not hear of a refusal, and takes every migration whose bytes it could send for a completed one.
     fn unheard(&mut self) {}

@@ -329,6 +329,7 @@ fn a_source_learns_how_long_the_destination_took_to_load() {
             devices[1].rules.early_setup = true;
         }
         setup.destination.loads_within = Duration::from_millis(3);
+        setup.destination.cleans_up_within = Duration::from_millis(7);
         let controls = [setup.source_control.clone(), setup.destination_control.clone()];
         let outcome = setup.run();
         assert_arrived(&outcome);
@@ -341,7 +342,8 @@ fn a_source_learns_how_long_the_destination_took_to_load() {
     assert_eq!((names(&here), names(&there)), (vec![(0, 4 + 4 + 3)], vec![(0, 4 + 4 + 3)]));
     assert_eq!((here[0].saved, here[0].loaded), (Some(Duration::ZERO), there[0].loaded));
     assert_eq!((there[0].saved, there[0].loaded), (None, Some(Duration::ZERO)));
-    assert_eq!(measured.map(|measured| measured.machine), Some(Duration::from_millis(3)));
+    let times = measured.map(|measured| (measured.machine, measured.resume));
+    assert_eq!(times, Some((Duration::from_millis(3), Duration::ZERO)), "nobody waits for what is cleaned up");
     assert_eq!(takeover, measured);
 
     // Type, length and three times.

@@ -245,11 +245,11 @@ impl Machine for Seam {
         if self.standing.take().is_some() {
             return Ok(());
         }
-        self.ask(EngineRequest::Resume)?;
-        if self.introduction.is_some() {
-            give_way();
-        }
-        Ok(())
+        self.ask(EngineRequest::Resume)
+    }
+
+    fn arrived(&mut self) {
+        give_way();
     }
 
     fn departed(&mut self) {

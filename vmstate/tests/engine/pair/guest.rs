@@ -310,6 +310,8 @@ pub struct Vm {
     pub pause_takes: Duration,
     /// How long it takes over what its sections have loaded.
     pub loads_within: Duration,
+    /// Cleaning up once the guest runs here takes as long.
+    pub cleans_up_within: Duration,
     /// The guest stands for a rehearsal.
     pub rehearses: bool,
     /// How its preparations end once the guest is throttled.
@@ -412,6 +414,11 @@ impl Machine for Vm {
     fn departed(&mut self) {
         assert!(self.side == Side::Source && !self.running && self.released);
         self.departed += 1;
+    }
+
+    fn arrived(&mut self) {
+        assert!(self.side == Side::Destination && self.running);
+        self.world.spend(self.side, self.cleans_up_within);
     }
 
     fn loaded(&mut self) -> Result<()> {

@@ -75,6 +75,7 @@ impl Setup {
             throttled_ends: None,
             pause_takes: Duration::ZERO,
             loads_within: Duration::ZERO,
+            cleans_up_within: Duration::ZERO,
             paused: None,
             pause_lasted: None,
             released: false,
