@@ -1,6 +1,6 @@
 //! `minivmm snapshot`: puts a running machine's guest aside in a new file.
 //!
-//! It is a migration to that file. The guest stands at its end: one that went on would write to its disks, and what is in the file is
+//! It is a migration to that file: the guest runs for most of it, and stands at its end. One that went on would write to its disks, and what is in the file is
 //! of no use with other disks than those of its moment.
 
 use std::io;
@@ -13,7 +13,7 @@ use crate::cli::migrate::MigrateArgs;
 use crate::config::Address;
 
 const AFTER_HELP: &str = "\
-The guest is stopped, its memory and devices are written to FILE, and it stays stopped, with its disks let go of. The disks are not in
+The guest's memory is written to FILE while it runs; then it is stopped, the rest is written, and it stays stopped, with its disks let go of. The disks are not in
 FILE: it belongs to the disks as they are now. So either end this machine and run the guest from the file, with the same options:
   minivmm snapshot --control unix:/run/vm/qmp /var/lib/vm/state
   minivmm quit --control unix:/run/vm/qmp

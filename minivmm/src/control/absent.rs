@@ -67,7 +67,12 @@ const CAPABILITIES: &[(&str, Standing)] = &[
             "it needs KVM's dirty ring, and minivmm uses the dirty bitmap, which does not tell the rate of each vCPU; set auto-converge, which slows only vCPUs that dirty memory",
         ),
     ),
-    ("mapped-ram", Never("a file gets the stream as a socket does")),
+    (
+        "mapped-ram",
+        Always(
+            "each page has its place in a file that minivmm makes; a pipe or a socket gets the stream without places",
+        ),
+    ),
 ];
 
 /// The parameters of QEMU 10.0 that are not here, each with the reason.

@@ -5,6 +5,7 @@
 mod changed;
 mod copy;
 mod device_writes;
+mod mapped;
 mod other_writers;
 mod shared;
 mod transfer;
@@ -13,6 +14,7 @@ mod zero;
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -52,6 +54,8 @@ pub struct Ram {
     pagemap: Option<Arc<File>>,
     /// Who writes it without this process.
     others: Arc<Mutex<OtherWriters>>,
+    /// Runs of pages that are mapped to a file, in order.
+    mapped: Arc<Mutex<Vec<Range<u64>>>>,
 }
 
 /// A stretch of the block that is contiguous for guest and host.
@@ -91,7 +95,13 @@ impl Ram {
         }
         let guest = GuestMemory::from_ranges_with_files(&ranges)
             .map_err(|error| Error::Memory { what: format!("the host does not give {len} bytes: {error}") })?;
-        let ram = Self { guest, len, pagemap: untouched::open().map(Arc::new), others: Arc::default() };
+        let ram = Self {
+            guest,
+            len,
+            pagemap: untouched::open().map(Arc::new),
+            others: Arc::default(),
+            mapped: Arc::default(),
+        };
         for stretch in ram.stretches() {
             // SAFETY: the range is exactly a live mapping of `ram`, and MADV_HUGEPAGE changes no contents.
             // Its result does not matter: without huge pages the guest is only slower.
@@ -161,8 +171,8 @@ impl Ram {
     }
 
     /// Makes `pages` pages from `offset` on zero, in memory that no vCPU has written and whose record of device writes was never
-    /// taken, as at a destination: a page that is not in that record is as the host gave it, zero. It is not looked at,
-    /// which would fault it in.
+    /// taken, as at a destination: a page that is not in that record, and not mapped to a file, is as the host gave it, zero. It is not
+    /// looked at, which would fault it in.
     ///
     /// # Errors
     /// [`Error::OutsideRam`].
@@ -176,7 +186,12 @@ impl Ram {
             let (mut at, end) = (offset.max(begin), end.min(begin + region.len()));
             while at < end {
                 let written = region.get_mmap().bitmap().written((at - begin) / PAGE_SIZE, (end - at) / PAGE_SIZE);
-                self.clear_pages(at, written.bits)?;
+                let mut bits = written.bits;
+                let first = at / PAGE_SIZE;
+                self.see_mapped(first..first + written.pages, |run| {
+                    bits |= u64::MAX >> (64 - (run.end - run.start)) << (run.start - first);
+                });
+                self.clear_pages(at, bits)?;
                 at += written.pages * PAGE_SIZE;
             }
         }
@@ -210,6 +225,10 @@ impl Ram {
     /// What the host said.
     pub fn record_others(&self, on: bool) -> io::Result<()> {
         self.others().record(on)
+    }
+
+    fn mapped(&self) -> MutexGuard<'_, Vec<Range<u64>>> {
+        self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn others(&self) -> MutexGuard<'_, OtherWriters> {

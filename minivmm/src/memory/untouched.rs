@@ -93,6 +93,11 @@ impl Ram {
             }
             first += pages;
         }
+        // The page map does not say that a page has contents in a file.
+        let begin = offset / PAGE_SIZE;
+        self.see_mapped(begin..begin + len / PAGE_SIZE, |run| {
+            set(words, (run.start - begin) as usize, (run.end - run.start) as usize, false);
+        });
         Ok(())
     }
 }

@@ -158,6 +158,21 @@ impl GuestRam for MachineRam {
         self.ram.receive(from, runs.iter().map_while(|run| self.in_ram(run).map(|offset| (offset, run.len))))
     }
 
+    /// The guest's RAM, but for what lies beneath QEMU's firmware. Other blocks are small, and memory that is in a file of its own stays there.
+    fn map(&self, block: usize, file: BorrowedFd<'_>, offset: u64, words: &[u64]) -> vmstate::Result<bool> {
+        if block > 0 || self.ram.descriptor().is_some() {
+            return Ok(false);
+        }
+        let hidden = self.hidden(0, self.ram.len() as usize);
+        let (all, page) = (self.ram.len() / PAGE_SIZE, |byte: usize| byte as u64 / PAGE_SIZE);
+        for pages in [0..page(hidden.start), page(hidden.end)..all] {
+            self.ram
+                .map_pages(pages, file, offset, words)
+                .map_err(|error| vmstate::Error::new(ErrorKind::Rejected, "guest memory").with_source(error))?;
+        }
+        Ok(true)
+    }
+
     fn write(&self, block: usize, offset: u64, from: &[u8]) -> vmstate::Result<()> {
         let Some(index) = block.checked_sub(1) else {
             let hidden = self.hidden(offset, from.len());

@@ -256,6 +256,11 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_ppoll, ANY),
     // A guest's state in a file, which the driver has opened, is on the disk before the guest's disks are given up.
     (libc::SYS_fsync, ANY),
+    // Its pages have places in it, and it takes its own once it is whole.
+    (libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)]),
+    (libc::SYS_rename, ANY),
+    // Guest memory that is mapped to it stays out of core dumps.
+    (libc::SYS_madvise, &[Is(2, libc::MADV_DONTDUMP as u64)]),
     // Pages that come into guest memory without a copy.
     (libc::SYS_readv, ANY),
     // Who owns the guest: locks and records of images and of the lease, and that both sides have the same ones.

@@ -198,7 +198,8 @@ impl Vm {
         let begun = match way {
             Way::File(file) => {
                 let shared = Arc::clone(&self.shared);
-                let writing = Writing { file, release, control: control.clone(), parts, ram, seam, shared };
+                let (control, log) = (control.clone(), log.clone());
+                let writing = Writing { file, release, control, parts, ram, log, seam, shared };
                 ended::spawn(handle, setup, ours, || (writing.run(), None))
             }
             Way::Connect | Way::Connected(_) => {

@@ -19,26 +19,62 @@ pub(super) const NOT_ENCRYPTED: &str =
 pub(in crate::vm) struct StateFile {
     pub(super) channel: FileChannel,
     pub(super) path: PathBuf,
-    /// It was not there before.
-    is_new: bool,
+    /// Where a new one is until it is whole.
+    unfinished: Option<Unfinished>,
+}
+
+/// A file that takes its place once it is whole, so that there is all of it or nothing.
+#[derive(Debug)]
+struct Unfinished {
+    path: PathBuf,
+    /// Where it goes.
+    folder: File,
 }
 
 impl StateFile {
-    /// A new file, which its owner alone may read: a guest's memory goes into it, from `offset` on.
+    /// A new file, which its owner alone may read: a guest's memory goes into it, from `offset` on. Until it is whole it stands beside its
+    /// path, with `.partial` behind its name.
     ///
     /// # Errors
     /// A sentence for the user; there is no new file then.
     pub(super) fn create(path: &Path, offset: u64) -> Result<Self, String> {
-        // The flags of `File::create_new`, which the sandbox knows.
-        let created = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
-        let file = created.map_err(|error| match error.kind() {
+        let refused = |path: &Path, error: io::Error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
                 format!("{}: it exists already; name a new file, or pass this one with getfd", path.display())
             }
             _ => format!("{}: {error}; name a new file", path.display()),
-        })?;
-        let file = Self::begin(file, path, offset).inspect_err(|_| remove(path))?;
-        Ok(Self { is_new: true, ..file })
+        };
+        if path.symlink_metadata().is_ok() {
+            return Err(refused(path, io::ErrorKind::AlreadyExists.into()));
+        }
+        let folder = match path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        let folder = File::open(folder).map_err(|error| refused(path, error))?;
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        // The flags of `File::create_new`, which the sandbox knows.
+        let created = File::options().read(true).write(true).create_new(true).mode(0o600).open(&partial);
+        let file = created.map_err(|error| refused(&partial, error))?;
+        let file = Self::begin(file, path, offset).inspect_err(|_| remove(&partial))?;
+        Ok(Self { unfinished: Some(Unfinished { path: partial, folder }), ..file })
+    }
+
+    /// Each page of a guest can have a place in it, which a new file only is known to have room for.
+    pub(super) fn has_places(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
+    /// It is whole, and on the disk: so is its name then.
+    ///
+    /// # Errors
+    /// What the file system has.
+    pub(super) fn take_place(&mut self) -> io::Result<()> {
+        let Some(Unfinished { path, folder }) = &self.unfinished else { return Ok(()) };
+        std::fs::rename(path, &self.path)?;
+        folder.sync_all()
     }
 
     /// A file with a guest's state, which begins at `offset`.
@@ -57,20 +93,20 @@ impl StateFile {
     /// It is something else, or open in another way than for `mode`.
     pub(super) fn passed(file: File, mode: Mode, name: &str) -> io::Result<Self> {
         files::take_stream(&file, mode)?;
-        Ok(Self { channel: file.into(), path: name.into(), is_new: false })
+        Ok(Self { channel: file.into(), path: name.into(), unfinished: None })
     }
 
     /// At `offset`.
     fn begin(mut file: File, path: &Path, offset: u64) -> Result<Self, String> {
         let sought = file.seek(SeekFrom::Start(offset));
         sought.map_err(|error| format!("{}: no place for offset {offset}: {error}", path.display()))?;
-        Ok(Self { channel: file.into(), path: path.into(), is_new: false })
+        Ok(Self { channel: file.into(), path: path.into(), unfinished: None })
     }
 
     /// It holds no guest that may be run. What was passed stays.
     pub(super) fn remove(&self) {
-        if self.is_new {
-            remove(&self.path);
+        if let Some(Unfinished { path, .. }) = &self.unfinished {
+            remove(path);
         }
     }
 }

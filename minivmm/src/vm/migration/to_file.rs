@@ -1,4 +1,4 @@
-//! An outgoing migration to a file: a thread that has the guest stop, writes its state, and leaves it standing.
+//! An outgoing migration to a file: a thread that writes the guest's memory, has the guest stop, writes the rest, and leaves it standing.
 //!
 //! Nobody answers, so nothing is asked. The guest's disks are let go of once the file is whole and on the disk. Who runs the
 //! file's guest moves their records on, and so does who goes on here: the first of the two makes the other one stale.
@@ -6,7 +6,8 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use vmstate::migrate::{Claim, Control, Machine, Phase, SourcePhase, snapshot};
+use vmstate::migrate::snapshot::{self, Saving};
+use vmstate::migrate::{Claim, Control, Machine, Phase, SourcePhase};
 use vmstate::schema::json::Schema;
 use vmstate::section::Sections;
 use vmstate::{Error, ErrorKind, Result};
@@ -17,6 +18,7 @@ use super::state_file::StateFile;
 use super::write_back::failed;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::error::chain;
+use crate::migration::dirty_log::MachineDirtyLog;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
 use crate::vm::published::Published;
@@ -27,6 +29,34 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// How often it is asked whether a switch-over that waits may begin.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// What the guest does.
+#[derive(Clone, Copy, Debug)]
+enum Stands {
+    /// It runs, or is where it was.
+    Runs,
+    /// It stands before a switch-over that waits.
+    Held,
+    /// It stands, and its state is read.
+    Still,
+}
+
+/// Waits until the switch-over may begin, and has the guest stand.
+fn stand_still(seam: &mut Seam, control: &Control, shared: &Published, stands: &mut Stands) -> Result<()> {
+    while !seam.may_switch_over()? {
+        *stands = Stands::Held;
+        if control.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
+        }
+        std::thread::sleep(LOOK);
+    }
+    shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::SwitchOver));
+    // Where it cannot, it runs on.
+    *stands = Stands::Runs;
+    seam.pause(PAUSE)?;
+    *stands = Stands::Still;
+    Ok(())
+}
+
 /// What the thread works with.
 pub(super) struct Writing {
     pub(super) file: StateFile,
@@ -35,6 +65,7 @@ pub(super) struct Writing {
     pub(super) control: Control,
     pub(super) parts: Parts,
     pub(super) ram: MachineRam,
+    pub(super) log: MachineDirtyLog,
     pub(super) seam: Seam,
     pub(super) shared: Arc<Published>,
 }
@@ -64,33 +95,52 @@ impl Writing {
     fn stop_and_write(&mut self) -> std::result::Result<(), (SourcePhase, Error)> {
         let running = |error| (SourcePhase::Failed, error);
         let mut sections = self.parts.sections().map_err(running)?;
+        // An older release reads a stream only.
+        let in_place = self.file.has_places() && self.release.is_none();
         sections.save_for(self.release.take());
         let what = "that a migration begins could not be recorded";
         self.seam.begin().map_err(|error| running(failed(what, error)))?;
         self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight.stamp();
         let control = self.control.clone();
         self.seam.prepare(&|| !control.is_cancelled()).map_err(running)?;
-        while !self.seam.may_switch_over().map_err(running)? {
-            if control.is_cancelled() {
-                return Err(self.go_on(Error::new(ErrorKind::Cancelled, "cancelled")));
+        let mut stands = Stands::Runs;
+        let written = match in_place {
+            true => self.write_running(&mut sections, &mut stands),
+            false => self.write_standing(&mut sections, &mut stands),
+        };
+        let finished = written.and_then(|()| self.finish());
+        finished.map_err(|error| match stands {
+            Stands::Runs => running(error),
+            Stands::Held => self.go_on(error),
+            Stands::Still => {
+                // A stream that is whole may have been seen by somebody.
+                let _ = self.seam.advance();
+                self.go_on(error)
             }
-            std::thread::sleep(LOOK);
-        }
-        self.shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::SwitchOver));
-        self.seam.pause(PAUSE).map_err(running)?;
-        self.write(&mut sections).map_err(|error| {
-            // A stream that is whole may have been seen by somebody.
-            let _ = self.seam.advance();
-            self.go_on(error)
         })
     }
 
-    fn write(&mut self, sections: &mut Sections<'_>) -> Result<()> {
-        let channel = &mut self.file.channel;
-        snapshot::save_with(channel, MACHINE_TYPE, sections, &self.ram, &self.control)?;
-        channel.sync().map_err(|error| failed("the file could not be written to the disk", error))?;
+    fn finish(&mut self) -> Result<()> {
+        let unwritten = |error| failed("the file could not be written to the disk", error);
+        self.file.channel.sync().map_err(unwritten)?;
         // Whoever reads the file may have the guest from here on.
-        self.control.commit()
+        self.control.commit()?;
+        self.file.take_place().map_err(unwritten)
+    }
+
+    /// The guest runs most of the time: each page has its place in the file, where it is written again when the guest has written it.
+    fn write_running(&mut self, sections: &mut Sections<'_>, stands: &mut Stands) -> Result<()> {
+        let Self { file, control, ram, log, seam, shared, .. } = self;
+        shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Rounds));
+        let saving =
+            Saving { channel: &mut file.channel, machine_type: MACHINE_TYPE, sections, ram: &*ram, log: &mut *log };
+        snapshot::save_in_place(saving, control, &mut || stand_still(seam, control, shared, stands))
+    }
+
+    /// The guest stands while its stream is written.
+    fn write_standing(&mut self, sections: &mut Sections<'_>, stands: &mut Stands) -> Result<()> {
+        stand_still(&mut self.seam, &self.control, &self.shared, stands)?;
+        snapshot::save_with(&mut self.file.channel, MACHINE_TYPE, sections, &self.ram, &self.control)
     }
 
     /// Gives up the guest's disks, so that who reads the file can take them.

@@ -68,10 +68,6 @@ impl PlacedPages {
             self.blocks.push(Block { places, set: PageSet::empty(block.len / PAGE_SIZE) });
         }
         self.file.write_all(&list)?;
-        // The last block may have no page with contents, and a reader wants its place all the same.
-        if self.file.metadata()?.len() < at {
-            self.file.set_len(at)?;
-        }
         Ok(())
     }
 
