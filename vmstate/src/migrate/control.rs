@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub struct Control(Arc<ControlState>);
 #[derive(Debug)]
 struct ControlState {
     intent: AtomicU8,
+    /// A source is to go on in post-copy.
+    postcopy: AtomicBool,
     parameters: Mutex<Parameters>,
     progress: Mutex<Progress>,
     finished_rounds: Mutex<Vec<Round>>,
@@ -90,6 +92,7 @@ impl Default for Control {
     fn default() -> Self {
         Self(Arc::new(ControlState {
             intent: AtomicU8::new(OPEN),
+            postcopy: AtomicBool::new(false),
             parameters: Mutex::default(),
             progress: Mutex::default(),
             finished_rounds: Mutex::default(),
@@ -110,6 +113,16 @@ impl Control {
     /// True if a cancel was asked for, and granted.
     pub fn is_cancelled(&self) -> bool {
         self.0.intent.load(Ordering::Acquire) == CANCELLED
+    }
+
+    /// A source whose [options](crate::migrate::source::SourceOptions::postcopy) allow it hands its guest over at once, and sends the rest of
+    /// its memory while the guest runs at the destination. Others go on as they were.
+    pub fn start_postcopy(&self) {
+        self.0.postcopy.store(true, Ordering::Release);
+    }
+
+    pub(super) fn wants_postcopy(&self) -> bool {
+        self.0.postcopy.load(Ordering::Acquire)
     }
 
     /// What the owner of the guest has set.

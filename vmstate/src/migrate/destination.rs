@@ -2,10 +2,13 @@
 //! last word, and the guest's exclusive resources are here. A blocking driver: what to do next is decided by
 //! [`DestinationProtocol`], the phases are drawn in `phase.rs`.
 
+mod postcopy;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::control::Control;
+use super::late::LateRam;
 use super::load::{Loaded, Loader};
 use super::multifd::Receivers;
 use super::phase::{DestinationPhase, Phase};
@@ -120,13 +123,15 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         progress.phase = Phase::Destination(DestinationPhase::Setup);
         progress.ram_bytes = ram_bytes;
     });
+    let late = &LateRam::new(ram);
     let beside = Beside::from(options.page_channels.as_ref());
     let _over = Over(beside.clone());
     let silence = options.silence.map_or(Patience::Endless, Patience::Silence);
-    let wire = Link::new(channel, ram, clock, control, options.strictness, options.limits, STREAM).with(&beside);
-    let memory = RamSection::incoming(ram).with(&beside);
+    let wire = Link::new(channel, late, clock, control, options.strictness, options.limits, STREAM).with(&beside);
+    let memory = RamSection::incoming(late).with(&beside);
     let pages = memory.figures();
-    let loader = Loader::new(wire, sections, Box::new(memory), !ram.blocks().is_empty(), options.strictness);
+    let loader =
+        Loader::new(wire.serving(late), sections, Box::new(memory), !ram.blocks().is_empty(), options.strictness);
     let begun = clock.now();
     let timing = Timing {
         answer: options.introduction,
@@ -139,6 +144,8 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
     let mut destination = Destination {
         protocol,
         loader,
+        late,
+        package: Package::None,
         pages,
         clock,
         machine,
@@ -167,6 +174,9 @@ struct Destination<'a, 's> {
     span: tracing::Span,
     protocol: DestinationProtocol,
     loader: Loader<'a, 's>,
+    /// Guest memory, for post-copy.
+    late: &'a LateRam<'a>,
+    package: Package,
     /// Of guest memory, for the report.
     pages: Arc<PageFigures>,
     clock: &'a dyn Clock,
@@ -192,6 +202,15 @@ struct Destination<'a, 's> {
     pristine: bool,
     /// The first thing that went wrong.
     reason: Option<Error>,
+}
+
+/// The package of the devices, in post-copy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Package {
+    None,
+    /// It ends at this stream offset.
+    UpTo(u64),
+    Loaded,
 }
 
 /// How far the stream was read.
@@ -236,7 +255,10 @@ impl Destination<'_, '_> {
                 self.machine.introduced().map(done)
             }
             DestinationAction::Load => {
-                self.loader.check_complete()?;
+                match self.package {
+                    Package::None => self.loader.check_complete()?,
+                    _ => self.loader.check_devices()?,
+                }
                 let begun = self.clock.now();
                 self.machine.loaded()?;
                 self.takeover.machine = self.clock.now().saturating_sub(begun);
@@ -261,6 +283,8 @@ impl Destination<'_, '_> {
                     tracing::warn!("the source could not be told that the guest runs here: {error}")
                 })
             }
+            DestinationAction::ConfirmRun => self.confirm_run().map(done),
+            DestinationAction::TakePages => self.take_pages(),
             DestinationAction::AwaitParting(until) => {
                 self.loader.wire.await_parting(until).map(|()| DestinationEvent::Parted)
             }
@@ -323,10 +347,11 @@ impl Destination<'_, '_> {
                 return Ok(DestinationEvent::Introduced);
             }
             if let Some(number) = self.asked.take() {
-                return Ok(DestinationEvent::Asked {
-                    number,
-                    complete: self.loader.is_last_ping(number == ping::READY),
-                });
+                let complete = match self.package {
+                    Package::None => self.loader.is_last_ping(number == ping::READY),
+                    _ => number == ping::READY,
+                };
+                return Ok(DestinationEvent::Asked { number, complete });
             }
             if self.loader.has_ended_parts() && !self.stopped {
                 self.stopped = true;
@@ -355,9 +380,14 @@ impl Destination<'_, '_> {
                     self.knows_times |= number == ping::WHO;
                     self.asked = Some(number);
                 }
-                Loaded::Command(command) => return Err(command.unsupported().at(offset)),
+                Loaded::Command(command) => {
+                    if let Some(event) = self.postcopy(&command, patience).map_err(|error| error.at(offset))? {
+                        return Ok(event);
+                    }
+                }
                 Loaded::Eof => return Ok(DestinationEvent::Ended),
             }
+            self.check_package()?;
             self.publish();
             if self.stream == Stream::Introduced && !self.stopped {
                 self.tell_of_pages();

@@ -40,6 +40,8 @@ pub(super) struct Loader<'a, 's> {
     patience: Patience,
     /// The source waits for answers: it closes its side only when it has given up.
     source_listens: bool,
+    /// The guest may run from now on: no device may change any more.
+    pages_only: bool,
 }
 
 /// A section in parts that has begun.
@@ -68,13 +70,19 @@ impl<'a, 's> Loader<'a, 's> {
         registered.begin_load();
         let all = AllSections { registered, own };
         let (patience, source_listens) = (Patience::Endless, false);
-        let (begun, whole, is_placed) = (Vec::new(), Vec::new(), false);
-        Self { wire, all, is_own_required, begun, whole, strictness, is_placed, patience, source_listens }
+        let (begun, whole) = (Vec::new(), Vec::new());
+        let (is_placed, pages_only) = (false, false);
+        Self { wire, all, is_own_required, begun, whole, strictness, is_placed, patience, source_listens, pages_only }
     }
 
     /// How long to wait from now on for what comes next; at first without limit.
     pub(super) fn set_patience(&mut self, patience: Patience) {
         self.patience = patience;
+    }
+
+    /// Nothing but guest memory may come from now on.
+    pub(super) fn take_only_pages(&mut self) {
+        self.pages_only = true;
     }
 
     /// Nothing here stands in the way.
@@ -101,6 +109,10 @@ impl<'a, 's> Loader<'a, 's> {
             Element::Command(command) => {
                 self.source_listens |= matches!(command, Command::OpenReturnPath);
                 return Ok(Loaded::Command(command));
+            }
+            Element::Start(_) | Element::Full(_) if self.pages_only => {
+                let message = "a section behind the package, where only pages may come";
+                return Err(Error::new(ErrorKind::Malformed, message).at(offset));
             }
             // QEMU loads START and FULL alike (qemu_loadvm_state_main, migration/savevm.c).
             Element::Start(header) => self.load_first(&header, true, offset)?,
@@ -155,9 +167,19 @@ impl<'a, 's> Loader<'a, 's> {
 
     /// Everything came that this machine needs.
     pub(super) fn check_complete(&self) -> Result<()> {
+        self.check_came(|_| true)
+    }
+
+    /// As [`check_complete`](Self::check_complete), but pages may be still to come.
+    pub(super) fn check_devices(&self) -> Result<()> {
+        self.check_came(|owner| owner != Owner::Engine)
+    }
+
+    /// The sections in parts that are `wanted` have ended, and all others came.
+    fn check_came(&self, wanted: impl Fn(Owner) -> bool) -> Result<()> {
         let own = self.all.own.description();
         let missing = (self.is_own_required && !self.has_begun(Owner::Engine)).then_some((&*own.name, 0));
-        let unfinished = self.begun.iter().find(|section| !section.is_over);
+        let unfinished = self.begun.iter().find(|section| !section.is_over && wanted(section.owner));
         match missing.or(unfinished.map(|section| (section.idstr.as_str(), section.instance))) {
             Some((idstr, instance)) => {
                 Err(Error::new(ErrorKind::Malformed, "its last part did not come").in_section(idstr, instance))

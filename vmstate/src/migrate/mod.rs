@@ -8,6 +8,7 @@ mod all;
 mod control;
 pub mod destination;
 mod forecast;
+mod late;
 mod load;
 pub mod multifd;
 mod parameters;

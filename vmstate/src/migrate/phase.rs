@@ -7,9 +7,15 @@
 //!                ▼          ▼           ▼            ▼
 //!              Failed or Cancelled: guest runs at the source
 //!
+//!              in post-copy:  Commit ──► Postcopy ──► Completed
+//!                                            └──────► Interrupted       at the destination, which lacks pages
+//!
 //! destination  Setup ──► Receiving ──► Loading ──► Ready ──► Commit ──► Completed   guest runs here
 //!                │            │           │          │         ├──────► Stranded    guest is paused here
 //!                └────────────┴───────────┴──────────┴─────────┴──────► Failed      guest never ran here
+//!
+//!              in post-copy:  Commit ──► Postcopy ──► Completed
+//!                                            └──────► Interrupted       guest ran here, and lacks pages
 //! ```
 //!
 //! The guest is paused at the source from `SwitchOver` on. `Commit` begins when the source gives up its exclusive
@@ -27,7 +33,9 @@ pub enum SourcePhase {
     SwitchOver,
     /// Has given up its exclusive resources and told the destination to take over.
     Commit,
-    /// The destination runs the guest, and said so.
+    /// The destination runs the guest, and is sent the pages that it lacks, first those that it asks for.
+    Postcopy,
+    /// The destination runs the guest, and said so. It has all of its memory.
     Completed,
     /// Cancelled; the guest runs here.
     Cancelled,
@@ -39,6 +47,9 @@ pub enum SourcePhase {
     /// The destination's last word did not arrive, and no exclusive resource tells who may run. The guest stays
     /// paused here until someone looks at the destination.
     Undecided,
+    /// The destination runs the guest, and was lost before it said that it has all of its memory. What it lacks is only here, and the
+    /// guest here is older than that one: it stays paused.
+    Interrupted,
 }
 
 /// Where a destination stands.
@@ -55,7 +66,9 @@ pub enum DestinationPhase {
     Ready,
     /// Has that word; takes the exclusive resources.
     Commit,
-    /// Runs the guest.
+    /// Runs the guest, and takes in the pages that it lacks.
+    Postcopy,
+    /// Runs the guest, which has all of its memory.
     Completed,
     /// Failed; the guest never ran here.
     Failed,
@@ -63,12 +76,14 @@ pub enum DestinationPhase {
     /// not start. The guest is loaded and paused here; it may run here once the resources can be taken and nobody has
     /// run on them.
     Stranded,
+    /// Ran the guest, and lost the source before all of its memory was here: it cannot go on.
+    Interrupted,
 }
 
 use DestinationPhase as D;
 use SourcePhase as S;
 
-const SOURCE_MOVES: [(S, S); 13] = [
+const SOURCE_MOVES: [(S, S); 16] = [
     (S::Setup, S::Rounds),
     (S::Setup, S::Failed),
     (S::Setup, S::Cancelled),
@@ -82,10 +97,13 @@ const SOURCE_MOVES: [(S, S); 13] = [
     (S::Commit, S::Failed),
     (S::Commit, S::Unacknowledged),
     (S::Commit, S::Undecided),
+    (S::Commit, S::Postcopy),
+    (S::Postcopy, S::Completed),
+    (S::Postcopy, S::Interrupted),
 ];
 
 /// A source that waits for no answer (QEMU's) goes from `Loading` to `Commit`.
-const DESTINATION_MOVES: [(D, D); 12] = [
+const DESTINATION_MOVES: [(D, D); 15] = [
     (D::Setup, D::Receiving),
     (D::Setup, D::Failed),
     (D::Receiving, D::Loading),
@@ -98,6 +116,9 @@ const DESTINATION_MOVES: [(D, D); 12] = [
     (D::Commit, D::Completed),
     (D::Commit, D::Failed),
     (D::Commit, D::Stranded),
+    (D::Commit, D::Postcopy),
+    (D::Postcopy, D::Completed),
+    (D::Postcopy, D::Interrupted),
 ];
 
 impl SourcePhase {
@@ -155,10 +176,13 @@ mod tests {
     #[test]
     fn a_guest_given_away_is_never_simply_cancelled() {
         assert!(!S::Commit.may_become(S::Cancelled) && !S::Commit.may_become(S::SwitchOver));
-        for phase in [S::Completed, S::Cancelled, S::Failed, S::Unacknowledged, S::Undecided] {
+        for phase in [S::Cancelled, S::Failed, S::SwitchOver, S::Commit] {
+            assert!(!S::Postcopy.may_become(phase), "{phase:?}");
+        }
+        for phase in [S::Completed, S::Cancelled, S::Failed, S::Unacknowledged, S::Undecided, S::Interrupted] {
             assert!(phase.is_final(), "{phase:?}");
         }
-        for phase in [S::Setup, S::Rounds, S::SwitchOver, S::Commit] {
+        for phase in [S::Setup, S::Rounds, S::SwitchOver, S::Commit, S::Postcopy] {
             assert!(!phase.is_final(), "{phase:?}");
         }
     }
@@ -166,10 +190,10 @@ mod tests {
     #[test]
     fn only_a_commit_leads_to_a_running_destination() {
         for phase in [D::Setup, D::Receiving, D::Loading, D::Ready, D::Failed] {
-            assert!(!phase.may_become(D::Completed), "{phase:?}");
+            assert!(!phase.may_become(D::Completed) && !phase.may_become(D::Postcopy), "{phase:?}");
         }
-        assert!(D::Commit.may_become(D::Completed));
-        for phase in [D::Completed, D::Failed, D::Stranded] {
+        assert!(D::Commit.may_become(D::Completed) && D::Commit.may_become(D::Postcopy));
+        for phase in [D::Completed, D::Failed, D::Stranded, D::Interrupted] {
             assert!(phase.is_final(), "{phase:?}");
         }
     }

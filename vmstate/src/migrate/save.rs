@@ -38,6 +38,15 @@ pub(super) enum Turn {
     Last,
 }
 
+/// Which sections in parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    All,
+    /// The engine's own.
+    Memory,
+    Others,
+}
+
 /// The sections of one machine on their way out. Those in parts are cleaned up when it is dropped.
 pub(super) struct Saver<'a, 's> {
     all: AllSections<'a, 's>,
@@ -53,6 +62,16 @@ struct Begun {
     owner: Owner,
     /// Nothing of this round is left.
     is_over: bool,
+}
+
+impl Which {
+    fn has(self, owner: Owner) -> bool {
+        match self {
+            Self::All => true,
+            Self::Memory => owner == Owner::Engine,
+            Self::Others => owner != Owner::Engine,
+        }
+    }
 }
 
 impl<'a, 's> Saver<'a, 's> {
@@ -124,7 +143,7 @@ impl<'a, 's> Saver<'a, 's> {
     /// # Errors
     /// What a section refuses.
     pub(super) fn sync(&mut self) -> Result<()> {
-        self.each(|section, begun| {
+        self.each(Which::All, |section, begun| {
             begun.is_over = false;
             section.sync()
         })
@@ -135,10 +154,10 @@ impl<'a, 's> Saver<'a, 's> {
     ///
     /// # Errors
     /// What a section refuses; `Misuse` if it does not come to an end.
-    pub(super) fn iterate(&mut self, out: &mut Outbox, budget: u64) -> Result<bool> {
+    pub(super) fn iterate(&mut self, out: &mut Outbox, budget: u64, which: Which) -> Result<bool> {
         let full = out.len().saturating_add(budget);
         let mut is_first = true;
-        self.each(|section, begun| {
+        self.each(which, |section, begun| {
             let left = full.saturating_sub(out.len());
             if begun.is_over || left == 0 && !is_first {
                 return Ok(());
@@ -154,15 +173,15 @@ impl<'a, 's> Saver<'a, 's> {
             put_footer(out.bytes_mut(), begun.id);
             Ok(())
         })?;
-        Ok(self.begun.iter().all(|section| section.is_over))
+        Ok(self.begun.iter().filter(|section| which.has(section.owner)).all(|section| section.is_over))
     }
 
     /// Appends the ENDs.
     ///
     /// # Errors
     /// What a section refuses.
-    pub(super) fn complete(&mut self, out: &mut Outbox) -> Result<()> {
-        self.each(|section, begun| {
+    pub(super) fn complete(&mut self, out: &mut Outbox, which: Which) -> Result<()> {
+        self.each(which, |section, begun| {
             Element::End(begun.id).write(out.bytes_mut());
             section.complete(out)?;
             put_footer(out.bytes_mut(), begun.id);
@@ -238,9 +257,13 @@ impl<'a, 's> Saver<'a, 's> {
     }
 
     /// Does something with each section in parts that is set up.
-    fn each(&mut self, mut does: impl FnMut(&mut dyn IterativeSection, &mut Begun) -> Result<()>) -> Result<()> {
+    fn each(
+        &mut self,
+        which: Which,
+        mut does: impl FnMut(&mut dyn IterativeSection, &mut Begun) -> Result<()>,
+    ) -> Result<()> {
         let Self { all, begun, .. } = self;
-        let failed = begun.iter_mut().find_map(|begun| {
+        let failed = begun.iter_mut().filter(|begun| which.has(begun.owner)).find_map(|begun| {
             let done = all.parts(begun.owner).and_then(|section| does(section, begun));
             Some((begun.owner, done.err()?))
         });

@@ -5,6 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::time::Duration;
 
 use super::control::Control;
+use super::late::LateRam;
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +21,8 @@ pub(super) const ANSWERS: usize = 256;
 const LONGEST: usize = 32 << 20;
 /// How often a wait looks whether it was cancelled.
 const SLICE: Duration = Duration::from_millis(20);
+/// How often a wait looks whether the guest waits for a page.
+const FAULTS: Duration = Duration::from_millis(1);
 /// A decode that ran out of bytes is repeated from its start. Below this length that is cheap, so every new byte is
 /// worth a try; above it, only twice the bytes are, or a silence: else a slow peer makes the work quadratic.
 const CHEAP: usize = 64 << 10;
@@ -52,6 +55,8 @@ pub(super) struct Link<'a> {
     control: &'a Control,
     /// Its bytes count here, and its failure ends each wait.
     beside: Beside,
+    /// In post-copy each wait asks for the pages that its guest waits for.
+    late: Option<&'a LateRam<'a>>,
     strictness: Strictness,
     limits: Limits,
     received: Vec<u8>,
@@ -81,6 +86,7 @@ impl<'a> Link<'a> {
             clock,
             control,
             beside: Beside::Nothing,
+            late: None,
             strictness,
             limits,
             received,
@@ -96,6 +102,18 @@ impl<'a> Link<'a> {
     pub(super) fn with(mut self, beside: &Beside) -> Self {
         self.beside = beside.clone();
         self
+    }
+
+    /// The guest may run in this memory before all of its pages are there.
+    #[must_use]
+    pub(super) fn serving(mut self, late: &'a LateRam<'a>) -> Self {
+        self.late = Some(late);
+        self
+    }
+
+    /// Pages came on page channels.
+    pub(super) fn has_pages_beside(&self) -> bool {
+        self.beside.bytes() > 0
     }
 
     /// Its clock.
@@ -308,6 +326,29 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// Waits until so many bytes are here that were not decoded.
+    ///
+    /// # Errors
+    /// `Malformed` if they are more than one element may have, what waiting has.
+    pub(super) fn gather(&mut self, count: u32, patience: Patience) -> Result<()> {
+        let wanted = usize::try_from(count).unwrap_or(usize::MAX);
+        if wanted > LONGEST {
+            return Err(Error::new(ErrorKind::Malformed, format!("a package of {count} bytes, longer than {LONGEST}")));
+        }
+        while self.end - self.start < wanted {
+            self.receive(patience).map_err(|lost| lost.at(self.base + self.end as u64))?;
+        }
+        Ok(())
+    }
+
+    /// Asks for the pages that the guest waits for.
+    fn serve(&mut self, patience: Patience) -> Result<()> {
+        let Some(late) = self.late else { return Ok(()) };
+        let mut requests = Outbox::new();
+        late.put_requests(requests.bytes_mut())?;
+        self.send(&mut requests, patience)
+    }
+
     /// Drops what comes until the peer closes the connection in order.
     ///
     /// # Errors
@@ -343,9 +384,11 @@ impl<'a> Link<'a> {
         let deadline = self.deadline(patience);
         loop {
             self.check()?;
+            self.serve(patience)?;
             let left = self.left(deadline);
-            match self.receive_within(left.min(SLICE)) {
-                Err(error) if is_timeout(&error) && left > SLICE => {}
+            let slice = if self.late.is_some_and(LateRam::listens) { FAULTS } else { SLICE };
+            match self.receive_within(left.min(slice)) {
+                Err(error) if is_timeout(&error) && left > slice => {}
                 Err(error) if is_timeout(&error) => return Err(timed_out(&self.beside.why_silent())),
                 result => return result,
             }

@@ -6,6 +6,7 @@ mod gathered;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
 mod heat;
+mod late;
 pub(crate) mod mapped;
 pub(crate) mod multifd;
 pub(crate) mod page_set;
@@ -28,6 +29,7 @@ pub use gathered::{copied_in, copied_out};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{DeviceWrites, MemoryRam};
 pub use heat::HeatMap;
+pub use late::LateMemory;
 pub(crate) use receiver::RamRecord;
 pub(crate) use record::{NORMAL_RECORD, RAM_IDSTR, ZERO_RECORD};
 pub(crate) use section::{EngineSection, PageFigures, RamSection, Wishes};
@@ -72,6 +74,11 @@ pub trait GuestRam: Sync {
     /// pages are sent.
     fn shared_at(&self, block: usize) -> Option<u64> {
         let _ = block;
+        None
+    }
+
+    /// Destination: the same memory as one in which a guest can run before all of its pages are there; `None` if it cannot.
+    fn late(&self) -> Option<&dyn LateMemory> {
         None
     }
 

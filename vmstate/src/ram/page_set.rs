@@ -94,12 +94,22 @@ impl PageSet {
 
     /// Takes pages out of the set.
     pub fn remove(&mut self, pages: Range<u64>) {
+        self.each_word(pages, |word, ones| *word &= !ones);
+    }
+
+    /// Puts pages into the set.
+    pub fn add(&mut self, pages: Range<u64>) {
+        self.each_word(pages.start..pages.end.min(self.pages), |word, ones| *word |= ones);
+    }
+
+    /// Calls `change` with each word that has some of these pages, and with their bits.
+    fn each_word(&mut self, pages: Range<u64>, change: impl Fn(&mut u64, u64)) {
         let mut page = pages.start;
         while page < pages.end {
             let next = (page / BITS + 1).saturating_mul(BITS).min(pages.end);
             let ones = u64::MAX >> (BITS - (next - page));
             if let Some(word) = usize::try_from(page / BITS).ok().and_then(|index| self.words.get_mut(index)) {
-                *word &= !(ones << (page % BITS));
+                change(word, ones << (page % BITS));
             }
             page = next;
         }

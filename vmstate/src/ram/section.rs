@@ -1,6 +1,7 @@
 //! Guest memory as a section that is sent in parts: all that source and destination know of it, but for its figures.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -114,6 +115,9 @@ impl<'a> RamSection<'a> {
             return Ok(over);
         }
         let wanted = out.len().saturating_add(budget);
+        if lock(&self.figures.wishes).is_late {
+            return self.put_late_pages(out, wanted);
+        }
         let flushes = self.figures.flushes.swap(false, Ordering::Relaxed);
         let sender = self.sender()?;
         let over = sender.put_pages(out, wanted)?;
@@ -125,6 +129,27 @@ impl<'a> RamSection<'a> {
         if over && let Some(sender) = &self.sender {
             lock(&self.figures.heat).clone_from(sender.heat());
         }
+        Ok(over)
+    }
+
+    /// In post-copy: those that were asked for, and then the others behind the last of them. True if none is pending any more.
+    fn put_late_pages(&mut self, out: &mut Outbox, wanted: u64) -> Result<bool> {
+        let asked = std::mem::take(&mut *lock(&self.figures.asked));
+        let sender = self.sender()?;
+        for (block, pages) in asked {
+            for page in pages {
+                if sender.go_to(block, page) {
+                    sender.put_pages(out, out.len())?;
+                }
+            }
+        }
+        if sender.put_pages(out, wanted)? {
+            // Behind the last page of memory come those before the ones that were asked for.
+            sender.go_to_first();
+        }
+        put_end_of_section(out);
+        let over = sender.pending_pages() == 0;
+        self.tell();
         Ok(over)
     }
 
@@ -180,11 +205,16 @@ impl IterativeSection for RamSection<'_> {
     fn sync(&mut self) -> Result<()> {
         let wishes = *lock(&self.figures.wishes);
         let sender = self.sender()?;
-        sender.use_xbzrle(wishes.xbzrle_cache);
+        sender.use_xbzrle(wishes.xbzrle_cache.filter(|_| !wishes.is_late));
         if wishes.is_last_stage {
             sender.begin_last_stage();
         }
         let dirtied = sender.sync()?;
+        if wishes.is_late {
+            let mut runs = Vec::new();
+            sender.pending_runs(|block, run| runs.push((block, run)));
+            *lock(&self.figures.lacking) = runs;
+        }
         self.figures.add_dirtied(dirtied);
         self.is_cost_stale = true;
         self.tell();
@@ -286,6 +316,10 @@ pub(crate) struct PageFigures {
     heat: Mutex<HeatMap>,
     flushes: AtomicBool,
     wishes: Mutex<Wishes>,
+    /// In post-copy: pages that the destination's guest waits for, by block.
+    asked: Mutex<Vec<(usize, Range<u64>)>>,
+    /// In post-copy: the pages that were pending at the last [`sync`](IterativeSection::sync), by block.
+    lacking: Mutex<Vec<(usize, Range<u64>)>>,
 }
 
 /// What a source wants of guest memory, from the next [`sync`](IterativeSection::sync) on.
@@ -295,6 +329,8 @@ pub(crate) struct Wishes {
     pub(crate) xbzrle_cache: Option<u64>,
     /// The guest stands still: no page will be sent again.
     pub(crate) is_last_stage: bool,
+    /// The guest goes over in post-copy: from now on each page goes once, and those that are asked for go first.
+    pub(crate) is_late: bool,
 }
 
 impl PageFigures {
@@ -328,6 +364,16 @@ impl PageFigures {
     /// Changes what the source wants.
     pub(crate) fn want(&self, wishes: Wishes) {
         *lock(&self.wishes) = wishes;
+    }
+
+    /// The destination's guest waits for these pages of a block.
+    pub(crate) fn ask(&self, block: usize, pages: Range<u64>) {
+        lock(&self.asked).push((block, pages));
+    }
+
+    /// The pages that the destination lacked at the last sync, by block.
+    pub(crate) fn lacking(&self) -> Vec<(usize, Range<u64>)> {
+        std::mem::take(&mut *lock(&self.lacking))
     }
 
     /// So many pages were sent in the stream, and so many are pending.

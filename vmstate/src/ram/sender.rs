@@ -4,6 +4,8 @@
 //! zeros, and read, which is when it is sent: a write after that is in the next report. So a page whose newest bytes are not on the
 //! wire is always either pending or in the log.
 
+mod asked;
+
 use std::ops::Range;
 
 use super::heat::HeatMap;

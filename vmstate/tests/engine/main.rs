@@ -17,6 +17,7 @@ mod live_xbzrle;
 mod pair;
 #[cfg(feature = "tools")]
 mod plan;
+mod postcopy;
 mod rate_limit;
 mod rehearsal;
 #[path = "../stream/toy.rs"]

@@ -13,6 +13,8 @@ pub(crate) struct Explored {
     pub(crate) completed: bool,
     /// The guest runs at the source again in some state, after a pause.
     pub(crate) taken_back: bool,
+    /// Both sides lost each other in some state while the guest ran at the destination without all of its memory.
+    pub(crate) interrupted: bool,
     /// What was broken, with the shortest way there.
     pub(crate) violations: BTreeMap<&'static str, Vec<&'static str>>,
 }
@@ -23,11 +25,14 @@ pub(crate) fn explore(rules: Rules) -> Explored {
     // For the path: the step that led to each state, and from where.
     let mut origin: Vec<(&'static str, usize)> = vec![("", 0)];
     let mut queue = VecDeque::from([(first, 0)]);
-    let mut explored = Explored { states: 0, completed: false, taken_back: false, violations: BTreeMap::new() };
+    let mut explored =
+        Explored { states: 0, completed: false, taken_back: false, interrupted: false, violations: BTreeMap::new() };
     while let Some((world, index)) = queue.pop_front() {
         let steps = world.steps(rules);
         explored.completed |= world.destination.phase() == DestinationPhase::Completed && world.destination_runs;
         explored.taken_back |= world.source.phase() == SourcePhase::Failed && world.source_runs && world.was_paused;
+        explored.interrupted |= world.source.phase() == SourcePhase::Interrupted
+            && world.destination.phase() == DestinationPhase::Interrupted;
         if let Some(what) = world.violation(rules, &steps) {
             explored.violations.entry(what).or_insert_with(|| path(&origin, index));
         }

@@ -93,14 +93,20 @@ impl World {
         };
         let nothing = |_: &mut World| ();
         use SourceEvent::{Broken, Cancelled, Claimed, Deadline, Done, Refused, Replied, RoundOver};
-        let sends = matches!(
-            self.source.action,
-            SourceAction::Introduce | SourceAction::Round | SourceAction::SendRest(_) | SourceAction::SendEnd(_)
-        );
+        let commits = matches!(self.source.action, SourceAction::SendEnd(_) | SourceAction::SendRun(_));
+        let sends = commits
+            || matches!(
+                self.source.action,
+                SourceAction::Introduce
+                    | SourceAction::Round
+                    | SourceAction::SendRest(_)
+                    | SourceAction::SendPackage(_)
+                    | SourceAction::Serve
+            );
         if sends {
             // Nothing of it was taken by the wire.
             step("S cannot send", if self.forward.cut { Broken } else { Deadline }, NOW, &nothing);
-            if self.source.action != SourceAction::SendEnd(TIMING.pause_budget) {
+            if !commits {
                 step("S refuses to send", Refused, NOW, &nothing);
             }
         }
@@ -119,12 +125,12 @@ impl World {
                 let messages = put(&[Message::Introduction, Message::Ping(ping::INTRODUCTION)]);
                 step("S introduces itself", Done, NOW, &messages);
             }
-            SourceAction::Round => step("S has sent its rounds", RoundOver(true), NOW, &nothing),
+            SourceAction::Round => step("S has sent its rounds", RoundOver(Some(rules.way)), NOW, &nothing),
             SourceAction::Pause => {
                 step("S does not pause", Refused, NOW, &nothing);
                 step("S pauses", Done, NOW, &|world| (world.source_runs, world.was_paused) = (false, true));
             }
-            SourceAction::SendRest(_) => {
+            SourceAction::SendRest(_) | SourceAction::SendPackage(_) => {
                 step("S sends the rest", Done, NOW, &put(&[Message::Stopped, Message::Ping(ping::READY)]));
             }
             SourceAction::Await(_) => {
@@ -146,6 +152,14 @@ impl World {
             SourceAction::SendEnd(_) => {
                 step("S sends EOF", Done, NOW, &put(&[Message::Eof]));
                 step("S sends EOF and then cannot send", Deadline, NOW, &put(&[Message::Eof]));
+            }
+            SourceAction::SendRun(_) => {
+                step("S says RUN", Done, NOW, &put(&[Message::Run]));
+                step("S says RUN and then cannot send", Deadline, NOW, &put(&[Message::Run]));
+            }
+            SourceAction::Serve => {
+                step("S has served all pages", Done, NOW, &put(&[Message::Eof]));
+                step("S has served all pages and then cannot send", Deadline, NOW, &put(&[Message::Eof]));
             }
             SourceAction::Claim => {
                 let mut next = self.clone();
@@ -213,7 +227,7 @@ impl World {
             steps.push((label, next));
         };
         let nothing = |_: &mut World| ();
-        use DestinationEvent::{Asked, Broken, Claimed, Deadline, Done, Ended, Introduced, Refused, Stopped};
+        use DestinationEvent::{Asked, Broken, Claimed, Deadline, Done, Ended, Introduced, Refused, Run, Stopped};
         let say = |reply: Reply| {
             move |world: &mut World| {
                 if !world.back.cut {
@@ -222,7 +236,7 @@ impl World {
             }
         };
         match self.destination.action {
-            DestinationAction::Receive(_) => {
+            DestinationAction::Receive(_) | DestinationAction::TakePages => {
                 step("D waits no longer", Deadline, NOW, &nothing);
                 step("D cannot load what comes", Refused, NOW, &nothing);
                 let take = |world: &mut World| {
@@ -235,6 +249,10 @@ impl World {
                     }
                     Some(Message::Stopped) => step("D loads the rest", Stopped, NOW, &take),
                     Some(Message::Eof) => step("D reads EOF", Ended, NOW, &|world| {
+                        take(world);
+                        (world.given, world.whole) = (true, true);
+                    }),
+                    Some(Message::Run) => step("D reads RUN", Run, NOW, &|world| {
                         take(world);
                         world.given = true;
                     }),
@@ -269,6 +287,10 @@ impl World {
             }
             DestinationAction::Sleep(_) => step("D sleeps", Deadline, NOW, &nothing),
             DestinationAction::Confirm => step("D says SHUT 0", Done, NOW, &say(Reply::Shut(0))),
+            DestinationAction::ConfirmRun => {
+                step("D says that it runs", Done, NOW, &say(Reply::Pong(ping::RUNS)));
+                step("D cannot say that it runs", Deadline, NOW, &nothing);
+            }
             DestinationAction::AwaitParting(_) => unreachable!("this source asks whether everything is loaded"),
             DestinationAction::Advance => {
                 step("D cannot advance", Refused, NOW, &nothing);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
 use vmstate::raw::protocol::{
-    DestinationAction, DestinationEvent, DestinationProtocol, SourceAction, SourceEvent, SourceProtocol, Timing,
+    DestinationAction, DestinationEvent, DestinationProtocol, SourceAction, SourceEvent, SourceProtocol, Timing, Way,
+    ping,
 };
 use vmstate::raw::stream::Reply;
 
@@ -20,18 +21,20 @@ const STEPS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(2)];
 
 fn source_events() -> Vec<SourceEvent> {
     use SourceEvent::{Broken, Cancelled, Claimed, Deadline, Done, Refused, Replied, RoundOver};
-    let replies = [Reply::Shut(0), Reply::Shut(1), Reply::Pong(0), Reply::Pong(1), Reply::Pong(5), Reply::Pong(6)];
-    let mut events = vec![Done, Refused, RoundOver(false), RoundOver(true), Cancelled, Broken, Deadline];
-    events.extend(replies.map(Replied));
+    let pongs = [0, ping::INTRODUCTION, ping::READY, ping::ROUND, ping::RUNS].map(Reply::Pong);
+    let rounds = [None, Some(Way::Whole), Some(Way::Postcopy)].map(RoundOver);
+    let mut events = vec![Done, Refused, Cancelled, Broken, Deadline];
+    events.extend(rounds);
+    events.extend([Reply::Shut(0), Reply::Shut(1)].into_iter().chain(pongs).map(Replied));
     events.extend(CLAIMS.map(Claimed));
     events
 }
 
 fn destination_events() -> Vec<DestinationEvent> {
     use DestinationEvent::{
-        Asked, Broken, Cancelled, Claimed, Deadline, Done, Ended, Introduced, Parted, Refused, Stopped, Unheard,
+        Asked, Broken, Cancelled, Claimed, Deadline, Done, Ended, Introduced, Parted, Refused, Run, Stopped, Unheard,
     };
-    let mut events = vec![Done, Unheard, Refused, Introduced, Stopped, Ended, Parted, Cancelled, Broken, Deadline];
+    let mut events = vec![Done, Unheard, Refused, Introduced, Stopped, Ended, Run, Parted, Cancelled, Broken, Deadline];
     for number in [1, 5, 6] {
         events.extend([true, false].map(|complete| Asked { number, complete }));
     }
@@ -84,7 +87,7 @@ fn a_source_takes_every_event_in_every_state() {
         SourcePhase::may_become,
         SourcePhase::is_final,
     );
-    let all = ["Cancelled", "Completed", "Failed", "Unacknowledged", "Undecided"];
+    let all = ["Cancelled", "Completed", "Failed", "Interrupted", "Unacknowledged", "Undecided"];
     assert_eq!(ends.iter().map(String::as_str).collect::<Vec<_>>(), all);
 }
 
@@ -99,5 +102,5 @@ fn a_destination_takes_every_event_in_every_state() {
         DestinationPhase::may_become,
         DestinationPhase::is_final,
     );
-    assert_eq!(ends.iter().map(String::as_str).collect::<Vec<_>>(), ["Completed", "Failed", "Stranded"]);
+    assert_eq!(ends.iter().map(String::as_str).collect::<Vec<_>>(), ["Completed", "Failed", "Interrupted", "Stranded"]);
 }

@@ -1,7 +1,7 @@
 //! The world around the two state machines: disk, wire, third party, and what must never be.
 
 use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
-use vmstate::raw::protocol::{DestinationProtocol, SourceProtocol};
+use vmstate::raw::protocol::{DestinationProtocol, SourceProtocol, Way};
 use vmstate::raw::stream::Reply;
 
 use crate::model::{Destination, Source};
@@ -12,6 +12,7 @@ pub(crate) const STALE_AT_SOURCE: &str = "the source starts a stale guest";
 pub(crate) const STALE_AT_DESTINATION: &str = "the destination starts a stale guest";
 pub(crate) const UNLOCKED: &str = "a guest runs without the disk's lock";
 pub(crate) const LOST: &str = "a guest is lost";
+pub(crate) const INCOMPLETE: &str = "a guest that lacks pages counts as complete";
 
 /// The guest's exclusive resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(crate) struct Rules {
     pub(crate) fence: bool,
     /// Another process takes the disk's lock and runs guests of its own.
     pub(crate) third_party: bool,
+    /// How the source hands its guest over.
+    pub(crate) way: Way,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +51,7 @@ pub(crate) enum Message {
     Introduction,
     Ping(u32),
     Stopped,
+    Run,
     Eof,
 }
 
@@ -88,6 +92,8 @@ pub(crate) struct World {
     pub(crate) stale: Option<Who>,
     /// The destination has the source's word that the guest is its own.
     pub(crate) given: bool,
+    /// All of the guest's memory is at the destination.
+    pub(crate) whole: bool,
 }
 
 impl World {
@@ -109,6 +115,7 @@ impl World {
             third_ran: false,
             stale: None,
             given: false,
+            whole: false,
         }
     }
 
@@ -225,6 +232,11 @@ impl World {
         if runs.iter().any(|&(runs, who)| runs && !locked(who)) {
             return Some(UNLOCKED);
         }
+        let complete = self.destination.phase() == DestinationPhase::Completed
+            || self.source.phase() == SourcePhase::Completed && self.destination.alive;
+        if complete && !self.whole {
+            return Some(INCOMPLETE);
+        }
         if self.is_lost(rules, steps) {
             return Some(LOST);
         }
@@ -254,5 +266,8 @@ impl World {
 
 /// The guest is not simply the source's any more.
 pub(crate) fn was_given_away(phase: SourcePhase) -> bool {
-    matches!(phase, SourcePhase::Completed | SourcePhase::Unacknowledged | SourcePhase::Undecided)
+    matches!(
+        phase,
+        SourcePhase::Completed | SourcePhase::Unacknowledged | SourcePhase::Undecided | SourcePhase::Interrupted
+    )
 }

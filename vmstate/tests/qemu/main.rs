@@ -198,7 +198,8 @@ impl Section for Opaque {
 
     fn load(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<()> {
         // A register of a running guest may end in 0x7e, and zeros follow it.
-        let footer = |bytes: &[u8]| matches!(bytes, [0x7e, 0, 0, 0, number, 0 | 4] if (*number == 0) == self.is_first);
+        let footer =
+            |bytes: &[u8]| matches!(bytes, [0x7e, 0, 0, 0, number, 0 | 4 | 8] if (*number == 0) == self.is_first);
         match input.rest().windows(6).position(footer) {
             Some(length) => input.take(length)?,
             None => return Err(Error::new(ErrorKind::Incomplete, "no footer yet")),
@@ -368,7 +369,12 @@ fn depart(
 }
 
 /// Takes in the guest of whoever connects.
-fn arrive(listener: &Listener, machine: &mut Vm, sections: &mut Sections<'_>, ram: &Ram) -> Result<ArrivalReport> {
+fn arrive(
+    listener: &Listener,
+    machine: &mut Vm,
+    sections: &mut Sections<'_>,
+    ram: &dyn GuestRam,
+) -> Result<ArrivalReport> {
     let (channel, clock) = (&mut listener.accept(PATIENCE)?, &MonotonicClock::new());
     let incoming = Incoming { channel, clock, machine, sections, ram };
     destination::run(incoming, &lenient(), &Control::default()).into_result()

@@ -1,5 +1,5 @@
-//! A QEMU hands its guest over in post-copy to a test that plays the destination by hand: its stream is what the inspector reads, and it
-//! sends the page that is asked for at once.
+//! A QEMU hands its guest over in post-copy: to a test that plays the destination by hand, where its stream is what the inspector reads and it
+//! sends the page that is asked for at once; and to the engine.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -7,11 +7,15 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::json;
+use vmstate::channel::Listener;
 use vmstate::dump::{Command, Dump, Entry};
+use vmstate::error::Result;
+use vmstate::ram::{GuestRam, LateMemory, RamBlock};
 use vmstate::raw::stream::{PageRequest, PageSizes, Reply};
+use vmstate::section::{Section, Sections};
 use vmstate_lab::patience::find;
 
-use super::{Qemu, skipped};
+use super::{BLOCKS, Qemu, Ram, Vm, arrive, devices, skipped};
 
 /// A page of the guest's, far from where the pages begin.
 const WANTED: u64 = 0x3ab_c000;
@@ -112,4 +116,119 @@ fn qemus_stream_in_post_copy_is_read_and_it_takes_a_request() {
     let ((begins, packaged), (runs, _)) = (at(&|command| matches!(command, Command::Packaged(_))), at(&order[8]));
     // Behind mark, number, length and payload of the one, up to the end of the other, which has no payload.
     assert_eq!(packaged, Command::Packaged(u32::try_from(runs + 5 - (begins + 9)).unwrap()));
+}
+
+/// Memory in which somebody waits for the page [`WANTED`].
+struct Late {
+    ram: Ram,
+    waits: Mutex<Waits>,
+}
+
+#[derive(Default)]
+struct Waits {
+    listens: bool,
+    told: bool,
+    put: Vec<(usize, u64)>,
+    whole: bool,
+}
+
+impl GuestRam for Late {
+    fn blocks(&self) -> &[RamBlock] {
+        self.ram.blocks()
+    }
+
+    fn late(&self) -> Option<&dyn LateMemory> {
+        Some(self)
+    }
+
+    fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        self.ram.read(block, offset, into)
+    }
+
+    fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
+        assert!(!self.waits.lock().unwrap().listens);
+        self.ram.write(block, offset, from)
+    }
+
+    fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
+        self.write(block, offset, &[0; 4096])
+    }
+}
+
+impl LateMemory for Late {
+    fn discard(&self, block: usize, offset: u64, len: u64) -> Result<()> {
+        self.ram.write(block, offset, &vec![0xdd; len as usize])
+    }
+
+    fn listen(&self) -> Result<()> {
+        self.waits.lock().unwrap().listens = true;
+        Ok(())
+    }
+
+    fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> Result<()> {
+        let told = std::mem::replace(&mut self.waits.lock().unwrap().told, true);
+        pages.extend((!told).then_some((0, WANTED)));
+        Ok(())
+    }
+
+    fn put(&self, block: usize, offset: u64, page: Option<&[u8; 4096]>) -> Result<()> {
+        self.waits.lock().unwrap().put.push((block, offset));
+        self.ram.write(block, offset, page.unwrap_or(&[0; 4096]))
+    }
+
+    fn whole(&self) -> Result<()> {
+        self.waits.lock().unwrap().whole = true;
+        Ok(())
+    }
+}
+
+#[test]
+fn we_take_qemus_guest_in_post_copy_and_it_believes_us() {
+    if skipped() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let listener = Listener::unix(&socket).unwrap();
+    let mut qemu = Qemu::start(&["-m", "64M"]);
+    let capabilities = ["return-path", "postcopy-ram"].map(|name| json!({"capability": name, "state": true}));
+    qemu.execute("migrate-set-capabilities", json!({"capabilities": capabilities}));
+    qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 65536}));
+    let mut blocks = Ram::new();
+    blocks.blocks[0].len = 64 << 20;
+    blocks.bytes.get_mut().unwrap()[0].resize(64 << 20, 0);
+    let (ram, mut machine) = (Late { ram: blocks, waits: Mutex::default() }, Vm::default());
+    let mut devices = devices();
+    let mut sections = Sections::new();
+    for (name, instance, device) in &mut devices {
+        sections.register(name, *instance, device as &mut dyn Section).unwrap();
+    }
+    let arrival = thread::scope(|scope| {
+        scope.spawn(|| {
+            qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
+            find("migration", || (qemu.execute("query-migrate", json!({}))["status"] == "active").then_some(()));
+            qemu.execute("migrate-start-postcopy", json!({}));
+        });
+        arrive(&listener, &mut machine, &mut sections, &ram).unwrap()
+    });
+    drop(sections);
+    assert!(machine.running);
+    let waits = ram.waits.into_inner().unwrap();
+    assert!(waits.whole && waits.listens);
+    // It overtook the page before it, which came in its turn.
+    let turn = |offset| waits.put.iter().position(|put| *put == (0, offset)).unwrap();
+    assert!(turn(WANTED) < turn(WANTED - 4096));
+    let pages = (BLOCKS[1..].iter().map(|(_, len)| len).sum::<u64>() + (64 << 20)) / 4096;
+    assert!(arrival.pages.normal + arrival.pages.zero >= pages, "{arrival:?}");
+    // The firmware is there: its last 16 bytes hold the reset vector's far jump.
+    assert_eq!(ram.ram.bytes.lock().unwrap()[2][0x1fff0], 0xea);
+    for (name, instance, device) in devices {
+        assert_eq!(device.loads, 1, "{name}/{instance}");
+    }
+    find("end of QEMU's migration", || {
+        let status = qemu.execute("query-migrate", json!({}));
+        assert_ne!(status["status"], "failed", "{status}");
+        assert_eq!(status["ram"]["postcopy-requests"], 1, "{status}");
+        (status["status"] == "completed").then_some(())
+    });
 }

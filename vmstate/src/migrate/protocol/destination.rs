@@ -6,8 +6,14 @@
 //!     resources not to be had: Refuse ─► End (Stranded; Failed if someone has run since) ─┘           │
 //!     any failure from here: End (Stranded)                                              ─────────────┘
 //!
+//! in post-copy, where the source's order to run is the commit:     … Claim ─► ConfirmRun ─► Advance ─► Resume ─► TakePages … ─► Confirm ─► End
+//!     any failure from TakePages on: End (Interrupted)
+//!
 //! from a source that asked nothing and listens:         … CloseDoor ─► Confirm ─► AwaitParting ─► Sleep ─► Claim ─► Advance ─► …
 //! ```
+//!
+//! A QEMU that sends its guest in post-copy asks nothing, gives its disks up before it says anything of it, and does not run the guest again once
+//! the order to run is out: the guest is run here as soon as the resources are.
 //!
 //! A source of this library that does not hear `SHUT 0` runs its guest only if it gets the exclusive resources. A QEMU runs it in
 //! any case (`migration_iteration_finish`, migration/migration.c, ignores what `bdrv_activate_all` says), and takes its image's lock
@@ -16,7 +22,7 @@
 
 use std::time::Duration;
 
-use super::Timing;
+use super::{Timing, Way};
 use crate::migrate::Claim;
 use crate::migrate::phase::DestinationPhase;
 
@@ -45,6 +51,10 @@ pub enum DestinationAction {
     Advance,
     /// Run the guest, if the source's ran.
     Resume,
+    /// In post-copy: tell the source that this side runs the guest, whose pages are now to come.
+    ConfirmRun,
+    /// In post-copy: take in the pages that come, and ask for those that the guest waits for.
+    TakePages,
     /// Tell the source that the guest does not run here.
     Refuse,
     /// Nothing: [`DestinationProtocol::phase`] is final.
@@ -73,8 +83,10 @@ pub enum DestinationEvent {
         /// Behind the last page a ping asks whether the source may let go.
         complete: bool,
     },
-    /// From the stream: its end. The guest is this side's to take.
+    /// From the stream: its end. The guest is this side's to take, or has all of its memory.
     Ended,
+    /// From the stream, in post-copy: the order to run. The guest is this side's to take, and its pages go on to come.
+    Run,
     /// What taking the resources found.
     Claimed(Claim),
     /// A granted cancel was noticed.
@@ -89,6 +101,7 @@ pub enum DestinationEvent {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DestinationProtocol {
     step: Step,
+    way: Way,
     phase: DestinationPhase,
     /// By when the introduction must be over.
     introduction_ends: Duration,
@@ -118,6 +131,9 @@ enum Step {
     Confirming,
     Advancing,
     Resuming,
+    TakingPages,
+    /// The guest has all of its memory.
+    Finishing,
     /// Into this phase.
     Refusing(DestinationPhase),
     Over,
@@ -128,8 +144,9 @@ impl DestinationProtocol {
     pub fn begin(now: Duration, timing: &Timing) -> (Self, DestinationAction) {
         let introduction_ends = now.saturating_add(timing.answer);
         let (step, phase) = (Step::Introduction, DestinationPhase::Setup);
+        let way = Way::Whole;
         (
-            Self { step, phase, introduction_ends, loaded: false, asked: false, parted: false },
+            Self { step, way, phase, introduction_ends, loaded: false, asked: false, parted: false },
             DestinationAction::Receive(Some(introduction_ends)),
         )
     }
@@ -143,6 +160,9 @@ impl DestinationProtocol {
     /// state: one that does not belong to the last action counts as a failure of it.
     pub fn handle(&mut self, event: DestinationEvent, now: Duration, timing: &Timing) -> DestinationAction {
         let step = self.next(event, now, timing);
+        if (self.step, event) == (Step::Receiving, DestinationEvent::Run) {
+            self.way = Way::Postcopy;
+        }
         let phase = self.phase_at(step, event);
         debug_assert!(phase == self.phase || self.phase.may_become(phase), "{:?} to {phase:?}", self.phase);
         self.loaded |= matches!((self.step, event), (Step::Loading(_), DestinationEvent::Done));
@@ -156,7 +176,7 @@ impl DestinationProtocol {
     }
 
     fn next(&self, event: DestinationEvent, now: Duration, timing: &Timing) -> Step {
-        use DestinationEvent::{Asked, Claimed, Done, Ended, Introduced, Parted, Stopped, Unheard};
+        use DestinationEvent::{Asked, Claimed, Done, Ended, Introduced, Parted, Run, Stopped, Unheard};
         match (self.step, event) {
             (Step::Introduction, Introduced) => Step::Comparing,
             (Step::Comparing, Done) => Step::Receiving,
@@ -167,18 +187,25 @@ impl DestinationProtocol {
             (Step::Loading(Some(number)), Done) => Step::Answering(number),
             // QEMU's source pings before its introduction is over.
             (Step::Answering(_), Done) if self.phase == DestinationPhase::Setup => Step::Introduction,
+            (Step::Answering(_), Done) if self.phase == DestinationPhase::Postcopy => Step::TakingPages,
             (Step::Answering(_), Done) => Step::Receiving,
             // A source that asks nothing (QEMU's) ends the stream at once.
-            (Step::Receiving, Ended) if !self.loaded => Step::Loading(None),
-            (Step::Receiving, Ended) | (Step::Loading(None), Done) => Step::Closing,
-            (Step::Closing, Done) if self.asked => Step::Claiming(now.saturating_add(timing.patience)),
+            (Step::Receiving, Ended | Run) if !self.loaded => Step::Loading(None),
+            (Step::Receiving, Ended | Run) | (Step::Loading(None), Done) => Step::Closing,
+            (Step::Closing, Done) if self.asked || self.way == Way::Postcopy => {
+                Step::Claiming(now.saturating_add(timing.patience))
+            }
             (Step::Closing, Done) => Step::Confirming,
             (Step::Parting(_), Parted) => Step::Settling(now.saturating_add(timing.settle)),
             // The wire is gone, and a source that still waits for `SHUT 0` will notice it.
             (Step::Parting(_), _) => Step::Settling(now.saturating_add(timing.patience)),
             (Step::Settling(_), _) => Step::Claiming(now.saturating_add(timing.patience)),
             (Step::Claiming(_), Claimed(Claim::Won)) if !self.asked => Step::Advancing,
-            (Step::Claiming(_), Claimed(Claim::Undecidable)) if !self.asked && self.parted => Step::Advancing,
+            (Step::Claiming(_), Claimed(Claim::Undecidable))
+                if !self.asked && (self.parted || self.way == Way::Postcopy) =>
+            {
+                Step::Advancing
+            }
             (Step::Claiming(_), Claimed(Claim::Undecidable)) if !self.asked => {
                 Step::Refusing(DestinationPhase::Stranded)
             }
@@ -195,7 +222,12 @@ impl DestinationProtocol {
             (Step::Confirming, Unheard) => Step::Claiming(now.saturating_add(timing.patience)),
             (Step::Confirming, _) => Step::Settling(now.saturating_add(timing.patience)),
             (Step::Advancing, Done) => Step::Resuming,
+            (Step::Resuming, Done) if self.way == Way::Postcopy => Step::TakingPages,
             (Step::Resuming, Done) => Step::Over,
+            (Step::TakingPages, Asked { number, .. }) => Step::Answering(number),
+            (Step::TakingPages, Ended) => Step::Finishing,
+            (Step::TakingPages | Step::Finishing, _) => Step::Over,
+            (Step::Answering(_), _) if self.phase == DestinationPhase::Postcopy => Step::Over,
             (Step::Advancing | Step::Resuming, _) => Step::Over,
             (Step::Refusing(_) | Step::Over, _) => Step::Over,
             _ => Step::Refusing(DestinationPhase::Failed),
@@ -203,7 +235,7 @@ impl DestinationProtocol {
     }
 
     fn phase_at(&self, step: Step, event: DestinationEvent) -> DestinationPhase {
-        use DestinationPhase::{Commit, Completed, Loading, Ready, Receiving, Setup, Stranded};
+        use DestinationPhase::{Commit, Completed, Interrupted, Loading, Postcopy, Ready, Receiving, Setup, Stranded};
         match (step, self.step) {
             (Step::Introduction | Step::Comparing, _) => Setup,
             (Step::Receiving, Step::Comparing) => Receiving,
@@ -212,8 +244,12 @@ impl DestinationProtocol {
             (Step::Answering(_), Step::Loading(_)) => Ready,
             (Step::Claiming(_) | Step::Waiting(_), _) => Commit,
             (Step::Confirming | Step::Parting(_) | Step::Settling(_) | Step::Advancing | Step::Resuming, _) => Commit,
+            (Step::TakingPages, Step::Resuming) => Postcopy,
             (Step::Over, Step::Resuming) if event == DestinationEvent::Done => Completed,
             (Step::Over, Step::Advancing | Step::Resuming) => Stranded,
+            // Told or not: the guest has all of its memory.
+            (Step::Over, Step::Finishing) => Completed,
+            (Step::Over, Step::TakingPages | Step::Answering(_)) => Interrupted,
             (Step::Over, Step::Refusing(phase)) => phase,
             _ => self.phase,
         }
@@ -231,7 +267,9 @@ impl DestinationProtocol {
             Step::Settling(until) => DestinationAction::Sleep(until),
             Step::Claiming(_) => DestinationAction::Claim,
             Step::Waiting(_) => DestinationAction::Sleep(now.saturating_add(timing.retry)),
-            Step::Confirming => DestinationAction::Confirm,
+            Step::Confirming if self.way == Way::Postcopy => DestinationAction::ConfirmRun,
+            Step::Confirming | Step::Finishing => DestinationAction::Confirm,
+            Step::TakingPages => DestinationAction::TakePages,
             Step::Advancing => DestinationAction::Advance,
             Step::Resuming => DestinationAction::Resume,
             Step::Refusing(_) => DestinationAction::Refuse,

@@ -29,11 +29,24 @@ pub mod ping {
     pub const READY: u32 = 5;
     /// After a stretch of pages.
     pub const ROUND: u32 = 6;
+    /// No ping, but an answer: in post-copy, to `POSTCOPY_RUN`, of a destination of this library that has the exclusive resources and
+    /// lets the guest run.
+    pub const RUNS: u32 = u32::from_be_bytes(*b"runs");
 
     /// The answer of a destination of this library to the ping `number`.
     pub fn answer(number: u32) -> u32 {
         if number == WHO { VMSTATE } else { number }
     }
+}
+
+/// How a guest goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// With all of its memory, before it runs.
+    Whole,
+    /// It runs at the destination before all of its memory is there (post-copy). The commit is `POSTCOPY_RUN`, which stands where the end
+    /// of the stream stands otherwise; that end comes behind the last page.
+    Postcopy,
 }
 
 /// How long each side waits for what.

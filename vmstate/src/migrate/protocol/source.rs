@@ -4,11 +4,15 @@
 //! Introduce ─► Await ─► Round … Round ─► Pause ─► SendRest ─► Await ─► CloseDoor ─► Release ─► SendEnd ─► Await ─► End
 //!     any failure up to here: Resume (if paused) ─► End                            │            any failure from here:
 //!                                                                                  └─► Claim ─► Advance ─► Resume ─► End
+//!
+//! in post-copy:   … Pause ─► SendPackage ─► Await ─► CloseDoor ─► Release ─► SendRun ─► Await ─► Serve ─► Await ─► End
+//!     as above up to SendRun, and after it as well, until the destination has said that it runs the guest
+//!     any failure from Serve on: End (Interrupted)
 //! ```
 
 use std::time::Duration;
 
-use super::{Timing, ping};
+use super::{Timing, Way, ping};
 use crate::migrate::Claim;
 use crate::migrate::phase::SourcePhase;
 use crate::stream::Reply;
@@ -25,6 +29,9 @@ pub enum SourceAction {
     Pause,
     /// Send the last pages, the devices and the ping [`READY`](ping::READY), by this moment.
     SendRest(Duration),
+    /// In post-copy, by this moment: tell which pages were written since they were sent, send the devices in a package and the ping
+    /// [`READY`](ping::READY).
+    SendPackage(Duration),
     /// Wait for an answer until this moment.
     Await(Duration),
     /// Refuse cancels from now on, unless one was granted already.
@@ -33,6 +40,10 @@ pub enum SourceAction {
     Release,
     /// Send the end of the stream, by this moment. The guest belongs to the destination once the first byte has arrived.
     SendEnd(Duration),
+    /// In post-copy: tell the destination to run the guest, by this moment. The guest belongs to it once that has arrived.
+    SendRun(Duration),
+    /// In post-copy: send the pages that the destination's guest waits for, and all others meanwhile, and then the end of the stream.
+    Serve,
     /// Try to take the exclusive resources.
     Claim,
     /// Wait until this moment; the wire is broken.
@@ -59,8 +70,8 @@ pub enum SourceEvent {
     Done,
     /// This side's machine, devices or memory refused it, or the policy gave up.
     Refused,
-    /// A round is over. With `true` the rest fits into the downtime.
-    RoundOver(bool),
+    /// A round is over. With a way: the guest is to go over in that.
+    RoundOver(Option<Way>),
     /// The destination has answered, to an action that waits or in the middle of one that sends.
     Replied(Reply),
     /// What taking the resources found.
@@ -77,6 +88,7 @@ pub enum SourceEvent {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SourceProtocol {
     step: Step,
+    way: Way,
     paused: bool,
     /// Nothing more can come from the destination.
     deaf: bool,
@@ -95,6 +107,8 @@ enum Step {
     Releasing,
     Ending(Duration),
     Committing,
+    Serving,
+    Parting,
     /// With the end of the patience.
     Claiming(Duration),
     Waiting(Duration),
@@ -107,7 +121,7 @@ enum Step {
 impl SourceProtocol {
     /// A source whose guest may run, and its first action.
     pub fn begin() -> (Self, SourceAction) {
-        (Self { step: Step::Introducing, paused: false, deaf: false }, SourceAction::Introduce)
+        (Self { step: Step::Introducing, way: Way::Whole, paused: false, deaf: false }, SourceAction::Introduce)
     }
 
     /// Where the source stands.
@@ -121,6 +135,7 @@ impl SourceProtocol {
             Step::Ending(_) | Step::Committing | Step::Claiming(_) | Step::Waiting(_) | Step::Advancing => {
                 SourcePhase::Commit
             }
+            Step::Serving | Step::Parting => SourcePhase::Postcopy,
             Step::Resuming(from, _) => from,
             Step::Over(phase) => phase,
         }
@@ -131,6 +146,9 @@ impl SourceProtocol {
     pub fn handle(&mut self, event: SourceEvent, now: Duration, timing: &Timing) -> SourceAction {
         let before = self.phase();
         self.deaf |= event == SourceEvent::Broken;
+        if let (Step::Rounds, SourceEvent::RoundOver(Some(way))) = (self.step, event) {
+            self.way = way;
+        }
         self.step = self.next(event, now, timing);
         self.paused |= matches!(self.step, Step::Sending(_));
         let after = self.phase();
@@ -143,8 +161,8 @@ impl SourceProtocol {
         match (self.step, event) {
             (Step::Introducing, Done) => Step::Greeting,
             (Step::Greeting, Replied(Reply::Pong(ping::INTRODUCTION))) => Step::Rounds,
-            (Step::Rounds, RoundOver(false)) => Step::Rounds,
-            (Step::Rounds, RoundOver(true)) => Step::Pausing(now.saturating_add(timing.pause_budget)),
+            (Step::Rounds, RoundOver(None)) => Step::Rounds,
+            (Step::Rounds, RoundOver(Some(_))) => Step::Pausing(now.saturating_add(timing.pause_budget)),
             (Step::Pausing(until), Done) => Step::Sending(until),
             (Step::Sending(until), Done) => Step::Confirming(until),
             (Step::Confirming(_), Replied(Reply::Pong(ping::READY))) => Step::Closing,
@@ -152,11 +170,18 @@ impl SourceProtocol {
             (Step::Confirming(until), Replied(Reply::Pong(ping::ROUND))) if now < until => Step::Confirming(until),
             (Step::Closing, Done) => Step::Releasing,
             (Step::Releasing, Done) => Step::Ending(now.saturating_add(timing.pause_budget)),
-            (Step::Ending(_) | Step::Committing | Step::Waiting(_), Replied(Reply::Shut(0))) => {
-                Step::Over(SourcePhase::Completed)
+            (Step::Ending(_) | Step::Committing | Step::Waiting(_), Replied(reply)) if self.is_taken_over(reply) => {
+                match self.way {
+                    Way::Whole => Step::Over(SourcePhase::Completed),
+                    Way::Postcopy => Step::Serving,
+                }
             }
+            (Step::Serving, Done) => Step::Parting,
+            (Step::Parting, Replied(Reply::Shut(0))) => Step::Over(SourcePhase::Completed),
+            // The guest has run on there: this side's is stale, whatever became of the other.
+            (Step::Serving | Step::Parting, _) => Step::Over(SourcePhase::Interrupted),
             // Also if not all of it could be sent: the end of the stream is its first byte, and the destination may have
-            // read it.
+            // read it; it may have read the order to run as well.
             (Step::Ending(_), _) => Step::Committing,
             (Step::Committing, _) => Step::Claiming(now.saturating_add(timing.patience)),
             (Step::Claiming(_), Claimed(Claim::Won)) => Step::Advancing,
@@ -178,6 +203,14 @@ impl SourceProtocol {
         }
     }
 
+    /// The destination says that it runs the guest.
+    fn is_taken_over(&self, reply: Reply) -> bool {
+        match self.way {
+            Way::Whole => reply == Reply::Shut(0),
+            Way::Postcopy => reply == Reply::Pong(ping::RUNS),
+        }
+    }
+
     /// Before the commit: the guest is this side's.
     fn take_back(&self, into: SourcePhase) -> Step {
         if self.paused { Step::Resuming(self.phase(), into) } else { Step::Over(into) }
@@ -189,11 +222,19 @@ impl SourceProtocol {
             Step::Greeting => SourceAction::Await(now.saturating_add(timing.answer)),
             Step::Rounds => SourceAction::Round,
             Step::Pausing(_) => SourceAction::Pause,
-            Step::Sending(until) => SourceAction::SendRest(until),
+            Step::Sending(until) => match self.way {
+                Way::Whole => SourceAction::SendRest(until),
+                Way::Postcopy => SourceAction::SendPackage(until),
+            },
             Step::Confirming(until) => SourceAction::Await(until),
             Step::Closing => SourceAction::CloseDoor,
             Step::Releasing => SourceAction::Release,
-            Step::Ending(until) => SourceAction::SendEnd(until),
+            Step::Ending(until) => match self.way {
+                Way::Whole => SourceAction::SendEnd(until),
+                Way::Postcopy => SourceAction::SendRun(until),
+            },
+            Step::Serving => SourceAction::Serve,
+            Step::Parting => SourceAction::Await(now.saturating_add(timing.answer)),
             Step::Committing => SourceAction::Await(now.saturating_add(timing.pause_budget)),
             Step::Claiming(_) => SourceAction::Claim,
             Step::Waiting(_) if self.deaf => SourceAction::Sleep(now.saturating_add(timing.retry)),

@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::Peer;
 use crate::migrate::control::Control;
 use crate::migrate::release::check_release;
-use crate::migrate::save::{Saver, Turn};
+use crate::migrate::save::{Saver, Turn, Which};
 use crate::migrate::wire::{Link, Patience};
 use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection};
 use crate::section::Sections;
@@ -64,7 +64,7 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
         let (begun, before) = (Instant::now(), progress.bytes());
         loop {
             control.check()?;
-            let over = saver.iterate(&mut out, CHUNK)?;
+            let over = saver.iterate(&mut out, CHUNK, Which::All)?;
             wire.send(&mut out, Patience::Endless)?;
             out.clear();
             progress.tell();
@@ -82,7 +82,7 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
     }
     pause()?;
     saver.sync()?;
-    saver.complete(&mut out)?;
+    saver.complete(&mut out, Which::All)?;
     saved.extend(saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Last))?);
     Element::Eof.write(out.bytes_mut());
     saver.describe(machine_type, &saved)?.write(out.bytes_mut());

@@ -8,7 +8,7 @@ use super::Peer;
 use super::control::Control;
 use super::load::{Loaded, Loader};
 use super::release::check_release;
-use super::save::{Saver, Turn};
+use super::save::{Saver, Turn, Which};
 use super::wire::{Link, Patience, STREAM, is_closed};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Strictness};
@@ -72,12 +72,12 @@ pub fn save_with(
     let mut saved = saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Early))?;
     saver.start(&mut out, Peer::Vmstate)?;
     saver.sync()?;
-    while !saver.iterate(&mut out, CHUNK)? {
+    while !saver.iterate(&mut out, CHUNK, Which::All)? {
         wire.send_unanswered(&mut out)?;
         out.clear();
         publish(wire.sent());
     }
-    saver.complete(&mut out)?;
+    saver.complete(&mut out, Which::All)?;
     saved.extend(saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Last))?);
     Element::Eof.write(out.bytes_mut());
     saver.describe(machine_type, &saved)?.write(out.bytes_mut());

@@ -7,6 +7,7 @@ use super::{CHUNK, Source};
 use crate::error::Result;
 use crate::migrate::forecast::Tells;
 use crate::migrate::phase::SourcePhase;
+use crate::migrate::save::Which;
 use crate::migrate::wire::Patience;
 use crate::ram::multifd::Senders;
 use crate::ram::{NORMAL_RECORD, PageCount, ZERO_RECORD};
@@ -34,7 +35,7 @@ impl Source<'_, '_> {
         if is_due {
             self.pages.want_flush();
         }
-        let over = self.saver.iterate(&mut self.buffer, wanted)?;
+        let over = self.saver.iterate(&mut self.buffer, wanted, Which::All)?;
         // How many bytes the pages take is known once they are sent.
         if self.control.parameters().max_bandwidth.is_some() {
             self.await_sent(0, self.running())?;

@@ -4,7 +4,9 @@
 mod beside;
 mod departed;
 mod pace;
+mod postcopy;
 mod rehearsal;
+mod replies;
 mod rounds;
 mod switch_over;
 mod throttled;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::pace::Pace;
+use self::replies::unexpected;
 use self::throttled::Throttled;
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Strictness};
@@ -28,9 +31,9 @@ use crate::migrate::save::{Saved, Saver, Turn};
 use crate::migrate::wire::{ANSWERS, Link, Patience, is_timeout};
 use crate::migrate::{Claim, Machine, Over, Peer};
 use crate::ram::multifd::Beside;
-use crate::ram::{DirtyLog, EngineSection, GuestRam, PageFigures, RamSection, Wishes, shares_memory};
+use crate::ram::{DirtyLog, EngineSection, GuestRam, PageFigures, RamBlock, RamSection, Wishes, shares_memory};
 use crate::section::Sections;
-use crate::stream::{Command, Element, IGNORE_SHARED, Reply, put_configuration, put_header, read_reason};
+use crate::stream::{Command, Element, IGNORE_SHARED, Reply, put_configuration, put_header};
 
 /// What a source works with.
 #[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
@@ -66,6 +69,9 @@ pub struct SourceOptions {
     pub switch_over_cost: Duration,
     /// Sends the pages, in place of the main channel. For one migration.
     pub page_channels: Option<Senders>,
+    /// The guest may be handed over before all of its memory is at the destination, once
+    /// [`Control::start_postcopy`](crate::migrate::Control::start_postcopy) asks for it. Not with page channels, nor to a QEMU.
+    pub postcopy: bool,
 }
 
 impl SourceOptions {
@@ -77,6 +83,7 @@ impl SourceOptions {
             patience: Duration::from_secs(5),
             switch_over_cost: Duration::from_millis(5),
             page_channels: None,
+            postcopy: false,
         }
     }
 }
@@ -161,6 +168,9 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
         longest_chunk,
         shares_memory: shares_memory(ram),
         peer: Peer::Vmstate,
+        is_late: false,
+        blocks: ram.blocks(),
+        named: None,
         options,
         control,
         begun,
@@ -201,6 +211,11 @@ struct Source<'a, 's> {
     /// Some of guest memory is not sent.
     shares_memory: bool,
     peer: Peer,
+    /// The guest goes over in post-copy.
+    is_late: bool,
+    blocks: &'a [RamBlock],
+    /// The block of the destination's last request for pages.
+    named: Option<usize>,
     options: &'a SourceOptions,
     control: &'a Control,
     begun: Duration,
@@ -266,12 +281,12 @@ impl Source<'_, '_> {
     fn carry_out(&mut self, action: SourceAction) -> SourceEvent {
         match action {
             SourceAction::Introduce => self.introduce().map(|()| SourceEvent::Done),
-            SourceAction::Round => match self.round_and_verdict() {
-                Ok(true) => self.await_machine().map(|()| SourceEvent::RoundOver(true)),
-                verdict => verdict.map(SourceEvent::RoundOver),
-            },
+            SourceAction::Round => self.round_and_way().map(SourceEvent::RoundOver),
             SourceAction::Pause => self.pause().map(|()| SourceEvent::Done),
             SourceAction::SendRest(until) => self.send_rest(until).map(|()| SourceEvent::Done),
+            SourceAction::SendPackage(until) => self.send_package(until).map(|()| SourceEvent::Done),
+            SourceAction::SendRun(until) => self.send_run(until).map(|()| SourceEvent::Done),
+            SourceAction::Serve => self.serve().map(|()| SourceEvent::Done),
             SourceAction::Await(until) => match self.await_reply(Patience::Until(until)) {
                 Ok(reply) => {
                     self.answered = Some(reply);
@@ -329,6 +344,7 @@ impl Source<'_, '_> {
         put_configuration(out, &self.options.machine_type, self.shares_memory.then_some(IGNORE_SHARED));
         Element::Command(Command::OpenReturnPath).write(out);
         self.meet()?;
+        self.announce_postcopy()?;
         let out = &mut self.buffer;
         self.saved.extend(self.saver.put_devices(out.bytes_mut(), (self.peer, Turn::Early))?);
         self.saver.start(out, self.peer)?;
@@ -358,7 +374,7 @@ impl Source<'_, '_> {
     /// Publishes the last figures, cleans up, and returns how the migration ended.
     fn end(mut self) -> Departure {
         let phase = self.protocol.phase();
-        if phase == SourcePhase::Completed {
+        if phase == SourcePhase::Completed && !self.is_late {
             self.downtime.commit = self.lap();
         }
         self.throttle(0);
@@ -375,7 +391,9 @@ impl Source<'_, '_> {
             progress.downtime = self.report.downtime;
         });
         if completed {
-            self.machine.departed();
+            if !self.is_late {
+                self.machine.departed();
+            }
             self.send_description();
             self.hear_times(&mut sections);
         }
@@ -412,39 +430,11 @@ impl Source<'_, '_> {
         sent.map_err(|broken| self.last_words(broken))
     }
 
-    /// Why the destination broke the connection: one that failed says so before it closes.
-    fn last_words(&mut self, broken: Error) -> Error {
-        if is_timeout(&broken) || broken.kind() != ErrorKind::Io {
-            return broken;
-        }
-        let patience = Patience::Until(self.clock.now().saturating_add(LAST_WORDS));
-        match self.await_reply(patience) {
-            Err(refused) if refused.kind() == ErrorKind::Peer => refused,
-            _ => broken,
-        }
-    }
-
-    fn await_reply(&mut self, patience: Patience) -> Result<Reply> {
-        let reply = self.wire.decode(patience, Reply::read)?;
-        let until = self.clock.now().saturating_add(LAST_WORDS);
-        self.taken(reply, if let Patience::Until(moment) = patience { moment.min(until) } else { until })
-    }
-
-    /// The reply, or the refusal that it is. A destination that says why does so at once; it gets `until` then.
-    fn taken(&mut self, reply: Reply, until: Duration) -> Result<Reply> {
-        let Reply::Shut(status @ 1..) = reply else { return Ok(reply) };
-        let message = match self.wire.decode(Patience::Until(until), read_reason) {
-            Ok(reason) => format!("the destination refused the guest: {reason}"),
-            Err(_) => format!("the destination refused the guest (status {status}): its own log says why"),
-        };
-        Err(Error::new(ErrorKind::Peer, message))
-    }
-
     /// What was written until now becomes pending. In the last stage the guest stands still.
     fn sync(&mut self, is_last_stage: bool) -> Result<()> {
         let parameters = self.control.parameters();
         let xbzrle_cache = parameters.xbzrle.then_some(parameters.xbzrle_cache_size);
-        self.pages.want(Wishes { xbzrle_cache, is_last_stage });
+        self.pages.want(Wishes { xbzrle_cache, is_last_stage, is_late: self.is_late });
         self.saver.sync()
     }
 
@@ -470,10 +460,6 @@ fn over_budget(budget: Duration, error: Error) -> Error {
         error.message()
     );
     Error::new(ErrorKind::Io, message).with_source(error)
-}
-
-fn unexpected(reply: Reply) -> Error {
-    Error::new(ErrorKind::Malformed, format!("the destination answered {reply:?}, which nobody asked for"))
 }
 
 /// To the next lower integer; what does not fit becomes the nearest that does.

@@ -10,6 +10,7 @@ use crate::migrate::parameters::Parameters;
 use crate::migrate::policy::{self, Figures, RoundDecision};
 use crate::migrate::protocol::ping;
 use crate::migrate::report::Round;
+use crate::migrate::save::Which;
 use crate::migrate::wire::Patience;
 use crate::ram::{NORMAL_RECORD, PageCount};
 use crate::stream::{Command, Element, Reply};
@@ -81,8 +82,11 @@ impl Source<'_, '_> {
         Ok(false)
     }
 
-    /// True if the deadline has passed and demands to switch over now.
+    /// True if the deadline has passed and demands to switch over now, or somebody asked to go on in post-copy.
     pub(super) fn is_overdue(&mut self) -> Result<bool> {
+        if self.wants_postcopy() {
+            return Ok(true);
+        }
         match policy::overdue(&self.figures(), &self.control.parameters()) {
             None | Some(RoundDecision::Iterate) => Ok(false),
             Some(decision) => self.follow(decision),
@@ -179,7 +183,7 @@ impl Source<'_, '_> {
             return self.send_beside(wanted, tells);
         }
         let (begun, sent) = (self.clock.now(), self.pages.moved());
-        let over = self.saver.iterate(&mut self.buffer, wanted)?;
+        let over = self.saver.iterate(&mut self.buffer, wanted, Which::All)?;
         self.probe(begun, self.pages.moved().since(sent), tells)?;
         Ok(over)
     }

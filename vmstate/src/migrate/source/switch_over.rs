@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::migrate::Peer;
 use crate::migrate::forecast::Tells;
 use crate::migrate::protocol::ping;
-use crate::migrate::save::Turn;
+use crate::migrate::save::{Turn, Which};
 use crate::migrate::wire::Patience;
 use crate::ram::{NORMAL_RECORD, PageCount};
 use crate::stream::{Command, Element};
@@ -62,7 +62,7 @@ impl Source<'_, '_> {
             self.put_switchover_start();
         }
         let chunk = self.longest_chunk;
-        while !self.saver.iterate(&mut self.buffer, chunk)? {
+        while !self.saver.iterate(&mut self.buffer, chunk, Which::All)? {
             self.flush(until)?;
             self.await_sent(chunk / NORMAL_RECORD, until)?;
         }
@@ -72,7 +72,7 @@ impl Source<'_, '_> {
             self.await_synced(until)?;
             self.put_switchover_start();
         }
-        self.saver.complete(&mut self.buffer)?;
+        self.saver.complete(&mut self.buffer, Which::All)?;
         self.flush(until)?;
         self.downtime.pages = self.lap();
         self.saved.extend(self.saver.put_devices(self.buffer.bytes_mut(), (self.peer, Turn::Last))?);

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::migrate::{Claim, Control, Machine, Rehearsal};
-use vmstate::ram::{DirtyLog, GuestRam, PAGE_SIZE, RamBlock};
+use vmstate::ram::{DirtyLog, GuestRam, LateMemory, PAGE_SIZE, RamBlock};
 
+use super::late::Late;
 use super::world::{Side, World};
 
 /// How the guest writes.
@@ -19,8 +20,9 @@ pub struct Load {
 }
 
 #[derive(Debug)]
-struct Memory {
-    bytes: Vec<Vec<u8>>,
+pub(super) struct Memory {
+    pub(super) bytes: Vec<Vec<u8>>,
+    pub(super) late: Late,
     /// Written and not cleared, as the hypervisor knows it; one bool a page.
     written: Vec<Vec<bool>>,
     /// Reported since, as the embedder must remember.
@@ -45,8 +47,10 @@ struct Memory {
 #[derive(Clone, Debug)]
 pub struct Guest {
     blocks: Arc<[RamBlock]>,
-    memory: Arc<Mutex<Memory>>,
-    world: World,
+    pub(super) memory: Arc<Mutex<Memory>>,
+    pub(super) world: World,
+    /// It can run before all of its pages are there.
+    pub can_be_late: bool,
     /// The log reports and clears in one, as KVM without manual protection.
     pub clears_when_read: bool,
     /// The first block is memory of both sides, which the guest sees here.
@@ -72,6 +76,7 @@ impl Guest {
         };
         let memory = Memory {
             bytes: blocks.iter().map(|block| vec![0; block.len as usize]).collect(),
+            late: Late::new(pages(false)),
             written: pages(false),
             reported: pages(false),
             log: false,
@@ -89,6 +94,7 @@ impl Guest {
             blocks,
             memory: Arc::new(Mutex::new(memory)),
             world: world.clone(),
+            can_be_late: false,
             clears_when_read: false,
             shared_at: None,
             cancels_in: None,
@@ -154,7 +160,7 @@ impl Guest {
         memory.running = running;
     }
 
-    fn caught_up(&self) -> std::sync::MutexGuard<'_, Memory> {
+    pub(super) fn caught_up(&self) -> std::sync::MutexGuard<'_, Memory> {
         let mut memory = self.memory.lock().unwrap();
         memory.catch_up(self.world.now());
         memory
@@ -167,6 +173,7 @@ impl Memory {
     }
 
     fn poke(&mut self, block: usize, offset: u64, byte: u8) {
+        self.late.wrote(block, offset, byte);
         self.bytes[block][offset as usize] = byte;
         self.written[block][(offset / PAGE_SIZE) as usize] = true;
     }
@@ -175,7 +182,7 @@ impl Memory {
     fn catch_up(&mut self, now: Duration) {
         let passed = now.saturating_sub(self.written_until);
         self.written_until = now;
-        if !self.running {
+        if !self.running || self.late.waits() {
             return;
         }
         self.ran += passed;
@@ -189,6 +196,10 @@ impl Memory {
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;
             let page = self.random % self.load.working_set;
+            if self.late.lacks(page, now) {
+                self.owed = 0.0;
+                return;
+            }
             let offset = page * PAGE_SIZE + (self.random >> 32) % PAGE_SIZE;
             let value = (self.random >> 24) as u8;
             if (self.random >> 40) % 100 < self.clearing {
@@ -206,6 +217,10 @@ impl GuestRam for Guest {
         &self.blocks
     }
 
+    fn late(&self) -> Option<&dyn LateMemory> {
+        self.can_be_late.then_some(self)
+    }
+
     fn shared_at(&self, block: usize) -> Option<u64> {
         self.shared_at.filter(|_| block == 0)
     }
@@ -219,12 +234,17 @@ impl GuestRam for Guest {
 
     fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
         self.world.called("write");
-        self.memory.lock().unwrap().bytes[block][offset as usize..][..from.len()].copy_from_slice(from);
+        let mut memory = self.memory.lock().unwrap();
+        memory.bytes[block][offset as usize..][..from.len()].copy_from_slice(from);
+        memory.late.came(block, offset);
         Ok(())
     }
 
     fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
-        self.write(block, offset, &[0; PAGE_SIZE as usize])
+        self.world.called("write");
+        // Memory that is zero already need not be touched.
+        self.memory.lock().unwrap().bytes[block][offset as usize..][..PAGE_SIZE as usize].fill(0);
+        Ok(())
     }
 }
 

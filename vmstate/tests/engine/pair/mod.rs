@@ -6,5 +6,6 @@
 pub mod device;
 pub mod flash;
 pub mod guest;
+pub mod late;
 pub mod run;
 pub mod world;

@@ -1,0 +1,73 @@
+//! Post-copy: the guest runs here while pages of it are still at the source, and those that it waits for are asked for.
+
+use super::{Destination, LAST_WORD, Package, Stream};
+use crate::error::{Error, ErrorKind, Result};
+use crate::migrate::protocol::{DestinationEvent, ping};
+use crate::migrate::wire::Patience;
+use crate::stream::{Command, Reply};
+
+impl Destination<'_, '_> {
+    /// Does what the source says of post-copy, and returns what the protocol has to know of it.
+    pub(super) fn postcopy(&mut self, command: &Command, patience: Patience) -> Result<Option<DestinationEvent>> {
+        match command {
+            Command::PostcopyAdvise(sizes) if self.stream == Stream::Opened => self.late.advise(*sizes)?,
+            Command::PostcopyRamDiscard(discard) => self.late.discard(discard)?,
+            Command::Packaged(length) if self.package == Package::None && self.stream == Stream::Introduced => {
+                if self.loader.wire.has_pages_beside() {
+                    return Err(malformed("post-copy with page channels"));
+                }
+                let begins = self.loader.wire.offset();
+                self.loader.wire.gather(*length, patience)?;
+                self.package = Package::UpTo(begins.saturating_add(u64::from(*length)));
+                if !std::mem::replace(&mut self.stopped, true) {
+                    return Ok(Some(DestinationEvent::Stopped));
+                }
+            }
+            Command::PostcopyListen if matches!(self.package, Package::UpTo(_)) && self.answers => {
+                self.late.listen()?
+            }
+            Command::PostcopyRun if self.package != Package::None && self.late.listens() => {
+                // What is left of the package is nothing, or it is refused behind this.
+                self.check_package()?;
+                self.loader.take_only_pages();
+                return Ok(Some(DestinationEvent::Run));
+            }
+            _ if command.is_postcopy() => return Err(malformed("a command of post-copy that has no place here")),
+            _ => return Err(command.unsupported()),
+        }
+        Ok(None)
+    }
+
+    /// The elements of a package end where it does.
+    pub(super) fn check_package(&mut self) -> Result<()> {
+        let Package::UpTo(end) = self.package else { return Ok(()) };
+        let offset = self.loader.wire.offset();
+        if offset > end {
+            return Err(malformed("an element goes on behind the end of its package").at(end));
+        }
+        if offset == end {
+            self.package = Package::Loaded;
+        }
+        Ok(())
+    }
+
+    /// Tells the source that the guest is about to run here. One that does not hear it finds the exclusive resources taken.
+    pub(super) fn confirm_run(&mut self) -> Result<()> {
+        let until = Patience::Until(self.clock.now().saturating_add(LAST_WORD));
+        self.answer(Reply::Pong(ping::RUNS), until)
+    }
+
+    /// Takes in pages up to the end of the stream, or to a ping.
+    pub(super) fn take_pages(&mut self) -> Result<DestinationEvent> {
+        let event = self.receive(self.silence)?;
+        if event == DestinationEvent::Ended {
+            self.loader.check_complete()?;
+            self.late.end()?;
+        }
+        Ok(event)
+    }
+}
+
+fn malformed(message: &str) -> Error {
+    Error::new(ErrorKind::Malformed, message)
+}

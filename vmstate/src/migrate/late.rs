@@ -1,0 +1,262 @@
+//! Guest memory of a destination whose guest runs before all of its pages are there (post-copy): which pages lack, and which of them have
+//! been asked for. To who reads the stream it is guest memory like any other.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::codec::{Outbox, PageRun};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ram::page_set::PageSet;
+use crate::ram::{GuestRam, LateMemory, PAGE, PAGE_SIZE, RamBlock};
+use crate::stream::{Discard, PageRequest, PageSizes};
+
+/// Bytes that are asked for at once: a page.
+const PAGE_LEN: u32 = 4096;
+
+/// The embedder's memory. Without post-copy every call is simply passed on.
+pub(crate) struct LateRam<'a> {
+    ram: &'a dyn GuestRam,
+    lacking: Mutex<Option<Lacking>>,
+    /// Names of the blocks that are kept for a QEMU. No guest runs in them, so they may be written at any time.
+    adopted: Mutex<Vec<String>>,
+}
+
+/// From the announcement of post-copy on.
+struct Lacking {
+    /// Pages whose newest bytes have not come, by block.
+    pages: Vec<PageSet>,
+    /// Those of them that nobody has asked for.
+    unasked: Vec<PageSet>,
+    listens: bool,
+    /// The block of the last request.
+    named: Option<usize>,
+}
+
+impl<'a> LateRam<'a> {
+    pub(crate) fn new(ram: &'a dyn GuestRam) -> Self {
+        Self { ram, lacking: Mutex::new(None), adopted: Mutex::default() }
+    }
+
+    /// The source says that it may hand its guest over before all of its memory is here.
+    ///
+    /// # Errors
+    /// `Incompatible` if that cannot be done here.
+    pub(crate) fn advise(&self, sizes: Option<PageSizes>) -> Result<()> {
+        let refused = |what: &str| {
+            let message = format!("post-copy: {what}: turn capability postcopy-ram off at the source");
+            Err(Error::new(ErrorKind::Incompatible, message))
+        };
+        if self.ram.late().is_none() {
+            return refused("a guest cannot run in this side's memory before all of it is there");
+        }
+        if (0..self.ram.blocks().len()).any(|block| self.ram.shared_at(block).is_some()) {
+            return refused("both sides share memory");
+        }
+        // Without sizes only bitmaps of disks are to come so.
+        if sizes.is_some_and(|sizes| sizes != PageSizes { summary: PAGE_SIZE, target: PAGE_SIZE }) {
+            return refused("the source's memory is not made of pages of 4096 bytes");
+        }
+        let all = || self.ram.blocks().iter().map(|block| PageSet::full(block.len / PAGE_SIZE)).collect();
+        *self.lacking() = Some(Lacking { pages: all(), unasked: all(), listens: false, named: None });
+        Ok(())
+    }
+
+    /// The source says which pages were written since they were sent.
+    ///
+    /// # Errors
+    /// `Malformed` for what is no page of this memory, or comes when it may not.
+    pub(crate) fn discard(&self, Discard { block: name, stretches }: &Discard) -> Result<()> {
+        let malformed = |message: String| Error::new(ErrorKind::Malformed, message);
+        let mut lacking = self.lacking();
+        let Some(lacking) = lacking.as_mut().filter(|lacking| !lacking.listens) else {
+            return Err(malformed("a discard outside of the announcement of post-copy and its beginning".to_owned()));
+        };
+        if self.adopted.lock().unwrap_or_else(PoisonError::into_inner).contains(name) {
+            return Ok(());
+        }
+        let found = self.ram.blocks().iter().position(|block| block.name == *name);
+        let Some((index, len)) = found.and_then(|index| Some((index, self.ram.blocks().get(index)?.len))) else {
+            return Err(malformed(format!("discard of RAM block {name}, which does not exist here")));
+        };
+        for stretch in stretches {
+            let end = stretch.start.checked_add(stretch.len).filter(|end| *end <= len);
+            let aligned = stretch.start.is_multiple_of(PAGE_SIZE) && stretch.len.is_multiple_of(PAGE_SIZE);
+            let Some(end) = end.filter(|_| aligned) else {
+                let (start, bytes) = (stretch.start, stretch.len);
+                return Err(malformed(format!(
+                    "discard of {bytes:#x} bytes at {start:#x} of RAM block {name}: no pages of it"
+                )));
+            };
+            if let Some(late) = self.ram.late() {
+                late.discard(index, stretch.start, stretch.len)?;
+            }
+            for pages in [&mut lacking.pages, &mut lacking.unasked] {
+                if let Some(pages) = pages.get_mut(index) {
+                    pages.add(stretch.start / PAGE_SIZE..end / PAGE_SIZE);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on whoever touches a page that lacks waits for it.
+    ///
+    /// # Errors
+    /// `Malformed` without an announcement, what memory refuses.
+    pub(crate) fn listen(&self) -> Result<()> {
+        let mut lacking = self.lacking();
+        let (Some(lacking), Some(late)) = (lacking.as_mut(), self.ram.late()) else {
+            return Err(Error::new(ErrorKind::Malformed, "post-copy begins without having been announced"));
+        };
+        late.listen()?;
+        lacking.listens = true;
+        Ok(())
+    }
+
+    /// Somebody may wait for a page.
+    pub(crate) fn listens(&self) -> bool {
+        self.lacking().as_ref().is_some_and(|lacking| lacking.listens)
+    }
+
+    /// Appends a request for each page that somebody waits for and nobody has asked for.
+    ///
+    /// # Errors
+    /// What memory refuses.
+    pub(crate) fn put_requests(&self, out: &mut Vec<u8>) -> Result<()> {
+        let mut lacking = self.lacking();
+        let (Some(lacking), Some(late)) = (lacking.as_mut().filter(|lacking| lacking.listens), self.ram.late()) else {
+            return Ok(());
+        };
+        let mut waited_for = Vec::new();
+        late.waited_for(&mut waited_for)?;
+        for (index, offset) in waited_for {
+            let page = offset / PAGE_SIZE;
+            if !lacking.pages.get(index).is_some_and(|pages| pages.contains(page)) {
+                // A page that came as zero, and that nobody had to touch for that. Or it came just now.
+                late.put(index, offset, None)?;
+                continue;
+            }
+            let (Some(unasked), Some(block)) = (lacking.unasked.get_mut(index), self.ram.blocks().get(index)) else {
+                continue;
+            };
+            if !unasked.contains(page) {
+                continue;
+            }
+            unasked.remove(page..page + 1);
+            let named = lacking.named.replace(index) == Some(index);
+            let block = (!named).then(|| block.name.clone());
+            PageRequest { block, start: page * PAGE_SIZE, len: PAGE_LEN }.write(out);
+        }
+        Ok(())
+    }
+
+    /// The source has sent all of it.
+    ///
+    /// # Errors
+    /// `Malformed` if a page lacks, what memory refuses.
+    pub(crate) fn end(&self) -> Result<()> {
+        let lacking = self.lacking();
+        let Some(lacking) = lacking.as_ref().filter(|lacking| lacking.listens) else { return Ok(()) };
+        let pages: u64 = lacking.pages.iter().map(PageSet::count).sum();
+        if pages > 0 {
+            return Err(Error::new(ErrorKind::Malformed, format!("{pages} pages of the guest did not come")));
+        }
+        self.ram.late().map_or(Ok(()), LateMemory::whole)
+    }
+
+    fn lacking(&self) -> MutexGuard<'_, Option<Lacking>> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that pages of a block are here; `put` takes each if the guest may be running in it.
+    fn came(
+        &self,
+        block: usize,
+        first: u64,
+        count: u64,
+        put: impl Fn(&dyn LateMemory, u64) -> Result<()>,
+        write: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let mut lacking = self.lacking();
+        let late = lacking.as_mut().and_then(|lacking| Some((lacking.listens, lacking.pages.get_mut(block)?)));
+        // Without post-copy, and memory that no guest sees: blocks that were adopted.
+        let Some((listens, pages)) = late else { return write() };
+        let span = first..first.saturating_add(count).min(pages.pages());
+        match self.ram.late().filter(|_| listens) {
+            None => write()?,
+            Some(late) => span.clone().filter(|page| pages.contains(*page)).try_for_each(|page| put(late, page))?,
+        }
+        pages.remove(span);
+        Ok(())
+    }
+}
+
+impl GuestRam for LateRam<'_> {
+    fn blocks(&self) -> &[RamBlock] {
+        self.ram.blocks()
+    }
+
+    fn adopt(&self, name: &str, len: u64) -> Result<bool> {
+        let is_adopted = self.ram.adopt(name, len)?;
+        if is_adopted {
+            self.adopted.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
+        }
+        Ok(is_adopted)
+    }
+
+    fn shared_at(&self, block: usize) -> Option<u64> {
+        self.ram.shared_at(block)
+    }
+
+    fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
+        // Who reads it in a migration wants to change it, for XBZRLE: it would wait for what only it can put there.
+        if self.listens() {
+            return Err(Error::new(
+                ErrorKind::Malformed,
+                "what changed of a page, in post-copy, where each comes once",
+            ));
+        }
+        self.ram.read(block, offset, into)
+    }
+
+    fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
+        self.write_pages(block, &[(offset, from)])
+    }
+
+    fn write_pages(&self, block: usize, pages: &[(u64, &[u8])]) -> Result<()> {
+        if self.lacking().is_none() {
+            return self.ram.write_pages(block, pages);
+        }
+        pages.iter().try_for_each(|&(offset, bytes)| {
+            let first = offset / PAGE_SIZE;
+            let put = |late: &dyn LateMemory, page: u64| {
+                let at = usize::try_from(page.saturating_sub(first)).unwrap_or(usize::MAX);
+                let (chunks, _) = bytes.as_chunks::<PAGE>();
+                late.put(block, page * PAGE_SIZE, Some(chunks.get(at).unwrap_or(&[0; PAGE])))
+            };
+            self.came(block, first, bytes.len() as u64 / PAGE_SIZE, put, || self.ram.write(block, offset, bytes))
+        })
+    }
+
+    fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
+        self.zero_run(block, offset, 1)
+    }
+
+    fn zero_run(&self, block: usize, offset: u64, pages: u64) -> Result<()> {
+        let put = |late: &dyn LateMemory, page: u64| late.put(block, page * PAGE_SIZE, None);
+        self.came(block, offset / PAGE_SIZE, pages, put, || self.ram.zero_run(block, offset, pages))
+    }
+
+    fn changed_bytes(&self, old: &[u8; 4096], new: &[u8; 4096]) -> [u64; 64] {
+        self.ram.changed_bytes(old, new)
+    }
+
+    fn send(&self, to: BorrowedFd<'_>, outbox: &Outbox) -> io::Result<usize> {
+        self.ram.send(to, outbox)
+    }
+
+    fn receive(&self, from: BorrowedFd<'_>, runs: &[PageRun]) -> io::Result<usize> {
+        self.ram.receive(from, runs)
+    }
+}

@@ -1,0 +1,162 @@
+//! Post-copy: the guest runs at the destination while its pages are still here, and those that it waits for go first.
+
+use super::Source;
+use crate::error::{Error, ErrorKind, Result};
+use crate::migrate::Peer;
+use crate::migrate::protocol::Way;
+use crate::migrate::save::{Turn, Which};
+use crate::migrate::wire::Patience;
+use crate::ram::PAGE_SIZE;
+use crate::stream::{Command, Discard, Element, PageRequest, PageSizes, Reply, Returned, Stretch};
+
+/// Bytes of pages put together at once: a page that is asked for meanwhile waits for no more than these, and for what is in the socket's
+/// buffer already.
+const CHUNK: u64 = 64 << 10;
+
+impl Source<'_, '_> {
+    /// Tells the destination, before the first page, that its guest may have to run before all of them are there.
+    pub(super) fn announce_postcopy(&mut self) -> Result<()> {
+        if !self.options.postcopy {
+            return Ok(());
+        }
+        let refused = |what: &str| Err(Error::new(ErrorKind::Incompatible, format!("no post-copy {what}")));
+        if self.peer == Peer::Qemu {
+            return refused("to a QEMU: turn capability postcopy-ram off");
+        }
+        if self.options.page_channels.is_some() {
+            return refused("with page channels: turn capability multifd or postcopy-ram off");
+        }
+        if self.shares_memory {
+            return refused("of memory that both sides share");
+        }
+        let sizes = PageSizes { summary: PAGE_SIZE, target: PAGE_SIZE };
+        Element::Command(Command::PostcopyAdvise(Some(sizes))).write(self.buffer.bytes_mut());
+        Ok(())
+    }
+
+    /// Somebody asked to go on in post-copy.
+    pub(super) fn wants_postcopy(&self) -> bool {
+        self.options.postcopy && self.control.wants_postcopy()
+    }
+
+    /// Sends one round, and says in which way the guest goes over, if it does.
+    pub(super) fn round_and_way(&mut self) -> Result<Option<Way>> {
+        if !self.round_and_verdict()? {
+            return Ok(None);
+        }
+        self.await_machine()?;
+        Ok(Some(if self.wants_postcopy() { Way::Postcopy } else { Way::Whole }))
+    }
+
+    /// Says which pages were written since they were sent, and sends the devices as one package, behind which pages may come.
+    pub(super) fn send_package(&mut self, until: std::time::Duration) -> Result<()> {
+        let until = Patience::Until(until);
+        self.is_late = true;
+        self.sync(true)?;
+        self.downtime.sync = self.lap();
+        while !self.saver.iterate(&mut self.buffer, CHUNK, Which::Others)? {
+            self.flush(until)?;
+        }
+        self.saver.complete(&mut self.buffer, Which::Others)?;
+        self.put_discards();
+        self.flush(until)?;
+        self.downtime.pages = self.lap();
+        let mut package = Vec::new();
+        Element::Command(Command::PostcopyListen).write(&mut package);
+        self.saved.extend(self.saver.put_devices(&mut package, (self.peer, Turn::Last))?);
+        let length =
+            u32::try_from(package.len()).map_err(|_| Error::new(ErrorKind::Misuse, "too much device state"))?;
+        Element::Command(Command::Packaged(length)).write(self.buffer.bytes_mut());
+        self.buffer.put(&package);
+        Element::Command(Command::Ping(super::ping::READY)).write(self.buffer.bytes_mut());
+        self.flush(until)?;
+        self.downtime.devices = self.lap();
+        Ok(())
+    }
+
+    fn put_discards(&mut self) {
+        let lacking = self.pages.lacking();
+        let of_block = lacking.chunk_by(|(block, _), (next, _)| block == next);
+        for runs in of_block.flat_map(|runs| runs.chunks(Discard::MOST)) {
+            let Some(block) = runs.first().and_then(|(block, _)| self.blocks.get(*block)) else { continue };
+            let stretches = runs.iter().map(|(_, pages)| Stretch {
+                start: pages.start * PAGE_SIZE,
+                len: (pages.end - pages.start) * PAGE_SIZE,
+            });
+            let discard = Discard { block: block.name.clone(), stretches: stretches.collect() };
+            Element::Command(Command::PostcopyRamDiscard(discard)).write(self.buffer.bytes_mut());
+        }
+    }
+
+    /// Tells the destination to run the guest.
+    pub(super) fn send_run(&mut self, until: std::time::Duration) -> Result<()> {
+        Element::Command(Command::PostcopyRun).write(self.buffer.bytes_mut());
+        let sent = self.wire.send(&mut self.buffer, Patience::Until(until));
+        self.buffer.clear();
+        sent
+    }
+
+    /// The destination runs the guest: sends it the pages that it waits for, all others meanwhile, and the end.
+    pub(super) fn serve(&mut self) -> Result<()> {
+        self.downtime.commit = self.lap();
+        self.control.publish(|progress| progress.downtime = Some(self.downtime));
+        self.machine.departed();
+        loop {
+            self.hear_requests()?;
+            let over = self.saver.iterate(&mut self.buffer, CHUNK, Which::Memory)?;
+            self.flush(self.running())?;
+            self.publish();
+            if over {
+                break;
+            }
+        }
+        self.saver.complete(&mut self.buffer, Which::Memory)?;
+        Element::Eof.write(self.buffer.bytes_mut());
+        self.flush(self.running())
+    }
+
+    /// Takes in the requests that are there already.
+    fn hear_requests(&mut self) -> Result<()> {
+        loop {
+            match self.wire.poll_until(std::time::Duration::ZERO, Returned::read) {
+                Ok(Some(Returned::Pages(request))) => self.note(&request)?,
+                Ok(Some(Returned::Reply(reply))) => {
+                    let until = self.clock.now().saturating_add(super::LAST_WORDS);
+                    let reply: Reply = self.taken(reply, until)?;
+                    return Err(super::unexpected(reply));
+                }
+                Ok(None) => return Ok(()),
+                Err(broken) => return Err(self.last_words(broken)),
+            }
+        }
+    }
+
+    /// Notes which pages are to go first.
+    ///
+    /// # Errors
+    /// `Malformed` if they are no pages of this guest.
+    pub(super) fn note(&mut self, request: &PageRequest) -> Result<()> {
+        let PageRequest { block, start, len } = request;
+        let malformed = |what: &str| Err(Error::new(ErrorKind::Malformed, format!("{what}, in a request for pages")));
+        if let Some(name) = block {
+            self.named = self.blocks.iter().position(|block| block.name == *name);
+        }
+        let Some((index, found)) = self.named.and_then(|index| Some((index, self.blocks.get(index)?))) else {
+            return malformed("no such RAM block");
+        };
+        let end = start.checked_add(u64::from(*len)).filter(|end| *end <= found.len);
+        let Some(end) = end.filter(|end| start.is_multiple_of(PAGE_SIZE) && end.is_multiple_of(PAGE_SIZE)) else {
+            return malformed("no pages of the RAM block");
+        };
+        self.pages.ask(index, start / PAGE_SIZE..end / PAGE_SIZE);
+        Ok(())
+    }
+
+    /// Sends what was asked for, while the destination takes over.
+    pub(super) fn send_asked(&mut self, patience: Patience) -> Result<()> {
+        self.saver.iterate(&mut self.buffer, 0, Which::Memory)?;
+        let sent = self.wire.send(&mut self.buffer, patience);
+        self.buffer.clear();
+        sent
+    }
+}

@@ -1,0 +1,57 @@
+//! What the destination says, and what it means if it says something else.
+
+use super::{LAST_WORDS, Source};
+use crate::error::{Error, ErrorKind, Result};
+use crate::migrate::wire::{Patience, is_timeout};
+use crate::stream::{Reply, Returned, read_reason};
+use std::time::Duration;
+
+impl Source<'_, '_> {
+    /// Why the destination broke the connection: one that failed says so before it closes.
+    pub(super) fn last_words(&mut self, broken: Error) -> Error {
+        if is_timeout(&broken) || broken.kind() != ErrorKind::Io {
+            return broken;
+        }
+        let patience = Patience::Until(self.clock.now().saturating_add(LAST_WORDS));
+        match self.await_reply(patience) {
+            Err(refused) if refused.kind() == ErrorKind::Peer => refused,
+            _ => broken,
+        }
+    }
+
+    pub(super) fn await_reply(&mut self, patience: Patience) -> Result<Reply> {
+        let reply = self.next_reply(patience)?;
+        let until = self.clock.now().saturating_add(LAST_WORDS);
+        self.taken(reply, if let Patience::Until(moment) = patience { moment.min(until) } else { until })
+    }
+
+    /// The reply, or the refusal that it is. A destination that says why does so at once; it gets `until` then.
+    pub(super) fn taken(&mut self, reply: Reply, until: Duration) -> Result<Reply> {
+        let Reply::Shut(status @ 1..) = reply else { return Ok(reply) };
+        let message = match self.wire.decode(Patience::Until(until), read_reason) {
+            Ok(reason) => format!("the destination refused the guest: {reason}"),
+            Err(_) => format!("the destination refused the guest (status {status}): its own log says why"),
+        };
+        Err(Error::new(ErrorKind::Peer, message))
+    }
+
+    /// The next reply. A destination whose guest may run already asks for pages in between, which are sent.
+    fn next_reply(&mut self, patience: Patience) -> Result<Reply> {
+        if !self.is_late {
+            return self.wire.decode(patience, Reply::read);
+        }
+        loop {
+            match self.wire.decode(patience, Returned::read)? {
+                Returned::Reply(reply) => return Ok(reply),
+                Returned::Pages(request) => {
+                    self.note(&request)?;
+                    self.send_asked(patience)?;
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn unexpected(reply: Reply) -> Error {
+    Error::new(ErrorKind::Malformed, format!("the destination answered {reply:?}, which nobody asked for"))
+}

@@ -1,0 +1,127 @@
+//! The guest's memory at a destination in post-copy, as the system keeps it: who touches a page that is not there waits.
+
+use std::time::Duration;
+
+use vmstate::error::Result;
+use vmstate::ram::{LateMemory, PAGE_SIZE};
+
+use super::guest::Guest;
+
+/// What a page is filled with that was dropped.
+const DROPPED: u8 = 0xdd;
+
+#[derive(Debug)]
+pub(super) struct Late {
+    /// Touched by who took pages in; one bool a page.
+    present: Vec<Vec<bool>>,
+    listens: bool,
+    whole: bool,
+    /// The page of the first block that the guest waits for, and since when.
+    waits: Option<(u64, Duration)>,
+    /// It was not told yet.
+    untold: bool,
+    waited: Vec<Duration>,
+    /// What the guest has written since the pages began to come late.
+    journal: Vec<(usize, u64, u8)>,
+}
+
+impl Late {
+    pub(super) fn new(present: Vec<Vec<bool>>) -> Self {
+        let (waited, journal) = (Vec::new(), Vec::new());
+        Self { present, listens: false, whole: false, waits: None, untold: false, waited, journal }
+    }
+
+    pub(super) fn came(&mut self, block: usize, offset: u64) {
+        assert!(!self.listens, "a page is written in which the guest may run");
+        self.present[block][(offset / PAGE_SIZE) as usize] = true;
+    }
+
+    pub(super) fn wrote(&mut self, block: usize, offset: u64, byte: u8) {
+        if self.listens {
+            self.journal.push((block, offset, byte));
+        }
+    }
+
+    pub(super) fn waits(&self) -> bool {
+        self.waits.is_some()
+    }
+
+    /// The guest touches this page of its first block at this moment; true if it has to wait for it.
+    pub(super) fn lacks(&mut self, page: u64, now: Duration) -> bool {
+        let lacks = self.listens && !self.present[0][page as usize];
+        if lacks {
+            (self.waits, self.untold) = (Some((page, now)), true);
+        }
+        lacks
+    }
+}
+
+impl Guest {
+    /// How long each wait for a page took.
+    pub fn waited(&self) -> Vec<Duration> {
+        self.memory.lock().unwrap().late.waited.clone()
+    }
+
+    /// It waits for a page.
+    pub fn waits(&self) -> bool {
+        self.memory.lock().unwrap().late.waits()
+    }
+
+    /// All of it was said to be there.
+    pub fn is_whole(&self) -> bool {
+        self.memory.lock().unwrap().late.whole
+    }
+
+    /// What memory must be if the guest went on from `memory`: with all that it has written since.
+    pub fn written_over(&self, mut memory: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        for &(block, offset, byte) in &self.memory.lock().unwrap().late.journal {
+            memory[block][offset as usize] = byte;
+        }
+        memory
+    }
+}
+
+impl LateMemory for Guest {
+    fn discard(&self, block: usize, offset: u64, len: u64) -> Result<()> {
+        let mut memory = self.memory.lock().unwrap();
+        assert!(!memory.late.listens);
+        memory.bytes[block][offset as usize..][..len as usize].fill(DROPPED);
+        let pages = offset / PAGE_SIZE..(offset + len) / PAGE_SIZE;
+        pages.for_each(|page| memory.late.present[block][page as usize] = false);
+        Ok(())
+    }
+
+    fn listen(&self) -> Result<()> {
+        let mut memory = self.memory.lock().unwrap();
+        assert!(!std::mem::replace(&mut memory.late.listens, true), "twice");
+        Ok(())
+    }
+
+    fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> Result<()> {
+        let mut memory = self.caught_up();
+        if std::mem::take(&mut memory.late.untold) {
+            pages.extend(memory.late.waits.map(|(page, _)| (0, page * PAGE_SIZE)));
+        }
+        Ok(())
+    }
+
+    fn put(&self, block: usize, offset: u64, page: Option<&[u8; 4096]>) -> Result<()> {
+        let now = self.world.now();
+        let mut memory = self.caught_up();
+        let number = offset / PAGE_SIZE;
+        if std::mem::replace(&mut memory.late.present[block][number as usize], true) {
+            return Ok(());
+        }
+        memory.bytes[block][offset as usize..][..4096].copy_from_slice(page.unwrap_or(&[0; 4096]));
+        if let Some((_, since)) = memory.late.waits.take_if(|(page, _)| block == 0 && *page == number) {
+            memory.late.waited.push(now - since);
+        }
+        Ok(())
+    }
+
+    fn whole(&self) -> Result<()> {
+        let mut memory = self.memory.lock().unwrap();
+        memory.late.whole = memory.late.listens && !memory.late.waits();
+        Ok(())
+    }
+}

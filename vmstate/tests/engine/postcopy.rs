@@ -1,0 +1,300 @@
+//! Post-copy on the virtual wire: a guest that dirties more than the wire carries runs at the destination at once, and waits for pages that
+//! it touches before they are there.
+
+use std::io;
+use std::time::Duration;
+
+use crate::pair::guest::Load;
+use crate::pair::run::{MACHINE, Outcome, Setup};
+use crate::pair::world::{Fault, FaultKind, Side, World};
+use vmstate::channel::Channel;
+use vmstate::error::ErrorKind;
+use vmstate::migrate::destination::{self, Arrival, Incoming};
+use vmstate::migrate::{DestinationPhase, SourcePhase};
+use vmstate::section::{Section, Sections};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Both sides are ready for post-copy.
+fn ready(mut setup: Setup) -> Setup {
+    setup.source_options.postcopy = true;
+    setup.destination.guest.can_be_late = true;
+    setup
+}
+
+/// 4 MiB over a wire of 4 MiB a second, of which the guest writes to 2 MiB, each page many times a second.
+fn busy() -> Setup {
+    let load = Load { writes_per_second: 20_000.0, working_set: 512 };
+    let world = World::new(None, Some((4 << 20) as f64), MS);
+    world.set_buffer(64 << 10);
+    let setup = ready(Setup::with(&[("main.ram", 1024), ("rom", 16)], world, load));
+    for page in 0..900 {
+        setup.source.guest.poke(0, page * 4096 + 5, page as u8 | 1);
+    }
+    setup.source.guest.poke(1, 3 * 4096, 7);
+    setup.destination.guest.set_load(load);
+    setup
+}
+
+#[test]
+fn a_guest_that_never_converges_goes_over_and_waits_a_moment_for_each_page() {
+    let setup = busy();
+    let control = setup.source_control.clone();
+    setup.world.at(Duration::from_millis(1500), move || control.start_postcopy());
+    let Outcome { world, departure, arrival, source, destination, .. } = setup.run();
+    assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
+    assert_eq!(arrival.phase, DestinationPhase::Completed, "{:?}", arrival.error);
+    assert!(destination.running && !source.running && destination.guest.is_whole());
+    assert_eq!((source.departed, source.guest.is_logging()), (1, false));
+    // Its memory is what it was at the source, and what it has written since.
+    assert!(destination.guest.memory() == destination.guest.written_over(source.guest.memory()));
+    // It ran long before all of it was there. 2 MiB take half a second.
+    let at_resume = destination.sent_at_resume.unwrap();
+    assert!(world.sent(Side::Source) - at_resume > 1 << 20, "{at_resume} of {}", world.sent(Side::Source));
+    let downtime = departure.report.downtime.unwrap().total();
+    assert!(downtime < Duration::from_millis(60), "{downtime:?}");
+    // What waits in front of a page that is asked for: the rest of a chunk, and what is in the socket buffer.
+    let waited = destination.guest.waited();
+    let longest = waited.iter().max().unwrap();
+    assert!(waited.len() > 10 && *longest < Duration::from_millis(60), "{} waits, {longest:?}", waited.len());
+}
+
+/// Asked for before the first page, and with nothing dirtied: each page goes once.
+#[test]
+fn post_copy_from_the_beginning() {
+    let setup = busy();
+    setup.source.guest.set_load(Load::default());
+    setup.destination.guest.set_load(Load { writes_per_second: 2000.0, working_set: 1000 });
+    setup.source_control.start_postcopy();
+    let Outcome { departure, arrival, source, destination, source_devices, destination_devices, .. } = setup.run();
+    assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
+    assert_eq!(arrival.phase, DestinationPhase::Completed, "{:?}", arrival.error);
+    assert!(destination.guest.memory() == destination.guest.written_over(source.guest.memory()));
+    assert_eq!(source_devices, destination_devices);
+    assert_eq!(departure.report.pages.total(), 1040);
+}
+
+/// A page that came as zero and was not touched for that is not at the source any more: it is filled here.
+#[test]
+fn a_page_that_came_as_zero_is_not_asked_for() {
+    let setup = busy();
+    let control = setup.source_control.clone();
+    setup.source.guest.set_load(Load { writes_per_second: 20_000.0, working_set: 300 });
+    setup.source_control.set_downtime_limit(20 * MS);
+    // Pages from 900 on were never written at the source. One that is waited for and does not come is found at the end.
+    setup.destination.guest.set_load(Load { writes_per_second: 5000.0, working_set: 1024 });
+    setup.world.at(Duration::from_millis(2500), move || control.start_postcopy());
+    let Outcome { departure, destination, source, .. } = setup.run();
+    assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
+    assert!(destination.guest.is_whole(), "it waits for a page that does not come");
+    assert!(destination.guest.memory() == destination.guest.written_over(source.guest.memory()));
+    // A request and its answer take two milliseconds on the way.
+    assert!(destination.guest.waited().iter().any(|waited| *waited <= MS));
+}
+
+#[test]
+fn without_an_order_it_is_a_migration_like_any_other() {
+    let setup = ready(Setup::new(&[("main.ram", 16)], None));
+    setup.source.guest.poke(0, 4097, 9);
+    let outcome = setup.run();
+    assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
+    assert_eq!(outcome.destination.guest.memory(), outcome.source.guest.memory());
+    assert!(!outcome.destination.guest.is_whole());
+    // Without the option the order changes nothing, and nothing is announced.
+    let setup = Setup::new(&[("main.ram", 16)], None);
+    setup.source_control.start_postcopy();
+    let plain = setup.run();
+    assert_eq!(plain.departure.phase, SourcePhase::Completed);
+    let announced = |outcome: &Outcome| outcome.world.recorded().windows(5).any(|bytes| bytes == b"\x08\0\x03\0\x10");
+    assert!(announced(&outcome) && !announced(&plain));
+}
+
+/// Before the first page, by name, and the guest runs on.
+#[test]
+fn a_destination_whose_memory_cannot_refuses() {
+    let mut setup = Setup::new(&[("main.ram", 16)], None);
+    setup.source_options.postcopy = true;
+    let outcome = setup.run();
+    assert_eq!((outcome.departure.phase, outcome.arrival.phase), (SourcePhase::Failed, DestinationPhase::Failed));
+    assert!(outcome.source.running && outcome.arrival.pristine);
+    let error = outcome.departure.error.unwrap();
+    assert_eq!(error.kind(), ErrorKind::Peer);
+    let expected =
+        "a guest cannot run in this side's memory before all of it is there: turn capability postcopy-ram off";
+    assert!(error.to_string().contains(expected), "{error}");
+}
+
+#[test]
+fn what_a_machine_refuses_before_the_order_to_run_leaves_the_guest_at_the_source() {
+    for refuses in ["loaded", "claim"] {
+        let mut setup = busy();
+        setup.source_control.start_postcopy();
+        setup.destination.refuses = Some(refuses);
+        let outcome = setup.run();
+        assert_eq!(outcome.departure.phase, SourcePhase::Failed, "{refuses}: {:?}", outcome.departure.error);
+        assert!(outcome.source.running && !outcome.destination.running, "{refuses}");
+    }
+}
+
+/// A small guest in post-copy from the beginning, which writes to its three pages all the time.
+fn small(fault: Option<Fault>) -> Setup {
+    let load = Load { writes_per_second: 5000.0, working_set: 3 };
+    let mut setup = ready(Setup::with(&[("main.ram", 3), ("rom", 1)], World::new(fault, None, MS), load));
+    setup.source.guest.poke(1, 7, 0x5a);
+    setup.destination.guest.set_load(load);
+    setup.source_control.start_postcopy();
+    // A destination that waits looks for faults of its guest again and again.
+    setup.destination_options.silence = Some(Duration::from_secs(1));
+    setup
+}
+
+/// Where the switch begins in the source's bytes and where the order to run is whole, and how many each side sends.
+fn lengths() -> (usize, usize, usize, usize) {
+    let outcome = small(None).run();
+    assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
+    assert!(!outcome.destination.guest.waited().is_empty(), "no page lacks");
+    let stream = outcome.world.recorded();
+    let place = |bytes: &[u8]| stream.windows(bytes.len()).position(|window| window == bytes).unwrap();
+    let (begins, run) = (place(b"\x08\0\x06\0"), place(b"\x08\0\x05\0\0") + 5);
+    (outcome.world.sent(Side::Source), begins, run, outcome.world.sent(Side::Destination))
+}
+
+fn check(outcome: &Outcome, fault: Fault, run: usize) {
+    let Outcome { world, departure, arrival, source, destination, .. } = outcome;
+    let told = format!(
+        "{fault:?}, order to run at {run}: {:?} {:?}, destination {:?} {:?}",
+        departure.phase, departure.error, arrival.phase, arrival.error
+    );
+    let dead = |side| world.is_dead(side);
+    let ran_there = destination.sent_at_resume.is_some();
+    assert!(!(source.running && ran_there), "the guest has run there, and runs here: {told}");
+    assert!(!source.guest.is_logging(), "the log was left on: {told}");
+    if !ran_there && !dead(Side::Source) && !dead(Side::Destination) {
+        assert!(source.running, "no guest: {told}");
+        assert_eq!(departure.phase, SourcePhase::Failed, "{told}");
+    }
+    if !dead(Side::Source) {
+        assert_eq!(source.running, departure.phase == SourcePhase::Failed, "{told}");
+    }
+    // All of it, or it is said that it lacks something.
+    if ran_there && !dead(Side::Destination) {
+        match arrival.phase {
+            DestinationPhase::Completed => {
+                assert!(destination.guest.is_whole(), "{told}");
+                let expected = destination.guest.written_over(source.guest.memory());
+                assert!(destination.guest.memory() == expected, "{told}");
+            }
+            phase => assert_eq!(phase, DestinationPhase::Interrupted, "{told}"),
+        }
+    }
+    if departure.phase == SourcePhase::Completed && !dead(Side::Destination) {
+        assert_eq!(arrival.phase, DestinationPhase::Completed, "{told}");
+    }
+    if fault.sender == Side::Source && fault.after < run && !dead(Side::Source) && !dead(Side::Destination) {
+        assert!(!ran_there && source.running, "{told}");
+    }
+}
+
+/// After each byte of the switch for one kind of fault, and at some for the others; of what comes before and behind only at some.
+#[test]
+fn a_fault_after_each_byte_leaves_one_guest_and_says_what_it_lacks() {
+    let (forward, begins, run, back) = lengths();
+    use FaultKind::{HalfClose, ReceiverDies, Reset, SenderDies, Silent};
+    for (kind, step) in [(Reset, 1), (HalfClose, 13), (Silent, 13), (SenderDies, 13), (ReceiverDies, 13)] {
+        let around = (0..=forward).step_by(199).chain(run - 6..=run + 1).chain(forward - 6..=forward);
+        for after in (begins..run).step_by(step).chain(around) {
+            let fault = Fault { sender: Side::Source, after, kind };
+            check(&small(Some(fault)).run(), fault, run);
+        }
+        for after in (0..=back).step_by(step.min(5)) {
+            let fault = Fault { sender: Side::Destination, after, kind };
+            check(&small(Some(fault)).run(), fault, run);
+        }
+    }
+}
+
+/// A source's option that the library refuses before it says anything of it.
+#[test]
+fn not_of_memory_that_both_sides_share() {
+    let mut setup = ready(Setup::new(&[("main.ram", 4), ("rom", 1)], None));
+    (setup.source.guest.shared_at, setup.destination.guest.shared_at) = (Some(0), Some(0));
+    assert_eq!(setup.source_options.machine_type, MACHINE);
+    let outcome = setup.run();
+    assert!(outcome.source.running);
+    assert_eq!(outcome.departure.error.unwrap().to_string(), "no post-copy of memory that both sides share");
+}
+
+/// A source that says this, and does not listen.
+struct Tape(Vec<u8>);
+
+impl Channel for Tape {
+    fn send(&mut self, bytes: &[u8], _timeout: Duration) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn receive(&mut self, into: &mut [u8], _timeout: Duration) -> io::Result<usize> {
+        let count = into.len().min(self.0.len());
+        into[..count].copy_from_slice(&self.0[..count]);
+        self.0.drain(..count);
+        Ok(count)
+    }
+}
+
+/// What becomes of a destination without a disk that is told this, and its first block.
+fn told(stream: Vec<u8>) -> (Arrival, Vec<u8>) {
+    let mut setup = small(None);
+    setup.destination.lock = None;
+    let mut sections = Sections::new();
+    for (instance, device) in (0..).zip(&mut setup.destination_devices) {
+        sections.register("device", instance, device as &mut dyn Section).unwrap();
+    }
+    let arrival = destination::run(
+        Incoming {
+            channel: &mut Tape(stream),
+            clock: &setup.world.end(Side::Destination),
+            ram: &setup.destination.guest.clone(),
+            machine: &mut setup.destination,
+            sections: &mut sections,
+        },
+        &setup.destination_options,
+        &setup.destination_control,
+    );
+    (arrival, setup.destination.guest.memory().remove(0))
+}
+
+#[test]
+fn hostile_sources_are_refused() {
+    let stream = small(None).run().world.recorded();
+    let place = |bytes: &[u8]| stream.windows(bytes.len()).position(|window| window == bytes).unwrap();
+    let put = |at: usize, out: usize, bytes: &[u8]| [&stream[..at], bytes, &stream[at + out..]].concat();
+    let (advise, package, run) = (place(b"\x08\0\x03\0\x10"), place(b"\x08\0\x07\0\x04"), place(b"\x08\0\x05\0\0") + 5);
+    let length = u32::from_be_bytes(stream[package + 5..package + 9].try_into().unwrap());
+    let packaged = |length: u32| put(package + 5, 4, &length.to_be_bytes());
+    let device = b"\x04\0\0\0\x03\x06device\0\0\0\0\0\0\0\x01";
+    let dropped = b"\x08\0\x06\0\x1b\0\x08main.ram\0\0\0\0\0\0\0\x30\0\0\0\0\0\0\0\x10\0";
+    let runs = b"\x02\0\0\0\x01\0\0\0\0\0\0\0\x40\x08main.ram\x01\0\x03\0\x01\x09";
+    use DestinationPhase::{Failed, Interrupted};
+    let cases = [
+        (put(advise, 21, b""), Failed, "a discard outside of the announcement of post-copy"),
+        (put(package, 9, b""), Failed, "a command of post-copy that has no place here"),
+        (put(package, 0, dropped), Failed, "discard of 0x1000 bytes at 0x3000 of RAM block main.ram: no pages of it"),
+        (packaged(length - 1), Failed, "an element goes on behind the end of its package"),
+        (packaged(u32::MAX), Failed, "a package of 4294967295 bytes"),
+        (put(run, 0, device), Interrupted, "a section behind the package, where only pages may come"),
+        (put(run, 0, runs), Interrupted, "what changed of a page, in post-copy"),
+        (stream[..run].to_vec(), Interrupted, "the peer closed the connection"),
+    ];
+    for (stream, phase, expected) in cases {
+        let (arrival, _) = told(stream);
+        assert_eq!(arrival.phase, phase, "{expected}: {:?}", arrival.error);
+        let error = arrival.error.unwrap().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    // The second of two copies is dropped: the guest may have written the first.
+    let again =
+        [b"\x02\0\0\0\x01\0\0\0\0\0\0\x10\x08\x08main.ram", &[0x77; 4096][..], b"\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01"];
+    let footer = place(b"\x03\0\0\0\x01");
+    let (arrival, memory) = told(put(footer, 0, &again.concat()));
+    assert_eq!(arrival.phase, DestinationPhase::Completed, "{:?}", arrival.error);
+    assert!(memory[4096..8192].iter().filter(|byte| **byte == 0x77).count() < 100);
+}
