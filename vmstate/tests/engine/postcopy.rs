@@ -1,6 +1,7 @@
 //! Post-copy on the virtual wire: a guest that dirties more than the wire carries runs at the destination at once, and waits for pages that
 //! it touches before they are there.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::pair::world::{Fault, FaultKind, Side, World};
 use vmstate::channel::Channel;
 use vmstate::error::ErrorKind;
 use vmstate::migrate::destination::{self, Arrival, Incoming};
+use vmstate::migrate::source::{self, Outgoing};
 use vmstate::migrate::{DestinationPhase, SourcePhase};
 use vmstate::section::{Section, Sections};
 
@@ -297,4 +299,63 @@ fn hostile_sources_are_refused() {
     let (arrival, memory) = told(put(footer, 0, &again.concat()));
     assert_eq!(arrival.phase, DestinationPhase::Completed, "{:?}", arrival.error);
     assert!(memory[4096..8192].iter().filter(|byte| **byte == 0x77).count() < 100);
+}
+
+/// A destination that answers each ping, and asks for pages before it says that it has loaded the devices.
+struct Asker {
+    answers: VecDeque<u8>,
+    request: Vec<u8>,
+}
+
+impl Channel for Asker {
+    fn send(&mut self, bytes: &[u8], _timeout: Duration) -> io::Result<usize> {
+        for ping in bytes.windows(9).filter(|command| command[..5] == [8, 0, 2, 0, 4]) {
+            if ping[5..] == [0, 0, 0, 5] {
+                self.answers.extend(std::mem::take(&mut self.request));
+            }
+            let number = if ping[5..] == *b"who?" { b"vmst" } else { &ping[5..] };
+            self.answers.extend([0, 2, 0, 4].iter().chain(number));
+        }
+        Ok(bytes.len())
+    }
+
+    fn receive(&mut self, into: &mut [u8], _timeout: Duration) -> io::Result<usize> {
+        let count = into.len().min(self.answers.len());
+        self.answers.drain(..count).zip(into).for_each(|(from, to)| *to = from);
+        if count == 0 { Err(io::ErrorKind::TimedOut.into()) } else { Ok(count) }
+    }
+}
+
+/// A request for what is no page of the guest ends the migration, and the guest runs on at the source.
+#[test]
+fn hostile_destinations_are_refused() {
+    let named = |start: u64, len: u32, name: &[u8]| {
+        [&[0, 3, 0, 13 + name.len() as u8], &start.to_be_bytes()[..], &len.to_be_bytes(), &[name.len() as u8], name]
+            .concat()
+    };
+    let cases = [
+        (named(0, 4096, b"none"), "no such RAM block, in a request for pages"),
+        (b"\0\x04\0\x0c\0\0\0\0\0\0\0\0\0\0\x10\0".to_vec(), "no such RAM block, in a request for pages"),
+        (named(0x3000, 4096, b"main.ram"), "no pages of the RAM block, in a request for pages"),
+        (named(u64::MAX - 4095, 8192, b"main.ram"), "no pages of the RAM block, in a request for pages"),
+        (named(7, 4096, b"main.ram"), "no pages of the RAM block, in a request for pages"),
+    ];
+    for (request, expected) in cases {
+        let mut setup = small(None);
+        let departure = source::run(
+            Outgoing {
+                channel: &mut Asker { answers: VecDeque::new(), request },
+                clock: &setup.world.end(Side::Source),
+                ram: &setup.source.guest.clone(),
+                log: &mut setup.source.guest.clone(),
+                machine: &mut setup.source,
+                sections: &mut Sections::new(),
+            },
+            &setup.source_options,
+            &setup.source_control,
+        );
+        assert_eq!((departure.phase, setup.source.running), (SourcePhase::Failed, true), "{expected}");
+        let error = departure.error.unwrap().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }
