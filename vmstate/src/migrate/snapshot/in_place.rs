@@ -10,7 +10,7 @@ use crate::migrate::Peer;
 use crate::migrate::control::Control;
 use crate::migrate::release::check_release;
 use crate::migrate::save::{Saver, Turn, Which};
-use crate::migrate::wire::{Link, Patience};
+use crate::migrate::wire::Link;
 use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection};
 use crate::section::Sections;
 use crate::stream::{Element, MAPPED_RAM, put_configuration, put_header};
@@ -65,7 +65,7 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
         loop {
             control.check()?;
             let over = saver.iterate(&mut out, CHUNK, Which::All)?;
-            wire.send(&mut out, Patience::Endless)?;
+            wire.send_unanswered(&mut out)?;
             out.clear();
             progress.tell();
             if over {
@@ -86,7 +86,7 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
     saved.extend(saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Last))?);
     Element::Eof.write(out.bytes_mut());
     saver.describe(machine_type, &saved)?.write(out.bytes_mut());
-    wire.send(&mut out, Patience::Endless)?;
+    wire.send_unanswered(&mut out)?;
     progress.tell();
     Ok(())
 }
