@@ -138,12 +138,10 @@ fn frames_go_behind_their_length_both_ways_however_they_are_cut() {
     writing.join().unwrap();
 }
 
-/// What the other end does not take at once is not lost: the guest's frames wait in its queue, as they do in QEMU.
-#[test]
-fn frames_wait_while_the_other_end_takes_none() {
-    const LEN: usize = 40_000;
-    let peer = Peer::new();
-    let (mut driver, mut network) = peer.card();
+const LEN: usize = 40_000;
+
+/// Gives the card frames of [`LEN`] bytes, each filled with its number, until one is not taken: how many.
+fn fill(driver: &mut Driver<Net<Stream>>) -> u16 {
     let (mut given, mut waits) = (0_u16, 0);
     while waits < 20 {
         assert!(given < 1000, "40 MB are more than any socket keeps");
@@ -157,10 +155,46 @@ fn frames_wait_while_the_other_end_takes_none() {
             waits += 1;
         }
     }
+    given
+}
+
+/// What the other end does not take at once is not lost: the guest's frames wait in its queue, as they do in QEMU.
+#[test]
+fn frames_wait_while_the_other_end_takes_none() {
+    let peer = Peer::new();
+    let (mut driver, mut network) = peer.card();
+    let given = fill(&mut driver);
     for number in 0..given {
         assert!(sent(&mut network) == [number as u8; LEN], "frame {number} of {given}");
     }
     driver.queues[TRANSMIT].wait_used();
+}
+
+/// A migration's pause waits for the card, but not for another end that takes nothing and never stops talking. The frame that waits in the
+/// guest's queue is sent where the guest arrives.
+#[test]
+fn a_card_stops_whatever_the_other_end_does() {
+    let (busy, peer) = (Peer::new(), Peer::new());
+    let stream = Stream::open(&busy.path).unwrap();
+    let mut network = busy.accept();
+    let mut driver = Driver::new(Net::new(stream, MAC), memory());
+    // Of buffers that cannot be joined none has room for such a frame: each is dropped, so that the guest's buffers never run out.
+    driver.start(STATUS);
+    offer_all(&mut driver);
+    let talking = thread::spawn(move || {
+        let mut frames = 0_u64;
+        while network.write_all(&framed(&[1; 9000])).is_ok() {
+            frames += 1;
+        }
+        frames
+    });
+    let waiting = fill(&mut driver) - 1;
+    let stream = Stream::open(&peer.path).unwrap();
+    let mut network = peer.accept();
+    let _driver = move_to(driver, Net::new(stream, MAC));
+    assert_eq!(sent(&mut network)[..14], [&[0xff; 6][..], &MAC, &[0x80, 0x35]].concat(), "an announcement");
+    assert!(sent(&mut network) == [waiting as u8; LEN], "frame {waiting}");
+    assert!(talking.join().unwrap() > 1000, "the other end was heard");
 }
 
 /// The other end may be broken or hostile: the guest sees its link go down, runs on, and has it back from the next connection.
