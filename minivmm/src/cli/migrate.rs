@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -212,6 +212,7 @@ fn follow(client: &mut Client, interrupts: &Interrupts, mut report: Option<&mut 
     loop {
         if interrupts.pending() {
             shown.cancelling();
+            interrupts.asking();
             match client.execute("migrate_cancel", json!({})) {
                 // Too late: the end tells what became of it.
                 Ok(_) | Err(ClientError::Refused(_)) => {}
@@ -240,8 +241,16 @@ fn whereabouts(client: &mut Client) -> String {
     }
 }
 
-/// SIGINT and SIGTERM: the first is something to look at between two steps, the second ends the process.
-struct Interrupts(Arc<AtomicBool>);
+/// SIGINT and SIGTERM: the first is something to look at between two steps, the second ends the process once the machine was asked to
+/// cancel. Both may come at once: timeout(1) sends one to its command, and one to the command's process group.
+struct Interrupts {
+    pending: Arc<AtomicBool>,
+    asking: mpsc::Sender<()>,
+}
+
+/// From one look at the interrupts to the next, which asks the machine to cancel, and for the request to be on its way.
+const ASKED_WITHIN: Duration = Duration::from_secs(1);
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
 
 impl Interrupts {
     fn new() -> io::Result<Self> {
@@ -249,20 +258,30 @@ impl Interrupts {
         signals.thread_block()?;
         let pending = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&pending);
+        let (asking, asked) = mpsc::channel();
         sandbox::spawn(Kind::Console, "signals", move || {
             if signals.wait().is_ok() {
                 told.store(true, Ordering::Release);
                 let _ = signals.wait();
+                // A machine that does not answer is not waited for.
+                let _ = asked.recv_timeout(ASKED_WITHIN);
+                thread::sleep(ON_ITS_WAY);
                 say("the machine was asked to cancel, and its answer is not waited for: see minivmm status");
                 std::process::exit(EXIT_UNKNOWN.into());
             }
         })?;
-        Ok(Self(pending))
+        Ok(Self { pending, asking })
     }
 
     /// There was one since the last call.
     fn pending(&self) -> bool {
-        self.0.swap(false, Ordering::AcqRel)
+        self.pending.swap(false, Ordering::AcqRel)
+    }
+
+    /// The machine is about to be asked to cancel.
+    fn asking(&self) {
+        // Nobody listens any more once there was a second one.
+        let _ = self.asking.send(());
     }
 }
 

@@ -89,6 +89,19 @@ fn a_second_interrupt_ends_the_command_and_not_the_cancel() {
     assert!(driver.join().unwrap(), "the machine was left with its cancel");
 }
 
+/// As timeout(1) sends them. The command may end at once, but not before it has asked the machine.
+#[test]
+fn two_interrupts_at_once_cancel_the_migration() {
+    let (directory, _server, requests) = machine(goes_on);
+    let child = migrate(directory.path()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(matches!(requests.recv_timeout(PATIENCE).unwrap(), Request::Migrate(..)));
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+    }
+    assert_eq!(requests.recv_timeout(PATIENCE).unwrap(), Request::MigrateCancel);
+    child.wait_with_output().unwrap();
+}
+
 /// One line, rewritten, no longer than the terminal is wide.
 #[test]
 fn a_terminal_gets_one_line() {
