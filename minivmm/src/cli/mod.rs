@@ -57,7 +57,7 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Migrate a running machine, and wait for the end
     Migrate(MigrateArgs),
-    /// Stop the guest and write its state to a new file, from which it can be run
+    /// Write the guest to a new file while it runs, and stop it; it can be run from there
     Snapshot(SnapshotArgs),
     /// Foretell a migration: rounds, times, throttle, and what would help
     Plan(Box<PlanArgs>),

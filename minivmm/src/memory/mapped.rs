@@ -39,11 +39,14 @@ impl Ram {
         mapped.extend(runs.iter().cloned());
         mapped.sort_by_key(|run| run.start);
         drop(mapped);
+        // What is in the gaps is zero, whatever the file has there.
         for run in runs {
-            for page in run.filter(|page| !has(words, *page)) {
-                if self.zero_pages(page * PAGE_SIZE, 1)? == 0 {
-                    self.write(page * PAGE_SIZE, &[0; PAGE_SIZE as usize])?;
-                }
+            for word in run.start / 64..run.end.div_ceil(64) {
+                let first = word * 64;
+                let (start, end) = (run.start.max(first) - first, run.end.min(first + 64) - first);
+                let inside = u64::MAX >> (64 - (end - start)) << start;
+                let clear = inside & !words.get(word as usize).copied().unwrap_or(0);
+                self.clear_pages(first * PAGE_SIZE, clear)?;
             }
         }
         Ok(())
@@ -89,10 +92,6 @@ fn runs(pages: &Range<u64>, words: &[u64]) -> Vec<Range<u64>> {
     }
 }
 
-fn has(words: &[u64], page: u64) -> bool {
-    words.get((page / 64) as usize).is_some_and(|word| word >> (page % 64) & 1 == 1)
-}
-
 fn map(place: *mut libc::c_void, len: usize, file: BorrowedFd<'_>, at: u64) -> io::Result<()> {
     let (access, flags) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE);
@@ -117,6 +116,10 @@ mod tests {
 
     use super::*;
     use crate::memory::LOW_RAM_MAX;
+
+    fn has(words: &[u64], page: u64) -> bool {
+        words.get((page / 64) as usize).is_some_and(|word| word >> (page % 64) & 1 == 1)
+    }
 
     /// Against runs that are counted page by page.
     #[test]
