@@ -220,6 +220,11 @@ impl GuestRam for LateRam<'_> {
         self.ram.read(block, offset, into)
     }
 
+    /// A file has all pages, and no post-copy.
+    fn map(&self, block: usize, file: BorrowedFd<'_>, offset: u64, words: &[u64]) -> Result<bool> {
+        if self.lacking().is_some() { Ok(false) } else { self.ram.map(block, file, offset, words) }
+    }
+
     fn write(&self, block: usize, offset: u64, from: &[u8]) -> Result<()> {
         self.write_pages(block, &[(offset, from)])
     }
