@@ -201,7 +201,7 @@ impl MigrateArgs {
     }
 }
 
-/// What helps who has a command write the guest to a file, as QEMU's users do.
+/// Added to the failure of `exec:COMMAND` whose command answered nothing, as the usual `exec:gzip >FILE` of QEMU.
 const ONE_WAY: &str = ". A command has to carry bytes both ways, for the destination's answers decide. Into a command that only reads, the guest goes \
      stopped: minivmm migrate fd:3 3> >(COMMAND)";
 

@@ -23,6 +23,13 @@ fn awaiting(dir: &Path, at: &Address, memory: u64) -> JoinHandle<Machine> {
     machine
 }
 
+/// The machine that the guest of `source` is handed over to at `at`.
+fn handed_over(source: &Machine, dir: &Path, at: &Address) -> Machine {
+    let there = awaiting(dir, at, MEMORY);
+    assert_eq!(source.migrate(at), MigrationStatus::Completed, "{:?}", source.handle.migration().error);
+    there.join().unwrap()
+}
+
 /// Twice to a new machine, and then in a migration that copies: what the first two machines have written is found there.
 #[test]
 fn a_guest_goes_on_in_the_same_memory() {
@@ -31,9 +38,7 @@ fn a_guest_goes_on_in_the_same_memory() {
     source.await_passes(1);
     for name in ["first", "second"] {
         let at = Address::Local(dir.path().join(name));
-        let there = awaiting(dir.path(), &at, MEMORY);
-        assert_eq!(source.migrate(&at), MigrationStatus::Completed, "{:?}", source.handle.migration().error);
-        let there = there.join().unwrap();
+        let there = handed_over(&source, dir.path(), &at);
         there.await_state(RunState::Running);
         there.await_passes(2);
         let figures = source.handle.migration().figures;
@@ -81,9 +86,7 @@ fn a_guest_that_cannot_be_handed_over_runs_on() {
     drop(UnixStream::connect(path).unwrap());
     assert!(there.join().is_err());
 
-    let there = awaiting(dir.path(), &at, MEMORY);
-    assert_eq!(source.migrate(&at), MigrationStatus::Completed, "{:?}", source.handle.migration().error);
-    let there = there.join().unwrap();
+    let there = handed_over(&source, dir.path(), &at);
     there.await_passes(1);
     source.quit();
     there.quit();
@@ -102,9 +105,7 @@ fn a_machine_that_encrypts_its_migrations_can_hand_its_guest_over() {
     let why = asked.unwrap_err().0;
     assert!(why.contains("stays on this host and is not encrypted"), "{why}");
     set(&source, &[("tls-creds", &certs), ("tls-hostname", "there")]);
-    let there = awaiting(dir.path(), &at, MEMORY);
-    assert_eq!(source.migrate(&at), MigrationStatus::Completed, "{:?}", source.handle.migration().error);
-    let there = there.join().unwrap();
+    let there = handed_over(&source, dir.path(), &at);
     there.await_passes(1);
     source.quit();
     there.quit();

@@ -66,6 +66,12 @@ impl Qemu {
         qemu
     }
 
+    /// Switches migration capabilities on.
+    fn switch_on(&mut self, names: &[&str]) {
+        let capabilities: Vec<_> = names.iter().map(|name| json!({"capability": name, "state": true})).collect();
+        self.execute("migrate-set-capabilities", json!({"capabilities": capabilities}));
+    }
+
     fn execute(&mut self, command: &str, arguments: Value) -> Value {
         writeln!(self.input, "{}", json!({"execute": command, "arguments": arguments})).unwrap();
         loop {
@@ -306,8 +312,7 @@ fn we_take_qemus_guest_and_it_believes_us() {
     let socket = directory.path().join("socket");
     let listener = Listener::unix(&socket).unwrap();
     let mut qemu = Qemu::start(&[]);
-    let capability = json!({"capability": "return-path", "state": true});
-    qemu.execute("migrate-set-capabilities", json!({"capabilities": [capability]}));
+    qemu.switch_on(&["return-path"]);
     qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
     let (ram, mut machine) = (Ram::new(), Vm::default());
     let mut devices = devices();

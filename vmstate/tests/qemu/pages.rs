@@ -45,8 +45,7 @@ fn fill(ram: &Ram, seed: u64) {
 
 /// What QEMU has to be told, as source and as destination.
 fn channels(qemu: &mut Qemu, number: u8, compression: Compression) {
-    let capabilities = ["multifd", "return-path"].map(|name| json!({"capability": name, "state": true}));
-    qemu.execute("migrate-set-capabilities", json!({"capabilities": capabilities}));
+    qemu.switch_on(&["multifd", "return-path"]);
     let compression = if compression == Compression::None { "none" } else { "zstd" };
     qemu.execute("migrate-set-parameters", json!({"multifd-channels": number, "multifd-compression": compression}));
 }

@@ -43,8 +43,7 @@ fn qemus_stream_in_post_copy_is_read_and_it_takes_a_request() {
     let socket = directory.path().join("socket");
     let listener = UnixListener::bind(&socket).unwrap();
     let mut qemu = Qemu::start(&["-m", "64M"]);
-    let capabilities = ["return-path", "postcopy-ram"].map(|name| json!({"capability": name, "state": true}));
-    qemu.execute("migrate-set-capabilities", json!({"capabilities": capabilities}));
+    qemu.switch_on(&["return-path", "postcopy-ram"]);
     // Slowly, so that most pages are still to come when the guest is to run.
     qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 16384}));
     qemu.execute("migrate", json!({"uri": format!("unix:{}", socket.display())}));
@@ -191,8 +190,7 @@ fn we_take_qemus_guest_in_post_copy_and_it_believes_us() {
     let socket = directory.path().join("socket");
     let listener = Listener::unix(&socket).unwrap();
     let mut qemu = Qemu::start(&["-m", "64M"]);
-    let capabilities = ["return-path", "postcopy-ram"].map(|name| json!({"capability": name, "state": true}));
-    qemu.execute("migrate-set-capabilities", json!({"capabilities": capabilities}));
+    qemu.switch_on(&["return-path", "postcopy-ram"]);
     qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 65536}));
     let mut blocks = Ram::new();
     blocks.blocks[0].len = 64 << 20;

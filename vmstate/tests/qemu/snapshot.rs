@@ -16,10 +16,9 @@ use super::{BLOCKS, Qemu, Ram, Still, devices, skipped};
 const VISIBLE: usize = 0xa_0000;
 
 fn places(qemu: &mut Qemu, channels: Option<u8>) {
-    let names = ["mapped-ram"].into_iter().chain(channels.map(|_| "multifd"));
-    let capabilities: Vec<_> = names.map(|name| json!({"capability": name, "state": true})).collect();
-    qemu.execute("migrate-set-capabilities", json!({"capabilities": capabilities}));
+    qemu.switch_on(&["mapped-ram"]);
     if let Some(channels) = channels {
+        qemu.switch_on(&["multifd"]);
         qemu.execute("migrate-set-parameters", json!({"multifd-channels": channels}));
     }
 }

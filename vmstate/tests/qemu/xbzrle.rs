@@ -60,8 +60,7 @@ fn we_take_what_changed_of_qemus_pages() {
     firmware(&bios);
     let listener = Listener::unix(&socket).unwrap();
     let mut qemu = Qemu::start(&["-bios", bios.to_str().unwrap()]);
-    let capabilities = ["return-path", "xbzrle"].map(|name| json!({"capability": name, "state": true}));
-    qemu.execute("migrate-set-capabilities", json!({"capabilities": capabilities}));
+    qemu.switch_on(&["return-path", "xbzrle"]);
     set(&mut qemu, json!({"max-bandwidth": SLOW, "downtime-limit": 1}));
     qemu.execute("cont", json!({}));
     // A migration that finds nothing written would be over before there is something that changes.

@@ -1,5 +1,7 @@
 //! Post-copy: the guest runs at the destination while its pages are still here, and those that it waits for go first.
 
+use std::time::Duration;
+
 use super::Source;
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::Peer;
@@ -7,7 +9,7 @@ use crate::migrate::protocol::Way;
 use crate::migrate::save::{Turn, Which};
 use crate::migrate::wire::Patience;
 use crate::ram::PAGE_SIZE;
-use crate::stream::{Command, Discard, Element, PageRequest, PageSizes, Reply, Returned, Stretch};
+use crate::stream::{Command, Discard, Element, PageRequest, PageSizes, Returned, Stretch};
 
 /// Bytes of pages put together at once: a page that is asked for meanwhile waits for no more than these, and for what is in the socket's
 /// buffer already.
@@ -49,7 +51,7 @@ impl Source<'_, '_> {
     }
 
     /// Says which pages were written since they were sent, and sends the devices as one package, behind which pages may come.
-    pub(super) fn send_package(&mut self, until: std::time::Duration) -> Result<()> {
+    pub(super) fn send_package(&mut self, until: Duration) -> Result<()> {
         let until = Patience::Until(until);
         self.is_late = true;
         self.sync(true)?;
@@ -89,7 +91,7 @@ impl Source<'_, '_> {
     }
 
     /// Tells the destination to run the guest.
-    pub(super) fn send_run(&mut self, until: std::time::Duration) -> Result<()> {
+    pub(super) fn send_run(&mut self, until: Duration) -> Result<()> {
         Element::Command(Command::PostcopyRun).write(self.buffer.bytes_mut());
         let sent = self.wire.send(&mut self.buffer, Patience::Until(until));
         self.buffer.clear();
@@ -118,11 +120,11 @@ impl Source<'_, '_> {
     /// Takes in the requests that are there already.
     fn hear_requests(&mut self) -> Result<()> {
         loop {
-            match self.wire.poll_until(std::time::Duration::ZERO, Returned::read) {
+            match self.wire.poll_until(Duration::ZERO, Returned::read) {
                 Ok(Some(Returned::Pages(request))) => self.note(&request)?,
                 Ok(Some(Returned::Reply(reply))) => {
                     let until = self.clock.now().saturating_add(super::LAST_WORDS);
-                    let reply: Reply = self.taken(reply, until)?;
+                    let reply = self.taken(reply, until)?;
                     return Err(super::unexpected(reply));
                 }
                 Ok(None) => return Ok(()),

@@ -1,10 +1,11 @@
 //! What the destination says, and what it means if it says something else.
 
+use std::time::Duration;
+
 use super::{LAST_WORDS, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::wire::{Patience, is_timeout};
 use crate::stream::{Reply, Returned, read_reason};
-use std::time::Duration;
 
 impl Source<'_, '_> {
     /// Why the destination broke the connection: one that failed says so before it closes.

@@ -113,21 +113,18 @@ fn read_bitmap(file: &File, places: Places, len: u64) -> Result<PageSet> {
     let mut bytes = vec![0; usize::try_from(bitmap_bytes(len)).unwrap_or(usize::MAX)];
     file.read_exact_at(&mut bytes, places.bitmap)?;
     let mut set = PageSet::empty(len / PAGE_SIZE);
-    let mut beyond = false;
     set.edit(|words| {
         for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
             *word = u64::from_le_bytes(*bytes);
         }
     });
-    let kept: u64 = set.count();
+    // A set keeps no pages behind its last one.
     let all: u64 = bytes.iter().map(|byte| u64::from(byte.count_ones())).sum();
-    beyond |= kept != all;
-    match beyond {
-        true => {
-            Err(Error::new(ErrorKind::Malformed, "the bitmap has pages behind the block's last one").at(places.bitmap))
-        }
-        false => Ok(set),
+    if set.count() != all {
+        let message = "the bitmap has pages behind the block's last one";
+        return Err(Error::new(ErrorKind::Malformed, message).at(places.bitmap));
     }
+    Ok(set)
 }
 
 /// A place in a file.
