@@ -256,7 +256,7 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_ppoll, ANY),
     // A guest's state in a file, which the driver has opened, is on the disk before the guest's disks are given up.
     (libc::SYS_fsync, ANY),
-    // Its pages have places in it, and it takes its own once it is whole.
+    // A new state file is written at its pages' places, and renamed from its `.partial` name once it is whole.
     (libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)]),
     (libc::SYS_rename, ANY),
     // Guest memory that is mapped to it stays out of core dumps.

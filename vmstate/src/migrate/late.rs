@@ -1,5 +1,5 @@
 //! Guest memory of a destination whose guest runs before all of its pages are there (post-copy): which pages lack, and which of them have
-//! been asked for. To who reads the stream it is guest memory like any other.
+//! been asked for. The reader of the stream writes to it as to any guest memory.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -133,7 +133,7 @@ impl<'a> LateRam<'a> {
         for (index, offset) in waited_for {
             let page = offset / PAGE_SIZE;
             if !lacking.pages.get(index).is_some_and(|pages| pages.contains(page)) {
-                // A page that came as zero, and that nobody had to touch for that. Or it came just now.
+                // The page has come: as zero, before the memory listened, which put nothing there; or since it was waited for.
                 late.put(index, offset, None)?;
                 continue;
             }
@@ -180,7 +180,7 @@ impl<'a> LateRam<'a> {
     ) -> Result<()> {
         let mut lacking = self.lacking();
         let late = lacking.as_mut().and_then(|lacking| Some((lacking.listens, lacking.pages.get_mut(block)?)));
-        // Without post-copy, and memory that no guest sees: blocks that were adopted.
+        // Written at once: memory without post-copy, and adopted blocks, which no guest sees.
         let Some((listens, pages)) = late else { return write() };
         let span = first..first.saturating_add(count).min(pages.pages());
         match self.ram.late().filter(|_| listens) {
@@ -210,7 +210,7 @@ impl GuestRam for LateRam<'_> {
     }
 
     fn read(&self, block: usize, offset: u64, into: &mut [u8]) -> Result<()> {
-        // Who reads it in a migration wants to change it, for XBZRLE: it would wait for what only it can put there.
+        // Only XBZRLE reads a page that it changes. The reading thread would wait for a page that only this thread can put there.
         if self.listens() {
             return Err(Error::new(
                 ErrorKind::Malformed,

@@ -101,7 +101,7 @@ impl Preflight {
         Some((&self.facts, Introduced { source: self.sent, here: self.received? }))
     }
 
-    /// A source of version 1 does not say what its guest has agreed on: it is refused when the card is loaded, if at all.
+    /// A source of version 1 does not say what its guest has agreed on: the load of the card refuses such a guest, if anything does.
     fn forget(&mut self) -> Result<(), Infallible> {
         self.agreed = Default::default();
         Ok(())

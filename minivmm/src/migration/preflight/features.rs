@@ -21,8 +21,8 @@ const NAMES: [(u32, &str); 13] = [
     (VIRTIO_NET_F_HOST_USO, "host_uso"),
 ];
 
-/// What keeps a guest that has `agreed` on these features, card by card, from going on with cards that are `offered` here. It gives
-/// none back before it sets its card up anew (virtio 1.2 §2.2). What only this machine has is no difference.
+/// One difference for each card of which the guest has `agreed` on features that are not `offered` here: a driver gives no feature back
+/// before it resets the card (virtio 1.2 §2.2). Features that only this machine offers are no difference.
 pub fn lacking(agreed: &[u64], offered: &[u64]) -> Vec<Difference> {
     let cards = (1..).zip(agreed.iter().zip(offered)).map(|(number, (agreed, offered))| (number, agreed & !offered));
     let lacking = cards.filter(|(_, missing)| *missing != 0).map(|(number, missing)| Difference {
@@ -71,7 +71,7 @@ mod tests {
                 ),
             ]
         );
-        // What the guest does not use may be lacking, and what it does not know may be there.
+        // Features that the guest has not agreed on may lack here, and others may be offered in addition.
         assert_eq!(list(&[without_uso, 0], &[without_uso, all]), [""; 0]);
         assert_eq!(list(&[without_uso], &[all]), [""; 0]);
     }

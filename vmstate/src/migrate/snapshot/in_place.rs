@@ -15,9 +15,9 @@ use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection};
 use crate::section::Sections;
 use crate::stream::{Element, MAPPED_RAM, put_configuration, put_header};
 
-/// A guest that dirties memory faster than the file takes it is not waited for any longer than this.
+/// Rounds at most: a guest that dirties memory faster than the file takes it is stopped behind them.
 const MOST_ROUNDS: u32 = 30;
-/// Bytes that a round leaves for the pause in any case: less is not worth one more round.
+/// The guest is stopped when no more than these bytes are left, whatever the downtime limit: they are not worth one more round.
 const LITTLE: u64 = 1 << 20;
 
 /// The guest that is saved, and where to.

@@ -1,4 +1,4 @@
-//! What the destination says, and what it means if it says something else.
+//! Replies of the destination: the one that is waited for, a refusal with its reason, and requests for pages in between.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::migrate::wire::{Patience, is_timeout};
 use crate::stream::{Reply, Returned, read_reason};
 
 impl Source<'_, '_> {
-    /// Why the destination broke the connection: one that failed says so before it closes.
+    /// The destination's refusal, if it sent one before the connection broke; else `broken`.
     pub(super) fn last_words(&mut self, broken: Error) -> Error {
         if is_timeout(&broken) || broken.kind() != ErrorKind::Io {
             return broken;
