@@ -40,7 +40,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
         }
         Command::Migrate(arguments) => migrate(&arguments),
-        Command::Snapshot(arguments) => match arguments.into_migration() {
+        Command::Snapshot(command) => match command.into_migration() {
             Ok(migration) => migrate(&migration),
             Err(error) => fail(&error),
         },

@@ -67,6 +67,9 @@ pub struct MigrateArgs {
     /// passed: fd:N
     #[arg(value_name = "ADDRESS", value_parser = str::parse::<Address>)]
     pub to: Address,
+    /// A snapshot: the guest goes on here once all of it is in the file
+    #[arg(skip)]
+    pub keep_running: bool,
     /// What the destination's minivmm, of an older release, wrote with dump-schema: the guest is sent as that release sends it
     #[arg(long, value_name = "FILE")]
     pub target_schema: Option<PathBuf>,
@@ -126,6 +129,9 @@ impl MigrateArgs {
             client.pass(PASSED, &passed)?;
             arguments["uri"] = format!("fd:{PASSED}").into();
         }
+        if self.keep_running {
+            arguments["keep-running"] = true.into();
+        }
         if let Some(file) = &self.target_schema {
             // The machine reads it, and may have been started in another folder.
             arguments["target-schema"] = std::path::absolute(file)?.display().to_string().into();
@@ -182,6 +188,9 @@ impl MigrateArgs {
         match figures["status"].as_str() {
             Some("completed") => {
                 let what = match &self.to {
+                    Address::File { path, .. } if self.keep_running => {
+                        format!("the guest runs on, its state of one moment is in {}", path.display())
+                    }
                     Address::File { path, .. } => format!("the guest is stopped, its state is in {}", path.display()),
                     to => format!("migrated to {to}"),
                 };

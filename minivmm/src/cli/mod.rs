@@ -33,7 +33,7 @@ pub use migrate::{MigrateArgs, Outcome};
 pub use parameters::{ParameterArgs, PolicyArgs, SendingArgs};
 pub use plan::{PlanArgs, Planned};
 pub use run::RunArgs;
-pub use snapshot::SnapshotArgs;
+pub use snapshot::SnapshotCommand;
 pub use status::StatusArgs;
 pub use tls::{TlsArgs, TlsCommand};
 pub use translate::{TranslateArgs, Translation, from_qemu, line, to_qemu};
@@ -57,8 +57,9 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Migrate a running machine, and wait for the end
     Migrate(MigrateArgs),
-    /// Write the guest to a new file while it runs, and stop it; it can be run from there
-    Snapshot(SnapshotArgs),
+    /// Snapshots of a running guest, which it can be run from
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Foretell a migration: rounds, times, throttle, and what would help
     Plan(Box<PlanArgs>),
     /// Say what a running machine does: its guest, its migration, its devices
@@ -91,7 +92,7 @@ pub enum Command {
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
-  1  the machine refused or failed; of migrate and snapshot: the guest is where it was; of plan: the migration gives up
+  1  the machine refused or failed; of migrate and snapshot save: the guest is where it was; of plan: the migration gives up
   2  the command line is wrong, a file cannot be used, or the machine cannot be reached
   3, 4 and 5 are told by minivmm migrate --help
 

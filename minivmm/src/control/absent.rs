@@ -54,7 +54,7 @@ const CAPABILITIES: &[(&str, Standing)] = &[
         "validate-uuid",
         Never("a machine has no UUID; the two sides compare memory, processors, disks and cards instead"),
     ),
-    ("background-snapshot", Never("a snapshot is a migration to a file")),
+    ("background-snapshot", Never("a snapshot is a migration to a file with keep-running")),
     ("zero-copy-send", Never("pages are copied into the socket")),
     ("postcopy-preempt", Never(NO_POSTCOPY)),
     (

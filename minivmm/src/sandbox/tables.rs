@@ -258,6 +258,7 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_fsync, ANY),
     // A new state file is written at its pages' places, and renamed from its `.partial` name once it is whole.
     (libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)]),
+    (libc::SYS_renameat2, &[Is(4, libc::RENAME_NOREPLACE as u64)]),
     (libc::SYS_rename, ANY),
     // Guest memory that is mapped to it stays out of core dumps.
     (libc::SYS_madvise, &[Is(2, libc::MADV_DONTDUMP as u64)]),

@@ -59,6 +59,8 @@ pub enum Request {
 pub struct Terms {
     /// To a minivmm of the older release whose schema is in this file.
     pub release: Option<PathBuf>,
+    /// The guest goes on here once all of it is in the file.
+    pub keeps_running: bool,
     /// Parameters of this migration and of later ones. They change only if it begins.
     pub parameters: ParameterChange,
 }

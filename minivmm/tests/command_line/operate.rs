@@ -175,7 +175,12 @@ fn a_guest_is_put_aside_in_a_file_and_run_from_it_once() {
     machine.await_banner();
     let control = format!("unix:{}/qmp", machine.directory.path().display());
     machine.control();
-    let output = minivmm(&["snapshot", "--control", &control, &state]);
+    // It would write to its disk behind the file.
+    let output = minivmm(&["snapshot", "save", "--control", &control, &state]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && told.contains("copy the disks while the guest stands"), "{told}");
+    assert!(!std::path::Path::new(&state).exists());
+    let output = minivmm(&["migrate", "--control", &control, &format!("file:{state}")]);
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{told}");
     assert!(told.contains(&format!("the guest is stopped, its state is in {state}: ")), "{told}");
@@ -198,6 +203,40 @@ fn a_guest_is_put_aside_in_a_file_and_run_from_it_once() {
     assert!(code == Some(0) && !told.contains("wall clock"), "{code:?} {told}");
     let (code, why) = run().end();
     assert!(code == Some(1) && why.contains("another guest was started on disk 1"), "{code:?} {why}");
+}
+
+/// The guest prints a letter for each pass over its memory, and another one for a page that is wrong.
+#[test]
+fn a_guest_runs_on_behind_its_snapshot_and_clones_run_from_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state").display().to_string();
+    let Some(mut machine) = Running::start(&[], Stdio::null()) else { return };
+    machine.await_banner();
+    let control = format!("unix:{}/qmp", machine.directory.path().display());
+    machine.control();
+    let save = || minivmm(&["snapshot", "save", "--control", &control, &state]);
+    let told = String::from_utf8(save().stderr).unwrap();
+    assert!(told.contains(&format!("the guest runs on, its state of one moment is in {state}: ")), "{told}");
+    assert!(told.contains("downtime "), "{told}");
+    let status = minivmm(&["status", "--control", &control]).stdout;
+    assert!(status.starts_with(b"guest: running\nmigration: completed"), "{}", String::from_utf8_lossy(&status));
+    // Nothing of it is replaced.
+    let written = std::fs::metadata(&state).unwrap().modified().unwrap();
+    let output = save();
+    assert!(output.status.code() == Some(1), "{output:?}");
+    assert_eq!(std::fs::metadata(&state).unwrap().modified().unwrap(), written);
+
+    let from = format!("file:{state}");
+    let mut clones = [(); 2].map(|()| Running::start(&["--incoming", &from], Stdio::null()).unwrap());
+    for running in clones.iter_mut().chain([&mut machine]) {
+        let mut printed = [0; 20];
+        running.child.stdout.as_mut().unwrap().read_exact(&mut printed).unwrap();
+        assert!(printed.contains(&b'p') && !printed.contains(&b'E'), "{}", String::from_utf8_lossy(&printed));
+    }
+    for running in clones.into_iter().chain([machine]) {
+        running.control().execute("quit", json!({})).unwrap();
+        assert_eq!(running.end().0, Some(0));
+    }
 }
 
 /// Each script names all commands, and bash completes with its own; there is a page for each command.

@@ -27,6 +27,7 @@ fn a_guest_is_in_the_file_whole_and_may_be_taken_back() {
     until(|| statuses.lock().unwrap().len() >= 4, || format!("{statuses:?}"));
     assert_eq!(*statuses.lock().unwrap(), ["setup", "active", "device", "completed"]);
     assert_eq!(source.handle.run_state(), RunState::PostMigrate);
+    assert!(source.handle.migration().figures.downtime.is_some());
 
     let path = dir.path().join("state");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -79,7 +80,28 @@ fn a_guest_that_does_not_get_into_the_file_runs_on() {
     multifd(false);
     let tls = ParameterChange::default().with("tls-creds", ParameterValue::Word("certs".to_owned().into()));
     assert!(refusal_of("state", 0, tls).contains("a file is not encrypted"));
+    let keep_running = |release: Option<&str>, at: Address| {
+        let terms = Terms { keeps_running: true, release: release.map(Into::into), ..Terms::default() };
+        source.handle.ask(Request::Migrate(at, terms)).unwrap_err().0
+    };
+    assert!(keep_running(None, file(dir.path(), "state", 0)).contains("copy the disks while the guest stands"));
+    assert!(keep_running(Some("schema"), file(dir.path(), "state", 0)).contains("leave out target-schema"));
+    assert!(keep_running(None, Address::Unix("/nowhere".into())).contains("behind a new file only"));
     assert!(!dir.path().join("state").exists());
+    assert_eq!(source.handle.run_state(), RunState::Running);
+
+    // Somebody makes a file at its path while it is written.
+    let wait = |on: bool| source.handle.set_pauses_before_switchover(on);
+    wait(true);
+    source.handle.ask(Request::Migrate(file(dir.path(), "taken", 0), Terms::default())).unwrap();
+    until(|| source.handle.migration().status() == MigrationStatus::PreSwitchover, || "it does not wait".into());
+    fs::write(dir.path().join("taken"), "text").unwrap();
+    source.handle.ask(Request::MigrateContinue).unwrap();
+    assert_eq!(source.await_end(), MigrationStatus::Failed);
+    wait(false);
+    assert!(error(&source).contains("File exists"), "{}", error(&source));
+    assert_eq!(fs::read_to_string(dir.path().join("taken")).unwrap(), "text");
+    assert!(!dir.path().join("taken.partial").exists());
     assert_eq!(source.handle.run_state(), RunState::Running);
 
     // The file takes some bytes and no more, as on a full disk.

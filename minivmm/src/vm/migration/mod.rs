@@ -147,6 +147,9 @@ impl Vm {
                        is to be migrated has to be started without invtsc in --cpu";
             return Err(Refusal(why.into()).into());
         }
+        if terms.keeps_running {
+            to_file::may_keep_running(&address, terms, &self.backends.ownership)?;
+        }
         let release = terms.release.as_deref().map(schema::read).transpose()?;
         let tls = terms.parameters.of_tls(self.shared.tls())?;
         if address.stays_on_this_host() && terms.parameters.of_tls(Tls::default())?.options().is_some() {
@@ -199,7 +202,8 @@ impl Vm {
             Way::File(file) => {
                 let shared = Arc::clone(&self.shared);
                 let (control, log) = (control.clone(), log.clone());
-                let writing = Writing { file, release, control, parts, ram, log, seam, shared };
+                let keeps_running = terms.keeps_running;
+                let writing = Writing { file, keeps_running, release, control, parts, ram, log, seam, shared };
                 ended::spawn(handle, setup, ours, || (writing.run(), None))
             }
             Way::Connect | Way::Connected(_) => {

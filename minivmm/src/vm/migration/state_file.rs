@@ -6,6 +6,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use vmstate::channel::FileChannel;
 
 use crate::files::{self, Fit, Mode};
@@ -67,13 +68,17 @@ impl StateFile {
         self.unfinished.is_some()
     }
 
-    /// It is whole, and on the disk: so is its name then.
+    /// It is whole, and on the disk: so is its name then. A file that somebody has made there meanwhile is not replaced, unless the file
+    /// system (NFS) cannot tell.
     ///
     /// # Errors
     /// What the file system has.
     pub(super) fn take_place(&mut self) -> io::Result<()> {
         let Some(Unfinished { path, folder }) = &self.unfinished else { return Ok(()) };
-        std::fs::rename(path, &self.path)?;
+        match renameat_with(CWD, path, CWD, &self.path, RenameFlags::NOREPLACE) {
+            Err(rustix::io::Errno::INVAL) => std::fs::rename(path, &self.path)?,
+            renamed => renamed?,
+        }
         folder.sync_all()
     }
 

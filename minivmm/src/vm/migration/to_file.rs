@@ -1,13 +1,16 @@
-//! An outgoing migration to a file: a thread that writes the guest's memory, has the guest stop, writes the rest, and leaves it standing.
+//! An outgoing migration to a file: a thread that writes the guest's memory, has the guest stop, writes the rest, and leaves it standing; or, for
+//! a snapshot, lets it go on.
 //!
 //! Nobody answers, so nothing is asked. The guest's disks are let go of once the file is whole and on the disk. Who runs the
-//! file's guest moves their records on, and so does who goes on here: the first of the two makes the other one stale.
+//! file's guest moves their records on, and so does who goes on here: the first of the two makes the other one stale. A guest goes on
+//! by itself only if it has nothing that two may not use.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use vmstate::migrate::snapshot::{self, Saving};
 use vmstate::migrate::{Claim, Control, Machine, Phase, SourcePhase};
+use vmstate::ownership::Ownership;
 use vmstate::schema::json::Schema;
 use vmstate::section::Sections;
 use vmstate::{Error, ErrorKind, Result};
@@ -17,11 +20,13 @@ use super::seam::Seam;
 use super::state_file::StateFile;
 use super::write_back::failed;
 use crate::boot::layout::MACHINE_TYPE;
+use crate::config::Address;
 use crate::error::chain;
 use crate::migration::dirty_log::MachineDirtyLog;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
 use crate::vm::published::Published;
+use crate::vm::request::{Refusal, Terms};
 
 /// How long the guest may take to stand still, and its disk images to be written back. Most of them was written back before.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -57,9 +62,34 @@ fn stand_still(seam: &mut Seam, control: &Control, shared: &Published, stands: &
     Ok(())
 }
 
+/// Refuses a guest that cannot go on by itself behind the file that it is written to.
+///
+/// # Errors
+/// Why, and what to do instead.
+pub(super) fn may_keep_running(
+    address: &Address,
+    terms: &Terms,
+    ownership: &Ownership,
+) -> std::result::Result<(), Refusal> {
+    let why = match address {
+        Address::File { .. } if terms.release.is_some() => {
+            "a guest that keeps running is written in this release's layout: leave out target-schema"
+        }
+        Address::File { .. } if ownership.has_exclusive() => {
+            "a guest that keeps running changes its writable disks, or what its lease stands for, and the file would fit them no more: \
+             leave out keep-running (minivmm migrate file:PATH), copy the disks while the guest stands, and let it go on with cont"
+        }
+        Address::File { .. } => return Ok(()),
+        _ => "a guest keeps running behind a new file only: name one, as file:PATH",
+    };
+    Err(Refusal(why.into()))
+}
+
 /// What the thread works with.
 pub(super) struct Writing {
     pub(super) file: StateFile,
+    /// The guest goes on by itself once all of it is in the file: it has nothing exclusive.
+    pub(super) keeps_running: bool,
     /// Of the release that is to read it, unless it is this one.
     pub(super) release: Option<Schema>,
     pub(super) control: Control,
@@ -72,7 +102,8 @@ pub(super) struct Writing {
 
 impl Writing {
     pub(super) fn run(mut self) -> Ended {
-        let written = self.stop_and_write().and_then(|()| self.let_go());
+        let keeps_running = self.keeps_running;
+        let written = self.stop_and_write().and_then(|()| if keeps_running { Ok(()) } else { self.let_go() });
         let (phase, error) = match written {
             Ok(()) => (SourcePhase::Completed, None),
             Err((phase, error)) => {
@@ -88,7 +119,7 @@ impl Writing {
         }
     }
 
-    /// The guest stands then, and the file is whole.
+    /// The file is whole then, and the guest stands unless it keeps running.
     ///
     /// # Errors
     /// The guest runs on.
@@ -108,7 +139,12 @@ impl Writing {
             true => self.write_running(&mut sections, &mut stands),
             false => self.write_standing(&mut sections, &mut stands),
         };
-        let finished = written.and_then(|()| self.finish());
+        let went_on = written.and_then(|()| match self.keeps_running {
+            // What is in the file does not change any more: the guest need not stand until it is on the disk.
+            true => self.seam.resume().map(|()| stands = Stands::Runs),
+            false => Ok(()),
+        });
+        let finished = went_on.and_then(|()| self.finish());
         finished.map_err(|error| match stands {
             Stands::Runs => running(error),
             Stands::Held => self.go_on(error),
@@ -123,7 +159,7 @@ impl Writing {
     fn finish(&mut self) -> Result<()> {
         let unwritten = |error| failed("the file could not be written to the disk", error);
         self.file.channel.sync().map_err(unwritten)?;
-        // Whoever reads the file may have the guest from here on.
+        // Whoever reads the file may have the guest from here on, or a copy of it.
         self.control.commit()?;
         self.file.take_place().map_err(unwritten)
     }

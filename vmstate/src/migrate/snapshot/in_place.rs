@@ -6,11 +6,11 @@ use super::{CHUNK, Still};
 use crate::channel::Channel;
 use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::Peer;
 use crate::migrate::control::Control;
 use crate::migrate::release::check_release;
 use crate::migrate::save::{Saver, Turn, Which};
 use crate::migrate::wire::Link;
+use crate::migrate::{Downtime, Peer};
 use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection};
 use crate::section::Sections;
 use crate::stream::{Element, MAPPED_RAM, put_configuration, put_header};
@@ -39,7 +39,8 @@ pub struct Saving<'a, 's> {
 /// is copied in rounds; once what it dirties in one fits [`downtime_limit`](super::super::Parameters::downtime_limit), or rounds do not
 /// help, `pause` is called, after which it must not run until this returns.
 ///
-/// Whether the file is on the disk then is for the caller to see to.
+/// Whether the file is on the disk then is for the caller to see to. How long the guest stood until then is the
+/// [`downtime`](super::super::Progress::downtime).
 ///
 /// # Errors
 /// As [`save_with`](super::save_with); `Misuse` if the channel is no file, or memory is shared; what `pause` has.
@@ -80,13 +81,19 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
         }
         left = pending;
     }
+    let mut watch = Watch::new();
     pause()?;
+    let mut downtime = Downtime { pause: watch.lap(), ..Downtime::default() };
     saver.sync()?;
+    downtime.sync = watch.lap();
     saver.complete(&mut out, Which::All)?;
+    downtime.pages = watch.lap();
     saved.extend(saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Last))?);
     Element::Eof.write(out.bytes_mut());
     saver.describe(machine_type, &saved)?.write(out.bytes_mut());
     wire.send_unanswered(&mut out)?;
+    downtime.devices = watch.lap();
+    control.publish(|progress| progress.downtime = Some(downtime));
     progress.tell();
     Ok(())
 }
@@ -95,6 +102,21 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
 /// devices.
 fn fits(pending: u64, written: u64, took: Duration, limit: Duration) -> bool {
     pending <= LITTLE || pending as f64 * took.as_secs_f64() <= written as f64 * limit.as_secs_f64() / 2.0
+}
+
+/// Tells how long each of several steps took.
+struct Watch(Instant);
+
+impl Watch {
+    fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Since the last lap.
+    fn lap(&mut self) -> Duration {
+        let before = std::mem::replace(&mut self.0, Instant::now());
+        self.0 - before
+    }
 }
 
 /// What is published of the file so far.
