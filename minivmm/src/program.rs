@@ -14,7 +14,7 @@ use crate::cli::{
 };
 use crate::config::{Address, Config};
 use crate::console::{self, Console};
-use crate::control::{ClientError, Door, MetricsDoor, Server};
+use crate::control::{ClientError, ControlSocket, MetricsSocket, Server};
 use crate::error::say;
 use crate::passed;
 use crate::sandbox::{self, Kind, OnViolation};
@@ -88,11 +88,11 @@ fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
         Ok(vm) => vm,
         Err(error) => return refuse(&error.with_causes()),
     };
-    let door = match control.map(|path| Door::open("--control", &path)).transpose() {
-        Ok(door) => door,
+    let socket = match control.map(|path| ControlSocket::open("--control", &path)).transpose() {
+        Ok(socket) => socket,
         Err(error) => return refuse(&error),
     };
-    let metrics = match metrics.map(MetricsDoor::open).transpose() {
+    let metrics = match metrics.map(MetricsSocket::open).transpose() {
         Ok(metrics) => metrics,
         Err(error) => return refuse(&error),
     };
@@ -100,7 +100,7 @@ fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
     passed::close();
     // Before the first client is served: who can ask the machine can end it in order.
     let _ = machine.set(vm.handle());
-    let _server = match door.map(|door| Server::serve(door, vm.handle())).transpose() {
+    let _server = match socket.map(|socket| Server::serve(socket, vm.handle())).transpose() {
         Ok(server) => server,
         Err(error) => return refuse(&error),
     };

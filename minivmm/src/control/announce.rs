@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::control::answer::{Arguments, Failure, ask};
+use crate::control::commands::{Arguments, Failure, ask};
 use crate::control::descriptors::Caller;
 use crate::control::kind::{Kind, Member, needed, optional};
 use crate::control::table::Command;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::config::Address;
-use crate::control::answer::{Arguments, Failure};
+use crate::control::commands::{Arguments, Failure};
 use crate::control::kind::{Kind, Member, Shape, needed, optional};
 
 /// The arguments `uri` and `channels`, of which a command has one.

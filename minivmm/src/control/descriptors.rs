@@ -13,7 +13,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use serde_json::{Value, json};
 
 use crate::config::{Address, Descriptor};
-use crate::control::answer::{Arguments, Failure};
+use crate::control::commands::{Arguments, Failure};
 use crate::control::kind::{Kind, needed};
 use crate::control::table::Command;
 use crate::vm::Handle;

@@ -6,7 +6,7 @@ use vmstate::migrate::{Parameter, ParameterUnit};
 
 use crate::config::size;
 use crate::control::announce;
-use crate::control::answer::{Arguments, Band, Failure, answer};
+use crate::control::commands::{Arguments, Band, Failure, answer};
 use crate::control::descriptors::Caller;
 use crate::control::human_info as info;
 use crate::control::kind::{Kind, needed, optional};

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value};
 use vmstate::migrate::{Parameter, ParameterUnit};
 
-use crate::control::answer::{Band, Failure, answer};
+use crate::control::commands::{Band, Failure, answer};
 use crate::control::descriptors::Caller;
 
 /// A name behind `info`, what it shows, and what of an answer it prints.

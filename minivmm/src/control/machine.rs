@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::control::answer::{Arguments, Failure, ask};
+use crate::control::commands::{Arguments, Failure, ask};
 use crate::control::descriptors::Caller;
 use crate::control::kind::{Kind, needed, optional};
 use crate::control::report;

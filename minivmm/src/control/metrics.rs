@@ -14,7 +14,7 @@ use socket2::SockRef;
 
 use crate::config::Address;
 use crate::control::exposition;
-use crate::control::socket::{ControlError, Door};
+use crate::control::socket::{ControlError, ControlSocket};
 use crate::sandbox::{self, Kind};
 use crate::vm::Handle;
 
@@ -28,21 +28,21 @@ const FLAG: &str = "--metrics";
 
 /// A socket at which metrics are not served yet.
 #[derive(Debug)]
-pub struct MetricsDoor(Listener);
+pub struct MetricsSocket(Listener);
 
 #[derive(Debug)]
 enum Listener {
-    Unix(Door),
+    Unix(ControlSocket),
     Tcp(TcpListener),
 }
 
 /// Serves metrics until it is dropped: then a socket's file is removed.
 #[derive(Debug)]
 pub struct Metrics(
-    #[expect(dead_code, reason = "kept for its file, which is removed when it is dropped")] Arc<MetricsDoor>,
+    #[expect(dead_code, reason = "kept for its file, which is removed when it is dropped")] Arc<MetricsSocket>,
 );
 
-impl MetricsDoor {
+impl MetricsSocket {
     /// Listens at `address`.
     ///
     /// # Errors
@@ -50,7 +50,7 @@ impl MetricsDoor {
     pub fn open(address: &Address) -> Result<Self, ControlError> {
         let refused = |source| ControlError::Listen { flag: FLAG, address: address.to_string(), source };
         let peer = match address {
-            Address::Unix(path) => return Door::open(FLAG, path).map(|door| Self(Listener::Unix(door))),
+            Address::Unix(path) => return ControlSocket::open(FLAG, path).map(|socket| Self(Listener::Unix(socket))),
             Address::Tcp(peer) => peer,
             _ => {
                 return Err(refused(io::Error::other(
@@ -82,16 +82,16 @@ impl MetricsDoor {
     /// # Errors
     /// The host gives no thread.
     pub fn serve(self, handle: Handle) -> io::Result<Metrics> {
-        let door = Arc::new(self);
-        let theirs = Arc::clone(&door);
+        let socket = Arc::new(self);
+        let theirs = Arc::clone(&socket);
         sandbox::spawn(Kind::Control, "metrics", move || theirs.accept(&handle))?;
-        Ok(Metrics(door))
+        Ok(Metrics(socket))
     }
 
     fn accept(&self, handle: &Handle) {
         loop {
             let served = match &self.0 {
-                Listener::Unix(door) => door.listener().accept().and_then(|(client, _)| serve(client, handle)),
+                Listener::Unix(socket) => socket.listener().accept().and_then(|(client, _)| serve(client, handle)),
                 Listener::Tcp(listener) => listener.accept().and_then(|(client, _)| serve(client, handle)),
             };
             // A client that left, or the host is out of descriptors: both pass.

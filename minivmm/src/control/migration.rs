@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use vmstate::migrate::{Downtime, PARAMETERS, Parameter, ParameterUnit, ParameterValue, Takeover};
 
 use crate::config::Tls;
-use crate::control::answer::{Arguments, Failure, ask};
+use crate::control::commands::{Arguments, Failure, ask};
 use crate::control::descriptors::Caller;
 use crate::control::kind::{Kind, Member, needed, optional};
 use crate::control::table::{Command, Event};

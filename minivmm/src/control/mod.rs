@@ -3,9 +3,9 @@
 
 mod absent;
 mod announce;
-mod answer;
 mod channels;
 mod client;
+mod commands;
 mod descriptors;
 mod dirty_rate;
 mod exposition;
@@ -27,6 +27,6 @@ mod tests;
 
 pub use client::{Client, ClientError};
 pub use manual::tables;
-pub use metrics::{Metrics, MetricsDoor};
+pub use metrics::{Metrics, MetricsSocket};
 pub use qmp::{Conversation, Said, Session};
-pub use socket::{ControlError, Door, Server};
+pub use socket::{ControlError, ControlSocket, Server};

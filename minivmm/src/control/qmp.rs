@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use serde_json::error::Category;
 use serde_json::{Deserializer, Map, Value, json};
 
-use crate::control::answer::{Band, Failure, answer};
+use crate::control::commands::{Band, Failure, answer};
 use crate::control::descriptors::{Caller, Descriptors};
 use crate::control::introspection::OUT_OF_BAND;
 use crate::control::report;

@@ -87,14 +87,14 @@ pub enum ControlError {
 /// read, or waits for a driver that is stuck, does not keep it from that.
 #[derive(Debug)]
 pub struct Server {
-    door: Arc<Door>,
+    socket: Arc<ControlSocket>,
     clients: Clients,
     acceptor: Option<JoinHandle<()>>,
 }
 
 /// A control socket at which nobody is served yet; dropped, it removes its file.
 #[derive(Debug)]
-pub struct Door {
+pub struct ControlSocket {
     path: PathBuf,
     inode: Option<(u64, u64)>,
     listener: UnixListener,
@@ -123,7 +123,7 @@ struct Standing {
 /// A message for a client, or the end of them.
 type Outgoing = Option<Vec<u8>>;
 
-impl Door {
+impl ControlSocket {
     /// Listens at `path`, which `flag` names, for the owner of this process only; or at the socket that was passed as `fd:N`, whose
     /// file and mode are its maker's.
     ///
@@ -147,7 +147,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for ControlSocket {
     fn drop(&mut self) {
         // Another process may have put its own socket there meanwhile.
         if self.inode.is_some() && inode(&self.path) == self.inode {
@@ -157,20 +157,20 @@ impl Drop for Door {
 }
 
 impl Server {
-    /// Listens at `path`, as [`Door::open`], and serves who comes.
+    /// Listens at `path`, as [`ControlSocket::open`], and serves who comes.
     ///
     /// # Errors
-    /// As [`Door::open`], or the host gives no thread.
+    /// As [`ControlSocket::open`], or the host gives no thread.
     pub fn bind(path: &Path, handle: Handle) -> Result<Self, ControlError> {
-        Self::serve(Door::open(FLAG, path)?, handle)
+        Self::serve(ControlSocket::open(FLAG, path)?, handle)
     }
 
-    /// Serves who comes to `door`.
+    /// Serves who comes to `socket`.
     ///
     /// # Errors
     /// The host gives no thread.
-    pub fn serve(door: Door, handle: Handle) -> Result<Self, ControlError> {
-        let door = Arc::new(door);
+    pub fn serve(socket: ControlSocket, handle: Handle) -> Result<Self, ControlError> {
+        let socket = Arc::new(socket);
         let clients = Clients::default();
         let audience = Arc::downgrade(&clients);
         handle.subscribe(move |event| match audience.upgrade() {
@@ -183,20 +183,20 @@ impl Server {
             None => false,
         });
         let acceptor = {
-            let (theirs, clients) = (Arc::clone(&door), Arc::clone(&clients));
+            let (theirs, clients) = (Arc::clone(&socket), Arc::clone(&clients));
             let begun = spawn("qmp-accept", move || accept(&theirs.listener, &clients, &handle));
-            begun.map_err(|source| ControlError::Bind { flag: FLAG, path: door.path.clone(), source })?
+            begun.map_err(|source| ControlError::Bind { flag: FLAG, path: socket.path.clone(), source })?
         };
-        Ok(Self { door, clients, acceptor: Some(acceptor) })
+        Ok(Self { socket, clients, acceptor: Some(acceptor) })
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         // A socket that others have as well would be shut down for all: the thread waits there until the process ends.
-        if passed::reference(&self.door.path).is_none() {
+        if passed::reference(&self.socket.path).is_none() {
             // Wakes `accept`; std has no shutdown for listeners.
-            let _ = nix::sys::socket::shutdown(self.door.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+            let _ = nix::sys::socket::shutdown(self.socket.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
             if let Some(acceptor) = self.acceptor.take() {
                 let _ = acceptor.join();
             }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use crate::control::answer::{Arguments, Failure};
+use crate::control::commands::{Arguments, Failure};
 use crate::control::descriptors::{self, Caller};
 use crate::control::kind::{Kind, Member, Shape, needed};
 use crate::control::{announce, dirty_rate, human, introspection, machine, migration};

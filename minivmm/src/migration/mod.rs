@@ -9,5 +9,5 @@ pub mod ownership;
 pub mod preflight;
 pub mod ram;
 mod remedies;
+mod section_of;
 pub mod sections;
-mod view;

@@ -10,8 +10,8 @@ use super::kept::KeptSections;
 use super::ownership::SharedTickets;
 use super::preflight::Preflight;
 use super::remedies::REMEDIES;
-pub use super::view::SharedSection;
-use super::view::View;
+use super::section_of::SectionOf;
+pub use super::section_of::SharedSection;
 use crate::kvm::state::HypervisorState;
 
 /// State that no device model owns, between the kernel and the stream: read before a save, written after a load.
@@ -69,38 +69,47 @@ impl Parts {
     pub fn sections(&self) -> vmstate::Result<Sections<'static>> {
         let state = &self.state;
         let mut sections = Sections::new();
-        let preflight = View::new(state, |state: &mut MachineState| &mut state.preflight);
+        let preflight = SectionOf::new(state, |state: &mut MachineState| &mut state.preflight);
         sections.register("minivmm/preflight", 0, preflight)?.beyond_qemu();
         sections.register("minivmm/ownership", 0, Arc::clone(&self.tickets))?.beyond_qemu();
-        sections.register("timer", 0, View::new(state, |state: &mut MachineState| &mut state.timer))?;
+        sections.register("timer", 0, SectionOf::new(state, |state: &mut MachineState| &mut state.timer))?;
         for vcpu in 0..self.vcpus {
             let instance = vcpu as u32;
-            let common = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].common);
+            let common =
+                SectionOf::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].common);
             sections.register("cpu_common", instance, common)?;
-            let cpu = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].cpu);
+            let cpu = SectionOf::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].cpu);
             sections.register("cpu", instance, cpu)?;
-            let apic = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].apic);
+            let apic = SectionOf::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].apic);
             sections.register("apic", instance, apic)?;
         }
-        sections.register("ioapic", 0, View::new(state, |state: &mut MachineState| &mut state.hypervisor.ioapic))?;
-        sections.register("kvmclock", 0, View::new(state, |state: &mut MachineState| &mut state.hypervisor.clock))?;
+        sections.register(
+            "ioapic",
+            0,
+            SectionOf::new(state, |state: &mut MachineState| &mut state.hypervisor.ioapic),
+        )?;
+        sections.register(
+            "kvmclock",
+            0,
+            SectionOf::new(state, |state: &mut MachineState| &mut state.hypervisor.clock),
+        )?;
         for chip in 0..2 {
-            let pic = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.pics[chip]);
+            let pic = SectionOf::new(state, move |state: &mut MachineState| &mut state.hypervisor.pics[chip]);
             sections.register("i8259", chip as u32, pic)?;
         }
-        sections.register("i8254", 0, View::new(state, |state: &mut MachineState| &mut state.hypervisor.pit))?;
+        sections.register("i8254", 0, SectionOf::new(state, |state: &mut MachineState| &mut state.hypervisor.pit))?;
         for (name, device) in &self.devices {
             sections.register(name, 0, device.clone())?;
         }
-        let fw_cfg = View::new(state, |state: &mut MachineState| &mut state.kept.fw_cfg);
+        let fw_cfg = SectionOf::new(state, |state: &mut MachineState| &mut state.kept.fw_cfg);
         sections.register("fw_cfg", 0, fw_cfg)?.optional();
-        let kvm_tpr_opt = View::new(state, |state: &mut MachineState| &mut state.kept.kvm_tpr_opt);
+        let kvm_tpr_opt = SectionOf::new(state, |state: &mut MachineState| &mut state.kept.kvm_tpr_opt);
         sections.register("kvm-tpr-opt", 0, kvm_tpr_opt)?.optional();
-        sections.register("globalstate", 0, View::new(state, |state: &mut MachineState| &mut state.global))?;
-        let reference = View::new(state, |state: &mut MachineState| &mut state.hypervisor.reference);
+        sections.register("globalstate", 0, SectionOf::new(state, |state: &mut MachineState| &mut state.global))?;
+        let reference = SectionOf::new(state, |state: &mut MachineState| &mut state.hypervisor.reference);
         sections.register("minivmm/clock", 0, reference)?.beyond_qemu();
         for vcpu in 0..self.vcpus {
-            let extra = View::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].extra);
+            let extra = SectionOf::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].extra);
             sections.register("minivmm/vcpu", vcpu as u32, extra)?.beyond_qemu();
         }
         for (name, remedy) in REMEDIES {

@@ -1,8 +1,8 @@
 //! Target: two releases of one section, drawn from the input. The checker comes to an end, and says the same of a
-//! crossing whichever side it is asked from.
+//! comparison whichever side it is asked from.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use vmstate::compat::{Crossing, Direction, Verdict, check};
+use vmstate::compat::{Comparison, Direction, Verdict, check};
 use vmstate::schema::json::Schema;
 use vmstate::schema::{Description, Field, Kind, Limit, MaybeStatic, Presence};
 
@@ -27,13 +27,14 @@ fn body(input: &[u8]) {
     }
     let (forward, backward) = (check(&old, &new), check(&new, &old));
     forward.to_string();
-    let of = |crossings: &[Crossing], version: u32, direction: Direction| -> Vec<String> {
-        let same = crossings.iter().filter(|crossing| crossing.version == version && crossing.direction == direction);
-        same.map(|crossing| outcome(&crossing.verdict)).collect()
+    let of = |comparisons: &[Comparison], version: u32, direction: Direction| -> Vec<String> {
+        let same =
+            comparisons.iter().filter(|comparison| comparison.version == version && comparison.direction == direction);
+        same.map(|comparison| outcome(&comparison.verdict)).collect()
     };
     assert_eq!(
-        of(&forward.crossings, new.version, Direction::NewToOld),
-        of(&backward.crossings, new.version, Direction::OldToNew),
+        of(&forward.comparisons, new.version, Direction::NewToOld),
+        of(&backward.comparisons, new.version, Direction::OldToNew),
         "the sides disagree about {old:?} and {new:?}"
     );
 }

@@ -5,6 +5,7 @@ mod bounds;
 mod compat;
 pub mod corpus;
 pub mod devices;
+mod every_kind;
 pub mod flash;
 mod guest;
 mod inspect;
@@ -13,16 +14,15 @@ pub mod machine;
 mod multifd;
 mod pairing;
 mod qmp;
+mod rollback;
 mod schema;
 mod section;
 mod stream;
 pub mod streams;
-mod unharmed;
 mod xbzrle;
-mod zoo;
 
 pub use bounds::within;
-pub use unharmed::Unharmed;
+pub use rollback::Rollback;
 
 /// One way in for hostile bytes.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ pub const TARGETS: [Target; 12] = [
     inspect::TARGET,
     schema::TARGET,
     compat::TARGET,
-    zoo::TARGET,
+    every_kind::TARGET,
     qmp::TARGET,
     kernel::TARGET,
     guest::TARGET,

@@ -13,7 +13,7 @@ use vmstate::section::{Section, Sections};
 
 use crate::devices;
 use crate::flash::Flash;
-use crate::unharmed::Unharmed;
+use crate::rollback::Rollback;
 
 /// The machine type of the streams.
 pub const TYPE: &str = "microvm";
@@ -23,7 +23,7 @@ pub const LIMITS: Limits = Limits::new(1 << 20);
 /// Devices and RAM.
 #[derive(Debug)]
 pub struct Machine {
-    devices: Vec<(&'static str, u32, Unharmed<'static>)>,
+    devices: Vec<(&'static str, u32, Rollback<'static>)>,
     flash: Flash,
     ram: Ram,
 }
@@ -77,7 +77,7 @@ impl Machine {
     }
 }
 
-fn sections<'a>(devices: &'a mut [(&'static str, u32, Unharmed<'static>)], flash: &'a mut Flash) -> Sections<'a> {
+fn sections<'a>(devices: &'a mut [(&'static str, u32, Rollback<'static>)], flash: &'a mut Flash) -> Sections<'a> {
     let mut sections = Sections::new();
     sections.add_iterative(flash).expect("a name of its own").optional();
     for (name, instance, device) in devices {

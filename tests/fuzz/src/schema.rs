@@ -32,8 +32,8 @@ pub(crate) fn loads_in_itself(description: &Description) {
     if !is_sound(description) {
         return;
     }
-    for crossing in &report.crossings {
-        match &crossing.verdict {
+    for comparison in &report.comparisons {
+        match &comparison.verdict {
             Verdict::Loads | Verdict::NotCompared(_) => {}
             verdict => panic!("{description:?} does not load in itself: {verdict:?}"),
         }

@@ -3,7 +3,7 @@
 //!
 //! | what | cut off at | bytes changed, to |
 //! | --- | --- | --- |
-//! | a section of each device of QEMU's, and the zoo; strict and QEMU-compatible | every byte | every one, all 255 other values |
+//! | a section of each device of QEMU's, and the struct with every kind of field; strict and QEMU-compatible | every byte | every one, all 255 other values |
 //! | a stream loaded: head and RAM list of QEMU's, four pages, three of its devices; strict and QEMU-compatible | every byte | all around the devices, all 255 other values |
 //! | that of all devices, loaded and inspected | every byte up to the self-description, then every 97th | |
 //! | a stream of this library, inspected | every byte | every one, all single bits and [`DIGITS`] |
@@ -66,7 +66,7 @@ fn known() -> Vec<&'static str> {
     devices::all().iter().map(|&(name, ..)| name).collect()
 }
 
-/// Each device checks itself that it is unharmed; counted here is that it was put to the test.
+/// Each device checks its own rollback ([`Rollback`](vmstate_fuzz::Rollback)); the count here shows that each was tried.
 #[test]
 fn sections_of_devices() {
     let sections = sections();

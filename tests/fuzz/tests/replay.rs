@@ -46,8 +46,8 @@ fn compat() {
 }
 
 #[test]
-fn zoo() {
-    replay("zoo");
+fn every_kind() {
+    replay("every_kind");
 }
 
 #[test]
@@ -96,7 +96,17 @@ fn every_target_is_replayed() {
     assert_eq!(
         names,
         [
-            "section", "stream", "inspect", "schema", "compat", "zoo", "qmp", "kernel", "guest", "xbzrle", "multifd",
+            "section",
+            "stream",
+            "inspect",
+            "schema",
+            "compat",
+            "every_kind",
+            "qmp",
+            "kernel",
+            "guest",
+            "xbzrle",
+            "multifd",
             "pairing"
         ]
     );

@@ -1,19 +1,19 @@
 //! What a release is asked: whether its streams load, given what a user knows and two descriptions do not show.
 
-use super::verdict::{Break, Condition, Crossing, Direction, Reason, SectionReport, Verdict};
+use super::verdict::{Break, Comparison, Condition, Direction, Reason, SectionReport, Verdict};
 
 impl SectionReport {
-    /// The crossings in `direction` that can break although all of `assumed` holds. A version that the writer's release
+    /// The comparisons in `direction` that can break although all of `assumed` holds. A version that the writer's release
     /// only loads and the reader's `minimum_version` excludes is not among them: it was dropped on purpose. The one
     /// that the writer writes always counts.
-    pub fn broken(&self, direction: Direction, assumed: &[String]) -> Vec<&Crossing> {
-        let crossings = || self.crossings.iter().filter(|crossing| crossing.direction == direction);
-        let written = crossings().map(|crossing| crossing.version).max();
-        let dropped = |crossing: &&Crossing| {
-            Some(crossing.version) < written
-                && matches!(crossing.verdict, Verdict::Breaks(Break { reason: Reason::TooOld { .. }, .. }))
+    pub fn broken(&self, direction: Direction, assumed: &[String]) -> Vec<&Comparison> {
+        let comparisons = || self.comparisons.iter().filter(|comparison| comparison.direction == direction);
+        let written = comparisons().map(|comparison| comparison.version).max();
+        let dropped = |comparison: &&Comparison| {
+            Some(comparison.version) < written
+                && matches!(comparison.verdict, Verdict::Breaks(Break { reason: Reason::TooOld { .. }, .. }))
         };
-        crossings().filter(|crossing| !crossing.verdict.loads_given(assumed) && !dropped(crossing)).collect()
+        comparisons().filter(|comparison| !comparison.verdict.loads_given(assumed) && !dropped(comparison)).collect()
     }
 }
 
@@ -29,7 +29,7 @@ impl Verdict {
     ///     Description::new("fan".into(), 1, 1, fields.into(), vec![].into())
     /// };
     /// let report = check(&fan(Presence::Since(0)), &fan(Presence::If("has_fan".into())));
-    /// let verdict = &report.crossings[0].verdict;
+    /// let verdict = &report.comparisons[0].verdict;
     /// assert!(!verdict.loads_given(&[]));
     /// assert!(verdict.loads_given(&["has_fan is true".into()]));
     /// ```

@@ -5,7 +5,7 @@ use std::cell::Cell;
 /// For all comparisons of one call.
 const TOTAL: usize = 1 << 23;
 /// For one direction and version.
-const CROSSING: usize = 1 << 20;
+const COMPARISON: usize = 1 << 20;
 /// Bytes of text that cost as much as one step.
 const TEXT: usize = 128;
 
@@ -23,9 +23,9 @@ impl Budget {
         Self { left: Cell::new(TOTAL) }
     }
 
-    /// Lets one crossing spend its part.
-    pub(super) fn crossing<T>(&self, work: impl FnOnce(&Self) -> T) -> T {
-        let granted = CROSSING.min(self.left.get());
+    /// Lets one comparison spend its part.
+    pub(super) fn comparison<T>(&self, work: impl FnOnce(&Self) -> T) -> T {
+        let granted = COMPARISON.min(self.left.get());
         let part = Self { left: Cell::new(granted) };
         let done = work(&part);
         self.left.set(self.left.get() - granted + part.left.get());

@@ -32,7 +32,8 @@ use std::collections::BTreeSet;
 pub use registry::{RegistryReport, SectionDescription, check_registry, check_schemas};
 pub use values::Values;
 pub use verdict::{
-    Break, Case, Condition, Crossing, Difference, Direction, Reason, Reliance, SectionReport, Subject, Verdict, Warning,
+    Break, Case, Comparison, Condition, Difference, Direction, Reason, Reliance, SectionReport, Subject, Verdict,
+    Warning,
 };
 
 use crate::schema::program::Program;
@@ -72,13 +73,13 @@ fn check_within(old: &Description, new: &Description, budget: &Budget) -> Sectio
     let (old, new) = (&*Program::of(old), &*Program::of(new));
     let versions: Vec<_> = versions(old).into_iter().rev().collect();
     let (looked_at, left_out) = versions.split_at(versions.len().min(MAX_VERSIONS));
-    let mut crossings: Vec<_> =
+    let mut comparisons: Vec<_> =
         looked_at.iter().map(|version| cross(old, new, *version, Direction::OldToNew, budget)).collect();
     if let Some(version) = left_out.first() {
-        crossings.push(not_compared(old, *version, Direction::OldToNew, Stop::TooLarge));
+        comparisons.push(not_compared(old, *version, Direction::OldToNew, Stop::TooLarge));
     }
-    crossings.push(cross(new, old, new.newest, Direction::NewToOld, budget));
-    SectionReport { section: old.name.to_owned(), crossings }
+    comparisons.push(cross(new, old, new.newest, Direction::NewToOld, budget));
+    SectionReport { section: old.name.to_owned(), comparisons }
 }
 
 /// The versions that streams of `program` and its forerunners may have, one for each layout.
@@ -93,19 +94,25 @@ fn versions(program: &Program<'_>) -> BTreeSet<u32> {
 }
 
 /// What `writer` sends at `version`, read by `reader`.
-fn cross(writer: &Program<'_>, reader: &Program<'_>, version: u32, direction: Direction, budget: &Budget) -> Crossing {
+fn cross(
+    writer: &Program<'_>,
+    reader: &Program<'_>,
+    version: u32,
+    direction: Direction,
+    budget: &Budget,
+) -> Comparison {
     let (newest, oldest) = (reader.newest, reader.oldest);
     let reason = match version {
         _ if version > newest => Reason::TooNew { version, newest },
         _ if version < oldest => Reason::TooOld { version, oldest },
         _ => {
-            let compared = budget.crossing(|budget| compare(writer, reader, version, direction, budget));
+            let compared = budget.comparison(|budget| compare(writer, reader, version, direction, budget));
             return compared.unwrap_or_else(|stop| not_compared(writer, version, direction, stop));
         }
     };
     let remedy = remedy::of(&reason, direction, Around::Versioned);
     let verdict = Verdict::Breaks(Break { field: writer.name.to_owned(), reason, remedy });
-    Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
+    Comparison { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }
 
 fn compare(
@@ -114,21 +121,21 @@ fn compare(
     version: u32,
     direction: Direction,
     budget: &Budget,
-) -> Result<Crossing, Stop> {
+) -> Result<Comparison, Stop> {
     let (mut sent, mut subjects) = (Sent::new(), Subjects::default());
     build::subsections(writer, &mut sent, budget)?;
     let written = build::written(writer, version, &mut subjects, budget)?;
     let mut read = build::read(reader, version, &sent, &mut subjects, budget)?;
     asked::pair(&written, &mut read);
-    Sides::new(written, read, subjects, budget).crossing(direction, version)
+    Sides::new(written, read, subjects, budget).comparison(direction, version)
 }
 
-fn not_compared(writer: &Program<'_>, version: u32, direction: Direction, stop: Stop) -> Crossing {
+fn not_compared(writer: &Program<'_>, version: u32, direction: Direction, stop: Stop) -> Comparison {
     let (field, reason) = match stop {
         Stop::TooLarge => (writer.name.to_owned(), Reason::TooLarge),
         Stop::Ambiguous(field) => (field, Reason::Ambiguous),
     };
     let remedy = remedy::of(&reason, direction, Around::Versioned);
     let verdict = Verdict::NotCompared(Break { field, reason, remedy });
-    Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
+    Comparison { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::budget::Budget;
 use super::layout::Around;
-use super::verdict::{Break, Case, Condition, Crossing, Direction, Reason, SectionReport, Subject, Verdict};
+use super::verdict::{Break, Case, Comparison, Condition, Direction, Reason, SectionReport, Subject, Verdict};
 use super::{check_within, remedy};
 use crate::schema::Description;
 use crate::schema::json::Schema;
@@ -64,17 +64,17 @@ pub fn check_registry(old: &[SectionDescription<'_>], new: &[SectionDescription<
         let mut report = check_within(section.description, other.description, &budget);
         let needs =
             |reader: &SectionDescription<'_>, writer: &SectionDescription<'_>| reader.required && !writer.required;
-        for crossing in &mut report.crossings {
-            match crossing.direction {
-                Direction::OldToNew if needs(other, section) => only_if_sent(crossing, section),
-                Direction::NewToOld if needs(section, other) => only_if_sent(crossing, other),
+        for comparison in &mut report.comparisons {
+            match comparison.direction {
+                Direction::OldToNew if needs(other, section) => only_if_sent(comparison, section),
+                Direction::NewToOld if needs(section, other) => only_if_sent(comparison, other),
                 _ => {}
             }
         }
         report.section = section.name.to_owned();
         if other.name != section.name && !section.aliases.contains(&other.name) {
-            report.crossings.retain(|crossing| crossing.direction == Direction::OldToNew);
-            report.crossings.push(breaks(other, Direction::NewToOld, Reason::NoSection));
+            report.comparisons.retain(|comparison| comparison.direction == Direction::OldToNew);
+            report.comparisons.push(breaks(other, Direction::NewToOld, Reason::NoSection));
         }
         sections.push(report);
     }
@@ -103,11 +103,11 @@ pub fn check_schemas(old: &Schema, new: &Schema) -> RegistryReport {
         else {
             continue;
         };
-        for crossing in &mut section.crossings {
-            let remedy = remedy::of(&reason, crossing.direction, Around::Versioned);
+        for comparison in &mut section.comparisons {
+            let remedy = remedy::of(&reason, comparison.direction, Around::Versioned);
             let why = Break { field: section.section.clone(), reason: reason.clone(), remedy };
-            *crossing =
-                Crossing { verdict: Verdict::NotCompared(why), warnings: vec![], relies_on: vec![], ..*crossing };
+            *comparison =
+                Comparison { verdict: Verdict::NotCompared(why), warnings: vec![], relies_on: vec![], ..*comparison };
         }
     }
     report
@@ -142,25 +142,25 @@ fn by_name<'s, 'a>(sections: &'s [SectionDescription<'a>]) -> HashMap<&'a str, &
 
 fn report(
     section: &SectionDescription<'_>,
-    crossings: impl IntoIterator<Item = Crossing>,
-    more: impl IntoIterator<Item = Crossing>,
+    comparisons: impl IntoIterator<Item = Comparison>,
+    more: impl IntoIterator<Item = Comparison>,
 ) -> SectionReport {
-    SectionReport { section: section.name.to_owned(), crossings: crossings.into_iter().chain(more).collect() }
+    SectionReport { section: section.name.to_owned(), comparisons: comparisons.into_iter().chain(more).collect() }
 }
 
 /// One side does not have the section at all.
-fn breaks(section: &SectionDescription<'_>, direction: Direction, reason: Reason) -> Crossing {
+fn breaks(section: &SectionDescription<'_>, direction: Direction, reason: Reason) -> Comparison {
     let verdict = Verdict::Breaks(broken(section, direction, reason));
     let version = section.description.version;
-    Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
+    Comparison { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
 }
 
 /// The reader does not do without the section, which the writer need not send.
-fn only_if_sent(crossing: &mut Crossing, writer: &SectionDescription<'_>) {
+fn only_if_sent(comparison: &mut Comparison, writer: &SectionDescription<'_>) {
     let when = vec![Condition { subject: Subject::Section(writer.name.to_owned()), holds: false }];
-    let case = Case { when, breaks: broken(writer, crossing.direction, Reason::Missing) };
-    match &mut crossing.verdict {
-        Verdict::Loads => crossing.verdict = Verdict::LoadsIf(vec![case]),
+    let case = Case { when, breaks: broken(writer, comparison.direction, Reason::Missing) };
+    match &mut comparison.verdict {
+        Verdict::Loads => comparison.verdict = Verdict::LoadsIf(vec![case]),
         Verdict::LoadsIf(cases) => cases.push(case),
         Verdict::Breaks(_) | Verdict::NotCompared(_) => {}
     }

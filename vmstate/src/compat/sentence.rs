@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::verdict::{
-    Break, Case, Condition, Crossing, Difference, Direction, Reason, Reliance, SectionReport, Subject, Verdict, Warning,
+    Break, Case, Comparison, Condition, Difference, Direction, Reason, Reliance, SectionReport, Subject, Verdict,
+    Warning,
 };
 use crate::error::Printable;
 
@@ -13,11 +14,11 @@ struct Raw<'a, T>(&'a T);
 impl fmt::Display for SectionReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", Printable(&self.section))?;
-        self.crossings.iter().try_for_each(|crossing| write!(f, "{crossing}"))
+        self.comparisons.iter().try_for_each(|comparison| write!(f, "{comparison}"))
     }
 }
 
-impl fmt::Display for Crossing {
+impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let direction = match self.direction {
             Direction::OldToNew => "old -> new",

@@ -11,14 +11,14 @@ pub struct SectionReport {
     /// The section.
     pub section: String,
     /// One verdict for each direction and each version that may cross.
-    pub crossings: Vec<Crossing>,
+    pub comparisons: Vec<Comparison>,
 }
 
 impl SectionReport {
     /// True if nothing can break; conditional verdicts count as broken only if `strict`, what could not be compared
     /// always does.
     pub fn is_compatible(&self, strict: bool) -> bool {
-        self.crossings.iter().all(|crossing| match crossing.verdict {
+        self.comparisons.iter().all(|comparison| match comparison.verdict {
             Verdict::Loads => true,
             Verdict::LoadsIf(_) => !strict,
             Verdict::Breaks(_) | Verdict::NotCompared(_) => false,
@@ -27,14 +27,14 @@ impl SectionReport {
 
     /// True if there is no more to say than that all streams load, both ways.
     pub fn is_plain(&self) -> bool {
-        self.crossings.iter().all(Crossing::is_plain)
+        self.comparisons.iter().all(Comparison::is_plain)
     }
 }
 
 /// Streams of one release, written at one version, in the code of the other.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
-pub struct Crossing {
+pub struct Comparison {
     /// Which way.
     pub direction: Direction,
     /// Version that the stream says.
@@ -47,7 +47,7 @@ pub struct Crossing {
     pub relies_on: Vec<Reliance>,
 }
 
-impl Crossing {
+impl Comparison {
     /// True if there is no more to say than that it loads.
     pub fn is_plain(&self) -> bool {
         self.verdict == Verdict::Loads && self.warnings.is_empty()

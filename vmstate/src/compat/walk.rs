@@ -10,7 +10,7 @@ use super::layout::Layout;
 use super::position::{At, Decisions, Next, Position};
 use super::sides::{Found, Sides, Stop};
 use super::subjects::Id;
-use super::verdict::{Break, Case, Condition, Crossing, Reason, Subject, Verdict};
+use super::verdict::{Break, Case, Comparison, Condition, Reason, Subject, Verdict};
 use super::{Direction, remedy};
 
 /// More cases than this are not told apart.
@@ -35,7 +35,7 @@ struct Broken {
 
 impl Sides<'_> {
     /// The verdict, and what belongs to it.
-    pub(super) fn crossing(&self, direction: Direction, version: u32) -> Result<Crossing, Stop> {
+    pub(super) fn comparison(&self, direction: Direction, version: u32) -> Result<Comparison, Stop> {
         let named = |broken: Broken| {
             let side = if broken.reason == Reason::NotSent { &self.read } else { &self.written };
             let remedy = remedy::of(&broken.reason, direction, side.around(&broken.field));
@@ -53,13 +53,13 @@ impl Sides<'_> {
                 found.relied.append(&self.read.relied);
                 let warnings = found.warnings.into_iter().collect();
                 let relies_on = found.relied.into_reliances();
-                return Ok(Crossing { direction, version, verdict, warnings, relies_on });
+                return Ok(Comparison { direction, version, verdict, warnings, relies_on });
             };
             if !loads {
                 // Nothing is left that loads: the first break found is the shortest.
                 let breaks = cases.into_iter().next().map_or_else(|| named(broken), |(_, first)| first);
                 let verdict = Verdict::Breaks(breaks);
-                return Ok(Crossing { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() });
+                return Ok(Comparison { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() });
             }
             let when = self.needed(&broken)?;
             if when.is_empty() || cases.len() >= MAX_CASES {

@@ -64,7 +64,7 @@ fn other_layout(here: &Description, version: u32, there: &Description) -> Option
     let mut written = here.older(version, &known, false);
     written.minimum_version = version;
     let report = check(&written, there);
-    let there = report.crossings.into_iter().find(|crossing| crossing.direction == Direction::OldToNew)?;
+    let there = report.comparisons.into_iter().find(|comparison| comparison.direction == Direction::OldToNew)?;
     match there.verdict {
         Verdict::Breaks(broken) | Verdict::NotCompared(broken) => {
             Some(format!("at version {version} it breaks there at {} because {}", broken.field, broken.reason))

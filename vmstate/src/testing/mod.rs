@@ -28,7 +28,7 @@
 
 mod bytes;
 mod golden;
-mod kept;
+mod store;
 mod verify;
 
 use std::fmt;

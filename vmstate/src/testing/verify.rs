@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::kept::{Entry, SCHEMA, add, read, stream_name};
+use super::store::{Entry, SCHEMA, add, read, stream_name};
 use super::{Lock, golden};
-use crate::compat::{Crossing, Direction, Reliance, SectionReport, check_schemas};
+use crate::compat::{Comparison, Direction, Reliance, SectionReport, check_schemas};
 use crate::schema::json::Schema;
 use crate::section::Sections;
 
@@ -79,11 +79,11 @@ impl Lock<'_> {
                 continue;
             }
             let _ = writeln!(problem, "{}", section.section);
-            let back = section.crossings.iter().filter(|crossing| crossing.direction == Direction::NewToOld);
-            for crossing in broken.into_iter().chain(back) {
-                let _ = write!(problem, "{crossing}");
-                if crossing.direction == Direction::OldToNew {
-                    conditions.extend(crossing.verdict.assumptions());
+            let back = section.comparisons.iter().filter(|comparison| comparison.direction == Direction::NewToOld);
+            for comparison in broken.into_iter().chain(back) {
+                let _ = write!(problem, "{comparison}");
+                if comparison.direction == Direction::OldToNew {
+                    conditions.extend(comparison.verdict.assumptions());
                 }
             }
         }
@@ -143,10 +143,10 @@ fn is_same(kept: &Schema, today: &Schema) -> bool {
 /// lower limit would not be seen.
 fn says_less(kept: &Schema, today: &Schema) -> bool {
     let report = check_schemas(kept, today);
-    let mut crossings = report.sections.iter().flat_map(|section| &section.crossings);
-    let is_unknown = |crossing: &Crossing| crossing.relies_on.iter().any(|of| matches!(of, Reliance::Counts(_)));
+    let mut comparisons = report.sections.iter().flat_map(|section| &section.comparisons);
+    let is_unknown = |comparison: &Comparison| comparison.relies_on.iter().any(|of| matches!(of, Reliance::Counts(_)));
     kept.sections().iter().any(|(_, description)| description.hooks.is_none())
-        && crossings.any(|crossing| crossing.direction == Direction::OldToNew && is_unknown(crossing))
+        && comparisons.any(|comparison| comparison.direction == Direction::OldToNew && is_unknown(comparison))
 }
 
 fn saved(state: &str, sections: &mut Sections<'_>) -> Result<Vec<u8>, String> {

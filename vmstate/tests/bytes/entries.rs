@@ -139,7 +139,7 @@ fn the_description_says_what_is_on_the_wire_and_who_makes_it() {
         assert_eq!(field.count, Some(Count::new(None, 1, 3, false)));
     }
     let report = check(Room::DESCRIPTION, Room::DESCRIPTION);
-    let relied = report.crossings[0].relies_on.iter().find_map(|reliance| match reliance {
+    let relied = report.comparisons[0].relies_on.iter().find_map(|reliance| match reliance {
         Reliance::Hooks(hooks) => Some(hooks.join("; ")),
         _ => None,
     });

@@ -111,10 +111,10 @@ fn it_describes_itself_as_a_tag_and_a_struct_for_each_variant() {
 fn verdicts<Old: VmState, New: VmState>() -> [String; 2] {
     let report = vmstate::compat::check(Old::DESCRIPTION, New::DESCRIPTION);
     [Direction::OldToNew, Direction::NewToOld].map(|direction| {
-        let mut crossings = report.crossings.iter().filter(|crossing| crossing.direction == direction);
-        let crossing = crossings.next().expect("one version each way");
-        assert!(crossing.warnings.is_empty() && crossing.relies_on.is_empty(), "{crossing}");
-        let sentence = crossing.verdict.to_string();
+        let mut comparisons = report.comparisons.iter().filter(|comparison| comparison.direction == direction);
+        let comparison = comparisons.next().expect("one version each way");
+        assert!(comparison.warnings.is_empty() && comparison.relies_on.is_empty(), "{comparison}");
+        let sentence = comparison.verdict.to_string();
         let cases = sentence.split("; and ").map(|case| case.split(" -> ").next().unwrap_or_default());
         cases.collect::<Vec<_>>().join("; and ")
     })

@@ -264,8 +264,8 @@ fn json_says_the_same() {
     assert_eq!((code, &found["compatible"], &found["machines"]), (1, &json!(false), &json!(["microvm", "virt"])));
     let sections = found["sections"].as_array().unwrap();
     let ged = sections.iter().find(|section| section["section"] == "acpi-ged").unwrap();
-    assert_eq!(ged["crossings"][0]["direction"], "old-to-new");
-    assert_eq!(ged["crossings"][0]["verdict"]["breaks"]["reason"], "no-section");
+    assert_eq!(ged["comparisons"][0]["direction"], "old-to-new");
+    assert_eq!(ged["comparisons"][0]["verdict"]["breaks"]["reason"], "no-section");
 }
 
 #[test]

@@ -12,11 +12,11 @@ use crate::{U8, U32, description, field, nested, plain, since, when};
 /// without optimization; what is not bounded takes hours.
 const SOON: Duration = Duration::from_secs(60);
 
-/// True if at least one crossing was too large to be compared, and all were left soon.
+/// True if at least one comparison was too large to be compared, and all were left soon.
 fn is_too_large(report: &SectionReport) -> bool {
     assert!(!report.is_compatible(false), "{report}");
     let too_large = |verdict: &Verdict| matches!(verdict, Verdict::NotCompared(why) if why.reason == Reason::TooLarge);
-    report.crossings.iter().any(|crossing| too_large(&crossing.verdict))
+    report.comparisons.iter().any(|comparison| too_large(&comparison.verdict))
 }
 
 #[track_caller]
@@ -76,7 +76,7 @@ fn many_versions_are_not_all_compared() {
     let dev = description("dev", (5000, 0), fields, vec![]);
     let report = ends_soon(|| check(&dev, &dev));
     assert!(is_too_large(&report));
-    assert_eq!(report.crossings.len(), 64 + 1 + 1);
+    assert_eq!(report.comparisons.len(), 64 + 1 + 1);
 }
 
 /// Each predicate is known on one side only, so that all of them are open together.

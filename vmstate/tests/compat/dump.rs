@@ -2,7 +2,7 @@
 //! (scripts/vmstate-static-checker.py) is seen in a copy with one change.
 
 use serde_json::{Value, json};
-use vmstate::compat::{Crossing, Direction, RegistryReport, Reliance, Verdict, check_schemas};
+use vmstate::compat::{Comparison, Direction, RegistryReport, Reliance, Verdict, check_schemas};
 use vmstate::schema::json::Schema;
 
 const DUMP: &str = include_str!("../fixtures/qemu-10.0-dump-vmstate.json");
@@ -25,16 +25,16 @@ fn changed(section: &str, change: impl FnOnce(&mut Value)) -> RegistryReport {
 /// The sentences about one section; all others load.
 #[track_caller]
 fn says(report: &RegistryReport, section: &str, expected: &[&str]) {
-    let is_fine = |crossing: &Crossing| crossing.verdict == Verdict::Loads && crossing.warnings.is_empty();
+    let is_fine = |comparison: &Comparison| comparison.verdict == Verdict::Loads && comparison.warnings.is_empty();
     let mut sentences = Vec::new();
     for found in &report.sections {
         match found.section == section {
-            true => sentences.extend(found.crossings.iter().map(|crossing| {
-                let way = if crossing.direction == Direction::OldToNew { "there" } else { "back" };
-                let verdict = crossing.verdict.to_string();
-                format!("{way} {}: {}", crossing.version, verdict.split(" -> ").next().unwrap())
+            true => sentences.extend(found.comparisons.iter().map(|comparison| {
+                let way = if comparison.direction == Direction::OldToNew { "there" } else { "back" };
+                let verdict = comparison.verdict.to_string();
+                format!("{way} {}: {}", comparison.version, verdict.split(" -> ").next().unwrap())
             })),
-            false => assert!(found.crossings.iter().all(is_fine), "{found}"),
+            false => assert!(found.comparisons.iter().all(is_fine), "{found}"),
         }
     }
     assert_eq!(sentences, expected);
@@ -57,14 +57,14 @@ fn a_dump_loads_in_itself_and_says_on_what_that_relies() {
     let report = check_schemas(&schema(&dump), &schema(&dump));
     assert_eq!(report.sections.len(), 24);
     for section in &report.sections {
-        for crossing in &section.crossings {
-            assert_eq!((&crossing.verdict, crossing.warnings.as_slice()), (&Verdict::Loads, &[][..]), "{section}");
+        for comparison in &section.comparisons {
+            assert_eq!((&comparison.verdict, comparison.warnings.as_slice()), (&Verdict::Loads, &[][..]), "{section}");
         }
     }
     // `config` is there twice, under two predicates that the dump does not name.
     let bridge = report.sections.iter().find(|section| section.section == "pcie-pci-bridge").unwrap();
     let predicates = ["parent_obj.config", "parent_obj.config#2"].map(str::to_owned).to_vec();
-    assert!(bridge.crossings[0].relies_on.contains(&Reliance::Predicates(predicates)), "{bridge}");
+    assert!(bridge.comparisons[0].relies_on.contains(&Reliance::Predicates(predicates)), "{bridge}");
 }
 
 #[test]
@@ -170,11 +170,11 @@ fn g9_another_size_of_the_same_number_of_bytes() {
     ];
     says(&report, IOAPIC, &breaks);
     let ioapic = report.sections.iter().find(|section| section.section == IOAPIC).unwrap();
-    assert!(ioapic.crossings.iter().all(|crossing| crossing.relies_on.is_empty()), "nothing relies on a break");
+    assert!(ioapic.comparisons.iter().all(|comparison| comparison.relies_on.is_empty()), "nothing relies on a break");
     let same = changed(IOAPIC, |_| {});
     let ioapic = same.sections.iter().find(|section| section.section == IOAPIC).unwrap();
     let sizes = ["id", "ioredtbl", "ioregsel", "irr"].map(str::to_owned).to_vec();
-    assert_eq!(ioapic.crossings[0].relies_on, [Reliance::Sizes(sizes), Reliance::Unsaid(vec!["ioapic".into()])]);
+    assert_eq!(ioapic.comparisons[0].relies_on, [Reliance::Sizes(sizes), Reliance::Unsaid(vec!["ioapic".into()])]);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn g11_padding_is_as_many_bytes_wherever_it_is() {
         let new = device([field("unused", 12)].into_iter().chain(rest()).collect());
         let report = check_schemas(&old, &new);
         assert!(report.is_compatible(true), "{report}");
-        assert_eq!(report.sections[0].crossings[0].warnings.len(), 2, "{report}");
+        assert_eq!(report.sections[0].comparisons[0].warnings.len(), 2, "{report}");
     }
 }
 

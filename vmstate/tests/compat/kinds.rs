@@ -1,6 +1,6 @@
 //! Kinds whose bytes are not the whole story: limits, pointers, lists, timers, versions of nested structs, codecs.
 
-use vmstate::compat::{Crossing, Direction, Verdict, check};
+use vmstate::compat::{Comparison, Direction, Verdict, check};
 use vmstate::schema::{Description, Field, Kind, Limit, Presence};
 
 use crate::{ALL_LOADS, U8, U32, description, field, nested, plain, says, since, when};
@@ -108,7 +108,7 @@ fn a_number_becomes_a_character() {
 #[test]
 fn padding_is_zero() {
     let gone = only(Kind::Unused(1));
-    let verdicts = |kind| check(&gone, &only(kind)).crossings[0].to_string();
+    let verdicts = |kind| check(&gone, &only(kind)).comparisons[0].to_string();
     assert!(verdicts(one_of(&[0, 1])).contains(": loads\n"));
     assert!(
         verdicts(limited(U8, Limit::NotZero)).contains(": breaks at mode because the reader takes only 1 to 255 ->")
@@ -148,7 +148,7 @@ fn what_the_machine_has_is_a_condition_if_only_the_reader_asks() {
     says(&new, &new, &both_load(relies, relies));
     let up_to = only(limited(U32, Limit::AtMostCurrent));
     says(&up_to, &up_to, &both_load(relies, relies));
-    let back = check(&new, &up_to).crossings[1].to_string();
+    let back = check(&new, &up_to).comparisons[1].to_string();
     assert!(back.contains("loads if both machines have the same mode, else"), "{back}");
 }
 
@@ -307,7 +307,7 @@ fn where_a_look_for_subsections_may_go_too_far_is_not_compared() {
     let dev = description("dev", (1, 1), fields, vec![more]);
     let report = check(&dev, &dev);
     assert!(!report.is_compatible(false));
-    let Crossing { direction, verdict, .. } = &report.crossings[0];
+    let Comparison { direction, verdict, .. } = &report.comparisons[0];
     assert!(matches!((direction, verdict), (Direction::OldToNew, Verdict::NotCompared(_))), "{report}");
     assert!(report.to_string().contains("not compared at list because a look for subsections may go too far there ->"));
 }
@@ -318,7 +318,7 @@ fn the_report_as_json() {
     let new = plain(vec![field("mode", one_of(&[0])), field("timer", Kind::Custom("timer".into()))]);
     let expected = r#"{
       "section": "dev",
-      "crossings": [
+      "comparisons": [
         {
           "direction": "old-to-new",
           "version": 1,

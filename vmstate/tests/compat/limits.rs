@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 
 use vmstate::VmState;
 use vmstate::codec::{Reader, Writer};
-use vmstate::compat::{Crossing, Direction, Reliance, Verdict, check};
+use vmstate::compat::{Comparison, Direction, Reliance, Verdict, check};
 use vmstate::schema::json::Schema;
 use vmstate::schema::{Description, of};
 
 /// What is said about streams of `old` in `new`, at `version`.
-fn crossing(old: &Description, new: &Description, version: u32) -> Crossing {
-    let crossings = check(old, new).crossings;
-    let found = |crossing: &Crossing| (crossing.direction, crossing.version) == (Direction::OldToNew, version);
-    crossings.into_iter().find(found).expect("the version is looked at")
+fn comparison(old: &Description, new: &Description, version: u32) -> Comparison {
+    let comparisons = check(old, new).comparisons;
+    let found = |comparison: &Comparison| (comparison.direction, comparison.version) == (Direction::OldToNew, version);
+    comparisons.into_iter().find(found).expect("the version is looked at")
 }
 
 /// The verdict does not change when both descriptions go through a file.
@@ -33,22 +33,22 @@ fn refused<Old: VmState, New: VmState>(mut sent: Old, mut into: New, condition: 
     let mut input = Reader::strict(&bytes).complete();
     let loaded = into.load_or_keep(&mut input, old.version);
     assert!(loaded.is_err() || !input.rest().is_empty(), "the example loads");
-    let said = crossing(old, new, old.version);
-    assert_eq!(crossing(&kept(old), &kept(new), old.version), said, "through a file");
+    let said = comparison(old, new, old.version);
+    assert_eq!(comparison(&kept(old), &kept(new), old.version), said, "through a file");
     match &said.verdict {
         Verdict::LoadsIf(_) => assert!(said.verdict.loads_given(&[condition.to_owned()]), "{said}"),
         verdict => assert!(condition.is_empty() && matches!(verdict, Verdict::Breaks(_)), "{said}"),
     }
     // A release loads its own.
     for own in [old, new] {
-        assert_eq!(crossing(own, own, own.version).verdict, Verdict::Loads, "{}", check(own, own));
+        assert_eq!(comparison(own, own, own.version).verdict, Verdict::Loads, "{}", check(own, own));
     }
 }
 
 /// `new` takes whatever `old` sends.
 #[track_caller]
 fn loads<Old: VmState, New: VmState>() {
-    let said = crossing(of::<Old>(), of::<New>(), of::<Old>().version);
+    let said = comparison(of::<Old>(), of::<New>(), of::<Old>().version);
     assert_eq!(said.verdict, Verdict::Loads, "{said}");
 }
 
@@ -131,7 +131,7 @@ fn less_room_in_a_counted_array() {
 #[test]
 fn the_room_of_a_boxed_slice_is_relied_on() {
     dev!(Dev { n: u8, #[vmstate(len = n, max = 16)] data: Box<[u8]> });
-    let said = crossing(of::<Dev>(), of::<Dev>(), 1);
+    let said = comparison(of::<Dev>(), of::<Dev>(), 1);
     assert!(said.relies_on.contains(&Reliance::Configuration(vec!["room of data".into()])), "{said}");
 }
 
@@ -212,10 +212,10 @@ fn a_length_that_old_versions_lack() {
     let mut input = Reader::strict(&bytes);
     into.load_or_keep(&mut input, 1).unwrap();
     assert_eq!((into.data.len(), input.rest()), (0, &[1, 2][..]), "the array is left in the stream");
-    let said = crossing(of::<LateLength>(), of::<LateLength>(), 1);
+    let said = comparison(of::<LateLength>(), of::<LateLength>(), 1);
     assert!(!said.verdict.loads_given(&[]), "{said}");
     assert!(said.verdict.loads_given(&["both machines have the same n".into()]), "{said}");
-    assert_eq!(crossing(of::<LateLength>(), of::<LateLength>(), 2).verdict, Verdict::Loads);
+    assert_eq!(comparison(of::<LateLength>(), of::<LateLength>(), 2).verdict, Verdict::Loads);
 }
 
 #[derive(VmState, Default, Clone)]
@@ -236,7 +236,7 @@ impl MaybeLength {
 
 #[test]
 fn a_length_that_is_there_if_a_predicate_holds() {
-    let said = crossing(of::<MaybeLength>(), of::<MaybeLength>(), 1);
+    let said = comparison(of::<MaybeLength>(), of::<MaybeLength>(), 1);
     assert!(!said.verdict.loads_given(&[]), "{said}");
     assert!(said.verdict.loads_given(&["Self::has_length is true".into()]), "{said}");
 }
@@ -257,7 +257,7 @@ fn two_lengths_change_places() {
 #[test]
 fn a_length_that_is_skipped_is_relied_on() {
     dev!(Dev { #[vmstate(skip)] n: u8, #[vmstate(len = n, max = 4)] data: Vec<u8> });
-    let said = crossing(of::<Dev>(), of::<Dev>(), 1);
+    let said = comparison(of::<Dev>(), of::<Dev>(), 1);
     assert_eq!(said.verdict, Verdict::Loads);
     assert!(said.relies_on.contains(&Reliance::Configuration(vec!["n".into()])), "{said}");
     // One that was on the wire, and now is not, is no longer what the writer says.
@@ -357,7 +357,7 @@ impl Hooked {
 #[test]
 fn what_no_description_shows_is_named() {
     for description in [of::<Hooked>(), &kept(of::<Hooked>())] {
-        let said = crossing(description, description, 1);
+        let said = comparison(description, description, 1);
         let hooks = said.relies_on.iter().find_map(|reliance| match reliance {
             Reliance::Hooks(hooks) => Some(hooks.as_slice()),
             _ => None,
@@ -392,9 +392,9 @@ fn what_an_old_file_does_not_say_is_relied_on() {
     let old = Schema::from_json(&json.to_string()).unwrap();
     let old = old.section("dev").unwrap();
     let counts = Reliance::Counts(vec!["data".into(), "list".into()]);
-    let said = crossing(old, of::<Dev>(), 1);
+    let said = comparison(old, of::<Dev>(), 1);
     assert_eq!((&said.verdict, &said.relies_on[..]), (&Verdict::Loads, std::slice::from_ref(&counts)), "{said}");
-    let said = crossing(of::<Dev>(), old, 1);
+    let said = comparison(of::<Dev>(), old, 1);
     assert!(said.relies_on.contains(&counts), "{said}");
     assert!(said.relies_on.contains(&Reliance::Unsaid(vec!["dev".into()])), "{said}");
 }

@@ -4,14 +4,14 @@
 
 use vmstate::VmState;
 use vmstate::codec::{Reader, Writer};
-use vmstate::compat::{Crossing, Direction, Verdict, check};
+use vmstate::compat::{Comparison, Direction, Verdict, check};
 use vmstate::schema::of;
 
 /// What is said about streams of `Old` in `New`.
-fn crossing<Old: VmState, New: VmState>() -> Crossing {
-    let mut crossings = check(of::<Old>(), of::<New>()).crossings.into_iter();
-    crossings
-        .find(|crossing| crossing.direction == Direction::OldToNew)
+fn comparison<Old: VmState, New: VmState>() -> Comparison {
+    let mut comparisons = check(of::<Old>(), of::<New>()).comparisons.into_iter();
+    comparisons
+        .find(|comparison| comparison.direction == Direction::OldToNew)
         .expect("streams of the old release are looked at")
 }
 
@@ -28,7 +28,7 @@ fn takes<Old: VmState, New: VmState>(mut sent: Old, mut into: New) -> bool {
 #[track_caller]
 fn refused<Old: VmState, New: VmState>(sent: Old, into: New, conditions: &[&str]) {
     assert!(!takes(sent, into), "the example loads");
-    let said = crossing::<Old, New>();
+    let said = comparison::<Old, New>();
     let conditions: Vec<_> = conditions.iter().map(|condition| (*condition).to_owned()).collect();
     assert!(said.verdict.loads_given(&conditions), "{said}");
     for left_out in 0..conditions.len() {
@@ -36,15 +36,15 @@ fn refused<Old: VmState, New: VmState>(sent: Old, into: New, conditions: &[&str]
         assert!(!said.verdict.loads_given(&others), "{said}");
     }
     // A release loads its own.
-    assert_eq!(crossing::<Old, Old>().verdict, Verdict::Loads);
-    assert_eq!(crossing::<New, New>().verdict, Verdict::Loads);
+    assert_eq!(comparison::<Old, Old>().verdict, Verdict::Loads);
+    assert_eq!(comparison::<New, New>().verdict, Verdict::Loads);
 }
 
 /// `New` takes whatever `Old` sends, and the verdict relies on `relies`.
 #[track_caller]
 fn loads<Old: VmState, New: VmState>(sent: Old, into: New, relies: &str) {
     assert!(takes(sent, into), "the example does not load");
-    let said = crossing::<Old, New>();
+    let said = comparison::<Old, New>();
     assert_eq!(said.verdict, Verdict::Loads, "{said}");
     assert!(said.to_string().contains(relies), "{said}");
 }
@@ -238,7 +238,7 @@ mod names_like_paths {
         for sent in [Plain { a: Byte { b: 9 }, flat: 1 }, Plain { a: Byte { b: 1 }, flat: 9 }] {
             assert!(!takes(sent, Limited::default()));
         }
-        let said = crossing::<Plain, Limited>();
+        let said = comparison::<Plain, Limited>();
         assert!(said.verdict.loads_given(&conditions), "{said}");
         assert!(!said.verdict.loads_given(&conditions[..1]) && !said.verdict.loads_given(&conditions[1..]), "{said}");
     }
@@ -259,7 +259,7 @@ mod names_like_paths {
             flat: u8,
             a: Byte,
         }
-        let said = crossing::<First, Second>().to_string();
+        let said = comparison::<First, Second>().to_string();
         assert!(said.contains("put the new field into a subsection of the nested struct"), "{said}");
     }
 }

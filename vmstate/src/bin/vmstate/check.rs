@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use vmstate::compat::{Crossing, Direction, RegistryReport, SectionReport, Verdict, check_schemas};
+use vmstate::compat::{Comparison, Direction, RegistryReport, SectionReport, Verdict, check_schemas};
 use vmstate::error::Printable;
 use vmstate::schema::json::Schema;
 
@@ -112,8 +112,8 @@ impl Checked<'_> {
             sections.flat_map(move |section| section.broken(direction, &self.options.assume))
         };
         let mut missing = Vec::new();
-        for crossing in self.demanded().flat_map(broken) {
-            for text in crossing.verdict.assumptions() {
+        for comparison in self.demanded().flat_map(broken) {
+            for text in comparison.verdict.assumptions() {
                 if !missing.contains(&text) && !self.options.assume.contains(&text) {
                     missing.push(text);
                 }
@@ -179,17 +179,17 @@ impl Checked<'_> {
     /// The worst that is said of a section in one direction.
     fn cell(&self, section: &SectionReport, direction: Direction) -> &'static str {
         let broken = section.broken(direction, &self.options.assume);
-        let of = |crossing: &&Crossing| crossing.direction == direction;
-        let crossings: Vec<&Crossing> = section.crossings.iter().filter(of).collect();
-        if crossings.is_empty() {
+        let of = |comparison: &&Comparison| comparison.direction == direction;
+        let comparisons: Vec<&Comparison> = section.comparisons.iter().filter(of).collect();
+        if comparisons.is_empty() {
             "–"
-        } else if broken.iter().any(|crossing| matches!(crossing.verdict, Verdict::Breaks(_))) {
+        } else if broken.iter().any(|comparison| matches!(comparison.verdict, Verdict::Breaks(_))) {
             "❌ breaks"
-        } else if broken.iter().any(|crossing| matches!(crossing.verdict, Verdict::NotCompared(_))) {
+        } else if broken.iter().any(|comparison| matches!(comparison.verdict, Verdict::NotCompared(_))) {
             "❌ not compared"
         } else if !broken.is_empty() {
             "⚠️ loads under a condition"
-        } else if crossings.iter().all(|crossing| crossing.is_plain()) {
+        } else if comparisons.iter().all(|comparison| comparison.is_plain()) {
             "✅ loads"
         } else {
             "✅ loads, see below"

@@ -82,36 +82,36 @@ fn hold(cases: u32, releases: impl Fn(&mut Choices) -> (Description, Description
 fn agrees(old: &Description, new: &Description, seeds: [u64; 8], said: &mut Said) -> Result<(), TestCaseError> {
     // A break is not said to rely on anything, but takes predicates of a renamed struct to be the same.
     let is_renamed = new.fields.iter().any(|field| field.name.ends_with("_renamed"));
-    for crossing in check(old, new).crossings {
-        let (writer, reader) = match crossing.direction {
+    for comparison in check(old, new).comparisons {
+        let (writer, reader) = match comparison.direction {
             Direction::OldToNew => (old, new),
             Direction::NewToOld => (new, old),
         };
-        words(&crossing.verdict).into_iter().for_each(|word| said.note(word, 1));
-        if let Verdict::NotCompared(_) = &crossing.verdict {
+        words(&comparison.verdict).into_iter().for_each(|word| said.note(word, 1));
+        if let Verdict::NotCompared(_) = &comparison.verdict {
             continue;
         }
-        let same = same(&crossing.relies_on);
+        let same = same(&comparison.relies_on);
         said.note("paired", u32::from(!same.is_empty()));
-        said.note("new variant", u32::from(crossing.verdict == Verdict::Loads && gains_variant(writer, reader)));
+        said.note("new variant", u32::from(comparison.verdict == Verdict::Loads && gains_variant(writer, reader)));
         for seed in seeds {
             let outcomes = Outcomes(seed);
-            let encoded = Encoder::encode(writer, crossing.version, outcomes);
+            let encoded = Encoder::encode(writer, comparison.version, outcomes);
             if !encoded.is_possible {
                 continue;
             }
             let mut loader = Loader::new(&encoded, &same);
-            let happened = loader.load(reader, crossing.version);
+            let happened = loader.load(reader, comparison.version);
             let numbers = [&encoded.numbers, &loader.numbers];
-            let says = predicted(&crossing.verdict, outcomes, &numbers, &[&encoded.elements, &loader.elements]);
-            if !says && happened.is_ok() && (is_stricter(&crossing.verdict) || is_renamed) {
+            let says = predicted(&comparison.verdict, outcomes, &numbers, &[&encoded.elements, &loader.elements]);
+            if !says && happened.is_ok() && (is_stricter(&comparison.verdict) || is_renamed) {
                 continue;
             }
             prop_assert_eq!(
                 says,
                 happened.is_ok(),
                 "{} but {:?}\nwriter {:?}\nreader {:?}",
-                crossing,
+                comparison,
                 happened,
                 writer,
                 reader

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vmstate::codec::{Reader, Writer};
-use vmstate::compat::{Crossing, Direction, SectionReport, Verdict, check, check_schemas};
+use vmstate::compat::{Comparison, Direction, SectionReport, Verdict, check, check_schemas};
 use vmstate::schema::json::Schema;
 use vmstate::schema::{Description, Field, Kind, Presence, of};
 use vmstate::section::Sections;
@@ -64,7 +64,7 @@ impl Followed {
 
     #[track_caller]
     fn printed(&mut self, report: &SectionReport, direction: Direction, remedy: &'static str) {
-        let text: Vec<_> = crossings(report, direction).map(Crossing::to_string).collect();
+        let text: Vec<_> = comparisons(report, direction).map(Comparison::to_string).collect();
         assert!(text.iter().any(|text| text.contains(&format!("-> {remedy}"))), "{text:#?}");
         self.0.insert(remedy);
     }
@@ -74,19 +74,19 @@ fn version_of<S: VmState>(_: &S) -> u32 {
     of::<S>().version
 }
 
-fn crossings(report: &SectionReport, direction: Direction) -> impl Iterator<Item = &Crossing> {
-    report.crossings.iter().filter(move |crossing| crossing.direction == direction)
+fn comparisons(report: &SectionReport, direction: Direction) -> impl Iterator<Item = &Comparison> {
+    report.comparisons.iter().filter(move |comparison| comparison.direction == direction)
 }
 
 fn breaks(report: &SectionReport, direction: Direction) -> bool {
-    crossings(report, direction).any(|crossing| crossing.verdict != Verdict::Loads)
+    comparisons(report, direction).any(|comparison| comparison.verdict != Verdict::Loads)
 }
 
 #[track_caller]
 fn loads_now(report: &SectionReport, direction: Direction, assumed: &[&str]) {
     let assumed: Vec<String> = assumed.iter().map(|condition| (*condition).to_owned()).collect();
-    for crossing in crossings(report, direction) {
-        assert!(crossing.verdict.loads_given(&assumed), "{crossing}");
+    for comparison in comparisons(report, direction) {
+        assert!(comparison.verdict.loads_given(&assumed), "{comparison}");
     }
 }
 

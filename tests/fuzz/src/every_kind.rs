@@ -1,4 +1,4 @@
-//! Target: a struct with one field of every kind that the derive has. A new kind is one line in [`Zoo`].
+//! Target: a struct with one field of every kind that the derive has. A new kind is one line in [`EveryKind`].
 //!
 //! ```text
 //! byte 0: version (low 7 bits), QEMU-compatible (high bit) | body
@@ -16,19 +16,20 @@ use vmstate::{Section, Temporary, Timer, Unused, VmState};
 
 use crate::Target;
 use crate::machine::LIMITS;
-use crate::unharmed::Unharmed;
+use crate::rollback::Rollback;
 
-pub(crate) const TARGET: Target = Target { name: "zoo", memory: 4 << 20, body, seeds };
+pub(crate) const TARGET: Target = Target { name: "every_kind", memory: 4 << 20, body, seeds };
 
-/// One of each. What needs another value than its default to be put to the test has one in [`Zoo::full`].
+/// One of each. What needs another value than its default to be put to the test has one in [`EveryKind::full`].
 #[derive(VmState, Default)]
+// The corpus has streams with this name.
 #[vmstate(name = "zoo", version = 3, minimum_version = 1)]
 #[vmstate(pre_load = Self::reset, validate = Self::check, post_load = Self::thaw)]
 #[vmstate(subsection(name = "zoo/needed", needed = Self::is_needed, version = 2, minimum_version = 1))]
 #[vmstate(subsection(name = "zoo/option"))]
 #[vmstate(subsection(name = "zoo/nested", needed = Self::is_needed, validate = Self::check))]
 #[vmstate(subsection(name = "zoo/nested/deep"))]
-pub(crate) struct Zoo {
+pub(crate) struct EveryKind {
     verdict: u8,
     signed: (i8, i16, i32, i64),
     on: bool,
@@ -278,7 +279,7 @@ mod text {
     }
 }
 
-impl Zoo {
+impl EveryKind {
     fn reset(&mut self) -> Result<(), &'static str> {
         (self.newer, self.old, self.derived) = (7, 8, 9);
         (self.needed, self.needed_newer) = (0, [0; 2]);
@@ -356,12 +357,12 @@ impl Zoo {
 fn body(input: &[u8]) {
     let [how, body @ ..] = input else { return };
     let strictness = if how & 0x80 == 0 { Strictness::Strict } else { Strictness::QemuCompatible };
-    let mut zoo = Unharmed::new(Zoo::full());
-    let _ = zoo.load(&mut Reader::new(body, 0, strictness, LIMITS).complete(), u32::from(how & 0x7f));
+    let mut device = Rollback::new(EveryKind::full());
+    let _ = device.load(&mut Reader::new(body, 0, strictness, LIMITS).complete(), u32::from(how & 0x7f));
 }
 
 fn seeds() -> Vec<Vec<u8>> {
-    let bare = Zoo { state: 1, lines: 2, ..Zoo::default() };
-    let states = [Zoo::full(), bare].map(|zoo| Unharmed::new(zoo).saved());
+    let bare = EveryKind { state: 1, lines: 2, ..EveryKind::default() };
+    let states = [EveryKind::full(), bare].map(|state| Rollback::new(state).saved());
     [3, 0x83].into_iter().flat_map(|how| states.iter().map(move |state| [&[how], state.as_slice()].concat())).collect()
 }

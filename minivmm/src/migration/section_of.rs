@@ -78,12 +78,12 @@ impl Section for SharedSection {
 }
 
 /// `part` of what `whole` holds, locked for each save and load.
-pub(super) struct View<S: ?Sized, F> {
+pub(super) struct SectionOf<S: ?Sized, F> {
     whole: Arc<Mutex<S>>,
     part: F,
 }
 
-impl<S: ?Sized, F> View<S, F> {
+impl<S: ?Sized, F> SectionOf<S, F> {
     pub(super) fn new<T>(whole: &Arc<Mutex<S>>, part: F) -> Self
     where
         F: Fn(&mut S) -> &mut T,
@@ -92,9 +92,9 @@ impl<S: ?Sized, F> View<S, F> {
     }
 }
 
-impl<S: ?Sized, F> fmt::Debug for View<S, F> {
+impl<S: ?Sized, F> fmt::Debug for SectionOf<S, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View").finish_non_exhaustive()
+        f.debug_struct("SectionOf").finish_non_exhaustive()
     }
 }
 
@@ -112,7 +112,7 @@ impl<S: ?Sized, T: VmState + Section, F: Fn(&mut S) -> &mut T> Projection<S> for
     }
 }
 
-impl<S: Send + ?Sized, F: Projection<S> + Send> Section for View<S, F> {
+impl<S: Send + ?Sized, F: Projection<S> + Send> Section for SectionOf<S, F> {
     fn description(&self) -> &'static Description {
         F::Target::DESCRIPTION
     }

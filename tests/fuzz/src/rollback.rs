@@ -9,9 +9,9 @@ use vmstate::error::Result;
 use vmstate::schema::Description;
 
 /// A device whose loads are watched.
-pub struct Unharmed<'a>(Box<dyn Section + 'a>);
+pub struct Rollback<'a>(Box<dyn Section + 'a>);
 
-impl<'a> Unharmed<'a> {
+impl<'a> Rollback<'a> {
     /// Watches `device`.
     pub fn new(device: impl Section + 'a) -> Self {
         Self(Box::new(device))
@@ -28,7 +28,7 @@ impl<'a> Unharmed<'a> {
     }
 }
 
-impl Section for Unharmed<'_> {
+impl Section for Rollback<'_> {
     fn description(&self) -> &'static Description {
         self.0.description()
     }
@@ -55,8 +55,8 @@ impl Section for Unharmed<'_> {
     }
 }
 
-impl fmt::Debug for Unharmed<'_> {
+impl fmt::Debug for Rollback<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Unharmed").field(&self.0.description().name).finish()
+        f.debug_tuple("Rollback").field(&self.0.description().name).finish()
     }
 }
