@@ -7,6 +7,7 @@
 mod check;
 mod diff;
 mod inspect;
+mod sparse;
 mod text;
 
 use std::io::Write;
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, String> {
-    let stream = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let stream = sparse::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
     match stream.starts_with(b"QEVM") || b"QEVM".starts_with(&stream) {
         true => Ok(stream),
         false => Err(format!("{}: not a migration stream: it does not begin with QEVM", file.display())),
