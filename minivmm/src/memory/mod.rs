@@ -5,6 +5,7 @@
 mod changed;
 mod copy;
 mod device_writes;
+mod late;
 mod mapped;
 mod other_writers;
 mod shared;
@@ -54,6 +55,8 @@ pub struct Ram {
     pagemap: Option<Arc<File>>,
     /// Who writes it without this process.
     others: Arc<Mutex<OtherWriters>>,
+    /// Who waits for a page that is missing, or why nobody can.
+    faults: Arc<io::Result<File>>,
     /// Runs of pages that are mapped to a file, in order.
     mapped: Arc<Mutex<Vec<Range<u64>>>>,
 }
@@ -100,6 +103,7 @@ impl Ram {
             len,
             pagemap: untouched::open().map(Arc::new),
             others: Arc::default(),
+            faults: Arc::new(late::open()),
             mapped: Arc::default(),
         };
         for stretch in ram.stretches() {

@@ -1,0 +1,289 @@
+//! Guest RAM in which a guest runs before all of its pages are there: whoever touches one that is missing waits (userfaultfd(2)).
+//! The process's own threads, KVM and vhost-net wait alike.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::OwnedFd;
+
+use libc::{c_ulong, c_void};
+use linux_raw_sys::general::{
+    UFFD_API, UFFD_EVENT_PAGEFAULT, UFFDIO_REGISTER_MODE_MISSING, uffdio_api, uffdio_copy, uffdio_range,
+    uffdio_register, uffdio_zeropage,
+};
+use linux_raw_sys::ioctl::{UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WAKE, UFFDIO_ZEROPAGE};
+use rustix::io::Errno;
+use rustix::mm::{UserfaultfdFlags, userfaultfd};
+use vm_memory::bitmap::Bitmap;
+use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
+
+use super::{PAGE_SIZE, Ram};
+use crate::error::{Error, Result};
+
+/// Bytes of a message (`uffd_msg`), where its kind is, and where the address of a fault is (linux/userfaultfd.h).
+const MESSAGE: usize = 32;
+const EVENT: usize = 0;
+const ADDRESS: std::ops::Range<usize> = 16..24;
+
+/// Messages taken at once.
+const MESSAGES: usize = 64;
+
+/// A descriptor that tells of faults. The kernel gives one that serves KVM's own accesses, too, only to who may trace processes, or where
+/// `vm.unprivileged_userfaultfd` says so: it is made while the process is not confined yet.
+pub(super) fn open() -> io::Result<File> {
+    // SAFETY: a descriptor that nothing is registered with changes nothing.
+    let descriptor = unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK) }?;
+    let mut api = uffdio_api { api: UFFD_API.into(), features: 0, ioctls: 0 };
+    // SAFETY: the kernel reads and writes an `uffdio_api`, which is there.
+    let agreed = unsafe { ioctl_with_mut_ref(&descriptor, c_ulong::from(UFFDIO_API), &mut api) };
+    done(agreed).map(|()| OwnedFd::into(descriptor))
+}
+
+impl Ram {
+    /// Whether a guest can run here before all of its pages are there.
+    ///
+    /// # Errors
+    /// [`Error::Memory`]: why not, and what to do.
+    pub fn check_late(&self) -> Result<()> {
+        self.faults().map(|_| ())
+    }
+
+    /// Makes `len` bytes at `offset` missing: they are zero until [`await_pages`](Self::await_pages), and are waited for then.
+    ///
+    /// # Errors
+    /// [`Error::OutsideRam`], [`Error::Memory`].
+    pub fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        for slice in self.slices(offset, len)? {
+            let start = slice.ptr_guard_mut().as_ptr().cast::<c_void>();
+            // SAFETY: the slice is inside of a live mapping of private memory that `self` keeps; that its bytes become zero is what is
+            // asked for, and no reference of Rust's is to guest memory.
+            if unsafe { libc::madvise(start, slice.len(), libc::MADV_DONTNEED) } != 0 {
+                return Err(refused("pages cannot be dropped", io::Error::last_os_error()));
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on who touches a page that is missing waits until it is [put](Self::put) there.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn await_pages(&self) -> Result<()> {
+        let faults = self.faults()?;
+        for stretch in self.stretches() {
+            let range = uffdio_range { start: stretch.host_address, len: stretch.len };
+            let mut register = uffdio_register { range, mode: UFFDIO_REGISTER_MODE_MISSING.into(), ioctls: 0 };
+            // SAFETY: the kernel reads and writes an `uffdio_register`, which is there. The range is a mapping that `self` keeps: who
+            // touches its missing pages waits, and is given memory's own bytes.
+            let registered = unsafe { ioctl_with_mut_ref(faults, c_ulong::from(UFFDIO_REGISTER), &mut register) };
+            done(registered).map_err(|error| refused("missing pages cannot be waited for", error))?;
+        }
+        Ok(())
+    }
+
+    /// Nobody waits any more: a page that is missing is zero.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn await_none(&self) -> Result<()> {
+        let faults = self.faults()?;
+        for stretch in self.stretches() {
+            let range = uffdio_range { start: stretch.host_address, len: stretch.len };
+            // SAFETY: the kernel reads an `uffdio_range`, which is there, of a mapping that `self` keeps.
+            let ended = unsafe { ioctl_with_ref(faults, c_ulong::from(UFFDIO_UNREGISTER), &range) };
+            done(ended).map_err(|error| refused("waiting for missing pages cannot be ended", error))?;
+        }
+        Ok(())
+    }
+
+    /// Appends the offsets of pages that somebody began to wait for since the last call, without waiting. The kernel may tell of one
+    /// more than once.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn waited_for(&self, pages: &mut Vec<u64>) -> Result<()> {
+        let mut faults = self.faults()?;
+        let mut messages = [0; MESSAGE * MESSAGES];
+        loop {
+            let count = match faults.read(&mut messages) {
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(refused("missing pages cannot be told", error)),
+            };
+            let (whole, _) = messages[..count].as_chunks::<MESSAGE>();
+            let faults = whole.iter().filter(|message| u32::from(message[EVENT]) == UFFD_EVENT_PAGEFAULT);
+            let addresses = faults.filter_map(|message| message[ADDRESS].try_into().ok().map(u64::from_ne_bytes));
+            pages.extend(addresses.filter_map(|address| self.offset_at(address)));
+            if count < messages.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Puts a page there, `None` for one of zeros, and wakes who waits for it. A page that is there already stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::OutsideRam`], [`Error::Memory`].
+    pub fn put(&self, offset: u64, page: Option<&[u8; PAGE_SIZE as usize]>) -> Result<()> {
+        let faults = self.faults()?;
+        let outside = Error::OutsideRam { at: offset, len: PAGE_SIZE };
+        let Some(slice) = self.slices(offset, PAGE_SIZE)?.next() else { return Err(outside) };
+        let range = uffdio_range { start: slice.ptr_guard_mut().as_ptr() as u64, len: PAGE_SIZE };
+        slice.bitmap().mark_dirty(0, PAGE_SIZE as usize);
+        loop {
+            let put = match page {
+                Some(page) => {
+                    let mut copy =
+                        uffdio_copy { dst: range.start, src: page.as_ptr() as u64, len: PAGE_SIZE, mode: 0, copy: 0 };
+                    // SAFETY: the kernel reads and writes an `uffdio_copy`, which is there, and reads a page's bytes of `page`; it
+                    // fills a missing page of a mapping that `self` keeps, and leaves one alone that is there.
+                    unsafe { ioctl_with_mut_ref(faults, c_ulong::from(UFFDIO_COPY), &mut copy) }
+                }
+                None => {
+                    let mut zero = uffdio_zeropage { range, mode: 0, zeropage: 0 };
+                    // SAFETY: as above, without bytes.
+                    unsafe { ioctl_with_mut_ref(faults, c_ulong::from(UFFDIO_ZEROPAGE), &mut zero) }
+                }
+            };
+            return match done(put) {
+                Ok(()) => Ok(()),
+                // Somebody changes the process's mappings just now.
+                Err(error) if is(&error, Errno::AGAIN) || error.kind() == ErrorKind::Interrupted => continue,
+                // It is there, and who waited for it may not have been woken.
+                Err(error) if is(&error, Errno::EXIST) => {
+                    // SAFETY: the kernel reads an `uffdio_range`, which is there.
+                    let woken = unsafe { ioctl_with_ref(faults, c_ulong::from(UFFDIO_WAKE), &range) };
+                    done(woken).map_err(|error| refused("who waits for a page cannot be woken", error))
+                }
+                Err(error) => Err(refused("a page cannot be put there", error)),
+            };
+        }
+    }
+
+    fn faults(&self) -> Result<&File> {
+        if self.descriptor().is_some() {
+            let what = "another process may have mapped guest RAM, so its pages cannot be waited for; start without --share-memory";
+            return Err(Error::Memory { what: what.into() });
+        }
+        self.faults.as_ref().as_ref().map_err(|error| Error::Memory {
+            what: format!(
+                "pages that are missing cannot be waited for (userfaultfd: {error}); start minivmm as root or with CAP_SYS_PTRACE, or set \
+                 sysctl vm.unprivileged_userfaultfd=1"
+            ),
+        })
+    }
+
+    /// Which page of the block lies at this address of the process.
+    fn offset_at(&self, address: u64) -> Option<u64> {
+        self.stretches().find_map(|stretch| {
+            let at = address.checked_sub(stretch.host_address).filter(|&at| at < stretch.len)?;
+            Some(stretch.offset + at / PAGE_SIZE * PAGE_SIZE)
+        })
+    }
+}
+
+fn done(result: i32) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
+
+fn refused(what: &str, error: io::Error) -> Error {
+    Error::Memory { what: format!("{what}: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::memory::LOW_RAM_MAX;
+
+    const PAGE: usize = PAGE_SIZE as usize;
+    /// In no huge page with those that are written.
+    const FAR: u64 = 64 << 20;
+
+    /// Memory that reaches across the hole, whose missing pages are waited for; `None` where the host allows that to nobody.
+    fn late() -> Option<Ram> {
+        let ram = Ram::new(LOW_RAM_MAX + (1 << 20)).unwrap();
+        match ram.check_late() {
+            Ok(()) => Some(ram),
+            Err(error) => {
+                vmstate_lab::skip::skip(error);
+                None
+            }
+        }
+    }
+
+    fn waited_for(ram: &Ram) -> Vec<u64> {
+        let (begun, mut pages) = (Instant::now(), Vec::new());
+        while pages.is_empty() && begun.elapsed() < Duration::from_secs(10) {
+            ram.waited_for(&mut pages).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+        pages.dedup();
+        pages
+    }
+
+    /// Also in the second stretch, and by the kernel on a thread's behalf.
+    #[test]
+    fn who_touches_a_missing_page_waits_for_exactly_it() {
+        let Some(ram) = late() else { return };
+        let high = LOW_RAM_MAX + 5 * PAGE_SIZE;
+        ram.write(3 * PAGE_SIZE, &[7; PAGE]).unwrap();
+        ram.write(high, &[8; PAGE]).unwrap();
+        ram.discard(high, PAGE_SIZE).unwrap();
+        ram.await_pages().unwrap();
+        let mut there = [0; 1];
+        ram.read(3 * PAGE_SIZE, &mut there).unwrap();
+        assert_eq!(there, [7], "a page that is there");
+        let (here, mut there) = std::os::unix::net::UnixStream::pair().unwrap();
+        std::io::Write::write_all(&mut there, &[5; 4]).unwrap();
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut byte = [0; 1];
+                ram.read(high + 9, &mut byte).unwrap();
+                byte[0]
+            });
+            assert_eq!(waited_for(&ram), [high]);
+            assert!(!reader.is_finished());
+            ram.put(high, Some(&[9; PAGE])).unwrap();
+            assert_eq!(reader.join().unwrap(), 9);
+            // `readv` of a socket's bytes, which the kernel puts there.
+            let receiver = scope.spawn(|| ram.receive(here.as_fd(), [(FAR, 4)]).unwrap());
+            assert_eq!(waited_for(&ram), [FAR]);
+            ram.put(FAR, None).unwrap();
+            assert_eq!(receiver.join().unwrap(), 4);
+        });
+        let mut words = vec![0; (ram.len() / PAGE_SIZE).div_ceil(64) as usize];
+        ram.take_device_writes(&mut words);
+        assert!(words[(high / PAGE_SIZE / 64) as usize] >> (high / PAGE_SIZE % 64) & 1 == 1, "as a device's write");
+    }
+
+    #[test]
+    fn a_page_that_is_there_is_left_as_the_guest_has_it_and_afterwards_nobody_waits() {
+        let Some(ram) = late() else { return };
+        ram.await_pages().unwrap();
+        ram.put(0, None).unwrap();
+        ram.write(0, b"guest").unwrap();
+        ram.put(0, Some(&[1; PAGE])).unwrap();
+        ram.put(0, None).unwrap();
+        let mut bytes = [0; 6];
+        ram.read(0, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"guest\0");
+        assert!(matches!(ram.put(ram.len(), None), Err(Error::OutsideRam { .. })));
+        ram.await_none().unwrap();
+        ram.read(8 * PAGE_SIZE, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 6]);
+    }
+
+    #[test]
+    fn memory_that_others_map_is_refused() {
+        let why = Ram::shared(1 << 20).unwrap().check_late().unwrap_err().to_string();
+        assert!(why.contains("another process may have mapped guest RAM"), "{why}");
+    }
+}
