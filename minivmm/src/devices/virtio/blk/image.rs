@@ -9,6 +9,7 @@ use std::sync::Arc;
 use nix::fcntl::{FallocateFlags, fallocate};
 use vmstate::ownership::{Access, OwnershipError, Resource};
 
+use super::changes::Changes;
 use crate::files::{self, Fit, Mode};
 
 /// Bytes of a sector, the unit of virtio-blk.
@@ -20,6 +21,8 @@ pub struct Image {
     file: File,
     resource: Arc<Resource>,
     bytes: u64,
+    /// By this process: nobody else writes a locked image.
+    changes: Changes,
 }
 
 impl Image {
@@ -32,7 +35,8 @@ impl Image {
         let file = files::open(path, if read_only { Mode::Read } else { Mode::ReadWrite }, Fit::Disk).map_err(error)?;
         let access = if read_only { Access::Shared } else { Access::Exclusive };
         let resource = Resource::image(file.try_clone().map_err(error)?, path, access);
-        Ok(Self { bytes: resource.bytes()?, file, resource: Arc::new(resource) })
+        let bytes = resource.bytes()?;
+        Ok(Self { file, resource: Arc::new(resource), bytes, changes: Changes::new(bytes) })
     }
 
     /// Its lock and its ownership record.
@@ -64,7 +68,15 @@ impl Image {
     }
 
     pub(super) fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
+        let written = self.file.write_all_at(data, offset);
+        // Also one that failed has changed what it came to.
+        self.changes.mark(offset, data.len() as u64);
+        written
+    }
+
+    /// What was changed.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// Makes what was written durable, and visible to whoever opens the image next, on this host or another.
@@ -86,6 +98,8 @@ impl Image {
     }
 
     fn allocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
-        Ok(fallocate(&self.file, flags, offset as libc::off_t, len as libc::off_t)?)
+        let done = fallocate(&self.file, flags, offset as libc::off_t, len as libc::off_t);
+        self.changes.mark(offset, len);
+        Ok(done?)
     }
 }

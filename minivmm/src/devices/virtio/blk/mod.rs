@@ -1,5 +1,6 @@
 //! virtio-blk (virtio 1.2 §5.2) over a raw image: one queue, one request at a time, in order.
 
+mod changes;
 mod disk;
 mod image;
 mod request;
@@ -13,6 +14,7 @@ use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::schema::{Description, MaybeStatic};
 
+pub use self::changes::{Changes, GRANULE};
 use self::disk::Disk;
 pub use self::image::{Image, SECTOR};
 use self::request::{RANGE_SECTORS_MAX, Request};
