@@ -67,6 +67,9 @@ pub struct MigrateArgs {
     /// passed: fd:N
     #[arg(value_name = "ADDRESS", value_parser = str::parse::<Address>)]
     pub to: Address,
+    /// The file is for a QEMU: it has only what one reads
+    #[arg(long)]
+    pub to_qemu: bool,
     /// A snapshot: the guest goes on here once all of it is in the file
     #[arg(skip)]
     pub keep_running: bool,
@@ -128,6 +131,9 @@ impl MigrateArgs {
         if let Some(passed) = passed {
             client.pass(PASSED, &passed)?;
             arguments["uri"] = format!("fd:{PASSED}").into();
+        }
+        if self.to_qemu {
+            arguments["to-qemu"] = true.into();
         }
         if self.keep_running {
             arguments["keep-running"] = true.into();

@@ -59,6 +59,7 @@ impl SnapshotCommand {
             machine,
             to: Address::File { path: std::path::absolute(file)?, offset: 0 },
             keep_running: true,
+            to_qemu: false,
             target_schema: None,
             report: None,
             tls: Default::default(),

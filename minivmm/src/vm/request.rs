@@ -61,6 +61,8 @@ pub struct Terms {
     pub release: Option<PathBuf>,
     /// The guest goes on here once all of it is in the file.
     pub keeps_running: bool,
+    /// The file is for a QEMU.
+    pub to_qemu: bool,
     /// Parameters of this migration and of later ones. They change only if it begins.
     pub parameters: ParameterChange,
 }

@@ -85,7 +85,9 @@ fn a_guest_that_does_not_get_into_the_file_runs_on() {
         source.handle.ask(Request::Migrate(at, terms)).unwrap_err().0
     };
     assert!(keep_running(None, file(dir.path(), "state", 0)).contains("copy the disks while the guest stands"));
-    assert!(keep_running(Some("schema"), file(dir.path(), "state", 0)).contains("leave out target-schema"));
+    assert!(
+        keep_running(Some("schema"), file(dir.path(), "state", 0)).contains("target-schema is for an older minivmm")
+    );
     assert!(keep_running(None, Address::Unix("/nowhere".into())).contains("behind a new file only"));
     assert!(!dir.path().join("state").exists());
     assert_eq!(source.handle.run_state(), RunState::Running);
@@ -158,6 +160,28 @@ fn a_guest_goes_from_file_to_file_and_runs_once() {
     again.quit();
     next.quit();
     there.quit();
+}
+
+#[test]
+fn a_file_for_a_qemu_has_no_section_that_it_lacks() {
+    let Some((dir, source)) = running() else { return };
+    let at = file(dir.path(), "state", 0);
+    let terms = Terms { to_qemu: true, ..Terms::default() };
+    let refusal = source.handle.ask(Request::Migrate(Address::Unix("/nowhere".into()), terms.clone())).unwrap_err().0;
+    assert!(refusal.contains("to-qemu is for a new file"), "{refusal}");
+    source.handle.ask(Request::Migrate(at, terms)).unwrap();
+    assert_eq!(source.await_end(), MigrationStatus::Completed);
+    let bytes = fs::read(dir.path().join("state")).unwrap();
+    let dump = Dump::read(&bytes);
+    assert!(dump.damage.is_none() && dump.described, "{:?}", dump.damage);
+    let names: Vec<&str> = dump.sections().map(|section| section.header.idstr.as_ref()).collect();
+    assert!(names.contains(&"cpu") && !names.iter().any(|name| name.starts_with("minivmm/")), "{names:?}");
+    // A QEMU writes no record: a free disk does not prove that nobody has run the guest.
+    let refusal = source.handle.ask(Request::Cont).unwrap_err().0;
+    assert!(refusal.contains("nothing can prove"), "{refusal}");
+    source.handle.ask(Request::ContUnproved).unwrap();
+    source.await_passes(1);
+    source.quit();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde_json::json;
 use vmstate::channel::FileChannel;
 use vmstate::codec::{Limits, Strictness};
-use vmstate::migrate::Control;
+use vmstate::migrate::{Control, Peer};
 use vmstate::migrate::snapshot::{self, Saving};
 use vmstate::ram::GuestRam;
 use vmstate::section::{Section, Sections};
@@ -52,7 +52,8 @@ fn each_page_goes_in_its_place_in_a_file_to_qemu_and_back() {
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(offset)).unwrap();
         let (mut channel, mut sections) = (FileChannel::from(file), Sections::new());
         let (channel, sections) = (&mut channel, &mut sections);
-        let saving = Saving { channel, machine_type: "microvm", sections, ram: &sent, log: &mut Still };
+        let saving =
+            Saving { channel, machine_type: "microvm", sections, ram: &sent, log: &mut Still, reader: Peer::Qemu };
         snapshot::save_in_place(saving, &Control::default(), &mut || Ok(())).unwrap();
 
         let mut qemu = Qemu::start(&["-incoming", "defer"]);

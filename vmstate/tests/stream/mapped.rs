@@ -8,7 +8,7 @@ use std::path::Path;
 use vmstate::channel::FileChannel;
 use vmstate::codec::{Limits, Strictness};
 use vmstate::error::Result;
-use vmstate::migrate::Control;
+use vmstate::migrate::{Control, Peer};
 use vmstate::migrate::snapshot::{self, Saving};
 use vmstate::ram::{DirtyLog, GuestRam};
 use vmstate::section::Sections;
@@ -116,7 +116,7 @@ fn what_is_written_of_a_running_guest_is_what_it_has_when_it_stands() {
     let mut channel = FileChannel::create(&path).unwrap();
     let (mut log, mut sections, mut pauses) = (Writes { ram: &ram, syncs: 0 }, Sections::new(), 0);
     let (channel, sections) = (&mut channel, &mut sections);
-    let saving = Saving { channel, machine_type: "toy", sections, ram: &ram, log: &mut log };
+    let saving = Saving { channel, machine_type: "toy", sections, ram: &ram, log: &mut log, reader: Peer::Vmstate };
     let mut pause = || {
         pauses += 1;
         Ok(())
@@ -205,7 +205,14 @@ fn a_pipe_has_no_places() {
         snapshot::load(&mut tape, "toy", Strictness::Strict, Limits::default(), &mut sections, &ram).unwrap_err();
     assert!(error.to_string().contains("capability mapped-ram), and this is a connection or a pipe"), "{error}");
     let mut log = Writes { ram: &ram, syncs: 0 };
-    let saving = Saving { channel: &mut tape, machine_type: "toy", sections: &mut sections, ram: &ram, log: &mut log };
+    let saving = Saving {
+        channel: &mut tape,
+        machine_type: "toy",
+        sections: &mut sections,
+        ram: &ram,
+        log: &mut log,
+        reader: Peer::Vmstate,
+    };
     let error = snapshot::save_in_place(saving, &Control::default(), &mut || Ok(())).unwrap_err();
     assert!(error.to_string().contains("only in a file each page has its place"), "{error}");
 }

@@ -184,6 +184,7 @@ const EXTENSIONS: &[&str] = &[
     "migrate(keep-running)",
     "migrate(parameters)",
     "migrate(target-schema)",
+    "migrate(to-qemu)",
     "migrate-set-parameters(aim)",
     "migrate-set-parameters(deadline)",
     "migrate-set-parameters(deadline-action)",

@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
-use vmstate::migrate::{Control, DestinationPhase, Parameters, Phase, SourcePhase};
+use vmstate::migrate::{Control, DestinationPhase, Parameters, Peer, Phase, SourcePhase};
 
 pub(super) use self::after::LeftStanding;
 use self::descriptor::Way;
@@ -147,9 +147,7 @@ impl Vm {
                        is to be migrated has to be started without invtsc in --cpu";
             return Err(Refusal(why.into()).into());
         }
-        if terms.keeps_running {
-            to_file::may_keep_running(&address, terms, &self.backends.ownership)?;
-        }
+        to_file::check(&address, terms, &self.backends.ownership)?;
         let release = terms.release.as_deref().map(schema::read).transpose()?;
         let tls = terms.parameters.of_tls(self.shared.tls())?;
         if address.stays_on_this_host() && terms.parameters.of_tls(Tls::default())?.options().is_some() {
@@ -203,7 +201,8 @@ impl Vm {
                 let shared = Arc::clone(&self.shared);
                 let (control, log) = (control.clone(), log.clone());
                 let keeps_running = terms.keeps_running;
-                let writing = Writing { file, keeps_running, release, control, parts, ram, log, seam, shared };
+                let reader = if terms.to_qemu { Peer::Qemu } else { Peer::Vmstate };
+                let writing = Writing { file, keeps_running, reader, release, control, parts, ram, log, seam, shared };
                 ended::spawn(handle, setup, ours, || (writing.run(), None))
             }
             Way::Connect | Way::Connected(_) => {

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use vmstate::migrate::snapshot::{self, Saving};
-use vmstate::migrate::{Claim, Control, Machine, Phase, SourcePhase};
+use vmstate::migrate::{Claim, Control, Machine, Peer, Phase, SourcePhase};
 use vmstate::ownership::Ownership;
 use vmstate::schema::json::Schema;
 use vmstate::section::Sections;
@@ -62,24 +62,24 @@ fn stand_still(seam: &mut Seam, control: &Control, shared: &Published, stands: &
     Ok(())
 }
 
-/// Refuses a guest that cannot go on by itself behind the file that it is written to.
+/// Refuses what only a new file can have, if `address` is none: a guest that goes on by itself, and a layout for QEMU.
 ///
 /// # Errors
 /// Why, and what to do instead.
-pub(super) fn may_keep_running(
-    address: &Address,
-    terms: &Terms,
-    ownership: &Ownership,
-) -> std::result::Result<(), Refusal> {
+pub(super) fn check(address: &Address, terms: &Terms, ownership: &Ownership) -> std::result::Result<(), Refusal> {
     let why = match address {
+        _ if !terms.keeps_running && !terms.to_qemu => return Ok(()),
         Address::File { .. } if terms.release.is_some() => {
-            "a guest that keeps running is written in this release's layout: leave out target-schema"
+            "target-schema is for an older minivmm, which reads neither a file for a QEMU nor a snapshot: leave one of them out"
         }
-        Address::File { .. } if ownership.has_exclusive() => {
+        Address::File { .. } if terms.keeps_running && ownership.has_exclusive() => {
             "a guest that keeps running changes its writable disks, or what its lease stands for, and the file would fit them no more: \
              leave out keep-running (minivmm migrate file:PATH), copy the disks while the guest stands, and let it go on with cont"
         }
         Address::File { .. } => return Ok(()),
+        _ if terms.to_qemu => {
+            "to-qemu is for a new file: name one, as file:PATH; a QEMU that is connected to is known without it"
+        }
         _ => "a guest keeps running behind a new file only: name one, as file:PATH",
     };
     Err(Refusal(why.into()))
@@ -90,6 +90,8 @@ pub(super) struct Writing {
     pub(super) file: StateFile,
     /// The guest goes on by itself once all of it is in the file: it has nothing exclusive.
     pub(super) keeps_running: bool,
+    /// Who is to read it. A QEMU writes no ownership record.
+    pub(super) reader: Peer,
     /// Of the release that is to read it, unless it is this one.
     pub(super) release: Option<Schema>,
     pub(super) control: Control,
@@ -115,7 +117,7 @@ impl Writing {
             SourcePhase::Failed if self.control.is_cancelled() => {
                 Ended { phase: Phase::Source(SourcePhase::Cancelled), error: None, unrecorded: false }
             }
-            _ => Ended { phase: Phase::Source(phase), error, unrecorded: false },
+            _ => Ended { phase: Phase::Source(phase), error, unrecorded: self.reader == Peer::Qemu },
         }
     }
 
@@ -166,10 +168,16 @@ impl Writing {
 
     /// The guest runs most of the time: each page has its place in the file, where it is written again when the guest has written it.
     fn write_running(&mut self, sections: &mut Sections<'_>, stands: &mut Stands) -> Result<()> {
-        let Self { file, control, ram, log, seam, shared, .. } = self;
+        let Self { file, control, ram, log, seam, shared, reader, .. } = self;
         shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Rounds));
-        let saving =
-            Saving { channel: &mut file.channel, machine_type: MACHINE_TYPE, sections, ram: &*ram, log: &mut *log };
+        let saving = Saving {
+            channel: &mut file.channel,
+            machine_type: MACHINE_TYPE,
+            sections,
+            ram: &*ram,
+            log: &mut *log,
+            reader: *reader,
+        };
         snapshot::save_in_place(saving, control, &mut || stand_still(seam, control, shared, stands))
     }
 

@@ -32,6 +32,8 @@ pub struct Saving<'a, 's> {
     pub ram: &'a dyn GuestRam,
     /// What it writes.
     pub log: &'a mut dyn DirtyLog,
+    /// Who is to read the file: for a QEMU, sections that it lacks are left out.
+    pub reader: Peer,
 }
 
 /// Writes a guest in QEMU's mapped-ram layout: each page has one place in the file, and a later write to it goes there again. So the file is
@@ -45,7 +47,7 @@ pub struct Saving<'a, 's> {
 /// # Errors
 /// As [`save_with`](super::save_with); `Misuse` if the channel is no file, or memory is shared; what `pause` has.
 pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-    let Saving { channel, machine_type, sections, ram, log } = saving;
+    let Saving { channel, machine_type, sections, ram, log, reader } = saving;
     sections.check_migratable()?;
     check_release(sections)?;
     let no_file = || Error::new(ErrorKind::Misuse, "only in a file each page has its place, and this is none");
@@ -56,8 +58,8 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
     put_header(out.bytes_mut());
     put_configuration(out.bytes_mut(), machine_type, Some(MAPPED_RAM));
     let mut saver = Saver::new(sections, Box::new(section), &Still);
-    let mut saved = saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Early))?;
-    saver.start(&mut out, Peer::Vmstate)?;
+    let mut saved = saver.put_devices(out.bytes_mut(), (reader, Turn::Early))?;
+    saver.start(&mut out, reader)?;
     saver.sync()?;
     let mut left = u64::MAX;
     for number in 1..=MOST_ROUNDS {
@@ -88,7 +90,7 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
     downtime.sync = watch.lap();
     saver.complete(&mut out, Which::All)?;
     downtime.pages = watch.lap();
-    saved.extend(saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Last))?);
+    saved.extend(saver.put_devices(out.bytes_mut(), (reader, Turn::Last))?);
     Element::Eof.write(out.bytes_mut());
     saver.describe(machine_type, &saved)?.write(out.bytes_mut());
     wire.send_unanswered(&mut out)?;
