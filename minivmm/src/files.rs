@@ -33,16 +33,21 @@ pub enum Mode {
     ReadWrite,
     /// It is made, or emptied, and written.
     Write,
-    /// The same, and read.
+    /// It is made, or written on at its end.
+    Append,
+    /// It is made, or emptied, and written and read.
     Rewrite,
 }
 
 impl Mode {
     fn options(self) -> OpenOptions {
         let mut options = File::options();
-        options.read(self != Self::Write).write(self != Self::Read);
-        let anew = matches!(self, Self::Write | Self::Rewrite);
-        options.create(anew).truncate(anew);
+        options
+            .read(!matches!(self, Self::Write | Self::Append))
+            .write(self != Self::Read)
+            .append(self == Self::Append);
+        let emptied = matches!(self, Self::Write | Self::Rewrite);
+        options.create(emptied || self == Self::Append).truncate(emptied);
         options
     }
 
@@ -53,7 +58,7 @@ impl Mode {
             // pwrite(2) writes to the end then, whatever the offset.
             _ if open.contains(OFlag::O_APPEND) && self == Self::ReadWrite => Some("it is open for appending"),
             OFlag::O_RDONLY if self != Self::Read => Some("it is open for reading only"),
-            OFlag::O_WRONLY if self != Self::Write => Some("it is open for writing only"),
+            OFlag::O_WRONLY if !matches!(self, Self::Write | Self::Append) => Some("it is open for writing only"),
             _ => None,
         }
     }

@@ -12,7 +12,7 @@ use crate::cli::{
     self, Command, EXIT_UNACKNOWLEDGED, EXIT_UNDECIDED, EXIT_UNKNOWN, EXIT_USAGE, MigrateArgs, Outcome, Parsed,
     PlanArgs, TlsCommand, Translation,
 };
-use crate::config::{Address, Config};
+use crate::config::{Address, Config, ListenAt};
 use crate::console::{self, Console};
 use crate::control::{ClientError, ControlSocket, MetricsSocket, Server};
 use crate::error::say;
@@ -78,17 +78,19 @@ fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
     if let Err(error) = sandbox::spawn(Kind::Console, "signals", move || end_on_signal(&signals, &started)) {
         return fail(&format!("the host gives no thread for signals: {error}"));
     }
-    let console = match Console::open(&config.serial) {
+    let successor = matches!(config.incoming, Some(ListenAt::Address(Address::Local(_))));
+    let console = match Console::open(&config.serial, successor) {
         Ok(console) => console,
         Err(error) => return refuse(&error),
     };
     let Console { output, input, terminal: _terminal } = console;
     let control = config.control.clone();
+    let open = if successor { ControlSocket::succeed } else { ControlSocket::open };
     let vm = match Vm::new(config, output) {
         Ok(vm) => vm,
         Err(error) => return refuse(&error.with_causes()),
     };
-    let socket = match control.map(|path| ControlSocket::open("--control", &path)).transpose() {
+    let socket = match control.map(|path| open("--control", &path)).transpose() {
         Ok(socket) => socket,
         Err(error) => return refuse(&error),
     };

@@ -19,6 +19,7 @@ use crate::cli::progress::{self, Progress};
 use crate::cli::report::Report;
 use crate::cli::tls::TlsArgs;
 use crate::cli::units::{milliseconds, size};
+use crate::cli::update::UpdateArgs;
 use crate::command;
 use crate::config::Address;
 use crate::control::{Client, ClientError};
@@ -47,6 +48,7 @@ Exit codes:
 Examples:
   minivmm migrate --control unix:/run/vm/qmp unix:/run/vm/move
   minivmm migrate --control unix:/run/vm/qmp --downtime-limit 100ms --max-bandwidth 1G tcp:10.0.0.2:4444
+  minivmm migrate --control unix:/run/vm/qmp --local
   minivmm migrate --control unix:/run/vm/qmp --report move.html tcp:10.0.0.2:4444
   minivmm migrate --control unix:/run/vm/qmp 'exec:ssh b.example socat - UNIX-CONNECT:/run/vm/move'
   minivmm migrate --control unix:/run/vm/qmp --channels 4 --compress zstd:1 --auto-converge tcp:10.0.0.2:4444";
@@ -65,11 +67,14 @@ pub struct MigrateArgs {
     /// process starts in a shell and which has to carry bytes both ways: exec:COMMAND; over a connected socket that this process was
     /// passed: fd:N. Or, with its guest stopped, into the new file PATH: file:PATH[,offset=N]; or into a pipe or file that was
     /// passed: fd:N
-    #[arg(value_name = "ADDRESS", value_parser = str::parse::<Address>)]
-    pub to: Address,
+    #[arg(value_name = "ADDRESS", value_parser = str::parse::<Address>, required_unless_present = "local")]
+    pub to: Option<Address>,
     /// The file is for a QEMU: it has only what one reads
     #[arg(long)]
     pub to_qemu: bool,
+    /// A new process on this host.
+    #[command(flatten)]
+    pub update: UpdateArgs,
     /// A snapshot: the guest goes on here once all of it is in the file
     #[arg(skip)]
     pub keep_running: bool,
@@ -123,11 +128,18 @@ impl MigrateArgs {
     /// # Errors
     /// The machine cannot be reached, or refuses to begin.
     pub fn carry_out(&self) -> Result<Outcome, ClientError> {
-        let passed = self.to_be_passed()?;
+        match &self.to {
+            Some(to) => self.migrate(to),
+            None => self.update.carry_out(&self.machine, |to| self.migrate(to)),
+        }
+    }
+
+    fn migrate(&self, to: &Address) -> Result<Outcome, ClientError> {
+        let passed = to_be_passed(to)?;
         let interrupts = Interrupts::new()?;
         let mut report = self.report.as_deref().map(Report::create).transpose()?;
         let mut client = self.machine.connect()?;
-        let mut arguments = json!({"uri": self.to.to_string()});
+        let mut arguments = json!({"uri": to.to_string()});
         if let Some(passed) = passed {
             client.pass(PASSED, &passed)?;
             arguments["uri"] = format!("fd:{PASSED}").into();
@@ -150,9 +162,9 @@ impl MigrateArgs {
             Err(_) if client.migration_status() == Some("completed") => Ok(json!({"status": "completed"})),
             end => end,
         };
-        let outcome = self.outcome(figures.as_ref(), &mut client);
+        let outcome = self.outcome(to, figures.as_ref(), &mut client);
         if let Some(report) = report {
-            let to = self.to.to_string();
+            let to = to.to_string();
             let written = report.write((&to, outcome.sentence()), figures.unwrap_or_default(), &mut client);
             // The migration has ended as it has.
             written.unwrap_or_else(say);
@@ -160,40 +172,20 @@ impl MigrateArgs {
         Ok(outcome)
     }
 
-    /// What the machine cannot reach by itself, and is passed: it starts no programs, and has other descriptors than this process.
-    fn to_be_passed(&self) -> Result<Option<OwnedFd>, ClientError> {
-        let refused = |why| ClientError::Address { address: self.to.to_string(), why };
-        match &self.to {
-            // It ends with its end of the connection, and is not waited for.
-            Address::Exec(line) => match command::run(line) {
-                Ok((_child, socket)) => Ok(Some(socket)),
-                Err(error) => Err(refused(error.to_string())),
-            },
-            Address::Descriptor { name, .. } => {
-                passed::take(&[("ADDRESS", name)]).map_err(refused)?;
-                passed::descriptor(name).map(Some).map_err(|error| refused(error.to_string()))
-            }
-            Address::Unix(_) | Address::Local(_) | Address::Tcp(_) | Address::Vsock { .. } | Address::File { .. } => {
-                Ok(None)
-            }
-        }
-    }
-
     /// How a migration with these last figures ended.
-    fn outcome(&self, figures: Result<&Value, &ClientError>, client: &mut Client) -> Outcome {
+    fn outcome(&self, to: &Address, figures: Result<&Value, &ClientError>, client: &mut Client) -> Outcome {
         let figures = match figures {
             Ok(figures) => figures,
             Err(error) => {
                 return Outcome::Unknown(format!(
-                    "{error}, and how the migration ended is unknown; look at {} whether the guest runs there",
-                    self.to
+                    "{error}, and how the migration ended is unknown; look at {to} whether the guest runs there"
                 ));
             }
         };
         let why = |otherwise: &str| figures["error-desc"].as_str().unwrap_or(otherwise).to_owned();
         match figures["status"].as_str() {
             Some("completed") => {
-                let what = match &self.to {
+                let what = match to {
                     Address::File { path, .. } if self.keep_running => {
                         format!("the guest runs on, its state of one moment is in {}", path.display())
                     }
@@ -207,11 +199,30 @@ impl MigrateArgs {
             Some("undecided") => Outcome::Undecided(why("the destination did not confirm")),
             _ => {
                 let mut sentence = format!("{}; {}", failure(figures), whereabouts(client));
-                if let (Address::Exec(_), None | Some(0)) = (&self.to, figures["ram"]["transferred"].as_u64()) {
+                if let (Address::Exec(_), None | Some(0)) = (to, figures["ram"]["transferred"].as_u64()) {
                     sentence += ONE_WAY;
                 }
                 Outcome::Stayed(sentence)
             }
+        }
+    }
+}
+
+/// What the machine cannot reach by itself, and is passed: it starts no programs, and has other descriptors than this process.
+fn to_be_passed(to: &Address) -> Result<Option<OwnedFd>, ClientError> {
+    let refused = |why| ClientError::Address { address: to.to_string(), why };
+    match to {
+        // It ends with its end of the connection, and is not waited for.
+        Address::Exec(line) => match command::run(line) {
+            Ok((_child, socket)) => Ok(Some(socket)),
+            Err(error) => Err(refused(error.to_string())),
+        },
+        Address::Descriptor { name, .. } => {
+            passed::take(&[("ADDRESS", name)]).map_err(refused)?;
+            passed::descriptor(name).map(Some).map_err(|error| refused(error.to_string()))
+        }
+        Address::Unix(_) | Address::Local(_) | Address::Tcp(_) | Address::Vsock { .. } | Address::File { .. } => {
+            Ok(None)
         }
     }
 }

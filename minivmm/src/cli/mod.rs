@@ -19,6 +19,7 @@ mod tests;
 mod tls;
 mod translate;
 mod units;
+mod update;
 mod values;
 
 use std::ffi::OsString;

@@ -57,7 +57,8 @@ impl SnapshotCommand {
         let Self::Save(SnapshotArgs { machine, file }) = self;
         Ok(MigrateArgs {
             machine,
-            to: Address::File { path: std::path::absolute(file)?, offset: 0 },
+            to: Some(Address::File { path: std::path::absolute(file)?, offset: 0 }),
+            update: Default::default(),
             keep_running: true,
             to_qemu: false,
             target_schema: None,

@@ -342,7 +342,7 @@ fn migrate_and_no_command() {
     match command(&["migrate", "--control", "unix:/tmp/qmp", "tcp:far:1"]).unwrap() {
         Command::Migrate(arguments) => {
             assert_eq!(arguments.machine.control, PathBuf::from("/tmp/qmp"));
-            assert_eq!(arguments.to, Address::Tcp("far:1".into()));
+            assert_eq!(arguments.to, Some(Address::Tcp("far:1".into())));
         }
         other => panic!("{other:?}"),
     }

@@ -48,11 +48,12 @@ pub struct ConsoleError {
 }
 
 impl Console {
-    /// Opens the console that `serial` names. A new pseudo-terminal's path is printed on standard output.
+    /// Opens the console that `serial` names; one that `goes_on` was another process's, and a file of it keeps what it has. A new
+    /// pseudo-terminal's path is printed on standard output.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn open(serial: &Serial) -> Result<Self, ConsoleError> {
+    pub fn open(serial: &Serial, goes_on: bool) -> Result<Self, ConsoleError> {
         let refused = |place: &str, mend| {
             let place = place.to_owned();
             move |source| ConsoleError { place, source, mend }
@@ -68,7 +69,7 @@ impl Console {
                     files::open(path, mode, fit).map_err(refused(&place, mend))
                 };
                 let output: Box<dyn Write + Send> = match max {
-                    None => Box::new(open(path, Mode::Write, Fit::Output)?),
+                    None => Box::new(open(path, if goes_on { Mode::Append } else { Mode::Write }, Fit::Output)?),
                     Some(max) => {
                         let file = open(path, Mode::Rewrite, Fit::Regular)?;
                         Box::new(Log::new(file, open(&Log::earlier(path), Mode::Rewrite, Fit::Regular)?, *max))

@@ -59,14 +59,14 @@ fn a_file_gets_the_output() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     std::fs::write(&path, "of an earlier run").unwrap();
-    let mut console = Console::open(&Serial::File { path: path.clone(), max: None }).unwrap();
+    let mut console = Console::open(&Serial::File { path: path.clone(), max: None }, false).unwrap();
     assert!(console.input.is_none() && console.terminal.is_none());
     console.output.write_all(b"booted\n").unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"booted\n");
 
     let nowhere = directory.path().join("no/log");
     assert_eq!(
-        Console::open(&Serial::File { path: nowhere.clone(), max: None }).unwrap_err().to_string(),
+        Console::open(&Serial::File { path: nowhere.clone(), max: None }, false).unwrap_err().to_string(),
         format!(
             "--serial file:{}: No such file or directory (os error 2); choose a path that you may write",
             nowhere.display()
@@ -83,7 +83,7 @@ fn a_file_with_a_limit_keeps_the_last_of_the_output() {
     let path = directory.path().join("log");
     let earlier = directory.path().join("log.1");
     std::fs::write(&earlier, [b'x'; 3 * MAX]).unwrap();
-    let mut console = Console::open(&Serial::File { path: path.clone(), max: Some(MAX as u64) }).unwrap();
+    let mut console = Console::open(&Serial::File { path: path.clone(), max: Some(MAX as u64) }, false).unwrap();
     let read = |path: &Path| std::fs::read(path).unwrap();
     assert_eq!(read(&earlier), b"", "of an earlier run");
     let mut written = Vec::new();
@@ -101,13 +101,13 @@ fn a_file_with_a_limit_keeps_the_last_of_the_output() {
     // A file beside it that cannot be opened is named.
     std::fs::remove_file(&earlier).unwrap();
     std::fs::create_dir(&earlier).unwrap();
-    let refusal = Console::open(&Serial::File { path, max: Some(MAX as u64) }).unwrap_err().to_string();
+    let refusal = Console::open(&Serial::File { path, max: Some(MAX as u64) }, false).unwrap_err().to_string();
     assert!(refusal.starts_with(&format!("--serial file:{}: ", earlier.display())), "{refusal}");
 }
 
 #[test]
 fn a_pty_is_raw_and_carries_both_ways_for_one_user_after_another() {
-    let Console { mut output, input, .. } = Console::open(&Serial::Pty).unwrap();
+    let Console { mut output, input, .. } = Console::open(&Serial::Pty, false).unwrap();
     let input = input.unwrap();
     let path = nix::unistd::ttyname(input.held.as_ref().unwrap()).unwrap();
     let (sender, typed) = channel();

@@ -88,7 +88,10 @@ pub(super) const PARAMETERS_ABSENT: &[(&str, &str)] = &[
         "vcpu-dirty-limit",
         "it needs KVM's dirty ring, and minivmm uses the dirty bitmap, which does not tell the rate of each vCPU; set auto-converge",
     ),
-    ("mode", "a machine is always migrated whole, as QEMU's mode 'normal' does it"),
+    (
+        "mode",
+        "what QEMU's mode cpr-transfer does is an address here, with one socket for the descriptors and for the migration: migrate to local:PATH; other addresses are as with QEMU's mode normal",
+    ),
     ("zero-page-detection", "zero pages are found by whoever reads the page, on page channels by their threads"),
     ("direct-io", "files are written through the page cache"),
 ];

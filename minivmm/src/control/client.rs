@@ -5,7 +5,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg};
 use serde_json::{Map, Value, json};
 use vmstate::migrate::ParameterValue;
 
@@ -109,6 +110,19 @@ impl Client {
         // It needs a byte to go with, and white space is none of a command.
         sendmsg::<()>(socket, &[IoSlice::new(b" ")], &with, MsgFlags::empty(), None).map_err(io::Error::from)?;
         self.execute("getfd", json!({"fdname": name})).map(drop)
+    }
+
+    /// The process that made the socket.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn peer(&self) -> io::Result<i32> {
+        Ok(getsockopt(self.stream.get_ref(), PeerCredentials)?.pid())
+    }
+
+    /// Waits until the machine has closed its end.
+    pub fn await_end(&mut self) {
+        while self.message().is_ok() {}
     }
 
     /// Begins a migration with these arguments of `migrate`. The parameters that change do so for it and for later ones, or not at

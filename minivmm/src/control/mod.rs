@@ -29,4 +29,4 @@ pub use client::{Client, ClientError};
 pub use manual::tables;
 pub use metrics::{Metrics, MetricsSocket};
 pub use qmp::{Conversation, Said, Session};
-pub use socket::{ControlError, ControlSocket, Server};
+pub use socket::{ControlError, ControlSocket, Server, aside};

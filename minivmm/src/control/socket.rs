@@ -142,6 +142,22 @@ impl ControlSocket {
         Ok(Self { path: path.into(), inode: inode(path), listener })
     }
 
+    /// As [`open`](Self::open) for a machine that takes a guest over from another process of this host. Where that one listens at `path`,
+    /// this one does [`aside`], until somebody gives its socket the name.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn succeed(flag: &'static str, path: &Path) -> Result<Self, ControlError> {
+        match Self::open(flag, path) {
+            Err(ControlError::InUse(..)) => {
+                let mut socket = Self::open(flag, &aside(path))?;
+                socket.path = path.into();
+                Ok(socket)
+            }
+            socket => socket,
+        }
+    }
+
     pub(super) fn listener(&self) -> &UnixListener {
         &self.listener
     }
@@ -150,10 +166,19 @@ impl ControlSocket {
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         // Another process may have put its own socket there meanwhile.
-        if self.inode.is_some() && inode(&self.path) == self.inode {
-            let _ = std::fs::remove_file(&self.path);
+        for path in [self.path.clone(), aside(&self.path)] {
+            if self.inode.is_some() && inode(&path) == self.inode {
+                let _ = std::fs::remove_file(&path);
+            }
         }
     }
+}
+
+/// Where a machine listens while another process has `path`.
+pub fn aside(path: &Path) -> PathBuf {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".new");
+    aside.into()
 }
 
 impl Server {

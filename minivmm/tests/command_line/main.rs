@@ -5,6 +5,7 @@ mod observe;
 mod operate;
 mod queries;
 mod report;
+mod update;
 
 use std::fs::File;
 use std::io::{Read, Write};

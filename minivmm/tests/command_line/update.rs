@@ -1,0 +1,75 @@
+//! A machine's process is replaced by a new one under its guest.
+
+use std::io::Read;
+use std::process::{Output, Stdio};
+
+use minivmm::control::Client;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use vmstate_lab::tiny;
+
+use super::{Running, minivmm};
+
+/// Ended with the value, whatever becomes of the test.
+struct Successor(Pid);
+
+impl Successor {
+    /// Of what the command said.
+    fn of(output: &Output) -> Self {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let number = said.split("the guest runs in process ").nth(1).and_then(|rest| rest.trim().parse().ok());
+        assert!(output.status.success(), "{said}");
+        Self(Pid::from_raw(number.unwrap_or_else(|| panic!("{said}"))))
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGKILL);
+    }
+}
+
+/// That the guest goes on where it was is its own word: its passes count on, and what its memory held was right. Twice, as the second
+/// process is to be replaced, too.
+#[test]
+fn a_guest_runs_on_in_a_new_process_behind_the_same_socket() {
+    let place = tempfile::tempdir().unwrap();
+    let console = place.path().join("console");
+    let serial = format!("file:{}", console.display());
+    let Some(mut machine) = Running::start(&["--serial", &serial, "--share-memory", "on"], Stdio::null()) else {
+        return;
+    };
+    machine.control();
+    let socket = machine.directory.path().join("qmp");
+    let control = format!("unix:{}", socket.display());
+    let status = || Client::connect(&socket).unwrap().execute("query-status", json!({})).unwrap()["status"].clone();
+
+    // None that waits for a guest.
+    let why = minivmm(&["migrate", "--control", &control, "--local", "--program", "/bin/false"]);
+    let said = String::from_utf8(why.stderr).unwrap();
+    assert_eq!(why.status.code(), Some(2), "{said}");
+    assert!(said.contains("before it waited for the guest; the guest is where it was"), "{said}");
+    // One with another memory.
+    let why = minivmm(&["migrate", "--control", &control, "--local", "--", "--memory", "32M", "--serial", &serial]);
+    let said = String::from_utf8(why.stderr).unwrap();
+    assert_eq!((why.status.code(), status()), (Some(1), json!("running")), "{said}");
+
+    let first = Successor::of(&minivmm(&["migrate", "--control", &control, "--local"]));
+    assert!(machine.child.wait().unwrap().success());
+    assert_eq!(status(), "running");
+    let second = Successor::of(&minivmm(&["migrate", "--control", &control, "--local"]));
+    assert_ne!(first.0, second.0);
+    assert_eq!(status(), "running");
+    Client::connect(&socket).unwrap().execute("quit", json!({})).unwrap();
+    let directory = machine.directory.path().to_owned();
+    // The pipe ends with the last that has it.
+    let mut said = String::new();
+    machine.child.stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
+    let output = std::fs::read_to_string(console).unwrap();
+    let passes = tiny::passes(&output);
+    assert!(passes.iter().zip(1..).all(|(&pass, number)| pass == number) && !passes.is_empty(), "{output}");
+    assert!(!output.contains('E'), "{output}");
+    let left: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["tiny"]);
+}
