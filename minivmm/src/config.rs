@@ -44,6 +44,8 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// Wait for a migration instead of booting.
     pub incoming: Option<ListenAt>,
+    /// When a guest that is in a file has its memory.
+    pub restore: Restore,
     /// How the connections of migrations are encrypted, until it is changed.
     pub tls: Tls,
     /// A passed `/dev/kvm`; `None`: it is opened.
@@ -172,6 +174,16 @@ pub enum Serial {
     Pty,
     /// Nowhere.
     None,
+}
+
+/// When the pages of a file come into the memory of the guest that is in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Restore {
+    /// When the guest touches them: the file is mapped, and has to stay as it is.
+    #[default]
+    Lazy,
+    /// All of them before the guest runs.
+    Eager,
 }
 
 /// Where a migration comes from.

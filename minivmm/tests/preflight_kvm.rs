@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, Net, Network, RateLimits, Serial, Tls};
+use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, Net, Network, RateLimits, Restore, Serial, Tls};
 use minivmm::cpu::Choice;
 use minivmm::kvm;
 use minivmm::kvm::cpuid::{self, Offer};
@@ -45,6 +45,7 @@ fn config(dir: &Path) -> Config {
         serial: Serial::None,
         control: Some(PathBuf::new()),
         incoming: None,
+        restore: Restore::default(),
         tls: Tls::default(),
         kvm: None,
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Config, Cpu, Serial, Tls};
+use minivmm::config::{Config, Cpu, Restore, Serial, Tls};
 use minivmm::vm::{End, Handle, Keyboard, Request, RunState, Vm};
 use vmstate_lab::{image, tiny};
 
@@ -78,6 +78,7 @@ fn start_image(cpus: u8, image: Vec<u8>) -> Option<Running> {
         serial: Serial::None,
         control: None,
         incoming: None,
+        restore: Restore::default(),
         tls: Tls::default(),
         kvm: None,
     };

@@ -6,7 +6,7 @@ use clap::{ArgAction, Args};
 
 use crate::cli::tls::TlsArgs;
 use crate::cli::{UsageError, values};
-use crate::config::{Address, Config, Cpu, Disk, ListenAt, Net, Serial};
+use crate::config::{Address, Config, Cpu, Disk, ListenAt, Net, Restore, Serial};
 use crate::error::say;
 use crate::files::{self, Fit, Mode};
 use crate::log::Log;
@@ -92,6 +92,10 @@ pub struct RunArgs {
     /// migrate-incoming, which says where
     #[arg(long, value_name = "ADDRESS", value_parser = values::incoming)]
     incoming: Option<ListenAt>,
+    /// When a guest that is in a file has its memory: lazy, when it touches a page, so that it runs at once, and the file has to stay
+    /// as it is; or eager, all of it before it runs, so that the file may be written or removed once the guest runs
+    #[arg(long, value_name = "eager|lazy", default_value = "lazy", value_parser = values::restore)]
+    restore: Restore,
     /// A descriptor of /dev/kvm, for a user who may not open it: fd:N
     #[arg(long, value_name = "fd:N", value_parser = values::descriptor)]
     kvm: Option<PathBuf>,
@@ -203,6 +207,7 @@ impl RunArgs {
             serial: self.serial,
             control: self.control,
             incoming: self.incoming,
+            restore: self.restore,
             tls: self.tls.parameters(),
             kvm: self.kvm,
         }

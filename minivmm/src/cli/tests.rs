@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::{Command, Parsed, parse};
-use crate::config::{Address, Config, Disk, ListenAt, Net, Network, Rate, RateLimits, Serial};
+use crate::config::{Address, Config, Disk, ListenAt, Net, Network, Rate, RateLimits, Restore, Serial};
 
 fn command(line: &[&str]) -> Result<Command, String> {
     let arguments = std::iter::once("minivmm").chain(line.iter().copied());
@@ -59,6 +59,8 @@ fn a_whole_machine() {
         "unix:/tmp/qmp",
         "--incoming",
         "tcp:[::1]:4444",
+        "--restore",
+        "eager",
     ])
     .unwrap();
     assert_eq!(config.kernel, Some(PathBuf::from(READABLE)));
@@ -108,6 +110,7 @@ fn a_whole_machine() {
     assert_eq!(config.serial, Serial::File { path: "/tmp/x:y".into(), max: None });
     assert_eq!(config.control, Some("/tmp/qmp".into()));
     assert_eq!(config.incoming, Some(ListenAt::Address(Address::Tcp("[::1]:4444".into()))));
+    assert_eq!(config.restore, Restore::Eager);
 }
 
 #[test]
@@ -116,6 +119,7 @@ fn the_least_machine() {
     assert_eq!((config.kernel, config.memory, config.cpus), (None, 268_435_456, 1));
     assert_eq!((config.append.as_str(), config.serial, config.control), ("", Serial::Stdio, None));
     assert_eq!(config.incoming, Some(ListenAt::Address(Address::Unix("/tmp/in".into()))));
+    assert_eq!(config.restore, Restore::Lazy);
 }
 
 #[test]
@@ -240,6 +244,7 @@ fn each_mistake_gets_one_sentence() {
             &["--control", "tcp:localhost:1"],
             "invalid value 'tcp:localhost:1' for '--control <unix:PATH>': write unix:PATH or fd:N",
         ),
+        (&["--restore", "now"], "invalid value 'now' for '--restore <eager|lazy>': write eager or lazy"),
         (&["--kvm", "/dev/kvm"], "invalid value '/dev/kvm' for '--kvm <fd:N>': write fd:N or fd:NAME"),
         (
             &["--kernel", "/nowhere/vmlinuz"],

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::limits::{self, LimitOptions};
-use crate::config::{self, Address, Cpu, Disk, ListenAt, Net, Network, NoSize, RateLimits, Serial};
+use crate::config::{self, Address, Cpu, Disk, ListenAt, Net, Network, NoSize, RateLimits, Restore, Serial};
 use crate::cpu::Choice;
 use crate::passed;
 
@@ -249,6 +249,15 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
         "on" => Ok(true),
         "off" => Ok(false),
         _ => Err("write on or off".into()),
+    }
+}
+
+/// `eager` or `lazy`
+pub(super) fn restore(text: &str) -> Result<Restore, String> {
+    match text {
+        "eager" => Ok(Restore::Eager),
+        "lazy" => Ok(Restore::Lazy),
+        _ => Err("write eager or lazy".into()),
     }
 }
 

@@ -9,6 +9,7 @@ use vmstate::codec::{Outbox, PageRun, Piece};
 use vmstate::ram::{GuestRam, RamBlock, copied_in, copied_out};
 
 use super::firmware::{Firmware, Place, SEGMENT};
+use crate::config::Restore;
 use crate::error::Error;
 use crate::memory::{PAGE_SIZE, Part, RAM_BLOCK, Ram, changed_bytes};
 
@@ -20,13 +21,15 @@ pub struct MachineRam {
     blocks: Vec<RamBlock>,
     /// Both sides have mapped the guest's RAM.
     is_shared: bool,
+    /// When the pages of a file come into it.
+    restore: Restore,
 }
 
 impl MachineRam {
     /// All of `ram` of a machine that waits for a guest; `firmware` gets what a source has of QEMU's.
     pub fn arriving(ram: Ram, firmware: Firmware) -> Self {
         let blocks = vec![RamBlock { name: RAM_BLOCK.into(), len: ram.len() }];
-        Self { ram, firmware, blocks, is_shared: false }
+        Self { ram, firmware, blocks, is_shared: false, restore: Restore::default() }
     }
 
     /// All of `ram` of a guest that goes away, and the blocks of `firmware` that came with it. `shows_segment`: a QEMU there shows
@@ -44,6 +47,12 @@ impl MachineRam {
     #[must_use]
     pub fn shared(self) -> Self {
         Self { is_shared: true, ..self }
+    }
+
+    /// The same, into which the pages of a file come as `restore` says.
+    #[must_use]
+    pub fn restored(self, restore: Restore) -> Self {
+        Self { restore, ..self }
     }
 
     /// Index of the block that lies over the guest's RAM, if there is one.
@@ -158,9 +167,10 @@ impl GuestRam for MachineRam {
         self.ram.receive(from, runs.iter().map_while(|run| self.in_ram(run).map(|offset| (offset, run.len))))
     }
 
-    /// The guest's RAM, but for what lies beneath QEMU's firmware. Other blocks are small, and memory that is in a file of its own stays there.
+    /// The guest's RAM, but for what lies beneath QEMU's firmware. Other blocks are small, memory that is in a file of its own stays there, and
+    /// what is asked for before the guest runs is read.
     fn map(&self, block: usize, file: BorrowedFd<'_>, offset: u64, words: &[u64]) -> vmstate::Result<bool> {
-        if block > 0 || self.ram.descriptor().is_some() {
+        if block > 0 || self.restore == Restore::Eager || self.ram.descriptor().is_some() {
             return Ok(false);
         }
         let hidden = self.hidden(0, self.ram.len() as usize);

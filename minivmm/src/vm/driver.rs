@@ -48,7 +48,7 @@ pub enum End {
 /// A machine with its driver.
 #[derive(Debug)]
 pub struct Vm {
-    config: Config,
+    pub(super) config: Config,
     pub(super) ram: Ram,
     /// What came with the guest from a QEMU.
     pub(super) firmware: Firmware,

@@ -2,11 +2,11 @@
 //! to be, and by the dump that `vmstate inspect` prints, which knows no machine.
 
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom};
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use minivmm::config::{Address, ListenAt};
+use minivmm::config::{Address, ListenAt, Restore};
 use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 use vmstate::dump::Dump;
 use vmstate::migrate::ParameterValue;
@@ -159,6 +159,26 @@ fn a_guest_goes_from_file_to_file_and_runs_once() {
     assert!(error(&again).contains("another guest was started on disk 1"), "{}", error(&again));
     again.quit();
     next.quit();
+    there.quit();
+}
+
+/// The guest has touched nothing here when the file changes.
+#[test]
+fn a_guest_whose_memory_was_read_before_it_runs_needs_its_file_no_more() {
+    let Some((dir, source)) = running() else { return };
+    let state = file(dir.path(), "state", 0);
+    source.handle.ask(Request::Stop).unwrap();
+    assert_eq!(source.migrate(&state), MigrationStatus::Completed);
+    source.quit();
+    let there = Machine::start_restored(dir.path(), &state, Restore::Eager);
+    there.await_state(RunState::Paused);
+    let path = dir.path().join("state");
+    assert!(!fs::read_to_string("/proc/self/maps").unwrap().contains(path.to_str().unwrap()));
+    // In its place: what is cut off a mapped file would end this process.
+    let zeros = vec![0; fs::metadata(&path).unwrap().len() as usize];
+    File::options().write(true).open(&path).unwrap().write_all(&zeros).unwrap();
+    there.handle.ask(Request::Cont).unwrap();
+    there.await_passes(2);
     there.quit();
 }
 

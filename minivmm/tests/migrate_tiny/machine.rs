@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial, Tls};
+use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Restore, Serial, Tls};
 use minivmm::vm::{End, Event, Handle, Keyboard, MigrationStatus, ParameterChange, Request, RunState, Terms, Vm};
 use vmstate_lab::tiny;
 
@@ -86,6 +86,15 @@ impl Machine {
         })
     }
 
+    /// With the disk of `dir`, and the guest that is in a file, whose memory comes as `restore` says.
+    pub(crate) fn start_restored(dir: &Path, from: &Address, restore: Restore) -> Self {
+        Self::start_config(dir, &tiny::bzimage(), |config| {
+            let disk = Disk { path: dir.join("disk"), read_only: false, limits: RateLimits::default() };
+            (config.incoming, config.disks) = (Some(ListenAt::Address(from.clone())), vec![disk]);
+            config.restore = restore;
+        })
+    }
+
     /// With the disk of `dir`, and memory that it can hand over to another process.
     pub(crate) fn start_shared(dir: &Path, incoming: Option<&Address>, memory: u64) -> Self {
         let disk = dir.join("disk");
@@ -117,6 +126,7 @@ impl Machine {
             serial: Serial::None,
             control: Some(PathBuf::new()),
             incoming: None,
+            restore: Restore::default(),
             tls: Tls::default(),
             kvm: None,
         };

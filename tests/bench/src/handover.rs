@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial, Tls};
+use minivmm::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Restore, Serial, Tls};
 use minivmm::vm::{End, Handle, MigrationStatus, Request, RunState, Terms, Vm};
 use vmstate_lab::tiny;
 
@@ -89,6 +89,7 @@ fn start(mib: u64, directory: &Path, incoming: Option<Address>) -> Machine {
         serial: Serial::None,
         control: None,
         incoming: incoming.map(ListenAt::Address),
+        restore: Restore::default(),
         tls: Tls::default(),
         kvm: None,
     };

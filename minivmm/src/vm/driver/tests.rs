@@ -8,7 +8,7 @@ use vmstate_lab::tiny;
 
 use super::*;
 use crate::bus::BusDevice;
-use crate::config::{Address, Cpu, Disk, Rate, RateLimits, Serial, Tls};
+use crate::config::{Address, Cpu, Disk, Rate, RateLimits, Restore, Serial, Tls};
 use crate::vm::request::{ParameterChange, Terms};
 
 /// Where the test's driver has the disk's queue, and behind it what is read: far from what the guest uses.
@@ -92,6 +92,7 @@ fn machine(dir: &Path, rate: u64) -> Vm {
         serial: Serial::None,
         control: None,
         incoming: None,
+        restore: Restore::default(),
         tls: Tls::default(),
         kvm: None,
     };

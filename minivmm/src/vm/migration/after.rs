@@ -142,7 +142,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Serial, Tls};
+    use crate::config::{Address, Config, Cpu, Disk, ListenAt, RateLimits, Restore, Serial, Tls};
     use crate::vm::handle::Handle;
     use crate::vm::request::{EngineRequest, Request};
     use crate::vm::state::RunState;
@@ -190,6 +190,7 @@ mod tests {
             serial: Serial::None,
             control,
             incoming: Some(ListenAt::Address(Address::Unix(dir.path().join("door")))),
+            restore: Restore::default(),
             tls: Tls::default(),
             kvm: None,
         };

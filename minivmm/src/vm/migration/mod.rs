@@ -398,7 +398,7 @@ impl Vm {
     /// Destination: waits for the source, or reads the file.
     pub(super) fn receive(&mut self, origin: Origin, exit_on_error: bool) -> Result<(), Outcome> {
         let shares_memory = matches!(origin, Origin::HandedOver(_));
-        let ram = MachineRam::arriving(self.ram.clone(), self.firmware.clone());
+        let ram = MachineRam::arriving(self.ram.clone(), self.firmware.clone()).restored(self.config.restore);
         // A guest that arrives is loaded in any case.
         let _ = self.warm_up();
         let control = Control::default();

@@ -12,7 +12,7 @@ use vmstate_lab::tiny;
 
 use super::*;
 use crate::boot::layout::MACHINE_TYPE;
-use crate::config::{Config, Cpu, Serial, Tls};
+use crate::config::{Config, Cpu, Restore, Serial, Tls};
 use crate::vm::queue::Next;
 use crate::vm::request::{AnyRequest, EngineRequest};
 
@@ -53,6 +53,7 @@ fn config(dir: &Path) -> Config {
         serial: Serial::None,
         control: None,
         incoming: None,
+        restore: Restore::default(),
         tls: Tls::default(),
         kvm: None,
     }
