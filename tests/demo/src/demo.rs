@@ -20,6 +20,7 @@ use vmstate_lab::network::Way;
 use vmstate_lab::{guest, host, init, packages, qemu};
 
 use crate::linux::Programs;
+use crate::mode::Mode;
 use crate::progress::Progress;
 use crate::report::{DemoReport, Hop};
 use crate::route::{Monitor, Route};
@@ -83,6 +84,9 @@ pub(crate) struct Options {
     /// Monitors that run the guest, one after the other: a list of `minivmm` and `qemu`, of which `qemu*3` is three in a row
     #[arg(long, value_name = "LIST", default_value = "minivmm,minivmm")]
     route: Route,
+    /// How the guest gets from each monitor to the next
+    #[arg(long, value_enum, default_value_t = Mode::Precopy)]
+    mode: Mode,
     /// Write the report's numbers to this file as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -116,7 +120,7 @@ fn perform(options: &Options) -> Result<bool> {
     if options.guest == Kind::Tiny {
         host::has_kvm().map_err(Error::Failed)?;
         let programs = Programs { minivmm: minivmm(scratch.path(), &own)?, roles: own, qemu: qemu()? };
-        return conclude(&tiny::migrate(scratch.path(), &programs, &options.route)?, options);
+        return conclude(&tiny::migrate(scratch.path(), &programs, &options.route, options.mode)?, options);
     }
     let kernel = match &options.kernel {
         Some(image) => Kernel::open(image)?,
@@ -135,7 +139,8 @@ fn perform(options: &Options) -> Result<bool> {
     let programs = Programs { minivmm: minivmm(scratch.path(), &own)?, roles: own, qemu };
     let load = guest::Options { memory_mib: 64, rate: 5000, ..guest::Options::default() };
     let guest = Guest { memory_mib: 256, cpus: options.cpus(), options: load, disk: true };
-    conclude(&linux::migrate(scratch.path(), &programs, &options.route, &kernel, &guest, options.way())?, options)
+    let (route, way) = (&options.route, options.way());
+    conclude(&linux::migrate(scratch.path(), &programs, route, &kernel, &guest, way, options.mode)?, options)
 }
 
 impl Options {
@@ -159,7 +164,11 @@ impl Options {
             Card::Tap => String::new(),
             card => format!(" --net {}", card.word()),
         };
-        format!("cargo demo{tiny} --route {}{cpus}{net}", self.route)
+        let mode = match self.mode {
+            Mode::Precopy => String::new(),
+            mode => format!(" --mode {}", mode.word()),
+        };
+        format!("cargo demo{tiny} --route {}{mode}{cpus}{net}", self.route)
     }
 
     /// Refuses files whose directory is missing, and options that do not fit the guest, before a guest is started.
@@ -167,6 +176,9 @@ impl Options {
         for file in [&self.json, &self.picture, &self.report].into_iter().flatten() {
             let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             fs::read_dir(directory).doing("write into", directory)?;
+        }
+        if self.mode == Mode::Update && self.route.has(Monitor::Qemu) {
+            return Err(Error::failed("--mode update is between minivmms only: leave `qemu` out of the --route"));
         }
         if self.guest == Kind::Linux {
             return Ok(());
@@ -228,6 +240,7 @@ fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel, qemu
     flag("--cpus", options.cpus().to_string());
     flag("--route", options.route.to_string());
     flag("--net", options.net.word().into());
+    flag("--mode", options.mode.word().into());
     let wanted = [
         ("--json", REPORT, &options.json),
         ("--picture", PICTURE, &options.picture),
@@ -285,10 +298,20 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_is_taken_over_in_place_between_minivmms_only() {
+        assert!(parse("--mode update --route minivmm*3 --net vhost").is_ok());
+        for route in ["qemu,minivmm", "minivmm,qemu"] {
+            let refusal = parse(&format!("--mode update --route {route}")).unwrap_err();
+            assert!(refusal.ends_with("leave `qemu` out of the --route"), "{refusal}");
+        }
+    }
+
+    #[test]
     fn the_command_is_what_was_typed_but_for_files() {
         let command = |words| parse(words).unwrap().command();
         assert_eq!(command("--route qemu,minivmm --cpus 2 --json x"), "cargo demo --route qemu,minivmm --cpus 2");
         assert_eq!(command("--guest tiny"), "cargo demo --guest tiny --route minivmm,minivmm");
+        assert_eq!(command("--mode update"), "cargo demo --route minivmm,minivmm --mode update");
     }
 
     #[test]

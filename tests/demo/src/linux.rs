@@ -10,6 +10,7 @@ use crate::demo::{completed, show_migration};
 use crate::felt::{self, Ahead, Felt, QUIET};
 use crate::findings::Findings;
 use crate::in_place;
+use crate::mode::{Destination, Mode};
 use crate::progress::Progress;
 use crate::report::{Check, DemoReport, Times};
 use crate::route::{Monitor, Route};
@@ -58,6 +59,7 @@ pub(crate) fn migrate(
     kernel: &Kernel,
     guest: &Guest,
     way: Way,
+    mode: Mode,
 ) -> Result<DemoReport> {
     let mut progress = Progress::new();
     // Before any thread: a user namespace is for a process that has none.
@@ -70,6 +72,7 @@ pub(crate) fn migrate(
     let program = programs.of(route.first);
     let mut bench = Bench::new(scratch, &programs.roles, program, kernel, guest, network.as_ref().ok())?;
     bench.go_by(way);
+    bench.give(mode.arguments());
     let booting = Instant::now();
     let mut vmm = bench.boot()?;
     let ready = Instant::now();
@@ -81,7 +84,7 @@ pub(crate) fn migrate(
     work(&mut progress, "letting it work");
 
     let peer = peer.as_ref().ok_or_else(|| network.as_ref().err().map(ToString::to_string).unwrap_or_default());
-    let mut journey = Journey { bench, programs, ready, peer, way, verified: Value::Null };
+    let mut journey = Journey { bench, programs, mode, ready, peer, way, verified: Value::Null };
     let mut from = route.first;
     for (number, &to) in (1..).zip(&route.then) {
         let moved = journey.hop(&mut progress, vmm, from, to);
@@ -101,6 +104,7 @@ pub(crate) fn migrate(
 struct Journey<'a> {
     bench: Bench<'a>,
     programs: &'a Programs,
+    mode: Mode,
     /// When the guest was.
     ready: Instant,
     /// The network's peer, or why there is none.
@@ -180,12 +184,16 @@ impl Journey<'_> {
     fn attempt(&mut self, progress: &mut Progress, source: &mut Vmm, to: Monitor) -> Result<Attempt> {
         progress.show(&format!("starting the destination, {to}"), "");
         self.bench.change_to(self.programs.of(to));
-        let (destination, uri) = self.bench.incoming()?;
+        let (destination, uri) = match self.mode {
+            Mode::Precopy => self.bench.incoming().map(|(vmm, uri)| (Destination::Ready(vmm.into()), uri))?,
+            Mode::Update => self.bench.update().map(|(started, uri)| (Destination::Awaiting(started), uri))?,
+        };
         let clock = Ahead::measure(source)?;
         let before = Mark::take(source)?;
         let begun = self.ready.elapsed();
         let mut record = Record::default();
         source.start_migration(&uri)?;
+        let destination = destination.connect()?;
         let migration = source.follow_migration(Instant::now() + MIGRATION, |info| {
             show_migration(progress, info);
             record.look(info);

@@ -9,6 +9,7 @@ mod felt;
 mod findings;
 mod in_place;
 mod linux;
+mod mode;
 mod picture;
 mod progress;
 mod report;

@@ -13,13 +13,14 @@ use serde_json::{Value, json};
 use crate::demo::{completed, show_migration};
 use crate::felt::{self, Felt};
 use crate::linux::{self, Programs};
+use crate::mode::{Destination, Mode};
 use crate::progress::Progress;
 use crate::report::{Check, DemoReport, Hop, Times};
 use crate::route::{Monitor, Route};
 use crate::signals;
 use vmstate_lab::error::{Error, FileContext, Result};
 use vmstate_lab::tiny::tick;
-use vmstate_lab::vmm::{Config, Program, Vmm};
+use vmstate_lab::vmm::{Config, Program, Started, Vmm};
 
 /// 8 MiB, which take half a second.
 const PAGES: u64 = 2048;
@@ -35,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_millis(200);
 
 /// Boots, migrates along the route, verifies after each migration.
-pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route) -> Result<DemoReport> {
+pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route, mode: Mode) -> Result<DemoReport> {
     signals::remove_on_interrupt(scratch.to_owned());
     let mut progress = Progress::new();
     let kernel = scratch.join("tick");
@@ -53,10 +54,10 @@ pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route) -> Res
         incoming: None,
         more: Vec::new(),
     };
-    let mut journey = Journey { scratch, programs, config, started: 0, ready: Instant::now() };
+    let mut journey = Journey { scratch, programs, mode, config, started: 0, ready: Instant::now() };
     progress.show("booting the tiny guest", "");
     let booting = Instant::now();
-    let mut vmm = journey.start(route.first, None)?;
+    let mut vmm = journey.start(route.first, None)?.connect()?;
     await_ticks(&vmm, 1)?;
     journey.ready = Instant::now();
     let first = vmm.name()?;
@@ -84,6 +85,7 @@ pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route) -> Res
 struct Journey<'a> {
     scratch: &'a Path,
     programs: &'a Programs,
+    mode: Mode,
     config: Config,
     /// Monitors.
     started: usize,
@@ -92,15 +94,18 @@ struct Journey<'a> {
 }
 
 impl Journey<'_> {
-    fn start(&mut self, monitor: Monitor, incoming: Option<String>) -> Result<Vmm> {
+    fn start(&mut self, monitor: Monitor, incoming: Option<String>) -> Result<Started> {
         let program = self.programs.of(monitor);
         self.config.control = self.scratch.join(format!("control{}", self.started));
         self.config.incoming = incoming;
         // Some of the KVMs that this guest is for refuse the register behind that flag, and QEMU then ends itself.
-        let more = matches!(program, Program::Qemu(..)).then_some(["-cpu", "host,-arch-capabilities"]);
-        self.config.more = more.into_iter().flatten().map(str::to_owned).collect();
+        let more = match program {
+            Program::Qemu(..) => &["-cpu", "host,-arch-capabilities"],
+            Program::Minivmm(_) => self.mode.arguments(),
+        };
+        self.config.more = more.iter().map(|&word| word.to_owned()).collect();
         self.started += 1;
-        Vmm::spawn(Some(&self.programs.roles), &program, &self.config)
+        Started::spawn(Some(&self.programs.roles), &program, &self.config)
     }
 
     /// Migrates, and lets the guest work on.
@@ -150,11 +155,24 @@ impl Journey<'_> {
     /// Starts a destination and migrates to it, whatever becomes of it.
     fn attempt(&mut self, progress: &mut Progress, source: &mut Vmm, to: Monitor) -> Result<(Vmm, Value, Record)> {
         progress.show("starting the destination", "");
-        let uri = format!("unix:{}", self.scratch.join(format!("migration{}", self.started)).display());
-        let mut destination = self.start(to, Some(uri.clone()))?;
-        destination.await_status("inmigrate", Instant::now() + PATIENCE)?;
+        let socket = self.scratch.join(format!("migration{}", self.started));
+        let at = socket.display();
+        let (destination, uri) = match self.mode {
+            Mode::Precopy => {
+                let uri = format!("unix:{at}");
+                let mut vmm = self.start(to, Some(uri.clone()))?.connect()?;
+                vmm.await_status("inmigrate", Instant::now() + PATIENCE)?;
+                (Destination::Ready(vmm.into()), uri)
+            }
+            Mode::Update => {
+                let uri = format!("local:{at}");
+                let started = self.start(to, Some(uri.clone()))?.await_socket(&socket)?;
+                (Destination::Awaiting(started), uri)
+            }
+        };
         let mut record = Record::default();
         source.start_migration(&uri)?;
+        let destination = destination.connect()?;
         let migration = source.follow_migration(Instant::now() + PATIENCE, |info| {
             show_migration(progress, info);
             record.look(info);

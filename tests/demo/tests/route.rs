@@ -62,6 +62,24 @@ fn a_tiny_guest_goes_on_in_a_qemu_and_what_it_felt_is_told() {
     assert!(felt("stopped_ms") > 0.0 && felt("total_ms") >= felt("stopped_ms"), "{hop}");
 }
 
+/// The guest verifies its memory, and the count of pages shows that none was sent.
+#[test]
+fn a_guest_is_taken_over_without_a_copy_of_its_memory() {
+    if let Err(reason) = host::has_kvm() {
+        return skip::skip(reason);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("report.json");
+    let mut demo = Command::new(LAB);
+    demo.args(["demo", "--guest", "tiny", "--mode", "update", "--json"]).arg(&json);
+    let output = demo.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let ram = &report["hops"][0]["migration"]["ram"];
+    assert_eq!((ram["normal"].as_u64(), ram["duplicate"].as_u64()), (Some(0), Some(0)), "{report}");
+}
+
 #[test]
 fn what_is_no_route_is_refused_with_one_sentence_before_anything_runs() {
     let refusal = |route: &str| {

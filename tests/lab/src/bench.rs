@@ -10,7 +10,7 @@ use crate::kernel::{GUEST_MODULES, Kernel};
 use crate::network::{Network, Way};
 use crate::process::{Process, run};
 use crate::tree::Tree;
-use crate::vmm::{Attachment, Config, Program, Vmm};
+use crate::vmm::{Attachment, Config, Program, Started, Vmm};
 use crate::{guest, packages};
 
 /// The first port of monitors that meet by vsock; those below 1024 are root's.
@@ -128,6 +128,29 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// When it does not start.
     pub fn start(&mut self, incoming: Option<String>) -> Result<Vmm> {
+        let config = self.next(incoming)?;
+        let vmm = Vmm::spawn(Some(&self.launcher), &self.program, &config)?;
+        if let (Some(network), Some(Attachment::Tap(tap) | Attachment::Vhost(tap))) = (self.network, &config.card) {
+            network.attach(tap, Instant::now() + PROMPT)?;
+        }
+        Ok(vmm)
+    }
+
+    /// Starts a minivmm that waits to take over a guest without a copy of its memory, and gives the address it waits at. Its control
+    /// socket appears once the guest's memory has come. The source passes its tap on, so none is made here.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn update(&mut self) -> Result<(Started, String)> {
+        let socket = self.directory.join(format!("update{}", self.started));
+        let uri = format!("local:{}", socket.display());
+        let config = self.next(Some(uri.clone()))?;
+        let started = Started::spawn(Some(&self.launcher), &self.program, &config)?;
+        Ok((started.await_socket(&socket)?, uri))
+    }
+
+    /// The machine of the next monitor.
+    fn next(&mut self, incoming: Option<String>) -> Result<Config> {
         let number = self.started;
         self.started += 1;
         let mut config = self.config.clone();
@@ -145,11 +168,7 @@ impl<'a> Bench<'a> {
                 }
             });
         }
-        let vmm = Vmm::spawn(Some(&self.launcher), &self.program, &config)?;
-        if let (Some(network), Some(Attachment::Tap(tap) | Attachment::Vhost(tap))) = (self.network, &config.card) {
-            network.attach(tap, Instant::now() + PROMPT)?;
-        }
-        Ok(vmm)
+        Ok(config)
     }
 
     /// From now on `program` is started.

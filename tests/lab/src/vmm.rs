@@ -65,6 +65,20 @@ pub enum Attachment {
     Stream(PathBuf),
 }
 
+/// A monitor that was started, and to whose control socket nobody has connected yet; ended when dropped.
+#[derive(Debug)]
+pub struct Started {
+    program: PathBuf,
+    control: PathBuf,
+    process: Process,
+    input: ChildStdin,
+    messages: Receiver<(SystemTime, Value)>,
+    console: Arc<Mutex<Gathered>>,
+    errors: Arc<Mutex<Gathered>>,
+    console_reader: JoinHandle<()>,
+    errors_reader: JoinHandle<()>,
+}
+
 /// A running monitor; ended when dropped.
 #[derive(Debug)]
 pub struct Vmm {
@@ -79,11 +93,11 @@ pub struct Vmm {
     readers: Vec<JoinHandle<()>>,
 }
 
-impl Vmm {
-    /// Starts the monitor and connects to its control socket; `launcher` as in [`Process::spawn`].
+impl Started {
+    /// Starts the monitor; `launcher` as in [`Process::spawn`].
     ///
     /// # Errors
-    /// What it said when it ended at once, or that it does not answer.
+    /// When there is no such program.
     pub fn spawn(launcher: Option<&Path>, program: &Program, config: &Config) -> Result<Self> {
         let (Program::Minivmm(path) | Program::Qemu(path, _)) = program;
         let mut process = Process::spawn(launcher, path, |command| {
@@ -107,24 +121,59 @@ impl Vmm {
             }
         });
         let (errors, errors_reader) = gather(complaints, |_, _| ());
+        let (program, control) = (path.clone(), config.control.clone());
+        Ok(Self { program, control, process, input, messages, console, errors, console_reader, errors_reader })
+    }
+
+    /// Waits until it has made the socket at which it waits for a guest.
+    ///
+    /// # Errors
+    /// What it said when it ended, or that it does not make one.
+    pub fn await_socket(mut self, socket: &Path) -> Result<Self> {
         let deadline = Instant::now() + START;
-        let connected = loop {
-            match Qmp::connect(&config.control, Instant::now() + Duration::from_millis(200)) {
-                Ok(qmp) => break Ok(qmp),
-                Err(error) if process.ended().is_some() || Instant::now() > deadline => break Err(error),
+        while !socket.exists() {
+            if self.process.ended().is_some() || Instant::now() > deadline {
+                return Err(self.end(&Error::failed(format!("it does not wait at {}", socket.display()))));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(self)
+    }
+
+    /// Connects to its control socket.
+    ///
+    /// # Errors
+    /// What it said when it ended, or that it does not answer.
+    pub fn connect(mut self) -> Result<Vmm> {
+        let deadline = Instant::now() + START;
+        let qmp = loop {
+            match Qmp::connect(&self.control, Instant::now() + Duration::from_millis(200)) {
+                Ok(qmp) => break qmp,
+                Err(error) if self.process.ended().is_some() || Instant::now() > deadline => {
+                    return Err(self.end(&error));
+                }
                 Err(_) => {}
             }
         };
-        let qmp = match connected {
-            Ok(qmp) => qmp,
-            Err(error) => {
-                process.kill();
-                drop(errors_reader.join());
-                return Err(Error::failed(format!("{}: {error}; it said: {}", path.display(), read(&errors).trim())));
-            }
-        };
-        let readers = vec![console_reader, errors_reader];
-        Ok(Self { process, qmp, input, messages, console, errors, readers })
+        let Self { process, input, messages, console, errors, console_reader, errors_reader, .. } = self;
+        Ok(Vmm { process, qmp, input, messages, console, errors, readers: vec![console_reader, errors_reader] })
+    }
+
+    /// Ends it, and adds what it said.
+    fn end(mut self, error: &Error) -> Error {
+        self.process.kill();
+        drop(self.errors_reader.join());
+        Error::failed(format!("{}: {error}; it said: {}", self.program.display(), read(&self.errors).trim()))
+    }
+}
+
+impl Vmm {
+    /// Starts the monitor and connects to its control socket; `launcher` as in [`Process::spawn`].
+    ///
+    /// # Errors
+    /// What it said when it ended at once, or that it does not answer.
+    pub fn spawn(launcher: Option<&Path>, program: &Program, config: &Config) -> Result<Self> {
+        Started::spawn(launcher, program, config)?.connect()
     }
 
     /// The process, to wait for it or to kill it.
