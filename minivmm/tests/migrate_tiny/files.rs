@@ -119,6 +119,26 @@ fn a_guest_that_does_not_get_into_the_file_runs_on() {
     source.quit();
 }
 
+/// `active` as long as the guest runs, also while the host writes the file to its disk.
+#[test]
+fn the_status_tells_that_a_guest_runs_on_behind_its_snapshot() {
+    let Some(dir) = lab() else { return };
+    let source = Machine::start_with(dir.path(), None, Vec::new());
+    source.await_passes(1);
+    let statuses = source.statuses();
+    let terms = Terms { keeps_running: true, ..Terms::default() };
+    source.handle.set_pauses_before_switchover(true);
+    source.handle.ask(Request::Migrate(file(dir.path(), "state", 0), terms)).unwrap();
+    until(|| source.handle.migration().status() == MigrationStatus::PreSwitchover, || "it does not wait".into());
+    source.handle.ask(Request::MigrateContinue).unwrap();
+    assert_eq!(source.await_end(), MigrationStatus::Completed);
+    let expected = ["setup", "active", "pre-switchover", "device", "active", "completed"];
+    until(|| statuses.lock().unwrap().len() >= expected.len(), || format!("{statuses:?}"));
+    assert_eq!(*statuses.lock().unwrap(), expected);
+    source.await_passes(1);
+    source.quit();
+}
+
 /// Has `there` read the guest in `from`, and waits for the end of that.
 fn read(there: &Machine, from: &Address) -> MigrationStatus {
     there.handle.ask(Request::MigrateIncoming { at: from.clone(), exit_on_error: false }).unwrap();

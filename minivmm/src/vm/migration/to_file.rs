@@ -25,7 +25,7 @@ use crate::error::chain;
 use crate::migration::dirty_log::MachineDirtyLog;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
-use crate::vm::published::Published;
+use crate::vm::published::{Hold, Published};
 use crate::vm::request::{Refusal, Terms};
 
 /// How long the guest may take to stand still, and its disk images to be written back. Most of them was written back before.
@@ -143,7 +143,12 @@ impl Writing {
         };
         let went_on = written.and_then(|()| match self.keeps_running {
             // What is in the file does not change any more: the guest need not stand until it is on the disk.
-            true => self.seam.resume().map(|()| stands = Stands::Runs),
+            true => self.seam.resume().map(|()| {
+                stands = Stands::Runs;
+                self.shared.update_migration(|info| {
+                    (info.phase, info.hold) = (Phase::Source(SourcePhase::Rounds), Hold::None);
+                });
+            }),
             false => Ok(()),
         });
         let finished = went_on.and_then(|()| self.finish());
