@@ -61,6 +61,26 @@ impl MachineDirtyLog {
     }
 }
 
+/// A log that its user stops, and not the engine at the end of its work: the guest may go on before.
+#[derive(Debug)]
+pub struct StoppedLater<'a>(pub &'a mut MachineDirtyLog);
+
+impl vmstate::ram::DirtyLog for StoppedLater<'_> {
+    fn start(&mut self) -> vmstate::Result<()> {
+        self.0.start()
+    }
+
+    fn sync(&mut self, block: usize, words: &mut [u64]) -> vmstate::Result<()> {
+        self.0.sync(block, words)
+    }
+
+    fn clear(&mut self, block: usize, first: u64, count: u64) -> vmstate::Result<()> {
+        self.0.clear(block, first, count)
+    }
+
+    fn stop(&mut self) {}
+}
+
 /// In the place of a log where no memory is sent that a guest writes.
 #[derive(Clone, Copy, Debug)]
 pub struct NothingToSend;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use vmstate::migrate::snapshot::{self, Saving};
 use vmstate::migrate::{Claim, Control, Machine, Peer, Phase, SourcePhase};
 use vmstate::ownership::Ownership;
+use vmstate::ram::DirtyLog;
 use vmstate::schema::json::Schema;
 use vmstate::section::Sections;
 use vmstate::{Error, ErrorKind, Result};
@@ -22,7 +23,7 @@ use super::write_back::failed;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::Address;
 use crate::error::chain;
-use crate::migration::dirty_log::MachineDirtyLog;
+use crate::migration::dirty_log::{MachineDirtyLog, StoppedLater};
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
 use crate::vm::published::{Hold, Published};
@@ -151,6 +152,8 @@ impl Writing {
             }),
             false => Ok(()),
         });
+        // Behind the pause: it takes as long as to look through all page tables.
+        self.log.stop();
         let finished = went_on.and_then(|()| self.finish());
         finished.map_err(|error| match stands {
             Stands::Runs => running(error),
@@ -180,7 +183,7 @@ impl Writing {
             machine_type: MACHINE_TYPE,
             sections,
             ram: &*ram,
-            log: &mut *log,
+            log: &mut StoppedLater(log),
             reader: *reader,
         };
         snapshot::save_in_place(saving, control, &mut || stand_still(seam, control, shared, stands))
