@@ -3,8 +3,8 @@
 use serde_json::json;
 use vmstate::channel::FileChannel;
 use vmstate::codec::{Limits, Strictness};
-use vmstate::migrate::{Control, Peer};
 use vmstate::migrate::snapshot::{self, Saving};
+use vmstate::migrate::{Control, Peer};
 use vmstate::ram::GuestRam;
 use vmstate::section::{Section, Sections};
 use vmstate_lab::patience::find;

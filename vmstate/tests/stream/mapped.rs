@@ -8,8 +8,8 @@ use std::path::Path;
 use vmstate::channel::FileChannel;
 use vmstate::codec::{Limits, Strictness};
 use vmstate::error::Result;
-use vmstate::migrate::{Control, Peer};
 use vmstate::migrate::snapshot::{self, Saving};
+use vmstate::migrate::{Control, Peer};
 use vmstate::ram::{DirtyLog, GuestRam};
 use vmstate::section::Sections;
 
