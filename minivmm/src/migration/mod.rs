@@ -5,6 +5,7 @@ pub mod dirty_log;
 pub mod firmware;
 pub mod global;
 pub mod kept;
+mod late_ram;
 pub mod ownership;
 pub mod preflight;
 pub mod ram;

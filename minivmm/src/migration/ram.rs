@@ -16,8 +16,8 @@ use crate::memory::{PAGE_SIZE, Part, RAM_BLOCK, Ram, changed_bytes};
 /// The machine's RAM, and the blocks that QEMU has for its firmware. Clones share the same memory.
 #[derive(Clone, Debug)]
 pub struct MachineRam {
-    ram: Ram,
-    firmware: Firmware,
+    pub(super) ram: Ram,
+    pub(super) firmware: Firmware,
     blocks: Vec<RamBlock>,
     /// Both sides have mapped the guest's RAM.
     is_shared: bool,
@@ -62,7 +62,7 @@ impl MachineRam {
 
     /// Of `len` bytes of the guest's RAM at `offset`, those that a QEMU has beneath its firmware, where no guest sees them: there they
     /// are zero, and here they are none.
-    fn hidden(&self, offset: u64, len: usize) -> Range<usize> {
+    pub(super) fn hidden(&self, offset: u64, len: usize) -> Range<usize> {
         let end = offset.saturating_add(len as u64);
         if offset >= SEGMENT.end || end <= SEGMENT.start || self.firmware.segment().is_none() {
             return 0..0;
@@ -226,7 +226,7 @@ impl GuestRam for MachineRam {
     }
 }
 
-fn misuse(error: Error) -> vmstate::Error {
+pub(super) fn misuse(error: Error) -> vmstate::Error {
     vmstate::Error::new(ErrorKind::Misuse, "guest memory was addressed outside its block").with_source(error)
 }
 

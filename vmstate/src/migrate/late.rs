@@ -18,8 +18,8 @@ const PAGE_LEN: u32 = 4096;
 pub(crate) struct LateRam<'a> {
     ram: &'a dyn GuestRam,
     lacking: Mutex<Option<Lacking>>,
-    /// Names of the blocks that are kept for a QEMU. No guest runs in them, so they may be written at any time.
-    adopted: Mutex<Vec<String>>,
+    /// Blocks of a QEMU's that memory keeps behind its own. They may lie in the guest's memory.
+    adopted: Mutex<Vec<RamBlock>>,
 }
 
 /// From the announcement of post-copy on.
@@ -47,9 +47,9 @@ impl<'a> LateRam<'a> {
             let message = format!("post-copy: {what}: turn capability postcopy-ram off at the source");
             Err(Error::new(ErrorKind::Incompatible, message))
         };
-        if self.ram.late().is_none() {
+        let Some(late) = self.ram.late() else {
             return refused("a guest cannot run in this side's memory before all of it is there");
-        }
+        };
         if (0..self.ram.blocks().len()).any(|block| self.ram.shared_at(block).is_some()) {
             return refused("both sides share memory");
         }
@@ -57,8 +57,15 @@ impl<'a> LateRam<'a> {
         if sizes.is_some_and(|sizes| sizes != PageSizes { summary: PAGE_SIZE, target: PAGE_SIZE }) {
             return refused("the source's memory is not made of pages of 4096 bytes");
         }
-        let all = || self.ram.blocks().iter().map(|block| PageSet::full(block.len / PAGE_SIZE)).collect();
-        *self.lacking() = Some(Lacking { pages: all(), unasked: all(), listens: false, named: None });
+        if let Err(error) = late.prepare() {
+            return refused(&error.to_string());
+        }
+        // Everywhere the lock of what lacks is taken first.
+        let mut lacking = self.lacking();
+        let adopted = self.adopted();
+        let blocks = self.ram.blocks().iter().chain(&*adopted);
+        let all: Vec<_> = blocks.map(|block| PageSet::full(block.len / PAGE_SIZE)).collect();
+        *lacking = Some(Lacking { pages: all.clone(), unasked: all, listens: false, named: None });
         Ok(())
     }
 
@@ -72,11 +79,10 @@ impl<'a> LateRam<'a> {
         let Some(lacking) = lacking.as_mut().filter(|lacking| !lacking.listens) else {
             return Err(malformed("a discard outside of the announcement of post-copy and its beginning".to_owned()));
         };
-        if self.adopted.lock().unwrap_or_else(PoisonError::into_inner).contains(name) {
-            return Ok(());
-        }
-        let found = self.ram.blocks().iter().position(|block| block.name == *name);
-        let Some((index, len)) = found.and_then(|index| Some((index, self.ram.blocks().get(index)?.len))) else {
+        let adopted = self.adopted();
+        let mut blocks = self.ram.blocks().iter().chain(&*adopted).enumerate();
+        let found = blocks.find(|(_, block)| block.name == *name);
+        let Some((index, len)) = found.map(|(index, block)| (index, block.len)) else {
             return Err(malformed(format!("discard of RAM block {name}, which does not exist here")));
         };
         for stretch in stretches {
@@ -137,9 +143,9 @@ impl<'a> LateRam<'a> {
                 late.put(index, offset, None)?;
                 continue;
             }
-            let (Some(unasked), Some(block)) = (lacking.unasked.get_mut(index), self.ram.blocks().get(index)) else {
-                continue;
-            };
+            let adopted = self.adopted();
+            let block = self.ram.blocks().iter().chain(&*adopted).nth(index);
+            let (Some(unasked), Some(block)) = (lacking.unasked.get_mut(index), block) else { continue };
             if !unasked.contains(page) {
                 continue;
             }
@@ -169,6 +175,10 @@ impl<'a> LateRam<'a> {
         self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn adopted(&self) -> MutexGuard<'_, Vec<RamBlock>> {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes that pages of a block are here; `put` takes each if the guest may be running in it.
     fn came(
         &self,
@@ -180,7 +190,7 @@ impl<'a> LateRam<'a> {
     ) -> Result<()> {
         let mut lacking = self.lacking();
         let late = lacking.as_mut().and_then(|lacking| Some((lacking.listens, lacking.pages.get_mut(block)?)));
-        // Written at once: memory without post-copy, and adopted blocks, which no guest sees.
+        // Memory without post-copy is written at once.
         let Some((listens, pages)) = late else { return write() };
         let span = first..first.saturating_add(count).min(pages.pages());
         match self.ram.late().filter(|_| listens) {
@@ -200,7 +210,10 @@ impl GuestRam for LateRam<'_> {
     fn adopt(&self, name: &str, len: u64) -> Result<bool> {
         let is_adopted = self.ram.adopt(name, len)?;
         if is_adopted {
-            self.adopted.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
+            self.adopted().push(RamBlock { name: name.to_owned(), len });
+            if let Some(Lacking { pages, unasked, .. }) = self.lacking().as_mut() {
+                [pages, unasked].into_iter().for_each(|set| set.push(PageSet::full(len / PAGE_SIZE)));
+            }
         }
         Ok(is_adopted)
     }
@@ -263,5 +276,126 @@ impl GuestRam for LateRam<'_> {
 
     fn receive(&self, from: BorrowedFd<'_>, runs: &[PageRun]) -> io::Result<usize> {
         self.ram.receive(from, runs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::Stretch;
+
+    /// One block, and whatever is adopted; notes what it is told.
+    #[derive(Default)]
+    struct Noting {
+        blocks: Vec<RamBlock>,
+        told: Mutex<Vec<String>>,
+        unable: bool,
+    }
+
+    impl Noting {
+        fn note(&self, what: String) -> Result<()> {
+            self.told.lock().unwrap().push(what);
+            Ok(())
+        }
+
+        fn told(&self) -> Vec<String> {
+            std::mem::take(&mut self.told.lock().unwrap())
+        }
+    }
+
+    impl GuestRam for Noting {
+        fn blocks(&self) -> &[RamBlock] {
+            &self.blocks
+        }
+
+        fn adopt(&self, _name: &str, _len: u64) -> Result<bool> {
+            Ok(true)
+        }
+
+        fn late(&self) -> Option<&dyn LateMemory> {
+            Some(self)
+        }
+
+        fn read(&self, _block: usize, _offset: u64, _into: &mut [u8]) -> Result<()> {
+            Ok(())
+        }
+
+        fn write(&self, block: usize, offset: u64, _from: &[u8]) -> Result<()> {
+            self.note(format!("write {block} {offset:#x}"))
+        }
+
+        fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
+            self.note(format!("zero {block} {offset:#x}"))
+        }
+    }
+
+    impl LateMemory for Noting {
+        fn prepare(&self) -> Result<()> {
+            if self.unable { Err(Error::new(ErrorKind::Rejected, "not on this host")) } else { Ok(()) }
+        }
+
+        fn discard(&self, block: usize, offset: u64, len: u64) -> Result<()> {
+            self.note(format!("discard {block} {offset:#x} {len:#x}"))
+        }
+
+        fn listen(&self) -> Result<()> {
+            Ok(())
+        }
+
+        fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> Result<()> {
+            pages.extend([(1, 0x1000), (2, 0)]);
+            Ok(())
+        }
+
+        fn put(&self, block: usize, offset: u64, page: Option<&[u8; PAGE]>) -> Result<()> {
+            self.note(format!("put {block} {offset:#x} {}", page.is_some()))
+        }
+
+        fn whole(&self) -> Result<()> {
+            self.note("whole".to_owned())
+        }
+    }
+
+    fn noting(unable: bool) -> Noting {
+        let blocks = vec![RamBlock { name: "main.ram".into(), len: 0x2000 }];
+        Noting { blocks, unable, ..Noting::default() }
+    }
+
+    #[test]
+    fn pages_of_a_block_that_is_adopted_come_late_too() {
+        let ram = noting(false);
+        let late = LateRam::new(&ram);
+        // One before the announcement, one behind it.
+        assert!(late.adopt("pc.bios", 0x2000).unwrap());
+        late.advise(None).unwrap();
+        assert!(late.adopt("pc.rom", 0x1000).unwrap());
+        let page = [7; PAGE];
+        (0..3).for_each(|block| late.write(block, 0, &page).unwrap());
+        late.write(1, 0x1000, &page).unwrap();
+        let discard = |start| Discard { block: "pc.bios".into(), stretches: vec![Stretch { start, len: 0x1000 }] };
+        late.discard(&discard(0x1000)).unwrap();
+        late.discard(&discard(0x2000)).unwrap_err();
+        late.listen().unwrap();
+        ram.told();
+        // The page that has come is put there again for who waits, and the other one is asked for once.
+        for asked in [true, false] {
+            let mut requests = Vec::new();
+            late.put_requests(&mut requests).unwrap();
+            assert_eq!(requests.windows(7).any(|bytes| bytes == b"pc.bios"), asked, "{requests:x?}");
+        }
+        assert_eq!(ram.told(), ["put 2 0x0 false"; 2]);
+        let lacks = late.end().unwrap_err().to_string();
+        assert!(lacks.contains("2 pages of the guest did not come"), "{lacks}");
+        late.write(1, 0x1000, &page).unwrap();
+        late.write(1, 0x1000, &page).unwrap();
+        late.zero_run(0, 0, 2).unwrap();
+        late.end().unwrap();
+        assert_eq!(ram.told(), ["put 1 0x1000 true", "put 0 0x1000 false", "whole"]);
+    }
+
+    #[test]
+    fn memory_says_itself_why_nothing_can_come_late() {
+        let refused = LateRam::new(&noting(true)).advise(None).unwrap_err().to_string();
+        assert_eq!(refused, "post-copy: not on this host: turn capability postcopy-ram off at the source");
     }
 }

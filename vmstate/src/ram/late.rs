@@ -3,8 +3,16 @@
 use crate::error::Result;
 
 /// Guest memory in which a guest can run before all of its pages are there. Offsets are in bytes from the start of a block of
-/// [`super::GuestRam::blocks`], and those of pages.
+/// [`super::GuestRam::blocks`] or of one that was [adopted](super::GuestRam::adopt), and those of pages.
 pub trait LateMemory: Sync {
+    /// The source says that it may hand its guest over so: the moment to say why that cannot be done here, before the first page.
+    ///
+    /// # Errors
+    /// Why not, as a part of a sentence: the source is told.
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Drops pages that have come, before [`listen`](Self::listen): they will come again.
     ///
     /// # Errors

@@ -1,0 +1,139 @@
+//! Guest RAM as the engine sees it in post-copy: a page that somebody waits for is one of the block that the guest sees there.
+
+use vmstate::ErrorKind;
+use vmstate::ram::LateMemory;
+
+use super::firmware::{Place, SEGMENT};
+use super::ram::{MachineRam, misuse};
+use crate::error::Error;
+use crate::memory::PAGE_SIZE;
+
+impl MachineRam {
+    /// Where a page of a block lies in the guest's RAM; `None` if no guest sees it: beneath QEMU's firmware, or in a file of QEMU's.
+    fn seen_at(&self, block: usize, offset: u64) -> vmstate::Result<Option<u64>> {
+        let Some(index) = block.checked_sub(1) else {
+            let hidden = !self.hidden(offset, PAGE_SIZE as usize).is_empty();
+            return Ok((!hidden).then_some(offset));
+        };
+        match self.firmware.place(index)? {
+            Place::Ram(start) => Ok(Some(start.saturating_add(offset))),
+            Place::Kept => Ok(None),
+        }
+    }
+
+    /// The block that the guest sees at this offset of its RAM, and the offset in it.
+    fn seen_of(&self, offset: u64) -> (usize, u64) {
+        match self.segment() {
+            Some(block) if SEGMENT.contains(&offset) => (block, offset - SEGMENT.start),
+            _ => (0, offset),
+        }
+    }
+}
+
+impl LateMemory for MachineRam {
+    fn prepare(&self) -> vmstate::Result<()> {
+        self.ram.check_late().map_err(unable)
+    }
+
+    fn discard(&self, block: usize, offset: u64, len: u64) -> vmstate::Result<()> {
+        if block == 0 && self.hidden(offset, usize::try_from(len).unwrap_or(usize::MAX)).is_empty() {
+            return self.ram.discard(offset, len).map_err(misuse);
+        }
+        let pages = (0..len / PAGE_SIZE).map(|page| offset.saturating_add(page * PAGE_SIZE));
+        for page in pages {
+            if let Some(at) = self.seen_at(block, page)? {
+                self.ram.discard(at, PAGE_SIZE).map_err(misuse)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn listen(&self) -> vmstate::Result<()> {
+        self.ram.await_pages().map_err(unable)
+    }
+
+    fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> vmstate::Result<()> {
+        let mut offsets = Vec::new();
+        self.ram.waited_for(&mut offsets).map_err(unable)?;
+        pages.extend(offsets.into_iter().map(|offset| self.seen_of(offset)));
+        Ok(())
+    }
+
+    fn put(&self, block: usize, offset: u64, page: Option<&[u8; 4096]>) -> vmstate::Result<()> {
+        match (self.seen_at(block, offset)?, block.checked_sub(1)) {
+            (Some(at), _) => self.ram.put(at, page).map_err(misuse),
+            (None, None) => Ok(()),
+            (None, Some(index)) => self.firmware.write(index, offset, page.unwrap_or(&[0; 4096])),
+        }
+    }
+
+    fn whole(&self) -> vmstate::Result<()> {
+        self.ram.await_none().map_err(unable)
+    }
+}
+
+fn unable(error: Error) -> vmstate::Error {
+    vmstate::Error::new(ErrorKind::Rejected, error.to_string()).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use vmstate::ram::GuestRam;
+
+    use super::*;
+    use crate::memory::Ram;
+    use crate::migration::firmware::Firmware;
+
+    fn waited_for(ram: &MachineRam) -> Vec<(usize, u64)> {
+        let (begun, mut pages) = (Instant::now(), Vec::new());
+        while pages.is_empty() && begun.elapsed() < Duration::from_secs(10) {
+            LateMemory::waited_for(ram, &mut pages).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+        pages.dedup();
+        pages
+    }
+
+    #[test]
+    fn a_page_that_is_waited_for_is_one_of_the_block_that_the_guest_sees_there() {
+        let ram = Ram::new(SEGMENT.end + 2 * PAGE_SIZE).unwrap();
+        let late = MachineRam::arriving(ram.clone(), Firmware::default());
+        if let Err(error) = late.prepare() {
+            return vmstate_lab::skip::skip(error);
+        }
+        assert!(late.adopt("/rom@etc/table-loader", PAGE_SIZE).unwrap() && late.adopt("pc.bios", 0x2_0000).unwrap());
+        let at = SEGMENT.start + 3 * PAGE_SIZE;
+        late.write(2, 3 * PAGE_SIZE, &[6; 4096]).unwrap();
+        late.write(2, 4 * PAGE_SIZE, &[5; 4096]).unwrap();
+        // What is beneath the firmware is nobody's.
+        LateMemory::discard(&late, 0, SEGMENT.start, SEGMENT.end - SEGMENT.start).unwrap();
+        let mut byte = [0];
+        ram.read(at, &mut byte).unwrap();
+        assert_eq!(byte, [6]);
+        LateMemory::discard(&late, 2, 3 * PAGE_SIZE, PAGE_SIZE).unwrap();
+        LateMemory::discard(&late, 1, 0, PAGE_SIZE).unwrap();
+        LateMemory::discard(&late, 0, SEGMENT.end, PAGE_SIZE).unwrap();
+        late.listen().unwrap();
+        for (guest, block, offset) in [(at, 2, 3 * PAGE_SIZE), (SEGMENT.end, 0, SEGMENT.end)] {
+            thread::scope(|scope| {
+                let reader = scope.spawn(|| {
+                    let mut byte = [0];
+                    ram.read(guest + 9, &mut byte).unwrap();
+                    byte[0]
+                });
+                assert_eq!(waited_for(&late), [(block, offset)]);
+                late.put(0, at, Some(&[1; 4096])).unwrap();
+                late.put(1, 0, Some(&[2; 4096])).unwrap();
+                late.put(block, offset, Some(&[8; 4096])).unwrap();
+                assert_eq!(reader.join().unwrap(), 8);
+            });
+        }
+        late.whole().unwrap();
+        let mut page = [0; 4096];
+        late.read(1, 0, &mut page).unwrap();
+        assert_eq!(page, [2; 4096]);
+    }
+}
