@@ -89,20 +89,42 @@ pub(crate) fn migrate_watched(bench: &mut Bench<'_>, source: Vmm, watch: impl Fn
     migrate_forgiving(bench, source, &[], DRIFT, watch)
 }
 
+/// As [`migrate`], in place: a new process takes over the guest's memory and its tap. No page is sent.
+pub(crate) fn update(bench: &mut Bench<'_>, source: Vmm) -> Result<Vmm> {
+    let (started, uri) = bench.update()?;
+    let Migrated { destination, info, .. } = moved(source, &uri, || started.connect(), &[], DRIFT, |_| ())?;
+    let ram = &info["ram"];
+    ensure(ram["normal"] == 0 && ram["duplicate"] == 0, || format!("pages of the guest's memory were sent: {info}"))?;
+    Ok(destination)
+}
+
 /// As [`migrate_watched`], between monitors of two kinds: lines of the kernel's log with one of these `words` are none of this
 /// migration's faults, and the clock may be `off` by so much of what was measured from outside.
 pub(crate) fn migrate_forgiving(
     bench: &mut Bench<'_>,
-    mut source: Vmm,
+    source: Vmm,
     words: &[&str],
     off: Duration,
     watch: impl FnMut(&Value),
 ) -> Result<Migrated> {
-    let (mut destination, uri) = bench.incoming()?;
+    let (destination, uri) = bench.incoming()?;
+    moved(source, &uri, || Ok(destination), words, off, watch)
+}
+
+/// The same to `uri`, where somebody waits; `connect` gives that monitor once the source migrates.
+fn moved(
+    mut source: Vmm,
+    uri: &str,
+    connect: impl FnOnce() -> Result<Vmm>,
+    words: &[&str],
+    off: Duration,
+    watch: impl FnMut(&Value),
+) -> Result<Migrated> {
     let earliest = Instant::now();
     let before = source.ask("mark", within(ANSWER))?;
     let begun = Instant::now();
-    source.start_migration(&uri)?;
+    source.start_migration(uri)?;
+    let mut destination = connect()?;
     let info = source.follow_migration(within(MIGRATION), watch)?;
     ensure(info["status"] == "completed", || format!("the migration did not complete: {info}"))?;
     destination.await_status("running", within(ANSWER))?;
