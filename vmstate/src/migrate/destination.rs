@@ -14,7 +14,7 @@ use super::multifd::Receivers;
 use super::phase::{DestinationPhase, Phase};
 use super::protocol::{DestinationAction, DestinationEvent, DestinationProtocol, Timing, ping};
 use super::report::{ArrivalReport, Takeover};
-use super::wire::{Link, Patience, STREAM, is_timeout, timed_out};
+use super::wire::{Link, STREAM, Timeout, is_timeout, timed_out};
 use super::{Claim, Machine, Over};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Strictness};
@@ -54,13 +54,13 @@ pub struct DestinationOptions {
     /// A source that sends nothing for so long is given up.
     pub silence: Option<Duration>,
     /// At the commit: how long to wait for exclusive resources that another process holds.
-    pub patience: Duration,
+    pub claim_timeout: Duration,
     /// Takes pages from page channels, too, if the source has them. For one migration.
     pub page_channels: Option<Receivers>,
 }
 
 impl DestinationOptions {
-    /// Strict, default limits, 10 s for the introduction, a minute of silence, a second of patience.
+    /// Strict, default limits, 10 s for the introduction, a minute of silence, a second to claim the resources.
     pub fn new(machine_type: impl Into<String>) -> Self {
         Self {
             machine_type: machine_type.into(),
@@ -68,7 +68,7 @@ impl DestinationOptions {
             limits: Limits::default(),
             introduction: Duration::from_secs(10),
             silence: Some(Duration::from_secs(60)),
-            patience: Duration::from_secs(1),
+            claim_timeout: Duration::from_secs(1),
             page_channels: None,
         }
     }
@@ -126,7 +126,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
     let late = &LateRam::new(ram);
     let beside = Beside::from(options.page_channels.as_ref());
     let _over = Over(beside.clone());
-    let silence = options.silence.map_or(Patience::Endless, Patience::Silence);
+    let silence = options.silence.map_or(Timeout::Endless, Timeout::Silence);
     let wire = Link::new(channel, late, clock, control, options.strictness, options.limits, STREAM).with(&beside);
     let memory = RamSection::incoming(late).with(&beside);
     let pages = memory.figures();
@@ -136,7 +136,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
     let timing = Timing {
         answer: options.introduction,
         pause_budget: Duration::MAX,
-        patience: options.patience,
+        claim_timeout: options.claim_timeout,
         retry: RETRY,
         settle: SETTLE,
     };
@@ -185,7 +185,7 @@ struct Destination<'a, 's> {
     machine_type: &'a str,
     /// Some of guest memory does not come.
     shares_memory: bool,
-    silence: Patience,
+    silence: Timeout,
     begun: Duration,
     stream: Stream,
     /// A ping that was read and not yet reported.
@@ -247,7 +247,7 @@ impl Destination<'_, '_> {
     fn carry_out(&mut self, action: DestinationAction) -> Result<DestinationEvent> {
         let done = |()| DestinationEvent::Done;
         match action {
-            DestinationAction::Receive(until) => self.receive(until.map_or(self.silence, Patience::Until)),
+            DestinationAction::Receive(until) => self.receive(until.map_or(self.silence, Timeout::Until)),
             DestinationAction::Compare => {
                 if !self.answers {
                     self.machine.unheard();
@@ -265,7 +265,7 @@ impl Destination<'_, '_> {
                 Ok(DestinationEvent::Done)
             }
             DestinationAction::Answer(number) => self.answer(Reply::Pong(ping::answer(number)), self.silence).map(done),
-            DestinationAction::CloseDoor => self.control.commit().map(done),
+            DestinationAction::RefuseCancels => self.control.commit().map(done),
             DestinationAction::Claim => self.machine.claim().map(|claim| {
                 if let Some(reason) = lost(claim) {
                     self.reason = Some(Error::new(ErrorKind::Peer, reason));
@@ -301,7 +301,7 @@ impl Destination<'_, '_> {
                 Ok(DestinationEvent::Done)
             }
             DestinationAction::Refuse => {
-                // The source finds out in any case, by the broken channel or by its own patience.
+                // The source finds out in any case, by the broken channel or by its own timeout.
                 let _ = self.last_word(Reply::Shut(1));
                 Ok(DestinationEvent::Done)
             }
@@ -330,8 +330,8 @@ impl Destination<'_, '_> {
     }
 
     /// Reads on until the protocol has to know of something.
-    fn receive(&mut self, patience: Patience) -> Result<DestinationEvent> {
-        self.loader.set_patience(patience);
+    fn receive(&mut self, timeout: Timeout) -> Result<DestinationEvent> {
+        self.loader.set_timeout(timeout);
         if self.stream == Stream::Unopened {
             self.loader.check_migratable()?;
             let verdict = self.loader.introduction(self.machine_type, self.shares_memory)?;
@@ -358,7 +358,7 @@ impl Destination<'_, '_> {
                 return Ok(DestinationEvent::Stopped);
             }
             // A source that goes on talking never lets a wait for its next byte end.
-            if matches!(patience, Patience::Until(moment) if self.clock.now() >= moment) {
+            if matches!(timeout, Timeout::Until(moment) if self.clock.now() >= moment) {
                 return Err(timed_out("the source does not come to the end of its introduction"));
             }
             let offset = self.loader.wire.offset();
@@ -381,7 +381,7 @@ impl Destination<'_, '_> {
                     self.asked = Some(number);
                 }
                 Loaded::Command(command) => {
-                    if let Some(event) = self.postcopy(&command, patience).map_err(|error| error.at(offset))? {
+                    if let Some(event) = self.postcopy(&command, timeout).map_err(|error| error.at(offset))? {
                         return Ok(event);
                     }
                 }
@@ -407,15 +407,15 @@ impl Destination<'_, '_> {
     /// Right behind the configuration the source says that it listens: one that is refused because of its configuration
     /// is told why, too.
     fn look_for_return_path(&mut self) {
-        let patience = Patience::Until(self.clock.now().saturating_add(LAST_WORD));
-        let next = self.loader.wire.decode(patience, |input| Element::read(input).map(Element::into_owned));
+        let timeout = Timeout::Until(self.clock.now().saturating_add(LAST_WORD));
+        let next = self.loader.wire.decode(timeout, |input| Element::read(input).map(Element::into_owned));
         self.answers = matches!(next, Ok(Element::Command(Command::OpenReturnPath)));
     }
 
-    fn answer(&mut self, reply: Reply, patience: Patience) -> Result<()> {
+    fn answer(&mut self, reply: Reply, timeout: Timeout) -> Result<()> {
         let mut answer = Outbox::new();
         reply.write(answer.bytes_mut());
-        self.loader.wire.send(&mut answer, patience)
+        self.loader.wire.send(&mut answer, timeout)
     }
 
     /// Tells the source the end, and why if it is a refusal; if it listens.
@@ -429,7 +429,7 @@ impl Destination<'_, '_> {
             put_reason(&reason.to_string(), word.bytes_mut());
         }
         let deadline = self.clock.now().saturating_add(LAST_WORD);
-        self.loader.wire.send(&mut word, Patience::Until(deadline))
+        self.loader.wire.send(&mut word, Timeout::Until(deadline))
     }
 
     /// Tells a source that knows the message what only this side has measured. The guest runs, and nobody waits for it in the pause.
@@ -442,7 +442,7 @@ impl Destination<'_, '_> {
         let mut word = Outbox::new();
         put_times(&times, word.bytes_mut());
         let deadline = self.clock.now().saturating_add(LAST_WORD);
-        if let Err(error) = self.loader.wire.send(&mut word, Patience::Until(deadline)) {
+        if let Err(error) = self.loader.wire.send(&mut word, Timeout::Until(deadline)) {
             tracing::debug!("the source was not told how long the sections took: {error}");
         }
     }
@@ -465,7 +465,7 @@ impl Destination<'_, '_> {
         if completed {
             // The guest runs already: what is left is the source's to say, and it may be slow to.
             let deadline = self.clock.now().saturating_add(DESCRIPTION);
-            if let Err(error) = self.loader.drop_description(Patience::Until(deadline)) {
+            if let Err(error) = self.loader.drop_description(Timeout::Until(deadline)) {
                 tracing::debug!("no self-description: {error}");
             }
             self.publish();

@@ -2,7 +2,7 @@
 
 use super::all::{AllSections, Owner};
 use super::report::SectionReport;
-use super::wire::{Link, Patience};
+use super::wire::{Link, Timeout};
 use crate::codec::{Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::EngineSection;
@@ -37,7 +37,7 @@ pub(super) struct Loader<'a, 's> {
     strictness: Strictness,
     /// Each page has its place in the file that this is read from.
     is_placed: bool,
-    patience: Patience,
+    timeout: Timeout,
     /// The source waits for answers: it closes its side only when it has given up.
     source_listens: bool,
     /// The guest may run from now on: no device may change any more.
@@ -69,15 +69,15 @@ impl<'a, 's> Loader<'a, 's> {
     ) -> Self {
         registered.begin_load();
         let all = AllSections { registered, own };
-        let (patience, source_listens) = (Patience::Endless, false);
+        let (timeout, source_listens) = (Timeout::Endless, false);
         let (begun, whole) = (Vec::new(), Vec::new());
         let (is_placed, pages_only) = (false, false);
-        Self { wire, all, is_own_required, begun, whole, strictness, is_placed, patience, source_listens, pages_only }
+        Self { wire, all, is_own_required, begun, whole, strictness, is_placed, timeout, source_listens, pages_only }
     }
 
     /// How long to wait from now on for what comes next; at first without limit.
-    pub(super) fn set_patience(&mut self, patience: Patience) {
-        self.patience = patience;
+    pub(super) fn set_timeout(&mut self, timeout: Timeout) {
+        self.timeout = timeout;
     }
 
     /// Nothing but guest memory may come from now on.
@@ -93,9 +93,9 @@ impl<'a, 's> Loader<'a, 's> {
     /// Reads header and configuration. What is wrong with the source's machine type or capabilities is the inner error: the stream
     /// goes on behind it.
     pub(super) fn introduction(&mut self, machine: &str, shares_memory: bool) -> Result<Result<()>> {
-        self.wire.decode(self.patience, read_header)?;
+        self.wire.decode(self.timeout, read_header)?;
         let offset = self.wire.offset();
-        let configuration = self.wire.decode(self.patience, Configuration::read)?;
+        let configuration = self.wire.decode(self.timeout, Configuration::read)?;
         self.is_placed = configuration.has(MAPPED_RAM);
         let terms = Terms { shares_memory, is_file: self.wire.file()?.is_some() };
         Ok(configuration.check(machine, terms, self.strictness).map_err(|error| error.at(offset)))
@@ -104,7 +104,7 @@ impl<'a, 's> Loader<'a, 's> {
     /// Takes the next element, with all that belongs to it.
     pub(super) fn step(&mut self) -> Result<Loaded> {
         let offset = self.wire.offset();
-        match self.wire.decode(self.patience, |input| Element::read(input).map(Element::into_owned))? {
+        match self.wire.decode(self.timeout, |input| Element::read(input).map(Element::into_owned))? {
             Element::Eof => return Ok(Loaded::Eof),
             Element::Command(command) => {
                 self.source_listens |= matches!(command, Command::OpenReturnPath);
@@ -137,7 +137,7 @@ impl<'a, 's> Loader<'a, 's> {
         if waits {
             return Ok(false);
         }
-        let next_begins = self.wire.decode(self.patience, |input| match input.peek(1) {
+        let next_begins = self.wire.decode(self.timeout, |input| match input.peek(1) {
             Some(mark) => Ok(Element::is_start(mark)),
             None => Err(input.incomplete(1)),
         })?;
@@ -189,11 +189,11 @@ impl<'a, 's> Loader<'a, 's> {
     }
 
     /// Reads and drops the self-description.
-    pub(super) fn drop_description(&mut self, patience: Patience) -> Result<()> {
-        let mut left = self.wire.decode(patience, read_description_length)?;
+    pub(super) fn drop_description(&mut self, timeout: Timeout) -> Result<()> {
+        let mut left = self.wire.decode(timeout, read_description_length)?;
         while left > 0 {
             let step = left.min(DROP);
-            self.wire.decode(patience, |input| input.take(usize::try_from(step).unwrap_or_default()).map(|_| ()))?;
+            self.wire.decode(timeout, |input| input.take(usize::try_from(step).unwrap_or_default()).map(|_| ()))?;
             left -= step;
         }
         Ok(())
@@ -236,7 +236,7 @@ impl<'a, 's> Loader<'a, 's> {
 
     /// Loads the body of the engine's START section, of a stream whose pages have their places in its file, and its footer.
     fn load_placed(&mut self, index: usize) -> Result<()> {
-        let Self { wire, all, begun, patience, strictness, .. } = self;
+        let Self { wire, all, begun, timeout, strictness, .. } = self;
         let Some(Begun { id, idstr, instance, .. }) = begun.get(index) else { return Ok(()) };
         let place = |error: Error| error.in_section(idstr, *instance);
         let offset = wire.offset();
@@ -244,14 +244,14 @@ impl<'a, 's> Loader<'a, 's> {
         let (file, at) = wire.file().map_err(place)?.ok_or_else(|| place(no_file()))?;
         let goes_on = all.own.load_placed(file, at, *strictness).map_err(place)?;
         wire.go_to(goes_on).map_err(place)?;
-        wire.decode(*patience, |input| all.own.end_placed(input)).map_err(place)?;
-        wire.decode(*patience, |input| read_footer(input, *id)).map_err(place)
+        wire.decode(*timeout, |input| all.own.end_placed(input)).map_err(place)?;
+        wire.decode(*timeout, |input| read_footer(input, *id)).map_err(place)
     }
 
     fn load_whole(&mut self, SectionHeader { idstr, instance, version, .. }: &SectionHeader<'_>) -> Result<()> {
         let (clock, offset) = (self.wire.clock(), self.wire.offset());
         // Of the attempt for which all of it was there: the wire's time is not the section's.
-        let loaded = self.wire.decode(self.patience, |input| {
+        let loaded = self.wire.decode(self.timeout, |input| {
             let begun = clock.now();
             self.all.registered.load(idstr, *instance, *version, input)?;
             Ok(clock.now().saturating_sub(begun))
@@ -317,17 +317,17 @@ impl<'a, 's> Loader<'a, 's> {
 
     /// Reads all records of a body, and its footer.
     fn load_body(&mut self, index: usize, read: ReadRecord) -> Result<()> {
-        let Self { wire, all, begun, patience, source_listens, .. } = self;
+        let Self { wire, all, begun, timeout, source_listens, .. } = self;
         let Some(Begun { id, owner, idstr, instance, version, .. }) = begun.get(index) else { return Ok(()) };
         let place = |error: Error| error.in_section(idstr, *instance);
         let section = all.parts(*owner)?;
         let mut wait = None;
         loop {
             let offset = wire.offset();
-            match wire.decode(*patience, |input| read(section, input, *version)).map_err(place)? {
+            match wire.decode(*timeout, |input| read(section, input, *version)).map_err(place)? {
                 Record::Last => break,
                 Record::Awaited => {
-                    let waited = wire.wait_beside(wait.get_or_insert_default(), *patience);
+                    let waited = wire.wait_beside(wait.get_or_insert_default(), *timeout);
                     // Whoever has given up sends no pages any more.
                     let there = waited.and_then(|()| if *source_listens { wire.receive_at_hand() } else { Ok(()) });
                     there.map_err(|lost| place(lost.at(offset)))?;
@@ -340,12 +340,12 @@ impl<'a, 's> Loader<'a, 's> {
             }
             wait = None;
         }
-        wire.decode(*patience, |input| read_footer(input, *id)).map_err(place)
+        wire.decode(*timeout, |input| read_footer(input, *id)).map_err(place)
     }
 
     fn footer(&mut self, id: u32, idstr: &str, instance: u32) -> Result<()> {
         self.wire
-            .decode(self.patience, |input| read_footer(input, id))
+            .decode(self.timeout, |input| read_footer(input, id))
             .map_err(|error| error.in_section(idstr, instance))
     }
 }

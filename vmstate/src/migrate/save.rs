@@ -31,7 +31,7 @@ pub(super) struct Saved {
 
 /// When a section that goes whole is sent (`vmsd->early_setup`, migration/savevm.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum SendPhase {
     /// Before the guest's memory, while the guest runs.
     Early,
     /// Behind it, when the guest stands still.
@@ -193,14 +193,14 @@ impl<'a, 's> Saver<'a, 's> {
     ///
     /// # Errors
     /// What a device refuses; `Rejected`, with all reasons, if the release for which it is saved cannot have it.
-    pub(super) fn put_devices(&mut self, out: &mut Vec<u8>, (peer, turn): (Peer, Turn)) -> Result<Vec<Saved>> {
+    pub(super) fn put_devices(&mut self, out: &mut Vec<u8>, (peer, phase): (Peer, SendPhase)) -> Result<Vec<Saved>> {
         let (mut problems, mut saved) = (Vec::new(), Vec::new());
         // Behind the numbers of all sections in parts, whether they are sent or not: the same in each turn.
         let parts = u32::try_from(self.all.registered.iterative().len()).unwrap_or(u32::MAX);
         let first = FIRST_ID.saturating_add(1).saturating_add(parts);
         for ((place, section), id) in self.all.registered.in_order().into_iter().enumerate().zip(first..) {
             let known = peer == Peer::Vmstate || !section.is_beyond_qemu();
-            if section.is_early() != (turn == Turn::Early) || !known || !section.is_needed() {
+            if section.is_early() != (phase == SendPhase::Early) || !known || !section.is_needed() {
                 continue;
             }
             let (name, instance) = (section.idstr(), section.instance());

@@ -30,7 +30,7 @@ const SILENCE: Duration = Duration::from_millis(1);
 
 /// How long to wait for the peer.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Patience {
+pub(super) enum Timeout {
     /// Until this moment of the clock.
     Until(Duration),
     /// As long as something comes at least so often.
@@ -164,15 +164,15 @@ impl<'a> Link<'a> {
     ///
     /// # Errors
     /// A timeout if the peer did not take all of it in time, `Cancelled`, what the channel has.
-    pub(super) fn send(&mut self, outbox: &mut Outbox, patience: Patience) -> Result<()> {
-        let mut deadline = self.deadline(patience);
+    pub(super) fn send(&mut self, outbox: &mut Outbox, timeout: Timeout) -> Result<()> {
+        let mut deadline = self.deadline(timeout);
         while !outbox.is_empty() {
             match self.send_part(outbox, deadline, SLICE)? {
                 // A peer that refuses the guest stops reading and says so.
                 false => self.receive_at_hand()?,
                 true => {
-                    if let Patience::Silence(_) = patience {
-                        deadline = self.deadline(patience);
+                    if let Timeout::Silence(_) = timeout {
+                        deadline = self.deadline(timeout);
                     } else if self.left(deadline).is_zero() {
                         // Also if that was all: a side that is slow to put it together finds each part taken at once.
                         return Err(timed_out("the stream goes too slowly"));
@@ -240,11 +240,11 @@ impl<'a> Link<'a> {
         }
     }
 
-    fn deadline(&self, patience: Patience) -> Option<Duration> {
-        match patience {
-            Patience::Until(moment) => Some(moment),
-            Patience::Silence(longest) => Some(self.clock.now().saturating_add(longest)),
-            Patience::Endless => None,
+    fn deadline(&self, timeout: Timeout) -> Option<Duration> {
+        match timeout {
+            Timeout::Until(moment) => Some(moment),
+            Timeout::Silence(longest) => Some(self.clock.now().saturating_add(longest)),
+            Timeout::Endless => None,
         }
     }
 
@@ -252,11 +252,11 @@ impl<'a> Link<'a> {
     ///
     /// # Errors
     /// A timeout if that takes too long, `Cancelled`, what a page channel has.
-    pub(super) fn wait_beside(&self, wait: &mut Wait, patience: Patience) -> Result<()> {
+    pub(super) fn wait_beside(&self, wait: &mut Wait, timeout: Timeout) -> Result<()> {
         self.check()?;
         let bytes = Some(self.beside.bytes());
-        if wait.bytes.is_none() || (wait.bytes != bytes && matches!(patience, Patience::Silence(_))) {
-            *wait = Wait { bytes, deadline: self.deadline(patience) };
+        if wait.bytes.is_none() || (wait.bytes != bytes && matches!(timeout, Timeout::Silence(_))) {
+            *wait = Wait { bytes, deadline: self.deadline(timeout) };
         }
         if self.left(wait.deadline).is_zero() {
             return Err(timed_out("the page channels do not come to where the main channel is"));
@@ -287,7 +287,7 @@ impl<'a> Link<'a> {
     /// Decodes with `decode`, which is called again from the same place whenever it ran out of bytes and more came.
     pub(super) fn decode<T>(
         &mut self,
-        patience: Patience,
+        timeout: Timeout,
         mut decode: impl FnMut(&mut Reader<'_>) -> Result<T>,
     ) -> Result<T> {
         loop {
@@ -306,7 +306,7 @@ impl<'a> Link<'a> {
                             .at(self.offset())
                             .with_source(error));
                     }
-                    self.more(have, patience).map_err(|lost| lost.at(self.offset() + have as u64))?;
+                    self.more(have, timeout).map_err(|lost| lost.at(self.offset() + have as u64))?;
                 }
                 Err(error) => return Err(error),
             }
@@ -319,7 +319,7 @@ impl<'a> Link<'a> {
         moment: Duration,
         decode: impl FnMut(&mut Reader<'_>) -> Result<T>,
     ) -> Result<Option<T>> {
-        match self.decode(Patience::Until(moment), decode) {
+        match self.decode(Timeout::Until(moment), decode) {
             Ok(decoded) => Ok(Some(decoded)),
             Err(error) if is_timeout(&error) => Ok(None),
             Err(error) => Err(error),
@@ -330,23 +330,23 @@ impl<'a> Link<'a> {
     ///
     /// # Errors
     /// `Malformed` if they are more than one element may have, what waiting has.
-    pub(super) fn gather(&mut self, count: u32, patience: Patience) -> Result<()> {
+    pub(super) fn gather(&mut self, count: u32, timeout: Timeout) -> Result<()> {
         let wanted = usize::try_from(count).unwrap_or(usize::MAX);
         if wanted > LONGEST {
             return Err(Error::new(ErrorKind::Malformed, format!("a package of {count} bytes, longer than {LONGEST}")));
         }
         while self.end - self.start < wanted {
-            self.receive(patience).map_err(|lost| lost.at(self.base + self.end as u64))?;
+            self.receive(timeout).map_err(|lost| lost.at(self.base + self.end as u64))?;
         }
         Ok(())
     }
 
     /// Asks for the pages that the guest waits for.
-    fn serve(&mut self, patience: Patience) -> Result<()> {
+    fn serve(&mut self, timeout: Timeout) -> Result<()> {
         let Some(late) = self.late else { return Ok(()) };
         let mut requests = Outbox::new();
         late.put_requests(requests.bytes_mut())?;
-        self.send(&mut requests, patience)
+        self.send(&mut requests, timeout)
     }
 
     /// Drops what comes until the peer closes the connection in order.
@@ -356,7 +356,7 @@ impl<'a> Link<'a> {
     pub(super) fn await_parting(&mut self, until: Duration) -> Result<()> {
         loop {
             self.start = self.end;
-            match self.receive(Patience::Until(until)) {
+            match self.receive(Timeout::Until(until)) {
                 Err(error) if is_closed(&error) => return Ok(()),
                 Ok(()) if self.left(Some(until)).is_zero() => {
                     return Err(timed_out("the peer does not come to an end"));
@@ -367,8 +367,8 @@ impl<'a> Link<'a> {
     }
 
     /// Receives something; much, if much is at hand already.
-    fn more(&mut self, have: usize, patience: Patience) -> Result<()> {
-        self.receive(patience)?;
+    fn more(&mut self, have: usize, timeout: Timeout) -> Result<()> {
+        self.receive(timeout)?;
         let enough = if have < CHEAP { have } else { have.saturating_mul(2).min(LONGEST) };
         while self.end - self.start < enough {
             match self.receive_within(SILENCE) {
@@ -380,11 +380,11 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    fn receive(&mut self, patience: Patience) -> Result<()> {
-        let deadline = self.deadline(patience);
+    fn receive(&mut self, timeout: Timeout) -> Result<()> {
+        let deadline = self.deadline(timeout);
         loop {
             self.check()?;
-            self.serve(patience)?;
+            self.serve(timeout)?;
             let left = self.left(deadline);
             let slice = if self.late.is_some_and(LateRam::listens) { FAULTS } else { SLICE };
             match self.receive_within(left.min(slice)) {

@@ -16,7 +16,7 @@ const LATE: Duration = Duration::from_secs(1000);
 pub(crate) const TIMING: Timing = Timing {
     answer: Duration::from_secs(1),
     pause_budget: Duration::from_secs(1),
-    patience: Duration::from_secs(1),
+    claim_timeout: Duration::from_secs(1),
     retry: Duration::from_secs(1),
     settle: Duration::from_secs(1),
 };
@@ -143,8 +143,8 @@ impl World {
                     None => {}
                 }
             }
-            SourceAction::CloseDoor if self.cancel => step("S was cancelled", Cancelled, NOW, &nothing),
-            SourceAction::CloseDoor => step("S closes the door", Done, NOW, &|world| world.source.committed = true),
+            SourceAction::RefuseCancels if self.cancel => step("S was cancelled", Cancelled, NOW, &nothing),
+            SourceAction::RefuseCancels => step("S refuses cancels", Done, NOW, &|world| world.source.committed = true),
             SourceAction::Release => {
                 step("S cannot release the disk", Refused, NOW, &nothing);
                 step("S releases the disk", Done, NOW, &|world| world.holder = None);
@@ -274,7 +274,7 @@ impl World {
                 step("D answers", if self.back.cut { Broken } else { Done }, NOW, &say(Reply::Pong(number)));
                 step("D cannot answer", Deadline, NOW, &nothing);
             }
-            DestinationAction::CloseDoor => step("D closes the door", Done, NOW, &nothing),
+            DestinationAction::RefuseCancels => step("D refuses cancels", Done, NOW, &nothing),
             DestinationAction::Claim => {
                 let mut next = self.clone();
                 let claim = next.claim(Who::Destination, self.destination.expects, rules);

@@ -4,7 +4,7 @@
 //! guest in any case.
 //!
 //! One thing is assumed: a QEMU that can notice that the wire is gone has done so, and has taken the lock, before
-//! `Timing::settle` or `Timing::patience` are over.
+//! `Timing::settle` or `Timing::claim_timeout` are over.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl World {
         for event in asks.iter().copied().chain([Introduced, Done, Stopped, Ended, Done]) {
             action = protocol.handle(event, NOW, &TIMING);
         }
-        assert_eq!(action, DestinationAction::CloseDoor);
+        assert_eq!(action, DestinationAction::RefuseCancels);
         let disk = disk.then_some(Holder::Nobody);
         let (qemu, wire) = (if listens { Qemu::Waits } else { Qemu::Completed }, Wire::Open);
         Self { qemu, disk, wire, told: false, silent: false, protocol, action, destination_runs: false }
@@ -115,7 +115,7 @@ impl World {
         let notices = (self.qemu == Qemu::Waits && self.wire != Wire::Open) || self.qemu == Qemu::WireGone;
         use DestinationEvent::{Broken, Claimed, Deadline, Done, Parted, Unheard};
         match self.action {
-            DestinationAction::CloseDoor => steps.push(self.destination(Done, NOW)),
+            DestinationAction::RefuseCancels => steps.push(self.destination(Done, NOW)),
             DestinationAction::Confirm if !listens => steps.push(self.destination(Unheard, NOW)),
             DestinationAction::Confirm => {
                 // A kernel takes bytes for a peer that is gone until it knows.
@@ -209,7 +209,7 @@ fn a_source_of_this_library_finds_the_lock_taken() {
     for event in [Introduced, Done, Stopped, ready, Done, Done, Ended, Done, Claimed(Claim::Won), Done, Done, Done] {
         actions.push(protocol.handle(event, NOW, &TIMING));
     }
-    use DestinationAction::{Advance, Claim as Take, CloseDoor, Confirm, End, Resume};
-    assert_eq!(actions[6..], [CloseDoor, Take, Confirm, Advance, Resume, End]);
+    use DestinationAction::{Advance, Claim as Take, Confirm, End, RefuseCancels, Resume};
+    assert_eq!(actions[6..], [RefuseCancels, Take, Confirm, Advance, Resume, End]);
     assert_eq!(protocol.phase(), DestinationPhase::Completed);
 }

@@ -12,8 +12,13 @@ use vmstate::raw::protocol::{
 use vmstate::raw::stream::Reply;
 
 const SECOND: Duration = Duration::from_secs(1);
-const TIMING: Timing =
-    Timing { answer: SECOND, pause_budget: SECOND, patience: SECOND, retry: Duration::ZERO, settle: Duration::ZERO };
+const TIMING: Timing = Timing {
+    answer: SECOND,
+    pause_budget: SECOND,
+    claim_timeout: SECOND,
+    retry: Duration::ZERO,
+    settle: Duration::ZERO,
+};
 const CLAIMS: [Claim; 4] = [Claim::Won, Claim::Held, Claim::Moved, Claim::Undecidable];
 
 /// Time that passes between two events: none, or more than any wait.

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use vmstate::channel::tls::Connection;
 use vmstate::migrate::multifd::{Receivers, Senders};
 
-use super::incoming::Door;
+use super::incoming::IncomingListener;
 use crate::error::SparingLog;
 use crate::migration::ram::MachineRam;
 use crate::sandbox::{self, Kind};
@@ -42,7 +42,11 @@ impl PageThreads {
     ///
     /// # Errors
     /// The host gives no thread.
-    pub(super) fn receive(receivers: &Receivers, listener: &Arc<Door>, ram: &MachineRam) -> io::Result<Self> {
+    pub(super) fn receive(
+        receivers: &Receivers,
+        listener: &Arc<IncomingListener>,
+        ram: &MachineRam,
+    ) -> io::Result<Self> {
         let all = receivers.clone();
         let (receivers, listener, ram) = (receivers.clone(), Arc::clone(listener), ram.clone());
         let accept = move || {

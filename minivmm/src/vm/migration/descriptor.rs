@@ -75,7 +75,7 @@ pub(super) fn origin(name: &str, passed: Option<&Descriptor>, server: Option<Tls
     }
     if SockRef::from(&file).is_listener().map_err(refused)? {
         let listener = Listener::listening(file).map_err(refused)?;
-        return Ok(Origin::Door(listener.with_tls(server)));
+        return Ok(Origin::Listener(listener.with_tls(server)));
     }
     connected(&file).map(|socket| Origin::Connection(socket, server)).map_err(refused)
 }

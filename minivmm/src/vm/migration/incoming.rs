@@ -13,8 +13,8 @@ use vmstate::migrate::{Control, DestinationPhase, Phase};
 use super::channels::PageThreads;
 use super::descriptor;
 use super::ended::Ended;
+use super::engine_machine::EngineMachine;
 use super::outgoing::shake_hands;
-use super::seam::Seam;
 use super::state_file::StateFile;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::command;
@@ -30,13 +30,13 @@ use crate::sandbox::{self, Kind};
 use crate::vm::published::Published;
 
 /// Where a source is awaited: it speaks TLS, if that was asked for.
-pub(in crate::vm) type Door = Listener<Option<TlsServer>>;
+pub(in crate::vm) type IncomingListener = Listener<Option<TlsServer>>;
 
 /// Where a guest comes from.
 #[derive(Debug)]
 pub(in crate::vm) enum Origin {
     /// A source that connects.
-    Door(Door),
+    Listener(IncomingListener),
     /// One that is connected already, which speaks TLS if that was asked for.
     Connection(SocketChannel, Option<TlsServer>),
     /// A process of this host, whose memory is mapped already.
@@ -104,24 +104,24 @@ pub(super) fn origin(
         Address::Descriptor { passed, .. } => return descriptor::origin(&address.to_string(), passed.as_ref(), server),
     };
     let listener = listener.map_err(|error| format!("{address}: {error}; give an address that nobody listens at"))?;
-    Ok(Origin::Door(listener.with_tls(server)))
+    Ok(Origin::Listener(listener.with_tls(server)))
 }
 
 /// What the thread takes a guest into.
-pub(super) struct Reception {
+pub(super) struct IncomingTask {
     pub(super) parts: Parts,
     pub(super) ram: MachineRam,
     pub(super) firmware: Firmware,
-    pub(super) seam: Seam,
+    pub(super) machine: EngineMachine,
     pub(super) control: Control,
     /// Where a source that was turned away is told of.
     pub(super) shared: Arc<Published>,
     pub(super) log: SparingLog,
 }
 
-impl Reception {
+impl IncomingTask {
     /// Takes in the first source that comes so far that it changes something of the machine; its connection is still open.
-    pub(super) fn await_source(mut self, listener: &Arc<Door>) -> (Ended, Option<Connection>) {
+    pub(super) fn await_source(mut self, listener: &Arc<IncomingListener>) -> (Ended, Option<Connection>) {
         loop {
             // One that is turned away sees its connection close once the machine has said why.
             let (arrival, channel) = match self.take_in_source(listener) {
@@ -162,7 +162,7 @@ impl Reception {
 
     /// Takes in the guest that is in `file`.
     pub(super) fn read(mut self, mut file: StateFile) -> Ended {
-        self.seam.reading();
+        self.machine.reading();
         let arrival = match self.take_in(&mut file.channel, None) {
             Ok(arrival) => arrival,
             Err(why) => return failed(why),
@@ -181,7 +181,10 @@ impl Reception {
     }
 
     /// Waits for a source and takes in what it sends; the connection is still open then.
-    fn take_in_source(&mut self, listener: &Arc<Door>) -> std::result::Result<(Arrival, Connection), String> {
+    fn take_in_source(
+        &mut self,
+        listener: &Arc<IncomingListener>,
+    ) -> std::result::Result<(Arrival, Connection), String> {
         let control = self.control.clone();
         let go_on = || !control.is_cancelled();
         let mut channel = listener.accept_source(&go_on).map_err(|error| error.to_string())?;
@@ -196,7 +199,7 @@ impl Reception {
         channel: &mut dyn Channel,
         page_channels: Option<Receivers>,
     ) -> std::result::Result<Arrival, String> {
-        self.seam.await_source();
+        self.machine.await_source();
         // A source that was turned away may have introduced itself.
         let mut state = self.parts.state.lock().unwrap_or_else(PoisonError::into_inner);
         (state.preflight, state.kept) = (Preflight::default(), KeptSections::default());
@@ -208,7 +211,7 @@ impl Reception {
         let incoming = Incoming {
             channel,
             clock: &MonotonicClock::new(),
-            machine: &mut self.seam,
+            machine: &mut self.machine,
             sections: &mut sections,
             ram: &self.ram,
         };

@@ -5,13 +5,13 @@ mod after;
 mod channels;
 mod descriptor;
 mod ended;
+mod engine_machine;
 pub(super) mod handover;
 pub(super) mod incoming;
 mod introduction;
 mod look_up;
 mod outgoing;
 pub(super) mod schema;
-mod seam;
 mod state_file;
 pub(super) mod status;
 mod to_file;
@@ -29,11 +29,11 @@ use vmstate::migrate::{Control, DestinationPhase, Parameters, Peer, Phase, Sourc
 pub(super) use self::after::LeftStanding;
 use self::descriptor::Way;
 pub use self::ended::Ended;
+use self::engine_machine::EngineMachine;
 use self::handover::Offer;
-use self::incoming::{Door, Origin, Reception};
+use self::incoming::{IncomingListener, IncomingTask, Origin};
 pub(super) use self::look_up::LookUp;
-use self::outgoing::{Departure, Secure};
-use self::seam::Seam;
+use self::outgoing::{OutgoingTask, Secure};
 use self::state_file::NOT_ENCRYPTED;
 use self::status::MigrationStatus;
 use self::to_file::Writing;
@@ -87,7 +87,7 @@ pub(super) struct Incoming {
     control: Control,
     thread: JoinHandle<()>,
     /// Shared with the migration thread, which may outlive the machine for a moment that the process does not have.
-    listener: Option<Arc<Door>>,
+    listener: Option<Arc<IncomingListener>>,
     /// The guest is in a file.
     from_file: bool,
     /// One that fails ends the machine.
@@ -193,8 +193,8 @@ impl Vm {
         }
         let log = MachineDirtyLog::new(Arc::clone(&self.machine.kvm), ram.segment());
         let throttle = Arc::new(Throttle::new(&self.machine.kvm, &self.machine.vcpus));
-        let seam =
-            Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets).sending(&throttle, &log);
+        let machine = EngineMachine::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
+            .sending(&throttle, &log);
         let (handle, ours) = (self.handle.clone(), control.clone());
         let begun = match way {
             Way::File(file) => {
@@ -202,11 +202,12 @@ impl Vm {
                 let (control, log) = (control.clone(), log.clone());
                 let keeps_running = terms.keeps_running;
                 let reader = if terms.to_qemu { Peer::Qemu } else { Peer::Vmstate };
-                let writing = Writing { file, keeps_running, reader, release, control, parts, ram, log, seam, shared };
+                let writing =
+                    Writing { file, keeps_running, reader, release, control, parts, ram, log, machine, shared };
                 ended::spawn(handle, setup, ours, || (writing.run(), None))
             }
             Way::Connect | Way::Connected(_) => {
-                let departure = Departure {
+                let task = OutgoingTask {
                     address,
                     offer,
                     connected: if let Way::Connected(socket) = way { Some(socket) } else { None },
@@ -214,13 +215,13 @@ impl Vm {
                     look_up: self.look_up.clone(),
                     release,
                     control: control.clone(),
-                    seam,
+                    machine,
                     parts,
                     ram,
                     log: log.clone(),
                     channels: parameters.page_channels(),
                 };
-                ended::spawn(handle, setup, ours, || (departure.run(), None))
+                ended::spawn(handle, setup, ours, || (task.run(), None))
             }
         };
         match begun {
@@ -405,9 +406,9 @@ impl Vm {
         let setup = Phase::Destination(DestinationPhase::Setup);
         self.shared.begin_migration(setup, &control);
         let parts = self.parts();
-        let seam = Seam::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets);
-        let reception = Reception {
-            seam: seam.expecting(self.introduction()),
+        let machine = EngineMachine::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets);
+        let task = IncomingTask {
+            machine: machine.expecting(self.introduction()),
             parts,
             ram: if shares_memory { ram.shared() } else { ram },
             firmware: self.firmware.clone(),
@@ -418,7 +419,7 @@ impl Vm {
         let (handle, ours) = (self.handle.clone(), control.clone());
         let from_file = matches!(origin, Origin::File(_));
         let (begun, listener) = match origin {
-            Origin::Door(listener) => {
+            Origin::Listener(listener) => {
                 let (log, shared) = (Mutex::new(SparingLog::default()), Arc::clone(&self.shared));
                 let listener = Arc::new(listener.telling(move |why| {
                     let why = format!("a connection was turned away: {why}");
@@ -426,13 +427,13 @@ impl Vm {
                     shared.update_migration(|info| info.error = Some(why));
                 }));
                 let theirs = Arc::clone(&listener);
-                (ended::spawn(handle, setup, ours, move || reception.await_source(&theirs)), Some(listener))
+                (ended::spawn(handle, setup, ours, move || task.await_source(&theirs)), Some(listener))
             }
             Origin::Connection(socket, server) => {
-                (ended::spawn(handle, setup, ours, || reception.meet(socket, server)), None)
+                (ended::spawn(handle, setup, ours, || task.meet(socket, server)), None)
             }
-            Origin::HandedOver(socket) => (ended::spawn(handle, setup, ours, || reception.meet(socket, None)), None),
-            Origin::File(file) => (ended::spawn(handle, setup, ours, || (reception.read(file), None)), None),
+            Origin::HandedOver(socket) => (ended::spawn(handle, setup, ours, || task.meet(socket, None)), None),
+            Origin::File(file) => (ended::spawn(handle, setup, ours, || (task.read(file), None)), None),
         };
         let thread =
             begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;

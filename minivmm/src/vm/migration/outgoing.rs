@@ -13,9 +13,9 @@ use vmstate::schema::json::Schema;
 
 use super::channels::PageThreads;
 use super::ended::Ended;
+use super::engine_machine::EngineMachine;
 use super::handover::Offer;
 use super::look_up::LookUp;
-use super::seam::Seam;
 use crate::boot::layout::MACHINE_TYPE;
 use crate::config::{Address, Tls};
 use crate::error::chain;
@@ -64,7 +64,7 @@ impl Secure {
 }
 
 /// What the thread works with.
-pub(super) struct Departure {
+pub(super) struct OutgoingTask {
     pub(super) address: Address,
     /// Memory and networks that another process of this host goes on with.
     pub(super) offer: Option<Offer>,
@@ -79,12 +79,12 @@ pub(super) struct Departure {
     pub(super) parts: Parts,
     pub(super) ram: MachineRam,
     pub(super) log: MachineDirtyLog,
-    pub(super) seam: Seam,
+    pub(super) machine: EngineMachine,
     /// How many page channels there are, and what goes on them.
     pub(super) channels: Option<(u8, Compression)>,
 }
 
-impl Departure {
+impl OutgoingTask {
     pub(super) fn run(mut self) -> Ended {
         let failed = |why| Ended { phase: Phase::Source(SourcePhase::Failed), error: Some(why), unrecorded: false };
         let mut channel = match self.connect() {
@@ -105,10 +105,10 @@ impl Departure {
             Err(error) => return failed(chain(&error)),
         };
         if self.release.is_some() {
-            self.seam.see_state();
+            self.machine.see_state();
         }
         sections.save_for(self.release.take());
-        if let Err(error) = self.seam.begin() {
+        if let Err(error) = self.machine.begin() {
             return failed(chain(&error));
         }
         self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight.stamp();
@@ -125,14 +125,14 @@ impl Departure {
         let outgoing = Outgoing {
             channel: &mut channel,
             clock: &MonotonicClock::new(),
-            machine: &mut self.seam,
+            machine: &mut self.machine,
             sections: &mut sections,
             ram: &self.ram,
             log: if self.offer.is_some() { &mut nothing } else { &mut self.log },
         };
         let departure = source::run(outgoing, &options, &self.control);
         let why = departure.error.as_ref().map(|error| chain(error));
-        let unrecorded = self.seam.met_qemu();
+        let unrecorded = self.machine.met_qemu();
         Ended { phase: Phase::Source(departure.phase), error: told(departure.phase, why), unrecorded }
     }
 

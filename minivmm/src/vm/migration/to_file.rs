@@ -17,7 +17,7 @@ use vmstate::section::Sections;
 use vmstate::{Error, ErrorKind, Result};
 
 use super::ended::Ended;
-use super::seam::Seam;
+use super::engine_machine::EngineMachine;
 use super::state_file::StateFile;
 use super::write_back::failed;
 use crate::boot::layout::MACHINE_TYPE;
@@ -47,8 +47,8 @@ enum Stands {
 }
 
 /// Waits until the switch-over may begin, and has the guest stand.
-fn stand_still(seam: &mut Seam, control: &Control, shared: &Published, stands: &mut Stands) -> Result<()> {
-    while !seam.may_switch_over()? {
+fn stand_still(machine: &mut EngineMachine, control: &Control, shared: &Published, stands: &mut Stands) -> Result<()> {
+    while !machine.may_switch_over()? {
         *stands = Stands::Held;
         if control.is_cancelled() {
             return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
@@ -58,7 +58,7 @@ fn stand_still(seam: &mut Seam, control: &Control, shared: &Published, stands: &
     shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::SwitchOver));
     // Where it cannot, it runs on.
     *stands = Stands::Runs;
-    seam.pause(PAUSE)?;
+    machine.pause(PAUSE)?;
     *stands = Stands::Still;
     Ok(())
 }
@@ -99,7 +99,7 @@ pub(super) struct Writing {
     pub(super) parts: Parts,
     pub(super) ram: MachineRam,
     pub(super) log: MachineDirtyLog,
-    pub(super) seam: Seam,
+    pub(super) machine: EngineMachine,
     pub(super) shared: Arc<Published>,
 }
 
@@ -133,10 +133,10 @@ impl Writing {
         let in_place = self.file.has_places() && self.release.is_none();
         sections.save_for(self.release.take());
         let what = "that a migration begins could not be recorded";
-        self.seam.begin().map_err(|error| running(failed(what, error)))?;
+        self.machine.begin().map_err(|error| running(failed(what, error)))?;
         self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight.stamp();
         let control = self.control.clone();
-        self.seam.prepare(&|| !control.is_cancelled()).map_err(running)?;
+        self.machine.prepare(&|| !control.is_cancelled()).map_err(running)?;
         let mut stands = Stands::Runs;
         let written = match in_place {
             true => self.write_running(&mut sections, &mut stands),
@@ -144,7 +144,7 @@ impl Writing {
         };
         let went_on = written.and_then(|()| match self.keeps_running {
             // What is in the file does not change any more: the guest need not stand until it is on the disk.
-            true => self.seam.resume().map(|()| {
+            true => self.machine.resume().map(|()| {
                 stands = Stands::Runs;
                 self.shared.update_migration(|info| {
                     (info.phase, info.hold) = (Phase::Source(SourcePhase::Rounds), Hold::None);
@@ -160,7 +160,7 @@ impl Writing {
             Stands::Held => self.go_on(error),
             Stands::Still => {
                 // A stream that is whole may have been seen by somebody.
-                let _ = self.seam.advance();
+                let _ = self.machine.advance();
                 self.go_on(error)
             }
         })
@@ -176,7 +176,7 @@ impl Writing {
 
     /// The guest runs most of the time: each page has its place in the file, where it is written again when the guest has written it.
     fn write_running(&mut self, sections: &mut Sections<'_>, stands: &mut Stands) -> Result<()> {
-        let Self { file, control, ram, log, seam, shared, reader, .. } = self;
+        let Self { file, control, ram, log, machine, shared, reader, .. } = self;
         shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Rounds));
         let saving = Saving {
             channel: &mut file.channel,
@@ -186,12 +186,12 @@ impl Writing {
             log: &mut StoppedLater(log),
             reader: *reader,
         };
-        snapshot::save_in_place(saving, control, &mut || stand_still(seam, control, shared, stands))
+        snapshot::save_in_place(saving, control, &mut || stand_still(machine, control, shared, stands))
     }
 
     /// The guest stands while its stream is written.
     fn write_standing(&mut self, sections: &mut Sections<'_>, stands: &mut Stands) -> Result<()> {
-        stand_still(&mut self.seam, &self.control, &self.shared, stands)?;
+        stand_still(&mut self.machine, &self.control, &self.shared, stands)?;
         snapshot::save_with(&mut self.file.channel, MACHINE_TYPE, sections, &self.ram, &self.control)
     }
 
@@ -200,8 +200,8 @@ impl Writing {
     /// # Errors
     /// The guest runs on if its disks are still here; else it stands, and nobody can tell who has them.
     fn let_go(&mut self) -> std::result::Result<(), (SourcePhase, Error)> {
-        let Err(error) = self.seam.release() else { return Ok(()) };
-        match self.seam.claim().and_then(|claim| self.seam.advance().map(|()| claim)) {
+        let Err(error) = self.machine.release() else { return Ok(()) };
+        match self.machine.claim().and_then(|claim| self.machine.advance().map(|()| claim)) {
             Ok(Claim::Won | Claim::Undecidable) => Err(self.go_on(error)),
             _ => Err((SourcePhase::Undecided, error)),
         }
@@ -209,7 +209,7 @@ impl Writing {
 
     fn go_on(&mut self, error: Error) -> (SourcePhase, Error) {
         // Refused, the guest stands here, and the driver says so.
-        let _ = self.seam.resume();
+        let _ = self.machine.resume();
         (SourcePhase::Failed, error)
     }
 }

@@ -3,12 +3,12 @@
 use super::{Destination, LAST_WORD, Package, Stream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::protocol::{DestinationEvent, ping};
-use crate::migrate::wire::Patience;
+use crate::migrate::wire::Timeout;
 use crate::stream::{Command, Reply};
 
 impl Destination<'_, '_> {
     /// Does what the source says of post-copy, and returns what the protocol has to know of it.
-    pub(super) fn postcopy(&mut self, command: &Command, patience: Patience) -> Result<Option<DestinationEvent>> {
+    pub(super) fn postcopy(&mut self, command: &Command, timeout: Timeout) -> Result<Option<DestinationEvent>> {
         match command {
             Command::PostcopyAdvise(sizes) if self.stream == Stream::Opened => self.late.advise(*sizes)?,
             Command::PostcopyRamDiscard(discard) => self.late.discard(discard)?,
@@ -17,7 +17,7 @@ impl Destination<'_, '_> {
                     return Err(malformed("post-copy with page channels"));
                 }
                 let begins = self.loader.wire.offset();
-                self.loader.wire.gather(*length, patience)?;
+                self.loader.wire.gather(*length, timeout)?;
                 self.package = Package::UpTo(begins.saturating_add(u64::from(*length)));
                 if !std::mem::replace(&mut self.stopped, true) {
                     return Ok(Some(DestinationEvent::Stopped));
@@ -53,7 +53,7 @@ impl Destination<'_, '_> {
 
     /// Tells the source that the guest is about to run here. One that does not hear it finds the exclusive resources taken.
     pub(super) fn confirm_run(&mut self) -> Result<()> {
-        let until = Patience::Until(self.clock.now().saturating_add(LAST_WORD));
+        let until = Timeout::Until(self.clock.now().saturating_add(LAST_WORD));
         self.answer(Reply::Pong(ping::RUNS), until)
     }
 

@@ -215,7 +215,7 @@ const MOST_STATE: u64 = 1 << 30;
 const MOST_VCPUS: u32 = 4096;
 /// No sum of times leaves its range then.
 const LONGEST_WORK: Duration = Duration::from_secs(24 * 60 * 60);
-/// Both ways and a jitter of this length stay within the source's patience.
+/// Both ways and a jitter of this length stay within the source's timeout.
 const LONGEST_WAY: Duration = Duration::from_secs(5);
 
 impl Pause {

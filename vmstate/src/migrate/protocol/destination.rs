@@ -1,15 +1,15 @@
 //! The destination's side of the protocol: from the first byte to a final [`DestinationPhase`].
 //!
 //! ```text
-//! Receive ─► Compare ─► Receive … ─► Load ─► Answer ─► Receive ─► CloseDoor ─► Claim ─► Confirm ─► Advance ─► Resume ─► End
-//!     any failure up to CloseDoor: Refuse ─► End (Failed)                                │           │
-//!     resources not to be had: Refuse ─► End (Stranded; Failed if someone has run since) ─┘           │
-//!     any failure from here: End (Stranded)                                              ─────────────┘
+//! Receive ─► Compare ─► Receive … ─► Load ─► Answer ─► Receive ─► RefuseCancels ─► Claim ─► Confirm ─► Advance ─► Resume ─► End
+//!     any failure up to RefuseCancels: Refuse ─► End (Failed)                                │           │
+//!     resources not to be had: Refuse ─► End (Stranded; Failed if someone has run since) ─────┘           │
+//!     any failure from here: End (Stranded)                                                  ─────────────┘
 //!
 //! in post-copy, where the source's order to run is the commit:     … Claim ─► ConfirmRun ─► Advance ─► Resume ─► TakePages … ─► Confirm ─► End
 //!     any failure from TakePages on: End (Interrupted)
 //!
-//! from a source that asked nothing and listens:         … CloseDoor ─► Confirm ─► AwaitParting ─► Sleep ─► Claim ─► Advance ─► …
+//! from a source that asked nothing and listens:         … RefuseCancels ─► Confirm ─► AwaitParting ─► Sleep ─► Claim ─► Advance ─► …
 //! ```
 //!
 //! A QEMU that sends its guest in post-copy asks nothing, gives its disks up before it says anything of it, and does not run the guest again once
@@ -38,7 +38,7 @@ pub enum DestinationAction {
     /// Answer the ping of this number.
     Answer(u32),
     /// Refuse cancels from now on, unless one was granted already.
-    CloseDoor,
+    RefuseCancels,
     /// Try to take the exclusive resources.
     Claim,
     /// Wait until this moment.
@@ -125,7 +125,7 @@ enum Step {
     /// Until this moment.
     Parting(Duration),
     Settling(Duration),
-    /// With the end of the patience.
+    /// With the end of the time for claiming.
     Claiming(Duration),
     Waiting(Duration),
     Confirming,
@@ -193,13 +193,13 @@ impl DestinationProtocol {
             (Step::Receiving, Ended | Run) if !self.loaded => Step::Loading(None),
             (Step::Receiving, Ended | Run) | (Step::Loading(None), Done) => Step::Closing,
             (Step::Closing, Done) if self.asked || self.way == Way::Postcopy => {
-                Step::Claiming(now.saturating_add(timing.patience))
+                Step::Claiming(now.saturating_add(timing.claim_timeout))
             }
             (Step::Closing, Done) => Step::Confirming,
             (Step::Parting(_), Parted) => Step::Settling(now.saturating_add(timing.settle)),
             // The wire is gone, and a source that still waits for `SHUT 0` will notice it.
-            (Step::Parting(_), _) => Step::Settling(now.saturating_add(timing.patience)),
-            (Step::Settling(_), _) => Step::Claiming(now.saturating_add(timing.patience)),
+            (Step::Parting(_), _) => Step::Settling(now.saturating_add(timing.claim_timeout)),
+            (Step::Settling(_), _) => Step::Claiming(now.saturating_add(timing.claim_timeout)),
             (Step::Claiming(_), Claimed(Claim::Won)) if !self.asked => Step::Advancing,
             (Step::Claiming(_), Claimed(Claim::Undecidable))
                 if !self.asked && (self.parted || self.way == Way::Postcopy) =>
@@ -219,8 +219,8 @@ impl DestinationProtocol {
             // Told or not: a source that does not hear it finds the resources taken.
             (Step::Confirming, _) if self.asked => Step::Advancing,
             (Step::Confirming, Done) => Step::Parting(now.saturating_add(timing.answer)),
-            (Step::Confirming, Unheard) => Step::Claiming(now.saturating_add(timing.patience)),
-            (Step::Confirming, _) => Step::Settling(now.saturating_add(timing.patience)),
+            (Step::Confirming, Unheard) => Step::Claiming(now.saturating_add(timing.claim_timeout)),
+            (Step::Confirming, _) => Step::Settling(now.saturating_add(timing.claim_timeout)),
             (Step::Advancing, Done) => Step::Resuming,
             (Step::Resuming, Done) if self.way == Way::Postcopy => Step::TakingPages,
             (Step::Resuming, Done) => Step::Over,
@@ -262,7 +262,7 @@ impl DestinationProtocol {
             Step::Receiving => DestinationAction::Receive(None),
             Step::Loading(_) => DestinationAction::Load,
             Step::Answering(number) => DestinationAction::Answer(number),
-            Step::Closing => DestinationAction::CloseDoor,
+            Step::Closing => DestinationAction::RefuseCancels,
             Step::Parting(until) => DestinationAction::AwaitParting(until),
             Step::Settling(until) => DestinationAction::Sleep(until),
             Step::Claiming(_) => DestinationAction::Claim,

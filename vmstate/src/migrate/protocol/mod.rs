@@ -58,7 +58,7 @@ pub struct Timing {
     /// From the order to pause until the commit; and again from the commit until the destination's last word.
     pub pause_budget: Duration,
     /// For exclusive resources that another process holds.
-    pub patience: Duration,
+    pub claim_timeout: Duration,
     /// Between two attempts to take them.
     pub retry: Duration,
     /// At the destination: for a source that may take its exclusive resources back once it has noticed that the wire is gone.

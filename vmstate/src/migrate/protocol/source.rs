@@ -1,11 +1,11 @@
 //! The source's side of the protocol: from the introduction to a final [`SourcePhase`].
 //!
 //! ```text
-//! Introduce ─► Await ─► Round … Round ─► Pause ─► SendRest ─► Await ─► CloseDoor ─► Release ─► SendEnd ─► Await ─► End
-//!     any failure up to here: Resume (if paused) ─► End                            │            any failure from here:
-//!                                                                                  └─► Claim ─► Advance ─► Resume ─► End
+//! Introduce ─► Await ─► Round … Round ─► Pause ─► SendRest ─► Await ─► RefuseCancels ─► Release ─► SendEnd ─► Await ─► End
+//!     any failure up to here: Resume (if paused) ─► End                                │            any failure from here:
+//!                                                                                      └─► Claim ─► Advance ─► Resume ─► End
 //!
-//! in post-copy:   … Pause ─► SendPackage ─► Await ─► CloseDoor ─► Release ─► SendRun ─► Await ─► Serve ─► Await ─► End
+//! in post-copy:   … Pause ─► SendPackage ─► Await ─► RefuseCancels ─► Release ─► SendRun ─► Await ─► Serve ─► Await ─► End
 //!     as above up to SendRun, and after it as well, until the destination has said that it runs the guest
 //!     any failure from Serve on: End (Interrupted)
 //! ```
@@ -35,7 +35,7 @@ pub enum SourceAction {
     /// Wait for an answer until this moment.
     Await(Duration),
     /// Refuse cancels from now on, unless one was granted already.
-    CloseDoor,
+    RefuseCancels,
     /// Give up the exclusive resources.
     Release,
     /// Send the end of the stream, by this moment. The guest belongs to the destination once the first byte has arrived.
@@ -109,7 +109,7 @@ enum Step {
     Committing,
     Serving,
     Parting,
-    /// With the end of the patience.
+    /// With the end of the time for claiming.
     Claiming(Duration),
     Waiting(Duration),
     Advancing,
@@ -183,7 +183,7 @@ impl SourceProtocol {
             // Also if not all of it could be sent: the end of the stream is its first byte, and the destination may have
             // read it; it may have read the order to run as well.
             (Step::Ending(_), _) => Step::Committing,
-            (Step::Committing, _) => Step::Claiming(now.saturating_add(timing.patience)),
+            (Step::Committing, _) => Step::Claiming(now.saturating_add(timing.claim_timeout)),
             (Step::Claiming(_), Claimed(Claim::Won)) => Step::Advancing,
             (Step::Claiming(_), Claimed(Claim::Moved)) => Step::Over(SourcePhase::Unacknowledged),
             (Step::Claiming(_), Claimed(Claim::Undecidable)) => Step::Over(SourcePhase::Undecided),
@@ -227,7 +227,7 @@ impl SourceProtocol {
                 Way::Postcopy => SourceAction::SendPackage(until),
             },
             Step::Confirming(until) => SourceAction::Await(until),
-            Step::Closing => SourceAction::CloseDoor,
+            Step::Closing => SourceAction::RefuseCancels,
             Step::Releasing => SourceAction::Release,
             Step::Ending(until) => match self.way {
                 Way::Whole => SourceAction::SendEnd(until),

@@ -8,7 +8,7 @@ use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::control::Control;
 use crate::migrate::release::check_release;
-use crate::migrate::save::{Saver, Turn, Which};
+use crate::migrate::save::{Saver, SendPhase, Which};
 use crate::migrate::wire::Link;
 use crate::migrate::{Downtime, Peer};
 use crate::ram::{DirtyLog, GuestRam, PageFigures, RamSection};
@@ -58,7 +58,7 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
     put_header(out.bytes_mut());
     put_configuration(out.bytes_mut(), machine_type, Some(MAPPED_RAM));
     let mut saver = Saver::new(sections, Box::new(section), &Still);
-    let mut saved = saver.put_devices(out.bytes_mut(), (reader, Turn::Early))?;
+    let mut saved = saver.put_devices(out.bytes_mut(), (reader, SendPhase::Early))?;
     saver.start(&mut out, reader)?;
     saver.sync()?;
     let mut left = u64::MAX;
@@ -90,7 +90,7 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
     downtime.sync = watch.lap();
     saver.complete(&mut out, Which::All)?;
     downtime.pages = watch.lap();
-    saved.extend(saver.put_devices(out.bytes_mut(), (reader, Turn::Last))?);
+    saved.extend(saver.put_devices(out.bytes_mut(), (reader, SendPhase::Last))?);
     Element::Eof.write(out.bytes_mut());
     saver.describe(machine_type, &saved)?.write(out.bytes_mut());
     wire.send_unanswered(&mut out)?;

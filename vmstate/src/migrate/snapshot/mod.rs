@@ -8,8 +8,8 @@ use super::Peer;
 use super::control::Control;
 use super::load::{Loaded, Loader};
 use super::release::check_release;
-use super::save::{Saver, Turn, Which};
-use super::wire::{Link, Patience, STREAM, is_closed};
+use super::save::{Saver, SendPhase, Which};
+use super::wire::{Link, STREAM, Timeout, is_closed};
 use crate::channel::{Channel, Clock};
 use crate::codec::{Limits, Outbox, Strictness};
 use crate::error::{Error, ErrorKind, Result};
@@ -69,7 +69,7 @@ pub fn save_with(
     put_header(out.bytes_mut());
     put_configuration(out.bytes_mut(), machine_type, shares_memory(ram).then_some(IGNORE_SHARED));
     let mut saver = Saver::new(sections, Box::new(section), &Still);
-    let mut saved = saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Early))?;
+    let mut saved = saver.put_devices(out.bytes_mut(), (Peer::Vmstate, SendPhase::Early))?;
     saver.start(&mut out, Peer::Vmstate)?;
     saver.sync()?;
     while !saver.iterate(&mut out, CHUNK, Which::All)? {
@@ -78,7 +78,7 @@ pub fn save_with(
         publish(wire.sent());
     }
     saver.complete(&mut out, Which::All)?;
-    saved.extend(saver.put_devices(out.bytes_mut(), (Peer::Vmstate, Turn::Last))?);
+    saved.extend(saver.put_devices(out.bytes_mut(), (Peer::Vmstate, SendPhase::Last))?);
     Element::Eof.write(out.bytes_mut());
     saver.describe(machine_type, &saved)?.write(out.bytes_mut());
     wire.send_unanswered(&mut out)?;
@@ -106,7 +106,7 @@ pub fn load(
     load_all(&mut loader, machine_type, shares_memory(ram))
         .map_err(|error| if is_closed(&error) { error.restated(CUT) } else { error })?;
     // A file may end here: the self-description is for people and tools.
-    if let Err(error) = loader.drop_description(Patience::Endless) {
+    if let Err(error) = loader.drop_description(Timeout::Endless) {
         tracing::debug!("no self-description: {error}");
     }
     Ok(())

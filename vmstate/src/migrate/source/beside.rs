@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::migrate::forecast::Tells;
 use crate::migrate::phase::SourcePhase;
 use crate::migrate::save::Which;
-use crate::migrate::wire::Patience;
+use crate::migrate::wire::Timeout;
 use crate::ram::multifd::Senders;
 use crate::ram::{NORMAL_RECORD, PageCount, ZERO_RECORD};
 
@@ -51,24 +51,20 @@ impl Source<'_, '_> {
     ///
     /// # Errors
     /// As [`await_sent`](Self::await_sent).
-    pub(super) fn await_synced(&mut self, patience: Patience) -> Result<()> {
-        self.await_senders(Senders::await_synced, patience)
+    pub(super) fn await_synced(&mut self, timeout: Timeout) -> Result<()> {
+        self.await_senders(Senders::await_synced, timeout)
     }
 
     /// Waits until the page channels have sent all but `most` of the pages that they were given.
     ///
     /// # Errors
     /// A timeout, `Cancelled`, why a channel failed or the destination refuses the guest.
-    pub(super) fn await_sent(&mut self, most: u64, patience: Patience) -> Result<()> {
-        self.await_senders(|senders, time| senders.await_sent(most, time), patience)
+    pub(super) fn await_sent(&mut self, most: u64, timeout: Timeout) -> Result<()> {
+        self.await_senders(|senders, time| senders.await_sent(most, time), timeout)
     }
 
     /// Waits until `is_done` says of the page channels that it is so.
-    fn await_senders(
-        &mut self,
-        is_done: impl Fn(&Senders, Duration) -> Result<bool>,
-        patience: Patience,
-    ) -> Result<()> {
+    fn await_senders(&mut self, is_done: impl Fn(&Senders, Duration) -> Result<bool>, timeout: Timeout) -> Result<()> {
         let Some(senders) = &self.options.page_channels else { return Ok(()) };
         let mut wait = Default::default();
         loop {
@@ -77,7 +73,7 @@ impl Source<'_, '_> {
                 Ok(false) => {}
                 Err(broken) => return Err(self.last_words(broken)),
             }
-            self.wire.wait_beside(&mut wait, patience).map_err(|broken| self.last_words(broken))?;
+            self.wire.wait_beside(&mut wait, timeout).map_err(|broken| self.last_words(broken))?;
             self.hear_until(Duration::ZERO)?;
             if self.protocol.phase() == SourcePhase::Rounds {
                 self.is_overdue()?;

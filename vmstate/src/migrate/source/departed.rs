@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Source;
 use crate::codec::Outbox;
-use crate::migrate::wire::Patience;
+use crate::migrate::wire::Timeout;
 use crate::migrate::{Peer, SectionReport, Takeover};
 use crate::stream::read_times;
 
@@ -17,7 +17,7 @@ impl Source<'_, '_> {
         if self.peer == Peer::Qemu {
             return;
         }
-        let until = Patience::Until(self.clock.now().saturating_add(AFTERWARDS));
+        let until = Timeout::Until(self.clock.now().saturating_add(AFTERWARDS));
         let mut out = Outbox::new();
         let sent = self.saver.describe(&self.options.machine_type, &self.saved).and_then(|described| {
             described.write(out.bytes_mut());
@@ -34,7 +34,7 @@ impl Source<'_, '_> {
         if self.peer == Peer::Qemu {
             return;
         }
-        let until = Patience::Until(self.clock.now().saturating_add(AFTERWARDS));
+        let until = Timeout::Until(self.clock.now().saturating_add(AFTERWARDS));
         match self.wire.decode(until, read_times).as_deref() {
             Ok([machine, resume, loaded @ ..]) if loaded.len() == sections.len() => {
                 for (section, time) in sections.iter_mut().zip(loaded) {

@@ -27,8 +27,8 @@ use crate::migrate::phase::{Phase, SourcePhase};
 use crate::migrate::protocol::{SourceAction, SourceEvent, SourceProtocol, Timing, ping};
 use crate::migrate::release::check_release;
 use crate::migrate::report::{DepartureReport, Downtime, Slowdown};
-use crate::migrate::save::{Saved, Saver, Turn};
-use crate::migrate::wire::{ANSWERS, Link, Patience, is_timeout};
+use crate::migrate::save::{Saved, Saver, SendPhase};
+use crate::migrate::wire::{ANSWERS, Link, Timeout, is_timeout};
 use crate::migrate::{Claim, Machine, Over, Peer};
 use crate::ram::multifd::Beside;
 use crate::ram::{DirtyLog, EngineSection, GuestRam, PageFigures, RamBlock, RamSection, Wishes, shares_memory};
@@ -63,7 +63,7 @@ pub struct SourceOptions {
     pub answer: Duration,
     /// After a commit that the destination did not confirm: how long to wait for exclusive resources that another process
     /// still holds.
-    pub patience: Duration,
+    pub claim_timeout: Duration,
     /// Part of the expected downtime that nobody measures ahead: the hand-over above all. What
     /// [`Machine::rehearse`] measures comes on top of it.
     pub switch_over_cost: Duration,
@@ -75,12 +75,12 @@ pub struct SourceOptions {
 }
 
 impl SourceOptions {
-    /// Answers within 10 s, patience of 5 s, devices within 5 ms.
+    /// Answers within 10 s, 5 s to claim the resources, devices within 5 ms.
     pub fn new(machine_type: impl Into<String>) -> Self {
         Self {
             machine_type: machine_type.into(),
             answer: Duration::from_secs(10),
-            patience: Duration::from_secs(5),
+            claim_timeout: Duration::from_secs(5),
             switch_over_cost: Duration::from_millis(5),
             page_channels: None,
             postcopy: false,
@@ -263,7 +263,7 @@ impl Source<'_, '_> {
             let timing = Timing {
                 answer: self.options.answer,
                 pause_budget: self.pause_budget,
-                patience: self.options.patience,
+                claim_timeout: self.options.claim_timeout,
                 retry: RETRY,
                 settle: Duration::ZERO,
             };
@@ -287,18 +287,18 @@ impl Source<'_, '_> {
             SourceAction::SendPackage(until) => self.send_package(until).map(|()| SourceEvent::Done),
             SourceAction::SendRun(until) => self.send_run(until).map(|()| SourceEvent::Done),
             SourceAction::Serve => self.serve().map(|()| SourceEvent::Done),
-            SourceAction::Await(until) => match self.await_reply(Patience::Until(until)) {
+            SourceAction::Await(until) => match self.await_reply(Timeout::Until(until)) {
                 Ok(reply) => {
                     self.answered = Some(reply);
                     Ok(SourceEvent::Replied(reply))
                 }
                 Err(broken) => Err(self.last_words(broken)),
             },
-            SourceAction::CloseDoor => self.close_door().map(|()| SourceEvent::Done),
+            SourceAction::RefuseCancels => self.refuse_cancels().map(|()| SourceEvent::Done),
             SourceAction::Release => self.machine.release().map(|()| SourceEvent::Done),
             // A destination that has taken over may close before all of it is sent: its last word is still to be heard.
             SourceAction::SendEnd(until) => {
-                self.wire.send(&mut self.buffer, Patience::Until(until)).map(|()| SourceEvent::Done)
+                self.wire.send(&mut self.buffer, Timeout::Until(until)).map(|()| SourceEvent::Done)
             }
             // A QEMU moves no fence, so a fence that was not moved does not prove that the guest has not run in the QEMU.
             SourceAction::Claim if self.peer == Peer::Qemu => Ok(SourceEvent::Claimed(Claim::Undecidable)),
@@ -346,7 +346,7 @@ impl Source<'_, '_> {
         self.meet()?;
         self.announce_postcopy()?;
         let out = &mut self.buffer;
-        self.saved.extend(self.saver.put_devices(out.bytes_mut(), (self.peer, Turn::Early))?);
+        self.saved.extend(self.saver.put_devices(out.bytes_mut(), (self.peer, SendPhase::Early))?);
         self.saver.start(out, self.peer)?;
         Element::Command(Command::Ping(ping::INTRODUCTION)).write(out.bytes_mut());
         // The destination hears of the first section only then: if a page channel breaks before, it waits for the next source.
@@ -360,7 +360,7 @@ impl Source<'_, '_> {
         Element::Command(Command::Ping(ping::WHO)).write(self.buffer.bytes_mut());
         self.flush(self.running())?;
         let until = self.clock.now().saturating_add(self.options.answer);
-        self.peer = match self.await_reply(Patience::Until(until))? {
+        self.peer = match self.await_reply(Timeout::Until(until))? {
             Reply::Pong(ping::VMSTATE) => Peer::Vmstate,
             Reply::Pong(ping::WHO) if self.saver.has_release() => Peer::Vmstate,
             Reply::Pong(ping::WHO) => Peer::Qemu,
@@ -419,13 +419,13 @@ impl Source<'_, '_> {
     }
 
     /// How long a destination may take nothing while the guest runs.
-    fn running(&self) -> Patience {
-        Patience::Silence(self.options.answer)
+    fn running(&self) -> Timeout {
+        Timeout::Silence(self.options.answer)
     }
 
     /// Sends the buffer, and empties it.
-    fn flush(&mut self, patience: Patience) -> Result<()> {
-        let sent = self.wire.send(&mut self.buffer, patience);
+    fn flush(&mut self, timeout: Timeout) -> Result<()> {
+        let sent = self.wire.send(&mut self.buffer, timeout);
         self.buffer.clear();
         sent.map_err(|broken| self.last_words(broken))
     }

@@ -6,8 +6,8 @@ use super::Source;
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::Peer;
 use crate::migrate::protocol::Way;
-use crate::migrate::save::{Turn, Which};
-use crate::migrate::wire::Patience;
+use crate::migrate::save::{SendPhase, Which};
+use crate::migrate::wire::Timeout;
 use crate::ram::PAGE_SIZE;
 use crate::stream::{Command, Discard, Element, PageRequest, PageSizes, Returned, Stretch};
 
@@ -52,7 +52,7 @@ impl Source<'_, '_> {
 
     /// Says which pages were written since they were sent, and sends the devices as one package, behind which pages may come.
     pub(super) fn send_package(&mut self, until: Duration) -> Result<()> {
-        let until = Patience::Until(until);
+        let until = Timeout::Until(until);
         self.is_late = true;
         self.sync(true)?;
         self.downtime.sync = self.lap();
@@ -65,7 +65,7 @@ impl Source<'_, '_> {
         self.downtime.pages = self.lap();
         let mut package = Vec::new();
         Element::Command(Command::PostcopyListen).write(&mut package);
-        self.saved.extend(self.saver.put_devices(&mut package, (self.peer, Turn::Last))?);
+        self.saved.extend(self.saver.put_devices(&mut package, (self.peer, SendPhase::Last))?);
         let length =
             u32::try_from(package.len()).map_err(|_| Error::new(ErrorKind::Misuse, "too much device state"))?;
         Element::Command(Command::Packaged(length)).write(self.buffer.bytes_mut());
@@ -93,7 +93,7 @@ impl Source<'_, '_> {
     /// Tells the destination to run the guest.
     pub(super) fn send_run(&mut self, until: Duration) -> Result<()> {
         Element::Command(Command::PostcopyRun).write(self.buffer.bytes_mut());
-        let sent = self.wire.send(&mut self.buffer, Patience::Until(until));
+        let sent = self.wire.send(&mut self.buffer, Timeout::Until(until));
         self.buffer.clear();
         sent
     }
@@ -155,9 +155,9 @@ impl Source<'_, '_> {
     }
 
     /// Sends what was asked for, while the destination takes over.
-    pub(super) fn send_asked(&mut self, patience: Patience) -> Result<()> {
+    pub(super) fn send_asked(&mut self, timeout: Timeout) -> Result<()> {
         self.saver.iterate(&mut self.buffer, 0, Which::Memory)?;
-        let sent = self.wire.send(&mut self.buffer, patience);
+        let sent = self.wire.send(&mut self.buffer, timeout);
         self.buffer.clear();
         sent
     }

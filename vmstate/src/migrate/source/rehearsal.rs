@@ -8,7 +8,7 @@ use super::{Source, pace, whole};
 use crate::error::Result;
 use crate::migrate::Rehearsal;
 use crate::migrate::forecast::{Rehearsed, Tells};
-use crate::migrate::save::Turn;
+use crate::migrate::save::SendPhase;
 use crate::stream::Reply;
 
 /// A rehearsal makes the guest stand for some milliseconds, so there is not one after each short round.
@@ -78,7 +78,7 @@ impl Source<'_, '_> {
     fn measure_save(&mut self, machine: Rehearsal) {
         let begun = self.clock.now();
         let mut devices = Vec::new();
-        match self.saver.put_devices(&mut devices, (self.peer, Turn::Last)) {
+        match self.saver.put_devices(&mut devices, (self.peer, SendPhase::Last)) {
             Ok(_) => {
                 let save = self.clock.now().saturating_sub(begun);
                 self.measured.rehearsed(Rehearsed::new(machine, save, devices.len() as f64));

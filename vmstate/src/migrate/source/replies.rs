@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{LAST_WORDS, Source};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::wire::{Patience, is_timeout};
+use crate::migrate::wire::{Timeout, is_timeout};
 use crate::stream::{Reply, Returned, read_reason};
 
 impl Source<'_, '_> {
@@ -13,23 +13,23 @@ impl Source<'_, '_> {
         if is_timeout(&broken) || broken.kind() != ErrorKind::Io {
             return broken;
         }
-        let patience = Patience::Until(self.clock.now().saturating_add(LAST_WORDS));
-        match self.await_reply(patience) {
+        let timeout = Timeout::Until(self.clock.now().saturating_add(LAST_WORDS));
+        match self.await_reply(timeout) {
             Err(refused) if refused.kind() == ErrorKind::Peer => refused,
             _ => broken,
         }
     }
 
-    pub(super) fn await_reply(&mut self, patience: Patience) -> Result<Reply> {
-        let reply = self.next_reply(patience)?;
+    pub(super) fn await_reply(&mut self, timeout: Timeout) -> Result<Reply> {
+        let reply = self.next_reply(timeout)?;
         let until = self.clock.now().saturating_add(LAST_WORDS);
-        self.taken(reply, if let Patience::Until(moment) = patience { moment.min(until) } else { until })
+        self.taken(reply, if let Timeout::Until(moment) = timeout { moment.min(until) } else { until })
     }
 
     /// The reply, or the refusal that it is. A destination that says why does so at once; it gets `until` then.
     pub(super) fn taken(&mut self, reply: Reply, until: Duration) -> Result<Reply> {
         let Reply::Shut(status @ 1..) = reply else { return Ok(reply) };
-        let message = match self.wire.decode(Patience::Until(until), read_reason) {
+        let message = match self.wire.decode(Timeout::Until(until), read_reason) {
             Ok(reason) => format!("the destination refused the guest: {reason}"),
             Err(_) => format!("the destination refused the guest (status {status}): its own log says why"),
         };
@@ -37,16 +37,16 @@ impl Source<'_, '_> {
     }
 
     /// The next reply. A destination whose guest may run already asks for pages in between, which are sent.
-    fn next_reply(&mut self, patience: Patience) -> Result<Reply> {
+    fn next_reply(&mut self, timeout: Timeout) -> Result<Reply> {
         if !self.is_late {
-            return self.wire.decode(patience, Reply::read);
+            return self.wire.decode(timeout, Reply::read);
         }
         loop {
-            match self.wire.decode(patience, Returned::read)? {
+            match self.wire.decode(timeout, Returned::read)? {
                 Returned::Reply(reply) => return Ok(reply),
                 Returned::Pages(request) => {
                     self.note(&request)?;
-                    self.send_asked(patience)?;
+                    self.send_asked(timeout)?;
                 }
             }
         }

@@ -11,7 +11,7 @@ use crate::migrate::policy::{self, Figures, RoundDecision};
 use crate::migrate::protocol::ping;
 use crate::migrate::report::Round;
 use crate::migrate::save::Which;
-use crate::migrate::wire::Patience;
+use crate::migrate::wire::Timeout;
 use crate::ram::{NORMAL_RECORD, PageCount};
 use crate::stream::{Command, Element, Reply};
 
@@ -269,7 +269,7 @@ impl Source<'_, '_> {
     pub(super) fn hear_all(&mut self) -> Result<()> {
         while self.measured.wire.unanswered() > 0 {
             let deadline = self.clock.now().saturating_add(self.options.answer);
-            match self.await_reply(Patience::Until(deadline)) {
+            match self.await_reply(Timeout::Until(deadline)) {
                 Ok(reply) => self.hear(reply)?,
                 Err(broken) => return Err(self.last_words(broken)),
             }

@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::migrate::Peer;
 use crate::migrate::forecast::Tells;
 use crate::migrate::protocol::ping;
-use crate::migrate::save::{Turn, Which};
-use crate::migrate::wire::Patience;
+use crate::migrate::save::{SendPhase, Which};
+use crate::migrate::wire::Timeout;
 use crate::ram::{NORMAL_RECORD, PageCount};
 use crate::stream::{Command, Element};
 
@@ -54,7 +54,7 @@ impl Source<'_, '_> {
 
     /// Sends the last pages and the devices, and asks whether the destination has all of it.
     pub(super) fn send_rest(&mut self, until: Duration) -> Result<()> {
-        let until = Patience::Until(until);
+        let until = Timeout::Until(until);
         self.sync(true)?;
         self.downtime.sync = self.lap();
         let has_page_channels = self.options.page_channels.is_some();
@@ -75,7 +75,7 @@ impl Source<'_, '_> {
         self.saver.complete(&mut self.buffer, Which::All)?;
         self.flush(until)?;
         self.downtime.pages = self.lap();
-        self.saved.extend(self.saver.put_devices(self.buffer.bytes_mut(), (self.peer, Turn::Last))?);
+        self.saved.extend(self.saver.put_devices(self.buffer.bytes_mut(), (self.peer, SendPhase::Last))?);
         Element::Command(Command::Ping(ping::READY)).write(self.buffer.bytes_mut());
         self.flush(until)?;
         self.downtime.devices = self.lap();
@@ -98,7 +98,7 @@ impl Source<'_, '_> {
     }
 
     /// The destination has all of it: nobody may cancel any more.
-    pub(super) fn close_door(&mut self) -> Result<()> {
+    pub(super) fn refuse_cancels(&mut self) -> Result<()> {
         self.downtime.confirm = self.lap();
         self.control.commit()
     }

@@ -21,7 +21,7 @@ use crate::vm::request::{EngineRequest, Rehearsing};
 
 /// Either side of a migration.
 #[derive(Debug)]
-pub(in crate::vm) struct Seam {
+pub(in crate::vm) struct EngineMachine {
     handle: Handle,
     control: Control,
     write_back: WriteBack,
@@ -57,7 +57,7 @@ const NICE: i32 = 10;
 /// How often a guest that does not stand in time is made to stand again, so that its state can be looked at.
 const LOOKS: u32 = 5;
 
-impl Seam {
+impl EngineMachine {
     pub(super) fn new(handle: Handle, control: Control, backends: &Backends, tickets: &SharedTickets) -> Self {
         Self {
             handle,
@@ -142,7 +142,7 @@ impl Seam {
     }
 }
 
-impl Machine for Seam {
+impl Machine for EngineMachine {
     /// Images are written back here, while a cancel is still possible, and not in [`release`](Machine::release).
     fn pause(&mut self, within: Duration) -> vmstate::Result<()> {
         let begun = Instant::now();
