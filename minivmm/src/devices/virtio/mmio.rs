@@ -295,9 +295,6 @@ impl<M: Model> Device for Virtio<M> {
         let interrupt = &self.worker.core.interrupt;
         interrupt.restore(interrupt.status());
         let arriving = std::mem::take(&mut self.arriving);
-        if arriving {
-            self.look_at_rings();
-        }
         self.worker.core.quiesced(|active| {
             // As a device that was loaded looks at them.
             active.rings.iter_mut().for_each(Ring::look_again);
