@@ -74,11 +74,11 @@ fn check_within(old: &Description, new: &Description, budget: &Budget) -> Sectio
     let versions: Vec<_> = versions(old).into_iter().rev().collect();
     let (looked_at, left_out) = versions.split_at(versions.len().min(MAX_VERSIONS));
     let mut comparisons: Vec<_> =
-        looked_at.iter().map(|version| cross(old, new, *version, Direction::OldToNew, budget)).collect();
+        looked_at.iter().map(|version| compare(old, new, *version, Direction::OldToNew, budget)).collect();
     if let Some(version) = left_out.first() {
         comparisons.push(not_compared(old, *version, Direction::OldToNew, Stop::TooLarge));
     }
-    comparisons.push(cross(new, old, new.newest, Direction::NewToOld, budget));
+    comparisons.push(compare(new, old, new.newest, Direction::NewToOld, budget));
     SectionReport { section: old.name.to_owned(), comparisons }
 }
 
@@ -94,7 +94,7 @@ fn versions(program: &Program<'_>) -> BTreeSet<u32> {
 }
 
 /// What `writer` sends at `version`, read by `reader`.
-fn cross(
+fn compare(
     writer: &Program<'_>,
     reader: &Program<'_>,
     version: u32,
@@ -106,16 +106,17 @@ fn cross(
         _ if version > newest => Reason::TooNew { version, newest },
         _ if version < oldest => Reason::TooOld { version, oldest },
         _ => {
-            let compared = budget.comparison(|budget| compare(writer, reader, version, direction, budget));
+            let compared = budget.comparison(|budget| compare_read(writer, reader, version, direction, budget));
             return compared.unwrap_or_else(|stop| not_compared(writer, version, direction, stop));
         }
     };
     let remedy = remedy::of(&reason, direction, Around::Versioned);
     let verdict = Verdict::Breaks(Break { field: writer.name.to_owned(), reason, remedy });
-    Comparison { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
+    Comparison::of(direction, version, verdict)
 }
 
-fn compare(
+/// The same, at a version that the reader takes.
+fn compare_read(
     writer: &Program<'_>,
     reader: &Program<'_>,
     version: u32,
@@ -137,5 +138,5 @@ fn not_compared(writer: &Program<'_>, version: u32, direction: Direction, stop: 
     };
     let remedy = remedy::of(&reason, direction, Around::Versioned);
     let verdict = Verdict::NotCompared(Break { field, reason, remedy });
-    Comparison { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
+    Comparison::of(direction, version, verdict)
 }

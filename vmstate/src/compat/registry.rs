@@ -106,8 +106,7 @@ pub fn check_schemas(old: &Schema, new: &Schema) -> RegistryReport {
         for comparison in &mut section.comparisons {
             let remedy = remedy::of(&reason, comparison.direction, Around::Versioned);
             let why = Break { field: section.section.clone(), reason: reason.clone(), remedy };
-            *comparison =
-                Comparison { verdict: Verdict::NotCompared(why), warnings: vec![], relies_on: vec![], ..*comparison };
+            *comparison = Comparison::of(comparison.direction, comparison.version, Verdict::NotCompared(why));
         }
     }
     report
@@ -152,7 +151,7 @@ fn report(
 fn breaks(section: &SectionDescription<'_>, direction: Direction, reason: Reason) -> Comparison {
     let verdict = Verdict::Breaks(broken(section, direction, reason));
     let version = section.description.version;
-    Comparison { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
+    Comparison::of(direction, version, verdict)
 }
 
 /// The reader does not do without the section, which the writer need not send.

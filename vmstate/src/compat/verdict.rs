@@ -10,7 +10,7 @@ use super::values::Values;
 pub struct SectionReport {
     /// The section.
     pub section: String,
-    /// One verdict for each direction and each version that may cross.
+    /// One verdict for each direction and each version that one side may send to the other.
     pub comparisons: Vec<Comparison>,
 }
 
@@ -48,6 +48,11 @@ pub struct Comparison {
 }
 
 impl Comparison {
+    /// One of which there is no more to say than its verdict.
+    pub(super) fn of(direction: Direction, version: u32, verdict: Verdict) -> Self {
+        Self { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() }
+    }
+
     /// True if there is no more to say than that it loads.
     pub fn is_plain(&self) -> bool {
         self.verdict == Verdict::Loads && self.warnings.is_empty()

@@ -59,7 +59,7 @@ impl Sides<'_> {
                 // Nothing is left that loads: the first break found is the shortest.
                 let breaks = cases.into_iter().next().map_or_else(|| named(broken), |(_, first)| first);
                 let verdict = Verdict::Breaks(breaks);
-                return Ok(Comparison { direction, version, verdict, warnings: Vec::new(), relies_on: Vec::new() });
+                return Ok(Comparison::of(direction, version, verdict));
             }
             let when = self.needed(&broken)?;
             if when.is_empty() || cases.len() >= MAX_CASES {
