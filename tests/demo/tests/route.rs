@@ -8,6 +8,18 @@ use vmstate_lab::{host, qemu, skip};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 
+/// A demo with the tiny guest and these options succeeds: what it prints, and its report.
+fn reported(options: &[&str]) -> (String, Value) {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("report.json");
+    let mut demo = Command::new(LAB);
+    demo.args(["demo", "--guest", "tiny", "--json"]).arg(&json).args(options);
+    let output = demo.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    (said, serde_json::from_slice(&fs::read(json).unwrap()).unwrap())
+}
+
 /// The guest verifies its memory in each pass, and numbers the passes.
 #[test]
 fn a_guest_goes_along_a_route_and_each_hop_is_reported_and_drawn() {
@@ -15,20 +27,15 @@ fn a_guest_goes_along_a_route_and_each_hop_is_reported_and_drawn() {
         return skip::skip(reason);
     }
     let directory = tempfile::tempdir().unwrap();
-    let (json, picture) = (directory.path().join("report.json"), directory.path().join("route.svg"));
-    let mut demo = Command::new(LAB);
-    demo.args(["demo", "--guest", "tiny", "--route", "minivmm,minivmm,minivmm"]);
-    demo.arg("--json").arg(&json).arg("--picture").arg(&picture);
-    let output = demo.output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let picture = directory.path().join("route.svg");
+    let drawn = ["--route", "minivmm,minivmm,minivmm", "--picture", picture.to_str().unwrap()];
+    let (said, report) = reported(&drawn);
 
     let name = concat!("minivmm ", env!("CARGO_PKG_VERSION"));
     for hop in 1..=2 {
         assert!(said.contains(&format!("\nhop {hop}: {name} → {name}\n")), "{said}");
     }
     assert!(!said.contains("hop 3") && said.ends_with("The guest did not notice.\n"), "{said}");
-    let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
     let hops = report["hops"].as_array().unwrap();
     assert_eq!((hops.len(), &report["holds"]), (2, &Value::Bool(true)), "{report}");
     for hop in hops {
@@ -48,14 +55,7 @@ fn a_tiny_guest_goes_on_in_a_qemu_and_what_it_felt_is_told() {
     if let Err(reason) = qemu::at_least(qemu::NEEDED) {
         return skip::skip(reason);
     }
-    let directory = tempfile::tempdir().unwrap();
-    let json = directory.path().join("report.json");
-    let mut demo = Command::new(LAB);
-    demo.args(["demo", "--guest", "tiny", "--route", "minivmm,qemu", "--json"]).arg(&json);
-    let output = demo.output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let (_, report) = reported(&["--route", "minivmm,qemu"]);
     let hop = &report["hops"][0];
     assert!(hop["to"].as_str().unwrap().starts_with("QEMU "), "{hop}");
     let felt = |part: &str| hop["felt"][part].as_f64().unwrap();
@@ -68,14 +68,7 @@ fn a_guest_is_taken_over_without_a_copy_of_its_memory() {
     if let Err(reason) = host::has_kvm() {
         return skip::skip(reason);
     }
-    let directory = tempfile::tempdir().unwrap();
-    let json = directory.path().join("report.json");
-    let mut demo = Command::new(LAB);
-    demo.args(["demo", "--guest", "tiny", "--mode", "update", "--json"]).arg(&json);
-    let output = demo.output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let (_, report) = reported(&["--mode", "update"]);
     let ram = &report["hops"][0]["migration"]["ram"];
     assert_eq!((ram["normal"].as_u64(), ram["duplicate"].as_u64()), (Some(0), Some(0)), "{report}");
 }
