@@ -2,6 +2,7 @@
 //! comparison of both machines.
 
 pub mod dirty_log;
+pub mod disk;
 pub mod firmware;
 pub mod global;
 pub mod kept;

@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 use vmstate::ownership::{Access, OwnershipError, Resource};
 
 use super::changes::Changes;
@@ -63,11 +66,24 @@ impl Image {
         self.bytes / SECTOR
     }
 
-    pub(super) fn read(&self, data: &mut [u8], offset: u64) -> io::Result<()> {
+    /// Bytes of the disk, which are whole sectors.
+    pub fn bytes(&self) -> u64 {
+        self.sectors() * SECTOR
+    }
+
+    /// Reads a range, which is on the image.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn read(&self, data: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(data, offset)
     }
 
-    pub(super) fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
+    /// Writes a range, which is on the image.
+    ///
+    /// # Errors
+    /// The disk failed, or is full.
+    pub fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let written = self.file.write_all_at(data, offset);
         // Also one that failed has changed what it came to.
         self.changes.mark(offset, data.len() as u64);
@@ -87,13 +103,57 @@ impl Image {
         if self.is_read_only() { Ok(()) } else { self.file.sync_data() }
     }
 
-    /// Gives the range's space back; it reads as zeros then. `Unsupported` where the file system cannot.
-    pub(super) fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+    /// The next range with data at or behind `offset`; `None`: the rest of the disk is a hole. All that is outside of such ranges reads as
+    /// zeros. A file system that keeps no holes says that all of it is data.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        // Nobody uses the file's position, which this moves.
+        let seek = |to| match rustix::fs::seek(&self.file, to) {
+            Ok(at) => Ok(Some(at)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(errno) => Err(io::Error::from(errno)),
+        };
+        let Some(start) = seek(SeekFrom::Data(offset))?.filter(|start| *start < self.bytes()) else { return Ok(None) };
+        // None: somebody has punched a hole there since.
+        let end = seek(SeekFrom::Hole(start))?.unwrap_or(start);
+        Ok(Some(start..end.min(self.bytes())))
+    }
+
+    /// Gives all of the image's space back: it reads as zeros.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn empty(&self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.set_len(self.bytes)?;
+        self.changes.mark(0, self.bytes);
+        Ok(())
+    }
+
+    /// Bytes that the file system has room for; `None` if it does not tell.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn room(&self) -> io::Result<Option<u64>> {
+        let found = rustix::fs::fstatvfs(&self.file)?;
+        Ok((found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize)))
+    }
+
+    /// Gives the range's space back; it reads as zeros then.
+    ///
+    /// # Errors
+    /// The disk failed; `Unsupported` where the file system cannot.
+    pub fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         self.allocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len)
     }
 
-    /// Makes the range read as zeros, keeping its space. `Unsupported` where the file system cannot.
-    pub(super) fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+    /// Makes the range read as zeros, keeping its space.
+    ///
+    /// # Errors
+    /// The disk failed; `Unsupported` where the file system cannot.
+    pub fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         self.allocate(FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len)
     }
 
