@@ -4,7 +4,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use super::migrate::Outcome;
 use super::progress;
 use crate::config::Address;
 use crate::control::{ClientError, aside};
+use crate::error::say;
 
 /// How long the new process may take until it waits for the guest.
 const READY: Duration = Duration::from_secs(10);
@@ -56,15 +58,22 @@ impl UpdateArgs {
         let mut at = control.clone().into_os_string();
         at.push(".update");
         let at = PathBuf::from(at);
-        let mut new = self.start(old.peer()?, &at)?;
+        let process = old.peer()?;
+        let mut new = self.start(process, &at)?;
         let outcome = await_ready(&mut new, &at).and_then(|()| migrate(&Address::Local(at.clone())));
         match &outcome {
             Ok(Outcome::Completed) => {
                 // Before the old process ends, which removes its socket's file but no other's: there is one at any time.
-                // One that was given no control socket has none.
-                let _ = fs::rename(aside(&control), &control);
-                old.execute("quit", json!({}))?;
-                old.await_end();
+                take_name(&control).unwrap_or_else(say);
+                match old.execute("quit", json!({})) {
+                    Err(ClientError::Refused(why)) => {
+                        say(format_args!(
+                            "process {process}, which had the guest, does not end: {why}; end it: kill {process}"
+                        ));
+                    }
+                    // One that ends may close the connection before it answers.
+                    _ => old.await_end(),
+                }
                 progress::print(&format!("the guest runs in process {}", new.id()));
             }
             // The guest is where it was, or nothing was begun.
@@ -79,83 +88,130 @@ impl UpdateArgs {
         outcome
     }
 
-    /// The new process, which waits at `at` for the guest of the process `old`; it prints where that one does.
+    /// The new process, which waits at `at` for the guest of the process `old`; it runs in the folder of that one, and prints where that
+    /// one does. If another process made the control socket, it does so where this command does.
     fn start(&self, old: i32, at: &Path) -> Result<Child, ClientError> {
         let program = self.program.clone().map_or_else(std::env::current_exe, Ok)?;
-        let options = match self.options.is_empty() {
-            true => options_of(old)?,
-            false => self.options.clone(),
+        let line = fs::read(format!("/proc/{old}/cmdline"))
+            .map_err(|error| format!("the command line of process {old} cannot be read: {error}; {GIVE}"));
+        let machine = line.and_then(|line| options_of(old, &line));
+        let options = match (&machine, self.options.is_empty()) {
+            (Ok(options), true) => inherited(options).map_err(refused)?,
+            (Err(why), true) => return Err(refused(why.clone())),
+            (_, false) => self.options.clone(),
         };
         let mut incoming = OsString::from("--incoming=local:");
         incoming.push(at);
-        let output = |number: u8| -> Stdio {
-            let mut options = OpenOptions::new();
-            let file = options.append(true).custom_flags(libc::O_NOCTTY).open(format!("/proc/{old}/fd/{number}"));
-            // A socket, as systemd's journal has, cannot be opened again.
-            file.map_or_else(|_| Stdio::inherit(), Stdio::from)
-        };
         let mut command = Command::new(&program);
-        command.arg("run").args(options).arg(incoming).current_dir(format!("/proc/{old}/cwd"));
+        command.arg("run").args(options).arg(incoming);
+        if machine.is_ok() {
+            let output = |number: u8| -> Stdio {
+                let mut options = OpenOptions::new();
+                let file = options.append(true).custom_flags(libc::O_NOCTTY).open(format!("/proc/{old}/fd/{number}"));
+                // A socket, as systemd's journal has, cannot be opened again.
+                file.map_or_else(|_| Stdio::inherit(), Stdio::from)
+            };
+            command.current_dir(format!("/proc/{old}/cwd")).stdout(output(1)).stderr(output(2));
+        }
         // A group of its own: an interrupt of this command is none for the machine.
-        command.stdin(Stdio::null()).stdout(output(1)).stderr(output(2)).process_group(0);
+        command.stdin(Stdio::null()).process_group(0);
         command.spawn().map_err(|error| refused(format!("{}: {error}", program.display())))
     }
 }
 
-/// Those that the process `old` was started with, but for where its guest came from.
-fn options_of(old: i32) -> Result<Vec<OsString>, ClientError> {
-    let line = fs::read(format!("/proc/{old}/cmdline"))
-        .map_err(|error| refused(format!("the options of process {old} cannot be read: {error}; {GIVE}")))?;
-    inherited(&line).map_err(refused)
+/// Gives the new process's control socket the name of the old one's.
+fn take_name(control: &Path) -> Result<(), String> {
+    let aside = aside(control);
+    match fs::rename(&aside, control) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let (aside, control) = (aside.display(), control.display());
+            Err(format!(
+                "the new process, which runs the guest, listens at {aside}, and its socket cannot be renamed to {control}: {error}; \
+                 rename it, as the user who may: mv {aside} {control}"
+            ))
+        }
+        // One that was given another control socket, or none, has none aside.
+        _ => Ok(()),
+    }
 }
 
-const GIVE: &str = "give the new process its options: minivmm migrate --local -- OPTION...";
+const GIVE: &str = "give the new process its options yourself: minivmm migrate --local -- OPTION...";
 
-/// Of a command line as proc(5) has it.
-fn inherited(line: &[u8]) -> Result<Vec<OsString>, String> {
-    let mut words = line.strip_suffix(&[0]).unwrap_or(line).split(|&byte| byte == 0).skip(1);
-    if words.next() != Some(b"run") {
-        return Err(format!("the process that made the control socket is no minivmm run; {GIVE}"));
+/// The options of the `minivmm run` with this process id, whose command line is `line` as proc(5) has it.
+fn options_of(process: i32, line: &[u8]) -> Result<Vec<OsString>, String> {
+    let mut words = line.strip_suffix(&[0]).unwrap_or(line).split(|&byte| byte == 0).map(OsStr::from_bytes);
+    let (program, command) = (words.next().unwrap_or_default(), words.next());
+    if command.is_none_or(|command| command != "run") {
+        let program = program.display();
+        return Err(format!(
+            "the machine's options are unknown: process {process} ({program}) made its control socket and passed it on; {GIVE}"
+        ));
     }
-    let mut options = Vec::new();
-    while let Some(word) = words.next() {
-        let has = |what: &[u8]| {
-            word.starts_with(what) || word.windows(what.len() + 1).any(|part| part == [b"=", what].concat())
-        };
+    Ok(words.map(OsStr::to_owned).collect())
+}
+
+/// Of the machine's options those for the new process: all but where the guest came from.
+fn inherited(options: &[OsString]) -> Result<Vec<OsString>, String> {
+    let mut left = options.iter();
+    let (mut inherited, mut flag) = (Vec::new(), OsStr::new(""));
+    while let Some(option) = left.next() {
+        let word = option.as_bytes();
         if word == b"--incoming" {
-            words.next();
+            left.next();
             continue;
         }
         if word.starts_with(b"--incoming=") {
             continue;
         }
-        if has(b"fd:") {
-            let what = OsStr::from_bytes(word).display();
-            return Err(format!("{what}: a descriptor that one process was passed is not there for another; {GIVE}"));
+        let is_flag = word.starts_with(b"--");
+        if is_flag {
+            flag = option;
+        }
+        if word.starts_with(b"fd:") || word.windows(4).any(|part| part == b"=fd:") {
+            let flag = if is_flag { String::new() } else { format!("{} ", flag.display()) };
+            return Err(format!(
+                "{flag}{}: this descriptor was passed to the machine's process, and the new process does not have it; {GIVE}, with a path in \
+                 place of fd:",
+                option.display()
+            ));
         }
         if word == b"--metrics" || word.starts_with(b"--metrics=") {
-            return Err(format!("--metrics: two processes cannot listen at one address; {GIVE}"));
+            return Err(format!(
+                "--metrics: the machine's process listens there, and a second one cannot; {GIVE}, with another address or without --metrics"
+            ));
         }
-        options.push(OsString::from_vec(word.to_vec()));
+        inherited.push(option.clone());
     }
-    Ok(options)
+    Ok(inherited)
 }
 
 fn refused(why: String) -> ClientError {
     ClientError::Address { address: "--local".into(), why }
 }
 
+/// True once a socket at `at` listens: its file is there before.
+fn listens(at: &Path) -> io::Result<bool> {
+    // "Num RefCount Protocol Flags Type St Inode Path", where these flags are `__SO_ACCEPTCON` (proc(5)).
+    let sockets = fs::read("/proc/net/unix")?;
+    let path = [b" ", at.as_os_str().as_bytes()].concat();
+    let is_one = |line: &[u8]| line.ends_with(&path) && line.windows(10).any(|flags| flags == b" 00010000 ");
+    Ok(sockets.split(|&byte| byte == b'\n').any(is_one))
+}
+
 /// Until the new process waits for the guest.
 fn await_ready(new: &mut Child, at: &Path) -> Result<(), ClientError> {
     let until = Instant::now() + READY;
-    while !at.exists() {
+    while !listens(at)? {
         if let Some(status) = new.try_wait()? {
-            let what =
-                "the guest is where it was, and what the new process said is where the machine's standard error goes";
-            return Err(refused(format!("the new process ended ({status}) before it waited for the guest; {what}")));
+            return Err(refused(format!(
+                "the new process ended ({status}) before it waited for the guest, and the guest is where it was; why is said on the \
+                 machine's standard error, or here where that cannot be opened"
+            )));
         }
         if Instant::now() >= until {
-            return Err(refused(format!("the new process does not wait for the guest after {READY:?}")));
+            return Err(refused(format!(
+                "the new process does not wait for the guest after {READY:?}, and was ended; the guest is where it was"
+            )));
         }
         thread::sleep(LOOK);
     }
@@ -164,10 +220,15 @@ fn await_ready(new: &mut Child, at: &Path) -> Result<(), ClientError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+
     use super::*;
 
     fn of(words: &[&str]) -> Result<Vec<OsString>, String> {
-        inherited(&words.iter().flat_map(|word| [word.as_bytes(), &[0]].concat()).collect::<Vec<_>>())
+        let line: Vec<u8> = words.iter().flat_map(|word| [word.as_bytes(), &[0]].concat()).collect();
+        inherited(&options_of(7, &line)?)
     }
 
     #[test]
@@ -179,14 +240,45 @@ mod tests {
 
     #[test]
     fn what_another_process_cannot_have_is_refused() {
-        for (line, why) in [
-            (&["minivmm", "run", "--disk", "fd:3"][..], "fd:3: a descriptor"),
-            (&["minivmm", "run", "--net=tap=fd:3"], "--net=tap=fd:3: a descriptor"),
-            (&["minivmm", "run", "--metrics=unix:m"], "--metrics: two processes"),
-            (&["/sbin/init"], "the process that made the control socket is no minivmm run"),
+        for (line, why, way_out) in [
+            (&["minivmm", "run", "--disk", "fd:3"][..], "--disk fd:3: this descriptor", "with a path in place of fd:"),
+            (&["minivmm", "run", "--net=tap=fd:3"], "--net=tap=fd:3: this descriptor", "with a path in place of fd:"),
+            (&["minivmm", "run", "--net", "tap=fd:t,uso=off"], "--net tap=fd:t,uso=off: this", "in place of fd:"),
+            (&["minivmm", "run", "--metrics=unix:m"], "--metrics: the machine's process", "or without --metrics"),
+            (&["minivmm", "run", "--metrics", "unix:m"], "--metrics: the machine's process", "or without --metrics"),
+            (&["/sbin/init"], "the machine's options are unknown: process 7 (/sbin/init) made", "-- OPTION..."),
+            (&[], "the machine's options are unknown: process 7 () made", "-- OPTION..."),
         ] {
             let refused = of(line).unwrap_err();
-            assert!(refused.starts_with(why) && refused.ends_with(GIVE), "{refused}");
+            assert!(refused.starts_with(why) && refused.ends_with(way_out) && refused.contains(GIVE), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_socket_listens_once_it_does() {
+        let place = tempfile::tempdir().unwrap();
+        let at = place.path().join("update");
+        assert!(!listens(&at).unwrap());
+        let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
+        nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(&at).unwrap()).unwrap();
+        assert!(at.exists() && !listens(&at).unwrap());
+        nix::sys::socket::listen(&socket, Backlog::new(1).unwrap()).unwrap();
+        assert!(listens(&at).unwrap());
+        assert!(!listens(&place.path().join("date")).unwrap());
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_renamed_is_told_with_the_command_that_does() {
+        let place = tempfile::tempdir().unwrap();
+        let control = place.path().join("qmp");
+        take_name(&control).unwrap();
+        fs::write(place.path().join("qmp.new"), "").unwrap();
+        fs::create_dir(&control).unwrap();
+        let why = take_name(&control).unwrap_err();
+        let command = format!("mv {0}.new {0}", control.display());
+        assert!(why.contains("Is a directory") && why.ends_with(&command), "{why}");
+        fs::remove_dir(&control).unwrap();
+        take_name(&control).unwrap();
+        assert!(control.exists() && !place.path().join("qmp.new").exists());
     }
 }

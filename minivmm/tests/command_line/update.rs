@@ -49,7 +49,7 @@ fn a_guest_runs_on_in_a_new_process_behind_the_same_socket() {
     let why = minivmm(&["migrate", "--control", &control, "--local", "--program", "/bin/false"]);
     let said = String::from_utf8(why.stderr).unwrap();
     assert_eq!(why.status.code(), Some(2), "{said}");
-    assert!(said.contains("before it waited for the guest; the guest is where it was"), "{said}");
+    assert!(said.contains("before it waited for the guest, and the guest is where it was"), "{said}");
     // One with another memory.
     let why = minivmm(&["migrate", "--control", &control, "--local", "--", "--memory", "32M", "--serial", &serial]);
     let said = String::from_utf8(why.stderr).unwrap();

@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use minivmm::config::Address;
 use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 use vmstate::migrate::ParameterValue;
+use vmstate_lab::vmm::listens;
 
 use crate::machine::{Machine, free_port, lab, until};
 use crate::tls::{certificates, set};
@@ -19,7 +20,7 @@ fn awaiting(dir: &Path, at: &Address, memory: u64) -> JoinHandle<Machine> {
     let Address::Local(socket) = at else { panic!("{at}") };
     let (dir, at, socket) = (dir.to_owned(), at.clone(), socket.clone());
     let machine = thread::spawn(move || Machine::start_shared(&dir, Some(&at), memory));
-    until(|| socket.exists(), || "nobody listens".into());
+    until(|| listens(&socket), || "nobody listens".into());
     machine
 }
 

@@ -1,5 +1,6 @@
 //! A virtual-machine monitor as a process: minivmm, or QEMU's microvm, which has the same devices and commands.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ExitStatus, Stdio};
@@ -125,13 +126,13 @@ impl Started {
         Ok(Self { program, control, process, input, messages, console, errors, console_reader, errors_reader })
     }
 
-    /// Waits until it has made the socket at which it waits for a guest.
+    /// Waits until it listens at the socket at which it waits for a guest.
     ///
     /// # Errors
     /// What it said when it ended, or that it does not make one.
     pub fn await_socket(mut self, socket: &Path) -> Result<Self> {
         let deadline = Instant::now() + START;
-        while !socket.exists() {
+        while !listens(socket) {
             if self.process.ended().is_some() || Instant::now() > deadline {
                 return Err(self.end(&Error::failed(format!("it does not wait at {}", socket.display()))));
             }
@@ -155,8 +156,18 @@ impl Started {
                 Err(_) => {}
             }
         };
+        Ok(self.with(qmp))
+    }
+
+    /// The monitor, whose control socket is connected to with the first command.
+    pub fn unconnected(self) -> Vmm {
+        let qmp = Qmp::later(&self.control);
+        self.with(qmp)
+    }
+
+    fn with(self, qmp: Qmp) -> Vmm {
         let Self { process, input, messages, console, errors, console_reader, errors_reader, .. } = self;
-        Ok(Vmm { process, qmp, input, messages, console, errors, readers: vec![console_reader, errors_reader] })
+        Vmm { process, qmp, input, messages, console, errors, readers: vec![console_reader, errors_reader] }
     }
 
     /// Ends it, and adds what it said.
@@ -349,6 +360,13 @@ impl Vmm {
             thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// True once a socket at `path` listens (`__SO_ACCEPTCON` in /proc/net/unix, proc(5)): its file is there before.
+pub fn listens(path: &Path) -> bool {
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let path = format!(" {}", path.display());
+    sockets.lines().any(|line| line.ends_with(&path) && line.contains(" 00010000 "))
 }
 
 fn minivmm_arguments(config: &Config) -> Vec<String> {
