@@ -9,7 +9,7 @@ use vmstate_lab::error::{Error, Result};
 use vmstate_lab::faults::case;
 use vmstate_lab::faults::cell::{Cell, Fault, Phase};
 use vmstate_lab::faults::side::Side;
-use vmstate_lab::faults::subject::{Ground, Subject};
+use vmstate_lab::faults::subject::{Ground, Memory, Subject};
 use vmstate_lab::faults::table::TABLE;
 use vmstate_lab::guest;
 use vmstate_lab::vmm::{Program, Vmm};
@@ -78,7 +78,7 @@ fn walk(world: &World, part: &str) -> Result<()> {
         launcher: Some(place::lab().to_owned()),
         program: program.clone(),
         peer: program,
-        channels: None,
+        memory: Memory::Main,
         config,
     };
     let mut survivor: Option<Side> = None;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use vmstate::ownership::{Access, Resource};
 use vmstate_lab::faults::Result;
-use vmstate_lab::faults::subject::{Ground, Subject, TINY};
+use vmstate_lab::faults::subject::{Ground, Memory, Subject, TINY};
 use vmstate_lab::tiny;
 use vmstate_lab::vmm::{Config, Program};
 
@@ -19,8 +19,8 @@ pub(crate) fn kvm_is_here() -> bool {
     minivmm::kvm::open().map_err(vmstate_lab::skip::skip).is_ok()
 }
 
-/// Kernel and image in `directory`; migrations have so many page channels.
-pub(crate) fn ground(directory: &Path, channels: Option<u8>) -> Ground {
+/// Kernel and image in `directory`.
+pub(crate) fn ground(directory: &Path, memory: Memory) -> Ground {
     let at = |name: &str| directory.join(name);
     fs::write(at("kernel"), tiny::bzimage()).unwrap();
     fs::write(at("image"), [0; IMAGE_BYTES]).unwrap();
@@ -36,14 +36,14 @@ pub(crate) fn ground(directory: &Path, channels: Option<u8>) -> Ground {
         uso: true,
         control: PathBuf::new(),
         incoming: None,
-        more: Vec::new(),
+        more: if memory == Memory::InPlace { ["--share-memory", "on"].map(str::to_owned).into() } else { Vec::new() },
     };
     Ground {
         subject: Subject { pass_on_disk: Some(pass_on_disk), ..TINY },
         launcher: None,
         program: program.clone(),
         peer: program,
-        channels,
+        memory,
         config,
     }
 }

@@ -1,6 +1,7 @@
 //! Kills at random moments of a migration: no guest is lost, none is doubled.
 //!
-//! In every other migration pages go on channels beside the main one. `VMSTATE_KILLS` says how many, `VMSTATE_SEED` repeats a run. A guest whose process was killed has died with it. It would be
+//! In turn, pages go on the main channel, on channels beside it, or stay where they are. `VMSTATE_KILLS` says how many, `VMSTATE_SEED`
+//! repeats a run. A guest whose process was killed has died with it. It would be
 //! *lost* if a complete copy that may run were left, and did not run after one `cont`.
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use vmstate_lab::faults::ending::check_consoles;
 use vmstate_lab::faults::marks::Mark;
 use vmstate_lab::faults::place::{Oddities, Place};
 use vmstate_lab::faults::side::Side;
+use vmstate_lab::faults::subject::Memory;
 use vmstate_lab::faults::third_party::ThirdParty;
 use vmstate_lab::faults::wire::Wire;
 use vmstate_lab::faults::{PATIENCE, Result, until};
@@ -78,17 +80,16 @@ fn kills_at_random_moments_lose_no_guest_and_double_none() {
     for index in 0..kills {
         let (victim, moment) = choose(&mut random);
         let hold = matches!(moment, Moment::LockTaken).then_some(Mark::Eof);
-        let channels = (index % 2 == 1).then_some(CHANNELS);
-        let (_directory, mut place) = place(hold, channels);
+        let memory = [Memory::Main, Memory::Beside(CHANNELS), Memory::InPlace][index as usize % 3];
+        let (_directory, mut place) = place(hold, memory);
         match one(&mut place, victim, moment) {
-            Ok((outcome, last)) => *outcomes.entry((channels, victim, last, outcome)).or_default() += 1,
-            Err(why) => failures.push(format!("{index}, {victim:?} killed, {moment:?}, {channels:?}: {why}")),
+            Ok((outcome, last)) => *outcomes.entry((memory, victim, last, outcome)).or_default() += 1,
+            Err(why) => failures.push(format!("{index}, {victim:?} killed, {moment:?}, {memory:?}: {why}")),
         }
     }
-    for ((channels, victim, last, outcome), count) in &outcomes {
+    for ((memory, victim, last, outcome), count) in &outcomes {
         let last = last.map_or("nothing".into(), |last| format!("{last:?}"));
-        let channels = channels.unwrap_or_default();
-        println!("{count:4} {victim:?} killed, {channels} page channels, the last on the wire was {last}: {outcome:?}");
+        println!("{count:4} {victim:?} killed, {memory:?}, the last on the wire was {last}: {outcome:?}");
     }
     let failed = failures.len();
     assert!(failures.is_empty(), "{failed} of {kills}, VMSTATE_SEED={seed}:\n{}\n", failures.join("\n"));
@@ -101,7 +102,7 @@ fn destination_killed_between_lock_and_shut() {
         return;
     }
     for attempt in 1..=ATTEMPTS {
-        let (_directory, mut place) = place(Some(Mark::Eof), None);
+        let (_directory, mut place) = place(Some(Mark::Eof), Memory::Main);
         let (outcome, last) = one(&mut place, Victim::Destination, Moment::LockTaken).unwrap();
         if last == Some(Mark::Eof) {
             assert_eq!(outcome, Outcome::RunsAtSource, "attempt {attempt}");
@@ -114,9 +115,9 @@ fn destination_killed_between_lock_and_shut() {
 }
 
 /// A running guest, a destination, and the directory of their files.
-fn place(hold: Option<Mark>, channels: Option<u8>) -> (TempDir, Place) {
+fn place(hold: Option<Mark>, memory: Memory) -> (TempDir, Place) {
     let directory = tempfile::tempdir().unwrap();
-    let ground = ground::ground(directory.path(), channels);
+    let ground = ground::ground(directory.path(), memory);
     let placed =
         Side::boot(&ground).and_then(|source| Place::new(&ground, source, &Oddities { hold, ..Oddities::default() }));
     (directory, placed.unwrap_or_else(|why| panic!("the processes do not start: {why}")))
@@ -219,8 +220,9 @@ fn source_killed(place: &mut Place) -> Result<Outcome> {
     place.source.kill();
     // What the source had sent is still on its way.
     until("the destination decides", || {
-        let waits = |place: &mut Place| matches!(place.destination.answers(), Ok((state, status, _)) if state == "inmigrate" && status != "setup");
-        Ok(place.destination.exit_code().is_some() || !waits(place))
+        // A process that takes over in place answers once it has the guest's memory.
+        let decided = |place: &mut Place| matches!(place.destination.answers(), Ok((state, status, _)) if state != "inmigrate" || status == "setup");
+        Ok(place.destination.exit_code().is_some() || decided(place))
     })?;
     let told = place.wire.has_seen(Mark::Eof);
     match place.destination.exit_code() {

@@ -9,16 +9,17 @@ mod page;
 use vmstate_lab::faults::case;
 use vmstate_lab::faults::cell::{Cell, Fault, Phase, Row};
 use vmstate_lab::faults::side::Side;
+use vmstate_lab::faults::subject::Memory;
 
 /// Walks one row of a table, all its phases at once where most of the time is waited.
-fn walk(row: &Row, channels: Option<u8>) {
+fn walk(row: &Row, memory: Memory) {
     if !ground::kvm_is_here() {
         return;
     }
     let one = |phase: Phase, cell: &Cell| {
         let begun = std::time::Instant::now();
         let directory = tempfile::tempdir().unwrap();
-        let ground = ground::ground(directory.path(), channels);
+        let ground = ground::ground(directory.path(), memory);
         let walked = Side::boot(&ground).and_then(|source| case::walk(&ground, source, row.fault, phase, cell));
         println!("{:?}, {phase:?}: {:?}", row.fault, begun.elapsed());
         walked.err().map(|why| format!("{:?}, {phase:?}: {why}", row.fault))
@@ -43,11 +44,11 @@ fn row(table: &[Row], fault: Fault) -> &Row {
 
 /// One test for each row, so that each can be run by its name.
 macro_rules! rows {
-    ($table:ident, $channels:expr; $($name:ident: $fault:ident,)*) => {
+    ($table:ident, $memory:expr; $($name:ident: $fault:ident,)*) => {
         $(
             #[test]
             fn $name() {
-                super::walk(super::row($table, Fault::$fault), $channels);
+                super::walk(super::row($table, Fault::$fault), $memory);
             }
         )*
 
@@ -61,10 +62,11 @@ macro_rules! rows {
 /// Pages go on the main channel.
 mod alone {
     use vmstate_lab::faults::cell::Fault;
+    use vmstate_lab::faults::subject::Memory;
     use vmstate_lab::faults::table::TABLE;
 
     rows! {
-        TABLE, None;
+        TABLE, Memory::Main;
         source_killed: SourceKilled,
         destination_killed: DestinationKilled,
         wire_cut: WireCut,
@@ -98,9 +100,10 @@ mod alone {
 mod beside {
     use vmstate_lab::faults::cell::Fault;
     use vmstate_lab::faults::channels::{CHANNEL_TABLE, CHANNELS};
+    use vmstate_lab::faults::subject::Memory;
 
     rows! {
-        CHANNEL_TABLE, Some(CHANNELS);
+        CHANNEL_TABLE, Memory::Beside(CHANNELS);
         source_killed: SourceKilled,
         destination_killed: DestinationKilled,
         wire_cut: WireCut,
@@ -110,5 +113,32 @@ mod beside {
         pages_late: PagesLate,
         pages_stray: PagesStray,
         strays: Strays,
+    }
+}
+
+/// None goes: a new process on the same host takes the guest over.
+mod in_place {
+    use vmstate_lab::faults::cell::Fault;
+    use vmstate_lab::faults::in_place::IN_PLACE_TABLE;
+    use vmstate_lab::faults::subject::Memory;
+
+    rows! {
+        IN_PLACE_TABLE, Memory::InPlace;
+        descriptors_lost: DescriptorsLost,
+        descriptors_torn: DescriptorsTorn,
+        source_killed: SourceKilled,
+        destination_killed: DestinationKilled,
+        wire_cut: WireCut,
+        wire_stalls: WireStalls,
+        lock_taken: LockTaken,
+        eof_late: EofLate,
+        eof_late_after_quit: EofLateAfterQuit,
+        cancel: Cancel,
+        quit: Quit,
+        disk_full: DiskFull,
+        load_refused: LoadRefused,
+        other_memory: OtherMemory,
+        other_cpu: OtherCpu,
+        unknown_section: UnknownSection,
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use vmstate_lab::faults::cell::{Answer, Cell, Phase, Row, Says};
 use vmstate_lab::faults::channels::CHANNEL_TABLE;
+use vmstate_lab::faults::in_place::IN_PLACE_TABLE;
 use vmstate_lab::faults::qemu::QEMU_TABLE;
 use vmstate_lab::faults::table::TABLE;
 
@@ -26,6 +27,16 @@ const CHANNEL_HEAD: &str = "
 The same with pages on four channels beside the main one, from `tests/lab/src/faults/channels.rs`: what concerns connections. All channels are
 there in phase setup, and none has a page before phase rounds. In phase switch-over the last pages have come. A channel that says
 nothing is found out by the main one, which waits for its pages, and ends with the migration.
+";
+
+const IN_PLACE_HEAD: &str = "
+## In place, to a new process on the same host
+
+`minivmm migrate local:PATH`, and with it `minivmm migrate --local`, passes the guest's memory as a descriptor in a first message; what follows is
+a migration in which no page is sent. The rows are in `tests/lab/src/faults/in_place.rs`. In phase setup the message has arrived. Until the new process
+has taken over, every failure that the old process outlives leaves the guest there, and the test then hands it over to another new process. A program that does not
+start, or does not wait for a guest, is told by `migrate --local` before it asks the machine for anything
+([control.md](control.md#to-a-new-process-on-this-host)).
 ";
 
 const QEMU_HEAD: &str = "
@@ -56,6 +67,10 @@ is quoted here, it is what the system says of the broken connection.\n";
     }
     page += CHANNEL_HEAD;
     for row in CHANNEL_TABLE {
+        describe("###", row, &mut page);
+    }
+    page += IN_PLACE_HEAD;
+    for row in IN_PLACE_TABLE {
         describe("###", row, &mut page);
     }
     page += QEMU_HEAD;

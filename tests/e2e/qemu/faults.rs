@@ -7,7 +7,7 @@ use vmstate_lab::faults::case;
 use vmstate_lab::faults::cell::Phase;
 use vmstate_lab::faults::qemu::{QEMU_TABLE, QemuRow, Way};
 use vmstate_lab::faults::side::Side;
-use vmstate_lab::faults::subject::{Ground, TINY};
+use vmstate_lab::faults::subject::{Ground, Memory, TINY};
 use vmstate_lab::qemu;
 use vmstate_lab::tiny;
 use vmstate_lab::vmm::{Config, Program};
@@ -42,7 +42,7 @@ fn ground(directory: &std::path::Path, way: Way) -> Result<Ground> {
     };
     let (ours, theirs) = (Program::Minivmm(minivmm().to_owned()), Program::Qemu(qemu::at_least(qemu::NEEDED)?, "kvm"));
     let (program, peer) = if way == Way::ToQemu { (ours, theirs) } else { (theirs, ours) };
-    Ok(Ground { subject: TINY, launcher: Some(place::lab().to_owned()), program, peer, channels: None, config })
+    Ok(Ground { subject: TINY, launcher: Some(place::lab().to_owned()), program, peer, memory: Memory::Main, config })
 }
 
 /// Each case with a guest of its own; what is not as the row says, in a sentence each.

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -10,11 +10,15 @@ use serde_json::{Value, json};
 use crate::error::{Error, FileContext, Result};
 
 const ANSWER: Duration = Duration::from_secs(60);
+/// For a connection that the first command makes.
+const SOON: Duration = Duration::from_secs(1);
 
 /// A connection in command mode.
 #[derive(Debug)]
 pub struct Qmp {
-    stream: UnixStream,
+    socket: PathBuf,
+    /// `None` before the first command.
+    stream: Option<UnixStream>,
     unread: Vec<u8>,
     events: Vec<Value>,
 }
@@ -25,20 +29,34 @@ impl Qmp {
     /// # Errors
     /// When nobody answers in QMP until `deadline`.
     pub fn connect(socket: &Path, deadline: Instant) -> Result<Self> {
+        let mut qmp = Self::later(socket);
+        qmp.open(deadline)?;
+        Ok(qmp)
+    }
+
+    /// A connection that the first command makes, if the socket is there then.
+    pub fn later(socket: &Path) -> Self {
+        Self { socket: socket.into(), stream: None, unread: Vec::new(), events: Vec::new() }
+    }
+
+    fn open(&mut self, deadline: Instant) -> Result<()> {
         let stream = loop {
-            match UnixStream::connect(socket) {
+            match UnixStream::connect(&self.socket) {
                 Ok(stream) => break stream,
                 Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
-                Err(error) => return Err(error).doing("connect to", socket),
+                Err(error) => return Err(error).doing("connect to", &self.socket),
             }
         };
-        let mut qmp = Self { stream, unread: Vec::new(), events: Vec::new() };
-        let greeting = qmp.line(deadline)?;
+        self.stream = Some(stream);
+        self.negotiate(deadline).inspect_err(|_| self.stream = None)
+    }
+
+    fn negotiate(&mut self, deadline: Instant) -> Result<()> {
+        let greeting = self.line(deadline)?;
         if greeting.get("QMP").is_none() {
-            return Err(Error::failed(format!("{}: no QMP greeting but {greeting}", socket.display())));
+            return Err(Error::failed(format!("{}: no QMP greeting but {greeting}", self.socket.display())));
         }
-        qmp.execute("qmp_capabilities", Value::Null)?;
-        Ok(qmp)
+        self.execute("qmp_capabilities", Value::Null).map(drop)
     }
 
     /// Executes a command and returns what it returned. `arguments` may be `Null`.
@@ -46,12 +64,16 @@ impl Qmp {
     /// # Errors
     /// The error's description, or that no answer came.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        if self.stream.is_none() {
+            self.open(Instant::now() + SOON)?;
+        }
         let mut request = json!({ "execute": command });
         if !arguments.is_null() {
             request["arguments"] = arguments;
         }
         let lost = |error: io::Error| Error::failed(format!("{command}: the control connection is lost: {error}"));
-        self.stream.write_all(format!("{request}\r\n").as_bytes()).map_err(lost)?;
+        let stream = self.stream.as_mut().ok_or_else(|| lost(io::ErrorKind::NotConnected.into()))?;
+        stream.write_all(format!("{request}\r\n").as_bytes()).map_err(lost)?;
         let deadline = Instant::now() + ANSWER;
         loop {
             let mut answer = self.line(deadline)?;
@@ -89,8 +111,8 @@ impl Qmp {
                 return Err(lost("no answer in time".into()));
             }
             let mut buffer = [0; 4096];
-            let timeout = self.stream.set_read_timeout(Some(left));
-            match timeout.and_then(|()| self.stream.read(&mut buffer)) {
+            let stream = self.stream.as_mut().ok_or_else(|| lost("closed".into()))?;
+            match stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut buffer)) {
                 Ok(0) => return Err(lost("closed".into())),
                 Ok(size) => self.unread.extend(&buffer[..size]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::beside::Habits;
 use super::cell::{Cell, Fault, Guest, Phase};
+use super::descriptors::Message;
 use super::ending::{Ending, Told, answered, says};
 use super::marks::Mark;
 use super::place::{Oddities, Place};
@@ -39,7 +40,9 @@ pub fn walk(ground: &Ground, source: Side, fault: Fault, phase: Phase, cell: &Ce
         }
         place.migrate()?;
         // A busy emulated host has taken a minute for the first round of a tiny guest.
-        place.wire.await_mark(mark, Instant::now() + 3 * PATIENCE)?;
+        if !matches!(fault, Fault::DescriptorsLost | Fault::DescriptorsTorn) {
+            place.wire.await_mark(mark, Instant::now() + 3 * PATIENCE)?;
+        }
         if fault == Fault::DestinationKilled && guest == Guest::DiedWithItsProcess {
             // A destination that is killed between `SHUT` and its fence has run no guest, and the source may take it back.
             until("the destination runs the guest", || Ok(place.destination.answers()?.0 == "running"))?;
@@ -83,6 +86,11 @@ fn oddities(fault: Fault, mark: Mark) -> Oddities {
         habits: Habits {
             late: (fault == Fault::PagesLate).then_some(CHANNEL),
             stray: (fault == Fault::PagesStray).then_some(CHANNEL),
+        },
+        message: match fault {
+            Fault::DescriptorsLost => Message::Bare,
+            Fault::DescriptorsTorn => Message::Torn,
+            _ => Message::Arrives,
         },
         image_copied: fault == Fault::ImageCopied,
         memory_doubled: fault == Fault::OtherMemory,
@@ -183,7 +191,9 @@ fn inject(fault: Fault, phase: Phase, place: &mut Place) -> Result<Told> {
         | Fault::WrongMachine
         | Fault::WrongMagic
         | Fault::PagesLate
-        | Fault::PagesStray => {}
+        | Fault::PagesStray
+        | Fault::DescriptorsLost
+        | Fault::DescriptorsTorn => {}
     }
     match fault {
         Fault::WireCut | Fault::WireStalls | Fault::MainCut => {}

@@ -101,6 +101,10 @@ impl Ending<'_> {
             }
         }
         check_consoles(self.place, guest, self.source == Says::Killed)?;
+        // A new process takes over in place what another one could not.
+        if self.place.is_in_place() && guest == Guest::AtSource {
+            return self.migrates_after_all();
+        }
         // A destination that waits is reached by a real source, if it is fit for it.
         let fit = !matches!(self.fault, Fault::OtherMemory | Fault::ImageCopied);
         if fit && matches!(self.destination, Says::Answers("inmigrate", ..)) && guest == Guest::AtSource {

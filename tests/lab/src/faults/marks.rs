@@ -74,11 +74,13 @@ pub(super) struct Forward {
     pages: bool,
     /// `SWITCHOVER_START` has come.
     paused: bool,
+    /// The list of RAM blocks says where each is, as with QEMU's capability `x-ignore-shared`.
+    in_place: bool,
 }
 
 impl Forward {
-    pub(super) fn new() -> Self {
-        Self { part: StreamPart::Header, pages: false, paused: false }
+    pub(super) fn new(in_place: bool) -> Self {
+        Self { part: StreamPart::Header, pages: false, paused: false, in_place }
     }
 
     /// Whether something is looked for here: else the bytes are pages, or of no interest.
@@ -107,7 +109,7 @@ impl Forward {
                 (None, None) => all_but_the_end(bytes),
             },
             StreamPart::Records { last } => {
-                let (len, ends) = record(bytes)?;
+                let (len, ends) = record(bytes, self.in_place)?;
                 bytes.get(..len)?;
                 if ends {
                     self.part = if last { StreamPart::Devices } else { StreamPart::Sections };
@@ -175,7 +177,7 @@ impl Forward {
 }
 
 /// Length of a record, maybe of one that is not there as a whole yet; and whether it ends the section.
-fn record(bytes: &[u8]) -> Option<(usize, bool)> {
+fn record(bytes: &[u8], in_place: bool) -> Option<(usize, bool)> {
     let number =
         |at: usize| bytes.get(at..at + 8).map(|bytes| u64::from_be_bytes(bytes.try_into().unwrap_or_default()));
     let word = number(0)?;
@@ -186,7 +188,7 @@ fn record(bytes: &[u8]) -> Option<(usize, bool)> {
         while sum < word - flags {
             let name = 1 + usize::from(*bytes.get(len)?);
             sum += number(len + name)?;
-            len += name + 8;
+            len += name + 8 + if in_place { 8 } else { 0 };
         }
         return Some((len, false));
     }
@@ -301,7 +303,7 @@ mod tests {
     #[test]
     fn the_first_ping_is_not_held_back() {
         let mut bytes = b"QEVM\0\0\0\x03\x07\0\0\0\x07microvm\x08\0\x01\0\0\x08\0\x02\0\x04who?".to_vec();
-        let mut forward = Forward::new();
+        let mut forward = Forward::new(false);
         while let Some((len, _)) = forward.step(&bytes) {
             bytes.drain(..len);
         }
@@ -315,7 +317,7 @@ mod tests {
         {
             let (bytes, wanted) = stream(with_pings);
             let chunk = chunk.min(bytes.len());
-            let (mut forward, mut at, mut found) = (Forward::new(), 0, Vec::new());
+            let (mut forward, mut at, mut found) = (Forward::new(false), 0, Vec::new());
             for end in (chunk..bytes.len() + chunk).step_by(chunk) {
                 while let Some((len, mark)) = forward.step(&bytes[at..end.min(bytes.len())]) {
                     found.extend(mark.map(|mark| (at, mark)));

@@ -9,9 +9,10 @@ use serde_json::json;
 
 use super::Result;
 use super::beside::Habits;
+use super::descriptors::Message;
 use super::marks::Mark;
 use super::side::Side;
-use super::subject::{Ground, Subject};
+use super::subject::{Ground, Memory, Subject};
 use super::wire::{Alteration, Proxy};
 use crate::process::run;
 
@@ -27,6 +28,8 @@ pub struct Oddities {
     pub alteration: Option<Alteration>,
     /// What is odd about the page channels.
     pub habits: Habits,
+    /// What becomes of the message that hands the guest over in place.
+    pub message: Message,
     /// The destination has a copy of the image at another path.
     pub image_copied: bool,
     /// The destination has twice the memory.
@@ -52,6 +55,7 @@ pub struct Place {
     pub strangers: Vec<UnixStream>,
     /// Length of the source's console before this migration.
     before: usize,
+    ground: Ground,
     directory: tempfile::TempDir,
 }
 
@@ -65,7 +69,7 @@ impl Place {
         let image = ground.config.disk.clone().ok_or("the matrix needs a guest with a disk")?;
         let limits = json!({ "downtime-limit": DOWNTIME_LIMIT.as_millis() as u64, "max-bandwidth": 0 });
         source.execute("migrate-set-parameters", limits)?;
-        if let Some(channels) = ground.channels {
+        if let Memory::Beside(channels) = ground.memory {
             source.vmm.set_channels(channels, "none").map_err(|error| error.to_string())?;
         }
         let copy = directory.path().join("copy");
@@ -83,16 +87,26 @@ impl Place {
             }
         })?;
         let before = source.vmm.console().rfind('\n').map_or(0, |end| end + 1);
-        let wire = wire(&directory.path().join("wire"), &destination, oddities)?;
-        Ok(Self { subject: ground.subject, source, destination, wire, image, strangers: Vec::new(), before, directory })
+        let wire = wire(&directory.path().join("wire"), ground, &destination, oddities)?;
+        let (subject, ground) = (ground.subject, ground.clone());
+        Ok(Self { subject, source, destination, wire, image, strangers: Vec::new(), before, ground, directory })
     }
 
-    /// A wire without faults in place of the one that there was.
+    /// True if the guest goes to a new process on its host, and its memory stays where it is.
+    pub fn is_in_place(&self) -> bool {
+        self.ground.memory == Memory::InPlace
+    }
+
+    /// A wire without faults in place of the one that there was. To a new process, where a guest goes in place.
     ///
     /// # Errors
-    /// When its socket cannot be made.
+    /// When its socket cannot be made, or the process does not start.
     pub fn new_wire(&mut self) -> Result<()> {
-        self.wire = wire(&self.directory.path().join("second wire"), &self.destination, &Oddities::default())?;
+        if self.is_in_place() {
+            self.destination = Side::incoming(&self.ground, |_| ())?;
+        }
+        let here = self.directory.path().join("second wire");
+        self.wire = wire(&here, &self.ground, &self.destination, &Oddities::default())?;
         Ok(())
     }
 
@@ -119,8 +133,9 @@ impl Place {
     }
 }
 
-fn wire(here: &Path, destination: &Side, oddities: &Oddities) -> Result<Proxy> {
-    let Oddities { hold, alteration, habits, .. } = *oddities;
-    let started = Proxy::start(here, &destination.door(), hold, alteration, habits);
+fn wire(here: &Path, ground: &Ground, destination: &Side, oddities: &Oddities) -> Result<Proxy> {
+    let Oddities { hold, alteration, habits, message, .. } = *oddities;
+    let message = (ground.memory == Memory::InPlace).then_some(message);
+    let started = Proxy::start(here, &destination.door(), hold, alteration, habits, message);
     started.map_err(|error| format!("{}: {error}", here.display()))
 }

@@ -9,13 +9,16 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::subject::{Ground, Subject};
+use super::subject::{Ground, Memory, Subject};
 use super::{PATIENCE, Result, until};
 use crate::qmp::Qmp;
-use crate::vmm::{Config, Program, Vmm};
+use crate::vmm::{Config, Program, Started, Vmm};
 
 /// The guest has made so many passes when it counts as started.
 const FIRST_PASSES: usize = 3;
+
+/// File of the socket at which it waits for a migration.
+const DOOR: &str = "door";
 
 /// The byte of an image that a QEMU which writes to it has locked: `RAW_PL_PERM_BASE` and the number of `BLK_PERM_WRITE`
 /// (block/file-posix.c, include/block/block-common.h).
@@ -52,8 +55,9 @@ impl Side {
     /// What it says when it does not start.
     pub fn incoming(ground: &Ground, change: impl FnOnce(&mut Config)) -> Result<Self> {
         Self::start(ground, &ground.peer, |config| {
-            let door = config.control.with_file_name("door");
-            config.incoming = Some(format!("unix:{}", door.display()));
+            let door = config.control.with_file_name(DOOR);
+            let scheme = if ground.memory == Memory::InPlace { "local" } else { "unix" };
+            config.incoming = Some(format!("{scheme}:{}", door.display()));
             change(config);
         })
     }
@@ -63,14 +67,22 @@ impl Side {
         let mut config = ground.config.clone();
         config.control = directory.path().join("control");
         change(&mut config);
-        let mut vmm = Vmm::spawn(ground.launcher.as_deref(), program, &config).map_err(|error| error.to_string())?;
+        let started = Started::spawn(ground.launcher.as_deref(), program, &config);
+        let vmm = match (&config.incoming, ground.memory) {
+            // Its control socket is made once it has the guest's memory.
+            (Some(_), Memory::InPlace) => {
+                started.and_then(|started| started.await_socket(&directory.path().join(DOOR))).map(Started::unconnected)
+            }
+            _ => started.and_then(Started::connect),
+        };
+        let mut vmm = vmm.map_err(|error| error.to_string())?;
         let process = vmm.process().child().id();
         Ok(Self { vmm, process, subject: ground.subject, directory, ended: None })
     }
 
     /// Where it waits for a migration.
     pub fn door(&self) -> PathBuf {
-        self.directory.path().join("door")
+        self.directory.path().join(DOOR)
     }
 
     /// Ends the process as a crash would.

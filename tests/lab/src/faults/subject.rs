@@ -42,6 +42,17 @@ pub const TINY: Subject = Subject {
     pass_on_disk: None,
 };
 
+/// How a guest's memory goes to the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Memory {
+    /// With the stream.
+    Main,
+    /// On so many page channels that a minivmm as the source has.
+    Beside(u8),
+    /// Not at all: source and destination are minivmms on one host, and have it mapped.
+    InPlace,
+}
+
 /// What the monitors of one guest share.
 #[derive(Clone, Debug)]
 pub struct Ground {
@@ -53,8 +64,8 @@ pub struct Ground {
     pub program: Program,
     /// What waits for it.
     pub peer: Program,
-    /// Page channels that a minivmm as the source has.
-    pub channels: Option<u8>,
+    /// How the guest's memory goes.
+    pub memory: Memory,
     /// The machine, with a disk. Each monitor has a control socket of its own.
     pub config: Config,
 }

@@ -7,7 +7,7 @@ pub(super) const fn ends(guest: Guest, source: Says, destination: Says) -> Cell 
     Cell::Ends { guest, source, destination, answer: Answer::None }
 }
 
-const fn asked(answer: Answer, guest: Guest, source: Says, destination: Says) -> Cell {
+pub(super) const fn asked(answer: Answer, guest: Guest, source: Says, destination: Says) -> Cell {
     Cell::Ends { guest, source, destination, answer }
 }
 
@@ -30,15 +30,15 @@ pub(super) const fn turned_away(why: &'static str) -> Says {
 pub(super) const NEVER_RAN: Says = Says::Ended(1, "the guest did not run here");
 pub(super) const UNACKNOWLEDGED: Says = Says::Answers("postmigrate", "unacknowledged", "did not confirm");
 /// Its copy is whole, and it could not take the lock: `cont` tries again.
-const STRANDED: Says = Says::Answers("paused", "failed", "it stays stopped here; cont tries again");
-const CANCELLED: Says = Says::Answers("running", "cancelled", "");
+pub(super) const STRANDED: Says = Says::Answers("paused", "failed", "it stays stopped here; cont tries again");
+pub(super) const CANCELLED: Says = Says::Answers("running", "cancelled", "");
 
 pub(super) const DELIVERED: Cell = ends(Guest::AtDestination, HANDED_OVER, ARRIVED);
 const DONE_AND_DELIVERED: Cell = asked(Answer::Done, Guest::AtDestination, HANDED_OVER, ARRIVED);
 const UNDER_WAY: Cell = asked(Answer::Refused("under way"), Guest::AtDestination, HANDED_OVER, ARRIVED);
 pub(super) const EARLIER: Cell = Cell::No("found out in an earlier phase");
-const LATER: Cell = Cell::No("comes in a later phase");
-const HELD: Cell = Cell::No("the side that owns the guest holds the lock, so nobody else gets it");
+pub(super) const LATER: Cell = Cell::No("comes in a later phase");
+pub(super) const HELD: Cell = Cell::No("the side that owns the guest holds the lock, so nobody else gets it");
 const PAUSED: Cell = Cell::No("the guest does not run in this phase");
 
 /// The same with page channels as without.

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::PATIENCE;
 use super::beside::{Beside, Habits};
+use super::descriptors::{Message, pass};
 use super::marks::{Forward, Mark, answer};
 
 /// How the wire behaves.
@@ -60,13 +62,15 @@ const TRICKLE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Proxy {
     address: PathBuf,
+    in_place: bool,
     orders: Sender<(Part, Wire)>,
     seen: Arc<Mutex<Vec<(Mark, Instant)>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Proxy {
-    /// Waits at `here` for the source and connects it with `there`. The direction in which `hold` comes stops just before it.
+    /// Waits at `here` for the source and connects it with `there`. The direction in which `hold` comes stops just before it. A guest
+    /// that goes in place is handed over by a `message` before the stream.
     ///
     /// # Errors
     /// When its socket cannot be made.
@@ -76,6 +80,7 @@ impl Proxy {
         hold: Option<Mark>,
         alteration: Option<Alteration>,
         habits: Habits,
+        message: Option<Message>,
     ) -> io::Result<Self> {
         let listener = UnixListener::bind(here)?;
         listener.set_nonblocking(true)?;
@@ -83,19 +88,28 @@ impl Proxy {
         let seen = Arc::default();
         let marks = Arc::clone(&seen);
         let there = there.to_owned();
+        let in_place = message.is_some();
         let thread = std::thread::spawn(move || {
-            let Some([forward, backward]) = join(&listener, &there, &receiver) else { return };
+            let Some([forward, backward]) = join(&listener, &there, &receiver, message) else { return };
             let beside = Beside::new(listener, there, habits);
-            let mut relay =
-                Relay { forward, backward, wire: Wire::Flows, hold, alteration, marks, reader: Forward::new(), beside };
+            let mut relay = Relay {
+                forward,
+                backward,
+                wire: Wire::Flows,
+                hold,
+                alteration,
+                marks,
+                reader: Forward::new(in_place),
+                beside,
+            };
             relay.run(&receiver);
         });
-        Ok(Self { address: here.to_owned(), orders, seen, thread: Some(thread) })
+        Ok(Self { address: here.to_owned(), in_place, orders, seen, thread: Some(thread) })
     }
 
     /// Where the source is to connect.
     pub fn uri(&self) -> String {
-        format!("unix:{}", self.address.display())
+        format!("{}:{}", if self.in_place { "local" } else { "unix" }, self.address.display())
     }
 
     /// From now on the wire behaves so, and holds nothing back any more.
@@ -144,7 +158,12 @@ impl Drop for Proxy {
 }
 
 /// Both directions between the source and a connection to the destination made for it; `None` if there is no such thing.
-fn join(listener: &UnixListener, there: &Path, orders: &Receiver<(Part, Wire)>) -> Option<[Lane; 2]> {
+fn join(
+    listener: &UnixListener,
+    there: &Path,
+    orders: &Receiver<(Part, Wire)>,
+    message: Option<Message>,
+) -> Option<[Lane; 2]> {
     let source = loop {
         match listener.accept() {
             Ok((source, _)) => break source,
@@ -156,7 +175,12 @@ fn join(listener: &UnixListener, there: &Path, orders: &Receiver<(Part, Wire)>) 
         }
         std::thread::sleep(Duration::from_millis(1));
     };
-    lanes(source, UnixStream::connect(there).ok()?).ok()
+    let destination = UnixStream::connect(there).ok()?;
+    if let Some(message) = message {
+        source.set_read_timeout(Some(PATIENCE)).ok()?;
+        pass(&source, &destination, message).ok().filter(|goes_on| *goes_on)?;
+    }
+    lanes(source, destination).ok()
 }
 
 /// Both directions between two connections.

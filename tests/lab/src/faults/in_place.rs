@@ -1,0 +1,136 @@
+//! The fault matrix of a guest that goes to a new process on its host with its memory where it is, as data: `minivmm/tests/faults` walks
+//! it; `docs/faults.md` is made from it.
+
+use super::cell::{Answer, Cell, Fault, Guest, Row, Says};
+use super::table::{
+    ARRIVED, CANCELLED, DELIVERED, DESTINATION_KILLED, EARLIER, HANDED_OVER, HELD, LATER, NEVER_RAN, STRANDED,
+    UNACKNOWLEDGED, asked, back, ends,
+};
+
+/// The new process has no machine before it has the guest's memory.
+const fn no_machine(why: &'static str) -> Says {
+    Says::Ended(2, why)
+}
+
+const BACK: Cell = back("", NEVER_RAN);
+const DIED: Cell = ends(Guest::DiedWithItsProcess, Says::Killed, NEVER_RAN);
+const TAKEN_OVER: Cell = ends(Guest::AtDestination, Says::Killed, ARRIVED);
+
+/// The rows.
+pub const IN_PLACE_TABLE: &[Row] = &[
+    Row {
+        fault: Fault::DescriptorsLost,
+        cells: [
+            back("", no_machine("the descriptor of ram did not come")),
+            EARLIER,
+            EARLIER,
+            EARLIER,
+            EARLIER,
+            EARLIER,
+        ],
+    },
+    Row {
+        fault: Fault::DescriptorsTorn,
+        cells: [back("", no_machine("the message ends after 9 bytes")), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER],
+    },
+    Row { fault: Fault::SourceKilled, cells: [DIED, DIED, DIED, DIED, TAKEN_OVER, TAKEN_OVER] },
+    DESTINATION_KILLED,
+    Row {
+        fault: Fault::WireCut,
+        cells: [BACK, BACK, BACK, BACK, BACK, ends(Guest::AtDestination, UNACKNOWLEDGED, ARRIVED)],
+    },
+    Row {
+        fault: Fault::WireStalls,
+        cells: [
+            back("is silent", NEVER_RAN),
+            back("is silent", NEVER_RAN),
+            back("the guest is paused for", NEVER_RAN),
+            back("the guest is paused for", NEVER_RAN),
+            back("is silent", NEVER_RAN),
+            ends(Guest::AtDestination, UNACKNOWLEDGED, ARRIVED),
+        ],
+    },
+    Row {
+        fault: Fault::LockTaken,
+        cells: [HELD, HELD, HELD, HELD, ends(Guest::PausedAtSource, UNACKNOWLEDGED, STRANDED), HELD],
+    },
+    Row { fault: Fault::EofLate, cells: [LATER, LATER, LATER, LATER, back("is silent", STRANDED), EARLIER] },
+    Row {
+        fault: Fault::EofLateAfterQuit,
+        cells: [
+            LATER,
+            LATER,
+            LATER,
+            LATER,
+            ends(Guest::DiedWithItsProcess, Says::Ended(0, ""), Says::Ended(1, "someone has run a guest")),
+            EARLIER,
+        ],
+    },
+    Row {
+        fault: Fault::Cancel,
+        cells: [
+            asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
+            asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
+            asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
+            asked(Answer::Done, Guest::AtSource, CANCELLED, NEVER_RAN),
+            asked(Answer::Refused("handed over"), Guest::AtDestination, HANDED_OVER, ARRIVED),
+            asked(Answer::Refused("handed over"), Guest::AtDestination, HANDED_OVER, ARRIVED),
+        ],
+    },
+    Row {
+        fault: Fault::Quit,
+        cells: [
+            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
+            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
+            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
+            asked(Answer::Done, Guest::DiedWithItsProcess, Says::Ended(0, ""), NEVER_RAN),
+            asked(Answer::Done, Guest::AtDestination, Says::Ended(0, ""), ARRIVED),
+            asked(Answer::Done, Guest::AtDestination, Says::Ended(0, ""), ARRIVED),
+        ],
+    },
+    Row { fault: Fault::DiskFull, cells: [LATER, LATER, LATER, LATER, LATER, DELIVERED] },
+    Row {
+        fault: Fault::LoadRefused,
+        cells: [
+            LATER,
+            LATER,
+            back("the destination refused the guest", Says::Ended(1, "version 99 is newer than 3")),
+            EARLIER,
+            EARLIER,
+            EARLIER,
+        ],
+    },
+    Row {
+        fault: Fault::OtherMemory,
+        cells: [
+            back("", no_machine("give the same as the machine that it comes from")),
+            EARLIER,
+            EARLIER,
+            EARLIER,
+            EARLIER,
+            EARLIER,
+        ],
+    },
+    Row {
+        fault: Fault::OtherCpu,
+        cells: [
+            back("the destination refused the guest", Says::Ended(1, "avx512pf")),
+            EARLIER,
+            EARLIER,
+            EARLIER,
+            EARLIER,
+            EARLIER,
+        ],
+    },
+    Row {
+        fault: Fault::UnknownSection,
+        cells: [
+            LATER,
+            LATER,
+            back("the destination refused the guest", Says::Ended(1, "this machine has no such section")),
+            EARLIER,
+            EARLIER,
+            EARLIER,
+        ],
+    },
+];
