@@ -102,6 +102,8 @@ pub struct Disk {
     pub path: PathBuf,
     /// Guest and host may not write.
     pub read_only: bool,
+    /// The image is made, of so many bytes, for a content that comes along with the guest.
+    pub create: Option<u64>,
     /// Of its requests.
     pub limits: RateLimits,
 }

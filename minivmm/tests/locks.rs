@@ -68,9 +68,15 @@ fn chips_and_clocks() {
 fn whole_machine() {
     let machine = || {
         let state = Arc::new(Mutex::new(MachineState::new(2)));
-        Parts { state, vcpus: 2, tickets: Arc::new(Mutex::new(Tickets::new(&[]))), devices: Vec::new() }
-            .sections()
-            .unwrap()
+        Parts {
+            state,
+            vcpus: 2,
+            tickets: Arc::new(Mutex::new(Tickets::new(&[]))),
+            devices: Vec::new(),
+            disks: Vec::new(),
+        }
+        .sections()
+        .unwrap()
     };
     vmstate::lock!("tests/locks/machine", two_vcpus: machine());
 }

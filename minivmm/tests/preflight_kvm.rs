@@ -39,7 +39,7 @@ fn config(dir: &Path) -> Config {
         shares_memory: false,
         cpus: 1,
         cpu: Cpu::default(),
-        disks: vec![Disk { path: disk, read_only: false, limits: RateLimits::default() }],
+        disks: vec![Disk { path: disk, read_only: false, create: None, limits: RateLimits::default() }],
         lease: None,
         nets: Vec::new(),
         serial: Serial::None,
@@ -267,9 +267,18 @@ fn another_machine_is_refused_with_all_that_differs() {
         config.cpus = 2;
         config.memory = 8 << 20;
         std::fs::write(config.disks[0].path.with_extension("other"), [0; 8192]).unwrap();
-        config.disks[0] =
-            Disk { path: config.disks[0].path.with_extension("other"), read_only: true, limits: RateLimits::default() };
-        config.disks.push(Disk { path: config.disks[0].path.clone(), read_only: true, limits: RateLimits::default() });
+        config.disks[0] = Disk {
+            path: config.disks[0].path.with_extension("other"),
+            read_only: true,
+            create: None,
+            limits: RateLimits::default(),
+        };
+        config.disks.push(Disk {
+            path: config.disks[0].path.clone(),
+            read_only: true,
+            create: None,
+            limits: RateLimits::default(),
+        });
     };
     let claim = |stream: &mut [u8], body| change_u32(stream, leaf_7_ebx(stream, body), |ebx| ebx | 1 << 26);
     let Some(why) = refused(claim, configure) else { return };

@@ -21,7 +21,13 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         let state = Arc::new(Mutex::new(MachineState::new(1)));
-        let parts = Parts { state: Arc::clone(&state), vcpus: 1, tickets: Arc::default(), devices: Vec::new() };
+        let parts = Parts {
+            state: Arc::clone(&state),
+            vcpus: 1,
+            tickets: Arc::default(),
+            devices: Vec::new(),
+            disks: Vec::new(),
+        };
         Self { sections: parts.sections().unwrap(), state }
     }
 

@@ -72,6 +72,10 @@ pub struct MigrateArgs {
     /// The file is for a QEMU: it has only what one reads
     #[arg(long)]
     pub to_qemu: bool,
+    /// Send the content of the writable disks along, to hosts that do not share storage: the destination makes an image for each of them
+    /// (minivmm run --disk FILE,create=SIZE)
+    #[arg(long, conflicts_with_all = ["local", "to_qemu"])]
+    pub copy_disk: bool,
     /// A new process on this host.
     #[command(flatten)]
     pub update: UpdateArgs,
@@ -146,6 +150,9 @@ impl MigrateArgs {
         }
         if self.to_qemu {
             arguments["to-qemu"] = true.into();
+        }
+        if self.copy_disk {
+            arguments["copy-disk"] = true.into();
         }
         if self.keep_running {
             arguments["keep-running"] = true.into();

@@ -59,7 +59,8 @@ pub struct RunArgs {
     /// MODEL[,+FEATURE][,-FEATURE]
     #[arg(long, value_name = "MODEL", default_value = "host", value_parser = values::cpu)]
     cpu: Cpu,
-    /// virtio-blk device on a raw image: FILE[,readonly][,LIMIT…]; may be repeated. Limits: bytes-per-second=SIZE,
+    /// virtio-blk device on a raw image: FILE[,readonly][,LIMIT…]; may be repeated. FILE,create=SIZE makes the image, for a guest that
+    /// arrives with the content (minivmm migrate --copy-disk). Limits: bytes-per-second=SIZE,
     /// ops-per-second=N (requests), and what may go at once after a rest: bytes-burst=SIZE, ops-burst=N
     #[arg(long = "disk", value_name = "FILE", value_parser = values::disk)]
     disks: Vec<Disk>,
@@ -177,6 +178,14 @@ impl RunArgs {
             must_open("--initrd", initrd, Mode::Read, Fit::Regular, "give an initial RAM disk")?;
         }
         for disk in &self.disks {
+            if disk.create.is_some() {
+                if self.incoming.is_none() {
+                    let what = "create= is for a disk whose content comes along with a guest: give --incoming as well, or make the image \
+                                before (truncate -s SIZE FILE)";
+                    return Err(UsageError(format!("--disk {}: {what}", disk.path.display())));
+                }
+                continue;
+            }
             let (mode, mend) = match disk.read_only {
                 true => (Mode::Read, "give a raw disk image"),
                 false => (Mode::ReadWrite, "give a raw disk image that may be written, or add ,readonly"),

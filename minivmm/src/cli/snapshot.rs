@@ -61,6 +61,7 @@ impl SnapshotCommand {
             update: Default::default(),
             keep_running: true,
             to_qemu: false,
+            copy_disk: false,
             target_schema: None,
             report: None,
             tls: Default::default(),

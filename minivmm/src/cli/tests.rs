@@ -76,8 +76,8 @@ fn a_whole_machine() {
     assert_eq!(
         config.disks,
         [
-            Disk { path: image, read_only: false, limits },
-            Disk { path: READABLE.into(), read_only: true, limits: unlimited }
+            Disk { path: image, read_only: false, create: None, limits },
+            Disk { path: READABLE.into(), read_only: true, create: None, limits: unlimited }
         ]
     );
     assert_eq!(config.lease, Some("/tmp/lease".into()));
@@ -179,6 +179,14 @@ fn each_mistake_gets_one_sentence() {
         ),
         (&["--disk", "/,readonly"], "--disk /: it is a directory; give a raw disk image"),
         (
+            &["--disk", "a.raw,create=1000"],
+            "invalid value 'a.raw,create=1000' for '--disk <FILE>': create=1000: a disk has sectors of 512 bytes, one at least",
+        ),
+        (
+            &["--disk", "a.raw,create=1G,readonly"],
+            "invalid value 'a.raw,create=1G,readonly' for '--disk <FILE>': the content of a disk with create= is written: leave out readonly",
+        ),
+        (
             &["--disk", "a.raw,ro"],
             "invalid value 'a.raw,ro' for '--disk <FILE>': 'ro' is unknown; write FILE or FILE,readonly (a comma in FILE as ,,)",
         ),
@@ -265,6 +273,17 @@ fn each_mistake_gets_one_sentence() {
         let line: Vec<&str> = incoming.iter().chain(*flags).copied().collect();
         assert_eq!(run(&line).unwrap_err(), *sentence, "for {flags:?}");
     }
+}
+
+#[test]
+fn a_disk_is_made_for_a_guest_that_arrives_only() {
+    let disks = run(&["--incoming", "unix:/tmp/in", "--disk", "/nowhere/a.raw,create=1G"]).unwrap().disks;
+    assert_eq!((disks[0].create, disks[0].read_only), (Some(1 << 30), false));
+    let refusal = run(&["--kernel", READABLE, "--disk", "a.raw,create=1G"]).unwrap_err();
+    assert!(
+        refusal.starts_with("--disk a.raw: create= is for a disk whose content comes along with a guest"),
+        "{refusal}"
+    );
 }
 
 #[test]

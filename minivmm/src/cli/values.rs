@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::cli::limits::{self, LimitOptions};
 use crate::config::{self, Address, Cpu, Disk, ListenAt, Net, Network, NoSize, RateLimits, Restore, Serial};
 use crate::cpu::Choice;
+use crate::devices::virtio::blk::SECTOR;
 use crate::passed;
 
 /// Bytes, from a number with an optional `K`, `M`, `G` or `T` (powers of 1024); what else [`config::size`] reads is read, too.
@@ -130,21 +131,34 @@ pub(super) fn cpu(text: &str) -> Result<Cpu, String> {
     Choice::new(&cpu).map(|_| cpu)
 }
 
-/// `FILE[,readonly][,LIMIT…]`
+/// `FILE[,readonly|,create=SIZE][,LIMIT…]`
 pub(super) fn disk(text: &str) -> Result<Disk, String> {
     let mut parts = comma_separated(text).into_iter();
     let path = parts.next().filter(|path| !path.is_empty()).ok_or("write FILE or FILE,readonly")?;
-    let mut read_only = false;
+    let (mut read_only, mut create) = (false, None);
     let mut limits = LimitOptions::default();
     for option in parts {
         match option.as_str() {
             "readonly" => read_only = true,
+            made if made.starts_with("create=") => create = Some(disk_size(made.trim_start_matches("create="))?),
             _ if limits.take(&option)? => {}
             _ if option.contains('=') => return Err(format!("'{option}' is unknown; limits are {}", limits::USAGE)),
             _ => return Err(format!("'{option}' is unknown; write FILE or FILE,readonly (a comma in FILE as ,,)")),
         }
     }
-    Ok(Disk { path: path.into(), read_only, limits: limits.finish()? })
+    if create.is_some() && read_only {
+        return Err("the content of a disk with create= is written: leave out readonly".into());
+    }
+    let path = if create.is_some() { no_descriptor(path.into()) } else { path.into() };
+    Ok(Disk { path, read_only, create, limits: limits.finish()? })
+}
+
+fn disk_size(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    match bytes > 0 && bytes.is_multiple_of(SECTOR) {
+        true => Ok(bytes),
+        false => Err(format!("create={text}: a disk has sectors of {SECTOR} bytes, one at least")),
+    }
 }
 
 /// `tap=NAME` or `stream=PATH`, and `[,mac=XX:XX:XX:XX:XX:XX][,uso=off][,vhost=on][,LIMIT…]`

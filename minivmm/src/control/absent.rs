@@ -30,7 +30,7 @@ const CAPABILITIES: &[(&str, Standing)] = &[
     ("xbzrle", Switched),
     ("rdma-pin-all", Never("RDMA is no transport here")),
     ("auto-converge", Switched),
-    ("zero-blocks", Never("disks are shared by both sides and never sent")),
+    ("zero-blocks", Never("a disk whose content goes along (copy-disk) keeps its holes in any case")),
     ("events", Always("every client is sent the events MIGRATION and MIGRATION_PASS")),
     ("postcopy-ram", Never(NO_POSTCOPY)),
     ("x-colo", Never("a guest runs in one machine at a time")),

@@ -24,7 +24,8 @@ pub(super) fn commands() -> Vec<Command> {
             "migrate",
             "answered when it has begun. `uri`, or `channels` as QEMU has them since 8.2, says where to; `target-schema` names a \
              file: the schema of the older release that the destination has; with `keep-running` the guest goes on here once all of it is in a \
-             [file](#migration-to-a-file), with `to-qemu` the file has only what a QEMU reads; `parameters` is an object of [parameters](migration-policy.md#parameters), \
+             [file](#migration-to-a-file), with `to-qemu` the file has only what a QEMU reads; with `copy-disk` the content of the writable disks [goes \
+             along](live-migration.md#disks-that-come-along); `parameters` is an object of [parameters](migration-policy.md#parameters), \
              switches among them, which change only if the migration begins; `detach` changes nothing; `resume` is for \
              postcopy, which is not here",
             migrate,
@@ -35,6 +36,7 @@ pub(super) fn commands() -> Vec<Command> {
             optional("target-schema", Kind::Text),
             optional("keep-running", Kind::Switch),
             optional("to-qemu", Kind::Switch),
+            optional("copy-disk", Kind::Switch),
             optional("parameters", Kind::object(of_the_engine().chain(of_tls(Kind::TextOrNull)))),
         ])),
         Command::new(
@@ -218,13 +220,14 @@ fn migrate(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
     }
     let mut address = channels::address(&arguments)?;
     let release = arguments.text("target-schema").map(Into::into);
-    let [keeps_running, to_qemu] = ["keep-running", "to-qemu"].map(|name| arguments.switch(name) == Some(true));
+    let [keeps_running, to_qemu, copies_disks] =
+        ["keep-running", "to-qemu", "copy-disk"].map(|name| arguments.switch(name) == Some(true));
     let parameters = match arguments.into_members().shift_remove("parameters") {
         Some(Value::Object(given)) => change(given)?,
         _ => ParameterChange::default(),
     };
     caller.descriptors.put_into(&mut address)?;
-    ask(caller, Request::Migrate(address, Terms { release, keeps_running, to_qemu, parameters }))
+    ask(caller, Request::Migrate(address, Terms { release, keeps_running, to_qemu, copies_disks, parameters }))
 }
 
 fn migrate_incoming(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {

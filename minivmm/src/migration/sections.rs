@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use vmstate::section::Sections;
 
+use super::disk::{self, SharedDisk};
 use super::global::{GlobalState, Timer};
 use super::kept::KeptSections;
 use super::ownership::SharedTickets;
@@ -53,6 +54,8 @@ pub struct Parts {
     pub tickets: SharedTickets,
     /// Device models, with their sections' names.
     pub devices: Vec<(String, SharedSection)>,
+    /// Disks whose content goes along, with their sections' instances.
+    pub disks: Vec<(u32, SharedDisk)>,
 }
 
 impl fmt::Debug for Parts {
@@ -111,6 +114,9 @@ impl Parts {
         for vcpu in 0..self.vcpus {
             let extra = SectionOf::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].extra);
             sections.register("minivmm/vcpu", vcpu as u32, extra)?.beyond_qemu();
+        }
+        for (instance, disk) in &self.disks {
+            sections.register_iterative(disk::NAME, *instance, Arc::clone(disk))?.beyond_qemu();
         }
         for (name, remedy) in REMEDIES {
             sections.add_remedy(name, remedy);

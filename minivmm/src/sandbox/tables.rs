@@ -270,6 +270,10 @@ const MIGRATION: &[Call] = &[
     (libc::SYS_fgetxattr, ANY),
     (libc::SYS_fsetxattr, ANY),
     (libc::SYS_lseek, ANY),
+    // The content of disks that goes along: an image is emptied, has room or not, and marks come off.
+    (libc::SYS_ftruncate, ANY),
+    (libc::SYS_fstatfs, ANY),
+    (libc::SYS_fremovexattr, ANY),
     // Once the guest has gone or has come: oneself, to a lower priority.
     (libc::SYS_setpriority, &[Is(0, libc::PRIO_PROCESS as u64), Is(1, 0)]),
 ];

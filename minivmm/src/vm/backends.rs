@@ -1,7 +1,7 @@
 //! The host's side of the devices, opened once: a reset makes new devices, but the guest keeps its disks and console.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -74,12 +74,17 @@ impl Backends {
                 initrd: config.initrd.as_deref().map(|path| boot::BootFile::open("--initrd", path)).transpose()?,
             }),
         };
-        let images = config.disks.iter().map(|disk| Image::open(&disk.path, disk.read_only).map(Arc::new));
+        let images = config.disks.iter().map(|disk| match disk.create {
+            None => Image::open(&disk.path, disk.read_only).map(Arc::new),
+            Some(bytes) => Image::create(&disk.path, bytes).map(Arc::new),
+        });
         let images = images.collect::<Result<Vec<_>, _>>().map_err(refused)?;
         let lease = config.lease.as_deref().map(lease).transpose().map_err(refused)?;
         let disks = (0..).map(Role::Disk).zip(images.iter().map(|image| Arc::clone(image.resource())));
         let ownership = Ownership::new(disks.chain(lease.map(|lease| (Role::Lease, Arc::new(lease)))));
         let ownership = ownership.map_err(refused)?;
+        let made = (0..).map(Role::Disk).zip(&config.disks).filter(|(_, disk)| disk.create.is_some());
+        ownership.leave_out(&made.map(|(role, _)| role).collect::<Vec<_>>());
         if config.incoming.is_none() {
             ownership.take().map_err(refused)?;
         }
@@ -105,6 +110,14 @@ impl Backends {
     /// [`Error::Flag`].
     pub(super) fn advance(&self, config: &Config) -> Result<()> {
         self.ownership.advance().map_err(|error| refused(config, error))
+    }
+
+    /// Takes the marks off that kept guests off the images, for this machine's guest goes on with them.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(super) fn unmark(&self) -> io::Result<()> {
+        self.images.iter().try_for_each(|image| image.unmark())
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Terms {
     pub keeps_running: bool,
     /// The file is for a QEMU.
     pub to_qemu: bool,
+    /// The content of the writable disks goes along.
+    pub copies_disks: bool,
     /// Parameters of this migration and of later ones. They change only if it begins.
     pub parameters: ParameterChange,
 }

@@ -42,7 +42,11 @@ impl Machine {
         if !disk.exists() {
             std::fs::write(&disk, [0; 4096]).unwrap();
         }
-        Self::start_with(dir, incoming, vec![Disk { path: disk, read_only: false, limits: RateLimits::default() }])
+        Self::start_with(
+            dir,
+            incoming,
+            vec![Disk { path: disk, read_only: false, create: None, limits: RateLimits::default() }],
+        )
     }
 
     pub(crate) fn start_with(dir: &Path, incoming: Option<&Address>, disks: Vec<Disk>) -> Self {
@@ -60,7 +64,7 @@ impl Machine {
 
     /// A destination with the disk of `dir`, which its source has made.
     pub(crate) fn start_listening(dir: &Path, incoming: ListenAt) -> Self {
-        let disk = Disk { path: dir.join("disk"), read_only: false, limits: RateLimits::default() };
+        let disk = Disk { path: dir.join("disk"), read_only: false, create: None, limits: RateLimits::default() };
         Self::start_machine(dir, Some(incoming), vec![disk], None, &tiny::bzimage())
     }
 
@@ -86,10 +90,18 @@ impl Machine {
         })
     }
 
+    /// Whose guest writes to its `disk`.
+    pub(crate) fn start_writing(dir: &Path, incoming: Option<&Address>, disk: Disk, lease: Option<PathBuf>) -> Self {
+        Self::start_config(dir, &tiny::bzimage(), |config| {
+            (config.incoming, config.lease) = (incoming.cloned().map(ListenAt::Address), lease);
+            (config.append, config.disks) = (tiny::command_line_with_disk(PAGES, 0x800), vec![disk]);
+        })
+    }
+
     /// With the disk of `dir`, and the guest that is in a file, whose memory comes as `restore` says.
     pub(crate) fn start_restored(dir: &Path, from: &Address, restore: Restore) -> Self {
         Self::start_config(dir, &tiny::bzimage(), |config| {
-            let disk = Disk { path: dir.join("disk"), read_only: false, limits: RateLimits::default() };
+            let disk = Disk { path: dir.join("disk"), read_only: false, create: None, limits: RateLimits::default() };
             (config.incoming, config.disks) = (Some(ListenAt::Address(from.clone())), vec![disk]);
             config.restore = restore;
         })
@@ -103,7 +115,7 @@ impl Machine {
         }
         Self::start_config(dir, &tiny::bzimage(), |config| {
             config.incoming = incoming.cloned().map(ListenAt::Address);
-            config.disks = vec![Disk { path: disk, read_only: false, limits: RateLimits::default() }];
+            config.disks = vec![Disk { path: disk, read_only: false, create: None, limits: RateLimits::default() }];
             (config.memory, config.shares_memory) = (memory, true);
         })
     }

@@ -3,6 +3,7 @@
 mod channels;
 mod defer;
 mod descriptors;
+mod disks;
 mod ends;
 mod files;
 mod handover;

@@ -88,7 +88,7 @@ fn a_guest_that_moves_on_and_on_is_nowhere_it_has_been() {
     let (disk, lease) = (dir.path().join("disk"), dir.path().join("lease"));
     std::fs::write(&disk, [0; 4096]).unwrap();
     let start = |incoming: Option<&Address>| {
-        let disks = vec![Disk { path: disk.clone(), read_only: false, limits: RateLimits::default() }];
+        let disks = vec![Disk { path: disk.clone(), read_only: false, create: None, limits: RateLimits::default() }];
         Machine::start_leased(dir.path(), incoming, disks, Some(lease.clone()))
     };
     let mut machines = vec![start(None)];

@@ -22,7 +22,7 @@ fn image(dir: &Path, name: &str) -> PathBuf {
 fn writable(paths: &[&PathBuf]) -> Vec<Disk> {
     paths
         .iter()
-        .map(|path| Disk { path: path.to_path_buf(), read_only: false, limits: RateLimits::default() })
+        .map(|path| Disk { path: path.to_path_buf(), read_only: false, create: None, limits: RateLimits::default() })
         .collect()
 }
 
@@ -123,7 +123,7 @@ fn nobody_writes_to_a_read_only_disk_before_during_and_after_the_hand_over() {
     let with = |incoming| {
         let disks = [
             writable(&[&disk]),
-            vec![Disk { path: read_only.clone(), read_only: true, limits: RateLimits::default() }],
+            vec![Disk { path: read_only.clone(), read_only: true, create: None, limits: RateLimits::default() }],
         ];
         Machine::start_with(dir, incoming, disks.concat())
     };

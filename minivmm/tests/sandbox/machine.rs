@@ -171,6 +171,37 @@ fn a_guest_goes_over_what_commands_carry() {
     machine.quit(&mut client);
 }
 
+/// The image is made before the destination is confined, and filled, looked at and unmarked by threads that are.
+#[test]
+fn a_confined_guest_goes_with_its_disk() {
+    let Some(machine) = Machine::start(&[]) else { return };
+    let mut client = machine.control();
+    let [copy, door, qmp] = ["copy", "door", "qmp2"].map(|name| machine.folder.path().join(name).display().to_string());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+    command
+        .args(["run", "--memory", "64M", "--cpus", "2", "--serial", "none"])
+        .args(["--disk", &format!("{copy},create=4096"), "--control", &format!("unix:{qmp}")])
+        .args(["--incoming", &format!("unix:{door}")])
+        .stdin(Stdio::null());
+    let mut there = Process::start(&mut command).unwrap();
+    let mut arrived = find("control socket", || Client::connect(Path::new(&qmp)).ok());
+    let control = format!("unix:{}", machine.folder.path().join("qmp").display());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+    command.args(["migrate", "--control", &control, "--copy-disk", &format!("unix:{door}")]);
+    let moved = command.stdin(Stdio::null()).output().unwrap();
+    assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stderr));
+    until("the guest there", || arrived.execute("query-status", json!({})).unwrap()["status"] == "running");
+    arrived.execute("quit", json!({})).unwrap();
+    assert!(there.child().wait().unwrap().success());
+    // The source's guest stands; somebody who has looked lets it go on, and the mark comes off.
+    let original = fs::File::open(machine.folder.path().join("disk")).unwrap();
+    let is_stale = || rustix::fs::fgetxattr(&original, "user.minivmm.stale", &mut [0; 8][..]).is_ok();
+    assert!(is_stale());
+    client.execute("cont", json!({"force": true})).unwrap();
+    assert!(!is_stale());
+    machine.quit(&mut client);
+}
+
 /// Processes that `parent` has started, also those that have ended and that it has not waited for (proc_pid_stat(5)).
 fn children(parent: u32) -> Vec<PathBuf> {
     let is_child = |process: &PathBuf| {

@@ -83,7 +83,7 @@ fn start(mib: u64, directory: &Path, incoming: Option<Address>) -> Machine {
         shares_memory: true,
         cpus: 1,
         cpu: Cpu::default(),
-        disks: vec![Disk { path: disk, read_only: false, limits: RateLimits::default() }],
+        disks: vec![Disk { path: disk, read_only: false, create: None, limits: RateLimits::default() }],
         lease: None,
         nets: Vec::new(),
         serial: Serial::None,

@@ -77,8 +77,12 @@ pub trait Machine {
     fn pause(&mut self, within: Duration) -> Result<()>;
 
     /// Source, before anything of the machine is sent: who takes the guest in.
-    fn meets(&mut self, peer: Peer) {
+    ///
+    /// # Errors
+    /// The guest cannot go there; the migration fails.
+    fn meets(&mut self, peer: Peer) -> Result<()> {
         let _ = peer;
+        Ok(())
     }
 
     /// Source, after each round, while the guest runs: does ahead of time what the pause would have to wait for, such as

@@ -35,6 +35,8 @@ struct Owned {
     /// The record that [`Ownership::claim`] must find: the one that this side wrote last or was told. `None` if nothing is
     /// known, and then the lock alone decides.
     known: Option<Record>,
+    /// What the other side has, or will have, is a copy: neither this lock nor this record tells who runs the guest.
+    left_out: bool,
 }
 
 impl Ownership {
@@ -47,7 +49,7 @@ impl Ownership {
         let mut exclusive = Vec::new();
         for (role, resource) in resources {
             match resource.access() {
-                Access::Exclusive => exclusive.push(Owned { role, resource, known: None }),
+                Access::Exclusive => exclusive.push(Owned { role, resource, known: None, left_out: false }),
                 Access::Shared => resource.lock()?,
             }
         }
@@ -59,7 +61,16 @@ impl Ownership {
     /// # Errors
     /// One cannot be locked; none is then.
     pub fn take(&self) -> Result<(), OwnershipError> {
-        lock_all(&self.exclusive())
+        lock_all(self.exclusive().iter())
+    }
+
+    /// Leaves exactly these resources out of what decides who runs the guest, until the guest goes on here ([`advance`](Self::advance)):
+    /// their content is copied to the other side of a migration, where it is another file. They are not told, proved, released or
+    /// claimed, and their locks stay as they are. Without any other resource nothing can be proved, as without a disk.
+    pub fn leave_out(&self, roles: &[Role]) {
+        for owned in self.exclusive().iter_mut() {
+            owned.left_out = roles.contains(&owned.role);
+        }
     }
 
     /// Source, when a migration begins: writes a fresh token into each record, and returns what the destination is told.
@@ -76,7 +87,7 @@ impl Ownership {
         }
         let ticket =
             |owned: &Owned| Ok(Ticket { role: owned.role, bytes: owned.resource.bytes()?, record: owned.known });
-        exclusive.iter().map(ticket).collect()
+        deciding(&exclusive).map(ticket).collect()
     }
 
     /// Destination, while the source holds the locks: the resources here are those of the source's `tickets`, and their
@@ -108,7 +119,7 @@ impl Ownership {
         counts: fn(Mismatch) -> Option<Mismatch>,
     ) -> Result<(), Vec<Mismatch>> {
         let mut exclusive = self.exclusive();
-        let here: Vec<_> = exclusive.iter().map(|owned| (owned.role, &*owned.resource)).collect();
+        let here: Vec<_> = deciding(&exclusive).map(|owned| (owned.role, &*owned.resource)).collect();
         let wrong = tickets.map_or_else(Vec::new, |tickets| compare(&here, tickets));
         let wrong: Vec<_> = wrong.into_iter().filter_map(counts).collect();
         if !wrong.is_empty() {
@@ -127,7 +138,7 @@ impl Ownership {
     /// One could not be given up; all that can be taken again are held.
     pub fn release(&self) -> Result<(), OwnershipError> {
         let exclusive = self.exclusive();
-        let released = exclusive.iter().try_for_each(|owned| owned.resource.unlock());
+        let released = deciding(&exclusive).try_for_each(|owned| owned.resource.unlock());
         if released.is_err() {
             hold_all(&exclusive)?;
         }
@@ -141,10 +152,11 @@ impl Ownership {
     /// A lock or a record cannot be used, or a record that must be there is gone.
     pub fn claim(&self) -> Result<Claim, OwnershipError> {
         let exclusive = self.exclusive();
+        let exclusive: Vec<_> = deciding(&exclusive).collect();
         if exclusive.is_empty() {
             return Ok(Claim::Undecidable);
         }
-        match lock_all(&exclusive) {
+        match lock_all(exclusive.iter().copied()) {
             Ok(()) => {}
             Err(OwnershipError::InUse { .. }) => return Ok(Claim::Held),
             Err(error) => return Err(error),
@@ -168,6 +180,7 @@ impl Ownership {
                 None => Record::default().with_fresh_token().map_err(OwnershipError::Token)?,
             };
             owned.keep(Record { generation: record.generation.wrapping_add(1), ..record })?;
+            owned.left_out = false;
         }
         Ok(())
     }
@@ -176,14 +189,14 @@ impl Ownership {
     /// whole. Known once this side has written or proved them.
     pub fn is_provable(&self) -> bool {
         let exclusive = self.exclusive();
-        let mut leases = exclusive.iter().filter(|owned| owned.role == Role::Lease);
-        let all = !exclusive.is_empty() && exclusive.iter().all(|owned| owned.known.is_some());
+        let mut leases = deciding(&exclusive).filter(|owned| owned.role == Role::Lease);
+        let all = deciding(&exclusive).next().is_some() && deciding(&exclusive).all(|owned| owned.known.is_some());
         all || leases.any(|lease| lease.known.is_some())
     }
 
     /// True if there is a resource that decides who may run the guest.
     pub fn has_exclusive(&self) -> bool {
-        !self.exclusive().is_empty()
+        deciding(&self.exclusive()).next().is_some()
     }
 
     /// A panic leaves the set usable: each record is written whole, and `known` after it.
@@ -200,22 +213,27 @@ impl Owned {
     }
 }
 
+/// Those that tell who runs the guest.
+fn deciding(exclusive: &[Owned]) -> impl Iterator<Item = &Owned> {
+    exclusive.iter().filter(|owned| !owned.left_out)
+}
+
 /// Takes all locks that can be taken: the guest runs here, so those that are held are kept whatever becomes of one.
 fn hold_all(exclusive: &[Owned]) -> Result<(), OwnershipError> {
     exclusive.iter().map(|owned| owned.resource.lock()).fold(Ok(()), Result::and)
 }
 
 /// Takes all locks, or none.
-fn lock_all(exclusive: &[Owned]) -> Result<(), OwnershipError> {
-    let locked = exclusive.iter().try_for_each(|owned| owned.resource.lock());
+fn lock_all<'a>(exclusive: impl Iterator<Item = &'a Owned> + Clone) -> Result<(), OwnershipError> {
+    let locked = exclusive.clone().try_for_each(|owned| owned.resource.lock());
     if locked.is_err() {
-        exclusive.iter().try_for_each(|owned| owned.resource.unlock())?;
+        exclusive.clone().try_for_each(|owned| owned.resource.unlock())?;
     }
     locked
 }
 
 /// True if a record is not the known one.
-fn any_moved(exclusive: &[Owned]) -> Result<bool, OwnershipError> {
+fn any_moved(exclusive: &[&Owned]) -> Result<bool, OwnershipError> {
     for owned in exclusive {
         let Some(known) = owned.known else { continue };
         let gone = || OwnershipError::RecordGone { path: owned.resource.path().into() };

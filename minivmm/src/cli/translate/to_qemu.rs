@@ -64,6 +64,12 @@ fn qemu(config: &Config) -> Translation {
         let read_only = if disk.read_only { ",readonly=on" } else { "" };
         flag("-drive", format!("id=disk{n},if=none,format=raw,file={path}{read_only}"));
         flag("-device", format!("virtio-blk-device,drive=disk{n}"));
+        if disk.create.is_some() {
+            unmatched.push(format!(
+                "--disk number {}: a QEMU takes no content that comes along; copy the image there first",
+                n + 1
+            ));
+        }
         unmatched.extend(limited(disk.limits).map(|why| format!("--disk number {}: {why}", n + 1)));
     }
     for (n, net) in config.nets.iter().enumerate() {

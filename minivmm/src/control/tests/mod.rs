@@ -173,10 +173,16 @@ fn requests_reach_the_driver_and_its_refusals_the_client() {
     let change = |change| Request::MigrateSetParameters(change);
     let commands: [(&str, Request); 15] = [
         (
-            r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x","target-schema":"/run/old.json","keep-running":true,"to-qemu":true}}"#,
+            r#"{"execute":"migrate","arguments":{"uri":"unix:/run/x","target-schema":"/run/old.json","keep-running":true,"to-qemu":true,"copy-disk":true}}"#,
             Request::Migrate(
                 Address::Unix("/run/x".into()),
-                Terms { release: Some("/run/old.json".into()), keeps_running: true, to_qemu: true, ..Terms::default() },
+                Terms {
+                    release: Some("/run/old.json".into()),
+                    keeps_running: true,
+                    to_qemu: true,
+                    copies_disks: true,
+                    ..Terms::default()
+                },
             ),
         ),
         (

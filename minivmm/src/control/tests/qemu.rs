@@ -181,6 +181,7 @@ const ALWAYS_ON: [&str; 3] = ["events", "return-path", "mapped-ram"];
 /// Arguments and answers' members that QEMU has not.
 const EXTENSIONS: &[&str] = &[
     "cont(force)",
+    "migrate(copy-disk)",
     "migrate(keep-running)",
     "migrate(parameters)",
     "migrate(target-schema)",

@@ -20,7 +20,7 @@ use vmstate::{Error, ErrorKind, Result};
 
 use self::record::DiskRecord;
 use self::source::Copier;
-use crate::devices::virtio::blk::Image;
+use crate::devices::virtio::blk::{Image, Mark};
 
 /// The section's name; its instance is the disk's place in the order of all disks.
 pub const NAME: &str = "minivmm/disk";
@@ -61,6 +61,11 @@ impl DiskSection {
     /// How far the content has come, at a destination.
     pub fn arrival(&self) -> Arrival {
         self.arrival
+    }
+
+    /// Nothing has come, as far as the next source is concerned.
+    pub fn await_source(&mut self) {
+        self.arrival = Arrival::None;
     }
 
     /// An error of the image, which the other side is told in words.
@@ -153,13 +158,21 @@ impl IterativeSection for DiskSection {
         Ok(())
     }
 
-    /// What another source has sent is dropped.
+    /// Refused of an image that was there before. What another source has sent is dropped.
     fn load_start(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
         let (bytes, data) = (input.u64()?, input.u64()?);
+        if self.image.marked() != Some(Mark::Incomplete) {
+            let message = format!(
+                "the content of this disk comes along, and {} was here before: start this machine with --disk FILE,create={bytes} and a \
+                 new FILE, or migrate without --copy-disk",
+                self.image.resource().path().display()
+            );
+            return Err(Error::new(ErrorKind::Rejected, message));
+        }
         if bytes != self.image.bytes() {
             let here = self.image.bytes();
             let message = format!("the source's disk has {bytes} bytes, the image here {here}: give create={bytes}");
-            return Err(Error::new(ErrorKind::Incompatible, message));
+            return Err(Error::new(ErrorKind::Rejected, message));
         }
         if data > bytes {
             return Err(input.malformed(format!("{data} bytes of data on a disk of {bytes}")));

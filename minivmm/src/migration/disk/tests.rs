@@ -16,6 +16,7 @@ fn image(bytes: u64) -> (tempfile::NamedTempFile, Arc<Image>) {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(bytes).unwrap();
     let image = Arc::new(Image::open(file.path(), false).unwrap());
+    image.mark(Mark::Incomplete).unwrap();
     (file, image)
 }
 
@@ -96,6 +97,10 @@ fn the_bytes_are_those_of_the_documented_format() {
 fn what_no_source_sends_is_refused_and_changes_nothing() {
     let (file, image) = image(BYTES);
     let mut section = DiskSection::new(&image);
+    image.unmark().unwrap();
+    let error = load_start(&mut section, &start(BYTES, 0)).unwrap_err();
+    assert!(error.to_string().contains("was here before"), "{error}");
+    image.mark(Mark::Incomplete).unwrap();
     for (body, what) in
         [(start(BYTES + 512, 0), "give create=217600"), (start(BYTES, BYTES + 1), "bytes of data on a disk of")]
     {

@@ -86,7 +86,7 @@ fn machine(dir: &Path, rate: u64) -> Vm {
         shares_memory: false,
         cpus: 1,
         cpu: Cpu::default(),
-        disks: vec![Disk { path, read_only: false, limits }],
+        disks: vec![Disk { path, read_only: false, create: None, limits }],
         lease: None,
         nets: Vec::new(),
         serial: Serial::None,

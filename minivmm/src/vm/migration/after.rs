@@ -4,6 +4,7 @@ use vmstate::migrate::{Claim, DestinationPhase, Phase, SourcePhase};
 use vmstate::ownership::{Ownership, OwnershipError};
 
 use super::ended::Ended;
+use super::engine_machine::STILL_MARKED;
 use crate::error::chain;
 use crate::memory::PAGE_SIZE;
 use crate::vm::driver::{End, Outcome, Vm};
@@ -39,6 +40,10 @@ impl LeftStanding {
 impl Vm {
     /// The migration thread has ended, on either side.
     pub(in crate::vm) fn ended(&mut self, end: Ended) -> Result<(), Outcome> {
+        if let Phase::Source(SourcePhase::Failed | SourcePhase::Cancelled) = end.phase {
+            // The guest is here, with all that is its.
+            self.backends.ownership.leave_out(&[]);
+        }
         let exits = self.incoming.as_ref().is_none_or(|incoming| incoming.exit_on_error);
         (self.outgoing, self.incoming) = (None, None);
         let state = self.shared.run_state();
@@ -111,6 +116,9 @@ impl Vm {
         })?;
         may_go_on(claim, vouched)?;
         ownership.advance().map_err(|error| stays("that it runs here could not be recorded", &error))?;
+        self.backends
+            .unmark()
+            .map_err(|error| Refusal(format!("{STILL_MARKED}: {error}; the guest stays stopped here")))?;
         self.left_standing = None;
         // Abandoned when the guest had gone.
         self.machine.kvm.stop_dirty_log();
@@ -240,7 +248,7 @@ mod tests {
     #[test]
     fn a_free_lock_alone_does_not_let_a_guest_go_on() {
         let path = PathBuf::from("/proc/self/oom_score_adj");
-        let disk = Disk { path, read_only: false, limits: RateLimits::default() };
+        let disk = Disk { path, read_only: false, create: None, limits: RateLimits::default() };
         let Some((handle, thread)) = stranded(vec![disk], false) else { return };
         let refusal = handle.ask(Request::Cont).unwrap_err().0;
         assert!(refusal.starts_with("nothing can prove that the other side does not run the guest"), "{refusal}");
@@ -258,7 +266,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk");
         std::fs::write(&path, [0; 4096]).unwrap();
-        for disks in [vec![], vec![Disk { path, read_only: false, limits: RateLimits::default() }]] {
+        for disks in [vec![], vec![Disk { path, read_only: false, create: None, limits: RateLimits::default() }]] {
             let Some((handle, thread)) = stranded(disks, true) else { return };
             let refusal = handle.ask(Request::Cont).unwrap_err().0;
             assert!(refusal.starts_with("nothing can prove that the other side does not run the guest"), "{refusal}");

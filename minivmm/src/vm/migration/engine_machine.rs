@@ -8,6 +8,7 @@ use vmstate::ErrorKind;
 use vmstate::migrate::{Claim, Control, Machine, Peer, Rehearsal};
 use vmstate::ownership::{Ownership, OwnershipError};
 
+use super::copied::CopiedDisks;
 use super::introduction::Introduction;
 use super::write_back::{WriteBack, failed};
 use crate::error::{SparingLog, chain, say};
@@ -28,6 +29,8 @@ pub(in crate::vm) struct EngineMachine {
     ownership: Arc<Ownership>,
     /// What the source tells of its resources.
     tickets: SharedTickets,
+    /// Disks whose content goes along; at a destination those of which it may.
+    copied: CopiedDisks,
     /// At a destination: the guest is in a file, and its source has let go of its resources.
     from_file: bool,
     /// At a destination.
@@ -54,6 +57,9 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Of a thread that cleans up (nice(2)). None that starves where all processors are busy: who asks is still told that it is in a migration.
 const NICE: i32 = 10;
 
+/// Of an image whose mark could not be taken off.
+pub(super) const STILL_MARKED: &str = "a disk image is still marked as one on which no guest may be started";
+
 /// How often a guest that does not stand in time is made to stand again, so that its state can be looked at.
 const LOOKS: u32 = 5;
 
@@ -65,6 +71,7 @@ impl EngineMachine {
             write_back: backends.write_back.clone(),
             ownership: Arc::clone(&backends.ownership),
             tickets: Arc::clone(tickets),
+            copied: CopiedDisks::default(),
             from_file: false,
             introduction: None,
             looking: Arc::default(),
@@ -88,6 +95,12 @@ impl EngineMachine {
         self
     }
 
+    /// The content of these disks goes along, or may come along.
+    pub(super) fn copying(mut self, disks: &CopiedDisks) -> Self {
+        self.copied = disks.clone();
+        self
+    }
+
     /// At a destination, which compares itself with the source.
     pub(super) fn expecting(mut self, introduction: Introduction) -> Self {
         self.introduction = Some(Box::new(introduction));
@@ -101,6 +114,7 @@ impl EngineMachine {
 
     /// Source, before the first byte: makes the records say that this migration began, and tells them in the stream.
     pub(super) fn begin(&self) -> Result<(), OwnershipError> {
+        self.ownership.leave_out(&self.copied.roles());
         let tickets = self.ownership.begin()?;
         *self.tickets.lock().unwrap_or_else(PoisonError::into_inner) = Tickets::new(&tickets);
         Ok(())
@@ -113,6 +127,7 @@ impl EngineMachine {
     /// Destination, before a source comes: what another one told is forgotten.
     pub(super) fn await_source(&self) {
         *self.tickets.lock().unwrap_or_else(PoisonError::into_inner) = Tickets::default();
+        self.copied.await_source();
     }
 
     /// Source, before a migration to another release: has the state read that is in the kernel, so that what the release lacks
@@ -166,14 +181,19 @@ impl Machine for EngineMachine {
         Err(written)
     }
 
-    fn meets(&mut self, peer: Peer) {
+    fn meets(&mut self, peer: Peer) -> vmstate::Result<()> {
         self.to_qemu = peer == Peer::Qemu;
+        if self.to_qemu && !self.copied.roles().is_empty() {
+            let why = "the destination is a QEMU, which takes no content of a disk: share the disks, and migrate without --copy-disk";
+            return Err(vmstate::Error::new(ErrorKind::Incompatible, why));
+        }
         if self.to_qemu {
             say(
                 "the destination is no minivmm: it gets the sections that QEMU has, and if it does not say that it runs \
                  the guest, nothing can prove whether it does",
             );
         }
+        Ok(())
     }
 
     fn unheard(&mut self) {
@@ -226,6 +246,7 @@ impl Machine for EngineMachine {
         let differences = self.introduction.iter_mut().flat_map(|introduction| introduction.differences());
         let mut differences: Vec<_> = differences.map(|difference| difference.to_string()).collect();
         differences.extend(self.foreign_resources());
+        differences.extend(self.copied.lacking());
         refuse(&differences)?;
         self.ask(EngineRequest::Introduced)
     }
@@ -237,7 +258,9 @@ impl Machine for EngineMachine {
     }
 
     fn loaded(&mut self) -> vmstate::Result<()> {
-        refuse(&self.foreign_resources())?;
+        let mut differences = self.foreign_resources();
+        differences.extend(self.copied.incomplete());
+        refuse(&differences)?;
         self.ask(EngineRequest::Loaded)
     }
 
@@ -260,7 +283,16 @@ impl Machine for EngineMachine {
     }
 
     fn release(&mut self) -> vmstate::Result<()> {
-        self.ownership.release().map_err(|error| failed("the guest's disks could not be given up", error))
+        let stale = "an image whose guest goes could not be marked as stale";
+        let marked = self.copied.mark_stale().map_err(|error| failed(stale, error));
+        let released = marked.and_then(|()| {
+            self.ownership.release().map_err(|error| failed("the guest's disks could not be given up", error))
+        });
+        if released.is_err() {
+            // The guest goes on here.
+            self.copied.unmark().unwrap_or_else(|error| say(format_args!("{STILL_MARKED}: {error}")));
+        }
+        released
     }
 
     fn claim(&mut self) -> vmstate::Result<Claim> {
@@ -269,7 +301,8 @@ impl Machine for EngineMachine {
 
     fn advance(&mut self) -> vmstate::Result<()> {
         let what = "that the guest runs here could not be recorded, so it must not run";
-        self.ownership.advance().map_err(|error| failed(what, error))
+        self.ownership.advance().map_err(|error| failed(what, error))?;
+        self.copied.unmark().map_err(|error| failed(STILL_MARKED, error))
     }
 }
 

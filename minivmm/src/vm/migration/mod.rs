@@ -3,6 +3,7 @@
 
 mod after;
 mod channels;
+mod copied;
 mod descriptor;
 mod ended;
 mod engine_machine;
@@ -27,6 +28,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmstate::migrate::{Control, DestinationPhase, Parameters, Peer, Phase, SourcePhase};
 
 pub(super) use self::after::LeftStanding;
+use self::copied::{CopiedDisks, NO_MACHINE};
 use self::descriptor::Way;
 pub use self::ended::Ended;
 use self::engine_machine::EngineMachine;
@@ -172,12 +174,22 @@ impl Vm {
                 format!("{address} takes one stream, and multifd makes several: switch the capability multifd off");
             return Err(Refusal(why).into());
         }
+        let copied = match terms.copies_disks {
+            true => CopiedDisks::writable(&self.backends.images),
+            false => CopiedDisks::default(),
+        };
+        if terms.copies_disks {
+            copied.check(&address).map_err(Refusal)?;
+        }
         let way = Way::to(&address, &self.backends.images).map_err(Refusal)?;
         let offer = match &address {
             Address::Local(_) => Some(Offer::new(&self.ram, self.backends.nets.iter().map(|(net, _)| net))),
             _ => None,
         };
         let offer = offer.transpose().map_err(Refusal)?;
+        if terms.copies_disks && matches!(way, Way::File(_)) {
+            return Err(Refusal(format!("{address}: {NO_MACHINE}")).into());
+        }
         if secure.is_some() && matches!(way, Way::File(_)) {
             return Err(Refusal(NOT_ENCRYPTED.into()).into());
         }
@@ -185,7 +197,7 @@ impl Vm {
         self.shared.begin_migration(setup, &control);
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
             MachineState { preflight: self.preflight(), ..MachineState::new(self.machine.vcpus.len()) };
-        let parts = self.parts();
+        let parts = Parts { disks: copied.sections(), ..self.parts() };
         // A release whose schema is given may be one that knows no firmware of QEMU's, and it shows the guest its RAM there.
         let mut ram = MachineRam::leaving(self.ram.clone(), &self.firmware, release.is_none() && offer.is_none());
         if offer.is_some() {
@@ -194,7 +206,8 @@ impl Vm {
         let log = MachineDirtyLog::new(Arc::clone(&self.machine.kvm), ram.segment());
         let throttle = Arc::new(Throttle::new(&self.machine.kvm, &self.machine.vcpus));
         let machine = EngineMachine::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets)
-            .sending(&throttle, &log);
+            .sending(&throttle, &log)
+            .copying(&copied);
         let (handle, ours) = (self.handle.clone(), control.clone());
         let begun = match way {
             Way::File(file) => {
@@ -405,8 +418,10 @@ impl Vm {
         let control = Control::default();
         let setup = Phase::Destination(DestinationPhase::Setup);
         self.shared.begin_migration(setup, &control);
-        let parts = self.parts();
-        let machine = EngineMachine::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets);
+        let copied = CopiedDisks::writable(&self.backends.images);
+        let parts = Parts { disks: copied.sections(), ..self.parts() };
+        let machine =
+            EngineMachine::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets).copying(&copied);
         let task = IncomingTask {
             machine: machine.expecting(self.introduction()),
             parts,
@@ -447,6 +462,7 @@ impl Vm {
             vcpus: self.machine.vcpus.len(),
             tickets: SharedTickets::default(),
             devices: self.machine.devices.sections(),
+            disks: Vec::new(),
         }
     }
 

@@ -24,8 +24,9 @@ pub(super) struct PlannedMachine {
 }
 
 impl Machine for PlannedMachine {
-    fn meets(&mut self, _: Peer) {
+    fn meets(&mut self, _: Peer) -> Result<()> {
         self.world.pass(self.scenario.setup);
+        Ok(())
     }
 
     fn pause(&mut self, within: Duration) -> Result<()> {

@@ -367,8 +367,7 @@ impl Source<'_, '_> {
             other => return Err(unexpected(other)),
         };
         tracing::debug!(peer = ?self.peer, "met");
-        self.machine.meets(self.peer);
-        Ok(())
+        self.machine.meets(self.peer)
     }
 
     /// Publishes the last figures, cleans up, and returns how the migration ended.

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use rustix::fs::SeekFrom;
@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use vmstate::ownership::{Access, OwnershipError, Resource};
 
 use super::changes::Changes;
+use super::mark::Mark;
 use crate::files::{self, Fit, Mode};
 
 /// Bytes of a sector, the unit of virtio-blk.
@@ -26,20 +27,104 @@ pub struct Image {
     bytes: u64,
     /// By this process: nobody else writes a locked image.
     changes: Changes,
+    /// What this process has put on it.
+    mark: Mutex<Option<Mark>>,
 }
 
 impl Image {
     /// Opens a raw image, file or block device.
     ///
     /// # Errors
-    /// [`OwnershipError::Open`].
+    /// [`OwnershipError::Open`], also if it has a [`Mark`].
     pub fn open(path: &Path, read_only: bool) -> Result<Self, OwnershipError> {
         let error = |source| OwnershipError::Open { path: path.into(), source };
         let file = files::open(path, if read_only { Mode::Read } else { Mode::ReadWrite }, Fit::Disk).map_err(error)?;
+        for mark in Mark::ALL {
+            if mark.is_on(&file).map_err(error)? {
+                return Err(error(mark.refusal()));
+            }
+        }
         let access = if read_only { Access::Shared } else { Access::Exclusive };
         let resource = Resource::image(file.try_clone().map_err(error)?, path, access);
         let bytes = resource.bytes()?;
-        Ok(Self { file, resource: Arc::new(resource), bytes, changes: Changes::new(bytes) })
+        let (resource, changes) = (Arc::new(resource), Changes::new(bytes));
+        Ok(Self { file, resource, bytes, changes, mark: Mutex::default() })
+    }
+
+    /// Makes a raw image of so many bytes for a content that is to come along with a guest: a new file, or one of an earlier attempt. It is
+    /// locked, and [`Mark::Incomplete`].
+    ///
+    /// # Errors
+    /// [`OwnershipError::Open`] if there is another file, or if it can have no mark; as [`Resource::lock`].
+    pub fn create(path: &Path, bytes: u64) -> Result<Self, OwnershipError> {
+        let error = |source| OwnershipError::Open { path: path.into(), source };
+        let made = File::options().read(true).write(true).create_new(true).open(path);
+        let is_new = made.is_ok();
+        let file = match made {
+            Err(found) if found.kind() == io::ErrorKind::AlreadyExists => {
+                files::open_path(path, Mode::ReadWrite, Fit::Regular)
+            }
+            made => made,
+        };
+        let file = file.map_err(error)?;
+        let resource = Resource::image(file.try_clone().map_err(error)?, path, Access::Exclusive);
+        resource.lock()?;
+        if !is_new && !Mark::Incomplete.is_on(&file).map_err(error)? {
+            let why = "it exists, and create= makes a new file: give another path, or remove it if nobody needs it";
+            return Err(error(io::Error::other(why)));
+        }
+        let (resource, changes) = (Arc::new(resource), Changes::new(bytes));
+        let image = Self { file, resource, bytes, changes, mark: Mutex::default() };
+        if let Err(why) = image.mark(Mark::Incomplete) {
+            if is_new {
+                // Nobody has it.
+                let _ = std::fs::remove_file(path);
+            }
+            let why = format!("it can have no extended attribute, which a content that comes along needs: {why}");
+            return Err(error(io::Error::other(why)));
+        }
+        image.empty().map_err(error)?;
+        Ok(image)
+    }
+
+    /// Marks the image, for every process and also if the host fails.
+    ///
+    /// # Errors
+    /// It can have no mark, or the disk failed.
+    pub fn mark(&self, mark: Mark) -> io::Result<()> {
+        // First: it may be on even after an error.
+        *self.own_mark() = Some(mark);
+        mark.set(&self.file)
+    }
+
+    /// Takes the mark off that this process has put on, if it has.
+    ///
+    /// # Errors
+    /// The disk failed; the mark may be there still.
+    pub fn unmark(&self) -> io::Result<()> {
+        let mut own = self.own_mark();
+        if let Some(mark) = *own {
+            mark.clear(&self.file)?;
+            *own = None;
+        }
+        Ok(())
+    }
+
+    /// The mark that this process has put on.
+    pub fn marked(&self) -> Option<Mark> {
+        *self.own_mark()
+    }
+
+    /// The image, which has no mark, can have one.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_markable(&self) -> io::Result<()> {
+        Mark::Stale.clear(&self.file)
+    }
+
+    fn own_mark(&self) -> MutexGuard<'_, Option<Mark>> {
+        self.mark.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its lock and its ownership record.

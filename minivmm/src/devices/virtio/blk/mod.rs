@@ -3,6 +3,7 @@
 mod changes;
 mod disk;
 mod image;
+mod mark;
 mod request;
 
 use std::os::fd::RawFd;
@@ -17,6 +18,7 @@ use vmstate::schema::{Description, MaybeStatic};
 pub use self::changes::{Changes, GRANULE};
 use self::disk::Disk;
 pub use self::image::{Image, SECTOR};
+pub use self::mark::Mark;
 use self::request::{RANGE_SECTORS_MAX, Request};
 use super::{Broken, Io, Limiter, Model, VIRTIO_FIELD};
 

@@ -1,0 +1,119 @@
+//! Disks whose content goes along with the guest: their sections, and the marks that keep guests off the copy that is not the guest's.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vmstate::ownership::Role;
+
+use crate::config::Address;
+use crate::devices::virtio::blk::{Image, Mark};
+use crate::migration::disk::{Arrival, DiskSection, SharedDisk};
+
+/// Why disks do not go along into a file or to a process of this host.
+pub(super) const NO_MACHINE: &str =
+    "disks go along to another machine only: leave out copy-disk, and copy the images while the guest stands";
+
+/// Writable disks of a machine.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CopiedDisks(Vec<CopiedDisk>);
+
+#[derive(Clone, Debug)]
+struct CopiedDisk {
+    /// Place in the order of all disks.
+    index: u8,
+    image: Arc<Image>,
+    section: SharedDisk,
+}
+
+impl CopiedDisks {
+    /// All disks that the guest may write.
+    pub(super) fn writable(images: &[Arc<Image>]) -> Self {
+        let writable = (0..).zip(images).filter(|(_, image)| !image.is_read_only());
+        let disk = |(index, image): (u8, &Arc<Image>)| CopiedDisk {
+            index,
+            image: Arc::clone(image),
+            section: Arc::new(Mutex::new(DiskSection::new(image))),
+        };
+        Self(writable.map(disk).collect())
+    }
+
+    /// What goes into the stream, by instance.
+    pub(super) fn sections(&self) -> Vec<(u32, SharedDisk)> {
+        self.0.iter().map(|disk| (disk.index.into(), Arc::clone(&disk.section))).collect()
+    }
+
+    /// What they are to their machine.
+    pub(super) fn roles(&self) -> Vec<Role> {
+        self.0.iter().map(|disk| Role::Disk(disk.index)).collect()
+    }
+
+    /// Source, before anything is opened or sent: there is another machine at `to`, as far as that tells, and each image can have a mark.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(super) fn check(&self, to: &Address) -> Result<(), String> {
+        if matches!(to, Address::File { .. } | Address::Local(_)) {
+            return Err(format!("{to}: {NO_MACHINE}"));
+        }
+        let refused = |image: &Image, error| {
+            let path = image.resource().path().display();
+            format!(
+                "{path} cannot be copied, for it cannot have the mark of a stale image: {error}; a copy needs an image that is a \
+                     file, on a file system with extended attributes"
+            )
+        };
+        self.0.iter().try_for_each(|disk| disk.image.check_markable().map_err(|error| refused(&disk.image, error)))
+    }
+
+    /// Source: the guest goes, with copies of them.
+    ///
+    /// # Errors
+    /// One of them cannot be marked.
+    pub(super) fn mark_stale(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(|disk| disk.image.mark(Mark::Stale))
+    }
+
+    /// Takes the marks off again.
+    ///
+    /// # Errors
+    /// One of them keeps its mark.
+    pub(super) fn unmark(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(|disk| disk.image.unmark())
+    }
+
+    /// Destination: no source has sent anything.
+    pub(super) fn await_source(&self) {
+        for disk in &self.0 {
+            disk.section.lock().unwrap_or_else(PoisonError::into_inner).await_source();
+        }
+    }
+
+    /// Destination: what the source does not send of the disks whose content comes along, as sentences.
+    pub(super) fn lacking(&self) -> Vec<String> {
+        let lacks = |disk: &&CopiedDisk| disk.arrival() == Arrival::None;
+        let sentence = |disk: &CopiedDisk| {
+            let (number, path) = (u16::from(disk.index) + 1, disk.image.resource().path().display());
+            format!(
+                "the content of disk {number} ({path}) is to come along (create=), and the source does not send it: say \
+                     minivmm migrate --copy-disk there"
+            )
+        };
+        self.expected().filter(lacks).map(sentence).collect()
+    }
+
+    /// Destination: disks whose content has not come whole, as sentences.
+    pub(super) fn incomplete(&self) -> Vec<String> {
+        let incomplete = self.expected().filter(|disk| disk.arrival() != Arrival::Whole);
+        incomplete.map(|disk| format!("the content of disk {} has not come whole", u16::from(disk.index) + 1)).collect()
+    }
+
+    fn expected(&self) -> impl Iterator<Item = &CopiedDisk> {
+        self.0.iter().filter(|disk| disk.image.marked() == Some(Mark::Incomplete))
+    }
+}
+
+impl CopiedDisk {
+    fn arrival(&self) -> Arrival {
+        self.section.lock().unwrap_or_else(PoisonError::into_inner).arrival()
+    }
+}

@@ -1,0 +1,325 @@
+//! A guest whose disk no other machine shares moves with its content, or stays where it is with all of it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use minivmm::config::{Address, Disk, RateLimits};
+use minivmm::devices::virtio::blk::{Image, Mark};
+use minivmm::vm::{MigrationStatus, Request, RunState, Terms};
+use nix::mount::{MsFlags, mount, umount};
+use vmstate_lab::{skip, tiny};
+
+use crate::machine::{Machine, door, lab, until};
+use crate::ownership::generation;
+use crate::proxy::{Proxy, Word};
+
+/// Bytes of the guest's disk, which are no whole granules.
+const BYTES: u64 = (6 << 20) + 0x1200;
+/// Of a piece of data in it.
+const PIECE: u64 = 0x3_4000;
+
+fn disk(path: &Path, create: Option<u64>) -> Disk {
+    Disk { path: path.into(), read_only: false, create, limits: RateLimits::default() }
+}
+
+/// Where there are pieces of data that the guest does not touch. It rewrites the first sector.
+fn pieces() -> impl Iterator<Item = u64> {
+    (0..4).map(|piece| 0x1_0000 + piece * 0x15_0000)
+}
+
+fn content(at: u64) -> Vec<u8> {
+    (0..PIECE).map(|byte| (byte.wrapping_mul(0x9e37_79b9) >> 11) as u8 ^ (at >> 16) as u8 | 1).collect()
+}
+
+/// The image of a guest that has not booted yet.
+fn original(dir: &Path) -> PathBuf {
+    let path = dir.join("original");
+    let file = File::create(&path).unwrap();
+    file.set_len(BYTES).unwrap();
+    pieces().for_each(|at| file.write_all_at(&content(at), at).unwrap());
+    path
+}
+
+/// The pass that the guest has written to the first sector.
+fn pass(path: &Path) -> u64 {
+    let mut found = [0; 8];
+    File::open(path).unwrap().read_exact_at(&mut found, 0).unwrap();
+    let found = u64::from_le_bytes(found);
+    (0..1 << 20).find(|pass| tiny::expected_on_disk(*pass) == found).expect("the guest has written something else")
+}
+
+/// The image has what the guest did not touch, and no more space than data.
+fn assert_copied(path: &Path) {
+    let found = std::fs::read(path).unwrap();
+    let mut expected = vec![0; BYTES as usize];
+    pieces().for_each(|at| expected[at as usize..(at + PIECE) as usize].copy_from_slice(&content(at)));
+    // The guest's sector.
+    expected[..512].copy_from_slice(&found[..512]);
+    assert!(found == expected, "the content differs");
+    let (most, blocks) = (4 * PIECE + 0x1_0000, path.metadata().unwrap().blocks() * 512);
+    assert!(blocks <= most, "{blocks:#x} bytes are in use, for {most:#x} of data");
+}
+
+fn marks(path: &Path) -> Vec<Mark> {
+    let file = File::open(path).unwrap();
+    let has = |mark: &Mark| rustix::fs::fgetxattr(&file, mark.attribute(), &mut [0; 8][..]).is_ok();
+    Mark::ALL.into_iter().filter(has).collect()
+}
+
+/// Why no machine boots from it.
+fn refusal(path: &Path) -> String {
+    minivmm::error::chain(&Image::open(path, false).unwrap_err())
+}
+
+fn copy() -> Terms {
+    Terms { copies_disks: true, ..Terms::default() }
+}
+
+/// A guest in `source` with a disk of its own, and where a destination makes another image.
+struct Ground {
+    dir: tempfile::TempDir,
+    source: Machine,
+    original: PathBuf,
+    copy: PathBuf,
+    address: Address,
+}
+
+impl Ground {
+    fn new(lease: bool) -> Option<Self> {
+        let dir = lab()?;
+        let original = original(dir.path());
+        let lease = lease.then(|| dir.path().join("lease"));
+        let source = Machine::start_writing(dir.path(), None, disk(&original, None), lease);
+        source.await_passes(1);
+        let (copy, address) = (dir.path().join("copy"), door(dir.path(), "door"));
+        Some(Self { dir, source, original, copy, address })
+    }
+
+    fn destination(&self, lease: bool) -> Machine {
+        let lease = lease.then(|| self.dir.path().join("lease"));
+        Machine::start_writing(self.dir.path(), Some(&self.address), disk(&self.copy, Some(BYTES)), lease)
+    }
+
+    fn begin(&self, to: &Address) {
+        self.source.handle.ask(Request::Migrate(to.clone(), copy())).unwrap();
+    }
+
+    fn migrate(&self) -> MigrationStatus {
+        self.begin(&self.address);
+        self.source.await_end()
+    }
+
+    /// The guest goes on at the source, and its image is no one else's.
+    fn assert_stayed(&self) {
+        assert_eq!(self.source.handle.run_state(), RunState::Running);
+        self.source.await_passes(2);
+        assert_eq!(marks(&self.original), []);
+    }
+
+    fn arrives(self) {
+        let destination = self.destination(false);
+        assert_eq!(self.migrate(), MigrationStatus::Completed, "{:?}", self.source.handle.migration());
+        destination.await_passes(3);
+        destination.quit();
+        self.source.quit();
+        assert_copied(&self.copy);
+    }
+}
+
+#[test]
+fn a_guest_goes_on_with_a_copy_of_its_disk() {
+    let Some(ground) = Ground::new(false) else { return };
+    let destination = ground.destination(false);
+    assert_eq!(marks(&ground.copy), [Mark::Incomplete]);
+    let left = pass(&ground.original);
+    assert_eq!(ground.migrate(), MigrationStatus::Completed, "{:?}", ground.source.handle.migration());
+    destination.await_passes(3);
+    // While the source is there, its lock holds; then the mark.
+    assert!(refusal(&ground.original).contains("user.minivmm.stale: its guest has gone to another host"));
+    let refused = ground.source.handle.ask(Request::Cont).unwrap_err().0;
+    assert!(refused.contains("nothing can prove"), "{refused}");
+    ground.source.quit();
+    destination.quit();
+    assert_copied(&ground.copy);
+    let (gone, arrived) = (pass(&ground.original), pass(&ground.copy));
+    assert!(left <= gone && gone + 2 <= arrived, "{left}, {gone}, {arrived}");
+    assert_eq!((marks(&ground.original), marks(&ground.copy)), (vec![Mark::Stale], vec![]));
+    assert_eq!(generation(&ground.copy), Some(1), "the guest's start on it was recorded");
+    // And on to a third place: the copy is an image as any other.
+    let again = Machine::start_writing(ground.dir.path(), None, disk(&ground.copy, None), None);
+    again.await_line();
+    again.quit();
+}
+
+#[test]
+fn sides_that_do_not_agree_on_what_comes_along_are_refused() {
+    let Some(ground) = Ground::new(false) else { return };
+    let (dir, address) = (ground.dir.path(), &ground.address);
+    let shared = dir.join("shared");
+    File::create(&shared).unwrap().set_len(BYTES).unwrap();
+    let fine = disk(&ground.copy, Some(BYTES));
+    for (terms, there, why) in [
+        (copy(), disk(&shared, None), "shared was here before: start this machine with --disk FILE,create=6296064"),
+        (Terms::default(), fine.clone(), "is to come along (create=), and the source does not send it"),
+        (copy(), disk(&ground.copy, Some(BYTES + 512)), "the image here 6296576: give create=6296064"),
+    ] {
+        let destination = Machine::start_writing(dir, Some(address), there, None);
+        ground.source.handle.ask(Request::Migrate(address.clone(), terms)).unwrap();
+        assert_eq!(ground.source.await_end(), MigrationStatus::Failed);
+        let error = ground.source.handle.migration().error.unwrap();
+        assert!(error.contains(why), "{error}");
+        assert_eq!((destination.handle.run_state(), destination.passes()), (RunState::InMigrate, 0));
+        destination.quit();
+        ground.assert_stayed();
+    }
+    assert!(refusal(&ground.copy).contains("user.minivmm.incomplete"), "{}", refusal(&ground.copy));
+    let exists = minivmm::error::chain(&Image::create(&shared, BYTES).unwrap_err());
+    assert!(exists.contains("it exists, and create= makes a new file"), "{exists}");
+    let file = Address::File { path: dir.join("file"), offset: 0 };
+    let refused = ground.source.handle.ask(Request::Migrate(file, copy())).unwrap_err().0;
+    assert!(refused.contains("disks go along to another machine only"), "{refused}");
+    // What they have left of the image is made anew.
+    ground.arrives();
+}
+
+/// `PONG` to the question who is there, as a QEMU answers it: with the same number.
+#[test]
+fn a_qemu_is_refused() {
+    let Some(ground) = Ground::new(false) else { return };
+    let Address::Unix(path) = &ground.address else { unreachable!() };
+    let listener = UnixListener::bind(path).unwrap();
+    ground.begin(&ground.address);
+    let mut peer = listener.accept().unwrap().0;
+    let mut heard = [0; 16];
+    peer.read_exact(&mut heard).unwrap();
+    peer.write_all(b"\0\x02\0\x04who?").unwrap();
+    assert_eq!(ground.source.await_end(), MigrationStatus::Failed);
+    let error = ground.source.handle.migration().error.unwrap();
+    assert!(error.contains("the destination is a QEMU, which takes no content of a disk"), "{error}");
+    ground.assert_stayed();
+    ground.source.quit();
+}
+
+#[test]
+fn a_guest_whose_migration_is_cancelled_while_its_disk_goes_stays_and_goes_later() {
+    let Some(ground) = Ground::new(false) else { return };
+    let destination = ground.destination(false);
+    ground.source.limit(Duration::from_millis(500), 4 << 20);
+    ground.begin(&ground.address);
+    let has_data = || ground.copy.metadata().unwrap().blocks() > 0x1_0000 / 512;
+    until(has_data, || format!("{:?}", ground.source.handle.migration()));
+    ground.source.handle.ask(Request::MigrateCancel).unwrap();
+    assert_eq!(ground.source.await_end(), MigrationStatus::Cancelled);
+    destination.end();
+    ground.assert_stayed();
+    assert!(refusal(&ground.copy).contains("user.minivmm.incomplete"));
+    ground.source.limit(Duration::from_secs(60), 0);
+    ground.arrives();
+}
+
+/// Which side has the guest after the wire is cut at each of its words, without and with a lease that both sides see.
+#[test]
+fn a_wire_that_is_cut_leaves_one_guest_or_none_and_a_person_decides() {
+    let ends = BTreeMap::from([
+        ((0, false), MigrationStatus::Failed),
+        ((0, true), MigrationStatus::Failed),
+        ((1, false), MigrationStatus::Undecided),
+        ((1, true), MigrationStatus::Failed),
+        ((2, false), MigrationStatus::Undecided),
+        ((2, true), MigrationStatus::Unacknowledged),
+    ]);
+    for ((word, lease), end) in ends {
+        let Some(ground) = Ground::new(lease) else { return };
+        let destination = ground.destination(lease);
+        let proxy = Proxy::holding([Word::Ready, Word::End, Word::TakesOver][word], ground.dir.path(), &ground.address);
+        ground.begin(&proxy.address);
+        until(|| proxy.holds(), || format!("{:?}", ground.source.handle.migration()));
+        proxy.cut();
+        let status = ground.source.await_end();
+        let info = ground.source.handle.migration();
+        assert_eq!(status, end, "word {word}, lease {lease}: {info:?}");
+        if status == MigrationStatus::Failed {
+            ground.assert_stayed();
+        } else {
+            assert_eq!(ground.source.handle.run_state(), RunState::PostMigrate);
+            assert_eq!(marks(&ground.original), [Mark::Stale]);
+            assert!(ground.source.handle.ask(Request::Cont).is_err());
+        }
+        if word == 2 {
+            // It had said that it takes over.
+            destination.await_passes(3);
+            assert_eq!(marks(&ground.copy), []);
+            destination.quit();
+        } else {
+            destination.end();
+            assert_eq!(marks(&ground.copy), [Mark::Incomplete]);
+        }
+        if status == MigrationStatus::Undecided {
+            // A person has looked, and there is no guest there any more.
+            ground.source.handle.ask(Request::ContUnproved).unwrap();
+            ground.assert_stayed();
+        }
+        ground.source.quit();
+    }
+}
+
+/// A file system of a few MiB.
+struct Small(PathBuf);
+
+impl Small {
+    fn new(dir: &Path, bytes: u64) -> Option<Self> {
+        let at = dir.join("small");
+        std::fs::create_dir(&at).unwrap();
+        let options = format!("size={bytes}");
+        match mount(Some("none"), &at, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())) {
+            Ok(()) => Some(Self(at)),
+            Err(errno) => {
+                skip::skip(format_args!("a small file system cannot be mounted: {errno}"));
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = umount(&self.0);
+    }
+}
+
+#[test]
+fn a_full_file_system_at_the_destination_leaves_the_guest_at_the_source() {
+    let Some(mut ground) = Ground::new(false) else { return };
+    let Some(small) = Small::new(ground.dir.path(), 2 << 20) else { return };
+    ground.copy = small.0.join("copy");
+    let fill = |bytes: usize| std::fs::write(small.0.join("other"), vec![7; bytes]).unwrap();
+    // Found at the beginning.
+    fill(3 << 19);
+    if let Err(error) = Image::create(&ground.copy, BYTES) {
+        return skip::skip(minivmm::error::chain(&error));
+    }
+    let destination = ground.destination(false);
+    assert_eq!(ground.migrate(), MigrationStatus::Failed);
+    let error = ground.source.handle.migration().error.unwrap();
+    assert!(error.contains("its file system has room for") && error.contains("make room there"), "{error}");
+    ground.assert_stayed();
+    // Filled by another while the content comes.
+    fill(0);
+    ground.source.limit(Duration::from_millis(500), 4 << 20);
+    ground.begin(&ground.address);
+    let has_data = || ground.copy.metadata().unwrap().blocks() > 0x1_0000 / 512;
+    until(has_data, || format!("{:?}", ground.source.handle.migration()));
+    let mut other = File::create(small.0.join("other")).unwrap();
+    while other.write_all(&[7; 4096]).is_ok() {}
+    assert_eq!(ground.source.await_end(), MigrationStatus::Failed);
+    let error = ground.source.handle.migration().error.unwrap();
+    assert!(error.contains("could not be written: No space left on device"), "{error}");
+    destination.end();
+    ground.assert_stayed();
+    ground.source.quit();
+}
