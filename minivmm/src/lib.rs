@@ -18,6 +18,7 @@ pub mod files;
 pub mod irq;
 pub mod kvm;
 pub mod log;
+pub mod machine_map;
 pub mod memory;
 pub mod migration;
 pub mod passed;

@@ -16,22 +16,17 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml};
 
-use crate::boot::layout::{
-    ACPI, COM1, COM1_GSI, COM1_LEN, GED, GED_GSI, GED_REGISTERS, IOAPIC, LAPIC, VIRTIO_MMIO_LEN, virtio_place,
-};
+use crate::boot::layout::ACPI;
 use crate::error::Result;
+use crate::machine_map::{
+    COM1, COM1_GSI, COM1_LEN, GED, GED_GSI, GED_POWER_BUTTON, GED_RESET, GED_RESET_VALUE, GED_SLEEP_CONTROL,
+    GED_SLEEP_STATUS, IOAPIC, LAPIC, SLEEP_TYPE_S5, VIRTIO_MMIO_LEN, virtio_place,
+};
 use crate::memory::Ram;
 
 const OEM: [u8; 6] = *b"VMSTAT";
 const TABLE: [u8; 8] = *b"MINIVMM ";
 const REVISION: u32 = 1;
-
-/// GED registers, one byte each: sleep control at +0, sleep status at +1, reset at +2; QEMU's `acpi-ged`.
-const RESET_VALUE: u8 = 0x42;
-/// GED event selector, bit 1: the power button was pressed.
-const POWER_BUTTON_EVENT: u8 = 2;
-/// Sleep type of `\_S5` in the sleep control register.
-const S5_SLEEP_TYPE: u8 = 5;
 
 /// FADT "IA-PC boot architecture": no VGA, no CMOS clock (table 5.11); no 8042, no other legacy device.
 const NO_VGA_NO_CMOS: u16 = 1 << 2 | 1 << 5;
@@ -69,13 +64,13 @@ pub(crate) fn write(ram: &Ram, machine: &Machine) -> Result<()> {
 
 /// Section 5.2.9; in a hardware-reduced one (4.1) all fixed hardware is absent.
 fn fadt(dsdt: u64) -> impl Aml {
-    let byte = |offset| GAS::new(AddressSpace::SystemMemory, 8, 0, AccessSize::Undefined, GED_REGISTERS + offset);
+    let byte = |offset| GAS::new(AddressSpace::SystemMemory, 8, 0, AccessSize::Undefined, GED + offset);
     let mut fadt =
         FADTBuilder::new(OEM, TABLE, REVISION).dsdt_64(dsdt).flag(Flags::HwReducedAcpi).flag(Flags::ResetRegSup);
-    fadt.sleep_control_reg = byte(0);
-    fadt.sleep_status_reg = byte(1);
-    fadt.reset_reg = byte(2);
-    fadt.reset_value = RESET_VALUE;
+    fadt.sleep_control_reg = byte(GED_SLEEP_CONTROL);
+    fadt.sleep_status_reg = byte(GED_SLEEP_STATUS);
+    fadt.reset_reg = byte(GED_RESET);
+    fadt.reset_value = GED_RESET_VALUE;
     fadt.iapc_boot_arch = NO_VGA_NO_CMOS.into();
     fadt.finalize()
 }
@@ -108,7 +103,7 @@ fn dsdt(virtio_windows: &[u8]) -> impl Aml {
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, REVISION);
     dsdt.append_slice(&Scope::raw(Path::new("_SB_"), body));
     let mut s5 = Vec::new();
-    Name::new("_S5_".into(), &Package::new(vec![&S5_SLEEP_TYPE, &aml::ZERO, &aml::ZERO, &aml::ZERO]))
+    Name::new("_S5_".into(), &Package::new(vec![&SLEEP_TYPE_S5, &aml::ZERO, &aml::ZERO, &aml::ZERO]))
         .to_aml_bytes(&mut s5);
     dsdt.append_slice(&s5);
     dsdt
@@ -155,9 +150,9 @@ fn add_ged(body: &mut Vec<u8>) {
                 true,
                 vec![
                     &Store::new(&Local(0), &Path::new("ESEL")),
-                    &And::new(&Local(1), &Local(0), &POWER_BUTTON_EVENT),
+                    &And::new(&Local(1), &Local(0), &GED_POWER_BUTTON),
                     &If::new(
-                        &Equal::new(&Local(1), &POWER_BUTTON_EVENT),
+                        &Equal::new(&Local(1), &GED_POWER_BUTTON),
                         vec![&Notify::new(&Path::new("PWRB"), &0x80_u8)],
                     ),
                 ],

@@ -10,23 +10,10 @@ use vmstate::VmState;
 use crate::bus::BusDevice;
 use crate::devices::{Device, DeviceError};
 use crate::irq::IrqLine;
-
-/// Bytes of the window.
-pub const WINDOW: u64 = 0x204;
+use crate::machine_map::{GED_POWER_BUTTON, GED_RESET, GED_RESET_VALUE, GED_SLEEP_CONTROL, SLEEP_TYPE_S5};
 
 /// Which events are pending; reading clears (QEMU's `ACPI_GED_EVT_SEL_OFFSET`).
 const SELECTOR: u64 = 0;
-/// Sleep control register of the FADT (ACPI 6.5 §4.8.3.7).
-const SLEEP_CONTROL: u64 = 0x200;
-/// Reset register of the FADT.
-const RESET: u64 = 0x202;
-
-/// The power button was pressed (QEMU's `ACPI_GED_PWR_DOWN_EVT`); the DSDT's `_EVT` tests this bit.
-pub const POWER_BUTTON: u32 = 0x2;
-/// Value that the FADT says resets.
-pub const RESET_VALUE: u8 = 0x42;
-/// SLP_TYP of state S5, as the DSDT's `_S5` says.
-pub const SLEEP_TYPE_S5: u8 = 5;
 
 /// What the guest asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +59,7 @@ impl Ged {
 
     /// Presses the power button: the guest shuts down if it wants to.
     pub fn press_power_button(&mut self) {
-        self.ged_state.sel |= POWER_BUTTON;
+        self.ged_state.sel |= u32::from(GED_POWER_BUTTON);
         self.pulse();
     }
 
@@ -97,10 +84,10 @@ impl BusDevice for Ged {
     fn write(&mut self, offset: u64, data: &[u8]) {
         match (offset, data) {
             // SLP_EN is bit 5, SLP_TYP bits 2 to 4.
-            (SLEEP_CONTROL, [value]) if value & 0x20 != 0 && (value >> 2) & 7 == SLEEP_TYPE_S5 => {
+            (GED_SLEEP_CONTROL, [value]) if value & 0x20 != 0 && (value >> 2) & 7 == SLEEP_TYPE_S5 => {
                 (self.on_power)(Power::Off);
             }
-            (RESET, [RESET_VALUE]) => (self.on_power)(Power::Reset),
+            (GED_RESET, [GED_RESET_VALUE]) => (self.on_power)(Power::Reset),
             _ => {}
         }
     }

@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::boot::layout::{COM1, COM1_GSI, COM1_LEN, GED, GED_GSI, VIRTIO_MMIO_LEN, virtio_place, virtio_window};
-use crate::devices::ged::{self, Ged, Power};
+use vmstate::{Section, VmState};
+
+use crate::bus::{Bus, BusDevice};
+use crate::devices::ged::{Ged, Power};
 use crate::devices::serial::Serial;
 use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Virtio};
@@ -15,6 +17,9 @@ use crate::devices::{Device, DeviceError};
 use crate::error::{Error, Result};
 use crate::kvm::vcpu::Buses;
 use crate::kvm::vm::KvmVm;
+use crate::machine_map::{
+    COM1, COM1_GSI, COM1_LEN, GED, GED_GSI, GED_LEN, VIRTIO_MMIO_LEN, virtio_place, virtio_window,
+};
 use crate::migration::sections::SharedSection;
 use crate::vm::backends::Backends;
 use crate::vm::guest_events::GuestEvents;
@@ -37,6 +42,16 @@ pub struct Devices {
     /// Network cards, in the order of the command line.
     pub nets: Vec<Locked<Virtio<Net<Attachment>>>>,
     virtio_windows: Vec<u8>,
+    /// Each of these devices, those that send behind those that are told.
+    attached: Vec<Attached>,
+}
+
+/// A device in its window: what is there for the guest is also paused and migrated.
+struct Attached {
+    /// Of the section.
+    name: String,
+    device: Locked<dyn Device>,
+    section: SharedSection,
 }
 
 impl fmt::Debug for Devices {
@@ -58,9 +73,7 @@ impl Devices {
         events: &Arc<GuestEvents>,
         previous: Option<&Self>,
     ) -> Result<Self> {
-        let serial = Serial::new(kvm.irq_line(COM1_GSI), backends.console.clone());
-        let serial = put(previous.map(|previous| &previous.serial), serial);
-        buses.pio.insert(COM1.into(), COM1_LEN.into(), serial.clone());
+        let mut attached = Vec::new();
         let events = Arc::clone(events);
         let on_power = move |power| {
             events.report(match power {
@@ -69,9 +82,14 @@ impl Devices {
             });
         };
         let ged = Ged::new(kvm.irq_line(GED_GSI), Box::new(on_power));
-        let ged = put(previous.map(|previous| &previous.ged), ged);
-        buses.mmio.insert(GED, ged::WINDOW, ged.clone());
-        let mut devices = Self { serial, ged, disks: Vec::new(), nets: Vec::new(), virtio_windows: Vec::new() };
+        let (place, window) = (previous.map(|previous| &previous.ged), (&mut buses.mmio, GED, GED_LEN));
+        let ged = attach(&mut attached, "acpi-ged".into(), ged, place, window);
+        let serial = Serial::new(kvm.irq_line(COM1_GSI), backends.console.clone());
+        let (place, window) =
+            (previous.map(|previous| &previous.serial), (&mut buses.pio, COM1.into(), COM1_LEN.into()));
+        let serial = attach(&mut attached, "serial".into(), serial, place, window);
+        let (disks, nets, virtio_windows) = (Vec::new(), Vec::new(), Vec::new());
+        let mut devices = Self { serial, ged, disks, nets, virtio_windows, attached };
         for (index, (image, limiter)) in backends.images.iter().zip(&backends.disk_limits).enumerate() {
             let place = previous.map(|previous| &previous.disks[index]);
             let disk = Blk::new(Arc::clone(image)).within(limiter.clone());
@@ -105,14 +123,13 @@ impl Devices {
         let window = virtio_window(self.virtio_windows.len() as u8);
         let (address, gsi) = virtio_place(window);
         let name = section_name(window, name);
-        let device = Virtio::new(name, model, kvm.ram().guest().clone(), kvm.irq_line(gsi)).map_err(Error::device)?;
+        let device =
+            Virtio::new(name.clone(), model, kvm.ram().guest().clone(), kvm.irq_line(gsi)).map_err(Error::device)?;
         for (queue, kick) in (0..).zip(device.kicks()) {
             kvm.add_doorbell(address + QUEUE_NOTIFY, queue, kick)?;
         }
-        let device = put(previous, device);
-        buses.mmio.insert(address, VIRTIO_MMIO_LEN, device.clone());
         self.virtio_windows.push(window);
-        Ok(device)
+        Ok(attach(&mut self.attached, name, device, previous, (&mut buses.mmio, address, VIRTIO_MMIO_LEN)))
     }
 
     /// Waits until no device has work in flight, `deadline` for all of them.
@@ -121,10 +138,10 @@ impl Devices {
     /// One did not finish; all go on as before.
     pub fn pause(&self, deadline: Duration) -> Result<(), DeviceError> {
         let until = Instant::now() + deadline;
-        for (index, device) in self.all().into_iter().enumerate() {
+        for (index, device) in self.pause_order().enumerate() {
             let left = until.saturating_duration_since(Instant::now());
             if let Err(error) = lock(device).pause(left) {
-                self.all().into_iter().take(index).for_each(|device| lock(device).resume());
+                self.pause_order().take(index).for_each(|device| lock(device).resume());
                 return Err(error);
             }
         }
@@ -133,7 +150,7 @@ impl Devices {
 
     /// All go on.
     pub fn resume(&self) {
-        self.all().into_iter().for_each(|device| lock(device).resume());
+        self.pause_order().for_each(|device| lock(device).resume());
     }
 
     /// The cards tell the network where the guest is.
@@ -159,26 +176,27 @@ impl Devices {
 
     /// All with their sections' names. Takes no lock: a vCPU may have one as long as the host's disk wants.
     pub fn sections(&self) -> Vec<(String, SharedSection)> {
-        let mut sections = vec![
-            ("acpi-ged".into(), SharedSection::new(&self.ged)),
-            ("serial".into(), SharedSection::new(&self.serial)),
-        ];
-        let disks = self.disks.iter().map(|disk| (DISK, SharedSection::new(disk)));
-        let nets = self.nets.iter().map(|net| (CARD, SharedSection::new(net)));
-        let virtio = self.virtio_windows.iter().zip(disks.chain(nets));
-        sections.extend(virtio.map(|(&window, (name, section))| (section_name(window, name), section)));
-        sections
+        self.attached.iter().map(|attached| (attached.name.clone(), attached.section.clone())).collect()
     }
 
     /// Those that send come before those that are told: virtio devices, then the rest.
-    fn all(&self) -> Vec<&Mutex<dyn Device>> {
-        let mut all: Vec<&Mutex<dyn Device>> = Vec::new();
-        all.extend(self.disks.iter().map(|disk| &**disk as &Mutex<dyn Device>));
-        all.extend(self.nets.iter().map(|net| &**net as &Mutex<dyn Device>));
-        all.push(&*self.ged);
-        all.push(&*self.serial);
-        all
+    fn pause_order(&self) -> impl Iterator<Item = &Mutex<dyn Device>> {
+        self.attached.iter().rev().map(|attached| &*attached.device)
     }
+}
+
+/// Puts `device` in the place of `previous`, into its window of a bus, and on the list.
+fn attach<T: Device + BusDevice + VmState + Section + 'static>(
+    list: &mut Vec<Attached>,
+    name: String,
+    device: T,
+    previous: Option<&Locked<T>>,
+    (bus, base, len): (&mut Bus, u64, u64),
+) -> Locked<T> {
+    let device = put(previous, device);
+    bus.insert(base, len, device.clone());
+    list.push(Attached { name, section: SharedSection::new(&device), device: device.clone() });
+    device
 }
 
 /// A panic inside a device was printed by its thread; what is left of the device still can be stopped.

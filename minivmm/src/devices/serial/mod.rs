@@ -23,9 +23,6 @@ use crate::bus::BusDevice;
 use crate::devices::{Device, DeviceError};
 use crate::irq::IrqLine;
 
-/// Ports of the chip.
-pub const WINDOW: u64 = 8;
-
 /// Receive FIFO of a 16550A.
 const FIFO_DEPTH: usize = 16;
 

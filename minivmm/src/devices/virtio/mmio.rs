@@ -21,9 +21,6 @@ use crate::devices::{Device, DeviceError};
 use crate::irq::IrqLine;
 use crate::memory::GuestMemory;
 
-/// Bytes of a device's window.
-pub const WINDOW: u64 = 0x200;
-
 /// Offset of QueueNotify: a write of a queue's number does what a write of 1 to that queue's event does.
 pub const QUEUE_NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 

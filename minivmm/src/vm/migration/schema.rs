@@ -7,8 +7,8 @@ use std::path::Path;
 
 use vmstate::schema::json::Schema;
 
-use crate::boot::layout::MACHINE_TYPE;
 use crate::files::{self, Fit, Mode};
+use crate::machine_map::MACHINE_TYPE;
 use crate::migration::sections::Parts;
 use crate::vm::request::Refusal;
 

@@ -11,8 +11,8 @@ use vmstate_lab::patience::{PATIENCE, until};
 use vmstate_lab::tiny;
 
 use super::*;
-use crate::boot::layout::MACHINE_TYPE;
 use crate::config::{Config, Cpu, Restore, Serial, Tls};
+use crate::machine_map::MACHINE_TYPE;
 use crate::vm::queue::Next;
 use crate::vm::request::{AnyRequest, EngineRequest};
 

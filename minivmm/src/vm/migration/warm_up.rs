@@ -14,7 +14,7 @@ use vmstate::migrate::snapshot;
 use vmstate::ram::{GuestRam, RamBlock};
 use vmstate::{Error, ErrorKind, Result};
 
-use crate::boot::layout::MACHINE_TYPE;
+use crate::machine_map::MACHINE_TYPE;
 use crate::migration::sections::MachineState;
 use crate::vm::driver::Vm;
 

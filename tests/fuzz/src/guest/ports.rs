@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use minivmm::bus::BusDevice;
 use minivmm::devices::Device;
-use minivmm::devices::ged::{Ged, Power, WINDOW};
+use minivmm::devices::ged::{Ged, Power};
 use minivmm::devices::serial::Serial;
+use minivmm::machine_map::GED_LEN;
 use vmstate::Section;
 use vmstate::codec::{Limits, Reader, Strictness, Writer};
 
@@ -190,8 +191,8 @@ pub(super) fn event_device(program: &mut Program<'_>) {
             continue;
         }
         match operation & 3 {
-            0 => drop(devices.read(u64::from(program.u16()) % (WINDOW + 8), usize::from(argument) % 9)),
-            1 => devices.write(u64::from(program.u16()) % (WINDOW + 8), program.bytes(usize::from(argument) % 9)),
+            0 => drop(devices.read(u64::from(program.u16()) % (GED_LEN + 8), usize::from(argument) % 9)),
+            1 => devices.write(u64::from(program.u16()) % (GED_LEN + 8), program.bytes(usize::from(argument) % 9)),
             2 => devices.each(Ged::press_power_button),
             _ => devices.move_on(argument & 1 != 0),
         }
