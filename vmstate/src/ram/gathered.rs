@@ -42,7 +42,8 @@ pub fn copied_out<T>(
                 // So may the end of the last one be left for later.
                 let rounded = wanted.next_multiple_of(PAGE_SIZE);
                 let taken = usize::try_from(rounded).unwrap_or(usize::MAX).min(room / PAGE * PAGE);
-                copy.resize(start + taken, 0);
+                // `resize` goes byte by byte where nothing is optimised, which took a fifth of the tests' time.
+                (0..taken / PAGE).for_each(|_| copy.extend_from_slice(&[0; PAGE]));
                 match copy.get_mut(start..) {
                     Some(into) if taken > 0 => ram.read(block, offset - before, into).map_err(io::Error::other)?,
                     _ => break,
