@@ -29,6 +29,8 @@ pub enum Kind {
     Main,
     /// Changes the machine's run state, makes it anew at a reset, starts the threads of migrations.
     Driver,
+    /// Puts guest RAM into the machine's slots.
+    Slots,
     /// Runs a vCPU.
     Vcpu,
     /// Says when vCPUs have to stand, or how much of the memory they dirty.
@@ -50,9 +52,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Main,
         Self::Driver,
+        Self::Slots,
         Self::Vcpu,
         Self::Throttle,
         Self::Device,
@@ -68,6 +71,7 @@ impl Kind {
         match self {
             Self::Main => "main",
             Self::Driver => "driver",
+            Self::Slots => "slots",
             Self::Vcpu => "vcpu",
             Self::Throttle => "throttle",
             Self::Device => "device",

@@ -98,7 +98,6 @@ impl Vm {
             machine.load(&config, images)?;
             backends.advance(&config)?;
         }
-        shared.set_inventory(Inventory::new(&config, &backends, &machine));
         let keyboard = Keyboard::new(&machine.devices.serial, &shared);
         let state = Arc::new(Mutex::new(MachineState::new(machine.vcpus.len())));
         let origin = match (handed_over, &config.incoming) {
@@ -107,6 +106,9 @@ impl Vm {
             (None, None) => None,
         };
         shared.set_tls(config.tls.clone());
+        let look_up = LookUp::start().map_err(Error::device)?;
+        // Last of all, for it waits until each vCPU's thread has told its number.
+        shared.set_inventory(Inventory::new(&config, &backends, &machine));
         Ok(Self {
             config,
             ram,
@@ -117,7 +119,7 @@ impl Vm {
             shared,
             handle,
             keyboard,
-            look_up: LookUp::start().map_err(Error::device)?,
+            look_up,
             state,
             outgoing: None,
             incoming: None,

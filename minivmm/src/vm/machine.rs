@@ -58,10 +58,12 @@ impl Machine {
         previous: Option<&Devices>,
     ) -> Result<Self> {
         let events = Arc::new(GuestEvents::new(driver));
-        let kvm = Arc::new(KvmVm::new(kvm, ram)?);
+        let kvm = Arc::new(KvmVm::without_ram(kvm, ram)?);
         let host = HostFeatures::new(kvm.kvm()).map_err(Error::device)?;
         let mut buses = Buses::default();
         let devices = Devices::new(&kvm, backends, &mut buses, &events, previous)?;
+        // Behind the devices, for the kernel adds doorbells and slots one after the other.
+        kvm.fill_slots()?;
         let Made { vcpus, offered, processor } = make_vcpus(&kvm, config)?;
         let buses = Arc::new(buses);
         let vcpus = vcpus.into_iter().map(|vcpu| spawn(vcpu, Arc::clone(&buses), Arc::clone(&events)));
@@ -78,6 +80,7 @@ impl Machine {
         let payload = Payload { kernel: &images.kernel, initrd: images.initrd.as_ref(), append: &config.append };
         let acpi = acpi::Machine { cpus: config.cpus, virtio_windows: self.devices.virtio_windows().to_vec() };
         let entry = boot::load(self.kvm.ram(), payload, &acpi)?;
+        self.kvm.await_slots()?;
         self.vcpus[0].vcpu().set_start(&entry.registers(), |sregs| entry.set_system_registers(sregs))
     }
 
@@ -125,6 +128,7 @@ impl Machine {
         state: &HypervisorState,
         introduced: Option<Introduced>,
     ) -> Result<Elapsed, StateError> {
+        self.kvm.await_slots().map_err(StateError::Slots)?;
         let vcpus: Vec<_> = self.vcpus.iter().map(VcpuThread::vcpu).collect();
         let fds: Vec<_> = vcpus.iter().map(|vcpu| vcpu.fd()).collect();
         state.set(self.kvm.fd(), &fds, &self.host, introduced)
@@ -132,7 +136,7 @@ impl Machine {
 
     /// Fills second-level page tables for memory that was written, until the moment `until`. No vCPU runs.
     pub(super) fn populate(&mut self, until: Instant) {
-        if let Some(vcpu) = self.vcpus.first() {
+        if let (Ok(()), Some(vcpu)) = (self.kvm.await_slots(), self.vcpus.first()) {
             self.populated.catch_up(vcpu.vcpu().fd(), until);
         }
     }
@@ -167,6 +171,9 @@ impl Machine {
     /// # Errors
     /// KVM refuses it; the guest must not run here.
     pub(super) fn adopt(&mut self, processor: Processor) -> Result<()> {
+        if processor == self.processor {
+            return Ok(());
+        }
         let too_many = || Error::Device { what: "the source's CPUID has more leaves than KVM takes".into() };
         let cpuid = processor.cpuid().ok_or_else(too_many)?;
         for vcpu in &self.vcpus {

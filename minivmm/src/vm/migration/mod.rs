@@ -413,8 +413,11 @@ impl Vm {
     pub(super) fn receive(&mut self, origin: Origin, exit_on_error: bool) -> Result<(), Outcome> {
         let shares_memory = matches!(origin, Origin::HandedOver(_));
         let ram = MachineRam::arriving(self.ram.clone(), self.firmware.clone()).restored(self.config.restore);
-        // A guest that arrives is loaded in any case.
-        let _ = self.warm_up();
+        let from_file = matches!(origin, Origin::File(_));
+        if !from_file {
+            // A guest that arrives is loaded in any case.
+            let _ = self.warm_up();
+        }
         let control = Control::default();
         let setup = Phase::Destination(DestinationPhase::Setup);
         self.shared.begin_migration(setup, &control);
@@ -432,7 +435,6 @@ impl Vm {
             log: SparingLog::default(),
         };
         let (handle, ours) = (self.handle.clone(), control.clone());
-        let from_file = matches!(origin, Origin::File(_));
         let (begun, listener) = match origin {
             Origin::Listener(listener) => {
                 let (log, shared) = (Mutex::new(SparingLog::default()), Arc::clone(&self.shared));
