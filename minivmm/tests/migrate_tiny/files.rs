@@ -4,14 +4,16 @@
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use minivmm::config::{Address, ListenAt, Restore};
+use minivmm::config::{Address, ListenAt, Net, Network, RateLimits, Restore};
 use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 use vmstate::dump::Dump;
 use vmstate::migrate::ParameterValue;
+use vmstate_lab::tiny;
 
-use crate::machine::{Machine, lab, running, until};
+use crate::machine::{Machine, door, lab, running, until};
 use crate::ownership::generation;
 
 fn file(dir: &Path, name: &str, offset: u64) -> Address {
@@ -200,6 +202,56 @@ fn a_guest_whose_memory_was_read_before_it_runs_needs_its_file_no_more() {
     there.handle.ask(Request::Cont).unwrap();
     there.await_passes(2);
     there.quit();
+}
+
+/// A machine without a disk, and with a card of this address in a network that says nothing.
+fn with_card(dir: &Path, incoming: Option<ListenAt>, mac: Option<[u8; 6]>) -> Machine {
+    Machine::start_config(dir, &tiny::bzimage(), |config| {
+        let network = Network::Stream(dir.join("network"));
+        config.nets = vec![Net { network, mac, uso: true, vhost: false, limits: RateLimits::default() }];
+        config.incoming = incoming;
+    })
+}
+
+/// The address that is in the state of the guest's card, which begins with it in QEMU's format.
+fn address_in(state: &Path) -> [u8; 6] {
+    let bytes = fs::read(state).unwrap();
+    let dump = Dump::read(&bytes);
+    let card = dump.sections().find(|section| section.header.idstr.contains("virtio-net")).unwrap();
+    let known = bytes[card.offset as usize..].windows(3).position(|bytes| bytes == [0x52, 0x54, 0x77]).unwrap();
+    bytes[card.offset as usize + known..][..6].try_into().unwrap()
+}
+
+#[test]
+fn a_clone_has_another_address_on_request_and_only_from_a_file() {
+    let Some(dir) = lab() else { return };
+    let _network = UnixListener::bind(dir.path().join("network")).unwrap();
+    let [theirs, ours] = [1, 2].map(|last| [0x52, 0x54, 0x77, 0, 0, last]);
+    let [state, again] = ["state", "again"].map(|name| file(dir.path(), name, 0));
+    let source = with_card(dir.path(), None, Some(theirs));
+    source.await_passes(1);
+    let terms = Terms { keeps_running: true, ..Terms::default() };
+    source.handle.ask(Request::Migrate(state.clone(), terms)).unwrap();
+    assert_eq!(source.await_end(), MigrationStatus::Completed);
+    assert_eq!(address_in(&dir.path().join("state")), theirs);
+
+    // Without a word for it the guest would be another one than the user believes.
+    let forgotten = with_card(dir.path(), Some(ListenAt::Deferred), None);
+    assert_eq!(read(&forgotten, &state), MigrationStatus::Failed);
+    assert!(error(&forgotten).contains("has the address 52:54:77:00:00:01 at the source"), "{}", error(&forgotten));
+    forgotten.quit();
+    let live = door(dir.path(), "live");
+    let elsewhere = with_card(dir.path(), Some(ListenAt::Address(live.clone())), Some(ours));
+    assert_eq!(source.migrate(&live), MigrationStatus::Failed);
+    elsewhere.quit();
+
+    let clone = with_card(dir.path(), Some(ListenAt::Address(state)), Some(ours));
+    clone.await_passes(1);
+    // The guest has the address that it knows until it resets its card.
+    assert_eq!(clone.migrate(&again), MigrationStatus::Completed);
+    assert_eq!(address_in(&dir.path().join("again")), theirs);
+    source.quit();
+    clone.quit();
 }
 
 #[test]

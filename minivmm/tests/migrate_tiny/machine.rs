@@ -120,7 +120,7 @@ impl Machine {
         })
     }
 
-    fn start_config(dir: &Path, bzimage: &[u8], change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) fn start_config(dir: &Path, bzimage: &[u8], change: impl FnOnce(&mut Config)) -> Self {
         let kernel = dir.join("kernel");
         std::fs::write(&kernel, bzimage).unwrap();
         let console = Console::default();

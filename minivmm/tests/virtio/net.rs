@@ -138,6 +138,25 @@ fn configuration_is_address_and_status() {
 }
 
 #[test]
+fn a_card_that_was_given_another_address_has_it_once_the_guest_resets_it() {
+    let (mut driver, _network) = card(STATUS);
+    driver.device.pause(PATIENCE).unwrap();
+    let bytes = save(&mut driver.device);
+    let (wire, _network) = wire(Offloads::default());
+    let given = [0x52, 0x54, 0x00, 0x77, 0x77, 0x77];
+    let mut clone = Driver::new(Net::new(wire, given), driver.memory.clone());
+    load(&mut clone.device, &bytes).unwrap();
+    let address = |clone: &mut Driver<Net<Wire>>| {
+        let mut address = [0; 6];
+        clone.device.read(0x100, &mut address);
+        address
+    };
+    assert_eq!(address(&mut clone), MAC);
+    clone.write32(0x070, 0);
+    assert_eq!(address(&mut clone), given);
+}
+
+#[test]
 fn offers_the_offloads_of_its_backend() {
     let (finished, _network) = net(Offloads::default());
     let mut driver = Driver::new(finished, memory());

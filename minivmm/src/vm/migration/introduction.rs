@@ -15,6 +15,8 @@ pub(super) struct Introduction {
     /// Where the source's sections arrive.
     state: Arc<Mutex<MachineState>>,
     here: Facts,
+    /// Of each network card, whether its address may be another one than the guest has.
+    readdressed: Vec<bool>,
     /// What each network card offers its driver.
     offered: Vec<u64>,
     tsc_scales: bool,
@@ -27,7 +29,10 @@ impl Introduction {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match state.preflight.arrived() {
             Some((guest, _)) => {
-                let mut differences = compare(guest, &self.here, self.tsc_scales);
+                let mut here = self.here.clone();
+                let cards = here.cards.iter_mut().zip(&guest.cards).zip(&self.readdressed);
+                cards.filter(|(_, readdressed)| **readdressed).for_each(|((here, guest), _)| here.mac = guest.mac);
+                let mut differences = compare(guest, &here, self.tsc_scales);
                 differences.extend(lacking(&state.preflight.agreed, &self.offered));
                 differences
             }
@@ -66,11 +71,14 @@ impl Vm {
         Preflight::new(self.facts(), agreed)
     }
 
-    /// For the migration thread of a destination.
-    pub(super) fn introduction(&self) -> Introduction {
+    /// For the migration thread of a destination. A guest that comes from a file may be one of several: a card for which an address was
+    /// given has that one once the guest resets it, and until then the address that the guest knows.
+    pub(super) fn introduction(&self, from_file: bool) -> Introduction {
         let (state, here) = (Arc::clone(&self.state), self.facts());
+        let readdressed = self.config.nets.iter().map(|net| from_file && net.mac.is_some()).collect();
         let offered = self.machine.devices.of_cards(Virtio::offered);
-        Introduction { state, here, offered, tsc_scales: self.machine.tsc_scales(), log: SparingLog::default() }
+        let tsc_scales = self.machine.tsc_scales();
+        Introduction { state, here, readdressed, offered, tsc_scales, log: SparingLog::default() }
     }
 
     /// Destination: the guest fits. It is shown the processor that it was shown at the source; if the source did not say

@@ -426,7 +426,7 @@ impl Vm {
         let machine =
             EngineMachine::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets).copying(&copied);
         let task = IncomingTask {
-            machine: machine.expecting(self.introduction()),
+            machine: machine.expecting(self.introduction(from_file)),
             parts,
             ram: if shares_memory { ram.shared() } else { ram },
             firmware: self.firmware.clone(),
