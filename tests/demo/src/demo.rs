@@ -177,8 +177,10 @@ impl Options {
             let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             fs::read_dir(directory).doing("write into", directory)?;
         }
-        if self.mode == Mode::Update && self.route.has(Monitor::Qemu) {
-            return Err(Error::failed("--mode update is between minivmms only: leave `qemu` out of the --route"));
+        if self.mode != Mode::Precopy && self.route.has(Monitor::Qemu) {
+            let mode = self.mode.word();
+            let why = format!("--mode {mode} is between minivmms only: leave `qemu` out of the --route");
+            return Err(Error::failed(why));
         }
         if self.guest == Kind::Linux {
             return Ok(());
@@ -298,11 +300,13 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_is_taken_over_in_place_between_minivmms_only() {
-        assert!(parse("--mode update --route minivmm*3 --net vhost").is_ok());
-        for route in ["qemu,minivmm", "minivmm,qemu"] {
-            let refusal = parse(&format!("--mode update --route {route}")).unwrap_err();
-            assert!(refusal.ends_with("leave `qemu` out of the --route"), "{refusal}");
+    fn a_guest_is_taken_over_in_place_or_by_a_file_between_minivmms_only() {
+        for mode in ["update", "snapshot"] {
+            assert!(parse(&format!("--mode {mode} --route minivmm*3 --net vhost")).is_ok());
+            for route in ["qemu,minivmm", "minivmm,qemu"] {
+                let refusal = parse(&format!("--mode {mode} --route {route}")).unwrap_err();
+                assert!(refusal.ends_with("leave `qemu` out of the --route"), "{refusal}");
+            }
         }
     }
 

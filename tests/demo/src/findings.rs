@@ -31,6 +31,8 @@ pub(crate) struct Findings {
     pub(crate) arrival: Mark,
     /// The gap of the ticks that the migration was.
     pub(crate) felt: Option<Felt>,
+    /// For how long the guest's clocks may have stood still.
+    pub(crate) stood: Duration,
     /// The gap that it was to stand at the source with its memory rewritten, in an emulated host.
     pub(crate) in_place: Option<Felt>,
     /// Those from there on, at the destination.
@@ -124,12 +126,11 @@ impl Findings {
         Check::new(WHAT, good, detail)
     }
 
-    /// Between two readings the guest's clock must advance as the host's does. It may stand still during the downtime.
+    /// Between two readings the guest's clock must advance as the host's does, but for the time that it may have stood.
     fn pace(&self) -> Check {
         let nanoseconds = |mark: &Mark| mark.content["clock"]["monotonic_ns"].as_u64().unwrap_or(0);
         let guest = Duration::from_nanos(nanoseconds(&self.after).saturating_sub(nanoseconds(&self.before)));
-        let downtime = Duration::from_millis(self.migration["downtime"].as_u64().unwrap_or(0));
-        let least = (self.after.asked - self.before.answered).saturating_sub(downtime + DRIFT);
+        let least = (self.after.asked - self.before.answered).saturating_sub(self.stood + DRIFT);
         let most = self.after.answered - self.before.asked + DRIFT;
         let detail = format!("guest {guest:.3?}, host between {least:.3?} and {most:.3?}");
         Check::new("clock rate", (least..=most).contains(&guest), detail)
@@ -212,6 +213,7 @@ mod tests {
             before: mark(0),
             arrival: mark(4),
             felt: None,
+            stood: Duration::from_millis(80),
             in_place: None,
             after: mark(7),
             earlier: json!({

@@ -10,7 +10,7 @@ use crate::demo::{completed, show_migration};
 use crate::felt::{self, Ahead, Felt, QUIET};
 use crate::findings::Findings;
 use crate::in_place;
-use crate::mode::{Destination, Mode};
+use crate::mode::{Destination, Mode, restore};
 use crate::progress::Progress;
 use crate::report::{Check, DemoReport, Times};
 use crate::route::{Monitor, Route};
@@ -143,7 +143,13 @@ impl Journey<'_> {
         let arrival = Mark::take(&mut destination)?;
         let clocks = [clock, Ahead::measure(&mut destination)?];
         let left_behind = source.status()?;
-        let felt = Felt::new(&arrival.content, clocks, felt::stopped(&source, &destination));
+        let stopped = felt::stopped(&source, &destination);
+        let felt = Felt::new(&arrival.content, clocks, stopped);
+        // In a file the guest's clocks stand still, and no monitor counts that as downtime.
+        let stood = match (self.mode, stopped) {
+            (Mode::Snapshot, Some([stop, resume])) => resume.saturating_sub(stop),
+            _ => Duration::from_millis(migration["downtime"].as_u64().unwrap_or(0)),
+        };
         let names = (source.name()?, destination.name()?);
         let record = ended(record, [&names.0, &names.1], &migration, &mut source);
         source.process().kill();
@@ -167,6 +173,7 @@ impl Journey<'_> {
             before,
             arrival,
             felt,
+            stood,
             in_place,
             after,
             earlier,
@@ -187,6 +194,7 @@ impl Journey<'_> {
         let (destination, uri) = match self.mode {
             Mode::Precopy => self.bench.incoming().map(|(vmm, uri)| (Destination::Ready(vmm.into()), uri))?,
             Mode::Update => self.bench.update().map(|(started, uri)| (Destination::Awaiting(started), uri))?,
+            Mode::Snapshot => (Destination::Later, self.bench.file()),
         };
         let clock = Ahead::measure(source)?;
         let before = Mark::take(source)?;
@@ -201,6 +209,13 @@ impl Journey<'_> {
                 std::thread::sleep(QUIET);
             }
         })?;
+        let destination = match destination {
+            Some(destination) => destination,
+            None => {
+                completed(migration.clone())?;
+                restore(self.bench.start(Some("defer".into()))?, &uri)?
+            }
+        };
         Ok(Attempt { destination, before, clock, begun, migration, record })
     }
 }

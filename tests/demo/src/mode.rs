@@ -1,6 +1,7 @@
 //! How the guest of a demo gets from one monitor to the next.
 
 use clap::ValueEnum;
+use serde_json::json;
 use vmstate_lab::error::Result;
 use vmstate_lab::vmm::{Started, Vmm};
 
@@ -11,6 +12,8 @@ pub(crate) enum Mode {
     Precopy,
     /// A new process takes over the guest's memory without a copy, as in an update of minivmm on one host
     Update,
+    /// The guest is saved to a file, and goes on from there in a process that is started then
+    Snapshot,
 }
 
 impl Mode {
@@ -19,13 +22,14 @@ impl Mode {
         match self {
             Self::Precopy => "precopy",
             Self::Update => "update",
+            Self::Snapshot => "snapshot",
         }
     }
 
     /// What each minivmm is started with for it.
     pub(crate) fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Precopy => &[],
+            Self::Precopy | Self::Snapshot => &[],
             Self::Update => &["--share-memory", "on"],
         }
     }
@@ -38,14 +42,26 @@ pub(crate) enum Destination {
     Ready(Box<Vmm>),
     /// Its control socket is there once the guest's memory has come.
     Awaiting(Started),
+    /// It is started once the guest is in its file.
+    Later,
+}
+
+/// Has a monitor that was started with `--incoming defer` go on with the guest that is in a file.
+///
+/// # Errors
+/// The monitor's refusal.
+pub(crate) fn restore(mut vmm: Vmm, uri: &str) -> Result<Vmm> {
+    vmm.qmp.execute("migrate-incoming", json!({ "uri": uri }))?;
+    Ok(vmm)
 }
 
 impl Destination {
-    /// Once the source migrates.
-    pub(crate) fn connect(self) -> Result<Vmm> {
+    /// Once the source migrates; `None`: it is not started yet.
+    pub(crate) fn connect(self) -> Result<Option<Vmm>> {
         match self {
-            Self::Ready(vmm) => Ok(*vmm),
-            Self::Awaiting(started) => started.connect(),
+            Self::Ready(vmm) => Ok(Some(*vmm)),
+            Self::Awaiting(started) => started.connect().map(Some),
+            Self::Later => Ok(None),
         }
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::demo::{completed, show_migration};
 use crate::felt::{self, Felt};
 use crate::linux::{self, Programs};
-use crate::mode::{Destination, Mode};
+use crate::mode::{Destination, Mode, restore};
 use crate::progress::Progress;
 use crate::report::{Check, DemoReport, Hop, Times};
 use crate::route::{Monitor, Route};
@@ -169,6 +169,7 @@ impl Journey<'_> {
                 let started = self.start(to, Some(uri.clone()))?.await_socket(&socket)?;
                 (Destination::Awaiting(started), uri)
             }
+            Mode::Snapshot => (Destination::Later, format!("file:{at}")),
         };
         let mut record = Record::default();
         source.start_migration(&uri)?;
@@ -177,6 +178,13 @@ impl Journey<'_> {
             show_migration(progress, info);
             record.look(info);
         })?;
+        let destination = match destination {
+            Some(destination) => destination,
+            None => {
+                completed(migration.clone())?;
+                restore(self.start(to, Some("defer".into()))?.connect()?, &uri)?
+            }
+        };
         Ok((destination, migration, record))
     }
 }

@@ -73,6 +73,23 @@ fn a_guest_is_taken_over_without_a_copy_of_its_memory() {
     assert_eq!((ram["normal"].as_u64(), ram["duplicate"].as_u64()), (Some(0), Some(0)), "{report}");
 }
 
+/// The guest verifies its memory, and its ticks go on where they were. The process that it is in was started behind the save.
+#[test]
+fn a_guest_goes_on_from_a_file_in_a_process_that_is_started_then() {
+    if let Err(reason) = host::has_kvm() {
+        return skip::skip(reason);
+    }
+    let (said, report) = reported(&["--mode", "snapshot", "--route", "minivmm*3"]);
+    let hops = report["hops"].as_array().unwrap();
+    assert_eq!((hops.len(), said.contains("The guest did not notice.")), (2, true), "{said}");
+    for hop in hops {
+        assert!(hop["migration"]["ram"]["normal"].as_u64() > Some(2048), "all that the guest works on: {hop}");
+        // The time in the file is no downtime of the source's.
+        let stood = hop["felt"]["stopped_ms"].as_f64().unwrap();
+        assert!(stood > hop["migration"]["downtime"].as_f64().unwrap(), "{hop}");
+    }
+}
+
 #[test]
 fn what_is_no_route_is_refused_with_one_sentence_before_anything_runs() {
     let refusal = |route: &str| {

@@ -149,6 +149,11 @@ impl<'a> Bench<'a> {
         Ok((started.await_socket(&socket)?, uri))
     }
 
+    /// The address of a file in which a guest can be put for the next monitor.
+    pub fn file(&self) -> String {
+        format!("file:{}", self.directory.join(format!("state{}", self.started)).display())
+    }
+
     /// The machine of the next monitor.
     fn next(&mut self, incoming: Option<String>) -> Result<Config> {
         let number = self.started;
