@@ -1,7 +1,7 @@
 //! How fast guest memory migrates: minivmm's memory and the engine, beside QEMU and beside the same bytes through the same socket
 //! without any protocol.
 //!
-//! `cargo measure --help` (an alias of `cargo bench -p vmstate-bench --`). Needs no KVM, but for `--hand-over`: no guest runs. All memory was touched before.
+//! `cargo measure --help` (an alias of `cargo bench -p vmstate-bench --`). Needs no KVM, but for `--hand-over` and `--snapshot`: no guest runs. All memory was touched before.
 //! The variants take turns, and the first turn is not counted. Machines are noisy: only the ratios within one run mean something.
 #![forbid(unsafe_code)]
 
@@ -17,9 +17,11 @@ mod memory;
 mod pace;
 mod place;
 mod qemu;
+mod snapshot;
 mod table;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -49,10 +51,13 @@ struct Options {
     /// Instead, hand a guest over from machine to machine on this host, which takes a KVM that runs a bare-metal guest
     #[arg(long, conflicts_with_all = ["mib", "only", "limits", "json", "plot"])]
     hand_over: bool,
+    /// Instead, save a guest of 4 GiB to a file and go on from there, which takes a KVM that runs a bare-metal guest
+    #[arg(long, conflicts_with_all = ["mib", "only", "limits", "hand_over", "json", "plot"])]
+    snapshot: bool,
     /// Write each turn's figures there. A file that is given is looked for from the root of the repository on
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Replace the tables of this page: those between `<!-- cargo measure: DATA -->`, `… limits -->` or `… hand-over -->`, and `<!-- end -->`
+    /// Replace the tables of this page: those between `<!-- cargo measure: DATA -->`, `… limits -->`, `… hand-over -->` or `… snapshot -->`, and `<!-- end -->`
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// Draw a picture for each data there, an SVG file
@@ -63,7 +68,15 @@ struct Options {
     bench: bool,
 }
 
-fn main() {
+fn main() -> ExitCode {
+    if snapshot::is_minivmm() {
+        return minivmm::program::main(std::env::args_os());
+    }
+    measure_all();
+    ExitCode::SUCCESS
+}
+
+fn measure_all() {
     let options = Options::parse();
     let filter = Filter(options.only);
     let directory = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
@@ -82,6 +95,12 @@ fn main() {
         let table = handover::table(options.turns, directory.path());
         println!("{table}");
         replace(options.markdown.as_deref(), "hand-over", &[table]);
+        return;
+    }
+    if options.snapshot {
+        let table = snapshot::table(options.turns, directory.path());
+        println!("{table}");
+        replace(options.markdown.as_deref(), "snapshot", &[table]);
         return;
     }
     let has_qemu = qemu::version().is_some();

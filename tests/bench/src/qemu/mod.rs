@@ -18,7 +18,7 @@ use crate::memory::{MIB, Memory};
 const LONGEST: Duration = Duration::from_secs(60);
 /// Between two questions about the migration.
 const INTERVAL: Duration = Duration::from_millis(1);
-const PROGRAM: &str = "qemu-system-x86_64";
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 
 /// Its version, if there is one here.
 pub(crate) fn version() -> Option<String> {
