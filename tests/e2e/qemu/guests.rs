@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-use vmstate_lab::bench::Guest;
+use serde_json::{Value, json};
+use vmstate_lab::bench::{Bench, Guest};
 use vmstate_lab::error::Result;
 use vmstate_lab::vmm::{Program, Vmm};
 use vmstate_lab::{host, qemu, skip};
@@ -93,7 +93,26 @@ fn takes_over_linux(world: &World) -> Result<()> {
     let mut taker = bench.start(Some(format!("file:{}", file.display())))?;
     resume(&mut taker)?;
     world::goes_on(&mut taker)?;
-    world::power_off(taker)
+    let back = comes_back_by_file(&mut bench, taker)?;
+    world::power_off(back)
+}
+
+/// A running Linux of QEMU's is saved to a file in which each page has its place, and goes on from there in minivmm, which maps it.
+fn comes_back_by_file(bench: &mut Bench<'_>, mut qemu: Vmm) -> Result<Vmm> {
+    let places = json!({ "capabilities": [{ "capability": "mapped-ram", "state": true }] });
+    qemu.qmp.execute("migrate-set-capabilities", places)?;
+    let uri = bench.file();
+    qemu.start_migration(&uri)?;
+    let info = qemu.follow_migration(within(MIGRATION), |_| ())?;
+    ensure(info["status"] == "completed", || format!("QEMU did not save the guest: {info}"))?;
+    drop(qemu);
+    bench.change_to(Program::Minivmm(minivmm().to_owned()));
+    let mut back = bench.start(Some(uri.clone()))?;
+    back.await_status("running", within(MIGRATION))?;
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", back.process().id())).map_err(failed)?;
+    ensure(uri.strip_prefix("file:").is_some_and(|file| maps.contains(file)), || "the file is not mapped".into())?;
+    world::goes_on(&mut back)?;
+    Ok(back)
 }
 
 #[test]
