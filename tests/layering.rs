@@ -116,6 +116,29 @@ fn no_path_of_a_private_machine_is_named() {
     report(&offences);
 }
 
+/// Of a path the end is enough, as `vm/driver.rs`; a folder ends with a slash.
+#[test]
+fn files_that_the_maps_of_the_code_name_are_there() {
+    let here = files("");
+    let folders: Vec<PathBuf> = here.iter().flat_map(|file| file.ancestors().skip(1)).map(Into::into).collect();
+    let mut offences = Vec::new();
+    for page in ["docs/architecture.md", "docs/contributing.md"] {
+        for (index, line) in read(page).lines().enumerate() {
+            for name in line.split('`').skip(1).step_by(2) {
+                let candidates = match name.ends_with('/') {
+                    true => &folders,
+                    false if name.ends_with(".rs") && !name.contains('*') => &here,
+                    false => continue,
+                };
+                if !candidates.iter().any(|path| path.ends_with(name)) {
+                    offences.push(Offence { file: page.into(), line: index + 1, what: format!("{name} is not there") });
+                }
+            }
+        }
+    }
+    report(&offences);
+}
+
 /// Rows `| 2 | `kvm`, `devices` | … |` below the heading that names the crate.
 fn ranks(document: &str, name: &str) -> Ranks {
     let mut ranks = Ranks::new();
