@@ -93,7 +93,7 @@ impl UpdateArgs {
     fn start(&self, old: i32, at: &Path) -> Result<Child, ClientError> {
         let program = self.program.clone().map_or_else(std::env::current_exe, Ok)?;
         let line = fs::read(format!("/proc/{old}/cmdline"))
-            .map_err(|error| format!("the command line of process {old} cannot be read: {error}; {GIVE}"));
+            .map_err(|error| format!("the command line of process {old} cannot be read: {error}; {}", give("")));
         let machine = line.and_then(|line| options_of(old, &line));
         let options = match (&machine, self.options.is_empty()) {
             (Ok(options), true) => inherited(options).map_err(refused)?,
@@ -135,7 +135,10 @@ fn take_name(control: &Path) -> Result<(), String> {
     }
 }
 
-const GIVE: &str = "give the new process its options yourself: minivmm migrate --local -- OPTION...";
+/// What the user does in place of the machine's own options.
+fn give(how: &str) -> String {
+    format!("give the new process its options yourself{how}: minivmm migrate --local -- OPTION...")
+}
 
 /// The options of the `minivmm run` with this process id, whose command line is `line` as proc(5) has it.
 fn options_of(process: i32, line: &[u8]) -> Result<Vec<OsString>, String> {
@@ -144,7 +147,8 @@ fn options_of(process: i32, line: &[u8]) -> Result<Vec<OsString>, String> {
     if command.is_none_or(|command| command != "run") {
         let program = program.display();
         return Err(format!(
-            "the machine's options are unknown: process {process} ({program}) made its control socket and passed it on; {GIVE}"
+            "the machine's options are unknown: process {process} ({program}) made its control socket and passed it on; {}",
+            give("")
         ));
     }
     Ok(words.map(OsStr::to_owned).collect())
@@ -170,14 +174,15 @@ fn inherited(options: &[OsString]) -> Result<Vec<OsString>, String> {
         if word.starts_with(b"fd:") || word.windows(4).any(|part| part == b"=fd:") {
             let flag = if is_flag { String::new() } else { format!("{} ", flag.display()) };
             return Err(format!(
-                "{flag}{}: this descriptor was passed to the machine's process, and the new process does not have it; {GIVE}, with a path in \
-                 place of fd:",
-                option.display()
+                "{flag}{}: this descriptor was passed to the machine's process, and the new process does not have it; {}",
+                option.display(),
+                give(", with a path in place of fd:")
             ));
         }
         if word == b"--metrics" || word.starts_with(b"--metrics=") {
             return Err(format!(
-                "--metrics: the machine's process listens there, and a second one cannot; {GIVE}, with another address or without --metrics"
+                "--metrics: the machine's process listens there, and a second one cannot; {}",
+                give(", with another address or without --metrics")
             ));
         }
         inherited.push(option.clone());
@@ -250,7 +255,10 @@ mod tests {
             (&[], "the machine's options are unknown: process 7 () made", "-- OPTION..."),
         ] {
             let refused = of(line).unwrap_err();
-            assert!(refused.starts_with(why) && refused.ends_with(way_out) && refused.contains(GIVE), "{refused}");
+            assert!(
+                refused.starts_with(why) && refused.contains(way_out) && refused.ends_with("-- OPTION..."),
+                "{refused}"
+            );
         }
     }
 

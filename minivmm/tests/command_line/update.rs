@@ -73,3 +73,32 @@ fn a_guest_runs_on_in_a_new_process_behind_the_same_socket() {
     let left: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["tiny"]);
 }
+
+/// What one process has alone is named with the flag and the way out, and the guest runs on.
+#[test]
+fn what_the_new_process_cannot_have_is_refused_with_the_way_out() {
+    let place = tempfile::tempdir().unwrap();
+    let metrics = format!("unix:{}", place.path().join("metrics").display());
+    let Some(machine) = Running::start(&["--metrics", &metrics], Stdio::null()) else { return };
+    machine.control();
+    let socket = machine.directory.path().join("qmp");
+    let control = format!("unix:{}", socket.display());
+    let refused = |arguments: &[&str]| {
+        let output = minivmm(&[&["migrate", "--control", &control, "--local"], arguments].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        println!("{:?} {said}", output.status.code());
+        (output.status.code(), said)
+    };
+    let (code, said) = refused(&[]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(
+        said.contains("--metrics: the machine's process listens there") && said.trim_end().ends_with("-- OPTION..."),
+        "{said}"
+    );
+    // Its memory is its own.
+    let (code, said) = refused(&["--", "--memory", "16M"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("started with --share-memory on; to another process of this host, migrate it"), "{said}");
+    let status = Client::connect(&socket).unwrap().execute("query-status", json!({})).unwrap();
+    assert_eq!(status["status"], "running");
+}
