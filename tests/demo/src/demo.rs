@@ -20,7 +20,7 @@ use vmstate_lab::network::Way;
 use vmstate_lab::{guest, host, init, packages, qemu};
 
 use crate::linux::Programs;
-use crate::mode::Mode;
+use crate::mode::{Means, Mode};
 use crate::progress::Progress;
 use crate::report::{DemoReport, Hop};
 use crate::route::{Monitor, Route};
@@ -84,9 +84,9 @@ pub(crate) struct Options {
     /// Monitors that run the guest, one after the other: a list of `minivmm` and `qemu`, of which `qemu*3` is three in a row
     #[arg(long, value_name = "LIST", default_value = "minivmm,minivmm")]
     route: Route,
-    /// How the guest gets from each monitor to the next
-    #[arg(long, value_enum, default_value_t = Mode::Precopy)]
-    mode: Mode,
+    /// The migrations.
+    #[command(flatten)]
+    means: Means,
     /// Write the report's numbers to this file as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -120,7 +120,7 @@ fn perform(options: &Options) -> Result<bool> {
     if options.guest == Kind::Tiny {
         host::has_kvm().map_err(Error::Failed)?;
         let programs = Programs { minivmm: minivmm(scratch.path(), &own)?, roles: own, qemu: qemu()? };
-        return conclude(&tiny::migrate(scratch.path(), &programs, &options.route, options.mode)?, options);
+        return conclude(&tiny::migrate(scratch.path(), &programs, &options.route, options.means.mode)?, options);
     }
     let kernel = match &options.kernel {
         Some(image) => Kernel::open(image)?,
@@ -140,7 +140,7 @@ fn perform(options: &Options) -> Result<bool> {
     let load = guest::Options { memory_mib: 64, rate: 5000, ..guest::Options::default() };
     let guest = Guest { memory_mib: 256, cpus: options.cpus(), options: load, disk: true };
     let (route, way) = (&options.route, options.way());
-    conclude(&linux::migrate(scratch.path(), &programs, route, &kernel, &guest, way, options.mode)?, options)
+    conclude(&linux::migrate(scratch.path(), &programs, route, &kernel, &guest, way, options.means)?, options)
 }
 
 impl Options {
@@ -164,11 +164,12 @@ impl Options {
             Card::Tap => String::new(),
             card => format!(" --net {}", card.word()),
         };
-        let mode = match self.mode {
+        let mode = match self.means.mode {
             Mode::Precopy => String::new(),
             mode => format!(" --mode {}", mode.word()),
         };
-        format!("cargo demo{tiny} --route {}{mode}{cpus}{net}", self.route)
+        let disk = if self.means.copy_disk { " --copy-disk" } else { "" };
+        format!("cargo demo{tiny} --route {}{mode}{disk}{cpus}{net}", self.route)
     }
 
     /// Refuses files whose directory is missing, and options that do not fit the guest, before a guest is started.
@@ -177,8 +178,16 @@ impl Options {
             let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             fs::read_dir(directory).doing("write into", directory)?;
         }
-        if self.mode != Mode::Precopy && self.route.has(Monitor::Qemu) {
-            let mode = self.mode.word();
+        if self.means.copy_disk && (self.route.has(Monitor::Qemu) || self.means.mode != Mode::Precopy) {
+            return Err(Error::failed(
+                "--copy-disk is between minivmms, to another process: leave `qemu` out of the --route, and --mode",
+            ));
+        }
+        if self.means.copy_disk && self.guest == Kind::Tiny {
+            return Err(Error::failed("the tiny guest has no disk: leave out --copy-disk"));
+        }
+        if self.means.mode != Mode::Precopy && self.route.has(Monitor::Qemu) {
+            let mode = self.means.mode.word();
             let why = format!("--mode {mode} is between minivmms only: leave `qemu` out of the --route");
             return Err(Error::failed(why));
         }
@@ -242,12 +251,16 @@ fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel, qemu
     flag("--cpus", options.cpus().to_string());
     flag("--route", options.route.to_string());
     flag("--net", options.net.word().into());
-    flag("--mode", options.mode.word().into());
+    flag("--mode", options.means.mode.word().into());
     let wanted = [
         ("--json", REPORT, &options.json),
         ("--picture", PICTURE, &options.picture),
         ("--report", PAGE, &options.report),
     ];
+    if options.means.copy_disk {
+        argv.push("--copy-disk".into());
+    }
+    let mut flag = |name: &str, value: String| argv.extend([name.to_owned(), value]);
     for (name, inside, _) in wanted {
         flag(name, format!("{}/{inside}", init::OUT));
     }
@@ -311,11 +324,21 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_goes_along_between_minivmms_to_another_process_only() {
+        assert!(parse("--copy-disk --route minivmm*3").is_ok());
+        for words in ["--copy-disk --route minivmm,qemu", "--copy-disk --mode update"] {
+            assert!(parse(words).unwrap_err().starts_with("--copy-disk is between minivmms"), "{words}");
+        }
+        assert_eq!(parse("--copy-disk --guest tiny").unwrap_err(), "the tiny guest has no disk: leave out --copy-disk");
+    }
+
+    #[test]
     fn the_command_is_what_was_typed_but_for_files() {
         let command = |words| parse(words).unwrap().command();
         assert_eq!(command("--route qemu,minivmm --cpus 2 --json x"), "cargo demo --route qemu,minivmm --cpus 2");
         assert_eq!(command("--guest tiny"), "cargo demo --guest tiny --route minivmm,minivmm");
         assert_eq!(command("--mode update"), "cargo demo --route minivmm,minivmm --mode update");
+        assert_eq!(command("--copy-disk"), "cargo demo --route minivmm,minivmm --copy-disk");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::demo::{completed, show_migration};
 use crate::felt::{self, Ahead, Felt, QUIET};
 use crate::findings::Findings;
 use crate::in_place;
-use crate::mode::{Destination, Mode, restore};
+use crate::mode::{Destination, Means, Mode, restore};
 use crate::progress::Progress;
 use crate::report::{Check, DemoReport, Times};
 use crate::route::{Monitor, Route};
@@ -59,7 +59,7 @@ pub(crate) fn migrate(
     kernel: &Kernel,
     guest: &Guest,
     way: Way,
-    mode: Mode,
+    means: Means,
 ) -> Result<DemoReport> {
     let mut progress = Progress::new();
     // Before any thread: a user namespace is for a process that has none.
@@ -72,7 +72,7 @@ pub(crate) fn migrate(
     let program = programs.of(route.first);
     let mut bench = Bench::new(scratch, &programs.roles, program, kernel, guest, network.as_ref().ok())?;
     bench.go_by(way);
-    bench.give(mode.arguments());
+    bench.give(means.mode.arguments());
     let booting = Instant::now();
     let mut vmm = bench.boot()?;
     let ready = Instant::now();
@@ -84,7 +84,7 @@ pub(crate) fn migrate(
     work(&mut progress, "letting it work");
 
     let peer = peer.as_ref().ok_or_else(|| network.as_ref().err().map(ToString::to_string).unwrap_or_default());
-    let mut journey = Journey { bench, programs, mode, ready, peer, way, verified: Value::Null };
+    let mut journey = Journey { bench, programs, means, ready, peer, way, verified: Value::Null };
     let mut from = route.first;
     for (number, &to) in (1..).zip(&route.then) {
         let moved = journey.hop(&mut progress, vmm, from, to);
@@ -104,7 +104,7 @@ pub(crate) fn migrate(
 struct Journey<'a> {
     bench: Bench<'a>,
     programs: &'a Programs,
-    mode: Mode,
+    means: Means,
     /// When the guest was.
     ready: Instant,
     /// The network's peer, or why there is none.
@@ -146,7 +146,7 @@ impl Journey<'_> {
         let stopped = felt::stopped(&source, &destination);
         let felt = Felt::new(&arrival.content, clocks, stopped);
         // In a file the guest's clocks stand still, and no monitor counts that as downtime.
-        let stood = match (self.mode, stopped) {
+        let stood = match (self.means.mode, stopped) {
             (Mode::Snapshot, Some([stop, resume])) => resume.saturating_sub(stop),
             _ => Duration::from_millis(migration["downtime"].as_u64().unwrap_or(0)),
         };
@@ -191,7 +191,10 @@ impl Journey<'_> {
     fn attempt(&mut self, progress: &mut Progress, source: &mut Vmm, to: Monitor) -> Result<Attempt> {
         progress.show(&format!("starting the destination, {to}"), "");
         self.bench.change_to(self.programs.of(to));
-        let (destination, uri) = match self.mode {
+        let (destination, uri) = match self.means.mode {
+            Mode::Precopy if self.means.copy_disk => {
+                self.bench.incoming_with_disk().map(|(vmm, uri)| (Destination::Ready(vmm.into()), uri))?
+            }
             Mode::Precopy => self.bench.incoming().map(|(vmm, uri)| (Destination::Ready(vmm.into()), uri))?,
             Mode::Update => self.bench.update().map(|(started, uri)| (Destination::Awaiting(started), uri))?,
             Mode::Snapshot => (Destination::Later, self.bench.file()),
@@ -200,7 +203,10 @@ impl Journey<'_> {
         let before = Mark::take(source)?;
         let begun = self.ready.elapsed();
         let mut record = Record::default();
-        source.start_migration(&uri)?;
+        match self.means.copy_disk {
+            true => source.qmp.execute("migrate", json!({ "uri": uri, "copy-disk": true })).map(drop)?,
+            false => source.start_migration(&uri)?,
+        }
         let destination = destination.connect()?;
         let migration = source.follow_migration(Instant::now() + MIGRATION, |info| {
             show_migration(progress, info);

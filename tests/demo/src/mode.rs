@@ -1,9 +1,20 @@
 //! How the guest of a demo gets from one monitor to the next.
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 use vmstate_lab::error::Result;
 use vmstate_lab::vmm::{Started, Vmm};
+
+/// What each migration on the route is like.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Means {
+    /// How the guest gets from each monitor to the next
+    #[arg(long, value_enum, default_value_t = Mode::Precopy)]
+    pub(crate) mode: Mode,
+    /// Send the content of the guest's disk along, into an image of each destination's own
+    #[arg(long)]
+    pub(crate) copy_disk: bool,
+}
 
 /// The kind of each migration on the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::error::{FileContext, Result};
+use crate::error::{Error, FileContext, Result};
 use crate::kernel::{GUEST_MODULES, Kernel};
 use crate::network::{Network, Way};
 use crate::process::{Process, run};
@@ -121,6 +121,21 @@ impl<'a> Bench<'a> {
         let mut vmm = self.start(Some(uri.clone()))?;
         vmm.await_status("inmigrate", Instant::now() + PROMPT)?;
         Ok((vmm, uri))
+    }
+
+    /// As [`incoming`](Self::incoming), of a minivmm that makes an image of its own for the content of the disk, which comes along.
+    ///
+    /// # Errors
+    /// When it does not start, or the guest has no disk.
+    pub fn incoming_with_disk(&mut self) -> Result<(Vmm, String)> {
+        let Some(shared) = self.config.disk.take() else { return Err(Error::failed("the guest has no disk")) };
+        let size = shared.metadata().doing("look at", &shared)?.len();
+        let disk = self.directory.join(format!("disk{}.img", self.started));
+        let more = self.config.more.clone();
+        self.config.more.extend(["--disk".into(), format!("{},create={size}", disk.display())]);
+        let started = self.incoming();
+        (self.config.disk, self.config.more) = (Some(disk), more);
+        started
     }
 
     /// Starts a monitor without waiting for anything but its control socket.
