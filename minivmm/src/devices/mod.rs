@@ -14,6 +14,10 @@ pub trait Device: Send {
     /// The work did not finish within `deadline`: says which. The device then goes on as before.
     fn pause(&mut self, deadline: Duration) -> Result<(), DeviceError>;
 
+    /// The state of a whole machine was loaded, this device's with it: reads what guest memory has of the device. Memory may come while
+    /// this waits for it, which it may not while a section loads.
+    fn loaded(&mut self) {}
+
     /// Goes on, and looks at its queues again: a request may have come while it was paused or on another host.
     fn resume(&mut self);
 }

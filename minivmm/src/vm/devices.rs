@@ -148,6 +148,11 @@ impl Devices {
         Ok(())
     }
 
+    /// All were loaded, and read what guest memory has of them.
+    pub(super) fn loaded(&self) {
+        self.all().into_iter().for_each(|device| lock(device).loaded());
+    }
+
     /// All go on.
     pub fn resume(&self) {
         self.pause_order().for_each(|device| lock(device).resume());

@@ -107,6 +107,7 @@ pub fn move_to<A: Model, B: Model>(mut from: Driver<A>, model: B) -> Driver<B> {
     to.queues = from.queues;
     // The interrupt controller is loaded after the devices, and does not know the lines' levels.
     minivmm::irq::IrqLine::set(&*to.line, false);
+    to.device.loaded();
     to.device.resume();
     to
 }
@@ -257,12 +258,41 @@ fn indices_that_the_guest_made_up_break_the_device_only() {
         let (image, _file) = sparse_disk(16 << 20);
         let mut driver = Driver::new(Blk::new(image), guest_of_fixture(&rings));
         load(&mut driver.device, &fixture(BLK[0].0)).unwrap();
+        driver.device.loaded();
         assert_eq!(driver.read32(0x070) & 0x40, 0x40, "DEVICE_NEEDS_RESET");
+        assert!(driver.device.fault().unwrap().contains("index"), "{:?}", driver.device.fault());
         driver.device.resume();
         assert_eq!(driver.read32(0x060) & 2, 2, "the driver is told, who could not be at the source");
         driver.write32(0x070, 0);
         assert_eq!(driver.read32(0x070), 0);
     }
+}
+
+/// In post-copy the indices come after the section, and after another load that failed.
+#[test]
+fn ring_indices_are_read_when_all_is_loaded_and_not_before() {
+    let (mut driver, file) = disk(4096);
+    driver.start(0);
+    for _ in 0..3 {
+        assert_eq!(flush(&mut driver), 0);
+    }
+    driver.device.pause(PATIENCE).unwrap();
+    let bytes = save(&mut driver.device);
+    let image = Arc::new(Image::open(file.path(), false).unwrap());
+    let mut moved = Driver::new(Blk::new(image), driver.memory.clone());
+    let used = GuestAddress(moved.queues[0].base + crate::driver::USED + 2);
+    moved.memory.write_obj(2000u16, used).unwrap();
+    load(&mut moved.device, &bytes).unwrap();
+    let undo = vmstate::Wire::remember(&moved.device);
+    load(&mut moved.device, &bytes).unwrap();
+    vmstate::Wire::undo(&mut moved.device, undo);
+    moved.memory.write_obj(3u16, used).unwrap();
+    moved.queues = driver.queues;
+    moved.device.loaded();
+    moved.device.resume();
+    assert_eq!(moved.device.fault(), None);
+    assert_eq!(flush(&mut moved), 0);
+    assert_eq!(moved.memory.read_obj::<u16>(used).unwrap(), 4);
 }
 
 #[test]

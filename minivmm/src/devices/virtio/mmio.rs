@@ -288,6 +288,12 @@ impl<M: Model> Device for Virtio<M> {
         })
     }
 
+    fn loaded(&mut self) {
+        if self.arriving {
+            self.look_at_rings();
+        }
+    }
+
     fn resume(&mut self) {
         let interrupt = &self.worker.core.interrupt;
         interrupt.restore(interrupt.status());

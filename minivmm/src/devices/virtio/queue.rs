@@ -85,23 +85,31 @@ impl Ring {
         self.queue.set_event_idx(features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
     }
 
-    /// The same, as a load finds it: the device had consumed up to `next_available`; how far it had answered is in
-    /// guest memory.
+    /// The same, as a load finds it: the device had consumed up to `next_available`. How far it had answered is in guest memory, which
+    /// is not read before the device [takes over](Self::go_on).
     ///
     /// # Errors
     /// As [`at`](Self::at).
-    pub(super) fn resume_at(
+    pub(super) fn loaded_at(
         layout: Layout,
         features: u64,
         next_available: u16,
         memory: &GuestMemory,
     ) -> Result<Self, Broken> {
         let mut ring = Self::at(layout, features, memory)?;
-        ring.take_over(next_available, memory)?;
+        ring.queue.set_next_avail(next_available);
         Ok(ring)
     }
 
-    /// Goes on where another device, as the one of a source or the kernel, left off: it had consumed up to `next_available`.
+    /// Goes on where the device of a source left off.
+    ///
+    /// # Errors
+    /// The used ring is not readable.
+    pub(super) fn go_on(&mut self, memory: &GuestMemory) -> Result<(), Broken> {
+        self.take_over(self.next_available(), memory)
+    }
+
+    /// Goes on where another device, as the kernel's, left off: it had consumed up to `next_available`.
     ///
     /// # Errors
     /// The used ring is not readable.

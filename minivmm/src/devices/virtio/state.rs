@@ -5,7 +5,6 @@ use std::time::Duration;
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
 };
-use virtio_bindings::virtio_mmio::VIRTIO_MMIO_INT_CONFIG;
 use vmstate::codec::{Reader, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
 use vmstate::schema::{Description, Kind, MaybeStatic};
@@ -34,12 +33,15 @@ pub struct Snapshot<S> {
     model: S,
     /// Whether the device works; a load leaves it paused.
     paused: bool,
+    /// Loaded, and not resumed since.
+    arriving: bool,
 }
 
 impl<M: Model> Virtio<M> {
     fn replace(&mut self, with: Snapshot<M::State>) {
         let features = with.registers.features;
         self.registers = with.registers;
+        self.arriving = with.arriving;
         let core = &self.worker.core;
         core.pause(None);
         core.quiesced(|active| {
@@ -124,29 +126,34 @@ impl<M: Model> Virtio<M> {
         if tail.disabled {
             return Err("the device was disabled at its source, and there is no way to enable one".into());
         }
-        let mut fault = None;
-        let mut interrupt_status = head.interrupt_status;
-        if tail.broken || head.status & NEEDS_RESET != 0 {
-            fault = Some(Broken::new("the device was broken before the migration"));
-        }
+        let is_broken = tail.broken || head.status & NEEDS_RESET != 0;
+        let fault = is_broken.then(|| Broken::new("the device was broken before the migration"));
+        let interrupt_status = head.interrupt_status;
         let driving = status & DRIVER_OK != 0;
         let mut rings = Vec::with_capacity(M::QUEUES.len());
         for (index, (registers, queue)) in registers.queues.iter().zip(&head.queues).enumerate() {
             let ring = self.accept_ring(registers, *queue, tail.rings.0[index], features);
-            let ring = ring.map_err(|Broken(what)| format!("queue {index}: {what}"))?;
-            // What the stream says must be right; what guest memory says is the guest's fault: that breaks the device and
-            // not the migration, which a guest must not be able to prevent.
-            if driving
-                && fault.is_none()
-                && ring.is_ready()
-                && let Err(broken) = ring.check_indices(&self.worker.core.memory)
-            {
-                fault = Some(broken);
-                interrupt_status |= VIRTIO_MMIO_INT_CONFIG as u8;
-            }
-            rings.push(ring);
+            rings.push(ring.map_err(|Broken(what)| format!("queue {index}: {what}"))?);
         }
-        Ok(Snapshot { registers, interrupt_status, fault, rings, driving, model, paused: true })
+        Ok(Snapshot { registers, interrupt_status, fault, rings, driving, model, paused: true, arriving: true })
+    }
+
+    /// Reads of guest memory how far the source's device had answered. What the stream says had to be right; what guest memory says is the guest's fault: that breaks the device and not
+    /// the migration, which a guest must not be able to prevent.
+    pub(super) fn look_at_rings(&self) {
+        let core = &self.worker.core;
+        let looked = core.quiesced(|active| {
+            let driving = active.driving;
+            active.rings.iter_mut().filter(|ring| ring.is_ready()).try_for_each(|ring| {
+                ring.go_on(&core.memory)?;
+                if driving { ring.check_indices(&core.memory) } else { Ok(()) }
+            })
+        });
+        if let Err(broken) = looked
+            && core.fault().is_none()
+        {
+            core.set_fault(Some(broken));
+        }
     }
 
     /// The features agreed on. A source before FEATURES_OK has none, or some that it refused: an earlier minivmm sent
@@ -183,7 +190,7 @@ impl<M: Model> Virtio<M> {
         if !same {
             return Err(Broken::new(format_args!("{layout:x?} in the transport, {queue:x?} {addresses:x?} elsewhere")));
         }
-        Ring::resume_at(layout, features, queue.next_available, &self.worker.core.memory)
+        Ring::loaded_at(layout, features, queue.next_available, &self.worker.core.memory)
     }
 }
 
@@ -227,11 +234,11 @@ impl<M: Model> Wire for Virtio<M> {
             driving,
             model,
             paused: core.gate.is_paused(),
+            arriving: self.arriving,
         }
     }
 
     fn undo(&mut self, undo: Self::Undo) {
-        self.arriving = false;
         self.replace(undo);
     }
 }
@@ -256,7 +263,6 @@ impl<M: Model> VmState for Virtio<M> {
         tail.load(input).map_err(in_field)?;
         let snapshot = self.accept(&head, &tail, model).map_err(refuse)?;
         self.replace(snapshot);
-        self.arriving = true;
         Ok(())
     }
 }

@@ -383,6 +383,7 @@ impl Vm {
         if let Some(warning) = elapsed.map_err(|error| Refusal(chain(&error)))?.warning() {
             say(warning);
         }
+        self.machine.devices.loaded();
         Ok(())
     }
 

@@ -100,6 +100,7 @@ impl<H: Host> World<H> {
             assert!(self.saved() == self.fork().saved(), "changed by a load that failed: {error}");
             return Err(error);
         }
+        self.device.loaded();
         Ok(input.rest().len())
     }
 

@@ -102,7 +102,7 @@ impl Rig {
         let ram = Ram::new(1 << 20).unwrap();
         let vhost = Arc::new(Vhost::with(Self::kernel(u64::MAX), File::open("/dev/null").unwrap(), &ram).unwrap());
         ram.add_writer(vhost.clone());
-        let ring = |next| Ring::resume_at(RING, 0, next, ram.guest()).unwrap();
+        let ring = |next| Ring::loaded_at(RING, 0, next, ram.guest()).unwrap();
         let rings = vec![ring(5), ring(7), ring(9)];
         let kicks = rings.iter().map(|_| EventFd::new(EFD_NONBLOCK).unwrap()).collect();
         let rig = Self { ram, vhost, rings, kicks };
