@@ -115,8 +115,8 @@ impl Control {
         self.0.intent.load(Ordering::Acquire) == CANCELLED
     }
 
-    /// A source whose [options](crate::migrate::source::SourceOptions::postcopy) allow it hands its guest over at once, and sends the rest of
-    /// its memory while the guest runs at the destination. Others go on as they were.
+    /// A source that began with [`Parameters::postcopy_ram`] hands its guest over at once, and sends the rest of its memory while the guest
+    /// runs at the destination. Others go on as they were.
     pub fn start_postcopy(&self) {
         self.0.postcopy.store(true, Ordering::Release);
     }
@@ -148,6 +148,11 @@ impl Control {
     /// Sets [`Parameters::downtime_limit`]. Takes effect at the end of the current round.
     pub fn set_downtime_limit(&self, limit: Duration) {
         self.change(|parameters| parameters.downtime_limit = limit);
+    }
+
+    /// Sets [`Parameters::postcopy_ram`]. Holds for a source that has not begun.
+    pub fn set_postcopy_ram(&self, may: bool) {
+        self.change(|parameters| parameters.postcopy_ram = may);
     }
 
     /// Sets [`Parameters::pause_budget`]. Takes effect if the guest is not paused yet.

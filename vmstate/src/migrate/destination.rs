@@ -260,7 +260,7 @@ impl Destination<'_, '_> {
                     _ => self.loader.check_devices()?,
                 }
                 let begun = self.clock.now();
-                self.machine.loaded()?;
+                self.load_machine()?;
                 self.takeover.machine = self.clock.now().saturating_sub(begun);
                 Ok(DestinationEvent::Done)
             }
@@ -295,9 +295,11 @@ impl Destination<'_, '_> {
             }
             DestinationAction::Resume => {
                 let begun = self.clock.now();
-                self.machine.resume()?;
+                self.resume_machine()?;
                 self.takeover.resume = self.clock.now().saturating_sub(begun);
-                self.machine.arrived();
+                if self.package == Package::None {
+                    self.machine.arrived();
+                }
                 Ok(DestinationEvent::Done)
             }
             DestinationAction::Refuse => {
@@ -398,7 +400,8 @@ impl Destination<'_, '_> {
     /// Tells the machine of pages that have come, unless it was told just before.
     fn tell_of_pages(&mut self) {
         let now = self.clock.now();
-        if now.saturating_sub(self.told) >= ARRIVING {
+        // Who looks at pages in post-copy would wait for them.
+        if now.saturating_sub(self.told) >= ARRIVING && !self.late.listens() {
             self.told = now;
             self.machine.arriving();
         }

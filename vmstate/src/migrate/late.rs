@@ -171,6 +171,14 @@ impl<'a> LateRam<'a> {
         self.ram.late().map_or(Ok(()), LateMemory::whole)
     }
 
+    /// No page comes any more, and the guest does not run: who waits for one finds zeros.
+    ///
+    /// # Errors
+    /// What memory refuses.
+    pub(crate) fn give_up(&self) -> Result<()> {
+        if self.listens() { self.ram.late().map_or(Ok(()), LateMemory::whole) } else { Ok(()) }
+    }
+
     fn lacking(&self) -> MutexGuard<'_, Option<Lacking>> {
         self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
     }

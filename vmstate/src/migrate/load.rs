@@ -1,19 +1,23 @@
 //! The parts of a stream that a migration and a file have in common, on the way in.
 
+use std::time::Duration;
+
 use super::all::{AllSections, Owner};
 use super::report::SectionReport;
 use super::wire::{Link, Timeout};
-use crate::codec::{Reader, Strictness};
+use crate::codec::{Outbox, Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::EngineSection;
 use crate::section::{IterativeSection, Record, Sections};
 use crate::stream::{
-    Command, Configuration, Element, MAPPED_RAM, SectionHeader, Terms, read_description_length, read_footer,
+    Command, Configuration, Element, MAPPED_RAM, Reply, SectionHeader, Terms, read_description_length, read_footer,
     read_header,
 };
 
 /// Bytes of a self-description dropped at once.
 const DROP: u32 = 64 << 10;
+/// How long [`Loader::serve`] takes when there is nothing to do.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// What [`Loader::step`] has done.
 pub(super) enum Loaded {
@@ -121,6 +125,33 @@ impl<'a, 's> Loader<'a, 's> {
             Element::End(id) => self.load_part(id, true, offset)?,
         }
         Ok(Loaded::Section)
+    }
+
+    /// In post-copy, while the machine takes over: asks for the pages that it waits for, and takes in those that come, for a moment.
+    pub(super) fn serve(&mut self) -> Result<()> {
+        let until = self.wire.clock().now().saturating_add(MOMENT);
+        let is_over = self.wire.poll_until(until, |input| match input.peek(1) {
+            Some(mark) => Ok(Element::is_eof(mark)),
+            None => Err(input.incomplete(1)),
+        })?;
+        match is_over {
+            Some(false) => match self.step()? {
+                // QEMU's source sends one right behind the package (`postcopy_start`, migration/migration.c).
+                Loaded::Command(Command::Ping(number)) => {
+                    let mut answer = Outbox::new();
+                    Reply::Pong(number).write(answer.bytes_mut());
+                    self.wire.send(&mut answer, self.timeout)
+                }
+                Loaded::Command(command) => Err(command.unsupported()),
+                Loaded::Section | Loaded::Eof => Ok(()),
+            },
+            // The end is for later, and nobody waits for a page any more.
+            Some(true) => {
+                self.wire.clock().sleep(MOMENT);
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// True once the next thing in the stream may change the machine: all sections in parts have begun. Waits for the mark of

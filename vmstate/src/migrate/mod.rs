@@ -168,6 +168,16 @@ pub trait Machine {
     /// The hypervisor refuses the state, or the resources do not exclude; the guest stays at the source.
     fn loaded(&mut self) -> Result<()>;
 
+    /// As [`loaded`](Self::loaded), in post-copy: pages of guest memory that this touches may be missing. They come while `serve` is called,
+    /// which takes a millisecond when there is nothing to do; so who touches them must not be this thread.
+    ///
+    /// # Errors
+    /// As [`loaded`](Self::loaded), and those of `serve`: after one no page comes any more, and each that is missing is zero.
+    fn loaded_late(&mut self, serve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let _ = serve;
+        self.loaded()
+    }
+
     /// Source, after a failure: undoes [`pause`](Self::pause); a guest that was paused before it stays paused. So it does
     /// after a rehearsal.
     /// Destination, once it has taken over: runs the guest, if the source's ran.
@@ -175,6 +185,16 @@ pub trait Machine {
     /// # Errors
     /// What the hypervisor refuses.
     fn resume(&mut self) -> Result<()>;
+
+    /// Destination, in post-copy: as [`resume`](Self::resume), while `serve` is called as in [`loaded_late`](Self::loaded_late).
+    ///
+    /// # Errors
+    /// As [`resume`](Self::resume), and those of `serve`: after one no page comes any more, and whoever touches one that is missing waits for
+    /// ever.
+    fn resume_late(&mut self, serve: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let _ = serve;
+        self.resume()
+    }
 
     /// Source, before the commit: gives up the exclusive resources so that the peer can take them.
     ///

@@ -91,6 +91,8 @@ pub struct Parameters {
     pub deadline_action: DeadlineAction,
     /// Gives up after so many rounds.
     pub max_rounds: Option<u32>,
+    /// The guest may go over before all of its memory has, if it is asked to or would not go over otherwise. Holds from the next migration on.
+    pub postcopy_ram: bool,
     /// Pages go on channels of their own. Whoever connects looks at this, and the three below, before the source runs.
     pub multifd: bool,
     /// How many there are.
@@ -122,6 +124,7 @@ impl Default for Parameters {
             deadline: None,
             deadline_action: DeadlineAction::default(),
             max_rounds: None,
+            postcopy_ram: false,
             multifd: false,
             multifd_channels: 2,
             multifd_compresses: false,
@@ -287,6 +290,13 @@ pub const PARAMETERS: &[Parameter] = &[
         },
     },
     Parameter {
+        name: "postcopy-ram",
+        unit: ParameterUnit::Flag,
+        meaning: "let the guest go over before all of its memory has, where it would not go over otherwise, from the next migration on",
+        get: |parameters| ParameterValue::Flag(parameters.postcopy_ram),
+        set: |parameters, value| value.flag().map(|on| parameters.postcopy_ram = on),
+    },
+    Parameter {
         name: "multifd",
         unit: ParameterUnit::Flag,
         meaning: "send pages on channels of their own, from the next migration on",
@@ -387,6 +397,13 @@ impl Parameters {
         if self.multifd && self.xbzrle {
             // As QEMU (`migrate_caps_check`, migration/options.c): a page's versions go on any of the channels.
             return Err(Error::new(ErrorKind::Misuse, "Multifd is not compatible with xbzrle: switch one of them off"));
+        }
+        if self.multifd && self.postcopy_ram {
+            // As QEMU: a page that comes twice could come in the wrong order.
+            return Err(Error::new(
+                ErrorKind::Misuse,
+                "Postcopy is not yet compatible with multifd: switch one of them off",
+            ));
         }
         if self.max_cpu_throttle < self.cpu_throttle_initial {
             let least = self.cpu_throttle_initial;

@@ -15,7 +15,7 @@
 //!                └────────────┴───────────┴──────────┴─────────┴──────► Failed      guest never ran here
 //!
 //!              in post-copy:  Commit ──► Postcopy ──► Completed
-//!                                            └──────► Interrupted       guest ran here, and lacks pages
+//!                                └───────────┴──────► Interrupted       guest belongs here, and lacks pages
 //! ```
 //!
 //! The guest is paused at the source from `SwitchOver` on. `Commit` begins when the source gives up its exclusive
@@ -76,7 +76,7 @@ pub enum DestinationPhase {
     /// not start. The guest is loaded and paused here; it may run here once the resources can be taken and nobody has
     /// run on them.
     Stranded,
-    /// Ran the guest, and lost the source before all of its memory was here: it cannot go on.
+    /// Ran the guest or was about to, and lost the source before all of its memory was here: it cannot go on.
     Interrupted,
 }
 
@@ -103,7 +103,7 @@ const SOURCE_MOVES: [(S, S); 16] = [
 ];
 
 /// A source that waits for no answer (QEMU's) goes from `Loading` to `Commit`.
-const DESTINATION_MOVES: [(D, D); 15] = [
+const DESTINATION_MOVES: [(D, D); 16] = [
     (D::Setup, D::Receiving),
     (D::Setup, D::Failed),
     (D::Receiving, D::Loading),
@@ -117,6 +117,7 @@ const DESTINATION_MOVES: [(D, D); 15] = [
     (D::Commit, D::Failed),
     (D::Commit, D::Stranded),
     (D::Commit, D::Postcopy),
+    (D::Commit, D::Interrupted),
     (D::Postcopy, D::Completed),
     (D::Postcopy, D::Interrupted),
 ];

@@ -57,6 +57,8 @@ pub(super) struct Link<'a> {
     beside: Beside,
     /// In post-copy each wait asks for the pages that its guest waits for.
     late: Option<&'a LateRam<'a>>,
+    /// Requests for pages that the channel did not take yet.
+    requests: Outbox,
     strictness: Strictness,
     limits: Limits,
     received: Vec<u8>,
@@ -87,6 +89,7 @@ impl<'a> Link<'a> {
             control,
             beside: Beside::Nothing,
             late: None,
+            requests: Outbox::new(),
             strictness,
             limits,
             received,
@@ -165,6 +168,10 @@ impl<'a> Link<'a> {
     /// # Errors
     /// A timeout if the peer did not take all of it in time, `Cancelled`, what the channel has.
     pub(super) fn send(&mut self, outbox: &mut Outbox, timeout: Timeout) -> Result<()> {
+        let mut requests = std::mem::take(&mut self.requests);
+        if !requests.is_empty() {
+            self.send(&mut requests, timeout)?;
+        }
         let mut deadline = self.deadline(timeout);
         while !outbox.is_empty() {
             match self.send_part(outbox, deadline, SLICE)? {
@@ -341,12 +348,16 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// Asks for the pages that the guest waits for.
-    fn serve(&mut self, timeout: Timeout) -> Result<()> {
+    /// Asks for the pages that the guest waits for, as far as the channel takes that without a wait.
+    fn ask_for_pages(&mut self) -> Result<()> {
         let Some(late) = self.late else { return Ok(()) };
-        let mut requests = Outbox::new();
-        late.put_requests(requests.bytes_mut())?;
-        self.send(&mut requests, timeout)
+        late.put_requests(self.requests.bytes_mut())?;
+        let mut requests = std::mem::take(&mut self.requests);
+        if !requests.is_empty() {
+            self.send_part(&mut requests, None, Duration::ZERO)?;
+            self.requests = requests;
+        }
+        Ok(())
     }
 
     /// Drops what comes until the peer closes the connection in order.
@@ -384,7 +395,7 @@ impl<'a> Link<'a> {
         let deadline = self.deadline(timeout);
         loop {
             self.check()?;
-            self.serve(timeout)?;
+            self.ask_for_pages()?;
             let left = self.left(deadline);
             let slice = if self.late.is_some_and(LateRam::listens) { FAULTS } else { SLICE };
             match self.receive_within(left.min(slice)) {

@@ -148,6 +148,11 @@ impl<'a> Element<'a> {
         bytes.first() == Some(&kind::START)
     }
 
+    /// True if the first of these bytes is the mark of the stream's end.
+    pub fn is_eof(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&kind::EOF)
+    }
+
     /// The same, with names of its own.
     pub fn into_owned(self) -> Element<'static> {
         match self {

@@ -4,8 +4,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use crate::pair::guest::{End, Guest, Load};
+use crate::pair::guest::{Guest, Load};
 use crate::pair::run::{Outcome, Setup, set};
+use crate::pair::vm::End;
 use crate::pair::world::{Fault, FaultKind, Side, World};
 use vmstate::migrate::{Aim, DeadlineAction, Parameters, SourcePhase};
 

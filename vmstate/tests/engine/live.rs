@@ -4,8 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::pair::device::Device;
-use crate::pair::guest::{Load, Lock, Vm};
+use crate::pair::guest::Load;
 use crate::pair::run::{Outcome, Setup};
+use crate::pair::vm::{Lock, Vm};
 use crate::pair::world::{Fault, FaultKind, Side, World};
 use vmstate::error::ErrorKind;
 use vmstate::migrate::{DestinationPhase, SectionReport, SourcePhase};

@@ -19,7 +19,7 @@ const MS: Duration = Duration::from_millis(1);
 
 /// Both sides are ready for post-copy.
 fn ready(mut setup: Setup) -> Setup {
-    setup.source_options.postcopy = true;
+    setup.source_control.set_postcopy_ram(true);
     setup.destination.guest.can_be_late = true;
     setup
 }
@@ -94,6 +94,50 @@ fn a_page_that_came_as_zero_is_not_asked_for() {
     assert!(destination.guest.waited().iter().any(|waited| *waited <= MS));
 }
 
+/// Where pre-copy would give up.
+#[test]
+fn the_policy_hands_a_guest_over_that_cannot_go_otherwise() {
+    for (is_ready, phase) in [(true, SourcePhase::Completed), (false, SourcePhase::Failed)] {
+        let setup = busy();
+        setup.source_control.set_postcopy_ram(is_ready);
+        let mut parameters = setup.source_control.parameters();
+        parameters.deadline = Some(Duration::from_millis(1500));
+        setup.source_control.set_parameters(parameters).unwrap();
+        let Outcome { departure, destination, .. } = setup.run();
+        assert_eq!(departure.phase, phase, "{:?}", departure.error);
+        assert_eq!((destination.running, destination.guest.is_whole()), (is_ready, is_ready));
+    }
+}
+
+/// The machine's threads touch pages that are missing when it takes its state, and when the guest goes on.
+#[test]
+fn pages_come_while_the_machine_takes_over() {
+    for at in ["loaded", "resume"] {
+        let mut setup = busy();
+        setup.source_control.start_postcopy();
+        setup.destination.touches = Some((at, 800));
+        let Outcome { departure, arrival, source, destination, .. } = setup.run();
+        assert_eq!(departure.phase, SourcePhase::Completed, "{at}: {:?}", departure.error);
+        assert_eq!(arrival.phase, DestinationPhase::Completed, "{at}: {:?}", arrival.error);
+        assert!(destination.guest.memory() == destination.guest.written_over(source.guest.memory()), "{at}");
+    }
+}
+
+/// It was said to run there, so nobody else will run it: all of it comes, and it waits for somebody who looks at it.
+#[test]
+fn a_guest_that_cannot_go_on_there_is_completed_and_kept() {
+    for refuses in ["advance", "resume"] {
+        let mut setup = busy();
+        setup.source_control.start_postcopy();
+        setup.destination.refuses = Some(refuses);
+        let Outcome { departure, arrival, source, destination, .. } = setup.run();
+        assert_eq!(departure.phase, SourcePhase::Completed, "{refuses}: {:?}", departure.error);
+        assert_eq!(arrival.phase, DestinationPhase::Stranded, "{refuses}: {:?}", arrival.error);
+        assert!(!source.running && !destination.running && destination.guest.is_whole(), "{refuses}");
+        assert!(destination.guest.memory() == source.guest.memory(), "{refuses}");
+    }
+}
+
 #[test]
 fn without_an_order_it_is_a_migration_like_any_other() {
     let setup = ready(Setup::new(&[("main.ram", 16)], None));
@@ -114,8 +158,8 @@ fn without_an_order_it_is_a_migration_like_any_other() {
 /// Before the first page, by name, and the guest runs on.
 #[test]
 fn a_destination_whose_memory_cannot_refuses() {
-    let mut setup = Setup::new(&[("main.ram", 16)], None);
-    setup.source_options.postcopy = true;
+    let setup = Setup::new(&[("main.ram", 16)], None);
+    setup.source_control.set_postcopy_ram(true);
     let outcome = setup.run();
     assert_eq!((outcome.departure.phase, outcome.arrival.phase), (SourcePhase::Failed, DestinationPhase::Failed));
     assert!(outcome.source.running && outcome.arrival.pristine);

@@ -8,7 +8,7 @@ use vmstate::raw::protocol::{
 };
 use vmstate::raw::stream::Reply;
 
-use crate::world::{Message, Rules, Who, World, was_given_away};
+use crate::world::{ENDS, Line, Message, Rules, Who, World, was_given_away};
 
 /// Time stands still but where it decides something, and there both cases are walked.
 pub(crate) const NOW: Duration = Duration::ZERO;
@@ -307,6 +307,15 @@ impl World {
 
     /// The user says `cont` to a destination that has the guest and could not let it run.
     fn destination_continues(&self, rules: Rules, steps: &mut Steps) {
+        if self.destination.phase() == DestinationPhase::Interrupted && !self.destination_runs {
+            let mut next = self.clone();
+            next.destination.alive = false;
+            next.lingers |= next.holder == Some(Who::Destination);
+            next.back.cut = true;
+            next.forward = Line { queue: vec![], cut: true };
+            steps.push((ENDS, next));
+            return;
+        }
         if self.destination_runs || self.destination.phase() != DestinationPhase::Stranded {
             return;
         }

@@ -27,7 +27,7 @@ const STEPS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(2)];
 fn source_events() -> Vec<SourceEvent> {
     use SourceEvent::{Broken, Cancelled, Claimed, Deadline, Done, Refused, Replied, RoundOver};
     let pongs = [0, ping::INTRODUCTION, ping::READY, ping::ROUND, ping::RUNS].map(Reply::Pong);
-    let rounds = [None, Some(Way::Whole), Some(Way::Postcopy)].map(RoundOver);
+    let rounds = [None, Some(Way::Whole), Some(Way::Postcopy), Some(Way::PostcopyUnanswered)].map(RoundOver);
     let mut events = vec![Done, Refused, Cancelled, Broken, Deadline];
     events.extend(rounds);
     events.extend([Reply::Shut(0), Reply::Shut(1)].into_iter().chain(pongs).map(Replied));

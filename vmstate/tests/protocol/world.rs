@@ -12,6 +12,8 @@ pub(crate) const STALE_AT_SOURCE: &str = "the source starts a stale guest";
 pub(crate) const STALE_AT_DESTINATION: &str = "the destination starts a stale guest";
 pub(crate) const UNLOCKED: &str = "a guest runs without the disk's lock";
 pub(crate) const LOST: &str = "a guest is lost";
+/// A destination whose guest cannot go on ends with its process.
+pub(crate) const ENDS: &str = "D ends";
 pub(crate) const INCOMPLETE: &str = "a guest that lacks pages counts as complete";
 
 /// The guest's exclusive resource.
@@ -251,8 +253,9 @@ impl World {
         let free = !self.lingers && self.holder != Some(Who::Third);
         let marked = self.generation > 0 && !self.source.alive | !self.destination.alive;
         let source = self.source.alive;
-        // A destination that had the guest's end of stream and has not given it up.
-        let destination = self.destination.alive && self.given && self.destination.phase() != DestinationPhase::Failed;
+        // A destination that had the guest's end of stream, or all of its pages behind the order to run, and has not given it up.
+        let gone = matches!(self.destination.phase(), DestinationPhase::Failed | DestinationPhase::Interrupted);
+        let destination = self.destination.alive && self.given && !gone;
         let undecided = rules.disk == Disk::None;
         quiet
             && nobody
@@ -260,7 +263,7 @@ impl World {
             && !marked
             && !undecided
             && (source || destination)
-            && !steps.iter().any(|(label, _)| label.contains("is continued"))
+            && !steps.iter().any(|(label, _)| label.contains("is continued") || *label == ENDS)
     }
 }
 

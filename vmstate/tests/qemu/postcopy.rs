@@ -7,15 +7,16 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::json;
-use vmstate::channel::Listener;
+use vmstate::channel::{Listener, SocketChannel};
 use vmstate::dump::{Command, Dump, Entry};
 use vmstate::error::Result;
+use vmstate::migrate::{Control, SourcePhase};
 use vmstate::ram::{GuestRam, LateMemory, RamBlock};
 use vmstate::raw::stream::{PageRequest, PageSizes, Reply};
 use vmstate::section::{Section, Sections};
 use vmstate_lab::patience::find;
 
-use super::{BLOCKS, Qemu, Ram, Vm, arrive, devices, skipped};
+use super::{BLOCKS, PATIENCE, Qemu, Ram, Vm, arrive, depart, devices, skipped};
 
 /// A page of the guest's, far from where the pages begin.
 const WANTED: u64 = 0x3ab_c000;
@@ -115,6 +116,41 @@ fn qemus_stream_in_post_copy_is_read_and_it_takes_a_request() {
     let ((begins, packaged), (runs, _)) = (at(&|command| matches!(command, Command::Packaged(_))), at(&order[8]));
     // Behind mark, number, length and payload of the one, up to the end of the other, which has no payload.
     assert_eq!(packaged, Command::Packaged(u32::try_from(runs + 5 - (begins + 9)).unwrap()));
+}
+
+/// It dirties nothing, and its pages are all still to come when QEMU is to run.
+#[test]
+fn qemu_takes_our_guest_in_post_copy_and_says_so() {
+    if skipped() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, dump) = (directory.path().join("socket"), directory.path().join("dump"));
+    let mut qemu = Qemu::start(&["-incoming", "defer"]);
+    qemu.switch_on(&["postcopy-ram"]);
+    let uri = format!("unix:{}", socket.display());
+    qemu.execute("migrate-incoming", json!({"uri": uri, "exit-on-error": false}));
+    let mut channel = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
+    let ram = Ram::new();
+    for page in (0..4096_u64).step_by(3) {
+        ram.write(0, page * 4096 + page % 4000, &page.to_be_bytes()).unwrap();
+    }
+    let (mut machine, control) = (Vm { running: true, ..Vm::default() }, Control::default());
+    control.set_downtime_limit(PATIENCE);
+    control.set_postcopy_ram(true);
+    control.start_postcopy();
+    let mut sections = Sections::new();
+    let departure = depart(&mut channel, &mut machine, &mut sections, &ram, &control);
+    assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
+    assert!(!machine.running);
+    find("end of QEMU's migration", || {
+        let status = qemu.execute("query-migrate", json!({}));
+        assert_ne!(status["status"], "failed", "{status}");
+        (status["status"] == "completed").then_some(())
+    });
+    qemu.execute("pmemsave", json!({"val": 0, "size": 0xa0000, "filename": dump}));
+    let dumped = std::fs::read(&dump).unwrap();
+    assert!(dumped == ram.bytes.lock().unwrap()[0][..0xa0000]);
 }
 
 /// Memory in which somebody waits for the page [`WANTED`].

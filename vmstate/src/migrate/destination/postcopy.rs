@@ -2,6 +2,7 @@
 
 use super::{Destination, LAST_WORD, Package, Stream};
 use crate::error::{Error, ErrorKind, Result};
+use crate::migrate::phase::DestinationPhase;
 use crate::migrate::protocol::{DestinationEvent, ping};
 use crate::migrate::wire::Timeout;
 use crate::stream::{Command, Reply};
@@ -29,7 +30,6 @@ impl Destination<'_, '_> {
             Command::PostcopyRun if self.package != Package::None && self.late.listens() => {
                 // What is left of the package is nothing, or it is refused behind this.
                 self.check_package()?;
-                self.loader.take_only_pages();
                 return Ok(Some(DestinationEvent::Run));
             }
             _ if command.is_postcopy() => return Err(malformed("a command of post-copy that has no place here")),
@@ -51,6 +51,30 @@ impl Destination<'_, '_> {
         Ok(())
     }
 
+    /// Gives the machine its state. In post-copy it may touch pages that are missing.
+    pub(super) fn load_machine(&mut self) -> Result<()> {
+        if self.package == Package::None {
+            return self.machine.loaded();
+        }
+        let (loader, late) = (&mut self.loader, self.late);
+        // The package had all devices, whose state is given away from now on.
+        loader.take_only_pages();
+        self.machine.loaded_late(&mut || {
+            loader.serve().inspect_err(|_| {
+                // The first error is told.
+                let _ = late.give_up();
+            })
+        })
+    }
+
+    /// As [`load_machine`](Self::load_machine): runs the guest.
+    pub(super) fn resume_machine(&mut self) -> Result<()> {
+        match self.package {
+            Package::None => self.machine.resume(),
+            _ => self.machine.resume_late(&mut || self.loader.serve()),
+        }
+    }
+
     /// Tells the source that the guest is about to run here. One that does not hear it finds the exclusive resources taken.
     pub(super) fn confirm_run(&mut self) -> Result<()> {
         let until = Timeout::Until(self.clock.now().saturating_add(LAST_WORD));
@@ -63,6 +87,9 @@ impl Destination<'_, '_> {
         if event == DestinationEvent::Ended {
             self.loader.check_complete()?;
             self.late.end()?;
+            if self.protocol.phase() == DestinationPhase::Postcopy {
+                self.machine.arrived();
+            }
         }
         Ok(event)
     }

@@ -75,6 +75,8 @@ pub enum RoundDecision {
     ThrottleLess(u8),
     /// Pause the guest now.
     SwitchOver,
+    /// Hand the guest over now, and the rest of its memory behind it: within the limits it cannot be done otherwise.
+    Postcopy(GiveUpReason),
     /// It cannot be done within the limits.
     GiveUp(GiveUpReason),
 }
@@ -141,7 +143,7 @@ const FORETOLD: u32 = 1000;
 /// The decision at the end of a round, and what it is based on.
 pub fn decide(figures: &Figures, parameters: &Parameters) -> (RoundDecision, Forecast) {
     let known = Known { figures, parameters };
-    (known.next(), known.forecast())
+    (known.decision(), known.forecast())
 }
 
 /// What is to be expected, as of any moment.
@@ -152,7 +154,7 @@ pub fn foretell(figures: &Figures, parameters: &Parameters) -> Forecast {
 /// What the deadline demands, also within a round: `None` until it passes.
 pub fn overdue(figures: &Figures, parameters: &Parameters) -> Option<RoundDecision> {
     let known = Known { figures, parameters };
-    known.is_overdue().then(|| known.next())
+    known.is_overdue().then(|| known.decision())
 }
 
 #[derive(Clone, Copy)]
@@ -162,6 +164,18 @@ struct Known<'a> {
 }
 
 impl Known<'_> {
+    fn decision(self) -> RoundDecision {
+        match self.next() {
+            // A pause that is too long without a page is as long in post-copy.
+            RoundDecision::GiveUp(reason)
+                if self.parameters.postcopy_ram && !matches!(reason, GiveUpReason::FixedCost { .. }) =>
+            {
+                RoundDecision::Postcopy(reason)
+            }
+            decision => decision,
+        }
+    }
+
     fn next(self) -> RoundDecision {
         let Self { figures, parameters } = self;
         // Before the log was read at the end of a round nobody knows what the guest has written since the beginning.

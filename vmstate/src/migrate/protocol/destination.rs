@@ -7,6 +7,7 @@
 //!     any failure from here: End (Stranded)                                                  ─────────────┘
 //!
 //! in post-copy, where the source's order to run is the commit:     … Claim ─► ConfirmRun ─► Advance ─► Resume ─► TakePages … ─► Confirm ─► End
+//!     a failure of Advance or Resume: TakePages … ─► Confirm ─► End (Stranded)
 //!     any failure from TakePages on: End (Interrupted)
 //!
 //! from a source that asked nothing and listens:         … RefuseCancels ─► Confirm ─► AwaitParting ─► Sleep ─► Claim ─► Advance ─► …
@@ -187,7 +188,7 @@ impl DestinationProtocol {
             (Step::Loading(Some(number)), Done) => Step::Answering(number),
             // QEMU's source pings before its introduction is over.
             (Step::Answering(_), Done) if self.phase == DestinationPhase::Setup => Step::Introduction,
-            (Step::Answering(_), Done) if self.phase == DestinationPhase::Postcopy => Step::TakingPages,
+            (Step::Answering(_), Done) if self.way == Way::Postcopy => Step::TakingPages,
             (Step::Answering(_), Done) => Step::Receiving,
             // A source that asks nothing (QEMU's) ends the stream at once.
             (Step::Receiving, Ended | Run) if !self.loaded => Step::Loading(None),
@@ -206,15 +207,12 @@ impl DestinationProtocol {
             {
                 Step::Advancing
             }
-            (Step::Claiming(_), Claimed(Claim::Undecidable)) if !self.asked => {
-                Step::Refusing(DestinationPhase::Stranded)
-            }
+            (Step::Claiming(_), Claimed(Claim::Undecidable)) if !self.asked => Step::Refusing(self.kept()),
             // Without an exclusive resource nobody else can decide: the source will not run the guest any more.
             (Step::Claiming(_), Claimed(Claim::Won | Claim::Undecidable)) => Step::Confirming,
             (Step::Claiming(_), Claimed(Claim::Moved)) => Step::Refusing(DestinationPhase::Failed),
             (Step::Claiming(until), _) if now < until => Step::Waiting(until),
-            // This copy is whole and may be the only one left, so it is kept: the resources may still become free.
-            (Step::Claiming(_), _) => Step::Refusing(DestinationPhase::Stranded),
+            (Step::Claiming(_), _) => Step::Refusing(self.kept()),
             (Step::Waiting(until), _) => Step::Claiming(until),
             // Told or not: a source that does not hear it finds the resources taken.
             (Step::Confirming, _) if self.asked => Step::Advancing,
@@ -227,10 +225,21 @@ impl DestinationProtocol {
             (Step::TakingPages, Asked { number, .. }) => Step::Answering(number),
             (Step::TakingPages, Ended) => Step::Finishing,
             (Step::TakingPages | Step::Finishing, _) => Step::Over,
-            (Step::Answering(_), _) if self.phase == DestinationPhase::Postcopy => Step::Over,
+            (Step::Answering(_), _) if self.way == Way::Postcopy => Step::Over,
+            // The source has been told that the guest runs here: this copy will be the only one, so it is completed and kept.
+            (Step::Advancing | Step::Resuming, _) if self.way == Way::Postcopy => Step::TakingPages,
             (Step::Advancing | Step::Resuming, _) => Step::Over,
             (Step::Refusing(_) | Step::Over, _) => Step::Over,
             _ => Step::Refusing(DestinationPhase::Failed),
+        }
+    }
+
+    /// What becomes of a guest whose resources cannot be taken. A whole copy may be the only one left, so it is kept: the resources may
+    /// still become free. In post-copy only the source's is whole.
+    fn kept(&self) -> DestinationPhase {
+        match self.way {
+            Way::Whole => DestinationPhase::Stranded,
+            Way::Postcopy | Way::PostcopyUnanswered => DestinationPhase::Failed,
         }
     }
 
@@ -244,11 +253,12 @@ impl DestinationProtocol {
             (Step::Answering(_), Step::Loading(_)) => Ready,
             (Step::Claiming(_) | Step::Waiting(_), _) => Commit,
             (Step::Confirming | Step::Parting(_) | Step::Settling(_) | Step::Advancing | Step::Resuming, _) => Commit,
-            (Step::TakingPages, Step::Resuming) => Postcopy,
+            (Step::TakingPages, Step::Resuming) if event == DestinationEvent::Done => Postcopy,
             (Step::Over, Step::Resuming) if event == DestinationEvent::Done => Completed,
             (Step::Over, Step::Advancing | Step::Resuming) => Stranded,
             // Told or not: the guest has all of its memory.
-            (Step::Over, Step::Finishing) => Completed,
+            (Step::Over, Step::Finishing) if self.phase == Postcopy => Completed,
+            (Step::Over, Step::Finishing) => Stranded,
             (Step::Over, Step::TakingPages | Step::Answering(_)) => Interrupted,
             (Step::Over, Step::Refusing(phase)) => phase,
             _ => self.phase,

@@ -8,6 +8,9 @@
 //! in post-copy:   … Pause ─► SendPackage ─► Await ─► RefuseCancels ─► Release ─► SendRun ─► Await ─► Serve ─► Await ─► End
 //!     as above up to SendRun, and after it as well, until the destination has said that it runs the guest
 //!     any failure from Serve on: End (Interrupted)
+//!
+//! in post-copy to a QEMU:   … Pause ─► RefuseCancels ─► Release ─► SendPackage ─► Serve ─► Await ─► End
+//!     a failure of SendPackage: Claim ─► …, as after SendRun
 //! ```
 
 use std::time::Duration;
@@ -30,7 +33,7 @@ pub enum SourceAction {
     /// Send the last pages, the devices and the ping [`READY`](ping::READY), by this moment.
     SendRest(Duration),
     /// In post-copy, by this moment: tell which pages were written since they were sent, send the devices in a package and the ping
-    /// [`READY`](ping::READY).
+    /// [`READY`](ping::READY); to a QEMU the order to run in place of that, within the package.
     SendPackage(Duration),
     /// Wait for an answer until this moment.
     Await(Duration),
@@ -129,6 +132,8 @@ impl SourceProtocol {
         match self.step {
             Step::Introducing | Step::Greeting => SourcePhase::Setup,
             Step::Rounds => SourcePhase::Rounds,
+            // It carries the order to run.
+            Step::Sending(_) if self.is_unanswered() => SourcePhase::Commit,
             Step::Pausing(_) | Step::Sending(_) | Step::Confirming(_) | Step::Closing | Step::Releasing => {
                 SourcePhase::SwitchOver
             }
@@ -150,7 +155,7 @@ impl SourceProtocol {
             self.way = way;
         }
         self.step = self.next(event, now, timing);
-        self.paused |= matches!(self.step, Step::Sending(_));
+        self.paused |= matches!(self.step, Step::Sending(_) | Step::Closing);
         let after = self.phase();
         debug_assert!(before == after || before.may_become(after), "{before:?} to {after:?}");
         self.action(now, timing)
@@ -163,17 +168,22 @@ impl SourceProtocol {
             (Step::Greeting, Replied(Reply::Pong(ping::INTRODUCTION))) => Step::Rounds,
             (Step::Rounds, RoundOver(None)) => Step::Rounds,
             (Step::Rounds, RoundOver(Some(_))) => Step::Pausing(now.saturating_add(timing.pause_budget)),
+            (Step::Pausing(_), Done) if self.is_unanswered() => Step::Closing,
             (Step::Pausing(until), Done) => Step::Sending(until),
+            (Step::Sending(_), Done) if self.is_unanswered() => Step::Serving,
+            // The order to run may have arrived with the package.
+            (Step::Sending(_), _) if self.is_unanswered() => Step::Claiming(now.saturating_add(timing.claim_timeout)),
             (Step::Sending(until), Done) => Step::Confirming(until),
             (Step::Confirming(_), Replied(Reply::Pong(ping::READY))) => Step::Closing,
             // Of a round whose last answer nobody waited for. A destination that sends nothing but these is late.
             (Step::Confirming(until), Replied(Reply::Pong(ping::ROUND))) if now < until => Step::Confirming(until),
             (Step::Closing, Done) => Step::Releasing,
+            (Step::Releasing, Done) if self.is_unanswered() => Step::Sending(now.saturating_add(timing.pause_budget)),
             (Step::Releasing, Done) => Step::Ending(now.saturating_add(timing.pause_budget)),
             (Step::Ending(_) | Step::Committing | Step::Waiting(_), Replied(reply)) if self.is_taken_over(reply) => {
                 match self.way {
                     Way::Whole => Step::Over(SourcePhase::Completed),
-                    Way::Postcopy => Step::Serving,
+                    Way::Postcopy | Way::PostcopyUnanswered => Step::Serving,
                 }
             }
             (Step::Serving, Done) => Step::Parting,
@@ -208,7 +218,12 @@ impl SourceProtocol {
         match self.way {
             Way::Whole => reply == Reply::Shut(0),
             Way::Postcopy => reply == Reply::Pong(ping::RUNS),
+            Way::PostcopyUnanswered => false,
         }
+    }
+
+    fn is_unanswered(&self) -> bool {
+        self.way == Way::PostcopyUnanswered
     }
 
     /// Before the commit: the guest is this side's.
@@ -224,14 +239,14 @@ impl SourceProtocol {
             Step::Pausing(_) => SourceAction::Pause,
             Step::Sending(until) => match self.way {
                 Way::Whole => SourceAction::SendRest(until),
-                Way::Postcopy => SourceAction::SendPackage(until),
+                Way::Postcopy | Way::PostcopyUnanswered => SourceAction::SendPackage(until),
             },
             Step::Confirming(until) => SourceAction::Await(until),
             Step::Closing => SourceAction::RefuseCancels,
             Step::Releasing => SourceAction::Release,
             Step::Ending(until) => match self.way {
                 Way::Whole => SourceAction::SendEnd(until),
-                Way::Postcopy => SourceAction::SendRun(until),
+                Way::Postcopy | Way::PostcopyUnanswered => SourceAction::SendRun(until),
             },
             Step::Serving => SourceAction::Serve,
             Step::Parting => SourceAction::Await(now.saturating_add(timing.answer)),

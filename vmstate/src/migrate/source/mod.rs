@@ -69,9 +69,6 @@ pub struct SourceOptions {
     pub switch_over_cost: Duration,
     /// Sends the pages, in place of the main channel. For one migration.
     pub page_channels: Option<Senders>,
-    /// The guest may be handed over before all of its memory is at the destination, once
-    /// [`Control::start_postcopy`](crate::migrate::Control::start_postcopy) asks for it. Not with page channels, nor to a QEMU.
-    pub postcopy: bool,
 }
 
 impl SourceOptions {
@@ -83,7 +80,6 @@ impl SourceOptions {
             claim_timeout: Duration::from_secs(5),
             switch_over_cost: Duration::from_millis(5),
             page_channels: None,
-            postcopy: false,
         }
     }
 }
@@ -168,6 +164,7 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
         longest_chunk,
         shares_memory: shares_memory(ram),
         peer: Peer::Vmstate,
+        announced_postcopy: false,
         is_late: false,
         blocks: ram.blocks(),
         named: None,
@@ -211,6 +208,8 @@ struct Source<'a, 's> {
     /// Some of guest memory is not sent.
     shares_memory: bool,
     peer: Peer,
+    /// The destination was told that the guest may go over in post-copy.
+    announced_postcopy: bool,
     /// The guest goes over in post-copy.
     is_late: bool,
     blocks: &'a [RamBlock],

@@ -18,13 +18,10 @@ const CHUNK: u64 = 64 << 10;
 impl Source<'_, '_> {
     /// Tells the destination, before the first page, that its guest may have to run before all of them are there.
     pub(super) fn announce_postcopy(&mut self) -> Result<()> {
-        if !self.options.postcopy {
+        if !self.control.parameters().postcopy_ram {
             return Ok(());
         }
         let refused = |what: &str| Err(Error::new(ErrorKind::Incompatible, format!("no post-copy {what}")));
-        if self.peer == Peer::Qemu {
-            return refused("to a QEMU: turn capability postcopy-ram off");
-        }
         if self.options.page_channels.is_some() {
             return refused("with page channels: turn capability multifd or postcopy-ram off");
         }
@@ -33,12 +30,13 @@ impl Source<'_, '_> {
         }
         let sizes = PageSizes { summary: PAGE_SIZE, target: PAGE_SIZE };
         Element::Command(Command::PostcopyAdvise(Some(sizes))).write(self.buffer.bytes_mut());
+        self.announced_postcopy = true;
         Ok(())
     }
 
     /// Somebody asked to go on in post-copy.
     pub(super) fn wants_postcopy(&self) -> bool {
-        self.options.postcopy && self.control.wants_postcopy()
+        self.announced_postcopy && self.control.wants_postcopy()
     }
 
     /// Sends one round, and says in which way the guest goes over, if it does.
@@ -47,7 +45,11 @@ impl Source<'_, '_> {
             return Ok(None);
         }
         self.await_machine()?;
-        Ok(Some(if self.wants_postcopy() { Way::Postcopy } else { Way::Whole }))
+        Ok(Some(match self.peer {
+            _ if !self.wants_postcopy() => Way::Whole,
+            Peer::Vmstate => Way::Postcopy,
+            Peer::Qemu => Way::PostcopyUnanswered,
+        }))
     }
 
     /// Says which pages were written since they were sent, and sends the devices as one package, behind which pages may come.
@@ -66,11 +68,16 @@ impl Source<'_, '_> {
         let mut package = Vec::new();
         Element::Command(Command::PostcopyListen).write(&mut package);
         self.saved.extend(self.saver.put_devices(&mut package, (self.peer, SendPhase::Last))?);
+        if self.peer == Peer::Qemu {
+            Element::Command(Command::PostcopyRun).write(&mut package);
+        }
         let length =
             u32::try_from(package.len()).map_err(|_| Error::new(ErrorKind::Misuse, "too much device state"))?;
         Element::Command(Command::Packaged(length)).write(self.buffer.bytes_mut());
         self.buffer.put(&package);
-        Element::Command(Command::Ping(super::ping::READY)).write(self.buffer.bytes_mut());
+        if self.peer == Peer::Vmstate {
+            Element::Command(Command::Ping(super::ping::READY)).write(self.buffer.bytes_mut());
+        }
         self.flush(until)?;
         self.downtime.devices = self.lap();
         Ok(())
@@ -102,7 +109,6 @@ impl Source<'_, '_> {
     pub(super) fn serve(&mut self) -> Result<()> {
         self.downtime.commit = self.lap();
         self.control.publish(|progress| progress.downtime = Some(self.downtime));
-        self.machine.departed();
         loop {
             self.hear_requests()?;
             let over = self.saver.iterate(&mut self.buffer, CHUNK, Which::Memory)?;
@@ -114,7 +120,9 @@ impl Source<'_, '_> {
         }
         self.saver.complete(&mut self.buffer, Which::Memory)?;
         Element::Eof.write(self.buffer.bytes_mut());
-        self.flush(self.running())
+        self.flush(self.running())?;
+        self.machine.departed();
+        Ok(())
     }
 
     /// Takes in the requests that are there already.

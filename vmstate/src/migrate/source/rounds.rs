@@ -75,7 +75,12 @@ impl Source<'_, '_> {
             RoundDecision::Iterate => self.machine.repeat(),
             RoundDecision::ThrottleMore(percent) | RoundDecision::ThrottleLess(percent) => self.throttle(percent),
             RoundDecision::SwitchOver => return Ok(true),
-            RoundDecision::GiveUp(reason) => {
+            RoundDecision::Postcopy(reason) if self.announced_postcopy => {
+                tracing::info!(%reason, "the guest goes over in post-copy");
+                self.control.start_postcopy();
+                return Ok(true);
+            }
+            RoundDecision::GiveUp(reason) | RoundDecision::Postcopy(reason) => {
                 return Err(Error::new(ErrorKind::Cancelled, format!("gave up: {reason}")));
             }
         }

@@ -62,6 +62,12 @@ impl Guest {
         self.memory.lock().unwrap().late.waited.clone()
     }
 
+    /// A thread of the machine touches this page of the first block; true if it has to wait for it.
+    pub fn touches(&self, page: u64) -> bool {
+        let now = self.world.now();
+        self.memory.lock().unwrap().late.lacks(page, now)
+    }
+
     /// It waits for a page.
     pub fn waits(&self) -> bool {
         self.memory.lock().unwrap().late.waits()

@@ -8,4 +8,5 @@ pub mod flash;
 pub mod guest;
 pub mod late;
 pub mod run;
+pub mod vm;
 pub mod world;

@@ -11,7 +11,8 @@ use vmstate::section::{Section, Sections};
 
 use super::device::Device;
 use super::flash::Flash;
-use super::guest::{Guest, Load, Lock, Vm};
+use super::guest::{Guest, Load};
+use super::vm::{Lock, Vm};
 use super::world::{Fault, Side, World};
 
 /// What a run is made of; change what the test is about.
@@ -71,6 +72,7 @@ impl Setup {
             running: side == Side::Source,
             refuses: None,
             rehearses: false,
+            touches: None,
             rehearsed: None,
             throttled_ends: None,
             pause_takes: Duration::ZERO,
