@@ -41,7 +41,8 @@ Exit codes:
   0  the guest runs at the destination, or is in the file
   1  the migration failed or was cancelled, or the machine refused to begin: the guest is where it was
   2  nothing was begun: the command line is wrong, or the machine cannot be reached
-  3  the destination did not confirm, and holds the guest or has run it: it stands at the source
+  3  the destination did not confirm, and holds the guest or has run it: it stands at the source; with --postcopy also: the guest ran at the
+     destination, and is lost with the connection
   4  the destination did not confirm, and nothing proves whether it runs the guest: it stands at the source
   5  unknown: the machine went away before it said, or a second Ctrl-C: look at both sides
 
@@ -49,6 +50,7 @@ Examples:
   minivmm migrate --control unix:/run/vm/qmp unix:/run/vm/move
   minivmm migrate --control unix:/run/vm/qmp --downtime-limit 100ms --max-bandwidth 1G tcp:10.0.0.2:4444
   minivmm migrate --control unix:/run/vm/qmp --local
+  minivmm migrate --control unix:/run/vm/qmp --postcopy tcp:10.0.0.2:4444
   minivmm migrate --control unix:/run/vm/qmp --report move.html tcp:10.0.0.2:4444
   minivmm migrate --control unix:/run/vm/qmp 'exec:ssh b.example socat - UNIX-CONNECT:/run/vm/move'
   minivmm migrate --control unix:/run/vm/qmp --channels 4 --compress zstd:1 --auto-converge tcp:10.0.0.2:4444";
@@ -69,6 +71,10 @@ pub struct MigrateArgs {
     /// passed: fd:N
     #[arg(value_name = "ADDRESS", value_parser = str::parse::<Address>, required_unless_present = "local")]
     pub to: Option<Address>,
+    /// Hand the guest over at once, and send the rest of its memory while it runs at the destination: a connection that breaks meanwhile
+    /// loses the guest
+    #[arg(long, conflicts_with_all = ["local", "to_qemu"])]
+    pub postcopy: bool,
     /// The file is for a QEMU: it has only what one reads
     #[arg(long)]
     pub to_qemu: bool,
@@ -162,7 +168,11 @@ impl MigrateArgs {
             arguments["target-schema"] = std::path::absolute(file)?.display().to_string().into();
         }
         let changes = self.tls.changes()?.chain(self.sending.changes()).chain(self.policy.changes());
-        client.migrate(arguments, changes)?;
+        let postcopy = self.postcopy.then(|| ("postcopy-ram", true.into()));
+        client.migrate(arguments, changes.chain(postcopy))?;
+        if self.postcopy {
+            client.execute("migrate-start-postcopy", json!({}))?;
+        }
         let end = follow(&mut client, &interrupts, report.as_mut());
         let figures = match end {
             // The machine may end as soon as the guest has left: its last event tells.
@@ -204,6 +214,10 @@ impl MigrateArgs {
             }
             Some("unacknowledged") => Outcome::Unacknowledged(why("the destination did not confirm")),
             Some("undecided") => Outcome::Undecided(why("the destination did not confirm")),
+            // In post-copy, after the destination ran the guest.
+            Some("failed") if state(client).is_ok_and(|state| state == "postmigrate") => {
+                Outcome::Unacknowledged(failure(figures))
+            }
             _ => {
                 let mut sentence = format!("{}; {}", failure(figures), whereabouts(client));
                 if let (Address::Exec(_), None | Some(0)) = (to, figures["ram"]["transferred"].as_u64()) {
@@ -265,11 +279,16 @@ fn follow(client: &mut Client, interrupts: &Interrupts, mut report: Option<&mut 
     }
 }
 
+fn state(client: &mut Client) -> Result<String, ClientError> {
+    let status = client.execute("query-status", json!({}))?;
+    Ok(status["status"].as_str().unwrap_or("unknown").into())
+}
+
 /// Where the guest of a failed migration is, as far as the machine says.
 fn whereabouts(client: &mut Client) -> String {
-    match client.execute("query-status", json!({})) {
-        Ok(status) if status["status"] == "running" => "the guest runs on where it was".into(),
-        Ok(status) => format!("the guest is where it was, in state {}", status["status"].as_str().unwrap_or("unknown")),
+    match state(client) {
+        Ok(state) if state == "running" => "the guest runs on where it was".into(),
+        Ok(state) => format!("the guest is where it was, in state {state}"),
         Err(error) => format!("whether the guest runs on where it was is unknown: {error}"),
     }
 }

@@ -60,6 +60,7 @@ impl SnapshotCommand {
             to: Some(Address::File { path: std::path::absolute(file)?, offset: 0 }),
             update: Default::default(),
             keep_running: true,
+            postcopy: false,
             to_qemu: false,
             copy_disk: false,
             target_schema: None,

@@ -24,7 +24,8 @@ use Standing::{Always, Never, Own, Switched};
 /// The capability that has a migration wait before its switch-over.
 pub(super) const PAUSE: &str = "pause-before-switchover";
 
-const NO_POSTCOPY: &str = "a guest goes on at the destination only when all of its memory is there; if it dirties too fast, set auto-converge";
+const NO_BLOCK_TIME: &str = "how long each vCPU waited for pages is not measured";
+const NO_PREEMPT: &str = "pages that are asked for go before all others on the one connection";
 
 const CAPABILITIES: &[(&str, Standing)] = &[
     ("xbzrle", Switched),
@@ -32,7 +33,7 @@ const CAPABILITIES: &[(&str, Standing)] = &[
     ("auto-converge", Switched),
     ("zero-blocks", Never("a disk whose content goes along (copy-disk) keeps its holes in any case")),
     ("events", Always("every client is sent the events MIGRATION and MIGRATION_PASS")),
-    ("postcopy-ram", Never(NO_POSTCOPY)),
+    ("postcopy-ram", Switched),
     ("x-colo", Never("a guest runs in one machine at a time")),
     (
         "release-ram",
@@ -44,7 +45,7 @@ const CAPABILITIES: &[(&str, Standing)] = &[
     (PAUSE, Own),
     ("multifd", Switched),
     ("dirty-bitmaps", Never("disks are raw images, which have no dirty bitmaps")),
-    ("postcopy-blocktime", Never(NO_POSTCOPY)),
+    ("postcopy-blocktime", Never(NO_BLOCK_TIME)),
     ("late-block-activate", Never("disks are handed over by their locks, at the commit")),
     (
         "x-ignore-shared",
@@ -56,7 +57,7 @@ const CAPABILITIES: &[(&str, Standing)] = &[
     ),
     ("background-snapshot", Never("a snapshot is a migration to a file with keep-running")),
     ("zero-copy-send", Never("pages are copied into the socket")),
-    ("postcopy-preempt", Never(NO_POSTCOPY)),
+    ("postcopy-preempt", Never(NO_PREEMPT)),
     (
         "switchover-ack",
         Never("no device here has to agree on its own; the destination confirms the whole machine in any case"),
@@ -80,7 +81,7 @@ pub(super) const PARAMETERS_ABSENT: &[(&str, &str)] = &[
     ("cpu-throttle-tailslow", "the throttle follows the rate at which each vCPU dirties memory, also near its end"),
     ("block-bitmap-mapping", "disks are raw images, which have no dirty bitmaps"),
     ("x-checkpoint-delay", "there are no checkpoints: a guest runs in one machine at a time"),
-    ("max-postcopy-bandwidth", NO_POSTCOPY),
+    ("max-postcopy-bandwidth", "once the guest runs at the destination its pages go as fast as they can"),
     ("multifd-zlib-level", "page channels compress with zstd; set multifd-zstd-level"),
     ("multifd-qatzip-level", "page channels compress with zstd; set multifd-zstd-level"),
     ("x-vcpu-dirty-limit-period", "it belongs to vcpu-dirty-limit"),

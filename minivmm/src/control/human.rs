@@ -85,6 +85,11 @@ const LINES: &[Line] = &[
         let [uri] = exactly(words)?;
         run(caller, "migrate-incoming", json!({"uri": uri}))
     }),
+    plain!(
+        "migrate_start_postcopy",
+        "Followup to a migration command to switch the migration to postcopy mode.",
+        "migrate-start-postcopy"
+    ),
     plain!("migrate_pause", "pause a migration, in postcopy", "migrate-pause"),
     line("migrate_recover", "uri", "continue a paused incoming postcopy migration", |caller, words| {
         let [uri] = exactly(words)?;

@@ -14,8 +14,8 @@ use crate::control::{absent, announce, channels, report};
 use crate::vm::{MigrationStatus, ParameterChange, Request, Terms};
 
 /// QEMU's words for states of a migration that minivmm's never are in.
-const STATUS_OF_OTHERS: [&str; 6] =
-    ["postcopy-active", "postcopy-paused", "postcopy-recover-setup", "postcopy-recover", "colo", "wait-unplug"];
+const STATUS_OF_OTHERS: [&str; 5] =
+    ["postcopy-paused", "postcopy-recover-setup", "postcopy-recover", "colo", "wait-unplug"];
 
 /// The rows of the table.
 pub(super) fn commands() -> Vec<Command> {
@@ -27,7 +27,7 @@ pub(super) fn commands() -> Vec<Command> {
              [file](#migration-to-a-file), with `to-qemu` the file has only what a QEMU reads; with `copy-disk` the content of the writable disks [goes \
              along](live-migration.md#disks-that-come-along); `parameters` is an object of [parameters](migration-policy.md#parameters), \
              switches among them, which change only if the migration begins; `detach` changes nothing; `resume` is for \
-             postcopy, which is not here",
+             a migration in postcopy that was interrupted, which cannot go on",
             migrate,
         )
         .takes(channels::arguments().into_iter().chain([
@@ -56,13 +56,19 @@ pub(super) fn commands() -> Vec<Command> {
             migrate_continue,
         )
         .takes([needed("state", status())]),
-        Command::new("migrate-pause", "always refused: there is no postcopy", |_, _| {
+        Command::new(
+            "migrate-start-postcopy",
+            "lets a migration that began with the [capability](#capabilities) `postcopy-ram` hand its guest over now, and send the rest of \
+             its memory while the guest runs at the destination",
+            |handle, _| ask(handle, Request::MigrateStartPostcopy),
+        ),
+        Command::new("migrate-pause", "always refused: a migration in postcopy that was interrupted cannot go on", |_, _| {
             Err(Failure::generic(
                 "migrate-pause is currently only supported during postcopy-active or postcopy-recover state",
             ))
         })
         .out_of_band(),
-        Command::new("migrate-recover", "always refused: there is no postcopy", |_, _| {
+        Command::new("migrate-recover", "always refused: a migration in postcopy that was interrupted cannot go on", |_, _| {
             Err(Failure::generic("Migrate recover can only be run when postcopy is paused."))
         })
         .takes([needed("uri", Kind::Text)])

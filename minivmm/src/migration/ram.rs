@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 
 use vmstate::ErrorKind;
 use vmstate::codec::{Outbox, PageRun, Piece};
-use vmstate::ram::{GuestRam, RamBlock, copied_in, copied_out};
+use vmstate::ram::{GuestRam, LateMemory, RamBlock, copied_in, copied_out};
 
 use super::firmware::{Firmware, Place, SEGMENT};
 use crate::config::Restore;
@@ -97,6 +97,10 @@ impl GuestRam for MachineRam {
             Ok(Place::Ram(start)) => Some(start),
             _ => None,
         }
+    }
+
+    fn late(&self) -> Option<&dyn LateMemory> {
+        Some(self)
     }
 
     fn adopt(&self, name: &str, len: u64) -> vmstate::Result<bool> {

@@ -1,4 +1,5 @@
-//! Requests of `ioctl`, as numbers that a filter compares (linux/kvm.h, linux/if_tun.h, linux/vhost.h, asm-generic/ioctls.h).
+//! Requests of `ioctl`, as numbers that a filter compares (linux/kvm.h, linux/if_tun.h, linux/vhost.h,
+//! linux/userfaultfd.h, asm-generic/ioctls.h).
 
 use kvm_bindings::{
     KVMIO, kvm_clear_dirty_log, kvm_clock_data, kvm_cpuid2, kvm_debugregs, kvm_device_attr, kvm_dirty_log,
@@ -7,6 +8,7 @@ use kvm_bindings::{
     kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 
+pub(super) use linux_raw_sys::ioctl::{UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WAKE, UFFDIO_ZEROPAGE};
 use vhost::vhost_kern::vhost_binding::{VHOST, vhost_vring_addr, vhost_vring_file, vhost_vring_state};
 
 /// A request; the kernel takes 32 bits of the argument.

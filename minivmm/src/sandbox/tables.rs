@@ -295,6 +295,12 @@ const MIGRATION_REQUESTS: &[Request] = &[
     PAGEMAP_SCAN,
     // Recording begins and ends.
     KVM_SET_USER_MEMORY_REGION,
+    // Pages of a guest that runs before all of them are here.
+    UFFDIO_COPY,
+    UFFDIO_ZEROPAGE,
+    UFFDIO_WAKE,
+    UFFDIO_REGISTER,
+    UFFDIO_UNREGISTER,
 ];
 
 const DRIVER: &[Call] = &[

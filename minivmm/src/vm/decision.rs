@@ -9,7 +9,7 @@ use crate::vm::state::RunState;
 pub(super) enum UnderWay {
     Nothing,
     Outgoing,
-    /// Also for a moment after the guest has arrived.
+    /// Also for a moment after the guest has arrived, and in post-copy until all of its memory has.
     Incoming,
 }
 
@@ -94,6 +94,9 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
         },
         Request::MigrateContinue if outgoing => Accept,
         Request::MigrateContinue => Decision::Refuse("no migration from here is under way".into()),
+        // QEMU's sentence (`qmp_migrate_start_postcopy`, migration/migration.c).
+        Request::MigrateStartPostcopy if outgoing => Accept,
+        Request::MigrateStartPostcopy => Decision::Refuse("Start postcopy after migration has been started".into()),
         Request::MigrateCancel if outgoing => CancelOrRefuse,
         Request::MigrateCancel if state == InMigrate => {
             Decision::Refuse("this machine is a destination: cancel at the source, or quit here".into())

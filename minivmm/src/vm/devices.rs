@@ -150,7 +150,7 @@ impl Devices {
 
     /// All were loaded, and read what guest memory has of them.
     pub(super) fn loaded(&self) {
-        self.all().into_iter().for_each(|device| lock(device).loaded());
+        self.pause_order().for_each(|device| lock(device).loaded());
     }
 
     /// All go on.

@@ -23,7 +23,7 @@ use crate::vm::migration::handover::{HandedOver, await_guest};
 use crate::vm::migration::incoming::Origin;
 use crate::vm::migration::{self, Incoming, LeftStanding, LookUp, Outgoing, incoming, schema};
 use crate::vm::published::{Event, Published};
-use crate::vm::queue::{Next, Queue};
+use crate::vm::queue::{Awaited, Next, Queue};
 use crate::vm::request::{AnyRequest, EngineRequest, Envelope, GuestEvent, Refusal, Request};
 use crate::vm::state::RunState;
 
@@ -156,9 +156,13 @@ impl Vm {
         if let Err(error) = sandbox::confine(Kind::Main) {
             return End::Failed(error.to_string());
         }
-        if !waiting.await_end(QUIT) {
-            say("ended while the machine was busy; its work in flight was not waited for");
-            return End::Quit;
+        match waiting.await_end(QUIT) {
+            Awaited::Gone => {}
+            Awaited::Failed(why) => return End::Failed(why),
+            Awaited::Stuck => {
+                say("ended while the machine was busy; its work in flight was not waited for");
+                return End::Quit;
+            }
         }
         driver.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
@@ -278,6 +282,7 @@ impl Vm {
             Request::MigrateIncoming { at, exit_on_error } => self.migrate_incoming(&at, exit_on_error)?,
             Request::DumpSchema(file) => schema::write(&self.parts(), &file)?,
             Request::MigrateContinue => self.continue_migration()?,
+            Request::MigrateStartPostcopy => self.start_postcopy()?,
             // One that is under way was cancelled when this was asked, and has ended.
             Request::MigrateCancel => {}
             Request::MigrateSetParameters(change) => self.set_migration_parameters(&change)?,

@@ -1,7 +1,7 @@
 //! How other threads reach the driver: one queue of requests, with or without an answer, and what it has published.
 
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{TryRecvError, channel};
 
 use vmstate::migrate::{Parameters, Round, SectionReport};
 use vmstate::ram::HeatMap;
@@ -41,10 +41,38 @@ impl Handle {
         answers.recv().map_err(|_| gone())?
     }
 
+    /// Asks, and calls `meanwhile` again and again until the answer is there.
+    ///
+    /// # Errors
+    /// That of `meanwhile`, after which nobody waits for the answer. Within: as [`ask`](Self::ask).
+    pub fn ask_meanwhile<E>(
+        &self,
+        request: impl Into<AnyRequest>,
+        meanwhile: &mut dyn FnMut() -> Result<(), E>,
+    ) -> Result<Result<(), Refusal>, E> {
+        let gone = || Refusal("the machine has ended".into());
+        let (answer, answers) = channel();
+        if self.requests.put((request.into(), answer)).is_err() {
+            return Ok(Err(gone()));
+        }
+        loop {
+            match answers.try_recv() {
+                Ok(answer) => return Ok(answer),
+                Err(TryRecvError::Disconnected) => return Ok(Err(gone())),
+                Err(TryRecvError::Empty) => meanwhile()?,
+            }
+        }
+    }
+
     /// Asks without waiting: for threads that the driver itself waits for.
     pub fn tell(&self, request: impl Into<AnyRequest>) {
         // A driver that has ended needs no telling.
         let _ = self.requests.put((request.into(), channel().0));
+    }
+
+    /// Ends the machine, whatever the driver does.
+    pub(super) fn fail(&self, why: String) {
+        self.requests.fail(why);
     }
 
     /// The run state last published.

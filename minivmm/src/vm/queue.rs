@@ -39,6 +39,8 @@ pub(super) struct Waiting {
 struct Queued {
     arrived: VecDeque<Envelope>,
     quit: Option<Instant>,
+    /// The machine cannot go on: why.
+    failed: Option<String>,
     /// The driver takes no more requests.
     closed: bool,
     /// The driver is gone, and the machine with it.
@@ -73,17 +75,26 @@ impl Waiting {
         self.changed.notify_all();
     }
 
-    /// Waits until the driver is gone, after a quit for `patience` at most: true if it is.
-    pub(super) fn await_end(&self, patience: Duration) -> bool {
+    /// The machine cannot go on, and nobody waits for the driver.
+    pub(super) fn fail(&self, why: String) {
+        self.lock().failed.get_or_insert(why);
+        self.ends.notify_all();
+    }
+
+    /// Waits until the driver is gone, after a quit for `patience` at most.
+    pub(super) fn await_end(&self, patience: Duration) -> Awaited {
         let mut state = self.lock();
         while !state.gone {
+            if let Some(why) = state.failed.take() {
+                return Awaited::Failed(why);
+            }
             state = match state.quit.map(|quit| patience.saturating_sub(quit.elapsed())) {
                 None => self.ends.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => return false,
+                Some(Duration::ZERO) => return Awaited::Stuck,
                 Some(left) => self.ends.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
-        true
+        Awaited::Gone
     }
 
     /// The driver is gone once what this returns is dropped.
@@ -98,6 +109,17 @@ impl Waiting {
     fn wait<'a>(&self, state: MutexGuard<'a, Queued>) -> MutexGuard<'a, Queued> {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What became of the driver.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// Its thread has ended.
+    Gone,
+    /// It is busy, and somebody asked for a quit.
+    Stuck,
+    /// The machine cannot go on: why.
+    Failed(String),
 }
 
 /// The driver's thread, for as long as it runs.
@@ -245,8 +267,10 @@ mod tests {
         thread::sleep(Duration::from_millis(100));
         assert!(!awaited.is_finished(), "nobody has asked for a quit");
         put(&queue, Request::Quit);
-        assert!(!awaited.join().unwrap());
+        assert_eq!(awaited.join().unwrap(), Awaited::Stuck);
+        queue.waiting().fail("no memory".into());
+        assert_eq!(queue.waiting().await_end(Duration::from_secs(60)), Awaited::Failed("no memory".into()));
         drop(presence);
-        assert!(queue.waiting().await_end(Duration::ZERO));
+        assert_eq!(queue.waiting().await_end(Duration::ZERO), Awaited::Gone);
     }
 }

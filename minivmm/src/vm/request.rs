@@ -44,6 +44,8 @@ pub enum Request {
     DumpSchema(PathBuf),
     /// Let the outgoing migration go on that waits before its switch-over.
     MigrateContinue,
+    /// Let the outgoing migration go on in post-copy.
+    MigrateStartPostcopy,
     /// Cancel the outgoing migration; answered once it has ended.
     MigrateCancel,
     /// Have the network cards tell the network where the guest is.

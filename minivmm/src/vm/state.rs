@@ -83,7 +83,12 @@ impl RunState {
         match (self, phase) {
             (
                 FinishMigrate,
-                Phase::Source(SourcePhase::Completed | SourcePhase::Unacknowledged | SourcePhase::Undecided),
+                Phase::Source(
+                    SourcePhase::Completed
+                    | SourcePhase::Unacknowledged
+                    | SourcePhase::Undecided
+                    | SourcePhase::Interrupted,
+                ),
             ) => PostMigrate,
             (FinishMigrate, _) => Paused,
             (InMigrate, Phase::Destination(DestinationPhase::Stranded)) => Paused,
@@ -130,6 +135,7 @@ mod tests {
         }
         assert_eq!(FinishMigrate.after_migration(Phase::Source(S::Completed)), PostMigrate);
         assert_eq!(FinishMigrate.after_migration(Phase::Source(S::Undecided)), PostMigrate);
+        assert_eq!(FinishMigrate.after_migration(Phase::Source(S::Interrupted)), PostMigrate);
         assert_eq!(FinishMigrate.after_migration(Phase::Source(S::Failed)), Paused);
         assert_eq!(Running.after_migration(Phase::Source(S::Failed)), Running);
         assert_eq!(InMigrate.after_migration(Phase::Destination(D::Failed)), InMigrate);

@@ -20,7 +20,7 @@ fn awaiting(dir: &Path, at: &Address, memory: u64) -> JoinHandle<Machine> {
     let Address::Local(socket) = at else { panic!("{at}") };
     let (dir, at, socket) = (dir.to_owned(), at.clone(), socket.clone());
     let machine = thread::spawn(move || Machine::start_shared(&dir, Some(&at), memory));
-    until(|| listens(&socket), || "nobody listens".into());
+    until(|| listens(std::process::id(), &socket), || "nobody listens".into());
     machine
 }
 

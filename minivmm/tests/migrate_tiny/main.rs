@@ -11,6 +11,7 @@ mod machine;
 mod moves;
 mod older;
 mod ownership;
+mod postcopy;
 mod proxy;
 mod requests;
 mod throttled;

@@ -100,7 +100,7 @@ fn what_is_not_here_is_refused_with_the_reason() {
         answer["error"]["desc"].as_str().unwrap().to_owned()
     };
     for (name, state, why) in [
-        ("postcopy-ram", true, "all of its memory is there"),
+        ("postcopy-preempt", true, "go before all others"),
         ("zero-copy-send", true, "copied"),
         ("return-path", false, "decides who runs"),
         ("events", false, "every client"),
@@ -117,7 +117,7 @@ fn what_is_not_here_is_refused_with_the_reason() {
     }
     assert!(seen.try_recv().is_err(), "nothing may have changed");
     let fine = json!({"capabilities": [
-        {"capability": "postcopy-ram", "state": false}, {"capability": "return-path", "state": true},
+        {"capability": "postcopy-preempt", "state": false}, {"capability": "return-path", "state": true},
     ]});
     let command = json!({"execute": "migrate-set-capabilities", "arguments": fine});
     assert_eq!(talk.say(command.to_string().as_bytes()), [json!({"return": {}})]);

@@ -62,6 +62,7 @@ fn every_request_in_every_situation() {
         (Request::MeasureDirtyRate(Sampling::now(Duration::ZERO, 0)), "aaaaaaaaaaaaaa"),
         (Request::MigrateIncoming { at: Address::Unix("/x".into()), exit_on_error: true }, "rrrrrrrrarrrrr"),
         (Request::MigrateContinue, "rrarrarrrarrra"),
+        (Request::MigrateStartPostcopy, "rrarrarrrarrra"),
         (Request::MigrateCancel, "aaoaaoarroaaao"),
         (parameters, "aaaaaaaaaaaaaa"),
     ];

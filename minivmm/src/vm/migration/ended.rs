@@ -29,7 +29,9 @@ impl Ended {
         let phase = match phase {
             _ if phase.is_final() => phase,
             Phase::Source(SourcePhase::Commit) => Phase::Source(SourcePhase::Undecided),
+            Phase::Source(SourcePhase::Postcopy) => Phase::Source(SourcePhase::Interrupted),
             Phase::Destination(DestinationPhase::Commit) => Phase::Destination(DestinationPhase::Stranded),
+            Phase::Destination(DestinationPhase::Postcopy) => Phase::Destination(DestinationPhase::Interrupted),
             Phase::Destination(_) => Phase::Destination(DestinationPhase::Failed),
             _ => Phase::Source(SourcePhase::Failed),
         };
@@ -58,6 +60,13 @@ pub(super) fn spawn(
             });
             (end, None)
         });
+        if end.phase == Phase::Destination(DestinationPhase::Interrupted) {
+            // Whoever touches a page that is missing waits for ever, the driver maybe among them.
+            let why = end.error.as_deref().unwrap_or_default();
+            handle.fail(format!(
+                "the connection to the source broke before all of the guest's memory was here; the guest is lost: {why}"
+            ));
+        }
         // A driver that has ended needs no telling.
         let _ = handle.ask(EngineRequest::Ended(end));
     })
@@ -74,9 +83,11 @@ mod tests {
         assert_eq!(source(S::Rounds), Phase::Source(S::Failed));
         assert_eq!(source(S::SwitchOver), Phase::Source(S::Failed));
         assert_eq!(source(S::Commit), Phase::Source(S::Undecided));
+        assert_eq!(source(S::Postcopy), Phase::Source(S::Interrupted));
         assert_eq!(source(S::Completed), Phase::Source(S::Completed));
         let destination = |phase| Ended::panicked(Phase::Destination(phase)).phase;
         assert_eq!(destination(DestinationPhase::Loading), Phase::Destination(DestinationPhase::Failed));
+        assert_eq!(destination(DestinationPhase::Postcopy), Phase::Destination(DestinationPhase::Interrupted));
         // It may have told the source that it has taken over.
         assert_eq!(destination(DestinationPhase::Commit), Phase::Destination(DestinationPhase::Stranded));
     }

@@ -18,7 +18,7 @@ use crate::migration::ownership::{SharedTickets, Tickets};
 use crate::vm::backends::Backends;
 use crate::vm::handle::Handle;
 use crate::vm::published::Hold;
-use crate::vm::request::{EngineRequest, Rehearsing};
+use crate::vm::request::{EngineRequest, Refusal, Rehearsing};
 
 /// Either side of a migration.
 #[derive(Debug)]
@@ -121,7 +121,16 @@ impl EngineMachine {
     }
 
     fn ask(&self, request: EngineRequest) -> vmstate::Result<()> {
-        self.handle.ask(request).map_err(|refusal| vmstate::Error::new(ErrorKind::Rejected, refusal.0))
+        self.handle.ask(request).map_err(rejected)
+    }
+
+    /// The driver may touch pages of guest memory that come only while this thread calls `serve`.
+    fn ask_serving(
+        &self,
+        request: EngineRequest,
+        serve: &mut dyn FnMut() -> vmstate::Result<()>,
+    ) -> vmstate::Result<()> {
+        self.handle.ask_meanwhile(request, serve)?.map_err(rejected)
     }
 
     /// Destination, before a source comes: what another one told is forgotten.
@@ -264,6 +273,15 @@ impl Machine for EngineMachine {
         self.ask(EngineRequest::Loaded)
     }
 
+    fn loaded_late(&mut self, serve: &mut dyn FnMut() -> vmstate::Result<()>) -> vmstate::Result<()> {
+        refuse(&self.foreign_resources())?;
+        self.ask_serving(EngineRequest::Loaded, serve)
+    }
+
+    fn resume_late(&mut self, serve: &mut dyn FnMut() -> vmstate::Result<()>) -> vmstate::Result<()> {
+        self.ask_serving(EngineRequest::Resume, serve)
+    }
+
     fn resume(&mut self) -> vmstate::Result<()> {
         if self.standing.take().is_some() {
             return Ok(());
@@ -313,6 +331,10 @@ fn give_way() {
     // Refused, it gets its share.
     let _ = rustix::process::setpriority_process(None, NICE);
     std::thread::yield_now();
+}
+
+fn rejected(refusal: Refusal) -> vmstate::Error {
+    vmstate::Error::new(ErrorKind::Rejected, refusal.0)
 }
 
 /// One error of all `differences`, if there are any.

@@ -64,6 +64,8 @@ pub(super) struct Outgoing {
     before: RunState,
     /// Shared with the migration thread.
     log: MachineDirtyLog,
+    /// The destination was told that the guest may go over before all of its memory has.
+    announced_postcopy: bool,
     /// Shared with the migration thread; taken off when both have let go of it.
     throttle: Arc<Throttle>,
 }
@@ -209,6 +211,7 @@ impl Vm {
             .sending(&throttle, &log)
             .copying(&copied);
         let (handle, ours) = (self.handle.clone(), control.clone());
+        let connects = !matches!(way, Way::File(_));
         let begun = match way {
             Way::File(file) => {
                 let shared = Arc::clone(&self.shared);
@@ -241,7 +244,8 @@ impl Vm {
             Ok(thread) => {
                 self.shared.set_parameters(parameters);
                 self.shared.set_tls(tls);
-                self.outgoing = Some(Outgoing { control, thread, before: self.shared.run_state(), log, throttle });
+                let (before, announced_postcopy) = (self.shared.run_state(), parameters.postcopy_ram && connects);
+                self.outgoing = Some(Outgoing { control, thread, before, log, announced_postcopy, throttle });
                 Ok(())
             }
             Err(error) => {
@@ -290,6 +294,19 @@ impl Vm {
             }
             status => Err(Refusal(format!("Migration not in expected state: {}", status.as_str()))),
         }
+    }
+
+    /// Source: lets the guest go over before all of its memory has.
+    pub(super) fn start_postcopy(&self) -> Result<(), Refusal> {
+        let Some(outgoing) = &self.outgoing else { return Ok(()) };
+        if !outgoing.announced_postcopy {
+            // QEMU's sentence, and what it does not say.
+            return Err(Refusal(
+                "Enable postcopy with migrate_set_capability before the start of migration: postcopy-ram was off when this one began".into(),
+            ));
+        }
+        outgoing.control.start_postcopy();
+        Ok(())
     }
 
     /// Source: stops the guest `within` this time, if it runs, and reads the state that is in the kernel.

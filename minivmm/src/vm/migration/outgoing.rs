@@ -213,6 +213,9 @@ fn told(phase: SourcePhase, why: Option<String>) -> Option<String> {
             "the destination did not confirm that it runs the guest: {why}; nothing can prove whether it does, so the \
              guest stays stopped here; look there, and only if it does not run, ask for cont with force here"
         )),
+        SourcePhase::Interrupted => Some(format!(
+            "the connection broke while the guest ran at the destination without all of its memory: {why}; it is lost there, and what is here is              older: cont takes it back only if it is proved that it never ran there"
+        )),
         _ => Some(why),
     }
 }

@@ -16,9 +16,12 @@ pub enum MigrationStatus {
     PreSwitchover,
     /// Switch-over.
     Device,
+    /// The guest runs at the destination, and pages of it are still at the source.
+    PostcopyActive,
     /// Done.
     Completed,
-    /// Failed; the guest is where it was. At a destination that had taken over: the guest is there, and stands.
+    /// Failed; the guest is where it was. At a destination that had taken over: the guest is there, and stands. In post-copy, after it ran at
+    /// the destination: the guest is lost.
     Failed,
     /// Being cancelled.
     Cancelling,
@@ -32,12 +35,13 @@ pub enum MigrationStatus {
 
 impl MigrationStatus {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::None,
         Self::Setup,
         Self::Active,
         Self::PreSwitchover,
         Self::Device,
+        Self::PostcopyActive,
         Self::Completed,
         Self::Failed,
         Self::Cancelling,
@@ -56,8 +60,10 @@ impl MigrationStatus {
             Phase::Source(S::SwitchOver | S::Commit) | Phase::Destination(D::Loading | D::Ready | D::Commit) => {
                 Self::Device
             }
+            Phase::Source(S::Postcopy) | Phase::Destination(D::Postcopy) => Self::PostcopyActive,
             Phase::Source(S::Completed) | Phase::Destination(D::Completed) => Self::Completed,
-            Phase::Source(S::Failed) | Phase::Destination(D::Failed | D::Stranded) => Self::Failed,
+            Phase::Source(S::Failed | S::Interrupted) => Self::Failed,
+            Phase::Destination(D::Failed | D::Stranded | D::Interrupted) => Self::Failed,
             Phase::Source(S::Cancelled) => Self::Cancelled,
             Phase::Source(S::Unacknowledged) => Self::Unacknowledged,
             Phase::Source(S::Undecided) => Self::Undecided,
@@ -75,6 +81,7 @@ impl MigrationStatus {
             Self::Active => "active",
             Self::PreSwitchover => "pre-switchover",
             Self::Device => "device",
+            Self::PostcopyActive => "postcopy-active",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Cancelling => "cancelling",
@@ -96,6 +103,8 @@ mod tests {
             (S::Rounds, "active", "cancelling"),
             (S::SwitchOver, "device", "cancelling"),
             (S::Commit, "device", "cancelling"),
+            (S::Postcopy, "postcopy-active", "postcopy-active"),
+            (S::Interrupted, "failed", "failed"),
             (S::Completed, "completed", "completed"),
             (S::Cancelled, "cancelled", "cancelled"),
             (S::Failed, "failed", "failed"),

@@ -1,0 +1,146 @@
+//! Post-copy: the guest runs at the destination while its pages are still at the source.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use minivmm::config::Address;
+use minivmm::vm::{End, MigrationStatus, ParameterChange, Request, RunState, Terms};
+
+use crate::machine::{Machine, PATIENCE, door, lab, until};
+
+/// A machine whose guest never fits into its downtime limit, and one that waits for it. `None` where that cannot be.
+fn machines(dir: &Path) -> Option<(Machine, Machine, Address)> {
+    if let Err(error) = minivmm::memory::Ram::new(1 << 20).unwrap().check_late() {
+        vmstate_lab::skip::skip(error);
+        return None;
+    }
+    let source = Machine::start(dir, None);
+    source.await_passes(1);
+    let change = ParameterChange::default().with("postcopy-ram", true).with("downtime-limit", Duration::ZERO);
+    source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
+    let address = door(dir, "door");
+    let destination = Machine::start(dir, Some(&address));
+    Some((source, destination, address))
+}
+
+#[test]
+fn a_guest_runs_before_all_of_its_memory_is_there() {
+    let Some(dir) = lab() else { return };
+    let Some((source, destination, address)) = machines(dir.path()) else { return };
+    let refusal = source.handle.ask(Request::MigrateStartPostcopy).unwrap_err().0;
+    assert_eq!(refusal, "Start postcopy after migration has been started");
+    let wire = Wire::new(dir.path(), &address);
+    let (here, there) = (source.statuses(), destination.statuses());
+    source.handle.ask(Request::Migrate(wire.address.clone(), Terms::default())).unwrap();
+    source.handle.ask(Request::MigrateStartPostcopy).unwrap();
+    // Behind the order to run each page that comes is one that was asked for, or the next one: slowly.
+    until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
+    wire.slow.store(false, Ordering::SeqCst);
+    assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
+    destination.await_passes(2);
+    let both = [here, there].map(|seen| seen.lock().unwrap().clone());
+    assert!(both.iter().all(|seen| seen.ends_with(&["device", "postcopy-active", "completed"])), "{both:?}");
+    assert_eq!(source.handle.run_state(), RunState::PostMigrate);
+    assert!(source.handle.migration().figures.downtime.is_some());
+    source.quit();
+    // It is a machine like any other.
+    let address = door(dir.path(), "next");
+    let next = Machine::start(dir.path(), Some(&address));
+    let change = ParameterChange::default().with("postcopy-ram", true);
+    destination.handle.ask(Request::MigrateSetParameters(change)).unwrap();
+    assert_eq!(destination.migrate(&address), MigrationStatus::Completed, "{:?}", destination.handle.migration());
+    next.await_passes(2);
+    destination.quit();
+    next.quit();
+}
+
+/// The guest that ran there is lost, and what is left of it is not run again.
+#[test]
+fn a_connection_that_breaks_loses_the_guest_and_both_sides_say_so() {
+    let Some(dir) = lab() else { return };
+    let Some((source, mut destination, address)) = machines(dir.path()) else { return };
+    let wire = Wire::new(dir.path(), &address);
+    source.handle.ask(Request::Migrate(wire.address.clone(), Terms::default())).unwrap();
+    source.handle.ask(Request::MigrateStartPostcopy).unwrap();
+    until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
+    wire.cut.store(true, Ordering::SeqCst);
+    let end = destination.thread.take().unwrap().join().unwrap();
+    assert!(matches!(&end, End::Failed(why) if why.contains("the guest is lost")), "{end:?}");
+    assert_eq!(source.await_end(), MigrationStatus::Failed, "{:?}", source.handle.migration());
+    let error = source.handle.migration().error.unwrap();
+    assert!(error.contains("it is lost there"), "{error}");
+    assert_eq!(source.handle.run_state(), RunState::PostMigrate);
+    let refusal = source.handle.ask(Request::Cont).unwrap_err().0;
+    // What was the other process is a thread of this one, and has its lock still.
+    assert!(refusal.contains("the guest stays stopped here"), "{refusal}");
+    source.quit();
+}
+
+#[test]
+fn a_migration_that_began_without_it_does_not_go_on_so() {
+    let Some(dir) = lab() else { return };
+    let Some((source, destination, address)) = machines(dir.path()) else { return };
+    let set = |change| source.handle.ask(Request::MigrateSetParameters(change)).unwrap();
+    set(ParameterChange::default().with("postcopy-ram", false));
+    source.handle.ask(Request::Migrate(address, Terms::default())).unwrap();
+    set(ParameterChange::default().with("postcopy-ram", true));
+    let refusal = source.handle.ask(Request::MigrateStartPostcopy).unwrap_err().0;
+    assert!(refusal.contains("postcopy-ram was off when this one began"), "{refusal}");
+    set(ParameterChange::default().with("downtime-limit", PATIENCE));
+    assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
+    source.quit();
+    destination.quit();
+}
+
+/// A wire that is slow at first and may break.
+struct Wire {
+    address: Address,
+    slow: Arc<AtomicBool>,
+    cut: Arc<AtomicBool>,
+}
+
+/// Bytes that pass at once, and the time between two of them on a slow wire.
+const PIECE: usize = 16 << 10;
+const PAUSE: Duration = Duration::from_millis(10);
+
+impl Wire {
+    /// Listens below `dir` for one source, whose bytes go to `destination`.
+    fn new(dir: &Path, destination: &Address) -> Self {
+        let path = dir.join("between");
+        let listener = UnixListener::bind(&path).unwrap();
+        let Address::Unix(destination) = destination.clone() else { panic!("a unix socket") };
+        let (slow, cut) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+        let wire = Self { address: Address::Unix(path), slow: Arc::clone(&slow), cut: Arc::clone(&cut) };
+        std::thread::spawn(move || {
+            let source = listener.accept().unwrap().0;
+            let destination = UnixStream::connect(destination).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| pass(&destination, &source, &|| !cut.load(Ordering::SeqCst)));
+                pass(&source, &destination, &|| {
+                    if slow.load(Ordering::SeqCst) {
+                        std::thread::sleep(PAUSE);
+                    }
+                    !cut.load(Ordering::SeqCst)
+                });
+            });
+        });
+        wire
+    }
+}
+
+/// Passes bytes on until the end, or until `goes_on` says false; then neither end can be used.
+fn pass(mut from: &UnixStream, mut to: &UnixStream, goes_on: &dyn Fn() -> bool) {
+    let mut piece = vec![0; PIECE];
+    while let Ok(count @ 1..) = from.read(&mut piece) {
+        if !goes_on() || to.write_all(&piece[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
