@@ -16,7 +16,7 @@ use vmstate_lab::skip::skip;
 use vmstate_lab::vmm::{Program, Vmm};
 
 use crate::place::{self, case};
-use crate::world::{ANSWER, World, dirtying, ensure, idle, migrate, power_off, update, verify, within};
+use crate::world::{ANSWER, World, dirtying, ensure, idle, migrate, postcopy, power_off, update, verify, within};
 
 const WORK: Duration = Duration::from_secs(2);
 
@@ -143,18 +143,20 @@ fn moved_by_the_kernel(vmm: &mut Vmm, expected: bool) -> Result<()> {
     ensure(has == expected, || format!("the monitor has {VHOST_NET} open: {has}"))
 }
 
-/// The last one of minivmm's without a copy of the guest's memory.
+/// The last two of minivmm's: in post-copy, and without a copy of the guest's memory.
 #[test]
 fn there_and_back_five_times() {
     case("loads::there_and_back_five_times", |world| {
         let peer = world.connect()?;
         let mut bench = world.bench(&Guest { disk: true, ..dirtying(16, 2000) })?;
         let mut vmm = bench.boot()?;
-        for _ in 0..8 {
+        for _ in 0..7 {
             (vmm, _) = migrate(&mut bench, vmm)?;
             nothing_lost(&peer, &mut vmm)?;
         }
         let updates = matches!(place::monitor()?, Program::Minivmm(_));
+        vmm = if updates { postcopy(&mut bench, vmm)? } else { migrate(&mut bench, vmm)?.0 };
+        nothing_lost(&peer, &mut vmm)?;
         if updates {
             bench.give(&["--share-memory", "on"]);
         }

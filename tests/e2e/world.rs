@@ -89,6 +89,16 @@ pub(crate) fn migrate_watched(bench: &mut Bench<'_>, source: Vmm, watch: impl Fn
     migrate_forgiving(bench, source, &[], DRIFT, watch)
 }
 
+/// As [`migrate`], in post-copy: the source has no time for rounds, and no pause is short enough.
+pub(crate) fn postcopy(bench: &mut Bench<'_>, mut source: Vmm) -> Result<Vmm> {
+    source.allow_postcopy()?;
+    source.qmp.execute("migrate-set-parameters", json!({ "deadline": 1, "downtime-limit": 0 }))?;
+    let mut was_late = false;
+    let migrated = migrate_watched(bench, source, |info| was_late |= info["status"] == "postcopy-active")?;
+    ensure(was_late, || format!("it did not go in post-copy: {}", migrated.info))?;
+    Ok(migrated.destination)
+}
+
 /// As [`migrate`], in place: a new process takes over the guest's memory and its tap. No page is sent.
 pub(crate) fn update(bench: &mut Bench<'_>, source: Vmm) -> Result<Vmm> {
     let (started, uri) = bench.update()?;

@@ -186,7 +186,7 @@ impl Options {
         if self.means.copy_disk && self.guest == Kind::Tiny {
             return Err(Error::failed("the tiny guest has no disk: leave out --copy-disk"));
         }
-        if self.means.mode != Mode::Precopy && self.route.has(Monitor::Qemu) {
+        if matches!(self.means.mode, Mode::Update | Mode::Snapshot) && self.route.has(Monitor::Qemu) {
             let mode = self.means.mode.word();
             let why = format!("--mode {mode} is between minivmms only: leave `qemu` out of the --route");
             return Err(Error::failed(why));

@@ -145,9 +145,15 @@ impl Journey<'_> {
         let left_behind = source.status()?;
         let stopped = felt::stopped(&source, &destination);
         let felt = Felt::new(&arrival.content, clocks, stopped);
-        // In a file the guest's clocks stand still, and no monitor counts that as downtime.
-        let stood = match (self.means.mode, stopped) {
-            (Mode::Snapshot, Some([stop, resume])) => resume.saturating_sub(stop),
+        // In a file the guest's clocks stand still, and no monitor counts that as downtime; nor does a QEMU in post-copy what follows its
+        // order to run, or answers that of another.
+        let is_unmeasured = match self.means.mode {
+            Mode::Snapshot => true,
+            Mode::Postcopy => [from, to].contains(&Monitor::Qemu),
+            Mode::Precopy | Mode::Update => false,
+        };
+        let stood = match stopped {
+            Some([stop, resume]) if is_unmeasured => resume.saturating_sub(stop),
             _ => Duration::from_millis(migration["downtime"].as_u64().unwrap_or(0)),
         };
         let names = (source.name()?, destination.name()?);
@@ -195,7 +201,10 @@ impl Journey<'_> {
             Mode::Precopy if self.means.copy_disk => {
                 self.bench.incoming_with_disk().map(|(vmm, uri)| (Destination::Ready(vmm.into()), uri))?
             }
-            Mode::Precopy => self.bench.incoming().map(|(vmm, uri)| (Destination::Ready(vmm.into()), uri))?,
+            Mode::Precopy | Mode::Postcopy => {
+                let (vmm, uri) = self.bench.incoming()?;
+                (self.means.mode.ready(vmm)?, uri)
+            }
             Mode::Update => self.bench.update().map(|(started, uri)| (Destination::Awaiting(started), uri))?,
             Mode::Snapshot => (Destination::Later, self.bench.file()),
         };
@@ -205,7 +214,7 @@ impl Journey<'_> {
         let mut record = Record::default();
         match self.means.copy_disk {
             true => source.qmp.execute("migrate", json!({ "uri": uri, "copy-disk": true })).map(drop)?,
-            false => source.start_migration(&uri)?,
+            false => self.means.mode.start(source, &uri)?,
         }
         let destination = destination.connect()?;
         let migration = source.follow_migration(Instant::now() + MIGRATION, |info| {

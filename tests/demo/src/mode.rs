@@ -21,6 +21,8 @@ pub(crate) struct Means {
 pub(crate) enum Mode {
     /// The guest's memory is copied to another process while it runs
     Precopy,
+    /// The guest runs in another process before its memory is there
+    Postcopy,
     /// A new process takes over the guest's memory without a copy, as in an update of minivmm on one host
     Update,
     /// The guest is saved to a file, and goes on from there in a process that is started then
@@ -32,6 +34,7 @@ impl Mode {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Precopy => "precopy",
+            Self::Postcopy => "postcopy",
             Self::Update => "update",
             Self::Snapshot => "snapshot",
         }
@@ -40,9 +43,25 @@ impl Mode {
     /// What each minivmm is started with for it.
     pub(crate) fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Precopy | Self::Snapshot => &[],
+            Self::Precopy | Self::Postcopy | Self::Snapshot => &[],
             Self::Update => &["--share-memory", "on"],
         }
+    }
+
+    /// Tells `source` to migrate to `uri`.
+    pub(crate) fn start(self, source: &mut Vmm, uri: &str) -> Result<()> {
+        match self {
+            Self::Precopy | Self::Update | Self::Snapshot => source.start_migration(uri),
+            Self::Postcopy => source.start_postcopy(uri),
+        }
+    }
+
+    /// Makes a destination ready for it.
+    pub(crate) fn ready(self, mut destination: Vmm) -> Result<Destination> {
+        if self == Self::Postcopy {
+            destination.allow_postcopy()?;
+        }
+        Ok(Destination::Ready(destination.into()))
     }
 }
 

@@ -158,11 +158,11 @@ impl Journey<'_> {
         let socket = self.scratch.join(format!("migration{}", self.started));
         let at = socket.display();
         let (destination, uri) = match self.mode {
-            Mode::Precopy => {
+            Mode::Precopy | Mode::Postcopy => {
                 let uri = format!("unix:{at}");
                 let mut vmm = self.start(to, Some(uri.clone()))?.connect()?;
                 vmm.await_status("inmigrate", Instant::now() + PATIENCE)?;
-                (Destination::Ready(vmm.into()), uri)
+                (self.mode.ready(vmm)?, uri)
             }
             Mode::Update => {
                 let uri = format!("local:{at}");
@@ -172,7 +172,7 @@ impl Journey<'_> {
             Mode::Snapshot => (Destination::Later, format!("file:{at}")),
         };
         let mut record = Record::default();
-        source.start_migration(&uri)?;
+        self.mode.start(source, &uri)?;
         let destination = destination.connect()?;
         let migration = source.follow_migration(Instant::now() + PATIENCE, |info| {
             show_migration(progress, info);

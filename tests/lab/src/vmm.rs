@@ -1,5 +1,7 @@
 //! A virtual-machine monitor as a process: minivmm, or QEMU's microvm, which has the same devices and commands.
 
+mod migration;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::guest;
@@ -132,7 +134,7 @@ impl Started {
     /// What it said when it ended, or that it does not make one.
     pub fn await_socket(mut self, socket: &Path) -> Result<Self> {
         let deadline = Instant::now() + START;
-        while !listens(socket) {
+        while !listens(self.process.id(), socket) {
             if self.process.ended().is_some() || Instant::now() > deadline {
                 return Err(self.end(&Error::failed(format!("it does not wait at {}", socket.display()))));
             }
@@ -297,53 +299,6 @@ impl Vmm {
         Ok(format!("QEMU {}.{}.{}", version["major"], version["minor"], version["micro"]))
     }
 
-    /// Whether a QEMU listens, as the source of its next migration, for the destination's word.
-    ///
-    /// # Errors
-    /// QEMU's refusal.
-    pub fn listen(&mut self, listens: bool) -> Result<()> {
-        let capability = json!({ "capabilities": [{ "capability": "return-path", "state": listens }] });
-        self.qmp.execute("migrate-set-capabilities", capability).map(|_| ())
-    }
-
-    /// Its next migration has so many page channels, of which each is compressed so.
-    ///
-    /// # Errors
-    /// The monitor's refusal.
-    pub fn set_channels(&mut self, number: u8, compression: &str) -> Result<()> {
-        let capability = json!({ "capabilities": [{ "capability": "multifd", "state": true }] });
-        self.qmp.execute("migrate-set-capabilities", capability)?;
-        let parameters = json!({ "multifd-channels": number, "multifd-compression": compression });
-        self.qmp.execute("migrate-set-parameters", parameters).map(|_| ())
-    }
-
-    /// Starts an outgoing migration.
-    ///
-    /// # Errors
-    /// The monitor's refusal.
-    pub fn start_migration(&mut self, uri: &str) -> Result<()> {
-        self.qmp.execute("migrate", json!({ "uri": uri })).map(|_| ())
-    }
-
-    /// Follows the outgoing migration to its end and returns its last figures, whatever its `status`.
-    ///
-    /// # Errors
-    /// When it has not ended at `deadline`, or the monitor does not answer.
-    pub fn follow_migration(&mut self, deadline: Instant, mut watch: impl FnMut(&Value)) -> Result<Value> {
-        loop {
-            let info = self.qmp.execute("query-migrate", Value::Null)?;
-            let ends = ["completed", "failed", "cancelled", "unacknowledged", "undecided"];
-            if info["status"].as_str().is_some_and(|status| ends.contains(&status)) {
-                return Ok(info);
-            }
-            watch(&info);
-            if Instant::now() > deadline {
-                return Err(Error::failed(format!("the migration did not end in time: {info}")));
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
     /// Waits until the run state is `state`.
     ///
     /// # Errors
@@ -362,9 +317,10 @@ impl Vmm {
     }
 }
 
-/// True once a socket at `path` listens (`__SO_ACCEPTCON` in /proc/net/unix, proc(5)): its file is there before.
-pub fn listens(path: &Path) -> bool {
-    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+/// True once a socket at `path` listens in the network namespace of `process` (`__SO_ACCEPTCON` in /proc/PID/net/unix, proc(5)): its file is
+/// there before.
+pub fn listens(process: u32, path: &Path) -> bool {
+    let sockets = fs::read_to_string(format!("/proc/{process}/net/unix")).unwrap_or_default();
     let path = format!(" {}", path.display());
     sockets.lines().any(|line| line.ends_with(&path) && line.contains(" 00010000 "))
 }

@@ -1,0 +1,78 @@
+//! Migrations of a monitor: what it is told before one, its begin, and the way to its end.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::Vmm;
+use crate::error::{Error, Result};
+
+impl Vmm {
+    /// Whether a QEMU listens, as the source of its next migration, for the destination's word.
+    ///
+    /// # Errors
+    /// QEMU's refusal.
+    pub fn listen(&mut self, listens: bool) -> Result<()> {
+        let capability = json!({ "capabilities": [{ "capability": "return-path", "state": listens }] });
+        self.qmp.execute("migrate-set-capabilities", capability).map(|_| ())
+    }
+
+    /// Its next migration has so many page channels, of which each is compressed so.
+    ///
+    /// # Errors
+    /// The monitor's refusal.
+    pub fn set_channels(&mut self, number: u8, compression: &str) -> Result<()> {
+        let capability = json!({ "capabilities": [{ "capability": "multifd", "state": true }] });
+        self.qmp.execute("migrate-set-capabilities", capability)?;
+        let parameters = json!({ "multifd-channels": number, "multifd-compression": compression });
+        self.qmp.execute("migrate-set-parameters", parameters).map(|_| ())
+    }
+
+    /// Starts an outgoing migration.
+    ///
+    /// # Errors
+    /// The monitor's refusal.
+    pub fn start_migration(&mut self, uri: &str) -> Result<()> {
+        self.qmp.execute("migrate", json!({ "uri": uri })).map(|_| ())
+    }
+
+    /// Its next migration, on either side, may go on in post-copy.
+    ///
+    /// # Errors
+    /// The monitor's refusal.
+    pub fn allow_postcopy(&mut self) -> Result<()> {
+        let capability = json!({ "capabilities": [{ "capability": "postcopy-ram", "state": true }] });
+        self.qmp.execute("migrate-set-capabilities", capability).map(|_| ())
+    }
+
+    /// Starts an outgoing migration, which goes on in post-copy at once.
+    ///
+    /// # Errors
+    /// The monitor's refusal.
+    pub fn start_postcopy(&mut self, uri: &str) -> Result<()> {
+        self.allow_postcopy()?;
+        self.start_migration(uri)?;
+        // QEMU takes the order as soon as the capability is on and a migration has begun (`qmp_migrate_start_postcopy`).
+        self.qmp.execute("migrate-start-postcopy", Value::Null).map(|_| ())
+    }
+
+    /// Follows the outgoing migration to its end and returns its last figures, whatever its `status`.
+    ///
+    /// # Errors
+    /// When it has not ended at `deadline`, or the monitor does not answer.
+    pub fn follow_migration(&mut self, deadline: Instant, mut watch: impl FnMut(&Value)) -> Result<Value> {
+        loop {
+            let info = self.qmp.execute("query-migrate", Value::Null)?;
+            let ends = ["completed", "failed", "cancelled", "unacknowledged", "undecided"];
+            if info["status"].as_str().is_some_and(|status| ends.contains(&status)) {
+                return Ok(info);
+            }
+            watch(&info);
+            if Instant::now() > deadline {
+                return Err(Error::failed(format!("the migration did not end in time: {info}")));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
