@@ -171,7 +171,11 @@ impl MigrateArgs {
         let postcopy = self.postcopy.then(|| ("postcopy-ram", true.into()));
         client.migrate(arguments, changes.chain(postcopy))?;
         if self.postcopy {
-            client.execute("migrate-start-postcopy", json!({}))?;
+            match client.execute("migrate-start-postcopy", json!({})) {
+                // One that has ended already tells its end.
+                Ok(_) | Err(ClientError::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         let end = follow(&mut client, &interrupts, report.as_mut());
         let figures = match end {

@@ -149,6 +149,12 @@ fn migrate_asks_for_its_parameters_with_the_migration() {
     let terms = Terms { parameters, ..Terms::default() };
     assert_eq!(requests.recv().unwrap(), Request::Migrate(Address::Unix("/run/there".into()), terms));
 
+    let output = migrate(directory.path()).arg("--postcopy").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let terms = Terms { parameters: ParameterChange::default().with("postcopy-ram", true), ..Terms::default() };
+    assert_eq!(requests.recv().unwrap(), Request::Migrate(Address::Unix("/run/there".into()), terms));
+    assert_eq!(requests.recv().unwrap(), Request::MigrateStartPostcopy);
+
     let output = migrate(directory.path()).args(["--max-cpu-throttle", "100%"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(
@@ -199,7 +205,7 @@ fn xbzrle_and_page_channels_refuse_one_another_in_both_orders() {
 #[test]
 fn each_end_of_a_migration_has_its_words_and_its_exit_code() {
     type Script = fn(&Published);
-    let ends: [(Script, i32, &str); 5] = [
+    let ends: [(Script, i32, &str); 6] = [
         (
             |shared| {
                 shared.set_run_state(RunState::Paused);
@@ -219,6 +225,15 @@ fn each_end_of_a_migration_has_its_words_and_its_exit_code() {
             "no answer; the guest stays stopped here",
         ),
         (|shared| ends(shared, SourcePhase::Undecided, Some("no answer; look there")), 4, "no answer; look there"),
+        (
+            |shared| {
+                shared.set_run_state(RunState::FinishMigrate);
+                shared.set_run_state(RunState::PostMigrate);
+                ends(shared, SourcePhase::Interrupted, Some("the connection broke; it is lost there"));
+            },
+            3,
+            "the migration failed: the connection broke; it is lost there",
+        ),
         (|shared| ends(shared, SourcePhase::Undecided, None), 4, "the destination did not confirm"),
     ];
     for (script, code, sentence) in ends {

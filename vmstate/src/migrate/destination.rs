@@ -456,8 +456,10 @@ impl Destination<'_, '_> {
         let total = self.clock.now().saturating_sub(self.begun);
         let bytes = self.loader.wire.taken();
         let completed = phase == DestinationPhase::Completed;
-        if completed {
-            self.tell_times();
+        match phase {
+            DestinationPhase::Completed => self.tell_times(),
+            DestinationPhase::Failed => self.late.give_up(),
+            _ => {}
         }
         self.publish();
         self.control.sections_went(std::mem::take(&mut self.loader.whole));

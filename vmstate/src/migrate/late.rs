@@ -171,12 +171,14 @@ impl<'a> LateRam<'a> {
         self.ram.late().map_or(Ok(()), LateMemory::whole)
     }
 
-    /// No page comes any more, and the guest does not run: who waits for one finds zeros.
-    ///
-    /// # Errors
-    /// What memory refuses.
-    pub(crate) fn give_up(&self) -> Result<()> {
-        if self.listens() { self.ram.late().map_or(Ok(()), LateMemory::whole) } else { Ok(()) }
+    /// No page comes any more, and the guest does not run here: who waits for one, or clears memory for the next source, finds zeros.
+    pub(crate) fn give_up(&self) {
+        if let (true, Some(late)) = (self.listens(), self.ram.late())
+            && let Err(error) = late.whole()
+        {
+            // Why pages are given up is told already.
+            tracing::warn!("missing pages are still waited for: {error}");
+        }
     }
 
     fn lacking(&self) -> MutexGuard<'_, Option<Lacking>> {

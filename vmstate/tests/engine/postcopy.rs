@@ -179,6 +179,8 @@ fn what_a_machine_refuses_before_the_order_to_run_leaves_the_guest_at_the_source
         let outcome = setup.run();
         assert_eq!(outcome.departure.phase, SourcePhase::Failed, "{refuses}: {:?}", outcome.departure.error);
         assert!(outcome.source.running && !outcome.destination.running, "{refuses}");
+        // Whoever clears memory for the next source waits for no page.
+        assert!(outcome.destination.guest.is_whole(), "{refuses}");
     }
 }
 

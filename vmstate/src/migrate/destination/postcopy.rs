@@ -59,12 +59,7 @@ impl Destination<'_, '_> {
         let (loader, late) = (&mut self.loader, self.late);
         // The package had all devices, whose state is given away from now on.
         loader.take_only_pages();
-        self.machine.loaded_late(&mut || {
-            loader.serve().inspect_err(|_| {
-                // The first error is told.
-                let _ = late.give_up();
-            })
-        })
+        self.machine.loaded_late(&mut || loader.serve().inspect_err(|_| late.give_up()))
     }
 
     /// As [`load_machine`](Self::load_machine): runs the guest.
