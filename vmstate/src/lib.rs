@@ -133,6 +133,7 @@ pub mod guide {
             #[doc = "[decisions/0018-a-qemu-at-the-other-end.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0043-the-destination-tells-its-times.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0050-post-copy-commits-with-the-order-to-run.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[decisions/0051-missing-pages-are-waited-for-by-userfaultfd.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0057-disks-that-come-along.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0023-page-channels.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0026-throttle-by-write-faults.md]: crate::guide#pages-of-the-repository"]
