@@ -50,6 +50,15 @@ struct Qemu {
 }
 
 impl Qemu {
+    /// Its migration's last figures, once it has completed.
+    fn await_completed(&mut self) -> Value {
+        find("end of QEMU's migration", || {
+            let status = self.execute("query-migrate", json!({}));
+            assert_ne!(status["status"], "failed", "{status}");
+            (status["status"] == "completed").then_some(status)
+        })
+    }
+
     fn start(more: &[&str]) -> Self {
         let machine = "microvm,acpi=on,pcie=off,ioapic2=off,accel=tcg";
         let mut child = Command::new(QEMU)
@@ -330,11 +339,7 @@ fn we_take_qemus_guest_and_it_believes_us() {
     for (name, instance, device) in devices {
         assert_eq!(device.loads, 1, "{name}/{instance}");
     }
-    find("end of QEMU's migration", || {
-        let status = qemu.execute("query-migrate", json!({}));
-        assert_ne!(status["status"], "failed", "{status}");
-        (status["status"] == "completed").then_some(())
-    });
+    qemu.await_completed();
 }
 
 /// Neither takes a ping that nobody could answer.

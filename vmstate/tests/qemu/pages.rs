@@ -109,11 +109,7 @@ where
     // A page that comes as zero has to be made so.
     came.bytes.lock().unwrap().iter_mut().for_each(|block| block.fill(0xad));
     receive(&came, &listener, number, &mut qemu);
-    find("end of QEMU's migration", || {
-        let status = qemu.execute("query-migrate", json!({}));
-        assert_ne!(status["status"], "failed", "{status}");
-        (status["status"] == "completed").then_some(())
-    });
+    qemu.await_completed();
     let (sent, came) = (sent.bytes.lock().unwrap(), came.bytes.lock().unwrap());
     let blocks = BLOCKS.iter().zip(sent.iter().zip(came.iter()));
     // QEMU makes its ACPI tables anew.

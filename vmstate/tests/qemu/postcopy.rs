@@ -80,11 +80,7 @@ fn qemus_stream_in_post_copy_is_read_and_it_takes_a_request() {
     message.clear();
     Reply::Shut(0).write(&mut message);
     channel.write_all(&message).unwrap();
-    find("end of QEMU's migration", || {
-        let status = qemu.execute("query-migrate", json!({}));
-        assert_ne!(status["status"], "failed", "{status}");
-        (status["status"] == "completed").then_some(())
-    });
+    qemu.await_completed();
     drop(qemu);
     reading.join().unwrap();
 
@@ -143,11 +139,7 @@ fn qemu_takes_our_guest_in_post_copy_and_says_so() {
     let departure = depart(&mut channel, &mut machine, &mut sections, &ram, &control);
     assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
     assert!(!machine.running);
-    find("end of QEMU's migration", || {
-        let status = qemu.execute("query-migrate", json!({}));
-        assert_ne!(status["status"], "failed", "{status}");
-        (status["status"] == "completed").then_some(())
-    });
+    qemu.await_completed();
     qemu.execute("pmemsave", json!({"val": 0, "size": 0xa0000, "filename": dump}));
     let dumped = std::fs::read(&dump).unwrap();
     assert!(dumped == ram.bytes.lock().unwrap()[0][..0xa0000]);
@@ -259,10 +251,6 @@ fn we_take_qemus_guest_in_post_copy_and_it_believes_us() {
     for (name, instance, device) in devices {
         assert_eq!(device.loads, 1, "{name}/{instance}");
     }
-    find("end of QEMU's migration", || {
-        let status = qemu.execute("query-migrate", json!({}));
-        assert_ne!(status["status"], "failed", "{status}");
-        assert_eq!(status["ram"]["postcopy-requests"], 1, "{status}");
-        (status["status"] == "completed").then_some(())
-    });
+    let status = qemu.await_completed();
+    assert_eq!(status["ram"]["postcopy-requests"], 1, "{status}");
 }

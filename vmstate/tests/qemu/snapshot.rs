@@ -7,7 +7,6 @@ use vmstate::migrate::snapshot::{self, Saving};
 use vmstate::migrate::{Control, Peer};
 use vmstate::ram::GuestRam;
 use vmstate::section::{Section, Sections};
-use vmstate_lab::patience::find;
 use vmstate_lab::random::Random;
 
 use super::{BLOCKS, Qemu, Ram, Still, devices, skipped};
@@ -24,11 +23,7 @@ fn places(qemu: &mut Qemu, channels: Option<u8>) {
 }
 
 fn completed(qemu: &mut Qemu) {
-    find("end of QEMU's migration", || {
-        let status = qemu.execute("query-migrate", json!({}));
-        assert_ne!(status["status"], "failed", "{status}");
-        (status["status"] == "completed").then_some(())
-    });
+    qemu.await_completed();
 }
 
 /// With one thread and with two, at an offset too: the places in the file are counted from its start.

@@ -83,11 +83,7 @@ fn we_take_what_changed_of_qemus_pages() {
                 (status["xbzrle-cache"]["pages"].as_u64()? > ENOUGH).then_some(())
             });
             set(&mut qemu, json!({"max-bandwidth": 0, "downtime-limit": 60_000}));
-            find("end of QEMU's migration", || {
-                let status = qemu.execute("query-migrate", json!({}));
-                assert_ne!(status["status"], "failed", "{status}");
-                (status["status"] == "completed").then_some(status)
-            })
+            qemu.await_completed()
         });
         let mut channel = listener.accept(PATIENCE).unwrap();
         let (clock, channel) = (&MonotonicClock::new(), &mut channel);

@@ -138,8 +138,8 @@ impl<M: Model> Virtio<M> {
         Ok(Snapshot { registers, interrupt_status, fault, rings, driving, model, paused: true, arriving: true })
     }
 
-    /// Reads of guest memory how far the source's device had answered. What the stream says had to be right; what guest memory says is the guest's fault: that breaks the device and not
-    /// the migration, which a guest must not be able to prevent.
+    /// Reads from guest memory how far the source's device had answered. What the stream says had to be right. Indices in guest memory are the
+    /// guest's: wrong ones break the device and not the migration, which a guest must not be able to prevent.
     pub(super) fn look_at_rings(&self) {
         let core = &self.worker.core;
         let looked = core.quiesced(|active| {
