@@ -22,8 +22,13 @@ pub const GED_RESET: u64 = 0x202;
 pub const GED_RESET_VALUE: u8 = 0x42;
 /// Bit of the selector: the power button was pressed (QEMU's `ACPI_GED_PWR_DOWN_EVT`).
 pub const GED_POWER_BUTTON: u8 = 0x2;
+/// Bit of the selector: the generation id has changed. QEMU's bits for other events are below.
+pub const GED_GENERATION: u8 = 0x80;
 /// SLP_TYP of state S5 in the sleep control register.
 pub const SLEEP_TYPE_S5: u8 = 5;
+
+/// The generation id, in RAM that is no RAM to the guest's kernel, behind the ACPI tables.
+pub const GENERATION_ID: u64 = 0x9_f000;
 
 /// First virtio-mmio window.
 pub const VIRTIO_MMIO: u64 = 0xfeb0_0000;

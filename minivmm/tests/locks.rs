@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use minivmm::bus::BusDevice;
 use minivmm::devices::ged::Ged;
+use minivmm::devices::generation::Generation;
 use minivmm::devices::serial::{Output, Serial};
 use minivmm::irq::TestLine;
 use minivmm::kvm::state::extra::Msr;
@@ -73,6 +74,7 @@ fn whole_machine() {
             vcpus: 2,
             tickets: Arc::new(Mutex::new(Tickets::new(&[]))),
             devices: Vec::new(),
+            generation: Arc::default(),
             disks: Vec::new(),
         }
         .sections()
@@ -101,6 +103,10 @@ fn minivmms_own() {
         "tests/locks/minivmm-vcpu",
         reset: VcpuExtra::default(),
         xsave: loaded(VcpuExtra::default(), 1, &extra),
+    );
+    vmstate::lock!(
+        "tests/locks/minivmm-generation",
+        told: loaded(Generation::default(), 1, b"\0\0\0\0\0\x09\xf0\0"),
     );
     let record = Some(Record { token: *b"abcdefghijklmnop", generation: 5 });
     let disk = Ticket { role: Role::Disk(1), bytes: 0x1000, record };

@@ -26,6 +26,7 @@ impl Machine {
             vcpus: 1,
             tickets: Arc::default(),
             devices: Vec::new(),
+            generation: Arc::default(),
             disks: Vec::new(),
         };
         Self { sections: parts.sections().unwrap(), state }

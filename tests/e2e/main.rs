@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod clones;
 mod faults;
 mod first_hour;
 mod forecast;

@@ -1,8 +1,8 @@
 //! ACPI tables: hardware-reduced, with the devices of QEMU's `microvm` under QEMU's names.
 //!
 //! RSDP, XSDT, FADT (reset, sleep control and sleep status through the GED's registers), MADT, DSDT (COM1, GED with
-//! its power button, the virtio-mmio windows in use, `\_S5`). References: ACPI specification 6.5, chapter and table
-//! numbers below; QEMU's own tables, as they are in guest memory of a running `microvm`.
+//! its power button, the generation id, the virtio-mmio windows in use, `\_S5`). References: ACPI specification 6.5, chapter and table
+//! numbers below; QEMU's own tables, as they are in guest memory of a running `microvm`. `VGEN` is that of QEMU's device `vmgenid`, which its `microvm` does not take.
 
 use acpi_tables::aml::{
     And, Device, EISAName, Equal, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If,
@@ -19,8 +19,8 @@ use acpi_tables::{Aml, aml};
 use crate::boot::layout::ACPI;
 use crate::error::Result;
 use crate::machine_map::{
-    COM1, COM1_GSI, COM1_LEN, GED, GED_GSI, GED_POWER_BUTTON, GED_RESET, GED_RESET_VALUE, GED_SLEEP_CONTROL,
-    GED_SLEEP_STATUS, IOAPIC, LAPIC, SLEEP_TYPE_S5, VIRTIO_MMIO_LEN, virtio_place,
+    COM1, COM1_GSI, COM1_LEN, GED, GED_GENERATION, GED_GSI, GED_POWER_BUTTON, GED_RESET, GED_RESET_VALUE,
+    GED_SLEEP_CONTROL, GED_SLEEP_STATUS, GENERATION_ID, IOAPIC, LAPIC, SLEEP_TYPE_S5, VIRTIO_MMIO_LEN, virtio_place,
 };
 use crate::memory::Ram;
 
@@ -97,6 +97,7 @@ fn dsdt(virtio_windows: &[u8]) -> impl Aml {
     let mut body = Vec::new();
     add_com1(&mut body);
     add_ged(&mut body);
+    add_generation(&mut body);
     for &window in virtio_windows {
         add_virtio(&mut body, window);
     }
@@ -155,6 +156,8 @@ fn add_ged(body: &mut Vec<u8>) {
                         &Equal::new(&Local(1), &GED_POWER_BUTTON),
                         vec![&Notify::new(&Path::new("PWRB"), &0x80_u8)],
                     ),
+                    &And::new(&Local(1), &Local(0), &GED_GENERATION),
+                    &If::new(&Equal::new(&Local(1), &GED_GENERATION), vec![&Notify::new(&Path::new("VGEN"), &0x80_u8)]),
                 ],
             ),
         ],
@@ -163,6 +166,20 @@ fn add_ged(body: &mut Vec<u8>) {
     Device::new(
         "PWRB".into(),
         vec![&Name::new("_HID".into(), &EISAName::new("PNP0C0C")), &Name::new("_UID".into(), &aml::ZERO)],
+    )
+    .to_aml_bytes(body);
+}
+
+/// "Virtual Machine Generation ID", Microsoft 2012: `ADDR` gives the id's address as two integers, the low one first.
+fn add_generation(body: &mut Vec<u8>) {
+    Device::new(
+        "VGEN".into(),
+        vec![
+            &Name::new("_HID".into(), &"QEMUVGID"),
+            &Name::new("_CID".into(), &"VM_Gen_Counter"),
+            &Name::new("_DDN".into(), &"VM_Gen_Counter"),
+            &Name::new("ADDR".into(), &Package::new(vec![&(GENERATION_ID as u32), &((GENERATION_ID >> 32) as u32)])),
+        ],
     )
     .to_aml_bytes(body);
 }
@@ -269,6 +286,13 @@ mod tests {
               \x86\x09\0\x01\0\x0e\xb0\xfe\0\x02\0\0\x89\x06\0\x01\x01\x17\0\0\0\x79\0"
         ));
         assert!(contains(&dsdt, b"\x08_S5_\x12\x07\x04\x0a\x05\0\0\0"));
+        assert!(contains(
+            &dsdt,
+            b"\x5b\x82\x4d\x04VGEN\x08_HID\x0dQEMUVGID\0\x08_CID\x0dVM_Gen_Counter\0\x08_DDN\x0dVM_Gen_Counter\0"
+        ));
+        assert!(contains(&dsdt, b"\x08ADDR\x12\x08\x02\x0c\0\xf0\x09\0\0"));
+        // If ((ESEL & 0x80) == 0x80) { Notify (VGEN, 0x80) }
+        assert!(contains(&dsdt, b"\x7b\x60\x0a\x80\x61\xa0\x0c\x93\x61\x0a\x80\x86VGEN\x0a\x80"));
         assert!(contains(&dsdt, b"\x5b\x80EREG\0\x0c\0\0\xa0\xfe\x0a\x04\x5b\x81\x0bEREG"));
         assert!(!contains(&dsdt, b"VR06"));
     }

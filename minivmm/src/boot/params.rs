@@ -8,12 +8,13 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use crate::boot::cpu::Entry;
 use crate::boot::image::Kernel;
-use crate::boot::layout::{ACPI, COMMAND_LINE, HIGH_MEMORY, PVH_MEMORY_MAP, PVH_MODULES, START_INFO};
+use crate::boot::layout::{self, ACPI, COMMAND_LINE, HIGH_MEMORY, PVH_MEMORY_MAP, PVH_MODULES, START_INFO};
 use crate::error::{Error, Result};
 use crate::memory::Ram;
 
 /// Types of the memory map, the same numbers in E820 and PVH (ACPI specification, table 15.1).
 const USABLE: u32 = 1;
+const RESERVED: u32 = 2;
 const ACPI_RECLAIMABLE: u32 = 3;
 
 /// `type_of_loader`: one without a number of its own (boot.rst).
@@ -70,7 +71,12 @@ fn write_start_info(ram: &Ram, initrd: Option<Range<u64>>) -> Result<()> {
 }
 
 fn memory_map(ram: &Ram) -> Vec<(Range<u64>, u32)> {
-    let mut map = vec![(0..ACPI.start, USABLE), (ACPI, ACPI_RECLAIMABLE), (HIGH_MEMORY..ram.low_end(), USABLE)];
+    let mut map = vec![
+        (0..ACPI.start, USABLE),
+        (ACPI, ACPI_RECLAIMABLE),
+        (layout::RESERVED, RESERVED),
+        (HIGH_MEMORY..ram.low_end(), USABLE),
+    ];
     map.extend(ram.stretches().skip(1).map(|high| (high.guest_address..high.guest_address + high.len, USABLE)));
     map
 }
@@ -100,7 +106,7 @@ mod tests {
         let mut page = [0; 4096];
         ram.read(START_INFO, &mut page).unwrap();
         assert_eq!(page[0x70..0x78], 0x9_0000_u64.to_le_bytes());
-        assert_eq!(page[0x1e8], 4);
+        assert_eq!(page[0x1e8], 5);
         assert_eq!(page[0x210], 0xff);
         assert_eq!(page[0x218..0x220], [0, 0, 0xff, 0x7f, 0x34, 0x12, 0, 0]);
         assert_eq!(page[0x228..0x22c], 0x2_0000_u32.to_le_bytes());
@@ -110,9 +116,10 @@ mod tests {
             (word(0), word(8), bytes[16])
         };
         assert_eq!(entry(0), (0, 0x9_0000, 1));
-        assert_eq!(entry(1), (0x9_0000, 0x1_0000, 3));
-        assert_eq!(entry(2), (0x10_0000, (3 << 30) - 0x10_0000, 1));
-        assert_eq!(entry(3), (4 << 30, 512 << 20, 1));
+        assert_eq!(entry(1), (0x9_0000, 0xf000, 3));
+        assert_eq!(entry(2), (0x9_f000, 0x1000, 2));
+        assert_eq!(entry(3), (0x10_0000, (3 << 30) - 0x10_0000, 1));
+        assert_eq!(entry(4), (4 << 30, 512 << 20, 1));
     }
 
     /// Offsets from xen/include/public/arch-x86/hvm/start_info.h.
@@ -128,7 +135,7 @@ mod tests {
         assert_eq!(u64_at(&ram, START_INFO + 24), 0x2_0000);
         assert_eq!(u64_at(&ram, START_INFO + 32), 0x9_0000);
         let map = u64_at(&ram, START_INFO + 40);
-        assert_eq!(u64_at(&ram, START_INFO + 48), 3);
-        assert_eq!((u64_at(&ram, map + 48), u64_at(&ram, map + 56)), (0x10_0000, 255 << 20));
+        assert_eq!(u64_at(&ram, START_INFO + 48), 4);
+        assert_eq!((u64_at(&ram, map + 72), u64_at(&ram, map + 80)), (0x10_0000, 255 << 20));
     }
 }

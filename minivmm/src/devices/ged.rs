@@ -1,5 +1,5 @@
-//! ACPI generic event device of the machine: tells the guest of a pressed power button, and takes its power-off and
-//! reset. Registers as QEMU's `acpi-ged` at the machine's fixed place (GSI 9, an edge).
+//! ACPI generic event device of the machine: tells the guest of a pressed power button and a changed generation id, and takes its
+//! power-off and reset. Registers as QEMU's `acpi-ged` at the machine's fixed place (GSI 9, an edge).
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,9 @@ use vmstate::VmState;
 use crate::bus::BusDevice;
 use crate::devices::{Device, DeviceError};
 use crate::irq::IrqLine;
-use crate::machine_map::{GED_POWER_BUTTON, GED_RESET, GED_RESET_VALUE, GED_SLEEP_CONTROL, SLEEP_TYPE_S5};
+use crate::machine_map::{
+    GED_GENERATION, GED_POWER_BUTTON, GED_RESET, GED_RESET_VALUE, GED_SLEEP_CONTROL, SLEEP_TYPE_S5,
+};
 
 /// Which events are pending; reading clears (QEMU's `ACPI_GED_EVT_SEL_OFFSET`).
 const SELECTOR: u64 = 0;
@@ -59,7 +61,16 @@ impl Ged {
 
     /// Presses the power button: the guest shuts down if it wants to.
     pub fn press_power_button(&mut self) {
-        self.ged_state.sel |= u32::from(GED_POWER_BUTTON);
+        self.tell(GED_POWER_BUTTON);
+    }
+
+    /// Tells the guest that its generation id has changed.
+    pub fn generation_changed(&mut self) {
+        self.tell(GED_GENERATION);
+    }
+
+    fn tell(&mut self, event: u8) {
+        self.ged_state.sel |= u32::from(event);
         self.pulse();
     }
 
@@ -116,6 +127,7 @@ impl fmt::Debug for Ged {
 mod tests {
     use super::*;
     use crate::irq::TestLine;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::{Receiver, channel};
     use vmstate::Section;
     use vmstate::codec::{Reader, Writer};
@@ -138,6 +150,30 @@ mod tests {
         ged.press_power_button();
         assert_eq!(read(&mut ged), 2);
         assert_eq!(read(&mut ged), 0);
+    }
+
+    #[derive(Default)]
+    struct Edges(AtomicUsize);
+
+    impl IrqLine for Edges {
+        fn set(&self, high: bool) {
+            self.0.fetch_add(high.into(), Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_changed_generation_is_told_beside_the_button_and_again_when_the_guest_goes_on() {
+        let line = Arc::new(Edges::default());
+        let edges = || line.0.load(Ordering::SeqCst);
+        let mut ged = Ged::new(line.clone(), Box::new(|_| {}));
+        ged.press_power_button();
+        ged.generation_changed();
+        assert_eq!(edges(), 2);
+        ged.resume();
+        assert_eq!(edges(), 3);
+        assert_eq!(read(&mut ged), 0x82);
+        ged.resume();
+        assert_eq!(edges(), 3);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Device models. They see guest memory, interrupt lines and bytes; never KVM.
 
 pub mod ged;
+pub mod generation;
 pub mod serial;
 pub mod virtio;
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use vmstate::schema::json::Schema;
 use vmstate::section::Sections;
 
 use super::disk::{self, SharedDisk};
@@ -13,7 +14,11 @@ use super::preflight::Preflight;
 use super::remedies::REMEDIES;
 use super::section_of::SectionOf;
 pub use super::section_of::SharedSection;
+use crate::devices::generation::Generation;
 use crate::kvm::state::HypervisorState;
+
+/// Section of the generation id.
+const GENERATION: &str = "minivmm/generation";
 
 /// State that no device model owns, between the kernel and the stream: read before a save, written after a load.
 #[derive(Clone, Debug)]
@@ -54,6 +59,8 @@ pub struct Parts {
     pub tickets: SharedTickets,
     /// Device models, with their sections' names.
     pub devices: Vec<(String, SharedSection)>,
+    /// The guest's generation id.
+    pub generation: Arc<Mutex<Generation>>,
     /// Disks whose content goes along, with their sections' instances.
     pub disks: Vec<(u32, SharedDisk)>,
 }
@@ -65,6 +72,15 @@ impl fmt::Debug for Parts {
 }
 
 impl Parts {
+    /// What goes to `release`, where that is an older one: without the generation id if it knows none. The guest keeps its id there.
+    #[must_use]
+    pub fn going_to(self, release: Option<&Schema>) -> Self {
+        match release {
+            Some(release) if release.section(GENERATION).is_none() => Self { generation: Arc::default(), ..self },
+            _ => self,
+        }
+    }
+
     /// Registers all of them, in the order that QEMU sends them.
     ///
     /// # Errors
@@ -115,6 +131,7 @@ impl Parts {
             let extra = SectionOf::new(state, move |state: &mut MachineState| &mut state.hypervisor.vcpus[vcpu].extra);
             sections.register("minivmm/vcpu", vcpu as u32, extra)?.beyond_qemu();
         }
+        sections.register(GENERATION, 0, SharedSection::new(&self.generation))?.beyond_qemu();
         for (instance, disk) in &self.disks {
             sections.register_iterative(disk::NAME, *instance, Arc::clone(disk))?.beyond_qemu();
         }

@@ -118,8 +118,11 @@ fn of_engine(request: &EngineRequest, state: RunState, under_way: UnderWay) -> D
         (EngineRequest::Hold | EngineRequest::Pause(_) | EngineRequest::Rehearse(_), _) => {
             refuse("be handed over", state)
         }
-        (EngineRequest::Introduced | EngineRequest::Arriving(_) | EngineRequest::Loaded, RunState::InMigrate) => Accept,
-        (EngineRequest::Introduced | EngineRequest::Arriving(_) | EngineRequest::Loaded, _) => {
+        (
+            EngineRequest::Introduced | EngineRequest::Arriving(_) | EngineRequest::Loaded { .. },
+            RunState::InMigrate,
+        ) => Accept,
+        (EngineRequest::Introduced | EngineRequest::Arriving(_) | EngineRequest::Loaded { .. }, _) => {
             refuse("take in a guest", state)
         }
         (EngineRequest::Resume, RunState::FinishMigrate | RunState::InMigrate) => Accept,

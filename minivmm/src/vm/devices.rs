@@ -8,6 +8,7 @@ use vmstate::{Section, VmState};
 
 use crate::bus::{Bus, BusDevice};
 use crate::devices::ged::{Ged, Power};
+use crate::devices::generation::Generation;
 use crate::devices::serial::Serial;
 use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Virtio};
@@ -20,10 +21,11 @@ use crate::kvm::vm::KvmVm;
 use crate::machine_map::{
     COM1, COM1_GSI, COM1_LEN, GED, GED_GSI, GED_LEN, VIRTIO_MMIO_LEN, virtio_place, virtio_window,
 };
+use crate::memory::GuestMemory;
 use crate::migration::sections::SharedSection;
 use crate::vm::backends::Backends;
 use crate::vm::guest_events::GuestEvents;
-use crate::vm::request::GuestEvent;
+use crate::vm::request::{GuestEvent, Refusal};
 
 const DISK: &str = "virtio-blk";
 const CARD: &str = "virtio-net";
@@ -37,6 +39,8 @@ pub struct Devices {
     pub serial: Locked<Serial>,
     /// Power button, power-off, reset.
     pub ged: Locked<Ged>,
+    /// The guest's generation id. It has no registers, and outlives resets.
+    pub generation: Locked<Generation>,
     /// Disks, in the order of the command line.
     pub disks: Vec<Locked<Virtio<Blk>>>,
     /// Network cards, in the order of the command line.
@@ -89,7 +93,8 @@ impl Devices {
             (previous.map(|previous| &previous.serial), (&mut buses.pio, COM1.into(), COM1_LEN.into()));
         let serial = attach(&mut attached, "serial".into(), serial, place, window);
         let (disks, nets, virtio_windows) = (Vec::new(), Vec::new(), Vec::new());
-        let mut devices = Self { serial, ged, disks, nets, virtio_windows, attached };
+        let generation = previous.map(|previous| Arc::clone(&previous.generation)).unwrap_or_default();
+        let mut devices = Self { serial, ged, generation, disks, nets, virtio_windows, attached };
         for (index, (image, limiter)) in backends.images.iter().zip(&backends.disk_limits).enumerate() {
             let place = previous.map(|previous| &previous.disks[index]);
             let disk = Blk::new(Arc::clone(image)).within(limiter.clone());
@@ -151,6 +156,20 @@ impl Devices {
     /// All were loaded, and read what guest memory has of them.
     pub(super) fn loaded(&self) {
         self.pause_order().for_each(|device| lock(device).loaded());
+    }
+
+    /// The guest may be one of several that begin in the same state: it gets a generation id of its own, and is notified.
+    ///
+    /// # Errors
+    /// As [`Generation::renew`].
+    pub(super) fn renew_generation(&self, memory: &GuestMemory) -> Result<(), Refusal> {
+        let generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        if generation.is_told() {
+            let refused = |error| Refusal(format!("the guest cannot be given a generation id of its own: {error}"));
+            generation.renew(memory).map_err(refused)?;
+            self.ged.lock().unwrap_or_else(PoisonError::into_inner).generation_changed();
+        }
+        Ok(())
     }
 
     /// All go on.

@@ -252,7 +252,7 @@ impl Vm {
             AnyRequest::Engine(EngineRequest::Pause(within)) => self.switch_over(within)?,
             AnyRequest::Engine(EngineRequest::Introduced) => self.introduced()?,
             AnyRequest::Engine(EngineRequest::Arriving(_)) => self.populate(),
-            AnyRequest::Engine(EngineRequest::Loaded) => self.write_state()?,
+            AnyRequest::Engine(EngineRequest::Loaded { may_be_copy }) => self.write_state(may_be_copy)?,
             AnyRequest::Engine(EngineRequest::Resume) => self.go_on(),
             AnyRequest::Engine(EngineRequest::Ended(end)) => self.ended(end)?,
         }

@@ -1,6 +1,6 @@
 //! What a reset replaces whole: the KVM machine, its vCPUs, its devices. RAM stays.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
@@ -80,6 +80,8 @@ impl Machine {
         let payload = Payload { kernel: &images.kernel, initrd: images.initrd.as_ref(), append: &config.append };
         let acpi = acpi::Machine { cpus: config.cpus, virtio_windows: self.devices.virtio_windows().to_vec() };
         let entry = boot::load(self.kvm.ram(), payload, &acpi)?;
+        let mut generation = self.devices.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        generation.power_on(self.kvm.ram().guest()).map_err(Error::device)?;
         self.kvm.await_slots()?;
         self.vcpus[0].vcpu().set_start(&entry.registers(), |sregs| entry.set_system_registers(sregs))
     }

@@ -125,7 +125,10 @@ pub enum EngineRequest {
     /// Destination: more pages have come; fill the second-level page tables. Dropped, the token says that this is done.
     Arriving(Arc<()>),
     /// Destination: all sections are loaded; give the kernel its state.
-    Loaded,
+    Loaded {
+        /// Nobody hands the guest over and hears that it goes on here: it may go on elsewhere, too.
+        may_be_copy: bool,
+    },
     /// The guest goes on on this side.
     Resume,
     /// The migration thread has ended.

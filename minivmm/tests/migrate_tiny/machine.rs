@@ -157,7 +157,7 @@ impl Machine {
         self.handle.ask(Request::MigrateSetParameters(change)).unwrap();
     }
 
-    fn printed(&self) -> String {
+    pub(crate) fn printed(&self) -> String {
         let text = String::from_utf8(self.console.0.lock().unwrap().clone()).unwrap();
         assert!(!text.contains('E'), "the guest found its memory wrong: {text}");
         text

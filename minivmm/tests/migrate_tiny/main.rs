@@ -1,6 +1,7 @@
 //! The tiny guest migrates between two machines, which are threads of this process; it checks its own memory as it goes.
 
 mod channels;
+mod clones;
 mod defer;
 mod descriptors;
 mod disks;

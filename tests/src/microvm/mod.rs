@@ -97,9 +97,15 @@ impl Microvm {
             (NET, SharedSection::new(&self.net)),
         ];
         let devices = devices.map(|(name, device)| (name.to_owned(), device)).into();
-        self.sections =
-            Parts { state: Arc::clone(&self.state), vcpus: 1, tickets: Arc::default(), devices, disks: Vec::new() }
-                .sections()?;
+        self.sections = Parts {
+            state: Arc::clone(&self.state),
+            vcpus: 1,
+            tickets: Arc::default(),
+            devices,
+            generation: Arc::default(),
+            disks: Vec::new(),
+        }
+        .sections()?;
         self.sections.register("mc146818rtc", 0, devices::Rtc::new())?;
         Ok(())
     }

@@ -77,7 +77,7 @@ fn every_request_in_every_situation() {
         (EngineRequest::Pause(Duration::ZERO), "rrarrarrrarrrr"),
         (EngineRequest::Introduced, "rrrrrrraarrrrr"),
         (EngineRequest::Arriving(Arc::default()), "rrrrrrraarrrrr"),
-        (EngineRequest::Loaded, "rrrrrrraarrrrr"),
+        (EngineRequest::Loaded { may_be_copy: false }, "rrrrrrraarrrrr"),
         (EngineRequest::Resume, "rrrrrrraaarrrr"),
         (EngineRequest::Ended(ended), "aaaaaaaaaaaaaa"),
     ];

@@ -33,6 +33,8 @@ pub(in crate::vm) struct EngineMachine {
     copied: CopiedDisks,
     /// At a destination: the guest is in a file, and its source has let go of its resources.
     from_file: bool,
+    /// At a destination: the source does not hear what becomes of the guest.
+    unheard: bool,
     /// At a destination.
     introduction: Option<Box<Introduction>>,
     /// At a destination: the driver has a clone of it while it looks at the pages that came.
@@ -73,6 +75,7 @@ impl EngineMachine {
             tickets: Arc::clone(tickets),
             copied: CopiedDisks::default(),
             from_file: false,
+            unheard: false,
             introduction: None,
             looking: Arc::default(),
             log: SparingLog::default(),
@@ -134,7 +137,8 @@ impl EngineMachine {
     }
 
     /// Destination, before a source comes: what another one told is forgotten.
-    pub(super) fn await_source(&self) {
+    pub(super) fn await_source(&mut self) {
+        self.unheard = false;
         *self.tickets.lock().unwrap_or_else(PoisonError::into_inner) = Tickets::default();
         self.copied.await_source();
     }
@@ -206,6 +210,7 @@ impl Machine for EngineMachine {
     }
 
     fn unheard(&mut self) {
+        self.unheard = true;
         if self.from_file {
             return;
         }
@@ -270,12 +275,12 @@ impl Machine for EngineMachine {
         let mut differences = self.foreign_resources();
         differences.extend(self.copied.incomplete());
         refuse(&differences)?;
-        self.ask(EngineRequest::Loaded)
+        self.ask(EngineRequest::Loaded { may_be_copy: self.unheard })
     }
 
     fn loaded_late(&mut self, serve: &mut dyn FnMut() -> vmstate::Result<()>) -> vmstate::Result<()> {
         refuse(&self.foreign_resources())?;
-        self.ask_serving(EngineRequest::Loaded, serve)
+        self.ask_serving(EngineRequest::Loaded { may_be_copy: self.unheard }, serve)
     }
 
     fn resume_late(&mut self, serve: &mut dyn FnMut() -> vmstate::Result<()>) -> vmstate::Result<()> {

@@ -204,6 +204,7 @@ impl IncomingTask {
         let mut state = self.parts.state.lock().unwrap_or_else(PoisonError::into_inner);
         (state.preflight, state.kept) = (Preflight::default(), KeptSections::default());
         drop(state);
+        self.parts.generation.lock().unwrap_or_else(PoisonError::into_inner).forget();
         self.firmware.clear();
         let mut options = DestinationOptions::new(MACHINE_TYPE);
         options.page_channels = page_channels;

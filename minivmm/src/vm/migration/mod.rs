@@ -199,7 +199,7 @@ impl Vm {
         self.shared.begin_migration(setup, &control);
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
             MachineState { preflight: self.preflight(), ..MachineState::new(self.machine.vcpus.len()) };
-        let parts = Parts { disks: copied.sections(), ..self.parts() };
+        let parts = Parts { disks: copied.sections(), ..self.parts() }.going_to(release.as_ref());
         // A release whose schema is given may be one that knows no firmware of QEMU's, and it shows the guest its RAM there.
         let mut ram = MachineRam::leaving(self.ram.clone(), &self.firmware, release.is_none() && offer.is_none());
         if offer.is_some() {
@@ -389,7 +389,7 @@ impl Vm {
     }
 
     /// Destination: writes the state that belongs into the kernel. The guest has not run.
-    pub(super) fn write_state(&self) -> Result<(), Refusal> {
+    pub(super) fn write_state(&self, may_be_copy: bool) -> Result<(), Refusal> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // The clocks of a guest in a file stand still, as in QEMU: how long it was there only the wall clocks of two moments say.
         let travels = self.incoming.as_ref().is_some_and(|incoming| !incoming.from_file);
@@ -399,6 +399,9 @@ impl Vm {
         let elapsed = self.machine.write_state(&state.hypervisor, introduced);
         if let Some(warning) = elapsed.map_err(|error| Refusal(chain(&error)))?.warning() {
             say(warning);
+        }
+        if may_be_copy {
+            self.machine.devices.renew_generation(memory)?;
         }
         self.machine.devices.loaded();
         Ok(())
@@ -482,6 +485,7 @@ impl Vm {
             vcpus: self.machine.vcpus.len(),
             tickets: SharedTickets::default(),
             devices: self.machine.devices.sections(),
+            generation: Arc::clone(&self.machine.devices.generation),
             disks: Vec::new(),
         }
     }

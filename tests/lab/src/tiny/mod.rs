@@ -4,6 +4,7 @@
 
 mod code;
 pub mod cpuid;
+pub mod generation;
 pub mod tick;
 
 use crate::image;
@@ -101,6 +102,7 @@ mod tests {
             ("tick.S", &super::code::TICK_CODE),
             ("setup.S", &super::code::SETUP_CODE),
             ("cpuid.S", &super::code::CPUID_CODE),
+            ("generation.S", &super::code::GENERATION_CODE),
         ];
         for (name, code) in codes {
             let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tiny");

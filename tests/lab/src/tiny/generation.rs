@@ -1,0 +1,28 @@
+//! The generation guest: a bare-metal kernel that watches its generation id, and prints it and what its event device tells.
+
+use super::code::GENERATION_CODE;
+
+/// The guest as a bzImage, as [`super::bzimage`].
+pub fn bzimage() -> Vec<u8> {
+    super::wrap(&GENERATION_CODE)
+}
+
+/// The ids on the console, in their order; one that was printed in part is left out.
+///
+/// ```
+/// use vmstate_lab::tiny::generation::ids;
+/// assert_eq!(ids("i 00000001 2 3 4\ne 00000080\ni 5 6 7 8\ni 9"), ["00000001 2 3 4", "5 6 7 8"]);
+/// ```
+pub fn ids(console: &str) -> Vec<String> {
+    lines(console, "i ")
+}
+
+/// What the event device has told, in hexadecimal.
+pub fn events(console: &str) -> Vec<String> {
+    lines(console, "e ")
+}
+
+fn lines(console: &str, kind: &str) -> Vec<String> {
+    let whole = console.rfind('\n').map_or("", |end| &console[..end]);
+    whole.lines().filter_map(|line| line.trim().strip_prefix(kind)).map(Into::into).collect()
+}
