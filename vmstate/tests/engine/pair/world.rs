@@ -351,8 +351,11 @@ impl World {
     ) -> MutexGuard<'a, State> {
         state.end(side).waiting = Some((wish, deadline));
         state.pass_turn(side);
-        self.0.1.notify_all();
-        state = self.wait(state, side);
+        // To wake the other side for nothing costs more than all else here.
+        if state.turn != side {
+            self.0.1.notify_all();
+            state = self.wait(state, side);
+        }
         state.end(side).waiting = None;
         self.sound_alarms(state)
     }
