@@ -9,7 +9,7 @@ use super::verdict::Reason;
 pub(super) type Decisions = BTreeMap<Id, bool>;
 
 /// Where one side is: a step, and bytes into it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct At {
     pub(super) step: usize,
     pub(super) offset: u64,
@@ -25,7 +25,7 @@ impl At {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
     pub(super) written: At,
     pub(super) read: At,

@@ -4,7 +4,7 @@
 //! same subject. A walk ends in a load or in a break. The states are positions and decisions that still matter, so
 //! their number stays small where the two sides are alike.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use super::layout::Layout;
 use super::position::{At, Decisions, Next, Position};
@@ -72,14 +72,14 @@ impl Sides<'_> {
     /// Of the decisions that led to a break, those without which something would load.
     fn needed(&self, broken: &Broken) -> Result<Decisions, Stop> {
         let gate = Decisions::from_iter(broken.gate);
-        if !gate.is_empty() && !self.walk(&gate, &[])?.loads {
+        if !gate.is_empty() && !self.loads(&gate)? {
             return Ok(gate);
         }
         let mut path = broken.path.clone();
         path.extend(gate);
         for subject in path.keys().copied().collect::<Vec<_>>() {
             let Some(value) = path.remove(&subject) else { continue };
-            if self.walk(&path, &[])?.loads {
+            if self.loads(&path)? {
                 path.insert(subject, value);
             }
         }
@@ -94,31 +94,15 @@ impl Sides<'_> {
     /// Visits all states that agree with `fixed` and with none of `excluded`.
     fn walk(&self, fixed: &Decisions, excluded: &[&Decisions]) -> Result<Walked, Stop> {
         let mut walk = Walk::new(self, fixed, excluded);
-        while let Some((state, way)) = walk.queue.pop_front() {
-            self.budget.step(0)?;
-            match self.next(&state, &mut walk.walked.found)? {
-                Next::Loads => walk.walked.loads = true,
-                Next::Breaks(field, reason) => walk.breaks(way, None, field, reason)?,
-                Next::To(states) => states.into_iter().try_for_each(|next| walk.visit(&state, next, way))?,
-                Next::Gate { subject, bad, field, reason, then } => {
-                    let mut refused = state.decided.clone();
-                    refused.insert(subject, bad);
-                    if fixed.get(&subject) != Some(&!bad) && !walk.is_excluded(&refused) {
-                        walk.breaks(way, Some((subject, bad)), field, reason)?;
-                    }
-                    for mut next in then {
-                        if fixed.get(&subject) == Some(&bad) {
-                            break;
-                        }
-                        if walk.kept.contains(&subject) {
-                            next.decided.insert(subject, !bad);
-                        }
-                        walk.visit(&state, next, way)?;
-                    }
-                }
-            }
-        }
+        while walk.step()? {}
         Ok(walk.walked)
+    }
+
+    /// True if a state that agrees with `fixed` loads. The walk ends at the first one that does.
+    fn loads(&self, fixed: &Decisions) -> Result<bool, Stop> {
+        let mut walk = Walk::new(self, fixed, &[]);
+        while !walk.walked.loads && walk.step()? {}
+        Ok(walk.walked.loads)
     }
 
     fn case(&self, (when, breaks): (Decisions, Break)) -> Case {
@@ -156,7 +140,7 @@ struct Walk<'a> {
     excluded: &'a [&'a Decisions],
     /// Subjects that an excluded case asks for.
     kept: HashSet<Id>,
-    seen: HashSet<Position>,
+    seen: BTreeSet<Position>,
     queue: VecDeque<(Position, usize)>,
     /// Each way is the one before it and what was decided.
     ways: Vec<(usize, Vec<(Id, bool)>)>,
@@ -171,11 +155,39 @@ impl<'a> Walk<'a> {
             fixed,
             excluded,
             kept: excluded.iter().flat_map(|when| when.keys().copied()).collect(),
-            seen: HashSet::from([start.clone()]),
+            seen: BTreeSet::from([start.clone()]),
             queue: VecDeque::from([(start, 0)]),
             ways: vec![(0, Vec::new())],
             walked: Walked::default(),
         }
+    }
+
+    /// Goes on from the state that has waited longest; false if none is left.
+    fn step(&mut self) -> Result<bool, Stop> {
+        let Some((state, way)) = self.queue.pop_front() else { return Ok(false) };
+        self.product.budget.step(0)?;
+        match self.product.next(&state, &mut self.walked.found)? {
+            Next::Loads => self.walked.loads = true,
+            Next::Breaks(field, reason) => self.breaks(way, None, field, reason)?,
+            Next::To(states) => states.into_iter().try_for_each(|next| self.visit(&state, next, way))?,
+            Next::Gate { subject, bad, field, reason, then } => {
+                let mut refused = state.decided.clone();
+                refused.insert(subject, bad);
+                if self.fixed.get(&subject) != Some(&!bad) && !self.is_excluded(&refused) {
+                    self.breaks(way, Some((subject, bad)), field, reason)?;
+                }
+                for mut next in then {
+                    if self.fixed.get(&subject) == Some(&bad) {
+                        break;
+                    }
+                    if self.kept.contains(&subject) {
+                        next.decided.insert(subject, !bad);
+                    }
+                    self.visit(&state, next, way)?;
+                }
+            }
+        }
+        Ok(true)
     }
 
     fn visit(&mut self, before: &Position, mut next: Position, way: usize) -> Result<(), Stop> {

@@ -24,12 +24,17 @@ pub(super) struct Lateness {
     alone: VecDeque<Duration>,
     /// Of all chunks and probes.
     least: Option<Duration>,
+    /// [`Self::usual`], which is asked for more often than an answer comes.
+    usual: Duration,
 }
 
 impl Lateness {
     /// A chunk or a probe was answered within this time.
     pub(super) fn answered(&mut self, within: Duration) {
-        self.least = Some(self.least.map_or(within, |least| least.min(within)));
+        if self.least.is_none_or(|least| within < least) {
+            self.least = Some(within);
+            self.usual = self.median();
+        }
     }
 
     /// A probe was answered within this time, and there was nothing else on the way.
@@ -38,6 +43,7 @@ impl Lateness {
             self.alone.pop_front();
         }
         self.alone.push_back(within);
+        self.usual = self.median();
     }
 
     /// The shortest round trip. Zero before the first answer.
@@ -48,6 +54,11 @@ impl Lateness {
     /// By how much answers usually come later than after the shortest round trip: the median, or half of the most that was seen,
     /// since the median of a few answers may be any of them.
     pub(super) fn usual(&self) -> Duration {
+        self.usual
+    }
+
+    /// [`Self::usual`] of the answers so far.
+    fn median(&self) -> Duration {
         let mut alone: Vec<_> = self.alone.iter().map(|within| within.saturating_sub(self.least())).collect();
         alone.sort_unstable();
         let median = alone.get(alone.len() / 2).copied().unwrap_or_default();
