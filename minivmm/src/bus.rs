@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use crate::sync::lock;
+
 /// A device that answers accesses in a window; offsets are from the window's start, data is little-endian.
 pub trait BusDevice: Send {
     /// Fills `data`.
@@ -64,11 +66,6 @@ impl Bus {
         let offset = address - base;
         (offset < window.len).then_some((offset, &*window.device))
     }
-}
-
-/// A device that panicked holds half-made state: better to fail loudly at the next access than to go on.
-fn lock(device: &Mutex<dyn BusDevice>) -> std::sync::MutexGuard<'_, dyn BusDevice + 'static> {
-    device.lock().expect("a device panicked while it was being accessed")
 }
 
 #[cfg(test)]

@@ -24,4 +24,5 @@ pub mod migration;
 pub mod passed;
 pub mod program;
 pub mod sandbox;
+mod sync;
 pub mod vm;

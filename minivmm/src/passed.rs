@@ -8,10 +8,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+use crate::sync::lock;
 
 /// The first that systemd passes (`SD_LISTEN_FDS_START`); those below are standard input, output and error.
 const LISTEN_FDS_START: RawFd = 3;
@@ -50,7 +52,7 @@ pub fn take(uses: &[(&str, &str)]) -> Result<Vec<(RawFd, String)>, String> {
         format!("{flag} fd:{reference}: {error}")
     })?;
     let references = uses.iter().map(|(_, reference)| (*reference).to_owned());
-    lock().extend(references.zip(taken));
+    lock(&TAKEN).extend(references.zip(taken));
     for number in numbers {
         let _ = nix::unistd::close(number);
     }
@@ -62,23 +64,19 @@ pub fn take(uses: &[(&str, &str)]) -> Result<Vec<(RawFd, String)>, String> {
 /// # Errors
 /// It was not; or the process has no descriptor left.
 pub fn descriptor(reference: &str) -> io::Result<OwnedFd> {
-    let taken = lock();
+    let taken = lock(&TAKEN);
     let descriptor = taken.get(reference).ok_or_else(|| io::Error::other("no descriptor was passed for it"))?;
     descriptor.try_clone()
 }
 
 /// Takes `descriptor`, which came over a socket, as `reference`.
 pub fn adopt(reference: &str, descriptor: OwnedFd) {
-    lock().insert(reference.to_owned(), descriptor);
+    lock(&TAKEN).insert(reference.to_owned(), descriptor);
 }
 
 /// Closes what was taken, once each user has its own: a socket that goes with its user must not listen on here.
 pub fn close() {
-    lock().clear();
-}
-
-fn lock() -> MutexGuard<'static, BTreeMap<String, OwnedFd>> {
-    TAKEN.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&TAKEN).clear();
 }
 
 /// What systemd says that it passes to the process with the id `process`: numbers and names.

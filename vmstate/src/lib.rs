@@ -27,6 +27,8 @@ pub mod section;
 pub mod state;
 #[cfg(feature = "engine")]
 mod stream;
+#[cfg(feature = "engine")]
+mod sync;
 #[cfg(feature = "tools")]
 pub mod testing;
 

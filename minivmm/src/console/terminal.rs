@@ -1,9 +1,11 @@
 //! The user's terminal in raw mode, and back again however the process ends.
 
 use std::io::{self, IsTerminal};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, Once};
 
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+
+use crate::sync::lock;
 
 /// Settings of the terminal as the user left it, while it is raw. One a process, for a panic hook has no other way to it.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
@@ -28,7 +30,7 @@ impl RawTerminal {
         cfmakeraw(&mut raw);
         // As QEMU: this program's own messages still begin at the left margin.
         raw.output_flags |= OutputFlags::OPOST;
-        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+        *lock(&SAVED) = Some(before);
         let guard = Self(());
         tcsetattr(&stdin, SetArg::TCSANOW, &raw)?;
         Ok(Some(guard))
@@ -43,7 +45,7 @@ impl Drop for RawTerminal {
 
 /// Gives the terminal back, before a way out of the process that drops nothing. Harmless at any time.
 pub fn restore() {
-    if let Some(before) = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    if let Some(before) = lock(&SAVED).take() {
         let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &before);
     }
 }

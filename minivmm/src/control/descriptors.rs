@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use crate::config::{Address, Descriptor};
 use crate::control::commands::{Arguments, Failure};
 use crate::control::kind::{Kind, needed};
 use crate::control::table::Command;
+use crate::sync::lock;
 use crate::vm::Handle;
 
 /// Descriptors that one message may bring; the kernel closes what is beyond.
@@ -69,7 +70,7 @@ pub(super) fn commands() -> Vec<Command> {
 
 impl Descriptors {
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn name(&self, arguments: &Arguments) -> Result<Value, Failure> {

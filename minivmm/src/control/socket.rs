@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,6 +22,7 @@ use crate::control::qmp::{Conversation, Said, Session, line};
 use crate::control::report;
 use crate::passed;
 use crate::sandbox::{self, Kind};
+use crate::sync::lock;
 use crate::vm::Handle;
 
 /// Clients at once: a management program, a person, and room. When one more comes, the one that said nothing for longest goes.
@@ -436,8 +437,4 @@ fn write(mut output: UnixStream, messages: &Receiver<Outgoing>) {
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     sandbox::spawn(Kind::Control, name, body)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,6 +5,7 @@
 
 use kvm_bindings::{kvm_clear_dirty_log, kvm_dirty_log};
 use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmstate::ram::CLEAR_PAGES;
 
 use crate::error::{Error, Result};
 use crate::kvm::vm::KvmVm;
@@ -18,9 +19,8 @@ mod request {
     vmm_sys_util::ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 }
 
-/// Pages cleared by one ioctl at most: long enough to be cheap a page, short enough not to keep vCPUs waiting for
-/// the MMU lock. A multiple of 64, as the ioctl wants.
-const CLEAR_PAGES: u64 = 4096;
+// As KVM_CLEAR_DIRTY_LOG wants.
+const _: () = assert!(CLEAR_PAGES.is_multiple_of(64));
 
 /// Recording, from [`start`](Self::start) to [`stop`](Self::stop).
 #[derive(Debug)]

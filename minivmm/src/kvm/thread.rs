@@ -27,6 +27,7 @@ use crate::kvm::exits::ExitCounters;
 use crate::kvm::faults::{FaultCounters, Faults};
 use crate::kvm::vcpu::{Buses, Exit, Vcpu};
 use crate::sandbox::{self, Kind};
+use crate::sync::{lock, wait, wait_within};
 
 /// What a vCPU reports; it is paused right after.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,7 +213,7 @@ impl VcpuThread {
             if left.is_zero() {
                 return Err(Error::VcpuStuck { index: self.index, waited: deadline });
             }
-            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(|poison| poison.into_inner()).0;
+            state = wait_within(&self.shared.changed, state, left);
         }
         Ok(())
     }
@@ -331,7 +332,7 @@ impl VcpuControl {
                 Wanted::Pause => {
                     state.running = false;
                     self.changed.notify_all();
-                    state = self.changed.wait(state).unwrap_or_else(|poison| poison.into_inner());
+                    state = wait(&self.changed, state);
                 }
             }
         }
@@ -348,7 +349,7 @@ impl VcpuControl {
             if left.is_zero() {
                 state.stands_until = None;
             } else {
-                state = self.changed.wait_timeout(state, left).unwrap_or_else(|poison| poison.into_inner()).0;
+                state = wait_within(&self.changed, state, left);
                 now = Instant::now();
             }
         }
@@ -392,11 +393,6 @@ enum Pause {
     Halted,
     /// It has something to report.
     Reports(VcpuEvent),
-}
-
-/// A panic elsewhere leaves these values whole: they are set in one go.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
 }
 
 /// The signal's only purpose is to interrupt KVM_RUN; without a handler it would end the process.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use kvm_bindings::{
@@ -17,6 +17,7 @@ use crate::irq::IrqLine;
 use crate::kvm::vcpu::Vcpu;
 use crate::memory::{Ram, Stretch};
 use crate::sandbox::{self, Kind};
+use crate::sync::lock;
 
 /// Four pages that old Intel CPUs need below 4 GiB for real mode: one for identity-mapped paging, three for a TSS.
 /// Where QEMU has them, out of the way of RAM and devices.
@@ -92,7 +93,7 @@ impl KvmVm {
     }
 
     fn filling(&self) -> MutexGuard<'_, Option<JoinHandle<Result<()>>>> {
-        self.filling.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.filling)
     }
 
     /// The file to ask for state: clock, PIC, IOAPIC, PIT.

@@ -16,12 +16,13 @@ mod zero;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use self::other_writers::OtherWriters;
 use crate::error::{Error, Result};
+use crate::sync::lock;
 
 pub use changed::changed_bytes;
 pub use device_writes::DeviceWrites;
@@ -232,11 +233,11 @@ impl Ram {
     }
 
     fn mapped(&self) -> MutexGuard<'_, Vec<Range<u64>>> {
-        self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.mapped)
     }
 
     fn others(&self) -> MutexGuard<'_, OtherWriters> {
-        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.others)
     }
 
     /// Moves the record of device writes into `words`: ORs it in and clears it. Bit 0 of word 0 is the block's first page.

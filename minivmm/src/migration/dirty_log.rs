@@ -1,6 +1,6 @@
 //! Who wrote which pages of guest RAM, vCPUs and devices together, as the engine asks.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use vmstate::ErrorKind;
 
@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::kvm::dirty;
 use crate::kvm::vm::KvmVm;
 use crate::memory::PAGE_SIZE;
+use crate::sync::lock;
 
 /// Pages written by vCPUs (KVM's log), by devices (the bitmap of guest memory) or by other parts of the kernel (vhost-net's log): the
 /// union, so that none is lost between them. Clones share it: the engine reads it, and the driver lets it follow the guest through resets.
@@ -57,7 +58,7 @@ impl MachineDirtyLog {
     }
 
     fn lock(&self) -> MutexGuard<'_, Recording> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -7,10 +7,12 @@
 //! Names and lengths come from a peer; what is kept is bounded by the list here.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use vmstate::ram::RamBlock;
 use vmstate::{Error, ErrorKind};
+
+use crate::sync::lock;
 
 /// Guest addresses, and offsets in the guest's RAM, at which the guest sees `pc.bios`.
 pub const SEGMENT: Range<u64> = 0xe_0000..0x10_0000;
@@ -150,7 +152,7 @@ impl Firmware {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Block>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

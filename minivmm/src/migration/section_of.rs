@@ -1,7 +1,7 @@
 //! A section that is a part of something shared: a device behind its lock, or one struct of the hypervisor's state.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,8 @@ use vmstate::codec::{Reader, Writer};
 use vmstate::schema::Description;
 use vmstate::section::SectionRules;
 use vmstate::{ErrorKind, Section, VmState};
+
+use crate::sync::lock;
 
 /// How long a device that vCPUs use is waited for. At a pause none does.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,7 +35,10 @@ impl SharedSection {
         loop {
             match self.device.try_lock() {
                 Ok(device) => return Ok(device),
-                Err(TryLockError::Poisoned(device)) => return Ok(device.into_inner()),
+                Err(TryLockError::Poisoned(_)) => {
+                    let what = "a thread panicked while it changed this device";
+                    return Err(vmstate::Error::new(ErrorKind::Rejected, what));
+                }
                 Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(Duration::from_millis(1)),
                 Err(TryLockError::WouldBlock) => {
                     let what = "a vCPU waits for the device, which the host keeps busy; try again later";
@@ -122,22 +127,49 @@ impl<S: Send + ?Sized, F: Projection<S> + Send> Section for SectionOf<S, F> {
     }
 
     fn is_needed(&self) -> bool {
-        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whole = lock(&self.whole);
         VmState::is_needed(self.part.of(&mut whole))
     }
 
     fn save(&mut self, out: &mut Writer) -> vmstate::Result<()> {
-        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whole = lock(&self.whole);
         Section::save(self.part.of(&mut whole), out)
     }
 
     fn save_at(&mut self, out: &mut Writer, version: u32) -> vmstate::Result<()> {
-        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whole = lock(&self.whole);
         Section::save_at(self.part.of(&mut whole), out, version)
     }
 
     fn load(&mut self, input: &mut Reader<'_>, version: u32) -> vmstate::Result<()> {
-        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whole = lock(&self.whole);
         Section::load(self.part.of(&mut whole), input, version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(VmState)]
+    #[vmstate(name = "device", version = 1)]
+    struct Device {
+        register: u8,
+    }
+
+    #[test]
+    fn a_device_that_a_thread_panicked_in_is_not_saved() {
+        let device = Arc::new(Mutex::new(Device { register: 0 }));
+        let mut section = SharedSection::new(&device);
+        section.save(&mut Writer::new()).unwrap();
+        let change = thread::spawn(move || {
+            let mut held = device.lock().unwrap();
+            held.register = 1;
+            panic!("in the middle of a change");
+        });
+        assert!(change.join().is_err());
+        let error = section.save(&mut Writer::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Rejected);
+        assert!(error.to_string().contains("a thread panicked while it changed this device"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! The machine's devices: made, put in their windows, stopped and started together.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use vmstate::{Section, VmState};
@@ -23,6 +23,7 @@ use crate::machine_map::{
 };
 use crate::memory::GuestMemory;
 use crate::migration::sections::SharedSection;
+use crate::sync::lock;
 use crate::vm::backends::Backends;
 use crate::vm::guest_events::GuestEvents;
 use crate::vm::request::{GuestEvent, Refusal};
@@ -163,11 +164,11 @@ impl Devices {
     /// # Errors
     /// As [`Generation::renew`].
     pub(super) fn renew_generation(&self, memory: &GuestMemory) -> Result<(), Refusal> {
-        let generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = lock(&self.generation);
         if generation.is_told() {
             let refused = |error| Refusal(format!("the guest cannot be given a generation id of its own: {error}"));
             generation.renew(memory).map_err(refused)?;
-            self.ged.lock().unwrap_or_else(PoisonError::into_inner).generation_changed();
+            lock(&self.ged).generation_changed();
         }
         Ok(())
     }
@@ -189,12 +190,12 @@ impl Devices {
 
     /// What `of` says of each card.
     pub(super) fn of_cards<T>(&self, of: impl Fn(&Virtio<Net<Attachment>>) -> T) -> Vec<T> {
-        self.nets.iter().map(|net| of(&net.lock().unwrap_or_else(PoisonError::into_inner))).collect()
+        self.nets.iter().map(|net| of(&lock(net))).collect()
     }
 
     fn each_card(&self, change: impl Fn(&mut Net<Attachment>, &Interrupt)) {
         for net in &self.nets {
-            net.lock().unwrap_or_else(PoisonError::into_inner).change(&change);
+            lock(net).change(&change);
         }
     }
 
@@ -223,15 +224,10 @@ fn attach<T: Device + BusDevice + VmState + Section + 'static>(
     device
 }
 
-/// A panic inside a device was printed by its thread; what is left of the device still can be stopped.
-fn lock<'a>(device: &'a Mutex<dyn Device + 'static>) -> MutexGuard<'a, dyn Device + 'static> {
-    device.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// `device` in the place of another one, or in a place of its own.
 fn put<T>(place: Option<&Locked<T>>, device: T) -> Locked<T> {
     let Some(place) = place else { return Arc::new(Mutex::new(device)) };
-    let previous = std::mem::replace(&mut *place.lock().unwrap_or_else(PoisonError::into_inner), device);
+    let previous = std::mem::replace(&mut *lock(place), device);
     // Not under the lock: it may have a thread to wait for.
     drop(previous);
     Arc::clone(place)

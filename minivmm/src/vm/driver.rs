@@ -2,7 +2,7 @@
 //! in `queue.rs`, what may be asked in which state in `decision.rs`.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::config::{Address, Config, ListenAt};
@@ -12,6 +12,7 @@ use crate::memory::Ram;
 use crate::migration::firmware::Firmware;
 use crate::migration::sections::MachineState;
 use crate::sandbox::{self, Kind};
+use crate::sync::lock;
 use crate::vm::backends::Backends;
 use crate::vm::decision::{Decision, UnderWay, decide, heeds_the_guest};
 use crate::vm::dirty_rate::{self, DirtyRate};
@@ -266,7 +267,7 @@ impl Vm {
             Request::ContUnproved => self.cont(true)?,
             Request::Quit => return Err(Outcome::Ended(End::Quit)),
             Request::PowerDown => {
-                self.machine.devices.ged.lock().unwrap_or_else(PoisonError::into_inner).press_power_button();
+                lock(&self.machine.devices.ged).press_power_button();
                 self.shared.notify(Event::PowerDown);
             }
             Request::Reset => self.reset(false)?,

@@ -2,9 +2,10 @@
 //! of them reaches the machine that a reset puts in its place.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::kvm::thread::Halt;
+use crate::sync::lock;
 use crate::vm::queue::Waiting;
 use crate::vm::request::GuestEvent;
 
@@ -63,7 +64,7 @@ impl GuestEvents {
     }
 
     fn lock(&self) -> MutexGuard<'_, Flags> {
-        self.flags.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.flags)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a reset replaces whole: the KVM machine, its vCPUs, its devices. RAM stays.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
@@ -18,6 +18,7 @@ use crate::kvm::thread::{VcpuEvent, VcpuThread};
 use crate::kvm::vcpu::{Buses, Vcpu};
 use crate::kvm::vm::KvmVm;
 use crate::memory::Ram;
+use crate::sync::lock;
 use crate::vm::backends::{Backends, BootImages};
 use crate::vm::devices::Devices;
 use crate::vm::guest_events::GuestEvents;
@@ -80,7 +81,7 @@ impl Machine {
         let payload = Payload { kernel: &images.kernel, initrd: images.initrd.as_ref(), append: &config.append };
         let acpi = acpi::Machine { cpus: config.cpus, virtio_windows: self.devices.virtio_windows().to_vec() };
         let entry = boot::load(self.kvm.ram(), payload, &acpi)?;
-        let mut generation = self.devices.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut generation = lock(&self.devices.generation);
         generation.power_on(self.kvm.ram().guest()).map_err(Error::device)?;
         self.kvm.await_slots()?;
         self.vcpus[0].vcpu().set_start(&entry.registers(), |sregs| entry.set_system_registers(sregs))

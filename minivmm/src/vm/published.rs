@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use vmstate::migrate::{Control, DestinationPhase, Parameters, Phase, Progress, Round, SectionReport};
 use vmstate::ram::HeatMap;
 
 use crate::config::Tls;
 use crate::devices::virtio::net::Announcing;
+use crate::sync::lock;
 use crate::vm::dirty_rate::DirtyRate;
 use crate::vm::inventory::Inventory;
 use crate::vm::migration::status::MigrationStatus;
@@ -274,9 +275,4 @@ impl Published {
     pub(crate) fn notify(&self, event: Event) {
         lock(&self.subscribers).retain(|subscriber| subscriber(event));
     }
-}
-
-/// Each lock guards one value that is replaced whole, so a panicked holder leaves nothing half-made.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

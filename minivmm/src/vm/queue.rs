@@ -3,9 +3,10 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::sync::{lock, wait, wait_within};
 use crate::vm::request::{AnyRequest, Envelope, GuestEvent, Request};
 
 /// What the driver does next.
@@ -89,9 +90,9 @@ impl Waiting {
                 return Awaited::Failed(why);
             }
             state = match state.quit.map(|quit| patience.saturating_sub(quit.elapsed())) {
-                None => self.ends.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => wait(&self.ends, state),
                 Some(Duration::ZERO) => return Awaited::Stuck,
-                Some(left) => self.ends.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(left) => wait_within(&self.ends, state, left),
             };
         }
         Awaited::Gone
@@ -103,11 +104,11 @@ impl Waiting {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queued> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, Queued>) -> MutexGuard<'a, Queued> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+        wait(&self.changed, state)
     }
 }
 

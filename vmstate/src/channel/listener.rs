@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use super::Channel;
 use super::connect::{SLICE, Waiting};
 use super::socket::{SocketChannel, stream_socket, unfit, wait};
 use crate::ram::multifd::packet::MAGIC_BYTES;
+use crate::sync::lock;
 
 /// The first bytes of a stream (`QEMU_VM_FILE_MAGIC`, migration/savevm.c).
 pub(super) const MAGIC: [u8; 4] = *b"QEVM";
@@ -253,7 +254,7 @@ impl<S: Security> Listener<S> {
         let waiting = Waiting::new(Duration::MAX, go_on);
         loop {
             let slice = waiting.slice()?;
-            let mut waiters = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiters = lock(&self.waiting);
             let accepted = self.socket.accept();
             let pause = match accepted {
                 Ok((socket, _)) => {

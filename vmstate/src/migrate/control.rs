@@ -3,7 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::parameters::Parameters;
@@ -11,6 +11,7 @@ use super::phase::Phase;
 use super::report::{Downtime, Round, SectionReport, Slowdown, Takeover};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::{HeatMap, XbzrleCount};
+use crate::sync::lock;
 
 /// A shared handle on one migration of either side. Clones are the same handle. Made anew for each migration.
 #[derive(Clone, Debug)]
@@ -127,7 +128,7 @@ impl Control {
 
     /// What the owner of the guest has set.
     pub fn parameters(&self) -> Parameters {
-        *self.0.parameters.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0.parameters)
     }
 
     /// Sets all of them. When each takes effect is in `docs/migration-policy.md`: within a tenth of a second, or at the end
@@ -142,7 +143,7 @@ impl Control {
     }
 
     fn change(&self, change: impl FnOnce(&mut Parameters)) {
-        change(&mut self.0.parameters.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut lock(&self.0.parameters));
     }
 
     /// Sets [`Parameters::downtime_limit`]. Takes effect at the end of the current round.
@@ -167,35 +168,35 @@ impl Control {
 
     /// The figures now. Waits for nothing but the copy of another such call.
     pub fn progress(&self) -> Progress {
-        *self.0.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0.progress)
     }
 
     /// Each round that is over, in order, of a source. Waits for nothing but the copy of another such call.
     pub fn rounds(&self) -> Vec<Round> {
-        self.0.finished_rounds.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0.finished_rounds).clone()
     }
 
     /// Which parts of guest memory a source has sent how often, as of the end of the last round, or of a migration that completed.
     pub fn heat(&self) -> HeatMap {
-        self.0.heat.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0.heat).clone()
     }
 
     /// The sections that went whole in the pause, in their order, once the migration is over.
     pub fn sections(&self) -> Vec<SectionReport> {
-        self.0.sections.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0.sections).clone()
     }
 
     pub(super) fn memory_sent(&self, heat: HeatMap) {
-        *self.0.heat.lock().unwrap_or_else(PoisonError::into_inner) = heat;
+        *lock(&self.0.heat) = heat;
     }
 
     pub(super) fn sections_went(&self, sections: Vec<SectionReport>) {
-        *self.0.sections.lock().unwrap_or_else(PoisonError::into_inner) = sections;
+        *lock(&self.0.sections) = sections;
     }
 
     /// A round is over.
     pub(super) fn round_over(&self, round: Round) {
-        self.0.finished_rounds.lock().unwrap_or_else(PoisonError::into_inner).push(round);
+        lock(&self.0.finished_rounds).push(round);
     }
 
     /// Calls `watcher` with each phase from now on, as it begins, on the migration's own thread: it must not block. Only
@@ -214,7 +215,7 @@ impl Control {
     /// clock or memory is asked before.
     pub(super) fn publish(&self, change: impl FnOnce(&mut Progress)) {
         let (old, new) = {
-            let mut progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut progress = lock(&self.0.progress);
             let old = (progress.phase, progress.rounds);
             change(&mut progress);
             (old, (progress.phase, progress.rounds))

@@ -3,13 +3,14 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::codec::{Outbox, PageRun};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::page_set::PageSet;
 use crate::ram::{GuestRam, LateMemory, PAGE, PAGE_SIZE, RamBlock};
 use crate::stream::{Discard, PageRequest, PageSizes};
+use crate::sync::lock;
 
 /// Bytes that are asked for at once: a page.
 const PAGE_LEN: u32 = 4096;
@@ -182,11 +183,11 @@ impl<'a> LateRam<'a> {
     }
 
     fn lacking(&self) -> MutexGuard<'_, Option<Lacking>> {
-        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.lacking)
     }
 
     fn adopted(&self) -> MutexGuard<'_, Vec<RamBlock>> {
-        self.adopted.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.adopted)
     }
 
     /// Notes that pages of a block are here; `put` takes each if the guest may be running in it.

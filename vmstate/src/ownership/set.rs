@@ -1,11 +1,13 @@
 //! All resources of one guest, taken and given up together.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::error::OwnershipError;
 use super::proof::{Mismatch, Role, Ticket, compare};
 use super::record::Record;
 use super::resource::{Access, Resource};
+
+use crate::sync::lock;
 
 /// What [`Ownership::claim`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -201,7 +203,7 @@ impl Ownership {
 
     /// A panic leaves the set usable: each record is written whole, and `known` after it.
     fn exclusive(&self) -> MutexGuard<'_, Vec<Owned>> {
-        self.exclusive.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.exclusive)
     }
 }
 

@@ -40,7 +40,11 @@ pub use xbzrle::XbzrleCount;
 /// Bytes of a page, the unit of the dirty bitmap and of a page record (QEMU's `TARGET_PAGE_SIZE` on x86).
 pub const PAGE_SIZE: u64 = PAGE as u64;
 
-/// The same, as a length of what is in this process.
+/// Pages that the engine clears by one call of [`DirtyLog::clear`], 16 MiB. A page cleared early and written again before its turn
+/// is sent twice; a call for each page would cost more.
+pub const CLEAR_PAGES: u64 = 4096;
+
+/// [`PAGE_SIZE`], as a length of what is in this process.
 pub(crate) const PAGE: usize = 4096;
 
 /// A named stretch of guest RAM; both sides must know the same names with the same lengths.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::cost::{PageCost, SAMPLE};
@@ -20,6 +20,7 @@ use crate::codec::{Outbox, Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
 use crate::section::{IterativeSection, Record};
+use crate::sync::lock;
 
 /// Guest memory of one migration. A source has a dirty log.
 pub(crate) struct RamSection<'a> {
@@ -396,10 +397,6 @@ impl PageFigures {
         self.normal.store(normal, Ordering::Relaxed);
         self.zero.store(zero, Ordering::Relaxed);
     }
-}
-
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -16,21 +16,18 @@ use super::page_set::PageSet;
 use super::record::{NORMAL_RECORD, ZERO_RECORD, flag, put_end_of_section, put_flush, put_runs, put_total};
 use super::xbzrle::{Delta, Page, XbzrleCount, XbzrleSource};
 use super::zero::is_zero;
-use super::{DirtyLog, GuestRam, PAGE, PAGE_SIZE, RamBlock, shares_memory};
+use super::{CLEAR_PAGES, DirtyLog, GuestRam, PAGE, PAGE_SIZE, RamBlock, shares_memory};
 use crate::codec::{Outbox, PageRun, put_name};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Pages looked at at once: as many as a word has bits, and few enough to be in the second cache level when they are sent.
 const RUN: u64 = 64;
-/// Pages that the log is asked to clear at once, 16 MiB. A page cleared early and written again before its turn is sent
-/// twice; a call per page would cost more.
-const CLEAR: u64 = 4096;
 /// Bytes that a page counts for that was looked at and found to be zero, so that a call comes to an end: the channel has nothing to do
 /// meanwhile, and the destination nothing to look at.
 const LOOKED_AT: u64 = PAGE_SIZE / 32;
 /// Words with a bit for each of them.
 const WINDOW: usize = 64;
-const _: () = assert!(WINDOW as u64 * RUN == CLEAR);
+const _: () = assert!(WINDOW as u64 * RUN == CLEAR_PAGES);
 
 /// Pages by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,7 +69,7 @@ pub struct RamSender<'a> {
     page: u64,
     /// The log was told up to this page of the block.
     cleared: u64,
-    /// Which of the [`CLEAR`] pages around there nobody has touched. Not asked once all pages were looked at.
+    /// Which of the [`CLEAR_PAGES`] pages around there nobody has touched. Not asked once all pages were looked at.
     untouched: [u64; WINDOW],
     all_seen: bool,
     sent: PageCount,
@@ -356,8 +353,8 @@ impl<'a> RamSender<'a> {
         let number = self.number(run.start);
         let Some(pending) = self.pending.get_mut(self.block) else { return Ok(()) };
         if run.end > self.cleared {
-            let window = run.start / CLEAR * CLEAR;
-            let end = (window + CLEAR).min(pending.pages());
+            let window = run.start / CLEAR_PAGES * CLEAR_PAGES;
+            let end = (window + CLEAR_PAGES).min(pending.pages());
             self.log.clear(self.block, window, end - window)?;
             self.cleared = end;
             self.untouched = [0; WINDOW];
@@ -377,7 +374,7 @@ impl<'a> RamSender<'a> {
 
     /// Which pages of a run, all of one word, nobody has touched; bit 0 is the first.
     fn untouched(&self, first: u64) -> u64 {
-        let word = usize::try_from(first % CLEAR / RUN).ok().and_then(|word| self.untouched.get(word));
+        let word = usize::try_from(first % CLEAR_PAGES / RUN).ok().and_then(|word| self.untouched.get(word));
         word.copied().unwrap_or_default() >> (first % RUN)
     }
 

@@ -2,10 +2,11 @@
 //! has one for as long as it is open, whatever ports come and go with resets.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::sandbox::{self, Kind};
+use crate::sync::{lock, wait, wait_within};
 
 /// Bytes kept for a sink that does not take them, those that it is being given among them. What comes on top is lost, as on
 /// a real line without flow control.
@@ -55,11 +56,11 @@ impl Output {
 
 impl Pipe {
     fn lock(&self) -> MutexGuard<'_, Buffer> {
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.buffer)
     }
 
     fn wait<'a>(&self, guard: MutexGuard<'a, Buffer>) -> MutexGuard<'a, Buffer> {
-        self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner)
+        wait(&self.changed, guard)
     }
 
     fn run(&self, mut sink: Box<dyn Write + Send>) {
@@ -90,7 +91,7 @@ impl Pipe {
         let mut buffer = self.lock();
         while (buffer.writing > 0 || !buffer.bytes.is_empty()) && !buffer.closed {
             let Some(left) = end.checked_duration_since(Instant::now()) else { return };
-            buffer = self.changed.wait_timeout(buffer, left).unwrap_or_else(PoisonError::into_inner).0;
+            buffer = wait_within(&self.changed, buffer, left);
         }
     }
 }

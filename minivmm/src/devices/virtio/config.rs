@@ -1,6 +1,8 @@
 //! The configuration space as vCPUs read it: a copy, so that no read waits for the device's thread.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+
+use crate::sync::lock;
 
 /// The bytes that were published last.
 #[derive(Debug)]
@@ -14,12 +16,12 @@ impl ConfigSpace {
 
     /// Replaces the bytes.
     pub fn publish(&self, bytes: Vec<u8>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+        *lock(&self.0) = bytes;
     }
 
     /// Copies the bytes from `offset` on into `data`; past the end they are zero.
     pub(super) fn read(&self, offset: usize, data: &mut [u8]) {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = lock(&self.0);
         for (index, byte) in data.iter_mut().enumerate() {
             *byte = bytes.get(offset + index).copied().unwrap_or(0);
         }

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::sync::{lock, wait, wait_within};
 
 /// Where the thread stops.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl Gate {
     }
 
     fn lock(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.phase)
     }
 
     fn turn(&self, phase: &mut Phase, to: Phase) {
@@ -61,7 +63,7 @@ impl Gate {
                 Phase::Open => return true,
                 Phase::Ended => return false,
                 Phase::Closing => self.turn(&mut phase, Phase::Paused),
-                Phase::Paused => phase = self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner),
+                Phase::Paused => phase = wait(&self.changed, phase),
             }
         }
     }
@@ -87,12 +89,12 @@ impl Gate {
         }
         while *phase == Phase::Closing {
             phase = match end.map(|end| end.saturating_duration_since(Instant::now())) {
-                None => self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner),
+                None => wait(&self.changed, phase),
                 Some(Duration::ZERO) => {
                     self.turn(&mut phase, Phase::Open);
                     return false;
                 }
-                Some(left) => self.changed.wait_timeout(phase, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(left) => wait_within(&self.changed, phase, left),
             };
         }
         true

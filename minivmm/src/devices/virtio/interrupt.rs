@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING};
 
 use crate::irq::IrqLine;
+use crate::sync::lock;
 
 /// A used buffer notification (virtio 1.2 §4.2.2, InterruptStatus bit 0).
 const VRING: u8 = VIRTIO_MMIO_INT_VRING as u8;
@@ -30,7 +31,7 @@ impl Interrupt {
     }
 
     fn lock(&self) -> MutexGuard<'_, u8> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.status)
     }
 
     /// Buffers were used.

@@ -2,10 +2,11 @@
 //! afterwards, so a bucket can be in debt by one piece of work.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::config::{Rate, RateLimits};
+use crate::sync::lock;
 
 const NANOSECONDS: u128 = 1_000_000_000;
 
@@ -73,7 +74,7 @@ impl LimiterState {
     }
 
     fn lock(&self) -> MutexGuard<'_, Buckets> {
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.buckets)
     }
 }
 

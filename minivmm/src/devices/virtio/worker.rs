@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -15,6 +15,7 @@ use super::gate::Gate;
 use super::{Broken, ConfigSpace, Interrupt, Model, Ring};
 use crate::memory::GuestMemory;
 use crate::sandbox::{self, Kind};
+use crate::sync::lock;
 
 /// What a model sees while it works.
 #[derive(Debug)]
@@ -85,7 +86,7 @@ impl<M: Model> Core<M> {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Active<M>> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.active)
     }
 
     /// Stops the device between two pieces of work; false if it does not stop within this time, and goes on.
@@ -130,7 +131,7 @@ impl<M: Model> Core<M> {
     }
 
     pub(super) fn fault(&self) -> Option<Broken> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.fault).clone()
     }
 
     pub(super) fn set_fault(&self, fault: Option<Broken>) {
@@ -145,7 +146,7 @@ impl<M: Model> Core<M> {
 
     /// The same, without telling the driver: it was told.
     pub(super) fn restore_fault(&self, fault: Option<Broken>) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+        *lock(&self.fault) = fault;
     }
 
     /// Works as long as it can; after what time there will be more, if that is known.

@@ -6,7 +6,7 @@
 pub mod shares;
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use crate::kvm::faults::Faults;
 use crate::kvm::thread::{Brake, VcpuThread};
 use crate::kvm::vm::KvmVm;
 use crate::sandbox::{self, Kind};
+use crate::sync::{lock, wait, wait_within};
 
 /// From one stand to the next, as in QEMU (`CPU_THROTTLE_TIMESLICE_NS`).
 const PERIOD: Duration = Duration::from_millis(10);
@@ -130,7 +131,7 @@ impl Throttle {
     }
 
     fn start(&self) -> bool {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut thread = lock(&self.thread);
         if thread.is_none() {
             let shared = Arc::clone(&self.shared);
             *thread = sandbox::spawn(Kind::Throttle, "throttle", move || shared.serve()).ok();
@@ -146,7 +147,7 @@ impl Drop for Throttle {
         state.release();
         drop(state);
         self.shared.changed.notify_all();
-        if let Some(thread) = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(thread) = lock(&self.thread).take() {
             let _ = thread.join();
         }
     }
@@ -155,7 +156,7 @@ impl Drop for Throttle {
 impl Shared {
     /// Each value is set in one go, so a panic elsewhere leaves them whole.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Tells each vCPU when it has to stand, until the throttle is dropped.
@@ -165,10 +166,10 @@ impl Shared {
             let now = Instant::now();
             let next = state.stand(now);
             state = match next {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => wait(&self.changed, state),
                 Some(next) => {
                     let wait = next.saturating_duration_since(now);
-                    self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
+                    wait_within(&self.changed, state, wait)
                 }
             };
         }

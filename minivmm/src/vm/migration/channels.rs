@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use vmstate::channel::tls::Connection;
@@ -12,6 +12,7 @@ use super::incoming::IncomingListener;
 use crate::error::SparingLog;
 use crate::migration::ram::MachineRam;
 use crate::sandbox::{self, Kind};
+use crate::sync::lock;
 
 /// Connections that are looked at by a thread each, at most: the page channels of a migration, and strays, which go after 10 s.
 const THREADS_MAX: usize = 270;
@@ -76,7 +77,7 @@ impl PageThreads {
 }
 
 fn tell(log: &Mutex<SparingLog>, sentence: fmt::Arguments<'_>) {
-    log.lock().unwrap_or_else(PoisonError::into_inner).say(sentence);
+    lock(log).say(sentence);
 }
 
 impl Drop for PageThreads {

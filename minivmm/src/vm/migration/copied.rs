@@ -1,13 +1,14 @@
 //! Disks whose content goes along with the guest: their sections, and the marks that keep guests off the copy that is not the guest's.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use vmstate::ownership::Role;
 
 use crate::config::Address;
 use crate::devices::virtio::blk::{Image, Mark};
 use crate::migration::disk::{Arrival, DiskSection, SharedDisk};
+use crate::sync::lock;
 
 /// Why disks do not go along into a file or to a process of this host.
 pub(super) const NO_MACHINE: &str =
@@ -84,7 +85,7 @@ impl CopiedDisks {
     /// Destination: no source has sent anything.
     pub(super) fn await_source(&self) {
         for disk in &self.0 {
-            disk.section.lock().unwrap_or_else(PoisonError::into_inner).await_source();
+            lock(&disk.section).await_source();
         }
     }
 
@@ -114,6 +115,6 @@ impl CopiedDisks {
 
 impl CopiedDisk {
     fn arrival(&self) -> Arrival {
-        self.section.lock().unwrap_or_else(PoisonError::into_inner).arrival()
+        lock(&self.section).arrival()
     }
 }

@@ -1,7 +1,7 @@
 //! The machine as the migration engine sees it: the driver changes the run state, the ownership of disks says who may run.
 
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmstate::ErrorKind;
@@ -15,6 +15,7 @@ use crate::error::{SparingLog, chain, say};
 use crate::kvm::throttle::Throttle;
 use crate::migration::dirty_log::MachineDirtyLog;
 use crate::migration::ownership::{SharedTickets, Tickets};
+use crate::sync::lock;
 use crate::vm::backends::Backends;
 use crate::vm::handle::Handle;
 use crate::vm::published::Hold;
@@ -119,7 +120,7 @@ impl EngineMachine {
     pub(super) fn begin(&self) -> Result<(), OwnershipError> {
         self.ownership.leave_out(&self.copied.roles());
         let tickets = self.ownership.begin()?;
-        *self.tickets.lock().unwrap_or_else(PoisonError::into_inner) = Tickets::new(&tickets);
+        *lock(&self.tickets) = Tickets::new(&tickets);
         Ok(())
     }
 
@@ -139,7 +140,7 @@ impl EngineMachine {
     /// Destination, before a source comes: what another one told is forgotten.
     pub(super) fn await_source(&mut self) {
         self.unheard = false;
-        *self.tickets.lock().unwrap_or_else(PoisonError::into_inner) = Tickets::default();
+        *lock(&self.tickets) = Tickets::default();
         self.copied.await_source();
     }
 
@@ -160,7 +161,7 @@ impl EngineMachine {
 
     /// Everything in which the resources here are not the source's, as sentences.
     fn foreign_resources(&self) -> Vec<String> {
-        let told = self.tickets.lock().unwrap_or_else(PoisonError::into_inner).told();
+        let told = lock(&self.tickets).told();
         let wrong = match self.from_file {
             true => self.ownership.recognize(told.as_deref()),
             false => self.ownership.prove(told.as_deref()),

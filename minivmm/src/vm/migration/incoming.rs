@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use vmstate::channel::tls::{Connection, TlsChannel, TlsServer};
 use vmstate::channel::{Channel, Listener, MonotonicClock, SocketChannel};
@@ -27,6 +27,7 @@ use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
 use crate::passed;
 use crate::sandbox::{self, Kind};
+use crate::sync::lock;
 use crate::vm::published::Published;
 
 /// Where a source is awaited: it speaks TLS, if that was asked for.
@@ -176,7 +177,7 @@ impl IncomingTask {
             DestinationPhase::Stranded => why.map(|why| format!("the guest is here whole and could not go on: {why}")),
             _ => why,
         };
-        let unrecorded = self.parts.tickets.lock().unwrap_or_else(PoisonError::into_inner).told().is_none();
+        let unrecorded = lock(&self.parts.tickets).told().is_none();
         Ended { phase: Phase::Destination(phase), error, unrecorded }
     }
 
@@ -201,10 +202,10 @@ impl IncomingTask {
     ) -> std::result::Result<Arrival, String> {
         self.machine.await_source();
         // A source that was turned away may have introduced itself.
-        let mut state = self.parts.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.parts.state);
         (state.preflight, state.kept) = (Preflight::default(), KeptSections::default());
         drop(state);
-        self.parts.generation.lock().unwrap_or_else(PoisonError::into_inner).forget();
+        lock(&self.parts.generation).forget();
         self.firmware.clear();
         let mut options = DestinationOptions::new(MACHINE_TYPE);
         options.page_channels = page_channels;

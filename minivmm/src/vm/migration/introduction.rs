@@ -1,11 +1,12 @@
 //! Preflight: what this machine is to its guest, and whether a source's guest may go on in it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::devices::virtio::mmio::Virtio;
 use crate::error::SparingLog;
 use crate::migration::preflight::{Card, DEVICES_MAX, Difference, Disk, Facts, Preflight, compare, lacking};
 use crate::migration::sections::MachineState;
+use crate::sync::lock;
 use crate::vm::driver::Vm;
 use crate::vm::request::Refusal;
 
@@ -26,7 +27,7 @@ pub(super) struct Introduction {
 impl Introduction {
     /// All that keeps the source's guest from going on here.
     pub(super) fn differences(&mut self) -> Vec<Difference> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.state);
         match state.preflight.arrived() {
             Some((guest, _)) => {
                 let mut here = self.here.clone();
@@ -84,7 +85,7 @@ impl Vm {
     /// Destination: the guest fits. It is shown the processor that it was shown at the source; if the source did not say
     /// which, the one that this host offers, whatever a source that was turned away has left.
     pub(in crate::vm) fn introduced(&mut self) -> Result<(), Refusal> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.state);
         let processor = match state.preflight.arrived() {
             Some((guest, _)) => guest.processor.clone(),
             None => self.machine.offered().clone(),

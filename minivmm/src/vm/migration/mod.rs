@@ -20,7 +20,7 @@ mod warm_up;
 mod write_back;
 
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,7 @@ use crate::migration::global::{GlobalState, Timer};
 use crate::migration::ownership::SharedTickets;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::{MachineState, Parts};
+use crate::sync::lock;
 use crate::vm::driver::{End, Outcome, Vm};
 use crate::vm::machine::Machine;
 use crate::vm::published::{Event, Hold};
@@ -197,7 +198,7 @@ impl Vm {
         }
         let setup = Phase::Source(SourcePhase::Setup);
         self.shared.begin_migration(setup, &control);
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
+        *lock(&self.state) =
             MachineState { preflight: self.preflight(), ..MachineState::new(self.machine.vcpus.len()) };
         let parts = Parts { disks: copied.sections(), ..self.parts() }.going_to(release.as_ref());
         // A release whose schema is given may be one that knows no firmware of QEMU's, and it shows the guest its RAM there.
@@ -314,7 +315,7 @@ impl Vm {
         let before = match (self.shared.run_state(), &self.outgoing) {
             (RunState::FinishMigrate, Some(outgoing)) => {
                 let (hypervisor, timer, global) = self.read_state(outgoing.before)?;
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut state = lock(&self.state);
                 (state.hypervisor, state.timer, state.global) = (hypervisor, timer, global);
                 return Ok(());
             }
@@ -354,7 +355,7 @@ impl Vm {
             self.start();
         }
         let (hypervisor, timer, global) = read?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         (state.hypervisor, state.timer, state.global) = (hypervisor, timer, global);
         Ok(())
     }
@@ -390,7 +391,7 @@ impl Vm {
 
     /// Destination: writes the state that belongs into the kernel. The guest has not run.
     pub(super) fn write_state(&self, may_be_copy: bool) -> Result<(), Refusal> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         // The clocks of a guest in a file stand still, as in QEMU: how long it was there only the wall clocks of two moments say.
         let travels = self.incoming.as_ref().is_some_and(|incoming| !incoming.from_file);
         let introduced = state.preflight.arrived().map(|(_, introduced)| introduced).filter(|_| travels);
@@ -413,7 +414,7 @@ impl Vm {
         let runs = match (&self.outgoing, &self.incoming) {
             (Some(outgoing), _) => outgoing.before == RunState::Running,
             (None, _) if self.arrives_stopped => false,
-            (None, _) => self.state.lock().unwrap_or_else(PoisonError::into_inner).global.was_running(),
+            (None, _) => lock(&self.state).global.was_running(),
         };
         self.machine.devices.announce_arrival(self.shared.announcing());
         if runs {
@@ -461,7 +462,7 @@ impl Vm {
                 let (log, shared) = (Mutex::new(SparingLog::default()), Arc::clone(&self.shared));
                 let listener = Arc::new(listener.telling(move |why| {
                     let why = format!("a connection was turned away: {why}");
-                    log.lock().unwrap_or_else(PoisonError::into_inner).say(&why);
+                    lock(&log).say(&why);
                     shared.update_migration(|info| info.error = Some(why));
                 }));
                 let theirs = Arc::clone(&listener);

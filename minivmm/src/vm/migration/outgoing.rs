@@ -1,7 +1,6 @@
 //! An outgoing migration: a thread that connects, runs the engine, and says how it ended.
 
 use std::io;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use vmstate::channel::tls::{Connection, TlsChannel, TlsClient};
@@ -22,6 +21,7 @@ use crate::machine_map::MACHINE_TYPE;
 use crate::migration::dirty_log::{MachineDirtyLog, NothingToSend};
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
+use crate::sync::lock;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -111,7 +111,7 @@ impl OutgoingTask {
         if let Err(error) = self.machine.begin() {
             return failed(chain(&error));
         }
-        self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight.stamp();
+        lock(&self.parts.state).preflight.stamp();
         let mut options = SourceOptions::new(MACHINE_TYPE);
         let _threads = match self.connect_pages() {
             Ok(None) => None,

@@ -5,7 +5,7 @@
 //! file's guest moves their records on, and so does who goes on here: the first of the two makes the other one stale. A guest goes on
 //! by itself only if it has nothing that two may not use.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use vmstate::migrate::snapshot::{self, Saving};
@@ -26,6 +26,7 @@ use crate::machine_map::MACHINE_TYPE;
 use crate::migration::dirty_log::{MachineDirtyLog, StoppedLater};
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
+use crate::sync::lock;
 use crate::vm::published::{Hold, Published};
 use crate::vm::request::{Refusal, Terms};
 
@@ -134,7 +135,7 @@ impl Writing {
         sections.save_for(self.release.take());
         let what = "that a migration begins could not be recorded";
         self.machine.begin().map_err(|error| running(failed(what, error)))?;
-        self.parts.state.lock().unwrap_or_else(PoisonError::into_inner).preflight.stamp();
+        lock(&self.parts.state).preflight.stamp();
         let control = self.control.clone();
         self.machine.prepare(&|| !control.is_cancelled()).map_err(running)?;
         let mut stands = Stands::Runs;

@@ -5,7 +5,6 @@
 //! Nothing changes by that, and what fails here tells nothing: the guest that arrives is checked as ever.
 
 use std::io;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use vmstate::channel::Channel;
@@ -16,6 +15,7 @@ use vmstate::{Error, ErrorKind, Result};
 
 use crate::machine_map::MACHINE_TYPE;
 use crate::migration::sections::MachineState;
+use crate::sync::lock;
 use crate::vm::driver::Vm;
 
 impl Vm {
@@ -25,16 +25,16 @@ impl Vm {
     /// It does not load itself, and is as before.
     pub(super) fn warm_up(&self) -> Result<()> {
         let done = self.load_and_write();
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = MachineState::new(self.machine.vcpus.len());
+        *lock(&self.state) = MachineState::new(self.machine.vcpus.len());
         done
     }
 
     fn load_and_write(&self) -> Result<()> {
         let refused = |error| Error::new(ErrorKind::Rejected, "KVM refused the state").with_source(error);
         let hypervisor = self.machine.read_state().map_err(refused)?;
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).hypervisor = hypervisor;
+        lock(&self.state).hypervisor = hypervisor;
         self.load_itself()?;
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.state);
         self.machine.write_state(&state.hypervisor, None).map(drop).map_err(refused)
     }
 

@@ -1,11 +1,12 @@
 //! What the threads of a destination share: the channels of the migration, and who waits for whom.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::{Ending, Opening, Pairing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::{PageCount, RamBlock};
+use crate::sync::{lock, wait, wait_within};
 
 /// The channels of one incoming migration, as many as come. Clones are the same ones.
 #[derive(Clone, Debug, Default)]
@@ -78,7 +79,7 @@ impl Receivers {
         let mut state = self.lock();
         let mut passes = state.pass(blocks)?;
         if !passes {
-            state = self.0.progress.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
+            state = wait_within(&self.0.progress, state, timeout);
             passes = state.pass(blocks)?;
         }
         drop(state);
@@ -120,7 +121,7 @@ impl Receivers {
     pub(crate) fn await_permission(&self, sync: u64) -> Option<Arc<[RamBlock]>> {
         let mut state = self.lock();
         while !state.ending.is_over && state.pairing.flushes() < sync {
-            state = self.0.permission.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait(&self.0.permission, state);
         }
         state.blocks.clone().filter(|_| !state.ending.is_over)
     }
@@ -156,7 +157,7 @@ impl Receivers {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 }
 

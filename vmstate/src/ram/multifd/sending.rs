@@ -5,13 +5,14 @@
 //! that is on its way, so they are given in the order of the queue: those of a flush's SYNCs are behind all batches before it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::batch::Batch;
 use super::{Compression, Ending};
 use crate::error::{Error, Result};
 use crate::ram::PageCount;
+use crate::sync::{lock, wait, wait_while};
 
 /// What a channel has to do next, with the number of the packet.
 #[derive(Debug, PartialEq, Eq)]
@@ -203,8 +204,7 @@ impl Senders {
         is_done: impl Fn(&State) -> bool,
     ) -> Result<bool> {
         let waits = |state: &mut State| !is_done(state) && state.ending.failure.is_none();
-        let waited = self.0.progress.wait_timeout_while(state, timeout, waits);
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let mut state = wait_while(&self.0.progress, state, timeout, waits);
         state.awaited = None;
         state.ending.check().map(|()| is_done(&state))
     }
@@ -232,7 +232,7 @@ impl Senders {
             if !waits {
                 return Task::Nothing;
             }
-            state = self.0.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait(&self.0.work, state);
         }
     }
 
@@ -272,7 +272,7 @@ impl Senders {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use rustix::fs::SeekFrom;
@@ -15,6 +15,7 @@ use vmstate::ownership::{Access, OwnershipError, Resource};
 use super::changes::Changes;
 use super::mark::Mark;
 use crate::files::{self, Fit, Mode};
+use crate::sync::lock;
 
 /// Bytes of a sector, the unit of virtio-blk.
 pub const SECTOR: u64 = 512;
@@ -124,7 +125,7 @@ impl Image {
     }
 
     fn own_mark(&self) -> MutexGuard<'_, Option<Mark>> {
-        self.mark.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.mark)
     }
 
     /// Its lock and its ownership record.

@@ -7,7 +7,7 @@ use std::mem::take;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -24,6 +24,7 @@ use super::segment;
 use crate::error::SparingLog;
 use crate::passed;
 use crate::sandbox::{self, Kind};
+use crate::sync::lock;
 
 /// After a connection is lost, and between two attempts to have another one.
 const RETRY: Duration = Duration::from_secs(1);
@@ -152,11 +153,11 @@ fn watch(events: &Epoll, fd: RawFd) -> io::Result<()> {
 
 impl Link {
     fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.connection)
     }
 
     fn say(&self, log: &Mutex<SparingLog>, what: &str) {
-        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = lock(log);
         log.say(format_args!("--net stream={}: {what}", self.path.display()));
     }
 

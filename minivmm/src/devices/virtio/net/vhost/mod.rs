@@ -13,7 +13,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use ::vhost::net::VhostNet;
 use ::vhost::vhost_kern::net::Net;
@@ -30,6 +30,8 @@ use super::backend::DataPlane;
 use super::{CONTROL, Ring};
 use crate::devices::virtio::{Broken, QUEUE_SIZE_MAX};
 use crate::memory::{GuestMemory, OtherWriter, Ram};
+
+use crate::sync::lock;
 
 /// Of the features agreed on, those that decide what rings and headers look like. All others are the tap's and the card's own.
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
@@ -139,7 +141,7 @@ impl<K: VhostNet> Vhost<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// With all its queues, from where `rings` are.

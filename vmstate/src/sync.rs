@@ -1,0 +1,34 @@
+//! How a lock is taken whose holder panicked: its value stays in use.
+//!
+//! A panic is a bug, and its message names the place. The other threads go on, because they still have to stop the guest, give its
+//! disks back and say what happened. Behind these locks are values that are replaced whole, or that are valid between any two
+//! statements that change them. An embedder's device is neither: a device whose lock is poisoned is refused
+//! by its section (`section/shared.rs`, `state/wrappers/interior.rs`), since half a change would arrive as truth.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Waits for the lock, and ignores that a holder panicked.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until `condvar` is notified, or for no reason.
+pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until `condvar` is notified, or for no reason, but at most for `time`.
+pub(crate) fn wait_within<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>, time: Duration) -> MutexGuard<'a, T> {
+    condvar.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// Waits while `waits` holds of the value, at most for `time`.
+pub(crate) fn wait_while<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    time: Duration,
+    waits: impl FnMut(&mut T) -> bool,
+) -> MutexGuard<'a, T> {
+    condvar.wait_timeout_while(guard, time, waits).unwrap_or_else(PoisonError::into_inner).0
+}
