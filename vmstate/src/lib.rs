@@ -62,6 +62,7 @@ pub mod raw {
     #[cfg(feature = "engine")]
     pub mod ram {
         pub use crate::ram::page_set::PageSet;
+        pub use crate::ram::received::{put_received, read_received};
         pub use crate::ram::receiver::{RamReceiver, RamRecord};
         pub use crate::ram::record::*;
         pub use crate::ram::sender::RamSender;
@@ -137,6 +138,7 @@ pub mod guide {
             #[doc = "[decisions/0050-post-copy-commits-with-the-order-to-run.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0051-missing-pages-are-waited-for-by-userfaultfd.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0057-disks-that-come-along.md]: crate::guide#pages-of-the-repository"]
+            #[doc = "[decisions/0058-post-copy-goes-on-over-another-connection.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0023-page-channels.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0026-throttle-by-write-faults.md]: crate::guide#pages-of-the-repository"]
             #[doc = "[decisions/0027-nobody-waits-at-a-flush.md]: crate::guide#pages-of-the-repository"]

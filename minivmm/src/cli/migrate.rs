@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
@@ -42,7 +42,7 @@ Exit codes:
   1  the migration failed or was cancelled, or the machine refused to begin: the guest is where it was
   2  nothing was begun: the command line is wrong, or the machine cannot be reached
   3  the destination did not confirm, and holds the guest or has run it: it stands at the source; with --postcopy also: the guest ran at the
-     destination, and is lost with the connection
+     destination, and the rest of its memory was given up
   4  the destination did not confirm, and nothing proves whether it runs the guest: it stands at the source
   5  unknown: the machine went away before it said, or a second Ctrl-C: look at both sides
 
@@ -51,6 +51,7 @@ Examples:
   minivmm migrate --control unix:/run/vm/qmp --downtime-limit 100ms --max-bandwidth 1G tcp:10.0.0.2:4444
   minivmm migrate --control unix:/run/vm/qmp --local
   minivmm migrate --control unix:/run/vm/qmp --postcopy tcp:10.0.0.2:4444
+  minivmm migrate --control unix:/run/vm/qmp --resume tcp:10.0.0.2:4444
   minivmm migrate --control unix:/run/vm/qmp --report move.html tcp:10.0.0.2:4444
   minivmm migrate --control unix:/run/vm/qmp 'exec:ssh b.example socat - UNIX-CONNECT:/run/vm/move'
   minivmm migrate --control unix:/run/vm/qmp --channels 4 --compress zstd:1 --auto-converge tcp:10.0.0.2:4444";
@@ -71,8 +72,8 @@ pub struct MigrateArgs {
     /// passed: fd:N
     #[arg(value_name = "ADDRESS", value_parser = str::parse::<Address>, required_unless_present = "local")]
     pub to: Option<Address>,
-    /// Hand the guest over at once, and send the rest of its memory while it runs at the destination: a connection that breaks meanwhile
-    /// loses the guest
+    /// Hand the guest over at once, and send the rest of its memory while it runs at the destination. A connection that breaks meanwhile is
+    /// made again
     #[arg(long, conflicts_with_all = ["local", "to_qemu"])]
     pub postcopy: bool,
     /// The file is for a QEMU: it has only what one reads
@@ -82,6 +83,10 @@ pub struct MigrateArgs {
     /// (minivmm run --disk FILE,create=SIZE)
     #[arg(long, conflicts_with_all = ["local", "to_qemu"])]
     pub copy_disk: bool,
+    /// Go on with a migration with --postcopy whose connection broke, and whose command does not run any more: the guest's memory goes on to
+    /// this address. The command that began the migration does that by itself
+    #[arg(long, conflicts_with_all = ["local", "to_qemu", "copy_disk", "postcopy", "target_schema"])]
+    pub resume: bool,
     /// A new process on this host.
     #[command(flatten)]
     pub update: UpdateArgs,
@@ -147,7 +152,7 @@ impl MigrateArgs {
     fn migrate(&self, to: &Address) -> Result<Outcome, ClientError> {
         let passed = to_be_passed(to)?;
         let interrupts = Interrupts::new()?;
-        let mut report = self.report.as_deref().map(Report::create).transpose()?;
+        let report = self.report.as_deref().map(Report::create).transpose()?;
         let mut client = self.machine.connect()?;
         let mut arguments = json!({"uri": to.to_string()});
         if let Some(passed) = passed {
@@ -167,6 +172,11 @@ impl MigrateArgs {
             // The machine reads it, and may have been started in another folder.
             arguments["target-schema"] = std::path::absolute(file)?.display().to_string().into();
         }
+        if self.resume {
+            arguments["resume"] = true.into();
+            client.execute("migrate", arguments)?;
+            return Ok(self.await_end(to, &mut client, &interrupts, report));
+        }
         let changes = self.tls.changes()?.chain(self.sending.changes()).chain(self.policy.changes());
         let postcopy = self.postcopy.then(|| ("postcopy-ram", true.into()));
         client.migrate(arguments, changes.chain(postcopy))?;
@@ -177,20 +187,31 @@ impl MigrateArgs {
                 Err(error) => return Err(error),
             }
         }
-        let end = follow(&mut client, &interrupts, report.as_mut());
+        Ok(self.await_end(to, &mut client, &interrupts, report))
+    }
+
+    /// Shows progress until the migration has ended.
+    fn await_end(
+        &self,
+        to: &Address,
+        client: &mut Client,
+        interrupts: &Interrupts,
+        mut report: Option<Report>,
+    ) -> Outcome {
+        let end = follow(client, interrupts, report.as_mut(), &mut Again::new(to));
         let figures = match end {
             // The machine may end as soon as the guest has left: its last event tells.
             Err(_) if client.migration_status() == Some("completed") => Ok(json!({"status": "completed"})),
             end => end,
         };
-        let outcome = self.outcome(to, figures.as_ref(), &mut client);
+        let outcome = self.outcome(to, figures.as_ref(), client);
         if let Some(report) = report {
             let to = to.to_string();
-            let written = report.write((&to, outcome.sentence()), figures.unwrap_or_default(), &mut client);
+            let written = report.write((&to, outcome.sentence()), figures.unwrap_or_default(), client);
             // The migration has ended as it has.
             written.unwrap_or_else(say);
         }
-        Ok(outcome)
+        outcome
     }
 
     /// How a migration with these last figures ended.
@@ -256,8 +277,60 @@ fn to_be_passed(to: &Address) -> Result<Option<OwnedFd>, ClientError> {
 const ONE_WAY: &str = ". A command has to carry bytes both ways, for the destination's answers decide. Into a command that only reads, the guest goes \
      stopped: minivmm migrate fd:3 3> >(COMMAND)";
 
+/// Between two attempts to connect again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Connects a migration in post-copy again whose connection broke.
+struct Again {
+    /// Where to; none if this process cannot make such a connection twice.
+    uri: Option<String>,
+    /// When that was last tried, since it broke.
+    tried: Option<Instant>,
+}
+
+impl Again {
+    fn new(to: &Address) -> Self {
+        let is_address = matches!(to, Address::Unix(_) | Address::Tcp(_) | Address::Vsock { .. });
+        Self { uri: is_address.then(|| to.to_string()), tried: None }
+    }
+
+    /// Looks whether it is broken.
+    fn look(&mut self, client: &mut Client, figures: &Value) -> Result<(), ClientError> {
+        if figures["status"] != "postcopy-paused" {
+            self.tried = None;
+            return Ok(());
+        }
+        if self.tried.is_some_and(|tried| tried.elapsed() < AGAIN) {
+            return Ok(());
+        }
+        if self.tried.replace(Instant::now()).is_none() {
+            let why = figures["error-desc"].as_str().unwrap_or("the connection broke");
+            let what = match self.uri {
+                Some(_) => {
+                    "this command connects again until that succeeds; Ctrl-C gives the guest's memory up, and so the guest"
+                }
+                None => {
+                    "minivmm migrate --resume ADDRESS connects again; Ctrl-C gives the guest's memory up, and so the guest"
+                }
+            };
+            say(format_args!("{why} ({what})"));
+        }
+        let Some(uri) = &self.uri else { return Ok(()) };
+        match client.execute("migrate", json!({"uri": uri, "resume": true})) {
+            // It is connected by now, or has ended.
+            Ok(_) | Err(ClientError::Refused(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Until the migration has ended; its last figures.
-fn follow(client: &mut Client, interrupts: &Interrupts, mut report: Option<&mut Report>) -> Result<Value, ClientError> {
+fn follow(
+    client: &mut Client,
+    interrupts: &Interrupts,
+    mut report: Option<&mut Report>,
+    again: &mut Again,
+) -> Result<Value, ClientError> {
     let mut shown = Progress::new();
     let interval = if report.is_some() { SAMPLING } else { INTERVAL };
     loop {
@@ -276,6 +349,7 @@ fn follow(client: &mut Client, interrupts: &Interrupts, mut report: Option<&mut 
             return Ok(figures);
         }
         shown.show(&figures);
+        again.look(client, &figures)?;
         if let Some(report) = &mut report {
             report.record.look(&figures);
         }

@@ -61,6 +61,7 @@ impl SnapshotCommand {
             update: Default::default(),
             keep_running: true,
             postcopy: false,
+            resume: false,
             to_qemu: false,
             copy_disk: false,
             target_schema: None,

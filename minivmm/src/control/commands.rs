@@ -53,7 +53,12 @@ pub(super) fn answer(caller: &Caller, band: Band, name: &str, arguments: Map<Str
 
 /// Asks the driver, which has no more to say than that it is done.
 pub(super) fn ask(handle: &Handle, request: Request) -> Result<Value, Failure> {
-    handle.ask(request)?;
+    done(handle.ask(request))
+}
+
+/// The answer of a command that has no more to say than that it is done.
+pub(super) fn done(outcome: Result<(), Refusal>) -> Result<Value, Failure> {
+    outcome?;
     Ok(json!({}))
 }
 

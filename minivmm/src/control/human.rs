@@ -63,15 +63,19 @@ const LINES: &[Line] = &[
     }),
     line(
         "migrate",
-        "[-d] uri",
-        "migrate to URI (-d is what is done in any case: it goes on while you read)",
+        "[-d] [-r] uri",
+        "migrate to URI (-d is what is done in any case: it goes on while you read; -r connects a migration in postcopy again)",
         |caller, words| {
             let (detached, words) = match words {
                 ["-d", words @ ..] => (true, words),
                 words => (false, words),
             };
+            let (resume, words) = match words {
+                ["-r", words @ ..] => (true, words),
+                words => (false, words),
+            };
             let [uri] = exactly(words)?;
-            run(caller, "migrate", json!({"uri": uri}))?;
+            run(caller, "migrate", json!({"uri": uri, "resume": resume}))?;
             Ok(if detached { "" } else { "terminal does not allow synchronous migration, continuing detached\r\n" }
                 .into())
         },

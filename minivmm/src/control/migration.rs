@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use vmstate::migrate::{Downtime, PARAMETERS, Parameter, ParameterUnit, ParameterValue, Takeover};
 
 use crate::config::Tls;
-use crate::control::commands::{Arguments, Failure, ask};
+use crate::control::commands::{Arguments, Failure, ask, done};
 use crate::control::descriptors::Caller;
 use crate::control::kind::{Kind, Member, needed, optional};
 use crate::control::table::{Command, Event};
@@ -14,8 +14,7 @@ use crate::control::{absent, announce, channels, report};
 use crate::vm::{MigrationStatus, ParameterChange, Request, Terms};
 
 /// QEMU's words for states of a migration that minivmm's never are in.
-const STATUS_OF_OTHERS: [&str; 5] =
-    ["postcopy-paused", "postcopy-recover-setup", "postcopy-recover", "colo", "wait-unplug"];
+const STATUS_OF_OTHERS: [&str; 3] = ["postcopy-recover-setup", "colo", "wait-unplug"];
 
 /// The rows of the table.
 pub(super) fn commands() -> Vec<Command> {
@@ -26,8 +25,8 @@ pub(super) fn commands() -> Vec<Command> {
              file: the schema of the older release that the destination has; with `keep-running` the guest goes on here once all of it is in a \
              [file](#migration-to-a-file), with `to-qemu` the file has only what a QEMU reads; with `copy-disk` the content of the writable disks [goes \
              along](live-migration.md#disks-that-come-along); `parameters` is an object of [parameters](migration-policy.md#parameters), \
-             switches among them, which change only if the migration begins; `detach` changes nothing; `resume` is for \
-             a migration in postcopy that was interrupted, which cannot go on",
+             switches among them, which change only if the migration begins; `detach` changes nothing; `resume` \
+             connects a migration in [post-copy](live-migration.md#post-copy) again whose connection broke, and answers before it is connected",
             migrate,
         )
         .takes(channels::arguments().into_iter().chain([
@@ -62,15 +61,21 @@ pub(super) fn commands() -> Vec<Command> {
              its memory while the guest runs at the destination",
             |handle, _| ask(handle, Request::MigrateStartPostcopy),
         ),
-        Command::new("migrate-pause", "always refused: a migration in postcopy that was interrupted cannot go on", |_, _| {
-            Err(Failure::generic(
-                "migrate-pause is currently only supported during postcopy-active or postcopy-recover state",
-            ))
-        })
+        Command::new(
+            "migrate-pause",
+            "breaks the connection of a migration in post-copy, at either side, so that it can go on over another one",
+            |caller, _| done(caller.pause_postcopy()),
+        )
         .out_of_band(),
-        Command::new("migrate-recover", "always refused: a migration in postcopy that was interrupted cannot go on", |_, _| {
-            Err(Failure::generic("Migrate recover can only be run when postcopy is paused."))
-        })
+        Command::new(
+            "migrate-recover",
+            "at a destination whose connection broke in post-copy: its source may connect at `uri`, too. It may in any case where it connected first",
+            |caller, arguments| {
+                let mut at = channels::address(&arguments)?;
+                caller.descriptors.put_into(&mut at)?;
+                done(caller.recover_postcopy(at))
+            },
+        )
         .takes([needed("uri", Kind::Text)])
         .out_of_band(),
         Command::new("query-migrate", "the migration, [see below](#query-migrate)", |handle, _| {
@@ -221,10 +226,11 @@ fn section() -> Kind {
 }
 
 fn migrate(caller: &Caller, arguments: Arguments) -> Result<Value, Failure> {
-    if arguments.switch("resume") == Some(true) {
-        return Err(Failure::generic("Cannot resume if there is no paused migration"));
-    }
     let mut address = channels::address(&arguments)?;
+    if arguments.switch("resume") == Some(true) {
+        caller.descriptors.put_into(&mut address)?;
+        return ask(caller, Request::MigrateResume(address));
+    }
     let release = arguments.text("target-schema").map(Into::into);
     let [keeps_running, to_qemu, copies_disks] =
         ["keep-running", "to-qemu", "copy-disk"].map(|name| arguments.switch(name) == Some(true));

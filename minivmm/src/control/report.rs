@@ -30,8 +30,8 @@ pub(super) fn status(state: RunState) -> Value {
 /// QEMU shows figures only from the first round on and while they mean something; so does this.
 pub(super) fn migration(info: &MigrationInfo) -> Value {
     use MigrationStatus::{
-        Active, Cancelled, Cancelling, Completed, Device, Failed, None, PostcopyActive, PreSwitchover, Setup,
-        Unacknowledged, Undecided,
+        Active, Cancelled, Cancelling, Completed, Device, Failed, None, PostcopyActive, PostcopyPaused,
+        PostcopyRecover, PreSwitchover, Setup, Unacknowledged, Undecided,
     };
     let mut body = json!({});
     let (status, figures) = (info.status(), &info.figures);
@@ -40,7 +40,8 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
     }
     match status {
         None | Setup | Failed | Cancelled | Unacknowledged | Undecided => {}
-        Active | PreSwitchover | Device | PostcopyActive | Cancelling | Completed => {
+        Active | PreSwitchover | Device | PostcopyActive | PostcopyPaused | PostcopyRecover | Cancelling
+        | Completed => {
             body["total-time"] = milliseconds(figures.elapsed);
             body["setup-time"] = milliseconds(figures.setup);
             if let Some(downtime) = figures.downtime {

@@ -48,12 +48,12 @@ pub(super) fn of(kind: Kind, otherwise: SeccompAction) -> Table {
         Kind::Console => table(&[EACH, CONSOLE], &[CONSOLE_REQUESTS, TERMINAL_REQUESTS]),
         Kind::Control => table(&[EACH, STARTS, CONNECTIONS, CONTROL], &[]),
         Kind::Migration => table(
-            &[EACH, STARTS, CONNECTIONS, MIGRATION, PAGES, SOCKET_FILES, DEVICE],
+            &[EACH, STARTS, CONNECTIONS, LISTENS, MIGRATION, PAGES, SOCKET_FILES, DEVICE],
             &[MIGRATION_REQUESTS, DEVICE_REQUESTS],
         ),
         Kind::Pages => table(&[EACH, PAGES], &[]),
         Kind::Driver => table(
-            &[EACH, STARTS, DRIVER, CONNECTIONS, MIGRATION, PAGES, SOCKET_FILES, DEVICE],
+            &[EACH, STARTS, DRIVER, CONNECTIONS, LISTENS, MIGRATION, PAGES, SOCKET_FILES, DEVICE],
             &[VCPU_REQUESTS, DEVICE_REQUESTS, MIGRATION_REQUESTS, DRIVER_REQUESTS],
         ),
         // Modules of the system's resolver may try anything; what they may not, fails.
@@ -315,7 +315,11 @@ const DRIVER: &[Call] = &[
     (libc::SYS_open, &[to_read(1)]),
     (libc::SYS_open, &[new(1)]),
     (libc::SYS_fstat, ANY),
-    // A source is awaited where `migrate-incoming` says, at a unix socket for this user only.
+];
+
+/// A source is awaited where `migrate-incoming` says, and in post-copy again where `migrate-recover` says: at a unix socket for this user
+/// only, or elsewhere.
+const LISTENS: &[Call] = &[
     (libc::SYS_bind, ANY),
     (libc::SYS_listen, ANY),
     (libc::SYS_fchmod, &[Is(1, 0o600)]),

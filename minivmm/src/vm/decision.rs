@@ -97,6 +97,9 @@ fn of_user(request: &Request, state: RunState, under_way: UnderWay) -> Decision 
         // QEMU's sentence (`qmp_migrate_start_postcopy`, migration/migration.c).
         Request::MigrateStartPostcopy if outgoing => Accept,
         Request::MigrateStartPostcopy => Decision::Refuse("Start postcopy after migration has been started".into()),
+        // So is this (`migrate_prepare`).
+        Request::MigrateResume(_) if outgoing => Accept,
+        Request::MigrateResume(_) => Decision::Refuse("Cannot resume if there is no paused migration".into()),
         Request::MigrateCancel if outgoing => CancelOrRefuse,
         Request::MigrateCancel if state == InMigrate => {
             Decision::Refuse("this machine is a destination: cancel at the source, or quit here".into())

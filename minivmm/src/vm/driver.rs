@@ -181,7 +181,7 @@ impl Vm {
             self.start();
         }
         if let Some(origin) = self.origin.take()
-            && let Err(Outcome::Ended(end)) = self.receive(origin, true)
+            && let Err(Outcome::Ended(end)) = self.receive(origin, self.awaited_at(), true)
         {
             return end;
         }
@@ -284,6 +284,7 @@ impl Vm {
             Request::DumpSchema(file) => schema::write(&self.parts(), &file)?,
             Request::MigrateContinue => self.continue_migration()?,
             Request::MigrateStartPostcopy => self.start_postcopy()?,
+            Request::MigrateResume(address) => self.resume_migration(address)?,
             // One that is under way was cancelled when this was asked, and has ended.
             Request::MigrateCancel => {}
             Request::MigrateSetParameters(change) => self.set_migration_parameters(&change)?,
@@ -384,6 +385,14 @@ impl Vm {
     }
 
     /// True if a user can reach it.
+    /// The address at which the command line has this machine wait for a guest, if it names one.
+    fn awaited_at(&self) -> Option<Address> {
+        match &self.config.incoming {
+            Some(ListenAt::Address(address)) => Some(address.clone()),
+            _ => None,
+        }
+    }
+
     pub(super) fn can_be_asked(&self) -> bool {
         self.config.control.is_some()
     }

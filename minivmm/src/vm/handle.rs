@@ -6,7 +6,7 @@ use std::sync::mpsc::{TryRecvError, channel};
 use vmstate::migrate::{Parameters, Round, SectionReport};
 use vmstate::ram::HeatMap;
 
-use crate::config::Tls;
+use crate::config::{Address, Tls};
 use crate::devices::virtio::net::Announcing;
 use crate::vm::dirty_rate::DirtyRate;
 use crate::vm::inventory::Inventory;
@@ -68,6 +68,28 @@ impl Handle {
     pub fn tell(&self, request: impl Into<AnyRequest>) {
         // A driver that has ended needs no telling.
         let _ = self.requests.put((request.into(), channel().0));
+    }
+
+    /// In post-copy: gives the connection up, so that another one can take its place. The driver, which may wait for a page, is not asked.
+    ///
+    /// # Errors
+    /// There is no post-copy.
+    pub fn pause_postcopy(&self) -> Result<(), Refusal> {
+        match self.shared.disconnect() {
+            true => Ok(()),
+            // QEMU's sentence (`qmp_migrate_pause`, migration/migration.c).
+            false => Err(Refusal(
+                "migrate-pause is currently only supported during postcopy-active or postcopy-recover state".into(),
+            )),
+        }
+    }
+
+    /// Destination in post-copy, whose connection broke: waits for the source at `at`, too. The driver is not asked.
+    ///
+    /// # Errors
+    /// It does not wait for one, or cannot listen there.
+    pub fn recover_postcopy(&self, at: Address) -> Result<(), Refusal> {
+        self.shared.recover(at)
     }
 
     /// Ends the machine, whatever the driver does.

@@ -2,17 +2,20 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use vmstate::migrate::{Control, DestinationPhase, Parameters, Phase, Progress, Round, SectionReport};
 use vmstate::ram::HeatMap;
 
-use crate::config::Tls;
+use crate::config::{Address, Tls};
 use crate::devices::virtio::net::Announcing;
 use crate::sync::lock;
 use crate::vm::dirty_rate::DirtyRate;
 use crate::vm::inventory::Inventory;
+use crate::vm::migration::replaceable::Recovery;
 use crate::vm::migration::status::MigrationStatus;
+use crate::vm::request::Refusal;
 use crate::vm::state::RunState;
 
 /// The migration that runs, or the last one.
@@ -100,6 +103,8 @@ pub struct Published {
     pauses_before_switchover: Mutex<bool>,
     dirty_rate: Mutex<DirtyRate>,
     tls: Mutex<Tls>,
+    /// Where a destination hears of an address at which to wait for its source again, while it waits.
+    recovery: Mutex<Option<Sender<Recovery>>>,
     subscribers: Mutex<Vec<Subscriber>>,
 }
 
@@ -125,6 +130,7 @@ impl Published {
             pauses_before_switchover: Mutex::default(),
             dirty_rate: Mutex::default(),
             tls: Mutex::default(),
+            recovery: Mutex::default(),
             subscribers: Mutex::default(),
         }
     }
@@ -266,6 +272,30 @@ impl Published {
     /// Publishes how the connections of migrations are encrypted.
     pub fn set_tls(&self, tls: Tls) {
         *lock(&self.tls) = tls;
+    }
+
+    /// In post-copy: gives the connection up; false if there is no post-copy.
+    pub(super) fn disconnect(&self) -> bool {
+        self.control().as_ref().is_some_and(Control::disconnect)
+    }
+
+    /// A destination waits for its source again, and hears of addresses there; none: it does not wait any more.
+    pub(super) fn set_recovery(&self, addresses: Option<Sender<Recovery>>) {
+        *lock(&self.recovery) = addresses;
+    }
+
+    /// Has a destination wait for its source at `at`, too.
+    ///
+    /// # Errors
+    /// It does not wait for one, or cannot listen there.
+    pub(super) fn recover(&self, at: Address) -> Result<(), Refusal> {
+        // QEMU's sentence (`qmp_migrate_recover`, migration/migration.c).
+        let not_paused = || Refusal("Migrate recover can only be run when postcopy is paused.".into());
+        let addresses = lock(&self.recovery).clone().ok_or_else(not_paused)?;
+        let (answer, answers) = channel();
+        addresses.send(Recovery { at, answer }).map_err(|_| not_paused())?;
+        // The source may have come meanwhile.
+        answers.recv().map_err(|_| not_paused())?
     }
 
     pub(super) fn subscribe(&self, subscriber: Subscriber) {

@@ -46,6 +46,8 @@ pub enum Request {
     MigrateContinue,
     /// Let the outgoing migration go on in post-copy.
     MigrateStartPostcopy,
+    /// Connect to this address, where a guest in post-copy waits for the rest of its memory; answered before it is connected.
+    MigrateResume(Address),
     /// Cancel the outgoing migration; answered once it has ended.
     MigrateCancel,
     /// Have the network cards tell the network where the guest is.

@@ -3,6 +3,7 @@
 mod first_hour;
 mod observe;
 mod operate;
+mod postcopy;
 mod queries;
 mod report;
 mod update;
@@ -85,6 +86,9 @@ fn machine(script: fn(&Published)) -> (tempfile::TempDir, Server, Receiver<Reque
             let _ = seen.send(request.clone());
             match request {
                 Request::Migrate(..) => script(&shared),
+                Request::MigrateResume(_) => {
+                    shared.update_migration(|info| info.phase = Phase::Source(SourcePhase::Completed))
+                }
                 Request::MigrateCancel => ends(&shared, SourcePhase::Cancelled, None),
                 _ => {}
             }

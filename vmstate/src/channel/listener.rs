@@ -1,4 +1,4 @@
-//! A socket at which a destination waits for its source.
+//! A socket at which a destination waits for its source, and in post-copy for the same source again.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,6 +24,9 @@ use crate::sync::lock;
 
 /// The first bytes of a stream (`QEMU_VM_FILE_MAGIC`, migration/savevm.c).
 pub(super) const MAGIC: [u8; 4] = *b"QEVM";
+/// The first bytes of a source that goes on with its post-copy over another connection (`qemu_savevm_send_recv_bitmap`,
+/// `qemu_savevm_send_postcopy_resume`, migration/savevm.c): the mark of a command, and the number of one of these two.
+const RESUMES: [[u8; 3]; 2] = [[8, 0, 10], [8, 0, 9]];
 /// The first byte of a TLS client (`ContentType`, RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
 /// Connections that have not said anything yet, at most; the oldest goes when another comes.
@@ -109,13 +112,21 @@ struct Waiters<C> {
     candidates: Vec<(C, Instant)>,
     streams: VecDeque<C>,
     pages: VecDeque<C>,
+    /// Sources that go on with a post-copy, since that moment. Nobody but a destination that waits for one takes them.
+    resuming: VecDeque<(C, Instant)>,
     /// They were turned away with a word, at that moment.
     leaving: VecDeque<(C, Instant)>,
 }
 
 impl<C> Default for Waiters<C> {
     fn default() -> Self {
-        Self { candidates: Vec::new(), streams: VecDeque::new(), pages: VecDeque::new(), leaving: VecDeque::new() }
+        Self {
+            candidates: Vec::new(),
+            streams: VecDeque::new(),
+            pages: VecDeque::new(),
+            resuming: VecDeque::new(),
+            leaving: VecDeque::new(),
+        }
     }
 }
 
@@ -234,7 +245,7 @@ impl<S: Security> Listener<S> {
     /// # Errors
     /// [`io::ErrorKind::ConnectionAborted`] within 20 ms once `go_on` says false; what makes the listening socket unusable.
     pub fn accept_source(&self, go_on: &dyn Fn() -> bool) -> io::Result<S::Channel> {
-        self.accept_one(go_on, |waiters| waiters.streams.pop_front())
+        self.accept_one(&Waiting::new(Duration::MAX, go_on), |waiters| waiters.streams.pop_front())
     }
 
     /// Waits for a page channel, as [`accept_source`](Self::accept_source) does for a source; sources are kept. Which migration the
@@ -243,15 +254,24 @@ impl<S: Security> Listener<S> {
     /// # Errors
     /// As [`accept_source`](Self::accept_source).
     pub fn accept_pages(&self, go_on: &dyn Fn() -> bool) -> io::Result<S::Channel> {
-        self.accept_one(go_on, |waiters| waiters.pages.pop_front())
+        self.accept_one(&Waiting::new(Duration::MAX, go_on), |waiters| waiters.pages.pop_front())
+    }
+
+    /// Waits for a source whose connection broke in post-copy: the first connection that begins as one that goes on. Others are kept or
+    /// dropped as by [`accept_source`](Self::accept_source).
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] if none came within `timeout`; what makes the listening socket unusable.
+    pub fn accept_resuming(&self, timeout: Duration) -> io::Result<S::Channel> {
+        let taken = |waiters: &mut Waiters<S::Channel>| waiters.resuming.pop_front().map(|(connection, _)| connection);
+        self.accept_one(&Waiting::new(timeout, &|| true), taken)
     }
 
     fn accept_one(
         &self,
-        go_on: &dyn Fn() -> bool,
+        waiting: &Waiting<'_>,
         wanted: impl Fn(&mut Waiters<S::Channel>) -> Option<S::Channel>,
     ) -> io::Result<S::Channel> {
-        let waiting = Waiting::new(Duration::MAX, go_on);
         loop {
             let slice = waiting.slice()?;
             let mut waiters = lock(&self.waiting);
@@ -317,6 +337,7 @@ impl<C> Waiters<C> {
         tells: impl Fn(&C) -> bool,
     ) -> Vec<io::Error> {
         self.candidates.retain(|(_, since)| since.elapsed() < INTRODUCTION);
+        self.resuming.retain(|(_, since)| since.elapsed() < INTRODUCTION);
         self.leaving.retain(|(_, since)| since.elapsed() < FAREWELL);
         let mut refusals = Vec::new();
         let mut index = 0;
@@ -330,6 +351,7 @@ impl<C> Waiters<C> {
             match beginning {
                 Ok(Beginning::Stream) => keep(&mut self.streams, connection, KEPT),
                 Ok(Beginning::Pages) => keep(&mut self.pages, connection, KEPT),
+                Ok(Beginning::Resuming) => keep(&mut self.resuming, (connection, Instant::now()), CANDIDATES.into()),
                 Ok(Beginning::Silence | Beginning::Over) => {}
                 Err(why) => {
                     refusals.push(why);
@@ -363,6 +385,8 @@ enum Beginning {
     Stream,
     /// As a page channel.
     Pages,
+    /// As a source that goes on with its post-copy.
+    Resuming,
     /// Not yet, or not far enough to tell.
     Silence,
     /// It is over.
@@ -387,7 +411,9 @@ fn begins(peek: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Begin
     match first {
         _ if first == MAGIC => Ok(Beginning::Stream),
         _ if first == MAGIC_BYTES => Ok(Beginning::Pages),
+        _ if RESUMES.iter().any(|resumes| first.starts_with(resumes)) => Ok(Beginning::Resuming),
         _ if MAGIC.starts_with(first) || MAGIC_BYTES.starts_with(first) => Ok(Beginning::Silence),
+        _ if RESUMES.iter().any(|resumes| resumes.starts_with(first)) => Ok(Beginning::Silence),
         [HANDSHAKE, ..] => other("it speaks TLS, and nobody was told to speak it here (tls-creds)"),
         _ => other("it begins neither with a stream nor as a page channel"),
     }

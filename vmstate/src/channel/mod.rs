@@ -14,6 +14,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::codec::{Outbox, PageRun};
+use crate::error::Error;
 use crate::ram::{GuestRam, copied_in, copied_out};
 
 pub use clock::MonotonicClock;
@@ -52,6 +53,16 @@ pub trait Channel {
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] if nothing came within `timeout` (zero: do not wait).
     fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize>;
+
+    /// The connection has broken in post-copy, because of `why`: waits for as long as it takes until another one to the same peer is in its
+    /// place. As it stands here, there is none.
+    ///
+    /// # Errors
+    /// There will be none, and the guest's memory stays where it is.
+    fn reconnect(&mut self, why: &Error) -> io::Result<()> {
+        let _ = why;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Receives into the first bytes of `runs` of `ram`, as [`receive`](Self::receive) does. A channel that has a descriptor gives it
     /// to [`GuestRam::receive`]; as it stands here, the pages are copied.

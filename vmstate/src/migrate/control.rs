@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::parameters::Parameters;
-use super::phase::Phase;
+use super::phase::{DestinationPhase, Phase, SourcePhase};
 use super::report::{Downtime, Round, SectionReport, Slowdown, Takeover};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::{HeatMap, XbzrleCount};
@@ -22,6 +22,8 @@ struct ControlState {
     intent: AtomicU8,
     /// A source is to go on in post-copy.
     postcopy: AtomicBool,
+    /// The connection is to be given up, for another one.
+    disconnects: AtomicBool,
     parameters: Mutex<Parameters>,
     progress: Mutex<Progress>,
     finished_rounds: Mutex<Vec<Round>>,
@@ -94,6 +96,7 @@ impl Default for Control {
         Self(Arc::new(ControlState {
             intent: AtomicU8::new(OPEN),
             postcopy: AtomicBool::new(false),
+            disconnects: AtomicBool::new(false),
             parameters: Mutex::default(),
             progress: Mutex::default(),
             finished_rounds: Mutex::default(),
@@ -124,6 +127,26 @@ impl Control {
 
     pub(super) fn wants_postcopy(&self) -> bool {
         self.0.postcopy.load(Ordering::Acquire)
+    }
+
+    /// In post-copy: gives the connection up, as if it had broken, so that another one can take its place. False in any other phase, which
+    /// goes on as it was.
+    pub fn disconnect(&self) -> bool {
+        let phase = self.progress().phase;
+        let may = matches!(
+            phase,
+            Phase::Source(SourcePhase::Postcopy | SourcePhase::PostcopyRecover)
+                | Phase::Destination(DestinationPhase::Postcopy | DestinationPhase::PostcopyRecover)
+        );
+        if may {
+            self.0.disconnects.store(true, Ordering::Release);
+        }
+        may
+    }
+
+    /// Another connection has taken the place of one that was given up.
+    pub(super) fn connected(&self) {
+        self.0.disconnects.store(false, Ordering::Release);
     }
 
     /// What the owner of the guest has set.
@@ -228,9 +251,15 @@ impl Control {
         }
     }
 
-    /// An error if a cancel was asked for.
+    /// An error if a cancel was asked for, or that the connection is given up.
     pub(super) fn check(&self) -> Result<()> {
-        if self.is_cancelled() { Err(cancelled()) } else { Ok(()) }
+        if self.is_cancelled() {
+            return Err(cancelled());
+        }
+        match self.0.disconnects.load(Ordering::Acquire) {
+            true => Err(Error::new(ErrorKind::Io, "the connection was given up on request")),
+            false => Ok(()),
+        }
     }
 
     /// Refuses each cancel from now on, as a source does before it gives up the guest's resources. An embedder that writes a guest into a
@@ -258,7 +287,6 @@ fn cancelled() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::migrate::SourcePhase;
 
     #[test]
     fn a_watcher_of_rounds_sees_each_round_once() {

@@ -2,7 +2,9 @@
 //! last word, and the guest's exclusive resources are here. A blocking driver: what to do next is decided by
 //! [`DestinationProtocol`], the phases are drawn in `phase.rs`.
 
+mod answers;
 mod postcopy;
+mod recovery;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +19,12 @@ use super::report::{ArrivalReport, Takeover};
 use super::wire::{Link, STREAM, Timeout, is_timeout, timed_out};
 use super::{Claim, Machine, Over};
 use crate::channel::{Channel, Clock};
-use crate::codec::{Limits, Outbox, Strictness};
+use crate::codec::{Limits, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::multifd::Beside;
 use crate::ram::{GuestRam, PageFigures, RamSection, shares_memory};
 use crate::section::Sections;
-use crate::stream::{Command, Element, Reply, put_reason, put_times};
+use crate::stream::{Command, Reply};
 
 /// What a destination works with.
 #[expect(missing_debug_implementations, reason = "nothing of it can be shown")]
@@ -153,6 +155,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         machine_type: &options.machine_type,
         shares_memory: shares_memory(ram),
         silence,
+        timing,
         begun,
         stream: Stream::Unopened,
         asked: None,
@@ -165,7 +168,7 @@ pub fn run(incoming: Incoming<'_, '_>, options: &DestinationOptions, control: &C
         reason: None,
         span: span.clone(),
     };
-    destination.drive(first, &timing);
+    destination.drive(first);
     destination.end()
 }
 
@@ -186,6 +189,7 @@ struct Destination<'a, 's> {
     /// Some of guest memory does not come.
     shares_memory: bool,
     silence: Timeout,
+    timing: Timing,
     begun: Duration,
     stream: Stream,
     /// A ping that was read and not yet reported.
@@ -225,21 +229,16 @@ enum Stream {
 
 impl Destination<'_, '_> {
     /// Carries out one action after the other, until there is none.
-    fn drive(&mut self, first: DestinationAction, timing: &Timing) {
+    fn drive(&mut self, first: DestinationAction) {
         let mut action = first;
         while action != DestinationAction::End {
             let phase = self.protocol.phase();
-            let event = self.carry_out(action).unwrap_or_else(|error| self.went_wrong(error));
-            action = self.protocol.handle(event, self.clock.now(), timing);
+            let event = self.carry_out(action).unwrap_or_else(|error| self.went_wrong(action, error));
+            action = self.protocol.handle(event, self.clock.now(), &self.timing);
             let now = self.protocol.phase();
             self.pristine &= matches!(now, DestinationPhase::Setup | DestinationPhase::Failed);
             if now != phase {
-                self.span.record("phase", tracing::field::debug(now));
-                tracing::info!("phase");
-                // The last one is told with the figures.
-                if !now.is_final() {
-                    self.control.publish(|progress| progress.phase = Phase::Destination(now));
-                }
+                tell_phase(now, &self.span, self.control);
             }
         }
     }
@@ -285,6 +284,8 @@ impl Destination<'_, '_> {
             }
             DestinationAction::ConfirmRun => self.confirm_run().map(done),
             DestinationAction::TakePages => self.take_pages(),
+            DestinationAction::Reconnect => Ok(self.recovery().1.reconnect()),
+            DestinationAction::Recover(until) => self.recovery().1.recover(until).map(done),
             DestinationAction::AwaitParting(until) => {
                 self.loader.wire.await_parting(until).map(|()| DestinationEvent::Parted)
             }
@@ -295,7 +296,11 @@ impl Destination<'_, '_> {
             }
             DestinationAction::Resume => {
                 let begun = self.clock.now();
-                self.resume_machine()?;
+                if let Err(error) = self.resume_machine() {
+                    // Of the machine: what the wire had is mended within.
+                    self.reason.get_or_insert(error);
+                    return Ok(DestinationEvent::Refused);
+                }
                 self.takeover.resume = self.clock.now().saturating_sub(begun);
                 if self.package == Package::None {
                     self.machine.arrived();
@@ -320,8 +325,9 @@ impl Destination<'_, '_> {
     }
 
     /// Keeps the first error, and tells the protocol what kind of failure it is.
-    fn went_wrong(&mut self, error: Error) -> DestinationEvent {
+    fn went_wrong(&mut self, action: DestinationAction, error: Error) -> DestinationEvent {
         let event = match error.kind() {
+            _ if matches!(action, DestinationAction::TakePages | DestinationAction::Recover(_)) => event_of(&error),
             ErrorKind::Cancelled => DestinationEvent::Cancelled,
             ErrorKind::Io if is_timeout(&error) => DestinationEvent::Deadline,
             ErrorKind::Io => DestinationEvent::Broken,
@@ -407,49 +413,6 @@ impl Destination<'_, '_> {
         }
     }
 
-    /// Right behind the configuration the source says that it listens: one that is refused because of its configuration
-    /// is told why, too.
-    fn look_for_return_path(&mut self) {
-        let timeout = Timeout::Until(self.clock.now().saturating_add(LAST_WORD));
-        let next = self.loader.wire.decode(timeout, |input| Element::read(input).map(Element::into_owned));
-        self.answers = matches!(next, Ok(Element::Command(Command::OpenReturnPath)));
-    }
-
-    fn answer(&mut self, reply: Reply, timeout: Timeout) -> Result<()> {
-        let mut answer = Outbox::new();
-        reply.write(answer.bytes_mut());
-        self.loader.wire.send(&mut answer, timeout)
-    }
-
-    /// Tells the source the end, and why if it is a refusal; if it listens.
-    fn last_word(&mut self, reply: Reply) -> Result<()> {
-        if !std::mem::take(&mut self.answers) {
-            return Ok(());
-        }
-        let mut word = Outbox::new();
-        reply.write(word.bytes_mut());
-        if let (Reply::Shut(1..), Some(reason)) = (reply, &self.reason) {
-            put_reason(&reason.to_string(), word.bytes_mut());
-        }
-        let deadline = self.clock.now().saturating_add(LAST_WORD);
-        self.loader.wire.send(&mut word, Timeout::Until(deadline))
-    }
-
-    /// Tells a source that knows the message what only this side has measured. The guest runs, and nobody waits for it in the pause.
-    fn tell_times(&mut self) {
-        if !self.knows_times {
-            return;
-        }
-        let sections = self.loader.whole.iter().map(|section| section.loaded.unwrap_or_default());
-        let times: Vec<_> = [self.takeover.machine, self.takeover.resume].into_iter().chain(sections).collect();
-        let mut word = Outbox::new();
-        put_times(&times, word.bytes_mut());
-        let deadline = self.clock.now().saturating_add(LAST_WORD);
-        if let Err(error) = self.loader.wire.send(&mut word, Timeout::Until(deadline)) {
-            tracing::debug!("the source was not told how long the sections took: {error}");
-        }
-    }
-
     /// The source may still be sending.
     fn end(mut self) -> Arrival {
         let phase = self.protocol.phase();
@@ -487,6 +450,24 @@ impl Destination<'_, '_> {
             (progress.elapsed, progress.bytes) = (elapsed, bytes);
             (progress.normal_pages, progress.zero_pages) = (received.normal, received.zero);
         });
+    }
+}
+
+/// What the protocol has to know of an error of the stream once the guest may run here: over another connection the source may do better.
+fn event_of(error: &Error) -> DestinationEvent {
+    match error.kind() {
+        ErrorKind::Io if is_timeout(error) => DestinationEvent::Deadline,
+        ErrorKind::Io | ErrorKind::Malformed | ErrorKind::Incompatible => DestinationEvent::Broken,
+        _ => DestinationEvent::Refused,
+    }
+}
+
+/// Tells the phase that has begun; the last one is told with the figures.
+fn tell_phase(phase: DestinationPhase, span: &tracing::Span, control: &Control) {
+    span.record("phase", tracing::field::debug(phase));
+    tracing::info!("phase");
+    if !phase.is_final() {
+        control.publish(|progress| progress.phase = Phase::Destination(phase));
     }
 }
 

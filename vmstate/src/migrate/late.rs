@@ -151,11 +151,49 @@ impl<'a> LateRam<'a> {
                 continue;
             }
             unasked.remove(page..page + 1);
-            let named = lacking.named.replace(index) == Some(index);
-            let block = (!named).then(|| block.name.clone());
-            PageRequest { block, start: page * PAGE_SIZE, len: PAGE_LEN }.write(out);
+            request(&mut lacking.named, index, block, page).write(out);
         }
         Ok(())
+    }
+
+    /// Appends a request for each page that was asked for and has not come: the source that was asked may not have heard it.
+    ///
+    /// # Errors
+    /// As [`put_requests`](Self::put_requests).
+    pub(crate) fn ask_again(&self, out: &mut Vec<u8>) -> Result<()> {
+        let mut lacking = self.lacking();
+        let Some(lacking) = lacking.as_mut() else { return Ok(()) };
+        lacking.named = None;
+        let adopted = self.adopted();
+        let blocks = self.ram.blocks().iter().chain(&*adopted).enumerate();
+        for ((index, block), (pages, unasked)) in blocks.zip(lacking.pages.iter().zip(&lacking.unasked)) {
+            let mut from = 0;
+            while let Some(page) = pages.run(from, 1).map(|run| run.start) {
+                from = page + 1;
+                if !unasked.contains(page) {
+                    request(&mut lacking.named, index, block, page).write(out);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which pages of the block of this name have come.
+    ///
+    /// # Errors
+    /// `Malformed` if there is no such block, or pages do not come late.
+    pub(crate) fn received(&self, name: &str) -> Result<PageSet> {
+        let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message));
+        let lacking = self.lacking();
+        let Some(lacking) = lacking.as_ref() else {
+            return malformed("received pages are asked for outside of post-copy".to_owned());
+        };
+        let adopted = self.adopted();
+        let found = self.ram.blocks().iter().chain(&*adopted).position(|block| block.name == name);
+        match found.and_then(|index| lacking.pages.get(index)) {
+            Some(pages) => Ok(pages.complement()),
+            None => malformed(format!("the received pages of RAM block {name}, which does not exist here")),
+        }
     }
 
     /// The source has sent all of it.
@@ -211,6 +249,13 @@ impl<'a> LateRam<'a> {
         pages.remove(span);
         Ok(())
     }
+}
+
+/// Asks for a page of the block that has this index; `named` is the one of the request before.
+fn request(named: &mut Option<usize>, index: usize, block: &RamBlock, page: u64) -> PageRequest {
+    let is_named = named.replace(index) == Some(index);
+    let block = (!is_named).then(|| block.name.clone());
+    PageRequest { block, start: page * PAGE_SIZE, len: PAGE_LEN }
 }
 
 impl GuestRam for LateRam<'_> {
@@ -397,6 +442,20 @@ mod tests {
             }
         }
         assert!(ram.told().is_empty());
+        // Once more over another connection, with the names again, and told which pages have come: bit 0 of two.
+        let mut again = Vec::new();
+        late.ask_again(&mut again).unwrap();
+        let request = |start: &[u8; 2], name: &[u8]| {
+            let length = [0, 3, 0, 13 + name.len() as u8];
+            [&length[..], &[0; 6], start, b"\0\0\x10\0", &[name.len() as u8], name].concat()
+        };
+        assert_eq!(again, [request(b"\x10\0", b"pc.bios"), request(b"\0\0", b"pc.rom")].concat());
+        let received = |name| late.received(name).map(|pages| pages.words().to_vec());
+        assert_eq!(
+            [received("main.ram").unwrap(), received("pc.bios").unwrap(), received("pc.rom").unwrap()],
+            [[1], [1], [0]]
+        );
+        assert!(received("none").unwrap_err().to_string().contains("RAM block none, which does not exist here"));
         let lacks = late.end().unwrap_err().to_string();
         assert!(lacks.contains("3 pages of the guest did not come"), "{lacks}");
         late.write(1, 0x1000, &page).unwrap();

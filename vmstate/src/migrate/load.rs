@@ -89,6 +89,13 @@ impl<'a, 's> Loader<'a, 's> {
         self.pages_only = true;
     }
 
+    /// In post-copy, over another connection: pages go on to come, though the last part may have come over the one before.
+    pub(super) fn resume(&mut self) {
+        for section in self.begun.iter_mut().filter(|section| section.owner == Owner::Engine) {
+            section.is_over = false;
+        }
+    }
+
     /// Nothing here stands in the way.
     pub(super) fn check_migratable(&self) -> Result<()> {
         self.all.registered.check_migratable()

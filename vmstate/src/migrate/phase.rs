@@ -8,14 +8,20 @@
 //!              Failed or Cancelled: guest runs at the source
 //!
 //!              in post-copy:  Commit ──► Postcopy ──► Completed
-//!                                            └──────► Interrupted       at the destination, which lacks pages
+//!                               │            │▲  └─────► Interrupted       at the destination, which lacks pages
+//!                               ▼            ▼└──────────────┐
+//!                             PostcopyPaused ◄──► PostcopyRecover
+//!                               └─────► Interrupted, Unacknowledged or Undecided: nobody connects again
 //!
 //! destination  Setup ──► Receiving ──► Loading ──► Ready ──► Commit ──► Completed   guest runs here
 //!                │            │           │          │         ├──────► Stranded    guest is paused here
 //!                └────────────┴───────────┴──────────┴─────────┴──────► Failed      guest never ran here
 //!
-//!              in post-copy:  Commit ──► Postcopy ──► Completed
-//!                                └───────────┴──────► Interrupted       guest belongs here, and lacks pages
+//!              in post-copy:  Commit ──► Postcopy ──► Completed or Stranded
+//!                               │            │▲  └─────► Interrupted       guest belongs here, and lacks pages
+//!                               ▼            ▼└──────────────┐
+//!                             PostcopyPaused ◄──► PostcopyRecover
+//!                               └─────► Interrupted: nobody connects again
 //! ```
 //!
 //! The guest is paused at the source from `SwitchOver` on. `Commit` begins when the source gives up its exclusive
@@ -35,6 +41,11 @@ pub enum SourcePhase {
     Commit,
     /// The destination runs the guest, and is sent the pages that it lacks, first those that it asks for.
     Postcopy,
+    /// The connection to a destination that runs the guest, or may run it, has broken. What it lacks is only here: another connection is
+    /// waited for.
+    PostcopyPaused,
+    /// Another connection is there; the destination tells which pages it has.
+    PostcopyRecover,
     /// The destination runs the guest, and said so. It has all of its memory.
     Completed,
     /// Cancelled; the guest runs here.
@@ -68,6 +79,10 @@ pub enum DestinationPhase {
     Commit,
     /// Runs the guest, and takes in the pages that it lacks.
     Postcopy,
+    /// The connection to the source has broken while pages lack; the guest runs until it touches one. Another connection is waited for.
+    PostcopyPaused,
+    /// Another connection is there; the source is told which pages have come.
+    PostcopyRecover,
     /// Runs the guest, which has all of its memory.
     Completed,
     /// Failed; the guest never ran here.
@@ -83,7 +98,7 @@ pub enum DestinationPhase {
 use DestinationPhase as D;
 use SourcePhase as S;
 
-const SOURCE_MOVES: [(S, S); 16] = [
+const SOURCE_MOVES: [(S, S); 24] = [
     (S::Setup, S::Rounds),
     (S::Setup, S::Failed),
     (S::Setup, S::Cancelled),
@@ -98,12 +113,20 @@ const SOURCE_MOVES: [(S, S); 16] = [
     (S::Commit, S::Unacknowledged),
     (S::Commit, S::Undecided),
     (S::Commit, S::Postcopy),
+    (S::Commit, S::PostcopyPaused),
     (S::Postcopy, S::Completed),
     (S::Postcopy, S::Interrupted),
+    (S::Postcopy, S::PostcopyPaused),
+    (S::PostcopyPaused, S::PostcopyRecover),
+    (S::PostcopyPaused, S::Interrupted),
+    (S::PostcopyPaused, S::Unacknowledged),
+    (S::PostcopyPaused, S::Undecided),
+    (S::PostcopyRecover, S::PostcopyPaused),
+    (S::PostcopyRecover, S::Postcopy),
 ];
 
 /// A source that waits for no answer (QEMU's) goes from `Loading` to `Commit`.
-const DESTINATION_MOVES: [(D, D); 16] = [
+const DESTINATION_MOVES: [(D, D); 23] = [
     (D::Setup, D::Receiving),
     (D::Setup, D::Failed),
     (D::Receiving, D::Loading),
@@ -117,9 +140,16 @@ const DESTINATION_MOVES: [(D, D); 16] = [
     (D::Commit, D::Failed),
     (D::Commit, D::Stranded),
     (D::Commit, D::Postcopy),
+    (D::Commit, D::PostcopyPaused),
     (D::Commit, D::Interrupted),
     (D::Postcopy, D::Completed),
+    (D::Postcopy, D::Stranded),
     (D::Postcopy, D::Interrupted),
+    (D::Postcopy, D::PostcopyPaused),
+    (D::PostcopyPaused, D::PostcopyRecover),
+    (D::PostcopyPaused, D::Interrupted),
+    (D::PostcopyRecover, D::PostcopyPaused),
+    (D::PostcopyRecover, D::Postcopy),
 ];
 
 impl SourcePhase {
@@ -178,7 +208,9 @@ mod tests {
     fn a_guest_given_away_is_never_simply_cancelled() {
         assert!(!S::Commit.may_become(S::Cancelled) && !S::Commit.may_become(S::SwitchOver));
         for phase in [S::Cancelled, S::Failed, S::SwitchOver, S::Commit] {
-            assert!(!S::Postcopy.may_become(phase), "{phase:?}");
+            for postcopy in [S::Postcopy, S::PostcopyPaused, S::PostcopyRecover] {
+                assert!(!postcopy.may_become(phase), "{postcopy:?} to {phase:?}");
+            }
         }
         for phase in [S::Completed, S::Cancelled, S::Failed, S::Unacknowledged, S::Undecided, S::Interrupted] {
             assert!(phase.is_final(), "{phase:?}");

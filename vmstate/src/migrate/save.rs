@@ -149,6 +149,11 @@ impl<'a, 's> Saver<'a, 's> {
         })
     }
 
+    /// In post-copy, over another connection: the round of guest memory goes on with the pages that the destination lacks.
+    pub(super) fn resume(&mut self) {
+        self.begun.iter_mut().filter(|begun| begun.owner == Owner::Engine).for_each(|begun| begun.is_over = false);
+    }
+
     /// Appends PARTs of about `budget` bytes together: each section gets what is left of the budget, if the round has something
     /// of it. True if the round is over.
     ///

@@ -59,6 +59,8 @@ pub(super) struct Link<'a> {
     late: Option<&'a LateRam<'a>>,
     /// Requests for pages that the channel did not take yet.
     requests: Outbox,
+    /// The source of another connection knows nothing of this guest yet, and is asked for nothing.
+    is_unintroduced: bool,
     strictness: Strictness,
     limits: Limits,
     received: Vec<u8>,
@@ -90,6 +92,7 @@ impl<'a> Link<'a> {
             beside: Beside::Nothing,
             late: None,
             requests: Outbox::new(),
+            is_unintroduced: false,
             strictness,
             limits,
             received,
@@ -350,7 +353,7 @@ impl<'a> Link<'a> {
 
     /// Asks for the pages that the guest waits for, as far as the channel takes that without a wait.
     fn ask_for_pages(&mut self) -> Result<()> {
-        let Some(late) = self.late else { return Ok(()) };
+        let Some(late) = self.late.filter(|_| !self.is_unintroduced) else { return Ok(()) };
         late.put_requests(self.requests.bytes_mut())?;
         let mut requests = std::mem::take(&mut self.requests);
         if !requests.is_empty() {
@@ -358,6 +361,29 @@ impl<'a> Link<'a> {
             self.requests = requests;
         }
         Ok(())
+    }
+
+    /// In post-copy: waits for another connection in the place of this one, which was lost because of `why`.
+    ///
+    /// # Errors
+    /// There will be none.
+    pub(super) fn reconnect(&mut self, why: &Error) -> Result<()> {
+        self.channel.reconnect(why)?;
+        self.base = self.offset();
+        (self.start, self.end) = (0, 0);
+        self.requests = Outbox::new();
+        self.is_unintroduced = true;
+        self.control.connected();
+        Ok(())
+    }
+
+    /// In post-copy, over another connection: pages may be asked for again, first all that are waited for.
+    ///
+    /// # Errors
+    /// What memory refuses.
+    pub(super) fn ask_again(&mut self) -> Result<()> {
+        self.is_unintroduced = false;
+        self.late.map_or(Ok(()), |late| late.ask_again(self.requests.bytes_mut()))
     }
 
     /// Drops what comes until the peer closes the connection in order.

@@ -10,6 +10,7 @@ mod late;
 pub(crate) mod mapped;
 pub(crate) mod multifd;
 pub(crate) mod page_set;
+pub(crate) mod received;
 pub(crate) mod receiver;
 pub(crate) mod record;
 mod section;

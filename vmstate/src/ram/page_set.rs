@@ -102,6 +102,14 @@ impl PageSet {
         self.each_word(pages.start..pages.end.min(self.pages), |word, ones| *word |= ones);
     }
 
+    /// The pages of the block that are not in the set.
+    #[must_use]
+    pub fn complement(&self) -> Self {
+        let mut others = Self { words: self.words.iter().map(|word| !word).collect(), pages: self.pages };
+        others.trim();
+        others
+    }
+
     /// Calls `change` with each word that has some of these pages, and with their bits.
     fn each_word(&mut self, pages: Range<u64>, change: impl Fn(&mut u64, u64)) {
         let mut page = pages.start;

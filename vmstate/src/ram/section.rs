@@ -11,6 +11,7 @@ use super::heat::HeatMap;
 use super::mapped::read::FilePages;
 use super::mapped::write::PlacedPages;
 use super::multifd::{Beside, Receivers};
+use super::page_set::PageSet;
 use super::receiver::{RamReceiver, RamRecord};
 use super::record::{RAM_IDSTR, RAM_VERSION, put_end_of_section};
 use super::sender::{PageCount, RamSender};
@@ -136,7 +137,11 @@ impl<'a> RamSection<'a> {
     /// In post-copy: those that were asked for, and then the others behind the last of them. True if none is pending any more.
     fn put_late_pages(&mut self, out: &mut Outbox, wanted: u64) -> Result<bool> {
         let asked = std::mem::take(&mut *lock(&self.figures.asked));
+        let resumed = lock(&self.figures.resumed).take();
         let sender = self.sender()?;
+        if let Some(lacking) = resumed {
+            sender.resume(lacking);
+        }
         for (block, pages) in asked {
             for page in pages {
                 if sender.go_to(block, page) {
@@ -319,6 +324,8 @@ pub(crate) struct PageFigures {
     wishes: Mutex<Wishes>,
     /// In post-copy: pages that the destination's guest waits for, by block.
     asked: Mutex<Vec<(usize, Range<u64>)>>,
+    /// In post-copy, over another connection: the pages that the destination lacks, by block.
+    resumed: Mutex<Option<Vec<PageSet>>>,
     /// In post-copy: the pages that were pending at the last [`sync`](IterativeSection::sync), by block.
     lacking: Mutex<Vec<(usize, Range<u64>)>>,
 }
@@ -370,6 +377,12 @@ impl PageFigures {
     /// The destination's guest waits for these pages of a block.
     pub(crate) fn ask(&self, block: usize, pages: Range<u64>) {
         lock(&self.asked).push((block, pages));
+    }
+
+    /// In post-copy, over another connection: these pages of each block are pending, and no others. Who was asked before is forgotten.
+    pub(crate) fn resume(&self, lacking: Vec<PageSet>) {
+        lock(&self.asked).clear();
+        *lock(&self.resumed) = Some(lacking);
     }
 
     /// The pages that the destination lacked at the last sync, by block.

@@ -1,7 +1,7 @@
 //! Commands to the destination: `u16 number, u16 length, payload` (`MIG_CMD_*`, migration/savevm.c).
 
-use super::postcopy::{Discard, PageSizes};
-use crate::codec::Reader;
+use super::postcopy::{Discard, PageSizes, read_name};
+use crate::codec::{Reader, put_name};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The commands that are known here.
@@ -22,6 +22,10 @@ pub enum Command {
     PostcopyRamDiscard(Discard),
     /// So many bytes follow, whose elements are to be loaded only once all of them are here: pages come right behind.
     Packaged(u32),
+    /// Post-copy goes on over this connection: the destination's answers come from here on, and pages.
+    PostcopyResume,
+    /// Answer with the pages of the block of this name that have come.
+    RecvBitmap(String),
     /// The source's machine has stopped; what follows is the last.
     SwitchoverStart,
 }
@@ -33,6 +37,8 @@ const POSTCOPY_LISTEN: u16 = 4;
 const POSTCOPY_RUN: u16 = 5;
 const POSTCOPY_RAM_DISCARD: u16 = 6;
 const PACKAGED: u16 = 7;
+const POSTCOPY_RESUME: u16 = 9;
+const RECV_BITMAP: u16 = 10;
 const SWITCHOVER_START: u16 = 11;
 
 /// Name and payload length in bytes (`None`: variable) of the commands 1 to 11, in order.
@@ -57,7 +63,16 @@ impl Command {
             Self::Ping(value) | Self::Packaged(value) => value.to_be_bytes().to_vec(),
             Self::PostcopyAdvise(sizes) => sizes.map(PageSizes::payload).unwrap_or_default(),
             Self::PostcopyRamDiscard(discard) => discard.payload(),
-            Self::OpenReturnPath | Self::PostcopyListen | Self::PostcopyRun | Self::SwitchoverStart => Vec::new(),
+            Self::RecvBitmap(block) => {
+                let mut payload = Vec::new();
+                put_name(&mut payload, block);
+                payload
+            }
+            Self::OpenReturnPath
+            | Self::PostcopyListen
+            | Self::PostcopyRun
+            | Self::PostcopyResume
+            | Self::SwitchoverStart => Vec::new(),
         };
         out.extend_from_slice(&self.number().to_be_bytes());
         out.extend_from_slice(&u16::try_from(payload.len()).unwrap_or_default().to_be_bytes());
@@ -73,20 +88,21 @@ impl Command {
             Self::PostcopyRun => POSTCOPY_RUN,
             Self::PostcopyRamDiscard(_) => POSTCOPY_RAM_DISCARD,
             Self::Packaged(_) => PACKAGED,
+            Self::PostcopyResume => POSTCOPY_RESUME,
+            Self::RecvBitmap(_) => RECV_BITMAP,
             Self::SwitchoverStart => SWITCHOVER_START,
         }
     }
 
     /// True for the commands of post-copy.
     pub fn is_postcopy(&self) -> bool {
-        (POSTCOPY_ADVISE..=PACKAGED).contains(&self.number())
+        matches!(self.number(), POSTCOPY_ADVISE..=PACKAGED | POSTCOPY_RESUME | RECV_BITMAP)
     }
 
     /// Reads number, length and payload.
     ///
     /// # Errors
-    /// `Malformed` for a number or length that does not exist, `Incompatible` (by name) for the commands of COLO and of post-copy that
-    /// goes on after a break.
+    /// `Malformed` for a number or length that does not exist, `Incompatible` (by name) for the command of COLO.
     pub fn read(input: &mut Reader<'_>) -> Result<Self> {
         let offset = input.offset();
         let error = |kind, message: String| Err(Error::new(kind, message).at(offset));
@@ -110,6 +126,8 @@ impl Command {
             (POSTCOPY_RUN, _) => Ok(Self::PostcopyRun),
             (POSTCOPY_RAM_DISCARD, _) => Discard::read(input, length).map(Self::PostcopyRamDiscard),
             (PACKAGED, _) => input.u32().map(Self::Packaged),
+            (POSTCOPY_RESUME, _) => Ok(Self::PostcopyResume),
+            (RECV_BITMAP, _) => read_name(input, length).map(Self::RecvBitmap),
             (SWITCHOVER_START, _) => Ok(Self::SwitchoverStart),
             _ => Err(unsupported(name).at(offset)),
         }

@@ -1,4 +1,4 @@
-//! What both sides tell each other for post-copy: the pages of the source's memory, what the destination has to drop of it, and which
+//! What both sides tell each other for post-copy: the pages of the source's memory, what the destination has to drop of it, which
 //! pages its guest waits for (migration/savevm.c, migration/postcopy-ram.c, migration/migration.c).
 
 use crate::codec::{Limits, Reader, put_name};
@@ -128,6 +128,17 @@ impl PageRequest {
             }
         })
     }
+}
+
+/// Reads a payload of `length` bytes that is the name of a RAM block.
+pub(super) fn read_name(input: &mut Reader<'_>, length: u16) -> Result<String> {
+    payload(input, length, |payload| {
+        let block = payload.name()?.to_owned();
+        match payload.rest().len() {
+            0 => Ok(block),
+            more => Err(payload.malformed(format!("{more} bytes behind the name {block}"))),
+        }
+    })
 }
 
 /// Reads a payload of `length` bytes. It does not go on: if it is too short, no byte that is still to come mends it.

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::postcopy::PageRequest;
-use crate::codec::Reader;
+use super::postcopy::{PageRequest, read_name};
+use crate::codec::{Reader, put_name};
 use crate::error::{Error, ErrorKind, Printable, Result};
 
 /// The answers in use here.
@@ -23,10 +23,18 @@ pub enum Returned {
     Reply(Reply),
     /// Pages that the guest waits for.
     Pages(PageRequest),
+    /// Which pages of the block of this name have come: [`read_received`](crate::raw::ram::read_received) reads them behind it.
+    Bitmap(String),
+    /// Post-copy goes on over this connection.
+    ResumeAck,
 }
 
 const SHUT: u16 = 1;
 const PONG: u16 = 2;
+const RECV_BITMAP: u16 = 5;
+const RESUME_ACK: u16 = 6;
+/// The payload of a `RESUME_ACK` (`MIGRATION_RESUME_ACK_VALUE`, migration/migration.h).
+const RESUMED: u32 = 1;
 /// The text that explains a SHUT of another number than 0, behind it. QEMU's source hears nothing after a SHUT
 /// (`source_return_path_thread`, migration/migration.c); its own types are single digits.
 const REASON: u16 = 0x8001;
@@ -55,24 +63,46 @@ impl Reply {
     /// Reads type, length and payload.
     ///
     /// # Errors
-    /// As [`Returned::read`]; `Incompatible` for a request for pages.
+    /// As [`Returned::read`]; `Incompatible` for an answer of post-copy.
     pub fn read(input: &mut Reader<'_>) -> Result<Self> {
         let offset = input.offset();
         match Returned::read(input)? {
             Returned::Reply(reply) => Ok(reply),
-            Returned::Pages(request) => {
-                let number = if request.block.is_some() { PageRequest::NAMED } else { PageRequest::SAME_BLOCK };
-                Err(unsupported(name(number).unwrap_or_default()).at(offset))
-            }
+            of_postcopy => Err(unsupported(name(of_postcopy.number()).unwrap_or_default()).at(offset)),
         }
     }
 }
 
 impl Returned {
+    /// Appends type, length and payload.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut payload = Vec::new();
+        match self {
+            Self::Reply(reply) => return reply.write(out),
+            Self::Pages(request) => return request.write(out),
+            Self::Bitmap(block) => put_name(&mut payload, block),
+            Self::ResumeAck => payload.extend_from_slice(&RESUMED.to_be_bytes()),
+        }
+        out.extend_from_slice(&self.number().to_be_bytes());
+        out.extend_from_slice(&u16::try_from(payload.len()).unwrap_or_default().to_be_bytes());
+        out.extend_from_slice(&payload);
+    }
+
+    fn number(&self) -> u16 {
+        match self {
+            Self::Reply(Reply::Shut(_)) => SHUT,
+            Self::Reply(Reply::Pong(_)) => PONG,
+            Self::Pages(PageRequest { block: Some(_), .. }) => PageRequest::NAMED,
+            Self::Pages(PageRequest { block: None, .. }) => PageRequest::SAME_BLOCK,
+            Self::Bitmap(_) => RECV_BITMAP,
+            Self::ResumeAck => RESUME_ACK,
+        }
+    }
+
     /// Reads type, length and payload.
     ///
     /// # Errors
-    /// `Malformed` for a type or length that does not exist, `Incompatible` (by name) for other answers of post-copy.
+    /// `Malformed` for a type, length or number that does not exist, `Incompatible` (by name) for `SWITCHOVER_ACK`.
     pub fn read(input: &mut Reader<'_>) -> Result<Self> {
         let offset = input.offset();
         let error = |kind, message: String| Err(Error::new(kind, message).at(offset));
@@ -85,11 +115,16 @@ impl Returned {
             return error(ErrorKind::Malformed, format!("return path message {number} does not exist"));
         };
         match number {
-            SHUT | PONG if length != 4 => {
+            SHUT | PONG | RESUME_ACK if length != 4 => {
                 error(ErrorKind::Malformed, format!("return path message {name} has 4 bytes, got {length}"))
             }
             SHUT => input.u32().map(Reply::Shut).map(Self::Reply),
             PONG => input.u32().map(Reply::Pong).map(Self::Reply),
+            RESUME_ACK => match input.u32()? {
+                RESUMED => Ok(Self::ResumeAck),
+                other => error(ErrorKind::Malformed, format!("{name} of {RESUMED} expected, got {other}")),
+            },
+            RECV_BITMAP => read_name(input, length).map(Self::Bitmap),
             PageRequest::NAMED | PageRequest::SAME_BLOCK => PageRequest::read(input, number, length).map(Self::Pages),
             _ => Err(unsupported(name).at(offset)),
         }

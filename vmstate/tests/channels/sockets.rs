@@ -274,6 +274,31 @@ fn strays_do_not_end_the_wait_for_a_source() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
 }
 
+/// One that goes on with its post-copy begins with a question for received pages, or says at once that it goes on.
+#[test]
+fn a_source_that_goes_on_is_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("door");
+    let listener = Listener::unix(&path).unwrap();
+    let connect = |bytes: &[u8]| {
+        let mut source = SocketChannel::connect_unix(&path, LONG, &|| true).unwrap();
+        send_all(&mut source, bytes);
+        source
+    };
+    let asks = b"\x08\0\x0a\0\x04\x03low";
+    let _others = [b"QEVM\0\0\0\x03".as_slice(), b"\x08\0", b"\x08\0\x03\0\0", b"GET / HTTP/1.1"].map(connect);
+    let error = listener.accept_resuming(Duration::from_millis(10)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    let _begins = [connect(asks), connect(b"\x08\0\x09\0\0")];
+    for bytes in [asks.as_slice(), b"\x08\0\x09\0\0"] {
+        let mut found = listener.accept_resuming(LONG).unwrap();
+        assert_eq!(receive_all(&mut found, bytes.len()), bytes);
+    }
+    // It takes nothing from who waits for a new one.
+    let mut new = listener.accept_source(&|| true).unwrap();
+    assert_eq!(receive_all(&mut new, 8), b"QEVM\0\0\0\x03");
+}
+
 /// A source may send its first bytes at any moment, also between two looks of the listener.
 #[test]
 fn a_source_that_begins_while_it_is_looked_at_is_not_dropped() {

@@ -19,6 +19,7 @@ mod pair;
 mod plan;
 mod postcopy;
 mod rate_limit;
+mod recovery;
 mod rehearsal;
 #[path = "../stream/toy.rs"]
 mod toy;

@@ -3,13 +3,14 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::pair::guest::Load;
 use crate::pair::run::{MACHINE, Outcome, Setup};
-use crate::pair::world::{Fault, FaultKind, Side, World};
-use vmstate::channel::Channel;
-use vmstate::error::ErrorKind;
+use crate::pair::world::{Fault, FaultKind, Side, WireEnd, World};
+use vmstate::channel::{Channel, Clock};
+use vmstate::error::{Error, ErrorKind};
 use vmstate::migrate::destination::{self, Arrival, Incoming};
 use vmstate::migrate::source::{self, Outgoing};
 use vmstate::migrate::{DestinationPhase, SourcePhase};
@@ -25,7 +26,7 @@ fn ready(mut setup: Setup) -> Setup {
 }
 
 /// 4 MiB over a wire of 4 MiB a second, of which the guest writes to 2 MiB, each page many times a second.
-fn busy() -> Setup {
+pub(crate) fn busy() -> Setup {
     let load = Load { writes_per_second: 20_000.0, working_set: 512 };
     let world = World::new(None, Some((4 << 20) as f64), MS);
     world.set_buffer(64 << 10);
@@ -185,7 +186,7 @@ fn what_a_machine_refuses_before_the_order_to_run_leaves_the_guest_at_the_source
 }
 
 /// A small guest in post-copy from the beginning, which writes to its three pages all the time.
-fn small(fault: Option<Fault>) -> Setup {
+pub(crate) fn small(fault: Option<Fault>) -> Setup {
     let load = Load { writes_per_second: 5000.0, working_set: 3 };
     let mut setup = ready(Setup::with(&[("main.ram", 3), ("rom", 1)], World::new(fault, None, MS), load));
     setup.source.guest.poke(1, 7, 0x5a);
@@ -197,7 +198,7 @@ fn small(fault: Option<Fault>) -> Setup {
 }
 
 /// Where the switch begins in the source's bytes and where the order to run is whole, and how many each side sends.
-fn lengths() -> (usize, usize, usize, usize) {
+pub(crate) fn lengths() -> (usize, usize, usize, usize) {
     let outcome = small(None).run();
     assert_eq!(outcome.departure.phase, SourcePhase::Completed, "{:?}", outcome.departure.error);
     assert!(!outcome.destination.guest.waited().is_empty(), "no page lacks");
@@ -275,6 +276,44 @@ fn not_of_memory_that_both_sides_share() {
 /// A source that says this, and does not listen.
 struct Tape(Vec<u8>);
 
+/// A source that runs out of words in post-copy, and others that connect behind it and say these.
+struct Strangers<'w> {
+    tape: Tape,
+    next: VecDeque<Vec<u8>>,
+    /// Why each connection was lost.
+    whys: &'w Mutex<Vec<String>>,
+    clock: WireEnd,
+}
+
+impl Channel for Strangers<'_> {
+    fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
+        self.tape.send(bytes, timeout)
+    }
+
+    fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
+        // A byte at a time takes its time.
+        self.clock.sleep(timeout.min(10 * MS));
+        let into = &mut into[..1];
+        match self.tape.receive(into, timeout)? {
+            0 if !self.whys.lock().unwrap().is_empty() => Err(io::ErrorKind::TimedOut.into()),
+            count => Ok(count),
+        }
+    }
+
+    fn reconnect(&mut self, why: &Error) -> io::Result<()> {
+        self.whys.lock().unwrap().push(why.to_string());
+        self.tape.0 = self.next.pop_front().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(())
+    }
+}
+
+/// What becomes of a destination that is lost in post-copy, and then connected to by who says these.
+pub(crate) fn met_by(strangers: Vec<Vec<u8>>, whys: &Mutex<Vec<String>>) -> Arrival {
+    let stream = small(None).run().world.recorded();
+    let run = stream.windows(5).position(|window| window == b"\x08\0\x05\0\0").unwrap() + 5;
+    told_over(|clock| Strangers { tape: Tape(stream[..run].to_vec()), next: strangers.into(), whys, clock }).0
+}
+
 impl Channel for Tape {
     fn send(&mut self, bytes: &[u8], _timeout: Duration) -> io::Result<usize> {
         Ok(bytes.len())
@@ -290,15 +329,21 @@ impl Channel for Tape {
 
 /// What becomes of a destination without a disk that is told this, and its first block.
 fn told(stream: Vec<u8>) -> (Arrival, Vec<u8>) {
+    told_over(|_| Tape(stream))
+}
+
+fn told_over<C: Channel>(channel: impl FnOnce(WireEnd) -> C) -> (Arrival, Vec<u8>) {
     let mut setup = small(None);
     setup.destination.lock = None;
+    // Nobody is on the virtual wire.
+    setup.world.finish(Side::Source);
     let mut sections = Sections::new();
     for (instance, device) in (0..).zip(&mut setup.destination_devices) {
         sections.register("device", instance, device as &mut dyn Section).unwrap();
     }
     let arrival = destination::run(
         Incoming {
-            channel: &mut Tape(stream),
+            channel: &mut channel(setup.world.end(Side::Destination)),
             clock: &setup.world.end(Side::Destination),
             ram: &setup.destination.guest.clone(),
             machine: &mut setup.destination,

@@ -13,6 +13,8 @@ pub(crate) struct Explored {
     pub(crate) completed: bool,
     /// The guest runs at the source again in some state, after a pause.
     pub(crate) taken_back: bool,
+    /// The same, after both sides had lost each other.
+    pub(crate) recovered: bool,
     /// Both sides lost each other in some state while the guest ran at the destination without all of its memory.
     pub(crate) interrupted: bool,
     /// What was broken, with the shortest way there.
@@ -25,11 +27,21 @@ pub(crate) fn explore(rules: Rules) -> Explored {
     // For the path: the step that led to each state, and from where.
     let mut origin: Vec<(&'static str, usize)> = vec![("", 0)];
     let mut queue = VecDeque::from([(first, 0)]);
-    let mut explored =
-        Explored { states: 0, completed: false, taken_back: false, interrupted: false, violations: BTreeMap::new() };
+    let mut explored = Explored {
+        states: 0,
+        completed: false,
+        taken_back: false,
+        recovered: false,
+        interrupted: false,
+        violations: BTreeMap::new(),
+    };
     while let Some((world, index)) = queue.pop_front() {
         let steps = world.steps(rules);
         explored.completed |= world.destination.phase() == DestinationPhase::Completed && world.destination_runs;
+        explored.recovered |= world.reconnected
+            && (world.source.phase(), world.destination.phase())
+                == (SourcePhase::Completed, DestinationPhase::Completed)
+            && world.destination_runs;
         explored.taken_back |= world.source.phase() == SourcePhase::Failed && world.source_runs && world.was_paused;
         explored.interrupted |= world.source.phase() == SourcePhase::Interrupted
             && world.destination.phase() == DestinationPhase::Interrupted;

@@ -13,8 +13,9 @@ use explore::explore;
 use vmstate::raw::protocol::Way;
 use world::{Disk, LOST, Rules, STALE_AT_DESTINATION, STALE_AT_SOURCE, TWO};
 
-const SHARED: Rules = Rules { disk: Disk::Shared, fence: true, third_party: true, way: Way::Whole };
+const SHARED: Rules = Rules { disk: Disk::Shared, fence: true, third_party: true, way: Way::Whole, reconnects: false };
 const POSTCOPY: Rules = Rules { way: Way::Postcopy, ..SHARED };
+const RECOVERY: Rules = Rules { reconnects: true, ..POSTCOPY };
 
 /// What is broken, in order; with the shortest way there in the test's output.
 fn violations(rules: Rules) -> Vec<&'static str> {
@@ -71,6 +72,19 @@ fn in_post_copy_one_guest_and_never_a_stale_one() {
         assert!(violations(rules).is_empty());
         let explored = explore(rules);
         assert!(explored.completed && explored.interrupted, "the model does not move");
+    }
+}
+
+/// Both sides connect again whenever the wire breaks, at any moment and any number of times.
+#[test]
+fn in_post_copy_over_further_connections_one_guest_and_never_a_stale_one() {
+    for disk in [Disk::Shared, Disk::None] {
+        for third_party in [false, true] {
+            let rules = Rules { disk, third_party, ..RECOVERY };
+            assert!(violations(rules).is_empty());
+            let explored = explore(rules);
+            assert!(explored.completed && explored.recovered && explored.interrupted, "the model does not move");
+        }
     }
 }
 

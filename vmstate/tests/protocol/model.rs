@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use vmstate::migrate::{Claim, DestinationPhase, SourcePhase};
 use vmstate::raw::protocol::{
-    DestinationAction, DestinationEvent, DestinationProtocol, SourceAction, SourceEvent, SourceProtocol, Timing, ping,
+    DestinationAction, DestinationEvent, DestinationProtocol, SourceAction, SourceEvent, SourceProtocol, Timing, Way,
+    ping,
 };
 use vmstate::raw::stream::Reply;
 
@@ -38,6 +39,8 @@ pub(crate) struct Source {
     /// Generation that this side began with, or moved the record to.
     expects: u8,
     cont: Continue,
+    /// It has asked which pages have come.
+    asked: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,7 +56,7 @@ type Steps = Vec<(&'static str, World)>;
 
 impl Source {
     pub(crate) fn new((protocol, action): (SourceProtocol, SourceAction)) -> Self {
-        Self { protocol, action, alive: true, committed: false, expects: 0, cont: Continue::Idle }
+        Self { protocol, action, alive: true, committed: false, expects: 0, cont: Continue::Idle, asked: false }
     }
 
     pub(crate) fn phase(&self) -> SourcePhase {
@@ -79,7 +82,29 @@ impl Destination {
     }
 }
 
+/// A `RESUME_ACK`, which is no [`Reply`]: a number that no ping has.
+const RESUME_ACK: Reply = Reply::Pong(u32::MAX);
+
+impl Source {
+    pub(crate) fn reconnects(&self) -> bool {
+        self.alive && self.action == SourceAction::Reconnect
+    }
+}
+
+impl Destination {
+    pub(crate) fn reconnects(&self) -> bool {
+        self.alive && self.action == DestinationAction::Reconnect
+    }
+}
+
 impl World {
+    /// Both sides hear that there is another connection.
+    pub(crate) fn both_connect(&mut self) {
+        self.source.asked = false;
+        self.source.action = self.source.protocol.handle(SourceEvent::Done, NOW, &TIMING);
+        self.destination.action = self.destination.protocol.handle(DestinationEvent::Done, NOW, &TIMING);
+    }
+
     /// All that the source's action can lead to.
     pub(crate) fn source_steps(&self, rules: Rules, steps: &mut Steps) {
         if !self.source.alive {
@@ -160,6 +185,24 @@ impl World {
             SourceAction::Serve => {
                 step("S has served all pages", Done, NOW, &put(&[Message::Eof]));
                 step("S has served all pages and then cannot send", Deadline, NOW, &put(&[Message::Eof]));
+            }
+            SourceAction::Reconnect => step("S is not connected again", Refused, NOW, &nothing),
+            SourceAction::Recover(_) => {
+                step("S waits no longer for received pages", Deadline, NOW, &nothing);
+                match self.back.queue.first() {
+                    _ if !self.source.asked => {
+                        let mut next = self.clone();
+                        next.source.asked = true;
+                        put(&[Message::Resume])(&mut next);
+                        steps.push(("S asks for received pages", next));
+                    }
+                    Some(&RESUME_ACK) => step("S hears of received pages", Done, NOW, &|world| {
+                        world.back.queue.remove(0);
+                    }),
+                    Some(other) => unreachable!("{other:?} over a new connection"),
+                    None if self.back.cut => step("S finds the wire broken", Broken, NOW, &nothing),
+                    None => {}
+                }
             }
             SourceAction::Claim => {
                 let mut next = self.clone();
@@ -256,6 +299,21 @@ impl World {
                         take(world);
                         world.given = true;
                     }),
+                    // It belongs to a connection of its own.
+                    Some(Message::Resume) => unreachable!("a question for received pages outside of a recovery"),
+                    None if self.forward.cut => step("D finds the wire broken", Broken, NOW, &nothing),
+                    None => {}
+                }
+            }
+            DestinationAction::Reconnect => step("D is not connected again", Refused, NOW, &nothing),
+            DestinationAction::Recover(_) => {
+                step("D waits no longer for a question", Deadline, NOW, &nothing);
+                match self.forward.queue.first() {
+                    Some(Message::Resume) => step("D tells received pages", Done, NOW, &|world| {
+                        world.forward.queue.remove(0);
+                        say(RESUME_ACK)(world);
+                    }),
+                    Some(other) => unreachable!("{other:?} in place of a question for received pages"),
                     None if self.forward.cut => step("D finds the wire broken", Broken, NOW, &nothing),
                     None => {}
                 }
@@ -299,6 +357,9 @@ impl World {
             DestinationAction::Resume => {
                 step("D does not start", Refused, NOW, &nothing);
                 step("D runs", Done, NOW, &|world| world.destination_starts());
+                if self.forward.cut && rules.way == Way::Postcopy {
+                    step("D finds the wire broken while it starts", Broken, NOW, &nothing);
+                }
             }
             DestinationAction::Refuse => step("D says SHUT 1", Done, NOW, &say(Reply::Shut(1))),
             DestinationAction::End => self.destination_continues(rules, steps),

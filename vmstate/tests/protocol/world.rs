@@ -38,6 +38,8 @@ pub(crate) struct Rules {
     pub(crate) third_party: bool,
     /// How the source hands its guest over.
     pub(crate) way: Way,
+    /// Somebody connects both sides again.
+    pub(crate) reconnects: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +56,8 @@ pub(crate) enum Message {
     Ping(u32),
     Stopped,
     Run,
+    /// In post-copy, over another connection: which pages have come, and go on.
+    Resume,
     Eof,
 }
 
@@ -96,6 +100,8 @@ pub(crate) struct World {
     pub(crate) given: bool,
     /// All of the guest's memory is at the destination.
     pub(crate) whole: bool,
+    /// Both sides have connected again.
+    pub(crate) reconnected: bool,
 }
 
 impl World {
@@ -118,6 +124,7 @@ impl World {
             stale: None,
             given: false,
             whole: false,
+            reconnected: false,
         }
     }
 
@@ -131,6 +138,12 @@ impl World {
     }
 
     fn faults(&self, rules: Rules, steps: &mut Vec<(&'static str, Self)>) {
+        if rules.reconnects && self.source.reconnects() && self.destination.reconnects() {
+            let mut next = self.clone();
+            (next.forward, next.back, next.reconnected) = (Line::default(), Line::default(), true);
+            next.both_connect();
+            steps.push(("both connect again", next));
+        }
         let mut step = |label, change: fn(&mut Self)| {
             let mut next = self.clone();
             change(&mut next);

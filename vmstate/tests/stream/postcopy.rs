@@ -4,6 +4,7 @@
 use vmstate::codec::{Limits, Reader, Strictness};
 use vmstate::dump::{Dump, Entry};
 use vmstate::error::ErrorKind;
+use vmstate::raw::ram::{PageSet, put_received, read_received};
 use vmstate::raw::stream::{
     Command, Discard, Element, PageRequest, PageSizes, Reply, Returned, Stretch, put_footer, put_header,
 };
@@ -21,7 +22,7 @@ fn discard() -> Discard {
     Discard { block: "low".into(), stretches }
 }
 
-fn commands() -> [(Command, Vec<u8>); 6] {
+fn commands() -> [(Command, Vec<u8>); 8] {
     let sizes = PageSizes { summary: 0x20_1000, target: 0x1000 };
     [
         (Command::PostcopyAdvise(Some(sizes)), b"\x08\0\x03\0\x10\0\0\0\0\0\x20\x10\0\0\0\0\0\0\0\x10\0".to_vec()),
@@ -30,6 +31,8 @@ fn commands() -> [(Command, Vec<u8>); 6] {
         (Command::PostcopyRun, b"\x08\0\x05\0\0".to_vec()),
         (Command::PostcopyRamDiscard(discard()), [b"\x08\0\x06\0\x26", DISCARD].concat()),
         (Command::Packaged(0x102), b"\x08\0\x07\0\x04\0\0\x01\x02".to_vec()),
+        (Command::PostcopyResume, b"\x08\0\x09\0\0".to_vec()),
+        (Command::RecvBitmap("low".into()), b"\x08\0\x0a\0\x04\x03low".to_vec()),
     ]
 }
 
@@ -83,6 +86,50 @@ fn requests_byte_for_byte() {
     assert_eq!(pong, Returned::Reply(Reply::Pong(7)));
 }
 
+/// `migrate_send_rp_recv_bitmap`, `migrate_send_rp_resume_ack` (migration/migration.c), `ramblock_recv_bitmap_send` (migration/ram.c).
+#[test]
+fn answers_of_a_recovery_byte_for_byte() {
+    let answers = [
+        (Returned::Bitmap("low".into()), b"\0\x05\0\x04\x03low".to_vec()),
+        (Returned::ResumeAck, b"\0\x06\0\x04\0\0\0\x01".to_vec()),
+    ];
+    for (answer, bytes) in answers {
+        let mut out = Vec::new();
+        answer.write(&mut out);
+        assert_eq!(out, bytes);
+        assert_eq!(Returned::read(&mut open(&bytes)).unwrap(), answer);
+        for length in 0..bytes.len() {
+            assert!(Returned::read(&mut open(&bytes[..length])).unwrap_err().is_incomplete(), "{length}");
+        }
+        assert_eq!(Reply::read(&mut open(&bytes)).unwrap_err().kind(), ErrorKind::Incompatible);
+    }
+    // Of 70 pages the first, the last but one and the last; page 64 is bit 0 of the second word's first byte.
+    let mut received = PageSet::empty(70);
+    [0, 68, 69].into_iter().for_each(|page| received.insert(page));
+    let bytes = b"\0\0\0\0\0\0\0\x10\
+        \x01\0\0\0\0\0\0\0\x30\0\0\0\0\0\0\0\
+        \x01\x23\x45\x67\x89\xab\xcd\xef";
+    let mut out = Vec::new();
+    put_received(&received, &mut out);
+    assert_eq!(out, bytes);
+    assert_eq!(read_received(&mut open(bytes), 70).unwrap(), received);
+    // What a word has behind the last page is no page.
+    let mut beyond = bytes.to_vec();
+    beyond[16] = 0xf0;
+    assert_eq!(read_received(&mut open(&beyond), 70).unwrap(), received);
+    for length in 0..bytes.len() {
+        assert!(read_received(&mut open(&bytes[..length]), 70).unwrap_err().is_incomplete(), "{length}");
+    }
+    let refused = [
+        (bytes.to_vec(), 64, "a bitmap of 8 bytes expected, got 16"),
+        ([&bytes[..31], b"\0"].concat(), 70, "the ending of a bitmap"),
+    ];
+    for (bytes, pages, expected) in refused {
+        let error = read_received(&mut open(&bytes), pages).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_named_and_waits_for_no_more() {
     let named = |length: u8, name: &[u8]| [&[0, 3, 0, length], &[0; 12][..], name].concat();
@@ -91,7 +138,9 @@ fn what_does_not_fit_is_named_and_waits_for_no_more() {
         (b"\x08\0\x03\0\x08".to_vec(), "command POSTCOPY_ADVISE has 0 or 16 bytes, got 8"),
         (b"\x08\0\x04\0\x01".to_vec(), "command POSTCOPY_LISTEN has 0 bytes, got 1"),
         (b"\x08\0\x07\0\0".to_vec(), "command PACKAGED has 4 bytes, got 0"),
-        (b"\x08\0\x09\0\0".to_vec(), "command POSTCOPY_RESUME is not supported"),
+        (b"\x08\0\x09\0\x01".to_vec(), "command POSTCOPY_RESUME has 0 bytes, got 1"),
+        (b"\x08\0\x0a\0\0".to_vec(), "a payload of 0 bytes ends before it is whole"),
+        (b"\x08\0\x0a\0\x05\x03lowe".to_vec(), "1 bytes behind the name low"),
         (dropped(b""), "a payload of 0 bytes ends before it is whole"),
         (dropped(b"\x01"), "a discard of version 0 expected, got 1"),
         (dropped(b"\0\xff"), "a payload of 2 bytes ends before it is whole"),
@@ -111,7 +160,10 @@ fn what_does_not_fit_is_named_and_waits_for_no_more() {
         (named(13, b"\0"), "the name that ends here is empty"),
         (named(15, b"\x03lo"), "a payload of 15 bytes ends before it is whole"),
         (named(17, b"\x03lowe"), "1 bytes behind a request for pages"),
-        (b"\0\x05\0\0".to_vec(), "return path message RECV_BITMAP is not supported"),
+        (b"\0\x05\0\0".to_vec(), "a payload of 0 bytes ends before it is whole"),
+        (b"\0\x06\0\x02\0\x01".to_vec(), "return path message RESUME_ACK has 4 bytes, got 2"),
+        (b"\0\x06\0\x04\0\0\0\0".to_vec(), "RESUME_ACK of 1 expected, got 0"),
+        (b"\0\x07\0\0".to_vec(), "return path message SWITCHOVER_ACK is not supported"),
     ];
     for (bytes, expected) in messages {
         let error = Returned::read(&mut open(&bytes)).unwrap_err();

@@ -37,6 +37,7 @@ fn driver(mut queue: Queue, shared: Arc<Published>, seen: Sender<Request>) -> Jo
                     shared.set_run_state(RunState::Running);
                     Ok(())
                 }
+                Request::MigrateResume(_) => Err(Refusal("Cannot resume if there is no paused migration".into())),
                 Request::Migrate(Address::Tcp(_), _) => Err(Refusal("a migration is running already".into())),
                 _ => Ok(()),
             };

@@ -29,9 +29,13 @@ impl Ended {
         let phase = match phase {
             _ if phase.is_final() => phase,
             Phase::Source(SourcePhase::Commit) => Phase::Source(SourcePhase::Undecided),
-            Phase::Source(SourcePhase::Postcopy) => Phase::Source(SourcePhase::Interrupted),
+            Phase::Source(SourcePhase::Postcopy | SourcePhase::PostcopyPaused | SourcePhase::PostcopyRecover) => {
+                Phase::Source(SourcePhase::Interrupted)
+            }
             Phase::Destination(DestinationPhase::Commit) => Phase::Destination(DestinationPhase::Stranded),
-            Phase::Destination(DestinationPhase::Postcopy) => Phase::Destination(DestinationPhase::Interrupted),
+            Phase::Destination(
+                DestinationPhase::Postcopy | DestinationPhase::PostcopyPaused | DestinationPhase::PostcopyRecover,
+            ) => Phase::Destination(DestinationPhase::Interrupted),
             Phase::Destination(_) => Phase::Destination(DestinationPhase::Failed),
             _ => Phase::Source(SourcePhase::Failed),
         };
@@ -83,7 +87,9 @@ mod tests {
         assert_eq!(source(S::Rounds), Phase::Source(S::Failed));
         assert_eq!(source(S::SwitchOver), Phase::Source(S::Failed));
         assert_eq!(source(S::Commit), Phase::Source(S::Undecided));
-        assert_eq!(source(S::Postcopy), Phase::Source(S::Interrupted));
+        for phase in [S::Postcopy, S::PostcopyPaused, S::PostcopyRecover] {
+            assert_eq!(source(phase), Phase::Source(S::Interrupted));
+        }
         assert_eq!(source(S::Completed), Phase::Source(S::Completed));
         let destination = |phase| Ended::panicked(Phase::Destination(phase)).phase;
         assert_eq!(destination(DestinationPhase::Loading), Phase::Destination(DestinationPhase::Failed));

@@ -10,11 +10,13 @@ use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming}
 use vmstate::migrate::multifd::Receivers;
 use vmstate::migrate::{Control, DestinationPhase, Phase};
 
+use super::awaited_again::AwaitedAgain;
 use super::channels::PageThreads;
+use super::connector::shake_hands;
 use super::descriptor;
 use super::ended::Ended;
 use super::engine_machine::EngineMachine;
-use super::outgoing::shake_hands;
+use super::replaceable::Replaceable;
 use super::state_file::StateFile;
 use crate::command;
 use crate::config::{Address, Descriptor, ListenAt, Tls};
@@ -118,6 +120,8 @@ pub(super) struct IncomingTask {
     /// Where a source that was turned away is told of.
     pub(super) shared: Arc<Published>,
     pub(super) log: SparingLog,
+    /// Where a source is awaited again in post-copy; none while it is in use.
+    pub(super) again: Option<AwaitedAgain>,
 }
 
 impl IncomingTask {
@@ -136,7 +140,7 @@ impl IncomingTask {
                 self.shared.update_migration(|info| info.error = Some(format!("a source was turned away: {why}")));
                 continue;
             }
-            return (self.ended(arrival.phase, why), Some(channel));
+            return (self.ended(arrival.phase, why), channel);
         }
     }
 
@@ -148,14 +152,14 @@ impl IncomingTask {
                 .and_then(|channel| shake_hands(channel, &|| !control.is_cancelled())),
             None => Ok(socket.into()),
         };
-        let mut channel = match connection {
+        let channel = match connection {
             Ok(channel) => channel,
             Err(error) => return (failed(error.to_string()), None),
         };
-        match self.take_in(&mut channel, None) {
-            Ok(arrival) => {
+        match self.take_in_over(channel, None) {
+            Ok((arrival, channel)) => {
                 let why = arrival.error.as_ref().map(|error| chain(error));
-                (self.ended(arrival.phase, why), Some(channel))
+                (self.ended(arrival.phase, why), channel)
             }
             Err(why) => (failed(why), None),
         }
@@ -185,14 +189,28 @@ impl IncomingTask {
     fn take_in_source(
         &mut self,
         listener: &Arc<IncomingListener>,
-    ) -> std::result::Result<(Arrival, Connection), String> {
+    ) -> std::result::Result<(Arrival, Option<Connection>), String> {
         let control = self.control.clone();
         let go_on = || !control.is_cancelled();
-        let mut channel = listener.accept_source(&go_on).map_err(|error| error.to_string())?;
+        let channel = listener.accept_source(&go_on).map_err(|error| error.to_string())?;
         let receivers = Receivers::new();
         let _threads = PageThreads::receive(&receivers, listener, &self.ram).map_err(|error| error.to_string())?;
-        let arrival = self.take_in(&mut channel, Some(receivers))?;
-        Ok((arrival, channel))
+        self.take_in_over(channel, Some(receivers))
+    }
+
+    /// Takes in what comes over `connection`, and in post-copy over others; the last one is still open then.
+    fn take_in_over(
+        &mut self,
+        connection: Connection,
+        page_channels: Option<Receivers>,
+    ) -> std::result::Result<(Arrival, Option<Connection>), String> {
+        let mut again = self.again.take();
+        let await_source = |why: &vmstate::Error| again.as_mut().and_then(|again| again.await_source(why));
+        let mut channel = Replaceable::new(connection, Box::new(await_source));
+        let arrival = self.take_in(&mut channel, page_channels);
+        let connection = channel.into_connection();
+        self.again = again;
+        Ok((arrival?, connection))
     }
 
     fn take_in(

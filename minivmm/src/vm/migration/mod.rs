@@ -2,7 +2,9 @@
 //! in `after.rs`. The threads that run the engine are in `outgoing.rs` and `incoming.rs`.
 
 mod after;
+mod awaited_again;
 mod channels;
+mod connector;
 mod copied;
 mod descriptor;
 mod ended;
@@ -12,6 +14,8 @@ pub(super) mod incoming;
 mod introduction;
 mod look_up;
 mod outgoing;
+mod receive;
+pub(super) mod replaceable;
 pub(super) mod schema;
 mod state_file;
 pub(super) mod status;
@@ -20,28 +24,31 @@ mod warm_up;
 mod write_back;
 
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
-use vmstate::migrate::{Control, DestinationPhase, Parameters, Peer, Phase, SourcePhase};
+use vmstate::migrate::{Control, Parameters, Peer, Phase, SourcePhase};
 
 pub(super) use self::after::LeftStanding;
+use self::connector::{Connector, Secure};
 use self::copied::{CopiedDisks, NO_MACHINE};
 use self::descriptor::Way;
 pub use self::ended::Ended;
 use self::engine_machine::EngineMachine;
 use self::handover::Offer;
-use self::incoming::{IncomingListener, IncomingTask, Origin};
+use self::incoming::IncomingListener;
 pub(super) use self::look_up::LookUp;
-use self::outgoing::{OutgoingTask, Secure};
+use self::outgoing::OutgoingTask;
+use self::replaceable::Reconnection;
 use self::state_file::NOT_ENCRYPTED;
 use self::status::MigrationStatus;
 use self::to_file::Writing;
 pub(super) use self::write_back::WriteBack;
 use crate::config::{Address, Tls};
-use crate::error::{Error, SparingLog, chain, say};
+use crate::error::{Error, chain, say};
 use crate::kvm::state::HypervisorState;
 use crate::kvm::throttle::Throttle;
 use crate::migration::dirty_log::MachineDirtyLog;
@@ -50,7 +57,7 @@ use crate::migration::ownership::SharedTickets;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::{MachineState, Parts};
 use crate::sync::lock;
-use crate::vm::driver::{End, Outcome, Vm};
+use crate::vm::driver::{Outcome, Vm};
 use crate::vm::machine::Machine;
 use crate::vm::published::{Event, Hold};
 use crate::vm::request::{GuestEvent, ParameterChange, Refusal, Rehearsing, Terms};
@@ -67,6 +74,8 @@ pub(super) struct Outgoing {
     log: MachineDirtyLog,
     /// The destination was told that the guest may go over before all of its memory has.
     announced_postcopy: bool,
+    /// Where it is to connect again in post-copy; none once that was given up.
+    reconnections: Option<Sender<Reconnection>>,
     /// Shared with the migration thread; taken off when both have let go of it.
     throttle: Arc<Throttle>,
 }
@@ -213,6 +222,7 @@ impl Vm {
             .copying(&copied);
         let (handle, ours) = (self.handle.clone(), control.clone());
         let connects = !matches!(way, Way::File(_));
+        let (sender, reconnections) = channel();
         let begun = match way {
             Way::File(file) => {
                 let shared = Arc::clone(&self.shared);
@@ -224,12 +234,12 @@ impl Vm {
                 ended::spawn(handle, setup, ours, || (writing.run(), None))
             }
             Way::Connect | Way::Connected(_) => {
+                let connected = if let Way::Connected(socket) = way { Some(socket) } else { None };
+                let (look_up, shared) = (self.look_up.clone(), Arc::clone(&self.shared));
                 let task = OutgoingTask {
-                    address,
-                    offer,
-                    connected: if let Way::Connected(socket) = way { Some(socket) } else { None },
-                    secure,
-                    look_up: self.look_up.clone(),
+                    connector: Connector { address, offer, connected, secure, look_up, control: control.clone() },
+                    reconnections,
+                    shared,
                     release,
                     control: control.clone(),
                     machine,
@@ -246,7 +256,9 @@ impl Vm {
                 self.shared.set_parameters(parameters);
                 self.shared.set_tls(tls);
                 let (before, announced_postcopy) = (self.shared.run_state(), parameters.postcopy_ram && connects);
-                self.outgoing = Some(Outgoing { control, thread, before, log, announced_postcopy, throttle });
+                let reconnections = Some(sender);
+                self.outgoing =
+                    Some(Outgoing { control, thread, before, log, announced_postcopy, reconnections, throttle });
                 Ok(())
             }
             Err(error) => {
@@ -259,7 +271,12 @@ impl Vm {
 
     /// Cancels the outgoing migration.
     pub(super) fn cancel_migration(&mut self) -> Result<(), Refusal> {
-        let Some(outgoing) = &self.outgoing else { return Ok(()) };
+        let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
+        if self.shared.migration().status() == MigrationStatus::PostcopyPaused {
+            // The guest is not here any more, and nobody connects to it again.
+            outgoing.reconnections = None;
+            return Ok(());
+        }
         if !outgoing.control.cancel() {
             return Err(Refusal("the guest is being handed over already; it cannot be cancelled any more".into()));
         }
@@ -308,6 +325,29 @@ impl Vm {
         }
         outgoing.control.start_postcopy();
         Ok(())
+    }
+
+    /// Source: connects to `address`, where the guest waits for the rest of its memory.
+    pub(super) fn resume_migration(&self, address: Address) -> Result<(), Refusal> {
+        let reconnections = self.outgoing.as_ref().and_then(|outgoing| outgoing.reconnections.as_ref());
+        let paused = self.shared.migration().status() == MigrationStatus::PostcopyPaused;
+        let Some(reconnections) = reconnections.filter(|_| paused) else {
+            // QEMU's sentence (`migrate_prepare`, migration/migration.c).
+            return Err(Refusal("Cannot resume if there is no paused migration".into()));
+        };
+        let secure = Secure::new(&self.shared.tls(), &address).map_err(Refusal)?;
+        let no_connection =
+            || Refusal(format!("{address}: the guest's memory goes on over a connection: name an address"));
+        let connected = match &address {
+            Address::File { .. } | Address::Local(_) => return Err(no_connection()),
+            _ => match Way::to(&address, &self.backends.images).map_err(Refusal)? {
+                Way::Connect => None,
+                Way::Connected(socket) => Some(socket),
+                Way::File(_) => return Err(no_connection()),
+            },
+        };
+        let over = |_| Refusal("the migration has ended".into());
+        reconnections.send(Reconnection { address, secure, connected }).map_err(over)
     }
 
     /// Source: stops the guest `within` this time, if it runs, and reads the state that is in the kernel.
@@ -422,62 +462,6 @@ impl Vm {
         } else {
             self.shared.set_run_state(RunState::Paused);
         }
-    }
-
-    /// Destination that was told to wait without being told where: waits for a source at `address`, or reads the file.
-    pub(super) fn migrate_incoming(&mut self, address: &Address, exit_on_error: bool) -> Result<(), Outcome> {
-        let look_up = |name: &str| self.look_up.addresses(name, Instant::now() + LOOK_UP, &|| true);
-        let origin = incoming::server(&self.shared.tls()).and_then(|server| incoming::origin(address, server, look_up));
-        self.receive(origin.map_err(Refusal)?, exit_on_error)
-    }
-
-    /// Destination: waits for the source, or reads the file.
-    pub(super) fn receive(&mut self, origin: Origin, exit_on_error: bool) -> Result<(), Outcome> {
-        let shares_memory = matches!(origin, Origin::HandedOver(_));
-        let ram = MachineRam::arriving(self.ram.clone(), self.firmware.clone()).restored(self.config.restore);
-        let from_file = matches!(origin, Origin::File(_));
-        if !from_file {
-            // A guest that arrives is loaded in any case.
-            let _ = self.warm_up();
-        }
-        let control = Control::default();
-        let setup = Phase::Destination(DestinationPhase::Setup);
-        self.shared.begin_migration(setup, &control);
-        let copied = CopiedDisks::writable(&self.backends.images);
-        let parts = Parts { disks: copied.sections(), ..self.parts() };
-        let machine =
-            EngineMachine::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets).copying(&copied);
-        let task = IncomingTask {
-            machine: machine.expecting(self.introduction(from_file)),
-            parts,
-            ram: if shares_memory { ram.shared() } else { ram },
-            firmware: self.firmware.clone(),
-            control: control.clone(),
-            shared: Arc::clone(&self.shared),
-            log: SparingLog::default(),
-        };
-        let (handle, ours) = (self.handle.clone(), control.clone());
-        let (begun, listener) = match origin {
-            Origin::Listener(listener) => {
-                let (log, shared) = (Mutex::new(SparingLog::default()), Arc::clone(&self.shared));
-                let listener = Arc::new(listener.telling(move |why| {
-                    let why = format!("a connection was turned away: {why}");
-                    lock(&log).say(&why);
-                    shared.update_migration(|info| info.error = Some(why));
-                }));
-                let theirs = Arc::clone(&listener);
-                (ended::spawn(handle, setup, ours, move || task.await_source(&theirs)), Some(listener))
-            }
-            Origin::Connection(socket, server) => {
-                (ended::spawn(handle, setup, ours, || task.meet(socket, server)), None)
-            }
-            Origin::HandedOver(socket) => (ended::spawn(handle, setup, ours, || task.meet(socket, None)), None),
-            Origin::File(file) => (ended::spawn(handle, setup, ours, || (task.read(file), None)), None),
-        };
-        let thread =
-            begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;
-        self.incoming = Some(Incoming { control, thread, listener, from_file, exit_on_error });
-        Ok(())
     }
 
     pub(super) fn parts(&self) -> Parts {

@@ -18,6 +18,10 @@ pub enum MigrationStatus {
     Device,
     /// The guest runs at the destination, and pages of it are still at the source.
     PostcopyActive,
+    /// The same, and the connection is broken: another one is waited for.
+    PostcopyPaused,
+    /// There is another one, over which both sides agree on the pages that lack.
+    PostcopyRecover,
     /// Done.
     Completed,
     /// Failed; the guest is where it was. At a destination that had taken over: the guest is there, and stands. In post-copy, after it ran at
@@ -35,13 +39,15 @@ pub enum MigrationStatus {
 
 impl MigrationStatus {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::None,
         Self::Setup,
         Self::Active,
         Self::PreSwitchover,
         Self::Device,
         Self::PostcopyActive,
+        Self::PostcopyPaused,
+        Self::PostcopyRecover,
         Self::Completed,
         Self::Failed,
         Self::Cancelling,
@@ -61,6 +67,8 @@ impl MigrationStatus {
                 Self::Device
             }
             Phase::Source(S::Postcopy) | Phase::Destination(D::Postcopy) => Self::PostcopyActive,
+            Phase::Source(S::PostcopyPaused) | Phase::Destination(D::PostcopyPaused) => Self::PostcopyPaused,
+            Phase::Source(S::PostcopyRecover) | Phase::Destination(D::PostcopyRecover) => Self::PostcopyRecover,
             Phase::Source(S::Completed) | Phase::Destination(D::Completed) => Self::Completed,
             Phase::Source(S::Failed | S::Interrupted) => Self::Failed,
             Phase::Destination(D::Failed | D::Stranded | D::Interrupted) => Self::Failed,
@@ -82,6 +90,8 @@ impl MigrationStatus {
             Self::PreSwitchover => "pre-switchover",
             Self::Device => "device",
             Self::PostcopyActive => "postcopy-active",
+            Self::PostcopyPaused => "postcopy-paused",
+            Self::PostcopyRecover => "postcopy-recover",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Cancelling => "cancelling",
@@ -104,6 +114,8 @@ mod tests {
             (S::SwitchOver, "device", "cancelling"),
             (S::Commit, "device", "cancelling"),
             (S::Postcopy, "postcopy-active", "postcopy-active"),
+            (S::PostcopyPaused, "postcopy-paused", "postcopy-paused"),
+            (S::PostcopyRecover, "postcopy-recover", "postcopy-recover"),
             (S::Interrupted, "failed", "failed"),
             (S::Completed, "completed", "completed"),
             (S::Cancelled, "cancelled", "cancelled"),

@@ -13,6 +13,8 @@ use vmstate_lab::tiny;
 use super::*;
 use crate::config::{Config, Cpu, Restore, Serial, Tls};
 use crate::machine_map::MACHINE_TYPE;
+use crate::vm::End;
+use crate::vm::migration::incoming::Origin;
 use crate::vm::queue::Next;
 use crate::vm::request::{AnyRequest, EngineRequest};
 
@@ -109,7 +111,9 @@ fn a_connection_is_closed_once_the_end_of_its_migration_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let door = dir.path().join("door");
     let mut vm = Vm::new(config(dir.path()), Box::new(std::io::sink())).unwrap();
-    assert!(vm.receive(Origin::Listener(Listener::unix(&door).unwrap().with_tls(None::<TlsServer>)), true).is_ok());
+    assert!(
+        vm.receive(Origin::Listener(Listener::unix(&door).unwrap().with_tls(None::<TlsServer>)), None, true).is_ok()
+    );
     // Header; the configuration, which names the machine; the command OPEN_RETURN_PATH.
     let name = [&[0, 0, 0, MACHINE_TYPE.len() as u8], MACHINE_TYPE.as_bytes()].concat();
     let mut source = UnixStream::connect(&door).unwrap();

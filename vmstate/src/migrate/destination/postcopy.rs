@@ -2,7 +2,6 @@
 
 use super::{Destination, LAST_WORD, Package, Stream};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::phase::DestinationPhase;
 use crate::migrate::protocol::{DestinationEvent, ping};
 use crate::migrate::wire::Timeout;
 use crate::stream::{Command, Reply};
@@ -66,7 +65,10 @@ impl Destination<'_, '_> {
     pub(super) fn resume_machine(&mut self) -> Result<()> {
         match self.package {
             Package::None => self.machine.resume(),
-            _ => self.machine.resume_late(&mut || self.loader.serve()),
+            _ => {
+                let (machine, mut recovery) = self.recovery();
+                machine.resume_late(&mut || recovery.serve())
+            }
         }
     }
 
@@ -82,7 +84,7 @@ impl Destination<'_, '_> {
         if event == DestinationEvent::Ended {
             self.loader.check_complete()?;
             self.late.end()?;
-            if self.protocol.phase() == DestinationPhase::Postcopy {
+            if self.protocol.runs() {
                 self.machine.arrived();
             }
         }

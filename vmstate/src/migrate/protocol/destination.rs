@@ -8,7 +8,8 @@
 //!
 //! in post-copy, where the source's order to run is the commit:     … Claim ─► ConfirmRun ─► Advance ─► Resume ─► TakePages … ─► Confirm ─► End
 //!     a failure of Advance or Resume: TakePages … ─► Confirm ─► End (Stranded)
-//!     any failure from TakePages on: End (Interrupted)
+//!     the wire breaks from Resume on: Reconnect ─► Recover ─► Resume or TakePages, where it was
+//!     nobody connects again, or memory refuses a page: End (Interrupted)
 //!
 //! from a source that asked nothing and listens:         … RefuseCancels ─► Confirm ─► AwaitParting ─► Sleep ─► Claim ─► Advance ─► …
 //! ```
@@ -56,6 +57,11 @@ pub enum DestinationAction {
     ConfirmRun,
     /// In post-copy: take in the pages that come, and ask for those that the guest waits for.
     TakePages,
+    /// In post-copy, after the wire broke: wait until another connection is there.
+    Reconnect,
+    /// In post-copy, over another connection, by this moment: tell the source which pages have come, until it says that the others go on to
+    /// come.
+    Recover(Duration),
     /// Tell the source that the guest does not run here.
     Refuse,
     /// Nothing: [`DestinationProtocol::phase`] is final.
@@ -112,6 +118,8 @@ pub struct DestinationProtocol {
     asked: bool,
     /// The source closed the connection in order, or does not listen.
     parted: bool,
+    /// The guest runs here.
+    runs: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,11 +141,30 @@ enum Step {
     Advancing,
     Resuming,
     TakingPages,
+    /// The wire is broken. What goes on over another one.
+    Disconnected(GoesOn),
+    Recovering(GoesOn),
     /// The guest has all of its memory.
     Finishing,
     /// Into this phase.
     Refusing(DestinationPhase),
     Over,
+}
+
+/// What goes on over another connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum GoesOn {
+    Resuming,
+    TakingPages,
+}
+
+impl From<GoesOn> for Step {
+    fn from(goes_on: GoesOn) -> Self {
+        match goes_on {
+            GoesOn::Resuming => Self::Resuming,
+            GoesOn::TakingPages => Self::TakingPages,
+        }
+    }
 }
 
 impl DestinationProtocol {
@@ -147,7 +174,7 @@ impl DestinationProtocol {
         let (step, phase) = (Step::Introduction, DestinationPhase::Setup);
         let way = Way::Whole;
         (
-            Self { step, way, phase, introduction_ends, loaded: false, asked: false, parted: false },
+            Self { step, way, phase, introduction_ends, loaded: false, asked: false, parted: false, runs: false },
             DestinationAction::Receive(Some(introduction_ends)),
         )
     }
@@ -155,6 +182,11 @@ impl DestinationProtocol {
     /// Where the destination stands.
     pub fn phase(&self) -> DestinationPhase {
         self.phase
+    }
+
+    /// The guest runs here.
+    pub fn runs(&self) -> bool {
+        self.runs
     }
 
     /// Takes in what came of the last action at the moment `now`, and gives the next one. Every event is allowed in every
@@ -172,12 +204,15 @@ impl DestinationProtocol {
             (self.step, event),
             (Step::Parting(_), DestinationEvent::Parted) | (Step::Confirming, DestinationEvent::Unheard)
         );
+        self.runs |= (self.step, event) == (Step::Resuming, DestinationEvent::Done);
         (self.step, self.phase) = (step, phase);
         self.action(now, timing)
     }
 
     fn next(&self, event: DestinationEvent, now: Duration, timing: &Timing) -> Step {
-        use DestinationEvent::{Asked, Claimed, Done, Ended, Introduced, Parted, Run, Stopped, Unheard};
+        use DestinationEvent::{
+            Asked, Broken, Claimed, Deadline, Done, Ended, Introduced, Parted, Run, Stopped, Unheard,
+        };
         match (self.step, event) {
             (Step::Introduction, Introduced) => Step::Comparing,
             (Step::Comparing, Done) => Step::Receiving,
@@ -224,8 +259,17 @@ impl DestinationProtocol {
             (Step::Resuming, Done) => Step::Over,
             (Step::TakingPages, Asked { number, .. }) => Step::Answering(number),
             (Step::TakingPages, Ended) => Step::Finishing,
+            (Step::TakingPages | Step::Answering(_), Broken | Deadline) if self.way == Way::Postcopy => {
+                Step::Disconnected(GoesOn::TakingPages)
+            }
+            (Step::Resuming, Broken | Deadline) if self.way == Way::Postcopy => Step::Disconnected(GoesOn::Resuming),
             (Step::TakingPages | Step::Finishing, _) => Step::Over,
             (Step::Answering(_), _) if self.way == Way::Postcopy => Step::Over,
+            (Step::Disconnected(goes_on), Done) => Step::Recovering(goes_on),
+            (Step::Disconnected(_), _) => Step::Over,
+            (Step::Recovering(goes_on), Done) => goes_on.into(),
+            // It may have been another process that has connected.
+            (Step::Recovering(goes_on), _) => Step::Disconnected(goes_on),
             // The source has been told that the guest runs here: this copy will be the only one, so it is completed and kept.
             (Step::Advancing | Step::Resuming, _) if self.way == Way::Postcopy => Step::TakingPages,
             (Step::Advancing | Step::Resuming, _) => Step::Over,
@@ -244,20 +288,28 @@ impl DestinationProtocol {
     }
 
     fn phase_at(&self, step: Step, event: DestinationEvent) -> DestinationPhase {
-        use DestinationPhase::{Commit, Completed, Interrupted, Loading, Postcopy, Ready, Receiving, Setup, Stranded};
+        use DestinationPhase::{
+            Commit, Completed, Interrupted, Loading, Postcopy, PostcopyPaused, PostcopyRecover, Ready, Receiving,
+            Setup, Stranded,
+        };
         match (step, self.step) {
             (Step::Introduction | Step::Comparing, _) => Setup,
             (Step::Receiving, Step::Comparing) => Receiving,
             (Step::Receiving, _) if event == DestinationEvent::Stopped && self.phase == Receiving => Loading,
             (Step::Loading(_), _) if self.phase == Receiving => Loading,
             (Step::Answering(_), Step::Loading(_)) => Ready,
+            (Step::Resuming, Step::Recovering(_)) => Postcopy,
             (Step::Claiming(_) | Step::Waiting(_), _) => Commit,
             (Step::Confirming | Step::Parting(_) | Step::Settling(_) | Step::Advancing | Step::Resuming, _) => Commit,
             (Step::TakingPages, Step::Resuming) if event == DestinationEvent::Done => Postcopy,
+            (Step::Disconnected(_), _) => PostcopyPaused,
+            (Step::Recovering(_), _) => PostcopyRecover,
+            (Step::TakingPages, Step::Recovering(_)) => Postcopy,
+            (Step::Over, Step::Disconnected(_)) => Interrupted,
             (Step::Over, Step::Resuming) if event == DestinationEvent::Done => Completed,
             (Step::Over, Step::Advancing | Step::Resuming) => Stranded,
             // Told or not: the guest has all of its memory.
-            (Step::Over, Step::Finishing) if self.phase == Postcopy => Completed,
+            (Step::Over, Step::Finishing) if self.runs => Completed,
             (Step::Over, Step::Finishing) => Stranded,
             (Step::Over, Step::TakingPages | Step::Answering(_)) => Interrupted,
             (Step::Over, Step::Refusing(phase)) => phase,
@@ -280,6 +332,8 @@ impl DestinationProtocol {
             Step::Confirming if self.way == Way::Postcopy => DestinationAction::ConfirmRun,
             Step::Confirming | Step::Finishing => DestinationAction::Confirm,
             Step::TakingPages => DestinationAction::TakePages,
+            Step::Disconnected(_) => DestinationAction::Reconnect,
+            Step::Recovering(_) => DestinationAction::Recover(now.saturating_add(timing.answer)),
             Step::Advancing => DestinationAction::Advance,
             Step::Resuming => DestinationAction::Resume,
             Step::Refusing(_) => DestinationAction::Refuse,

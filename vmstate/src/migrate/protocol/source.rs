@@ -7,7 +7,9 @@
 //!
 //! in post-copy:   … Pause ─► SendPackage ─► Await ─► RefuseCancels ─► Release ─► SendRun ─► Await ─► Serve ─► Await ─► End
 //!     as above up to SendRun, and after it as well, until the destination has said that it runs the guest
-//!     any failure from Serve on: End (Interrupted)
+//!     the wire breaks from Serve on: Reconnect ─► Recover ─► Serve ─► …
+//!     the resources are elsewhere after that Claim: Reconnect, too, for the guest may run at the destination without its pages
+//!     nobody connects again: End (Interrupted, or as after a commit that was not confirmed)
 //!
 //! in post-copy to a QEMU:   … Pause ─► RefuseCancels ─► Release ─► SendPackage ─► Serve ─► Await ─► End
 //!     a failure of SendPackage: Claim ─► …, as after SendRun
@@ -47,6 +49,10 @@ pub enum SourceAction {
     SendRun(Duration),
     /// In post-copy: send the pages that the destination's guest waits for, and all others meanwhile, and then the end of the stream.
     Serve,
+    /// In post-copy, after the wire broke: wait until another connection is there.
+    Reconnect,
+    /// In post-copy, over another connection, by this moment: hear which pages the destination has, and say that the others go on to come.
+    Recover(Duration),
     /// Try to take the exclusive resources.
     Claim,
     /// Wait until this moment; the wire is broken.
@@ -112,6 +118,9 @@ enum Step {
     Committing,
     Serving,
     Parting,
+    /// The wire is broken. Into this phase if no other comes.
+    Disconnected(SourcePhase),
+    Recovering(SourcePhase),
     /// With the end of the time for claiming.
     Claiming(Duration),
     Waiting(Duration),
@@ -141,6 +150,8 @@ impl SourceProtocol {
                 SourcePhase::Commit
             }
             Step::Serving | Step::Parting => SourcePhase::Postcopy,
+            Step::Disconnected(_) => SourcePhase::PostcopyPaused,
+            Step::Recovering(_) => SourcePhase::PostcopyRecover,
             Step::Resuming(from, _) => from,
             Step::Over(phase) => phase,
         }
@@ -150,7 +161,7 @@ impl SourceProtocol {
     /// state: one that does not belong to the last action counts as a failure of it.
     pub fn handle(&mut self, event: SourceEvent, now: Duration, timing: &Timing) -> SourceAction {
         let before = self.phase();
-        self.deaf |= event == SourceEvent::Broken;
+        self.deaf = (self.deaf || event == SourceEvent::Broken) && !matches!(self.step, Step::Disconnected(_));
         if let (Step::Rounds, SourceEvent::RoundOver(Some(way))) = (self.step, event) {
             self.way = way;
         }
@@ -189,15 +200,25 @@ impl SourceProtocol {
             (Step::Serving, Done) => Step::Parting,
             (Step::Parting, Replied(Reply::Shut(0))) => Step::Over(SourcePhase::Completed),
             // The guest has run on there: this side's is stale, whatever became of the other.
+            (Step::Serving | Step::Parting, SourceEvent::Broken | Deadline) => {
+                Step::Disconnected(SourcePhase::Interrupted)
+            }
             (Step::Serving | Step::Parting, _) => Step::Over(SourcePhase::Interrupted),
+            (Step::Disconnected(into), Done) => Step::Recovering(into),
+            (Step::Disconnected(into), _) => Step::Over(into),
+            (Step::Recovering(_), Done) => Step::Serving,
+            // It may be another process that was found there.
+            (Step::Recovering(into), _) => Step::Disconnected(into),
             // Also if not all of it could be sent: the end of the stream is its first byte, and the destination may have
             // read it; it may have read the order to run as well.
             (Step::Ending(_), _) => Step::Committing,
             (Step::Committing, _) => Step::Claiming(now.saturating_add(timing.claim_timeout)),
             (Step::Claiming(_), Claimed(Claim::Won)) => Step::Advancing,
-            (Step::Claiming(_), Claimed(Claim::Moved)) => Step::Over(SourcePhase::Unacknowledged),
-            (Step::Claiming(_), Claimed(Claim::Undecidable)) => Step::Over(SourcePhase::Undecided),
-            (Step::Claiming(until), Claimed(Claim::Held)) if now >= until => Step::Over(SourcePhase::Unacknowledged),
+            (Step::Claiming(_), Claimed(Claim::Moved)) => self.elsewhere(SourcePhase::Unacknowledged),
+            (Step::Claiming(_), Claimed(Claim::Undecidable)) => self.elsewhere(SourcePhase::Undecided),
+            (Step::Claiming(until), Claimed(Claim::Held)) if now >= until => {
+                self.elsewhere(SourcePhase::Unacknowledged)
+            }
             (Step::Claiming(until), Refused) if now >= until => Step::Over(SourcePhase::Undecided),
             (Step::Claiming(until), _) => Step::Waiting(until),
             (Step::Waiting(until), _) => Step::Claiming(until),
@@ -226,6 +247,14 @@ impl SourceProtocol {
         self.way == Way::PostcopyUnanswered
     }
 
+    /// After a commit that was not confirmed: the guest may run at the destination, which in post-copy lacks pages then.
+    fn elsewhere(&self, phase: SourcePhase) -> Step {
+        match self.way {
+            Way::Whole => Step::Over(phase),
+            Way::Postcopy | Way::PostcopyUnanswered => Step::Disconnected(phase),
+        }
+    }
+
     /// Before the commit: the guest is this side's.
     fn take_back(&self, into: SourcePhase) -> Step {
         if self.paused { Step::Resuming(self.phase(), into) } else { Step::Over(into) }
@@ -250,6 +279,8 @@ impl SourceProtocol {
             },
             Step::Serving => SourceAction::Serve,
             Step::Parting => SourceAction::Await(now.saturating_add(timing.answer)),
+            Step::Disconnected(_) => SourceAction::Reconnect,
+            Step::Recovering(_) => SourceAction::Recover(now.saturating_add(timing.answer)),
             Step::Committing => SourceAction::Await(now.saturating_add(timing.pause_budget)),
             Step::Claiming(_) => SourceAction::Claim,
             Step::Waiting(_) if self.deaf => SourceAction::Sleep(now.saturating_add(timing.retry)),

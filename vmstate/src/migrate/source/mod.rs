@@ -5,6 +5,7 @@ mod beside;
 mod departed;
 mod pace;
 mod postcopy;
+mod recovery;
 mod rehearsal;
 mod replies;
 mod rounds;
@@ -166,6 +167,7 @@ pub(super) fn send(host: Host<'_, '_>, memory: Memory<'_>, options: &SourceOptio
         peer: Peer::Vmstate,
         announced_postcopy: false,
         is_late: false,
+        is_gone: false,
         blocks: ram.blocks(),
         named: None,
         options,
@@ -212,6 +214,8 @@ struct Source<'a, 's> {
     announced_postcopy: bool,
     /// The guest goes over in post-copy.
     is_late: bool,
+    /// In post-copy: the destination runs the guest.
+    is_gone: bool,
     blocks: &'a [RamBlock],
     /// The block of the destination's last request for pages.
     named: Option<usize>,
@@ -286,6 +290,8 @@ impl Source<'_, '_> {
             SourceAction::SendPackage(until) => self.send_package(until).map(|()| SourceEvent::Done),
             SourceAction::SendRun(until) => self.send_run(until).map(|()| SourceEvent::Done),
             SourceAction::Serve => self.serve().map(|()| SourceEvent::Done),
+            SourceAction::Reconnect => Ok(self.reconnect()),
+            SourceAction::Recover(until) => self.recover(until).map(|()| SourceEvent::Done),
             SourceAction::Await(until) => match self.await_reply(Timeout::Until(until)) {
                 Ok(reply) => {
                     self.answered = Some(reply);

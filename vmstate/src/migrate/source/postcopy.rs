@@ -107,8 +107,10 @@ impl Source<'_, '_> {
 
     /// The destination runs the guest: sends it the pages that it waits for, all others meanwhile, and the end.
     pub(super) fn serve(&mut self) -> Result<()> {
-        self.downtime.commit = self.lap();
-        self.control.publish(|progress| progress.downtime = Some(self.downtime));
+        if !std::mem::replace(&mut self.is_gone, true) {
+            self.downtime.commit = self.lap();
+            self.control.publish(|progress| progress.downtime = Some(self.downtime));
+        }
         loop {
             self.hear_requests()?;
             let over = self.saver.iterate(&mut self.buffer, CHUNK, Which::Memory)?;
@@ -135,6 +137,7 @@ impl Source<'_, '_> {
                     let reply = self.taken(reply, until)?;
                     return Err(super::unexpected(reply));
                 }
+                Ok(Some(other)) => return Err(super::recovery::nobody_asked(other)),
                 Ok(None) => return Ok(()),
                 Err(broken) => return Err(self.last_words(broken)),
             }

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod device;
+pub mod fault;
 pub mod flash;
 pub mod guest;
 pub mod late;

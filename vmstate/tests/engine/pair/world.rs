@@ -8,45 +8,11 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use vmstate::Error;
 use vmstate::channel::{Channel, Clock};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    Source,
-    Destination,
-}
-
+pub use super::fault::{Fault, FaultKind, Side};
 use Side::{Destination, Source};
-
-impl Side {
-    pub fn other(self) -> Self {
-        if self == Source { Destination } else { Source }
-    }
-}
-
-/// What happens once `sender` has put `after` bytes on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
-    pub sender: Side,
-    pub after: usize,
-    pub kind: FaultKind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FaultKind {
-    /// Both directions break at once; what is under way the other way is lost.
-    Reset,
-    /// This direction closes; the other works on.
-    HalfClose,
-    /// This direction swallows everything from here on, and nobody is told.
-    Silent,
-    /// The sender's process dies.
-    SenderDies,
-    /// The receiver's process dies, before it has looked at any of the bytes that it was not waiting for.
-    ReceiverDies,
-    /// This direction goes on at so many bytes a second; 0: what is in the socket buffer stays there for ever.
-    Slows(u32),
-}
 
 /// Bytes that arrive together.
 #[derive(Debug)]
@@ -64,10 +30,13 @@ enum Wish {
     Time,
     Bytes,
     Room,
+    Connection,
 }
 
 #[derive(Debug, Default)]
 struct End {
+    /// This side waits for another connection.
+    connects: bool,
     /// Bytes on their way to this side.
     inbox: VecDeque<Segment>,
     sent: usize,
@@ -92,6 +61,8 @@ pub struct State {
     source: End,
     destination: End,
     fault: Option<Fault>,
+    /// Faults of further connections, of which there are as many; bytes count from each one's beginning.
+    next: VecDeque<Option<Fault>>,
     bytes_per_second: Option<f64>,
     latency: Duration,
     /// Bytes that a socket buffer holds.
@@ -143,6 +114,11 @@ impl State {
         let granted = match wish {
             Wish::Time => None,
             _ if end.dead => Some(now),
+            Wish::Connection if !end.connects => Some(now),
+            Wish::Connection => {
+                let other = self.end(side.other());
+                (other.connects || other.finished || other.dead).then_some(now)
+            }
             Wish::Bytes => end.inbox.front().map(|segment| segment.arrives).or(end.inbox_closed.then_some(now)),
             Wish::Room if end.broken => Some(now),
             Wish::Room => {
@@ -196,6 +172,17 @@ impl State {
         self.end(side.other()).broken = true;
     }
 
+    /// Both sides have a new connection.
+    fn connect(&mut self) {
+        for side in [Source, Destination] {
+            let end = self.end(side);
+            let (sent, dead) = (end.sent, end.dead);
+            *end = End { sent, dead, ..End::default() };
+        }
+        let fault = self.next.pop_front().flatten();
+        self.fault = fault.map(|fault| Fault { after: fault.after + self.end(fault.sender).sent, ..fault });
+    }
+
     /// Puts `bytes` on the wire.
     fn put(&mut self, side: Side, bytes: &[u8]) {
         let (now, latency) = (self.now, self.latency);
@@ -242,6 +229,7 @@ impl World {
             source,
             destination,
             fault,
+            next: VecDeque::new(),
             bytes_per_second,
             latency,
             buffer,
@@ -255,6 +243,19 @@ impl World {
 
     pub fn set_buffer(&self, bytes: usize) {
         self.lock().buffer = bytes;
+    }
+
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.lock().fault = fault;
+    }
+
+    /// Once a connection has broken in post-copy there is another, and so on; with these faults.
+    pub fn set_next(&self, faults: impl IntoIterator<Item = Option<Fault>>) {
+        self.lock().next = faults.into_iter().collect();
+    }
+
+    pub fn unused(&self) -> usize {
+        self.lock().next.len()
     }
 
     pub fn end(&self, side: Side) -> WireEnd {
@@ -422,6 +423,30 @@ impl Channel for WireEnd {
             }
         }
         Ok(bytes.len())
+    }
+
+    fn reconnect(&mut self, _why: &Error) -> io::Result<()> {
+        let (side, other) = (self.side, self.side.other());
+        let mut state = self.world.lock();
+        // It drops its end of the one before.
+        (state.end(other).inbox_closed, state.end(other).broken) = (true, true);
+        if state.next.is_empty() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        state.end(side).connects = true;
+        loop {
+            if !state.end(side).connects {
+                return Ok(());
+            }
+            if state.end(other).connects {
+                state.connect();
+                return Ok(());
+            }
+            if state.end(side).dead || state.end(other).dead || state.end(other).finished {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            state = self.world.rest(state, side, Wish::Connection, None);
+        }
     }
 
     fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {

@@ -1,0 +1,112 @@
+//! A destination whose connection broke in post-copy: it waits for its source at the address where it waited first, and where somebody says.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use vmstate::channel::tls::{Connection, TlsChannel, TlsServer};
+
+use super::LOOK_UP;
+use super::incoming::{self, IncomingListener, Origin};
+use super::look_up::LookUp;
+use super::replaceable::Recovery;
+use crate::config::Address;
+use crate::error::chain;
+use crate::vm::published::Published;
+use crate::vm::request::Refusal;
+
+/// How often each of the addresses is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long one is looked at.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// Where the source of one migration is awaited again.
+pub(super) struct AwaitedAgain {
+    /// Where it was awaited first, if at an address.
+    pub(super) first: Option<Arc<IncomingListener>>,
+    /// The address of `first`, if it is known.
+    pub(super) address: Option<Address>,
+    /// Where somebody has said last.
+    pub(super) named: Option<(Address, IncomingListener)>,
+    /// It is here already: somebody has passed its connection.
+    pub(super) connected: Option<Connection>,
+    /// Somebody can say where.
+    pub(super) can_be_asked: bool,
+    pub(super) shared: Arc<Published>,
+    /// Finds the names of addresses.
+    pub(super) look_up: LookUp,
+    /// Speaks TLS with who connects, if that was asked for.
+    pub(super) server: Option<TlsServer>,
+}
+
+impl AwaitedAgain {
+    /// Waits for it; `None` if nobody could: there is no address, and no control socket to name one.
+    pub(super) fn await_source(&mut self, why: &vmstate::Error) -> Option<Connection> {
+        if self.first.is_none() && self.named.is_none() && !self.can_be_asked {
+            return None;
+        }
+        let why = format!(
+            "the connection broke: {}; the guest waits for memory that is only at the source: migrate there with resume, to where this \
+             machine listens or to what migrate-recover names",
+            chain(why)
+        );
+        self.shared.update_migration(|info| info.error = Some(why));
+        let (sender, recoveries) = channel();
+        self.shared.set_recovery(Some(sender));
+        let connection = loop {
+            if let Some(connection) = self.look() {
+                break connection;
+            }
+            self.take_address(&recoveries);
+        };
+        self.shared.set_recovery(None);
+        self.shared.update_migration(|info| info.error = None);
+        Some(connection)
+    }
+
+    /// Who has connected, if anybody.
+    fn look(&mut self) -> Option<Connection> {
+        if let Some(connection) = self.connected.take() {
+            return Some(connection);
+        }
+        let listeners = self.first.as_deref().into_iter().chain(self.named.as_ref().map(|(_, listener)| listener));
+        listeners.filter_map(|listener| listener.accept_resuming(MOMENT).ok()).next()
+    }
+
+    /// Listens at an address, if one is named within a moment.
+    fn take_address(&mut self, recoveries: &Receiver<Recovery>) {
+        match recoveries.recv_timeout(LOOK) {
+            Ok(Recovery { at, answer }) => {
+                // Who asked may be gone.
+                let _ = answer.send(self.listen(&at).map_err(Refusal));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
+        }
+    }
+
+    fn listen(&mut self, at: &Address) -> Result<(), String> {
+        let first = self.address.as_ref().filter(|_| self.first.is_some());
+        if first.into_iter().chain(self.named.as_ref().map(|(address, _)| address)).any(|address| address == at) {
+            return Ok(());
+        }
+        let look_up = |name: &str| self.look_up.addresses(name, Instant::now() + LOOK_UP, &|| true);
+        match incoming::origin(at, self.server.clone(), look_up)? {
+            Origin::Listener(listener) => {
+                self.named = Some((at.clone(), listener));
+                Ok(())
+            }
+            Origin::Connection(socket, server) => {
+                let connection = match server {
+                    Some(server) => TlsChannel::server(socket, &server).map(Connection::from),
+                    None => Ok(socket.into()),
+                };
+                self.connected = Some(connection.map_err(|error| format!("{at}: {error}"))?);
+                Ok(())
+            }
+            Origin::HandedOver(_) | Origin::File(_) => {
+                Err(format!("{at}: memory goes on to come over a connection: name an address, as tcp:HOST:PORT"))
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! How a source connects: to an address of any kind, with TLS if that was asked for.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use vmstate::channel::SocketChannel;
+use vmstate::channel::tls::{Connection, TlsChannel, TlsClient};
+use vmstate::migrate::Control;
+
+use super::handover::Offer;
+use super::look_up::LookUp;
+use crate::config::{Address, Tls};
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How often a handshake that is waited for is given up if the migration is.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How connections are encrypted.
+pub(super) struct Secure {
+    client: TlsClient,
+    /// The name that the destination's certificate has to have.
+    host: String,
+}
+
+impl Secure {
+    /// What `tls` asks for, on the way to `address`; `None`: nothing.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(super) fn new(tls: &Tls, address: &Address) -> Result<Option<Self>, String> {
+        // What was set for connections between hosts does not hold for a file or a hand-over.
+        let (Some(options), false) = (tls.options(), address.stays_on_this_host()) else { return Ok(None) };
+        let client = TlsClient::new(&options).map_err(|error| format!("tls-creds {error}"))?;
+        let host = match (&tls.hostname, address) {
+            (Some(name), _) => name.clone(),
+            (None, Address::Tcp(peer)) => {
+                peer.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']).into()
+            }
+            // Who is known by the certificate itself needs no name.
+            (None, _) if !tls.pin.is_empty() => String::new(),
+            (None, address) => {
+                return Err(format!(
+                    "{address} names no host that a certificate could be for: set tls-hostname to a name in the destination's \
+                     certificate"
+                ));
+            }
+        };
+        Ok(Some(Self { client, host }))
+    }
+}
+
+/// Who makes the connections of one migration.
+pub(super) struct Connector {
+    pub(super) address: Address,
+    /// Memory and networks that another process of this host goes on with.
+    pub(super) offer: Option<Offer>,
+    /// The main channel's connection, where it was passed.
+    pub(super) connected: Option<SocketChannel>,
+    /// How each connection is encrypted, if it is.
+    pub(super) secure: Option<Secure>,
+    pub(super) look_up: LookUp,
+    pub(super) control: Control,
+}
+
+impl Connector {
+    /// A connection that is ready for its first byte: its handshake is over, if it has one.
+    pub(super) fn connect(&mut self) -> io::Result<Connection> {
+        let passed = self.connected.take();
+        let go_on = || !self.control.is_cancelled();
+        let socket = match &self.address {
+            Address::Unix(path) => SocketChannel::connect_unix(path, CONNECT, &go_on),
+            Address::Local(path) => match &self.offer {
+                Some(offer) => offer.make(path),
+                None => Err(io::ErrorKind::InvalidInput.into()),
+            },
+            Address::Tcp(host_and_port) => self.connect_tcp(host_and_port, &go_on),
+            Address::Vsock { cid, port } => SocketChannel::connect_vsock(*cid, *port, CONNECT, &go_on),
+            Address::Descriptor { .. } | Address::Exec(_) | Address::File { .. } => {
+                passed.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it cannot be connected to"))
+            }
+        }?;
+        let Some(Secure { client, host }) = &self.secure else { return Ok(socket.into()) };
+        shake_hands(TlsChannel::client(socket, client, host)?, &go_on)
+    }
+
+    /// To the first address that answers.
+    fn connect_tcp(&self, host_and_port: &str, go_on: &dyn Fn() -> bool) -> io::Result<SocketChannel> {
+        let deadline = Instant::now() + CONNECT;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in self.look_up.addresses(host_and_port, deadline, go_on)? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match SocketChannel::connect_tcp(&address.to_string(), left, go_on) {
+                Err(error) if go_on() && Instant::now() < deadline => last = error,
+                result => return result,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// Ends the handshake of `channel`.
+///
+/// # Errors
+/// The other side is refused, or refuses; it takes too long; `go_on` says false.
+pub(super) fn shake_hands(mut channel: TlsChannel<SocketChannel>, go_on: &dyn Fn() -> bool) -> io::Result<Connection> {
+    let deadline = Instant::now() + CONNECT;
+    loop {
+        match channel.handshake(LOOK) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && go_on() => {
+                if Instant::now() >= deadline {
+                    let what = format!("TLS: the other side has not ended the handshake within {CONNECT:?}");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+                }
+            }
+            result => return result.map(|()| channel.into()),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The driver's side of an incoming migration: where its source is awaited, and what the migration thread is given.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use vmstate::migrate::{Control, DestinationPhase, Phase};
+
+use super::awaited_again::AwaitedAgain;
+use super::copied::CopiedDisks;
+use super::engine_machine::EngineMachine;
+use super::incoming::{self, IncomingTask, Origin};
+use super::{Incoming, LOOK_UP, ended};
+use crate::config::Address;
+use crate::error::SparingLog;
+use crate::migration::ram::MachineRam;
+use crate::migration::sections::Parts;
+use crate::sync::lock;
+use crate::vm::driver::{End, Outcome, Vm};
+use crate::vm::request::Refusal;
+
+impl Vm {
+    /// Destination that was told to wait without being told where: waits for a source at `address`, or reads the file.
+    pub(in crate::vm) fn migrate_incoming(&mut self, address: &Address, exit_on_error: bool) -> Result<(), Outcome> {
+        let look_up = |name: &str| self.look_up.addresses(name, Instant::now() + LOOK_UP, &|| true);
+        let origin = incoming::server(&self.shared.tls()).and_then(|server| incoming::origin(address, server, look_up));
+        self.receive(origin.map_err(Refusal)?, Some(address.clone()), exit_on_error)
+    }
+
+    /// Destination: waits for the source, at `address` if that is known, or reads the file.
+    pub(in crate::vm) fn receive(
+        &mut self,
+        origin: Origin,
+        address: Option<Address>,
+        exit_on_error: bool,
+    ) -> Result<(), Outcome> {
+        let shares_memory = matches!(origin, Origin::HandedOver(_));
+        let ram = MachineRam::arriving(self.ram.clone(), self.firmware.clone()).restored(self.config.restore);
+        let from_file = matches!(origin, Origin::File(_));
+        if !from_file {
+            // A guest that arrives is loaded in any case.
+            let _ = self.warm_up();
+        }
+        let control = Control::default();
+        let setup = Phase::Destination(DestinationPhase::Setup);
+        self.shared.begin_migration(setup, &control);
+        let copied = CopiedDisks::writable(&self.backends.images);
+        let parts = Parts { disks: copied.sections(), ..self.parts() };
+        let machine =
+            EngineMachine::new(self.handle.clone(), control.clone(), &self.backends, &parts.tickets).copying(&copied);
+        let mut task = IncomingTask {
+            again: None,
+            machine: machine.expecting(self.introduction(from_file)),
+            parts,
+            ram: if shares_memory { ram.shared() } else { ram },
+            firmware: self.firmware.clone(),
+            control: control.clone(),
+            shared: Arc::clone(&self.shared),
+            log: SparingLog::default(),
+        };
+        let (handle, ours) = (self.handle.clone(), control.clone());
+        let again = |first, server| {
+            let (shared, look_up) = (Arc::clone(&self.shared), self.look_up.clone());
+            AwaitedAgain {
+                first,
+                address,
+                named: None,
+                connected: None,
+                can_be_asked: self.can_be_asked(),
+                shared,
+                look_up,
+                server,
+            }
+        };
+        let (begun, listener) = match origin {
+            Origin::Listener(listener) => {
+                let server = incoming::server(&self.shared.tls()).map_err(Refusal)?;
+                let (log, shared) = (Mutex::new(SparingLog::default()), Arc::clone(&self.shared));
+                let listener = Arc::new(listener.telling(move |why| {
+                    let why = format!("a connection was turned away: {why}");
+                    lock(&log).say(&why);
+                    shared.update_migration(|info| info.error = Some(why));
+                }));
+                task.again = Some(again(Some(Arc::clone(&listener)), server));
+                let theirs = Arc::clone(&listener);
+                (ended::spawn(handle, setup, ours, move || task.await_source(&theirs)), Some(listener))
+            }
+            Origin::Connection(socket, server) => {
+                task.again = Some(again(None, server.clone()));
+                (ended::spawn(handle, setup, ours, || task.meet(socket, server)), None)
+            }
+            Origin::HandedOver(socket) => (ended::spawn(handle, setup, ours, || task.meet(socket, None)), None),
+            Origin::File(file) => (ended::spawn(handle, setup, ours, || (task.read(file), None)), None),
+        };
+        let thread =
+            begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;
+        self.incoming = Some(Incoming { control, thread, listener, from_file, exit_on_error });
+        Ok(())
+    }
+}

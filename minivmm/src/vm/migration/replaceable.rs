@@ -1,0 +1,79 @@
+//! The main channel of a migration, whose connection is replaced by another one when it breaks in post-copy.
+
+use std::io;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use vmstate::channel::tls::Connection;
+use vmstate::channel::{Channel, SocketChannel};
+use vmstate::codec::{Outbox, PageRun};
+use vmstate::ram::GuestRam;
+
+use super::connector::Secure;
+use crate::config::Address;
+use crate::vm::request::Refusal;
+
+/// Where a source connects again.
+pub(super) struct Reconnection {
+    pub(super) address: Address,
+    /// How the connection is encrypted, if it is.
+    pub(super) secure: Option<Secure>,
+    /// The connection, where it was passed.
+    pub(super) connected: Option<SocketChannel>,
+}
+
+/// Where a destination waits for its source again, from a thread that is answered once it does.
+pub(in crate::vm) struct Recovery {
+    pub(in crate::vm) at: Address,
+    pub(in crate::vm) answer: Sender<Result<(), Refusal>>,
+}
+
+/// Makes another connection, in the place of one that broke for this reason; `None` if there will be none.
+type Again<'a> = Box<dyn FnMut(&vmstate::Error) -> Option<Connection> + 'a>;
+
+/// A connection, and who makes another one.
+pub(super) struct Replaceable<'a> {
+    /// None while another one is waited for.
+    connection: Option<Connection>,
+    again: Again<'a>,
+}
+
+impl<'a> Replaceable<'a> {
+    pub(super) fn new(connection: Connection, again: Again<'a>) -> Self {
+        Self { connection: Some(connection), again }
+    }
+
+    /// The connection that is left open.
+    pub(super) fn into_connection(self) -> Option<Connection> {
+        self.connection
+    }
+
+    fn connection(&mut self) -> io::Result<&mut Connection> {
+        self.connection.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Channel for Replaceable<'_> {
+    fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize> {
+        self.connection()?.send(bytes, timeout)
+    }
+
+    fn send_outbox(&mut self, outbox: &Outbox, ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
+        self.connection()?.send_outbox(outbox, ram, timeout)
+    }
+
+    fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize> {
+        self.connection()?.receive(into, timeout)
+    }
+
+    fn receive_pages(&mut self, runs: &[PageRun], ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
+        self.connection()?.receive_pages(runs, ram, timeout)
+    }
+
+    fn reconnect(&mut self, why: &vmstate::Error) -> io::Result<()> {
+        // The other side notices that the one before is over.
+        self.connection = None;
+        self.connection = (self.again)(why);
+        self.connection().map(drop)
+    }
+}

@@ -1,0 +1,52 @@
+//! What the destination says to the source: answers to its questions, the last word, and what only this side has measured.
+
+use super::{Destination, LAST_WORD};
+use crate::codec::Outbox;
+use crate::error::Result;
+use crate::migrate::wire::Timeout;
+use crate::stream::{Command, Element, Reply, put_reason, put_times};
+
+impl Destination<'_, '_> {
+    /// Right behind the configuration the source says that it listens: one that is refused because of its configuration
+    /// is told why, too.
+    pub(super) fn look_for_return_path(&mut self) {
+        let timeout = Timeout::Until(self.clock.now().saturating_add(LAST_WORD));
+        let next = self.loader.wire.decode(timeout, |input| Element::read(input).map(Element::into_owned));
+        self.answers = matches!(next, Ok(Element::Command(Command::OpenReturnPath)));
+    }
+
+    pub(super) fn answer(&mut self, reply: Reply, timeout: Timeout) -> Result<()> {
+        let mut answer = Outbox::new();
+        reply.write(answer.bytes_mut());
+        self.loader.wire.send(&mut answer, timeout)
+    }
+
+    /// Tells the source the end, and why if it is a refusal; if it listens.
+    pub(super) fn last_word(&mut self, reply: Reply) -> Result<()> {
+        if !std::mem::take(&mut self.answers) {
+            return Ok(());
+        }
+        let mut word = Outbox::new();
+        reply.write(word.bytes_mut());
+        if let (Reply::Shut(1..), Some(reason)) = (reply, &self.reason) {
+            put_reason(&reason.to_string(), word.bytes_mut());
+        }
+        let deadline = self.clock.now().saturating_add(LAST_WORD);
+        self.loader.wire.send(&mut word, Timeout::Until(deadline))
+    }
+
+    /// Tells a source that knows the message what only this side has measured. The guest runs, and nobody waits for it in the pause.
+    pub(super) fn tell_times(&mut self) {
+        if !self.knows_times {
+            return;
+        }
+        let sections = self.loader.whole.iter().map(|section| section.loaded.unwrap_or_default());
+        let times: Vec<_> = [self.takeover.machine, self.takeover.resume].into_iter().chain(sections).collect();
+        let mut word = Outbox::new();
+        put_times(&times, word.bytes_mut());
+        let deadline = self.clock.now().saturating_add(LAST_WORD);
+        if let Err(error) = self.loader.wire.send(&mut word, Timeout::Until(deadline)) {
+            tracing::debug!("the source was not told how long the sections took: {error}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Post-copy over another connection, after one has broken: the source is told which pages have come, and goes on with the others.
+
+use std::time::Duration;
+
+use super::{Destination, event_of, tell_phase};
+use crate::channel::Clock;
+use crate::codec::Outbox;
+use crate::error::{Error, ErrorKind, Result};
+use crate::migrate::Machine;
+use crate::migrate::control::Control;
+use crate::migrate::late::LateRam;
+use crate::migrate::load::Loader;
+use crate::migrate::protocol::{DestinationAction, DestinationEvent, DestinationProtocol, Timing};
+use crate::migrate::wire::Timeout;
+use crate::ram::received::put_received;
+use crate::stream::{Command, Element, Returned};
+
+/// All of a destination that is used while the machine takes over.
+pub(super) struct Recovery<'r, 'a, 's> {
+    protocol: &'r mut DestinationProtocol,
+    loader: &'r mut Loader<'a, 's>,
+    late: &'a LateRam<'a>,
+    clock: &'a dyn Clock,
+    control: &'a Control,
+    span: &'r tracing::Span,
+    timing: &'r Timing,
+    /// The first thing that went wrong.
+    reason: &'r mut Option<Error>,
+}
+
+impl<'a, 's> Destination<'a, 's> {
+    /// The machine, and what is used beside it.
+    pub(super) fn recovery(&mut self) -> (&mut dyn Machine, Recovery<'_, 'a, 's>) {
+        let recovery = Recovery {
+            protocol: &mut self.protocol,
+            loader: &mut self.loader,
+            late: self.late,
+            clock: self.clock,
+            control: self.control,
+            span: &self.span,
+            timing: &self.timing,
+            reason: &mut self.reason,
+        };
+        (self.machine, recovery)
+    }
+}
+
+impl Recovery<'_, '_, '_> {
+    /// As [`Loader::serve`], while the guest is let run. A connection that breaks is replaced, which takes as long as it takes.
+    pub(super) fn serve(&mut self) -> Result<()> {
+        let Err(error) = self.loader.serve() else { return Ok(()) };
+        let mut event = event_of(&error);
+        self.reason.get_or_insert(error);
+        while event != DestinationEvent::Refused {
+            let before = self.protocol.phase();
+            let action = self.protocol.handle(event, self.clock.now(), self.timing);
+            let now = self.protocol.phase();
+            if now != before {
+                tell_phase(now, self.span, self.control);
+            }
+            event = match action {
+                DestinationAction::Reconnect => self.reconnect(),
+                DestinationAction::Recover(until) => match self.recover(until) {
+                    Ok(()) => DestinationEvent::Done,
+                    Err(error) => {
+                        let event = event_of(&error);
+                        self.reason.get_or_insert(error);
+                        event
+                    }
+                },
+                DestinationAction::Resume => return Ok(()),
+                _ => DestinationEvent::Refused,
+            };
+        }
+        Err(self.reason.take().unwrap_or_else(broken))
+    }
+
+    /// Waits for another connection. What went wrong with the one before is no error any more once there is one.
+    pub(super) fn reconnect(&mut self) -> DestinationEvent {
+        let why = self.reason.take().unwrap_or_else(broken);
+        match self.loader.wire.reconnect(&why) {
+            Ok(()) => DestinationEvent::Done,
+            Err(_) => {
+                *self.reason = Some(why);
+                DestinationEvent::Refused
+            }
+        }
+    }
+
+    /// Answers which pages have come, until the source says that it goes on (`loadvm_postcopy_handle_resume`, migration/savevm.c).
+    pub(super) fn recover(&mut self, until: Duration) -> Result<()> {
+        let timeout = Timeout::Until(until);
+        loop {
+            let offset = self.loader.wire.offset();
+            let mut answer = Outbox::new();
+            match self.loader.wire.decode(timeout, |input| Element::read(input).map(Element::into_owned))? {
+                Element::Command(Command::RecvBitmap(block)) => {
+                    let received = self.late.received(&block).map_err(|error| error.at(offset))?;
+                    Returned::Bitmap(block).write(answer.bytes_mut());
+                    put_received(&received, answer.bytes_mut());
+                    self.loader.wire.send(&mut answer, timeout)?;
+                }
+                Element::Command(Command::PostcopyResume) => {
+                    Returned::ResumeAck.write(answer.bytes_mut());
+                    self.loader.wire.send(&mut answer, timeout)?;
+                    self.loader.resume();
+                    return self.loader.wire.ask_again();
+                }
+                _ => {
+                    let message = "post-copy goes on over another connection with something else than a question for received pages";
+                    return Err(Error::new(ErrorKind::Malformed, message).at(offset));
+                }
+            }
+        }
+    }
+}
+
+fn broken() -> Error {
+    Error::new(ErrorKind::Io, "the connection broke")
+}
