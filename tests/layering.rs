@@ -1,6 +1,9 @@
 //! A module imports only modules of lower rank: the table of docs/architecture.md, enforced on the source text. And the
 //! other rules that the text alone shows: head comments, file length, where `unsafe` may stand, no private paths.
 
+#[path = "layering/methods.rs"]
+mod methods;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;

@@ -1,5 +1,6 @@
 //! The machine: owns vCPUs, memory and devices. One thread, the driver, changes its run state.
 
+mod assembly;
 pub mod backends;
 mod decision;
 pub mod devices;
@@ -16,8 +17,8 @@ mod queue;
 mod request;
 mod state;
 
+pub use assembly::{End, Vm};
 pub use dirty_rate::{DirtyRate, Sampling};
-pub use driver::{End, Vm};
 pub use handle::Handle;
 pub use inventory::{DiskFacts, Inventory};
 pub use keyboard::Keyboard;

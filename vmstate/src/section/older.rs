@@ -131,9 +131,24 @@ impl Registration<'_> {
         }
     }
 
+    /// Appends its state.
+    ///
+    /// # Errors
+    /// What the section says, with its name; `Incompatible` if it cannot be said in the release for which it is saved; `Misuse` if it
+    /// is sent in parts.
+    #[inline]
+    pub fn save(&mut self, out: &mut Writer) -> Result<()> {
+        let saved = match (&mut self.content, &self.older) {
+            (Content::Whole(section), None) => section.save(out),
+            (Content::Whole(_), Some(_)) => self.save_older(out),
+            (Content::Iterative(_), _) => Err(Error::new(ErrorKind::Misuse, "is sent in parts, not whole")),
+        };
+        saved.map_err(|error| error.in_section(&self.idstr, self.instance))
+    }
+
     /// Appends the state as the release has it for which it is saved.
     #[cold]
-    pub(super) fn save_older(&mut self, out: &mut Writer) -> Result<()> {
+    fn save_older(&mut self, out: &mut Writer) -> Result<()> {
         let Content::Whole(section) = &mut self.content else { return Ok(()) };
         let (version, subsections) = match self.older.as_deref() {
             None => return section.save(out),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::older::Older;
 use super::{IterativeSection, Section, SectionRules};
-use crate::codec::{Reader, Strictness, Writer};
+use crate::codec::{Reader, Strictness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
 
@@ -129,21 +129,6 @@ impl Registration<'_> {
             Content::Whole(section) => section.description(),
             Content::Iterative(section) => section.description(),
         }
-    }
-
-    /// Appends its state.
-    ///
-    /// # Errors
-    /// What the section says, with its name; `Incompatible` if it cannot be said in the release for which it is saved; `Misuse` if it
-    /// is sent in parts.
-    #[inline]
-    pub fn save(&mut self, out: &mut Writer) -> Result<()> {
-        let saved = match (&mut self.content, &self.older) {
-            (Content::Whole(section), None) => section.save(out),
-            (Content::Whole(_), Some(_)) => self.save_older(out),
-            (Content::Iterative(_), _) => Err(Error::new(ErrorKind::Misuse, "is sent in parts, not whole")),
-        };
-        saved.map_err(|error| error.in_section(&self.idstr, self.instance))
     }
 
     /// Takes in the state that came whole.

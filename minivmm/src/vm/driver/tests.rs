@@ -2,13 +2,15 @@
 
 use std::path::Path;
 use std::sync::mpsc::channel;
+use std::time::Instant;
 
 use vm_memory::{Bytes, GuestAddress};
 use vmstate_lab::tiny;
 
 use super::*;
 use crate::bus::BusDevice;
-use crate::config::{Address, Cpu, Disk, Rate, RateLimits, Restore, Serial, Tls};
+use crate::config::{Address, Config, Cpu, Disk, Rate, RateLimits, Restore, Serial, Tls};
+use crate::kvm;
 use crate::vm::request::{ParameterChange, Terms};
 
 /// Where the test's driver has the disk's queue, and behind it what is read: far from what the guest uses.

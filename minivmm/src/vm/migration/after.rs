@@ -1,41 +1,17 @@
 //! What follows the end of a migration: where the guest is, what the user is told, and whether the guest may go on here.
 
 use vmstate::migrate::{Claim, DestinationPhase, Phase, SourcePhase};
-use vmstate::ownership::{Ownership, OwnershipError};
+use vmstate::ownership::OwnershipError;
 
-use super::ended::Ended;
+use super::ended::{Ended, LeftStanding};
 use super::engine_machine::STILL_MARKED;
 use crate::error::chain;
 use crate::memory::PAGE_SIZE;
-use crate::vm::driver::{End, Outcome, Vm};
+use crate::vm::assembly::{End, Outcome, Vm};
 use crate::vm::request::Refusal;
 
 const UNPROVED: &str = "nothing can prove that the other side does not run the guest, or has not run it: look there, and only \
                         if it did not, ask for cont with force";
-
-/// Whose word counts for a guest that a migration has left standing, where no record tells who has run it since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::vm) enum LeftStanding {
-    /// The engine's: nobody else was given the guest.
-    Here,
-    /// The user's: another process may have run it, and the records tell.
-    Anywhere,
-    /// The user's: another process may have run it without a record of that, as a QEMU does.
-    Unrecorded,
-}
-
-impl LeftStanding {
-    /// After a migration that ended in `phase`. A destination that could not take the guest's resources has left them to
-    /// others, its source among them; where there are none, it has taken over.
-    fn after(end: &Ended, ownership: &Ownership) -> Self {
-        match end.phase {
-            Phase::Source(SourcePhase::Failed | SourcePhase::Cancelled) => Self::Here,
-            _ if end.unrecorded => Self::Unrecorded,
-            Phase::Destination(DestinationPhase::Stranded) if !ownership.has_exclusive() => Self::Here,
-            _ => Self::Anywhere,
-        }
-    }
-}
 
 impl Vm {
     /// The migration thread has ended, on either side.

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use vmstate::channel::tls::Connection;
 use vmstate::migrate::{Control, DestinationPhase, Phase, SourcePhase};
+use vmstate::ownership::Ownership;
 
 use crate::sandbox::{self, Kind};
 use crate::vm::handle::Handle;
@@ -74,6 +75,30 @@ pub(super) fn spawn(
         // A driver that has ended needs no telling.
         let _ = handle.ask(EngineRequest::Ended(end));
     })
+}
+
+/// Whose word counts for a guest that a migration has left standing, where no record tells who has run it since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::vm) enum LeftStanding {
+    /// The engine's: nobody else was given the guest.
+    Here,
+    /// The user's: another process may have run it, and the records tell.
+    Anywhere,
+    /// The user's: another process may have run it without a record of that, as a QEMU does.
+    Unrecorded,
+}
+
+impl LeftStanding {
+    /// After a migration that ended in `phase`. A destination that could not take the guest's resources has left them to
+    /// others, its source among them; where there are none, it has taken over.
+    pub(super) fn after(end: &Ended, ownership: &Ownership) -> Self {
+        match end.phase {
+            Phase::Source(SourcePhase::Failed | SourcePhase::Cancelled) => Self::Here,
+            _ if end.unrecorded => Self::Unrecorded,
+            Phase::Destination(DestinationPhase::Stranded) if !ownership.has_exclusive() => Self::Here,
+            _ => Self::Anywhere,
+        }
+    }
 }
 
 #[cfg(test)]

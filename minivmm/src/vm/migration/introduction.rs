@@ -7,7 +7,7 @@ use crate::error::SparingLog;
 use crate::migration::preflight::{Card, DEVICES_MAX, Difference, Disk, Facts, Preflight, compare, lacking};
 use crate::migration::sections::MachineState;
 use crate::sync::lock;
-use crate::vm::driver::Vm;
+use crate::vm::assembly::Vm;
 use crate::vm::request::Refusal;
 
 /// What a destination knows of itself when its source introduces itself.

@@ -7,12 +7,12 @@ mod channels;
 mod connector;
 mod copied;
 mod descriptor;
-mod ended;
+pub(super) mod ended;
 mod engine_machine;
 pub(super) mod handover;
 pub(super) mod incoming;
 mod introduction;
-mod look_up;
+pub(super) mod look_up;
 mod outgoing;
 mod receive;
 pub(super) mod replaceable;
@@ -20,93 +20,44 @@ pub(super) mod schema;
 mod state_file;
 pub(super) mod status;
 mod to_file;
+pub(super) mod under_way;
 mod warm_up;
 mod write_back;
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 use vmstate::migrate::{Control, Parameters, Peer, Phase, SourcePhase};
 
-pub(super) use self::after::LeftStanding;
 use self::connector::{Connector, Secure};
 use self::copied::{CopiedDisks, NO_MACHINE};
 use self::descriptor::Way;
 pub use self::ended::Ended;
 use self::engine_machine::EngineMachine;
 use self::handover::Offer;
-use self::incoming::IncomingListener;
-pub(super) use self::look_up::LookUp;
 use self::outgoing::OutgoingTask;
 use self::replaceable::Reconnection;
 use self::state_file::NOT_ENCRYPTED;
 use self::status::MigrationStatus;
 use self::to_file::Writing;
+use self::under_way::Outgoing;
 pub(super) use self::write_back::WriteBack;
 use crate::config::{Address, Tls};
-use crate::error::{Error, chain, say};
+use crate::error::{chain, say};
 use crate::kvm::state::HypervisorState;
 use crate::kvm::throttle::Throttle;
 use crate::migration::dirty_log::MachineDirtyLog;
 use crate::migration::global::{GlobalState, Timer};
-use crate::migration::ownership::SharedTickets;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::{MachineState, Parts};
 use crate::sync::lock;
-use crate::vm::driver::{Outcome, Vm};
-use crate::vm::machine::Machine;
+use crate::vm::assembly::{Outcome, Vm};
 use crate::vm::published::{Event, Hold};
 use crate::vm::request::{GuestEvent, ParameterChange, Refusal, Rehearsing, Terms};
 use crate::vm::state::RunState;
-
-/// What the driver keeps of an outgoing migration that is under way.
-#[derive(Debug)]
-pub(super) struct Outgoing {
-    control: Control,
-    thread: JoinHandle<()>,
-    /// What the guest did before the switch-over.
-    before: RunState,
-    /// Shared with the migration thread.
-    log: MachineDirtyLog,
-    /// The destination was told that the guest may go over before all of its memory has.
-    announced_postcopy: bool,
-    /// Where it is to connect again in post-copy; none once that was given up.
-    reconnections: Option<Sender<Reconnection>>,
-    /// Shared with the migration thread; taken off when both have let go of it.
-    throttle: Arc<Throttle>,
-}
-
-impl Outgoing {
-    /// A reset puts `made` in the place of `previous`, whose vCPUs have ended: the migration goes on with it. It is what the
-    /// destination was told: the guest is shown the same processor.
-    ///
-    /// # Errors
-    /// KVM refuses; nothing may run in `made`.
-    pub(super) fn follow(&self, previous: &Machine, made: &mut Machine) -> Result<(), Error> {
-        if made.processor() != previous.processor() {
-            made.adopt(previous.processor().clone())?;
-        }
-        self.throttle.follow(&made.kvm, &made.vcpus);
-        self.log.follow(&made.kvm)
-    }
-}
-
-/// What the driver keeps of an incoming migration.
-#[derive(Debug)]
-pub(super) struct Incoming {
-    control: Control,
-    thread: JoinHandle<()>,
-    /// Shared with the migration thread, which may outlive the machine for a moment that the process does not have.
-    listener: Option<Arc<IncomingListener>>,
-    /// The guest is in a file.
-    from_file: bool,
-    /// One that fails ends the machine.
-    exit_on_error: bool,
-}
 
 /// A rehearsal makes the guest stand no longer than this.
 const REHEARSAL: Duration = Duration::from_millis(100);
@@ -122,26 +73,6 @@ const POPULATING: Duration = Duration::from_millis(10);
 
 /// How long the name of an address to listen at may take to be looked up; the machine only waits meanwhile.
 const LOOK_UP: Duration = Duration::from_secs(2);
-
-/// How long a migration that ends with its machine is given to close its sockets.
-const FAREWELL: Duration = Duration::from_millis(200);
-
-/// The machine has ended, and nobody answers a migration thread any more.
-pub(super) fn give_up(outgoing: Option<Outgoing>, incoming: Option<Incoming>) {
-    if let Some(listener) = incoming.as_ref().and_then(|incoming| incoming.listener.as_ref()) {
-        listener.remove_file();
-    }
-    let outgoing = outgoing.map(|outgoing| (outgoing.control, outgoing.thread));
-    let incoming = incoming.map(|incoming| (incoming.control, incoming.thread));
-    for (control, thread) in outgoing.into_iter().chain(incoming) {
-        // A refusal means that the guest is being handed over, which needs no machine here.
-        let _ = control.cancel();
-        let until = Instant::now() + FAREWELL;
-        while !thread.is_finished() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
 
 fn set_parameters(control: &Control, parameters: Parameters) -> Result<(), Refusal> {
     control.set_parameters(parameters).map_err(|error| Refusal(error.message().to_owned()))
@@ -461,17 +392,6 @@ impl Vm {
             self.start();
         } else {
             self.shared.set_run_state(RunState::Paused);
-        }
-    }
-
-    pub(super) fn parts(&self) -> Parts {
-        Parts {
-            state: Arc::clone(&self.state),
-            vcpus: self.machine.vcpus.len(),
-            tickets: SharedTickets::default(),
-            devices: self.machine.devices.sections(),
-            generation: Arc::clone(&self.machine.devices.generation),
-            disks: Vec::new(),
         }
     }
 

@@ -9,13 +9,14 @@ use super::awaited_again::AwaitedAgain;
 use super::copied::CopiedDisks;
 use super::engine_machine::EngineMachine;
 use super::incoming::{self, IncomingTask, Origin};
-use super::{Incoming, LOOK_UP, ended};
+use super::under_way::Incoming;
+use super::{LOOK_UP, ended};
 use crate::config::Address;
 use crate::error::SparingLog;
 use crate::migration::ram::MachineRam;
 use crate::migration::sections::Parts;
 use crate::sync::lock;
-use crate::vm::driver::{End, Outcome, Vm};
+use crate::vm::assembly::{End, Outcome, Vm};
 use crate::vm::request::Refusal;
 
 impl Vm {

@@ -15,6 +15,7 @@ use crate::config::{Config, Cpu, Restore, Serial, Tls};
 use crate::machine_map::MACHINE_TYPE;
 use crate::vm::End;
 use crate::vm::migration::incoming::Origin;
+use crate::vm::migration::under_way::{Incoming, give_up};
 use crate::vm::queue::Next;
 use crate::vm::request::{AnyRequest, EngineRequest};
 

@@ -16,7 +16,7 @@ use vmstate::{Error, ErrorKind, Result};
 use crate::machine_map::MACHINE_TYPE;
 use crate::migration::sections::MachineState;
 use crate::sync::lock;
-use crate::vm::driver::Vm;
+use crate::vm::assembly::Vm;
 
 impl Vm {
     /// Destination, before a source is let in.
