@@ -1,85 +1,92 @@
-//! What a release is asked: whether its streams load, given what a user knows and two descriptions do not show.
+//! What a verdict relies on: collected by name, while layouts are built and walked.
 
-use super::verdict::{Break, Comparison, Condition, Direction, Reason, SectionReport, Verdict};
+use std::collections::BTreeSet;
 
-impl SectionReport {
-    /// The comparisons in `direction` that can break although all of `assumed` holds. A version that the writer's release
-    /// only loads and the reader's `minimum_version` excludes is not among them: it was dropped on purpose. The one
-    /// that the writer writes always counts.
-    pub fn broken(&self, direction: Direction, assumed: &[String]) -> Vec<&Comparison> {
-        let comparisons = || self.comparisons.iter().filter(|comparison| comparison.direction == direction);
-        let written = comparisons().map(|comparison| comparison.version).max();
-        let dropped = |comparison: &&Comparison| {
-            Some(comparison.version) < written
-                && matches!(comparison.verdict, Verdict::Breaks(Break { reason: Reason::TooOld { .. }, .. }))
-        };
-        comparisons().filter(|comparison| !comparison.verdict.loads_given(assumed) && !dropped(comparison)).collect()
+use super::verdict::Reliance;
+
+/// Names of what is relied on. Elements of an array share a name.
+#[derive(Debug, Default)]
+pub(super) struct Relied {
+    /// Hand-written codecs.
+    pub(super) codecs: BTreeSet<String>,
+    /// Fields of which only the size is known.
+    pub(super) sizes: BTreeSet<String>,
+    /// Fields whose predicates have no name.
+    pub(super) unnamed: BTreeSet<String>,
+    /// Predicates that both sides ask.
+    pub(super) predicates: BTreeSet<String>,
+    /// The device's own functions that a load asks.
+    pub(super) hooks: BTreeSet<String>,
+    /// What both machines are configured to have.
+    pub(super) configuration: BTreeSet<String>,
+    /// Maps, for the order of their keys.
+    pub(super) orders: BTreeSet<String>,
+    /// Fields of which it is not known how many elements they may have.
+    pub(super) counts: BTreeSet<String>,
+    /// Structs whose descriptions do not tell their hooks.
+    pub(super) unsaid: BTreeSet<String>,
+}
+
+impl Relied {
+    pub(super) fn append(&mut self, other: &Self) {
+        let Self { codecs, sizes, unnamed, predicates, hooks, configuration, orders, counts, unsaid } = self;
+        codecs.extend(other.codecs.iter().cloned());
+        sizes.extend(other.sizes.iter().cloned());
+        unnamed.extend(other.unnamed.iter().cloned());
+        predicates.extend(other.predicates.iter().cloned());
+        hooks.extend(other.hooks.iter().cloned());
+        configuration.extend(other.configuration.iter().cloned());
+        orders.extend(other.orders.iter().cloned());
+        counts.extend(other.counts.iter().cloned());
+        unsaid.extend(other.unsaid.iter().cloned());
+    }
+
+    pub(super) fn into_reliances(self) -> Vec<Reliance> {
+        let mut reliances: Vec<_> = self.codecs.into_iter().map(Reliance::Codec).collect();
+        let lists: [(_, fn(_) -> _); 8] = [
+            (self.hooks, Reliance::Hooks),
+            (self.predicates, Reliance::Outcomes),
+            (self.unnamed, Reliance::Predicates),
+            (self.configuration, Reliance::Configuration),
+            (self.orders, Reliance::Orders),
+            (self.counts, Reliance::Counts),
+            (self.sizes, Reliance::Sizes),
+            (self.unsaid, Reliance::Unsaid),
+        ];
+        for (names, reliance) in lists.into_iter().filter(|(names, _)| !names.is_empty()) {
+            reliances.push(reliance(names.into_iter().collect()));
+        }
+        reliances
     }
 }
 
-impl Verdict {
-    /// True if the stream loads whenever all of `assumed` hold, each the text of a [`Condition`].
-    ///
-    /// ```
-    /// use vmstate::compat::check;
-    /// use vmstate::schema::{Description, Field, Kind, Presence};
-    ///
-    /// let fan = |presence| {
-    ///     let fields = vec![Field::new("speed".into(), Kind::Unsigned(2), presence)];
-    ///     Description::new("fan".into(), 1, 1, fields.into(), vec![].into())
-    /// };
-    /// let report = check(&fan(Presence::Since(0)), &fan(Presence::If("has_fan".into())));
-    /// let verdict = &report.comparisons[0].verdict;
-    /// assert!(!verdict.loads_given(&[]));
-    /// assert!(verdict.loads_given(&["has_fan is true".into()]));
-    /// ```
-    pub fn loads_given(&self, assumed: &[String]) -> bool {
-        match self {
-            Self::Loads => true,
-            Self::LoadsIf(cases) => cases
-                .iter()
-                .all(|case| case.when.iter().any(|condition| assumed.contains(&condition.opposite().to_string()))),
-            Self::Breaks(_) | Self::NotCompared(_) => false,
+/// A path without the numbers of elements: the name that all of them share.
+pub(super) fn shared_name(path: &str) -> String {
+    let mut name = String::with_capacity(path.len());
+    for (index, part) in path.split('[').enumerate() {
+        match part.split_once(']') {
+            Some((number, rest)) if index > 0 && number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                name.push_str("[]");
+                name.push_str(rest);
+            }
+            _ if index > 0 => {
+                name.push('[');
+                name.push_str(part);
+            }
+            _ => name.push_str(part),
         }
     }
-
-    /// What would help if it were assumed, in the words that [`loads_given`](Self::loads_given) takes; nothing if the verdict
-    /// has no conditions.
-    pub fn assumptions(&self) -> impl Iterator<Item = String> {
-        let cases = if let Self::LoadsIf(cases) = self { cases.as_slice() } else { &[] };
-        cases.iter().flat_map(|case| &case.when).map(|condition| condition.opposite().to_string())
-    }
-}
-
-impl Condition {
-    /// The other outcome.
-    pub fn opposite(&self) -> Self {
-        Self { holds: !self.holds, ..self.clone() }
-    }
+    name
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::compat::{Direction, check};
-    use crate::schema::{Description, Field, Kind, Presence};
+    use super::shared_name;
 
-    /// A field inside of a subsection is gone: it breaks if both are there, so either being away is enough.
     #[test]
-    fn one_condition_of_several_is_enough() {
-        let dev = |inner: Vec<Field>| {
-            let more = Description::new("dev/more".into(), 1, 1, inner.into(), vec![].into());
-            let fields = vec![Field::new("a".into(), Kind::Unsigned(1), Presence::Since(0))];
-            Description::new("dev".into(), 1, 1, fields.into(), vec![more].into())
-        };
-        let gone = Field::new("gone".into(), Kind::Unsigned(4), Presence::If("has_it".into()));
-        let report = check(&dev(vec![gone]), &dev(vec![]));
-        let broken = |assumed: &[&str]| {
-            let assumed: Vec<_> = assumed.iter().map(|text| (*text).to_owned()).collect();
-            report.broken(Direction::OldToNew, &assumed).len()
-        };
-        assert_eq!(broken(&[]), 1, "{report}");
-        assert_eq!(broken(&["has_it is true"]), 1);
-        assert_eq!(broken(&["has_it is false"]), 0);
-        assert_eq!(broken(&["subsection \"dev/more\" is not sent"]), 0);
+    fn elements_share_a_name() {
+        for (path, name) in [("a", "a"), ("a[1].b[23]", "a[].b[]"), ("a[].b", "a[].b"), ("a[x]", "a[x]"), ("[", "[")] {
+            assert_eq!(shared_name(path), name);
+        }
     }
 }

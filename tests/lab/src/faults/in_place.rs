@@ -3,8 +3,8 @@
 
 use super::cell::{Answer, Cell, Fault, Guest, Row, Says};
 use super::table::{
-    ARRIVED, CANCELLED, DELIVERED, DESTINATION_KILLED, EARLIER, HANDED_OVER, HELD, LATER, NEVER_RAN, STRANDED,
-    UNACKNOWLEDGED, asked, back, ends,
+    ARRIVED, CANCELLED, DESTINATION_KILLED, DISK_FULL, EARLIER, EOF_LATE, EOF_LATE_AFTER_QUIT, HANDED_OVER,
+    LOAD_REFUSED, LOCK_TAKEN, NEVER_RAN, UNACKNOWLEDGED, UNKNOWN_SECTION, asked, back, ends,
 };
 
 /// The new process has no machine before it has the guest's memory.
@@ -50,22 +50,9 @@ pub const IN_PLACE_TABLE: &[Row] = &[
             ends(Guest::AtDestination, UNACKNOWLEDGED, ARRIVED),
         ],
     },
-    Row {
-        fault: Fault::LockTaken,
-        cells: [HELD, HELD, HELD, HELD, ends(Guest::PausedAtSource, UNACKNOWLEDGED, STRANDED), HELD],
-    },
-    Row { fault: Fault::EofLate, cells: [LATER, LATER, LATER, LATER, back("is silent", STRANDED), EARLIER] },
-    Row {
-        fault: Fault::EofLateAfterQuit,
-        cells: [
-            LATER,
-            LATER,
-            LATER,
-            LATER,
-            ends(Guest::DiedWithItsProcess, Says::Ended(0, ""), Says::Ended(1, "someone has run a guest")),
-            EARLIER,
-        ],
-    },
+    LOCK_TAKEN,
+    EOF_LATE,
+    EOF_LATE_AFTER_QUIT,
     Row {
         fault: Fault::Cancel,
         cells: [
@@ -88,18 +75,8 @@ pub const IN_PLACE_TABLE: &[Row] = &[
             asked(Answer::Done, Guest::AtDestination, Says::Ended(0, ""), ARRIVED),
         ],
     },
-    Row { fault: Fault::DiskFull, cells: [LATER, LATER, LATER, LATER, LATER, DELIVERED] },
-    Row {
-        fault: Fault::LoadRefused,
-        cells: [
-            LATER,
-            LATER,
-            back("the destination refused the guest", Says::Ended(1, "version 99 is newer than 3")),
-            EARLIER,
-            EARLIER,
-            EARLIER,
-        ],
-    },
+    DISK_FULL,
+    LOAD_REFUSED,
     Row {
         fault: Fault::OtherMemory,
         cells: [
@@ -122,15 +99,5 @@ pub const IN_PLACE_TABLE: &[Row] = &[
             EARLIER,
         ],
     },
-    Row {
-        fault: Fault::UnknownSection,
-        cells: [
-            LATER,
-            LATER,
-            back("the destination refused the guest", Says::Ended(1, "this machine has no such section")),
-            EARLIER,
-            EARLIER,
-            EARLIER,
-        ],
-    },
+    UNKNOWN_SECTION,
 ];

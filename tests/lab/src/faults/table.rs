@@ -65,6 +65,52 @@ pub(super) const DESTINATION_KILLED: Row = Row {
     ],
 };
 
+pub(super) const LOCK_TAKEN: Row = Row {
+    fault: Fault::LockTaken,
+    cells: [HELD, HELD, HELD, HELD, ends(Guest::PausedAtSource, UNACKNOWLEDGED, STRANDED), HELD],
+};
+
+pub(super) const EOF_LATE: Row =
+    Row { fault: Fault::EofLate, cells: [LATER, LATER, LATER, LATER, back("is silent", STRANDED), EARLIER] };
+
+pub(super) const EOF_LATE_AFTER_QUIT: Row = Row {
+    fault: Fault::EofLateAfterQuit,
+    cells: [
+        LATER,
+        LATER,
+        LATER,
+        LATER,
+        ends(Guest::DiedWithItsProcess, Says::Ended(0, ""), Says::Ended(1, "someone has run a guest")),
+        EARLIER,
+    ],
+};
+
+pub(super) const DISK_FULL: Row = Row { fault: Fault::DiskFull, cells: [LATER, LATER, LATER, LATER, LATER, DELIVERED] };
+
+pub(super) const LOAD_REFUSED: Row = Row {
+    fault: Fault::LoadRefused,
+    cells: [
+        LATER,
+        LATER,
+        back("the destination refused the guest", Says::Ended(1, "version 99 is newer than 3")),
+        EARLIER,
+        EARLIER,
+        EARLIER,
+    ],
+};
+
+pub(super) const UNKNOWN_SECTION: Row = Row {
+    fault: Fault::UnknownSection,
+    cells: [
+        LATER,
+        LATER,
+        back("the destination refused the guest", Says::Ended(1, "this machine has no such section")),
+        EARLIER,
+        EARLIER,
+        EARLIER,
+    ],
+};
+
 /// The matrix.
 pub const TABLE: &[Row] = &[
     SOURCE_KILLED,
@@ -102,10 +148,7 @@ pub const TABLE: &[Row] = &[
             DELIVERED,
         ],
     },
-    Row {
-        fault: Fault::LockTaken,
-        cells: [HELD, HELD, HELD, HELD, ends(Guest::PausedAtSource, UNACKNOWLEDGED, STRANDED), HELD],
-    },
+    LOCK_TAKEN,
     Row { fault: Fault::LockTakenBriefly, cells: [HELD, HELD, HELD, HELD, DELIVERED, HELD] },
     Row {
         fault: Fault::ImageCopied,
@@ -118,18 +161,8 @@ pub const TABLE: &[Row] = &[
             EARLIER,
         ],
     },
-    Row { fault: Fault::EofLate, cells: [LATER, LATER, LATER, LATER, back("is silent", STRANDED), EARLIER] },
-    Row {
-        fault: Fault::EofLateAfterQuit,
-        cells: [
-            LATER,
-            LATER,
-            LATER,
-            LATER,
-            ends(Guest::DiedWithItsProcess, Says::Ended(0, ""), Says::Ended(1, "someone has run a guest")),
-            EARLIER,
-        ],
-    },
+    EOF_LATE,
+    EOF_LATE_AFTER_QUIT,
     Row {
         fault: Fault::Cancel,
         cells: [
@@ -208,18 +241,8 @@ pub const TABLE: &[Row] = &[
         ],
     },
     Row { fault: Fault::SecondMigrate, cells: [UNDER_WAY, UNDER_WAY, UNDER_WAY, UNDER_WAY, UNDER_WAY, UNDER_WAY] },
-    Row { fault: Fault::DiskFull, cells: [LATER, LATER, LATER, LATER, LATER, DELIVERED] },
-    Row {
-        fault: Fault::LoadRefused,
-        cells: [
-            LATER,
-            LATER,
-            back("the destination refused the guest", Says::Ended(1, "version 99 is newer than 3")),
-            EARLIER,
-            EARLIER,
-            EARLIER,
-        ],
-    },
+    DISK_FULL,
+    LOAD_REFUSED,
     Row {
         fault: Fault::PostLoadFails,
         cells: [
@@ -253,17 +276,7 @@ pub const TABLE: &[Row] = &[
             EARLIER,
         ],
     },
-    Row {
-        fault: Fault::UnknownSection,
-        cells: [
-            LATER,
-            LATER,
-            back("the destination refused the guest", Says::Ended(1, "this machine has no such section")),
-            EARLIER,
-            EARLIER,
-            EARLIER,
-        ],
-    },
+    UNKNOWN_SECTION,
     Row {
         fault: Fault::WrongMachine,
         cells: [back("", turned_away("a machine of type macrovm")), EARLIER, EARLIER, EARLIER, EARLIER, EARLIER],
