@@ -1,4 +1,7 @@
 //! Device models. They see guest memory, interrupt lines and bytes; never KVM.
+//!
+//! A model that fills one file has its section on its struct. In a folder, `mod.rs` is the model and `state.rs` its section; a part of
+//! the host (`output.rs`, `image.rs`, `backend.rs`) has a file of its own.
 
 pub mod ged;
 pub mod generation;
