@@ -8,9 +8,9 @@ use vmstate::section::Sections;
 
 use super::disk::{self, SharedDisk};
 use super::global::{GlobalState, Timer};
-use super::kept::KeptSections;
 use super::ownership::SharedTickets;
 use super::preflight::Preflight;
+use super::qemu_sections::KeptSections;
 use super::remedies::REMEDIES;
 use super::section_of::SectionOf;
 pub use super::section_of::SharedSection;

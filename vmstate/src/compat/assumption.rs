@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::verdict::Reliance;
+use super::verdict::Assumption;
 
 /// Names of what is relied on. Elements of an array share a name.
 #[derive(Debug, Default)]
-pub(super) struct Relied {
+pub(super) struct Assumed {
     /// Hand-written codecs.
     pub(super) codecs: BTreeSet<String>,
     /// Fields of which only the size is known.
@@ -27,7 +27,7 @@ pub(super) struct Relied {
     pub(super) unsaid: BTreeSet<String>,
 }
 
-impl Relied {
+impl Assumed {
     pub(super) fn append(&mut self, other: &Self) {
         let Self { codecs, sizes, unnamed, predicates, hooks, configuration, orders, counts, unsaid } = self;
         codecs.extend(other.codecs.iter().cloned());
@@ -41,22 +41,22 @@ impl Relied {
         unsaid.extend(other.unsaid.iter().cloned());
     }
 
-    pub(super) fn into_reliances(self) -> Vec<Reliance> {
-        let mut reliances: Vec<_> = self.codecs.into_iter().map(Reliance::Codec).collect();
+    pub(super) fn into_assumptions(self) -> Vec<Assumption> {
+        let mut assumptions: Vec<_> = self.codecs.into_iter().map(Assumption::Codec).collect();
         let lists: [(_, fn(_) -> _); 8] = [
-            (self.hooks, Reliance::Hooks),
-            (self.predicates, Reliance::Outcomes),
-            (self.unnamed, Reliance::Predicates),
-            (self.configuration, Reliance::Configuration),
-            (self.orders, Reliance::Orders),
-            (self.counts, Reliance::Counts),
-            (self.sizes, Reliance::Sizes),
-            (self.unsaid, Reliance::Unsaid),
+            (self.hooks, Assumption::Hooks),
+            (self.predicates, Assumption::Outcomes),
+            (self.unnamed, Assumption::Predicates),
+            (self.configuration, Assumption::Configuration),
+            (self.orders, Assumption::Orders),
+            (self.counts, Assumption::Counts),
+            (self.sizes, Assumption::Sizes),
+            (self.unsaid, Assumption::Unsaid),
         ];
-        for (names, reliance) in lists.into_iter().filter(|(names, _)| !names.is_empty()) {
-            reliances.push(reliance(names.into_iter().collect()));
+        for (names, assumption) in lists.into_iter().filter(|(names, _)| !names.is_empty()) {
+            assumptions.push(assumption(names.into_iter().collect()));
         }
-        reliances
+        assumptions
     }
 }
 

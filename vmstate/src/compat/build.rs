@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use super::asked::Predicate;
+use super::assumption::shared_name;
 use super::budget::{Budget, TooLarge};
 use super::item::Item;
 use super::layout::{Around, Bound, CountedBy, Counting, Known, Layout, Sent, Step};
 use super::lengths::{self, LengthAt, LengthValue, Scope};
 use super::place::Place;
-use super::reliance::shared_name;
 use super::subjects::{Id, Subjects};
 use super::verdict::{Reason, Subject};
 use crate::schema::program::{self, Encoding, Framing, Meaning, Member, Nested, Program};
@@ -177,7 +177,7 @@ impl Builder<'_> {
                     self.budget.step(name.len() + program.name.len())?;
                     *names.entry(name).or_insert(0) += 1;
                     if *is_predicate && self.sent.is_some() {
-                        self.layout.relied.hooks.insert(format!("the check {name} of {}", program.name));
+                        self.layout.assumed.hooks.insert(format!("the check {name} of {}", program.name));
                     }
                 }
                 program::Step::Subsections(all) => match self.sent {
@@ -242,16 +242,16 @@ impl Builder<'_> {
             return Ok(());
         }
         let name = program.name;
-        let relied = &mut self.layout.relied;
+        let assumed = &mut self.layout.assumed;
         let Some(hooks) = program.hooks else {
-            if !relied.unsaid.contains(name) {
-                relied.unsaid.insert(name.to_owned());
+            if !assumed.unsaid.contains(name) {
+                assumed.unsaid.insert(name.to_owned());
             }
             return Ok(());
         };
         for hook in hooks {
             self.budget.step(hook.len() + name.len())?;
-            relied.hooks.insert(format!("{} of {name}", &**hook));
+            assumed.hooks.insert(format!("{} of {name}", &**hook));
         }
         Ok(())
     }
@@ -325,13 +325,13 @@ impl Builder<'_> {
     /// The member's bytes, and what decides about them beside its encoding.
     fn content(&mut self, of: &Program<'_>, member: &Member<'_>, place: &Place) -> Result<(), TooLarge> {
         if let (Some(conversion), Some(_), false) = (member.conversion, self.sent, member.encoding.is_codec()) {
-            self.layout.relied.hooks.insert(format!("{conversion} of {}", shared_name(&place.path)));
+            self.layout.assumed.hooks.insert(format!("{conversion} of {}", shared_name(&place.path)));
         }
         let bound = match member.count {
             Some(count) => self.bound(count, place),
             None => {
                 if of.hooks.is_none() && member.encoding.is_counted() {
-                    self.layout.relied.counts.insert(shared_name(&place.path));
+                    self.layout.assumed.counts.insert(shared_name(&place.path));
                 }
                 None
             }
@@ -343,7 +343,7 @@ impl Builder<'_> {
     fn bound(&mut self, count: &Count, place: &Place) -> Option<Bound> {
         let (factor, most) = (count.factor as u64, count.most as u64);
         if count.by_room {
-            self.layout.relied.configuration.insert(format!("room of {}", shared_name(&place.path)));
+            self.layout.assumed.configuration.insert(format!("room of {}", shared_name(&place.path)));
         }
         let (length, highest) = match &count.length {
             None => (CountedBy::Itself, u64::MAX),
@@ -356,7 +356,7 @@ impl Builder<'_> {
                     (CountedBy::Absent(of.field(name).path), highest)
                 }
                 Some((_, LengthValue { at: LengthAt::Unclear, .. })) | None => {
-                    self.layout.relied.counts.insert(shared_name(&place.path));
+                    self.layout.assumed.counts.insert(shared_name(&place.path));
                     return None;
                 }
             },
@@ -391,7 +391,7 @@ impl Builder<'_> {
                 self.counted(Counting::List, bound, place, |builder, inside| builder.encoding(element, inside))
             }
             Encoding::Repeat(Framing::Map, entry) => {
-                self.layout.relied.orders.insert(shared_name(&place.path));
+                self.layout.assumed.orders.insert(shared_name(&place.path));
                 self.counted(Counting::Map, bound, place, |builder, inside| builder.entry(entry, inside))
             }
             Encoding::Nullable(inner) => {

@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
+use super::assumption::shared_name;
 use super::layout::{Bound, CountedBy, Step};
 use super::position::{At, Next, Position, gate};
-use super::reliance::shared_name;
 use super::sides::{Found, Sides};
 use super::subjects::Id;
 use super::verdict::{Reason, Subject};
@@ -32,7 +32,7 @@ impl Sides<'_> {
             (Some(ours), Some(theirs)) => (ours, theirs),
             (None, None) => return both_outcomes(state, elements, written, read),
             _ => {
-                found.relied.counts.insert(name());
+                found.assumed.counts.insert(name());
                 return both_outcomes(state, elements, written, read);
             }
         };
@@ -88,7 +88,7 @@ impl Sides<'_> {
                 None => only_if_alike(&self.place_of(*theirs)),
             },
             (CountedBy::Machine(_), CountedBy::Machine(path)) => {
-                found.relied.configuration.insert(shared_name(path));
+                found.assumed.configuration.insert(shared_name(path));
                 Next::To(vec![then])
             }
             (_, CountedBy::Absent(path) | CountedBy::Machine(path)) => only_if_alike(path),

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::asked::Predicate;
+use super::assumption::Assumed;
 use super::item::Item;
-use super::reliance::Relied;
 use super::subjects::Id;
 use super::tags::Tag;
 use super::verdict::Reason;
@@ -137,7 +137,7 @@ pub(super) struct Layout {
     /// Of each step, what it is in.
     pub(super) around: Vec<Around>,
     /// What its loads ask, beside the bytes.
-    pub(super) relied: Relied,
+    pub(super) assumed: Assumed,
 }
 
 impl Layout {

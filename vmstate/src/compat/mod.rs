@@ -2,7 +2,7 @@
 //!
 //! A description stands for the byte layouts that it can write and those that it can read. [`check`] compares
 //! these, not names: a rename, or a move into a nested struct, changes nothing. Whatever a load can refuse by and a
-//! description says is compared; what it cannot say is relied on, and each verdict lists it by name ([`Reliance`]).
+//! description says is compared; what it cannot say is relied on, and each verdict lists it by name ([`Assumption`]).
 //! docs/compatibility.md lists all of that.
 
 mod asked;
@@ -10,13 +10,13 @@ mod assumption;
 mod budget;
 mod build;
 mod counts;
+mod given;
 mod item;
 mod layout;
 mod lengths;
 mod place;
 mod position;
 mod registry;
-mod reliance;
 mod remedy;
 mod sentence;
 mod sides;
@@ -32,7 +32,7 @@ use std::collections::BTreeSet;
 pub use registry::{RegistryReport, SectionDescription, check_registry, check_schemas};
 pub use values::Values;
 pub use verdict::{
-    Break, Case, Comparison, Condition, Difference, Direction, Reason, Reliance, SectionReport, Subject, Verdict,
+    Assumption, Break, Case, Comparison, Condition, Difference, Direction, Reason, SectionReport, Subject, Verdict,
     Warning,
 };
 

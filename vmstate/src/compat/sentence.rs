@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::verdict::{
-    Break, Case, Comparison, Condition, Difference, Direction, Reason, Reliance, SectionReport, Subject, Verdict,
+    Assumption, Break, Case, Comparison, Condition, Difference, Direction, Reason, SectionReport, Subject, Verdict,
     Warning,
 };
 use crate::error::Printable;
@@ -26,7 +26,7 @@ impl fmt::Display for Comparison {
         };
         writeln!(f, "  {direction}, version {}: {}", self.version, self.verdict)?;
         self.warnings.iter().try_for_each(|warning| writeln!(f, "    warning: {warning}"))?;
-        self.relies_on.iter().try_for_each(|reliance| writeln!(f, "    relies on: {reliance}"))
+        self.relies_on.iter().try_for_each(|assumption| writeln!(f, "    relies on: {assumption}"))
     }
 }
 
@@ -182,42 +182,42 @@ impl fmt::Display for Raw<'_, Warning> {
     }
 }
 
-impl fmt::Display for Reliance {
+impl fmt::Display for Assumption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Printable(Raw(self)).fmt(f)
     }
 }
 
-impl fmt::Display for Raw<'_, Reliance> {
+impl fmt::Display for Raw<'_, Assumption> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Reliance::Codec(name) => write!(f, "the hand-written codec {name:?}, to read what it wrote"),
-            Reliance::Hooks(hooks) => write!(f, "the device's own code, to take what comes: {}", listed(hooks)),
-            Reliance::Outcomes(predicates) => {
+            Assumption::Codec(name) => write!(f, "the hand-written codec {name:?}, to read what it wrote"),
+            Assumption::Hooks(hooks) => write!(f, "the device's own code, to take what comes: {}", listed(hooks)),
+            Assumption::Outcomes(predicates) => {
                 write!(f, "the predicates {}, to have the same outcome on both sides", listed(predicates))
             }
-            Reliance::Configuration(names) => {
+            Assumption::Configuration(names) => {
                 write!(f, "both machines, to be configured to have the same {}", listed(names))
             }
-            Reliance::Orders(maps) => write!(f, "the keys of {}, to have the same order on both sides", listed(maps)),
-            Reliance::Counts(fields) => {
+            Assumption::Orders(maps) => write!(f, "the keys of {}, to have the same order on both sides", listed(maps)),
+            Assumption::Counts(fields) => {
                 write!(
                     f,
                     "{}, to have at most as many elements as the reader takes, counted by the same field: a description does not say",
                     listed(fields)
                 )
             }
-            Reliance::Unsaid(structs) => {
+            Assumption::Unsaid(structs) => {
                 write!(f, "the hooks of {}, to take what comes: the description does not name them", listed(structs))
             }
-            Reliance::Predicates(fields) => {
+            Assumption::Predicates(fields) => {
                 write!(
                     f,
                     "the predicates of {}, which have no name, to have the same outcome on both sides",
                     counted(fields)
                 )
             }
-            Reliance::Sizes(fields) => write!(f, "the sizes of {}, of which nothing else is known", counted(fields)),
+            Assumption::Sizes(fields) => write!(f, "the sizes of {}, of which nothing else is known", counted(fields)),
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
+use super::assumption::Assumed;
 use super::budget::{Budget, TooLarge};
 use super::layout::Layout;
-use super::reliance::Relied;
 use super::subjects::Subjects;
 use super::verdict::Warning;
 
@@ -36,7 +36,7 @@ pub(super) struct Sides<'a> {
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) warnings: BTreeSet<Warning>,
-    pub(super) relied: Relied,
+    pub(super) assumed: Assumed,
 }
 
 impl<'a> Sides<'a> {

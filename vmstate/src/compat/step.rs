@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use super::assumption::shared_name;
 use super::counts::BeforeElements;
 use super::item::{Item, Rest};
 use super::layout::{Known, Layout, Step};
 use super::position::{At, Next, Position, gate};
-use super::reliance::shared_name;
 use super::sides::{Found, Sides, Stop};
 use super::subjects::Id;
 use super::verdict::{Reason, Subject, Warning};
@@ -69,10 +69,10 @@ impl Sides<'_> {
         if is_shared(&self.written) && is_shared(&self.read) {
             let subjects = self.subjects.borrow();
             match subjects.get(subject) {
-                Some(Subject::Unnamed(field)) => drop(found.relied.unnamed.insert(field.clone())),
+                Some(Subject::Unnamed(field)) => drop(found.assumed.unnamed.insert(field.clone())),
                 Some(Subject::Predicate(name)) => {
                     let read = self.read.paired.get(&subject).and_then(|read| subjects.get(*read));
-                    found.relied.predicates.insert(match read {
+                    found.assumed.predicates.insert(match read {
                         Some(Subject::Predicate(read)) => format!("{name} and {read}"),
                         _ => shared_name(name),
                     });
@@ -165,7 +165,7 @@ impl Sides<'_> {
                 Ok(Next::To(vec![again, done]))
             }
             (Some(Step::Pointer { null, path, end }), Some(Step::Pointer { end: read_end, .. })) => {
-                found.relied.configuration.insert(format!("nulls of {}", shared_name(path)));
+                found.assumed.configuration.insert(format!("nulls of {}", shared_name(path)));
                 Ok(Next::To(state.decide(*null, |holds, state| {
                     (state.written, state.read) = match holds {
                         true => (At::step(*end), At::step(*read_end)),
@@ -197,8 +197,8 @@ impl Sides<'_> {
             {
                 self.budget.step(codec.len() + path.len())?;
                 match by_size {
-                    true => found.relied.sizes.insert(path.to_string()),
-                    false => found.relied.codecs.insert(codec.clone()),
+                    true => found.assumed.sizes.insert(path.to_string()),
+                    false => found.assumed.codecs.insert(codec.clone()),
                 };
                 let mut next = both_next();
                 self.note_length(state, &mut next, true);
@@ -236,10 +236,10 @@ impl Sides<'_> {
             difference,
         }));
         if shared.by_size {
-            found.relied.sizes.insert(path.to_owned());
+            found.assumed.sizes.insert(path.to_owned());
         }
         if shared.alike {
-            found.relied.configuration.insert(shared_name(path));
+            found.assumed.configuration.insert(shared_name(path));
         }
         let mut next = state.with(|state| {
             let advance = |at: At, left: u64| match left == shared.bytes {

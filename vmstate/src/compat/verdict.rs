@@ -44,7 +44,7 @@ pub struct Comparison {
     /// What loads with another meaning.
     pub warnings: Vec<Warning>,
     /// What the verdict relies on, and the descriptions do not show.
-    pub relies_on: Vec<Reliance>,
+    pub relies_on: Vec<Assumption>,
 }
 
 impl Comparison {
@@ -258,7 +258,7 @@ pub enum Difference {
 /// What a verdict relies on without knowing it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Reliance {
+pub enum Assumption {
     /// The hand-written codec of this name reads what it wrote.
     Codec(String),
     /// The reader's own functions, which these attributes name, take what comes.

@@ -50,9 +50,9 @@ impl Sides<'_> {
                     true => Verdict::Loads,
                     false => Verdict::LoadsIf(cases.into_iter().map(|case| self.case(case)).collect()),
                 };
-                found.relied.append(&self.read.relied);
+                found.assumed.append(&self.read.assumed);
                 let warnings = found.warnings.into_iter().collect();
-                let relies_on = found.relied.into_reliances();
+                let relies_on = found.assumed.into_assumptions();
                 return Ok(Comparison { direction, version, verdict, warnings, relies_on });
             };
             if !loads {

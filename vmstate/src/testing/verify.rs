@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::store::{Entry, SCHEMA, add, read, stream_name};
 use super::{Lock, golden};
-use crate::compat::{Comparison, Direction, Reliance, SectionReport, check_schemas};
+use crate::compat::{Assumption, Comparison, Direction, SectionReport, check_schemas};
 use crate::schema::json::Schema;
 use crate::section::Sections;
 
@@ -144,7 +144,8 @@ fn is_same(kept: &Schema, today: &Schema) -> bool {
 fn says_less(kept: &Schema, today: &Schema) -> bool {
     let report = check_schemas(kept, today);
     let mut comparisons = report.sections.iter().flat_map(|section| &section.comparisons);
-    let is_unknown = |comparison: &Comparison| comparison.relies_on.iter().any(|of| matches!(of, Reliance::Counts(_)));
+    let is_unknown =
+        |comparison: &Comparison| comparison.relies_on.iter().any(|of| matches!(of, Assumption::Counts(_)));
     kept.sections().iter().any(|(_, description)| description.hooks.is_none())
         && comparisons.any(|comparison| comparison.direction == Direction::OldToNew && is_unknown(comparison))
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::seat;
 use vmstate::codec::{Reader, Writer};
-use vmstate::compat::{Reliance, check};
+use vmstate::compat::{Assumption, check};
 use vmstate::schema::{Count, Kind};
 use vmstate::testing::bytes;
 use vmstate::{ErrorKind, VmState};
@@ -139,8 +139,8 @@ fn the_description_says_what_is_on_the_wire_and_who_makes_it() {
         assert_eq!(field.count, Some(Count::new(None, 1, 3, false)));
     }
     let report = check(Room::DESCRIPTION, Room::DESCRIPTION);
-    let relied = report.comparisons[0].relies_on.iter().find_map(|reliance| match reliance {
-        Reliance::Hooks(hooks) => Some(hooks.join("; ")),
+    let relied = report.comparisons[0].relies_on.iter().find_map(|assumption| match assumption {
+        Assumption::Hooks(hooks) => Some(hooks.join("; ")),
         _ => None,
     });
     assert!(relied.unwrap().contains("via = (u16,_), with = (_,seat) of mixed"));

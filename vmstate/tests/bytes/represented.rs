@@ -288,10 +288,10 @@ fn any_version_in_the_window_can_be_saved() {
 
 /// All of them in one, with fields behind them that may fail.
 #[derive(VmState, Clone, Debug, PartialEq)]
-#[vmstate(name = "zoo", version = 2, minimum_version = 1)]
-#[vmstate(subsection(name = "zoo/x"))]
-#[vmstate(subsection(name = "zoo/x/y"))]
-struct Zoo {
+#[vmstate(name = "every_kind", version = 2, minimum_version = 1)]
+#[vmstate(subsection(name = "every_kind/x"))]
+#[vmstate(subsection(name = "every_kind/x/y"))]
+struct EveryKind {
     register: FpReg,
     #[vmstate(via = u8)]
     line: Line,
@@ -300,9 +300,9 @@ struct Zoo {
     #[vmstate(struct_version = 2, unframed)]
     kcs: Kcs,
     flag: bool,
-    #[vmstate(subsection = "zoo/x", via = u8)]
+    #[vmstate(subsection = "every_kind/x", via = u8)]
     x: Line,
-    #[vmstate(subsection = "zoo/x/y")]
+    #[vmstate(subsection = "every_kind/x/y")]
     y: Option<[bool; 2]>,
 }
 
@@ -316,7 +316,7 @@ proptest! {
         present in any::<bool>(),
     ) {
         let register = FpReg { bits: [7; 10], tmp: () };
-        let before = Zoo {
+        let before = EveryKind {
             register,
             line: Line(2),
             lines: [Line(4), Line(6)],
@@ -332,13 +332,13 @@ proptest! {
         bytes[at % length] ^= change;
         bytes.truncate(cut);
         for strictness in [Strictness::Strict, Strictness::QemuCompatible] {
-            let mut zoo = Zoo { line: Line(10), kcs: Kcs::default(), y: None, ..before.clone() };
-            let held = zoo.clone();
+            let mut value = EveryKind { line: Line(10), kcs: Kcs::default(), y: None, ..before.clone() };
+            let held = value.clone();
             let mut input = Reader::new(&bytes, 0, strictness, Limits::default()).complete();
-            if zoo.load_or_keep(&mut input, version).is_err() {
+            if value.load_or_keep(&mut input, version).is_err() {
                 // What a hook of a nested struct skips is its own business.
-                zoo.kcs.loaded_at = held.kcs.loaded_at;
-                prop_assert_eq!(zoo, held);
+                value.kcs.loaded_at = held.kcs.loaded_at;
+                prop_assert_eq!(value, held);
             }
         }
     }

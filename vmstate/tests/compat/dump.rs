@@ -2,7 +2,7 @@
 //! (scripts/vmstate-static-checker.py) is seen in a copy with one change.
 
 use serde_json::{Value, json};
-use vmstate::compat::{Comparison, Direction, RegistryReport, Reliance, Verdict, check_schemas};
+use vmstate::compat::{Assumption, Comparison, Direction, RegistryReport, Verdict, check_schemas};
 use vmstate::schema::json::Schema;
 
 const DUMP: &str = include_str!("../fixtures/qemu-10.0-dump-vmstate.json");
@@ -64,7 +64,7 @@ fn a_dump_loads_in_itself_and_says_on_what_that_relies() {
     // `config` is there twice, under two predicates that the dump does not name.
     let bridge = report.sections.iter().find(|section| section.section == "pcie-pci-bridge").unwrap();
     let predicates = ["parent_obj.config", "parent_obj.config#2"].map(str::to_owned).to_vec();
-    assert!(bridge.comparisons[0].relies_on.contains(&Reliance::Predicates(predicates)), "{bridge}");
+    assert!(bridge.comparisons[0].relies_on.contains(&Assumption::Predicates(predicates)), "{bridge}");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn g9_another_size_of_the_same_number_of_bytes() {
     let same = changed(IOAPIC, |_| {});
     let ioapic = same.sections.iter().find(|section| section.section == IOAPIC).unwrap();
     let sizes = ["id", "ioredtbl", "ioregsel", "irr"].map(str::to_owned).to_vec();
-    assert_eq!(ioapic.comparisons[0].relies_on, [Reliance::Sizes(sizes), Reliance::Unsaid(vec!["ioapic".into()])]);
+    assert_eq!(ioapic.comparisons[0].relies_on, [Assumption::Sizes(sizes), Assumption::Unsaid(vec!["ioapic".into()])]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use vmstate::VmState;
 use vmstate::codec::{Reader, Writer};
-use vmstate::compat::{Comparison, Direction, Reliance, Verdict, check};
+use vmstate::compat::{Assumption, Comparison, Direction, Verdict, check};
 use vmstate::schema::json::Schema;
 use vmstate::schema::{Description, of};
 
@@ -132,7 +132,7 @@ fn less_room_in_a_counted_array() {
 fn the_room_of_a_boxed_slice_is_relied_on() {
     dev!(Dev { n: u8, #[vmstate(len = n, max = 16)] data: Box<[u8]> });
     let said = comparison(of::<Dev>(), of::<Dev>(), 1);
-    assert!(said.relies_on.contains(&Reliance::Configuration(vec!["room of data".into()])), "{said}");
+    assert!(said.relies_on.contains(&Assumption::Configuration(vec!["room of data".into()])), "{said}");
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn a_length_that_is_skipped_is_relied_on() {
     dev!(Dev { #[vmstate(skip)] n: u8, #[vmstate(len = n, max = 4)] data: Vec<u8> });
     let said = comparison(of::<Dev>(), of::<Dev>(), 1);
     assert_eq!(said.verdict, Verdict::Loads);
-    assert!(said.relies_on.contains(&Reliance::Configuration(vec!["n".into()])), "{said}");
+    assert!(said.relies_on.contains(&Assumption::Configuration(vec!["n".into()])), "{said}");
     // One that was on the wire, and now is not, is no longer what the writer says.
     dev!(Sent { n: u8, #[vmstate(len = n, max = 4)] data: Vec<u8> });
     dev!(Known { #[vmstate(skip)] n: u8, _was_n: vmstate::Unused<1>, #[vmstate(len = n, max = 4)] data: Vec<u8> });
@@ -358,8 +358,8 @@ impl Hooked {
 fn what_no_description_shows_is_named() {
     for description in [of::<Hooked>(), &kept(of::<Hooked>())] {
         let said = comparison(description, description, 1);
-        let hooks = said.relies_on.iter().find_map(|reliance| match reliance {
-            Reliance::Hooks(hooks) => Some(hooks.as_slice()),
+        let hooks = said.relies_on.iter().find_map(|assumption| match assumption {
+            Assumption::Hooks(hooks) => Some(hooks.as_slice()),
             _ => None,
         });
         let expected = [
@@ -391,10 +391,10 @@ fn what_an_old_file_does_not_say_is_relied_on() {
     }
     let old = Schema::from_json(&json.to_string()).unwrap();
     let old = old.section("dev").unwrap();
-    let counts = Reliance::Counts(vec!["data".into(), "list".into()]);
+    let counts = Assumption::Counts(vec!["data".into(), "list".into()]);
     let said = comparison(old, of::<Dev>(), 1);
     assert_eq!((&said.verdict, &said.relies_on[..]), (&Verdict::Loads, std::slice::from_ref(&counts)), "{said}");
     let said = comparison(of::<Dev>(), old, 1);
     assert!(said.relies_on.contains(&counts), "{said}");
-    assert!(said.relies_on.contains(&Reliance::Unsaid(vec!["dev".into()])), "{said}");
+    assert!(said.relies_on.contains(&Assumption::Unsaid(vec!["dev".into()])), "{said}");
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
-use vmstate::compat::{Case, Reliance, Subject, Verdict};
+use vmstate::compat::{Assumption, Case, Subject, Verdict};
 use vmstate::schema::{Count, Description, Field, Kind, Length, Limit, Presence};
 
 /// What is decided at run time, the same on both sides.
@@ -155,9 +155,9 @@ impl Integer {
 pub(crate) type Same = BTreeMap<String, String>;
 
 /// Those that `relies_on` names.
-pub(crate) fn same(relies_on: &[Reliance]) -> Same {
-    let names = relies_on.iter().filter_map(|reliance| match reliance {
-        Reliance::Outcomes(names) => Some(names),
+pub(crate) fn same(relies_on: &[Assumption]) -> Same {
+    let names = relies_on.iter().filter_map(|assumption| match assumption {
+        Assumption::Outcomes(names) => Some(names),
         _ => None,
     });
     let pairs = names.flatten().filter_map(|name| name.split_once(" and "));
