@@ -12,6 +12,7 @@ use minivmm::config::Address;
 use minivmm::vm::{MigrationStatus, ParameterChange, Request, RunState, Terms};
 
 use crate::machine::{Machine, PATIENCE, door, lab, until};
+use crate::tls::{certificates, set, waiting};
 
 /// A machine whose guest never fits into its downtime limit, and one that waits for it. `None` where that cannot be.
 fn machines(dir: &Path) -> Option<(Machine, Machine, Address)> {
@@ -125,6 +126,39 @@ fn ten_cuts_in_one_migration() {
     destination.await_passes(2);
     let ends = [&source, &destination].map(|machine| machine.handle.migration());
     assert!(ends.iter().all(|end| end.status() == MigrationStatus::Completed && end.error.is_none()), "{ends:?}");
+    source.quit();
+    destination.quit();
+}
+
+/// As the first connection was, and to whom it was.
+#[test]
+fn a_connection_that_takes_the_place_of_an_encrypted_one_is_encrypted() {
+    let Some(dir) = lab() else { return };
+    let Some((source, unused, _)) = machines(dir.path()) else { return };
+    unused.quit();
+    let (certs, _) = certificates(dir.path().join("certs"), false);
+    let (others, _) = certificates(dir.path().join("others"), false);
+    let address = door(dir.path(), "encrypted");
+    let destination = waiting(dir.path(), &address, &[("tls-creds", &certs), ("tls-authz", "CN=minivmm client")]);
+    set(&source, &[("tls-creds", &certs), ("tls-hostname", "there")]);
+    let mut wire = Wire::new(dir.path(), &address);
+    source.handle.ask(Request::Migrate(wire.address.clone(), Terms::default())).unwrap();
+    source.handle.ask(Request::MigrateStartPostcopy).unwrap();
+    until(|| destination.handle.run_state() == RunState::Running, || format!("{:?}", source.handle.migration()));
+    wire.cut.store(true, Ordering::SeqCst);
+    await_status(&source, MigrationStatus::PostcopyPaused);
+    for (creds, why) in [("", "it speaks TLS"), (others.as_str(), "certificate"), (certs.as_str(), "")] {
+        await_status(&source, MigrationStatus::PostcopyPaused);
+        set(&source, &[("tls-creds", creds)]);
+        drop(wire);
+        wire = Wire::new(dir.path(), &address);
+        wire.slow.store(false, Ordering::SeqCst);
+        source.handle.ask(Request::MigrateResume(wire.address.clone())).unwrap();
+        let said = || source.handle.migration().error.unwrap_or_default();
+        until(|| why.is_empty() || said().contains(why), || format!("not '{why}': {}", said()));
+    }
+    assert_eq!(source.await_end(), MigrationStatus::Completed, "{:?}", source.handle.migration());
+    destination.await_passes(2);
     source.quit();
     destination.quit();
 }

@@ -22,7 +22,7 @@ pub(crate) fn set(machine: &Machine, parameters: &[(&'static str, &str)]) {
 }
 
 /// A destination with these parameters, which waits at `at`.
-fn waiting(dir: &Path, at: &minivmm::config::Address, parameters: &[(&'static str, &str)]) -> Machine {
+pub(crate) fn waiting(dir: &Path, at: &minivmm::config::Address, parameters: &[(&'static str, &str)]) -> Machine {
     let there = Machine::start_listening(dir, ListenAt::Deferred);
     set(&there, parameters);
     there.handle.ask(Request::MigrateIncoming { at: at.clone(), exit_on_error: true }).unwrap();

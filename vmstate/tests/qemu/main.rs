@@ -11,6 +11,7 @@ mod pages;
 mod pair;
 #[cfg(feature = "tools")]
 mod postcopy;
+mod recovery;
 mod snapshot;
 mod xbzrle;
 
@@ -21,10 +22,10 @@ use std::time::Duration;
 
 use pair::flash::Flash;
 use serde_json::{Value, json};
-use vmstate::channel::{Listener, MonotonicClock, SocketChannel};
+use vmstate::channel::{Channel, Listener, MonotonicClock, SocketChannel};
 use vmstate::codec::{Reader, Strictness, Writer};
 use vmstate::error::{Error, ErrorKind, Result};
-use vmstate::migrate::destination::{self, DestinationOptions, Incoming};
+use vmstate::migrate::destination::{self, Arrival, DestinationOptions, Incoming};
 use vmstate::migrate::source::{self, Departure, Outgoing, SourceOptions};
 use vmstate::migrate::{ArrivalReport, Claim, Control, Machine, SourcePhase};
 use vmstate::ram::{DirtyLog, GuestRam, RamBlock};
@@ -368,7 +369,7 @@ fn a_ping_needs_a_way_for_its_answer() {
 }
 
 fn depart(
-    channel: &mut SocketChannel,
+    channel: &mut dyn Channel,
     machine: &mut Vm,
     sections: &mut Sections<'_>,
     ram: &Ram,
@@ -385,9 +386,13 @@ fn arrive(
     sections: &mut Sections<'_>,
     ram: &dyn GuestRam,
 ) -> Result<ArrivalReport> {
-    let (channel, clock) = (&mut listener.accept(PATIENCE)?, &MonotonicClock::new());
+    taken_in(&mut listener.accept(PATIENCE)?, machine, sections, ram).into_result()
+}
+
+fn taken_in(channel: &mut dyn Channel, machine: &mut Vm, sections: &mut Sections<'_>, ram: &dyn GuestRam) -> Arrival {
+    let clock = &MonotonicClock::new();
     let incoming = Incoming { channel, clock, machine, sections, ram };
-    destination::run(incoming, &lenient(), &Control::default()).into_result()
+    destination::run(incoming, &lenient(), &Control::default())
 }
 
 fn patient() -> SourceOptions {

@@ -146,9 +146,31 @@ fn qemu_takes_our_guest_in_post_copy_and_says_so() {
 }
 
 /// Memory in which somebody waits for the page [`WANTED`].
-struct Late {
+pub(super) struct Late {
     ram: Ram,
     waits: Mutex<Waits>,
+}
+
+impl Late {
+    /// Whose first block has so many bytes.
+    pub(super) fn new(len: u64) -> Self {
+        let mut ram = Ram::new();
+        ram.blocks[0].len = len;
+        ram.bytes.get_mut().unwrap()[0].resize(len as usize, 0);
+        Self { ram, waits: Mutex::default() }
+    }
+
+    pub(super) fn listens(&self) -> bool {
+        self.waits.lock().unwrap().listens
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.waits.lock().unwrap().whole
+    }
+
+    pub(super) fn byte(&self, block: usize, offset: usize) -> u8 {
+        self.ram.bytes.lock().unwrap()[block][offset]
+    }
 }
 
 #[derive(Default)]
@@ -220,10 +242,7 @@ fn we_take_qemus_guest_in_post_copy_and_it_believes_us() {
     let mut qemu = Qemu::start(&["-m", "64M"]);
     qemu.switch_on(&["return-path", "postcopy-ram"]);
     qemu.execute("migrate-set-parameters", json!({"max-bandwidth": 16384, "max-postcopy-bandwidth": 65536}));
-    let mut blocks = Ram::new();
-    blocks.blocks[0].len = 64 << 20;
-    blocks.bytes.get_mut().unwrap()[0].resize(64 << 20, 0);
-    let (ram, mut machine) = (Late { ram: blocks, waits: Mutex::default() }, Vm::default());
+    let (ram, mut machine) = (Late::new(64 << 20), Vm::default());
     let mut devices = devices();
     let mut sections = Sections::new();
     for (name, instance, device) in &mut devices {
