@@ -207,6 +207,7 @@ fn figures() -> Kind {
         optional("cpu-throttle-percentage", Kind::Integer),
         optional("guest-slowdown", Kind::object(slowdown.into_iter().chain([needed("percent", Kind::Number)]))),
         optional("ram", Kind::object(ram.into_iter().chain([needed("mbps", Kind::Number)]))),
+        optional("page-waits", Kind::object(integers(&["count", "median-us", "p99-us", "longest-us"]))),
         optional("xbzrle-cache", Kind::object(xbzrle.into_iter().chain(rates))),
         optional("error-desc", Kind::Text),
     ])

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use vmstate::migrate::{
-    Downtime, PARAMETERS, ParameterUnit, ParameterValue, Parameters, Progress, Round, SectionReport, Slowdown, Takeover,
+    Downtime, PARAMETERS, PageWaits, ParameterUnit, ParameterValue, Parameters, Progress, Round, SectionReport,
+    Slowdown, Takeover,
 };
 use vmstate::ram::{HeatMap, XbzrleCount};
 
@@ -65,6 +66,9 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
                 body["guest-slowdown"] = slowdown(figures);
             }
             body["ram"] = ram(figures);
+            if figures.page_waits.count > 0 {
+                body["page-waits"] = page_waits(figures.page_waits);
+            }
             if let Some(count) = figures.xbzrle {
                 body["xbzrle-cache"] = xbzrle(count);
             }
@@ -74,6 +78,11 @@ pub(super) fn migration(info: &MigrationInfo) -> Value {
         body["error-desc"] = error.as_str().into();
     }
     body
+}
+
+/// What a guest in post-copy has waited for pages, at its destination. QEMU has such figures from 10.1 on, by other names.
+fn page_waits(PageWaits { count, median, p99, longest, .. }: PageWaits) -> Value {
+    json!({"count": count, "median-us": microseconds(median), "p99-us": microseconds(p99), "longest-us": microseconds(longest)})
 }
 
 /// Rounds that are told at most: the last ones.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::parameters::Parameters;
 use super::phase::{DestinationPhase, Phase, SourcePhase};
 use super::report::{Downtime, Round, SectionReport, Slowdown, Takeover};
+use super::waits::PageWaits;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::{HeatMap, XbzrleCount};
 use crate::sync::lock;
@@ -86,6 +87,8 @@ pub struct Progress {
     pub slowdown: Slowdown,
     /// Measured, once over: from the order to pause until the destination's last word.
     pub downtime: Option<Downtime>,
+    /// What a guest in post-copy has waited for pages, at its destination.
+    pub page_waits: PageWaits,
     /// What the destination measured of its own part, once over. A source knows it only from a destination of this library.
     pub takeover: Option<Takeover>,
 }

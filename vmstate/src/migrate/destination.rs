@@ -446,7 +446,9 @@ impl Destination<'_, '_> {
     fn publish(&self) {
         let (received, bytes) = (self.pages.moved(), self.loader.wire.taken());
         let elapsed = self.clock.now().saturating_sub(self.begun);
+        let waits = self.late.waits();
         self.control.publish(|progress| {
+            progress.page_waits = waits.unwrap_or(progress.page_waits);
             (progress.elapsed, progress.bytes) = (elapsed, bytes);
             (progress.normal_pages, progress.zero_pages) = (received.normal, received.zero);
         });

@@ -1,10 +1,14 @@
 //! Guest memory of a destination whose guest runs before all of its pages are there (post-copy): which pages lack, and which of them have
 //! been asked for. The reader of the stream writes to it as to any guest memory.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
+use super::waits::{PageWaits, WaitCounts};
 use crate::codec::{Outbox, PageRun};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ram::page_set::PageSet;
@@ -18,6 +22,8 @@ const PAGE_LEN: u32 = 4096;
 /// The embedder's memory. Without post-copy every call is simply passed on.
 pub(crate) struct LateRam<'a> {
     ram: &'a dyn GuestRam,
+    /// Nanoseconds of the engine's clock, when the wire was last looked at.
+    now: AtomicU64,
     lacking: Mutex<Option<Lacking>>,
     /// Blocks of a QEMU's that memory keeps behind its own. They may lie in the guest's memory.
     adopted: Mutex<Vec<RamBlock>>,
@@ -32,11 +38,14 @@ struct Lacking {
     listens: bool,
     /// The block of the last request.
     named: Option<usize>,
+    /// When the pages were asked for that have not come.
+    since: HashMap<(usize, u64), Duration>,
+    waits: WaitCounts,
 }
 
 impl<'a> LateRam<'a> {
     pub(crate) fn new(ram: &'a dyn GuestRam) -> Self {
-        Self { ram, lacking: Mutex::new(None), adopted: Mutex::default() }
+        Self { ram, now: AtomicU64::new(0), lacking: Mutex::new(None), adopted: Mutex::default() }
     }
 
     /// The source says that it may hand its guest over before all of its memory is here.
@@ -66,7 +75,14 @@ impl<'a> LateRam<'a> {
         let adopted = self.adopted();
         let blocks = self.ram.blocks().iter().chain(&*adopted);
         let all: Vec<_> = blocks.map(|block| PageSet::full(block.len / PAGE_SIZE)).collect();
-        *lacking = Some(Lacking { pages: all.clone(), unasked: all, listens: false, named: None });
+        *lacking = Some(Lacking {
+            pages: all.clone(),
+            unasked: all,
+            listens: false,
+            named: None,
+            since: HashMap::new(),
+            waits: WaitCounts::new(),
+        });
         Ok(())
     }
 
@@ -151,6 +167,7 @@ impl<'a> LateRam<'a> {
                 continue;
             }
             unasked.remove(page..page + 1);
+            lacking.since.insert((index, page), self.now());
             request(&mut lacking.named, index, block, page).write(out);
         }
         Ok(())
@@ -196,6 +213,12 @@ impl<'a> LateRam<'a> {
         }
     }
 
+    /// How long the guest has waited for pages; none if pages do not come late.
+    pub(crate) fn waits(&self) -> Option<PageWaits> {
+        let lacking = self.lacking();
+        lacking.as_ref().filter(|lacking| lacking.listens).map(|lacking| lacking.waits.summary())
+    }
+
     /// The source has sent all of it.
     ///
     /// # Errors
@@ -220,6 +243,15 @@ impl<'a> LateRam<'a> {
         }
     }
 
+    /// The wire is looked at: what is asked for or comes until the next look is of this moment.
+    pub(crate) fn look_at(&self, now: Duration) {
+        self.now.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.now.load(Ordering::Relaxed))
+    }
+
     fn lacking(&self) -> MutexGuard<'_, Option<Lacking>> {
         lock(&self.lacking)
     }
@@ -238,15 +270,21 @@ impl<'a> LateRam<'a> {
         write: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let mut lacking = self.lacking();
-        let late = lacking.as_mut().and_then(|lacking| Some((lacking.listens, lacking.pages.get_mut(block)?)));
         // Memory without post-copy is written at once.
-        let Some((listens, pages)) = late else { return write() };
+        let Some(Lacking { pages, listens, since, waits, .. }) = lacking.as_mut() else { return write() };
+        let Some(pages) = pages.get_mut(block) else { return write() };
         let span = first..first.saturating_add(count).min(pages.pages());
-        match self.ram.late().filter(|_| listens) {
+        match self.ram.late().filter(|_| *listens) {
             None => write()?,
             Some(late) => span.clone().filter(|page| pages.contains(*page)).try_for_each(|page| put(late, page))?,
         }
-        pages.remove(span);
+        pages.remove(span.clone());
+        if !since.is_empty() {
+            let now = self.now();
+            for asked in span.filter_map(|page| since.remove(&(block, page))) {
+                waits.add(now.saturating_sub(asked));
+            }
+        }
         Ok(())
     }
 }
@@ -336,143 +374,4 @@ impl GuestRam for LateRam<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::stream::Stretch;
-
-    /// One block, and whatever is adopted; notes what it is told.
-    #[derive(Default)]
-    struct Noting {
-        blocks: Vec<RamBlock>,
-        told: Mutex<Vec<String>>,
-        unable: bool,
-    }
-
-    impl Noting {
-        fn note(&self, what: String) -> Result<()> {
-            self.told.lock().unwrap().push(what);
-            Ok(())
-        }
-
-        fn told(&self) -> Vec<String> {
-            std::mem::take(&mut self.told.lock().unwrap())
-        }
-    }
-
-    impl GuestRam for Noting {
-        fn blocks(&self) -> &[RamBlock] {
-            &self.blocks
-        }
-
-        fn adopt(&self, _name: &str, _len: u64) -> Result<bool> {
-            Ok(true)
-        }
-
-        fn late(&self) -> Option<&dyn LateMemory> {
-            Some(self)
-        }
-
-        fn read(&self, _block: usize, _offset: u64, _into: &mut [u8]) -> Result<()> {
-            Ok(())
-        }
-
-        fn write(&self, block: usize, offset: u64, _from: &[u8]) -> Result<()> {
-            self.note(format!("write {block} {offset:#x}"))
-        }
-
-        fn zero_page(&self, block: usize, offset: u64) -> Result<()> {
-            self.note(format!("zero {block} {offset:#x}"))
-        }
-    }
-
-    impl LateMemory for Noting {
-        fn prepare(&self) -> Result<()> {
-            if self.unable { Err(Error::new(ErrorKind::Rejected, "not on this host")) } else { Ok(()) }
-        }
-
-        fn discard(&self, block: usize, offset: u64, len: u64) -> Result<()> {
-            self.note(format!("discard {block} {offset:#x} {len:#x}"))
-        }
-
-        fn listen(&self) -> Result<()> {
-            Ok(())
-        }
-
-        fn waited_for(&self, pages: &mut Vec<(usize, u64)>) -> Result<()> {
-            pages.extend([(1, 0x1000), (2, 0)]);
-            Ok(())
-        }
-
-        fn put(&self, block: usize, offset: u64, page: Option<&[u8; PAGE]>) -> Result<()> {
-            self.note(format!("put {block} {offset:#x} {}", page.is_some()))
-        }
-
-        fn whole(&self) -> Result<()> {
-            self.note("whole".to_owned())
-        }
-    }
-
-    fn noting(unable: bool) -> Noting {
-        let blocks = vec![RamBlock { name: "main.ram".into(), len: 0x2000 }];
-        Noting { blocks, unable, ..Noting::default() }
-    }
-
-    #[test]
-    fn pages_of_a_block_that_is_adopted_come_late_too() {
-        let ram = noting(false);
-        let late = LateRam::new(&ram);
-        // One before the announcement, one behind it.
-        assert!(late.adopt("pc.bios", 0x2000).unwrap());
-        late.advise(None).unwrap();
-        assert!(late.adopt("pc.rom", 0x1000).unwrap());
-        let page = [7; PAGE];
-        (0..2).for_each(|block| late.write(block, 0, &page).unwrap());
-        late.write(1, 0x1000, &page).unwrap();
-        let discard = |start| Discard { block: "pc.bios".into(), stretches: vec![Stretch { start, len: 0x1000 }] };
-        late.discard(&discard(0x1000)).unwrap();
-        late.discard(&discard(0x2000)).unwrap_err();
-        late.listen().unwrap();
-        ram.told();
-        // Each is asked for once.
-        for asked in [true, false] {
-            let mut requests = Vec::new();
-            late.put_requests(&mut requests).unwrap();
-            for name in [&b"pc.bios"[..], b"pc.rom"] {
-                assert_eq!(requests.windows(name.len()).any(|bytes| bytes == name), asked, "{requests:x?}");
-            }
-        }
-        assert!(ram.told().is_empty());
-        // Once more over another connection, with the names again, and told which pages have come: bit 0 of two.
-        let mut again = Vec::new();
-        late.ask_again(&mut again).unwrap();
-        let request = |start: &[u8; 2], name: &[u8]| {
-            let length = [0, 3, 0, 13 + name.len() as u8];
-            [&length[..], &[0; 6], start, b"\0\0\x10\0", &[name.len() as u8], name].concat()
-        };
-        assert_eq!(again, [request(b"\x10\0", b"pc.bios"), request(b"\0\0", b"pc.rom")].concat());
-        let received = |name| late.received(name).map(|pages| pages.words().to_vec());
-        assert_eq!(
-            [received("main.ram").unwrap(), received("pc.bios").unwrap(), received("pc.rom").unwrap()],
-            [[1], [1], [0]]
-        );
-        assert!(received("none").unwrap_err().to_string().contains("RAM block none, which does not exist here"));
-        let lacks = late.end().unwrap_err().to_string();
-        assert!(lacks.contains("3 pages of the guest did not come"), "{lacks}");
-        late.write(1, 0x1000, &page).unwrap();
-        late.write(1, 0x1000, &page).unwrap();
-        late.zero_run(0, 0, 2).unwrap();
-        late.zero_run(2, 0, 1).unwrap();
-        // It is here: who still waits is woken.
-        late.put_requests(&mut Vec::new()).unwrap();
-        late.end().unwrap();
-        let came = ["put 1 0x1000 true", "put 0 0x1000 false", "put 2 0x0 false"];
-        let expected = [&came[..], &["put 1 0x1000 false", "put 2 0x0 false", "whole"]].concat();
-        assert_eq!(ram.told(), expected);
-    }
-
-    #[test]
-    fn memory_says_itself_why_nothing_can_come_late() {
-        let refused = LateRam::new(&noting(true)).advise(None).unwrap_err().to_string();
-        assert_eq!(refused, "post-copy: not on this host: turn capability postcopy-ram off at the source");
-    }
-}
+mod tests;

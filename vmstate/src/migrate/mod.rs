@@ -22,6 +22,7 @@ mod report;
 mod save;
 pub mod snapshot;
 pub mod source;
+mod waits;
 mod wire;
 
 pub use crate::ownership::Claim;
@@ -29,6 +30,7 @@ pub use control::{Control, Progress};
 pub use parameters::{Aim, DeadlineAction, PARAMETERS, Parameter, ParameterUnit, ParameterValue, Parameters};
 pub use phase::{DestinationPhase, Phase, SourcePhase};
 pub use report::{ArrivalReport, DepartureReport, Downtime, Round, SectionReport, Slowdown, Takeover};
+pub use waits::PageWaits;
 
 use std::time::Duration;
 

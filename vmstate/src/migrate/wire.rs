@@ -354,6 +354,7 @@ impl<'a> Link<'a> {
     /// Asks for the pages that the guest waits for, as far as the channel takes that without a wait.
     fn ask_for_pages(&mut self) -> Result<()> {
         let Some(late) = self.late.filter(|_| !self.is_unintroduced) else { return Ok(()) };
+        late.look_at(self.clock.now());
         late.put_requests(self.requests.bytes_mut())?;
         let mut requests = std::mem::take(&mut self.requests);
         if !requests.is_empty() {
@@ -427,7 +428,12 @@ impl<'a> Link<'a> {
             match self.receive_within(left.min(slice)) {
                 Err(error) if is_timeout(&error) && left > slice => {}
                 Err(error) if is_timeout(&error) => return Err(timed_out(&self.beside.why_silent())),
-                result => return result,
+                result => {
+                    if let Some(late) = self.late {
+                        late.look_at(self.clock.now());
+                    }
+                    return result;
+                }
             }
         }
     }

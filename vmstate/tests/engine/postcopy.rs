@@ -42,7 +42,7 @@ pub(crate) fn busy() -> Setup {
 #[test]
 fn a_guest_that_never_converges_goes_over_and_waits_a_moment_for_each_page() {
     let setup = busy();
-    let control = setup.source_control.clone();
+    let (control, theirs) = (setup.source_control.clone(), setup.destination_control.clone());
     setup.world.at(Duration::from_millis(1500), move || control.start_postcopy());
     let Outcome { world, departure, arrival, source, destination, .. } = setup.run();
     assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
@@ -60,6 +60,12 @@ fn a_guest_that_never_converges_goes_over_and_waits_a_moment_for_each_page() {
     let waited = destination.guest.waited();
     let longest = waited.iter().max().unwrap();
     assert!(waited.len() > 10 && *longest < Duration::from_millis(60), "{} waits, {longest:?}", waited.len());
+    // The engine has noticed each wait within two milliseconds, but for pages of zeros that it had.
+    let told = theirs.progress().page_waits;
+    let asked: Vec<_> = waited.iter().filter(|waited| **waited > 2 * MS).collect();
+    assert!(told.count >= asked.len() as u64 && told.count <= waited.len() as u64, "{told:?}, {} waits", waited.len());
+    assert!(told.longest <= *longest && told.longest + 2 * MS >= *longest, "{told:?}, {longest:?}");
+    assert!(told.median > MS && told.median <= told.p99 && told.p99 <= told.longest, "{told:?}");
 }
 
 /// Asked for before the first page, and with nothing dirtied: each page goes once.

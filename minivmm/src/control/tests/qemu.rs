@@ -201,6 +201,7 @@ const EXTENSIONS: &[&str] = &[
     "query-migrate → downtime-parts",
     "query-migrate → expected-total-time",
     "query-migrate → guest-slowdown",
+    "query-migrate → page-waits",
     "query-migrate → status = unacknowledged",
     "query-migrate → status = undecided",
     "query-migrate → takeover-parts",

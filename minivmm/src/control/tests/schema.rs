@@ -69,6 +69,7 @@ fn every_query_answers_as_the_schema_says() {
                 figures.expected_total = Some(Duration::from_millis(4));
                 figures.downtime = Some(Downtime::default());
                 figures.takeover = Some(Takeover::default());
+                figures.page_waits.count = 1;
                 figures.throttle_percent = 20;
                 figures.slowdown = Slowdown::default();
                 figures.slowdown.throttled = Duration::from_millis(1);
