@@ -104,7 +104,7 @@ pub struct Disk {
     pub read_only: bool,
     /// The image is made, of so many bytes, for a content that comes along with the guest.
     pub create: Option<u64>,
-    /// Of its requests.
+    /// Limits of the disk's requests.
     pub limits: RateLimits,
 }
 
@@ -119,7 +119,7 @@ pub struct Net {
     pub uso: bool,
     /// Whether the kernel moves the frames of a tap (`/dev/vhost-net`).
     pub vhost: bool,
-    /// Of its frames, in each direction.
+    /// Limits of the card's frames, in each direction.
     pub limits: RateLimits,
 }
 
@@ -184,7 +184,7 @@ pub enum Restore {
     /// When the guest touches them: the file is mapped, and has to stay as it is.
     #[default]
     Lazy,
-    /// All of them before the guest runs.
+    /// Reads all pages before the guest runs.
     Eager,
 }
 

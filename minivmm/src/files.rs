@@ -117,7 +117,7 @@ pub fn open_path(path: &Path, mode: Mode, fit: Fit) -> io::Result<File> {
 fn unanswered(path: &Path) -> io::Error {
     match path.metadata().map(|metadata| metadata.file_type()) {
         // fifo(7): opened for writing, without waiting, while nobody has it open for reading.
-        Ok(kind) if kind.is_fifo() => io::Error::other("nobody reads at its other end"),
+        Ok(kind) if kind.is_fifo() => io::Error::other("no process reads from the pipe"),
         Ok(kind) if kind.is_socket() => io::Error::other(format!("it is {}", name(kind))),
         _ => Errno::ENXIO.into(),
     }
@@ -220,7 +220,7 @@ mod tests {
         let fifo = directory.path().join("fifo");
         mkfifo(&fifo, stat::Mode::S_IRWXU).unwrap();
         let write = || open(&fifo, Mode::Write, Fit::Output);
-        assert_eq!(write().unwrap_err().to_string(), "nobody reads at its other end");
+        assert_eq!(write().unwrap_err().to_string(), "no process reads from the pipe");
         let flags = OFlag::O_NONBLOCK.bits();
         let reader = File::options().read(true).custom_flags(flags).open(&fifo).unwrap();
         let mut writer = write().unwrap();

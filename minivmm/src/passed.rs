@@ -31,7 +31,7 @@ pub fn reference(path: &Path) -> Option<&str> {
 /// from what was passed.
 ///
 /// # Errors
-/// A sentence for the user, with flag and reference.
+/// The reason, as a sentence for the user, with flag and reference.
 pub fn take(uses: &[(&str, &str)]) -> Result<Vec<(RawFd, String)>, String> {
     let listed = listed(|variable| env::var(variable).ok(), std::process::id());
     let mut users: BTreeMap<RawFd, &str> = BTreeMap::new();

@@ -76,7 +76,7 @@ fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
     let machine = Arc::new(OnceLock::new());
     let started = Arc::clone(&machine);
     if let Err(error) = sandbox::spawn(Kind::Console, "signals", move || end_on_signal(&signals, &started)) {
-        return fail(&format!("the host gives no thread for signals: {error}"));
+        return fail(&format!("cannot spawn the thread for signals: {error}"));
     }
     let successor = matches!(config.incoming, Some(ListenAt::Address(Address::Local(_))));
     let console = match Console::open(&config.serial, successor) {
@@ -108,13 +108,13 @@ fn run(config: Config, confined: bool, metrics: Option<&Address>) -> ExitCode {
     };
     let _metrics = match metrics.map(|metrics| metrics.serve(vm.handle())).transpose() {
         Ok(metrics) => metrics,
-        Err(error) => return fail(&format!("the host gives no thread for metrics: {error}")),
+        Err(error) => return fail(&format!("cannot spawn the thread for metrics: {error}")),
     };
     if let Some(input) = input {
         let (keyboard, handle) = (vm.keyboard(), vm.handle());
         let quit = move || handle.tell(Request::Quit);
         if let Err(error) = input.pump(move |bytes| keyboard.send(bytes), quit) {
-            return fail(&format!("the host gives no thread for the console: {error}"));
+            return fail(&format!("cannot spawn the thread for the console: {error}"));
         }
     }
     match vm.run() {

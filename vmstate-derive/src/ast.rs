@@ -97,7 +97,7 @@ pub(crate) enum Codec {
 
 /// How the elements of a collection stand on the wire.
 pub(crate) enum Framing {
-    /// Of an array, one after the other.
+    /// The elements of an array, one after the other.
     Array,
     /// As many as another field says.
     Len(Length),

@@ -72,7 +72,7 @@ impl Error {
         self
     }
 
-    /// The same place and cause, in the words of who knows more about it.
+    /// Replaces the message by one from a caller that knows more; place and cause stay.
     pub(crate) fn restated(mut self, message: impl Into<String>) -> Self {
         self.0.message = message.into();
         self

@@ -154,7 +154,7 @@ fn options_of(process: i32, line: &[u8]) -> Result<Vec<OsString>, String> {
     Ok(words.map(OsStr::to_owned).collect())
 }
 
-/// Of the machine's options those for the new process: all but where the guest came from.
+/// The machine's options for the new process: all but those that say where the guest came from.
 fn inherited(options: &[OsString]) -> Result<Vec<OsString>, String> {
     let mut left = options.iter();
     let (mut inherited, mut flag) = (Vec::new(), OsStr::new(""));

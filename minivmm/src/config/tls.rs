@@ -34,7 +34,7 @@ impl Tls {
     /// Changes the parameter `name` to `text`.
     ///
     /// # Errors
-    /// A sentence for the user.
+    /// The reason, as a sentence for the user.
     pub fn set(&mut self, name: &str, text: &str) -> Result<(), String> {
         let given = (!text.is_empty()).then_some(text);
         let list = |separator| text.split(separator).map(str::trim).filter(|one: &&str| !one.is_empty());

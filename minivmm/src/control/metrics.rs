@@ -80,7 +80,7 @@ impl MetricsSocket {
     /// Serves who comes, on a thread of its own.
     ///
     /// # Errors
-    /// The host gives no thread.
+    /// The thread cannot be spawned.
     pub fn serve(self, handle: Handle) -> io::Result<Metrics> {
         let socket = Arc::new(self);
         let theirs = Arc::clone(&socket);

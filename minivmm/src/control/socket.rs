@@ -186,7 +186,7 @@ impl Server {
     /// Listens at `path`, as [`ControlSocket::open`], and serves who comes.
     ///
     /// # Errors
-    /// As [`ControlSocket::open`], or the host gives no thread.
+    /// As [`ControlSocket::open`], or cannot spawn a thread.
     pub fn bind(path: &Path, handle: Handle) -> Result<Self, ControlError> {
         Self::serve(ControlSocket::open(FLAG, path)?, handle)
     }
@@ -194,7 +194,7 @@ impl Server {
     /// Serves who comes to `socket`.
     ///
     /// # Errors
-    /// The host gives no thread.
+    /// The thread cannot be spawned.
     pub fn serve(socket: ControlSocket, handle: Handle) -> Result<Self, ControlError> {
         let socket = Arc::new(socket);
         let clients = Clients::default();

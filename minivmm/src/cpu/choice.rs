@@ -19,7 +19,7 @@ impl Choice {
     /// What `cpu` says.
     ///
     /// # Errors
-    /// A sentence for the user: a name that is unknown, or a feature that is switched both on and off.
+    /// The reason, as a sentence for the user: a name that is unknown, or a feature that is switched both on and off.
     pub fn new(cpu: &Cpu) -> Result<Self, String> {
         let model = match MODELS.iter().find(|model| model.names.contains(&cpu.model.as_str())) {
             Some(model) => Some(*model),
@@ -57,7 +57,7 @@ impl Choice {
         &self.changes
     }
 
-    /// The same in QEMU's words: the value of `-cpu`, which starts with all of it or not at all.
+    /// The value of QEMU's `-cpu` for this choice, with `enforce`: QEMU starts with all features or not at all.
     pub fn qemu(&self) -> String {
         let mut words = vec![self.model.map_or(HOST, |model| model.qemu).to_owned()];
         words.extend(

@@ -7,7 +7,7 @@ use crate::cpu::features::Feature;
 pub struct Model {
     /// Its names: the one with a version first, then those that stand for it.
     pub names: &'static [&'static str],
-    /// The same processor in QEMU's words: the value of `-cpu`.
+    /// QEMU's name of the processor: the value of `-cpu`.
     pub qemu: &'static str,
     /// Leaf 1 EAX: family, model and stepping.
     pub signature: u32,

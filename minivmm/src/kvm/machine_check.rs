@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 /// IA32_MCG_CAP of QEMU's vCPUs without its number of banks (`MCE_CAP_DEF`, target/i386/cpu.h): MCG_CTL_P, MCG_SER_P.
 const MCG_CAP: u64 = 1 << 8 | 1 << 24;
-/// Of banks (`MCE_BANKS_DEF`).
+/// Machine-check banks of a vCPU (QEMU's `MCE_BANKS_DEF`).
 const BANKS: u64 = 10;
 /// Bits of IA32_MCG_CAP that are the number of banks.
 const COUNT: u64 = 0xff;
@@ -35,7 +35,7 @@ pub struct Supported {
 }
 
 impl Supported {
-    /// Asks.
+    /// Queries what KVM supports.
     ///
     /// # Errors
     /// KVM_X86_GET_MCE_CAP_SUPPORTED failed.

@@ -129,7 +129,7 @@ impl VcpuThread {
     /// Starts the thread, paused. `report` is called on it.
     ///
     /// # Errors
-    /// [`Error::Flag`] if the host gives no thread.
+    /// [`Error::Flag`] if cannot spawn a thread.
     pub fn spawn(
         mut vcpu: Vcpu,
         buses: Arc<Buses>,
@@ -160,7 +160,7 @@ impl VcpuThread {
             theirs.serve(&buses, &report);
         };
         let thread = sandbox::spawn(Kind::Vcpu, &format!("vcpu{index}"), serve)
-            .map_err(|error| Error::Flag { flag: "--cpus", what: format!("the host gives no thread: {error}") })?;
+            .map_err(|error| Error::Flag { flag: "--cpus", what: format!("cannot spawn a thread: {error}") })?;
         shared.thread.get_or_init(|| Thread::of(&thread));
         Ok(Self { index, shared, thread: Some(thread) })
     }
@@ -195,7 +195,7 @@ impl VcpuThread {
         self.want(Wanted::Run);
     }
 
-    /// Asks it to pause, without waiting: all of a machine's are asked before the first is waited for.
+    /// Requests a pause without waiting for it: all vCPUs of a machine are asked before the first is waited for.
     pub fn ask_pause(&self) {
         self.want(Wanted::Pause);
         self.kick();

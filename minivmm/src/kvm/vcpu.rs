@@ -74,7 +74,7 @@ impl Vcpu {
         unsafe { &raw mut (*run).immediate_exit }
     }
 
-    /// Asks the next entry to come back at once.
+    /// Makes the next KVM_RUN return at once.
     pub(crate) fn set_immediate_exit(&mut self) {
         self.store_immediate_exit(1);
     }

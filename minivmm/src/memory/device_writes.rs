@@ -19,7 +19,7 @@ pub struct DeviceWrites {
 pub(super) struct Written {
     /// Bit 0 is the first page.
     pub(super) bits: u64,
-    /// Of so many pages.
+    /// Number of pages that the record covers.
     pub(super) pages: u64,
 }
 

@@ -20,7 +20,7 @@ pub trait OtherWriter: fmt::Debug + Send + Sync {
     fn take(&self, take: &mut dyn FnMut(usize, u64));
 }
 
-/// All of them.
+/// All other writers of one guest's memory.
 #[derive(Debug, Default)]
 pub(super) struct OtherWriters(Vec<Arc<dyn OtherWriter>>);
 

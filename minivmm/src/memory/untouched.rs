@@ -15,7 +15,7 @@ use crate::error::Result;
 
 /// `PAGE_IS_PRESENT` and `PAGE_IS_SWAPPED` (linux/fs.h).
 const TOUCHED: u64 = 1 << 3 | 1 << 4;
-/// The same in an entry of the page map.
+/// The bits of a touched page in an entry of the page map.
 const TOUCHED_ENTRY: u64 = 1 << 63 | 1 << 62;
 /// Regions of one call.
 const REGIONS: usize = 256;
@@ -150,7 +150,7 @@ fn scan(pagemap: &File, start: u64, pages: usize, mut touched: impl FnMut(usize,
     Ok(())
 }
 
-/// The same for kernels without [`PAGEMAP_SCAN`].
+/// Reports touched pages on kernels without [`PAGEMAP_SCAN`], from the page map.
 fn read(pagemap: &File, start: u64, pages: usize, mut touched: impl FnMut(usize, usize)) -> io::Result<()> {
     let mut entries = [0; ENTRIES * 8];
     for first in (0..pages).step_by(ENTRIES) {

@@ -56,7 +56,7 @@ impl Firmware {
         self.lock().clear();
     }
 
-    /// The same blocks, no longer shared.
+    /// Copies the blocks, so that they are no longer shared.
     pub(super) fn to_own(&self) -> Self {
         Self(Arc::new(Mutex::new(self.lock().clone())))
     }

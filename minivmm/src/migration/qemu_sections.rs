@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use vmstate::VmState;
 use vmstate::state::Unused;
 
-/// All of them.
+/// The sections that are kept.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeptSections {
     /// Section `fw_cfg`.

@@ -43,13 +43,13 @@ impl MachineRam {
         leaving
     }
 
-    /// The same, of which the other side has mapped the guest's RAM, too.
+    /// Marks the guest's RAM as mapped by the other side as well.
     #[must_use]
     pub fn shared(self) -> Self {
         Self { is_shared: true, ..self }
     }
 
-    /// The same, into which the pages of a file come as `restore` says.
+    /// Restores the pages of a file as `restore` says.
     #[must_use]
     pub fn restored(self, restore: Restore) -> Self {
         Self { restore, ..self }

@@ -141,7 +141,7 @@ pub fn confine(kind: Kind) -> Result<(), SandboxError> {
 /// Starts a thread, confined if the sandbox is [armed](arm). The only way to start one.
 ///
 /// # Errors
-/// The host gives no thread.
+/// The thread cannot be spawned.
 pub fn spawn<T: Send + 'static>(
     kind: Kind,
     name: &str,

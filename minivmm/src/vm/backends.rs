@@ -64,7 +64,7 @@ impl Backends {
     /// against writers in any case.
     ///
     /// # Errors
-    /// [`Error::Flag`]; [`Error::Device`] if the host gives no thread for the console.
+    /// [`Error::Flag`]; [`Error::Device`] if cannot spawn the thread for the console.
     pub fn open(config: &Config, ram: &Ram, console: Box<dyn Write + Send>) -> Result<Self> {
         let refused = |error| refused(config, error);
         let boot = match &config.kernel {

@@ -53,7 +53,7 @@ pub struct Devices {
 
 /// A device in its window: what is there for the guest is also paused and migrated.
 struct Attached {
-    /// Of the section.
+    /// Name of the section.
     name: String,
     device: Locked<dyn Device>,
     section: SharedSection,

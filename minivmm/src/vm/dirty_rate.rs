@@ -49,7 +49,7 @@ impl Sampling {
 /// Begins to measure; what comes of it is published.
 ///
 /// # Errors
-/// The host gives no thread.
+/// The thread cannot be spawned.
 pub(super) fn measure(sampling: Sampling, ram: Ram, shared: &Arc<Published>) -> io::Result<()> {
     shared.set_dirty_rate(DirtyRate::Measuring(sampling));
     let published = Arc::downgrade(shared);

@@ -35,7 +35,7 @@ impl Vm {
         });
         let driver = match driver {
             Ok(driver) => driver,
-            Err(error) => return End::Failed(format!("the host gives no thread: {error}")),
+            Err(error) => return End::Failed(format!("cannot spawn a thread: {error}")),
         };
         // This thread only waits and puts an end to things from here on.
         if let Err(error) = sandbox::confine(Kind::Main) {
@@ -160,7 +160,7 @@ impl Vm {
                     return Err(Refusal("the dirty rate is already being measured.".into()).into());
                 }
                 let begun = dirty_rate::measure(sampling, self.ram.clone(), &self.shared);
-                begun.map_err(|error| Refusal(format!("the host gives no thread: {error}")))?;
+                begun.map_err(|error| Refusal(format!("cannot spawn a thread: {error}")))?;
             }
             Request::Announce(with) => self.machine.devices.announce(with),
             Request::Migrate(address, terms) => self.migrate(address, &terms)?,

@@ -30,7 +30,7 @@ impl Handle {
         (Self { requests: Arc::clone(queue.waiting()), shared: Arc::clone(&shared) }, queue, shared)
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends a request to the driver and waits for the answer.
     ///
     /// # Errors
     /// The driver's refusal, or that it has ended.
@@ -41,7 +41,7 @@ impl Handle {
         answers.recv().map_err(|_| gone())?
     }
 
-    /// Asks, and calls `meanwhile` again and again until the answer is there.
+    /// Sends a request to the driver and calls `meanwhile` repeatedly until the answer has come.
     ///
     /// # Errors
     /// That of `meanwhile`, after which nobody waits for the answer. Within: as [`ask`](Self::ask).
@@ -64,7 +64,7 @@ impl Handle {
         }
     }
 
-    /// Asks without waiting: for threads that the driver itself waits for.
+    /// Sends a request to the driver without waiting, for threads that the driver itself waits for.
     pub fn tell(&self, request: impl Into<AnyRequest>) {
         // A driver that has ended needs no telling.
         let _ = self.requests.put((request.into(), channel().0));

@@ -34,7 +34,7 @@ pub struct DiskFacts {
 }
 
 impl Inventory {
-    /// Of `machine`, which was made as `config` says.
+    /// Lists the devices of `machine`, which was made from `config`.
     pub(super) fn new(config: &Config, backends: &Backends, machine: &Machine) -> Self {
         let per_second = |rate: Option<Rate>| rate.map_or(0, |rate| rate.per_second.get());
         let disks = config.disks.iter().zip(&backends.images).map(|(disk, image)| {

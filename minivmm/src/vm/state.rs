@@ -54,7 +54,7 @@ const MOVES: [(RunState, RunState); 15] = [
 ];
 
 impl RunState {
-    /// All of them.
+    /// All run states.
     pub const ALL: [Self; 8] =
         [Prelaunch, Running, Paused, InMigrate, FinishMigrate, PostMigrate, Shutdown, InternalError];
 

@@ -414,7 +414,7 @@ fn begins(peek: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Begin
         _ if RESUMES.iter().any(|resumes| first.starts_with(resumes)) => Ok(Beginning::Resuming),
         _ if MAGIC.starts_with(first) || MAGIC_BYTES.starts_with(first) => Ok(Beginning::Silence),
         _ if RESUMES.iter().any(|resumes| resumes.starts_with(first)) => Ok(Beginning::Silence),
-        [HANDSHAKE, ..] => other("it speaks TLS, and nobody was told to speak it here (tls-creds)"),
+        [HANDSHAKE, ..] => other("it speaks TLS, but this side was given no tls-creds"),
         _ => other("it begins neither with a stream nor as a page channel"),
     }
 }

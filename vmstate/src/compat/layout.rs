@@ -134,7 +134,7 @@ pub(super) struct Layout {
     pub(super) lengths: BTreeMap<usize, usize>,
     /// Steps whose numbers decide which fields follow.
     pub(super) tags: BTreeMap<usize, Tag>,
-    /// Of each step, what it is in.
+    /// What each step is inside of.
     pub(super) around: Vec<Around>,
     /// What its loads ask, beside the bytes.
     pub(super) assumed: Assumed,

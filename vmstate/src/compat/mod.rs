@@ -115,7 +115,7 @@ fn compare(
     Comparison::of(direction, version, verdict)
 }
 
-/// The same, at a version that the reader takes.
+/// Compares what `writer` sends at a version that the reader takes.
 fn compare_read(
     writer: &Program<'_>,
     reader: &Program<'_>,

@@ -8,7 +8,7 @@ use super::verdict::{
 };
 use crate::error::Printable;
 
-/// A sentence, or a part of one, with names as they came.
+/// Displays a value as a sentence, or as a part of one, with names unescaped.
 struct Raw<'a, T>(&'a T);
 
 impl fmt::Display for SectionReport {

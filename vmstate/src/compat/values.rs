@@ -94,7 +94,7 @@ impl Values {
         self.and(&Self::of(gaps))
     }
 
-    /// The same bytes of so many, taken for signed or unsigned integers.
+    /// These values reinterpreted as signed or unsigned integers of `width` bytes.
     pub(super) fn taken_for(&self, width: u64, signed: bool) -> Self {
         let all = Self::all(width, signed);
         let turn = 1 << (width * 8).min(64);

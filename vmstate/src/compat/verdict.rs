@@ -131,9 +131,9 @@ pub enum Subject {
     Value {
         /// The field.
         field: String,
-        /// Of the values that the writer may send, those that the reader takes.
+        /// Values that the writer may send and the reader takes.
         taken: Values,
-        /// And those that it refuses.
+        /// Values that the writer may send and the reader refuses.
         refused: Values,
     },
     /// Both machines are configured to have the same value in this field.

@@ -69,7 +69,7 @@ impl Sides<'_> {
         }
     }
 
-    /// Of the decisions that led to a break, those without which something would load.
+    /// The decisions that led to a break and without which something would load.
     fn needed(&self, broken: &Broken) -> Result<Decisions, Stop> {
         let gate = Decisions::from_iter(broken.gate);
         if !gate.is_empty() && !self.loads(&gate)? {

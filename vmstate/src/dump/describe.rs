@@ -28,7 +28,7 @@ pub(super) struct BySchema<'a> {
 }
 
 impl<'a> BySchema<'a> {
-    /// Of all sections of `schema`.
+    /// Collects the descriptions of all sections of `schema`.
     pub(super) fn new(schema: &'a Schema) -> Self {
         let all = || schema.sections().iter().enumerate().rev();
         Self {

@@ -112,7 +112,7 @@ impl Default for Control {
 }
 
 impl Control {
-    /// Asks to cancel. True if it will be: false once the commit has begun.
+    /// Requests that the migration is cancelled. True if it will be; false once the commit has begun.
     pub fn cancel(&self) -> bool {
         self.settle(CANCELLED)
     }

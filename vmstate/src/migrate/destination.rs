@@ -180,7 +180,7 @@ struct Destination<'a, 's> {
     /// Guest memory, for post-copy.
     late: &'a LateRam<'a>,
     package: Package,
-    /// Of guest memory, for the report.
+    /// Figures of guest memory, for the report.
     pages: Arc<PageFigures>,
     clock: &'a dyn Clock,
     machine: &'a mut dyn Machine,

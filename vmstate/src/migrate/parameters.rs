@@ -101,7 +101,7 @@ pub struct Parameters {
     pub multifd_compresses: bool,
     /// As zstd counts: 1 is the fastest, 20 the strongest.
     pub multifd_zstd_level: u8,
-    /// Of a page that was sent before goes what changed of it, if that is less.
+    /// Sends only the changed bytes of a page that was sent before, if these are shorter (XBZRLE).
     pub xbzrle: bool,
     /// Bytes of pages that are kept for that: a power of two, at least a page. With another size all begins anew.
     pub xbzrle_cache_size: u64,

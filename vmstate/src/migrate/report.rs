@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::ram::PageCount;
 
-/// Of a source.
+/// A source's report.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct DepartureReport {
@@ -62,9 +62,9 @@ pub struct SectionReport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Takeover {
-    /// Of [`Machine::loaded`](crate::migrate::Machine::loaded): the machine took over what its sections had loaded.
+    /// Time in [`Machine::loaded`](crate::migrate::Machine::loaded), in which the machine takes over what its sections have loaded.
     pub machine: Duration,
-    /// Of [`Machine::resume`](crate::migrate::Machine::resume).
+    /// Time in [`Machine::resume`](crate::migrate::Machine::resume).
     pub resume: Duration,
 }
 
@@ -114,7 +114,7 @@ impl Downtime {
     }
 }
 
-/// Of a destination.
+/// A destination's report.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ArrivalReport {

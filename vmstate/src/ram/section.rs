@@ -163,7 +163,7 @@ impl<'a> RamSection<'a> {
         if let Beside::Receivers(receivers) = &self.beside {
             return Ok(receivers);
         }
-        let message = "the source sends pages on channels of their own, which nobody takes here: turn capability multifd off there";
+        let message = "the source sends pages on page channels, which this destination does not accept: turn capability multifd off there";
         Err(Error::new(ErrorKind::Incompatible, message))
     }
 

@@ -137,7 +137,7 @@ impl Field {
         Self { name, kind, presence, is_unframed: false, count: None, conversion: None }
     }
 
-    /// The same field, with [`is_unframed`](Self::is_unframed).
+    /// Sets [`is_unframed`](Self::is_unframed).
     pub const fn unframed(mut self) -> Self {
         self.is_unframed = true;
         self

@@ -24,7 +24,7 @@ pub struct SelfDescription {
 }
 
 impl SelfDescription {
-    /// Of a stream whose configuration names `machine`.
+    /// Begins the self-description of a stream whose configuration names `machine`.
     pub fn new(machine: &str, page_size: u64) -> Self {
         Self { machine: machine.len(), page_size, devices: Vec::new() }
     }

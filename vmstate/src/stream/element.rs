@@ -153,7 +153,7 @@ impl<'a> Element<'a> {
         bytes.first() == Some(&kind::EOF)
     }
 
-    /// The same, with names of its own.
+    /// Copies borrowed names.
     pub fn into_owned(self) -> Element<'static> {
         match self {
             Self::Start(header) => Element::Start(header.into_owned()),
@@ -167,7 +167,7 @@ impl<'a> Element<'a> {
 }
 
 impl<'a> SectionHeader<'a> {
-    /// The same, with a name of its own.
+    /// Copies a borrowed name.
     pub fn into_owned(self) -> SectionHeader<'static> {
         let Self { id, idstr, instance, version } = self;
         SectionHeader { id, idstr: idstr.into_owned().into(), instance, version }

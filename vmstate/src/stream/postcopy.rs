@@ -4,7 +4,7 @@
 use crate::codec::{Limits, Reader, put_name};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Of which sizes the pages of the source's memory are: the payload of `POSTCOPY_ADVISE`. A page comes whole, so both sides must have the
+/// The page sizes of the source's memory: the payload of `POSTCOPY_ADVISE`. A page comes whole, so both sides must have the
 /// same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageSizes {

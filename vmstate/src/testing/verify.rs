@@ -125,7 +125,7 @@ impl Lock<'_> {
     }
 }
 
-/// The same bytes, with the same meaning, at the same versions, and no limit of today's is unknown. Names may differ.
+/// True if both describe the same bytes, with the same meaning, at the same versions, and no limit of today's is unknown. Names may differ.
 fn is_same(kept: &Schema, today: &Schema) -> bool {
     let versions = |schema: &Schema| -> Vec<_> {
         let sections = schema.sections().iter();

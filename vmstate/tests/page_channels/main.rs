@@ -151,7 +151,7 @@ fn a_source_without_a_thread_for_each_channel_fails() {
     let departure = source::run(outgoing, &options, &Control::default());
     assert_eq!(departure.phase, SourcePhase::Failed);
     let why = departure.error.unwrap().to_string();
-    assert!(why.contains("nobody works on page channel 1"), "{why}");
+    assert!(why.contains("page channel 1 has no thread"), "{why}");
 }
 
 #[test]

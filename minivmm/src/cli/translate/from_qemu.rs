@@ -52,7 +52,7 @@ struct Machine {
 /// Translates QEMU's `words`, the first of which is the program, to a command line of minivmm.
 ///
 /// # Errors
-/// A sentence for each part that has no match.
+/// One sentence for each part of the command line that has no match.
 pub fn from_qemu(words: &[String]) -> Translation {
     let mut machine = Machine { words: vec!["minivmm".into(), "run".into()], ..Machine::default() };
     let mut words = words.iter().skip(1);

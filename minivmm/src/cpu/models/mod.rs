@@ -8,5 +8,5 @@ mod x86_64;
 
 use crate::cpu::model::Model;
 
-/// All of them.
+/// All CPU models.
 pub const MODELS: &[&Model] = &[&qemu64::V1, &x86_64::V2, &x86_64::V3, &epyc::V4, &skylake_server::V5];

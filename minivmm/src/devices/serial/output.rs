@@ -40,7 +40,7 @@ impl Output {
     /// Starts the thread. It ends when the last clone is dropped, or the sink fails.
     ///
     /// # Errors
-    /// The host gives no thread.
+    /// The thread cannot be spawned.
     pub fn new(sink: Box<dyn Write + Send>) -> io::Result<Self> {
         let shared = Arc::new(Pipe { buffer: Mutex::default(), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);

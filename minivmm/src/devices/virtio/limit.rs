@@ -35,7 +35,7 @@ impl Limiter {
         Self::with_clock(limits, Box::new(Instant::now))
     }
 
-    /// The same, by another clock.
+    /// A limiter that reads the time from `now`.
     pub fn with_clock(limits: RateLimits, now: Box<Clock>) -> Self {
         if limits == RateLimits::default() {
             return Self::default();

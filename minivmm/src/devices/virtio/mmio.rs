@@ -63,7 +63,7 @@ impl<M: Model> Virtio<M> {
         Ok(Self::with_worker(name, Worker::start(core, &thread)?))
     }
 
-    /// The same without a thread: the device works when [`work`](Self::work) is called, and does the same each time. For
+    /// A device without a thread: it works when [`work`](Self::work) is called, and does the same each time. For
     /// tests.
     ///
     /// # Errors

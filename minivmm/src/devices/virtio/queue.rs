@@ -15,7 +15,7 @@ use crate::memory::GuestMemory;
 pub struct Broken(pub String);
 
 impl Broken {
-    /// A sentence.
+    /// The reason, as a sentence, for which the device has to be reset.
     pub fn new(what: impl fmt::Display) -> Self {
         Self(what.to_string())
     }
@@ -148,7 +148,7 @@ impl Ring {
         Ok(())
     }
 
-    /// The same ring once more, to go back to.
+    /// Copies the ring, to restore it later.
     pub(super) fn duplicate(&self) -> Self {
         // Its own state is what `try_from` accepts.
         let queue = Queue::try_from(self.queue.state()).unwrap_or_default();
@@ -183,7 +183,7 @@ impl Ring {
         self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(count));
     }
 
-    /// The same, when they are too few: they are to be taken again once the driver has made more available.
+    /// Puts back chains that are too few; they are taken again once the driver has made more available.
     pub fn put_back_until_more(&mut self, count: u16) {
         self.put_back(count);
         self.looked_at = count;

@@ -113,7 +113,7 @@ impl<M: Model> Core<M> {
         self.stopped(was_paused, work)
     }
 
-    /// The same, if the thread stops `within` this time.
+    /// Does `work` as [`quiesced`](Self::quiesced) does, if the thread stops `within` this time.
     pub(super) fn quiesced_within<R>(&self, within: Duration, work: impl FnOnce(&mut Active<M>) -> R) -> Option<R> {
         let was_paused = self.gate.is_paused();
         self.pause(Some(within)).then(|| self.stopped(was_paused, work))
@@ -144,7 +144,7 @@ impl<M: Model> Core<M> {
         }
     }
 
-    /// The same, without telling the driver: it was told.
+    /// Sets the fault without an interrupt: the driver was notified before.
     pub(super) fn restore_fault(&self, fault: Option<Broken>) {
         *lock(&self.fault) = fault;
     }

@@ -45,7 +45,7 @@ pub struct Apic {
     pub initial_count_load_time: i64,
     /// When the timer fires next.
     pub next_time: i64,
-    /// The same, or -1 if it is not armed.
+    /// `next_time`, or -1 if the timer is not armed.
     pub timer_expiry: i64,
 }
 

@@ -87,7 +87,7 @@ pub enum StateError {
     /// The guest uses registers that the vCPU here does not have.
     #[error("the guest has used {what}, which its processor here lacks; start it with a -cpu that both hosts have")]
     Lacks {
-        /// Of the processor.
+        /// Registers that the guest has used.
         what: &'static str,
     },
     /// The XSAVE area does not fit the format.

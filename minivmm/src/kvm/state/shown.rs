@@ -17,7 +17,7 @@ const PHYSICAL_BITS: u32 = 36;
 /// Leaf that describes the XSAVE area: for a component EAX is its size and EBX its place in the standard format.
 const XSAVE: u32 = 0xd;
 
-/// Of one vCPU.
+/// What one vCPU shows its guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shown {
     /// Bits of a physical address.
@@ -33,7 +33,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    /// Asks KVM.
+    /// Queries KVM.
     ///
     /// # Errors
     /// KVM_GET_CPUID2 failed.

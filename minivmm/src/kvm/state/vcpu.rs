@@ -34,13 +34,13 @@ pub struct VcpuState {
 #[derive(Clone, Debug)]
 pub struct HostFeatures {
     extra_msrs: Vec<u32>,
-    /// Of those that only some of QEMU's vCPUs have.
+    /// MSRs that only some of QEMU's vCPUs have.
     optional_msrs: Vec<u32>,
     machine_checks: machine_check::Supported,
 }
 
 impl HostFeatures {
-    /// Asks.
+    /// Queries which of a vCPU's state KVM can read and write.
     ///
     /// # Errors
     /// The MSR list cannot be read, or vCPUs have more XSAVE state than the format carries.

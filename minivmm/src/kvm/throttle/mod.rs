@@ -42,7 +42,7 @@ struct Shared {
 struct State {
     vm: Option<Arc<KvmVm>>,
     vcpus: Vec<Throttled>,
-    /// Of what was seen last; none before.
+    /// The rates that were measured last; none before the first measurement.
     rates: Vec<f64>,
     looked: Option<Look>,
     /// How long vCPUs of machines before a reset have stood, on average.
@@ -100,7 +100,7 @@ impl Throttle {
     }
 
     /// Makes vCPUs stand so that all together dirty `percent` less; 0 lets all run. Each call looks again which of them
-    /// dirty memory. False: the host gives no thread, and none stands.
+    /// dirty memory. False: cannot spawn a thread, and none stands.
     pub fn slow(&self, percent: u8) -> bool {
         if percent > 0 && !self.start() {
             return false;

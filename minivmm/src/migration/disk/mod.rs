@@ -53,7 +53,7 @@ pub enum Arrival {
 }
 
 impl DiskSection {
-    /// Of the disk on `image`.
+    /// The section of the disk on `image`.
     pub fn new(image: &Arc<Image>) -> Self {
         Self { image: Arc::clone(image), copier: None, arrival: Arrival::None }
     }

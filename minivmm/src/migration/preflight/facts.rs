@@ -55,7 +55,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Of a machine with these parts.
+    /// The facts of a machine with these parts.
     pub fn new(vcpus: u32, ram_bytes: u64, processor: Processor, disks: Vec<Disk>, cards: Vec<Card>) -> Self {
         let (disk_count, card_count) = (disks.len() as u32, cards.len() as u32);
         Self { vcpus, ram_bytes, processor, disk_count, disks, card_count, cards }

@@ -27,7 +27,7 @@ impl PageThreads {
     /// Source: a thread for each of `channels`, which are connected.
     ///
     /// # Errors
-    /// The host gives no thread; those that were started end.
+    /// The thread cannot be spawned; those that were started end.
     pub(super) fn send(senders: &Senders, channels: Vec<Connection>, ram: &MachineRam) -> io::Result<Self> {
         let all = senders.clone();
         let mut threads = Self { threads: Vec::new(), over: Box::new(move || all.close()) };
@@ -42,7 +42,7 @@ impl PageThreads {
     /// for each.
     ///
     /// # Errors
-    /// The host gives no thread.
+    /// The thread cannot be spawned.
     pub(super) fn receive(
         receivers: &Receivers,
         listener: &Arc<IncomingListener>,

@@ -28,7 +28,7 @@ impl Secure {
     /// What `tls` asks for, on the way to `address`; `None`: nothing.
     ///
     /// # Errors
-    /// A sentence for the user.
+    /// The reason, as a sentence for the user.
     pub(super) fn new(tls: &Tls, address: &Address) -> Result<Option<Self>, String> {
         // What was set for connections between hosts does not hold for a file or a hand-over.
         let (Some(options), false) = (tls.options(), address.stays_on_this_host()) else { return Ok(None) };

@@ -51,7 +51,7 @@ impl CopiedDisks {
     /// Source, before anything is opened or sent: there is another machine at `to`, as far as that tells, and each image can have a mark.
     ///
     /// # Errors
-    /// A sentence for the user.
+    /// The reason, as a sentence for the user.
     pub(super) fn check(&self, to: &Address) -> Result<(), String> {
         if matches!(to, Address::File { .. } | Address::Local(_)) {
             return Err(format!("{to}: {NO_MACHINE}"));

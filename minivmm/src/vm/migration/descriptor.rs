@@ -36,7 +36,7 @@ impl Way {
     /// To `address`: opens the file, where it names one. The machine's disks, `images`, are none to write to.
     ///
     /// # Errors
-    /// A sentence for the user.
+    /// The reason, as a sentence for the user.
     pub(super) fn to(address: &Address, images: &[Arc<Image>]) -> Result<Self, String> {
         match address {
             Address::File { path, offset } => StateFile::create(path, *offset).map(Self::File),
@@ -63,7 +63,7 @@ impl Way {
 /// Where the guest comes from that somebody sends over `passed`, which the user knows as `name`, or that is in it.
 ///
 /// # Errors
-/// A sentence for the user.
+/// The reason, as a sentence for the user.
 pub(super) fn origin(name: &str, passed: Option<&Descriptor>, server: Option<TlsServer>) -> Result<Origin, String> {
     let refused = |error: io::Error| format!("{name}: {error}; {FITTING}");
     let file = duplicate(passed).map_err(refused)?;

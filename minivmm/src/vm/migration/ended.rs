@@ -49,7 +49,7 @@ impl Ended {
 /// in: who sees it close may end the machine at once, and a quit comes before all else.
 ///
 /// # Errors
-/// The host gives no thread.
+/// The thread cannot be spawned.
 pub(super) fn spawn(
     handle: Handle,
     begun: Phase,

@@ -57,10 +57,11 @@ pub(in crate::vm) struct EngineMachine {
 /// The driver may be busy with another request, and a rehearsal is not worth a longer wait.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Of a thread that cleans up (nice(2)). None that starves where all processors are busy: who asks is still told that it is in a migration.
+/// Niceness of a thread that cleans up (nice(2)). The thread must not starve on a busy host: until it ends, queries say that a
+/// migration is active.
 const NICE: i32 = 10;
 
-/// Of an image whose mark could not be taken off.
+/// What is said of an image whose mark could not be taken off.
 pub(super) const STILL_MARKED: &str = "a disk image is still marked as one on which no guest may be started";
 
 /// How often a guest that does not stand in time is made to stand again, so that its state can be looked at.

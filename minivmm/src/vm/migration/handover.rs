@@ -35,10 +35,10 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// Of this RAM, and of the taps among `networks`.
+    /// Offers the descriptors of this RAM, and of the taps among `networks`.
     ///
     /// # Errors
-    /// A sentence for the user: the RAM is not made to be handed over; the process has no descriptor left.
+    /// The reason, as a sentence for the user: the RAM is not made to be handed over; the process has no descriptor left.
     pub(super) fn new<'a>(
         ram: &Ram,
         networks: impl IntoIterator<Item = &'a Attachment>,

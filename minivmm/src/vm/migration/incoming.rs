@@ -79,7 +79,7 @@ pub(in crate::vm) fn listen_at(at: &ListenAt, tls: &Tls) -> Result<Option<Origin
 /// Who lets nobody in that does not speak TLS, if that is asked for.
 ///
 /// # Errors
-/// A sentence for the user.
+/// The reason, as a sentence for the user.
 pub(super) fn server(tls: &Tls) -> std::result::Result<Option<TlsServer>, String> {
     let server = tls.options().map(|options| TlsServer::new(&options)).transpose();
     server.map_err(|error| format!("tls-creds {error}"))
@@ -88,7 +88,7 @@ pub(super) fn server(tls: &Tls) -> std::result::Result<Option<TlsServer>, String
 /// Listens at `address`, whose name `look_up` finds, with TLS if there is a `server`; or opens the file.
 ///
 /// # Errors
-/// A sentence for the user.
+/// The reason, as a sentence for the user.
 pub(super) fn origin(
     address: &Address,
     server: Option<TlsServer>,

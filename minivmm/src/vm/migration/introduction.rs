@@ -16,7 +16,7 @@ pub(super) struct Introduction {
     /// Where the source's sections arrive.
     state: Arc<Mutex<MachineState>>,
     here: Facts,
-    /// Of each network card, whether its address may be another one than the guest has.
+    /// True for each network card whose address may differ from the one that the guest knows.
     readdressed: Vec<bool>,
     /// What each network card offers its driver.
     offered: Vec<u64>,

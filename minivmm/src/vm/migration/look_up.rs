@@ -22,7 +22,7 @@ impl LookUp {
     /// Starts the thread.
     ///
     /// # Errors
-    /// The host gives no thread.
+    /// The thread cannot be spawned.
     pub(in crate::vm) fn start() -> io::Result<Self> {
         let (ask, questions) = mpsc::channel::<Question>();
         sandbox::spawn(Kind::LookUp, "look-up", move || {

@@ -193,7 +193,7 @@ impl Vm {
                 Ok(())
             }
             Err(error) => {
-                let why = format!("the host gives no thread: {error}");
+                let why = format!("cannot spawn a thread: {error}");
                 self.publish_end(Phase::Source(SourcePhase::Failed), Some(why.clone()));
                 Err(Refusal(why).into())
             }

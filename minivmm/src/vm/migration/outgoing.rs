@@ -31,7 +31,7 @@ pub(super) struct OutgoingTask {
     pub(super) reconnections: Receiver<Reconnection>,
     /// Where it is told why a connection is waited for.
     pub(super) shared: Arc<Published>,
-    /// Of the release that the destination has, unless it is this one.
+    /// Schema of the destination's release, unless it is this one.
     pub(super) release: Option<Schema>,
     pub(super) control: Control,
     pub(super) parts: Parts,

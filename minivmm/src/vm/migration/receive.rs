@@ -92,8 +92,7 @@ impl Vm {
             Origin::HandedOver(socket) => (ended::spawn(handle, setup, ours, || task.meet(socket, None)), None),
             Origin::File(file) => (ended::spawn(handle, setup, ours, || (task.read(file), None)), None),
         };
-        let thread =
-            begun.map_err(|error| Outcome::Ended(End::Failed(format!("the host gives no thread: {error}"))))?;
+        let thread = begun.map_err(|error| Outcome::Ended(End::Failed(format!("cannot spawn a thread: {error}"))))?;
         self.incoming = Some(Incoming { control, thread, listener, from_file, exit_on_error });
         Ok(())
     }

@@ -37,7 +37,7 @@ impl StateFile {
     /// path, with `.partial` behind its name.
     ///
     /// # Errors
-    /// A sentence for the user; there is no new file then.
+    /// The reason, as a sentence for the user; there is no new file then.
     pub(super) fn create(path: &Path, offset: u64) -> Result<Self, String> {
         let refused = |path: &Path, error: io::Error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
@@ -85,7 +85,7 @@ impl StateFile {
     /// A file with a guest's state, which begins at `offset`.
     ///
     /// # Errors
-    /// A sentence for the user.
+    /// The reason, as a sentence for the user.
     pub(super) fn open(path: &Path, offset: u64) -> Result<Self, String> {
         let opened = files::open_path(path, Mode::Read, Fit::Regular);
         let mend = "name a file that holds a guest's state";

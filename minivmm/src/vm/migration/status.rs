@@ -18,7 +18,7 @@ pub enum MigrationStatus {
     Device,
     /// The guest runs at the destination, and pages of it are still at the source.
     PostcopyActive,
-    /// The same, and the connection is broken: another one is waited for.
+    /// Post-copy whose connection is broken: the migration waits for another one.
     PostcopyPaused,
     /// There is another one, over which both sides agree on the pages that lack.
     PostcopyRecover,
@@ -38,7 +38,7 @@ pub enum MigrationStatus {
 }
 
 impl MigrationStatus {
-    /// All of them.
+    /// All statuses.
     pub const ALL: [Self; 14] = [
         Self::None,
         Self::Setup,

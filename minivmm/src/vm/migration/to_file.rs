@@ -94,7 +94,7 @@ pub(super) struct Writing {
     pub(super) keeps_running: bool,
     /// Who is to read it. A QEMU writes no ownership record.
     pub(super) reader: Peer,
-    /// Of the release that is to read it, unless it is this one.
+    /// Schema of the release that is to read the file, unless it is this one.
     pub(super) release: Option<Schema>,
     pub(super) control: Control,
     pub(super) parts: Parts,

@@ -60,7 +60,7 @@ impl WriteBack {
             drop(under_way);
             let _ = done.send(flushed);
         });
-        begun.map_err(|error| failed("the host gives no thread to write disk images back", error))?;
+        begun.map_err(|error| failed("cannot spawn the thread that writes disk images back", error))?;
         loop {
             match flushed.recv_timeout(LOOK) {
                 Ok(result) => {

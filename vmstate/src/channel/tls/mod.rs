@@ -34,7 +34,7 @@ const FAREWELL: Duration = Duration::from_millis(100);
 pub struct TlsChannel<C: Channel> {
     inner: C,
     session: Session,
-    /// Of the bytes that are to be sent, so many are encrypted and not yet all with the transport.
+    /// Bytes of the caller's that are encrypted and not yet all written to the transport.
     owed: usize,
     incoming: Box<[u8]>,
     /// What of `incoming` the session has not taken yet.

@@ -17,7 +17,7 @@ pub struct Fingerprint([u8; 32]);
 pub struct NoFingerprint;
 
 impl Fingerprint {
-    /// Of a certificate in DER.
+    /// The fingerprint of a certificate in DER.
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         let mut digest = [0; 32];
         // The one of a TLS 1.3 suite, and so of the library that is there in any case.

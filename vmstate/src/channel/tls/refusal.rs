@@ -71,7 +71,9 @@ fn said(alert: AlertDescription, peer: &str) -> String {
         A::UnsupportedCertificate => "this side's certificate is not for this purpose",
         A::DecryptError => "this side's certificate or its key is not that of the authority that it names",
         A::BadCertificate => "this side's certificate is damaged, or is for another host",
-        A::CertificateUnknown | A::AccessDenied => "this side's certificate is not accepted; the reason is told there",
+        A::CertificateUnknown | A::AccessDenied => {
+            "this side's certificate is not accepted; the peer's own message has the reason"
+        }
         A::CertificateRequired => "this side has no certificate, and one is required",
         A::ProtocolVersion | A::HandshakeFailure | A::InsufficientSecurity => "it has no TLS 1.3 in common",
         _ => "the connection cannot be trusted",

@@ -126,7 +126,7 @@ impl TlsClient {
         Arc::clone(&self.config)
     }
 
-    /// Of the server at `host`.
+    /// The name that the certificate of the server at `host` must have.
     pub(super) fn name(&self, host: &str) -> io::Result<ServerName<'static>> {
         match ServerName::try_from(host.to_owned()) {
             Ok(name) => Ok(name),

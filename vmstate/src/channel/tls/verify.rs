@@ -12,7 +12,7 @@ use rustls::{
 
 use super::name::{Fingerprint, same, subject};
 
-/// A sentence, as the error of a certificate.
+/// Wraps a sentence in the error type of certificates.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refused(String);
@@ -99,7 +99,7 @@ impl ClientCertVerifier for Pinned {
     signatures_of_tls_1_3!();
 }
 
-/// Of the clients that `trusts` trusts, only those with one of `names`.
+/// Accepts the clients that `trusts` trusts and whose certificate has one of `names`.
 #[derive(Debug)]
 pub(super) struct Authorized {
     pub(super) trusts: Arc<dyn ClientCertVerifier>,
@@ -118,7 +118,7 @@ impl ClientCertVerifier for Authorized {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.trusts.verify_client_cert(certificate, intermediates, now)?;
-        let subject = subject(certificate).ok_or_else(|| refused("the client's certificate names nobody".into()))?;
+        let subject = subject(certificate).ok_or_else(|| refused("the client's certificate has no subject".into()))?;
         match self.names.iter().any(|name| same(name, &subject)) {
             true => Ok(verified),
             false => Err(refused(format!("the client is '{subject}', which is not one of tls-authz"))),

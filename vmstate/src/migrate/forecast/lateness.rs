@@ -22,7 +22,7 @@ const DOUBTFUL: u32 = 4;
 #[derive(Debug, Default)]
 pub(super) struct Lateness {
     alone: VecDeque<Duration>,
-    /// Of all chunks and probes.
+    /// The shortest round trip of all chunks and probes.
     least: Option<Duration>,
     /// [`Self::usual`], which is asked for more often than an answer comes.
     usual: Duration,

@@ -17,14 +17,14 @@ use super::lateness::Lateness;
 use super::stretches::{Busy, Stretches};
 use crate::ram::{NORMAL_RECORD, PageCount};
 
-/// Of which speed a chunk tells.
+/// The speed that the answer to a chunk measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tells {
-    /// Of the one that the rounds have.
+    /// The wire's speed in the rounds.
     Rounds,
-    /// Of the one that a pause has: the guest stood.
+    /// The wire's speed in a pause: the guest stood.
     Pause,
-    /// Of none: it woke up who had nothing to do.
+    /// No speed: the chunk woke up an idle side.
     Nothing,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct Chunk {
     pub(crate) bytes: u64,
     /// The pages in it.
     pub(crate) pages: PageCount,
-    /// Of which speed it tells.
+    /// The speed that the chunk measures.
     pub(crate) tells: Tells,
     /// Flushes of page channels that were begun until its probe.
     pub(crate) flushes: u64,

@@ -52,7 +52,7 @@ impl SendWorker {
 impl Drop for SendWorker {
     fn drop(&mut self) {
         if !self.senders.is_over() {
-            self.senders.fail(Error::new(ErrorKind::Misuse, format!("nobody works on page channel {}", self.id)));
+            self.senders.fail(Error::new(ErrorKind::Misuse, format!("page channel {} has no thread", self.id)));
         }
     }
 }

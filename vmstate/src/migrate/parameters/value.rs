@@ -9,14 +9,14 @@ use super::ParameterUnit;
 /// The value of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParameterValue {
-    /// Of [`ParameterUnit::Milliseconds`].
+    /// A value in [`ParameterUnit::Milliseconds`].
     Time(Duration),
-    /// Of [`ParameterUnit::BytesPerSecond`], [`ParameterUnit::Percent`], [`ParameterUnit::Count`], [`ParameterUnit::Between`] and
+    /// A value in [`ParameterUnit::BytesPerSecond`], [`ParameterUnit::Percent`], [`ParameterUnit::Count`], [`ParameterUnit::Between`] or
     /// [`ParameterUnit::CacheBytes`].
     Number(u64),
-    /// Of [`ParameterUnit::Flag`].
+    /// A value of [`ParameterUnit::Flag`].
     Flag(bool),
-    /// Of [`ParameterUnit::Word`].
+    /// A value of [`ParameterUnit::Word`].
     Word(Cow<'static, str>),
 }
 

@@ -61,7 +61,7 @@ pub struct Scenario {
     pub after_round: Duration,
     /// What the owner of the guest has set; `multifd` and `xbzrle` make no difference to a plan.
     pub parameters: Parameters,
-    /// Of all that is random: the same seed gives the same plan.
+    /// Seed of the random numbers: the same seed gives the same plan.
     pub seed: u64,
 }
 
@@ -146,7 +146,7 @@ pub struct PlannedRound {
     pub bytes_per_second: u64,
     /// Bytes of pages that the guest was measured to dirty a second. A page counts once a round.
     pub dirty_bytes_per_second: u64,
-    /// Of this round.
+    /// Throttle of this round.
     pub throttle_percent: u8,
     /// The pause, had it begun then.
     pub expected_downtime: Duration,

@@ -111,7 +111,7 @@ impl Section for PlannedDevices {
 pub(super) struct Notes {
     control: Control,
     rounds: RefCell<Vec<PlannedRound>>,
-    /// Of the round that goes on.
+    /// Throttle of the current round.
     throttle_percent: Cell<u8>,
 }
 

@@ -49,7 +49,7 @@ pub struct Figures {
     pub least_pending_bytes: f64,
     /// Rounds since the one that left a twentieth less than all before it.
     pub stalled_rounds: u32,
-    /// Of the time vCPUs stand still so many percent; `None`: they cannot be throttled.
+    /// Percentage of the time that throttled vCPUs stand still; `None`: the machine cannot throttle.
     pub throttle: Option<u8>,
 }
 

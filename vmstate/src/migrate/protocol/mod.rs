@@ -47,7 +47,7 @@ pub enum Way {
     /// It runs at the destination before all of its memory is there (post-copy). The commit is `POSTCOPY_RUN`, which stands where the end
     /// of the stream stands otherwise; that end comes behind the last page.
     Postcopy,
-    /// The same, to a QEMU: the order to run is in the package of the devices, and nobody says that it was heard.
+    /// Post-copy to a QEMU: the order to run is in the package of the devices, and QEMU does not acknowledge it.
     PostcopyUnanswered,
 }
 

@@ -115,7 +115,7 @@ pub(super) struct Host<'a, 's> {
 /// Guest memory, as the source of its pages.
 pub(super) struct Memory<'a> {
     pub(super) section: Box<dyn EngineSection + 'a>,
-    /// Of `section`.
+    /// The figures that `section` updates.
     pub(super) pages: Arc<PageFigures>,
     /// Where the channel finds the pages.
     pub(super) ram: &'a dyn GuestRam,
@@ -204,7 +204,7 @@ struct Source<'a, 's> {
     clock: &'a dyn Clock,
     machine: Throttled<'a>,
     saver: Saver<'a, 's>,
-    /// Of guest memory, for reports.
+    /// Figures of guest memory, for reports.
     pages: Arc<PageFigures>,
     longest_chunk: u64,
     /// Some of guest memory is not sent.

@@ -76,6 +76,9 @@ impl Source<'_, '_> {
 pub(super) fn nobody_asked(returned: Returned) -> Error {
     match returned {
         Returned::Reply(reply) => unexpected(reply),
-        other => Error::new(ErrorKind::Malformed, format!("the destination sent {other:?}, which nobody asked for")),
+        other => Error::new(
+            ErrorKind::Malformed,
+            format!("the destination sent {other:?}, which the source has not requested"),
+        ),
     }
 }

@@ -55,5 +55,5 @@ impl Source<'_, '_> {
 }
 
 pub(super) fn unexpected(reply: Reply) -> Error {
-    Error::new(ErrorKind::Malformed, format!("the destination answered {reply:?}, which nobody asked for"))
+    Error::new(ErrorKind::Malformed, format!("the destination answered {reply:?}, which the source has not requested"))
 }

@@ -55,7 +55,7 @@ pub enum Coding {
 /// What a channel begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening {
-    /// The same on all channels of a migration; of a QEMU that of its machine, which is zero unless it was given.
+    /// One value on all channels of a migration; a QEMU sends the UUID of its machine, which is zero unless it was given.
     pub uuid: [u8; 16],
     /// Its number among them, from 0 on.
     pub id: u8,

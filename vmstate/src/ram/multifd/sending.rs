@@ -50,12 +50,12 @@ struct State {
     /// Flushes that were begun and are not known to be over, and how many there were before them.
     flushes: VecDeque<Flush>,
     over: u64,
-    /// Of the next packet.
+    /// Number of the next packet.
     number: u64,
     /// Pages that were given to the channels.
     given: u64,
     sent: PageCount,
-    /// Of these, the ones before flushes that are over.
+    /// Pages that were given before flushes that are over.
     arrived: PageCount,
     bytes: u64,
     /// Somebody waits until no more pages than this are unsent.
@@ -73,7 +73,7 @@ struct Queued {
 
 #[derive(Debug)]
 struct Flush {
-    /// Of the SYNC of channel 0; those of the others follow.
+    /// Number of the SYNC packet of channel 0; those of the other channels follow.
     number: u64,
     /// Channels that have not come to it.
     to_come: u8,

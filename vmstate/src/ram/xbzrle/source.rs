@@ -26,9 +26,9 @@ pub struct XbzrleCount {
     pub cache_bytes: u64,
     /// Pages that were found in the cache.
     pub pages: u64,
-    /// Of these, pages of which only what changed was sent.
+    /// Pages found in the cache of which only the changed bytes were sent.
     pub encoded: u64,
-    /// Of these, pages sent whole, since what changed of them is as long.
+    /// Pages found in the cache and sent whole, because their changed bytes are as long as a page.
     pub overflow: u64,
     /// Bytes sent for pages that were found in the cache.
     pub bytes: u64,

@@ -18,7 +18,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Of an image of so many bytes, unchanged.
+    /// The record of an unchanged image of `bytes` bytes.
     pub(super) fn new(bytes: u64) -> Self {
         let words = bytes.div_ceil(GRANULE).div_ceil(WORD);
         Self { words: (0..words).map(|_| AtomicU64::new(0)).collect(), count: AtomicU64::new(0) }

@@ -16,7 +16,7 @@ pub enum Mark {
 }
 
 impl Mark {
-    /// All of them.
+    /// All marks.
     pub const ALL: [Self; 2] = [Self::Incomplete, Self::Stale];
 
     /// The attribute's name.

@@ -62,7 +62,7 @@ impl Blk {
         Self { disk: Disk::new(image), features, segments_max: usize::MAX, current: None, limiter: Limiter::default() }
     }
 
-    /// The same disk, within these limits.
+    /// Sets the disk's limits.
     pub fn within(self, limiter: Limiter) -> Self {
         Self { limiter, ..self }
     }

@@ -57,7 +57,7 @@ impl Attachment {
         }
     }
 
-    /// The same once more, for the card of a machine that was reset.
+    /// Duplicates the attachment for the card of a machine that was reset.
     ///
     /// # Errors
     /// The process has no descriptor left.

@@ -96,7 +96,7 @@ impl<B: Backend> Net<B> {
         }
     }
 
-    /// The same card, within these limits.
+    /// Sets the card's limits.
     pub fn within(self, limits: Directions) -> Self {
         Self { limits, ..self }
     }

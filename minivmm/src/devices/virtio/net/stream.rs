@@ -79,7 +79,7 @@ impl Stream {
     /// `fd:N` or `fd:NAME`, once.
     ///
     /// # Errors
-    /// [`StreamError`]: nobody listens there; it is another kind of socket; the host gives no thread.
+    /// [`StreamError`]: nobody listens there; it is another kind of socket; cannot spawn a thread.
     pub fn open(path: &Path) -> Result<Self, StreamError> {
         Self::attach(path).map_err(|source| StreamError { name: path.display().to_string(), source })
     }
@@ -104,7 +104,7 @@ impl Stream {
         Ok(Self { link, offloads: Offloads::ALL })
     }
 
-    /// The same socket without UDP segmentation.
+    /// Turns UDP segmentation off.
     pub fn without_uso(self) -> Self {
         Self { offloads: self.offloads.without(&USO), ..self }
     }

@@ -76,7 +76,7 @@ impl Tap {
         Self::attach(name).map_err(|source| TapError { name: name.into(), source })
     }
 
-    /// The same attachment once more, for the card of a machine that was reset.
+    /// Duplicates the attachment for the card of a machine that was reset.
     ///
     /// # Errors
     /// The process has no descriptor left.
@@ -84,12 +84,12 @@ impl Tap {
         Ok(Self { file: self.file.try_clone()?, offloads: self.offloads, vhost: self.vhost.clone() })
     }
 
-    /// The same tap without UDP segmentation.
+    /// Turns UDP segmentation off.
     pub fn without_uso(self) -> Self {
         Self { offloads: self.offloads.without(&USO), ..self }
     }
 
-    /// The same tap, whose frames the kernel moves between it and the rings of a card in `ram`.
+    /// Has the kernel move frames between the tap and the rings of a card in `ram`.
     ///
     /// # Errors
     /// [`VhostError`].

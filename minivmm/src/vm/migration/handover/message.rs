@@ -24,7 +24,7 @@ const LENGTH: usize = size_of::<u32>();
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MessageError {
     /// The connection was closed before the first byte.
-    #[error("whoever connected has handed nothing over: migrate local:PATH does")]
+    #[error("the peer passed no guest memory: the source has to run migrate local:PATH")]
     Nothing,
     /// The text is none of a minivmm.
     #[error("what came is no hand-over of a minivmm: migrate local:PATH makes one")]
@@ -228,7 +228,7 @@ mod tests {
             "the descriptor of tap 0, tap 1 did not come: the message names 3, and 1 came with it"
         );
         assert_eq!(refused(RAM, &[&a, &b]), "2 descriptors came, and the message names 1");
-        assert_eq!(refused(&[], &[]), "whoever connected has handed nothing over: migrate local:PATH does");
+        assert_eq!(refused(&[], &[]), "the peer passed no guest memory: the source has to run migrate local:PATH");
         assert_eq!(
             refused(&RAM[..9], &[&a]),
             "the message ends after 9 bytes, and 19 are missing: its sender has ended, or is no minivmm"

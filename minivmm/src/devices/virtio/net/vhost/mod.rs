@@ -33,7 +33,7 @@ use crate::memory::{GuestMemory, OtherWriter, Ram};
 
 use crate::sync::lock;
 
-/// Of the features agreed on, those that decide what rings and headers look like. All others are the tap's and the card's own.
+/// Features that decide what rings and headers look like. All others concern the tap and the card only.
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
     | 1 << VIRTIO_RING_F_EVENT_IDX
     | 1 << VIRTIO_RING_F_INDIRECT_DESC
@@ -107,7 +107,7 @@ impl Vhost {
 
 impl<K: VhostNet> Vhost<K> {
     fn with(kernel: K, tap: File, ram: &Ram) -> Result<Self, VhostError> {
-        let no_event = |error: io::Error| VhostError { what: format!("the host gives no event: {error}") };
+        let no_event = |error: io::Error| VhostError { what: format!("cannot create an eventfd: {error}") };
         let event = || EventFd::new(EFD_NONBLOCK).map_err(no_event);
         let (events, used, broken) = (Epoll::new().map_err(no_event)?, event()?, event()?);
         for event in [&used, &broken] {
