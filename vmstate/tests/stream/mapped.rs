@@ -125,12 +125,8 @@ fn what_is_written_of_a_running_guest_is_what_it_has_when_it_stands() {
     assert_eq!((pauses, log.syncs), (1, 3));
     by_hand(&expected);
     let (written, expected) = (fs::read(&path).unwrap(), fs::read(&expected).unwrap());
-    // One PART, of the round, stands before the END; and the description, which says nothing, behind the end.
-    let part = b"\x02\0\0\0\x01\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01";
-    let begins = 2 * MIB as usize + 0x1000 + 13;
-    assert!(written[..begins] == expected[..begins]);
-    assert_eq!(written[begins..][..part.len()], *part);
-    assert_eq!(written[begins + part.len()..][..expected.len() - begins], expected[begins..]);
+    // No PART stands before the END, for pages with places need no record; behind the end is the description, which says nothing.
+    assert!(written[..expected.len()] == expected);
     let again = self::ram();
     load(&path, &again).unwrap();
     assert!((0..2).all(|block| bytes(&again, block, 4096) == bytes(&ram, block, 4096)));

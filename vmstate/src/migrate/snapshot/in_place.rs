@@ -60,6 +60,7 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
     let mut saver = Saver::new(sections, Box::new(section), &Still);
     let mut saved = saver.put_devices(out.bytes_mut(), (reader, SendPhase::Early))?;
     saver.start(&mut out, reader)?;
+    wire.send_unanswered(&mut out)?;
     saver.sync()?;
     let mut left = u64::MAX;
     for number in 1..=MOST_ROUNDS {
@@ -67,9 +68,12 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
         let (begun, before) = (Instant::now(), progress.bytes());
         loop {
             control.check()?;
-            let over = saver.iterate(&mut out, CHUNK, Which::All)?;
-            wire.send_unanswered(&mut out)?;
+            // The pages go to their places, and the PART has no record of them: a reader would only count thousands of these.
             out.clear();
+            let memory_is_over = saver.iterate(&mut out, CHUNK, Which::Memory)?;
+            out.clear();
+            let over = saver.iterate(&mut out, CHUNK, Which::Others)? && memory_is_over;
+            wire.send_unanswered(&mut out)?;
             progress.tell();
             if over {
                 break;
@@ -83,6 +87,7 @@ pub fn save_in_place(saving: Saving<'_, '_>, control: &Control, pause: &mut dyn 
         }
         left = pending;
     }
+    out.clear();
     let mut watch = Watch::new();
     pause()?;
     let mut downtime = Downtime { pause: watch.lap(), ..Downtime::default() };

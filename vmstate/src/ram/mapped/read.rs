@@ -119,7 +119,7 @@ fn read_bitmap(file: &File, places: Places, len: u64) -> Result<PageSet> {
         }
     });
     // A set keeps no pages behind its last one.
-    let all: u64 = bytes.iter().map(|byte| u64::from(byte.count_ones())).sum();
+    let all: u64 = bytes.as_chunks().0.iter().map(|word| u64::from(u64::from_le_bytes(*word).count_ones())).sum();
     if set.count() != all {
         let message = "the bitmap has pages behind the block's last one";
         return Err(Error::new(ErrorKind::Malformed, message).at(places.bitmap));
