@@ -1,9 +1,8 @@
 //! One KVM virtual machine: memory slots, interrupt controllers, timer, interrupt lines, doorbells.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 
 use kvm_bindings::{
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
@@ -16,8 +15,6 @@ use crate::error::{Error, Result};
 use crate::irq::IrqLine;
 use crate::kvm::vcpu::Vcpu;
 use crate::memory::{Ram, Stretch};
-use crate::sandbox::{self, Kind};
-use crate::sync::lock;
 
 /// Four pages that old Intel CPUs need below 4 GiB for real mode: one for identity-mapped paging, three for a TSS.
 /// Where QEMU has them, out of the way of RAM and devices.
@@ -29,8 +26,6 @@ pub struct KvmVm {
     kvm: Arc<Kvm>,
     fd: Arc<VmFd>,
     ram: Ram,
-    /// Puts RAM into the slots, until somebody has waited for it.
-    filling: Mutex<Option<JoinHandle<Result<()>>>>,
     manual_protect: bool,
     /// Pages that the dirty log has reported.
     reported: AtomicU64,
@@ -43,57 +38,28 @@ impl fmt::Debug for KvmVm {
 }
 
 impl KvmVm {
-    /// A machine with `ram`, PIC, IOAPIC, PIT, and no vCPU yet.
+    /// A machine with `ram` in its slots, PIC, IOAPIC, PIT, and no vCPU yet.
+    ///
+    /// RAM comes first: a change of slots waits for all changes of the machine before it to be seen, and behind a change of the
+    /// I/O bus, which PIC, IOAPIC and PIT are, that takes ticks of the kernel's clock (call_srcu in `kvm_io_bus_register_dev`,
+    /// synchronize_srcu_expedited in `kvm_swap_active_memslots`, virt/kvm/kvm_main.c).
     ///
     /// # Errors
     /// [`Error::OpenKvm`], [`Error::MissingCapability`], [`Error::Kvm`].
     pub fn new(kvm: impl Into<Arc<Kvm>>, ram: &Ram) -> Result<Self> {
-        let vm = Self::without_ram(kvm.into(), ram)?;
-        vm.set_slots(0)?;
-        Ok(vm)
-    }
-
-    /// As [`new`](Self::new), but with nothing in the slots: `ram` is to be [put](Self::fill_slots) there.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub(crate) fn without_ram(kvm: Arc<Kvm>, ram: &Ram) -> Result<Self> {
+        let kvm = kvm.into();
         let fd = kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
+        let manual_protect = enable_manual_protect(&fd)?;
+        let (fd, ram, reported) = (Arc::new(fd), ram.clone(), AtomicU64::new(0));
+        let vm = Self { kvm, fd, ram, manual_protect, reported };
+        vm.set_slots(0)?;
+        let fd = vm.fd();
         fd.set_identity_map_address(IDENTITY_MAP).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(TSS).map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
         fd.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(Error::kvm("KVM_CREATE_PIT2"))?;
-        let manual_protect = enable_manual_protect(&fd)?;
-        let (fd, ram, filling, reported) = (Arc::new(fd), ram.clone(), Mutex::default(), AtomicU64::new(0));
-        Ok(Self { kvm, fd, ram, filling, manual_protect, reported })
-    }
-
-    /// Begins to put RAM into the slots, on a thread: where the kernel keeps a list of mappings for each page (`memslot_rmap_alloc`,
-    /// arch/x86/kvm/x86.c; with shadow paging) that takes milliseconds.
-    ///
-    /// # Errors
-    /// [`Error::Kvm`], where there is no thread to be had.
-    pub(crate) fn fill_slots(self: &Arc<Self>) -> Result<()> {
-        let vm = Arc::clone(self);
-        match sandbox::spawn(Kind::Slots, "slots", move || vm.set_slots(0)) {
-            Ok(thread) => *self.filling() = Some(thread),
-            Err(_) => self.set_slots(0)?,
-        }
-        Ok(())
-    }
-
-    /// Waits until RAM is in the slots: before KVM is given state that has addresses in it, and before a vCPU runs.
-    ///
-    /// # Errors
-    /// [`Error::Kvm`].
-    pub(crate) fn await_slots(&self) -> Result<()> {
-        let thread = self.filling().take();
-        thread.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    }
-
-    fn filling(&self) -> MutexGuard<'_, Option<JoinHandle<Result<()>>>> {
-        lock(&self.filling)
+        Ok(vm)
     }
 
     /// The file to ask for state: clock, PIC, IOAPIC, PIT.
@@ -160,7 +126,6 @@ impl KvmVm {
     /// # Errors
     /// [`Error::Kvm`]; no slot records then.
     pub(crate) fn start_dirty_log(&self) -> Result<()> {
-        self.await_slots()?;
         self.set_slots(KVM_MEM_LOG_DIRTY_PAGES).inspect_err(|_| self.stop_dirty_log())
     }
 

@@ -29,8 +29,6 @@ pub enum Kind {
     Main,
     /// Changes the machine's run state, makes it anew at a reset, starts the threads of migrations.
     Driver,
-    /// Puts guest RAM into the machine's slots.
-    Slots,
     /// Runs a vCPU.
     Vcpu,
     /// Says when vCPUs have to stand, or how much of the memory they dirty.
@@ -52,10 +50,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 11] = [
         Self::Main,
         Self::Driver,
-        Self::Slots,
         Self::Vcpu,
         Self::Throttle,
         Self::Device,
@@ -71,7 +68,6 @@ impl Kind {
         match self {
             Self::Main => "main",
             Self::Driver => "driver",
-            Self::Slots => "slots",
             Self::Vcpu => "vcpu",
             Self::Throttle => "throttle",
             Self::Device => "device",

@@ -40,7 +40,6 @@ pub(super) fn of(kind: Kind, otherwise: SeccompAction) -> Table {
     let table = |calls, requests| Table { calls, requests, otherwise };
     match kind {
         Kind::Main => table(&[EACH, SOCKET_FILES, MAIN], &[TERMINAL_REQUESTS]),
-        Kind::Slots => table(&[EACH], &[&[KVM_SET_USER_MEMORY_REGION]]),
         Kind::Vcpu => table(&[EACH], &[VCPU_REQUESTS]),
         Kind::Throttle => table(&[EACH], &[]),
         Kind::Device => table(&[EACH, DEVICE], &[DEVICE_REQUESTS]),

@@ -59,12 +59,10 @@ impl Machine {
         previous: Option<&Devices>,
     ) -> Result<Self> {
         let events = Arc::new(GuestEvents::new(driver));
-        let kvm = Arc::new(KvmVm::without_ram(kvm, ram)?);
+        let kvm = Arc::new(KvmVm::new(kvm, ram)?);
         let host = HostFeatures::new(kvm.kvm()).map_err(Error::device)?;
         let mut buses = Buses::default();
         let devices = Devices::new(&kvm, backends, &mut buses, &events, previous)?;
-        // Behind the devices, for the kernel adds doorbells and slots one after the other.
-        kvm.fill_slots()?;
         let Made { vcpus, offered, processor } = make_vcpus(&kvm, config)?;
         let buses = Arc::new(buses);
         let vcpus = vcpus.into_iter().map(|vcpu| spawn(vcpu, Arc::clone(&buses), Arc::clone(&events)));
@@ -83,7 +81,6 @@ impl Machine {
         let entry = boot::load(self.kvm.ram(), payload, &acpi)?;
         let mut generation = lock(&self.devices.generation);
         generation.power_on(self.kvm.ram().guest()).map_err(Error::device)?;
-        self.kvm.await_slots()?;
         self.vcpus[0].vcpu().set_start(&entry.registers(), |sregs| entry.set_system_registers(sregs))
     }
 
@@ -131,7 +128,6 @@ impl Machine {
         state: &HypervisorState,
         introduced: Option<Introduced>,
     ) -> Result<Elapsed, StateError> {
-        self.kvm.await_slots().map_err(StateError::Slots)?;
         let vcpus: Vec<_> = self.vcpus.iter().map(VcpuThread::vcpu).collect();
         let fds: Vec<_> = vcpus.iter().map(|vcpu| vcpu.fd()).collect();
         state.set(self.kvm.fd(), &fds, &self.host, introduced)
@@ -139,7 +135,7 @@ impl Machine {
 
     /// Fills second-level page tables for memory that was written, until the moment `until`. No vCPU runs.
     pub(super) fn populate(&mut self, until: Instant) {
-        if let (Ok(()), Some(vcpu)) = (self.kvm.await_slots(), self.vcpus.first()) {
+        if let Some(vcpu) = self.vcpus.first() {
             self.populated.catch_up(vcpu.vcpu().fd(), until);
         }
     }

@@ -24,10 +24,9 @@ use vmstate_lab::patience::until;
 /// Names the case to a process that was started for it.
 const CASE: &str = "MINIVMM_SANDBOX_CASE";
 
-const KINDS: [(&str, Kind); 11] = [
+const KINDS: [(&str, Kind); 10] = [
     ("main", Kind::Main),
     ("driver", Kind::Driver),
-    ("slots", Kind::Slots),
     ("vcpu", Kind::Vcpu),
     ("throttle", Kind::Throttle),
     ("device", Kind::Device),

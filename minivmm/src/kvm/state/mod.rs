@@ -51,9 +51,6 @@ pub enum StateError {
         /// What the kernel said.
         source: kvm_ioctls::Error,
     },
-    /// The machine has no RAM that the state could be of.
-    #[error("KVM did not take guest RAM")]
-    Slots(#[source] crate::error::Error),
     /// The destination's KVM does not take a model-specific register.
     #[error("this host's KVM refuses MSR {index:#x} = {value:#x}; migrate to a host with the same CPU features")]
     Msr {
