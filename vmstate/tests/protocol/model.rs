@@ -155,6 +155,16 @@ impl World {
                 step("S does not pause", Refused, NOW, &nothing);
                 step("S pauses", Done, NOW, &|world| (world.source_runs, world.was_paused) = (false, true));
             }
+            // As to a QEMU: the order to run is in the package.
+            SourceAction::SendPackage(_) if rules.way == Way::PostcopyUnanswered => {
+                step("S sends the package", Done, NOW, &put(&[Message::Stopped, Message::Run]));
+                step(
+                    "S sends the package and then cannot send",
+                    Deadline,
+                    NOW,
+                    &put(&[Message::Stopped, Message::Run]),
+                );
+            }
             SourceAction::SendRest(_) | SourceAction::SendPackage(_) => {
                 step("S sends the rest", Done, NOW, &put(&[Message::Stopped, Message::Ping(ping::READY)]));
             }
@@ -203,6 +213,10 @@ impl World {
                     None if self.back.cut => step("S finds the wire broken", Broken, NOW, &nothing),
                     None => {}
                 }
+            }
+            // A QEMU moves no fence, which proves nothing then.
+            SourceAction::Claim if rules.way == Way::PostcopyUnanswered => {
+                step("S claims nothing", Claimed(Claim::Undecidable), NOW, &nothing);
             }
             SourceAction::Claim => {
                 let mut next = self.clone();

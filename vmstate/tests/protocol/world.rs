@@ -217,6 +217,8 @@ impl World {
     /// What the destination sees before it says that it is ready.
     pub(crate) fn is_proved(&self, rules: Rules) -> bool {
         match rules.disk {
+            // The source has let go by then.
+            _ if rules.way == Way::PostcopyUnanswered => true,
             // A copy has another token, or a lock that nobody holds; a lock without effect seems to be held by nobody.
             Disk::Copied | Disk::Unlocked => !rules.fence,
             Disk::Shared => !rules.fence || (self.holder.is_some_and(|holder| holder != Who::Destination)),
