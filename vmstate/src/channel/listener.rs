@@ -69,7 +69,7 @@ mod sealed {
     impl Sealed for Option<crate::channel::tls::TlsServer> {}
 }
 
-/// Nothing is done to it.
+/// Connections are taken as they come, without TLS.
 #[derive(Clone, Copy, Debug)]
 pub struct Plain;
 
@@ -106,15 +106,15 @@ impl<S: Security> fmt::Debug for Listener<S> {
     }
 }
 
-/// Connections that nobody has taken yet.
+/// Connections that were accepted and not yet taken.
 struct Waiters<C> {
-    /// They have not begun, since when they are here.
+    /// Connections that have sent nothing yet, and when they were accepted.
     candidates: Vec<(C, Instant)>,
     streams: VecDeque<C>,
     pages: VecDeque<C>,
     /// Sources that go on with a post-copy, since that moment. Nobody but a destination that waits for one takes them.
     resuming: VecDeque<(C, Instant)>,
-    /// They were turned away with a word, at that moment.
+    /// Connections that were refused with a message, and when.
     leaving: VecDeque<(C, Instant)>,
 }
 
@@ -389,7 +389,7 @@ enum Beginning {
     Resuming,
     /// Not yet, or not far enough to tell.
     Silence,
-    /// It is over.
+    /// The connection has ended.
     Over,
 }
 

@@ -58,7 +58,7 @@ pub trait Channel {
     /// place. As it stands here, there is none.
     ///
     /// # Errors
-    /// There will be none, and the guest's memory stays where it is.
+    /// No other connection will come, and the guest's memory stays where it is.
     fn reconnect(&mut self, why: &Error) -> io::Result<()> {
         let _ = why;
         Err(io::ErrorKind::Unsupported.into())

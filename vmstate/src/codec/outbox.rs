@@ -43,13 +43,13 @@ pub struct Outbox {
     bytes: Vec<u8>,
     /// Runs of pages, and how many of `bytes` are before each.
     runs: Vec<(usize, PageRun)>,
-    /// What was sent: so many of `bytes`, of `runs`, and of the first run's bytes that is left.
+    /// How much was sent: bytes of `bytes`, entries of `runs`, and bytes of the first run that is left.
     sent: (usize, usize, u64),
     len: u64,
 }
 
 impl Outbox {
-    /// Nothing to send.
+    /// An empty outbox.
     pub fn new() -> Self {
         Self::default()
     }
@@ -86,7 +86,7 @@ impl Outbox {
         }
     }
 
-    /// What is left to send.
+    /// The unsent rest.
     pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
         let (mut byte, mut index, mut cut) = self.sent;
         std::iter::from_fn(move || {
@@ -138,7 +138,7 @@ impl Outbox {
         }
     }
 
-    /// Nothing is left to send; the room is kept.
+    /// Drops the unsent rest and keeps the buffers' capacity.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.runs.clear();

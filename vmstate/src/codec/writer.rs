@@ -115,7 +115,7 @@ impl Writer {
         self.bytes.is_empty()
     }
 
-    /// What was written so far.
+    /// The bytes written so far.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes
     }

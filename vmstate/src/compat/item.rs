@@ -55,7 +55,7 @@ enum Taken {
     AtMost,
 }
 
-/// So many bytes of one meaning: one integer or an array of them.
+/// This many bytes of one meaning: one integer or an array of integers.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     meaning: Meaning,

@@ -14,7 +14,7 @@ use super::verdict::Reason;
 
 #[derive(Debug)]
 pub(super) enum Step {
-    /// So many bytes of one meaning.
+    /// This many bytes of one meaning.
     Item { item: Item, path: Rc<str> },
     /// Goes to `to` unless the subject holds.
     Unless { subject: Id, to: usize },

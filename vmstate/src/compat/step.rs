@@ -13,16 +13,16 @@ use super::subjects::Id;
 use super::verdict::{Reason, Subject, Warning};
 use crate::codec::is_subsection_of;
 
-/// So many looks at a known number cost as much as one step.
+/// Comparisons with a known number that cost as much as one step.
 const VARIANTS: usize = 64;
 
 /// What a reader sees that looks for subsections.
 enum Seen {
     /// The header of one, at this step of the writer.
     Header(usize),
-    /// Nothing of that kind.
+    /// No such subsection.
     Nothing,
-    /// That depends on this.
+    /// This subject decides.
     Ask(Id),
 }
 

@@ -35,7 +35,7 @@ impl SectionReport {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Comparison {
-    /// Which way.
+    /// Which release writes and which reads.
     pub direction: Direction,
     /// Version that the stream says.
     pub version: u32,
@@ -79,7 +79,7 @@ pub enum Verdict {
     LoadsIf(Vec<Case>),
     /// Never.
     Breaks(Break),
-    /// Nobody knows: the descriptions cannot be compared.
+    /// Unknown: the descriptions cannot be compared.
     NotCompared(Break),
 }
 
@@ -122,7 +122,7 @@ pub enum Subject {
     Count {
         /// The field.
         field: String,
-        /// That the reader takes.
+        /// The most elements that the reader takes.
         most: u64,
     },
     /// The pointer is null.
@@ -158,16 +158,16 @@ pub struct Break {
 pub enum Reason {
     /// The version is above the reader's newest.
     TooNew {
-        /// In the stream.
+        /// Version in the stream.
         version: u32,
-        /// That the reader knows.
+        /// Newest version that the reader knows.
         newest: u32,
     },
     /// The version is below the reader's oldest.
     TooOld {
-        /// In the stream.
+        /// Version in the stream.
         version: u32,
-        /// That the reader takes.
+        /// Oldest version that the reader takes.
         oldest: u32,
     },
     /// The reader wants a field where the stream has none.
@@ -189,7 +189,7 @@ pub enum Reason {
     LengthNotSent,
     /// The reader takes fewer elements than the writer may send.
     TooMany {
-        /// Which it takes.
+        /// The most elements that the reader takes.
         most: u64,
     },
     /// The reader has the keys of the map in another order.
@@ -200,12 +200,12 @@ pub enum Reason {
     UnknownSubsection,
     /// The reader does not take all values that the writer may send.
     NotTaken {
-        /// Which it takes.
+        /// Values that the reader takes.
         taken: String,
     },
     /// The reader takes only what its machine is configured to have.
     NotConfigured {
-        /// Which it takes.
+        /// Values that the reader takes.
         taken: String,
     },
     /// A pointer that may be null on one side only.

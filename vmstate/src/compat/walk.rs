@@ -27,7 +27,7 @@ struct Walked {
 /// A break, and what led there.
 struct Broken {
     path: Decisions,
-    /// What was asked last and alone led to it.
+    /// The last decision, which alone led to the break.
     gate: Option<(Id, bool)>,
     field: String,
     reason: Reason,

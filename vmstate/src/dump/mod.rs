@@ -60,7 +60,7 @@ pub struct SectionDump {
     pub offset: u64,
     /// Which part it is.
     pub part: Part,
-    /// Who it is; of later parts, what the first one said.
+    /// The section's name and instance; a later part has those of the first one.
     pub header: SectionHeader<'static>,
     /// Stream offset of its body.
     pub body: u64,

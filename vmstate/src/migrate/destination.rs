@@ -41,13 +41,13 @@ pub struct Incoming<'a, 's> {
     pub ram: &'a dyn GuestRam,
 }
 
-/// How a destination goes about it.
+/// Options of a destination.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DestinationOptions {
     /// Machine type, as `microvm`; the source's must be the same.
     pub machine_type: String,
-    /// What is accepted.
+    /// Which streams are accepted.
     pub strictness: Strictness,
     /// What each section may cost.
     pub limits: Limits,
@@ -212,7 +212,7 @@ struct Destination<'a, 's> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Package {
     None,
-    /// It ends at this stream offset.
+    /// The package ends at this stream offset.
     UpTo(u64),
     Loaded,
 }

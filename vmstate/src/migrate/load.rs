@@ -96,7 +96,7 @@ impl<'a, 's> Loader<'a, 's> {
         }
     }
 
-    /// Nothing here stands in the way.
+    /// Checks that no section forbids a migration.
     pub(super) fn check_migratable(&self) -> Result<()> {
         self.all.registered.check_migratable()
     }

@@ -46,7 +46,7 @@ impl Drop for Over {
     }
 }
 
-/// Who takes the guest in, as far as its answer to the first ping tells.
+/// The kind of destination, as far as its answer to the first ping tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
@@ -201,7 +201,7 @@ pub trait Machine {
     /// Source, before the commit: gives up the exclusive resources so that the peer can take them.
     ///
     /// # Errors
-    /// They could not be released, and this side still holds all of them; the migration fails and the source resumes.
+    /// The resources could not be released, and this side still holds all of them; the migration fails and the source resumes.
     fn release(&mut self) -> Result<()>;
 
     /// Destination at the commit, or a source whose commit failed: takes the exclusive resources, all or none, and

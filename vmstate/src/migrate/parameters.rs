@@ -77,7 +77,7 @@ pub struct Parameters {
     pub aim: Aim,
     /// The vCPUs may be throttled.
     pub auto_converge: bool,
-    /// They are throttled more when the guest dirties more than this share of what is sent, over two rounds.
+    /// Percentage of the sent bytes that the guest has to dirty over two rounds before vCPUs are throttled more.
     pub throttle_trigger_threshold: u8,
     /// The first throttle: so much of the time vCPUs stand still.
     pub cpu_throttle_initial: u8,

@@ -60,7 +60,7 @@ struct Begun {
     /// Its number in the stream.
     id: u32,
     owner: Owner,
-    /// Nothing of this round is left.
+    /// True if no part of this round is left to send.
     is_over: bool,
 }
 

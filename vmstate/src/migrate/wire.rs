@@ -367,7 +367,7 @@ impl<'a> Link<'a> {
     /// In post-copy: waits for another connection in the place of this one, which was lost because of `why`.
     ///
     /// # Errors
-    /// There will be none.
+    /// No other connection will come.
     pub(super) fn reconnect(&mut self, why: &Error) -> Result<()> {
         self.channel.reconnect(why)?;
         self.base = self.offset();

@@ -89,7 +89,7 @@ pub enum Mismatch {
         /// The file here.
         path: PathBuf,
     },
-    /// There is a record at the source only.
+    /// Only the source has a record.
     #[error(
         "{role} ({path}) has no ownership record, the source's has: give the file that the source has open, on a file system with extended attributes"
     )]
@@ -127,7 +127,7 @@ pub enum Mismatch {
         /// The file here.
         path: PathBuf,
     },
-    /// Nothing could be found out.
+    /// The records and locks tell nothing.
     #[error(transparent)]
     Unusable(#[from] OwnershipError),
 }

@@ -15,7 +15,7 @@ const VERSION: u32 = 1;
 /// Bytes of a record.
 pub const RECORD_LEN: usize = 36;
 
-/// Who ran a guest on a resource last, and how often someone has begun to.
+/// The side that ran a guest on a resource last, and how often a guest has been started on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Record {
     /// Random; the source of a migration writes a fresh one when the migration begins, so that a copy of the resource

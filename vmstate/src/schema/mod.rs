@@ -229,7 +229,7 @@ pub enum Kind {
     Timer,
     /// An IEEE 754 double: 8 bytes.
     Double,
-    /// So many bits, in words of 8 bytes; the first bit is the lowest of the first word.
+    /// This many bits, in words of 8 bytes; the first bit is the lowest of the first word.
     Bitmap(usize),
     /// As [`Bitmap`](Self::Bitmap), of as many bits as the outcome says.
     CountedBitmap,
@@ -241,7 +241,7 @@ pub enum Kind {
     Temporary(MaybeStatic<Description>),
     /// The value if the outcome says 1; one byte `30` if it says 0, where a pointer is null.
     Nullable(MaybeStatic<Kind>),
-    /// So many elements, concatenated.
+    /// This many elements, concatenated.
     Array(MaybeStatic<Kind>, usize),
     /// As many elements as the outcome says, concatenated.
     CountedArray(MaybeStatic<Kind>),

@@ -21,7 +21,7 @@ pub struct Sections<'a> {
     pub(super) release: Option<Arc<Schema>>,
     /// The entry behind the one that a load saw last.
     next: usize,
-    /// So many of the first entries have only one name and number each.
+    /// Number of leading entries that have only one name and number each.
     plain: usize,
 }
 

@@ -38,7 +38,7 @@ pub trait Coded<Form> {
 pub enum Room {
     /// As many as are asked for.
     Any,
-    /// This many.
+    /// This many elements.
     Fixed(usize),
     /// As many as were decided on when the device was made.
     Made,

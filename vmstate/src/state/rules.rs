@@ -10,9 +10,9 @@ pub struct SectionRules {
     pub instance_id: Option<u32>,
     /// A second instance number that it answers to in a load.
     pub alias_id: Option<u32>,
-    /// It is sent before the guest's memory, while the guest still runs.
+    /// The section is sent before the guest's memory, while the guest still runs.
     pub early_setup: bool,
-    /// It is not always needed, so a stream without it is complete.
+    /// The section is not always needed, so a stream without it is complete.
     pub conditional: bool,
     /// Why no machine that has it can be migrated.
     pub unmigratable: Option<&'static str>,

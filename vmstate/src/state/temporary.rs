@@ -8,8 +8,8 @@ use crate::error::Result;
 /// A struct that is made for the wire from `Parent`, and whose values go back into it: what `#[vmstate(tmp = …)]` names
 /// (QEMU's `VMSTATE_WITH_TMP`).
 ///
-/// It is also made before a load, so what a stream does not say stays as it is; and to put back `Parent` after a load that
-/// failed: so `apply` has to take whatever `from` made, and change nothing that `from` does not see.
+/// The library also makes this struct before a load, so what a stream does not say stays as it is; and to put back `Parent` after a
+/// load that failed: so `apply` has to take whatever `from` made, and change nothing that `from` does not see.
 pub trait Temporary<Parent>: VmState + for<'a> From<&'a Parent> {
     /// Takes in what was loaded.
     ///

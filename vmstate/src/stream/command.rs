@@ -20,7 +20,7 @@ pub enum Command {
     PostcopyRun,
     /// Drop pages that have come.
     PostcopyRamDiscard(Discard),
-    /// So many bytes follow, whose elements are to be loaded only once all of them are here: pages come right behind.
+    /// This many bytes follow, whose elements are to be loaded only once all of them are here: pages come right behind.
     Packaged(u32),
     /// Post-copy goes on over this connection: the destination's answers come from here on, and pages.
     PostcopyResume,

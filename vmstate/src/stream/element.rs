@@ -25,7 +25,7 @@ pub(super) mod kind {
     pub(crate) const FOOTER: u8 = 0x7e;
 }
 
-/// How a section begins that says who it is.
+/// Header of a section that names itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SectionHeader<'a> {
     /// The number that its later parts and its footer carry; chosen by the source.

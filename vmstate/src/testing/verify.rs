@@ -176,7 +176,7 @@ fn byte_problem(entry: u32, state: &str, then: &[u8], now: &[u8]) -> String {
     )
 }
 
-/// Nothing breaks, but something is new.
+/// Says what to keep where nothing breaks and today's layout is new.
 fn not_kept(missing: &[Missing], newest: Option<&Entry>, today: &Schema) -> String {
     let mut text = String::new();
     let schema = missing.iter().any(|file| file.name == SCHEMA);

@@ -45,7 +45,7 @@ pub struct TlsChannel<C: Channel> {
     heard: bool,
     /// The first bytes that the peer sent.
     first: Vec<u8>,
-    /// It ends as an accident does: without `close_notify`.
+    /// The connection ends as a broken one does: without `close_notify`.
     broken: bool,
 }
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::stretches::Doubt;
 
-/// So many answers that came alone are looked at.
+/// Most answers to lone probes that are looked at.
 const ANSWERS: usize = 12;
-/// So few are enough where they hardly differ.
+/// Answers that are enough where their lateness hardly differs.
 const FEW: usize = 4;
-/// They differ if the median is later than this part of the shortest round trip.
+/// Answers differ if their median is later than this part of the shortest round trip.
 const PART: u32 = 8;
 /// An answer is later than this many medians in one case of sixteen where lateness is exponentially distributed; where it is evenly
 /// distributed, never: there the most is two medians.

@@ -49,7 +49,7 @@ pub(crate) struct Chunk {
     pub(crate) flushes: u64,
     /// Since the chunk before the source waited for its bandwidth limit.
     pub(crate) waited: Duration,
-    /// It went in pieces, between which the source waited: when the last of them began, and how long it was.
+    /// When the last piece began and how long it was, for a chunk sent in pieces between which the source waited.
     pub(crate) last_piece: Option<(Duration, u64)>,
 }
 
@@ -78,7 +78,7 @@ pub(crate) struct WireSpeed {
 }
 
 impl WireSpeed {
-    /// Nothing measured yet.
+    /// A speed without a measurement.
     pub(crate) fn new() -> Self {
         Self {
             telling: Stretches::forgiving(WINDOW),

@@ -19,20 +19,20 @@ const LOST: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Busy {
     pub(super) time: Duration,
-    /// It began with the chunk; else with the answer before.
+    /// True if this time began with the chunk, false if with the answer before.
     pub(super) after_rest: bool,
     /// Before the chunk the source waited for its bandwidth limit: so long the wire may have had nothing to do.
     pub(super) waited: Duration,
-    /// Nothing else is on the way.
+    /// True if no other chunk is on the way.
     pub(super) is_last: bool,
 }
 
-/// What is not known of answers.
+/// Uncertainty about the times of answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Doubt {
     /// An answer is hardly ever later than this.
     pub(super) late: Duration,
-    /// Nor is the shortest round trip shorter than the shortest that was seen by more than this.
+    /// The true shortest round trip is hardly ever shorter than the shortest measured one by more than this.
     pub(super) unseen: Duration,
 }
 

@@ -13,7 +13,7 @@ use crate::ram::multifd::Receivers;
 use crate::ram::multifd::packet::{Coding, HEADER, OPENING, Opening, PACKET_PAGES, Packet, runs};
 use crate::ram::{GuestRam, PAGE, PAGE_SIZE, RamBlock};
 
-/// Who has not said by then that it is a channel of the migration is none.
+/// How long a connection may take to introduce itself as a page channel of the migration.
 const INTRODUCTION: Duration = Duration::from_secs(10);
 
 /// The work of one page channel at a destination.

@@ -116,7 +116,7 @@ mod with {
 mod without {
     use crate::error::{Error, ErrorKind, Result};
 
-    /// Nothing compresses here.
+    /// A compressor that cannot be made: this build has no zstd.
     pub(in super::super) enum Compressor {}
 
     impl Compressor {
@@ -129,7 +129,7 @@ mod without {
         }
     }
 
-    /// Nothing decompresses here.
+    /// A decompressor that cannot be made: this build has no zstd.
     pub(in super::super) enum Decompressor {}
 
     impl Decompressor {

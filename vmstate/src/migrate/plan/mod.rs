@@ -45,7 +45,7 @@ use crate::section::{Section, Sections};
 pub struct Scenario {
     /// Guest memory in bytes.
     pub memory: u64,
-    /// So many bytes of it are zero, and stay so.
+    /// Bytes of the memory that are zero and stay zero.
     pub zero: u64,
     /// What the guest writes.
     pub writes: Writes,
@@ -98,11 +98,11 @@ pub enum Pattern {
 pub struct Connection {
     /// Bytes a second.
     pub bytes_per_second: u64,
-    /// There and back.
+    /// Round-trip time.
     pub round_trip: Duration,
-    /// An answer comes later by up to this much.
+    /// The longest delay of an answer beyond the round-trip time.
     pub jitter: Duration,
-    /// This part of all packets is lost, from 0 to below 1.
+    /// Fraction of all packets that is lost, from 0 to below 1.
     pub loss: f64,
 }
 
@@ -122,7 +122,7 @@ pub struct Pause {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Plan {
-    /// How it ended: `Completed` or `Failed`.
+    /// Last phase of the migration: `Completed` or `Failed`.
     pub phase: SourcePhase,
     /// Why it failed: the engine's own sentence.
     pub reason: Option<String>,
@@ -209,7 +209,7 @@ impl Scenario {
 
 /// An exbibyte: its pages can be counted exactly in a `f64`.
 const MOST_MEMORY: u64 = 1 << 60;
-/// It is put together as a whole.
+/// Most bytes of device state: a plan builds the state as a whole.
 const MOST_STATE: u64 = 1 << 30;
 /// KVM has no more (`KVM_MAX_VCPUS`, arch/x86/include/asm/kvm_host.h).
 const MOST_VCPUS: u32 = 4096;

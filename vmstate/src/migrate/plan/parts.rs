@@ -106,7 +106,7 @@ impl Section for PlannedDevices {
     }
 }
 
-/// What was known at the end of each round.
+/// Collects the figures that are known at the end of each round.
 #[derive(Debug)]
 pub(super) struct Notes {
     control: Control,

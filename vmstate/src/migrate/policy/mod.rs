@@ -77,7 +77,7 @@ pub enum RoundDecision {
     SwitchOver,
     /// Hand the guest over now, and the rest of its memory behind it: within the limits it cannot be done otherwise.
     Postcopy(GiveUpReason),
-    /// It cannot be done within the limits.
+    /// Give up: the migration cannot complete within its limits.
     GiveUp(GiveUpReason),
 }
 
@@ -98,19 +98,19 @@ pub enum GiveUpReason {
     Throttle {
         /// Pause that the guest would feel if it were switched over now.
         expected_downtime: Duration,
-        /// That throttle.
+        /// The highest throttle.
         percent: u8,
     },
     /// Rounds no longer help, and each is a burden to the guest.
     Stalled {
         /// Pause that the guest would feel if it were switched over now.
         expected_downtime: Duration,
-        /// So many of them did not.
+        /// Rounds in a row that did not help.
         rounds: u32,
     },
     /// Even with no page left the pause would be longer than the limit.
     FixedCost {
-        /// That pause.
+        /// The pause with no page left.
         least_downtime: Duration,
     },
 }

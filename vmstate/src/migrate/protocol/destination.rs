@@ -71,13 +71,13 @@ pub enum DestinationAction {
 /// What came of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DestinationEvent {
-    /// It is done.
+    /// The action succeeded.
     Done,
     /// The source opened no way back, so it was told nothing.
     Unheard,
     /// The source has closed the connection in order.
     Parted,
-    /// This side's machine or devices refused it, or the stream is not one that they can load.
+    /// This side's machine or devices refused the action, or cannot load the stream.
     Refused,
     /// From the stream: the early sections and the list of RAM blocks are here, and no page was written.
     Introduced,

@@ -39,13 +39,13 @@ pub mod ping {
     }
 }
 
-/// How a guest goes over.
+/// When the guest runs at the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Way {
     /// With all of its memory, before it runs.
     Whole,
-    /// It runs at the destination before all of its memory is there (post-copy). The commit is `POSTCOPY_RUN`, which stands where the end
-    /// of the stream stands otherwise; that end comes behind the last page.
+    /// Post-copy: the guest runs at the destination before all of its memory is there. The commit is `POSTCOPY_RUN`, which stands
+    /// where the end of the stream stands otherwise; that end comes behind the last page.
     Postcopy,
     /// Post-copy to a QEMU: the order to run is in the package of the devices, and QEMU does not acknowledge it.
     PostcopyUnanswered,

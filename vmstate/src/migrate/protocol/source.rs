@@ -75,9 +75,9 @@ impl SourceAction {
 /// What came of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceEvent {
-    /// It is done.
+    /// The action succeeded.
     Done,
-    /// This side's machine, devices or memory refused it, or the policy gave up.
+    /// This side's machine, devices or memory refused the action, or the policy gave up.
     Refused,
     /// A round is over. With a way: the guest is to go over in that.
     RoundOver(Option<Way>),

@@ -32,7 +32,7 @@ pub struct Saving<'a, 's> {
     pub ram: &'a dyn GuestRam,
     /// What it writes.
     pub log: &'a mut dyn DirtyLog,
-    /// Who is to read the file: for a QEMU, sections that it lacks are left out.
+    /// The reader of the file: sections that a QEMU lacks are left out for a QEMU.
     pub reader: Peer,
 }
 

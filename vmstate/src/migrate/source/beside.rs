@@ -14,7 +14,7 @@ use crate::ram::{NORMAL_RECORD, PageCount, ZERO_RECORD};
 
 /// The most bytes of pages that channels are given at once: as many as the log is told to clear at once.
 pub(super) const PORTION: u64 = 16 << 20;
-/// So often a wait looks whether an answer has come.
+/// How often a wait looks whether an answer has come.
 const SLICE: Duration = Duration::from_millis(5);
 /// Between two probes, while the channels are at work: at each the destination's threads wait for the slowest of them.
 const BETWEEN_PROBES: Duration = Duration::from_millis(100);

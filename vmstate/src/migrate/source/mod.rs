@@ -49,11 +49,11 @@ pub struct Outgoing<'a, 's> {
     pub sections: &'a mut Sections<'s>,
     /// Its memory.
     pub ram: &'a dyn GuestRam,
-    /// Who tells which pages were written.
+    /// The record of pages that were written.
     pub log: &'a mut dyn DirtyLog,
 }
 
-/// How a source goes about it. What may change on the way is in [`Control`].
+/// Options of a source that are fixed for the migration. Parameters that may change meanwhile are in [`Control`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SourceOptions {
@@ -434,7 +434,7 @@ impl Source<'_, '_> {
         sent.map_err(|broken| self.last_words(broken))
     }
 
-    /// What was written until now becomes pending. In the last stage the guest stands still.
+    /// Makes the pages pending that were written until now. In the last stage the guest stands still.
     fn sync(&mut self, is_last_stage: bool) -> Result<()> {
         let parameters = self.control.parameters();
         let xbzrle_cache = parameters.xbzrle.then_some(parameters.xbzrle_cache_size);

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// What is sent at once is at most what comes in this part of a second.
+/// A burst is at most what the limit allows in this part of a second.
 const PIECES_PER_SECOND: u64 = 200;
 /// Pieces that a source makes up for when it comes late: a busy host wakes it up to 10 ms after the moment. No second then has more
 /// than three pieces beyond the limit: one that begins it, and these. That is 1.5 percent.
 const MADE_UP: f64 = 2.0;
 
-/// What was sent, and is not paid for yet.
+/// Bytes that were sent ahead of the limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
     /// Bytes of the connection that are in the debt, or were. All count, also those that page channels send while nobody looks.
@@ -49,7 +49,7 @@ impl Pace {
         self.at
     }
 
-    /// There is no limit now, and what was sent is not paid for.
+    /// Removes the limit; bytes that were sent ahead of it no longer count.
     pub(super) fn lift(&mut self, sent: u64, now: Duration) {
         *self = Self { counted: sent, at: now, ..Self::default() };
     }

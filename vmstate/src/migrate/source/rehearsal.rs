@@ -16,7 +16,7 @@ const BETWEEN: Duration = Duration::from_secs(1);
 /// The pages of a rehearsal would take about this part of the downtime limit while the guest runs, and take less while it
 /// stands: enough to tell the speed, and little for the guest.
 const PART: u32 = 8;
-/// They go in so many chunks. The first wakes up both sides and their caches, and is not counted.
+/// Chunks of a rehearsal. The first chunk wakes up both sides and their caches, and is not counted.
 const CHUNKS: u64 = 4;
 /// And at most so many bytes: some milliseconds of a fast wire.
 const MOST_BYTES: u64 = 4 << 20;

@@ -44,7 +44,7 @@ pub(crate) enum Step<'a> {
     Subsections(Vec<Rc<Program<'a>>>),
     /// A subsection that was sent, at this version if the self-description says a usable one.
     Sent(Option<u32>, Rc<Program<'a>>),
-    /// Nobody can go on from here: why.
+    /// No reader can continue here, for this reason.
     Refuse(String),
 }
 
@@ -76,7 +76,7 @@ pub(crate) enum Encoding<'a> {
     Repeat(Framing, Rc<Self>),
     /// The value, or one byte `30` where a pointer is null; the outcome says which.
     Nullable(Rc<Self>),
-    /// Nobody can go on from here: why.
+    /// No reader can continue here, for this reason.
     Refuse(String),
 }
 
@@ -87,7 +87,7 @@ pub(crate) struct Nested<'a> {
     pub(crate) program: Rc<Program<'a>>,
     /// At this version.
     pub(crate) version: u32,
-    /// How a self-description shows it.
+    /// How a self-description shows the field.
     pub(crate) form: Form,
     /// Its bytes, if a self-description says so.
     pub(crate) size: Option<u64>,
@@ -104,10 +104,10 @@ pub(crate) enum Form {
     Entry,
 }
 
-/// How the number of elements shows.
+/// Where the number of elements is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// It is known.
+    /// The description fixes the number.
     Fixed(u64),
     /// The outcome says it; the bytes do not.
     Counted,
@@ -143,9 +143,9 @@ pub(crate) enum Meaning<'a> {
     Double,
     /// Words of a bitmap of so many bits; `None`: the outcome says how many.
     Bitmap(Option<u64>),
-    /// Nothing but bytes.
+    /// Bytes without further meaning.
     Raw,
-    /// Nobody reads them.
+    /// Bytes that no device reads.
     Unused,
     /// Something of which a dump of QEMU says only this name.
     Opaque(&'a str),
