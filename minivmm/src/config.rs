@@ -154,9 +154,9 @@ pub struct RateLimits {
 /// A token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// So many on average.
+    /// Average per second.
     pub per_second: NonZeroU64,
-    /// So many at once, after a rest.
+    /// Most at once, after a time without any.
     pub burst: NonZeroU64,
 }
 

@@ -27,15 +27,15 @@ pub enum Fit {
 /// What is done with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// It is read.
+    /// The file is read.
     Read,
-    /// It is read and written.
+    /// The file is read and written.
     ReadWrite,
-    /// It is made, or emptied, and written.
+    /// The file is created, or truncated, and written.
     Write,
-    /// It is made, or written on at its end.
+    /// The file is created, or appended to.
     Append,
-    /// It is made, or emptied, and written and read.
+    /// The file is created, or truncated, and written and read.
     Rewrite,
 }
 
@@ -79,7 +79,7 @@ pub fn open(path: &Path, mode: Mode, fit: Fit) -> io::Result<File> {
 /// Takes a regular file or a pipe that was passed open: from now on neither reading nor writing waits for its other end.
 ///
 /// # Errors
-/// It is something else, or open in another way than `mode` needs.
+/// The descriptor is no such file, or is open in another way than `mode` needs.
 pub fn take_stream(file: &File, mode: Mode) -> io::Result<()> {
     let flags = check_passed(file, mode, Fit::Stream)?;
     fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;

@@ -14,9 +14,9 @@ pub const GED_LEN: u64 = 0x204;
 pub const GED_GSI: u32 = 9;
 /// The GED's sleep control register, a byte (ACPI 6.5 §4.8.3.7).
 pub const GED_SLEEP_CONTROL: u64 = 0x200;
-/// Its sleep status register, a byte.
+/// The GED's sleep status register, a byte.
 pub const GED_SLEEP_STATUS: u64 = 0x201;
-/// Its reset register, a byte.
+/// The GED's reset register, a byte.
 pub const GED_RESET: u64 = 0x202;
 /// What resets the machine, written to the reset register (QEMU's `ACPI_GED_RESET_VALUE`).
 pub const GED_RESET_VALUE: u8 = 0x42;

@@ -62,7 +62,7 @@ pub fn take(uses: &[(&str, &str)]) -> Result<Vec<(RawFd, String)>, String> {
 /// The descriptor that was taken as `reference`, once more.
 ///
 /// # Errors
-/// It was not; or the process has no descriptor left.
+/// The reference was not taken, or the process has no descriptor left.
 pub fn descriptor(reference: &str) -> io::Result<OwnedFd> {
     let taken = lock(&TAKEN);
     let descriptor = taken.get(reference).ok_or_else(|| io::Error::other("no descriptor was passed for it"))?;

@@ -43,7 +43,7 @@ pub(crate) struct Field<'a> {
     /// The value, where the derived code has it.
     pub(crate) place: TokenStream,
     pub(crate) ty: &'a Type,
-    /// Its name on the wire.
+    /// The field's name on the wire.
     pub(crate) name: String,
     /// Index of its part; `None` if it is skipped or names no declared subsection.
     pub(crate) part: Option<usize>,

@@ -22,7 +22,7 @@ pub enum Address {
     Vsock {
         /// The virtual machine or host.
         cid: u32,
-        /// Its port.
+        /// Port of the address.
         port: u32,
     },
     /// `exec:COMMAND`: a shell's command, whose standard input and output are the connection.
@@ -44,7 +44,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// Its bytes stay on this host, in a file or between two processes: TLS is for the others.
+    /// True if the bytes of a migration to this address stay on this host, in a file or between two processes: TLS is for other addresses.
     pub fn stays_on_this_host(&self) -> bool {
         matches!(self, Self::File { .. } | Self::Local(_))
     }

@@ -3,9 +3,9 @@
 /// Why a text is no number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoSize {
-    /// It is not written as one.
+    /// The text is not written as a size.
     Malformed,
-    /// It is more than 64 bits can count.
+    /// The size is more than 64 bits can count.
     TooLarge,
 }
 
@@ -13,7 +13,7 @@ pub enum NoSize {
 /// 1024 times the one before, or without, which is `unit` bytes; or hexadecimal without.
 ///
 /// # Errors
-/// It is none.
+/// The text is no size.
 pub fn size(text: &str, unit: u64) -> Result<u64, NoSize> {
     let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
     let power = text.chars().last().and_then(|last| "bkmgtpe".find(last.to_ascii_lowercase()));

@@ -125,7 +125,7 @@ pub(super) fn capabilities(parameters: &Parameters, pauses: bool) -> Value {
 /// The parameter that switching the capability `name` sets; none where it is as it is to be.
 ///
 /// # Errors
-/// It cannot be so: the reason.
+/// The reason for which the capability cannot be switched on.
 pub(super) fn switch(name: &str, on: bool) -> Result<Option<&'static Parameter>, String> {
     let standing = CAPABILITIES.iter().find(|(known, _)| *known == name).map(|(_, standing)| *standing);
     match standing {

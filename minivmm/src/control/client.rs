@@ -18,7 +18,7 @@ const MESSAGE_MAX: u64 = 1 << 20;
 /// What went wrong between this program and the machine.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers at the socket.
+    /// No server answers at the socket.
     #[error("--control unix:{}: {source}; give the path that the machine was started with", path.display())]
     Connect {
         /// The socket's path.
@@ -67,7 +67,7 @@ impl Client {
     /// Connects and negotiates.
     ///
     /// # Errors
-    /// Nobody listens at `path`, or what answers is no QMP server.
+    /// No process listens at `path`, or the listener is no QMP server.
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).map_err(|source| ClientError::Connect { path: path.into(), source })?;
         let mut client = Self { stream: BufReader::new(stream), migration_status: None };

@@ -36,7 +36,7 @@ struct Kept {
     named: BTreeMap<String, Descriptor>,
 }
 
-/// Who a command is carried out for: the machine, and what the client has passed.
+/// What a command works with: the machine, and the descriptors that the client has passed.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub(super) handle: Handle,
@@ -99,7 +99,7 @@ impl Descriptors {
     /// The descriptor that `address` names, if it names one, goes into it, and has the name no longer.
     ///
     /// # Errors
-    /// There is none of this name.
+    /// No descriptor has this name.
     pub(super) fn put_into(&self, address: &mut Address) -> Result<(), Failure> {
         let Address::Descriptor { name, passed } = address else { return Ok(()) };
         let unknown = || Failure::generic(format!("File descriptor named '{name}' has not been found"));

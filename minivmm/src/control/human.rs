@@ -14,7 +14,7 @@ use crate::control::table::Command;
 
 /// One line that can be written.
 struct Line {
-    /// Its names, as QEMU's help shows them.
+    /// The argument's names, as QEMU's help shows them.
     names: &'static str,
     /// What follows, as QEMU's help shows it.
     takes: &'static str,
@@ -24,11 +24,11 @@ struct Line {
 
 /// Why a line is not carried out.
 enum Wrong {
-    /// It lacks a word.
+    /// The line lacks an argument.
     Lacks,
-    /// It has a word too many.
+    /// The line has an argument too many.
     TooLong,
-    /// It has another one than this.
+    /// The line has another argument than this.
     Expected(&'static str),
     /// What it stands for is refused.
     Refused(Failure),

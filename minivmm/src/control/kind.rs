@@ -24,7 +24,7 @@ pub(super) enum Kind {
     Switch,
     /// One of these strings.
     Word(Vec<&'static str>),
-    /// So many of the same.
+    /// A list of values of one kind.
     List(Box<Kind>),
     /// Named members.
     Object(Shape),
@@ -63,7 +63,7 @@ pub(super) fn optional(name: &'static str, kind: Kind) -> Member {
 }
 
 impl Kind {
-    /// So many of these.
+    /// A list of values of kind `of`.
     pub(super) fn list(of: Self) -> Self {
         Self::List(Box::new(of))
     }

@@ -26,7 +26,7 @@ pub fn tables() -> [(&'static str, String); 4] {
     ]
 }
 
-/// Their names; of a command with many, that there are.
+/// Names of the arguments; for a command with many, only that there are many.
 fn arguments(members: &[Member]) -> String {
     if members.len() > 8 {
         return "see there".into();

@@ -46,7 +46,7 @@ impl MetricsSocket {
     /// Listens at `address`.
     ///
     /// # Errors
-    /// It is taken, or the system refuses it; a TCP address is none of loopback.
+    /// The address is in use, or the system refuses it; a TCP address is not a loopback one.
     pub fn open(address: &Address) -> Result<Self, ControlError> {
         let refused = |source| ControlError::Listen { flag: FLAG, address: address.to_string(), source };
         let peer = match address {

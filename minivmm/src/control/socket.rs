@@ -72,7 +72,7 @@ pub enum ControlError {
         /// The system's reason.
         source: io::Error,
     },
-    /// It is no address to listen at.
+    /// The address cannot be listened at.
     #[error("{flag} {address}: {source}")]
     Listen {
         /// The flag that names it.

@@ -67,7 +67,7 @@ impl Flags {
             if function != 0xd || (index, register) == (1, Register::Eax))
     }
 
-    /// Its bits that have a name.
+    /// Bits of the register that have a name.
     pub fn named(&self) -> u64 {
         let names = (0..).zip(self.names.split_whitespace());
         names.filter(|(_, name)| *name != "-").fold(0, |bits, (bit, _)| bits | 1 << bit)

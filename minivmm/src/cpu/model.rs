@@ -5,7 +5,7 @@ use crate::cpu::features::Feature;
 /// A processor under a name, the same on every host. A released model never changes: what differs is another version.
 #[derive(Debug)]
 pub struct Model {
-    /// Its names: the one with a version first, then those that stand for it.
+    /// The model's names: the one with a version first, then its aliases.
     pub names: &'static [&'static str],
     /// QEMU's name of the processor: the value of `-cpu`.
     pub qemu: &'static str,

@@ -27,7 +27,7 @@ impl Generation {
     /// The guest begins, or begins anew, with tables that tell of an id at [`GENERATION_ID`].
     ///
     /// # Errors
-    /// There is no RAM at that address, or the host gives no random bytes.
+    /// The address is outside of RAM, or the host has no random bytes.
     pub fn power_on(&mut self, memory: &GuestMemory) -> io::Result<()> {
         if self.address == GENERATION_ID {
             return Ok(());

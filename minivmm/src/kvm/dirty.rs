@@ -28,7 +28,7 @@ pub struct DirtyLog {
     /// The last report; of that, what is not yet cleared where KVM has manual protection.
     reported: Vec<u64>,
     manual_protect: bool,
-    /// It was read since it was started: the first report may name pages that nobody wrote.
+    /// True if the log was read since it was started: its first report may name pages that were not written.
     read: bool,
 }
 

@@ -34,7 +34,7 @@ use crate::sync::{lock, wait, wait_within};
 pub enum VcpuEvent {
     /// Triple fault: the machine resets.
     TripleFault,
-    /// It cannot go on: why.
+    /// The vCPU cannot go on, for this reason.
     Failed(String),
 }
 
@@ -84,7 +84,7 @@ struct ThreadState {
     wanted: Wanted,
     /// The thread holds the vCPU.
     running: bool,
-    /// It stands outside the guest until then, though it is to run.
+    /// Until when the throttle keeps the vCPU out of the guest, though it is to run.
     stands_until: Option<Instant>,
     /// How long it has stood so.
     stood: Duration,
@@ -94,7 +94,7 @@ struct ThreadState {
 #[derive(Clone, Copy)]
 struct Thread {
     id: pthread_t,
-    /// Its processor time.
+    /// Processor time of the vCPU's thread.
     clock: Option<clockid_t>,
 }
 
@@ -246,7 +246,7 @@ impl Brake {
         }
     }
 
-    /// It stands no longer.
+    /// Ends the throttle's pause of the vCPU.
     pub fn release(&self) {
         lock(&self.0.state).stands_until = None;
         self.0.changed.notify_all();
@@ -264,7 +264,7 @@ impl Brake {
         time.map_or(Duration::ZERO, Duration::from)
     }
 
-    /// Its faults so far, if the host counts them.
+    /// Page faults of the vCPU so far, if the host counts them.
     pub fn faults(&self) -> Option<Faults> {
         self.0.faults.as_ref()?.read().ok()
     }

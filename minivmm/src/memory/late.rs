@@ -80,7 +80,7 @@ impl Ram {
         Ok(())
     }
 
-    /// Nobody waits any more: a page that is missing is zero.
+    /// Ends all waits: a page that is missing reads as zero from now on.
     ///
     /// # Errors
     /// [`Error::Memory`].

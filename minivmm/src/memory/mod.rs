@@ -54,7 +54,7 @@ pub struct Ram {
     len: u64,
     /// Which pages the host has given, as far as it says so.
     pagemap: Option<Arc<File>>,
-    /// Who writes it without this process.
+    /// Writers of the RAM outside of this process.
     others: Arc<Mutex<OtherWriters>>,
     /// Who waits for a page that is missing, or why nobody can.
     faults: Arc<io::Result<File>>,

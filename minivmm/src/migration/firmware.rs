@@ -86,7 +86,7 @@ impl Firmware {
     /// Makes room for a source's block, if it is one of QEMU's firmware.
     ///
     /// # Errors
-    /// It is longer than such a block can be, or there are too many.
+    /// The block is longer than such a block can be, or there are too many blocks.
     pub(super) fn adopt(&self, name: &str, len: u64) -> vmstate::Result<bool> {
         let mut blocks = self.lock();
         if name == BIOS {
@@ -118,7 +118,7 @@ impl Firmware {
     /// Where the bytes of block `index` are.
     ///
     /// # Errors
-    /// There is no such block.
+    /// No block has this index.
     pub(super) fn place(&self, index: usize) -> vmstate::Result<Place> {
         match self.lock().get(index) {
             Some(Block::Segment) => Ok(Place::Ram(SEGMENT.start)),
@@ -130,7 +130,7 @@ impl Firmware {
     /// Copies out of a file.
     ///
     /// # Errors
-    /// There are no such bytes.
+    /// The range is outside of the block.
     pub(super) fn read(&self, index: usize, offset: u64, into: &mut [u8]) -> vmstate::Result<()> {
         self.with(index, offset, into.len(), |bytes| into.copy_from_slice(bytes))
     }
@@ -138,7 +138,7 @@ impl Firmware {
     /// Copies into a file.
     ///
     /// # Errors
-    /// There are no such bytes.
+    /// The range is outside of the block.
     pub(super) fn write(&self, index: usize, offset: u64, from: &[u8]) -> vmstate::Result<()> {
         self.with(index, offset, from.len(), |bytes| bytes.copy_from_slice(from))
     }

@@ -16,11 +16,11 @@ pub(super) type Call = (c_long, &'static [Only]);
 /// One argument, by its place.
 #[derive(Clone, Copy)]
 pub(super) enum Only {
-    /// It has this value.
+    /// The argument has this value.
     Is(u8, u64),
-    /// Its bits under the mask have this value.
+    /// The argument's bits under the mask have this value.
     Bits(u8, u64, u64),
-    /// It is this process.
+    /// The argument is the id of this process.
     ThisProcess(u8),
 }
 

@@ -34,7 +34,7 @@ pub enum End {
     PoweredOff,
     /// The user asked for it.
     Quit,
-    /// It could not go on, and there was no one left to ask: why.
+    /// The machine could not go on, for this reason, and no client could be asked.
     Failed(String),
 }
 

@@ -38,7 +38,7 @@ pub struct Backends {
     pub(super) write_back: WriteBack,
     /// Limits of their requests.
     pub(super) disk_limits: Vec<Limiter>,
-    /// Who may run the guest: the locks and records of its writable images, and of its lease.
+    /// Ownership of the guest: the locks and records of its writable images, and of its lease.
     pub(super) ownership: Arc<Ownership>,
     /// Network cards' networks and addresses, in the order of the command line.
     pub(super) nets: Vec<(Attachment, [u8; 6])>,

@@ -19,7 +19,7 @@ const SAMPLE_MIN: u64 = 128;
 /// Where a measurement stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum DirtyRate {
-    /// There was none.
+    /// No measurement was begun.
     #[default]
     Unstarted,
     /// One that is going on.

@@ -47,7 +47,7 @@ impl MigrationInfo {
 /// A wait before the switch-over, with a guest that stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hold {
-    /// There was none.
+    /// No wait.
     #[default]
     None,
     /// Until somebody lets it go on.

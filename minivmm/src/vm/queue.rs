@@ -115,9 +115,9 @@ impl Waiting {
 /// What became of the driver.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Awaited {
-    /// Its thread has ended.
+    /// The driver's thread has ended.
     Gone,
-    /// It is busy, and somebody asked for a quit.
+    /// The driver is busy, and a quit was requested.
     Stuck,
     /// The machine cannot go on: why.
     Failed(String),

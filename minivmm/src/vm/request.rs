@@ -105,9 +105,9 @@ impl ParameterChange {
 /// What the guest did to its machine as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuestEvent {
-    /// It powered off.
+    /// The guest powered off.
     PoweredOff,
-    /// It resets.
+    /// The guest resets.
     Reset,
     /// A vCPU cannot go on: why.
     Failed(String),

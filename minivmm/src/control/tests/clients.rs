@@ -220,7 +220,7 @@ fn queries_are_answered_while_the_driver_is_busy() {
     drop(server);
 }
 
-/// Whoever said nothing for longest makes room: first of those who never negotiated.
+/// The client that was silent for longest makes room, clients that never negotiated first.
 #[test]
 fn idle_clients_lock_nobody_out() {
     let directory = tempfile::tempdir().unwrap();

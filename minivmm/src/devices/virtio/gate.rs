@@ -18,7 +18,7 @@ pub(super) struct Gate {
     changed: Condvar,
     /// Wakes the thread, to look at the phase.
     pub(super) wake: EventFd,
-    /// There is a thread.
+    /// True if a thread is to be waited for.
     attended: bool,
 }
 

@@ -133,7 +133,7 @@ impl Ring {
     /// Looks whether indices are further apart than the queue is long: the guest writes them.
     ///
     /// # Errors
-    /// They are.
+    /// The ring's indices are impossible.
     pub(super) fn check_indices(&self, memory: &GuestMemory) -> Result<(), Broken> {
         let available = self.queue.avail_idx(memory, Ordering::Acquire)?.0;
         let (next, used, size) = (self.queue.next_avail(), self.queue.next_used(), self.queue.size());

@@ -63,7 +63,7 @@ impl DiskSection {
         self.arrival
     }
 
-    /// Nothing has come, as far as the next source is concerned.
+    /// Forgets what has come, for the next source.
     pub fn await_source(&mut self) {
         self.arrival = Arrival::None;
     }

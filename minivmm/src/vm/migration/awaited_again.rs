@@ -28,7 +28,7 @@ pub(super) struct AwaitedAgain {
     pub(super) address: Option<Address>,
     /// Where somebody has said last.
     pub(super) named: Option<(Address, IncomingListener)>,
-    /// It is here already: somebody has passed its connection.
+    /// The connection is there already: a client has passed it.
     pub(super) connected: Option<Connection>,
     /// Somebody can say where.
     pub(super) can_be_asked: bool,

@@ -51,7 +51,7 @@ impl Secure {
     }
 }
 
-/// Who makes the connections of one migration.
+/// Makes the connections of one migration.
 pub(super) struct Connector {
     pub(super) address: Address,
     /// Memory and networks that another process of this host goes on with.

@@ -76,7 +76,7 @@ pub(in crate::vm) fn listen_at(at: &ListenAt, tls: &Tls) -> Result<Option<Origin
     origin.map(Some).map_err(|what| Error::Flag { flag: "--incoming", what })
 }
 
-/// Who lets nobody in that does not speak TLS, if that is asked for.
+/// The TLS server that accepts only encrypted connections, if `tls` asks for one.
 ///
 /// # Errors
 /// The reason, as a sentence for the user.

@@ -95,7 +95,7 @@ impl StateFile {
     /// What somebody has passed, a regular file or a pipe, from where it stands; `name` is what the user knows it by.
     ///
     /// # Errors
-    /// It is something else, or open in another way than for `mode`.
+    /// The descriptor is no file or pipe, or is open in another way than for `mode`.
     pub(super) fn passed(file: File, mode: Mode, name: &str) -> io::Result<Self> {
         files::take_stream(&file, mode)?;
         Ok(Self { channel: file.into(), path: name.into(), unfinished: None })
@@ -108,7 +108,7 @@ impl StateFile {
         Ok(Self { channel: file.into(), path: path.into(), unfinished: None })
     }
 
-    /// It holds no guest that may be run. What was passed stays.
+    /// Removes the file, which holds no guest that may be run. A passed descriptor's file stays.
     pub(super) fn remove(&self) {
         if let Some(Unfinished { path, .. }) = &self.unfinished {
             remove(path);

@@ -5,7 +5,7 @@ use vmstate::migrate::{DestinationPhase as D, Phase, SourcePhase as S};
 /// States of a migration, named as QMP's `MigrationStatus`. QEMU has no word for `unacknowledged` and `undecided`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MigrationStatus {
-    /// There was none.
+    /// No migration was begun.
     #[default]
     None,
     /// Connecting, or waiting for a source.
@@ -20,7 +20,7 @@ pub enum MigrationStatus {
     PostcopyActive,
     /// Post-copy whose connection is broken: the migration waits for another one.
     PostcopyPaused,
-    /// There is another one, over which both sides agree on the pages that lack.
+    /// Post-copy over another connection, on which both sides agree on the missing pages.
     PostcopyRecover,
     /// Done.
     Completed,

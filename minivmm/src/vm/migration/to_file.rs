@@ -39,11 +39,11 @@ const LOOK: Duration = Duration::from_millis(20);
 /// What the guest does.
 #[derive(Clone, Copy, Debug)]
 enum Stands {
-    /// It runs, or is where it was.
+    /// The guest runs, or is in the state that it was in before.
     Runs,
-    /// It stands before a switch-over that waits.
+    /// The guest stands before a switch-over that waits.
     Held,
-    /// It stands, and its state is read.
+    /// The guest stands, and its state is read.
     Still,
 }
 
@@ -92,7 +92,7 @@ pub(super) struct Writing {
     pub(super) file: StateFile,
     /// The guest goes on by itself once all of it is in the file: it has nothing exclusive.
     pub(super) keeps_running: bool,
-    /// Who is to read it. A QEMU writes no ownership record.
+    /// The kind of reader. A QEMU writes no ownership record.
     pub(super) reader: Peer,
     /// Schema of the release that is to read the file, unless it is this one.
     pub(super) release: Option<Schema>,

@@ -22,7 +22,7 @@ impl Vm {
     /// Destination, before a source is let in.
     ///
     /// # Errors
-    /// It does not load itself, and is as before.
+    /// The machine does not load itself, and is as before.
     pub(super) fn warm_up(&self) -> Result<()> {
         let done = self.load_and_write();
         *lock(&self.state) = MachineState::new(self.machine.vcpus.len());

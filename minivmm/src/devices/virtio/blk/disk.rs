@@ -19,7 +19,7 @@ const ERASE_COST: u64 = PIECE;
 /// What becomes of a range of sectors.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Erase {
-    /// Its contents do not matter any more.
+    /// The range's contents do not matter any more.
     Discard,
     /// Reads as zeros, without space in the image.
     Unmap,

@@ -91,7 +91,7 @@ impl Image {
     /// Marks the image, for every process and also if the host fails.
     ///
     /// # Errors
-    /// It can have no mark, or the disk failed.
+    /// The image cannot carry a mark, or the disk failed.
     pub fn mark(&self, mark: Mark) -> io::Result<()> {
         // First: it may be on even after an error.
         *self.own_mark() = Some(mark);
@@ -128,7 +128,7 @@ impl Image {
         lock(&self.mark)
     }
 
-    /// Its lock and its ownership record.
+    /// The image's lock and ownership record.
     pub fn resource(&self) -> &Arc<Resource> {
         &self.resource
     }

@@ -30,7 +30,7 @@ pub trait Backend: Send + 'static {
     /// Sends a frame.
     ///
     /// # Errors
-    /// It was not sent; nobody waits for it.
+    /// The frame was dropped.
     fn send(&self, frame: &[u8]) -> io::Result<()>;
 
     /// After what time it may have room for a frame again, if it has none now. One that drops what it has no room for never waits.
@@ -38,7 +38,7 @@ pub trait Backend: Send + 'static {
         None
     }
 
-    /// There is a network at the other end.
+    /// True if a network is at the other end.
     fn is_up(&self) -> bool {
         true
     }
@@ -49,7 +49,7 @@ pub trait Backend: Send + 'static {
     /// What it is to leave undone from now on.
     ///
     /// # Errors
-    /// It cannot do that.
+    /// The attachment cannot do that.
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
 
     /// What moves the frames in place of the card's thread, if something does: that neither receives nor sends them then.
