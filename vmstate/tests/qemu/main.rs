@@ -11,6 +11,7 @@ mod pages;
 mod pair;
 #[cfg(feature = "tools")]
 mod postcopy;
+#[cfg(feature = "tools")]
 mod recovery;
 mod snapshot;
 mod xbzrle;
