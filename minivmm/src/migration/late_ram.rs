@@ -36,16 +36,18 @@ impl LateMemory for MachineRam {
     }
 
     fn discard(&self, block: usize, offset: u64, len: u64) -> vmstate::Result<()> {
-        if block == 0 && self.hidden(offset, usize::try_from(len).unwrap_or(usize::MAX)).is_empty() {
-            return self.ram.discard(offset, len).map_err(misuse);
+        // In as few calls as there are stretches: the guest stands meanwhile.
+        let discard = |at: u64, len: u64| if len == 0 { Ok(()) } else { self.ram.discard(at, len).map_err(misuse) };
+        let Some(index) = block.checked_sub(1) else {
+            let hidden = self.hidden(offset, usize::try_from(len).unwrap_or(usize::MAX));
+            let (before, until) = (hidden.start as u64, hidden.end as u64);
+            discard(offset, before)?;
+            return discard(offset.saturating_add(until), len.saturating_sub(until));
+        };
+        match self.firmware.place(index)? {
+            Place::Ram(start) => discard(start.saturating_add(offset), len),
+            Place::Kept => Ok(()),
         }
-        let pages = (0..len / PAGE_SIZE).map(|page| offset.saturating_add(page * PAGE_SIZE));
-        for page in pages {
-            if let Some(at) = self.seen_at(block, page)? {
-                self.ram.discard(at, PAGE_SIZE).map_err(misuse)?;
-            }
-        }
-        Ok(())
     }
 
     fn listen(&self) -> vmstate::Result<()> {
@@ -108,11 +110,19 @@ mod tests {
         let at = SEGMENT.start + 3 * PAGE_SIZE;
         late.write(2, 3 * PAGE_SIZE, &[6; 4096]).unwrap();
         late.write(2, 4 * PAGE_SIZE, &[5; 4096]).unwrap();
-        // What is beneath the firmware is nobody's.
-        LateMemory::discard(&late, 0, SEGMENT.start, SEGMENT.end - SEGMENT.start).unwrap();
-        let mut byte = [0];
-        ram.read(at, &mut byte).unwrap();
-        assert_eq!(byte, [6]);
+        // What is beneath the firmware is nobody's; what is around it goes.
+        for around in [0, PAGE_SIZE] {
+            let (before, behind) = (SEGMENT.start - PAGE_SIZE, SEGMENT.end);
+            [before, behind].into_iter().for_each(|place| ram.write(place, &[7; 4096]).unwrap());
+            let start = SEGMENT.start - around;
+            LateMemory::discard(&late, 0, start, SEGMENT.end + around - start).unwrap();
+            let left = [before, at, behind].map(|place| {
+                let mut byte = [0];
+                ram.read(place, &mut byte).unwrap();
+                byte[0]
+            });
+            assert_eq!(left, if around == 0 { [7, 6, 7] } else { [0, 6, 0] });
+        }
         LateMemory::discard(&late, 2, 3 * PAGE_SIZE, PAGE_SIZE).unwrap();
         LateMemory::discard(&late, 1, 0, PAGE_SIZE).unwrap();
         LateMemory::discard(&late, 0, SEGMENT.end, PAGE_SIZE).unwrap();
