@@ -216,6 +216,11 @@ impl<S: Security> Listener<S> {
         }
     }
 
+    /// What is done to each connection.
+    pub fn security(&self) -> &S {
+        &self.security
+    }
+
     /// Where a TCP listener listens.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         self.socket.local_addr().ok().and_then(|address| address.as_socket())

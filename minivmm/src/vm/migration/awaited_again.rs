@@ -17,7 +17,7 @@ use crate::vm::request::Refusal;
 
 /// How often each of the addresses is looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long one is looked at.
+/// How long a look at one address waits for a connection.
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// Where the source of one migration is awaited again.
@@ -26,11 +26,11 @@ pub(super) struct AwaitedAgain {
     pub(super) first: Option<Arc<IncomingListener>>,
     /// The address of `first`, if it is known.
     pub(super) address: Option<Address>,
-    /// Where somebody has said last.
+    /// The address that a client has named last, and its listener.
     pub(super) named: Option<(Address, IncomingListener)>,
     /// The connection is there already: a client has passed it.
     pub(super) connected: Option<Connection>,
-    /// Somebody can say where.
+    /// There is a control socket, by which a client can name an address.
     pub(super) can_be_asked: bool,
     pub(super) shared: Arc<Published>,
     /// Finds the names of addresses.
@@ -40,7 +40,8 @@ pub(super) struct AwaitedAgain {
 }
 
 impl AwaitedAgain {
-    /// Waits for it; `None` if nobody could: there is no address, and no control socket to name one.
+    /// Waits until the source has connected again; `None` if it cannot: this machine listens at no address, and has no control socket by which
+    /// one could be named.
     pub(super) fn await_source(&mut self, why: &vmstate::Error) -> Option<Connection> {
         if self.first.is_none() && self.named.is_none() && !self.can_be_asked {
             return None;

@@ -74,14 +74,13 @@ impl Vm {
         };
         let (begun, listener) = match origin {
             Origin::Listener(listener) => {
-                let server = incoming::server(&self.shared.tls()).map_err(Refusal)?;
                 let (log, shared) = (Mutex::new(SparingLog::default()), Arc::clone(&self.shared));
                 let listener = Arc::new(listener.telling(move |why| {
                     let why = format!("a connection was turned away: {why}");
                     lock(&log).say(&why);
                     shared.update_migration(|info| info.error = Some(why));
                 }));
-                task.again = Some(again(Some(Arc::clone(&listener)), server));
+                task.again = Some(again(Some(Arc::clone(&listener)), listener.security().clone()));
                 let theirs = Arc::clone(&listener);
                 (ended::spawn(handle, setup, ours, move || task.await_source(&theirs)), Some(listener))
             }

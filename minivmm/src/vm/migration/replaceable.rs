@@ -22,7 +22,7 @@ pub(super) struct Reconnection {
     pub(super) connected: Option<SocketChannel>,
 }
 
-/// Where a destination waits for its source again, from a thread that is answered once it does.
+/// A client's order that a destination is to wait for its source at an address, too; answered once the machine listens there.
 pub(in crate::vm) struct Recovery {
     pub(in crate::vm) at: Address,
     pub(in crate::vm) answer: Sender<Result<(), Refusal>>,
