@@ -49,8 +49,7 @@ impl Recovery<'_, '_, '_> {
     /// As [`Loader::serve`], while the guest is let run. A connection that breaks is replaced, which takes as long as it takes.
     pub(super) fn serve(&mut self) -> Result<()> {
         let Err(error) = self.loader.serve() else { return Ok(()) };
-        let mut event = event_of(&error);
-        self.reason.get_or_insert(error);
+        let mut event = self.lost(error);
         while event != DestinationEvent::Refused {
             let before = self.protocol.phase();
             let action = self.protocol.handle(event, self.clock.now(), self.timing);
@@ -60,19 +59,21 @@ impl Recovery<'_, '_, '_> {
             }
             event = match action {
                 DestinationAction::Reconnect => self.reconnect(),
-                DestinationAction::Recover(until) => match self.recover(until) {
-                    Ok(()) => DestinationEvent::Done,
-                    Err(error) => {
-                        let event = event_of(&error);
-                        self.reason.get_or_insert(error);
-                        event
-                    }
-                },
+                DestinationAction::Recover(until) => {
+                    self.recover(until).map_or_else(|error| self.lost(error), |()| DestinationEvent::Done)
+                }
                 DestinationAction::Resume => return Ok(()),
                 _ => DestinationEvent::Refused,
             };
         }
         Err(self.reason.take().unwrap_or_else(broken))
+    }
+
+    /// Keeps the first error of a connection, and says what the protocol has to know of this one.
+    fn lost(&mut self, error: Error) -> DestinationEvent {
+        let event = event_of(&error);
+        self.reason.get_or_insert(error);
+        event
     }
 
     /// Waits for another connection. What went wrong with the one before is no error any more once there is one.
