@@ -17,6 +17,7 @@ mod snapshot;
 mod xbzrle;
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -77,6 +78,14 @@ impl Qemu {
         qemu
     }
 
+    /// Checks that the guest memory below 640 KiB, where no firmware lies, is that of `ram`. QEMU dumps it below `directory`.
+    fn check_low_memory(&mut self, ram: &Ram, directory: &Path) {
+        let dump = directory.join("dump");
+        self.execute("pmemsave", json!({"val": 0, "size": 0xa0000, "filename": dump}));
+        let dumped = std::fs::read(&dump).unwrap();
+        assert!(dumped == ram.bytes.lock().unwrap()[0][..0xa0000]);
+    }
+
     /// Switches migration capabilities on.
     fn switch_on(&mut self, names: &[&str]) {
         let capabilities: Vec<_> = names.iter().map(|name| json!({"capability": name, "state": true})).collect();
@@ -112,6 +121,15 @@ struct Ram {
 }
 
 impl Ram {
+    /// A number in every third page of the first block, each at another place.
+    fn filled() -> Self {
+        let ram = Self::new();
+        for page in (0..4096_u64).step_by(3) {
+            ram.write(0, page * 4096 + page % 4000, &page.to_be_bytes()).unwrap();
+        }
+        ram
+    }
+
     fn new() -> Self {
         let blocks: Vec<_> = BLOCKS.iter().map(|&(name, len)| RamBlock { name: name.into(), len }).collect();
         let bytes = Mutex::new(blocks.iter().map(|block| vec![0; block.len as usize]).collect());
@@ -260,14 +278,11 @@ fn qemu_takes_our_pages_and_says_so() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let (socket, dump) = (directory.path().join("socket"), directory.path().join("dump"));
+    let socket = directory.path().join("socket");
     let mut qemu = Qemu::start(&["-incoming", &format!("unix:{}", socket.display())]);
     // Its file is there before anybody listens.
     let mut channel = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
-    let ram = Ram::new();
-    for page in (0..4096_u64).step_by(3) {
-        ram.write(0, page * 4096 + page % 4000, &page.to_be_bytes()).unwrap();
-    }
+    let ram = Ram::filled();
     let (mut machine, control) = (Vm { running: true, ..Vm::default() }, Control::default());
     control.set_downtime_limit(PATIENCE);
     let (flash, mut sections) = (Flash::new(3), Sections::new());
@@ -278,9 +293,7 @@ fn qemu_takes_our_pages_and_says_so() {
     assert_eq!(flash.state(), (false, 0), "QEMU has no such section: it is not even set up");
     let status = qemu.execute("query-migrate", json!({}));
     assert_eq!(status["status"], "completed", "{status}");
-    qemu.execute("pmemsave", json!({"val": 0, "size": 0xa0000, "filename": dump}));
-    let dumped = std::fs::read(&dump).unwrap();
-    assert!(dumped == ram.bytes.lock().unwrap()[0][..0xa0000]);
+    qemu.check_low_memory(&ram, directory.path());
 }
 
 /// A section in parts that the author does not keep from a QEMU. QEMU refuses its first bytes, which come before the first page.

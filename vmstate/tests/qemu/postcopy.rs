@@ -121,16 +121,13 @@ fn qemu_takes_our_guest_in_post_copy_and_says_so() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let (socket, dump) = (directory.path().join("socket"), directory.path().join("dump"));
+    let socket = directory.path().join("socket");
     let mut qemu = Qemu::start(&["-incoming", "defer"]);
     qemu.switch_on(&["postcopy-ram"]);
     let uri = format!("unix:{}", socket.display());
     qemu.execute("migrate-incoming", json!({"uri": uri, "exit-on-error": false}));
     let mut channel = find("listener", || SocketChannel::connect_unix(&socket, PATIENCE, &|| true).ok());
-    let ram = Ram::new();
-    for page in (0..4096_u64).step_by(3) {
-        ram.write(0, page * 4096 + page % 4000, &page.to_be_bytes()).unwrap();
-    }
+    let ram = Ram::filled();
     let (mut machine, control) = (Vm { running: true, ..Vm::default() }, Control::default());
     control.set_downtime_limit(PATIENCE);
     control.set_postcopy_ram(true);
@@ -140,9 +137,7 @@ fn qemu_takes_our_guest_in_post_copy_and_says_so() {
     assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
     assert!(!machine.running);
     qemu.await_completed();
-    qemu.execute("pmemsave", json!({"val": 0, "size": 0xa0000, "filename": dump}));
-    let dumped = std::fs::read(&dump).unwrap();
-    assert!(dumped == ram.bytes.lock().unwrap()[0][..0xa0000]);
+    qemu.check_low_memory(&ram, directory.path());
 }
 
 /// Memory in which somebody waits for the page [`WANTED`].

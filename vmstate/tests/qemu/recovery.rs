@@ -8,7 +8,6 @@ use serde_json::json;
 use vmstate::channel::{Channel, Listener, SocketChannel};
 use vmstate::error::Error;
 use vmstate::migrate::{Control, DestinationPhase, SourcePhase};
-use vmstate::ram::GuestRam;
 use vmstate::section::{Section, Sections};
 use vmstate_lab::patience::find;
 
@@ -75,16 +74,13 @@ fn a_qemu_that_has_our_guest_takes_the_rest_over_further_connections() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let (socket, dump) = (directory.path().join("socket"), directory.path().join("dump"));
+    let socket = directory.path().join("socket");
     let mut qemu = Qemu::start(&["-incoming", "defer"]);
     qemu.switch_on(&["postcopy-ram"]);
     let connect = |path: &std::path::Path| SocketChannel::connect_unix(path, PATIENCE, &|| true).ok();
     qemu.execute("migrate-incoming", json!({"uri": format!("unix:{}", socket.display()), "exit-on-error": false}));
     let first = find("listener", || connect(&socket));
-    let ram = Ram::new();
-    for page in (0..4096_u64).step_by(3) {
-        ram.write(0, page * 4096 + page % 4000, &page.to_be_bytes()).unwrap();
-    }
+    let ram = Ram::filled();
     let (mut machine, control) = (Vm { running: true, ..Vm::default() }, Control::default());
     control.set_downtime_limit(PATIENCE);
     control.set_postcopy_ram(true);
@@ -110,9 +106,7 @@ fn a_qemu_that_has_our_guest_takes_the_rest_over_further_connections() {
     assert_eq!(departure.phase, SourcePhase::Completed, "{:?}", departure.error);
     assert!(!machine.running);
     qemu.await_completed();
-    qemu.execute("pmemsave", json!({"val": 0, "size": 0xa0000, "filename": dump}));
-    let dumped = std::fs::read(&dump).unwrap();
-    assert!(dumped == ram.bytes.lock().unwrap()[0][..0xa0000]);
+    qemu.check_low_memory(&ram, directory.path());
 }
 
 #[test]
