@@ -1,4 +1,5 @@
-//! The struct as the derive sees it: parts (the struct itself, then its subsections), and fields that belong to one.
+//! The derive's model of a struct: parts (the struct itself, then its subsections), and fields, each of which belongs to one
+//! part.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote};
@@ -19,115 +20,115 @@ pub(crate) struct Container<'a> {
     pub(crate) parts: Vec<DescriptionPart>,
     /// All fields in declaration order, the skipped ones too.
     pub(crate) fields: Vec<Field<'a>>,
-    /// How it is treated as a section.
+    /// How the struct is treated as a section.
     pub(crate) section: SectionAttrs,
-    /// The struct of another crate that it stands for.
+    /// The struct of another crate that this struct stands for (`remote`).
     pub(crate) remote: Option<Spanned<Path>>,
 }
 
-/// The struct itself or a subsection: what has a name and versions on the wire.
+/// The struct itself or a subsection: both have a name and versions on the wire.
 pub(crate) struct DescriptionPart {
     pub(crate) name: String,
     pub(crate) version: u32,
     pub(crate) minimum_version: u32,
-    /// Index of the part that it is a subsection of; the struct itself is none.
+    /// Index of the part that contains this subsection; `None` for the struct itself.
     pub(crate) parent: Option<usize>,
     pub(crate) attrs: PartAttrs,
-    /// Where to point when something is wrong with it as a whole.
+    /// Where errors about the whole part are shown.
     pub(crate) tokens: TokenStream,
 }
 
-/// A field.
+/// A field of the struct, migrated or skipped.
 pub(crate) struct Field<'a> {
     pub(crate) member: Member,
-    /// The value, where the derived code has it.
+    /// The expression for the field's value in the derived code.
     pub(crate) place: TokenStream,
     pub(crate) ty: &'a Type,
     /// The field's name on the wire.
     pub(crate) name: String,
-    /// Index of its part; `None` if it is skipped or names no declared subsection.
+    /// Index of the field's part; `None` if the field is skipped or names no declared subsection.
     pub(crate) part: Option<usize>,
     pub(crate) codec: Codec,
     pub(crate) attrs: FieldAttrs,
 }
 
-/// How a field's bytes are made.
+/// How a field is encoded.
 pub(crate) enum Codec {
-    /// By its type.
+    /// As the field's type says.
     Plain,
-    /// Raw bytes, of a fixed length or counted.
+    /// Raw bytes, of a fixed length or of a length in another field.
     Buffer(Option<Length>),
-    /// Bits, of a fixed number or counted.
+    /// Bits, of a fixed number or of a number in another field.
     Bitmap(Option<Length>),
-    /// Elements whose number is another field.
+    /// Elements whose number is in another field.
     Len(Length),
     /// A part of an array.
     Slice(ExprRange),
     /// A part of an array, as raw bytes.
     BufferSlice(ExprRange),
-    /// Elements behind their number, an integer of that type, so many at most.
+    /// Elements after their number, an integer of that type; at most as many as the expression says.
     Counted(Type, Expr),
-    /// Elements, each by another way than its type's.
+    /// Elements, each encoded in another way than its type's.
     Each(Box<Framing>, By),
-    /// Elements with a marker before each, so many at most.
+    /// Elements with a marker before each; at most as many as the expression says.
     List(Expr),
-    /// Keys and values, so many at most.
+    /// Keys and values; at most as many as the expression says.
     Map(Expr),
-    /// Keys and values, so many at most; one of them or both by another way than its type's.
+    /// Keys and values, at most as many as the expression says; keys, values or both encoded in another way than their type's.
     Entries(Expr, Box<[Option<By>; 2]>),
-    /// By its type; a load takes only the value that the device has.
+    /// As the field's type says; a load accepts only the value that the device already has.
     Equal,
-    /// By its type; a load takes 0 to the value that the device has.
+    /// As the field's type says; a load accepts 0 up to the value that the device already has.
     AtMostCurrent,
-    /// By its type, as the whole of a subsection: an `Option` is there if it is `Some`.
+    /// As the field's type says, as the only field of a subsection: the subsection of an `Option` is sent if the value is `Some`.
     Whole,
     /// Converted to this integer type.
     Via(Type),
-    /// As this type, which is made from it and turned back into it.
+    /// As this type: the field is converted to the type for a save and back from it for a load.
     Proxy(Type),
-    /// As a [`Proxy`](Self::Proxy), each element of the array.
+    /// Each element of the array as for [`Proxy`](Self::Proxy).
     ProxyEach(TypeArray),
-    /// As this type, which is made from the whole struct; the field itself is nothing.
+    /// As this type, which is made from the whole struct; the field itself holds nothing.
     Temporary(Type),
-    /// A struct, as it was at this version of its own.
+    /// A struct with versions, in the layout that it had at this version.
     At(u32),
-    /// By a module of the user.
+    /// By the user's module.
     With(Path),
 }
 
-/// How the elements of a collection stand on the wire.
+/// How the elements of a collection are delimited on the wire.
 pub(crate) enum Framing {
     /// The elements of an array, one after the other.
     Array,
-    /// As many as another field says.
+    /// As many elements as another field says.
     Len(Length),
-    /// Behind their number.
+    /// The number of elements, then the elements.
     Counted(Type, Expr),
-    /// With a marker before each.
+    /// A marker before each element.
     List(Expr),
 }
 
-/// How one element is made.
+/// How one element is encoded.
 pub(crate) enum By {
     /// As this type, by conversions.
     Via(Type),
-    /// By a module of the user.
+    /// By the user's module.
     With(Path),
 }
 
-/// A length that is another field.
+/// A length that another field holds.
 pub(crate) struct Length {
     pub(crate) member: Member,
-    /// Its value, where the derived code has it.
+    /// The expression for the length's value in the derived code.
     pub(crate) place: TokenStream,
     pub(crate) name: String,
-    /// Elements for each that the field counts.
+    /// Number of elements for each unit of the length.
     pub(crate) factor: Expr,
     pub(crate) max: Expr,
 }
 
 impl<'a> Container<'a> {
-    /// Reads the struct; mistakes go to `ctxt`.
+    /// Reads the struct; errors go to `ctxt`.
     pub(crate) fn new(ctxt: &Ctxt, input: &'a DeriveInput, data: &'a DataStruct, attrs: ContainerAttrs) -> Self {
         let mut parts = vec![DescriptionPart::new(ctxt, attrs.main, input.ident.to_token_stream())];
         for (item, attrs) in attrs.subsections {
@@ -165,7 +166,7 @@ impl<'a> Container<'a> {
         Self { input, parts, fields, section: SectionAttrs::default(), remote: None }
     }
 
-    /// The migrated fields of part `part`, each with its index among all.
+    /// The migrated fields of part `part`, each with its index among all fields.
     pub(crate) fn fields_of(&self, part: usize) -> impl Iterator<Item = (usize, &Field<'a>)> {
         self.fields.iter().enumerate().filter(move |(_, field)| field.part == Some(part))
     }
@@ -175,18 +176,18 @@ impl<'a> Container<'a> {
         self.parts.iter().enumerate().filter(move |(_, other)| other.parent == Some(part))
     }
 
-    /// True if part `inner` is `outer`, or anywhere inside of it: then `outer`'s fields are loaded before `inner`'s.
+    /// True if part `inner` is `outer`, or is nested in `outer` at any depth: then `outer`'s fields are loaded before `inner`'s.
     pub(crate) fn is_inside(&self, inner: usize, outer: usize) -> bool {
         inner == outer || self.parts[inner].parent.is_some_and(|parent| self.is_inside(parent, outer))
     }
 
-    /// The field that is the whole of part `part`, and may say whether that is there.
+    /// The field that is the whole of part `part`; if the field is an `Option`, its value decides whether the part is sent.
     pub(crate) fn whole_of(&self, part: usize) -> Option<&Field<'a>> {
         let mut fields = self.fields_of(part).map(|(_, field)| field);
         fields.find(|field| matches!(field.codec, Codec::Whole))
     }
 
-    /// The migrated fields, each with its index among all.
+    /// The migrated fields, each with its index among all fields.
     pub(crate) fn migrated(&self) -> impl Iterator<Item = (usize, &Field<'a>)> {
         self.fields.iter().enumerate().filter(|(_, field)| field.part.is_some())
     }
@@ -208,8 +209,8 @@ impl DescriptionPart {
     }
 }
 
-/// The part whose name and a slash are the longest beginning of the name of part `index`: a reader that looks for
-/// subsections takes each for one of the innermost struct or subsection whose name it begins with.
+/// The part whose name plus a slash is the longest prefix of the name of part `index`. A reader that looks for subsections gives
+/// each one to the innermost struct or subsection whose name is such a prefix.
 fn parent_of(parts: &[DescriptionPart], index: usize) -> usize {
     let name = &parts[index].name;
     let begins = |part: &DescriptionPart| name.strip_prefix(&part.name).is_some_and(|rest| rest.starts_with('/'));
@@ -230,7 +231,7 @@ impl<'a> Field<'a> {
             (Some(_), _) => None,
             (None, None) => Some(0),
             (None, Some(wanted)) => {
-                // The struct itself is no subsection of itself.
+                // Index 0 is the struct itself, which is not a subsection.
                 let found = parts.iter().skip(1).position(|part| part.name == wanted.value).map(|index| index + 1);
                 if found.is_none() && matches!(holder, Holder::Struct) {
                     let message = format!("no `subsection(name = {:?}, …)` is declared on the struct", wanted.value);
@@ -245,15 +246,15 @@ impl<'a> Field<'a> {
     }
 }
 
-/// What the fields are of.
+/// The item whose fields are read.
 enum Holder<'a> {
     Struct,
-    /// A variant of an enum: its fields are bound one by one.
+    /// A variant of an enum: each of its fields is bound to a variable.
     Variant(&'a Fields),
 }
 
 impl Holder<'_> {
-    /// The value of a field, where the derived code has it.
+    /// The expression for a field's value in the derived code.
     fn place(&self, wanted: &Member) -> TokenStream {
         let mut fields = match self {
             Self::Struct => None,
@@ -269,7 +270,7 @@ impl Holder<'_> {
     }
 }
 
-/// What the field of a variant is bound to.
+/// The variable that a variant's field is bound to.
 pub(crate) fn bound(index: usize, ty: &Type) -> Ident {
     format_ident!("field_{index}", span = ty.span())
 }
@@ -316,7 +317,8 @@ impl Codec {
             }
         }
         match (&attrs.via, &attrs.tmp, &attrs.struct_version) {
-            // Nobody can write the conversion of a whole array into one of another type, so this is unambiguous.
+            // Users cannot write a conversion from a whole array into one of another type (the orphan rule), so this is
+            // unambiguous.
             (Some(proxy), ..) => {
                 return match written(&proxy.value) {
                     Type::Array(each) => Self::ProxyEach(each.clone()),
@@ -353,7 +355,7 @@ impl Codec {
         }
     }
 
-    /// The length, if it is another field.
+    /// The length, if another field holds it.
     pub(crate) fn length(&self) -> Option<&Length> {
         match self {
             Self::Len(length) | Self::Buffer(Some(length)) | Self::Bitmap(Some(length)) => Some(length),
@@ -366,7 +368,7 @@ impl Codec {
     }
 }
 
-/// How `via` and `with` make keys and values; `None` is by their own type.
+/// How `via` and `with` encode keys and values; `None` means by their own type.
 fn entries(attrs: &FieldAttrs) -> [Option<By>; 2] {
     let via = attrs.via.as_ref().and_then(|via| pair(&via.value)).unwrap_or_default();
     let with = match attrs.with.as_ref().map(|with| &with.value) {
@@ -378,7 +380,7 @@ fn entries(attrs: &FieldAttrs) -> [Option<By>; 2] {
     [key.map(By::Via).or(key_with.map(By::With)), value.map(By::Via).or(value_with.map(By::With))]
 }
 
-/// What stands for keys and values of a map, if the type is a pair; `_` is their own.
+/// The types that replace a map's keys and values, if the type is a pair; `_` keeps the own type.
 pub(crate) fn pair(ty: &Type) -> Option<[Option<Type>; 2]> {
     let Type::Tuple(tuple) = written(ty) else { return None };
     let mut types = tuple.elems.iter().map(|ty| (!matches!(ty, Type::Infer(_))).then(|| ty.clone()));
@@ -388,7 +390,7 @@ pub(crate) fn pair(ty: &Type) -> Option<[Option<Type>; 2]> {
     }
 }
 
-/// The type itself: a macro or the user may have put it in brackets that mean nothing.
+/// The type without the invisible groups and parentheses that a macro or the user may have put around it.
 pub(crate) fn written(mut ty: &Type) -> &Type {
     loop {
         match ty {

@@ -1,4 +1,4 @@
-//! Rules that need more than one attribute to see, one function a rule.
+//! Rules that concern more than one attribute, one function for each rule.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use crate::ctxt::Ctxt;
 use crate::expand::codec;
 use crate::symbol;
 
-/// Notes every broken rule.
+/// Reports every broken rule.
 pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
     minimum_not_above_version(ctxt, container);
     since_within_version(ctxt, container);
@@ -33,7 +33,7 @@ pub(crate) fn check(ctxt: &Ctxt, container: &Container<'_>) {
     remote_has_no_parameters(ctxt, container);
 }
 
-/// `minimum_version = 4` with `version = 3` could load nothing.
+/// `minimum_version = 4` with `version = 3` would let no stream load.
 fn minimum_not_above_version(ctxt: &Ctxt, container: &Container<'_>) {
     for part in &container.parts {
         if let Some(minimum) = &part.attrs.minimum_version
@@ -44,7 +44,7 @@ fn minimum_not_above_version(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
-/// `since = 4` with `version = 3` would never be there.
+/// A field with `since = 4` in a struct with `version = 3` would never be sent.
 fn since_within_version(ctxt: &Ctxt, container: &Container<'_>) {
     for field in &container.fields {
         if let (Some(since), Some(part)) = (&field.attrs.since, field.part) {
@@ -57,7 +57,7 @@ fn since_within_version(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
-/// QEMU's readers keep a byte of a subsection's version (`vmstate_subsection_load`, migration/vmstate.c).
+/// QEMU's readers take a subsection's version from one byte (`vmstate_subsection_load`, migration/vmstate.c).
 fn subsection_versions_fit_a_byte(ctxt: &Ctxt, container: &Container<'_>) {
     for part in container.parts.iter().skip(1) {
         if let Some(version) = &part.attrs.version
@@ -91,8 +91,8 @@ fn names_fit_their_length_byte(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
-/// Two fields of one name are nearly always a slip. QEMU has some on purpose and numbers them in its
-/// self-description: those are declared by naming every one of them with `name = "…"`.
+/// Two fields of one name are nearly always a mistake. QEMU has some on purpose and numbers them in its self-description: those
+/// are declared with an explicit `name = "…"` on each of them.
 fn names_are_unique(ctxt: &Ctxt, container: &Container<'_>) {
     let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
     for (_, field) in container.migrated() {
@@ -111,7 +111,7 @@ fn names_are_unique(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
-/// A reader tells a subsection from other data by its parent's name: `parent/…`.
+/// A reader recognises a subsection by its parent's name: `parent/…`.
 fn subsections_carry_the_prefix(ctxt: &Ctxt, container: &Container<'_>) {
     let [main, subsections @ ..] = container.parts.as_slice() else { return };
     let prefix = format!("{}/", main.name);
@@ -123,8 +123,8 @@ fn subsections_carry_the_prefix(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
-/// A reader that has loaded `p/x` takes what follows for a subsection of it if the name begins with `p/x`: so `p/x2`
-/// behind it is lost (`vmstate_subsection_load`, migration/vmstate.c), while in front of it nothing is wrong.
+/// A reader that has loaded `p/x` takes the next name for a subsection of `p/x` if it begins with `p/x`. So `p/x2` is lost if it
+/// comes after `p/x`, and not if it comes before (`vmstate_subsection_load`, migration/vmstate.c).
 fn subsections_are_not_taken_for_inner_ones(ctxt: &Ctxt, container: &Container<'_>) {
     for (index, part) in container.parts.iter().enumerate() {
         let behind = container.parts.iter().skip(index + 1);
@@ -140,7 +140,7 @@ fn subsections_are_not_taken_for_inner_ones(ctxt: &Ctxt, container: &Container<'
     }
 }
 
-/// A subsection without fields carries nothing; two of one name cannot be told apart.
+/// A subsection without fields carries nothing; two subsections of one name cannot be distinguished.
 fn subsections_are_unique_and_have_fields(ctxt: &Ctxt, container: &Container<'_>) {
     let mut names = HashSet::new();
     for (index, part) in container.parts.iter().enumerate().skip(1) {
@@ -156,7 +156,7 @@ fn subsections_are_unique_and_have_fields(ctxt: &Ctxt, container: &Container<'_>
     }
 }
 
-/// A layout is finite: a value cannot have one of its own type inside of it.
+/// A layout is finite: a value cannot contain a value of its own type.
 fn nothing_contains_itself(ctxt: &Ctxt, container: &Container<'_>) {
     for (_, field) in container.migrated() {
         if codec::is_by_type(&field.codec) && names_itself(field.ty.to_token_stream(), &container.input.ident) {
@@ -169,7 +169,7 @@ fn nothing_contains_itself(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
-/// True if the type has the struct inside of it; `<Dev as Trait>::Type` and `Dev::CONSTANT` only ask it for something.
+/// True if the type contains the struct; `<Dev as Trait>::Type` and `Dev::CONSTANT` mention the struct without containing it.
 fn names_itself(tokens: TokenStream, ident: &Ident) -> bool {
     let tokens: Vec<_> = tokens.into_iter().collect();
     let mut place = 0;
@@ -182,9 +182,10 @@ fn names_itself(tokens: TokenStream, ident: &Ident) -> bool {
             {
                 return true;
             }
-            // Behind a name it begins arguments.
+            // After a name, `<` begins generic arguments, which are searched; anywhere else it begins a qualified path, which is
+            // skipped.
             TokenTree::Punct(punct) if punct.as_char() == '<' && !matches!(before, Some(TokenTree::Ident(_))) => {
-                place = end_of_asked(&tokens, place);
+                place = end_of_brackets(&tokens, place);
             }
             _ => {}
         }
@@ -193,8 +194,8 @@ fn names_itself(tokens: TokenStream, ident: &Ident) -> bool {
     false
 }
 
-/// The place of the `>` that ends what begins with the `<` at `place`.
-fn end_of_asked(tokens: &[TokenTree], mut place: usize) -> usize {
+/// Index of the `>` that closes the `<` at `place`.
+fn end_of_brackets(tokens: &[TokenTree], mut place: usize) -> usize {
     let mut depth = 0_usize;
     loop {
         match tokens.get(place) {
@@ -214,7 +215,7 @@ fn is_punct(token: Option<&TokenTree>, wanted: char) -> bool {
     matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == wanted)
 }
 
-/// A skipped field is not on the wire, so nothing can be said of its bytes.
+/// A skipped field is not on the wire, so no other attribute applies to it.
 fn skip_stands_alone(ctxt: &Ctxt, container: &Container<'_>) {
     for field in &container.fields {
         let attrs = &field.attrs;
@@ -250,7 +251,7 @@ fn skip_stands_alone(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
-/// QEMU ignores a field's version where it has a predicate; here only one can be given.
+/// QEMU ignores a field's version if the field has a predicate; here only one of the two can be given.
 fn one_presence(ctxt: &Ctxt, container: &Container<'_>) {
     for field in &container.fields {
         if let (Some(since), Some(_)) = (&field.attrs.since, &field.attrs.exists) {
@@ -259,9 +260,9 @@ fn one_presence(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
-/// The attributes that say what the bytes of a field are, and which of them go together.
+/// Of the attributes that define a field's encoding, only certain pairs can be combined.
 fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
-    // Those with `with` or `via`: of each element, or of keys and values.
+    // The pairs with `with` or `via` concern each element, or keys and values.
     const TOGETHER: [(&str, &str); 11] = [
         (symbol::BUFFER, symbol::LEN),
         (symbol::BUFFER, symbol::SLICE),
@@ -296,7 +297,7 @@ fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
         let given: Vec<_> = words.iter().filter_map(|(word, tokens)| Some((*word, (*tokens)?))).collect();
         for (index, (word, tokens)) in given.iter().enumerate() {
             let before = given.iter().take(index).map(|(other, _)| *other);
-            // Of a map, one can be about keys and the other about values.
+            // For a map, `via` can be about the keys and `with` about the values.
             let is_map = attrs.map.is_some() && *word == symbol::VIA;
             let others: Vec<_> = before
                 .filter(|other| !(TOGETHER.contains(&(*other, *word)) || is_map && *other == symbol::WITH))
@@ -309,7 +310,7 @@ fn one_codec(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
-/// What `via` and `with` say of a map is about its keys, its values or both.
+/// On a map, `via` and `with` concern the keys, the values or both.
 fn entries_are_keys_and_values(ctxt: &Ctxt, container: &Container<'_>) {
     for field in &container.fields {
         let FieldAttrs { map, via, with, .. } = &field.attrs;
@@ -341,12 +342,12 @@ fn entries_are_keys_and_values(ctxt: &Ctxt, container: &Container<'_>) {
             (types, modules, with, map)
             && (key && key_too || value && value_too)
         {
-            ctxt.error(&with.tokens, "`via` says it already: give `_` to one of the two");
+            ctxt.error(&with.tokens, "`via` converts this entry already: give `_` to one of the two attributes");
         }
     }
 }
 
-/// How many elements come is the peer's word, which is believed only up to a limit of ours.
+/// Where the stream says how many elements follow, the number is rejected above `max`.
 fn max_bounds_what_the_peer_says(ctxt: &Ctxt, container: &Container<'_>) {
     for field in &container.fields {
         let attrs = &field.attrs;
@@ -377,8 +378,8 @@ fn max_bounds_what_the_peer_says(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
-/// The length must be loaded before the elements are counted; one that is skipped is the machine's configuration and
-/// always there.
+/// The length must be loaded before the elements that it counts; a skipped length is the machine's configuration and always
+/// known.
 fn length_comes_first(ctxt: &Ctxt, container: &Container<'_>) {
     for (index, field) in container.migrated() {
         let Some(Length { member, name, .. }) = field.codec.length() else { continue };
@@ -391,7 +392,7 @@ fn length_comes_first(ctxt: &Ctxt, container: &Container<'_>) {
         let loaded_before = match (length.part, field.part) {
             (None, _) => length.attrs.skip.is_some(),
             (Some(theirs), Some(ours)) if theirs == ours => place < index,
-            // A part's own fields come before its subsections; of two subsections either may be absent.
+            // A part's own fields come before its subsections; each of two subsections may be absent.
             (Some(theirs), Some(ours)) => container.is_inside(ours, theirs),
             (Some(theirs), None) => theirs == 0,
         };
@@ -401,7 +402,7 @@ fn length_comes_first(ctxt: &Ctxt, container: &Container<'_>) {
     }
 }
 
-/// The conversions name all fields of the other struct, whose parameters are not known here.
+/// The conversions name all fields of the other struct, whose generic parameters are unknown here.
 fn remote_has_no_parameters(ctxt: &Ctxt, container: &Container<'_>) {
     if let Some(remote) = &container.remote
         && !container.input.generics.params.is_empty()

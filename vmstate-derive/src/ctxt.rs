@@ -1,4 +1,4 @@
-//! `Ctxt`: collects errors, so that all mistakes of a struct are reported in one go.
+//! `Ctxt` collects errors, so that all errors of a struct are reported together.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -6,7 +6,7 @@ use std::thread;
 
 use quote::ToTokens;
 
-/// The errors so far. Panics if it is dropped with its errors unread.
+/// The errors so far. Dropping it with unread errors panics.
 pub(crate) struct Ctxt {
     errors: RefCell<Option<Vec<syn::Error>>>,
 }
@@ -16,19 +16,19 @@ impl Ctxt {
         Self { errors: RefCell::new(Some(Vec::new())) }
     }
 
-    /// Notes a mistake at `tokens`.
+    /// Records an error shown at `tokens`.
     pub(crate) fn error(&self, tokens: impl ToTokens, message: impl Display) {
         self.syn_error(syn::Error::new_spanned(tokens, message));
     }
 
-    /// Notes a mistake that the parser found.
+    /// Records an error of the parser.
     pub(crate) fn syn_error(&self, error: syn::Error) {
         if let Some(errors) = self.errors.borrow_mut().as_mut() {
             errors.push(error);
         }
     }
 
-    /// All mistakes as one error; `None` if there are none.
+    /// All errors combined into one; `None` if there are none.
     pub(crate) fn into_errors(self) -> Option<syn::Error> {
         self.errors.take().into_iter().flatten().reduce(|mut all, error| {
             all.combine(error);

@@ -1,4 +1,4 @@
-//! Enums without fields: on the wire they are their discriminant, as wide as their `repr` says.
+//! Enums without fields: on the wire they are their discriminant, with the width of their `repr`.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::quote;
@@ -8,17 +8,18 @@ use syn::{Attribute, DataEnum, DeriveInput, Meta, Variant};
 use crate::attr::all_items;
 use crate::ctxt::Ctxt;
 
-/// The integers that can be on the wire.
+/// The integer types that can be on the wire.
 const INTEGERS: [&str; 8] = ["u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64"];
 
-/// The error of an enum without a `repr` that says one of them.
-pub(crate) const NO_REPR: &str = "how wide is it on the wire? Say `#[repr(u8)]` or another integer of 1 to 8 bytes";
+/// The error for an enum without an integer `repr`.
+pub(crate) const NO_REPR: &str =
+    "the width on the wire is missing: add `#[repr(u8)]` or another integer of 1 to 8 bytes";
 
-/// The enum.
+/// An enum without fields.
 pub(crate) struct Enumeration<'a> {
     input: &'a DeriveInput,
     data: &'a DataEnum,
-    /// Its `repr`.
+    /// The integer type of the enum's `repr`.
     integer: Ident,
 }
 
@@ -37,7 +38,7 @@ impl<'a> Enumeration<'a> {
         Some(Self { input, data, integer: integer? })
     }
 
-    /// The impl of `Wire`.
+    /// Generates the impl of `Wire`.
     pub(crate) fn expand(&self, krate: &TokenStream) -> TokenStream {
         let (ident, integer) = (&self.input.ident, &self.integer);
         let name = ident.unraw().to_string();
@@ -97,7 +98,7 @@ impl<'a> Enumeration<'a> {
 
 fn check_variant(ctxt: &Ctxt, variant: &Variant) {
     if variant.discriminant.is_none() {
-        let message = format!("its number is on the wire: write it out, as `{} = …`", variant.ident);
+        let message = format!("the variant's number is on the wire: write the number out, as `{} = …`", variant.ident);
         ctxt.error(&variant.ident, message);
     }
     for item in all_items(ctxt, &variant.attrs) {

@@ -1,10 +1,10 @@
-//! What is emitted for a struct with mistakes: their messages, and an impl that does nothing.
+//! The output for a struct with errors: their messages, and an impl that does nothing.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{DeriveInput, parse_quote};
 
-/// The impl keeps other code that uses the type from failing too; it never runs, since the crate does not compile.
+/// The impl keeps other code that uses the type from causing more errors; it never runs, since the crate does not compile.
 pub(crate) fn expand(input: &DeriveInput, krate: &TokenStream, errors: Option<syn::Error>) -> TokenStream {
     let errors = errors.map(|errors| errors.to_compile_error());
     let ident = &input.ident;

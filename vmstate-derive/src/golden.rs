@@ -22,7 +22,7 @@ fn golden(name: &str) {
     assert!(kept == lines.text, "{name} expands differently: run with BLESS=1 and look at the diff");
 }
 
-/// Tokens as text: a line for each statement, indented by braces.
+/// Formats tokens as text: one line for each statement, indented by braces.
 #[derive(Default)]
 struct Lines {
     text: String,

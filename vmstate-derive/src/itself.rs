@@ -1,4 +1,4 @@
-//! `Self`, written out: what the derive emits beside its impls has another `Self`, or none.
+//! Replaces `Self` by the type's name, because part of the derive's output is outside of the user's impl.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens as _, quote, quote_spanned};
@@ -6,8 +6,8 @@ use syn::{Attribute, Data, DeriveInput, Field, Meta};
 
 use crate::symbol;
 
-/// The same input, with the type's name for `Self` in the types of its fields, and in the attributes that are used
-/// outside of an impl. What cannot be read any more stays as it is: the compiler says what is wrong with it.
+/// The same input with the type's name for `Self` in the types of its fields, and in the attributes that are used outside of an
+/// impl. Tokens that no longer parse stay as they are, and the compiler reports them.
 pub(crate) fn written_out(mut input: DeriveInput) -> DeriveInput {
     let ident = &input.ident;
     let (_, generics, _) = input.generics.split_for_impl();
@@ -71,7 +71,7 @@ pub(crate) fn replaced(tokens: TokenStream, name: &TokenStream) -> TokenStream {
 fn replaced_token(token: &TokenTree, next: Option<&TokenTree>, name: &TokenStream) -> TokenStream {
     match token {
         TokenTree::Ident(word) if word == "Self" => match next {
-            // `Self::CONSTANT`, which has another syntax behind a name with parameters.
+            // `Self::CONSTANT`: a type with parameters needs `<…>::` instead.
             Some(TokenTree::Punct(colon)) if colon.as_char() == ':' => quote_spanned!(word.span()=> <#name>),
             _ => quote_spanned!(word.span()=> #name),
         },

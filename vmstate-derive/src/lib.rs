@@ -1,8 +1,9 @@
 //! `#[derive(VmState)]`: the one declaration of a device's migratable state. Use it through the `vmstate` crate.
 //!
-//! `shape` says what it is put on. A struct: parse (`attr`, `ast`) → `check` → `expand`; one that is `transparent` and an
-//! enum (`enumeration`, with fields `variants`) have no description of their own. Mistakes are collected and reported together, each at the user's token;
-//! an impl is emitted even then, so that the rest of the user's crate is not flooded with follow-up errors.
+//! `shape` decides what the derive is applied to. A struct: parse (`attr`, `ast`) → `check` → `expand`. A `transparent` struct
+//! and an enum (`enumeration`, with fields `variants`) have no description of their own. Errors are collected and reported
+//! together, each at the user's token; an impl is emitted even then, so that the rest of the user's crate gets no follow-up
+//! errors.
 #![forbid(unsafe_code)]
 
 mod ast;
@@ -23,8 +24,8 @@ mod variants;
 use proc_macro::TokenStream;
 use syn::{DeriveInput, parse_macro_input};
 
-/// Implements `vmstate::VmState` and `vmstate::Wire`; for a `transparent` struct and for an enum, `Wire` alone. Every
-/// attribute is explained, with its bytes, in `docs/derive.md`.
+/// Implements `vmstate::VmState` and `vmstate::Wire`; for a `transparent` struct and for an enum, only `Wire`. `docs/derive.md`
+/// explains every attribute, with its bytes.
 ///
 /// On the struct: `name`, `version`, `minimum_version`, `pre_save`, `post_save`, `pre_load`, `post_load`, `validate`,
 /// `subsection(…)`, `transparent`, `remote`, `crate`; of a section, `priority`, `needed`, `early_setup`, `unmigratable`,

@@ -1,4 +1,4 @@
-//! What the derive is put on: a struct with a description, a transparent struct, or an enum.
+//! The forms of input: a struct with a description, a transparent struct, or an enum.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -13,7 +13,7 @@ use crate::transparent::Transparent;
 use crate::variants::Variants;
 use crate::{check, expand, symbol};
 
-/// The input, read and checked.
+/// The input, parsed and checked.
 pub(crate) enum Shape<'a> {
     Described(Box<Container<'a>>),
     Transparent(Transparent<'a>),
@@ -22,7 +22,7 @@ pub(crate) enum Shape<'a> {
 }
 
 impl<'a> Shape<'a> {
-    /// The shape, and the path of the `vmstate` crate. Mistakes go to `ctxt`; `None` if nothing can be made of it.
+    /// The shape, and the path of the `vmstate` crate. Errors go to `ctxt`; the shape is `None` if the input cannot be expanded.
     pub(crate) fn from_input(ctxt: &Ctxt, input: &'a DeriveInput) -> (Option<Self>, TokenStream) {
         let items = all_items(ctxt, &input.attrs);
         let transparent = items.iter().any(|item| item.word == symbol::TRANSPARENT);
@@ -56,7 +56,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// The impls.
+    /// Generates all impls.
     pub(crate) fn expand(&self, krate: &TokenStream) -> TokenStream {
         match self {
             Self::Described(container) => expand::expand(container, krate),
@@ -67,7 +67,7 @@ impl<'a> Shape<'a> {
     }
 }
 
-/// The one attribute of a type without a description; all others mean nothing there.
+/// Reads `crate`, the only attribute of a type without a description, and reports all others.
 fn only_crate(ctxt: &Ctxt, items: &[Item], place: &str) -> TokenStream {
     let mut krate = Once::default();
     for item in items {
@@ -80,7 +80,7 @@ fn only_crate(ctxt: &Ctxt, items: &[Item], place: &str) -> TokenStream {
     crate_path(krate.get())
 }
 
-/// The `repr` that leaves fields unaligned.
+/// The `repr` that makes fields unaligned.
 fn packed(input: &DeriveInput) -> Option<Ident> {
     let reprs = input.attrs.iter().filter(|attr| attr.path().is_ident("repr"));
     let words = reprs.filter_map(|attr| attr.meta.require_list().ok()).flat_map(|list| list.tokens.clone());

@@ -1,4 +1,4 @@
-//! Every attribute word, once; and the nearest one to a word that is none.
+//! The attribute words, and a search for the word most similar to a misspelled one.
 
 pub(crate) const ALIAS_ID: &str = "alias_id";
 pub(crate) const AT_MOST_CURRENT: &str = "at_most_current";
@@ -41,10 +41,10 @@ pub(crate) const VMSTATE: &str = "vmstate";
 pub(crate) const WIRE: &str = "wire";
 pub(crate) const WITH: &str = "with";
 
-/// Those whose value is a type.
+/// The words whose value is a type.
 pub(crate) const TYPES: &[&str] = &[TMP, VIA, WIRE];
 
-/// What may stand on a struct.
+/// The words that are allowed on a struct.
 pub(crate) const ON_CONTAINER: &[&str] = &[
     ALIAS_ID,
     CRATE,
@@ -66,11 +66,11 @@ pub(crate) const ON_CONTAINER: &[&str] = &[
     VERSION,
 ];
 
-/// What may stand in `subsection(…)`.
+/// The words that are allowed in `subsection(…)`.
 pub(crate) const IN_SUBSECTION: &[&str] =
     &[MINIMUM_VERSION, NAME, NEEDED, POST_LOAD, POST_SAVE, PRE_LOAD, PRE_SAVE, VALIDATE, VERSION];
 
-/// What may stand on a field.
+/// The words that are allowed on a field.
 pub(crate) const ON_FIELD: &[&str] = &[
     AT_MOST_CURRENT,
     BITMAP,

@@ -1,4 +1,4 @@
-//! `#[vmstate(transparent)]`: a struct of one field that is that field on the wire.
+//! `#[vmstate(transparent)]`: a struct of one field that has the field's bytes on the wire.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -29,7 +29,7 @@ impl<'a> Transparent<'a> {
         Some(Self { input, field })
     }
 
-    /// The impl of `Wire`, all of it the field's.
+    /// Generates the impl of `Wire`, which forwards to the field.
     pub(crate) fn expand(&self, krate: &TokenStream) -> TokenStream {
         let ident = &self.input.ident;
         let ty = &self.field.ty;
@@ -40,9 +40,9 @@ impl<'a> Transparent<'a> {
             generics.make_where_clause().predicates.push(parse_quote!(#ty: __v::Wire));
         }
         let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
-        // At the type: a field that cannot be migrated is pointed at there.
+        // With the type's span: a field that cannot be migrated is reported at its type.
         let keeper = self.keeper();
-        // At the type: a field that cannot be migrated is pointed at there.
+        // With the type's span: a field that cannot be migrated is reported at its type.
         let (kept, remember, undo) = match &keeper {
             None => (
                 quote_spanned!(ty.span()=> <#ty as __v::Wire>::Undo),
@@ -104,7 +104,7 @@ impl<'a> Transparent<'a> {
         }
     }
 
-    /// What keeps an array for an undo: a small one in place.
+    /// The library's type that keeps an array for an undo, in place if it is small.
     fn keeper(&self) -> Option<TokenStream> {
         let array = array(&self.field.ty).filter(|_| self.input.generics.params.is_empty())?;
         let [in_place, on_heap] = of_elements(array);

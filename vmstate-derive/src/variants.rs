@@ -1,4 +1,4 @@
-//! Enums with fields: on the wire a number as wide as their `repr` says, then the fields of the variant that has it.
+//! Enums with fields: on the wire, a number with the width of their `repr`, then the fields of the variant with that number.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens as _, format_ident, quote, quote_spanned};
@@ -15,10 +15,10 @@ use crate::enumeration::integer_repr;
 use crate::expand::{call, codec, desc, framing, load, or_return, save, undo, within};
 use crate::symbol;
 
-/// The enum.
+/// An enum with fields.
 pub(crate) struct Variants<'a> {
     input: &'a DeriveInput,
-    /// Its `repr`.
+    /// The integer type of the enum's `repr`.
     integer: Ident,
     variants: Vec<One<'a>>,
 }
@@ -26,13 +26,13 @@ pub(crate) struct Variants<'a> {
 /// A variant.
 struct One<'a> {
     ident: &'a Ident,
-    /// The number on the wire, as it was written.
+    /// The number on the wire, as the user wrote it.
     number: &'a Expr,
     fields: Container<'a>,
 }
 
 impl<'a> Variants<'a> {
-    /// Reads the enum; mistakes go to `ctxt`.
+    /// Reads the enum; errors go to `ctxt`.
     pub(crate) fn new(ctxt: &Ctxt, input: &'a DeriveInput, data: &'a DataEnum) -> Option<Self> {
         let variants: Vec<_> = data.variants.iter().filter_map(|variant| One::new(ctxt, input, variant)).collect();
         let integer = input.attrs.iter().find_map(integer_repr);
@@ -42,7 +42,7 @@ impl<'a> Variants<'a> {
         Some(Self { input, integer: integer?, variants })
     }
 
-    /// The impl of `Wire`.
+    /// Generates the impl of `Wire`.
     pub(crate) fn expand(&self, krate: &TokenStream) -> TokenStream {
         let (ident, integer) = (&self.input.ident, &self.integer);
         let name = ident.unraw().to_string();
@@ -154,7 +154,8 @@ impl<'a> Variants<'a> {
         }
     }
 
-    /// The arm of variant `index`: its number and fields, and for each variant with fields whether it is this one.
+    /// The match arm that saves variant `index`: its number and fields. For each variant with fields, the arm also records
+    /// whether that variant is the present one (`outcome`).
     fn save(&self, index: usize) -> TokenStream {
         let Some(variant) = self.variants.get(index) else { return TokenStream::new() };
         let absent = |variants: &[One<'_>]| {
@@ -181,8 +182,8 @@ impl<'a> Variants<'a> {
         }
     }
 
-    /// The checks of the layout: those of an enum without parameters as constants, each shown where it is broken; and the value
-    /// of `__FRAMED`, which a load of another needs.
+    /// The checks of the layout. For an enum without parameters they are constants, each shown where it is broken; for a generic
+    /// enum they are the value of `__FRAMED`, which `load` uses.
     fn framed(&self, lists: &[Ident]) -> (TokenStream, TokenStream) {
         let rules = |this: &Ident| {
             let variants = self.variants.iter().zip(lists);
@@ -202,7 +203,7 @@ impl<'a> Variants<'a> {
         }
     }
 
-    /// The enum's generics, with what its generic fields need.
+    /// The enum's generics, with the bounds that its generic fields need.
     fn with_bounds(&self) -> Generics {
         let mut generics = self.input.generics.clone();
         let parameters: Vec<_> = generics.type_params().map(|parameter| parameter.ident.clone()).collect();
@@ -235,7 +236,7 @@ impl<'a> One<'a> {
             }
             None => {
                 let message = format!(
-                    "its number is on the wire: write it out, as `{}{} = …`",
+                    "the variant's number is on the wire: write the number out, as `{}{} = …`",
                     variant.ident,
                     match variant.fields {
                         syn::Fields::Unit => "",
@@ -268,7 +269,7 @@ impl<'a> One<'a> {
         quote!(Self::#ident { #(#fields),* })
     }
 
-    /// The code of the fields, with the variant in the path of its errors.
+    /// Adds the variant to the path of errors in `code`.
     fn with_path(&self, code: TokenStream) -> TokenStream {
         if code.is_empty() {
             return code;
@@ -286,7 +287,7 @@ impl<'a> One<'a> {
         quote!(#fields;)
     }
 
-    /// The checks of all fields, once all are there.
+    /// Runs the checks of all fields after all of them are loaded.
     fn validate(&self, of: impl Fn(&TokenStream) -> TokenStream) -> TokenStream {
         let checks = self.migrated().filter_map(|Field { name, attrs, .. }| {
             let verdict = of(&call(&attrs.validate.as_ref()?.value, &quote!(&*self)));
@@ -301,7 +302,7 @@ impl<'a> One<'a> {
         self.migrated().map(|field| desc::entries(&self.fields, field)).collect()
     }
 
-    /// The variant as a struct.
+    /// The variant, described as a struct.
     fn description(&self, list: &Ident) -> TokenStream {
         let name = self.ident.unraw().to_string();
         quote! {
@@ -315,7 +316,7 @@ impl<'a> One<'a> {
         }
     }
 
-    /// The field of the enum's description that the variant is: called by the number that the tag has then.
+    /// The enum's description has a field for each variant, with the variant's number as its name.
     fn entry(&self, one: &Ident) -> TokenStream {
         let (number, name) = (self.number, digits(self.number));
         quote! {
@@ -327,7 +328,8 @@ impl<'a> One<'a> {
         }
     }
 
-    /// What is kept of each field, those that are not on the wire, too: a load of another variant drops them.
+    /// The undo values of all fields, including those that are not on the wire: a load of another variant drops the skipped
+    /// fields, too.
     fn kept(&self) -> [Vec<TokenStream>; 4] {
         let mut all = [const { Vec::new() }; 4];
         for (index, field) in self.fields.fields.iter().enumerate() {
@@ -345,7 +347,7 @@ impl<'a> One<'a> {
         quote!(#ident { #(#kept: #types),* })
     }
 
-    /// Makes this variant of the value, if it is another; then `code`, with the fields at hand.
+    /// Changes the value to this variant if it is another, then runs `code` with the fields bound.
     fn become_this(&self, code: &TokenStream) -> TokenStream {
         let (ident, pattern) = (self.ident, self.pattern());
         let defaults = self.fields.fields.iter().map(|Field { member, ty, .. }| {
@@ -391,7 +393,8 @@ impl<'a> One<'a> {
     }
 }
 
-/// An enum has no versions and no subsections, and the number of the variant says what is there.
+/// Rejects attributes that an enum cannot have: an enum has no versions and no subsections, and the variant's number decides
+/// which fields are present.
 fn fits_a_variant(ctxt: &Ctxt, attrs: &mut FieldAttrs) {
     let words = [
         (symbol::SINCE, attrs.since.take().map(|given| given.tokens)),
@@ -410,7 +413,7 @@ fn fits_a_variant(ctxt: &Ctxt, attrs: &mut FieldAttrs) {
     }
 }
 
-/// True for digits, with or without a sign.
+/// True for a literal number, with or without a sign.
 fn is_number(expr: &Expr) -> bool {
     match expr {
         Expr::Lit(ExprLit { lit: Lit::Int(_), .. }) => true,

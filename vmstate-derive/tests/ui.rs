@@ -1,4 +1,4 @@
-//! Mistakes in a declaration, one kind a file: what the compiler says, and where it points.
+//! Mistakes in a declaration, one kind in each file: the compiler's messages, and where they point.
 
 #[test]
 fn mistakes_are_explained() {

@@ -1,4 +1,4 @@
-//! The one public error: what went wrong, in which section and field, at which byte of the stream.
+//! The one public error type: the fault, its section and field, and its offset in the stream.
 //!
 //! Rank 0: imports nothing of the crate.
 
@@ -8,39 +8,39 @@ use std::fmt::{self, Write as _};
 /// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Whose fault an [`Error`] is, and so what can be done about it.
+/// The cause of an [`Error`], which decides what can be done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The channel failed: closed, reset, timed out.
     Io,
-    /// The bytes end before the value does. A stream decoder fetches more and tries again.
+    /// The bytes end before the value does. A stream decoder fetches more bytes and retries.
     Incomplete,
-    /// The bytes are not what the format allows.
+    /// The bytes violate the format.
     Malformed,
-    /// The bytes are well formed, but from a machine, device or version that this side does not have.
+    /// The bytes are well formed, but come from a machine, device or version that this side does not have.
     Incompatible,
     /// A device's own check refused the values.
     Rejected,
     /// The peer reported a failure of its own.
     Peer,
-    /// The embedder called the library against its contract.
+    /// The embedder violated the library's contract.
     Misuse,
-    /// The migration was cancelled, or gave up by its own limits.
+    /// The migration was cancelled, or stopped because it exceeded its limits.
     Cancelled,
 }
 
 /// An error with its place: section, field path, stream offset.
 ///
-/// Its text reads `serial/0 › fcr at 0x1f4e: version 4 is newer than 3`. The text of [`source`](StdError::source)
-/// is never repeated in it. Names and words of a peer are in it as [`Printable`] shows them; [`section`](Self::section),
-/// [`path`](Self::path) and [`message`](Self::message) give them as they came.
+/// Its text reads `serial/0 › fcr at 0x1f4e: version 4 is newer than 3`. The text of [`source`](StdError::source) is never
+/// repeated in it. Names and texts that a peer supplied are escaped by [`Printable`]; [`section`](Self::section),
+/// [`path`](Self::path) and [`message`](Self::message) return them unescaped.
 pub struct Error(Box<Inner>);
 
 struct Inner {
     kind: ErrorKind,
     section: Option<String>,
-    /// Innermost step first: each layer on the way out pushes its own.
+    /// Innermost step first: each outer layer pushes its own step.
     path: Vec<PathStep>,
     offset: Option<u64>,
     message: String,
@@ -53,7 +53,7 @@ enum PathStep {
 }
 
 impl Error {
-    /// An error of `kind`; `message` says what was expected, what was got, and what to do.
+    /// An error of `kind`; `message` states what was expected, what was found, and what to do.
     #[cold]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
@@ -72,13 +72,13 @@ impl Error {
         self
     }
 
-    /// Replaces the message by one from a caller that knows more; place and cause stay.
+    /// Replaces the message by a more specific one from a caller; place and cause stay.
     pub(crate) fn restated(mut self, message: impl Into<String>) -> Self {
         self.0.message = message.into();
         self
     }
 
-    /// Notes the stream offset in bytes, unless a deeper layer already did.
+    /// Sets the stream offset in bytes, unless a deeper layer has set it.
     pub fn at(mut self, offset: u64) -> Self {
         self.0.offset.get_or_insert(offset);
         self
@@ -90,19 +90,19 @@ impl Error {
         self
     }
 
-    /// Puts element `index` in front of the path; the field that holds it comes next.
+    /// Puts element `index` in front of the path; the caller then adds the field that holds the element.
     pub fn in_element(mut self, index: usize) -> Self {
         self.0.path.push(PathStep::Element(index));
         self
     }
 
-    /// Notes the section, unless a deeper layer already did.
+    /// Sets the section, unless a deeper layer has set it.
     pub fn in_section(mut self, idstr: &str, instance: u32) -> Self {
         self.0.section.get_or_insert_with(|| format!("{idstr}/{instance}"));
         self
     }
 
-    /// Whose fault it is.
+    /// The cause of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
@@ -112,7 +112,7 @@ impl Error {
         self.0.kind == ErrorKind::Incomplete
     }
 
-    /// Section as `idstr/instance`.
+    /// The section, as `idstr/instance`.
     pub fn section(&self) -> Option<&str> {
         self.0.section.as_deref()
     }
@@ -135,15 +135,15 @@ impl Error {
         self.0.offset
     }
 
-    /// The message alone, without place.
+    /// The message alone, without the place.
     pub fn message(&self) -> &str {
         &self.0.message
     }
 }
 
-/// Text that a peer or a file may have supplied, as one line that steers no terminal: control and format characters, line
-/// separators and lone combining marks are shown as escapes, as `\n` or `\u{202e}`. What is printable stays, a backslash
-/// too, so nothing is escaped twice.
+/// Text that a peer or a file may have supplied, as one line without terminal control: control and format characters, line
+/// separators and lone combining marks are escaped, as `\n` or `\u{202e}`. Printable characters stay, backslashes included, so
+/// nothing is escaped twice.
 #[derive(Clone, Copy, Debug)]
 pub struct Printable<T>(pub T);
 
@@ -153,7 +153,7 @@ impl<T: fmt::Display> fmt::Display for Printable<T> {
     }
 }
 
-/// Escapes what is written on its way to `f`.
+/// A writer that escapes its input before passing it on to the formatter.
 struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
 
 impl fmt::Write for Escaping<'_, '_> {
@@ -165,7 +165,7 @@ impl fmt::Write for Escaping<'_, '_> {
 }
 
 fn is_printable(c: char) -> bool {
-    // `escape_debug` also escapes what would end a literal.
+    // `escape_debug` also escapes quotes and backslashes.
     matches!(c, '\'' | '"' | '\\') || c.escape_debug().eq([c])
 }
 
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_element_is_written_behind_its_field() {
+    fn an_element_is_written_after_its_field() {
         let error = Error::new(ErrorKind::Malformed, "no").in_field("count").in_element(1).in_field("channels");
         assert_eq!(error.path(), "channels[1] › count");
     }
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(Error::new(ErrorKind::Peer, "peer said no").to_string(), "peer said no");
     }
 
-    /// Characters that a terminal or a browser acts on, by the general categories of Unicode 16 (DerivedGeneralCategory.txt):
+    /// Characters that a terminal or a browser interprets, by the general categories of Unicode 16 (DerivedGeneralCategory.txt):
     /// Cc, Cf, Zl and Zp, first and last of each range.
     const STEERING: &[(u32, u32)] = &[
         (0x00, 0x1f),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_steers_a_terminal_is_shown_as_an_escape() {
+    fn characters_that_control_a_terminal_are_escaped() {
         for c in STEERING.iter().flat_map(|&(first, last)| first..=last).filter_map(char::from_u32) {
             let shown = Printable(format!("a{c}b")).to_string();
             assert!(!shown.contains(steers) && shown.starts_with("a\\") && shown.ends_with('b'), "{c:?}: {shown:?}");
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_printed_stays_and_nothing_is_escaped_twice() {
+    fn printable_characters_stay_and_nothing_is_escaped_twice() {
         let plain = r#"serial/0 › "state" at C:\n'é漢'–…"#;
         assert_eq!(Printable(plain).to_string(), plain);
         let once = Printable("\x1b\u{2066}").to_string();

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation))]
-// What only engine and tools use of the layers below is not gated item by item.
+// Without `tools`, items that only the engine and the tools use are unused; they are not gated one by one.
 #![cfg_attr(not(feature = "tools"), allow(dead_code, unused_imports))]
 
 #[cfg(feature = "engine")]
@@ -49,7 +49,7 @@ pub use section::Sections;
 pub use state::{SectionRules, Temporary, Timer, Unused, VmState, Wire};
 pub use vmstate_derive::VmState;
 
-/// What the project's own tests, benchmarks and programs name besides. Not for anyone else: it changes at any time.
+/// Further items for the project's own tests, benchmarks and programs. Not public interface: they change at any time.
 #[doc(hidden)]
 pub mod raw {
     pub use crate::codec::writer::Outcomes;
@@ -58,7 +58,7 @@ pub mod raw {
     #[cfg(feature = "engine")]
     pub use crate::schema::vmdesc::vmdesc;
 
-    /// Page records, and who sends and takes them.
+    /// Page records, their sender and their receiver.
     #[cfg(feature = "engine")]
     pub mod ram {
         pub use crate::ram::page_set::PageSet;
@@ -68,13 +68,13 @@ pub mod raw {
         pub use crate::ram::sender::RamSender;
         pub use crate::ram::zero::is_zero;
 
-        /// Pages as what changed of them.
+        /// Pages sent as differences (XBZRLE).
         pub mod xbzrle {
             pub use crate::ram::xbzrle::*;
         }
     }
 
-    /// The packets of page channels, and whose they are.
+    /// The packets of page channels, and their connection to a migration.
     #[cfg(feature = "engine")]
     pub mod multifd {
         #[cfg(feature = "zstd")]
@@ -83,41 +83,41 @@ pub mod raw {
         pub use crate::ram::multifd::pairing::Pairing;
     }
 
-    /// When to switch over.
+    /// The decision when to switch over.
     #[cfg(feature = "engine")]
     pub mod policy {
         pub use crate::migrate::policy::*;
     }
 
-    /// The state machines of both sides.
+    /// The protocol state machines of both sides.
     #[cfg(feature = "engine")]
     pub mod protocol {
         pub use crate::migrate::protocol::*;
     }
 
-    /// The stream's grammar.
+    /// The grammar of the stream.
     #[cfg(feature = "engine")]
     pub mod stream {
         pub use crate::stream::*;
     }
 }
 
-/// What derived code names. Not for anyone else: it changes with the derive.
+/// The items that derived code names. Not public interface: they change with the derive.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::section::Section;
     pub use crate::state::support::*;
 }
 
-/// Pages for who embeds the library: how to adopt it, each attribute, releases, migration, bytes.
+/// Guides for embedders: how to adopt the library, each attribute, releases, migration, bytes.
 ///
 /// # Pages of the repository
 ///
-/// Some links in these pages lead here: architecture, decisions, faults, tests and `minivmm` have pages in the folder `docs` of the
-/// repository, which are not part of the package.
+/// This is the target of some links in these pages: architecture, decisions, faults, tests and `minivmm` have pages in the folder
+/// `docs` of the repository, which are not part of the package.
 #[cfg(all(any(doc, doctest), feature = "tools"))]
 pub mod guide {
-    /// A page of `docs/`. The definitions in front of it win over those at its end, so that its links lead to pages here.
+    /// One page of `docs/`. Link definitions at the beginning override the page's own, so that its links lead to the pages here.
     macro_rules! page {
         ($name:ident, $file:literal) => {
             #[doc = "[compatibility.md]: crate::guide::compatibility"]

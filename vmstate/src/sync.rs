@@ -1,9 +1,9 @@
-//! How a lock is taken whose holder panicked: its value stays in use.
+//! Locks that ignore poisoning: the value stays in use after a holder panicked.
 //!
-//! A panic is a bug, and its message names the place. The other threads go on, because they still have to stop the guest, give its
-//! disks back and say what happened. Behind these locks are values that are replaced whole, or that are valid between any two
-//! statements that change them. An embedder's device is neither: a device whose lock is poisoned is refused
-//! by its section (`section/shared.rs`, `state/wrappers/interior.rs`), since half a change would arrive as truth.
+//! A panic is a bug, and its message names the place. The other threads continue, because they still have to stop the guest,
+//! release its disks and report the fault. The values behind these locks are replaced as a whole, or are valid after every
+//! statement that changes them. That is not so for an embedder's device: the section of a device whose lock is poisoned refuses
+//! to save it (`section/shared.rs`, `state/wrappers/interior.rs`), since the state may be half changed.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,17 +13,17 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `condvar` is notified, or for no reason.
+/// Waits until `condvar` is notified, or wakes spuriously.
 pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `condvar` is notified, or for no reason, but at most for `time`.
+/// Waits until `condvar` is notified or `time` has passed, or wakes spuriously.
 pub(crate) fn wait_within<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>, time: Duration) -> MutexGuard<'a, T> {
     condvar.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
 }
 
-/// Waits while `waits` holds of the value, at most for `time`.
+/// Waits while `waits` is true for the value, for at most `time`.
 pub(crate) fn wait_while<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,

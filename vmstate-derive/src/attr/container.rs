@@ -7,7 +7,7 @@ use super::{Item, Once, Spanned};
 use crate::ctxt::Ctxt;
 use crate::symbol;
 
-/// What the struct says of itself.
+/// Attributes of the struct.
 pub(crate) struct ContainerAttrs {
     pub(crate) main: PartAttrs,
     pub(crate) section: SectionAttrs,
@@ -16,7 +16,7 @@ pub(crate) struct ContainerAttrs {
     pub(crate) remote: Option<Spanned<Path>>,
 }
 
-/// What a part with fields and hooks of its own says: the struct itself, or a subsection.
+/// Attributes of a part with fields and hooks of its own: the struct itself, or a subsection.
 #[derive(Default)]
 pub(crate) struct PartAttrs {
     pub(crate) name: Option<Spanned<String>>,

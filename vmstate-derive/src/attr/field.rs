@@ -8,7 +8,7 @@ use super::{Once, Spanned, all_items};
 use crate::ctxt::Ctxt;
 use crate::symbol;
 
-/// The value of `len`: a field, or a field times how many elements each that it counts has.
+/// The value of `len`: a field, or a field times a constant number of elements.
 pub(crate) struct Len {
     pub(crate) field: Ident,
     pub(crate) factor: Option<Expr>,
@@ -26,7 +26,7 @@ impl Parse for Len {
     }
 }
 
-/// True if the expression behind a `*` is a factor as a whole: `2 + 1` is not.
+/// True if the expression after `*` is a single factor; `2 + 1` is not, because `*` binds tighter.
 fn is_factor(expr: &Expr) -> bool {
     match expr {
         Expr::Binary(binary) => matches!(binary.op, BinOp::Mul(_)) && is_factor(&binary.left),
@@ -38,11 +38,11 @@ fn is_factor(expr: &Expr) -> bool {
 
 /// The value of `with`.
 pub(crate) enum With {
-    /// A module, for the whole field or each element of a collection.
+    /// A module, for the whole field or for each element of a collection.
     One(Path),
     /// `[module; N]`, for each element of an array.
     Array(Path),
-    /// `(module, module)`, for keys and values of a map; `_` is their own type.
+    /// `(module, module)`, for keys and values of a map; `_` keeps their own type.
     Entries(Option<Path>, Option<Path>),
 }
 
@@ -72,7 +72,7 @@ impl Parse for With {
     }
 }
 
-/// What a field says of itself.
+/// Attributes of a field.
 pub(crate) struct FieldAttrs {
     pub(crate) skip: Option<Spanned<()>>,
     pub(crate) name: Option<Spanned<String>>,
@@ -85,7 +85,7 @@ pub(crate) struct FieldAttrs {
     pub(crate) at_most_current: Option<Spanned<()>>,
     pub(crate) counted: Option<Spanned<Type>>,
     pub(crate) len: Option<Spanned<Len>>,
-    /// True if a length, list or map was asked for, even in words that could not be read.
+    /// True if a length, list or map is declared, even if the attribute's value could not be parsed.
     pub(crate) is_counted: bool,
     pub(crate) max: Option<Spanned<Expr>>,
     pub(crate) list: Option<Spanned<()>>,

@@ -1,4 +1,4 @@
-//! The syntax of `#[vmstate(…)]`: a list of `word`, `word = value` and `word(…)`, each read once.
+//! The syntax of `#[vmstate(…)]`: a list of `word`, `word = value` and `word(…)` entries, parsed into `Item`s.
 
 pub(crate) mod container;
 pub(crate) mod field;
@@ -44,8 +44,8 @@ impl Parse for Item {
     }
 }
 
-/// The tokens of a value. Only its syntax tells a comma inside of it (`Pair<u8, u16>`) from the one behind it; what has no
-/// syntax ends at the first.
+/// The tokens of a value. A value that parses may contain commas (`Pair<u8, u16>`); one that does not parse ends at the first
+/// comma.
 fn value_tokens(input: ParseStream<'_>, is_type: bool) -> syn::Result<TokenStream> {
     let ahead = input.fork();
     let parsed = match is_type {
@@ -66,12 +66,12 @@ fn value_tokens(input: ParseStream<'_>, is_type: bool) -> syn::Result<TokenStrea
 }
 
 impl Item {
-    /// True if it is more than the word.
+    /// True if the entry has a value or a list after its word.
     pub(crate) fn has_value(&self) -> bool {
         !matches!(self.value, Value::None)
     }
 
-    /// The entry without a value.
+    /// Accepts an entry without a value.
     pub(crate) fn flag(&self, ctxt: &Ctxt) -> Option<Spanned<()>> {
         match self.value {
             Value::None => Some(Spanned { value: (), tokens: self.word.to_token_stream() }),
@@ -79,12 +79,12 @@ impl Item {
         }
     }
 
-    /// `word = "text"`.
+    /// Parses `word = "text"`.
     pub(crate) fn text(&self, ctxt: &Ctxt) -> Option<Spanned<String>> {
         self.is::<LitStr>(ctxt, "\"text\"").map(|spanned| spanned.map(|literal| literal.value()))
     }
 
-    /// `word = 3`.
+    /// Parses `word = 3`.
     pub(crate) fn number(&self, ctxt: &Ctxt) -> Option<Spanned<u32>> {
         self.is::<LitInt>(ctxt, "a number").and_then(|spanned| match spanned.value.base10_parse() {
             Ok(value) => Some(Spanned { value, tokens: spanned.tokens }),
@@ -95,12 +95,12 @@ impl Item {
         })
     }
 
-    /// `word = path::to::it`.
+    /// Parses `word = path::to::it`.
     pub(crate) fn path(&self, ctxt: &Ctxt) -> Option<Spanned<Path>> {
         self.is::<Path>(ctxt, "a path")
     }
 
-    /// `word = value` of any syntax.
+    /// Parses `word = value`, where the value has the syntax of `T`.
     pub(crate) fn is<T: Parse>(&self, ctxt: &Ctxt, what: &str) -> Option<Spanned<T>> {
         let expected = || format!("expected `{} = {what}`", self.word);
         match &self.value {
@@ -116,7 +116,7 @@ impl Item {
         }
     }
 
-    /// `word(entries)`.
+    /// Parses `word(entries)`.
     pub(crate) fn list(&self, ctxt: &Ctxt) -> Option<Vec<Item>> {
         match &self.value {
             Value::List(tokens) => items(ctxt, tokens.clone()),
@@ -124,7 +124,7 @@ impl Item {
         }
     }
 
-    /// Says that this word does not belong here.
+    /// Reports that the word is not allowed in this place.
     pub(crate) fn unknown(&self, ctxt: &Ctxt, place: &str, allowed: &[&str]) {
         let word = self.word.to_string();
         let elsewhere = [
@@ -148,7 +148,7 @@ impl Item {
     }
 }
 
-/// A value with the user's tokens for it.
+/// A value with the user's tokens, where errors about the value are shown.
 #[derive(Clone)]
 pub(crate) struct Spanned<T> {
     pub(crate) value: T,
@@ -171,7 +171,7 @@ impl<T> Default for Once<T> {
 }
 
 impl<T> Once<T> {
-    /// Sets it from what was read (`None` if that was wrong and is reported).
+    /// Sets the attribute to the parsed value (`None` if the value was wrong and is already reported).
     pub(crate) fn set(&mut self, ctxt: &Ctxt, item: &Item, value: Option<Spanned<T>>) {
         if self.0.is_some() {
             ctxt.error(&item.word, format!("`{}` is given twice", item.word));
@@ -184,7 +184,7 @@ impl<T> Once<T> {
         self.0
     }
 
-    /// The value, if it was given.
+    /// The value, if the attribute was given.
     pub(crate) fn value(&self) -> Option<&T> {
         self.0.as_ref().map(|given| &given.value)
     }

@@ -4,19 +4,19 @@ use super::{Item, Once, Spanned};
 use crate::ctxt::Ctxt;
 use crate::symbol;
 
-/// What the struct says of itself as a section, beside `needed`.
+/// Attributes of the struct as a section, except `needed`.
 #[derive(Default)]
 pub(crate) struct SectionAttrs {
     pub(crate) priority: Once<u32>,
     pub(crate) instance_id: Once<u32>,
     pub(crate) alias_id: Once<u32>,
     pub(crate) early_setup: Once<()>,
-    /// The reason.
+    /// Why the section cannot be migrated.
     pub(crate) unmigratable: Once<String>,
 }
 
 impl SectionAttrs {
-    /// Takes `item` in, if it is one of these.
+    /// Stores `item` if it is an attribute of a section, and returns whether it is.
     pub(crate) fn take(&mut self, ctxt: &Ctxt, item: &Item) -> bool {
         match item.word.to_string().as_str() {
             symbol::PRIORITY => self.priority.set(ctxt, item, item.number(ctxt)),
@@ -30,7 +30,7 @@ impl SectionAttrs {
     }
 }
 
-/// `unmigratable`, or `unmigratable = "reason"`.
+/// Parses `unmigratable`, or `unmigratable = "reason"`.
 fn reason(ctxt: &Ctxt, item: &Item) -> Option<Spanned<String>> {
     if item.has_value() {
         return item.text(ctxt);

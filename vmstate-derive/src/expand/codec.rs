@@ -1,4 +1,4 @@
-//! One field's bytes: for each way to make them, its kind, its save, its load and its undo.
+//! The encoding of one field: the schema kind, save, load and undo of each `Codec`.
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -8,7 +8,7 @@ use syn::{Expr, ExprRange, Generics, RangeLimits, Type, TypeArray, parse_quote};
 use super::{each, within};
 use crate::ast::{By, Codec, Container, Field, Framing, Length};
 
-/// The schema's `Kind`.
+/// The schema's `Kind` of the field.
 pub(super) fn kind(field: &Field<'_>) -> TokenStream {
     let ty = field.ty;
     if let (Some(wire), Some(range)) = (limited(field), &field.attrs.range) {
@@ -44,12 +44,12 @@ pub(super) fn kind(field: &Field<'_>) -> TokenStream {
     }
 }
 
-/// The kind of an integer that is compared with the device's own.
+/// The kind of an integer that a load compares with the device's current value.
 fn by_current(ty: &Type, limit: &TokenStream) -> TokenStream {
     quote!(__v::Kind::Limited(__v::MaybeStatic::Static(__v::KindOf::<#ty>::REF), __v::Limit::#limit))
 }
 
-/// How many elements the field may have, if it has any.
+/// The schema's limit on the number of elements, if the field has a variable number of them.
 pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<TokenStream> {
     let framing = match &field.codec {
         Codec::Each(framing, _) => Some(framing.as_ref()),
@@ -67,7 +67,7 @@ pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<Toke
     };
     let length = quote!(::core::option::Option::Some(#length));
     Some(match &field.codec {
-        // Its elements are made anew, as many as there are.
+        // The elements are created by the load, so the type's memory sets no limit.
         Codec::Each(..) => quote!(__v::Count::new(#length, #factor, #max, false)),
         _ => {
             let room = room(field);
@@ -76,12 +76,12 @@ pub(super) fn count(container: &Container<'_>, field: &Field<'_>) -> Option<Toke
     })
 }
 
-/// How many elements the field's type has memory for.
+/// The number of elements that the field's type has memory for.
 pub(super) fn room(field: &Field<'_>) -> TokenStream {
     of(field, &by_trait(&field.codec).unwrap_or_default(), &quote!(ROOM))
 }
 
-/// What makes the field's value of its bytes, in the user's words, if that is the user's own code.
+/// The attribute that makes the field's value from its bytes, as the user wrote it, if the conversion is the user's own code.
 pub(super) fn conversion(field: &Field<'_>) -> Option<String> {
     if matches!(field.codec, Codec::Entries(..)) {
         let via = field.attrs.via.as_ref().map(|via| ("via", &via.tokens));
@@ -101,8 +101,8 @@ pub(super) fn conversion(field: &Field<'_>) -> Option<String> {
     Some(format!("{word} = {}", super::desc::text(&what)))
 }
 
-/// `item` of the field's type as a `by`, all of it at the type: the compiler says once of a type that cannot be migrated, and
-/// there, what each use of it would say.
+/// `item` of the trait `by` that the field's type implements, with the span of the type, so that the compiler reports a type that
+/// cannot be migrated once and at the type.
 pub(super) fn of(field: &Field<'_>, by: &TokenStream, item: &TokenStream) -> TokenStream {
     let ty = field.ty;
     let place = ty.span();
@@ -110,14 +110,15 @@ pub(super) fn of(field: &Field<'_>, by: &TokenStream, item: &TokenStream) -> Tok
     quote_spanned!(place=> <#ty as #by>::#item)
 }
 
-/// The arguments of a call that is shown at `place` as a whole.
+/// The arguments of a call, in parentheses with the span `place`.
 pub(super) fn in_brackets(place: Span, arguments: TokenStream) -> Group {
     let mut group = Group::new(Delimiter::Parenthesis, arguments);
     group.set_span(place);
     group
 }
 
-/// The type, with the `>` of its arguments shown at `place`: an error of the whole type is shown where one of its use is.
+/// The type, with the last `>` of its arguments at `place`: an error about the whole type is then shown at the same place as one
+/// about a use of it.
 pub(super) fn ends_at(place: Span, ty: &Type) -> TokenStream {
     let mut tokens: Vec<_> = ty.to_token_stream().into_iter().collect();
     if let Some(TokenTree::Punct(last)) = tokens.last_mut() {
@@ -126,7 +127,8 @@ pub(super) fn ends_at(place: Span, ty: &Type) -> TokenStream {
     tokens.into_iter().collect()
 }
 
-/// The derive's own tokens, shown at `place`. For paths: a local variable at a place out of a macro would be another one.
+/// Gives the derive's own tokens the span `place`. For paths only: hygiene would make a local variable with a span outside of the
+/// macro another variable.
 pub(super) fn shown_at(place: Span, tokens: TokenStream) -> TokenStream {
     let shown = tokens.into_iter().map(|mut token| {
         token.set_span(place);
@@ -158,7 +160,7 @@ pub(super) fn save(field: &Field<'_>) -> TokenStream {
             quote!(__v::save_array_of::<_, { #len }>(&mut #place, out, #one))
         }
         Codec::Temporary(temporary) => {
-            // At the type: what is on the wire is not in this field, so it can only be nothing.
+            // With the type's span: the bytes do not come from this field, so the field's type must be `()`.
             let this = super::this(ty.span());
             let nothing = quote_spanned!(ty.span()=> let () = #this.#member;);
             quote!({
@@ -212,7 +214,8 @@ pub(super) fn load(field: &Field<'_>) -> TokenStream {
     quote!(#loaded;)
 }
 
-/// What the field's attribute says, for a trait of [`by_trait`] that asks for it; `count` makes a number of elements of a length.
+/// The argument that the trait of [`by_trait`] takes from the field's attribute; `count` gives the number of elements for a
+/// length.
 fn form(field: &Field<'_>, count: impl Fn(&Length) -> TokenStream) -> Option<TokenStream> {
     let packing = packing(&field.codec);
     Some(match (&field.codec, part(field), field.codec.length().map(count)) {
@@ -225,7 +228,7 @@ fn form(field: &Field<'_>, count: impl Fn(&Length) -> TokenStream) -> Option<Tok
     })
 }
 
-/// How the elements of the field stand together.
+/// How the elements of the field are packed.
 fn packing(codec: &Codec) -> TokenStream {
     match codec {
         Codec::Buffer(_) | Codec::BufferSlice(_) => quote!(__v::Buffer),
@@ -234,19 +237,19 @@ fn packing(codec: &Codec) -> TokenStream {
     }
 }
 
-/// True if the bytes, or what is kept for an undo, are those of the field's own type.
+/// True if the field's own type makes the bytes, or the undo value.
 pub(crate) fn is_by_type(codec: &Codec) -> bool {
     keeper(codec).is_some()
 }
 
-/// The struct's generics, with what its generic fields need.
+/// The struct's generics, with the bounds that its generic fields need.
 pub(super) fn with_bounds(container: &Container<'_>) -> Generics {
     let mut generics = container.input.generics.clone();
     add_bounds(container, &mut generics);
     generics
 }
 
-/// Adds what the generic fields need.
+/// Adds the bounds that the generic fields need.
 pub(crate) fn add_bounds(container: &Container<'_>, generics: &mut Generics) {
     let parameters: Vec<_> = generics.type_params().map(|parameter| parameter.ident.clone()).collect();
     for (_, field) in container.migrated() {
@@ -261,7 +264,7 @@ pub(crate) fn add_bounds(container: &Container<'_>, generics: &mut Generics) {
         let is_integer = matches!(field.codec, Codec::Via(_) | Codec::Equal | Codec::AtMostCurrent);
         let integer = (is_integer || field.attrs.range.is_some()).then(|| quote!(__v::Integer));
         let maker = by_trait(&field.codec).filter(|maker| {
-            // Most traits make both.
+            // Most traits make both the bytes and the undo, and are listed once.
             keeper.as_ref().is_none_or(|keeper| keeper.to_string() != maker.to_string())
         });
         for bound in [maker, keeper, integer].into_iter().flatten() {
@@ -270,7 +273,7 @@ pub(crate) fn add_bounds(container: &Container<'_>, generics: &mut Generics) {
     }
 }
 
-/// The trait of the library that makes the bytes.
+/// The library's trait that encodes the field.
 fn by_trait(codec: &Codec) -> Option<TokenStream> {
     let packing = packing(codec);
     match codec {
@@ -288,7 +291,7 @@ fn by_trait(codec: &Codec) -> Option<TokenStream> {
     }
 }
 
-/// The trait that makes the undo; the other ways keep a clone.
+/// The library's trait that makes the undo value; the other codecs keep a clone.
 pub(super) fn keeper(codec: &Codec) -> Option<TokenStream> {
     match codec {
         Codec::At(_) => Some(quote!(__v::Wire)),
@@ -297,7 +300,7 @@ pub(super) fn keeper(codec: &Codec) -> Option<TokenStream> {
     }
 }
 
-/// The first element and the one behind the last, of a field that has elements of an array which its type decides on.
+/// The bounds of the range of an array's elements that is on the wire, if the field's trait needs them.
 fn part(field: &Field<'_>) -> Option<(TokenStream, TokenStream)> {
     match &field.codec {
         Codec::Slice(range) | Codec::BufferSlice(range) => Some(bounds(field, range)),
@@ -306,7 +309,7 @@ fn part(field: &Field<'_>) -> Option<(TokenStream, TokenStream)> {
     }
 }
 
-/// The first element of a slice and the one behind its last, with the array's own ends where the user gave none.
+/// The first element of a slice and the end of it (exclusive), with the array's own ends where the user gave none.
 pub(super) fn bounds(field: &Field<'_>, slice: &ExprRange) -> (TokenStream, TokenStream) {
     let first = slice.start.as_ref().map_or_else(|| quote!(0), |first| quote!(#first));
     let end = match (&slice.end, slice.limits) {
@@ -323,7 +326,7 @@ fn end(field: &Field<'_>) -> TokenStream {
     quote!(#room.elements())
 }
 
-/// The type on the wire, if that is an integer of which a reader takes what the field's `range` says.
+/// The type on the wire, if it is an integer that the field's `range` limits.
 pub(super) fn limited<'a>(field: &'a Field<'_>) -> Option<&'a Type> {
     match &field.codec {
         Codec::Plain | Codec::Whole => Some(field.ty),
@@ -332,7 +335,8 @@ pub(super) fn limited<'a>(field: &'a Field<'_>) -> Option<&'a Type> {
     }
 }
 
-/// The lowest and the highest integer of a `range`. Its bounds are constants: they are part of the description.
+/// The lowest and the highest integer of a `range`. The bounds of a `range` are constants, because they are part of the
+/// description.
 pub(super) fn limits(ty: &Type, range: &ExprRange) -> (TokenStream, TokenStream) {
     let value = |bound: &Expr| quote_spanned!(bound.span()=> ((#bound) as i128));
     let first = range.start.as_deref().map_or_else(|| quote!(<#ty as __v::Integer>::LOWEST), value);

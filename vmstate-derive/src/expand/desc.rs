@@ -1,4 +1,4 @@
-//! The description: constants that say what the fields and subsections are.
+//! The description: constants that list the fields and subsections.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -39,14 +39,14 @@ pub(super) fn parts(container: &Container<'_>) -> TokenStream {
     }
 }
 
-/// What a load of the part asks the device, as the attributes say it.
+/// The hooks that run during a load of the part, as the user wrote them.
 fn hooks(part: &DescriptionPart) -> impl Iterator<Item = String> {
     let PartAttrs { pre_load, validate, post_load, .. } = &part.attrs;
     let hooks = [("pre_load", pre_load), ("validate", validate), ("post_load", post_load)];
     hooks.into_iter().filter_map(|(word, path)| Some(format!("{word} = {}", text(&path.as_ref()?.value))))
 }
 
-/// The description of part `index`, where it is declared.
+/// An expression for the description of part `index`.
 pub(super) fn reference(container: &Container<'_>, index: usize) -> TokenStream {
     let Some(parent) = container.parts[index].parent else { return quote!(<Self as __v::VmState>::DESCRIPTION) };
     let list = subsections_const(parent);
@@ -71,7 +71,7 @@ fn description(container: &Container<'_>, index: usize) -> TokenStream {
     }
 }
 
-/// The field's entry, and one for each check at its place.
+/// The description's entry of the field, and one entry for each check at its position.
 pub(crate) fn entries(container: &Container<'_>, field: &Field<'_>) -> TokenStream {
     let name = &field.name;
     let kind = codec::kind(field);
@@ -110,7 +110,7 @@ fn option(value: Option<TokenStream>) -> TokenStream {
     }
 }
 
-/// The fields of part `part`, each with the place of its own entry in the part's list.
+/// The fields of part `part`, each with the index of its own entry in the part's list.
 pub(super) fn placed<'a, 'c>(
     container: &'a Container<'c>,
     part: usize,
@@ -124,7 +124,7 @@ pub(super) fn placed<'a, 'c>(
     })
 }
 
-/// The field's `range`, if its kind does not show it.
+/// The field's `range`, if the field's kind does not include it.
 fn range_to_check<'a>(field: &'a Field<'_>) -> Option<&'a ExprRange> {
     let range = field.attrs.range.as_ref()?;
     codec::limited(field).is_none().then_some(&range.value)
@@ -141,7 +141,7 @@ fn conditional(path: &impl ToTokens) -> TokenStream {
     quote!(__v::Presence::If(__v::MaybeStatic::Static(#predicate)))
 }
 
-/// A path or range as the user wrote it, without the spaces that tokens are printed with and without `r#`.
+/// A path or range as the user wrote it: without `r#`, and without the spaces between printed tokens.
 pub(super) fn text(path: &impl ToTokens) -> String {
     path.to_token_stream().to_string().replace(' ', "").replace("r#", "")
 }

@@ -1,4 +1,4 @@
-//! A collection's bytes where `via` or `with` makes each element.
+//! A collection whose elements are encoded by `via` or `with`.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -10,7 +10,7 @@ use crate::ast::{By, Field, Framing, Length};
 
 /// The schema's `Kind`.
 pub(super) fn kind(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream {
-    // An item of its own, as a kind inside of another is a constant by reference.
+    // An item of its own, because a kind inside of another kind is a reference to a constant.
     let (items, element, many) = match by {
         By::Via(proxy) => (None, quote!(__v::KindOf::<#proxy>::REF), quote!(__v::ManyOf<#proxy>)),
         By::With(module) => {
@@ -30,7 +30,7 @@ pub(super) fn kind(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
         Framing::Array => {
             let count = match field.ty {
                 Type::Array(array) => &array.len,
-                // Not of an array: what saves it says so.
+                // The type is not an array: the code of the save reports that.
                 _ => return quote!(__v::Kind::Unused(0)),
             };
             quote!(__v::Kind::Array(__v::MaybeStatic::Static(#element), #count))
@@ -42,7 +42,7 @@ pub(super) fn kind(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
     quote!({ #items #kind })
 }
 
-/// The verdict of appending the elements to `out`.
+/// An expression of type `Result` that appends the elements to `out`.
 pub(super) fn save(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream {
     let Field { place, name, .. } = field;
     let one = save_one(by);
@@ -68,7 +68,7 @@ pub(super) fn save(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream
     }
 }
 
-/// The verdict of replacing the elements by those of `input`.
+/// An expression of type `Result` that replaces the elements by those of `input`.
 pub(super) fn load(framing: &Framing, by: &By, field: &Field<'_>) -> TokenStream {
     let Field { place, name, .. } = field;
     let one = match by {
@@ -126,7 +126,7 @@ pub(super) fn kind_of_entries([key, value]: &[Option<By>; 2], field: &Field<'_>)
             quote_spanned!(field.ty.span()=> __v::KindOf::<#own>::REF)
         }
         Some(By::Via(proxy)) => quote!(__v::KindOf::<#proxy>::REF),
-        // An item of its own, as a kind inside of another is a constant by reference.
+        // An item of its own, because a kind inside of another kind is a reference to a constant.
         Some(By::With(module)) => quote!({
             const REF: &'static __v::Kind = &#module::KIND;
             REF
@@ -136,7 +136,7 @@ pub(super) fn kind_of_entries([key, value]: &[Option<By>; 2], field: &Field<'_>)
     quote!(__v::Kind::Map(__v::MaybeStatic::Static(#key), __v::MaybeStatic::Static(#value)))
 }
 
-/// The verdict of appending keys and values to `out`.
+/// An expression of type `Result` that appends keys and values to `out`.
 pub(super) fn save_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &Field<'_>) -> TokenStream {
     let place = &field.place;
     let key = key.as_ref().map_or_else(|| quote!(__v::save_key), save_one);
@@ -149,7 +149,7 @@ pub(super) fn save_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &F
     quote!(#save #arguments)
 }
 
-/// The verdict of replacing keys and values by those of `input`.
+/// An expression of type `Result` that replaces keys and values by those of `input`.
 pub(super) fn load_entries(max: &Expr, [key, value]: &[Option<By>; 2], field: &Field<'_>) -> TokenStream {
     let place = &field.place;
     let key = match key {

@@ -1,4 +1,4 @@
-//! Checks of the layout that need the types: constants that do not evaluate if a reader could mistake some bytes.
+//! Checks of the layout that need the types: constants whose evaluation fails if a reader could misread the layout.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -9,16 +9,15 @@ use super::{codec, desc, fields_const};
 use crate::ast::{Codec, Container, Field, written};
 use crate::itself::replaced;
 
-/// For a struct without parameters: one constant a rule, so that each broken one is shown, at the field's type or at
-/// the struct's name.
+/// For a struct without parameters: one constant for each rule, so that each broken rule is shown, at the field's type or at the
+/// struct's name.
 pub(super) fn constants(container: &Container<'_>) -> Option<TokenStream> {
     let ident = &container.input.ident;
     let plain = container.input.generics.params.is_empty();
     plain.then(|| rules(container, ident).map(|rule| quote!(const _: () = { #rule };)).collect())
 }
 
-/// For a generic struct: the value of `__FRAMED`, which a load needs, so that it is checked once the parameters are
-/// known.
+/// For a generic struct: the value of `__FRAMED`, which `load` uses, so that the rules are checked once the parameters are known.
 pub(super) fn value(container: &Container<'_>) -> TokenStream {
     if container.input.generics.params.is_empty() {
         return quote!(());
@@ -37,7 +36,8 @@ fn rules<'a>(container: &'a Container<'_>, this: &'a Ident) -> impl Iterator<Ite
     fields.chain(stolen).chain(struct_versions(container)).chain(options(container)).chain(ranges(container))
 }
 
-/// No bytes say whether a field is there, only a subsection's name does: what makes an `Option` present must be one thing.
+/// The stream marks presence only by a subsection's name, so an `Option` must be the only thing that decides whether its
+/// subsection is sent.
 fn options<'a>(container: &'a Container<'_>) -> impl Iterator<Item = TokenStream> + 'a {
     let wholes = container.migrated().map(|(_, field)| field).filter(|field| matches!(field.codec, Codec::Whole));
     wholes.flat_map(|field| {
@@ -50,19 +50,19 @@ fn options<'a>(container: &'a Container<'_>) -> impl Iterator<Item = TokenStream
     })
 }
 
-/// The rule that the field is no `Option`, shown at `place`.
+/// The rule that the field is not an `Option`, shown at `place`.
 fn no_option(field: &Field<'_>, place: Span, text: &str) -> TokenStream {
     let is_option = codec::of(field, &quote!(__v::Wire), &quote!(IS_OPTION));
     quote_spanned!(place=> ::core::assert!(!#is_option, #text))
 }
 
-/// A range without a value would let nothing load.
+/// A range without a value would let no stream load.
 fn ranges<'a>(container: &'a Container<'_>) -> impl Iterator<Item = TokenStream> + 'a {
     container.migrated().filter_map(|(_, field)| {
         let range = field.attrs.range.as_ref()?;
         let ident = &container.input.ident;
         let (_, generics, _) = container.input.generics.split_for_impl();
-        // It stands outside of the impl.
+        // The constant is outside of the impl, where `Self` is not available.
         let written_out = syn::parse2(replaced(range.tokens.clone(), &quote!(#ident #generics))).ok()?;
         let (first, last) = codec::limits(field.ty, &written_out);
         let text = "this range is empty: no value could be saved or loaded";
@@ -70,7 +70,7 @@ fn ranges<'a>(container: &'a Container<'_>) -> impl Iterator<Item = TokenStream>
     })
 }
 
-/// A `struct_version` that the struct never had could not be saved or loaded.
+/// A `struct_version` that the struct never had can be neither saved nor loaded.
 fn struct_versions<'a>(container: &'a Container<'_>) -> impl Iterator<Item = TokenStream> + 'a {
     container.migrated().filter_map(|(_, field)| {
         let version = field.attrs.struct_version.as_ref()?;
@@ -84,7 +84,7 @@ fn struct_versions<'a>(container: &'a Container<'_>) -> impl Iterator<Item = Tok
     })
 }
 
-/// The rules of a variant whose fields' descriptions are in the constant `list` of `this`.
+/// The rules for a variant whose fields are described in the constant `list` of `this`.
 pub(crate) fn rules_of_variant<'a>(
     variant: &'a Container<'_>,
     list: &Ident,
@@ -116,8 +116,8 @@ fn fields_of(container: &Container<'_>, part: usize, list: &Ident, this: &Ident)
     rules
 }
 
-/// Spares the compiler most rules, for speed alone: a struct that is called `u8` is judged among the bytes of the whole section,
-/// by `load_or_keep`.
+/// True for integers by name, whose rules are left out to save compile time. A struct that the user calls `u8` is still checked,
+/// with the bytes of the whole section, by `load_or_keep`.
 pub(super) fn is_of_integers(ty: &Type) -> bool {
     const INTEGERS: [&str; 9] = ["bool", "u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64"];
     match written(ty) {
@@ -127,7 +127,7 @@ pub(super) fn is_of_integers(ty: &Type) -> bool {
     }
 }
 
-/// The rule that `fault` is none, shown at `place`.
+/// The rule that the expression `fault` is `None`, shown at `place`.
 fn none(fault: &TokenStream, place: Span) -> TokenStream {
     quote_spanned! {place=>
         if let ::core::option::Option::Some(fault) = #fault {
@@ -136,7 +136,7 @@ fn none(fault: &TokenStream, place: Span) -> TokenStream {
     }
 }
 
-/// A slice is known now, so it is now that it must fit.
+/// The rule that a slice with constant bounds is within the array.
 fn within_the_array(field: &Field<'_>, slice: &ExprRange) -> TokenStream {
     let (room, (first, end)) = (codec::room(field), codec::bounds(field, slice));
     quote_spanned!(slice.span()=> ::core::assert!(#room.has(#first, #end), "this slice is not within the array"))

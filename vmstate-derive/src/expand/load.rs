@@ -1,4 +1,5 @@
-//! `load`: version window, pre_load, fields in order, subsections in whatever order they come, checks, post_load.
+//! `load`: checks the version, calls pre_load, loads fields in order and subsections in any order, runs the checks, calls
+//! post_load.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -7,7 +8,7 @@ use super::run;
 use super::{call, codec, desc, in_range, load_fn, or_return, within};
 use crate::ast::{Container, DescriptionPart, Field};
 
-/// One method for each part.
+/// One `load` method for each part.
 pub(super) fn parts(container: &Container<'_>) -> TokenStream {
     (0..container.parts.len()).map(|part| method(container, part)).collect()
 }
@@ -80,7 +81,7 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
     quote!(#before #load #after)
 }
 
-/// The field, and whether what came is in its range.
+/// Loads the field and checks its range.
 pub(crate) fn checked(field: &Field<'_>) -> TokenStream {
     let name = &field.name;
     let in_range = field.attrs.range.as_ref().map(|range| {
@@ -122,7 +123,7 @@ fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {
     }
 }
 
-/// What becomes of the fields of an absent subsection, and of those inside of it.
+/// Resets the fields of an absent subsection, and of the subsections inside of it.
 fn absent(container: &Container<'_>, part: usize) -> TokenStream {
     let own = container
         .whole_of(part)

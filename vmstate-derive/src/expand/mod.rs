@@ -1,4 +1,4 @@
-//! The output: `const _: () = { … }` with every path absolute, so that nothing of the user's scope is relied on.
+//! The derive's output: `const _: () = { … }` with absolute paths only, so that it does not depend on names in the user's scope.
 
 pub(crate) mod codec;
 pub(crate) mod desc;
@@ -20,7 +20,7 @@ use crate::ast::{Container, Field};
 
 pub(crate) use undo::{array, of_elements};
 
-/// All impls.
+/// Generates all impls.
 pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStream {
     let ident = &container.input.ident;
     let generics = codec::with_bounds(container);
@@ -117,13 +117,13 @@ pub(crate) fn expand(container: &Container<'_>, krate: &TokenStream) -> TokenStr
     }
 }
 
-/// A call of the user's function, so that a wrong signature is shown where the user named the function.
+/// A call of the user's function, with spans such that a wrong signature is shown where the user named the function.
 pub(crate) fn call(path: &Path, arguments: &TokenStream) -> TokenStream {
     quote_spanned!(path.span()=> #path(#arguments))
 }
 
-/// The value of `result`; an error goes on with the name in its path. Written out: calls of functions that the compiler has to
-/// take apart for each field are most of the time of an optimised build.
+/// Unwraps `result`, adding the name to the path of an error before it is returned. The code is inline: a call of a helper for
+/// each field would take most of the time of an optimised build.
 pub(crate) fn within(result: &TokenStream, name: &impl ToTokens) -> TokenStream {
     quote! {
         match #result {
@@ -135,7 +135,7 @@ pub(crate) fn within(result: &TokenStream, name: &impl ToTokens) -> TokenStream 
     }
 }
 
-/// Ends the function with the error of `result`, if that is one.
+/// Returns from the function if `result` is an error.
 pub(crate) fn or_return(result: &TokenStream) -> TokenStream {
     quote! {
         if let ::core::result::Result::Err(error) = #result {
@@ -144,10 +144,10 @@ pub(crate) fn or_return(result: &TokenStream) -> TokenStream {
     }
 }
 
-/// The verdict of the field's `range`.
+/// An expression of type `Result` that checks the field's `range`.
 fn in_range(field: &Field<'_>, range: &ExprRange) -> TokenStream {
     let place = &field.place;
-    // A `self` of the range's span would be another one in a struct that a macro declares.
+    // In a struct that a macro declares, a `self` with the span of the range would be another variable (hygiene).
     let value = Ident::new("__value", range.span());
     let verdict = quote_spanned!(range.span()=> __v::in_range(#value, &(#range)));
     quote!({
@@ -156,8 +156,8 @@ fn in_range(field: &Field<'_>, range: &ExprRange) -> TokenStream {
     })
 }
 
-/// `self`, shown at `place`. It is the derive's own: in a struct that a macro declares, one with the span of what was given to
-/// the macro would be another.
+/// `self`, shown at `place`, with the hygiene of the derive: in a struct that a macro declares, a `self` with the span of the
+/// macro's arguments would be another variable.
 fn this(place: Span) -> Ident {
     Ident::new("self", Span::call_site().located_at(place))
 }

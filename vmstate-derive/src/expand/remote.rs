@@ -6,14 +6,14 @@ use syn::spanned::Spanned as _;
 
 use crate::ast::Container;
 
-/// Both conversions. They name every field of the other struct, so that one that it gets in a new release of its crate is
-/// a compile error, not state that is lost.
+/// Both conversions. They name every field of the other struct, so that a field added in a new release of its crate is a compile
+/// error and not lost state.
 pub(super) fn conversions(container: &Container<'_>) -> Option<TokenStream> {
     let remote = &container.remote.as_ref()?.value;
     let ident = &container.input.ident;
     let members: Vec<_> = container.fields.iter().map(|field| &field.member).collect();
     let spans: Vec<_> = container.fields.iter().map(|field| field.ty.span()).collect();
-    // At the types: one that is not the other struct's is shown there. At the path: a field too many or too few.
+    // Type errors are shown at the field's type; a missing or surplus field is shown at the path.
     let theirs: Vec<_> = (0..members.len()).map(|index| format_ident!("theirs_{index}")).collect();
     let ours: Vec<_> =
         spans.iter().enumerate().map(|(index, span)| format_ident!("ours_{index}", span = *span)).collect();

@@ -1,4 +1,4 @@
-//! Runs: integers and bools that stand one after the other on the wire are written and read as one piece.
+//! Runs: integers and bools that are adjacent on the wire are written and read as one block.
 
 use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote};
@@ -9,12 +9,12 @@ use crate::ast::{Codec, Field, written};
 
 const BOOL: &str = "bool";
 
-/// What can be in a run, with its bytes on the wire.
+/// The types that can be in a run, with their sizes on the wire.
 const PLAIN: [(&str, usize); 9] =
     [(BOOL, 1), ("u8", 1), ("u16", 2), ("u32", 4), ("u64", 8), ("i8", 1), ("i16", 2), ("i32", 4), ("i64", 8)];
 
-/// The code of all `fields`: `together` for each run, `alone` for what stands between. `joins` tells fields that may
-/// be in a run from those with conditions.
+/// The code for all `fields`: `together` for each run, `alone` for every other field. `joins` says whether a field may be in a
+/// run, which a condition rules out.
 pub(super) fn grouped<'a, 'f: 'a>(
     fields: impl Iterator<Item = (usize, &'a Field<'f>)>,
     joins: impl Fn(&Field<'_>) -> bool,
@@ -47,23 +47,23 @@ pub(super) fn grouped<'a, 'f: 'a>(
     code
 }
 
-/// Fields of which each begins where the one before it ends.
+/// Fields of which each begins where the previous one ends.
 pub(super) struct Run<'a, 'f> {
     parts: Vec<RunField<'a, 'f>>,
-    /// Bytes in all.
+    /// Size of the whole run in bytes.
     size: usize,
 }
 
 struct RunField<'a, 'f> {
     field: &'a Field<'f>,
-    /// Its place among the part's entries.
+    /// Index of the field's entry in the part's list.
     entry: usize,
-    /// Its place in the run, in bytes.
+    /// Offset of the field in the run, in bytes.
     start: usize,
 }
 
 impl Run<'_, '_> {
-    /// Appends all that version `version` of part `part` has to `out`; every one from `oldest` on may be asked for.
+    /// Appends the fields that version `version` of part `part` has to `out`; the version can be any from `oldest` on.
     pub(super) fn save(&self, part: usize, oldest: u32) -> TokenStream {
         let size = Literal::usize_unsuffixed(self.size);
         let parts = self.parts.iter().map(|RunField { field, start, .. }| {
@@ -98,7 +98,7 @@ impl Run<'_, '_> {
         })
     }
 
-    /// Replaces all by the next bytes of `input`.
+    /// Replaces all fields by the next bytes of `input`.
     pub(super) fn load(&self, part: usize) -> TokenStream {
         let size = Literal::usize_unsuffixed(self.size);
         let parts = self.parts.iter().map(|RunField { field, start, .. }| {
@@ -122,7 +122,7 @@ impl Run<'_, '_> {
         })
     }
 
-    /// The entries of part `part`, and where those of the run begin.
+    /// The list of entries of part `part`, and the index of the run's first entry.
     fn entries(&self, part: usize) -> TokenStream {
         let list = fields_const(part);
         let first = self.parts.first().map_or(0, |first| first.entry);
@@ -135,7 +135,7 @@ pub(super) fn is_always_there(field: &Field<'_>, oldest: u32) -> bool {
     field.attrs.exists.is_none() && field.attrs.since.as_ref().is_none_or(|since| since.value <= oldest)
 }
 
-/// True if the field is an integer or bool as its type says.
+/// True if the field is an integer or bool in its type's own encoding.
 pub(super) fn is_plain(field: &Field<'_>) -> bool {
     let name = written(field.ty).to_token_stream().to_string();
     matches!(field.codec, Codec::Plain) && PLAIN.iter().any(|(plain, _)| *plain == name)
@@ -146,9 +146,9 @@ fn is_bool(field: &Field<'_>) -> bool {
     written(field.ty).to_token_stream().to_string() == BOOL
 }
 
-/// Bytes of a field that is an integer or bool and nothing more: no check has its place before or behind it. By the
-/// type's name, for speed alone: an integer by another name has the same bytes, one by one. Another type of such a name makes
-/// code that does not compile.
+/// Size of a field that is only an integer or bool, without a check before or after it. The type is recognised by its name, which
+/// is an optimisation only: an integer under another name is encoded on its own to the same bytes, and a different type with such
+/// a name does not compile.
 fn plain_size(field: &Field<'_>) -> Option<usize> {
     let attrs = &field.attrs;
     let checks = attrs.must_exist.is_some() || attrs.validate.is_some() || attrs.range.is_some();

@@ -1,4 +1,4 @@
-//! `save`: straight line, field order is wire order; then the subsections that are needed.
+//! `save`: writes the fields in declaration order, then the subsections that are needed.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -7,7 +7,7 @@ use super::run;
 use super::{call, codec, desc, in_range, or_return, save_fn, within};
 use crate::ast::{Container, Field};
 
-/// One method for each part.
+/// One `save` method for each part.
 pub(super) fn parts(container: &Container<'_>) -> TokenStream {
     (0..container.parts.len()).map(|part| method(container, part)).collect()
 }
@@ -91,7 +91,7 @@ fn field_code(field: &Field<'_>, oldest: u32) -> TokenStream {
     quote!(#before #save #after)
 }
 
-/// Whether the field is in its range, and the field.
+/// Checks the field's range and saves the field.
 pub(crate) fn checked(field: &Field<'_>) -> TokenStream {
     let name = &field.name;
     let in_range = field.attrs.range.as_ref().map(|range| {
@@ -120,7 +120,7 @@ fn subsections(container: &Container<'_>, parent: usize) -> TokenStream {
             Some(quote!(#is_there(&self.#member)))
         });
         match needed {
-            // Its version is not the one of what comes behind.
+            // A block: its `version` must not shadow the one that later fields use.
             None => quote!({ #save }),
             Some(needed) => {
                 quote! {

@@ -1,4 +1,4 @@
-//! The struct as a section: how it is treated as a whole, and the impl of `Section`.
+//! The struct as a section: its attributes as a whole, and the impl of `Section`.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -7,7 +7,7 @@ use syn::{Generics, parse_quote};
 use super::call;
 use crate::ast::Container;
 
-/// `SECTION` and `is_needed` of the impl of `VmState`, as far as they are not what they are by default.
+/// `SECTION` and `is_needed` of the impl of `VmState`, where they differ from the defaults.
 pub(super) fn items(container: &Container<'_>) -> TokenStream {
     let needed = &container.parts[0].attrs.needed;
     let set = rules(container);
@@ -28,8 +28,8 @@ pub(super) fn items(container: &Container<'_>) -> TokenStream {
     quote!(#rules #is_needed)
 }
 
-/// The impl of `Section`, for a struct that can go to another thread: of another, a bound that mentions no lifetime or
-/// parameter would be an error at once, and not only where it is used as a section.
+/// The impl of `Section`, for a struct that is `Send`. The bound has a lifetime parameter because the compiler rejects a false
+/// bound without one right at the impl, and not only where the struct is used as a section.
 pub(super) fn implementation(container: &Container<'_>, generics: &Generics) -> TokenStream {
     let ident = &container.input.ident;
     let (impl_generics, ty_generics, _) = generics.split_for_impl();
@@ -75,7 +75,7 @@ pub(super) fn implementation(container: &Container<'_>, generics: &Generics) -> 
     }
 }
 
-/// The section's rules that are not the default.
+/// The section's rules that differ from the default.
 fn rules(container: &Container<'_>) -> Vec<TokenStream> {
     let section = &container.section;
     let set = [

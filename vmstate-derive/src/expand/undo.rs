@@ -1,4 +1,4 @@
-//! The undo: a struct that keeps the value of every migrated field, what is large on the heap.
+//! The undo: a struct that keeps the value of every migrated field, with large values on the heap.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -9,7 +9,7 @@ use super::framing::is_of_integers;
 use super::{codec, run};
 use crate::ast::{Codec, Container, Field};
 
-/// `struct __Undo`, and whether its fields are few bytes in all.
+/// `struct __Undo`, and a constant that says whether its fields are few bytes in total.
 pub(super) fn definition(container: &Container<'_>, generics: &Generics) -> TokenStream {
     let ident = &container.input.ident;
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
@@ -70,18 +70,18 @@ pub(crate) fn of_variant(field: &Field<'_>, kept: &Ident) -> [TokenStream; 3] {
     [keeper.in_place(field), keeper.remember(field), keeper.undo(field, &kept.to_token_stream())]
 }
 
-/// What keeps a field's value.
+/// How a field's value is kept.
 enum Keeper {
-    /// A trait of the library that the field's type has.
+    /// A trait of the library that the field's type implements.
     Trait(TokenStream),
     /// A clone.
     Clone,
-    /// The struct that is made for the wire.
+    /// The temporary struct that is made for the wire.
     Temporary(TokenStream),
-    /// A trait of the library that the field's type has; on the heap if the struct's values are many bytes and this one
-    /// is not tiny.
+    /// A trait of the library that the field's type implements; the value is on the heap if the struct's values are many bytes
+    /// and this value is not tiny.
     Held(TokenStream),
-    /// Types of the library for an array: the first keeps it in place, the second on the heap.
+    /// Types of the library for an array: the first keeps the array in place, the second on the heap.
     Elements { in_place: TokenStream, on_heap: TokenStream },
 }
 
@@ -99,8 +99,8 @@ impl Keeper {
                 in_place: quote!(__v::InPlace<__v::Cloned>),
                 on_heap: quote!(__v::OnHeap<__v::Cloned>),
             },
-            // The same copy, which is quicker to compile than one of each element. Not of arrays, which may be too large for
-            // the stack.
+            // A clone is the same value and compiles faster than one undo for each element. Arrays of arrays are left out: they
+            // may be too large for the stack.
             (_, Some(of), Self::Trait(_)) if is_of_integers(&of.elem) && array(&of.elem).is_none() => {
                 Self::Elements { in_place: quote!(__v::Cloned), on_heap: quote!(__v::OnHeap<__v::Cloned>) }
             }
@@ -113,12 +113,12 @@ impl Keeper {
         }
     }
 
-    /// True if it depends on how many bytes all are.
+    /// True if the place of the value depends on the total size.
     fn asks(&self) -> bool {
         matches!(self, Self::Held(_) | Self::Elements { .. })
     }
 
-    /// What is kept if that is in place.
+    /// The type of the value if it is kept in place.
     fn in_place(&self, field: &Field<'_>) -> TokenStream {
         match self {
             Self::Trait(by) | Self::Held(by) => codec::of(field, by, &quote!(Undo)),
@@ -128,7 +128,7 @@ impl Keeper {
         }
     }
 
-    /// What holds the value of [`Held`](Self::Held).
+    /// The library's type that holds the value of [`Held`](Self::Held), in place or on the heap.
     fn holder(&self, field: &Field<'_>) -> TokenStream {
         let kept = self.in_place(field);
         quote_spanned! {field.ty.span()=>
@@ -136,7 +136,7 @@ impl Keeper {
         }
     }
 
-    /// The type of what is kept.
+    /// The type of the kept value.
     fn kept(&self, field: &Field<'_>) -> TokenStream {
         match self {
             Self::Held(_) => {
@@ -148,7 +148,7 @@ impl Keeper {
         }
     }
 
-    /// The field's value.
+    /// An expression for the value to keep.
     fn remember(&self, field: &Field<'_>) -> TokenStream {
         let Field { place, ty, .. } = field;
         let remember = match self {
@@ -167,7 +167,7 @@ impl Keeper {
         }
     }
 
-    /// Puts back `kept`.
+    /// Puts the value `kept` back into the field.
     fn undo(&self, field: &Field<'_>, kept: &TokenStream) -> TokenStream {
         let Field { place, ty, .. } = field;
         let undo = match self {
@@ -193,7 +193,7 @@ fn either(in_place: &TokenStream, on_heap: &TokenStream) -> TokenStream {
     quote!(__v::Either<__FEW, #in_place, #on_heap>)
 }
 
-/// `item` of what `keeper` keeps of the field, all of it at the type, as [`codec::of`].
+/// `item` of the type `keeper` for the field, with the span of the field's type, as in [`codec::of`].
 fn by(field: &Field<'_>, keeper: &TokenStream, item: &TokenStream) -> TokenStream {
     let ty = field.ty;
     let place = ty.span();
@@ -203,18 +203,18 @@ fn by(field: &Field<'_>, keeper: &TokenStream, item: &TokenStream) -> TokenStrea
     quote_spanned!(place=> <#keeper as #keeps<#ty>>::#item)
 }
 
-/// What keeps the elements of an array, and of arrays in it: in place, and on the heap.
+/// The types that keep the elements of an array, nested arrays included: in place, and on the heap.
 pub(crate) fn of_elements(of: &TypeArray) -> [TokenStream; 2] {
     let inside = array(&of.elem).map_or_else(|| [quote!(__v::Whole), quote!(__v::Whole)], of_elements);
     let [in_place, on_heap] = inside;
     [quote!(__v::InPlace<#in_place>), quote!(__v::OnHeap<#on_heap>)]
 }
 
-/// The type if it is an array as it is written here; by another name it is kept as its elements are, on the heap.
+/// The type if it is written as an array; an array behind a type alias is kept element by element, on the heap.
 pub(crate) fn array(ty: &Type) -> Option<&TypeArray> {
     match ty {
         Type::Array(array) => Some(array),
-        // What a macro was given as a type.
+        // A type that a macro passed on is in an invisible group.
         Type::Group(group) => array(&group.elem),
         Type::Paren(paren) => array(&paren.elem),
         _ => None,
@@ -225,7 +225,8 @@ fn keepers<'a, 'c>(container: &'a Container<'c>) -> impl Iterator<Item = (usize,
     container.migrated().map(|(index, field)| (index, field, Keeper::of(container, field)))
 }
 
-/// True if the size of the type may depend on the struct's generics: a condition on it cannot be written down.
+/// True if the size of the type may depend on the struct's generics, in which case no `const` condition on the size can be
+/// written.
 fn is_generic(container: &Container<'_>, ty: &Type) -> bool {
     let parameters = container.input.generics.params.iter().map(|parameter| match parameter {
         GenericParam::Type(parameter) => parameter.ident.clone(),
@@ -236,7 +237,7 @@ fn is_generic(container: &Container<'_>, ty: &Type) -> bool {
     codec::mentions(ty.to_token_stream(), &parameters)
 }
 
-/// At the type, as all that the compiler may say of it.
+/// The name of the kept value, with the span of the field's type, where all errors about the type are shown.
 fn kept(index: usize, field: &Field<'_>) -> Ident {
     format_ident!("field_{index}", span = field.ty.span())
 }

@@ -1,12 +1,12 @@
-//! The bytes that an attribute gives a field's type, which may be none of the type's own.
+//! The trait for types whose encoding an attribute of the field selects; the type may have no encoding of its own.
 
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::{Count, Kind, Length};
 
-/// A type that an attribute can be put on. `Form` is the attribute, and its value is what the attribute says of the field.
+/// A type to which an attribute can be applied. `Form` is the attribute's type, and its value holds the attribute's arguments.
 ///
-/// The derived code asks for nothing of such a type but this one trait, so that a type that does not have it is one error.
+/// The derived code requires only this trait of such a type, so that a type without it causes one compile error.
 #[diagnostic::on_unimplemented(
     message = "the field's attribute is not for the type `{Self}`",
     note = "`buffer` is for `[u8; N]`, `bitmap` for `[u64; N]`, `slice` for any array",
@@ -16,11 +16,11 @@ use crate::schema::{Count, Kind, Length};
     note = "what a collection holds has to be `vmstate::Wire` and `Default`"
 )]
 pub trait Coded<Form> {
-    /// All that is needed to put back the value.
+    /// The copy that `undo` puts back.
     type Undo;
-    /// What the bytes are; of elements without their number.
+    /// The kind of the bytes; for elements, without their number.
     const KIND: Kind;
-    /// How many elements it can have at most.
+    /// The largest number of elements.
     const ROOM: Room = Room::Any;
 
     /// Appends the value.
@@ -33,19 +33,19 @@ pub trait Coded<Form> {
     fn undo(&mut self, undo: Self::Undo);
 }
 
-/// How many elements a field has memory for; of a bitmap, bits.
+/// The number of elements that a field has memory for; for a bitmap, the number of bits.
 #[derive(Clone, Copy, Debug)]
 pub enum Room {
-    /// As many as are asked for.
+    /// Any number: memory is allocated on demand.
     Any,
     /// This many elements.
     Fixed(usize),
-    /// As many as were decided on when the device was made.
+    /// A number that was fixed when the device was created.
     Made,
 }
 
 impl Room {
-    /// How many elements an array has.
+    /// The number of elements of an array.
     pub const fn elements(self) -> usize {
         match self {
             Self::Fixed(elements) => elements,
@@ -53,12 +53,12 @@ impl Room {
         }
     }
 
-    /// True if an array has the elements from `first` up to `end`.
+    /// True if an array has the elements from `first` up to `end` (exclusive).
     pub const fn has(self, first: usize, end: usize) -> bool {
         first <= end && end <= self.elements()
     }
 
-    /// What the description says of a field that has `factor` elements for each that `length` counts, `max` at most.
+    /// The description's count for a field with `factor` elements for each unit of `length`, and at most `max` elements.
     pub const fn count(self, length: Option<Length>, factor: usize, max: usize) -> Count {
         let most = match self {
             Self::Fixed(elements) if elements < max => elements,

@@ -1,21 +1,21 @@
-//! Where an undo keeps a field's value: in place while a struct's values are small together, else on the heap, so that no
-//! size of device overflows the stack.
+//! Where an undo keeps a field's value: in place while the struct's values are small in total, else on the heap, so that no
+//! device is too large for the stack.
 
 use std::marker::PhantomData;
 
 use super::Wire;
 
-/// Bytes that the undo of one struct may have in place.
+/// Number of bytes that the undo of one struct may keep in place.
 const FEW: usize = 8 << 10;
-/// Bytes that one field may have in place whatever else the struct has.
+/// Number of bytes that one field may keep in place whatever the size of the struct.
 const TINY: usize = 256;
 
-/// True if values of so many bytes in all are kept in place.
+/// True if values of this total size are kept in place.
 pub const fn few(bytes: usize) -> bool {
     bytes <= FEW
 }
 
-/// True if a value of so many bytes is always kept in place.
+/// True if a value of this size is always kept in place.
 pub const fn tiny(bytes: usize) -> bool {
     bytes <= TINY
 }
@@ -26,11 +26,11 @@ pub trait Keeps<T: ?Sized> {
     type Kept;
     /// Copies out what a load or a hook may change.
     fn remember(value: &T) -> Self::Kept;
-    /// Puts it back.
+    /// Puts the copy back.
     fn undo(value: &mut T, kept: Self::Kept);
 }
 
-/// As the type itself says.
+/// Uses the undo of the type's own [`Wire`].
 #[derive(Debug)]
 pub struct Whole;
 
@@ -48,7 +48,7 @@ impl<T: Wire> Keeps<T> for Whole {
     }
 }
 
-/// A clone.
+/// Keeps a clone.
 #[derive(Debug)]
 pub struct Cloned;
 
@@ -109,9 +109,9 @@ pub type Either<const FIRST: bool, A, B> = <If<FIRST> as Choose<A, B>>::Chosen;
 #[derive(Debug)]
 pub struct If<const HOLDS: bool>;
 
-/// One of two types.
+/// Selects one of two types.
 pub trait Choose<A, B> {
-    /// The one.
+    /// The selected type.
     type Chosen;
 }
 
@@ -123,13 +123,13 @@ impl<A, B> Choose<A, B> for If<false> {
     type Chosen = B;
 }
 
-/// What is kept of a field that is no array: in place if the condition holds, else on the heap.
+/// Keeps the value of a field that is not an array: in place if the condition holds, else on the heap.
 pub trait Holds<U> {
-    /// Where it is.
+    /// The type of the kept value.
     type Held;
-    /// Puts it there.
+    /// Stores the value.
     fn hold(kept: U) -> Self::Held;
-    /// Takes it back.
+    /// Returns the value.
     fn release(held: Self::Held) -> U;
 }
 

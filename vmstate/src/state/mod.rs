@@ -1,13 +1,12 @@
-//! State that moves: the traits that the derive implements, and the rules of a load.
+//! Migrated state: the traits that the derive implements, and the rules of a load.
 //!
-//! The types that can be on the wire are listed once each, by what they are: `numbers` (an integer, a char, a time), `arrays` (as
-//! many values as the type says), `collections` (as many as there are at run time), `wrappers` (one other value, owned, locked or
-//! shared). The folder's `mod.rs` says where in it a new one goes. What is beside the folders is about structs and the code that
-//! the derive makes of them.
+//! The types that can be on the wire are grouped by what they are: `numbers` (an integer, a char, a time), `arrays` (as many
+//! values as the type says), `collections` (a number of values decided at run time), `wrappers` (one other value, owned, locked
+//! or shared). Each folder's `mod.rs` says where a new type belongs. The files beside the folders are about structs and the code
+//! that the derive generates for them.
 //!
-//! A load works in place, so that predicates and hooks see the fields loaded before them as QEMU's do. What the
-//! device held before is [remembered](Wire::remember) first; if anything fails, all of it is put back: a device
-//! whose load fails is as it was.
+//! A load works in place, so that predicates and hooks see the fields loaded before them, as in QEMU. The previous values are
+//! [remembered](Wire::remember) first, and put back if anything fails: a device whose load fails is unchanged.
 
 mod arrays;
 mod coded;
@@ -35,7 +34,7 @@ pub(crate) use subsection::narrowed;
 pub use temporary::Temporary;
 pub use wrappers::Shareable;
 
-/// A value with a place on the wire: an integer, an array, a nested struct.
+/// A value with an encoding on the wire: an integer, an array, a nested struct.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be migrated: it has no place on the wire",
     label = "does not implement `vmstate::Wire`",
@@ -43,22 +42,22 @@ pub use wrappers::Shareable;
     note = "a `Vec` needs `#[vmstate(len = field, max = N)]`, `counted` or `list`; a map or set `map`; a `String` `counted`; a `usize` `wire`"
 )]
 pub trait Wire {
-    /// All that is needed to put back the value.
+    /// The copy that [`undo`](Self::undo) puts back.
     type Undo;
 
-    /// What the bytes are.
+    /// The kind of the bytes, for the schema.
     const KIND: Kind;
 
     /// Appends the value.
     ///
     /// # Errors
-    /// What a hook or check of a nested struct refuses.
+    /// Errors of hooks and checks of a nested struct.
     fn save(&mut self, out: &mut Writer) -> Result<()>;
 
     /// Replaces the value by the next one of `input`.
     ///
     /// # Errors
-    /// Any kind; the value is then half loaded until [`undo`](Self::undo) is called.
+    /// Any kind; the value is then partly loaded until [`undo`](Self::undo) is called.
     fn load(&mut self, input: &mut Reader<'_>) -> Result<()>;
 
     /// Copies out what a load or a hook may change.
@@ -67,45 +66,46 @@ pub trait Wire {
     /// Puts back what [`remember`](Self::remember) copied.
     fn undo(&mut self, undo: Self::Undo);
 
-    /// True for an `Option`: one that is the whole of a subsection says whether that is there.
+    /// True for an `Option`: if it is the only field of a subsection, it decides whether the subsection is sent.
     #[doc(hidden)]
     const IS_OPTION: bool = false;
 
-    /// True for a pointer. An `Option` of one has a byte on the wire where it is null, any other only its subsection.
+    /// True for a pointer. An `Option` of a pointer has a byte on the wire if it is null; any other `Option` is marked only by
+    /// the presence of its subsection.
     #[doc(hidden)]
     const IS_POINTER: bool = false;
 
-    /// What the bytes are if the value is the whole of a subsection.
+    /// The kind of the bytes if the value is the only field of a subsection.
     #[doc(hidden)]
     const WHOLE: Kind = Self::KIND;
 
-    /// True if a subsection that is this value is sent.
+    /// True if a subsection that consists of this value is sent.
     #[doc(hidden)]
     #[inline]
     fn is_there(&self) -> bool {
         true
     }
 
-    /// The stream has no subsection that is this value.
+    /// Called when the stream has no subsection for this value.
     #[doc(hidden)]
     #[inline]
     fn make_absent(&mut self) {}
 
-    /// [Saves](Self::save) it as the whole of a subsection.
+    /// [Saves](Self::save) the value as the only field of a subsection.
     #[doc(hidden)]
     #[inline]
     fn save_whole(&mut self, out: &mut Writer) -> Result<()> {
         self.save(out)
     }
 
-    /// [Loads](Self::load) it as the whole of a subsection.
+    /// [Loads](Self::load) the value as the only field of a subsection.
     #[doc(hidden)]
     #[inline]
     fn load_whole(&mut self, input: &mut Reader<'_>) -> Result<()> {
         self.load(input)
     }
 
-    /// Appends the elements of an array. Integers do it in one go.
+    /// Appends the elements of an array. Integers are written as one block.
     ///
     /// # Errors
     /// As [`save`](Self::save), with the index of the element.
@@ -117,7 +117,7 @@ pub trait Wire {
         arrays::save_each(elements, out, Self::save)
     }
 
-    /// Replaces the elements of an array. Integers do it in one go.
+    /// Replaces the elements of an array. Integers are read as one block.
     ///
     /// # Errors
     /// As [`load`](Self::load), with the index of the element.
@@ -134,23 +134,23 @@ pub trait Wire {
 /// which also implements [`Wire`] for it.
 #[diagnostic::on_unimplemented(note = "add `#[derive(vmstate::VmState)]` to `{Self}`")]
 pub trait VmState: Wire {
-    /// Its name, versions, fields and subsections.
+    /// Name, versions, fields and subsections.
     const DESCRIPTION: &'static Description;
 
-    /// How a section of it is treated as a whole.
+    /// How a section of this type is treated as a whole.
     const SECTION: SectionRules = SectionRules::DEFAULT;
 
-    /// False if a section of it need not be sent now.
+    /// False if a section of this type need not be sent now.
     fn is_needed(&self) -> bool {
         true
     }
 
-    /// Appends the state as it was at `version`: without the fields that are there only since a newer one (QEMU's
-    /// `vmstate_save_state_v`). Subsections are of their newest version. A hand-written impl knows its newest only,
-    /// unless it says more.
+    /// Appends the state in the layout of `version`: without the fields that only newer versions have (QEMU's
+    /// `vmstate_save_state_v`). Subsections have their newest version. The default, for a hand-written impl, can save the newest
+    /// version only.
     ///
     /// # Errors
-    /// `Misuse` if `version` is outside the window; as [`save`](Wire::save).
+    /// `Misuse` if `version` is outside the supported range; as [`save`](Wire::save).
     fn save_version(&mut self, out: &mut Writer, version: u32) -> Result<()> {
         match version == Self::DESCRIPTION.version {
             true => self.save(out),
@@ -158,19 +158,20 @@ pub trait VmState: Wire {
         }
     }
 
-    /// Replaces the state by what `input` holds, written at `version`.
+    /// Replaces the state by the contents of `input`, written at `version`.
     ///
     /// # Errors
-    /// Any kind, [`Incompatible`](crate::error::ErrorKind::Incompatible) if `version` is outside the window; the
-    /// state is then half loaded. Use [`load_or_keep`](Self::load_or_keep) unless a caller undoes it.
+    /// Any kind, [`Incompatible`](crate::error::ErrorKind::Incompatible) if `version` is outside the supported range; the state
+    /// is then partly loaded. Use [`load_or_keep`](Self::load_or_keep) unless the caller undoes the load.
     fn load_version(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()>;
 
-    /// Replaces the state by what `input` holds, written at `version`; or keeps all as it was. The whole of a section.
+    /// Replaces the state by the contents of `input`, written at `version`, or keeps it unchanged on an error. This is the load
+    /// of a whole section.
     ///
     /// # Errors
     /// Any kind, with path and offset.
     fn load_or_keep(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
-        // The derive shows the place of a fault; a hand-written or generic description is judged here.
+        // The derive shows the place of a fault in the layout; a hand-written or generic description is checked here.
         const {
             if let Some(fault) = Self::DESCRIPTION.fault() {
                 panic!("{}", fault.text());

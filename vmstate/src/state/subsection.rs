@@ -1,12 +1,12 @@
-//! The subsections of a struct that is saved or loaded.
+//! Saving and loading of a struct's subsections.
 
 use crate::codec::mark::SUBSECTION;
 use crate::codec::{Reader, Strictness, Writer, put_subsection_header, subsection_header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
 
-/// Appends the header of a subsection with that newest and oldest version; returns the one at which it is saved. `header` is the
-/// one of the newest.
+/// Appends the header of a subsection with the given newest and oldest version, and returns the version at which its body is to
+/// be saved. `header` is that of the newest version.
 #[inline]
 pub fn begin<const N: usize>(header: &[u8; N], name: &str, newest: u32, oldest: u32, out: &mut Writer) -> u32 {
     out.outcome(1);
@@ -17,7 +17,7 @@ pub fn begin<const N: usize>(header: &[u8; N], name: &str, newest: u32, oldest: 
     newest
 }
 
-/// The bytes of the header of a subsection. `N` is six more than the name has; the derive refuses names of more than 255.
+/// The header of a subsection. `N` is the length of the name plus six; the derive refuses names of more than 255 bytes.
 pub const fn header<const N: usize>(name: &str, version: u32) -> [u8; N] {
     subsection_header(name, version)
 }
@@ -29,12 +29,12 @@ fn begin_older(name: &str, newest: u32, oldest: u32, out: &mut Writer) -> u32 {
     version
 }
 
-/// The next subsection of `parent`: its place in `parent.subsections`, and the version it was written at. `None` if
-/// something else comes. `seen` holds one flag for each subsection.
+/// The next subsection of `parent`: its index in `parent.subsections`, and its version. `None` if other data follows. `seen`
+/// holds one flag for each subsection.
 #[inline]
 pub fn next(input: &mut Reader<'_>, parent: &Description, seen: &mut [bool]) -> Result<Option<(usize, u32)>> {
     match input.rest() {
-        // Most devices have none: the look costs one comparison.
+        // Most devices have no subsections: the check costs one comparison.
         [first, ..] if *first != SUBSECTION => Ok(None),
         _ => next_of(input, parent, seen),
     }
@@ -64,7 +64,7 @@ fn take(name: &[u8], input: &mut Reader<'_>, parent: &Description, seen: &mut [b
     Ok((index, narrowed(version, input.strictness())))
 }
 
-/// Refuses a subsection where none is expected any more: behind a section whose description has none.
+/// Refuses a subsection after a section whose description has none.
 #[inline]
 pub(super) fn none_left(input: &mut Reader<'_>, parent: &Description) -> Result<()> {
     if parent.subsections.is_empty() && !input.rest().is_empty() {
@@ -73,7 +73,7 @@ pub(super) fn none_left(input: &mut Reader<'_>, parent: &Description) -> Result<
     Ok(())
 }
 
-/// QEMU keeps a subsection's version in a `uint8_t`, so 0x101 loads as 1.
+/// QEMU stores a subsection's version in a `uint8_t`, so 0x101 loads as 1.
 pub(crate) fn narrowed(version: u32, strictness: Strictness) -> u32 {
     match strictness {
         Strictness::Strict => version,

@@ -1,4 +1,4 @@
-//! What derived code calls. Not for anyone else: it changes with the derive.
+//! Functions that derived code calls. Not public interface: they change with the derive.
 
 pub use super::arrays::{Bitmap, Buffer, Own, Packing, Slice, load_array_of, save_array_of, slice};
 pub use super::coded::{Coded, Room};
@@ -20,22 +20,22 @@ pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::schema::framing::fault_of_field;
 pub use crate::schema::{Count, Description, Field, Kind, Length, Limit, MaybeStatic, Presence};
 
-/// A wire kind by reference, for kinds that hold another.
+/// A reference to the kind of `T`, for kinds that contain another kind.
 #[derive(Debug)]
 pub struct KindOf<T>(std::marker::PhantomData<T>);
 
 impl<T: Wire> KindOf<T> {
-    /// The kind.
+    /// The reference.
     pub const REF: &'static Kind = &T::KIND;
 }
 
-/// The error of a field's save or load, with the field's name.
+/// Adds the field's name to the error of its save or load.
 #[cold]
 pub fn named(error: Error, field: &'static str) -> Error {
     error.in_field(field)
 }
 
-/// Puts `bytes` at place `START` of a run.
+/// Puts `bytes` at offset `START` of a run.
 #[inline]
 pub fn put_at<const START: usize, const N: usize, const RUN: usize>(run: &mut [u8; RUN], bytes: [u8; N]) {
     const { assert!(START + N <= RUN) };
@@ -44,13 +44,13 @@ pub fn put_at<const START: usize, const N: usize, const RUN: usize>(run: &mut [u
     }
 }
 
-/// Puts a bool at place `START` of a run.
+/// Puts a bool at offset `START` of a run.
 #[inline]
 pub fn put_bool_at<const START: usize, const RUN: usize>(run: &mut [u8; RUN], value: bool) {
     put_at::<START, _, _>(run, [u8::from(value)]);
 }
 
-/// Appends the fields of a run that `version` has, of which the first is field `first` of `fields`.
+/// Appends the fields of a run that `version` has; the run's first field is field `first` of `fields`.
 #[cold]
 pub fn save_older(mut run: &[u8], version: u32, fields: &[Field], first: usize, out: &mut Writer) {
     for field in fields.iter().skip(first) {
@@ -62,7 +62,7 @@ pub fn save_older(mut run: &[u8], version: u32, fields: &[Field], first: usize, 
     }
 }
 
-/// Bytes of an integer or a bool.
+/// Size of an integer or a bool.
 fn size_in_run(field: &Field) -> usize {
     match field.kind {
         Kind::Unsigned(size) | Kind::Signed(size) => usize::from(size),
@@ -70,7 +70,7 @@ fn size_in_run(field: &Field) -> usize {
     }
 }
 
-/// The bytes at place `START` of a run.
+/// The bytes at offset `START` of a run.
 #[inline]
 pub fn get_at<const START: usize, const N: usize, const RUN: usize>(run: &[u8; RUN]) -> [u8; N] {
     const { assert!(START + N <= RUN) };
@@ -81,20 +81,20 @@ pub fn get_at<const START: usize, const N: usize, const RUN: usize>(run: &[u8; R
     bytes
 }
 
-/// The bool at place `START` of the run that `input` has just passed.
+/// The bool at offset `START` of the run that `input` has just read.
 #[inline]
 pub fn get_bool_at<const START: usize, const RUN: usize>(run: &[u8; RUN], input: &Reader<'_>) -> Result<bool> {
     let [byte] = get_at::<START, 1, RUN>(run);
     bool_of(byte, RUN - START, input)
 }
 
-/// The bytes of a run of fields, if there are as many.
+/// The bytes of a run of fields; `None` if `input` has fewer.
 #[inline]
 pub fn run<'a, const N: usize>(input: &mut Reader<'a>) -> Option<&'a [u8; N]> {
     input.chunk()
 }
 
-/// The error of the field at which the bytes end: one of a run that begins with field `first` of `fields`.
+/// The error of the field at which the bytes end, in a run that begins with field `first` of `fields`.
 #[cold]
 pub fn cut(input: &mut Reader<'_>, fields: &[Field], first: usize) -> Error {
     let mut run = fields.iter().skip(first);
@@ -105,7 +105,7 @@ pub fn cut(input: &mut Reader<'_>, fields: &[Field], first: usize) -> Error {
     ended.unwrap_or_else(|| input.incomplete(1))
 }
 
-/// The error of a value that no variant of the enum has.
+/// The error for a value that is the number of no variant.
 #[cold]
 pub fn unknown_value<T: std::fmt::Display>(value: T, name: &str, known: &[(T, &str)], offset: u64) -> Error {
     let known: Vec<String> = known.iter().map(|(value, variant)| format!("{value} ({variant})")).collect();
@@ -113,7 +113,7 @@ pub fn unknown_value<T: std::fmt::Display>(value: T, name: &str, known: &[(T, &s
     Error::new(ErrorKind::Malformed, message).at(offset)
 }
 
-/// Notes how many bytes a hand-written codec wrote, if its kind leaves that open.
+/// Records how many bytes a hand-written codec wrote, if its kind has no fixed size.
 #[inline]
 pub fn custom_size(kind: &Kind, before: usize, out: &mut Writer) -> Result<()> {
     if !matches!(kind, Kind::Custom(_)) {
@@ -126,7 +126,7 @@ pub fn custom_size(kind: &Kind, before: usize, out: &mut Writer) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to save at a version outside the window.
+/// Refuses to save at a version outside the supported range.
 pub fn window_to_save(version: u32, description: &Description) -> Result<()> {
     if description.has_version(version) {
         return Ok(());
@@ -136,7 +136,7 @@ pub fn window_to_save(version: u32, description: &Description) -> Result<()> {
     Err(Error::new(ErrorKind::Misuse, message))
 }
 
-/// Refuses a version outside the window.
+/// Refuses to load a version outside the supported range.
 #[inline]
 pub fn window(version: u32, newest: u32, oldest: u32, input: &Reader<'_>) -> Result<()> {
     match version > newest || version < oldest {

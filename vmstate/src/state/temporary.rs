@@ -1,24 +1,25 @@
-//! Other representations of a field or of a whole struct, made for the wire and undone after a load.
+//! Other representations of a field or of a whole struct, created for the wire and converted back after a load.
 
 use super::hook::{HookError, refusal};
 use super::{VmState, Wire};
 use crate::codec::{Reader, Writer};
 use crate::error::Result;
 
-/// A struct that is made for the wire from `Parent`, and whose values go back into it: what `#[vmstate(tmp = …)]` names
-/// (QEMU's `VMSTATE_WITH_TMP`).
+/// A struct that is created for the wire from `Parent`, and applied to `Parent` after a load: the type that `#[vmstate(tmp = …)]`
+/// names (QEMU's `VMSTATE_WITH_TMP`).
 ///
-/// The library also makes this struct before a load, so what a stream does not say stays as it is; and to put back `Parent` after a
-/// load that failed: so `apply` has to take whatever `from` made, and change nothing that `from` does not see.
+/// The library also creates this struct before a load, so that values missing from the stream stay unchanged, and applies it
+/// again to restore `Parent` after a load that failed. So `apply` must accept every value that `from` creates, and change nothing
+/// that `from` does not read.
 pub trait Temporary<Parent>: VmState + for<'a> From<&'a Parent> {
-    /// Takes in what was loaded.
+    /// Applies the loaded values to `parent`.
     ///
     /// # Errors
     /// Values that `parent` cannot have; the load is then undone.
     fn apply(self, parent: &mut Parent) -> Result<(), HookError>;
 }
 
-/// Appends `value` as the `P` that stands for it.
+/// Appends `value` converted to a `P`.
 pub fn save_via<T, P>(value: &T, out: &mut Writer) -> Result<()>
 where
     P: Wire + for<'a> From<&'a T>,
@@ -26,7 +27,7 @@ where
     P::from(value).save(out)
 }
 
-/// Loads the `P` that stands for a `T`. It starts from the value that is there, as a load in place does.
+/// Loads a `P` and converts it to a `T`. The `P` starts from the present value, as in a load in place.
 pub fn load_via<T, P>(value: &mut T, input: &mut Reader<'_>) -> Result<()>
 where
     P: Wire + for<'a> From<&'a T>,
@@ -39,7 +40,7 @@ where
     Ok(())
 }
 
-/// Loads a temporary of the whole of `parent`.
+/// Loads a temporary struct of the whole of `parent`.
 pub fn load_temporary<T, P: Temporary<T>>(parent: &mut T, input: &mut Reader<'_>) -> Result<()> {
     let offset = input.offset();
     let mut temporary = P::from(parent);
@@ -47,8 +48,8 @@ pub fn load_temporary<T, P: Temporary<T>>(parent: &mut T, input: &mut Reader<'_>
     temporary.apply(parent).map_err(|refused| refusal(refused, "tmp").at(offset))
 }
 
-/// Puts back what a load or a hook changed of what `before` was made from.
+/// Restores what a load or a hook changed of the values from which `before` was made.
 pub fn undo_temporary<T, P: Temporary<T>>(parent: &mut T, before: P) {
-    // It was made from a state of `parent`, so `parent` takes it.
+    // `before` was made from a state of `parent`, so `parent` accepts it.
     let _ = before.apply(parent);
 }

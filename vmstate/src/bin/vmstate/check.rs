@@ -58,7 +58,7 @@ pub(crate) fn read_schema(file: &Path) -> Result<Schema, String> {
     if schema.sections().is_empty() { Err(wrong(&"no sections in it")) } else { Ok(schema) }
 }
 
-/// Two releases, compared.
+/// The comparison of two releases.
 struct Checked<'a> {
     options: &'a Options,
     machines: [Option<&'a str>; 2],
@@ -75,13 +75,13 @@ impl Checked<'_> {
         std::iter::once(Direction::OldToNew).chain(back)
     }
 
-    /// Sections of which not all streams load that way.
+    /// Sections that do not load from all streams in this direction.
     fn broken(&self, direction: Direction) -> Vec<&str> {
         let breaks = |section: &&SectionReport| !section.broken(direction, &self.options.assume).is_empty();
         self.report.sections.iter().filter(breaks).map(|section| section.section.as_str()).collect()
     }
 
-    /// Sections of which there is more to say than that all streams load.
+    /// Sections whose report says more than that all streams load.
     fn remarkable(&self) -> Vec<&SectionReport> {
         self.report.sections.iter().filter(|section| !section.is_plain()).collect()
     }
@@ -105,7 +105,7 @@ impl Checked<'_> {
         out
     }
 
-    /// What would have to be assumed so that what is demanded loads, if anything helps.
+    /// The assumptions under which the required directions load, if any would suffice.
     fn assumptions(&self) -> Vec<String> {
         let broken = |direction| {
             let sections = self.report.sections.iter();
@@ -122,7 +122,7 @@ impl Checked<'_> {
         missing
     }
 
-    /// A line about those that are not remarkable, if there are any.
+    /// A line that counts the sections that are not remarkable, if there are any.
     fn others(&self, remarkable: usize) -> String {
         match self.report.sections.len() - remarkable {
             0 => String::new(),
@@ -176,7 +176,7 @@ impl Checked<'_> {
         out
     }
 
-    /// The worst that is said of a section in one direction.
+    /// The worst verdict on a section in one direction.
     fn cell(&self, section: &SectionReport, direction: Direction) -> &'static str {
         let broken = section.broken(direction, &self.options.assume);
         let of = |comparison: &&Comparison| comparison.direction == direction;
@@ -207,7 +207,7 @@ fn code(name: &str) -> String {
     format!("`{}`", Printable(name.replace('`', "'").replace('|', "\\|")))
 }
 
-/// Text that Markdown shows as it is.
+/// Escapes text so that Markdown shows it unchanged.
 fn escaped(text: &str) -> String {
     text.chars().flat_map(|c| ("\\`*_<>[]|#".contains(c).then_some('\\')).into_iter().chain([c])).collect()
 }

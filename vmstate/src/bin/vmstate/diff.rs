@@ -1,4 +1,4 @@
-//! `vmstate diff`: the values of two streams, field by field; of RAM the counts of pages.
+//! `vmstate diff`: compares the values of two streams field by field; for RAM, the page counts.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use vmstate::inspect::{Fields, Value};
 use crate::text::{put_line, shown};
 use crate::{Outcome, TaskResult, read};
 
-/// What is compared: each value by its path.
+/// The values to compare, each under its path.
 type Values = BTreeMap<String, Value>;
 
 pub(crate) fn run(old: &Path, new: &Path) -> TaskResult {
@@ -34,11 +34,11 @@ pub(crate) fn run(old: &Path, new: &Path) -> TaskResult {
     Ok((out, outcome))
 }
 
-/// Machine type and values.
+/// The machine type and the values of a stream.
 fn values(file: &Path) -> Result<(String, Values), String> {
     let stream = read(file)?;
     let dump = Dump::read(&stream);
-    // Half a stream would make differences that are none.
+    // A truncated stream would show differences that do not exist.
     if let Some(damage) = &dump.damage {
         return Err(format!("{}: damaged: {damage}", file.display()));
     }

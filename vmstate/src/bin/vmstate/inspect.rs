@@ -1,4 +1,4 @@
-//! `vmstate inspect`: one stream, as text or as JSON.
+//! `vmstate inspect`: shows one stream as text or as JSON.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! The program `vmstate`: looks into migration streams, and says whether those of one release load in another.
+//! The program `vmstate`: shows and compares migration streams, and checks whether streams of one release load in another.
 //!
 //! Exit codes: 0 fine (`diff`: equal, `check`: compatible), 1 the stream is damaged (`diff`: they differ, `check`: not
 //! compatible), 2 bad usage or input.
@@ -40,19 +40,19 @@ enum Task {
     Check(check::Options),
 }
 
-/// What a task has found out.
+/// The result of a task.
 enum Outcome {
-    /// All is well.
+    /// The stream is whole, or the comparison found no difference.
     Fine,
-    /// The stream is damaged, the two differ, or are not compatible.
+    /// The stream is damaged, the streams differ, or the schemas are not compatible.
     Wrong,
 }
 
-/// What to print, and how it ended; or what is wrong with the input.
+/// The text to print and the outcome; or a message about unusable input.
 type TaskResult = Result<(String, Outcome), String>;
 
 fn main() -> ExitCode {
-    // clap itself ends with 2 on bad usage.
+    // On bad usage, clap itself exits with 2.
     let result = match Arguments::parse().task {
         Task::Inspect(options) => inspect::run(&options),
         Task::Diff { old, new } => diff::run(&old, &new),
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok((text, outcome)) => {
-            // A reader like `head` that has seen enough is no failure.
+            // A write error is ignored: a reader like `head` closes the pipe early.
             let _ = std::io::stdout().write_all(text.as_bytes());
             match outcome {
                 Outcome::Fine => ExitCode::SUCCESS,

@@ -1,4 +1,5 @@
-//! Reads a file whose holes take neither time nor memory: a guest's memory, each page at its place, is mostly that.
+//! Reads a sparse file without spending time or memory on its holes: the memory of a guest, each page at its place, is mostly
+//! holes.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-/// All bytes of the file. Those of holes come as zero from the system when they are looked at, and are not read.
+/// Reads the whole file. Holes are not read: their bytes are zero pages that the kernel provides on access.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;
@@ -18,11 +19,11 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Ok(bytes);
     }
     let len = usize::try_from(metadata.len()).map_err(io::Error::other)?;
-    // `vec!` would end the process where there is no room.
+    // `vec!` would abort the process if the allocation failed.
     Vec::<u8>::new().try_reserve_exact(len)?;
     let mut bytes = vec![0; len];
     let mut at = 0;
-    // A file system that knows no holes says that all is data (lseek(2)).
+    // A file system without holes reports that all of the file is data (lseek(2)).
     while let Some(data) = found(seek(&file, SeekFrom::Data(at)))? {
         let hole = found(seek(&file, SeekFrom::Hole(data)))?.unwrap_or(metadata.len());
         let (start, end) = (usize::try_from(data).unwrap_or(len), usize::try_from(hole).unwrap_or(len).min(len));
@@ -33,7 +34,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// `None`: there is no more of it.
+/// The result of a seek; `None` if there is no more data or hole.
 fn found(sought: rustix::io::Result<u64>) -> io::Result<Option<u64>> {
     match sought {
         Err(Errno::NXIO) => Ok(None),

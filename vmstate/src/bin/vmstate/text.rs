@@ -1,5 +1,5 @@
-//! A dump for people: one line for each section and field, its offset first. And JSON for programs. What comes out of a file
-//! steers no terminal in either.
+//! Formats a dump for people, with one line for each section and field, its offset first; and as JSON for programs. Names from
+//! the file are escaped in both, so that they cannot control a terminal.
 
 use std::fmt::{Display, Write};
 
@@ -9,10 +9,10 @@ use vmstate::error::{Error, ErrorKind, Printable};
 use vmstate::inspect::{Fields, Subsection, Value};
 use vmstate::raw::hex;
 
-/// Bytes of a value shown on its line.
+/// Number of bytes of a value that are shown on its line.
 const SHOWN: usize = 16;
 
-/// Text being made from a stream.
+/// The text, while it is made from a stream.
 pub(crate) struct Text<'a> {
     out: String,
     stream: &'a [u8],
@@ -65,7 +65,7 @@ impl<'a> Text<'a> {
         if let Some(error) = &section.unread {
             self.unread(section, error);
         }
-        // A section in parts is RAM, whose pages nobody reads as hexadecimal digits.
+        // A section in parts is RAM, whose pages are not worth a hex dump.
         if self.hex && matches!(section.part, Part::Full) {
             let bytes = self.bytes(section.body, section.body + section.size);
             for (offset, line) in (section.body..).step_by(SHOWN).zip(bytes.chunks(SHOWN)) {
@@ -74,12 +74,12 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// Where a schema leaves a section, and the bytes that it does not explain.
+    /// Shows where reading by the schema stopped, and the bytes that remain.
     fn unread(&mut self, section: &SectionDump, error: &Error) {
         let offset = error.offset().unwrap_or(section.body);
         let path = error.path();
         let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
-        // What a schema that does not fit has read may be none of it.
+        // If the schema does not fit, the values read before the fault may be wrong, too.
         let (what, from) = match error.kind() {
             ErrorKind::Incompatible => ("not read from here", offset),
             _ => ("the schema does not fit", section.body),
@@ -149,12 +149,12 @@ impl<'a> Text<'a> {
     }
 }
 
-/// Appends one line of text, which may have names out of a file.
+/// Appends one line of text, which may contain names from a file.
 pub(crate) fn put_line(out: &mut String, line: impl Display) {
     let _ = writeln!(out, "{}", Printable(line));
 }
 
-/// JSON in ASCII without DEL: its syntax has nothing else, so what is escaped is in a string.
+/// JSON in ASCII without DEL. JSON's own syntax is ASCII, so every escaped character is inside of a string.
 pub(crate) fn json(value: &impl Serialize) -> String {
     let text = serde_json::to_string_pretty(value).unwrap_or_else(|error| error.to_string());
     let mut out = String::with_capacity(text.len() + 1);
@@ -167,13 +167,13 @@ pub(crate) fn json(value: &impl Serialize) -> String {
     out + "\n"
 }
 
-/// Where a struct begins, if it has fields.
+/// The offset of a struct's first field, if the struct has fields.
 fn offset_of(value: &Value) -> Option<u64> {
     let Value::Struct(fields) = value else { return None };
     fields.fields.first().map(|field| field.offset)
 }
 
-/// A value on one line; of long ones the beginning.
+/// A value on one line; only the beginning of a long one.
 pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::Bool(value) => value.to_string(),

@@ -1,4 +1,4 @@
-//! `[T; N]`: elements concatenated, no count on the wire.
+//! `[T; N]`: the elements one after another, without a count on the wire.
 
 use super::super::Wire;
 use super::super::keep::{Keeps, OnHeap, Whole};
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::schema::{Kind, MaybeStatic};
 
 impl<T: Wire, const N: usize> Wire for [T; N] {
-    // On the heap, as N may be any number. The derive keeps small arrays in place.
+    // On the heap, as N may be any number. The derive keeps small arrays in place instead.
     type Undo = <OnHeap<Whole> as Keeps<Self>>::Kept;
     const KIND: Kind = Kind::Array(MaybeStatic::Static(KindOf::<T>::REF), N);
 
@@ -31,7 +31,7 @@ impl<T: Wire, const N: usize> Wire for [T; N] {
     }
 }
 
-/// Appends each element of an array as `one` does.
+/// Appends each element of an array with the function `one`.
 pub fn save_array_of<T, const N: usize>(
     values: &mut [T; N],
     out: &mut Writer,
@@ -40,7 +40,7 @@ pub fn save_array_of<T, const N: usize>(
     save_each(values, out, one)
 }
 
-/// Replaces each element of an array as `one` does.
+/// Replaces each element of an array with the function `one`.
 pub fn load_array_of<T, const N: usize>(
     values: &mut [T; N],
     input: &mut Reader<'_>,
@@ -49,7 +49,7 @@ pub fn load_array_of<T, const N: usize>(
     load_each(values, input, one)
 }
 
-/// Saves element after element.
+/// Saves one element after another.
 #[inline]
 pub(in super::super) fn save_each<T>(
     elements: &mut [T],
@@ -62,7 +62,7 @@ pub(in super::super) fn save_each<T>(
     Ok(())
 }
 
-/// Loads element after element, in place.
+/// Loads one element after another, in place.
 #[inline]
 pub(in super::super) fn load_each<T>(
     elements: &mut [T],

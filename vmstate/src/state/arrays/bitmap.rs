@@ -9,8 +9,8 @@ use crate::state::Wire;
 
 /// Words of bits; a length counts the bits.
 ///
-/// Bits beyond the length, in the last word, mean nothing: they are sent as 0. QEMU sends them as they are in memory, so a
-/// QEMU-compatible load clears them, and a strict one refuses any that is set.
+/// Bits beyond the length, in the last word, have no meaning and are sent as 0. QEMU sends them as they are in memory, so a
+/// QEMU-compatible load clears them, and a strict load refuses them if any is set.
 #[derive(Debug)]
 pub struct Bitmap;
 
@@ -33,7 +33,7 @@ impl Packing<u64> for Bitmap {
     }
 }
 
-/// The bits of the last word that are among the first `bits`.
+/// The lowest bits of the last word, of which the bitmap has `bits`.
 const fn last_word(bits: usize) -> u64 {
     match bits % 64 {
         0 => u64::MAX,

@@ -5,7 +5,7 @@ use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::Kind;
 
-/// Bytes as they are.
+/// Bytes that are sent unchanged.
 #[derive(Debug)]
 pub struct Buffer;
 

@@ -1,8 +1,8 @@
-//! Arrays: values whose number the type says, one after the other, without a number on the wire.
+//! Arrays: a number of values that the type fixes, one after another, without a count on the wire.
 //!
-//! The elements of any row of values are saved and loaded by the loops in `array`. How they stand together is in `packing`: as
-//! their own type says, as a `buffer`, as a `bitmap`. Which of an array's they are is in `slice`. Values of several types are a
-//! `tuple`, bytes that mean nothing `unused`.
+//! The loops in `array` save and load the elements of any sequence. `packing` defines their encoding: that of the element's type,
+//! a `buffer`, or a `bitmap`. `slice` selects a range of an array. `tuple` has values of several types, `unused` has bytes
+//! without meaning.
 
 mod array;
 mod bitmap;

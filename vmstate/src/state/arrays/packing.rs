@@ -1,4 +1,4 @@
-//! How the elements of a row stand on the wire: each by its own type, or all together as `buffer` or `bitmap` says.
+//! The encoding of a sequence of elements: each by its own type, or all together as a `buffer` or `bitmap`.
 
 use super::super::Wire;
 use super::super::support::KindOf;
@@ -6,23 +6,23 @@ use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::{Kind, MaybeStatic};
 
-/// A way to have elements of type `T` on the wire.
+/// An encoding for elements of type `T`.
 #[diagnostic::on_unimplemented(
     message = "the field's attribute is not for elements of type `{T}`: `buffer` is for `u8`, `bitmap` for `u64`"
 )]
 pub trait Packing<T> {
-    /// The kind of elements whose number is not on the wire with them.
+    /// The kind of the elements, without their number.
     const KIND: Kind;
-    /// How many of the units that a length counts are in one element.
+    /// How many units of a length one element has (64 bits in each word of a bitmap, else 1).
     const EACH: usize = 1;
 
-    /// Appends the elements, which have `count` of those units.
+    /// Appends the elements, which hold `count` units.
     fn save(elements: &mut [T], count: usize, out: &mut Writer) -> Result<()>;
     /// Replaces the elements.
     fn load(elements: &mut [T], count: usize, input: &mut Reader<'_>) -> Result<()>;
 }
 
-/// By the element's type.
+/// The encoding of the element's own type.
 #[derive(Debug)]
 pub struct Own;
 

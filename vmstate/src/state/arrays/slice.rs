@@ -1,5 +1,5 @@
-//! Elements of an array that the type alone decides on: `#[vmstate(slice = a..b)]` (QEMU's `VMSTATE_SUB_ARRAY`), and all of them
-//! with `buffer` or `bitmap`.
+//! A constant range of an array's elements: `#[vmstate(slice = a..b)]` (QEMU's `VMSTATE_SUB_ARRAY`), and whole arrays with
+//! `buffer` or `bitmap`.
 
 use std::mem::forget;
 
@@ -10,7 +10,8 @@ use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Kind, MaybeStatic};
 
-/// The elements from one up to another. The derive has checked that these are in order, and within the array.
+/// The elements from the first index up to the second (exclusive). The derive has checked that the indices are in order, and
+/// within the array.
 #[derive(Debug)]
 pub struct Slice<P>(pub usize, pub usize, pub P);
 
@@ -47,7 +48,7 @@ fn part<T, const N: usize>(elements: &mut [T; N], first: usize, end: usize) -> R
         .ok_or_else(|| Error::new(ErrorKind::Misuse, format!("{first}..{end} is not within {N} elements")))
 }
 
-/// The kind of the elements from `first` up to `end`, where `kind` is that of any number of them.
+/// The kind of the elements from `first` up to `end` (exclusive); `kind` is the kind for any number of them.
 pub const fn slice(kind: Kind, first: usize, end: usize) -> Kind {
     let elements = end.saturating_sub(first);
     let fixed = match &kind {
@@ -55,7 +56,7 @@ pub const fn slice(kind: Kind, first: usize, end: usize) -> Kind {
         Kind::CountedBitmap => Kind::Bitmap(elements * 64),
         _ => Kind::Buffer(elements),
     };
-    // A constant cannot drop it; it owns no memory.
+    // A constant function cannot drop it; it owns no memory.
     forget(kind);
     fixed
 }

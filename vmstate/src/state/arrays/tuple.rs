@@ -1,4 +1,4 @@
-//! Tuples of up to six values: concatenated, described as a nested struct `tuple` with the fields `0`, `1`, ….
+//! Tuples of up to six values: concatenated; described as a nested struct `tuple` with the fields `0`, `1`, ….
 
 use std::marker::PhantomData;
 

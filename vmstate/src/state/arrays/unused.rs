@@ -1,4 +1,4 @@
-//! `Unused`: bytes of the format that mean nothing any more.
+//! `Unused`: bytes of the format that no longer have a meaning.
 
 use super::super::Wire;
 use super::super::coded::Coded;
@@ -9,9 +9,8 @@ use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::Kind;
 
-/// `N` bytes at this place of the wire that nobody reads: zero when saved, anything when loaded (QEMU's
-/// `VMSTATE_UNUSED`). The self-description names such a field `unused`, whatever the struct calls it. With `len`, there are
-/// as many times `N` bytes as the length says.
+/// `N` bytes that readers ignore: zero when saved, skipped when loaded (QEMU's `VMSTATE_UNUSED`). The self-description names such
+/// a field `unused`, whatever its name in the struct. With `len`, the length counts blocks of `N` bytes.
 ///
 /// ```
 /// use vmstate::{Unused, VmState};
@@ -45,14 +44,14 @@ impl<const N: usize> Wire for Unused<N> {
     fn undo(&mut self, (): ()) {}
 }
 
-/// As many times `N` bytes as a length says (QEMU's `VMSTATE_UNUSED_VARRAY_UINT32`).
+/// Blocks of `N` bytes, as many as a length says (QEMU's `VMSTATE_UNUSED_VARRAY_UINT32`).
 impl<const N: usize> Coded<Len<Own>> for Unused<N> {
     type Undo = ();
     const KIND: Kind = <Own as Packing<Self>>::KIND;
 
     fn save(&mut self, Len(count, _): Len<Own>, out: &mut Writer) -> Result<()> {
         out.outcome(outcome(count)?);
-        // Elements without a size take no memory, however many there are.
+        // Elements of size zero take no memory, however many there are.
         Self::save_all(&mut vec![Self; count], out)
     }
 

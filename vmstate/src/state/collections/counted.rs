@@ -1,6 +1,6 @@
-//! `#[vmstate(counted = …)]`: collections whose number of elements stands right before them.
+//! `#[vmstate(counted = …)]`: collections preceded by their number of elements.
 //!
-//! Described as a nested struct `counted` of the fields `count` and `elements`: its bytes are no others.
+//! They are described as a nested struct `counted` with the fields `count` and `elements`, which has the same bytes.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -15,19 +15,19 @@ use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Count, Description, Field, Kind, Length, MaybeStatic, Presence};
 
-/// Elements behind their number, an `L`, of which there are at most `MAX`.
+/// Elements after their number, which is an `L` and at most `MAX`.
 #[derive(Debug)]
 pub struct Counted<L, const MAX: usize>(PhantomData<L>);
 
 impl<L, const MAX: usize> Counted<L, MAX> {
-    /// The only value: the type says all of it.
+    /// The only value: the type parameters hold all arguments.
     pub const FORM: Self = Self(PhantomData);
 }
 
 macro_rules! counted {
     ($($type:ty),*) => {$(
-        /// It becomes as long as the number says. Elements are loaded in place, new ones start from their default: what they
-        /// skip survives a load.
+        /// A load makes the collection as long as the number says. Elements are loaded in place and new ones start from their
+        /// default, so that fields which an element skips keep their values.
         impl<T: Wire + Default, L: Prefix, const MAX: usize> Coded<Counted<L, MAX>> for $type {
             type Undo = Vec<T::Undo>;
             const KIND: Kind = counted::<ManyOf<T>, L, MAX>();
@@ -55,7 +55,7 @@ macro_rules! counted {
 
 counted!(Vec<T>, VecDeque<T>, Box<[T]>);
 
-/// Its bytes, which must be UTF-8; the number is that of bytes.
+/// The bytes of the string, which must be UTF-8; the number counts bytes.
 impl<L: Prefix, const MAX: usize> Coded<Counted<L, MAX>> for String {
     type Undo = Self;
     const KIND: Kind = counted::<Utf8, L, MAX>();
@@ -88,7 +88,7 @@ impl<L: Prefix, const MAX: usize> Coded<Counted<L, MAX>> for String {
     }
 }
 
-/// Appends the number of elements, which the peer would refuse above `max`.
+/// Appends the number of elements; refuses a number above `max`, which the peer would refuse, too.
 pub(super) fn save_prefix<L: Prefix>(count: usize, max: usize, out: &mut Writer) -> Result<()> {
     let outcome = at_most(count, max)?;
     // The derive has checked that `max` fits.
@@ -98,7 +98,7 @@ pub(super) fn save_prefix<L: Prefix>(count: usize, max: usize, out: &mut Writer)
     Ok(())
 }
 
-/// The number of elements that come.
+/// Reads the number of elements that follow.
 pub(super) fn load_prefix<L: Prefix>(max: usize, input: &mut Reader<'_>) -> Result<usize> {
     let offset = input.offset();
     let mut prefix = L::default();
@@ -113,19 +113,20 @@ pub(super) fn load_prefix<L: Prefix>(max: usize, input: &mut Reader<'_>) -> Resu
     }
 }
 
-/// The kind of a number `L`, up to `MAX`, and as many elements of the kind that `E` says. That `MAX` fits is checked here.
+/// The kind of a number `L` up to `MAX`, followed by that many elements of the kind of `E`. Evaluation fails if `MAX` does not
+/// fit `L`.
 pub const fn counted<E: Elements, L: Prefix, const MAX: usize>() -> Kind {
     CountedKind::<E, L, MAX>::KIND
 }
 
-/// What [`counted`] refers to.
+/// Holds the constants that [`counted`] refers to.
 struct CountedKind<E, L, const MAX: usize>(PhantomData<(E, L)>);
 
-/// What the bytes behind the number are.
+/// The bytes that follow a number.
 pub trait Elements {
-    /// The kind, whose outcome is the number.
+    /// The kind of the elements; the number is its outcome.
     const KIND: Kind;
-    /// What makes elements of their bytes, if the field that has them does not say so itself.
+    /// The conversion that makes the elements from their bytes, if the field does not state one itself.
     const CONVERSION: Option<MaybeStatic<str>> = None;
 }
 

@@ -1,5 +1,6 @@
-//! Maps and sets: a number of entries, then as a list, each a key and its value (migration/vmstate-types.c, `put_gtree`), in
-//! the order of the keys, so that equal maps have equal bytes. How a key or value is saved and loaded, the functions are told.
+//! Maps and sets: a number of entries, then the entries as a list of keys and values (migration/vmstate-types.c, `put_gtree`).
+//! They are sorted by key, so that equal maps have equal bytes. The caller supplies the functions that save and load a key or a
+//! value.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, Hash};
@@ -16,22 +17,22 @@ use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Kind, MaybeStatic};
 
-/// A collection of keys with values that can be made one by one.
+/// A collection of keys with values whose entries can be converted one by one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no keys and values that `via` or `with` could make: that needs a `BTreeMap`, a `HashMap` or a set",
     note = "keys must implement `Ord`"
 )]
 pub trait Entries {
-    /// What it is sorted by on the wire.
+    /// The key, by which entries are sorted on the wire.
     type Key: Ord;
-    /// What each key has; of a set, nothing.
+    /// The value of each key; a set has none.
     type Value;
-    /// All entries, taken out.
+    /// Takes all entries out.
     fn take(&mut self) -> BTreeMap<Self::Key, Self::Value>;
-    /// Has these entries and no others.
+    /// Replaces all entries by these.
     fn put(&mut self, entries: BTreeMap<Self::Key, Self::Value>);
 
-    /// Appends the entries as `map` does.
+    /// Appends the entries in the encoding of `map`.
     fn save(
         &mut self,
         max: usize,
@@ -45,7 +46,8 @@ pub trait Entries {
         saved
     }
 
-    /// Replaces the entries by those of `input`, as `map` does. `load_value` gets what the map holds under the key.
+    /// Replaces the entries by those of `input`, in the encoding of `map`. `load_value` gets the value that the map holds under
+    /// the key.
     fn load(
         &mut self,
         max: usize,
@@ -56,7 +58,7 @@ pub trait Entries {
         let (mut held, mut loaded) = (self.take(), BTreeMap::new());
         let verdict = load_entries(&mut held, &mut loaded, max, input, load_key, load_value);
         if verdict.is_err() {
-            // An undo needs the values that were not loaded, too.
+            // Entries that were not loaded stay, because an undo needs their values, too.
             loaded.append(&mut held);
         }
         self.put(loaded);
@@ -118,24 +120,24 @@ impl<K: Ord + Hash, S: BuildHasher> Entries for HashSet<K, S> {
     }
 }
 
-/// Appends a key as it is.
+/// Appends a key in its own encoding.
 pub fn save_key<K: Wire + Clone>(key: &K, out: &mut Writer) -> Result<()> {
     key.clone().save(out)
 }
 
-/// The next key as it is.
+/// Loads the next key in its own encoding.
 pub fn load_key<K: Wire + Default>(input: &mut Reader<'_>) -> Result<K> {
     let mut key = K::default();
     key.load(input)?;
     Ok(key)
 }
 
-/// The next value as it is, in place if one is `held`.
+/// Loads the next value in its own encoding, in place if one is `held`.
 pub fn load_value<V: Wire + Default>(held: &mut Option<V>, input: &mut Reader<'_>) -> Result<()> {
     held.get_or_insert_default().load(input)
 }
 
-/// The next value, from the `P` that stands for it.
+/// Loads the next value as a `P` and converts it.
 pub fn load_value_via<V, P>(held: &mut Option<V>, input: &mut Reader<'_>) -> Result<()>
 where
     P: Wire + Default + for<'a> From<&'a V>,
@@ -145,13 +147,13 @@ where
     Ok(())
 }
 
-/// Keys and values, so many at most.
+/// Keys and values, at most this many entries.
 #[derive(Debug)]
 pub struct Map(pub usize);
 
 macro_rules! map {
     ($([$($generics:tt)*] $type:ty, $value:ty, $remembered:expr;)*) => {$(
-        /// The value of a key that is there is loaded in place, a new one starts from its default.
+        /// The value of an existing key is loaded in place; a new value starts from its default.
         impl<K: Wire + Default + Ord + Clone $($generics)*> Coded<Map> for $type {
             type Undo = Vec<(K, <$value as Wire>::Undo)>;
             const KIND: Kind =
@@ -190,7 +192,7 @@ map! {
     [+ Hash, S: BuildHasher] HashSet<K, S>, Nothing, |key| (key.clone(), ());
 }
 
-/// What a set has in place of a map's value: no bytes.
+/// The value type of a set: no bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Nothing;
 
@@ -230,7 +232,7 @@ fn save_entries<K, V>(
     Ok(())
 }
 
-/// Loads into `loaded`; a value that `held` has under the key is taken out, and given to `load_value`.
+/// Loads into `loaded`. If `held` has a value under the key, the value is moved out and passed to `load_value`.
 fn load_entries<K: Ord, V>(
     held: &mut BTreeMap<K, V>,
     loaded: &mut BTreeMap<K, V>,
@@ -257,7 +259,7 @@ fn load_entries<K: Ord, V>(
     Ok(())
 }
 
-/// QEMU takes keys in any order, and of equal ones the last (`get_gtree`); it writes them in order.
+/// QEMU takes keys in any order, and the last of equal keys (`get_gtree`); it writes them in order.
 fn load_entry<K: Ord, V>(
     held: &mut BTreeMap<K, V>,
     loaded: &mut BTreeMap<K, V>,
@@ -265,7 +267,7 @@ fn load_entry<K: Ord, V>(
     load_key: impl FnOnce(&mut Reader<'_>) -> Result<K>,
     load_value: impl FnOnce(&mut Option<V>, &mut Reader<'_>) -> Result<()>,
 ) -> Result<()> {
-    // A tree's nodes are at least half full.
+    // The nodes of a B-tree are at least half full.
     input.charge(2 * size_of::<(K, V)>())?;
     let offset = input.offset();
     let key = load_key(input).map_err(|error| error.in_field("key"))?;

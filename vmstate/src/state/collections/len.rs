@@ -1,5 +1,4 @@
-//! `#[vmstate(len = …)]`: vectors and arrays of which as many elements are sent as an earlier field says: the count is not sent
-//! again.
+//! `#[vmstate(len = …)]`: vectors and arrays whose number of elements is in an earlier field and not sent again.
 
 use std::mem::size_of;
 
@@ -12,11 +11,11 @@ use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Kind;
 
-/// This many elements; of a bitmap, bits.
+/// The number of elements; for a bitmap, of bits.
 #[derive(Debug)]
 pub struct Len<P>(pub usize, pub P);
 
-/// For each type: how many elements it can have, the elements to save, those to load into, and what an undo is.
+/// For each type: its room for elements, the elements to save, those to load into, and the undo value.
 macro_rules! len {
     ($($(#[$doc:meta])* [$($generics:tt)*] $type:ty, $room:expr, $sent:expr, $loaded:expr, $undo:ty, $remember:expr, $put_back:expr;)*) => {$(
         $(#[$doc])*
@@ -31,7 +30,7 @@ macro_rules! len {
                 P::save(sent, count, out)
             }
 
-            // One copy of the code for a type, not one for each field.
+            // Not generic over the field: one copy of the code for each type.
             #[inline(never)]
             fn load(&mut self, Len(count, _): Len<P>, input: &mut Reader<'_>) -> Result<()> {
                 P::load($loaded(self, count.div_ceil(P::EACH), input)?, count, input)
@@ -49,17 +48,18 @@ macro_rules! len {
 }
 
 len! {
-    /// All elements are sent. They are loaded in place, new ones start from their default: what they skip survives a load.
+    /// All elements are sent. Elements are loaded in place and new ones start from their default, so that fields which an element
+    /// skips keep their values.
     [T: Wire + Default] Vec<T>, Room::Any, all_to_save, as_many_to_load, Vec<T::Undo>, remember_each, undo_each;
-    /// The first elements, as many as the length says, are on the wire; the others are left as they are (QEMU's
+    /// As many elements as the length says, from the first on, are on the wire; the others keep their values (QEMU's
     /// `VMSTATE_STRUCT_VARRAY_UINT8`, which does not check the capacity).
     [T: Wire, const N: usize] [T; N], Room::Fixed(N * P::EACH), first_to_save, first_to_load,
         <Self as Wire>::Undo, Wire::remember, Wire::undo;
-    /// As an array: memory of a size that was fixed when the device was made (QEMU's `VMSTATE_PARTIAL_VBUFFER`).
+    /// As for an array: the memory has a size that was fixed when the device was created (QEMU's `VMSTATE_PARTIAL_VBUFFER`).
     [T: Wire + Default] Box<[T]>, Room::Made, first_to_save, first_to_load, Vec<T::Undo>, remember_each, undo_each;
 }
 
-/// The elements, if there are `count`.
+/// The elements, if their number is `count`.
 pub(super) fn all_to_save<T>(elements: &mut [T], count: usize) -> Result<&mut [T]> {
     if elements.len() != count {
         let message = format!("its length field says {count}, but it holds {}", elements.len());
@@ -68,7 +68,7 @@ pub(super) fn all_to_save<T>(elements: &mut [T], count: usize) -> Result<&mut [T
     Ok(elements)
 }
 
-/// `count` elements, made if need be.
+/// `count` elements; missing ones are created.
 pub(super) fn as_many_to_load<'a, T: Default>(
     elements: &'a mut Vec<T>,
     count: usize,

@@ -1,9 +1,9 @@
 //! Collections: values whose number is decided at run time.
 //!
-//! A new collection of values is a [`Sequence`] and a word in the lists of `list` and `counted`, one of keys with values has
-//! [`Entries`] and a line in the list of `entries`. The way of the number is the attribute's: `len` and `counted` are in the file of
-//! that name, `list` in `sequence`, `map` in `entries`. How one element is saved and loaded, these are told: by its own type, or
-//! made for the wire and turned back alone (`via`, `with`).
+//! A new collection of values implements [`Sequence`] and is a word in the lists of `list` and `counted`; one of keys with values
+//! implements [`Entries`] and is a line in the list of `entries`. Each attribute's encoding of the number is in one file: `len`
+//! and `counted` in the files of those names, `list` in `sequence`, `map` in `entries`. These files take the function that saves
+//! or loads one element as an argument: by its own type, or by `via` or `with`.
 
 mod counted;
 mod entries;

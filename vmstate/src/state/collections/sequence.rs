@@ -1,6 +1,5 @@
-//! Collections of values in an order. `list` has a byte `01` before each element and a byte `00` behind the last
-//! (migration/vmstate-types.c, `put_qtailq`). How one element is saved and loaded, the functions are told: by its own type,
-//! or made for the wire and turned back alone (`via`, `with`).
+//! Ordered collections. `list` has a byte `01` before each element and a byte `00` after the last (migration/vmstate-types.c,
+//! `put_qtailq`). The caller supplies the function that saves or loads one element: by its own type, or by `via` or `with`.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -19,18 +18,18 @@ use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Kind, MaybeStatic};
 
-/// A collection whose elements can be made one by one.
+/// An ordered collection whose elements can be converted one by one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no collection whose elements `via` or `with` could make: that needs a `Vec`, a `VecDeque` or a boxed slice"
 )]
 pub trait Sequence {
-    /// What it holds.
+    /// The type of the elements.
     type Element;
 
-    /// What `act` says, after it has changed the elements, which are in wire order.
+    /// Calls `act` with the elements in wire order, which `act` may change, and returns its result.
     fn with_vec<R>(&mut self, act: impl FnOnce(&mut Vec<Self::Element>) -> R) -> R;
 
-    /// Appends the elements with a mark before each.
+    /// Appends the elements with a marker before each.
     fn save_list(
         &mut self,
         max: usize,
@@ -48,7 +47,7 @@ pub trait Sequence {
         })
     }
 
-    /// Replaces the elements by those of `input`, each with a mark before it; `one` is told which is loaded.
+    /// Replaces the elements by those of `input`, each with a marker before it; `one` gets the index of the element to load.
     fn load_list(
         &mut self,
         max: usize,
@@ -70,7 +69,7 @@ pub trait Sequence {
         })
     }
 
-    /// Appends the elements, as many as the length field says there are.
+    /// Appends the elements, whose number must be that of the length field.
     fn save_len(
         &mut self,
         count: usize,
@@ -84,7 +83,7 @@ pub trait Sequence {
         })
     }
 
-    /// Replaces the elements by `count` of `input`; `one` is told which is loaded.
+    /// Replaces the elements by `count` elements of `input`; `one` gets the index of the element to load.
     fn load_len(
         &mut self,
         count: usize,
@@ -101,7 +100,7 @@ pub trait Sequence {
         })
     }
 
-    /// Appends the number of elements and then the elements, as `counted` does.
+    /// Appends the number of elements and then the elements, in the encoding of `counted`.
     fn save_counted<L: Prefix>(
         &mut self,
         max: usize,
@@ -114,7 +113,7 @@ pub trait Sequence {
         })
     }
 
-    /// Replaces the elements by as many as the number before them says, as `counted` does.
+    /// Replaces the elements by as many as the number before them says, in the encoding of `counted`.
     fn load_counted<L: Prefix>(
         &mut self,
         max: usize,
@@ -143,7 +142,7 @@ macro_rules! made_of_a_vec {
             fn with_vec<R>(&mut self, act: impl FnOnce(&mut Vec<T>) -> R) -> R {
                 let mut elements = Vec::from(take(self));
                 let outcome = act(&mut elements);
-                // After an error too: an undo needs the elements that are there.
+                // Done after an error, too: an undo needs the elements that are there.
                 *self = elements.into();
                 outcome
             }
@@ -153,13 +152,14 @@ macro_rules! made_of_a_vec {
 
 made_of_a_vec!(VecDeque<T>, Box<[T]>);
 
-/// Elements with a mark before each, at most this many.
+/// Elements with a marker before each, at most this many.
 #[derive(Debug)]
 pub struct List(pub usize);
 
 macro_rules! list {
     ($($type:ty),*) => {$(
-        /// Elements are loaded in place, new ones start from their default: what they skip survives a load.
+        /// Elements are loaded in place and new ones start from their default, so that fields which an element skips keep their
+        /// values.
         impl<T: Wire + Default> Coded<List> for $type {
             type Undo = Vec<T::Undo>;
             const KIND: Kind = Kind::List(MaybeStatic::Static(KindOf::<T>::REF));
@@ -185,7 +185,7 @@ macro_rules! list {
 
 list!(Vec<T>, VecDeque<T>, Box<[T]>);
 
-/// Loads element `index` by its own type, in place; a new one starts from its default.
+/// Loads element `index` by its own type, in place; a new element starts from its default.
 fn own<T: Wire + Default>(elements: &mut Vec<T>, index: usize, input: &mut Reader<'_>) -> Result<()> {
     if index == elements.len() {
         elements.push(T::default());
@@ -193,13 +193,13 @@ fn own<T: Wire + Default>(elements: &mut Vec<T>, index: usize, input: &mut Reade
     elements.get_mut(index).map_or(Ok(()), |element| element.load(input))
 }
 
-/// What an undo of all elements needs. One copy of the code for a type of elements, not one for each field.
+/// The undo values of all elements. Not generic over the field: one copy of the code for each element type.
 #[inline(never)]
 pub(super) fn remember_each<'a, T: Wire + 'a>(elements: impl IntoIterator<Item = &'a T>) -> Vec<T::Undo> {
     elements.into_iter().map(T::remember).collect()
 }
 
-/// Puts back as many elements as there were, each in place.
+/// Restores the number of elements and each element in place.
 #[inline(never)]
 pub(super) fn undo_each<T: Wire + Default>(value: &mut impl Sequence<Element = T>, undo: Vec<T::Undo>) {
     value.with_vec(|elements| {
@@ -208,7 +208,7 @@ pub(super) fn undo_each<T: Wire + Default>(value: &mut impl Sequence<Element = T
     });
 }
 
-/// Loads an element as what `make` makes, which is told what is at its place.
+/// Replaces an element by the result of `make`, which gets the element at that index, if there is one.
 pub fn made<T>(
     mut make: impl FnMut(Option<&T>, &mut Reader<'_>) -> Result<T>,
 ) -> impl FnMut(&mut Vec<T>, usize, &mut Reader<'_>) -> Result<()> {
@@ -222,7 +222,7 @@ pub fn made<T>(
     }
 }
 
-/// The next `T`, from the `P` that stands for it; that starts from what is at its place.
+/// Loads the next `T` as a `P` and converts it; the `P` starts from the element at that index, if there is one.
 pub fn make_via<T, P>(held: Option<&T>, input: &mut Reader<'_>) -> Result<T>
 where
     P: Wire + Default + for<'a> From<&'a T>,
@@ -234,7 +234,7 @@ where
     T::try_from(proxy).map_err(|refused| refusal(refused.into(), "via").at(offset))
 }
 
-/// As many elements of the type `P` as a number says.
+/// A counted number of elements of the type `P`.
 #[derive(Debug)]
 pub struct ManyOf<P>(PhantomData<P>);
 
@@ -242,7 +242,7 @@ impl<P: Wire> Elements for ManyOf<P> {
     const KIND: Kind = Kind::CountedArray(MaybeStatic::Static(KindOf::<P>::REF));
 }
 
-/// True if an element comes. QEMU takes any byte but 0 for that (`get_qtailq`); a strict load takes 1.
+/// Reads a marker; true if an element follows. QEMU takes any byte but 0 for true (`get_qtailq`); a strict load takes only 1.
 pub(super) fn more(input: &mut Reader<'_>) -> Result<bool> {
     let offset = input.offset();
     match (input.u8()?, input.strictness()) {

@@ -1,4 +1,4 @@
-//! Integers, each with all that is known of it, and booleans.
+//! Integers, with their limits and encodings, and booleans.
 
 use std::fmt::Display;
 
@@ -10,7 +10,7 @@ use crate::codec::{Reader, Strictness, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Kind;
 
-/// An integer: a number to compare, to count with, or to be sent as another.
+/// An integer that can be compared, used as a count, or sent as another integer type.
 #[diagnostic::on_unimplemented(
     message = "an integer is needed here, `{Self}` is none",
     note = "`range`, `wire`, `equal`, `at_most_current` and the field that `len` names are for integers"
@@ -22,7 +22,7 @@ pub trait Integer: Copy + Ord + Default + Display + TryFrom<usize> + TryInto<usi
     const HIGHEST: i128;
 }
 
-/// An integer that can stand before elements as their number.
+/// An integer that can precede elements as their number.
 #[diagnostic::on_unimplemented(message = "`counted` needs `u8`, `u16`, `u32` or `u64`, `{Self}` is none of them")]
 pub trait Prefix: Integer + Wire {}
 
@@ -90,20 +90,20 @@ integer! {
     i16 => Kind::Signed(2), in_pieces::<_, 32>(BigEndian::write_i16_into), BigEndian::read_i16_into;
     i32 => Kind::Signed(4), in_pieces::<_, 16>(BigEndian::write_i32_into), BigEndian::read_i32_into;
     i64 => Kind::Signed(8), in_pieces::<_, 8>(BigEndian::write_i64_into), BigEndian::read_i64_into;
-    // Of another size on another machine, so that they have no bytes of their own.
+    // `usize` differs in size between machines, so it has no encoding of its own.
     usize;
     isize;
 }
 
-/// Loads one by one, to name the element at which the bytes end.
+/// Loads one by one, so that the error names the element at which the bytes end.
 #[cold]
 #[inline(never)]
 fn cut<T: Wire>(elements: &mut [T], input: &mut Reader<'_>) -> Result<()> {
     load_each(elements, input, T::load)
 }
 
-/// Saves elements `PIECE` by `PIECE`, 64 bytes each, made by `write`: zeros in the buffer that are then overwritten cost up to
-/// twice the time.
+/// Saves elements in blocks of `PIECE` (64 bytes each), encoded by `write`. Filling the whole buffer with zeros first and then
+/// overwriting it costs up to twice the time.
 #[inline]
 fn in_pieces<T, const PIECE: usize>(write: impl Fn(&[T], &mut [u8])) -> impl Fn(&[T], &mut Writer) {
     move |elements, out| {
@@ -132,8 +132,8 @@ fn read_i8_into(from: &[u8], to: &mut [i8]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to = from.cast_signed());
 }
 
-/// The value of a bool's byte, `behind` bytes before the next one of `input`. QEMU takes any non-zero byte for true (`get_bool`,
-/// migration/vmstate-types.c); a strict load takes 0 and 1.
+/// The value of a bool's byte, which is `behind` bytes before the read position of `input`. QEMU takes any non-zero byte for true
+/// (`get_bool`, migration/vmstate-types.c); a strict load takes only 0 and 1.
 #[inline]
 pub fn bool_of(byte: u8, behind: usize, input: &Reader<'_>) -> Result<bool> {
     match byte > 1 && input.strictness() == Strictness::Strict {

@@ -1,5 +1,6 @@
-//! Integers of which only some values are allowed: by `#[vmstate(range = …)]`; because the field's type has fewer than the
-//! wire's (`wire = …`); by the value that the device has (`equal`, `at_most_current`); or since they count elements (`len`).
+//! Integers of which only some values are allowed: because of `#[vmstate(range = …)]`; because the field's type has fewer values
+//! than the type on the wire (`wire = …`); because of the device's current value (`equal`, `at_most_current`); or because they
+//! count elements (`len`).
 
 use std::any::type_name;
 use std::fmt::{Debug, Display};
@@ -12,12 +13,12 @@ use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{Kind, Limit, MaybeStatic};
 
-/// The verdict of `range`, for [`hook`](super::super::hook::hook).
+/// The result of a `range` check, for [`hook`](super::super::hook::hook).
 pub fn in_range<T: Integer, R: RangeBounds<T> + Debug>(value: &T, range: &R) -> Result<(), String> {
     if range.contains(value) { Ok(()) } else { Err(format!("{value} is not in {range:?}")) }
 }
 
-/// The kind of a `T` that is a `W` on the wire.
+/// The kind of a `T` that is sent as a `W`.
 pub const fn sent_as<T: Integer, W: Wire + Integer>() -> Kind {
     let first = if T::LOWEST > W::LOWEST { T::LOWEST } else { W::LOWEST };
     let last = if T::HIGHEST < W::HIGHEST { T::HIGHEST } else { W::HIGHEST };
@@ -47,7 +48,7 @@ pub fn load_as<T: TryFrom<W>, W: Wire + Integer>(value: &mut T, input: &mut Read
     Ok(())
 }
 
-/// Takes a value that must be the current one.
+/// Loads a value that must equal the current one.
 pub fn load_equal<T: Integer + Wire>(value: &T, input: &mut Reader<'_>) -> Result<()> {
     let offset = input.offset();
     let sent = next::<T>(input)?;
@@ -57,7 +58,7 @@ pub fn load_equal<T: Integer + Wire>(value: &T, input: &mut Reader<'_>) -> Resul
     Err(differs(format!("the stream has {sent}, this machine has {value}: configure both alike"), offset))
 }
 
-/// Appends a value that is not negative: a peer refuses any other, whatever it has itself.
+/// Appends a value that is not negative: a peer refuses negative ones whatever its current value is.
 pub fn save_at_most<T: Integer + Wire>(value: &mut T, out: &mut Writer) -> Result<()> {
     if *value < T::default() {
         return Err(Error::new(ErrorKind::Rejected, format!("{value} is below 0, which no machine takes")));
@@ -88,13 +89,13 @@ fn next<T: Integer + Wire>(input: &mut Reader<'_>) -> Result<T> {
     Ok(value)
 }
 
-/// How many elements to save: `factor` for each that the length field `field` counts.
+/// The number of elements to save: `factor` for each unit of the length field `field`.
 #[inline]
 pub fn count_to_save<L: Integer>(length: L, field: &'static str, factor: usize, max: usize) -> Result<usize> {
     counted(length, factor, max).ok_or_else(|| Error::new(ErrorKind::Rejected, too_many(length, field, factor, max)))
 }
 
-/// How many elements to load: `factor` for each that the length field `field` counts. A peer's word, believed up to `max`.
+/// The number of elements to load: `factor` for each unit of the length field `field`. A number above `max` is refused.
 #[inline]
 pub fn count_to_load<L: Integer>(
     length: L,
@@ -118,7 +119,7 @@ fn too_many(length: impl Display, field: &str, factor: usize, max: usize) -> Str
     format!("{field} is {length}{times}, from 0 to {max} elements are allowed")
 }
 
-/// The number of elements of a save, which the peer would refuse above `max`.
+/// The number of elements of a save; refuses a number above `max`, which the peer would refuse, too.
 pub(in super::super) fn at_most(count: usize, max: usize) -> Result<u32> {
     if count > max {
         let message = format!("it holds {count}, from 0 to {max} elements are allowed");
@@ -127,7 +128,7 @@ pub(in super::super) fn at_most(count: usize, max: usize) -> Result<u32> {
     outcome(count)
 }
 
-/// A count as a save's outcome.
+/// A count, as the outcome that a save records.
 #[inline]
 pub(in super::super) fn outcome(count: usize) -> Result<u32> {
     u32::try_from(count)

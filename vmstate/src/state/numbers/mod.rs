@@ -1,7 +1,7 @@
-//! Numbers: what is one value of a fixed size on the wire.
+//! Numbers: single values of a fixed size on the wire.
 //!
-//! A new integer is a line in `integer`; a type that is another one's value on the wire, one in `represented`; a rule about
-//! which values are allowed, or what an integer counts, belongs to `limited`.
+//! A new integer is a line in `integer`; a type that is sent as another type is a line in `represented`; a rule about allowed
+//! values, or about an integer that counts elements, belongs to `limited`.
 
 mod integer;
 mod limited;

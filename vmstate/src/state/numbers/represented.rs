@@ -1,4 +1,4 @@
-//! Types that are another type's value on the wire.
+//! Types that are sent as a value of another type.
 
 use std::num::NonZero;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::super::support::KindOf;
 use crate::error::{Error, ErrorKind};
 use crate::schema::{Description, Field, Kind, Limit, MaybeStatic, Presence};
 
-/// For each type: the one on the wire, the kind of that, what is sent for a value, and the value that is made of what came.
+/// For each type: the type on the wire, its kind, the value to send, and the value made from the received one.
 macro_rules! represented {
     ($($(#[$doc:meta])* $type:ty as $wire:ty, $kind:expr, $to:expr, $from:expr;)*) => {$(
         $(#[$doc])*
@@ -46,22 +46,22 @@ macro_rules! represented {
 pub(in super::super) use represented;
 
 represented! {
-    /// IEEE 754 bits, as QEMU's `CPU_DoubleU` (migration/vmstate-types.c, `vmstate_info_cpudouble`). Every bit pattern is taken,
-    /// and kept: those of a NaN are guest state.
+    /// IEEE 754 bits, as QEMU's `CPU_DoubleU` (migration/vmstate-types.c, `vmstate_info_cpudouble`). Every bit pattern is loaded
+    /// unchanged: the bits of a NaN are guest state.
     f64 as u64, Kind::Double, |value| Ok(value.to_bits()), |bits| Ok(Self::from_bits(bits));
-    /// As [`f64`]. QEMU has none, so it is described as the `u32` of its bits.
+    /// As [`f64`]. QEMU has no such type, so the description shows a `u32` with its bits.
     f32 as u32, u32::KIND, |value| Ok(value.to_bits()), |bits| Ok(Self::from_bits(bits));
-    /// Big-endian; described as a nested struct of the halves `high` and `low`, as no integer of QEMU's is so wide.
+    /// Big-endian; described as a nested struct of the halves `high` and `low`, as QEMU has no integer of that size.
     u128 as [u8; 16], halves!("u128", u64), |value| Ok(value.to_be_bytes()), |bytes| Ok(Self::from_be_bytes(bytes));
     /// As [`u128`].
     i128 as [u8; 16], halves!("i128", i64), |value| Ok(value.to_be_bytes()), |bytes| Ok(Self::from_be_bytes(bytes));
-    /// Its Unicode scalar value. A number that is none, as that of a surrogate, is refused.
+    /// The Unicode scalar value. A load refuses numbers that are none, such as surrogates.
     char as u32, Kind::Limited(MaybeStatic::Static(KindOf::<u32>::REF), Limit::Scalar),
         |value| Ok(value.into()),
         |sent| Self::from_u32(sent).ok_or_else(|| {
             Error::new(ErrorKind::Malformed, format!("{sent:#x} is no Unicode scalar value"))
         });
-    /// Whole nanoseconds. A save refuses what does not fit 64 bits, more than 584 years; a load takes any number.
+    /// Whole nanoseconds. A save refuses durations beyond 64 bits, more than 584 years; a load takes any number.
     Duration as u64, u64::KIND,
         |time| u64::try_from(time.as_nanos()).map_err(|_| {
             Error::new(ErrorKind::Rejected, format!("{time:?} does not fit 64 bits of ns"))

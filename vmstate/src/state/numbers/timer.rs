@@ -1,4 +1,4 @@
-//! `Timer` and `Deadline`: when a timer of the device fires next, by its clock and by the host's.
+//! `Timer` and `Deadline`: when a timer of the device next fires, in the time of its clock or of the host.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,9 @@ use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Kind;
 
-/// When a timer fires: the time of its clock, counted from that clock's zero; `None` if it is not armed. On the wire
-/// it is whole nanoseconds in 8 bytes, all ones if it is not armed (QEMU's `VMSTATE_TIMER`, migration/savevm.c,
-/// `timer_put`). A load arms nothing: `post_load` does.
+/// When a timer fires: the time of its clock since that clock's zero; `None` if the timer is not armed. On the wire it is whole
+/// nanoseconds in 8 bytes, all ones if the timer is not armed (QEMU's `VMSTATE_TIMER`, migration/savevm.c, `timer_put`). A load
+/// does not arm the timer: the device's `post_load` does.
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,14 +27,14 @@ use crate::schema::Kind;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timer(pub Option<Duration>);
 
-/// A clock of the machine, as a [`Deadline`] needs it: which of its times is which of the host's.
+/// A clock of the machine, which a [`Deadline`] uses to convert between guest time and host time.
 ///
-/// Both directions go by the same straight line, times that have passed included. On a load the clock's own state must be there
-/// already: give its section a higher priority than those that have deadlines.
+/// Both conversions use the same linear relation, also for times in the past. The clock's own state must be loaded first: give
+/// its section a higher priority than sections with deadlines.
 pub trait GuestClock {
-    /// What this clock shows when the host's shows `host`; `None` if it never shows that.
+    /// The time that this clock shows at the host time `host`; `None` if it shows none.
     fn guest_time(&self, host: Instant) -> Option<Duration>;
-    /// When the host's clock shows what it does as this one shows `guest`; `None` if it never does.
+    /// The host time at which this clock shows `guest`; `None` if there is none.
     fn host_time(&self, guest: Duration) -> Option<Instant>;
 }
 
@@ -54,9 +54,9 @@ macro_rules! pointer {
 
 pointer!(&C, std::sync::Arc<C>, std::rc::Rc<C>);
 
-/// When a timer fires by the host's clock, for a device that arms host timers: `None` if it is not armed. It has the bytes of a
-/// [`Timer`], the time that the guest's `clock` then shows, as the host's clock means nothing on another host. Since the
-/// guest's clock goes on during a migration, so does the deadline come nearer; one that has passed meanwhile is in the past.
+/// When a timer fires in host time, for a device that arms host timers; `None` if the timer is not armed. It has the bytes of a
+/// [`Timer`]: the time that the guest's `clock` then shows, because host time has no meaning on another host. The guest's clock
+/// continues during a migration, so the deadline comes nearer, and a deadline that has passed meanwhile is in the past.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -66,7 +66,7 @@ pointer!(&C, std::sync::Arc<C>, std::rc::Rc<C>);
 /// use vmstate::testing::bytes;
 /// use vmstate::VmState;
 ///
-/// /// Showed 0 at the instant that it holds.
+/// /// A clock that showed 0 at the instant that it holds.
 /// struct Uptime(Mutex<Instant>);
 ///
 /// impl GuestClock for Uptime {
@@ -96,13 +96,13 @@ pointer!(&C, std::sync::Arc<C>, std::rc::Rc<C>);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deadline<C> {
-    /// When it fires.
+    /// When the timer fires.
     pub at: Option<Instant>,
     clock: C,
 }
 
 impl<C> Deadline<C> {
-    /// Not armed.
+    /// A timer that is not armed.
     pub fn new(clock: C) -> Self {
         Self { at: None, clock }
     }
@@ -144,7 +144,7 @@ impl<C: GuestClock> Wire for Deadline<C> {
     }
 }
 
-/// What is on the wire for a timer that is not armed.
+/// The value on the wire for a timer that is not armed.
 const NOT_ARMED: u64 = u64::MAX;
 
 represented! {

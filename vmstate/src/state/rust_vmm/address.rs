@@ -5,6 +5,6 @@ use vm_memory::GuestAddress;
 use crate::state::numbers::represented;
 
 represented! {
-    /// Any address is taken: what is there, the device that uses it has to check anyway.
+    /// A load takes any address: the device that uses it has to check it anyway.
     GuestAddress as u64, u64::KIND, |address| Ok(address.0), |sent| Ok(Self(sent));
 }

@@ -7,7 +7,7 @@ mod queue;
 #[cfg(feature = "vm-superio")]
 mod serial;
 
-/// A foreign struct as the struct of ours that stands for it on the wire.
+/// Encodes a struct of another crate as the struct of this library that mirrors it.
 #[cfg(any(feature = "virtio-queue", feature = "vm-superio"))]
 macro_rules! as_ours {
     ($foreign:ty, $ours:ty) => {

@@ -1,4 +1,4 @@
-//! `virtio_queue`: a queue, as its `QueueState`.
+//! `virtio_queue`: a queue, saved as its `QueueState`.
 
 use virtio_queue::{Queue, QueueState};
 
@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Kind;
 use crate::state::Wire;
 
-/// Its fields, in the order in which `virtio_queue` declares them.
+/// The fields of `QueueState`, in the order in which `virtio_queue` declares them.
 #[derive(vmstate_derive::VmState)]
 #[vmstate(name = "virtio_queue", crate = crate, remote = QueueState)]
 struct Ours {
@@ -25,8 +25,8 @@ struct Ours {
 
 as_ours!(QueueState, Ours);
 
-/// A load refuses a state that no queue can have: sizes that are no power of 2 or above the maximum, rings that are not
-/// aligned. A maximum size is the machine's configuration, so it must be the same at both sides.
+/// A load refuses a state that no queue can have: sizes that are no power of 2 or above the maximum, rings that are not aligned.
+/// The maximum size is configuration of the machine, so it must be the same on both sides.
 impl Wire for Queue {
     type Undo = QueueState;
     const KIND: Kind = QueueState::KIND;
@@ -57,7 +57,7 @@ impl Wire for Queue {
     }
 
     fn undo(&mut self, undo: QueueState) {
-        // It was the state of a queue, so a queue takes it.
+        // The state was taken from a queue, so the conversion succeeds.
         if let Ok(before) = Self::try_from(undo) {
             *self = before;
         }

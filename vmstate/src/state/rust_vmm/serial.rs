@@ -4,10 +4,10 @@ use vm_superio::serial::SerialState;
 
 use super::as_ours;
 
-/// Bytes of the receive FIFO (`FIFO_SIZE` of `vm_superio::serial`, which refuses more).
+/// Size of the receive FIFO (`FIFO_SIZE` of `vm_superio::serial`, which refuses more).
 const FIFO_SIZE: usize = 0x40;
 
-/// Its fields, in the order in which `vm_superio` declares them.
+/// The fields of `SerialState`, in the order in which `vm_superio` declares them.
 #[derive(vmstate_derive::VmState)]
 #[vmstate(name = "vm_superio_serial", crate = crate, remote = SerialState)]
 struct Ours {

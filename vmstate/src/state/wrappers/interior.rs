@@ -1,7 +1,8 @@
-//! Values behind interior mutability: atomics, cells and locks, with the bytes of what they hold.
+//! Values behind interior mutability: atomics, cells and locks, with the bytes of the value inside.
 //!
-//! Through `&mut` a value is reached without locking it, and nobody contends for it: only a guard that was leaked, or a lock that a
-//! panicking thread held, stands in the way. That is refused, and such a value is kept. One that is shared is waited for.
+//! Through `&mut`, a value is reached without locking, and no other thread contends for it: only a leaked guard, or a lock
+//! poisoned by a panic, prevents access. The load is then refused and the value kept. For a shared value, the save or load waits
+//! for the lock.
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{
@@ -31,7 +32,7 @@ macro_rules! atomic {
                 self.get_mut().load(input)
             }
 
-            // Relaxed: whoever gave out the only reference has synchronised already.
+            // Relaxed: whoever handed out the only reference has already synchronised.
             #[inline]
             fn remember(&self) -> $value {
                 <$type>::load(self, Ordering::Relaxed)
@@ -43,7 +44,7 @@ macro_rules! atomic {
             }
         }
 
-        /// Sequentially consistent, as other threads may look on.
+        /// Sequentially consistent, as other threads may read the value.
         impl Shareable for $type {
             type Undo = $value;
             const KIND: Kind = <$value as Wire>::KIND;
@@ -84,8 +85,8 @@ atomic! {
 
 macro_rules! lock {
     ($($lock:ident, $try_read:ident, $try_write:ident, $read:ident, $write:ident;)*) => {$(
-        /// `None` is kept for what a leaked guard holds: its load is refused, so there is nothing to put back. A poisoned lock is
-        /// refused too: a panic may have left its value half changed.
+        /// The undo is `None` if a leaked guard holds the value: its load is refused, so nothing has to be put back. A poisoned
+        /// lock is refused, too: its value may be half changed.
         impl<T: Wire> Wire for $lock<T> {
             type Undo = Option<T::Undo>;
             const KIND: Kind = T::KIND;
@@ -114,7 +115,7 @@ macro_rules! lock {
             }
         }
 
-        /// A save or load waits for the lock. A poisoned one is refused.
+        /// A save or load waits for the lock. A poisoned lock is refused.
         impl<T: Wire> Shareable for $lock<T> {
             type Undo = T::Undo;
             const KIND: Kind = T::KIND;
@@ -143,7 +144,7 @@ lock! {
     RwLock, try_read, try_write, read, write;
 }
 
-/// A copy is taken out, and put back also after an error: an undo needs what was half loaded.
+/// A copy is taken out and put back, also after an error: an undo needs the partly loaded value.
 impl<T: Wire + Copy> Shareable for Cell<T> {
     type Undo = T::Undo;
     const KIND: Kind = T::KIND;
@@ -172,7 +173,7 @@ fn changed<T: Copy, R>(cell: &Cell<T>, change: impl FnOnce(&mut T) -> R) -> R {
     outcome
 }
 
-/// As it is when shared; but what was remembered is put back whoever borrows it.
+/// As for a shared `RefCell`; but an undo puts the value back even if it is borrowed.
 impl<T: Wire> Wire for RefCell<T> {
     type Undo = Option<T::Undo>;
     const KIND: Kind = T::KIND;
@@ -196,7 +197,7 @@ impl<T: Wire> Wire for RefCell<T> {
     }
 }
 
-/// One that is borrowed is refused, and kept as it is.
+/// A borrowed `RefCell` is refused, and stays unchanged.
 impl<T: Wire> Shareable for RefCell<T> {
     type Undo = Option<T::Undo>;
     const KIND: Kind = T::KIND;

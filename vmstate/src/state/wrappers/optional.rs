@@ -8,16 +8,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::schema::framing::STRAY_OPTION;
 use crate::schema::{Kind, MaybeStatic};
 
-/// The whole of a subsection: `Some` is sent, and what was received becomes `Some`. Elsewhere only `Option<Box<T>>` has
-/// bytes: as in QEMU's `VMSTATE_ARRAY_OF_POINTER`, a load makes and drops no pointee, so both sides have the same pointers
-/// null.
+/// As the only field of a subsection: `Some` is sent, and a received value becomes `Some`. Elsewhere only `Option<Box<T>>` has
+/// bytes: as in QEMU's `VMSTATE_ARRAY_OF_POINTER`, a load neither creates nor drops a pointee, so the same pointers must be null
+/// on both sides.
 ///
-/// Where a pointer is not null here, a `30` may be a null pointer of the source or the first byte of the pointee. A strict
-/// load refuses it where no pointee begins with it: `T` begins with a `bool`, an enum or a `range` without such a value, a
-/// list, or a struct or array of these. Else the wire does not tell the two apart, and whatever comes is the pointee, as in
-/// QEMU; if `T` has one byte alone, nothing behind it shows the mistake.
+/// If a pointer is not null here, a byte `30` may be a null pointer of the source or the first byte of the pointee. A strict load
+/// refuses the byte if no pointee begins with it: if `T` begins with a `bool`, an enum or a `range` without that value, a list,
+/// or a struct or array of these. Otherwise the wire is ambiguous, and the bytes are loaded as the pointee, as in QEMU; if `T` is
+/// a single byte, no later byte reveals the mistake.
 ///
-/// As with the elements of a `Vec`, a new value starts from its default, also where an undo needs one.
+/// As with the elements of a `Vec`, a new value starts from its default, also if an undo creates it.
 impl<T: Wire + Default> Wire for Option<T> {
     type Undo = Option<T::Undo>;
     const KIND: Kind = match T::IS_POINTER {
@@ -98,7 +98,7 @@ impl<T: Wire + Default> Wire for Option<T> {
     }
 }
 
-/// The derive refuses such a field; this is for who calls [`Wire`] by hand.
+/// The derive refuses such a field; this is the error for callers that use [`Wire`] directly.
 #[cold]
 fn stray() -> Error {
     Error::new(ErrorKind::Misuse, "an `Option` that is no pointer has bytes only as a whole subsection")

@@ -1,4 +1,4 @@
-//! Wrappers that hand out their value: owners, references, and pointers that several parts of a machine share.
+//! Wrappers that give access to their value: owners, references, and pointers that several parts of a machine share.
 
 use std::cell::Cell;
 use std::num::Wrapping;
@@ -10,27 +10,27 @@ use crate::codec::{Reader, Writer};
 use crate::error::Result;
 use crate::schema::Kind;
 
-/// A value that can be changed through a shared reference: what an `Arc` or `Rc` that is migrated may hold.
+/// A value that can be changed through a shared reference, and so can be inside of a migrated `Arc` or `Rc`.
 #[diagnostic::on_unimplemented(
     message = "a load cannot change `{Self}` behind a shared pointer",
     label = "does not implement `vmstate::state::Shareable`",
     note = "an `Arc` or `Rc` is migrated in place: let it hold an atomic, a `Mutex`, an `RwLock`, a `Cell` or a `RefCell`"
 )]
 pub trait Shareable {
-    /// All that is needed to put back the value.
+    /// The copy that `undo` puts back.
     type Undo;
-    /// What the bytes are.
+    /// The kind of the bytes.
     const KIND: Kind;
 
     /// As [`Wire::save`].
     ///
     /// # Errors
-    /// As there; and if the value cannot be had.
+    /// As for [`Wire::save`]; and if the value cannot be accessed.
     fn save(&self, out: &mut Writer) -> Result<()>;
     /// As [`Wire::load`].
     ///
     /// # Errors
-    /// As there; and if the value cannot be had.
+    /// As for [`Wire::load`]; and if the value cannot be accessed.
     fn load(&self, input: &mut Reader<'_>) -> Result<()>;
     /// As [`Wire::remember`].
     fn remember(&self) -> Self::Undo;
@@ -38,8 +38,8 @@ pub trait Shareable {
     fn undo(&self, undo: Self::Undo);
 }
 
-/// For each wrapper: what the value inside must be, the trait and type by which it has its bytes, the value, and the value to be
-/// changed.
+/// For each wrapper: the bound on the value inside, the trait and type that encode it, and the expressions for the value and for
+/// the mutable value.
 macro_rules! wrapper {
     (
         $($(#[$doc:meta])* [T: $($bound:tt)*] $type:ty,
@@ -81,14 +81,14 @@ macro_rules! wrapper {
 wrapper! {
     /// QEMU's pointer fields have no presence byte.
     [T: Wire] Box<T>, Wire of T, |this| &**this, &mut **this, IS_POINTER;
-    /// As a `Box`.
+    /// As for a `Box`.
     [T: Wire] &mut T, Wire of T, |this| &**this, &mut **this, IS_POINTER;
-    /// In place: a load changes the value and never the pointer, so whoever else holds it sees what was loaded.
+    /// In place: a load changes the value and never the pointer, so every other holder of the pointer sees the loaded value.
     [T: Shareable] Arc<T>, Shareable of T, |this| &**this, &**this;
-    /// As an `Arc`.
+    /// As for an `Arc`.
     [T: Shareable] Rc<T>, Shareable of T, |this| &**this, &**this;
-    /// As it is when shared.
+    /// As for a shared cell.
     [T: Wire + Copy] Cell<T>, Shareable of Self, |this| this, this;
-    /// As the integer in it.
+    /// As for the integer inside.
     [T: Wire] Wrapping<T>, Wire of T, |this| &this.0, &mut this.0;
 }
