@@ -1,4 +1,4 @@
-//! apt of Debian and Ubuntu: which versions it knows, Debian's backports among them; installs and downloads.
+//! apt of Debian and Ubuntu: queries package versions, adds Debian's backports, installs and downloads packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub(crate) fn is_here() -> bool {
     find_program("apt-get").is_some() && find_program("dpkg-deb").is_some()
 }
 
-/// Whether apt may install.
+/// Whether this process may install packages with apt.
 pub(crate) fn may_install() -> bool {
     is_root() && is_here()
 }
@@ -25,8 +25,8 @@ fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Brings what apt knows up to date, backports included, once; only root may. Without a network apt goes on with what it
-/// knows.
+/// Updates apt's package lists once, with backports added; only root may. Without a network, the lists already here are
+/// used.
 pub(crate) fn refresh() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -45,7 +45,7 @@ pub(crate) fn refresh() {
             updated = update();
         }
         if let Err(error) = updated {
-            eprintln!("lab: {error}; going on with what apt knows");
+            eprintln!("lab: {error}; going on with apt's present package lists");
         }
     });
 }
@@ -86,7 +86,7 @@ pub(crate) fn download(packages: &[String], home: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Version and source line of each version that apt knows.
+/// Version and source line of each version of `package` in apt's lists.
 pub(crate) fn versions(package: &str) -> Result<Vec<(String, String)>> {
     let listing = output(Command::new("apt-cache").args(["madison", package]))?;
     let lines = listing.lines().filter_map(|line| {
@@ -117,8 +117,8 @@ fn backports(package: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// Adds Debian's backports, which have a newer QEMU and kernel, to apt's sources, unless they are there. Returns the new
-/// file.
+/// Adds Debian's backports, which have a newer QEMU and kernel, to apt's sources, unless they are there already.
+/// Returns the sources file that was added.
 fn add_backports() -> Result<Option<PathBuf>> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let word = |name: &str| release.lines().find_map(|line| line.strip_prefix(name)).map(|word| word.trim_matches('"'));
@@ -138,8 +138,8 @@ fn add_backports() -> Result<Option<PathBuf>> {
     Ok(Some(file))
 }
 
-/// The entry of a sources file that names `codename`, with `suite` in its place, and the ending of a file for it: a stanza
-/// (`sources`) or a line (`list`), sources.list(5).
+/// The sources entry for `suite`, copied from the one that names `codename`, with the extension of its file: `sources`
+/// for a stanza or `list` for a line (sources.list(5)).
 fn entry_for(text: &str, codename: &str, suite: &str) -> Option<(&'static str, String)> {
     const SUITES: &str = "Suites:";
     let names = |line: &str| line.split_whitespace().any(|word| word == codename);

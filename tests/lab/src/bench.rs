@@ -1,4 +1,4 @@
-//! A test bench: one guest with its kernel, initrd, disk and network, and monitors to run it and to receive it.
+//! A test bench: one guest with its kernel, initrd, disk and network, and the monitors that run and receive the guest.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,11 +13,11 @@ use crate::tree::Tree;
 use crate::vmm::{Attachment, Config, Program, Started, Vmm};
 use crate::{guest, packages};
 
-/// The first port of monitors that meet by vsock; those below 1024 are root's.
+/// The first vsock port that monitors wait at for a migration; ports below 1024 are reserved for root.
 const VSOCK_PORTS: u32 = 5000;
 const DISK_SIZE: u64 = 64 << 20;
 const BOOT: Duration = Duration::from_secs(180);
-/// For what takes milliseconds on an idle host.
+/// Time limit for operations that take milliseconds on an idle host.
 const PROMPT: Duration = Duration::from_secs(60);
 
 /// The guest and its load.
@@ -27,9 +27,9 @@ pub struct Guest {
     pub memory_mib: u32,
     /// vCPUs.
     pub cpus: u8,
-    /// What its workload does.
+    /// What the guest's workload does.
     pub options: guest::Options,
-    /// Whether it has a disk, and works on it.
+    /// Whether the guest has a disk, on which its workload writes files.
     pub disk: bool,
 }
 
@@ -41,17 +41,18 @@ pub struct Bench<'a> {
     program: Program,
     network: Option<&'a Network>,
     way: Way,
-    /// One for each monitor, ended with the bench.
+    /// One passt for each monitor with that network; ended when the bench is dropped.
     passts: Vec<Process>,
     config: Config,
-    /// Monitors meet at vsock addresses of this host, in place of unix sockets.
+    /// Migrations go to vsock addresses of this host instead of unix sockets.
     by_vsock: bool,
     started: u32,
 }
 
 impl<'a> Bench<'a> {
-    /// Prepares initrd and disk in `directory`. `roles` is an executable with our roles: the guest's first process, and
-    /// our launcher. With a network, the guest has a card.
+    /// Prepares initrd and disk in `directory`. `roles` is an executable that calls
+    /// [`roles::dispatch`](crate::roles::dispatch): it is the guest's first process and our launcher. With a network,
+    /// the guest has a network card.
     ///
     /// # Errors
     /// When a file cannot be made, or a tool is missing.
@@ -101,17 +102,17 @@ impl<'a> Bench<'a> {
     /// Boots the guest and waits until its workload runs.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When the guest's workload does not start.
     pub fn boot(&mut self) -> Result<Vmm> {
         let mut vmm = self.start(None)?;
         vmm.expect("ready", Instant::now() + BOOT)?;
         Ok(vmm)
     }
 
-    /// Starts a monitor that waits for a migration, and gives the address it waits at.
+    /// Starts a monitor that waits for a migration, and returns the address where it waits.
     ///
     /// # Errors
-    /// When it does not start.
+    /// When the monitor does not start.
     pub fn incoming(&mut self) -> Result<(Vmm, String)> {
         let uri = match self.by_vsock {
             // 1 is this host itself (vsock(7), VMADDR_CID_LOCAL).
@@ -123,10 +124,11 @@ impl<'a> Bench<'a> {
         Ok((vmm, uri))
     }
 
-    /// As [`incoming`](Self::incoming), of a minivmm that makes an image of its own for the content of the disk, which comes along.
+    /// As [`incoming`](Self::incoming), for a minivmm that makes an image of its own and receives the disk's content
+    /// with the migration.
     ///
     /// # Errors
-    /// When it does not start, or the guest has no disk.
+    /// When the monitor does not start, or the guest has no disk.
     pub fn incoming_with_disk(&mut self) -> Result<(Vmm, String)> {
         let Some(shared) = self.config.disk.take() else { return Err(Error::failed("the guest has no disk")) };
         let size = shared.metadata().doing("look at", &shared)?.len();
@@ -138,10 +140,10 @@ impl<'a> Bench<'a> {
         started
     }
 
-    /// Starts a monitor without waiting for anything but its control socket.
+    /// Starts a monitor and connects to its control socket, without waiting for the guest.
     ///
     /// # Errors
-    /// When it does not start.
+    /// When the monitor does not start.
     pub fn start(&mut self, incoming: Option<String>) -> Result<Vmm> {
         let config = self.next(incoming)?;
         let vmm = Vmm::spawn(Some(&self.launcher), &self.program, &config)?;
@@ -151,11 +153,12 @@ impl<'a> Bench<'a> {
         Ok(vmm)
     }
 
-    /// Starts a minivmm that waits to take over a guest without a copy of its memory, and gives the address it waits at. Its control
-    /// socket appears once the guest's memory has come. The source passes its tap on, so none is made here.
+    /// Starts a minivmm that waits to take over a guest without a copy of its memory, and returns the address where it
+    /// waits. Its control socket appears once the guest's memory has come. No tap is made here: the source passes its
+    /// own on.
     ///
     /// # Errors
-    /// When it does not start.
+    /// When the monitor does not start.
     pub fn update(&mut self) -> Result<(Started, String)> {
         let socket = self.directory.join(format!("update{}", self.started));
         let uri = format!("local:{}", socket.display());
@@ -164,7 +167,7 @@ impl<'a> Bench<'a> {
         Ok((started.await_socket(&socket)?, uri))
     }
 
-    /// The address of a file in which a guest can be put for the next monitor.
+    /// The address of a file that a guest can be saved to for the next monitor.
     pub fn file(&self) -> String {
         format!("file:{}", self.directory.join(format!("state{}", self.started)).display())
     }
@@ -191,17 +194,17 @@ impl<'a> Bench<'a> {
         Ok(config)
     }
 
-    /// From now on `program` is started.
+    /// Starts `program` as each further monitor.
     pub fn change_to(&mut self, program: Program) {
         self.program = program;
     }
 
-    /// From now on the monitors get these arguments, too, in their program's own words.
+    /// Passes these arguments, in the program's own form, to each further monitor as well.
     pub fn give(&mut self, more: &[&str]) {
         self.config.more = more.iter().map(|&word| word.to_owned()).collect();
     }
 
-    /// From now on monitors meet at vsock addresses of this host.
+    /// Lets further migrations go to vsock addresses of this host.
     ///
     /// # Errors
     /// The kernel has no connections by vsock to itself.
@@ -212,17 +215,17 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// From now on cards get to the network this way.
+    /// Connects the cards of further monitors to the network in this way.
     pub fn go_by(&mut self, way: Way) {
         self.way = way;
     }
 
-    /// From now on cards are as a QEMU before 8.2 has them.
+    /// Gives further monitors a card without UDP segmentation, as a QEMU before 8.2 has it.
     pub fn without_uso(&mut self) {
         self.config.uso = false;
     }
 
-    /// The machine as its monitors are given it, but for control socket, tap and address.
+    /// The configuration that the monitors are started with, except control socket, tap and address.
     pub fn config(&self) -> &Config {
         &self.config
     }

@@ -56,7 +56,7 @@ impl<W: Write> Writer<W> {
         self.pad(4)
     }
 
-    /// Ends the archive, padded to 512 bytes: behind an unpadded archive the kernel drops a second one silently.
+    /// Ends the archive, padded to 512 bytes: the kernel silently ignores an archive that follows an unpadded one.
     ///
     /// # Errors
     /// Those of the writer below.
@@ -94,7 +94,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Reads the regular files of an archive: name and content, in its order.
+/// Reads the regular files of an archive, as pairs of name and content, in the archive's order.
 ///
 /// # Errors
 /// `InvalidData` when the bytes are no archive, or those of the reader.
@@ -165,7 +165,7 @@ mod tests {
         archive.symlink("link", "d/five").unwrap();
         archive.file("none", false, 0, &b""[..]).unwrap();
         let mut bytes = archive.finish().unwrap();
-        bytes.extend(b"what lies behind is not read");
+        bytes.extend(b"bytes after the trailer are not read");
         let expected = [("d/five".to_owned(), b"12345".to_vec()), ("none".to_owned(), Vec::new())];
         assert_eq!(read(&bytes[..]).unwrap(), expected);
         assert!(read(&bytes[..100]).is_err());

@@ -1,4 +1,4 @@
-//! What measurements write into the pages of `docs/`: between two marks of its own, so that the next run takes its place.
+//! Writes results of measurements into the pages of `docs/`, between two marks, so that the next run replaces them.
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +28,7 @@ mod tests {
     use super::replaced;
 
     #[test]
-    fn what_stands_between_its_marks_is_replaced_and_nothing_else() {
+    fn only_the_text_between_the_marks_is_replaced() {
         let page = "a\n<!-- one -->\nold\n<!-- end -->\nb\n<!-- two -->\n<!-- end -->\n";
         let once = replaced(page, "two", "new\n").unwrap();
         assert_eq!(once, "a\n<!-- one -->\nold\n<!-- end -->\nb\n<!-- two -->\n\nnew\n\n<!-- end -->\n");

@@ -1,27 +1,27 @@
-//! Errors of the lab: sentences for the person at the terminal, with the command that mends what is missing.
+//! Errors of the lab: sentences for the person at the terminal, with the command that installs what is missing.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What went wrong, ready to be printed.
+/// An error of the lab; its text is complete as printed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The machine lacks something.
+    /// The machine lacks a program, file or right.
     #[error("{what} is missing: {remedy}")]
     Missing {
-        /// The thing.
+        /// What is missing.
         what: String,
-        /// The command that brings it.
+        /// The command that installs it.
         remedy: String,
     },
-    /// A file or directory refused.
+    /// An operation on a file or directory failed.
     #[error("cannot {doing} {}: {source}", path.display())]
     File {
-        /// The verb.
+        /// The operation, as a verb.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
     /// Anything else.
@@ -33,23 +33,23 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An error from a sentence.
+    /// An error with this text.
     pub fn failed(sentence: impl Into<String>) -> Self {
         Self::Failed(sentence.into())
     }
 
-    /// Something missing, and what brings it.
+    /// An error that names what is missing, and the command that installs it.
     pub fn missing(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Missing { what: what.into(), remedy: remedy.into() }
     }
 }
 
-/// Names the file in an I/O error.
+/// Adds the file's path to an I/O error.
 pub trait FileContext<T> {
-    /// `doing` is a verb: "read", "write".
+    /// Adds `doing`, a verb as "read" or "write", and the file's path to the error.
     ///
     /// # Errors
-    /// The same, with the verb and the file.
+    /// The I/O error, with the verb and the file.
     fn doing(self, doing: &'static str, path: &Path) -> Result<T>;
 }
 

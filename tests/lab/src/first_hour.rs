@@ -1,4 +1,5 @@
-//! The commands of docs/first-hour.md as a script, and a shell that runs it. Two tests do: with the tiny guest, and with Linux.
+//! The commands of docs/first-hour.md as a script, and a shell that runs it. One test runs it with the tiny guest, one
+//! with Linux.
 
 use std::fmt::Write;
 use std::fs::{self, Permissions};
@@ -11,38 +12,40 @@ use crate::l1;
 
 const PAGE: &str = include_str!("../../../docs/first-hour.md");
 
-/// What must have been said of the two migrations that the page has refused.
+/// The errors of the two migrations that the page shows refused.
 pub const REFUSALS: [&str; 2] =
     ["(start it with --memory 256M); the guest runs on", "it speaks TLS, and this side does not; the guest runs on"];
 
-/// Longest for the whole page, in seconds.
+/// Time limit for the whole page, in seconds.
 const TIME: &str = "220";
 
-/// `ip netns` keeps its names below /run. A wait has a bound, and the consoles of the machines are files.
+/// The script's beginning: names of `ip netns` are kept below /run, so it is mounted anew. Each wait has a bound, and
+/// the machines' consoles are files.
 const OPENING: &str = r#"exec 2>&1
 set -eux
 mount -t tmpfs none /run
 wait_for() { { set +x; } 2> /dev/null; for _ in $(seq 1200); do ! "$@" || { set -x; return 0; }; sleep 0.05; done; echo "in vain: $*"; cat *.errors; exit 1; }
 "#;
 
-/// Whoever runs the test is root in its namespaces already.
+/// A stand-in for sudo: the test is root in its namespaces already.
 const SUDO: &str = "#!/bin/bash\n[ \"$1\" != -u ] || shift 2\nexec \"$@\"\n";
 
-/// What the page says of the guest that it makes.
+/// The guest that the page's commands run with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guest {
-    /// `vmlinuz` and `initrd.img` are there already, and nobody types at the guest's console.
+    /// `vmlinuz` and `initrd.img` exist already, and nothing is typed at the guest's console.
     There,
-    /// It is made as the page says, and is typed what the page says. It prints numbers from then on.
+    /// Linux, made by the page's commands. The page's text is typed at its console, and it prints numbers from then on.
     Linux,
 }
 
-/// The page's commands, and the names of its machines in their order. The console of the machine `a` is the file `a.console`, and what
-/// minivmm says is `a.errors`. A block with `minivmm run` has a terminal of its own on the page, and is gone on from once the machine
-/// can be spoken to; in the end each of them must have ended well.
+/// The page's commands as a script, and the names of its machines in order. The console of the machine `a` is the file
+/// `a.console`, and minivmm's standard error is `a.errors`. Each block with `minivmm run` has a terminal of its own on
+/// the page: the script starts the machine in the background and goes on once its control socket answers. In the end
+/// each machine must have exited with success.
 ///
 /// # Panics
-/// The page has another form than this reads.
+/// When the page does not have the form that this function reads.
 #[must_use]
 pub fn script(guest: Guest) -> (String, Vec<&'static str>) {
     let mut script = OPENING.to_owned();
@@ -70,14 +73,14 @@ pub fn script(guest: Guest) -> (String, Vec<&'static str>) {
     (script, machines)
 }
 
-/// A machine in the background. At the first one's keyboard the page types.
+/// Starts a machine in the background; with `types`, the page's text is typed at its console.
 fn start(block: &str, name: &str, types: bool) -> String {
-    // One whose guest is handed over has its control socket only afterwards.
+    // A destination that takes a guest over in place makes its control socket only afterwards.
     let awaited = match block.split_once("--incoming local:") {
         Some((_, path)) => path.to_owned(),
         None => format!("{name}.qmp"),
     };
-    // Open for writing at the same time, so that it does not end.
+    // Open for writing as well, so that the reader of the pipe sees no end of file.
     let (keyboard, stdin) = if types { ("mkfifo keyboard\nexec 9<>keyboard\n", "keyboard") } else { ("", "/dev/null") };
     let mut script = format!("{keyboard}{block} < {stdin} > {name}.console 2> {name}.errors &\n{name}=$!\n");
     let _ = writeln!(script, "wait_for test -S {awaited}");
@@ -89,14 +92,15 @@ fn start(block: &str, name: &str, types: bool) -> String {
     script
 }
 
-/// A command in the other terminal. A guest that counts does so before it is asked anything.
+/// A command in the page's other terminal. Before a command about a Linux guest, the script waits until that guest
+/// counts.
 fn command(line: &'static str, guest: Guest) -> String {
     let mut script = String::new();
     let asks = ["migrate", "snapshot", "status"].iter().any(|word| line.contains(&format!("minivmm {word} ")));
     if let Some(name) = machine(line).filter(|_| asks && guest == Guest::Linux) {
         let _ = writeln!(script, "wait_for grep -q '^[0-9]' {name}.console");
     }
-    // A shell does not end at a command behind `!` that goes well.
+    // A plain `! COMMAND` does not end the shell when the command succeeds.
     let _ = match line.strip_prefix("! ") {
         Some(refused) => writeln!(script, "if {refused}; then echo 'not refused: {refused}'; exit 1; fi"),
         None => writeln!(script, "{line}"),
@@ -104,16 +108,17 @@ fn command(line: &'static str, guest: Guest) -> String {
     script
 }
 
-/// The machine that a command is about, by its control socket.
+/// The name of the machine that `command` addresses, from its control socket.
 fn machine(command: &'static str) -> Option<&'static str> {
     command.split("--control unix:").nth(1)?.split_whitespace().next()?.strip_suffix(".qmp")
 }
 
-/// A shell that runs the script in `folder`, where `minivmm` is in the path, in namespaces of its own: what it has started ends with
-/// it, however it ends. An emulated host is there for this alone. It says everything on its standard output.
+/// A shell that runs the script in `folder`, with `minivmm` in the path and in namespaces of its own, so that every
+/// process it starts ends with it. An emulated host serves this job alone and needs no namespaces. All output goes to
+/// standard output.
 ///
 /// # Errors
-/// When nothing can be written there.
+/// When a file in `folder` cannot be written.
 pub fn shell(folder: &Path, minivmm: &Path, script: &str) -> io::Result<Command> {
     let bin = folder.join("bin");
     fs::create_dir(&bin)?;

@@ -2,10 +2,10 @@
 
 use std::fs::{self, OpenOptions};
 
-/// Whether `/dev/kvm` opens.
+/// Checks that `/dev/kvm` opens.
 ///
 /// # Errors
-/// Why not, and what would mend it.
+/// The reason why not, and the command that mends it.
 pub fn has_kvm() -> Result<(), String> {
     match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         Ok(_) => Ok(()),
@@ -16,11 +16,11 @@ pub fn has_kvm() -> Result<(), String> {
     }
 }
 
-/// Whether `/dev/kvm` runs an unmodified Linux. One that opens does not tell: there are KVMs that emulate in software
-/// and know few instructions. The CPU's own virtualization tells.
+/// Checks that `/dev/kvm` runs an unmodified Linux. That `/dev/kvm` opens is not enough: some KVMs emulate in software
+/// and implement few instructions. The test is whether the CPU has hardware virtualization.
 ///
 /// # Errors
-/// Why not.
+/// The reason why not.
 pub fn runs_linux() -> Result<(), String> {
     let cpu = fs::read_to_string("/proc/cpuinfo").map_err(|error| format!("/proc/cpuinfo: {error}"))?;
     if !cpu.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm")) {

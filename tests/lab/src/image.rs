@@ -1,10 +1,10 @@
-//! Images of kernels that are not Linux: bare code in the two forms that a monitor takes.
+//! Images of kernels that are not Linux: bare code in the two formats that a monitor loads.
 
 /// Bytes of boot sector and setup code of a bzImage, which a 64-bit loader skips.
 const SETUP: usize = 2 * 512;
 
-/// A bzImage of boot protocol 2.12 (Linux, Documentation/arch/x86/boot.rst) that is loaded at 1 MiB: of `loaded`, whose 64-bit
-/// entry point is 512 bytes in, and an empty setup code.
+/// A bzImage of boot protocol 2.12 (Linux, Documentation/arch/x86/boot.rst) with an empty setup code. `loaded` is
+/// loaded at 1 MiB, and its 64-bit entry point is at byte 512.
 ///
 /// ```
 /// let image = vmstate_lab::image::bzimage(&[0x90; 4096]);

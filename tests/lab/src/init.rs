@@ -1,4 +1,4 @@
-//! The first process of the emulated host (L1): runs one job and tells the runner outside how it ended.
+//! The first process of the emulated host (L1): runs one job and reports its exit code to the runner outside.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -17,15 +17,15 @@ use crate::{netlink, pid1};
 
 /// Argument after which the executable acts as L1's first process.
 pub const ROLE: &str = "lab-init";
-/// On the console, once the host waits for its job.
+/// Printed on the console once the host waits for its job.
 pub(crate) const READY: &str = "lab: ready";
-/// Where the job comes, as a line of JSON: `argv`, `env`, `seconds`; and where its output goes.
+/// The port on which the job comes, as a line of JSON with `argv`, `env` and `seconds`, and to which its output goes.
 const PORT: &str = "/dev/ttyS1";
-/// The runner takes every file that lies here.
+/// The runner collects every file in this directory.
 pub const OUT: &str = "/out";
-/// Begins the closing line on the console, which ends in the job's exit code.
+/// Start of the closing line on the console, which ends with the job's exit code.
 pub(crate) const CLOSING: &str = "lab: job ended with";
-/// Exit code of a job that its own deadline ended.
+/// Exit code of a job that exceeded its time limit.
 pub(crate) const TIMED_OUT: i32 = 124;
 
 /// Runs the job, never returns.
@@ -79,7 +79,7 @@ fn run() -> Result<i32> {
             return Ok(TIMED_OUT);
         }
         std::thread::sleep(Duration::from_millis(100));
-        // The runner takes a long silence of the console for a hang of the whole machine.
+        // The runner treats a long silence of the console as a hang of the whole machine.
         print!(".");
         let _ = std::io::stdout().flush();
     }

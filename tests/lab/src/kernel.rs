@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, FileContext, Result};
 use crate::tree::Tree;
 
-/// Modules that an emulated host needs, each behind those it depends on. One that is not there is built in.
+/// Modules that an emulated host needs, each after its dependencies. A module without a file is built into the kernel.
 pub const HOST_MODULES: &[&str] = &[
     "irqbypass",
     "ccp",
@@ -33,24 +33,24 @@ pub const HOST_MODULES: &[&str] = &[
     "vsock_loopback",
 ];
 
-/// Modules that a guest needs, each behind those it depends on. One that is not there is built in.
+/// Modules that a guest needs, each after its dependencies. A module without a file is built into the kernel.
 pub const GUEST_MODULES: &[&str] =
     &["virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "failover", "net_failover", "virtio_net"];
 
-/// A kernel image and where its modules lie.
+/// A kernel image and the directory of its modules.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// bzImage.
+    /// The bzImage.
     pub image: PathBuf,
-    /// `lib/modules/VERSION`; `None` when there is none, as with a kernel that has everything built in.
+    /// `lib/modules/VERSION`; `None` for a kernel without modules, which has everything built in.
     pub modules: Option<PathBuf>,
-    /// As `uname -r` says inside.
+    /// The version as `uname -r` prints it.
     pub version: String,
 }
 
 impl Kernel {
-    /// The kernel in `image`; its modules are looked for in `../lib/modules` beside it, as a package has them, and in
-    /// the machine's `/lib/modules`.
+    /// Opens the kernel in `image`; its modules are looked for in `../lib/modules` relative to the image, as in a
+    /// package, and in the machine's `/lib/modules`.
     ///
     /// # Errors
     /// When the image cannot be read or is no bzImage.
@@ -63,7 +63,8 @@ impl Kernel {
         Ok(Self { image: image.to_owned(), modules, version })
     }
 
-    /// Adds those of `names` that exist as loadable modules, where [`Kernel::open`] and pid 1 look for them.
+    /// Adds those of `names` that exist as loadable modules, in the directory where [`Kernel::open`] and `pid1` look
+    /// for them.
     pub fn add_modules(&self, tree: &mut Tree, names: &[&str]) {
         let Some(directory) = &self.modules else { return };
         for module in find_modules(directory, names).into_iter().flatten() {
@@ -73,7 +74,7 @@ impl Kernel {
     }
 }
 
-/// For each name its file below `directory`, `None` when it is not there.
+/// The file of each name below `directory`; `None` for a name without one.
 pub(crate) fn find_modules(directory: &Path, names: &[&str]) -> Vec<Option<PathBuf>> {
     let mut found = vec![None; names.len()];
     let mut pending = vec![directory.to_owned()];
@@ -87,7 +88,7 @@ pub(crate) fn find_modules(directory: &Path, names: &[&str]) -> Vec<Option<PathB
             let file = entry.file_name().to_string_lossy().into_owned();
             let Some((stem, suffix)) = file.split_once(".ko") else { continue };
             let is_module = matches!(suffix, "" | ".xz" | ".zst" | ".gz");
-            // The file name of kvm_amd is kvm-amd: the two characters are the same to modprobe.
+            // The file of kvm_amd is kvm-amd: modprobe treats `_` and `-` alike.
             let same = |name: &&str| name.replace('-', "_") == stem.replace('-', "_");
             if let Some(index) = names.iter().position(same).filter(|_| is_module) {
                 found[index] = Some(path);
@@ -97,7 +98,8 @@ pub(crate) fn find_modules(directory: &Path, names: &[&str]) -> Vec<Option<PathB
     found
 }
 
-/// The version a bzImage names: the kernel's Documentation/arch/x86/boot.rst, `kernel_version` at 0x20e, less 0x200.
+/// The version in a bzImage's header (the kernel's Documentation/arch/x86/boot.rst: `kernel_version` at 0x20e, relative
+/// to 0x200).
 fn version(image: &Path) -> Result<String> {
     let mut head = Vec::new();
     let file = File::open(image).doing("open", image)?;
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_are_found_under_either_spelling_and_compressed() {
+    fn modules_are_found_in_either_spelling_and_compressed() {
         let directory = tempfile::tempdir().unwrap();
         let deep = directory.path().join("kernel/arch");
         fs::create_dir_all(&deep).unwrap();

@@ -1,4 +1,4 @@
-//! Network interfaces through rtnetlink: up, address, bridge. Works in a guest without any tool beside it.
+//! Configures network interfaces through rtnetlink: up, address, bridge. A guest needs no other tool for that.
 //!
 //! Message layout: the kernel's uapi headers linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h.
 
@@ -25,7 +25,7 @@ const IFA_LOCAL: u16 = 2;
 /// Brings an interface up.
 ///
 /// # Errors
-/// The kernel's answer.
+/// The kernel's error.
 pub fn up(name: &str) -> io::Result<()> {
     request(RTM_NEWLINK, 0, &link(if_nametoindex(name)?, IFF_UP))
 }
@@ -33,7 +33,7 @@ pub fn up(name: &str) -> io::Result<()> {
 /// Gives an interface an address with a 24-bit network.
 ///
 /// # Errors
-/// The kernel's answer.
+/// The kernel's error.
 pub fn add_address(name: &str, address: Ipv4Addr) -> io::Result<()> {
     const AF_INET: u8 = 2;
     let mut payload = vec![AF_INET, 24, 0, 0];
@@ -42,10 +42,11 @@ pub fn add_address(name: &str, address: Ipv4Addr) -> io::Result<()> {
     request(RTM_NEWADDR, CREATE_EXCLUSIVE, &payload)
 }
 
-/// Makes a bridge with a fixed address: else it takes the lowest of its ports', and changes it with them.
+/// Makes a bridge with a fixed MAC address: by default a bridge takes the lowest address of its ports, which changes
+/// with them.
 ///
 /// # Errors
-/// The kernel's answer.
+/// The kernel's error.
 pub fn add_bridge(name: &str, mac: [u8; 6]) -> io::Result<()> {
     let mut payload = link(0, 0);
     attribute(&mut payload, IFLA_ADDRESS, &mac);
@@ -59,7 +60,7 @@ pub fn add_bridge(name: &str, mac: [u8; 6]) -> io::Result<()> {
 /// Makes an interface a port of a bridge.
 ///
 /// # Errors
-/// The kernel's answer.
+/// The kernel's error.
 pub fn set_bridge(name: &str, bridge: &str) -> io::Result<()> {
     let mut payload = link(if_nametoindex(name)?, 0);
     attribute(&mut payload, IFLA_MASTER, &if_nametoindex(bridge)?.to_ne_bytes());
@@ -87,12 +88,12 @@ fn request(kind: u16, flags: u16, payload: &[u8]) -> io::Result<()> {
     let mut message = (payload.len() as u32 + 16).to_ne_bytes().to_vec();
     message.extend(kind.to_ne_bytes());
     message.extend((REQUEST_ACK | flags).to_ne_bytes());
-    message.extend([0; 8]); // sequence number and port: one request on one socket needs neither
+    message.extend([0; 8]); // sequence number and port, unused with one request on one socket
     message.extend(payload);
     send(netlink.as_raw_fd(), &message, MsgFlags::empty())?;
     let mut answer = [0; 4096];
     let size = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    // struct nlmsghdr, then struct nlmsgerr, whose first member is 0 or -errno.
+    // The answer is a struct nlmsghdr, then a struct nlmsgerr whose first member is 0 or -errno.
     let kind = u16::from_ne_bytes([answer[4], answer[5]]);
     if size < 20 || kind != NLMSG_ERROR {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "netlink: unexpected answer"));

@@ -1,5 +1,5 @@
-//! A network of our own: a namespace with a bridge, so that source and destination may each have a tap, and nothing of
-//! it is left on the machine when we end.
+//! A network of the tests' own: a network namespace with a bridge, so that source and destination can each have a tap,
+//! and nothing is left on the machine afterwards.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -17,32 +17,33 @@ use crate::process::Process;
 use crate::{netlink, packages};
 
 const BRIDGE: &str = "lab0";
-/// Where passt sends what is for no neighbour: nobody is there.
+/// passt's default gateway; no host has this address.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
-/// Locally administered, unicast.
+/// MAC address of the bridge: locally administered, unicast.
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x77, 0, 1];
 
-/// How a guest's card gets to the network.
+/// How a guest's card is connected to the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// A tap of its monitor's own is a port of the bridge.
+    /// A tap of the monitor's own that is a port of the bridge.
     Tap,
-    /// The same, and the kernel moves the frames between the tap and the guest.
+    /// The same, with vhost-net moving the frames between tap and guest.
     Vhost,
-    /// A passt of its monitor's own, which speaks for the guest from the bridge's address.
+    /// A passt of the monitor's own, which sends the guest's traffic from the bridge's address.
     Passt,
 }
 
-/// The bridge, in the namespace of the thread that made it and of what it starts from then on.
+/// The bridge, in the network namespace of the thread that made it and of the processes that this thread starts
+/// afterwards.
 #[derive(Debug)]
 pub struct Network(());
 
 impl Network {
     /// Moves the calling thread into a new network namespace and makes the bridge there. Without root this needs user
-    /// namespaces, and a process that has no other thread yet.
+    /// namespaces and a process with a single thread.
     ///
     /// # Errors
-    /// What the machine does not permit.
+    /// The operation that the machine does not permit.
     pub fn enter() -> Result<Self> {
         let tun = Path::new("/dev/net/tun");
         OpenOptions::new().read(true).write(true).open(tun).doing("open", tun)?;
@@ -69,7 +70,7 @@ impl Network {
     /// Starts a passt that listens at `socket` and gives the guest its address; `launcher` as in [`Process::spawn`].
     ///
     /// # Errors
-    /// When there is no passt, or it does not listen until `deadline`.
+    /// When there is no passt, or it does not listen by `deadline`.
     pub fn passt(&self, launcher: &Path, socket: &Path, deadline: Instant) -> Result<Process> {
         let mut passt = Process::spawn(Some(launcher), &packages::passt()?, |command| {
             command.args([
@@ -82,10 +83,11 @@ impl Network {
                 "--dns",
                 "none",
             ]);
-            // The bridge's, so that a guest that comes from a tap, or goes to one, knows the peer by one address.
+            // Use the bridge's MAC address, so that the peer's address stays the same for a guest that moves between
+            // tap and passt.
             command.args(["--mac-addr", &MAC.map(|byte| format!("{byte:02x}")).join(":")]);
             command.args(["--address", &GUEST.to_string(), "--netmask", "24", "--gateway", &ROUTER.to_string()]);
-            // Root's passt would become a user who cannot reach the socket's folder.
+            // Started by root, passt would switch to a user that cannot reach the socket's directory.
             if nix::unistd::geteuid().is_root() {
                 command.args(["--runas", "0"]);
             }
@@ -100,10 +102,10 @@ impl Network {
         Ok(passt)
     }
 
-    /// Makes a tap that a monitor has made, or makes now, a port of the bridge.
+    /// Makes a tap a port of the bridge; waits until the monitor has made the tap.
     ///
     /// # Errors
-    /// When it does not appear until `deadline`.
+    /// When the tap does not appear by `deadline`.
     pub fn attach(&self, tap: &str, deadline: Instant) -> Result<()> {
         while if_nametoindex(tap).is_err() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));

@@ -1,6 +1,7 @@
-//! What the lab takes from the distribution: a guest kernel into a cache without root, and tools by name.
+//! Gets files from the distribution: a guest kernel, downloaded into a cache without root, and tools by name.
 //!
-//! Debian and Ubuntu are known. Elsewhere each missing piece is named with what it is, and `--kernel` gives the kernel.
+//! Debian and Ubuntu are supported. Elsewhere the error names each missing file or program, and `--kernel` gives the
+//! kernel.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +13,10 @@ use crate::python::Python;
 use crate::qemu;
 use crate::tree::find_program;
 
-/// Packages whose newest version depends on a small kernel for virtual machines: Debian's, then Ubuntu's.
+/// Metapackages that depend on the newest small kernel for virtual machines: Debian's, then Ubuntu's.
 const KERNELS: &[&str] = &["linux-image-cloud-amd64", "linux-image-virtual", "linux-image-kvm"];
 
-/// Fetches all that the tests need: QEMU of a version that they run with, the tools, and the kernel.
+/// Installs or downloads all that the tests need: a QEMU that is new enough, the tools, and the kernel.
 ///
 /// # Errors
 /// A sentence with what is missing and the command that brings it.
@@ -26,7 +27,7 @@ pub fn prepare() -> Result<()> {
     passt()?;
     Python::with_qmp_client()?;
     if let Err(error) = qemu::oldest() {
-        eprintln!("lab: the tests go without QEMU {}: {error}", qemu::OLDEST);
+        eprintln!("lab: the tests run without QEMU {}: {error}", qemu::OLDEST);
     }
     kernel().map(|_| ())
 }
@@ -74,7 +75,7 @@ pub fn busybox() -> Result<PathBuf> {
     cached_program("busybox", "busybox-static")
 }
 
-/// passt, a network without rights; downloaded into the cache when it is not installed.
+/// passt, user-mode networking that needs no rights; downloaded into the cache when it is not installed.
 ///
 /// # Errors
 /// When there is no apt, or the download fails.
@@ -82,7 +83,7 @@ pub fn passt() -> Result<PathBuf> {
     cached_program("passt", "passt")
 }
 
-/// A program that needs nothing of its package but itself and what lies beside it.
+/// A program that needs nothing of its package but files in its own directory.
 fn cached_program(program: &str, package: &str) -> Result<PathBuf> {
     let cached = cache()?.join(package);
     let inside = ["bin", "usr/bin"].map(|folder| cached.join(folder).join(program));
@@ -94,10 +95,11 @@ fn cached_program(program: &str, package: &str) -> Result<PathBuf> {
     inside.into_iter().find(|path| path.is_file()).ok_or_else(missing)
 }
 
-/// A package whose version begins with `version` behind its epoch, unpacked into the cache: where its files lie.
+/// Unpacks a package whose version, after its epoch, begins with `version` into the cache, and returns the directory of
+/// its files.
 ///
 /// # Errors
-/// apt knows no such version, or the download fails.
+/// When apt has no such version, or the download fails.
 pub(crate) fn unpacked(package: &str, version: &str) -> Result<PathBuf> {
     let home = cache()?.join(format!("{package}-{version}"));
     if home.is_dir() {
@@ -109,14 +111,14 @@ pub(crate) fn unpacked(package: &str, version: &str) -> Result<PathBuf> {
     apt::refresh();
     let known = apt::versions(package)?.into_iter().map(|(known, _)| known).filter(|known| is_of(version, known));
     let Some(newest) = known.max_by_key(|known| numbers(known)) else {
-        return Err(Error::failed(format!("apt knows no {package} of version {version}")));
+        return Err(Error::failed(format!("apt has no {package} of version {version}")));
     };
     eprintln!("lab: downloading {package} {newest} into {}", home.display());
     apt::download(&[format!("{package}={newest}")], &home)?;
     Ok(home)
 }
 
-/// Whether the Debian version `known` is of upstream's `version`: an epoch may come before it, and no digit may follow it
+/// Whether the Debian version `known` is upstream's `version`: an epoch may precede it, and no digit may follow it
 /// (deb-version(7)).
 fn is_of(version: &str, known: &str) -> bool {
     let upstream = known.split_once(':').map_or(known, |(_epoch, rest)| rest);
@@ -139,7 +141,8 @@ pub fn tool(program: &str, package: &str) -> Result<PathBuf> {
     find_program(program).ok_or_else(missing)
 }
 
-/// Where downloads are kept: in cargo's target directory when we were built there, else in the user's cache.
+/// The directory of downloads: in cargo's target directory when this executable was built there, else in the user's
+/// cache.
 pub(crate) fn cache() -> Result<PathBuf> {
     let own = std::env::current_exe().doing("find", Path::new("our executable"))?;
     // Cargo marks its target directory with this file.
@@ -163,12 +166,12 @@ fn cached(cache: &Path) -> Option<PathBuf> {
     images.max_by_key(|image| numbers(&image.file_name().unwrap_or_default().to_string_lossy()))
 }
 
-/// The numbers of a version, for comparison.
+/// The numbers in a version, for comparison.
 fn numbers(version: &str) -> Vec<u64> {
     version.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
-/// The image package that the newest version apt knows of a kernel metapackage depends on; backports count.
+/// The image package that a kernel metapackage depends on, for the newest version in apt's lists, backports included.
 fn newest_image() -> Result<Option<String>> {
     for meta in KERNELS {
         let newest = apt::versions(meta)?.into_iter().max_by_key(|(version, _)| numbers(version));
@@ -185,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_of_upstream_is_told_from_longer_ones() {
+    fn a_version_of_upstream_does_not_match_longer_ones() {
         for (known, is) in [
             ("1:7.2+dfsg-7+deb12u18+b3", true),
             ("7.2.22-1", true),

@@ -1,11 +1,11 @@
 //! Pictures for documents and reports: SVG that needs no font and no script, for light and dark pages.
 
-/// Width of a picture, in the units of its places and lengths.
+/// Width of a picture, in SVG user units.
 pub const WIDTH: f64 = 920.0;
-/// Left and right of everything.
+/// Margin on the left and right of all elements.
 pub const MARGIN: f64 = 24.0;
 
-/// Colours in place of variables: not only browsers show the pictures.
+/// Colours are written as values instead of CSS variables, because programs other than browsers show the pictures, too.
 const STYLE: &str = "\
 text { font: 13px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #1f2328; }
 .head { font-size: 18px; font-weight: 600; } .name { font-weight: 600; }
@@ -23,12 +23,12 @@ text { font: 13px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-seri
   .good { fill: #3fb950; } .known { fill: #d29922; } .bad { fill: #f85149; }
 }";
 
-/// A picture that is being drawn: what comes later lies above.
+/// A picture that is being drawn; an element that is added later covers earlier ones.
 #[derive(Debug)]
 pub struct Picture(String);
 
 impl Picture {
-    /// An empty page of that height, with its title.
+    /// An empty page of this height, with a title.
     pub fn new(title: &str, height: f64) -> Self {
         let mut picture = Self(String::new());
         picture.put(&format!(r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">"#));
@@ -38,18 +38,18 @@ impl Picture {
         picture
     }
 
-    /// An element.
+    /// Adds an element.
     pub fn put(&mut self, element: &str) {
         self.0.push_str(element);
         self.0.push('\n');
     }
 
-    /// A line of text, with its left end there, or what the class says.
+    /// Adds a line of text; `x` is its left end, unless the class aligns it otherwise.
     pub fn text(&mut self, class: &str, x: f64, y: f64, text: &str) {
         self.put(&format!(r#"<text class="{class}" x="{x:.1}" y="{y:.1}">{}</text>"#, escape(text)));
     }
 
-    /// A bar.
+    /// Adds a bar.
     pub fn bar(&mut self, class: &str, [x, y]: [f64; 2], [width, height]: [f64; 2]) {
         self.put(&format!(r#"<rect class="{class}" x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height}"/>"#));
     }
@@ -61,7 +61,7 @@ impl Picture {
     }
 }
 
-/// Text that is no markup.
+/// Text with the characters of markup escaped.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -1,4 +1,4 @@
-//! What the first process of a machine does before its work and after it: mounts, modules, power-off.
+//! What the first process of a machine does before and after its work: mounts, modules, power-off.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +11,7 @@ use nix::unistd::{chdir, chroot};
 
 use crate::kernel::find_modules;
 
-/// `MODULE_INIT_COMPRESSED_FILE` (linux/module.h): the kernel unpacks the module itself, since 5.17.
+/// `MODULE_INIT_COMPRESSED_FILE` (linux/module.h): since 5.17 the kernel decompresses the module itself.
 const COMPRESSED: ModuleInitFlags = ModuleInitFlags::from_bits_retain(4);
 
 /// Mounts the kernel's file systems and makes the directories that programs expect.
@@ -28,8 +28,8 @@ pub(crate) fn mount_all() {
     }
 }
 
-/// Makes the root a mount on the kernel's first one (rootfs), with the same files: a process that changes its root, as passt does to
-/// confine itself, may not leave rootfs itself (pivot_root(2)).
+/// Puts a mount with the same files over the kernel's first root (rootfs): a process that changes its root to confine
+/// itself, as passt does, may not do so on rootfs (pivot_root(2)).
 pub(crate) fn leave_rootfs() {
     let move_onto = || -> nix::Result<()> {
         let none = None::<&str>;
@@ -58,7 +58,7 @@ pub(crate) fn power_off() -> ! {
     end(RebootMode::RB_POWER_OFF)
 }
 
-/// Starts the machine anew.
+/// Restarts the machine.
 pub(crate) fn reboot_now() -> ! {
     end(RebootMode::RB_AUTOBOOT)
 }

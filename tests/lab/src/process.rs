@@ -1,4 +1,4 @@
-//! Child processes. One that runs on is ended when dropped, and by the kernel when we die.
+//! Child processes. A child that still runs is killed when dropped, and by the kernel when this process dies.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::error::{Error, FileContext, Result};
 
-/// First argument that makes our executable a launcher: see `exec`.
+/// First argument that makes our executable a launcher: see [`exec`].
 pub const ROLE: &str = "lab-exec";
 
 /// A child process, killed and reaped when dropped.
@@ -21,9 +21,9 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts what `prepare` completes: `program`'s arguments and standard streams. It is started through `launcher`,
-    /// an executable with our roles, for the kernel ties a child's life to its parent's only at the child's own wish.
-    /// Without one the child outlives us if we are killed.
+    /// Starts `program` with the arguments and standard streams that `prepare` sets. It is started through `launcher`,
+    /// an executable with our roles, because only the child itself can tie its life to its parent's (PR_SET_PDEATHSIG).
+    /// Without a launcher the child survives if we are killed.
     ///
     /// # Errors
     /// When the launcher, or the program without one, cannot be started.
@@ -52,7 +52,7 @@ impl Process {
         Self { child, name: program.file_name().unwrap_or_default().to_string_lossy().into_owned() }
     }
 
-    /// Its number.
+    /// The child's process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
@@ -63,15 +63,15 @@ impl Process {
         &mut self.child
     }
 
-    /// Its end, if it has ended.
+    /// The exit status, if the child has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Waits for its end.
+    /// Waits for the child's end.
     ///
     /// # Errors
-    /// When it still runs at `deadline`.
+    /// When the child still runs at `deadline`.
     pub fn wait(&mut self, deadline: Instant) -> Result<ExitStatus> {
         loop {
             if let Some(status) = self.ended() {
@@ -84,9 +84,9 @@ impl Process {
         }
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills the child, as a crash would.
     pub fn kill(&mut self) {
-        // Both fail only when it has ended already.
+        // Both fail only when the child has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -98,13 +98,13 @@ impl Drop for Process {
     }
 }
 
-/// What a command that ends by itself prints; its exit code does not matter.
+/// The standard output of a command that ends by itself; its exit code is ignored.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.output().doing("run", Path::new(command.get_program()))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command that ends by itself; the error has the last line of what it said.
+/// Runs a command that ends by itself; the error contains the last line of its output.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let output = command.output().doing("run", Path::new(command.get_program()))?;
     if output.status.success() {
@@ -117,16 +117,16 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Err(Error::failed(format!("`{}` failed: {last}", words.join(" "))))
 }
 
-/// The launcher: `lab-exec PARENT PROGRAM ARG…` ties its life to its parent's, then becomes the program.
+/// The launcher: `lab-exec PARENT PROGRAM ARG…` ties this process's life to its parent's, then executes the program.
 pub(crate) fn exec(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     let parent = arguments.next().and_then(|id| id.to_str()?.parse::<i32>().ok());
     let Some(program) = arguments.next() else { return ExitCode::from(2) };
     let tied = set_pdeathsig(Signal::SIGKILL);
-    // The parent may have died before that.
+    // The parent may have died before the tie was made.
     if tied.is_err() || Some(nix::unistd::getppid().as_raw()) != parent {
         return ExitCode::from(2);
     }
-    // Signals that the parent handles by waiting for them are blocked, and would stay so across exec.
+    // A parent that waits for signals has blocked them, and a blocked signal stays so across exec.
     let unblocked = SigSet::all().thread_unblock();
     let error = Command::new(&program).args(arguments).exec();
     eprintln!("cannot start {}: {error} {unblocked:?}", program.display());

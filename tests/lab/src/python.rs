@@ -1,4 +1,4 @@
-//! Python, and the public client of QEMU's protocol for it: `qemu.qmp` of PyPI, with its `qmp-shell`.
+//! Python, and QEMU's public QMP client for it: `qemu.qmp` of PyPI, with its `qmp-shell`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,10 +8,10 @@ use crate::error::{Error, Result};
 use crate::packages::{cache, tool};
 use crate::process::run;
 
-/// The client's release, as pip is asked for it: pure Python, without dependencies.
+/// The client's release, as a requirement for pip: pure Python, without dependencies.
 const CLIENT: &str = "qemu.qmp==0.0.6";
 
-/// A Python that imports `qemu.qmp` and nothing else that the system has not.
+/// A Python that imports the system's packages and `qemu.qmp`.
 #[derive(Debug)]
 pub struct Python {
     program: PathBuf,
@@ -19,7 +19,8 @@ pub struct Python {
 }
 
 impl Python {
-    /// Python, and the client from the cache or from PyPI; Python and pip are installed where they are missing and the user is root.
+    /// Finds Python, and the client in the cache or on PyPI; Python and pip are installed where they are missing and
+    /// the user is root.
     ///
     /// # Errors
     /// A sentence with what is missing and the command that brings it.
@@ -33,7 +34,7 @@ impl Python {
         Ok(python)
     }
 
-    /// A command line that begins with the interpreter.
+    /// A command that runs the interpreter.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.env("PYTHONPATH", &self.packages).env("PYTHONDONTWRITEBYTECODE", "1");
@@ -53,11 +54,11 @@ impl Python {
             apt::install("python3-pip")?;
         }
         eprintln!("lab: installing {CLIENT} into {}", self.packages.display());
-        // Under another name first: what was left half done is not taken for the client.
+        // Install into a directory with another name first: an interrupted installation must not look complete.
         let unfinished = self.packages.with_extension(format!("part-{}", std::process::id()));
         let install = ["install", "--quiet", "--no-deps", "--root-user-action=ignore", "--target"];
         run(pip().args(install).arg(&unfinished).arg(CLIENT))?;
-        // Another process may have been faster.
+        // Another process may have installed it meanwhile.
         let moved = std::fs::rename(&unfinished, &self.packages);
         if moved.is_err() {
             let _ = std::fs::remove_dir_all(&unfinished);

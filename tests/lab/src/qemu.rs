@@ -1,7 +1,7 @@
-//! QEMU on this machine: where it is, which version it has, and how one that is new enough comes.
+//! QEMU on this machine: its path, its version, and the installation of one that is new enough.
 //!
-//! Any version emulates a host. Tests that hold QEMU's own streams against ours need one that makes such streams: they ask
-//! for a version, for Debian 12's own QEMU is 7.2.
+//! Any version can emulate a host. Tests that compare QEMU's streams with ours need a version that makes such streams,
+//! and ask for it: Debian 12's own QEMU is 7.2.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,16 +16,16 @@ use crate::tree::find_program;
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
-/// Debian's build of it with `microvm` alone: it needs few libraries.
+/// Debian's build with the `microvm` machine alone, which needs few libraries.
 const MICROVM_PROGRAM: &str = "qemu-system-x86_64-microvm";
 
-/// The version that every test here runs with: the sections that `tests/e2e/qemu` makes are of this release.
+/// The oldest version that every test here can run with: the sections that `tests/e2e/qemu` makes are of this release.
 pub const NEEDED: Version = Version(10, 0);
 
-/// Where Debian keeps the firmware of QEMU's machines.
+/// Directories of the firmware of QEMU's machines on Debian.
 pub(crate) const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 
-/// The oldest version that guests come from and go to: Debian 12's own.
+/// The oldest version that guests migrate from and to: Debian 12's own.
 pub const OLDEST: Version = Version(7, 2);
 
 /// A version of QEMU: its first and second number.
@@ -33,7 +33,7 @@ pub const OLDEST: Version = Version(7, 2);
 pub struct Version(pub u32, pub u32);
 
 impl Version {
-    /// From what `qemu-system-x86_64 --version` prints: "QEMU emulator version 10.0.2 (Debian …)".
+    /// Parses the output of `qemu-system-x86_64 --version`: "QEMU emulator version 10.0.2 (Debian …)".
     fn parse(text: &str) -> Option<Self> {
         let (_, version) = text.split_once(" version ")?;
         let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().ok());
@@ -55,7 +55,7 @@ pub fn any() -> Result<PathBuf> {
     packages::tool(PROGRAM, PACKAGE)
 }
 
-/// QEMU of this version or a newer one, as [`any`] finds it. The version is asked for once.
+/// QEMU of this version or a newer one, as [`any`] finds it.
 ///
 /// # Errors
 /// A sentence that says which version is needed, which one is there, and the command that brings a newer one.
@@ -66,11 +66,11 @@ pub fn at_least(least: Version) -> Result<PathBuf> {
     enough(least, version).map(|()| path)
 }
 
-/// The `microvm` of a QEMU of version [`OLDEST`]: by the name of [`program`], else in the cache, else unpacked from Debian's
-/// package into it. What is installed stays as it is.
+/// A QEMU of version [`OLDEST`] with `microvm`: as [`program`] names it, else in the cache, else unpacked from Debian's
+/// package into the cache. The installed QEMU stays as it is.
 ///
 /// # Errors
-/// apt does not know that version, which is so outside of Debian 12, or the download fails.
+/// When apt has no such version, as outside of Debian 12, or the download fails.
 pub fn oldest() -> Result<PathBuf> {
     if let Some(path) = find_program(&program(OLDEST)) {
         return Ok(path);
@@ -79,15 +79,15 @@ pub fn oldest() -> Result<PathBuf> {
     Ok(unpacked.join("usr/bin").join(MICROVM_PROGRAM))
 }
 
-/// Name of the program where it lies beside one of another version.
+/// Name of the program of a version that is installed beside another one.
 pub fn program(version: Version) -> String {
     format!("{PROGRAM}-{version}")
 }
 
-/// Installs QEMU, or a newer one where the version is older than [`NEEDED`]; only root may.
+/// Installs QEMU, or a newer one where the version is older than [`NEEDED`]; only root may do so.
 ///
 /// # Errors
-/// No QEMU that is new enough is to be had; the sentence says what to do.
+/// When no QEMU that is new enough is available; the sentence says what to do.
 pub fn install() -> Result<()> {
     if enough(NEEDED, find()?.1).is_err() && apt::may_install() {
         apt::install(PACKAGE)?;
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_one_is_named_with_what_is_needed() {
+    fn the_error_for_an_old_version_names_it_and_the_needed_one() {
         assert!(enough(Version(9, 1), Version(9, 1)).is_ok());
         let error = enough(Version(9, 1), Version(7, 2)).unwrap_err().to_string();
         assert!(error.starts_with("QEMU 9.1 or newer is missing: qemu-system-x86_64 here is 7.2; install"), "{error}");

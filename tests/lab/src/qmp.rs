@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use crate::error::{Error, FileContext, Result};
 
 const ANSWER: Duration = Duration::from_secs(60);
-/// For a connection that the first command makes.
+/// Time limit of a connection that is made by the first command.
 const SOON: Duration = Duration::from_secs(1);
 
 /// A connection in command mode.
 #[derive(Debug)]
 pub struct Qmp {
     socket: PathBuf,
-    /// `None` before the first command.
+    /// `None` until the first command connects.
     stream: Option<UnixStream>,
     unread: Vec<u8>,
     events: Vec<Value>,
@@ -27,14 +27,14 @@ impl Qmp {
     /// Connects, waiting for the socket to appear, and negotiates.
     ///
     /// # Errors
-    /// When nobody answers in QMP until `deadline`.
+    /// When there is no QMP greeting by `deadline`.
     pub fn connect(socket: &Path, deadline: Instant) -> Result<Self> {
         let mut qmp = Self::later(socket);
         qmp.open(deadline)?;
         Ok(qmp)
     }
 
-    /// A connection that the first command makes, if the socket is there then.
+    /// A client that connects at its first command, which fails if the socket is not there then.
     pub fn later(socket: &Path) -> Self {
         Self { socket: socket.into(), stream: None, unread: Vec::new(), events: Vec::new() }
     }
@@ -59,10 +59,10 @@ impl Qmp {
         self.execute("qmp_capabilities", Value::Null).map(drop)
     }
 
-    /// Executes a command and returns what it returned. `arguments` may be `Null`.
+    /// Executes a command and returns its `return` value. `arguments` may be `Null`.
     ///
     /// # Errors
-    /// The error's description, or that no answer came.
+    /// The description of the error, or that no answer came.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         if self.stream.is_none() {
             self.open(Instant::now() + SOON)?;
@@ -88,12 +88,12 @@ impl Qmp {
         }
     }
 
-    /// Names of the events that came so far.
+    /// Names of the events received so far.
     pub fn events(&self) -> Vec<&str> {
         self.events.iter().filter_map(|event| event["event"].as_str()).collect()
     }
 
-    /// When the last event of this name was, by the host's clock and since the epoch.
+    /// Time of the last event of this name, by the host's clock and since the epoch.
     pub fn event_time(&self, name: &str) -> Option<Duration> {
         let time = &self.events.iter().rfind(|event| event["event"] == name)?["timestamp"];
         Some(Duration::from_secs(time["seconds"].as_u64()?) + Duration::from_micros(time["microseconds"].as_u64()?))
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_kept_apart_from_answers_and_errors_are_told() {
+    fn events_are_kept_apart_from_answers_and_errors_are_returned() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("qmp");
         let listener = UnixListener::bind(&socket).unwrap();

@@ -5,12 +5,12 @@
 pub struct Random(u64);
 
 impl Random {
-    /// A generator that begins with `seed`.
+    /// A generator with this seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next number, of all 64-bit numbers.
+    /// The next 64-bit number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -32,7 +32,7 @@ impl Random {
 mod tests {
     use super::*;
 
-    /// The published algorithm's first numbers for seed 0.
+    /// The first numbers of the published algorithm for seed 0.
     #[test]
     fn numbers_are_those_of_splitmix64() {
         let mut random = Random::new(0);

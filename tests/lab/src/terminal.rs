@@ -1,8 +1,8 @@
-//! The terminal that our standard error is, if it is one.
+//! Whether standard error is a terminal whose lines can be rewritten.
 
 use std::io::{self, IsTerminal};
 
-/// Whether a line that was written can be written over. `TERM=dumb` says that a terminal cannot move its cursor.
+/// Whether a written line can be overwritten. `TERM=dumb` means that a terminal cannot move its cursor.
 pub fn rewrites_lines() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|kind| kind != "dumb")
 }

@@ -1,4 +1,4 @@
-//! The files of an initrd, gathered before they are written: host files under their own or another path.
+//! The files of an initrd, collected before they are written: host files under their own or another path.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ enum Entry {
     Link(String),
 }
 
-/// A file tree; parents of what is added are added with it.
+/// A file tree; parent directories are added with each entry.
 #[derive(Debug, Default)]
 pub struct Tree(BTreeMap<PathBuf, Entry>);
 
@@ -100,7 +100,7 @@ impl Tree {
     }
 }
 
-/// The loader and the shared libraries of an executable, by its own loader; none when it is static.
+/// The loader and the shared libraries of an executable, as its own loader lists them; none when it is static.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let Some(loader) = loader(program)? else { return Ok(Vec::new()) };
     let listing = Command::new(&loader).arg("--list").arg(program).output().doing("run", &loader)?;
@@ -110,22 +110,23 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
         let sentence = format!("{}: its libraries cannot be found: {text}{reason}", program.display());
         return Err(Error::failed(sentence));
     }
-    // "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)", or the loader itself as "/lib64/ld-linux-x86-64.so.2 (0x…)"
+    // A line is "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)", or for the loader itself
+    // "/lib64/ld-linux-x86-64.so.2 (0x…)".
     let paths = text.lines().filter_map(|line| line.split_whitespace().rfind(|word| word.starts_with('/')));
     let mut all: Vec<PathBuf> = paths.map(PathBuf::from).collect();
     all.push(loader);
     Ok(all)
 }
 
-/// The program without its symbols, which are most of it and only slow an emulated machine down; `None` where there is
-/// no `strip`.
+/// The program without symbols, which are most of its size and slow an emulated machine down; `None` where there is no
+/// `strip`.
 fn without_symbols(program: &Path) -> Option<Vec<u8>> {
     let scratch = tempfile::NamedTempFile::new().ok()?;
     let stripped = Command::new(find_program("strip")?).arg("-o").arg(scratch.path()).arg(program).output().ok()?;
     if stripped.status.success() { fs::read(scratch.path()).ok() } else { None }
 }
 
-/// The program interpreter an ELF file names (PT_INTERP, System V ABI).
+/// The program interpreter of an ELF file (PT_INTERP, System V ABI).
 fn loader(program: &Path) -> Result<Option<PathBuf>> {
     const PT_INTERP: u64 = 3;
     let mut bytes = Vec::new();
@@ -153,7 +154,7 @@ fn loader(program: &Path) -> Result<Option<PathBuf>> {
     find().ok_or_else(|| Error::failed(format!("{}: not a 64-bit ELF executable", program.display())))
 }
 
-/// Looks a program up in PATH and the places of system programs, which a user's PATH often lacks.
+/// Finds a program in PATH and in the directories of system programs, which a user's PATH often lacks.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);

@@ -1,4 +1,4 @@
-//! A virtual-machine monitor as a process: minivmm, or QEMU's microvm, which has the same devices and commands.
+//! A virtual-machine monitor as a process: minivmm, or QEMU's microvm, which has the same devices and QMP commands.
 
 mod migration;
 
@@ -21,7 +21,7 @@ use crate::qmp::Qmp;
 
 const START: Duration = Duration::from_secs(60);
 
-/// Which monitor.
+/// The monitor's program.
 #[derive(Clone, Debug)]
 pub enum Program {
     /// This executable, as `minivmm run`.
@@ -30,7 +30,7 @@ pub enum Program {
     Qemu(PathBuf, &'static str),
 }
 
-/// The machine.
+/// The machine that the monitor is started with.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Kernel image.
@@ -45,30 +45,30 @@ pub struct Config {
     pub cpus: u8,
     /// Raw image of the disk.
     pub disk: Option<PathBuf>,
-    /// What its network card is attached to.
+    /// The network that the card is attached to.
     pub card: Option<Attachment>,
-    /// Whether minivmm's card offers UDP segmentation, as a QEMU from 8.2 on does without being asked.
+    /// Whether minivmm's card offers UDP segmentation, as a QEMU since 8.2 does by default.
     pub uso: bool,
     /// Control socket.
     pub control: PathBuf,
     /// Address to wait on for a migration.
     pub incoming: Option<String>,
-    /// More arguments, in the program's own words.
+    /// Further arguments, in the program's own form.
     pub more: Vec<String>,
 }
 
-/// The network of a card.
+/// The network backend of a card.
 #[derive(Clone, Debug)]
 pub enum Attachment {
-    /// This interface.
+    /// This tap interface.
     Tap(String),
-    /// This interface, and the host's kernel moves the frames.
+    /// This tap interface, with the frames moved by the host's kernel (vhost-net).
     Vhost(String),
-    /// The process that listens there.
+    /// The process that listens at this socket.
     Stream(PathBuf),
 }
 
-/// A monitor that was started, and to whose control socket nobody has connected yet; ended when dropped.
+/// A monitor that was started, with no connection to its control socket yet; ended when dropped.
 #[derive(Debug)]
 pub struct Started {
     program: PathBuf,
@@ -86,10 +86,10 @@ pub struct Started {
 #[derive(Debug)]
 pub struct Vmm {
     process: Process,
-    /// Its control connection.
+    /// The connection to the control socket.
     pub qmp: Qmp,
     input: ChildStdin,
-    /// With the time at which the first of each one's bytes was read.
+    /// Messages of the guest, each with the time when its first byte was read.
     messages: Receiver<(SystemTime, Value)>,
     console: Arc<Mutex<Gathered>>,
     errors: Arc<Mutex<Gathered>>,
@@ -100,7 +100,7 @@ impl Started {
     /// Starts the monitor; `launcher` as in [`Process::spawn`].
     ///
     /// # Errors
-    /// When there is no such program.
+    /// When the program cannot be started.
     pub fn spawn(launcher: Option<&Path>, program: &Program, config: &Config) -> Result<Self> {
         let (Program::Minivmm(path) | Program::Qemu(path, _)) = program;
         let mut process = Process::spawn(launcher, path, |command| {
@@ -119,7 +119,7 @@ impl Started {
             if let Some((_, message)) = line.split_once(guest::PREFIX)
                 && let Ok(message) = serde_json::from_str(message)
             {
-                // Nobody listens any more when this fails.
+                // The receiver is gone when this fails.
                 let _ = sender.send((begun, message));
             }
         });
@@ -128,25 +128,25 @@ impl Started {
         Ok(Self { program, control, process, input, messages, console, errors, console_reader, errors_reader })
     }
 
-    /// Waits until it listens at the socket at which it waits for a guest.
+    /// Waits until the monitor listens at the socket at which it waits for a guest.
     ///
     /// # Errors
-    /// What it said when it ended, or that it does not make one.
+    /// The monitor's last output when it ended, or that it does not make the socket.
     pub fn await_socket(mut self, socket: &Path) -> Result<Self> {
         let deadline = Instant::now() + START;
         while !listens(self.process.id(), socket) {
             if self.process.ended().is_some() || Instant::now() > deadline {
-                return Err(self.end(&Error::failed(format!("it does not wait at {}", socket.display()))));
+                return Err(self.end(&Error::failed(format!("the monitor does not listen at {}", socket.display()))));
             }
             thread::sleep(Duration::from_millis(5));
         }
         Ok(self)
     }
 
-    /// Connects to its control socket.
+    /// Connects to the monitor's control socket.
     ///
     /// # Errors
-    /// What it said when it ended, or that it does not answer.
+    /// The monitor's last output when it ended, or that it does not answer.
     pub fn connect(mut self) -> Result<Vmm> {
         let deadline = Instant::now() + START;
         let qmp = loop {
@@ -161,7 +161,7 @@ impl Started {
         Ok(self.with(qmp))
     }
 
-    /// The monitor, whose control socket is connected to with the first command.
+    /// The monitor without a QMP connection, which its first command makes.
     pub fn unconnected(self) -> Vmm {
         let qmp = Qmp::later(&self.control);
         self.with(qmp)
@@ -172,7 +172,7 @@ impl Started {
         Vmm { process, qmp, input, messages, console, errors, readers: vec![console_reader, errors_reader] }
     }
 
-    /// Ends it, and adds what it said.
+    /// Ends the monitor, and adds its output to `error`.
     fn end(mut self, error: &Error) -> Error {
         self.process.kill();
         drop(self.errors_reader.join());
@@ -184,7 +184,7 @@ impl Vmm {
     /// Starts the monitor and connects to its control socket; `launcher` as in [`Process::spawn`].
     ///
     /// # Errors
-    /// What it said when it ended at once, or that it does not answer.
+    /// The monitor's output when it ended at once, or that it does not answer.
     pub fn spawn(launcher: Option<&Path>, program: &Program, config: &Config) -> Result<Self> {
         Started::spawn(launcher, program, config)?.connect()
     }
@@ -194,13 +194,13 @@ impl Vmm {
         &mut self.process
     }
 
-    /// Waits for its end, and until all is read that it and the guest wrote.
+    /// Waits for the monitor's end, and until its output and the guest's is read.
     ///
     /// # Errors
-    /// When it still runs at `deadline`.
+    /// When the monitor still runs at `deadline`.
     pub fn wait_end(&mut self, deadline: Instant) -> Result<ExitStatus> {
         let status = self.process.wait(deadline)?;
-        // Its streams are closed. A reader that panicked has left what it read.
+        // The streams are closed now. A reader that panicked has kept what it read.
         self.readers.drain(..).for_each(|reader| drop(reader.join()));
         Ok(status)
     }
@@ -210,7 +210,7 @@ impl Vmm {
         read(&self.console)
     }
 
-    /// By the host's clock, when parts of that were read, in their order.
+    /// The times, by the host's clock, when the parts of the console were read, in order.
     pub fn console_times(&self) -> Vec<SystemTime> {
         self.console.lock().unwrap_or_else(PoisonError::into_inner).times.clone()
     }
@@ -223,12 +223,12 @@ impl Vmm {
     /// Waits for the guest's message `event` and returns its content.
     ///
     /// # Errors
-    /// When it does not come until `deadline`, or the monitor ends.
+    /// When the message does not come by `deadline`, or the monitor ends.
     pub fn expect(&mut self, event: &str, deadline: Instant) -> Result<Value> {
         self.expect_timed(event, deadline).map(|(_, content)| content)
     }
 
-    /// The same, and when it began to come.
+    /// As [`Vmm::expect`], with the time when the message began to come.
     fn expect_timed(&mut self, event: &str, deadline: Instant) -> Result<(SystemTime, Value)> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -262,12 +262,12 @@ impl Vmm {
     /// Gives the guest's workload a command and returns its answer.
     ///
     /// # Errors
-    /// When it does not answer until `deadline`.
+    /// When the guest does not answer by `deadline`.
     pub fn ask(&mut self, command: &str, deadline: Instant) -> Result<Value> {
         self.ask_timed(command, deadline).map(|(_, answer)| answer)
     }
 
-    /// The same, and when the answer began to come: a guest takes some milliseconds to print it.
+    /// As [`Vmm::ask`], with the time when the answer began to come: a guest takes some milliseconds to print it.
     ///
     /// # Errors
     /// As [`Vmm::ask`].
@@ -276,7 +276,7 @@ impl Vmm {
         self.expect_timed(command, deadline)
     }
 
-    /// The run state as QMP says it.
+    /// The run state as QMP names it.
     ///
     /// # Errors
     /// When the monitor does not answer.
@@ -285,13 +285,13 @@ impl Vmm {
         Ok(answer["status"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// The program's name and version, in its own words.
+    /// The program's name and version, as it reports them.
     ///
     /// # Errors
     /// When the monitor does not answer.
     pub fn name(&mut self) -> Result<String> {
         let answer = self.qmp.execute("query-version", Value::Null)?;
-        // minivmm says QEMU's version as well, for clients that look at it.
+        // minivmm reports a version of QEMU as well, for clients that require one.
         if let Some(package) = answer["package"].as_str().filter(|package| package.starts_with("minivmm ")) {
             return Ok(package.to_owned());
         }
@@ -302,7 +302,7 @@ impl Vmm {
     /// Waits until the run state is `state`.
     ///
     /// # Errors
-    /// When it is not at `deadline`.
+    /// When the run state is another one at `deadline`.
     pub fn await_status(&mut self, state: &str, deadline: Instant) -> Result<()> {
         loop {
             let now = self.status()?;
@@ -317,8 +317,8 @@ impl Vmm {
     }
 }
 
-/// True once a socket at `path` listens in the network namespace of `process` (`__SO_ACCEPTCON` in /proc/PID/net/unix, proc(5)): its file is
-/// there before.
+/// Whether a socket at `path` listens in the network namespace of `process` (`__SO_ACCEPTCON` in /proc/PID/net/unix,
+/// proc(5)): its file appears earlier.
 pub fn listens(process: u32, path: &Path) -> bool {
     let sockets = fs::read_to_string(format!("/proc/{process}/net/unix")).unwrap_or_default();
     let path = format!(" {}", path.display());
@@ -370,7 +370,7 @@ fn qemu_arguments(config: &Config, accelerator: &str) -> Vec<String> {
     flag("-smp", config.cpus.to_string());
     flag("-kernel", path(&config.kernel));
     flag("-append", config.append.clone());
-    // A QEMU that is not where it was built for looks for its firmware beside itself.
+    // A QEMU that is not in its installation directory looks for firmware only beside itself.
     for directory in qemu::FIRMWARE {
         flag("-L", directory.into());
     }
@@ -404,15 +404,15 @@ fn qemu_arguments(config: &Config, accelerator: &str) -> Vec<String> {
     arguments
 }
 
-/// What was read of a stream.
+/// The part of a stream that was read so far.
 #[derive(Debug, Default)]
 struct Gathered {
     text: String,
-    /// When each part of it was.
+    /// The time when each part was read.
     times: Vec<SystemTime>,
 }
 
-/// Collects a stream in the background; `line` sees each whole line, and when it began.
+/// Collects a stream in the background; calls `line` for each whole line, with the time when it began.
 fn gather(
     stream: impl Read + Send + 'static,
     mut line: impl FnMut(SystemTime, &str) + Send + 'static,
@@ -422,7 +422,7 @@ fn gather(
     let reader = thread::spawn(move || {
         let mut stream = BufReader::new(stream);
         let (mut pending, mut begun) = (String::new(), SystemTime::UNIX_EPOCH);
-        // Not by lines: a shell's prompt ends without one.
+        // Not by lines: a shell's prompt ends without a newline.
         while let Ok(bytes @ [_, ..]) = stream.fill_buf() {
             let now = SystemTime::now();
             let (size, chunk) = (bytes.len(), String::from_utf8_lossy(bytes).into_owned());

@@ -1,10 +1,10 @@
-//! How long a thread waits by its own will, however busy the host is: time in which it neither had a processor nor wanted
+//! How long a thread waits voluntarily, however busy the host is: time in which it neither had a processor nor wanted
 //! one.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// A moment of the calling thread.
+/// A point in time of the calling thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Waited {
     begun: Instant,
@@ -12,16 +12,16 @@ pub struct Waited {
 }
 
 impl Waited {
-    /// This moment.
+    /// The present.
     ///
     /// # Panics
-    /// Where the kernel keeps no statistics of its scheduler.
+    /// When the kernel keeps no scheduler statistics.
     #[must_use]
     pub fn now() -> Self {
         Self { active: active(), begun: Instant::now() }
     }
 
-    /// What this thread, the same one, has waited since.
+    /// The time that this thread, which must be the one of [`Waited::now`], has waited since.
     ///
     /// # Panics
     /// As [`Waited::now`].
@@ -32,9 +32,10 @@ impl Waited {
     }
 }
 
-/// Documentation/scheduler/sched-stats.rst: nanoseconds on a processor, then nanoseconds in wait for one.
+/// Time on a processor or waiting for one (Documentation/scheduler/sched-stats.rst: the first two numbers, in
+/// nanoseconds).
 fn active() -> Duration {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel has statistics of its scheduler");
+    let text = fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel has scheduler statistics");
     let numbers = text.split(' ').take(2).map(|number| number.parse::<u64>().expect("a number"));
     Duration::from_nanos(numbers.sum())
 }
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_is_no_wait_and_a_sleep_is() {
+    fn a_sleep_counts_as_waiting_and_work_does_not() {
         let before = Waited::now();
         let end = Instant::now() + Duration::from_millis(300);
         while Instant::now() < end {}

@@ -8,12 +8,13 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
-/// From one tick to the next.
+/// Time between two ticks.
 const INTERVAL: Duration = Duration::from_millis(1);
-/// Nanoseconds between two readings that count as one.
+/// Longest time in nanoseconds between two readings that count as one moment.
 const TOGETHER: i64 = 200_000;
 
-/// Nanoseconds above which a gap may be kept, and how many are: each digit of the answer costs the host an exit.
+/// Nanoseconds above which a gap is listed, and how many are listed at most: each digit of the answer costs the host an
+/// exit.
 const LONG: i64 = 5_000_000;
 const KEPT: usize = 8;
 
@@ -24,7 +25,7 @@ struct Instants {
 }
 
 impl Instants {
-    /// Both clocks at one time: read again when something came between.
+    /// Reads both clocks at one moment: again while more than [`TOGETHER`] passed in between.
     fn now() -> Self {
         let read = |clock| clock_gettime(clock).map_or(0, |time| time.tv_sec() * 1_000_000_000 + time.tv_nsec());
         let mut last = Self { monotonic: 0, realtime: 0 };
@@ -41,19 +42,19 @@ impl Instants {
     }
 }
 
-/// Both clocks in nanoseconds, and what they are read from.
+/// Both clocks in nanoseconds, and the kernel's clock source.
 pub(super) fn now() -> Value {
     let source = fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
     let now = Instants::now();
     json!({ "monotonic_ns": now.monotonic, "realtime_ns": now.realtime, "source": source.unwrap_or_default().trim() })
 }
 
-/// Gaps between ticks since they were last taken.
+/// Gaps between ticks since the last query.
 #[derive(Debug, Default)]
 struct Gaps {
     ticks: u64,
     monotonic: i64,
-    /// Between which readings of the monotonic clock its largest gaps were, the largest first.
+    /// The largest gaps: readings of the monotonic clock before and after each, the largest gap first.
     longest: Vec<[i64; 2]>,
     realtime: i64,
     backward: u64,
@@ -65,7 +66,7 @@ struct Gaps {
 }
 
 impl Gaps {
-    /// A tick, or a look at how long the next one is due already.
+    /// Accounts for the time since the last tick, at a tick or at a query before the next one.
     fn step(&mut self, after: Instants) {
         let Some(before) = self.last.replace(after) else { return };
         let (monotonic, realtime) = (after.monotonic - before.monotonic, after.realtime - before.realtime);
@@ -83,7 +84,7 @@ impl Gaps {
     }
 }
 
-/// The tick, running.
+/// The thread that ticks, and its gaps.
 #[derive(Clone, Debug)]
 pub(super) struct Ticks(Arc<Mutex<Gaps>>);
 
@@ -94,7 +95,8 @@ impl Ticks {
         thread::spawn(move || {
             loop {
                 thread::sleep(INTERVAL);
-                // The clocks are read under the lock: a reading that waited for it would look like a step back.
+                // Read the clocks under the lock: a reading taken before a wait for the lock would look like a step
+                // back.
                 let mut gaps = gaps.lock().unwrap_or_else(PoisonError::into_inner);
                 gaps.step(Instants::now());
             }
@@ -106,7 +108,7 @@ impl Ticks {
     /// microseconds; and when the largest ones on the monotonic clock began and ended, in nanoseconds of that clock.
     pub(super) fn take(&self) -> Value {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Timers that no longer fire must show, too.
+        // Include the time since the last tick, so that timers that no longer fire show.
         current.step(Instants::now());
         let last = current.last;
         let gaps = std::mem::replace(&mut *current, Gaps { last, ..Gaps::default() });
@@ -127,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_backward_steps_and_a_jump_of_one_clock_are_told_apart() {
+    fn gaps_backward_steps_and_a_jump_of_one_clock_are_distinguished() {
         let at = |monotonic, realtime| Instants { monotonic, realtime };
         let mut gaps = Gaps::default();
         gaps.step(at(0, 100));
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_that_does_not_come_shows() {
+    fn a_missing_tick_is_reported() {
         let ticks = Ticks(Arc::default());
         let begun = Instants { monotonic: 0, realtime: 0 };
         ticks.0.lock().unwrap().step(begun);

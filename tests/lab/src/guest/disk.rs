@@ -16,7 +16,7 @@ const DEVICE: &str = "/dev/vda";
 const MOUNT: &str = "/mnt";
 const FILES: usize = 16;
 const SIZE: usize = 64 << 10;
-/// Between two files, so that the disk is busy but the guest is not.
+/// Pause between two files: the disk is busy, but the guest is not.
 const PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
@@ -38,7 +38,8 @@ impl Files {
         self.directory.join(format!("file{number}"))
     }
 
-    /// Replaces the next file as careful programs do: written beside it, synced, renamed over it.
+    /// Replaces the next file as careful programs do: writes a new file beside it, syncs, and renames it over the old
+    /// one.
     fn write_one(&mut self) -> io::Result<()> {
         let number = self.next;
         let generation = self.generations[number] + 1;
@@ -72,10 +73,10 @@ pub(super) fn start() -> Result<Arc<Work<Files>>> {
     }))
 }
 
-/// Reads every file from the disk itself and compares.
+/// Reads every file from the disk, not the page cache, and compares it with what was written.
 pub(super) fn verify(files: &mut Files) -> Value {
     nix::unistd::sync();
-    // Else the answer comes from memory.
+    // Drop the page cache, or the files would be read from memory.
     if let Err(error) = fs::write("/proc/sys/vm/drop_caches", "3") {
         files.errors.push(format!("drop_caches: {error}"));
     }
@@ -84,7 +85,7 @@ pub(super) fn verify(files: &mut Files) -> Value {
     json!({ "files": written, "bad": bad, "writes": files.writes, "errors": files.errors })
 }
 
-/// Leaves a clean file system behind.
+/// Unmounts the file system, so that the disk's image is clean.
 pub(super) fn unmount() {
     if let Err(error) = umount(MOUNT) {
         println!("guest: unmount: {error}");

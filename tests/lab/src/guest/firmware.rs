@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 use crate::error::{FileContext, Result};
 
 const MEMORY: &str = "/dev/mem";
-/// `/dev/mem` gives these addresses away on every kernel: they are no RAM by the memory map (`devmem_is_allowed`, arch/x86/mm/init.c).
+/// Start of the segment. `/dev/mem` reads these addresses on every kernel: in the memory map they are no RAM
+/// (`devmem_is_allowed`, arch/x86/mm/init.c).
 const START: u64 = 0xe_0000;
 const LEN: usize = 0x2_0000;
 
-/// A sum over all bytes, how many are not zero, and what stands behind the sign of ACPI's first table, if one is there.
+/// A checksum over all bytes, the number of bytes that are not zero, and the address of ACPI's RSDP, if there is one.
 pub(super) fn seen() -> Value {
     match read() {
         Ok(bytes) => {
@@ -34,14 +35,14 @@ fn read() -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// FNV-1a, 64 bits.
+/// The FNV-1a checksum, 64 bits.
 fn sum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
 mod tests {
-    /// Values of the algorithm's authors (draft-eastlake-fnv, appendix C).
+    /// Test values of the algorithm's authors (draft-eastlake-fnv, appendix C).
     #[test]
     fn the_sum_is_fnv_1a() {
         assert_eq!(super::sum(b""), 0xcbf2_9ce4_8422_2325);

@@ -1,4 +1,4 @@
-//! The guest kernel's own complaints: lines of its log that a migration must not cause.
+//! Complaints in the guest kernel's log that a migration must not cause.
 
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -12,7 +12,7 @@ const COMPLAINTS: &[&str] = &[
     "hung task",
     "rcu: INFO",
     "Marking clocksource",
-    // The figures that come with it.
+    // The figures that follow "Marking clocksource".
     "wd_nsec",
     "cs_nsec",
     "EXT4-fs error",
@@ -24,7 +24,7 @@ const COMPLAINTS: &[&str] = &[
     "Oops",
 ];
 
-/// Lines that complain; one that says why when the log cannot be read.
+/// The log's lines that are complaints; one line with the reason when the log cannot be read.
 pub(super) fn complaints() -> Vec<String> {
     let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
     let mut log = match OpenOptions::new().read(true).custom_flags(flags).open("/dev/kmsg") {
@@ -33,7 +33,7 @@ pub(super) fn complaints() -> Vec<String> {
     };
     let mut lines = Vec::new();
     let mut record = [0; 8192];
-    // One record a read; EAGAIN at the end.
+    // Each read returns one record; EAGAIN is the end of the log.
     while let Ok(size @ 1..) = log.read(&mut record) {
         let text = String::from_utf8_lossy(&record[..size]);
         let message = text.split_once(';').map_or(&*text, |(_, message)| message).lines().next().unwrap_or_default();
@@ -44,7 +44,7 @@ pub(super) fn complaints() -> Vec<String> {
     without_misreadings(lines)
 }
 
-/// The lines without those of clocks that the kernel may have read wrong.
+/// Leaves out complaints about clocks that the kernel may have read wrong.
 fn without_misreadings(mut lines: Vec<String>) -> Vec<String> {
     let mut at = 0;
     while at < lines.len() {
@@ -67,17 +67,18 @@ fn is_complaint(message: &str) -> bool {
     }
 }
 
-/// The kernel compared its clocks too late to judge them, and shows how far each went: a busy host, if both went as far
-/// (`clocksource_watchdog`, kernel/time/clocksource.c).
+/// The kernel compared its clocks too late to judge them, and logs how far each advanced (`clocksource_watchdog`,
+/// kernel/time/clocksource.c). If both advanced alike, the host was only busy.
 const BUSY: &str = "Long readout interval";
-/// Most that the two may differ in: reading them takes time, too.
+/// Largest difference between the two clocks of such a line that is no complaint: reading both takes time.
 const APART: Duration = Duration::from_millis(5);
 
-/// The kernel found that its clocks went differently far, and says how far in the lines that follow.
+/// The kernel found that its clocks advanced differently, and logs both intervals in the lines that follow.
 const MARK: &str = "Marking clocksource";
-/// Since 6.12 the kernel takes two clocks for read at once if that took no longer than this (`cs_watchdog_read`: thrice the margin of a
-/// clock, 250 µs), and gives one up for a difference of twice the margin. So a vCPU that is held up between the two readings
-/// looks like a clock that jumped. That none did by as little is shown by `minivmm/tests/kvm_state.rs`.
+/// Longest time between two clock readings that Linux since 6.12 treats as simultaneous (`cs_watchdog_read`: three
+/// times the clock's margin of 250 µs); it marks a clock unstable at a difference of twice the margin. So a vCPU held
+/// up between the two readings looks like a clock that jumped. `minivmm/tests/kvm_state.rs` shows that no clock jumps
+/// by so little.
 const READOUT: Duration = Duration::from_micros(750);
 
 fn clocks_agree(message: &str, apart: Duration) -> bool {
@@ -93,9 +94,10 @@ fn clocks_agree(message: &str, apart: Duration) -> bool {
 mod tests {
     use super::*;
 
-    /// What 6.12 said of one vCPU of a guest in an emulated host, and what it says where the TSC was restored later than the clock.
+    /// Lines that Linux 6.12 logged for one vCPU of a guest in an emulated host, and its lines where the TSC was
+    /// restored later than the clock.
     #[test]
-    fn a_reading_that_was_held_up_is_no_jump() {
+    fn a_delayed_clock_reading_is_no_jump() {
         let log = |watchdog: u64, clock: u64| {
             [
                 "blk_update_request: I/O error, dev vda, sector 2048".to_owned(),
@@ -111,14 +113,14 @@ mod tests {
         for (watchdog, clock) in [(560_992_301, 560_242_300), (560_992_301, 574_992_301)] {
             assert_eq!(without_misreadings(log(watchdog, clock)), log(watchdog, clock));
         }
-        // Figures that are not there excuse nothing.
+        // Without figures the complaint stays.
         let alone = log(1, 1)[1..2].to_vec();
         assert_eq!(without_misreadings(alone.clone()), alone);
         assert_eq!(without_misreadings(Vec::new()), Vec::<String>::new());
     }
 
     #[test]
-    fn complaints_are_known_by_the_kernels_words() {
+    fn complaints_are_recognised_by_the_kernels_text() {
         assert!(is_complaint("watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [guest:1]"));
         assert!(is_complaint(
             "clocksource: timekeeping watchdog on CPU0: Marking clocksource 'tsc' as unstable because the skew is too large:"

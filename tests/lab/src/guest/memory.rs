@@ -1,4 +1,4 @@
-//! Memory load: dirties pages all over a region and knows what each must hold.
+//! Memory load: dirties pages throughout a region and keeps track of what each page must hold.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use super::pattern::{PAGE, Page};
 
 /// Pages written between two looks at the clock.
 const BATCH: u64 = 32;
-/// Odd, so that steps of it visit every page of a power of two, and far, so that neighbours are not written in turn.
+/// Step to the next page: odd, so that all pages of a power of two are visited, and large, so that consecutive writes
+/// are not to neighbouring pages.
 const STRIDE: usize = 7919;
 
 #[derive(Debug)]
@@ -51,7 +52,7 @@ pub(super) fn start(mib: usize, rate: u64) -> Arc<Work<Region>> {
         }
         written += BATCH;
         let due = Duration::from_millis(written * 1000 / rate);
-        // After a pause, go on at the rate instead of catching up.
+        // After a pause of the guest, continue at the rate instead of catching up.
         if begun.elapsed() > due + Duration::from_millis(100) {
             (begun, written) = (Instant::now(), 0);
             return Duration::ZERO;
@@ -60,7 +61,7 @@ pub(super) fn start(mib: usize, rate: u64) -> Arc<Work<Region>> {
     })
 }
 
-/// Compares every word of every page with what it must hold.
+/// Compares every word of every page with what the page must hold.
 pub(super) fn verify(region: &mut Region) -> Value {
     let expected = region.generations.iter().enumerate();
     let wrong: Vec<usize> = expected

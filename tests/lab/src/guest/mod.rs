@@ -1,7 +1,7 @@
-//! The workload in the guest, as its first process: works, and on demand verifies everything it did.
+//! The workload in the guest, as the guest's first process: it works, and verifies its work on request.
 //!
-//! What it works on follows from the machine: memory as the command line says, files when there is a disk, packets when
-//! there is a network card, and always a tick. Commands and answers are lines on the serial console.
+//! The machine decides the load: memory as the command line says, files when there is a disk, packets when there is a
+//! network card, and always a tick. Commands and answers are lines on the serial console.
 
 pub mod clock;
 mod disk;
@@ -30,28 +30,29 @@ use crate::pid1;
 
 /// Argument after which the executable acts as the guest's first process.
 pub const ROLE: &str = "guest";
-/// Begins each line of ours on the console; JSON follows.
+/// Prefix of each line on the console that is a message of the workload; JSON follows.
 pub const PREFIX: &str = "@lab ";
 const CONSOLE: &str = "/dev/console";
 const COUNT: &str = "count";
-/// Often enough to notice soon that a guest runs; each byte costs the host two exits.
+/// Pause between two numbers: short enough to notice soon that a guest runs; each byte costs the host two exits.
 const COUNT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Words of the command line behind `-- guest`.
+/// Options of the workload, from the kernel's command line after `-- guest`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Memory to dirty, in MiB; 0 dirties none.
     pub memory_mib: usize,
-    /// Pages to dirty a second; 0 is as many as it can.
+    /// Pages to dirty a second; 0 is no limit.
     pub rate: u64,
-    /// Counts aloud, without end, so that who reads several consoles sees that nothing is done twice or left out.
+    /// Prints ascending numbers without end, so that a reader of several consoles sees whether one is missing or
+    /// printed twice.
     pub counts: bool,
-    /// A shell on the console in place of the workload.
+    /// Runs a shell on the console instead of the workload.
     pub shell: bool,
 }
 
 impl Options {
-    /// What the kernel's command line must end with.
+    /// The end of the kernel's command line that selects these options.
     pub fn command_line(self) -> String {
         if self.shell {
             format!("-- {ROLE} shell")
@@ -77,7 +78,7 @@ impl Options {
     }
 }
 
-/// A workload's state, worked on in small steps between which a verification can take hold of it.
+/// A workload's state, which a thread changes in small steps; a verification can hold it between two steps.
 #[derive(Debug)]
 struct Work<T> {
     state: Mutex<T>,
@@ -85,13 +86,13 @@ struct Work<T> {
 }
 
 impl<T: Send + 'static> Work<T> {
-    /// Works in a thread of its own; `step` returns the pause before the next one.
+    /// Repeats `step` in a thread of its own; `step` returns the pause before the next one.
     fn start(state: T, mut step: impl FnMut(&mut T) -> Duration + Send + 'static) -> Arc<Self> {
         let work = Arc::new(Self { state: Mutex::new(state), held: AtomicBool::new(false) });
         let worker = Arc::clone(&work);
         thread::spawn(move || {
             loop {
-                // A mutex alone is not fair: a busy worker would take it again at once, for ever.
+                // Mutexes are not fair: a busy worker would take the lock again at once, every time.
                 while worker.held.load(Ordering::Acquire) {
                     thread::sleep(Duration::from_millis(1));
                 }
@@ -104,7 +105,7 @@ impl<T: Send + 'static> Work<T> {
         work
     }
 
-    /// Holds the work up while `look` looks at it.
+    /// Stops the work while `look` reads its state.
     fn hold<R>(&self, look: impl FnOnce(&mut T) -> R) -> R {
         self.held.store(true, Ordering::Release);
         let result = look(&mut self.lock());
@@ -180,14 +181,14 @@ fn work(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// One message, in one piece: threads share the console.
+/// Writes one message with one call, because several threads share the console.
 fn say(mut output: &File, event: &str, value: Value) {
     let mut line = json!({});
     line[event] = value;
     let _ = output.write_all(format!("\r\n{PREFIX}{line}\r\n").as_bytes());
 }
 
-/// Says 1, 2, 3 and so on.
+/// Prints the numbers 1, 2, 3 and so on.
 fn count(output: &File) {
     for number in 1_u64.. {
         say(output, COUNT, json!(number));
@@ -195,7 +196,7 @@ fn count(output: &File) {
     }
 }
 
-/// Numbers that a guest which [counts](Options::counts) has said in whole lines of a console.
+/// The numbers that a guest with [`Options::counts`] has printed as whole lines on a console.
 ///
 /// ```
 /// let console = "@lab {\"count\":9}\r\n\r\n@lab {\"ready\":{}}\r\n\r\n@lab {\"count\":10}\r\n\r\n@lab {\"count\":11}";
@@ -208,7 +209,7 @@ pub fn counted(console: &str) -> Vec<u64> {
     numbers.filter_map(|digits| digits.parse().ok()).collect()
 }
 
-/// The console, without echo and without any change to what passes.
+/// Opens the console without echo and without changes to the bytes that pass.
 fn console() -> Result<(impl BufRead, File)> {
     let path = Path::new(CONSOLE);
     let console = OpenOptions::new().read(true).write(true).open(path).doing("open", path)?;
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn work_stands_still_while_it_is_held() {
+    fn work_stops_while_it_is_held() {
         let work = Work::start(0u64, |count| {
             *count += 1;
             Duration::ZERO

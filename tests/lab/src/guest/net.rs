@@ -15,18 +15,18 @@ use crate::netlink;
 
 /// The guest's address, in a 24-bit network with the peer.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-/// The host's address there.
+/// The host's address in that network.
 pub const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-/// The peer's.
+/// The peer's port.
 const PORT: u16 = 7777;
-/// The guest's: another one, for passt takes it on the peer's address.
+/// The guest's port: a different one, because passt binds it on the peer's address.
 const GUEST_PORT: u16 = 7778;
 const SIZE: usize = 512;
 const PAUSE: Duration = Duration::from_millis(5);
-/// For the last datagrams to come back.
+/// Time for the last datagrams to come back.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// Which datagrams came, each known by its number and checked for its content.
+/// The datagrams received, each identified by its number, with its content checked.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     seen: Vec<bool>,
@@ -38,7 +38,7 @@ pub struct Tally {
 impl Tally {
     fn take(&mut self, datagram: &[u8]) {
         let number = datagram.first_chunk().map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes));
-        // A number beyond a day of sending is damage; it must not size a table.
+        // A number beyond a day of sending is a damaged one, and must not size a table.
         if number > 1 << 24 || datagram != pattern::bytes(number, 0, SIZE) {
             self.corrupt += 1;
             return;
@@ -54,14 +54,14 @@ impl Tally {
         }
     }
 
-    /// The part of it that concerns the first `count` datagrams.
+    /// The counts for the first `count` datagrams alone.
     pub fn of_first(mut self, count: u64) -> Self {
         self.seen.truncate(count as usize);
         self.unique = self.seen.iter().filter(|seen| **seen).count() as u64;
         self
     }
 
-    /// Datagrams received, `unique`, `duplicates` and `corrupt`; `missing` are the first gaps, as number and length.
+    /// Numbers of `unique`, `duplicates` and `corrupt` datagrams; `missing` are the first gaps, as number and length.
     pub fn report(&self) -> Value {
         let runs = self.seen.chunk_by(|one, next| one == next);
         let starts = runs.clone().scan(0, |at, run| Some(std::mem::replace(at, *at + run.len())));
@@ -71,14 +71,14 @@ impl Tally {
     }
 }
 
-/// Datagrams sent, and why some were not.
+/// The number of datagrams sent, and the reasons why others were not.
 #[derive(Debug, Default)]
 struct Sent {
     next: u64,
     errors: Vec<String>,
 }
 
-/// The guest's side at work.
+/// The guest's sender and receiver, running.
 #[derive(Debug)]
 pub(super) struct Traffic {
     sending: Arc<Work<Sent>>,
@@ -86,7 +86,7 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// Counts, with sending held up until the last echo had time to come.
+    /// The counts, taken with sending stopped for long enough that the last echo can come back.
     pub(super) fn report(&self) -> Value {
         self.sending.hold(|sent| {
             thread::sleep(SETTLE);
@@ -108,7 +108,7 @@ pub(super) fn start() -> Result<Traffic> {
         thread::spawn(move || {
             let mut buffer = [0; 2 * SIZE];
             loop {
-                // An error here is the echo of one at sending (ECONNREFUSED), which is counted there.
+                // An error here repeats one of a send (ECONNREFUSED), which is counted there.
                 if let Ok(size) = receiver.recv(&mut buffer) {
                     tally.lock().unwrap_or_else(PoisonError::into_inner).take(&buffer[..size]);
                 }
@@ -127,7 +127,7 @@ pub(super) fn start() -> Result<Traffic> {
     begin().map_err(|error| Error::failed(format!("eth0: {error}")))
 }
 
-/// The host's side: counts and sends back, until dropped.
+/// The host's side: counts datagrams and sends them back, until dropped.
 #[derive(Debug)]
 pub struct Peer {
     tally: Arc<Mutex<Tally>>,
@@ -139,7 +139,7 @@ impl Peer {
     /// Answers at [`PEER`], in the caller's network namespace.
     ///
     /// # Errors
-    /// When the address is not there.
+    /// When this host does not have that address.
     pub fn start() -> io::Result<Self> {
         let socket = UdpSocket::bind(SocketAddrV4::new(PEER, PORT))?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
@@ -151,14 +151,14 @@ impl Peer {
             while !over.load(Ordering::Relaxed) {
                 let Ok((size, from)) = socket.recv_from(&mut buffer) else { continue };
                 count.lock().unwrap_or_else(PoisonError::into_inner).take(&buffer[..size]);
-                // One that cannot be sent back is missing at the guest, which counts it.
+                // A datagram that cannot be sent back is missing at the guest, which counts it.
                 let _ = socket.send_to(&buffer[..size], from);
             }
         });
         Ok(Self { tally, end, thread: Some(thread) })
     }
 
-    /// What came so far.
+    /// The datagrams received so far.
     pub fn tally(&self) -> Tally {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tally_tells_lost_from_doubled_and_damaged() {
+    fn a_tally_distinguishes_lost_duplicate_and_corrupt() {
         let mut tally = Tally::default();
         for number in [0, 1, 3, 3] {
             tally.take(&pattern::bytes(number, 0, SIZE));

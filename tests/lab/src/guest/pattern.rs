@@ -1,10 +1,10 @@
-//! Content that tells where it belongs and when it was written: for memory pages, files and packets alike.
+//! Content that identifies its place and its generation, for memory pages, files and packets alike.
 
 /// Bytes in a page.
 pub const PAGE: usize = 4096;
 const WORDS: usize = PAGE / 8;
 
-/// One page of guest memory; its alignment makes it exactly one.
+/// One page of guest memory; the alignment makes it exactly one page.
 #[derive(Clone, Debug)]
 #[repr(align(4096))]
 pub struct Page(pub [u64; WORDS]);
@@ -29,7 +29,8 @@ pub fn bytes(number: u64, generation: u64, size: usize) -> Vec<u8> {
     words(number, generation).flat_map(u64::to_le_bytes).take(size).collect()
 }
 
-/// Number and generation as they are, then words that depend on both: a torn or stale page shows, and says whose it is.
+/// Number and generation in plain form, then words that depend on both: a torn or stale page is detected, and names the
+/// page it belongs to.
 fn words(number: u64, generation: u64) -> impl Iterator<Item = u64> {
     let seed = (number << 32 ^ generation).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5bd1_e995;
     let body = (1..).map(move |index: u64| seed.wrapping_add(index.wrapping_mul(0xd6e8_feb8_6659_fd93)));
@@ -41,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_number_generation_or_any_bit_is_noticed() {
+    fn another_number_generation_or_any_changed_bit_is_detected() {
         let mut page = Page::ZERO;
         page.fill(7, 3);
         assert!(page.holds(7, 3) && !page.holds(7, 2) && !page.holds(6, 3));
@@ -50,7 +51,7 @@ mod tests {
             wrong.0[word] ^= 1 << 63;
             assert!(!wrong.holds(7, 3));
         }
-        // Half of another generation.
+        // The second half is of another generation.
         let mut torn = page.clone();
         let mut newer = Page::ZERO;
         newer.fill(7, 4);

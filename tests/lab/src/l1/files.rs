@@ -1,4 +1,4 @@
-//! What lies in an emulated host: all that a migration takes, and the programs of a job.
+//! The files of an emulated host: everything that a migration needs, and the programs of a job.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use crate::packages;
 use crate::qemu;
 use crate::tree::Tree;
 
-/// Where the kernel for guests lies inside.
+/// Path of the guests' kernel inside.
 pub const GUEST_KERNEL: &str = "/boot/vmlinuz";
 
-/// The files of an emulated host with all that a migration takes besides the monitor: the guest's kernel with its modules, and the
-/// tools.
+/// The files of an emulated host that a migration needs besides the monitor: the guest's kernel with its modules, and
+/// the tools.
 ///
 /// # Errors
-/// When something of that is missing on this machine.
+/// When one of these files is missing on this machine.
 pub fn for_migrations(guest: &Kernel) -> Result<Tree> {
     let mut files = Tree::new();
     files.host(GUEST_KERNEL, &guest.image);
@@ -26,7 +26,7 @@ pub fn for_migrations(guest: &Kernel) -> Result<Tree> {
     Ok(files)
 }
 
-/// Adds QEMU as the program `name`, and the firmware that its microvm boots a kernel with.
+/// Adds QEMU as the program `name`, and the firmware with which its microvm boots a kernel.
 ///
 /// # Errors
 /// When QEMU cannot be read.

@@ -1,4 +1,4 @@
-//! One QEMU that is an emulated host: booted, or going on with what was saved of one, and followed until it ends.
+//! One QEMU that runs an emulated host: booted or resumed from a saved one, and followed until it ends.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -18,20 +18,20 @@ const MEMORY_MIB: u32 = 2048;
 const SILENCE: Duration = Duration::from_secs(60);
 const ARTIFACTS_MAX: u64 = 512 << 20;
 
-/// Where an executable with our roles lies inside: the first process.
+/// Path of the executable with our roles inside: the first process.
 pub const ROLES: &str = "/init";
 
-/// What an emulated host is made of.
+/// The programs and files that an emulated host is started with.
 #[derive(Debug)]
 pub(super) struct L1 {
-    /// `qemu-system-x86_64`
+    /// `qemu-system-x86_64`.
     pub(super) qemu: PathBuf,
     pub(super) kernel: Kernel,
-    /// An executable with our roles: its first process, and our launcher.
+    /// An executable with our roles: the host's first process, and our launcher.
     pub(super) roles: PathBuf,
 }
 
-/// A file that goes with this process, however that ends: no directory has it.
+/// A file without a name in any directory, so that it is gone once this process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct Nameless(File);
 
@@ -40,7 +40,7 @@ impl Nameless {
         tempfile::tempfile().doing("make a file in", &std::env::temp_dir()).map(Self)
     }
 
-    /// Where a child of this process opens it.
+    /// The path by which a child of this process opens the file.
     pub(super) fn path(&self) -> PathBuf {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into()
     }
@@ -50,7 +50,7 @@ const CONSOLE: &str = "console";
 const DISK: &str = "artifacts";
 const ERRORS: &str = "errors";
 
-/// The inner error says how the host hung.
+/// The result of an attempt; the inner error is the reason why the host hung.
 pub(super) type Attempt<T> = std::result::Result<T, String>;
 
 /// One QEMU and its files.
@@ -60,15 +60,16 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Boots, or goes on with what was `saved`.
+    /// Boots, or resumes what was `saved`.
     pub(super) fn start(l1: &L1, initrd: &Nameless, directory: &Path, saved: Option<&Nameless>) -> Result<Self> {
         let path = |name: &str| directory.join(name).display().to_string();
         let disk = directory.join(DISK);
         let image = File::create(&disk).doing("create", &disk)?;
         image.set_len(ARTIFACTS_MAX).doing("size", &disk)?;
-        // A socket of an attempt before cannot be listened at.
+        // The socket of an earlier attempt would keep QEMU from listening.
         let _ = fs::remove_file(directory.join("control"));
-        // TCG lacks some of EPYC's features and says so each time: shown only when the host does not come up.
+        // TCG lacks some of EPYC's features and prints a warning for each: its output is shown only when the host does
+        // not start.
         let errors = directory.join(ERRORS);
         let complaints = File::create(&errors).doing("create", &errors)?;
         let qemu = Process::spawn(Some(&l1.roles), &l1.qemu, |command| {
@@ -96,7 +97,7 @@ impl Host {
         self.directory.join("control")
     }
 
-    /// What it has written to its console, which is there once QEMU has opened it.
+    /// The text of the console so far; its file exists once QEMU has opened it.
     pub(super) fn console(&self) -> Result<String> {
         let path = self.directory.join(CONSOLE);
         match fs::read(&path) {
@@ -105,7 +106,7 @@ impl Host {
         }
     }
 
-    /// How it hung; an error if it did not even start.
+    /// The attempt's result for a host that hung; an error if QEMU did not even start.
     pub(super) fn hung<T>(&mut self, how: &str) -> Result<Attempt<T>> {
         let ended_by_itself = self.qemu.ended().is_some();
         self.qemu.kill();
@@ -119,14 +120,15 @@ impl Host {
         }
     }
 
-    /// The files that a job has handed out.
+    /// The files that the job has left.
     pub(super) fn artifacts(&self) -> Result<Vec<(String, Vec<u8>)>> {
         let disk = self.directory.join(DISK);
         let archive = io::BufReader::new(File::open(&disk).doing("open", &disk)?);
         cpio::read(archive).doing("read", &disk)
     }
 
-    /// Passes the job's output on until QEMU ends; `Some` when it had to be given up.
+    /// Copies the job's output to standard output until QEMU ends; `Some` is the reason why the host had to be given
+    /// up.
     pub(super) fn watch(&mut self, deadline: Instant) -> Option<&'static str> {
         let (sender, output) = channel();
         let mut stdout = self.qemu.child().stdout.take()?;
@@ -143,9 +145,9 @@ impl Host {
         loop {
             match output.recv_timeout(Duration::from_millis(200)) {
                 Ok(bytes) => {
-                    // Not through a lock on stdout: the test harness captures what `print!` writes.
+                    // Not through a lock on stdout: the test harness captures only what `print!` writes.
                     text.extend(bytes);
-                    // A character may come in two halves.
+                    // A read may end inside a character.
                     let whole = std::str::from_utf8(&text)
                         .map_or_else(|e| e.error_len().map_or(e.valid_up_to(), |_| text.len()), str::len);
                     print!("{}", String::from_utf8_lossy(&text[..whole]));

@@ -1,8 +1,8 @@
 //! The emulated host (L1): QEMU's TCG with nested SVM boots a distribution kernel whose `/dev/kvm` runs real guests.
 //!
-//! docs/lab.md says why each switch is there. An L1 boots once and is saved as it waits for its job; each job has a copy of it, which
-//! serves that job alone. It may hang as a whole, rarely and through no fault of the job: only then, when its closing line is
-//! missing, is the job repeated.
+//! docs/lab.md gives the reason for each switch. An L1 boots once and is saved while it waits for its job; each job
+//! runs in a copy of its own. An L1 may hang as a whole, rarely and not because of the job: only then, when the closing
+//! line is missing, the job is repeated.
 
 pub mod files;
 mod host;
@@ -25,11 +25,11 @@ use host::{Attempt, Host, L1, Nameless};
 
 pub use host::ROLES;
 
-/// Set for a job: it runs in an emulated host already.
+/// Environment variable that is set for a job: the process runs in an emulated host already.
 pub const INSIDE: &str = "VMSTATE_LAB_L1";
 const REPEATS: u32 = 2;
 const BOOT: Duration = Duration::from_secs(90);
-/// QEMU's default of 128 MiB/s is for networks.
+/// Bandwidth for saving the host: QEMU's default of 128 MiB/s is meant for networks.
 const BYTES_PER_SECOND: u64 = 64 << 30;
 
 /// An emulated host that has booted and waits for its job.
@@ -37,18 +37,18 @@ const BYTES_PER_SECOND: u64 = 64 << 30;
 pub struct Booted {
     l1: L1,
     initrd: Nameless,
-    /// What QEMU saved of it.
+    /// The host's state as saved by QEMU.
     saved: Nameless,
 }
 
-/// What an emulated host does.
+/// One job of an emulated host.
 #[derive(Debug)]
 pub struct Job {
     /// Program and arguments, as paths inside.
     pub argv: Vec<String>,
-    /// `NAME=VALUE`
+    /// Environment, as `NAME=VALUE`.
     pub env: Vec<String>,
-    /// After which the job is ended; a result all the same.
+    /// Time limit of the job; a job that exceeds it ends with a result as well.
     pub time: Duration,
 }
 
@@ -57,15 +57,16 @@ pub struct Job {
 pub struct Outcome {
     /// Exit code of the program.
     pub code: i32,
-    /// The files it left in `/out`.
+    /// The files that the job left in `/out`.
     pub artifacts: Vec<(String, Vec<u8>)>,
 }
 
 impl Booted {
-    /// Boots an emulated host with the distribution's QEMU and kernel, and these files inside. `roles`: an executable with our roles.
+    /// Boots an emulated host with the distribution's QEMU and kernel, and with these files inside. `roles` is an
+    /// executable with our roles.
     ///
     /// # Errors
-    /// When something is missing, or the host does not start or hung as often as it is tried.
+    /// When a program or file is missing, the host does not start, or it hung in every attempt.
     pub fn new(roles: &Path, mut files: Tree) -> Result<Self> {
         let l1 = L1 { qemu: qemu::any()?, kernel: packages::kernel()?, roles: roles.to_owned() };
         files.program(ROLES, roles)?;
@@ -83,7 +84,7 @@ impl Booted {
         let deadline = Instant::now() + BOOT;
         while !host.console()?.contains(init::READY) {
             if host.qemu.ended().is_some() || Instant::now() > deadline {
-                return host.hung("it does not come up");
+                return host.hung("it does not boot");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -95,20 +96,21 @@ impl Booted {
             match info["status"].as_str() {
                 Some("completed") => return Ok(Ok(())),
                 Some("failed") => return Err(Error::failed(format!("the emulated host cannot be saved: {info}"))),
-                _ if Instant::now() > deadline => return host.hung("it does not come to rest"),
+                _ if Instant::now() > deadline => return host.hung("saving it takes too long"),
                 _ => std::thread::sleep(Duration::from_millis(5)),
             }
         }
     }
 
-    /// Runs a job in a copy of the host; its output goes to our standard output as it comes. Files of the run lie in `scratch`.
+    /// Runs a job in a copy of the host and copies its output to our standard output as it comes. The run's files are
+    /// in `scratch`.
     ///
     /// # Errors
-    /// When the host cannot be started, or hung as often as a job is repeated.
+    /// When the host cannot be started, or hung in every attempt.
     pub fn run(&self, scratch: &Path, mut job: Job) -> Result<Outcome> {
         job.env.push("PATH=/bin:/sbin".into());
         job.env.push(format!("{INSIDE}=1"));
-        // The job's terminal is a serial port that ends where our standard error does, or does not.
+        // The job's serial port leads to our standard error, which is a terminal or not.
         job.env.push(if terminal::rewrites_lines() { "TERM=linux" } else { "TERM=dumb" }.to_owned());
         repeatedly("the job", || self.attempt(scratch, &job))
     }
@@ -116,14 +118,14 @@ impl Booted {
     fn attempt(&self, scratch: &Path, job: &Job) -> Result<Attempt<Outcome>> {
         let mut host = Host::start(&self.l1, &self.initrd, scratch, Some(&self.saved))?;
         let deadline = Instant::now() + BOOT + job.time;
-        // Before it runs, what is sent to its serial port would be overwritten by the port's saved state.
+        // Wait until the host runs: input before that is overwritten by the serial port's saved state.
         let mut qmp = match Qmp::connect(&host.control(), deadline) {
             Ok(qmp) => qmp,
             Err(error) => return host.hung(&error.to_string()),
         };
         while qmp.execute("query-status", Value::Null)?["status"] != "running" {
             if Instant::now() > deadline {
-                return host.hung("it does not go on");
+                return host.hung("it does not resume");
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -145,7 +147,7 @@ impl Booted {
     }
 }
 
-/// A host that hangs is given up and tried again.
+/// Repeats an attempt in which the host hung.
 fn repeatedly<T>(what: &str, attempt: impl Fn() -> Result<Attempt<T>>) -> Result<T> {
     for repeat in 0..=REPEATS {
         match attempt()? {

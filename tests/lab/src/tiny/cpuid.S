@@ -1,9 +1,9 @@
 # The CPUID guest: entered in 64-bit mode as Linux is. It prints what CPUID answers, and powers off.
-# Plain integer instructions only: a KVM that emulates CPL 0 instruction by instruction runs them, too.
+# Plain integer instructions only, so that a KVM that emulates CPL 0 instruction by instruction runs them, too.
 #
 # Prints a line for each leaf and sub-leaf that is not all zeros: function, index, EAX, EBX, ECX, EDX, in eight hexadecimal
-# digits each. The functions are those from 0, 0x40000000 and 0x80000000 to the one that the first of each names. "end"
-# follows the last line.
+# digits each. It goes through three ranges, from 0, from 0x40000000 and from 0x80000000, each up to the function that
+# EAX of its first leaf names. "end" follows the last line.
 
         .set    COM1, 0x3f8
         .set    GED, 0xfea00200         # sleep control
@@ -32,7 +32,7 @@ _start:
 1:      hlt
         jmp     1b
 
-# All functions from R8D on.
+# Prints all functions from R8D on.
 range:  mov     %r8d, %eax
         xor     %ecx, %ecx
         cpuid
@@ -91,7 +91,7 @@ putc:   mov     $COM1, %dx
         out     %al, %dx
         ret
 
-# EBX in eight digits, and a space.
+# Prints EBX in eight digits, and a space.
 word:   mov     $32, %ecx
 1:      sub     $4, %ecx
         mov     %ebx, %eax

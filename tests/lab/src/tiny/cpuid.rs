@@ -1,11 +1,12 @@
-//! The CPUID guest: a bare-metal kernel that prints what CPUID answers on its first vCPU, and powers off.
+//! The CPUID guest: a bare-metal kernel that prints the leaves of CPUID on its first vCPU, and powers off.
 
 use super::code::CPUID_CODE;
 
 /// The guest's last line.
 const END: &str = "end";
 
-/// A leaf or sub-leaf of CPUID that is not all zeros: EAX and ECX of the question; EAX, EBX, ECX and EDX of the answer.
+/// A leaf or sub-leaf of CPUID that is not all zeros: EAX and ECX before the instruction; EAX, EBX, ECX and EDX after
+/// it.
 pub type Leaf = ([u32; 2], [u32; 4]);
 
 /// The guest as a bzImage, as [`super::bzimage`].
@@ -13,7 +14,7 @@ pub fn bzimage() -> Vec<u8> {
     super::wrap(&CPUID_CODE)
 }
 
-/// The leaves on the console, in their order; `None` until the guest has printed the last one.
+/// The leaves printed on the console, in order; `None` until the guest has printed the last one.
 ///
 /// ```
 /// use vmstate_lab::tiny::cpuid::leaves;

@@ -1,8 +1,9 @@
-# The generation guest: entered in 64-bit mode as Linux is, memory mapped one to one below 4 GiB. It watches its generation id.
-# Plain integer instructions only: a KVM that emulates CPL 0 instruction by instruction runs them, too.
+# The generation guest: entered in 64-bit mode as Linux is, memory mapped one to one below 4 GiB. It watches the
+# machine's generation id.
+# Plain integer instructions only, so that a KVM that emulates CPL 0 instruction by instruction runs them, too.
 #
-# Prints "i" and the id's four words in hexadecimal at first, each time the id has changed, and for each byte on COM1; "e" and the
-# events that the machine's event device has told, each time there are some.
+# Prints "i" and the id's four words in hexadecimal at the start, each time the id has changed, and for each byte on
+# COM1; prints "e" and the event bits read from the generic event device, each time some are set.
 
         .set    COM1, 0x3f8
         .set    LSR, COM1 + 5
@@ -49,10 +50,10 @@ putc:   mov     $COM1, %dx
         out     %al, %dx
         ret
 
-# RBX in two words, the low one first.
+# Prints RBX as two words, the low one first.
 words:  call    word
         shr     $32, %rbx
-# A space, and EBX in eight digits; RAX, RCX, RDX are lost.
+# Prints a space, and EBX in eight digits; RAX, RCX, RDX are lost.
 word:   mov     $' ', %al
         call    putc
         mov     $32, %ecx

@@ -1,4 +1,5 @@
-//! The generation guest: a bare-metal kernel that watches its generation id, and prints it and what its event device tells.
+//! The generation guest: a bare-metal kernel that prints its generation id when it changes, and the events of its
+//! generic event device.
 
 use super::code::GENERATION_CODE;
 
@@ -7,7 +8,7 @@ pub fn bzimage() -> Vec<u8> {
     super::wrap(&GENERATION_CODE)
 }
 
-/// The ids on the console, in their order; one that was printed in part is left out.
+/// The ids printed on the console, in order; a line that is incomplete is left out.
 ///
 /// ```
 /// use vmstate_lab::tiny::generation::ids;
@@ -17,7 +18,7 @@ pub fn ids(console: &str) -> Vec<String> {
     lines(console, "i ")
 }
 
-/// What the event device has told, in hexadecimal.
+/// The events read from the event device, in hexadecimal.
 pub fn events(console: &str) -> Vec<String> {
     lines(console, "e ")
 }

@@ -1,6 +1,6 @@
-//! The tiny guest: a bare-metal kernel of a few hundred bytes that rewrites and checks memory and prints as it goes.
+//! The tiny guest: a bare-metal kernel of a few hundred bytes that rewrites and checks memory and prints its progress.
 //!
-//! It is wrapped as a bzImage and so boots as Linux does. What it prints and takes is told in `tiny.S`.
+//! The guest is wrapped as a bzImage and so boots as Linux does. `tiny.S` describes its output and its commands.
 
 mod code;
 pub mod cpuid;
@@ -9,19 +9,19 @@ pub mod tick;
 
 use crate::image;
 
-/// Guest address of the first page it writes.
+/// Guest address of the first page that the guest writes.
 pub const FIRST_PAGE: u64 = 0x40_0000;
 
 /// Registers of the first virtio-mmio device of QEMU's `microvm`, and of minivmm.
 const FIRST_DISK: u64 = 0xfeb0_0e00;
 
-/// What it prints first.
+/// The first line that the guest prints.
 pub const BANNER: &str = "tiny\n";
 
-/// Where the setup code stands, behind the header: its jump at 0x200 leads there.
+/// Offset of the setup code, after the header: the jump at 0x200 leads to it.
 const SETUP_ENTRY: usize = 0x280;
 
-/// The 64-bit entry point's place in the loaded part (Linux, Documentation/arch/x86/boot.rst).
+/// Offset of the 64-bit entry point in the loaded part (Linux, Documentation/arch/x86/boot.rst).
 const ENTRY: usize = 0x200;
 
 /// The guest as a bzImage, with the real-mode and the 64-bit entry point.
@@ -34,10 +34,10 @@ pub fn bzimage() -> Vec<u8> {
     wrap(&code::CODE)
 }
 
-/// The same with `code` in place of the first instructions at the 64-bit entry point.
+/// The same image with `code` in place of the first instructions at the 64-bit entry point.
 ///
 /// # Panics
-/// `code` is longer than the guest's own.
+/// When `code` is longer than the guest's own code.
 pub fn with_code(code: &[u8]) -> Vec<u8> {
     let mut whole = code::CODE.to_vec();
     whole[..code.len()].copy_from_slice(code);
@@ -53,22 +53,24 @@ fn wrap(code: &[u8]) -> Vec<u8> {
     image
 }
 
-/// Its command line: `pages` pages a pass, a pass begun every `span` times 65536 time stamp counter ticks.
+/// The guest's command line: `pages` pages in each pass, and a pass begun every `span` times 65536 time stamp counter
+/// ticks.
 pub fn command_line(pages: u64, span: u64) -> String {
     format!("{pages:x} {span:x}")
 }
 
-/// The same with the machine's first disk, whose first sector it checks and rewrites in each pass.
+/// As [`command_line`], with the machine's first disk, whose first sector the guest checks and rewrites in each pass.
 pub fn command_line_with_disk(pages: u64, span: u64) -> String {
     format!("{} {FIRST_DISK:x}", command_line(pages, span))
 }
 
-/// What the disk's first sector holds in its first and last eight bytes after pass `pass`: the address is left out.
+/// The first and last eight bytes of the disk's first sector after pass `pass`: a pattern as a page's, without an
+/// address.
 pub fn expected_on_disk(pass: u64) -> u64 {
     expected(0, pass)
 }
 
-/// What the page at guest address `page` holds in its first and last eight bytes after pass `pass`.
+/// The first and last eight bytes of the page at guest address `page` after pass `pass`.
 pub fn expected(page: u64, pass: u64) -> u64 {
     pass.wrapping_mul(0x61c8_8647) ^ page
 }
@@ -88,7 +90,7 @@ pub fn passes(console: &str) -> Vec<u64> {
 mod tests {
     use std::process::Command;
 
-    /// The oracle is the assembler.
+    /// Oracle: the assembler.
     #[test]
     fn code_is_the_assembled_source() {
         let dir = tempfile::tempdir().unwrap();

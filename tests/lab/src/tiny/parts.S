@@ -1,4 +1,4 @@
-# What the guests that rewrite memory have in common; included by their sources.
+# Code that the guests that rewrite memory share; included by their sources.
 
         .set    COM1, 0x3f8
         .set    LSR, COM1 + 5
@@ -6,8 +6,8 @@
         .set    GED, 0xfea00200         # sleep control, sleep status, reset
         .set    MIX, 0x61c88647
 
-# The page at RDI, in pass R10: checked if there was a pass before, else wrong is jumped to, and rewritten. RDI is behind it then;
-# RAX is lost.
+# Checks the page at RDI, if pass R10 is not the first, and rewrites it; jumps to wrong if it is wrong. RDI then points
+# past the page; RAX is lost.
         .macro  rewrite_page
         test    %r10, %r10
         jz      9f
@@ -25,9 +25,9 @@
         add     $0x1000, %rdi
         .endm
 
-# The routines, where the code ends with them.
+# The routines, placed at the end of a guest's code.
         .macro  routines
-# RAX: the hexadecimal number at RSI, 0 if there is none; RSI moves behind it and the byte that ends it.
+# Parses the hexadecimal number at RSI into RAX, 0 if there is none; RSI then points past the byte that ends the number.
 hex:    xor     %eax, %eax
 1:      movzbl  (%rsi), %edx
         test    %edx, %edx
@@ -47,7 +47,7 @@ hex:    xor     %eax, %eax
         jmp     1b
 2:      ret
 
-# Time stamp counter in RAX; RDX is lost.
+# Reads the time stamp counter into RAX; RDX is lost.
 ticks:  rdtsc
         shl     $32, %rdx
         or      %rdx, %rax

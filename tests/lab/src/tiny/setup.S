@@ -1,6 +1,7 @@
-# The tiny guest's setup code: entered in real mode as Linux's is, at 0x200 behind CS - 0x20, for loaders that begin there
-# as QEMU's does. Goes to 64-bit mode, memory mapped one to one below 4 GiB, RSI -> boot_params, and on to tiny.S.
-# The other segments stay as they are: 64-bit code does not look at them.
+# The tiny guest's setup code, for loaders that enter a kernel in real mode, as QEMU's does. It is entered like Linux's
+# setup code, at offset 0x200, with CS 0x20 above the other segments. It switches to 64-bit mode, with memory mapped one
+# to one below 4 GiB and RSI -> boot_params, and jumps to tiny.S. The other segment registers stay as they are: 64-bit
+# code ignores them.
 
         .set    HERE, 0x280             # offset of this code behind boot_params
         .set    GDTR, 0x8ff0            # free low memory

@@ -1,8 +1,8 @@
-# The ticking guest: entered and made of plain integer instructions as tiny.S is.
+# The ticking guest: entered as tiny.S is, with plain integer instructions as there.
 #
-# Command line: PAGES SPAN, hexadecimal. A tick begins SPAN * 2^16 time stamp counter ticks after the one before. It checks one
-# of PAGES pages from 0x400000, in turn, rewrites it, and prints one character: the tick's number, modulo 64, from "0" on.
-# Prints "!" where memory is wrong, and halts. A "q" on COM1 powers off.
+# Command line: PAGES SPAN, hexadecimal. A tick begins SPAN * 2^16 time stamp counter ticks after the previous one. Each
+# tick checks and rewrites one of PAGES pages from 0x400000, in turn, and prints one character: the tick's number modulo
+# 64, counted from "0". Prints "!" where memory is wrong, and halts. A "q" on COM1 powers off.
 
         .include "parts.S"
 

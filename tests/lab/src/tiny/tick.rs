@@ -1,13 +1,13 @@
-//! The ticking guest: a bare-metal kernel that prints a character some thousand times a second, and checks and rewrites a page of
-//! memory each time. Who reads its console sees when it ran and when it stood.
+//! The ticking guest: a bare-metal kernel that prints a character some thousand times a second, and checks and rewrites
+//! a page of memory each time. Its console shows when the guest ran and when it did not.
 
 use super::code::TICK_CODE;
 
-/// Ticks after which its characters begin again.
+/// Number of ticks after which the characters repeat.
 const CYCLE: u8 = 64;
-/// The character of its first tick.
+/// The character of the first tick.
 const FIRST: u8 = b'0';
-/// What it prints where it finds a page wrong.
+/// The character printed for a page with wrong content.
 pub const WRONG: char = '!';
 
 /// The guest as a bzImage, as [`super::bzimage`].
@@ -15,12 +15,13 @@ pub fn bzimage() -> Vec<u8> {
     super::wrap(&TICK_CODE)
 }
 
-/// Its command line: the pages that it works on, in turn; a tick every `span` times 65536 time stamp counter ticks.
+/// The guest's command line: the number of pages that it works on, in turn; a tick every `span` times 65536 time stamp
+/// counter ticks.
 pub fn command_line(pages: u64, span: u64) -> String {
     super::command_line(pages, span)
 }
 
-/// True if each tick on a console follows the one before.
+/// Whether each tick on a console follows the previous one.
 ///
 /// ```
 /// use vmstate_lab::tiny::tick::in_turn;

@@ -1,12 +1,12 @@
 # The tiny guest: entered in 64-bit mode as Linux is, RSI -> boot_params, memory mapped one to one below 4 GiB.
-# Plain integer instructions only: a KVM that emulates CPL 0 instruction by instruction runs them, too.
+# Plain integer instructions only, so that a KVM that emulates CPL 0 instruction by instruction runs them, too.
 #
-# Command line: PAGES [SPAN [DISK]], hexadecimal. PAGES pages from 0x400000 are rewritten in each pass, which is begun
-# SPAN * 2^16 time stamp counter ticks after the one before (0: at once). DISK is the address of a virtio-mmio block
-# device; its first sector is checked and rewritten at the end of each pass.
-# Prints "tiny" once, "p" and the pass number after each pass, "E" and the address where memory is wrong, or where the
-# disk's sector was read to (and halts).
-# A byte on COM1 is a command, looked at after each pass: "q" powers off, "r" resets.
+# Command line: PAGES [SPAN [DISK]], hexadecimal. Each pass rewrites PAGES pages from 0x400000 and begins SPAN * 2^16
+# time stamp counter ticks after the previous one (0: at once). DISK is the address of a virtio-mmio block device; its
+# first sector is checked and rewritten at the end of each pass.
+# Prints "tiny" once, "p" and the pass number after each pass, and "E" and an address, then halts, where memory or the
+# disk's sector is wrong; for the sector it is the address of the buffer.
+# A byte on COM1 is a command, read after each pass: "q" powers off, "r" resets.
 
         .include "parts.S"
 
@@ -106,7 +106,7 @@ halt:   cli
         hlt
         jmp     halt
 
-# Makes the disk at R12 ready, with one queue (virtio 1.2, 3.1.1 and 4.2); RAX, RBX are lost.
+# Initializes the disk at R12, with one queue (virtio 1.2, 3.1.1 and 4.2); RAX, RBX are lost.
 disk:   mov     $QUEUE, %ebx
         xor     %r13d, %r13d            # requests made
         movl    $0, 0x70(%r12)          # reset
@@ -139,7 +139,8 @@ disk:   mov     $QUEUE, %ebx
         movl    $15, 0x70(%r12)
         ret
 
-# Type EAX (0 reads, 1 writes) for SECTOR, and waits; RAX is kept, RBX, RCX are lost. A request that fails is wrong.
+# Sends a request of type EAX (0 reads, 1 writes) for SECTOR, and waits for it; jumps to wrong if it fails. RAX is kept,
+# RBX, RCX are lost.
 request:
         mov     $QUEUE, %ebx
         mov     %eax, HEADER(%rbx)
@@ -163,14 +164,14 @@ request:
 
         routines
 
-# AL to the console; RDX is lost.
+# Prints AL on the console; RDX is lost.
 newline:
         mov     $'\n', %al
 putc:   mov     $COM1, %dx
         out     %al, %dx
         ret
 
-# RBX in 8 hexadecimal digits; RAX, RCX, RDX are lost.
+# Prints RBX in 8 hexadecimal digits; RAX, RCX, RDX are lost.
 puthex: mov     $32, %ecx
 1:      sub     $4, %ecx
         mov     %rbx, %rax

@@ -1,4 +1,4 @@
-//! Migrations of a monitor: what it is told before one, its begin, and the way to its end.
+//! Migrations of a monitor: setting parameters, starting a migration, and following it to its end.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use super::Vmm;
 use crate::error::{Error, Result};
 
 impl Vmm {
-    /// Whether a QEMU listens, as the source of its next migration, for the destination's word.
+    /// Sets whether a QEMU, as the source of its next migration, has a return path (capability `return-path`).
     ///
     /// # Errors
     /// QEMU's refusal.
@@ -18,7 +18,7 @@ impl Vmm {
         self.qmp.execute("migrate-set-capabilities", capability).map(|_| ())
     }
 
-    /// Its next migration has so many page channels, of which each is compressed so.
+    /// Sets the number and compression of the page channels of the next migration.
     ///
     /// # Errors
     /// The monitor's refusal.
@@ -37,7 +37,7 @@ impl Vmm {
         self.qmp.execute("migrate", json!({ "uri": uri })).map(|_| ())
     }
 
-    /// Its next migration, on either side, may go on in post-copy.
+    /// Allows post-copy in the next migration, on either side.
     ///
     /// # Errors
     /// The monitor's refusal.
@@ -46,14 +46,14 @@ impl Vmm {
         self.qmp.execute("migrate-set-capabilities", capability).map(|_| ())
     }
 
-    /// Starts an outgoing migration, which goes on in post-copy at once.
+    /// Starts an outgoing migration that switches to post-copy at once.
     ///
     /// # Errors
     /// The monitor's refusal.
     pub fn start_postcopy(&mut self, uri: &str) -> Result<()> {
         self.allow_postcopy()?;
         self.start_migration(uri)?;
-        // QEMU takes the order as soon as the capability is on and a migration has begun (`qmp_migrate_start_postcopy`).
+        // QEMU accepts the command once the capability is on and a migration has begun (`qmp_migrate_start_postcopy`).
         self.qmp.execute("migrate-start-postcopy", Value::Null).map(|_| ())
     }
 
