@@ -1,25 +1,25 @@
-//! The figures of one data as a picture: a bar for each variant, as long as its median speed.
+//! A bar chart of the figures for one kind of data: a bar for each variant, as long as its median speed.
 
 use vmstate_lab::picture::{MARGIN, Picture, WIDTH};
 
 use crate::case::{Encoding, Limit, Sender};
 use crate::measured::{Group, Row};
 
-/// Where bars begin.
+/// Left end of the bars.
 const LEFT: f64 = 205.0;
-/// The longest bar.
+/// Length of the longest bar.
 const LONGEST: f64 = 310.0;
-/// Where the first group begins.
+/// Top of the first group.
 const TOP: f64 = 84.0;
 const BAR: f64 = 16.0;
-/// From bar to bar.
+/// Distance from bar to bar.
 const STEP: f64 = 22.0;
-/// A group's name, and the room behind the group.
+/// Height of a group's name, and of the space after a group.
 const NAME: f64 = 24.0;
 const ROOM: f64 = 16.0;
 const FOOT: f64 = 20.0;
 
-/// Draws groups of the same data. `place`: where they were measured.
+/// Draws groups of the same data. `place` says where they were measured.
 pub(crate) fn draw(groups: &[Group], place: &str, command: &str) -> String {
     let rows: usize = groups.iter().map(|group| group.taken.len()).sum();
     let height = TOP + rows as f64 * STEP + groups.len() as f64 * (NAME + ROOM) + FOOT;
@@ -43,7 +43,8 @@ pub(crate) fn draw(groups: &[Group], place: &str, command: &str) -> String {
     picture.finish()
 }
 
-/// Asking takes next to no time: no other bar would be seen.
+/// Whether the row's bar is drawn to scale: asking the host for touched pages takes next to no time, and would make all
+/// other bars invisible.
 fn is_to_scale(row: &Row) -> bool {
     row.variant.sender != Sender::Limit(Limit::Ask)
 }

@@ -1,29 +1,29 @@
-//! What is measured: which data, over which transport, sent by whom, how and over how many channels; and the words that choose among
-//! these.
+//! The variants that are measured: data, transport, sender, encoding and number of channels; and the words of `--only`
+//! that select among them.
 
 use std::fmt;
 
 use clap::ValueEnum;
 
-/// What is in memory.
+/// The content of the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Data {
-    /// Nothing that can be compressed.
+    /// Random bytes, which cannot be compressed.
     Random,
     /// Zeros that were written.
     Zero,
-    /// Zeros that nobody has written: the host has given no memory for them.
+    /// Zeros that were never written: the host has allocated no memory for them.
     Untouched,
     /// Zeros, random bytes, text and tables of records, a quarter each.
     Mixed,
-    /// Random pages that the destination has, and of which one byte in a hundred was changed since.
+    /// Random pages that the destination has already, with one byte in a hundred changed since.
     Changed,
 }
 
 impl Data {
     pub(crate) const ALL: [Self; 5] = [Self::Random, Self::Zero, Self::Untouched, Self::Mixed, Self::Changed];
 
-    /// Of how much memory, if `mib` are wanted. QEMU's cache takes its time to fill.
+    /// Size of the memory, in MiB, if `mib` is asked for; less where filling QEMU's cache would take too long.
     pub(crate) fn mib(self, mib: u64) -> u64 {
         if self == Self::Changed { mib.min(128) } else { mib }
     }
@@ -51,7 +51,7 @@ impl fmt::Display for Data {
     }
 }
 
-/// What carries the bytes.
+/// The transport of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     Unix,
@@ -82,51 +82,52 @@ impl fmt::Display for Transport {
     }
 }
 
-/// Who sends.
+/// The sender of the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sender {
-    /// Nobody: a thing that no migration can do faster.
+    /// No sender: an operation that no migration can be faster than.
     Limit(Limit),
     Minivmm,
     Qemu,
 }
 
-/// What the machine can do at all.
+/// An operation whose speed limits every migration on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
-    /// The same bytes through so many sockets of the same kind, without any protocol.
+    /// The same bytes through this number of sockets of the same kind, without any protocol.
     Sockets(u8),
-    /// The same bytes from one place in memory to another, by one thread.
+    /// The same bytes copied within memory, by one thread.
     Copy,
-    /// Each page of the source is looked at for zeros, by one thread.
+    /// Each page of the source compared with zeros, by one thread.
     Scan,
-    /// Each page of both ends is, by a thread at each.
+    /// Each page of source and destination compared with zeros, by one thread at each.
     ScanBoth,
-    /// The host is asked which pages of the source were touched.
+    /// The host's list of the source's touched pages.
     Ask,
 }
 
-/// How pages are sent.
+/// How pages are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Encoding {
     Plain,
-    /// By zstd of level 1, on page channels.
+    /// Compressed by zstd of level 1, on page channels.
     Zstd,
-    /// What changed of them.
+    /// As the difference to the page sent before (XBZRLE).
     Xbzrle,
 }
 
-/// One way to move the memory.
+/// One way to migrate the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Variant {
     pub(crate) sender: Sender,
-    /// One, not compressed: the main channel has the pages. Else so many page channels have them.
+    /// Number of page channels; for one channel without compression the main channel carries the pages.
     pub(crate) channels: u8,
     pub(crate) encoding: Encoding,
 }
 
 impl Variant {
-    /// All that `filter` wants of this data and transport. What the machine can do at all comes first, QEMU after minivmm.
+    /// All variants for this data and transport that `filter` selects. The machine's limits come first, QEMU after
+    /// minivmm.
     pub(crate) fn all(data: Data, transport: Transport, filter: &Filter) -> Vec<Self> {
         let limits: &[Limit] = match data {
             _ if transport == Transport::Tls => &[],
@@ -137,12 +138,12 @@ impl Variant {
             Data::Changed => &[],
         };
         let ways: &[(u8, Encoding)] = match (data, transport) {
-            // Whoever encrypts looks at no byte: any data do.
+            // Encryption takes the same time for any data.
             (Data::Zero | Data::Untouched | Data::Mixed | Data::Changed, Transport::Tls) => &[],
             (Data::Random | Data::Zero | Data::Untouched, _) => {
                 &[(1, Encoding::Plain), (2, Encoding::Plain), (4, Encoding::Plain)]
             }
-            // The processors bound what is compressed, not the transport.
+            // Compression is limited by the processors, not by the transport.
             (Data::Mixed, Transport::Unix) => &[
                 (1, Encoding::Plain),
                 (2, Encoding::Plain),
@@ -164,7 +165,7 @@ impl Variant {
 
     fn words(self) -> Vec<Word> {
         let sender = match self.sender {
-            // Beside any channels and any encoding.
+            // A limit is measured whatever the channels and the encoding.
             Sender::Limit(_) => return vec![Word::Limit],
             Sender::Minivmm => Word::Minivmm,
             Sender::Qemu => Word::Qemu,
@@ -182,12 +183,12 @@ impl Variant {
         vec![sender, channels, encoding]
     }
 
-    /// Page channels beside the main one.
+    /// Number of page channels in addition to the main channel.
     pub(crate) fn page_channels(self) -> Option<u8> {
         (self.channels > 1 || self.encoding == Encoding::Zstd).then_some(self.channels)
     }
 
-    /// QEMU's doing of the same.
+    /// The same variant with QEMU as the sender.
     pub(crate) fn peer(self) -> Option<Self> {
         (self.sender == Sender::Minivmm).then_some(Self { sender: Sender::Qemu, ..self })
     }
@@ -203,9 +204,9 @@ impl fmt::Display for Variant {
                     Limit::Sockets(1) => "the socket alone",
                     Limit::Sockets(_) => "two sockets alone",
                     Limit::Copy => "memcpy",
-                    Limit::Scan => "looking for zeros, source",
-                    Limit::ScanBoth => "looking for zeros, both ends",
-                    Limit::Ask => "asking what was touched",
+                    Limit::Scan => "comparing with zeros, source",
+                    Limit::ScanBoth => "comparing with zeros, both ends",
+                    Limit::Ask => "listing touched pages",
                 });
             }
         };
@@ -219,7 +220,7 @@ impl fmt::Display for Variant {
     }
 }
 
-/// A word of `--only`.
+/// A word that `--only` accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Word {
     Random,
@@ -245,7 +246,7 @@ pub(crate) enum Word {
 }
 
 impl Word {
-    /// Words of the same kind are alternatives.
+    /// The kind of a word; words of the same kind are alternatives.
     fn kind(self) -> u8 {
         match self {
             Self::Random | Self::Zero | Self::Untouched | Self::Mixed | Self::Changed => 0,
@@ -257,7 +258,7 @@ impl Word {
     }
 }
 
-/// Of each kind of word one of these, or any if there is none of that kind.
+/// Selects the variants that have, for each kind of word in the list, one of the list's words of that kind.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filter(pub(crate) Vec<Word>);
 

@@ -1,11 +1,11 @@
-//! The contents of pages: the same in each run and on each machine.
+//! The contents of pages, which are the same in each run and on each machine.
 
 use crate::case::Data;
 use crate::memory::PAGE;
 
-/// Pages in a row that have the same kind of content.
+/// Number of consecutive pages that have the same kind of content.
 const STRETCH: u64 = 16;
-/// Bytes of a page of [`Data::Changed`] that change: one in a hundred.
+/// Number of bytes of a page of [`Data::Changed`] that change: one in a hundred.
 const CHANGED: usize = PAGE / 100;
 
 const WORDS: [&str; 16] = [
@@ -27,7 +27,7 @@ const WORDS: [&str; 16] = [
     "destination ",
 ];
 
-/// Xorshift.
+/// Xorshift random numbers.
 struct Random(u64);
 
 impl Random {
@@ -43,7 +43,7 @@ impl Random {
     }
 }
 
-/// Fills the page of that number, which is zero.
+/// Fills page `number`, which is zero before.
 pub(crate) fn fill(data: Data, number: u64, page: &mut [u8; PAGE]) {
     let mut random = Random::new(number);
     match data {
@@ -58,7 +58,7 @@ pub(crate) fn fill(data: Data, number: u64, page: &mut [u8; PAGE]) {
     }
 }
 
-/// Changes one byte in a hundred of a page, but never the first; done twice, the page is as it was.
+/// Changes one byte in a hundred of a page, but never the first byte; the second call undoes the first.
 pub(crate) fn change(number: u64, page: &mut [u8; PAGE]) {
     let mut random = Random::new(number);
     for _ in 0..CHANGED {
@@ -80,7 +80,7 @@ fn text(random: &mut Random, page: &mut [u8; PAGE]) {
     }
 }
 
-/// What a kernel's tables look like: of 64 bytes an address, a count and some flags, the rest zero.
+/// Records as in a kernel's tables: of 64 bytes an address, a count and some flags, the rest zero.
 fn records(random: &mut Random, page: &mut [u8; PAGE]) {
     for record in page.as_chunks_mut::<64>().0 {
         let draw = random.next();

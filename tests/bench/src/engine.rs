@@ -1,4 +1,4 @@
-//! minivmm's memory, the engine and its channels, both ends in this process.
+//! Migrates minivmm's memory with the engine and its channels; both ends are in this process.
 
 use std::path::Path;
 use std::thread;
@@ -25,7 +25,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 type Connect<C> = dyn Fn() -> C + Send + Sync;
 
-/// A listener and how to connect to it, without TLS.
+/// A listener and a function that connects to it, without TLS.
 pub(crate) fn listen(transport: Transport) -> (Listener, Box<Connect<SocketChannel>>) {
     match transport {
         Transport::Unix => {
@@ -41,7 +41,7 @@ pub(crate) fn listen(transport: Transport) -> (Listener, Box<Connect<SocketChann
     }
 }
 
-/// The same, encrypted if the transport is.
+/// As [`listen`], encrypted if the transport is.
 pub(crate) fn listen_as(
     transport: Transport,
     certificates: &Path,
@@ -61,16 +61,16 @@ pub(crate) fn listen_as(
     (listener.with_tls(server), Box::new(secured))
 }
 
-/// How a source goes.
+/// Options of the source.
 pub(crate) struct Leaving<'a> {
-    /// How many there are beside the main one, and what they do with pages.
+    /// Number and compression of the page channels, if there are any beside the main channel.
     pub(crate) page_channels: Option<(u8, Compression)>,
     pub(crate) machine: &'a mut dyn Machine,
     pub(crate) log: &'a mut dyn DirtyLog,
     pub(crate) control: &'a Control,
 }
 
-/// Migrates the source into the target. Changed pages count from the pause on, in which all of them go.
+/// Migrates the source into the target. Changed pages are measured from the pause on, in which all of them are sent.
 pub(crate) fn run(memory: &Memory, ends: &Ends, transport: Transport, variant: Variant) -> Taken {
     let (data, certificates) = (memory.data, memory.certificates());
     let (listener, connect) = listen_as(transport, &certificates);
@@ -102,7 +102,7 @@ pub(crate) fn run(memory: &Memory, ends: &Ends, transport: Transport, variant: V
     Taken { time, cpu: processor_time(std::process::id()) - cpu, bytes: report.bytes - bytes }
 }
 
-/// Migrates the source into the target, to `listener` over what `connect` connects.
+/// Migrates the source into the target, over connections from `connect` to `listener`.
 pub(crate) fn migrate<C: Channel + Send>(
     ends: &Ends,
     listener: &Listener<Option<TlsServer>>,

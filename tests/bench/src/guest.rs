@@ -1,4 +1,4 @@
-//! A guest that does not run, and what stands for its dirty log. It writes once, if at all: when it is told to stand still.
+//! A guest that does not run, with a made-up dirty log: the guest changes pages once at most, when it is paused.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -9,18 +9,20 @@ use vmstate::ram::DirtyLog;
 use crate::measured::processor_time;
 use crate::memory::{Ends, FIRST_CHANGED};
 
-/// The first sync begins the first round, whose pages are not kept; what the second one reports XBZRLE's cache keeps.
+/// Number of the sync whose pages XBZRLE's cache takes in: the first sync begins the first round, whose pages are not
+/// cached.
 const CACHED: u32 = 2;
 
-/// What the source's machine and its log share.
+/// The state that the source's machine and its dirty log share.
 pub(crate) struct Guest<'a> {
-    /// All pages are reported once in the rounds, so that XBZRLE's cache has them; and once in the pause, changed.
+    /// The memory whose pages change, if they do: all pages are reported once in the rounds, so that XBZRLE's cache has
+    /// them, and once in the pause, changed.
     changes: Option<&'a Ends>,
     control: &'a Control,
     syncs: Cell<u32>,
-    /// And what was changed has not been reported.
+    /// The guest is paused, and its changes are not reported yet.
     paused: Cell<bool>,
-    /// Processor time and bytes of this process that do not count.
+    /// Processor time and bytes of this process before the measurement.
     pub(crate) before: Cell<(Duration, u64)>,
 }
 
@@ -31,7 +33,7 @@ impl<'a> Guest<'a> {
     }
 }
 
-/// The machine at either end.
+/// The machine of source (`Some`) or destination.
 pub(crate) struct Still<'a>(pub(crate) Option<&'a Guest<'a>>);
 
 impl Machine for Still<'_> {
@@ -59,7 +61,7 @@ impl Machine for Still<'_> {
     }
 }
 
-/// What the guest has written.
+/// The dirty log of the guest.
 pub(crate) struct Log<'a>(pub(crate) &'a Guest<'a>);
 
 impl DirtyLog for Log<'_> {
@@ -73,7 +75,7 @@ impl DirtyLog for Log<'_> {
         }
         let syncs = guest.syncs.get() + 1;
         guest.syncs.set(syncs);
-        // Or all pages would be expected to fit into the pause before the cache has them.
+        // With the default limit the source would expect all pages to fit into the pause before the cache has them.
         let limit = if syncs <= CACHED { Duration::ZERO } else { Parameters::default().downtime_limit };
         guest.control.set_downtime_limit(limit);
         if syncs == CACHED || guest.paused.take() {

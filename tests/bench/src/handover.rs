@@ -1,4 +1,5 @@
-//! How long a guest stands that is handed over to a new machine of this host, with its memory where it is: by how much memory it has.
+//! Measures the pause of a guest that is handed over to a new machine on this host without a copy of its memory, by
+//! size of the memory.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -10,7 +11,7 @@ use minivmm::vm::{End, Handle, MigrationStatus, Request, RunState, Terms, Vm};
 use vmstate_lab::tiny;
 
 const SIZES_MIB: [u64; 4] = [256, 1024, 4096, 16384];
-/// Pages that the guest checks and rewrites all the time: most of the smallest memory.
+/// Number of pages that the guest keeps checking and rewriting: most of the smallest memory.
 const PAGES: u64 = 50_000;
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -19,10 +20,10 @@ struct Machine {
     thread: thread::JoinHandle<End>,
 }
 
-/// A line for each size, of so many hand-overs.
+/// A table with a line for each size, measured over `hops` hand-overs.
 pub(crate) fn table(hops: u64, directory: &Path) -> String {
     let mut text = String::from(
-        "| memory, MiB | stands, ms, best | stands, ms, median | in all, ms, median |\n| ---: | ---: | ---: | ---: |\n",
+        "| memory, MiB | pause, ms, best | pause, ms, median | total, ms, median |\n| ---: | ---: | ---: | ---: |\n",
     );
     for mib in SIZES_MIB {
         let (mut pauses, mut totals) = hand_over(mib, hops, directory);
@@ -37,12 +38,12 @@ pub(crate) fn table(hops: u64, directory: &Path) -> String {
     text
 }
 
-/// From machine to machine; the pause and the whole of each.
+/// Hands a guest over from machine to machine; returns the pause and the total time of each hand-over.
 fn hand_over(mib: u64, hops: u64, directory: &Path) -> (Vec<Duration>, Vec<Duration>) {
     let mut here = start(mib, directory, None);
     let mut times = (Vec::new(), Vec::new());
     for _ in 0..hops {
-        // So that the guest is in the middle of its work.
+        // Let the guest work first.
         thread::sleep(Duration::from_millis(300));
         let socket = directory.join("update.sock");
         let at = Address::Local(socket.clone());
@@ -99,7 +100,7 @@ fn start(mib: u64, directory: &Path, incoming: Option<Address>) -> Machine {
 }
 
 fn end(machine: Machine) {
-    // One that has ended answers nothing.
+    // A machine that has ended does not answer.
     let _ = machine.handle.ask(Request::Quit);
     machine.thread.join().expect("the machine does not panic");
 }

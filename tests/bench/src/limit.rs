@@ -1,4 +1,4 @@
-//! What the machine can do at all: the same memory without any protocol.
+//! Measures the limits of the machine: the same memory, without any protocol.
 
 use std::hint::black_box;
 use std::thread;
@@ -17,9 +17,9 @@ use crate::measured::{Taken, processor_time};
 use crate::memory::{Ends, MIB, PAGE};
 
 const WAIT: Duration = Duration::from_secs(10);
-/// Long against any cache.
+/// Bytes copied at once: far more than any cache holds.
 const COPIED: usize = 64 << 20;
-/// What one word has bits for.
+/// Number of pages that a word of a bitmap covers.
 const GROUP: u32 = u64::BITS;
 
 pub(crate) fn run(limit: Limit, ends: &Ends, transport: Transport) -> Taken {
@@ -66,7 +66,7 @@ pub(crate) fn run(limit: Limit, ends: &Ends, transport: Transport) -> Taken {
     }
 }
 
-/// Of `work`, which is not cut short.
+/// Time and processor time of `work`, which runs once.
 fn measured(work: impl FnOnce()) -> Taken {
     let before = processor_time(std::process::id());
     let begun = Instant::now();
@@ -74,7 +74,7 @@ fn measured(work: impl FnOnce()) -> Taken {
     Taken { time: begun.elapsed(), cpu: processor_time(std::process::id()) - before, bytes: 0 }
 }
 
-/// The runs, a MiB each, of which the socket of that number among `count` has to do.
+/// The runs of pages, a MiB each, that socket `number` of `count` transfers.
 fn share(len: u64, count: u8, number: usize) -> impl Iterator<Item = PageRun> {
     let all = (0..len).step_by(MIB as usize).map(|offset| PageRun { block: 0, offset, len: MIB });
     all.skip(number).step_by(count.into())

@@ -1,8 +1,9 @@
-//! How fast guest memory migrates: minivmm's memory and the engine, beside QEMU and beside the same bytes through the same socket
-//! without any protocol.
+//! Measures how fast guest memory migrates: minivmm's memory and the engine, compared with QEMU and with the same bytes
+//! through the same socket without any protocol.
 //!
-//! `cargo measure --help` (an alias of `cargo bench -p vmstate-bench --`). Needs no KVM, but for `--hand-over` and `--snapshot`: no guest runs. All memory was touched before.
-//! The variants take turns, and the first turn is not counted. Machines are noisy: only the ratios within one run mean something.
+//! Usage: `cargo measure --help` (an alias of `cargo bench -p vmstate-bench --`). KVM is needed for `--hand-over` and
+//! `--snapshot` only: otherwise no guest runs. All memory was touched before. The variants take turns, and the first
+//! turn is not counted. Machines are noisy: only ratios within one run are meaningful.
 #![forbid(unsafe_code)]
 
 mod bars;
@@ -29,41 +30,45 @@ use case::{Data, Filter, Limit, Sender, Transport, Variant, Word};
 use measured::{Group, Taken};
 use memory::Memory;
 
-/// Under a bandwidth limit: long enough that a round takes longer than what happens between two rounds.
+/// Size of the memory under a bandwidth limit, in MiB: large enough that a round takes longer than the work between two
+/// rounds.
 const LIMITED_MIB: u64 = 256;
 
-/// Migrate guest memory, time and again, and compare with QEMU.
+/// Migrate guest memory repeatedly, and compare with QEMU
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo measure")]
 struct Options {
     /// Size of the memory, in MiB
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(8..))]
     mib: u64,
-    /// Turns that count, of each variant
+    /// Number of turns that are counted, of each variant
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..))]
     turns: u64,
-    /// Measure only what these words fit: of each kind (data, transport, channels, who) one of those given
+    /// Measure only the variants that these words select: for each kind of word (data, transport, channels, sender) one
+    /// of those given
     #[arg(long, value_delimiter = ',', value_name = "WORD,…")]
     only: Vec<Word>,
-    /// Instead, show how exactly bandwidth limits are kept, second by second; a minute and a half for each transport
+    /// Instead, show how exactly bandwidth limits are kept, second by second; takes a minute and a half for each
+    /// transport
     #[arg(long, conflicts_with_all = ["mib", "turns", "json", "plot"])]
     limits: bool,
-    /// Instead, hand a guest over from machine to machine on this host, which takes a KVM that runs a bare-metal guest
+    /// Instead, hand a guest over from machine to machine on this host, which needs a KVM that runs a bare-metal guest
     #[arg(long, conflicts_with_all = ["mib", "only", "limits", "json", "plot"])]
     hand_over: bool,
-    /// Instead, save a guest of 4 GiB to a file and go on from there, which takes a KVM that runs a bare-metal guest
+    /// Instead, save a guest of 4 GiB to a file and restore it, which needs a KVM that runs a bare-metal guest
     #[arg(long, conflicts_with_all = ["mib", "only", "limits", "hand_over", "json", "plot"])]
     snapshot: bool,
-    /// Write each turn's figures there. A file that is given is looked for from the root of the repository on
+    /// Write the figures of each turn to this file; a relative path is taken from the root of the repository
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Replace the tables of this page: those between `<!-- cargo measure: DATA -->`, `… limits -->`, `… hand-over -->` or `… snapshot -->`, and `<!-- end -->`
+    /// Replace the tables of this page that are between `<!-- cargo measure: DATA -->`, `… limits -->`, `… hand-over
+    /// -->` or `… snapshot -->`, and `<!-- end -->`
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
-    /// Draw a picture for each data there, an SVG file
+    /// Draw a picture for each kind of data in this directory, an SVG file
     #[arg(long, value_name = "DIR")]
     plot: Option<PathBuf>,
-    /// What cargo says to each benchmark
+    /// The flag that cargo passes to each benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -105,7 +110,7 @@ fn measure_all() {
     }
     let has_qemu = qemu::version().is_some();
     if !has_qemu {
-        eprintln!("there is no QEMU here: nothing is compared with it");
+        eprintln!("no QEMU is installed: the comparison is left out");
     }
     let mut all: Vec<Group> = Vec::new();
     for data in Data::ALL {
@@ -144,7 +149,7 @@ fn measure_all() {
     }
 }
 
-/// Puts tables into a page, if there is one, where it has this mark.
+/// Replaces the tables of a page, if one is given, at this mark.
 fn replace(page: Option<&Path>, mark: &str, tables: &[String]) {
     let Some(page) = page else { return };
     let text = format!("{}\n\n{}", place::describe(), tables.join("\n"));
@@ -152,7 +157,7 @@ fn replace(page: Option<&Path>, mark: &str, tables: &[String]) {
         .unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// Cargo starts a benchmark in the folder of its package.
+/// Resolves a path from the root of the repository: cargo starts a benchmark in the directory of its package.
 fn in_repository(path: &Path) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(path)
 }
@@ -164,7 +169,7 @@ fn write(file: &Path, text: &str) {
     std::fs::write(file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }
 
-/// All variants in turn.
+/// Measures all variants in turn.
 fn measure(memory: &Memory, transport: Transport, variants: Vec<Variant>, turns: u64) -> Group {
     let mut group = Group::new(memory, transport, variants);
     for turn in 0..=turns {
@@ -178,7 +183,7 @@ fn measure(memory: &Memory, transport: Transport, variants: Vec<Variant>, turns:
     group
 }
 
-/// One turn; `checked`: what arrives is compared.
+/// Runs one turn; with `checked`, the memory that arrives is compared.
 fn run(memory: &Memory, transport: Transport, variant: Variant, checked: bool) -> Taken {
     let ends = match variant.sender {
         Sender::Qemu => return qemu::run(memory, transport, variant),

@@ -1,4 +1,4 @@
-//! What the turns took, and what follows from that.
+//! The results of the turns, and the figures computed from them.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use nix::unistd::Pid;
 use crate::case::{Data, Transport, Variant};
 use crate::memory::{MIB, Memory};
 
-/// What one turn took.
+/// The results of one turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Taken {
     pub(crate) time: Duration,
-    /// Time of processors, of both ends.
+    /// Processor time of both ends.
     pub(crate) cpu: Duration,
-    /// Sent to the other end.
+    /// Bytes sent to the other end.
     pub(crate) bytes: u64,
 }
 
-/// Variants that took turns.
+/// Variants that take turns, with their results.
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) data: Data,
@@ -41,21 +41,21 @@ impl Group {
     }
 }
 
-/// What a variant's turns say.
+/// The figures of a variant's turns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     pub(crate) variant: Variant,
-    /// MB (10⁶ bytes of guest memory) a second.
+    /// Speed in MB (10⁶ bytes of guest memory) a second.
     pub(crate) best: f64,
     pub(crate) median: f64,
-    /// Seconds of processors for each GiB, the median.
+    /// Processor time in seconds for each GiB, the median.
     pub(crate) cpu: f64,
-    /// Of what was sent, to the size of the memory.
+    /// Ratio of the bytes sent to the size of the memory.
     pub(crate) sent: f64,
     pub(crate) to_qemu: Option<Ratios>,
 }
 
-/// Medians, ours over QEMU's.
+/// Ratios of medians, ours to QEMU's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ratios {
     pub(crate) speed: f64,
@@ -80,16 +80,16 @@ impl Row {
     }
 }
 
-/// The middle one.
+/// The median.
 fn median(turns: &[Taken], value: fn(&Taken) -> f64) -> f64 {
     let mut values: Vec<f64> = turns.iter().map(value).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Time of processors that a process has used.
+/// The processor time that a process has used.
 pub(crate) fn processor_time(pid: u32) -> Duration {
     let pid = Pid::from_raw(pid.try_into().expect("a process"));
     let clock = clock_getcpuclockid(pid).expect("a process");
-    clock_gettime(clock).expect("its clock").into()
+    clock_gettime(clock).expect("the process's clock").into()
 }

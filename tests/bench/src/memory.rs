@@ -1,4 +1,4 @@
-//! The memory that is moved: at the source, at the destination, and in a file for QEMU.
+//! The memory that is migrated: at the source, at the destination, and in a file for QEMU.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,30 +12,30 @@ use crate::data;
 
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const PAGE: usize = 4096;
-/// QEMU's firmware is beneath, and changes by itself.
+/// The first page that is changed: QEMU's firmware is below, and changes by itself.
 pub(crate) const FIRST_CHANGED: u64 = MIB / PAGE as u64;
 
-/// Memory of both ends.
+/// The memory of both ends.
 #[derive(Clone, Debug)]
 pub(crate) struct Ends {
     pub(crate) source: Ram,
     pub(crate) target: Ram,
 }
 
-/// What all variants of one data move.
+/// The memory that all variants of one kind of data migrate.
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) data: Data,
     pub(crate) len: u64,
-    /// The source's content. It goes with its owner.
+    /// A file with the source's content, removed with its owner.
     pub(crate) file: PathBuf,
-    /// For sockets, in memory.
+    /// A directory for sockets, on a file system in memory.
     pub(crate) directory: PathBuf,
     ends: Option<Ends>,
 }
 
 impl Memory {
-    /// Fills the source and the file alike, and touches the target; but not if untouched memory is measured.
+    /// Fills the source and the file alike, and touches the target, except for the measurement of untouched memory.
     pub(crate) fn new(data: Data, mib: u64, directory: &Path) -> Self {
         let (len, file) = (mib * MIB, directory.join("ram"));
         let mut memory = Self { data, len, file, directory: directory.into(), ends: None };
@@ -54,13 +54,13 @@ impl Memory {
         memory
     }
 
-    /// Both ends: the same each time, but untouched ones, which are new.
+    /// Both ends: the same memory in each turn, except for untouched memory, which is new in each.
     pub(crate) fn ends(&self) -> Ends {
         let ram = || Ram::new(self.len).expect("memory");
         self.ends.clone().unwrap_or_else(|| Ends { source: ram(), target: ram() })
     }
 
-    /// A directory with certificates of both ends, for `localhost`.
+    /// Makes a directory with certificates of both ends, for `localhost`.
     pub(crate) fn certificates(&self) -> PathBuf {
         let directory = self.directory.join("certificates");
         if !directory.exists() {
@@ -90,19 +90,19 @@ impl Drop for Memory {
 }
 
 impl Ends {
-    /// Writes over all of the target, so that only what arrives is what was sent.
+    /// Overwrites all of the target, so that a page which is not sent is detected.
     pub(crate) fn spoil(&self) {
         each_mib(self.target.len(), |offset| self.target.write(offset, &[0xaa; MIB as usize]).expect("inside"));
     }
 
-    /// Makes a target that has the data already as good as a new one: touched, and written by nobody. A zero page is zero there,
-    /// as it is in a new process.
+    /// Makes a target that has the data already equivalent to a new one: touched but never written, so that its zero
+    /// pages are zero, as in a new process.
     pub(crate) fn renew(&self) {
         let mut words = vec![0; (self.target.len() / PAGE as u64).div_ceil(64) as usize];
         self.target.take_device_writes(&mut words);
     }
 
-    /// All arrived as it was.
+    /// Compares the target with the source.
     pub(crate) fn check(&self) {
         let [mut here, mut there] = [vec![0; MIB as usize], vec![0; MIB as usize]];
         each_mib(self.source.len(), |offset| {
@@ -133,7 +133,7 @@ fn each_mib(len: u64, each: impl FnMut(u64)) {
     (0..len).step_by(MIB as usize).for_each(each);
 }
 
-/// Gives the pages of `chunk`, which begins at `offset`, to `each`, with their numbers.
+/// Calls `each` for the pages of `chunk`, which begins at `offset`, with their numbers.
 fn pages(offset: u64, chunk: &mut [u8], mut each: impl FnMut(u64, &mut [u8; PAGE])) {
     for (number, page) in (offset / PAGE as u64..).zip(chunk.as_chunks_mut().0) {
         each(number, page);

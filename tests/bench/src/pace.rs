@@ -1,5 +1,6 @@
-//! How exactly the bandwidth limit of the rounds is kept, second by second, on a real clock and a real socket: what the source hands
-//! to its sockets, and when. A guest that writes everything all the time keeps it in the rounds.
+//! Measures how exactly the bandwidth limit of the rounds is kept, second by second, on a real clock and a real socket:
+//! the bytes that the source passes to its sockets, and when. A guest that writes all of its memory all the time keeps
+//! the migration in the rounds.
 
 use std::fmt::Write;
 use std::io;
@@ -20,7 +21,8 @@ use crate::engine::{Leaving, listen_as, migrate};
 use crate::guest::Still;
 use crate::memory::{Memory, PAGE};
 
-/// Bytes a second, and page channels beside the main one. A page channel sends whole pages, so it has no very low limits.
+/// Limit in bytes a second, and number of page channels beside the main channel. A page channel sends whole pages, so a
+/// very low limit is not measured there.
 const CASES: [(u64, u8); 9] = [
     (1, 0),
     (1000, 0),
@@ -32,16 +34,16 @@ const CASES: [(u64, u8); 9] = [
     (1_000_000_000, 2),
     (1_000_000_000, 4),
 ];
-/// From the first page on. What is sent until then has no limit.
+/// Duration of the steady phase, from the first page on; bytes sent before the first page have no limit.
 const STEADY: Duration = Duration::from_secs(5);
-/// Then the sockets take nothing for so long, and go on until the end.
+/// Then the sockets accept nothing for this long, and accept data again until the end.
 const STALL: Duration = Duration::from_secs(1);
 const END: Duration = Duration::from_secs(9);
 const SECOND: Duration = Duration::from_secs(1);
-/// No burst is as short as a piece, of which there are 200 a second.
+/// Length of the intervals for the burst: longer than that of a piece, of which 200 are sent each second.
 const BURST: Duration = Duration::from_millis(50);
 
-/// What went when, since the rounds began.
+/// The bytes sent and the time of each send, since the rounds began.
 #[derive(Debug, Default)]
 struct Notes {
     begun: OnceLock<Instant>,
@@ -54,7 +56,7 @@ impl Notes {
     }
 }
 
-/// A socket that notes what it takes. During [`STALL`] it takes nothing.
+/// A socket that records the bytes it accepts; it accepts none during [`STALL`].
 struct Noting {
     socket: Connection,
     notes: Arc<Notes>,
@@ -98,7 +100,7 @@ impl Channel for Noting {
     }
 }
 
-/// The log of a guest that has written all of its memory, whenever it is asked.
+/// The dirty log of a guest that has written all of its memory at each sync.
 struct AllWritten(Arc<Notes>);
 
 impl DirtyLog for AllWritten {
@@ -116,7 +118,7 @@ impl DirtyLog for AllWritten {
     fn stop(&mut self) {}
 }
 
-/// All cases, as a table for `docs/performance.md`.
+/// Measures all cases; returns a table for `docs/performance.md`.
 pub(crate) fn table(memory: &Memory, transport: Transport) -> String {
     let mut text = "| limit, B/s | page channels | least in a second | most in a second | most in a second, after the stall | most in 50 ms |\n\
                     | ---: | ---: | ---: | ---: | ---: | ---: |\n"
@@ -138,7 +140,7 @@ pub(crate) fn table(memory: &Memory, transport: Transport) -> String {
     text
 }
 
-/// Migrates under that limit until [`END`]; what went when.
+/// Migrates under a limit until [`END`]; returns the time and size of each send.
 fn sends(memory: &Memory, transport: Transport, limit: u64, channels: u8) -> Vec<(Duration, usize)> {
     let (control, notes) = (Control::default(), Arc::new(Notes::default()));
     let mut parameters = control.parameters();
@@ -163,22 +165,22 @@ fn sends(memory: &Memory, transport: Transport, limit: u64, channels: u8) -> Vec
     sends
 }
 
-/// How a limit was kept: parts of the limit too much or, below zero, too little, beyond one piece.
+/// Deviation from a limit, as a fraction of the limit: above zero for too much, below for too little, beyond one piece.
 #[derive(Debug)]
 struct Kept {
     least: f64,
     most: f64,
     after: f64,
-    /// In a short time, to what the limit has for it.
+    /// In the short interval, as a ratio to what the limit allows for it.
     burst: f64,
 }
 
 impl Kept {
     fn new(sends: &[(Duration, usize)], limit: u64, channels: u8) -> Self {
-        // A page goes whole on a channel, and each channel may say SYNC beside it.
+        // A page is sent whole on its channel, and each channel may send a SYNC packet as well.
         let page = if channels > 0 { PAGE as f64 + 64.0 * f64::from(channels) } else { 0.0 };
         let (limit, piece) = (limit as f64, (limit as f64 / 200.0).max(1.0).max(page));
-        // What went within `time` from each send on that is between these two moments.
+        // The number of bytes sent within `time` of each send between these two moments.
         let within = |time: Duration, from: Duration, until: Duration| {
             let whole = sends.iter().enumerate().filter(move |(_, (at, _))| *at >= from && *at + time <= until);
             whole.map(move |(first, (begin, _))| {

@@ -1,4 +1,4 @@
-//! Where it is measured.
+//! The machine on which the figures are measured.
 
 use std::fs;
 use std::thread;

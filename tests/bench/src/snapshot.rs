@@ -1,7 +1,8 @@
-//! How long it takes until a guest goes on from a file, from the start of the process on, and how long it stands when it is saved:
-//! minivmm, which maps the file, beside QEMU, which reads it. Both files are in the layout mapped-ram.
+//! Measures the time to restore a guest from a file, from the start of the process, and the guest's pause while it is
+//! saved: minivmm, which maps the file, compared with QEMU, which reads it. Both files have the layout mapped-ram.
 //!
-//! The guest prints a character some thousand times a second: the first one that a new process prints is the guest's.
+//! The guest prints a character some thousand times a second: the first character on a new process's console shows that
+//! the guest runs.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -18,17 +19,17 @@ use vmstate_lab::tiny::tick;
 
 use crate::qemu;
 
-/// Called by this name, the benchmark is minivmm.
+/// Called by this name, the benchmark acts as minivmm.
 pub(crate) const MINIVMM: &str = "minivmm";
 /// Guest RAM.
 const MEMORY: &str = "4096M";
-/// Pages that the guest has written, and rewrites: 200 MB.
+/// Number of pages that the guest has written and keeps rewriting: 200 MB.
 const PAGES: u64 = 50_000;
-/// The shortest tick that counts: 28 µs at 2.3 GHz.
+/// The shortest tick of the guest: 28 µs at 2.3 GHz.
 const SPAN: u64 = 1;
 const WAIT: Duration = Duration::from_secs(60);
 
-/// Who saves the guest and goes on with it.
+/// The monitor that saves and restores the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Monitor {
     Minivmm,
@@ -40,16 +41,16 @@ struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that has ended is only waited for.
+        // A process that has ended is only reaped.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// What is in a directory: the guest's kernel, minivmm, a file of each monitor.
+/// A directory with the guest's kernel, a link for minivmm, and the state file of each monitor.
 struct Place<'a>(&'a Path);
 
-/// A line for each monitor, of so many saves and restores each, which take turns.
+/// A table with a line for each monitor; both save and restore in turn, `turns` times each.
 pub(crate) fn table(turns: u64, directory: &Path) -> String {
     let place = Place(directory);
     std::fs::write(place.kernel(), tick::bzimage()).expect("a kernel");
@@ -57,7 +58,7 @@ pub(crate) fn table(turns: u64, directory: &Path) -> String {
     let mut monitors = vec![Monitor::Minivmm];
     match qemu::version() {
         Some(_) => monitors.push(Monitor::Qemu),
-        None => eprintln!("there is no QEMU here: nothing is compared with it"),
+        None => eprintln!("no QEMU is installed: the comparison is left out"),
     }
     let mut saves: Vec<_> = monitors.iter().map(|&monitor| (place.boot(monitor), Vec::new())).collect();
     // The first turn is not counted.
@@ -106,7 +107,7 @@ impl Place<'_> {
         self.0.join(format!("{monitor:?}.state"))
     }
 
-    /// A monitor of the guest's machine, with these options more.
+    /// The command line of a monitor for the guest's machine, to which further options can be added.
     fn command(&self, monitor: Monitor) -> Command {
         let append = tick::command_line(PAGES, SPAN);
         let mut command = match monitor {
@@ -118,7 +119,7 @@ impl Place<'_> {
             Monitor::Qemu => {
                 let mut command = Command::new(qemu::PROGRAM);
                 command.args(["-M", "microvm,acpi=on,pcie=off,ioapic2=off,auto-kernel-cmdline=off,accel=kvm"]);
-                // Some of the KVMs that run this guest refuse the register behind that flag.
+                // Some KVMs that run this guest refuse the register that this flag selects.
                 command.args(["-cpu", "host,-arch-capabilities", "-nodefaults", "-no-user-config", "-display", "none"]);
                 command.args(["-global", "virtio-mmio.force-legacy=false"]);
                 command.args(["-global", "migration.mapped-ram=on", "-chardev", "stdio,id=console,signal=off"]);
@@ -130,7 +131,8 @@ impl Place<'_> {
         command
     }
 
-    /// The guest in `monitor`, once it has written all of its pages. It boots in minivmm in any case, for not each KVM runs QEMU's firmware.
+    /// A guest in `monitor` that has written all of its pages. It always boots in minivmm, because some KVMs cannot run
+    /// QEMU's firmware.
     fn boot(&self, monitor: Monitor) -> Guest {
         let name = format!("{monitor:?}");
         let mut guest = Guest::start(self, (Monitor::Minivmm, &format!("boots-for-{name}")), None, PAGES);
@@ -144,13 +146,14 @@ impl Place<'_> {
         guest
     }
 
-    /// Saves the guest, which runs for that only: the other monitor's has the processors otherwise. How long it stood.
+    /// Saves the guest and returns its pause. The guest runs only for that, so that it does not slow the other monitor
+    /// down.
     fn save(&self, guest: &mut Guest) -> Duration {
         let state = self.state(guest.monitor);
         let _ = std::fs::remove_file(&state);
         let uri = format!("file:{}", state.display());
         guest.say("cont", json!({}));
-        // So that it is in the middle of its work.
+        // Let the guest work first.
         thread::sleep(Duration::from_millis(300));
         let figures = match guest.monitor {
             Monitor::Minivmm => guest.migrate(json!({ "uri": uri, "keep-running": true })),
@@ -160,7 +163,7 @@ impl Place<'_> {
         Duration::from_millis(figures["downtime"].as_u64().expect("a downtime"))
     }
 
-    /// From the start of a process to the first tick of the guest in it.
+    /// The time from the start of a process to the first tick of its guest.
     fn restore(&self, monitor: Monitor) -> Duration {
         let mut command = self.command(monitor);
         let flag = if monitor == Monitor::Minivmm { "--incoming" } else { "-incoming" };
@@ -173,17 +176,17 @@ impl Place<'_> {
 }
 
 impl Process {
-    /// Waits for so many ticks of its guest; its console.
+    /// Waits for `count` ticks of the monitor's guest; returns its console.
     fn ticks(&mut self, count: u64) -> ChildStdout {
-        let mut console = self.0.stdout.take().expect("its console");
+        let mut console = self.0.stdout.take().expect("the console");
         let mut ticks = vec![0; count as usize];
-        console.read_exact(&mut ticks).expect("its guest's ticks");
+        console.read_exact(&mut ticks).expect("the guest's ticks");
         assert!(tick::in_turn(&String::from_utf8_lossy(&ticks)), "the guest's memory is wrong");
         console
     }
 }
 
-/// A guest that can be saved.
+/// A running guest that can be saved.
 struct Guest {
     monitor: Monitor,
     client: Client,
@@ -191,7 +194,7 @@ struct Guest {
 }
 
 impl Guest {
-    /// In a new process of `monitor`, from this file or from its beginning, once it has ticked so often.
+    /// Starts a guest in a new process of `monitor`, from this file or by booting, and waits for `ticks` ticks.
     fn start(place: &Place<'_>, (monitor, name): (Monitor, &str), from: Option<&Path>, ticks: u64) -> Self {
         let control = place.0.join(format!("{name}.qmp"));
         let mut command = place.command(monitor);
@@ -204,7 +207,7 @@ impl Guest {
         }
         let mut process = Process(command.spawn().expect("a monitor"));
         let mut console = process.ticks(ticks);
-        // It is read on, so that the guest does not wait for anybody.
+        // Keep reading the console, so that the guest never waits for a reader.
         thread::spawn(move || std::io::copy(&mut console, &mut std::io::sink()));
         let client = Client::connect(&control).unwrap_or_else(|error| panic!("{monitor:?} does not answer: {error}"));
         Self { monitor, client, _process: process }
@@ -215,7 +218,7 @@ impl Guest {
         answer.unwrap_or_else(|error| panic!("{:?}: {command}: {error}", self.monitor))
     }
 
-    /// Migrates so; the figures at the end.
+    /// Migrates with these arguments; returns the final figures.
     fn migrate(&mut self, how: Value) -> Value {
         self.say("migrate", how);
         let begun = Instant::now();
@@ -224,14 +227,14 @@ impl Guest {
             match figures["status"].as_str() {
                 Some("completed") => return figures,
                 Some("failed") => panic!("{:?} does not save its guest: {figures}", self.monitor),
-                _ => assert!(begun.elapsed() < WAIT, "{:?} does not come to an end: {figures}", self.monitor),
+                _ => assert!(begun.elapsed() < WAIT, "{:?} does not end the migration: {figures}", self.monitor),
             }
             thread::sleep(Duration::from_millis(1));
         }
     }
 }
 
-/// True if this program is called by minivmm's name.
+/// Whether this program was called as minivmm.
 pub(crate) fn is_minivmm() -> bool {
     let name = std::env::args_os().next().map(PathBuf::from);
     name.as_deref().and_then(Path::file_name) == Some(OsStr::new(MINIVMM))

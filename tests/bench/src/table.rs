@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::case::{Encoding, Sender, Variant};
 use crate::measured::{Group, Ratios, Taken};
 
-/// A table for `docs/performance.md`. What was sent is shown where that is the point.
+/// A table for `docs/performance.md`. The columns on bytes sent are included where a variant encodes pages.
 pub(crate) fn markdown(group: &Group) -> String {
     let Group { data, transport, mib, .. } = group;
     let smaller = group.taken.iter().any(|(variant, _)| variant.encoding != Encoding::Plain);
@@ -31,7 +31,7 @@ pub(crate) fn markdown(group: &Group) -> String {
     text
 }
 
-/// All turns of all variants.
+/// The figures of all turns of all variants.
 pub(crate) fn json(groups: &[Group]) -> Value {
     let turn = |taken: &Taken| json!({ "seconds": taken.time.as_secs_f64(), "cpu_seconds": taken.cpu.as_secs_f64(), "bytes": taken.bytes });
     let variant = |(variant, turns): &(Variant, Vec<Taken>)| json!({ "variant": variant.to_string(), "turns": turns.iter().map(turn).collect::<Value>() });

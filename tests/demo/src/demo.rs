@@ -1,6 +1,6 @@
-//! The demo: one guest, which migrates along a route of monitors, and whether it noticed.
+//! The demo: one guest, which migrates along a route of monitors, and a check of whether the migrations disturbed it.
 //!
-//! Runs directly where the CPU has hardware virtualization, else inside an emulated host, the very same way.
+//! The demo runs directly where the CPU has hardware virtualization, else in the same way inside an emulated host.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -26,11 +26,11 @@ use crate::report::{DemoReport, Hop};
 use crate::route::{Monitor, Route};
 use crate::{MINIVMM, linux, picture, signals, tiny};
 
-/// Longest the demo may take inside an emulated host, without its migrations.
+/// Time limit for the demo inside an emulated host, without its migrations.
 const BOOT_TIME: Duration = Duration::from_secs(240);
-/// Longest for a migration, with the work and the verification after it.
+/// Time limit for a migration, with the work and the verification after it.
 const HOP_TIME: Duration = Duration::from_secs(180);
-/// What the files of the job are called that leave the emulated host.
+/// Names of the files that the job hands out of the emulated host.
 const REPORT: &str = "report.json";
 const PICTURE: &str = "route.svg";
 const PAGE: &str = "report.html";
@@ -44,19 +44,19 @@ enum Kind {
     Tiny,
 }
 
-/// What the guest's card is attached to.
+/// The network that the guest's card is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Card {
     /// A tap, which is a port of a bridge
     Tap,
-    /// The same, and the kernel moves the frames between the tap and the guest
+    /// The same tap, with vhost-net moving its frames
     Vhost,
-    /// passt, a process without rights
+    /// passt, a process without privileges
     Passt,
 }
 
 impl Card {
-    /// As the flag has it.
+    /// The value's name on the command line.
     fn word(self) -> &'static str {
         match self {
             Self::Tap => "tap",
@@ -78,7 +78,7 @@ pub(crate) struct Options {
     /// Number of the guest's vCPUs [default: 1]
     #[arg(long, value_name = "N")]
     cpus: Option<u8>,
-    /// How a Linux guest gets to the network
+    /// How a Linux guest is connected to the network
     #[arg(long, value_enum, default_value_t = Card::Tap)]
     net: Card,
     /// Monitors that run the guest, one after the other: a list of `minivmm` and `qemu`, of which `qemu*3` is three in a row
@@ -93,14 +93,15 @@ pub(crate) struct Options {
     /// Draw the route into this file, an SVG picture
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
-    /// Write what each migration was like to this file, an HTML page as that of `minivmm migrate --report`
+    /// Write what happened in each migration to this file, an HTML page as that of `minivmm migrate --report`
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }
 
 /// Runs the demo and prints its report.
 ///
-/// Success only when the migration completed and every check holds; what the machine cannot give is named as skipped.
+/// Returns success only when every migration completed and every check holds; checks that the machine cannot run are
+/// reported as skipped.
 pub(crate) fn run(options: &Options) -> ExitCode {
     match perform(options) {
         Ok(true) => ExitCode::SUCCESS,
@@ -206,7 +207,7 @@ impl Options {
     }
 }
 
-/// This very executable under minivmm's name.
+/// A link to this executable with the name `minivmm`.
 fn minivmm(scratch: &Path, own: &Path) -> Result<PathBuf> {
     let minivmm = scratch.join(MINIVMM);
     symlink(own, &minivmm).doing("make", &minivmm)?;
@@ -227,7 +228,7 @@ fn conclude(report: &DemoReport, options: &Options) -> Result<bool> {
     Ok(report.holds())
 }
 
-/// The figures of a migration that completed.
+/// The figures of a migration, if it completed.
 pub(crate) fn completed(migration: Value) -> Result<Value> {
     if migration["status"] == "completed" {
         return Ok(migration);
@@ -243,7 +244,7 @@ pub(crate) fn show_migration(progress: &mut Progress, info: &Value) {
     progress.show("migrating", &detail);
 }
 
-/// The same command in an emulated host, with everything there that it looks for.
+/// Runs the same command in an emulated host that has all the files and programs the command needs.
 fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel, qemu: Option<&Path>) -> Result<bool> {
     let hops = u32::try_from(options.route.then.len()).unwrap_or(u32::MAX);
     let mut argv = [l1::ROLES, "demo", "--kernel", files::GUEST_KERNEL].map(str::to_owned).to_vec();
@@ -274,7 +275,7 @@ fn emulated(options: &Options, scratch: &Path, own: &Path, kernel: &Kernel, qemu
     let job = Job { argv, env: Vec::new(), time: BOOT_TIME + HOP_TIME.saturating_mul(hops) };
     let outcome = Booted::new(own, inside)?.run(scratch, job)?;
     for (_, inside, outside) in wanted {
-        // A demo that failed before its report has said why.
+        // A demo that failed before its report has printed the reason already.
         if let Some(file) = outside
             && let Some((_, content)) = outcome.artifacts.iter().find(|(name, _)| name == inside)
         {
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_is_between_two_minivmms_unless_it_is_given() {
+    fn the_default_route_is_between_two_minivmms() {
         assert_eq!(parse("").unwrap().route.to_string(), "minivmm,minivmm");
         let options = parse("--route qemu,minivmm,qemu --cpus 2").unwrap();
         assert_eq!((options.route.to_string().as_str(), options.cpus()), ("qemu,minivmm,qemu", 2));
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_goes_along_between_minivmms_to_another_process_only() {
+    fn a_disk_is_copied_between_minivmms_to_another_process_only() {
         assert!(parse("--copy-disk --route minivmm*3").is_ok());
         for words in ["--copy-disk --route minivmm,qemu", "--copy-disk --mode update"] {
             assert!(parse(words).unwrap_err().starts_with("--copy-disk is between minivmms"), "{words}");
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_is_what_was_typed_but_for_files() {
+    fn the_command_is_the_typed_one_without_files() {
         let command = |words| parse(words).unwrap().command();
         assert_eq!(command("--route qemu,minivmm --cpus 2 --json x"), "cargo demo --route qemu,minivmm --cpus 2");
         assert_eq!(command("--guest tiny"), "cargo demo --guest tiny --route minivmm,minivmm");
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_place_is_refused_before_anything_runs() {
+    fn a_file_in_a_missing_directory_is_refused_before_anything_runs() {
         assert!(parse("--picture route.svg --json /tmp/route.json --report report.html").is_ok());
         for flag in ["--json", "--picture", "--report"] {
             let refusal = parse(&format!("{flag} /nowhere/file")).unwrap_err();
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tiny_guest_refuses_what_it_cannot_have_in_a_sentence() {
+    fn options_that_the_tiny_guest_lacks_are_refused_with_a_sentence() {
         assert!(parse("--guest tiny --route minivmm,minivmm,minivmm").is_ok());
         assert!(parse("--guest tiny --route minivmm,qemu").is_ok());
         let qemu = parse("--guest tiny --route qemu,minivmm").unwrap_err();

@@ -1,9 +1,9 @@
-//! The downtime as the guest feels it, on the host's clock, and its parts: the gap of the guest's tick from the last one at the
-//! source to the first one at the destination.
+//! The downtime as the guest observes it, on the host's clock, and its parts: the gap of the guest's tick, from the
+//! last tick at the source to the first one at the destination.
 //!
-//! A guest's clock may stand still on the way (QEMU's does), so the ends of the gap are told in the host's time. The monitors say
-//! when the guest stopped and went on, by the events STOP and RESUME, which QEMU has, too. The tiny guest prints its ticks, and
-//! the host's time when they are read is theirs.
+//! A guest's clock may stop during a migration (in QEMU it does), so the ends of the gap are converted to the host's
+//! clock. The monitors report when the guest stopped and resumed by the events STOP and RESUME, which QEMU has, too.
+//! The tiny guest prints its ticks, and each counts with the host's time at which it was read.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,17 +13,18 @@ use vmstate_lab::vmm::Vmm;
 
 pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 
-/// For so long nobody asks a guest that has just arrived, nor its monitors: on a host with one processor it would feel that.
+/// Time after an arrival in which neither the guest nor its monitors are queried: on a host with one processor a query
+/// would delay the guest.
 pub(crate) const QUIET: Duration = Duration::from_millis(500);
-/// Each reading narrows down where the clocks are.
+/// Number of readings; each narrows the offset between the clocks.
 const READINGS: u32 = 8;
 
-/// How far the host's time since the epoch is ahead of the guest's monotonic clock, in ns: at least, at most.
+/// Lower and upper bound of the offset from the guest's monotonic clock to the host's time since the epoch, in ns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ahead([i64; 2]);
 
 impl Ahead {
-    /// Asks a guest that runs in `vmm`.
+    /// Measures the offset for a guest that runs in `vmm`.
     pub(crate) fn measure(vmm: &mut Vmm) -> Result<Self> {
         let mut ahead = Self([i64::MIN, i64::MAX]);
         for _ in 0..READINGS {
@@ -34,49 +35,50 @@ impl Ahead {
         Ok(ahead)
     }
 
-    /// The guest's clock was `guest` at some time between the other two.
+    /// Narrows the bounds by one reading: the guest's clock was `guest` at some time between `asked` and `answered`.
     fn narrow(&mut self, asked: i64, guest: i64, answered: i64) {
         self.0 = [self.0[0].max(asked - guest), self.0[1].min(answered - guest)];
     }
 
-    /// The host's time when the guest's clock was `guest`.
+    /// The host's time at which the guest's clock was `guest`.
     fn host(self, guest: i64) -> i64 {
         guest + (self.0[0] + (self.0[1] - self.0[0]) / 2)
     }
 
-    /// What that may be wrong by.
+    /// Largest error of [`host`](Self::host).
     fn doubt(self) -> i64 {
         (self.0[1] - self.0[0]) / 2
     }
 }
 
-/// When the monitors stopped the guest and let it go on, since the epoch.
+/// The times at which the source stopped the guest and the destination resumed it, since the epoch.
 pub(crate) fn stopped(source: &Vmm, destination: &Vmm) -> Option<[Duration; 2]> {
     Some([source.qmp.event_time("STOP")?, destination.qmp.event_time("RESUME")?])
 }
 
-/// How long ago the monitor let its guest go on.
+/// Time since the monitor resumed its guest.
 pub(crate) fn since_resume(vmm: &Vmm) -> Duration {
     let resume = vmm.qmp.event_time("RESUME").map(|moment| UNIX_EPOCH + moment);
     resume.and_then(|moment| SystemTime::now().duration_since(moment).ok()).unwrap_or_default()
 }
 
-/// The gap that a migration is for the guest, in ms of the host's time. The guest's largest gap may be another one: on a busy host it
-/// waits for its processor at other times, too.
+/// The gap of the guest's ticks that a migration causes, in ms of the host's time. The guest's largest gap may be a
+/// different one: on a busy host the guest waits for its processor at other times, too.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Felt {
-    /// From the guest's last tick until it stood.
+    /// From the guest's last tick to the stop at the source.
     pub(crate) before: f64,
-    /// From there until the destination let it go on.
+    /// From the stop at the source to the resume at the destination.
     pub(crate) stopped: f64,
-    /// From there to the guest's first tick.
+    /// From the resume at the destination to the guest's first tick.
     pub(crate) after: f64,
-    /// What the ends may be wrong by, together.
+    /// Largest error of both ends of the gap together.
     pub(crate) doubt: f64,
 }
 
 impl Felt {
-    /// Of that gap in the guest's answer `mark` in which the migration lies. `clocks`: at the source, at the destination.
+    /// The gap, among those in the guest's answer `mark`, that contains the migration. `clocks` are those of source and
+    /// destination.
     pub(crate) fn new(mark: &Value, clocks: [Ahead; 2], stopped: Option<[Duration; 2]>) -> Option<Self> {
         let [stop, resume] = stopped?.map(|moment| moment.as_nanos() as i64);
         let ms = |from: i64, to: i64| (to - from) as f64 / 1e6;
@@ -88,8 +90,8 @@ impl Felt {
         all.find(|felt| felt.before > -doubt && felt.after > -doubt)
     }
 
-    /// Between the last of `ticks` at the source and the first one at the destination. One that is read when the guest stands
-    /// already was printed before.
+    /// The gap between the last of `ticks` at the source and the first one at the destination. A tick that is read
+    /// after the stop was printed before.
     pub(crate) fn between(ticks: [&[SystemTime]; 2], stopped: Option<[Duration; 2]>) -> Option<Self> {
         let [stop, resume] = stopped?.map(|moment| moment.as_nanos() as i64);
         let [last, first] = [ticks[0].last()?, ticks[1].first()?].map(|&tick| nanoseconds(tick));
@@ -98,7 +100,7 @@ impl Felt {
         Some(Self { before: ms(last, stop), stopped: ms(stop, resume), after: ms(resume, first), doubt: 0.0 })
     }
 
-    /// All of it.
+    /// The whole gap.
     pub(crate) fn total(&self) -> f64 {
         self.before + self.stopped + self.after
     }
@@ -137,23 +139,23 @@ mod tests {
     }
 
     #[test]
-    fn each_reading_narrows_down_where_the_clocks_are() {
-        // 1000 ms apart; the first question was long on its way, the second one's answer.
+    fn each_reading_narrows_the_offset_of_the_clocks() {
+        // The clocks are 1000 ms apart; the first question was delayed, and the second one's answer.
         let ahead = ahead(&[[5000, 4020, 5022], [6000, 5001, 6040]]);
         assert_eq!(ahead, Ahead([999 * MS, 1002 * MS]));
         assert_eq!((ahead.host(0), ahead.doubt()), (1000 * MS + MS / 2, MS * 3 / 2));
     }
 
-    /// The guest's clock stands still for 80 ms on the way: the guest counts 120 ms, and 200 have gone by.
+    /// The guest's clock stops for 80 ms: the guest counts 120 ms while 200 ms pass.
     #[test]
-    fn a_clock_that_stands_still_hides_nothing() {
+    fn a_stopped_clock_does_not_shorten_the_gap() {
         let clocks = [ahead(&[[1000, 0, 1000]]), ahead(&[[1080, 0, 1080]])];
         let mark = json!({ "tick": { "gaps_ns": [[100 * MS, 480 * MS], [500 * MS, 620 * MS]] } });
         let stopped = Some([Duration::from_millis(1510), Duration::from_millis(1640)]);
         let felt = Felt::new(&mark, clocks, stopped).unwrap();
         assert_eq!(felt, Felt { before: 10.0, stopped: 130.0, after: 60.0, doubt: 0.0 });
         assert_eq!(felt.total(), 200.0);
-        // A gap somewhere else, and a monitor that did not say when.
+        // A gap outside of the migration, and a monitor without STOP and RESUME.
         let elsewhere = json!({ "tick": { "gaps_ns": [[300 * MS, 400 * MS]] } });
         assert_eq!(Felt::new(&elsewhere, clocks, stopped), None);
         assert_eq!(Felt::new(&mark, clocks, None), None);

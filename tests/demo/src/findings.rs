@@ -1,4 +1,4 @@
-//! What one migration of the Linux guest showed, and what follows from it.
+//! The measurements of one migration of the Linux guest, and the checks on them.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use crate::linux::Mark;
 use crate::report::{Check, Hop, Times};
 use crate::route::Monitor;
 
-/// Clocks may differ by this much more than what the measurement leaves open.
+/// Difference of the clocks that is allowed beyond the uncertainty of the measurement.
 const DRIFT: Duration = Duration::from_millis(20);
-/// How Linux begins to say that it uses a clock no more (`__clocksource_unstable`, kernel/time/clocksource.c).
+/// Start of the line with which Linux gives up a clock (`__clocksource_unstable`, kernel/time/clocksource.c).
 const MARKING: &str = "Marking clocksource";
 
 /// Everything that was measured of one migration.
@@ -22,34 +22,34 @@ pub(crate) struct Findings {
     pub(crate) to: String,
     /// The kind of the destination.
     pub(crate) at: Monitor,
-    /// Why the source gave up a first try.
+    /// Why the source gave up a first attempt.
     pub(crate) gave_up: Option<String>,
     pub(crate) times: Times,
     /// The guest's clocks and ticks up to the migration.
     pub(crate) before: Mark,
-    /// Those from there to the arrival.
+    /// The same from there to the arrival.
     pub(crate) arrival: Mark,
-    /// The gap of the ticks that the migration was.
+    /// The gap of the guest's ticks that the migration caused.
     pub(crate) felt: Option<Felt>,
-    /// For how long the guest's clocks may have stood still.
+    /// Longest time for which the guest's clocks may have been stopped.
     pub(crate) stood: Duration,
-    /// The gap that it was to stand at the source with its memory rewritten, in an emulated host.
+    /// The gap of a guest that was stopped at the source and had its memory rewritten, in an emulated host.
     pub(crate) in_place: Option<Felt>,
-    /// Those from there on, at the destination.
+    /// The guest's clocks and ticks since the arrival, at the destination.
     pub(crate) after: Mark,
-    /// The guest's verification of what it did until it left the source, or nothing, before the first migration.
+    /// The guest's verification of its work before it left the source, or nothing before the first migration.
     pub(crate) earlier: Value,
-    /// That of what it did until now.
+    /// The guest's verification of its work until now.
     pub(crate) verified: Value,
     /// `query-migrate` of the source, at the end.
     pub(crate) migration: Value,
-    /// The numbers of a page about it.
+    /// The figures for the HTML page on the migration.
     pub(crate) record: Value,
     /// Run state of the source, at the end.
     pub(crate) left_behind: String,
     /// What the network's peer received, or why there is no network.
     pub(crate) packets: Result<Value, String>,
-    /// How the guest got there.
+    /// How the guest's card is connected to the network.
     pub(crate) way: Way,
 }
 
@@ -82,7 +82,7 @@ impl Findings {
         }
     }
 
-    /// Whether the guest did more of this since the migration began.
+    /// Whether the guest's count for this load grew since the migration began.
     fn more(&self, load: &str, count: &str) -> bool {
         self.verified[load][count].as_u64().unwrap_or(0) > self.earlier[load][count].as_u64().unwrap_or(0)
     }
@@ -112,7 +112,7 @@ impl Findings {
         let doubled = count(&received["duplicates"]) + count(&net["echoes"]["duplicates"]);
         let corrupt = count(&received["corrupt"]) + count(&net["echoes"]["corrupt"]);
         let lost = sent.saturating_sub(came);
-        // What the peer sends while the guest stands still goes to the source's tap: counted, and no fault.
+        // An echo that the peer sends while the guest is stopped goes to the source's tap: counted, but no fault.
         let unanswered = came.saturating_sub(back);
         let good = self.more("net", "sent") && lost == 0 && doubled == 0 && corrupt == 0 && net["errors"] == json!([]);
         let way = match self.way {
@@ -126,7 +126,8 @@ impl Findings {
         Check::new(WHAT, good, detail)
     }
 
-    /// Between two readings the guest's clock must advance as the host's does, but for the time that it may have stood.
+    /// Between two readings the guest's clock must advance as the host's does, except for the time that it may have
+    /// been stopped.
     fn pace(&self) -> Check {
         let nanoseconds = |mark: &Mark| mark.content["clock"]["monotonic_ns"].as_u64().unwrap_or(0);
         let guest = Duration::from_nanos(nanoseconds(&self.after).saturating_sub(nanoseconds(&self.before)));
@@ -136,8 +137,8 @@ impl Findings {
         Check::new("clock rate", (least..=most).contains(&guest), detail)
     }
 
-    /// Its timers fire at the destination. One that was not restored never does; on a busy host a tick that is asked for
-    /// each millisecond may come each 500 ms.
+    /// The guest's timers must fire at the destination: one that was not restored never does. On a busy host a tick
+    /// that is due each millisecond may come only each 500 ms.
     fn timers(&self) -> Check {
         let ticks = self.after.tick("ticks").unwrap_or(0);
         let least = (self.after.asked - self.arrival.answered).as_millis() as u64 / 500;
@@ -154,8 +155,8 @@ impl Findings {
         Check::new("clock steps", good, format!("{back} back, {apart} µs apart"))
     }
 
-    /// Only what came with the migration counts: some kernels complain at boot. QEMU sets TSC and clock of a guest at two
-    /// moments, which Linux may notice after any migration to a QEMU, also from a QEMU.
+    /// Only complaints since the migration count: some kernels complain at boot. QEMU restores TSC and clock of a guest
+    /// at two different moments, which Linux may notice after any migration to a QEMU, also from a QEMU.
     fn log(&self) -> Check {
         const WHAT: &str = "kernel log";
         let lines = |mark: &Mark| mark.content["log"].as_array().cloned().unwrap_or_default();
@@ -178,7 +179,8 @@ impl Findings {
     }
 }
 
-/// Whether the kernel says here that its watchdog found the TSC apart from another clock, or which figures it read.
+/// Whether the line is the kernel watchdog's finding that the TSC differs from another clock, or the figures of that
+/// finding.
 fn is_about_tsc(line: &str) -> bool {
     line.starts_with("clocksource:") && (!line.contains(MARKING) || line.contains("'tsc'"))
 }
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_migration_holds_and_each_single_fault_is_noticed() {
+    fn a_sound_migration_holds_and_each_single_fault_is_detected() {
         assert!(good().hop().holds(), "{}", good().hop());
         let faults: [fn(&mut Findings); 18] = [
             |f| f.verified["memory"]["mismatches"] = json!(1),
@@ -260,12 +262,12 @@ mod tests {
         for (number, fault) in faults.iter().enumerate() {
             let mut findings = good();
             fault(&mut findings);
-            assert!(!findings.hop().holds(), "fault {number} was not noticed");
+            assert!(!findings.hop().holds(), "fault {number} was not detected");
         }
     }
 
     #[test]
-    fn only_at_a_qemu_may_the_kernel_give_up_its_tsc_and_nothing_else() {
+    fn the_tsc_given_up_at_a_qemu_is_the_only_known_complaint() {
         let log = |at: Monitor, lines: &[&str]| {
             let mut findings = good();
             findings.at = at;

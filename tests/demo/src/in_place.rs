@@ -1,9 +1,9 @@
-//! What an emulated host costs a guest that moves, though no monitor has a part in it.
+//! Measures how long a guest in an emulated host takes to its first tick after a stop, without a migration.
 //!
-//! QEMU's TCG keeps translated code by the physical page that it was translated from. A guest that has moved is in other pages of
-//! the host, so all that it runs is translated once more. So it is if the guest stands for a moment where it is, and each page
-//! that is not empty is rewritten with what it holds: QEMU drops what was translated from a page that is written
-//! (`tb_invalidate_phys_range`, accel/tcg/tb-maint.c). How long such a guest then takes to its first tick is told.
+//! QEMU's TCG keys translated code by the physical page of its source. A guest that has moved is in other pages of the
+//! host, so all code that it runs is translated again. The same happens to a guest that is stopped for a moment while
+//! each of its pages that is not empty is rewritten with its own content: QEMU drops the translations of a page that is
+//! written (`tb_invalidate_phys_range`, accel/tcg/tb-maint.c). The time to such a guest's first tick is reported.
 
 use std::fs::{self, OpenOptions};
 use std::ops::Range;
@@ -18,11 +18,11 @@ use vmstate_lab::vmm::Vmm;
 use crate::felt::{self, ANSWER, Ahead, Felt, QUIET};
 
 const PAGE: usize = 4096;
-/// Bytes of memory that are read at once.
+/// Bytes of memory read at once.
 const PIECE: usize = 64 * PAGE;
 
-/// Makes a guest that runs, and has so many bytes of memory, stand, rewrites its memory, and lets it go on; as [`Felt`], if its tick
-/// shows that.
+/// Stops a running guest with `memory` bytes of memory, rewrites its memory and resumes it; returns its gap, if the
+/// guest's ticks show it.
 pub(crate) fn stand(vmm: &mut Vmm, memory: u64) -> Result<Option<Felt>> {
     let before = Ahead::measure(vmm)?;
     vmm.ask("mark", Instant::now() + ANSWER)?;
@@ -37,7 +37,7 @@ pub(crate) fn stand(vmm: &mut Vmm, memory: u64) -> Result<Option<Felt>> {
     Ok(Felt::new(&mark, clocks, felt::stopped(vmm, vmm)))
 }
 
-/// Rewrites what is not empty in each mapping of this size of a process whose guest stands.
+/// Rewrites each page that is not empty in each mapping of `size` bytes of a process whose guest is stopped.
 fn rewrite(process: u32, size: u64) -> Result<()> {
     let directory = Path::new("/proc").join(process.to_string());
     let (maps, memory) = (directory.join("maps"), directory.join("mem"));
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_found_that_can_be_written() {
+    fn writable_memory_is_found() {
         let line =
             |rights: &str| format!("7f0000000000-7f0010000000 {rights} 00000000 00:01 2054  /memfd:guest (deleted)");
         assert_eq!(writable(&line("rw-s")), Some(0x7f00_0000_0000..0x7f00_1000_0000));

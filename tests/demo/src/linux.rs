@@ -1,4 +1,4 @@
-//! The demo's course with a Linux guest, on a machine that runs such guests.
+//! The demo with a Linux guest, on a machine that can run such guests.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,13 +23,13 @@ use vmstate_lab::l1;
 use vmstate_lab::network::{Network, Way};
 use vmstate_lab::vmm::{Program, Vmm};
 
-/// The guest works this long before the first migration, and after each.
+/// Time that the guest works before the first migration, and after each.
 const WORK: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(60);
 const MIGRATION: Duration = Duration::from_secs(120);
 
-/// The downtime limit of a second try, if minivmm gave the first one up: on a busy host the pause alone may cost more than
-/// the limit that minivmm has by itself. The guest runs on at the source then.
+/// Downtime limit of a second attempt, if minivmm gave up the first one: on a busy host the pause alone may exceed
+/// minivmm's default limit. The guest goes on running at the source meanwhile.
 const LIMIT_MS: u64 = 3000;
 
 /// The programs of a route.
@@ -38,7 +38,7 @@ pub(crate) struct Programs {
     /// An executable with the lab's roles.
     pub(crate) roles: PathBuf,
     pub(crate) minivmm: PathBuf,
-    /// If the route has it.
+    /// QEMU, if the route has one.
     pub(crate) qemu: Option<PathBuf>,
 }
 
@@ -51,7 +51,7 @@ impl Programs {
     }
 }
 
-/// Boots, migrates along the route, verifies after each migration.
+/// Boots the guest, migrates it along the route, and verifies it after each migration.
 pub(crate) fn migrate(
     scratch: &Path,
     programs: &Programs,
@@ -62,7 +62,7 @@ pub(crate) fn migrate(
     means: Means,
 ) -> Result<DemoReport> {
     let mut progress = Progress::new();
-    // Before any thread: a user namespace is for a process that has none.
+    // Before any thread is started: only a process without threads can enter a user namespace.
     let network = Network::enter();
     signals::remove_on_interrupt(scratch.to_owned());
     let refused = |error| Error::failed(format!("the network's peer: {error}"));
@@ -81,7 +81,7 @@ pub(crate) fn migrate(
     let first = vmm.name()?;
     progress.end();
     let mut report = DemoReport::begin(machine, first, ready - booting);
-    work(&mut progress, "letting it work");
+    work(&mut progress, "letting the guest work");
 
     let peer = peer.as_ref().ok_or_else(|| network.as_ref().err().map(ToString::to_string).unwrap_or_default());
     let mut journey = Journey { bench, programs, means, ready, peer, way, verified: Value::Null };
@@ -100,23 +100,23 @@ pub(crate) fn migrate(
     Ok(report)
 }
 
-/// A guest on its way.
+/// A guest and what it migrates with.
 struct Journey<'a> {
     bench: Bench<'a>,
     programs: &'a Programs,
     means: Means,
-    /// When the guest was.
+    /// When the guest's workload began.
     ready: Instant,
     /// The network's peer, or why there is none.
     peer: std::result::Result<&'a Peer, String>,
-    /// How the guest gets there.
+    /// How the guest's card is connected to the network.
     way: Way,
     /// The guest's last verification.
     verified: Value,
 }
 
 impl Journey<'_> {
-    /// Migrates to the next monitor, lets the guest work on there and verify.
+    /// Migrates to the next monitor, lets the guest work there, and verifies it.
     fn hop(&mut self, progress: &mut Progress, mut source: Vmm, from: Monitor, to: Monitor) -> Result<(Vmm, Findings)> {
         if from == Monitor::Qemu {
             source.listen(true)?;
@@ -145,8 +145,8 @@ impl Journey<'_> {
         let left_behind = source.status()?;
         let stopped = felt::stopped(&source, &destination);
         let felt = Felt::new(&arrival.content, clocks, stopped);
-        // In a file the guest's clocks stand still, and no monitor counts that as downtime; nor does a QEMU in post-copy what follows its
-        // order to run, or answers that of another.
+        // In a file the guest's clocks are stopped, and no monitor counts that as downtime. A QEMU in post-copy does
+        // not count what follows its order to run, and does not answer such an order from another program.
         let is_unmeasured = match self.means.mode {
             Mode::Snapshot => true,
             Mode::Postcopy => [from, to].contains(&Monitor::Qemu),
@@ -160,12 +160,12 @@ impl Journey<'_> {
         let record = ended(record, [&names.0, &names.1], &migration, &mut source);
         source.process().kill();
 
-        work(progress, "letting it work on at the destination");
+        work(progress, "letting the guest work at the destination");
         progress.show("verifying", "");
         let after = Mark::take(&mut destination)?;
         let verified = destination.ask("report", Instant::now() + ANSWER)?;
         let times = Times { begun, arrived, verified: self.ready.elapsed() };
-        // Sending went on after the verification.
+        // The guest went on sending after the verification.
         let sent = verified["net"]["sent"].as_u64().unwrap_or(0);
         let packets = self.peer.clone().map(|peer| peer.tally().of_first(sent).report());
         let earlier = std::mem::replace(&mut self.verified, verified.clone());
@@ -193,7 +193,7 @@ impl Journey<'_> {
         Ok((destination, findings))
     }
 
-    /// Starts a destination and migrates to it, whatever becomes of it.
+    /// Starts a destination and migrates to it; returns how that ended.
     fn attempt(&mut self, progress: &mut Progress, source: &mut Vmm, to: Monitor) -> Result<Attempt> {
         progress.show(&format!("starting the destination, {to}"), "");
         self.bench.change_to(self.programs.of(to));
@@ -235,7 +235,7 @@ impl Journey<'_> {
     }
 }
 
-/// A migration that has ended, well or not.
+/// A migration that has ended, completed or not.
 struct Attempt {
     destination: Vmm,
     before: Mark,
@@ -247,18 +247,18 @@ struct Attempt {
     record: Record,
 }
 
-/// The numbers of a page about a migration that is over; a source that does not know a query tells nothing.
+/// The figures for the HTML page on a finished migration; without those that the source has no query for.
 pub(crate) fn ended(record: Record, [from, to]: [&str; 2], migration: &Value, source: &mut Vmm) -> Value {
     let sentence = format!("The guest runs at the destination. It came from {from}.");
     record.end((to, &sentence), migration.clone(), |query| source.qmp.execute(query, Value::Null).unwrap_or_default())
 }
 
-/// Why minivmm gave a migration up whose pause cannot be short enough, if it did.
+/// The reason with which minivmm gave up a migration because its pause would be too long, if it did.
 pub(crate) fn gave_up(migration: &Value) -> Option<String> {
     migration["error-desc"].as_str().filter(|reason| reason.starts_with("gave up")).map(str::to_owned)
 }
 
-/// For a second try.
+/// Raises the downtime limit for a second attempt.
 pub(crate) fn raise_limit(source: &mut Vmm) -> Result<()> {
     source.qmp.execute("migrate-set-parameters", json!({ "downtime-limit": LIMIT_MS })).map(|_| ())
 }
@@ -271,7 +271,7 @@ fn work(progress: &mut Progress, step: &str) {
     }
 }
 
-/// The guest's clocks, ticks and complaints, and between which instants of the host it read its clocks.
+/// A reading of the guest's clocks, ticks and complaints, with the host's times around the reading of the clocks.
 #[derive(Debug)]
 pub(crate) struct Mark {
     pub(crate) asked: Instant,
@@ -285,7 +285,7 @@ impl Mark {
         let content = vmm.ask("mark", asked + ANSWER)?;
         Ok(Self { asked, answered: Instant::now(), content })
     }
-    /// A figure of the tick since the mark before.
+    /// A figure of the tick since the previous mark.
     pub(crate) fn tick(&self, figure: &str) -> Option<u64> {
         self.content["tick"][figure].as_u64()
     }

@@ -1,7 +1,7 @@
-//! The lab's program: the demo, and what fetches all that the demo and the tests need. `cargo demo` runs it.
+//! The lab's program: the demo, and the command that fetches everything that demo and tests need. `cargo demo` runs it.
 //!
-//! It links minivmm, and is minivmm when it is called by that name: so one executable is all that goes into the initrds,
-//! where it plays the lab's [roles] as well.
+//! It links minivmm, and acts as minivmm when it is called by that name. So the initrds need one executable only, which
+//! acts in the lab's [roles] as well.
 #![forbid(unsafe_code)]
 
 mod demo;
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use vmstate_lab::{packages, roles};
 
-/// Called by this name, the program is minivmm.
+/// Called by this name, the program acts as minivmm.
 const MINIVMM: &str = "minivmm";
 
 /// The lab: a live-migration demo, and what the tests need.

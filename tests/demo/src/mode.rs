@@ -1,11 +1,11 @@
-//! How the guest of a demo gets from one monitor to the next.
+//! The modes in which the demo's guest gets from one monitor to the next.
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use vmstate_lab::error::Result;
 use vmstate_lab::vmm::{Started, Vmm};
 
-/// What each migration on the route is like.
+/// Options of each migration on the route.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Means {
     /// How the guest gets from each monitor to the next
@@ -23,14 +23,14 @@ pub(crate) enum Mode {
     Precopy,
     /// The guest runs in another process before its memory is there
     Postcopy,
-    /// A new process takes over the guest's memory without a copy, as in an update of minivmm on one host
+    /// A new process takes over the guest's memory without a copy, as when minivmm is updated on one host
     Update,
-    /// The guest is saved to a file, and goes on from there in a process that is started then
+    /// The guest is saved to a file, and resumed from there in a process that is started afterwards
     Snapshot,
 }
 
 impl Mode {
-    /// As the flag has it.
+    /// The value's name on the command line.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Precopy => "precopy",
@@ -40,7 +40,7 @@ impl Mode {
         }
     }
 
-    /// What each minivmm is started with for it.
+    /// Arguments that each minivmm needs for this mode.
     pub(crate) fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Precopy | Self::Postcopy | Self::Snapshot => &[],
@@ -48,7 +48,7 @@ impl Mode {
         }
     }
 
-    /// Tells `source` to migrate to `uri`.
+    /// Starts the migration of `source` to `uri`.
     pub(crate) fn start(self, source: &mut Vmm, uri: &str) -> Result<()> {
         match self {
             Self::Precopy | Self::Update | Self::Snapshot => source.start_migration(uri),
@@ -56,7 +56,7 @@ impl Mode {
         }
     }
 
-    /// Makes a destination ready for it.
+    /// Prepares a destination for this mode.
     pub(crate) fn ready(self, mut destination: Vmm) -> Result<Destination> {
         if self == Self::Postcopy {
             destination.allow_postcopy()?;
@@ -65,18 +65,18 @@ impl Mode {
     }
 }
 
-/// The monitor that the guest goes to, when the source may be told to migrate.
+/// The destination, as far as it is started when the source begins to migrate.
 #[derive(Debug)]
 pub(crate) enum Destination {
-    /// Its machine is there.
+    /// A monitor that waits for the migration.
     Ready(Box<Vmm>),
-    /// Its control socket is there once the guest's memory has come.
+    /// A monitor whose control socket appears once the guest's memory has come.
     Awaiting(Started),
-    /// It is started once the guest is in its file.
+    /// A monitor that is started once the guest is in its file.
     Later,
 }
 
-/// Has a monitor that was started with `--incoming defer` go on with the guest that is in a file.
+/// Loads the guest from a file in a monitor that was started with `--incoming defer`.
 ///
 /// # Errors
 /// The monitor's refusal.
@@ -86,7 +86,7 @@ pub(crate) fn restore(mut vmm: Vmm, uri: &str) -> Result<Vmm> {
 }
 
 impl Destination {
-    /// Once the source migrates; `None`: it is not started yet.
+    /// Connects to the destination once the source migrates; `None` when it is not started yet.
     pub(crate) fn connect(self) -> Result<Option<Vmm>> {
         match self {
             Self::Ready(vmm) => Ok(Some(*vmm)),

@@ -1,5 +1,5 @@
-//! The report as a picture: a lane for each monitor, in which a bar shows when it ran the guest, and beneath what the move
-//! there was like.
+//! The report as a picture: a lane for each monitor, with a bar for the time in which the monitor ran the guest, and
+//! the figures of the migration to it below.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -8,31 +8,31 @@ use vmstate_lab::picture::{MARGIN, Picture, WIDTH, escape};
 
 use crate::report::{DemoReport, Hop, Verdict};
 
-/// Where bars and their texts begin.
+/// Left end of bars and their texts.
 const LEFT: f64 = 150.0;
-/// Where the first lane begins.
+/// Top of the first lane.
 const TOP: f64 = 88.0;
 const LANE: f64 = 82.0;
 const BAR: f64 = 20.0;
-/// From the last lane to the lower edge: axis, legend, verdict.
+/// Height below the last lane: axis, legend, verdict.
 const FOOT: f64 = 132.0;
-/// Most marks on the axis.
+/// Largest number of marks on the axis.
 const MARKS: u64 = 12;
 
-/// Draws the report. `command` made it, `emulated` says whether its figures are those of an emulated host.
+/// Draws the report. `command` made the report; `emulated` means that its figures are those of an emulated host.
 pub(crate) fn draw(report: &DemoReport, command: &str, emulated: bool) -> String {
     let lanes = report.hops.len() + 1;
     let height = TOP + LANE * lanes as f64 + FOOT;
     let moves = if lanes == 2 { "One live migration".into() } else { format!("{} live migrations", lanes - 1) };
     let title = format!("{moves} of one running guest");
     let mut canvas = Picture::new(&title, height);
-    let place = if emulated { "; measured in an emulated host, where all takes many times as long" } else { "" };
+    let place = if emulated { "; measured in an emulated host, which is many times slower" } else { "" };
     canvas.text("faint", MARGIN, 60.0, &format!("{}{place}", report.guest));
 
     let end = report.hops.last().map_or(Duration::from_secs(1), |hop| hop.times.verified);
     let scale = Scale((WIDTH - MARGIN - LEFT) / end.as_secs_f64().max(1e-3));
     axis(&mut canvas, &scale, end, TOP + LANE * lanes as f64);
-    // Beneath the texts, which they cross.
+    // Drawn first, because the texts are to be on top.
     for (lane, hop) in report.hops.iter().enumerate() {
         let (from, to) = (scale.x(stopped(hop)), scale.x(hop.times.arrived));
         let (above, below) = (TOP + LANE * lane as f64 + BAR, TOP + LANE * (lane + 1) as f64);
@@ -63,7 +63,7 @@ pub(crate) fn draw(report: &DemoReport, command: &str, emulated: bool) -> String
     canvas.finish()
 }
 
-/// Times on the axis.
+/// The horizontal scale, in units for each second.
 struct Scale(f64);
 
 impl Scale {
@@ -77,12 +77,12 @@ impl Scale {
     }
 }
 
-/// When the source's guest stood still: a downtime before the destination ran it.
+/// When the guest stopped at the source: a downtime before the destination ran it.
 fn stopped(hop: &Hop) -> Duration {
     hop.times.arrived.saturating_sub(hop.downtime()).max(hop.times.begun)
 }
 
-/// The colour of a monitor, by its name.
+/// The style class of a monitor, by its name.
 fn class(name: &str) -> &'static str {
     if name.starts_with("QEMU") { "qemu" } else { "minivmm" }
 }
@@ -118,7 +118,7 @@ fn sign(verdict: Verdict) -> (&'static str, char) {
     }
 }
 
-/// Seconds, in steps of 1, 2 or 5 times a power of ten.
+/// Draws the axis, in seconds, with steps of 1, 2 or 5 times a power of ten.
 fn axis(canvas: &mut Picture, scale: &Scale, end: Duration, y: f64) {
     let step = (0..).flat_map(|power| [1, 2, 5].map(|digit| digit * 10_u64.pow(power)));
     let step = step.take(15).find(|step| end.as_secs() / step < MARKS).unwrap_or(u64::MAX);
@@ -131,7 +131,7 @@ fn axis(canvas: &mut Picture, scale: &Scale, end: Duration, y: f64) {
     }
 }
 
-/// What the shapes mean, the verdict, and the command.
+/// Draws the legend, the verdict and the command.
 fn foot(canvas: &mut Picture, report: &DemoReport, command: &str, height: f64) {
     let y = height - 82.0;
     let legend = "Full: runs the guest. Pale: runs it, and sends its memory. Dashed: receives it. \
@@ -159,9 +159,9 @@ mod tests {
         report
     }
 
-    /// On 746 units: it is moved after 3 s, stands still after 4.92 s, runs on after 5 s, and is verified after 9 s.
+    /// On 746 units: the migration begins at 3 s, the guest stops at 4.92 s, resumes at 5 s, and is verified at 9 s.
     #[test]
-    fn bars_stand_where_their_times_are() {
+    fn bars_are_placed_by_their_times() {
         let picture = draw(&report(Vec::new()), "cargo demo", false);
         let bars = [
             r#"<rect class="qemu" x="150.0" y="88.0" width="248.7" height="20"/>"#,

@@ -1,4 +1,4 @@
-//! One line that says what happens now: rewritten in place on a terminal, a line per step elsewhere.
+//! A line about the current step: rewritten in place on a terminal, printed once for each step elsewhere.
 
 use std::io::{self, Write};
 
@@ -16,11 +16,11 @@ impl Progress {
         Self { terminal: terminal::rewrites_lines(), step: String::new() }
     }
 
-    /// Begins a step, or shows how far it is: `detail` changes often and appears on a terminal only.
+    /// Begins a step, or updates its `detail`, which changes often and is shown on a terminal only.
     pub(crate) fn show(&mut self, step: &str, detail: &str) {
         if self.terminal {
             eprint!("\r\x1b[K{step} {detail}");
-            // Progress that cannot be shown is no reason to stop.
+            // Failure to show progress must not stop the demo.
             let _ = io::stderr().flush();
         } else if self.step != step {
             eprintln!("{step}");
@@ -28,7 +28,7 @@ impl Progress {
         self.step = step.to_owned();
     }
 
-    /// Leaves a clean line.
+    /// Ends the line.
     pub(crate) fn end(&mut self) {
         if self.terminal && !self.step.is_empty() {
             eprint!("\r\x1b[K");

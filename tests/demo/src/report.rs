@@ -1,5 +1,5 @@
 //! The report of the demo, printed as it grows: the guest, then for each migration its figures and a verdict on each
-//! thing that must hold.
+//! check.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;
@@ -13,9 +13,9 @@ use crate::felt::Felt;
 pub(crate) struct DemoReport {
     /// The guest and its machine.
     pub(crate) guest: String,
-    /// The monitor that it booted in.
+    /// The monitor in which the guest booted.
     pub(crate) first: String,
-    /// How long that took.
+    /// Duration of the boot.
     pub(crate) boot: Duration,
     pub(crate) hops: Vec<Hop>,
     /// Whether the last monitor ended well when the guest powered off.
@@ -27,39 +27,39 @@ pub(crate) struct DemoReport {
 pub(crate) struct Hop {
     /// Name and version of the source's program.
     pub(crate) from: String,
-    /// Those of the destination's.
+    /// Name and version of the destination's program.
     pub(crate) to: String,
-    /// Why the source gave up a first try, after which its downtime limit was raised.
+    /// Why the source gave up a first attempt, after which its downtime limit was raised.
     pub(crate) gave_up: Option<String>,
     pub(crate) times: Times,
     /// `query-migrate` of the source, at the end.
     pub(crate) migration: Value,
-    /// The numbers of a page about it, but for what the guest felt.
+    /// The figures for the HTML page on the migration, without the downtime that the guest observed.
     pub(crate) record: Value,
     /// The largest gap of the guest's own tick, in ms: across the migration, and before it.
     pub(crate) gaps: Option<[f64; 2]>,
-    /// That gap on the host's clock.
+    /// The gap that the migration caused, on the host's clock.
     pub(crate) felt: Option<Felt>,
     /// The gap of a guest that does not move, in an emulated host ([`crate::in_place`]).
     pub(crate) in_place: Option<Felt>,
-    /// What must hold.
+    /// The checks.
     pub(crate) checks: Vec<Check>,
-    /// What the guest and the network's peer said, for programs.
+    /// The answers of the guest and of the network's peer, for programs that read the report.
     pub(crate) said: Value,
 }
 
-/// When it happened, since the guest was ready.
+/// Times of the migration, since the guest was ready.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Times {
-    /// The source was told to migrate.
+    /// The migration was started at the source.
     pub(crate) begun: Duration,
     /// The destination ran the guest.
     pub(crate) arrived: Duration,
-    /// The guest had verified everything.
+    /// The guest's verification was complete.
     pub(crate) verified: Duration,
 }
 
-/// One thing that must hold.
+/// One requirement, and whether it holds.
 #[derive(Debug)]
 pub(crate) struct Check {
     pub(crate) what: &'static str,
@@ -70,24 +70,24 @@ pub(crate) struct Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Holds,
-    /// It does not hold, as it does not in a migration between two QEMUs.
+    /// The check fails as it does in a migration between two QEMUs.
     Known,
     Fails,
     Skipped,
 }
 
 impl Check {
-    /// A verdict, with what it rests on.
+    /// A check with its verdict, and the figures that the verdict is based on.
     pub(crate) fn new(what: &'static str, holds: bool, detail: impl Into<String>) -> Self {
         Self { what, verdict: if holds { Verdict::Holds } else { Verdict::Fails }, detail: detail.into() }
     }
 
-    /// What QEMU does to a guest in each migration to it.
+    /// A check that fails because of what QEMU does to a guest in each migration to it.
     pub(crate) fn known(what: &'static str, detail: impl Into<String>) -> Self {
         Self { what, verdict: Verdict::Known, detail: detail.into() }
     }
 
-    /// None, because of `reason`.
+    /// A check that was not made, because of `reason`.
     pub(crate) fn skipped(what: &'static str, reason: impl Into<String>) -> Self {
         Self { what, verdict: Verdict::Skipped, detail: reason.into() }
     }
@@ -124,7 +124,7 @@ impl Hop {
         self.checks.iter().all(|check| check.verdict != Verdict::Fails)
     }
 
-    /// Rounds of `query-migrate`.
+    /// Number of rounds, from `query-migrate`.
     pub(crate) fn rounds(&self) -> u64 {
         self.migration["ram"]["dirty-sync-count"].as_u64().unwrap_or(0)
     }
@@ -141,11 +141,11 @@ impl Hop {
         Duration::from_millis(self.migration["downtime"].as_u64().unwrap_or(0))
     }
 
-    /// The numbers of a page about it.
+    /// The figures for the HTML page on the migration.
     pub(crate) fn record(&self) -> Value {
         let mut record = self.record.clone();
         if let Some([felt, usual]) = self.gaps {
-            // The guest's own clock may stand still on the way.
+            // The guest's own clock may stop during the migration, so the host's is preferred.
             let felt = self.felt.map_or(felt, |felt| felt.total());
             record["guest"] = json!({ "gap-ms": felt, "usual-gap-ms": usual });
         }
@@ -170,7 +170,8 @@ impl Hop {
             "total_ms": self.migration["total-time"],
             "downtime_ms": self.migration["downtime"],
             "downtime_felt_ms": self.gaps.map(|[felt, _]| felt),
-            // For so much of the total time a vCPU stood on average before the pause; a QEMU does not tell.
+            // The share of the total time before the pause for which a vCPU was held up on average; QEMU has no such
+            // figure.
             "slowdown_percent": self.migration["guest-slowdown"]["percent"],
             "usual_gap_ms": self.gaps.map(|[_, usual]| usual),
             "felt": self.felt.map(|felt| felt.json()),
@@ -199,31 +200,31 @@ impl fmt::Display for Hop {
         }
         if let Some(felt) = &self.felt {
             let Felt { before, stopped, after, .. } = felt;
-            let parts = format!("{before:.1} until it stood, {stopped:.1} until it went on, {after:.1} to its tick");
+            let parts = format!("{before:.1} to the stop, {stopped:.1} stopped, {after:.1} to the first tick");
             figure("the migration's gap", format!("{:.1} ms: {parts}", felt.total()))?;
         }
         if let Some(Felt { after, .. }) = &self.in_place {
-            let why = "its memory was rewritten while it stood and did not move";
-            figure("in place", format!("{after:.1} ms to its tick ({why})"))?;
+            let why = "stopped and resumed without a migration, its memory rewritten";
+            figure("in place", format!("{after:.1} ms to the first tick ({why})"))?;
         }
         self.checks.iter().try_for_each(|check| write!(f, "{check}"))
     }
 }
 
 impl DemoReport {
-    /// Prints the guest's lines.
+    /// Prints the lines about the guest.
     pub(crate) fn begin(guest: String, first: String, boot: Duration) -> Self {
         println!("{:<20} {guest}\n{:<20} {:.1} s, in {first}", "guest", "boot", boot.as_secs_f64());
         Self { guest, first, boot, hops: Vec::new(), off: None }
     }
 
-    /// Prints what a migration was like.
+    /// Prints the lines about a migration.
     pub(crate) fn add(&mut self, hop: Hop) {
         println!("\nhop {}: {} → {}\n{hop}", self.hops.len() + 1, hop.from, hop.to);
         self.hops.push(hop);
     }
 
-    /// Prints the end.
+    /// Prints the last line.
     pub(crate) fn end(&mut self, off: Check) {
         print!("{off}");
         self.off = Some(off);
@@ -231,8 +232,8 @@ impl DemoReport {
         println!("{}", self.verdict());
     }
 
-    /// The downtimes of hops between the same programs side by side, in ms, if there are several such hops; and minivmm's beside
-    /// QEMU's, if there are both.
+    /// A table of the medians of hops between the same two programs, in ms, if a route has several such hops; and the
+    /// ratio of minivmm's to QEMU's, if there are both.
     fn table(&self) -> String {
         let mut ways: Vec<(&str, &str)> = self.hops.iter().map(|hop| (&*hop.from, &*hop.to)).collect();
         ways.sort_unstable();
@@ -245,9 +246,9 @@ impl DemoReport {
         };
         if let (Some(own), Some(qemu)) = (between("minivmm "), between("QEMU ")) {
             // Writing to a string does not fail.
-            let _ = write!(table, "felt, to QEMU's: {:.2}", own.felt / qemu.felt);
+            let _ = write!(table, "felt, as a ratio to QEMU's: {:.2}", own.felt / qemu.felt);
             if let (Some(share), Some(qemus)) = (own.in_place, qemu.in_place) {
-                let _ = write!(table, "; beyond what it is in place {:.2}", (own.felt - share) / (qemu.felt - qemus));
+                let _ = write!(table, "; less the time in place {:.2}", (own.felt - share) / (qemu.felt - qemus));
             }
             table.push('\n');
         }
@@ -265,7 +266,7 @@ impl DemoReport {
         if self.holds() { "The guest did not notice." } else { "The migration is NOT sound." }
     }
 
-    /// The numbers, and the checks with their verdicts.
+    /// The figures, and the checks with their verdicts, as JSON.
     pub(crate) fn json(&self) -> Value {
         json!({
             "holds": self.holds(),
@@ -284,9 +285,9 @@ struct Medians<'a> {
     hops: usize,
     measured: f64,
     felt: f64,
-    /// Its parts.
+    /// The medians of the gap's parts.
     parts: [f64; 3],
-    /// From where the guest went on to its tick, when it had not moved.
+    /// Time from the resume to the first tick of a guest that was stopped without a migration.
     in_place: Option<f64>,
 }
 
@@ -312,15 +313,15 @@ impl fmt::Display for Medians<'_> {
         let Self { way: (from, to), hops, measured, felt, parts: [before, stopped, after], in_place } = self;
         write!(
             f,
-            "{from} → {to}, median of {hops}: measured {measured:.1} ms, felt {felt:.1} ms ({before:.1} until it stood, "
+            "{from} → {to}, median of {hops}: measured {measured:.1} ms, felt {felt:.1} ms ({before:.1} to the stop, "
         )?;
-        write!(f, "{stopped:.1} until it went on, {after:.1} to its tick)")?;
-        in_place.iter().try_for_each(|share| write!(f, "; in place {share:.1} ms to its tick"))?;
+        write!(f, "{stopped:.1} stopped, {after:.1} to the first tick)")?;
+        in_place.iter().try_for_each(|share| write!(f, "; in place {share:.1} ms to the first tick"))?;
         f.write_str("\n")
     }
 }
 
-/// Of the two in the middle the larger one; not a number, if there is none.
+/// The median, of two values in the middle the larger one; not a number when there are no values.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_unstable_by(f64::total_cmp);
@@ -358,7 +359,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn one_failed_check_fails_the_report_and_a_skipped_or_known_one_does_not() {
+    fn a_failed_check_fails_the_report_and_a_skipped_or_known_one_does_not() {
         let sound = || {
             let skipped = Check::skipped("datagrams", "no right to make a tap");
             vec![Check::new("memory", true, "all"), skipped, Check::known("kernel log", "QEMU's")]
@@ -385,7 +386,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn hops_of_one_kind_are_told_by_their_median() {
+    fn hops_of_one_kind_are_summarised_by_their_median() {
         let mut report = report(Vec::new(), true);
         assert_eq!(report.table(), "");
         for stopped in [70.0, 300.0] {
@@ -393,14 +394,14 @@ pub(crate) mod tests {
             hop.felt = hop.felt.map(|felt| Felt { stopped, ..felt });
             report.hops.push(hop);
         }
-        let line = "QEMU 10.0.2 → minivmm 0.1.0, median of 3: measured 80.0 ms, felt 120.2 ms (9.5 until it stood, 80.0 until it \
-                    went on, 30.8 to its tick)\n";
+        let line = "QEMU 10.0.2 → minivmm 0.1.0, median of 3: measured 80.0 ms, felt 120.2 ms (9.5 to the stop, 80.0 stopped, \
+                    30.8 to the first tick)\n";
         assert_eq!(report.table(), line);
     }
 
-    /// By hand: the medians of two are the larger one, 80 + 40.25 and 160 + 40.25; 20.25 less they are 100 and 180.
+    /// By hand: the median of two is the larger one, 80 + 40.25 and 160 + 40.25; less 20.25 these are 100 and 180.
     #[test]
-    fn what_is_felt_stands_beside_what_qemu_s_guest_felt() {
+    fn the_felt_downtime_is_compared_with_qemus() {
         let mut report = DemoReport::begin("Linux".into(), "minivmm 0.1.0".into(), Duration::ZERO);
         for (name, stopped) in
             [("minivmm 0.1.0", 70.0), ("minivmm 0.1.0", 80.0), ("QEMU 10.0.2", 9.0), ("QEMU 10.0.2", 160.0)]
@@ -409,18 +410,18 @@ pub(crate) mod tests {
             hop.felt = hop.felt.map(|felt| Felt { stopped, ..felt });
             report.hops.push(hop);
         }
-        assert!(report.table().ends_with("\nfelt, to QEMU's: 0.60\n"), "{}", report.table());
+        assert!(report.table().ends_with("\nfelt, as a ratio to QEMU's: 0.60\n"), "{}", report.table());
         for hop in &mut report.hops {
             hop.in_place = Some(Felt { before: 1.0, stopped: 2.0, after: 20.25, doubt: 0.0 });
         }
         let table = report.table();
-        assert!(table.contains(" to its tick); in place 20.2 ms to its tick\n"), "{table}");
-        assert!(table.ends_with("\nfelt, to QEMU's: 0.60; beyond what it is in place 0.56\n"), "{table}");
+        assert!(table.contains(" to the first tick); in place 20.2 ms to the first tick\n"), "{table}");
+        assert!(table.ends_with("\nfelt, as a ratio to QEMU's: 0.60; less the time in place 0.56\n"), "{table}");
     }
 
-    /// 9.5 + 80.0 + 30.75, by hand; and the guest's own gap where the parts are unknown.
+    /// By hand: 9.5 + 80.0 + 30.75; and the guest's own gap where the parts are unknown.
     #[test]
-    fn a_page_is_told_what_the_guest_felt() {
+    fn the_page_shows_the_felt_downtime() {
         let mut hop = hop(Vec::new());
         let parts =
             json!({ "before-ms": 9.5, "stopped-ms": 80.0, "after-ms": 30.75, "gap-ms": 120.25, "usual-gap-ms": 9.0 });
@@ -430,11 +431,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn figures_and_verdicts_stand_in_lines_of_their_own() {
+    fn figures_and_verdicts_have_a_line_each() {
         let mut hop = hop(vec![Check::skipped("datagrams", "no right to make a tap")]);
         hop.gave_up = Some("gave up: a higher downtime limit would help".into());
         hop.in_place = Some(Felt { before: 1.0, stopped: 900.0, after: 20.25, doubt: 0.5 });
-        assert_eq!(hop.json()["slowdown_percent"], Value::Null, "a QEMU does not tell");
+        assert_eq!(hop.json()["slowdown_percent"], Value::Null, "QEMU has no such figure");
         hop.migration["guest-slowdown"] = json!({ "throttled": 0, "rehearsed": 23_750, "percent": 1.25 });
         assert_eq!(hop.json()["slowdown_percent"], 1.25);
         let text = hop.to_string();
@@ -445,8 +446,8 @@ pub(crate) mod tests {
             "total time           1900 ms",
             "downtime, measured   80 ms",
             "downtime, as felt    120.2 ms (largest gap of a 1 ms tick; 9.0 ms without migration)",
-            "the migration's gap  120.2 ms: 9.5 until it stood, 80.0 until it went on, 30.8 to its tick",
-            "in place             20.2 ms to its tick (its memory was rewritten while it stood and did not move)",
+            "the migration's gap  120.2 ms: 9.5 to the stop, 80.0 stopped, 30.8 to the first tick",
+            "in place             20.2 ms to the first tick (stopped and resumed without a migration, its memory rewritten)",
             "skipped  datagrams: no right to make a tap",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), lines);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Most monitors of a kind in a row.
+/// Largest number of monitors of one kind in a row.
 const MOST: usize = 100;
 
 /// The kind of a monitor on the route.
@@ -22,11 +22,11 @@ impl fmt::Display for Monitor {
     }
 }
 
-/// The guest boots in the first monitor, and migrates from each to the next.
+/// A route: the guest boots in the first monitor, and migrates from each to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) first: Monitor,
-    /// At least one.
+    /// The further monitors, at least one.
     pub(crate) then: Vec<Monitor>,
 }
 
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_read_and_written_in_its_order() {
+    fn a_list_is_read_and_written_in_order() {
         use Monitor::{Minivmm, Qemu};
         let route: Route = "qemu,minivmm,minivmm,qemu".parse().unwrap();
         assert_eq!(route, Route { first: Qemu, then: vec![Minivmm, Minivmm, Qemu] });
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_no_route_is_refused_with_what_to_write() {
+    fn an_invalid_route_is_refused_with_what_to_write() {
         let refusal = |list: &str| list.parse::<Route>().unwrap_err();
         assert_eq!(refusal("qemu"), "a route has at least two monitors, as in `qemu,qemu`");
         for (list, word) in [("qemu,xen", "`xen`"), ("", "``"), ("qemu,", "``"), ("QEMU,minivmm", "`QEMU`")] {

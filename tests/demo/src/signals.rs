@@ -1,10 +1,10 @@
-//! Ctrl-C leaves nothing behind: temporary files go, and with us every process that we started.
+//! Ctrl-C removes the temporary files and ends every process that the demo started.
 
 use std::path::PathBuf;
 
 use nix::sys::signal::{SigSet, Signal};
 
-/// From now on an interrupt removes `directory` and ends the process. For a thread that has started no other yet.
+/// Lets an interrupt remove `directory` and end the process. To be called before any other thread is started.
 pub(crate) fn remove_on_interrupt(directory: PathBuf) {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -17,7 +17,7 @@ pub(crate) fn remove_on_interrupt(directory: PathBuf) {
         let signal = signals.wait();
         let _ = std::fs::remove_dir_all(&directory);
         eprintln!("\ninterrupted");
-        // Our children die with us: see the process module.
+        // The child processes end with this one: see the lab's process module.
         std::process::exit(128 + signal.map_or(0, |signal| signal as i32));
     });
 }

@@ -1,7 +1,7 @@
-//! The demo's course with the ticking guest: bare metal, no download, on any `/dev/kvm`, in seconds.
+//! The demo with the ticking guest: bare metal, no download, on any `/dev/kvm`, in seconds.
 //!
-//! The guest checks a page in each tick and prints the tick's number, so its console tells whether it went on where it stood, with the
-//! right memory, and when it ran.
+//! The guest checks a page in each tick and prints the tick's number. So its console shows when the guest ran, whether
+//! it went on at the tick where it stopped, and whether its memory is right.
 
 use std::fs;
 use std::path::Path;
@@ -22,20 +22,21 @@ use vmstate_lab::error::{Error, FileContext, Result};
 use vmstate_lab::tiny::tick;
 use vmstate_lab::vmm::{Config, Program, Started, Vmm};
 
-/// 8 MiB, which take half a second.
+/// Pages of the guest: 8 MiB, which take half a second.
 const PAGES: u64 = 2048;
-/// A tick, and so a page, some 5000 times a second, as the Linux guest dirties memory: 0.2 ms of a time stamp counter of 2.6 GHz.
+/// Time between two ticks: some 5000 ticks and pages a second, as the Linux guest dirties memory; 0.2 ms with a time
+/// stamp counter of 2.6 GHz.
 const SPAN: u64 = 8;
-/// Ticks in which each page is checked that was written before.
+/// Number of ticks after which every page has been checked.
 const PASS: usize = PAGES as usize;
-/// The tick is watched for so long before a migration.
+/// Number of ticks that are watched before a migration.
 const WATCHED: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// For so long nobody asks the monitors of a guest that has just arrived.
+/// Time after an arrival in which the monitors are not queried.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// Boots, migrates along the route, verifies after each migration.
+/// Boots the guest, migrates it along the route, and verifies it after each migration.
 pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route, mode: Mode) -> Result<DemoReport> {
     signals::remove_on_interrupt(scratch.to_owned());
     let mut progress = Progress::new();
@@ -64,7 +65,7 @@ pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route, mode: 
     progress.end();
     let machine = "a bare-metal program, 1 vCPU, 16 MiB".into();
     let mut report = DemoReport::begin(machine, first, journey.ready - booting);
-    // Each page is written.
+    // Wait until each page is written.
     await_ticks(&vmm, PASS)?;
 
     let mut from = route.first;
@@ -81,15 +82,15 @@ pub(crate) fn migrate(scratch: &Path, programs: &Programs, route: &Route, mode: 
     Ok(report)
 }
 
-/// The guest on its way.
+/// A guest and what it migrates with.
 struct Journey<'a> {
     scratch: &'a Path,
     programs: &'a Programs,
     mode: Mode,
     config: Config,
-    /// Monitors.
+    /// Number of monitors started.
     started: usize,
-    /// When the guest was.
+    /// When the guest was ready.
     ready: Instant,
 }
 
@@ -98,7 +99,7 @@ impl Journey<'_> {
         let program = self.programs.of(monitor);
         self.config.control = self.scratch.join(format!("control{}", self.started));
         self.config.incoming = incoming;
-        // Some of the KVMs that this guest is for refuse the register behind that flag, and QEMU then ends itself.
+        // Some KVMs that this guest is meant for refuse the register that this flag selects, and QEMU then exits.
         let more = match program {
             Program::Qemu(..) => &["-cpu", "host,-arch-capabilities"],
             Program::Minivmm(_) => self.mode.arguments(),
@@ -108,7 +109,7 @@ impl Journey<'_> {
         Started::spawn(Some(&self.programs.roles), &program, &self.config)
     }
 
-    /// Migrates, and lets the guest work on.
+    /// Migrates, and lets the guest work at the destination.
     fn hop(&mut self, progress: &mut Progress, mut source: Vmm, from: Monitor, to: Monitor) -> Result<(Vmm, Hop)> {
         if from == Monitor::Qemu {
             source.listen(true)?;
@@ -129,11 +130,11 @@ impl Journey<'_> {
         let stopped = felt::stopped(&source, &destination);
         let (from, to) = (source.name()?, destination.name()?);
         let record = linux::ended(record, [&from, &to], &migration, &mut source);
-        // In order, and read to its end: its last tick is on the console then.
+        // Quit the source and read its console to the end, so that the guest's last tick there is included.
         source.qmp.execute("quit", Value::Null)?;
         source.wait_end(Instant::now() + PATIENCE)?;
 
-        progress.show("letting it work on at the destination", "");
+        progress.show("letting the guest work at the destination", "");
         await_ticks(&destination, PASS)?;
         let consoles = [source.console(), destination.console()];
         let counted = consoles.each_ref().map(String::len);
@@ -143,7 +144,7 @@ impl Journey<'_> {
         let in_turn = tick::in_turn(&consoles.concat());
         let checks = vec![
             Check::new("memory", !consoles.concat().contains(tick::WRONG), format!("each of {PAGES} pages")),
-            Check::new("went on where it stood", in_turn, format!("{} ticks, then {}", counted[0], counted[1])),
+            Check::new("went on where it stopped", in_turn, format!("{} ticks, then {}", counted[0], counted[1])),
             Check::new("one guest", left_behind == "postmigrate", format!("the source is {left_behind}")),
         ];
         let times = Times { begun, arrived, verified: self.ready.elapsed() };
@@ -152,7 +153,7 @@ impl Journey<'_> {
         Ok((destination, Hop { from, to, gave_up, times, migration, record, gaps, felt, in_place: None, checks, said }))
     }
 
-    /// Starts a destination and migrates to it, whatever becomes of it.
+    /// Starts a destination and migrates to it; returns how that ended.
     fn attempt(&mut self, progress: &mut Progress, source: &mut Vmm, to: Monitor) -> Result<(Vmm, Value, Record)> {
         progress.show("starting the destination", "");
         let socket = self.scratch.join(format!("migration{}", self.started));

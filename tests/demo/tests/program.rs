@@ -1,7 +1,7 @@
-//! The built program: which parts it refuses, and by which name it is minivmm.
+//! The built program: the roles that it refuses, and the name by which it is minivmm.
 //!
-//! A first process mounts and powers off. So these tests run it where it could do neither: in a user namespace of its own,
-//! whose root has no right to the machine.
+//! A first process mounts file systems and powers the machine off. So these tests run it where it can do neither: in a
+//! user namespace of its own, whose root has no right to the machine.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,10 +13,10 @@ use vmstate_lab::skip;
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 
-/// Longest that a refusal takes; a first process never ends.
+/// Time limit of a refusal; a first process never ends.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs the program in new namespaces; `None`, said aloud, where the user may make none.
+/// Runs the program in new namespaces; `None`, with a skip, where the user may make none.
 fn contained(namespaces: &[&str], arguments: &[&str]) -> Option<Output> {
     let unshare = |program: &str| {
         let mut command = Command::new("unshare");
@@ -54,22 +54,22 @@ fn refused(namespaces: &[&str], arguments: &[&str], reason: &str) {
 const ROLES: [&[&str]; 3] = [&["lab-init"], &["guest", "shell"], &["guest", "memory=16", "rate=0"]];
 
 #[test]
-fn a_first_process_runs_as_no_other_one() {
+fn the_role_of_a_first_process_is_refused_elsewhere() {
     for role in ROLES {
         refused(&[], role, "the first process of a machine that the lab starts, and this is process ");
     }
 }
 
 #[test]
-fn a_first_process_does_not_run_as_that_of_a_container() {
+fn the_role_of_a_first_process_is_refused_in_a_container() {
     for role in ROLES {
         refused(&["--pid", "--fork", "--kill-child", "--mount-proc"], role, "and here /proc is mounted");
     }
 }
 
-/// Which program it is then shows in its own help.
+/// Oracle: the program's own help names it.
 #[test]
-fn by_the_name_of_minivmm_it_is_minivmm() {
+fn called_as_minivmm_the_program_is_minivmm() {
     let directory = tempfile::tempdir().unwrap();
     let minivmm = directory.path().join("minivmm");
     symlink(fs::canonicalize(LAB).unwrap(), &minivmm).unwrap();

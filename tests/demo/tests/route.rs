@@ -8,7 +8,7 @@ use vmstate_lab::{host, qemu, skip};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 
-/// A demo with the tiny guest and these options succeeds: what it prints, and its report.
+/// Runs a demo with the tiny guest and these options, which must succeed; returns its output and its report.
 fn reported(options: &[&str]) -> (String, Value) {
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("report.json");
@@ -20,9 +20,9 @@ fn reported(options: &[&str]) -> (String, Value) {
     (said, serde_json::from_slice(&fs::read(json).unwrap()).unwrap())
 }
 
-/// The guest verifies its memory in each pass, and numbers the passes.
+/// Oracle: the guest verifies its memory in each pass, and numbers the passes.
 #[test]
-fn a_guest_goes_along_a_route_and_each_hop_is_reported_and_drawn() {
+fn a_guest_migrates_along_a_route_and_each_hop_is_reported_and_drawn() {
     if let Err(reason) = host::has_kvm() {
         return skip::skip(reason);
     }
@@ -45,10 +45,10 @@ fn a_guest_goes_along_a_route_and_each_hop_is_reported_and_drawn() {
     assert_eq!(picture.matches(&format!(">{name}</text>")).count(), 3, "a lane for each monitor: {picture}");
 }
 
-/// Each tick is on the console of one monitor, and numbered; the gap in which none is holds the time for which the monitors say that
-/// the guest stood.
+/// Oracle: each numbered tick is on the console of one monitor; the gap without ticks contains the time between STOP
+/// and RESUME of the monitors.
 #[test]
-fn a_tiny_guest_goes_on_in_a_qemu_and_what_it_felt_is_told() {
+fn a_tiny_guest_goes_on_in_a_qemu_and_its_felt_downtime_is_reported() {
     if let Err(reason) = host::has_kvm() {
         return skip::skip(reason);
     }
@@ -62,7 +62,7 @@ fn a_tiny_guest_goes_on_in_a_qemu_and_what_it_felt_is_told() {
     assert!(felt("stopped_ms") > 0.0 && felt("total_ms") >= felt("stopped_ms"), "{hop}");
 }
 
-/// The guest verifies its memory, and the count of pages shows that none was sent.
+/// Oracle: the guest verifies its memory, and the count of pages shows that none was sent.
 #[test]
 fn a_guest_is_taken_over_without_a_copy_of_its_memory() {
     if let Err(reason) = host::has_kvm() {
@@ -73,9 +73,9 @@ fn a_guest_is_taken_over_without_a_copy_of_its_memory() {
     assert_eq!((ram["normal"].as_u64(), ram["duplicate"].as_u64()), (Some(0), Some(0)), "{report}");
 }
 
-/// The guest verifies its memory, and its ticks go on where they were. The process that it is in was started behind the save.
+/// Oracle: the guest verifies its memory, and its ticks continue in order. Its process was started after the save.
 #[test]
-fn a_guest_goes_on_from_a_file_in_a_process_that_is_started_then() {
+fn a_guest_goes_on_from_a_file_in_a_process_started_afterwards() {
     if let Err(reason) = host::has_kvm() {
         return skip::skip(reason);
     }
@@ -83,15 +83,15 @@ fn a_guest_goes_on_from_a_file_in_a_process_that_is_started_then() {
     let hops = report["hops"].as_array().unwrap();
     assert_eq!((hops.len(), said.contains("The guest did not notice.")), (2, true), "{said}");
     for hop in hops {
-        assert!(hop["migration"]["ram"]["normal"].as_u64() > Some(2048), "all that the guest works on: {hop}");
-        // The time in the file is no downtime of the source's.
+        assert!(hop["migration"]["ram"]["normal"].as_u64() > Some(2048), "all pages that the guest writes: {hop}");
+        // The time in the file does not count as downtime of the source.
         let stood = hop["felt"]["stopped_ms"].as_f64().unwrap();
         assert!(stood > hop["migration"]["downtime"].as_f64().unwrap(), "{hop}");
     }
 }
 
 #[test]
-fn what_is_no_route_is_refused_with_one_sentence_before_anything_runs() {
+fn an_invalid_route_is_refused_with_one_sentence_before_anything_runs() {
     let refusal = |route: &str| {
         let output = Command::new(LAB).args(["demo", "--guest", "tiny", "--route", route]).output().unwrap();
         assert!(!output.status.success() && output.stdout.is_empty(), "{route}: {output:?}");

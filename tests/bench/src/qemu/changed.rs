@@ -1,6 +1,7 @@
-//! Pages that the destination has and that were changed since, without a guest that changes them: their memory is a shared file, which
-//! is written here; and QEMU's device-test protocol (docs/devel/testing/qtest.rst) writes to each page what is there already, which puts it into
-//! the dirty log. The source stops before it switches over; what is changed then goes at once when it goes on.
+//! Migrates pages that the destination has and that were changed since, between QEMUs whose guests do not run. Their
+//! memory is a shared file, which is changed here; QEMU's device-test protocol (docs/devel/testing/qtest.rst) writes to
+//! each page a byte that is there already, which sets the page's dirty bit. The source stops before the switch-over, so
+//! that the changed pages are sent as soon as it continues.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -15,10 +16,10 @@ use crate::case::{Encoding, Transport, Variant};
 use crate::measured::Taken;
 use crate::memory::{FIRST_CHANGED, Memory, PAGE};
 
-/// So slow that all pages are written again before a round is over: or QEMU would be done with the rounds before its cache has each
-/// page. On a busy machine it takes less.
+/// Bandwidth limit of the rounds: so low that all pages are written again before a round ends, or QEMU would end the
+/// rounds before its cache has each page. On a busy machine a lower limit is used.
 const SLOW: u64 = 96 << 20;
-/// Commands that go at once.
+/// Number of commands sent at once.
 const AT_ONCE: usize = 256;
 
 pub(super) fn run(memory: &Memory, transport: Transport, variant: Variant) -> Taken {
@@ -28,7 +29,7 @@ pub(super) fn run(memory: &Memory, transport: Transport, variant: Variant) -> Ta
         .expect("QEMU ends its rounds before its cache has all pages")
 }
 
-/// `None` if the rounds, with so many bytes a second, were over too early.
+/// Runs with `speed` bytes a second in the rounds; `None` if the rounds ended too early.
 fn run_at(speed: u64, memory: &Memory, transport: Transport, variant: Variant) -> Option<Taken> {
     let socket = fresh(memory, "qtest");
     let qtest = format!("unix:{},server=on,wait=off", socket.display());
@@ -53,8 +54,8 @@ fn run_at(speed: u64, memory: &Memory, transport: Transport, variant: Variant) -
     Some(Taken { time: begun.elapsed(), cpu: pair.processor_time() - before, bytes: transferred(&figures) - bytes })
 }
 
-/// Writes all pages again and again until QEMU has put each into its cache, which it does with those that are not there yet. False if
-/// the rounds are over before.
+/// Writes all pages again and again until QEMU has put each into its cache, which it does with pages that are not there
+/// yet. False if the rounds ended before.
 fn fill_cache(pair: &mut Pair, pages: &mut Pages) -> bool {
     loop {
         pages.mark();
@@ -68,9 +69,9 @@ fn fill_cache(pair: &mut Pair, pages: &mut Pages) -> bool {
     }
 }
 
-/// The pages that change.
+/// The pages that change, and the device-test connection that marks them dirty.
 struct Pages {
-    /// The first byte of each, which does not.
+    /// The first byte of each page, which does not change.
     first_bytes: Vec<u8>,
     stream: BufReader<UnixStream>,
 }
@@ -91,7 +92,7 @@ impl Pages {
         self.first_bytes.len() as u64
     }
 
-    /// Has QEMU write each once, and so find it dirty.
+    /// Lets QEMU write each page once, which marks the page dirty.
     fn mark(&mut self) {
         let mut line = String::new();
         for (group, bytes) in self.first_bytes.chunks(AT_ONCE).enumerate() {

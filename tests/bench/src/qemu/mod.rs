@@ -1,4 +1,4 @@
-//! The same memory from QEMU to QEMU, two machines that do not run.
+//! Migrates the same memory from QEMU to QEMU, between two machines that do not run.
 
 mod changed;
 
@@ -16,18 +16,18 @@ use crate::measured::{Taken, processor_time};
 use crate::memory::{MIB, Memory};
 
 const LONGEST: Duration = Duration::from_secs(60);
-/// Between two questions about the migration.
+/// Time between two queries of the migration.
 const INTERVAL: Duration = Duration::from_millis(1);
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 
-/// Its version, if there is one here.
+/// The version of QEMU, if it is installed.
 pub(crate) fn version() -> Option<String> {
     let output = Command::new(PROGRAM).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     text.split_whitespace().nth(3).map(str::to_owned)
 }
 
-/// A QEMU that is ended with its owner.
+/// A QEMU that is ended when dropped.
 #[derive(Debug)]
 struct Qemu {
     process: Child,
@@ -42,7 +42,7 @@ impl Drop for Qemu {
 }
 
 impl Qemu {
-    /// A `microvm` that does not run.
+    /// Starts a `microvm` that does not run.
     fn start(control: &Path, memory: &Memory, backend: &str, extra: &[&str]) -> Self {
         let _ = std::fs::remove_file(control);
         let mib = memory.len / MIB;
@@ -58,7 +58,7 @@ impl Qemu {
                 Ok(qmp) => return Self { process, qmp },
                 Err(error) if begun.elapsed() > LONGEST => {
                     let _ = process.kill();
-                    panic!("QEMU does not come up: {error}");
+                    panic!("QEMU does not start: {error}");
                 }
                 Err(_) => thread::sleep(Duration::from_millis(20)),
             }
@@ -69,7 +69,7 @@ impl Qemu {
         self.qmp.execute(command, arguments).unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// Waits for one of these states of the migration, in which it says what `query-migrate` does.
+    /// Waits until the migration is in one of these states; returns the answer of `query-migrate`.
     fn wait(&mut self, states: &[&str]) -> Value {
         let begun = Instant::now();
         loop {
@@ -77,7 +77,7 @@ impl Qemu {
             match figures["status"].as_str() {
                 Some(state) if states.contains(&state) => return figures,
                 Some("failed") => panic!("QEMU's migration failed: {figures}"),
-                _ if begun.elapsed() > LONGEST => panic!("QEMU's migration does not come to {states:?}: {figures}"),
+                _ if begun.elapsed() > LONGEST => panic!("QEMU's migration does not reach {states:?}: {figures}"),
                 _ => thread::sleep(INTERVAL),
             }
         }
@@ -88,7 +88,7 @@ impl Qemu {
     }
 }
 
-/// Two machines, of which one waits for the other's guest.
+/// Two machines, one of which waits for the other's guest.
 #[derive(Debug)]
 struct Pair {
     from: Qemu,
@@ -97,8 +97,8 @@ struct Pair {
 }
 
 impl Pair {
-    /// As `variant` says. `changes`: what is written to the file is written to the source's memory, and the source stops before it
-    /// switches over.
+    /// Starts both machines as `variant` says. With `changes`, the memory is shared with the file, so that the file's
+    /// changes are the source's, and the source stops before the switch-over.
     fn start(memory: &Memory, transport: Transport, variant: Variant, changes: bool, extra: &[&str]) -> Self {
         let directory = &memory.directory;
         let uri = match transport {
@@ -162,14 +162,14 @@ impl Pair {
     }
 }
 
-/// A file that is not there, or the socket of an earlier machine.
+/// A path with no file: the socket of an earlier machine is removed.
 fn fresh(memory: &Memory, name: &str) -> PathBuf {
     let path = memory.directory.join(name);
     let _ = std::fs::remove_file(&path);
     path
 }
 
-/// Migrates the contents of the file, by QEMU's own clock. Changed pages count from the moment on in which they are changed.
+/// Migrates the content of the file; the time is QEMU's own. Changed pages are measured from their change on.
 pub(crate) fn run(memory: &Memory, transport: Transport, variant: Variant) -> Taken {
     if memory.data == Data::Changed {
         return changed::run(memory, transport, variant);
