@@ -1,4 +1,4 @@
-//! Real time.
+//! The clock of a real migration.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ pub struct MonotonicClock {
 }
 
 impl MonotonicClock {
-    /// A clock that shows zero now.
+    /// Creates a clock that shows zero now.
     pub fn new() -> Self {
         Self { origin: Instant::now() }
     }

@@ -1,4 +1,4 @@
-//! Connecting to a destination, in a way that can be given up at any moment.
+//! Connecting to a destination, with a timeout and a way to cancel the wait at any moment.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -13,15 +13,15 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::socket::{SocketChannel, wait};
 
-/// How often a wait asks `go_on`.
+/// How often a wait calls `go_on`.
 pub(super) const SLICE: Duration = Duration::from_millis(20);
 
 impl SocketChannel {
-    /// Connects to a listening unix socket; waits while its backlog is full.
+    /// Connects to a listening unix socket; waits while the listener's backlog is full.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] after `timeout`, [`io::ErrorKind::ConnectionAborted`] within 20 ms once `go_on` says
-    /// false; else as [`UnixStream::connect`].
+    /// [`io::ErrorKind::TimedOut`] after `timeout`, [`io::ErrorKind::ConnectionAborted`] within 20 ms after `go_on` returns
+    /// false; else as for [`UnixStream::connect`].
     pub fn connect_unix(path: impl AsRef<Path>, timeout: Duration, go_on: &dyn Fn() -> bool) -> io::Result<Self> {
         let address = SockAddr::unix(path)?;
         let waiting = Waiting::new(timeout, go_on);
@@ -29,7 +29,7 @@ impl SocketChannel {
         socket.set_nonblocking(true)?;
         loop {
             match socket.connect(&address) {
-                // A full backlog (unix(7)); the kernel tells nobody when there is room again.
+                // The backlog is full (unix(7)); the kernel does not signal when it has room again.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(waiting.slice()?),
                 Err(error) => return Err(error),
                 Ok(()) => return UnixStream::from(socket).try_into(),
@@ -37,10 +37,10 @@ impl SocketChannel {
         }
     }
 
-    /// Connects to the first address of `address` that answers.
+    /// Connects to the first address of `address` that accepts.
     ///
     /// # Errors
-    /// As [`connect_unix`](Self::connect_unix); else the last address's, or that of the name look-up.
+    /// As for [`connect_unix`](Self::connect_unix); else the error of the last address, or of the name look-up.
     pub fn connect_tcp(address: &str, timeout: Duration, go_on: &dyn Fn() -> bool) -> io::Result<Self> {
         let waiting = Waiting::new(timeout, go_on);
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -56,13 +56,13 @@ impl SocketChannel {
     /// Connects to a port of the virtual machine or host `cid` (vsock(7)).
     ///
     /// # Errors
-    /// As [`connect_unix`](Self::connect_unix).
+    /// As for [`connect_unix`](Self::connect_unix).
     pub fn connect_vsock(cid: u32, port: u32, timeout: Duration, go_on: &dyn Fn() -> bool) -> io::Result<Self> {
         connect(Domain::VSOCK, &SockAddr::vsock(cid, port), &Waiting::new(timeout, go_on))
     }
 }
 
-/// A wait that ends at a deadline or when it is called off.
+/// A wait that ends at a deadline or when it is cancelled.
 pub(super) struct Waiting<'a> {
     deadline: Option<Instant>,
     go_on: &'a dyn Fn() -> bool,
@@ -70,11 +70,11 @@ pub(super) struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     pub(super) fn new(timeout: Duration, go_on: &'a dyn Fn() -> bool) -> Self {
-        // A deadline that no clock reaches is none.
+        // Without a deadline if the timeout exceeds the range of the clock.
         Self { deadline: Instant::now().checked_add(timeout), go_on }
     }
 
-    /// How long to wait before the next look; an error if the wait is over.
+    /// How long to sleep before the next attempt; an error if the wait is over.
     pub(super) fn slice(&self) -> io::Result<Duration> {
         if !(self.go_on)() {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "called off"));
@@ -103,8 +103,8 @@ fn connect(domain: Domain, address: &SockAddr, waiting: &Waiting<'_>) -> io::Res
     SocketChannel::of(domain, socket)
 }
 
-/// Addresses of `host:port`. The system's look-up can be neither bounded nor called off, so a name is looked up on a
-/// thread of its own, which is left behind if the wait ends first.
+/// Looks up the addresses of `host:port`. The system's look-up can be neither bounded nor cancelled, so it runs on a thread of
+/// its own, which is abandoned if the wait ends first.
 fn look_up(name: &str, waiting: &Waiting<'_>) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = name.parse() {
         return Ok(vec![address]);
@@ -112,7 +112,7 @@ fn look_up(name: &str, waiting: &Waiting<'_>) -> io::Result<Vec<SocketAddr>> {
     let (found, addresses) = mpsc::channel();
     let name = name.to_owned();
     thread::Builder::new().name("look-up".into()).spawn(move || {
-        // Nobody listens any more once the wait is over.
+        // The send fails if the wait is over; the result is then not needed.
         let _ = found.send(name.to_socket_addrs().map(Vec::from_iter));
     })?;
     loop {

@@ -1,4 +1,4 @@
-//! A stream in a file or a pipe.
+//! A channel to a file or a pipe.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,38 +13,37 @@ use super::socket::repeat;
 use crate::codec::{Outbox, PageRun};
 use crate::ram::GuestRam;
 
-/// A file, written or read from its beginning, or from where it stands when it is given; or a pipe, which is waited for if it does not
-/// block (O_NONBLOCK).
+/// A file, written or read from its current position on; or a pipe, which is waited for if it does not block (O_NONBLOCK).
 #[derive(Debug)]
 pub struct FileChannel {
     file: File,
 }
 
 impl FileChannel {
-    /// A new file. One that exists is not touched.
+    /// Creates a file. An existing file is not touched.
     ///
     /// # Errors
-    /// As [`File::create_new`].
+    /// As for [`File::create_new`].
     pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
         File::create_new(path).map(|file| Self { file })
     }
 
-    /// An existing file.
+    /// Opens an existing file.
     ///
     /// # Errors
-    /// As [`File::open`].
+    /// As for [`File::open`].
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         File::open(path).map(|file| Self { file })
     }
 
-    /// Waits until what was sent is on the disk. Without it a power failure can leave a file that looks complete and
-    /// is not.
+    /// Waits until everything sent is on the disk. Without this call, a power failure can leave a file that looks complete and is
+    /// not.
     ///
     /// # Errors
-    /// As [`File::sync_all`].
+    /// As for [`File::sync_all`].
     pub fn sync(&self) -> io::Result<()> {
         match self.file.sync_all() {
-            // A pipe (fsync(2)): whoever reads it has what was sent.
+            // A pipe (fsync(2)): the data is already with the reader.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
             synced => synced,
         }
@@ -59,7 +58,7 @@ impl From<File> for FileChannel {
 
 impl Channel for FileChannel {
     fn file(&self) -> Option<&File> {
-        // A pipe has no places.
+        // A pipe has no offsets.
         self.file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(&self.file)
     }
 

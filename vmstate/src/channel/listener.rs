@@ -1,4 +1,4 @@
-//! A socket at which a destination waits for its source, and in post-copy for the same source again.
+//! A listening socket at which a destination waits for its source, and in post-copy for the same source again.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,39 +24,39 @@ use crate::sync::lock;
 
 /// The first bytes of a stream (`QEMU_VM_FILE_MAGIC`, migration/savevm.c).
 pub(super) const MAGIC: [u8; 4] = *b"QEVM";
-/// The first bytes of a source that goes on with its post-copy over another connection (`qemu_savevm_send_recv_bitmap`,
-/// `qemu_savevm_send_postcopy_resume`, migration/savevm.c): the mark of a command, and the number of one of these two.
+/// The first bytes of a source that resumes post-copy over another connection (`qemu_savevm_send_recv_bitmap`,
+/// `qemu_savevm_send_postcopy_resume`, migration/savevm.c): the byte of a command, and the number of one of these two commands.
 const RESUMES: [[u8; 3]; 2] = [[8, 0, 10], [8, 0, 9]];
 /// The first byte of a TLS client (`ContentType`, RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
-/// Connections that have not said anything yet, at most; the oldest goes when another comes.
+/// The most connections that have not sent anything yet; when another comes, the oldest is dropped.
 const CANDIDATES: u8 = 16;
-/// Connections of each kind that are kept for who wants them, at most: a migration has up to 255 page channels.
+/// The most connections of each kind that are kept for a caller: a migration has up to 255 page channels.
 const KEPT: usize = 255;
-/// A connection that has not begun a stream after so long is dropped.
+/// A connection that has not begun a stream within this time is dropped.
 const INTRODUCTION: Duration = Duration::from_secs(10);
-/// A peer that was told why it is turned away stays connected for so long: the word would be lost with the connection, if the peer has
+/// How long a connection stays open after a refusal with a message: closing it at once would lose the message if the peer has
 /// sent anything since.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What becomes of a socket that was accepted.
+/// How accepted sockets are secured.
 pub trait Security: sealed::Sealed {
-    /// What it becomes.
+    /// The type of a secured connection.
     type Channel: Channel;
 
-    /// Makes one of a socket, without waiting.
+    /// Secures a socket, without waiting.
     ///
     /// # Errors
     /// The connection cannot be used.
     fn secure(&self, socket: SocketChannel) -> io::Result<Self::Channel>;
 
-    /// Fills `into` with the first bytes that come, as far as they have come, and leaves them to be received.
+    /// Copies the first bytes that have arrived to `into`; they can still be received.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] if nothing has come; [`io::ErrorKind::InvalidData`] if the peer is to be turned away.
+    /// [`io::ErrorKind::TimedOut`] if nothing has arrived; [`io::ErrorKind::InvalidData`] if the peer must be refused.
     fn peek(channel: &mut Self::Channel, into: &mut [u8]) -> io::Result<usize>;
 
-    /// Whether a peer that is turned away has been told why.
+    /// True if a refused peer was sent the reason.
     fn tells(channel: &Self::Channel) -> bool;
 }
 
@@ -69,7 +69,7 @@ mod sealed {
     impl Sealed for Option<crate::channel::tls::TlsServer> {}
 }
 
-/// Connections are taken as they come, without TLS.
+/// Connections without TLS.
 #[derive(Clone, Copy, Debug)]
 pub struct Plain;
 
@@ -89,9 +89,10 @@ impl Security for Plain {
     }
 }
 
-/// A socket that waits for a source, and for its page channels.
+/// A socket that accepts a source and its page channels.
 pub struct Listener<S: Security = Plain> {
-    /// Made with a unix socket. First here, so that it is removed while the socket is open.
+    /// The file of a unix socket that this listener created. It is the first field, so that it is dropped before the socket is
+    /// closed.
     file: Option<SocketFile>,
     socket: Socket,
     domain: Domain,
@@ -106,15 +107,15 @@ impl<S: Security> fmt::Debug for Listener<S> {
     }
 }
 
-/// Connections that were accepted and not yet taken.
+/// Connections that were accepted and not yet returned to a caller.
 struct Waiters<C> {
-    /// Connections that have sent nothing yet, and when they were accepted.
+    /// Connections that have sent nothing yet, with the time of their acceptance.
     candidates: Vec<(C, Instant)>,
     streams: VecDeque<C>,
     pages: VecDeque<C>,
-    /// Sources that go on with a post-copy, since that moment. Nobody but a destination that waits for one takes them.
+    /// Sources that resume post-copy, with the time of their first bytes. Only a destination that waits for one takes them.
     resuming: VecDeque<(C, Instant)>,
-    /// Connections that were refused with a message, and when.
+    /// Connections that were refused with a message, with the time of the refusal.
     leaving: VecDeque<(C, Instant)>,
 }
 
@@ -131,17 +132,16 @@ impl<C> Default for Waiters<C> {
 }
 
 impl Listener {
-    /// Listens at a path, for this user only. Its file is [removed](Self::remove_file) when the listener goes. One that is left of
-    /// a process that was killed is replaced.
+    /// Listens at a path, for this user only. The socket's file is [removed](Self::remove_file) when the listener is dropped. A
+    /// file that a killed process left is replaced.
     ///
-    /// # Errors
+    /// [`io::ErrorKind::AddrInUse`] if a process listens there, [`io::ErrorKind::AlreadyExists`] if the file is not a socket; or the path cannot be created.
     /// [`io::ErrorKind::AddrInUse`] if somebody listens there, [`io::ErrorKind::AlreadyExists`] if the file is no socket; or the
     /// path cannot be made.
     pub fn unix(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         remove_stale(&path)?;
-        // Linux gives the socket's file the mode of the socket itself (`unix_bind`), so there is no moment when others
-        // may connect.
+        // Linux gives the socket's file the mode of the socket itself (`unix_bind`), so other users can connect at no moment.
         let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
         socket.set_permissions(Permissions::from_mode(0o600))?;
         let socket = Socket::from(OwnedFd::from(socket));
@@ -152,20 +152,20 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Listens at an address; port 0 is any free one.
+    /// Listens at an address; port 0 selects a free port.
     ///
     /// # Errors
-    /// As [`TcpListener::bind`].
+    /// As for [`TcpListener::bind`].
     pub fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
         let socket = Socket::from(TcpListener::bind(address)?);
         socket.set_nonblocking(true)?;
         Ok(Self::new(socket, Domain::IPV4, None))
     }
 
-    /// Listens at a port of the address `cid` of this machine, which is `u32::MAX` for all that it has (vsock(7)).
+    /// Listens at a port of the machine's address `cid`; `u32::MAX` means all of its addresses (vsock(7)).
     ///
     /// # Errors
-    /// The system's: it has no such address, or the port is taken.
+    /// The system's error: the machine has no such address, or the port is taken.
     pub fn vsock(cid: u32, port: u32) -> io::Result<Self> {
         let socket = Socket::new(Domain::VSOCK, Type::STREAM, None)?;
         socket.bind(&SockAddr::vsock(cid, port))?;
@@ -174,10 +174,11 @@ impl Listener {
         Ok(Self::new(socket, Domain::VSOCK, None))
     }
 
-    /// A unix, TCP or vsock socket that listens already, as one that a service manager made. Its file and mode stay as they are.
+    /// Takes over a unix, TCP or vsock socket that already listens, such as one from a service manager. Its file and mode stay as
+    /// they are.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] if it is another socket, or none.
+    /// [`io::ErrorKind::InvalidInput`] if it is another socket, or not a socket.
     pub fn listening(socket: impl Into<OwnedFd>) -> io::Result<Self> {
         let (domain, socket) = stream_socket(socket.into())?;
         if !socket.is_listener()? {
@@ -191,7 +192,7 @@ impl Listener {
         Self { socket, domain, file, waiting: Mutex::default(), security: Plain, turned_away: Box::new(|_| {}) }
     }
 
-    /// With this done to each connection from now on.
+    /// Secures each connection from now on with `security`.
     #[cfg(feature = "tls")]
     pub(super) fn secured<S: Security>(self, security: S) -> Listener<S> {
         let Self { socket, domain, file, turned_away, .. } = self;
@@ -200,36 +201,37 @@ impl Listener {
 }
 
 impl<S: Security> Listener<S> {
-    /// Calls `tell` with the reason each time that a connection is turned away for how it began: one that does not speak TLS where it
-    /// has to, or speaks it where it must not, or whose certificate is refused. What closes or says nothing is no reason.
+    /// Calls `tell` with the reason each time that a connection is refused because of how it began: without TLS where TLS is
+    /// required, with TLS where it is not configured, or with a certificate that is refused. Connections that close or stay
+    /// silent are not reported.
     #[must_use]
     pub fn telling(mut self, tell: impl Fn(&io::Error) + Send + Sync + 'static) -> Self {
         self.turned_away = Box::new(tell);
         self
     }
 
-    /// Removes a unix socket's file, unless somebody else has put one there since: nobody finds the way here any more. Who is
-    /// connected stays.
+    /// Removes a unix socket's file, unless another process has created one there since: no further peer can connect. Existing
+    /// connections stay.
     pub fn remove_file(&self) {
         if let Some(file) = &self.file {
             file.remove();
         }
     }
 
-    /// What is done to each connection.
+    /// How each connection is secured.
     pub fn security(&self) -> &S {
         &self.security
     }
 
-    /// Where a TCP listener listens.
+    /// The address of a TCP listener.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         self.socket.local_addr().ok().and_then(|address| address.as_socket())
     }
 
-    /// Waits for a connection, whoever it is; a handshake is not waited for.
+    /// Waits for any connection; a TLS handshake is not awaited.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] if none came within `timeout`.
+    /// [`io::ErrorKind::TimedOut`] if there was none within `timeout`.
     pub fn accept(&self, timeout: Duration) -> io::Result<S::Channel> {
         let waiting = Waiting::new(timeout, &|| true);
         loop {
@@ -243,30 +245,31 @@ impl<S: Security> Listener<S> {
         }
     }
 
-    /// Waits for a source: the first connection whose first bytes are those of a stream. Those of page channels are kept, for
-    /// [`accept_pages`](Self::accept_pages). Others are dropped, at once if they begin with something else or close, after 10 s if
-    /// they say nothing, and meanwhile keep nobody waiting.
+    /// Waits for a source: the first connection that begins with a stream. Page channels are kept for
+    /// [`accept_pages`](Self::accept_pages). Other connections are dropped, at once if they begin with other bytes or close,
+    /// after 10 s if they stay silent; none of them delays the source.
     ///
     /// # Errors
-    /// [`io::ErrorKind::ConnectionAborted`] within 20 ms once `go_on` says false; what makes the listening socket unusable.
+    /// [`io::ErrorKind::ConnectionAborted`] within 20 ms after `go_on` returns false; an error that makes the listening socket
+    /// unusable.
     pub fn accept_source(&self, go_on: &dyn Fn() -> bool) -> io::Result<S::Channel> {
         self.accept_one(&Waiting::new(Duration::MAX, go_on), |waiters| waiters.streams.pop_front())
     }
 
-    /// Waits for a page channel, as [`accept_source`](Self::accept_source) does for a source; sources are kept. Which migration the
-    /// channel belongs to is found out by who reads it.
+    /// Waits for a page channel, as [`accept_source`](Self::accept_source) does for a source; sources are kept. The reader of the
+    /// channel must check to which migration it belongs.
     ///
     /// # Errors
-    /// As [`accept_source`](Self::accept_source).
+    /// As for [`accept_source`](Self::accept_source).
     pub fn accept_pages(&self, go_on: &dyn Fn() -> bool) -> io::Result<S::Channel> {
         self.accept_one(&Waiting::new(Duration::MAX, go_on), |waiters| waiters.pages.pop_front())
     }
 
-    /// Waits for a source whose connection broke in post-copy: the first connection that begins as one that goes on. Others are kept or
-    /// dropped as by [`accept_source`](Self::accept_source).
+    /// Waits for a source whose connection broke in post-copy: the first connection that begins with the bytes of a resumption.
+    /// Others are kept or dropped as in [`accept_source`](Self::accept_source).
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] if none came within `timeout`; what makes the listening socket unusable.
+    /// [`io::ErrorKind::TimedOut`] if there was none within `timeout`; an error that makes the listening socket unusable.
     pub fn accept_resuming(&self, timeout: Duration) -> io::Result<S::Channel> {
         let taken = |waiters: &mut Waiters<S::Channel>| waiters.resuming.pop_front().map(|(connection, _)| connection);
         self.accept_one(&Waiting::new(timeout, &|| true), taken)
@@ -283,7 +286,7 @@ impl<S: Security> Listener<S> {
             let accepted = self.socket.accept();
             let pause = match accepted {
                 Ok((socket, _)) => {
-                    // One that is over already is no reason to stop.
+                    // A connection that has already ended is ignored.
                     if let Ok(connection) = self.connection(socket) {
                         waiters.come(connection);
                     }
@@ -303,7 +306,8 @@ impl<S: Security> Listener<S> {
             }
             match pause {
                 Pause::None => {}
-                // Candidates are looked at once a slice: a wait on all of them would wake for bytes that are only peeked at.
+                // Candidates are polled once in each slice: waiting for all of them would wake again and again for bytes that are
+                // only peeked at.
                 Pause::Until(slice) => {
                     wait(&self.socket, PollFlags::POLLIN, if any { SLICE / 20 } else { slice })?;
                 }
@@ -317,16 +321,16 @@ impl<S: Security> Listener<S> {
     }
 }
 
-/// What to wait for before the next look.
+/// What to wait for before the next attempt.
 enum Pause {
     None,
-    /// A connection, for so long.
+    /// Wait for a connection, at most this long.
     Until(Duration),
     For(Duration),
 }
 
 impl<C> Waiters<C> {
-    /// Somebody has connected.
+    /// Adds a connection that was just accepted.
     fn come(&mut self, connection: C) {
         if self.candidates.len() == usize::from(CANDIDATES) {
             self.candidates.remove(0);
@@ -334,8 +338,8 @@ impl<C> Waiters<C> {
         self.candidates.push((connection, Instant::now()));
     }
 
-    /// Looks how the candidates have begun, and returns why some are turned away. Each is looked at once: it may begin at any moment,
-    /// so a second look may differ from the first.
+    /// Sorts the candidates by their first bytes, and returns the reasons of refusals. Each candidate is peeked only once: it may
+    /// send at any moment, so a second look might differ from the first.
     fn sort(
         &mut self,
         peek: impl Fn(&mut C, &mut [u8]) -> io::Result<usize>,
@@ -377,8 +381,8 @@ fn keep<T>(kept: &mut VecDeque<T>, one: T, most: usize) {
     kept.push_back(one);
 }
 
-/// True if the listening socket itself is unusable. All else passes: accept(2) also tells what is wrong with one connection or
-/// with the network, and what the process lacks for now, as descriptors.
+/// True if the listening socket itself is unusable. All other errors pass: accept(2) also reports errors of single connections or
+/// of the network, and temporary lack of resources such as descriptors.
 fn is_fatal(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::EBADF | Errno::EFAULT | Errno::EINVAL | Errno::ENOTSOCK | Errno::EOPNOTSUPP))
@@ -390,18 +394,18 @@ enum Beginning {
     Stream,
     /// As a page channel.
     Pages,
-    /// As a source that goes on with its post-copy.
+    /// As a source that resumes post-copy.
     Resuming,
-    /// Not yet, or not far enough to tell.
+    /// Without enough bytes to decide.
     Silence,
     /// The connection has ended.
     Over,
 }
 
-/// Looks at the first bytes without taking them.
+/// Classifies a connection by its first bytes, without consuming them.
 ///
 /// # Errors
-/// Why the connection is turned away.
+/// Why the connection is refused.
 fn begins(peek: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Beginning> {
     let mut first = [0; MAGIC.len()];
     let count = match peek(&mut first) {
@@ -424,7 +428,8 @@ fn begins(peek: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Begin
     }
 }
 
-/// The file of a socket, known by more than its name. While the socket is open the kernel gives its inode to no other file.
+/// The file of a socket, identified by its inode besides its name. While the socket is open, the kernel gives the inode to no
+/// other file.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -450,12 +455,12 @@ impl Drop for SocketFile {
     }
 }
 
-/// Device and number.
+/// The device and inode number of a file.
 fn inode(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// Removes a socket at which nobody listens any more.
+/// Removes the file of a socket at which no process listens.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -464,7 +469,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
             Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists and is no socket"))
         }
         Ok(_) => {
-            // Without waiting: a queue that is full is somebody's, too.
+            // Without waiting: a socket with a full backlog is in use, too.
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
             socket.set_nonblocking(true)?;
             match socket.connect(&SockAddr::unix(path)?) {
@@ -479,7 +484,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// The errors that accept(2) tells to treat like "nobody is there", and those of resources; and a closed socket.
+    /// Errors that accept(2) says to treat like EAGAIN, errors of missing resources, and a closed socket.
     #[test]
     fn only_an_unusable_socket_ends_the_wait() {
         use Errno::*;

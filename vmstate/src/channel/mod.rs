@@ -1,4 +1,4 @@
-//! The wire: bytes to and from the peer, and time. The only I/O of the library.
+//! Channels: bytes to and from the peer, and time. All I/O of the library goes through them.
 
 mod clock;
 mod connect;
@@ -22,28 +22,28 @@ pub use file::FileChannel;
 pub use listener::{Listener, Plain, Security};
 pub use socket::SocketChannel;
 
-/// A connection to the peer, both ways. No call waits for longer than its `timeout`, so that the engine can look at its
-/// deadlines and at [`Control`](crate::migrate::Control) in between.
+/// A bidirectional connection to the peer. No call waits longer than its `timeout`, so that the engine can check its deadlines
+/// and [`Control`](crate::migrate::Control) in between.
 pub trait Channel {
-    /// The file behind it, whose position is where the stream goes on: memory in it can have [places of its
-    /// own](crate::migrate::snapshot::save_in_place). As it stands here, there is none.
+    /// The file behind the channel, if there is one; the stream continues at its position. Memory in a file can have [fixed
+    /// places](crate::migrate::snapshot::save_in_place). The default has none.
     fn file(&self) -> Option<&File> {
         None
     }
 
-    /// Sends the first bytes of `bytes`, as many as the transport takes, and returns how many; at least one if `bytes`
-    /// is not empty.
+    /// Sends the first bytes of `bytes`, as many as the transport accepts, and returns their number; at least one if `bytes` is
+    /// not empty.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] if the transport took none within `timeout` (zero: do not wait); others if the peer is
-    /// gone.
+    /// [`io::ErrorKind::TimedOut`] if the transport accepted none within `timeout` (zero: do not wait); others if the connection
+    /// failed.
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<usize>;
 
-    /// Sends the first bytes of `outbox`, whose pages are in `ram`, as [`send`](Self::send) does. A channel that has a descriptor
-    /// gives it to [`GuestRam::send`]; as it stands here, the pages are copied.
+    /// Sends the first bytes of `outbox`, whose pages are in `ram`, as [`send`](Self::send) does. A channel with a file
+    /// descriptor passes it to [`GuestRam::send`]; the default copies the pages.
     ///
     /// # Errors
-    /// As [`send`](Self::send); what memory refuses, as the error within.
+    /// As for [`send`](Self::send); an error of guest memory is the inner error.
     fn send_outbox(&mut self, outbox: &Outbox, ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
         copied_out(ram, outbox, |bytes| self.send(bytes, timeout))
     }
@@ -54,31 +54,31 @@ pub trait Channel {
     /// [`io::ErrorKind::TimedOut`] if nothing came within `timeout` (zero: do not wait).
     fn receive(&mut self, into: &mut [u8], timeout: Duration) -> io::Result<usize>;
 
-    /// The connection has broken in post-copy, because of `why`: waits for as long as it takes until another one to the same peer is in its
-    /// place. As it stands here, there is none.
+    /// Called when the connection has broken in post-copy, because of `why`: waits without limit until another connection to the
+    /// same peer has replaced it. The default has no other connection.
     ///
     /// # Errors
-    /// No other connection will come, and the guest's memory stays where it is.
+    /// There will be no other connection; the guest's missing memory stays at the peer.
     fn reconnect(&mut self, why: &Error) -> io::Result<()> {
         let _ = why;
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Receives into the first bytes of `runs` of `ram`, as [`receive`](Self::receive) does. A channel that has a descriptor gives it
-    /// to [`GuestRam::receive`]; as it stands here, the pages are copied.
+    /// Receives into the first bytes of `runs` of `ram`, as [`receive`](Self::receive) does. A channel with a file descriptor
+    /// passes it to [`GuestRam::receive`]; the default copies the pages.
     ///
     /// # Errors
-    /// As [`receive`](Self::receive); what memory refuses, as the error within.
+    /// As for [`receive`](Self::receive); an error of guest memory is the inner error.
     fn receive_pages(&mut self, runs: &[PageRun], ram: &dyn GuestRam, timeout: Duration) -> io::Result<usize> {
         copied_in(ram, runs, |into| self.receive(into, timeout))
     }
 }
 
-/// Time as the engine sees it.
+/// The time that the engine uses.
 pub trait Clock {
-    /// Time since some fixed moment; never goes back.
+    /// Time since some fixed moment; never decreases.
     fn now(&self) -> Duration;
 
-    /// Waits.
+    /// Waits for `duration`.
     fn sleep(&self, duration: Duration);
 }

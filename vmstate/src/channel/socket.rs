@@ -1,4 +1,4 @@
-//! A connected socket: of unix, TCP or vsock.
+//! A connected unix, TCP or vsock socket.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -16,11 +16,11 @@ use super::Channel;
 use crate::codec::{Outbox, PageRun};
 use crate::ram::GuestRam;
 
-/// A peer's host that is gone is noticed after so long without an answer to a probe.
+/// Time without an answer to a probe after which the peer's host counts as lost.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// Bytes that a unix socket holds for the peer, before the kernel doubles them for what it needs itself. By default it holds some 200
-/// KiB, which both sides wait for in turns. What the system allows (`net.core.wmem_max`) may be less, and is no reason to fail.
+/// Send buffer of a unix socket in bytes, before the kernel doubles it for its own needs. The default is some 200 KiB, which
+/// makes both sides wait for each other. The system's limit (`net.core.wmem_max`) may be lower, which is not an error.
 const UNIX_BUFFER: usize = 1 << 20;
 
 /// A connected socket. It never blocks, but waits with `ppoll`.
@@ -29,7 +29,7 @@ pub struct SocketChannel {
     socket: Socket,
 }
 
-/// For what else goes over the socket before the stream, as descriptors do. It does not block.
+/// For data that is exchanged over the socket before the stream, such as file descriptors. The socket is non-blocking.
 impl AsFd for SocketChannel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -42,10 +42,10 @@ impl SocketChannel {
         Ok(Self { socket })
     }
 
-    /// A stream socket that is connected already, as one that another process made.
+    /// Takes over a stream socket that is connected already, such as one that another process created.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] if it is another one, or none.
+    /// [`io::ErrorKind::InvalidInput`] if it is another socket, or not a socket.
     pub fn connected(socket: impl Into<OwnedFd>) -> io::Result<Self> {
         let (domain, socket) = stream_socket(socket.into())?;
         if socket.is_listener()? {
@@ -54,7 +54,7 @@ impl SocketChannel {
         Self::of(domain, socket)
     }
 
-    /// A stream socket of this domain.
+    /// Takes over a stream socket of this domain.
     pub(super) fn of(domain: Domain, socket: Socket) -> io::Result<Self> {
         match domain {
             Domain::UNIX => UnixStream::from(socket).try_into(),
@@ -63,7 +63,7 @@ impl SocketChannel {
         }
     }
 
-    /// The first bytes that have come, without taking them.
+    /// Copies the first bytes that have arrived, without consuming them.
     pub(super) fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
         match recv(self.socket.as_raw_fd(), into, MsgFlags::MSG_PEEK) {
             Err(Errno::EAGAIN | Errno::EINTR) => Err(io::ErrorKind::TimedOut.into()),
@@ -72,10 +72,10 @@ impl SocketChannel {
     }
 }
 
-/// A stream socket that somebody else has made, with its domain.
+/// A stream socket from outside, with its domain.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidInput`] if it is another one, or none.
+/// [`io::ErrorKind::InvalidInput`] if it is another socket, or not a socket.
 pub(super) fn stream_socket(socket: OwnedFd) -> io::Result<(Domain, Socket)> {
     let socket = Socket::from(socket);
     let domain = socket.domain().map_err(|_| unfit("it is no socket"))?;
@@ -86,12 +86,12 @@ pub(super) fn stream_socket(socket: OwnedFd) -> io::Result<(Domain, Socket)> {
     Ok((domain, socket))
 }
 
-/// A socket that cannot be used for what it was given for.
+/// The error for a socket that does not fit its purpose.
 pub(super) fn unfit(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
-/// Repeats `attempt` on `end` until it does not say `WouldBlock` any more, or `timeout` has passed.
+/// Repeats `attempt` on `end` until it returns something else than `WouldBlock`, or `timeout` has passed.
 pub(super) fn repeat<E: AsFd, T>(
     end: &mut E,
     ready: PollFlags,
@@ -114,12 +114,12 @@ pub(super) fn repeat<E: AsFd, T>(
 
 /// Waits until `socket` is ready; false if it was not within `timeout`.
 pub(super) fn wait(socket: &impl AsFd, ready: PollFlags, timeout: Duration) -> io::Result<bool> {
-    // A day: what is longer does not fit every kernel's time_t, and no wait of the engine is.
+    // A day: longer timeouts do not fit every kernel's time_t, and the engine needs none.
     let timeout = timeout.min(Duration::from_secs(24 * 60 * 60));
     let mut polled = [PollFd::new(socket.as_fd(), ready)];
     match ppoll(&mut polled, Some(TimeSpec::from_duration(timeout)), None) {
         Ok(count) => Ok(count > 0),
-        // A signal: the caller looks at the time and waits again.
+        // Interrupted by a signal: the caller checks the time and waits again.
         Err(Errno::EINTR) => Ok(true),
         Err(errno) => Err(errno.into()),
     }
@@ -139,7 +139,7 @@ impl TryFrom<TcpStream> for SocketChannel {
     type Error = io::Error;
 
     fn try_from(stream: TcpStream) -> io::Result<Self> {
-        // Questions and answers are a few bytes each, and the guest waits for them.
+        // Requests and answers are a few bytes each, and the guest waits for them.
         stream.set_nodelay(true)?;
         let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(Duration::from_secs(1)).with_retries(5);
         SockRef::from(&stream).set_tcp_keepalive(&probes)?;

@@ -1,6 +1,6 @@
-//! Bytes in and out: big-endian, no framing of its own.
+//! Encoding and decoding of bytes: big-endian, without framing.
 //!
-//! [`Writer`] cannot fail; [`Reader`] tells "not enough bytes yet" from "wrong bytes", and knows the stream offset.
+//! [`Writer`] cannot fail; [`Reader`] distinguishes missing bytes from wrong ones, and counts the stream offset.
 
 pub(crate) mod mark;
 mod name;

@@ -4,10 +4,10 @@ use super::{Reader, Strictness};
 use crate::error::Result;
 
 impl<'a> Reader<'a> {
-    /// A name of 1 to 255 bytes, with its length before it.
+    /// Reads a name of 1 to 255 bytes, preceded by its length.
     ///
     /// # Errors
-    /// As [`take`](Self::take); `Malformed` if it is empty or no UTF-8.
+    /// As for [`take`](Self::take); `Malformed` if the name is empty or not UTF-8.
     pub fn name(&mut self) -> Result<&'a str> {
         let length = self.u8()?;
         let bytes = self.take(usize::from(length))?;
@@ -19,7 +19,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What of a name counts: QEMU works with C strings, and does not look at what follows a NUL.
+/// The part of a name that is compared: QEMU works with C strings, and ignores everything after a NUL.
 pub(crate) fn as_text(bytes: &[u8], strictness: Strictness) -> &[u8] {
     match strictness {
         Strictness::Strict => bytes,
@@ -27,7 +27,7 @@ pub(crate) fn as_text(bytes: &[u8], strictness: Strictness) -> &[u8] {
     }
 }
 
-/// Appends a name; whoever registers one has checked that it has at most 255 bytes.
+/// Appends a name. Registration has checked that a name has at most 255 bytes.
 #[inline]
 pub(crate) fn put_name(out: &mut Vec<u8>, name: &str) {
     out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));

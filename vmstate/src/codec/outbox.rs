@@ -1,20 +1,20 @@
-//! What is to be sent: bytes of the stream and, between them, runs of pages that stay in guest memory until they are sent.
+//! The outbox: bytes of the stream and, between them, runs of pages that stay in guest memory until they are sent.
 
 use std::fmt;
 
-/// A stretch of guest memory, whole pages unless a part of it was sent already.
+/// A contiguous range of guest memory; whole pages, unless part of it was sent already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRun {
-    /// Index of the block among those of the guest's memory.
+    /// Index of the RAM block.
     pub block: usize,
-    /// Bytes from the start of the block.
+    /// Offset in the block, in bytes.
     pub offset: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
 }
 
 impl PageRun {
-    /// Cuts the first `count` bytes off `runs`, of which so many were received.
+    /// Removes the first `count` bytes from `runs`, after they were received.
     pub fn advance_slices(runs: &mut &mut [Self], mut count: u64) {
         while let Some((first, _)) = runs.split_first_mut() {
             let cut = first.len.min(count);
@@ -27,34 +27,34 @@ impl PageRun {
     }
 }
 
-/// A part of what is to be sent, without a break.
+/// A contiguous part of the unsent data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
     /// Bytes of the stream.
     Bytes(&'a [u8]),
-    /// Pages, as they are in guest memory when they are sent.
+    /// Pages, read from guest memory when they are sent.
     Pages(PageRun),
 }
 
-/// Bytes of the stream and runs of pages, in the order in which they are sent. The pages are read when they are sent, not
-/// when they are put here: what the guest writes to them in between is sent or not, and in the dirty log in any case.
+/// Bytes of the stream and runs of pages, in the order in which they are sent. Pages are read when they are sent, not when they
+/// are put here: a guest write in between may or may not be sent, and is in the dirty log in any case.
 #[derive(Clone, Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
-    /// Runs of pages, and how many of `bytes` are before each.
+    /// Runs of pages, each with the number of bytes in `bytes` that come before it.
     runs: Vec<(usize, PageRun)>,
-    /// How much was sent: bytes of `bytes`, entries of `runs`, and bytes of the first run that is left.
+    /// Progress: bytes sent of `bytes`, entries sent of `runs`, and bytes sent of the first remaining run.
     sent: (usize, usize, u64),
     len: u64,
 }
 
 impl Outbox {
-    /// An empty outbox.
+    /// Creates an empty outbox.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Bytes that are left to send, those of pages among them.
+    /// Number of bytes left to send, including those of pages.
     pub fn len(&self) -> u64 {
         self.len + (self.bytes.len() - self.sent.0) as u64
     }
@@ -69,12 +69,12 @@ impl Outbox {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The bytes, to append to.
+    /// The byte buffer, to append to.
     pub(crate) fn bytes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// Appends pages. A run that goes on where the last one ended, with no bytes in between, becomes a part of it.
+    /// Appends pages. A run that begins where the last one ended, with no bytes in between, extends that run.
     pub fn put_pages(&mut self, run: PageRun) {
         self.len += run.len;
         if let Some((at, last)) = self.runs.last_mut()
@@ -86,7 +86,7 @@ impl Outbox {
         }
     }
 
-    /// The unsent rest.
+    /// The unsent data, in order.
     pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
         let (mut byte, mut index, mut cut) = self.sent;
         std::iter::from_fn(move || {
@@ -104,7 +104,7 @@ impl Outbox {
         })
     }
 
-    /// The first `most` bytes of what is left.
+    /// The first `most` bytes of the unsent data.
     pub(crate) fn head(&self, most: u64) -> Self {
         let mut head = Self::new();
         for piece in self.pieces() {
@@ -120,7 +120,7 @@ impl Outbox {
         head
     }
 
-    /// The first `count` bytes of what was left are sent.
+    /// Marks the first `count` unsent bytes as sent.
     pub fn advance(&mut self, mut count: u64) {
         let (byte, index, cut) = &mut self.sent;
         while count > 0 {
@@ -138,7 +138,7 @@ impl Outbox {
         }
     }
 
-    /// Drops the unsent rest and keeps the buffers' capacity.
+    /// Drops the unsent data and keeps the buffers' capacity.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.runs.clear();

@@ -1,27 +1,27 @@
-//! The bounded cursor of a load: every take is checked, every error carries the stream offset.
+//! The bounded cursor of a load: every read is checked, every error carries the stream offset.
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a load accepts.
+/// How strictly a load checks the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strictness {
     /// Every required section exactly once, exact names, full 32-bit versions, booleans 0 or 1.
     #[default]
     Strict,
-    /// What QEMU 10.0 accepts, as far as it is safe.
+    /// What QEMU 10.0 accepts, where that is safe.
     QemuCompatible,
 }
 
-/// Limits on what one load may cost, whatever the peer claims.
+/// Limits on the cost of one load, independent of what the peer claims.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes that the fields of one section may allocate in sum.
+    /// Bytes that the fields of one section may allocate in total.
     pub allocation: usize,
 }
 
 impl Limits {
-    /// At most `allocation` bytes for the fields of one section.
+    /// Allows at most `allocation` bytes for the fields of one section.
     pub const fn new(allocation: usize) -> Self {
         Self { allocation }
     }
@@ -34,13 +34,13 @@ impl Default for Limits {
     }
 }
 
-/// A cursor over the bytes at hand.
+/// A cursor over the bytes received so far.
 #[derive(Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
-    /// Bytes that `rest` had at first.
+    /// Number of bytes that `rest` had at first.
     at_hand: usize,
-    /// Stream offset of the first of them.
+    /// Stream offset of the first byte.
     base: u64,
     strictness: Strictness,
     allocation_left: usize,
@@ -48,15 +48,15 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader whose first byte is at stream offset `base`. More bytes may come later: where a look-ahead runs out
-    /// of bytes, the load is [`ErrorKind::Incomplete`].
+    /// Creates a reader whose first byte is at stream offset `base`. More bytes may follow later: where a look-ahead runs out of
+    /// bytes, the load is [`ErrorKind::Incomplete`].
     pub fn new(bytes: &'a [u8], base: u64, strictness: Strictness, limits: Limits) -> Self {
         let (at_hand, allocation_left) = (bytes.len(), limits.allocation);
         Self { rest: bytes, at_hand, base, strictness, allocation_left, complete: false }
     }
 
-    /// Says that `bytes` are all there is. A look-ahead for a subsection that runs out of bytes then finds none, so
-    /// that state can end where the buffer ends; inside a stream a section's footer always follows.
+    /// Declares that no bytes follow. A look-ahead for a subsection that runs out of bytes then finds none, so that state can end
+    /// where the buffer ends; inside a stream, a section's footer always follows.
     pub fn complete(mut self) -> Self {
         self.complete = true;
         self
@@ -67,31 +67,31 @@ impl<'a> Reader<'a> {
         Self::new(bytes, 0, Strictness::Strict, Limits::default()).complete()
     }
 
-    /// True if no bytes follow those at hand.
+    /// True if no bytes follow those received so far.
     #[inline]
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// What this load accepts.
+    /// The strictness of this load.
     #[inline]
     pub fn strictness(&self) -> Strictness {
         self.strictness
     }
 
-    /// Stream offset of the next byte.
+    /// The stream offset of the next byte.
     #[inline]
     pub fn offset(&self) -> u64 {
         self.base.saturating_add(self.consumed() as u64)
     }
 
-    /// Bytes consumed since this reader was made.
+    /// Number of bytes consumed since this reader was created.
     #[inline]
     pub fn consumed(&self) -> usize {
         self.at_hand - self.rest.len()
     }
 
-    /// Takes up again where [`rest`](Self::rest) was this. What was charged stays charged.
+    /// Returns to the position at which [`rest`](Self::rest) was this slice. Charges are not refunded.
     pub(crate) fn go_back(&mut self, rest: &'a [u8]) {
         self.rest = rest;
     }
@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
-    /// The next `count` bytes.
+    /// Consumes the next `count` bytes.
     ///
     /// # Errors
     /// [`ErrorKind::Incomplete`] if fewer are left.
@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next `count` bytes, if there are as many.
+    /// Consumes the next `count` bytes, if there are that many.
     #[inline]
     pub(crate) fn bytes_at_hand(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.rest.split_at_checked(count)?;
@@ -122,7 +122,7 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
-    /// The next `N` bytes as an array.
+    /// Consumes the next `N` bytes as an array.
     ///
     /// # Errors
     /// [`ErrorKind::Incomplete`] if fewer are left.
@@ -134,7 +134,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next `N` bytes, if there are as many.
+    /// Consumes the next `N` bytes, if there are that many.
     #[inline]
     pub(crate) fn chunk<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
         let (taken, rest) = self.rest.split_first_chunk()?;
@@ -142,37 +142,37 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
-    /// The next `count` bytes, left in place; `None` if fewer are at hand.
+    /// The next `count` bytes, without consuming them; `None` if fewer are left.
     #[inline]
     pub fn peek(&self, count: usize) -> Option<&'a [u8]> {
         self.rest.get(..count)
     }
 
-    /// One byte. Errors as [`take`](Self::take).
+    /// Consumes one byte. Errors as for [`take`](Self::take).
     #[inline]
     pub fn u8(&mut self) -> Result<u8> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    /// Two bytes, big-endian. Errors as [`take`](Self::take).
+    /// Consumes two bytes, big-endian. Errors as for [`take`](Self::take).
     #[inline]
     pub fn u16(&mut self) -> Result<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
-    /// Four bytes, big-endian. Errors as [`take`](Self::take).
+    /// Consumes four bytes, big-endian. Errors as for [`take`](Self::take).
     #[inline]
     pub fn u32(&mut self) -> Result<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// Eight bytes, big-endian. Errors as [`take`](Self::take).
+    /// Consumes eight bytes, big-endian. Errors as for [`take`](Self::take).
     #[inline]
     pub fn u64(&mut self) -> Result<u64> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// Charges `bytes` to the allocation budget, before anything is allocated for the peer.
+    /// Charges `bytes` to the allocation budget, before anything is allocated on the peer's behalf.
     ///
     /// # Errors
     /// [`ErrorKind::Malformed`] once the budget is used up.
@@ -196,7 +196,7 @@ impl<'a> Reader<'a> {
         Error::new(ErrorKind::Malformed, message).at(self.offset())
     }
 
-    /// An error of kind `Incomplete` at the current offset: `wanted` bytes are needed from here.
+    /// An error of kind `Incomplete` at the current offset: `wanted` bytes are needed.
     #[cold]
     pub fn incomplete(&self, wanted: usize) -> Error {
         let left = self.rest.len();
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_big_endian_and_tells_where_it_ran_out() {
+    fn takes_big_endian_and_names_the_offset_where_bytes_ran_out() {
         let mut reader = Reader::new(&[1, 2, 3, 4, 5, 6, 7], 0x10, Strictness::Strict, Limits::default());
         assert_eq!(reader.u16().unwrap(), 0x0102);
         assert_eq!(reader.u32().unwrap(), 0x0304_0506);

@@ -1,16 +1,16 @@
-//! Subsections on the wire: `05`, a name, a version of 4 bytes, then fields. Nothing frames a struct, so what comes
-//! behind its fields is found by looking ahead (QEMU 10.0, migration/vmstate.c, `vmstate_subsection_load`).
+//! Subsections on the wire: `05`, a name, a version of 4 bytes, then fields. A struct has no length and no end marker, so a
+//! reader looks ahead for a subsection after its fields (QEMU 10.0, migration/vmstate.c, `vmstate_subsection_load`).
 
 use super::mark::SUBSECTION;
 use super::{Reader, as_text, put_name};
 use crate::error::{Error, ErrorKind, Result};
 
-/// True if a look for subsections of `parent` takes `name` for one: it begins with the parent's, and is longer.
+/// True if a reader takes `name` for a subsection of `parent`: the name begins with the parent's and is longer.
 pub(crate) fn is_subsection_of(parent: &str, name: &[u8]) -> bool {
     name.len() > parent.len() && name.starts_with(parent.as_bytes())
 }
 
-/// The bytes of a header. `N` is six more than the name has, which are at most 255.
+/// The bytes of a header. `N` is the length of the name, at most 255, plus six.
 #[expect(clippy::cast_possible_truncation, reason = "the length is checked")]
 pub(crate) const fn subsection_header<const N: usize>(name: &str, version: u32) -> [u8; N] {
     assert!(name.len() <= 255 && name.len() + 6 == N);
@@ -25,7 +25,7 @@ pub(crate) const fn subsection_header<const N: usize>(name: &str, version: u32) 
     header
 }
 
-/// Appends a header; whoever describes a subsection has checked that its name has at most 255 bytes.
+/// Appends a header. The description's checks limit the name to 255 bytes.
 #[inline]
 pub(crate) fn put_subsection_header(out: &mut Vec<u8>, name: &str, version: u32) {
     out.push(SUBSECTION);
@@ -34,11 +34,11 @@ pub(crate) fn put_subsection_header(out: &mut Vec<u8>, name: &str, version: u32)
 }
 
 impl<'a> Reader<'a> {
-    /// The name of the subsection of `parent` that starts here, if one does; nothing is consumed. A name of which the
-    /// bytes at hand already differ from `parent` is none; only one that may still match asks for more.
+    /// The name of the subsection of `parent` that starts here, if one does; nothing is consumed. A name whose first bytes
+    /// already differ from `parent` is rejected at once; only a name that may still match needs more bytes.
     ///
     /// # Errors
-    /// `Incomplete` if that depends on bytes that are still to come.
+    /// `Incomplete` if the answer depends on bytes that are still to come.
     #[inline]
     pub(crate) fn peek_subsection(&self, parent: &str) -> Result<Option<&'a [u8]>> {
         match self.rest() {
@@ -58,10 +58,10 @@ impl<'a> Reader<'a> {
         if length <= parent.len() || differs { Ok(None) } else { wanted(2 + length) }
     }
 
-    /// The name and version of a subsection whose turn it is; `expected` names it in errors.
+    /// Reads the name and version of a subsection that must start here; `expected` names it in errors.
     ///
     /// # Errors
-    /// `Malformed` if none starts here; as [`name`](Self::name).
+    /// `Malformed` if none starts here; as for [`name`](Self::name).
     pub(crate) fn subsection_header(&mut self, expected: &str) -> Result<(&'a str, u32)> {
         let offset = self.offset();
         match self.u8()? {

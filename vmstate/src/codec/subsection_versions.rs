@@ -1,18 +1,18 @@
-//! Versions of subsections in an older release.
+//! The versions of subsections in an older release.
 
 use std::collections::BTreeMap;
 
-/// Newest and oldest version of each subsection of one section, as the release has them for which it is saved.
+/// The newest and oldest version of each subsection of one section, in the release for which the section is saved.
 #[derive(Clone, Debug)]
 pub(crate) struct SubsectionVersions(BTreeMap<String, (u32, u32)>);
 
 impl SubsectionVersions {
-    /// By name.
+    /// Creates the table from a map by name.
     pub(crate) fn new(versions: BTreeMap<String, (u32, u32)>) -> Self {
         Self(versions)
     }
 
-    /// The version at which both releases have it, if there is one.
+    /// The version at which both releases have the subsection, if there is one.
     pub(crate) fn version(&self, name: &str, newest: u32, oldest: u32) -> Result<u32, String> {
         let Some((newest_there, oldest_there)) = self.0.get(name) else {
             return Err(format!("subsection {name:?} is needed now and not known there"));

@@ -1,4 +1,4 @@
-//! The byte sink of a save: big-endian puts, and the outcomes that the bytes alone do not show.
+//! The buffer of a save: big-endian writes, and the outcomes that the bytes alone do not show.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use super::SubsectionVersions;
 /// The run-time decisions of one save, in wire order: whether a conditional field or a subsection was sent (0 or 1),
 /// how many elements a counted array had, how many bytes a custom field took.
 ///
-/// A description plus its outcomes fixes every offset, which is how the stream's self-description is written
-/// without a second walk over the device.
+/// A description and its outcomes determine every offset, so the stream's self-description is written without a second walk over
+/// the device.
 pub type Outcomes = Vec<u32>;
 
 /// A growing buffer of encoded state.
@@ -19,21 +19,21 @@ pub struct Writer {
     older: Option<Box<Older>>,
 }
 
-/// The release for which something is written, unless that is this one.
+/// The older release for which a section is written.
 #[derive(Debug)]
 struct Older {
     subsections: Arc<SubsectionVersions>,
-    /// What could not be said in it.
+    /// Why some state cannot be represented in that release.
     problems: Vec<String>,
 }
 
 impl Writer {
-    /// An empty buffer that does not record outcomes.
+    /// Creates an empty buffer that does not record outcomes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An empty buffer that records outcomes, for a self-description.
+    /// Creates an empty buffer that records outcomes, for a self-description.
     #[doc(hidden)]
     pub fn recording() -> Self {
         Self { outcomes: Some(Outcomes::new()), ..Self::default() }
@@ -75,7 +75,7 @@ impl Writer {
         self.bytes.resize(self.bytes.len() + count, 0);
     }
 
-    /// Notes a run-time decision; see [`Outcomes`].
+    /// Records a run-time decision; see [`Outcomes`].
     #[inline]
     pub fn outcome(&mut self, value: u32) {
         if let Some(outcomes) = &mut self.outcomes {
@@ -83,7 +83,8 @@ impl Writer {
         }
     }
 
-    /// Writes subsections at these versions from now on, or at their newest; returns what could not be said until now.
+    /// Sets the versions at which subsections are written from now on (`None`: their newest); returns why some state could not be
+    /// represented so far.
     pub(crate) fn limit_subsections(&mut self, subsections: Option<Arc<SubsectionVersions>>) -> Vec<String> {
         let older = subsections.map(|subsections| Box::new(Older { subsections, problems: Vec::new() }));
         std::mem::replace(&mut self.older, older).map_or_else(Vec::new, |before| before.problems)
@@ -95,7 +96,7 @@ impl Writer {
         self.older.is_some()
     }
 
-    /// At which version a subsection is written whose newest and oldest version are these.
+    /// The version at which to write a subsection with this newest and oldest version.
     #[inline]
     pub fn subsection_version(&mut self, name: &str, newest: u32, oldest: u32) -> u32 {
         match &mut self.older {
@@ -104,7 +105,7 @@ impl Writer {
         }
     }
 
-    /// Bytes in the buffer.
+    /// Number of bytes in the buffer.
     #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len()
@@ -120,18 +121,18 @@ impl Writer {
         &self.bytes
     }
 
-    /// The buffer itself, for what stands between the sections, or to empty it and use its memory again.
+    /// The buffer itself, for bytes between sections, or to clear and reuse it.
     #[inline]
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// The bytes.
+    /// The written bytes.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// The bytes, and the outcomes (empty if this writer does not record).
+    /// The written bytes and the outcomes (empty if this writer does not record them).
     #[doc(hidden)]
     pub fn into_parts(self) -> (Vec<u8>, Outcomes) {
         (self.bytes, self.outcomes.unwrap_or_default())

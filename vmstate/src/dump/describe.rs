@@ -1,5 +1,5 @@
-//! The self-description of a stream, found from its end, since it is needed before the walk gets there; a schema in its
-//! place; and where sections end that have neither.
+//! The descriptions of a stream's sections: from the self-description, which is at the end of the stream but needed from the
+//! beginning; or from a schema. Also the search for the end of sections that have neither.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -13,16 +13,16 @@ use crate::schema::json::Schema;
 use crate::schema::program::Program;
 use crate::stream::{MAX_DESCRIPTION, SectionHeader};
 
-/// All that is known of what sections hold.
+/// The descriptions of all sections.
 pub(super) struct Descriptions<'a> {
     pub(super) stream: SelfDescribed<'a>,
     pub(super) schema: BySchema<'a>,
 }
 
-/// Programs of a schema's sections, each made when it is needed first.
+/// Programs for the sections of a schema, each compiled when it is first needed.
 pub(super) struct BySchema<'a> {
     programs: Vec<(&'a Description, OnceCell<Rc<Program<'a>>>)>,
-    /// Places in `programs` by the section's name, and by the description's. Of two that share it, the first.
+    /// Indices in `programs`, by the section's name and by the description's. If two share a name, the first one.
     by_name: HashMap<&'a str, usize>,
     by_description: HashMap<&'a str, usize>,
 }
@@ -38,8 +38,8 @@ impl<'a> BySchema<'a> {
         }
     }
 
-    /// The program that a schema has for a section: by its name, or by that of the description. QEMU's dumps list
-    /// devices by type, and its streams put the device's path before the name (`vmstate_register_with_alias_id`).
+    /// The schema's program for a section, by the section's name or by the description's. QEMU's dumps list devices by type,
+    /// while its streams put the device's path before the name (`vmstate_register_with_alias_id`).
     pub(super) fn of(&self, header: &SectionHeader<'_>) -> Option<&Program<'a>> {
         let idstr: &str = &header.idstr;
         let last = idstr.rsplit_once('/').map_or(idstr, |(_, name)| name);
@@ -50,7 +50,7 @@ impl<'a> BySchema<'a> {
     }
 }
 
-/// Programs of a stream's sections by name and instance.
+/// Programs for the sections of a stream, by name and instance.
 #[derive(Default)]
 pub(super) struct SelfDescribed<'a> {
     devices: HashMap<&'a str, HashMap<u32, Device<'a>>>,
@@ -58,13 +58,13 @@ pub(super) struct SelfDescribed<'a> {
 
 /// A device in the self-description.
 struct Device<'a> {
-    /// Devices that QEMU saves without a description (`save_state`) have none.
+    /// `None` for devices that QEMU saves without a description (`save_state`).
     version: Option<&'a Json>,
     program: Program<'a>,
 }
 
-/// Finds the self-description of a stream. Looks from the end for EOF (`00`), `06`, and a length that reaches to the last
-/// byte, before an object in JSON with a list of devices.
+/// Finds the self-description of a stream. Searches from the end for EOF (`00`), `06`, and a length that reaches the last byte,
+/// followed by a JSON object with a list of devices.
 pub(super) fn find(stream: &[u8]) -> Option<Json> {
     let nearest = stream.len().saturating_sub(MAX_DESCRIPTION as usize + 6);
     let tail = stream.get(nearest..)?;
@@ -81,7 +81,7 @@ pub(super) fn find(stream: &[u8]) -> Option<Json> {
 }
 
 impl<'a> SelfDescribed<'a> {
-    /// What [`find`] has found.
+    /// Indexes the devices that [`find`] returned.
     pub(super) fn new(description: &'a Json) -> Self {
         let listed = description.get("devices").and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
         let mut devices: HashMap<&str, HashMap<u32, Device<'a>>> = HashMap::new();
@@ -96,7 +96,7 @@ impl<'a> SelfDescribed<'a> {
         Self { devices }
     }
 
-    /// The program of a section.
+    /// The program for a section.
     pub(super) fn of(&self, header: &SectionHeader<'_>) -> Result<Option<&Program<'a>>> {
         let instances = self.devices.get(&*header.idstr);
         let Some(device) = instances.and_then(|instances| instances.get(&header.instance)) else { return Ok(None) };
@@ -110,8 +110,8 @@ impl<'a> SelfDescribed<'a> {
     }
 }
 
-/// Bytes of a body of unknown layout: up to the footer, `7e` and the section's number, behind which the stream goes on.
-/// Bytes of the body that look the same are mistaken for it.
+/// Length of a body of unknown layout: up to the footer, `7e` and the section's number, followed by a valid element of the
+/// stream. Bytes of the body that look the same are mistaken for the footer.
 pub(super) fn undescribed_body(rest: &[u8], id: u32) -> Option<usize> {
     let id = id.to_be_bytes();
     rest.windows(6).position(|window| matches!(window, [0x7e, found @ .., 0..=4 | 8] if found == id))

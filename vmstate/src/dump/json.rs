@@ -51,7 +51,7 @@ impl Entry {
     }
 }
 
-/// `kind`, `offset`, and what belongs to it.
+/// `kind`, `offset`, and the entry's own fields.
 impl Serialize for Entry {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         self.to_json().serialize(serializer)
@@ -79,7 +79,7 @@ impl SectionDump {
     }
 }
 
-/// `fields` is there if stream or schema describe it, `unread` if the schema does not get to its end.
+/// `fields` is present if stream or schema describe the section, `unread` if the schema does not reach the section's end.
 impl Serialize for SectionDump {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         self.to_json().serialize(serializer)

@@ -1,6 +1,6 @@
-//! A whole stream taken apart without the program that wrote it: every section and command with its place, device
-//! sections by the stream's own self-description or by a schema, RAM as a count of pages. A damaged stream gives all up
-//! to the damage.
+//! Decodes a whole stream without the program that wrote it: every section and command with its offset, device sections by the
+//! stream's self-description or by a schema, RAM as a count of pages. For a damaged stream, everything before the damage is
+//! returned.
 
 mod describe;
 mod json;
@@ -14,31 +14,31 @@ pub use crate::stream::{Command, Configuration, Discard, PageSizes, SectionHeade
 use crate::stream::{Element, IGNORE_SHARED, MAPPED_RAM, read_description_length, read_footer, read_header};
 use describe::{BySchema, Descriptions, SelfDescribed};
 
-/// Bytes of memory that all values of one stream may take; those of a machine with hundreds of devices need a few million.
+/// Bytes of memory that all values of one stream may take; a machine with hundreds of devices needs a few million.
 const VALUES: usize = 256 << 20;
 
-/// What a stream holds.
+/// The decoded stream.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Dump {
-    /// What the source says about itself, if the stream is whole so far.
+    /// The source's configuration, if the stream is intact so far.
     pub configuration: Option<Configuration>,
     /// Commands and sections, in order.
     pub entries: Vec<Entry>,
-    /// Pages by block.
+    /// Page counts for each block.
     pub ram: RamSummary,
     /// True if the stream describes itself.
     pub described: bool,
-    /// Why and where reading ended before the end of the stream.
+    /// Why and where reading stopped before the end of the stream.
     pub damage: Option<Error>,
 }
 
-/// One step of the stream.
+/// One element of the stream.
 #[derive(Debug)]
 pub enum Entry {
     /// A command to the destination.
     Command {
-        /// Stream offset of its mark.
+        /// Stream offset of the command's first byte.
         offset: u64,
         /// The command.
         command: Command,
@@ -47,7 +47,7 @@ pub enum Entry {
     Section(SectionDump),
     /// The end of the sections.
     Eof {
-        /// Stream offset of its mark.
+        /// Stream offset of the EOF byte.
         offset: u64,
     },
 }
@@ -56,43 +56,43 @@ pub enum Entry {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct SectionDump {
-    /// Stream offset of its mark.
+    /// Stream offset of the section's first byte.
     pub offset: u64,
-    /// Which part it is.
+    /// The kind of part.
     pub part: Part,
     /// The section's name and instance; a later part has those of the first one.
     pub header: SectionHeader<'static>,
-    /// Stream offset of its body.
+    /// Stream offset of the section's body.
     pub body: u64,
-    /// Bytes of its body, as far as it was read.
+    /// Size of the body in bytes, as far as it was read.
     pub size: u64,
-    /// Its values; none if it is RAM, or neither stream nor schema describe it.
+    /// The section's values; `None` for RAM, and if neither stream nor schema describe the section.
     pub fields: Option<Fields>,
-    /// Why and where `fields` ends before the body does: the schema does not say how the bytes go on (`Incompatible`),
-    /// or does not fit them.
+    /// Why and where `fields` stops before the end of the body: the schema does not define the next bytes (`Incompatible`), or
+    /// does not match them.
     pub unread: Option<Error>,
 }
 
-/// Which part of a section.
+/// The parts of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The first of several.
+    /// The first of several parts.
     Start,
-    /// Some more.
+    /// A part between the first and the last.
     Part,
-    /// The last.
+    /// The last of several parts.
     End,
-    /// All of it.
+    /// A whole section.
     Full,
 }
 
 impl Dump {
-    /// Takes a stream apart. Never fails: what stopped it is [`damage`](Self::damage).
+    /// Decodes a stream. Never fails: the error that stopped it is in [`damage`](Self::damage).
     pub fn read(stream: &[u8]) -> Self {
         Self::read_with(stream, &Schema::default())
     }
 
-    /// As [`read`](Self::read); sections that the stream does not describe are read by `schema`.
+    /// As for [`read`](Self::read); sections that the stream does not describe are decoded by `schema`.
     pub fn read_with(stream: &[u8], schema: &Schema) -> Self {
         let mut dump = Self::default();
         let limits = Limits { allocation: VALUES };
@@ -130,7 +130,7 @@ impl Dump {
                 }
                 Element::Full(header) => (Part::Full, header),
                 Element::Start(header) => {
-                    // QEMU has a handful of sections in parts; they are looked for one by one.
+                    // QEMU has a handful of sections in parts, so a linear search is enough.
                     if started.len() == 64 {
                         return Err(input.malformed("more than 64 sections in parts"));
                     }
@@ -172,7 +172,7 @@ impl Dump {
         let read = fields.run(input, program, header.version);
         let Err(error) = read.and_then(|()| footer_is_next(input, header.id)) else { return Ok(()) };
         if error.kind() != ErrorKind::Incompatible {
-            // What was read was perhaps none of this section's.
+            // The values that were read may not be those of this section.
             input.go_back(body);
         }
         match skip_body(input, header.id) {
@@ -192,7 +192,7 @@ impl Dump {
             if has(MAPPED_RAM) {
                 return self.ram.read_placed(input);
             }
-            // With this capability each block of the list has its address (`ram_save_setup`, migration/ram.c).
+            // With this capability, each block in the list is followed by its address (`ram_save_setup`, migration/ram.c).
             let addresses = has(IGNORE_SHARED);
             return self.ram.read_blocks(input, addresses);
         }
@@ -200,7 +200,7 @@ impl Dump {
         Ok(())
     }
 
-    /// Behind the last section: nothing, or the self-description and nothing more.
+    /// Reads what follows the last section: nothing, or the self-description and nothing after it.
     fn read_end(&mut self, input: &mut Reader<'_>) -> Result<()> {
         if input.rest().is_empty() {
             return Ok(());
@@ -220,7 +220,7 @@ impl Dump {
     }
 }
 
-/// Takes a body of unknown layout.
+/// Skips a body of unknown layout.
 fn skip_body(input: &mut Reader<'_>, id: u32) -> Result<()> {
     match describe::undescribed_body(input.rest(), id).and_then(|size| input.take(size).ok()) {
         Some(_) => Ok(()),
@@ -231,7 +231,7 @@ fn skip_body(input: &mut Reader<'_>, id: u32) -> Result<()> {
     }
 }
 
-/// A schema that fits ends where the section does.
+/// Checks that the section ends where the schema says.
 fn footer_is_next(input: &Reader<'_>, id: u32) -> Result<()> {
     match input.peek(5) {
         Some([0x7e, found @ ..]) if *found == id.to_be_bytes() => Ok(()),

@@ -1,8 +1,8 @@
-//! Fields by name from the bytes of a section and the self-description of its stream alone: no type of a device is
-//! needed. A stream that does not describe itself is read by a schema, as far as that goes.
+//! Decodes fields by name from the bytes of a section and the self-description of its stream, without the device's type. A stream
+//! without self-description is decoded by a schema, as far as the schema determines the bytes.
 //!
-//! The description is an entry of `devices` in the JSON at a stream's end, as [`vmdesc`](crate::schema::vmdesc()) or QEMU
-//! writes it. Neither it nor the bytes are trusted; what was read before they disagreed is kept.
+//! The description is an entry of `devices` in the JSON at a stream's end, as [`vmdesc`](crate::schema::vmdesc()) or QEMU writes
+//! it. Neither the description nor the bytes are trusted; values that were decoded before an inconsistency are kept.
 
 mod read;
 
@@ -14,38 +14,38 @@ use crate::error::Result;
 use crate::schema::Description;
 use crate::schema::program::Program;
 
-/// Values of a section, of a subsection, or of a struct in one.
+/// The values of a section, of a subsection, or of a nested struct.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fields {
-    /// In wire order. Arrays whose elements differ have one field for each.
+    /// Fields in wire order. An array whose elements differ has one field for each element.
     pub fields: Vec<Field>,
-    /// Those that were sent.
+    /// Subsections that were sent.
     pub subsections: Vec<Subsection>,
 }
 
-/// A value and its place.
+/// A value with its position in the stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Field {
     /// Name, with `[index]` if the description lists this element of an array alone.
     pub name: String,
-    /// Type, in the description's words.
+    /// The type's name in the description.
     pub type_name: String,
-    /// Stream offset of its first byte.
+    /// Stream offset of the first byte.
     pub offset: u64,
-    /// Bytes on the wire.
+    /// Size on the wire in bytes.
     pub size: u64,
-    /// What they mean.
+    /// The decoded value.
     pub value: Value,
 }
 
 /// A subsection that was sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subsection {
-    /// Whole name, as `serial/fifo`.
+    /// Full name, as `serial/fifo`.
     pub name: String,
     /// Version of its fields.
     pub version: u32,
-    /// Its values.
+    /// The values of the subsection.
     pub fields: Fields,
 }
 
@@ -58,7 +58,7 @@ pub enum Value {
     Unsigned(u64),
     /// `int8` to `int64`.
     Signed(i64),
-    /// Bytes that the description does not take apart.
+    /// Bytes whose meaning the description does not define.
     Bytes(Vec<u8>),
     /// A nested struct.
     Struct(Fields),
@@ -67,22 +67,22 @@ pub enum Value {
 }
 
 impl Fields {
-    /// Reads a section's body, or a struct, by its self-description; all that came before an error stays in `self`.
+    /// Decodes a section's body, or a struct, by its self-description; the values before an error stay in `self`.
     ///
     /// # Errors
-    /// `Malformed` if the description is none, or the bytes are not what it says; `Incomplete` if they end too early.
-    /// The path names the field.
+    /// `Malformed` if the description is invalid or the bytes do not match it; `Incomplete` if they end too early. The path names
+    /// the field.
     #[doc(hidden)]
     pub fn read(&mut self, input: &mut Reader<'_>, description: &Json) -> Result<()> {
         let program = Program::described(description);
         self.run(input, &program, program.newest)
     }
 
-    /// Reads a section's body that was written at `version`, as far as bytes and description say what is there; all that
-    /// came before an error stays in `self`.
+    /// Decodes a section's body that was written at `version`, as far as the bytes and the description determine the layout; the
+    /// values before an error stay in `self`.
     ///
     /// # Errors
-    /// `Incompatible` where the bytes do not say how they go on, `Malformed` if they are not what the description says,
+    /// `Incompatible` where the bytes do not determine what follows, `Malformed` if they do not match the description,
     /// `Incomplete` if they end too early. The path names the field.
     pub fn read_by_schema(&mut self, input: &mut Reader<'_>, description: &Description, version: u32) -> Result<()> {
         self.run(input, &Program::of(description), version)
@@ -105,7 +105,8 @@ impl Fields {
     }
 }
 
-/// An object of all values by name: numbers, `true`, bytes as hex. Where a name comes twice, its offset is added to it.
+/// An object of all values by name: numbers, `true`, bytes as hex. A name that occurs twice is made unique with the field's
+/// offset.
 impl Serialize for Fields {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         self.to_json().serialize(serializer)
@@ -113,7 +114,7 @@ impl Serialize for Fields {
 }
 
 impl Value {
-    /// The number that it is, if it is one.
+    /// The value as a number, if it is one.
     fn number(&self) -> Option<i128> {
         match self {
             Self::Bool(value) => Some((*value).into()),
@@ -135,14 +136,14 @@ impl Value {
     }
 }
 
-/// Bytes are hex.
+/// Bytes are written as hex.
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         self.to_json().serialize(serializer)
     }
 }
 
-/// Two hexadecimal digits a byte.
+/// Two hexadecimal digits for each byte.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,7 +1,7 @@
-//! Values from the bytes of a section by its program: that of a schema, or that of the stream's own self-description.
+//! Decodes the bytes of a section by its program: that of a schema, or that of the stream's self-description.
 //!
-//! A schema says what may be on the wire. What a save decided (predicates, counts, null pointers) is not in the bytes:
-//! reading ends there. A self-description says what was sent, so it has none of these.
+//! A schema says what may be on the wire. The decisions of a save (predicates, counts, null pointers) are not in the bytes, so
+//! decoding stops at them. A self-description says what was sent, and leaves nothing undecided.
 
 use std::rc::Rc;
 
@@ -13,13 +13,13 @@ use crate::schema::Presence;
 use crate::schema::program::{Encoding, Framing, Item, Meaning, Member, Nested, Program, Step};
 
 impl Fields {
-    /// Reads what `program` had on the wire at `version`; all that came before an error stays in `self`.
+    /// Decodes the bytes that `program` has at `version`; the values before an error stay in `self`.
     pub(crate) fn run(&mut self, input: &mut Reader<'_>, program: &Program<'_>, version: u32) -> Result<()> {
         if !program.has_version(version) {
             let (oldest, newest) = (program.oldest, program.newest);
             return unknown(input, format!("version {version}, the schema has {oldest} to {newest}"));
         }
-        // A step without bytes, in each of a thousand million elements, is not free.
+        // Charged because a step without bytes still takes time, and may be in each of a thousand million elements.
         input.charge(program.steps.len())?;
         let (before, mut tag) = (self.fields.len(), None);
         for (index, step) in program.steps.iter().enumerate() {
@@ -39,7 +39,7 @@ impl Fields {
         Ok(())
     }
 
-    /// Reads a member, if it is there; `tag` is the number in the struct's first field.
+    /// Decodes a member, if it is present; `tag` is the number in the struct's first field.
     fn read_member(
         &mut self,
         input: &mut Reader<'_>,
@@ -64,7 +64,7 @@ impl Fields {
                 }
             },
         }
-        // Each element of an array of structs has them again.
+        // Each element of an array of structs has its own copy of these names.
         input.charge(member.name.len().saturating_add(member.type_name.len())).map_err(named)?;
         let offset = input.offset();
         let mut value = Value::Array(Vec::new());
@@ -77,7 +77,7 @@ impl Fields {
         read.map_err(named)
     }
 
-    /// The subsections that come, of those that are known.
+    /// Decodes the subsections that follow, if they are `known`.
     fn read_subsections(&mut self, input: &mut Reader<'_>, parent: &str, known: &[Rc<Program<'_>>]) -> Result<()> {
         while let Some(name) = input.peek_subsection(parent)? {
             let Some(subsection) = known.iter().find(|subsection| subsection.name.as_bytes() == name) else {
@@ -90,7 +90,7 @@ impl Fields {
         Ok(())
     }
 
-    /// The subsection that was sent.
+    /// Decodes a subsection that was sent.
     fn read_sent(&mut self, input: &mut Reader<'_>, said: Option<u32>, subsection: &Program<'_>) -> Result<()> {
         let offset = input.offset();
         let wanted = subsection.name;
@@ -116,9 +116,9 @@ impl Fields {
     }
 }
 
-/// Reads one value; of one that is damaged or unknown from some point on, `into` gets what came before.
+/// Decodes one value; if it is damaged or unknown from some byte on, `into` gets the part before.
 fn read_value(input: &mut Reader<'_>, encoding: &Encoding<'_>, into: &mut Value) -> Result<()> {
-    // An element of no bytes, a thousand million times, is not free.
+    // Charged because an element of no bytes still takes memory, and may occur a thousand million times.
     input.charge(size_of::<Field>())?;
     match encoding {
         Encoding::Item(item) => {
@@ -152,7 +152,7 @@ fn read_item(input: &mut Reader<'_>, item: &Item<'_>) -> Result<Value> {
         );
     };
     let offset = input.offset();
-    // A size in memory (`Opaque`) is that on the wire of most fields, else the footer is not where it should be.
+    // For most fields, the size in memory (`Opaque`) equals that on the wire; if not, the footer check fails.
     let bytes = input.take(usize::try_from(size).unwrap_or(usize::MAX))?;
     Ok(match item.meaning {
         Meaning::Bool => match unsigned(bytes) {
@@ -218,7 +218,7 @@ fn read_marked(input: &mut Reader<'_>, element: &Encoding<'_>, into: &mut Vec<Va
     }
 }
 
-/// Reads one more element.
+/// Decodes one more element.
 fn push(input: &mut Reader<'_>, element: &Encoding<'_>, into: &mut Vec<Value>) -> Result<()> {
     let (index, before) = (into.len(), input.offset());
     let mut value = Value::Array(Vec::new());
@@ -238,12 +238,12 @@ fn unsigned(bytes: &[u8]) -> u64 {
 
 /// One to eight bytes, big-endian, two's complement.
 fn signed(bytes: &[u8]) -> i64 {
-    // The sign bit goes to the top, and comes back with its copies.
+    // Shifts the sign bit to the top and back, which extends the sign.
     let shift = 64 - 8 * bytes.len().clamp(1, 8);
     (unsigned(bytes) << shift).cast_signed() >> shift
 }
 
-/// The bytes are well formed, but do not say how they go on.
+/// The error for bytes that are well formed but do not determine what follows.
 fn unknown<T>(input: &Reader<'_>, message: String) -> Result<T> {
     Err(Error::new(ErrorKind::Incompatible, message).at(input.offset()))
 }

@@ -1,47 +1,47 @@
-//! What can go wrong with a resource: each text names the file. The text of the source is not repeated in it.
+//! Errors about a resource; each text names the file, and does not repeat the text of the source.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::record::RecordError;
 
-/// A resource that cannot be used.
+/// An error that makes a resource unusable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OwnershipError {
-    /// Not there, no permission, no file.
+    /// The file cannot be opened: it does not exist, access is denied, or it is not a file.
     #[error("{path} cannot be opened")]
     Open {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Another process has it.
+    /// Another process holds the lock.
     #[error("{path} is in use by another process")]
     InUse {
         /// The file.
         path: PathBuf,
     },
-    /// The file system has no locks, or none that work now.
+    /// The file system has no locks, or they do not work now.
     #[error("{path} cannot be locked")]
     Lock {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Something else is where the record belongs. It is not overwritten.
+    /// The place of the record has other contents, which are not overwritten.
     #[error("the {place} of {path} is not an ownership record of this release")]
     Record {
         /// The file.
         path: PathBuf,
-        /// Where in the file.
+        /// The record's place in the file.
         place: &'static str,
-        /// What is wrong with it.
+        /// The fault.
         source: RecordError,
     },
-    /// A record that must be there is not: something has removed it, and nothing tells who ran on the file since.
+    /// A record that must exist does not: it was removed, and nothing shows who has run on the file since.
     #[error("the ownership record of {path} has been removed")]
     RecordGone {
         /// The file.
@@ -52,10 +52,10 @@ pub enum OwnershipError {
     RecordIo {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The system gives no random bytes.
+    /// The system provides no random bytes.
     #[error("the system gives no random token for an ownership record")]
     Token(#[source] io::Error),
 }

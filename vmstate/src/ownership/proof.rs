@@ -1,4 +1,4 @@
-//! The destination's proof that its resources are the source's own, and that their locks exclude.
+//! The destination's proof that its resources are the same files as the source's, and that their locks exclude.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use super::error::OwnershipError;
 use super::record::Record;
 use super::resource::Resource;
 
-/// What a resource is to its machine; the same on both sides.
+/// The role of a resource in its machine; the same on both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// The image of a disk, with the disk's place in the order of all disks, from 0 on.
+    /// The image of a disk, with the disk's index in the order of all disks, from 0 on.
     Disk(u8),
     /// The lease of the guest as a whole.
     Lease,
@@ -19,64 +19,64 @@ pub enum Role {
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // As people count, and as an embedder's other messages do.
+            // Counted from 1, as in the messages of the embedder.
             Self::Disk(index) => write!(f, "disk {}", u16::from(*index) + 1),
             Self::Lease => f.write_str("the lease"),
         }
     }
 }
 
-/// What the source tells of one exclusive resource.
+/// The source's description of one exclusive resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// What it is.
+    /// The role of the resource.
     pub role: Role,
     /// Size in bytes, 0 for a lease.
     pub bytes: u64,
-    /// Its record since the migration began; `None` if it can have none.
+    /// The record since the migration began; `None` if the resource cannot have one.
     pub record: Option<Record>,
 }
 
-/// One thing that is wrong with a destination's resources, and what to do.
+/// A fault of the destination's resources, with advice.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Mismatch {
-    /// Only the source has it.
+    /// Only the source has the resource.
     #[error(
         "the source's guest owns {role}, this machine does not: give both sides the same writable disks and the same lease"
     )]
     Missing {
-        /// Which.
+        /// The role of the resource.
         role: Role,
     },
-    /// Only the destination has it.
+    /// Only the destination has the resource.
     #[error(
         "this machine owns {role}, the source's guest does not: give both sides the same writable disks and the same lease"
     )]
     Extra {
-        /// Which.
+        /// The role of the resource.
         role: Role,
     },
     /// The sizes differ.
     #[error("{role} ({path}) has {here} bytes here and {there} bytes at the source: give the same file")]
     Size {
-        /// Which.
+        /// The role of the resource.
         role: Role,
         /// The file here.
         path: PathBuf,
-        /// Bytes here.
+        /// Size here, in bytes.
         here: u64,
-        /// Bytes at the source.
+        /// Size at the source, in bytes.
         there: u64,
     },
     /// The order differs.
     #[error("{role} here ({path}) is the source's {there}: give the disks in the same order")]
     Swapped {
-        /// Which.
+        /// The role of the resource.
         role: Role,
         /// The file here.
         path: PathBuf,
-        /// What it is at the source.
+        /// The file's role at the source.
         there: Role,
     },
     /// The token differs.
@@ -84,7 +84,7 @@ pub enum Mismatch {
         "{role} ({path}) is not the source's file but a copy or another one: give the file that the source has open, on storage that both hosts share"
     )]
     Other {
-        /// Which.
+        /// The role of the resource.
         role: Role,
         /// The file here.
         path: PathBuf,
@@ -94,7 +94,7 @@ pub enum Mismatch {
         "{role} ({path}) has no ownership record, the source's has: give the file that the source has open, on a file system with extended attributes"
     )]
     NoRecord {
-        /// Which.
+        /// The role of the resource.
         role: Role,
         /// The file here.
         path: PathBuf,
@@ -102,7 +102,7 @@ pub enum Mismatch {
     /// The generation differs.
     #[error("another guest was started on {role} ({path}) since the migration began: end it, and migrate again")]
     MovedOn {
-        /// Which.
+        /// The role of the resource.
         role: Role,
         /// The file here.
         path: PathBuf,
@@ -112,27 +112,27 @@ pub enum Mismatch {
         "another guest was started on {role} ({path}) since the file was written, so the file's guest must not run on it: give a copy that was made while the guest stood, with its record"
     )]
     MovedOnSinceFile {
-        /// Which.
+        /// The role of the resource.
         role: Role,
         /// The file here.
         path: PathBuf,
     },
-    /// The lock is free though the source holds it.
+    /// The lock is free although the source holds it.
     #[error(
         "the lock of {role} ({path}) is free here while the source holds it: it is a copy, or its file system keeps locks on one host, or the source has ended; share it through a file system whose locks both hosts see"
     )]
     NotHeld {
-        /// Which.
+        /// The role of the resource.
         role: Role,
         /// The file here.
         path: PathBuf,
     },
-    /// The records and locks tell nothing.
+    /// The records and locks cannot be used.
     #[error(transparent)]
     Unusable(#[from] OwnershipError),
 }
 
-/// Everything in which the resources `here` and the source's `tickets` differ.
+/// All differences between the resources `here` and the source's `tickets`.
 pub(super) fn compare(here: &[(Role, &Resource)], tickets: &[Ticket]) -> Vec<Mismatch> {
     let mut wrong = Vec::new();
     for ticket in tickets.iter().filter(|ticket| !here.iter().any(|(role, _)| *role == ticket.role)) {
@@ -151,7 +151,7 @@ pub(super) fn compare(here: &[(Role, &Resource)], tickets: &[Ticket]) -> Vec<Mis
     wrong
 }
 
-/// The first thing that is wrong with one of them: another file differs in all of them, and one reason is enough.
+/// The first fault of one resource: another file differs in every property, and one reason is enough.
 fn compare_one(here: &Resource, ticket: &Ticket, all: &[Ticket]) -> Result<Option<Mismatch>, OwnershipError> {
     let (role, path) = (ticket.role, here.path().to_owned());
     if let Some(expected) = ticket.record {

@@ -1,4 +1,4 @@
-//! The ownership record as bytes: 36 of them, in one format with a version.
+//! The ownership record as bytes: 36 bytes, in one versioned format.
 //!
 //! | bytes | what |
 //! | --- | --- |
@@ -12,36 +12,36 @@
 const MAGIC: &[u8; 8] = b"VMOWNER\0";
 const VERSION: u32 = 1;
 
-/// Bytes of a record.
+/// Size of a record in bytes.
 pub const RECORD_LEN: usize = 36;
 
-/// The side that ran a guest on a resource last, and how often a guest has been started on it.
+/// Which side ran a guest on a resource last, and how often a guest has been started on the resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Record {
-    /// Random; the source of a migration writes a fresh one when the migration begins, so that a copy of the resource
-    /// that was made earlier has another.
+    /// A random number. The source of a migration writes a fresh token when the migration begins, so that an earlier copy of the
+    /// resource has another token.
     pub token: [u8; 16],
-    /// One more with each start of a guest on this resource: at a boot, and when a migration is over, at the side that
-    /// goes on.
+    /// Incremented with each start of a guest on this resource: at a boot, and at the end of a migration by the side that runs
+    /// the guest.
     pub generation: u64,
 }
 
-/// Bytes that are no record.
+/// Why bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Too few or too many bytes.
     #[error("it has {0} bytes, an ownership record has {RECORD_LEN}")]
     Length(usize),
-    /// Something else is there.
+    /// The bytes do not begin with the magic number.
     #[error("it does not begin as an ownership record does")]
     Magic,
-    /// From a later release.
+    /// The version is that of a later release.
     #[error("version {0} of its format is not known here, only {VERSION} is")]
     Version(u32),
 }
 
 impl Record {
-    /// The record as it is kept.
+    /// The stored form of the record.
     pub fn to_bytes(&self) -> [u8; RECORD_LEN] {
         let mut bytes = [0; RECORD_LEN];
         let parts = MAGIC.iter().copied().chain(VERSION.to_be_bytes()).chain(self.token);
@@ -54,7 +54,7 @@ impl Record {
     /// Reads a record.
     ///
     /// # Errors
-    /// [`RecordError`] for bytes that [`to_bytes`](Self::to_bytes) does not write.
+    /// [`RecordError`] for bytes that [`to_bytes`](Self::to_bytes) cannot have written.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
         let wrong_length = RecordError::Length(bytes.len());
         let (magic, rest) = bytes.split_first_chunk::<8>().ok_or(wrong_length)?;
@@ -71,7 +71,7 @@ impl Record {
         Ok(Self { token: *token, generation: u64::from_be_bytes(generation) })
     }
 
-    /// With a token of its own, that nobody else has.
+    /// The same record with a new random token.
     pub(super) fn with_fresh_token(self) -> std::io::Result<Self> {
         let mut token = [0; 16];
         let mut filled = 0;

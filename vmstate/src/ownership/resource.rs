@@ -1,4 +1,4 @@
-//! One file that only the owner of a guest may use: its lock, and the place of its ownership record.
+//! One file that only the owner of a guest may use: its lock, and its ownership record.
 
 use std::fs::File;
 use std::io;
@@ -13,15 +13,15 @@ use rustix::fs::XattrFlags;
 use super::error::OwnershipError;
 use super::record::{RECORD_LEN, Record};
 
-/// Extended attribute of an image that holds its record.
+/// The extended attribute that holds an image's record.
 pub const ATTRIBUTE: &str = "user.vmstate.owner";
 
-/// What is done with a resource, and so how it is locked.
+/// How a resource is used, and therefore locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
     /// The guest writes it: one owner at a time.
     Exclusive,
-    /// The guest reads it: many may, as long as nobody writes.
+    /// The guest reads it: many owners, as long as nobody writes.
     Shared,
 }
 
@@ -34,9 +34,9 @@ enum Place {
 
 /// An open file with its lock and its record.
 ///
-/// The lock is an open-file-description lock over the whole file (`fcntl(2)`): it holds across threads, ends with the last
-/// descriptor of this opening, and meets QEMU's locks, which are of the same kind. Two openings of one file exclude each other,
-/// in one process too.
+/// The lock is an open-file-description lock over the whole file (`fcntl(2)`): it belongs to the open file and not to a thread,
+/// ends with the last descriptor of this open file, and conflicts with QEMU's locks, which are of the same kind. Two open files
+/// exclude each other, even in one process.
 #[derive(Debug)]
 pub struct Resource {
     file: File,
@@ -46,39 +46,39 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// A disk image that was opened from `path`. Its record is the extended attribute [`ATTRIBUTE`]; block devices and some
-    /// file systems have none, and a process that was only handed the open file may have no right to it. `file` is a clone ([`File::try_clone`]) of the one that is read and written, so that both
-    /// have one lock.
+    /// Creates the resource of a disk image that was opened from `path`. Its record is the extended attribute [`ATTRIBUTE`];
+    /// block devices and some file systems have none, and a process that only received the open file may lack permission for it.
+    /// `file` is a clone ([`File::try_clone`]) of the file that is read and written, so that both have one lock.
     pub fn image(file: File, path: &Path, access: Access) -> Self {
         Self { file, path: path.into(), access, place: Place::Attribute }
     }
 
-    /// A file that is nothing but a record with a lock; made if it does not exist. For guests without a disk, and for
-    /// images that cannot have a record.
+    /// Opens or creates a file that contains only a record and has a lock. For guests without a disk, and for images that cannot
+    /// have a record.
     ///
     /// # Errors
-    /// [`OwnershipError::Open`]; [`OwnershipError::Record`] if the file has another content.
+    /// [`OwnershipError::Open`]; [`OwnershipError::Record`] if the file has other contents.
     pub fn lease(path: &Path) -> Result<Self, OwnershipError> {
         let opened = File::options().read(true).write(true).create(true).truncate(false).open(path);
         Self::lease_of(opened.map_err(|source| OwnershipError::Open { path: path.into(), source })?, path)
     }
 
-    /// The [lease](Self::lease) in a file that is open for reading and writing; `path` names it in errors.
+    /// Creates the [lease](Self::lease) of a file that is open for reading and writing; `path` names it in errors.
     ///
     /// # Errors
-    /// [`OwnershipError::Record`] if the file has another content.
+    /// [`OwnershipError::Record`] if the file has other contents.
     pub fn lease_of(file: File, path: &Path) -> Result<Self, OwnershipError> {
         let lease = Self { file, path: path.into(), access: Access::Exclusive, place: Place::Content };
         lease.record()?;
         Ok(lease)
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How it is locked.
+    /// How the resource is used and locked.
     pub fn access(&self) -> Access {
         self.access
     }
@@ -89,17 +89,17 @@ impl Resource {
     /// [`OwnershipError::Open`].
     pub fn bytes(&self) -> Result<u64, OwnershipError> {
         match self.place {
-            // A block device has no length in its metadata, but an end to seek to. Nobody uses the position.
+            // A block device has length 0 in its metadata, so its end is sought. The file position is not used otherwise.
             Place::Attribute => io::Seek::seek(&mut &self.file, io::SeekFrom::End(0))
                 .map_err(|source| OwnershipError::Open { path: self.path.clone(), source }),
             Place::Content => Ok(0),
         }
     }
 
-    /// Takes the lock, or keeps it. Does not wait.
+    /// Takes the lock, or keeps it if it is held. Does not wait.
     ///
     /// # Errors
-    /// [`OwnershipError::InUse`] if another holds it; [`OwnershipError::Lock`] where the file system has no locks.
+    /// [`OwnershipError::InUse`] if another process holds it; [`OwnershipError::Lock`] where the file system has no locks.
     pub fn lock(&self) -> Result<(), OwnershipError> {
         let kind = match self.access {
             Access::Exclusive => libc::F_WRLCK,
@@ -112,42 +112,42 @@ impl Resource {
         }
     }
 
-    /// Gives the lock up. What was written must be on the disk already if another host takes the lock.
+    /// Releases the lock. If another host takes the lock, all writes must have reached the disk before.
     ///
     /// # Errors
-    /// [`OwnershipError::Lock`]; the lock is kept.
+    /// [`OwnershipError::Lock`]; the lock is then still held.
     pub fn unlock(&self) -> Result<(), OwnershipError> {
         let unlocked = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_UNLCK)));
         unlocked.map(drop).map_err(|errno| self.lock_error(errno))
     }
 
-    /// True while another opening of the file is locked for writing: by another process, or elsewhere in this one.
+    /// True while the file is locked for writing through another open file, of another process or of this one.
     ///
     /// # Errors
     /// [`OwnershipError::Lock`] where the file system has no locks.
     pub fn held_by_another(&self) -> Result<bool, OwnershipError> {
-        // A reader's lock would only be stopped by a writer's, so readers do not count.
+        // A read lock conflicts only with a write lock, so this test ignores readers.
         let mut found = whole_file(libc::F_RDLCK);
         fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut found)).map_err(|errno| self.lock_error(errno))?;
         Ok(i32::from(found.l_type) != libc::F_UNLCK)
     }
 
-    /// The record; `None` if there is none, or no place for one.
+    /// Reads the record; `None` if there is none, or no place for one.
     ///
     /// # Errors
-    /// [`OwnershipError::Record`] if something else is in its place, [`OwnershipError::RecordIo`] if that cannot be read.
+    /// [`OwnershipError::Record`] if the place has other contents, [`OwnershipError::RecordIo`] if it cannot be read.
     pub fn record(&self) -> Result<Option<Record>, OwnershipError> {
-        // Room for one byte too much: a longer content is no record.
+        // One byte more than a record: longer contents are not a record.
         let mut bytes = [0; RECORD_LEN + 1];
         let len = match self.place {
             Place::Attribute => match rustix::fs::fgetxattr(&self.file, ATTRIBUTE, &mut bytes[..]) {
                 Ok(len) => len,
-                // ACCESS: an attribute is read by the file's mode, whatever the open descriptor may (`xattr_permission`,
-                // fs/xattr.c of Linux).
+                // ACCESS: permission for an attribute depends on the file's mode, not on how the descriptor was opened
+                // (`xattr_permission`, fs/xattr.c of Linux).
                 Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP | rustix::io::Errno::ACCESS) => {
                     return Ok(None);
                 }
-                // Longer than the buffer.
+                // The attribute is longer than the buffer.
                 Err(rustix::io::Errno::RANGE) => bytes.len(),
                 Err(errno) => return Err(self.record_error(errno.into())),
             },
@@ -167,9 +167,9 @@ impl Resource {
         })
     }
 
-    /// Replaces the record. Returns false if the resource has no place for one: a block device, a file system without
-    /// extended attributes, or an image that the process was handed and has no right to by its mode. A record that can be
-    /// read and not replaced is an error: who knows it would take the guest's state for the last one.
+    /// Replaces the record. Returns false if the resource has no place for one: a block device, a file system without extended
+    /// attributes, or an image whose mode denies access to the attribute. A record that can be read but not replaced is an error:
+    /// a side that has that record would take a stale guest for the last one.
     ///
     /// # Errors
     /// [`OwnershipError::RecordIo`].
@@ -178,7 +178,7 @@ impl Resource {
         match self.place {
             Place::Attribute => match rustix::fs::fsetxattr(&self.file, ATTRIBUTE, &bytes, XattrFlags::empty()) {
                 Ok(()) => Ok(true),
-                // EPERM: no regular file (`xattr_permission`, fs/xattr.c of Linux).
+                // EPERM: not a regular file (`xattr_permission`, fs/xattr.c of Linux).
                 Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::PERM) => Ok(false),
                 Err(rustix::io::Errno::ACCESS) if self.record()?.is_none() => Ok(false),
                 Err(errno) => Err(self.record_error(errno.into())),

@@ -1,4 +1,4 @@
-//! All resources of one guest, taken and given up together.
+//! The set of all resources of one guest, which are taken and released together.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,22 +9,21 @@ use super::resource::{Access, Resource};
 
 use crate::sync::lock;
 
-/// What [`Ownership::claim`] found.
+/// The result of [`Ownership::claim`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Claim {
-    /// This side holds the guest's exclusive resources, and no one has run a guest on them since they were let go: as far as
-    /// their records tell, and where there is none, as far as the locks do ([`Ownership::is_provable`]).
+    /// This side holds the guest's exclusive resources, and no guest has run on them since they were released. Records prove
+    /// that; where there is none, only the locks do ([`Ownership::is_provable`]).
     Won,
-    /// Another process holds at least one of them. It may let go again: a killed process's locks outlive its sockets by
-    /// some milliseconds.
+    /// Another process holds at least one of them. Retry: a killed process's locks outlive its sockets by some milliseconds.
     Held,
-    /// The resources are free, but someone has run a guest on them since: this copy of the guest is stale.
+    /// The resources are free, but a guest has run on them since: this copy of the guest is stale.
     Moved,
     /// The guest has no exclusive resource: nothing can be proved.
     Undecidable,
 }
 
-/// The resources of one guest. Threads share it; each call has the whole set for itself.
+/// The resources of one guest. Threads share the set; each call locks the whole set.
 #[derive(Debug)]
 pub struct Ownership {
     exclusive: Mutex<Vec<Owned>>,
@@ -34,19 +33,19 @@ pub struct Ownership {
 struct Owned {
     role: Role,
     resource: Arc<Resource>,
-    /// The record that [`Ownership::claim`] must find: the one that this side wrote last or was told. `None` if nothing is
-    /// known, and then the lock alone decides.
+    /// The record that [`Ownership::claim`] must find: the one that this side wrote last or received from the source. `None` if
+    /// there is none; then the lock alone decides.
     known: Option<Record>,
-    /// What the other side has, or will have, is a copy: neither this lock nor this record tells who runs the guest.
+    /// The other side has, or will have, a copy of this resource: neither its lock nor its record shows who runs the guest.
     left_out: bool,
 }
 
 impl Ownership {
-    /// The set of `resources`, each with its role. Shared ones are locked at once, and stay
-    /// locked until they are closed: a hand-over moves exclusive ones only.
+    /// Creates a set of `resources`, each with its role. Shared ones are locked at once, and stay locked until they are closed:
+    /// only exclusive ones are handed over.
     ///
     /// # Errors
-    /// A shared one cannot be locked.
+    /// A shared resource cannot be locked.
     pub fn new(resources: impl IntoIterator<Item = (Role, Arc<Resource>)>) -> Result<Self, OwnershipError> {
         let mut exclusive = Vec::new();
         for (role, resource) in resources {
@@ -58,28 +57,30 @@ impl Ownership {
         Ok(Self { exclusive: Mutex::new(exclusive) })
     }
 
-    /// Before a boot, or where a person vouches for it: takes all locks, whoever ran on the resources before.
+    /// Takes all locks, whoever has run on the resources before. For a boot, and for a guest whose operator confirms that no
+    /// other copy of it runs.
     ///
     /// # Errors
-    /// One cannot be locked; none is then.
+    /// A resource cannot be locked; then none is locked.
     pub fn take(&self) -> Result<(), OwnershipError> {
         lock_all(self.exclusive().iter())
     }
 
-    /// Leaves exactly these resources out of what decides who runs the guest, until the guest goes on here ([`advance`](Self::advance)):
-    /// their content is copied to the other side of a migration, where it is another file. They are not told, proved, released or
-    /// claimed, and their locks stay as they are. Without any other resource nothing can be proved, as without a disk.
+    /// Excludes exactly these resources from the decision who runs the guest, until the guest runs here
+    /// ([`advance`](Self::advance)): a migration copies their contents to another file on the other side. They are not sent,
+    /// proved, released or claimed, and their locks stay as they are. If no other resource is left, nothing can be proved, as
+    /// without a disk.
     pub fn leave_out(&self, roles: &[Role]) {
         for owned in self.exclusive().iter_mut() {
             owned.left_out = roles.contains(&owned.role);
         }
     }
 
-    /// Source, when a migration begins: writes a fresh token into each record, and returns what the destination is told.
-    /// It is safe to abandon the migration afterwards.
+    /// Source, when a migration begins: writes a fresh token into each record, and returns the tickets for the destination. It is
+    /// safe to abandon the migration afterwards.
     ///
     /// # Errors
-    /// A lock is not held any more, or a record cannot be written.
+    /// A lock is no longer held, or a record cannot be written.
     pub fn begin(&self) -> Result<Vec<Ticket>, OwnershipError> {
         let mut exclusive = self.exclusive();
         hold_all(&exclusive)?;
@@ -92,21 +93,21 @@ impl Ownership {
         deciding(&exclusive).map(ticket).collect()
     }
 
-    /// Destination, while the source holds the locks: the resources here are those of the source's `tickets`, and their
-    /// locks exclude. [`claim`](Self::claim) compares with these tickets from then on. A source that told nothing, as
-    /// QEMU, has no `tickets`: then nothing is proved, and the locks alone decide.
+    /// Destination, while the source holds the locks: checks that the resources here are those of the source's `tickets`, and
+    /// that their locks exclude. From then on, [`claim`](Self::claim) compares with these tickets. A source without tickets, such
+    /// as QEMU, proves nothing, and the locks alone decide.
     ///
     /// # Errors
-    /// Everything that is wrong.
+    /// All differences.
     pub fn prove(&self, tickets: Option<&[Ticket]>) -> Result<(), Vec<Mismatch>> {
         self.compare(tickets, Some)
     }
 
-    /// As [`prove`](Self::prove), of a guest in a file, whose source has let go of the locks: the records alone tell. A copy of a
-    /// resource that was made since, with its record, passes.
+    /// As for [`prove`](Self::prove), for a guest in a file, whose source has released the locks: only the records are compared.
+    /// A copy of a resource that was made since then, with its record, passes.
     ///
     /// # Errors
-    /// Everything that is wrong.
+    /// All differences.
     pub fn recognize(&self, tickets: Option<&[Ticket]>) -> Result<(), Vec<Mismatch>> {
         self.compare(tickets, |mismatch| match mismatch {
             Mismatch::NotHeld { .. } => None,
@@ -134,10 +135,10 @@ impl Ownership {
         Ok(())
     }
 
-    /// Source, at the commit: gives up all exclusive locks. What was written is on the disk already.
+    /// Source, at the commit: releases all exclusive locks. All writes must have reached the disk before.
     ///
     /// # Errors
-    /// One could not be given up; all that can be taken again are held.
+    /// A lock could not be released; all locks that can be taken again are held.
     pub fn release(&self) -> Result<(), OwnershipError> {
         let exclusive = self.exclusive();
         let released = deciding(&exclusive).try_for_each(|owned| owned.resource.unlock());
@@ -147,11 +148,11 @@ impl Ownership {
         released
     }
 
-    /// Takes all exclusive locks, and compares the records with the known ones. Unless it is [`Claim::Won`], this side
-    /// holds no exclusive lock afterwards. May be called again, also by who holds the locks.
+    /// Takes all exclusive locks, and compares the records with the expected ones. If the result is not [`Claim::Won`], this side
+    /// holds no exclusive lock afterwards. May be called again, also while the locks are held.
     ///
     /// # Errors
-    /// A lock or a record cannot be used, or a record that must be there is gone.
+    /// A lock or a record cannot be used, or a record that must exist is gone.
     pub fn claim(&self) -> Result<Claim, OwnershipError> {
         let exclusive = self.exclusive();
         let exclusive: Vec<_> = deciding(&exclusive).collect();
@@ -170,11 +171,11 @@ impl Ownership {
         Ok(if moved? { Claim::Moved } else { Claim::Won })
     }
 
-    /// Just before the first instruction, with the locks held: moves each record on by one generation, so that whoever
-    /// else has a copy of the guest finds it stale. After an error it may be called again.
+    /// Just before the guest runs, with the locks held: advances each record by one generation, so that any other copy of the
+    /// guest becomes stale. After an error, it may be called again.
     ///
     /// # Errors
-    /// A record cannot be written: the guest must not run. The locks are kept.
+    /// A record cannot be written: the guest must not run. The locks stay held.
     pub fn advance(&self) -> Result<(), OwnershipError> {
         for owned in self.exclusive().iter_mut() {
             let record = match owned.resource.record()? {
@@ -187,8 +188,8 @@ impl Ownership {
         Ok(())
     }
 
-    /// True if records tell who ran the guest last: each exclusive resource has one, or a lease speaks for the guest as a
-    /// whole. Known once this side has written or proved them.
+    /// True if records show who ran the guest last: each exclusive resource has one, or a lease stands for the guest as a whole.
+    /// Valid after this side has written or proved the records.
     pub fn is_provable(&self) -> bool {
         let exclusive = self.exclusive();
         let mut leases = deciding(&exclusive).filter(|owned| owned.role == Role::Lease);
@@ -196,31 +197,31 @@ impl Ownership {
         all || leases.any(|lease| lease.known.is_some())
     }
 
-    /// True if there is a resource that decides who may run the guest.
+    /// True if a resource decides who may run the guest.
     pub fn has_exclusive(&self) -> bool {
         deciding(&self.exclusive()).next().is_some()
     }
 
-    /// A panic leaves the set usable: each record is written whole, and `known` after it.
+    /// A panic leaves the set usable: each record is written as a whole, and `known` is set after it.
     fn exclusive(&self) -> MutexGuard<'_, Vec<Owned>> {
         lock(&self.exclusive)
     }
 }
 
 impl Owned {
-    /// Writes `record`, and knows it if the resource has a place for one.
+    /// Writes `record`, and expects it from then on if the resource has a place for one.
     fn keep(&mut self, record: Record) -> Result<(), OwnershipError> {
         self.known = self.resource.write_record(&record)?.then_some(record);
         Ok(())
     }
 }
 
-/// Those that tell who runs the guest.
+/// The resources that decide who runs the guest.
 fn deciding(exclusive: &[Owned]) -> impl Iterator<Item = &Owned> {
     exclusive.iter().filter(|owned| !owned.left_out)
 }
 
-/// Takes all locks that can be taken: the guest runs here, so those that are held are kept whatever becomes of one.
+/// Takes all locks that can be taken: the guest runs here, so a failure of one lock does not release the others.
 fn hold_all(exclusive: &[Owned]) -> Result<(), OwnershipError> {
     exclusive.iter().map(|owned| owned.resource.lock()).fold(Ok(()), Result::and)
 }
@@ -234,7 +235,7 @@ fn lock_all<'a>(exclusive: impl Iterator<Item = &'a Owned> + Clone) -> Result<()
     locked
 }
 
-/// True if a record is not the known one.
+/// True if a record differs from the expected one.
 fn any_moved(exclusive: &[&Owned]) -> Result<bool, OwnershipError> {
     for owned in exclusive {
         let Some(known) = owned.known else { continue };

@@ -1,4 +1,4 @@
-//! A section of a device that gives out its state as a value, and takes one back.
+//! A section of a device that exports its state as a value, and imports one.
 
 use std::error::Error as StdError;
 use std::sync::{Arc, Mutex};
@@ -10,30 +10,30 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
 use crate::state::{VmState, Wire, refusal};
 
-/// A device that gives out its state as a value, and takes one back. [`ByState`] makes a section of it.
+/// A device that exports its state as a value, and imports one. [`ByState`] makes a section of the device.
 pub trait SaveRestore {
     /// The state: a struct that derives `VmState`.
     type State: VmState;
 
-    /// The state as it is now.
+    /// Exports the current state.
     ///
     /// # Errors
-    /// Why it cannot be had; the save or load then fails.
+    /// Why the state cannot be exported; the save or load then fails.
     fn save_state(&mut self) -> Result<Self::State, Box<dyn StdError + Send + Sync>>;
 
-    /// Takes on `state`. One that [`save_state`](Self::save_state) gave must be taken: with it a device that refused another
-    /// half-way is put back.
+    /// Imports `state`. A value from [`save_state`](Self::save_state) must be accepted: it restores a device that refused another
+    /// state half-way.
     ///
     /// # Errors
     /// Why the device cannot be in that state.
     fn restore_state(&mut self, state: Self::State) -> Result<(), Box<dyn StdError + Send + Sync>>;
 }
 
-/// A section of a [`SaveRestore`] device, in any form in which a machine owns one: by value, as `&mut _`, as `Box<_>` or as
-/// `Arc<Mutex<_>>`. It is named and described as the state is. It is always sent: a `needed` of the state is not asked.
+/// A section of a [`SaveRestore`] device, in any form in which a machine owns it: by value, as `&mut _`, as `Box<_>` or as
+/// `Arc<Mutex<_>>`. The section has the name and description of the state. It is always sent: a `needed` of the state is ignored.
 ///
-/// A load reads the state into one that the device gave, so what the state skips is the device's own; the device sees it
-/// only if all of it has loaded.
+/// A load reads into a state that the device exported, so skipped fields keep the device's values; the device gets the state only
+/// if all of it was loaded.
 ///
 /// ```
 /// use std::error::Error;
@@ -128,7 +128,7 @@ macro_rules! pointer {
 
 pointer!(&mut D, Box<D>);
 
-/// Waits for the lock, for each save and load. A poisoned one is refused.
+/// Each save and load waits for the lock. A poisoned lock is refused.
 impl<D: SaveRestore + ?Sized> SaveRestore for Arc<Mutex<D>> {
     type State = D::State;
 

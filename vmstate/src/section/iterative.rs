@@ -1,42 +1,43 @@
-//! A section that is sent in parts while the guest runs, as guest memory is.
+//! Sections that are sent in parts while the guest runs, as guest memory is.
 
 use crate::codec::{Outbox, Reader};
 use crate::error::Result;
 use crate::schema::Description;
 
-/// State that is too much for the pause: most of it is sent while the guest runs, in rounds, and only what was written since goes in
-/// the pause (QEMU's `SaveVMHandlers`). Guest memory is one; a device with megabytes of its own is another, such as a TPM's or flash
-/// memory. It is registered with [`Sections::add_iterative`](super::Sections::add_iterative), beside the sections that are sent whole.
+/// State that is too large for the downtime: most of it is sent while the guest runs, in rounds, and only the data written since
+/// then is sent in the pause (QEMU's `SaveVMHandlers`). Guest memory is one example; another is a device with megabytes of its
+/// own, such as a TPM or flash memory. Register it with [`Sections::add_iterative`](super::Sections::add_iterative), beside the
+/// sections that are sent whole.
 ///
 /// # The source
 ///
 /// [`setup`](Self::setup), once; then for each round [`sync`](Self::sync), and [`iterate`](Self::iterate) until nothing of the
-/// round is left, in turn with the other sections; in the pause the same once more, then [`complete`](Self::complete). After the end,
-/// however it comes, [`cleanup`](Self::cleanup). A migration that failed may be followed by another one, which begins with `setup`
-/// and sends everything anew.
+/// round is left, in turn with the other sections; in the pause the same once more, then [`complete`](Self::complete). At the
+/// end, whether the migration succeeded or not, [`cleanup`](Self::cleanup). A migration that failed may be followed by another
+/// one, which begins with `setup` and sends everything again.
 ///
-/// On the wire `setup` is the body of the START section, each `iterate` that of a PART and `complete` that of the END. A body has no
-/// length there: its own bytes must say where it ends.
+/// On the wire, `setup` is the body of the START section, each `iterate` that of a PART and `complete` that of the END. A body
+/// has no length there: its own bytes must determine where it ends.
 ///
 /// # The destination
 ///
 /// [`load_start`](Self::load_start) once, then [`load_part`](Self::load_part) and [`load_end`](Self::load_end) for each record: a
-/// piece of a body that is read whole or not at all. The engine calls again as long as they say [`Record::More`]. If the bytes at
-/// hand end within a record, the call's error is [`ErrorKind::Incomplete`](crate::error::ErrorKind::Incomplete), as [`Reader`] has it,
-/// and the engine calls again from the beginning of that record once more have come. So a call first takes all bytes of its record and
-/// checks them, and changes the device last. A record has at most 32 MiB. Which calls come in which order is checked before: each
-/// START once, parts only between START and END.
+/// piece of a body that is read whole or not at all. The engine repeats the call as long as it returns [`Record::More`]. If the
+/// received bytes end within a record, the call's error is [`ErrorKind::Incomplete`](crate::error::ErrorKind::Incomplete), as
+/// [`Reader`] returns it, and the engine calls again from the beginning of that record once more bytes have arrived. So a call
+/// must first read all bytes of its record and check them, and change the device last. A record has at most 32 MiB. The engine
+/// checks the order of the calls: each START once, parts only between START and END.
 ///
-/// # Writes while it is sent
+/// # Writes during the migration
 ///
-/// The device goes on writing while it is copied, so something may be sent half old and half new. That does no harm as long as it is
-/// sent again:
+/// The device continues to write while its state is copied, so a copy may be half old and half new. That is harmless as long as
+/// the data is sent again:
 ///
-/// 1. A writer writes first and marks the place as written then; `iterate` takes the mark away first and reads then. (Or both
-///    hold the same lock.) In this order a write is in the bytes that are sent, or its mark is there for the next round.
-/// 2. A mark that is set after `sync` waits for the next `sync`. So a round ends although the device goes on writing.
-/// 3. After [`Machine::pause`](crate::migrate::Machine::pause) nothing is written any more.
-/// 4. Of two copies of a place the last one counts: `load_part` overwrites.
+/// 1. A writer writes first and then marks the place as written; `iterate` clears the mark first and then reads. (Or both hold
+///   the same lock.) In this order, a write is in the bytes that are sent, or its mark is there for the next round.
+/// 2. A mark that is set after `sync` waits for the next `sync`. So a round ends although the device continues to write.
+/// 3. After [`Machine::pause`](crate::migrate::Machine::pause), nothing is written.
+/// 4. The last of several copies counts: `load_part` overwrites.
 ///
 /// ```
 /// use std::collections::BTreeSet;
@@ -47,15 +48,15 @@ use crate::schema::Description;
 /// use vmstate::section::{IterativeSection, Record};
 ///
 /// const BLOCK: usize = 512;
-/// /// In place of a block's number: the body ends here.
+/// /// Ends a body, in place of a block's number.
 /// const END: u32 = u32::MAX;
 ///
 /// /// A device's flash memory.
 /// struct Flash {
 ///     blocks: Vec<[u8; BLOCK]>,
-///     /// Written since the last `sync`, once a migration has begun.
+///     /// Blocks written since the last `sync`, once a migration has begun.
 ///     written: Option<BTreeSet<u32>>,
-///     /// Of this round, and not sent yet.
+///     /// Blocks of this round that are not sent yet.
 ///     pending: BTreeSet<u32>,
 /// }
 ///
@@ -64,7 +65,7 @@ use crate::schema::Description;
 ///         Self { blocks: vec![[0; BLOCK]; blocks], written: None, pending: BTreeSet::new() }
 ///     }
 ///
-///     /// What the device does for its guest. The engine has `&mut self` while it reads a block: an `Arc<Mutex<Flash>>` is
+///     /// Writes a block for the guest. The engine has `&mut self` while it reads a block: an `Arc<Mutex<Flash>>` is
 ///     /// registered, and the device's threads take the same lock for each write.
 ///     fn write(&mut self, block: u32, bytes: [u8; BLOCK]) {
 ///         self.blocks[block as usize] = bytes;
@@ -137,7 +138,7 @@ use crate::schema::Description;
 ///     }
 /// }
 ///
-/// // What a migration does with them, in short.
+/// // The calls of a migration, shortened.
 /// let (mut source, mut destination) = (Flash::new(3), Flash::new(3));
 /// source.write(1, [1; BLOCK]);
 /// let (mut start, mut parts) = (Outbox::new(), Outbox::new());
@@ -165,83 +166,84 @@ use crate::schema::Description;
 /// # Ok::<(), vmstate::Error>(())
 /// ```
 pub trait IterativeSection {
-    /// Name and versions; the newest is the one that is sent. What its bodies hold is not described
+    /// Name and versions; the newest version is sent. The contents of the bodies are not described
     /// ([`Description::undescribed`]).
     fn description(&self) -> &'static Description;
 
-    /// False if it is not sent in this migration. Asked once, before [`setup`](Self::setup).
+    /// False if the section is not sent in this migration. Called once, before [`setup`](Self::setup).
     fn is_needed(&self) -> bool {
         true
     }
 
-    /// Source: begins to record what is written; all of the state is pending. Appends the body of the START section: what the
-    /// destination must compare before the first page. Nothing of the state that the guest changes belongs here.
+    /// Source: starts recording writes; all of the state is pending. Appends the body of the START section: the properties that
+    /// the destination must compare before the first page. It must not contain state that the guest changes.
     ///
     /// # Errors
-    /// Why it cannot be sent. [`cleanup`](Self::cleanup) follows.
+    /// Why the section cannot be sent. [`cleanup`](Self::cleanup) follows.
     fn setup(&mut self, out: &mut Outbox) -> Result<()>;
 
-    /// Source: about how many bytes are still to be sent, as far as this is known without a [`sync`](Self::sync). Right after one it
-    /// is exact, or as near as can be. It is asked for after each chunk, so it must be cheap. The forecast of the pause counts on it.
+    /// Source: an estimate of the bytes that are still to be sent, without a [`sync`](Self::sync). Right after a `sync`, the
+    /// estimate must be as exact as possible. Called after each chunk, so it must be cheap. The forecast of the downtime depends
+    /// on it.
     fn pending(&mut self) -> u64;
 
-    /// Source, at the beginning of each round and in the pause: takes in what was written until now. All that is pending then is
-    /// of this round.
+    /// Source, at the beginning of each round and in the pause: adds the places written so far to those pending. Everything
+    /// pending then belongs to this round.
     ///
     /// # Errors
-    /// What the record of writes says; the migration fails.
+    /// A failure of the record of writes; the migration fails.
     fn sync(&mut self) -> Result<()>;
 
-    /// Source: appends the body of a PART section, of about `budget` bytes, and at least one record if something of this round is
-    /// left. True if nothing is left of it. In the pause it is called as in the rounds, so that not all that is left is put together
-    /// at once.
+    /// Source: appends the body of a PART section, of about `budget` bytes, with at least one record if something of this round
+    /// is left. True if nothing is left. It is called in the pause as in the rounds, so that the remaining state is sent in
+    /// chunks as well.
     ///
     /// # Errors
-    /// What cannot be read; the migration fails.
+    /// Why state cannot be read; the migration fails.
     fn iterate(&mut self, out: &mut Outbox, budget: u64) -> Result<bool>;
 
-    /// Source, in the pause, when [`iterate`](Self::iterate) has sent all that was pending: appends the body of the END section.
+    /// Source, in the pause, when [`iterate`](Self::iterate) has sent everything pending: appends the body of the END section.
     ///
     /// # Errors
-    /// What cannot be read; the migration fails.
+    /// Why state cannot be read; the migration fails.
     fn complete(&mut self, out: &mut Outbox) -> Result<()>;
 
-    /// Destination: reads a record of the START section's body and compares it. It must not change what the guest has: the migration may
-    /// still be refused, and another one come.
+    /// Destination: reads a record of the START section's body and compares it. It must not change guest state: the migration may
+    /// still be refused, and another one follow.
     ///
     /// # Errors
-    /// Any kind; `Incompatible` if what the source has does not fit here.
+    /// Any kind; `Incompatible` if the source's properties do not fit this side.
     fn load_start(&mut self, input: &mut Reader<'_>, version: u32) -> Result<Record>;
 
-    /// Destination: reads a record of a PART section's body, and takes it on.
+    /// Destination: reads a record of a PART section's body and applies it.
     ///
     /// # Errors
-    /// `Malformed` for what no source sends.
+    /// `Malformed` for a record that no source sends.
     fn load_part(&mut self, input: &mut Reader<'_>, version: u32) -> Result<Record>;
 
-    /// Destination: reads a record of the END section's body, and takes it on. After its last one the state is complete: what cannot
-    /// be is refused here.
+    /// Destination: reads a record of the END section's body and applies it. After its last record, the state is complete: an
+    /// impossible state must be refused here.
     ///
     /// # Errors
-    /// As [`load_part`](Self::load_part), which it calls unless it is written anew.
+    /// As for [`load_part`](Self::load_part), which the default calls.
     fn load_end(&mut self, input: &mut Reader<'_>, version: u32) -> Result<Record> {
         self.load_part(input, version)
     }
 
-    /// Either side, once, after a [`setup`](Self::setup) or [`load_start`](Self::load_start) that was called: the migration is over,
-    /// however it ended. It must not fail.
+    /// Either side, once after [`setup`](Self::setup) or [`load_start`](Self::load_start) was called: the migration has ended,
+    /// successfully or not. It must not fail.
     fn cleanup(&mut self) {}
 }
 
-/// What [`IterativeSection::load_part`] has read.
+/// The result of [`IterativeSection::load_part`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Record {
-    /// A record; another one follows.
+    /// One record was read; another one follows.
     More,
-    /// The last record of the section's body.
+    /// The last record of the section's body was read.
     Last,
-    /// None: what it needs first does not come in the stream. It is called again, at the same place, as long as the source is not
-    /// given up.
+    /// No record was read: it depends on data that does not come in the stream. The engine calls again, at the same position,
+    /// until it gives the source up.
     Awaited,
 }

@@ -1,4 +1,4 @@
-//! An iterative section in the form in which a machine owns it, as `shared` has it for those that are sent whole.
+//! Iterative sections in the forms in which a machine owns them: the counterpart of `shared` for sections that are sent in parts.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -62,13 +62,13 @@ pointer!(&mut S, Box<S>);
 
 macro_rules! lock {
     ($($lock:ident, $read:ident, $write:ident;)*) => {$(
-        /// Each call waits for the lock, and holds it as long as it takes. A poisoned one is refused, but for a cleanup.
+        /// Each call waits for the lock and holds it to its end. A poisoned lock is refused, except in a cleanup.
         impl<S: IterativeSection + ?Sized> IterativeSection for Arc<$lock<S>> {
             fn description(&self) -> &'static Description {
                 self.$read().unwrap_or_else(PoisonError::into_inner).description()
             }
 
-            // A poisoned one may say anything here: its setup refuses.
+            // The result for a poisoned lock does not matter: its setup refuses.
             fn is_needed(&self) -> bool {
                 self.$read().map_or(true, |device| device.is_needed())
             }

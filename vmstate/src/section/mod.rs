@@ -1,4 +1,4 @@
-//! Sections: who sends which state under which name, and in which order.
+//! Sections: named units of state, and their order in the stream.
 
 mod by_state;
 #[cfg(feature = "engine")]
@@ -30,12 +30,12 @@ pub use registration::Registration;
 #[cfg(feature = "engine")]
 pub use registry::Sections;
 
-/// One device's state as the stream sees it: object-safe, so that a registry can hold many.
+/// The state of one device as a section of the stream. The trait is object-safe, so that a registry can hold many.
 ///
-/// `#[derive(VmState)]` implements it for each struct that is `Send`, so that a machine's [`Sections`] can go to the thread
-/// that migrates it. A section is registered in the form in which the machine owns it: by value, as `Box<_>`, `&mut _`,
-/// `Arc<Mutex<_>>` or `Arc<RwLock<_>>`, each of a device's type, of `dyn Section`, or of a trait of one's own that has
-/// `Section` as a supertrait. A wrapper of one's own passes on all methods, those with a default too.
+/// `#[derive(VmState)]` implements it for each struct that is `Send`, so that a machine's [`Sections`] can move to the thread
+/// that migrates it. Register a section in the form in which the machine owns it: by value, as `Box<_>`, `&mut _`,
+/// `Arc<Mutex<_>>` or `Arc<RwLock<_>>`, each of a device's type, of `dyn Section`, or of a trait of your own that has `Section`
+/// as a supertrait. A wrapper of your own must forward all methods, including those with a default.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -70,12 +70,12 @@ pub trait Section: Send {
     /// Name, versions, fields.
     fn description(&self) -> &'static Description;
 
-    /// How it is treated as a whole.
+    /// How the section is treated as a whole.
     fn rules(&self) -> SectionRules {
         SectionRules::DEFAULT
     }
 
-    /// False if it need not be sent now.
+    /// False if the section need not be sent now.
     fn is_needed(&self) -> bool {
         true
     }
@@ -83,13 +83,13 @@ pub trait Section: Send {
     /// Appends the newest version of the state.
     ///
     /// # Errors
-    /// What a hook of the device refuses.
+    /// Why a hook of the device refuses the save.
     fn save(&mut self, out: &mut Writer) -> Result<()>;
 
-    /// Appends the state as it was at `version`. A hand-written section knows its newest only, unless it says more.
+    /// Appends the state in the layout of `version`. The default, for a hand-written section, supports the newest version only.
     ///
     /// # Errors
-    /// `Misuse` if it cannot be saved at `version`; as [`save`](Self::save).
+    /// `Misuse` if the section cannot be saved at `version`; as for [`save`](Self::save).
     fn save_at(&mut self, out: &mut Writer, version: u32) -> Result<()> {
         match version == self.description().version {
             true => self.save(out),
@@ -97,7 +97,7 @@ pub trait Section: Send {
         }
     }
 
-    /// Replaces the state by what `input` holds, written at `version`; or leaves all as it was.
+    /// Replaces the state by the contents of `input`, written at `version`, or leaves it unchanged on an error.
     ///
     /// # Errors
     /// Any kind, with path and offset.

@@ -1,4 +1,4 @@
-//! Saving for an older release: each section under the name and at the version that its schema has.
+//! Saving for an older release: each section with the name and version that the release's schema has.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Description;
 use crate::schema::json::Schema;
 
-/// Why a section is not sent that the release does not have.
+/// The reason why a section that the release lacks is not sent.
 const UNKNOWN: &str = "this section is not known there: leave the device out of machines that go there";
 
 /// How one section is sent to an older release.
@@ -18,39 +18,39 @@ pub(super) struct Older {
     pub(super) idstr: String,
     pub(super) version: u32,
     pub(super) description: Description,
-    /// As the release has it.
+    /// The section's description in the release.
     there: Description,
     subsections: Arc<SubsectionVersions>,
 }
 
 impl Sections<'_> {
-    /// From now on everything is saved so that the release loads it whose schema this is
-    /// ([`schema`](Self::schema), as that release wrote it): sections under the name that it knows of those that they have
-    /// and had, sections and subsections at its version if that is older than today's. With `None`, and before the first
-    /// call, everything is saved at its newest version. No migration or snapshot changes it, however it ends.
+    /// From now on, saves everything so that the release with this schema loads it ([`schema`](Self::schema), as that release
+    /// wrote it): each section under the one of its present and older names that the release has, sections and subsections at the
+    /// release's version if that is older than today's. With `None`, and before the first call, everything is saved at its newest
+    /// version. The setting stays after a migration or snapshot, successful or not.
     ///
-    /// A migration or snapshot is refused before anything is sent, with all reasons, if something cannot be said in that
-    /// release: a section or a subsection that is needed now and not known there, one whose version there is no longer
-    /// written here, one that it does not do without and that this machine does not send, another layout, a value that it does
-    /// not take. To find subsections and values, everything is saved once more before, in a live migration while the guest
-    /// runs. What comes later ends the migration at the next [rehearsal](crate::migrate::Machine::rehearse), or in the pause
-    /// before any device is sent; the guest runs on here.
+    /// A migration or snapshot is refused before anything is sent, with all reasons, if some state cannot be represented in that
+    /// release: a needed section or subsection that the release lacks, a version that this release no longer writes, a section
+    /// that the release requires and this machine does not send, a different layout, a value that the release refuses. To find
+    /// such subsections and values, everything is saved once before, in a live migration while the guest runs. A state that
+    /// becomes unrepresentable later ends the migration at the next [rehearsal](crate::migrate::Machine::rehearse), or in the
+    /// pause before any device is sent; the guest then continues here.
     pub fn save_for(&mut self, release: Option<Schema>) {
         self.release = release.map(Arc::new);
         self.forget_older();
     }
 
-    /// How each section is sent is looked up anew before the next save.
+    /// Makes the next save look up again how each section is sent.
     pub(super) fn forget_older(&mut self) {
         self.entries.iter_mut().for_each(|entry| entry.older = None);
     }
 
-    /// The release for which everything is saved, unless that is this one.
+    /// The older release for which everything is saved, if there is one.
     pub(crate) fn release(&self) -> Option<Arc<Schema>> {
         self.release.clone()
     }
 
-    /// Tells each section how it is sent: once, and not again in the pause.
+    /// Looks up how each section is sent: once, and not again in the pause.
     pub(super) fn look_up_release(&mut self) {
         let Some(release) = &self.release else { return };
         for entry in self.entries.iter_mut().filter(|entry| entry.older.is_none()) {
@@ -84,7 +84,7 @@ impl Older {
     }
 }
 
-/// Why nothing can be sent at `version`.
+/// Why no common version exists to send at.
 fn unsayable(version: u32, oldest_here: u32, oldest_there: u32) -> Option<String> {
     if version < oldest_there {
         return Some(format!("its newest version is {version}, the oldest that loads there is {oldest_there}"));
@@ -98,10 +98,10 @@ fn unsayable(version: u32, oldest_here: u32, oldest_there: u32) -> Option<String
 }
 
 impl Registration<'_> {
-    /// Name, version and description under which it is sent.
+    /// Name, version and description under which the section is sent.
     ///
     /// # Errors
-    /// `Incompatible`, if the release for which it is saved cannot have it.
+    /// `Incompatible` if the section cannot be sent to the release for which it is saved.
     pub(crate) fn sent_as(&self) -> Result<(&str, u32, &Description)> {
         match self.older.as_deref() {
             None => Ok((&self.idstr, self.description().version, self.description())),
@@ -110,10 +110,10 @@ impl Registration<'_> {
         }
     }
 
-    /// Name and version under which it is sent in parts, which can only be its newest.
+    /// Name and version under which the section is sent in parts, which must be its newest version.
     ///
     /// # Errors
-    /// As [`sent_as`](Self::sent_as).
+    /// As for [`sent_as`](Self::sent_as).
     pub(crate) fn sent_in_parts_as(&self) -> Result<(&str, u32)> {
         let ((idstr, version, _), newest) = (self.sent_as()?, self.description().version);
         if version != newest {
@@ -122,7 +122,7 @@ impl Registration<'_> {
         Ok((idstr, version))
     }
 
-    /// The name that it has in the release for which it is saved.
+    /// The section's name in the release for which it is saved.
     pub(crate) fn name_there(&self) -> &str {
         match self.older.as_deref() {
             None => &self.idstr,
@@ -131,11 +131,11 @@ impl Registration<'_> {
         }
     }
 
-    /// Appends its state.
+    /// Appends the state of the section.
     ///
     /// # Errors
-    /// What the section says, with its name; `Incompatible` if it cannot be said in the release for which it is saved; `Misuse` if it
-    /// is sent in parts.
+    /// Errors of the section, with its name; `Incompatible` if the state cannot be represented in the release for which it is
+    /// saved; `Misuse` if the section is sent in parts.
     #[inline]
     pub fn save(&mut self, out: &mut Writer) -> Result<()> {
         let saved = match (&mut self.content, &self.older) {
@@ -146,7 +146,7 @@ impl Registration<'_> {
         saved.map_err(|error| error.in_section(&self.idstr, self.instance))
     }
 
-    /// Appends the state as the release has it for which it is saved.
+    /// Appends the state in the layout of the release for which it is saved.
     #[cold]
     fn save_older(&mut self, out: &mut Writer) -> Result<()> {
         let Content::Whole(section) = &mut self.content else { return Ok(()) };
@@ -160,7 +160,7 @@ impl Registration<'_> {
         let saved = section.save_at(out, version);
         let problems = out.limit_subsections(None);
         match saved {
-            // A hand-written section knows its newest version only.
+            // A hand-written section supports its newest version only.
             Err(error) if error.kind() == ErrorKind::Misuse => Err(self.incompatible(error.message())),
             Ok(()) if !problems.is_empty() => Err(self.incompatible(&problems.join("; "))),
             Ok(()) => match self.refused_value(out.as_slice().get(before..).unwrap_or_default()) {
@@ -171,7 +171,7 @@ impl Registration<'_> {
         }
     }
 
-    /// The first value in the section's bytes that the release does not take.
+    /// The first value in the section's bytes that the release refuses.
     fn refused_value(&self, bytes: &[u8]) -> Option<Error> {
         let Some(Ok(Older { version, there, .. })) = self.older.as_deref() else { return None };
         taken::refused_value(bytes, there, *version)

@@ -1,4 +1,4 @@
-//! The registry's side of sections that are sent in parts: which there are, and which may begin to load.
+//! The registry's functions for sections that are sent in parts: which exist, and which may begin to load.
 
 use std::cmp::Reverse;
 
@@ -8,7 +8,7 @@ use crate::codec::Strictness;
 use crate::error::{Error, ErrorKind, Result};
 
 impl<'a> Sections<'a> {
-    /// Indices of those that are sent in parts, in the order they are sent, which is that of [`in_order`](Self::in_order).
+    /// Indices of the sections that are sent in parts, in the order of [`in_order`](Self::in_order), in which they are sent.
     pub(crate) fn iterative(&mut self) -> Vec<usize> {
         self.look_up_release();
         let all = self.entries.iter().enumerate();
@@ -22,7 +22,7 @@ impl<'a> Sections<'a> {
         self.entries.get(index)
     }
 
-    /// What is sent in parts of the section at an index.
+    /// The iterative section at an index.
     pub(crate) fn parts(&mut self, index: usize) -> Option<&mut dyn IterativeSection> {
         match &mut self.entries.get_mut(index)?.content {
             Content::Iterative(section) => Some(&mut **section),
@@ -30,10 +30,10 @@ impl<'a> Sections<'a> {
         }
     }
 
-    /// The index of the section that the stream calls `idstr`, `instance`, if it is one that comes in parts. Strict loads want it to
-    /// `come_in_parts` as it does here.
+    /// The index of the section that the stream calls `idstr`, `instance`, if this side has it in parts. A strict load requires
+    /// that the stream agrees (`comes_in_parts`).
     ///
-    /// # Errors
+    /// `Malformed` if the section comes whole where this side has it in parts, or the reverse, or came before.
     /// `Malformed` if it comes another way than here, or came before.
     pub(crate) fn begin_parts(
         &self,
@@ -56,10 +56,10 @@ impl<'a> Sections<'a> {
         }
     }
 
-    /// All that is to come in parts has `begun`, as far as a strict load requires it.
+    /// Checks that every section which comes in parts has `begun`, as far as a strict load requires.
     ///
     /// # Errors
-    /// As [`check_complete`](Self::check_complete).
+    /// As for [`check_complete`](Self::check_complete).
     pub(crate) fn check_begun(&self, strictness: Strictness, begun: impl Fn(usize) -> bool) -> Result<()> {
         match strictness {
             Strictness::Strict => self.check_came(strictness, |index, entry| !entry.is_iterative() || begun(index)),
@@ -67,7 +67,7 @@ impl<'a> Sections<'a> {
         }
     }
 
-    /// The last part of the section at an index has loaded.
+    /// Marks the section at an index as loaded, after its last part.
     pub(crate) fn end_parts(&mut self, index: usize) {
         if let Some(entry) = self.entries.get_mut(index) {
             entry.loaded = true;

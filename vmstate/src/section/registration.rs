@@ -1,4 +1,4 @@
-//! One section in the registry: who it is, and how it is sent and loaded.
+//! One section in the registry: its name, and how it is sent and loaded.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ pub struct Registration<'a> {
     pub(super) idstr: String,
     pub(super) instance: u32,
     pub(super) alias: Option<u32>,
-    /// Name and instance before it had a path.
+    /// Name and instance id without the device's path.
     pub(super) compat: Option<(String, u32)>,
     pub(super) priority: u32,
     early: bool,
@@ -21,13 +21,13 @@ pub struct Registration<'a> {
     beyond_qemu: bool,
     pub(super) unmigratable: Option<String>,
     pub(super) loaded: bool,
-    /// How it is sent to the release for which it is saved, or its name there and why it cannot be. Boxed, as it is seldom
-    /// there, and a save looks at all registrations.
+    /// How the section is sent to the release for which it is saved, or its name there and why it cannot be sent. Boxed, because
+    /// it is rare and a save iterates over all registrations.
     pub(super) older: Option<Box<std::result::Result<Older, (String, String)>>>,
     pub(super) content: Content<'a>,
 }
 
-/// How a section goes through the stream.
+/// How a section is sent.
 pub(super) enum Content<'a> {
     /// Whole, in one FULL section.
     Whole(Box<dyn Section + 'a>),
@@ -55,33 +55,33 @@ impl<'a> Registration<'a> {
 }
 
 impl Registration<'_> {
-    /// Sends it before all sections of lower priority, as a device needs whose state others depend on when they load.
+    /// Sends the section before all sections of lower priority. Needed for a device whose state others depend on when they load.
     pub fn priority(&mut self, priority: u32) -> &mut Self {
         self.priority = priority;
         self
     }
 
-    /// Loads it also under this instance number, which an earlier release used. An older name:
+    /// Also loads the section under this instance id, which an earlier release used. For an older name, see
     /// [`Sections::add_alias`](super::Sections::add_alias).
     pub fn alias(&mut self, instance: u32) -> &mut Self {
         self.alias = Some(instance);
         self
     }
 
-    /// Says why the machine cannot be migrated as long as it has this section.
+    /// Declares that the machine cannot be migrated as long as it has this section, and why.
     pub fn unmigratable(&mut self, reason: &str) -> &mut Self {
         self.unmigratable = Some(reason.to_owned());
         self
     }
 
-    /// A stream without it is complete.
+    /// Accepts streams without this section as complete.
     pub fn optional(&mut self) -> &mut Self {
         self.required = false;
         self
     }
 
-    /// QEMU's machine of this type has no such section, and would refuse the stream because of it: it is sent only to a destination
-    /// that says it is of this library, and a stream without it is complete.
+    /// Declares that QEMU's machine of this type has no such section, and would refuse the stream because of it: the section is
+    /// sent only to a destination that identifies itself as one of this library, and streams without it are complete.
     pub fn beyond_qemu(&mut self) -> &mut Self {
         (self.required, self.beyond_qemu) = (false, true);
         self
@@ -93,28 +93,28 @@ impl Registration<'_> {
         &self.idstr
     }
 
-    /// Which of several devices of that name.
+    /// Instance id among devices of that name.
     #[inline]
     pub fn instance(&self) -> u32 {
         self.instance
     }
 
-    /// True if it is sent before the guest's memory.
+    /// True if the section is sent before the guest's memory.
     pub fn is_early(&self) -> bool {
         self.early
     }
 
-    /// True if a QEMU is not sent it.
+    /// True if the section is not sent to a QEMU.
     pub fn is_beyond_qemu(&self) -> bool {
         self.beyond_qemu
     }
 
-    /// True if it is sent in parts while the guest runs.
+    /// True if the section is sent in parts while the guest runs.
     pub fn is_iterative(&self) -> bool {
         matches!(self.content, Content::Iterative(_))
     }
 
-    /// False if it need not be sent now.
+    /// False if the section need not be sent now.
     pub fn is_needed(&self) -> bool {
         match &self.content {
             Content::Whole(section) => section.is_needed(),
@@ -122,7 +122,7 @@ impl Registration<'_> {
         }
     }
 
-    /// What its bytes are.
+    /// The description of the section's bytes.
     #[inline]
     pub fn description(&self) -> &'static Description {
         match &self.content {
@@ -131,7 +131,7 @@ impl Registration<'_> {
         }
     }
 
-    /// Takes in the state that came whole.
+    /// Loads the state of a section that came whole.
     pub(super) fn load(&mut self, input: &mut Reader<'_>, version: u32) -> Result<()> {
         match &mut self.content {
             Content::Whole(section) => section.load(input, version)?,
@@ -143,8 +143,8 @@ impl Registration<'_> {
         Ok(())
     }
 
-    /// QEMU's `find_se` (migration/savevm.c): an entry without alias has alias -1 there, so the wire's 0xffffffff
-    /// matches it; and one with a path still answers to what it was called without.
+    /// QEMU's `find_se` (migration/savevm.c): an entry without alias has alias -1 there, so the wire's 0xffffffff matches it; an
+    /// entry with a path also matches its name without the path.
     pub(super) fn answers_to(&self, idstr: &str, instance: u32, strictness: Strictness) -> bool {
         let alias = match strictness {
             Strictness::Strict => self.alias,

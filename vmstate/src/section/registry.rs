@@ -1,4 +1,4 @@
-//! The registry: which sections a machine has, in which order they are sent, and which of them a load has seen.
+//! The registry: the sections of a machine, their order, and which of them a load has seen.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use crate::schema::json::Schema;
 #[derive(Debug, Default)]
 pub struct Sections<'a> {
     pub(super) entries: Vec<Registration<'a>>,
-    /// Older names, each with the name that the sections have now.
+    /// Older names, each with the present name of the sections.
     pub(super) aliases: Vec<(String, String)>,
-    /// Names of sections on which the two sides may differ, each with what to do then.
+    /// Names of sections that only one side may have, each with advice for the user.
     remedies: Vec<(String, String)>,
-    /// The release for which everything is saved, unless that is this one.
+    /// The older release for which everything is saved, if there is one.
     pub(super) release: Option<Arc<Schema>>,
-    /// The entry behind the one that a load saw last.
+    /// Index of the entry after the one that the load saw last.
     next: usize,
-    /// Number of leading entries that have only one name and number each.
+    /// Number of leading entries that have only one name and instance id each.
     plain: usize,
 }
 
 impl<'a> Sections<'a> {
-    /// No sections.
+    /// Creates an empty registry.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a section under the name of its description, and under the instance number that its rules say: if none, the
-    /// next that is free (`calculate_new_instance_id`, migration/savevm.c).
+    /// Adds a section under the name of its description, and under the instance id of its rules; without one, the next free id
+    /// (`calculate_new_instance_id`, migration/savevm.c).
     ///
     /// # Errors
     /// As [`register`](Self::register).
@@ -42,9 +42,9 @@ impl<'a> Sections<'a> {
         self.register(&name, instance, section)
     }
 
-    /// Adds a section of a device on a bus: its name is `path/name`, its instance 0. A QEMU-compatible load also takes it
-    /// under the name without path, as streams of old have it, with the instance number that [`add`](Self::add)
-    /// would give among those with a path (`vmstate_register_with_alias_id`, migration/savevm.c).
+    /// Adds a section of a device on a bus: its name is `path/name`, its instance id 0. A QEMU-compatible load also accepts the
+    /// name without the path, as old streams have it, with the instance id that [`add`](Self::add) would assign among sections
+    /// with a path (`vmstate_register_with_alias_id`, migration/savevm.c).
     ///
     /// # Errors
     /// As [`register`](Self::register).
@@ -72,12 +72,12 @@ impl<'a> Sections<'a> {
         }
     }
 
-    /// Adds a section under a name and an instance number; all else is as its [rules](Section::rules) say. A device that
-    /// the caller keeps is passed as `&mut device`, or as its `Arc<Mutex<_>>`.
+    /// Adds a section under a name and an instance id; everything else follows its [rules](Section::rules). To keep the device,
+    /// pass `&mut device` or its `Arc<Mutex<_>>`.
     ///
     /// # Errors
-    /// `Misuse` if the name is taken, is an older name of other sections, is empty, or is longer than the 255 bytes that
-    /// its length byte can say.
+    /// `Misuse` if the name is taken, is an older name of other sections, is empty, or is longer than 255 bytes, the most that
+    /// its length byte allows.
     pub fn register(
         &mut self,
         idstr: &str,
@@ -88,9 +88,9 @@ impl<'a> Sections<'a> {
         self.insert(idstr, instance, rules, Content::Whole(Box::new(section)))
     }
 
-    /// Adds a section that is sent in parts while the guest runs, under the name of its description and the next instance number that is
-    /// free. It is sent behind the guest's memory and before the sections that are sent whole, with the same rules: it is required unless
-    /// it is [`optional`](Registration::optional), and may have [older names](Self::add_alias).
+    /// Adds a section that is sent in parts while the guest runs, under the name of its description and the next free instance
+    /// id. It is sent after the guest's memory and before the sections that are sent whole, with the same rules: it is required
+    /// unless it is [`optional`](Registration::optional), and may have [older names](Self::add_alias).
     ///
     /// # Errors
     /// As [`register`](Self::register).
@@ -100,7 +100,7 @@ impl<'a> Sections<'a> {
         self.register_iterative(&name, instance, section)
     }
 
-    /// As [`add_iterative`](Self::add_iterative), under a name and an instance number.
+    /// As for [`add_iterative`](Self::add_iterative), under a name and an instance id.
     ///
     /// # Errors
     /// As [`register`](Self::register).
@@ -133,9 +133,9 @@ impl<'a> Sections<'a> {
         Ok(added)
     }
 
-    /// Loads the sections called `idstr` also under `older`, the name that an earlier release gave them; each keeps its
-    /// instance number. They are sent as `idstr`. Subsections are called after the description and not after the section: a
-    /// device that has some keeps its description's name, and is [registered](Self::register) under the new one.
+    /// Also loads the sections called `idstr` under `older`, the name that an earlier release gave them; each keeps its instance
+    /// id. They are sent as `idstr`. Subsections are named after the description and not after the section: a device with
+    /// subsections keeps its description's name, and is [registered](Self::register) under the new one.
     ///
     /// ```
     /// use vmstate::codec::Reader;
@@ -156,7 +156,7 @@ impl<'a> Sections<'a> {
     /// ```
     ///
     /// # Errors
-    /// `Misuse` if no section is called `idstr`, or if a stream that says `older` could mean another section.
+    /// `Misuse` if no section is called `idstr`, or if `older` in a stream could mean another section.
     pub fn add_alias(&mut self, idstr: &str, older: &str) -> Result<()> {
         check_name(older, 0)?;
         let Some(instance) = self.entries.iter().find(|entry| entry.idstr == idstr).map(|entry| entry.instance) else {
@@ -177,16 +177,16 @@ impl<'a> Sections<'a> {
         }
     }
 
-    /// What the sections are called now whose older name this is.
+    /// The present name of the sections with this older name.
     fn renamed(&self, older: &str) -> Option<&str> {
         self.aliases.iter().find(|(known, _)| known == older).map(|(_, idstr)| idstr.as_str())
     }
 
-    /// Those that are sent whole, in the order they are sent: higher priority first, and as registered within one
-    /// (`savevm_state_handler_insert`, migration/savevm.c).
+    /// The sections that are sent whole, in the order in which they are sent: higher priority first, and in the order of
+    /// registration within one priority (`savevm_state_handler_insert`, migration/savevm.c).
     pub fn in_order(&mut self) -> Vec<&mut Registration<'a>> {
         self.look_up_release();
-        // The caller may give them other names.
+        // The caller may change their names.
         self.plain = 0;
         let mut entries = Vec::with_capacity(self.entries.len());
         entries.extend(self.entries.iter_mut().filter(|entry| !entry.is_iterative()));
@@ -196,11 +196,11 @@ impl<'a> Sections<'a> {
         entries
     }
 
-    /// Before a migration or a snapshot, of either side: nothing stands in its way (`migration_is_blocked`,
+    /// Checks, before a migration or a snapshot on either side, that no section blocks it (`migration_is_blocked`,
     /// migration/migration.c; `qemu_loadvm_state`, migration/savevm.c).
     ///
     /// # Errors
-    /// `Rejected`, with the section that cannot be migrated, and why.
+    /// `Rejected`, with the section that blocks the migration, and why.
     pub fn check_migratable(&self) -> Result<()> {
         let blocked = self.entries.iter().find_map(|entry| Some((entry, entry.unmigratable.as_ref()?)));
         match blocked {
@@ -212,7 +212,7 @@ impl<'a> Sections<'a> {
         }
     }
 
-    /// What a `machine` of these sections sends, as data.
+    /// The schema of what a `machine` with these sections sends.
     ///
     /// # Errors
     /// `Misuse` if two sections of one name have different descriptions.
@@ -230,8 +230,8 @@ impl<'a> Sections<'a> {
         Ok(schema)
     }
 
-    /// Says what to do when a source has a section `idstr` that this machine lacks, or lacks one that this machine has, or sends a
-    /// subsection of that name that is not known here: the refusal ends with `remedy`.
+    /// Sets the advice for the case that only one side has a section `idstr`, or that a source sends a subsection of that name
+    /// which is unknown here: the error ends with `remedy`.
     pub fn add_remedy(&mut self, idstr: &str, remedy: &str) {
         self.remedies.push((idstr.to_owned(), remedy.to_owned()));
     }
@@ -240,7 +240,7 @@ impl<'a> Sections<'a> {
         self.remedies.iter().find(|(name, _)| name == idstr).map(|(_, remedy)| remedy.as_str())
     }
 
-    /// Forgets what earlier loads have seen.
+    /// Starts a new load: no section is loaded yet.
     pub fn begin_load(&mut self) {
         self.entries.iter_mut().for_each(|entry| entry.loaded = false);
         self.next = 0;
@@ -250,8 +250,8 @@ impl<'a> Sections<'a> {
     /// Loads the section that the stream calls `idstr`, `instance`, written at `version`.
     ///
     /// # Errors
-    /// `Incompatible` for a name or version that this machine does not have, `Malformed` for a section that came
-    /// before (strict loads) or comes in parts, and whatever the section says.
+    /// `Incompatible` for a name or version that this machine does not have, `Malformed` for a section that came before (strict
+    /// loads) or comes in parts, and the errors of the section.
     pub fn load(&mut self, idstr: &str, instance: u32, version: u32, input: &mut Reader<'_>) -> Result<()> {
         let (strictness, offset) = (input.strictness(), input.offset());
         self.load_found(idstr, instance, version, input, strictness)
@@ -273,7 +273,7 @@ impl<'a> Sections<'a> {
         Ok(())
     }
 
-    /// The entry that answers to a section's header, if a section that is written so may come now.
+    /// The entry that matches a section's header, if a section with this header may come now.
     pub(super) fn admit(&self, idstr: &str, instance: u32, version: u32, strictness: Strictness) -> Result<usize> {
         let found = self.find(idstr, instance, strictness);
         let Some((index, entry)) = found.and_then(|index| Some((index, self.entries.get(index)?))) else {
@@ -293,7 +293,7 @@ impl<'a> Sections<'a> {
         Ok(index)
     }
 
-    /// An unknown subsection's name is still to be read when it is refused.
+    /// Adds the remedy to an error. The name of an unknown subsection is still unread when the subsection is refused.
     fn with_remedy(&self, error: Error, idstr: &str, input: &Reader<'_>) -> Error {
         let name = input.peek_subsection(idstr).ok().flatten().and_then(|name| std::str::from_utf8(name).ok());
         match name.and_then(|name| self.remedy(name)) {
@@ -305,8 +305,8 @@ impl<'a> Sections<'a> {
         }
     }
 
-    /// The first entry that answers. Most streams have the order of the registry, so the search is spared if the next
-    /// one is meant and none before it could answer in its place.
+    /// The first entry that matches. Most streams have the order of the registry, so the search is skipped if the next entry
+    /// matches and no earlier entry could.
     pub(super) fn find(&self, idstr: &str, instance: u32, strictness: Strictness) -> Option<usize> {
         let next = self.entries.get(self.next).filter(|_| self.next <= self.plain && instance != u32::MAX);
         if next.is_some_and(|entry| entry.instance == instance && entry.idstr == idstr) {
@@ -316,12 +316,12 @@ impl<'a> Sections<'a> {
         self.renamed(idstr).and_then(answering).or_else(|| answering(idstr))
     }
 
-    /// True once the load has changed more than what early sections hold.
+    /// True once the load has changed the state of a section other than an early one.
     pub(crate) fn has_loaded(&self) -> bool {
         self.entries.iter().any(|entry| entry.loaded && !entry.is_early())
     }
 
-    /// After a load: all required sections came. A QEMU-compatible load does without, as QEMU's does.
+    /// Checks after a load that all required sections came. A QEMU-compatible load does not require any, as in QEMU.
     ///
     /// # Errors
     /// `Malformed`, naming all that are missing.
@@ -329,7 +329,7 @@ impl<'a> Sections<'a> {
         self.check_came(strictness, |_, entry| entry.loaded)
     }
 
-    /// All required ones of which `came` is to be true came.
+    /// Checks that `came` is true for all required sections.
     pub(super) fn check_came(
         &self,
         strictness: Strictness,
@@ -354,7 +354,7 @@ impl<'a> Sections<'a> {
     }
 }
 
-/// A name has a length byte on the wire.
+/// Checks the length of a name, which has a length byte on the wire.
 fn check_name(idstr: &str, instance: u32) -> Result<()> {
     match idstr.len() {
         1..=255 => Ok(()),

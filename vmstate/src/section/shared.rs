@@ -1,4 +1,4 @@
-//! A section in the form in which a machine owns it: behind a pointer, or behind the lock of a device that threads share.
+//! Sections in the forms in which a machine owns them: behind a pointer, or behind the lock of a device that threads share.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -41,8 +41,8 @@ pointer!(&mut S, Box<S>);
 
 macro_rules! lock {
     ($($lock:ident: ($($bound:tt)+), $read:ident, $write:ident;)*) => {$(
-        /// A save or load waits for the lock, and holds it as long as it takes. A poisoned one is refused: a thread
-        /// panicked in the middle of a change, and half a change would arrive as truth.
+        /// A save or load waits for the lock and holds it to its end. A poisoned lock is refused: a thread panicked in the middle
+        /// of a change, and the state may be half changed.
         impl<S: $($bound)+ + ?Sized> Section for Arc<$lock<S>> {
             fn description(&self) -> &'static Description {
                 self.$read().unwrap_or_else(PoisonError::into_inner).description()
@@ -52,7 +52,7 @@ macro_rules! lock {
                 self.$read().unwrap_or_else(PoisonError::into_inner).rules()
             }
 
-            // A poisoned one may say anything here: its save refuses.
+            // The result for a poisoned lock does not matter: its save refuses.
             fn is_needed(&self) -> bool {
                 self.$read().map_or(true, |device| device.is_needed())
             }

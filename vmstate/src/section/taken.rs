@@ -1,7 +1,8 @@
-//! Whether an older release takes the values that are sent to it: the bytes are loaded as that release's schema says.
+//! Checks whether an older release accepts the values that are sent to it, by decoding the bytes as that release's schema says.
 //!
-//! That ends where only the release itself knows how the bytes go on: at a predicate, a hand-written codec, a byte that may be
-//! a null pointer, a length that is not on the wire. What is behind such a place the release judges when it loads.
+//! The check ends where only the release's own code knows the layout of what follows: at a predicate, a hand-written codec, a
+//! byte that may be a null pointer, a length that is not on the wire. Values after such a place are checked by the release when
+//! it loads.
 
 use std::collections::BTreeMap;
 
@@ -20,11 +21,11 @@ pub(super) fn refused_value(bytes: &[u8], there: &Description, version: u32) -> 
     }
 }
 
-/// Why the load ends early.
+/// Why the check ends early.
 enum Stop {
-    /// A value that is not taken.
+    /// The release refuses a value.
     Refused(Error),
-    /// Only the release's own code knows how the bytes go on.
+    /// Only the release's own code knows the layout of what follows.
     Unknown,
 }
 
@@ -51,11 +52,11 @@ struct Load<'a> {
     input: Reader<'a>,
 }
 
-/// The integers of a struct that came so far: the lengths of its arrays.
+/// The integers of a struct read so far, which may be lengths of its arrays.
 type Numbers<'p> = BTreeMap<&'p str, i128>;
 
 impl Load<'_> {
-    /// A subsection sees the numbers of the struct that it is of.
+    /// Checks a program. A subsection gets the integers of the struct that contains it.
     fn program<'p>(&mut self, program: &'p Program<'_>, version: u32, mut numbers: Numbers<'p>) -> Result<(), Stop> {
         let mut tag = None;
         for (index, step) in program.steps.iter().enumerate() {
@@ -88,7 +89,7 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// A member that is there; its value, if it is one integer.
+    /// Checks a member that is present; returns its value if it is one integer.
     fn member(&mut self, member: &Member<'_>, numbers: &Numbers<'_>) -> Result<Option<i128>, Stop> {
         let counted = match member.count {
             Some(Count { length: Some(Length::Field(name)), factor, most, .. }) => {
@@ -125,14 +126,14 @@ impl Load<'_> {
     }
 
     fn elements(&mut self, count: u64, element: &Encoding<'_>, counted: Option<u64>) -> Result<(), Stop> {
-        // Those that may have any value are one piece.
+        // Elements that may have any value are skipped as one block.
         if let Encoding::Item(Item { size: Some(size), limit: None, meaning }) = element
             && *meaning != Meaning::Bool
         {
             return self.skip(count.checked_mul(*size));
         }
         for index in 0..count {
-            // An element without bytes is not free.
+            // Charged because an element without bytes still takes time.
             self.input.charge(1)?;
             self.element(element, index, counted)?;
         }
@@ -171,7 +172,7 @@ impl Load<'_> {
         let value = integer(bytes, is_signed);
         let is_taken = match item.limit {
             _ if item.meaning == Meaning::Bool => (0..=1).contains(&value),
-            // Only the machine there knows what it has.
+            // Only the machine at the release has the value to compare with.
             None | Some(Limit::Equal | Limit::AtMostCurrent) => true,
             Some(Limit::NotZero) => value != 0,
             Some(Limit::Within(first, last)) => (*first..=*last).contains(&value),
@@ -198,7 +199,7 @@ impl Load<'_> {
     }
 }
 
-/// Refuses more elements than the release takes.
+/// Refuses more elements than the release accepts.
 fn at_most(count: usize, most: usize) -> Result<(), Stop> {
     match count <= most {
         true => Ok(()),
@@ -206,7 +207,7 @@ fn at_most(count: usize, most: usize) -> Result<(), Stop> {
     }
 }
 
-/// One to eight bytes, big-endian; two's complement if it is signed.
+/// Decodes one to eight bytes, big-endian; two's complement if `is_signed`.
 fn integer(bytes: &[u8], is_signed: bool) -> i128 {
     let number = bytes.iter().take(8).fold(0, |number: i128, byte| number << 8 | i128::from(*byte));
     let bits = 8 * bytes.len().clamp(1, 8);

@@ -4,29 +4,30 @@ use super::postcopy::{Discard, PageSizes, read_name};
 use crate::codec::{Reader, put_name};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The commands that are known here.
+/// The supported commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Answers may be sent from now on.
+    /// The destination may send answers from now on.
     OpenReturnPath,
-    /// Answer with this number once all before it is done.
+    /// The destination shall answer with this number once everything before it is processed.
     Ping(u32),
-    /// The guest may have to run before all of its memory is there. Old sources say it without the sizes, when only their disks' bitmaps
-    /// are to come so.
+    /// The guest may run before all of its memory has arrived. Old sources leave out the sizes if post-copy is for their disks'
+    /// dirty bitmaps only.
     PostcopyAdvise(Option<PageSizes>),
-    /// From now on pages may be asked for, and each comes at most once.
+    /// From now on the destination may request pages, and each page is sent at most once.
     PostcopyListen,
-    /// Run the guest.
+    /// The destination shall run the guest.
     PostcopyRun,
-    /// Drop pages that have come.
+    /// The destination shall discard pages that have arrived.
     PostcopyRamDiscard(Discard),
-    /// This many bytes follow, whose elements are to be loaded only once all of them are here: pages come right behind.
+    /// A package of this many bytes follows. Its elements are loaded only once all of it has arrived, because pages follow it
+    /// directly.
     Packaged(u32),
-    /// Post-copy goes on over this connection: the destination's answers come from here on, and pages.
+    /// Post-copy continues over this connection: it carries the destination's answers and the pages from now on.
     PostcopyResume,
-    /// Answer with the pages of the block of this name that have come.
+    /// The destination shall answer with its bitmap of received pages for the block of this name.
     RecvBitmap(String),
-    /// The source's machine has stopped; what follows is the last.
+    /// The source's machine has stopped; the rest of the stream is sent while it stands still.
     SwitchoverStart,
 }
 
@@ -133,7 +134,7 @@ impl Command {
         }
     }
 
-    /// The error of who does not carry it out.
+    /// The error of a destination that does not support this command.
     pub fn unsupported(&self) -> Error {
         unsupported(entry(self.number()).map_or("", |(name, _)| name))
     }

@@ -1,4 +1,4 @@
-//! The configuration: what must be equal on both sides before any device is looked at.
+//! The configuration: the properties that must be equal on both sides before any device is loaded.
 //!
 //! `07 | u32 length | machine name | subsections`; the vmsd "configuration" of migration/savevm.c, which has no
 //! version on the wire.
@@ -8,40 +8,41 @@ use crate::codec::{Reader, Strictness, put_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::narrowed;
 
-/// No machine's name is longer; QEMU itself has no limit and dies of a large one.
+/// The longest machine name that is accepted; QEMU itself has no limit and aborts on a large one.
 const MAX_MACHINE_NAME: u32 = 255;
-/// No QEMU has as many capabilities.
+/// The largest number of capabilities that is accepted; no QEMU has as many.
 const MAX_CAPABILITIES: u32 = 64;
-/// The capability of a source that does not send memory which both sides have mapped; each RAM block then comes with its address.
+/// The capability of a source that does not send memory which both sides have mapped; each RAM block then has its address in the
+/// stream.
 pub(crate) const IGNORE_SHARED: &str = "x-ignore-shared";
-/// The capability of a source that gives each page its place in a file.
+/// The capability of a source that gives each page a fixed place in a file.
 pub(crate) const MAPPED_RAM: &str = "mapped-ram";
 /// log2 of the page size.
 const PAGE_BITS: u32 = 12;
 
-/// What a destination has agreed to, beside its machine type.
+/// Properties of the migration that the destination requires, besides its machine type.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Terms {
-    /// Both sides have mapped memory that is not sent.
+    /// Both sides map shared memory, which is not sent.
     pub shares_memory: bool,
     /// The stream is read from a file.
     pub is_file: bool,
 }
 
-/// What the source says about itself.
+/// The source's configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Configuration {
     /// Machine type, as `microvm`.
     pub machine: String,
-    /// log2 of the page size, if the source says it.
+    /// log2 of the page size, if the source sends it.
     pub page_bits: Option<u32>,
-    /// Capabilities that change what is in the stream, if the source says them.
+    /// Capabilities that change the contents of the stream, if the source sends them.
     pub capabilities: Vec<String>,
-    /// The machine's UUID, if the source says it.
+    /// The machine's UUID, if the source sends it.
     pub uuid: Option<[u8; 16]>,
 }
 
-/// Appends the configuration of a machine type: the name, and the subsection of capabilities if there is one, as QEMU does.
+/// Appends the configuration of a machine type: the name, and QEMU's subsection of capabilities if there is one.
 pub fn put_configuration(out: &mut Vec<u8>, machine: &str, capability: Option<&str>) {
     out.push(kind::CONFIGURATION);
     out.extend_from_slice(&u32::try_from(machine.len()).unwrap_or(u32::MAX).to_be_bytes());
@@ -49,15 +50,15 @@ pub fn put_configuration(out: &mut Vec<u8>, machine: &str, capability: Option<&s
     if let Some(capability) = capability {
         out.push(kind::SUBSECTION);
         put_name(out, "configuration/capabilities");
-        // The version, then how many there are.
+        // The subsection's version, then the number of capabilities.
         out.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 1]);
         put_name(out, capability);
     }
 }
 
 impl Configuration {
-    /// Reads it, with its subsections in any order. It ends where no subsection begins, so the byte after it must
-    /// be at hand.
+    /// Reads the configuration, with its subsections in any order. The configuration ends where no subsection begins, so the byte
+    /// after it must have arrived.
     ///
     /// # Errors
     /// `Malformed`, or `Incompatible` for a subsection of another name or version.
@@ -109,15 +110,15 @@ impl Configuration {
         Ok(())
     }
 
-    /// True if the source says that it has this capability.
+    /// True if the source has this capability.
     pub fn has(&self, capability: &str) -> bool {
         self.capabilities.iter().any(|name| name == capability)
     }
 
-    /// Compares what the source says with the `machine` type here, and with what fits `terms`.
+    /// Compares the configuration with the `machine` type of this side and with `terms`.
     ///
-    /// A QEMU-compatible load takes any beginning of the name for the name, and the name with anything behind a NUL, as
-    /// QEMU's `strncmp` does (`configuration_post_load`, migration/savevm.c).
+    /// A QEMU-compatible load also accepts a prefix of the name, and the name followed by a NUL and anything else, as QEMU's
+    /// `strncmp` does (`configuration_post_load`, migration/savevm.c).
     ///
     /// # Errors
     /// `Incompatible`, with both sides named.

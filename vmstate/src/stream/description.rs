@@ -1,6 +1,6 @@
-//! The self-description after the end of a stream: `06 | u32 length | JSON`, in QEMU's words.
+//! The self-description after the end of a stream: `06 | u32 length | JSON`, with QEMU's keys.
 //!
-//! No loader needs it; tools that take a stream apart without the program that wrote it do.
+//! Loaders do not need it; tools that decode a stream without the program that wrote it do.
 
 use serde::Serialize;
 use serde_json::ser::Formatter;
@@ -15,7 +15,7 @@ use crate::schema::{Description, vmdesc};
 /// The longest self-description that a loader reads, in bytes; QEMU's for a large machine is about 100 KiB.
 pub const MAX_DESCRIPTION: u32 = 16 << 20;
 
-/// The self-description of one stream, made while its sections are written.
+/// The self-description of one stream, built while its sections are written.
 #[derive(Debug)]
 pub struct SelfDescription {
     machine: usize,
@@ -32,7 +32,7 @@ impl SelfDescription {
     /// Adds the section just written.
     ///
     /// # Errors
-    /// `Misuse` if it was not written as its description says.
+    /// `Misuse` if the section was not written according to its description.
     pub fn push(&mut self, idstr: &str, instance: u32, description: &Description, outcomes: &Outcomes) -> Result<()> {
         let mut device = Map::new();
         device.insert("name".into(), idstr.into());
@@ -42,7 +42,7 @@ impl SelfDescription {
         Ok(())
     }
 
-    /// Appends mark, length and text.
+    /// Appends marker, length and text.
     pub fn write(&self, out: &mut Vec<u8>) {
         let text = compact(&json!({
             "configuration": {
@@ -63,10 +63,10 @@ impl SelfDescription {
     }
 }
 
-/// Reads mark and length; so many bytes of text follow.
+/// Reads marker and length; the text of that length follows.
 ///
 /// # Errors
-/// `Malformed` if something else is there, or more than [`MAX_DESCRIPTION`].
+/// `Malformed` for another marker, or a length above [`MAX_DESCRIPTION`].
 pub fn read_description_length(input: &mut Reader<'_>) -> Result<u32> {
     let offset = input.offset();
     let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message).at(offset));

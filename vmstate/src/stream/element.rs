@@ -1,4 +1,4 @@
-//! What a stream is made of: its header, sections with their footers, commands, the end.
+//! The elements of a stream: its header, sections with their footers, commands, the end.
 
 use std::borrow::Cow;
 
@@ -25,33 +25,33 @@ pub(super) mod kind {
     pub(crate) const FOOTER: u8 = 0x7e;
 }
 
-/// Header of a section that names itself.
+/// The header of a section, as START and FULL carry it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SectionHeader<'a> {
-    /// The number that its later parts and its footer carry; chosen by the source.
+    /// The section's number, chosen by the source; its later parts and its footer carry it.
     pub id: u32,
-    /// Name.
+    /// Name of the section (QEMU's idstr).
     pub idstr: Cow<'a, str>,
-    /// Which of several devices of that name.
+    /// Instance id among sections of that name.
     pub instance: u32,
     /// Version of the state.
     pub version: u32,
 }
 
-/// One step of the stream after the configuration. A section's body and footer follow its element.
+/// One element of the stream after the configuration. A section's body and footer follow its element.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Element<'a> {
-    /// The first part of state that comes in parts.
+    /// The first part of a section that is sent in parts.
     Start(SectionHeader<'a>),
-    /// Some more of it.
+    /// A further part.
     Part(u32),
-    /// The last of it.
+    /// The last part.
     End(u32),
-    /// State that comes whole.
+    /// A whole section.
     Full(SectionHeader<'a>),
     /// A command to the destination.
     Command(Command),
-    /// No more sections.
+    /// The end of the sections.
     Eof,
 }
 
@@ -64,7 +64,7 @@ pub fn put_header(out: &mut Vec<u8>) {
 /// Reads magic and version.
 ///
 /// # Errors
-/// `Malformed` if it is no migration stream, `Incompatible` for another version.
+/// `Malformed` if the bytes are not a migration stream, `Incompatible` for another version.
 pub fn read_header(input: &mut Reader<'_>) -> Result<()> {
     let offset = input.offset();
     let magic = input.u32()?;
@@ -81,16 +81,16 @@ pub fn read_header(input: &mut Reader<'_>) -> Result<()> {
     }
 }
 
-/// Appends the mark that ends the section `id`.
+/// Appends the footer of the section `id`.
 #[inline]
 pub fn put_footer(out: &mut Vec<u8>, id: u32) {
     put_numbered(out, kind::FOOTER, id);
 }
 
-/// Reads the mark that ends the section `id`.
+/// Reads the footer of the section `id`.
 ///
 /// # Errors
-/// `Malformed` if another byte or another number is there: the section's body was longer or shorter than what was read.
+/// `Malformed` for another byte or another number: the section's body was longer or shorter than what was read.
 pub fn read_footer(input: &mut Reader<'_>, id: u32) -> Result<()> {
     let offset = input.offset();
     let malformed = |message: String| Err(Error::new(ErrorKind::Malformed, message).at(offset));
@@ -105,7 +105,7 @@ pub fn read_footer(input: &mut Reader<'_>, id: u32) -> Result<()> {
 }
 
 impl<'a> Element<'a> {
-    /// Appends it.
+    /// Appends the element.
     #[inline]
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
@@ -121,10 +121,10 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// Reads the next one.
+    /// Reads the next element.
     ///
     /// # Errors
-    /// `Malformed` for a type that has no place here, `Incompatible` for a command that is not supported.
+    /// `Malformed` for a type that is not allowed here, `Incompatible` for a command that is not supported.
     pub fn read(input: &mut Reader<'a>) -> Result<Self> {
         let offset = input.offset();
         let misplaced = |what: &str| Err(Error::new(ErrorKind::Malformed, what).at(offset));
@@ -143,12 +143,12 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// True if the first of these bytes is the mark of a START.
+    /// True if the bytes begin with a START.
     pub fn is_start(bytes: &[u8]) -> bool {
         bytes.first() == Some(&kind::START)
     }
 
-    /// True if the first of these bytes is the mark of the stream's end.
+    /// True if the bytes begin with EOF.
     pub fn is_eof(bytes: &[u8]) -> bool {
         bytes.first() == Some(&kind::EOF)
     }

@@ -1,11 +1,11 @@
-//! The stream's grammar, byte for byte QEMU's version 3: header, configuration, sections, commands, end,
-//! self-description, and the answers on the return path. `docs/wire-format-stream.md` has the tables.
+//! The grammar of the stream, identical to QEMU's version 3: header, configuration, sections, commands, end, self-description,
+//! and the answers on the return path. `docs/wire-format-stream.md` has the tables.
 //!
 //! ```text
 //! header configuration ( command | START | PART | END | FULL )* EOF [ self-description ]
 //! ```
 //!
-//! Only bytes in and bytes out: who sends what when is the business of [`migrate`](crate::migrate).
+//! This module only encodes and decodes; [`migrate`](crate::migrate) decides who sends what and when.
 
 mod command;
 mod configuration;

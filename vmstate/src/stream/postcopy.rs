@@ -1,25 +1,25 @@
-//! What both sides tell each other for post-copy: the pages of the source's memory, what the destination has to drop of it, which
-//! pages its guest waits for (migration/savevm.c, migration/postcopy-ram.c, migration/migration.c).
+//! Payloads of post-copy messages: the page sizes of the source's memory, the pages that the destination must discard, the pages
+//! that the destination's guest waits for (migration/savevm.c, migration/postcopy-ram.c, migration/migration.c).
 
 use crate::codec::{Limits, Reader, put_name};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The page sizes of the source's memory: the payload of `POSTCOPY_ADVISE`. A page comes whole, so both sides must have the
-/// same.
+/// The page sizes of the source's memory: the payload of `POSTCOPY_ADVISE`. Pages are sent whole, so both sides must have the
+/// same sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageSizes {
-    /// The sizes of the pages that RAM blocks are made of, in bytes: powers of two, all in one number (`ram_pagesize_summary`).
+    /// The page sizes of the RAM blocks in bytes, which are powers of two, combined into one number (`ram_pagesize_summary`).
     pub summary: u64,
     /// The unit of page records.
     pub target: u64,
 }
 
-/// Bytes of one RAM block.
+/// A byte range of one RAM block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretch {
-    /// Where it begins in the block.
+    /// Offset in the block.
     pub start: u64,
-    /// Its length.
+    /// Length in bytes.
     pub len: u64,
 }
 
@@ -28,18 +28,18 @@ pub struct Stretch {
 pub struct Discard {
     /// Name of the block.
     pub block: String,
-    /// Which bytes of it the destination has to drop; one stretch at least.
+    /// The byte ranges that the destination must discard; at least one.
     pub stretches: Vec<Stretch>,
 }
 
 /// Pages that the destination's guest waits for, on the return path: `REQ_PAGES_ID` with the name of a block, `REQ_PAGES` without.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRequest {
-    /// Name of the block; none if it is the one of the request before.
+    /// Name of the block; `None` means the block of the previous request.
     pub block: Option<String>,
-    /// Where the pages begin in the block.
+    /// Offset of the pages in the block.
     pub start: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u32,
 }
 
@@ -59,8 +59,8 @@ impl PageSizes {
 }
 
 impl Discard {
-    /// The most stretches that QEMU puts into one command (`MAX_DISCARDS_PER_COMMAND`, migration/postcopy-ram.c), and that belong in one
-    /// that is written here.
+    /// The most ranges that QEMU puts into one command (`MAX_DISCARDS_PER_COMMAND`, migration/postcopy-ram.c), and the most that
+    /// are written here.
     pub const MOST: usize = 12;
 
     pub(super) fn payload(&self) -> Vec<u8> {
@@ -75,7 +75,7 @@ impl Discard {
 
     /// Reads a payload of `length` bytes.
     pub(super) fn read(input: &mut Reader<'_>, length: u16) -> Result<Self> {
-        // All of it is here before room is made for it.
+        // The whole payload has arrived before memory is allocated for it.
         payload(input, length, |payload| {
             let version = payload.u8()?;
             if version != VERSION {
@@ -141,7 +141,7 @@ pub(super) fn read_name(input: &mut Reader<'_>, length: u16) -> Result<String> {
     })
 }
 
-/// Reads a payload of `length` bytes. It does not go on: if it is too short, no byte that is still to come mends it.
+/// Reads a payload of `length` bytes. The payload is complete: if it is too short, later bytes cannot complete it.
 fn payload<T>(input: &mut Reader<'_>, length: u16, read: impl FnOnce(&mut Reader<'_>) -> Result<T>) -> Result<T> {
     let (offset, strictness) = (input.offset(), input.strictness());
     let bytes = input.take(length.into())?;

@@ -7,25 +7,26 @@ use super::postcopy::{PageRequest, read_name};
 use crate::codec::{Reader, put_name};
 use crate::error::{Error, ErrorKind, Printable, Result};
 
-/// The answers in use here.
+/// The answers that this library uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
-    /// The last word of the destination: 0 if the migration succeeded.
+    /// The final answer of the destination: 0 if the migration succeeded.
     Shut(u32),
-    /// Answer to [`Ping`](super::Command::Ping), with its number.
+    /// The answer to [`Ping`](super::Command::Ping), with its number.
     Pong(u32),
 }
 
-/// What comes on the return path once the destination's guest may run before its memory is there.
+/// The messages on the return path in post-copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Returned {
-    /// What may come in pre-copy as well.
+    /// An answer that may also come in pre-copy.
     Reply(Reply),
-    /// Pages that the guest waits for.
+    /// Pages that the destination's guest waits for.
     Pages(PageRequest),
-    /// Which pages of the block of this name have come: [`read_received`](crate::raw::ram::read_received) reads them behind it.
+    /// The bitmap of received pages for the block of this name follows; [`read_received`](crate::raw::ram::read_received) reads
+    /// it.
     Bitmap(String),
-    /// Post-copy goes on over this connection.
+    /// The destination continues post-copy over this connection.
     ResumeAck,
 }
 
@@ -35,14 +36,14 @@ const RECV_BITMAP: u16 = 5;
 const RESUME_ACK: u16 = 6;
 /// The payload of a `RESUME_ACK` (`MIGRATION_RESUME_ACK_VALUE`, migration/migration.h).
 const RESUMED: u32 = 1;
-/// The text that explains a SHUT of another number than 0, behind it. QEMU's source hears nothing after a SHUT
-/// (`source_return_path_thread`, migration/migration.c); its own types are single digits.
+/// The type of a text that explains a SHUT of another number than 0 and follows it. A source of QEMU reads nothing after a SHUT
+/// (`source_return_path_thread`, migration/migration.c); QEMU's own types are single digits.
 const REASON: u16 = 0x8001;
-/// Bytes of such a text at most.
+/// The longest such text in bytes.
 const LONGEST_REASON: usize = 4096;
-/// What the destination has measured, behind a SHUT of 0 and for a source of this library: u64s of nanoseconds.
+/// The type of the destination's measured times, sent after a SHUT of 0 to a source of this library: u64s of nanoseconds.
 const TIMES: u16 = 0x8002;
-/// Bytes of one of them.
+/// Size of one time.
 const TIME: usize = size_of::<u64>();
 
 /// Names of the types 1 to 7, in order.
@@ -63,7 +64,7 @@ impl Reply {
     /// Reads type, length and payload.
     ///
     /// # Errors
-    /// As [`Returned::read`]; `Incompatible` for an answer of post-copy.
+    /// As for [`Returned::read`]; `Incompatible` for an answer of post-copy.
     pub fn read(input: &mut Reader<'_>) -> Result<Self> {
         let offset = input.offset();
         match Returned::read(input)? {
@@ -139,10 +140,10 @@ fn unsupported(name: &str) -> Error {
     Error::new(ErrorKind::Incompatible, format!("return path message {name} is not supported"))
 }
 
-/// The first two bytes of an alert (RFC 8446, section 5.1), with which a TLS server answers whatever is none.
+/// The first two bytes of a TLS alert (RFC 8446, section 5.1), which a TLS server sends to a peer that does not use TLS.
 const TLS_ALERT: u16 = 0x1503;
 
-/// Appends why the destination refuses the guest; belongs behind [`Reply::Shut`]. What is longer than 4096 bytes is cut.
+/// Appends why the destination refuses the guest; it must follow [`Reply::Shut`]. A text of more than 4096 bytes is cut.
 pub fn put_reason(reason: &str, out: &mut Vec<u8>) {
     let end = (0..=LONGEST_REASON.min(reason.len())).rev().find(|&at| reason.is_char_boundary(at));
     let text = reason.as_bytes().get(..end.unwrap_or_default()).unwrap_or_default();
@@ -151,10 +152,10 @@ pub fn put_reason(reason: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
-/// Reads what [`put_reason`] wrote. It is the peer's text: as [`Printable`] shows it, it is one line.
+/// Reads a message that [`put_reason`] wrote. The text is the peer's, and is escaped by [`Printable`] to one line.
 ///
 /// # Errors
-/// `Malformed` for another message, one that is too long, or one that is not UTF-8.
+/// `Malformed` for another message, for a text that is too long, and for one that is not UTF-8.
 pub fn read_reason(input: &mut Reader<'_>) -> Result<String> {
     let (number, length) = (input.u16()?, usize::from(input.u16()?));
     if number != REASON || length > LONGEST_REASON {
@@ -164,8 +165,8 @@ pub fn read_reason(input: &mut Reader<'_>) -> Result<String> {
     Ok(Printable(text).to_string())
 }
 
-/// Appends what the destination has measured; belongs behind [`Reply::Shut`] of 0. Nothing is appended if it has no room in one
-/// message, which has it for 8191.
+/// Appends the destination's measured times; they must follow [`Reply::Shut`] of 0. If they do not fit one message, which has
+/// room for 8191, nothing is appended.
 pub fn put_times(times: &[Duration], out: &mut Vec<u8>) {
     let Ok(length) = u16::try_from(times.len().saturating_mul(TIME)) else { return };
     out.extend_from_slice(&TIMES.to_be_bytes());
@@ -175,7 +176,7 @@ pub fn put_times(times: &[Duration], out: &mut Vec<u8>) {
     }
 }
 
-/// Reads what [`put_times`] wrote.
+/// Reads a message that [`put_times`] wrote.
 ///
 /// # Errors
 /// `Malformed` for another message, or one that ends within a time.
@@ -184,7 +185,7 @@ pub fn read_times(input: &mut Reader<'_>) -> Result<Vec<Duration>> {
     if number != TIMES || !length.is_multiple_of(TIME) {
         return Err(input.malformed("times of eight bytes each expected"));
     }
-    // All of them are here before room is made for them.
+    // All times have arrived before memory is allocated for them.
     let mut times = Reader::strict(input.take(length)?);
     (0..length / TIME).map(|_| times.u64().map(Duration::from_nanos)).collect()
 }

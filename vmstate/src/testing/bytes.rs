@@ -1,9 +1,9 @@
-//! The bytes of one struct, for tests that write them out.
+//! The bytes of one struct, for tests that compare them with literal bytes.
 
 use crate::codec::Writer;
 use crate::state::Wire;
 
-/// What a save of `state` writes: no name or version, as inside a section.
+/// The bytes that a save of `state` writes: without name and version, as inside a section.
 ///
 /// ```
 /// use vmstate::VmState;

@@ -1,4 +1,4 @@
-//! A stream in memory: snapshots of machines without RAM, and where two of them differ.
+//! Streams in memory: snapshots of machines without RAM, and the first difference between two of them.
 
 use std::io;
 use std::time::Duration;
@@ -12,24 +12,24 @@ use crate::migrate::snapshot;
 use crate::ram::{GuestRam, RamBlock};
 use crate::section::Sections;
 
-/// The machine type in such a stream's configuration.
+/// The machine type in the configuration of such a stream.
 const MACHINE: &str = "locked";
 
-/// A whole stream of `sections`, with its self-description, so that `vmstate inspect` can name each field.
+/// Saves `sections` as a whole stream with self-description, so that `vmstate inspect` can name each field.
 pub(super) fn save(sections: &mut Sections<'_>) -> Result<Vec<u8>> {
     let mut memory = Memory { bytes: Vec::new(), read: 0 };
     snapshot::save(&mut memory, MACHINE, sections, &NoRam)?;
     Ok(memory.bytes)
 }
 
-/// Loads what [`save`] made, as strictly as a destination does.
+/// Loads a stream that [`save`] wrote, as strictly as a destination does.
 pub(super) fn load(stream: &[u8], mut sections: Sections<'_>) -> Result<()> {
     let mut memory = Memory { bytes: stream.to_vec(), read: 0 };
     snapshot::load(&mut memory, MACHINE, Strictness::Strict, Limits::default(), &mut sections, &NoRam)
 }
 
-/// The first byte at which `now` is not what it was `then`, with the name it had then; none if all sections are equal.
-/// `words` say when both were: "then" and "now".
+/// The first byte that differs between `then` and `now`, with the name that it had in `then`; `None` if all sections are equal.
+/// `words` name the two streams in the text, such as "then" and "now".
 pub(super) fn difference(then: &[u8], now: &[u8], words: [&str; 2]) -> Option<String> {
     let [first, second] = words;
     let (old, new) = (Dump::read(then), Dump::read(now));
@@ -62,7 +62,7 @@ fn body<'a>(stream: &'a [u8], section: &SectionDump) -> &'a [u8] {
     range.and_then(|(start, end)| stream.get(start..end)).unwrap_or_default()
 }
 
-/// Path of the innermost field that holds the byte at `offset` of the stream.
+/// The path of the innermost field that contains the byte at `offset` of the stream.
 fn path_at(fields: &Fields, offset: u64) -> Option<String> {
     let holds = |field: &&crate::inspect::Field| (field.offset..field.offset + field.size).contains(&offset);
     if let Some(field) = fields.fields.iter().find(holds) {
@@ -100,7 +100,7 @@ impl Channel for Memory {
     }
 }
 
-/// The format of RAM is not the device's.
+/// Guest memory without blocks, as a lock concerns only devices.
 struct NoRam;
 
 impl NoRam {

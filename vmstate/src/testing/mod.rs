@@ -1,5 +1,5 @@
-//! Locks on formats, for the tests of who embeds the library: what a release sent is kept beside the tests, and a
-//! change after which it would no longer load fails there.
+//! Format locks, for the tests of embedders: streams of each release are kept beside the tests, and a change after which they no
+//! longer load fails there.
 //!
 //! [`lock!`](crate::lock) takes a folder and examples of a device's state:
 //!
@@ -21,10 +21,10 @@
 //! tests/locks/uart/2/…             the next layout
 //! ```
 //!
-//! The test passes if each entry's streams load, by the verdict of [`compat`](crate::compat) and in fact, and if today's
-//! layout is the newest entry and today's bytes of the examples are those kept there. A new layout that breaks nothing,
-//! and a new example, is added by running the tests with `BLESS=1` in the environment. Nothing that is there is ever
-//! overwritten: who knows that an entry was never released, or is dropped on purpose, deletes it.
+//! The test passes if the streams of each entry load, according to [`compat`](crate::compat) and in fact, and if the present
+//! layout is the newest entry and the examples still have the bytes that are kept there. A new layout that breaks nothing, and a
+//! new example, are added by running the tests with `BLESS=1` in the environment. Existing files are never overwritten: to drop
+//! an entry that was never released, or is no longer supported, delete it.
 
 mod bytes;
 mod golden;
@@ -38,19 +38,18 @@ use crate::section::{Section, Sections};
 
 pub use bytes::bytes;
 
-/// Checks that all that a device ever sent still loads; see [`testing`](crate::testing).
+/// Checks that every stream which a device has ever sent still loads; see [`testing`](crate::testing).
 ///
-/// The folder is relative to the package of the caller. Examples are `name: expression`, where the expression makes a
-/// [`Section`], or a whole machine's [`Sections`](crate::section::Sections). It runs once for each load, and some
-/// times to see that its bytes are the same each time. A
-/// device alone is locked under its own name, whatever the folder is called; after a rename it is an example as
-/// `Sections`, with the [older name](crate::section::Sections::add_alias) under which it still loads.
-/// An entry's stream is loaded into the example of its own name, else into the first one.
+/// The folder is relative to the caller's package. Examples are `name: expression`, where the expression creates a [`Section`],
+/// or the [`Sections`](crate::section::Sections) of a whole machine. The expression runs once for each load, and several times to
+/// check that its bytes are always the same. A device alone is locked under its own name, whatever the folder's name; after a
+/// rename, the example is a `Sections` with the [older name](crate::section::Sections::add_alias) under which the device still
+/// loads. An entry's stream is loaded into the example of the same name, else into the first one.
 ///
-/// A verdict "loads if …" counts as broken, unless `; assume "…"` behind the examples names the condition.
+/// A verdict "loads if …" counts as broken, unless `; assume "…"` after the examples names the condition.
 ///
 /// # Panics
-/// With all that is wrong, and what to do.
+/// With all faults found, and how to correct them.
 #[macro_export]
 macro_rules! lock {
     ($folder:literal $(, $name:ident : $state:expr)+ $(,)? $(; assume $condition:expr)*) => {
@@ -61,10 +60,10 @@ macro_rules! lock {
     };
 }
 
-/// Makes an example anew.
+/// Creates a new instance of an example.
 type Maker<'a> = Box<dyn Fn() -> Sections<'a> + 'a>;
 
-/// What [`lock!`](crate::lock) is made of, for folders or names that are known at run time only.
+/// The implementation of [`lock!`](crate::lock), for folders or names that are known only at run time.
 #[must_use = "`check` does the work"]
 pub struct Lock<'a> {
     folder: PathBuf,
@@ -74,35 +73,35 @@ pub struct Lock<'a> {
 }
 
 impl<'a> Lock<'a> {
-    /// On what is kept in `folder`. Something is added to it only if the environment has `BLESS=1`.
+    /// Creates a lock on the files in `folder`. Files are added only if the environment has `BLESS=1`.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         let bless = std::env::var_os("BLESS").is_some_and(|value| value == "1");
         Self { folder: folder.into(), states: Vec::new(), assumed: Vec::new(), bless }
     }
 
-    /// An example, sent as `name.bin`. `make` is called for each load, and some times to see that
-    /// its bytes are the same each time.
+    /// Adds an example, sent as `name.bin`. `make` is called for each load, and several times to check that its bytes are always
+    /// the same.
     pub fn state<S: Lockable<'a>>(mut self, name: &'a str, make: impl Fn() -> S + 'a) -> Self {
         self.states.push((name, Box::new(move || make().into_sections())));
         self
     }
 
-    /// Takes `condition`, in the words of a verdict, for true.
+    /// Assumes that `condition`, as a verdict words it, is true.
     pub fn assume(mut self, condition: &str) -> Self {
         self.assumed.push(condition.to_owned());
         self
     }
 
-    /// Adds what is not kept yet, or does not, whatever the environment says.
+    /// Sets whether missing files are added, whatever the environment says.
     pub fn bless(mut self, bless: bool) -> Self {
         self.bless = bless;
         self
     }
 
-    /// Checks all of it.
+    /// Runs all checks.
     ///
     /// # Panics
-    /// With all that is wrong, and what to do.
+    /// With all faults found, and how to correct them.
     #[track_caller]
     pub fn check(self) {
         if let Err(problems) = self.verify() {
@@ -124,12 +123,12 @@ impl fmt::Debug for Lock<'_> {
     }
 }
 
-/// What can be locked: one device, or the sections of a whole machine.
+/// State that can be locked: one device, or the sections of a whole machine.
 pub trait Lockable<'a> {
-    /// The sections; a device alone becomes the one that [`Sections::add`] makes of it, so its name is locked, too.
+    /// Converts the state into sections; a device alone is added with [`Sections::add`], so its name is locked, too.
     ///
     /// # Panics
-    /// If the device has no name that a section can have.
+    /// If the device's name is not valid for a section.
     fn into_sections(self) -> Sections<'a>;
 }
 

@@ -1,4 +1,4 @@
-//! The folder of a lock: entries `1`, `2`, …, each a schema and streams by the name of their example.
+//! The folder of a lock: entries `1`, `2`, …, each with a schema and with streams named after their examples.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use crate::schema::json::Schema;
 
-/// Name of an entry's schema.
+/// File name of an entry's schema.
 pub(super) const SCHEMA: &str = "schema.json";
-/// Ends the name of an entry's stream.
+/// File name suffix of an entry's streams.
 const STREAM: &str = ".bin";
 
 /// One layout that was locked.
@@ -19,11 +19,11 @@ pub(super) struct Entry {
     pub(super) streams: BTreeMap<String, Vec<u8>>,
 }
 
-/// The entries, oldest first; none if there is no such folder.
+/// Reads the entries, oldest first; none if the folder does not exist.
 pub(super) fn read(folder: &Path) -> Result<Vec<Entry>, String> {
     let mut entries = Vec::new();
     for (name, path) in list(folder)? {
-        // Other files, as a README, are the user's.
+        // Other files, such as a README, are ignored.
         if let Ok(number) = name.parse() {
             entries.push(entry(number, &path)?);
         }
@@ -45,12 +45,12 @@ fn entry(number: u32, folder: &Path) -> Result<Entry, String> {
     Ok(Entry { number, schema, streams })
 }
 
-/// Name of the file of the example called `state`.
+/// The file name for the example called `state`.
 pub(super) fn stream_name(state: &str) -> String {
     format!("{state}{STREAM}")
 }
 
-/// Adds a file to an entry; one that is there already is never replaced.
+/// Adds a file to an entry; an existing file is never replaced.
 pub(super) fn add(folder: &Path, number: u32, name: &str, bytes: &[u8]) -> Result<(), String> {
     let entry = folder.join(number.to_string());
     fs::create_dir_all(&entry).map_err(|error| failed(&entry, error))?;

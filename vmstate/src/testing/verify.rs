@@ -1,4 +1,4 @@
-//! What a lock asks: does all that was ever sent still load, and is today's format the newest that is kept?
+//! The checks of a lock: do all earlier streams still load, and is the present format the newest entry?
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -9,11 +9,11 @@ use crate::compat::{Assumption, Comparison, Direction, SectionReport, check_sche
 use crate::schema::json::Schema;
 use crate::section::Sections;
 
-/// How often an example is made anew, to see whether it has the same bytes: two entries of a hash map are in the same
-/// order every other time.
+/// How often an example is created again to check that its bytes stay the same: two entries of a hash map are in the same order
+/// half of the time.
 const OTHERS: u32 = 7;
 
-/// A file that is not kept yet.
+/// A file that does not exist yet.
 struct Missing {
     entry: u32,
     name: String,
@@ -21,7 +21,7 @@ struct Missing {
 }
 
 impl Lock<'_> {
-    /// All that is wrong, as paragraphs.
+    /// Runs all checks and returns the faults as paragraphs.
     pub(super) fn verify(&self) -> Result<(), String> {
         let Some((_, first)) = self.states.first() else {
             return Err("an example of the state is needed\n".to_owned());
@@ -30,7 +30,7 @@ impl Lock<'_> {
         let entries = read(&self.folder)?;
         let layouts: String = entries.iter().filter_map(|entry| self.layout_problem(entry, &today)).collect();
         if !layouts.is_empty() {
-            // Examples made from bytes would fail before anybody could read this.
+            // Creating examples from bytes would panic before this message could be read.
             return Err(layouts);
         }
         let mut problems: String = entries.iter().map(|entry| self.load_problems(entry)).collect();
@@ -68,10 +68,10 @@ impl Lock<'_> {
         }
     }
 
-    /// Streams of an entry that would not load, by the descriptions alone.
+    /// The streams of an entry that would not load according to the descriptions alone.
     fn layout_problem(&self, entry: &Entry, today: &Schema) -> Option<String> {
         let mut problem = String::new();
-        // Several versions may have one condition.
+        // Several versions may have the same condition.
         let mut conditions = BTreeSet::new();
         for section in check_schemas(&entry.schema, today).sections {
             let broken = section.broken(Direction::OldToNew, &self.assumed);
@@ -104,7 +104,7 @@ impl Lock<'_> {
         Some(text)
     }
 
-    /// Streams of an entry that do not load.
+    /// The streams of an entry that fail to load.
     fn load_problems(&self, entry: &Entry) -> String {
         let mut problems = String::new();
         for (name, stream) in &entry.streams {
@@ -125,7 +125,8 @@ impl Lock<'_> {
     }
 }
 
-/// True if both describe the same bytes, with the same meaning, at the same versions, and no limit of today's is unknown. Names may differ.
+/// True if both schemas describe the same bytes, with the same meaning, at the same versions, and `kept` has all limits of
+/// today's schema. Names may differ.
 fn is_same(kept: &Schema, today: &Schema) -> bool {
     let versions = |schema: &Schema| -> Vec<_> {
         let sections = schema.sections().iter();
@@ -139,8 +140,8 @@ fn is_same(kept: &Schema, today: &Schema) -> bool {
             && !says_less(kept, today))
 }
 
-/// True if `kept` does not say how many elements a field of today's may have, as those of this library's first releases: a
-/// lower limit would not be seen.
+/// True if `kept` lacks a limit on elements that today's schema has, as in the first releases of this library: a lowered limit
+/// would go unnoticed.
 fn says_less(kept: &Schema, today: &Schema) -> bool {
     let report = check_schemas(kept, today);
     let mut comparisons = report.sections.iter().flat_map(|section| &section.comparisons);
@@ -154,7 +155,7 @@ fn saved(state: &str, sections: &mut Sections<'_>) -> Result<Vec<u8>, String> {
     golden::save(sections).map_err(|error| format!("`{state}` is not saved: {error}\n"))
 }
 
-/// An example that is sent otherwise each time locks nothing.
+/// Refuses an example whose bytes differ each time: it locks nothing.
 fn same_again(state: &str, first: &[u8], again: &[u8]) -> Result<(), String> {
     let Some(difference) = golden::difference(first, again, ["at first", "when saved again"]) else { return Ok(()) };
     Err(format!(
@@ -164,7 +165,7 @@ fn same_again(state: &str, first: &[u8], again: &[u8]) -> Result<(), String> {
     ))
 }
 
-/// Other bytes in the same layout.
+/// The fault of an example whose bytes changed without a change of the layout.
 fn byte_problem(entry: u32, state: &str, then: &[u8], now: &[u8]) -> String {
     let Some(difference) = golden::difference(then, now, ["then", "now"]) else { return String::new() };
     let file = stream_name(state);
@@ -176,7 +177,7 @@ fn byte_problem(entry: u32, state: &str, then: &[u8], now: &[u8]) -> String {
     )
 }
 
-/// Says what to keep where nothing breaks and today's layout is new.
+/// Names the files to add where nothing breaks and the present layout is new.
 fn not_kept(missing: &[Missing], newest: Option<&Entry>, today: &Schema) -> String {
     let mut text = String::new();
     let schema = missing.iter().any(|file| file.name == SCHEMA);

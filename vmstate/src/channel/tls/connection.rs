@@ -1,4 +1,4 @@
-//! A connection as it is made or accepted: a socket, or TLS on one.
+//! A connection as it is created or accepted: a socket, or TLS on one.
 
 use std::io;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::ram::GuestRam;
 /// A socket, or TLS on one.
 #[derive(Debug)]
 pub enum Connection {
-    /// Anybody on the way can read and change what is sent.
+    /// Unencrypted: anyone on the network path can read and change the data.
     Plain(SocketChannel),
     /// Encrypted.
     Tls(Box<TlsChannel<SocketChannel>>),
@@ -37,11 +37,11 @@ impl Connection {
         }
     }
 
-    /// Fills `into` with the first bytes that come, as far as they have come, and leaves them to be received. Does what can be done of
-    /// a handshake without waiting.
+    /// Copies the first bytes that have arrived to `into`; they can still be received. Advances a TLS handshake as far as
+    /// possible without waiting.
     ///
     /// # Errors
-    /// As [`receive`](Channel::receive).
+    /// As for [`receive`](Channel::receive).
     pub(in crate::channel) fn peek(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.peek(into),

@@ -1,7 +1,7 @@
 //! TLS 1.3 on any channel: no thread, no wait beyond a call's timeout, bounded buffers.
 //!
-//! Each connection of a migration, a page channel's too, does its own handshake before its first byte, as QEMU's do. A stream
-//! ends with `close_notify`; a connection that ends without it is an error, for somebody else may have ended it.
+//! Each connection of a migration, including each page channel, does its own handshake before its first byte, as QEMU's do. A
+//! stream ends with `close_notify`; a connection that ends without it is an error, because an attacker may have cut it.
 
 mod connection;
 mod name;
@@ -20,32 +20,32 @@ pub use connection::Connection;
 pub use name::{Fingerprint, NoFingerprint};
 pub use side::{TlsClient, TlsError, TlsOptions, TlsServer};
 
-/// Bytes that one call encrypts at most: four records. What they become fits into what a socket holds.
+/// The most bytes that one call encrypts: four records. Their ciphertext fits a socket's buffer.
 const CHUNK: usize = 64 << 10;
-/// Bytes of the peer that are taken from the transport at once.
+/// The most bytes that are read from the transport at once.
 const INCOMING: usize = 64 << 10;
-/// How long the last words of a connection may take, where its transport is full.
+/// How long a closing connection may wait for a full transport to take its last messages.
 const FAREWELL: Duration = Duration::from_millis(100);
 
-/// A channel that encrypts what it sends on another one, and decrypts what comes.
+/// A channel that encrypts data for another channel, and decrypts received data.
 ///
-/// After a send that timed out, the next one has to begin with the same bytes, as the engine's do: some of them may be on their
-/// way already.
+/// After a send that timed out, the next send has to begin with the same bytes, as the engine does: some of them may have been
+/// sent already.
 pub struct TlsChannel<C: Channel> {
     inner: C,
     session: Session,
-    /// Bytes of the caller's that are encrypted and not yet all written to the transport.
+    /// Number of the caller's bytes that are encrypted and not yet completely written to the transport.
     owed: usize,
     incoming: Box<[u8]>,
-    /// What of `incoming` the session has not taken yet.
+    /// The range of `incoming` that the session has not read yet.
     unread: std::ops::Range<usize>,
-    /// Decrypted by [`peek`](Self::peek), and not received yet.
+    /// Bytes that [`peek`](Self::peek) decrypted, and that were not received yet.
     ahead: Vec<u8>,
-    /// Something came that was decrypted.
+    /// True once something was received and decrypted.
     heard: bool,
     /// The first bytes that the peer sent.
     first: Vec<u8>,
-    /// The connection ends as a broken one does: without `close_notify`.
+    /// True if the connection must end like a broken one: without `close_notify`.
     broken: bool,
 }
 
@@ -57,20 +57,20 @@ impl<C: Channel> fmt::Debug for TlsChannel<C> {
 }
 
 impl<C: Channel> TlsChannel<C> {
-    /// The side that was connected to. The handshake is done by [`handshake`](Self::handshake), or by the first byte that is sent
-    /// or received.
+    /// Creates the server's side. The handshake is done by [`handshake`](Self::handshake), or by the first byte that is sent or
+    /// received.
     ///
     /// # Errors
-    /// What the library says of its configuration.
+    /// The TLS library's error about its configuration.
     pub fn server(inner: C, server: &TlsServer) -> io::Result<Self> {
         let session = rustls::ServerConnection::new(server.config()).map_err(io::Error::other)?;
         Ok(Self::new(inner, session.into()))
     }
 
-    /// The side that has connected, to a host of the name or address `host`; as [`server`](Self::server).
+    /// Creates the client's side, for a host with the name or address `host`; as for [`server`](Self::server).
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] if the server's certificate has to have a name, and `host` is none.
+    /// [`io::ErrorKind::InvalidInput`] if the server's certificate must have a name, and `host` is not one.
     pub fn client(inner: C, client: &TlsClient, host: &str) -> io::Result<Self> {
         let name = client.name(host)?;
         let session = rustls::ClientConnection::new(client.config(), name).map_err(io::Error::other)?;
@@ -78,7 +78,7 @@ impl<C: Channel> TlsChannel<C> {
     }
 
     fn new(inner: C, mut session: Session) -> Self {
-        // What is written is bounded here; the session would silently take less.
+        // This module bounds the data; with a limit, the session would silently take less.
         session.set_buffer_limit(None);
         let incoming = vec![0; INCOMING].into_boxed_slice();
         Self {
@@ -94,11 +94,11 @@ impl<C: Channel> TlsChannel<C> {
         }
     }
 
-    /// Does what of the handshake can be done within `timeout`.
+    /// Advances the handshake as far as possible within `timeout`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] if it is not over then, and it may be gone on with; a sentence that says why one side refuses
-    /// the other.
+    /// [`io::ErrorKind::TimedOut`] if the handshake is not complete and may be continued; otherwise a sentence that says why one
+    /// side refuses the other.
     pub fn handshake(&mut self, timeout: Duration) -> io::Result<()> {
         let until = Deadline::new(timeout);
         while self.session.is_handshaking() {
@@ -114,10 +114,10 @@ impl<C: Channel> TlsChannel<C> {
         self.flush(&until)
     }
 
-    /// Fills `into` with the first bytes that come, as far as they have come, and leaves them to be received.
+    /// Copies the first bytes that have arrived to `into`; they can still be received.
     ///
     /// # Errors
-    /// As [`receive`](Channel::receive).
+    /// As for [`receive`](Channel::receive).
     pub fn peek(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while self.ahead.len() < into.len() {
             let mut part = vec![0; into.len() - self.ahead.len()];
@@ -135,7 +135,7 @@ impl<C: Channel> TlsChannel<C> {
         matches!(self.session, Session::Server(_))
     }
 
-    /// Gives the transport all that the session has for it.
+    /// Writes all pending records of the session to the transport.
     fn flush(&mut self, until: &Deadline) -> io::Result<()> {
         while self.session.wants_write() {
             let mut wire = Wire { channel: &mut self.inner, timeout: until.left() };
@@ -146,7 +146,7 @@ impl<C: Channel> TlsChannel<C> {
         Ok(())
     }
 
-    /// Why the transport takes nothing any more: the peer may have said so before.
+    /// The reason why the transport accepts nothing: the peer may have sent it before.
     fn because(&mut self, error: io::Error) -> io::Error {
         if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) {
             return error;
@@ -162,7 +162,7 @@ impl<C: Channel> TlsChannel<C> {
         }
     }
 
-    /// Gives the session what comes, and returns how many bytes that were; 0 at the end of the connection.
+    /// Passes received bytes to the session, and returns their number; 0 at the end of the connection.
     fn fill(&mut self, until: &Deadline) -> io::Result<usize> {
         if self.unread.is_empty() {
             let count = self.inner.receive(&mut self.incoming, until.left())?;
@@ -175,7 +175,7 @@ impl<C: Channel> TlsChannel<C> {
         self.unread.start += count;
         if let Err(error) = self.session.process_new_packets() {
             self.broken = true;
-            // The alert; a peer that takes none hears nothing.
+            // Sends the alert, if the transport accepts it in time.
             let mut wire = Wire { channel: &mut self.inner, timeout: FAREWELL };
             while self.session.wants_write() && self.session.write_tls(&mut wire).is_ok() {}
             return Err(refusal::of(&error, self.is_server(), &self.first));
@@ -232,7 +232,7 @@ impl<C: Channel> Channel for TlsChannel<C> {
 }
 
 impl<C: Channel> Drop for TlsChannel<C> {
-    /// Says that this is the end, unless it comes in the middle of something.
+    /// Sends `close_notify`, unless the connection is broken, or ends within the handshake or with data unsent.
     fn drop(&mut self) {
         if self.broken || self.owed > 0 || self.session.is_handshaking() {
             return;
@@ -242,7 +242,7 @@ impl<C: Channel> Drop for TlsChannel<C> {
     }
 }
 
-/// Speaks TLS with whoever connects; `None`: does not.
+/// Requires TLS of each connection, or uses none if `None`.
 impl Security for Option<TlsServer> {
     type Channel = Connection;
 
@@ -257,31 +257,32 @@ impl Security for Option<TlsServer> {
         channel.peek(into)
     }
 
-    /// By an alert.
+    /// TLS sends an alert.
     fn tells(channel: &Connection) -> bool {
         matches!(channel, Connection::Tls(_))
     }
 }
 
 impl Listener<Plain> {
-    /// Speaks TLS with whoever connects from now on, if there is a `server`: a stream is one whose first decrypted bytes say so.
+    /// Requires TLS of each connection from now on, if there is a `server`: a stream is then recognised by its first decrypted
+    /// bytes.
     #[must_use]
     pub fn with_tls(self, server: impl Into<Option<TlsServer>>) -> Listener<Option<TlsServer>> {
         self.secured(server.into())
     }
 }
 
-/// What a transport says whose peer has gone without taking what was sent.
+/// True for a transport's error after the peer has closed without reading everything.
 fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
-/// A moment by which a call has to return.
+/// The time by which a call must return.
 struct Deadline(Option<Instant>);
 
 impl Deadline {
     fn new(timeout: Duration) -> Self {
-        // One that no clock reaches is none.
+        // Without a deadline if the timeout exceeds the range of the clock.
         Self(Instant::now().checked_add(timeout))
     }
 
@@ -290,7 +291,7 @@ impl Deadline {
     }
 }
 
-/// The transport as the session writes to it.
+/// The transport, as the writer and reader of the session.
 struct Wire<'a, C> {
     channel: &'a mut C,
     timeout: Duration,

@@ -1,4 +1,4 @@
-//! How certificates are named: by their SHA-256, and by the distinguished name of whom they are for.
+//! Names of certificates: the SHA-256 fingerprint, and the distinguished name of the subject.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use x509_cert::der::Decode;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
-/// A text that is no fingerprint.
+/// The error for a text that is not a fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("write the SHA-256 of a certificate: 64 hexadecimal digits, with colons between them or without")]
 pub struct NoFingerprint;
@@ -20,7 +20,7 @@ impl Fingerprint {
     /// The fingerprint of a certificate in DER.
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         let mut digest = [0; 32];
-        // The one of a TLS 1.3 suite, and so of the library that is there in any case.
+        // The hash of a TLS 1.3 cipher suite, so that no other library is needed for SHA-256.
         if let Some(suite) = TLS13_AES_128_GCM_SHA256.tls13() {
             let hash = suite.common.hash_provider.hash(certificate);
             digest.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
@@ -63,7 +63,7 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// Whom a certificate is for, as RFC 4514 writes it; `None` if it cannot be read.
+/// The subject of a certificate, as RFC 4514 writes it; `None` if it cannot be parsed.
 pub(super) fn subject(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
     Some(certificate.tbs_certificate().subject().to_string())
@@ -79,7 +79,7 @@ pub(super) fn same(one: &str, other: &str) -> bool {
     one == other
 }
 
-/// `CN=a,O=b` at its commas, less those that are escaped, and without the spaces around them.
+/// Splits `CN=a,O=b` at its unescaped commas, and trims spaces.
 fn parts(name: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut escaped = false;

@@ -1,4 +1,4 @@
-//! Why a TLS connection came to its end, as a sentence: what this side found, or what the other side's alert says.
+//! Why a TLS connection ended, as a sentence: the fault that this side found, or the alert of the other side.
 
 use std::io;
 
@@ -11,7 +11,7 @@ fn ended(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("TLS: {why}"))
 }
 
-/// What the session says. `first` are the first bytes that the peer sent.
+/// The sentence for an error of the session. `first` are the first bytes that the peer sent.
 pub(super) fn of(error: &Error, is_server: bool, first: &[u8]) -> io::Error {
     let peer = if is_server { "client" } else { "server" };
     ended(match error {
@@ -61,7 +61,7 @@ fn certificate(error: &CertificateError, peer: &str) -> String {
     format!("the {peer}'s certificate {what}")
 }
 
-/// RFC 8446, section 6.2.
+/// The sentence for an alert of the peer (RFC 8446, section 6.2).
 fn said(alert: AlertDescription, peer: &str) -> String {
     use AlertDescription as A;
     let what = match alert {
@@ -81,7 +81,7 @@ fn said(alert: AlertDescription, peer: &str) -> String {
     format!("the {peer} refuses: {what} (alert {alert:?})")
 }
 
-/// The peer closed the connection when the handshake was over for this side, and never said anything.
+/// The error for a peer that closed the connection after the handshake was complete for this side, without sending anything.
 pub(super) fn unheard(is_server: bool) -> io::Error {
     let peer = if is_server { "client" } else { "server" };
     io::Error::new(
@@ -92,7 +92,7 @@ pub(super) fn unheard(is_server: bool) -> io::Error {
     )
 }
 
-/// The connection ended within the handshake.
+/// The error for a connection that ended within the handshake.
 pub(super) fn closed(is_server: bool) -> io::Error {
     ended(match is_server {
         true => "the client closed the connection within the handshake".into(),
@@ -102,7 +102,7 @@ pub(super) fn closed(is_server: bool) -> io::Error {
     })
 }
 
-/// The connection ended without `close_notify`.
+/// The error for a connection that ended without `close_notify`.
 pub(super) fn truncated() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "TLS: the connection ended without the peer's close_notify")
 }

@@ -1,4 +1,4 @@
-//! What each side of TLS connections is made of: certificates and keys in QEMU's file layout, and whom it trusts.
+//! The configuration of a TLS client or server: certificates and keys in QEMU's file layout, and the trusted peers.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -19,18 +19,19 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use super::name::Fingerprint;
 use super::verify::{Authorized, Pinned};
 
-/// A file of certificates is not longer than this.
+/// The largest file of certificates that is read, in bytes.
 const LONGEST: u64 = 1 << 20;
 
 /// Certificates and trust, in the terms of QEMU's `tls-creds-x509`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsOptions {
-    /// Where the files are: `ca-cert.pem`, `ca-crl.pem` where there is a list of revoked ones, `server-cert.pem` and `server-key.pem` at
-    /// a server, `client-cert.pem` and `client-key.pem` at a client.
+    /// The directory with the files: `ca-cert.pem`, optionally `ca-crl.pem` with revoked certificates, `server-cert.pem` and
+    /// `server-key.pem` for a server, `client-cert.pem` and `client-key.pem` for a client.
     pub directory: PathBuf,
-    /// Certificates of peers that are trusted. If there are any, no others are, and neither authority, name nor date counts.
+    /// Fingerprints of trusted peer certificates. If there are any, only these are trusted, whatever their authority, name or
+    /// dates.
     pub pins: Vec<Fingerprint>,
-    /// At a server, the distinguished names of clients that may connect; empty: all that are trusted.
+    /// For a server, the distinguished names of clients that may connect; if empty, all clients with a trusted certificate.
     pub authorized: Vec<String>,
 }
 
@@ -42,15 +43,15 @@ pub struct TlsError {
     what: String,
 }
 
-/// The side that is connected to. Clones share it.
+/// Configuration of the server's side. Clones share it.
 #[derive(Clone, Debug)]
 pub struct TlsServer(Arc<ServerConfig>);
 
-/// The side that connects. Clones share it.
+/// Configuration of the client's side. Clones share it.
 #[derive(Clone, Debug)]
 pub struct TlsClient {
     config: Arc<ClientConfig>,
-    /// The server's certificate has to have the name of the host.
+    /// The server's certificate must have the name of the host.
     by_name: bool,
 }
 
@@ -79,7 +80,7 @@ impl TlsServer {
             .with_client_cert_verifier(trusts)
             .with_single_cert(files.certificates("server-cert.pem")?, files.key("server-key.pem")?)
             .map_err(unusable)?;
-        // Each connection is one of a migration, and none is resumed.
+        // Each connection belongs to one migration, and no TLS session is resumed.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Self(Arc::new(config)))
@@ -130,7 +131,7 @@ impl TlsClient {
     pub(super) fn name(&self, host: &str) -> io::Result<ServerName<'static>> {
         match ServerName::try_from(host.to_owned()) {
             Ok(name) => Ok(name),
-            // It is not compared with anything.
+            // The name is not compared with anything.
             Err(_) if !self.by_name => Ok(ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into())),
             Err(_) => {
                 let what = match host {
@@ -159,7 +160,7 @@ impl Files<'_> {
         self.0.join(name).exists()
     }
 
-    /// Without waiting for whoever is at the other end, where it is no file.
+    /// Reads a file. A FIFO without a writer must not block the open.
     fn read(&self, name: &str) -> Result<Vec<u8>, TlsError> {
         let open = || {
             let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(self.0.join(name))?;

@@ -1,4 +1,4 @@
-//! Which certificates are trusted: those of an authority, or single ones that are named.
+//! Verifiers of certificates: signed by an authority, or pinned one by one.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use rustls::{
 
 use super::name::{Fingerprint, same, subject};
 
-/// Wraps a sentence in the error type of certificates.
+/// A sentence as an error of the TLS library's certificate checks.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refused(String);
@@ -21,7 +21,8 @@ fn refused(why: String) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refused(why)))))
 }
 
-/// Trusts certificates that were named, and no others: no authority, name or date counts, as the peer has proved that it has the key.
+/// Trusts only certificates with a pinned fingerprint, whatever their authority, name or dates: the peer has proved that it has
+/// the key.
 #[derive(Debug)]
 pub(super) struct Pinned {
     pub(super) pins: Vec<Fingerprint>,
@@ -40,7 +41,7 @@ impl Pinned {
     }
 }
 
-/// The checks of signatures, which the traits for both sides have alike. TLS 1.2 is not spoken.
+/// The checks of signatures, which both verifier traits need. TLS 1.2 is not supported.
 macro_rules! signatures_of_tls_1_3 {
     () => {
         fn verify_tls12_signature(
@@ -99,7 +100,7 @@ impl ClientCertVerifier for Pinned {
     signatures_of_tls_1_3!();
 }
 
-/// Accepts the clients that `trusts` trusts and whose certificate has one of `names`.
+/// Accepts clients that `trusts` accepts and whose certificate has one of `names`.
 #[derive(Debug)]
 pub(super) struct Authorized {
     pub(super) trusts: Arc<dyn ClientCertVerifier>,
