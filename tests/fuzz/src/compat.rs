@@ -1,5 +1,5 @@
-//! Target: two releases of one section, drawn from the input. The checker comes to an end, and says the same of a
-//! comparison whichever side it is asked from.
+//! Target: two releases of one section, drawn from the input. The checker must terminate, and give the same verdict
+//! from either side of a comparison.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use vmstate::compat::{Comparison, Direction, Verdict, check};
@@ -11,7 +11,7 @@ use crate::schema::loads_in_itself;
 
 pub(crate) const TARGET: Target = Target { name: "compat", memory: 512 << 20, body, seeds };
 
-/// Most structs inside one another; more make no new case, but many more states.
+/// Most nested structs inside one another; deeper nesting makes no new case, but many more states.
 const DEPTH: usize = 2;
 
 fn body(input: &[u8]) {
@@ -35,7 +35,7 @@ fn body(input: &[u8]) {
     assert_eq!(
         of(&forward.comparisons, new.version, Direction::NewToOld),
         of(&backward.comparisons, new.version, Direction::OldToNew),
-        "the sides disagree about {old:?} and {new:?}"
+        "the verdicts of both sides differ for {old:?} and {new:?}"
     );
 }
 
@@ -117,7 +117,7 @@ fn limit(input: &mut Unstructured<'_>) -> Result<Limit> {
     })
 }
 
-/// The same with some fields gone, new or other, or something else altogether.
+/// The next release: the same description with some fields removed, added or changed, or an unrelated description.
 fn next_release(input: &mut Unstructured<'_>, old: &Description) -> Result<Description> {
     if input.ratio(1, 8)? {
         return description(input, "d", 0);
@@ -140,7 +140,7 @@ fn next_release(input: &mut Unstructured<'_>, old: &Description) -> Result<Descr
 }
 
 fn seeds() -> Vec<Vec<u8>> {
-    // Any bytes are a pair of descriptions: let some be long enough for all that can be drawn.
+    // Any bytes describe a pair of releases; these seeds are long enough for every kind of field.
     let ramp: Vec<u8> = (0..=255).collect();
     (1..16).map(|step| ramp.iter().map(|byte: &u8| byte.wrapping_mul(step)).collect()).collect()
 }

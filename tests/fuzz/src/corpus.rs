@@ -1,17 +1,17 @@
-//! The inputs that are kept for a target: those that reach all code that is known to be reached, in one archive,
-//! `corpus/TARGET.inputs`; and each find as a file of its own, `corpus/TARGET/NAME`.
+//! The inputs kept for a target: one archive, `corpus/TARGET.inputs`, of inputs that together reach all code known to
+//! be reachable; and each find as a file of its own, `corpus/TARGET/NAME`.
 //!
-//! An archive is a sequence of inputs, each behind its length as four bytes, big-endian: the shortest first, those of one
-//! length in the order of their bytes, none twice. So the same inputs always make the same archive.
+//! An archive is a sequence of inputs, each preceded by its length as four bytes, big-endian: the shortest first,
+//! inputs of one length in the order of their bytes, none twice. So the same inputs always make the same archive.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// An input, and what to call it.
+/// An input with its name.
 type Named = (String, Vec<u8>);
 
-/// Where the archive of `target` lies.
+/// Path of the archive of `target`.
 pub fn archive(target: &str) -> PathBuf {
     folder().join(format!("{target}.inputs"))
 }
@@ -19,7 +19,7 @@ pub fn archive(target: &str) -> PathBuf {
 /// The inputs in the archive of `target`; none for a new target, which has no archive yet.
 ///
 /// # Errors
-/// The archive cannot be read, or is damaged.
+/// When the archive cannot be read or is damaged.
 pub fn archived(target: &str) -> io::Result<Vec<Named>> {
     let path = archive(target);
     if !path.exists() {
@@ -30,10 +30,10 @@ pub fn archived(target: &str) -> io::Result<Vec<Named>> {
     Ok(inputs.into_iter().enumerate().map(|(index, input)| (format!("{target}.inputs, {index}"), input)).collect())
 }
 
-/// What was found in `target`, by the name of its file.
+/// The finds of `target`, by the names of their files.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// When a file cannot be read.
 pub fn finds(target: &str) -> io::Result<Vec<Named>> {
     let folder = folder().join(target);
     if folder.is_dir() { files(&folder) } else { Ok(Vec::new()) }
@@ -42,7 +42,7 @@ pub fn finds(target: &str) -> io::Result<Vec<Named>> {
 /// The files of a folder, by name.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// When a file cannot be read.
 pub fn files(folder: &Path) -> io::Result<Vec<Named>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -56,7 +56,7 @@ pub fn files(folder: &Path) -> io::Result<Vec<Named>> {
 /// The archive of these inputs.
 ///
 /// # Errors
-/// An input of 4 GiB or more.
+/// When an input has 4 GiB or more.
 pub fn encode(inputs: impl IntoIterator<Item = Vec<u8>>) -> io::Result<Vec<u8>> {
     let inputs: BTreeSet<(usize, Vec<u8>)> = inputs.into_iter().map(|input| (input.len(), input)).collect();
     let mut archive = Vec::new();
@@ -101,9 +101,9 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_that_was_cut_is_noticed() {
+    fn a_truncated_archive_is_detected() {
         let bytes = encode([b"first".to_vec(), b"second".to_vec()]).unwrap();
-        // Behind the first input there may well be no other.
+        // A cut after a whole input leaves a valid archive.
         let whole = (0..bytes.len()).filter(|&length| decode(&bytes[..length]).is_some());
         assert_eq!(whole.collect::<Vec<_>>(), [0, 4 + 5]);
     }

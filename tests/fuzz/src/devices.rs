@@ -1,4 +1,4 @@
-//! The devices that are attacked: QEMU's `microvm`, derived, and a struct with a field of every kind.
+//! The devices that are attacked: those of QEMU's `microvm`, derived, and a struct with a field of every kind.
 
 #[path = "../../../vmstate/tests/devices/mod.rs"]
 mod microvm;
@@ -6,7 +6,7 @@ mod microvm;
 use crate::every_kind::EveryKind;
 use crate::rollback::Rollback;
 
-/// Names, instances and fresh devices, in QEMU's order.
+/// Names, instance ids and fresh devices, in QEMU's order.
 pub fn all() -> Vec<(&'static str, u32, Rollback<'static>)> {
     vec![
         ("timer", 0, Rollback::new(microvm::Timers::default())),

@@ -1,4 +1,4 @@
-//! Target: a struct with one field of every kind that the derive has. A new kind is one line in [`EveryKind`].
+//! Target: a struct with one field of every kind that the derive supports. A new kind is one line in [`EveryKind`].
 //!
 //! ```text
 //! byte 0: version (low 7 bits), QEMU-compatible (high bit) | body
@@ -20,9 +20,9 @@ use crate::rollback::Rollback;
 
 pub(crate) const TARGET: Target = Target { name: "every_kind", memory: 4 << 20, body, seeds };
 
-/// One of each. What needs another value than its default to be put to the test has one in [`EveryKind::full`].
+/// One field of each kind. A field whose default would not test its kind has another value in [`EveryKind::full`].
 #[derive(VmState, Default)]
-// The corpus has streams with this name.
+// The archived streams have this section name.
 #[vmstate(name = "zoo", version = 3, minimum_version = 1)]
 #[vmstate(pre_load = Self::reset, validate = Self::check, post_load = Self::thaw)]
 #[vmstate(subsection(name = "zoo/needed", needed = Self::is_needed, version = 2, minimum_version = 1))]
@@ -313,7 +313,7 @@ impl EveryKind {
         self.lines > 0
     }
 
-    /// One with something in each field.
+    /// A state with a value other than the default in each field.
     pub(crate) fn full() -> Self {
         let leaf = |value| Leaf { value, derived: 0 };
         let parent = |children| Parent { children, child: leaf(20) };

@@ -1,5 +1,5 @@
-//! A section in parts of a machine that is attacked: four blocks of 16 bytes. A record that is refused, or not all there, changes
-//! nothing.
+//! A section in parts, for a machine that is attacked: four blocks of 16 bytes. A record that is refused or incomplete
+//! changes nothing.
 
 use vmstate::codec::{Outbox, Reader};
 use vmstate::error::Result;
@@ -7,7 +7,7 @@ use vmstate::schema::Description;
 use vmstate::section::{IterativeSection, Record};
 
 const BLOCKS: usize = 4;
-/// In place of a block's number: the body ends here.
+/// In place of a block's number: end of the body.
 const END: u32 = u32::MAX;
 
 /// The device.
@@ -15,20 +15,20 @@ const END: u32 = u32::MAX;
 pub struct Flash {
     blocks: [[u8; 16]; BLOCKS],
     sent: usize,
-    /// Loads that have begun and are not cleaned up.
+    /// A load has begun and was not cleaned up.
     begun: bool,
 }
 
 impl Flash {
-    /// No block like another.
+    /// A device whose blocks all differ.
     pub fn full() -> Self {
         Self { blocks: [[0x11; 16], [0x22; 16], [0x7e; 16], [0xff; 16]], sent: 0, begun: false }
     }
 
-    /// What it holds.
+    /// The content of the blocks.
     ///
     /// # Panics
-    /// If a migration that began was not cleaned up.
+    /// When a load that began was not cleaned up.
     pub fn saved(&self) -> Vec<u8> {
         assert!(!self.begun, "not cleaned up");
         self.blocks.concat()
@@ -92,7 +92,7 @@ impl IterativeSection for Flash {
     }
 
     fn load_part(&mut self, input: &mut Reader<'_>, _version: u32) -> Result<Record> {
-        assert!(self.begun, "a part of nothing");
+        assert!(self.begun, "a part before the start");
         self.read(input)
     }
 

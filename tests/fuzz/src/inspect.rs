@@ -1,5 +1,6 @@
-//! Target: a stream taken apart without types, once as it is, and once one made of a body and a self-description, whose
-//! length would else hardly ever be right. Sections without a self-description are read by QEMU's dump.
+//! Target: the inspector, which reads a stream without types: the input as a stream, and a stream built from a body and
+//! a self-description, whose length would otherwise hardly ever be right. Sections without a self-description are read
+//! by QEMU's dump.
 //!
 //! ```text
 //! byte 0 is 0: stream | else: description of one section, `00`, its body
@@ -57,7 +58,7 @@ fn seeds() -> Vec<Vec<u8>> {
     for stream in [streams::RESET, streams::KVM, streams::TCG] {
         seeds.push([&[0], streams::loadable(stream, &known).as_slice()].concat());
         let sections = streams::sections(stream);
-        // Behind the last section: EOF, the mark of the self-description, its length.
+        // After the last section: EOF, the mark of the self-description, its length.
         let end = sections.last().expect("sections").whole.end + 1;
         let text = end + 1 + 4;
         seeds.push([&[0], &streams::loadable(&stream[..end], &known)[..]].concat());
@@ -69,7 +70,7 @@ fn seeds() -> Vec<Vec<u8>> {
             let Some(device) = described["devices"].as_array().and_then(|all| all.iter().find(of_it)) else { continue };
             let mut device = device.clone();
             (device["name"], device["instance_id"], device["version"]) = ("d".into(), 0.into(), 1.into());
-            // The largest descriptions teach nothing that the others do not.
+            // The largest descriptions reach no code that others do not.
             let seed = [device.to_string().as_bytes(), &[0], &stream[found.body.clone()]].concat();
             seeds.extend(Some(seed).filter(|seed| seed.len() <= 2048));
         }

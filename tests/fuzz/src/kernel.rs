@@ -1,5 +1,5 @@
-//! Target: a kernel's image, as `minivmm run --kernel` loads it, with all that goes into guest memory beside it. What is loaded
-//! of a bzImage is what is in the file behind its setup code.
+//! Target: a kernel's image, loaded as by `minivmm run --kernel`, with everything else that goes into guest memory. The
+//! part of a bzImage that is loaded must equal the file after its setup code.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -18,14 +18,14 @@ use crate::Target;
 
 pub(crate) const TARGET: Target = Target { name: "kernel", memory: 1 << 20, body, seeds };
 
-/// Bytes of guest memory.
+/// Size of guest memory.
 const RAM: u64 = 4 << 20;
 
-/// One file and one memory for all inputs, and for one at a time: making them takes longer than a load.
+/// The file and the guest memory, shared by all inputs, one at a time: making them takes longer than a load.
 static GROUND: LazyLock<Mutex<(File, BootFile, Ram)>> = LazyLock::new(|| {
     let file = File::from(memfd_create("kernel", MemfdFlags::CLOEXEC).expect("a file in memory"));
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let kernel = BootFile::open("--kernel", Path::new(&path)).expect("it is a file");
+    let kernel = BootFile::open("--kernel", Path::new(&path)).expect("a kernel file");
     Mutex::new((file, kernel, Ram::new(RAM).expect("guest memory")))
 });
 
@@ -36,15 +36,15 @@ fn body(input: &[u8]) {
     let payload = Payload { kernel, initrd: None, append: "console=ttyS0" };
     let entry = load(ram, payload, &Machine { cpus: 2, virtio_windows: vec![7] });
     if let Ok(Entry::Linux64(entry)) = entry {
-        // boot.rst: the 64-bit entry point is 0x200 bytes behind the load address.
-        let image = setup_end(input).and_then(|end| input.get(end..)).expect("it was loaded");
+        // By boot.rst the 64-bit entry point is 0x200 bytes after the load address.
+        let image = setup_end(input).and_then(|end| input.get(end..)).expect("the input was loaded");
         let mut loaded = vec![0; image.len()];
-        ram.read(entry - 0x200, &mut loaded).expect("it was loaded there");
-        assert!(loaded == image, "something else was loaded");
+        ram.read(entry - 0x200, &mut loaded).expect("the kernel was loaded there");
+        assert!(loaded == image, "the loaded kernel differs from the file");
     }
 }
 
-/// Where the setup code ends, by the number of its sectors; 0 stands for 4.
+/// End of the setup code, by its number of sectors, for which 0 means 4.
 fn setup_end(image: &[u8]) -> Option<usize> {
     let sectors = usize::from(*image.get(0x1f1)?);
     Some((if sectors == 0 { 4 } else { sectors } + 1) * 512)

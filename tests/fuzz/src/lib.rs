@@ -1,5 +1,5 @@
-//! What hostile input may not do to `vmstate` and minivmm: each [`Target`] takes any bytes, and panics if they break a
-//! promise. A driver looks for such bytes (`tests/fuzz/run`); `cargo test` tries those that are known.
+//! Fuzz targets for hostile input to `vmstate` and minivmm: each [`Target`] takes any bytes, and panics if they break a
+//! promise. A driver searches for such bytes (`tests/fuzz/run`); `cargo test` replays the known inputs.
 
 mod bounds;
 mod compat;
@@ -24,18 +24,18 @@ mod xbzrle;
 pub use bounds::within;
 pub use rollback::Rollback;
 
-/// One way in for hostile bytes.
+/// An entry point for hostile bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// Its name; inputs that are kept are in `corpus/` under it.
+    /// The target's name; its kept inputs are in `corpus/` under this name.
     pub name: &'static str,
-    /// What it may allocate at a time, in bytes.
+    /// Most bytes that the target may hold at a time.
     pub memory: u64,
     body: fn(&[u8]),
     seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 12] = [
     section::TARGET,
     stream::TARGET,
@@ -52,20 +52,20 @@ pub const TARGETS: [Target; 12] = [
 ];
 
 impl Target {
-    /// The one of this name.
+    /// The target of this name.
     pub fn named(name: &str) -> Option<Self> {
         TARGETS.into_iter().find(|target| target.name == name)
     }
 
-    /// Tries one input.
+    /// Runs the target on one input.
     ///
     /// # Panics
-    /// If the library breaks a promise, or takes more memory than allowed.
+    /// When the library breaks a promise, or holds more memory than allowed.
     pub fn run(&self, input: &[u8]) {
         within(self.memory, || (self.body)(input));
     }
 
-    /// Inputs to begin with, made of streams that QEMU and this library wrote.
+    /// Inputs to begin with, made from streams that QEMU and this library wrote.
     pub fn seeds(&self) -> Vec<Vec<u8>> {
         (self.seeds)()
     }

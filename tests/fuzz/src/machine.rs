@@ -1,4 +1,5 @@
-//! A machine to load into: all devices, watched, and RAM that only checks what it is asked for.
+//! A machine to load streams into: all devices, each with its loads checked, and RAM that only checks the requested
+//! ranges.
 
 use std::io;
 use std::sync::Mutex;
@@ -17,7 +18,7 @@ use crate::rollback::Rollback;
 
 /// The machine type of the streams.
 pub const TYPE: &str = "microvm";
-/// What a section's fields may allocate.
+/// Limit on what a section's fields may allocate.
 pub const LIMITS: Limits = Limits::new(1 << 20);
 
 /// Devices and RAM.
@@ -29,7 +30,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// QEMU's `microvm` with 16 MiB, which keeps the blocks of QEMU's firmware.
+    /// QEMU's `microvm` with 16 MiB, which keeps the RAM blocks of QEMU's firmware.
     pub fn microvm() -> Self {
         Self::with(&[("microvm.ram", 16 << 20)])
     }
@@ -40,19 +41,19 @@ impl Machine {
         Self { devices: devices::all(), flash: Flash::full(), ram: Ram { blocks, kept: Mutex::default() } }
     }
 
-    /// Only the devices of these names.
+    /// Keeps only the devices of these names.
     pub fn only(mut self, names: &[&str]) -> Self {
         self.devices.retain(|(name, ..)| names.contains(name));
         self
     }
 
-    /// Loads a stream of which `at_once` bytes come at a time.
+    /// Loads a stream that arrives `at_once` bytes at a time.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The error of the load.
     ///
     /// # Panics
-    /// If the load breaks a promise.
+    /// When the load breaks a promise.
     pub fn load(&mut self, stream: &[u8], strictness: Strictness, at_once: usize) -> Result<()> {
         let Self { devices, flash, ram } = self;
         let mut tape = Tape { stream, at_once, written: Vec::new() };
@@ -62,7 +63,7 @@ impl Machine {
     /// Writes a stream.
     ///
     /// # Panics
-    /// If a device refuses.
+    /// When a device refuses to be saved.
     pub fn save(&mut self) -> Vec<u8> {
         let Self { devices, flash, ram } = self;
         let mut tape = Tape { stream: &[], at_once: 0, written: Vec::new() };
@@ -70,7 +71,7 @@ impl Machine {
         tape.written
     }
 
-    /// What each device would send.
+    /// The sections that the devices would send.
     pub fn saved(&mut self) -> Vec<Vec<u8>> {
         let devices = self.devices.iter_mut().map(|(_, _, device)| device.saved());
         devices.chain([self.flash.saved()]).collect()
@@ -86,15 +87,15 @@ fn sections<'a>(devices: &'a mut [(&'static str, u32, Rollback<'static>)], flash
     sections
 }
 
-/// Blocks without contents.
+/// RAM blocks without contents.
 #[derive(Debug)]
 struct Ram {
     blocks: Vec<RamBlock>,
-    /// Lengths of those that are kept.
+    /// Lengths of the blocks that the load asked to keep.
     kept: Mutex<Vec<u64>>,
 }
 
-/// So many blocks are kept, and so long ones.
+/// Largest number of kept blocks, and their largest length.
 const KEPT: (usize, u64) = (9, 2 << 20);
 
 impl Ram {
@@ -112,7 +113,7 @@ impl GuestRam for Ram {
     }
 
     fn adopt(&self, name: &str, len: u64) -> Result<bool> {
-        assert!(self.blocks.iter().all(|block| block.name != name), "{name} is here");
+        assert!(self.blocks.iter().all(|block| block.name != name), "{name} is a block already");
         let mut kept = self.kept.lock().unwrap();
         let keeps = (name == "pc.bios" || name.starts_with("/rom@")) && kept.len() < KEPT.0 && len <= KEPT.1;
         kept.extend(keeps.then_some(len));
@@ -136,7 +137,7 @@ impl GuestRam for Ram {
     }
 }
 
-/// A file in memory.
+/// A file in memory, as a channel.
 struct Tape<'a> {
     stream: &'a [u8],
     at_once: usize,

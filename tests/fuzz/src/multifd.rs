@@ -1,12 +1,12 @@
-//! Target: a page channel that says anything: packets, each with the bytes that it announces. Which are taken, and what they say, is
-//! what a naive reader finds.
+//! Target: a page channel with any content: packets, each with the bytes that it announces. Acceptance and meaning of a
+//! packet must be as a naive reader finds.
 
 use vmstate::ram::RamBlock;
 use vmstate::raw::multifd::{Coding, Decompressor, HEADER, OPENING, Opening, Packet, PacketPages};
 
 use crate::Target;
 
-/// A window of zstd's has 32 MiB; what is read and written besides has 2.
+/// Memory: 32 MiB for a window of zstd, and 2 MiB for what is read and written.
 pub(crate) const TARGET: Target = Target { name: "multifd", memory: 48 << 20, body, seeds };
 
 const PAGE: u64 = 4096;
@@ -21,12 +21,12 @@ fn body(mut input: &[u8]) {
     if let Some((opening, rest)) = input.split_first_chunk::<OPENING>()
         && let Ok(read) = Opening::read(opening)
     {
-        assert!(read.to_bytes()[..25] == opening[..25], "an opening is written as it was read");
+        assert!(read.to_bytes()[..25] == opening[..25], "an opening is not written as it was read");
         input = rest;
     }
     while let Some((header, rest)) = input.split_first_chunk::<HEADER>() {
         let read = Packet::read(header, &blocks).ok();
-        assert_eq!(read, naively(header, &blocks), "other than a naive reader");
+        assert_eq!(read, naively(header, &blocks), "differs from the naive reader");
         let Some(packet) = read else { return };
         let Some((payload, rest)) = rest.split_at_checked(packet.payload) else { return };
         if packet.coding == Coding::Zstd && !payload.is_empty() {
@@ -41,7 +41,7 @@ fn body(mut input: &[u8]) {
     }
 }
 
-/// `None`: it is refused.
+/// Decodes a header naively; `None` for a packet that must be refused.
 fn naively(header: &[u8; HEADER], blocks: &[RamBlock]) -> Option<Packet> {
     let word =
         |at: usize| u64::from_be_bytes([[0; 4], header[at..at + 4].try_into().unwrap()].concat().try_into().unwrap());
@@ -77,7 +77,7 @@ fn seeds() -> Vec<Vec<u8>> {
     let pages = |normal: &[u64], zero: &[u64]| PacketPages { block: 1, normal: normal.to_vec(), zero: zero.to_vec() };
     let raw =
         Packet { number: 1, sync: false, coding: Coding::Raw, payload: 4096, pages: pages(&[0x1000], &[0, 0x3000]) };
-    // A page of zeros as a frame that is not ended: a header and a block of one byte 4096 times.
+    // A page of zeros as a zstd frame without an end: a header, and a block of one byte 4096 times.
     let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, 0x50, 2, 0x80, 0, 0];
     let coded = Packet { coding: Coding::Zstd, payload: frame.len(), pages: pages(&[0x2000], &[]), ..raw.clone() };
     let sync = Packet::sync(0).to_bytes("");

@@ -1,13 +1,14 @@
-//! Target: connections that may be page channels, and what comes on them in any order. Who belongs to the migration, when a flush is
-//! over, and which channel was closed too early, is what a naive list of all packets tells.
+//! Target: connections that may be page channels, and their packets in any order. Which connections belong to the
+//! migration, when a flush is complete, and which channel was closed too early, must be as a naive list of all packets
+//! says.
 //!
 //! ```text
-//! steps: what | channel | number of the packet, and
-//!   what % 8 = 0: somebody connects: opening, as far as it means anything (25 bytes), then a SYNC of that number
-//!   what % 8 = 1: as 0, with the magic, the version and a uuid of which each byte is the next one
-//!   what % 8 = 2, 3, 4: a packet of the channel; at 2 a SYNC
-//!   what % 8 = 5: the channel is closed
-//!   what % 8 = 6, 7: the main channel comes to a flush
+//! steps: kind | channel | number of the packet, and
+//!   kind % 8 = 0: a connection: the meaningful 25 bytes of its opening, then a SYNC of that number
+//!   kind % 8 = 1: as 0, with the magic, the version and a uuid of which each byte is the next one
+//!   kind % 8 = 2, 3, 4: a packet of the channel, a SYNC for 2
+//!   kind % 8 = 5: the channel is closed
+//!   kind % 8 = 6, 7: the main channel reaches a flush
 //! ```
 
 use std::collections::BTreeSet;
@@ -18,11 +19,11 @@ use crate::Target;
 
 pub(crate) const TARGET: Target = Target { name: "pairing", memory: 1 << 20, body, seeds };
 
-/// Magic, version, uuid and number.
+/// Number of meaningful bytes of an opening: magic, version, uuid and channel number.
 const MEANT: usize = 25;
 const HEAD: [u8; 8] = [0x11, 0x22, 0x33, 0x44, 0, 0, 0, 1];
 
-/// What is known of a channel of the migration.
+/// A channel of the migration.
 struct Channel {
     id: u8,
     uuid: [u8; 16],
@@ -33,13 +34,13 @@ struct Channel {
 #[derive(Default)]
 struct Naive {
     channels: Vec<Channel>,
-    /// Numbers of all packets.
+    /// The numbers of all packets.
     packets: BTreeSet<u64>,
     flushes: u64,
 }
 
 impl Naive {
-    /// True if it belongs to the migration.
+    /// Whether the connection belongs to the migration.
     fn joins(&mut self, uuid: [u8; 16], id: u8, number: u64) -> bool {
         let stranger = self.channels.iter().any(|channel| channel.id == id || channel.uuid != uuid);
         let joins = !stranger && number < 256 && self.packets.insert(number);
@@ -49,7 +50,7 @@ impl Naive {
         joins
     }
 
-    /// `None`: a channel was closed before its SYNC.
+    /// Whether the next flush is complete; `None` when a channel was closed before its SYNC.
     fn passes(&mut self) -> Option<bool> {
         let behind = |channel: &Channel| channel.syncs <= self.flushes;
         if self.channels.iter().any(|channel| channel.closed && behind(channel)) {
@@ -81,7 +82,7 @@ fn body(mut input: &[u8]) {
                 connect(meant.as_slice().try_into().expect("25 bytes"), number, &mut pairing, &mut naive);
             }
             2..=4 => {
-                // Nobody but a channel of the migration has more packets, and none that was closed.
+                // Only an open channel of the migration has further packets.
                 let Some(channel) = naive.channels.iter_mut().find(|channel| channel.id == id && !channel.closed)
                 else {
                     continue;
@@ -107,7 +108,7 @@ fn connect(meant: &[u8; MEANT], number: u64, pairing: &mut Pairing, naive: &mut 
     let (uuid, id) = (meant[8..24].try_into().expect("16 bytes"), meant[24]);
     let read = Opening::read(&opening).ok();
     let expected = (meant[..8] == HEAD).then_some(Opening { uuid, id });
-    assert_eq!(read, expected, "other than a naive reader");
+    assert_eq!(read, expected, "differs from the naive reader");
     if let Some(opening) = read {
         let joined = pairing.join(opening, number);
         assert_eq!(joined.is_ok(), naive.joins(uuid, id, number), "{joined:?}");
@@ -117,7 +118,7 @@ fn connect(meant: &[u8; MEANT], number: u64, pairing: &mut Pairing, naive: &mut 
 fn seeds() -> Vec<Vec<u8>> {
     let raw = |version: u8, uuid: u8, id: u8| [&HEAD[..7], &[version], &[uuid; 16], &[id]].concat();
     vec![
-        // Two channels, a stranger, a version that nobody knows, and one that comes twice.
+        // Two channels, a connection of another migration, one of an unknown version, and one that connects twice.
         [
             &[0, 0, 0][..],
             &raw(1, 5, 0),

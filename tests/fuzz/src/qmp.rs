@@ -1,5 +1,5 @@
-//! Target: what a client of minivmm's control socket sends. The first byte says how it is cut on its way; that makes no
-//! difference. A line that is one JSON value, or none, has one answer, which echoes its `id`.
+//! Target: the input of a client of minivmm's control socket. The first byte says into what pieces the input is cut,
+//! which must not matter. A line that is one JSON value, or none, has one answer, which echoes its `id`.
 
 use std::io::{self, Read};
 use std::thread;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::Target;
 
-/// The answers are kept here: each schema that `query-qmp-schema` gives takes some hundred KiB.
+/// Memory for the answers, which are kept: each schema that `query-qmp-schema` returns takes some hundred KiB.
 pub(crate) const TARGET: Target = Target { name: "qmp", memory: 256 << 20, body, seeds };
 
 fn body(input: &[u8]) {
@@ -22,7 +22,7 @@ fn body(input: &[u8]) {
     answered_once(text);
 }
 
-/// What a client says, as it comes.
+/// A client's input, which arrives in pieces.
 struct Pieces<'a, I>(I, &'a [u8]);
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Read for Pieces<'a, I> {
@@ -35,7 +35,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Read for Pieces<'a, I> {
     }
 }
 
-/// All answers of a session to a client that says this.
+/// All answers of a session to a client that sends these pieces.
 fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Value> {
     let (handle, queue, _shared) = Handle::new(RunState::Running);
     let pieces = Pieces(pieces.into_iter(), &[]);
@@ -46,13 +46,13 @@ fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Value> {
         while let Some(said) = session.listen() {
             answers.push(checked(&session.answer(said)));
         }
-        // The driver waits for it.
+        // End the driver's thread, which waits for requests.
         let _ = handle.ask(Request::Quit);
         answers
     })
 }
 
-/// Grants everything but what a driver refuses for reasons of its own.
+/// Grants every request, except those that a driver refuses for reasons of its own.
 fn drive(mut queue: Queue) {
     while let Next::Asked((AnyRequest::User(request), answer)) = queue.next(&|| None) {
         let granted = match request {
@@ -64,7 +64,7 @@ fn drive(mut queue: Queue) {
     }
 }
 
-/// One line of JSON: a result, or an error with class and description.
+/// Parses an answer, which must be one line of JSON: a result, or an error with class and description.
 fn checked(answer: &[u8]) -> Value {
     let line = answer.strip_suffix(b"\r\n").expect("an answer is a line");
     assert!(!line.contains(&b'\n'), "more than one line");
@@ -77,7 +77,7 @@ fn checked(answer: &[u8]) -> Value {
     answer
 }
 
-/// As far as each line is a value or cannot become one.
+/// Checks that each line which is one JSON value, or cannot become one, has one answer.
 fn answered_once(text: &[u8]) {
     for line in text.split(|&byte| byte == b'\n') {
         let id = match serde_json::from_slice::<Value>(line) {
@@ -85,7 +85,7 @@ fn answered_once(text: &[u8]) {
             Err(error) if error.is_eof() || error.to_string().starts_with("trailing characters") => continue,
             Err(_) => None,
         };
-        // As one line of its own: what came before decides what else is in the session, not how it answers.
+        // Each line in a session of its own: lines before it may change the session, but not the answer.
         let answers = converse([line, b"\n"]);
         let [answer] = &answers[..] else { panic!("{} answers to {:?}", answers.len(), String::from_utf8_lossy(line)) };
         assert_eq!(answer.get("id"), id.as_ref());

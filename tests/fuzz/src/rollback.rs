@@ -1,5 +1,4 @@
-//! The promise of a load, checked at each: it fails and the device is as it was, or what it loaded is a state that saves
-//! and loads to itself.
+//! Checks each load: it fails and leaves the device unchanged, or it loads a state that saves and loads as itself.
 
 use std::fmt;
 
@@ -8,19 +7,19 @@ use vmstate::codec::{Limits, Reader, Writer};
 use vmstate::error::Result;
 use vmstate::schema::Description;
 
-/// A device whose loads are watched.
+/// A device whose loads are checked.
 pub struct Rollback<'a>(Box<dyn Section + 'a>);
 
 impl<'a> Rollback<'a> {
-    /// Watches `device`.
+    /// Wraps `device`.
     pub fn new(device: impl Section + 'a) -> Self {
         Self(Box::new(device))
     }
 
-    /// The state as bytes.
+    /// The state of the device, as bytes.
     ///
     /// # Panics
-    /// If it does not save: whatever loads must save, too.
+    /// When the device does not save: every state that loads must save, too.
     pub fn saved(&mut self) -> Vec<u8> {
         let mut out = Writer::new();
         self.0.save(&mut out).unwrap_or_else(|error| panic!("{}: no save: {error}", self.0.description().name));
@@ -47,10 +46,10 @@ impl Section for Rollback<'_> {
         let loaded = self.saved();
         let mut again = Reader::new(&loaded, 0, strictness, Limits::default()).complete();
         if let Err(error) = self.0.load(&mut again, self.0.description().version) {
-            panic!("{}: what it saved does not load: {error}", self.0.description().name);
+            panic!("{}: the state saved after a load does not load: {error}", self.0.description().name);
         }
-        assert_eq!(again.rest(), b"", "what it saved is longer than what it loads");
-        assert_eq!(self.saved(), loaded, "what it saved loads as something else");
+        assert_eq!(again.rest(), b"", "the load leaves bytes of the saved state");
+        assert_eq!(self.saved(), loaded, "the saved state loads as another one");
         Ok(())
     }
 }

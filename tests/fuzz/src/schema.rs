@@ -1,4 +1,5 @@
-//! Target: the text of a schema. What is read is written and read as the same; and each section loads in itself.
+//! Target: the text of a schema. A schema that is read must be written and read as itself, and each section must load
+//! its own streams.
 
 use vmstate::Section;
 use vmstate::compat::{Verdict, check};
@@ -15,17 +16,17 @@ fn body(input: &[u8]) {
     let written = schema.to_json();
     let again = Schema::from_json(&written).unwrap_or_else(|error| panic!("not read back: {error}\n{written}"));
     assert_eq!(again, schema, "read back as something else");
-    // Each version is a comparison of its own, with a bound of its own.
+    // Each version is a comparison of its own, with a bound of its own: only few are tried.
     let few = |description: &&Description| description.version.saturating_sub(description.minimum_version) < 4;
     for description in schema.sections().iter().map(|(_, description)| description).filter(few).take(2) {
         loads_in_itself(description);
     }
 }
 
-/// A release loads its own streams.
+/// Checks that a release loads its own streams.
 ///
 /// # Panics
-/// If the checker doubts it.
+/// When the checker doubts that.
 pub(crate) fn loads_in_itself(description: &Description) {
     let report = check(description, description);
     report.to_string();
@@ -40,9 +41,9 @@ pub(crate) fn loads_in_itself(description: &Description) {
     }
 }
 
-/// False where even QEMU would not load what it wrote: versions that exclude each other, subsections that share a name,
-/// are not looked for, or would be taken by a struct or subsection before them. Nested structs and subsections that have
-/// subsections themselves are left out.
+/// False for descriptions whose streams even QEMU would not load: versions that exclude each other, and subsections
+/// that share a name, are never looked for, or would be taken by an earlier struct or subsection. Nested structs and
+/// subsections with subsections of their own are excluded as well.
 fn is_sound(description: &Description) -> bool {
     let sent: Vec<&str> = description.subsections.iter().map(|subsection| &*subsection.name).collect();
     let looks_for = |name: &str, sent: &str| sent.len() > name.len() && sent.starts_with(name);
@@ -58,7 +59,7 @@ fn is_sound(description: &Description) -> bool {
         })
 }
 
-/// All structs and subsections inside, and the versions at which they are sent.
+/// Collects all nested structs and subsections, with the versions at which they are sent.
 fn parts<'a>(of: &'a Description, into: &mut Vec<(&'a Description, u32)>) {
     let nested = of.fields.iter().flat_map(|field| structs(&field.kind));
     for (part, version) in nested.chain(of.subsections.iter().map(|subsection| (subsection, subsection.version))) {

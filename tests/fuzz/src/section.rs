@@ -1,4 +1,4 @@
-//! Target: one section's body, in the device of its name.
+//! Target: the body of one section, loaded into the device of the section's name.
 //!
 //! ```text
 //! byte 0: device (low 7 bits), QEMU-compatible (high bit) | byte 1: version | body
@@ -21,7 +21,7 @@ fn body(input: &[u8]) {
     let mut whole = Reader::new(body, 0, strictness, LIMITS).complete();
     let loaded = device.load(&mut whole, u32::from(*version)).is_ok();
     let state = device.saved();
-    // Where more bytes may come, a load may want them, but not do another thing.
+    // Where more bytes may follow, a load may ask for them, but must not give another result.
     let mut begun = Reader::new(body, 0, strictness, LIMITS);
     match device.load(&mut begun, u32::from(*version)) {
         Ok(()) => assert!(loaded && device.saved() == state, "a load depends on whether more bytes come"),

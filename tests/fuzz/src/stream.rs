@@ -19,8 +19,8 @@ fn body(input: &[u8]) {
     let mut pieces = Machine::microvm();
     let at_once = 16 * (1 + usize::from(how & 0x7f));
     let loaded_in_pieces = pieces.load(stream, strictness, at_once).map_err(|error| error.to_string());
-    assert_eq!(loaded_in_pieces, loaded, "it matters how many bytes come at a time");
-    assert_eq!(pieces.saved(), whole.saved(), "it matters how many bytes come at a time");
+    assert_eq!(loaded_in_pieces, loaded, "the result depends on the size of pieces");
+    assert_eq!(pieces.saved(), whole.saved(), "the result depends on the size of pieces");
 }
 
 fn seeds() -> Vec<Vec<u8>> {

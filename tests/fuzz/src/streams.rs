@@ -1,11 +1,11 @@
-//! Streams that QEMU wrote, whole and in parts: what the attacks begin with.
+//! Streams that QEMU wrote, whole and in sections: the seeds of the targets.
 
 use std::ops::Range;
 
 use vmstate::dump::{Dump, Part};
 use vmstate::raw::stream::SectionHeader;
 
-/// `microvm` before its first instruction, all of its 16 MiB sent.
+/// `microvm` before its first instruction, with all of its 16 MiB sent.
 pub const RESET: &[u8] = include_bytes!("../../fixtures/streams/microvm-reset-16m.bin");
 /// `microvm` under KVM, Linux at work.
 pub const KVM: &[u8] = include_bytes!("../../fixtures/streams/microvm-linux-kvm.bin");
@@ -17,23 +17,23 @@ const FOOTER: usize = 5;
 /// The mark that ends a RAM section's body (`RAM_SAVE_FLAG_EOS`).
 const END_OF_PAGES: &[u8] = b"\0\0\0\0\0\0\0\x10";
 
-/// A section of a stream, by place.
+/// A section of a stream, by its offsets.
 #[derive(Clone, Debug)]
 pub struct Found<'a> {
-    /// Which part it is.
+    /// Whether it is a whole section or a part of one.
     pub part: Part,
-    /// Who it is.
+    /// The section's header.
     pub header: SectionHeader<'a>,
-    /// From its mark to the end of its footer.
+    /// The section from its type byte to the end of its footer.
     pub whole: Range<usize>,
-    /// Without header and footer.
+    /// The section without header and footer.
     pub body: Range<usize>,
 }
 
 /// All sections of a stream.
 ///
 /// # Panics
-/// If it is damaged.
+/// When the stream is damaged.
 pub fn sections(stream: &[u8]) -> Vec<Found<'_>> {
     let dump = Dump::read(stream);
     assert!(dump.damage.is_none(), "{:?}", dump.damage);
@@ -46,11 +46,11 @@ pub fn sections(stream: &[u8]) -> Vec<Found<'_>> {
     found.collect()
 }
 
-/// A short stream that loads: header, RAM's list and a few pages of [`RESET`], then of `stream` the sections of which
-/// `known` has the name, its end and its self-description.
+/// A short stream that loads: the header, RAM's list and a few pages of [`RESET`]; then from `stream` the sections
+/// whose names are in `known`, the end and the self-description.
 ///
 /// # Panics
-/// If it is damaged.
+/// When the stream is damaged.
 pub fn loadable(stream: &[u8], known: &[&str]) -> Vec<u8> {
     let mut short = Vec::new();
     let mut at = 0;
@@ -58,7 +58,8 @@ pub fn loadable(stream: &[u8], known: &[&str]) -> Vec<u8> {
         short.extend(&RESET[at..found.body.start]);
         let body = &RESET[found.body.clone()];
         match found.part {
-            // The first page with its block's name, and three more of 9 bytes: an offset with flags, and the fill byte.
+            // The first page with its block's name, and three more records of 9 bytes: an offset with flags, and the
+            // fill byte.
             Part::Part => short.extend([&body[..8 + 1 + "microvm.ram".len() + 1 + 3 * 9], END_OF_PAGES].concat()),
             _ => short.extend(body),
         }

@@ -1,5 +1,6 @@
-//! Target: the runs of an XBZRLE page, as they come behind the head of its record. What they make of the page is what the format says,
-//! byte by byte; runs that are refused leave it as it was, and no other page is touched. What the page then is can be encoded again.
+//! Target: the runs of an XBZRLE page, which follow the header of its record. Applied runs must give the page that a
+//! byte-by-byte reader of the format computes; refused runs must leave the page unchanged, and no other page may
+//! change. The resulting page must encode and decode as itself.
 
 use std::sync::Mutex;
 
@@ -15,7 +16,7 @@ pub(crate) const TARGET: Target = Target { name: "xbzrle", memory: 1 << 20, body
 
 const PAGE: usize = PAGE_SIZE as usize;
 
-/// Three pages, of which the one in the middle is received.
+/// Three pages, of which the middle one is received.
 struct Ram {
     blocks: [RamBlock; 1],
     bytes: Mutex<Vec<u8>>,
@@ -53,18 +54,22 @@ fn body(input: &[u8]) {
     let after = ram.bytes.into_inner().expect("one thread");
     match expected(input, &old).filter(|_| input.len() <= PAGE) {
         Some(new) => {
-            received.expect("these are runs");
-            assert!(after == [&before[..PAGE], &new, &before[2 * PAGE..]].concat(), "other bytes");
+            received.expect("valid runs");
+            assert!(
+                after == [&before[..PAGE], &new, &before[2 * PAGE..]].concat(),
+                "the page differs from the expected one"
+            );
             again(&old, &new.try_into().expect("a page"));
         }
         None => {
-            received.expect_err("these are no runs");
+            received.expect_err("invalid runs");
             assert!(after == before, "a page has changed");
         }
     }
 }
 
-/// Pairs of numbers, of bytes that are as they were and of bytes that follow, until the runs end. Only the first number may be 0.
+/// Applies the runs naively: pairs of numbers, of unchanged bytes and of new bytes that follow. Only the first number
+/// may be 0.
 fn expected(runs: &[u8], old: &[u8]) -> Option<Vec<u8>> {
     let (mut new, mut runs) = (Vec::new(), runs.iter());
     while !runs.as_slice().is_empty() {
@@ -91,11 +96,11 @@ fn expected(runs: &[u8], old: &[u8]) -> Option<Vec<u8>> {
 
 fn again(old: &Page, new: &Page) {
     match Encoder::default().encode(new, &changed_bytes(old, new)) {
-        Encoded::Unchanged => assert!(old == new, "a change was overlooked"),
+        Encoded::Unchanged => assert!(old == new, "a change was not encoded"),
         Encoded::Runs(runs) => {
             let mut page = *old;
             decode(runs, &mut page, 0).expect("runs");
-            assert!(runs.len() < PAGE && page == *new, "encoded otherwise");
+            assert!(runs.len() < PAGE && page == *new, "the encoded page decodes as another one");
         }
         Encoded::TooLong => {}
     }

@@ -1,15 +1,15 @@
-//! Every truncation and every change of one byte of what QEMU and this library wrote ends in a load or an error: never in
-//! a panic, a hang, or more memory than allowed; and a device that does not load is as it was.
+//! Every truncation and every change of one byte of streams that QEMU and this library wrote must end in a load or an
+//! error: never in a panic, a hang, or more memory than allowed. A device whose load fails must be unchanged.
 //!
-//! | what | cut off at | bytes changed, to |
+//! | input | truncated at | bytes changed, to |
 //! | --- | --- | --- |
-//! | a section of each device of QEMU's, and the struct with every kind of field; strict and QEMU-compatible | every byte | every one, all 255 other values |
-//! | a stream loaded: head and RAM list of QEMU's, four pages, three of its devices; strict and QEMU-compatible | every byte | all around the devices, all 255 other values |
-//! | that of all devices, loaded and inspected | every byte up to the self-description, then every 97th | |
-//! | a stream of this library, inspected | every byte | every one, all single bits and [`DIGITS`] |
-//! | the whole of QEMU's streams, inspected | every 9973rd byte | |
+//! | a section of each of QEMU's devices, and the struct with every kind of field; strict and QEMU-compatible | every byte | every byte, all 255 other values |
+//! | a loaded stream: QEMU's header and RAM list, four pages, three of its devices; strict and QEMU-compatible | every byte | all bytes outside of the devices' bodies, all 255 other values |
+//! | such a stream of all devices, loaded and inspected | every byte up to the self-description, then every 97th | |
+//! | a stream of this library, inspected | every byte | every byte, all single bits and [`DIGITS`] |
+//! | QEMU's whole streams, inspected | every 9973rd byte | |
 //!
-//! No page with contents is in them: its bytes are the guest's, and no reader looks at them.
+//! The streams have no page with contents: those bytes are the guest's, and no reader interprets them.
 
 use std::collections::BTreeMap;
 
@@ -20,16 +20,16 @@ use vmstate_fuzz::machine::{LIMITS, Machine};
 use vmstate_fuzz::{devices, streams, within};
 
 const BOTH: [Strictness; 2] = [Strictness::Strict, Strictness::QemuCompatible];
-/// What a load of one section may hold at a time: four times what its fields may allocate.
+/// Memory that a load of one section may hold at a time: four times what its fields may allocate.
 const SECTION_MEMORY: u64 = 4 << 20;
-/// What a load of a stream may: the megabyte of its buffer, doubled while it grows, and a section.
+/// Memory that a load of a stream may hold: the megabyte of its buffer, doubled while it grows, and a section.
 const STREAM_MEMORY: u64 = 8 << 20;
-/// What the inspector may: its values, doubled while their list grows.
+/// Memory that the inspector may hold: its values, doubled while their list grows.
 const INSPECT_MEMORY: u64 = 320 << 20;
-/// Values tried in a text of JSON: a quote, a digit, a bracket, an end, and bytes that are no text.
+/// Values tried in JSON text: a quote, a digit, a bracket, a closing brace, and bytes that are not text.
 const DIGITS: [u8; 6] = [b'"', b'9', b'[', b'}', 0, 0xff];
 
-/// `original` with each byte at `places` changed to each of the values.
+/// `original` with each byte at `places` changed to each of the values, in turn.
 fn changed(
     original: &[u8],
     places: impl Iterator<Item = usize>,
@@ -66,7 +66,8 @@ fn known() -> Vec<&'static str> {
     devices::all().iter().map(|&(name, ..)| name).collect()
 }
 
-/// Each device checks its own rollback ([`Rollback`](vmstate_fuzz::Rollback)); the count here shows that each was tried.
+/// Each device checks its loads itself ([`Rollback`](vmstate_fuzz::Rollback)); the count here shows that every device
+/// was tried.
 #[test]
 fn sections_of_devices() {
     let sections = sections();
@@ -90,12 +91,12 @@ fn sections_of_devices() {
     }
 }
 
-/// Where the sections have ended: behind the EOF mark. A stream may end there.
+/// End of the sections, after the EOF mark. A stream may end there.
 fn eof(stream: &[u8]) -> usize {
     streams::sections(stream).last().expect("sections").whole.end + 1
 }
 
-/// Every length up to the text of the self-description, then some.
+/// Every length up to the text of the self-description, then each 97th.
 fn lengths(stream: &[u8]) -> impl Iterator<Item = usize> {
     let text = eof(stream) + 1 + 4;
     (0..=text).chain((text..stream.len()).step_by(97))
@@ -107,7 +108,7 @@ fn streams_cut_short() {
     for length in lengths(&stream) {
         for strictness in BOTH {
             let loaded = within(STREAM_MEMORY, || Machine::microvm().load(&stream[..length], strictness, usize::MAX));
-            // What follows the end of the sections is for people and tools.
+            // Readers of a migration ignore everything after the end of the sections.
             assert_eq!(loaded.is_ok(), length >= eof(&stream), "{length}: {loaded:?}");
         }
     }
@@ -133,7 +134,7 @@ fn streams_with_one_byte_changed() {
     assert!(loads > 0 && errors > 0, "{loads} loads, {errors} errors");
 }
 
-/// True if it is whole.
+/// Inspects a stream; true if the stream is whole.
 fn inspect(stream: &[u8]) -> bool {
     let dump = within(INSPECT_MEMORY, || Dump::read(stream));
     let offset = dump.damage.as_ref().and_then(|damage| damage.offset());

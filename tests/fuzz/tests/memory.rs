@@ -1,4 +1,4 @@
-//! Short inputs that ask for much memory: a long name, over and over. Each stays within its target's bound.
+//! Short inputs that ask for much memory, by repeating a long name. Each stays within its target's bound.
 
 use serde_json::{Value, json};
 use vmstate_fuzz::Target;

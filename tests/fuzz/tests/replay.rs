@@ -1,4 +1,5 @@
-//! Inputs that are known: seeds made of real streams, and what the driver found worth keeping or fixing (`corpus/`).
+//! Replays the known inputs: seeds made from real streams, and inputs that the driver found worth keeping or fixing
+//! (`corpus/`).
 
 use vmstate_fuzz::{TARGETS, Target, corpus};
 
@@ -14,7 +15,7 @@ fn replay(name: &str) {
     inputs.extend(archived);
     inputs.extend(corpus::finds(name).expect("finds"));
     for (name, input) in inputs {
-        // Captured unless the test fails: the last one is the guilty one.
+        // Shown only if the test fails: the last name is that of the failing input.
         println!("{name}");
         target.run(&input);
     }
@@ -81,7 +82,7 @@ fn pairing() {
 }
 
 #[test]
-fn each_archive_is_as_its_inputs_make_it() {
+fn each_archive_is_the_encoding_of_its_inputs() {
     for target in TARGETS {
         let inputs = corpus::archived(target.name).expect("an archive");
         let again = corpus::encode(inputs.into_iter().map(|(_, input)| input)).expect("an archive");

@@ -1,6 +1,6 @@
-//! The kept inputs as files, for the driver: `corpus unpack FOLDER` makes `TARGET/begin` with the seeds and finds of each
-//! target there and `TARGET/archived` with its archive, and prints the targets' names; `corpus pack TARGET FROM LESS` makes
-//! the target's archive anew, of the files in FROM less those in LESS.
+//! Converts the kept inputs to files for the driver, and back. `corpus unpack FOLDER` makes `TARGET/begin` with the
+//! seeds and finds of each target and `TARGET/archived` with its archive, and prints the targets' names. `corpus pack
+//! TARGET FROM LESS` rebuilds the target's archive from the files in FROM without those in LESS.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! libFuzzer's driver of one target: `VMSTATE_FUZZ_TARGET` names it, the arguments are libFuzzer's.
+//! libFuzzer's driver for one target, which `VMSTATE_FUZZ_TARGET` names; the arguments are libFuzzer's.
 #![no_main]
 
 use std::sync::LazyLock;

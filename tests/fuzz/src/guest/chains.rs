@@ -1,4 +1,4 @@
-//! Chains of buffers as a driver makes them: well-formed ones, and very long ones.
+//! Descriptor chains as a driver makes them: well-formed ones, and very long ones.
 
 use super::driver::{Driver, INTERRUPT_ACK};
 use super::hosts::Host;
@@ -9,27 +9,28 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
-/// Bytes between two queues; a queue has descriptors, available ring and used ring at these offsets.
+/// Distance between two queues; within it, the offsets of a queue's available ring and used ring, after its
+/// descriptors.
 pub(super) const QUEUE: u64 = 0x4000;
 pub(super) const AVAILABLE: u64 = 0x2000;
 pub(super) const USED: u64 = 0x3000;
-/// Where the indirect tables of [`Driver::request`] lie, and its buffers: in one of so many slots each.
+/// Addresses of the indirect tables and the buffers of [`Driver::request`], each in one of [`SLOTS`] slots.
 const TABLES: u64 = 3 * QUEUE;
 const DATA: u64 = 4 * QUEUE;
 const DATA_BYTES: u64 = MEMORY as u64 / 4;
 const SLOT: u64 = 0x800;
 const SLOTS: u64 = 16;
-/// Bits of the pieces of a request: it has an indirect table; is eight times as large, but for its last byte; is made by a
-/// driver that tells the device of it only if the device asks for that, and asks to be interrupted.
+/// Bits of a request's `pieces`: the chain has an indirect table; it is eight times as large, except for the last byte;
+/// the driver notifies the device only if the device asks for notifications, and asks for an interrupt.
 pub(super) const IN_TABLE: u8 = 0x80;
 pub(super) const LARGE: u8 = 0x40;
 pub(super) const POLITE: u8 = 0x20;
-/// Bit of the argument of a long chain: but for the first, its buffers are the device's to write.
+/// Bit of the argument of a long chain: all buffers but the first are device-writable.
 pub(super) const TO_DRIVER: u8 = 8;
-/// Where the table of a long chain lies, and how many entries it has at most.
+/// Address of the table of a long chain, and its largest number of entries.
 const LONG_TABLE: u64 = DATA + DATA_BYTES;
 const ENTRIES_MAX: u16 = 2047;
-/// Bytes of a request that the program says, as a disk's header and a range to erase.
+/// Number of a request's first bytes that the program gives, as a disk's header and a range to erase.
 pub(super) const FIRST_BYTES: usize = 32;
 
 impl<H: Host> Driver<H> {
@@ -40,7 +41,7 @@ impl<H: Host> Driver<H> {
         self.store(available + 2, &index.wrapping_add(1).to_le_bytes());
     }
 
-    /// A well-formed chain, in pieces, in a table of its own or not.
+    /// Makes a well-formed chain of some pieces, with an indirect table or without.
     pub(super) fn request(&mut self, queue: u64, program: &mut Program<'_>) {
         let (pieces, mut reads, mut writes) = (program.u8(), u32::from(program.u16()), u32::from(program.u16()));
         let bytes = program.bytes(FIRST_BYTES.min(reads as usize));
@@ -83,7 +84,8 @@ impl<H: Host> Driver<H> {
         }
     }
 
-    /// A chain of many small buffers, more than some devices take; the first is read, the last written.
+    /// Makes a chain of many small buffers, more than some devices accept; the first is device-readable, the last
+    /// device-writable.
     pub(super) fn long_chain(&mut self, queue: u64, to_driver: bool, program: &mut Program<'_>) {
         let (count, len) = (program.u16() & ENTRIES_MAX, program.u8());
         self.store(DATA, program.bytes(FIRST_BYTES));
@@ -101,8 +103,9 @@ impl<H: Host> Driver<H> {
         self.notify(queue as u32);
     }
 
-    /// As virtio 1.2 §2.7.13 says: a device at rest has asked to be told of the next chain, and interrupts when it has used
-    /// it. Else driver and device would wait for each other.
+    /// Publishes a chain and notifies the device only if it asks for that. By virtio 1.2 §2.7.13, an idle device has
+    /// enabled notification of the next chain, and interrupts after it has used the chain; else driver and device would
+    /// wait for each other.
     fn publish_politely(&mut self, queue: u64, head: u16) {
         let [available, used] = [AVAILABLE, USED].map(|ring| queue * QUEUE + ring);
         self.work();
@@ -119,7 +122,10 @@ impl<H: Host> Driver<H> {
                 world.load16(used) & 1 == 0
             };
             let needs = !H::fills(queue) || world.host.is_held();
-            assert!(is_told || !needs, "queue {queue}: the device rests at {published}, and does not ask for more");
+            assert!(
+                is_told || !needs,
+                "queue {queue}: the device is idle at index {published} and does not ask for notifications"
+            );
         }
         self.notify(queue as u32);
         let watched = watched && !self.resting;
@@ -127,7 +133,7 @@ impl<H: Host> Driver<H> {
             let now = world.load16(used + 2);
             let interrupted = world.read32(INTERRUPT_STATUS) & USED_BUFFERS != 0;
             assert!(now == answered || interrupted, "queue {queue}: {answered} to {now} used without an interrupt");
-            assert!(H::fills(queue) || now == published.wrapping_add(1), "queue {queue}: a request is left");
+            assert!(H::fills(queue) || now == published.wrapping_add(1), "queue {queue}: a request is not used");
         }
     }
 }

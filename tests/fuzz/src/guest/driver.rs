@@ -1,4 +1,4 @@
-//! Operations of a program at a virtio device, or at two of which one took the other's place.
+//! Operations of a program on a virtio device, or after a move on two devices, the original and its copy.
 
 use minivmm::bus::BusDevice;
 use minivmm::devices::Device;
@@ -18,54 +18,56 @@ const EVENT_INDEX: u32 = 1 << 29;
 
 /// Operations; the argument is a queue where one is needed.
 pub(super) mod operation {
-    /// Register number, value.
+    /// Operands: register number, value.
     pub(in super::super) const WRITE: u8 = 0;
-    /// Offset, and as many bytes as the argument says.
+    /// Operands: offset, and as many bytes as the argument says.
     pub(in super::super) const WRITE_BYTES: u8 = 1;
-    /// Offset; the argument is the binary logarithm of the width, or from 8 on the width and seven.
+    /// Operand: offset. The argument is the binary logarithm of the width, or from 8 on the width plus seven.
     pub(in super::super) const READ: u8 = 2;
-    /// Address, length, bytes.
+    /// Operands: address, length, bytes.
     pub(in super::super) const STORE: u8 = 3;
-    /// Index, address, length, flags, next.
+    /// Operands: index, address, length, flags, next.
     pub(in super::super) const DESCRIPTOR: u8 = 4;
-    /// Head.
+    /// Operand: head.
     pub(in super::super) const PUBLISH: u8 = 5;
-    /// Available index.
+    /// Operand: available index.
     pub(in super::super) const AVAILABLE_INDEX: u8 = 6;
     pub(in super::super) const NOTIFY: u8 = 7;
-    /// Features; the argument is the binary logarithm of the queues' size, or from 11 on the step after which the driver
-    /// stops.
+    /// Operand: features. The argument is the binary logarithm of the queues' size, or from 11 on the step after which
+    /// the driver stops.
     pub(in super::super) const START: u8 = 8;
-    /// Argument 0: pause.
+    /// Argument 0 pauses, others resume.
     pub(in super::super) const PAUSE_OR_RESUME: u8 = 9;
-    /// Argument 1: from now on, the copy is the original.
+    /// With argument 1, the copy takes the place of the original.
     pub(in super::super) const MOVE: u8 = 10;
-    /// As the host wants.
+    /// Operand: for [`Host::act`].
     pub(in super::super) const HOST: u8 = 11;
-    /// Position and change of a byte of the section.
+    /// Operands: position and change of a byte of the section.
     pub(in super::super) const DAMAGE: u8 = 12;
-    /// Flags of the available ring, index of the used event.
+    /// Operands: flags of the available ring, index of the used event.
     pub(in super::super) const WISHES: u8 = 13;
-    /// Pieces, bytes the device reads and writes, the first bytes of what it reads.
+    /// Operands: pieces, number of device-readable and of device-writable bytes, the first device-readable bytes.
     pub(in super::super) const REQUEST: u8 = 14;
-    /// Count, bytes of each, first bytes. Argument: its queue, and [`TO_DRIVER`](super::TO_DRIVER).
+    /// Operands: count, size of each buffer, first bytes. The argument is the queue, with
+    /// [`TO_DRIVER`](super::TO_DRIVER).
     pub(in super::super) const LONG_CHAIN: u8 = 15;
 }
 
-/// A driver of one device. After a move there are two, which are to do the same.
+/// The driver of one device; after a move of two devices, which must behave alike.
 pub(super) struct Driver<H: Host> {
     pub(super) worlds: Vec<World<H>>,
     pub(super) queue_size: u16,
     pub(super) paused: bool,
-    /// The devices were paused at a move, and still are. The guest does nothing then: vCPUs run after the devices do.
+    /// The devices were paused at a move, and still are. The guest does nothing meanwhile, because vCPUs resume after
+    /// the devices.
     pub(super) arriving: bool,
-    /// A limit has stopped the device within its work.
+    /// A rate limit has stopped the device within its work.
     pub(super) resting: bool,
-    /// The device is driven, its rings are where [`start`](Self::start) puts them, and nobody has written there what a
-    /// driver would not.
+    /// The driver has started the device with the rings where [`start`](Self::start) puts them, and no operation has
+    /// written there what a proper driver would not.
     pub(super) tidy: bool,
     pub(super) event_index: bool,
-    /// Descriptors and buffers that [`request`](Self::request) used.
+    /// Number of requests that [`request`](Self::request) has made, which selects descriptors and buffers.
     pub(super) next: u64,
 }
 
@@ -178,7 +180,7 @@ impl<H: Host> Driver<H> {
 
     pub(super) fn store(&self, address: u64, bytes: &[u8]) {
         for world in &self.worlds {
-            // Where memory ends, the rest is lost.
+            // Bytes past the end of memory are dropped.
             let _ = world.memory.write(bytes, GuestAddress(address));
         }
     }
@@ -188,7 +190,7 @@ impl<H: Host> Driver<H> {
         self.work();
     }
 
-    /// Lets the devices work. Two are only alike where both have nothing left to do.
+    /// Lets the devices work. Two devices are compared only once neither has work left.
     pub(super) fn work(&mut self) {
         if self.paused {
             return;
@@ -210,18 +212,18 @@ impl<H: Host> Driver<H> {
 
     pub(super) fn resume(&mut self) {
         self.worlds.iter_mut().for_each(|world| world.device.resume());
-        // Whoever arrives may have announced itself.
+        // The device that resumes at the destination may have announced itself to the network.
         self.worlds.iter().for_each(|world| world.host.begin());
         (self.paused, self.arriving) = (false, false);
         self.work();
     }
 
-    /// virtio 1.2 §3.1.1, with those of `features` that are offered, and VIRTIO_F_VERSION_1: as a whole with queues of
-    /// 2^`argument`, or stopped behind one of its steps.
+    /// Initializes the device by virtio 1.2 §3.1.1, with the offered ones of `features` and VIRTIO_F_VERSION_1:
+    /// completely, with queues of size 2^`argument`, or up to one of the steps.
     fn start(&mut self, features: u64, argument: u8) {
         let (size, steps) = if argument <= 10 { (1 << argument, usize::MAX) } else { (16, argument.into()) };
         self.queue_size = size;
-        // Larger rings reach into the next queue.
+        // Larger rings overlap the next queue.
         self.tidy = argument <= 8;
         for status in [0, 1, 3] {
             self.write32(STATUS, status);

@@ -1,4 +1,5 @@
-//! The hosts of disk and card: what lies behind the device, and can be compared after it has worked.
+//! The host side of disk and network card: the backend of a device, whose content can be compared after the device has
+//! worked.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -16,44 +17,44 @@ use minivmm::devices::virtio::net::{Backend, Directions, Net, Offloads};
 use minivmm::devices::virtio::{Limiter, Model};
 use rustix::fs::{MemfdFlags, SealFlags};
 
-/// What lies behind a device.
+/// The backend of a device.
 pub(super) trait Host: Sized {
     type Model: Model;
 
-    /// True if the device uses the buffers of this queue when something comes from the host: it need not be told of them
-    /// unless it [holds](Self::is_held) something.
+    /// Whether the device uses the buffers of this queue for data from the host: the driver need not notify it unless
+    /// the device [holds](Self::is_held) some data.
     fn fills(_queue: u64) -> bool {
         false
     }
 
-    /// A device on this host.
+    /// A device with this backend.
     fn model(&self) -> Self::Model;
 
-    /// Another host with the same.
+    /// A copy of the backend.
     fn fork(&self) -> Self;
 
-    /// Replaces `contents` by what devices have done to it.
+    /// Replaces `contents` by the state that devices have changed.
     fn look(&self, contents: &mut Vec<u8>);
 
-    /// Time goes on, for the rate limits.
+    /// Advances the clock of the rate limits.
     fn advance(&self, by: Duration);
 
-    /// Something happens without the guest.
+    /// Does something that the guest did not ask for.
     fn act(&self, operand: u16);
 
-    /// True if the device holds something of the host's, which is gone when the guest resets it.
+    /// Whether the device holds data of the host that is lost when the guest resets the device.
     fn is_held(&self) -> bool {
         false
     }
 
-    /// What the device holds, or would hold, is gone.
+    /// Drops the data that the device holds or would hold.
     fn forget_held(&self) {}
 
-    /// From now on, what it was sent counts.
+    /// Starts the record of what the device sends.
     fn begin(&self) {}
 }
 
-/// Milliseconds since the start.
+/// Time since the start, which only [`Host::advance`] changes.
 #[derive(Clone, Default)]
 struct Clock(Arc<Mutex<Duration>>);
 
@@ -63,7 +64,7 @@ impl Clock {
         *now = now.saturating_add(by);
     }
 
-    /// Rates at which a single request has to rest.
+    /// A limiter with rates so low that the device must pause within a single request.
     fn limiter(&self) -> Limiter {
         let rate = |per_second: u64| {
             let per_second = per_second.try_into().expect("not zero");
@@ -83,12 +84,12 @@ pub(super) struct Disk {
     clock: Option<Clock>,
 }
 
-/// Bytes of a disk, and of one so large that a request is more than one piece of work.
+/// Sizes of a disk, and of one so large that a request takes more than one piece of work.
 const SMALL: u32 = 64 << 10;
 const LARGE: u32 = 320 << 10;
 
 impl Disk {
-    /// Bit 0: limited, and large; bit 1: read-only; bit 2: writes fail.
+    /// A disk by the bits of `kind`: bit 0: rate limits, and large; bit 1: read-only; bit 2: writes fail.
     pub(super) fn new(kind: u8) -> Self {
         let limited = kind & 1 != 0;
         let sectors = 0..if limited { LARGE } else { SMALL } / 512;
@@ -140,7 +141,7 @@ impl Host for Disk {
     }
 }
 
-/// A network that keeps frames for the card, and counts what the card sends.
+/// A network that queues frames for the card, and hashes the frames that the card sends.
 pub(super) struct Card {
     cable: Arc<Mutex<Cable>>,
     clock: Option<Clock>,
@@ -148,10 +149,10 @@ pub(super) struct Card {
 
 #[derive(Clone, Default)]
 struct Cable {
-    /// For the guest.
+    /// The frames for the guest.
     frames: VecDeque<Vec<u8>>,
-    /// The first of them was given to the card. It stays here until the card asks for another: the card may be waiting for
-    /// buffers, and a network does not lose its frame when the guest moves.
+    /// The card has received the first frame. The frame stays here until the card asks for another: the card may be
+    /// waiting for buffers, and the network must not lose the frame when the guest moves.
     given: bool,
     sent: DefaultHasher,
     offloads: u64,
@@ -159,7 +160,7 @@ struct Cable {
 }
 
 impl Card {
-    /// Bit 0: limited; bit 1: frames come finished.
+    /// A card by the bits of `kind`: bit 0: rate limits; bit 1: no offloads.
     pub(super) fn new(kind: u8) -> Self {
         let can = if kind & 2 == 0 { Offloads::ALL.0 } else { 0 };
         let cable = Cable { can, ..Cable::default() };
@@ -217,7 +218,7 @@ impl Host for Card {
     }
 }
 
-/// The card's end of the cable.
+/// The card's end of the network.
 pub(super) struct Plug(Arc<Mutex<Cable>>);
 
 impl Backend for Plug {

@@ -1,13 +1,13 @@
-//! Target: a guest's driver. The bytes are a program of register and memory accesses, notifications, pauses, and moves to
-//! another device, of a disk, a network card, a serial port or the event device of `minivmm`.
+//! Target: a guest's driver. The input is a program of register and memory accesses, notifications, pauses and moves to
+//! another device, for a disk, a network card, a serial port or the event device of minivmm.
 //!
 //! ```text
-//! byte 0: device (low 2 bits), what its host is like (high bits) | operations
+//! byte 0: device (low 2 bits), properties of its backend (high bits) | operations
 //! ```
 //!
-//! At a move the state is saved, and a fresh device must take it, strictly, and save the same bytes. Then the program goes
-//! on at both devices, each with its own memory and host: they must answer every read in the same way, and do the same to
-//! memory and host.
+//! At a move the state is saved; a fresh device must load it strictly and save the same bytes. Then the program goes on
+//! at both devices, each with its own memory and backend: both must answer every read alike, and change memory and
+//! backend alike.
 
 mod chains;
 mod driver;

@@ -1,4 +1,4 @@
-//! Moves of the guest, and loads of damaged states.
+//! Moves of the guest to another device, and loads of damaged states.
 
 use minivmm::bus::BusDevice;
 use minivmm::devices::Device;
@@ -10,8 +10,8 @@ use super::hosts::Host;
 use super::world::{CONFIG_GENERATION, STATUS, World};
 
 impl<H: Host> Driver<H> {
-    /// Moves the guest to another device; from then on there are both. `to_copy`: of two that there are already, the copy is
-    /// the original.
+    /// Moves the guest to another device, after which there are both. With `to_copy`, if there are two devices already,
+    /// the copy becomes the original.
     pub(super) fn move_on(&mut self, to_copy: bool) {
         let was_paused = self.paused;
         if !was_paused {
@@ -22,19 +22,20 @@ impl<H: Host> Driver<H> {
         let mut original = self.worlds.swap_remove(chosen);
         let section = sections[chosen].clone();
         if let [ours, theirs] = &mut sections[..] {
-            // An interrupt that nobody asked for.
+            // The copy may have an interrupt pending that the driver did not ask for.
             let interrupt_status = 13;
             theirs[interrupt_status] &= ours[interrupt_status] | !1;
-            assert!(ours == theirs, "two devices that did the same save different states");
+            assert!(ours == theirs, "two devices with the same history save different states");
         }
         let mut copy = original.fork();
         copy.pause();
-        let rest = copy.load(&section).unwrap_or_else(|error| panic!("what a guest reached does not load: {error}"));
-        assert_eq!(rest, 0, "what was saved is longer than what was loaded");
-        // A load looks at the available indices of all queues, a device only at those it needs.
+        let rest =
+            copy.load(&section).unwrap_or_else(|error| panic!("a state that a guest reached does not load: {error}"));
+        assert_eq!(rest, 0, "the load leaves bytes of the saved state");
+        // A load checks the available indices of all queues, a device only those of the queues it works on.
         let found_broken = copy.is_broken() && !original.is_broken();
         if !found_broken {
-            assert!(copy.saved() == section, "what was loaded saves as something else");
+            assert!(copy.saved() == section, "the loaded state saves as other bytes");
             for register in (0..0x140).step_by(4).filter(|&register| register != CONFIG_GENERATION) {
                 assert_eq!(original.read32(register), copy.read32(register), "register {register:#x}");
             }
@@ -52,14 +53,14 @@ impl<H: Host> Driver<H> {
         }
     }
 
-    /// A device that loads a damaged section refuses it, or goes on with it somehow.
+    /// Loads a damaged section: the device must refuse it, or work on without a panic.
     pub(super) fn damage(&mut self, position: usize, change: u8) {
         let mut section = self.worlds[0].saved();
         let mut copy = self.worlds[0].fork();
         let position = position % section.len();
         section[position] ^= change;
         copy.pause();
-        // Bytes behind the section are an error of the stream.
+        // Bytes after the section are an error of the stream.
         if copy.load(&section).is_ok_and(|rest| rest == 0) {
             Self::go_on_after_damage(copy);
         }
@@ -68,25 +69,27 @@ impl<H: Host> Driver<H> {
     fn go_on_after_damage(mut copy: World<H>) {
         let loaded = copy.saved();
         let mut again = copy.fork();
-        let rest = again.load(&loaded).unwrap_or_else(|error| panic!("what it saved does not load: {error}"));
-        assert_eq!(rest, 0, "what was saved is longer than what was loaded");
-        assert!(again.saved() == loaded, "what it saved loads as something else");
+        let rest = again
+            .load(&loaded)
+            .unwrap_or_else(|error| panic!("the state saved after the damage does not load: {error}"));
+        assert_eq!(rest, 0, "the load leaves bytes of the saved state");
+        assert!(again.saved() == loaded, "the state saved after the damage loads as another one");
         copy.device.resume();
         copy.drain();
         copy.device.write(STATUS, &[0; 4]);
-        assert_eq!(copy.read32(STATUS), 0, "a reset mends every device");
+        assert_eq!(copy.read32(STATUS), 0, "a reset restores every device");
     }
 }
 
-/// True if the card that takes over announces itself, which the other one does not.
+/// Whether the card at the destination announces itself to the network, which the original does not do.
 fn announces(section: &[u8]) -> bool {
     let features = u32::from_be_bytes(*section[16..].first_chunk().expect("a head"));
     let needed = 1 << 16 | 1 << 17 | 1 << 21;
     features & needed == needed
 }
 
-/// True if the used indices, which lie in guest memory, are the device's own: a guest that overwrote them changes what its
-/// device does after a move.
+/// Whether the used indices, which are in guest memory, are those of the device: a guest that overwrites them changes
+/// what its device does after a move.
 fn used_indices_are_right<H: Host>(section: &[u8], world: &World<H>) -> bool {
     let (name, head) = (b"virtio/virtqueues", 20);
     let config = u32::from_be_bytes(*section[head..].first_chunk().expect("a length")) as usize;

@@ -1,4 +1,4 @@
-//! Operations of a program at the serial port and at the event device.
+//! Operations of a program on the serial port and on the event device.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +19,14 @@ const IIR_FCR: u64 = 2;
 const MCR: u64 = 4;
 const LSR: u64 = 5;
 const FIFO_DEPTH: u8 = 16;
-/// Operation: position and change of a byte of the section.
+/// Operands of an operation: position and change of a byte of the section.
 pub(super) const DAMAGE: u8 = 15;
 
-/// A device, and after a move also the one that took its place; each with what is around it.
+/// A device, and after a move also its copy, each with its surroundings.
 struct Pair<D> {
     devices: Vec<(D, Arc<Surroundings>)>,
     fresh: fn(&Arc<Surroundings>) -> D,
-    /// Something may have been printed since the move: else nobody waits for the consoles.
+    /// Something may have been printed since the move; otherwise the comparison need not wait for the consoles.
     printed: bool,
 }
 
@@ -36,7 +36,7 @@ impl<D: Device + Section + BusDevice> Pair<D> {
         Self { devices: vec![(fresh(&around), around)], fresh, printed: false }
     }
 
-    /// Does the same at both devices, which must answer in the same way and do the same to what is around them.
+    /// Does the same to both devices, which must answer alike and change their surroundings alike.
     fn each<R: PartialEq + std::fmt::Debug>(&mut self, mut act: impl FnMut(&mut D) -> R) -> R {
         let mut answers: Vec<_> = self.devices.iter_mut().map(|(device, _)| act(device)).collect();
         if let ([ours, theirs], [original, copy]) = (&answers[..], &self.devices[..]) {
@@ -61,16 +61,16 @@ impl<D: Device + Section + BusDevice> Pair<D> {
 
     fn rest(&mut self) {
         self.each(|device| {
-            device.pause(Duration::ZERO).expect("nobody has to be waited for");
+            device.pause(Duration::ZERO).expect("a pause that waits for nothing");
             device.resume();
         });
     }
 
-    /// Moves the guest to another device; from then on there are both.
+    /// Moves the guest to another device, after which there are both.
     fn move_on(&mut self, to_copy: bool) {
         let sections: Vec<_> = self.devices.iter_mut().map(|(device, _)| saved(device)).collect();
         if let ([ours, theirs], [original, copy]) = (&sections[..], &self.devices[..]) {
-            assert_eq!(ours, theirs, "two devices that did the same save different states");
+            assert_eq!(ours, theirs, "two devices with the same history save different states");
             if self.printed {
                 original.1.compare_output(&copy.1);
             }
@@ -81,18 +81,18 @@ impl<D: Device + Section + BusDevice> Pair<D> {
         let others = Arc::new(Surroundings::new(1 - around.console));
         let mut copy = (self.fresh)(&others);
         let rest = load(&mut copy, &sections[chosen])
-            .unwrap_or_else(|error| panic!("what a guest reached does not load: {error}"));
-        assert_eq!(rest, 0, "what was saved is longer than what was loaded");
-        assert_eq!(saved(&mut copy), sections[chosen], "what was loaded saves as something else");
+            .unwrap_or_else(|error| panic!("a state that a guest reached does not load: {error}"));
+        assert_eq!(rest, 0, "the load leaves bytes of the saved state");
+        assert_eq!(saved(&mut copy), sections[chosen], "the loaded state saves as other bytes");
         self.devices = vec![(original, around), (copy, others)];
-        // A device that arrives repeats what the guest may have missed.
+        // A device repeats at the destination an event that the guest may have missed.
         self.devices.iter_mut().for_each(|(device, around)| {
             device.resume();
             around.begin();
         });
     }
 
-    /// A device that loads a damaged section refuses it, and is as before, or goes on with it somehow.
+    /// Loads a damaged section: the device must refuse it and be unchanged, or work on without a panic.
     fn damage(&mut self, position: usize, change: u8) {
         let mut section = saved(&mut self.devices[0].0);
         let position = position % section.len();
@@ -105,14 +105,15 @@ impl<D: Device + Section + BusDevice> Pair<D> {
                 assert!(saved(&mut copy) == before, "changed by a load that failed: {error}");
                 return;
             }
-            // An error of the stream.
+            // Remaining bytes are an error of the stream.
             Ok(rest) if rest != 0 => return,
             Ok(_) => {}
         }
         let loaded = saved(&mut copy);
-        let rest = load(&mut again, &loaded).unwrap_or_else(|error| panic!("what it saved does not load: {error}"));
-        assert_eq!(rest, 0, "what was saved is longer than what was loaded");
-        assert!(saved(&mut again) == loaded, "what it saved loads as something else");
+        let rest = load(&mut again, &loaded)
+            .unwrap_or_else(|error| panic!("the state saved after the damage does not load: {error}"));
+        assert_eq!(rest, 0, "the load leaves bytes of the saved state");
+        assert!(saved(&mut again) == loaded, "the state saved after the damage loads as another one");
         copy.resume();
         for offset in 0..8 {
             copy.read(offset, &mut [0]);
@@ -132,7 +133,7 @@ fn saved(device: &mut impl Section) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// The bytes behind what was loaded.
+/// Loads a section; returns the number of bytes left.
 fn load(device: &mut impl Section, section: &[u8]) -> vmstate::Result<usize> {
     let mut input = Reader::new(section, 0, Strictness::Strict, Limits::default()).complete();
     let version = device.description().version;
@@ -140,7 +141,7 @@ fn load(device: &mut impl Section, section: &[u8]) -> vmstate::Result<usize> {
     Ok(input.rest().len())
 }
 
-/// Operations: read and write of registers, input, move.
+/// The serial port; operations: read and write of registers, input, move.
 pub(super) fn serial(program: &mut Program<'_>) {
     let mut ports = Pair::new(|around| Serial::new(Arc::clone(around) as _, around.output()));
     let mut fifo = false;
@@ -162,7 +163,7 @@ pub(super) fn serial(program: &mut Program<'_>) {
                 ports.write(register, &[value]);
             }
             5 => {
-                // What does not fit into the chip waits on the host, and stays there when the guest moves.
+                // Input that does not fit into the chip waits on the host, and stays there when the guest moves.
                 let empty = ports.read(LSR, 1)[0] & 1 == 0;
                 let in_loopback = ports.read(MCR, 1)[0] & 0x10 != 0;
                 let count = if fifo { argument % FIFO_DEPTH + 1 } else { 1 };
@@ -178,7 +179,7 @@ pub(super) fn serial(program: &mut Program<'_>) {
     ports.end();
 }
 
-/// Operations: read and write of registers, power button, move.
+/// The event device; operations: read and write of registers, power button, move.
 pub(super) fn event_device(program: &mut Program<'_>) {
     let mut devices = Pair::new(|around| {
         let told = Arc::clone(around);

@@ -1,6 +1,6 @@
-//! The bytes of a program, taken one after the other. Behind the end there are zeros.
+//! The bytes of a program, read in order. After the end, reads return zeros.
 
-/// What is left of a program.
+/// The rest of a program.
 pub(super) struct Program<'a>(&'a [u8]);
 
 impl<'a> Program<'a> {
@@ -8,7 +8,7 @@ impl<'a> Program<'a> {
         Self(bytes)
     }
 
-    /// The next operation, of 16, and its argument, of 16; `None` at the end.
+    /// The next operation and its argument, four bits each; `None` at the end.
     pub(super) fn operation(&mut self) -> Option<(u8, u8)> {
         let (&byte, rest) = self.0.split_first()?;
         self.0 = rest;

@@ -1,4 +1,4 @@
-//! Programs to begin with: each device started, used and moved, as a driver would.
+//! Seeds: programs that start, use and move each device as a driver does.
 
 use super::chains::{FIRST_BYTES, IN_TABLE, LARGE, POLITE, TO_DRIVER};
 use super::driver::operation::{
@@ -7,20 +7,20 @@ use super::driver::operation::{
 };
 use super::ports;
 
-/// Rings: event index, indirect tables.
+/// Features of rings: event index, indirect tables.
 const RINGS: u64 = 1 << 28 | 1 << 29;
-/// All of a card but announcements, after which two devices differ.
+/// All features of a card but announcements, which make two devices differ.
 const CARD: u64 = RINGS | 0x00ff_ffff & !(1 << 21);
 
 const DISK: u8 = 0;
 const NET: u8 = 1;
 const SERIAL: u8 = 2;
 const EVENTS: u8 = 3;
-/// Operation of a serial port.
+/// Operation of a serial port that moves the guest.
 const MOVE_PORT: u8 = 7;
 /// Bit of the first byte: rate limits.
 const LIMITED: u8 = 1 << 2;
-/// Others, of a disk: read-only; writes fail.
+/// Bits of the first byte for a disk: read-only; writes fail.
 const READ_ONLY: u8 = 1 << 3;
 const SEALED: u8 = 1 << 4;
 
@@ -44,7 +44,8 @@ pub(super) fn all() -> Vec<Vec<u8>> {
             program.extend(control(&[0, mode, 1], 0));
         }
         program.extend([control(&[2, 0, 9, 0], 0), control(&[2, 2, 9, 0], 0)].concat());
-        // A filter of one address and one group, a network, an announcement that nobody asked for.
+        // A filter of one address and one group, a VLAN, an announcement's acknowledgement that the device did not ask
+        // for.
         let filter = [1, 0, 1, 0, 0, 0, 2, 2, 2, 2, 2, 2, 1, 0, 0, 0, 3, 3, 3, 3, 3, 3];
         program.extend([control(&filter, 0), control(&[2, 1, 9, 0], 0), control(&[3, 0], 0), move_on(1)].concat());
         program
@@ -55,17 +56,18 @@ pub(super) fn all() -> Vec<Vec<u8>> {
     looped.extend([DESCRIPTOR, 0, 0, 0, 1, 0, 16, 0, 0, 0, 1, 0, PUBLISH, 0, NOTIFY, READ | 0x20, 0x70, 0, MOVE]);
     let mut damaged = start(RINGS, 4);
     damaged.extend([write(1, 512, 0), vec![DAMAGE, 100, 0, 1, DAMAGE, 90, 0, 0xff, DAMAGE, 12, 0, 8]].concat());
-    // 600 sectors: a request that is more than one piece of work, at a rate that it exceeds.
+    // 600 sectors: a request that takes more than one piece of work, and exceeds the rate limit.
     let large_write = chain(0, LARGE, &header(1, 0), 38_402, 1);
     let large_read = chain(0, LARGE, &header(0, 0), 2, 38_401);
     let large = [start(RINGS | 1 << 9, 6), large_write, move_on(1), large_read, move_on(0), move_on(1)].concat();
-    // Queues are ready before the features are agreed on.
+    // Queues are ready before the features are negotiated.
     let mut early = start(0, 4);
     early.extend([register(0x70, 0), register(0x70, 3), register(0x24, 1), register(0x20, 1)].concat());
     early.extend([register(0x30, 0), register(0x38, 16), register(0x90, 0x2000), register(0xa0, 0x3000)].concat());
     early.extend([register(0x44, 1), register(0x24, 0), register(0x20, RINGS as u32), register(0x70, 15)].concat());
     early.extend([move_on(0), write(1, 512, 0), move_on(0), read(512, 0)].concat());
-    // Whoever is told only when it asks, and before the driver is done, between all its steps.
+    // A driver that notifies the device only when asked; then a driver that stops after each step of its
+    // initialization.
     let polite = |features| {
         let (mut disk, mut card) = (start(features, 4), start(features | 1 << 17, 4));
         for (sector, to_copy) in [(1, 0), (2, 1), (3, 0)] {
@@ -79,7 +81,7 @@ pub(super) fn all() -> Vec<Vec<u8>> {
     let (polite_disk_with_index, polite_card_with_index) = polite(RINGS | 1 << 15);
     let slow: Vec<u8> = (11..=15).flat_map(|step| [start(u64::MAX, step), move_on(1), vec![NOTIFY]].concat()).collect();
     let slow = [&slow[..], &register(0x70, 15), &move_on(0), &write(1, 512, 0), &transmit(100, 0), &frame(50)].concat();
-    // Write-through by the driver's choice.
+    // Write-through mode, selected by the driver.
     let mut chosen = start(RINGS | 1 << 9 | 1 << 11, 4);
     chosen.extend([vec![WRITE_BYTES | 0x10, 0x20, 1, 0], move_on(0), write(1, 512, 0), move_on(1)].concat());
     chosen.extend([vec![WRITE_BYTES | 0x10, 0x20, 1, 1], write(1, 512, 0), range(13, 2, 3, 0), move_on(0)].concat());
@@ -93,7 +95,8 @@ pub(super) fn all() -> Vec<Vec<u8>> {
             [start(RINGS, 5), chain(TO_DRIVER, 300), frame(900), move_on(1), chain(0, 300), chain(0, 1500)].concat();
         [few, many].concat()
     };
-    // Buffers that wrap around, or are in no memory; rings that are in none; a used index that is not the device's.
+    // Buffers that wrap around or are outside of memory; rings outside of memory; a used index that is not the
+    // device's.
     let outside = |high: u32| {
         let buffer =
             [&0xffff_f000u32.to_le_bytes()[..], &high.to_le_bytes(), &0x2000u32.to_le_bytes(), &[2, 0]].concat();
@@ -141,7 +144,7 @@ pub(super) fn all() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Interrupts, FIFO, output, input, loopback, and moves in between.
+/// Interrupts, FIFO, output, input and loopback, with moves in between.
 fn serial(moved: &[u8]) -> Vec<u8> {
     let write = |register: u8, value| [register << 4 | 3, value];
     let read = |register: u8| [register << 4];
@@ -192,7 +195,7 @@ fn command(kind: u32) -> Vec<u8> {
     chain(0, 0, &header(kind, 0), 16, 21)
 }
 
-/// Discard or write-zeroes.
+/// A discard or write-zeroes request.
 fn range(kind: u32, sector: u64, count: u32, flags: u32) -> Vec<u8> {
     let range = [&sector.to_le_bytes()[..], &count.to_le_bytes(), &flags.to_le_bytes()].concat();
     chain(0, 1, &[header(kind, 0), range].concat(), 32, 1)

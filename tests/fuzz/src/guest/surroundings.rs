@@ -1,4 +1,5 @@
-//! What is around a serial port or an event device: interrupt line, console, power. It remembers what was done to it.
+//! The surroundings of a serial port or an event device: interrupt line, console and power. They record what the device
+//! does.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,19 +9,19 @@ use std::time::Duration;
 use minivmm::devices::serial::Output;
 use minivmm::irq::IrqLine;
 
-/// Printed where a comparison begins, and where it ends. No program is known to print them.
+/// Printed where a comparison begins and where it ends. No known program prints these bytes.
 const BEGIN: &[u8] = b"\xff\0<begin>\0\xff";
 const END: &[u8] = b"\xff\0<end>\0\xff";
-/// How long the thread of a console may take.
+/// Time limit for the thread of a console.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A console that nobody looks at; the others are 0 and 1.
+/// A console that is not compared; consoles 0 and 1 are.
 pub(super) const UNWATCHED: usize = 2;
 
-/// What a device has done.
+/// The recorded actions of a device.
 #[derive(Debug, Default)]
 pub(super) struct Surroundings {
-    /// Which of the consoles its port has.
+    /// The number of the console that the port writes to.
     pub(super) console: usize,
     edges: AtomicUsize,
     offs: AtomicUsize,
@@ -36,7 +37,7 @@ impl Surroundings {
         CONSOLES.with(|consoles| consoles[self.console].output.clone())
     }
 
-    /// The guest asked for power-off, or a reset.
+    /// Counts a power-off or a reset that the guest asked for.
     pub(super) fn count(&self, off: bool) {
         let counter = if off { &self.offs } else { &self.resets };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -46,7 +47,7 @@ impl Surroundings {
         [&self.edges, &self.offs, &self.resets].map(|counter| counter.load(Ordering::Relaxed))
     }
 
-    /// From now on, what is done counts.
+    /// Starts a new record.
     pub(super) fn begin(&self) {
         for counter in [&self.edges, &self.offs, &self.resets] {
             counter.store(0, Ordering::Relaxed);
@@ -54,7 +55,7 @@ impl Surroundings {
         CONSOLES.with(|consoles| consoles[self.console].begin());
     }
 
-    /// Looks at what was done since both began.
+    /// Compares the records of both devices since both began.
     pub(super) fn compare(&self, other: &Self) {
         assert_eq!(self.counts(), other.counts(), "interrupts, power-offs, resets");
     }
@@ -74,7 +75,7 @@ impl IrqLine for Surroundings {
 }
 
 thread_local! {
-    /// For all inputs that a thread tries: each console has a thread of its own.
+    /// The consoles for all inputs that a thread tries; each has a thread of its own.
     static CONSOLES: [Console; 3] = [(); 3].map(|()| Console::new());
 }
 
@@ -83,7 +84,7 @@ struct Console {
     paper: Paper,
 }
 
-/// What was printed. Clones share it.
+/// The printed bytes, shared between clones.
 #[derive(Clone, Default)]
 struct Paper(Arc<(Mutex<Vec<u8>>, Condvar)>);
 
@@ -99,10 +100,10 @@ impl Console {
     }
 
     fn print(&self, bytes: &[u8]) {
-        self.output.clone().write_all(bytes).expect("the console takes all");
+        self.output.clone().write_all(bytes).expect("the console accepts everything");
     }
 
-    /// What was printed since it began.
+    /// The bytes printed since the record began.
     fn printed(&self) -> Vec<u8> {
         self.print(END);
         let (paper, changed) = &*self.paper.0;

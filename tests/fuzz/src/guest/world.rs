@@ -1,4 +1,4 @@
-//! A virtio device with all that it can change: guest memory, interrupt line, host.
+//! A virtio device with everything that it can change: guest memory, interrupt line, backend.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,18 +16,18 @@ use vmstate::{Result, Section};
 
 use super::hosts::Host;
 
-/// Bytes of guest memory, from 0.
+/// Size of guest memory, which begins at address 0.
 pub(super) const MEMORY: usize = 128 << 10;
 const PAGE: usize = PAGE_SIZE as usize;
 
 pub(super) const STATUS: u64 = 0x070;
 pub(super) const INTERRUPT_STATUS: u64 = 0x060;
-/// Counts changes of the configuration, and begins at 0 on each host: a driver only compares it.
+/// Register with the number of configuration changes. It begins at 0 on each host, and a driver only compares it.
 pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
 
-/// InterruptStatus: buffers were used.
+/// InterruptStatus bit: the device has used buffers.
 pub(super) const USED_BUFFERS: u32 = 1;
-/// Pieces of work of a device between two rests; each ring ends after some thousand.
+/// Most pieces of work of a device until it is idle; each ring is worked off after some thousand.
 const PIECES_MAX: usize = 1 << 17;
 
 pub(super) struct World<H: Host> {
@@ -35,15 +35,15 @@ pub(super) struct World<H: Host> {
     pub(super) memory: GuestMemory,
     pub(super) host: H,
     line: Arc<TestLine>,
-    /// Guest memory before and after the last work, and what the host had then: kept, so that each look needs no new
-    /// buffers.
+    /// Guest memory before and after the last work, and the backend's state after it: kept, so that a comparison needs
+    /// no new buffers.
     before: Vec<u8>,
     after: Vec<u8>,
     hosted: Vec<u8>,
 }
 
 impl<H: Host> World<H> {
-    /// A device after reset.
+    /// A world with a device after reset.
     pub(super) fn new(host: H) -> Self {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("address space");
         let line = Arc::new(TestLine::default());
@@ -52,7 +52,7 @@ impl<H: Host> World<H> {
         Self { device, memory, host, line, before: vec![0; MEMORY], after: vec![0; MEMORY], hosted: Vec::new() }
     }
 
-    /// Another host with a copy of memory and of what lies behind the device, and a device after reset.
+    /// A world with copies of memory and backend, and a device after reset.
     pub(super) fn fork(&mut self) -> Self {
         let fork = Self::new(self.host.fork());
         self.look();
@@ -62,7 +62,7 @@ impl<H: Host> World<H> {
         fork
     }
 
-    /// Looks at guest memory.
+    /// Reads guest memory.
     fn look(&mut self) {
         self.memory.read_slice(&mut self.after, GuestAddress(0)).expect("as large");
     }
@@ -85,14 +85,14 @@ impl<H: Host> World<H> {
         self.device.fault().is_some()
     }
 
-    /// The section. The device is paused.
+    /// The section of the device, which is paused.
     pub(super) fn saved(&mut self) -> Vec<u8> {
         let mut out = Writer::new();
         Section::save(&mut self.device, &mut out).unwrap_or_else(|error| panic!("no save: {error}"));
         out.into_bytes()
     }
 
-    /// Loads a section into a device after reset; the bytes behind what was loaded. A load that fails has changed nothing.
+    /// Loads a section into a device after reset; returns the number of bytes left. A failed load must change nothing.
     pub(super) fn load(&mut self, section: &[u8]) -> Result<usize> {
         let mut input = Reader::new(section, 0, Strictness::Strict, Limits::default()).complete();
         let version = H::Model::DESCRIPTION.version;
@@ -105,15 +105,15 @@ impl<H: Host> World<H> {
     }
 
     pub(super) fn pause(&mut self) {
-        self.device.pause(Duration::ZERO).expect("nobody has to be waited for");
+        self.device.pause(Duration::ZERO).expect("a pause that waits for nothing");
     }
 
-    /// Lets the device work until nothing is left to do, or a limit stops it: true then.
+    /// Lets the device work until no work is left, or a rate limit stops it, for which it returns true.
     pub(super) fn work(&mut self) -> bool {
         self.recorded(|world| world.device.work().is_some())
     }
 
-    /// Lets the device work until nothing is left to do, whatever limits it has.
+    /// Lets the device work until no work is left, whatever its rate limits.
     pub(super) fn drain(&mut self) {
         self.recorded(|world| {
             for _ in 0..PIECES_MAX {
@@ -122,12 +122,11 @@ impl<H: Host> World<H> {
                     Some(wait) => world.host.advance(wait),
                 }
             }
-            panic!("the device never rests");
+            panic!("the device never becomes idle");
         });
     }
 
-    /// Does `work`, and looks whether each page that it changed is recorded as written: a migration sends no other page
-    /// again.
+    /// Does `work`, and checks that each page it changed is marked dirty: a migration sends no other page again.
     fn recorded<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
         self.look();
         std::mem::swap(&mut self.before, &mut self.after);
@@ -136,27 +135,28 @@ impl<H: Host> World<H> {
         self.look();
         for (page, (before, after)) in self.before.chunks(PAGE).zip(self.after.chunks(PAGE)).enumerate() {
             let is_recorded = || self.memory.iter().all(|region| region.get_mmap().bitmap().dirty_at(page * PAGE));
-            assert!(before == after || is_recorded(), "a write of the device to page {page} is not recorded");
+            assert!(before == after || is_recorded(), "a write of the device to page {page} is not marked dirty");
         }
         result
     }
 
-    /// Looks at the device that took this one's place, after both have come to rest.
+    /// Compares this device with its copy, once both are idle.
     pub(super) fn compare(&mut self, other: &mut Self) {
         assert_eq!(self.device.fault().is_some(), other.device.fault().is_some(), "one is broken");
         assert_eq!(self.read32(STATUS), other.read32(STATUS), "status");
-        // The first completion after a load interrupts whatever the driver asked for: no interrupt may be lost.
+        // The first completion after a load interrupts even if the driver did not ask for it, so that no interrupt is
+        // lost.
         let (ours, theirs) = (self.read32(INTERRUPT_STATUS), other.read32(INTERRUPT_STATUS));
         assert_eq!(ours & !USED_BUFFERS, theirs & !USED_BUFFERS, "interrupts");
         assert_eq!(ours & theirs, ours, "an interrupt is lost");
         for (world, status) in [(&*self, ours), (&*other, theirs)] {
-            assert_eq!(world.line.is_high(), status != 0, "the line follows InterruptStatus");
+            assert_eq!(world.line.is_high(), status != 0, "the interrupt line differs from InterruptStatus");
         }
         for world in [&mut *self, &mut *other] {
             world.look();
             world.host.look(&mut world.hosted);
         }
-        assert!(self.hosted == other.hosted, "the hosts differ");
+        assert!(self.hosted == other.hosted, "the backends differ");
         if self.after != other.after {
             let at = (0..MEMORY).find(|&at| self.after[at] != other.after[at]).unwrap_or(0);
             panic!("memory differs at {at:#x}: {:#x} and {:#x}", self.after[at], other.after[at]);
